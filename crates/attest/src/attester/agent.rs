@@ -1,0 +1,338 @@
+//! The guest agent: HTTP/1.1 POST with JSON over a Unix socket or TCP.
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited};
+use hyper::client::conn::http1;
+use hyper::{Request, header};
+use hyper_util::rt::TokioIo;
+use serde::Deserialize;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::timeout;
+
+use super::AttesterError;
+use crate::binding::ReportData;
+use crate::evidence::Evidence;
+
+/// Where the agent listens when nothing is configured; the first that exists is used.
+const USUAL_SOCKETS: [&str; 2] = ["/var/run/dstack/dstack.sock", "/var/run/dstack.sock"];
+/// Time for a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Time for an answer: the hardware takes up to some seconds for a quote.
+const ANSWER: Duration = Duration::from_secs(20);
+/// Evidence in hex, or the Info answer with the app's compose file.
+const MAX_ANSWER: usize = 8 << 20;
+
+/// A guest agent. Each call is a connection of its own.
+#[derive(Debug, Clone)]
+pub struct GuestAgent {
+    address: Address,
+    answer_within: Duration,
+}
+
+#[derive(Debug, Clone)]
+enum Address {
+    /// The first of these sockets that exists.
+    Sockets(Vec<PathBuf>),
+    Tcp {
+        host: String,
+        port: u16,
+        prefix: String,
+    },
+}
+
+#[derive(Deserialize)]
+struct AttestAnswer {
+    attestation: String,
+}
+
+#[derive(Deserialize)]
+struct InfoAnswer {
+    #[serde(default)]
+    vm_config: String,
+}
+
+impl GuestAgent {
+    /// The agent at its usual sockets.
+    pub fn usual() -> Self {
+        Self::with(Address::Sockets(USUAL_SOCKETS.map(PathBuf::from).to_vec()))
+    }
+
+    /// The agent at `unix:<path>` or `http://<host>[:<port>][/<prefix>]`.
+    pub fn at(address: &str) -> Result<Self, AttesterError> {
+        if let Some(path) = address.strip_prefix("unix:").filter(|path| !path.is_empty()) {
+            return Ok(Self::with(Address::Sockets(vec![path.into()])));
+        }
+        for scheme in ["vsock", "https"] {
+            if address.strip_prefix(scheme).is_some_and(|rest| rest.starts_with(':')) {
+                return Err(AttesterError::UnsupportedScheme(scheme));
+            }
+        }
+        let url = address.parse::<hyper::Uri>().map_err(|_| AttesterError::Address)?;
+        let host = url.host().filter(|host| !host.is_empty());
+        match (url.scheme_str(), host, url.query()) {
+            (Some("http"), Some(host), None) => Ok(Self::with(Address::Tcp {
+                host: host.to_owned(),
+                port: url.port_u16().unwrap_or(80),
+                prefix: url.path().trim_end_matches('/').to_owned(),
+            })),
+            _ => Err(AttesterError::Address),
+        }
+    }
+
+    fn with(address: Address) -> Self {
+        Self { address, answer_within: ANSWER }
+    }
+
+    /// Fresh evidence from `Attest`.
+    pub async fn attest(&self, report_data: ReportData) -> Result<Evidence, AttesterError> {
+        let request = serde_json::json!({ "report_data": hex::encode(report_data.0) });
+        let answer = self.call("/Attest", request.to_string()).await?;
+        let malformed = AttesterError::Malformed("attestation");
+        let Ok(AttestAnswer { attestation }) = serde_json::from_slice(&answer) else { return Err(malformed) };
+        let Ok(attestation) = hex::decode(attestation) else { return Err(malformed) };
+        let evidence = Evidence::decode(&attestation)?;
+        if evidence.report_data()? != report_data {
+            return Err(AttesterError::OtherReportData);
+        }
+        Ok(evidence)
+    }
+
+    /// `vm_config` of the agent's `Info`; empty if it has none.
+    pub async fn vm_config(&self) -> Result<String, AttesterError> {
+        let answer = self.call("/Info", "{}".to_owned()).await?;
+        match serde_json::from_slice(&answer) {
+            Ok(InfoAnswer { vm_config }) => Ok(vm_config),
+            Err(_) => Err(AttesterError::Malformed("vm_config")),
+        }
+    }
+
+    async fn call(&self, method: &str, body: String) -> Result<Bytes, AttesterError> {
+        let unreachable = |error: io::Error| AttesterError::Unreachable(error.kind());
+        let path = format!("{method}?json");
+        match &self.address {
+            Address::Sockets(paths) => {
+                let connecting = UnixStream::connect(first_existing(paths));
+                let stream = timeout(CONNECT, connecting).await.map_err(|_| AttesterError::Timeout)?;
+                self.exchange(stream.map_err(unreachable)?, "localhost", path, body).await
+            }
+            Address::Tcp { host, port, prefix } => {
+                let connecting = TcpStream::connect((host.trim_matches(['[', ']']), *port));
+                let stream = timeout(CONNECT, connecting).await.map_err(|_| AttesterError::Timeout)?;
+                let authority = format!("{host}:{port}");
+                self.exchange(stream.map_err(unreachable)?, &authority, format!("{prefix}{path}"), body).await
+            }
+        }
+    }
+
+    async fn exchange(
+        &self,
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        host: &str,
+        path: String,
+        body: String,
+    ) -> Result<Bytes, AttesterError> {
+        let request = Request::post(path)
+            .header(header::HOST, host)
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(Bytes::from(body)))
+            .map_err(|_| AttesterError::Address)?;
+        let answer = async {
+            let broken = |_| AttesterError::Broken;
+            let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
+            let talk = async {
+                let response = sender.send_request(request).await.map_err(broken)?;
+                if response.status() != hyper::StatusCode::OK {
+                    return Err(AttesterError::Status(response.status().as_u16()));
+                }
+                match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
+                    Ok(body) => Ok(body.to_bytes()),
+                    Err(error) if error.is::<LengthLimitError>() => {
+                        Err(AttesterError::TooLarge { limit: MAX_ANSWER })
+                    }
+                    Err(_) => Err(AttesterError::Broken),
+                }
+            };
+            let (mut talk, mut connection) = (std::pin::pin!(talk), std::pin::pin!(connection));
+            tokio::select! {
+                answer = &mut talk => answer,
+                // The connection ends first when the agent closes it: what has arrived is still to be read.
+                _ = &mut connection => talk.await,
+            }
+        };
+        timeout(self.answer_within, answer).await.unwrap_or(Err(AttesterError::Timeout))
+    }
+}
+
+fn first_existing(paths: &[PathBuf]) -> &Path {
+    let existing = paths.iter().find(|path| path.exists()).or(paths.first());
+    existing.map_or(Path::new(""), PathBuf::as_path)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+    use std::sync::{Arc, Mutex};
+
+    use hyper::body::Incoming;
+    use hyper::service::service_fn;
+    use hyper::{Response, StatusCode};
+    use tokio::net::{TcpListener, UnixListener};
+
+    use super::*;
+    use crate::collateral::testing::mock_quote;
+    use crate::measurement::RuntimeEvent;
+
+    fn evidence() -> Evidence {
+        let events: Vec<RuntimeEvent> = Vec::new();
+        Evidence::new_tdx(mock_quote(), events, Vec::new(), ReportData([3; 64]), "{}".into())
+    }
+
+    type Seen = Arc<Mutex<Vec<(String, String)>>>;
+
+    async fn answer_once(
+        stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
+        status: u16,
+        answer: Vec<u8>,
+        seen: Seen,
+    ) {
+        let service = service_fn(move |request: Request<Incoming>| {
+            let (answer, seen) = (answer.clone(), Arc::clone(&seen));
+            async move {
+                let target = format!("{} {}", request.method(), request.uri());
+                let body = request.into_body().collect().await.unwrap().to_bytes();
+                seen.lock().unwrap().push((target, String::from_utf8(body.to_vec()).unwrap()));
+                let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
+                Ok::<_, Infallible>(response.body(Full::new(Bytes::from(answer))).unwrap())
+            }
+        });
+        let _ =
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
+    }
+
+    /// An agent on a socket of its own that gives one answer to everything.
+    fn agent(status: u16, answer: Vec<u8>) -> (GuestAgent, Seen, tempfile::TempDir) {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dstack.sock");
+        let listener = UnixListener::bind(&path).unwrap();
+        let seen = Seen::default();
+        let shared = Arc::clone(&seen);
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                tokio::spawn(answer_once(stream, status, answer.clone(), Arc::clone(&shared)));
+            }
+        });
+        (GuestAgent::at(&format!("unix:{}", path.display())).unwrap(), seen, directory)
+    }
+
+    fn attest_answer(evidence: &Evidence) -> Vec<u8> {
+        serde_json::json!({ "attestation": hex::encode(evidence.encode()), "other": 1 })
+            .to_string()
+            .into_bytes()
+    }
+
+    #[tokio::test]
+    async fn attest_sends_hex_and_reads_hex() {
+        let (agent, seen, _directory) = agent(200, attest_answer(&evidence()));
+        assert_eq!(agent.attest(ReportData([3; 64])).await.unwrap(), evidence());
+        let expected = format!("{{\"report_data\":\"{}\"}}", "03".repeat(64));
+        assert_eq!(*seen.lock().unwrap(), [("POST /Attest?json".to_owned(), expected)]);
+    }
+
+    #[tokio::test]
+    async fn info_gives_the_vm_config() {
+        for (answer, expected) in [(r#"{"vm_config":"{\"a\":1}","app_id":"x"}"#, "{\"a\":1}"), ("{}", "")] {
+            let (agent, seen, _directory) = agent(200, answer.as_bytes().to_vec());
+            assert_eq!(agent.vm_config().await.unwrap(), expected);
+            assert_eq!(*seen.lock().unwrap(), [("POST /Info?json".to_owned(), "{}".to_owned())]);
+        }
+    }
+
+    #[tokio::test]
+    async fn an_http_address_with_a_prefix_is_used_as_it_is() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = format!("http://{}/agent/", listener.local_addr().unwrap());
+        let seen = Seen::default();
+        let shared = Arc::clone(&seen);
+        let server = tokio::spawn(async move {
+            let (stream, _) = listener.accept().await.unwrap();
+            answer_once(stream, 200, attest_answer(&evidence()), shared).await;
+        });
+        let agent = GuestAgent::at(&address).unwrap();
+        assert!(agent.attest(ReportData([3; 64])).await.is_ok());
+        assert_eq!(seen.lock().unwrap()[0].0, "POST /agent/Attest?json");
+        server.abort();
+    }
+
+    #[tokio::test]
+    async fn bad_answers_are_refused_with_a_reason() {
+        let mut cut = evidence().encode();
+        cut.truncate(100);
+        let cut = format!("{{\"attestation\":\"{}\"}}", hex::encode(cut)).into_bytes();
+        let cases: [(u16, Vec<u8>, &str); 7] = [
+            (500, attest_answer(&evidence()), "guest agent answered 500"),
+            (204, Vec::new(), "guest agent answered 204"),
+            (200, b"{}".to_vec(), "answer of the guest agent has no usable attestation"),
+            (200, b"<html>".to_vec(), "answer of the guest agent has no usable attestation"),
+            (
+                200,
+                b"{\"attestation\":\"0g\"}".to_vec(),
+                "answer of the guest agent has no usable attestation",
+            ),
+            (200, vec![b' '; MAX_ANSWER + 1], "answer of the guest agent has more than 8388608 bytes"),
+            (200, cut, "own evidence: "),
+        ];
+        for (status, answer, expected) in cases {
+            let (agent, _, _directory) = agent(status, answer);
+            let error = agent.attest(ReportData([3; 64])).await.unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn evidence_for_other_report_data_is_refused() {
+        let (agent, _, _directory) = agent(200, attest_answer(&evidence()));
+        let error = agent.attest(ReportData([4; 64])).await.unwrap_err();
+        assert!(matches!(error, AttesterError::OtherReportData));
+    }
+
+    #[tokio::test]
+    async fn no_agent_a_silent_agent_and_a_broken_connection_are_told_apart() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("dstack.sock");
+        let mut agent = GuestAgent::at(&format!("unix:{}", path.display())).unwrap();
+        let error = agent.vm_config().await.unwrap_err();
+        assert!(matches!(error, AttesterError::Unreachable(io::ErrorKind::NotFound)), "{error}");
+
+        let listener = UnixListener::bind(&path).unwrap();
+        agent.answer_within = Duration::from_millis(50);
+        let error = agent.vm_config().await.unwrap_err();
+        assert!(matches!(error, AttesterError::Timeout), "{error}");
+
+        let closing = tokio::spawn(async move {
+            loop {
+                drop(listener.accept().await.unwrap());
+            }
+        });
+        agent.answer_within = Duration::from_secs(5);
+        let error = agent.vm_config().await.unwrap_err();
+        assert!(matches!(error, AttesterError::Broken), "{error}");
+        closing.abort();
+    }
+
+    #[test]
+    fn of_the_usual_sockets_the_first_that_exists_is_used() {
+        let directory = tempfile::tempdir().unwrap();
+        let paths = ["a.sock", "b.sock"].map(|name| directory.path().join(name)).to_vec();
+        assert_eq!(first_existing(&paths), paths[0]);
+        std::fs::write(&paths[1], "").unwrap();
+        assert_eq!(first_existing(&paths), paths[1]);
+        std::fs::write(&paths[0], "").unwrap();
+        assert_eq!(first_existing(&paths), paths[0]);
+    }
+}

@@ -1,0 +1,220 @@
+//! The kernel's TSM reports (`/sys/kernel/config/tsm/report`): quotes without a guest agent.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, ErrorKind, Read, Write};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use super::AttesterError;
+use crate::binding::ReportData;
+use crate::evidence::Evidence;
+use crate::measurement::RuntimeEvent;
+use crate::platform::tdx::TdReport;
+
+const REPORT_DIRECTORY: &str = "/sys/kernel/config/tsm/report";
+const ENTRY: &str = "cvm-kms";
+const PROVIDER: &str = "tdx_guest";
+/// A quote; the kernel gives at most 32 KiB.
+const MAX_QUOTE: u64 = 64 * 1024;
+/// The runtime event log of a guest has some kilobytes.
+const MAX_EVENT_LOG: u64 = 4 << 20;
+/// Times a quote is asked for while others use the entry.
+const ATTEMPTS: usize = 5;
+
+/// Evidence from the kernel's TSM report interface and the guest's runtime event log.
+///
+/// The evidence's event log holds the runtime events only: the firmware's log is not read.
+#[derive(Debug, Clone)]
+pub struct ConfigfsTsm {
+    report_directory: PathBuf,
+    event_log: PathBuf,
+    vm_config: String,
+    turn: Arc<Mutex<()>>,
+}
+
+impl ConfigfsTsm {
+    /// With the runtime events in the file `event_log`, one JSON object a line, and the VM's configuration.
+    pub fn new(event_log: PathBuf, vm_config: String) -> Self {
+        Self { report_directory: REPORT_DIRECTORY.into(), event_log, vm_config, turn: Arc::default() }
+    }
+
+    /// The VM's configuration as given.
+    pub fn vm_config(&self) -> &str {
+        &self.vm_config
+    }
+
+    /// Fresh evidence.
+    pub async fn attest(&self, report_data: ReportData) -> Result<Evidence, AttesterError> {
+        let own = self.clone();
+        let attested = tokio::task::spawn_blocking(move || own.attest_blocking(report_data)).await;
+        attested.unwrap_or(Err(AttesterError::Broken))
+    }
+
+    fn attest_blocking(&self, report_data: ReportData) -> Result<Evidence, AttesterError> {
+        // The log first: an event that is extended meanwhile makes the replay fall short, never run ahead.
+        let events = self.runtime_events()?;
+        let quote = self.quote(report_data)?;
+        let log = events.iter().map(RuntimeEvent::to_tdx_event_with_preimage).collect();
+        Ok(Evidence::new_tdx(quote, events, log, report_data, self.vm_config.clone()))
+    }
+
+    fn quote(&self, report_data: ReportData) -> Result<Vec<u8>, AttesterError> {
+        let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
+        let entry = self.report_directory.join(ENTRY);
+        match fs::create_dir(&entry) {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => {
+                return Err(tsm("create entry", &error));
+            }
+            _ => {}
+        }
+        let quote = (0..ATTEMPTS)
+            .map(|_| attempt(&entry, report_data))
+            .find(|attempt| !matches!(attempt, Err(AttesterError::Conflict)));
+        // An entry that stays behind is used again by the next call.
+        let _ = fs::remove_dir(&entry);
+        quote.unwrap_or(Err(AttesterError::Conflict))
+    }
+
+    fn runtime_events(&self) -> Result<Vec<RuntimeEvent>, AttesterError> {
+        let log = read_bounded(&self.event_log, MAX_EVENT_LOG)
+            .map_err(|_| AttesterError::EventLog("cannot be read"))?;
+        let log = String::from_utf8(log).map_err(|_| AttesterError::EventLog("is not utf-8"))?;
+        let lines = log.lines().filter(|line| !line.trim().is_empty());
+        lines
+            .map(serde_json::from_str)
+            .collect::<Result<_, _>>()
+            .map_err(|_| AttesterError::EventLog("a line is not a runtime event"))
+    }
+}
+
+/// Writes the report data and reads the quote. The generation and the quote itself tell whether another process wrote
+/// in between.
+fn attempt(entry: &Path, report_data: ReportData) -> Result<Vec<u8>, AttesterError> {
+    let write = || OpenOptions::new().write(true).open(entry.join("inblob"))?.write_all(&report_data.0);
+    or_conflict("write report data", write())?;
+    let before = or_conflict("read generation", text(&entry.join("generation")))?;
+    if or_conflict("read provider", text(&entry.join("provider")))? != PROVIDER {
+        return Err(AttesterError::Provider);
+    }
+    let quote = or_conflict("read quote", read_bounded(&entry.join("outblob"), MAX_QUOTE))?;
+    let after = or_conflict("read generation", text(&entry.join("generation")))?;
+    let is_ours = TdReport::parse(&quote).is_ok_and(|td| td.report_data == report_data.0);
+    if before == after && is_ours { Ok(quote) } else { Err(AttesterError::Conflict) }
+}
+
+/// The kernel answers "busy" while somebody else's write is under way.
+fn or_conflict<T>(step: &'static str, result: io::Result<T>) -> Result<T, AttesterError> {
+    result.map_err(|error| match error.kind() {
+        ErrorKind::ResourceBusy | ErrorKind::Interrupted | ErrorKind::WouldBlock => AttesterError::Conflict,
+        _ => tsm(step, &error),
+    })
+}
+
+fn tsm(step: &'static str, error: &io::Error) -> AttesterError {
+    AttesterError::Tsm { step, kind: error.kind() }
+}
+
+fn text(path: &Path) -> io::Result<String> {
+    let bytes = read_bounded(path, 4096)?;
+    Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
+}
+
+fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
+    if bytes.len() as u64 > limit {
+        return Err(ErrorKind::FileTooLarge.into());
+    }
+    Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collateral::testing::mock_quote;
+
+    /// A directory that looks like the kernel's, with an entry that gives the mock quote (report data 03…03).
+    fn kernel() -> (tempfile::TempDir, ConfigfsTsm) {
+        let directory = tempfile::tempdir().unwrap();
+        let entry = directory.path().join(ENTRY);
+        fs::create_dir(&entry).unwrap();
+        fs::write(entry.join("inblob"), "").unwrap();
+        fs::write(entry.join("provider"), "tdx_guest\n").unwrap();
+        fs::write(entry.join("generation"), "1\n").unwrap();
+        fs::write(entry.join("outblob"), mock_quote()).unwrap();
+        let event_log = directory.path().join("events.log");
+        fs::write(
+            &event_log,
+            "{\"event\":\"app-id\",\"payload\":\"AQI=\"}\n\n{\"event\":\"x\",\"payload\":\"\"}\n",
+        )
+        .unwrap();
+        let mut kernel = ConfigfsTsm::new(event_log, "{\"cpu_count\":1}".into());
+        kernel.report_directory = directory.path().to_owned();
+        (directory, kernel)
+    }
+
+    #[tokio::test]
+    async fn evidence_has_the_kernels_quote_and_the_logs_events() {
+        let (directory, kernel) = kernel();
+        let report_data = ReportData([3; 64]);
+        let evidence = kernel.attest(report_data).await.unwrap();
+        assert_eq!(fs::read(directory.path().join(ENTRY).join("inblob")).unwrap(), [3; 64]);
+        let tdx = evidence.tdx().unwrap();
+        assert_eq!(tdx.quote, mock_quote());
+        assert_eq!(tdx.event_log.len(), 2);
+        assert_eq!(evidence.stack.runtime_events[0].event, "app-id");
+        assert_eq!(evidence.stack.runtime_events[0].payload, [1, 2]);
+        assert_eq!(evidence.stack.config, "{\"cpu_count\":1}");
+        assert_eq!(evidence.report_data().unwrap(), report_data);
+    }
+
+    #[tokio::test]
+    async fn a_quote_for_other_report_data_is_a_conflict() {
+        let (_directory, kernel) = kernel();
+        let error = kernel.attest(ReportData([9; 64])).await.unwrap_err();
+        assert!(matches!(error, AttesterError::Conflict), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_changing_generation_is_a_conflict_until_it_stands_still() {
+        let (directory, kernel) = kernel();
+        let generation = directory.path().join(ENTRY).join("generation");
+        // A pipe gives each reader the next number: two attempts see a change, the third does not.
+        fs::remove_file(&generation).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&generation).status().unwrap().success());
+        let writer = std::thread::spawn(move || {
+            for number in ["1", "2", "3", "4", "5", "5"] {
+                fs::write(&generation, number).unwrap();
+                std::thread::sleep(std::time::Duration::from_millis(20));
+            }
+        });
+        assert!(kernel.attest(ReportData([3; 64])).await.is_ok());
+        writer.join().unwrap();
+    }
+
+    #[tokio::test]
+    async fn another_provider_and_missing_files_are_refused_with_a_reason() {
+        type Spoil = fn(&Path);
+        let cases: [(Spoil, &str); 6] = [
+            (
+                |d| fs::write(d.join("cvm-kms/provider"), "sev_guest").unwrap(),
+                "configfs-tsm: provider is not",
+            ),
+            (|d| fs::remove_file(d.join("cvm-kms/outblob")).unwrap(), "configfs-tsm: read quote: entity not"),
+            (|d| fs::remove_dir_all(d.join("cvm-kms")).unwrap(), "configfs-tsm: write report data: entity"),
+            (|d| fs::remove_file(d.join("events.log")).unwrap(), "runtime event log: cannot be read"),
+            (|d| fs::write(d.join("events.log"), "{}").unwrap(), "runtime event log: a line is not"),
+            (|d| fs::write(d.join("events.log"), [0xff]).unwrap(), "runtime event log: is not utf-8"),
+        ];
+        for (spoil, expected) in cases {
+            let (directory, kernel) = kernel();
+            spoil(directory.path());
+            let error = kernel.attest(ReportData([3; 64])).await.unwrap_err().to_string();
+            assert!(error.starts_with(expected), "{error}");
+        }
+        let (directory, mut kernel) = kernel();
+        kernel.report_directory = directory.path().join("absent");
+        let error = kernel.attest(ReportData([3; 64])).await.unwrap_err().to_string();
+        assert_eq!(error, "configfs-tsm: create entry: entity not found");
+    }
+}

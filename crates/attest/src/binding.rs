@@ -1,0 +1,129 @@
+//! Report data: the 64 bytes by which a quote vouches for a key or for an app's own data.
+
+use std::fmt;
+
+use sha2::{Digest, Sha256, Sha384, Sha512};
+use sha3::{Keccak256, Keccak384, Keccak512, Sha3_256, Sha3_384, Sha3_512};
+
+/// Tag of an RA-TLS certificate's or CSR's public key.
+pub const RA_TLS: &str = "ratls-cert";
+/// Tag of a KMS root CA's public key. The current KMS does not use it.
+pub const KMS_ROOT_CA: &str = "kms-root-ca";
+/// Tag of an app's own data.
+pub const APP_DATA: &str = "app-data";
+
+/// The report data of a quote.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct ReportData(pub [u8; 64]);
+
+/// Why there is no report data.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ReportDataError {
+    /// Not a hash this function knows.
+    #[error(
+        "unknown hash {0:?}: use sha256, sha384, sha512, sha3-256, sha3-384, sha3-512, keccak256, keccak384, \
+         keccak512 or raw"
+    )]
+    UnknownHash(String),
+    /// Raw content, or report data, of another length.
+    #[error("report data must be 64 bytes, got {0}")]
+    Length(usize),
+}
+
+impl ReportData {
+    /// 64 zero bytes: evidence that is bound to nothing.
+    pub const ZERO: Self = Self([0; 64]);
+
+    /// `SHA-512("ratls-cert:" ‖ SubjectPublicKeyInfo DER)`, with the key's DER as it stands in the certificate or CSR.
+    pub fn ra_tls(spki_der: &[u8]) -> Self {
+        Self::padded(&tagged::<Sha512>(RA_TLS, spki_der))
+    }
+
+    /// `SHA-512("app-data:" ‖ content)`.
+    pub fn app_data(content: &[u8]) -> Self {
+        Self::padded(&tagged::<Sha512>(APP_DATA, content))
+    }
+
+    /// `H(tag ‖ ":" ‖ content)`, padded with zero bytes to 64. The empty name means SHA-512; `raw` means the content
+    /// itself, which must then be 64 bytes, without the tag.
+    pub fn for_content(tag: &str, hash_name: &str, content: &[u8]) -> Result<Self, ReportDataError> {
+        let digest = match hash_name {
+            "raw" => return Self::try_from(content),
+            "" | "sha512" => tagged::<Sha512>(tag, content),
+            "sha256" => tagged::<Sha256>(tag, content),
+            "sha384" => tagged::<Sha384>(tag, content),
+            "sha3-256" => tagged::<Sha3_256>(tag, content),
+            "sha3-384" => tagged::<Sha3_384>(tag, content),
+            "sha3-512" => tagged::<Sha3_512>(tag, content),
+            "keccak256" => tagged::<Keccak256>(tag, content),
+            "keccak384" => tagged::<Keccak384>(tag, content),
+            "keccak512" => tagged::<Keccak512>(tag, content),
+            unknown => return Err(ReportDataError::UnknownHash(unknown.into())),
+        };
+        Ok(Self::padded(&digest))
+    }
+
+    fn padded(digest: &[u8]) -> Self {
+        let mut bytes = [0; 64];
+        bytes[..digest.len()].copy_from_slice(digest);
+        Self(bytes)
+    }
+}
+
+fn tagged<H: Digest>(tag: &str, content: &[u8]) -> Vec<u8> {
+    H::new().chain_update(tag).chain_update(":").chain_update(content).finalize().to_vec()
+}
+
+impl TryFrom<&[u8]> for ReportData {
+    type Error = ReportDataError;
+
+    fn try_from(bytes: &[u8]) -> Result<Self, ReportDataError> {
+        bytes.try_into().map(Self).map_err(|_| ReportDataError::Length(bytes.len()))
+    }
+}
+
+impl fmt::Display for ReportData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for ReportData {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "ReportData({self})")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn report_data_of_every_tag_and_hash_is_the_peers() {
+        let vectors = crate::test_vectors::json("certs.json");
+        let cases = vectors["report_data"].as_array().unwrap();
+        assert!(cases.len() >= 40);
+        for case in cases {
+            let text = |key: &str| case[key].as_str().unwrap();
+            let content = hex::decode(text("content")).unwrap();
+            let report_data = ReportData::for_content(text("tag"), text("hash"), &content).unwrap();
+            assert_eq!(report_data.to_string(), text("report_data"), "{} {}", text("tag"), text("hash"));
+            if text("tag") == RA_TLS && text("hash").is_empty() {
+                assert_eq!(ReportData::ra_tls(&content), report_data);
+            }
+        }
+    }
+
+    #[test]
+    fn raw_content_is_used_as_it_is_and_must_be_64_bytes() {
+        assert_eq!(ReportData::for_content("tag", "raw", &[7; 64]), Ok(ReportData([7; 64])));
+        let error = ReportData::for_content("tag", "raw", &[7; 63]).unwrap_err();
+        assert_eq!(error.to_string(), "report data must be 64 bytes, got 63");
+    }
+
+    #[test]
+    fn an_unknown_hash_is_named() {
+        let error = ReportData::for_content("tag", "md5", b"").unwrap_err();
+        assert!(error.to_string().starts_with("unknown hash \"md5\""), "{error}");
+    }
+}

@@ -1,0 +1,167 @@
+//! What collateral must show before it is kept: signatures up to the trusted root, the right platform, the right time.
+//!
+//! The quote verifier checks all of this again for each quote, and more. Here it keeps a wrong answer of an endpoint
+//! out of the cache, where it would refuse everybody until it expires, and keeps quotes of made-up platforms from
+//! causing requests.
+
+use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
+use dcap_qvl::QuoteCollateralV3;
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use super::{Collateral, Dated, FetchFailure, PlatformKey, Resource, certificates, unix_seconds};
+
+/// Turns an endpoint's answer into collateral for `platform` that is valid at `now` and signed up to `root`.
+pub(super) fn admit(
+    parts: QuoteCollateralV3,
+    platform: PlatformKey,
+    root: &CertificateDer<'_>,
+    now: u64,
+) -> Result<Collateral, FetchFailure> {
+    let malformed = |problem| FetchFailure::Malformed { resource: Resource::TcbInfo, problem };
+    signed_json(
+        Resource::TcbInfo,
+        &parts.tcb_info_issuer_chain,
+        &parts.tcb_info,
+        &parts.tcb_info_signature,
+        root,
+    )?;
+    signed_json(
+        Resource::QeIdentity,
+        &parts.qe_identity_issuer_chain,
+        &parts.qe_identity,
+        &parts.qe_identity_signature,
+        root,
+    )?;
+    if !crl_is_signed(&parts.root_ca_crl, root) {
+        return Err(FetchFailure::Untrusted(Resource::RootCrl));
+    }
+    let issuers = certificates(parts.pck_crl_issuer_chain.as_bytes()).unwrap_or_default();
+    if !issuers.iter().any(|issuer| is_signed(issuer, root) && crl_is_signed(&parts.pck_crl, issuer)) {
+        return Err(FetchFailure::Untrusted(Resource::PckCrl));
+    }
+    let not_before = latest_issue(&parts).ok_or(malformed("dates do not parse"))?;
+    let collateral = Collateral::new(parts).map_err(|_| malformed("collateral does not parse"))?;
+    if now < not_before || now > collateral.expires() {
+        return Err(FetchFailure::NotCurrent);
+    }
+    if collateral.fmspc() != platform.fmspc {
+        return Err(FetchFailure::OtherPlatform);
+    }
+    Ok(collateral)
+}
+
+/// Whether the leaf of `chain` is signed, directly or through one other certificate of it, by `root`.
+pub(super) fn leads_to(chain: &[CertificateDer<'_>], root: &CertificateDer<'_>) -> bool {
+    let [leaf, others @ ..] = chain else { return false };
+    is_signed(leaf, root) || others.iter().any(|ca| is_signed(ca, root) && is_signed(leaf, ca))
+}
+
+/// Whether `certificate` is `root` itself or signed by it.
+pub(super) fn is_rooted(certificate: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
+    certificate == root || is_signed(certificate, root)
+}
+
+fn signed_json(
+    resource: Resource,
+    issuer_chain: &str,
+    json: &str,
+    signature: &[u8],
+    root: &CertificateDer<'_>,
+) -> Result<(), FetchFailure> {
+    let signed = || {
+        let chain = certificates(issuer_chain.as_bytes())?;
+        let signer = chain.first().filter(|signer| is_signed(signer, root))?;
+        let (_, signer) = X509Certificate::from_der(signer).ok()?;
+        let key = UnparsedPublicKey::new(
+            &ECDSA_P256_SHA256_FIXED,
+            &signer.public_key().subject_public_key.data[..],
+        );
+        key.verify(json.as_bytes(), signature).ok()
+    };
+    signed().ok_or(FetchFailure::Untrusted(resource))
+}
+
+fn is_signed(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+    let (Ok((_, certificate)), Ok((_, issuer))) =
+        (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer))
+    else {
+        return false;
+    };
+    issuer.is_ca() && certificate.verify_signature(Some(issuer.public_key())).is_ok()
+}
+
+fn crl_is_signed(crl: &[u8], issuer: &CertificateDer<'_>) -> bool {
+    let (Ok((_, crl)), Ok((_, issuer))) =
+        (CertificateRevocationList::from_der(crl), X509Certificate::from_der(issuer))
+    else {
+        return false;
+    };
+    crl.verify_signature(issuer.public_key()).is_ok()
+}
+
+fn latest_issue(parts: &QuoteCollateralV3) -> Option<u64> {
+    let issued = |json, name| unix_seconds(&Dated::read(json, name).ok()?.issue_date);
+    Some(issued(&parts.tcb_info, "tcb info")?.max(issued(&parts.qe_identity, "qe identity")?))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collateral::CaKind;
+    use crate::collateral::testing::{NOW, collateral_set, mock_anchors, other_anchors, real_collateral};
+    use crate::trust::TrustAnchors;
+
+    const MOCK: PlatformKey = PlatformKey { fmspc: [0; 6], ca: CaKind::Platform };
+
+    fn good() -> QuoteCollateralV3 {
+        collateral_set("good").parts().clone()
+    }
+
+    #[test]
+    fn signed_and_current_collateral_is_admitted() {
+        assert!(admit(good(), MOCK, mock_anchors().tdx_root(), NOW).is_ok());
+        let real = real_collateral();
+        let platform = PlatformKey { fmspc: real.fmspc(), ca: CaKind::Platform };
+        let anchors = TrustAnchors::intel();
+        assert!(admit(real.parts().clone(), platform, anchors.tdx_root(), 1_751_000_000).is_ok());
+    }
+
+    #[test]
+    fn collateral_that_would_refuse_everybody_is_not_admitted() {
+        type Spoil = fn(&mut QuoteCollateralV3);
+        let cases: [(Spoil, FetchFailure); 6] = [
+            (|p| p.tcb_info_signature[9] ^= 1, FetchFailure::Untrusted(Resource::TcbInfo)),
+            (|p| p.tcb_info.push(' '), FetchFailure::Untrusted(Resource::TcbInfo)),
+            (|p| p.qe_identity_signature.clear(), FetchFailure::Untrusted(Resource::QeIdentity)),
+            (|p| p.root_ca_crl = p.pck_crl.clone(), FetchFailure::Untrusted(Resource::RootCrl)),
+            (|p| p.pck_crl = p.root_ca_crl.clone(), FetchFailure::Untrusted(Resource::PckCrl)),
+            (|p| p.pck_crl_issuer_chain.clear(), FetchFailure::Untrusted(Resource::PckCrl)),
+        ];
+        for (spoil, expected) in cases {
+            let mut parts = good();
+            spoil(&mut parts);
+            assert_eq!(admit(parts, MOCK, mock_anchors().tdx_root(), NOW), Err(expected));
+        }
+    }
+
+    #[test]
+    fn another_root_another_platform_and_another_time_are_not_admitted() {
+        let anchors = mock_anchors();
+        let root = anchors.tdx_root();
+        assert!(matches!(
+            admit(good(), MOCK, other_anchors().tdx_root(), NOW),
+            Err(FetchFailure::Untrusted(_))
+        ));
+        let other = PlatformKey { fmspc: [1; 6], ..MOCK };
+        assert_eq!(admit(good(), other, root, NOW), Err(FetchFailure::OtherPlatform));
+        assert_eq!(admit(good(), MOCK, root, 1_577_850_000), Err(FetchFailure::NotCurrent));
+        let short = collateral_set("short-validity");
+        assert_eq!(admit(short.parts().clone(), MOCK, root, NOW), Err(FetchFailure::NotCurrent));
+        assert!(admit(short.parts().clone(), MOCK, root, short.expires()).is_ok());
+        assert_eq!(
+            admit(short.parts().clone(), MOCK, root, short.expires() + 1),
+            Err(FetchFailure::NotCurrent)
+        );
+    }
+}

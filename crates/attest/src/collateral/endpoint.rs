@@ -1,0 +1,91 @@
+//! A configured collateral service and how it has been doing: services that failed lately are tried last.
+
+use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use super::{FetchFailure, Pccs};
+
+/// First pause after a failure; doubled with each further one.
+const FIRST_PAUSE: Duration = Duration::from_secs(2);
+/// Longest pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// One service and its record.
+pub(super) struct Endpoint {
+    pub(super) index: usize,
+    pub(super) pccs: Pccs,
+    record: Mutex<Record>,
+}
+
+#[derive(Default)]
+struct Record {
+    failures_in_a_row: u32,
+    paused_until: Option<Instant>,
+    fetches: u64,
+    failures: u64,
+    last_success: Option<u64>,
+}
+
+/// How a configured service has been doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EndpointStats {
+    /// Its place in the configuration, from 0.
+    pub index: usize,
+    /// Times it was asked.
+    pub fetches: u64,
+    /// Times it gave nothing usable.
+    pub failures: u64,
+    /// Unix seconds of its last usable answer.
+    pub last_success: Option<u64>,
+    /// Whether it failed lately and is tried after the others.
+    pub paused: bool,
+}
+
+impl Endpoint {
+    pub(super) fn new(index: usize, pccs: Pccs) -> Self {
+        Self { index, pccs, record: Mutex::default() }
+    }
+
+    /// Until when this service is to be tried after the others; `None` if it is fine.
+    pub(super) fn paused_until(&self) -> Option<Instant> {
+        self.record().paused_until.filter(|until| *until > Instant::now())
+    }
+
+    pub(super) fn succeeded(&self, now: u64) {
+        let mut record = self.record();
+        record.fetches += 1;
+        record.failures_in_a_row = 0;
+        record.paused_until = None;
+        record.last_success = Some(now);
+    }
+
+    pub(super) fn failed(&self, failure: &FetchFailure) {
+        let mut record = self.record();
+        record.fetches += 1;
+        record.failures += 1;
+        if failure.is_unknown_platform() {
+            return;
+        }
+        let pause = FIRST_PAUSE.saturating_mul(1 << record.failures_in_a_row.min(16));
+        record.failures_in_a_row = record.failures_in_a_row.saturating_add(1);
+        record.paused_until = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+    }
+
+    pub(super) fn stats(&self) -> EndpointStats {
+        let paused = self.paused_until().is_some();
+        let record = self.record();
+        EndpointStats {
+            index: self.index,
+            fetches: record.fetches,
+            failures: record.failures,
+            last_success: record.last_success,
+            paused,
+        }
+    }
+
+    fn record(&self) -> std::sync::MutexGuard<'_, Record> {
+        self.record.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}

@@ -1,0 +1,117 @@
+//! The HTTP client for collateral: our own TLS roots and provider, deadlines, bounded bodies, few redirects.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::header::HeaderMap;
+use reqwest::redirect::{Attempt, Policy};
+use reqwest::{Client, ClientBuilder};
+use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
+
+use super::{EndpointError, FetchFailure, Resource};
+
+/// Time for a connection, TLS included.
+const CONNECT: Duration = Duration::from_secs(3);
+/// Time for a request from its first byte to the last of the answer.
+const REQUEST: Duration = Duration::from_secs(6);
+/// Redirects followed, within the same host.
+const MAX_REDIRECTS: usize = 2;
+/// A JSON answer or a certificate. Intel's longest TCB info has some 40 KiB.
+pub(super) const MAX_DOCUMENT: usize = 1 << 20;
+/// A revocation list: they grow with every revoked platform.
+pub(super) const MAX_CRL: usize = 4 << 20;
+
+/// A client that may be cloned freely: clones share their connections.
+#[derive(Debug, Clone)]
+pub struct Http {
+    endpoints: Client,
+    distribution_points: Client,
+}
+
+/// A complete answer.
+pub(super) struct Answer {
+    pub(super) headers: HeaderMap,
+    pub(super) body: Vec<u8>,
+}
+
+impl Http {
+    /// A client that trusts Mozilla's roots and `extra_roots`. The proxy variables of the environment apply.
+    pub fn new(extra_roots: &[CertificateDer<'static>]) -> Result<Self, EndpointError> {
+        let builder = || -> Result<ClientBuilder, EndpointError> {
+            Ok(Client::builder()
+                .tls_backend_preconfigured(tls(extra_roots)?)
+                .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
+                .connect_timeout(CONNECT)
+                .timeout(REQUEST)
+                .pool_max_idle_per_host(2))
+        };
+        let client =
+            |builder: ClientBuilder| builder.build().map_err(|e| EndpointError::Client(e.to_string()));
+        Ok(Self {
+            endpoints: client(builder()?.redirect(Policy::custom(within_host)))?,
+            distribution_points: client(builder()?.redirect(Policy::none()))?,
+        })
+    }
+
+    /// Asks an endpoint.
+    pub(super) async fn get(
+        &self,
+        resource: Resource,
+        url: &str,
+        limit: usize,
+    ) -> Result<Answer, FetchFailure> {
+        read(&self.endpoints, resource, url, limit).await
+    }
+
+    /// Asks an address that stands in a certificate: no redirects.
+    pub(super) async fn get_distribution_point(&self, url: &str) -> Result<Answer, FetchFailure> {
+        read(&self.distribution_points, Resource::DistributionPoint, url, MAX_CRL).await
+    }
+}
+
+fn tls(extra_roots: &[CertificateDer<'static>]) -> Result<ClientConfig, EndpointError> {
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    for root in extra_roots {
+        roots.add(root.clone()).map_err(|e| EndpointError::Client(e.to_string()))?;
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|e| EndpointError::Client(e.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}
+
+/// Follows a redirect to the same host, never from https to http.
+fn within_host(attempt: Attempt<'_>) -> reqwest::redirect::Action {
+    let same = attempt.previous().last().is_some_and(|from| {
+        let to = attempt.url();
+        let origin =
+            from.scheme() == to.scheme() && from.port_or_known_default() == to.port_or_known_default();
+        from.host() == to.host() && (origin || (from.scheme() == "http" && to.scheme() == "https"))
+    });
+    if same && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
+}
+
+async fn read(client: &Client, resource: Resource, url: &str, limit: usize) -> Result<Answer, FetchFailure> {
+    let failure = |error: reqwest::Error| {
+        if error.is_timeout() { FetchFailure::Timeout(resource) } else { FetchFailure::Connection(resource) }
+    };
+    let too_large = || FetchFailure::TooLarge { resource, limit };
+    let mut response = client.get(url).send().await.map_err(failure)?;
+    if !response.status().is_success() {
+        return Err(FetchFailure::Status { resource, status: response.status().as_u16() });
+    }
+    if response.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(too_large());
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(failure)? {
+        if chunk.len() > limit - body.len() {
+            return Err(too_large());
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(Answer { headers: std::mem::take(response.headers_mut()), body })
+}

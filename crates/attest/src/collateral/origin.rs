@@ -1,0 +1,156 @@
+//! Which platform a quote comes from, read from the certification data inside it. Nothing here is verified yet.
+
+use dcap_qvl::config::PckCa;
+use dcap_qvl::intel::{parse_pck_extension, pck_ca};
+use dcap_qvl::quote::{EncryptedPpidParams, Quote};
+use rustls_pki_types::CertificateDer;
+use rustls_pki_types::pem::PemObject;
+
+use super::{CollateralError, certificates};
+
+/// The CA that issued a platform's PCK certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum CaKind {
+    /// Single-socket platforms; also what an unknown issuer counts as.
+    Processor,
+    /// Platforms registered as a whole.
+    Platform,
+}
+
+impl CaKind {
+    /// As the collateral service spells it.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            CaKind::Processor => "processor",
+            CaKind::Platform => "platform",
+        }
+    }
+}
+
+/// What TDX collateral is filed under: platforms with the same key share it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PlatformKey {
+    /// Family, model, stepping, platform type and custom SKU.
+    pub fmspc: [u8; 6],
+    /// Whose CRL applies to the PCK certificate.
+    pub ca: CaKind,
+}
+
+impl PlatformKey {
+    pub(super) fn of_leaf(leaf: &[u8]) -> Result<Self, CollateralError> {
+        let malformed = |_| CollateralError::Quote("pck certificate does not parse".into());
+        let fmspc = parse_pck_extension(leaf).map_err(malformed)?.fmspc;
+        let ca = match pck_ca(leaf).map_err(malformed)? {
+            PckCa::Platform => CaKind::Platform,
+            PckCa::Processor => CaKind::Processor,
+        };
+        Ok(Self { fmspc, ca })
+    }
+}
+
+/// How a quote names its platform.
+pub(super) enum Origin {
+    /// By the PCK certificate chain inside the quote.
+    Certificate { platform: PlatformKey, chain: Vec<u8> },
+    /// By parameters with which the chain is fetched.
+    EncryptedPpid(Box<PckRequest>),
+}
+
+/// Parameters of the request for a PCK certificate.
+pub(super) struct PckRequest {
+    pub(super) qe_id: [u8; 16],
+    pub(super) parameters: EncryptedPpidParams,
+}
+
+const ENCRYPTED_PPID_2048: u16 = 2;
+const ENCRYPTED_PPID_3072: u16 = 3;
+const PCK_CERTIFICATE_CHAIN: u16 = 5;
+
+impl Origin {
+    pub(super) fn of(quote: &[u8]) -> Result<Self, CollateralError> {
+        let quote = Quote::parse(quote).map_err(|_| CollateralError::Quote("quote does not parse".into()))?;
+        if quote.report.is_sgx() {
+            return Err(CollateralError::NotATd);
+        }
+        match quote.inner_cert_type() {
+            PCK_CERTIFICATE_CHAIN => {
+                let chain = quote.inner_cert_data();
+                let leaf = CertificateDer::from_pem_slice(chain)
+                    .map_err(|_| CollateralError::Quote("pck certificate chain is not pem".into()))?;
+                Ok(Self::Certificate { platform: PlatformKey::of_leaf(&leaf)?, chain: chain.to_vec() })
+            }
+            ENCRYPTED_PPID_2048 | ENCRYPTED_PPID_3072 => {
+                let parameters = quote
+                    .encrypted_ppid_params()
+                    .map_err(|_| CollateralError::Quote("encrypted ppid does not parse".into()))?;
+                let mut qe_id = [0; 16];
+                qe_id.copy_from_slice(&quote.header.user_data[..16]);
+                Ok(Self::EncryptedPpid(Box::new(PckRequest { qe_id, parameters })))
+            }
+            other => Err(CollateralError::Quote(format!("certification data type {other} is not supported"))),
+        }
+    }
+}
+
+/// Platform and certificates of a PEM chain, leaf first.
+pub(super) fn read_chain(pem: &[u8]) -> Result<(PlatformKey, Vec<CertificateDer<'static>>), CollateralError> {
+    let chain = certificates(pem)
+        .ok_or_else(|| CollateralError::Quote("pck certificate chain does not parse".into()))?;
+    let platform = PlatformKey::of_leaf(&chain[0])?;
+    Ok((platform, chain))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collateral::testing::{mock_quote, real_quote, vector, with_encrypted_ppid};
+
+    fn platform(quote: &[u8]) -> Result<PlatformKey, CollateralError> {
+        match Origin::of(quote)? {
+            Origin::Certificate { platform, .. } => Ok(platform),
+            Origin::EncryptedPpid(_) => panic!("expected a certificate"),
+        }
+    }
+
+    #[test]
+    fn fmspc_and_ca_come_from_the_pck_certificate() {
+        assert_eq!(platform(&mock_quote()), Ok(PlatformKey { fmspc: [0; 6], ca: CaKind::Platform }));
+        let real = platform(&real_quote()).unwrap();
+        assert_eq!(hex::encode(real.fmspc), "b0c06f000000");
+    }
+
+    #[test]
+    fn an_sgx_quote_is_not_a_td() {
+        let sgx = vector("fixtures/dcap-qvl/sgx_quote.bin");
+        assert_eq!(platform(&sgx), Err(CollateralError::NotATd));
+    }
+
+    #[test]
+    fn junk_is_refused_without_a_panic() {
+        let quote = mock_quote();
+        for cut in 0..quote.len() {
+            let _ = platform(&quote[..cut]);
+        }
+        for at in (0..quote.len()).step_by(7) {
+            let mut junk = quote.clone();
+            junk[at] ^= 0xff;
+            let _ = Origin::of(&junk);
+        }
+    }
+
+    #[test]
+    fn an_encrypted_ppid_gives_the_parameters_of_the_request() {
+        for (kind, length) in [(ENCRYPTED_PPID_2048, 256), (ENCRYPTED_PPID_3072, 384)] {
+            let quote = with_encrypted_ppid(&mock_quote(), kind, length);
+            let Ok(Origin::EncryptedPpid(request)) = Origin::of(&quote) else { panic!("type {kind}") };
+            assert_eq!(request.parameters.encrypted_ppid, vec![0xEE; length]);
+            assert_eq!(request.parameters.cpusvn, [7; 16]);
+            assert_eq!(request.parameters.pcesvn, 0x0102);
+            assert_eq!(request.parameters.pceid, [3, 4]);
+        }
+        let short = with_encrypted_ppid(&mock_quote(), ENCRYPTED_PPID_2048, 100);
+        assert!(matches!(Origin::of(&short), Err(CollateralError::Quote(_))));
+        let other = with_encrypted_ppid(&mock_quote(), 7, 100);
+        assert!(matches!(Origin::of(&other), Err(CollateralError::Quote(_))));
+    }
+}

@@ -1,0 +1,274 @@
+//! One collateral service (a PCCS or Intel's own): the requests, in the order of the peer, and what is read of them.
+
+use dcap_qvl::QuoteCollateralV3;
+use percent_encoding::percent_decode_str;
+use reqwest::Url;
+use rustls_pki_types::CertificateDer;
+use serde::Deserialize;
+use serde_json::value::RawValue;
+use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::http::{Answer, MAX_CRL, MAX_DOCUMENT};
+use super::origin::{Origin, PckRequest, read_chain};
+use super::{
+    Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, PlatformKey, Resource, authentic,
+    certificates,
+};
+use crate::trust::TrustAnchors;
+
+/// The service used when none is configured.
+pub const DEFAULT_PCCS_URL: &str = "https://pccs.phala.network";
+
+/// Intel's own service: it has no `rootcacrl`.
+const INTEL_PCS_URL: &str = "https://api.trustedservices.intel.com";
+
+const PCK_CHAIN: &str = "SGX-PCK-Certificate-Issuer-Chain";
+const PCK_TCBM: &str = "SGX-TCBm";
+const PCK_CRL_CHAIN: &str = "SGX-PCK-CRL-Issuer-Chain";
+const TCB_INFO_CHAINS: [&str; 2] = ["SGX-TCB-Info-Issuer-Chain", "TCB-Info-Issuer-Chain"];
+const QE_IDENTITY_CHAIN: &str = "SGX-Enclave-Identity-Issuer-Chain";
+
+/// A collateral service at one address.
+#[derive(Clone)]
+pub struct Pccs {
+    base: String,
+    http: Http,
+    root: CertificateDer<'static>,
+}
+
+impl Pccs {
+    /// The service at `url` (blank: [`DEFAULT_PCCS_URL`]); `index` is its place in the configuration, for errors.
+    ///
+    /// Trailing slashes and a trailing `/sgx/certification/v4` or `/tdx/certification/v4` are cut off.
+    pub fn new(url: &str, index: usize, http: Http, anchors: &TrustAnchors) -> Result<Self, EndpointError> {
+        let url = match url.trim() {
+            "" => DEFAULT_PCCS_URL,
+            url => url,
+        };
+        let parsed = Url::parse(url).map_err(|_| EndpointError::NotHttp { index })?;
+        if !matches!(parsed.scheme(), "http" | "https") || !parsed.has_host() {
+            return Err(EndpointError::NotHttp { index });
+        }
+        if parsed.query().is_some() || parsed.fragment().is_some() {
+            return Err(EndpointError::HasQuery { index });
+        }
+        let base = url
+            .trim_end_matches('/')
+            .trim_end_matches("/sgx/certification/v4")
+            .trim_end_matches("/tdx/certification/v4");
+        Ok(Self { base: base.to_owned(), http, root: anchors.tdx_root().clone() })
+    }
+
+    /// Collateral for `quote`, asked for afresh, with the platform's certificate chain. What is fetched is not checked
+    /// against the root or the time: the quote verifier does.
+    pub async fn fetch(&self, quote: &[u8]) -> Result<Collateral, CollateralError> {
+        let chain = match Origin::of(quote)? {
+            Origin::Certificate { chain, .. } => String::from_utf8_lossy(&chain).into_owned(),
+            Origin::EncryptedPpid(request) => {
+                self.pck_chain(&request).await.map_err(CollateralError::unavailable)?
+            }
+        };
+        let (platform, _) = read_chain(chain.as_bytes())?;
+        let parts = self.parts(platform).await.map_err(CollateralError::unavailable)?;
+        Ok(Collateral::new(parts)?.with_pck_certificate_chain(chain))
+    }
+
+    /// Collateral for `platform`, signed up to the trusted root and valid now.
+    pub(super) async fn platform(
+        &self,
+        platform: PlatformKey,
+        clock: &Clock,
+    ) -> Result<Collateral, FetchFailure> {
+        let parts = self.parts(platform).await?;
+        authentic::admit(parts, platform, &self.root, clock.now())
+    }
+
+    /// PEM chain of a PCK certificate, leaf first.
+    pub(super) async fn pck_chain(&self, request: &PckRequest) -> Result<String, FetchFailure> {
+        let resource = Resource::PckCertificate;
+        let PckRequest { qe_id, parameters } = request;
+        let url = format!(
+            "{}/sgx/certification/v4/pckcert?qeid={}&encrypted_ppid={}&cpusvn={}&pcesvn={}&pceid={}",
+            self.base,
+            hex::encode_upper(qe_id),
+            hex::encode_upper(&parameters.encrypted_ppid),
+            hex::encode_upper(parameters.cpusvn),
+            hex::encode_upper(parameters.pcesvn.to_le_bytes()),
+            hex::encode_upper(parameters.pceid),
+        );
+        let answer = self.http.get(resource, &url, MAX_DOCUMENT).await?;
+        if let Some(level) = answer.headers.get(PCK_TCBM) {
+            let asked = [&parameters.cpusvn[..], &parameters.pcesvn.to_le_bytes()].concat();
+            if hex::decode(level).is_ok_and(|level| !level.starts_with(&asked)) {
+                return Err(FetchFailure::TcbLevel);
+            }
+            hex::decode(level).map_err(|_| malformed(resource, "SGX-TCBm is not hex"))?;
+        }
+        let issuers = issuer_chain(&answer, resource, &[PCK_CHAIN])?;
+        let leaf = text(answer, resource)?;
+        Ok(format!("{leaf}\n{issuers}"))
+    }
+
+    async fn parts(&self, platform: PlatformKey) -> Result<QuoteCollateralV3, FetchFailure> {
+        let url =
+            format!("{}/sgx/certification/v4/pckcrl?ca={}&encoding=der", self.base, platform.ca.as_str());
+        let answer = self.http.get(Resource::PckCrl, &url, MAX_CRL).await?;
+        let pck_crl_issuer_chain = issuer_chain(&answer, Resource::PckCrl, &[PCK_CRL_CHAIN])?;
+        let pck_crl = answer.body;
+
+        let url =
+            format!("{}/tdx/certification/v4/tcb?fmspc={}", self.base, hex::encode_upper(platform.fmspc));
+        let answer = self.http.get(Resource::TcbInfo, &url, MAX_DOCUMENT).await?;
+        let tcb_info_issuer_chain = issuer_chain(&answer, Resource::TcbInfo, &TCB_INFO_CHAINS)?;
+        let tcb_info = text(answer, Resource::TcbInfo)?;
+
+        let url = format!("{}/tdx/certification/v4/qe/identity?update=standard", self.base);
+        let answer = self.http.get(Resource::QeIdentity, &url, MAX_DOCUMENT).await?;
+        let qe_identity_issuer_chain = issuer_chain(&answer, Resource::QeIdentity, &[QE_IDENTITY_CHAIN])?;
+        let qe_identity = text(answer, Resource::QeIdentity)?;
+
+        let root_ca_crl = self.root_crl(&qe_identity_issuer_chain).await?;
+
+        let (tcb_info, tcb_info_signature) = TcbInfoAnswer::read(&tcb_info)?;
+        let (qe_identity, qe_identity_signature) = QeIdentityAnswer::read(&qe_identity)?;
+        Ok(QuoteCollateralV3 {
+            pck_crl_issuer_chain,
+            root_ca_crl,
+            pck_crl,
+            tcb_info_issuer_chain,
+            tcb_info,
+            tcb_info_signature,
+            qe_identity_issuer_chain,
+            qe_identity,
+            qe_identity_signature,
+            pck_certificate_chain: None,
+        })
+    }
+
+    /// The root's CRL from the service, as hex text; else, as DER, from the root certificate's distribution point.
+    async fn root_crl(&self, qe_identity_issuer_chain: &str) -> Result<Vec<u8>, FetchFailure> {
+        if !self.base.starts_with(INTEL_PCS_URL) {
+            let url = format!("{}/sgx/certification/v4/rootcacrl", self.base);
+            match self.http.get(Resource::RootCrl, &url, MAX_CRL).await {
+                Ok(answer) => {
+                    return hex::decode(answer.body)
+                        .map_err(|_| malformed(Resource::RootCrl, "root crl is not hex"));
+                }
+                Err(too_large @ FetchFailure::TooLarge { .. }) => return Err(too_large),
+                Err(_) => {}
+            }
+        }
+        let chain = certificates(qe_identity_issuer_chain.as_bytes()).unwrap_or_default();
+        // The address must stand in a certificate of the trusted root: a service could name any host in another.
+        let url = chain
+            .last()
+            .filter(|last| authentic::is_rooted(last, &self.root))
+            .and_then(|last| distribution_point(last))
+            .ok_or(FetchFailure::NoDistributionPoint)?;
+        Ok(self.http.get_distribution_point(&url).await?.body)
+    }
+}
+
+/// First `http` or `https` address in the CRL distribution points of a certificate.
+fn distribution_point(certificate: &CertificateDer<'_>) -> Option<String> {
+    let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+    let points =
+        certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::CRLDistributionPoints(points) => Some(points),
+            _ => None,
+        })?;
+    points
+        .iter()
+        .filter_map(|point| match &point.distribution_point {
+            Some(DistributionPointName::FullName(names)) => Some(names),
+            _ => None,
+        })
+        .flatten()
+        .find_map(|name| match name {
+            GeneralName::URI(uri) => Some(*uri),
+            _ => None,
+        })
+        .filter(|uri| Url::parse(uri).is_ok_and(|url| matches!(url.scheme(), "http" | "https")))
+        .map(str::to_owned)
+}
+
+#[derive(Deserialize)]
+struct TcbInfoAnswer<'a> {
+    #[serde(borrow, rename = "tcbInfo")]
+    document: &'a RawValue,
+    signature: String,
+}
+
+#[derive(Deserialize)]
+struct QeIdentityAnswer<'a> {
+    #[serde(borrow, rename = "enclaveIdentity")]
+    document: &'a RawValue,
+    signature: String,
+}
+
+impl TcbInfoAnswer<'_> {
+    fn read(answer: &str) -> Result<(String, Vec<u8>), FetchFailure> {
+        let answer: TcbInfoAnswer<'_> = serde_json::from_str(answer)
+            .map_err(|_| malformed(Resource::TcbInfo, "is not the expected json"))?;
+        signed_document(Resource::TcbInfo, answer.document, &answer.signature)
+    }
+}
+
+impl QeIdentityAnswer<'_> {
+    fn read(answer: &str) -> Result<(String, Vec<u8>), FetchFailure> {
+        let answer: QeIdentityAnswer<'_> = serde_json::from_str(answer)
+            .map_err(|_| malformed(Resource::QeIdentity, "is not the expected json"))?;
+        signed_document(Resource::QeIdentity, answer.document, &answer.signature)
+    }
+}
+
+fn signed_document(
+    resource: Resource,
+    document: &RawValue,
+    signature: &str,
+) -> Result<(String, Vec<u8>), FetchFailure> {
+    let signature = hex::decode(signature).map_err(|_| malformed(resource, "signature is not hex"))?;
+    Ok((compact(document.get()), signature))
+}
+
+/// Valid JSON without the white space between its tokens: the signed form. Nothing else changes, neither the order of
+/// keys nor how a number or a character is written.
+fn compact(json: &str) -> String {
+    let mut compact = String::with_capacity(json.len());
+    let mut in_string = false;
+    let mut escaped = false;
+    for c in json.chars() {
+        if in_string {
+            in_string = escaped || c != '"';
+            escaped = !escaped && c == '\\';
+        } else if matches!(c, ' ' | '\t' | '\n' | '\r') {
+            continue;
+        } else {
+            in_string = c == '"';
+        }
+        compact.push(c);
+    }
+    compact
+}
+
+fn issuer_chain(answer: &Answer, resource: Resource, names: &[&'static str]) -> Result<String, FetchFailure> {
+    let header = names.last().copied().unwrap_or_default();
+    let value = names
+        .iter()
+        .find_map(|name| answer.headers.get(*name))
+        .ok_or(FetchFailure::MissingHeader { resource, header })?;
+    let value = value.to_str().map_err(|_| malformed(resource, "issuer chain is not ascii"))?;
+    let chain = percent_decode_str(value)
+        .decode_utf8()
+        .map_err(|_| malformed(resource, "issuer chain is not percent-encoded utf-8"))?;
+    Ok(chain.into_owned())
+}
+
+fn text(answer: Answer, resource: Resource) -> Result<String, FetchFailure> {
+    String::from_utf8(answer.body).map_err(|_| malformed(resource, "is not utf-8"))
+}
+
+fn malformed(resource: Resource, problem: &'static str) -> FetchFailure {
+    FetchFailure::Malformed { resource, problem }
+}

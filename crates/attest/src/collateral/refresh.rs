@@ -1,0 +1,29 @@
+//! The background task that fetches collateral again before it ends.
+
+use std::time::Duration;
+
+use tokio::task::JoinHandle;
+
+use super::CollateralCache;
+
+/// Refreshes a cache as long as it lives.
+#[derive(Debug)]
+#[must_use = "the refresh stops when this is dropped"]
+pub struct RefreshTask(JoinHandle<()>);
+
+impl RefreshTask {
+    pub(super) fn spawn(cache: CollateralCache, every: Duration) -> Self {
+        Self(tokio::spawn(async move {
+            loop {
+                tokio::time::sleep(every).await;
+                cache.refresh_due().await;
+            }
+        }))
+    }
+}
+
+impl Drop for RefreshTask {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}

@@ -1,0 +1,7 @@
+//! MessagePack as evidence V1 and the app info extension use it.
+
+mod read;
+mod write;
+
+pub(crate) use read::{Known, Reader, TextForm, required, set};
+pub(crate) use write::Writer;

@@ -1,0 +1,19 @@
+//! Attestation evidence in, verified identity out: wire forms, TDX verification, collateral, RA-TLS and own quotes.
+
+pub mod attester;
+pub mod binding;
+pub mod certificate;
+pub mod collateral;
+pub mod csr;
+pub mod evidence;
+pub mod identity;
+pub mod measurement;
+pub mod p256;
+pub mod platform;
+pub mod ra_tls;
+pub mod trust;
+pub mod verify;
+pub mod vm_config;
+
+#[cfg(test)]
+mod test_vectors;

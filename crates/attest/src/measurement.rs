@@ -1,0 +1,287 @@
+//! Runtime events: their digests, the registers they replay to, and what may be looked up in them.
+
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+use sha2::{Digest, Sha256, Sha384};
+
+/// The event type of runtime events, whichever their version.
+pub const RUNTIME_EVENT_TYPE: u32 = 0x0800_0001;
+
+/// The register that runtime events extend.
+pub const RUNTIME_REGISTER: u32 = 3;
+
+/// The event after which the system stops measuring what it boots.
+pub const BOOT_MR_DONE: &str = "boot-mr-done";
+
+/// The event after which the app may extend the register with any name: nothing behind it is identity.
+pub const SYSTEM_READY: &str = "system-ready";
+
+/// How an event is turned into a digest.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum EventVersion {
+    /// `SHA-384(u32le(type) ‖ ":" ‖ name ‖ ":" ‖ payload)`
+    #[default]
+    V1,
+    /// `SHA-384(JCS({"name": name, "payload": hex(payload), "type": type}))`
+    V2,
+}
+
+impl EventVersion {
+    fn is_v1(&self) -> bool {
+        *self == Self::V1
+    }
+
+    /// The version's number on the wire.
+    pub fn number(self) -> u64 {
+        match self {
+            Self::V1 => 1,
+            Self::V2 => 2,
+        }
+    }
+
+    /// The version with this number, if there is one.
+    pub fn from_number(number: u64) -> Option<Self> {
+        match number {
+            1 => Some(Self::V1),
+            2 => Some(Self::V2),
+            _ => None,
+        }
+    }
+}
+
+impl Serialize for EventVersion {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_u64(self.number())
+    }
+}
+
+impl<'de> Deserialize<'de> for EventVersion {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        let number = u64::deserialize(deserializer)?;
+        Self::from_number(number)
+            .ok_or_else(|| serde::de::Error::custom(format!("event version must be 1 or 2, got {number}")))
+    }
+}
+
+/// An event that the guest extended into RTMR3 (PCR14 where there is a TPM). Its JSON form, a line of the guest's log,
+/// has the payload in base64.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RuntimeEvent {
+    /// Name.
+    pub event: String,
+    /// What the event says, as bytes.
+    #[serde(with = "base64_text")]
+    pub payload: Vec<u8>,
+    /// How the digest is made.
+    #[serde(default, skip_serializing_if = "EventVersion::is_v1")]
+    pub version: EventVersion,
+}
+
+impl RuntimeEvent {
+    /// What is hashed into the digest.
+    pub fn preimage(&self) -> Vec<u8> {
+        match self.version {
+            EventVersion::V1 => {
+                let kind = RUNTIME_EVENT_TYPE.to_le_bytes();
+                [&kind, b":".as_slice(), self.event.as_bytes(), b":", &self.payload].concat()
+            }
+            EventVersion::V2 => {
+                #[derive(Serialize)]
+                struct Canonical<'a> {
+                    name: &'a str,
+                    payload: String,
+                    #[serde(rename = "type")]
+                    kind: u32,
+                }
+                let payload = hex::encode(&self.payload);
+                let canonical = Canonical { name: &self.event, payload, kind: RUNTIME_EVENT_TYPE };
+                serde_jcs::to_vec(&canonical).expect("two texts and a number have a canonical form")
+            }
+        }
+    }
+
+    /// The digest that RTMR3, and PCR14 of AWS, are extended with.
+    pub fn sha384_digest(&self) -> [u8; 48] {
+        Sha384::digest(self.preimage()).into()
+    }
+
+    /// The digest that PCR14 of GCP is extended with.
+    pub fn sha256_digest(&self) -> [u8; 32] {
+        Sha256::digest(self.preimage()).into()
+    }
+
+    /// The event as an entry of the TDX event log.
+    pub fn to_tdx_event(&self) -> TdxEvent {
+        TdxEvent {
+            imr: RUNTIME_REGISTER,
+            event_type: RUNTIME_EVENT_TYPE,
+            digest: self.sha384_digest().to_vec(),
+            event: self.event.clone(),
+            event_payload: self.payload.clone(),
+            version: self.version,
+            preimage: None,
+        }
+    }
+
+    /// The same entry with the digest's preimage, as the guest agent's `Attest` gives it.
+    pub fn to_tdx_event_with_preimage(&self) -> TdxEvent {
+        TdxEvent { preimage: Some(hex::encode(self.preimage())), ..self.to_tdx_event() }
+    }
+}
+
+/// An entry of the TDX event log, runtime or not. Its JSON form has bytes in hex.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TdxEvent {
+    /// Register, from 0 for RTMR0.
+    pub imr: u32,
+    /// [`RUNTIME_EVENT_TYPE`], or a type of the TCG's.
+    pub event_type: u32,
+    /// What the register was extended with; empty where the log was stripped.
+    #[serde(default, with = "hex::serde")]
+    pub digest: Vec<u8>,
+    /// Name.
+    pub event: String,
+    /// What was measured, as bytes.
+    #[serde(with = "hex::serde")]
+    pub event_payload: Vec<u8>,
+    /// How a runtime event's digest is made.
+    #[serde(default, skip_serializing_if = "EventVersion::is_v1")]
+    pub version: EventVersion,
+    /// What the digest was made from, in hex, where the guest agent filled it in.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub preimage: Option<String>,
+}
+
+impl TdxEvent {
+    /// Whether this is a runtime event. The register is not looked at, as the peer does not.
+    pub fn is_runtime(&self) -> bool {
+        self.event_type == RUNTIME_EVENT_TYPE
+    }
+}
+
+/// The runtime events of a TDX event log, in its order.
+pub fn runtime_events_of(log: &[TdxEvent]) -> Vec<RuntimeEvent> {
+    let runtime = log.iter().filter(|entry| entry.is_runtime());
+    runtime
+        .map(|entry| RuntimeEvent {
+            event: entry.event.clone(),
+            payload: entry.event_payload.clone(),
+            version: entry.version,
+        })
+        .collect()
+}
+
+/// How far a replay goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Until {
+    /// Until after the first `boot-mr-done`, or to the end if there is none.
+    BootMrDone,
+    /// To the end.
+    End,
+}
+
+fn replayed(events: &[RuntimeEvent], until: Until) -> &[RuntimeEvent] {
+    let boot_end = events.iter().position(|event| event.event == BOOT_MR_DONE);
+    match (until, boot_end) {
+        (Until::BootMrDone, Some(last)) => &events[..=last],
+        _ => events,
+    }
+}
+
+/// `mr₀ = 0⁴⁸, mr := SHA-384(mr ‖ digest)`: RTMR3 after these events.
+pub fn replay_rtmr3(events: &[RuntimeEvent], until: Until) -> [u8; 48] {
+    replayed(events, until).iter().fold([0; 48], |register, event| {
+        Sha384::new().chain_update(register).chain_update(event.sha384_digest()).finalize().into()
+    })
+}
+
+/// `mr₀ = 0³², mr := SHA-256(mr ‖ digest)`: PCR14 of a GCP guest after these events.
+pub fn replay_pcr14_sha256(events: &[RuntimeEvent], until: Until) -> [u8; 32] {
+    replayed(events, until).iter().fold([0; 32], |register, event| {
+        Sha256::new().chain_update(register).chain_update(event.sha256_digest()).finalize().into()
+    })
+}
+
+/// PCR14 of an AWS NitroTPM guest after these events: made as RTMR3 is.
+pub fn replay_pcr14_sha384(events: &[RuntimeEvent], until: Until) -> [u8; 48] {
+    replay_rtmr3(events, until)
+}
+
+/// The payloads of the events with this name, before the first `system-ready`.
+pub fn payloads<'a>(events: &'a [RuntimeEvent], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
+    let system = events.iter().take_while(|event| event.event != SYSTEM_READY);
+    system.filter(move |event| event.event == name).map(|event| event.payload.as_slice())
+}
+
+/// The payload of the first event with this name before the first `system-ready`; empty if there is none.
+pub fn first_payload<'a>(events: &'a [RuntimeEvent], name: &'a str) -> &'a [u8] {
+    payloads(events, name).next().unwrap_or_default()
+}
+
+/// Why the preimages of V2 runtime events do not stand for their digests; `index` counts entries of the event log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PreimageError {
+    /// No preimage, as in evidence that did not come from `Attest`.
+    #[error("V2 runtime event {index} is missing its digest preimage")]
+    Missing {
+        /// Entry of the log.
+        index: usize,
+    },
+    /// Not hex.
+    #[error("the digest preimage of V2 runtime event {index} is not hex")]
+    NotHex {
+        /// Entry of the log.
+        index: usize,
+    },
+    /// Another preimage than the digest's; also what a stripped log gives, whose digests are empty.
+    #[error("V2 runtime event {index} digest does not match its preimage")]
+    DigestMismatch {
+        /// Entry of the log.
+        index: usize,
+    },
+    /// The digest's preimage, which does not say what the event says.
+    #[error("V2 runtime event {index} preimage is not the canonical event representation")]
+    NotCanonical {
+        /// Entry of the log.
+        index: usize,
+    },
+}
+
+/// Checks that each V2 runtime event of the log has the preimage of its digest, and that this preimage is the event's
+/// canonical form.
+pub fn validate_v2_preimages(log: &[TdxEvent]) -> Result<(), PreimageError> {
+    let v2 = |entry: &TdxEvent| entry.is_runtime() && entry.version == EventVersion::V2;
+    for (index, entry) in log.iter().enumerate().filter(|(_, entry)| v2(entry)) {
+        let preimage = entry.preimage.as_ref().ok_or(PreimageError::Missing { index })?;
+        let preimage = hex::decode(preimage).map_err(|_| PreimageError::NotHex { index })?;
+        if Sha384::digest(&preimage).as_slice() != entry.digest {
+            return Err(PreimageError::DigestMismatch { index });
+        }
+        let event = RuntimeEvent {
+            event: entry.event.clone(),
+            payload: entry.event_payload.clone(),
+            version: EventVersion::V2,
+        };
+        if preimage != event.preimage() {
+            return Err(PreimageError::NotCanonical { index });
+        }
+    }
+    Ok(())
+}
+
+/// Serde of bytes as standard base64 text.
+pub(crate) mod base64_text {
+    use base64::{Engine, prelude::BASE64_STANDARD};
+    use serde::{Deserialize, Deserializer, Serializer, de::Error};
+
+    pub(crate) fn serialize<S: Serializer>(bytes: &[u8], serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.serialize_str(&BASE64_STANDARD.encode(bytes))
+    }
+
+    pub(crate) fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Vec<u8>, D::Error> {
+        let text = std::borrow::Cow::<'de, str>::deserialize(deserializer)?;
+        BASE64_STANDARD.decode(text.as_bytes()).map_err(|_| D::Error::custom("not base64"))
+    }
+}
+
+#[cfg(test)]
+mod tests;

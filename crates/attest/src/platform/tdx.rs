@@ -1,0 +1,232 @@
+//! TDX quotes: the registers of a TD, and the verification of a quote against collateral and a root.
+
+use dcap_qvl::quote::{Quote, Report, TDReport10};
+use dcap_qvl::verify::QuoteVerifier;
+
+use crate::collateral::Collateral;
+use crate::identity::Quoted;
+use crate::trust::TrustAnchors;
+
+/// TDATTRIBUTES a TD may have: SEPT_VE_DISABLE (28), PKS (30) and KL (31). Everything else is refused: the debug
+/// byte, reserved bits, migration, and PERFMON (63), which the library accepts and the peer refuses.
+const PERMITTED_ATTRIBUTES: u64 = SEPT_VE_DISABLE | 1 << 30 | 1 << 31;
+const SEPT_VE_DISABLE: u64 = 1 << 28;
+const DEBUG_BYTE: u64 = 0xff;
+
+/// Length of a platform's provisioning id.
+const PPID_BYTES: usize = 16;
+
+/// A library message longer than this is cut: part of it can come from the sender of the quote.
+const MAX_REASON_CHARS: usize = 400;
+
+/// The body of a TDX quote, version 1.0 or 1.5: registers and attributes as the hardware reported them.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TdReport {
+    /// TEE_TCB_SVN: security versions of the TDX module.
+    pub tee_tcb_svn: [u8; 16],
+    /// MRSEAM: measurement of the TDX module.
+    pub mr_seam: [u8; 48],
+    /// MRSIGNERSEAM: signer of the TDX module, zero for Intel's.
+    pub mr_signer_seam: [u8; 48],
+    /// SEAMATTRIBUTES.
+    pub seam_attributes: [u8; 8],
+    /// TDATTRIBUTES, little-endian on the wire.
+    pub td_attributes: u64,
+    /// XFAM: extended features the TD may use.
+    pub xfam: [u8; 8],
+    /// MRTD: measurement of the initial contents.
+    pub mr_td: [u8; 48],
+    /// MRCONFIGID, set by the host.
+    pub mr_config_id: [u8; 48],
+    /// MROWNER, set by the host.
+    pub mr_owner: [u8; 48],
+    /// MROWNERCONFIG, set by the host.
+    pub mr_owner_config: [u8; 48],
+    /// RTMR0 to RTMR3.
+    pub rt_mr: [[u8; 48]; 4],
+    /// REPORTDATA, chosen by the guest.
+    pub report_data: [u8; 64],
+    /// MRSERVICETD, present in TD 1.5 bodies only.
+    pub mr_service_td: Option<[u8; 48]>,
+}
+
+impl TdReport {
+    /// The body of `quote`, **not** verified.
+    pub fn parse(quote: &[u8]) -> Result<Self, TdxError> {
+        let quote = Quote::parse(quote).map_err(|e| TdxError::Malformed(reason(&e)))?;
+        Self::from_report(&quote.report)
+    }
+
+    fn from_report(report: &Report) -> Result<Self, TdxError> {
+        match report {
+            Report::SgxEnclave(_) => Err(TdxError::NotATd),
+            Report::TD10(body) => Ok(Self::from_body(body, None)),
+            Report::TD15(body) => Ok(Self::from_body(&body.base, Some(body.mr_service_td))),
+            Report::TD15Ex(_) => Err(TdxError::UnsupportedBody),
+        }
+    }
+
+    fn from_body(body: &TDReport10, mr_service_td: Option<[u8; 48]>) -> Self {
+        Self {
+            tee_tcb_svn: body.tee_tcb_svn,
+            mr_seam: body.mr_seam,
+            mr_signer_seam: body.mr_signer_seam,
+            seam_attributes: body.seam_attributes,
+            td_attributes: u64::from_le_bytes(body.td_attributes),
+            xfam: body.xfam,
+            mr_td: body.mr_td,
+            mr_config_id: body.mr_config_id,
+            mr_owner: body.mr_owner,
+            mr_owner_config: body.mr_owner_config,
+            rt_mr: [body.rt_mr0, body.rt_mr1, body.rt_mr2, body.rt_mr3],
+            report_data: body.report_data,
+            mr_service_td,
+        }
+    }
+
+    /// The registers that identify the guest.
+    pub fn quoted(&self) -> Quoted {
+        let [rt_mr0, rt_mr1, rt_mr2, rt_mr3] = self.rt_mr;
+        Quoted {
+            mr_td: self.mr_td,
+            rt_mr0,
+            rt_mr1,
+            rt_mr2,
+            rt_mr3,
+            mr_config_id: self.mr_config_id,
+            mr_owner: self.mr_owner,
+            mr_owner_config: self.mr_owner_config,
+            report_data: self.report_data,
+        }
+    }
+
+    /// Our own checks after the library's: nothing that lets another party look into or change the TD.
+    fn check_isolation(&self) -> Result<(), TdxError> {
+        if self.td_attributes & DEBUG_BYTE != 0 {
+            return Err(TdxError::Debug);
+        }
+        if self.td_attributes & !PERMITTED_ATTRIBUTES != 0 {
+            return Err(TdxError::Attributes(self.td_attributes & !PERMITTED_ATTRIBUTES));
+        }
+        if self.td_attributes & SEPT_VE_DISABLE == 0 {
+            return Err(TdxError::SeptVeEnabled);
+        }
+        if self.mr_signer_seam != [0; 48] {
+            return Err(TdxError::ForeignModule);
+        }
+        if self.mr_service_td.is_some_and(|register| register != [0; 48]) {
+            return Err(TdxError::ServiceTd);
+        }
+        Ok(())
+    }
+}
+
+/// What a verified quote says. Only [`verify_quote`] makes one.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VerifiedQuote {
+    td: TdReport,
+    status: String,
+    platform_status: String,
+    qe_status: String,
+    advisory_ids: Vec<String>,
+    ppid: [u8; PPID_BYTES],
+}
+
+impl VerifiedQuote {
+    /// Registers and attributes of the TD.
+    pub fn td(&self) -> &TdReport {
+        &self.td
+    }
+
+    /// Worst TCB status of platform, TDX module and quoting enclave, in Intel's words; never `Revoked`.
+    pub fn status(&self) -> &str {
+        &self.status
+    }
+
+    /// TCB status of platform and TDX module.
+    pub fn platform_status(&self) -> &str {
+        &self.platform_status
+    }
+
+    /// TCB status of the quoting enclave.
+    pub fn qe_status(&self) -> &str {
+        &self.qe_status
+    }
+
+    /// Intel's advisories that apply, without repeats.
+    pub fn advisory_ids(&self) -> &[String] {
+        &self.advisory_ids
+    }
+
+    /// The platform's provisioning id, from its PCK certificate.
+    pub fn ppid(&self) -> &[u8; PPID_BYTES] {
+        &self.ppid
+    }
+}
+
+/// Verifies `quote` at `now` (Unix seconds): signatures up to the TDX root of `anchors`, revocation, TCB levels, and
+/// the isolation of the TD. A TCB status other than `Revoked` is no failure: it is for the policy to judge.
+pub fn verify_quote(
+    quote: &[u8],
+    collateral: &Collateral,
+    anchors: &TrustAnchors,
+    now: u64,
+) -> Result<VerifiedQuote, TdxError> {
+    let report = QuoteVerifier::new(anchors.tdx_root().to_vec())
+        .verify(quote, collateral.parts(), now)
+        .map_err(|e| TdxError::Rejected(reason(&e)))?;
+    let td = TdReport::from_report(&report.report)?;
+    td.check_isolation()?;
+    let ppid = report.ppid.as_slice().try_into().map_err(|_| TdxError::Ppid { bytes: report.ppid.len() })?;
+    Ok(VerifiedQuote {
+        td,
+        status: report.status,
+        platform_status: report.platform_status.status.to_string(),
+        qe_status: report.qe_status.status.to_string(),
+        advisory_ids: report.advisory_ids,
+        ppid,
+    })
+}
+
+/// A library error with its causes, bounded, on one line.
+fn reason(error: &(impl std::fmt::Display + ?Sized)) -> String {
+    format!("{error:#}").chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect()
+}
+
+/// Why a TDX quote is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum TdxError {
+    /// The bytes are not a quote.
+    #[error("failed to parse TDX quote: {0}")]
+    Malformed(String),
+    /// The verifier's answer.
+    #[error("failed to verify TDX quote: {0}")]
+    Rejected(String),
+    /// The quote is of an SGX enclave.
+    #[error("no td report")]
+    NotATd,
+    /// A TD report form later than 1.5.
+    #[error("td report of this version is not supported")]
+    UnsupportedBody,
+    /// Any bit of the debug byte of TDATTRIBUTES.
+    #[error("debug mode is enabled")]
+    Debug,
+    /// Attribute bits that are reserved or that we do not accept.
+    #[error("td attributes {0:#018x} are not accepted")]
+    Attributes(u64),
+    /// SEPT_VE_DISABLE is clear.
+    #[error("SEPT_VE_DISABLE is not enabled")]
+    SeptVeEnabled,
+    /// The TDX module is not Intel's.
+    #[error("mr_signer_seam is not zero")]
+    ForeignModule,
+    /// A service TD is bound to the TD.
+    #[error("mr_service_td is not zero")]
+    ServiceTd,
+    /// The PCK certificate's PPID has the wrong length.
+    #[error("ppid must be {PPID_BYTES} bytes, got {bytes}")]
+    Ppid {
+        /// Length found.
+        bytes: usize,
+    },
+}

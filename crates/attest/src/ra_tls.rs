@@ -1,0 +1,174 @@
+//! RA-TLS certificates: X.509 certificates that hold evidence, and what else the private extensions say.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use x509_parser::asn1_rs::{Any, FromDer};
+use x509_parser::certificate::X509Certificate;
+
+use crate::certificate::{self, CertificateError, CertificateSpec, Issuer, LONG_AGO, Role, Validity, oid};
+use crate::evidence::{Evidence, EvidenceError};
+use crate::identity::{AppId, AppIdLength, AppInfo, AppInfoError};
+use crate::p256::P256Key;
+
+/// The largest certificate that is read, in bytes. TLS carries at most 64 KiB; replies of a KMS may hold larger ones.
+pub const MAX_CERTIFICATE: usize = 1024 * 1024;
+
+/// Subject of client certificates.
+const CLIENT_NAME: &str = "RA-TLS TEMP Cert";
+
+/// How long client certificates are valid: what ends them in practice is the collateral of their evidence.
+const CLIENT_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
+
+/// Why a certificate cannot be read or made.
+#[derive(Debug, thiserror::Error)]
+pub enum RaTlsError {
+    /// More than [`MAX_CERTIFICATE`].
+    #[error("a certificate must be at most {MAX_CERTIFICATE} bytes, got {0}")]
+    TooLarge(usize),
+    /// Not a certificate.
+    #[error("the certificate does not parse")]
+    Malformed,
+    /// An extension that is there twice.
+    #[error("the {0} extension is in the certificate twice")]
+    Duplicate(&'static str),
+    /// An extension whose payload is not wrapped in an OCTET STRING of its own.
+    #[error("the {0} extension does not hold an OCTET STRING")]
+    NotOctetString(&'static str),
+    /// A legacy quote without its log.
+    #[error("TDX event log missing")]
+    EventLogMissing,
+    /// Evidence that does not decode.
+    #[error("the attestation extension: {0}")]
+    Evidence(#[from] EvidenceError),
+    /// A usage that is not text.
+    #[error("the special usage extension is not UTF-8")]
+    UsageNotUtf8,
+    /// An app id of another length.
+    #[error("the app id extension: {0}")]
+    AppId(#[from] AppIdLength),
+    /// App info that does not decode.
+    #[error("the app info extension: {0}")]
+    AppInfo(#[from] AppInfoError),
+    /// A certificate that cannot be issued.
+    #[error(transparent)]
+    Certificate(#[from] CertificateError),
+}
+
+/// A private extension: its object identifier, and its name in error messages.
+struct Extension {
+    oid: &'static [u64],
+    name: &'static str,
+}
+
+const TDX_QUOTE: Extension = Extension { oid: oid::TDX_QUOTE, name: "TDX quote" };
+const EVENT_LOG: Extension = Extension { oid: oid::EVENT_LOG, name: "event log" };
+const APP_ID: Extension = Extension { oid: oid::APP_ID, name: "app id" };
+const SPECIAL_USAGE: Extension = Extension { oid: oid::SPECIAL_USAGE, name: "special usage" };
+const ATTESTATION: Extension = Extension { oid: oid::ATTESTATION, name: "attestation" };
+const APP_INFO: Extension = Extension { oid: oid::APP_INFO, name: "app info" };
+
+/// The evidence in a certificate, if it has any: the attestation extension, else the legacy pair of a quote and its
+/// event log.
+pub fn evidence_in(certificate: &[u8]) -> Result<Option<Evidence>, RaTlsError> {
+    let certificate = parse(certificate)?;
+    if let Some(attestation) = payload(&certificate, &ATTESTATION)? {
+        return Ok(Some(Evidence::decode(attestation)?));
+    }
+    let Some(quote) = payload(&certificate, &TDX_QUOTE)? else { return Ok(None) };
+    let event_log = payload(&certificate, &EVENT_LOG)?.ok_or(RaTlsError::EventLogMissing)?;
+    Ok(Some(Evidence::from_legacy(quote, event_log).map_err(EvidenceError::from)?))
+}
+
+/// What a certificate is for in the protocol, such as `kms:rpc`, if it says.
+pub fn special_usage(certificate: &[u8]) -> Result<Option<String>, RaTlsError> {
+    let certificate = parse(certificate)?;
+    let usage = payload(&certificate, &SPECIAL_USAGE)?;
+    usage.map(|usage| String::from_utf8(usage.to_vec()).map_err(|_| RaTlsError::UsageNotUtf8)).transpose()
+}
+
+/// The app whose certificate this is, if it says. A claim of the certificate's issuer.
+pub fn app_id_in(certificate: &[u8]) -> Result<Option<AppId>, RaTlsError> {
+    let certificate = parse(certificate)?;
+    let app_id = payload(&certificate, &APP_ID)?;
+    Ok(app_id.map(AppId::try_from).transpose()?)
+}
+
+/// The identity that the certificate's issuer saw, if the certificate says.
+pub fn app_info_in(certificate: &[u8]) -> Result<Option<AppInfo>, RaTlsError> {
+    let certificate = parse(certificate)?;
+    let app_info = payload(&certificate, &APP_INFO)?;
+    Ok(app_info.map(AppInfo::from_msgpack).transpose()?)
+}
+
+/// The SubjectPublicKeyInfo of a certificate, as it stands there.
+pub fn spki_of(certificate: &[u8]) -> Result<Vec<u8>, RaTlsError> {
+    let spki = parse(certificate)?.tbs_certificate.subject_pki.raw;
+    match Any::from_der(spki) {
+        Ok(([], _)) => Ok(spki.to_vec()),
+        _ => Err(RaTlsError::Malformed),
+    }
+}
+
+/// A client certificate of `key`, issued by the temporary CA whose key is public: what proves is the evidence in it,
+/// which must be bound to `key`.
+pub fn client_certificate(
+    temp_ca_cert_pem: &str,
+    temp_ca_key: &P256Key,
+    key: &P256Key,
+    evidence: &Evidence,
+) -> Result<Vec<u8>, RaTlsError> {
+    let issuer = Issuer::from_pem(temp_ca_cert_pem, temp_ca_key)?;
+    let evidence = evidence.stripped().encode();
+    Ok(certificate::issue(&client_spec(&evidence), &key.spki_der(), &issuer)?)
+}
+
+/// A certificate of `key`, issued by itself, with evidence that must be bound to `key`.
+pub fn self_issued_certificate(key: &P256Key, evidence: &Evidence) -> Result<Vec<u8>, RaTlsError> {
+    let evidence = evidence.stripped().encode();
+    Ok(certificate::self_signed(&client_spec(&evidence), key)?)
+}
+
+fn client_spec(evidence: &[u8]) -> CertificateSpec<'_> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    let not_after = now.saturating_add(CLIENT_LIFETIME).as_secs();
+    CertificateSpec {
+        organization: None,
+        common_name: CLIENT_NAME,
+        names: &[],
+        validity: Validity { not_before: LONG_AGO, not_after },
+        role: Role::LEAF,
+        app_id: None,
+        app_info: None,
+        usage: None,
+        evidence: Some(evidence),
+    }
+}
+
+fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, RaTlsError> {
+    if certificate.len() > MAX_CERTIFICATE {
+        return Err(RaTlsError::TooLarge(certificate.len()));
+    }
+    match X509Certificate::from_der(certificate) {
+        Ok(([], certificate)) => Ok(certificate),
+        _ => Err(RaTlsError::Malformed),
+    }
+}
+
+/// The payload of an extension that may be there once: the content of the OCTET STRING inside the extension's own.
+fn payload<'a>(
+    certificate: &X509Certificate<'a>,
+    extension: &Extension,
+) -> Result<Option<&'a [u8]>, RaTlsError> {
+    let mut found = certificate.extensions().iter().filter(|found| oid::is(&found.oid, extension.oid));
+    let Some(first) = found.next() else { return Ok(None) };
+    if found.next().is_some() {
+        return Err(RaTlsError::Duplicate(extension.name));
+    }
+    match <&[u8]>::from_der(first.value) {
+        Ok(([], payload)) => Ok(Some(payload)),
+        _ => Err(RaTlsError::NotOctetString(extension.name)),
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,272 @@
+//! Verification of evidence: from bytes that anybody can send to a [`Verified`] that says what runs where.
+
+use std::fmt;
+use std::sync::Arc;
+
+use subtle::ConstantTimeEq;
+
+use crate::binding::ReportData;
+use crate::collateral::{Collateral, CollateralCache, CollateralError};
+use crate::evidence::{Evidence, EvidenceError, Platform, Tdx};
+use crate::identity::{AppId, AppIdLength, AppInfo, BootInfo, IdentityError, Registers, tdx_identity};
+use crate::measurement::{EventVersion, PreimageError, TdxEvent, Until, replay_rtmr3, validate_v2_preimages};
+use crate::platform::tdx::{self, TdReport, TdxError, VerifiedQuote};
+use crate::trust::TrustAnchors;
+use crate::vm_config::VmConfig;
+
+/// What the evidence must vouch for, so that it cannot be shown by somebody else.
+#[derive(Debug, Clone, Copy)]
+pub enum Binding<'a> {
+    /// A public key, as the `SubjectPublicKeyInfo` DER stands in the certificate or CSR.
+    PublicKey(&'a [u8]),
+    /// These report data.
+    ReportData(&'a ReportData),
+    /// Whatever report data the evidence itself names: for own evidence, and where the caller compares afterwards.
+    SelfReported,
+}
+
+/// Evidence that passed [`verify`]. There is no other way to make one.
+#[derive(Debug, Clone)]
+pub struct Verified {
+    evidence: Evidence,
+    report_data: ReportData,
+    quote: VerifiedQuote,
+    fmspc: [u8; 6],
+    collateral_expires: u64,
+}
+
+impl Verified {
+    /// The evidence.
+    pub fn evidence(&self) -> &Evidence {
+        &self.evidence
+    }
+
+    /// Worst TCB status of platform, TDX module and quoting enclave, in Intel's words; never `Revoked`.
+    pub fn tcb_status(&self) -> &str {
+        self.quote.status()
+    }
+
+    /// Intel's advisories that apply.
+    pub fn advisory_ids(&self) -> &[String] {
+        self.quote.advisory_ids()
+    }
+
+    /// The platform's provisioning id, 16 bytes.
+    pub fn ppid(&self) -> &[u8] {
+        self.quote.ppid()
+    }
+
+    /// The kind of platform.
+    pub fn fmspc(&self) -> [u8; 6] {
+        self.fmspc
+    }
+
+    /// What the quote vouches for.
+    pub fn report_data(&self) -> &ReportData {
+        &self.report_data
+    }
+
+    /// Registers and attributes of the TD.
+    pub fn td(&self) -> &TdReport {
+        self.quote.td()
+    }
+
+    /// The verified quote.
+    pub fn quote(&self) -> &VerifiedQuote {
+        &self.quote
+    }
+
+    /// Unix seconds until which the collateral of this verification is valid.
+    pub fn collateral_expires(&self) -> u64 {
+        self.collateral_expires
+    }
+
+    /// Who the guest is, with `vm_config` as the request gave it (empty: the configuration in the evidence).
+    pub fn app_info(&self, registers: Registers, vm_config: &str) -> Result<AppInfo, BootInfoError> {
+        let stack = &self.evidence.stack;
+        let config = VmConfig::effective(vm_config, &stack.config).map_err(IdentityError::from)?;
+        let quoted = self.td().quoted();
+        Ok(tdx_identity(&quoted, &stack.runtime_events, registers, &config, self.ppid())?)
+    }
+
+    /// What the policy is asked about this guest. Its `os_image_hash` is a claim of the configuration.
+    pub fn boot_info(&self, registers: Registers, vm_config: &str) -> Result<BootInfo, BootInfoError> {
+        let app_info = self.app_info(registers, vm_config)?;
+        AppId::try_from(app_info.app_id.as_slice())?;
+        let tee_variant = self.evidence.platform.tee_variant();
+        Ok(BootInfo::new(app_info, tee_variant, self.tcb_status(), self.advisory_ids()))
+    }
+}
+
+/// Why verified evidence names nobody.
+#[derive(Debug, thiserror::Error)]
+pub enum BootInfoError {
+    /// Events or configuration do not decode.
+    #[error("decode app info: {0}")]
+    Identity(#[from] IdentityError),
+    /// The `app-id` event is missing or is not an app id.
+    #[error(transparent)]
+    AppId(#[from] AppIdLength),
+}
+
+/// Verifies `evidence` at `now` (Unix seconds).
+///
+/// In this order: the binding; a pod's payload; the quote with its collateral, TCB and isolation; RTMR3 against the
+/// runtime events; the quote's report data against the stack's; the preimages of V2 events. A TCB status other than
+/// `Revoked` is no failure.
+pub fn verify(
+    evidence: &Evidence,
+    binding: Binding<'_>,
+    collateral: &Collateral,
+    anchors: &TrustAnchors,
+    now: u64,
+) -> Result<Verified, VerifyError> {
+    let tdx = tdx_of(evidence)?;
+    let report_data = bound_report_data(evidence, binding)?;
+    let quote = tdx::verify_quote(&tdx.quote, collateral, anchors, now)?;
+    let replayed = replay_rtmr3(&evidence.stack.runtime_events, Until::End);
+    let quoted = quote.td().rt_mr[3];
+    if quoted != replayed {
+        return Err(VerifyError::Rtmr3 { quoted: hex::encode(quoted), replayed: hex::encode(replayed) });
+    }
+    if !is_equal(&quote.td().report_data, &report_data.0) {
+        return Err(VerifyError::QuotedReportData);
+    }
+    check_preimages(&tdx.event_log)?;
+    Ok(Verified {
+        evidence: evidence.clone(),
+        report_data,
+        quote,
+        fmspc: collateral.fmspc(),
+        collateral_expires: collateral.expires(),
+    })
+}
+
+fn tdx_of(evidence: &Evidence) -> Result<&Tdx, VerifyError> {
+    match &evidence.platform {
+        Platform::Tdx(tdx) => Ok(tdx),
+        other => Err(VerifyError::UnsupportedPlatform(other.kind())),
+    }
+}
+
+/// The stack's report data, once they are what `binding` demands and what a pod's payload makes.
+fn bound_report_data(evidence: &Evidence, binding: Binding<'_>) -> Result<ReportData, VerifyError> {
+    let report_data = evidence.report_data()?;
+    let expected = match binding {
+        Binding::PublicKey(spki) => Some(ReportData::ra_tls(spki)),
+        Binding::ReportData(expected) => Some(*expected),
+        Binding::SelfReported => None,
+    };
+    if expected.is_some_and(|expected| !is_equal(&expected.0, &report_data.0)) {
+        return Err(VerifyError::ReportData);
+    }
+    if let Some(payload) = &evidence.stack.report_data_payload
+        && !is_equal(&ReportData::app_data(payload.as_bytes()).0, &report_data.0)
+    {
+        return Err(VerifyError::PodPayload);
+    }
+    Ok(report_data)
+}
+
+fn is_equal(left: &[u8; 64], right: &[u8; 64]) -> bool {
+    left.ct_eq(right).into()
+}
+
+/// A V2 event whose digest and preimage were both stripped, as in certificates and CSRs, passes: the replay of RTMR3
+/// already bound it. The peer refuses it; no identity is accepted that the peer would not accept.
+fn check_preimages(log: &[TdxEvent]) -> Result<(), VerifyError> {
+    let is_stripped = |event: &TdxEvent| {
+        event.is_runtime()
+            && event.version == EventVersion::V2
+            && event.digest.is_empty()
+            && event.preimage.is_none()
+    };
+    if log.iter().any(is_stripped) {
+        let rest: Vec<TdxEvent> = log.iter().filter(|event| !is_stripped(event)).cloned().collect();
+        return Ok(validate_v2_preimages(&rest)?);
+    }
+    Ok(validate_v2_preimages(log)?)
+}
+
+/// Verifies evidence with collateral from a cache, at the cache's time. Clones share the cache.
+#[derive(Clone)]
+pub struct Verifier {
+    anchors: Arc<TrustAnchors>,
+    cache: CollateralCache,
+}
+
+impl fmt::Debug for Verifier {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Verifier").finish_non_exhaustive()
+    }
+}
+
+impl Verifier {
+    /// A verifier that trusts `anchors`; they should be the ones that `cache` was made with.
+    pub fn new(anchors: TrustAnchors, cache: CollateralCache) -> Self {
+        Self { anchors: Arc::new(anchors), cache }
+    }
+
+    /// [`verify`], with collateral for the platform of the evidence, now.
+    pub async fn verify(&self, evidence: &Evidence, binding: Binding<'_>) -> Result<Verified, VerifyError> {
+        let tdx = tdx_of(evidence)?;
+        // Before any request: evidence that is not bound is refused whatever its quote says.
+        bound_report_data(evidence, binding)?;
+        let collateral = self.cache.get(&tdx.quote).await?;
+        verify(evidence, binding, &collateral, &self.anchors, self.cache.clock().now())
+    }
+
+    /// What is trusted.
+    pub fn anchors(&self) -> &TrustAnchors {
+        &self.anchors
+    }
+
+    /// Where collateral comes from.
+    pub fn cache(&self) -> &CollateralCache {
+        &self.cache
+    }
+}
+
+/// Why evidence is refused, or could not be verified.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifyError {
+    /// The evidence is not of TDX alone.
+    #[error("verification of {0} evidence is not supported")]
+    UnsupportedPlatform(&'static str),
+    /// The stack's report data have a wrong length.
+    #[error(transparent)]
+    Evidence(#[from] EvidenceError),
+    /// The evidence vouches for another key or other report data.
+    #[error("report data mismatch")]
+    ReportData,
+    /// A pod's payload does not make its report data.
+    #[error("report_data does not match report_data_payload")]
+    PodPayload,
+    /// There is no collateral for the quote.
+    #[error(transparent)]
+    Collateral(#[from] CollateralError),
+    /// The quote is refused.
+    #[error(transparent)]
+    Quote(#[from] TdxError),
+    /// The runtime events are not what RTMR3 was extended with.
+    #[error("RTMR3 mismatch, quoted: {quoted}, replayed: {replayed}")]
+    Rtmr3 {
+        /// Register in the quote, hex.
+        quoted: String,
+        /// Replay of the runtime events, hex.
+        replayed: String,
+    },
+    /// The quote vouches for other report data than the stack's.
+    #[error("tdx report_data mismatch")]
+    QuotedReportData,
+    /// A V2 event's preimage is not its own.
+    #[error("failed to validate TDX V2 event digest preimages: {0}")]
+    Preimages(#[from] PreimageError),
+}
+
+impl VerifyError {
+    /// Whether nothing is wrong with the evidence as far as it was looked at: trying again later can help.
+    pub fn is_unavailable(&self) -> bool {
+        matches!(self, Self::Collateral(error) if !error.is_senders_fault())
+    }
+}

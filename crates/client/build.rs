@@ -1,0 +1,48 @@
+//! Generates the API's messages from `proto/kms.proto`, with their JSON form. Needs no `protoc`.
+
+use prost_build::Config;
+use prost_types::field_descriptor_proto::{Label, Type};
+
+/// Messages that carry secrets: no derived `Debug`, wiped on drop (`src/proto.rs`).
+const SECRET_MESSAGES: [&str; 5] =
+    ["AppKeyResponse", "KmsKeys", "KmsKeyResponse", "GetTempCaCertResponse", "LegacyClearImageCacheRequest"];
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");
+    println!("cargo:rerun-if-changed={root}/kms.proto");
+    let descriptors = protox::compile(["kms.proto"], [root])?;
+
+    let mut config = Config::new();
+    config.skip_debug(SECRET_MESSAGES.map(|name| format!(".kms.{name}")));
+    config.type_attribute(".kms", "#[derive(serde::Serialize, serde::Deserialize)]");
+    for message in
+        descriptors.file.iter().filter(|file| file.package() == "kms").flat_map(|f| &f.message_type)
+    {
+        for field in &message.field {
+            config.field_attribute(
+                format!(".kms.{}.{}", message.name(), field.name()),
+                json_form(message.name(), field),
+            );
+        }
+    }
+    config.compile_fds(descriptors)?;
+    Ok(())
+}
+
+/// How a field is written in JSON. The default is set field by field: messages that implement `Drop` cannot take it
+/// from the whole.
+fn json_form(message: &str, field: &prost_types::FieldDescriptorProto) -> &'static str {
+    if message == "AttestationInfoResponse" && field.name() == "tee_variant" {
+        return r#"#[serde(flatten, with = "crate::proto::json::tee_variant")]"#;
+    }
+    match (field.r#type(), field.label(), field.proto3_optional()) {
+        (Type::Bytes, Label::Optional, _) => r#"#[serde(default, with = "crate::proto::json::hex_bytes")]"#,
+        (Type::Uint32 | Type::Uint64, Label::Optional, true) => {
+            r#"#[serde(default, deserialize_with = "crate::proto::json::optional_number")]"#
+        }
+        (Type::Uint32 | Type::Uint64, Label::Optional, false) => {
+            r#"#[serde(default, deserialize_with = "crate::proto::json::number")]"#
+        }
+        _ => "#[serde(default)]",
+    }
+}

@@ -1,0 +1,216 @@
+//! What a CVM does at boot: find a KMS, verify it, prove what it runs, receive the keys of its app.
+
+use std::{fmt, time::Duration};
+
+use kms_attest::{attester::Attester, verify::Verified};
+use tokio::time::{Instant, timeout_at};
+
+use crate::{
+    connection::{ConnectError, Connection},
+    identity::IdentityError,
+    proto::{AppKeyResponse, GetTempCaCertResponse},
+    rpc::CallError,
+    server::{ServerAttestation, ServerError},
+    tls::{self, ClientIdentity, Trust},
+    url::KmsUrl,
+};
+
+/// How long one KMS is tried: two connections, two calls and the verification between them.
+const PER_KMS: Duration = Duration::from_secs(150);
+/// How long all of them are tried.
+const ALTOGETHER: Duration = Duration::from_secs(300);
+
+/// The keys of an app, and who released them.
+pub struct AppKeys {
+    /// The answer of the KMS. Wiped when dropped.
+    pub response: AppKeyResponse,
+    /// The key provider: public key of the root CA, SubjectPublicKeyInfo DER.
+    pub key_provider: Vec<u8>,
+    /// The temporary CA, for the client certificates of later `SignCert` calls.
+    pub temp_ca: GetTempCaCertResponse,
+    /// What the KMS proved about itself, if its certificate carries an attestation.
+    pub server: Option<Verified>,
+    /// The KMS that answered.
+    pub url: KmsUrl,
+    /// Why the ones before it did not.
+    pub failed: Vec<FailedAttempt>,
+}
+
+/// A KMS that released no keys.
+#[derive(Debug)]
+pub struct FailedAttempt {
+    /// The KMS.
+    pub url: KmsUrl,
+    /// Why not.
+    pub error: AttemptError,
+}
+
+/// Why there are no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum BootError {
+    /// Nowhere to ask.
+    #[error("no URL of a KMS is given")]
+    NoUrls,
+    /// Every KMS failed; each with its reason.
+    #[error("no KMS released the keys: {}", Reasons(.0))]
+    AllFailed(Vec<FailedAttempt>),
+}
+
+/// Why one KMS released no keys.
+#[derive(Debug, thiserror::Error)]
+pub enum AttemptError {
+    /// It cannot be reached, or the second connection did not meet a server under the root CA of the first.
+    #[error(transparent)]
+    Connect(#[from] ConnectError),
+    /// A call failed; a refusal of the KMS is among these.
+    #[error(transparent)]
+    Call(#[from] CallError),
+    /// No client certificate could be made.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The server is not a KMS.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// The root CA of the KMS is not the pinned key provider.
+    #[error("the root CA of this KMS is not the pinned key provider")]
+    KeyProvider,
+    /// A root CA certificate in an answer cannot be read.
+    #[error("{method}: ca_cert is not exactly one certificate in PEM")]
+    RootCa {
+        /// The answer it was in.
+        method: &'static str,
+    },
+    /// The answer names another root CA than the one that the server was checked against.
+    #[error("GetAppKey: ca_cert has another key than that of GetTempCaCert")]
+    OtherRootCa,
+    /// A key in the answer has an impossible length.
+    #[error("GetAppKey: {field} must be {expected} bytes, got {actual}")]
+    KeyLength {
+        /// The field.
+        field: &'static str,
+        /// Its length in bytes.
+        expected: usize,
+        /// The length received.
+        actual: usize,
+    },
+    /// The time for this KMS, or for all of them, is over.
+    #[error("out of time")]
+    OutOfTime,
+}
+
+/// Fetches the keys of the app that runs here, from the first KMS that releases them.
+///
+/// Each URL is tried once, in order: `GetTempCaCert` over an unchecked connection; a client certificate with a fresh
+/// attestation; a second connection whose server must chain to the root CA just received, carry the host's name and
+/// the usage `kms:rpc`, and have its attestation verified; `GetAppKey` over it. `key_provider_pin` is the root CA's
+/// public key (SubjectPublicKeyInfo DER) that the app insists on; without a pin, what is released depends on the
+/// measurement of the key provider that the caller makes afterwards.
+pub async fn fetch_app_keys(
+    urls: &[KmsUrl],
+    attester: &Attester,
+    attestation: ServerAttestation<'_>,
+    vm_config: &str,
+    key_provider_pin: Option<&[u8]>,
+) -> Result<AppKeys, BootError> {
+    Guest { attester, attestation, vm_config, key_provider_pin }.boot(urls, PER_KMS, ALTOGETHER).await
+}
+
+struct Guest<'a> {
+    attester: &'a Attester,
+    attestation: ServerAttestation<'a>,
+    vm_config: &'a str,
+    key_provider_pin: Option<&'a [u8]>,
+}
+
+impl Guest<'_> {
+    async fn boot(
+        &self,
+        urls: &[KmsUrl],
+        per_kms: Duration,
+        altogether: Duration,
+    ) -> Result<AppKeys, BootError> {
+        if urls.is_empty() {
+            return Err(BootError::NoUrls);
+        }
+        let end = Instant::now() + altogether;
+        let mut failed = Vec::new();
+        for url in urls {
+            let deadline = end.min(Instant::now() + per_kms);
+            match timeout_at(deadline, self.ask(url)).await.unwrap_or(Err(AttemptError::OutOfTime)) {
+                Ok(mut keys) => {
+                    keys.failed = failed;
+                    return Ok(keys);
+                }
+                Err(error) => {
+                    tracing::warn!(%url, %error, "no keys from this KMS");
+                    failed.push(FailedAttempt { url: url.clone(), error });
+                }
+            }
+        }
+        Err(BootError::AllFailed(failed))
+    }
+
+    async fn ask(&self, url: &KmsUrl) -> Result<AppKeys, AttemptError> {
+        let stranger = Connection::open(url, Trust::DangerousAnyServer, None).await?;
+        let temp_ca = stranger.temp_ca_cert().await?;
+        drop(stranger);
+        let key_provider = root_public_key("GetTempCaCert", &temp_ca.ca_cert)?;
+        if self.key_provider_pin.is_some_and(|pin| pin != key_provider) {
+            return Err(AttemptError::KeyProvider);
+        }
+
+        let identity = ClientIdentity::attested(&temp_ca, self.attester).await?;
+        let kms = Connection::open(url, Trust::RootCa(&temp_ca.ca_cert), Some(&identity)).await?;
+        let server = kms.verify_server(self.attestation).await?;
+
+        let response = kms.app_key(self.vm_config).await?;
+        check_lengths(&response)?;
+        if root_public_key("GetAppKey", &response.ca_cert)? != key_provider {
+            return Err(AttemptError::OtherRootCa);
+        }
+        Ok(AppKeys { response, key_provider, temp_ca, server, url: url.clone(), failed: Vec::new() })
+    }
+}
+
+fn root_public_key(method: &'static str, ca_cert: &str) -> Result<Vec<u8>, AttemptError> {
+    tls::single_certificate(ca_cert)
+        .ok()
+        .and_then(|certificate| tls::public_key_of(&certificate).ok())
+        .ok_or(AttemptError::RootCa { method })
+}
+
+fn check_lengths(keys: &AppKeyResponse) -> Result<(), AttemptError> {
+    for (field, value, expected) in [
+        ("disk_crypt_key", &keys.disk_crypt_key, 32),
+        ("env_crypt_key", &keys.env_crypt_key, 32),
+        ("k256_key", &keys.k256_key, 32),
+        ("k256_signature", &keys.k256_signature, 65),
+    ] {
+        let actual = value.len();
+        if actual != expected {
+            return Err(AttemptError::KeyLength { field, expected, actual });
+        }
+    }
+    Ok(())
+}
+
+struct Reasons<'a>(&'a [FailedAttempt]);
+
+impl fmt::Display for Reasons<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, attempt) in self.0.iter().enumerate() {
+            let separator = if index == 0 { "" } else { "; " };
+            write!(f, "{separator}{}: {}", attempt.url, attempt.error)?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Debug for AppKeys {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("AppKeys").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

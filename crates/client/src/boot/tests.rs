@@ -1,0 +1,237 @@
+//! Boots against test servers that are, and are not, what a guest may trust.
+
+use std::sync::{Arc, Mutex};
+
+use kms_attest::{
+    p256::P256Key,
+    ra_tls,
+    verify::{Binding, Verifier},
+};
+use serde_json::{Value, json};
+use tokio::net::TcpListener;
+
+use super::*;
+use crate::testing::{Authority, Leaf, Reply, TestServer, World};
+
+const VM_CONFIG: &str = r#"{"spec_version":1}"#;
+
+/// Method and client certificate of each call.
+type Log = Arc<Mutex<Vec<(String, Option<Vec<u8>>)>>>;
+
+/// A KMS that releases keys, altered; and the calls it got.
+struct Kms {
+    server: TestServer,
+    calls: Log,
+}
+
+impl Kms {
+    async fn start(leaves: &[Leaf], alter: impl Fn(&mut Value) + Send + Sync + 'static) -> Self {
+        let calls = Log::default();
+        let log = Arc::clone(&calls);
+        let server =
+            TestServer::start(Arc::new(Authority::new()), leaves, &["h2"], move |authority, call| {
+                log.lock().expect("log").push((call.method.clone(), call.client.clone()));
+                match call.method.as_str() {
+                    "GetTempCaCert" => Reply::Json(authority.temp_ca_answer()),
+                    "GetAppKey" => {
+                        let expected = json!({"api_version": 1, "vm_config": VM_CONFIG});
+                        assert_eq!(serde_json::from_slice::<Value>(&call.body).expect("json"), expected);
+                        let mut answer = json!({
+                            "ca_cert": authority.root_pem,
+                            "disk_crypt_key": "01".repeat(32),
+                            "env_crypt_key": "02".repeat(32),
+                            "k256_key": "03".repeat(32),
+                            "k256_signature": "04".repeat(65),
+                            "gateway_app_id": "any",
+                        });
+                        alter(&mut answer);
+                        Reply::Json(answer)
+                    }
+                    _ => Reply::Status(404, Vec::new()),
+                }
+            })
+            .await;
+        Self { server, calls }
+    }
+
+    fn urls(&self) -> [KmsUrl; 1] {
+        [self.server.url.clone()]
+    }
+
+    fn was_asked_for_keys(&self) -> bool {
+        self.calls.lock().expect("log").iter().any(|(method, _)| method == "GetAppKey")
+    }
+}
+
+async fn fetch(urls: &[KmsUrl], world: &World) -> Result<AppKeys, BootError> {
+    let attestation = ServerAttestation::IfPresent(&world.verifier);
+    fetch_app_keys(urls, &world.attester, attestation, VM_CONFIG, None).await
+}
+
+async fn refusal(kms: &Kms, world: &World) -> AttemptError {
+    match fetch(&kms.urls(), world).await.expect_err("refused") {
+        BootError::AllFailed(mut attempts) => attempts.remove(0).error,
+        error => panic!("{error}"),
+    }
+}
+
+#[tokio::test]
+async fn keys_come_to_a_caller_that_proves_what_it_runs() {
+    let world = World::start().await;
+    let kms = Kms::start(&[Leaf::kms()], |_| ()).await;
+    let keys = fetch(&kms.urls(), &world).await.expect("keys");
+    assert_eq!(keys.response.disk_crypt_key, [1; 32]);
+    assert_eq!(keys.key_provider, kms.server.authority.root.spki_der());
+    assert!(keys.server.is_none() && keys.failed.is_empty());
+
+    let calls = kms.calls.lock().expect("log").clone();
+    let [(_, None), (_, Some(certificate))] = &calls[..] else { panic!("{} calls", calls.len()) };
+    let evidence = ra_tls::evidence_in(certificate).expect("certificate").expect("evidence");
+    let key = ra_tls::spki_of(certificate).expect("key");
+    world.verifier.verify(&evidence, Binding::PublicKey(&key)).await.expect("bound to the connection's key");
+}
+
+#[tokio::test]
+async fn a_server_that_is_no_kms_is_not_asked_for_keys() {
+    let world = World::start().await;
+    for (usage, expected) in [
+        (None, "missing server cert usage"),
+        (Some("app:custom"), "Invalid server cert usage: app:custom"),
+        (Some("kms:rpc "), "Invalid server cert usage: kms:rpc"),
+        (Some("app:ca"), "Invalid server cert usage: app:ca"),
+    ] {
+        let kms = Kms::start(&[Leaf { usage, ..Leaf::kms() }], |_| ()).await;
+        assert_eq!(refusal(&kms, &world).await.to_string(), expected);
+        assert!(!kms.was_asked_for_keys());
+    }
+}
+
+#[tokio::test]
+async fn an_attestation_that_is_there_must_verify() {
+    let world = World::start().await;
+    let kms = Kms::start(&[world.attested_leaf()], |_| ()).await;
+    let keys = fetch(&kms.urls(), &world).await.expect("keys");
+    assert_eq!(keys.server.expect("attested").tcb_status(), "UpToDate");
+
+    let stolen = world.attested_leaf().evidence;
+    for evidence in [stolen, Some(vec![0xff; 40])] {
+        let kms = Kms::start(&[Leaf { evidence, ..Leaf::kms() }], |_| ()).await;
+        let error = refusal(&kms, &world).await;
+        assert!(matches!(error, AttemptError::Server(_)), "{error}");
+        assert!(!kms.was_asked_for_keys());
+    }
+}
+
+#[tokio::test]
+async fn an_attestation_that_is_required_must_be_there() {
+    let world = World::start().await;
+    let kms = Kms::start(&[Leaf::kms()], |_| ()).await;
+    let attestation = ServerAttestation::Required(&world.verifier);
+    let error = fetch_app_keys(&kms.urls(), &world.attester, attestation, VM_CONFIG, None)
+        .await
+        .expect_err("required");
+    assert!(error.to_string().ends_with("the server certificate does not contain attestation"), "{error}");
+    assert!(!kms.was_asked_for_keys());
+}
+
+#[tokio::test]
+async fn a_second_connection_to_somebody_else_is_refused() {
+    let world = World::start().await;
+    let kms = Kms::start(&[Leaf::kms(), Leaf { names: vec![], ..Leaf::kms() }], |_| ()).await;
+    let error = refusal(&kms, &world).await;
+    assert!(matches!(error, AttemptError::Connect(ConnectError::Tls(_))), "{error}");
+    assert!(!kms.was_asked_for_keys());
+}
+
+#[tokio::test]
+async fn a_pinned_key_provider_is_compared_before_anything_is_proved() {
+    let world = World::start().await;
+    let kms = Kms::start(&[Leaf::kms()], |_| ()).await;
+    let urls = kms.urls();
+    let attestation = ServerAttestation::IfPresent(&world.verifier);
+    let right = kms.server.authority.root.spki_der();
+    fetch_app_keys(&urls, &world.attester, attestation, VM_CONFIG, Some(&right)).await.expect("keys");
+
+    kms.calls.lock().expect("log").clear();
+    let wrong = P256Key::generate().spki_der();
+    let error = fetch_app_keys(&urls, &world.attester, attestation, VM_CONFIG, Some(&wrong))
+        .await
+        .expect_err("another key provider");
+    assert!(error.to_string().ends_with("the root CA of this KMS is not the pinned key provider"), "{error}");
+    assert_eq!(kms.calls.lock().expect("log").len(), 1);
+}
+
+#[tokio::test]
+async fn impossible_keys_are_refused() {
+    let world = World::start().await;
+    for (field, value, expected) in [
+        ("disk_crypt_key", json!(""), "GetAppKey: disk_crypt_key must be 32 bytes, got 0"),
+        ("env_crypt_key", json!("00"), "GetAppKey: env_crypt_key must be 32 bytes, got 1"),
+        ("k256_key", json!("00".repeat(33)), "GetAppKey: k256_key must be 32 bytes, got 33"),
+        ("k256_signature", json!("00".repeat(64)), "GetAppKey: k256_signature must be 65 bytes, got 64"),
+        ("ca_cert", json!("text"), "GetAppKey: ca_cert is not exactly one certificate in PEM"),
+        (
+            "ca_cert",
+            json!(Authority::new().root_pem),
+            "GetAppKey: ca_cert has another key than that of GetTempCaCert",
+        ),
+    ] {
+        let kms = Kms::start(&[Leaf::kms()], move |answer| answer[field] = value.clone()).await;
+        assert_eq!(refusal(&kms, &world).await.to_string(), expected);
+    }
+}
+
+#[tokio::test]
+async fn the_next_kms_is_asked_when_one_fails_and_each_reason_is_kept() {
+    let world = World::start().await;
+    let closed = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+    let down: KmsUrl = format!("https://{}", closed.local_addr().expect("address")).parse().expect("url");
+    drop(closed);
+    let refusing =
+        TestServer::answering(|| Reply::Status(403, br#"{"error": "App not allowed"}"#.to_vec())).await;
+    let kms = Kms::start(&[Leaf::kms()], |_| ()).await;
+
+    let urls = [down.clone(), refusing.url.clone(), kms.server.url.clone()];
+    let keys = fetch(&urls, &world).await.expect("keys of the third");
+    assert_eq!(keys.url, kms.server.url);
+    assert_eq!(keys.failed.len(), 2);
+
+    let error = fetch(&urls[..2], &world).await.expect_err("none").to_string();
+    let reason = format!("{}: GetTempCaCert: the server answered 403: App not allowed", refusing.url);
+    assert!(error.starts_with(&format!("no KMS released the keys: {down}: connection failed: ")), "{error}");
+    assert!(error.ends_with(&reason), "{error}");
+}
+
+#[tokio::test]
+async fn without_urls_nothing_is_tried() {
+    let world = World::start().await;
+    assert!(matches!(fetch(&[], &world).await, Err(BootError::NoUrls)));
+}
+
+#[tokio::test]
+async fn a_silent_kms_costs_its_share_of_time_only() {
+    let world = World::start().await;
+    let silent = TestServer::answering(|| Reply::Hang).await;
+    let kms = Kms::start(&[Leaf::kms()], |_| ()).await;
+    let guest = Guest {
+        attester: &world.attester,
+        attestation: ServerAttestation::IfPresent(&world.verifier),
+        vm_config: VM_CONFIG,
+        key_provider_pin: None,
+    };
+    let (silent, kms) = (silent.url.clone(), kms.server.url.clone());
+    let share = Duration::from_millis(500);
+    let keys = guest.boot(&[silent.clone(), kms.clone()], share, ALTOGETHER).await.expect("keys");
+    assert!(matches!(keys.failed[0].error, AttemptError::OutOfTime));
+
+    let error = guest.boot(&[silent, kms], ALTOGETHER, share).await.expect_err("all time used up");
+    assert_eq!(error.to_string().matches("out of time").count(), 2, "{error}");
+}
+
+#[test]
+fn a_boot_can_be_awaited_anywhere() {
+    fn assert_send<T: Send>(_: impl FnOnce(&'static [KmsUrl], &'static Attester, &'static Verifier) -> T) {}
+    assert_send(|urls, attester, verifier| {
+        fetch_app_keys(urls, attester, ServerAttestation::Required(verifier), "", None)
+    });
+}

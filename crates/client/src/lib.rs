@@ -1,0 +1,51 @@
+//! What a CVM links to fetch its keys: verify the server, then send.
+//!
+//! | Module | Idea |
+//! |---|---|
+//! | [`boot`] | a guest: keys of its app from the first KMS that releases them |
+//! | [`source`] | a replica: root keys from a running KMS, over the connection that was attested |
+//! | [`sign`] | certificates for an app |
+//! | [`server`] | is the server a KMS? |
+//! | [`identity`], [`tls`] | which server is accepted, what certificate the client shows |
+//! | [`connection`], [`rpc`], [`url`] | one TLS connection, bounded calls over it, its address |
+//! | [`proto`] | the messages |
+//!
+//! It links no server, no policy and no CA.
+//!
+//! ```no_run
+//! use kms_attest::{attester::Attester, verify::Verifier};
+//! use kms_client::{KmsUrl, ServerAttestation, fetch_app_keys};
+//!
+//! # async fn boot(attester: Attester, verifier: Verifier) -> Result<(), Box<dyn std::error::Error>> {
+//! let urls: Vec<KmsUrl> = vec!["https://kms-1.example:8000".parse()?, "https://kms-2.example:8000".parse()?];
+//! let vm_config = attester.vm_config().await?;
+//! let server = ServerAttestation::Required(&verifier);
+//! let keys = fetch_app_keys(&urls, &attester, server, &vm_config, None).await?;
+//! println!("{} released the keys of this app", keys.url);
+//! let disk_key: &[u8] = &keys.response.disk_crypt_key;
+//! # let _ = disk_key;
+//! # Ok(())
+//! # }
+//! ```
+
+pub mod boot;
+pub mod connection;
+pub mod identity;
+pub mod proto;
+pub mod rpc;
+pub mod server;
+pub mod sign;
+pub mod source;
+#[cfg(test)]
+mod testing;
+mod text;
+pub mod tls;
+pub mod url;
+
+pub use boot::{AppKeys, BootError, fetch_app_keys};
+pub use connection::{ConnectError, Connection};
+pub use rpc::CallError;
+pub use server::ServerAttestation;
+pub use source::{SourceError, receive_root_keys};
+pub use tls::{ClientIdentity, Trust};
+pub use url::KmsUrl;

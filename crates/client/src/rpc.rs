@@ -1,0 +1,331 @@
+//! Calls over a connection: JSON there, JSON back, everything bounded.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{
+    Method, Request, Response, StatusCode, Uri, header, request,
+    uri::{PathAndQuery, Scheme},
+};
+use http_body_util::{BodyExt as _, Full};
+use hyper::body::{Body as _, Incoming};
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use crate::{
+    connection::{Connection, Sender},
+    proto::{
+        AppId, AppKeyResponse, GetAppKeyRequest, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse,
+    },
+    text,
+};
+
+/// One call, from the first byte sent to the last received.
+pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
+/// Largest response body read.
+pub const MAX_RESPONSE_BYTES: usize = 1 << 20;
+
+/// Why a call has no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CallError {
+    /// The server answered, but not with success.
+    #[error("{method}: the server answered {}: {message}", .status.as_u16())]
+    Refused {
+        /// The method called.
+        method: String,
+        /// The HTTP status.
+        status: StatusCode,
+        /// The server's error text, bounded and without control characters.
+        message: String,
+    },
+    /// The name cannot be a method.
+    #[error("{0:?} is not the name of a method")]
+    Method(String),
+    /// The request has no JSON form.
+    #[error("{method}: the request cannot be written: {source}")]
+    Encode {
+        /// The method called.
+        method: String,
+        /// What the encoder says.
+        source: serde_json::Error,
+    },
+    /// The connection broke.
+    #[error("{method}: the connection broke: {source}")]
+    Transport {
+        /// The method called.
+        method: String,
+        /// What the transport says.
+        source: hyper::Error,
+    },
+    /// The answer is longer than any answer of a KMS.
+    #[error("{method}: the response is larger than {MAX_RESPONSE_BYTES} bytes")]
+    TooLarge {
+        /// The method called.
+        method: String,
+    },
+    /// Success, but not with the message of this method. Says where, never what: the body may hold secrets.
+    #[error("{method}: the response is not the expected JSON (line {line}, column {column})")]
+    Decode {
+        /// The method called.
+        method: String,
+        /// Line of the first bad character.
+        line: usize,
+        /// Column of the first bad character.
+        column: usize,
+    },
+    /// No complete answer in time.
+    #[error("{method}: no answer within {} s", .limit.as_secs_f32())]
+    Timeout {
+        /// The method called.
+        method: String,
+        /// The time given.
+        limit: Duration,
+    },
+}
+
+impl Connection {
+    /// Calls a method, within [`CALL_TIMEOUT`].
+    pub async fn call<Q, A>(&self, method: &str, request: &Q) -> Result<A, CallError>
+    where
+        Q: Serialize + ?Sized + Sync,
+        A: DeserializeOwned,
+    {
+        self.call_within(CALL_TIMEOUT, method, request).await
+    }
+
+    /// Calls a method, within a time of the caller's choice.
+    pub async fn call_within<Q, A>(&self, limit: Duration, method: &str, request: &Q) -> Result<A, CallError>
+    where
+        Q: Serialize + ?Sized + Sync,
+        A: DeserializeOwned,
+    {
+        let body = serde_json::to_vec(request)
+            .map_err(|source| CallError::Encode { method: method.to_owned(), source })?;
+        let request = self.request(method, body).ok_or_else(|| CallError::Method(method.to_owned()))?;
+        let exchange = async {
+            let response = self
+                .send(request)
+                .await
+                .map_err(|source| CallError::Transport { method: method.to_owned(), source })?;
+            let status = response.status();
+            Ok((status, read_bounded(method, response).await?))
+        };
+        let (status, body) = timeout(limit, exchange)
+            .await
+            .unwrap_or_else(|_| Err(CallError::Timeout { method: method.to_owned(), limit }))?;
+        if !status.is_success() {
+            return Err(CallError::Refused { method: method.to_owned(), status, message: error_text(&body) });
+        }
+        // A method without an answer may send an empty body: the peer's clients take it for `null`.
+        let text: &[u8] = if body.is_empty() { b"null" } else { &body };
+        serde_json::from_slice(text).map_err(|error| CallError::Decode {
+            method: method.to_owned(),
+            line: error.line(),
+            column: error.column(),
+        })
+    }
+
+    /// What this KMS is. Open to anyone.
+    pub async fn meta(&self) -> Result<GetMetaResponse, CallError> {
+        self.call("GetMeta", &()).await
+    }
+
+    /// The public temporary CA and the root certificate. Open to anyone; proves nothing.
+    pub async fn temp_ca_cert(&self) -> Result<GetTempCaCertResponse, CallError> {
+        self.call("GetTempCaCert", &()).await
+    }
+
+    /// The key to which a deployer encrypts the environment of an app. Open to anyone.
+    pub async fn app_env_encrypt_pub_key(&self, app_id: &[u8]) -> Result<PublicKeyResponse, CallError> {
+        self.call("GetAppEnvEncryptPubKey", &AppId { app_id: app_id.to_vec() }).await
+    }
+
+    /// The keys of the app that the client certificate of this connection proves to be.
+    pub async fn app_key(&self, vm_config: &str) -> Result<AppKeyResponse, CallError> {
+        let request = GetAppKeyRequest { api_version: 1, vm_config: vm_config.to_owned() };
+        self.call("GetAppKey", &request).await
+    }
+
+    fn request(&self, method: &str, body: Vec<u8>) -> Option<Request<Full<Bytes>>> {
+        let path = self.url.method_path(method)?;
+        self.address(Request::builder().method(Method::POST), path)?.body(Full::new(body.into())).ok()
+    }
+
+    /// Names the server as the protocol of this connection wants it.
+    fn address(&self, request: request::Builder, path: PathAndQuery) -> Option<request::Builder> {
+        let authority = self.url.authority().clone();
+        Some(match self.sender {
+            Sender::Http1(_) => request.uri(path).header(header::HOST, authority.as_str()),
+            Sender::Http2(_) => {
+                let uri = Uri::builder().scheme(Scheme::HTTPS).authority(authority).path_and_query(path);
+                request.uri(uri.build().ok()?)
+            }
+        })
+    }
+
+    async fn send(&self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match &self.sender {
+            Sender::Http1(sender) => {
+                let mut sender = sender.lock().await;
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+            Sender::Http2(sender) => {
+                let mut sender = sender.clone();
+                sender.ready().await?;
+                sender.send_request(request).await
+            }
+        }
+    }
+}
+
+/// The body, in memory that is wiped: it may hold keys.
+async fn read_bounded(method: &str, response: Response<Incoming>) -> Result<Zeroizing<Vec<u8>>, CallError> {
+    let too_large = || CallError::TooLarge { method: method.to_owned() };
+    let mut body = response.into_body();
+    let announced = body.size_hint().lower();
+    if announced > MAX_RESPONSE_BYTES as u64 {
+        return Err(too_large());
+    }
+    // Room for all of an ordinary answer: growing would leave copies behind.
+    let mut bytes = Zeroizing::new(Vec::with_capacity((announced as usize).max(16 << 10)));
+    while let Some(frame) = body.frame().await {
+        let frame = frame.map_err(|source| CallError::Transport { method: method.to_owned(), source })?;
+        let Some(data) = frame.data_ref() else { continue };
+        if bytes.len() + data.len() > MAX_RESPONSE_BYTES {
+            return Err(too_large());
+        }
+        bytes.extend_from_slice(data);
+    }
+    Ok(bytes)
+}
+
+/// What the server says: the `error` of its JSON object, else its text; one bounded line, safe to print.
+fn error_text(body: &[u8]) -> String {
+    #[derive(serde::Deserialize)]
+    struct ErrorBody {
+        error: String,
+    }
+    let line = match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(body) => text::printable(&body.error),
+        Err(_) => text::printable(&String::from_utf8_lossy(&body[..body.len().min(4 * text::MAX_CHARS)])),
+    };
+    if line.is_empty() { "no reason given".to_owned() } else { line }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::testing::{Authority, Leaf, Reply, TestServer};
+
+    #[tokio::test]
+    async fn a_call_is_json_by_name_over_either_protocol() {
+        for (protocols, http2) in [(&["h2", "http/1.1"][..], true), (&["http/1.1"], false), (&[], false)] {
+            let server =
+                TestServer::start(Arc::new(Authority::new()), &[Leaf::kms()], protocols, |_, call| {
+                    let body = String::from_utf8(call.body).expect("text");
+                    Reply::Json(json!({"target": call.target, "http2": call.http2, "body": body}))
+                })
+                .await;
+            let connection = server.connect().await;
+            assert_eq!(connection.is_http2(), http2, "{protocols:?}");
+            let echo: Value =
+                connection.call("GetAppEnvEncryptPubKey", &AppId { app_id: vec![0xab] }).await.expect("echo");
+            assert_eq!(
+                echo,
+                json!({
+                    "target": "/prpc/GetAppEnvEncryptPubKey?json",
+                    "http2": http2,
+                    "body": r#"{"app_id":"ab"}"#,
+                })
+            );
+            let echo: Value = connection.call("GetMeta", &()).await.expect("echo");
+            assert_eq!(echo["body"], "null");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_keeps_the_status_and_the_reason() {
+        let long = "x".repeat(100_000);
+        for (status, body, expected) in [
+            (400, r#"{"error": "app_id must be 20 bytes"}"#.to_owned(), "app_id must be 20 bytes"),
+            (
+                403,
+                "{\n  \"error\": \"Boot denied: app\\nnot \\u001b[1mregistered\"\n}".into(),
+                "Boot denied: app not  [1mregistered",
+            ),
+            (404, "<html>".into(), "<html>"),
+            (503, String::new(), "no reason given"),
+            (500, r#"{"error": 7}"#.into(), r#"{"error": 7}"#),
+            (302, "elsewhere".into(), "elsewhere"),
+            (500, long.clone(), &long[..512]),
+        ] {
+            let server =
+                TestServer::answering(move || Reply::Status(status, body.clone().into_bytes())).await;
+            let error = server.connect().await.meta().await.expect_err("refused");
+            let CallError::Refused { method, status: got, message } = error else { panic!("{error}") };
+            assert_eq!((method.as_str(), got.as_u16(), message.as_str()), ("GetMeta", status, expected));
+        }
+    }
+
+    #[tokio::test]
+    async fn an_empty_success_is_null() {
+        let server = TestServer::answering(|| Reply::Status(200, Vec::new())).await;
+        server.connect().await.call::<_, ()>("Finish", &()).await.expect("nothing");
+    }
+
+    #[tokio::test]
+    async fn a_body_is_read_up_to_its_bound_and_no_further() {
+        for (length, fits) in [(MAX_RESPONSE_BYTES, true), (MAX_RESPONSE_BYTES + 1, false)] {
+            for protocols in [&["h2"], &["http/1.1"]] {
+                let server =
+                    TestServer::start(Arc::new(Authority::new()), &[Leaf::kms()], protocols, move |_, _| {
+                        Reply::Status(200, format!("\"{}\"", "x".repeat(length - 2)).into_bytes())
+                    })
+                    .await;
+                match server.connect().await.call::<_, String>("GetMeta", &()).await {
+                    Ok(text) => assert!(fits && text.len() == length - 2),
+                    Err(error) => assert!(!fits && matches!(error, CallError::TooLarge { .. }), "{error}"),
+                }
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn a_wrong_body_is_refused_without_repeating_it() {
+        for body in ["{\"ca_cert\": 7, \"secret\": 1}", "secret", "{}x", "[[[[", &"[".repeat(10_000)] {
+            let bytes = body.as_bytes().to_vec();
+            let server = TestServer::answering(move || Reply::Status(200, bytes.clone())).await;
+            let error = server.connect().await.meta().await.expect_err("no message");
+            assert!(matches!(error, CallError::Decode { .. }), "{error}");
+            assert!(!error.to_string().contains("secret"), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_never_answers_is_given_up() {
+        for protocols in [&["h2"], &["http/1.1"]] {
+            let server =
+                TestServer::start(Arc::new(Authority::new()), &[Leaf::kms()], protocols, |_, _| Reply::Hang)
+                    .await;
+            let connection = server.connect().await;
+            let error = connection
+                .call_within::<_, Value>(Duration::from_millis(100), "GetMeta", &())
+                .await
+                .expect_err("silence");
+            assert_eq!(error.to_string(), "GetMeta: no answer within 0.1 s");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_is_no_method_is_not_sent() {
+        let server = TestServer::answering(|| Reply::Json(json!({}))).await;
+        let error = server.connect().await.call::<_, Value>("../admin", &()).await.expect_err("not a method");
+        assert!(matches!(error, CallError::Method(_)), "{error}");
+    }
+}

@@ -1,0 +1,72 @@
+//! Is the server a KMS? Its certificate's usage and attestation, judged before anything is sent to it.
+
+use kms_attest::{
+    ra_tls::{self, RaTlsError},
+    verify::{Binding, Verified, Verifier, VerifyError},
+};
+
+use crate::{connection::Connection, text};
+
+/// The special usage of the certificate of a KMS.
+pub const KMS_USAGE: &str = "kms:rpc";
+
+/// What is asked of the attestation in the server's certificate.
+#[derive(Clone, Copy)]
+pub enum ServerAttestation<'a> {
+    /// If there is one, it must verify; its absence is tolerated. What guests of the peer do: they rely on the root
+    /// key, which they measure as their key provider.
+    IfPresent(&'a Verifier),
+    /// There must be one, and it must verify.
+    Required(&'a Verifier),
+}
+
+/// Why the server is not taken for a KMS.
+#[derive(Debug, thiserror::Error)]
+pub enum ServerError {
+    /// The certificate is not marked for any use.
+    #[error("missing server cert usage")]
+    NoUsage,
+    /// The certificate is marked for another use: an app of the same root, for example.
+    #[error("Invalid server cert usage: {0}")]
+    Usage(String),
+    /// No attestation, and the caller requires one.
+    #[error("the server certificate does not contain attestation")]
+    NoAttestation,
+    /// An extension of the certificate cannot be read.
+    #[error("the server certificate cannot be read: {0}")]
+    Certificate(#[from] RaTlsError),
+    /// The attestation does not verify.
+    #[error("the server's attestation is not valid: {0}")]
+    Attestation(#[from] VerifyError),
+}
+
+impl Connection {
+    /// Requires that the server's certificate is that of a KMS, and its attestation as asked. Returns what the
+    /// attestation proves, if there is one.
+    pub async fn verify_server(
+        &self,
+        attestation: ServerAttestation<'_>,
+    ) -> Result<Option<Verified>, ServerError> {
+        match ra_tls::special_usage(self.server_certificate())? {
+            Some(usage) if usage == KMS_USAGE => {}
+            Some(usage) => return Err(ServerError::Usage(text::printable(&usage))),
+            None => return Err(ServerError::NoUsage),
+        }
+        let verifier = match attestation {
+            ServerAttestation::IfPresent(verifier) | ServerAttestation::Required(verifier) => verifier,
+        };
+        match (self.server_evidence()?, attestation) {
+            (Some(evidence), _) => {
+                let binding = Binding::PublicKey(self.server_public_key());
+                Ok(Some(verifier.verify(&evidence, binding).await?))
+            }
+            (None, ServerAttestation::IfPresent(_)) => Ok(None),
+            (None, ServerAttestation::Required(_)) => Err(ServerError::NoAttestation),
+        }
+    }
+
+    /// The attestation in the server's certificate, not yet verified.
+    pub(crate) fn server_evidence(&self) -> Result<Option<kms_attest::evidence::Evidence>, RaTlsError> {
+        ra_tls::evidence_in(self.server_certificate())
+    }
+}

@@ -1,0 +1,278 @@
+//! A small TLS server for the tests: certificates as asked, answers as told.
+
+use std::{
+    convert::Infallible,
+    net::Ipv4Addr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+};
+
+use bytes::Bytes;
+use http::{Request, Response, StatusCode};
+use http_body_util::{BodyExt as _, Full};
+use hyper::{body::Incoming, service::service_fn};
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo},
+    server::conn::auto,
+};
+use kms_attest::{
+    attester::Attester,
+    binding::ReportData,
+    certificate::{self, CertificateSpec, Issuer, LONG_AGO, Role, Validity},
+    collateral::{CacheOptions, CollateralCache},
+    p256::P256Key,
+    trust::TrustAnchors,
+    verify::Verifier,
+};
+use kms_simulator::{Cvm, GuestAgent, PccsServer, Platform};
+use rustls::{
+    RootCertStore, ServerConfig, crypto::aws_lc_rs, server::WebPkiClientVerifier, sign::CertifiedKey,
+    sign::SingleCertAndKey,
+};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use serde_json::{Value, json};
+use tokio::{net::TcpListener, task::JoinHandle};
+use tokio_rustls::TlsAcceptor;
+
+use crate::{Connection, KmsUrl, Trust};
+
+/// A day in the year 2100, as Unix time.
+const FAR_AWAY: u64 = 4_102_444_800;
+
+/// The two CAs of a KMS.
+pub(crate) struct Authority {
+    pub(crate) root: P256Key,
+    pub(crate) root_pem: String,
+    pub(crate) temp: P256Key,
+    pub(crate) temp_pem: String,
+}
+
+/// What a test server shows in its certificate.
+#[derive(Clone)]
+pub(crate) struct Leaf {
+    pub(crate) key: Arc<P256Key>,
+    pub(crate) names: Vec<String>,
+    pub(crate) usage: Option<&'static str>,
+    pub(crate) evidence: Option<Vec<u8>>,
+    /// Signs the handshake instead of the certificate's key: an impostor with a copied certificate.
+    pub(crate) impostor: Option<Arc<P256Key>>,
+}
+
+impl Leaf {
+    /// As a KMS on loopback shows, without attestation.
+    pub(crate) fn kms() -> Self {
+        Self {
+            key: Arc::new(P256Key::generate()),
+            names: vec!["127.0.0.1".into(), "localhost".into()],
+            usage: Some("kms:rpc"),
+            evidence: None,
+            impostor: None,
+        }
+    }
+}
+
+impl Authority {
+    pub(crate) fn new() -> Self {
+        let (root, temp) = (P256Key::generate(), P256Key::generate());
+        let root_pem = ca_pem("Dstack KMS CA", 1, &root);
+        let temp_pem = ca_pem("Dstack Client Temp CA", 0, &temp);
+        Self { root, root_pem, temp, temp_pem }
+    }
+
+    /// The answer to `GetTempCaCert`.
+    pub(crate) fn temp_ca_answer(&self) -> Value {
+        json!({
+            "temp_ca_cert": self.temp_pem,
+            "temp_ca_key": self.temp.pem().as_str(),
+            "ca_cert": self.root_pem,
+        })
+    }
+
+    fn certified(&self, leaf: &Leaf) -> Arc<CertifiedKey> {
+        let spec = CertificateSpec {
+            names: &leaf.names,
+            usage: leaf.usage,
+            evidence: leaf.evidence.as_deref(),
+            ..spec("kms", Role::LEAF)
+        };
+        let issuer = Issuer::from_pem(&self.root_pem, &self.root).expect("own CA");
+        let der = certificate::issue(&spec, &leaf.key.spki_der(), &issuer).expect("leaf");
+        let signs = leaf.impostor.as_ref().unwrap_or(&leaf.key);
+        let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signs.pkcs8_der().to_vec()));
+        let key = aws_lc_rs::default_provider().key_provider.load_private_key(key).expect("key");
+        Arc::new(CertifiedKey::new(vec![CertificateDer::from(der)], key))
+    }
+}
+
+fn ca_pem(name: &str, path_len: u8, key: &P256Key) -> String {
+    let spec = CertificateSpec { organization: Some("Dstack"), ..spec(name, Role::Ca { path_len }) };
+    certificate::pem(&certificate::self_signed(&spec, key).expect("CA"))
+}
+
+fn spec(common_name: &str, role: Role) -> CertificateSpec<'_> {
+    CertificateSpec {
+        organization: None,
+        common_name,
+        names: &[],
+        validity: Validity { not_before: LONG_AGO, not_after: FAR_AWAY },
+        role,
+        app_id: None,
+        app_info: None,
+        usage: None,
+        evidence: None,
+    }
+}
+
+/// A simulated TDX machine with a CVM on it, and what its software needs.
+pub(crate) struct World {
+    pub(crate) attester: Attester,
+    pub(crate) verifier: Verifier,
+    cvm: Arc<Cvm>,
+    _agent: GuestAgent,
+    _pccs: PccsServer,
+}
+
+impl World {
+    pub(crate) async fn start() -> Self {
+        let platform = Platform::from_seed(b"kms-client tests");
+        let pccs = PccsServer::start(&platform).await.expect("collateral server");
+        let cvm = Cvm::builder(&platform).build();
+        let agent = GuestAgent::serve_tcp(&cvm).await.expect("guest agent");
+        let attester = Attester::at(agent.address()).expect("address");
+        let anchors = TrustAnchors::with_tdx_root(platform.root_der()).expect("root");
+        let cache =
+            CollateralCache::new(&[pccs.url()], &anchors, CacheOptions::default()).expect("collateral");
+        Self { attester, verifier: Verifier::new(anchors, cache), cvm, _agent: agent, _pccs: pccs }
+    }
+
+    /// The leaf of a KMS with an attestation of its key.
+    pub(crate) fn attested_leaf(&self) -> Leaf {
+        let leaf = Leaf::kms();
+        let evidence = self.cvm.evidence(ReportData::ra_tls(&leaf.key.spki_der()));
+        Leaf { evidence: Some(evidence.stripped().encode()), ..leaf }
+    }
+}
+
+/// One call as the server sees it.
+pub(crate) struct Call {
+    pub(crate) method: String,
+    pub(crate) target: String,
+    pub(crate) http2: bool,
+    pub(crate) body: Vec<u8>,
+    /// The client's certificate, DER.
+    pub(crate) client: Option<Vec<u8>>,
+    /// Which connection, from 0.
+    pub(crate) connection: usize,
+}
+
+/// What the server does about it.
+pub(crate) enum Reply {
+    Json(Value),
+    Status(u16, Vec<u8>),
+    Hang,
+}
+
+/// A running server. Ends when dropped.
+pub(crate) struct TestServer {
+    pub(crate) url: KmsUrl,
+    pub(crate) authority: Arc<Authority>,
+    pub(crate) connections: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Drop for TestServer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}
+
+impl TestServer {
+    /// A server whose first connection shows the first leaf, the second the second, and so on; the last one stays.
+    pub(crate) async fn start(
+        authority: Arc<Authority>,
+        leaves: &[Leaf],
+        protocols: &[&str],
+        reply: impl Fn(&Authority, Call) -> Reply + Send + Sync + 'static,
+    ) -> Self {
+        let configs: Vec<_> = leaves.iter().map(|leaf| server_config(&authority, leaf, protocols)).collect();
+        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.expect("loopback");
+        let port = listener.local_addr().expect("address").port();
+        let url = format!("https://127.0.0.1:{port}").parse().expect("url");
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (ca, counter, reply) = (Arc::clone(&authority), Arc::clone(&connections), Arc::new(reply));
+        let task = tokio::spawn(async move {
+            loop {
+                let Ok((tcp, _)) = listener.accept().await else { return };
+                let number = counter.fetch_add(1, Ordering::SeqCst);
+                let config = Arc::clone(&configs[number.min(configs.len() - 1)]);
+                let (ca, reply) = (Arc::clone(&ca), Arc::clone(&reply));
+                tokio::spawn(async move {
+                    let Ok(tls) = TlsAcceptor::from(config).accept(tcp).await else { return };
+                    let client = tls.get_ref().1.peer_certificates().map(|chain| chain[0].to_vec());
+                    let service = service_fn(move |request: Request<Incoming>| {
+                        let (ca, reply, client) = (Arc::clone(&ca), Arc::clone(&reply), client.clone());
+                        async move { answer(request, client, number, |call| reply(&ca, call)).await }
+                    });
+                    let _ = auto::Builder::new(TokioExecutor::new())
+                        .serve_connection(TokioIo::new(tls), service)
+                        .await;
+                });
+            }
+        });
+        Self { url, authority, connections, task }
+    }
+
+    /// A KMS on both protocols that answers every call the same way.
+    pub(crate) async fn answering(reply: impl Fn() -> Reply + Send + Sync + 'static) -> Self {
+        Self::start(Arc::new(Authority::new()), &[Leaf::kms()], &["h2", "http/1.1"], move |_, _| reply())
+            .await
+    }
+
+    /// A checked connection to it.
+    pub(crate) async fn connect(&self) -> Connection {
+        Connection::open(&self.url, Trust::RootCa(&self.authority.root_pem), None).await.expect("connection")
+    }
+}
+
+async fn answer(
+    request: Request<Incoming>,
+    client: Option<Vec<u8>>,
+    connection: usize,
+    reply: impl FnOnce(Call) -> Reply,
+) -> Result<Response<Full<Bytes>>, Infallible> {
+    let call = Call {
+        method: request.uri().path().rsplit('/').next().unwrap_or_default().to_owned(),
+        target: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
+        http2: request.version() == http::Version::HTTP_2,
+        body: request.into_body().collect().await.expect("request body").to_bytes().to_vec(),
+        client,
+        connection,
+    };
+    let (status, body) = match reply(call) {
+        Reply::Json(value) => (200, value.to_string().into_bytes()),
+        Reply::Status(status, body) => (status, body),
+        Reply::Hang => std::future::pending().await,
+    };
+    let mut response = Response::new(Full::new(body.into()));
+    *response.status_mut() = StatusCode::from_u16(status).expect("status");
+    Ok(response)
+}
+
+fn server_config(authority: &Authority, leaf: &Leaf, protocols: &[&str]) -> Arc<ServerConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(certificate::der(&authority.temp_pem).expect("temp CA").into()).expect("anchor");
+    let clients = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .allow_unauthenticated()
+        .build()
+        .expect("client verifier");
+    let mut config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("versions")
+        .with_client_cert_verifier(clients)
+        .with_cert_resolver(Arc::new(SingleCertAndKey::from(authority.certified(leaf))));
+    config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
+    Arc::new(config)
+}

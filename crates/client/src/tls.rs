@@ -1,0 +1,280 @@
+//! TLS: which server a connection accepts, and what certificate the client shows.
+//!
+//! Every configuration is built for one connection: no session is resumed, so a check made here cannot be skipped by a
+//! ticket from a connection that was checked less.
+
+use std::sync::Arc;
+
+use kms_attest::p256::P256Key;
+use rustls::{
+    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    client::{
+        Resumption, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
+};
+use rustls_pki_types::{
+    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _,
+};
+use webpki::EndEntityCert;
+
+/// Which server is accepted.
+#[derive(Clone, Copy, Debug)]
+pub enum Trust<'a> {
+    /// Any server that holds the key of the certificate it shows. The certificate is kept for the caller to judge
+    /// ([`crate::Connection::server_certificate`]); until then nothing is known about the other side.
+    DangerousAnyServer,
+    /// A certificate that chains to this root CA (PEM, exactly one certificate) and names the host of the URL.
+    RootCa(&'a str),
+    /// A certificate over exactly this public key (SubjectPublicKeyInfo DER): the key that was attested before.
+    PublicKey(&'a [u8]),
+}
+
+/// The certificate and key that the client shows when the server asks for them.
+pub struct ClientIdentity {
+    certificate: CertificateDer<'static>,
+    key: P256Key,
+}
+
+impl ClientIdentity {
+    /// From a certificate (DER) and its private key.
+    pub fn new(certificate: Vec<u8>, key: P256Key) -> Self {
+        Self { certificate: certificate.into(), key }
+    }
+
+    /// The certificate, DER.
+    pub fn certificate(&self) -> &[u8] {
+        &self.certificate
+    }
+
+    /// The private key of the certificate.
+    pub fn key(&self) -> &P256Key {
+        &self.key
+    }
+}
+
+/// Why no TLS configuration could be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsConfigError {
+    /// The root CA is not exactly one certificate in PEM that can anchor a chain.
+    #[error("the root CA is not exactly one CA certificate in PEM")]
+    RootCa,
+    /// The client certificate and key do not work together.
+    #[error("the client certificate cannot be used: {0}")]
+    Identity(#[source] TlsError),
+    /// The cryptography library lacks the protocol versions.
+    #[error("no usable TLS version: {0}")]
+    Versions(#[source] TlsError),
+}
+
+/// The configuration of one connection.
+pub(crate) fn client_config(
+    trust: Trust<'_>,
+    identity: Option<&ClientIdentity>,
+) -> Result<ClientConfig, TlsConfigError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+        .with_safe_default_protocol_versions()
+        .map_err(TlsConfigError::Versions)?
+        .dangerous()
+        .with_custom_certificate_verifier(server_verifier(trust, provider)?);
+    let mut config = match identity {
+        None => builder.with_no_client_auth(),
+        Some(identity) => {
+            let key = PrivatePkcs8KeyDer::from(identity.key.pkcs8_der().to_vec());
+            builder
+                .with_client_auth_cert(vec![identity.certificate.clone()], PrivateKeyDer::Pkcs8(key))
+                .map_err(TlsConfigError::Identity)?
+        }
+    };
+    config.resumption = Resumption::disabled();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    Ok(config)
+}
+
+fn server_verifier(
+    trust: Trust<'_>,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, TlsConfigError> {
+    let algorithms = provider.signature_verification_algorithms;
+    Ok(match trust {
+        Trust::DangerousAnyServer => Arc::new(KeyHolder { expected: None, algorithms }),
+        Trust::PublicKey(spki) => Arc::new(KeyHolder { expected: Some(spki.into()), algorithms }),
+        Trust::RootCa(pem) => {
+            let mut roots = RootCertStore::empty();
+            roots.add(single_certificate(pem)?).map_err(|_| TlsConfigError::RootCa)?;
+            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+                .build()
+                .map_err(|_| TlsConfigError::RootCa)?
+        }
+    })
+}
+
+/// The one certificate in a PEM text.
+pub(crate) fn single_certificate(pem: &str) -> Result<CertificateDer<'static>, TlsConfigError> {
+    let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
+    match (certificates.next(), certificates.next()) {
+        (Some(Ok(certificate)), None) => Ok(certificate),
+        _ => Err(TlsConfigError::RootCa),
+    }
+}
+
+/// The public key of a certificate (SubjectPublicKeyInfo DER), by the parser that also checks the handshake's signature:
+/// one reading of the certificate decides both.
+pub(crate) fn public_key_of(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, webpki::Error> {
+    Ok(EndEntityCert::try_from(certificate)?.subject_public_key_info().as_ref().to_vec())
+}
+
+/// Accepts a server that holds the key of its certificate, whoever issued it and whatever name it carries.
+#[derive(Debug)]
+struct KeyHolder {
+    /// Only this public key, if given.
+    expected: Option<Box<[u8]>>,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ServerCertVerifier for KeyHolder {
+    fn verify_server_cert(
+        &self,
+        certificate: &CertificateDer<'_>,
+        _: &[CertificateDer<'_>],
+        _: &ServerName<'_>,
+        _: &[u8],
+        _: UnixTime,
+    ) -> Result<ServerCertVerified, TlsError> {
+        let shown = public_key_of(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        match &self.expected {
+            Some(expected) if shown[..] != expected[..] => {
+                Err(CertificateError::ApplicationVerificationFailure.into())
+            }
+            _ => Ok(ServerCertVerified::assertion()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        rustls::crypto::verify_tls12_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, TlsError> {
+        rustls::crypto::verify_tls13_signature(message, certificate, signature, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{
+        Connection,
+        connection::ConnectError,
+        testing::{Authority, Leaf, Reply, TestServer},
+    };
+
+    async fn server(leaf: Leaf) -> TestServer {
+        TestServer::start(Arc::new(Authority::new()), &[leaf], &["h2"], |_, _| Reply::Json(().into())).await
+    }
+
+    #[tokio::test]
+    async fn a_server_under_the_root_with_the_right_name_is_accepted() {
+        let server = server(Leaf::kms()).await;
+        let trust = Trust::RootCa(&server.authority.root_pem);
+        Connection::open(&server.url, trust, None).await.expect("IP address");
+        let named = server.url.to_string().replace("127.0.0.1", "localhost").parse().expect("url");
+        Connection::open(&named, trust, None).await.expect("DNS name");
+    }
+
+    #[tokio::test]
+    async fn a_server_under_another_root_is_refused() {
+        let server = server(Leaf::kms()).await;
+        let other = Authority::new();
+        let error =
+            Connection::open(&server.url, Trust::RootCa(&other.root_pem), None).await.expect_err("root");
+        assert!(matches!(error, ConnectError::Tls(_)), "{error}");
+    }
+
+    #[tokio::test]
+    async fn a_server_with_another_name_is_refused() {
+        for names in [vec![], vec!["kms.example".to_owned()], vec!["127.0.0.2".to_owned()]] {
+            let server = server(Leaf { names: names.clone(), ..Leaf::kms() }).await;
+            let error = Connection::open(&server.url, Trust::RootCa(&server.authority.root_pem), None)
+                .await
+                .expect_err("name");
+            assert!(matches!(error, ConnectError::Tls(_)), "{names:?}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_pin_accepts_its_key_under_any_issuer_and_refuses_every_other() {
+        let leaf = Leaf { names: vec![], ..Leaf::kms() };
+        let server = server(leaf.clone()).await;
+        let pin = leaf.key.spki_der();
+        Connection::open(&server.url, Trust::PublicKey(&pin), None).await.expect("the pinned key");
+        let other = P256Key::generate().spki_der();
+        for wrong in [&other[..], &pin[..90], &[]] {
+            let error =
+                Connection::open(&server.url, Trust::PublicKey(wrong), None).await.expect_err("another key");
+            assert!(matches!(error, ConnectError::Tls(_)), "{error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_copied_certificate_without_its_key_is_refused() {
+        let leaf = Leaf { impostor: Some(Arc::new(P256Key::generate())), ..Leaf::kms() };
+        let server = server(leaf.clone()).await;
+        for trust in [
+            Trust::DangerousAnyServer,
+            Trust::PublicKey(&leaf.key.spki_der()),
+            Trust::RootCa(&server.authority.root_pem),
+        ] {
+            let error = Connection::open(&server.url, trust, None).await.expect_err("impostor");
+            assert!(matches!(error, ConnectError::Tls(_)), "{trust:?}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_public_key_of_the_server_is_captured() {
+        let leaf = Leaf::kms();
+        let server = server(leaf.clone()).await;
+        let connection =
+            Connection::open(&server.url, Trust::DangerousAnyServer, None).await.expect("any server");
+        assert_eq!(connection.server_public_key(), leaf.key.spki_der());
+        assert_eq!(
+            kms_attest::ra_tls::spki_of(connection.server_certificate()).expect("spki"),
+            leaf.key.spki_der()
+        );
+    }
+
+    #[test]
+    fn a_root_is_exactly_one_certificate() {
+        let pem = Authority::new().root_pem;
+        assert!(client_config(Trust::RootCa(&pem), None).is_ok());
+        let broken = pem.replace("MII", "AAA");
+        for text in ["", "text", &format!("{pem}{pem}"), &broken] {
+            let error = client_config(Trust::RootCa(text), None).expect_err("root");
+            assert!(matches!(error, TlsConfigError::RootCa), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_certificate_of_another_key_is_no_identity() {
+        let authority = Authority::new();
+        let der = kms_attest::certificate::der(&authority.temp_pem).expect("der");
+        let identity = ClientIdentity::new(der, P256Key::generate());
+        let error = client_config(Trust::DangerousAnyServer, Some(&identity)).expect_err("mismatch");
+        assert!(matches!(error, TlsConfigError::Identity(_)), "{error}");
+    }
+}

@@ -1,0 +1,38 @@
+# Everyday commands. `just` lists them; `just ci` is what must hold before a change lands.
+
+# List the commands
+default:
+    @just --list
+
+# Simulated TDX platform, KMS and a first CVM in one process
+sandbox *args:
+    cargo run --release -p kms-sandbox -- {{args}}
+
+# All tests
+test *args:
+    cargo test --workspace {{args}}
+
+# Format, then lint with warnings as errors
+lint:
+    cargo fmt --all
+    cargo clippy --workspace --all-targets --locked -- -D warnings
+
+# API documentation, warnings as errors
+doc:
+    RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
+
+# Benchmarks; docs/performance.md says how to read them
+bench *args:
+    cargo bench -p cvm-kms {{args}}
+
+# Run one fuzz target for ten minutes (needs a nightly toolchain and cargo-fuzz)
+fuzz target seconds="600":
+    cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
+
+# Licences, sources, bans
+deny:
+    cargo deny check
+
+# What CI runs
+ci:
+    bash .ci/run

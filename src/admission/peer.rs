@@ -1,0 +1,94 @@
+//! The other end of a TLS connection: its certificate, and the evidence in it, verified at most once.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use kms_attest::{
+    ra_tls,
+    verify::{Binding, Verified, Verifier, VerifyError},
+};
+use rustls_pki_types::CertificateDer;
+use tokio::sync::Mutex;
+
+use super::Refusal;
+
+/// The other end of one connection.
+#[derive(Debug, Default)]
+pub struct Peer {
+    certificate: Option<CertificateDer<'static>>,
+    memory: Mutex<Memory>,
+}
+
+/// What this connection's evidence turned out to be. Only final outcomes are kept: an outage is not.
+#[derive(Debug, Default)]
+enum Memory {
+    #[default]
+    Unasked,
+    Verified(Arc<Verified>),
+    Refused(String),
+}
+
+impl Peer {
+    /// A peer whose certificate passed the TLS layer (validity, possession of the key), or that sent none.
+    pub fn new(certificate: Option<CertificateDer<'static>>) -> Self {
+        Self { certificate, memory: Mutex::default() }
+    }
+
+    /// Whether evidence of this connection has been verified: such a caller is not limited per address.
+    pub fn is_verified(&self) -> bool {
+        self.memory.try_lock().is_ok_and(|memory| matches!(*memory, Memory::Verified(_)))
+    }
+
+    /// The evidence in the client certificate, verified when first asked for and remembered for the connection,
+    /// for as long as the collateral that vouched for it lasts.
+    ///
+    /// # Errors
+    /// [`Refusal::NoAttestation`], [`Refusal::BadEvidence`], [`Refusal::CollateralUnavailable`].
+    pub async fn evidence(&self, verifier: &Verifier) -> Result<Arc<Verified>, Refusal> {
+        let Some(certificate) = &self.certificate else { return Err(Refusal::NoAttestation) };
+        let mut memory = self.memory.lock().await;
+        match &*memory {
+            Memory::Verified(verified) if unix_now() < verified.collateral_expires() => {
+                return Ok(Arc::clone(verified));
+            }
+            Memory::Refused(reason) => return Err(Refusal::BadEvidence(reason.clone())),
+            Memory::Verified(_) | Memory::Unasked => {}
+        }
+        match verify(certificate, verifier).await {
+            Ok(verified) => {
+                let verified = Arc::new(verified);
+                *memory = Memory::Verified(Arc::clone(&verified));
+                Ok(verified)
+            }
+            Err(refusal) => {
+                if let Refusal::BadEvidence(reason) = &refusal {
+                    *memory = Memory::Refused(reason.clone());
+                }
+                Err(refusal)
+            }
+        }
+    }
+}
+
+async fn verify(certificate: &CertificateDer<'_>, verifier: &Verifier) -> Result<Verified, Refusal> {
+    let evidence = ra_tls::evidence_in(certificate)
+        .map_err(|error| Refusal::BadEvidence(error.to_string()))?
+        .ok_or(Refusal::NoAttestation)?;
+    let key = ra_tls::spki_of(certificate).map_err(|error| Refusal::BadEvidence(error.to_string()))?;
+    verifier.verify(&evidence, Binding::PublicKey(&key)).await.map_err(Refusal::from)
+}
+
+impl From<VerifyError> for Refusal {
+    fn from(error: VerifyError) -> Self {
+        match error.is_unavailable() {
+            true => Self::CollateralUnavailable(error),
+            false => Self::BadEvidence(error.to_string()),
+        }
+    }
+}
+
+pub(super) fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}

@@ -1,0 +1,112 @@
+//! The chain: each record names the hash of the one before it and carries its own.
+
+use serde::Deserialize;
+use sha2::{Digest, Sha256};
+
+/// No line is longer, newline included.
+pub(super) const MAX_LINE: usize = 64 << 10;
+
+/// `,"hash":"` + 64 hex digits + `"}`
+const SEAL: usize = 9 + 64 + 2;
+
+/// Why a record does not follow from the one before.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum LinkProblem {
+    /// No newline at the end: a crash cut it short, or somebody did.
+    #[error("it is cut short")]
+    Unfinished,
+    /// Not a record of this file format.
+    #[error("it is no audit record")]
+    Malformed,
+    /// Its content is not what it was written with.
+    #[error("its hash does not fit its content")]
+    Hash,
+    /// It does not name the hash of the record before.
+    #[error("it names another predecessor")]
+    Predecessor,
+    /// Its number is not one more than that of the record before.
+    #[error("its number is out of order")]
+    Order,
+}
+
+/// The end of a chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Link {
+    seq: u64,
+    hash: [u8; 32],
+}
+
+#[derive(Deserialize)]
+struct Head {
+    seq: u64,
+    prev: String,
+}
+
+impl Link {
+    /// Before the first record: number 0 and 32 zero bytes.
+    pub(super) const GENESIS: Self = Self { seq: 0, hash: [0; 32] };
+
+    pub(super) fn seq(&self) -> u64 {
+        self.seq
+    }
+
+    pub(super) fn hash(&self) -> &[u8; 32] {
+        &self.hash
+    }
+
+    /// Appends a record with its newline to `lines` and returns the new end. `fields` is the event's JSON object.
+    ///
+    /// `{"seq":…,"time":…,"prev":…,<fields>,"hash":…}`, where `hash` is the SHA-256 of the same line without it.
+    pub(super) fn append(&self, time: &str, fields: &str, lines: &mut Vec<u8>) -> Self {
+        let seq = self.seq + 1;
+        let start = lines.len();
+        let head = format!(r#"{{"seq":{seq},"time":"{time}","prev":"{}","#, hex::encode(self.hash));
+        lines.extend_from_slice(head.as_bytes());
+        lines.extend_from_slice(fields.trim_start_matches('{').as_bytes());
+        let hash: [u8; 32] = Sha256::digest(&lines[start..]).into();
+        lines.pop();
+        lines.extend_from_slice(format!("{}\n", seal(&hash)).as_bytes());
+        Self { seq, hash }
+    }
+
+    /// The end after `record`, if it follows.
+    pub(super) fn next(&self, record: &[u8]) -> Result<Self, LinkProblem> {
+        let (link, prev) = Self::parse(record)?;
+        if prev != self.hash {
+            return Err(LinkProblem::Predecessor);
+        }
+        if link.seq != self.seq + 1 {
+            return Err(LinkProblem::Order);
+        }
+        Ok(link)
+    }
+
+    /// The end after `record`, whatever comes before it.
+    pub(super) fn at(record: &[u8]) -> Result<Self, LinkProblem> {
+        Self::parse(record).map(|(link, _)| link)
+    }
+
+    fn parse(record: &[u8]) -> Result<(Self, [u8; 32]), LinkProblem> {
+        let end = record.len().checked_sub(SEAL).ok_or(LinkProblem::Malformed)?;
+        let (content, sealed) = record.split_at(end);
+        let mut digest = Sha256::new();
+        digest.update(content);
+        digest.update(b"}");
+        let hash: [u8; 32] = digest.finalize().into();
+        if sealed != seal(&hash).as_bytes() {
+            return Err(if sealed.starts_with(br#","hash":""#) {
+                LinkProblem::Hash
+            } else {
+                LinkProblem::Malformed
+            });
+        }
+        let Head { seq, prev } = serde_json::from_slice(record).map_err(|_| LinkProblem::Malformed)?;
+        let mut previous = [0; 32];
+        hex::decode_to_slice(prev, &mut previous).map_err(|_| LinkProblem::Malformed)?;
+        Ok((Self { seq, hash }, previous))
+    }
+}
+
+fn seal(hash: &[u8; 32]) -> String {
+    format!(r#","hash":"{}"}}"#, hex::encode(hash))
+}

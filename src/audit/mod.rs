@@ -1,0 +1,172 @@
+//! Hash-chained record of everything that touches keys, on disk before the reply: no line, no key.
+
+mod chain;
+mod event;
+mod writer;
+
+use std::fmt;
+use std::fs::File;
+use std::io::{self, BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+use std::thread::JoinHandle;
+
+use tokio::sync::mpsc::error::TrySendError;
+use tokio::sync::{mpsc, oneshot};
+
+pub use chain::LinkProblem;
+pub use event::{Event, Subject};
+
+use chain::{Link, MAX_LINE};
+use writer::{Entry, Writer};
+
+/// Proof that an event is on disk. Only [`Audit::record`] makes one.
+#[derive(Debug)]
+#[must_use = "a receipt is what allows the reply"]
+pub struct Receipt {
+    seq: u64,
+}
+
+impl Receipt {
+    /// The event's number in the file.
+    pub fn seq(&self) -> u64 {
+        self.seq
+    }
+}
+
+/// Why an event is not recorded, or a file not usable.
+#[derive(Debug, thiserror::Error)]
+pub enum AuditError {
+    /// The file cannot be opened, read or repaired.
+    #[error("audit file {} cannot be used", path.display())]
+    Open {
+        /// The audit file.
+        path: PathBuf,
+        /// What the system says.
+        #[source]
+        source: io::Error,
+    },
+    /// Another process writes to it.
+    #[error("audit file {} is in use by another process", path.display())]
+    Locked {
+        /// The audit file.
+        path: PathBuf,
+    },
+    /// The chain does not hold: somebody changed the file.
+    #[error(
+        "audit record {seq} does not follow from the one before: {problem}; keep the file and start a new one"
+    )]
+    Broken {
+        /// Number of the first record that is wrong.
+        seq: u64,
+        /// What is wrong with it.
+        problem: LinkProblem,
+    },
+    /// The event is larger than a line may be.
+    #[error("audit event is larger than {MAX_LINE} bytes")]
+    TooLarge,
+    /// The disk refused the line.
+    #[error("audit record cannot be written")]
+    Write(#[source] io::Error),
+    /// Too many events wait already.
+    #[error("too many audit events are waiting for the disk")]
+    Overloaded,
+    /// An earlier failure left the file in doubt; only a restart helps.
+    #[error("audit file is in doubt since an earlier failure")]
+    Stopped,
+}
+
+/// The open audit file, with its one writer.
+pub struct Audit {
+    queue: Option<mpsc::Sender<Entry>>,
+    writer: Option<JoinHandle<()>>,
+}
+
+/// Callers wait where more events than this are not on disk yet.
+const QUEUE: usize = 1024;
+
+impl Audit {
+    /// Opens or creates the file, checks the end of its chain, and repairs a line that a crash cut short: the rest is
+    /// cut off and a `recovered` event takes its place.
+    pub fn open(path: &Path) -> Result<Self, AuditError> {
+        let mut writer = Writer::open(path)?;
+        let (queue, entries) = mpsc::channel(QUEUE);
+        let writer = std::thread::Builder::new()
+            .name("audit".to_owned())
+            .spawn(move || writer.run(entries))
+            .map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
+        Ok(Self { queue: Some(queue), writer: Some(writer) })
+    }
+
+    /// Returns once the event is on disk. Events that wait together share one write and one sync.
+    pub async fn record(&self, event: Event) -> Result<Receipt, AuditError> {
+        let fields = event.fields()?;
+        let (acknowledge, acknowledged) = oneshot::channel();
+        let queue = self.queue.as_ref().ok_or(AuditError::Stopped)?;
+        queue.send(Entry { fields, acknowledge }).await.map_err(|_| AuditError::Stopped)?;
+        acknowledged.await.unwrap_or(Err(AuditError::Stopped))
+    }
+
+    /// Records an event that nothing waits for. It is lost, and the log says so, when too many are waiting.
+    pub fn note(&self, event: Event) {
+        let noted = event.fields().and_then(|fields| {
+            let queue = self.queue.as_ref().ok_or(AuditError::Stopped)?;
+            let (acknowledge, _) = oneshot::channel();
+            queue.try_send(Entry { fields, acknowledge }).map_err(|error| match error {
+                TrySendError::Full(_) => AuditError::Overloaded,
+                TrySendError::Closed(_) => AuditError::Stopped,
+            })
+        });
+        if let Err(error) = noted {
+            tracing::warn!(%error, "an event is missing from the audit file");
+        }
+    }
+}
+
+impl fmt::Debug for Audit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Audit").finish_non_exhaustive()
+    }
+}
+
+/// Waits for what is queued, so that the file can be opened again.
+impl Drop for Audit {
+    fn drop(&mut self) {
+        self.queue.take();
+        if let Some(writer) = self.writer.take()
+            && writer.join().is_err()
+        {
+            tracing::error!("the audit writer ended in a panic");
+        }
+    }
+}
+
+/// What a whole audit file says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// How many records it holds.
+    pub records: u64,
+    /// SHA-256 of the last one: who keeps it elsewhere can later tell whether the end was cut off.
+    pub head: [u8; 32],
+}
+
+/// Checks every link of a file; the error names the first broken one.
+pub fn verify_file(path: &Path) -> Result<Verified, AuditError> {
+    let unusable = |source| AuditError::Open { path: path.to_owned(), source };
+    let mut reader = BufReader::new(File::open(path).map_err(unusable)?);
+    let mut link = Link::GENESIS;
+    let mut line = Vec::new();
+    loop {
+        line.clear();
+        let length =
+            (&mut reader).take(MAX_LINE as u64 + 1).read_until(b'\n', &mut line).map_err(unusable)?;
+        if length == 0 {
+            return Ok(Verified { records: link.seq(), head: *link.hash() });
+        }
+        let broken = |problem| AuditError::Broken { seq: link.seq() + 1, problem };
+        let record = line.strip_suffix(b"\n").ok_or_else(|| broken(LinkProblem::Unfinished))?;
+        link = link.next(record).map_err(broken)?;
+    }
+}
+
+#[cfg(test)]
+mod tests;

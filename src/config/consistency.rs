@@ -1,0 +1,64 @@
+//! What no single key shows: settings that contradict each other.
+
+use super::reader::Report;
+use super::{Admin, AuthApi, Config, Rpc};
+
+pub(super) fn check(config: &Config, report: &mut Report) {
+    let core = &config.core;
+    if core.cert_dir.as_os_str().is_empty() {
+        report.find("core.cert_dir", "must name a directory");
+    }
+    if core.insecure_no_tee {
+        for (is_on, key) in [
+            (core.attest_rpc_cert, "core.attest_rpc_cert"),
+            (core.enforce_self_authorization, "core.enforce_self_authorization"),
+        ] {
+            if is_on {
+                report.find(
+                    key,
+                    "must be false with core.insecure_no_tee = true: nothing could attest this service",
+                );
+            }
+        }
+    }
+    if let AuthApi::Allowlist { path, .. } = &core.auth_api
+        && path.as_os_str().is_empty()
+    {
+        report.find("core.auth_api.allowlist.path", "must name a file");
+    }
+    if core.admin.enabled {
+        admin(&core.admin, &config.rpc, &core.auth_api, report);
+    } else if core.admin.auth_token.is_some() || core.admin.htpasswd_file.is_some() {
+        report.notice(
+            "core.admin.enabled",
+            "false: credentials are configured, but there is no admin listener",
+        );
+    }
+}
+
+fn admin(admin: &Admin, rpc: &Rpc, auth_api: &AuthApi, report: &mut Report) {
+    if admin.auth_token.is_none() && admin.htpasswd_file.is_none() && !admin.insecure_no_auth {
+        report.find(
+            "core.admin",
+            "admin API is enabled but neither auth_token nor htpasswd_file is configured; set one of them, \
+             DSTACK_KMS_ADMIN_TOKEN, or insecure_no_auth = true",
+        );
+    }
+    let same_address =
+        admin.address == rpc.address || admin.address.is_unspecified() || rpc.address.is_unspecified();
+    if admin.port != 0 && admin.port == rpc.port && same_address {
+        report.find("core.admin.port", format!("{} is the port of the main listener too", admin.port));
+    }
+    if let AuthApi::Webhook { url } = auth_api
+        && url.is_loopback()
+        && url.url().port_or_known_default() == Some(admin.port)
+    {
+        report.find(
+            "core.admin.port",
+            format!(
+                "{} is the port of core.auth_api.webhook.url too: the policy would be this service",
+                admin.port
+            ),
+        );
+    }
+}

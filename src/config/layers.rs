@@ -1,0 +1,181 @@
+//! The layers of the configuration and how they are laid over each other, key by key.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+use zeroize::Zeroizing;
+
+use super::reader::Finding;
+
+/// The compiled-in first layer: every key with its meaning and default.
+pub const DEFAULTS: &str = include_str!("../../kms.toml");
+
+/// No configuration file is larger.
+const MAX_FILE: u64 = 1 << 20;
+
+/// Where [`super::Config::from_sources`] reads.
+pub struct Sources<'a> {
+    /// Directory of the system's `kms.toml` and `kms.json`.
+    pub system: &'a Path,
+    /// Directory of the working directory's `kms.toml` and `kms.json`.
+    pub working: &'a Path,
+    /// The file named on the command line: TOML if it is called so, JSON otherwise. It must exist.
+    pub explicit: Option<&'a Path>,
+    /// Value of an environment variable.
+    pub environment: &'a dyn Fn(&str) -> Option<String>,
+}
+
+/// A key's content and the layer that set it last.
+pub(super) struct Node {
+    pub(super) layer: Layer,
+    pub(super) content: Content,
+}
+
+pub(super) enum Content {
+    Table(Table),
+    Value(Value),
+}
+
+pub(super) type Table = BTreeMap<String, Node>;
+
+/// The compiled-in defaults, or the n-th file of [`Layers::files`].
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Layer {
+    Defaults,
+    File(usize),
+}
+
+/// All layers merged, the files they came from, and what was wrong with the files.
+pub(super) struct Layers {
+    pub(super) root: Table,
+    pub(super) files: Vec<PathBuf>,
+    pub(super) findings: Vec<Finding>,
+}
+
+#[derive(Clone, Copy)]
+enum Presence {
+    Required,
+    Optional,
+}
+
+pub(super) fn read(sources: &Sources<'_>) -> Layers {
+    let mut layers = Layers::defaults();
+    for directory in [sources.system, sources.working] {
+        for name in ["kms.toml", "kms.json"] {
+            layers.add_file(&directory.join(name), Presence::Optional);
+        }
+    }
+    if let Some(path) = sources.explicit {
+        layers.add_file(path, Presence::Required);
+    }
+    layers
+}
+
+pub(super) fn from_toml(text: &str) -> Layers {
+    let mut layers = Layers::defaults();
+    let path = PathBuf::from("kms.toml");
+    match parse_toml(text) {
+        Ok(value) => layers.add(path, value),
+        Err(message) => layers.findings.push(Finding::file(&path, message)),
+    }
+    layers
+}
+
+impl Layers {
+    fn defaults() -> Self {
+        let mut root = Table::new();
+        let mut findings = Vec::new();
+        match parse_toml(DEFAULTS) {
+            Ok(value) => merge_root(&mut root, value, Layer::Defaults),
+            Err(message) => findings.push(Finding::file(Path::new("the compiled-in defaults"), message)),
+        }
+        Self { root, files: Vec::new(), findings }
+    }
+
+    fn add_file(&mut self, path: &Path, presence: Presence) {
+        match (read_bounded(path), presence) {
+            (Ok(text), _) => {
+                let is_toml = path.extension().is_some_and(|extension| extension == "toml");
+                match if is_toml { parse_toml(&text) } else { parse_json(&text) } {
+                    Ok(value) => self.add(path.to_owned(), value),
+                    Err(message) => self.findings.push(Finding::file(path, message)),
+                }
+            }
+            (Err(error), Presence::Optional) if error.kind() == io::ErrorKind::NotFound => {}
+            (Err(error), _) => self.findings.push(Finding::file(path, format!("cannot be read: {error}"))),
+        }
+    }
+
+    fn add(&mut self, path: PathBuf, value: Value) {
+        let layer = Layer::File(self.files.len());
+        if !value.is_object() {
+            self.findings.push(Finding::file(&path, "must hold a table of keys".to_owned()));
+        }
+        merge_root(&mut self.root, value, layer);
+        self.files.push(path);
+    }
+}
+
+fn read_bounded(path: &Path) -> io::Result<Zeroizing<String>> {
+    let mut text = Zeroizing::new(String::new());
+    fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
+    if text.len() as u64 > MAX_FILE {
+        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
+    }
+    Ok(text)
+}
+
+/// The parser's own message and the line, without the line's text: it may hold a token.
+fn parse_toml(text: &str) -> Result<Value, String> {
+    toml::from_str(text).map_err(|error| {
+        let line =
+            error.span().and_then(|span| text.get(..span.start)).map(|before| before.split('\n').count());
+        let place = line.map(|line| format!("line {line}: ")).unwrap_or_default();
+        let message = error.message().lines().next().unwrap_or("invalid").to_owned();
+        format!("is not valid TOML: {place}{message}")
+    })
+}
+
+fn parse_json(text: &str) -> Result<Value, String> {
+    serde_json::from_str(text).map_err(|error| {
+        format!(
+            "is not valid JSON: line {}, column {}: {:?} error",
+            error.line(),
+            error.column(),
+            error.classify()
+        )
+    })
+}
+
+fn merge_root(root: &mut Table, value: Value, layer: Layer) {
+    if let Value::Object(entries) = value {
+        for (key, value) in entries {
+            merge(root, key, value, layer);
+        }
+    }
+}
+
+/// Tables are merged key by key; anything else replaces what was there.
+fn merge(table: &mut Table, key: String, value: Value, layer: Layer) {
+    match (value, table.get_mut(&key)) {
+        (Value::Object(entries), Some(Node { layer: last, content: Content::Table(below) })) => {
+            *last = layer;
+            for (key, value) in entries {
+                merge(below, key, value, layer);
+            }
+        }
+        (Value::Object(entries), _) => {
+            let mut below = Table::new();
+            for (key, value) in entries {
+                merge(&mut below, key, value, layer);
+            }
+            table.insert(key, Node { layer, content: Content::Table(below) });
+        }
+        (value, _) => {
+            table.insert(key, Node { layer, content: Content::Value(value) });
+        }
+    }
+}

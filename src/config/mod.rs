@@ -1,0 +1,272 @@
+//! Configuration: layers in, one fixed-type `Config` out, or everything that is wrong with it at once.
+
+mod consistency;
+mod layers;
+mod posture;
+mod reader;
+mod sections;
+mod values;
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::domain::Domain;
+
+pub use layers::{DEFAULTS, Sources};
+pub use posture::{ImageVerification, Posture, Relaxation};
+pub use reader::{ConfigError, Finding, Notice};
+pub use values::{Endpoint, Secret};
+
+/// The service's configuration; a field's path is the key's path.
+pub struct Config {
+    /// `[rpc]`: the main listener.
+    pub rpc: Rpc,
+    /// `[core]`: everything else.
+    pub core: Core,
+    /// The files this configuration was read from, first to last; the compiled-in defaults are not listed.
+    pub files: Vec<PathBuf>,
+}
+
+impl Config {
+    /// Reads the layers of this machine: the compiled-in defaults, `/etc/kms`, the working directory, then `explicit`.
+    pub fn load(explicit: Option<&Path>) -> Result<(Self, Vec<Notice>), ConfigError> {
+        let environment = |name: &str| std::env::var(name).ok();
+        Self::from_sources(&Sources {
+            system: Path::new("/etc/kms"),
+            working: Path::new("."),
+            explicit,
+            environment: &environment,
+        })
+    }
+
+    /// Reads the layers below given directories; what [`Config::load`] does with everything injected.
+    pub fn from_sources(sources: &Sources<'_>) -> Result<(Self, Vec<Notice>), ConfigError> {
+        sections::read(layers::read(sources), sources.environment)
+    }
+
+    /// The defaults with one TOML text over them and no environment, for tests and the sandbox.
+    pub fn from_toml(text: &str) -> Result<(Self, Vec<Notice>), ConfigError> {
+        sections::read(layers::from_toml(text), &|_| None)
+    }
+}
+
+/// `[rpc]`
+#[derive(Debug, Clone)]
+pub struct Rpc {
+    /// Address of the main listener.
+    pub address: IpAddr,
+    /// Port of the main listener; 0 lets the system choose.
+    pub port: u16,
+    /// `rpc.tls.mutual.mandatory`
+    pub client_certificates: ClientCertificates,
+    /// Body limits by method of the main listener.
+    pub limits: BodyLimits,
+}
+
+/// Whether a TLS client must show a certificate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientCertificates {
+    /// Requested, not required: the default.
+    Optional,
+    /// Callers without one fail the handshake.
+    Mandatory,
+}
+
+/// Largest request body in bytes by bare method name.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct BodyLimits(BTreeMap<String, usize>);
+
+impl BodyLimits {
+    /// The configured limit of a bare method name such as `SignCert`; `None` leaves the built-in one.
+    pub fn of(&self, method: &str) -> Option<usize> {
+        self.0.get(method).copied()
+    }
+}
+
+/// `[core]`
+pub struct Core {
+    /// The key directory.
+    pub cert_dir: PathBuf,
+    /// Shown by `GetAttestationInfo`.
+    pub site_name: String,
+    /// This KMS must itself be allowed before it serves.
+    pub enforce_self_authorization: bool,
+    /// The server certificate carries evidence.
+    pub attest_rpc_cert: bool,
+    /// Release keys to AMD SEV-SNP machines.
+    pub sev_snp_key_release: bool,
+    /// Release keys to AWS Nitro TPM machines.
+    pub aws_nitro_tpm_key_release: bool,
+    /// Release keys to AWS Nitro enclaves.
+    pub nitro_enclave_key_release: bool,
+    /// SHA-256 of the token of the main listener's legacy `ClearImageCache`.
+    pub admin_token_hash: Option<[u8; 32]>,
+    /// Run without a TEE; then [`Core::attester`] is [`Attester::None`], and self-authorization and the attested
+    /// server certificate are off.
+    pub insecure_no_tee: bool,
+    /// Tolerate a key directory that others can read.
+    pub insecure_world_readable_keys: bool,
+    /// `[core.attestation]`
+    pub attestation: Attestation,
+    /// `[core.attester]`
+    pub attester: Attester,
+    /// `[core.image]`
+    pub image: Image,
+    /// `[core.auth_api]`
+    pub auth_api: AuthApi,
+    /// `[core.onboard]`
+    pub onboard: Onboard,
+    /// `[core.admin]`
+    pub admin: Admin,
+    /// `[core.metrics]`
+    pub metrics: Metrics,
+    /// `[core.audit]`
+    pub audit: Audit,
+    /// `[core.limits]`
+    pub limits: Limits,
+}
+
+/// `[core.attestation]`: how evidence of others is verified.
+#[derive(Debug, Clone)]
+pub struct Attestation {
+    /// Collateral services for Intel TDX, asked in order; never empty.
+    pub pccs: Vec<Endpoint>,
+    /// Certificate service for AMD SEV-SNP.
+    pub amd_kds: Endpoint,
+    /// Replaces Intel's root; only with `insecure_allow_external_trust_anchors`.
+    pub tdx_root: Option<PathBuf>,
+}
+
+/// `[core.attester]`: where evidence of this KMS comes from.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Attester {
+    /// The guest agent; `None` tries its usual sockets.
+    GuestAgent {
+        /// `unix:/path` or `http://host:port`, from the key or from `DSTACK_AGENT_ADDRESS`.
+        address: Option<String>,
+    },
+    /// The kernel's TSM report files.
+    ConfigfsTsm {
+        /// File with the event log; `None` is the guest's usual place.
+        event_log: Option<PathBuf>,
+    },
+    /// No TEE; only with `insecure_no_tee`.
+    None,
+}
+
+/// `[core.image]`: OS images.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Image {
+    /// Recompute the registers from the OS image.
+    pub verify: bool,
+    /// Contains `images/<hash>/` and `measurements/<hash>`.
+    pub cache_dir: PathBuf,
+    /// URL with the placeholder `{OS_IMAGE_HASH}`.
+    pub download_url: String,
+    /// `None` is `never`.
+    pub download_timeout: Option<Duration>,
+}
+
+/// `[core.auth_api]`: the policy.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AuthApi {
+    /// An HTTP service decides.
+    Webhook {
+        /// Base URL.
+        url: Endpoint,
+    },
+    /// A file decides.
+    Allowlist {
+        /// `auth-config.json` as auth-simple reads it.
+        path: PathBuf,
+        /// What an empty `devices` list means.
+        empty_devices: EmptyDevices,
+    },
+    /// Everything is allowed.
+    Dev {
+        /// Handed to every app.
+        gateway_app_id: String,
+    },
+}
+
+/// What an empty `devices` list of the allow-list means when `allowAnyDevice` is false.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EmptyDevices {
+    /// Any device, as auth-simple has it.
+    AnyDevice,
+    /// No device (`strict_devices = true`).
+    NoDevice,
+}
+
+/// `[core.onboard]`
+pub struct Onboard {
+    /// Offer onboarding when there are no keys.
+    pub enabled: bool,
+    /// Bootstrap without interaction.
+    pub auto_bootstrap_domain: Option<Domain>,
+    /// Address of the onboarding listener.
+    pub address: IpAddr,
+    /// Port of the onboarding listener.
+    pub port: u16,
+    /// Needed by the methods that change state.
+    pub auth_token: Option<Secret>,
+    /// Body limits by method of the onboarding listener.
+    pub limits: BodyLimits,
+}
+
+/// `[core.admin]`
+pub struct Admin {
+    /// Start the admin listener.
+    pub enabled: bool,
+    /// Address of the admin listener.
+    pub address: IpAddr,
+    /// Port of the admin listener.
+    pub port: u16,
+    /// From the key, else from `DSTACK_KMS_ADMIN_TOKEN`, else from `ADMIN_API_TOKEN`; trimmed, never empty.
+    pub auth_token: Option<Secret>,
+    /// bcrypt entries.
+    pub htpasswd_file: Option<PathBuf>,
+    /// Serve without credentials.
+    pub insecure_no_auth: bool,
+    /// Body limits by method of the admin listener.
+    pub limits: BodyLimits,
+}
+
+/// `[core.metrics]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Metrics {
+    /// Serve `GET /metrics` on the main listener.
+    pub enabled: bool,
+}
+
+/// `[core.audit]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Audit {
+    /// The audit file, already resolved to `<cert_dir>/audit.jsonl` where the key is empty.
+    pub file: PathBuf,
+}
+
+/// `[core.limits]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Limits {
+    /// Requests per second of one address that has not proved what it runs.
+    pub unauthenticated_per_second: NonZeroU32,
+    /// How many of them may come at once.
+    pub unauthenticated_burst: NonZeroU32,
+    /// Open connections of one listener.
+    pub max_connections: usize,
+    /// End of a TLS handshake.
+    pub handshake_timeout: Duration,
+    /// End of one request.
+    pub request_timeout: Duration,
+    /// End of a connection without a request.
+    pub idle_timeout: Duration,
+    /// What running requests get at shutdown.
+    pub shutdown_grace: Duration,
+}
+
+#[cfg(test)]
+mod tests;

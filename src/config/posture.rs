@@ -1,0 +1,112 @@
+//! What the configuration relaxes, as stable codes for `GetMeta`, metrics and the log.
+
+use std::borrow::Cow;
+
+use super::{AuthApi, Config};
+
+/// One relaxed setting.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Relaxation {
+    /// Stable, for machines: `dev_auth`.
+    pub code: &'static str,
+    /// One sentence for people: what is given up.
+    pub sentence: Cow<'static, str>,
+}
+
+/// Everything that is relaxed, in a stable order.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Posture {
+    relaxed: Vec<Relaxation>,
+}
+
+/// Whether the running service recomputes registers from OS images.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ImageVerification {
+    /// It does, if `core.image.verify` says so.
+    Available,
+    /// It does not, whatever `core.image.verify` says.
+    Unavailable,
+}
+
+impl Posture {
+    /// Adds a relaxation that the configuration alone does not show, such as one of the policy's.
+    pub fn relax(&mut self, relaxation: Relaxation) {
+        if !self.relaxed.iter().any(|known| known.code == relaxation.code) {
+            self.relaxed.push(relaxation);
+        }
+    }
+
+    /// The relaxations.
+    pub fn relaxed(&self) -> &[Relaxation] {
+        &self.relaxed
+    }
+
+    /// The codes of the relaxations.
+    pub fn codes(&self) -> impl Iterator<Item = &'static str> {
+        self.relaxed.iter().map(|relaxation| relaxation.code)
+    }
+
+    /// Whether nothing is relaxed.
+    pub fn is_strict(&self) -> bool {
+        self.relaxed.is_empty()
+    }
+}
+
+impl Config {
+    /// What this configuration relaxes.
+    pub fn posture(&self, images: ImageVerification) -> Posture {
+        let core = &self.core;
+        let exposed_webhook = matches!(&core.auth_api, AuthApi::Webhook { url } if url.is_exposed());
+        let images_verified = core.image.verify && images == ImageVerification::Available;
+        let relaxed = [
+            (core.insecure_no_tee, "no_tee", "no TEE protects the keys, and nothing attests this service"),
+            (
+                matches!(core.auth_api, AuthApi::Dev { .. }),
+                "dev_auth",
+                "every attested caller is allowed: anyone with a TDX machine can have the keys of any app",
+            ),
+            (
+                !core.attest_rpc_cert,
+                "rpc_cert_not_attested",
+                "the server certificate carries no attestation: callers cannot check what they talk to",
+            ),
+            (
+                !core.enforce_self_authorization,
+                "self_authorization_off",
+                "this service serves keys without being allowed by the policy itself",
+            ),
+            (
+                !images_verified,
+                "os_image_not_verified",
+                "the OS image hash that callers state is not checked against their measured registers",
+            ),
+            (
+                core.attestation.tdx_root.is_some(),
+                "external_trust_anchors",
+                "evidence is accepted under a root that is not the hardware vendor's",
+            ),
+            (
+                core.admin.enabled && core.admin.insecure_no_auth,
+                "admin_without_credentials",
+                "the admin listener asks for no credentials",
+            ),
+            (
+                core.insecure_world_readable_keys,
+                "world_readable_keys",
+                "the key directory may be readable by others on this machine",
+            ),
+            (
+                exposed_webhook,
+                "webhook_unencrypted",
+                "the policy is asked over plain http beyond this machine: whoever is in between decides",
+            ),
+        ];
+        Posture {
+            relaxed: relaxed
+                .into_iter()
+                .filter(|(is_relaxed, ..)| *is_relaxed)
+                .map(|(_, code, sentence)| Relaxation { code, sentence: sentence.into() })
+                .collect(),
+        }
+    }
+}

@@ -1,0 +1,238 @@
+//! The fixed types that configuration values are parsed into.
+
+use std::fmt;
+use std::time::Duration;
+
+use serde_json::Value;
+use url::{Host, Url};
+use zeroize::Zeroizing;
+
+/// A secret text: no `Debug`, `Display` or `Clone`; wiped when dropped.
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// The trimmed text, or `None` if nothing is left.
+    pub fn trimmed(text: String) -> Option<Self> {
+        let text = Zeroizing::new(text);
+        let trimmed = text.trim();
+        (!trimmed.is_empty()).then(|| Self(Zeroizing::new(trimmed.to_owned())))
+    }
+
+    /// The secret itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+}
+
+/// An `http` or `https` URL with a host, kept as it was written.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Endpoint {
+    text: String,
+    url: Url,
+}
+
+impl Endpoint {
+    /// Parses an URL; the error says what is missing and never repeats the URL, which may hold credentials.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let url = Url::parse(text).map_err(|error| format!("must be an http or https URL: {error}"))?;
+        if !matches!(url.scheme(), "http" | "https") {
+            return Err("must be an http or https URL".to_owned());
+        }
+        if url.host().is_none() {
+            return Err("must be an URL with a host".to_owned());
+        }
+        Ok(Self { text: text.to_owned(), url })
+    }
+
+    /// Stands in where a finding keeps the configuration from being used.
+    pub(super) fn placeholder() -> Self {
+        Self::parse("http://placeholder.invalid").expect("a constant URL is valid")
+    }
+
+    /// The URL as it was written.
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The parsed URL.
+    pub fn url(&self) -> &Url {
+        &self.url
+    }
+
+    /// Whether it stays on this machine: a loopback address or `localhost`.
+    pub fn is_loopback(&self) -> bool {
+        match self.url.host() {
+            Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
+            Some(Host::Ipv4(address)) => address.is_loopback(),
+            Some(Host::Ipv6(address)) => address.is_loopback(),
+            None => false,
+        }
+    }
+
+    /// Whether it leaves this machine unencrypted.
+    pub fn is_exposed(&self) -> bool {
+        self.url.scheme() == "http" && !self.is_loopback()
+    }
+}
+
+/// Scheme, host and port only: path, query and user may hold credentials.
+impl fmt::Display for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}://{}", self.url.scheme(), self.url.host_str().unwrap_or_default())?;
+        self.url.port().map_or(Ok(()), |port| write!(f, ":{port}"))
+    }
+}
+
+impl fmt::Debug for Endpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Endpoint({self})")
+    }
+}
+
+pub(super) fn boolean(value: Value) -> Result<bool, String> {
+    value.as_bool().ok_or_else(|| "must be true or false".to_owned())
+}
+
+pub(super) fn string(value: Value) -> Result<String, String> {
+    match value {
+        Value::String(text) => Ok(text),
+        _ => Err("must be a text in quotes".to_owned()),
+    }
+}
+
+pub(super) fn endpoint(value: Value) -> Result<Endpoint, String> {
+    Endpoint::parse(&string(value)?)
+}
+
+/// One URL, or a list of them that is not empty.
+pub(super) fn endpoints(value: Value) -> Result<Vec<Endpoint>, String> {
+    match value {
+        Value::Array(urls) if urls.is_empty() => Err("must name at least one URL".to_owned()),
+        Value::Array(urls) => urls.into_iter().map(endpoint).collect(),
+        url => Ok(vec![endpoint(url)?]),
+    }
+}
+
+/// `<number><s|m|h|d>`, or `never` as `None`.
+pub(super) fn duration(text: &str) -> Result<Option<Duration>, String> {
+    if text == "never" {
+        return Ok(None);
+    }
+    let error = || "must be a duration such as 30s, 2m, 1h, 7d, or never".to_owned();
+    let unit = match text.bytes().last() {
+        Some(b's') => 1,
+        Some(b'm') => 60,
+        Some(b'h') => 3600,
+        Some(b'd') => 86400,
+        _ => return Err(error()),
+    };
+    let number = &text[..text.len() - 1];
+    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
+        return Err(error());
+    }
+    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(error)?;
+    Ok(Some(Duration::from_secs(seconds)))
+}
+
+/// A size with an optional unit: `B`, `kB`, `KiB`, `MB`, `MiB`, `GB`, `GiB`, in any case.
+pub(super) fn size(text: &str) -> Result<usize, String> {
+    let error = || "must be a size such as 65536, 512KiB or 1MiB".to_owned();
+    let text = text.trim();
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let factor: usize = match unit.trim_start().to_ascii_lowercase().as_str() {
+        "" | "b" => 1,
+        "kb" => 1000,
+        "kib" => 1 << 10,
+        "mb" => 1_000_000,
+        "mib" => 1 << 20,
+        "gb" => 1_000_000_000,
+        "gib" => 1 << 30,
+        _ => return Err(error()),
+    };
+    number.parse::<usize>().ok().and_then(|number| number.checked_mul(factor)).ok_or_else(error)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn durations_are_a_number_with_a_unit_or_never() {
+        for (text, expected) in [
+            ("0s", Some(Some(0))),
+            ("30s", Some(Some(30))),
+            ("2m", Some(Some(120))),
+            ("1h", Some(Some(3600))),
+            ("7d", Some(Some(604_800))),
+            ("never", Some(None)),
+            ("", None),
+            ("s", None),
+            ("5", None),
+            ("-5s", None),
+            ("+5s", None),
+            ("1.5h", None),
+            ("5ms", None),
+            ("5é", None),
+            ("99999999999999999999d", None),
+            ("18446744073709551615d", None),
+        ] {
+            let parsed = duration(text).ok().map(|value| value.map(|value| value.as_secs()));
+            assert_eq!(parsed, expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn sizes_are_a_number_with_an_optional_unit() {
+        for (text, expected) in [
+            ("1", Some(1)),
+            ("10 B", Some(10)),
+            ("2kB", Some(2000)),
+            ("512KiB", Some(524_288)),
+            ("1MiB", Some(1_048_576)),
+            ("3 mb", Some(3_000_000)),
+            ("1GiB", Some(1 << 30)),
+            ("", None),
+            ("MiB", None),
+            ("1.5MiB", None),
+            ("1TiBx", None),
+            ("99999999999GiB", None),
+        ] {
+            assert_eq!(size(text).ok(), expected, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn endpoints_show_neither_path_nor_credentials() {
+        let endpoint = Endpoint::parse("https://user:hush@kms.example.com:8443/key?token=hush").unwrap();
+        assert_eq!(endpoint.to_string(), "https://kms.example.com:8443");
+        assert_eq!(format!("{endpoint:?}"), "Endpoint(https://kms.example.com:8443)");
+        assert_eq!(endpoint.as_str(), "https://user:hush@kms.example.com:8443/key?token=hush");
+    }
+
+    #[test]
+    fn endpoints_know_whether_they_leave_the_machine_unencrypted() {
+        for (text, exposed) in [
+            ("http://auth-api:8000", Some(true)),
+            ("http://10.0.2.2:8001", Some(true)),
+            ("https://auth.example.com", Some(false)),
+            ("http://localhost:3000", Some(false)),
+            ("http://127.0.0.9:3000", Some(false)),
+            ("http://[::1]:3000", Some(false)),
+            ("http://localhost.evil.example", Some(true)),
+            ("ftp://host", None),
+            ("auth-api:8000", None),
+            ("http://", None),
+            ("", None),
+        ] {
+            let parsed = Endpoint::parse(text).ok();
+            assert_eq!(parsed.map(|endpoint| endpoint.is_exposed()), exposed, "{text:?}");
+        }
+    }
+
+    #[test]
+    fn secrets_are_trimmed_and_never_empty() {
+        assert_eq!(Secret::trimmed(" token\n".to_owned()).unwrap().expose(), "token");
+        assert!(Secret::trimmed(" \n".to_owned()).is_none());
+    }
+}

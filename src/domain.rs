@@ -1,0 +1,96 @@
+//! The domain name (or IPv4 address) under which a KMS serves.
+
+use std::fmt;
+
+use thiserror::Error;
+
+const LONGEST_NAME: usize = 253;
+const LONGEST_LABEL: usize = 63;
+
+/// A DNS name or an IPv4 literal that a certificate can carry.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Domain(String);
+
+/// Why a text is not a [`Domain`]. The peer's texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+pub enum DomainError {
+    /// Empty, too long, or not ASCII.
+    #[error("domain must be a non-empty ASCII DNS name of at most 253 bytes")]
+    Name,
+    /// A label is empty, too long, has other characters, or a hyphen at an end.
+    #[error("domain contains an invalid DNS label")]
+    Label,
+}
+
+impl Domain {
+    /// Letters, digits and hyphens in labels of 1 to 63 bytes, 253 bytes in all; so no trailing dot, no wildcard, no
+    /// port and no IPv6 literal.
+    pub fn parse(text: &str) -> Result<Domain, DomainError> {
+        if text.is_empty() || text.len() > LONGEST_NAME || !text.is_ascii() {
+            return Err(DomainError::Name);
+        }
+        if !text.split('.').all(is_label) {
+            return Err(DomainError::Label);
+        }
+        Ok(Domain(text.to_owned()))
+    }
+
+    /// The name as given.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for Domain {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+fn is_label(label: &str) -> bool {
+    (1..=LONGEST_LABEL).contains(&label.len())
+        && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
+        && !label.starts_with('-')
+        && !label.ends_with('-')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_and_ipv4_literals_are_domains() {
+        let longest = format!("{}.{}", [&*"a".repeat(63); 3].join("."), "b".repeat(61));
+        for text in
+            ["kms.example.com", "localhost", "10.0.2.2", "a", "xn--bcher-kva.example", "KMS-1", &longest]
+        {
+            assert_eq!(Domain::parse(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn anything_else_is_refused_with_the_peers_text() {
+        let long = format!("{}.{}", [&*"a".repeat(63); 3].join("."), "b".repeat(62));
+        let name = "domain must be a non-empty ASCII DNS name of at most 253 bytes";
+        let label = "domain contains an invalid DNS label";
+        let cases = [
+            ("", name),
+            (&long, name),
+            ("bücher.example", name),
+            ("kms.example.com.", label),
+            (".example.com", label),
+            ("a..b", label),
+            ("a_b.example", label),
+            ("*.example.com", label),
+            ("kms.example.com:8000", label),
+            ("-a.example", label),
+            ("a-.example", label),
+            ("::1", label),
+            ("a b", label),
+            (&"a".repeat(64), label),
+        ];
+        for (text, error) in cases {
+            assert_eq!(Domain::parse(text).unwrap_err().to_string(), error, "{text:?}");
+        }
+    }
+}

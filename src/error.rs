@@ -1,0 +1,153 @@
+//! What a caller is told when a request ends without a result.
+
+use std::{error::Error as StdError, fmt};
+
+type Source = Box<dyn StdError + Send + Sync>;
+
+/// What kind of end it was. `transport::status` maps each to HTTP and gRPC.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Code {
+    /// The request is malformed or asks for something that cannot be.
+    InvalidRequest,
+    /// The method needs an attestation and the caller brought none that verifies.
+    Unauthenticated,
+    /// Policy said no.
+    Denied,
+    /// This KMS cannot answer yet.
+    NotReady,
+    /// Keys exist already.
+    AlreadyOnboarded,
+    /// No such method here.
+    UnknownMethod,
+    /// The request is larger than the method takes.
+    TooLarge,
+    /// The caller's address asks too often.
+    TooManyRequests,
+    /// Something that this KMS depends on does not answer; the same request may succeed later.
+    Unavailable,
+    /// A fault of ours.
+    Internal,
+}
+
+impl Code {
+    /// The stable name, as logs and metrics carry it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::InvalidRequest => "invalid_request",
+            Self::Unauthenticated => "unauthenticated",
+            Self::Denied => "denied",
+            Self::NotReady => "not_ready",
+            Self::AlreadyOnboarded => "already_onboarded",
+            Self::UnknownMethod => "unknown_method",
+            Self::TooLarge => "too_large",
+            Self::TooManyRequests => "too_many_requests",
+            Self::Unavailable => "unavailable",
+            Self::Internal => "internal",
+        }
+    }
+}
+
+/// The end of a request: `message` is for the caller, `source` only for the log.
+#[derive(Debug)]
+pub struct Error {
+    code: Code,
+    message: String,
+    source: Option<Source>,
+}
+
+/// The result of a service method.
+pub type Result<T> = std::result::Result<T, Error>;
+
+/// The longest message a caller is shown, in bytes.
+const MESSAGE_LIMIT: usize = 1024;
+
+impl Error {
+    /// An error whose message the caller sees. Messages over 1,024 bytes are cut at a character.
+    pub fn new(code: Code, message: impl Into<String>) -> Self {
+        let mut message = message.into();
+        if message.len() > MESSAGE_LIMIT {
+            message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
+            message.push('…');
+        }
+        Self { code, message, source: None }
+    }
+
+    /// Attaches the cause, which only the log shows.
+    pub fn caused_by(mut self, source: impl Into<Source>) -> Self {
+        self.source = Some(source.into());
+        self
+    }
+
+    /// `context: message`, with code and cause kept.
+    pub fn within(self, context: &str) -> Self {
+        Self { source: self.source, ..Self::new(self.code, format!("{context}: {}", self.message)) }
+    }
+
+    /// [`Code::InvalidRequest`].
+    pub fn invalid(message: impl Into<String>) -> Self {
+        Self::new(Code::InvalidRequest, message)
+    }
+
+    /// [`Code::Unavailable`]: `message` names the part in our words, `source` holds the detail.
+    pub fn unavailable(message: &'static str, source: impl Into<Source>) -> Self {
+        Self::new(Code::Unavailable, message).caused_by(source)
+    }
+
+    /// [`Code::Internal`]: `message` names the part in our words, `source` holds the detail.
+    pub fn internal(message: &'static str, source: impl Into<Source>) -> Self {
+        Self::new(Code::Internal, message).caused_by(source)
+    }
+
+    /// What kind of end it was.
+    pub fn code(&self) -> Code {
+        self.code
+    }
+
+    /// What the caller is told.
+    pub fn message(&self) -> &str {
+        &self.message
+    }
+
+    /// The whole chain of causes, for the log.
+    pub fn chain(&self) -> String {
+        let mut text = self.message.clone();
+        let mut next = self.source();
+        while let Some(cause) = next {
+            text.push_str(": ");
+            text.push_str(&cause.to_string());
+            next = cause.source();
+        }
+        text
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        self.source.as_deref().map(|source| source as _)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn long_messages_are_cut_at_a_character() {
+        let error = Error::invalid("é".repeat(2000));
+        assert!(error.message().len() <= MESSAGE_LIMIT + '…'.len_utf8());
+        assert!(error.message().ends_with('…'));
+    }
+
+    #[test]
+    fn the_cause_is_in_the_chain_and_not_in_the_message() {
+        let error = Error::unavailable("authorization back end does not answer", "http://10.0.0.1/secret");
+        assert!(!error.message().contains("10.0.0.1"));
+        assert!(error.chain().contains("10.0.0.1"));
+    }
+}

@@ -1,0 +1,20 @@
+//! Every label of the key scheme. They are part of the protocol: a changed byte is another key.
+
+/// Salt of the key derivation function.
+pub const KDF_SALT: &[u8] = b"RATLS";
+
+/// Disk key of an app instance.
+pub const APP_DISK_CRYPT_KEY: &[u8] = b"app-disk-crypt-key";
+/// X25519 secret that decrypts an app's environment.
+pub const ENV_ENCRYPT_KEY: &[u8] = b"env-encrypt-key";
+/// Key of an app's certificate authority.
+pub const APP_CA: &[u8] = b"app-ca";
+/// secp256k1 key of an app.
+pub const APP_KEY: &[u8] = b"app-key";
+
+/// Prefix of the statement "this secp256k1 key belongs to this app".
+pub const KMS_ISSUED: &[u8] = b"dstack-kms-issued";
+/// Prefix of the statement "this X25519 key encrypts the environment of this app".
+pub const ENV_ENCRYPT_PUBKEY: &[u8] = b"dstack-env-encrypt-pubkey";
+/// Prefix of what the bootstrap quote vouches for. Misspelt by the peer, and so for ever: `docs/compatibility.md`.
+pub const BOOTSTRAP_KEYS: &str = "dstack-kms-genereted-keys-v1:";

@@ -1,0 +1,23 @@
+//! cvm-kms: a key management service for confidential VMs.
+//!
+//! A request flows one way: `transport` → `service` → `lifecycle` → `admission` → `policy` and `keys`.
+//! `ARCHITECTURE.md` has the map and the reasons.
+
+pub mod admission; // verify evidence, ask policy, give a permit
+pub mod app; // builds every part from the configuration, lives the lifecycle
+pub mod audit; // hash-chained record of every release, written before the reply
+pub mod ca; // the certificates we issue, and what a certificate request may ask for
+pub mod cli; // one file a subcommand
+pub mod config; // layers in, one fixed-type `Config` out
+pub mod domain; // the name in our TLS certificate
+pub mod error; // what a caller is told when there is no result
+pub mod image_cache; // what `ClearImageCache` clears
+pub mod keys; // root keys, derivations, signed statements
+pub mod lifecycle; // without keys or with them, and the one way between
+pub mod metrics; // counters and gauges, owned, not global
+pub mod operator; // tokens and htpasswd users
+pub mod policy; // allow all, allowlist, webhook: a closed set
+pub mod proto; // messages and gRPC services from `proto/kms.proto`
+pub mod service; // the methods as plain async functions, and the table of who may call them
+pub mod store; // the key directory: empty, complete or broken; one commit point
+pub mod transport; // listener, TLS, prpc and gRPC

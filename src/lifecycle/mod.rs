@@ -1,0 +1,76 @@
+//! Without keys or with them: the two states of a KMS, and the one way from the first to the second.
+
+mod onboarding;
+mod ready;
+mod released;
+
+use std::time::SystemTime;
+
+pub use self::{
+    onboarding::{HandoverError, Onboarding, Prepared},
+    ready::{EnvPublicKey, Handover, LeafError, Ready, RpcIdentity},
+    released::Released,
+};
+use crate::{
+    ca::CaError,
+    domain::{Domain, DomainError},
+    store::{KeyDirectory, State, StoreError},
+};
+
+/// A KMS as its key directory says it is.
+#[derive(Debug)]
+pub enum Node {
+    /// There are no keys yet.
+    Onboarding(Onboarding),
+    /// There are keys.
+    Ready(Box<Ready>),
+}
+
+/// Why a node cannot come up, or a commit did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum LifecycleError {
+    /// The key directory cannot be read or written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Some of the keys are there and some are not. Nothing is overwritten.
+    #[error("the key directory is incomplete ({reason}); restore it from a backup, nothing was changed")]
+    Broken {
+        /// What is missing or wrong.
+        reason: String,
+    },
+    /// Nothing says under which name clients reach this KMS.
+    #[error("neither the key directory nor core.onboard.auto_bootstrap_domain names the domain of this KMS")]
+    NoDomain,
+    /// `rpc-domain` holds no domain.
+    #[error("the file rpc-domain in the key directory is unusable: {0}")]
+    Domain(#[from] DomainError),
+    /// A certificate could not be made.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+}
+
+impl Node {
+    /// Reads the state off the directory; `configured` names the domain before the directory does. CA certificates that are missing or near their end are made again from
+    /// their keys.
+    ///
+    /// # Errors
+    /// [`LifecycleError`]; a half-filled directory is never taken for an empty one.
+    pub fn open(
+        directory: KeyDirectory,
+        configured: Option<Domain>,
+        now: SystemTime,
+    ) -> Result<Self, LifecycleError> {
+        match directory.state()? {
+            State::Empty => Ok(Self::Onboarding(Onboarding::new(directory))),
+            State::Complete(stored) => {
+                let kept = || stored.domain.as_deref().map(Domain::parse).transpose();
+                let domain = match configured {
+                    Some(domain) => domain,
+                    None => kept()?.ok_or(LifecycleError::NoDomain)?,
+                };
+                Ok(Self::Ready(Box::new(Ready::new(directory, *stored, domain, now)?)))
+            }
+            State::Broken { reason, .. } => Err(LifecycleError::Broken { reason }),
+        }
+    }
+}

@@ -1,0 +1,120 @@
+//! A KMS without keys: it makes them or receives them, and saves nothing before the commit.
+
+use std::time::SystemTime;
+
+use kms_attest::{binding::ReportData, certificate, p256::P256Key};
+
+use super::LifecycleError;
+use crate::{
+    ca,
+    domain::Domain,
+    keys::{K256Key, RootKeys, statement},
+    proto::{BootstrapResponse, KmsKeyResponse},
+    store::{KeyDirectory, NewKeys, State},
+};
+
+/// The powers of a KMS without keys.
+#[derive(Debug)]
+pub struct Onboarding {
+    directory: KeyDirectory,
+}
+
+/// Keys that are complete but not saved.
+#[derive(Debug)]
+pub struct Prepared {
+    root: RootKeys,
+    bootstrap_info: Option<Vec<u8>>,
+}
+
+/// Why handed-over keys are no root keys.
+#[derive(Debug, thiserror::Error)]
+pub enum HandoverError {
+    /// There must be exactly one set.
+    #[error("Invalid keys")]
+    Count,
+    /// The root CA key.
+    #[error("Failed to parse CA key")]
+    Ca,
+    /// The temporary CA key.
+    #[error("Failed to parse tmp CA key")]
+    TempCa,
+    /// The root secp256k1 key.
+    #[error("Failed to parse ECDSA key")]
+    K256,
+}
+
+impl Onboarding {
+    pub(super) fn new(directory: KeyDirectory) -> Self {
+        Self { directory }
+    }
+
+    /// New root keys; nothing is saved.
+    pub fn bootstrap(&self) -> Prepared {
+        Prepared { root: RootKeys::generate(), bootstrap_info: None }
+    }
+
+    /// The root keys that a source handed over; nothing is saved.
+    ///
+    /// # Errors
+    /// [`HandoverError`] with what is wrong.
+    pub fn receive(&self, handover: &KmsKeyResponse) -> Result<Prepared, HandoverError> {
+        let [keys] = handover.keys.as_slice() else { return Err(HandoverError::Count) };
+        let ca = P256Key::from_pem(&keys.ca_key).map_err(|_| HandoverError::Ca)?;
+        let temp_ca = P256Key::from_pem(&handover.temp_ca_key).map_err(|_| HandoverError::TempCa)?;
+        let k256 = K256Key::from_bytes(&keys.k256_key).map_err(|_| HandoverError::K256)?;
+        Ok(Prepared { root: RootKeys::from_parts(ca, temp_ca, k256), bootstrap_info: None })
+    }
+
+    /// Whether a commit has happened.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn is_committed(&self) -> Result<bool, LifecycleError> {
+        Ok(!matches!(self.directory.state()?, State::Empty))
+    }
+
+    /// Saves the keys: after this call, or a crash during it, the directory holds everything or nothing.
+    ///
+    /// # Errors
+    /// When keys exist already, or the directory cannot be written.
+    pub fn commit(&self, prepared: &Prepared, domain: &Domain, now: SystemTime) -> Result<(), LifecycleError> {
+        let root = &prepared.root;
+        let rpc_key = P256Key::generate();
+        let root_ca_pem = certificate::pem(&ca::root_certificate(root, now)?);
+        let temp_ca_pem = certificate::pem(&ca::temp_certificate(root, now)?);
+        let leaf = ca::rpc_leaf(&ca::root_issuer(root, &root_ca_pem)?, domain, &rpc_key, None, now)?;
+        self.directory.commit(&NewKeys {
+            root,
+            rpc_key: &rpc_key,
+            root_ca_pem: &root_ca_pem,
+            temp_ca_pem: &temp_ca_pem,
+            rpc_pem: &certificate::pem(&leaf),
+            domain,
+            bootstrap_info: prepared.bootstrap_info.as_deref(),
+        })?;
+        Ok(())
+    }
+}
+
+impl Prepared {
+    /// What evidence over new keys must commit to.
+    pub fn report_data(&self) -> ReportData {
+        statement::bootstrap_report_data(&self.root.ca_spki(), &self.root.k256_public())
+    }
+
+    /// The public statement over new keys; it is saved with them. `attestation` is empty only without a TEE.
+    pub fn stated(&mut self, attestation: Vec<u8>) -> BootstrapResponse {
+        let statement = BootstrapResponse {
+            ca_pubkey: self.root.ca_spki().to_vec(),
+            k256_pubkey: self.root.k256_public().to_vec(),
+            attestation,
+        };
+        self.bootstrap_info = Some(serde_json::to_vec(&statement).expect("a message of three byte strings"));
+        statement
+    }
+
+    /// Root secp256k1 public key, compressed.
+    pub fn k256_public_key(&self) -> [u8; 33] {
+        self.root.k256_public()
+    }
+}

@@ -1,0 +1,242 @@
+//! A KMS with keys. Secrets leave only against a recorded permit, public answers only with our own standing.
+
+use std::time::SystemTime;
+
+use kms_attest::{
+    binding::ReportData,
+    certificate,
+    evidence::Evidence,
+    identity::AppId,
+    p256::P256Key,
+};
+use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use zeroize::Zeroizing;
+
+use super::{LifecycleError, Released};
+use crate::{
+    admission::{App, Certificate, Kms, Standing},
+    ca::{self, CaError, Freshness, OwnNames, RPC_LEAF, Restricted},
+    domain::Domain,
+    keys::{
+        RootKeys, Secret,
+        derive::{self, AppKeys, DeriveError},
+        statement,
+    },
+    proto::BootstrapResponse,
+    store::{Derived, KeyDirectory, StoreError, Stored},
+};
+
+/// The powers of a KMS that holds its root keys.
+#[derive(Debug)]
+pub struct Ready {
+    directory: KeyDirectory,
+    root: RootKeys,
+    root_ca_pem: String,
+    temp_ca_pem: String,
+    temp_ca_key_pem: String,
+    rpc: RpcIdentity,
+    names: OwnNames,
+    bootstrap_info: Option<BootstrapResponse>,
+}
+
+/// The key of our TLS certificate, and the name in it.
+#[derive(Debug)]
+pub struct RpcIdentity {
+    key: P256Key,
+    domain: Domain,
+}
+
+/// What a replica receives.
+pub struct Handover<'a> {
+    /// Root CA key, PKCS#8 PEM.
+    pub ca_key_pem: Zeroizing<String>,
+    /// Root secp256k1 key.
+    pub k256_key: Secret,
+    /// Key of the temporary CA, the text of its file.
+    pub temp_ca_key_pem: &'a str,
+}
+
+/// The env public key of an app with the signature that never changes.
+#[derive(Debug)]
+pub struct EnvPublicKey {
+    /// X25519, 32 bytes.
+    pub public_key: [u8; 32],
+    /// Signature without time, 65 bytes.
+    pub signature: [u8; 65],
+}
+
+/// Why there is no TLS certificate.
+#[derive(Debug, thiserror::Error)]
+pub enum LeafError {
+    /// It cannot be issued.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// It cannot be written.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+}
+
+impl Ready {
+    /// Takes over what the directory holds; CA certificates that are due are made again, over the same keys.
+    pub(super) fn new(
+        directory: KeyDirectory,
+        stored: Stored,
+        domain: Domain,
+        now: SystemTime,
+    ) -> Result<Self, LifecycleError> {
+        let Stored { root, rpc_key, root_ca_pem, temp_ca_pem, temp_ca_key_pem, bootstrap_info, .. } = stored;
+        let root_ca = ca::root_ca(&root, root_ca_pem.as_deref(), now)?;
+        let temp_ca = ca::temp_ca(&root, temp_ca_pem.as_deref(), now)?;
+        for (name, certificate) in [(Derived::RootCaCertificate, &root_ca), (Derived::TempCaCertificate, &temp_ca)] {
+            if certificate.freshness == Freshness::Renewed {
+                directory.write_derived(name, certificate.pem.as_bytes())?;
+            }
+        }
+        let key = match rpc_key {
+            Some(key) => key,
+            None => {
+                let key = P256Key::generate();
+                directory.write_derived(Derived::RpcKey, key.pem().as_bytes())?;
+                key
+            }
+        };
+        let bootstrap_info = bootstrap_info.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        Ok(Self {
+            names: OwnNames::new(&domain, []),
+            root_ca_pem: root_ca.pem,
+            temp_ca_pem: temp_ca.pem,
+            temp_ca_key_pem,
+            rpc: RpcIdentity { key, domain },
+            bootstrap_info,
+            directory,
+            root,
+        })
+    }
+
+    /// Root CA certificate, the text of its file.
+    pub fn root_ca_pem(&self) -> &str {
+        &self.root_ca_pem
+    }
+
+    /// Temporary CA certificate, the text of its file.
+    pub fn temp_ca_pem(&self) -> &str {
+        &self.temp_ca_pem
+    }
+
+    /// Key of the temporary CA, the text of its file. Public by design (docs/compatibility.md).
+    pub fn temp_ca_key_pem(&self, _: &Standing) -> &str {
+        &self.temp_ca_key_pem
+    }
+
+    /// Root secp256k1 public key, compressed.
+    pub fn k256_public_key(&self) -> [u8; 33] {
+        self.root.k256_public()
+    }
+
+    /// Root CA public key, SubjectPublicKeyInfo DER: what apps pin.
+    pub fn ca_public_key(&self) -> [u8; 91] {
+        self.root.ca_spki()
+    }
+
+    /// The statement made at bootstrap, if this node made one.
+    pub fn bootstrap_info(&self) -> Option<&BootstrapResponse> {
+        self.bootstrap_info.as_ref()
+    }
+
+    /// The names that no app's certificate may carry.
+    pub fn names(&self) -> &OwnNames {
+        &self.names
+    }
+
+    /// The keys of the app that the permit names.
+    ///
+    /// # Errors
+    /// One app id in 2³² has no P-256 child; it cannot have keys from any KMS.
+    pub fn app_keys(&self, released: &Released<App>) -> Result<AppKeys, DeriveError> {
+        let permit = released.permit();
+        derive::app_keys(&self.root, permit.app_id(), &permit.identity().instance_id)
+    }
+
+    /// The root keys, for the replica that the permit names.
+    pub fn handover(&self, _: &Released<Kms>) -> Handover<'_> {
+        Handover {
+            ca_key_pem: self.root.ca().pem(),
+            k256_key: Secret::new(Zeroizing::new(*self.root.k256().scalar())),
+            temp_ca_key_pem: &self.temp_ca_key_pem,
+        }
+    }
+
+    /// A certificate for the app that the permit names: leaf, app CA and root, PEM each.
+    ///
+    /// # Errors
+    /// [`CaError`].
+    pub fn app_certificate(
+        &self,
+        released: &Released<Certificate>,
+        request: &Restricted,
+    ) -> Result<Vec<String>, CaError> {
+        let issuer = ca::root_issuer(&self.root, &self.root_ca_pem)?;
+        let app_id = released.permit().app_id();
+        let chain = ca::app_chain(&issuer, &self.root, app_id, request, SystemTime::now())?;
+        let [leaf, app_ca] = chain.pem();
+        Ok(vec![leaf, app_ca, self.root_ca_pem.clone()])
+    }
+
+    /// The env public key of an app, signed.
+    ///
+    /// # Errors
+    /// As [`Ready::app_keys`].
+    pub fn env_public_key(&self, _: &Standing, app_id: &AppId) -> Result<EnvPublicKey, DeriveError> {
+        let public_key = derive::env_public_key(&self.root, app_id)?;
+        let signature = statement::sign_env_public_key(&self.root, app_id, &public_key);
+        Ok(EnvPublicKey { public_key, signature })
+    }
+
+    /// The signature over an env public key and a time in Unix seconds.
+    pub fn sign_env_public_key_at(
+        &self,
+        _: &Standing,
+        app_id: &AppId,
+        key: &EnvPublicKey,
+        timestamp: u64,
+    ) -> [u8; 65] {
+        statement::sign_env_public_key_at(&self.root, app_id, &key.public_key, timestamp)
+    }
+
+    /// What evidence in our TLS certificate must commit to.
+    pub fn rpc_report_data(&self) -> ReportData {
+        ReportData::ra_tls(&self.rpc.key.spki_der())
+    }
+
+    /// The key of our TLS certificate, PKCS#8 DER.
+    pub fn rpc_key_der(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.rpc.key.pkcs8_der().to_vec())
+    }
+
+    /// Issues our TLS certificate anew, with `evidence` if it is to be attested, and keeps it in the directory.
+    ///
+    /// # Errors
+    /// [`LeafError`].
+    pub fn issue_rpc_leaf(
+        &self,
+        evidence: Option<&Evidence>,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, LeafError> {
+        let issuer = ca::root_issuer(&self.root, &self.root_ca_pem)?;
+        let evidence = evidence.map(|evidence| evidence.stripped().encode());
+        let der = ca::rpc_leaf(&issuer, &self.rpc.domain, &self.rpc.key, evidence.as_deref(), now)?;
+        self.directory.write_derived(Derived::RpcCertificate, certificate::pem(&der).as_bytes())?;
+        Ok(CertificateDer::from(der))
+    }
+
+    /// Whether a TLS certificate issued at `issued` is to be issued again.
+    pub fn rpc_leaf_is_due(&self, issued: SystemTime, now: SystemTime) -> bool {
+        RPC_LEAF.is_due(RPC_LEAF.from(issued).not_after, now)
+    }
+
+    /// The temporary CA certificate, DER.
+    pub fn temp_ca_der(&self) -> CertificateDer<'static> {
+        CertificateDer::from_pem_slice(self.temp_ca_pem.as_bytes())
+            .expect("the CA parsed or wrote this text when the node came up")
+    }
+}

@@ -1,0 +1,441 @@
+//! Counters, gauges and histograms of this service, in a registry of their own, rendered for Prometheus.
+
+use std::fmt;
+use std::time::Duration;
+
+use prometheus::core::Collector;
+use prometheus::{
+    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
+    Registry, TextEncoder,
+};
+
+/// Content type of [`Metrics::render`].
+pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// State of the collateral cache when it is scraped.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct CollateralState {
+    /// Entries held.
+    pub entries: u64,
+    /// Age of the oldest entry.
+    pub oldest_age: Duration,
+    /// Time until the first entry expires.
+    pub expires_in: Duration,
+    /// Fetches so far.
+    pub fetches: u64,
+    /// Failed fetches so far.
+    pub failures: u64,
+}
+
+/// All metrics of one service.
+pub struct Metrics {
+    registry: Registry,
+    methods: Vec<&'static str>,
+    attestation_requests: IntCounter,
+    attestation_failures: IntCounter,
+    requests: IntCounterVec,
+    latency: HistogramVec,
+    denials: IntCounterVec,
+    handshakes: IntCounterVec,
+    verifications: IntCounterVec,
+    policy_answers: IntCounterVec,
+    shed: IntCounterVec,
+    audit_failures: IntCounter,
+    audit_records: IntCounter,
+    connections: IntGauge,
+    ready: IntGauge,
+    relaxed: IntGaugeVec,
+    collateral_entries: IntGauge,
+    collateral_age: Gauge,
+    collateral_expiry: Gauge,
+    collateral_fetches: IntCounter,
+    collateral_failures: IntCounter,
+}
+
+/// What a request counts as, by its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Observed {
+    method: &'static str,
+    is_attestation: bool,
+}
+
+/// What the peer's two counters count, below `/prpc/`, with or without the prefix `KMS.`.
+const ATTESTATION: [&str; 3] = ["GetAppKey", "GetKmsKey", "SignCert"];
+
+impl fmt::Debug for Metrics {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Metrics").finish_non_exhaustive()
+    }
+}
+
+impl Metrics {
+    /// A registry with everything at zero. Requests to other methods than `methods` are counted as one.
+    pub fn new(methods: impl IntoIterator<Item = &'static str>) -> Self {
+        Self::register(methods.into_iter().collect()).expect("the names below are valid and distinct")
+    }
+
+    fn register(methods: Vec<&'static str>) -> prometheus::Result<Self> {
+        let registry = Registry::new();
+        let r = &registry;
+        let metrics = Self {
+            attestation_requests: counter(
+                r,
+                "dstack_kms_attestation_requests_total",
+                "Total number of KMS attestation requests.",
+            )?,
+            attestation_failures: counter(
+                r,
+                "dstack_kms_attestation_failures_total",
+                "Total number of failed KMS attestation requests.",
+            )?,
+            requests: counters(
+                r,
+                "cvm_kms_requests_total",
+                "Requests by method and result.",
+                &["method", "result"],
+            )?,
+            latency: {
+                let opts =
+                    HistogramOpts::new("cvm_kms_request_seconds", "Time from request to answer by method.");
+                let buckets =
+                    vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+                register(r, HistogramVec::new(opts.buckets(buckets), &["method"])?)?
+            },
+            denials: counters(r, "cvm_kms_denials_total", "Decisions against a caller by code.", &["code"])?,
+            handshakes: counters(
+                r,
+                "cvm_kms_tls_handshakes_total",
+                "TLS handshakes by result.",
+                &["result"],
+            )?,
+            verifications: counters(
+                r,
+                "cvm_kms_verifications_total",
+                "Verified evidence by result.",
+                &["result"],
+            )?,
+            policy_answers: counters(
+                r,
+                "cvm_kms_policy_answers_total",
+                "Questions to the policy by answer.",
+                &["answer"],
+            )?,
+            shed: counters(
+                r,
+                "cvm_kms_shed_total",
+                "Requests and connections turned away by limit.",
+                &["limit"],
+            )?,
+            audit_records: counter(r, "cvm_kms_audit_records_total", "Audit records on disk.")?,
+            audit_failures: counter(
+                r,
+                "cvm_kms_audit_failures_total",
+                "Audit records that could not be written.",
+            )?,
+            connections: gauge(r, "cvm_kms_connections", "Open connections.")?,
+            ready: gauge(r, "cvm_kms_ready", "1 if keys are served, 0 while onboarding.")?,
+            relaxed: {
+                let opts =
+                    Opts::new("cvm_kms_relaxed", "1 for each setting that weakens this service, by code.");
+                register(r, IntGaugeVec::new(opts, &["code"])?)?
+            },
+            collateral_entries: gauge(
+                r,
+                "cvm_kms_collateral_entries",
+                "Platforms whose collateral is cached.",
+            )?,
+            collateral_age: seconds(
+                r,
+                "cvm_kms_collateral_age_seconds",
+                "Age of the oldest cached collateral.",
+            )?,
+            collateral_expiry: seconds(
+                r,
+                "cvm_kms_collateral_expires_seconds",
+                "Time until the first cached collateral expires.",
+            )?,
+            collateral_fetches: counter(r, "cvm_kms_collateral_fetches_total", "Fetches of collateral.")?,
+            collateral_failures: counter(
+                r,
+                "cvm_kms_collateral_failures_total",
+                "Fetches of collateral that failed.",
+            )?,
+            registry: registry.clone(),
+            methods,
+        };
+        let build =
+            Opts::new("cvm_kms_build_info", "Version of this program.").const_label("version", VERSION);
+        register(r, IntGauge::with_opts(build)?)?.set(1);
+        Ok(metrics)
+    }
+
+    /// What a request to `path` counts as: `/prpc/GetMeta`, `/prpc/KMS.GetMeta`, `/kms.KMS/GetMeta`.
+    pub fn observe(&self, path: &str) -> Observed {
+        let path = path.trim_start_matches('/');
+        let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+        let name = name.rsplit_once("%2E").or_else(|| name.rsplit_once("%2e")).map_or(name, |(_, name)| name);
+        let below_prpc = path.strip_prefix("prpc/").map(|rest| rest.trim_start_matches('/'));
+        let is_kms = below_prpc.is_some_and(|rest| rest.len() == name.len() || rest.starts_with("KMS"));
+        Observed {
+            method: self.methods.iter().find(|method| **method == name).copied().unwrap_or("other"),
+            is_attestation: is_kms && ATTESTATION.contains(&name),
+        }
+    }
+
+    /// Counts an answer by its HTTP status. The peer's two counters take 400 and more as a failure, also before
+    /// dispatch.
+    pub fn answered(&self, observed: Observed, status: u16, took: Duration) {
+        if observed.is_attestation {
+            self.attestation_requests.inc();
+            if status >= 400 {
+                self.attestation_failures.inc();
+            }
+        }
+        self.requests.with_label_values(&[observed.method, label(status)]).inc();
+        self.latency.with_label_values(&[observed.method]).observe(took.as_secs_f64());
+    }
+
+    /// Counts a denial by its stable code.
+    pub fn denied(&self, code: &'static str) {
+        self.denials.with_label_values(&[code]).inc();
+    }
+
+    /// Counts a TLS handshake: `ok`, `failed` or `timeout`.
+    pub fn handshake(&self, result: &'static str) {
+        self.handshakes.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a verification of evidence: `verified`, `refused`, or `unavailable` without collateral.
+    pub fn verification(&self, result: &'static str) {
+        self.verifications.with_label_values(&[result]).inc();
+    }
+
+    /// Counts a question to the policy: `allowed`, `denied` or `unavailable`.
+    pub fn policy_answer(&self, answer: &'static str) {
+        self.policy_answers.with_label_values(&[answer]).inc();
+    }
+
+    /// Counts a connection that was closed because there were too many.
+    pub fn connection_shed(&self) {
+        self.shed.with_label_values(&["max_connections"]).inc();
+    }
+
+    /// Counts a request of an address that asked too often.
+    pub fn address_limited(&self) {
+        self.shed.with_label_values(&["unauthenticated_per_second"]).inc();
+    }
+
+    /// Counts a record on disk.
+    pub fn audit_recorded(&self) {
+        self.audit_records.inc();
+    }
+
+    /// Counts a record that could not be written.
+    pub fn audit_failed(&self) {
+        self.audit_failures.inc();
+    }
+
+    /// Counts a connection for as long as the result lives.
+    pub fn connection(&self) -> OpenConnection {
+        self.connections.inc();
+        OpenConnection(self.connections.clone())
+    }
+
+    /// Keys are served from now on.
+    pub fn set_ready(&self) {
+        self.ready.set(1);
+    }
+
+    /// Shows what is relaxed, by code.
+    pub fn set_relaxed(&self, codes: impl IntoIterator<Item = &'static str>) {
+        self.relaxed.reset();
+        for code in codes {
+            self.relaxed.with_label_values(&[code]).set(1);
+        }
+    }
+
+    /// Shows the collateral cache as it is now.
+    pub fn set_collateral(&self, state: CollateralState) {
+        self.collateral_entries.set(i64::try_from(state.entries).unwrap_or(i64::MAX));
+        self.collateral_age.set(state.oldest_age.as_secs_f64());
+        self.collateral_expiry.set(state.expires_in.as_secs_f64());
+        raise(&self.collateral_fetches, state.fetches);
+        raise(&self.collateral_failures, state.failures);
+    }
+
+    /// The text exposition of everything.
+    pub fn render(&self) -> String {
+        let mut text = Vec::new();
+        // Writing to memory does not fail; a metric that cannot be shown is left out.
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            tracing::error!(%error, "metrics cannot be rendered");
+        }
+        String::from_utf8(text).unwrap_or_default()
+    }
+}
+
+/// An open connection; dropping it counts it out.
+pub struct OpenConnection(IntGauge);
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        self.0.dec();
+    }
+}
+
+/// The status where it is one that tells something, its class otherwise: few label values.
+fn label(status: u16) -> &'static str {
+    match (status, status / 100) {
+        (200, _) => "200",
+        (400, _) => "400",
+        (401, _) => "401",
+        (403, _) => "403",
+        (404, _) => "404",
+        (413, _) => "413",
+        (429, _) => "429",
+        (500, _) => "500",
+        (503, _) => "503",
+        (_, 2) => "2xx",
+        (_, 4) => "4xx",
+        (_, 5) => "5xx",
+        _ => "other",
+    }
+}
+
+const VERSION: &str = env!("CARGO_PKG_VERSION");
+
+fn raise(counter: &IntCounter, to: u64) {
+    counter.inc_by(to.saturating_sub(counter.get()));
+}
+
+fn register<C: Collector + Clone + 'static>(registry: &Registry, collector: C) -> prometheus::Result<C> {
+    registry.register(Box::new(collector.clone()))?;
+    Ok(collector)
+}
+
+fn counter(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntCounter> {
+    register(registry, IntCounter::new(name, help)?)
+}
+
+fn counters(
+    registry: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> prometheus::Result<IntCounterVec> {
+    register(registry, IntCounterVec::new(Opts::new(name, help), labels)?)
+}
+
+fn gauge(registry: &Registry, name: &str, help: &str) -> prometheus::Result<IntGauge> {
+    register(registry, IntGauge::new(name, help)?)
+}
+
+fn seconds(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Gauge> {
+    register(registry, Gauge::new(name, help)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn metrics() -> Metrics {
+        Metrics::new(["GetAppKey", "GetKmsKey", "SignCert", "GetMeta", "Bootstrap"])
+    }
+
+    #[test]
+    fn paths_are_methods() {
+        let metrics = metrics();
+        for (path, method, is_attestation) in [
+            ("/prpc/GetAppKey", "GetAppKey", true),
+            ("/prpc/KMS.GetAppKey", "GetAppKey", true),
+            ("//prpc//KMS.SignCert", "SignCert", true),
+            ("/prpc/KMS%2EGetKmsKey", "GetKmsKey", true),
+            ("/prpc/Admin.GetKmsKey", "GetKmsKey", false),
+            ("/kms.KMS/GetAppKey", "GetAppKey", false),
+            ("/prpc/GetMeta", "GetMeta", false),
+            ("/prpc/Onboard.Bootstrap", "Bootstrap", false),
+            ("/prpc/NoSuchMethod", "other", false),
+            ("/health", "other", false),
+            ("/", "other", false),
+            ("", "other", false),
+        ] {
+            assert_eq!(metrics.observe(path), Observed { method, is_attestation }, "{path}");
+        }
+    }
+
+    #[test]
+    fn the_peers_counters_keep_their_names_help_and_meaning() {
+        let metrics = metrics();
+        assert!(metrics.render().contains("dstack_kms_attestation_requests_total 0\n"));
+        for (path, status) in [
+            ("/prpc/GetAppKey", 200),
+            ("/prpc/KMS.GetKmsKey", 400),
+            ("/prpc/SignCert", 503),
+            ("/prpc/SignCert", 399),
+            ("/prpc/GetMeta", 400),
+        ] {
+            metrics.answered(metrics.observe(path), status, Duration::ZERO);
+        }
+        let text = metrics.render();
+        for line in [
+            "# HELP dstack_kms_attestation_requests_total Total number of KMS attestation requests.",
+            "# TYPE dstack_kms_attestation_requests_total counter",
+            "dstack_kms_attestation_requests_total 4",
+            "# HELP dstack_kms_attestation_failures_total Total number of failed KMS attestation requests.",
+            "# TYPE dstack_kms_attestation_failures_total counter",
+            "dstack_kms_attestation_failures_total 2",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn what_happens_is_counted_under_our_names() {
+        let metrics = metrics();
+        metrics.answered(metrics.observe("/prpc/GetAppKey"), 403, Duration::from_millis(3));
+        metrics.denied("os_image_not_allowed");
+        metrics.handshake("timeout");
+        metrics.verification("refused");
+        metrics.policy_answer("unavailable");
+        metrics.connection_shed();
+        metrics.address_limited();
+        metrics.audit_recorded();
+        metrics.audit_failed();
+        metrics.set_ready();
+        metrics.set_relaxed(["dev_auth", "no_tee"]);
+        metrics.set_relaxed(["dev_auth"]);
+        let open = metrics.connection();
+        drop(metrics.connection());
+        let hour = Duration::from_secs(3600);
+        let state =
+            CollateralState { entries: 2, oldest_age: hour, expires_in: hour, fetches: 5, failures: 1 };
+        metrics.set_collateral(state);
+        metrics.set_collateral(CollateralState { fetches: 7, ..state });
+        let text = metrics.render();
+        for line in [
+            r#"cvm_kms_requests_total{method="GetAppKey",status="403"} 1"#,
+            r#"cvm_kms_request_seconds_count{method="GetAppKey"} 1"#,
+            r#"cvm_kms_request_seconds_bucket{method="GetAppKey",le="0.005"} 1"#,
+            r#"cvm_kms_denials_total{code="os_image_not_allowed"} 1"#,
+            r#"cvm_kms_tls_handshakes_total{result="timeout"} 1"#,
+            r#"cvm_kms_verifications_total{result="refused"} 1"#,
+            r#"cvm_kms_policy_answers_total{answer="unavailable"} 1"#,
+            r#"cvm_kms_shed_total{limit="max_connections"} 1"#,
+            r#"cvm_kms_shed_total{limit="unauthenticated_per_second"} 1"#,
+            "cvm_kms_audit_records_total 1",
+            "cvm_kms_audit_failures_total 1",
+            "cvm_kms_connections 1",
+            "cvm_kms_ready 1",
+            r#"cvm_kms_relaxed{code="dev_auth"} 1"#,
+            "cvm_kms_collateral_entries 2",
+            "cvm_kms_collateral_age_seconds 3600",
+            "cvm_kms_collateral_fetches_total 7",
+            "cvm_kms_collateral_failures_total 1",
+        ] {
+            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+        }
+        assert!(!text.contains("no_tee"), "what is no longer relaxed is no longer shown");
+        drop(open);
+        assert!(metrics.render().contains("cvm_kms_connections 0"));
+    }
+}

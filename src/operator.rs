@@ -1,0 +1,203 @@
+//! How operators prove who they are: a token, or a user of an htpasswd file.
+
+use std::fmt;
+
+use base64::Engine as _;
+use http::{HeaderMap, header};
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+/// SHA-256 of the operator's token: all comparisons are over digests, in constant time.
+pub struct OperatorToken([u8; 32]);
+
+impl OperatorToken {
+    /// From the token itself.
+    pub fn new(token: &str) -> Self {
+        Self(Sha256::digest(token.as_bytes()).into())
+    }
+
+    /// From its SHA-256 (`core.admin_token_hash`).
+    pub fn from_hash(hash: [u8; 32]) -> Self {
+        Self(hash)
+    }
+
+    /// Whether `candidate` is the token.
+    pub fn is(&self, candidate: &str) -> bool {
+        let digest: [u8; 32] = Sha256::digest(candidate.as_bytes()).into();
+        self.0.ct_eq(&digest).into()
+    }
+}
+
+impl fmt::Debug for OperatorToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperatorToken").finish_non_exhaustive()
+    }
+}
+
+/// Who may use the admin listener.
+#[derive(Debug)]
+pub enum Credentials {
+    /// `core.admin.insecure_no_auth = true`.
+    NoneNeeded,
+    /// A token, users with bcrypt hashes, or both.
+    Needed {
+        /// `core.admin.auth_token` or its environment variables.
+        token: Option<OperatorToken>,
+        /// `core.admin.htpasswd_file`.
+        users: Users,
+    },
+}
+
+/// The entries of an htpasswd file.
+#[derive(Default)]
+pub struct Users(Vec<(String, String)>);
+
+/// Why an htpasswd file is refused.
+#[derive(Debug, thiserror::Error, PartialEq, Eq)]
+#[error("line {line} of the htpasswd file is not `user:bcrypt hash` ($2a$, $2b$ or $2y$)")]
+pub struct BadHtpasswd {
+    /// Counted from one.
+    pub line: usize,
+}
+
+impl Users {
+    /// Reads `user:hash` lines; empty lines and lines that start with `#` are skipped.
+    ///
+    /// # Errors
+    /// [`BadHtpasswd`] with the first line that is not one.
+    pub fn parse(text: &str) -> Result<Self, BadHtpasswd> {
+        let mut users = Vec::new();
+        for (index, line) in text.lines().enumerate() {
+            let line = line.trim();
+            if line.is_empty() || line.starts_with('#') {
+                continue;
+            }
+            let bad = || BadHtpasswd { line: index + 1 };
+            let (user, hash) = line.split_once(':').ok_or_else(bad)?;
+            let known = ["$2a$", "$2b$", "$2y$"].iter().any(|kind| hash.starts_with(kind));
+            if user.is_empty() || !known || hash.len() != BCRYPT_LENGTH {
+                return Err(bad());
+            }
+            users.push((user.to_owned(), hash.to_owned()));
+        }
+        Ok(Self(users))
+    }
+
+    fn admits(&self, user: &str, password: &str) -> bool {
+        let entry = self.0.iter().find(|(name, _)| name == user);
+        entry.is_some_and(|(_, hash)| bcrypt::verify(password, hash).unwrap_or(false))
+    }
+}
+
+const BCRYPT_LENGTH: usize = 60;
+/// Longer credentials are nobody's.
+const LONGEST_HEADER: usize = 4096;
+
+impl fmt::Debug for Users {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Users({})", self.0.len())
+    }
+}
+
+impl Credentials {
+    /// Whether these headers carry credentials: `X-Admin-Token`, then `Authorization` (`Bearer`, or `Basic` with a user
+    /// of the file, or with the token as password, or as user name with an empty password).
+    pub fn admit(&self, headers: &HeaderMap) -> bool {
+        let Self::Needed { token, users } = self else { return true };
+        let is_token = |candidate: &str| token.as_ref().is_some_and(|token| token.is(candidate));
+        let text = |name: &str| {
+            let value = headers.get(name).filter(|value| value.len() <= LONGEST_HEADER)?;
+            value.to_str().ok()
+        };
+        if text("x-admin-token").is_some_and(is_token) {
+            return true;
+        }
+        let Some((scheme, rest)) = text(header::AUTHORIZATION.as_str()).and_then(|value| value.split_once(' '))
+        else {
+            return false;
+        };
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return is_token(rest.trim());
+        }
+        if !scheme.eq_ignore_ascii_case("basic") {
+            return false;
+        }
+        let Some((user, password)) = basic(rest.trim()) else { return false };
+        is_token(&password) || (password.is_empty() && is_token(&user)) || users.admits(&user, &password)
+    }
+}
+
+fn basic(encoded: &str) -> Option<(String, String)> {
+    let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
+    let text = String::from_utf8(bytes).ok()?;
+    text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
+}
+
+#[cfg(test)]
+mod tests {
+    use http::HeaderValue;
+
+    use super::*;
+
+    fn headers(name: &'static str, value: &str) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        headers.insert(name, HeaderValue::from_str(value).expect("header"));
+        headers
+    }
+
+    fn basic_header(text: &str) -> HeaderMap {
+        let encoded = base64::engine::general_purpose::STANDARD.encode(text);
+        headers("authorization", &format!("Basic {encoded}"))
+    }
+
+    fn credentials() -> Credentials {
+        let hash = bcrypt::hash_with_result("pass word", 4).expect("bcrypt").format_for_version(bcrypt::Version::TwoY);
+        let users = Users::parse(&format!("# people\n\nalice:{hash}\n")).expect("file");
+        Credentials::Needed { token: Some(OperatorToken::new("s3cret")), users }
+    }
+
+    #[test]
+    fn each_way_to_show_credentials_passes_and_each_wrong_one_does_not() {
+        let credentials = credentials();
+        for (headers, admitted) in [
+            (headers("x-admin-token", "s3cret"), true),
+            (headers("x-admin-token", "S3cret"), false),
+            (headers("authorization", "Bearer s3cret"), true),
+            (headers("authorization", "bearer s3cret"), true),
+            (headers("authorization", "Bearer other"), false),
+            (basic_header("alice:pass word"), true),
+            (basic_header("alice:wrong"), false),
+            (basic_header("bob:pass word"), false),
+            (basic_header("anyone:s3cret"), true),
+            (basic_header("s3cret:"), true),
+            (basic_header("s3cret:x"), false),
+            (basic_header("nocolon"), false),
+            (headers("authorization", "Basic !!!"), false),
+            (headers("authorization", "Digest s3cret"), false),
+            (HeaderMap::new(), false),
+        ] {
+            assert_eq!(credentials.admit(&headers), admitted, "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn without_a_token_no_token_is_right() {
+        let credentials = Credentials::Needed { token: None, users: Users::default() };
+        assert!(!credentials.admit(&headers("x-admin-token", "")));
+        assert!(!credentials.admit(&basic_header(":")));
+    }
+
+    #[test]
+    fn a_malformed_file_is_refused_with_its_line() {
+        for (text, line) in [("alice", 1), ("\nalice:plain", 2), ("a:$2y$10$short", 1), (":$2y$", 1)] {
+            assert_eq!(Users::parse(text).expect_err("malformed"), BadHtpasswd { line });
+        }
+    }
+
+    #[test]
+    fn a_token_is_known_by_its_hash() {
+        let hash = Sha256::digest(b"old token").into();
+        assert!(OperatorToken::from_hash(hash).is("old token"));
+        assert!(!OperatorToken::from_hash(hash).is("old token "));
+    }
+}

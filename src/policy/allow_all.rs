@@ -1,0 +1,35 @@
+//! The policy of `core.auth_api.type = "dev"`: everything is allowed.
+
+use super::Decision;
+
+/// Allows everything, and says so in `GetMeta`, metrics and the log.
+pub struct AllowAll {
+    gateway_app_id: String,
+}
+
+impl AllowAll {
+    /// `gateway_app_id` is handed to every app; `any` switches the guest's gateway check off.
+    pub fn new(gateway_app_id: String) -> Self {
+        Self { gateway_app_id }
+    }
+
+    pub(super) fn decide(&self) -> Decision {
+        Decision::Allowed { gateway_app_id: self.gateway_app_id.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::AuthApi;
+    use crate::policy::{Info, Policy};
+
+    #[test]
+    fn everything_is_allowed_and_dev_is_visible() {
+        let policy = Policy::from_config(&AuthApi::Dev { gateway_app_id: "any".to_owned() }).unwrap();
+        let Policy::AllowAll(allow_all) = &policy else { panic!("dev is the policy that allows all") };
+        assert_eq!(allow_all.decide(), Decision::Allowed { gateway_app_id: "any".to_owned() });
+        assert!(policy.is_dev());
+        assert_eq!(policy.last_info(), Some(Info::default()));
+    }
+}

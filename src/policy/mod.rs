@@ -1,0 +1,220 @@
+//! Who may have keys: one closed set of policies, asked with a verified identity, answering with a decision.
+
+mod allow_all;
+mod allowlist;
+mod contract;
+mod rules;
+mod webhook;
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::Duration;
+
+use kms_attest::identity::BootInfo;
+
+use crate::config::{AuthApi, Relaxation};
+
+pub use allow_all::AllowAll;
+pub use allowlist::Allowlist;
+pub use webhook::Webhook;
+
+/// Whom a decision is about, and as what.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    /// An app that asks for its keys or a certificate.
+    App(&'a BootInfo),
+    /// A KMS: this one, a replica, or the source of a replica.
+    Kms(&'a BootInfo),
+}
+
+impl<'a> Subject<'a> {
+    /// The verified identity.
+    pub fn boot_info(self) -> &'a BootInfo {
+        match self {
+            Self::App(boot_info) | Self::Kms(boot_info) => boot_info,
+        }
+    }
+}
+
+/// What a policy answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Go on.
+    Allowed {
+        /// Handed to the app as its gateway.
+        gateway_app_id: String,
+    },
+    /// Stop, and say why.
+    Denied(Denial),
+}
+
+/// Why a policy said no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Stable, for metrics and machines: `compose_hash_not_allowed`.
+    pub code: &'static str,
+    /// For the caller, in the backend's own words: `compose hash not allowed`.
+    pub reason: String,
+    /// For the operator: what would have been allowed. Bounded.
+    pub expected: Option<String>,
+    /// For the operator: what was measured.
+    pub actual: Option<String>,
+}
+
+/// No decision could be had. Keys stay where they are.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The backend did not answer, or not in its protocol.
+    #[error("authorization backend unavailable")]
+    Unavailable {
+        /// What happened. For the log only: it may name hosts and quote the backend.
+        detail: String,
+    },
+}
+
+impl PolicyError {
+    /// What happened, for the log only.
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Unavailable { detail } => detail,
+        }
+    }
+}
+
+/// A policy that cannot be built from its configuration.
+#[derive(Debug, thiserror::Error)]
+#[error("the webhook's HTTP client cannot be built")]
+pub struct SetupError(#[source] reqwest::Error);
+
+/// What the backend says about itself; `GetMeta` shows it. All `None` with `dev`.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Info {
+    /// `gateway_app_id`
+    pub gateway_app_id: Option<String>,
+    /// `kms_contract_address`
+    pub kms_contract_address: Option<String>,
+    /// `chain_id`
+    pub chain_id: Option<u64>,
+    /// `app_auth_implementation`, from the backend's `appImplementation`.
+    pub app_auth_implementation: Option<String>,
+    /// Shown by `GetAttestationInfo` only.
+    pub eth_rpc_url: Option<String>,
+}
+
+/// The configured policy.
+pub enum Policy {
+    /// `dev`: everything is allowed.
+    AllowAll(AllowAll),
+    /// A file decides.
+    Allowlist(Allowlist),
+    /// An HTTP service decides.
+    Webhook(Webhook),
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Policy").field(&self.kind()).finish()
+    }
+}
+
+impl Policy {
+    /// Builds the policy that the configuration names. A bad allow-list file is no error here: it denies.
+    pub fn from_config(config: &AuthApi) -> Result<Self, SetupError> {
+        Ok(match config {
+            AuthApi::Dev { gateway_app_id } => Self::AllowAll(AllowAll::new(gateway_app_id.clone())),
+            AuthApi::Allowlist { path, empty_devices } => {
+                Self::Allowlist(Allowlist::open(path.clone(), *empty_devices))
+            }
+            AuthApi::Webhook { url } => Self::Webhook(Webhook::new(url.clone())?),
+        })
+    }
+
+    /// Decides on the newest rules.
+    pub async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+        match self {
+            Self::AllowAll(policy) => Ok(policy.decide()),
+            Self::Allowlist(policy) => Ok(policy.decide(subject).await),
+            Self::Webhook(policy) => policy.decide(subject).await,
+        }
+    }
+
+    /// Decides at once on rules that [`Policy::watch`] keeps at most a second old; `None` where only the backend can
+    /// tell. For decisions that release no key.
+    pub fn snapshot_decide(&self, subject: Subject<'_>) -> Option<Decision> {
+        match self {
+            Self::AllowAll(policy) => Some(policy.decide()),
+            Self::Allowlist(policy) => Some(policy.snapshot_decide(subject)),
+            Self::Webhook(_) => None,
+        }
+    }
+
+    /// What the backend says about itself now.
+    pub async fn info(&self) -> Result<Info, PolicyError> {
+        match self {
+            Self::AllowAll(_) => Ok(Info::default()),
+            Self::Allowlist(policy) => {
+                policy.refresh().await;
+                Ok(policy.info())
+            }
+            Self::Webhook(policy) => policy.info().await.map(Arc::unwrap_or_clone),
+        }
+    }
+
+    /// What the backend last said about itself, without asking.
+    pub fn last_info(&self) -> Option<Info> {
+        match self {
+            Self::AllowAll(_) => Some(Info::default()),
+            Self::Allowlist(policy) => Some(policy.info()),
+            Self::Webhook(policy) => policy.last_info().map(Arc::unwrap_or_clone),
+        }
+    }
+
+    /// Whether everything is allowed: `is_dev` and `allow_any_upgrade` of `GetMeta`.
+    pub fn is_dev(&self) -> bool {
+        matches!(self, Self::AllowAll(_))
+    }
+
+    /// The configuration's word for it: `dev`, `allowlist` or `webhook`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::AllowAll(_) => "dev",
+            Self::Allowlist(_) => "allowlist",
+            Self::Webhook(_) => "webhook",
+        }
+    }
+
+    /// Why the policy cannot work at the moment, for the operator.
+    pub fn last_error(&self) -> Option<String> {
+        match self {
+            Self::AllowAll(_) => None,
+            Self::Allowlist(policy) => policy.last_error(),
+            Self::Webhook(policy) => policy.last_error(),
+        }
+    }
+
+    /// What the policy's own rules relax, beyond what the configuration shows.
+    pub fn relaxation(&self) -> Option<Relaxation> {
+        match self {
+            Self::Allowlist(policy) => policy.relaxation(),
+            Self::AllowAll(_) | Self::Webhook(_) => None,
+        }
+    }
+
+    /// Keeps [`Policy::snapshot_decide`] and [`Policy::last_info`] fresh for as long as it is polled.
+    pub async fn watch(&self) {
+        match self {
+            Self::AllowAll(_) => std::future::pending().await,
+            Self::Allowlist(policy) => loop {
+                policy.refresh().await;
+                tokio::time::sleep(Duration::from_secs(1)).await;
+            },
+            Self::Webhook(policy) => loop {
+                let pause = match policy.info().await {
+                    Ok(_) => Duration::from_secs(10),
+                    Err(_) => Duration::from_secs(2),
+                };
+                tokio::time::sleep(pause).await;
+            },
+        }
+    }
+}

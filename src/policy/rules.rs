@@ -1,0 +1,291 @@
+//! The rules of an `auth-config.json`, parsed into sets so that a decision costs the same for ten thousand apps.
+
+use std::collections::{HashMap, HashSet};
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+use super::contract::Rule;
+use super::{Decision, Denial, Info, Subject};
+use crate::config::{EmptyDevices, Relaxation};
+
+const ZERO_ADDRESS: &str = "0x0000000000000000000000000000000000000000";
+
+/// The parsed file.
+#[derive(Debug)]
+pub(super) struct Rules {
+    gateway_app_id: String,
+    kms_contract_address: String,
+    chain_id: u64,
+    app_implementation: String,
+    os_images: Hashes,
+    tcb_statuses: HashSet<String>,
+    advisories: HashSet<String>,
+    kms_measurements: Hashes,
+    kms_devices: Devices,
+    apps: HashMap<Box<[u8]>, App>,
+}
+
+#[derive(Debug)]
+struct App {
+    compose_hashes: Hashes,
+    devices: Devices,
+}
+
+/// Why a file is no allow-list. The parser's message names keys and types, not contents.
+#[derive(Debug, thiserror::Error)]
+#[error("is no valid auth-config.json: {0}")]
+pub(super) struct RulesError(String);
+
+impl RulesError {
+    fn new(error: serde_json::Error) -> Self {
+        Self(error.to_string().chars().take(200).collect())
+    }
+}
+
+impl Rules {
+    pub(super) fn parse(json: &[u8]) -> Result<Self, RulesError> {
+        // Through a `Value`, so that of two equal keys the last wins, as in the peer.
+        let mut value: Value = serde_json::from_slice(json).map_err(RulesError::new)?;
+        let entries = value.as_object_mut().and_then(|file| file.shift_remove("apps"));
+        let file = File::deserialize(value).map_err(RulesError::new)?;
+        Ok(Self::new(file, apps(entries.unwrap_or_else(|| Value::Object(Map::new())))?))
+    }
+
+    /// The rules of a missing or invalid file: nothing is allowed.
+    pub(super) fn deny_all() -> Self {
+        Self::new(File::default(), HashMap::new())
+    }
+
+    fn new(file: File, apps: HashMap<Box<[u8]>, App>) -> Self {
+        Self {
+            gateway_app_id: file.gateway_app_id,
+            kms_contract_address: file.kms_contract_addr,
+            chain_id: file.chain_id,
+            app_implementation: file.app_implementation,
+            os_images: file.os_images.into(),
+            tcb_statuses: file.allowed_tcb_statuses.into_iter().collect(),
+            advisories: file.allowed_advisory_ids.into_iter().collect(),
+            kms_measurements: file.kms.mr_aggregated.into(),
+            kms_devices: Devices::new(file.kms.devices, file.kms.allow_any_device),
+            apps,
+        }
+    }
+
+    pub(super) fn decide(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Decision {
+        match self.denial(subject, empty_devices) {
+            None => Decision::Allowed { gateway_app_id: self.gateway_app_id.clone() },
+            Some(denial) => Decision::Denied(denial),
+        }
+    }
+
+    /// The first rule that fails answers.
+    fn denial(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Option<Denial> {
+        let boot = subject.boot_info();
+        if !self.tcb_statuses.contains(&boot.tcb_status) {
+            return Some(Rule::TcbStatus.denial(listed(&self.tcb_statuses), boot.tcb_status.clone()));
+        }
+        if let Some(advisory) = boot.advisory_ids.iter().find(|advisory| !self.advisories.contains(*advisory))
+        {
+            return Some(Rule::Advisory.denial(listed(&self.advisories), advisory.clone()));
+        }
+        if let Some(denial) = self.os_images.denial(Rule::OsImage, &boot.os_image_hash[..]) {
+            return Some(denial);
+        }
+        match subject {
+            Subject::Kms(_) => {
+                let measurement = self.kms_measurements.denial(Rule::KmsMeasurement, &boot.mr_aggregated[..]);
+                measurement
+                    .or_else(|| self.kms_devices.denial(Rule::KmsDevice, &boot.device_id[..], empty_devices))
+            }
+            Subject::App(_) => match self.apps.get(&boot.app_id[..]) {
+                None => Some(
+                    Rule::App.denial(format!("one of {} apps", self.apps.len()), hex::encode(&boot.app_id)),
+                ),
+                Some(app) => {
+                    let compose = app.compose_hashes.denial(Rule::ComposeHash, &boot.compose_hash[..]);
+                    compose
+                        .or_else(|| app.devices.denial(Rule::AppDevice, &boot.device_id[..], empty_devices))
+                }
+            },
+        }
+    }
+
+    pub(super) fn info(&self) -> Info {
+        Info {
+            gateway_app_id: Some(self.gateway_app_id.clone()),
+            kms_contract_address: Some(self.kms_contract_address.clone()),
+            chain_id: Some(self.chain_id),
+            app_auth_implementation: Some(self.app_implementation.clone()),
+            eth_rpc_url: None,
+        }
+    }
+
+    /// How much the rules allow, for the log.
+    pub(super) fn summary(&self) -> String {
+        format!(
+            "{} apps, {} OS images, {} KMS measurements",
+            self.apps.len(),
+            self.os_images.allowed.len(),
+            self.kms_measurements.allowed.len()
+        )
+    }
+
+    /// Whose empty device list means any device.
+    pub(super) fn relaxation(&self) -> Option<Relaxation> {
+        let mut open: Vec<_> = self
+            .apps
+            .iter()
+            .filter(|(_, app)| app.devices.is_open_by_emptiness())
+            .map(|(id, _)| id)
+            .collect();
+        open.sort_unstable();
+        let kms = self.kms_devices.is_open_by_emptiness() && !self.kms_measurements.allowed.is_empty();
+        if open.is_empty() && !kms {
+            return None;
+        }
+        let mut names: Vec<String> = kms.then(|| "the KMS".to_owned()).into_iter().collect();
+        names.extend(open.iter().take(3).map(|id| format!("app {}", hex::encode(id))));
+        if open.len() > 3 {
+            names.push(format!("{} more apps", open.len() - 3));
+        }
+        Some(Relaxation {
+            code: "empty_device_list",
+            sentence: format!(
+                "an empty device list in the allow-list means any device (core.auth_api.allowlist.strict_devices \
+                 changes that): {}",
+                names.join(", ")
+            )
+            .into(),
+        })
+    }
+}
+
+fn apps(entries: Value) -> Result<HashMap<Box<[u8]>, App>, RulesError> {
+    let Value::Object(entries) = entries else {
+        return Err(RulesError("apps must be an object".to_owned()));
+    };
+    let mut apps = HashMap::with_capacity(entries.len());
+    for (id, entry) in entries {
+        let entry = AppEntry::deserialize(entry).map_err(RulesError::new)?;
+        if let Some(id) = bytes_of(&id) {
+            let devices = Devices::new(entry.devices, entry.allow_any_device);
+            apps.insert(id, App { compose_hashes: entry.compose_hashes.into(), devices });
+        }
+    }
+    Ok(apps)
+}
+
+/// Allowed values of one kind.
+#[derive(Debug)]
+struct Hashes {
+    allowed: HashSet<Box<[u8]>>,
+}
+
+impl Hashes {
+    fn denial(&self, rule: Rule, actual: &[u8]) -> Option<Denial> {
+        (!self.allowed.contains(actual)).then(|| {
+            let mut expected: Vec<String> = self.allowed.iter().take(EXAMPLES).map(hex::encode).collect();
+            expected.sort_unstable();
+            rule.denial(examples(expected, self.allowed.len()), hex::encode(actual))
+        })
+    }
+}
+
+impl From<Vec<String>> for Hashes {
+    fn from(list: Vec<String>) -> Self {
+        Self { allowed: list.iter().filter_map(|text| bytes_of(text)).collect() }
+    }
+}
+
+#[derive(Debug)]
+struct Devices {
+    allowed: Hashes,
+    is_empty: bool,
+    allow_any: bool,
+}
+
+impl Devices {
+    fn new(list: Vec<String>, allow_any: bool) -> Self {
+        Self { is_empty: list.is_empty(), allowed: list.into(), allow_any }
+    }
+
+    fn is_open_by_emptiness(&self) -> bool {
+        self.is_empty && !self.allow_any
+    }
+
+    fn denial(&self, rule: Rule, actual: &[u8], empty_devices: EmptyDevices) -> Option<Denial> {
+        if self.allow_any || (self.is_empty && empty_devices == EmptyDevices::AnyDevice) {
+            return None;
+        }
+        self.allowed.denial(rule, actual)
+    }
+}
+
+const EXAMPLES: usize = 4;
+
+fn listed(values: &HashSet<String>) -> String {
+    let mut shown: Vec<String> = values.iter().take(EXAMPLES).cloned().collect();
+    shown.sort_unstable();
+    examples(shown, values.len())
+}
+
+fn examples(shown: Vec<String>, total: usize) -> String {
+    match total - shown.len() {
+        0 if total == 0 => "none is allowed".to_owned(),
+        0 => shown.join(", "),
+        more => format!("{}, and {more} more", shown.join(", ")),
+    }
+}
+
+/// The bytes that a hex text of the file stands for. auth-simple compares texts after lower-casing and adding `0x`;
+/// a measured value is always well-formed hex, so a text that is not, or is empty, allows nothing.
+fn bytes_of(text: &str) -> Option<Box<[u8]>> {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    hex::decode(digits).ok().filter(|bytes| !bytes.is_empty()).map(Vec::into_boxed_slice)
+}
+
+/// The file as it is written; keys that are not here are ignored, as in the peer.
+#[derive(Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct File {
+    gateway_app_id: String,
+    kms_contract_addr: String,
+    chain_id: u64,
+    app_implementation: String,
+    os_images: Vec<String>,
+    allowed_tcb_statuses: Vec<String>,
+    allowed_advisory_ids: Vec<String>,
+    kms: KmsEntry,
+}
+
+impl Default for File {
+    fn default() -> Self {
+        Self {
+            gateway_app_id: String::new(),
+            kms_contract_addr: ZERO_ADDRESS.to_owned(),
+            chain_id: 0,
+            app_implementation: ZERO_ADDRESS.to_owned(),
+            os_images: Vec::new(),
+            allowed_tcb_statuses: vec!["UpToDate".to_owned()],
+            allowed_advisory_ids: Vec::new(),
+            kms: KmsEntry::default(),
+        }
+    }
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct KmsEntry {
+    mr_aggregated: Vec<String>,
+    devices: Vec<String>,
+    allow_any_device: bool,
+}
+
+#[derive(Default, Deserialize)]
+#[serde(default, rename_all = "camelCase")]
+struct AppEntry {
+    compose_hashes: Vec<String>,
+    devices: Vec<String>,
+    allow_any_device: bool,
+}

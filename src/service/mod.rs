@@ -1,0 +1,190 @@
+//! The methods of the API as plain async functions, the table of who may call what, and the caller.
+
+pub mod admin;
+mod env_keys;
+pub mod kms;
+pub mod meta;
+pub mod onboard;
+pub mod prepared;
+
+use std::{net::IpAddr, sync::Arc};
+
+use crate::admission::Peer;
+
+/// Who is asking: an address and what the TLS layer knows of the peer.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    remote: IpAddr,
+    peer: Arc<Peer>,
+}
+
+impl Caller {
+    /// A caller on a connection from `remote`.
+    pub fn new(remote: IpAddr, peer: Arc<Peer>) -> Self {
+        Self { remote, peer }
+    }
+
+    /// The address that the connection comes from.
+    pub fn remote(&self) -> IpAddr {
+        self.remote
+    }
+
+    /// What the TLS layer knows, with the evidence that was verified on this connection.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+}
+
+/// The services of the proto file, each with the phase and the listener that serves it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Service {
+    /// Main listener, once keys exist.
+    Kms,
+    /// Main listener, until keys exist.
+    Onboard,
+    /// Admin listener, once keys exist.
+    Admin,
+}
+
+impl Service {
+    /// Its name in the proto file.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Kms => "KMS",
+            Self::Onboard => "Onboard",
+            Self::Admin => "Admin",
+        }
+    }
+}
+
+/// Who may call a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Access {
+    /// Anyone who can connect.
+    Open,
+    /// Anyone, or holders of the onboarding token where one is configured.
+    Onboarding,
+    /// Callers whose client certificate carries an attestation that verifies and that policy allows.
+    AttestedCertificate,
+    /// Anyone whose message carries an attestation that verifies and that policy allows.
+    AttestedMessage,
+    /// Anyone whose message carries the operator's token.
+    TokenInMessage,
+    /// Operators: the listener has authenticated the request.
+    Operator,
+}
+
+/// One method of the API.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Method {
+    /// `KMS.GetAppKey`
+    GetAppKey,
+    /// `KMS.GetKmsKey`
+    GetKmsKey,
+    /// `KMS.GetAppEnvEncryptPubKey`
+    GetAppEnvEncryptPubKey,
+    /// `KMS.GetMeta`
+    GetMeta,
+    /// `KMS.GetTempCaCert`
+    GetTempCaCert,
+    /// `KMS.SignCert`
+    SignCert,
+    /// `KMS.ClearImageCache`, with the token in the message
+    LegacyClearImageCache,
+    /// `Onboard.Bootstrap`
+    Bootstrap,
+    /// `Onboard.Onboard`
+    Onboard,
+    /// `Onboard.GetAttestationInfo`
+    GetAttestationInfo,
+    /// `Onboard.Finish`
+    Finish,
+    /// `Admin.ClearImageCache`
+    ClearImageCache,
+}
+
+/// What is fixed about a method: the row of the table.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// The method.
+    pub method: Method,
+    /// The service it belongs to, hence phase and listener.
+    pub service: Service,
+    /// Its name in the proto file.
+    pub name: &'static str,
+    /// Who may call it.
+    pub access: Access,
+    /// The largest request body in bytes.
+    pub body_limit: usize,
+}
+
+const KIB: usize = 1024;
+
+/// A request that carries a VM configuration with OS image documents.
+const WITH_VM_CONFIG: usize = 256 * KIB;
+/// A certificate request carries unstripped evidence: some 50 KiB, twice that in JSON.
+const WITH_EVIDENCE: usize = 1024 * KIB;
+/// A request of a few short fields.
+const SHORT: usize = 16 * KIB;
+
+/// Every method there is. Dispatch, limits, metrics and `tests/access_table.rs` read it.
+pub const METHODS: [Row; 12] = {
+    use Access::*;
+    use Method::*;
+    const fn row(service: Service, name: &'static str, method: Method, access: Access, body_limit: usize) -> Row {
+        Row { method, service, name, access, body_limit }
+    }
+    [
+        row(Service::Kms, "GetAppKey", GetAppKey, AttestedCertificate, WITH_VM_CONFIG),
+        row(Service::Kms, "GetKmsKey", GetKmsKey, AttestedCertificate, WITH_VM_CONFIG),
+        row(Service::Kms, "GetAppEnvEncryptPubKey", GetAppEnvEncryptPubKey, Open, SHORT),
+        row(Service::Kms, "GetMeta", GetMeta, Open, SHORT),
+        row(Service::Kms, "GetTempCaCert", GetTempCaCert, Open, SHORT),
+        row(Service::Kms, "SignCert", SignCert, AttestedMessage, WITH_EVIDENCE),
+        row(Service::Kms, "ClearImageCache", LegacyClearImageCache, TokenInMessage, SHORT),
+        row(Service::Onboard, "Bootstrap", Bootstrap, Onboarding, SHORT),
+        row(Service::Onboard, "Onboard", Method::Onboard, Onboarding, SHORT),
+        row(Service::Onboard, "GetAttestationInfo", GetAttestationInfo, Open, SHORT),
+        row(Service::Onboard, "Finish", Finish, Onboarding, SHORT),
+        row(Service::Admin, "ClearImageCache", ClearImageCache, Operator, SHORT),
+    ]
+};
+
+impl Method {
+    /// The method `name` of `service`; names are case sensitive.
+    pub fn find(service: Service, name: &str) -> Option<&'static Row> {
+        METHODS.iter().find(|row| row.service == service && row.name == name)
+    }
+
+    /// Its row in the table.
+    pub fn row(self) -> &'static Row {
+        METHODS.iter().find(|row| row.method == self).expect("the table lists every method")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_case_sensitive_and_bound_to_their_service() {
+        assert!(Method::find(Service::Kms, "GetMeta").is_some());
+        assert!(Method::find(Service::Kms, "getmeta").is_none());
+        assert!(Method::find(Service::Onboard, "GetMeta").is_none());
+    }
+
+    #[test]
+    fn every_method_has_exactly_one_row() {
+        for row in &METHODS {
+            assert_eq!(METHODS.iter().filter(|other| other.method == row.method).count(), 1, "{row:?}");
+            assert_eq!(row.method.row(), row);
+        }
+    }
+
+    #[test]
+    fn callers_without_attestation_cannot_send_large_bodies() {
+        for row in METHODS.iter().filter(|row| row.access == Access::Open) {
+            assert!(row.body_limit <= 64 * KIB, "{row:?}");
+        }
+    }
+}

@@ -1,0 +1,258 @@
+//! The onboarding service: how a KMS comes to hold keys.
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use kms_attest::{attester::Attester, verify::{Verified, Verifier}};
+use kms_client::{source, url::KmsUrl};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Mutex, watch};
+
+use crate::{
+    admission::{OwnEvidenceError, OwnStanding, Refusal, own_evidence, own_identity},
+    audit::{Audit, Event},
+    domain::Domain,
+    error::{Code, Error, Result},
+    lifecycle::{LifecycleError, Onboarding, Prepared},
+    policy::{Decision, Policy, Subject},
+    proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse},
+};
+
+/// How long the back end may take to tell about itself while an operator looks.
+const INFO_TIME: Duration = Duration::from_secs(3);
+
+/// The parts that the service is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The empty key directory.
+    pub onboarding: Onboarding,
+    /// Our own evidence; `Attester::None` only without a TEE.
+    pub attester: Arc<Attester>,
+    /// Verifies our evidence and a source's.
+    pub verifier: Arc<Verifier>,
+    /// Who may be a source, and what we show of the back end.
+    pub policy: Arc<Policy>,
+    /// Whether we may hold keys.
+    pub standing: Arc<OwnStanding>,
+    /// Where new keys are recorded.
+    pub audit: Arc<Audit>,
+    /// `core.site_name`.
+    pub site_name: String,
+    /// Whether new keys need our evidence.
+    pub tee: Tee,
+}
+
+/// Whether this KMS runs in a TEE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tee {
+    /// It does.
+    Present,
+    /// `core.insecure_no_tee = true`: statements carry no attestation.
+    InsecureAbsent,
+}
+
+/// `service Onboard` of the proto file.
+#[derive(Debug)]
+pub struct OnboardService {
+    parts: Parts,
+    one_at_a_time: Mutex<()>,
+    finished: watch::Sender<bool>,
+}
+
+impl OnboardService {
+    /// The service over its parts.
+    pub fn new(parts: Parts) -> Self {
+        Self { parts, one_at_a_time: Mutex::new(()), finished: watch::Sender::new(false) }
+    }
+
+    /// Resolves when keys exist and onboarding was finished.
+    pub fn finished(&self) -> watch::Receiver<bool> {
+        self.finished.subscribe()
+    }
+
+    /// `Onboard.Bootstrap`: new root keys, for the first KMS of a cluster.
+    ///
+    /// # Errors
+    /// Bad domain, keys exist, this KMS is not allowed, no evidence, directory not writable; nothing is saved then.
+    pub async fn bootstrap(&self, request: BootstrapRequest) -> Result<BootstrapResponse> {
+        let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
+        let _turn = self.one_at_a_time.lock().await;
+        self.refuse_if_committed("KMS has already been bootstrapped")?;
+        self.make(&domain, "KMS is not allowed to bootstrap").await
+    }
+
+    /// Bootstraps without a caller (`core.onboard.auto_bootstrap_domain`).
+    ///
+    /// # Errors
+    /// As [`OnboardService::bootstrap`].
+    pub async fn auto_bootstrap(&self, domain: &Domain) -> Result<BootstrapResponse> {
+        let _turn = self.one_at_a_time.lock().await;
+        self.refuse_if_committed("KMS has already been bootstrapped")?;
+        self.make(domain, "KMS is not allowed to auto-bootstrap").await
+    }
+
+    async fn make(&self, domain: &Domain, when_denied: &'static str) -> Result<BootstrapResponse> {
+        let parts = &self.parts;
+        parts.standing.fresh().await.map_err(|refusal| not_allowed(refusal, when_denied))?;
+        let mut prepared = parts.onboarding.bootstrap();
+        let attestation = match parts.tee {
+            Tee::InsecureAbsent => Vec::new(),
+            Tee::Present => parts
+                .attester
+                .attest(prepared.report_data())
+                .await
+                .map_err(|error| unattested(error.into()))?
+                .encode(),
+        };
+        let statement = prepared.stated(attestation);
+        self.commit(&prepared, domain, Event::KeysBootstrapped {
+            domain: domain.as_str().to_owned(),
+            ca_pubkey: hex::encode(&statement.ca_pubkey),
+            k256_pubkey: hex::encode(&statement.k256_pubkey),
+        })
+        .await?;
+        Ok(statement)
+    }
+
+    /// `Onboard.Onboard`: the root keys of a running KMS, for a replica.
+    ///
+    /// # Errors
+    /// Bad domain or URL, keys exist, source not attested or not allowed, we are refused there; nothing is saved then.
+    pub async fn onboard(&self, request: OnboardRequest) -> Result<OnboardResponse> {
+        let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
+        let url: KmsUrl = request.source_url.parse().map_err(|error: kms_client::url::UrlError| {
+            Error::invalid(error.to_string()).within("Failed to onboard")
+        })?;
+        let _turn = self.one_at_a_time.lock().await;
+        self.refuse_if_committed("KMS has already been onboarded")?;
+        let prepared = self.receive(&url).await.map_err(|error| error.within("Failed to onboard"))?;
+        let k256_pubkey = prepared.k256_public_key().to_vec();
+        self.commit(&prepared, &domain, Event::KeysReceived {
+            domain: domain.as_str().to_owned(),
+            source: url.to_string(),
+            k256_pubkey: hex::encode(&k256_pubkey),
+        })
+        .await?;
+        Ok(OnboardResponse { k256_pubkey })
+    }
+
+    async fn receive(&self, url: &KmsUrl) -> Result<Prepared> {
+        let parts = &self.parts;
+        let vm_config = parts
+            .attester
+            .vm_config()
+            .await
+            .map_err(|error| Error::unavailable("Failed to get VM info", error))?;
+        let authorize = async |source: &Verified| self.authorize_source(source).await;
+        let handover =
+            source::receive_root_keys(url, &parts.attester, &parts.verifier, &vm_config, authorize).await.map_err(
+                |error| Error::new(Code::InvalidRequest, error.to_string()).caused_by(error),
+            )?;
+        parts.onboarding.receive(&handover).map_err(|error| Error::invalid(error.to_string()))
+    }
+
+    /// Asks our policy about the source; an older one that names no OS image is taken to run ours.
+    async fn authorize_source(&self, source: &Verified) -> std::result::Result<(), String> {
+        let mut identity = own_identity(source).map_err(|error| error.to_string())?;
+        if identity.os_image_hash.is_empty() {
+            let own = own_evidence(&self.parts.attester, &self.parts.verifier)
+                .await
+                .and_then(|own| own_identity(&own))
+                .map_err(|error| error.to_string())?;
+            identity.os_image_hash = own.os_image_hash;
+        }
+        match self.parts.policy.decide(Subject::Kms(&identity)).await {
+            Ok(Decision::Allowed { .. }) => Ok(()),
+            Ok(Decision::Denied(denial)) => Err(format!("boot denied: {}", denial.reason)),
+            Err(error) => Err(error.to_string()),
+        }
+    }
+
+    /// `Onboard.GetAttestationInfo`: what an operator must allow.
+    ///
+    /// # Errors
+    /// No evidence, or evidence that does not verify.
+    pub async fn get_attestation_info(&self) -> Result<AttestationInfoResponse> {
+        let parts = &self.parts;
+        let verified =
+            own_evidence(&parts.attester, &parts.verifier).await.map_err(unattested)?;
+        let identity = own_identity(&verified).map_err(unattested)?;
+        // Shown, not needed: a back end that is down does not keep an operator from reading the rest.
+        let info = match tokio::time::timeout(INFO_TIME, parts.policy.info()).await {
+            Ok(Ok(info)) => info,
+            Ok(Err(_)) | Err(_) => parts.policy.last_info().unwrap_or_default(),
+        };
+        Ok(AttestationInfoResponse {
+            device_id: Sha256::digest(verified.ppid()).to_vec(),
+            mr_aggregated: identity.mr_aggregated,
+            os_image_hash: identity.os_image_hash,
+            tee_variant: identity.tee_variant,
+            site_name: parts.site_name.clone(),
+            eth_rpc_url: info.eth_rpc_url.unwrap_or_default(),
+            kms_contract_address: info.kms_contract_address.unwrap_or_default(),
+            ppid: verified.ppid().to_vec(),
+        })
+    }
+
+    /// `Onboard.Finish`: on to the KMS phase. Before keys exist it answers and changes nothing: a caller without
+    /// credentials cannot stop this process.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn finish(&self) -> Result<()> {
+        let _turn = self.one_at_a_time.lock().await;
+        if self.parts.onboarding.is_committed().map_err(unreadable)? {
+            self.finished.send_replace(true);
+        } else {
+            tracing::warn!("Finish was called before there are keys: still onboarding");
+        }
+        Ok(())
+    }
+
+    fn refuse_if_committed(&self, message: &'static str) -> Result<()> {
+        match self.parts.onboarding.is_committed().map_err(unreadable)? {
+            true => Err(Error::new(Code::AlreadyOnboarded, message)),
+            false => Ok(()),
+        }
+    }
+
+    /// Records, then saves: a line without keys is harmless, keys without a line are not.
+    async fn commit(&self, prepared: &Prepared, domain: &Domain, event: Event) -> Result<()> {
+        self.parts
+            .audit
+            .record(event)
+            .await
+            .map_err(|error| Error::unavailable("the new keys cannot be recorded, so none are kept", error))?;
+        self.parts
+            .onboarding
+            .commit(prepared, domain, SystemTime::now())
+            .map_err(|error| Error::internal("Failed to store keys", error))
+    }
+}
+
+fn unreadable(error: LifecycleError) -> Error {
+    Error::internal("the key directory cannot be read", error)
+}
+
+fn unattested(error: OwnEvidenceError) -> Error {
+    let message = match &error {
+        OwnEvidenceError::Attester(_) => "Failed to get attestation: the attester of this machine does not answer",
+        OwnEvidenceError::Verify(_) => "Failed to verify attestation",
+        OwnEvidenceError::Identity(_) => "Failed to decode app info",
+    };
+    Error::unavailable(message, error)
+}
+
+fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
+    let code = match &refusal {
+        Refusal::PolicyUnavailable(_) | Refusal::CollateralUnavailable(_) => Code::Unavailable,
+        _ => Code::Denied,
+    };
+    let message = match &refusal {
+        Refusal::NoStanding(reason) => reason.replace("KMS is not allowed: ", "boot denied: "),
+        other => other.to_string(),
+    };
+    Error::new(code, message).within(context).caused_by(refusal)
+}

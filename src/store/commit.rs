@@ -1,0 +1,174 @@
+//! How keys reach the disk: all of them or none, whenever the process stops.
+//!
+//! A commit writes and syncs everything into `.staging`, renames that to `.commit`, which is the commit point, and then
+//! moves the files into place. Opening a directory finishes what stopped after the commit point and throws away what
+//! stopped before.
+
+use std::fs;
+use std::path::Path;
+
+use kms_attest::p256::P256Key;
+use subtle::ConstantTimeEq;
+
+use super::disk::{Lock, exists, failed};
+use super::file::{Derived, File, Permissions};
+use super::{KeyDirectory, StoreError};
+use crate::domain::Domain;
+use crate::keys::RootKeys;
+
+const STAGING: &str = ".staging";
+const COMMIT: &str = ".commit";
+
+/// Everything that a bootstrap or a takeover writes.
+#[derive(Debug, Clone, Copy)]
+pub struct NewKeys<'a> {
+    /// The root keys.
+    pub root: &'a RootKeys,
+    /// The key of the TLS server.
+    pub rpc_key: &'a P256Key,
+    /// Root CA certificate, PEM.
+    pub root_ca_pem: &'a str,
+    /// Temporary CA certificate, PEM.
+    pub temp_ca_pem: &'a str,
+    /// RPC leaf, PEM.
+    pub rpc_pem: &'a str,
+    /// The domain of the RPC leaf.
+    pub domain: &'a Domain,
+    /// The bootstrap response, JSON; a replica has none.
+    pub bootstrap_info: Option<&'a [u8]>,
+}
+
+impl KeyDirectory {
+    /// Writes a whole set of keys, once. Refused where there is any root key, and then nothing is changed.
+    pub fn commit(&self, keys: &NewKeys<'_>) -> Result<(), StoreError> {
+        let _lock = Lock::take(&self.path)?;
+        self.recover_locked()?;
+        for file in File::ROOT_KEYS {
+            if exists(&self.path.join(file.name()))? {
+                return Err(StoreError::HoldsRootKey(file.name()));
+            }
+        }
+        for file in File::ALL {
+            let path = self.path.join(file.name());
+            if exists(&path)? && !fs::symlink_metadata(&path).is_ok_and(|metadata| metadata.is_file()) {
+                return Err(StoreError::NotAFile(file.name()));
+            }
+        }
+        self.stage(keys)?;
+        if keys.bootstrap_info.is_none() {
+            // Else a replica would report the bootstrap of an attempt that was never finished.
+            self.disk.remove_file(&self.path.join(File::BootstrapInfo.name()))?;
+        }
+        self.disk.rename(&self.path.join(STAGING), &self.path.join(COMMIT))?;
+        self.sync_dir(&self.path)?;
+        self.roll_forward()
+    }
+
+    /// Replaces one file that can be made again from the keys; a crash leaves the old content or the new.
+    pub fn write_derived(&self, file: Derived, content: &[u8]) -> Result<(), StoreError> {
+        let _lock = Lock::take(&self.path)?;
+        let new = self.path.join(file.new_name());
+        self.disk.remove_file(&new)?;
+        self.write_file(&new, file.file(), content)?;
+        self.disk.rename(&new, &self.path.join(file.file().name()))?;
+        self.sync_dir(&self.path)
+    }
+
+    /// Finishes or undoes what an earlier process left. A clean directory is not touched: it may be read-only.
+    pub(super) fn recover(&self) -> Result<(), StoreError> {
+        let unfinished =
+            [STAGING.to_owned(), COMMIT.to_owned()].into_iter().chain(Derived::ALL.map(Derived::new_name));
+        for name in unfinished {
+            if exists(&self.path.join(name))? {
+                let _lock = Lock::take(&self.path)?;
+                return self.recover_locked();
+            }
+        }
+        Ok(())
+    }
+
+    fn recover_locked(&self) -> Result<(), StoreError> {
+        for derived in Derived::ALL {
+            self.disk.remove_file(&self.path.join(derived.new_name()))?;
+        }
+        let staging = self.path.join(STAGING);
+        if exists(&staging)? {
+            self.remove_set(&staging)?;
+        }
+        if exists(&self.path.join(COMMIT))? {
+            self.roll_forward()?;
+        }
+        Ok(())
+    }
+
+    fn stage(&self, keys: &NewKeys<'_>) -> Result<(), StoreError> {
+        let staging = self.path.join(STAGING);
+        self.disk.create_dir(&staging)?;
+        let (root_ca_key, temp_ca_key, rpc_key) =
+            (keys.root.ca().pem(), keys.root.temp_ca().pem(), keys.rpc_key.pem());
+        let files = [
+            (File::RootCaKey, Some(root_ca_key.as_bytes())),
+            (File::RootK256Key, Some(&keys.root.k256().scalar()[..])),
+            (File::TempCaKey, Some(temp_ca_key.as_bytes())),
+            (File::RpcKey, Some(rpc_key.as_bytes())),
+            (File::RootCaCertificate, Some(keys.root_ca_pem.as_bytes())),
+            (File::TempCaCertificate, Some(keys.temp_ca_pem.as_bytes())),
+            (File::RpcCertificate, Some(keys.rpc_pem.as_bytes())),
+            (File::Domain, Some(keys.domain.as_str().as_bytes())),
+            (File::BootstrapInfo, keys.bootstrap_info),
+        ];
+        for (file, content) in files {
+            if let Some(content) = content {
+                self.write_file(&staging.join(file.name()), file, content)?;
+            }
+        }
+        self.sync_dir(&staging)
+    }
+
+    /// Moves the committed files into place, root keys first. Every step can be repeated.
+    fn roll_forward(&self) -> Result<(), StoreError> {
+        self.check_commit()?;
+        let commit = self.path.join(COMMIT);
+        for file in File::ALL {
+            let committed = commit.join(file.name());
+            if exists(&committed)? {
+                self.disk.rename(&committed, &self.path.join(file.name()))?;
+            }
+        }
+        self.sync_dir(&self.path)?;
+        self.remove_set(&commit)
+    }
+
+    /// Refuses a commit that would replace a root key by another one.
+    pub(super) fn check_commit(&self) -> Result<(), StoreError> {
+        for file in File::ROOT_KEYS {
+            let path = self.path.join(COMMIT).join(file.name());
+            let committed = file.read(&path, Permissions::InsecureAllowLoose)?;
+            let (Some(committed), Some(present)) = (committed, self.read(file)?) else { continue };
+            if !bool::from(committed.ct_eq(&present)) {
+                return Err(StoreError::TwoSets(file.name()));
+            }
+        }
+        Ok(())
+    }
+
+    fn write_file(&self, path: &Path, file: File, content: &[u8]) -> Result<(), StoreError> {
+        let open = self.disk.create(path, file.mode())?;
+        self.disk.write(&open, path, content)?;
+        self.disk.sync(&open, path)
+    }
+
+    fn sync_dir(&self, path: &Path) -> Result<(), StoreError> {
+        let open = fs::File::open(path).map_err(failed("open", path))?;
+        self.disk.sync(&open, path)
+    }
+
+    /// Removes a directory of ours and what a commit puts into it.
+    fn remove_set(&self, path: &Path) -> Result<(), StoreError> {
+        for file in File::ALL {
+            self.disk.remove_file(&path.join(file.name()))?;
+        }
+        self.disk.remove_dir(path)?;
+        self.sync_dir(&self.path)
+    }
+}

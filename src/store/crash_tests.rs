@@ -1,0 +1,273 @@
+//! The process is stopped at every step of a commit: afterwards the directory holds nothing or everything.
+
+use std::env;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::Mutex;
+
+use tempfile::TempDir;
+
+use super::tests::{Set, open, stored};
+use super::*;
+
+const WORK: &str = "KMS_STORE_TEST_WORK";
+const DIRECTORY: &str = "KMS_STORE_TEST_DIRECTORY";
+const STEP: &str = "KMS_STORE_TEST_STEP";
+/// More steps than any work here has.
+const NEVER: usize = usize::MAX;
+
+/// What happens when the steps are used up.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum End {
+    /// The process dies, in the middle of a write.
+    Abort,
+    /// Every further step fails, as on a full or vanished disk.
+    Fail,
+}
+
+/// The real disk for so many steps. It keeps a list of them.
+struct Limited {
+    steps: usize,
+    end: End,
+    done: Mutex<Vec<String>>,
+}
+
+impl Limited {
+    fn new(steps: usize, end: End) -> Limited {
+        Limited { steps, end, done: Mutex::default() }
+    }
+
+    fn step(&self, what: &str, path: &Path, half: impl FnOnce()) -> Result<(), StoreError> {
+        let mut done = self.done.lock().unwrap();
+        if done.len() < self.steps {
+            done.push(format!("{what} {}", path.file_name().unwrap().to_str().unwrap()));
+            return Ok(());
+        }
+        half();
+        match self.end {
+            End::Abort => std::process::abort(),
+            End::Fail => Err(disk::failed("use", path)(std::io::Error::other("the disk is gone"))),
+        }
+    }
+}
+
+impl Disk for &'static Limited {
+    fn create(&self, path: &Path, mode: u32) -> Result<File, StoreError> {
+        self.step("create", path, || ())?;
+        OsDisk.create(path, mode)
+    }
+
+    fn write(&self, file: &File, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        self.step("write", path, || OsDisk.write(file, path, &content[..content.len() / 2]).unwrap())?;
+        OsDisk.write(file, path, content)
+    }
+
+    fn sync(&self, file: &File, path: &Path) -> Result<(), StoreError> {
+        self.step("sync", path, || ())?;
+        OsDisk.sync(file, path)
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        self.step("rename", from, || ())?;
+        OsDisk.rename(from, to)
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), StoreError> {
+        self.step("remove", path, || ())?;
+        OsDisk.remove_file(path)
+    }
+
+    fn remove_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.step("remove", path, || ())?;
+        OsDisk.remove_dir(path)
+    }
+
+    fn create_dir(&self, path: &Path) -> Result<(), StoreError> {
+        self.step("create", path, || ())?;
+        OsDisk.create_dir(path)
+    }
+
+    fn create_dir_all(&self, path: &Path) -> Result<(), StoreError> {
+        self.step("create", path, || ())?;
+        OsDisk.create_dir_all(path)
+    }
+}
+
+fn limited(steps: usize, end: End) -> &'static Limited {
+    Box::leak(Box::new(Limited::new(steps, end)))
+}
+
+/// Opens on a limited disk and works; `Err` if the steps did not suffice.
+fn work(work: &str, path: &Path, disk: &'static Limited) -> Result<(), StoreError> {
+    let directory = KeyDirectory::open_on(Box::new(disk), path, Permissions::OwnerOnly)?;
+    match work {
+        "open" => Ok(()),
+        "commit" => directory.commit(&Set::number(1).keys()),
+        "renew" => directory.write_derived(Derived::RpcCertificate, b"new"),
+        other => panic!("unknown work {other}"),
+    }
+}
+
+/// What a process does that is to be stopped.
+#[test]
+#[ignore = "run by the tests below in a process of its own"]
+fn stopped_process() {
+    let variable = |name| env::var(name).unwrap();
+    let disk = limited(variable(STEP).parse().unwrap(), End::Abort);
+    work(&variable(WORK), &PathBuf::from(variable(DIRECTORY)), disk).unwrap();
+}
+
+/// Runs the work in a process that dies after so many steps. Whether it came to its end.
+fn survives(work: &str, path: &Path, steps: usize) -> bool {
+    let status = Command::new(env::current_exe().unwrap())
+        .args(["--exact", "store::crash_tests::stopped_process", "--ignored"])
+        .env(WORK, work)
+        .env(DIRECTORY, path)
+        .env(STEP, steps.to_string())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .status()
+        .unwrap();
+    use std::os::unix::process::ExitStatusExt;
+    assert!(status.success() || status.signal() == Some(6), "{status}");
+    status.success()
+}
+
+/// After any interruption the directory is clean, and empty and usable, or complete and final. Whether it is complete.
+fn all_or_nothing(path: &Path) -> bool {
+    let directory = open(path);
+    let hidden = fs::read_dir(path)
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name.to_str().unwrap().starts_with('.'));
+    assert_eq!(hidden.count(), 0);
+    let other = Set::number(2);
+    match directory.state().unwrap() {
+        State::Complete(stored) => {
+            assert!(Set::number(1).is(&stored));
+            assert!(matches!(directory.commit(&other.keys()), Err(StoreError::HoldsRootKey(_))));
+            assert!(Set::number(1).is(&self::stored(&directory)));
+            true
+        }
+        State::Empty => {
+            directory.commit(&other.keys()).unwrap();
+            assert!(other.is(&stored(&directory)));
+            false
+        }
+        broken => panic!("{broken:?}"),
+    }
+}
+
+/// An empty directory with what an unfinished attempt of the peer may have left.
+fn leftovers() -> TempDir {
+    let directory = tempfile::tempdir().unwrap();
+    fs::write(directory.path().join("bootstrap-info.json"), b"{}").unwrap();
+    directory
+}
+
+#[test]
+fn a_process_that_dies_at_any_step_of_a_commit_leaves_nothing_or_everything() {
+    let mut outcomes = Vec::new();
+    for steps in 0.. {
+        let directory = leftovers();
+        let survived = survives("commit", directory.path(), steps);
+        outcomes.push(all_or_nothing(directory.path()));
+        if survived {
+            break;
+        }
+    }
+    let first_complete = outcomes.iter().position(|complete| *complete).unwrap();
+    assert!(first_complete > 30 && outcomes.len() - first_complete > 15, "{outcomes:?}");
+    assert!(outcomes[first_complete..].iter().all(|complete| *complete), "{outcomes:?}");
+}
+
+#[test]
+fn a_disk_that_fails_at_any_step_leaves_nothing_or_everything_even_if_opening_fails_again() {
+    let mut interruptions = 0;
+    for steps in 0.. {
+        let first = leftovers();
+        let finished = work("commit", first.path(), limited(steps, End::Fail)).is_ok();
+        let complete_after = |path: &Path| all_or_nothing(path);
+        let mut complete = None;
+        for again in 0.. {
+            let copy = copy_of(first.path());
+            let opened = work("open", copy.path(), limited(again, End::Fail)).is_ok();
+            let outcome = complete_after(copy.path());
+            assert_eq!(*complete.get_or_insert(outcome), outcome, "step {steps}, then {again}");
+            interruptions += 1;
+            if opened {
+                break;
+            }
+        }
+        if finished {
+            break;
+        }
+    }
+    assert!(interruptions > 200, "{interruptions}");
+}
+
+#[test]
+fn a_process_that_dies_while_a_derived_file_is_replaced_leaves_the_old_or_the_new() {
+    let mut seen = Vec::new();
+    for steps in 0.. {
+        let directory = tempfile::tempdir().unwrap();
+        let set = Set::number(1);
+        open(directory.path()).commit(&set.keys()).unwrap();
+        let old = stored(&open(directory.path())).rpc_pem.unwrap();
+        let survived = survives("renew", directory.path(), steps);
+        let stored = stored(&open(directory.path()));
+        assert!(set.is(&stored));
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 9);
+        let now = stored.rpc_pem.unwrap();
+        assert!(now == old || now == "new");
+        seen.push(now == "new");
+        if survived {
+            break;
+        }
+    }
+    assert!(seen.is_sorted() && !seen[0] && seen[seen.len() - 1], "{seen:?}");
+}
+
+/// What a power cut takes is what was not synced: every file and directory is synced before the step that relies on it.
+#[test]
+fn nothing_is_renamed_before_it_is_on_the_disk() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("keys");
+    let disk = limited(NEVER, End::Fail);
+    work("commit", &path, disk).unwrap();
+    let done = disk.done.lock().unwrap();
+    let position =
+        |step: &str| done.iter().position(|done| done == step).unwrap_or_else(|| panic!("no {step}"));
+    let last = |step: &str| done.iter().rposition(|done| done == step).unwrap_or_else(|| panic!("no {step}"));
+    let commit_point = position("rename .staging");
+    for file in super::file::File::ALL.map(super::file::File::name) {
+        let synced = position(&format!("sync {file}"));
+        assert!(position(&format!("write {file}")) < synced && synced < position("sync .staging"), "{file}");
+        let moved = position(&format!("rename {file}"));
+        assert!(commit_point < moved && moved < last("remove .commit"), "{file}");
+        let after_moves = done[moved..].iter().position(|done| done == "sync keys").unwrap();
+        assert!(moved + after_moves < last("remove .commit"), "{file}");
+    }
+    assert!(position("sync .staging") < commit_point);
+    assert_eq!(done[commit_point + 1], "sync keys");
+    assert_eq!(done.last().unwrap(), "sync keys");
+}
+
+fn copy_of(path: &Path) -> TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in fs::read_dir(path).unwrap() {
+        let from = entry.unwrap().path();
+        let to = copy.path().join(from.file_name().unwrap());
+        if from.is_dir() {
+            fs::create_dir(&to).unwrap();
+            for file in fs::read_dir(&from).unwrap() {
+                let file = file.unwrap().path();
+                fs::copy(&file, to.join(file.file_name().unwrap())).unwrap();
+            }
+        } else {
+            fs::copy(&from, &to).unwrap();
+        }
+    }
+    copy
+}

@@ -1,0 +1,104 @@
+//! The steps by which a key directory changes, one method each: a test stops the process at every one.
+
+use std::fs::{self, DirBuilder, OpenOptions};
+use std::io::{ErrorKind, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::StoreError;
+
+/// A commit takes milliseconds; who waits longer waits for a process that hangs.
+const LONGEST_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// What changes a file system. Nothing else in `store` does.
+pub(super) trait Disk: Send + Sync {
+    /// A new file with these permission bits (before umask); an error if there is one.
+    fn create(&self, path: &Path, mode: u32) -> Result<fs::File, StoreError>;
+    fn write(&self, file: &fs::File, path: &Path, content: &[u8]) -> Result<(), StoreError>;
+    /// Content and metadata of an open file, or the entries of an open directory, to stable storage.
+    fn sync(&self, file: &fs::File, path: &Path) -> Result<(), StoreError>;
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError>;
+    /// Removes a file if there is one.
+    fn remove_file(&self, path: &Path) -> Result<(), StoreError>;
+    /// Removes an empty directory.
+    fn remove_dir(&self, path: &Path) -> Result<(), StoreError>;
+    /// A new directory for the owner only.
+    fn create_dir(&self, path: &Path) -> Result<(), StoreError>;
+    /// The directory and its parents, for the owner only, where they do not exist.
+    fn create_dir_all(&self, path: &Path) -> Result<(), StoreError>;
+}
+
+/// The real file system.
+pub(super) struct OsDisk;
+
+impl Disk for OsDisk {
+    fn create(&self, path: &Path, mode: u32) -> Result<fs::File, StoreError> {
+        OpenOptions::new().write(true).create_new(true).mode(mode).open(path).map_err(failed("create", path))
+    }
+
+    fn write(&self, mut file: &fs::File, path: &Path, content: &[u8]) -> Result<(), StoreError> {
+        file.write_all(content).map_err(failed("write", path))
+    }
+
+    fn sync(&self, file: &fs::File, path: &Path) -> Result<(), StoreError> {
+        file.sync_all().map_err(failed("sync", path))
+    }
+
+    fn rename(&self, from: &Path, to: &Path) -> Result<(), StoreError> {
+        fs::rename(from, to).map_err(failed("rename", from))
+    }
+
+    fn remove_file(&self, path: &Path) -> Result<(), StoreError> {
+        match fs::remove_file(path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+            result => result.map_err(failed("remove", path)),
+        }
+    }
+
+    fn remove_dir(&self, path: &Path) -> Result<(), StoreError> {
+        fs::remove_dir(path).map_err(failed("remove", path))
+    }
+
+    fn create_dir(&self, path: &Path) -> Result<(), StoreError> {
+        DirBuilder::new().mode(0o700).create(path).map_err(failed("create", path))
+    }
+
+    fn create_dir_all(&self, path: &Path) -> Result<(), StoreError> {
+        DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed("create", path))
+    }
+}
+
+/// An error in the words of what was tried.
+pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
+    move |source| StoreError::Io { doing, path: path.to_owned(), source }
+}
+
+/// Whether anything, even a dangling link, has this name.
+pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
+    match fs::symlink_metadata(path) {
+        Ok(_) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(false),
+        Err(error) => Err(failed("look at", path)(error)),
+    }
+}
+
+/// The directory's advisory lock: one process at a time changes it. Ends with the process.
+pub(super) struct Lock(#[expect(dead_code, reason = "holds the lock until dropped")] fs::File);
+
+impl Lock {
+    pub(super) fn take(path: &Path) -> Result<Lock, StoreError> {
+        let directory = fs::File::open(path).map_err(failed("open", path))?;
+        let started = Instant::now();
+        loop {
+            match directory.try_lock() {
+                Ok(()) => return Ok(Lock(directory)),
+                Err(fs::TryLockError::WouldBlock) if started.elapsed() < LONGEST_WAIT => thread::sleep(PAUSE),
+                Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse),
+                Err(fs::TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
+            }
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! The nine files of a key directory: names, modes, sizes, and how they are read.
+
+use std::fs;
+use std::io::{ErrorKind, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
+
+use rustix::fs::{Mode, OFlags};
+use rustix::io::Errno;
+use zeroize::Zeroizing;
+
+use super::StoreError;
+
+const KIB: u64 = 1024;
+const MIB: u64 = 1024 * KIB;
+
+/// What to do about key files that group or others may read or write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Permissions {
+    /// Refuse to use them.
+    OwnerOnly,
+    /// Use them, with a warning.
+    InsecureAllowLoose,
+}
+
+/// A file of the key directory. The peer's names: either program starts on the other's directory.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum File {
+    RootCaKey,
+    RootK256Key,
+    TempCaKey,
+    RpcKey,
+    RootCaCertificate,
+    TempCaCertificate,
+    RpcCertificate,
+    Domain,
+    BootstrapInfo,
+}
+
+/// A file that can be made again from the keys, and so replaced.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Derived {
+    /// `rpc.key`
+    RpcKey,
+    /// `root-ca.crt`
+    RootCaCertificate,
+    /// `tmp-ca.crt`
+    TempCaCertificate,
+    /// `rpc.crt`
+    RpcCertificate,
+    /// `bootstrap-info.json`
+    BootstrapInfo,
+}
+
+impl Derived {
+    pub(super) const ALL: [Derived; 5] = [
+        Derived::RpcKey,
+        Derived::RootCaCertificate,
+        Derived::TempCaCertificate,
+        Derived::RpcCertificate,
+        Derived::BootstrapInfo,
+    ];
+
+    pub(super) fn file(self) -> File {
+        match self {
+            Derived::RpcKey => File::RpcKey,
+            Derived::RootCaCertificate => File::RootCaCertificate,
+            Derived::TempCaCertificate => File::TempCaCertificate,
+            Derived::RpcCertificate => File::RpcCertificate,
+            Derived::BootstrapInfo => File::BootstrapInfo,
+        }
+    }
+
+    /// Where the new content stands until it is complete.
+    pub(super) fn new_name(self) -> String {
+        format!(".{}.new", self.file().name())
+    }
+}
+
+impl File {
+    /// In the order in which a commit moves them into place: root keys first, so that from the first move on nobody
+    /// takes the directory for an empty one.
+    pub(super) const ALL: [File; 9] = [
+        File::RootCaKey,
+        File::RootK256Key,
+        File::TempCaKey,
+        File::RpcKey,
+        File::RootCaCertificate,
+        File::TempCaCertificate,
+        File::RpcCertificate,
+        File::Domain,
+        File::BootstrapInfo,
+    ];
+
+    /// The keys that nothing can bring back.
+    pub(super) const ROOT_KEYS: [File; 2] = [File::RootCaKey, File::RootK256Key];
+
+    pub(super) fn name(self) -> &'static str {
+        match self {
+            File::RootCaKey => "root-ca.key",
+            File::RootK256Key => "root-k256.key",
+            File::TempCaKey => "tmp-ca.key",
+            File::RpcKey => "rpc.key",
+            File::RootCaCertificate => "root-ca.crt",
+            File::TempCaCertificate => "tmp-ca.crt",
+            File::RpcCertificate => "rpc.crt",
+            File::Domain => "rpc-domain",
+            File::BootstrapInfo => "bootstrap-info.json",
+        }
+    }
+
+    fn is_key(self) -> bool {
+        matches!(self, File::RootCaKey | File::RootK256Key | File::TempCaKey | File::RpcKey)
+    }
+
+    /// Permission bits of a new file, before umask.
+    pub(super) fn mode(self) -> u32 {
+        if self.is_key() { 0o600 } else { 0o644 }
+    }
+
+    fn limit(self) -> u64 {
+        match self {
+            File::RootK256Key | File::Domain => KIB,
+            File::RootCaKey | File::TempCaKey | File::RpcKey => 64 * KIB,
+            File::RootCaCertificate | File::TempCaCertificate => MIB,
+            File::RpcCertificate | File::BootstrapInfo => 32 * MIB,
+        }
+    }
+
+    /// The content of this file at `path`, or `None` if there is none. Links, devices, oversized files and key files
+    /// open to others are errors.
+    pub(super) fn read(
+        self,
+        path: &Path,
+        permissions: Permissions,
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        let io = |source| StoreError::Io { doing: "read", path: path.to_owned(), source };
+        let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+        let file = match rustix::fs::open(path, flags, Mode::empty()) {
+            Ok(descriptor) => fs::File::from(descriptor),
+            Err(Errno::NOENT) => return Ok(None),
+            Err(Errno::LOOP | Errno::NXIO) => return Err(StoreError::NotAFile(self.name())),
+            Err(error) => return Err(io(error.into())),
+        };
+        let metadata = file.metadata().map_err(io)?;
+        if !metadata.is_file() {
+            return Err(StoreError::NotAFile(self.name()));
+        }
+        self.check_mode(metadata.permissions().mode() & 0o7777, permissions)?;
+        let too_large = StoreError::TooLarge { file: self.name(), limit: self.limit() };
+        if metadata.len() > self.limit() {
+            return Err(too_large);
+        }
+        // Room for all from the start: a vector that grows leaves copies behind.
+        let mut content =
+            Zeroizing::new(vec![0; usize::try_from(self.limit().min(metadata.len() + 1)).unwrap_or(0)]);
+        let length = fill(&file, &mut content).map_err(io)?;
+        if length as u64 > metadata.len() {
+            return Err(too_large);
+        }
+        content.truncate(length);
+        Ok(Some(content))
+    }
+
+    fn check_mode(self, mode: u32, permissions: Permissions) -> Result<(), StoreError> {
+        if !self.is_key() || mode & 0o077 == 0 {
+            return Ok(());
+        }
+        match permissions {
+            Permissions::OwnerOnly => Err(StoreError::LoosePermissions { file: self.name(), mode }),
+            Permissions::InsecureAllowLoose => {
+                tracing::warn!(file = self.name(), "INSECURE: others may use a key file: mode {mode:04o}");
+                Ok(())
+            }
+        }
+    }
+}
+
+/// Reads until `buffer` is full or the file ends.
+fn fill(mut file: &fs::File, buffer: &mut [u8]) -> std::io::Result<usize> {
+    let mut length = 0;
+    while length < buffer.len() {
+        match file.read(&mut buffer[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(length)
+}

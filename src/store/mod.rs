@@ -1,0 +1,111 @@
+//! The key directory: which keys a node has, and the one commit that gives it keys.
+
+mod commit;
+#[cfg(test)]
+mod crash_tests;
+mod disk;
+mod file;
+mod state;
+#[cfg(test)]
+mod tests;
+
+use std::path::{Path, PathBuf};
+use std::{fmt, io};
+
+use thiserror::Error;
+
+pub use self::commit::NewKeys;
+use self::disk::{Disk, OsDisk};
+pub use self::file::{Derived, Permissions};
+pub use self::state::{State, Stored};
+
+/// A directory that holds, or will hold, the keys of this node.
+pub struct KeyDirectory {
+    path: PathBuf,
+    permissions: Permissions,
+    disk: Box<dyn Disk>,
+}
+
+impl KeyDirectory {
+    /// Opens a directory, made with mode 0700 (parents too) if there is none, and finishes or undoes a commit that was
+    /// interrupted.
+    pub fn open(path: &Path, permissions: Permissions) -> Result<KeyDirectory, StoreError> {
+        KeyDirectory::open_on(Box::new(OsDisk), path, permissions)
+    }
+
+    fn open_on(
+        disk: Box<dyn Disk>,
+        path: &Path,
+        permissions: Permissions,
+    ) -> Result<KeyDirectory, StoreError> {
+        disk.create_dir_all(path)?;
+        let directory = KeyDirectory { path: path.to_owned(), permissions, disk };
+        match directory.recover() {
+            // Two sets of root keys are for the operator to sort out: `state` tells.
+            Ok(()) | Err(StoreError::TwoSets(_)) => Ok(directory),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// What a directory holds, without touching it: a missing one is empty, and an interrupted commit stays as it is.
+    pub fn inspect(path: &Path, permissions: Permissions) -> Result<State, StoreError> {
+        if !disk::exists(path)? {
+            return Ok(State::Empty);
+        }
+        KeyDirectory { path: path.to_owned(), permissions, disk: Box::new(OsDisk) }.state()
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl fmt::Debug for KeyDirectory {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("KeyDirectory").field(&self.path).finish()
+    }
+}
+
+/// Why the key directory cannot be used or written.
+#[derive(Debug, Error)]
+pub enum StoreError {
+    /// The operating system refused.
+    #[error("cannot {doing} {}: {source}", .path.display())]
+    Io {
+        /// What was tried.
+        doing: &'static str,
+        /// On what.
+        path: PathBuf,
+        /// Why it was refused.
+        source: io::Error,
+    },
+    /// A symbolic link, directory or device where a file belongs.
+    #[error("{0} is not a regular file")]
+    NotAFile(&'static str),
+    /// A file larger than such a file can be.
+    #[error("{file} is larger than {limit} bytes")]
+    TooLarge {
+        /// The file.
+        file: &'static str,
+        /// The most it may have.
+        limit: u64,
+    },
+    /// A private key that others may read or write.
+    #[error("{file} has mode {mode:04o}, others may use the key: run chmod 600 on it")]
+    LoosePermissions {
+        /// The file.
+        file: &'static str,
+        /// Its permission bits.
+        mode: u32,
+    },
+    /// Another process holds the directory's lock for longer than a commit takes.
+    #[error("the key directory is in use by another process")]
+    InUse,
+    /// A commit was asked for where there is a root key.
+    #[error("the key directory already holds {0}; root keys are never overwritten")]
+    HoldsRootKey(&'static str),
+    /// A commit was interrupted, and meanwhile other root keys have appeared.
+    #[error(".commit/{0} differs from {0}: there are two sets of root keys, move the wrong one away")]
+    TwoSets(&'static str),
+}

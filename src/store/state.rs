@@ -1,0 +1,153 @@
+//! What a key directory holds: nothing, everything, or a part that nothing may be written over.
+
+use kms_attest::certificate::{CertificateError, Issuer};
+use kms_attest::p256::P256Key;
+use zeroize::Zeroizing;
+
+use super::disk::exists;
+use super::file::File;
+use super::{KeyDirectory, StoreError};
+use crate::keys::{K256Key, RootKeys};
+
+/// What a [`KeyDirectory`] holds.
+#[derive(Debug)]
+pub enum State {
+    /// No root key: keys may be made or received. What an unfinished attempt left does not matter.
+    Empty,
+    /// All keys that cannot be derived.
+    Complete(Box<Stored>),
+    /// A part of the keys, or unusable ones. Nothing is written over them.
+    Broken {
+        /// The files that are not there.
+        missing: Vec<&'static str>,
+        /// What is wrong and what the operator can do.
+        reason: String,
+    },
+}
+
+/// The content of a complete directory. What can be derived may be absent or damaged: `ca` makes it again, and
+/// [`KeyDirectory::write_derived`] writes it.
+#[derive(Debug)]
+pub struct Stored {
+    /// The root keys.
+    pub root: RootKeys,
+    /// `tmp-ca.key` verbatim: what replicas and guests are given. Public by design.
+    pub temp_ca_key_pem: String,
+    /// `root-ca.crt` verbatim.
+    pub root_ca_pem: Option<String>,
+    /// `tmp-ca.crt` verbatim.
+    pub temp_ca_pem: Option<String>,
+    /// `rpc.key`
+    pub rpc_key: Option<P256Key>,
+    /// `rpc.crt` verbatim.
+    pub rpc_pem: Option<String>,
+    /// `rpc-domain` without white space around it.
+    pub domain: Option<String>,
+    /// `bootstrap-info.json` verbatim; a replica has none.
+    pub bootstrap_info: Option<Vec<u8>>,
+}
+
+impl KeyDirectory {
+    /// What the directory holds now.
+    pub fn state(&self) -> Result<State, StoreError> {
+        if let Err(StoreError::TwoSets(file)) = self.check_commit() {
+            return Ok(broken(None, StoreError::TwoSets(file).to_string()));
+        }
+        match (self.read(File::RootCaKey)?, self.read(File::RootK256Key)?) {
+            (None, None) => {
+                self.warn_of_leftovers()?;
+                Ok(State::Empty)
+            }
+            (Some(_), None) => Ok(half(File::RootK256Key, File::RootCaKey)),
+            (None, Some(_)) => Ok(half(File::RootCaKey, File::RootK256Key)),
+            (Some(ca), Some(k256)) => self.state_with(&ca, &k256),
+        }
+    }
+
+    fn state_with(&self, ca: &[u8], k256: &[u8]) -> Result<State, StoreError> {
+        // A new temporary CA would part this node from its replicas and from every guest that holds the old one.
+        let Some(temp_ca) = self.read(File::TempCaKey)? else {
+            let reason = "it is public and the same on all replicas: take it from a backup, or from temp_ca_key in a \
+                          replica's answer to GetTempCaCert";
+            return Ok(broken(Some(File::TempCaKey), reason.to_owned()));
+        };
+        let Ok(ca) = p256_key(ca) else { return Ok(unusable(File::RootCaKey)) };
+        let Ok(k256) = K256Key::from_bytes(k256) else { return Ok(unusable(File::RootK256Key)) };
+        let Ok(temp_key) = p256_key(&temp_ca) else { return Ok(unusable(File::TempCaKey)) };
+        let root = RootKeys::from_parts(ca, temp_key, k256);
+
+        let root_ca_pem = self.read_text(File::RootCaCertificate)?;
+        let temp_ca_pem = self.read_text(File::TempCaCertificate)?;
+        let pairs = [
+            (File::RootCaCertificate, &root_ca_pem, root.ca()),
+            (File::TempCaCertificate, &temp_ca_pem, root.temp_ca()),
+        ];
+        for (file, pem, key) in pairs {
+            if pem.as_deref().and_then(|pem| Issuer::from_pem(pem, key).err())
+                == Some(CertificateError::KeyMismatch)
+            {
+                let reason =
+                    format!("{} is of another key: restore the whole set from one backup", file.name());
+                return Ok(broken(None, reason));
+            }
+        }
+        let domain = self.read_text(File::Domain)?;
+        Ok(State::Complete(Box::new(Stored {
+            root,
+            temp_ca_key_pem: String::from_utf8_lossy(&temp_ca).into_owned(),
+            root_ca_pem,
+            temp_ca_pem,
+            rpc_key: self.read(File::RpcKey)?.and_then(|pem| p256_key(&pem).ok()),
+            rpc_pem: self.read_text(File::RpcCertificate)?,
+            domain: domain.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()),
+            bootstrap_info: self.read(File::BootstrapInfo)?.map(|bytes| bytes.to_vec()),
+        })))
+    }
+
+    pub(super) fn read(&self, file: File) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
+        file.read(&self.path.join(file.name()), self.permissions)
+    }
+
+    fn read_text(&self, file: File) -> Result<Option<String>, StoreError> {
+        Ok(self.read(file)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
+    }
+
+    fn warn_of_leftovers(&self) -> Result<(), StoreError> {
+        let mut leftovers = Vec::new();
+        for file in File::ALL {
+            if exists(&self.path.join(file.name()))? {
+                leftovers.push(file.name());
+            }
+        }
+        if !leftovers.is_empty() {
+            let files = leftovers.join(", ");
+            tracing::warn!(
+                "no root key in the key directory, but {files}: an unfinished attempt, or lost keys"
+            );
+        }
+        Ok(())
+    }
+}
+
+fn p256_key(pem: &[u8]) -> Result<P256Key, ()> {
+    P256Key::from_pem(std::str::from_utf8(pem).map_err(drop)?).map_err(drop)
+}
+
+fn broken(missing: Option<File>, reason: String) -> State {
+    State::Broken { missing: missing.map(File::name).into_iter().collect(), reason }
+}
+
+fn half(missing: File, present: File) -> State {
+    let (missing_name, present) = (missing.name(), present.name());
+    broken(
+        Some(missing),
+        format!(
+            "{missing_name} is missing although {present} is there: restore it from a backup; if no app has ever used \
+             these keys, move {present} away to begin anew"
+        ),
+    )
+}
+
+fn unusable(file: File) -> State {
+    broken(None, format!("{} is not a usable private key: restore it from a backup", file.name()))
+}

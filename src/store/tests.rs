@@ -1,0 +1,409 @@
+//! What a key directory is taken for, what is refused, and that the peer's directories and ours are the same.
+
+use std::fs::{self, Permissions as Mode};
+use std::os::unix::fs::{PermissionsExt, symlink};
+use std::path::Path;
+use std::process::Command;
+use std::thread;
+
+use kms_attest::p256::P256Key;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::*;
+use crate::ca;
+use crate::domain::Domain;
+use crate::keys::{K256Key, RootKeys};
+
+/// Everything that a commit takes.
+pub(super) struct Set {
+    root: RootKeys,
+    rpc_key: P256Key,
+    root_ca_pem: String,
+    temp_ca_pem: String,
+    rpc_pem: String,
+    domain: Domain,
+    bootstrap_info: Option<Vec<u8>>,
+}
+
+impl Set {
+    /// The same set for the same number, in any process.
+    pub(super) fn number(number: u8) -> Set {
+        let p256 =
+            |last| P256Key::from_scalar(&[&[number; 31][..], &[last]].concat().try_into().unwrap()).unwrap();
+        let k256 = K256Key::from_scalar(&[number; 32]).unwrap();
+        let root = RootKeys::from_parts(p256(1), p256(2), k256);
+        let now = std::time::UNIX_EPOCH + std::time::Duration::from_secs(1_800_000_000);
+        let root_ca_pem = ca::root_ca(&root, None, now).unwrap().pem;
+        let domain = Domain::parse(&format!("kms{number}.example.com")).unwrap();
+        let rpc_key = p256(3);
+        let issuer = ca::root_issuer(&root, &root_ca_pem).unwrap();
+        let rpc = ca::rpc_leaf(&issuer, &domain, &rpc_key, None, now).unwrap();
+        Set {
+            temp_ca_pem: ca::temp_ca(&root, None, now).unwrap().pem,
+            rpc_pem: kms_attest::certificate::pem(&rpc),
+            bootstrap_info: Some(format!("{{\"number\":{number}}}").into_bytes()),
+            rpc_key,
+            root_ca_pem,
+            domain,
+            root,
+        }
+    }
+
+    /// As of a replica.
+    fn without_bootstrap_info(self) -> Set {
+        Set { bootstrap_info: None, ..self }
+    }
+
+    pub(super) fn keys(&self) -> NewKeys<'_> {
+        NewKeys {
+            root: &self.root,
+            rpc_key: &self.rpc_key,
+            root_ca_pem: &self.root_ca_pem,
+            temp_ca_pem: &self.temp_ca_pem,
+            rpc_pem: &self.rpc_pem,
+            domain: &self.domain,
+            bootstrap_info: self.bootstrap_info.as_deref(),
+        }
+    }
+
+    /// Whether the directory holds the keys of this set, all of them. Certificates have random signatures.
+    pub(super) fn is(&self, stored: &Stored) -> bool {
+        stored.root.ca().scalar() == self.root.ca().scalar()
+            && stored.root.temp_ca().scalar() == self.root.temp_ca().scalar()
+            && stored.root.k256().scalar() == self.root.k256().scalar()
+            && stored.temp_ca_key_pem == *self.root.temp_ca().pem()
+            && stored.rpc_key.as_ref().is_some_and(|key| key.scalar() == self.rpc_key.scalar())
+            && [&stored.root_ca_pem, &stored.temp_ca_pem, &stored.rpc_pem].iter().all(|pem| pem.is_some())
+            && stored.domain.as_deref() == Some(self.domain.as_str())
+            && stored.bootstrap_info == self.bootstrap_info
+    }
+}
+
+pub(super) fn open(path: &Path) -> KeyDirectory {
+    KeyDirectory::open(path, Permissions::OwnerOnly).unwrap()
+}
+
+/// The content of a directory that must be complete.
+pub(super) fn stored(directory: &KeyDirectory) -> Stored {
+    match directory.state().unwrap() {
+        State::Complete(stored) => *stored,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn filled() -> (TempDir, Set) {
+    let directory = tempfile::tempdir().unwrap();
+    let set = Set::number(1);
+    open(directory.path()).commit(&set.keys()).unwrap();
+    (directory, set)
+}
+
+fn names(path: &Path) -> Vec<String> {
+    let mut names: Vec<String> =
+        fs::read_dir(path).unwrap().map(|entry| entry.unwrap().file_name().into_string().unwrap()).collect();
+    names.sort();
+    names
+}
+
+/// Every file with its content.
+fn content(path: &Path) -> Vec<(String, Vec<u8>)> {
+    names(path).into_iter().map(|name| (name.clone(), fs::read(path.join(name)).unwrap())).collect()
+}
+
+fn mode(path: &Path) -> u32 {
+    fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn a_commit_writes_the_peers_nine_files() {
+    let (directory, set) = filled();
+    let read = |name: &str| fs::read(directory.path().join(name)).unwrap();
+    let expected = [
+        ("bootstrap-info.json", set.bootstrap_info.clone().unwrap()),
+        ("root-ca.crt", set.root_ca_pem.clone().into_bytes()),
+        ("root-ca.key", set.root.ca().pem().as_bytes().to_vec()),
+        ("root-k256.key", set.root.k256().scalar().to_vec()),
+        ("rpc-domain", b"kms1.example.com".to_vec()),
+        ("rpc.crt", set.rpc_pem.clone().into_bytes()),
+        ("rpc.key", set.rpc_key.pem().as_bytes().to_vec()),
+        ("tmp-ca.crt", set.temp_ca_pem.clone().into_bytes()),
+        ("tmp-ca.key", set.root.temp_ca().pem().as_bytes().to_vec()),
+    ];
+    assert_eq!(names(directory.path()), expected.iter().map(|(name, _)| *name).collect::<Vec<_>>());
+    for (name, expected) in expected {
+        assert!(read(name) == expected, "{name}");
+        let others = mode(&directory.path().join(name)) & 0o077;
+        assert_eq!(name.ends_with(".key"), others == 0, "{name}");
+    }
+    assert!(set.is(&stored(&open(directory.path()))));
+}
+
+#[test]
+fn a_directory_of_the_peer_is_complete_and_its_texts_are_kept() {
+    let [keys, certificates]: [Value; 2] =
+        [include_str!("../../tests/vectors/keys.json"), include_str!("../../tests/vectors/certs.json")]
+            .map(|text| serde_json::from_str(text).unwrap());
+    let certificate = |name: &str| {
+        certificates["certificates"].as_array().unwrap().iter().find(|vector| vector["name"] == name).unwrap()
+    };
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let directory = tempfile::tempdir().unwrap();
+    let write = |name: &str, content: &[u8]| {
+        fs::write(directory.path().join(name), content).unwrap();
+        let mode = if name.ends_with(".key") { 0o600 } else { 0o644 };
+        fs::set_permissions(directory.path().join(name), Mode::from_mode(mode)).unwrap();
+    };
+    let temp_ca_key = text(&certificate("temp-ca")["private_key_pem"]).replace('\n', "\r\n");
+    write("root-ca.key", text(&keys["root_ca"]["pkcs8_pem"]).as_bytes());
+    write("root-k256.key", &hex::decode(text(&keys["root_k256"]["file_bytes"])).unwrap());
+    write("tmp-ca.key", temp_ca_key.as_bytes());
+    write("rpc.key", text(&certificate("kms-rpc")["private_key_pem"]).as_bytes());
+    write("root-ca.crt", text(&certificate("kms-root-ca")["pem"]).as_bytes());
+    write("tmp-ca.crt", text(&certificate("temp-ca")["pem"]).as_bytes());
+    write("rpc.crt", text(&certificate("kms-rpc")["pem"]).as_bytes());
+    write("rpc-domain", b"kms.example.com\n");
+    let stored = stored(&open(directory.path()));
+    assert_eq!(hex::encode(stored.root.ca_spki()), keys["root_ca"]["spki_der"]);
+    assert_eq!(hex::encode(stored.root.k256_public()), keys["root_k256"]["public_key_compressed"]);
+    assert_eq!(stored.temp_ca_key_pem, temp_ca_key);
+    assert_eq!(stored.root_ca_pem, Some(text(&certificate("kms-root-ca")["pem"])));
+    assert_eq!(stored.temp_ca_pem, Some(text(&certificate("temp-ca")["pem"])));
+    assert_eq!(stored.rpc_pem, Some(text(&certificate("kms-rpc")["pem"])));
+    assert!(stored.rpc_key.is_some());
+    assert_eq!((stored.domain.as_deref(), stored.bootstrap_info), (Some("kms.example.com"), None));
+}
+
+#[test]
+fn a_new_directory_and_its_parents_are_for_the_owner_only() {
+    let outer = tempfile::tempdir().unwrap();
+    let path = outer.path().join("a/b");
+    assert!(matches!(open(&path).state().unwrap(), State::Empty));
+    assert_eq!((mode(&path), mode(path.parent().unwrap())), (0o700, 0o700));
+}
+
+#[test]
+fn an_existing_directory_is_used_as_it_is() {
+    let outer = tempfile::tempdir().unwrap();
+    fs::set_permissions(outer.path(), Mode::from_mode(0o755)).unwrap();
+    fs::create_dir(outer.path().join("lost+found")).unwrap();
+    let directory = open(outer.path());
+    directory.commit(&Set::number(1).keys()).unwrap();
+    assert!(Set::number(1).is(&stored(&directory)));
+    assert_eq!(mode(outer.path()), 0o755);
+}
+
+#[test]
+fn what_can_be_derived_may_be_missing_or_damaged() {
+    for file in ["rpc.key", "rpc.crt", "root-ca.crt", "tmp-ca.crt", "rpc-domain", "bootstrap-info.json"] {
+        let (directory, set) = filled();
+        let path = directory.path().join(file);
+        for step in ["damaged", "missing"] {
+            if step == "damaged" {
+                fs::write(&path, b"").unwrap()
+            } else {
+                fs::remove_file(&path).unwrap()
+            }
+            let stored = stored(&open(directory.path()));
+            assert!(stored.root.ca().scalar() == set.root.ca().scalar(), "{file} {step}");
+            let error = open(directory.path()).commit(&Set::number(2).keys()).unwrap_err();
+            assert_eq!(
+                error.to_string(),
+                "the key directory already holds root-ca.key; root keys are never overwritten"
+            );
+        }
+    }
+}
+
+#[test]
+fn half_or_unusable_sets_are_broken_and_left_alone() {
+    let foreign = Set::number(2);
+    let foreign_key = foreign.root.ca().pem();
+    let cases: [(&str, Option<&[u8]>, &str); 12] = [
+        ("root-ca.key", None, "root-ca.key is missing although root-k256.key is there"),
+        ("root-k256.key", None, "root-k256.key is missing although root-ca.key is there"),
+        ("tmp-ca.key", None, "take it from a backup, or from temp_ca_key in a replica's answer"),
+        ("root-ca.key", Some(b""), "root-ca.key is not a usable private key"),
+        ("root-ca.key", Some(&[0xff; 10]), "root-ca.key is not a usable private key"),
+        ("root-k256.key", Some(&[1; 31]), "root-k256.key is not a usable private key"),
+        ("root-k256.key", Some(&[0; 32]), "root-k256.key is not a usable private key"),
+        ("root-k256.key", Some(&[1; 33]), "root-k256.key is not a usable private key"),
+        ("tmp-ca.key", Some(b"text"), "tmp-ca.key is not a usable private key"),
+        ("root-ca.key", Some(foreign_key.as_bytes()), "root-ca.crt is of another key"),
+        ("root-ca.crt", Some(foreign.root_ca_pem.as_bytes()), "root-ca.crt is of another key"),
+        ("tmp-ca.crt", Some(foreign.temp_ca_pem.as_bytes()), "tmp-ca.crt is of another key"),
+    ];
+    for (file, replacement, told) in cases {
+        let (directory, _) = filled();
+        match replacement {
+            None => fs::remove_file(directory.path().join(file)).unwrap(),
+            Some(bytes) => fs::write(directory.path().join(file), bytes).unwrap(),
+        }
+        let before = content(directory.path());
+        let opened = open(directory.path());
+        match opened.state().unwrap() {
+            State::Broken { missing, reason } => {
+                assert_eq!(missing == [file], replacement.is_none(), "{file}: {missing:?}");
+                assert!(reason.contains(told), "{file}: {reason}");
+            }
+            other => panic!("{file}: {other:?}"),
+        }
+        assert!(matches!(opened.commit(&foreign.keys()), Err(StoreError::HoldsRootKey(_))), "{file}");
+        assert!(content(directory.path()) == before, "{file}");
+    }
+}
+
+#[test]
+fn an_attempt_that_never_had_root_keys_may_be_redone() {
+    let leftovers =
+        [&["bootstrap-info.json"][..], &["bootstrap-info.json", "tmp-ca.key"], &["tmp-ca.crt", "rpc-domain"]];
+    for leftovers in leftovers {
+        let (directory, _) = filled();
+        for name in names(directory.path()) {
+            if !leftovers.contains(&name.as_str()) {
+                fs::remove_file(directory.path().join(name)).unwrap();
+            }
+        }
+        let opened = open(directory.path());
+        assert!(matches!(opened.state().unwrap(), State::Empty), "{leftovers:?}");
+        let replica = Set::number(2).without_bootstrap_info();
+        opened.commit(&replica.keys()).unwrap();
+        assert!(replica.is(&stored(&opened)), "{leftovers:?}");
+        assert!(!directory.path().join("bootstrap-info.json").exists());
+    }
+}
+
+#[test]
+fn key_files_that_others_may_use_are_refused_unless_allowed() {
+    for (file, mode) in
+        [("root-ca.key", 0o644), ("root-k256.key", 0o640), ("tmp-ca.key", 0o604), ("rpc.key", 0o620)]
+    {
+        let (directory, set) = filled();
+        fs::set_permissions(directory.path().join(file), Mode::from_mode(mode)).unwrap();
+        let error = open(directory.path()).state().unwrap_err().to_string();
+        assert_eq!(error, format!("{file} has mode {mode:04o}, others may use the key: run chmod 600 on it"));
+        let loose = KeyDirectory::open(directory.path(), Permissions::InsecureAllowLoose).unwrap();
+        assert!(set.is(&stored(&loose)));
+    }
+}
+
+#[test]
+fn links_devices_and_directories_are_not_read() {
+    for file in ["root-ca.key", "root-k256.key", "rpc.crt", "bootstrap-info.json"] {
+        let (directory, _) = filled();
+        let (path, kept) = (directory.path().join(file), directory.path().join("kept"));
+        fs::rename(&path, &kept).unwrap();
+        let told = format!("{file} is not a regular file");
+        let refused = || open(directory.path()).state().unwrap_err().to_string();
+        symlink(&kept, &path).unwrap();
+        assert_eq!(refused(), told);
+        fs::remove_file(&path).unwrap();
+        fs::create_dir(&path).unwrap();
+        assert_eq!(refused(), told);
+        fs::remove_dir(&path).unwrap();
+        assert!(Command::new("mkfifo").arg("-m").arg("600").arg(&path).status().unwrap().success());
+        assert_eq!(refused(), told);
+    }
+}
+
+#[test]
+fn a_commit_is_refused_where_a_file_cannot_be_put() {
+    for file in ["root-ca.key", "rpc.crt"] {
+        let directory = tempfile::tempdir().unwrap();
+        symlink("/nowhere", directory.path().join(file)).unwrap();
+        let error = open(directory.path()).commit(&Set::number(1).keys()).unwrap_err();
+        assert!(matches!(error, StoreError::NotAFile(_) | StoreError::HoldsRootKey(_)), "{error}");
+        assert_eq!(names(directory.path()), [file]);
+    }
+}
+
+#[test]
+fn oversized_files_are_refused() {
+    for (file, limit) in [("root-ca.key", 64 << 10), ("root-k256.key", 1 << 10), ("rpc.crt", 32 << 20)] {
+        let (directory, _) = filled();
+        let path = directory.path().join(file);
+        fs::File::options().write(true).open(path).unwrap().set_len(limit + 1).unwrap();
+        let error = open(directory.path()).state().unwrap_err().to_string();
+        assert_eq!(error, format!("{file} is larger than {limit} bytes"));
+    }
+}
+
+#[test]
+fn an_interrupted_commit_does_not_replace_root_keys_that_appeared_meanwhile() {
+    let (directory, set) = filled();
+    let commit = directory.path().join(".commit");
+    let (other, _) = filled();
+    fs::create_dir(&commit).unwrap();
+    fs::copy(other.path().join("root-ca.key"), commit.join("root-ca.key")).unwrap();
+    fs::write(commit.join("root-k256.key"), [9; 32]).unwrap();
+    let opened = open(directory.path());
+    match opened.state().unwrap() {
+        State::Broken { reason, .. } => assert!(reason.contains("two sets of root keys"), "{reason}"),
+        other => panic!("{other:?}"),
+    }
+    assert!(matches!(opened.commit(&Set::number(2).keys()), Err(StoreError::TwoSets("root-k256.key"))));
+    fs::remove_dir_all(&commit).unwrap();
+    assert!(set.is(&stored(&opened)));
+}
+
+#[test]
+fn of_two_commits_at_once_one_wins_and_the_other_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let sets = [Set::number(1), Set::number(2)];
+    let results = thread::scope(|scope| {
+        let running = sets.each_ref().map(|set| scope.spawn(|| open(directory.path()).commit(&set.keys())));
+        running.map(|thread| thread.join().unwrap())
+    });
+    let winner = results.iter().position(Result::is_ok).unwrap();
+    assert!(matches!(results[1 - winner], Err(StoreError::HoldsRootKey(_))));
+    assert!(sets[winner].is(&stored(&open(directory.path()))));
+}
+
+#[test]
+fn a_directory_that_another_process_holds_is_not_changed() {
+    let (directory, set) = filled();
+    let held = fs::File::open(directory.path()).unwrap();
+    held.lock().unwrap();
+    let opened = open(directory.path());
+    assert!(set.is(&stored(&opened)));
+    let error = opened.write_derived(Derived::RpcCertificate, b"new").unwrap_err();
+    assert_eq!(error.to_string(), "the key directory is in use by another process");
+    drop(held);
+    opened.write_derived(Derived::RpcCertificate, b"new").unwrap();
+    assert_eq!(stored(&opened).rpc_pem.as_deref(), Some("new"));
+}
+
+#[test]
+fn derived_files_are_replaced_one_by_one() {
+    for derived in Derived::ALL {
+        let (directory, _) = filled();
+        let before = content(directory.path());
+        open(directory.path()).write_derived(derived, b"new").unwrap();
+        let after = content(directory.path());
+        assert_eq!(after.len(), before.len());
+        for ((name, old), (_, new)) in before.into_iter().zip(after) {
+            let expected = if name == derived.file().name() { b"new".to_vec() } else { old };
+            assert!(new == expected, "{name}");
+        }
+        let is_key = derived == Derived::RpcKey;
+        assert_eq!(mode(&directory.path().join(derived.file().name())) & 0o077 == 0, is_key);
+    }
+}
+
+#[test]
+fn a_complete_directory_may_be_read_only() {
+    let (directory, set) = filled();
+    fs::set_permissions(directory.path(), Mode::from_mode(0o500)).unwrap();
+    let opened = open(directory.path());
+    assert!(set.is(&stored(&opened)));
+    fs::set_permissions(directory.path(), Mode::from_mode(0o700)).unwrap();
+}
+
+#[test]
+fn printing_a_state_shows_no_secret() {
+    let (directory, set) = filled();
+    let shown = format!("{:?}", stored(&open(directory.path())).root);
+    assert!(shown.contains(&hex::encode(set.root.k256_public())));
+    assert!(!shown.contains(&hex::encode(set.root.k256().scalar())));
+    assert!(!shown.contains(&hex::encode(set.root.ca().scalar())));
+}

@@ -1,0 +1,215 @@
+//! What every request passes first: the caller is attached, the address limited, the path tidied, panics kept in.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    time::Instant,
+};
+
+use axum::{Router, body::Body};
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, Uri, header};
+use hyper::body::Incoming;
+use tower::Service as _;
+
+use super::{
+    limit::AddressLimit,
+    prpc::{self, Encoding},
+};
+use crate::{
+    error::{Code, Error},
+    metrics::Metrics,
+    operator::Credentials,
+    service::Caller,
+};
+
+type Answer = Response<Body>;
+
+/// The front of one phase of one listener.
+#[derive(Debug)]
+pub struct Front {
+    router: Router,
+    limit: Option<Arc<AddressLimit>>,
+    credentials: Option<Arc<Credentials>>,
+    headers: HeaderMap,
+    metrics: Arc<Metrics>,
+}
+
+impl Front {
+    /// A front before `router`.
+    pub fn new(router: Router, metrics: Arc<Metrics>) -> Self {
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+            (HeaderName::from_static("permissions-policy"), "interest-cohort=()"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        Self { router, limit: None, credentials: None, headers, metrics }
+    }
+
+    /// Limits addresses that have not shown verified evidence.
+    #[must_use]
+    pub fn limited(mut self, limit: Arc<AddressLimit>) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Asks every request for credentials.
+    #[must_use]
+    pub fn guarded(mut self, credentials: Credentials) -> Self {
+        self.credentials = Some(Arc::new(credentials));
+        self
+    }
+
+    /// Names our version in every answer.
+    #[must_use]
+    pub fn versioned(mut self) -> Self {
+        let version = HeaderValue::from_static(env!("CVM_KMS_VERSION"));
+        self.headers.insert(HeaderName::from_static("x-app-version"), version);
+        self
+    }
+
+    /// The front as one connection sees it.
+    pub fn for_caller(self: &Arc<Self>, caller: Caller) -> ForCaller {
+        ForCaller { front: Arc::clone(self), caller }
+    }
+
+    async fn answer(&self, caller: &Caller, mut request: Request<Body>) -> Answer {
+        let limited = self.limit.as_ref().filter(|_| !caller.peer().is_verified());
+        if limited.is_some_and(|limit| !limit.admits(caller.remote())) {
+            self.metrics.address_limited();
+            let cause = Error::new(Code::TooManyRequests, "too many requests from this address; slow down");
+            return prpc::error(Encoding::Json, &cause).map(Body::new);
+        }
+        if let Some(credentials) = &self.credentials
+            && let Some(refusal) = guard(credentials, request.method(), request.headers()).await
+        {
+            return refusal;
+        }
+        tidy(request.uri_mut());
+        request.extensions_mut().insert(caller.clone());
+        match self.router.clone().call(request).await {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// 401 without a body for a request without credentials. TRACE and the like are left to the router's 404.
+async fn guard(credentials: &Arc<Credentials>, verb: &Verb, headers: &HeaderMap) -> Option<Answer> {
+    const GUARDED: [Verb; 7] =
+        [Verb::GET, Verb::POST, Verb::PUT, Verb::PATCH, Verb::DELETE, Verb::OPTIONS, Verb::HEAD];
+    if !GUARDED.contains(verb) {
+        return None;
+    }
+    // A password costs bcrypt's tenth of a second, which must not hold up a worker.
+    let (credentials, headers) = (Arc::clone(credentials), headers.clone());
+    if tokio::task::spawn_blocking(move || credentials.admit(&headers)).await.unwrap_or(false) {
+        return None;
+    }
+    let mut refusal = Response::new(Body::empty());
+    *refusal.status_mut() = http::StatusCode::UNAUTHORIZED;
+    let challenge = HeaderValue::from_static("Basic realm=\"dstack-kms admin\"");
+    refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+    Some(refusal)
+}
+
+/// Collapses repeated slashes and decodes `%2E`: URLs are built by appending to a configured one, and some clients
+/// encode the dot of a method's prefix.
+fn tidy(uri: &mut Uri) {
+    let path = uri.path();
+    if !path.contains("//") && !path.contains('%') {
+        return;
+    }
+    let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+    let mut tidied = String::with_capacity(decoded.len());
+    for character in decoded.chars() {
+        if character != '/' || !tidied.ends_with('/') {
+            tidied.push(character);
+        }
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    // A path that is none after decoding stays as it came, and is not found.
+    if let Ok(path_and_query) = format!("{tidied}{query}").parse() {
+        parts.path_and_query = Some(path_and_query);
+        if let Ok(rebuilt) = Uri::from_parts(parts) {
+            *uri = rebuilt;
+        }
+    }
+}
+
+/// The front for one connection.
+#[derive(Debug, Clone)]
+pub struct ForCaller {
+    front: Arc<Front>,
+    caller: Caller,
+}
+
+impl hyper::service::Service<Request<Incoming>> for ForCaller {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let Self { front, caller } = self.clone();
+        Box::pin(async move {
+            let started = Instant::now();
+            let is_head = request.method() == Verb::HEAD;
+            let observed = front.metrics.observe(request.uri().path());
+            let answer = AssertUnwindSafe(front.answer(&caller, request.map(Body::new))).catch_unwind().await;
+            let mut answer = answer.unwrap_or_else(|_| {
+                tracing::error!("a request ended in a panic; it was answered with an internal error");
+                let cause = Error::new(Code::Internal, "internal error");
+                prpc::error(Encoding::Json, &cause).map(Body::new)
+            });
+            for (name, value) in &front.headers {
+                answer.headers_mut().insert(name, value.clone());
+            }
+            front.metrics.answered(observed, answer.status().as_u16(), started.elapsed());
+            Ok(if is_head { without_body(answer) } else { answer })
+        })
+    }
+}
+
+/// An answer to HEAD: the headers of the answer to GET.
+fn without_body(answer: Answer) -> Answer {
+    let length = http_body::Body::size_hint(answer.body()).exact();
+    let mut answer = answer.map(|_| Body::empty());
+    if let Some(length) = length {
+        answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_tidied_and_queries_kept() {
+        for (given, expected) in [
+            ("/prpc/GetMeta?json", "/prpc/GetMeta?json"),
+            ("//prpc/GetMeta", "/prpc/GetMeta"),
+            ("/prpc//GetMeta?a=//b", "/prpc/GetMeta?a=//b"),
+            ("/prpc/KMS%2EGetMeta", "/prpc/KMS.GetMeta"),
+            ("/prpc/%2e%2e/x", "/prpc/../x"),
+            ("https://kms:8000//prpc/GetMeta", "https://kms:8000/prpc/GetMeta"),
+        ] {
+            let mut uri: Uri = given.parse().expect("uri");
+            tidy(&mut uri);
+            assert_eq!(uri.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_path_that_decodes_to_no_path_stays_as_it_came() {
+        let mut uri: Uri = "/prpc/%20%00".parse().expect("uri");
+        tidy(&mut uri);
+        assert_eq!(uri.path(), "/prpc/%20%00");
+    }
+}

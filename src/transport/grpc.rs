@@ -1,0 +1,197 @@
+//! gRPC: the same services behind tonic's generated traits, with health, reflection and gRPC-web.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::Request as HttpRequest;
+use http_body::{Body, Frame, SizeHint};
+use tonic::{Request, Response, Status, service::Routes};
+
+use super::status;
+use crate::{
+    error::Result,
+    proto::{self, DESCRIPTORS},
+    service::{Caller, Method, Service, kms::KmsService, onboard::OnboardService},
+};
+
+/// The largest message any method takes; the limit of each method is enforced on its body.
+const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
+
+type GrpcResult<T> = std::result::Result<Response<T>, Status>;
+
+/// The routes of the KMS phase.
+pub async fn kms(service: Arc<KmsService>) -> axum::Router {
+    let server = proto::kms_server::KmsServer::new(Kms(service)).max_decoding_message_size(LARGEST_MESSAGE);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<proto::kms_server::KmsServer<Kms>>().await;
+    finish(Routes::new(server).add_service(health), Service::Kms)
+}
+
+/// The routes of the onboarding phase.
+pub async fn onboarding(service: Arc<OnboardService>) -> axum::Router {
+    let server =
+        proto::onboard_server::OnboardServer::new(Onboard(service)).max_decoding_message_size(LARGEST_MESSAGE);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<proto::onboard_server::OnboardServer<Onboard>>().await;
+    finish(Routes::new(server).add_service(health), Service::Onboard)
+}
+
+fn finish(routes: Routes, service: Service) -> axum::Router {
+    let reflection = || {
+        tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+    };
+    let v1 = reflection().build_v1().expect("our descriptors are valid: the build made them");
+    let v1alpha = reflection().build_v1alpha().expect("our descriptors are valid: the build made them");
+    routes
+        .add_service(v1)
+        .add_service(v1alpha)
+        .prepare()
+        .into_axum_router()
+        .layer(tonic_web::GrpcWebLayer::new())
+        .layer(axum::middleware::map_request(move |request| limited(service, request)))
+}
+
+/// Bounds the body of a request by its method's limit.
+async fn limited(service: Service, request: axum::extract::Request) -> axum::extract::Request {
+    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let Some(row) = Method::find(service, method) else { return request };
+    // The frame adds a flag and a length; gRPC-web text is a third larger than what it carries.
+    let limit = row.body_limit / 3 * 4 + 16;
+    request.map(|body| axum::body::Body::new(LimitedBody { body, left: limit }))
+}
+
+/// A body that ends in the gRPC status for too much of it.
+struct LimitedBody {
+    body: axum::body::Body,
+    left: usize,
+}
+
+impl Body for LimitedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let Some(frame) = std::task::ready!(Pin::new(&mut this.body).poll_frame(context)) else {
+            return Poll::Ready(None);
+        };
+        let frame = frame.map_err(|_| Status::invalid_argument("failed to read data: the body ended early"))?;
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        Poll::Ready(Some(match this.left.checked_sub(length) {
+            Some(left) => {
+                this.left = left;
+                Ok(frame)
+            }
+            None => Err(Status::resource_exhausted("failed to read data: payload too large")),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+fn caller<T>(request: &Request<T>) -> std::result::Result<Caller, Status> {
+    request.extensions().get().cloned().ok_or_else(|| Status::internal("no connection information"))
+}
+
+fn answer<T>(result: Result<T>) -> GrpcResult<T> {
+    result.map(Response::new).map_err(|error| status::grpc(&error))
+}
+
+/// Whether a request is gRPC or gRPC-web by its content type.
+pub fn is_grpc<B>(request: &HttpRequest<B>) -> bool {
+    let kind = request.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+/// The KMS service behind the generated trait.
+pub struct Kms(Arc<KmsService>);
+
+#[tonic::async_trait]
+impl proto::kms_server::Kms for Kms {
+    async fn get_app_key(
+        &self,
+        request: Request<proto::GetAppKeyRequest>,
+    ) -> GrpcResult<proto::AppKeyResponse> {
+        let caller = caller(&request)?;
+        answer(self.0.get_app_key(&caller, request.into_inner()).await)
+    }
+
+    async fn get_kms_key(
+        &self,
+        request: Request<proto::GetKmsKeyRequest>,
+    ) -> GrpcResult<proto::KmsKeyResponse> {
+        let caller = caller(&request)?;
+        answer(self.0.get_kms_key(&caller, request.into_inner()).await)
+    }
+
+    async fn get_app_env_encrypt_pub_key(
+        &self,
+        request: Request<proto::AppId>,
+    ) -> GrpcResult<proto::PublicKeyResponse> {
+        let prepared = self.0.get_app_env_encrypt_pub_key(request.into_inner()).await;
+        answer(prepared.map(|prepared| prepared.message().clone()))
+    }
+
+    async fn get_meta(&self, _: Request<()>) -> GrpcResult<proto::GetMetaResponse> {
+        answer(Ok(self.0.get_meta().message().clone()))
+    }
+
+    async fn get_temp_ca_cert(&self, _: Request<()>) -> GrpcResult<proto::GetTempCaCertResponse> {
+        answer(self.0.get_temp_ca_cert().await)
+    }
+
+    async fn sign_cert(
+        &self,
+        request: Request<proto::SignCertRequest>,
+    ) -> GrpcResult<proto::SignCertResponse> {
+        let caller = caller(&request)?;
+        answer(self.0.sign_cert(&caller, request.into_inner()).await)
+    }
+
+    async fn clear_image_cache(
+        &self,
+        request: Request<proto::LegacyClearImageCacheRequest>,
+    ) -> GrpcResult<()> {
+        answer(self.0.clear_image_cache(request.into_inner()).await)
+    }
+}
+
+/// The onboarding service behind the generated trait.
+pub struct Onboard(Arc<OnboardService>);
+
+#[tonic::async_trait]
+impl proto::onboard_server::Onboard for Onboard {
+    async fn bootstrap(
+        &self,
+        request: Request<proto::BootstrapRequest>,
+    ) -> GrpcResult<proto::BootstrapResponse> {
+        answer(self.0.bootstrap(request.into_inner()).await)
+    }
+
+    async fn onboard(&self, request: Request<proto::OnboardRequest>) -> GrpcResult<proto::OnboardResponse> {
+        answer(self.0.onboard(request.into_inner()).await)
+    }
+
+    async fn get_attestation_info(&self, _: Request<()>) -> GrpcResult<proto::AttestationInfoResponse> {
+        answer(self.0.get_attestation_info().await)
+    }
+
+    async fn finish(&self, _: Request<()>) -> GrpcResult<()> {
+        answer(self.0.finish().await)
+    }
+}

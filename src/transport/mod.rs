@@ -1,0 +1,13 @@
+//! Bytes in, service calls, bytes out: listener, TLS, and the codecs of the API on one router.
+
+mod body;
+pub mod front;
+pub mod grpc;
+pub mod limit;
+pub mod listener;
+pub mod prpc;
+mod router;
+pub mod status;
+pub mod tls;
+
+pub use router::{admin, kms, onboarding};

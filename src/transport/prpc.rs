@@ -1,0 +1,302 @@
+//! prpc: the API as JSON, protobuf or query strings over plain HTTP requests (`docs/protocol.md`).
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::{BodyExt as _, Full};
+use prost::Message;
+use serde::{Serialize, de::DeserializeOwned};
+
+use super::{body, status};
+use crate::{
+    error::{Code, Error, Result},
+    proto::PrpcError,
+    service::{Caller, Method, Row, Service},
+};
+
+/// The body of every answer of ours.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Largest body read for a method that does not exist, in bytes: enough to see which encoding to answer in.
+const UNKNOWN_METHOD_BODY: usize = 16 * 1024;
+
+/// How one exchange is encoded, in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// JSON, asked for by the request.
+    Json,
+    /// JSON, because the body begins with `{` although nothing else says so: what `curl -d '{}'` sends. As protobuf
+    /// the byte would start a group, which no message has.
+    SniffedJson,
+    /// Protobuf.
+    Protobuf,
+}
+
+impl Encoding {
+    /// What the request line and headers ask for; `None` leaves it to the body.
+    fn asked(verb: &Verb, query: Option<&str>, headers: &HeaderMap) -> Option<Self> {
+        let by_query = || {
+            form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+                .any(|(key, value)| key == "json" && matches!(&*value, "" | "1" | "true"))
+        };
+        let by_type = || {
+            let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
+        };
+        (is_read(verb) || by_query() || by_type()).then_some(Self::Json)
+    }
+
+    fn of_body(body: &[u8]) -> Self {
+        match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+            Some(b'{') => Self::SniffedJson,
+            _ => Self::Protobuf,
+        }
+    }
+
+    fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Json | Self::SniffedJson => "application/json",
+            Self::Protobuf => "application/octet-stream",
+        })
+    }
+}
+
+fn is_read(verb: &Verb) -> bool {
+    matches!(*verb, Verb::GET | Verb::HEAD)
+}
+
+/// A request on its way to a method: decode it once, encode the answer in kind.
+#[derive(Debug)]
+pub struct Call {
+    encoding: Encoding,
+    payload: Payload,
+}
+
+#[derive(Debug)]
+enum Payload {
+    Body(Bytes),
+    Query(String),
+}
+
+impl Call {
+    /// Calls a method with its message.
+    pub async fn unary<Q, A>(self, method: impl AsyncFnOnce(Q) -> Result<A>) -> Result<Bytes>
+    where
+        Q: Message + Default + DeserializeOwned,
+        A: Message + Serialize,
+    {
+        let request = self.decode()?;
+        Ok(encode(self.encoding, &method(request).await?))
+    }
+
+    /// How the answer must be encoded.
+    pub fn encoding(&self) -> Encoding {
+        self.encoding
+    }
+
+    /// The message of the request; an empty payload is the default message.
+    pub fn decode<Q: Message + Default + DeserializeOwned>(&self) -> Result<Q> {
+        match &self.payload {
+            Payload::Body(bytes) if bytes.is_empty() => Ok(Q::default()),
+            Payload::Body(bytes) => match self.encoding {
+                Encoding::Json | Encoding::SniffedJson => {
+                    serde_json::from_slice(bytes).map_err(|error| Error::invalid(error.to_string()))
+                }
+                Encoding::Protobuf => {
+                    Q::decode(bytes.clone()).map_err(|error| Error::invalid(error.to_string()))
+                }
+            },
+            Payload::Query(query) => from_query(query),
+        }
+    }
+}
+
+/// A message out of a query string: text values, unknown keys ignored.
+pub fn from_query<Q: DeserializeOwned>(query: &str) -> Result<Q> {
+    let pairs = form_urlencoded::parse(query.as_bytes());
+    let map = serde::de::value::MapDeserializer::<_, serde::de::value::Error>::new(pairs);
+    Q::deserialize(map).map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// The bytes of an answer.
+pub fn encode<A: Message + Serialize>(encoding: Encoding, answer: &A) -> Bytes {
+    match encoding {
+        Encoding::Json | Encoding::SniffedJson => {
+            serde_json::to_vec(answer).expect("messages have text keys and finite numbers only").into()
+        }
+        Encoding::Protobuf => answer.encode_to_vec().into(),
+    }
+}
+
+/// What serves the methods of one service.
+pub trait Dispatch {
+    /// The service whose prefix is stripped and whose methods exist here.
+    const SERVICE: Service;
+
+    /// Calls `method`.
+    fn call(&self, method: Method, caller: &Caller, call: Call) -> impl Future<Output = Result<Bytes>> + Send;
+}
+
+/// Serves one request to `/prpc/<name>`.
+pub async fn serve<D: Dispatch, B>(dispatch: &D, name: &str, request: Request<B>) -> Answer
+where
+    B: Body<Data = Bytes> + Unpin,
+{
+    if !is_read(request.method()) && request.method() != Verb::POST {
+        return plain(StatusCode::NOT_FOUND, "not found");
+    }
+    let (parts, incoming) = request.into_parts();
+    let asked = Encoding::asked(&parts.method, parts.uri.query(), &parts.headers);
+    let Some(caller) = parts.extensions.get::<Caller>() else {
+        return error(Encoding::Json, &Error::internal("no connection information", "caller extension missing"));
+    };
+
+    let name = stripped(name, D::SERVICE);
+    let row = Method::find(D::SERVICE, name);
+    let limit = row.map_or(UNKNOWN_METHOD_BODY, |row| row.body_limit);
+    let (payload, encoding) = match body::read(incoming, limit).await {
+        Ok(bytes) => {
+            let encoding = asked.unwrap_or_else(|| Encoding::of_body(&bytes));
+            let payload = if is_read(&parts.method) {
+                Payload::Query(parts.uri.query().unwrap_or_default().to_owned())
+            } else {
+                Payload::Body(bytes)
+            };
+            (payload, encoding)
+        }
+        Err(body::ReadError { begin, cause }) => {
+            return error(asked.unwrap_or_else(|| Encoding::of_body(&begin)), &cause);
+        }
+    };
+    let Some(Row { method, .. }) = row else {
+        let unknown = Error::new(Code::UnknownMethod, format!("Service not found: {name}"));
+        return error(encoding, &unknown);
+    };
+    match dispatch.call(*method, caller, Call { encoding, payload }).await {
+        Ok(bytes) => success(*method, encoding, bytes),
+        Err(cause) => error(encoding, &cause),
+    }
+}
+
+fn stripped(name: &str, service: Service) -> &str {
+    let mut name = name;
+    while let Some(rest) = name.strip_prefix(service.name()).and_then(|rest| rest.strip_prefix('.')) {
+        name = rest;
+    }
+    name
+}
+
+fn success(method: Method, encoding: Encoding, bytes: Bytes) -> Answer {
+    let mut answer = match (method, encoding) {
+        // The older API answers with nothing; the peer's client reads an empty body as `null`.
+        (Method::LegacyClearImageCache, _) => Response::new(Full::new(Bytes::new())),
+        // The older API answers with text, and its callers send `{}` without a type.
+        (Method::Finish, Encoding::SniffedJson) => return plain(StatusCode::OK, "OK"),
+        _ => Response::new(Full::new(bytes)),
+    };
+    answer.headers_mut().insert(header::CONTENT_TYPE, encoding.content_type());
+    answer
+}
+
+/// An error in the encoding of its request.
+pub fn error(encoding: Encoding, cause: &Error) -> Answer {
+    let message = cause.message();
+    let body = match encoding {
+        Encoding::Json | Encoding::SniffedJson => {
+            let object = serde_json::json!({ "error": message });
+            serde_json::to_vec_pretty(&object).expect("an object of one text")
+        }
+        Encoding::Protobuf => PrpcError { message: message.to_owned() }.encode_to_vec(),
+    };
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status::http(cause.code());
+    answer.headers_mut().insert(header::CONTENT_TYPE, encoding.content_type());
+    if status::is_temporary(cause.code()) {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    answer.extensions_mut().insert(cause.code());
+    answer
+}
+
+/// A short text.
+pub fn plain(status: StatusCode, text: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *answer.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, text);
+    answer
+}
+
+/// Reads a whole answer of ours; for tests and for the gRPC-less callers inside the process.
+pub async fn bytes_of(answer: Answer) -> Bytes {
+    match answer.into_body().collect().await {
+        Ok(collected) => collected.to_bytes(),
+        Err(never) => match never {},
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{AppId, GetAppKeyRequest};
+
+    #[test]
+    fn json_is_asked_for_by_verb_query_or_type() {
+        let typed = |value| {
+            let mut headers = HeaderMap::new();
+            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
+            headers
+        };
+        let none = HeaderMap::new();
+        for (verb, query, headers, json) in [
+            (Verb::GET, None, &none, true),
+            (Verb::HEAD, None, &none, true),
+            (Verb::POST, None, &none, false),
+            (Verb::POST, Some("json"), &none, true),
+            (Verb::POST, Some("json="), &none, true),
+            (Verb::POST, Some("json=1"), &none, true),
+            (Verb::POST, Some("a=b&json=true"), &none, true),
+            (Verb::POST, Some("json=0"), &none, false),
+            (Verb::POST, Some("json=yes"), &none, false),
+            (Verb::POST, None, &typed("application/json"), true),
+            (Verb::POST, None, &typed("application/json; charset=utf-8"), true),
+            (Verb::POST, None, &typed("application/vnd.api+json"), false),
+            (Verb::POST, None, &typed("application/x-www-form-urlencoded"), false),
+        ] {
+            let asked = Encoding::asked(&verb, query, headers);
+            assert_eq!(asked, json.then_some(Encoding::Json), "{verb} {query:?} {headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_begins_with_a_brace_is_json() {
+        assert_eq!(Encoding::of_body(b" \n{}"), Encoding::SniffedJson);
+        assert_eq!(Encoding::of_body(b""), Encoding::Protobuf);
+        assert_eq!(Encoding::of_body(&[0x0a, 0x01, b'{']), Encoding::Protobuf);
+    }
+
+    #[test]
+    fn query_strings_carry_hex_and_numbers_and_drop_unknown_keys() {
+        let app: AppId = from_query("json&app_id=0x00FF&other=1").expect("hex");
+        assert_eq!(app.app_id, [0, 255]);
+        let request: GetAppKeyRequest = from_query("api_version=1&vm_config=%7B%7D").expect("number");
+        assert_eq!((request.api_version, request.vm_config.as_str()), (1, "{}"));
+    }
+
+    #[test]
+    fn query_strings_with_bad_values_are_refused_by_name() {
+        for query in ["app_id=0", "app_id=zz", "app_id=00&app_id=01"] {
+            assert!(from_query::<AppId>(query).is_err(), "{query}");
+        }
+        for query in ["api_version=-1", "api_version=1.5", "api_version=4294967296", "api_version="] {
+            assert!(from_query::<GetAppKeyRequest>(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn prefixes_of_the_own_service_are_stripped_repeatedly() {
+        assert_eq!(stripped("KMS.KMS.GetMeta", Service::Kms), "GetMeta");
+        assert_eq!(stripped("kms.KMS.GetMeta", Service::Kms), "kms.KMS.GetMeta");
+        assert_eq!(stripped("Admin.ClearImageCache", Service::Kms), "Admin.ClearImageCache");
+    }
+}

@@ -1,0 +1,223 @@
+//! The routes of each listener and phase.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Path, Request, State},
+    middleware::{self, Next},
+    response::Response,
+    routing::{any, get},
+};
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, StatusCode, header};
+
+use super::{
+    grpc,
+    prpc::{self, Call, Dispatch, Encoding},
+};
+use crate::{
+    error::{Code, Error, Result},
+    metrics::Metrics,
+    operator::OperatorToken,
+    proto::{AppId, BootstrapRequest, ClearImageCacheRequest, OnboardRequest},
+    service::{
+        Access, Caller, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
+        prepared::Prepared,
+    },
+};
+
+const PAGE: &str = include_str!("../../web/onboard.html");
+
+/// Everything the page may load is in it.
+const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
+                           connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
+                           frame-ancestors 'none'";
+
+/// The KMS phase of the main listener.
+pub async fn kms(service: Arc<KmsService>, metrics: Option<Arc<Metrics>>) -> Router {
+    let mut router = prpc_routes(Arc::clone(&service)).route("/health", get(health));
+    if let Some(metrics) = metrics {
+        router = router.route("/metrics", get(move || async move { exposition(&metrics) }));
+    }
+    router.merge(grpc::kms(service).await).fallback(not_found)
+}
+
+/// The onboarding phase of the main listener; `token` guards what changes state.
+pub async fn onboarding(service: Arc<OnboardService>, token: Option<OperatorToken>) -> Router {
+    let page = get(|| async { page() });
+    let finish = {
+        let service = Arc::clone(&service);
+        get(move || async move {
+            match service.finish().await {
+                Ok(()) => prpc::plain(StatusCode::OK, "OK").map(Body::new),
+                Err(error) => prpc::error(Encoding::Json, &error).map(Body::new),
+            }
+        })
+    };
+    let router = prpc_routes(Arc::clone(&service))
+        .route("/health", get(health))
+        .route("/", page)
+        .route("/finish", finish)
+        .merge(grpc::onboarding(service).await)
+        .fallback(not_found);
+    match token {
+        Some(token) => router.layer(middleware::from_fn_with_state(Arc::new(token), onboarding_token)),
+        None => router,
+    }
+}
+
+/// The admin listener.
+pub fn admin(service: Arc<AdminService>) -> Router {
+    prpc_routes(service).fallback(not_found)
+}
+
+fn prpc_routes<D: Dispatch + Send + Sync + 'static>(dispatch: Arc<D>) -> Router {
+    Router::new()
+        .route("/prpc/", any(|| async { prpc::plain(StatusCode::UNPROCESSABLE_ENTITY, "no method named").map(Body::new) }))
+        .route("/prpc/{name}", any(prpc_call::<D>))
+        .with_state(dispatch)
+}
+
+async fn prpc_call<D: Dispatch + Send + Sync>(
+    State(dispatch): State<Arc<D>>,
+    Path(name): Path<String>,
+    request: Request,
+) -> Response {
+    prpc::serve(&*dispatch, &name, request).await.map(Body::new)
+}
+
+async fn health() -> &'static str {
+    "OK"
+}
+
+fn exposition(metrics: &Metrics) -> Response {
+    let mut answer = Response::new(Body::from(metrics.render()));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}
+
+fn page() -> Response {
+    let mut answer = Response::new(Body::from(PAGE));
+    let headers = answer.headers_mut();
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
+    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
+    answer
+}
+
+async fn not_found(request: Request) -> Response {
+    if grpc::is_grpc(&request) {
+        return tonic::Status::unimplemented("no such service").into_http();
+    }
+    let wants_json = request.headers().get(header::ACCEPT).is_some_and(|accept| accept == "application/json");
+    if wants_json {
+        let unknown = Error::new(Code::UnknownMethod, "not found");
+        return prpc::error(Encoding::Json, &unknown).map(Body::new);
+    }
+    prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new)
+}
+
+/// Asks requests that change state for the onboarding token: `X-Onboard-Token`, `Authorization: Bearer`, or `?token=`.
+async fn onboarding_token(State(token): State<Arc<OperatorToken>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+    let guarded = path == "/finish"
+        || Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Onboarding);
+    if !guarded || shows_token(&token, request.headers(), request.uri().query()) {
+        return next.run(request).await;
+    }
+    let refusal = Error::new(Code::Unauthenticated, "this KMS asks for its onboarding token");
+    if grpc::is_grpc(&request) {
+        return super::status::grpc(&refusal).into_http();
+    }
+    prpc::error(Encoding::Json, &refusal).map(Body::new)
+}
+
+fn shows_token(token: &OperatorToken, headers: &HeaderMap, query: Option<&str>) -> bool {
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = || text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let in_query = || {
+        form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+            .find_map(|(key, value)| (key == "token").then(|| value.into_owned()))
+    };
+    text("x-onboard-token").is_some_and(|shown| token.is(shown))
+        || bearer().is_some_and(|shown| token.is(shown.trim()))
+        || in_query().is_some_and(|shown| token.is(&shown))
+}
+
+fn prepared<M: prost::Message + serde::Serialize>(call: &Call, answer: &Prepared<M>) -> Bytes {
+    match call.encoding() {
+        Encoding::Json | Encoding::SniffedJson => answer.json(),
+        Encoding::Protobuf => answer.protobuf(),
+    }
+}
+
+/// The answer `google.protobuf.Empty`, whatever came in the body.
+fn nothing(call: &Call) -> Bytes {
+    prpc::encode(call.encoding(), &())
+}
+
+impl Dispatch for KmsService {
+    const SERVICE: Service = Service::Kms;
+
+    async fn call(&self, method: Method, caller: &Caller, call: Call) -> Result<Bytes> {
+        match method {
+            Method::GetAppKey => call.unary(async |request| self.get_app_key(caller, request).await).await,
+            Method::GetKmsKey => call.unary(async |request| self.get_kms_key(caller, request).await).await,
+            Method::GetAppEnvEncryptPubKey => {
+                let request: AppId = call.decode()?;
+                Ok(prepared(&call, &*self.get_app_env_encrypt_pub_key(request).await?))
+            }
+            Method::GetMeta => Ok(prepared(&call, &*self.get_meta())),
+            Method::GetTempCaCert => Ok(prpc::encode(call.encoding(), &self.get_temp_ca_cert().await?)),
+            Method::SignCert => call.unary(async |request| self.sign_cert(caller, request).await).await,
+            Method::LegacyClearImageCache => {
+                call.unary(async |request| self.clear_image_cache(request).await).await
+            }
+            other => Err(elsewhere(other)),
+        }
+    }
+}
+
+impl Dispatch for OnboardService {
+    const SERVICE: Service = Service::Onboard;
+
+    async fn call(&self, method: Method, _: &Caller, call: Call) -> Result<Bytes> {
+        match method {
+            Method::Bootstrap => {
+                call.unary(async |request: BootstrapRequest| self.bootstrap(request).await).await
+            }
+            Method::Onboard => call.unary(async |request: OnboardRequest| self.onboard(request).await).await,
+            Method::GetAttestationInfo => {
+                Ok(prpc::encode(call.encoding(), &self.get_attestation_info().await?))
+            }
+            Method::Finish => {
+                self.finish().await?;
+                Ok(nothing(&call))
+            }
+            other => Err(elsewhere(other)),
+        }
+    }
+}
+
+impl Dispatch for AdminService {
+    const SERVICE: Service = Service::Admin;
+
+    async fn call(&self, method: Method, _: &Caller, call: Call) -> Result<Bytes> {
+        match method {
+            Method::ClearImageCache => {
+                call.unary(async |request: ClearImageCacheRequest| self.clear_image_cache(request).await).await
+            }
+            other => Err(elsewhere(other)),
+        }
+    }
+}
+
+/// The table found the method in another service: [`Method::find`] does not do that.
+fn elsewhere(method: Method) -> Error {
+    Error::new(Code::UnknownMethod, format!("Service not found: {}", method.row().name))
+}

@@ -1,0 +1,229 @@
+//! TLS: which client certificates pass the handshake, and a server certificate that can be swapped while serving.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwap;
+use kms_attest::ra_tls;
+use rustls::{
+    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
+    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
+    server::{
+        ClientHello, ResolvesServerCert, ServerSessionMemoryCache,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::CertifiedKey,
+};
+use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
+
+/// Resumable sessions kept, as many as the peer keeps.
+const SESSIONS: usize = 1024;
+
+/// Why TLS cannot be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsError {
+    /// rustls refuses the key, the certificate or the settings.
+    #[error("tls: {0}")]
+    Rustls(#[from] rustls::Error),
+    /// The temporary CA certificate is not one.
+    #[error("the certificate of the temporary CA is unusable: {0}")]
+    TempCa(webpki::Error),
+}
+
+/// The server certificate that new handshakes get; swapped without touching open connections.
+pub struct Leaf(ArcSwap<CertifiedKey>);
+
+impl Leaf {
+    /// Serves `chain` (leaf first) with its PKCS#8 key.
+    ///
+    /// # Errors
+    /// When key and certificate do not belong together.
+    pub fn new(chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<Arc<Self>, TlsError> {
+        Ok(Arc::new(Self(ArcSwap::from_pointee(certified(chain, pkcs8)?))))
+    }
+
+    /// From the next handshake on.
+    ///
+    /// # Errors
+    /// As [`Leaf::new`]; the old certificate stays then.
+    pub fn swap(&self, chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<(), TlsError> {
+        self.0.store(Arc::new(certified(chain, pkcs8)?));
+        Ok(())
+    }
+}
+
+impl fmt::Debug for Leaf {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Leaf").finish_non_exhaustive()
+    }
+}
+
+impl ResolvesServerCert for Leaf {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(self.0.load_full())
+    }
+}
+
+fn certified(chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<CertifiedKey, TlsError> {
+    let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(pkcs8.to_vec()));
+    Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
+}
+
+/// The configuration of the KMS phase: client certificates are asked for.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn serving(
+    leaf: Arc<Leaf>,
+    temp_ca: &CertificateDer<'_>,
+    clients: ClientPolicy,
+) -> Result<Arc<ServerConfig>, TlsError> {
+    let verifier = ClientCertificates::new(temp_ca, clients)?;
+    let mut config = builder()?.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(leaf);
+    settle(&mut config);
+    Ok(Arc::new(config))
+}
+
+/// The configuration of the onboarding phase: nobody is asked for a certificate.
+///
+/// # Errors
+/// [`TlsError`].
+pub fn onboarding(leaf: Arc<Leaf>) -> Result<Arc<ServerConfig>, TlsError> {
+    let mut config = builder()?.with_no_client_auth().with_cert_resolver(leaf);
+    settle(&mut config);
+    Ok(Arc::new(config))
+}
+
+fn builder() -> Result<rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>, TlsError> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    Ok(ServerConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?)
+}
+
+fn settle(config: &mut ServerConfig) {
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
+    config.send_tls13_tickets = 1;
+}
+
+/// Whether a client may come without a certificate (`rpc.tls.mutual.mandatory`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ClientPolicy {
+    /// It may.
+    Optional,
+    /// It may not.
+    Mandatory,
+}
+
+/// Accepts a certificate that chains to our temporary CA, or one that carries an attestation, whoever issued it.
+///
+/// Neither proves more than possession of its key: the temporary CA's key is public. What proves is the attestation,
+/// which is verified when a method needs it.
+#[derive(Debug)]
+struct ClientCertificates {
+    temp_ca: rustls::pki_types::TrustAnchor<'static>,
+    policy: ClientPolicy,
+    algorithms: WebPkiSupportedAlgorithms,
+}
+
+impl ClientCertificates {
+    fn new(temp_ca: &CertificateDer<'_>, policy: ClientPolicy) -> Result<Self, TlsError> {
+        let temp_ca = webpki::anchor_from_trusted_cert(temp_ca).map_err(TlsError::TempCa)?.to_owned();
+        let provider: CryptoProvider = aws_lc_rs::default_provider();
+        Ok(Self { temp_ca, policy, algorithms: provider.signature_verification_algorithms })
+    }
+
+    fn chains_to_temp_ca(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<(), webpki::Error> {
+        let leaf = webpki::EndEntityCert::try_from(leaf)?;
+        let anchors = std::slice::from_ref(&self.temp_ca);
+        let usage = webpki::KeyUsage::client_auth();
+        leaf.verify_for_usage(self.algorithms.all, anchors, intermediates, now, usage, None, None).map(|_| ())
+    }
+}
+
+impl ClientCertVerifier for ClientCertificates {
+    fn offer_client_auth(&self) -> bool {
+        true
+    }
+
+    fn client_auth_mandatory(&self) -> bool {
+        self.policy == ClientPolicy::Mandatory
+    }
+
+    /// Empty: a list of names would make clients withhold certificates that they issued themselves.
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        check_dates(leaf, now)?;
+        match self.chains_to_temp_ca(leaf, intermediates, now) {
+            Ok(()) => Ok(ClientCertVerified::assertion()),
+            Err(_) if carries_attestation(leaf) => Ok(ClientCertVerified::assertion()),
+            Err(_) => Err(CertificateError::UnknownIssuer.into()),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        dss: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.algorithms.supported_schemes()
+    }
+}
+
+/// Version 3 and inside its validity; the one check that both kinds of certificate share.
+fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
+    let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::BadEncoding)?;
+    if !rest.is_empty() || certificate.version() != x509_parser::x509::X509Version::V3 {
+        return Err(CertificateError::BadEncoding.into());
+    }
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    if now < certificate.validity().not_before.timestamp() {
+        return Err(CertificateError::NotValidYet.into());
+    }
+    if now > certificate.validity().not_after.timestamp() {
+        return Err(CertificateError::Expired.into());
+    }
+    Ok(())
+}
+
+fn carries_attestation(leaf: &CertificateDer<'_>) -> bool {
+    matches!(ra_tls::evidence_in(leaf), Ok(Some(_)))
+}
+
+/// Whether a certificate is inside its validity now: a resumed session brings the one of its first handshake.
+pub fn is_current(certificate: &CertificateDer<'_>) -> bool {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    check_dates(certificate, UnixTime::since_unix_epoch(since)).is_ok()
+}
