@@ -153,13 +153,10 @@ impl Kms {
     /// [`AppError`]; nothing is served then.
     pub async fn start(config: Config) -> Result<Running, AppError> {
         let config = Arc::new(config);
+        // First of all, for it makes the directory as it must be; the audit log is usually in it.
+        let directory = key_directory(&config)?;
         let shared = Shared::new(&config)?;
         shared.announce();
-        let permissions = match config.core.insecure_world_readable_keys {
-            true => Permissions::InsecureAllowLoose,
-            false => Permissions::OwnerOnly,
-        };
-        let directory = KeyDirectory::open(&config.core.cert_dir, permissions)?;
 
         let (stop, stopping) = watch::channel(false);
         let main = SocketAddr::new(config.rpc.address, config.rpc.port);
@@ -332,10 +329,6 @@ impl Shared {
         }
         let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| row.name)));
         metrics.set_relaxed(posture.codes());
-        if let Some(parent) = core.audit.file.parent() {
-            fs::create_dir_all(parent)
-                .map_err(|source| AppError::File { path: parent.to_owned(), source })?;
-        }
         Ok(Self {
             audit: Arc::new(Audit::open(&core.audit.file)?),
             limit: Arc::new(AddressLimit::new(
@@ -390,11 +383,7 @@ impl Shared {
 
     /// The node after a commit: read back from the disk, so that what is served is what was saved.
     fn reopen(&self) -> Result<Ready, AppError> {
-        let permissions = match self.config.core.insecure_world_readable_keys {
-            true => Permissions::InsecureAllowLoose,
-            false => Permissions::OwnerOnly,
-        };
-        match self.open(KeyDirectory::open(&self.config.core.cert_dir, permissions)?)? {
+        match self.open(key_directory(&self.config)?)? {
             Node::Ready(ready) => Ok(*ready),
             Node::Onboarding(_) => Err(AppError::NoKeys),
         }
@@ -468,6 +457,7 @@ impl Serving {
                 Arc::clone(&shared.verifier),
                 Arc::clone(&shared.policy),
                 shared.image_check(),
+                Arc::clone(&shared.metrics),
             ),
             standing: Arc::clone(&shared.standing),
             audit: Arc::clone(&shared.audit),
@@ -664,6 +654,14 @@ fn collateral_state(stats: &CacheStats) -> CollateralState {
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
     TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })
+}
+
+fn key_directory(config: &Config) -> Result<KeyDirectory, StoreError> {
+    let permissions = match config.core.insecure_world_readable_keys {
+        true => Permissions::InsecureAllowLoose,
+        false => Permissions::OwnerOnly,
+    };
+    KeyDirectory::open(&config.core.cert_dir, permissions)
 }
 
 fn read_small(path: &Path) -> Result<Vec<u8>, AppError> {

@@ -17,6 +17,7 @@ pub use self::{
     permit::{App, Certificate, Kms, Permit, Standing},
     standing::{OwnEvidenceError, OwnStanding, own_evidence, own_identity},
 };
+use crate::metrics::Metrics;
 use crate::policy::{Decision, Denial, Policy, PolicyError, Subject};
 
 /// Whether the measured registers are compared with the OS image before a permit is given.
@@ -65,18 +66,28 @@ pub enum Refusal {
     NoStanding(String),
 }
 
+/// The word by which a verification is counted.
+fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
+    match outcome {
+        Ok(_) => "verified",
+        Err(Refusal::CollateralUnavailable(_)) => "unavailable",
+        Err(_) => "refused",
+    }
+}
+
 /// Verifies callers and asks policy about them.
 #[derive(Debug)]
 pub struct Admission {
     verifier: Arc<Verifier>,
     policy: Arc<Policy>,
     image: ImageCheck,
+    metrics: Arc<Metrics>,
 }
 
 impl Admission {
-    /// Admission by `verifier`, then `policy`, then `image`.
-    pub fn new(verifier: Arc<Verifier>, policy: Arc<Policy>, image: ImageCheck) -> Self {
-        Self { verifier, policy, image }
+    /// Admission by `verifier`, then `policy`, then `image`; outcomes are counted.
+    pub fn new(verifier: Arc<Verifier>, policy: Arc<Policy>, image: ImageCheck, metrics: Arc<Metrics>) -> Self {
+        Self { verifier, policy, image, metrics }
     }
 
     /// A permit for the keys of the app that the peer runs.
@@ -84,7 +95,7 @@ impl Admission {
     /// # Errors
     /// Any [`Refusal`].
     pub async fn app(&self, peer: &Peer, vm_config: &str) -> Result<Permit<App>, Refusal> {
-        let verified = peer.evidence(&self.verifier).await?;
+        let verified = peer.evidence(&self.verifier, &self.metrics).await?;
         self.admit(&verified, Registers::RunTime, vm_config, |identity| Subject::App(identity)).await
     }
 
@@ -93,7 +104,7 @@ impl Admission {
     /// # Errors
     /// Any [`Refusal`].
     pub async fn kms(&self, peer: &Peer, vm_config: &str) -> Result<Permit<Kms>, Refusal> {
-        let verified = peer.evidence(&self.verifier).await?;
+        let verified = peer.evidence(&self.verifier, &self.metrics).await?;
         self.admit(&verified, Registers::RunTime, vm_config, |identity| Subject::Kms(identity)).await
     }
 
@@ -103,11 +114,10 @@ impl Admission {
     /// # Errors
     /// Any [`Refusal`].
     pub async fn certificate(&self, csr: &Csr, vm_config: &str) -> Result<Permit<Certificate>, Refusal> {
-        let verified = self
-            .verifier
-            .verify(&csr.evidence, Binding::PublicKey(&csr.spki))
-            .await
-            .map_err(Refusal::from)?;
+        let outcome = self.verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
+        let outcome = outcome.map_err(Refusal::from);
+        self.metrics.verification(verification_result(&outcome));
+        let verified = outcome?;
         self.admit(&verified, Registers::BootTime, vm_config, |identity| Subject::App(identity)).await
     }
 
@@ -123,7 +133,13 @@ impl Admission {
             .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
         let app_id = AppId::try_from(identity.app_id.as_slice())
             .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
-        match self.policy.decide(subject(&identity)).await.map_err(Refusal::PolicyUnavailable)? {
+        let answer = self.policy.decide(subject(&identity)).await;
+        self.metrics.policy_answer(match &answer {
+            Ok(Decision::Allowed { .. }) => "allowed",
+            Ok(Decision::Denied(_)) => "denied",
+            Err(_) => "unavailable",
+        });
+        match answer.map_err(Refusal::PolicyUnavailable)? {
             Decision::Denied(denial) => Err(Refusal::Denied { denial, identity: Box::new(identity) }),
             Decision::Allowed { .. } if self.image == ImageCheck::Required => Err(Refusal::ImageNotVerified),
             Decision::Allowed { gateway_app_id } => Ok(Permit::new(identity, app_id, gateway_app_id)),

@@ -13,6 +13,7 @@ use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 
 use super::Refusal;
+use crate::metrics::Metrics;
 
 /// The other end of one connection.
 #[derive(Debug, Default)]
@@ -46,7 +47,11 @@ impl Peer {
     ///
     /// # Errors
     /// [`Refusal::NoAttestation`], [`Refusal::BadEvidence`], [`Refusal::CollateralUnavailable`].
-    pub async fn evidence(&self, verifier: &Verifier) -> Result<Arc<Verified>, Refusal> {
+    pub async fn evidence(
+        &self,
+        verifier: &Verifier,
+        metrics: &Metrics,
+    ) -> Result<Arc<Verified>, Refusal> {
         let Some(certificate) = &self.certificate else { return Err(Refusal::NoAttestation) };
         let mut memory = self.memory.lock().await;
         match &*memory {
@@ -56,7 +61,9 @@ impl Peer {
             Memory::Refused(reason) => return Err(Refusal::BadEvidence(reason.clone())),
             Memory::Verified(_) | Memory::Unasked => {}
         }
-        match verify(certificate, verifier).await {
+        let outcome = verify(certificate, verifier).await;
+        metrics.verification(super::verification_result(&outcome));
+        match outcome {
             Ok(verified) => {
                 let verified = Arc::new(verified);
                 *memory = Memory::Verified(Arc::clone(&verified));

@@ -6,6 +6,7 @@ use kms_attest::{binding::ReportData, certificate, p256::P256Key};
 
 use super::LifecycleError;
 use crate::{
+    audit::Receipt,
     ca,
     domain::Domain,
     keys::{K256Key, RootKeys, statement},
@@ -73,11 +74,17 @@ impl Onboarding {
         Ok(!matches!(self.directory.state()?, State::Empty))
     }
 
-    /// Saves the keys: after this call, or a crash during it, the directory holds everything or nothing.
+    /// Saves the keys, once their event is recorded: after this call, or a crash during it, the directory holds everything or nothing.
     ///
     /// # Errors
     /// When keys exist already, or the directory cannot be written.
-    pub fn commit(&self, prepared: &Prepared, domain: &Domain, now: SystemTime) -> Result<(), LifecycleError> {
+    pub fn commit(
+        &self,
+        prepared: &Prepared,
+        domain: &Domain,
+        _recorded: Receipt,
+        now: SystemTime,
+    ) -> Result<(), LifecycleError> {
         let root = &prepared.root;
         let rpc_key = P256Key::generate();
         let root_ca_pem = certificate::pem(&ca::root_certificate(root, now)?);

@@ -220,14 +220,15 @@ impl OnboardService {
 
     /// Records, then saves: a line without keys is harmless, keys without a line are not.
     async fn commit(&self, prepared: &Prepared, domain: &Domain, event: Event) -> Result<()> {
-        self.parts
+        let receipt = self
+            .parts
             .audit
             .record(event)
             .await
             .map_err(|error| Error::unavailable("the new keys cannot be recorded, so none are kept", error))?;
         self.parts
             .onboarding
-            .commit(prepared, domain, SystemTime::now())
+            .commit(prepared, domain, receipt, SystemTime::now())
             .map_err(|error| Error::internal("Failed to store keys", error))
     }
 }

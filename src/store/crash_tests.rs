@@ -120,6 +120,7 @@ fn stopped_process() {
 
 /// Runs the work in a process that dies after so many steps. Whether it came to its end.
 fn survives(work: &str, path: &Path, steps: usize) -> bool {
+    use std::os::unix::process::ExitStatusExt;
     let status = Command::new(env::current_exe().unwrap())
         .args(["--exact", "store::crash_tests::stopped_process", "--ignored"])
         .env(WORK, work)
@@ -129,7 +130,6 @@ fn survives(work: &str, path: &Path, steps: usize) -> bool {
         .stderr(Stdio::null())
         .status()
         .unwrap();
-    use std::os::unix::process::ExitStatusExt;
     assert!(status.success() || status.signal() == Some(6), "{status}");
     status.success()
 }
@@ -161,7 +161,7 @@ fn all_or_nothing(path: &Path) -> bool {
 
 /// An empty directory with what an unfinished attempt of the peer may have left.
 fn leftovers() -> TempDir {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     fs::write(directory.path().join("bootstrap-info.json"), b"{}").unwrap();
     directory
 }
@@ -188,12 +188,11 @@ fn a_disk_that_fails_at_any_step_leaves_nothing_or_everything_even_if_opening_fa
     for steps in 0.. {
         let first = leftovers();
         let finished = work("commit", first.path(), limited(steps, End::Fail)).is_ok();
-        let complete_after = |path: &Path| all_or_nothing(path);
         let mut complete = None;
         for again in 0.. {
             let copy = copy_of(first.path());
             let opened = work("open", copy.path(), limited(again, End::Fail)).is_ok();
-            let outcome = complete_after(copy.path());
+            let outcome = all_or_nothing(copy.path());
             assert_eq!(*complete.get_or_insert(outcome), outcome, "step {steps}, then {again}");
             interruptions += 1;
             if opened {
@@ -211,7 +210,7 @@ fn a_disk_that_fails_at_any_step_leaves_nothing_or_everything_even_if_opening_fa
 fn a_process_that_dies_while_a_derived_file_is_replaced_leaves_the_old_or_the_new() {
     let mut seen = Vec::new();
     for steps in 0.. {
-        let directory = tempfile::tempdir().unwrap();
+        let directory = scratch();
         let set = Set::number(1);
         open(directory.path()).commit(&set.keys()).unwrap();
         let old = stored(&open(directory.path())).rpc_pem.unwrap();
@@ -232,7 +231,7 @@ fn a_process_that_dies_while_a_derived_file_is_replaced_leaves_the_old_or_the_ne
 /// What a power cut takes is what was not synced: every file and directory is synced before the step that relies on it.
 #[test]
 fn nothing_is_renamed_before_it_is_on_the_disk() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = scratch();
     let path = directory.path().join("keys");
     let disk = limited(NEVER, End::Fail);
     work("commit", &path, disk).unwrap();
@@ -254,8 +253,13 @@ fn nothing_is_renamed_before_it_is_on_the_disk() {
     assert_eq!(done.last().unwrap(), "sync keys");
 }
 
+/// In memory where that is possible: thousands of syncs wear a disk out and prove no more.
+fn scratch() -> TempDir {
+    tempfile::tempdir_in("/dev/shm").or_else(|_| tempfile::tempdir()).unwrap()
+}
+
 fn copy_of(path: &Path) -> TempDir {
-    let copy = tempfile::tempdir().unwrap();
+    let copy = scratch();
     for entry in fs::read_dir(path).unwrap() {
         let from = entry.unwrap().path();
         let to = copy.path().join(from.file_name().unwrap());

@@ -17,18 +17,18 @@ const DRAIN_TIME: Duration = Duration::from_secs(2);
 
 /// A body that could not be read, with what was read of it.
 #[derive(Debug)]
-pub struct ReadError {
+pub(super) struct ReadError {
     /// The beginning of the body.
-    pub begin: Bytes,
+    pub(super) begin: Bytes,
     /// What to tell the caller.
-    pub cause: Error,
+    pub(super) cause: Error,
 }
 
 /// The whole body, at most `limit` bytes of it.
 ///
 /// # Errors
 /// [`Code::TooLarge`] over the limit, [`Code::InvalidRequest`] when the connection breaks or the time is over.
-pub async fn read<B: Body<Data = Bytes>>(body: B, limit: usize) -> Result<Bytes, ReadError> {
+pub(super) async fn read<B: Body<Data = Bytes>>(body: B, limit: usize) -> Result<Bytes, ReadError> {
     let mut body = pin!(body);
     let mut all = BytesMut::new();
     let mut only: Option<Bytes> = None;

@@ -116,6 +116,7 @@ async fn connection(
     bounds: Bounds,
     metrics: &Metrics,
 ) {
+    let _open = metrics.connection();
     // Answers are written whole; waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
     let phase = phases.borrow_and_update().clone();

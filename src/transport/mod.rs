@@ -9,5 +9,6 @@ pub mod prpc;
 mod router;
 pub mod status;
 pub mod tls;
+mod web;
 
 pub use router::{admin, kms, onboarding};

@@ -16,6 +16,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{
     grpc,
     prpc::{self, Call, Dispatch, Encoding},
+    web,
 };
 use crate::{
     error::{Code, Error, Result},
@@ -28,12 +29,6 @@ use crate::{
     },
 };
 
-const PAGE: &str = include_str!("../../web/onboard.html");
-
-/// Everything the page may load is in it.
-const PAGE_POLICY: &str = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; \
-                           connect-src 'self'; img-src data:; base-uri 'none'; form-action 'none'; \
-                           frame-ancestors 'none'";
 
 /// The KMS phase of the main listener.
 pub async fn kms(service: Arc<KmsService>, metrics: Option<Arc<Metrics>>) -> Router {
@@ -46,7 +41,6 @@ pub async fn kms(service: Arc<KmsService>, metrics: Option<Arc<Metrics>>) -> Rou
 
 /// The onboarding phase of the main listener; `token` guards what changes state.
 pub async fn onboarding(service: Arc<OnboardService>, token: Option<OperatorToken>) -> Router {
-    let page = get(|| async { page() });
     let finish = {
         let service = Arc::clone(&service);
         get(move || async move {
@@ -57,8 +51,8 @@ pub async fn onboarding(service: Arc<OnboardService>, token: Option<OperatorToke
         })
     };
     let router = prpc_routes(Arc::clone(&service))
+        .merge(web::onboarding())
         .route("/health", get(health))
-        .route("/", page)
         .route("/finish", finish)
         .merge(grpc::onboarding(service).await)
         .fallback(not_found);
@@ -96,16 +90,6 @@ fn exposition(metrics: &Metrics) -> Response {
     let mut answer = Response::new(Body::from(metrics.render()));
     let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
     answer.headers_mut().insert(header::CONTENT_TYPE, kind);
-    answer
-}
-
-fn page() -> Response {
-    let mut answer = Response::new(Body::from(PAGE));
-    let headers = answer.headers_mut();
-    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static("text/html; charset=utf-8"));
-    headers.insert(header::CONTENT_SECURITY_POLICY, HeaderValue::from_static(PAGE_POLICY));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
-    headers.insert(header::REFERRER_POLICY, HeaderValue::from_static("no-referrer"));
     answer
 }
 

@@ -270,3 +270,6 @@ impl VerifyError {
         matches!(self, Self::Collateral(error) if !error.is_senders_fault())
     }
 }
+
+#[cfg(test)]
+mod tests;

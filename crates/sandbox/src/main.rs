@@ -1,1 +1,91 @@
-fn main(){}
+//! `kms-sandbox`: a KMS and a confidential VM on simulated TDX hardware, in one process, on a laptop.
+
+mod allow;
+mod curl;
+mod guest;
+mod kms;
+mod narrator;
+mod state;
+mod story;
+mod world;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use anyhow::{Context as _, Result};
+use clap::Parser;
+use tokio::signal::unix::{SignalKind, signal};
+
+use narrator::Narrator;
+use state::StateDir;
+use story::Story;
+
+/// Shows the whole life of a KMS: simulated TDX hardware, onboarding, policy, and a confidential VM that fetches its
+/// keys. Everything is real except the hardware; the keys it makes protect nothing.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// Port of the KMS on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 8000)]
+    port: u16,
+    /// Where keys, policy and logs stay between runs [default: $XDG_STATE_HOME/kms-sandbox or ~/.local/state/kms-sandbox]
+    #[arg(long)]
+    dir: Option<PathBuf>,
+    /// End when the CVM has its keys, with status 0, or 1 if it did not get them
+    #[arg(long)]
+    once: bool,
+}
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let mut narrator = Narrator::new();
+    match run(Arguments::parse(), &mut narrator).await {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            narrator.failure(&error);
+            ExitCode::FAILURE
+        }
+    }
+}
+
+async fn run(arguments: Arguments, narrator: &mut Narrator) -> Result<()> {
+    let state = StateDir::open(arguments.dir)?;
+    log_to(&state)?;
+    let mut story = Story::new(state, arguments.port);
+    let told = tokio::select! {
+        told = story.tell(narrator) => told,
+        interrupted = interrupted() => interrupted,
+    };
+    let lived = match told {
+        Ok(()) if !arguments.once => {
+            story.invite(narrator);
+            tokio::select! {
+                ended = story.kms_ended() => ended,
+                interrupted = interrupted() => interrupted,
+            }
+        }
+        told => told,
+    };
+    narrator.stopping();
+    story.end().await;
+    lived
+}
+
+/// What the KMS logs goes to a file: the terminal is for the story.
+fn log_to(state: &StateDir) -> Result<()> {
+    let path = state.log();
+    let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;
+    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
+    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(file).init();
+    Ok(())
+}
+
+/// Until Ctrl-C or SIGTERM.
+async fn interrupted() -> Result<()> {
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    tokio::select! {
+        _ = interrupt.recv() => {}
+        _ = terminate.recv() => {}
+    }
+    Ok(())
+}

@@ -9,7 +9,7 @@ use dcap_qvl::QuoteCollateralV3;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-use super::{Collateral, Dated, FetchFailure, PlatformKey, Resource, certificates, unix_seconds};
+use super::{CaKind, Collateral, Dated, FetchFailure, PlatformKey, Resource, certificates, unix_seconds};
 
 /// Turns an endpoint's answer into collateral for `platform` that is valid at `now` and signed up to `root`.
 pub(super) fn admit(
@@ -36,8 +36,7 @@ pub(super) fn admit(
     if !crl_is_signed(&parts.root_ca_crl, root) {
         return Err(FetchFailure::Untrusted(Resource::RootCrl));
     }
-    let issuers = certificates(parts.pck_crl_issuer_chain.as_bytes()).unwrap_or_default();
-    if !issuers.iter().any(|issuer| is_signed(issuer, root) && crl_is_signed(&parts.pck_crl, issuer)) {
+    if !pck_crl_is_signed(&parts, platform.ca, root) {
         return Err(FetchFailure::Untrusted(Resource::PckCrl));
     }
     let not_before = latest_issue(&parts).ok_or(malformed("dates do not parse"))?;
@@ -80,6 +79,16 @@ fn signed_json(
         key.verify(json.as_bytes(), signature).ok()
     };
     signed().ok_or(FetchFailure::Untrusted(resource))
+}
+
+/// Whether the PCK CRL is of the CA asked for, and that CA's certificate is signed by the root.
+fn pck_crl_is_signed(parts: &QuoteCollateralV3, ca: CaKind, root: &CertificateDer<'_>) -> bool {
+    let Ok((_, crl)) = CertificateRevocationList::from_der(&parts.pck_crl) else { return false };
+    let issuers = certificates(parts.pck_crl_issuer_chain.as_bytes()).unwrap_or_default();
+    CaKind::of_issuer(&crl.issuer().to_string()) == ca
+        && issuers
+            .iter()
+            .any(|issuer| issuer != root && is_signed(issuer, root) && crl_is_signed(&parts.pck_crl, issuer))
 }
 
 fn is_signed(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
@@ -155,6 +164,8 @@ mod tests {
         ));
         let other = PlatformKey { fmspc: [1; 6], ..MOCK };
         assert_eq!(admit(good(), other, root, NOW), Err(FetchFailure::OtherPlatform));
+        let processor = PlatformKey { ca: CaKind::Processor, ..MOCK };
+        assert_eq!(admit(good(), processor, root, NOW), Err(FetchFailure::Untrusted(Resource::PckCrl)));
         assert_eq!(admit(good(), MOCK, root, 1_577_850_000), Err(FetchFailure::NotCurrent));
         let short = collateral_set("short-validity");
         assert_eq!(admit(short.parts().clone(), MOCK, root, NOW), Err(FetchFailure::NotCurrent));

@@ -400,3 +400,6 @@ impl Drop for Runway {
         self.cache.state().flights.remove(&self.platform);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,6 +25,12 @@ impl CaKind {
             CaKind::Platform => "platform",
         }
     }
+
+    /// By the name of the CA.
+    pub(super) fn of_issuer(name: &str) -> Self {
+        let is_platform = name.contains("Platform") && !name.contains("Processor");
+        if is_platform { CaKind::Platform } else { CaKind::Processor }
+    }
 }
 
 /// What TDX collateral is filed under: platforms with the same key share it.

@@ -272,3 +272,6 @@ fn text(answer: Answer, resource: Resource) -> Result<String, FetchFailure> {
 fn malformed(resource: Resource, problem: &'static str) -> FetchFailure {
     FetchFailure::Malformed { resource, problem }
 }
+
+#[cfg(test)]
+mod tests;

@@ -230,3 +230,6 @@ pub enum TdxError {
         bytes: usize,
     },
 }
+
+#[cfg(test)]
+mod tests;

@@ -180,23 +180,20 @@ mod tests {
 
     #[test]
     fn a_bad_root_file_is_refused_with_its_reason() {
-        let pem = mock_root_pem();
+        let (pem, leaf) = (mock_root_pem(), leaf_pem());
         let twice = format!("{pem}{pem}");
-        let mut trailing = mock_root_der();
-        trailing.push(0);
+        let root = mock_root_der();
+        let trailing = [&root[..], &[0]].concat();
+        let long = vec![0x30; MAX_ROOT_BYTES + 1];
         let cases: [(Root, &[u8], TrustError); 8] = [
-            (Root::Tdx, leaf_pem().as_bytes(), TrustError::NotACa { platform: "tdx" }),
+            (Root::Tdx, leaf.as_bytes(), TrustError::NotACa { platform: "tdx" }),
             (Root::Tdx, twice.as_bytes(), TrustError::TrailingData { platform: "tdx" }),
             (Root::Tdx, &trailing, TrustError::TrailingData { platform: "tdx" }),
             (Root::Tdx, b"", TrustError::NotPem { platform: "tdx" }),
             (Root::Tdx, b"hello", TrustError::NotPem { platform: "tdx" }),
-            (Root::Tdx, &mock_root_der()[..100], TrustError::Malformed { platform: "tdx" }),
-            (Root::SevSnpMilan, &mock_root_der(), TrustError::NotPem { platform: "sev_snp_milan" }),
-            (
-                Root::Tdx,
-                &vec![0x30; MAX_ROOT_BYTES + 1],
-                TrustError::TooLarge { platform: "tdx", bytes: MAX_ROOT_BYTES + 1 },
-            ),
+            (Root::Tdx, &root[..100], TrustError::Malformed { platform: "tdx" }),
+            (Root::SevSnpMilan, &root, TrustError::NotPem { platform: "sev_snp_milan" }),
+            (Root::Tdx, &long, TrustError::TooLarge { platform: "tdx", bytes: MAX_ROOT_BYTES + 1 }),
         ];
         for (root, file, expected) in cases {
             assert_eq!(root.certificate(file), Err(expected));

@@ -1,0 +1,392 @@
+//! What the cache promises, against collateral servers in this process.
+
+use std::sync::atomic::AtomicU64 as Cell;
+
+use super::*;
+use crate::collateral::testing::{
+    NOW, Route, Routes, Server, collateral_set, mock_anchors, mock_quote, normal_routes, other_anchors,
+    real_quote, vector, with_encrypted_ppid,
+};
+use crate::collateral::{CaKind, Resource};
+
+const TCB_PATH: &str = "/tdx/certification/v4/tcb?fmspc=000000000000";
+const QE_PATH: &str = "/tdx/certification/v4/qe/identity?update=standard";
+const PCK_CRL_PATH: &str = "/sgx/certification/v4/pckcrl?ca=platform&encoding=der";
+const MOCK: PlatformKey = PlatformKey { fmspc: [0; 6], ca: CaKind::Platform };
+const REQUESTS_PER_FETCH: usize = 4;
+
+fn options() -> CacheOptions {
+    CacheOptions { clock: Clock::fixed(NOW), ..CacheOptions::default() }
+}
+
+fn cache_of(servers: &[&Server], options: CacheOptions) -> CollateralCache {
+    let bases: Vec<&str> = servers.iter().map(|server| server.base.as_str()).collect();
+    CollateralCache::new(&bases, &mock_anchors(), options).unwrap()
+}
+
+/// The answers of a service whose TCB info and QE identity are those of the named set.
+fn routes_with(set: &str) -> Routes {
+    let parts = collateral_set(set).parts().clone();
+    let mut routes = normal_routes();
+    for (path, key, document, signature) in [
+        (TCB_PATH, "tcbInfo", &parts.tcb_info, &parts.tcb_info_signature),
+        (QE_PATH, "enclaveIdentity", &parts.qe_identity, &parts.qe_identity_signature),
+    ] {
+        let body = format!("{{\"{key}\":{document},\"signature\":\"{}\"}}", hex::encode(signature));
+        routes.get_mut(path).unwrap().body = body.into_bytes();
+    }
+    routes
+}
+
+fn down() -> Routes {
+    [(PCK_CRL_PATH.to_owned(), Route::status(503))].into()
+}
+
+/// A clock that the test moves.
+fn movable(start: u64) -> (Clock, Arc<Cell>) {
+    let time = Arc::new(Cell::new(start));
+    let shared = Arc::clone(&time);
+    (Clock::from_fn(move || shared.load(Ordering::SeqCst)), time)
+}
+
+#[tokio::test]
+async fn one_platform_is_fetched_once() {
+    let server = Server::start(normal_routes()).await;
+    let cache = cache_of(&[&server], options());
+    let first = cache.get(&mock_quote()).await.unwrap();
+    let again = cache.get(&mock_quote()).await.unwrap();
+    assert!(Arc::ptr_eq(&first, &again));
+    assert_eq!(server.requests().len(), REQUESTS_PER_FETCH);
+    assert_eq!(first.pck_certificate_chain(), None, "a quote's own chain is not for other quotes");
+
+    let stats = cache.stats();
+    assert_eq!((stats.hits, stats.misses, stats.fetches, stats.failures), (1, 1, 1, 0));
+    assert_eq!(stats.entries, [EntryStats { platform: MOCK, age: 0, expires: first.expires() }]);
+    assert_eq!(stats.endpoints[0].last_success, Some(NOW));
+}
+
+#[tokio::test]
+async fn concurrent_misses_make_one_fetch() {
+    let mut routes = normal_routes();
+    routes.get_mut(TCB_PATH).unwrap().delay = Duration::from_millis(50);
+    let server = Server::start(routes).await;
+    let cache = cache_of(&[&server], options());
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.get(&mock_quote()).await.is_ok() })
+        })
+        .collect();
+    for task in tasks {
+        assert!(task.await.unwrap());
+    }
+    assert_eq!(server.requests().len(), REQUESTS_PER_FETCH);
+    assert_eq!(cache.stats().fetches, 1);
+}
+
+#[tokio::test]
+async fn a_fetch_goes_on_when_the_caller_has_left() {
+    let mut routes = normal_routes();
+    routes.get_mut(TCB_PATH).unwrap().delay = Duration::from_millis(100);
+    let server = Server::start(routes).await;
+    let cache = cache_of(&[&server], options());
+    let left = timeout(Duration::from_millis(20), cache.get(&mock_quote())).await;
+    assert!(left.is_err());
+    assert!(cache.get(&mock_quote()).await.is_ok());
+    assert_eq!(server.requests().len(), REQUESTS_PER_FETCH);
+}
+
+#[tokio::test]
+async fn an_entry_is_used_to_its_last_second_and_not_after() {
+    let server = Server::start(routes_with("short-validity")).await;
+    let expires = collateral_set("short-validity").expires();
+    let (clock, time) = movable(expires - 1000);
+    let cache = cache_of(&[&server], CacheOptions { clock, retry_after: Duration::ZERO, ..options() });
+    assert_eq!(cache.get(&mock_quote()).await.unwrap().expires(), expires);
+    // Every service is down from now on.
+    server.set_routes(down());
+    time.store(expires, Ordering::SeqCst);
+    assert!(cache.get(&mock_quote()).await.is_ok());
+    time.store(expires + 1, Ordering::SeqCst);
+    assert!(!cache.get(&mock_quote()).await.unwrap_err().is_senders_fault());
+    server.set_routes(normal_routes());
+    assert_eq!(cache.get(&mock_quote()).await.unwrap().expires(), collateral_set("good").expires());
+}
+
+#[tokio::test]
+async fn collateral_that_is_not_valid_now_is_not_kept() {
+    let server = Server::start(routes_with("short-validity")).await;
+    let cache = cache_of(&[&server], options());
+    let error = cache.get(&mock_quote()).await.unwrap_err();
+    assert_eq!(error, CollateralError::unavailable(FetchFailure::NotCurrent));
+    assert!(cache.stats().entries.is_empty());
+}
+
+#[tokio::test]
+async fn services_are_tried_in_order_and_a_failed_one_goes_to_the_end() {
+    let (first, second) = (Server::start(down()).await, Server::start(normal_routes()).await);
+    let expires = collateral_set("good").expires();
+    let (clock, time) = movable(NOW);
+    let cache = cache_of(&[&first, &second], CacheOptions { clock, ..options() });
+    assert!(cache.get(&mock_quote()).await.is_ok());
+    assert_eq!((first.requests().len(), second.requests().len()), (1, REQUESTS_PER_FETCH));
+    let stats = cache.stats().endpoints;
+    assert_eq!((stats[0].paused, stats[0].failures, stats[1].paused), (true, 1, false));
+
+    // Shortly after, the second is asked first; the first, although well again, is not asked at all.
+    first.set_routes(normal_routes());
+    cache.state().entries.clear();
+    assert!(cache.get(&mock_quote()).await.is_ok());
+    assert_eq!((first.requests().len(), second.requests().len()), (1, 2 * REQUESTS_PER_FETCH));
+
+    // Paused or not, a service is asked before giving up.
+    second.set_routes(down());
+    cache.state().entries.clear();
+    assert!(cache.get(&mock_quote()).await.is_ok());
+    assert!(time.load(Ordering::SeqCst) < expires);
+    assert_eq!(first.requests().len(), 1 + REQUESTS_PER_FETCH);
+}
+
+#[tokio::test]
+async fn a_service_with_unsigned_collateral_is_passed_over() {
+    let mut forged = normal_routes();
+    let body = &mut forged.get_mut(TCB_PATH).unwrap().body;
+    let text = String::from_utf8(body.clone()).unwrap().replace("\"pceId\":\"0000\"", "\"pceId\":\"0001\"");
+    *body = text.into_bytes();
+    let (bad, good) = (Server::start(forged).await, Server::start(normal_routes()).await);
+    let cache = cache_of(&[&bad, &good], options());
+    assert_eq!(*cache.get(&mock_quote()).await.unwrap(), collateral_set("good"));
+    let alone = cache_of(&[&bad], options());
+    let error = alone.get(&mock_quote()).await.unwrap_err();
+    assert_eq!(error, CollateralError::unavailable(FetchFailure::Untrusted(Resource::TcbInfo)));
+}
+
+#[tokio::test]
+async fn made_up_platforms_cause_no_request() {
+    let server = Server::start(normal_routes()).await;
+    // The development PKI's quote, where only Intel's is trusted, and the other way round.
+    let intels = CollateralCache::new(&[&server.base], &TrustAnchors::intel(), options()).unwrap();
+    assert_eq!(intels.get(&mock_quote()).await, Err(CollateralError::UntrustedPlatform));
+    let cache = cache_of(&[&server], options());
+    assert_eq!(cache.get(&real_quote()).await, Err(CollateralError::UntrustedPlatform));
+    let other = CollateralCache::new(&[&server.base], &other_anchors(), options()).unwrap();
+    assert_eq!(other.get(&mock_quote()).await, Err(CollateralError::UntrustedPlatform));
+    for (junk, expected) in [
+        (b"junk".to_vec(), CollateralError::Quote("quote does not parse".into())),
+        (vector("fixtures/dcap-qvl/sgx_quote.bin"), CollateralError::NotATd),
+    ] {
+        let error = cache.get(&junk).await.unwrap_err();
+        assert!(error.is_senders_fault());
+        assert_eq!(error, expected);
+    }
+    assert!(server.requests().is_empty());
+}
+
+#[tokio::test]
+async fn a_platform_that_no_service_knows_is_not_asked_for_again_at_once() {
+    let server = Server::start(Routes::new()).await;
+    server.set_routes({
+        let mut routes = normal_routes();
+        routes.insert(TCB_PATH.into(), Route::status(404));
+        routes
+    });
+    let slow_retry = CacheOptions { retry_after: Duration::ZERO, ..options() };
+    let cache = cache_of(&[&server], slow_retry);
+    for _ in 0..10 {
+        assert!(cache.get(&mock_quote()).await.is_err());
+    }
+    assert_eq!(server.requests().len(), 2);
+    assert!(!cache.stats().endpoints[0].paused, "a service that answers properly is fine");
+    // Another kind of failure is remembered for a shorter time: here, for none.
+    let quick = CacheOptions { unknown_for: Duration::ZERO, ..options() };
+    let cache = cache_of(&[&server], quick);
+    for _ in 0..3 {
+        assert!(cache.get(&mock_quote()).await.is_err());
+    }
+    assert_eq!(server.requests().len(), 2 + 3 * 2);
+}
+
+#[tokio::test]
+async fn an_outage_is_remembered_briefly() {
+    let server = Server::start(down()).await;
+    let cache = cache_of(&[&server], CacheOptions { retry_after: Duration::from_millis(80), ..options() });
+    for _ in 0..10 {
+        assert!(cache.get(&mock_quote()).await.is_err());
+    }
+    assert_eq!(server.requests().len(), 1);
+    server.set_routes(normal_routes());
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert!(cache.get(&mock_quote()).await.is_ok());
+}
+
+#[tokio::test]
+async fn every_wait_has_an_end() {
+    let mut routes = normal_routes();
+    routes.get_mut(PCK_CRL_PATH).unwrap().delay = Duration::from_secs(60);
+    let (slow, good) = (Server::start(routes).await, Server::start(normal_routes()).await);
+    let patience = CacheOptions { endpoint_deadline: Duration::from_millis(60), ..options() };
+    let cache = cache_of(&[&slow, &good], patience.clone());
+    assert!(cache.get(&mock_quote()).await.is_ok());
+    let cache = cache_of(&[&slow], patience);
+    let error = cache.get(&mock_quote()).await.unwrap_err();
+    assert_eq!(error, CollateralError::unavailable(FetchFailure::Deadline));
+    let cache = cache_of(&[&slow], CacheOptions { deadline: Duration::from_millis(60), ..options() });
+    let error = cache.get(&mock_quote()).await.unwrap_err();
+    assert_eq!(error, CollateralError::unavailable(FetchFailure::Deadline));
+}
+
+#[tokio::test]
+async fn a_due_entry_is_refreshed_in_the_background_until_the_handle_is_dropped() {
+    let server = Server::start(normal_routes()).await;
+    let (clock, time) = movable(NOW);
+    let quick = CacheOptions { clock, refresh_every: Duration::from_millis(5), ..options() };
+    let day = quick.refresh_after.as_secs();
+    let cache = cache_of(&[&server], quick);
+    let task = cache.spawn_refresh();
+    cache.get(&mock_quote()).await.unwrap();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(cache.stats().fetches, 1, "nothing is due yet");
+    time.fetch_add(day + 1, Ordering::SeqCst);
+    until(|| cache.stats().fetches == 2).await;
+    until(|| cache.stats().entries[0].age == 0).await;
+    drop(task);
+    time.fetch_add(2 * day, Ordering::SeqCst);
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    assert_eq!(cache.stats().fetches, 2);
+}
+
+#[tokio::test]
+async fn a_failed_refresh_leaves_the_entry_in_use_and_is_tried_again_later() {
+    let server = Server::start(normal_routes()).await;
+    let (clock, time) = movable(NOW);
+    let cache = cache_of(&[&server], CacheOptions { clock, ..options() });
+    cache.get(&mock_quote()).await.unwrap();
+    server.set_routes(down());
+    time.fetch_add(2 * 24 * 60 * 60, Ordering::SeqCst);
+    cache.refresh_due().await;
+    cache.refresh_due().await;
+    assert_eq!((cache.stats().fetches, cache.stats().failures), (2, 1));
+    assert!(cache.get(&mock_quote()).await.is_ok());
+    time.fetch_add(REFRESH_RETRY_SECONDS, Ordering::SeqCst);
+    server.set_routes(normal_routes());
+    cache.refresh_due().await;
+    assert_eq!((cache.stats().fetches, cache.stats().failures), (3, 1));
+    assert_eq!(cache.stats().entries[0].age, 0);
+}
+
+#[tokio::test]
+async fn refreshing_drops_entries_that_have_ended() {
+    let server = Server::start(routes_with("short-validity")).await;
+    let expires = collateral_set("short-validity").expires();
+    let (clock, time) = movable(expires);
+    let cache = cache_of(&[&server], CacheOptions { clock, ..options() });
+    cache.get(&mock_quote()).await.unwrap();
+    time.store(expires + 1, Ordering::SeqCst);
+    cache.refresh_due().await;
+    assert!(cache.stats().entries.is_empty());
+}
+
+#[tokio::test]
+async fn a_service_with_older_collateral_does_not_turn_time_back() {
+    let server = Server::start(normal_routes()).await;
+    let short = collateral_set("short-validity");
+    let cache = cache_of(&[&server], CacheOptions { clock: Clock::fixed(short.expires()), ..options() });
+    cache.get(&mock_quote()).await.unwrap();
+    let newer = Arc::new(short);
+    assert!(newer.issued() > collateral_set("good").issued());
+    cache.state().file(MOCK, Arc::clone(&newer), NOW, &options());
+    let kept = cache.keep(MOCK, Ok(collateral_set("good"))).unwrap();
+    assert!(Arc::ptr_eq(&kept, &newer));
+    // Once it has ended, the older issue is better than none.
+    let later = cache_of(&[&server], options());
+    later.state().file(MOCK, newer, NOW, &options());
+    let kept = later.keep(MOCK, Ok(collateral_set("good"))).unwrap();
+    assert_eq!(kept.issued(), collateral_set("good").issued());
+}
+
+#[test]
+fn the_least_recently_used_platform_goes_first() {
+    let options = CacheOptions { capacity: 3, ..options() };
+    let mut state = State::default();
+    let collateral = Arc::new(collateral_set("good"));
+    let key = |n: u8| PlatformKey { fmspc: [n; 6], ca: CaKind::Platform };
+    for n in 0..3 {
+        state.kept(key(n), NOW);
+        state.file(key(n), Arc::clone(&collateral), NOW, &options);
+    }
+    assert!(state.kept(key(0), NOW).is_some());
+    state.file(key(3), Arc::clone(&collateral), NOW, &options);
+    assert!(state.kept(key(1), NOW).is_none());
+    for n in [0, 2, 3] {
+        assert!(state.kept(key(n), NOW).is_some(), "{n}");
+    }
+    assert_eq!(state.entries.len(), 3);
+}
+
+#[test]
+fn remembered_failures_are_bounded() {
+    let mut state = State::default();
+    let error = CollateralError::unavailable(FetchFailure::Deadline);
+    for n in 0..2 * MAX_REFUSALS as u64 {
+        let mut fmspc = [0; 6];
+        fmspc.copy_from_slice(&n.to_be_bytes()[2..]);
+        state.refuse(PlatformKey { fmspc, ca: CaKind::Processor }, &error, &options());
+    }
+    assert_eq!(state.refusals.len(), MAX_REFUSALS);
+}
+
+#[tokio::test]
+async fn an_encrypted_ppid_costs_one_request_and_its_chain_stays_its_own() {
+    let mut routes = normal_routes();
+    let quote = with_encrypted_ppid(&mock_quote(), 2, 256);
+    let path = format!(
+        "/sgx/certification/v4/pckcert?qeid={}&encrypted_ppid={}&cpusvn={}&pcesvn=0201&pceid=0304",
+        "00".repeat(16),
+        "EE".repeat(256),
+        "07".repeat(16),
+    );
+    let plain = mock_quote();
+    let start = plain.windows(10).position(|window| window == b"-----BEGIN").unwrap();
+    let leaf = String::from_utf8(plain[start..].to_vec()).unwrap();
+    let leaf = leaf.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap().to_owned();
+    let headers =
+        vec![("SGX-PCK-Certificate-Issuer-Chain".into(), routes[PCK_CRL_PATH].headers[0].1.clone())];
+    routes.insert(path, Route { headers, body: leaf.into_bytes(), ..Route::status(200) });
+    let server = Server::start(routes).await;
+    let cache = cache_of(&[&server], options());
+    for _ in 0..2 {
+        assert!(cache.get(&quote).await.unwrap().pck_certificate_chain().is_some());
+    }
+    assert_eq!(server.requests().len(), REQUESTS_PER_FETCH + 2);
+    assert_eq!(cache.get(&plain).await.unwrap().pck_certificate_chain(), None);
+    assert_eq!(server.requests().len(), REQUESTS_PER_FETCH + 2);
+}
+
+#[test]
+fn endpoints_are_checked_when_the_cache_is_made() {
+    let bad = CollateralCache::new(&["https://good", "nonsense"], &mock_anchors(), options());
+    assert_eq!(bad.err(), Some(EndpointError::NotHttp { index: 1 }));
+    let none: [&str; 0] = [];
+    assert_eq!(CollateralCache::new(&none, &mock_anchors(), options()).unwrap().stats().endpoints.len(), 1);
+}
+
+#[test]
+fn jitter_takes_off_a_tenth_at_most() {
+    for seconds in [0, 1, 9, 100, 86_400] {
+        for _ in 0..100 {
+            let jittered = jittered(seconds);
+            assert!((seconds - seconds / 10..=seconds).contains(&jittered), "{seconds}: {jittered}");
+        }
+    }
+}
+
+/// Waits, for at most five seconds, until `done`.
+async fn until(done: impl Fn() -> bool) {
+    for _ in 0..500 {
+        if done() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("not in time");
+}

@@ -1,0 +1,264 @@
+//! Quotes of the development PKI and real ones against the answers of the peer's verifier.
+
+use serde_json::Value;
+
+use super::*;
+use crate::collateral::testing::{
+    NOW, bytes_of, collateral_set, json, mock_anchors, mock_quote, other_anchors, real_collateral,
+    real_quote, vector,
+};
+
+const REAL_NOW: u64 = 1_751_000_000;
+
+fn hex_of(value: &Value) -> Vec<u8> {
+    bytes_of(value)
+}
+
+fn assert_report(td: &TdReport, expected: &Value, case: &str) {
+    let registers: [(&str, &[u8]); 15] = [
+        ("tee_tcb_svn", &td.tee_tcb_svn),
+        ("mr_seam", &td.mr_seam),
+        ("mr_signer_seam", &td.mr_signer_seam),
+        ("seam_attributes", &td.seam_attributes),
+        ("td_attributes", &td.td_attributes.to_le_bytes()),
+        ("xfam", &td.xfam),
+        ("mr_td", &td.mr_td),
+        ("mr_config_id", &td.mr_config_id),
+        ("mr_owner", &td.mr_owner),
+        ("mr_owner_config", &td.mr_owner_config),
+        ("rt_mr0", &td.rt_mr[0]),
+        ("rt_mr1", &td.rt_mr[1]),
+        ("rt_mr2", &td.rt_mr[2]),
+        ("rt_mr3", &td.rt_mr[3]),
+        ("report_data", &td.report_data),
+    ];
+    for (name, value) in registers {
+        assert_eq!(value, hex_of(&expected[name]), "{case}: {name}");
+    }
+    assert_eq!(td.mr_service_td.is_some(), expected["type"] == "TD15", "{case}");
+}
+
+fn assert_verified(verified: &VerifiedQuote, expected: &Value, case: &str) {
+    assert_eq!(verified.status(), expected["status"], "{case}");
+    assert_eq!(verified.qe_status(), expected["qe_status"], "{case}");
+    assert_eq!(verified.platform_status(), expected["platform_status"], "{case}");
+    assert_eq!(serde_json::json!(verified.advisory_ids()), expected["advisory_ids"], "{case}");
+    assert_eq!(verified.ppid().as_slice(), hex_of(&expected["ppid"]), "{case}");
+    assert_report(verified.td(), &expected["report"], case);
+    assert_eq!(expected["validate_tcb_error"], Value::Null, "{case}");
+}
+
+#[test]
+fn every_quote_of_the_vectors_gets_the_peers_answer() {
+    let vectors = json("tdx_quotes.json");
+    let cases = vectors["cases"].as_array().unwrap();
+    assert_eq!(cases.len(), 43);
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let set = vectors["collateral"][case["collateral"].as_str().unwrap()].to_string();
+        let anchors = if case["root_ca"] == "mock" { mock_anchors() } else { other_anchors() };
+        let result =
+            Collateral::from_json(set.as_bytes()).map_err(|e| e.to_string()).and_then(|collateral| {
+                let now = case["now"].as_u64().unwrap();
+                verify_quote(&hex_of(&case["quote"]), &collateral, &anchors, now).map_err(|e| e.to_string())
+            });
+        match (result, case["expected"].get("ok")) {
+            (Ok(verified), Some(expected)) => assert_verified(&verified, expected, name),
+            (Err(_), None) => {}
+            (Ok(_), None) => panic!("{name}: verified, the peer refuses it: {}", case["expected"]["error"]),
+            (Err(error), Some(_)) => panic!("{name}: {error}"),
+        }
+    }
+}
+
+#[test]
+fn real_quotes_get_the_peers_answer_at_their_times() {
+    let fixtures = json("fixtures.json");
+    for sample in fixtures["fixtures"]["dcap_qvl_samples"].as_array().unwrap() {
+        let name = sample["name"].as_str().unwrap();
+        let Some(times) = sample["verify"].as_array() else { continue };
+        let quote = vector(&format!("fixtures/dcap-qvl/{name}.bin"));
+        let set = vector(&format!("fixtures/dcap-qvl/{name}_collateral.json"));
+        let collateral = Collateral::from_json(&set).unwrap();
+        for time in times {
+            let now = time["now"].as_u64().unwrap();
+            let result = verify_quote(&quote, &collateral, &TrustAnchors::intel(), now);
+            match (result, time["result"].get("ok")) {
+                (Ok(verified), Some(expected)) => assert_verified(&verified, expected, name),
+                (Err(error), Some(_)) => {
+                    // The peer's library verifies the SGX quote; as evidence of a TD it is refused.
+                    assert_eq!((name, error), ("sgx_quote", TdxError::NotATd));
+                }
+                (result, None) => assert!(result.is_err(), "{name} at {now}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn a_quote_parses_without_collateral() {
+    let text = String::from_utf8(vector("fixtures/dcap-qvl/tdx-quote.hex")).unwrap();
+    let quote = hex::decode(text.trim().trim_start_matches("0x")).unwrap();
+    assert!(TdReport::parse(&quote).is_ok());
+    let td = TdReport::parse(&mock_quote()).unwrap();
+    assert_eq!(td.report_data, [3; 64]);
+    assert_eq!(td.quoted().rt_mr3, td.rt_mr[3]);
+    assert_eq!(TdReport::parse(&vector("fixtures/dcap-qvl/sgx_quote.bin")), Err(TdxError::NotATd));
+    assert!(matches!(TdReport::parse(b"quote"), Err(TdxError::Malformed(_))));
+}
+
+/// A TD report with nothing to object to.
+fn isolated() -> TdReport {
+    let td = TdReport::parse(&mock_quote()).unwrap();
+    assert_eq!(td.check_isolation(), Ok(()));
+    td
+}
+
+#[test]
+fn every_attribute_bit_but_three_is_refused() {
+    for bit in 0..64 {
+        let mut td = isolated();
+        td.td_attributes ^= 1 << bit;
+        let expected = match bit {
+            0..=7 => Err(TdxError::Debug),
+            28 => Err(TdxError::SeptVeEnabled),
+            30 | 31 => Ok(()),
+            _ => Err(TdxError::Attributes(1 << bit)),
+        };
+        assert_eq!(td.check_isolation(), expected, "bit {bit}");
+    }
+}
+
+#[test]
+fn a_foreign_module_and_a_service_td_are_refused() {
+    let mut td = isolated();
+    td.mr_signer_seam[47] = 1;
+    assert_eq!(td.check_isolation(), Err(TdxError::ForeignModule));
+    let mut td = isolated();
+    td.mr_service_td = Some([0; 48]);
+    assert_eq!(td.check_isolation(), Ok(()));
+    td.mr_service_td.as_mut().unwrap()[0] = 1;
+    assert_eq!(td.check_isolation(), Err(TdxError::ServiceTd));
+}
+
+#[test]
+fn collateral_of_another_platform_or_root_is_refused() {
+    let anchors = TrustAnchors::intel();
+    let outdated = vector("fixtures/dcap-qvl/tdx_quote_outdated_collateral.json");
+    let sgx = vector("fixtures/dcap-qvl/sgx_quote_collateral.json");
+    for set in [outdated, sgx] {
+        let collateral = Collateral::from_json(&set).unwrap();
+        assert!(verify_quote(&real_quote(), &collateral, &anchors, collateral.issued()).is_err());
+    }
+    let mock = collateral_set("good");
+    assert!(verify_quote(&real_quote(), &mock, &anchors, REAL_NOW).is_err());
+    assert!(verify_quote(&real_quote(), &mock, &mock_anchors(), REAL_NOW).is_err());
+    assert!(verify_quote(&real_quote(), &real_collateral(), &mock_anchors(), REAL_NOW).is_err());
+    assert!(verify_quote(&mock_quote(), &real_collateral(), &anchors, REAL_NOW).is_err());
+}
+
+#[test]
+fn collateral_is_good_until_its_last_second_and_not_after() {
+    let (anchors, collateral) = (mock_anchors(), collateral_set("short-validity"));
+    let at = |now| verify_quote(&mock_quote(), &collateral, &anchors, now);
+    assert!(at(collateral.expires()).is_ok());
+    assert!(at(collateral.expires() + 1).is_err());
+    assert!(at(collateral.issued()).is_ok());
+    assert!(at(collateral.issued() - 1).is_err());
+}
+
+/// Parts of a version 4 quote that are signed: header and body, attestation key, QE report, QE authentication data.
+/// The signatures themselves count too.
+const SIGNED_PARTS: [(&str, std::ops::Range<usize>); 5] = [
+    ("header and body", 0..632),
+    ("quote signature", 636..700),
+    ("attestation key", 700..764),
+    ("qe report and its signature", 770..1218),
+    ("qe authentication data", 1220..1252),
+];
+
+#[test]
+fn one_flipped_bit_in_a_signed_part_of_the_mock_quote_is_refused() {
+    let (anchors, collateral, quote) = (mock_anchors(), collateral_set("good"), mock_quote());
+    assert!(verify_quote(&quote, &collateral, &anchors, NOW).is_ok());
+    refuse_flips(&quote, &collateral, &anchors, NOW, 3);
+}
+
+#[test]
+fn one_flipped_bit_in_a_signed_part_of_a_real_quote_is_refused() {
+    let (anchors, collateral, quote) = (TrustAnchors::intel(), real_collateral(), real_quote());
+    assert!(verify_quote(&quote, &collateral, &anchors, REAL_NOW).is_ok());
+    refuse_flips(&quote, &collateral, &anchors, REAL_NOW, 7);
+}
+
+fn refuse_flips(quote: &[u8], collateral: &Collateral, anchors: &TrustAnchors, now: u64, stride: usize) {
+    for (part, range) in SIGNED_PARTS {
+        let last = range.end - 1;
+        for at in range.step_by(stride).chain([last]) {
+            let mut flipped = quote.to_vec();
+            flipped[at] ^= 1 << (at % 8);
+            assert!(verify_quote(&flipped, collateral, anchors, now).is_err(), "{part}: byte {at}");
+        }
+    }
+}
+
+#[test]
+fn one_flipped_bit_in_signed_collateral_is_refused() {
+    use rustls_pki_types::pem::PemObject;
+    type Part = fn(&mut dcap_qvl::QuoteCollateralV3) -> &mut [u8];
+    let (anchors, quote) = (TrustAnchors::intel(), real_quote());
+    let good = real_collateral().parts().clone();
+    let parts: [(&str, Part); 4] = [
+        ("root crl", |p| &mut p.root_ca_crl),
+        ("pck crl", |p| &mut p.pck_crl),
+        ("tcb info signature", |p| &mut p.tcb_info_signature),
+        ("qe identity signature", |p| &mut p.qe_identity_signature),
+    ];
+    for (name, part) in parts {
+        let mut copy = good.clone();
+        let length = part(&mut copy).len();
+        for at in (0..length).step_by(1 + length / 40) {
+            let mut parts = good.clone();
+            part(&mut parts)[at] ^= 1 << (at % 8);
+            refuse(parts, &quote, &anchors, &format!("{name}: byte {at}"));
+        }
+    }
+    type Text = fn(&mut dcap_qvl::QuoteCollateralV3) -> &mut String;
+    let texts: [(&str, Text); 2] =
+        [("tcb info", |p| &mut p.tcb_info), ("qe identity", |p| &mut p.qe_identity)];
+    for (name, text) in texts {
+        let mut copy = good.clone();
+        let length = text(&mut copy).len();
+        for at in (0..length).step_by(1 + length / 40) {
+            let mut parts = good.clone();
+            let mut bytes = text(&mut parts).clone().into_bytes();
+            bytes[at] ^= 1;
+            *text(&mut parts) = String::from_utf8(bytes).unwrap();
+            refuse(parts, &quote, &anchors, &format!("{name}: byte {at}"));
+        }
+    }
+    // The signer's certificate: every byte of its DER.
+    let chain = &good.tcb_info_issuer_chain;
+    let signer = rustls_pki_types::CertificateDer::from_pem_slice(chain.as_bytes()).unwrap();
+    for at in (0..signer.len()).step_by(9) {
+        let mut der = signer.to_vec();
+        der[at] ^= 1;
+        let rest = chain.split_once("-----END CERTIFICATE-----").unwrap().1;
+        let mut parts = good.clone();
+        parts.tcb_info_issuer_chain = format!("{}{rest}", crate::certificate::pem(&der).trim_end());
+        refuse(parts, &quote, &anchors, &format!("signer: byte {at}"));
+    }
+}
+
+fn refuse(parts: dcap_qvl::QuoteCollateralV3, quote: &[u8], anchors: &TrustAnchors, case: &str) {
+    let Ok(collateral) = Collateral::new(parts) else { return };
+    assert!(verify_quote(quote, &collateral, anchors, REAL_NOW).is_err(), "{case}");
+}
+
+#[test]
+fn a_reason_is_bounded_and_on_one_line() {
+    let long = format!("a\nb{}", "x".repeat(10_000));
+    let reason = reason(&long);
+    assert_eq!(reason.chars().count(), MAX_REASON_CHARS);
+    assert!(reason.starts_with("abx"));
+}

@@ -1,0 +1,114 @@
+//! The first customer: an app in a CVM of its own, which fetches its keys as every guest does.
+
+use anyhow::{Context as _, Result, bail, ensure};
+use kms_attest::verify::Verifier;
+use kms_client::{AppKeys, BootError, KmsUrl, ServerAttestation, fetch_app_keys};
+use kms_simulator::{Cvm, KeyProvider};
+use serde::{Deserialize, Serialize};
+
+use crate::{
+    narrator::fingerprint,
+    state::StateDir,
+    world::{Machine, World},
+};
+
+/// What the app is: its hash is measured, so other text is another app.
+pub(crate) const COMPOSE: &str = r#"{"manifest_version":2,"name":"hello","runner":"docker-compose","docker_compose_file":"services:\n  hello:\n    image: busybox\n    command: httpd -f\n"}"#;
+
+const FILE: &str = "app-keys.json";
+
+/// An app that waits for its keys.
+pub(crate) struct Guest {
+    machine: Machine,
+    verifier: Verifier,
+}
+
+impl Guest {
+    /// Boots it up to there.
+    pub(crate) async fn boot(world: &World) -> Result<Self> {
+        Ok(Self { machine: world.boot(COMPOSE).await?, verifier: world.verifier()? })
+    }
+
+    /// The CVM it runs in.
+    pub(crate) fn cvm(&self) -> &Cvm {
+        &self.machine.cvm
+    }
+
+    /// Asks the KMS, which must prove that it is one.
+    pub(crate) async fn fetch(&self, kms: KmsUrl) -> Result<Result<AppKeys, BootError>> {
+        let attester = self.machine.attester()?;
+        let vm_config = attester.vm_config().await.context("ask the guest agent for vm_config")?;
+        let server = ServerAttestation::Required(&self.verifier);
+        Ok(fetch_app_keys(&[kms], &attester, server, &vm_config, None).await)
+    }
+
+    /// Measures who gave the keys, as a guest does before it runs its app: from here on anybody who verifies the app
+    /// sees which KMS it depends on.
+    pub(crate) fn finish_boot(&self, keys: &AppKeys) {
+        self.machine.cvm.finish_boot(&KeyProvider::Kms(keys.key_provider.clone()));
+    }
+}
+
+/// What the sandbox shows and remembers of the keys: never the keys.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(crate) struct Fingerprints {
+    pub(crate) disk: String,
+    pub(crate) env: String,
+    pub(crate) k256: String,
+}
+
+/// Whether an earlier run got keys too. If so they are the same: otherwise the app could not open its disk.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Memory {
+    First,
+    Same,
+}
+
+impl Fingerprints {
+    pub(crate) fn of(keys: &AppKeys) -> Self {
+        Self {
+            disk: fingerprint(&keys.response.disk_crypt_key),
+            env: fingerprint(&keys.response.env_crypt_key),
+            k256: fingerprint(&keys.response.k256_key),
+        }
+    }
+
+    /// Compares with the earlier run, or remembers for the next.
+    pub(crate) fn remember(&self, state: &StateDir) -> Result<Memory> {
+        match state.read(FILE)? {
+            None => {
+                state.write(FILE, &serde_json::to_string_pretty(self)?)?;
+                Ok(Memory::First)
+            }
+            Some(text) => {
+                let path = state.path().join(FILE);
+                let Ok(earlier) = serde_json::from_str::<Self>(&text) else {
+                    bail!("{} is not what this program wrote", path.display())
+                };
+                ensure!(
+                    earlier == *self,
+                    "the keys of the app are not those of the earlier run ({})",
+                    path.display()
+                );
+                Ok(Memory::Same)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn other_keys_than_before_are_an_error() {
+        let home = tempfile::tempdir().expect("directory");
+        let state = StateDir::open(Some(home.path().to_owned())).expect("state");
+        let keys = Fingerprints { disk: "00".into(), env: "01".into(), k256: "02".into() };
+        assert_eq!(keys.remember(&state).expect("first"), Memory::First);
+        assert_eq!(keys.remember(&state).expect("same"), Memory::Same);
+        let other = Fingerprints { disk: "ff".into(), ..keys };
+        assert!(other.remember(&state).is_err());
+    }
+}

@@ -1,0 +1,181 @@
+//! The KMS under show: its configuration, its life in this process, and its onboarding through its own API.
+
+use std::{
+    net::{Ipv4Addr, SocketAddr},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use cvm_kms::{
+    app::{AppError, Kms as Service, Running},
+    config::Config,
+};
+use kms_attest::{certificate, ra_tls};
+use kms_client::{
+    Connection, KmsUrl, Trust,
+    proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse},
+};
+
+use crate::{state::StateDir, world::World};
+
+/// How long the change from onboarding to serving may take.
+const SWITCH_TIME: Duration = Duration::from_secs(30);
+/// How long running requests get when the sandbox ends.
+const STOP_TIME: Duration = Duration::from_secs(10);
+
+/// A KMS that runs in this process.
+pub(crate) struct Kms {
+    running: Running,
+    address: SocketAddr,
+}
+
+impl Kms {
+    /// Starts it on `port` of 127.0.0.1 with the keys in the state directory, or without.
+    pub(crate) async fn start(state: &StateDir, world: &World, port: u16) -> Result<Self> {
+        let text = configuration(state, world, port);
+        state.write("kms.toml", &text)?;
+        let (config, _) = Config::from_toml(&text).context("the sandbox's own kms.toml")?;
+        let running = Service::start(config).await.map_err(|error| match error {
+            AppError::Listen { address, source } => anyhow!(source)
+                .context(format!("cannot listen on {address}; choose another port with --port")),
+            error => anyhow!(error).context("the KMS does not start"),
+        })?;
+        let address = SocketAddr::from((Ipv4Addr::LOCALHOST, running.address().port()));
+        Ok(Self { running, address })
+    }
+
+    /// `https://127.0.0.1:<port>`
+    pub(crate) fn base(&self) -> String {
+        format!("https://{}", self.address)
+    }
+
+    /// Its URL as clients configure it.
+    pub(crate) fn url(&self) -> KmsUrl {
+        self.base().parse().expect("an address and a port make a URL")
+    }
+
+    /// A KMS without keys as an operator sees it: nothing vouches for the server yet.
+    pub(crate) async fn onboarding(&self) -> Result<Onboarding> {
+        let connection = Connection::open(&self.url(), Trust::DangerousAnyServer, None).await?;
+        Ok(Onboarding { connection })
+    }
+
+    /// Waits until it serves keys under the root CA in the state directory.
+    pub(crate) async fn serving(&mut self, state: &StateDir) -> Result<(Connection, String)> {
+        let deadline = Instant::now() + SWITCH_TIME;
+        loop {
+            let attempt = self.reach(state).await;
+            match attempt {
+                Ok(reached) => return Ok(reached),
+                Err(error) if Instant::now() > deadline => {
+                    return Err(error.context("the KMS does not serve keys"));
+                }
+                Err(_) => {}
+            }
+            tokio::select! {
+                ended = self.running.stopped() => {
+                    ended?;
+                    bail!("the KMS ended");
+                }
+                () = tokio::time::sleep(Duration::from_millis(20)) => {}
+            }
+        }
+    }
+
+    async fn reach(&self, state: &StateDir) -> Result<(Connection, String)> {
+        let path = state.root_ca();
+        let root = std::fs::read_to_string(&path).with_context(|| format!("read {}", path.display()))?;
+        let connection = Connection::open(&self.url(), Trust::RootCa(&root), None).await?;
+        let meta = connection.meta().await?;
+        ensure!(meta.ca_cert == root, "GetMeta shows another root CA than {}", path.display());
+        Ok((connection, root))
+    }
+
+    /// Waits until it ends by itself, which it should not.
+    pub(crate) async fn ended(&mut self) -> Result<()> {
+        self.running.stopped().await?;
+        bail!("the KMS ended")
+    }
+
+    /// Lets running requests finish.
+    pub(crate) async fn stop(self) {
+        // At its end nobody is left to be told.
+        let _ = tokio::time::timeout(STOP_TIME, self.running.stop()).await;
+    }
+}
+
+/// The onboarding API.
+pub(crate) struct Onboarding {
+    connection: Connection,
+}
+
+impl Onboarding {
+    pub(crate) async fn measurements(&self) -> Result<AttestationInfoResponse> {
+        Ok(self.connection.call("Onboard.GetAttestationInfo", &()).await?)
+    }
+
+    pub(crate) async fn bootstrap(&self) -> Result<BootstrapResponse, kms_client::CallError> {
+        let request = BootstrapRequest { domain: Ipv4Addr::LOCALHOST.to_string() };
+        self.connection.call("Onboard.Bootstrap", &request).await
+    }
+
+    pub(crate) async fn finish(self) -> Result<()> {
+        Ok(self.connection.call("Onboard.Finish", &()).await?)
+    }
+}
+
+/// The public key of a certificate (SubjectPublicKeyInfo DER): what clients know a root CA by.
+pub(crate) fn public_key(certificate_pem: &str) -> Result<Vec<u8>> {
+    Ok(ra_tls::spki_of(&certificate::der(certificate_pem)?)?)
+}
+
+fn configuration(state: &StateDir, world: &World, port: u16) -> String {
+    let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
+    let path = |path: std::path::PathBuf| text(&path.display().to_string());
+    format!(
+        r#"# Written by kms-sandbox at each start.
+
+[rpc]
+address = "127.0.0.1"
+port = {port}
+
+[core]
+cert_dir = {certs}
+site_name = "kms-sandbox"
+
+[core.attestation]
+insecure_allow_external_trust_anchors = true  # the hardware is simulated
+
+[core.attestation.urls]
+pccs = {pccs}
+
+[core.attestation.root_ca]
+tdx = {root}
+
+[core.attester]
+type = "guest_agent"
+address = {agent}
+
+[core.image]
+verify = false  # a simulated CVM boots no OS image
+cache_dir = {images}
+
+[core.auth_api]
+type = "allowlist"
+
+[core.auth_api.allowlist]
+path = {policy}
+strict_devices = true
+
+[core.onboard]
+address = "127.0.0.1"
+port = {port}
+"#,
+        certs = path(state.certs()),
+        pccs = text(&world.pccs_url()),
+        root = path(state.hardware_root()),
+        agent = text(world.kms_agent()),
+        images = path(state.images()),
+        policy = path(state.policy()),
+    )
+}

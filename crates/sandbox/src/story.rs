@@ -1,0 +1,205 @@
+//! The order of events, from bare hardware to an app that has its keys.
+
+use std::time::Instant;
+
+use anyhow::{Context as _, Result, ensure};
+use cvm_kms::keys::statement;
+use kms_attest::{
+    evidence::Evidence,
+    verify::{Binding, Verifier},
+};
+use kms_client::{CallError, ServerAttestation, proto::BootstrapResponse};
+
+use crate::{
+    allow::{self, Entry},
+    curl,
+    guest::{Fingerprints, Guest, Memory},
+    kms::{self, Kms},
+    narrator::{Narrator, fingerprint},
+    state::StateDir,
+    world::World,
+};
+
+/// Everything that runs, for as long as it runs.
+pub(crate) struct Story {
+    state: StateDir,
+    port: u16,
+    // Declared before what they depend on: dropped first.
+    guest: Option<Guest>,
+    kms: Option<Kms>,
+    world: Option<World>,
+}
+
+impl Story {
+    pub(crate) fn new(state: StateDir, port: u16) -> Self {
+        Self { state, port, guest: None, kms: None, world: None }
+    }
+
+    /// Tells it, and leaves everything running.
+    pub(crate) async fn tell(&mut self, narrator: &mut Narrator) -> Result<()> {
+        narrator.opening("kms-sandbox: a KMS and a confidential VM on simulated TDX hardware");
+        narrator.note(format_args!("state in {}", self.state.path().display()));
+        let Self { state, port, guest, kms, world } = self;
+
+        narrator.chapter("Hardware");
+        let world = world.insert(World::start(state).await?);
+        narrator.note("a software TDX machine; its own root stands where Intel's would stand");
+        narrator.fact("device", hex::encode(world.platform().device_id()));
+        narrator.fact("collateral", world.pccs_url());
+        let verifier = world.verifier()?;
+
+        narrator.chapter("KMS");
+        let had_keys = state.has_keys();
+        let kms = kms.insert(Kms::start(state, world, *port).await?);
+        narrator.fact("address", kms.base());
+        narrator.fact("policy", state.policy().display());
+        if had_keys {
+            narrator.good("keys found", "onboarding was done by an earlier run");
+        } else {
+            narrator.note("runs in a CVM of its own and has no keys yet: it can only be onboarded");
+            onboard(narrator, state, kms, &verifier).await?;
+        }
+        serve(narrator, state, kms, &verifier).await?;
+
+        narrator.chapter("Confidential VM");
+        let guest = guest.insert(Guest::boot(world).await?);
+        release(narrator, state, kms, guest).await
+    }
+
+    /// What to do while it runs.
+    pub(crate) fn invite(&self, narrator: &mut Narrator) {
+        let (Some(kms), Some(guest)) = (&self.kms, &self.guest) else { return };
+        narrator.chapter("Yours");
+        narrator.note("the KMS stays up until Ctrl-C; paste into another terminal:");
+        narrator.command("");
+        for line in curl::lines(&kms.base(), &self.state.root_ca(), guest.cvm().app_id()) {
+            narrator.command(line);
+        }
+        narrator.command("");
+        narrator.fact("audit log", self.state.certs().join("audit.jsonl").display());
+        narrator.fact("log", self.state.log().display());
+        narrator.fact("configuration", self.state.config().display());
+        narrator.fact("start over", format_args!("remove {}", self.state.path().display()));
+    }
+
+    /// Waits until the KMS ends by itself, which it should not.
+    pub(crate) async fn kms_ended(&mut self) -> Result<()> {
+        match &mut self.kms {
+            Some(kms) => kms.ended().await,
+            None => Ok(()),
+        }
+    }
+
+    /// Stops what runs.
+    pub(crate) async fn end(mut self) {
+        if let Some(kms) = self.kms.take() {
+            kms.stop().await;
+        }
+    }
+}
+
+/// What an operator does: read the measurements, allow them, make the keys, check what was made.
+async fn onboard(narrator: &mut Narrator, state: &StateDir, kms: &Kms, verifier: &Verifier) -> Result<()> {
+    narrator.chapter("Onboarding");
+    let onboarding = kms.onboarding().await?;
+    let measured = onboarding.measurements().await?;
+    narrator.note("the KMS attests itself; this is what an operator has to allow:");
+    narrator.fact("mr_aggregated", hex::encode(&measured.mr_aggregated));
+    narrator.fact("os_image_hash", hex::encode(&measured.os_image_hash));
+    narrator.fact("device_id", hex::encode(&measured.device_id));
+
+    narrator.waiting("asking it to make root keys");
+    let mut answer = onboarding.bootstrap().await;
+    if let Err(CallError::Refused { message, .. }) = &answer {
+        let entry = allow::kms(state, &measured.mr_aggregated, &measured.device_id, &measured.os_image_hash)?;
+        ensure!(entry == Entry::New, "the KMS is allowed and makes no keys: {message}");
+        narrator.refused(message);
+        narrator.good("allowed", "all three entered into auth-config.json");
+        narrator.waiting("asking it again");
+        answer = onboarding.bootstrap().await;
+    }
+    let made = answer?;
+    narrator.good("bootstrapped", "root keys made inside the KMS's CVM; they do not leave it");
+    narrator.fact("root CA", format_args!("{} (SHA-256 of its public key)", fingerprint(&made.ca_pubkey)));
+    narrator.fact("root k256", hex::encode(&made.k256_pubkey));
+    check_statement(&made, verifier).await?;
+    narrator.good("verified", "a quote of that CVM vouches for both public keys");
+    onboarding.finish().await
+}
+
+/// What an auditor does with the answer of Bootstrap, at any later time.
+async fn check_statement(made: &BootstrapResponse, verifier: &Verifier) -> Result<()> {
+    let evidence = Evidence::decode(&made.attestation).context("the attestation of the new keys")?;
+    let k256 = made.k256_pubkey.as_slice().try_into().context("the root k256 public key is not 33 bytes")?;
+    let expected = statement::bootstrap_report_data(&made.ca_pubkey, k256);
+    verifier
+        .verify(&evidence, Binding::ReportData(&expected))
+        .await
+        .context("the attestation of the new keys does not verify")?;
+    Ok(())
+}
+
+/// Waits for the switch and looks at the KMS from outside.
+async fn serve(narrator: &mut Narrator, state: &StateDir, kms: &mut Kms, verifier: &Verifier) -> Result<()> {
+    narrator.chapter("Serving");
+    narrator.waiting("waiting for the KMS to serve keys");
+    let (connection, root) = kms.serving(state).await?;
+    let verified = connection
+        .verify_server(ServerAttestation::Required(verifier))
+        .await
+        .context("the KMS's certificate")?
+        .context("the KMS's certificate carries no attestation")?;
+    let meta = connection.meta().await?;
+    narrator.good(
+        "serving",
+        format_args!("{} under root CA {}", kms.base(), fingerprint(&kms::public_key(&root)?)),
+    );
+    narrator.good(
+        "verified",
+        format_args!("its certificate carries a quote, TCB status {}", verified.tcb_status()),
+    );
+    narrator.fact("relaxed", meta.relaxed_settings.join(", "));
+    Ok(())
+}
+
+/// Denied until allowed; then the keys.
+async fn release(narrator: &mut Narrator, state: &StateDir, kms: &Kms, guest: &Guest) -> Result<()> {
+    let cvm = guest.cvm();
+    narrator.note("an app boots on the same machine; measured before it runs:");
+    narrator.fact("app_id", hex::encode(cvm.app_id()));
+    narrator.fact("compose_hash", hex::encode(cvm.compose_hash()));
+    narrator.fact("os_image_hash", hex::encode(cvm.os_image_hash()));
+    let device = cvm.platform().device_id();
+
+    narrator.waiting("asking for keys");
+    let mut started = Instant::now();
+    let mut answer = guest.fetch(kms.url()).await?;
+    if let Err(refusal) = &answer {
+        let entry = allow::app(state, cvm.app_id(), cvm.compose_hash(), &device, cvm.os_image_hash())?;
+        ensure!(entry == Entry::New, "the app is allowed and gets no keys: {refusal}");
+        narrator.refused(refusal);
+        narrator.good("allowed", "app, compose hash and device entered into auth-config.json");
+        narrator.waiting("asking for keys again");
+        started = Instant::now();
+        answer = guest.fetch(kms.url()).await?;
+    }
+    let keys = answer?;
+    let took = started.elapsed();
+
+    let server = keys.server.as_ref().context("the KMS showed no attestation")?;
+    narrator.good(
+        "verified",
+        format_args!("the KMS by the CVM (kms:rpc, {}), the CVM by the KMS", server.tcb_status()),
+    );
+    narrator.good("released", format_args!("over RA-TLS, in {} ms; SHA-256 begins with", took.as_millis()));
+    let shown = Fingerprints::of(&keys);
+    narrator.fact("  disk key", &shown.disk);
+    narrator.fact("  env key", &shown.env);
+    narrator.fact("  k256 key", &shown.k256);
+    if shown.remember(state)? == Memory::Same {
+        narrator.good("the same keys", "as in the earlier run: the app can open its disk");
+    }
+    guest.finish_boot(&keys);
+    narrator.good("key provider", format_args!("measured by the CVM: {}", fingerprint(&keys.key_provider)));
+    Ok(())
+}
