@@ -4,14 +4,15 @@ use std::{
     fs, io,
     net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
-    sync::Arc,
+    sync::{Arc, OnceLock},
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use kms_attest::{
-    attester::{Attester, AttesterError, ConfigfsTsm},
+    attester::{Attester, AttesterError, ConfigfsTsm, GuestAgent},
     certificate::{self, CertificateSpec, Role},
     collateral::{CacheOptions, CacheStats, CollateralCache, EndpointError},
+    evidence::Evidence,
     p256::P256Key,
     trust::{TrustAnchors, TrustError},
     verify::Verifier,
@@ -35,11 +36,11 @@ use crate::{
     operator::{BadHtpasswd, Credentials, OperatorToken, Users},
     policy::{Policy, SetupError},
     service::{
+        METHODS,
         admin::AdminService,
         kms::{self, KmsService},
         meta::Meta,
-        METHODS,
-        onboard::{self, OnboardService, Tee},
+        onboard::{self, OnboardService, Tee, UnattestedAutoBootstrap},
     },
     store::{KeyDirectory, Permissions, StoreError},
     transport::{
@@ -106,6 +107,9 @@ pub enum AppError {
     /// The kernel gives a quote, and the events that explain it come from a file.
     #[error("core.attester.event_log must name the file with the runtime events of this machine")]
     NoEventLog,
+    /// A task of ours ended in a panic.
+    #[error("internal error")]
+    Panicked(#[source] tokio::task::JoinError),
     /// A listener cannot be had.
     #[error("cannot listen on {address}")]
     Listen {
@@ -125,12 +129,6 @@ pub enum AppError {
     /// The htpasswd file is malformed.
     #[error("core.admin.htpasswd_file: {0}")]
     Htpasswd(#[from] BadHtpasswd),
-    /// The admin listener would serve anyone.
-    #[error(
-        "admin API is enabled but neither auth_token nor htpasswd_file is configured; \
-         set one, or core.admin.insecure_no_auth = true"
-    )]
-    AdminWithoutCredentials,
 }
 
 /// The service.
@@ -141,7 +139,7 @@ pub struct Kms;
 #[derive(Debug)]
 pub struct Running {
     address: SocketAddr,
-    admin_address: Option<SocketAddr>,
+    admin_address: Arc<OnceLock<SocketAddr>>,
     stop: watch::Sender<bool>,
     life: JoinHandle<Result<(), AppError>>,
 }
@@ -189,9 +187,7 @@ impl Kms {
         let serving = Serving::prepare(&shared, ready).await?;
         let address = listener.address()?;
         let admin = serving.bind_admin(&shared).await?;
-        let admin_address = admin.as_ref().map(|(listener, _)| listener.local_addr()).transpose().map_err(
-            |source| AppError::Listen { address, source },
-        )?;
+        let admin_address = Arc::clone(&shared.admin_address);
         let life = tokio::spawn(async move { serving.live(&shared, listener, admin, stopping).await });
         Ok(Running { address, admin_address, stop, life })
     }
@@ -211,18 +207,23 @@ impl Kms {
         let mut finished = service.finished();
         let token = config.core.onboard.auth_token.as_ref().map(|token| OperatorToken::new(token.expose()));
         if token.is_none() {
-            tracing::warn!("onboarding is open to whoever reaches {address} first; core.onboard.auth_token guards it");
+            tracing::warn!(
+                "onboarding is open to whoever reaches {address} first; core.onboard.auth_token guards it"
+            );
         }
-        let router = transport::onboarding(Arc::clone(&service), token).await;
+        let router = transport::onboarding(Arc::clone(&service), &config.core.onboard.limits, token).await;
         let phase = Phase {
             number: 0,
             tls: Some(tls::onboarding(ephemeral_leaf(config.core.onboard.address)?)?),
             plain: PlainHttp::Served,
-            front: Arc::new(Front::new(router, Arc::clone(&shared.metrics)).limited(Arc::clone(&shared.limit))),
+            front: Arc::new(
+                Front::new(router, Arc::clone(&shared.metrics)).limited(Arc::clone(&shared.limit)),
+            ),
         };
         let (phases, phase) = watch::channel(phase);
         let accepting =
             tokio::spawn(listener::serve(listener, phase, shared.bounds(), Arc::clone(&shared.metrics)));
+        let admin_address = Arc::clone(&shared.admin_address);
         shared.audit.note(started("onboarding", &shared.posture));
         tracing::info!(%address, "onboarding: open the page, or call Bootstrap or Onboard, then Finish");
         let life = tokio::spawn(async move {
@@ -248,7 +249,7 @@ impl Kms {
             };
             serving.live(&shared, listener, admin, stopping).await
         });
-        Ok(Running { address, admin_address: None, stop, life })
+        Ok(Running { address, admin_address, stop, life })
     }
 }
 
@@ -258,9 +259,9 @@ impl Running {
         self.address
     }
 
-    /// Where the admin service listens, if keys existed at the start.
+    /// Where the admin service listens, if it is enabled and keys are served.
     pub fn admin_address(&self) -> Option<SocketAddr> {
-        self.admin_address
+        self.admin_address.get().copied()
     }
 
     /// Waits until the service ends by itself.
@@ -298,13 +299,16 @@ struct Shared {
     metrics: Arc<Metrics>,
     limit: Arc<AddressLimit>,
     posture: Posture,
+    admin_address: Arc<OnceLock<SocketAddr>>,
 }
 
 impl Shared {
     fn new(config: &Arc<Config>) -> Result<Self, AppError> {
         let core = &config.core;
         let attester = Arc::new(match &core.attester {
-            config::Attester::GuestAgent { address } => Attester::from_env_or(address.as_deref())?,
+            config::Attester::GuestAgent { address: Some(address) } => Attester::at(address)?,
+            // The configuration has looked at the environment already.
+            config::Attester::GuestAgent { address: None } => Attester::GuestAgent(GuestAgent::usual()),
             config::Attester::ConfigfsTsm { event_log } => {
                 let event_log = event_log.clone().ok_or(AppError::NoEventLog)?;
                 Attester::ConfigfsTsm(ConfigfsTsm::new(event_log, String::new()))
@@ -323,7 +327,7 @@ impl Shared {
             true => OwnStanding::enforced(Arc::clone(&attester), Arc::clone(&verifier), Arc::clone(&policy)),
             false => OwnStanding::waived(),
         });
-        let mut posture = config.posture(config::ImageVerification::Available);
+        let mut posture = config.posture();
         if let Some(relaxation) = policy.relaxation() {
             posture.relax(relaxation);
         }
@@ -342,6 +346,7 @@ impl Shared {
             standing,
             metrics,
             posture,
+            admin_address: Arc::default(),
         })
     }
 
@@ -390,8 +395,9 @@ impl Shared {
     }
 
     fn onboard_service(&self, onboarding: Onboarding) -> OnboardService {
+        let core = &self.config.core;
         OnboardService::new(onboard::Parts {
-            onboarding,
+            onboarding: Arc::new(onboarding),
             attester: Arc::clone(&self.attester),
             verifier: Arc::clone(&self.verifier),
             policy: Arc::clone(&self.policy),
@@ -399,6 +405,10 @@ impl Shared {
             audit: Arc::clone(&self.audit),
             site_name: self.config.core.site_name.clone(),
             tee: if self.config.core.insecure_no_tee { Tee::InsecureAbsent } else { Tee::Present },
+            unattested_auto_bootstrap: match (core.attest_rpc_cert, core.enforce_self_authorization) {
+                (false, false) => UnattestedAutoBootstrap::Tolerated,
+                _ => UnattestedAutoBootstrap::Refused,
+            },
         })
     }
 
@@ -449,8 +459,7 @@ impl Serving {
         let relaxed = shared.posture.codes().map(str::to_owned).collect();
         let meta = Arc::new(Meta::new(&ready, Arc::clone(&shared.policy), relaxed));
         let images = ImageCache::new(core.image.cache_dir.clone());
-        let operator =
-            core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| shared.admin_token());
+        let operator = core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| shared.admin_token());
         let service = Arc::new(KmsService::new(kms::Parts {
             ready: Arc::clone(&ready),
             admission: Admission::new(
@@ -467,7 +476,7 @@ impl Serving {
             operator,
         }));
         let shown = core.metrics.enabled.then(|| Arc::clone(&shared.metrics));
-        let router = transport::kms(service, shown).await;
+        let router = transport::kms(service, &shared.config.rpc.limits, shown).await;
         let front =
             Front::new(router, Arc::clone(&shared.metrics)).limited(Arc::clone(&shared.limit)).versioned();
         let phase = Phase {
@@ -489,17 +498,21 @@ impl Serving {
             None => Users::default(),
         };
         let token = shared.admin_token();
+        // Without either, the configuration was refused unless it says so.
         let credentials = match (&token, &admin.htpasswd_file, admin.insecure_no_auth) {
-            (None, None, false) => return Err(AppError::AdminWithoutCredentials),
             (None, None, true) => Credentials::NoneNeeded,
             _ => Credentials::Needed { token, users },
         };
-        let router = transport::admin(Arc::new(AdminService::new(self.images.clone())));
+        let router = transport::admin(Arc::new(AdminService::new(self.images.clone())), &admin.limits);
         let front = Front::new(router, Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
             .guarded(credentials);
         let phase = Phase { number: 1, tls: None, plain: PlainHttp::Served, front: Arc::new(front) };
-        Ok(Some((bind(SocketAddr::new(admin.address, admin.port)).await?, phase)))
+        let address = SocketAddr::new(admin.address, admin.port);
+        let listener = bind(address).await?;
+        let actual = listener.local_addr().map_err(|source| AppError::Listen { address, source })?;
+        let _ = shared.admin_address.set(actual);
+        Ok(Some((listener, phase)))
     }
 
     /// Serves until `stopping`, then lets running requests finish.
@@ -588,7 +601,9 @@ impl Renewal {
             }
             match self.renew(now).await {
                 Ok(()) => issued = now,
-                Err(error) => tracing::error!(%error, "the TLS certificate could not be renewed; the old one serves on"),
+                Err(error) => {
+                    tracing::error!(%error, "the TLS certificate could not be renewed; the old one serves on")
+                }
             }
         }
     }
@@ -598,19 +613,28 @@ impl Renewal {
             Some(attester) => Some(attester.attest(self.ready.rpc_report_data()).await?),
             None => None,
         };
-        let certificate = self.ready.issue_rpc_leaf(evidence.as_ref(), now)?;
+        let certificate = issued(&self.ready, evidence, now).await?;
         Ok(self.leaf.swap(vec![certificate], &self.ready.rpc_key_der())?)
     }
 }
 
-async fn issue_leaf(shared: &Shared, ready: &Ready) -> Result<CertificateDer<'static>, AppError> {
+async fn issue_leaf(shared: &Shared, ready: &Arc<Ready>) -> Result<CertificateDer<'static>, AppError> {
     let evidence = match shared.config.core.attest_rpc_cert {
-        true => {
-            Some(shared.attester.attest(ready.rpc_report_data()).await.map_err(AppError::Unattested)?)
-        }
+        true => Some(shared.attester.attest(ready.rpc_report_data()).await.map_err(AppError::Unattested)?),
         false => None,
     };
-    Ok(ready.issue_rpc_leaf(evidence.as_ref(), SystemTime::now())?)
+    issued(ready, evidence, SystemTime::now()).await
+}
+
+/// Issues the TLS certificate and keeps it, off the workers: the disk may be slow.
+async fn issued(
+    ready: &Arc<Ready>,
+    evidence: Option<Evidence>,
+    now: SystemTime,
+) -> Result<CertificateDer<'static>, AppError> {
+    let ready = Arc::clone(ready);
+    let issue = tokio::task::spawn_blocking(move || ready.issue_rpc_leaf(evidence.as_ref(), now));
+    Ok(issue.await.map_err(AppError::Panicked)??)
 }
 
 /// A self-signed certificate that lives as long as the onboarding phase.

@@ -64,7 +64,9 @@ async fn clear(directory: PathBuf, key: &str, endings: &[&str]) -> Result<(), Ca
 }
 
 fn is_hash(key: &str) -> bool {
-    key.len() <= LONGEST_KEY && key.len().is_multiple_of(2) && key.bytes().all(|byte| byte.is_ascii_hexdigit())
+    key.len() <= LONGEST_KEY
+        && key.len().is_multiple_of(2)
+        && key.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 async fn remove(path: &Path) -> Result<(), CacheError> {

@@ -91,8 +91,8 @@ impl Metrics {
             requests: counters(
                 r,
                 "cvm_kms_requests_total",
-                "Requests by method and result.",
-                &["method", "result"],
+                "Answered requests by method and HTTP status.",
+                &["method", "status"],
             )?,
             latency: {
                 let opts =
@@ -126,11 +126,11 @@ impl Metrics {
                 "Requests and connections turned away by limit.",
                 &["limit"],
             )?,
-            audit_records: counter(r, "cvm_kms_audit_records_total", "Audit records on disk.")?,
+            audit_records: counter(r, "cvm_kms_audit_records_total", "Releases recorded in the audit log.")?,
             audit_failures: counter(
                 r,
                 "cvm_kms_audit_failures_total",
-                "Audit records that could not be written.",
+                "Releases that could not be recorded, and so did not happen.",
             )?,
             connections: gauge(r, "cvm_kms_connections", "Open connections.")?,
             ready: gauge(r, "cvm_kms_ready", "1 if keys are served, 0 while onboarding.")?,
@@ -225,12 +225,12 @@ impl Metrics {
         self.shed.with_label_values(&["unauthenticated_per_second"]).inc();
     }
 
-    /// Counts a record on disk.
+    /// Counts a release that is recorded.
     pub fn audit_recorded(&self) {
         self.audit_records.inc();
     }
 
-    /// Counts a record that could not be written.
+    /// Counts a release that could not be recorded.
     pub fn audit_failed(&self) {
         self.audit_failures.inc();
     }

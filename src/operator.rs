@@ -112,7 +112,8 @@ impl Credentials {
         if text("x-admin-token").is_some_and(is_token) {
             return true;
         }
-        let Some((scheme, rest)) = text(header::AUTHORIZATION.as_str()).and_then(|value| value.split_once(' '))
+        let Some((scheme, rest)) =
+            text(header::AUTHORIZATION.as_str()).and_then(|value| value.split_once(' '))
         else {
             return false;
         };
@@ -151,7 +152,9 @@ mod tests {
     }
 
     fn credentials() -> Credentials {
-        let hash = bcrypt::hash_with_result("pass word", 4).expect("bcrypt").format_for_version(bcrypt::Version::TwoY);
+        let hash = bcrypt::hash_with_result("pass word", 4)
+            .expect("bcrypt")
+            .format_for_version(bcrypt::Version::TwoY);
         let users = Users::parse(&format!("# people\n\nalice:{hash}\n")).expect("file");
         Credentials::Needed { token: Some(OperatorToken::new("s3cret")), users }
     }

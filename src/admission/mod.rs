@@ -86,7 +86,12 @@ pub struct Admission {
 
 impl Admission {
     /// Admission by `verifier`, then `policy`, then `image`; outcomes are counted.
-    pub fn new(verifier: Arc<Verifier>, policy: Arc<Policy>, image: ImageCheck, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        verifier: Arc<Verifier>,
+        policy: Arc<Policy>,
+        image: ImageCheck,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         Self { verifier, policy, image, metrics }
     }
 

@@ -47,11 +47,7 @@ impl Peer {
     ///
     /// # Errors
     /// [`Refusal::NoAttestation`], [`Refusal::BadEvidence`], [`Refusal::CollateralUnavailable`].
-    pub async fn evidence(
-        &self,
-        verifier: &Verifier,
-        metrics: &Metrics,
-    ) -> Result<Arc<Verified>, Refusal> {
+    pub async fn evidence(&self, verifier: &Verifier, metrics: &Metrics) -> Result<Arc<Verified>, Refusal> {
         let Some(certificate) = &self.certificate else { return Err(Refusal::NoAttestation) };
         let mut memory = self.memory.lock().await;
         match &*memory {

@@ -47,7 +47,12 @@ pub struct OwnStanding {
 enum Requirement {
     /// `core.enforce_self_authorization = false`.
     Waived,
-    Enforced { attester: Arc<Attester>, verifier: Arc<Verifier>, policy: Arc<Policy>, own: ArcSwapOption<Own> },
+    Enforced {
+        attester: Arc<Attester>,
+        verifier: Arc<Verifier>,
+        policy: Arc<Policy>,
+        own: ArcSwapOption<Own>,
+    },
 }
 
 /// What we are, for as long as the collateral that vouched for it lasts.

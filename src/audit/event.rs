@@ -64,6 +64,11 @@ pub enum Event {
         /// How much was cut off.
         dropped_bytes: u64,
     },
+    /// Refusals came faster than they are recorded.
+    Suppressed {
+        /// How many are missing here.
+        events: u64,
+    },
     /// Root keys were generated.
     KeysBootstrapped {
         /// Domain of the server certificate.

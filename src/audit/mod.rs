@@ -2,13 +2,16 @@
 
 mod chain;
 mod event;
+mod pace;
 mod writer;
 
 use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::thread::JoinHandle;
+use std::time::Instant;
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
@@ -17,6 +20,7 @@ pub use chain::LinkProblem;
 pub use event::{Event, Subject};
 
 use chain::{Link, MAX_LINE};
+use pace::{Admission, Pace};
 use writer::{Entry, Writer};
 
 /// Proof that an event is on disk. Only [`Audit::record`] makes one.
@@ -79,6 +83,7 @@ pub enum AuditError {
 pub struct Audit {
     queue: Option<mpsc::Sender<Entry>>,
     writer: Option<JoinHandle<()>>,
+    pace: Mutex<Pace>,
 }
 
 /// Callers wait where more events than this are not on disk yet.
@@ -94,7 +99,8 @@ impl Audit {
             .name("audit".to_owned())
             .spawn(move || writer.run(entries))
             .map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
-        Ok(Self { queue: Some(queue), writer: Some(writer) })
+        let pace = Mutex::new(Pace::new(Instant::now()));
+        Ok(Self { queue: Some(queue), writer: Some(writer), pace })
     }
 
     /// Returns once the event is on disk. Events that wait together share one write and one sync.
@@ -106,19 +112,27 @@ impl Audit {
         acknowledged.await.unwrap_or(Err(AuditError::Stopped))
     }
 
-    /// Records an event that nothing waits for. It is lost, and the log says so, when too many are waiting.
+    /// Records an event that nothing waits for, unless too many come at once: those are counted, and the count is
+    /// recorded.
     pub fn note(&self, event: Event) {
-        let noted = event.fields().and_then(|fields| {
-            let queue = self.queue.as_ref().ok_or(AuditError::Stopped)?;
-            let (acknowledge, _) = oneshot::channel();
-            queue.try_send(Entry { fields, acknowledge }).map_err(|error| match error {
-                TrySendError::Full(_) => AuditError::Overloaded,
-                TrySendError::Closed(_) => AuditError::Stopped,
-            })
-        });
-        if let Err(error) = noted {
-            tracing::warn!(%error, "an event is missing from the audit file");
+        let admission = self.pace.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
+        let Admission::Record { suppressed } = admission else { return };
+        let told = (suppressed > 0).then_some(Event::Suppressed { events: suppressed });
+        for event in told.into_iter().chain([event]) {
+            if let Err(error) = self.enqueue(event) {
+                tracing::warn!(%error, "an event is missing from the audit file");
+            }
         }
+    }
+
+    fn enqueue(&self, event: Event) -> Result<(), AuditError> {
+        let fields = event.fields()?;
+        let queue = self.queue.as_ref().ok_or(AuditError::Stopped)?;
+        let (acknowledge, _) = oneshot::channel();
+        queue.try_send(Entry { fields, acknowledge }).map_err(|error| match error {
+            TrySendError::Full(_) => AuditError::Overloaded,
+            TrySendError::Closed(_) => AuditError::Stopped,
+        })
     }
 }
 

@@ -6,7 +6,6 @@ use anyhow::Context as _;
 use clap::Args;
 use reqwest::StatusCode;
 
-
 /// Asks `GET /health`.
 #[derive(Debug, Args)]
 pub(super) struct Health {

@@ -2,6 +2,7 @@
 
 mod consistency;
 mod layers;
+mod listeners;
 mod posture;
 mod reader;
 mod sections;
@@ -16,7 +17,7 @@ use std::time::Duration;
 use crate::domain::Domain;
 
 pub use layers::{DEFAULTS, Sources};
-pub use posture::{ImageVerification, Posture, Relaxation};
+pub use posture::{Posture, Relaxation};
 pub use reader::{ConfigError, Finding, Notice};
 pub use values::{Endpoint, Secret};
 

@@ -19,15 +19,6 @@ pub struct Posture {
     relaxed: Vec<Relaxation>,
 }
 
-/// Whether the running service recomputes registers from OS images.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ImageVerification {
-    /// It does, if `core.image.verify` says so.
-    Available,
-    /// It does not, whatever `core.image.verify` says.
-    Unavailable,
-}
-
 impl Posture {
     /// Adds a relaxation that the configuration alone does not show, such as one of the policy's.
     pub fn relax(&mut self, relaxation: Relaxation) {
@@ -54,10 +45,9 @@ impl Posture {
 
 impl Config {
     /// What this configuration relaxes.
-    pub fn posture(&self, images: ImageVerification) -> Posture {
+    pub fn posture(&self) -> Posture {
         let core = &self.core;
         let exposed_webhook = matches!(&core.auth_api, AuthApi::Webhook { url } if url.is_exposed());
-        let images_verified = core.image.verify && images == ImageVerification::Available;
         let relaxed = [
             (core.insecure_no_tee, "no_tee", "no TEE protects the keys, and nothing attests this service"),
             (
@@ -76,7 +66,7 @@ impl Config {
                 "this service serves keys without being allowed by the policy itself",
             ),
             (
-                !images_verified,
+                !core.image.verify,
                 "os_image_not_verified",
                 "the OS image hash that callers state is not checked against their measured registers",
             ),

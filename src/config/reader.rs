@@ -97,8 +97,18 @@ impl Report {
 pub(super) struct Section<'a> {
     path: String,
     table: Table,
+    /// Names to suggest where an unknown key is found.
     known: Vec<&'static str>,
+    state: TableState,
     report: &'a mut Report,
+}
+
+/// Whether missing keys are worth a finding.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum TableState {
+    Present,
+    /// Something else stands in its place, and that was said already.
+    Replaced,
 }
 
 impl<'a> Section<'a> {
@@ -108,7 +118,8 @@ impl<'a> Section<'a> {
         report: &'a mut Report,
         read: impl FnOnce(&mut Section<'_>) -> T,
     ) -> T {
-        Section { path: String::new(), table, known: Vec::new(), report }.read(read)
+        Section { path: String::new(), table, known: Vec::new(), state: TableState::Present, report }
+            .read(read)
     }
 
     fn read<T>(mut self, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
@@ -123,15 +134,16 @@ impl<'a> Section<'a> {
     /// Reads a table below; a missing one is empty.
     pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'_>) -> T) -> T {
         let path = self.path_of(key);
-        let table = match self.take(key) {
-            Some(Node { content: Content::Table(table), .. }) => table,
+        self.known.push(key);
+        let (table, state) = match self.table.remove(key) {
+            Some(Node { content: Content::Table(table), .. }) => (table, self.state),
             Some(Node { layer, content: Content::Value(_) }) => {
                 self.find_in(key, layer, "must be a table".to_owned());
-                Table::new()
+                (Table::new(), TableState::Replaced)
             }
-            None => Table::new(),
+            None => (Table::new(), self.state),
         };
-        Section { path, table, known: Vec::new(), report: self.report }.read(read)
+        Section { path, table, known: Vec::new(), state, report: self.report }.read(read)
     }
 
     /// A key that always has a value, because the defaults have one; `placeholder` stands in after a finding.
@@ -141,7 +153,7 @@ impl<'a> Section<'a> {
         placeholder: T,
         parse: impl FnOnce(Value) -> Result<T, String>,
     ) -> T {
-        if !self.table.contains_key(key) && !self.known.contains(&key) {
+        if !self.table.contains_key(key) && self.state == TableState::Present {
             let path = self.path_of(key);
             self.report.find(&path, "is missing");
         }
@@ -154,7 +166,17 @@ impl<'a> Section<'a> {
         key: &'static str,
         parse: impl FnOnce(Value) -> Result<T, String>,
     ) -> Option<T> {
-        let Node { layer, content } = self.take(key)?;
+        self.known.push(key);
+        self.retired(key, parse)
+    }
+
+    /// As [`Section::optional`], for a key that nobody should write any more.
+    pub(super) fn retired<T>(
+        &mut self,
+        key: &'static str,
+        parse: impl FnOnce(Value) -> Result<T, String>,
+    ) -> Option<T> {
+        let Node { layer, content } = self.table.remove(key)?;
         let parsed = match content {
             Content::Value(value) => parse(value),
             Content::Table(table) => parse(plain(table)),
@@ -210,7 +232,7 @@ impl<'a> Section<'a> {
         if self.is_set(key) {
             self.notice(key, message);
         }
-        self.take(key);
+        self.table.remove(key);
     }
 
     /// Adds a notice about a key that is still in the table.
@@ -218,11 +240,6 @@ impl<'a> Section<'a> {
         let file = self.table.get(key).and_then(|node| self.report.file(node.layer));
         let key = self.path_of(key);
         self.report.notices.push(Notice { key, message: message.into(), file });
-    }
-
-    fn take(&mut self, key: &'static str) -> Option<Node> {
-        self.known.push(key);
-        self.table.remove(key)
     }
 
     fn find_in(&mut self, key: &str, layer: Layer, message: String) {

@@ -1,55 +1,34 @@
 //! Which keys exist, section by section, and what they must look like.
 
-use std::collections::BTreeMap;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::Value;
 
-use super::consistency;
 use super::layers::Layers;
 use super::reader::{ConfigError, Notice, Report, Section};
-use super::values::{self, Endpoint, Secret};
+use super::values::{self, Endpoint};
 use super::{
-    Admin, Attestation, Attester, Audit, AuthApi, BodyLimits, ClientCertificates, Config, Core, EmptyDevices,
-    Image, Limits, Metrics, Onboard, Rpc,
+    Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Image, Limits, Metrics,
 };
-use crate::domain::Domain;
+use super::{consistency, listeners};
 
-type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
-
-/// Settings of the peer's HTTP server that reach it from its listeners' sections; here they do nothing.
-const SERVER_SETTINGS: [&str; 13] = [
-    "workers",
-    "max_blocking",
-    "ident",
-    "ip_header",
-    "proxy_proto_header",
-    "temp_dir",
-    "keep_alive",
-    "http2_keep_alive",
-    "shutdown",
-    "log_level",
-    "log_format",
-    "cli_colors",
-    "secret_key",
-];
-
-const MAX_BODY_LIMIT: usize = 64 << 20;
+/// Value of an environment variable.
+pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
 pub(super) fn read(
     layers: Layers,
     environment: Environment<'_>,
 ) -> Result<(Config, Vec<Notice>), ConfigError> {
     let mut report = Report { files: layers.files, findings: layers.findings, notices: Vec::new() };
-    let mut tls_files = TlsFiles::default();
+    let mut tls_files = listeners::TlsFiles::default();
     let (rpc, core) = Section::root(layers.root, &mut report, |root| {
         for profile in ["default", "debug", "release", "global"] {
             root.inert(profile, "this table has no effect, here as in dstack-kms");
         }
-        let limits = server_settings(root, &BodyLimits::default());
-        let rpc = root.section("rpc", |section| rpc(section, &limits, &mut tls_files));
+        let limits = listeners::server_settings(root, &BodyLimits::default());
+        let rpc = root.section("rpc", |section| listeners::rpc(section, &limits, &mut tls_files));
         let core = root.section("core", |section| core(section, &limits, environment));
         (rpc, core)
     });
@@ -59,68 +38,6 @@ pub(super) fn read(
     match report.findings.is_empty() {
         true => Ok((config, report.notices)),
         false => Err(ConfigError { findings: report.findings }),
-    }
-}
-
-fn server_settings(section: &mut Section<'_>, base: &BodyLimits) -> BodyLimits {
-    for key in SERVER_SETTINGS {
-        section.inert(key, "a setting of the peer's HTTP server, without effect here");
-    }
-    let mut limits = base.clone();
-    limits.0.extend(section.optional("limits", body_limits).unwrap_or_default());
-    limits
-}
-
-fn rpc(section: &mut Section<'_>, limits: &BodyLimits, tls_files: &mut TlsFiles) -> Rpc {
-    let limits = server_settings(section, limits);
-    let client_certificates = section.section("tls", |tls| {
-        tls_files.note(tls, "key", "rpc.tls.key", "rpc.key");
-        tls_files.note(tls, "certs", "rpc.tls.certs", "rpc.crt");
-        tls.section("mutual", |mutual| {
-            tls_files.note(mutual, "ca_certs", "rpc.tls.mutual.ca_certs", "tmp-ca.crt");
-            mutual.required("mandatory", ClientCertificates::Optional, |value| {
-                Ok(if values::boolean(value)? {
-                    ClientCertificates::Mandatory
-                } else {
-                    ClientCertificates::Optional
-                })
-            })
-        })
-    });
-    Rpc { address: section.address("address"), port: section.port("port"), client_certificates, limits }
-}
-
-/// The TLS files that configuration files name although the listener always uses those in `core.cert_dir`.
-#[derive(Default)]
-pub(super) struct TlsFiles(Vec<TlsFile>);
-
-struct TlsFile {
-    key: &'static str,
-    path: PathBuf,
-    name_in_cert_dir: &'static str,
-}
-
-impl TlsFiles {
-    fn note(
-        &mut self,
-        section: &mut Section<'_>,
-        name: &'static str,
-        key: &'static str,
-        name_in_cert_dir: &'static str,
-    ) {
-        let is_set = section.is_set(name);
-        let path = section.path(name).filter(|_| is_set);
-        self.0.extend(path.map(|path| TlsFile { key, path, name_in_cert_dir }));
-    }
-
-    /// Says which of them are elsewhere.
-    pub(super) fn check(&self, cert_dir: &Path, report: &mut Report) {
-        for file in &self.0 {
-            let used = cert_dir.join(file.name_in_cert_dir);
-            if file.path != used {
-                report.notice(file.key, format!("without effect: the listener uses {}", used.display()));
-            }
-        }
     }
 }
 
@@ -138,7 +55,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         sev_snp_key_release: section.flag("sev_snp_key_release"),
         aws_nitro_tpm_key_release: section.flag("aws_nitro_tpm_key_release"),
         nitro_enclave_key_release: section.flag("nitro_enclave_key_release"),
-        admin_token_hash: section.optional("admin_token_hash", token_hash).flatten(),
+        admin_token_hash: section.retired("admin_token_hash", token_hash).flatten(),
         insecure_no_tee,
         insecure_world_readable_keys: section.flag("insecure_world_readable_keys"),
         attestation: section
@@ -146,9 +63,10 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         attester: section.section("attester", |section| attester(section, insecure_no_tee, environment)),
         image: section.section("image", image),
         auth_api: section.section("auth_api", auth_api),
-        onboard: section
-            .section("onboard", |section| onboard(section, server_limits, insecure_no_tee, environment)),
-        admin: section.section("admin", |section| admin(section, environment)),
+        onboard: section.section("onboard", |section| {
+            listeners::onboard(section, server_limits, insecure_no_tee, environment)
+        }),
+        admin: section.section("admin", |section| listeners::admin(section, environment)),
         metrics: section.section("metrics", |section| Metrics { enabled: section.flag("enabled") }),
         audit: section.section("audit", |section| Audit {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("audit.jsonl")),
@@ -160,7 +78,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
 
 fn retired_url(section: &mut Section<'_>, key: &'static str, successor: &str) -> Option<Value> {
     section.is_set(key).then(|| section.notice(key, format!("retired, read as {successor}")));
-    section.optional(key, Ok)
+    section.retired(key, Ok).filter(|url| *url != Value::String(String::new()))
 }
 
 fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<Value>) -> Attestation {
@@ -230,7 +148,8 @@ fn attester(section: &mut Section<'_>, insecure_no_tee: bool, environment: Envir
         _ if insecure_no_tee => Attester::None,
         Some("configfs_tsm") => Attester::ConfigfsTsm { event_log },
         _ => Attester::GuestAgent {
-            address: non_empty(address).or_else(|| environment("DSTACK_AGENT_ADDRESS").and_then(non_empty)),
+            address: values::non_empty(address)
+                .or_else(|| environment("DSTACK_AGENT_ADDRESS").and_then(values::non_empty)),
         },
     }
 }
@@ -270,57 +189,6 @@ fn auth_api(section: &mut Section<'_>) -> AuthApi {
     }
 }
 
-fn onboard(
-    section: &mut Section<'_>,
-    server_limits: &BodyLimits,
-    insecure_no_tee: bool,
-    environment: Environment<'_>,
-) -> Onboard {
-    let limits = server_settings(section, server_limits);
-    quote_enabled(section, insecure_no_tee);
-    Onboard {
-        enabled: section.flag("enabled"),
-        auto_bootstrap_domain: section.required("auto_bootstrap_domain", None, |value| {
-            non_empty(values::string(value)?)
-                .map(|text| Domain::parse(&text).map_err(|error| error.to_string()))
-                .transpose()
-        }),
-        address: section.address("address"),
-        port: section.port("port"),
-        auth_token: token(section, "auth_token", &["DSTACK_KMS_ONBOARD_TOKEN"], environment),
-        limits,
-    }
-}
-
-/// An old file must never turn attestation off without a word.
-fn quote_enabled(section: &mut Section<'_>, insecure_no_tee: bool) {
-    let message = match (section.value("quote_enabled").and_then(Value::as_bool), insecure_no_tee) {
-        (Some(false), false) => {
-            "retired and IGNORED: attestation stays on; to run without a TEE set core.insecure_no_tee = true"
-        }
-        (Some(false), true) => "retired: core.insecure_no_tee = true already says so",
-        (Some(true), _) => "retired: attestation is on unless core.insecure_no_tee = true",
-        (None, _) => "retired",
-    };
-    if section.is_set("quote_enabled") {
-        section.notice("quote_enabled", message);
-    }
-    section.optional("quote_enabled", values::boolean);
-}
-
-fn admin(section: &mut Section<'_>, environment: Environment<'_>) -> Admin {
-    let limits = server_settings(section, &BodyLimits::default());
-    Admin {
-        enabled: section.flag("enabled"),
-        address: section.address("address"),
-        port: section.port("port"),
-        auth_token: token(section, "auth_token", &["DSTACK_KMS_ADMIN_TOKEN", "ADMIN_API_TOKEN"], environment),
-        htpasswd_file: section.path("htpasswd_file"),
-        insecure_no_auth: section.flag("insecure_no_auth"),
-        limits,
-    }
-}
-
 fn limits(section: &mut Section<'_>) -> Limits {
     Limits {
         unauthenticated_per_second: section.required("unauthenticated_per_second", NonZeroU32::MIN, positive),
@@ -344,17 +212,6 @@ fn finite_duration(value: Value) -> Result<Duration, String> {
         .ok_or_else(|| "must have an end and be longer than 0s".to_owned())
 }
 
-/// The key's token, or the first variable's that has one.
-fn token(
-    section: &mut Section<'_>,
-    key: &'static str,
-    variables: &[&str],
-    environment: Environment<'_>,
-) -> Option<Secret> {
-    let configured = section.optional(key, |value| Ok(Secret::trimmed(values::string(value)?))).flatten();
-    configured.or_else(|| variables.iter().find_map(|name| environment(name).and_then(Secret::trimmed)))
-}
-
 fn token_hash(value: Value) -> Result<Option<[u8; 32]>, String> {
     let text = values::string(value)?;
     let digits = text.trim();
@@ -366,27 +223,4 @@ fn token_hash(value: Value) -> Result<Option<[u8; 32]>, String> {
             .map(|()| Some(hash))
             .map_err(|_| "must be the 64 hex digits of a SHA-256".to_owned()),
     }
-}
-
-/// The legacy `limits` table: sizes by method.
-fn body_limits(value: Value) -> Result<BTreeMap<String, usize>, String> {
-    let Value::Object(entries) = value else {
-        return Err("must be a table of sizes by method".to_owned());
-    };
-    let limit = |value| match value {
-        Value::Number(number) => number.as_u64().and_then(|number| usize::try_from(number).ok()),
-        Value::String(text) => values::size(&text).ok(),
-        _ => None,
-    };
-    entries
-        .into_iter()
-        .map(|(method, value)| match limit(value) {
-            Some(limit) if limit <= MAX_BODY_LIMIT => Ok((method, limit)),
-            _ => Err(format!("must hold sizes up to 64MiB such as 512KiB: {}", method.escape_debug())),
-        })
-        .collect()
-}
-
-fn non_empty(text: String) -> Option<String> {
-    (!text.is_empty()).then_some(text)
 }

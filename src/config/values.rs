@@ -100,6 +100,10 @@ pub(super) fn string(value: Value) -> Result<String, String> {
     }
 }
 
+pub(super) fn non_empty(text: String) -> Option<String> {
+    (!text.is_empty()).then_some(text)
+}
+
 pub(super) fn endpoint(value: Value) -> Result<Endpoint, String> {
     Endpoint::parse(&string(value)?)
 }

@@ -120,6 +120,11 @@ impl Prepared {
         statement
     }
 
+    /// Root CA public key, SubjectPublicKeyInfo DER.
+    pub fn ca_public_key(&self) -> [u8; 91] {
+        self.root.ca_spki()
+    }
+
     /// Root secp256k1 public key, compressed.
     pub fn k256_public_key(&self) -> [u8; 33] {
         self.root.k256_public()

@@ -2,14 +2,8 @@
 
 use std::time::SystemTime;
 
-use kms_attest::{
-    binding::ReportData,
-    certificate,
-    evidence::Evidence,
-    identity::AppId,
-    p256::P256Key,
-};
-use rustls_pki_types::{CertificateDer, pem::PemObject as _};
+use kms_attest::{binding::ReportData, certificate, evidence::Evidence, identity::AppId, p256::P256Key};
+use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::{LifecycleError, Released};
@@ -84,10 +78,21 @@ impl Ready {
         domain: Domain,
         now: SystemTime,
     ) -> Result<Self, LifecycleError> {
-        let Stored { root, rpc_key, root_ca_pem, temp_ca_pem, temp_ca_key_pem, bootstrap_info, .. } = stored;
+        let Stored {
+            root,
+            rpc_key,
+            root_ca_pem,
+            temp_ca_pem,
+            temp_ca_key_pem,
+            bootstrap_info,
+            domain: kept_domain,
+            ..
+        } = stored;
         let root_ca = ca::root_ca(&root, root_ca_pem.as_deref(), now)?;
         let temp_ca = ca::temp_ca(&root, temp_ca_pem.as_deref(), now)?;
-        for (name, certificate) in [(Derived::RootCaCertificate, &root_ca), (Derived::TempCaCertificate, &temp_ca)] {
+        for (name, certificate) in
+            [(Derived::RootCaCertificate, &root_ca), (Derived::TempCaCertificate, &temp_ca)]
+        {
             if certificate.freshness == Freshness::Renewed {
                 directory.write_derived(name, certificate.pem.as_bytes())?;
             }
@@ -102,7 +107,7 @@ impl Ready {
         };
         let bootstrap_info = bootstrap_info.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok(Self {
-            names: OwnNames::new(&domain, []),
+            names: OwnNames::new(&domain, kept_domain),
             root_ca_pem: root_ca.pem,
             temp_ca_pem: temp_ca.pem,
             temp_ca_key_pem,
@@ -236,7 +241,8 @@ impl Ready {
 
     /// The temporary CA certificate, DER.
     pub fn temp_ca_der(&self) -> CertificateDer<'static> {
-        CertificateDer::from_pem_slice(self.temp_ca_pem.as_bytes())
+        certificate::der(&self.temp_ca_pem)
+            .map(CertificateDer::from)
             .expect("the CA parsed or wrote this text when the node came up")
     }
 }

@@ -30,7 +30,12 @@ impl Released<App> {
     ///
     /// # Errors
     /// When the line is not safely on the disk.
-    pub async fn app(audit: &Audit, permit: Permit<App>, _: &Standing, to: IpAddr) -> Result<Self, AuditError> {
+    pub async fn app(
+        audit: &Audit,
+        permit: Permit<App>,
+        _: &Standing,
+        to: IpAddr,
+    ) -> Result<Self, AuditError> {
         let event = Event::AppKeyReleased { subject: Subject::new(permit.identity(), to) };
         Self::after(event, audit, permit).await
     }
@@ -41,7 +46,12 @@ impl Released<Kms> {
     ///
     /// # Errors
     /// When the line is not safely on the disk.
-    pub async fn kms(audit: &Audit, permit: Permit<Kms>, _: &Standing, to: IpAddr) -> Result<Self, AuditError> {
+    pub async fn kms(
+        audit: &Audit,
+        permit: Permit<Kms>,
+        _: &Standing,
+        to: IpAddr,
+    ) -> Result<Self, AuditError> {
         let event = Event::KmsKeyReleased { subject: Subject::new(permit.identity(), to) };
         Self::after(event, audit, permit).await
     }

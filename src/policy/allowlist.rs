@@ -34,7 +34,7 @@ impl Allowlist {
     pub fn open(path: PathBuf, empty_devices: EmptyDevices) -> Self {
         let path: Arc<Path> = path.into();
         let snapshot = Snapshot::read(&path);
-        snapshot.log(&path);
+        snapshot.log();
         Self { path, empty_devices, snapshot: ArcSwap::from_pointee(snapshot), reading: Mutex::new(()) }
     }
 
@@ -68,7 +68,7 @@ impl Allowlist {
         let read = tokio::task::spawn_blocking(move || Snapshot::read(&path)).await;
         let snapshot = read.unwrap_or_else(|_| Snapshot::denying("could not be read".to_owned(), None));
         if !snapshot.is_same_file_as(&self.snapshot.load()) {
-            snapshot.log(&self.path);
+            snapshot.log();
         }
         self.snapshot.store(Arc::new(snapshot));
     }
@@ -151,11 +151,14 @@ impl Snapshot {
         self.stamp == other.stamp && self.error == other.error
     }
 
-    fn log(&self, path: &Path) {
+    fn log(&self) {
         match &self.error {
-            None => tracing::info!(path = %path.display(), rules = self.rules.summary(), "allow-list read"),
+            None => tracing::info!(rules = self.rules.summary(), "allow-list read"),
             Some(error) => {
-                tracing::error!(path = %path.display(), error, "allow-list unusable: everything is denied");
+                tracing::error!(
+                    error,
+                    "the file of core.auth_api.allowlist.path is unusable: everything is denied"
+                );
             }
         }
     }
@@ -184,3 +187,6 @@ fn contents(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
     }
     Ok((bytes, metadata))
 }
+
+#[cfg(test)]
+mod tests;

@@ -8,7 +8,6 @@ mod webhook;
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
 
 use kms_attest::identity::BootInfo;
 
@@ -138,7 +137,7 @@ impl Policy {
         }
     }
 
-    /// Decides at once on rules that [`Policy::watch`] keeps at most a second old; `None` where only the backend can
+    /// Decides at once on the rules that were last read; `None` where only the backend can
     /// tell. For decisions that release no key.
     pub fn snapshot_decide(&self, subject: Subject<'_>) -> Option<Decision> {
         match self {
@@ -199,22 +198,7 @@ impl Policy {
             Self::AllowAll(_) | Self::Webhook(_) => None,
         }
     }
-
-    /// Keeps [`Policy::snapshot_decide`] and [`Policy::last_info`] fresh for as long as it is polled.
-    pub async fn watch(&self) {
-        match self {
-            Self::AllowAll(_) => std::future::pending().await,
-            Self::Allowlist(policy) => loop {
-                policy.refresh().await;
-                tokio::time::sleep(Duration::from_secs(1)).await;
-            },
-            Self::Webhook(policy) => loop {
-                let pause = match policy.info().await {
-                    Ok(_) => Duration::from_secs(10),
-                    Err(_) => Duration::from_secs(2),
-                };
-                tokio::time::sleep(pause).await;
-            },
-        }
-    }
 }
+
+#[cfg(test)]
+pub(crate) mod testing;

@@ -3,7 +3,8 @@
 use std::collections::{HashMap, HashSet};
 
 use serde::Deserialize;
-use serde_json::{Map, Value};
+use serde::de::DeserializeOwned;
+use serde_json::Value;
 
 use super::contract::Rule;
 use super::{Decision, Denial, Info, Subject};
@@ -47,17 +48,18 @@ impl Rules {
     pub(super) fn parse(json: &[u8]) -> Result<Self, RulesError> {
         // Through a `Value`, so that of two equal keys the last wins, as in the peer.
         let mut value: Value = serde_json::from_slice(json).map_err(RulesError::new)?;
-        let entries = value.as_object_mut().and_then(|file| file.shift_remove("apps"));
-        let file = File::deserialize(value).map_err(RulesError::new)?;
-        Ok(Self::new(file, apps(entries.unwrap_or_else(|| Value::Object(Map::new())))?))
+        let mut section = |key| value.as_object_mut().and_then(|file| file.shift_remove(key));
+        let kms = section("kms").map_or_else(|| Ok(KmsEntry::default()), object)?;
+        let apps = section("apps").map_or_else(|| Ok(HashMap::new()), apps)?;
+        Ok(Self::new(object(value)?, kms, apps))
     }
 
     /// The rules of a missing or invalid file: nothing is allowed.
     pub(super) fn deny_all() -> Self {
-        Self::new(File::default(), HashMap::new())
+        Self::new(File::default(), KmsEntry::default(), HashMap::new())
     }
 
-    fn new(file: File, apps: HashMap<Box<[u8]>, App>) -> Self {
+    fn new(file: File, kms: KmsEntry, apps: HashMap<Box<[u8]>, App>) -> Self {
         Self {
             gateway_app_id: file.gateway_app_id,
             kms_contract_address: file.kms_contract_addr,
@@ -66,8 +68,8 @@ impl Rules {
             os_images: file.os_images.into(),
             tcb_statuses: file.allowed_tcb_statuses.into_iter().collect(),
             advisories: file.allowed_advisory_ids.into_iter().collect(),
-            kms_measurements: file.kms.mr_aggregated.into(),
-            kms_devices: Devices::new(file.kms.devices, file.kms.allow_any_device),
+            kms_measurements: kms.mr_aggregated.into(),
+            kms_devices: Devices::new(kms.devices, kms.allow_any_device),
             apps,
         }
     }
@@ -161,13 +163,21 @@ impl Rules {
     }
 }
 
+/// Serde would take an array for an object.
+fn object<T: DeserializeOwned>(value: Value) -> Result<T, RulesError> {
+    if !value.is_object() {
+        return Err(RulesError("an object was expected".to_owned()));
+    }
+    T::deserialize(value).map_err(RulesError::new)
+}
+
 fn apps(entries: Value) -> Result<HashMap<Box<[u8]>, App>, RulesError> {
     let Value::Object(entries) = entries else {
         return Err(RulesError("apps must be an object".to_owned()));
     };
     let mut apps = HashMap::with_capacity(entries.len());
     for (id, entry) in entries {
-        let entry = AppEntry::deserialize(entry).map_err(RulesError::new)?;
+        let entry: AppEntry = object(entry)?;
         if let Some(id) = bytes_of(&id) {
             let devices = Devices::new(entry.devices, entry.allow_any_device);
             apps.insert(id, App { compose_hashes: entry.compose_hashes.into(), devices });
@@ -256,7 +266,6 @@ struct File {
     os_images: Vec<String>,
     allowed_tcb_statuses: Vec<String>,
     allowed_advisory_ids: Vec<String>,
-    kms: KmsEntry,
 }
 
 impl Default for File {
@@ -269,7 +278,6 @@ impl Default for File {
             os_images: Vec::new(),
             allowed_tcb_statuses: vec!["UpToDate".to_owned()],
             allowed_advisory_ids: Vec::new(),
-            kms: KmsEntry::default(),
         }
     }
 }
@@ -289,3 +297,6 @@ struct AppEntry {
     devices: Vec<String>,
     allow_any_device: bool,
 }
+
+#[cfg(test)]
+mod tests;

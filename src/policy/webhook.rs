@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
-use reqwest::{Client, RequestBuilder, StatusCode, redirect};
+use reqwest::{Client, RequestBuilder, Response, StatusCode, redirect};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use tokio::sync::{Mutex, Semaphore};
@@ -32,6 +32,9 @@ const BOUNDS: Bounds = Bounds {
 
 /// How much of a backend's words reaches the log or the caller, in characters.
 const MAX_QUOTE: usize = 512;
+
+/// Shorter than what common servers allow a connection (5 s).
+const IDLE: Duration = Duration::from_secs(4);
 
 /// An info answer this young serves everyone who asks.
 const FRESH: Duration = Duration::from_secs(1);
@@ -65,7 +68,7 @@ impl Webhook {
             .tls_backend_preconfigured(tls())
             .redirect(redirect::Policy::none())
             .connect_timeout(bounds.connect)
-            .timeout(bounds.total)
+            .pool_idle_timeout(IDLE)
             .pool_max_idle_per_host(bounds.concurrent)
             .build()
             .map_err(SetupError)?;
@@ -141,8 +144,7 @@ impl Webhook {
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, String> {
         let _turn = self.in_flight.acquire().await.map_err(|error| error.to_string())?;
         let at = &self.base;
-        let mut response = request
-            .send()
+        let mut response = send(request)
             .await
             .map_err(|error| format!("error sending request to {at}: {}", causes(error)))?;
         let status = response.status();
@@ -159,11 +161,23 @@ impl Webhook {
     }
 }
 
+/// Sends, and once more if the connection broke: a backend may close an idle one just when it is used again, and a
+/// question may be asked twice.
+async fn send(request: RequestBuilder) -> reqwest::Result<Response> {
+    let again = request.try_clone();
+    match (request.send().await, again) {
+        (Err(error), Some(again)) if !error.is_connect() && !error.is_timeout() => again.send().await,
+        (answer, _) => answer,
+    }
+}
+
 fn decode<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, String> {
     if !status.is_success() {
         return Err(format!("returned {status}: {}", quote(body)));
     }
-    serde_json::from_slice(body)
+    // Serde would take an array for an object.
+    let object = if body.trim_ascii_start().starts_with(b"{") { body } else { b"" };
+    serde_json::from_slice(object)
         .map_err(|error| format!("returned {status} but not the expected JSON, {error}: {}", quote(body)))
 }
 
@@ -259,3 +273,6 @@ impl From<InfoResponse> for Info {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -82,8 +82,8 @@ impl KmsService {
             Err(refusal @ Refusal::BadEvidence(_)) => return Err(self.turn_away(caller, refusal)),
             Err(refusal) => return Err(self.turn_away(caller, refusal).within("App not allowed")),
         };
-        let released =
-            Released::app(&parts.audit, permit, &standing, caller.remote()).await.map_err(unrecorded)?;
+        let released = Released::app(&parts.audit, permit, &standing, caller.remote()).await;
+        let released = self.recorded(released)?;
         let keys = parts
             .ready
             .app_keys(&released)
@@ -114,8 +114,8 @@ impl KmsService {
             Ok(permit) => permit,
             Err(refusal) => return Err(self.turn_away(caller, refusal)),
         };
-        let released =
-            Released::kms(&parts.audit, permit, &standing, caller.remote()).await.map_err(unrecorded)?;
+        let released = Released::kms(&parts.audit, permit, &standing, caller.remote()).await;
+        let released = self.recorded(released)?;
         let handover = parts.ready.handover(&released);
         let keys = KmsKeys {
             ca_key: handover.ca_key_pem.to_string(),
@@ -188,8 +188,8 @@ impl KmsService {
             &csr.subject,
             &csr.subject_alt_names,
         )
-        .await
-        .map_err(unrecorded)?;
+        .await;
+        let released = self.recorded(released)?;
         let certificate_chain = parts
             .ready
             .app_certificate(&released, &restricted)
@@ -206,6 +206,20 @@ impl KmsService {
             return Err(Error::invalid("Invalid token"));
         }
         clear(&self.parts.images, &request.image_hash, &request.config_hash).await
+    }
+
+    /// Counts a record; without one nothing goes out.
+    fn recorded<T>(&self, outcome: std::result::Result<T, AuditError>) -> Result<T> {
+        match outcome {
+            Ok(released) => {
+                self.parts.metrics.audit_recorded();
+                Ok(released)
+            }
+            Err(error) => {
+                self.parts.metrics.audit_failed();
+                Err(Error::unavailable("the release cannot be recorded, so nothing is released", error))
+            }
+        }
     }
 
     /// Counts, logs and records a refusal, and says what the caller may know of it.
@@ -225,7 +239,10 @@ impl KmsService {
 /// Clears both caches, the image cache first.
 pub(super) async fn clear(images: &ImageCache, image_hash: &str, config_hash: &str) -> Result<()> {
     images.clear_images(image_hash).await.map_err(|e| uncleared("failed to clear image cache", e))?;
-    images.clear_measurements(config_hash).await.map_err(|e| uncleared("failed to clear measurement cache", e))
+    images
+        .clear_measurements(config_hash)
+        .await
+        .map_err(|e| uncleared("failed to clear measurement cache", e))
 }
 
 fn uncleared(what: &'static str, error: CacheError) -> Error {
@@ -244,10 +261,6 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         Refusal::CollateralUnavailable(_) | Refusal::PolicyUnavailable(_) => Code::Unavailable,
     };
     Error::new(code, refusal.to_string()).caused_by(refusal)
-}
-
-fn unrecorded(error: AuditError) -> Error {
-    Error::unavailable("the release cannot be recorded, so nothing is released", error)
 }
 
 fn unix_now() -> u64 {

@@ -61,7 +61,9 @@ impl Meta {
                 asked = Some(Instant::now());
                 match self.policy.info().await {
                     Ok(info) => known = Some((info, Instant::now())),
-                    Err(error) => tracing::warn!(%error, "the authorization back end does not tell about itself"),
+                    Err(error) => {
+                        tracing::warn!(%error, "the authorization back end does not tell about itself")
+                    }
                 }
             }
             if let Some((info, at)) = &known {

@@ -131,7 +131,13 @@ const SHORT: usize = 16 * KIB;
 pub const METHODS: [Row; 12] = {
     use Access::*;
     use Method::*;
-    const fn row(service: Service, name: &'static str, method: Method, access: Access, body_limit: usize) -> Row {
+    const fn row(
+        service: Service,
+        name: &'static str,
+        method: Method,
+        access: Access,
+        body_limit: usize,
+    ) -> Row {
         Row { method, service, name, access, body_limit }
     }
     [

@@ -5,7 +5,10 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use kms_attest::{attester::Attester, verify::{Verified, Verifier}};
+use kms_attest::{
+    attester::Attester,
+    verify::{Verified, Verifier},
+};
 use kms_client::{source, url::KmsUrl};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
@@ -27,7 +30,7 @@ const INFO_TIME: Duration = Duration::from_secs(3);
 #[derive(Debug)]
 pub struct Parts {
     /// The empty key directory.
-    pub onboarding: Onboarding,
+    pub onboarding: Arc<Onboarding>,
     /// Our own evidence; `Attester::None` only without a TEE.
     pub attester: Arc<Attester>,
     /// Verifies our evidence and a source's.
@@ -42,6 +45,18 @@ pub struct Parts {
     pub site_name: String,
     /// Whether new keys need our evidence.
     pub tee: Tee,
+    /// Whether automatic bootstrap may go on without evidence.
+    pub unattested_auto_bootstrap: UnattestedAutoBootstrap,
+}
+
+/// What automatic bootstrap does when no evidence over the new keys is to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnattestedAutoBootstrap {
+    /// It fails.
+    Refused,
+    /// It goes on, and there is no statement to show: the peer's development setting, where neither the certificate is
+    /// attested nor this KMS asks whether it is allowed itself.
+    Tolerated,
 }
 
 /// Whether this KMS runs in a TEE.
@@ -80,40 +95,57 @@ impl OnboardService {
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
         let _turn = self.one_at_a_time.lock().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;
-        self.make(&domain, "KMS is not allowed to bootstrap").await
+        self.allowed("KMS is not allowed to bootstrap").await?;
+        let mut prepared = self.parts.onboarding.bootstrap();
+        let statement = self.state(&mut prepared).await?;
+        self.commit_new(prepared, domain).await?;
+        Ok(statement)
     }
 
     /// Bootstraps without a caller (`core.onboard.auto_bootstrap_domain`).
     ///
     /// # Errors
     /// As [`OnboardService::bootstrap`].
-    pub async fn auto_bootstrap(&self, domain: &Domain) -> Result<BootstrapResponse> {
+    pub async fn auto_bootstrap(&self, domain: &Domain) -> Result<()> {
         let _turn = self.one_at_a_time.lock().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;
-        self.make(domain, "KMS is not allowed to auto-bootstrap").await
+        self.allowed("KMS is not allowed to auto-bootstrap").await?;
+        let mut prepared = self.parts.onboarding.bootstrap();
+        if let Err(error) = self.state(&mut prepared).await {
+            if self.parts.unattested_auto_bootstrap == UnattestedAutoBootstrap::Refused {
+                return Err(error);
+            }
+            tracing::warn!(
+                error = error.chain(),
+                "new keys without evidence over them: GetMeta will show none"
+            );
+        }
+        self.commit_new(prepared, domain.clone()).await
     }
 
-    async fn make(&self, domain: &Domain, when_denied: &'static str) -> Result<BootstrapResponse> {
-        let parts = &self.parts;
-        parts.standing.fresh().await.map_err(|refusal| not_allowed(refusal, when_denied))?;
-        let mut prepared = parts.onboarding.bootstrap();
-        let attestation = match parts.tee {
+    async fn allowed(&self, when_denied: &'static str) -> Result<()> {
+        self.parts.standing.fresh().await.map(|_| ()).map_err(|refusal| not_allowed(refusal, when_denied))
+    }
+
+    /// The statement over new keys, with our evidence unless there is no TEE.
+    async fn state(&self, prepared: &mut Prepared) -> Result<BootstrapResponse> {
+        let attestation = match self.parts.tee {
             Tee::InsecureAbsent => Vec::new(),
-            Tee::Present => parts
-                .attester
-                .attest(prepared.report_data())
-                .await
-                .map_err(|error| unattested(error.into()))?
-                .encode(),
+            Tee::Present => {
+                let evidence = self.parts.attester.attest(prepared.report_data()).await;
+                evidence.map_err(|error| unattested(error.into()))?.encode()
+            }
         };
-        let statement = prepared.stated(attestation);
-        self.commit(&prepared, domain, Event::KeysBootstrapped {
+        Ok(prepared.stated(attestation))
+    }
+
+    async fn commit_new(&self, prepared: Prepared, domain: Domain) -> Result<()> {
+        let event = Event::KeysBootstrapped {
             domain: domain.as_str().to_owned(),
-            ca_pubkey: hex::encode(&statement.ca_pubkey),
-            k256_pubkey: hex::encode(&statement.k256_pubkey),
-        })
-        .await?;
-        Ok(statement)
+            ca_pubkey: hex::encode(prepared.ca_public_key()),
+            k256_pubkey: hex::encode(prepared.k256_public_key()),
+        };
+        self.commit(prepared, domain, event).await
     }
 
     /// `Onboard.Onboard`: the root keys of a running KMS, for a replica.
@@ -129,12 +161,12 @@ impl OnboardService {
         self.refuse_if_committed("KMS has already been onboarded")?;
         let prepared = self.receive(&url).await.map_err(|error| error.within("Failed to onboard"))?;
         let k256_pubkey = prepared.k256_public_key().to_vec();
-        self.commit(&prepared, &domain, Event::KeysReceived {
+        let event = Event::KeysReceived {
             domain: domain.as_str().to_owned(),
             source: url.to_string(),
             k256_pubkey: hex::encode(&k256_pubkey),
-        })
-        .await?;
+        };
+        self.commit(prepared, domain, event).await?;
         Ok(OnboardResponse { k256_pubkey })
     }
 
@@ -147,9 +179,9 @@ impl OnboardService {
             .map_err(|error| Error::unavailable("Failed to get VM info", error))?;
         let authorize = async |source: &Verified| self.authorize_source(source).await;
         let handover =
-            source::receive_root_keys(url, &parts.attester, &parts.verifier, &vm_config, authorize).await.map_err(
-                |error| Error::new(Code::InvalidRequest, error.to_string()).caused_by(error),
-            )?;
+            source::receive_root_keys(url, &parts.attester, &parts.verifier, &vm_config, authorize)
+                .await
+                .map_err(|error| Error::new(Code::InvalidRequest, error.to_string()).caused_by(error))?;
         parts.onboarding.receive(&handover).map_err(|error| Error::invalid(error.to_string()))
     }
 
@@ -176,8 +208,7 @@ impl OnboardService {
     /// No evidence, or evidence that does not verify.
     pub async fn get_attestation_info(&self) -> Result<AttestationInfoResponse> {
         let parts = &self.parts;
-        let verified =
-            own_evidence(&parts.attester, &parts.verifier).await.map_err(unattested)?;
+        let verified = own_evidence(&parts.attester, &parts.verifier).await.map_err(unattested)?;
         let identity = own_identity(&verified).map_err(unattested)?;
         // Shown, not needed: a back end that is down does not keep an operator from reading the rest.
         let info = match tokio::time::timeout(INFO_TIME, parts.policy.info()).await {
@@ -219,16 +250,15 @@ impl OnboardService {
     }
 
     /// Records, then saves: a line without keys is harmless, keys without a line are not.
-    async fn commit(&self, prepared: &Prepared, domain: &Domain, event: Event) -> Result<()> {
-        let receipt = self
-            .parts
-            .audit
-            .record(event)
+    async fn commit(&self, prepared: Prepared, domain: Domain, event: Event) -> Result<()> {
+        let receipt = self.parts.audit.record(event).await.map_err(|error| {
+            Error::unavailable("the new keys cannot be recorded, so none are kept", error)
+        })?;
+        let onboarding = Arc::clone(&self.parts.onboarding);
+        let commit = move || onboarding.commit(&prepared, &domain, receipt, SystemTime::now());
+        tokio::task::spawn_blocking(commit)
             .await
-            .map_err(|error| Error::unavailable("the new keys cannot be recorded, so none are kept", error))?;
-        self.parts
-            .onboarding
-            .commit(prepared, domain, receipt, SystemTime::now())
+            .map_err(|error| Error::internal("Failed to store keys", error))?
             .map_err(|error| Error::internal("Failed to store keys", error))
     }
 }
@@ -239,7 +269,9 @@ fn unreadable(error: LifecycleError) -> Error {
 
 fn unattested(error: OwnEvidenceError) -> Error {
     let message = match &error {
-        OwnEvidenceError::Attester(_) => "Failed to get attestation: the attester of this machine does not answer",
+        OwnEvidenceError::Attester(_) => {
+            "Failed to get attestation: the attester of this machine does not answer"
+        }
         OwnEvidenceError::Verify(_) => "Failed to verify attestation",
         OwnEvidenceError::Identity(_) => "Failed to decode app info",
     };

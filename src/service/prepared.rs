@@ -25,7 +25,8 @@ impl<M: prost::Message + serde::Serialize> Prepared<M> {
 
     /// Its compact JSON.
     pub fn json(&self) -> Bytes {
-        let encode = || serde_json::to_vec(&self.message).expect("messages have text keys and finite numbers only");
+        let encode =
+            || serde_json::to_vec(&self.message).expect("messages have text keys and finite numbers only");
         self.json.get_or_init(|| encode().into()).clone()
     }
 

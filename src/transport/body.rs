@@ -89,14 +89,15 @@ mod tests {
 
     #[tokio::test]
     async fn frames_are_joined_in_order() {
-        let frames = [&b"ab"[..], b"cd", b"ef"].map(|part| {
-            Ok::<_, std::convert::Infallible>(http_body::Frame::data(Bytes::from_static(part)))
-        });
+        let frames = [&b"ab"[..], b"cd", b"ef"]
+            .map(|part| Ok::<_, std::convert::Infallible>(http_body::Frame::data(Bytes::from_static(part))));
         let body = StreamBody::new(tokio_stream_of(frames));
         assert_eq!(&read(body, 16).await.expect("fits")[..], b"abcdef");
     }
 
-    fn tokio_stream_of<T: Unpin>(items: impl IntoIterator<Item = T>) -> impl futures_core::Stream<Item = T> + Unpin {
+    fn tokio_stream_of<T: Unpin>(
+        items: impl IntoIterator<Item = T>,
+    ) -> impl futures_core::Stream<Item = T> + Unpin {
         let mut items = items.into_iter().collect::<std::collections::VecDeque<_>>();
         Box::pin(futures_util::stream::poll_fn(move |_| std::task::Poll::Ready(items.pop_front())))
     }

@@ -1,12 +1,6 @@
 //! What every request passes first: the caller is attached, the address limited, the path tidied, panics kept in.
 
-use std::{
-    convert::Infallible,
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::Arc,
-    time::Instant,
-};
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Instant};
 
 use axum::{Router, body::Body};
 use futures_util::FutureExt as _;

@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, service::Routes};
 
 use super::status;
 use crate::{
+    config::BodyLimits,
     error::Result,
     proto::{self, DESCRIPTORS},
     service::{Caller, Method, Service, kms::KmsService, onboard::OnboardService},
@@ -21,26 +22,30 @@ use crate::{
 /// The largest message any method takes; the limit of each method is enforced on its body.
 const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
+/// Flag and length before each message.
+const FRAME_HEADER: usize = 5;
+
 type GrpcResult<T> = std::result::Result<Response<T>, Status>;
 
 /// The routes of the KMS phase.
-pub async fn kms(service: Arc<KmsService>) -> axum::Router {
+pub async fn kms(service: Arc<KmsService>, limits: &BodyLimits) -> axum::Router {
     let server = proto::kms_server::KmsServer::new(Kms(service)).max_decoding_message_size(LARGEST_MESSAGE);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<proto::kms_server::KmsServer<Kms>>().await;
-    finish(Routes::new(server).add_service(health), Service::Kms)
+    finish(Routes::new(server).add_service(health), Service::Kms, limits)
 }
 
 /// The routes of the onboarding phase.
-pub async fn onboarding(service: Arc<OnboardService>) -> axum::Router {
-    let server =
-        proto::onboard_server::OnboardServer::new(Onboard(service)).max_decoding_message_size(LARGEST_MESSAGE);
+pub async fn onboarding(service: Arc<OnboardService>, limits: &BodyLimits) -> axum::Router {
+    let server = proto::onboard_server::OnboardServer::new(Onboard(service))
+        .max_decoding_message_size(LARGEST_MESSAGE);
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<proto::onboard_server::OnboardServer<Onboard>>().await;
-    finish(Routes::new(server).add_service(health), Service::Onboard)
+    finish(Routes::new(server).add_service(health), Service::Onboard, limits)
 }
 
-fn finish(routes: Routes, service: Service) -> axum::Router {
+fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router {
+    let limits = Arc::new(limits.clone());
     let reflection = || {
         tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
@@ -54,15 +59,21 @@ fn finish(routes: Routes, service: Service) -> axum::Router {
         .prepare()
         .into_axum_router()
         .layer(tonic_web::GrpcWebLayer::new())
-        .layer(axum::middleware::map_request(move |request| limited(service, request)))
+        .layer(axum::middleware::map_request(move |request| limited(service, Arc::clone(&limits), request)))
 }
 
 /// Bounds the body of a request by its method's limit.
-async fn limited(service: Service, request: axum::extract::Request) -> axum::extract::Request {
+async fn limited(
+    service: Service,
+    limits: Arc<BodyLimits>,
+    request: axum::extract::Request,
+) -> axum::extract::Request {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
     let Some(row) = Method::find(service, method) else { return request };
-    // The frame adds a flag and a length; gRPC-web text is a third larger than what it carries.
-    let limit = row.body_limit / 3 * 4 + 16;
+    // A frame is a flag and a length, then the message; gRPC-web may carry it in base64.
+    let framed = limits.of(row.name).unwrap_or(row.body_limit) + FRAME_HEADER;
+    let is_text = content_type(&request).is_some_and(|kind| kind.starts_with("application/grpc-web-text"));
+    let limit = if is_text { framed.div_ceil(3) * 4 } else { framed };
     request.map(|body| axum::body::Body::new(LimitedBody { body, left: limit }))
 }
 
@@ -84,7 +95,8 @@ impl Body for LimitedBody {
         let Some(frame) = std::task::ready!(Pin::new(&mut this.body).poll_frame(context)) else {
             return Poll::Ready(None);
         };
-        let frame = frame.map_err(|_| Status::invalid_argument("failed to read data: the body ended early"))?;
+        let frame =
+            frame.map_err(|_| Status::invalid_argument("failed to read data: the body ended early"))?;
         let length = frame.data_ref().map_or(0, Bytes::len);
         Poll::Ready(Some(match this.left.checked_sub(length) {
             Some(left) => {
@@ -114,8 +126,11 @@ fn answer<T>(result: Result<T>) -> GrpcResult<T> {
 
 /// Whether a request is gRPC or gRPC-web by its content type.
 pub fn is_grpc<B>(request: &HttpRequest<B>) -> bool {
-    let kind = request.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+    content_type(request).is_some_and(|kind| kind.starts_with("application/grpc"))
+}
+
+fn content_type<B>(request: &HttpRequest<B>) -> Option<&str> {
+    request.headers().get(http::header::CONTENT_TYPE)?.to_str().ok()
 }
 
 /// The KMS service behind the generated trait.

@@ -9,6 +9,7 @@ use serde::{Serialize, de::DeserializeOwned};
 
 use super::{body, status};
 use crate::{
+    config::BodyLimits,
     error::{Code, Error, Result},
     proto::PrpcError,
     service::{Caller, Method, Row, Service},
@@ -40,7 +41,8 @@ impl Encoding {
                 .any(|(key, value)| key == "json" && matches!(&*value, "" | "1" | "true"))
         };
         let by_type = || {
-            let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
+            let value =
+                headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
             value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
         };
         (is_read(verb) || by_query() || by_type()).then_some(Self::Json)
@@ -134,11 +136,17 @@ pub trait Dispatch {
     const SERVICE: Service;
 
     /// Calls `method`.
-    fn call(&self, method: Method, caller: &Caller, call: Call) -> impl Future<Output = Result<Bytes>> + Send;
+    fn call(&self, method: Method, caller: &Caller, call: Call)
+    -> impl Future<Output = Result<Bytes>> + Send;
 }
 
 /// Serves one request to `/prpc/<name>`.
-pub async fn serve<D: Dispatch, B>(dispatch: &D, name: &str, request: Request<B>) -> Answer
+pub async fn serve<D: Dispatch, B>(
+    dispatch: &D,
+    limits: &BodyLimits,
+    name: &str,
+    request: Request<B>,
+) -> Answer
 where
     B: Body<Data = Bytes> + Unpin,
 {
@@ -148,12 +156,15 @@ where
     let (parts, incoming) = request.into_parts();
     let asked = Encoding::asked(&parts.method, parts.uri.query(), &parts.headers);
     let Some(caller) = parts.extensions.get::<Caller>() else {
-        return error(Encoding::Json, &Error::internal("no connection information", "caller extension missing"));
+        return error(
+            Encoding::Json,
+            &Error::internal("no connection information", "caller extension missing"),
+        );
     };
 
     let name = stripped(name, D::SERVICE);
     let row = Method::find(D::SERVICE, name);
-    let limit = row.map_or(UNKNOWN_METHOD_BODY, |row| row.body_limit);
+    let limit = row.map_or(UNKNOWN_METHOD_BODY, |row| limits.of(row.name).unwrap_or(row.body_limit));
     let (payload, encoding) = match body::read(incoming, limit).await {
         Ok(bytes) => {
             let encoding = asked.unwrap_or_else(|| Encoding::of_body(&bytes));

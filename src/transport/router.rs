@@ -19,6 +19,7 @@ use super::{
     web,
 };
 use crate::{
+    config::BodyLimits,
     error::{Code, Error, Result},
     metrics::Metrics,
     operator::OperatorToken,
@@ -29,18 +30,21 @@ use crate::{
     },
 };
 
-
 /// The KMS phase of the main listener.
-pub async fn kms(service: Arc<KmsService>, metrics: Option<Arc<Metrics>>) -> Router {
-    let mut router = prpc_routes(Arc::clone(&service)).route("/health", get(health));
+pub async fn kms(service: Arc<KmsService>, limits: &BodyLimits, metrics: Option<Arc<Metrics>>) -> Router {
+    let mut router = prpc_routes(Arc::clone(&service), limits).route("/health", get(health));
     if let Some(metrics) = metrics {
         router = router.route("/metrics", get(move || async move { exposition(&metrics) }));
     }
-    router.merge(grpc::kms(service).await).fallback(not_found)
+    router.merge(grpc::kms(service, limits).await).fallback(not_found)
 }
 
 /// The onboarding phase of the main listener; `token` guards what changes state.
-pub async fn onboarding(service: Arc<OnboardService>, token: Option<OperatorToken>) -> Router {
+pub async fn onboarding(
+    service: Arc<OnboardService>,
+    limits: &BodyLimits,
+    token: Option<OperatorToken>,
+) -> Router {
     let finish = {
         let service = Arc::clone(&service);
         get(move || async move {
@@ -50,11 +54,11 @@ pub async fn onboarding(service: Arc<OnboardService>, token: Option<OperatorToke
             }
         })
     };
-    let router = prpc_routes(Arc::clone(&service))
+    let router = prpc_routes(Arc::clone(&service), limits)
         .merge(web::onboarding())
         .route("/health", get(health))
         .route("/finish", finish)
-        .merge(grpc::onboarding(service).await)
+        .merge(grpc::onboarding(service, limits).await)
         .fallback(not_found);
     match token {
         Some(token) => router.layer(middleware::from_fn_with_state(Arc::new(token), onboarding_token)),
@@ -63,23 +67,32 @@ pub async fn onboarding(service: Arc<OnboardService>, token: Option<OperatorToke
 }
 
 /// The admin listener.
-pub fn admin(service: Arc<AdminService>) -> Router {
-    prpc_routes(service).fallback(not_found)
+pub fn admin(service: Arc<AdminService>, limits: &BodyLimits) -> Router {
+    prpc_routes(service, limits).fallback(not_found)
 }
 
-fn prpc_routes<D: Dispatch + Send + Sync + 'static>(dispatch: Arc<D>) -> Router {
+/// What serves prpc, and how large its requests may be.
+struct Prpc<D> {
+    dispatch: Arc<D>,
+    limits: BodyLimits,
+}
+
+fn prpc_routes<D: Dispatch + Send + Sync + 'static>(dispatch: Arc<D>, limits: &BodyLimits) -> Router {
     Router::new()
-        .route("/prpc/", any(|| async { prpc::plain(StatusCode::UNPROCESSABLE_ENTITY, "no method named").map(Body::new) }))
+        .route(
+            "/prpc/",
+            any(|| async { prpc::plain(StatusCode::UNPROCESSABLE_ENTITY, "no method named").map(Body::new) }),
+        )
         .route("/prpc/{name}", any(prpc_call::<D>))
-        .with_state(dispatch)
+        .with_state(Arc::new(Prpc { dispatch, limits: limits.clone() }))
 }
 
 async fn prpc_call<D: Dispatch + Send + Sync>(
-    State(dispatch): State<Arc<D>>,
+    State(prpc): State<Arc<Prpc<D>>>,
     Path(name): Path<String>,
     request: Request,
 ) -> Response {
-    prpc::serve(&*dispatch, &name, request).await.map(Body::new)
+    prpc::serve(&*prpc.dispatch, &prpc.limits, &name, request).await.map(Body::new)
 }
 
 async fn health() -> &'static str {
@@ -194,7 +207,8 @@ impl Dispatch for AdminService {
     async fn call(&self, method: Method, _: &Caller, call: Call) -> Result<Bytes> {
         match method {
             Method::ClearImageCache => {
-                call.unary(async |request: ClearImageCacheRequest| self.clear_image_cache(request).await).await
+                call.unary(async |request: ClearImageCacheRequest| self.clear_image_cache(request).await)
+                    .await
             }
             other => Err(elsewhere(other)),
         }

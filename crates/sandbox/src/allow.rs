@@ -14,6 +14,14 @@ pub(crate) enum Entry {
     Known,
 }
 
+/// Writes an allow-list that allows nobody, where there is none.
+pub(crate) fn prepare(state: &StateDir) -> Result<()> {
+    match state.read(FILE)? {
+        Some(_) => Ok(()),
+        None => state.write(FILE, &format!("{:#}\n", nobody())),
+    }
+}
+
 /// Allows a KMS: what it measures, on this device, from this OS image.
 pub(crate) fn kms(state: &StateDir, mr_aggregated: &[u8], device: &[u8], os_image: &[u8]) -> Result<Entry> {
     edit(state, |file| {
@@ -88,11 +96,13 @@ mod tests {
     fn entries_are_made_once_and_keep_what_is_there() {
         let home = tempfile::tempdir().expect("directory");
         let state = StateDir::open(Some(home.path().to_owned())).expect("state");
+        prepare(&state).expect("nobody");
         assert_eq!(kms(&state, &[1; 32], &[2; 32], &[3; 32]).expect("kms"), Entry::New);
         assert_eq!(app(&state, &[4; 20], &[5; 32], &[2; 32], &[3; 32]).expect("app"), Entry::New);
         assert_eq!(kms(&state, &[1; 32], &[2; 32], &[3; 32]).expect("kms"), Entry::Known);
         assert_eq!(app(&state, &[4; 20], &[5; 32], &[2; 32], &[3; 32]).expect("app"), Entry::Known);
 
+        prepare(&state).expect("nothing to do");
         let text = state.read(FILE).expect("readable").expect("there");
         let file: Value = serde_json::from_str(&text).expect("json");
         assert_eq!(file["osImages"], json!([format!("0x{}", "03".repeat(32))]));

@@ -11,9 +11,9 @@ mod world;
 
 use std::{path::PathBuf, process::ExitCode};
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, bail};
 use clap::Parser;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use narrator::Narrator;
 use state::StateDir;
@@ -48,26 +48,53 @@ async fn main() -> ExitCode {
 }
 
 async fn run(arguments: Arguments, narrator: &mut Narrator) -> Result<()> {
+    let mut interruption = Interruption::new()?;
     let state = StateDir::open(arguments.dir)?;
     log_to(&state)?;
     let mut story = Story::new(state, arguments.port);
-    let told = tokio::select! {
-        told = story.tell(narrator) => told,
-        interrupted = interrupted() => interrupted,
-    };
-    let lived = match told {
-        Ok(()) if !arguments.once => {
-            story.invite(narrator);
-            tokio::select! {
-                ended = story.kms_ended() => ended,
-                interrupted = interrupted() => interrupted,
-            }
-        }
-        told => told,
-    };
+    let lived = live(&mut story, narrator, &mut interruption, arguments.once).await;
     narrator.stopping();
     story.end().await;
     lived
+}
+
+async fn live(
+    story: &mut Story,
+    narrator: &mut Narrator,
+    interruption: &mut Interruption,
+    once: bool,
+) -> Result<()> {
+    tokio::select! {
+        told = story.tell(narrator) => told?,
+        () = interruption.comes() => bail!("interrupted before the CVM had its keys"),
+    }
+    if once {
+        return Ok(());
+    }
+    story.invite(narrator);
+    tokio::select! {
+        ended = story.kms_ended() => ended,
+        () = interruption.comes() => Ok(()),
+    }
+}
+
+/// Ctrl-C or SIGTERM, from the start of the program.
+struct Interruption {
+    interrupt: Signal,
+    terminate: Signal,
+}
+
+impl Interruption {
+    fn new() -> Result<Self> {
+        Ok(Self { interrupt: signal(SignalKind::interrupt())?, terminate: signal(SignalKind::terminate())? })
+    }
+
+    async fn comes(&mut self) {
+        tokio::select! {
+            _ = self.interrupt.recv() => {}
+            _ = self.terminate.recv() => {}
+        }
+    }
 }
 
 /// What the KMS logs goes to a file: the terminal is for the story.
@@ -77,15 +104,5 @@ fn log_to(state: &StateDir) -> Result<()> {
     let filter = tracing_subscriber::EnvFilter::try_from_default_env()
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
     tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(file).init();
-    Ok(())
-}
-
-/// Until Ctrl-C or SIGTERM.
-async fn interrupted() -> Result<()> {
-    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
-    tokio::select! {
-        _ = interrupt.recv() => {}
-        _ = terminate.recv() => {}
-    }
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use std::{
     fmt::Display,
-    io::{IsTerminal as _, stderr, stdout},
+    io::{IsTerminal as _, Write as _, stderr, stdout},
     time::Duration,
 };
 
@@ -106,7 +106,7 @@ impl Narrator {
     pub(crate) fn stopping(&mut self) {
         self.quiet();
         if self.is_live {
-            println!("\r{}", self.styled(Style::Dim, "stopping"));
+            self.line(&format!("\r{}", self.styled(Style::Dim, "stopping")));
         }
     }
 
@@ -122,7 +122,8 @@ impl Narrator {
 
     fn line(&mut self, text: &str) {
         self.quiet();
-        println!("{text}");
+        // A reader that went away, as `head` does, is no reason to stop.
+        let _ = writeln!(stdout(), "{text}");
     }
 
     fn quiet(&mut self) {

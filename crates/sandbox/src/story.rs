@@ -8,7 +8,11 @@ use kms_attest::{
     evidence::Evidence,
     verify::{Binding, Verifier},
 };
-use kms_client::{CallError, ServerAttestation, proto::BootstrapResponse};
+use kms_client::{
+    BootError, CallError, ServerAttestation,
+    boot::{AttemptError, FailedAttempt},
+    proto::BootstrapResponse,
+};
 
 use crate::{
     allow::{self, Entry},
@@ -50,6 +54,7 @@ impl Story {
 
         narrator.chapter("KMS");
         let had_keys = state.has_keys();
+        allow::prepare(state)?;
         let kms = kms.insert(Kms::start(state, world, *port).await?);
         narrator.fact("address", kms.base());
         narrator.fact("policy", state.policy().display());
@@ -119,7 +124,7 @@ async fn onboard(narrator: &mut Narrator, state: &StateDir, kms: &Kms, verifier:
         answer = onboarding.bootstrap().await;
     }
     let made = answer?;
-    narrator.good("bootstrapped", "root keys made inside the KMS's CVM; they do not leave it");
+    narrator.good("bootstrapped", "root keys made inside the KMS's CVM");
     narrator.fact("root CA", format_args!("{} (SHA-256 of its public key)", fingerprint(&made.ca_pubkey)));
     narrator.fact("root k256", hex::encode(&made.k256_pubkey));
     check_statement(&made, verifier).await?;
@@ -158,7 +163,8 @@ async fn serve(narrator: &mut Narrator, state: &StateDir, kms: &mut Kms, verifie
         "verified",
         format_args!("its certificate carries a quote, TCB status {}", verified.tcb_status()),
     );
-    narrator.fact("relaxed", meta.relaxed_settings.join(", "));
+    narrator
+        .fact("relaxed", format_args!("{} (GetMeta says so to everyone)", meta.relaxed_settings.join(", ")));
     Ok(())
 }
 
@@ -174,10 +180,10 @@ async fn release(narrator: &mut Narrator, state: &StateDir, kms: &Kms, guest: &G
     narrator.waiting("asking for keys");
     let mut started = Instant::now();
     let mut answer = guest.fetch(kms.url()).await?;
-    if let Err(refusal) = &answer {
+    if let Some(reason) = answer.as_ref().err().and_then(denial) {
         let entry = allow::app(state, cvm.app_id(), cvm.compose_hash(), &device, cvm.os_image_hash())?;
-        ensure!(entry == Entry::New, "the app is allowed and gets no keys: {refusal}");
-        narrator.refused(refusal);
+        ensure!(entry == Entry::New, "the app is allowed and gets no keys: {reason}");
+        narrator.refused(reason);
         narrator.good("allowed", "app, compose hash and device entered into auth-config.json");
         narrator.waiting("asking for keys again");
         started = Instant::now();
@@ -202,4 +208,15 @@ async fn release(narrator: &mut Narrator, state: &StateDir, kms: &Kms, guest: &G
     guest.finish_boot(&keys);
     narrator.good("key provider", format_args!("measured by the CVM: {}", fingerprint(&keys.key_provider)));
     Ok(())
+}
+
+/// What the KMS says, if it is the KMS that said no.
+fn denial(error: &BootError) -> Option<String> {
+    let BootError::AllFailed(attempts) = error else { return None };
+    match &attempts[..] {
+        [FailedAttempt { error: AttemptError::Call(CallError::Refused { message, .. }), .. }] => {
+            Some(message.clone())
+        }
+        _ => None,
+    }
 }

@@ -67,12 +67,10 @@ impl ConfigfsTsm {
             }
             _ => {}
         }
-        let quote = (0..ATTEMPTS)
-            .map(|_| attempt(&entry, report_data))
-            .find(|attempt| !matches!(attempt, Err(AttesterError::Conflict)));
+        let quote = without_conflict(|| attempt(&entry, report_data));
         // An entry that stays behind is used again by the next call.
         let _ = fs::remove_dir(&entry);
-        quote.unwrap_or(Err(AttesterError::Conflict))
+        quote
     }
 
     fn runtime_events(&self) -> Result<Vec<RuntimeEvent>, AttesterError> {
@@ -85,6 +83,14 @@ impl ConfigfsTsm {
             .collect::<Result<_, _>>()
             .map_err(|_| AttesterError::EventLog("a line is not a runtime event"))
     }
+}
+
+/// The first outcome that is no conflict, within [`ATTEMPTS`].
+fn without_conflict<T>(mut attempt: impl FnMut() -> Result<T, AttesterError>) -> Result<T, AttesterError> {
+    (0..ATTEMPTS)
+        .map(|_| attempt())
+        .find(|outcome| !matches!(outcome, Err(AttesterError::Conflict)))
+        .unwrap_or(Err(AttesterError::Conflict))
 }
 
 /// Writes the report data and reads the quote. The generation and the quote itself tell whether another process wrote
@@ -176,20 +182,31 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_changing_generation_is_a_conflict_until_it_stands_still() {
+    async fn a_changing_generation_is_a_conflict() {
         let (directory, kernel) = kernel();
         let generation = directory.path().join(ENTRY).join("generation");
-        // A pipe gives each reader the next number: two attempts see a change, the third does not.
         fs::remove_file(&generation).unwrap();
-        assert!(std::process::Command::new("mkfifo").arg(&generation).status().unwrap().success());
-        let writer = std::thread::spawn(move || {
-            for number in ["1", "2", "3", "4", "5", "5"] {
-                fs::write(&generation, number).unwrap();
-                std::thread::sleep(std::time::Duration::from_millis(20));
-            }
-        });
-        assert!(kernel.attest(ReportData([3; 64])).await.is_ok());
-        writer.join().unwrap();
+        // Another text at each reading.
+        std::os::unix::fs::symlink("/proc/sys/kernel/random/uuid", &generation).unwrap();
+        let error = kernel.attest(ReportData([3; 64])).await.unwrap_err();
+        assert!(matches!(error, AttesterError::Conflict), "{error}");
+    }
+
+    #[test]
+    fn a_conflict_is_tried_again_and_nothing_else_is() {
+        let attempts = |outcomes: fn(usize) -> Result<usize, AttesterError>| {
+            let mut count = 0;
+            let outcome = without_conflict(|| {
+                count += 1;
+                outcomes(count)
+            });
+            (outcome.ok(), count)
+        };
+        assert_eq!(attempts(Ok), (Some(1), 1));
+        let third = |n| if n == 3 { Ok(n) } else { Err(AttesterError::Conflict) };
+        assert_eq!(attempts(third), (Some(3), 3));
+        assert_eq!(attempts(|_| Err(AttesterError::Conflict)), (None, ATTEMPTS));
+        assert_eq!(attempts(|_| Err(AttesterError::Provider)), (None, 1));
     }
 
     #[tokio::test]

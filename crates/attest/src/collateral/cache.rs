@@ -1,14 +1,18 @@
 //! Collateral kept until Intel's own `nextUpdate`: one fetch at a time per platform, several services in order.
 
+mod shelf;
+mod stats;
+
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use tokio::sync::{Semaphore, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use super::endpoint::{Endpoint, EndpointStats};
+use self::shelf::Shelf;
+pub use self::stats::{CacheStats, EntryStats};
+use super::endpoint::Endpoint;
 use super::origin::{Origin, PckRequest, read_chain};
 use super::{
     CacheOptions, Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, Pccs, PlatformKey,
@@ -22,8 +26,6 @@ const MAX_FLIGHTS: usize = 32;
 const MAX_UPSTREAM: usize = 8;
 /// Requests for PCK certificates at the same time: anyone can cause these, so they get a lane of their own.
 const MAX_CHAIN_REQUESTS: usize = 4;
-/// Failed platforms remembered.
-const MAX_REFUSALS: usize = 256;
 /// Pause before a failed background refresh is tried again.
 const REFRESH_RETRY_SECONDS: u64 = 300;
 
@@ -48,49 +50,12 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    entries: HashMap<PlatformKey, Entry>,
-    refusals: HashMap<PlatformKey, (CollateralError, Instant)>,
+    shelf: Shelf,
     flights: HashMap<PlatformKey, Flight>,
-    uses: u64,
-}
-
-struct Entry {
-    collateral: Arc<Collateral>,
-    fetched_at: u64,
-    refresh_at: u64,
-    last_use: u64,
 }
 
 type Landing = Result<Arc<Collateral>, CollateralError>;
 type Flight = watch::Receiver<Option<Landing>>;
-
-/// Numbers about the cache, for metrics.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct CacheStats {
-    /// Quotes served from the cache.
-    pub hits: u64,
-    /// Quotes that needed a fetch or waited for one.
-    pub misses: u64,
-    /// Fetches over all services, background refreshes included.
-    pub fetches: u64,
-    /// Of those, the ones that ended without collateral.
-    pub failures: u64,
-    /// What is kept, by platform.
-    pub entries: Vec<EntryStats>,
-    /// The configured services, in order.
-    pub endpoints: Vec<EndpointStats>,
-}
-
-/// One platform's collateral.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct EntryStats {
-    /// Whose it is.
-    pub platform: PlatformKey,
-    /// Seconds since it was fetched.
-    pub age: u64,
-    /// Unix seconds of its end.
-    pub expires: u64,
-}
 
 impl CollateralCache {
     /// A cache in front of the services at `endpoints`, tried in this order (none: the default one).
@@ -109,7 +74,7 @@ impl CollateralCache {
         let endpoints = urls
             .into_iter()
             .enumerate()
-            .map(|(index, url)| Ok(Endpoint::new(index, Pccs::new(url, index, http.clone(), anchors)?)))
+            .map(|(index, url)| Ok(Endpoint::new(index, Pccs::numbered(index, url, http.clone(), anchors)?)))
             .collect::<Result<_, EndpointError>>()?;
         let shared = Shared {
             endpoints,
@@ -150,24 +115,12 @@ impl CollateralCache {
 
     /// Numbers for metrics.
     pub fn stats(&self) -> CacheStats {
-        let now = self.clock().now();
-        let mut entries: Vec<EntryStats> = self
-            .state()
-            .entries
-            .iter()
-            .map(|(platform, entry)| EntryStats {
-                platform: *platform,
-                age: now.saturating_sub(entry.fetched_at),
-                expires: entry.collateral.expires(),
-            })
-            .collect();
-        entries.sort_by_key(|entry| entry.platform);
         CacheStats {
             hits: self.shared.hits.load(Ordering::Relaxed),
             misses: self.shared.misses.load(Ordering::Relaxed),
             fetches: self.shared.fetches.load(Ordering::Relaxed),
             failures: self.shared.failures.load(Ordering::Relaxed),
-            entries,
+            entries: self.state().shelf.stats(self.clock().now()),
             endpoints: self.shared.endpoints.iter().map(Endpoint::stats).collect(),
         }
     }
@@ -179,29 +132,22 @@ impl CollateralCache {
 
     /// Fetches every entry that is due; drops those that have ended. A failure leaves the entry in use.
     pub(super) async fn refresh_due(&self) {
-        let now = self.clock().now();
-        let due: Vec<PlatformKey> = {
-            let mut state = self.state();
-            state.entries.retain(|_, entry| entry.collateral.expires() >= now);
-            let due = state.entries.iter().filter(|(_, entry)| entry.refresh_at <= now);
-            due.map(|(platform, _)| *platform).collect()
-        };
+        let due = self.state().shelf.due(self.clock().now());
         for platform in due {
             let flight = self.board(&mut self.state(), platform);
             let landing = match flight {
                 Ok(flight) => landed(flight).await,
                 Err(busy) => Err(busy),
             };
-            if landing.is_err()
-                && let Some(entry) = self.state().entries.get_mut(&platform)
-            {
-                entry.refresh_at = self.clock().now().saturating_add(REFRESH_RETRY_SECONDS);
+            if landing.is_err() {
+                let later = self.clock().now().saturating_add(REFRESH_RETRY_SECONDS);
+                self.state().shelf.postpone(platform, later);
             }
         }
     }
 
     async fn platform(&self, platform: PlatformKey, chain: &[u8]) -> Landing {
-        if let Some(kept) = self.state().kept(platform, self.clock().now()) {
+        if let Some(kept) = self.state().shelf.take(platform, self.clock().now()) {
             self.shared.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(kept);
         }
@@ -213,13 +159,13 @@ impl CollateralCache {
         }
         let flight = {
             let mut state = self.state();
-            if let Some(kept) = state.kept(platform, self.clock().now()) {
+            if let Some(kept) = state.shelf.take(platform, self.clock().now()) {
                 return Ok(kept);
             }
-            match state.refusals.get(&platform) {
-                Some((error, until)) if *until > Instant::now() => return Err(error.clone()),
-                _ => self.board(&mut state, platform)?,
+            if let Some(error) = state.shelf.refusal(platform) {
+                return Err(error);
             }
+            self.board(&mut state, platform)?
         };
         landed(flight).await
     }
@@ -310,23 +256,14 @@ impl CollateralCache {
         endpoints
     }
 
-    /// Files the outcome of a fetch. Never replaces collateral that is still valid by an earlier issue of it.
+    /// Files the outcome of a fetch.
     fn keep(&self, platform: PlatformKey, fetched: Result<Collateral, CollateralError>) -> Landing {
-        let now = self.clock().now();
+        let shelf = &mut self.state().shelf;
         let options = &self.shared.options;
-        let mut state = self.state();
         match fetched {
-            Ok(collateral) => {
-                let collateral = match state.kept(platform, now) {
-                    Some(kept) if kept.issued() > collateral.issued() => kept,
-                    _ => Arc::new(collateral),
-                };
-                state.refusals.remove(&platform);
-                state.file(platform, Arc::clone(&collateral), now, options);
-                Ok(collateral)
-            }
+            Ok(collateral) => Ok(shelf.place(platform, collateral, self.clock().now(), options)),
             Err(error) => {
-                state.refuse(platform, &error, options);
+                shelf.refuse(platform, &error, options);
                 Err(error)
             }
         }
@@ -340,53 +277,6 @@ impl CollateralCache {
 async fn landed(mut flight: Flight) -> Landing {
     let landing = flight.wait_for(Option::is_some).await.ok().and_then(|landing| landing.clone());
     landing.unwrap_or_else(|| Err(CollateralError::unavailable(FetchFailure::Abandoned)))
-}
-
-impl State {
-    fn kept(&mut self, platform: PlatformKey, now: u64) -> Option<Arc<Collateral>> {
-        self.uses += 1;
-        let entry = self.entries.get_mut(&platform).filter(|entry| entry.collateral.expires() >= now)?;
-        entry.last_use = self.uses;
-        Some(Arc::clone(&entry.collateral))
-    }
-
-    fn file(&mut self, platform: PlatformKey, collateral: Arc<Collateral>, now: u64, options: &CacheOptions) {
-        let half_life = collateral.expires().saturating_sub(now) / 2;
-        let wait = options.refresh_after.as_secs().min(half_life);
-        let entry =
-            Entry { collateral, fetched_at: now, refresh_at: now + jittered(wait), last_use: self.uses };
-        self.entries.insert(platform, entry);
-        while self.entries.len() > options.capacity.max(1) {
-            let oldest = self.entries.iter().filter(|(key, _)| **key != platform);
-            let Some(oldest) = oldest.min_by_key(|(_, entry)| entry.last_use).map(|(key, _)| *key) else {
-                break;
-            };
-            self.entries.remove(&oldest);
-        }
-    }
-
-    fn refuse(&mut self, platform: PlatformKey, error: &CollateralError, options: &CacheOptions) {
-        let unknown = match error {
-            CollateralError::Unavailable { failures } => {
-                !failures.is_empty() && failures.iter().all(FetchFailure::is_unknown_platform)
-            }
-            _ => false,
-        };
-        let pause: Duration = if unknown { options.unknown_for } else { options.retry_after };
-        let now = Instant::now();
-        self.refusals.retain(|_, (_, until)| *until > now);
-        if self.refusals.len() < MAX_REFUSALS {
-            self.refusals.insert(platform, (error.clone(), now + pause));
-        }
-    }
-}
-
-/// Between nine tenths of `seconds` and all of it, so that nodes started together do not ask together.
-fn jittered(seconds: u64) -> u64 {
-    let mut random = [0; 2];
-    // Without randomness there is no jitter, which is no reason to fail.
-    let _ = aws_lc_rs::rand::fill(&mut random);
-    seconds - seconds / 10 * u64::from(u16::from_le_bytes(random)) / 65_536
 }
 
 /// Takes a fetch off the list when it ends, even by a panic.

@@ -14,7 +14,7 @@ use super::{EndpointError, FetchFailure, Resource};
 /// Time for a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Time for a request from its first byte to the last of the answer.
-const REQUEST: Duration = Duration::from_secs(6);
+const REQUEST: Duration = Duration::from_secs(8);
 /// Redirects followed, within the same host.
 const MAX_REDIRECTS: usize = 2;
 /// A JSON answer or a certificate. Intel's longest TCB info has some 40 KiB.
@@ -114,4 +114,64 @@ async fn read(client: &Client, resource: Resource, url: &str, limit: usize) -> R
         body.extend_from_slice(&chunk);
     }
     Ok(Answer { headers: std::mem::take(response.headers_mut()), body })
+}
+
+#[cfg(test)]
+mod tests {
+    use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
+    use rustls::ServerConfig;
+    use rustls_pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::TcpListener;
+    use tokio_rustls::TlsAcceptor;
+
+    use super::*;
+
+    /// A TLS server that answers "ok", and the root above its certificate.
+    async fn tls_server() -> (String, CertificateDer<'static>) {
+        let ca_key = KeyPair::generate().unwrap();
+        let mut ca = CertificateParams::default();
+        ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        let root = ca.self_signed(&ca_key).unwrap().der().clone();
+        let key = KeyPair::generate().unwrap();
+        let leaf = CertificateParams::new(["localhost".to_owned()]).unwrap();
+        let leaf = leaf.signed_by(&key, &Issuer::new(ca, ca_key)).unwrap().der().clone();
+        let key = PrivateKeyDer::from(PrivatePkcs8KeyDer::from(key.serialize_der()));
+        let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+        let config = ServerConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![leaf], key)
+            .unwrap();
+        let acceptor = TlsAcceptor::from(Arc::new(config));
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("https://localhost:{}/", listener.local_addr().unwrap().port());
+        tokio::spawn(async move {
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                let Ok(mut stream) = acceptor.accept(stream).await else { continue };
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        (url, root)
+    }
+
+    #[tokio::test]
+    async fn an_extra_root_makes_a_private_service_reachable_and_its_absence_does_not() {
+        let (url, root) = tls_server().await;
+        let strangers = Http::new(&[]).unwrap().get(Resource::PckCrl, &url, 10).await;
+        assert_eq!(strangers.err(), Some(FetchFailure::Connection(Resource::PckCrl)));
+        let friends = Http::new(&[root]).unwrap().get(Resource::PckCrl, &url, 10).await;
+        assert_eq!(friends.unwrap().body, b"ok");
+    }
+
+    #[test]
+    fn an_extra_root_must_be_a_certificate() {
+        let error = Http::new(&[CertificateDer::from(vec![1, 2, 3])]).err();
+        assert!(matches!(error, Some(EndpointError::Client(_))));
+    }
 }

@@ -23,6 +23,9 @@ pub const DEFAULT_PCCS_URL: &str = "https://pccs.phala.network";
 /// Intel's own service: it has no `rootcacrl`.
 const INTEL_PCS_URL: &str = "https://api.trustedservices.intel.com";
 
+/// An issuer chain in a header, percent-encoded. Intel's have some 3 KiB.
+const MAX_CHAIN_HEADER: usize = 32 * 1024;
+
 const PCK_CHAIN: &str = "SGX-PCK-Certificate-Issuer-Chain";
 const PCK_TCBM: &str = "SGX-TCBm";
 const PCK_CRL_CHAIN: &str = "SGX-PCK-CRL-Issuer-Chain";
@@ -38,10 +41,20 @@ pub struct Pccs {
 }
 
 impl Pccs {
-    /// The service at `url` (blank: [`DEFAULT_PCCS_URL`]); `index` is its place in the configuration, for errors.
+    /// The service at `url` (blank: [`DEFAULT_PCCS_URL`]).
     ///
     /// Trailing slashes and a trailing `/sgx/certification/v4` or `/tdx/certification/v4` are cut off.
-    pub fn new(url: &str, index: usize, http: Http, anchors: &TrustAnchors) -> Result<Self, EndpointError> {
+    pub fn new(url: &str, http: Http, anchors: &TrustAnchors) -> Result<Self, EndpointError> {
+        Self::numbered(0, url, http, anchors)
+    }
+
+    /// The same for the service at place `index` of the configuration, which errors name.
+    pub(super) fn numbered(
+        index: usize,
+        url: &str,
+        http: Http,
+        anchors: &TrustAnchors,
+    ) -> Result<Self, EndpointError> {
         let url = match url.trim() {
             "" => DEFAULT_PCCS_URL,
             url => url,
@@ -146,9 +159,13 @@ impl Pccs {
         })
     }
 
+    fn has_root_crl(&self) -> bool {
+        !self.base.starts_with(INTEL_PCS_URL)
+    }
+
     /// The root's CRL from the service, as hex text; else, as DER, from the root certificate's distribution point.
     async fn root_crl(&self, qe_identity_issuer_chain: &str) -> Result<Vec<u8>, FetchFailure> {
-        if !self.base.starts_with(INTEL_PCS_URL) {
+        if self.has_root_crl() {
             let url = format!("{}/sgx/certification/v4/rootcacrl", self.base);
             match self.http.get(Resource::RootCrl, &url, MAX_CRL).await {
                 Ok(answer) => {
@@ -258,6 +275,9 @@ fn issuer_chain(answer: &Answer, resource: Resource, names: &[&'static str]) -> 
         .iter()
         .find_map(|name| answer.headers.get(*name))
         .ok_or(FetchFailure::MissingHeader { resource, header })?;
+    if value.len() > MAX_CHAIN_HEADER {
+        return Err(malformed(resource, "issuer chain is too long"));
+    }
     let value = value.to_str().map_err(|_| malformed(resource, "issuer chain is not ascii"))?;
     let chain = percent_decode_str(value)
         .decode_utf8()

@@ -141,6 +141,40 @@ fn boot_info_of_verified_evidence_is_the_peers_to_the_byte() {
 }
 
 #[test]
+fn boot_info_of_real_evidence_of_other_platforms_is_the_peers_to_the_byte() {
+    let fixtures = test_vectors::json("fixtures.json");
+    let fixtures = &fixtures["fixtures"];
+    let snp = test_vectors::json("fixtures/dstack/sev-snp-attestation.json");
+    let cases = [
+        (
+            test_vectors::file("fixtures/dstack/nitro_attestation.bin"),
+            &fixtures["nitro_enclave"]["boot_info"]["boot_info_json_text"],
+        ),
+        (
+            test_vectors::file("fixtures/dstack/nitro_attestation_dbg.bin"),
+            &fixtures["nitro_enclave_debug"]["boot_info"]["boot_info_json_text"],
+        ),
+        (
+            bytes(&snp["attestation"]),
+            &fixtures["sev_snp_verifier_fixture"]["peer_verify"]["attest_layer"]["boot_info_json_text"],
+        ),
+    ];
+    for (encoded, expected) in cases {
+        let evidence = Evidence::decode(&encoded).unwrap();
+        // The device of an enclave is its module id up to the first hyphen.
+        let identity = decode(&evidence, Registers::RunTime, "", b"i").unwrap();
+        let text = expected.as_str().unwrap();
+        let tcb_status = serde_json::from_str::<BootInfo>(text).unwrap().tcb_status;
+        let boot_info = BootInfo::new(identity, evidence.platform.tee_variant(), tcb_status, []);
+        assert_eq!(serde_json::to_string(&boot_info).unwrap(), text);
+    }
+    let other = test_vectors::file("fixtures/dstack/sev_snp_attestation.bin");
+    let evidence = Evidence::decode(&other).unwrap();
+    assert_eq!(evidence.encode(), other);
+    decode_unverified(&evidence, Registers::RunTime).unwrap();
+}
+
+#[test]
 fn app_info_survives_its_messagepack_form() {
     let vectors = test_vectors::json("certs.json");
     for case in vectors["app_info_extension"].as_array().unwrap() {

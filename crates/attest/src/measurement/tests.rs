@@ -37,7 +37,7 @@ fn digests_and_json_forms_of_every_event_are_the_peers() {
         assert_eq!(serde_json::from_str::<TdxEvent>(text).unwrap(), with_preimage);
         let text = case["runtime_event_json"].as_str().unwrap();
         assert_eq!(serde_json::from_str::<RuntimeEvent>(text).unwrap(), event);
-        assert_eq!(runtime_events_of(&[with_preimage]), [event.clone()]);
+        assert_eq!(runtime_events_of(&[with_preimage]), std::slice::from_ref(&event));
         let mut writer = scale::Writer::default();
         writer.text(&event.event).bytes(&event.payload);
         assert_eq!(hex::encode(writer.into_bytes()), case["runtime_event_scale"]);

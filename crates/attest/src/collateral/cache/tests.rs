@@ -1,6 +1,7 @@
 //! What the cache promises, against collateral servers in this process.
 
 use std::sync::atomic::AtomicU64 as Cell;
+use std::time::Duration;
 
 use super::*;
 use crate::collateral::testing::{
@@ -135,13 +136,13 @@ async fn services_are_tried_in_order_and_a_failed_one_goes_to_the_end() {
 
     // Shortly after, the second is asked first; the first, although well again, is not asked at all.
     first.set_routes(normal_routes());
-    cache.state().entries.clear();
+    cache.state().shelf = Shelf::default();
     assert!(cache.get(&mock_quote()).await.is_ok());
     assert_eq!((first.requests().len(), second.requests().len()), (1, 2 * REQUESTS_PER_FETCH));
 
     // Paused or not, a service is asked before giving up.
     second.set_routes(down());
-    cache.state().entries.clear();
+    cache.state().shelf = Shelf::default();
     assert!(cache.get(&mock_quote()).await.is_ok());
     assert!(time.load(Ordering::SeqCst) < expires);
     assert_eq!(first.requests().len(), 1 + REQUESTS_PER_FETCH);
@@ -287,55 +288,6 @@ async fn refreshing_drops_entries_that_have_ended() {
 }
 
 #[tokio::test]
-async fn a_service_with_older_collateral_does_not_turn_time_back() {
-    let server = Server::start(normal_routes()).await;
-    let short = collateral_set("short-validity");
-    let cache = cache_of(&[&server], CacheOptions { clock: Clock::fixed(short.expires()), ..options() });
-    cache.get(&mock_quote()).await.unwrap();
-    let newer = Arc::new(short);
-    assert!(newer.issued() > collateral_set("good").issued());
-    cache.state().file(MOCK, Arc::clone(&newer), NOW, &options());
-    let kept = cache.keep(MOCK, Ok(collateral_set("good"))).unwrap();
-    assert!(Arc::ptr_eq(&kept, &newer));
-    // Once it has ended, the older issue is better than none.
-    let later = cache_of(&[&server], options());
-    later.state().file(MOCK, newer, NOW, &options());
-    let kept = later.keep(MOCK, Ok(collateral_set("good"))).unwrap();
-    assert_eq!(kept.issued(), collateral_set("good").issued());
-}
-
-#[test]
-fn the_least_recently_used_platform_goes_first() {
-    let options = CacheOptions { capacity: 3, ..options() };
-    let mut state = State::default();
-    let collateral = Arc::new(collateral_set("good"));
-    let key = |n: u8| PlatformKey { fmspc: [n; 6], ca: CaKind::Platform };
-    for n in 0..3 {
-        state.kept(key(n), NOW);
-        state.file(key(n), Arc::clone(&collateral), NOW, &options);
-    }
-    assert!(state.kept(key(0), NOW).is_some());
-    state.file(key(3), Arc::clone(&collateral), NOW, &options);
-    assert!(state.kept(key(1), NOW).is_none());
-    for n in [0, 2, 3] {
-        assert!(state.kept(key(n), NOW).is_some(), "{n}");
-    }
-    assert_eq!(state.entries.len(), 3);
-}
-
-#[test]
-fn remembered_failures_are_bounded() {
-    let mut state = State::default();
-    let error = CollateralError::unavailable(FetchFailure::Deadline);
-    for n in 0..2 * MAX_REFUSALS as u64 {
-        let mut fmspc = [0; 6];
-        fmspc.copy_from_slice(&n.to_be_bytes()[2..]);
-        state.refuse(PlatformKey { fmspc, ca: CaKind::Processor }, &error, &options());
-    }
-    assert_eq!(state.refusals.len(), MAX_REFUSALS);
-}
-
-#[tokio::test]
 async fn an_encrypted_ppid_costs_one_request_and_its_chain_stays_its_own() {
     let mut routes = normal_routes();
     let quote = with_encrypted_ppid(&mock_quote(), 2, 256);
@@ -368,16 +320,6 @@ fn endpoints_are_checked_when_the_cache_is_made() {
     assert_eq!(bad.err(), Some(EndpointError::NotHttp { index: 1 }));
     let none: [&str; 0] = [];
     assert_eq!(CollateralCache::new(&none, &mock_anchors(), options()).unwrap().stats().endpoints.len(), 1);
-}
-
-#[test]
-fn jitter_takes_off_a_tenth_at_most() {
-    for seconds in [0, 1, 9, 100, 86_400] {
-        for _ in 0..100 {
-            let jittered = jittered(seconds);
-            assert!((seconds - seconds / 10..=seconds).contains(&jittered), "{seconds}: {jittered}");
-        }
-    }
 }
 
 /// Waits, for at most five seconds, until `done`.

@@ -17,7 +17,7 @@ const QE_PATH: &str = "/tdx/certification/v4/qe/identity?update=standard";
 const ROOT_CRL_PATH: &str = "/sgx/certification/v4/rootcacrl";
 
 fn client(url: &str) -> Result<Pccs, EndpointError> {
-    Pccs::new(url, 0, Http::new(&[]).unwrap(), &mock_anchors())
+    Pccs::new(url, Http::new(&[]).unwrap(), &mock_anchors())
 }
 
 async fn fetch(server: &Server) -> Result<Collateral, CollateralError> {
@@ -142,7 +142,7 @@ fn mock_pck_leaf() -> String {
 #[tokio::test]
 async fn an_answer_that_is_not_the_expected_one_is_named() {
     type Change = fn(&mut Route);
-    let cases: [(&str, Change, FetchFailure); 10] = [
+    let cases: [(&str, Change, FetchFailure); 11] = [
         (PCK_CRL_PATH, |r| r.status = 503, FetchFailure::Status { resource: Resource::PckCrl, status: 503 }),
         (TCB_PATH, |r| r.status = 404, FetchFailure::Status { resource: Resource::TcbInfo, status: 404 }),
         (
@@ -166,6 +166,11 @@ async fn an_answer_that_is_not_the_expected_one_is_named() {
             QE_PATH,
             |r| r.headers[0].1 = "%ff".into(),
             malformed(Resource::QeIdentity, "issuer chain is not percent-encoded utf-8"),
+        ),
+        (
+            QE_PATH,
+            |r| r.headers[0].1 = "a".repeat(MAX_CHAIN_HEADER + 1),
+            malformed(Resource::QeIdentity, "issuer chain is too long"),
         ),
         (ROOT_CRL_PATH, |r| r.body = b"zz".to_vec(), malformed(Resource::RootCrl, "root crl is not hex")),
         (ROOT_CRL_PATH, |r| r.status = 500, FetchFailure::NoDistributionPoint),
@@ -230,8 +235,9 @@ async fn a_redirect_is_followed_within_the_host_only() {
 
 #[test]
 fn intels_own_service_is_not_asked_for_the_root_crl() {
-    let pccs = client("https://api.trustedservices.intel.com/sgx/certification/v4/").unwrap();
-    assert_eq!(pccs.base, INTEL_PCS_URL);
+    let intel = client("https://api.trustedservices.intel.com/sgx/certification/v4/").unwrap();
+    assert!(!intel.has_root_crl());
+    assert!(client(DEFAULT_PCCS_URL).unwrap().has_root_crl());
 }
 
 #[test]
@@ -263,7 +269,7 @@ mod distribution_points {
 
     fn pccs(base: &str, root: &CertificateDer<'_>) -> Pccs {
         let anchors = TrustAnchors::with_tdx_root(root).unwrap();
-        Pccs::new(base, 0, Http::new(&[]).unwrap(), &anchors).unwrap()
+        Pccs::new(base, Http::new(&[]).unwrap(), &anchors).unwrap()
     }
 
     #[tokio::test]
@@ -337,4 +343,20 @@ async fn a_slow_answer_does_not_hold_the_caller_that_has_left() {
     let server = Server::start(routes).await;
     let fetched = tokio::time::timeout(Duration::from_millis(50), fetch(&server)).await;
     assert!(fetched.is_err());
+}
+
+proptest::proptest! {
+    #[test]
+    fn a_compacted_document_is_what_a_json_library_writes_compactly(
+        keys in proptest::collection::vec(".{0,8}", 0..6),
+        texts in proptest::collection::vec("[ \\\"\\\\{}a-c\n]{0,12}", 0..6),
+        number in proptest::num::i64::ANY,
+    ) {
+        let mut document = serde_json::json!({ "texts": texts, "number": number });
+        for key in keys {
+            document[key] = serde_json::json!([{ "a": [] }, null, true]);
+        }
+        let pretty = serde_json::to_string_pretty(&document).unwrap();
+        proptest::prop_assert_eq!(compact(&pretty), document.to_string());
+    }
 }

@@ -181,25 +181,52 @@ const SIGNED_PARTS: [(&str, std::ops::Range<usize>); 5] = [
 fn one_flipped_bit_in_a_signed_part_of_the_mock_quote_is_refused() {
     let (anchors, collateral, quote) = (mock_anchors(), collateral_set("good"), mock_quote());
     assert!(verify_quote(&quote, &collateral, &anchors, NOW).is_ok());
-    refuse_flips(&quote, &collateral, &anchors, NOW, 3);
+    refuse_flips(&quote, &collateral, &anchors, NOW);
 }
 
 #[test]
 fn one_flipped_bit_in_a_signed_part_of_a_real_quote_is_refused() {
     let (anchors, collateral, quote) = (TrustAnchors::intel(), real_collateral(), real_quote());
     assert!(verify_quote(&quote, &collateral, &anchors, REAL_NOW).is_ok());
-    refuse_flips(&quote, &collateral, &anchors, REAL_NOW, 7);
+    refuse_flips(&quote, &collateral, &anchors, REAL_NOW);
 }
 
-fn refuse_flips(quote: &[u8], collateral: &Collateral, anchors: &TrustAnchors, now: u64, stride: usize) {
+fn refuse_flips(quote: &[u8], collateral: &Collateral, anchors: &TrustAnchors, now: u64) {
     for (part, range) in SIGNED_PARTS {
-        let last = range.end - 1;
-        for at in range.step_by(stride).chain([last]) {
+        for at in range {
             let mut flipped = quote.to_vec();
             flipped[at] ^= 1 << (at % 8);
             assert!(verify_quote(&flipped, collateral, anchors, now).is_err(), "{part}: byte {at}");
         }
     }
+}
+
+#[test]
+fn a_changed_certificate_in_the_quotes_chain_is_refused() {
+    let (anchors, collateral, quote) = (TrustAnchors::intel(), real_collateral(), real_quote());
+    let start = quote.windows(10).position(|window| window == b"-----BEGIN").unwrap();
+    let ends: Vec<usize> = (start..quote.len()).filter(|at| quote[*at..].starts_with(b"-----END")).collect();
+    // Leaf and CA; the root in the chain is not looked at, the trusted one is.
+    let signed = start + "-----BEGIN CERTIFICATE-----\n".len()..ends[1];
+    let is_base64 = |at: &usize| quote[*at].is_ascii_alphanumeric() && !quote[*at - 60..*at].contains(&b'-');
+    for at in signed.filter(is_base64).step_by(5) {
+        let mut changed = quote.clone();
+        changed[at] = if changed[at] == b'A' { b'B' } else { b'A' };
+        assert!(verify_quote(&changed, &collateral, &anchors, REAL_NOW).is_err(), "byte {at}");
+    }
+}
+
+#[test]
+fn a_td_report_later_than_1_5_is_refused() {
+    let v4 = mock_quote();
+    let mut v5 = v4[..48].to_vec();
+    v5[0] = 5;
+    v5.extend_from_slice(&4_u16.to_le_bytes());
+    v5.extend_from_slice(&885_u32.to_le_bytes());
+    v5.extend_from_slice(&v4[48..632]);
+    v5.extend_from_slice(&[0; 885 - 584]);
+    v5.extend_from_slice(&v4[632..]);
+    assert_eq!(TdReport::parse(&v5), Err(TdxError::UnsupportedBody));
 }
 
 #[test]

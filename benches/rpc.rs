@@ -1,0 +1,2 @@
+//! What each request costs over loopback TLS.
+fn main() {}

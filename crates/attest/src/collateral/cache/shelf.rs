@@ -1,0 +1,214 @@
+//! What the cache holds: collateral by platform, and the platforms for which there was none lately.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use tokio::time::Instant;
+
+use crate::collateral::cache::EntryStats;
+use crate::collateral::{CacheOptions, Collateral, CollateralError, FetchFailure, PlatformKey};
+
+/// Failed platforms remembered.
+pub(super) const MAX_REFUSALS: usize = 256;
+
+#[derive(Default)]
+pub(super) struct Shelf {
+    entries: HashMap<PlatformKey, Entry>,
+    refusals: HashMap<PlatformKey, Refusal>,
+    uses: u64,
+}
+
+struct Entry {
+    collateral: Arc<Collateral>,
+    fetched_at: u64,
+    refresh_at: u64,
+    last_use: u64,
+}
+
+struct Refusal {
+    error: CollateralError,
+    until: Instant,
+}
+
+impl Shelf {
+    /// Collateral that is valid at `now`.
+    pub(super) fn take(&mut self, platform: PlatformKey, now: u64) -> Option<Arc<Collateral>> {
+        self.uses += 1;
+        let entry = self.entries.get_mut(&platform).filter(|entry| entry.collateral.expires() >= now)?;
+        entry.last_use = self.uses;
+        Some(Arc::clone(&entry.collateral))
+    }
+
+    /// Files `collateral` and gives what is filed now: never an earlier issue in place of one that is still valid.
+    pub(super) fn place(
+        &mut self,
+        platform: PlatformKey,
+        collateral: Collateral,
+        now: u64,
+        options: &CacheOptions,
+    ) -> Arc<Collateral> {
+        let held = self.entries.get(&platform);
+        let collateral = match held.map(|entry| &entry.collateral) {
+            Some(held) if held.expires() >= now && held.issued() > collateral.issued() => Arc::clone(held),
+            _ => Arc::new(collateral),
+        };
+        let half_life = collateral.expires().saturating_sub(now) / 2;
+        let entry = Entry {
+            collateral: Arc::clone(&collateral),
+            fetched_at: now,
+            refresh_at: now + jittered(options.refresh_after.as_secs().min(half_life)),
+            last_use: held.map_or(self.uses, |entry| entry.last_use),
+        };
+        self.entries.insert(platform, entry);
+        self.refusals.remove(&platform);
+        self.shrink(options.capacity.max(1), platform);
+        collateral
+    }
+
+    fn shrink(&mut self, capacity: usize, newest: PlatformKey) {
+        while self.entries.len() > capacity {
+            let others = self.entries.iter().filter(|(platform, _)| **platform != newest);
+            let oldest = others.min_by_key(|(_, entry)| entry.last_use).map(|(platform, _)| *platform);
+            let Some(oldest) = oldest else { return };
+            self.entries.remove(&oldest);
+        }
+    }
+
+    /// The error of the last fetch, while it is too early for another.
+    pub(super) fn refusal(&self, platform: PlatformKey) -> Option<CollateralError> {
+        let refusal = self.refusals.get(&platform).filter(|refusal| refusal.until > Instant::now())?;
+        Some(refusal.error.clone())
+    }
+
+    /// Remembers that a fetch failed.
+    pub(super) fn refuse(&mut self, platform: PlatformKey, error: &CollateralError, options: &CacheOptions) {
+        let is_unknown = match error {
+            CollateralError::Unavailable { failures } => {
+                !failures.is_empty() && failures.iter().all(FetchFailure::is_unknown_platform)
+            }
+            _ => false,
+        };
+        let pause = if is_unknown { options.unknown_for } else { options.retry_after };
+        let now = Instant::now();
+        self.refusals.retain(|_, refusal| refusal.until > now);
+        if self.refusals.len() < MAX_REFUSALS || self.refusals.contains_key(&platform) {
+            self.refusals.insert(platform, Refusal { error: error.clone(), until: now + pause });
+        }
+    }
+
+    /// Drops what has ended; gives the platforms that are to be fetched again.
+    pub(super) fn due(&mut self, now: u64) -> Vec<PlatformKey> {
+        self.entries.retain(|_, entry| entry.collateral.expires() >= now);
+        let due = self.entries.iter().filter(|(_, entry)| entry.refresh_at <= now);
+        due.map(|(platform, _)| *platform).collect()
+    }
+
+    /// Puts the next refresh off.
+    pub(super) fn postpone(&mut self, platform: PlatformKey, until: u64) {
+        if let Some(entry) = self.entries.get_mut(&platform) {
+            entry.refresh_at = until;
+        }
+    }
+
+    /// Numbers about each entry, by platform.
+    pub(super) fn stats(&self, now: u64) -> Vec<EntryStats> {
+        let entry_stats = |(platform, entry): (&PlatformKey, &Entry)| EntryStats {
+            platform: *platform,
+            age: now.saturating_sub(entry.fetched_at),
+            expires: entry.collateral.expires(),
+        };
+        let mut stats: Vec<EntryStats> = self.entries.iter().map(entry_stats).collect();
+        stats.sort_by_key(|entry| entry.platform);
+        stats
+    }
+}
+
+/// Between nine tenths of `seconds` and all of it, so that nodes started together do not ask together.
+fn jittered(seconds: u64) -> u64 {
+    let mut random = [0; 2];
+    // Without randomness there is no jitter, which is no reason to fail.
+    let _ = aws_lc_rs::rand::fill(&mut random);
+    seconds - seconds / 10 * u64::from(u16::from_le_bytes(random)) / 65_536
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::collateral::CaKind;
+    use crate::collateral::testing::{NOW, collateral_set};
+
+    const MOCK: PlatformKey = PlatformKey { fmspc: [0; 6], ca: CaKind::Platform };
+
+    fn key(n: u64) -> PlatformKey {
+        let mut fmspc = [0; 6];
+        fmspc.copy_from_slice(&n.to_be_bytes()[2..]);
+        PlatformKey { fmspc, ca: CaKind::Platform }
+    }
+
+    #[test]
+    fn an_older_issue_does_not_replace_one_that_is_still_valid() {
+        let (older, newer) = (collateral_set("good"), collateral_set("short-validity"));
+        assert!(newer.issued() > older.issued());
+        let options = CacheOptions::default();
+        for (now, kept) in [(newer.expires(), &newer), (newer.expires() + 1, &older)] {
+            let mut shelf = Shelf::default();
+            shelf.place(MOCK, newer.clone(), newer.issued(), &options);
+            assert_eq!(*shelf.place(MOCK, older.clone(), now, &options), *kept);
+            assert_eq!(*shelf.take(MOCK, now).unwrap(), *kept);
+        }
+    }
+
+    #[test]
+    fn the_least_recently_used_platform_goes_first() {
+        let options = CacheOptions { capacity: 3, ..CacheOptions::default() };
+        let mut shelf = Shelf::default();
+        for n in 0..3 {
+            shelf.take(key(n), NOW);
+            shelf.place(key(n), collateral_set("good"), NOW, &options);
+        }
+        assert!(shelf.take(key(0), NOW).is_some());
+        // A refresh is not a use.
+        shelf.place(key(1), collateral_set("good"), NOW, &options);
+        shelf.place(key(3), collateral_set("good"), NOW, &options);
+        let held: Vec<bool> = (0..4).map(|n| shelf.take(key(n), NOW).is_some()).collect();
+        assert_eq!(held, [true, false, true, true]);
+    }
+
+    #[test]
+    fn remembered_failures_are_bounded() {
+        let (mut shelf, options) = (Shelf::default(), CacheOptions::default());
+        let error = CollateralError::unavailable(FetchFailure::Deadline);
+        for n in 0..2 * MAX_REFUSALS as u64 {
+            shelf.refuse(key(n), &error, &options);
+        }
+        assert_eq!(shelf.refusals.len(), MAX_REFUSALS);
+        assert_eq!(shelf.refusal(key(0)), Some(error));
+        assert_eq!(shelf.refusal(key(MAX_REFUSALS as u64)), None);
+    }
+
+    #[test]
+    fn an_entry_is_due_within_a_day_or_half_its_life() {
+        let options = CacheOptions::default();
+        let day = options.refresh_after.as_secs();
+        let short = collateral_set("short-validity");
+        let hour_before = short.expires() - 3600;
+        for (collateral, now, wait) in [(collateral_set("good"), NOW, day), (short, hour_before, 1800)] {
+            let mut shelf = Shelf::default();
+            shelf.place(MOCK, collateral, now, &options);
+            assert!(shelf.due(now + wait - wait / 10 - 1).is_empty());
+            assert_eq!(shelf.due(now + wait), [MOCK]);
+            shelf.postpone(MOCK, now + wait + 1);
+            assert!(shelf.due(now + wait).is_empty());
+        }
+    }
+
+    #[test]
+    fn jitter_takes_off_a_tenth_at_most() {
+        for seconds in [0, 1, 9, 100, 86_400] {
+            for _ in 0..100 {
+                let jittered = jittered(seconds);
+                assert!((seconds - seconds / 10..=seconds).contains(&jittered), "{seconds}: {jittered}");
+            }
+        }
+    }
+}

@@ -1,0 +1,285 @@
+#!/usr/bin/env python3
+"""Writes the seeds of every fuzz target into fuzz/corpus/<target>/, from tests/vectors and from the texts below.
+
+Run it after the vectors or an input format changed: python3 fuzz/seed.py. It rewrites the files that it made before,
+named `seed-…`, and leaves others, such as inputs that fuzzing found (`found-…`), where they are.
+"""
+
+import gzip
+import json
+import re
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+VECTORS = HERE.parent / "tests" / "vectors"
+FIXTURES = VECTORS / "fixtures"
+
+
+def vectors(name):
+    return json.loads((VECTORS / f"{name}.json").read_text())
+
+
+def named(entries, *names):
+    return {name: next(entry for entry in entries if entry["name"] == name) for name in names}
+
+
+def evidence():
+    """The smallest evidence of each platform in both wire forms, and every unusual way to write MessagePack."""
+    attestation = vectors("attestation")
+    names = [
+        "mock-tdx-v0-stripped", "mock-tdx-v1-v2events-with-preimages-stripped", "synthetic-gcp-tdx-v0",
+        "synthetic-gcp-tdx-v1", "synthetic-aws-nitro-tpm-v0", "synthetic-aws-nitro-tpm-v1", "synthetic-nitro-enclave-v0",
+        "synthetic-nitro-enclave-v1", "synthetic-sev-snp-v0", "synthetic-sev-snp-v1",
+    ]
+    for name, blob in named(attestation["blobs"], *names).items():
+        yield name, bytes.fromhex(blob["bytes"])
+    for failure in attestation["decode_failures"]:
+        if len(failure["bytes"]) < 100:
+            yield failure["name"], bytes.fromhex(failure["bytes"])
+    for case in vectors("msgpack_leniency")["cases"]:
+        yield case["name"], bytes.fromhex(case["bytes"])
+
+
+def identity():
+    attestation = vectors("attestation")
+    yield "tdx-quote", bytes.fromhex((FIXTURES / "dcap-qvl/tdx-quote.hex").read_text().strip().removeprefix("0x"))
+    yield "nitro-enclave", (FIXTURES / "dstack/nitro_attestation_dbg.bin").read_bytes()
+    for name, blob in named(attestation["blobs"], "synthetic-aws-nitro-tpm-v0", "synthetic-nitro-enclave-v0").items():
+        # V0: a zero byte, the platform's index, and the document behind a length of two bytes.
+        yield f"document-of-{name}", bytes.fromhex(blob["bytes"])[4:]
+    for index, info in enumerate(vectors("certs")["app_info_extension"]):
+        yield f"app-info-{index}", bytes.fromhex(info["msgpack"])
+    for index, config in enumerate(attestation["mr_config_ids"]):
+        if "document" in config:
+            yield f"mr-config-{index}", config["document"].encode()
+    yield "vm-config", attestation["request_vm_config"].encode()
+    yield "vm-config-nested", json.dumps({"vm_config": attestation["request_vm_config"]}).encode()
+    yield "vm-config-all", json.dumps({
+        "os_image_hash": "ab", "cpu_count": 2, "memory_size": 1 << 31, "qemu_single_pass_add_pages": True, "pic": False,
+        "qemu_version": "9.2.1", "num_nics": 2, "num_verity_volumes": 1, "swtpm": True, "image": "dstack-0.6.0",
+        "host_share_mode": "9p", "ovmf_variant": "pre202505", "tdx_attestation_variant": "lite",
+        "tdx_measurement": {"checksum_file": "YQ==", "measurement": "Yg=="},
+    }).encode()
+
+
+def ra_tls_certificate():
+    certificates = vectors("certs")
+    for name, certificate in named(certificates["certificates"], "kms-root-ca", "kms-rpc-unattested", "app-ca",
+                                   "generalizedtime-2050").items():
+        yield name, bytes.fromhex(certificate["der"])
+    clients = ["ra-client-v0", "ra-client-v1-with-v2-events", "ra-client-legacy-oids-gzip-log",
+               "ra-client-legacy-oids-no-log"]
+    for name, certificate in named(certificates["client_certificates"], *clients).items():
+        yield name, bytes.fromhex(certificate["der"])
+    blobs = vectors("attestation")["blobs"]
+    for name, blob in named(blobs, "synthetic-aws-nitro-tpm-v0", "synthetic-nitro-enclave-v1").items():
+        yield f"carried-{name}", bytes.fromhex(blob["bytes"])
+    yield "carried-app-info", bytes.fromhex(certificates["app_info_extension"][0]["msgpack"])
+    yield "carried-app-id", bytes(range(20))
+    yield "carried-usage", b"kms:rpc"
+
+
+def event_log():
+    for scenario in vectors("eventlog")["scenarios"]:
+        name, events = scenario["name"], scenario["events"]
+        if name in ("kms-app-v2", "mixed-versions-with-post-ready-events"):
+            log = ",".join(event["tdx_event_json_with_preimage"] for event in events[:8])
+            yield f"log-{name}", f"[{log}]".encode()
+        if name in ("kms-app-v1", "system-ready-first", "empty"):
+            log = "[" + ",".join(event["tdx_event_json"] for event in events[:5]) + "]"
+            yield f"log-{name}", log.encode()
+            yield f"compressed-{name}", b"ELGZv1" + gzip.compress(log.encode(), 9, mtime=0)
+        if name in ("mixed-versions-with-post-ready-events", "duplicate-events", "no-boot-mr-done"):
+            yield f"events-{name}", ("[" + ",".join(event["runtime_event_json"] for event in events) + "]").encode()
+    bomb = b"[" + b" " * (1 << 20) + b"]"
+    yield "compressed-bomb", b"ELGZv1" + gzip.compress(bomb, 9, mtime=0)
+
+
+def scale_text(text):
+    length = len(text)
+    prefix = (length << 2).to_bytes(1, "little") if length < 64 else (length << 2 | 1).to_bytes(2, "little")
+    return prefix + text.encode()
+
+
+def csr():
+    """A version, then what stands behind the key of a request; the target signs it."""
+    confirm_and_key = 18 + 2 + 91
+    requests = named(vectors("certs")["csr"], "v1", "v2-config0-attestation-v0", "v2-config2-attestation-v1")
+    for name, request in requests.items():
+        yield name, bytes([request["api_version"]]) + bytes.fromhex(request["csr"])[confirm_and_key:]
+    yield "v2-whole", bytes([2]) + bytes.fromhex(requests["v2-config0-attestation-v0"]["csr"])[:600]
+    blob = named(vectors("attestation")["blobs"], "synthetic-nitro-enclave-v0")["synthetic-nitro-enclave-v0"]
+    evidence = bytes.fromhex(blob["bytes"])
+    for name, subject, names, flags, dates in [
+        ("plain", "app", ["app.example.com", "10.0.2.3"], "010101" "01", b"\0\0"),
+        ("dated", "app", [], "000001" "00", b"\x01" + (1 << 31).to_bytes(8, "little") + b"\x01" + bytes([255] * 8)),
+        ("own-name", "app", ["*.example.com"], "010000" "00", b"\0\0"),
+        ("own-subject", "kms.example.com", [], "010000" "00", b"\0\0"),
+    ]:
+        head = b"\x01" + scale_text("Org") + scale_text(subject)
+        listed = bytes([len(names) << 2]) + b"".join(scale_text(name) for name in names)
+        yield f"v2-small-{name}", b"\x02" + head + listed + bytes.fromhex(flags) + dates + evidence
+
+
+def tag(number, kind, payload):
+    return bytes([number << 3 | kind]) + payload
+
+
+def field(number, payload):
+    return tag(number, 2, bytes([len(payload)]) + payload)
+
+
+METHODS = ["GetAppKey", "GetKmsKey", "GetAppEnvEncryptPubKey", "GetMeta", "GetTempCaCert", "SignCert",
+           "LegacyClearImageCache", "Bootstrap", "Onboard", "GetAttestationInfo", "Finish", "ClearImageCache"]
+
+BODIES = {
+    "GetAppKey": (b"api_version=1&vm_config=%7B%7D", {"api_version": 1, "vm_config": "{}"},
+                  tag(1, 0, b"\x01") + field(2, b"{}")),
+    "GetKmsKey": (b"vm_config=%7b%7d+", {"vm_config": "{}"}, field(1, b"{}")),
+    "GetAppEnvEncryptPubKey": (b"app_id=0x00fF", {"app_id": "0x00fF"}, field(1, bytes(20))),
+    "GetMeta": (b"", {}, b""),
+    "SignCert": (b"api_version=2&csr=00&signature=3000", {"api_version": "2", "csr": "00", "signature": "", "vm_config": ""},
+                 tag(1, 0, b"\x02") + field(2, b"\0") + field(3, b"0\0") + field(4, b"{}")),
+    "LegacyClearImageCache": (b"token=t&image_hash=all", {"token": "t", "image_hash": "all", "config_hash": ""},
+                              field(1, b"t") + field(2, b"all")),
+    "Bootstrap": (b"domain=kms.example.com", {"domain": "kms.example.com"}, field(1, b"kms.example.com")),
+    "Onboard": (b"source_url=https://a/prpc&domain=b", {"source_url": "https://a/prpc", "domain": "b"},
+                field(1, b"https://a") + field(2, b"b")),
+    "Finish": (b"", {}, b""),
+    "ClearImageCache": (b"image_hash=a&config_hash=b", {"image_hash": "a", "config_hash": "b"},
+                        field(1, b"a") + field(2, b"b")),
+}
+
+
+def prpc():
+    """A method, a form of request (query, typed JSON, `?json`, sniffed, another verb), then the message."""
+    for method, (query, message, protobuf) in BODIES.items():
+        row = METHODS.index(method)
+        text = json.dumps(message).encode()
+        forms = [(0, query), (2, text), (5, protobuf)]
+        if method == "GetAppKey":
+            forms += [(4, text), (6, b" \n" + text), (7, b"")]
+        for form, payload in forms:
+            yield f"{method}-{form}", bytes([row, form]) + payload
+    yield "array", bytes([2, 2]) + b'["0xAB"]'
+    yield "unknown-and-duplicate", bytes([2, 2]) + b'{"later":[1,{"a":null}],"app_id":"00","app_id":"01"}'
+    yield "unknown-protobuf-group", bytes([0, 5]) + b"\x7b\x08\x01\x7c" + tag(1, 0, b"\xff" * 9 + b"\x01")
+
+
+MESSAGES = ["GetAppKeyRequest", "AppId", "PublicKeyResponse", "AppKeyResponse", "GetMetaResponse", "GetKmsKeyRequest",
+            "KmsKeys", "KmsKeyResponse", "GetTempCaCertResponse", "SignCertRequest", "SignCertResponse",
+            "LegacyClearImageCacheRequest", "ClearImageCacheRequest", "BootstrapRequest", "BootstrapResponse",
+            "OnboardRequest", "OnboardResponse", "AttestationInfoResponse", "PrpcError"]
+
+
+def message():
+    """A message, then its encoding."""
+    texts = {
+        "PublicKeyResponse": '{"public_key":"00","signature":"0x0102","timestamp":"1700000000","signature_v1":""}',
+        "AppKeyResponse": '{"ca_cert":"pem","disk_crypt_key":"00","k256_key":"01","gateway_app_id":"g","os_image_hash":""}',
+        "GetMetaResponse": '{"ca_cert":"c","allow_any_upgrade":true,"k256_pubkey":"02","bootstrap_info":{"ca_pubkey":"00",'
+                           '"k256_pubkey":"01","attestation":""},"is_dev":false,"gateway_app_id":null,"chain_id":"1",'
+                           '"relaxed_settings":["dev_auth"],"auth_info_age_seconds":3}',
+        "KmsKeyResponse": '{"temp_ca_key":"k","keys":[{"ca_key":"c","k256_key":"00"}]}',
+        "SignCertResponse": '{"certificate_chain":["leaf","ca"]}',
+        "AttestationInfoResponse": '{"device_id":"00","tee_variant":"dstack-tdx","attestation_mode":"dstack-tdx",'
+                                   '"site_name":"here","ppid":"ff"}',
+        "OnboardResponse": "k256_pubkey=02ab",
+        "AppId": "app_id=0x00",
+    }
+    for name, text in texts.items():
+        yield name, bytes([MESSAGES.index(name)]) + text.encode()
+    for name, protobuf in {
+        "GetMetaResponse": field(1, b"c") + tag(2, 0, b"\x01") + field(4, field(1, b"\0")) + tag(8, 0, b"\xac\x02")
+                           + b"\xa2\x06\x01v" + b"\xaa\x06\x08dev_auth" + b"\xb0\x06\x05",
+        "KmsKeyResponse": field(1, b"k") + field(2, field(1, b"c") + field(2, b"\0")),
+        "AttestationInfoResponse": field(1, b"\0") + field(4, b"dstack-tdx") + field(8, b"\xff"),
+        "PrpcError": field(1, b"no such app"),
+    }.items():
+        yield f"{name}-protobuf", bytes([MESSAGES.index(name)]) + protobuf
+
+
+def config():
+    defaults = (HERE.parent / "kms.toml").read_text()
+    bare = "\n".join(line for line in defaults.splitlines() if line.strip() and not line.lstrip().startswith("#"))
+    yield "defaults", bare.encode()
+    for name, text in {
+        "dev": '[core.auth_api]\ntype = "dev"\n[core.auth_api.dev]\ngateway_app_id = "any"\n',
+        "allowlist": '[core.auth_api]\ntype = "allowlist"\nallowlist = { path = "/a.json", strict_devices = true }\n',
+        "webhook": '[core.auth_api]\ntype = "webhook"\nwebhook.url = "http://auth-api:8000"\n',
+        "admin": '[core.admin]\nenabled = true\nauth_token = "0123456789abcdefXYZ"\nport = 8001\n',
+        "no-tee": '[core]\ninsecure_no_tee = true\nenforce_self_authorization = false\n[core.attester]\ntype = "none"\n',
+        "limits": '[rpc.limits]\nSignCert = "2MiB"\n[core.limits]\nrequest_timeout = "1m"\nmax_connections = 9\n',
+        "typo": '[core]\ncert_dri = "/x"\n[cor]\nx = 1\n[core.image]\ndownload_timeout = "5 parsecs"\n',
+        "types": 'rpc = 1\ncore.image = [1, 2.5, 1979-05-27T07:32:00Z, nan, """\n"""]\n',
+        "deep": "a." * 70 + "a = 1\n",
+        "broken": 'core = { auth_token = "0123456789abcdefXYZ"',
+        "json": '{"core":{"admin":{"enabled":true,"auth_token":"0123456789abcdefXYZ"},"x":null},"rpc":{"port":-1}}',
+        "json-list": "{}\n",
+        "json-broken": '{"core":',
+    }.items():
+        yield name, text.encode()
+
+
+def allowlist():
+    app = {"composeHashes": ["0xE5"], "devices": ["f6"], "allowAnyDevice": False}
+    full = {"gatewayAppId": "0x01", "kmsContractAddr": "0x02", "chainId": 1, "appImplementation": "0x03",
+            "osImages": ["0xb2"], "allowedTcbStatuses": ["UpToDate"], "allowedAdvisoryIds": ["INTEL-SA-1"],
+            "kms": {"mrAggregated": ["a1"], "devices": [], "allowAnyDevice": False}, "apps": {"0xD4": app}}
+    for name, file in {
+        "empty": {},
+        "full": full,
+        "any-device": full | {"apps": {"d4": app | {"devices": [], "allowAnyDevice": True}}},
+        "empty-devices": full | {"apps": {"d4": app | {"devices": []}, "D4": app}},
+        "other-app": full | {"apps": {"": app, "zz": app, "0x0xd4": app}},
+        "outdated": full | {"allowedTcbStatuses": ["OutOfDate"], "osImages": ["", "0x", "b2", "B2"]},
+        "wrong-types": full | {"apps": [app]},
+        "unknown": full | {"later": {"a": [1, 2.5, None]}},
+    }.items():
+        yield name, json.dumps(file).encode()
+    yield "same-key-twice", b'{"osImages":["b2"],"apps":{"d4":{"composeHashes":["e5"]},"d4":{}}}'
+    yield "not-json", b'{"apps":'
+
+
+def collateral():
+    for name in ("good", "no-root-crl"):
+        yield name, json.dumps(vectors("tdx_quotes")["collateral"][name]).encode()
+
+
+def key_pem():
+    root = vectors("keys")["root_ca"]
+    pem = next(value for value in root.values() if isinstance(value, str) and value.startswith("-----BEGIN"))
+    yield "pkcs8", pem.encode()
+    yield "crlf-and-text", b"text\r\n" + pem.replace("\n", "\r\n").encode() + b"text"
+    for key, value in root.items():
+        if isinstance(value, str) and re.fullmatch(r"(?:[0-9a-f]{2})+", value):
+            yield key, bytes.fromhex(value)
+
+
+def operator():
+    token = "0123456789abcdef0123456789abcdef"
+    yield "bearer", f"Bearer {token}".encode()
+    yield "token", token.encode()
+    yield "basic", b"Basic MDEyMzQ1Njc4OWFiY2RlZjAxMjM0NTY3ODlhYmNkZWY6"
+    yield "basic-without-colon", b"basic bm9jb2xvbg=="
+    yield "htpasswd", b"# people\n\nalice:$2y$05$" + b"a" * 53 + b"\n"
+    yield "htpasswd-md5", b"alice:$apr1$x\n"
+
+
+TARGETS = [allowlist, collateral, config, csr, event_log, evidence, identity, key_pem, message, operator, prpc,
+           ra_tls_certificate]
+
+
+def main():
+    for target in TARGETS:
+        directory = HERE / "corpus" / target.__name__
+        directory.mkdir(parents=True, exist_ok=True)
+        for old in directory.glob("seed-*"):
+            old.unlink()
+        for name, content in target():
+            name = re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")
+            (directory / f"seed-{name}").write_bytes(content)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,111 @@
+//! Allow-lists: what a file allows, compared with a second, slow reading of the same rules.
+
+use std::fs;
+
+use cvm_kms::config::{AuthApi, EmptyDevices};
+use cvm_kms::policy::{Decision, Policy, Subject};
+use kms_attest::identity::BootInfo;
+use serde_json::Value;
+use tempfile::TempDir;
+
+thread_local! {
+    static DIRECTORY: TempDir = TempDir::new().expect("a directory for allow-lists");
+}
+
+/// A file that cannot be used allows nothing; any other allows what the rules say, and no more.
+pub fn allowlist(data: &[u8]) {
+    let value: Option<Value> = serde_json::from_slice(data).ok();
+    for empty_devices in [EmptyDevices::AnyDevice, EmptyDevices::NoDevice] {
+        let policy = open(data, empty_devices);
+        let _ = (policy.relaxation(), policy.last_info());
+        let file = value.as_ref().filter(|_| policy.last_error().is_none());
+        for advisories in [vec![], vec!["INTEL-SA-1".to_owned()]] {
+            let boot_info = boot_info(advisories);
+            for subject in [Subject::App(&boot_info), Subject::Kms(&boot_info)] {
+                let allowed = match policy.snapshot_decide(subject).expect("a file decides at once") {
+                    Decision::Allowed { gateway_app_id } => {
+                        assert_eq!(file.map(|file| text(&file["gatewayAppId"])), Some(gateway_app_id));
+                        true
+                    }
+                    Decision::Denied(denial) => {
+                        assert_eq!(denial.code == "allowlist_unusable", file.is_none());
+                        false
+                    }
+                };
+                let expected = file.is_some_and(|file| allows(file, subject, empty_devices));
+                assert_eq!(allowed, expected, "{:?}", String::from_utf8_lossy(data));
+            }
+        }
+    }
+}
+
+fn open(data: &[u8], empty_devices: EmptyDevices) -> Policy {
+    DIRECTORY.with(|directory| {
+        let path = directory.path().join("auth-config.json");
+        fs::write(&path, data).expect("the file can be written");
+        Policy::from_config(&AuthApi::Allowlist { path, empty_devices })
+            .expect("an allow-list is always a policy")
+    })
+}
+
+/// Short values, so that they are found by chance.
+fn boot_info(advisory_ids: Vec<String>) -> BootInfo {
+    BootInfo {
+        tee_variant: "dstack-tdx".to_owned(),
+        mr_aggregated: vec![0xa1],
+        os_image_hash: vec![0xb2],
+        mr_system: vec![0xc3],
+        app_id: vec![0xd4],
+        compose_hash: vec![0xe5],
+        instance_id: vec![],
+        device_id: vec![0xf6],
+        key_provider_info: vec![],
+        tcb_status: "UpToDate".to_owned(),
+        advisory_ids,
+    }
+}
+
+/// The rules as auth-simple has them: texts in lower case with `0x` in front, compared one by one.
+fn allows(file: &Value, subject: Subject<'_>, empty_devices: EmptyDevices) -> bool {
+    let boot = subject.boot_info();
+    let lists = |list: &Value, hash: &[u8]| texts(list).iter().any(|text| is_hex_of(text, hash));
+    let device = |rule: &Value| {
+        let devices = texts(&rule["devices"]);
+        rule["allowAnyDevice"] == true
+            || (devices.is_empty() && empty_devices == EmptyDevices::AnyDevice)
+            || devices.iter().any(|text| is_hex_of(text, &boot.device_id))
+    };
+    let statuses = match &file["allowedTcbStatuses"] {
+        Value::Null => vec!["UpToDate".to_owned()],
+        statuses => texts(statuses),
+    };
+    let advisories = texts(&file["allowedAdvisoryIds"]);
+    let system = statuses.contains(&boot.tcb_status)
+        && boot.advisory_ids.iter().all(|advisory| advisories.contains(advisory))
+        && lists(&file["osImages"], &boot.os_image_hash);
+    system
+        && match subject {
+            Subject::Kms(_) => {
+                lists(&file["kms"]["mrAggregated"], &boot.mr_aggregated) && device(&file["kms"])
+            }
+            Subject::App(_) => {
+                let mut apps = file["apps"].as_object().into_iter().flatten().rev();
+                let app = apps.find(|(id, _)| is_hex_of(id, &boot.app_id)).map(|(_, app)| app);
+                app.is_some_and(|app| lists(&app["composeHashes"], &boot.compose_hash) && device(app))
+            }
+        }
+}
+
+fn is_hex_of(text: &str, bytes: &[u8]) -> bool {
+    let text = text.to_lowercase();
+    let with_prefix = if text.starts_with("0x") { text } else { format!("0x{text}") };
+    with_prefix == format!("0x{}", hex::encode(bytes))
+}
+
+fn texts(list: &Value) -> Vec<String> {
+    list.as_array().into_iter().flatten().map(text).collect()
+}
+
+fn text(value: &Value) -> String {
+    value.as_str().unwrap_or_default().to_owned()
+}

@@ -1,0 +1,84 @@
+//! Configuration files: TOML, and the same in JSON.
+
+use std::fs;
+use std::path::PathBuf;
+
+use cvm_kms::config::{Config, ConfigError, Notice, Sources};
+use serde_json::Value;
+use tempfile::TempDir;
+
+/// The longest message of one finding.
+const LONGEST_MESSAGE: usize = 2048;
+
+thread_local! {
+    static DIRECTORY: TempDir = TempDir::new().expect("a directory for configuration files");
+}
+
+type Outcome = Result<(Config, Vec<Notice>), ConfigError>;
+
+/// Text is read as TOML, and as the JSON that says the same; other bytes as a JSON file.
+///
+/// Both forms end alike; nothing that is said about them is long, or has a token in it.
+pub fn config(data: &[u8]) {
+    let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
+    let Some(text) = toml else {
+        check(&from_json(data), serde_json::from_slice(data).ok());
+        return;
+    };
+    let value: Option<Value> = toml::from_str(text).ok();
+    let outcome = Config::from_toml(text);
+    if let Some(json) = value.as_ref().and_then(|value| serde_json::to_vec(value).ok()) {
+        let other = from_json(&json);
+        assert_eq!(said(&outcome), said(&other), "TOML and JSON are read differently");
+        assert_eq!(outcome.is_ok(), other.is_ok());
+    }
+    check(&outcome, value);
+}
+
+fn from_json(json: &[u8]) -> Outcome {
+    DIRECTORY.with(|directory| {
+        let (nowhere, file): (PathBuf, PathBuf) =
+            (directory.path().join("none"), directory.path().join("kms.json"));
+        fs::write(&file, json).expect("the file can be written");
+        let sources =
+            Sources { system: &nowhere, working: &nowhere, explicit: Some(&file), environment: &|_| None };
+        Config::from_sources(&sources)
+    })
+}
+
+fn check(outcome: &Outcome, value: Option<Value>) {
+    if let Err(error) = outcome {
+        assert!(!error.findings.is_empty(), "an error says what is wrong");
+    }
+    if let Ok((config, _)) = outcome {
+        let _ = config.posture();
+        assert!(!config.core.attestation.pccs.is_empty());
+    }
+    let said = said(outcome);
+    for (_, message) in &said {
+        assert!(message.len() <= LONGEST_MESSAGE, "a message of {} bytes: {message}", message.len());
+    }
+    let Some(value) = value else { return };
+    for section in ["admin", "onboard"] {
+        let Some(token) = value["core"][section]["auth_token"].as_str().filter(|token| token.len() >= 16)
+        else {
+            continue;
+        };
+        // A token that is also the name of a key is not one.
+        if value.to_string().matches(token).count() == 1 {
+            assert!(said.iter().all(|(_, message)| !message.contains(token)), "the token is in {said:?}");
+        }
+    }
+}
+
+/// Findings or notices: subject and message, without the file.
+fn said(outcome: &Outcome) -> Vec<(String, String)> {
+    match outcome {
+        Ok((_, notices)) => {
+            notices.iter().map(|notice| (notice.key.clone(), notice.message.clone())).collect()
+        }
+        Err(error) => {
+            error.findings.iter().map(|finding| (finding.subject.clone(), finding.message.clone())).collect()
+        }
+    }
+}

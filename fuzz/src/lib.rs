@@ -1,0 +1,32 @@
+//! What the fuzz targets call: one plain function for each parser of outside bytes, and the properties it must keep.
+//!
+//! `fuzz_targets/` hands these functions to libFuzzer, `tests/fuzz_corpus.rs` calls the same ones on stable Rust.
+
+pub mod allowlist;
+pub mod certificate;
+pub mod collateral;
+pub mod config;
+pub mod csr;
+pub mod event_log;
+pub mod evidence;
+pub mod identity;
+pub mod key;
+pub mod message;
+pub mod operator;
+pub mod prpc;
+
+/// Every target by its name, which is also the name of its corpus.
+pub const TARGETS: [(&str, fn(&[u8])); 12] = [
+    ("allowlist", allowlist::allowlist),
+    ("collateral", collateral::collateral),
+    ("config", config::config),
+    ("csr", csr::csr),
+    ("event_log", event_log::event_log),
+    ("evidence", evidence::evidence),
+    ("identity", identity::identity),
+    ("key_pem", key::key_pem),
+    ("message", message::message),
+    ("operator", operator::operator),
+    ("prpc", prpc::prpc),
+    ("ra_tls_certificate", certificate::ra_tls_certificate),
+];

@@ -1,0 +1,31 @@
+//! What operators show and what they are known by: headers, and lines of an htpasswd file.
+
+use std::sync::LazyLock;
+
+use cvm_kms::operator::{Credentials, OperatorToken, Users};
+use http::{HeaderMap, HeaderValue, header};
+
+const TOKEN: &str = "0123456789abcdef0123456789abcdef";
+
+/// Without the token in it, in plain or in base64, no header is the operator's.
+static CREDENTIALS: LazyLock<Credentials> =
+    LazyLock::new(|| Credentials::Needed { token: Some(OperatorToken::new(TOKEN)), users: Users::default() });
+
+/// The bytes as an htpasswd file, and as the value of each header that may carry credentials.
+pub fn operator(data: &[u8]) {
+    if let Ok(text) = std::str::from_utf8(data)
+        && let Err(bad) = Users::parse(text)
+    {
+        assert!((1..=text.lines().count()).contains(&bad.line), "line {} of {text:?}", bad.line);
+    }
+    let Ok(value) = HeaderValue::from_bytes(data) else { return };
+    for name in [header::AUTHORIZATION, header::HeaderName::from_static("x-admin-token")] {
+        let headers = HeaderMap::from_iter([(name, value.clone())]);
+        if CREDENTIALS.admit(&headers) {
+            let text = value.to_str().expect("credentials are text");
+            let encoded =
+                text.split_once(' ').is_some_and(|(scheme, _)| scheme.eq_ignore_ascii_case("basic"));
+            assert!(encoded || text.contains(TOKEN), "{text:?} is not the operator's");
+        }
+    }
+}

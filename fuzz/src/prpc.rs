@@ -1,0 +1,157 @@
+//! Requests of the API over HTTP: method, query and body, in the encoding that each of them asks for.
+
+use std::net::{IpAddr, Ipv4Addr};
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cvm_kms::admission::Peer;
+use cvm_kms::error::Result;
+use cvm_kms::proto::{
+    AppId, BootstrapRequest, ClearImageCacheRequest, GetAppKeyRequest, GetKmsKeyRequest,
+    LegacyClearImageCacheRequest, OnboardRequest, PrpcError, SignCertRequest,
+};
+use cvm_kms::service::{Caller, METHODS, Method, Row, Service};
+use cvm_kms::transport::prpc::{self, Answer, Call, Dispatch};
+use http::{Request, StatusCode, Uri, header};
+use http_body_util::Full;
+use prost::Message;
+use serde::{Serialize, de::DeserializeOwned};
+
+/// The longest error message a caller may be shown: 1,024 bytes and a sign that it was cut.
+const LONGEST_MESSAGE: usize = 1024 + '…'.len_utf8();
+
+thread_local! {
+    static RUNTIME: tokio::runtime::Runtime =
+        tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime starts");
+}
+
+/// How a request is sent.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Query,
+    JsonByType,
+    JsonByQuery,
+    Body,
+    OtherVerb,
+}
+
+/// The first byte chooses the method, the second the form of the request, the others are its message.
+///
+/// An answer is one of the known statuses and no longer than the request allows; an error is short and in the encoding of
+/// its request; what a method got, sent back to it as it was answered, is answered with the same bytes.
+pub fn prpc(data: &[u8]) {
+    let [row, form, message @ ..] = data else { return };
+    let row = &METHODS[usize::from(*row) % METHODS.len()];
+    let form = match form % 8 {
+        0 | 1 => Form::Query,
+        2 | 3 => Form::JsonByType,
+        4 => Form::JsonByQuery,
+        5 | 6 => Form::Body,
+        _ => Form::OtherVerb,
+    };
+    let Some(answer) = ask(row, form, message) else { return };
+    let (parts, body) = taken(answer);
+    let is_json = parts.headers.get(header::CONTENT_TYPE).is_some_and(|value| value == "application/json");
+    match parts.status {
+        // For the older API's sake.
+        StatusCode::OK if parts.headers[header::CONTENT_TYPE].as_bytes().starts_with(b"text/") => {
+            assert!(row.method == Method::Finish && body == "OK");
+        }
+        StatusCode::OK => {
+            // A byte of a message becomes at most six in JSON, two in hex.
+            assert!(body.len() <= 6 * message.len() + 256, "{} bytes became {}", message.len(), body.len());
+            let form = if is_json { Form::JsonByType } else { Form::Body };
+            let (again, same) = taken(ask(row, form, &body).expect("any body can be sent"));
+            assert!(again.status == StatusCode::OK && same == body, "the answer is not its own echo");
+        }
+        StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
+            assert!(error_message(is_json, &body).len() <= LONGEST_MESSAGE);
+        }
+        StatusCode::NOT_FOUND => assert!(form == Form::OtherVerb),
+        status => panic!("{} is answered with {status}", row.name),
+    }
+}
+
+fn ask(row: &Row, form: Form, message: &[u8]) -> Option<Answer> {
+    let query = match form {
+        Form::Query => std::str::from_utf8(message).ok()?,
+        Form::JsonByQuery => "json",
+        _ => "",
+    };
+    let uri = Uri::builder().path_and_query(format!("/prpc/{}?{query}", row.name)).build().ok()?;
+    let request = Request::builder().uri(uri).method(match form {
+        Form::Query => "GET",
+        Form::OtherVerb => "PUT",
+        _ => "POST",
+    });
+    let request = match form {
+        Form::JsonByType => request.header(header::CONTENT_TYPE, "application/json; charset=utf-8"),
+        _ => request,
+    };
+    let caller = Caller::new(IpAddr::from(Ipv4Addr::LOCALHOST), Arc::new(Peer::new(None)));
+    let body = if form == Form::Query { Bytes::new() } else { Bytes::copy_from_slice(message) };
+    let request = request.extension(caller).body(Full::new(body)).ok()?;
+    Some(RUNTIME.with(|runtime| {
+        runtime.block_on(async {
+            match row.service {
+                Service::Kms => prpc::serve(&EchoKms, row.name, request).await,
+                Service::Onboard => prpc::serve(&EchoOnboard, row.name, request).await,
+                Service::Admin => prpc::serve(&EchoAdmin, row.name, request).await,
+            }
+        })
+    }))
+}
+
+fn taken(answer: Answer) -> (http::response::Parts, Bytes) {
+    let (parts, body) = answer.into_parts();
+    let body = RUNTIME.with(|runtime| runtime.block_on(prpc::bytes_of(Answer::new(body))));
+    (parts, body)
+}
+
+/// What an error says, in either encoding.
+fn error_message(is_json: bool, body: &[u8]) -> String {
+    if is_json {
+        let error: serde_json::Value = serde_json::from_slice(body).expect("an error is JSON");
+        return error["error"].as_str().expect("an error has a text").to_owned();
+    }
+    PrpcError::decode(body).expect("an error is protobuf").message
+}
+
+struct EchoKms;
+struct EchoOnboard;
+struct EchoAdmin;
+
+macro_rules! echo {
+    ($($dispatch:ident: $service:ident),*) => {$(
+        impl Dispatch for $dispatch {
+            const SERVICE: Service = Service::$service;
+
+            async fn call(&self, method: Method, _: &Caller, call: Call) -> Result<Bytes> {
+                echo(method, &call)
+            }
+        }
+    )*};
+}
+
+echo!(EchoKms: Kms, EchoOnboard: Onboard, EchoAdmin: Admin);
+
+/// Answers with the request.
+fn echo(method: Method, call: &Call) -> Result<Bytes> {
+    match method {
+        Method::GetAppKey => again::<GetAppKeyRequest>(call),
+        Method::GetKmsKey => again::<GetKmsKeyRequest>(call),
+        Method::GetAppEnvEncryptPubKey => again::<AppId>(call),
+        Method::SignCert => again::<SignCertRequest>(call),
+        Method::LegacyClearImageCache => again::<LegacyClearImageCacheRequest>(call),
+        Method::Bootstrap => again::<BootstrapRequest>(call),
+        Method::Onboard => again::<OnboardRequest>(call),
+        Method::ClearImageCache => again::<ClearImageCacheRequest>(call),
+        Method::GetMeta | Method::GetTempCaCert | Method::GetAttestationInfo | Method::Finish => {
+            Ok(Bytes::new())
+        }
+    }
+}
+
+fn again<M: Message + Default + Serialize + DeserializeOwned>(call: &Call) -> Result<Bytes> {
+    Ok(prpc::encode(call.encoding(), &call.decode::<M>()?))
+}

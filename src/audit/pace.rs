@@ -1,0 +1,63 @@
+//! How many events that nothing waits for are recorded: a caller that is refused all day must not fill the disk.
+
+use std::time::Instant;
+
+/// Events at once.
+const BURST: f64 = 1000.0;
+
+/// Events a second on average.
+const RATE: f64 = 10.0;
+
+/// A bucket of tokens, and what found it empty.
+#[derive(Debug)]
+pub(super) struct Pace {
+    tokens: f64,
+    filled: Instant,
+    suppressed: u64,
+}
+
+/// Whether an event is recorded.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    /// It is, after saying how many were not.
+    Record { suppressed: u64 },
+    /// It is counted.
+    Suppress,
+}
+
+impl Pace {
+    pub(super) fn new(now: Instant) -> Self {
+        Self { tokens: BURST, filled: now, suppressed: 0 }
+    }
+
+    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+        let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
+        self.tokens = (self.tokens + elapsed * RATE).min(BURST);
+        self.filled = now;
+        if self.tokens < 1.0 {
+            self.suppressed += 1;
+            return Admission::Suppress;
+        }
+        self.tokens -= 1.0;
+        Admission::Record { suppressed: std::mem::take(&mut self.suppressed) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn a_flood_is_counted_and_the_count_is_told_once() {
+        let start = Instant::now();
+        let mut pace = Pace::new(start);
+        let recorded = (0..5000).filter(|_| pace.admit(start) != Admission::Suppress).count();
+        assert_eq!(recorded, 1000);
+        let later = start + Duration::from_millis(250);
+        assert_eq!(pace.admit(later), Admission::Record { suppressed: 4000 });
+        assert_eq!(pace.admit(later), Admission::Record { suppressed: 0 });
+        assert_eq!(pace.admit(later), Admission::Suppress);
+    }
+}

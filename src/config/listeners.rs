@@ -1,0 +1,174 @@
+//! The sections of the three listeners.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use super::reader::{Report, Section};
+use super::sections::Environment;
+use super::values::{self, Secret};
+use super::{Admin, BodyLimits, ClientCertificates, Onboard, Rpc};
+use crate::domain::Domain;
+
+/// Settings of the peer's HTTP server that reach it from its listeners' sections; here they do nothing.
+const SERVER_SETTINGS: [&str; 13] = [
+    "workers",
+    "max_blocking",
+    "ident",
+    "ip_header",
+    "proxy_proto_header",
+    "temp_dir",
+    "keep_alive",
+    "http2_keep_alive",
+    "shutdown",
+    "log_level",
+    "log_format",
+    "cli_colors",
+    "secret_key",
+];
+
+const MAX_BODY_LIMIT: usize = 64 << 20;
+
+pub(super) fn server_settings(section: &mut Section<'_>, base: &BodyLimits) -> BodyLimits {
+    for key in SERVER_SETTINGS {
+        section.inert(key, "a setting of the peer's HTTP server, without effect here");
+    }
+    let mut limits = base.clone();
+    limits.0.extend(section.optional("limits", body_limits).unwrap_or_default());
+    limits
+}
+
+pub(super) fn rpc(section: &mut Section<'_>, limits: &BodyLimits, tls_files: &mut TlsFiles) -> Rpc {
+    let limits = server_settings(section, limits);
+    let client_certificates = section.section("tls", |tls| {
+        tls_files.note(tls, "key", "rpc.tls.key", "rpc.key");
+        tls_files.note(tls, "certs", "rpc.tls.certs", "rpc.crt");
+        tls.section("mutual", |mutual| {
+            tls_files.note(mutual, "ca_certs", "rpc.tls.mutual.ca_certs", "tmp-ca.crt");
+            mutual.required("mandatory", ClientCertificates::Optional, |value| {
+                Ok(if values::boolean(value)? {
+                    ClientCertificates::Mandatory
+                } else {
+                    ClientCertificates::Optional
+                })
+            })
+        })
+    });
+    Rpc { address: section.address("address"), port: section.port("port"), client_certificates, limits }
+}
+
+/// The TLS files that configuration files name although the listener always uses those in `core.cert_dir`.
+#[derive(Default)]
+pub(super) struct TlsFiles(Vec<TlsFile>);
+
+struct TlsFile {
+    key: &'static str,
+    path: PathBuf,
+    name_in_cert_dir: &'static str,
+}
+
+impl TlsFiles {
+    fn note(
+        &mut self,
+        section: &mut Section<'_>,
+        name: &'static str,
+        key: &'static str,
+        name_in_cert_dir: &'static str,
+    ) {
+        let is_set = section.is_set(name);
+        let path = section.path(name).filter(|_| is_set);
+        self.0.extend(path.map(|path| TlsFile { key, path, name_in_cert_dir }));
+    }
+
+    /// Says which of them are elsewhere.
+    pub(super) fn check(&self, cert_dir: &Path, report: &mut Report) {
+        for file in &self.0 {
+            let used = cert_dir.join(file.name_in_cert_dir);
+            if file.path != used {
+                report.notice(file.key, format!("without effect: the listener uses {}", used.display()));
+            }
+        }
+    }
+}
+
+pub(super) fn onboard(
+    section: &mut Section<'_>,
+    server_limits: &BodyLimits,
+    insecure_no_tee: bool,
+    environment: Environment<'_>,
+) -> Onboard {
+    let limits = server_settings(section, server_limits);
+    quote_enabled(section, insecure_no_tee);
+    Onboard {
+        enabled: section.flag("enabled"),
+        auto_bootstrap_domain: section.required("auto_bootstrap_domain", None, |value| {
+            values::non_empty(values::string(value)?)
+                .map(|text| Domain::parse(&text).map_err(|error| error.to_string()))
+                .transpose()
+        }),
+        address: section.address("address"),
+        port: section.port("port"),
+        auth_token: token(section, "auth_token", &["DSTACK_KMS_ONBOARD_TOKEN"], environment),
+        limits,
+    }
+}
+
+/// An old file must never turn attestation off without a word.
+fn quote_enabled(section: &mut Section<'_>, insecure_no_tee: bool) {
+    let message = match (section.value("quote_enabled").and_then(Value::as_bool), insecure_no_tee) {
+        (Some(false), false) => {
+            "retired and IGNORED: attestation stays on; to run without a TEE set core.insecure_no_tee = true"
+        }
+        (Some(false), true) => "retired: core.insecure_no_tee = true already says so",
+        (Some(true), _) => "retired: attestation is on unless core.insecure_no_tee = true",
+        (None, _) => "retired",
+    };
+    if section.is_set("quote_enabled") {
+        section.notice("quote_enabled", message);
+    }
+    section.retired("quote_enabled", values::boolean);
+}
+
+pub(super) fn admin(section: &mut Section<'_>, environment: Environment<'_>) -> Admin {
+    let limits = server_settings(section, &BodyLimits::default());
+    Admin {
+        enabled: section.flag("enabled"),
+        address: section.address("address"),
+        port: section.port("port"),
+        auth_token: token(section, "auth_token", &["DSTACK_KMS_ADMIN_TOKEN", "ADMIN_API_TOKEN"], environment),
+        htpasswd_file: section.path("htpasswd_file"),
+        insecure_no_auth: section.flag("insecure_no_auth"),
+        limits,
+    }
+}
+
+/// The key's token, or the first variable's that has one.
+fn token(
+    section: &mut Section<'_>,
+    key: &'static str,
+    variables: &[&str],
+    environment: Environment<'_>,
+) -> Option<Secret> {
+    let configured = section.optional(key, |value| Ok(Secret::trimmed(values::string(value)?))).flatten();
+    configured.or_else(|| variables.iter().find_map(|name| environment(name).and_then(Secret::trimmed)))
+}
+
+/// The peer's `limits` table: sizes by method.
+fn body_limits(value: Value) -> Result<BTreeMap<String, usize>, String> {
+    let Value::Object(entries) = value else {
+        return Err("must be a table of sizes by method".to_owned());
+    };
+    let limit = |value| match value {
+        Value::Number(number) => number.as_u64().and_then(|number| usize::try_from(number).ok()),
+        Value::String(text) => values::size(&text).ok(),
+        _ => None,
+    };
+    entries
+        .into_iter()
+        .map(|(method, value)| match limit(value) {
+            Some(limit) if limit <= MAX_BODY_LIMIT => Ok((method, limit)),
+            _ => Err(format!("must hold sizes up to 64MiB such as 512KiB: {}", method.escape_debug())),
+        })
+        .collect()
+}

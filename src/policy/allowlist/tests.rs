@@ -1,0 +1,132 @@
+//! The file as it changes, disappears and comes back.
+
+use serde_json::json;
+
+use super::super::testing::boot_info;
+use super::*;
+
+fn content(compose_hash: u8) -> String {
+    json!({
+        "gatewayAppId": "any",
+        "osImages": ["44".repeat(32)],
+        "apps": {"11".repeat(20): {"composeHashes": [hex::encode([compose_hash; 32])], "allowAnyDevice": true}},
+    })
+    .to_string()
+}
+
+struct Setup {
+    directory: tempfile::TempDir,
+    allowlist: Allowlist,
+}
+
+impl Setup {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let allowlist = Allowlist::open(directory.path().join("auth-config.json"), EmptyDevices::AnyDevice);
+        Self { directory, allowlist }
+    }
+
+    fn path(&self) -> PathBuf {
+        self.directory.path().join("auth-config.json")
+    }
+
+    fn write(&self, text: &str) {
+        fs::write(self.path(), text).unwrap();
+    }
+
+    fn replace(&self, text: &str) {
+        let new = self.directory.path().join("new");
+        fs::write(&new, text).unwrap();
+        fs::rename(new, self.path()).unwrap();
+    }
+
+    async fn decide(&self) -> Result<(), (&'static str, String)> {
+        result(self.allowlist.decide(Subject::App(&boot_info())).await)
+    }
+
+    fn snapshot_decide(&self) -> Result<(), (&'static str, String)> {
+        result(self.allowlist.snapshot_decide(Subject::App(&boot_info())))
+    }
+}
+
+fn result(decision: Decision) -> Result<(), (&'static str, String)> {
+    match decision {
+        Decision::Allowed { .. } => Ok(()),
+        Decision::Denied(denial) => Err((denial.code, denial.reason)),
+    }
+}
+
+#[tokio::test]
+async fn a_missing_file_denies_everything_and_says_so() {
+    let setup = Setup::new();
+    let denied = Err(("allowlist_unusable", "OS image is not allowed".to_owned()));
+    assert_eq!(setup.decide().await, denied);
+    let error = setup.allowlist.last_error().unwrap();
+    assert!(error.contains("auth-config.json cannot be read: No such file"), "{error}");
+    assert_eq!(setup.allowlist.info(), Rules::deny_all().info());
+    setup.write(&content(0x22));
+    assert_eq!(setup.decide().await, Ok(()));
+    assert_eq!(setup.allowlist.last_error(), None);
+}
+
+#[tokio::test]
+async fn each_change_is_seen_by_the_next_decision() {
+    let setup = Setup::new();
+    // Fast, in place and of the same length: time stamps alone would not show it.
+    for round in 0..50 {
+        setup.write(&content(0x22));
+        assert_eq!(setup.decide().await, Ok(()), "{round}");
+        setup.write(&content(0x23));
+        let denied = Err(("compose_hash_not_allowed", "compose hash not allowed".to_owned()));
+        assert_eq!(setup.decide().await, denied, "{round}");
+        setup.replace(&content(0x22));
+        assert_eq!(setup.decide().await, Ok(()), "{round}");
+    }
+}
+
+#[tokio::test]
+async fn an_invalid_file_denies_what_was_allowed_before() {
+    let setup = Setup::new();
+    setup.write(&content(0x22));
+    assert_eq!(setup.decide().await, Ok(()));
+    for (text, error) in [("{", "EOF"), (r#"{"osImages": 5}"#, "invalid type"), ("", "EOF")] {
+        setup.write(text);
+        assert_eq!(setup.decide().await.unwrap_err().0, "allowlist_unusable");
+        assert!(setup.allowlist.last_error().unwrap().contains(error), "{text}");
+    }
+    fs::remove_file(setup.path()).unwrap();
+    assert_eq!(setup.decide().await.unwrap_err().0, "allowlist_unusable");
+    fs::create_dir(setup.path()).unwrap();
+    assert_eq!(setup.decide().await.unwrap_err().0, "allowlist_unusable");
+    assert!(setup.allowlist.last_error().unwrap().contains("not a file"));
+}
+
+#[tokio::test]
+async fn the_snapshot_is_as_old_as_the_last_refresh() {
+    let setup = Setup::new();
+    setup.write(&content(0x22));
+    assert!(setup.snapshot_decide().is_err());
+    setup.allowlist.refresh().await;
+    assert_eq!(setup.snapshot_decide(), Ok(()));
+}
+
+#[tokio::test]
+async fn a_settled_file_is_read_once() {
+    let setup = Setup::new();
+    setup.write(&content(0x22));
+    tokio::time::sleep(UNSETTLED * 2).await;
+    assert_eq!(setup.decide().await, Ok(()));
+    let before = setup.allowlist.snapshot.load_full();
+    assert_eq!(setup.decide().await, Ok(()));
+    assert!(Arc::ptr_eq(&before, &setup.allowlist.snapshot.load_full()));
+}
+
+#[tokio::test]
+async fn strict_devices_silence_the_relaxation() {
+    let setup = Setup::new();
+    setup.write(&json!({"apps": {"11": {}}}).to_string());
+    let lenient = Allowlist::open(setup.path(), EmptyDevices::AnyDevice);
+    assert!(lenient.relaxation().is_some());
+    let strict = Allowlist::open(setup.path(), EmptyDevices::NoDevice);
+    assert_eq!(strict.relaxation(), None);
+}

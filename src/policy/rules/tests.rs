@@ -1,0 +1,328 @@
+//! Every rule with its reason, the normalisation of hex, and what files are refused.
+
+use kms_attest::identity::BootInfo;
+use serde_json::json;
+
+use super::super::testing::boot_info;
+use super::*;
+
+fn file() -> Value {
+    json!({
+        "gatewayAppId": "any",
+        "kmsContractAddr": "0xabc",
+        "chainId": 8453,
+        "appImplementation": "0xdef",
+        "osImages": ["44".repeat(32)],
+        "kms": {"mrAggregated": ["55".repeat(32)], "devices": ["33".repeat(32)]},
+        "apps": {"11".repeat(20): {"composeHashes": ["22".repeat(32)], "devices": ["33".repeat(32)]}},
+    })
+}
+
+fn changed(change: impl FnOnce(&mut Value)) -> Rules {
+    let mut file = file();
+    change(&mut file);
+    Rules::parse(file.to_string().as_bytes()).unwrap()
+}
+
+fn rules() -> Rules {
+    changed(|_| {})
+}
+
+fn with(change: impl FnOnce(&mut BootInfo)) -> BootInfo {
+    let mut boot_info = boot_info();
+    change(&mut boot_info);
+    boot_info
+}
+
+/// The reasons for the identity as a KMS and as an app; empty is allowed.
+fn reasons_with(rules: &Rules, boot_info: &BootInfo, empty_devices: EmptyDevices) -> [String; 2] {
+    [Subject::Kms(boot_info), Subject::App(boot_info)].map(|subject| {
+        match rules.decide(subject, empty_devices) {
+            Decision::Allowed { gateway_app_id } => {
+                assert_eq!(gateway_app_id, "any");
+                String::new()
+            }
+            Decision::Denied(denial) => denial.reason,
+        }
+    })
+}
+
+fn reasons(rules: &Rules, boot_info: &BootInfo) -> [String; 2] {
+    reasons_with(rules, boot_info, EmptyDevices::AnyDevice)
+}
+
+#[test]
+fn what_the_file_allows_is_allowed() {
+    assert_eq!(reasons(&rules(), &boot_info()), ["", ""]);
+}
+
+#[test]
+fn each_rule_denies_with_its_own_reason() {
+    for (boot_info, kms, app) in [
+        (
+            with(|b| b.tcb_status = "OutOfDate".into()),
+            "TCB status is not allowed",
+            "TCB status is not allowed",
+        ),
+        (with(|b| b.tcb_status = String::new()), "TCB status is not allowed", "TCB status is not allowed"),
+        (
+            with(|b| b.tcb_status = "uptodate".into()),
+            "TCB status is not allowed",
+            "TCB status is not allowed",
+        ),
+        (
+            with(|b| b.advisory_ids = vec!["INTEL-SA-00837".into()]),
+            "advisory ID is not allowed",
+            "advisory ID is not allowed",
+        ),
+        (with(|b| b.os_image_hash = vec![0; 32]), "OS image is not allowed", "OS image is not allowed"),
+        (with(|b| b.os_image_hash = vec![]), "OS image is not allowed", "OS image is not allowed"),
+        (with(|b| b.mr_aggregated = vec![0; 32]), "aggregated MR not allowed", ""),
+        (
+            with(|b| b.device_id = vec![0; 32]),
+            "KMS is not allowed to boot on this device",
+            "app is not allowed to boot on this device",
+        ),
+        (
+            with(|b| b.device_id = vec![]),
+            "KMS is not allowed to boot on this device",
+            "app is not allowed to boot on this device",
+        ),
+        (with(|b| b.app_id = vec![0; 20]), "", "app not registered"),
+        (with(|b| b.compose_hash = vec![0; 32]), "", "compose hash not allowed"),
+    ] {
+        assert_eq!(reasons(&rules(), &boot_info), [kms, app], "{boot_info:?}");
+    }
+}
+
+#[test]
+fn the_first_failing_rule_answers() {
+    let mut boot_info = with(|b| {
+        b.tcb_status = "Revoked".into();
+        b.advisory_ids = vec!["A".into()];
+        b.os_image_hash = vec![];
+        b.mr_aggregated = vec![];
+        b.app_id = vec![];
+        b.compose_hash = vec![];
+        b.device_id = vec![];
+    });
+    let rules = rules();
+    let mut seen = Vec::new();
+    let fixes: [fn(&mut BootInfo); 6] = [
+        |b| b.tcb_status = "UpToDate".into(),
+        |b| b.advisory_ids.clear(),
+        |b| b.os_image_hash = vec![0x44; 32],
+        |b| (b.mr_aggregated, b.app_id) = (vec![0x55; 32], vec![0x11; 20]),
+        |b| b.compose_hash = vec![0x22; 32],
+        |b| b.device_id = vec![0x33; 32],
+    ];
+    for fix in fixes {
+        seen.push(reasons(&rules, &boot_info));
+        fix(&mut boot_info);
+    }
+    assert_eq!(reasons(&rules, &boot_info), ["", ""]);
+    let expected = [
+        ["TCB status is not allowed"; 2],
+        ["advisory ID is not allowed"; 2],
+        ["OS image is not allowed"; 2],
+        ["aggregated MR not allowed", "app not registered"],
+        ["KMS is not allowed to boot on this device", "compose hash not allowed"],
+        ["KMS is not allowed to boot on this device", "app is not allowed to boot on this device"],
+    ];
+    assert_eq!(seen, expected);
+}
+
+#[test]
+fn statuses_and_advisories_can_be_allowed() {
+    let rules = changed(|file| {
+        file["allowedTcbStatuses"] = json!(["SWHardeningNeeded"]);
+        file["allowedAdvisoryIds"] = json!(["INTEL-SA-1", "INTEL-SA-2"]);
+    });
+    for (status, advisories, reason) in [
+        ("SWHardeningNeeded", vec!["INTEL-SA-2", "INTEL-SA-1"], ""),
+        ("SWHardeningNeeded", vec!["INTEL-SA-1", "INTEL-SA-3"], "advisory ID is not allowed"),
+        ("UpToDate", vec![], "TCB status is not allowed"),
+    ] {
+        let boot_info = with(|b| {
+            b.tcb_status = status.into();
+            b.advisory_ids = advisories.into_iter().map(str::to_owned).collect();
+        });
+        assert_eq!(reasons(&rules, &boot_info), [reason; 2]);
+    }
+}
+
+#[test]
+fn hex_is_compared_in_any_case_with_or_without_its_prefix() {
+    let abcd = "abCD".repeat(16);
+    let boot_info = with(|b| b.os_image_hash = hex::decode(&abcd).unwrap());
+    for (text, allowed) in [
+        (abcd.clone(), true),
+        (abcd.to_lowercase(), true),
+        (abcd.to_uppercase(), true),
+        (format!("0x{abcd}"), true),
+        (format!("0X{abcd}"), true),
+        (format!(" {abcd}"), false),
+        (format!("{abcd}\n"), false),
+        (format!("0x0x{abcd}"), false),
+        (abcd[2..].to_owned(), false),
+        (format!("00{abcd}"), false),
+        (abcd[1..].to_owned(), false),
+        ("not hex".to_owned(), false),
+        (String::new(), false),
+    ] {
+        let rules = changed(|file| file["osImages"] = json!([text]));
+        assert_eq!(reasons(&rules, &boot_info)[1].is_empty(), allowed, "{text:?}");
+    }
+}
+
+#[test]
+fn app_ids_are_normalised_too_and_of_equal_ones_the_last_wins() {
+    let id = hex::encode([0xab; 20]);
+    let boot_info = with(|b| b.app_id = vec![0xab; 20]);
+    let allowing = json!({"composeHashes": ["22".repeat(32)], "allowAnyDevice": true});
+    let rules = changed(|file| file["apps"] = json!({format!("0x{}", id.to_uppercase()): allowing}));
+    assert_eq!(reasons(&rules, &boot_info)[1], "");
+    let rules = changed(|file| file["apps"] = json!({id.clone(): allowing, format!("0x{id}"): {}}));
+    assert_eq!(reasons(&rules, &boot_info)[1], "compose hash not allowed");
+    let twice = format!(r#"{{"osImages": [], "osImages": ["{}"]}}"#, "44".repeat(32));
+    assert_eq!(reasons(&Rules::parse(twice.as_bytes()).unwrap(), &with(|_| ()))[1], "app not registered");
+}
+
+#[test]
+fn an_empty_value_is_never_allowed() {
+    let rules = changed(|file| {
+        for list in [json!([""]), json!(["0x"])] {
+            file["osImages"] = list.clone();
+            file["kms"]["devices"] = list;
+        }
+    });
+    let boot_info = with(|b| b.os_image_hash = vec![]);
+    assert_eq!(reasons(&rules, &boot_info), ["OS image is not allowed"; 2]);
+}
+
+#[test]
+fn an_empty_device_list_means_any_device_unless_strict() {
+    let elsewhere = with(|b| b.device_id = vec![0; 32]);
+    let rules = changed(|file| {
+        file["apps"]["11".repeat(20)]["devices"] = json!([]);
+        file["kms"]["devices"] = json!([]);
+    });
+    assert_eq!(reasons(&rules, &elsewhere), ["", ""]);
+    let denied = ["KMS is not allowed to boot on this device", "app is not allowed to boot on this device"];
+    assert_eq!(reasons_with(&rules, &elsewhere, EmptyDevices::NoDevice), denied);
+    let relaxation = rules.relaxation().unwrap();
+    assert_eq!(relaxation.code, "empty_device_list");
+    let named = format!("the KMS, app {}", "11".repeat(20));
+    assert!(relaxation.sentence.ends_with(&named), "{}", relaxation.sentence);
+}
+
+#[test]
+fn any_device_can_be_allowed_in_so_many_words() {
+    let elsewhere = with(|b| b.device_id = vec![0; 32]);
+    let rules = changed(|file| {
+        file["kms"]["allowAnyDevice"] = json!(true);
+        file["apps"]["11".repeat(20)]["allowAnyDevice"] = json!(true);
+    });
+    assert_eq!(reasons_with(&rules, &elsewhere, EmptyDevices::NoDevice), ["", ""]);
+    assert_eq!(rules.relaxation(), None);
+}
+
+#[test]
+fn a_device_list_of_nonsense_allows_no_device() {
+    let rules = changed(|file| file["kms"]["devices"] = json!(["nonsense"]));
+    assert_eq!(reasons(&rules, &boot_info())[0], "KMS is not allowed to boot on this device");
+}
+
+#[test]
+fn denials_say_what_was_expected_and_what_was_there() {
+    let other = with(|b| b.compose_hash = vec![0; 32]);
+    let Decision::Denied(denial) = rules().decide(Subject::App(&other), EmptyDevices::AnyDevice) else {
+        panic!("the compose hash is not in the file")
+    };
+    let expected = Denial {
+        code: "compose_hash_not_allowed",
+        reason: "compose hash not allowed".to_owned(),
+        expected: Some("22".repeat(32)),
+        actual: Some("00".repeat(32)),
+    };
+    assert_eq!(denial, expected);
+    let many =
+        changed(|file| file["osImages"] = (0..100).map(|n| format!("{n:064}")).collect::<Vec<_>>().into());
+    let Decision::Denied(denial) = many.decide(Subject::App(&other), EmptyDevices::AnyDevice) else {
+        panic!("the OS image is not in the file")
+    };
+    let expected = denial.expected.unwrap();
+    assert!(expected.ends_with(", and 96 more") && expected.len() < 400, "{expected}");
+}
+
+#[test]
+fn an_empty_file_has_the_peers_defaults_and_allows_nothing() {
+    for rules in
+        [Rules::deny_all(), Rules::parse(b"{}").unwrap(), Rules::parse(br#"{"unknown": null}"#).unwrap()]
+    {
+        let zero = "0x0000000000000000000000000000000000000000";
+        let info = rules.info();
+        assert_eq!(info.gateway_app_id.as_deref(), Some(""));
+        assert_eq!(info.kms_contract_address.as_deref(), Some(zero));
+        assert_eq!(info.app_auth_implementation.as_deref(), Some(zero));
+        assert_eq!((info.chain_id, info.eth_rpc_url), (Some(0), None));
+        assert_eq!(reasons(&rules, &boot_info()), ["OS image is not allowed"; 2]);
+    }
+}
+
+#[test]
+fn info_comes_from_the_file() {
+    let info = rules().info();
+    assert_eq!(info.gateway_app_id.as_deref(), Some("any"));
+    assert_eq!(info.kms_contract_address.as_deref(), Some("0xabc"));
+    assert_eq!(info.chain_id, Some(8453));
+    assert_eq!(info.app_auth_implementation.as_deref(), Some("0xdef"));
+}
+
+#[test]
+fn files_of_another_shape_are_refused() {
+    for text in [
+        "",
+        "{",
+        "[]",
+        "null",
+        "{} {}",
+        r#"{"osImages": "x"}"#,
+        r#"{"osImages": [1]}"#,
+        r#"{"osImages": null}"#,
+        r#"{"chainId": "1"}"#,
+        r#"{"chainId": -1}"#,
+        r#"{"apps": []}"#,
+        r#"{"apps": {"11": []}}"#,
+        r#"{"apps": {"11": {"allowAnyDevice": 1}}}"#,
+        r#"{"apps": {"11": [["22"], [], true]}}"#,
+        r#"{"kms": {"devices": {}}}"#,
+        r#"{"kms": [["55"], [], true]}"#,
+    ] {
+        let error = Rules::parse(text.as_bytes()).expect_err(text).to_string();
+        assert!(error.starts_with("is no valid auth-config.json: "), "{error}");
+    }
+    let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
+    assert!(Rules::parse(deep.as_bytes()).is_err());
+}
+
+#[test]
+fn ten_thousand_apps_cost_what_one_costs() {
+    let apps: serde_json::Map<String, Value> = (0..10_000)
+        .map(|n| {
+            (format!("{n:040x}"), json!({"composeHashes": ["22".repeat(32)], "devices": ["33".repeat(32)]}))
+        })
+        .collect();
+    let rules = changed(|file| file["apps"] = apps.into());
+    let last = with(|b| b.app_id = hex::decode(format!("{:040x}", 9_999)).unwrap());
+    let started = std::time::Instant::now();
+    for _ in 0..1000 {
+        assert!(matches!(
+            rules.decide(Subject::App(&last), EmptyDevices::AnyDevice),
+            Decision::Allowed { .. }
+        ));
+    }
+    let each = started.elapsed() / 1000;
+    println!("{each:?} a decision");
+    assert!(each < std::time::Duration::from_micros(100), "{each:?} a decision");
+}

@@ -1,0 +1,365 @@
+//! The protocol on the wire, and every way a backend can misbehave, against servers on loopback.
+
+use std::sync::Mutex as StdMutex;
+
+use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::testing::boot_info;
+use super::*;
+
+const QUICK: Bounds = Bounds {
+    connect: Duration::from_millis(300),
+    total: Duration::from_millis(500),
+    body: 64 << 10,
+    concurrent: 4,
+};
+
+/// What a server does with each request.
+#[derive(Clone)]
+enum Behaviour {
+    Answer(Vec<u8>),
+    Hang,
+    HangInBody,
+    Close,
+    /// Answers the first request of a connection and closes it on the second.
+    CloseOnSecond(Vec<u8>),
+}
+
+struct Server {
+    base: String,
+    requests: Arc<StdMutex<Vec<String>>>,
+    connections: Arc<StdMutex<usize>>,
+}
+
+impl Server {
+    async fn new(behaviour: Behaviour) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let server = Self { base, requests: Arc::default(), connections: Arc::default() };
+        let (requests, connections) = (server.requests.clone(), server.connections.clone());
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                *connections.lock().unwrap() += 1;
+                tokio::spawn(serve(stream, behaviour.clone(), requests.clone()));
+            }
+        });
+        server
+    }
+
+    async fn answering(status: &str, body: &[u8]) -> Self {
+        let head = format!("HTTP/1.1 {status}\r\ncontent-length: {}\r\n\r\n", body.len());
+        Self::new(Behaviour::Answer([head.as_bytes(), body].concat())).await
+    }
+
+    async fn json(body: Value) -> Self {
+        Self::answering("200 OK", body.to_string().as_bytes()).await
+    }
+
+    fn webhook(&self) -> Webhook {
+        webhook(&self.base)
+    }
+
+    fn request(&self) -> String {
+        self.requests.lock().unwrap().last().cloned().unwrap()
+    }
+}
+
+fn webhook(base: &str) -> Webhook {
+    Webhook::with_bounds(Endpoint::parse(base).unwrap(), QUICK).unwrap()
+}
+
+async fn serve(mut stream: TcpStream, behaviour: Behaviour, requests: Arc<StdMutex<Vec<String>>>) {
+    let (mut received, mut answered) = (Vec::new(), false);
+    loop {
+        let mut chunk = [0; 4096];
+        let Ok(length @ 1..) = stream.read(&mut chunk).await else { return };
+        received.extend_from_slice(&chunk[..length]);
+        let text = String::from_utf8_lossy(&received).into_owned();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let expected = head
+            .lines()
+            .find_map(|line| line.to_ascii_lowercase().strip_prefix("content-length: ")?.parse().ok())
+            .unwrap_or(0);
+        if body.len() < expected {
+            continue;
+        }
+        requests.lock().unwrap().push(text);
+        received.clear();
+        match &behaviour {
+            Behaviour::Answer(answer) => {
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+            Behaviour::Hang => std::future::pending().await,
+            Behaviour::HangInBody => {
+                let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{").await;
+                std::future::pending().await
+            }
+            Behaviour::Close => return,
+            Behaviour::CloseOnSecond(_) if answered => return,
+            Behaviour::CloseOnSecond(answer) => {
+                answered = true;
+                if stream.write_all(answer).await.is_err() {
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn allowing() -> Value {
+    json!({"isAllowed": true, "gatewayAppId": "0xgate", "reason": "", "unknown": 1})
+}
+
+fn info() -> Value {
+    json!({
+        "status": "ok",
+        "kmsContractAddr": "0xkms",
+        "gatewayAppId": "gate",
+        "chainId": 8453,
+        "appImplementation": "0xapp",
+        "appAuthImplementation": "ignored",
+    })
+}
+
+fn without(mut value: Value, key: &str) -> Value {
+    value.as_object_mut().unwrap().shift_remove(key).unwrap();
+    value
+}
+
+async fn decide(webhook: &Webhook) -> Result<Decision, PolicyError> {
+    webhook.decide(Subject::App(&boot_info())).await
+}
+
+#[tokio::test]
+async fn the_request_is_the_peers_to_the_byte() {
+    let server = Server::json(allowing()).await;
+    let mut boot_info = boot_info();
+    boot_info.instance_id = vec![];
+    boot_info.key_provider_info = b"{}".to_vec();
+    boot_info.advisory_ids = vec!["INTEL-SA-1".to_owned()];
+    server.webhook().decide(Subject::App(&boot_info)).await.unwrap();
+    let request = server.request();
+    let (head, body) = request.split_once("\r\n\r\n").unwrap();
+    let expected = format!(
+        r#"{{"teeVariant":"dstack-tdx","mrAggregated":"{}","osImageHash":"{}","mrSystem":"{}","appId":"{}","composeHash":"{}","instanceId":"","deviceId":"{}","keyProviderInfo":"7b7d","tcbStatus":"UpToDate","advisoryIds":["INTEL-SA-1"],"attestationMode":"dstack-tdx"}}"#,
+        "55".repeat(32),
+        "44".repeat(32),
+        "66".repeat(32),
+        "11".repeat(20),
+        "22".repeat(32),
+        "33".repeat(32),
+    );
+    assert_eq!(body, expected);
+    let mut lines = head.lines();
+    assert_eq!(lines.next(), Some("POST /bootAuth/app HTTP/1.1"));
+    let headers: Vec<String> = lines.map(str::to_ascii_lowercase).collect();
+    for header in [
+        concat!("user-agent: dstack-kms/", env!("CARGO_PKG_VERSION")),
+        "accept: */*",
+        "content-type: application/json",
+    ] {
+        assert!(headers.iter().any(|line| line == header), "{header} is not in {headers:?}");
+    }
+    assert!(!headers.iter().any(|line| line.starts_with("authorization")));
+}
+
+#[tokio::test]
+async fn paths_are_joined_plainly() {
+    for (base, path) in [
+        ("", "POST /bootAuth/kms "),
+        ("/", "POST /bootAuth/kms "),
+        ("/a", "POST /a/bootAuth/kms "),
+        ("/a/", "POST /a/bootAuth/kms "),
+    ] {
+        let server = Server::json(allowing()).await;
+        let webhook = webhook(&format!("{}{base}", server.base));
+        webhook.decide(Subject::Kms(&boot_info())).await.unwrap();
+        assert!(server.request().starts_with(path), "{}", server.request());
+    }
+    let server = Server::json(info()).await;
+    webhook(&format!("{}/a", server.base)).info().await.unwrap();
+    assert!(server.request().starts_with("GET /a HTTP/1.1"), "{}", server.request());
+}
+
+#[tokio::test]
+async fn answers_become_decisions() {
+    let allowed = Decision::Allowed { gateway_app_id: "0xgate".to_owned() };
+    assert_eq!(decide(&Server::json(allowing()).await.webhook()).await.unwrap(), allowed);
+    let server =
+        Server::json(json!({"isAllowed": false, "gatewayAppId": "", "reason": "App not registered"})).await;
+    let denied = Denial {
+        code: "app_not_registered",
+        reason: "App not registered".to_owned(),
+        expected: None,
+        actual: None,
+    };
+    assert_eq!(decide(&server.webhook()).await.unwrap(), Decision::Denied(denied));
+    let long = "ä\n".repeat(1000);
+    let server = Server::json(json!({"isAllowed": false, "gatewayAppId": "", "reason": long})).await;
+    let Decision::Denied(denial) = decide(&server.webhook()).await.unwrap() else { panic!("it is denied") };
+    assert_eq!((denial.code, denial.reason), ("denied_by_backend", "ä ".repeat(256)));
+}
+
+#[tokio::test]
+async fn info_is_read_and_remembered() {
+    let server = Server::json(info()).await;
+    let webhook = server.webhook();
+    assert_eq!(webhook.last_info(), None);
+    let expected = Info {
+        gateway_app_id: Some("gate".to_owned()),
+        kms_contract_address: Some("0xkms".to_owned()),
+        chain_id: Some(8453),
+        app_auth_implementation: Some("0xapp".to_owned()),
+        eth_rpc_url: Some(String::new()),
+    };
+    assert_eq!(*webhook.info().await.unwrap(), expected);
+    assert_eq!(webhook.last_info().as_deref(), Some(&expected));
+    let (first, second) = tokio::join!(webhook.info(), webhook.info());
+    assert!(first.is_ok() && second.is_ok());
+    assert_eq!(server.requests.lock().unwrap().len(), 1, "an answer this fresh serves everyone");
+}
+
+#[tokio::test]
+async fn connections_are_used_again() {
+    let server = Server::json(allowing()).await;
+    let webhook = server.webhook();
+    for _ in 0..5 {
+        decide(&webhook).await.unwrap();
+    }
+    assert_eq!(*server.connections.lock().unwrap(), 1);
+}
+
+#[tokio::test]
+async fn a_connection_that_closes_when_it_is_used_again_costs_nothing() {
+    let body = allowing().to_string();
+    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+    let server = Server::new(Behaviour::CloseOnSecond(answer.into_bytes())).await;
+    let webhook = server.webhook();
+    for _ in 0..4 {
+        decide(&webhook).await.unwrap();
+    }
+    assert!(*server.connections.lock().unwrap() > 1);
+}
+
+/// The detail, after checking that nothing of it is told to callers.
+fn detail(result: Result<Decision, PolicyError>) -> String {
+    let error = result.expect_err("a backend that misbehaves has not decided");
+    assert_eq!(error.to_string(), "authorization backend unavailable");
+    let detail = error.detail().to_owned();
+    assert!(detail.chars().count() < 800, "{detail}");
+    detail
+}
+
+#[tokio::test]
+async fn a_backend_that_misbehaves_is_unavailable() {
+    let multibyte = [vec![b'x'; 511], "é".repeat(1000).into_bytes()].concat();
+    let redirect = b"HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n".to_vec();
+    let huge = [b"HTTP/1.1 200 OK\r\ncontent-length: 70000\r\n\r\n".as_slice(), &[b' '; 70_000]].concat();
+    let endless = [b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &[b' '; 70_000]].concat();
+    let nested = format!("{}1{}", "[".repeat(30_000), "]".repeat(30_000));
+    for (server, expected) in [
+        (Server::new(Behaviour::Hang).await, "in time"),
+        (Server::new(Behaviour::HangInBody).await, "in time"),
+        (Server::new(Behaviour::Close).await, "error sending request to http://127.0.0.1:"),
+        (
+            Server::answering("500 Internal Server Error", b"{\"secret\": 1}").await,
+            "returned 500 Internal Server Error: {\"",
+        ),
+        (Server::answering("503 Service Unavailable", &multibyte).await, "xé"),
+        (Server::answering("200 OK", &multibyte).await, "xé"),
+        (Server::answering("502 Bad Gateway", &[0xff, 0xfe, 0]).await, "returned 502"),
+        (Server::answering("200 OK", b"<html>login</html>").await, "but not the expected JSON"),
+        (Server::answering("200 OK", b"").await, "but not the expected JSON"),
+        (Server::answering("204 No Content", b"").await, "but not the expected JSON"),
+        (Server::answering("404 Not Found", b"nothing here").await, "returned 404 Not Found: nothing here"),
+        (Server::answering("200 OK", nested.as_bytes()).await, "but not the expected JSON"),
+        (Server::new(Behaviour::Answer(redirect)).await, "returned 302 Found"),
+        (Server::new(Behaviour::Answer(huge)).await, "with more than 65536 bytes"),
+        (Server::new(Behaviour::Answer(endless)).await, "with more than 65536 bytes"),
+        (Server::new(Behaviour::Answer(b"SSH-2.0-OpenSSH\r\n".to_vec())).await, "error sending request to"),
+        (Server::json(without(allowing(), "isAllowed")).await, "missing field `isAllowed`"),
+        (Server::json(without(allowing(), "gatewayAppId")).await, "missing field `gatewayAppId`"),
+        (Server::json(without(allowing(), "reason")).await, "missing field `reason`"),
+        (Server::json(json!({"isAllowed": "true", "gatewayAppId": "", "reason": ""})).await, "invalid type"),
+        (Server::json(json!({"isAllowed": 1, "gatewayAppId": "", "reason": ""})).await, "invalid type"),
+        (Server::json(json!({"isAllowed": true, "gatewayAppId": null, "reason": ""})).await, "invalid type"),
+        (Server::json(json!([true, "", ""])).await, "but not the expected JSON"),
+        (Server::json(info()).await, "missing field `isAllowed`"),
+    ] {
+        let webhook = server.webhook();
+        let started = Instant::now();
+        let detail = detail(decide(&webhook).await);
+        assert!(detail.contains(expected), "{expected} is not in {detail}");
+        assert!(started.elapsed() < Duration::from_secs(5));
+        assert_eq!(webhook.last_error(), Some(detail));
+    }
+}
+
+#[tokio::test]
+async fn a_redirect_is_not_followed() {
+    let target = Server::json(allowing()).await;
+    let answer =
+        format!("HTTP/1.1 307 Temporary Redirect\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", target.base);
+    let server = Server::new(Behaviour::Answer(answer.into_bytes())).await;
+    assert!(decide(&server.webhook()).await.is_err());
+    assert!(target.requests.lock().unwrap().is_empty());
+}
+
+#[tokio::test]
+async fn nobody_there_is_unavailable_and_the_url_stays_inside() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://user:hush@{}/hush?key=hush", listener.local_addr().unwrap());
+    drop(listener);
+    let detail = detail(decide(&webhook(&base)).await);
+    assert!(detail.contains("Connection refused"), "{detail}");
+    assert!(!detail.contains("hush"), "{detail}");
+}
+
+#[tokio::test]
+async fn info_needs_all_its_keys() {
+    for key in ["status", "kmsContractAddr", "gatewayAppId", "chainId", "appImplementation"] {
+        let webhook = Server::json(without(info(), key)).await.webhook();
+        let error = webhook.info().await.unwrap_err();
+        assert!(error.detail().contains(&format!("missing field `{key}`")), "{}", error.detail());
+        assert_eq!(webhook.last_info(), None);
+    }
+    let mut negative = info();
+    negative["chainId"] = json!(-1);
+    assert!(Server::json(negative).await.webhook().info().await.is_err());
+}
+
+#[tokio::test]
+async fn the_last_info_outlives_an_outage() {
+    let server = Server::json(info()).await;
+    let webhook = server.webhook();
+    webhook.info().await.unwrap();
+    let answered = webhook.info.load_full().unwrap();
+    let old = Answered { info: answered.info.clone(), at: Instant::now().checked_sub(FRESH * 2).unwrap() };
+    webhook.info.store(Some(Arc::new(old)));
+    let hanging = Server::new(Behaviour::Hang).await;
+    let webhook = Webhook { base: Endpoint::parse(&hanging.base).unwrap(), ..webhook };
+    assert!(webhook.info().await.is_err());
+    assert!(webhook.last_info().is_some());
+}
+
+#[tokio::test]
+async fn more_questions_than_allowed_at_once_end_in_time() {
+    let server = Server::new(Behaviour::Hang).await;
+    let webhook = Arc::new(server.webhook());
+    let started = Instant::now();
+    let tasks: Vec<_> = (0..20)
+        .map(|_| {
+            let webhook = webhook.clone();
+            tokio::spawn(async move { decide(&webhook).await })
+        })
+        .collect();
+    for task in tasks {
+        assert!(task.await.unwrap().is_err());
+    }
+    assert!(started.elapsed() < QUICK.total * 3);
+    assert!(server.requests.lock().unwrap().len() <= QUICK.concurrent);
+}

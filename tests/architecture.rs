@@ -1,0 +1,136 @@
+//! Imports point one way, and the simulator is nowhere near the `kms` binary.
+
+use std::{
+    collections::BTreeSet,
+    fs,
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+/// The modules of `src/`, top to bottom. A module may import those of lower rows only; those of one row import none of
+/// each other. `ARCHITECTURE.md` draws it.
+const ROWS: [&[&str]; 11] = [
+    &["main"],
+    &["cli"],
+    &["app"],
+    &["transport"],
+    &["service"],
+    &["lifecycle"],
+    &["admission", "ca", "store"],
+    &["policy", "keys", "audit"],
+    &["config"],
+    &["image_cache", "operator"],
+    &["domain", "error", "metrics", "proto"],
+];
+
+fn sources(directory: &Path, found: &mut Vec<PathBuf>) {
+    for entry in fs::read_dir(directory).expect("source directory") {
+        let path = entry.expect("entry").path();
+        if path.is_dir() {
+            sources(&path, found);
+        } else if path.extension().is_some_and(|extension| extension == "rs") {
+            found.push(path);
+        }
+    }
+}
+
+fn row(module: &str) -> Option<usize> {
+    ROWS.iter().position(|row| row.contains(&module))
+}
+
+/// The crate's own modules named after `crate::`, also inside braces.
+fn imports(text: &str) -> BTreeSet<String> {
+    let word = |text: &str| text.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect::<String>();
+    let mut found = BTreeSet::new();
+    for (at, _) in text.match_indices("crate::") {
+        // `$crate::` and `other_crate::` are not ours.
+        if text[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == '$') {
+            continue;
+        }
+        let rest = &text[at + "crate::".len()..];
+        match rest.strip_prefix('{') {
+            Some(list) => {
+                let mut depth = 0;
+                let mut start = true;
+                for (index, c) in list.char_indices() {
+                    match c {
+                        '{' => depth += 1,
+                        '}' if depth == 0 => break,
+                        '}' => depth -= 1,
+                        ',' if depth == 0 => start = true,
+                        c if start && depth == 0 && !c.is_whitespace() => {
+                            found.insert(word(&list[index..]));
+                            start = false;
+                        }
+                        _ => {}
+                    }
+                }
+            }
+            None => {
+                found.insert(word(rest));
+            }
+        }
+    }
+    found
+}
+
+#[test]
+fn imports_point_down() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let mut files = Vec::new();
+    sources(&root, &mut files);
+    let mut upward = Vec::new();
+    for file in files {
+        let relative = file.strip_prefix(&root).expect("below src");
+        let module = relative.iter().next().and_then(|first| first.to_str()).expect("text");
+        let module = module.trim_end_matches(".rs");
+        let name = file.file_name().and_then(|name| name.to_str()).expect("text");
+        if module == "lib" || name == "tests.rs" || name.ends_with("_tests.rs") {
+            continue;
+        }
+        let own = row(module).unwrap_or_else(|| panic!("src/{module} is in no row of the table"));
+        let text = fs::read_to_string(&file).expect("source");
+        for import in imports(&text).iter().filter(|import| *import != module) {
+            // Types and macros at the crate's root have capitals; there are none.
+            let target = row(import).unwrap_or_else(|| panic!("{}: crate::{import}", relative.display()));
+            if target <= own {
+                upward.push(format!("{} imports {import}", relative.display()));
+            }
+        }
+    }
+    assert!(upward.is_empty(), "imports that do not point down:\n{}", upward.join("\n"));
+}
+
+#[test]
+fn the_import_reader_sees_lists_and_ignores_other_crates() {
+    let text = "use crate::{a, b::{c, d}, e as f};\nuse $crate::g; crate::h::I; my_crate::j;";
+    let expected: BTreeSet<String> = ["a", "b", "e", "h"].map(str::to_owned).into();
+    assert_eq!(imports(text), expected);
+}
+
+#[test]
+fn every_module_is_in_the_table_once() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");
+    let listed: Vec<&str> = ROWS.iter().flat_map(|row| row.iter().copied()).collect();
+    let distinct: BTreeSet<&str> = listed.iter().copied().collect();
+    assert_eq!(listed.len(), distinct.len());
+    for module in listed {
+        let (file, folder) = (root.join(format!("{module}.rs")), root.join(module));
+        assert!(file.exists() || folder.is_dir(), "the table lists {module}, src/ does not have it");
+    }
+}
+
+#[test]
+fn the_server_does_not_link_the_simulator() {
+    let tree = Command::new(env!("CARGO"))
+        .args(["tree", "--offline", "--locked", "-p", "cvm-kms", "-e", "normal", "--prefix", "none"])
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .output()
+        .expect("cargo tree runs");
+    assert!(tree.status.success(), "{}", String::from_utf8_lossy(&tree.stderr));
+    let tree = String::from_utf8_lossy(&tree.stdout);
+    assert!(tree.contains("kms-attest"), "the tree is that of the server");
+    for forbidden in ["kms-simulator", "kms-sandbox"] {
+        assert!(!tree.contains(forbidden), "{forbidden} is linked into the server");
+    }
+}

@@ -1,0 +1,12 @@
+//! New keys are kept only after their event is in the audit log.
+
+use std::time::SystemTime;
+
+use cvm_kms::{domain::Domain, lifecycle::Onboarding};
+
+fn commit(onboarding: &Onboarding, domain: &Domain) {
+    let prepared = onboarding.bootstrap();
+    let _ = onboarding.commit(&prepared, domain, SystemTime::now());
+}
+
+fn main() {}

@@ -1,0 +1,96 @@
+//! Client certificates: who a caller claims and proves to be.
+
+use cvm_kms::proto::GetTempCaCertResponse;
+use kms_attest::{
+    binding::ReportData,
+    certificate::{self, CertificateSpec, Issuer, LAST_SECOND, LONG_AGO, Role, Validity},
+    evidence::Evidence,
+    p256::P256Key,
+    ra_tls,
+};
+use kms_simulator::Cvm;
+use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+
+/// A certificate and its key, or none.
+#[derive(Clone, Default)]
+pub struct Identity(Option<Shown>);
+
+#[derive(Clone)]
+pub(super) struct Shown {
+    pub(super) certificate: CertificateDer<'static>,
+    pub(super) key: Vec<u8>,
+}
+
+impl Identity {
+    /// No certificate.
+    pub fn none() -> Self {
+        Self::default()
+    }
+
+    /// Any certificate (DER) with its key.
+    pub fn of(certificate: Vec<u8>, key: &P256Key) -> Self {
+        Self(Some(Shown { certificate: certificate.into(), key: key.pkcs8_der().to_vec() }))
+    }
+
+    /// A certificate of the temporary CA with evidence of `cvm` over its key: a guest.
+    pub fn attested(temp_ca: &GetTempCaCertResponse, cvm: &Cvm) -> Self {
+        let key = P256Key::generate();
+        let evidence = cvm.evidence(ReportData::ra_tls(&key.spki_der()));
+        Self::with_evidence(temp_ca, &key, &evidence)
+    }
+
+    /// A certificate of the temporary CA with any evidence, perhaps of something else.
+    pub fn with_evidence(temp_ca: &GetTempCaCertResponse, key: &P256Key, evidence: &Evidence) -> Self {
+        Self::with_evidence_bytes(temp_ca, key, &evidence.stripped().encode())
+    }
+
+    /// A certificate of the temporary CA with any bytes where evidence belongs.
+    pub fn with_evidence_bytes(temp_ca: &GetTempCaCertResponse, key: &P256Key, evidence: &[u8]) -> Self {
+        let spec = CertificateSpec { evidence: Some(evidence), ..spec() };
+        Self::of_temp_ca(temp_ca, &spec, key)
+    }
+
+    /// A certificate that issued itself, with evidence of `cvm` over its key: a guest that asks for no temporary CA.
+    pub fn self_issued(cvm: &Cvm) -> Self {
+        let key = P256Key::generate();
+        let evidence = cvm.evidence(ReportData::ra_tls(&key.spki_der()));
+        Self::of(ra_tls::self_issued_certificate(&key, &evidence).expect("certificate"), &key)
+    }
+
+    /// A certificate of the temporary CA without evidence.
+    pub fn unattested(temp_ca: &GetTempCaCertResponse) -> Self {
+        Self::of_temp_ca(temp_ca, &spec(), &P256Key::generate())
+    }
+
+    /// A certificate of the temporary CA that says what `spec` says.
+    pub fn of_temp_ca(temp_ca: &GetTempCaCertResponse, spec: &CertificateSpec<'_>, key: &P256Key) -> Self {
+        let ca_key = P256Key::from_pem(&temp_ca.temp_ca_key).expect("temporary CA key");
+        let issuer = Issuer::from_pem(&temp_ca.temp_ca_cert, &ca_key).expect("temporary CA");
+        Self::of(certificate::issue(spec, &key.spki_der(), &issuer).expect("certificate"), key)
+    }
+
+    pub(super) fn shown(&self) -> Option<&Shown> {
+        self.0.as_ref()
+    }
+}
+
+impl Shown {
+    pub(super) fn key(&self) -> PrivatePkcs8KeyDer<'static> {
+        self.key.clone().into()
+    }
+}
+
+/// What a guest's certificate says, without evidence.
+pub fn spec() -> CertificateSpec<'static> {
+    CertificateSpec {
+        organization: None,
+        common_name: "RA-TLS TEMP Cert",
+        names: &[],
+        validity: Validity { not_before: LONG_AGO, not_after: LAST_SECOND },
+        role: Role::LEAF,
+        app_id: None,
+        app_info: None,
+        usage: None,
+        evidence: None,
+    }
+}

@@ -1,0 +1,256 @@
+//! A KMS in this process with everything it depends on simulated: what the integration tests stand on.
+//!
+//! ```ignore
+//! let world = World::ready().await;
+//! let app = world.app(1);
+//! world.allow_app(&app);
+//! let answer = world.caller().shows(&world.attested(&app).await).json("GetAppKey", json!({})).await;
+//! ```
+//!
+//! Every test binary compiles this module and uses its own part of it.
+#![allow(dead_code, unreachable_pub, unused_imports)]
+
+pub mod allowlist;
+pub mod config;
+pub mod grpc;
+pub mod http;
+pub mod identity;
+
+use std::{
+    net::SocketAddr,
+    path::PathBuf,
+    sync::{Arc, LazyLock},
+    time::{Duration, Instant},
+};
+
+use cvm_kms::{
+    app::{AppError, Kms, Running},
+    config::Config,
+    proto::{BootstrapResponse, GetTempCaCertResponse},
+};
+use kms_attest::p256::P256Key;
+use kms_simulator::{Cvm, GuestAgent, PccsServer, Platform, Stage};
+use serde_json::{Value, json};
+
+pub use self::{
+    allowlist::AllowlistFile,
+    grpc::Channel,
+    http::{Answer, Caller, Line},
+    identity::Identity,
+};
+
+/// The name under which every KMS here serves.
+pub const DOMAIN: &str = "localhost";
+/// The token of the admin listener.
+pub const ADMIN_TOKEN: &str = "the operator's token";
+
+/// One machine for all tests: making one costs ten signatures.
+static PLATFORM: LazyLock<Arc<Platform>> = LazyLock::new(|| Platform::from_seed(b"integration tests"));
+
+/// A KMS with its machine, its collateral service, its guest agent, its allow-list and its directory.
+pub struct World {
+    /// The machine; its root is the one that the KMS trusts.
+    pub platform: Arc<Platform>,
+    /// The collateral service that the KMS asks.
+    pub pccs: PccsServer,
+    /// The guest agent of the CVM that the KMS runs in.
+    pub agent: GuestAgent,
+    /// The CVM that the KMS runs in.
+    pub cvm: Arc<Cvm>,
+    /// The file that decides who may have what.
+    pub allowlist: AllowlistFile,
+    /// What the KMS is configured with, complete.
+    pub config: toml::Table,
+    directory: tempfile::TempDir,
+    kms: Option<Running>,
+}
+
+impl World {
+    /// A KMS that serves keys: bootstrapped and finished through its API. It may serve; no app is allowed yet.
+    pub async fn ready() -> Self {
+        Self::ready_with("").await
+    }
+
+    /// As [`World::ready`], with TOML laid over its configuration.
+    pub async fn ready_with(toml: &str) -> Self {
+        let world = Self::onboarding_with(toml).await;
+        world.bootstrap().await;
+        world.finish().await;
+        world
+    }
+
+    /// A KMS without keys. It may have them.
+    pub async fn onboarding() -> Self {
+        Self::onboarding_with("").await
+    }
+
+    /// As [`World::onboarding`], with TOML laid over its configuration.
+    pub async fn onboarding_with(toml: &str) -> Self {
+        let mut world = Self::stopped_with(toml).await;
+        world.start().await.expect("the KMS starts");
+        world
+    }
+
+    /// Everything but the KMS, which is configured and allowed, but not started.
+    pub async fn stopped_with(toml: &str) -> Self {
+        let cvm = Cvm::builder(&PLATFORM).app_id([0xca; 20]).stage(Stage::Ready).build();
+        Self::stopped_in(cvm, toml).await
+    }
+
+    /// As [`World::stopped_with`], the KMS running in a CVM of the caller's choice.
+    pub async fn stopped_in(cvm: Arc<Cvm>, toml: &str) -> Self {
+        let platform = Arc::clone(cvm.platform());
+        let directory = tempfile::tempdir().expect("temporary directory");
+        let pccs = PccsServer::start(&platform).await.expect("PCCS");
+        let agent = GuestAgent::serve(&cvm, directory.path().join("agent.sock")).await.expect("guest agent");
+        let root = directory.path().join("root.der");
+        std::fs::write(&root, platform.root_der()).expect("root certificate");
+        let allowlist = AllowlistFile::new(directory.path().join("auth-config.json"));
+        allowlist.allow_kms(&cvm);
+        let config = config::text(&config::Surroundings {
+            directory: directory.path(),
+            pccs: &pccs.url(),
+            root: &root,
+            agent: agent.address(),
+            allowlist: allowlist.path(),
+        });
+        let config = config::laid_over(config, toml);
+        Self { platform, pccs, agent, cvm, allowlist, config, directory, kms: None }
+    }
+
+    /// Starts the KMS, or starts it again: with its keys if it has any.
+    pub async fn start(&mut self) -> Result<(), AppError> {
+        self.stop().await;
+        let text = toml::to_string(&self.config).expect("TOML");
+        let (config, _) = Config::from_toml(&text).expect("a valid configuration");
+        self.kms = Some(Kms::start(config).await?);
+        Ok(())
+    }
+
+    /// Stops the KMS, waiting for its requests.
+    pub async fn stop(&mut self) {
+        if let Some(kms) = self.kms.take() {
+            kms.stop().await.expect("the KMS ends in order");
+        }
+    }
+
+    /// Lays TOML over the configuration, for the next start.
+    pub fn configure(&mut self, toml: &str) {
+        self.config = config::laid_over(std::mem::take(&mut self.config), toml);
+    }
+
+    /// Where the KMS listens, in both phases.
+    pub fn address(&self) -> SocketAddr {
+        self.kms.as_ref().expect("the KMS runs").address()
+    }
+
+    /// Where the admin service listens; there is none before keys are served.
+    pub async fn admin_address(&self) -> SocketAddr {
+        let kms = self.kms.as_ref().expect("the KMS runs");
+        eventually("the admin listener", async || kms.admin_address()).await
+    }
+
+    /// A file of the world's directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    /// A file of the key directory.
+    pub fn key_file(&self, name: &str) -> PathBuf {
+        self.path("certs").join(name)
+    }
+
+    /// The audit log, line by line.
+    pub fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.key_file("audit.jsonl")).expect("audit log");
+        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// The audit log's lines about `event`.
+    pub fn audited(&self, event: &str) -> Vec<Value> {
+        self.audit().into_iter().filter(|line| line["event"] == event).collect()
+    }
+
+    /// Someone who calls the KMS over HTTPS without a certificate, over HTTP/2.
+    pub fn caller(&self) -> Caller {
+        Caller::new(self.address())
+    }
+
+    /// A guest of this machine that waits for its keys, app number `number`.
+    pub fn app(&self, number: u8) -> Arc<Cvm> {
+        Cvm::builder(&self.platform).app_id([number; 20]).compose_hash([number; 32]).build()
+    }
+
+    /// A guest of this machine that runs a KMS like this one.
+    pub fn replica(&self) -> Arc<Cvm> {
+        Cvm::builder(&self.platform).app_id([0xca; 20]).stage(Stage::Ready).build()
+    }
+
+    /// Allows an app on any device.
+    pub fn allow_app(&self, cvm: &Cvm) {
+        self.allowlist.allow_app(cvm);
+    }
+
+    /// Allows a KMS on any device.
+    pub fn allow_kms(&self, cvm: &Cvm) {
+        self.allowlist.allow_kms(cvm);
+    }
+
+    /// Makes keys, over plain HTTP as operators do.
+    pub async fn bootstrap(&self) -> BootstrapResponse {
+        let answer = self.caller().plain().json("Bootstrap", json!({ "domain": DOMAIN })).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.message()
+    }
+
+    /// Ends onboarding and waits until keys are served.
+    pub async fn finish(&self) {
+        let answer = self.caller().plain().json("Finish", json!({})).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        eventually("GetMeta after Finish", async || {
+            let answer = self.caller().try_json("GetMeta", json!({})).await.ok()?;
+            (answer.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// The temporary CA, as every guest fetches it.
+    pub async fn temp_ca(&self) -> GetTempCaCertResponse {
+        let answer = self.caller().json("GetTempCaCert", json!({})).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.message()
+    }
+
+    /// A certificate of the temporary CA with evidence of `cvm`.
+    pub async fn attested(&self, cvm: &Cvm) -> Identity {
+        Identity::attested(&self.temp_ca().await, cvm)
+    }
+
+    /// A certificate of the temporary CA without evidence.
+    pub async fn unattested(&self) -> Identity {
+        Identity::unattested(&self.temp_ca().await)
+    }
+
+    /// The root keys in the key directory.
+    pub fn root_keys(&self) -> cvm_kms::keys::RootKeys {
+        let pem = |name| {
+            let text = std::fs::read_to_string(self.key_file(name)).expect("key file");
+            P256Key::from_pem(&text).expect("P-256 key")
+        };
+        let k256 = std::fs::read(self.key_file("root-k256.key")).expect("key file");
+        let k256 = cvm_kms::keys::K256Key::from_bytes(&k256).expect("secp256k1 key");
+        cvm_kms::keys::RootKeys::from_parts(pem("root-ca.key"), pem("tmp-ca.key"), k256)
+    }
+}
+
+/// What `attempt` gives once it gives something, for at most ten seconds.
+pub async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
+    let began = Instant::now();
+    loop {
+        if let Some(found) = attempt().await {
+            return found;
+        }
+        assert!(began.elapsed() < Duration::from_secs(10), "{what}: not within ten seconds");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}

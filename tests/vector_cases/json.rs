@@ -1,0 +1,330 @@
+//! JSON that cannot be overlooked: each value has to be taken by a check, or what is left over is a failure.
+
+use std::cell::Cell;
+use std::fmt;
+
+use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+
+/// The result of a check: a failure says which value, and what is wrong with it.
+pub(crate) type Check<T = ()> = Result<T, Failure>;
+
+/// What went wrong, for the reader of the test's output.
+#[derive(Debug)]
+pub(crate) struct Failure(pub(crate) String);
+
+/// An error of the service where the vectors have none.
+impl<E: std::error::Error> From<E> for Failure {
+    fn from(error: E) -> Self {
+        Self(format!("unexpected error: {error}"))
+    }
+}
+
+/// Fails with a formatted message unless the condition holds.
+macro_rules! ensure {
+    ($condition:expr, $($message:tt)+) => {
+        if !$condition {
+            return Err($crate::vector_cases::json::Failure(format!($($message)+)));
+        }
+    };
+}
+pub(crate) use ensure;
+
+/// A value of a file, with its place in the file.
+pub(crate) struct Json {
+    path: String,
+    value: Value,
+    taken: Cell<bool>,
+}
+
+enum Value {
+    Null,
+    Bool(bool),
+    Number(u64),
+    Text(String),
+    List(Vec<Json>),
+    Map(Vec<(String, Json)>),
+}
+
+impl Json {
+    /// Reads a file; a key that is there twice is an error.
+    pub(crate) fn parse(name: &str, bytes: &[u8]) -> Check<Self> {
+        let tree: Tree =
+            serde_json::from_slice(bytes).map_err(|error| Failure(format!("{name}: {error}")))?;
+        Ok(Self::rooted(name.to_owned(), tree))
+    }
+
+    fn rooted(path: String, tree: Tree) -> Self {
+        let value = match tree {
+            Tree::Null => Value::Null,
+            Tree::Bool(value) => Value::Bool(value),
+            Tree::Number(value) => Value::Number(value),
+            Tree::Text(value) => Value::Text(value),
+            Tree::List(items) => {
+                let items = items.into_iter().enumerate();
+                Value::List(items.map(|(index, item)| Self::rooted(format!("{path}[{index}]"), item)).collect())
+            }
+            Tree::Map(entries) => {
+                let entry = |(key, item)| {
+                    let item = Self::rooted(format!("{path}.{key}"), item);
+                    (key, item)
+                };
+                Value::Map(entries.into_iter().map(entry).collect())
+            }
+        };
+        Self { path, value, taken: Cell::new(false) }
+    }
+
+    /// Where in which file the value stands.
+    pub(crate) fn path(&self) -> &str {
+        &self.path
+    }
+
+    /// The value under a key that must be there.
+    pub(crate) fn at(&self, key: &str) -> Check<&Json> {
+        self.maybe(key).ok_or_else(|| Failure(format!("{}: has no {key:?}", self.path)))
+    }
+
+    /// The value under a key that may be missing.
+    pub(crate) fn maybe(&self, key: &str) -> Option<&Json> {
+        let Value::Map(entries) = &self.value else { return None };
+        self.taken.set(true);
+        entries.iter().find(|(name, _)| name == key).map(|(_, item)| item)
+    }
+
+    /// The value under a key that may be missing or `null`.
+    pub(crate) fn some(&self, key: &str) -> Option<&Json> {
+        let item = self.maybe(key)?;
+        match item.value {
+            Value::Null => {
+                item.taken.set(true);
+                None
+            }
+            _ => Some(item),
+        }
+    }
+
+    /// Whether there is `null`.
+    pub(crate) fn is_null(&self) -> bool {
+        let is_null = matches!(self.value, Value::Null);
+        self.taken.set(self.taken.get() || is_null);
+        is_null
+    }
+
+    pub(crate) fn text(&self) -> Check<&str> {
+        match &self.value {
+            Value::Text(text) => Ok(self.take(text)),
+            _ => Err(self.expected("text")),
+        }
+    }
+
+    pub(crate) fn number(&self) -> Check<u64> {
+        match &self.value {
+            Value::Number(number) => Ok(*self.take(number)),
+            _ => Err(self.expected("a number")),
+        }
+    }
+
+    pub(crate) fn boolean(&self) -> Check<bool> {
+        match &self.value {
+            Value::Bool(value) => Ok(*self.take(value)),
+            _ => Err(self.expected("true or false")),
+        }
+    }
+
+    pub(crate) fn list(&self) -> Check<&[Json]> {
+        match &self.value {
+            Value::List(items) => Ok(self.take(items)),
+            _ => Err(self.expected("a list")),
+        }
+    }
+
+    pub(crate) fn entries(&self) -> Check<&[(String, Json)]> {
+        match &self.value {
+            Value::Map(entries) => Ok(self.take(entries)),
+            _ => Err(self.expected("an object")),
+        }
+    }
+
+    /// Bytes in lower-case hex.
+    pub(crate) fn bytes(&self) -> Check<Vec<u8>> {
+        let text = self.text()?;
+        match hex::decode(text) {
+            Ok(bytes) if hex::encode(&bytes) == text => Ok(bytes),
+            _ => Err(self.expected("lower-case hex")),
+        }
+    }
+
+    /// Exactly `N` bytes in lower-case hex.
+    pub(crate) fn array<const N: usize>(&self) -> Check<[u8; N]> {
+        self.bytes()?.try_into().map_err(|_| self.expected(&format!("{N} bytes")))
+    }
+
+    pub(crate) fn texts(&self) -> Check<Vec<String>> {
+        self.list()?.iter().map(|item| item.text().map(str::to_owned)).collect()
+    }
+
+    pub(crate) fn is_text(&self, ours: &str) -> Check {
+        let theirs = self.text()?;
+        ensure!(theirs == ours, "{}: is {}, ours is {}", self.path, cut(theirs), cut(ours));
+        Ok(())
+    }
+
+    pub(crate) fn is_bytes(&self, ours: impl AsRef<[u8]>) -> Check {
+        let (theirs, ours) = (hex::encode(self.bytes()?), hex::encode(ours));
+        ensure!(theirs == ours, "{}: is {}, ours is {}", self.path, cut(&theirs), cut(&ours));
+        Ok(())
+    }
+
+    pub(crate) fn is_number(&self, ours: impl TryInto<u64>) -> Check {
+        let ours = ours.try_into().map_err(|_| Failure(format!("{}: ours is no u64", self.path)))?;
+        let theirs = self.number()?;
+        ensure!(theirs == ours, "{}: is {theirs}, ours is {ours}", self.path);
+        Ok(())
+    }
+
+    pub(crate) fn is_bool(&self, ours: bool) -> Check {
+        let theirs = self.boolean()?;
+        ensure!(theirs == ours, "{}: is {theirs}, ours is {ours}", self.path);
+        Ok(())
+    }
+
+    /// Compares everything below: the same keys, whatever their order, and the same values.
+    pub(crate) fn is_json(&self, ours: &serde_json::Value) -> Check {
+        use serde_json::Value as Ours;
+        match (&self.value, ours) {
+            (Value::Null, Ours::Null) => {
+                self.taken.set(true);
+                Ok(())
+            }
+            (Value::Bool(_), Ours::Bool(ours)) => self.is_bool(*ours),
+            (Value::Number(_), Ours::Number(ours)) if ours.is_u64() => {
+                self.is_number(ours.as_u64().unwrap_or_default())
+            }
+            (Value::Text(_), Ours::String(ours)) => self.is_text(ours),
+            (Value::List(_), Ours::Array(ours)) => {
+                let theirs = self.list()?;
+                ensure!(theirs.len() == ours.len(), "{}: has {} items, ours {}", self.path, theirs.len(), ours.len());
+                theirs.iter().zip(ours).try_for_each(|(theirs, ours)| theirs.is_json(ours))
+            }
+            (Value::Map(_), Ours::Object(ours)) => {
+                for key in ours.keys() {
+                    self.at(key)?;
+                }
+                let known = |key: &String| {
+                    ours.get(key).ok_or_else(|| Failure(format!("{}: ours has no {key:?}", self.path)))
+                };
+                self.entries()?.iter().try_for_each(|(key, theirs)| theirs.is_json(known(key)?))
+            }
+            _ => Err(Failure(format!("{}: ours is {}", self.path, cut(&ours.to_string())))),
+        }
+    }
+
+    /// Everything below, as plain JSON.
+    pub(crate) fn plain(&self) -> serde_json::Value {
+        use serde_json::Value as Plain;
+        self.taken.set(true);
+        match &self.value {
+            Value::Null => Plain::Null,
+            Value::Bool(value) => Plain::Bool(*value),
+            Value::Number(value) => Plain::from(*value),
+            Value::Text(value) => Plain::from(value.as_str()),
+            Value::List(items) => items.iter().map(Json::plain).collect(),
+            Value::Map(entries) => entries.iter().map(|(key, item)| (key.clone(), item.plain())).collect(),
+        }
+    }
+
+    /// Sets a value and everything below it aside: it explains or names something, and there is nothing to compare.
+    pub(crate) fn informative(&self) {
+        self.plain();
+    }
+
+    /// The places below that no check has taken.
+    pub(crate) fn left_over(&self) -> Vec<String> {
+        match &self.value {
+            Value::List(items) if self.taken.get() => items.iter().flat_map(Json::left_over).collect(),
+            Value::Map(entries) if self.taken.get() => {
+                entries.iter().flat_map(|(_, item)| item.left_over()).collect()
+            }
+            _ if self.taken.get() => Vec::new(),
+            _ => vec![self.path.clone()],
+        }
+    }
+
+    fn take<'a, T: ?Sized>(&self, value: &'a T) -> &'a T {
+        self.taken.set(true);
+        value
+    }
+
+    fn expected(&self, what: &str) -> Failure {
+        Failure(format!("{}: is not {what}", self.path))
+    }
+}
+
+/// Long values by their beginning: the failure is in the file, the output only has to say where.
+pub(crate) fn cut(text: &str) -> String {
+    match text.char_indices().nth(120) {
+        Some((end, _)) => format!("{:?}… ({} characters)", &text[..end], text.chars().count()),
+        None => format!("{text:?}"),
+    }
+}
+
+/// JSON as it is read, before values know their place.
+enum Tree {
+    Null,
+    Bool(bool),
+    Number(u64),
+    Text(String),
+    List(Vec<Tree>),
+    Map(Vec<(String, Tree)>),
+}
+
+impl<'de> Deserialize<'de> for Tree {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(TreeVisitor)
+    }
+}
+
+struct TreeVisitor;
+
+impl<'de> Visitor<'de> for TreeVisitor {
+    type Value = Tree;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON with numbers from 0 on")
+    }
+
+    fn visit_unit<E>(self) -> Result<Tree, E> {
+        Ok(Tree::Null)
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
+        Ok(Tree::Bool(value))
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
+        Ok(Tree::Number(value))
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
+        Ok(Tree::Text(value.to_owned()))
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Tree, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Tree::List(list))
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Tree, A::Error> {
+        let mut map: Vec<(String, Tree)> = Vec::new();
+        while let Some((key, item)) = entries.next_entry::<String, Tree>()? {
+            if map.iter().any(|(known, _)| *known == key) {
+                return Err(A::Error::custom(format!("the key {key:?} is there twice")));
+            }
+            map.push((key, item));
+        }
+        Ok(Tree::Map(map))
+    }
+}
