@@ -111,8 +111,10 @@ def csr():
     blob = named(vectors("attestation")["blobs"], "synthetic-nitro-enclave-v0")["synthetic-nitro-enclave-v0"]
     evidence = bytes.fromhex(blob["bytes"])
     for name, subject, names, flags, dates in [
-        ("plain", "app", ["app.example.com", "10.0.2.3"], "010101" "01", b"\0\0"),
-        ("dated", "app", [], "000001" "00", b"\x01" + (1 << 31).to_bytes(8, "little") + b"\x01" + bytes([255] * 8)),
+        ("plain", "app", ["app.example.com", "10.0.2.3"], "010101" "00", b"\0\0"),
+        ("app-info", "app", [], "000001" "01", b"\0\0"),
+        ("dated", "app", [], "000001" "00", b"\x01" + bytes(8) + b"\x01" + (4 << 30).to_bytes(8, "little")),
+        ("never", "app", [], "000001" "00", b"\0\x01" + bytes([255] * 8)),
         ("own-name", "app", ["*.example.com"], "010000" "00", b"\0\0"),
         ("own-subject", "kms.example.com", [], "010000" "00", b"\0\0"),
     ]:

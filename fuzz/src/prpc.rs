@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cvm_kms::admission::Peer;
+use cvm_kms::config::BodyLimits;
 use cvm_kms::error::Result;
 use cvm_kms::proto::{
     AppId, BootstrapRequest, ClearImageCacheRequest, GetAppKeyRequest, GetKmsKeyRequest,
@@ -91,12 +92,13 @@ fn ask(row: &Row, form: Form, message: &[u8]) -> Option<Answer> {
     let caller = Caller::new(IpAddr::from(Ipv4Addr::LOCALHOST), Arc::new(Peer::new(None)));
     let body = if form == Form::Query { Bytes::new() } else { Bytes::copy_from_slice(message) };
     let request = request.extension(caller).body(Full::new(body)).ok()?;
+    let limits = BodyLimits::default();
     Some(RUNTIME.with(|runtime| {
         runtime.block_on(async {
             match row.service {
-                Service::Kms => prpc::serve(&EchoKms, row.name, request).await,
-                Service::Onboard => prpc::serve(&EchoOnboard, row.name, request).await,
-                Service::Admin => prpc::serve(&EchoAdmin, row.name, request).await,
+                Service::Kms => prpc::serve(&EchoKms, &limits, row.name, request).await,
+                Service::Onboard => prpc::serve(&EchoOnboard, &limits, row.name, request).await,
+                Service::Admin => prpc::serve(&EchoAdmin, &limits, row.name, request).await,
             }
         })
     }))

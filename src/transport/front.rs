@@ -175,7 +175,8 @@ fn without_body(answer: Answer) -> Answer {
     let length = http_body::Body::size_hint(answer.body()).exact();
     let mut answer = answer.map(|_| Body::empty());
     if let Some(length) = length {
-        answer.headers_mut().insert(header::CONTENT_LENGTH, length.into());
+        // The router has stated the length already where it has dropped the body already.
+        answer.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
     answer
 }

@@ -16,7 +16,7 @@ use crate::{
     config::BodyLimits,
     error::Result,
     proto::{self, DESCRIPTORS},
-    service::{Caller, Method, Service, kms::KmsService, onboard::OnboardService},
+    service::{Caller, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService},
 };
 
 /// The largest message any method takes; the limit of each method is enforced on its body.
@@ -42,6 +42,15 @@ pub async fn onboarding(service: Arc<OnboardService>, limits: &BodyLimits) -> ax
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<proto::onboard_server::OnboardServer<Onboard>>().await;
     finish(Routes::new(server).add_service(health), Service::Onboard, limits)
+}
+
+/// The routes of the admin listener.
+pub async fn admin(service: Arc<AdminService>, limits: &BodyLimits) -> axum::Router {
+    let server =
+        proto::admin_server::AdminServer::new(Admin(service)).max_decoding_message_size(LARGEST_MESSAGE);
+    let (reporter, health) = tonic_health::server::health_reporter();
+    reporter.set_serving::<proto::admin_server::AdminServer<Admin>>().await;
+    finish(Routes::new(server).add_service(health), Service::Admin, limits)
 }
 
 fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router {
@@ -208,5 +217,15 @@ impl proto::onboard_server::Onboard for Onboard {
 
     async fn finish(&self, _: Request<()>) -> GrpcResult<()> {
         answer(self.0.finish().await)
+    }
+}
+
+/// The admin service behind the generated trait.
+pub struct Admin(Arc<AdminService>);
+
+#[tonic::async_trait]
+impl proto::admin_server::Admin for Admin {
+    async fn clear_image_cache(&self, request: Request<proto::ClearImageCacheRequest>) -> GrpcResult<()> {
+        answer(self.0.clear_image_cache(request.into_inner()).await)
     }
 }

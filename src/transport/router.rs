@@ -67,8 +67,9 @@ pub async fn onboarding(
 }
 
 /// The admin listener.
-pub fn admin(service: Arc<AdminService>, limits: &BodyLimits) -> Router {
-    prpc_routes(service, limits).fallback(not_found)
+pub async fn admin(service: Arc<AdminService>, limits: &BodyLimits) -> Router {
+    let grpc = grpc::admin(Arc::clone(&service), limits).await;
+    prpc_routes(service, limits).merge(grpc).fallback(not_found)
 }
 
 /// What serves prpc, and how large its requests may be.

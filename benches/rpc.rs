@@ -1,2 +1,0 @@
-//! What each request costs over loopback TLS.
-fn main() {}

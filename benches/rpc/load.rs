@@ -1,0 +1,175 @@
+//! A small load generator: HTTP/1.1 over TLS, each worker waiting for its answer before it asks again.
+
+use std::{
+    io,
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
+
+use rustls::{ClientConfig, pki_types::ServerName};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpStream,
+    sync::Barrier,
+    task::JoinSet,
+};
+use tokio_rustls::{TlsConnector, client::TlsStream};
+
+/// The largest answer that is expected, in bytes.
+const LARGEST_ANSWER: usize = 128 * 1024;
+
+/// What is asked: number in, value out.
+pub type Numbered<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
+
+/// Whether a connection carries many requests or one.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Connections {
+    /// Opened before the measurement; each carries requests until its end.
+    Kept,
+    /// A handshake for each request, nothing resumed.
+    New,
+}
+
+/// One kind of load.
+#[derive(Clone)]
+pub struct Load {
+    /// Kept or new.
+    pub connections: Connections,
+    /// Requests under way at once.
+    pub workers: usize,
+    /// The bytes of request number `n`.
+    pub request: Numbered<Arc<[u8]>>,
+    /// The TLS configuration of connection number `n`; kept connections are numbered by worker.
+    pub tls: Numbered<Arc<ClientConfig>>,
+    /// No more requests than this.
+    pub most: u64,
+}
+
+/// What happened.
+pub struct Outcome {
+    /// Requests answered with status 200.
+    pub answered: u64,
+    /// Time between the first request and the last answer.
+    pub took: Duration,
+    /// Half of the requests took at most this.
+    pub median: Duration,
+}
+
+impl Outcome {
+    /// Answers a second.
+    pub fn rate(&self) -> f64 {
+        self.answered as f64 / self.took.as_secs_f64()
+    }
+}
+
+/// Loads `server` for `duration`; `begin` is called when all kept connections are open and have answered once.
+pub async fn run(server: SocketAddr, load: &Load, duration: Duration, begin: impl FnOnce()) -> Outcome {
+    let numbers = Arc::new(AtomicU64::new(0));
+    let warm = Arc::new(Barrier::new(load.workers + 1));
+    let go = Arc::new(Barrier::new(load.workers + 1));
+    let mut workers = JoinSet::new();
+    for worker in 0..load.workers as u64 {
+        let (load, numbers) = (load.clone(), Arc::clone(&numbers));
+        let (warm, go) = (Arc::clone(&warm), Arc::clone(&go));
+        workers.spawn(async move {
+            let mut buffer = vec![0; LARGEST_ANSWER];
+            let mut kept = match load.connections {
+                Connections::New => None,
+                Connections::Kept => {
+                    let mut stream = connect(server, (load.tls)(worker)).await.expect("a connection");
+                    exchange(&mut stream, &(load.request)(worker), &mut buffer).await.expect("a first answer");
+                    Some(stream)
+                }
+            };
+            warm.wait().await;
+            go.wait().await;
+            let began = Instant::now();
+            let mut times = Vec::with_capacity(64 * 1024);
+            while began.elapsed() < duration {
+                let number = numbers.fetch_add(1, Ordering::Relaxed);
+                if number >= load.most {
+                    break;
+                }
+                let asked = Instant::now();
+                let request = (load.request)(number);
+                match &mut kept {
+                    Some(stream) => exchange(stream, &request, &mut buffer).await.expect("an answer"),
+                    None => {
+                        let mut stream = connect(server, (load.tls)(number)).await.expect("a connection");
+                        exchange(&mut stream, &request, &mut buffer).await.expect("an answer");
+                    }
+                }
+                times.push(asked.elapsed());
+            }
+            times
+        });
+    }
+    warm.wait().await;
+    begin();
+    go.wait().await;
+    let began = Instant::now();
+    let mut times = Vec::new();
+    while let Some(worker) = workers.join_next().await {
+        times.extend(worker.expect("no worker panics"));
+    }
+    let took = began.elapsed();
+    times.sort_unstable();
+    let median = times.get(times.len() / 2).copied().unwrap_or_default();
+    Outcome { answered: times.len() as u64, took, median }
+}
+
+/// One request on a connection of its own: status line, headers and body of the answer.
+pub async fn once(server: SocketAddr, tls: Arc<ClientConfig>, request: &[u8]) -> io::Result<Vec<u8>> {
+    let mut stream = connect(server, tls).await?;
+    let mut buffer = vec![0; LARGEST_ANSWER];
+    exchange(&mut stream, request, &mut buffer).await?;
+    let end = buffer.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
+    buffer.truncate(end);
+    Ok(buffer)
+}
+
+async fn connect(server: SocketAddr, tls: Arc<ClientConfig>) -> io::Result<TlsStream<TcpStream>> {
+    let stream = TcpStream::connect(server).await?;
+    stream.set_nodelay(true)?;
+    let name = ServerName::try_from(crate::support::DOMAIN).expect("a name");
+    TlsConnector::from(tls).connect(name, stream).await
+}
+
+/// Sends a request and reads the whole answer into `buffer`.
+async fn exchange(stream: &mut TlsStream<TcpStream>, request: &[u8], buffer: &mut [u8]) -> io::Result<()> {
+    stream.write_all(request).await?;
+    stream.flush().await?;
+    let mut filled = 0;
+    let mut whole = usize::MAX;
+    while filled < whole {
+        let read = stream.read(&mut buffer[filled..]).await?;
+        if read == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        filled += read;
+        if whole == usize::MAX
+            && let Some(length) = length_of(&buffer[..filled])?
+        {
+            whole = length;
+        }
+    }
+    Ok(())
+}
+
+/// The length of an answer, once its headers are there.
+fn length_of(answer: &[u8]) -> io::Result<Option<usize>> {
+    let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
+    let text = std::str::from_utf8(&answer[..head]).map_err(io::Error::other)?;
+    if !text.starts_with("HTTP/1.1 200") {
+        return Err(io::Error::other(String::from_utf8_lossy(answer).into_owned()));
+    }
+    let length = text.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.eq_ignore_ascii_case("content-length").then(|| value.trim().parse::<usize>().ok())?
+    });
+    length.map(|length| Some(head + 4 + length)).ok_or_else(|| io::Error::other("no content-length"))
+}

@@ -1,0 +1,375 @@
+//! Each RPC over loopback TLS, beside nginx and a bare axum + rustls, in one run: `cargo bench --bench rpc`.
+//!
+//! Servers are processes of their own that share the machine with the load generator. `CVM_KMS_BENCH_SECONDS` sets
+//! the length of a round (default 2).
+
+#[path = "../../tests/support/mod.rs"]
+mod support;
+
+mod load;
+mod parts;
+mod servers;
+
+use std::{
+    fs,
+    path::Path,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use cvm_kms::proto::{GetAppKeyRequest, SignCertRequest};
+use kms_attest::{binding::ReportData, csr::Csr, p256::P256Key};
+use kms_simulator::Cvm;
+use load::{Connections, Load, Numbered, Outcome};
+use parts::Parts;
+use prost::Message as _;
+use rustls::{
+    ClientConfig,
+    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
+};
+use servers::Server;
+use support::{Caller, Identity, World};
+
+/// Every kind of load runs this often, in turn with what it is compared with; the median counts.
+const ROUNDS: usize = 3;
+/// Callers at once without evidence.
+const CALLERS: usize = 16;
+/// Guests at once: their answers wait for the disk together.
+const GUESTS: usize = 64;
+/// Guests prepared for the cold rows; each connects once.
+const COLD_GUESTS: u64 = 4500;
+
+/// The peer on a machine of this kind, both cores shared with the load generator (issue 2).
+mod peer {
+    pub(super) const ENV_KEY: f64 = 1600.0;
+    pub(super) const APP_KEY_KEPT: f64 = 307.0;
+    pub(super) const APP_KEY_NEW: f64 = 199.0;
+}
+
+/// One line of the table.
+struct Row {
+    name: &'static str,
+    rate: f64,
+    median: Duration,
+    cpu: Duration,
+}
+
+fn main() {
+    servers::be_bare_if_asked();
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
+    runtime.block_on(bench());
+}
+
+async fn bench() {
+    println!("{}", machine());
+    let setting = Setting::new().await;
+    let (kms, first_answer) = setting.start().await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let idle = kms.resident();
+
+    let bare = Server::bare(&setting.directory());
+    bare.accepts().await;
+    let nginx = Server::nginx(&setting.directory());
+    match &nginx {
+        Some(nginx) => nginx.accepts().await,
+        None => println!("nginx is not installed: its rows, and the ratio to it, are missing"),
+    }
+
+    let meta = request("GET", "/prpc/GetMeta", b"");
+    let mut rows = Vec::new();
+    for connections in [Connections::Kept, Connections::New] {
+        let load = anonymous(connections, Arc::new({
+            let meta = Arc::clone(&meta);
+            move |_| Arc::clone(&meta)
+        }));
+        let named = |kept, new| if connections == Connections::Kept { kept } else { new };
+        let mut contest = Vec::new();
+        if let Some(nginx) = &nginx {
+            contest.push((named("nginx, kept", "nginx, new connections"), nginx, load.clone()));
+        }
+        contest.push((named("bare axum + rustls, kept", "bare axum + rustls, new connections"), &bare, load.clone()));
+        contest.push((named("GetMeta, kept", "GetMeta, new connections"), &kms, load));
+        rows.extend(compare(&contest).await);
+    }
+    drop((bare, nginx));
+
+    let distinct = anonymous(Connections::Kept, Arc::new(env_key_request));
+    let repeated = anonymous(Connections::Kept, Arc::new(|_| env_key_request(u64::MAX)));
+    rows.extend(compare(&[
+        ("GetAppEnvEncryptPubKey, distinct apps", &kms, distinct),
+        ("GetAppEnvEncryptPubKey, one app", &kms, repeated),
+    ]).await);
+
+    let app_key = Arc::new({
+        let body = GetAppKeyRequest { api_version: 1, vm_config: String::new() }.encode_to_vec();
+        let request = request("POST", "/prpc/GetAppKey", &body);
+        move |_| Arc::clone(&request)
+    });
+    let guests = setting.guests(GUESTS as u64).await;
+    let kept = Load {
+        connections: Connections::Kept,
+        workers: GUESTS,
+        request: app_key.clone(),
+        tls: numbered(guests),
+        most: u64::MAX,
+    };
+    rows.extend(compare(&[("GetAppKey, kept", &kms, kept)]).await);
+    rows.extend(compare(&[("SignCert, kept", &kms, anonymous(Connections::Kept, setting.sign_cert()))]).await);
+
+    let guests = setting.guests(COLD_GUESTS).await;
+    let parts = setting.parts(&guests[..64]);
+    let mut cold = Vec::new();
+    for guests in guests.chunks(guests.len() / ROUNDS) {
+        let load = Load {
+            connections: Connections::New,
+            workers: CALLERS,
+            request: app_key.clone(),
+            tls: numbered(guests.to_vec()),
+            most: guests.len() as u64,
+        };
+        cold.push(measure(&kms, &load).await);
+    }
+    rows.push(median_row("GetAppKey, new connection and evidence each", cold));
+
+    print_rows(&rows);
+    print_verdicts(&rows, &parts);
+    println!();
+    println!("| process | measured | target |\n|---|---:|---:|");
+    println!("| start to first answer | {:.0} ms | ≤ 100 ms |", first_answer.as_secs_f64() * 1e3);
+    println!("| resident, idle | {:.1} MB | < 25 MB |", idle as f64 / 1e6);
+    println!("| resident, after the load | {:.1} MB | |", kms.resident() as f64 / 1e6);
+}
+
+/// A KMS with keys and everything around it.
+struct Setting {
+    world: World,
+    app: Arc<Cvm>,
+    port: u16,
+}
+
+impl Setting {
+    /// Keys are made by a KMS in this process, which then ends.
+    async fn new() -> Self {
+        let limits = "core.limits = { unauthenticated_per_second = 4000000000, unauthenticated_burst = 4000000000 }";
+        let mut world = World::ready_with(limits).await;
+        let app = world.app(1);
+        world.allow_app(&app);
+        world.stop().await;
+        let port = servers::free_port();
+        world.configure(&format!("rpc.port = {port}\ncore.onboard.port = {port}\ncore.admin.enabled = false"));
+        fs::write(world.path("kms.toml"), toml::to_string(&world.config).expect("TOML")).expect("kms.toml");
+        Self { world, app, port }
+    }
+
+    /// Starts the `kms` binary; the time is from then to its first answer to `GetMeta` over TLS. Leaves its
+    /// certificate, key and the size of its answer where the other servers find them.
+    async fn start(&self) -> (Server, Duration) {
+        let tls = Arc::new(Caller::new(([127, 0, 0, 1], self.port).into()).http1().tls());
+        let meta = request("GET", "/prpc/GetMeta", b"");
+        let kms = Server::kms(&self.world.path("kms.toml"), self.port);
+        let answer = loop {
+            kms.accepts().await;
+            if let Ok(answer) = load::once(kms.address, Arc::clone(&tls), &meta).await {
+                break answer;
+            }
+        };
+        let first_answer = kms.started.elapsed();
+        let head = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("headers") + 4;
+        fs::write(self.world.path("body"), "x".repeat(answer.len() - head)).expect("body");
+        fs::copy(self.world.key_file("rpc.crt"), self.world.path("tls.crt")).expect("certificate");
+        fs::copy(self.world.key_file("rpc.key"), self.world.path("tls.key")).expect("key");
+        (kms, first_answer)
+    }
+
+    fn directory(&self) -> std::path::PathBuf {
+        self.world.path("")
+    }
+
+    /// TLS configurations of `count` guests, each with a key and evidence of its own.
+    async fn guests(&self, count: u64) -> Vec<Arc<ClientConfig>> {
+        let ca = cvm_kms::proto::GetTempCaCertResponse {
+            temp_ca_cert: text(&self.world.key_file("tmp-ca.crt")),
+            temp_ca_key: text(&self.world.key_file("tmp-ca.key")),
+            ca_cert: text(&self.world.key_file("root-ca.crt")),
+        };
+        let threads = 2;
+        let workers = (0..threads).map(|_| {
+            let (ca, app) = (ca.clone(), Arc::clone(&self.app));
+            let caller = Caller::new(([127, 0, 0, 1], self.port).into()).http1();
+            tokio::task::spawn_blocking(move || {
+                let guest = || Arc::new(caller.shows(&Identity::attested(&ca, &app)).tls());
+                (0..count.div_ceil(threads)).map(|_| guest()).collect::<Vec<_>>()
+            })
+        });
+        let mut guests = Vec::new();
+        for worker in workers.collect::<Vec<_>>() {
+            guests.extend(worker.await.expect("guests"));
+        }
+        guests
+    }
+
+    fn sign_cert(&self) -> Numbered<Arc<[u8]>> {
+        let key = P256Key::generate();
+        let csr = Csr {
+            spki: key.spki_der().to_vec(),
+            org_name: None,
+            subject: "app.example".to_owned(),
+            subject_alt_names: vec!["app.example".to_owned()],
+            usage_server_auth: true,
+            usage_client_auth: true,
+            ext_quote: false,
+            ext_app_info: false,
+            not_before: None,
+            not_after: None,
+            evidence: self.app.evidence(ReportData::ra_tls(&key.spki_der())).stripped(),
+        };
+        let csr = csr.encode_v2();
+        let signature = Csr::sign(&csr, &key);
+        let message = SignCertRequest { api_version: 2, csr, signature, vm_config: String::new() };
+        let request = request("POST", "/prpc/SignCert", &message.encode_to_vec());
+        Arc::new(move |_| Arc::clone(&request))
+    }
+
+    fn parts(&self, guests: &[Arc<ClientConfig>]) -> Parts {
+        let certificate = |path| CertificateDer::from_pem_file(path).expect("certificate");
+        let server = parts::asking_server(
+            certificate(self.world.path("tls.crt")),
+            PrivateKeyDer::from_pem_file(self.world.path("tls.key")).expect("key"),
+            certificate(self.world.key_file("tmp-ca.crt")),
+        );
+        let quotes: Vec<_> = (0..64_u8).map(|number| self.app.quote([number; 64])).collect();
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
+        let collateral = self.world.platform.collateral();
+        Parts {
+            handshake: parts::handshake(&server, guests),
+            quote: parts::quote(&quotes, &collateral, self.world.platform.root_der(), now),
+            derivation: parts::derivation(&self.world.root_keys()),
+        }
+    }
+}
+
+/// Callers without a certificate.
+fn anonymous(connections: Connections, request: Numbered<Arc<[u8]>>) -> Load {
+    let tls = Arc::new(Caller::new(([127, 0, 0, 1], 0).into()).http1().tls());
+    Load { connections, workers: CALLERS, request, tls: Arc::new(move |_| Arc::clone(&tls)), most: u64::MAX }
+}
+
+fn numbered(guests: Vec<Arc<ClientConfig>>) -> Numbered<Arc<ClientConfig>> {
+    Arc::new(move |number| Arc::clone(&guests[number as usize % guests.len()]))
+}
+
+fn env_key_request(number: u64) -> Arc<[u8]> {
+    let mut app_id = [0; 20];
+    app_id[..8].copy_from_slice(&number.to_be_bytes());
+    let body = format!(r#"{{"app_id":"{}"}}"#, hex::encode(app_id));
+    request("POST", "/prpc/GetAppEnvEncryptPubKey?json", body.as_bytes())
+}
+
+fn request(verb: &str, target: &str, body: &[u8]) -> Arc<[u8]> {
+    let length = match verb {
+        "POST" => format!("content-length: {}\r\n", body.len()),
+        _ => String::new(),
+    };
+    let head = format!("{verb} {target} HTTP/1.1\r\nhost: {}\r\n{length}\r\n", support::DOMAIN);
+    [head.as_bytes(), body].concat().into()
+}
+
+/// Runs the loads in turn, [`ROUNDS`] times.
+async fn compare(contest: &[(&'static str, &Server, Load)]) -> Vec<Row> {
+    let mut measured: Vec<Vec<(Outcome, Duration)>> = contest.iter().map(|_| Vec::new()).collect();
+    for _ in 0..ROUNDS {
+        for ((_, server, load), measured) in contest.iter().zip(&mut measured) {
+            measured.push(measure(server, load).await);
+        }
+    }
+    contest.iter().zip(measured).map(|((name, ..), measured)| median_row(name, measured)).collect()
+}
+
+/// One round, and the server's CPU time for one of its requests.
+async fn measure(server: &Server, load: &Load) -> (Outcome, Duration) {
+    let mut before = Duration::ZERO;
+    let outcome = load::run(server.address, load, round(), || before = server.cpu()).await;
+    let cpu = (server.cpu() - before).div_f64(outcome.answered.max(1) as f64);
+    (outcome, cpu)
+}
+
+fn median_row(name: &'static str, mut measured: Vec<(Outcome, Duration)>) -> Row {
+    measured.sort_by(|(left, _), (right, _)| left.rate().total_cmp(&right.rate()));
+    let (outcome, cpu) = measured.swap_remove(measured.len() / 2);
+    Row { name, rate: outcome.rate(), median: outcome.median, cpu }
+}
+
+fn print_rows(rows: &[Row]) {
+    println!("\n| call | a second | median | server CPU each |\n|---|---:|---:|---:|");
+    for Row { name, rate, median, cpu } in rows {
+        println!("| {name} | {rate:.0} | {:.2} ms | {:.0} µs |", milliseconds(*median), microseconds(*cpu));
+    }
+}
+
+fn print_verdicts(rows: &[Row], parts: &Parts) {
+    let find = |name: &str| rows.iter().find(|row| row.name == name);
+    println!("\n| ratio | measured | target |\n|---|---:|---:|");
+    let ratio = |what: &str, subject: &str, reference: Option<f64>, target: &str| {
+        if let (Some(row), Some(reference)) = (find(subject), reference) {
+            println!("| {what} | {:.2} | {target} |", row.rate / reference);
+        }
+    };
+    let rate = |name: &str| find(name).map(|row| row.rate);
+    ratio("GetMeta to nginx, kept", "GetMeta, kept", rate("nginx, kept"), "≥ 0.8");
+    ratio("GetMeta to nginx, new connections", "GetMeta, new connections", rate("nginx, new connections"), "");
+    ratio("GetMeta to bare, kept", "GetMeta, kept", rate("bare axum + rustls, kept"), "");
+    let bare = rate("bare axum + rustls, new connections");
+    ratio("GetMeta to bare, new connections", "GetMeta, new connections", bare, "≥ 0.9");
+    let env = Some(peer::ENV_KEY);
+    ratio("env key to the peer's, distinct apps", "GetAppEnvEncryptPubKey, distinct apps", env, "≥ 5");
+    ratio("env key to the peer's, one app", "GetAppEnvEncryptPubKey, one app", env, "≥ 9");
+    ratio("GetAppKey to the peer's, kept", "GetAppKey, kept", Some(peer::APP_KEY_KEPT), "≥ 20");
+    let cold = "GetAppKey, new connection and evidence each";
+    ratio("GetAppKey to the peer's, new connections", cold, Some(peer::APP_KEY_NEW), "≥ 3");
+    if let Some(row) = find(cold) {
+        let ratio = row.cpu.as_secs_f64() / parts.sum().as_secs_f64();
+        println!("| CPU of a cold GetAppKey to the sum of its parts | {ratio:.2} | ≤ 1.5 |");
+    }
+    println!("\n| part, alone on one core | CPU |\n|---|---:|");
+    for (name, cost) in [
+        ("TLS handshake with client certificate, server's side", parts.handshake),
+        ("verification of a quote by dcap-qvl", parts.quote),
+        ("keys of an app and their signature", parts.derivation),
+        ("sum", parts.sum()),
+    ] {
+        println!("| {name} | {:.0} µs |", microseconds(cost));
+    }
+}
+
+/// What the numbers depend on.
+fn machine() -> String {
+    let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
+    let cpu = read("/proc/cpuinfo");
+    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, model)| model);
+    let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
+    let kernel = read("/proc/sys/kernel/osrelease");
+    let busy = read("/proc/loadavg");
+    format!(
+        "machine: {}, {cores} cores, Linux {}, load average before the run {}",
+        model.unwrap_or("unknown"),
+        kernel.trim(),
+        busy.split(' ').next().unwrap_or_default(),
+    )
+}
+
+fn round() -> Duration {
+    let seconds = std::env::var("CVM_KMS_BENCH_SECONDS").ok().and_then(|seconds| seconds.parse().ok());
+    Duration::from_secs_f64(seconds.unwrap_or(2.0))
+}
+
+fn text(path: &Path) -> String {
+    fs::read_to_string(path).expect("a file of the key directory")
+}
+
+fn milliseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e3
+}
+
+fn microseconds(time: Duration) -> f64 {
+    time.as_secs_f64() * 1e6
+}

@@ -1,0 +1,119 @@
+//! What the parts of a cold `GetAppKey` cost alone: CPU time of one thread, in the same run as the whole.
+
+use std::{sync::Arc, time::Duration};
+
+use cvm_kms::keys::{RootKeys, derive};
+use dcap_qvl::{QuoteCollateralV3, verify::QuoteVerifier};
+use kms_attest::identity::AppId;
+use rustix::time::{ClockId, clock_gettime};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
+    crypto::aws_lc_rs,
+    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
+    server::WebPkiClientVerifier,
+};
+
+/// How often each part is done.
+const TIMES: u32 = 400;
+
+/// CPU time of each part.
+pub struct Parts {
+    /// Server's side of a TLS 1.3 handshake in which the client shows a certificate of the temporary CA.
+    pub handshake: Duration,
+    /// `dcap-qvl` on one quote.
+    pub quote: Duration,
+    /// All keys of an app, and the signature over one of them.
+    pub derivation: Duration,
+}
+
+impl Parts {
+    /// All of them.
+    pub fn sum(&self) -> Duration {
+        self.handshake + self.quote + self.derivation
+    }
+}
+
+/// The server's side of a handshake, by rustls with its own verifier of client certificates.
+pub fn handshake(server: &Arc<ServerConfig>, clients: &[Arc<ClientConfig>]) -> Duration {
+    let mut spent = Duration::ZERO;
+    for number in 0..TIMES as usize {
+        let name = ServerName::try_from(crate::support::DOMAIN).expect("a name");
+        let config = Arc::clone(&clients[number % clients.len()]);
+        let mut client = ClientConnection::new(config, name).expect("a client");
+        let begin = now();
+        let mut server = ServerConnection::new(Arc::clone(server)).expect("a server");
+        spent += now() - begin;
+        while client.is_handshaking() || server.is_handshaking() {
+            let mut wire = Vec::new();
+            while client.wants_write() {
+                client.write_tls(&mut wire).expect("memory");
+            }
+            let begin = now();
+            let mut unread = &wire[..];
+            while !unread.is_empty() {
+                server.read_tls(&mut unread).expect("memory");
+                server.process_new_packets().expect("a good client");
+            }
+            let mut wire = Vec::new();
+            while server.wants_write() {
+                server.write_tls(&mut wire).expect("memory");
+            }
+            spent += now() - begin;
+            let mut unread = &wire[..];
+            while !unread.is_empty() {
+                client.read_tls(&mut unread).expect("memory");
+                client.process_new_packets().expect("a good server");
+            }
+        }
+    }
+    spent / TIMES
+}
+
+/// A plain rustls server that asks for certificates of the temporary CA.
+pub fn asking_server(
+    leaf: CertificateDer<'static>,
+    key: PrivateKeyDer<'static>,
+    temp_ca: CertificateDer<'static>,
+) -> Arc<ServerConfig> {
+    let provider = Arc::new(aws_lc_rs::default_provider());
+    let mut roots = RootCertStore::empty();
+    roots.add(temp_ca).expect("the temporary CA");
+    let verifier = WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .build()
+        .expect("a verifier");
+    let config = ServerConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .expect("TLS versions")
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(vec![leaf], key)
+        .expect("certificate and key belong together");
+    Arc::new(config)
+}
+
+/// The library's verification alone.
+pub fn quote(quotes: &[Vec<u8>], collateral: &QuoteCollateralV3, root: &[u8], unix_now: u64) -> Duration {
+    let verifier = QuoteVerifier::new(root.to_vec());
+    let begin = now();
+    for number in 0..TIMES as usize {
+        verifier.verify(&quotes[number % quotes.len()], collateral, unix_now).expect("a good quote");
+    }
+    (now() - begin) / TIMES
+}
+
+/// The derivations and the signature of one answer.
+pub fn derivation(root: &RootKeys) -> Duration {
+    let begin = now();
+    for number in 0..TIMES {
+        let mut app_id = [0; 20];
+        app_id[..4].copy_from_slice(&number.to_be_bytes());
+        derive::app_keys(root, &AppId(app_id), b"instance").expect("keys");
+    }
+    (now() - begin) / TIMES
+}
+
+/// CPU time of this thread.
+fn now() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    let seconds = u64::try_from(time.tv_sec).expect("time runs forward");
+    Duration::new(seconds, u32::try_from(time.tv_nsec).expect("below a second"))
+}

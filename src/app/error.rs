@@ -1,0 +1,88 @@
+//! Why the service does not start, or ended.
+
+use std::{io, net::SocketAddr, path::PathBuf};
+
+use kms_attest::{attester::AttesterError, collateral::EndpointError, trust::TrustError};
+
+use crate::{
+    audit::AuditError,
+    ca::CaError,
+    error::Error,
+    lifecycle::{LeafError, LifecycleError},
+    operator::BadHtpasswd,
+    policy::SetupError,
+    store::StoreError,
+    transport::tls::TlsError,
+};
+
+/// Why the service does not start, or ended.
+#[derive(Debug, thiserror::Error)]
+pub enum AppError {
+    /// The key directory or the keys in it.
+    #[error(transparent)]
+    Lifecycle(#[from] LifecycleError),
+    /// The key directory cannot be opened.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// No keys and no way to get them.
+    #[error("Failed to onboard: there are no keys, and core.onboard.enabled is false")]
+    NoKeys,
+    /// Automatic bootstrap was refused or could not be done.
+    #[error("auto-bootstrap: {0}")]
+    AutoBootstrap(Error),
+    /// The TLS certificate cannot carry evidence.
+    #[error(
+        "Failed to reissue the attested KMS RPC certificate; refusing to start with a potentially unattested \
+         certificate"
+    )]
+    Unattested(#[source] AttesterError),
+    /// The TLS certificate cannot be issued.
+    #[error(transparent)]
+    Leaf(#[from] LeafError),
+    /// A certificate cannot be made.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// TLS cannot be set up.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The policy cannot be set up.
+    #[error(transparent)]
+    Policy(#[from] SetupError),
+    /// The audit log cannot be opened or written.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
+    /// A trust anchor is unusable.
+    #[error(transparent)]
+    Trust(#[from] TrustError),
+    /// The collateral client cannot be set up.
+    #[error(transparent)]
+    Collateral(#[from] EndpointError),
+    /// The attester cannot be set up.
+    #[error(transparent)]
+    Attester(#[from] AttesterError),
+    /// The kernel gives a quote, and the events that explain it come from a file.
+    #[error("core.attester.event_log must name the file with the runtime events of this machine")]
+    NoEventLog,
+    /// A task of ours ended in a panic.
+    #[error("internal error")]
+    Panicked(#[source] tokio::task::JoinError),
+    /// A listener cannot be had.
+    #[error("cannot listen on {address}")]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        source: io::Error,
+    },
+    /// A file that the configuration names cannot be read.
+    #[error("cannot read {}", path.display())]
+    File {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// The htpasswd file is malformed.
+    #[error("core.admin.htpasswd_file: {0}")]
+    Htpasswd(#[from] BadHtpasswd),
+}

@@ -1,0 +1,218 @@
+//! The KMS phase: what it is made of, and what runs beside it.
+
+use std::{
+    net::SocketAddr,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use kms_attest::collateral::CacheStats;
+use tokio::{
+    net::TcpListener,
+    sync::watch,
+    task::{JoinHandle, JoinSet},
+};
+
+use super::{
+    AppError, bind,
+    leaf::{self, Renewal},
+    shared::{Shared, read_small, started},
+};
+use crate::{
+    admission::Admission,
+    config,
+    image_cache::ImageCache,
+    lifecycle::Ready,
+    metrics::CollateralState,
+    operator::{Credentials, OperatorToken, Users},
+    service::{
+        admin::AdminService,
+        kms::{self, KmsService},
+        meta::Meta,
+    },
+    transport::{
+        self,
+        front::Front,
+        listener::{self, Phase, PlainHttp},
+        tls::{self, ClientPolicy, Leaf},
+    },
+};
+
+/// How often addresses that are quiet are forgotten, and gauges set.
+const HOUSEKEEPING: Duration = Duration::from_secs(15);
+
+/// Where the KMS phase gets its connections from.
+pub(super) enum Listener {
+    /// A listener of its own.
+    Main(TcpListener),
+    /// The one that onboarding used: it goes on accepting, into the next phase.
+    Taken { phases: watch::Sender<Phase>, accepting: JoinHandle<()> },
+}
+
+impl Listener {
+    pub(super) fn address(&self) -> Result<SocketAddr, AppError> {
+        let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+        match self {
+            Self::Main(listener) => {
+                listener.local_addr().map_err(|source| AppError::Listen { address: unknown, source })
+            }
+            Self::Taken { .. } => Ok(unknown),
+        }
+    }
+}
+/// The KMS phase, ready to be served.
+pub(super) struct Serving {
+    ready: Arc<Ready>,
+    meta: Arc<Meta>,
+    leaf: Arc<Leaf>,
+    images: ImageCache,
+    phase: Phase,
+}
+
+impl Serving {
+    pub(super) async fn prepare(shared: &Shared, ready: Ready) -> Result<Self, AppError> {
+        let core = &shared.config.core;
+        let ready = Arc::new(ready);
+        let certificate = leaf::issue(shared, &ready).await?;
+        let leaf = Leaf::new(vec![certificate], &ready.rpc_key_der())?;
+        let clients = match shared.config.rpc.client_certificates {
+            config::ClientCertificates::Optional => ClientPolicy::Optional,
+            config::ClientCertificates::Mandatory => ClientPolicy::Mandatory,
+        };
+        let relaxed = shared.posture.codes().map(str::to_owned).collect();
+        let meta = Arc::new(Meta::new(&ready, Arc::clone(&shared.policy), relaxed));
+        let images = ImageCache::new(core.image.cache_dir.clone());
+        let operator = core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| shared.admin_token());
+        let service = Arc::new(KmsService::new(kms::Parts {
+            ready: Arc::clone(&ready),
+            admission: Admission::new(
+                Arc::clone(&shared.verifier),
+                Arc::clone(&shared.policy),
+                shared.image_check(),
+                Arc::clone(&shared.metrics),
+            ),
+            standing: Arc::clone(&shared.standing),
+            audit: Arc::clone(&shared.audit),
+            meta: Arc::clone(&meta),
+            metrics: Arc::clone(&shared.metrics),
+            images: images.clone(),
+            operator,
+        }));
+        let shown = core.metrics.enabled.then(|| Arc::clone(&shared.metrics));
+        let router = transport::kms(service, &shared.config.rpc.limits, shown).await;
+        let front =
+            Front::new(router, Arc::clone(&shared.metrics)).limited(Arc::clone(&shared.limit)).versioned();
+        let phase = Phase {
+            number: 1,
+            tls: Some(tls::serving(Arc::clone(&leaf), &ready.temp_ca_der(), clients)?),
+            plain: PlainHttp::Closed,
+            front: Arc::new(front),
+        };
+        Ok(Self { ready, meta, leaf, images, phase })
+    }
+
+    pub(super) async fn bind_admin(&self, shared: &Shared) -> Result<Option<(TcpListener, Phase)>, AppError> {
+        let admin = &shared.config.core.admin;
+        if !admin.enabled {
+            return Ok(None);
+        }
+        let users = match &admin.htpasswd_file {
+            Some(path) => Users::parse(&String::from_utf8_lossy(&read_small(path)?))?,
+            None => Users::default(),
+        };
+        let token = shared.admin_token();
+        // Without either, the configuration was refused unless it says so.
+        let credentials = match (&token, &admin.htpasswd_file, admin.insecure_no_auth) {
+            (None, None, true) => Credentials::NoneNeeded,
+            _ => Credentials::Needed { token, users },
+        };
+        let router = transport::admin(Arc::new(AdminService::new(self.images.clone())), &admin.limits).await;
+        let front = Front::new(router, Arc::clone(&shared.metrics))
+            .limited(Arc::clone(&shared.limit))
+            .guarded(credentials);
+        let phase = Phase { number: 1, tls: None, plain: PlainHttp::Served, front: Arc::new(front) };
+        let address = SocketAddr::new(admin.address, admin.port);
+        let listener = bind(address).await?;
+        let actual = listener.local_addr().map_err(|source| AppError::Listen { address, source })?;
+        let _ = shared.admin_address.set(actual);
+        Ok(Some((listener, phase)))
+    }
+
+    /// Serves until `stopping`, then lets running requests finish.
+    pub(super) async fn live(
+        self,
+        shared: &Shared,
+        listener: Listener,
+        admin: Option<(TcpListener, Phase)>,
+        mut stopping: watch::Receiver<bool>,
+    ) -> Result<(), AppError> {
+        let mut background = JoinSet::new();
+        self.keep_house(shared, &mut background);
+        let mut phases = Vec::new();
+        let mut accepting = Vec::new();
+        let mut accept = |listener: TcpListener, phase: Phase| {
+            let (sender, phase) = watch::channel(phase);
+            let metrics = Arc::clone(&shared.metrics);
+            accepting.push(tokio::spawn(listener::serve(listener, phase, shared.bounds(), metrics)));
+            phases.push(sender);
+        };
+        if let Some((listener, phase)) = admin {
+            accept(listener, phase);
+        }
+        match listener {
+            Listener::Main(listener) => accept(listener, self.phase),
+            Listener::Taken { phases: sender, accepting: running } => {
+                sender.send_replace(self.phase);
+                phases.push(sender);
+                accepting.push(running);
+            }
+        }
+        shared.metrics.set_ready();
+        shared.audit.note(started("ready", &shared.posture));
+        tracing::info!("serving keys");
+        let _ = stopping.wait_for(|stop| *stop).await;
+        drop(phases);
+        for listener in accepting {
+            let _ = listener.await;
+        }
+        background.shutdown().await;
+        Ok(())
+    }
+
+    fn keep_house(&self, shared: &Shared, background: &mut JoinSet<()>) {
+        let standing = Arc::clone(&shared.standing);
+        background.spawn(async move { standing.keep_fresh().await });
+        let meta = Arc::clone(&self.meta);
+        background.spawn(async move { meta.keep_current().await });
+        let (limit, metrics, verifier) =
+            (Arc::clone(&shared.limit), Arc::clone(&shared.metrics), Arc::clone(&shared.verifier));
+        background.spawn(async move {
+            let mut tick = tokio::time::interval(HOUSEKEEPING);
+            let _refresh = verifier.cache().spawn_refresh();
+            loop {
+                tick.tick().await;
+                limit.prune();
+                metrics.set_collateral(collateral_state(&verifier.cache().stats()));
+            }
+        });
+        if shared.config.core.attest_rpc_cert || !shared.config.core.insecure_no_tee {
+            let renewal = Renewal {
+                ready: Arc::clone(&self.ready),
+                leaf: Arc::clone(&self.leaf),
+                attester: shared.config.core.attest_rpc_cert.then(|| Arc::clone(&shared.attester)),
+            };
+            background.spawn(renewal.keep_young());
+        }
+    }
+}
+fn collateral_state(stats: &CacheStats) -> CollateralState {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let expires = stats.entries.iter().map(|entry| entry.expires).min();
+    CollateralState {
+        entries: stats.entries.len() as u64,
+        oldest_age: Duration::from_secs(stats.entries.iter().map(|entry| entry.age).max().unwrap_or(0)),
+        expires_in: Duration::from_secs(expires.map_or(0, |expires| expires.saturating_sub(now))),
+        fetches: stats.fetches,
+        failures: stats.failures,
+    }
+}
