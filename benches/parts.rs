@@ -1,2 +1,189 @@
-//! What each part of a request costs alone, on one core.
-fn main() {}
+//! What each part of a request costs alone: `cargo bench --bench parts`.
+
+use std::{
+    fs,
+    hint::black_box,
+    sync::Arc,
+    time::{Duration, SystemTime, UNIX_EPOCH},
+};
+
+use criterion::{Criterion, Throughput, criterion_group, criterion_main};
+use cvm_kms::{
+    audit::{Audit, Event, Subject},
+    ca::{self, OwnNames, Restricted},
+    config::{AuthApi, EmptyDevices},
+    domain::Domain,
+    keys::{K256Key, RootKeys, derive, statement},
+    policy::{self, Decision, Policy},
+};
+use dcap_qvl::verify::QuoteVerifier;
+use futures_util::future::join_all;
+use kms_attest::{
+    binding::ReportData,
+    certificate,
+    collateral::Collateral,
+    csr::{ApiVersion, Csr},
+    evidence::Evidence,
+    identity::{AppId, BootInfo, Registers},
+    p256::P256Key,
+    ra_tls,
+    trust::TrustAnchors,
+    verify::{Binding, Verified, verify},
+};
+use kms_simulator::{Cvm, Platform};
+use serde_json::{Map, json};
+
+/// An app.
+const APP: AppId = AppId([1; 20]);
+/// Apps in the allow-list.
+const APPS: u64 = 10_000;
+/// Releases that wait for the disk together.
+const WAITING: u64 = 64;
+
+/// A guest with its evidence, and what verifies it.
+struct Guest {
+    key: P256Key,
+    evidence: Evidence,
+    collateral: Collateral,
+    anchors: TrustAnchors,
+    now: u64,
+}
+
+impl Guest {
+    fn new() -> Self {
+        let platform = Platform::from_seed(b"benchmarks");
+        let cvm = Cvm::builder(&platform).app_id(APP.0).build();
+        let key = P256Key::generate();
+        Self {
+            evidence: cvm.evidence(ReportData::ra_tls(&key.spki_der())).stripped(),
+            key,
+            collateral: Collateral::new(platform.collateral()).expect("collateral"),
+            anchors: TrustAnchors::with_tdx_root(platform.root_der()).expect("a root"),
+            now: SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs(),
+        }
+    }
+
+    fn verified(&self) -> Verified {
+        let spki = self.key.spki_der();
+        let binding = Binding::PublicKey(&spki);
+        verify(&self.evidence, binding, &self.collateral, &self.anchors, self.now).expect("good evidence")
+    }
+
+    fn identity(&self) -> BootInfo {
+        self.verified().boot_info(Registers::RunTime, "").expect("an identity")
+    }
+
+    fn request(&self) -> Csr {
+        Csr {
+            spki: self.key.spki_der().to_vec(),
+            org_name: None,
+            subject: "app.example".to_owned(),
+            subject_alt_names: vec!["app.example".to_owned()],
+            usage_server_auth: true,
+            usage_client_auth: true,
+            ext_quote: false,
+            ext_app_info: false,
+            not_before: None,
+            not_after: None,
+            evidence: self.evidence.clone(),
+        }
+    }
+}
+
+fn keys(criterion: &mut Criterion) {
+    let root = RootKeys::generate();
+    let mut group = criterion.benchmark_group("keys");
+    group.bench_function("app_keys", |b| b.iter(|| derive::app_keys(&root, black_box(&APP), b"instance")));
+    group.bench_function("env_public_key", |b| b.iter(|| derive::env_public_key(&root, black_box(&APP))));
+    group.bench_function("app_ca_key", |b| b.iter(|| derive::app_ca_key(&root, black_box(&APP))));
+    group.bench_function("secp256k1 signature", |b| {
+        b.iter(|| statement::sign_env_public_key(&root, black_box(&APP), &[7; 32]));
+    });
+    group.bench_function("secp256k1 public key", |b| b.iter(|| K256Key::from_scalar(black_box(&[7; 32]))));
+    group.bench_function("P-256 public point", |b| b.iter(|| P256Key::from_scalar(black_box(&[7; 32]))));
+    group.bench_function("P-256 signature", |b| b.iter(|| root.ca().sign_der(black_box(b"message"))));
+    group.finish();
+}
+
+fn attestation(criterion: &mut Criterion) {
+    let guest = Guest::new();
+    let bytes = guest.evidence.encode();
+    let certificate = ra_tls::self_issued_certificate(&guest.key, &guest.evidence).expect("certificate");
+    let quote = guest.evidence.tdx().expect("TDX").quote.clone();
+    let verifier = QuoteVerifier::new(guest.anchors.tdx_root().to_vec());
+    let request = guest.request().encode_v2();
+    let signature = Csr::sign(&request, &guest.key);
+    let mut group = criterion.benchmark_group("attestation");
+    group.bench_function("quote by dcap-qvl alone", |b| {
+        b.iter(|| verifier.verify(black_box(&quote), guest.collateral.parts(), guest.now));
+    });
+    group.bench_function("evidence, whole", |b| b.iter(|| guest.verified()));
+    group.bench_function("evidence, decoded", |b| b.iter(|| Evidence::decode(black_box(&bytes))));
+    group.bench_function("evidence out of a certificate", |b| b.iter(|| ra_tls::evidence_in(&certificate)));
+    let verified = guest.verified();
+    group.bench_function("boot info", |b| b.iter(|| verified.boot_info(Registers::RunTime, "")));
+    group.bench_function("certificate request, parsed", |b| {
+        b.iter(|| Csr::parse(ApiVersion::V2, black_box(&request), &signature));
+    });
+    group.finish();
+}
+
+fn certificates(criterion: &mut Criterion) {
+    let guest = Guest::new();
+    let now = SystemTime::now();
+    let root = RootKeys::generate();
+    let root_ca = certificate::pem(&ca::root_certificate(&root, now).expect("root CA"));
+    let issuer = || ca::root_issuer(&root, &root_ca).expect("an issuer");
+    let domain = Domain::parse("kms.example").expect("a domain");
+    let evidence = guest.evidence.encode();
+    let request = Restricted::parse(&guest.request(), &OwnNames::new(&domain, []), now).expect("a request");
+    let mut group = criterion.benchmark_group("certificates");
+    group.bench_function("rpc leaf with evidence", |b| {
+        b.iter(|| ca::rpc_leaf(&issuer(), &domain, &guest.key, Some(&evidence), now));
+    });
+    group.bench_function("app chain", |b| b.iter(|| ca::app_chain(&issuer(), &root, &APP, &request, now)));
+    group.finish();
+}
+
+fn policy(criterion: &mut Criterion) {
+    let identity = Guest::new().identity();
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = directory.path().join("auth-config.json");
+    let app = json!({ "composeHashes": [hex::encode(&identity.compose_hash)], "allowAnyDevice": true });
+    let others = (0..APPS).map(|number| (format!("{number:040x}"), app.clone()));
+    let apps: Map<_, _> = others.chain([(hex::encode(&identity.app_id), app.clone())]).collect();
+    let rules = json!({ "osImages": [hex::encode(&identity.os_image_hash)], "apps": apps });
+    fs::write(&path, rules.to_string()).expect("auth-config.json");
+    let config = AuthApi::Allowlist { path, empty_devices: EmptyDevices::NoDevice };
+    let allowlist = Policy::from_config(&config).expect("a policy");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let decide = async || allowlist.decide(policy::Subject::App(&identity)).await.expect("a decision");
+    // A file that changed a moment ago is read again each time.
+    std::thread::sleep(Duration::from_millis(200));
+    assert!(matches!(runtime.block_on(decide()), Decision::Allowed { .. }));
+    criterion.bench_function("policy/allow-list of 10,000 apps", |b| b.iter(|| runtime.block_on(decide())));
+}
+
+fn audit(criterion: &mut Criterion) {
+    let identity = Guest::new().identity();
+    let directory = tempfile::tempdir().expect("a directory");
+    let audit = Audit::open(&directory.path().join("audit.jsonl")).expect("an audit log");
+    let runtime = tokio::runtime::Runtime::new().expect("a runtime");
+    let event = || Event::AppKeyReleased { subject: Subject::new(&identity, [127, 0, 0, 1].into()) };
+    let audit = Arc::new(audit);
+    let mut group = criterion.benchmark_group("audit");
+    for waiting in [1, WAITING] {
+        group.throughput(Throughput::Elements(waiting));
+        group.bench_function(format!("{waiting} waiting together"), |b| {
+            b.iter(|| runtime.block_on(join_all((0..waiting).map(|_| audit.record(event())))));
+        });
+    }
+    group.finish();
+}
+
+criterion_group! {
+    name = parts;
+    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2)).sample_size(30);
+    targets = keys, attestation, certificates, policy, audit
+}
+criterion_main!(parts);

@@ -90,7 +90,9 @@ async fn the_onboarding_listener_has_a_page_a_probe_and_nothing_of_the_kms() {
         assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
         assert!(page.header("content-security-policy").starts_with("default-src 'none'"));
         let text = page.text();
-        assert!(!text.contains("http://") && !text.contains("https://") && !text.contains("//cdn"));
+        for external in ["src=", "href=", "@import", "url("] {
+            assert!(!text.contains(external), "{external}: the page loads nothing");
+        }
         let health = caller.get("/health").await;
         assert_eq!((health.status, health.text()), (200, "OK"));
         for path in ["/metrics", "/nowhere", "/prpc"] {
@@ -152,10 +154,10 @@ async fn domains_that_no_certificate_can_carry_are_refused_before_anything_else(
     let world = World::onboarding().await;
     let name = "domain must be a non-empty ASCII DNS name of at most 253 bytes";
     let label = "domain contains an invalid DNS label";
-    let long = "a.".repeat(127) + "a";
+    let long = "a.".repeat(127);
     let cases = [
         ("", name),
-        (&long, label),
+        (&long, name),
         ("b\u{fc}cher.example", name),
         ("kms.example.", label),
         ("*.example", label),
@@ -165,9 +167,6 @@ async fn domains_that_no_certificate_can_carry_are_refused_before_anything_else(
         ("-a", label),
     ];
     for (domain, text) in cases {
-        if domain.len() == 253 {
-            continue;
-        }
         let caller = world.caller().plain();
         let refusal = caller.json("Bootstrap", json!({ "domain": domain })).await.refusal();
         assert_eq!(refusal, (400, text.to_owned()), "{domain:?}");
@@ -305,10 +304,6 @@ async fn the_port_never_closes_while_the_phases_change() {
 async fn connections_of_the_old_phase_get_their_answers_and_end() {
     let world = World::onboarding().await;
     world.bootstrap().await;
-    for caller in [world.caller().plain(), world.caller().http1(), world.caller().http2()] {
-        let mut line = caller.connect().await.expect("a connection");
-        assert_eq!(line.send(request("GET", "/health", "")).await.status, 200);
-    }
     let mut kept = [
         world.caller().plain().connect().await.expect("a connection"),
         world.caller().http2().connect().await.expect("a connection"),
@@ -324,12 +319,12 @@ async fn connections_of_the_old_phase_get_their_answers_and_end() {
     world.agent.set_mode(AgentMode::Up);
     world.finish().await;
     assert_eq!(running.await.expect("an answer"), 200, "what was running is answered");
-    for mut line in kept {
-        eventually("the end of the old connection", async || {
-            world.caller().try_send(request("GET", "/health", "")).await.ok()
+    for line in kept {
+        let line = tokio::sync::Mutex::new(line);
+        eventually("the end of an old connection", async || {
+            line.lock().await.try_send(request("GET", "/health", "")).await.err()
         })
         .await;
-        assert!(line.try_send(request("GET", "/health", "")).await.is_err(), "idle ones are closed");
     }
 }
 
@@ -375,7 +370,7 @@ async fn a_directory_with_half_of_the_keys_refuses_to_start_and_stays_as_it_is()
     for (missing, names) in [
         ("root-ca.key", "root-ca.key is missing although root-k256.key is there"),
         ("root-k256.key", "root-k256.key is missing although root-ca.key is there"),
-        ("tmp-ca.key", "tmp-ca.key"),
+        ("tmp-ca.key", "tmp-ca.key is missing"),
     ] {
         let mut world = World::ready().await;
         world.stop().await;

@@ -67,8 +67,8 @@ impl KeyDirectory {
     fn state_with(&self, ca: &[u8], k256: &[u8]) -> Result<State, StoreError> {
         // A new temporary CA would part this node from its replicas and from every guest that holds the old one.
         let Some(temp_ca) = self.read(File::TempCaKey)? else {
-            let reason = "it is public and the same on all replicas: take it from a backup, or from temp_ca_key in a \
-                          replica's answer to GetTempCaCert";
+            let reason = "tmp-ca.key is missing; it is public and the same on all replicas: take it from a backup, or \
+                          from temp_ca_key in a replica's answer to GetTempCaCert";
             return Ok(broken(Some(File::TempCaKey), reason.to_owned()));
         };
         let Ok(ca) = p256_key(ca) else { return Ok(unusable(File::RootCaKey)) };

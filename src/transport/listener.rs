@@ -22,6 +22,9 @@ use crate::{admission::Peer, metrics::Metrics, service::Caller};
 /// The first byte of a TLS record that opens a handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
+/// How long connections of a phase that is over are still served, for what their callers had already sent.
+const UNDER_WAY: Duration = Duration::from_millis(250);
+
 /// What a connection meets: the phase at the time it was accepted.
 #[derive(Clone, Debug)]
 pub struct Phase {
@@ -201,6 +204,12 @@ where
             change = phases.changed() => {
                 if change.is_ok() && phases.borrow_and_update().number == phase.number {
                     continue;
+                }
+                // The port stays open across phases, so a request may be on its way on a connection that just opened.
+                if change.is_ok()
+                    && let Ok(ended) = timeout(UNDER_WAY, exchange.as_mut()).await
+                {
+                    return ended;
                 }
                 exchange.as_mut().graceful_shutdown();
                 return timeout(bounds.grace, exchange).await.unwrap_or(Ok(()));

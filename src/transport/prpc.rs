@@ -3,7 +3,7 @@
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 use http_body::Body;
-use http_body_util::{BodyExt as _, Full};
+use http_body_util::Full;
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -236,14 +236,6 @@ pub fn plain(status: StatusCode, text: &'static str) -> Answer {
     let text = HeaderValue::from_static("text/plain; charset=utf-8");
     answer.headers_mut().insert(header::CONTENT_TYPE, text);
     answer
-}
-
-/// Reads a whole answer of ours; for tests and for the gRPC-less callers inside the process.
-pub async fn bytes_of(answer: Answer) -> Bytes {
-    match answer.into_body().collect().await {
-        Ok(collected) => collected.to_bytes(),
-        Err(never) => match never {},
-    }
 }
 
 #[cfg(test)]
