@@ -27,7 +27,8 @@ bench *args:
 
 # Run one fuzz target for ten minutes (needs a nightly toolchain and cargo-fuzz)
 fuzz target seconds="600":
-    cargo +nightly fuzz run {{target}} -- -max_total_time={{seconds}}
+    mkdir -p fuzz/corpus-local/{{target}}
+    cargo +nightly fuzz run {{target}} fuzz/corpus-local/{{target}} fuzz/corpus/{{target}} -- -max_total_time={{seconds}} -rss_limit_mb=2048
 
 # Licences, sources, bans
 deny:

@@ -268,8 +268,25 @@ def operator():
     yield "htpasswd-md5", b"alice:$apr1$x\n"
 
 
+def webhook():
+    """A choice of status, then the body."""
+    denied = {"isAllowed": False, "gatewayAppId": "", "reason": "compose hash not allowed"}
+    for name, choice, body in [
+        ("allowed", 0, json.dumps({"isAllowed": True, "gatewayAppId": "0x01", "reason": ""})),
+        ("denied", 0, json.dumps(denied)),
+        ("denied-at-length", 0, json.dumps(denied | {"reason": "\n\u00e9" * 300}, ensure_ascii=False)),
+        ("denied-with-status", 6, json.dumps(denied)),
+        ("allowed-with-status", 9, json.dumps({"isAllowed": True, "gatewayAppId": "", "reason": ""})),
+        ("text", 0, "isAllowed"),
+        ("by-position", 0, '[true,"g",""]'),
+        ("empty", 4, ""),
+        ("elsewhere", 5, ""),
+    ]:
+        yield name, bytes([choice]) + body.encode()
+
+
 TARGETS = [allowlist, collateral, config, csr, event_log, evidence, identity, key_pem, message, operator, prpc,
-           ra_tls_certificate]
+           ra_tls_certificate, webhook]
 
 
 def main():

@@ -49,7 +49,7 @@ fn open(data: &[u8], empty_devices: EmptyDevices) -> Policy {
 }
 
 /// Short values, so that they are found by chance.
-fn boot_info(advisory_ids: Vec<String>) -> BootInfo {
+pub fn boot_info(advisory_ids: Vec<String>) -> BootInfo {
     BootInfo {
         tee_variant: "dstack-tdx".to_owned(),
         mr_aggregated: vec![0xa1],

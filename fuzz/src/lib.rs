@@ -14,9 +14,10 @@ pub mod key;
 pub mod message;
 pub mod operator;
 pub mod prpc;
+pub mod webhook;
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 12] = [
+pub const TARGETS: [(&str, fn(&[u8])); 13] = [
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
     ("config", config::config),
@@ -29,4 +30,5 @@ pub const TARGETS: [(&str, fn(&[u8])); 12] = [
     ("operator", operator::operator),
     ("prpc", prpc::prpc),
     ("ra_tls_certificate", certificate::ra_tls_certificate),
+    ("webhook", webhook::webhook),
 ];

@@ -14,7 +14,7 @@ use cvm_kms::proto::{
 use cvm_kms::service::{Caller, METHODS, Method, Row, Service};
 use cvm_kms::transport::prpc::{self, Answer, Call, Dispatch};
 use http::{Request, StatusCode, Uri, header};
-use http_body_util::Full;
+use http_body_util::{BodyExt as _, Full};
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
@@ -106,8 +106,8 @@ fn ask(row: &Row, form: Form, message: &[u8]) -> Option<Answer> {
 
 fn taken(answer: Answer) -> (http::response::Parts, Bytes) {
     let (parts, body) = answer.into_parts();
-    let body = RUNTIME.with(|runtime| runtime.block_on(prpc::bytes_of(Answer::new(body))));
-    (parts, body)
+    let Ok(body) = RUNTIME.with(|runtime| runtime.block_on(body.collect()));
+    (parts, body.to_bytes())
 }
 
 /// What an error says, in either encoding.

@@ -195,16 +195,15 @@ impl Serving {
                 metrics.set_collateral(collateral_state(&verifier.cache().stats()));
             }
         });
-        if shared.config.core.attest_rpc_cert || !shared.config.core.insecure_no_tee {
-            let renewal = Renewal {
-                ready: Arc::clone(&self.ready),
-                leaf: Arc::clone(&self.leaf),
-                attester: shared.config.core.attest_rpc_cert.then(|| Arc::clone(&shared.attester)),
-            };
-            background.spawn(renewal.keep_young());
-        }
+        let renewal = Renewal {
+            ready: Arc::clone(&self.ready),
+            leaf: Arc::clone(&self.leaf),
+            attester: shared.config.core.attest_rpc_cert.then(|| Arc::clone(&shared.attester)),
+        };
+        background.spawn(renewal.keep_young());
     }
 }
+
 fn collateral_state(stats: &CacheStats) -> CollateralState {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
     let expires = stats.entries.iter().map(|entry| entry.expires).min();

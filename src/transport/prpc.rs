@@ -189,6 +189,19 @@ where
     }
 }
 
+/// Refuses a request that is not to reach its method, in the encoding in which [`serve`] would have answered it.
+pub async fn refuse<B: Body<Data = Bytes>>(request: Request<B>, cause: &Error) -> Answer {
+    let (parts, incoming) = request.into_parts();
+    let encoding = match Encoding::asked(&parts.method, parts.uri.query(), &parts.headers) {
+        Some(encoding) => encoding,
+        None => Encoding::of_body(&match body::read(incoming, UNKNOWN_METHOD_BODY).await {
+            Ok(body) => body,
+            Err(body::ReadError { begin, .. }) => begin,
+        }),
+    };
+    error(encoding, cause)
+}
+
 fn stripped(name: &str, service: Service) -> &str {
     let mut name = name;
     while let Some(rest) = name.strip_prefix(service.name()).and_then(|rest| rest.strip_prefix('.')) {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use axum::{
     Router,
     body::Body,
-    extract::{Path, Request, State},
+    extract::{Request, State},
     middleware::{self, Next},
     response::Response,
     routing::{any, get},
@@ -90,9 +90,10 @@ fn prpc_routes<D: Dispatch + Send + Sync + 'static>(dispatch: Arc<D>, limits: &B
 
 async fn prpc_call<D: Dispatch + Send + Sync>(
     State(prpc): State<Arc<Prpc<D>>>,
-    Path(name): Path<String>,
     request: Request,
 ) -> Response {
+    // Not `extract::Path`: it decodes once more, to a name that the onboarding token's guard has not seen.
+    let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     prpc::serve(&*prpc.dispatch, &prpc.limits, &name, request).await.map(Body::new)
 }
 
@@ -123,16 +124,19 @@ async fn not_found(request: Request) -> Response {
 async fn onboarding_token(State(token): State<Arc<OperatorToken>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
-    let guarded = path == "/finish"
-        || Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Onboarding);
-    if !guarded || shows_token(&token, request.headers(), request.uri().query()) {
+    // What is open is listed, so that whatever is not understood here is guarded.
+    let is_open = matches!(path, "/" | "/health")
+        || path.starts_with("/assets/")
+        || path.starts_with("/grpc.")
+        || Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Open);
+    if is_open || shows_token(&token, request.headers(), request.uri().query()) {
         return next.run(request).await;
     }
     let refusal = Error::new(Code::Unauthenticated, "this KMS asks for its onboarding token");
     if grpc::is_grpc(&request) {
         return super::status::grpc(&refusal).into_http();
     }
-    prpc::error(Encoding::Json, &refusal).map(Body::new)
+    prpc::refuse(request, &refusal).await.map(Body::new)
 }
 
 fn shows_token(token: &OperatorToken, headers: &HeaderMap, query: Option<&str>) -> bool {

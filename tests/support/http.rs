@@ -12,6 +12,7 @@ use rustls::{
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     crypto::{CryptoProvider, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
+    sign::{CertifiedKey, SingleCertAndKey},
 };
 use serde::de::DeserializeOwned;
 use serde_json::Value;
@@ -126,12 +127,15 @@ impl Caller {
             .with_protocol_versions(self.versions)
             .expect("TLS versions")
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(AnyServer(provider)));
+            .with_custom_certificate_verifier(Arc::new(AnyServer(Arc::clone(&provider))));
         let mut config = match self.identity.shown() {
             None => builder.with_no_client_auth(),
-            Some(shown) => builder
-                .with_client_auth_cert(vec![shown.certificate.clone()], shown.key().into())
-                .expect("certificate and key belong together"),
+            // Whether key and certificate belong together is for the server to find out.
+            Some(shown) => {
+                let key = provider.key_provider.load_private_key(shown.key().into()).expect("a key");
+                let shown = CertifiedKey::new(vec![shown.certificate.clone()], key);
+                builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
+            }
         };
         config.resumption = rustls::client::Resumption::disabled();
         config.alpn_protocols = self.protocols.iter().map(|name| name.to_vec()).collect();

@@ -43,7 +43,8 @@ fn is_v0_form(expected: &Json, evidence: &Evidence) -> Check {
         return expected.is_bytes(evidence.to_v0_bytes()?);
     };
     error.text()?;
-    ensure!(evidence.to_v0_bytes().is_err(), "{}: ours has a SCALE form", expected.path());
+    let lossy = Evidence::decode(&evidence.to_v0_bytes()?)?;
+    ensure!(lossy.stack != evidence.stack, "{}: ours can say it in SCALE", expected.path());
     let relabelled = Evidence { wire: Wire::V0, ..evidence.clone() };
     ensure!(relabelled.encode() == evidence.to_v1_bytes(), "{}: ours writes SCALE", expected.path());
     Ok(())

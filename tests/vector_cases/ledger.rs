@@ -87,6 +87,20 @@ impl Ledger {
         self.accounts.push(account);
     }
 
+    /// Runs a case that is a file by itself.
+    pub(crate) fn named(&mut self, name: &str, run: impl FnOnce(&mut Notes) -> Check) {
+        let mut account = Account::new(name);
+        self.run(&mut account, name, run);
+        self.accounts.push(account);
+    }
+
+    /// A file that is not run here, and why.
+    pub(crate) fn elsewhere(&mut self, name: &str, reason: &str) {
+        let mut account = Account::new(name);
+        account.aside.push((name.to_owned(), reason.to_owned()));
+        self.accounts.push(account);
+    }
+
     fn case(
         &mut self,
         account: &mut Account,
@@ -94,17 +108,27 @@ impl Ledger {
         case: &Json,
         run: &mut impl FnMut(&Json, &mut Notes) -> Check,
     ) {
-        let mut notes = Notes::default();
-        let outcome = catch_unwind(AssertUnwindSafe(|| run(case, &mut notes)));
-        account.ran += 1;
-        let problems = match outcome {
-            Ok(Ok(())) => case.left_over().iter().map(|path| format!("{path}: not known to this test")).collect(),
-            Ok(Err(Failure(problem))) => vec![problem],
-            Err(_) => vec!["panicked".to_owned()],
-        };
+        self.run(account, &label, |notes| {
+            run(case, notes)?;
+            match case.left_over().as_slice() {
+                [] => Ok(()),
+                unknown => Err(Failure(format!("not known to this test: {}", unknown.join(", ")))),
+            }
+        });
         case.informative();
-        self.failures.extend(problems.into_iter().map(|problem| format!("{}: {label}: {problem}", self.file)));
-        let named = |reasons: Vec<String>| reasons.into_iter().map(|reason| (label.clone(), reason));
+    }
+
+    fn run(&mut self, account: &mut Account, label: &str, run: impl FnOnce(&mut Notes) -> Check) {
+        let mut notes = Notes::default();
+        let outcome = catch_unwind(AssertUnwindSafe(|| run(&mut notes)));
+        account.ran += 1;
+        let problem = match outcome {
+            Ok(Ok(())) => None,
+            Ok(Err(Failure(problem))) => Some(problem),
+            Err(_) => Some("panicked".to_owned()),
+        };
+        self.failures.extend(problem.map(|problem| format!("{}: {label}: {problem}", self.file)));
+        let named = |reasons: Vec<String>| reasons.into_iter().map(|reason| (label.to_owned(), reason));
         account.differs.extend(named(notes.differs));
         account.aside.extend(named(notes.aside));
     }

@@ -46,6 +46,8 @@ pub struct TdReport {
     pub rt_mr: [[u8; 48]; 4],
     /// REPORTDATA, chosen by the guest.
     pub report_data: [u8; 64],
+    /// TEE_TCB_SVN2, present in TD 1.5 bodies only. Nothing depends on it.
+    pub tee_tcb_svn2: Option<[u8; 16]>,
     /// MRSERVICETD, present in TD 1.5 bodies only.
     pub mr_service_td: Option<[u8; 48]>,
 }
@@ -60,13 +62,17 @@ impl TdReport {
     fn from_report(report: &Report) -> Result<Self, TdxError> {
         match report {
             Report::SgxEnclave(_) => Err(TdxError::NotATd),
-            Report::TD10(body) => Ok(Self::from_body(body, None)),
-            Report::TD15(body) => Ok(Self::from_body(&body.base, Some(body.mr_service_td))),
+            Report::TD10(body) => Ok(Self::from_body(body)),
+            Report::TD15(body) => Ok(Self {
+                tee_tcb_svn2: Some(body.tee_tcb_svn2),
+                mr_service_td: Some(body.mr_service_td),
+                ..Self::from_body(&body.base)
+            }),
             Report::TD15Ex(_) => Err(TdxError::UnsupportedBody),
         }
     }
 
-    fn from_body(body: &TDReport10, mr_service_td: Option<[u8; 48]>) -> Self {
+    fn from_body(body: &TDReport10) -> Self {
         Self {
             tee_tcb_svn: body.tee_tcb_svn,
             mr_seam: body.mr_seam,
@@ -80,7 +86,8 @@ impl TdReport {
             mr_owner_config: body.mr_owner_config,
             rt_mr: [body.rt_mr0, body.rt_mr1, body.rt_mr2, body.rt_mr3],
             report_data: body.report_data,
-            mr_service_td,
+            tee_tcb_svn2: None,
+            mr_service_td: None,
         }
     }
 

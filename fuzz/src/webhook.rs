@@ -1,0 +1,102 @@
+//! Answers of an authorization backend.
+
+use std::io::{self, BufRead, BufReader, Read, Write};
+use std::net::{Ipv4Addr, TcpListener, TcpStream};
+use std::sync::{LazyLock, Mutex};
+use std::thread;
+
+use cvm_kms::config::{AuthApi, Endpoint};
+use cvm_kms::policy::{Decision, Policy, Subject};
+use serde_json::Value;
+use tokio::runtime::{Builder, Runtime};
+
+use super::allowlist::boot_info;
+
+/// The longest reason that a caller is shown, in characters.
+const LONGEST_REASON: usize = 512;
+
+/// A backend that says what the target tells it to.
+struct Backend {
+    /// Held by whoever asks, so that one asks at a time.
+    asked: Mutex<(Runtime, Policy)>,
+    address: String,
+}
+
+static ANSWER: Mutex<(u16, Vec<u8>)> = Mutex::new((200, Vec::new()));
+
+static BACKEND: LazyLock<Backend> = LazyLock::new(|| {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
+    let address = format!("http://{}", listener.local_addr().expect("the listener has an address"));
+    thread::spawn(move || {
+        for stream in listener.incoming().flatten() {
+            thread::spawn(move || serve(&stream));
+        }
+    });
+    let url = Endpoint::parse(&address).expect("the address is an URL");
+    let policy = Policy::from_config(&AuthApi::Webhook { url }).expect("the client can be built");
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
+    Backend { asked: Mutex::new((runtime, policy)), address }
+});
+
+/// The first byte chooses the status, the others are the body.
+///
+/// Only a successful answer that says so allows; a reason is short and printable; the caller is told nothing else.
+pub fn webhook(data: &[u8]) {
+    let Some((choice, body)) = data.split_first() else { return };
+    let status = [200, 200, 200, 201, 204, 302, 400, 404, 429, 500][usize::from(*choice) % 10];
+    // No answer without content has a body.
+    let body: &[u8] = if status == 204 { &[] } else { body };
+
+    let asked = BACKEND.asked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
+    *ANSWER.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = (status, body.to_vec());
+    let (runtime, policy) = &*asked;
+    let boot_info = boot_info(Vec::new());
+    let decision = runtime.block_on(policy.decide(Subject::App(&boot_info)));
+
+    let answer: Option<Value> = serde_json::from_slice(body).ok().filter(|_| (200..300).contains(&status));
+    let says = |key: &str| answer.as_ref().map(|answer| answer[key].clone());
+    match decision {
+        // An array is read by position.
+        Ok(_) if answer.as_ref().is_some_and(Value::is_array) => {}
+        Ok(Decision::Allowed { gateway_app_id }) => {
+            assert_eq!(says("isAllowed"), Some(true.into()));
+            assert_eq!(says("gatewayAppId"), Some(gateway_app_id.into()));
+        }
+        Ok(Decision::Denied(denial)) => {
+            assert_eq!(says("isAllowed"), Some(false.into()));
+            assert!(
+                denial.reason.chars().count() <= LONGEST_REASON && !denial.reason.contains(char::is_control)
+            );
+        }
+        Err(error) => assert!(!error.to_string().contains(&BACKEND.address), "the caller is told an address"),
+    }
+}
+
+/// Answers requests on one connection until the client closes it.
+fn serve(mut stream: &TcpStream) -> Option<()> {
+    let mut reader = BufReader::new(stream);
+    loop {
+        let mut length = 0;
+        loop {
+            let mut line = String::new();
+            let read = reader.by_ref().take(16 * 1024).read_line(&mut line).ok()?;
+            let line = line.trim_end().to_ascii_lowercase();
+            if let Some(value) = line.strip_prefix("content-length:") {
+                length = value.trim().parse().ok()?;
+            }
+            match (read, line.is_empty()) {
+                (0, _) => return None,
+                (_, true) => break,
+                _ => {}
+            }
+        }
+        io::copy(&mut reader.by_ref().take(length), &mut io::sink()).ok()?;
+        let (status, body) = ANSWER.lock().ok()?.clone();
+        let length = match status {
+            204 => String::new(),
+            _ => format!("content-length: {}\r\n", body.len()),
+        };
+        let head = format!("HTTP/1.1 {status} Fuzzed\r\n{length}\r\n");
+        stream.write_all(&[head.as_bytes(), &body].concat()).ok()?;
+    }
+}

@@ -1,0 +1,4 @@
+//! What `access_table.rs` is made of: callers, requests, codecs.
+
+pub mod cast;
+pub mod codec;
