@@ -160,9 +160,10 @@ def prpc():
         text = json.dumps(message).encode()
         forms = [(0, query), (2, text), (5, protobuf)]
         if method == "GetAppKey":
-            forms += [(4, text), (6, b" \n" + text), (7, b"")]
+            forms += [(4, text), (6, text), (7, b"")]
         for form, payload in forms:
             yield f"{method}-{form}", bytes([row, form]) + payload
+    yield "braced-protobuf", bytes([1, 5]) + field(1, b'{"a":"bc"}')
     yield "array", bytes([2, 2]) + b'["0xAB"]'
     yield "unknown-and-duplicate", bytes([2, 2]) + b'{"later":[1,{"a":null}],"app_id":"00","app_id":"01"}'
     yield "unknown-protobuf-group", bytes([0, 5]) + b"\x7b\x08\x01\x7c" + tag(1, 0, b"\xff" * 9 + b"\x01")

@@ -9,6 +9,7 @@ use access_cases::{
     cast::{Ask, Cast, Certificate, Credential},
     codec::{Codec, Message, Told},
 };
+use base64::Engine as _;
 use bytes::Bytes;
 use cvm_kms::{
     error::Code,
@@ -127,9 +128,6 @@ fn the_proto_file_and_the_method_table_have_the_same_methods() {
     assert!(declared.len() >= 12, "the descriptors hold the services: {declared:?}");
     assert_eq!(METHODS.len(), declared.len(), "no row is there twice");
     assert_eq!(named(METHODS.iter().map(|row| &row.method)), declared);
-    for (service, _) in declared {
-        assert_eq!(METHODS.iter().filter(|row| row.service.name() == service).count() == 0, false, "{service}");
-    }
 }
 
 #[test]
@@ -139,7 +137,11 @@ fn every_method_of_the_proto_file_has_its_lines_here() {
     assert_eq!(named(ONBOARDING.iter().map(|row| &row.method)), of("Onboard"));
     assert_eq!(named(GUARDED_ONBOARDING.iter().map(|row| &row.method)), of("Onboard"));
     assert_eq!(named(ADMIN.iter().map(|row| &row.method)), of("Admin"));
-    assert_eq!(["KMS", "Onboard", "Admin"].map(of).concat().len(), declared().len(), "a service has no lines");
+    assert_eq!(
+        ["KMS", "Onboard", "Admin"].map(of).concat().len(),
+        declared().len(),
+        "a service has no lines"
+    );
 }
 
 /// The outcomes of a method's line.
@@ -163,7 +165,8 @@ fn the_access_that_a_method_declares_is_the_access_that_its_lines_show() {
                 assert_eq!(line(&GUARDED_ONBOARDING, method, Ask::Valid), [Answered; 3]);
             }
             (Access::AttestedCertificate, Service::Kms) => {
-                for (certificate, outcome) in Certificate::ALL.iter().zip(line(&SERVING, method, Ask::Valid)) {
+                for (certificate, outcome) in Certificate::ALL.iter().zip(line(&SERVING, method, Ask::Valid))
+                {
                     assert_ne!(is_unauthenticated(&outcome), certificate.is_attested(), "{method:?}");
                 }
                 assert_eq!(line(&SERVING, method, Ask::Valid).iter().filter(|o| **o == Answered).count(), 1);
@@ -249,13 +252,12 @@ async fn a_kms_without_keys_answers_each_caller_as_the_table_says() {
         for row in &ONBOARDING {
             let expected = row.expected[column];
             for codec in Codec::ALL {
-                let own = if works_once(row.method, expected) { Some(World::onboarding().await) } else { None };
+                let own =
+                    if works_once(row.method, expected) { Some(World::onboarding().await) } else { None };
                 let world = own.as_ref().unwrap_or(if row.ask == Ask::Again { &committed } else { &empty });
                 let mut to = match visitor {
                     None => connected(&world.caller().plain().http2()).await,
-                    Some(certificate) => {
-                        connected(&world.caller().shows(cast.identity(certificate))).await
-                    }
+                    Some(certificate) => connected(&world.caller().shows(cast.identity(certificate))).await,
                 };
                 let message = cast.message(row.method, row.ask);
                 check(&mut to, codec, row.method, &message, Credential::None, expected).await;
@@ -277,7 +279,8 @@ async fn a_kms_that_asks_for_its_onboarding_token_answers_as_the_table_says() {
             let expected = row.expected[column];
             for codec in Codec::ALL {
                 for is_plain in [true, false] {
-                    let own = if works_once(row.method, expected) { Some(guarded_world().await) } else { None };
+                    let own =
+                        if works_once(row.method, expected) { Some(guarded_world().await) } else { None };
                     let caller = own.as_ref().unwrap_or(&empty).caller();
                     let mut to = connected(&if is_plain { caller.plain().http2() } else { caller }).await;
                     let message = cast.message(row.method, row.ask);
@@ -292,7 +295,9 @@ async fn a_kms_that_asks_for_its_onboarding_token_answers_as_the_table_says() {
 async fn a_name_that_is_decoded_twice_does_not_get_around_the_onboarding_token() {
     let world = guarded_world().await;
     let mut to = connected(&world.caller().plain()).await;
-    for name in ["%42ootstrap", "%2542ootstrap", "%252542ootstrap", "Onboard%2EBootstrap", "Onboard%252EBootstrap"] {
+    for name in
+        ["%42ootstrap", "%2542ootstrap", "%252542ootstrap", "Onboard%2EBootstrap", "Onboard%252EBootstrap"]
+    {
         let body = json!({ "domain": support::DOMAIN });
         let answer = to.json(name, body).await;
         assert!([401, 404].contains(&answer.status), "{name}: {answer:?}");
@@ -331,7 +336,10 @@ async fn no_verb_and_no_path_gets_around_the_credentials_of_the_admin_listener()
             *call.method_mut() = verb.parse().expect("a verb");
             let answer = to.send(call).await;
             assert!([401, 404].contains(&answer.status), "{verb} {codec:?}: {answer:?}");
-            assert!(answer.header("grpc-status").is_empty() && answer.trailers.is_empty(), "{verb} {answer:?}");
+            assert!(
+                answer.header("grpc-status").is_empty() && answer.trailers.is_empty(),
+                "{verb} {answer:?}"
+            );
         }
     }
     for path in ["/", "/health", "/metrics", "/nowhere", "/prpc/", "/grpc.health.v1.Health/Check"] {
@@ -385,7 +393,12 @@ async fn the_methods_of_another_service_are_unknown() {
                     Codec::Grpc => "no such service".to_owned(),
                 };
                 let told = codec.told(&to.send(call).await);
-                assert_eq!(told, Told::error(codec, Code::UnknownMethod, text), "{row:?} at {:?}", open.service);
+                assert_eq!(
+                    told,
+                    Told::error(codec, Code::UnknownMethod, text),
+                    "{row:?} at {:?}",
+                    open.service
+                );
             }
             if Method::find(open.service, row.name).is_none() {
                 let call = open.signed(post(&format!("/prpc/{}?json", row.name), "{}"));
@@ -420,17 +433,56 @@ async fn each_method_takes_a_message_of_its_limit_and_none_of_a_byte_more_in_eve
     .await;
 }
 
-/// Requests counted so far, by method, whatever their status.
-async fn counted(world: &World) -> BTreeMap<String, u64> {
-    let exposition = world.caller().get("/metrics").await;
-    let mut counts = BTreeMap::new();
-    for line in exposition.text().lines() {
-        let Some(rest) = line.strip_prefix(r#"cvm_kms_requests_total{method=""#) else { continue };
-        let (method, rest) = rest.split_once('"').expect("a label");
-        let (_, count) = rest.rsplit_once(' ').expect("a value");
-        *counts.entry(method.to_owned()).or_default() += count.parse::<u64>().expect("a whole number");
+#[tokio::test]
+async fn grpc_web_has_the_same_limit_in_both_its_forms() {
+    let world = World::ready().await;
+    let mut to = connected(&world.caller().http1()).await;
+    let limit = SignCert.row().body_limit;
+    for (length, status, text) in [
+        (limit, "3", "Unsupported API version: 0"),
+        (limit + 1, "8", "failed to read data: payload too large"),
+    ] {
+        let call = Codec::Grpc.request(Service::Kms, "SignCert", &Message::empty_of_length(length));
+        let frame = call.body();
+        let in_base64 = Bytes::from(base64::engine::general_purpose::STANDARD.encode(frame));
+        for (kind, body) in
+            [("application/grpc-web+proto", frame.clone()), ("application/grpc-web-text", in_base64)]
+        {
+            let answer = to.send(with(post("/kms.KMS/SignCert", body), "content-type", kind)).await;
+            let told = (answer.header("grpc-status"), answer.header("grpc-message").replace("%20", " "));
+            assert_eq!(told, (status, text.to_owned()), "{kind} {length}: {answer:?}");
+        }
     }
-    counts
+}
+
+#[tokio::test]
+async fn too_many_requests_are_refused_in_the_words_of_each_protocol() {
+    let world =
+        World::ready_with("core.limits = { unauthenticated_per_second = 1, unauthenticated_burst = 50 }")
+            .await;
+    let mut to = connected(&world.caller()).await;
+    while to.json("GetMeta", json!({})).await.status == 200 {}
+    let text = "too many requests from this address; slow down";
+    for codec in [Codec::Json, Codec::Grpc] {
+        let told = codec.told(&to.send(codec.request(Service::Kms, "GetMeta", &Message::empty())).await);
+        assert_eq!(told, Told::error(codec, Code::TooManyRequests, text), "{codec:?}");
+    }
+}
+
+/// Requests counted so far, by method and status.
+async fn counted(world: &World) -> BTreeMap<(String, String), u64> {
+    let exposition = world.caller().get("/metrics").await;
+    let counts = exposition.text().lines().filter_map(|line| {
+        let (labels, count) = line.strip_prefix("cvm_kms_requests_total{")?.split_once("} ")?;
+        let [_, method, _, status, _] = labels.split('"').collect::<Vec<_>>()[..] else { return None };
+        Some(((method.to_owned(), status.to_owned()), count.parse().expect("a whole number")))
+    });
+    counts.collect()
+}
+
+/// The requests to one method, whatever their status.
+fn of_method(counts: &BTreeMap<(String, String), u64>, name: &str) -> u64 {
+    counts.iter().filter(|((method, _), _)| method == name).map(|(_, count)| count).sum()
 }
 
 #[tokio::test]
@@ -461,15 +513,19 @@ async fn each_call_is_counted_once_under_its_methods_name() {
         _ => 3,
     };
     for row in &METHODS {
-        let seen = |counts: &BTreeMap<String, u64>| counts.get(row.name).copied().unwrap_or(0);
+        let (before, after) = (of_method(&before, row.name), of_method(&after, row.name));
         match row.service {
-            Service::Onboard => assert_eq!(seen(&before), calls(row), "{}", row.name),
-            Service::Kms | Service::Admin => {
-                assert_eq!(seen(&after) - seen(&before), calls(row), "{}", row.name);
-            }
+            Service::Onboard => assert_eq!(before, calls(row), "{}", row.name),
+            Service::Kms | Service::Admin => assert_eq!(after - before, calls(row), "{}", row.name),
         }
     }
-    assert_eq!(after["other"] - before.get("other").copied().unwrap_or(0), 1, "the first scrape");
+    assert_eq!(of_method(&after, "other") - of_method(&before, "other"), 1, "the first scrape");
+    for (method, status) in
+        [("GetAppKey", "401"), ("GetAppEnvEncryptPubKey", "400"), ("GetTempCaCert", "200")]
+    {
+        let key = (method.to_owned(), status.to_owned());
+        assert_eq!(after.get(&key), Some(&3), "each codec's {method} counts as {status}: {after:?}");
+    }
 }
 
 /// Every secret that this KMS could give to the allowed app or to a replica, in every form that an answer could have.
@@ -501,22 +557,25 @@ async fn no_answer_without_attestation_holds_a_key() {
     let cast = Cast::gather().await;
     let secrets = secrets(&cast);
     for row in &SERVING {
-        if row.method.row().access != Access::AttestedCertificate {
-            continue;
-        }
+        let gives_keys = match row.method.row().access {
+            Access::AttestedCertificate => true,
+            Access::AttestedMessage => false,
+            _ => continue,
+        };
         for (column, certificate) in Certificate::ALL.into_iter().enumerate() {
             let mut to = connected(&cast.world.caller().shows(cast.identity(certificate))).await;
             let message = cast.message(row.method, row.ask);
-            let is_answered = row.expected[column] == Answered;
+            let gives_keys = gives_keys && row.expected[column] == Answered;
             for codec in Codec::ALL {
-                let answer = check(&mut to, codec, row.method, &message, Credential::None, row.expected[column]);
+                let answer =
+                    check(&mut to, codec, row.method, &message, Credential::None, row.expected[column]);
                 let found = holds(&answer.await, &secrets);
-                assert_eq!(found, is_answered, "{:?} {codec:?} {certificate:?}", row.method);
+                assert_eq!(found, gives_keys, "{:?} {codec:?} {certificate:?}", row.method);
             }
             for verb in ["GET", "HEAD"] {
                 let answer = to.send(request(verb, &format!("/prpc/{}", row.method.row().name), "")).await;
                 let found = holds(&answer, &secrets);
-                assert_eq!(found, is_answered && verb == "GET", "{:?} {verb} {certificate:?}", row.method);
+                assert_eq!(found, gives_keys && verb == "GET", "{:?} {verb} {certificate:?}", row.method);
             }
         }
     }

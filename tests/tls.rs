@@ -76,7 +76,7 @@ async fn older_versions_are_refused_with_an_alert() {
         let arguments = ["s_client", "-connect", &address, version, "-cipher", "ALL:@SECLEVEL=0"];
         let ran = run("openssl", &arguments, "").await;
         assert_ne!(ran.code, 0, "{}", ran.text());
-        assert!(ran.text().contains("alert protocol version"), "{}", ran.text());
+        assert!(ran.text().contains("alert handshake failure"), "{}", ran.text());
     }
 }
 
@@ -367,11 +367,7 @@ async fn openssl_accepts_the_chain_and_sees_no_hint_about_client_certificates() 
         assert!(text.contains("Verify return code: 0 (ok)"), "{text}");
         assert!(text.contains("ALPN protocol: h2"), "{text}");
         assert!(text.contains("No client certificate CA names sent"), "{text}");
-        assert_eq!(
-            text.matches("-----BEGIN CERTIFICATE-----").count(),
-            1 + 1,
-            "the leaf, once sent and once shown"
-        );
+        assert_eq!(text.matches("-----BEGIN CERTIFICATE-----").count(), 1, "the leaf alone");
     }
 }
 
@@ -425,34 +421,44 @@ async fn a_client_verifies_the_attestation_of_the_server() {
     assert_eq!(boot.mr_aggregated, world.cvm.mr_aggregated());
 }
 
+/// The end of a connection that does nothing is not far.
+async fn ends(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
+    let ended = tokio::time::timeout(Duration::from_secs(6), stream.read_to_end(&mut Vec::new())).await;
+    assert!(ended.is_ok(), "still open");
+}
+
 #[tokio::test]
-async fn connections_that_never_say_anything_are_closed() {
-    let world =
-        World::ready_with("core.limits.handshake_timeout = \"1s\"\ncore.limits.idle_timeout = \"1s\"").await;
-    let limit = Duration::from_secs(6);
-    let mut silent = TcpStream::connect(world.address()).await.expect("a connection");
-    let mut half = TcpStream::connect(world.address()).await.expect("a connection");
-    half.write_all(&[0x16, 3, 1]).await.expect("sent");
-    for stream in [&mut silent, &mut half] {
-        let ended = tokio::time::timeout(limit, stream.read(&mut [0; 16])).await.expect("closed in time");
-        assert_eq!(ended.unwrap_or(0), 0);
-    }
-    for protocols in [&[b"http/1.1" as &[u8]][..], &[b"h2"], &[]] {
-        let config = world.caller().offers(Box::leak(protocols.into())).tls();
-        let tcp = TcpStream::connect(world.address()).await.expect("a connection");
+async fn connections_that_say_nothing_are_closed_at_every_stage() {
+    let world = World::ready_with("[core.limits]\nhandshake_timeout = \"1s\"\nidle_timeout = \"1s\"").await;
+    let tcp = async || TcpStream::connect(world.address()).await.expect("a connection");
+    let before_tls = async || ends(&mut tcp().await).await;
+    let within_tls = async || {
+        let mut stream = tcp().await;
+        stream.write_all(&[0x16, 3, 1]).await.expect("sent");
+        ends(&mut stream).await;
+    };
+    let after_tls = async |protocols: &'static [&'static [u8]]| {
+        let config = Arc::new(world.caller().offers(protocols).tls());
         let name = ServerName::try_from(DOMAIN).expect("a name");
-        let mut stream = TlsConnector::from(Arc::new(config)).connect(name, tcp).await.expect("a handshake");
-        let ended = tokio::time::timeout(limit, stream.read_to_end(&mut Vec::new())).await;
-        assert!(ended.is_ok(), "after the handshake, nothing: {protocols:?}");
-    }
-    // One that has asked, and then answers pings for ever.
-    for caller in [world.caller().http1(), world.caller().http2()] {
-        let line = tokio::sync::Mutex::new(caller.connect().await.expect("a connection"));
-        assert_eq!(line.lock().await.json("GetMeta", json!({})).await.status, 200);
-        tokio::time::sleep(Duration::from_millis(3500)).await;
-        let again = line.lock().await.try_send(json("GetMeta", json!({}))).await;
-        assert!(again.is_err(), "idle connections end");
-    }
+        let mut stream = TlsConnector::from(config).connect(name, tcp().await).await.expect("a handshake");
+        ends(&mut stream).await;
+    };
+    // HTTP/2 answers pings for ever.
+    let after_a_request = async |caller: support::Caller| {
+        let mut line = caller.connect().await.expect("a connection");
+        assert_eq!(line.json("GetMeta", json!({})).await.status, 200);
+        tokio::time::sleep(Duration::from_millis(1800)).await;
+        assert!(line.try_send(json("GetMeta", json!({}))).await.is_err(), "still open");
+    };
+    tokio::join!(
+        before_tls(),
+        within_tls(),
+        after_tls(&[b"http/1.1"]),
+        after_tls(&[b"h2"]),
+        after_tls(&[]),
+        after_a_request(world.caller().http1()),
+        after_a_request(world.caller().http2()),
+    );
 }
 
 #[tokio::test]

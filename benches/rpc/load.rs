@@ -23,11 +23,11 @@ use tokio_rustls::{TlsConnector, client::TlsStream};
 const LARGEST_ANSWER: usize = 128 * 1024;
 
 /// What is asked: number in, value out.
-pub type Numbered<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
+pub(super) type Numbered<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
 
 /// Whether a connection carries many requests or one.
 #[derive(Clone, Copy, PartialEq, Eq)]
-pub enum Connections {
+pub(super) enum Connections {
     /// Opened before the measurement; each carries requests until its end.
     Kept,
     /// A handshake for each request, nothing resumed.
@@ -36,38 +36,43 @@ pub enum Connections {
 
 /// One kind of load.
 #[derive(Clone)]
-pub struct Load {
+pub(super) struct Load {
     /// Kept or new.
-    pub connections: Connections,
+    pub(super) connections: Connections,
     /// Requests under way at once.
-    pub workers: usize,
+    pub(super) workers: usize,
     /// The bytes of request number `n`.
-    pub request: Numbered<Arc<[u8]>>,
+    pub(super) request: Numbered<Arc<[u8]>>,
     /// The TLS configuration of connection number `n`; kept connections are numbered by worker.
-    pub tls: Numbered<Arc<ClientConfig>>,
+    pub(super) tls: Numbered<Arc<ClientConfig>>,
     /// No more requests than this.
-    pub most: u64,
+    pub(super) most: u64,
 }
 
 /// What happened.
-pub struct Outcome {
+pub(super) struct Outcome {
     /// Requests answered with status 200.
-    pub answered: u64,
+    pub(super) answered: u64,
     /// Time between the first request and the last answer.
-    pub took: Duration,
+    pub(super) took: Duration,
     /// Half of the requests took at most this.
-    pub median: Duration,
+    pub(super) median: Duration,
 }
 
 impl Outcome {
     /// Answers a second.
-    pub fn rate(&self) -> f64 {
+    pub(super) fn rate(&self) -> f64 {
         self.answered as f64 / self.took.as_secs_f64()
     }
 }
 
 /// Loads `server` for `duration`; `begin` is called when all kept connections are open and have answered once.
-pub async fn run(server: SocketAddr, load: &Load, duration: Duration, begin: impl FnOnce()) -> Outcome {
+pub(super) async fn run(
+    server: SocketAddr,
+    load: &Load,
+    duration: Duration,
+    begin: impl FnOnce(),
+) -> Outcome {
     let numbers = Arc::new(AtomicU64::new(0));
     let warm = Arc::new(Barrier::new(load.workers + 1));
     let go = Arc::new(Barrier::new(load.workers + 1));
@@ -81,7 +86,9 @@ pub async fn run(server: SocketAddr, load: &Load, duration: Duration, begin: imp
                 Connections::New => None,
                 Connections::Kept => {
                     let mut stream = connect(server, (load.tls)(worker)).await.expect("a connection");
-                    exchange(&mut stream, &(load.request)(worker), &mut buffer).await.expect("a first answer");
+                    exchange(&mut stream, &(load.request)(worker), &mut buffer)
+                        .await
+                        .expect("a first answer");
                     Some(stream)
                 }
             };
@@ -123,7 +130,7 @@ pub async fn run(server: SocketAddr, load: &Load, duration: Duration, begin: imp
 }
 
 /// One request on a connection of its own: status line, headers and body of the answer.
-pub async fn once(server: SocketAddr, tls: Arc<ClientConfig>, request: &[u8]) -> io::Result<Vec<u8>> {
+pub(super) async fn once(server: SocketAddr, tls: Arc<ClientConfig>, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = connect(server, tls).await?;
     let mut buffer = vec![0; LARGEST_ANSWER];
     exchange(&mut stream, request, &mut buffer).await?;

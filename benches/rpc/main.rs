@@ -78,16 +78,23 @@ async fn bench() {
     let meta = request("GET", "/prpc/GetMeta", b"");
     let mut rows = Vec::new();
     for connections in [Connections::Kept, Connections::New] {
-        let load = anonymous(connections, Arc::new({
-            let meta = Arc::clone(&meta);
-            move |_| Arc::clone(&meta)
-        }));
+        let load = anonymous(
+            connections,
+            Arc::new({
+                let meta = Arc::clone(&meta);
+                move |_| Arc::clone(&meta)
+            }),
+        );
         let named = |kept, new| if connections == Connections::Kept { kept } else { new };
         let mut contest = Vec::new();
         if let Some(nginx) = &nginx {
             contest.push((named("nginx, kept", "nginx, new connections"), nginx, load.clone()));
         }
-        contest.push((named("bare axum + rustls, kept", "bare axum + rustls, new connections"), &bare, load.clone()));
+        contest.push((
+            named("bare axum + rustls, kept", "bare axum + rustls, new connections"),
+            &bare,
+            load.clone(),
+        ));
         contest.push((named("GetMeta, kept", "GetMeta, new connections"), &kms, load));
         rows.extend(compare(&contest).await);
     }
@@ -95,10 +102,13 @@ async fn bench() {
 
     let distinct = anonymous(Connections::Kept, Arc::new(env_key_request));
     let repeated = anonymous(Connections::Kept, Arc::new(|_| env_key_request(u64::MAX)));
-    rows.extend(compare(&[
-        ("GetAppEnvEncryptPubKey, distinct apps", &kms, distinct),
-        ("GetAppEnvEncryptPubKey, one app", &kms, repeated),
-    ]).await);
+    rows.extend(
+        compare(&[
+            ("GetAppEnvEncryptPubKey, distinct apps", &kms, distinct),
+            ("GetAppEnvEncryptPubKey, one app", &kms, repeated),
+        ])
+        .await,
+    );
 
     let app_key = Arc::new({
         let body = GetAppKeyRequest { api_version: 1, vm_config: String::new() }.encode_to_vec();
@@ -114,7 +124,9 @@ async fn bench() {
         most: u64::MAX,
     };
     rows.extend(compare(&[("GetAppKey, kept", &kms, kept)]).await);
-    rows.extend(compare(&[("SignCert, kept", &kms, anonymous(Connections::Kept, setting.sign_cert()))]).await);
+    rows.extend(
+        compare(&[("SignCert, kept", &kms, anonymous(Connections::Kept, setting.sign_cert()))]).await,
+    );
 
     let guests = setting.guests(COLD_GUESTS).await;
     let parts = setting.parts(&guests[..64]);
@@ -150,13 +162,15 @@ struct Setting {
 impl Setting {
     /// Keys are made by a KMS in this process, which then ends.
     async fn new() -> Self {
-        let limits = "core.limits = { unauthenticated_per_second = 4000000000, unauthenticated_burst = 4000000000 }";
+        let limits =
+            "core.limits = { unauthenticated_per_second = 4000000000, unauthenticated_burst = 4000000000 }";
         let mut world = World::ready_with(limits).await;
         let app = world.app(1);
         world.allow_app(&app);
         world.stop().await;
         let port = servers::free_port();
-        world.configure(&format!("rpc.port = {port}\ncore.onboard.port = {port}\ncore.admin.enabled = false"));
+        world
+            .configure(&format!("rpc.port = {port}\ncore.onboard.port = {port}\ncore.admin.enabled = false"));
         fs::write(world.path("kms.toml"), toml::to_string(&world.config).expect("TOML")).expect("kms.toml");
         Self { world, app, port }
     }
@@ -175,6 +189,7 @@ impl Setting {
         };
         let first_answer = kms.started.elapsed();
         let head = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("headers") + 4;
+        println!("an answer of GetMeta has {} bytes", answer.len() - head);
         fs::write(self.world.path("body"), "x".repeat(answer.len() - head)).expect("body");
         fs::copy(self.world.key_file("rpc.crt"), self.world.path("tls.crt")).expect("certificate");
         fs::copy(self.world.key_file("rpc.key"), self.world.path("tls.key")).expect("key");
@@ -316,7 +331,12 @@ fn print_verdicts(rows: &[Row], parts: &Parts) {
     };
     let rate = |name: &str| find(name).map(|row| row.rate);
     ratio("GetMeta to nginx, kept", "GetMeta, kept", rate("nginx, kept"), "≥ 0.8");
-    ratio("GetMeta to nginx, new connections", "GetMeta, new connections", rate("nginx, new connections"), "");
+    ratio(
+        "GetMeta to nginx, new connections",
+        "GetMeta, new connections",
+        rate("nginx, new connections"),
+        "",
+    );
     ratio("GetMeta to bare, kept", "GetMeta, kept", rate("bare axum + rustls, kept"), "");
     let bare = rate("bare axum + rustls, new connections");
     ratio("GetMeta to bare, new connections", "GetMeta, new connections", bare, "≥ 0.9");
@@ -345,7 +365,10 @@ fn print_verdicts(rows: &[Row], parts: &Parts) {
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");
-    let model = cpu.lines().find_map(|line| line.strip_prefix("model name")?.split_once(": ")).map(|(_, model)| model);
+    let model = cpu
+        .lines()
+        .find_map(|line| line.strip_prefix("model name")?.split_once(": "))
+        .map(|(_, model)| model);
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
     let kernel = read("/proc/sys/kernel/osrelease");
     let busy = read("/proc/loadavg");

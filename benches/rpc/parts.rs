@@ -17,24 +17,24 @@ use rustls::{
 const TIMES: u32 = 400;
 
 /// CPU time of each part.
-pub struct Parts {
+pub(super) struct Parts {
     /// Server's side of a TLS 1.3 handshake in which the client shows a certificate of the temporary CA.
-    pub handshake: Duration,
+    pub(super) handshake: Duration,
     /// `dcap-qvl` on one quote.
-    pub quote: Duration,
+    pub(super) quote: Duration,
     /// All keys of an app, and the signature over one of them.
-    pub derivation: Duration,
+    pub(super) derivation: Duration,
 }
 
 impl Parts {
     /// All of them.
-    pub fn sum(&self) -> Duration {
+    pub(super) fn sum(&self) -> Duration {
         self.handshake + self.quote + self.derivation
     }
 }
 
 /// The server's side of a handshake, by rustls with its own verifier of client certificates.
-pub fn handshake(server: &Arc<ServerConfig>, clients: &[Arc<ClientConfig>]) -> Duration {
+pub(super) fn handshake(server: &Arc<ServerConfig>, clients: &[Arc<ClientConfig>]) -> Duration {
     let mut spent = Duration::ZERO;
     for number in 0..TIMES as usize {
         let name = ServerName::try_from(crate::support::DOMAIN).expect("a name");
@@ -70,7 +70,7 @@ pub fn handshake(server: &Arc<ServerConfig>, clients: &[Arc<ClientConfig>]) -> D
 }
 
 /// A plain rustls server that asks for certificates of the temporary CA.
-pub fn asking_server(
+pub(super) fn asking_server(
     leaf: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
     temp_ca: CertificateDer<'static>,
@@ -91,7 +91,12 @@ pub fn asking_server(
 }
 
 /// The library's verification alone.
-pub fn quote(quotes: &[Vec<u8>], collateral: &QuoteCollateralV3, root: &[u8], unix_now: u64) -> Duration {
+pub(super) fn quote(
+    quotes: &[Vec<u8>],
+    collateral: &QuoteCollateralV3,
+    root: &[u8],
+    unix_now: u64,
+) -> Duration {
     let verifier = QuoteVerifier::new(root.to_vec());
     let begin = now();
     for number in 0..TIMES as usize {
@@ -101,7 +106,7 @@ pub fn quote(quotes: &[Vec<u8>], collateral: &QuoteCollateralV3, root: &[u8], un
 }
 
 /// The derivations and the signature of one answer.
-pub fn derivation(root: &RootKeys) -> Duration {
+pub(super) fn derivation(root: &RootKeys) -> Duration {
     let begin = now();
     for number in 0..TIMES {
         let mut app_id = [0; 20];

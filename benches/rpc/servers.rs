@@ -23,26 +23,28 @@ use tokio_rustls::TlsAcceptor;
 const BARE: &str = "CVM_KMS_BENCH_BARE";
 /// Clock ticks a second in `/proc/<pid>/stat` on Linux.
 const TICKS: u64 = 100;
+/// Length of the blocks of nginx's answer.
+const BLOCK: usize = 2048;
 
 /// A running server; dropping it ends it.
-pub struct Server {
+pub(super) struct Server {
     process: Child,
     /// Where it listens.
-    pub address: SocketAddr,
+    pub(super) address: SocketAddr,
     /// When it was started.
-    pub started: Instant,
+    pub(super) started: Instant,
 }
 
 impl Server {
     /// The release `kms` with a configuration file, on `port`.
-    pub fn kms(config: &Path, port: u16) -> Self {
+    pub(super) fn kms(config: &Path, port: u16) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kms"));
-        command.arg("-c").arg(config).env("RUST_LOG", "warn");
+        command.arg("-c").arg(config).env("RUST_LOG", "error");
         Self::spawn(command, port)
     }
 
     /// axum on rustls that answers with the file `body` in `directory`, with the certificate there.
-    pub fn bare(directory: &Path) -> Self {
+    pub(super) fn bare(directory: &Path) -> Self {
         let port = free_port();
         let mut command = Command::new(std::env::current_exe().expect("this program"));
         command.env(BARE, directory).arg(port.to_string());
@@ -50,7 +52,7 @@ impl Server {
     }
 
     /// nginx with the same answer and certificate; `None` where it is not installed.
-    pub fn nginx(directory: &Path) -> Option<Self> {
+    pub(super) fn nginx(directory: &Path) -> Option<Self> {
         let found = Command::new("nginx").arg("-v").stderr(Stdio::null()).status();
         found.ok().filter(std::process::ExitStatus::success)?;
         let port = free_port();
@@ -68,7 +70,7 @@ impl Server {
     }
 
     /// Waits until it accepts connections.
-    pub async fn accepts(&self) {
+    pub(super) async fn accepts(&self) {
         while tokio::net::TcpStream::connect(self.address).await.is_err() {
             assert!(self.started.elapsed() < Duration::from_secs(20), "a server does not come up");
             tokio::time::sleep(Duration::from_micros(500)).await;
@@ -76,13 +78,13 @@ impl Server {
     }
 
     /// CPU time of the process and its children so far.
-    pub fn cpu(&self) -> Duration {
+    pub(super) fn cpu(&self) -> Duration {
         let ticks: u64 = self.processes().iter().map(|pid| ticks(*pid)).sum();
         Duration::from_millis(ticks * 1000 / TICKS)
     }
 
     /// Resident memory in bytes.
-    pub fn resident(&self) -> u64 {
+    pub(super) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("/proc");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
         line.trim().trim_end_matches(" kB").parse::<u64>().expect("kB") * 1024
@@ -114,7 +116,7 @@ fn ticks(pid: u32) -> u64 {
 }
 
 /// A port that is free now.
-pub fn free_port() -> u16 {
+pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address").port()
 }
@@ -122,6 +124,10 @@ pub fn free_port() -> u16 {
 fn nginx_config(directory: &Path, port: u16) -> String {
     let directory = directory.display();
     let body = fs::read_to_string(format!("{directory}/body")).expect("body");
+    // A parameter of nginx has at most 4 KiB, so the answer is put together from blocks.
+    let (block, rest) = body.split_at(body.len().min(BLOCK));
+    let blocks = "$block".repeat(body.len() / BLOCK);
+    let rest = &rest[..body.len() % BLOCK];
     format!(
         "daemon off; worker_processes 2; pid {directory}/nginx.pid; user root; worker_rlimit_nofile 4096;
          events {{ worker_connections 1024; }}
@@ -135,14 +141,15 @@ fn nginx_config(directory: &Path, port: u16) -> String {
                  listen 127.0.0.1:{port} ssl;
                  ssl_certificate {directory}/tls.crt; ssl_certificate_key {directory}/tls.key;
                  ssl_protocols TLSv1.2 TLSv1.3;
-                 location / {{ return 200 '{body}'; }}
+                 set $block '{block}';
+                 location / {{ return 200 '{blocks}{rest}'; }}
              }}
          }}"
     )
 }
 
 /// Becomes the bare server if this process was started as one.
-pub fn be_bare_if_asked() {
+pub(super) fn be_bare_if_asked() {
     let Some(directory) = std::env::var_os(BARE) else { return };
     let port: u16 = std::env::args().nth(1).and_then(|port| port.parse().ok()).expect("a port");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");

@@ -16,8 +16,11 @@ pub mod operator;
 pub mod prpc;
 pub mod webhook;
 
+/// What a target does with one input.
+pub type Target = fn(&[u8]);
+
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, fn(&[u8])); 13] = [
+pub const TARGETS: [(&str, Target); 13] = [
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
     ("config", config::config),

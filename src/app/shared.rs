@@ -124,6 +124,7 @@ impl Shared {
             connections: limits.max_connections,
             handshake: limits.handshake_timeout,
             idle: limits.idle_timeout,
+            request: limits.request_timeout,
             grace: limits.shutdown_grace,
         }
     }

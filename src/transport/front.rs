@@ -1,16 +1,26 @@
 //! What every request passes first: the caller is attached, the address limited, the path tidied, panics kept in.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Instant};
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{Router, body::Body};
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Uri, header};
 use hyper::body::Incoming;
+use tokio::time::timeout;
 use tower::Service as _;
 
 use super::{
+    activity::Activity,
+    grpc,
     limit::AddressLimit,
     prpc::{self, Encoding},
+    status,
 };
 use crate::{
     error::{Code, Error},
@@ -67,9 +77,14 @@ impl Front {
         self
     }
 
-    /// The front as one connection sees it.
-    pub fn for_caller(self: &Arc<Self>, caller: Caller) -> ForCaller {
-        ForCaller { front: Arc::clone(self), caller }
+    /// The front as one connection sees it; each request has `limit` to be answered.
+    pub(super) fn for_caller(
+        self: &Arc<Self>,
+        caller: Caller,
+        activity: &Arc<Activity>,
+        limit: Duration,
+    ) -> ForCaller {
+        ForCaller { front: Arc::clone(self), caller, activity: Arc::clone(activity), limit }
     }
 
     async fn answer(&self, caller: &Caller, mut request: Request<Body>) -> Answer {
@@ -77,7 +92,7 @@ impl Front {
         if limited.is_some_and(|limit| !limit.admits(caller.remote())) {
             self.metrics.address_limited();
             let cause = Error::new(Code::TooManyRequests, "too many requests from this address; slow down");
-            return prpc::error(Encoding::Json, &cause).map(Body::new);
+            return refusal(grpc::is_grpc(&request), &cause);
         }
         if let Some(credentials) = &self.credentials
             && let Some(refusal) = guard(credentials, request.method(), request.headers()).await
@@ -93,12 +108,12 @@ impl Front {
     }
 }
 
-/// 401 without a body for a request without credentials. TRACE and the like are left to the router's 404.
+/// 401 without a body for a request without credentials. TRACE and the like get 404 here: gRPC would serve any verb.
 async fn guard(credentials: &Arc<Credentials>, verb: &Verb, headers: &HeaderMap) -> Option<Answer> {
     const GUARDED: [Verb; 7] =
         [Verb::GET, Verb::POST, Verb::PUT, Verb::PATCH, Verb::DELETE, Verb::OPTIONS, Verb::HEAD];
     if !GUARDED.contains(verb) {
-        return None;
+        return Some(prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new));
     }
     // A password costs bcrypt's tenth of a second, which must not hold up a worker.
     let (credentials, headers) = (Arc::clone(credentials), headers.clone());
@@ -106,7 +121,7 @@ async fn guard(credentials: &Arc<Credentials>, verb: &Verb, headers: &HeaderMap)
         return None;
     }
     let mut refusal = Response::new(Body::empty());
-    *refusal.status_mut() = http::StatusCode::UNAUTHORIZED;
+    *refusal.status_mut() = StatusCode::UNAUTHORIZED;
     let challenge = HeaderValue::from_static("Basic realm=\"dstack-kms admin\"");
     refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
     Some(refusal)
@@ -139,9 +154,11 @@ fn tidy(uri: &mut Uri) {
 
 /// The front for one connection.
 #[derive(Debug, Clone)]
-pub struct ForCaller {
+pub(super) struct ForCaller {
     front: Arc<Front>,
     caller: Caller,
+    activity: Arc<Activity>,
+    limit: Duration,
 }
 
 impl hyper::service::Service<Request<Incoming>> for ForCaller {
@@ -150,23 +167,39 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
     type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
 
     fn call(&self, request: Request<Incoming>) -> Self::Future {
-        let Self { front, caller } = self.clone();
+        let Self { front, caller, activity, limit } = self.clone();
         Box::pin(async move {
+            let _running = activity.begin();
             let started = Instant::now();
+            let is_grpc = grpc::is_grpc(&request);
             let is_head = request.method() == Verb::HEAD;
             let observed = front.metrics.observe(request.uri().path());
-            let answer = AssertUnwindSafe(front.answer(&caller, request.map(Body::new))).catch_unwind().await;
-            let mut answer = answer.unwrap_or_else(|_| {
-                tracing::error!("a request ended in a panic; it was answered with an internal error");
-                let cause = Error::new(Code::Internal, "internal error");
-                prpc::error(Encoding::Json, &cause).map(Body::new)
-            });
+            let answer = AssertUnwindSafe(front.answer(&caller, request.map(Body::new))).catch_unwind();
+            let mut answer = match timeout(limit, answer).await {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => {
+                    tracing::error!("a request ended in a panic; it was answered with an internal error");
+                    refusal(is_grpc, &Error::new(Code::Internal, "internal error"))
+                }
+                Err(_) => {
+                    tracing::warn!(?limit, "a request took too long and was given up");
+                    refusal(is_grpc, &Error::new(Code::Unavailable, "the request took too long"))
+                }
+            };
             for (name, value) in &front.headers {
                 answer.headers_mut().insert(name, value.clone());
             }
-            front.metrics.answered(observed, answer.status().as_u16(), started.elapsed());
+            front.metrics.answered(observed, status::counted(&answer).as_u16(), started.elapsed());
             Ok(if is_head { without_body(answer) } else { answer })
         })
+    }
+}
+
+/// A refusal of ours in the protocol of the request, where its encoding is not known: JSON then.
+fn refusal(is_grpc: bool, cause: &Error) -> Answer {
+    match is_grpc {
+        true => status::grpc_answer(cause),
+        false => prpc::error(Encoding::Json, cause).map(Body::new),
     }
 }
 

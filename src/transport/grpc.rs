@@ -67,8 +67,9 @@ fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router
         .add_service(v1alpha)
         .prepare()
         .into_axum_router()
-        .layer(tonic_web::GrpcWebLayer::new())
         .layer(axum::middleware::map_request(move |request| limited(service, Arc::clone(&limits), request)))
+        // Outermost, so that what is bounded is the message and not the form that gRPC-web carries it in.
+        .layer(tonic_web::GrpcWebLayer::new())
 }
 
 /// Bounds the body of a request by its method's limit.
@@ -79,10 +80,7 @@ async fn limited(
 ) -> axum::extract::Request {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
     let Some(row) = Method::find(service, method) else { return request };
-    // A frame is a flag and a length, then the message; gRPC-web may carry it in base64.
-    let framed = limits.of(row.name).unwrap_or(row.body_limit) + FRAME_HEADER;
-    let is_text = content_type(&request).is_some_and(|kind| kind.starts_with("application/grpc-web-text"));
-    let limit = if is_text { framed.div_ceil(3) * 4 } else { framed };
+    let limit = limits.of(row.name).unwrap_or(row.body_limit) + FRAME_HEADER;
     request.map(|body| axum::body::Body::new(LimitedBody { body, left: limit }))
 }
 
@@ -135,11 +133,8 @@ fn answer<T>(result: Result<T>) -> GrpcResult<T> {
 
 /// Whether a request is gRPC or gRPC-web by its content type.
 pub fn is_grpc<B>(request: &HttpRequest<B>) -> bool {
-    content_type(request).is_some_and(|kind| kind.starts_with("application/grpc"))
-}
-
-fn content_type<B>(request: &HttpRequest<B>) -> Option<&str> {
-    request.headers().get(http::header::CONTENT_TYPE)?.to_str().ok()
+    let kind = request.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
+    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
 }
 
 /// The KMS service behind the generated trait.

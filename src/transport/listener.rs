@@ -16,7 +16,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{front::Front, tls};
+use super::{activity::Activity, front::Front, tls};
 use crate::{admission::Peer, metrics::Metrics, service::Caller};
 
 /// The first byte of a TLS record that opens a handshake (RFC 8446, section 5.1).
@@ -56,6 +56,8 @@ pub struct Bounds {
     pub handshake: Duration,
     /// Between requests, and for the header of one.
     pub idle: Duration,
+    /// For the answer to one request.
+    pub request: Duration,
     /// For running requests when the phase or the process ends.
     pub grace: Duration,
 }
@@ -195,12 +197,17 @@ where
         .max_header_list_size(32 * 1024)
         .keep_alive_interval(Some(bounds.idle))
         .keep_alive_timeout(bounds.handshake);
-    let service = phase.front.for_caller(caller);
+    let activity = Arc::new(Activity::new());
+    let service = phase.front.for_caller(caller, &activity, bounds.request);
     let exchange = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(exchange);
     loop {
         tokio::select! {
             ended = exchange.as_mut() => return ended,
+            () = activity.quiet_for(bounds.idle) => {
+                exchange.as_mut().graceful_shutdown();
+                return timeout(bounds.grace, exchange).await.unwrap_or(Ok(()));
+            }
             change = phases.changed() => {
                 if change.is_ok() && phases.borrow_and_update().number == phase.number {
                     continue;

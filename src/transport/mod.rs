@@ -1,5 +1,6 @@
 //! Bytes in, service calls, bytes out: listener, TLS, and the codecs of the API on one router.
 
+mod activity;
 mod body;
 pub mod front;
 pub mod grpc;

@@ -48,8 +48,10 @@ impl Encoding {
         (is_read(verb) || by_query() || by_type()).then_some(Self::Json)
     }
 
+    /// White space in front of the brace is not skipped: a line feed is also how protobuf begins field 1, and may be its
+    /// length.
     fn of_body(body: &[u8]) -> Self {
-        match body.iter().find(|byte| !byte.is_ascii_whitespace()) {
+        match body.first() {
             Some(b'{') => Self::SniffedJson,
             _ => Self::Protobuf,
         }
@@ -254,7 +256,7 @@ pub fn plain(status: StatusCode, text: &'static str) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{AppId, GetAppKeyRequest};
+    use crate::proto::{AppId, GetAppKeyRequest, GetKmsKeyRequest};
 
     #[test]
     fn json_is_asked_for_by_verb_query_or_type() {
@@ -286,9 +288,17 @@ mod tests {
 
     #[test]
     fn a_body_that_begins_with_a_brace_is_json() {
-        assert_eq!(Encoding::of_body(b" \n{}"), Encoding::SniffedJson);
+        assert_eq!(Encoding::of_body(b"{}"), Encoding::SniffedJson);
         assert_eq!(Encoding::of_body(b""), Encoding::Protobuf);
         assert_eq!(Encoding::of_body(&[0x0a, 0x01, b'{']), Encoding::Protobuf);
+    }
+
+    #[test]
+    fn protobuf_that_begins_with_line_feeds_and_a_brace_is_not_json() {
+        let vm_config = r#"{"a":"bc"}"#.to_owned();
+        let body = GetKmsKeyRequest { vm_config }.encode_to_vec();
+        assert_eq!(body[..3], *b"\n\n{");
+        assert_eq!(Encoding::of_body(&body), Encoding::Protobuf);
     }
 
     #[test]

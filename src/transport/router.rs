@@ -16,7 +16,7 @@ use http::{HeaderMap, HeaderValue, StatusCode, header};
 use super::{
     grpc,
     prpc::{self, Call, Dispatch, Encoding},
-    web,
+    status, web,
 };
 use crate::{
     config::BodyLimits,
@@ -134,7 +134,7 @@ async fn onboarding_token(State(token): State<Arc<OperatorToken>>, request: Requ
     }
     let refusal = Error::new(Code::Unauthenticated, "this KMS asks for its onboarding token");
     if grpc::is_grpc(&request) {
-        return super::status::grpc(&refusal).into_http();
+        return status::grpc_answer(&refusal);
     }
     prpc::refuse(request, &refusal).await.map(Body::new)
 }

@@ -1,6 +1,7 @@
 //! The one place that maps our error codes to HTTP and gRPC.
 
-use http::StatusCode;
+use axum::body::Body;
+use http::{Response, StatusCode};
 
 use crate::error::{Code, Error};
 
@@ -28,6 +29,32 @@ pub fn grpc(error: &Error) -> tonic::Status {
     tonic::Status::new(grpc_code(error.code()), error.message())
 }
 
+/// The whole gRPC answer that an error is, for a request that does not reach its service.
+pub fn grpc_answer(error: &Error) -> Response<Body> {
+    let mut answer = grpc(error).into_http();
+    answer.extensions_mut().insert(error.code());
+    answer
+}
+
+/// The HTTP status as which an answer is counted. A gRPC refusal is 200 on the wire; it counts as what the same error
+/// is in prpc.
+pub fn counted<B>(answer: &Response<B>) -> StatusCode {
+    if let Some(code) = answer.extensions().get::<Code>() {
+        return http(*code);
+    }
+    let Some(status) = answer.headers().get(tonic::Status::GRPC_STATUS) else { return answer.status() };
+    match tonic::Code::from_bytes(status.as_bytes()) {
+        tonic::Code::Ok => StatusCode::OK,
+        tonic::Code::InvalidArgument | tonic::Code::FailedPrecondition => StatusCode::BAD_REQUEST,
+        tonic::Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        tonic::Code::PermissionDenied => StatusCode::FORBIDDEN,
+        tonic::Code::Unimplemented => StatusCode::NOT_FOUND,
+        tonic::Code::ResourceExhausted => StatusCode::PAYLOAD_TOO_LARGE,
+        tonic::Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        _ => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
 fn grpc_code(code: Code) -> tonic::Code {
     match code {
         Code::InvalidRequest => tonic::Code::InvalidArgument,
@@ -38,5 +65,44 @@ fn grpc_code(code: Code) -> tonic::Code {
         Code::TooLarge | Code::TooManyRequests => tonic::Code::ResourceExhausted,
         Code::NotReady | Code::Unavailable => tonic::Code::Unavailable,
         Code::Internal => tonic::Code::Internal,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CODES: [Code; 10] = [
+        Code::InvalidRequest,
+        Code::Unauthenticated,
+        Code::Denied,
+        Code::NotReady,
+        Code::AlreadyOnboarded,
+        Code::UnknownMethod,
+        Code::TooLarge,
+        Code::TooManyRequests,
+        Code::Unavailable,
+        Code::Internal,
+    ];
+
+    #[test]
+    fn an_error_counts_the_same_in_grpc_as_in_prpc() {
+        for code in CODES {
+            let error = Error::new(code, "text");
+            assert_eq!(counted(&grpc_answer(&error)), http(code), "{code:?}");
+            // The answers of services say less, but a request that is one too many never reaches one.
+            if code != Code::TooManyRequests {
+                assert_eq!(counted(&grpc(&error).into_http::<Body>()), http(code), "{code:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_is_no_error_of_ours_counts_as_it_is() {
+        for status in [StatusCode::OK, StatusCode::METHOD_NOT_ALLOWED] {
+            let mut answer = Response::new(());
+            *answer.status_mut() = status;
+            assert_eq!(counted(&answer), status);
+        }
     }
 }

@@ -120,7 +120,9 @@ impl Cast {
         let source_url = || format!("https://{DOMAIN}:{}", self.world.address().port());
         match (method, ask) {
             (_, Ask::Empty) => Message::empty(),
-            (GetAppKey, Ask::Valid) => Message::of(&GetAppKeyRequest { api_version: 1, ..Default::default() }),
+            (GetAppKey, Ask::Valid) => {
+                Message::of(&GetAppKeyRequest { api_version: 1, ..Default::default() })
+            }
             (GetKmsKey, Ask::Valid) => Message::of(&GetKmsKeyRequest::default()),
             (GetAppEnvEncryptPubKey, Ask::Valid) => Message::of(&AppId { app_id: vec![1; 20] }),
             (GetMeta | GetTempCaCert | GetAttestationInfo | Finish, Ask::Valid) => Message::empty(),
@@ -128,10 +130,14 @@ impl Cast {
             (SignCert, Ask::ByStranger) => {
                 Message::of(&sign_request(&self.stranger, &P256Key::generate(), Bound::Yes))
             }
-            (SignCert, Ask::Unbound) => Message::of(&sign_request(&self.app, &P256Key::generate(), Bound::No)),
+            (SignCert, Ask::Unbound) => {
+                Message::of(&sign_request(&self.app, &P256Key::generate(), Bound::No))
+            }
             (LegacyClearImageCache, Ask::Valid) => Message::of(&legacy_clear(ADMIN_TOKEN)),
             (LegacyClearImageCache, Ask::WrongToken) => Message::of(&legacy_clear("another token")),
-            (Bootstrap, Ask::Valid | Ask::Again) => Message::of(&BootstrapRequest { domain: DOMAIN.to_owned() }),
+            (Bootstrap, Ask::Valid | Ask::Again) => {
+                Message::of(&BootstrapRequest { domain: DOMAIN.to_owned() })
+            }
             (Onboard, Ask::Valid | Ask::Again) => {
                 Message::of(&OnboardRequest { source_url: source_url(), domain: DOMAIN.to_owned() })
             }

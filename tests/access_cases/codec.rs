@@ -126,7 +126,8 @@ impl Codec {
                 Told { status, text }
             }
             Self::Protobuf => {
-                let error = PrpcError::decode(answer.body.clone()).unwrap_or_else(|e| panic!("{e}: {answer:?}"));
+                let error =
+                    PrpcError::decode(answer.body.clone()).unwrap_or_else(|e| panic!("{e}: {answer:?}"));
                 assert_eq!(error.encode_to_vec(), answer.body, "nothing but the error: {answer:?}");
                 Told { status: answer.status, text: error.message }
             }

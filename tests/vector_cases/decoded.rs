@@ -134,9 +134,10 @@ fn tpm_quote(tpm: &TpmQuote) -> serde_json::Value {
         TpmPlatform::NitroEnclave => "nitroenclave",
         TpmPlatform::AwsEc2 => "aws-ec2",
     };
-    let values = tpm.pcr_values.iter().map(
-        |pcr| json!({"index": pcr.index, "algorithm": pcr.algorithm, "value": hex::encode(&pcr.value)}),
-    );
+    let values = tpm
+        .pcr_values
+        .iter()
+        .map(|pcr| json!({"index": pcr.index, "algorithm": pcr.algorithm, "value": hex::encode(&pcr.value)}));
     let events = tpm
         .event_log
         .iter()

@@ -12,6 +12,11 @@ const NO_ACTION: u32 = 3;
 const SHA384: u16 = 0x000c;
 const DIGEST_LENGTHS: [(u16, usize); 4] = [(0x0004, 20), (0x000b, 32), (SHA384, 48), (0x000d, 64)];
 
+/// The guest gives the three events about ACPI tables names, by their order.
+const ACPI_TYPE: u32 = 10;
+const ACPI_PAYLOAD: &[u8] = b"ACPI DATA";
+const ACPI_NAMES: [&str; 3] = ["acpi-loader", "acpi-rsdp", "acpi-tables"];
+
 /// The events of a log, without its header.
 pub(super) fn read(log: &[u8]) -> Check<Vec<TdxEvent>> {
     let mut rest = log;
@@ -42,6 +47,12 @@ pub(super) fn read(log: &[u8]) -> Check<Vec<TdxEvent>> {
         let imr = register.checked_sub(1).ok_or_else(|| Failure("register 0 is MRTD".into()))?;
         let (event, version, preimage) = (String::new(), EventVersion::V1, None);
         events.push(TdxEvent { imr, event_type, digest, event, event_payload, version, preimage });
+    }
+    let is_acpi = |entry: &&mut TdxEvent| {
+        entry.imr == 0 && entry.event_type == ACPI_TYPE && entry.event_payload == ACPI_PAYLOAD
+    };
+    for (entry, name) in events.iter_mut().filter(is_acpi).zip(ACPI_NAMES) {
+        entry.event = name.to_owned();
     }
     Ok(events)
 }

@@ -1,9 +1,8 @@
 //! JSON that cannot be overlooked: each value has to be taken by a check, or what is left over is a failure.
 
 use std::cell::Cell;
-use std::fmt;
 
-use serde::de::{Deserialize, Deserializer, Error, MapAccess, SeqAccess, Visitor};
+use super::tree::Tree;
 
 /// The result of a check: a failure says which value, and what is wrong with it.
 pub(crate) type Check<T = ()> = Result<T, Failure>;
@@ -61,7 +60,9 @@ impl Json {
             Tree::Text(value) => Value::Text(value),
             Tree::List(items) => {
                 let items = items.into_iter().enumerate();
-                Value::List(items.map(|(index, item)| Self::rooted(format!("{path}[{index}]"), item)).collect())
+                Value::List(
+                    items.map(|(index, item)| Self::rooted(format!("{path}[{index}]"), item)).collect(),
+                )
             }
             Tree::Map(entries) => {
                 let entry = |(key, item)| {
@@ -203,7 +204,13 @@ impl Json {
             (Value::Text(_), Ours::String(ours)) => self.is_text(ours),
             (Value::List(_), Ours::Array(ours)) => {
                 let theirs = self.list()?;
-                ensure!(theirs.len() == ours.len(), "{}: has {} items, ours {}", self.path, theirs.len(), ours.len());
+                ensure!(
+                    theirs.len() == ours.len(),
+                    "{}: has {} items, ours {}",
+                    self.path,
+                    theirs.len(),
+                    ours.len()
+                );
                 theirs.iter().zip(ours).try_for_each(|(theirs, ours)| theirs.is_json(ours))
             }
             (Value::Map(_), Ours::Object(ours)) => {
@@ -265,66 +272,5 @@ pub(crate) fn cut(text: &str) -> String {
     match text.char_indices().nth(120) {
         Some((end, _)) => format!("{:?}… ({} characters)", &text[..end], text.chars().count()),
         None => format!("{text:?}"),
-    }
-}
-
-/// JSON as it is read, before values know their place.
-enum Tree {
-    Null,
-    Bool(bool),
-    Number(u64),
-    Text(String),
-    List(Vec<Tree>),
-    Map(Vec<(String, Tree)>),
-}
-
-impl<'de> Deserialize<'de> for Tree {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        deserializer.deserialize_any(TreeVisitor)
-    }
-}
-
-struct TreeVisitor;
-
-impl<'de> Visitor<'de> for TreeVisitor {
-    type Value = Tree;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("JSON with numbers from 0 on")
-    }
-
-    fn visit_unit<E>(self) -> Result<Tree, E> {
-        Ok(Tree::Null)
-    }
-
-    fn visit_bool<E>(self, value: bool) -> Result<Tree, E> {
-        Ok(Tree::Bool(value))
-    }
-
-    fn visit_u64<E>(self, value: u64) -> Result<Tree, E> {
-        Ok(Tree::Number(value))
-    }
-
-    fn visit_str<E>(self, value: &str) -> Result<Tree, E> {
-        Ok(Tree::Text(value.to_owned()))
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Tree, A::Error> {
-        let mut list = Vec::new();
-        while let Some(item) = items.next_element()? {
-            list.push(item);
-        }
-        Ok(Tree::List(list))
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Tree, A::Error> {
-        let mut map: Vec<(String, Tree)> = Vec::new();
-        while let Some((key, item)) = entries.next_entry::<String, Tree>()? {
-            if map.iter().any(|(known, _)| *known == key) {
-                return Err(A::Error::custom(format!("the key {key:?} is there twice")));
-            }
-            map.push((key, item));
-        }
-        Ok(Tree::Map(map))
     }
 }

@@ -160,7 +160,8 @@ fn guest_getkey_chain(case: &Json, root: &RootKeys) -> Check {
     first_link.is_bytes(first)?;
     second_link.is_bytes(app.k256_signature)?;
     // The verifier's side.
-    let signer = recover(statement::digest(purpose.as_bytes(), &[], public.as_bytes()), &first_link.bytes()?)?;
+    let signer =
+        recover(statement::digest(purpose.as_bytes(), &[], public.as_bytes()), &first_link.bytes()?)?;
     let digest = statement::digest(label::KMS_ISSUED, &app_id.0, &signer);
     case.at("kms_root_public_key")?.is_bytes(recover(digest, &second_link.bytes()?)?)?;
     case.at("kms_root_public_key")?.is_bytes(root.k256_public())

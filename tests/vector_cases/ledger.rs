@@ -1,6 +1,5 @@
 //! The ledger of a file: which cases ran, where ours differs on purpose, what was set aside, and what failed.
 
-use std::fmt::Write as _;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use super::json::{Check, Failure, Json};
@@ -36,13 +35,15 @@ struct Account {
 pub(crate) struct Ledger {
     file: String,
     accounts: Vec<Account>,
+    /// Files that are known and not run, with the reason.
+    elsewhere: Vec<(String, String)>,
     failures: Vec<String>,
 }
 
 impl Ledger {
     /// An empty ledger for a file.
     pub(crate) fn new(file: &str) -> Self {
-        Self { file: file.to_owned(), accounts: Vec::new(), failures: Vec::new() }
+        Self { file: file.to_owned(), accounts: Vec::new(), elsewhere: Vec::new(), failures: Vec::new() }
     }
 
     /// Runs every case of a list that must be there and must not be empty.
@@ -96,9 +97,7 @@ impl Ledger {
 
     /// A file that is not run here, and why.
     pub(crate) fn elsewhere(&mut self, name: &str, reason: &str) {
-        let mut account = Account::new(name);
-        account.aside.push((name.to_owned(), reason.to_owned()));
-        self.accounts.push(account);
+        self.elsewhere.push((name.to_owned(), reason.to_owned()));
     }
 
     fn case(
@@ -154,27 +153,19 @@ impl Ledger {
         &self.failures
     }
 
-    /// Counts of each list; by name what differs, and by reason what was set aside.
+    /// Counts of each list; what differs and what was set aside, by case and reason.
     pub(crate) fn summary(&self) -> String {
-        let mut text = String::new();
-        let total: usize = self.accounts.iter().map(|account| account.ran).sum();
-        let _ = writeln!(text, "{}: {total} cases, {} failures", self.file, self.failures.len());
+        let ran: usize = self.accounts.iter().map(|account| account.ran).sum();
+        let mut text = format!("{}: {ran} ran, {} failed\n", self.file, self.failures.len());
+        for (name, reason) in &self.elsewhere {
+            text += &format!("  {name}: not run here: {reason}\n");
+        }
         for Account { list, ran, differs, aside } in &self.accounts {
-            let _ = write!(text, "  {list}: {ran} ran");
-            let _ = match (differs.len(), aside.len()) {
-                (0, 0) => writeln!(text),
-                (differs, aside) => writeln!(text, ", {differs} differ on purpose, {aside} parts set aside"),
-            };
-            for (case, reason) in differs {
-                let _ = writeln!(text, "    differs on purpose: {case}: {reason}");
-            }
-            let mut reasons: Vec<&str> = aside.iter().map(|(_, reason)| reason.as_str()).collect();
-            reasons.sort_unstable();
-            reasons.dedup();
-            for reason in reasons {
-                let cases: Vec<&str> =
-                    aside.iter().filter(|(_, other)| other == reason).map(|(case, _)| case.as_str()).collect();
-                let _ = writeln!(text, "    set aside: {reason}: {}", cases.join(", "));
+            text += &format!("  {list}: {ran} ran, {} differ, {} set aside\n", differs.len(), aside.len());
+            for (kind, notes) in [("differs on purpose", differs), ("set aside", aside)] {
+                for (case, reason) in notes {
+                    text += &format!("    {kind}: {case}: {reason}\n");
+                }
             }
         }
         text

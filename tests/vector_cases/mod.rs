@@ -14,6 +14,8 @@ mod pccs;
 mod pki;
 mod quotes;
 mod server;
+mod strictness;
+mod tree;
 
 use std::path::{Path, PathBuf};
 
@@ -52,11 +54,6 @@ const FILES: &[(&str, Role)] = &[
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    /// The directory at a path.
-    pub(crate) fn at(path: impl Into<PathBuf>) -> Self {
-        Self(path.into())
-    }
-
     /// The directory that `KMS_VECTORS_DIR` names, else our own.
     pub(crate) fn chosen() -> Self {
         match std::env::var_os("KMS_VECTORS_DIR") {
@@ -75,10 +72,12 @@ impl Directory {
         &self.0
     }
 
+    /// A file, by its path below the directory.
     fn bytes(&self, name: &str) -> Check<Vec<u8>> {
         std::fs::read(self.0.join(name)).map_err(|error| Failure(format!("{name}: {error}")))
     }
 
+    /// A file as JSON; a key that is there twice is an error.
     fn json(&self, name: &str) -> Check<Json> {
         Json::parse(name, &self.bytes(name)?)
     }

@@ -109,8 +109,13 @@ pub(super) fn is_outcome(
 fn is_refused_on_purpose(verified: &Json, quote: &[u8], error: String, notes: &mut Notes) -> Check {
     match TdReport::parse(quote) {
         Err(TdxError::NotATd) => {
-            ensure!(error == TdxError::NotATd.to_string(), "an SGX quote must be refused by name, got {error}");
-            notes.differs("the peer's library verifies quotes of SGX enclaves; as evidence of a TD they are refused");
+            ensure!(
+                error == TdxError::NotATd.to_string(),
+                "an SGX quote must be refused by name, got {error}"
+            );
+            notes.differs(
+                "the peer's library verifies quotes of SGX enclaves; as evidence of a TD they are refused",
+            );
         }
         Ok(td) if td.td_attributes & !PERMITTED_ATTRIBUTES != 0 => {
             is_report(verified.at("report")?, &td)?;

@@ -71,7 +71,9 @@ async fn serve(listener: TcpListener, routes: Arc<HashMap<String, Route>>, arriv
         let service = hyper::service::service_fn(move |request| {
             answer(request, Arc::clone(&routes), Arc::clone(&arrivals))
         });
-        tokio::spawn(hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service));
+        tokio::spawn(
+            hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service),
+        );
     }
 }
 

@@ -8,6 +8,7 @@ pub mod csr;
 pub mod evidence;
 pub mod identity;
 pub mod measurement;
+pub mod os_image;
 pub mod p256;
 pub mod platform;
 pub mod ra_tls;

@@ -3,17 +3,19 @@
 use kms_attest::binding::ReportData;
 use kms_attest::evidence::Evidence;
 use kms_attest::ra_tls;
-use kms_attest::verify::Binding;
+use kms_attest::verify::{Binding, VerifyError};
 
-use super::x509::{Vector, is_parsed, issue_again, said, to_be_signed};
 use super::Authorities;
-use crate::vector_cases::attestation::{STRIPPED_V2_EVENTS, has_stripped_v2_events};
+use super::x509::{Vector, is_parsed, issue_again, said, to_be_signed};
+use crate::vector_cases::attestation::{STRIPPED_V2_EVENTS, has_stripped_v2_events, is_refused};
 use crate::vector_cases::json::{Check, Failure, Json, ensure};
 use crate::vector_cases::ledger::Notes;
 use crate::vector_cases::pki::DevelopmentPki;
 
 /// What a compressed event log begins with.
 const GZIP_PREFIX: &[u8] = b"ELGZv1";
+
+const UNBOUND_V2_EVENTS: &str = "V2 events with half of digest and preimage are refused, as by the peer";
 
 /// Gives the configuration in the evidence.
 pub(super) fn check(
@@ -52,13 +54,19 @@ pub(super) fn is_verified(
     pki: &DevelopmentPki,
     notes: &mut Notes,
 ) -> Check {
-    let verified = pki.verify(evidence, Binding::PublicKey(spki))?;
-    ensure!(*verified.report_data() == ReportData::ra_tls(spki), "verified with other report data");
+    match pki.verify(evidence, Binding::PublicKey(spki)) {
+        Ok(verified) => {
+            ensure!(*verified.report_data() == ReportData::ra_tls(spki), "verified with other report data");
+            if has_stripped_v2_events(evidence) {
+                notes.differs(STRIPPED_V2_EVENTS);
+            }
+        }
+        Err(VerifyError::Preimages(_)) => notes.aside(UNBOUND_V2_EVENTS),
+        Err(error @ VerifyError::UnsupportedPlatform(_)) => is_refused(evidence, Err(error), notes)?,
+        Err(error) => return Err(error.into()),
+    }
     let other_key = [spki, &[0]].concat();
     ensure!(pki.verify(evidence, Binding::PublicKey(&other_key)).is_err(), "it verifies with another key");
-    if has_stripped_v2_events(evidence) {
-        notes.differs(STRIPPED_V2_EVENTS);
-    }
     Ok(())
 }
 
@@ -66,7 +74,10 @@ pub(super) fn is_verified(
 fn is_made_by_a_client(vector: &Vector<'_>, evidence: &Evidence, issuer: &Vector<'_>) -> Check {
     let ours = ra_tls::client_certificate(issuer.pem, &issuer.key, &vector.key, evidence)?;
     let redated = issue_again(&said(&ours)?, vector.validity, &vector.key, issuer)?;
-    ensure!(to_be_signed(&redated)? == to_be_signed(&vector.der)?, "a client of ours makes another certificate");
+    ensure!(
+        to_be_signed(&redated)? == to_be_signed(&vector.der)?,
+        "a client of ours makes another certificate"
+    );
     Ok(())
 }
 

@@ -90,7 +90,9 @@ pub(super) fn check(file: &Json, ledger: &mut Ledger, directory: &Directory) -> 
         case.at("report_data")?.is_bytes(ours.0)?;
         match (tag, hash) {
             (binding::RA_TLS, "") => ensure!(ReportData::ra_tls(&content) == ours, "RA-TLS has another form"),
-            (binding::APP_DATA, "") => ensure!(ReportData::app_data(&content) == ours, "app data have another form"),
+            (binding::APP_DATA, "") => {
+                ensure!(ReportData::app_data(&content) == ours, "app data have another form")
+            }
             _ => {}
         }
         Ok(())

@@ -127,8 +127,7 @@ pub(super) fn said(der: &[u8]) -> Check<Said> {
                 said.names = names.general_names.iter().map(general_name).collect::<Check<_>>()?;
             }
             ParsedExtension::ExtendedKeyUsage(usage) => {
-                said.role =
-                    Role::Leaf { server_auth: usage.server_auth, client_auth: usage.client_auth };
+                said.role = Role::Leaf { server_auth: usage.server_auth, client_auth: usage.client_auth };
             }
             ParsedExtension::BasicConstraints(constraints) if constraints.ca => {
                 let path_len = constraints.path_len_constraint.unwrap_or_default();
@@ -208,7 +207,12 @@ pub(super) fn is_parsed(expected: &Json, der: &[u8]) -> Check {
 }
 
 /// Issues what a certificate says once more.
-pub(super) fn issue_again(said: &Said, validity: Validity, key: &P256Key, issuer: &Vector<'_>) -> Check<Vec<u8>> {
+pub(super) fn issue_again(
+    said: &Said,
+    validity: Validity,
+    key: &P256Key,
+    issuer: &Vector<'_>,
+) -> Check<Vec<u8>> {
     let issuer = Issuer::new(&issuer.der, &issuer.key)?;
     Ok(certificate::issue(&said.spec(validity), &key.spki_der(), &issuer)?)
 }

@@ -1,4 +1,4 @@
-//! The part of CBOR that Nitro documents are written in: a reader bounded by its input and in depth.
+//! The part of CBOR that Nitro documents and image measurements are written in: a reader bounded by its input and in depth.
 
 /// Deepest nesting of a value that is skipped.
 const MAX_DEPTH: u8 = 16;
@@ -38,12 +38,12 @@ const TAG: u8 = 6;
 const SIMPLE: u8 = 7;
 
 /// Reads values from the front of a byte string.
-pub(super) struct Reader<'a> {
+pub(crate) struct Reader<'a> {
     rest: &'a [u8],
 }
 
 impl<'a> Reader<'a> {
-    pub(super) fn new(input: &'a [u8]) -> Self {
+    pub(crate) fn new(input: &'a [u8]) -> Self {
         Self { rest: input }
     }
 
@@ -77,21 +77,21 @@ impl<'a> Reader<'a> {
         at_break
     }
 
-    pub(super) fn unsigned(&mut self) -> Result<u64, CborError> {
+    pub(crate) fn unsigned(&mut self) -> Result<u64, CborError> {
         match self.head()? {
             Head { major: 0, argument: Some(value) } => Ok(value),
             _ => Err(CborError::Expected("an unsigned number")),
         }
     }
 
-    pub(super) fn bytes(&mut self) -> Result<&'a [u8], CborError> {
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], CborError> {
         match self.head()? {
             Head { major: BYTES, argument: Some(length) } => self.take(length),
             _ => Err(CborError::Expected("bytes")),
         }
     }
 
-    pub(super) fn text(&mut self) -> Result<&'a str, CborError> {
+    pub(crate) fn text(&mut self) -> Result<&'a str, CborError> {
         match self.head()? {
             Head { major: TEXT, argument: Some(length) } => {
                 std::str::from_utf8(self.take(length)?).map_err(|_| CborError::NotUtf8)
@@ -101,7 +101,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads the head of an array of four behind an optional tag: COSE_Sign1.
-    pub(super) fn cose_sign1(&mut self) -> Result<(), CborError> {
+    pub(crate) fn cose_sign1(&mut self) -> Result<(), CborError> {
         let mut head = self.head()?;
         if head == (Head { major: TAG, argument: Some(18) }) {
             head = self.head()?;
@@ -114,7 +114,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Reads a map; `read` reads a key and its value.
-    pub(super) fn map(
+    pub(crate) fn map(
         &mut self,
         mut read: impl FnMut(&mut Self) -> Result<(), CborError>,
     ) -> Result<(), CborError> {
@@ -130,7 +130,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    pub(super) fn skip(&mut self) -> Result<(), CborError> {
+    pub(crate) fn skip(&mut self) -> Result<(), CborError> {
         self.skip_within(MAX_DEPTH)
     }
 

@@ -2,7 +2,7 @@
 
 mod app_info;
 mod boot_info;
-mod cbor;
+pub(crate) mod cbor;
 pub mod mr_config;
 mod nitro;
 mod quoted;

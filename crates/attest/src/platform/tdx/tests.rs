@@ -36,6 +36,8 @@ fn assert_report(td: &TdReport, expected: &Value, case: &str) {
         assert_eq!(value, hex_of(&expected[name]), "{case}: {name}");
     }
     assert_eq!(td.mr_service_td.is_some(), expected["type"] == "TD15", "{case}");
+    let tee_tcb_svn2 = td.tee_tcb_svn2.map(|svn| svn.to_vec());
+    assert_eq!(tee_tcb_svn2, expected.get("tee_tcb_svn2").map(hex_of), "{case}");
 }
 
 fn assert_verified(verified: &VerifiedQuote, expected: &Value, case: &str) {

@@ -1,0 +1,91 @@
+//! MRTD: the measurement of the firmware's pages as QEMU adds them to the TD.
+
+use sha2::{Digest as _, Sha384};
+
+use super::{
+    bytes::{OutOfBounds, slice},
+    qemu::Passes,
+    registers::Digest,
+    tdvf::{PAGE, Section},
+};
+
+/// Most pages that are measured: 1 GiB. Real firmware has a few thousand.
+const MAX_PAGES: u64 = 1 << 18;
+const CHUNK: u64 = 256;
+
+/// Why a firmware has no MRTD.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum MrtdError {
+    /// A measured section without data for all its pages.
+    #[error("the firmware {0}")]
+    Truncated(#[from] OutOfBounds),
+    /// More than 1 GiB.
+    #[error("the firmware's sections have {0} pages, at most {MAX_PAGES} are measured")]
+    TooManyPages(u64),
+}
+
+impl Section {
+    fn is_added(&self) -> bool {
+        self.attributes & 2 == 0
+    }
+
+    fn is_extended(&self) -> bool {
+        self.attributes & 1 != 0
+    }
+
+    /// Offsets of its pages.
+    fn pages(&self) -> impl Iterator<Item = u64> + use<> {
+        (0..self.memory_size / PAGE).map(|page| page * PAGE)
+    }
+}
+
+/// One SHA-384 over the records of all pages, section by section.
+pub(super) fn mrtd(firmware: &[u8], sections: &[Section], passes: Passes) -> Result<Digest, MrtdError> {
+    let measured = sections.iter().filter(|section| section.is_added() || section.is_extended());
+    let pages = measured.fold(0u64, |sum, section| sum.saturating_add(section.memory_size / PAGE));
+    if pages > MAX_PAGES {
+        return Err(MrtdError::TooManyPages(pages));
+    }
+    let mut hash = Sha384::new();
+    for section in sections {
+        match passes {
+            Passes::Single => {
+                for page in section.pages() {
+                    add(&mut hash, section, page);
+                    extend(&mut hash, firmware, section, page)?;
+                }
+            }
+            Passes::Two => {
+                section.pages().for_each(|page| add(&mut hash, section, page));
+                section.pages().try_for_each(|page| extend(&mut hash, firmware, section, page))?;
+            }
+        }
+    }
+    Ok(hash.finalize().into())
+}
+
+fn add(hash: &mut Sha384, section: &Section, page: u64) {
+    if section.is_added() {
+        hash.update(record(b"MEM.PAGE.ADD", section.address + page));
+    }
+}
+
+fn extend(hash: &mut Sha384, firmware: &[u8], section: &Section, page: u64) -> Result<(), OutOfBounds> {
+    if !section.is_extended() {
+        return Ok(());
+    }
+    for chunk in (page..page + PAGE).step_by(CHUNK as usize) {
+        hash.update(record(b"MR.EXTEND", section.address + chunk));
+        let at = u64::from(section.data_offset) + chunk;
+        hash.update(slice(firmware, usize::try_from(at).unwrap_or(usize::MAX), CHUNK as usize)?);
+    }
+    Ok(())
+}
+
+/// 128 bytes: what is done, and the guest physical address it is done to.
+fn record(operation: &[u8], address: u64) -> [u8; 128] {
+    let mut record = [0; 128];
+    record[..operation.len()].copy_from_slice(operation);
+    record[16..24].copy_from_slice(&address.to_le_bytes());
+    record
+}

@@ -1,0 +1,275 @@
+//! What operators do: clear caches, by the admin listener and by the older method on the main one.
+
+mod support;
+
+use std::fs;
+
+use base64::Engine as _;
+use cvm_kms::{
+    config::Config,
+    proto::{ClearImageCacheRequest, LegacyClearImageCacheRequest, PrpcError},
+};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+use support::{
+    ADMIN_TOKEN, Answer, Caller, World,
+    http::{json, post, request, with},
+};
+
+/// A KMS with two images and two measurements in its cache.
+async fn with_cache(toml: &str) -> World {
+    let world = World::ready_with(toml).await;
+    for directory in ["images/images/aa11", "images/images/bb22", "images/measurements"] {
+        fs::create_dir_all(world.path(directory)).expect("directory");
+    }
+    for file in
+        ["images/images/aa11/metadata.json", "images/measurements/cc33.json", "images/measurements/dd44.json"]
+    {
+        fs::write(world.path(file), "{}").expect("file");
+    }
+    world
+}
+
+async fn admin(world: &World) -> Caller {
+    Caller::new(world.admin_address().await).plain()
+}
+
+fn basic(text: &str) -> String {
+    format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text))
+}
+
+/// 401, no body, and how to ask.
+fn is_challenged(answer: &Answer, what: &str) {
+    assert_eq!((answer.status, answer.body.len()), (401, 0), "{what}: {answer:?}");
+    assert_eq!(answer.header("www-authenticate"), "Basic realm=\"dstack-kms admin\"", "{what}");
+    assert_eq!(answer.header("content-type"), "", "{what}");
+    assert_eq!(answer.header("x-app-version"), "", "{what}");
+}
+
+#[tokio::test]
+async fn every_path_and_verb_of_the_admin_listener_asks_for_credentials_first() {
+    let world = World::ready().await;
+    let caller = admin(&world).await;
+    for verb in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"] {
+        for path in ["/prpc/ClearImageCache", "/prpc/Nothing", "/", "/health", "/metrics", "/nowhere"] {
+            let answer = caller.send(request(verb, path, "")).await;
+            is_challenged(&answer, &format!("{verb} {path}"));
+        }
+    }
+    assert_eq!(caller.send(request("TRACE", "/prpc/ClearImageCache", "")).await.status, 404);
+}
+
+#[tokio::test]
+async fn a_token_or_a_password_opens_the_admin_listener() {
+    let mut world = World::ready().await;
+    let hash =
+        bcrypt::hash_with_result("pass word", 4).expect("bcrypt").format_for_version(bcrypt::Version::TwoY);
+    fs::write(world.path("htpasswd"), format!("# people\nalice:{hash}\n")).expect("file");
+    world.configure(&format!("core.admin.htpasswd_file = \"{}\"", world.path("htpasswd").display()));
+    world.start().await.expect("starts");
+    let caller = admin(&world).await;
+    let token = ADMIN_TOKEN;
+    for (name, value, passes) in [
+        ("x-admin-token", token.to_owned(), true),
+        ("x-admin-token", token.to_uppercase(), false),
+        ("x-admin-token", format!("{token}x"), false),
+        ("x-admin-token", String::new(), false),
+        ("authorization", format!("Bearer {token}"), true),
+        ("authorization", format!("bearer {token}"), true),
+        ("authorization", "Bearer other".to_owned(), false),
+        ("authorization", token.to_owned(), false),
+        ("authorization", basic("alice:pass word"), true),
+        ("authorization", basic("alice:wrong"), false),
+        ("authorization", basic("bob:pass word"), false),
+        ("authorization", basic(&format!("anyone:{token}")), true),
+        ("authorization", basic(&format!("{token}:")), true),
+        ("authorization", basic(&format!("{token}:x")), false),
+        ("authorization", basic(":"), false),
+        ("authorization", "Basic !!!".to_owned(), false),
+        ("authorization", format!("Digest {token}"), false),
+        ("x-onboard-token", token.to_owned(), false),
+        ("cookie", format!("token={token}"), false),
+    ] {
+        let answer = caller.send(with(json("ClearImageCache", json!({})), name, &value)).await;
+        match passes {
+            true => assert_eq!((answer.status, answer.text()), (200, "null"), "{name}: {value}"),
+            false => is_challenged(&answer, &format!("{name}: {value}")),
+        }
+    }
+    let in_query = format!("/prpc/ClearImageCache?token={}", token.replace([' ', '\''], "%20"));
+    is_challenged(&caller.get(&in_query).await, "a token in the query");
+    // A wrong bearer is final.
+    let both = with(json("ClearImageCache", json!({})), "authorization", "Bearer other");
+    assert_eq!(
+        caller.send(with(both, "x-admin-token", token)).await.status,
+        200,
+        "the first header is looked at first"
+    );
+}
+
+fn authorized(call: http::Request<bytes::Bytes>) -> http::Request<bytes::Bytes> {
+    with(call, "x-admin-token", ADMIN_TOKEN)
+}
+
+#[tokio::test]
+async fn behind_the_credentials_there_is_one_method() {
+    let world = World::ready().await;
+    for caller in [admin(&world).await, admin(&world).await.offers(&[b"h2"])] {
+        for (call, status, error) in [
+            (json("Nothing", json!({})), 404, Some("Service not found: Nothing")),
+            (json("GetMeta", json!({})), 404, Some("Service not found: GetMeta")),
+            (json("KMS.ClearImageCache", json!({})), 404, Some("Service not found: KMS.ClearImageCache")),
+            (json("Admin.ClearImageCache", json!({})), 200, None),
+            (request("GET", "/prpc/Admin.ClearImageCache?image_hash=", ""), 200, None),
+            (request("GET", "/health", ""), 404, None),
+            (request("GET", "/metrics", ""), 404, None),
+            (request("GET", "/", ""), 404, None),
+        ] {
+            let shown = call.uri().to_string();
+            let answer = caller.send(authorized(call)).await;
+            assert_eq!(answer.status, status, "{shown}: {answer:?}");
+            if let Some(error) = error {
+                assert_eq!(answer.refusal().1, error);
+            }
+        }
+    }
+}
+
+/// What is left in the cache.
+fn left(world: &World) -> Vec<&'static str> {
+    [
+        "images/images/aa11",
+        "images/images/bb22",
+        "images/measurements/cc33.json",
+        "images/measurements/dd44.json",
+    ]
+    .into_iter()
+    .filter(|path| world.path(path).exists())
+    .map(|path| path.rsplit('/').next().expect("a name"))
+    .collect()
+}
+
+#[tokio::test]
+async fn caches_are_cleared_entry_by_entry_or_whole_through_the_admin_listener() {
+    let world = with_cache("").await;
+    let caller = admin(&world).await;
+    let clear = async |image: &str, config: &str| {
+        let body = json!({ "image_hash": image, "config_hash": config });
+        caller.send(authorized(json("ClearImageCache", body))).await
+    };
+    assert_eq!(clear("", "").await.text(), "null");
+    assert_eq!(left(&world).len(), 4);
+    assert_eq!(clear("AA11", "").await.status, 200);
+    assert_eq!(left(&world), ["bb22", "cc33.json", "dd44.json"]);
+    assert_eq!(clear("aa11", "cc33").await.status, 200, "what is not there is no error");
+    assert_eq!(left(&world), ["bb22", "dd44.json"]);
+    for (image, config, text) in [
+        ("../images", "", "failed to clear image cache: invalid cache key"),
+        ("zz", "", "failed to clear image cache: invalid cache key"),
+        ("", "a", "failed to clear measurement cache: invalid cache key"),
+        ("", "ALL", "failed to clear measurement cache: invalid cache key"),
+    ] {
+        assert_eq!(clear(image, config).await.refusal(), (400, text.to_owned()), "{image} {config}");
+    }
+    assert_eq!(left(&world), ["bb22", "dd44.json"]);
+    let request = ClearImageCacheRequest { image_hash: "bb22".to_owned(), config_hash: "dd44".to_owned() };
+    let answer =
+        caller.send(authorized(post("/prpc/ClearImageCache", prost::Message::encode_to_vec(&request)))).await;
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    assert!(left(&world).is_empty());
+    assert_eq!(clear("all", "all").await.status, 200);
+    assert!(!world.path("images/images").exists() && !world.path("images/measurements").exists());
+}
+
+#[tokio::test]
+async fn the_older_method_on_the_main_port_has_its_token_inside() {
+    let hash = hex::encode(Sha256::digest(b"old token"));
+    let world = with_cache(&format!("core.admin_token_hash = \"{hash}\"")).await;
+    let wrong = (400, "Invalid token".to_owned());
+    for token in ["", "Old token", "old token ", &hash, ADMIN_TOKEN] {
+        let body = json!({ "token": token, "image_hash": "all", "config_hash": "all" });
+        assert_eq!(world.caller().json("ClearImageCache", body.clone()).await.refusal(), wrong, "{token}");
+        let request = LegacyClearImageCacheRequest {
+            token: token.to_owned(),
+            image_hash: "all".to_owned(),
+            config_hash: "all".to_owned(),
+        };
+        let answer = world.caller().protobuf("ClearImageCache", &request).await;
+        assert_eq!(
+            (answer.status, &*answer.decoded::<PrpcError>().message),
+            (400, "Invalid token"),
+            "{token}"
+        );
+        // A token in a header is for the other listener.
+        let with_header = with(json("ClearImageCache", body), "x-admin-token", "old token");
+        assert_eq!(world.caller().send(with_header).await.refusal(), wrong);
+    }
+    assert_eq!(left(&world).len(), 4);
+
+    let body = json!({ "token": "old token", "image_hash": "aa11", "config_hash": "" });
+    let answer = world.caller().json("KMS.ClearImageCache", body).await;
+    assert_eq!((answer.status, answer.body.len()), (200, 0), "the peer's client reads nothing as null");
+    assert_eq!(left(&world), ["bb22", "cc33.json", "dd44.json"]);
+    let answer = world.caller().get("/prpc/ClearImageCache?token=old%20token&config_hash=cc33").await;
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    assert_eq!(left(&world), ["bb22", "dd44.json"]);
+    // Field 2 is the image here, and the configuration in the admin service's message.
+    let request = LegacyClearImageCacheRequest {
+        token: "old token".to_owned(),
+        image_hash: "bb22".to_owned(),
+        config_hash: String::new(),
+    };
+    let answer = world.caller().protobuf("ClearImageCache", &request).await;
+    assert_eq!((answer.status, answer.body.len()), (200, 0));
+    assert_eq!(left(&world), ["dd44.json"]);
+    let bad = json!({ "token": "old token", "image_hash": "..", "config_hash": "" });
+    let text = "failed to clear image cache: invalid cache key".to_owned();
+    assert_eq!(world.caller().json("ClearImageCache", bad).await.refusal(), (400, text));
+}
+
+#[tokio::test]
+async fn without_a_hash_of_its_own_the_older_method_takes_the_operators_token_or_none() {
+    let world = with_cache("").await;
+    let body = json!({ "token": ADMIN_TOKEN, "image_hash": "all" });
+    assert_eq!(world.caller().json("ClearImageCache", body.clone()).await.status, 200);
+    let world = with_cache("core.admin = { enabled = false, auth_token = \"\" }").await;
+    for token in ["", ADMIN_TOKEN] {
+        let refusal = world
+            .caller()
+            .json("ClearImageCache", json!({ "token": token, "image_hash": "all" }))
+            .await
+            .refusal();
+        assert_eq!(refusal, (400, "Invalid token".to_owned()));
+    }
+    assert_eq!(left(&world).len(), 4);
+}
+
+#[tokio::test]
+async fn an_open_admin_listener_has_to_be_asked_for_and_shows() {
+    let world = World::ready_with("core.admin = { auth_token = \"\", insecure_no_auth = true }").await;
+    assert_eq!(admin(&world).await.json("ClearImageCache", json!({})).await.text(), "null");
+    let meta = world.caller().json("GetMeta", json!({})).await.value();
+    let relaxed = meta["relaxed_settings"].as_array().expect("a list");
+    assert!(relaxed.contains(&Value::from("admin_without_credentials")), "{relaxed:?}");
+}
+
+#[tokio::test]
+async fn an_admin_listener_without_credentials_or_with_broken_ones_does_not_start() {
+    let mut world = World::ready().await;
+    world.configure("core.admin.auth_token = \" \"");
+    let text = toml::to_string(&world.config).expect("TOML");
+    let error = Config::from_toml(&text).map(|_| ()).expect_err("no credentials").to_string();
+    assert!(
+        error.contains("admin API is enabled but neither auth_token nor htpasswd_file is configured"),
+        "{error}"
+    );
+
+    let file = world.path("htpasswd");
+    world.configure(&format!("core.admin.htpasswd_file = \"{}\"", file.display()));
+    let error = world.start().await.expect_err("no file").to_string();
+    assert!(error.contains("htpasswd"), "{error}");
+    fs::write(&file, "alice:plain text\n").expect("file");
+    let error = world.start().await.expect_err("no hash").to_string();
+    assert!(error.contains("core.admin.htpasswd_file: line 1 of the htpasswd file is not"), "{error}");
+    assert!(!error.contains("plain text"), "{error}");
+}
