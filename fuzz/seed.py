@@ -5,6 +5,7 @@ Run it after the vectors or an input format changed: python3 fuzz/seed.py. It re
 named `seed-…`, and leaves others, such as inputs that fuzzing found (`found-…`), where they are.
 """
 
+import base64
 import gzip
 import json
 import re
@@ -286,7 +287,33 @@ def webhook():
         yield name, bytes([choice]) + body.encode()
 
 
-TARGETS = [allowlist, collateral, config, csr, event_log, evidence, identity, key_pem, message, operator, prpc,
+def os_image():
+    """A choice and an amount of memory, then a document, an image as `image` takes it, or a text."""
+    vectors_ = vectors("os_image")
+    for index, image in enumerate(vectors_["images"]):
+        files = {name: base64.b64decode(content) for name, content in image["files_base64"].items()}
+        yield f"document-{index}", b"\x00\x00" + files["measurement.tdx.cbor"]
+        yield f"metadata-{index}", b"\x03\x00" + files["metadata.json"]
+        if index > 0:
+            continue
+        # The descriptor and its sections, moved to directly before the table of GUIDs that ends the firmware.
+        firmware, table = files["ovmf.fd"], 256
+        start = firmware.rindex(b"TDVF")
+        count = int.from_bytes(firmware[start + 12:start + 16], "little")
+        descriptor = firmware[start:start + 16 + 32 * count]
+        before = (len(firmware) - start).to_bytes(4, "little")
+        after = (len(descriptor) + table).to_bytes(4, "little")
+        end = descriptor + firmware[-table:].replace(before, after, 1)
+        kernel, tables = files["bzImage"], bytes.fromhex(vectors_["acpi_tables"])
+        lengths = len(kernel).to_bytes(2, "little") + len(tables).to_bytes(2, "little")
+        for memory in range(2):
+            yield f"image-memory-{memory}", bytes([1, memory]) + lengths + kernel + tables + end
+    yield "configuration", b"\x03\x00" + vectors_["legacy"][0]["vm_config"].encode()
+    yield "manifest", b"\x03\x00" + b"".join(b"%064x  file-%d\n" % (number, number) for number in range(3))
+    yield "manifest-unsafe", b"\x03\x00" + b"0" * 64 + b"  ../kernel\n"
+
+
+TARGETS = [allowlist, collateral, config, csr, event_log, evidence, identity, key_pem, message, operator, os_image, prpc,
            ra_tls_certificate, webhook]
 
 

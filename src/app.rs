@@ -2,6 +2,8 @@
 
 mod error;
 mod leaf;
+mod parts;
+mod preflight;
 mod serving;
 mod shared;
 
@@ -13,12 +15,13 @@ use std::{
 
 use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
 
-pub use self::error::AppError;
+pub use self::{error::AppError, preflight::Preflight};
 use self::{
     serving::{Listener, Serving},
     shared::{Shared, key_directory, started},
 };
 use crate::{
+    audit::{Audit, Event},
     config::Config,
     lifecycle::{Node, Onboarding, Ready},
     operator::OperatorToken,
@@ -90,7 +93,9 @@ impl Kms {
         let address = listener.address()?;
         let admin = serving.bind_admin(&shared).await?;
         let admin_address = Arc::clone(&shared.admin_address);
-        let life = tokio::spawn(async move { serving.live(&shared, listener, admin, stopping).await });
+        let audit = Arc::clone(&shared.audit);
+        let life = async move { serving.live(&shared, listener, admin, stopping).await };
+        let life = tokio::spawn(recorded(audit, life));
         Ok(Running { address, admin_address, stop, life })
     }
 
@@ -128,7 +133,8 @@ impl Kms {
         let admin_address = Arc::clone(&shared.admin_address);
         shared.audit.note(started("onboarding", &shared.posture));
         tracing::info!(%address, "onboarding: open the page, or call Bootstrap or Onboard, then Finish");
-        let life = tokio::spawn(async move {
+        let audit = Arc::clone(&shared.audit);
+        let life = async move {
             let is_stopped = tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => true,
                 _ = finished.wait_for(|finished| *finished) => false,
@@ -157,9 +163,22 @@ impl Kms {
                 Listener::Main(listener)
             };
             serving.live(&shared, listener, admin, stopping).await
-        });
+        };
+        let life = tokio::spawn(recorded(audit, life));
         Ok(Running { address, admin_address, stop, life })
     }
+}
+
+/// The life of a service, with its orderly end in the audit log.
+async fn recorded(
+    audit: Arc<Audit>,
+    life: impl Future<Output = Result<(), AppError>>,
+) -> Result<(), AppError> {
+    let ended = life.await;
+    if ended.is_ok() {
+        audit.note(Event::Stopped);
+    }
+    ended
 }
 
 impl Running {

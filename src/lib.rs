@@ -11,11 +11,11 @@ pub mod cli; // one file a subcommand
 pub mod config; // layers in, one fixed-type `Config` out
 pub mod domain; // the name in our TLS certificate
 pub mod error; // what a caller is told when there is no result
-pub mod image_cache; // what `ClearImageCache` clears
 pub mod keys; // root keys, derivations, signed statements
 pub mod lifecycle; // without keys or with them, and the one way between
 pub mod metrics; // counters and gauges, owned, not global
 pub mod operator; // tokens and htpasswd users
+pub mod os_image; // OS images: downloaded, measured, compared with the registers in a quote
 pub mod policy; // allow all, allowlist, webhook: a closed set
 pub mod proto; // messages and gRPC services from `proto/kms.proto`
 pub mod service; // the methods as plain async functions, and the table of who may call them

@@ -30,7 +30,7 @@ pub struct CollateralState {
 /// All metrics of one service.
 pub struct Metrics {
     registry: Registry,
-    methods: Vec<&'static str>,
+    methods: Vec<(&'static str, Kind)>,
     attestation_requests: IntCounter,
     attestation_failures: IntCounter,
     requests: IntCounterVec,
@@ -40,6 +40,7 @@ pub struct Metrics {
     verifications: IntCounterVec,
     policy_answers: IntCounterVec,
     shed: IntCounterVec,
+    failed_credentials: IntCounter,
     audit_failures: IntCounter,
     audit_records: IntCounter,
     connections: IntGauge,
@@ -59,8 +60,15 @@ pub struct Observed {
     is_attestation: bool,
 }
 
-/// What the peer's two counters count, below `/prpc/`, with or without the prefix `KMS.`.
-const ATTESTATION: [&str; 3] = ["GetAppKey", "GetKmsKey", "SignCert"];
+/// Whether a method is one of those that the peer's two counters count, below `/prpc/`, with or without the prefix
+/// `KMS.`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Its callers bring an attestation.
+    Attestation,
+    /// It is counted by our own metrics only.
+    Other,
+}
 
 impl fmt::Debug for Metrics {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -70,11 +78,11 @@ impl fmt::Debug for Metrics {
 
 impl Metrics {
     /// A registry with everything at zero. Requests to other methods than `methods` are counted as one.
-    pub fn new(methods: impl IntoIterator<Item = &'static str>) -> Self {
+    pub fn new(methods: impl IntoIterator<Item = (&'static str, Kind)>) -> Self {
         Self::register(methods.into_iter().collect()).expect("the names below are valid and distinct")
     }
 
-    fn register(methods: Vec<&'static str>) -> prometheus::Result<Self> {
+    fn register(methods: Vec<(&'static str, Kind)>) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let r = &registry;
         let metrics = Self {
@@ -126,6 +134,11 @@ impl Metrics {
                 "Requests and connections turned away by limit.",
                 &["limit"],
             )?,
+            failed_credentials: counter(
+                r,
+                "cvm_kms_failed_credentials_total",
+                "Wrong credentials shown to the admin listener.",
+            )?,
             audit_records: counter(r, "cvm_kms_audit_records_total", "Releases recorded in the audit log.")?,
             audit_failures: counter(
                 r,
@@ -176,10 +189,9 @@ impl Metrics {
         let name = name.rsplit_once("%2E").or_else(|| name.rsplit_once("%2e")).map_or(name, |(_, name)| name);
         let below_prpc = path.strip_prefix("prpc/").map(|rest| rest.trim_start_matches('/'));
         let is_kms = below_prpc.is_some_and(|rest| rest.len() == name.len() || rest.starts_with("KMS"));
-        Observed {
-            method: self.methods.iter().find(|method| **method == name).copied().unwrap_or("other"),
-            is_attestation: is_kms && ATTESTATION.contains(&name),
-        }
+        let known = self.methods.iter().find(|(method, _)| *method == name);
+        let (method, kind) = known.copied().unwrap_or(("other", Kind::Other));
+        Observed { method, is_attestation: is_kms && kind == Kind::Attestation }
     }
 
     /// Counts an answer by its HTTP status. The peer's two counters take 400 and more as a failure, also before
@@ -223,6 +235,11 @@ impl Metrics {
     /// Counts a request of an address that asked too often.
     pub fn address_limited(&self) {
         self.shed.with_label_values(&["unauthenticated_per_second"]).inc();
+    }
+
+    /// Counts wrong credentials on the admin listener.
+    pub fn credentials_failed(&self) {
+        self.failed_credentials.inc();
     }
 
     /// Counts a release that is recorded.
@@ -335,107 +352,4 @@ fn seconds(registry: &Registry, name: &str, help: &str) -> prometheus::Result<Ga
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    fn metrics() -> Metrics {
-        Metrics::new(["GetAppKey", "GetKmsKey", "SignCert", "GetMeta", "Bootstrap"])
-    }
-
-    #[test]
-    fn paths_are_methods() {
-        let metrics = metrics();
-        for (path, method, is_attestation) in [
-            ("/prpc/GetAppKey", "GetAppKey", true),
-            ("/prpc/KMS.GetAppKey", "GetAppKey", true),
-            ("//prpc//KMS.SignCert", "SignCert", true),
-            ("/prpc/KMS%2EGetKmsKey", "GetKmsKey", true),
-            ("/prpc/Admin.GetKmsKey", "GetKmsKey", false),
-            ("/kms.KMS/GetAppKey", "GetAppKey", false),
-            ("/prpc/GetMeta", "GetMeta", false),
-            ("/prpc/Onboard.Bootstrap", "Bootstrap", false),
-            ("/prpc/NoSuchMethod", "other", false),
-            ("/health", "other", false),
-            ("/", "other", false),
-            ("", "other", false),
-        ] {
-            assert_eq!(metrics.observe(path), Observed { method, is_attestation }, "{path}");
-        }
-    }
-
-    #[test]
-    fn the_peers_counters_keep_their_names_help_and_meaning() {
-        let metrics = metrics();
-        assert!(metrics.render().contains("dstack_kms_attestation_requests_total 0\n"));
-        for (path, status) in [
-            ("/prpc/GetAppKey", 200),
-            ("/prpc/KMS.GetKmsKey", 400),
-            ("/prpc/SignCert", 503),
-            ("/prpc/SignCert", 399),
-            ("/prpc/GetMeta", 400),
-        ] {
-            metrics.answered(metrics.observe(path), status, Duration::ZERO);
-        }
-        let text = metrics.render();
-        for line in [
-            "# HELP dstack_kms_attestation_requests_total Total number of KMS attestation requests.",
-            "# TYPE dstack_kms_attestation_requests_total counter",
-            "dstack_kms_attestation_requests_total 4",
-            "# HELP dstack_kms_attestation_failures_total Total number of failed KMS attestation requests.",
-            "# TYPE dstack_kms_attestation_failures_total counter",
-            "dstack_kms_attestation_failures_total 2",
-        ] {
-            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
-        }
-    }
-
-    #[test]
-    fn what_happens_is_counted_under_our_names() {
-        let metrics = metrics();
-        metrics.answered(metrics.observe("/prpc/GetAppKey"), 403, Duration::from_millis(3));
-        metrics.denied("os_image_not_allowed");
-        metrics.handshake("timeout");
-        metrics.verification("refused");
-        metrics.policy_answer("unavailable");
-        metrics.connection_shed();
-        metrics.address_limited();
-        metrics.audit_recorded();
-        metrics.audit_failed();
-        metrics.set_ready();
-        metrics.set_relaxed(["dev_auth", "no_tee"]);
-        metrics.set_relaxed(["dev_auth"]);
-        let open = metrics.connection();
-        drop(metrics.connection());
-        let hour = Duration::from_secs(3600);
-        let state =
-            CollateralState { entries: 2, oldest_age: hour, expires_in: hour, fetches: 5, failures: 1 };
-        metrics.set_collateral(state);
-        metrics.set_collateral(CollateralState { fetches: 7, ..state });
-        let text = metrics.render();
-        for line in [
-            r#"cvm_kms_requests_total{method="GetAppKey",status="403"} 1"#,
-            r#"cvm_kms_request_seconds_count{method="GetAppKey"} 1"#,
-            r#"cvm_kms_request_seconds_bucket{method="GetAppKey",le="0.005"} 1"#,
-            r#"cvm_kms_denials_total{code="os_image_not_allowed"} 1"#,
-            r#"cvm_kms_tls_handshakes_total{result="timeout"} 1"#,
-            r#"cvm_kms_verifications_total{result="refused"} 1"#,
-            r#"cvm_kms_policy_answers_total{answer="unavailable"} 1"#,
-            r#"cvm_kms_shed_total{limit="max_connections"} 1"#,
-            r#"cvm_kms_shed_total{limit="unauthenticated_per_second"} 1"#,
-            "cvm_kms_audit_records_total 1",
-            "cvm_kms_audit_failures_total 1",
-            "cvm_kms_connections 1",
-            "cvm_kms_ready 1",
-            r#"cvm_kms_relaxed{code="dev_auth"} 1"#,
-            "cvm_kms_collateral_entries 2",
-            "cvm_kms_collateral_age_seconds 3600",
-            "cvm_kms_collateral_fetches_total 7",
-            "cvm_kms_collateral_failures_total 1",
-        ] {
-            assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
-        }
-        assert!(!text.contains("no_tee"), "what is no longer relaxed is no longer shown");
-        drop(open);
-        assert!(metrics.render().contains("cvm_kms_connections 0"));
-    }
-}
+mod tests;

@@ -128,6 +128,8 @@ fn the_proto_file_and_the_method_table_have_the_same_methods() {
     assert!(declared.len() >= 12, "the descriptors hold the services: {declared:?}");
     assert_eq!(METHODS.len(), declared.len(), "no row is there twice");
     assert_eq!(named(METHODS.iter().map(|row| &row.method)), declared);
+    let served: BTreeSet<&str> = METHODS.iter().map(|row| row.name).collect();
+    assert_eq!(BTreeSet::from(cvm_kms::config::METHODS), served, "the methods that `limits` knows");
 }
 
 #[test]

@@ -19,7 +19,7 @@ const ROWS: [&[&str]; 11] = [
     &["admission", "ca", "store"],
     &["policy", "keys", "audit"],
     &["config"],
-    &["image_cache", "operator"],
+    &["os_image", "operator"],
     &["domain", "error", "metrics", "proto"],
 ];
 

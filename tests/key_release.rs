@@ -555,22 +555,6 @@ async fn an_app_without_an_app_id_of_20_bytes_is_nobody() {
 }
 
 #[tokio::test]
-async fn with_image_verification_on_nobody_gets_keys_and_the_operator_is_told_what_to_do() {
-    let world = World::ready_with("core.image.verify = true").await;
-    let app = world.app(1);
-    world.allow_app(&app);
-    let caller = world.caller().shows(&world.attested(&app).await);
-    let (status, text) = caller.json("GetAppKey", json!({})).await.refusal();
-    assert_eq!(status, 403);
-    let reason = "App not allowed: Failed to verify os image hash: this KMS cannot verify OS images; its operator \
-                  can waive the check with core.image.verify = false";
-    assert_eq!(text, reason);
-    let denied = world.caller().shows(&world.attested(&world.app(2)).await);
-    let refusal = denied.json("GetAppKey", json!({})).await.refusal();
-    assert_eq!(refusal, (403, "App not allowed: Boot denied: app not registered".into()));
-}
-
-#[tokio::test]
 async fn instances_share_all_keys_but_the_disk_key() {
     let world = World::ready().await;
     let instance = |id: &[u8]| {

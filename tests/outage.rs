@@ -15,7 +15,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use kms_attest::{attester::Attester, p256::P256Key};
 use kms_client::sign::LeafRequest;
-use kms_simulator::{AgentMode, Cvm, GuestAgent, PccsMode, Stage};
+use kms_simulator::{AgentMode, Cvm, Endpoint, GuestAgent, PccsMode, Stage};
 use serde_json::{Value, json};
 use support::{Identity, World, eventually, http::post};
 
@@ -88,6 +88,25 @@ async fn no_answer_of_a_collateral_service_is_believed_that_is_not_signed_and_wh
         ask(PccsMode::Disconnecting),
         ask(PccsMode::Endless),
     );
+}
+
+#[tokio::test]
+async fn a_slow_collateral_service_is_waited_for_once_by_everyone_who_needs_it() {
+    let world = World::ready_with("core.enforce_self_authorization = false").await;
+    world.pccs.set_mode(PccsMode::Slow(Duration::from_millis(300)));
+    let callers = (1..=8).map(|number| {
+        world.allow_app(&world.app(number));
+        world.caller().shows(&Identity::self_issued(&world.app(number)))
+    });
+    let calls: Vec<_> = callers
+        .map(|caller| tokio::spawn(async move { caller.json("GetAppKey", json!({})).await.status }))
+        .collect();
+    for call in calls {
+        assert_eq!(within(QUICK, "an answer", call).await.expect("an answer"), 200);
+    }
+    for endpoint in [Endpoint::TcbInfo, Endpoint::QeIdentity, Endpoint::PckCrl, Endpoint::RootCaCrl] {
+        assert_eq!(world.pccs.requests_to(endpoint), 1, "{endpoint:?}");
+    }
 }
 
 #[tokio::test]

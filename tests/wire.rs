@@ -5,8 +5,8 @@ mod support;
 use bytes::Bytes;
 use cvm_kms::{
     proto::{
-        AppId, AppKeyResponse, BootstrapRequest, GetAppKeyRequest, GetMetaResponse, PrpcError,
-        PublicKeyResponse, SignCertRequest,
+        AppId, AppKeyResponse, BootstrapRequest, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
+        PrpcError, PublicKeyResponse, SignCertRequest,
     },
     service::{METHODS, Service},
 };
@@ -127,7 +127,7 @@ async fn the_request_decides_between_json_and_protobuf_for_both_directions() {
     let cases: Vec<(&str, &str, Option<&str>, &Bytes, bool)> = vec![
         ("POST", "", None, &protobuf_body, false),
         ("POST", "", None, &json_body, true),
-        ("POST", "", None, &spaced, true),
+        ("POST", "?json", None, &spaced, true),
         ("POST", "", typed("application/x-www-form-urlencoded"), &json_body, true),
         ("POST", "", typed("application/octet-stream"), &protobuf_body, false),
         ("POST", "", typed("application/vnd.api+json"), &protobuf_body, false),
@@ -157,6 +157,16 @@ async fn the_request_decides_between_json_and_protobuf_for_both_directions() {
         let expected = if is_json { "application/json" } else { "application/octet-stream" };
         assert_eq!(answer.header("content-type"), expected, "{query} {kind:?}");
     }
+}
+
+#[tokio::test]
+async fn a_message_whose_field_and_length_are_line_feeds_is_not_taken_for_json() {
+    let world = World::ready().await;
+    let request = GetKmsKeyRequest { vm_config: r#"{"a":"bc"}"#.to_owned() };
+    assert!(request.encode_to_vec().starts_with(b"\n\n{"));
+    let answer = world.caller().protobuf("GetKmsKey", &request).await;
+    assert_eq!(answer.header("content-type"), "application/octet-stream");
+    assert_eq!(answer.decoded::<PrpcError>().message, "No attestation provided");
 }
 
 #[tokio::test]

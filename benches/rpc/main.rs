@@ -35,11 +35,11 @@ const ROUNDS: usize = 3;
 /// Callers at once without evidence.
 const CALLERS: usize = 16;
 /// Guests at once: their answers wait for the disk together.
-const GUESTS: usize = 64;
+const GUESTS: usize = 256;
 /// Guests prepared for the cold rows; each connects once.
 const COLD_GUESTS: u64 = 4500;
 
-/// The peer on a machine of this kind, both cores shared with the load generator (issue 2).
+/// The peer on a machine of this kind, both cores shared with the load generator.
 mod peer {
     pub(super) const ENV_KEY: f64 = 1600.0;
     pub(super) const APP_KEY_KEPT: f64 = 307.0;
@@ -129,7 +129,13 @@ async fn bench() {
     );
 
     let guests = setting.guests(COLD_GUESTS).await;
-    let parts = setting.parts(&guests[..64]);
+    let alone = setting.parts(&guests[..64]);
+    // The whole runs while the load generator keeps the other core busy; cores can share what makes them fast.
+    let beside = std::thread::scope(|scope| {
+        let other = scope.spawn(|| setting.parts(&guests[64..128]));
+        let parts = setting.parts(&guests[..64]);
+        other.join().map(|_| parts).expect("the other core's parts")
+    });
     let mut cold = Vec::new();
     for guests in guests.chunks(guests.len() / ROUNDS) {
         let load = Load {
@@ -144,7 +150,7 @@ async fn bench() {
     rows.push(median_row("GetAppKey, new connection and evidence each", cold));
 
     print_rows(&rows);
-    print_verdicts(&rows, &parts);
+    print_verdicts(&rows, &alone, &beside);
     println!();
     println!("| process | measured | target |\n|---|---:|---:|");
     println!("| start to first answer | {:.0} ms | ≤ 100 ms |", first_answer.as_secs_f64() * 1e3);
@@ -321,7 +327,7 @@ fn print_rows(rows: &[Row]) {
     }
 }
 
-fn print_verdicts(rows: &[Row], parts: &Parts) {
+fn print_verdicts(rows: &[Row], alone: &Parts, beside: &Parts) {
     let find = |name: &str| rows.iter().find(|row| row.name == name);
     println!("\n| ratio | measured | target |\n|---|---:|---:|");
     let ratio = |what: &str, subject: &str, reference: Option<f64>, target: &str| {
@@ -347,17 +353,20 @@ fn print_verdicts(rows: &[Row], parts: &Parts) {
     let cold = "GetAppKey, new connection and evidence each";
     ratio("GetAppKey to the peer's, new connections", cold, Some(peer::APP_KEY_NEW), "≥ 3");
     if let Some(row) = find(cold) {
-        let ratio = row.cpu.as_secs_f64() / parts.sum().as_secs_f64();
-        println!("| CPU of a cold GetAppKey to the sum of its parts | {ratio:.2} | ≤ 1.5 |");
+        let to = |parts: &Parts| row.cpu.as_secs_f64() / parts.sum().as_secs_f64();
+        println!("| CPU of a cold GetAppKey to the sum of its parts | {:.2} | ≤ 1.5 |", to(alone));
+        println!("| the same, parts measured with the other core busy | {:.2} | |", to(beside));
     }
-    println!("\n| part, alone on one core | CPU |\n|---|---:|");
-    for (name, cost) in [
-        ("TLS handshake with client certificate, server's side", parts.handshake),
-        ("verification of a quote by dcap-qvl", parts.quote),
-        ("keys of an app and their signature", parts.derivation),
-        ("sum", parts.sum()),
-    ] {
-        println!("| {name} | {:.0} µs |", microseconds(cost));
+    println!("\n| part, CPU on one core | alone | other core busy |\n|---|---:|---:|");
+    type Part = fn(&Parts) -> Duration;
+    let parts: [(&str, Part); 4] = [
+        ("TLS handshake with client certificate, server's side", |parts| parts.handshake),
+        ("verification of a quote by dcap-qvl", |parts| parts.quote),
+        ("keys of an app and their signature", |parts| parts.derivation),
+        ("sum", Parts::sum),
+    ];
+    for (name, part) in parts {
+        println!("| {name} | {:.0} µs | {:.0} µs |", microseconds(part(alone)), microseconds(part(beside)));
     }
 }
 

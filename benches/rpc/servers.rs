@@ -39,6 +39,8 @@ impl Server {
     /// The release `kms` with a configuration file, on `port`.
     pub(super) fn kms(config: &Path, port: u16) -> Self {
         let mut command = Command::new(env!("CARGO_BIN_EXE_kms"));
+        // Not here, where a `./kms.toml` would be read first.
+        command.current_dir(config.parent().expect("a directory"));
         command.arg("-c").arg(config).env("RUST_LOG", "error");
         Self::spawn(command, port)
     }
@@ -126,7 +128,7 @@ fn nginx_config(directory: &Path, port: u16) -> String {
     let body = fs::read_to_string(format!("{directory}/body")).expect("body");
     // A parameter of nginx has at most 4 KiB, so the answer is put together from blocks.
     let (block, rest) = body.split_at(body.len().min(BLOCK));
-    let blocks = "$block".repeat(body.len() / BLOCK);
+    let blocks = "${block}".repeat(body.len() / BLOCK);
     let rest = &rest[..body.len() % BLOCK];
     format!(
         "daemon off; worker_processes 2; pid {directory}/nginx.pid; user root; worker_rlimit_nofile 4096;

@@ -13,6 +13,7 @@ pub mod identity;
 pub mod key;
 pub mod message;
 pub mod operator;
+pub mod os_image;
 pub mod prpc;
 pub mod webhook;
 
@@ -20,7 +21,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 13] = [
+pub const TARGETS: [(&str, Target); 14] = [
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
     ("config", config::config),
@@ -31,6 +32,7 @@ pub const TARGETS: [(&str, Target); 13] = [
     ("key_pem", key::key_pem),
     ("message", message::message),
     ("operator", operator::operator),
+    ("os_image", os_image::os_image),
     ("prpc", prpc::prpc),
     ("ra_tls_certificate", certificate::ra_tls_certificate),
     ("webhook", webhook::webhook),

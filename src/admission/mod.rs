@@ -18,13 +18,14 @@ pub use self::{
     standing::{OwnEvidenceError, OwnStanding, own_evidence, own_identity},
 };
 use crate::metrics::Metrics;
+use crate::os_image::{OsImageError, OsImages};
 use crate::policy::{Decision, Denial, Policy, PolicyError, Subject};
 
 /// Whether the measured registers are compared with the OS image before a permit is given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub enum ImageCheck {
-    /// `core.image.verify = true`. This version cannot do it yet, so no permit is given.
-    Required,
+    /// `core.image.verify = true`.
+    Required(OsImages),
     /// `core.image.verify = false`: policy decides on the image hash that the caller names.
     Waived,
 }
@@ -55,15 +56,36 @@ pub enum Refusal {
     /// The authorization back end did not answer, so nobody is allowed.
     #[error("the authorization back end does not answer")]
     PolicyUnavailable(#[source] PolicyError),
-    /// The OS image would have to be verified first.
-    #[error(
-        "Failed to verify os image hash: this KMS cannot verify OS images; \
-         its operator can waive the check with core.image.verify = false"
-    )]
-    ImageNotVerified,
-    /// Our own evidence or permission is missing.
+    /// The caller is allowed, but is not known to have booted the OS image that it names.
+    #[error("Failed to verify os image hash: {error}")]
+    OsImage {
+        /// Why not.
+        #[source]
+        error: OsImageError,
+        /// Whom policy allowed.
+        identity: Box<BootInfo>,
+    },
+    /// It is not known whether we may serve.
+    #[error("KMS self authorization failed: {0}")]
+    StandingUnknown(String),
+    /// Policy says that we may not serve.
     #[error("KMS self authorization failed: {0}")]
     NoStanding(String),
+}
+
+/// Policy, the audit log and clients see canonical widths or nothing: no field is as long as a sender likes.
+fn check_widths(identity: &BootInfo) -> Result<(), Refusal> {
+    for (name, bytes, width) in [
+        ("compose_hash", &identity.compose_hash, 32),
+        ("instance_id", &identity.instance_id, 20),
+        ("os_image_hash", &identity.os_image_hash, 32),
+    ] {
+        if !bytes.is_empty() && bytes.len() != width {
+            let found = bytes.len();
+            return Err(Refusal::BadIdentity(format!("{name} must be {width} bytes or empty, got {found}")));
+        }
+    }
+    Ok(())
 }
 
 /// The word by which a verification is counted.
@@ -101,7 +123,10 @@ impl Admission {
     /// Any [`Refusal`].
     pub async fn app(&self, peer: &Peer, vm_config: &str) -> Result<Permit<App>, Refusal> {
         let verified = peer.evidence(&self.verifier, &self.metrics).await?;
-        self.admit(&verified, Registers::RunTime, vm_config, |identity| Subject::App(identity)).await
+        let permit =
+            self.admit(&verified, Registers::RunTime, vm_config, |identity| Subject::App(identity)).await?;
+        peer.admit();
+        Ok(permit)
     }
 
     /// A permit for the root keys: the peer is an allowed KMS.
@@ -110,7 +135,10 @@ impl Admission {
     /// Any [`Refusal`].
     pub async fn kms(&self, peer: &Peer, vm_config: &str) -> Result<Permit<Kms>, Refusal> {
         let verified = peer.evidence(&self.verifier, &self.metrics).await?;
-        self.admit(&verified, Registers::RunTime, vm_config, |identity| Subject::Kms(identity)).await
+        let permit =
+            self.admit(&verified, Registers::RunTime, vm_config, |identity| Subject::Kms(identity)).await?;
+        peer.admit();
+        Ok(permit)
     }
 
     /// A permit for a certificate to the key of `csr`: the evidence inside it is bound to that key. The registers are
@@ -138,16 +166,25 @@ impl Admission {
             .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
         let app_id = AppId::try_from(identity.app_id.as_slice())
             .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
+        check_widths(&identity)?;
         let answer = self.policy.decide(subject(&identity)).await;
         self.metrics.policy_answer(match &answer {
             Ok(Decision::Allowed { .. }) => "allowed",
             Ok(Decision::Denied(_)) => "denied",
             Err(_) => "unavailable",
         });
-        match answer.map_err(Refusal::PolicyUnavailable)? {
-            Decision::Denied(denial) => Err(Refusal::Denied { denial, identity: Box::new(identity) }),
-            Decision::Allowed { .. } if self.image == ImageCheck::Required => Err(Refusal::ImageNotVerified),
-            Decision::Allowed { gateway_app_id } => Ok(Permit::new(identity, app_id, gateway_app_id)),
+        let gateway_app_id = match answer.map_err(Refusal::PolicyUnavailable)? {
+            Decision::Denied(denial) => {
+                return Err(Refusal::Denied { denial, identity: Box::new(identity) });
+            }
+            Decision::Allowed { gateway_app_id } => gateway_app_id,
+        };
+        // Only now: a denial costs no download.
+        if let ImageCheck::Required(images) = &self.image
+            && let Err(error) = images.verify(verified, vm_config).await
+        {
+            return Err(Refusal::OsImage { error, identity: Box::new(identity) });
         }
+        Ok(Permit::new(identity, app_id, gateway_app_id))
     }
 }

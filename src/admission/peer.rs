@@ -1,8 +1,11 @@
 //! The other end of a TLS connection: its certificate, and the evidence in it, verified at most once.
 
 use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
 use kms_attest::{
@@ -15,11 +18,15 @@ use tokio::sync::Mutex;
 use super::Refusal;
 use crate::metrics::Metrics;
 
+/// How long verified evidence is believed without looking again: newer collateral may judge a platform otherwise.
+const MEMORY: Duration = Duration::from_secs(3600);
+
 /// The other end of one connection.
 #[derive(Debug, Default)]
 pub struct Peer {
     certificate: Option<CertificateDer<'static>>,
     memory: Mutex<Memory>,
+    is_admitted: AtomicBool,
 }
 
 /// What this connection's evidence turned out to be. Only final outcomes are kept: an outage is not.
@@ -27,23 +34,28 @@ pub struct Peer {
 enum Memory {
     #[default]
     Unasked,
-    Verified(Arc<Verified>),
+    Verified(Arc<Verified>, Instant),
     Refused(String),
 }
 
 impl Peer {
     /// A peer whose certificate passed the TLS layer (validity, possession of the key), or that sent none.
     pub fn new(certificate: Option<CertificateDer<'static>>) -> Self {
-        Self { certificate, memory: Mutex::default() }
+        Self { certificate, ..Self::default() }
     }
 
-    /// Whether evidence of this connection has been verified: such a caller is not limited per address.
-    pub fn is_verified(&self) -> bool {
-        self.memory.try_lock().is_ok_and(|memory| matches!(*memory, Memory::Verified(_)))
+    /// Whether policy has given a permit on this connection: such a caller is not limited per address. Evidence alone
+    /// is not enough, for anyone with the hardware has some.
+    pub fn is_admitted(&self) -> bool {
+        self.is_admitted.load(Ordering::Relaxed)
     }
 
-    /// The evidence in the client certificate, verified when first asked for and remembered for the connection,
-    /// for as long as the collateral that vouched for it lasts.
+    pub(super) fn admit(&self) {
+        self.is_admitted.store(true, Ordering::Relaxed);
+    }
+
+    /// The evidence in the client certificate, verified when first asked for and remembered for the connection: for an
+    /// hour at most, and no longer than the collateral that vouched for it lasts.
     ///
     /// # Errors
     /// [`Refusal::NoAttestation`], [`Refusal::BadEvidence`], [`Refusal::CollateralUnavailable`].
@@ -51,18 +63,20 @@ impl Peer {
         let Some(certificate) = &self.certificate else { return Err(Refusal::NoAttestation) };
         let mut memory = self.memory.lock().await;
         match &*memory {
-            Memory::Verified(verified) if unix_now() < verified.collateral_expires() => {
+            Memory::Verified(verified, at)
+                if unix_now() < verified.collateral_expires() && at.elapsed() < MEMORY =>
+            {
                 return Ok(Arc::clone(verified));
             }
             Memory::Refused(reason) => return Err(Refusal::BadEvidence(reason.clone())),
-            Memory::Verified(_) | Memory::Unasked => {}
+            Memory::Verified(..) | Memory::Unasked => {}
         }
         let outcome = verify(certificate, verifier).await;
         metrics.verification(super::verification_result(&outcome));
         match outcome {
             Ok(verified) => {
                 let verified = Arc::new(verified);
-                *memory = Memory::Verified(Arc::clone(&verified));
+                *memory = Memory::Verified(Arc::clone(&verified), Instant::now());
                 Ok(verified)
             }
             Err(refusal) => {

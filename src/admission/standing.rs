@@ -12,14 +12,19 @@ use kms_attest::{
     identity::{BootInfo, Registers},
     verify::{Binding, Verified, Verifier, VerifyError},
 };
-use tokio::sync::Mutex;
 
 use super::{Refusal, permit::Standing};
 use crate::policy::{Decision, Policy, PolicyError, Subject};
 
-/// How long an answer about ourselves serves before policy is asked again. A background task asks in half of it, so
-/// that no request waits; a revocation takes effect within it.
-const LIFETIME: Duration = Duration::from_secs(4);
+/// How often policy is asked about ourselves in the background: a revocation takes effect within it.
+const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How long the last answer serves while the back end gives no new one.
+const LIFETIME: Duration = Duration::from_secs(15);
+/// How long the first question may hold up the start of the KMS phase.
+const FIRST_ANSWER: Duration = Duration::from_secs(2);
+/// Our own evidence is verified again after this, also when its collateral lasts longer: newer collateral may judge
+/// this platform otherwise.
+const OWN_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Why our own evidence could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -40,7 +45,6 @@ pub enum OwnEvidenceError {
 pub struct OwnStanding {
     requirement: Requirement,
     recent: ArcSwapOption<Recent>,
-    asking: Mutex<()>,
 }
 
 #[derive(Debug)]
@@ -60,6 +64,13 @@ enum Requirement {
 struct Own {
     identity: BootInfo,
     until: u64,
+    verified: Instant,
+}
+
+impl Own {
+    fn is_current(&self) -> bool {
+        super::peer::unix_now() < self.until && self.verified.elapsed() < OWN_LIFETIME
+    }
 }
 
 #[derive(Debug)]
@@ -80,24 +91,34 @@ impl OwnStanding {
     }
 
     fn with(requirement: Requirement) -> Self {
-        Self { requirement, recent: ArcSwapOption::empty(), asking: Mutex::new(()) }
+        Self { requirement, recent: ArcSwapOption::empty() }
     }
 
-    /// Our standing, from the answer of the last seconds or by asking now.
+    /// Our standing by the last answer. Never asks, never waits: [`OwnStanding::keep_fresh`] asks.
     ///
     /// # Errors
-    /// [`Refusal::NoStanding`] when we are denied or our evidence cannot be had, [`Refusal::PolicyUnavailable`].
-    pub async fn current(&self) -> Result<Standing, Refusal> {
-        match self.recent() {
-            Some(answer) => answer,
-            None => self.ask().await,
+    /// [`Refusal::NoStanding`] when we are denied, [`Refusal::StandingUnknown`] when there is no recent answer.
+    pub fn current(&self) -> Result<Standing, Refusal> {
+        if matches!(self.requirement, Requirement::Waived) {
+            return Ok(Standing::granted());
         }
+        let recent = self.recent.load();
+        match recent.as_ref().filter(|recent| recent.asked.elapsed() < LIFETIME) {
+            Some(recent) => recent.answer.clone().map_err(Refusal::NoStanding),
+            None => Err(Refusal::StandingUnknown("the authorization back end does not answer".to_owned())),
+        }
+    }
+
+    /// Asks for the first time, so that the first callers find an answer; gives up soon.
+    pub async fn prepare(&self) {
+        let _ = tokio::time::timeout(FIRST_ANSWER, self.fresh()).await;
     }
 
     /// Our standing as policy sees it at this moment: for what releases keys, and after an operator changed something.
     ///
     /// # Errors
-    /// As [`OwnStanding::current`].
+    /// [`Refusal::NoStanding`] when we are denied, [`Refusal::StandingUnknown`] when the back end does not answer or our
+    /// evidence cannot be had.
     pub async fn fresh(&self) -> Result<Standing, Refusal> {
         match self.requirement {
             Requirement::Waived => Ok(Standing::granted()),
@@ -107,30 +128,20 @@ impl OwnStanding {
 
     /// Keeps the answer fresh until dropped.
     pub async fn keep_fresh(&self) {
-        let mut tick = tokio::time::interval(LIFETIME / 2);
+        let mut tick = tokio::time::interval(ASK_EVERY);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut told: Option<String> = None;
         loop {
             tick.tick().await;
-            if let Err(refusal) = self.refresh().await {
-                tracing::warn!(reason = %refusal, "this KMS has no standing with its own policy");
+            let trouble = self.fresh().await.err().map(|refusal| refusal.to_string());
+            // A change is news, the same trouble every two seconds is not.
+            if trouble != told {
+                match &trouble {
+                    Some(reason) => tracing::warn!(reason, "this KMS has no standing with its own policy"),
+                    None => tracing::info!("this KMS is allowed by its own policy again"),
+                }
+                told = trouble;
             }
-        }
-    }
-
-    fn recent(&self) -> Option<Result<Standing, Refusal>> {
-        if matches!(self.requirement, Requirement::Waived) {
-            return Some(Ok(Standing::granted()));
-        }
-        let recent = self.recent.load();
-        let recent = recent.as_ref().filter(|recent| recent.asked.elapsed() < LIFETIME)?;
-        Some(recent.answer.clone().map_err(Refusal::NoStanding))
-    }
-
-    async fn ask(&self) -> Result<Standing, Refusal> {
-        let _one_at_a_time = self.asking.lock().await;
-        match self.recent() {
-            Some(answer) => answer,
-            None => self.refresh().await,
         }
     }
 
@@ -139,12 +150,18 @@ impl OwnStanding {
         let answer = match self.decide().await {
             Ok(Decision::Allowed { .. }) => Ok(Standing::granted()),
             Ok(Decision::Denied(denial)) => Err(format!("KMS is not allowed: {}", denial.reason)),
-            Err(NoAnswer::Evidence(error)) => {
-                tracing::warn!(%error, "own evidence is not to be had");
-                Err("failed to build local KMS boot info".to_owned())
+            Err(NoAnswer::Evidence(OwnEvidenceError::Verify(error))) if !error.is_unavailable() => {
+                Err(format!("failed to build local KMS boot info: {error}"))
             }
             // An outage is no answer: the last one serves until it is too old.
-            Err(NoAnswer::Policy(error)) => return Err(Refusal::PolicyUnavailable(error)),
+            Err(NoAnswer::Evidence(error)) => {
+                return Err(Refusal::StandingUnknown(format!(
+                    "failed to build local KMS boot info: {error}"
+                )));
+            }
+            Err(NoAnswer::Policy(error)) => {
+                return Err(Refusal::StandingUnknown(format!("failed to call KMS auth check: {error}")));
+            }
         };
         self.recent.store(Some(Arc::new(Recent { answer: answer.clone(), asked })));
         answer.map_err(Refusal::NoStanding)
@@ -154,13 +171,14 @@ impl OwnStanding {
         let Requirement::Enforced { attester, verifier, policy, own } = &self.requirement else {
             return Ok(Decision::Allowed { gateway_app_id: String::new() });
         };
-        let known = own.load_full().filter(|own| super::peer::unix_now() < own.until);
+        let known = own.load_full().filter(|own| own.is_current());
         let known = match known {
             Some(known) => known,
             None => {
                 let verified = own_evidence(attester, verifier).await?;
                 let identity = own_identity(&verified)?;
-                let known = Arc::new(Own { identity, until: verified.collateral_expires() });
+                let until = verified.collateral_expires();
+                let known = Arc::new(Own { identity, until, verified: Instant::now() });
                 own.store(Some(Arc::clone(&known)));
                 known
             }

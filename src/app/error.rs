@@ -1,6 +1,6 @@
 //! Why the service does not start, or ended.
 
-use std::{io, net::SocketAddr, path::PathBuf};
+use std::{io, net::SocketAddr};
 
 use kms_attest::{attester::AttesterError, collateral::EndpointError, trust::TrustError};
 
@@ -52,17 +52,17 @@ pub enum AppError {
     #[error(transparent)]
     Audit(#[from] AuditError),
     /// A trust anchor is unusable.
-    #[error(transparent)]
+    #[error("core.attestation.root_ca.tdx: {0}")]
     Trust(#[from] TrustError),
+    /// The client for OS images cannot be set up.
+    #[error(transparent)]
+    OsImage(#[from] crate::os_image::SetupError),
     /// The collateral client cannot be set up.
     #[error(transparent)]
     Collateral(#[from] EndpointError),
-    /// The attester cannot be set up.
+    /// The attester cannot be set up, or does not answer.
     #[error(transparent)]
     Attester(#[from] AttesterError),
-    /// The kernel gives a quote, and the events that explain it come from a file.
-    #[error("core.attester.event_log must name the file with the runtime events of this machine")]
-    NoEventLog,
     /// A task of ours ended in a panic.
     #[error("internal error")]
     Panicked(#[source] tokio::task::JoinError),
@@ -75,10 +75,10 @@ pub enum AppError {
         source: io::Error,
     },
     /// A file that the configuration names cannot be read.
-    #[error("cannot read {}", path.display())]
+    #[error("{key} cannot be read")]
     File {
-        /// Which.
-        path: PathBuf,
+        /// The key that names it.
+        key: &'static str,
         /// Why.
         source: io::Error,
     },

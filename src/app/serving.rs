@@ -16,15 +16,16 @@ use tokio::{
 use super::{
     AppError, bind,
     leaf::{self, Renewal},
-    shared::{Shared, read_small, started},
+    parts,
+    shared::{Shared, started},
 };
 use crate::{
     admission::Admission,
     config,
-    image_cache::ImageCache,
     lifecycle::Ready,
     metrics::CollateralState,
-    operator::{Credentials, OperatorToken, Users},
+    operator::OperatorToken,
+    os_image::ImageCache,
     service::{
         admin::AdminService,
         kms::{self, KmsService},
@@ -73,22 +74,25 @@ impl Serving {
     pub(super) async fn prepare(shared: &Shared, ready: Ready) -> Result<Self, AppError> {
         let core = &shared.config.core;
         let ready = Arc::new(ready);
+        shared.standing.prepare().await;
         let certificate = leaf::issue(shared, &ready).await?;
         let leaf = Leaf::new(vec![certificate], &ready.rpc_key_der())?;
         let clients = match shared.config.rpc.client_certificates {
             config::ClientCertificates::Optional => ClientPolicy::Optional,
             config::ClientCertificates::Mandatory => ClientPolicy::Mandatory,
         };
-        let relaxed = shared.posture.codes().map(str::to_owned).collect();
-        let meta = Arc::new(Meta::new(&ready, Arc::clone(&shared.policy), relaxed));
+        let posture = shared.config.posture();
+        let meta =
+            Arc::new(Meta::new(&ready, Arc::clone(&shared.policy), posture, Arc::clone(&shared.metrics)));
         let images = ImageCache::new(core.image.cache_dir.clone());
-        let operator = core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| shared.admin_token());
+        let operator =
+            core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| parts::admin_token(core));
         let service = Arc::new(KmsService::new(kms::Parts {
             ready: Arc::clone(&ready),
             admission: Admission::new(
                 Arc::clone(&shared.verifier),
                 Arc::clone(&shared.policy),
-                shared.image_check(),
+                parts::image_check(core, &images)?,
                 Arc::clone(&shared.metrics),
             ),
             standing: Arc::clone(&shared.standing),
@@ -113,23 +117,11 @@ impl Serving {
 
     pub(super) async fn bind_admin(&self, shared: &Shared) -> Result<Option<(TcpListener, Phase)>, AppError> {
         let admin = &shared.config.core.admin;
-        if !admin.enabled {
-            return Ok(None);
-        }
-        let users = match &admin.htpasswd_file {
-            Some(path) => Users::parse(&String::from_utf8_lossy(&read_small(path)?))?,
-            None => Users::default(),
-        };
-        let token = shared.admin_token();
-        // Without either, the configuration was refused unless it says so.
-        let credentials = match (&token, &admin.htpasswd_file, admin.insecure_no_auth) {
-            (None, None, true) => Credentials::NoneNeeded,
-            _ => Credentials::Needed { token, users },
-        };
+        let Some(credentials) = &shared.credentials else { return Ok(None) };
         let router = transport::admin(Arc::new(AdminService::new(self.images.clone())), &admin.limits).await;
         let front = Front::new(router, Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
-            .guarded(credentials);
+            .guarded(Arc::clone(credentials));
         let phase = Phase { number: 1, tls: None, plain: PlainHttp::Served, front: Arc::new(front) };
         let address = SocketAddr::new(admin.address, admin.port);
         let listener = bind(address).await?;

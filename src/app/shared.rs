@@ -1,39 +1,30 @@
 //! The parts that both phases use, each built from its section of the configuration.
 
 use std::{
-    fs, io,
     net::SocketAddr,
-    path::Path,
     sync::{Arc, OnceLock},
     time::SystemTime,
 };
 
-use kms_attest::{
-    attester::{Attester, ConfigfsTsm, GuestAgent},
-    collateral::{CacheOptions, CollateralCache},
-    trust::TrustAnchors,
-    verify::Verifier,
-};
+use kms_attest::{attester::Attester, verify::Verifier};
 
-use super::AppError;
+use super::{AppError, parts};
 use crate::{
-    admission::{ImageCheck, OwnStanding},
+    admission::OwnStanding,
     audit::{Audit, Event},
-    config::{self, Config, Posture},
+    config::{Config, Posture},
     lifecycle::{Node, Onboarding, Ready},
     metrics::Metrics,
-    operator::OperatorToken,
+    operator::Credentials,
+    os_image,
     policy::Policy,
     service::{
         METHODS,
         onboard::{self, OnboardService, Tee, UnattestedAutoBootstrap},
     },
-    store::{KeyDirectory, Permissions, StoreError},
+    store::{KeyDirectory, StoreError},
     transport::{limit::AddressLimit, listener::Bounds},
 };
-
-/// Largest htpasswd file and trust anchor in bytes.
-const SMALL_FILE: u64 = 1024 * 1024;
 
 /// What both phases use.
 pub(super) struct Shared {
@@ -41,6 +32,8 @@ pub(super) struct Shared {
     pub(super) attester: Arc<Attester>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) policy: Arc<Policy>,
+    /// Who may use the admin listener; `None` where there is none.
+    pub(super) credentials: Option<Arc<Credentials>>,
     pub(super) standing: Arc<OwnStanding>,
     pub(super) audit: Arc<Audit>,
     pub(super) metrics: Arc<Metrics>,
@@ -52,24 +45,10 @@ pub(super) struct Shared {
 impl Shared {
     pub(super) fn new(config: &Arc<Config>) -> Result<Self, AppError> {
         let core = &config.core;
-        let attester = Arc::new(match &core.attester {
-            config::Attester::GuestAgent { address: Some(address) } => Attester::at(address)?,
-            // The configuration has looked at the environment already.
-            config::Attester::GuestAgent { address: None } => Attester::GuestAgent(GuestAgent::usual()),
-            config::Attester::ConfigfsTsm { event_log } => {
-                let event_log = event_log.clone().ok_or(AppError::NoEventLog)?;
-                Attester::ConfigfsTsm(ConfigfsTsm::new(event_log, String::new()))
-            }
-            config::Attester::None => Attester::None,
-        });
-        let anchors = match &core.attestation.tdx_root {
-            None => TrustAnchors::intel(),
-            Some(path) => TrustAnchors::with_tdx_root(&read_small(path)?)?,
-        };
-        let endpoints: Vec<&str> = core.attestation.pccs.iter().map(config::Endpoint::as_str).collect();
-        let cache = CollateralCache::new(&endpoints, &anchors, CacheOptions::default())?;
-        let verifier = Arc::new(Verifier::new(anchors, cache));
-        let policy = Arc::new(Policy::from_config(&core.auth_api)?);
+        let attester = Arc::new(parts::attester(core)?);
+        let verifier = Arc::new(parts::verifier(core)?);
+        let policy = Arc::new(parts::policy(core)?);
+        let credentials = parts::admin_credentials(core)?.map(Arc::new);
         let standing = Arc::new(match core.enforce_self_authorization {
             true => OwnStanding::enforced(Arc::clone(&attester), Arc::clone(&verifier), Arc::clone(&policy)),
             false => OwnStanding::waived(),
@@ -78,7 +57,7 @@ impl Shared {
         if let Some(relaxation) = policy.relaxation() {
             posture.relax(relaxation);
         }
-        let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| row.name)));
+        let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.counted_as()))));
         metrics.set_relaxed(posture.codes());
         Ok(Self {
             audit: Arc::new(Audit::open(&core.audit.file)?),
@@ -90,6 +69,7 @@ impl Shared {
             attester,
             verifier,
             policy,
+            credentials,
             standing,
             metrics,
             posture,
@@ -103,19 +83,15 @@ impl Shared {
         for relaxation in self.posture.relaxed() {
             tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
         }
-        if self.image_check() == ImageCheck::Required {
+        let image = &self.config.core.image;
+        if image.verify && !os_image::is_installed(&image.acpi_tables) {
             tracing::warn!(
-                "core.image.verify is true, and this version cannot verify OS images: no keys will be released until \
-                 it is set to false"
+                "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation will have no keys"
             );
         }
         if let Some(error) = self.policy.last_error() {
             tracing::warn!(error, "the policy denies everyone for now");
         }
-    }
-
-    pub(super) fn image_check(&self) -> ImageCheck {
-        if self.config.core.image.verify { ImageCheck::Required } else { ImageCheck::Waived }
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -159,10 +135,6 @@ impl Shared {
             },
         })
     }
-
-    pub(super) fn admin_token(&self) -> Option<OperatorToken> {
-        self.config.core.admin.auth_token.as_ref().map(|token| OperatorToken::new(token.expose()))
-    }
 }
 pub(super) fn started(phase: &'static str, posture: &Posture) -> Event {
     Event::Started {
@@ -172,17 +144,5 @@ pub(super) fn started(phase: &'static str, posture: &Posture) -> Event {
     }
 }
 pub(super) fn key_directory(config: &Config) -> Result<KeyDirectory, StoreError> {
-    let permissions = match config.core.insecure_world_readable_keys {
-        true => Permissions::InsecureAllowLoose,
-        false => Permissions::OwnerOnly,
-    };
-    KeyDirectory::open(&config.core.cert_dir, permissions)
-}
-pub(super) fn read_small(path: &Path) -> Result<Vec<u8>, AppError> {
-    let file = |source| AppError::File { path: path.to_owned(), source };
-    let length = fs::metadata(path).map_err(file)?.len();
-    if length > SMALL_FILE {
-        return Err(file(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB")));
-    }
-    fs::read(path).map_err(file)
+    KeyDirectory::open(&config.core.cert_dir, parts::key_permissions(config))
 }

@@ -119,13 +119,6 @@ pub enum Event {
         /// The reason that the caller was told.
         reason: String,
     },
-    /// Requests or connections were turned away because there were too many.
-    TransportLimited {
-        /// Which limit of the configuration.
-        limit: &'static str,
-        /// How many since the last such event.
-        refused: u64,
-    },
 }
 
 impl Event {

@@ -41,7 +41,7 @@ impl Receipt {
 #[derive(Debug, thiserror::Error)]
 pub enum AuditError {
     /// The file cannot be opened, read or repaired.
-    #[error("audit file {} cannot be used", path.display())]
+    #[error("audit file {} cannot be used", name(path))]
     Open {
         /// The audit file.
         path: PathBuf,
@@ -50,7 +50,7 @@ pub enum AuditError {
         source: io::Error,
     },
     /// Another process writes to it.
-    #[error("audit file {} is in use by another process", path.display())]
+    #[error("audit file {} is in use by another process", name(path))]
     Locked {
         /// The audit file.
         path: PathBuf,
@@ -77,6 +77,11 @@ pub enum AuditError {
     /// An earlier failure left the file in doubt; only a restart helps.
     #[error("audit file is in doubt since an earlier failure")]
     Stopped,
+}
+
+/// Its last part: where it is, the configuration says, and a log must not.
+fn name(path: &Path) -> std::path::Display<'_> {
+    path.file_name().map_or(path, Path::new).display()
 }
 
 /// The open audit file, with its one writer.
@@ -152,6 +157,11 @@ impl Drop for Audit {
             tracing::error!("the audit writer ended in a panic");
         }
     }
+}
+
+/// Whether [`Audit::open`] would take the file that is there, without changing it.
+pub fn inspect(path: &Path) -> Result<(), AuditError> {
+    writer::inspect(path)
 }
 
 /// What a whole audit file says about itself.

@@ -233,6 +233,7 @@ async fn a_file_has_one_writer() {
     let (_directory, path) = temporary();
     let first = Audit::open(&path).unwrap();
     assert!(matches!(Audit::open(&path), Err(AuditError::Locked { .. })));
+    assert!(matches!(inspect(&path), Err(AuditError::Locked { .. })));
     drop(first);
     assert!(Audit::open(&path).is_ok());
 }

@@ -125,6 +125,18 @@ fn copy(error: &io::Error) -> io::Error {
     error.raw_os_error().map_or_else(|| error.kind().into(), io::Error::from_raw_os_error)
 }
 
+/// What [`Writer::open`] would say of a file that is there. It is not locked for longer than this takes.
+pub(super) fn inspect(path: &Path) -> Result<(), AuditError> {
+    let unusable = |source| AuditError::Open { path: path.to_owned(), source };
+    let mut file = OpenOptions::new().read(true).append(true).open(path).map_err(unusable)?;
+    file.try_lock_shared().map_err(|error| match error {
+        TryLockError::WouldBlock => AuditError::Locked { path: path.to_owned() },
+        TryLockError::Error(source) => unusable(source),
+    })?;
+    let size = file.metadata().map_err(unusable)?.len();
+    Tail::read(&mut file, size).map_err(unusable)?.check().map(drop)
+}
+
 /// Opens the file for appending, readable by its owner only, and makes a new one's name last.
 fn create(path: &Path) -> io::Result<File> {
     let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));

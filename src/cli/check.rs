@@ -2,11 +2,7 @@
 
 use std::{path::Path, process::ExitCode};
 
-use crate::{
-    config::{AuthApi, Config},
-    policy::Policy,
-    store::{KeyDirectory, Permissions, State},
-};
+use crate::{app::Preflight, config::Config, lifecycle::Prospect, os_image, policy::Policy};
 
 /// Prints the effective configuration's consequences; status 1 if `run` would refuse.
 pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
@@ -28,69 +24,49 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     if admin.enabled {
         println!("listen    {}:{} (admin)", admin.address, admin.port);
     }
-    let refused = !keys(&config);
-    policy(&config.core.auth_api);
-    if config.core.image.verify {
+    let Preflight { problems, prospect, policy } = Preflight::of(&config);
+    if let Some(prospect) = prospect {
+        keys(prospect, &config);
+    }
+    if let Some(policy) = policy {
+        decides(&policy);
+    }
+    let image = &config.core.image;
+    if image.verify && !os_image::is_installed(&image.acpi_tables) {
         println!(
-            "warning   core.image.verify is true, and this version cannot verify OS images: no keys will be released"
+            "warning   core.image.acpi_tables is not installed: CVMs with legacy TDX attestation would have no keys"
         );
     }
     for relaxation in config.posture().relaxed() {
         println!("RELAXED   {}: {}", relaxation.code, relaxation.sentence);
     }
+    let refused = !problems.is_empty();
+    for problem in problems {
+        println!("REFUSED   {:#}", anyhow::Error::from(problem));
+    }
     println!("{}", if refused { "run would refuse to start" } else { "run would start" });
     if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS }
 }
 
-/// What the key directory holds; false if `run` would refuse it.
-fn keys(config: &Config) -> bool {
-    let core = &config.core;
-    let permissions = match core.insecure_world_readable_keys {
-        true => Permissions::InsecureAllowLoose,
-        false => Permissions::OwnerOnly,
-    };
-    match KeyDirectory::inspect(&core.cert_dir, permissions) {
-        Ok(State::Complete(_)) => {
-            println!("keys      found, this KMS would serve them");
-            true
+fn keys(prospect: Prospect, config: &Config) {
+    let onboard = &config.core.onboard;
+    match (prospect, &onboard.auto_bootstrap_domain) {
+        (Prospect::Ready, _) => println!("keys      found, this KMS would serve them"),
+        (Prospect::Onboarding, Some(domain)) => {
+            println!("keys      none: new ones would be made at once for {domain}");
         }
-        Ok(State::Empty) => match (&core.onboard.auto_bootstrap_domain, core.onboard.enabled) {
-            (_, false) => {
-                println!("REFUSED   there are no keys, and core.onboard.enabled is false");
-                false
-            }
-            (Some(domain), true) => {
-                println!("keys      none: new ones would be made at once for {domain}");
-                true
-            }
-            (None, true) => {
-                let onboard = &core.onboard;
-                println!("keys      none: onboarding on {}:{}", onboard.address, onboard.port);
-                true
-            }
-        },
-        Ok(State::Broken { reason, .. }) => {
-            println!("REFUSED   the key directory is incomplete: {reason}");
-            false
-        }
-        Err(error) => {
-            println!("REFUSED   {error}");
-            false
+        (Prospect::Onboarding, None) => {
+            println!("keys      none: onboarding on {}:{}", onboard.address, onboard.port);
         }
     }
 }
 
-fn policy(config: &AuthApi) {
-    match Policy::from_config(config) {
-        Ok(policy) => {
-            println!("policy    {}", policy.kind());
-            if let Some(error) = policy.last_error() {
-                println!("warning   the policy would deny everyone: {error}");
-            }
-            if let Some(relaxation) = policy.relaxation() {
-                println!("RELAXED   {}: {}", relaxation.code, relaxation.sentence);
-            }
-        }
-        Err(error) => println!("REFUSED   {error}"),
+fn decides(policy: &Policy) {
+    println!("policy    {}", policy.kind());
+    if let Some(error) = policy.last_error() {
+        println!("warning   the policy would deny everyone: {error}");
+    }
+    if let Some(relaxation) = policy.relaxation() {
+        println!("RELAXED   {}: {}", relaxation.code, relaxation.sentence);
     }
 }

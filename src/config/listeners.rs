@@ -28,6 +28,24 @@ const SERVER_SETTINGS: [&str; 13] = [
     "secret_key",
 ];
 
+/// The limits of the peer's HTTP server that belong to no method.
+const SERVER_LIMITS: [&str; 7] = ["form", "data-form", "file", "string", "bytes", "json", "msgpack"];
+
+/// The methods that have a body limit; `tests/access_table.rs` compares them with those that are served.
+pub const METHODS: [&str; 11] = [
+    "GetAppKey",
+    "GetKmsKey",
+    "GetAppEnvEncryptPubKey",
+    "GetMeta",
+    "GetTempCaCert",
+    "SignCert",
+    "ClearImageCache",
+    "Bootstrap",
+    "Onboard",
+    "GetAttestationInfo",
+    "Finish",
+];
+
 const MAX_BODY_LIMIT: usize = 64 << 20;
 
 pub(super) fn server_settings(section: &mut Section<'_>, base: &BodyLimits) -> BodyLimits {
@@ -35,7 +53,7 @@ pub(super) fn server_settings(section: &mut Section<'_>, base: &BodyLimits) -> B
         section.inert(key, "a setting of the peer's HTTP server, without effect here");
     }
     let mut limits = base.clone();
-    limits.0.extend(section.optional("limits", body_limits).unwrap_or_default());
+    limits.0.extend(section.section("limits", body_limits));
     limits
 }
 
@@ -84,9 +102,8 @@ impl TlsFiles {
     /// Says which of them are elsewhere.
     pub(super) fn check(&self, cert_dir: &Path, report: &mut Report) {
         for file in &self.0 {
-            let used = cert_dir.join(file.name_in_cert_dir);
-            if file.path != used {
-                report.notice(file.key, format!("without effect: the listener uses {}", used.display()));
+            if file.path != cert_dir.join(file.name_in_cert_dir) {
+                report.notice(file.key, "without effect: the listener uses the file in core.cert_dir");
             }
         }
     }
@@ -154,21 +171,24 @@ fn token(
     configured.or_else(|| variables.iter().find_map(|name| environment(name).and_then(Secret::trimmed)))
 }
 
-/// The peer's `limits` table: sizes by method.
-fn body_limits(value: Value) -> Result<BTreeMap<String, usize>, String> {
-    let Value::Object(entries) = value else {
-        return Err("must be a table of sizes by method".to_owned());
-    };
-    let limit = |value| match value {
+/// The `limits` table: sizes by method. The peer's HTTP server has names of its own in it, for the bodies of its forms.
+fn body_limits(section: &mut Section<'_>) -> BTreeMap<String, usize> {
+    for name in SERVER_LIMITS {
+        section.inert(name, "a limit of the peer's HTTP server, without effect here");
+    }
+    METHODS
+        .into_iter()
+        .filter_map(|method| Some((method.to_owned(), section.optional(method, body_limit)?)))
+        .collect()
+}
+
+fn body_limit(value: Value) -> Result<usize, String> {
+    let limit = match value {
         Value::Number(number) => number.as_u64().and_then(|number| usize::try_from(number).ok()),
         Value::String(text) => values::size(&text).ok(),
         _ => None,
     };
-    entries
-        .into_iter()
-        .map(|(method, value)| match limit(value) {
-            Some(limit) if limit <= MAX_BODY_LIMIT => Ok((method, limit)),
-            _ => Err(format!("must hold sizes up to 64MiB such as 512KiB: {}", method.escape_debug())),
-        })
-        .collect()
+    limit
+        .filter(|limit| *limit <= MAX_BODY_LIMIT)
+        .ok_or_else(|| "must be a size up to 64MiB such as 512KiB".to_owned())
 }

@@ -17,6 +17,7 @@ use std::time::Duration;
 use crate::domain::Domain;
 
 pub use layers::{DEFAULTS, Sources};
+pub use listeners::METHODS;
 pub use posture::{Posture, Relaxation};
 pub use reader::{ConfigError, Finding, Notice};
 pub use values::{Endpoint, Secret};
@@ -151,8 +152,8 @@ pub enum Attester {
     },
     /// The kernel's TSM report files.
     ConfigfsTsm {
-        /// File with the event log; `None` is the guest's usual place.
-        event_log: Option<PathBuf>,
+        /// File with the runtime events of this machine.
+        event_log: PathBuf,
     },
     /// No TEE; only with `insecure_no_tee`.
     None,
@@ -169,6 +170,8 @@ pub struct Image {
     pub download_url: String,
     /// `None` is `never`.
     pub download_timeout: Option<Duration>,
+    /// The program that prints a VM's ACPI tables: a path, or a name that is looked for in `PATH`.
+    pub acpi_tables: PathBuf,
 }
 
 /// `[core.auth_api]`: the policy.

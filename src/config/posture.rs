@@ -36,11 +36,6 @@ impl Posture {
     pub fn codes(&self) -> impl Iterator<Item = &'static str> {
         self.relaxed.iter().map(|relaxation| relaxation.code)
     }
-
-    /// Whether nothing is relaxed.
-    pub fn is_strict(&self) -> bool {
-        self.relaxed.is_empty()
-    }
 }
 
 impl Config {
@@ -68,7 +63,7 @@ impl Config {
             (
                 !core.image.verify,
                 "os_image_not_verified",
-                "the OS image hash that callers state is not checked against their measured registers",
+                "apps are not held to a measured OS image: anyone with a TDX machine can boot an image of their own and claim an app",
             ),
             (
                 core.attestation.tdx_root.is_some(),

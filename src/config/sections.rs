@@ -14,6 +14,10 @@ use super::{
 };
 use super::{consistency, listeners};
 
+const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
+/// The default of `core.attestation.urls.amd_kds`.
+const AMD_KDS: &str = "https://kdsintf.amd.com/vcek/v1";
+
 /// Value of an environment variable.
 pub(super) type Environment<'a> = &'a dyn Fn(&str) -> Option<String>;
 
@@ -52,9 +56,9 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         site_name: section.text("site_name"),
         enforce_self_authorization: section.flag("enforce_self_authorization"),
         attest_rpc_cert: section.flag("attest_rpc_cert"),
-        sev_snp_key_release: section.flag("sev_snp_key_release"),
-        aws_nitro_tpm_key_release: section.flag("aws_nitro_tpm_key_release"),
-        nitro_enclave_key_release: section.flag("nitro_enclave_key_release"),
+        sev_snp_key_release: key_release(section, "sev_snp_key_release"),
+        aws_nitro_tpm_key_release: key_release(section, "aws_nitro_tpm_key_release"),
+        nitro_enclave_key_release: key_release(section, "nitro_enclave_key_release"),
         admin_token_hash: section.retired("admin_token_hash", token_hash).flatten(),
         insecure_no_tee,
         insecure_world_readable_keys: section.flag("insecure_world_readable_keys"),
@@ -76,6 +80,14 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
     }
 }
 
+/// A flag for a platform whose evidence this version does not verify.
+fn key_release(section: &mut Section<'_>, key: &'static str) -> bool {
+    if section.value(key).and_then(Value::as_bool) == Some(true) {
+        section.notice(key, TDX_ONLY);
+    }
+    section.flag(key)
+}
+
 fn retired_url(section: &mut Section<'_>, key: &'static str, successor: &str) -> Option<Value> {
     section.is_set(key).then(|| section.notice(key, format!("retired, read as {successor}")));
     section.retired(key, Ok).filter(|url| *url != Value::String(String::new()))
@@ -86,6 +98,9 @@ fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<V
     let (pccs, amd_kds) = section.section("urls", |urls| {
         let pccs = pccs.filter(|_| !urls.is_set("pccs"));
         let amd_kds = amd_kds.filter(|_| !urls.is_set("amd_kds"));
+        if amd_kds.as_ref().or(urls.value("amd_kds")).is_some_and(|url| *url != AMD_KDS) {
+            urls.notice("amd_kds", TDX_ONLY);
+        }
         (
             urls.required("pccs", Vec::new(), |value| values::endpoints(pccs.unwrap_or(value))),
             urls.required("amd_kds", None, |value| values::endpoint(amd_kds.unwrap_or(value)).map(Some)),
@@ -115,7 +130,7 @@ fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<V
             "sev_snp_genoa",
             "sev_snp_turin",
         ] {
-            root(key, Some("without effect: this version verifies Intel TDX evidence only"));
+            root(key, Some(TDX_ONLY));
         }
         root("tdx", None).flatten()
     });
@@ -137,13 +152,18 @@ fn attester(section: &mut Section<'_>, insecure_no_tee: bool, environment: Envir
     });
     let address = section.required("address", String::new(), |value| {
         let address = values::string(value)?;
-        let known = ["unix:", "http://", "https://"];
-        if address.is_empty() || known.iter().any(|scheme| address.starts_with(scheme)) {
+        if address.is_empty() || ["unix:", "http://"].iter().any(|scheme| address.starts_with(scheme)) {
             return Ok(address);
         }
         Err("must start with unix: or http://".to_owned())
     });
-    let event_log = section.path("event_log");
+    let is_needed = kind.as_deref() == Some("configfs_tsm") && !insecure_no_tee;
+    let event_log = section.required("event_log", PathBuf::new(), |value| match values::string(value)? {
+        path if path.is_empty() && is_needed => {
+            Err("must name the file with the runtime events of this machine".to_owned())
+        }
+        path => Ok(PathBuf::from(path)),
+    });
     match kind.as_deref() {
         _ if insecure_no_tee => Attester::None,
         Some("configfs_tsm") => Attester::ConfigfsTsm { event_log },
@@ -161,6 +181,7 @@ fn image(section: &mut Section<'_>) -> Image {
         download_url: section.text("download_url"),
         download_timeout: section
             .required("download_timeout", None, |value| values::duration(&values::string(value)?)),
+        acpi_tables: section.path("acpi_tables").unwrap_or_else(|| PathBuf::from("dstack-acpi-tables")),
     }
 }
 

@@ -12,9 +12,9 @@ pub use self::{
     released::Released,
 };
 use crate::{
-    ca::CaError,
+    ca::{self, CaError},
     domain::{Domain, DomainError},
-    store::{KeyDirectory, State, StoreError},
+    store::{KeyDirectory, State, StoreError, Stored},
 };
 
 /// A KMS as its key directory says it is.
@@ -63,14 +63,48 @@ impl Node {
         match directory.state()? {
             State::Empty => Ok(Self::Onboarding(Onboarding::new(directory))),
             State::Complete(stored) => {
-                let kept = || stored.domain.as_deref().map(Domain::parse).transpose();
-                let domain = match configured {
-                    Some(domain) => domain,
-                    None => kept()?.ok_or(LifecycleError::NoDomain)?,
-                };
+                let domain = domain(&stored, configured)?;
                 Ok(Self::Ready(Box::new(Ready::new(directory, *stored, domain, now)?)))
             }
             State::Broken { reason, .. } => Err(LifecycleError::Broken { reason }),
         }
+    }
+
+    /// What [`Node::open`] would come to, without changing anything.
+    ///
+    /// # Errors
+    /// Those of [`Node::open`] that can be known before.
+    pub fn foresee(
+        state: State,
+        configured: Option<Domain>,
+        now: SystemTime,
+    ) -> Result<Prospect, LifecycleError> {
+        match state {
+            State::Empty => Ok(Prospect::Onboarding),
+            State::Complete(stored) => {
+                domain(&stored, configured)?;
+                ca::root_ca(&stored.root, stored.root_ca_pem.as_deref(), now)?;
+                ca::temp_ca(&stored.root, stored.temp_ca_pem.as_deref(), now)?;
+                Ok(Prospect::Ready)
+            }
+            State::Broken { reason, .. } => Err(LifecycleError::Broken { reason }),
+        }
+    }
+}
+
+/// What a node would come up as.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Prospect {
+    /// There are no keys yet.
+    Onboarding,
+    /// There are keys.
+    Ready,
+}
+
+fn domain(stored: &Stored, configured: Option<Domain>) -> Result<Domain, LifecycleError> {
+    match (configured, &stored.domain) {
+        (Some(domain), _) => Ok(domain),
+        (None, Some(kept)) => Ok(Domain::parse(kept)?),
+        (None, None) => Err(LifecycleError::NoDomain),
     }
 }

@@ -79,7 +79,7 @@ impl Allowlist {
 
     pub(super) fn last_error(&self) -> Option<String> {
         let snapshot = self.snapshot.load();
-        snapshot.error.as_ref().map(|error| format!("{} {error}", self.path.display()))
+        snapshot.error.as_ref().map(|error| format!("the file of core.auth_api.allowlist.path {error}"))
     }
 
     pub(super) fn relaxation(&self) -> Option<Relaxation> {

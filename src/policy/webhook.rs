@@ -69,9 +69,10 @@ impl Webhook {
             .redirect(redirect::Policy::none())
             .connect_timeout(bounds.connect)
             .pool_idle_timeout(IDLE)
-            .pool_max_idle_per_host(bounds.concurrent)
-            .build()
-            .map_err(SetupError)?;
+            .pool_max_idle_per_host(bounds.concurrent);
+        // Whoever runs a proxy would decide; a service on this machine needs none.
+        let client = if base.is_loopback() { client.no_proxy() } else { client };
+        let client = client.build().map_err(SetupError)?;
         Ok(Self {
             base,
             client,

@@ -1,6 +1,6 @@
 //! The admin service: for callers that its listener has authenticated.
 
-use crate::{error::Result, image_cache::ImageCache, proto::ClearImageCacheRequest};
+use crate::{error::Result, os_image::ImageCache, proto::ClearImageCacheRequest};
 
 /// `service Admin` of the proto file.
 #[derive(Debug)]

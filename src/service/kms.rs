@@ -16,16 +16,19 @@ use crate::{
     audit::{Audit, AuditError, Event, Subject},
     ca::Restricted,
     error::{Code, Error, Result},
-    image_cache::{CacheError, ImageCache},
     lifecycle::{Ready, Released},
     metrics::Metrics,
     operator::OperatorToken,
+    os_image::{CacheError, ImageCache},
     proto::{
         AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
         GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,
         SignCertRequest, SignCertResponse,
     },
 };
+
+/// The code of a denial that is not the policy's: the registers are not those of the image.
+const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
 
 /// The parts that the service is made of.
 #[derive(Debug)]
@@ -132,7 +135,7 @@ impl KmsService {
         &self,
         request: AppIdMessage,
     ) -> Result<Arc<Prepared<PublicKeyResponse>>> {
-        let standing = self.parts.standing.current().await.map_err(refused)?;
+        let standing = self.parts.standing.current().map_err(refused)?;
         let app_id =
             AppId::try_from(request.app_id.as_slice()).map_err(|error| Error::invalid(error.to_string()))?;
         self.env_keys.answer(&self.parts.ready, &standing, app_id, unix_now())
@@ -148,7 +151,7 @@ impl KmsService {
     /// # Errors
     /// No standing.
     pub async fn get_temp_ca_cert(&self) -> Result<GetTempCaCertResponse> {
-        let standing = self.parts.standing.current().await.map_err(refused)?;
+        let standing = self.parts.standing.current().map_err(refused)?;
         let ready = &self.parts.ready;
         Ok(GetTempCaCertResponse {
             temp_ca_cert: ready.temp_ca_pem().to_owned(),
@@ -171,8 +174,6 @@ impl KmsService {
         };
         let csr = Csr::parse(version, &request.csr, &request.signature)
             .map_err(|error| Error::invalid(error.to_string()))?;
-        let restricted = Restricted::parse(&csr, parts.ready.names(), SystemTime::now())
-            .map_err(|error| Error::invalid(error.to_string()))?;
         let (standing, permit) =
             tokio::join!(parts.standing.fresh(), parts.admission.certificate(&csr, &request.vm_config));
         let standing = standing.map_err(refused)?;
@@ -180,6 +181,8 @@ impl KmsService {
             Ok(permit) => permit,
             Err(refusal) => return Err(self.turn_away(caller, refusal)),
         };
+        let restricted = Restricted::parse(&csr, parts.ready.names(), SystemTime::now())
+            .map_err(|error| Error::invalid(error.to_string()))?;
         let released = Released::certificate(
             &parts.audit,
             permit,
@@ -224,13 +227,17 @@ impl KmsService {
 
     /// Counts, logs and records a refusal, and says what the caller may know of it.
     fn turn_away(&self, caller: &Caller, refusal: Refusal) -> Error {
-        if let Refusal::Denied { denial, identity } = &refusal {
-            self.parts.metrics.denied(denial.code);
-            self.parts.audit.note(Event::Denied {
-                subject: Subject::new(identity, caller.remote()),
-                code: denial.code.to_owned(),
-                reason: denial.reason.clone(),
-            });
+        let denial = match &refusal {
+            Refusal::Denied { denial, identity } => Some((denial.code, denial.reason.clone(), identity)),
+            Refusal::OsImage { error, identity } if !error.is_unavailable() => {
+                Some((OS_IMAGE_NOT_VERIFIED, error.to_string(), identity))
+            }
+            _ => None,
+        };
+        if let Some((code, reason, identity)) = denial {
+            self.parts.metrics.denied(code);
+            let subject = Subject::new(identity, caller.remote());
+            self.parts.audit.note(Event::Denied { subject, code: code.to_owned(), reason });
         }
         refused(refusal)
     }
@@ -257,8 +264,11 @@ pub(super) fn refused(refusal: Refusal) -> Error {
     let code = match &refusal {
         Refusal::NoAttestation | Refusal::BadEvidence(_) => Code::Unauthenticated,
         Refusal::BadIdentity(_) => Code::InvalidRequest,
-        Refusal::Denied { .. } | Refusal::ImageNotVerified | Refusal::NoStanding(_) => Code::Denied,
-        Refusal::CollateralUnavailable(_) | Refusal::PolicyUnavailable(_) => Code::Unavailable,
+        Refusal::OsImage { error, .. } if error.is_unavailable() => Code::Unavailable,
+        Refusal::Denied { .. } | Refusal::OsImage { .. } | Refusal::NoStanding(_) => Code::Denied,
+        Refusal::CollateralUnavailable(_) | Refusal::PolicyUnavailable(_) | Refusal::StandingUnknown(_) => {
+            Code::Unavailable
+        }
     };
     Error::new(code, refusal.to_string()).caused_by(refusal)
 }

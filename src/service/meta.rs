@@ -9,7 +9,9 @@ use arc_swap::ArcSwap;
 
 use super::prepared::Prepared;
 use crate::{
+    config::Posture,
     lifecycle::Ready,
+    metrics::Metrics,
     policy::{Info, Policy},
     proto::GetMetaResponse,
 };
@@ -24,12 +26,15 @@ const AGE_EVERY: Duration = Duration::from_secs(1);
 pub struct Meta {
     fixed: GetMetaResponse,
     policy: Arc<Policy>,
+    configured: Posture,
+    metrics: Arc<Metrics>,
     current: ArcSwap<Prepared<GetMetaResponse>>,
 }
 
 impl Meta {
-    /// The answer for this KMS, with the codes of its relaxed settings.
-    pub fn new(ready: &Ready, policy: Arc<Policy>, relaxed_settings: Vec<String>) -> Self {
+    /// The answer for this KMS. What is relaxed is what is `configured` so, and what the rules of `policy` relax while
+    /// they are in force.
+    pub fn new(ready: &Ready, policy: Arc<Policy>, configured: Posture, metrics: Arc<Metrics>) -> Self {
         let everything_is_allowed = policy.is_dev();
         let fixed = GetMetaResponse {
             ca_cert: ready.root_ca_pem().to_owned(),
@@ -38,10 +43,12 @@ impl Meta {
             bootstrap_info: ready.bootstrap_info().cloned(),
             is_dev: everything_is_allowed,
             version: env!("CVM_KMS_VERSION").to_owned(),
-            relaxed_settings,
             ..GetMetaResponse::default()
         };
-        Self { current: ArcSwap::from_pointee(Prepared::new(fixed.clone())), fixed, policy }
+        let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));
+        let meta = Self { fixed, policy, configured, metrics, current };
+        meta.show(None);
+        meta
     }
 
     /// The current answer.
@@ -66,22 +73,32 @@ impl Meta {
                     }
                 }
             }
-            if let Some((info, at)) = &known {
-                self.show(info, at.elapsed());
-            }
+            self.show(known.as_ref().map(|(info, at)| (info, at.elapsed())));
         }
     }
 
-    fn show(&self, info: &Info, age: Duration) {
-        let shown = GetMetaResponse {
-            gateway_app_id: info.gateway_app_id.clone(),
-            kms_contract_address: info.kms_contract_address.clone(),
-            chain_id: info.chain_id,
-            app_auth_implementation: info.app_auth_implementation.clone(),
-            auth_info_age_seconds: Some(age.as_secs()),
+    fn show(&self, known: Option<(&Info, Duration)>) {
+        let mut posture = self.configured.clone();
+        if let Some(relaxation) = self.policy.relaxation() {
+            posture.relax(relaxation);
+        }
+        let mut shown = GetMetaResponse {
+            relaxed_settings: posture.codes().map(str::to_owned).collect(),
             ..self.fixed.clone()
         };
-        if self.current.load().message() != &shown {
+        if let Some((info, age)) = known {
+            shown.gateway_app_id.clone_from(&info.gateway_app_id);
+            shown.kms_contract_address.clone_from(&info.kms_contract_address);
+            shown.chain_id = info.chain_id;
+            shown.app_auth_implementation.clone_from(&info.app_auth_implementation);
+            shown.auth_info_age_seconds = Some(age.as_secs());
+        }
+        let before = self.current.load();
+        if before.message().relaxed_settings != shown.relaxed_settings {
+            tracing::warn!(settings = shown.relaxed_settings.join(", "), "what is relaxed has changed");
+            self.metrics.set_relaxed(posture.codes());
+        }
+        if before.message() != &shown {
             self.current.store(Arc::new(Prepared::new(shown)));
         }
     }

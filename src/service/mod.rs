@@ -9,7 +9,7 @@ pub mod prepared;
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::admission::Peer;
+use crate::{admission::Peer, metrics::Kind};
 
 /// Who is asking: an address and what the TLS layer knows of the peer.
 #[derive(Clone, Debug)]
@@ -72,6 +72,16 @@ pub enum Access {
     TokenInMessage,
     /// Operators: the listener has authenticated the request.
     Operator,
+}
+
+impl Access {
+    /// Whether the peer's counters of attestation requests count it.
+    pub fn counted_as(self) -> Kind {
+        match self {
+            Self::AttestedCertificate | Self::AttestedMessage => Kind::Attestation,
+            Self::Open | Self::Onboarding | Self::TokenInMessage | Self::Operator => Kind::Other,
+        }
+    }
 }
 
 /// One method of the API.

@@ -9,7 +9,10 @@ use kms_attest::{
     attester::Attester,
     verify::{Verified, Verifier},
 };
-use kms_client::{source, url::KmsUrl};
+use kms_client::{
+    source::{self, SourceError},
+    url::KmsUrl,
+};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, watch};
 
@@ -181,7 +184,7 @@ impl OnboardService {
         let handover =
             source::receive_root_keys(url, &parts.attester, &parts.verifier, &vm_config, authorize)
                 .await
-                .map_err(|error| Error::new(Code::InvalidRequest, error.to_string()).caused_by(error))?;
+                .map_err(unreceived)?;
         parts.onboarding.receive(&handover).map_err(|error| Error::invalid(error.to_string()))
     }
 
@@ -221,7 +224,7 @@ impl OnboardService {
             os_image_hash: identity.os_image_hash,
             tee_variant: identity.tee_variant,
             site_name: parts.site_name.clone(),
-            eth_rpc_url: info.eth_rpc_url.unwrap_or_default(),
+            eth_rpc_url: info.eth_rpc_url.as_deref().map(origin).unwrap_or_default(),
             kms_contract_address: info.kms_contract_address.unwrap_or_default(),
             ppid: verified.ppid().to_vec(),
         })
@@ -263,6 +266,23 @@ impl OnboardService {
     }
 }
 
+/// Whose fault it is that no keys came: nobody's for long, the source's policy or ours, or the request's.
+fn unreceived(error: SourceError<String>) -> Error {
+    let code = match &error {
+        SourceError::Connect { .. } | SourceError::Identity(_) => Code::Unavailable,
+        SourceError::Attestation(cause) if cause.is_unavailable() => Code::Unavailable,
+        SourceError::NotAllowed(_) => Code::Denied,
+        _ => Code::InvalidRequest,
+    };
+    Error::new(code, error.to_string()).caused_by(error)
+}
+
+/// Scheme, host and port: the path of a chain endpoint is often a key.
+fn origin(url: &str) -> String {
+    let parsed = url::Url::parse(url).ok().filter(url::Url::has_host);
+    parsed.map(|url| url.origin().ascii_serialization()).unwrap_or_default()
+}
+
 fn unreadable(error: LifecycleError) -> Error {
     Error::internal("the key directory cannot be read", error)
 }
@@ -280,11 +300,12 @@ fn unattested(error: OwnEvidenceError) -> Error {
 
 fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
     let code = match &refusal {
-        Refusal::PolicyUnavailable(_) | Refusal::CollateralUnavailable(_) => Code::Unavailable,
+        Refusal::StandingUnknown(_) => Code::Unavailable,
         _ => Code::Denied,
     };
     let message = match &refusal {
         Refusal::NoStanding(reason) => reason.replace("KMS is not allowed: ", "boot denied: "),
+        Refusal::StandingUnknown(reason) => reason.clone(),
         other => other.to_string(),
     };
     Error::new(code, message).within(context).caused_by(refusal)

@@ -16,8 +16,8 @@ use super::{KeyDirectory, StoreError};
 use crate::domain::Domain;
 use crate::keys::RootKeys;
 
-const STAGING: &str = ".staging";
-const COMMIT: &str = ".commit";
+pub(super) const STAGING: &str = ".staging";
+pub(super) const COMMIT: &str = ".commit";
 
 /// Everything that a bootstrap or a takeover writes.
 #[derive(Debug, Clone, Copy)]

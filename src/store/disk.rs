@@ -73,7 +73,7 @@ impl Disk for OsDisk {
 
 /// An error in the words of what was tried.
 pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
-    move |source| StoreError::Io { doing, path: path.to_owned(), source }
+    move |cause| StoreError::Io { doing, path: path.to_owned(), cause }
 }
 
 /// Whether anything, even a dangling link, has this name.

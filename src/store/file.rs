@@ -134,7 +134,7 @@ impl File {
         path: &Path,
         permissions: Permissions,
     ) -> Result<Option<Zeroizing<Vec<u8>>>, StoreError> {
-        let io = |source| StoreError::Io { doing: "read", path: path.to_owned(), source };
+        let io = |cause| StoreError::Io { doing: "read", path: path.to_owned(), cause };
         let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
         let file = match rustix::fs::open(path, flags, Mode::empty()) {
             Ok(descriptor) => fs::File::from(descriptor),
@@ -174,6 +174,14 @@ impl File {
             }
         }
     }
+}
+
+/// Whether a name in the key directory is one that this module gives.
+pub(super) fn is_ours(name: &str) -> bool {
+    File::ALL.iter().any(|file| file.name() == name)
+        || name == super::commit::COMMIT
+        || name == super::commit::STAGING
+        || Derived::ALL.iter().any(|file| file.new_name() == name)
 }
 
 /// Reads until `buffer` is full or the file ends.

@@ -67,18 +67,26 @@ impl fmt::Debug for KeyDirectory {
     }
 }
 
+/// What a path is called in a log: the name of a file of ours, or the directory itself, wherever it is.
+fn place(path: &Path) -> String {
+    match path.file_name().and_then(|name| name.to_str()).filter(|name| file::is_ours(name)) {
+        Some(name) => format!("{name} in the key directory"),
+        None => "the key directory".to_owned(),
+    }
+}
+
 /// Why the key directory cannot be used or written.
 #[derive(Debug, Error)]
 pub enum StoreError {
     /// The operating system refused.
-    #[error("cannot {doing} {}: {source}", .path.display())]
+    #[error("cannot {doing} {}: {cause}", place(path))]
     Io {
         /// What was tried.
         doing: &'static str,
         /// On what.
         path: PathBuf,
         /// Why it was refused.
-        source: io::Error,
+        cause: io::Error,
     },
     /// A symbolic link, directory or device where a file belongs.
     #[error("{0} is not a regular file")]

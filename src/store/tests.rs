@@ -407,3 +407,19 @@ fn printing_a_state_shows_no_secret() {
     assert!(!shown.contains(&hex::encode(set.root.k256().scalar())));
     assert!(!shown.contains(&hex::encode(set.root.ca().scalar())));
 }
+
+#[test]
+fn errors_name_the_file_and_not_where_it_is() {
+    for (path, expected) in [
+        ("/secret/place/root-ca.key", "cannot write root-ca.key in the key directory: "),
+        ("/secret/place/.staging/rpc.key", "cannot write rpc.key in the key directory: "),
+        ("/secret/place/.commit", "cannot write .commit in the key directory: "),
+        ("/secret/place/.rpc.crt.new", "cannot write .rpc.crt.new in the key directory: "),
+        ("/secret/place", "cannot write the key directory: "),
+    ] {
+        let cause = std::io::ErrorKind::StorageFull.into();
+        let error = StoreError::Io { doing: "write", path: path.into(), cause }.to_string();
+        assert!(error.starts_with(expected), "{error}");
+        assert!(!error.contains("place"), "{error}");
+    }
+}

@@ -10,7 +10,7 @@ use std::{
 
 use axum::{Router, body::Body};
 use futures_util::FutureExt as _;
-use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, StatusCode, Uri, header};
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::timeout;
 use tower::Service as _;
@@ -18,8 +18,10 @@ use tower::Service as _;
 use super::{
     activity::Activity,
     grpc,
+    guard::Guard,
     limit::AddressLimit,
     prpc::{self, Encoding},
+    refusal_log::RefusalLog,
     status,
 };
 use crate::{
@@ -29,16 +31,17 @@ use crate::{
     service::Caller,
 };
 
-type Answer = Response<Body>;
+pub(super) type Answer = Response<Body>;
 
 /// The front of one phase of one listener.
 #[derive(Debug)]
 pub struct Front {
     router: Router,
     limit: Option<Arc<AddressLimit>>,
-    credentials: Option<Arc<Credentials>>,
+    guard: Option<Guard>,
     headers: HeaderMap,
     metrics: Arc<Metrics>,
+    log: RefusalLog,
 }
 
 impl Front {
@@ -52,10 +55,10 @@ impl Front {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        Self { router, limit: None, credentials: None, headers, metrics }
+        Self { router, limit: None, guard: None, headers, metrics, log: RefusalLog::default() }
     }
 
-    /// Limits addresses that have not shown verified evidence.
+    /// Limits addresses, but for connections on which policy has given a permit.
     #[must_use]
     pub fn limited(mut self, limit: Arc<AddressLimit>) -> Self {
         self.limit = Some(limit);
@@ -64,8 +67,8 @@ impl Front {
 
     /// Asks every request for credentials.
     #[must_use]
-    pub fn guarded(mut self, credentials: Credentials) -> Self {
-        self.credentials = Some(Arc::new(credentials));
+    pub fn guarded(mut self, credentials: Arc<Credentials>) -> Self {
+        self.guard = Some(Guard::new(credentials));
         self
     }
 
@@ -88,43 +91,27 @@ impl Front {
     }
 
     async fn answer(&self, caller: &Caller, mut request: Request<Body>) -> Answer {
-        let limited = self.limit.as_ref().filter(|_| !caller.peer().is_verified());
+        // Probes come from the address of a balancer, which everyone else shares.
+        let is_exempt = caller.peer().is_admitted() || request.uri().path() == "/health";
+        let limited = self.limit.as_ref().filter(|_| !is_exempt);
         if limited.is_some_and(|limit| !limit.admits(caller.remote())) {
             self.metrics.address_limited();
             let cause = Error::new(Code::TooManyRequests, "too many requests from this address; slow down");
             return refusal(grpc::is_grpc(&request), &cause);
         }
-        if let Some(credentials) = &self.credentials
-            && let Some(refusal) = guard(credentials, request.method(), request.headers()).await
+        if let Some(guard) = &self.guard
+            && let Some(refused) =
+                guard.refuses(request.method(), request.headers(), caller.remote(), &self.metrics).await
         {
-            return refusal;
+            return refused.answer(grpc::is_grpc(&request));
         }
-        tidy(request.uri_mut());
         request.extensions_mut().insert(caller.clone());
+        request.extensions_mut().insert(self.log.clone());
         match self.router.clone().call(request).await {
             Ok(answer) => answer,
             Err(never) => match never {},
         }
     }
-}
-
-/// 401 without a body for a request without credentials. TRACE and the like get 404 here: gRPC would serve any verb.
-async fn guard(credentials: &Arc<Credentials>, verb: &Verb, headers: &HeaderMap) -> Option<Answer> {
-    const GUARDED: [Verb; 7] =
-        [Verb::GET, Verb::POST, Verb::PUT, Verb::PATCH, Verb::DELETE, Verb::OPTIONS, Verb::HEAD];
-    if !GUARDED.contains(verb) {
-        return Some(prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new));
-    }
-    // A password costs bcrypt's tenth of a second, which must not hold up a worker.
-    let (credentials, headers) = (Arc::clone(credentials), headers.clone());
-    if tokio::task::spawn_blocking(move || credentials.admit(&headers)).await.unwrap_or(false) {
-        return None;
-    }
-    let mut refusal = Response::new(Body::empty());
-    *refusal.status_mut() = StatusCode::UNAUTHORIZED;
-    let challenge = HeaderValue::from_static("Basic realm=\"dstack-kms admin\"");
-    refusal.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
-    Some(refusal)
 }
 
 /// Collapses repeated slashes and decodes `%2E`: URLs are built by appending to a configured one, and some clients
@@ -173,6 +160,8 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             let started = Instant::now();
             let is_grpc = grpc::is_grpc(&request);
             let is_head = request.method() == Verb::HEAD;
+            let mut request = request;
+            tidy(request.uri_mut());
             let observed = front.metrics.observe(request.uri().path());
             let answer = AssertUnwindSafe(front.answer(&caller, request.map(Body::new))).catch_unwind();
             let mut answer = match timeout(limit, answer).await {
@@ -196,7 +185,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
 }
 
 /// A refusal of ours in the protocol of the request, where its encoding is not known: JSON then.
-fn refusal(is_grpc: bool, cause: &Error) -> Answer {
+pub(super) fn refusal(is_grpc: bool, cause: &Error) -> Answer {
     match is_grpc {
         true => status::grpc_answer(cause),
         false => prpc::error(Encoding::Json, cause).map(Body::new),

@@ -11,16 +11,15 @@ use http::Request as HttpRequest;
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Request, Response, Status, service::Routes};
 
-use super::status;
+use super::{refusal_log::RefusalLog, status};
 use crate::{
     config::BodyLimits,
     error::Result,
     proto::{self, DESCRIPTORS},
-    service::{Caller, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService},
+    service::{
+        Caller, METHODS, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
+    },
 };
-
-/// The largest message any method takes; the limit of each method is enforced on its body.
-const LARGEST_MESSAGE: usize = 64 * 1024 * 1024;
 
 /// Flag and length before each message.
 const FRAME_HEADER: usize = 5;
@@ -29,7 +28,8 @@ type GrpcResult<T> = std::result::Result<Response<T>, Status>;
 
 /// The routes of the KMS phase.
 pub async fn kms(service: Arc<KmsService>, limits: &BodyLimits) -> axum::Router {
-    let server = proto::kms_server::KmsServer::new(Kms(service)).max_decoding_message_size(LARGEST_MESSAGE);
+    let server = proto::kms_server::KmsServer::new(Kms(service))
+        .max_decoding_message_size(largest(Service::Kms, limits));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<proto::kms_server::KmsServer<Kms>>().await;
     finish(Routes::new(server).add_service(health), Service::Kms, limits)
@@ -38,7 +38,7 @@ pub async fn kms(service: Arc<KmsService>, limits: &BodyLimits) -> axum::Router 
 /// The routes of the onboarding phase.
 pub async fn onboarding(service: Arc<OnboardService>, limits: &BodyLimits) -> axum::Router {
     let server = proto::onboard_server::OnboardServer::new(Onboard(service))
-        .max_decoding_message_size(LARGEST_MESSAGE);
+        .max_decoding_message_size(largest(Service::Onboard, limits));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<proto::onboard_server::OnboardServer<Onboard>>().await;
     finish(Routes::new(server).add_service(health), Service::Onboard, limits)
@@ -46,11 +46,18 @@ pub async fn onboarding(service: Arc<OnboardService>, limits: &BodyLimits) -> ax
 
 /// The routes of the admin listener.
 pub async fn admin(service: Arc<AdminService>, limits: &BodyLimits) -> axum::Router {
-    let server =
-        proto::admin_server::AdminServer::new(Admin(service)).max_decoding_message_size(LARGEST_MESSAGE);
+    let server = proto::admin_server::AdminServer::new(Admin(service))
+        .max_decoding_message_size(largest(Service::Admin, limits));
     let (reporter, health) = tonic_health::server::health_reporter();
     reporter.set_serving::<proto::admin_server::AdminServer<Admin>>().await;
     finish(Routes::new(server).add_service(health), Service::Admin, limits)
+}
+
+/// The largest message any method of a service takes: tonic makes room for what a frame announces. What each method
+/// takes is enforced on its body.
+fn largest(service: Service, limits: &BodyLimits) -> usize {
+    let rows = METHODS.iter().filter(|row| row.service == service);
+    rows.map(|row| limits.of(row.name).unwrap_or(row.body_limit)).max().unwrap_or(0)
 }
 
 fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router {
@@ -123,12 +130,19 @@ impl Body for LimitedBody {
     }
 }
 
-fn caller<T>(request: &Request<T>) -> std::result::Result<Caller, Status> {
-    request.extensions().get().cloned().ok_or_else(|| Status::internal("no connection information"))
-}
-
-fn answer<T>(result: Result<T>) -> GrpcResult<T> {
-    result.map(Response::new).map_err(|error| status::grpc(&error))
+/// Calls a method of a service, and tells the log when it gives no result.
+async fn unary<Q, A>(
+    method: Method,
+    request: Request<Q>,
+    call: impl AsyncFnOnce(&Caller, Q) -> Result<A>,
+) -> GrpcResult<A> {
+    let missing = || Status::internal("no connection information");
+    let caller: Caller = request.extensions().get().cloned().ok_or_else(missing)?;
+    let log: RefusalLog = request.extensions().get().cloned().ok_or_else(missing)?;
+    call(&caller, request.into_inner()).await.map(Response::new).map_err(|error| {
+        log.tell(method.row().name, caller.remote(), &error);
+        status::grpc(&error)
+    })
 }
 
 /// Whether a request is gRPC or gRPC-web by its content type.
@@ -146,47 +160,52 @@ impl proto::kms_server::Kms for Kms {
         &self,
         request: Request<proto::GetAppKeyRequest>,
     ) -> GrpcResult<proto::AppKeyResponse> {
-        let caller = caller(&request)?;
-        answer(self.0.get_app_key(&caller, request.into_inner()).await)
+        unary(Method::GetAppKey, request, async |caller, request| self.0.get_app_key(caller, request).await)
+            .await
     }
 
     async fn get_kms_key(
         &self,
         request: Request<proto::GetKmsKeyRequest>,
     ) -> GrpcResult<proto::KmsKeyResponse> {
-        let caller = caller(&request)?;
-        answer(self.0.get_kms_key(&caller, request.into_inner()).await)
+        unary(Method::GetKmsKey, request, async |caller, request| self.0.get_kms_key(caller, request).await)
+            .await
     }
 
     async fn get_app_env_encrypt_pub_key(
         &self,
         request: Request<proto::AppId>,
     ) -> GrpcResult<proto::PublicKeyResponse> {
-        let prepared = self.0.get_app_env_encrypt_pub_key(request.into_inner()).await;
-        answer(prepared.map(|prepared| prepared.message().clone()))
+        unary(Method::GetAppEnvEncryptPubKey, request, async |_, request| {
+            Ok(self.0.get_app_env_encrypt_pub_key(request).await?.message().clone())
+        })
+        .await
     }
 
-    async fn get_meta(&self, _: Request<()>) -> GrpcResult<proto::GetMetaResponse> {
-        answer(Ok(self.0.get_meta().message().clone()))
+    async fn get_meta(&self, request: Request<()>) -> GrpcResult<proto::GetMetaResponse> {
+        unary(Method::GetMeta, request, async |_, ()| Ok(self.0.get_meta().message().clone())).await
     }
 
-    async fn get_temp_ca_cert(&self, _: Request<()>) -> GrpcResult<proto::GetTempCaCertResponse> {
-        answer(self.0.get_temp_ca_cert().await)
+    async fn get_temp_ca_cert(&self, request: Request<()>) -> GrpcResult<proto::GetTempCaCertResponse> {
+        unary(Method::GetTempCaCert, request, async |_, ()| self.0.get_temp_ca_cert().await).await
     }
 
     async fn sign_cert(
         &self,
         request: Request<proto::SignCertRequest>,
     ) -> GrpcResult<proto::SignCertResponse> {
-        let caller = caller(&request)?;
-        answer(self.0.sign_cert(&caller, request.into_inner()).await)
+        unary(Method::SignCert, request, async |caller, request| self.0.sign_cert(caller, request).await)
+            .await
     }
 
     async fn clear_image_cache(
         &self,
         request: Request<proto::LegacyClearImageCacheRequest>,
     ) -> GrpcResult<()> {
-        answer(self.0.clear_image_cache(request.into_inner()).await)
+        unary(Method::LegacyClearImageCache, request, async |_, request| {
+            self.0.clear_image_cache(request).await
+        })
+        .await
     }
 }
 
@@ -199,19 +218,19 @@ impl proto::onboard_server::Onboard for Onboard {
         &self,
         request: Request<proto::BootstrapRequest>,
     ) -> GrpcResult<proto::BootstrapResponse> {
-        answer(self.0.bootstrap(request.into_inner()).await)
+        unary(Method::Bootstrap, request, async |_, request| self.0.bootstrap(request).await).await
     }
 
     async fn onboard(&self, request: Request<proto::OnboardRequest>) -> GrpcResult<proto::OnboardResponse> {
-        answer(self.0.onboard(request.into_inner()).await)
+        unary(Method::Onboard, request, async |_, request| self.0.onboard(request).await).await
     }
 
-    async fn get_attestation_info(&self, _: Request<()>) -> GrpcResult<proto::AttestationInfoResponse> {
-        answer(self.0.get_attestation_info().await)
+    async fn get_attestation_info(&self, request: Request<()>) -> GrpcResult<proto::AttestationInfoResponse> {
+        unary(Method::GetAttestationInfo, request, async |_, ()| self.0.get_attestation_info().await).await
     }
 
-    async fn finish(&self, _: Request<()>) -> GrpcResult<()> {
-        answer(self.0.finish().await)
+    async fn finish(&self, request: Request<()>) -> GrpcResult<()> {
+        unary(Method::Finish, request, async |_, ()| self.0.finish().await).await
     }
 }
 
@@ -221,6 +240,7 @@ pub struct Admin(Arc<AdminService>);
 #[tonic::async_trait]
 impl proto::admin_server::Admin for Admin {
     async fn clear_image_cache(&self, request: Request<proto::ClearImageCacheRequest>) -> GrpcResult<()> {
-        answer(self.0.clear_image_cache(request.into_inner()).await)
+        unary(Method::ClearImageCache, request, async |_, request| self.0.clear_image_cache(request).await)
+            .await
     }
 }

@@ -35,7 +35,7 @@ impl AddressLimit {
 }
 
 /// One customer of IPv6 has a whole /64; mapped addresses are IPv4.
-fn bucket(address: IpAddr) -> IpAddr {
+pub(super) fn bucket(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();

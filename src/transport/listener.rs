@@ -1,6 +1,12 @@
 //! The listener: accepts connections for whichever phase this KMS is in, and never closes in between.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    collections::HashMap,
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
@@ -16,7 +22,7 @@ use tokio::{
 };
 use tokio_rustls::TlsAcceptor;
 
-use super::{activity::Activity, front::Front, tls};
+use super::{activity::Activity, front::Front, limit::bucket, tls};
 use crate::{admission::Peer, metrics::Metrics, service::Caller};
 
 /// The first byte of a TLS record that opens a handshake (RFC 8446, section 5.1).
@@ -70,6 +76,7 @@ pub async fn serve(
     metrics: Arc<Metrics>,
 ) {
     let slots = Arc::new(Semaphore::new(bounds.connections));
+    let addresses = AddressSlots::new(bounds.connections / 2);
     let mut connections = JoinSet::new();
     let mut closing = phase.clone();
     loop {
@@ -79,7 +86,8 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
-                    let Ok(slot) = Arc::clone(&slots).try_acquire_owned() else {
+                    let free = Arc::clone(&slots).try_acquire_owned().ok().zip(addresses.take(remote.ip()));
+                    let Some(slot) = free else {
                         metrics.connection_shed();
                         continue;
                     };
@@ -101,6 +109,48 @@ pub async fn serve(
     let all = async { while connections.join_next().await.is_some() {} };
     if timeout(bounds.grace, all).await.is_err() {
         connections.shutdown().await;
+    }
+}
+
+/// Connections by address: no single one can hold more than its share of all.
+#[derive(Debug, Clone)]
+struct AddressSlots {
+    most: usize,
+    held: Arc<Mutex<HashMap<IpAddr, usize>>>,
+}
+
+/// A connection of an address; dropping it gives the slot back.
+struct AddressSlot {
+    slots: AddressSlots,
+    address: IpAddr,
+}
+
+impl AddressSlots {
+    fn new(most: usize) -> Self {
+        Self { most: most.max(1), held: Arc::default() }
+    }
+
+    fn take(&self, address: IpAddr) -> Option<AddressSlot> {
+        let address = bucket(address);
+        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = held.entry(address).or_insert(0);
+        if *count >= self.most {
+            return None;
+        }
+        *count += 1;
+        Some(AddressSlot { slots: self.clone(), address })
+    }
+}
+
+impl Drop for AddressSlot {
+    fn drop(&mut self) {
+        let mut held = self.slots.held.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(count) = held.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                held.remove(&self.address);
+            }
+        }
     }
 }
 
@@ -222,5 +272,23 @@ where
                 return timeout(bounds.grace, exchange).await.unwrap_or(Ok(()));
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_address_gets_its_share_and_gives_it_back() {
+        let slots = AddressSlots::new(2);
+        let address = |text: &str| text.parse::<IpAddr>().expect("address");
+        let held: Vec<_> = (0..2).map_while(|_| slots.take(address("192.0.2.1"))).collect();
+        assert_eq!(held.len(), 2);
+        assert!(slots.take(address("192.0.2.1")).is_none());
+        assert!(slots.take(address("192.0.2.2")).is_some());
+        drop(held);
+        assert!(slots.take(address("192.0.2.1")).is_some());
+        assert!(slots.held.lock().expect("lock").is_empty());
     }
 }

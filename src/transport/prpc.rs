@@ -7,7 +7,7 @@ use http_body_util::Full;
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{body, status};
+use super::{body, refusal_log::RefusalLog, status};
 use crate::{
     config::BodyLimits,
     error::{Code, Error, Result},
@@ -187,7 +187,12 @@ where
     };
     match dispatch.call(*method, caller, Call { encoding, payload }).await {
         Ok(bytes) => success(*method, encoding, bytes),
-        Err(cause) => error(encoding, &cause),
+        Err(cause) => {
+            if let Some(log) = parts.extensions.get::<RefusalLog>() {
+                log.tell(name, caller.remote(), &cause);
+            }
+            error(encoding, &cause)
+        }
     }
 }
 

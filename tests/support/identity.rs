@@ -69,6 +69,13 @@ impl Identity {
         Self::of(certificate::issue(spec, &key.spki_der(), &issuer).expect("certificate"), key)
     }
 
+    /// Certificate and key, PEM each.
+    pub fn pem(&self) -> (String, String) {
+        let shown = self.0.as_ref().expect("a certificate");
+        let key = P256Key::from_pkcs8_der(&shown.key).expect("a key");
+        (certificate::pem(&shown.certificate), key.pem().to_string())
+    }
+
     pub(super) fn shown(&self) -> Option<&Shown> {
         self.0.as_ref()
     }

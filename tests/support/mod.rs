@@ -16,6 +16,7 @@ pub mod grpc;
 pub mod http;
 pub mod identity;
 pub mod process;
+pub mod program;
 
 use std::{
     net::SocketAddr,
@@ -43,7 +44,7 @@ pub use self::{
 /// The name under which every KMS here serves.
 pub const DOMAIN: &str = "localhost";
 /// The token of the admin listener.
-pub const ADMIN_TOKEN: &str = "the operator's token";
+pub const ADMIN_TOKEN: &str = "the token of operators";
 
 /// One machine for all tests: making one costs ten signatures.
 static PLATFORM: LazyLock<Arc<Platform>> = LazyLock::new(|| Platform::from_seed(b"integration tests"));

@@ -26,7 +26,11 @@ const INFORMATIVE: [&str; 12] = [
 
 /// What goes into cases and can change without another outcome: unused parts of a set, a second more or less, a status
 /// of the same class, what nothing is said about but whether it is accepted; and all of what is refused anyway.
-const INPUTS: [&str; 6] = [
+const INPUTS: [&str; 10] = [
+    "os_image.json.download_failures[].",
+    "os_image.json.legacy[].vm_config",
+    "os_image.json.lite[].event_log[].preimage",
+    "os_image.json.sev_snp[].",
     ".pck_crl_issuer_chain",
     ".now",
     ".status",
@@ -68,6 +72,9 @@ fn a_list_that_is_not_known_fails_and_so_does_a_key_of_a_case() {
         for pointer in lists(name, &original).into_iter().chain([above.to_owned()]) {
             let mut altered = original.clone();
             let target = altered.pointer_mut(&pointer).expect("it was found there");
+            if target[0].is_string() {
+                continue;
+            }
             let case = if target.is_array() { &mut target[0] } else { target };
             case["unheard_of"] = json!(["x"]);
             let failures = failures(name, &altered);
@@ -215,7 +222,6 @@ fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
 
 /// Alters one value of each shape (`.list[].key`) in turn.
 #[test]
-#[ignore = "runs every file a hundred times: half a minute"]
 fn no_value_can_be_altered_unnoticed() {
     let mut unnoticed = Vec::new();
     for name in names() {

@@ -11,9 +11,6 @@ use crate::evidence::{Evidence, EvidenceError};
 pub use agent::GuestAgent;
 pub use configfs::ConfigfsTsm;
 
-/// Environment variable with the guest agent's address.
-pub const ADDRESS_VARIABLE: &str = "DSTACK_AGENT_ADDRESS";
-
 /// The source of own evidence.
 #[derive(Debug, Clone)]
 pub enum Attester {
@@ -26,16 +23,6 @@ pub enum Attester {
 }
 
 impl Attester {
-    /// The attester at the address in the environment; else at `address`; else the guest agent at its usual sockets.
-    pub fn from_env_or(address: Option<&str>) -> Result<Self, AttesterError> {
-        let variable = std::env::var(ADDRESS_VARIABLE).ok();
-        match [variable.as_deref(), address].into_iter().flatten().find(|address| !address.trim().is_empty())
-        {
-            Some(address) => Self::at(address),
-            None => Ok(Self::GuestAgent(GuestAgent::usual())),
-        }
-    }
-
     /// The attester at `address`: `unix:<path>` or `http://<host>[:<port>][/<prefix>]` for a guest agent,
     /// `configfs-tsm:<path of the runtime event log>` for the kernel, `none` for none.
     pub fn at(address: &str) -> Result<Self, AttesterError> {

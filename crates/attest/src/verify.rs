@@ -9,7 +9,10 @@ use crate::binding::ReportData;
 use crate::collateral::{Collateral, CollateralCache, CollateralError};
 use crate::evidence::{Evidence, EvidenceError, Platform, Tdx};
 use crate::identity::{AppId, AppIdLength, AppInfo, BootInfo, IdentityError, Registers, tdx_identity};
-use crate::measurement::{EventVersion, PreimageError, TdxEvent, Until, replay_rtmr3, validate_v2_preimages};
+use crate::measurement::{
+    EventVersion, PreimageError, RuntimeEvent, SYSTEM_READY, TdxEvent, Until, replay_rtmr3,
+    validate_v2_preimages,
+};
 use crate::platform::tdx::{self, TdReport, TdxError, VerifiedQuote};
 use crate::trust::TrustAnchors;
 use crate::vm_config::VmConfig;
@@ -121,25 +124,62 @@ pub fn verify(
     anchors: &TrustAnchors,
     now: u64,
 ) -> Result<Verified, VerifyError> {
-    let tdx = tdx_of(evidence)?;
-    let report_data = bound_report_data(evidence, binding)?;
-    let quote = tdx::verify_quote(&tdx.quote, collateral, anchors, now)?;
-    let replayed = replay_rtmr3(&evidence.stack.runtime_events, Until::End);
-    let quoted = quote.td().rt_mr[3];
-    if quoted != replayed {
-        return Err(VerifyError::Rtmr3 { quoted: hex::encode(quoted), replayed: hex::encode(replayed) });
+    Consistent::check(evidence, binding)?.appraise(collateral, anchors, now)
+}
+
+/// Evidence whose parts say the same and that is bound as demanded. Nothing vouches for its quote yet; but what fails
+/// here costs no signature check and no request.
+struct Consistent<'a> {
+    evidence: &'a Evidence,
+    tdx: &'a Tdx,
+    report_data: ReportData,
+}
+
+impl<'a> Consistent<'a> {
+    fn check(evidence: &'a Evidence, binding: Binding<'_>) -> Result<Self, VerifyError> {
+        let tdx = tdx_of(evidence)?;
+        let report_data = bound_report_data(evidence, binding)?;
+        let events = &evidence.stack.runtime_events;
+        check_names(events)?;
+        let quoted = TdReport::parse(&tdx.quote)?;
+        let replayed = replay_rtmr3(events, Until::End);
+        if quoted.rt_mr[3] != replayed {
+            let quoted = hex::encode(quoted.rt_mr[3]);
+            return Err(VerifyError::Rtmr3 { quoted, replayed: hex::encode(replayed) });
+        }
+        if !is_equal(&quoted.report_data, &report_data.0) {
+            return Err(VerifyError::QuotedReportData);
+        }
+        check_preimages(&tdx.event_log)?;
+        Ok(Self { evidence, tdx, report_data })
     }
-    if !is_equal(&quote.td().report_data, &report_data.0) {
-        return Err(VerifyError::QuotedReportData);
+
+    /// The quote that was checked for consistency is the quote that is verified: both read the same bytes.
+    fn appraise(
+        self,
+        collateral: &Collateral,
+        anchors: &TrustAnchors,
+        now: u64,
+    ) -> Result<Verified, VerifyError> {
+        let quote = tdx::verify_quote(&self.tdx.quote, collateral, anchors, now)?;
+        Ok(Verified {
+            evidence: self.evidence.clone(),
+            report_data: self.report_data,
+            quote,
+            fmspc: collateral.fmspc(),
+            collateral_expires: collateral.expires(),
+        })
     }
-    check_preimages(&tdx.event_log)?;
-    Ok(Verified {
-        evidence: evidence.clone(),
-        report_data,
-        quote,
-        fmspc: collateral.fmspc(),
-        collateral_expires: collateral.expires(),
-    })
+}
+
+/// A V1 digest covers `name:payload`, so a colon in a name would let a sender move the border between the two and hide
+/// an event from lookup. No system event has one; what apps add after `system-ready` is not looked up.
+fn check_names(events: &[RuntimeEvent]) -> Result<(), VerifyError> {
+    let system = events.iter().take_while(|event| event.event != SYSTEM_READY);
+    match system.into_iter().find(|event| event.version == EventVersion::V1 && event.event.contains(':')) {
+        Some(_) => Err(VerifyError::EventName),
+        None => Ok(()),
+    }
 }
 
 fn tdx_of(evidence: &Evidence) -> Result<&Tdx, VerifyError> {
@@ -209,11 +249,10 @@ impl Verifier {
 
     /// [`verify`], with collateral for the platform of the evidence, now.
     pub async fn verify(&self, evidence: &Evidence, binding: Binding<'_>) -> Result<Verified, VerifyError> {
-        let tdx = tdx_of(evidence)?;
         // Before any request: evidence that is not bound is refused whatever its quote says.
-        bound_report_data(evidence, binding)?;
-        let collateral = self.cache.get(&tdx.quote).await?;
-        verify(evidence, binding, &collateral, &self.anchors, self.cache.clock().now())
+        let consistent = Consistent::check(evidence, binding)?;
+        let collateral = self.cache.get(&consistent.tdx.quote).await?;
+        consistent.appraise(&collateral, &self.anchors, self.cache.clock().now())
     }
 
     /// What is trusted.
@@ -239,6 +278,9 @@ pub enum VerifyError {
     /// The evidence vouches for another key or other report data.
     #[error("report data mismatch")]
     ReportData,
+    /// A name before `system-ready` leaves open where it ends and its payload begins.
+    #[error("the name of a runtime event must not contain a colon")]
+    EventName,
     /// A pod's payload does not make its report data.
     #[error("report_data does not match report_data_payload")]
     PodPayload,

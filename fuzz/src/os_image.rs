@@ -1,0 +1,96 @@
+//! What registers are computed from: an image's files, and the documents about it in evidence.
+
+use std::path::Path;
+
+use kms_attest::measurement::TdxEvent;
+use kms_attest::os_image::legacy::{self, Image, Metadata};
+use kms_attest::os_image::lite;
+use kms_attest::os_image::manifest::{Manifest, image_hash, is_plain};
+use kms_attest::os_image::qemu::AcpiCall;
+use kms_attest::vm_config::{ImageMeasurement, VmConfig};
+
+/// Length of every firmware here; its end is the input's.
+const FIRMWARE: usize = 1 << 16;
+
+/// Amounts of memory on both sides of every limit.
+const MEMORY: [u64; 8] = [1 << 31, 3 << 30, 0, u64::MAX, 0xafff_f000, 0xb000_0000, 1 << 20, 1 << 40];
+
+/// The first byte chooses: a measurement document, an image, or texts; the second the VM's memory.
+///
+/// The same bytes give the same registers; a list of files has plain names only.
+pub fn os_image(data: &[u8]) {
+    let [choice, memory, rest @ ..] = data else { return };
+    let config = VmConfig {
+        memory_size: MEMORY[usize::from(memory % 8)],
+        qemu_version: Some("9.2.1".to_owned()),
+        qemu_single_pass_add_pages: Some(memory & 8 != 0),
+        ..VmConfig::default()
+    };
+    match choice % 4 {
+        0 => document(config, rest),
+        1 | 2 => image(&config, rest),
+        _ => texts(rest),
+    }
+}
+
+/// The bytes as a document that its image vouches for.
+fn document(config: VmConfig, document: &[u8]) {
+    let checksum_file = format!("{}  measurement.tdx.cbor\n", hex::encode(image_hash(document))).into_bytes();
+    let config = VmConfig {
+        os_image_hash: image_hash(&checksum_file).to_vec(),
+        tdx_measurement: Some(ImageMeasurement { checksum_file, measurement: document.to_vec() }),
+        ..config
+    };
+    let log = ["acpi-loader", "acpi-rsdp", "acpi-tables"].map(|name| TdxEvent {
+        imr: 0,
+        event_type: 10,
+        digest: vec![7; 48],
+        event: name.to_owned(),
+        event_payload: b"ACPI DATA".to_vec(),
+        version: Default::default(),
+        preimage: None,
+    });
+    let registers = lite::boot_registers(&config, &log).ok();
+    assert_eq!(lite::boot_registers(&config, &log).ok(), registers);
+    assert!(lite::boot_registers(&config, &log[1..]).is_err(), "an event is missing");
+}
+
+/// Lengths of kernel and tables, then both, then the end of the firmware.
+fn image(config: &VmConfig, data: &[u8]) {
+    let Some((&[a, b, c, d], files)) = data.split_first_chunk() else { return };
+    let (kernel, tables) = (usize::from(u16::from_le_bytes([a, b])), usize::from(u16::from_le_bytes([c, d])));
+    let Some((kernel, files)) = files.split_at_checked(kernel) else { return };
+    let Some((tables, end)) = files.split_at_checked(tables) else { return };
+    let mut firmware = vec![0; FIRMWARE.saturating_sub(end.len())];
+    firmware.extend_from_slice(end);
+    for initrd_size in [0, 5003, u64::from(u32::MAX)] {
+        let image = Image {
+            firmware: &firmware,
+            kernel: kernel.to_vec(),
+            initrd_size,
+            initrd_sha384: [0; 48],
+            command_line: "console=hvc0",
+        };
+        let registers = legacy::boot_registers(config, image.clone(), tables);
+        if initrd_size == 0 {
+            assert_eq!(legacy::boot_registers(config, image, tables), registers);
+        }
+    }
+}
+
+/// A list of files, a description, and a configuration for the program that makes ACPI tables.
+fn texts(data: &[u8]) {
+    if let Ok(manifest) = Manifest::parse(data) {
+        for entry in manifest.entries() {
+            assert!(is_plain(&entry.name) && Path::new(&entry.name).file_name().is_some(), "{entry:?}");
+            assert_eq!(manifest.sha256(&entry.name), Some(&entry.sha256));
+        }
+    }
+    if let Ok(Metadata { kernel, initrd, bios, .. }) = Metadata::parse(data) {
+        assert!([kernel, initrd, bios].iter().all(|name| is_plain(name)));
+    }
+    let config = std::str::from_utf8(data).ok().and_then(|text| VmConfig::parse(text).ok());
+    if let Some(Ok(call)) = config.map(|config| AcpiCall::of(&config, Path::new("/f"), Path::new("/k"))) {
+        assert!(call.arguments.len() < 4096, "{} arguments", call.arguments.len());
+    }
+}

@@ -1,0 +1,104 @@
+//! The one place that knows how each part is built from its section of the configuration. Building changes nothing.
+
+use std::{fs, io, path::Path};
+
+use kms_attest::{
+    attester::{Attester, ConfigfsTsm, GuestAgent},
+    collateral::{CacheOptions, CollateralCache},
+    trust::TrustAnchors,
+    verify::Verifier,
+};
+
+use super::AppError;
+use crate::{
+    admission::ImageCheck,
+    config::{self, Config, Core},
+    operator::{Credentials, OperatorToken, Users},
+    os_image::{self, ImageCache, OsImages},
+    policy::{Policy, SetupError},
+    store::Permissions,
+};
+
+/// Largest htpasswd file and trust anchor in bytes.
+const SMALL_FILE: u64 = 1024 * 1024;
+
+pub(super) fn attester(core: &Core) -> Result<Attester, AppError> {
+    Ok(match &core.attester {
+        config::Attester::GuestAgent { address: Some(address) } => Attester::at(address)?,
+        // The configuration has looked at the environment already.
+        config::Attester::GuestAgent { address: None } => Attester::GuestAgent(GuestAgent::usual()),
+        config::Attester::ConfigfsTsm { event_log } => {
+            Attester::ConfigfsTsm(ConfigfsTsm::new(event_log.clone(), String::new()))
+        }
+        config::Attester::None => Attester::None,
+    })
+}
+
+pub(super) fn verifier(core: &Core) -> Result<Verifier, AppError> {
+    let anchors = match &core.attestation.tdx_root {
+        None => TrustAnchors::intel(),
+        Some(path) => TrustAnchors::with_tdx_root(&read_small("core.attestation.root_ca.tdx", path)?)?,
+    };
+    let endpoints: Vec<&str> = core.attestation.pccs.iter().map(config::Endpoint::as_str).collect();
+    let cache = CollateralCache::new(&endpoints, &anchors, CacheOptions::default())?;
+    Ok(Verifier::new(anchors, cache))
+}
+
+pub(super) fn policy(core: &Core) -> Result<Policy, SetupError> {
+    Policy::from_config(&core.auth_api)
+}
+
+pub(super) fn image_check(core: &Core, cache: &ImageCache) -> Result<ImageCheck, AppError> {
+    let image = &core.image;
+    if !image.verify {
+        return Ok(ImageCheck::Waived);
+    }
+    let settings = os_image::Settings {
+        download_url: image.download_url.clone(),
+        download_timeout: image.download_timeout,
+        acpi_tables: image.acpi_tables.clone(),
+    };
+    Ok(ImageCheck::Required(OsImages::new(settings, cache.clone())?))
+}
+
+/// Who may use the admin listener; `None` where there is none.
+pub(super) fn admin_credentials(core: &Core) -> Result<Option<Credentials>, AppError> {
+    let admin = &core.admin;
+    if !admin.enabled {
+        return Ok(None);
+    }
+    let users = match &admin.htpasswd_file {
+        Some(path) => Users::parse(&String::from_utf8_lossy(&read_small("core.admin.htpasswd_file", path)?))?,
+        None => Users::default(),
+    };
+    let token = admin_token(core);
+    // Without either, the configuration was refused unless it says so.
+    Ok(Some(match (&token, &admin.htpasswd_file, admin.insecure_no_auth) {
+        (None, None, true) => Credentials::NoneNeeded,
+        _ => Credentials::Needed { token, users },
+    }))
+}
+
+pub(super) fn admin_token(core: &Core) -> Option<OperatorToken> {
+    core.admin.auth_token.as_ref().map(|token| OperatorToken::new(token.expose()))
+}
+
+pub(super) fn key_permissions(config: &Config) -> Permissions {
+    match config.core.insecure_world_readable_keys {
+        true => Permissions::InsecureAllowLoose,
+        false => Permissions::OwnerOnly,
+    }
+}
+
+fn read_small(key: &'static str, path: &Path) -> Result<Vec<u8>, AppError> {
+    let file = |source| AppError::File { key, source };
+    let metadata = fs::metadata(path).map_err(file)?;
+    // A pipe would be waited for.
+    if !metadata.is_file() {
+        return Err(file(io::Error::other("not a file")));
+    }
+    if metadata.len() > SMALL_FILE {
+        return Err(file(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB")));
+    }
+    fs::read(path).map_err(file)
+}

@@ -1,0 +1,95 @@
+//! What a start would do, found out without changing anything.
+
+use std::{
+    io,
+    path::{Path, PathBuf},
+    time::SystemTime,
+};
+
+use super::{AppError, parts};
+use crate::{
+    audit::{self, AuditError},
+    config::Config,
+    lifecycle::{Node, Prospect},
+    os_image::ImageCache,
+    policy::Policy,
+    store::{KeyDirectory, StoreError},
+};
+
+/// What a start would do.
+#[derive(Debug)]
+pub struct Preflight {
+    /// Why it would be refused: everything that can be known before. A port that is taken and an attester that does
+    /// not answer cannot.
+    pub problems: Vec<AppError>,
+    /// What the node would come up as; `None` if the key directory is unusable.
+    pub prospect: Option<Prospect>,
+    /// The policy that would decide; `None` if there is none.
+    pub policy: Option<Policy>,
+}
+
+impl Preflight {
+    /// Builds what can be built from `config`.
+    pub fn of(config: &Config) -> Self {
+        let core = &config.core;
+        let mut problems = Problems(Vec::new());
+        let prospect = problems.note(prospect(config));
+        problems.note(parts::attester(core));
+        problems.note(parts::verifier(core));
+        let policy = problems.note(parts::policy(core).map_err(AppError::from));
+        problems.note(parts::image_check(core, &ImageCache::new(core.image.cache_dir.clone())));
+        problems.note(parts::admin_credentials(core));
+        problems.note(audit_log(&core.audit.file));
+        Self { problems: problems.0, prospect, policy }
+    }
+}
+
+struct Problems(Vec<AppError>);
+
+impl Problems {
+    fn note<T>(&mut self, built: Result<T, AppError>) -> Option<T> {
+        built.map_err(|problem| self.0.push(problem)).ok()
+    }
+}
+
+fn prospect(config: &Config) -> Result<Prospect, AppError> {
+    let core = &config.core;
+    let directory = &core.cert_dir;
+    let state = KeyDirectory::inspect(directory, parts::key_permissions(config))?;
+    let prospect = Node::foresee(state, core.onboard.auto_bootstrap_domain.clone(), SystemTime::now())?;
+    if prospect == Prospect::Onboarding {
+        if !core.onboard.enabled {
+            return Err(AppError::NoKeys);
+        }
+        creatable(&directory.join("new")).map_err(|cause| StoreError::Io {
+            doing: "create files in",
+            path: directory.clone(),
+            cause,
+        })?;
+    }
+    Ok(prospect)
+}
+
+fn audit_log(path: &Path) -> Result<(), AppError> {
+    match std::fs::symlink_metadata(path) {
+        Ok(_) => Ok(audit::inspect(path)?),
+        Err(_) => creatable(path).map_err(|source| AuditError::Open { path: path.to_owned(), source }.into()),
+    }
+}
+
+/// Whether a file could be made at `path`, and the directories above it that are not there.
+fn creatable(path: &Path) -> io::Result<()> {
+    use rustix::fs::{Access, access};
+    let mut above = path.parent().map(Path::to_owned).unwrap_or_default();
+    loop {
+        if above.as_os_str().is_empty() {
+            above = PathBuf::from(".");
+        }
+        match std::fs::metadata(&above) {
+            Ok(found) if !found.is_dir() => return Err(io::ErrorKind::NotADirectory.into()),
+            Ok(_) => return Ok(access(&above, Access::WRITE_OK | Access::EXEC_OK)?),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Err(_) => above = above.parent().map(Path::to_owned).unwrap_or_default(),
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! Names, help and meaning of what is counted.
+
+use super::*;
+
+fn metrics() -> Metrics {
+    let attested = ["GetAppKey", "GetKmsKey", "SignCert"].map(|name| (name, Kind::Attestation));
+    let other = ["GetMeta", "Bootstrap"].map(|name| (name, Kind::Other));
+    Metrics::new(attested.into_iter().chain(other))
+}
+
+#[test]
+fn paths_are_methods() {
+    let metrics = metrics();
+    for (path, method, is_attestation) in [
+        ("/prpc/GetAppKey", "GetAppKey", true),
+        ("/prpc/KMS.GetAppKey", "GetAppKey", true),
+        ("//prpc//KMS.SignCert", "SignCert", true),
+        ("/prpc/KMS%2EGetKmsKey", "GetKmsKey", true),
+        ("/prpc/Admin.GetKmsKey", "GetKmsKey", false),
+        ("/kms.KMS/GetAppKey", "GetAppKey", false),
+        ("/prpc/GetMeta", "GetMeta", false),
+        ("/prpc/Onboard.Bootstrap", "Bootstrap", false),
+        ("/prpc/NoSuchMethod", "other", false),
+        ("/health", "other", false),
+        ("/", "other", false),
+        ("", "other", false),
+    ] {
+        assert_eq!(metrics.observe(path), Observed { method, is_attestation }, "{path}");
+    }
+}
+
+#[test]
+fn the_peers_counters_keep_their_names_help_and_meaning() {
+    let metrics = metrics();
+    assert!(metrics.render().contains("dstack_kms_attestation_requests_total 0\n"));
+    for (path, status) in [
+        ("/prpc/GetAppKey", 200),
+        ("/prpc/KMS.GetKmsKey", 400),
+        ("/prpc/SignCert", 503),
+        ("/prpc/SignCert", 399),
+        ("/prpc/GetMeta", 400),
+    ] {
+        metrics.answered(metrics.observe(path), status, Duration::ZERO);
+    }
+    let text = metrics.render();
+    for line in [
+        "# HELP dstack_kms_attestation_requests_total Total number of KMS attestation requests.",
+        "# TYPE dstack_kms_attestation_requests_total counter",
+        "dstack_kms_attestation_requests_total 4",
+        "# HELP dstack_kms_attestation_failures_total Total number of failed KMS attestation requests.",
+        "# TYPE dstack_kms_attestation_failures_total counter",
+        "dstack_kms_attestation_failures_total 2",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+    }
+}
+
+#[test]
+fn what_happens_is_counted_under_our_names() {
+    let metrics = metrics();
+    metrics.answered(metrics.observe("/prpc/GetAppKey"), 403, Duration::from_millis(3));
+    metrics.denied("os_image_not_allowed");
+    metrics.handshake("timeout");
+    metrics.verification("refused");
+    metrics.policy_answer("unavailable");
+    metrics.connection_shed();
+    metrics.address_limited();
+    metrics.credentials_failed();
+    metrics.audit_recorded();
+    metrics.audit_failed();
+    metrics.set_ready();
+    metrics.set_relaxed(["dev_auth", "no_tee"]);
+    metrics.set_relaxed(["dev_auth"]);
+    let open = metrics.connection();
+    drop(metrics.connection());
+    let hour = Duration::from_secs(3600);
+    let state = CollateralState { entries: 2, oldest_age: hour, expires_in: hour, fetches: 5, failures: 1 };
+    metrics.set_collateral(state);
+    metrics.set_collateral(CollateralState { fetches: 7, ..state });
+    let text = metrics.render();
+    for line in [
+        r#"cvm_kms_requests_total{method="GetAppKey",status="403"} 1"#,
+        r#"cvm_kms_request_seconds_count{method="GetAppKey"} 1"#,
+        r#"cvm_kms_request_seconds_bucket{method="GetAppKey",le="0.005"} 1"#,
+        r#"cvm_kms_denials_total{code="os_image_not_allowed"} 1"#,
+        r#"cvm_kms_tls_handshakes_total{result="timeout"} 1"#,
+        r#"cvm_kms_verifications_total{result="refused"} 1"#,
+        r#"cvm_kms_policy_answers_total{answer="unavailable"} 1"#,
+        r#"cvm_kms_shed_total{limit="max_connections"} 1"#,
+        r#"cvm_kms_shed_total{limit="unauthenticated_per_second"} 1"#,
+        "cvm_kms_failed_credentials_total 1",
+        "cvm_kms_audit_records_total 1",
+        "cvm_kms_audit_failures_total 1",
+        "cvm_kms_connections 1",
+        "cvm_kms_ready 1",
+        r#"cvm_kms_relaxed{code="dev_auth"} 1"#,
+        "cvm_kms_collateral_entries 2",
+        "cvm_kms_collateral_age_seconds 3600",
+        "cvm_kms_collateral_fetches_total 7",
+        "cvm_kms_collateral_failures_total 1",
+    ] {
+        assert!(text.lines().any(|shown| shown == line), "{line} is not in\n{text}");
+    }
+    assert!(!text.contains("no_tee"), "what is no longer relaxed is no longer shown");
+    drop(open);
+    assert!(metrics.render().contains("cvm_kms_connections 0"));
+}

@@ -1,0 +1,241 @@
+//! The directories of cached OS images and measurements: what lies where, and how operators clear them.
+
+use std::{
+    fs,
+    io::{self, Read as _, Write as _},
+    path::{Path, PathBuf},
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use kms_attest::{
+    os_image::{BootRegisters, legacy::METADATA},
+    vm_config::VmConfig,
+};
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+/// Longest key, in hexadecimal digits: SHA-512.
+const LONGEST_KEY: usize = 128;
+/// Version of the measurements that the peer's 0.6.0 reads and writes.
+const VERSION: u32 = 3;
+/// Longest measurement file in bytes.
+const LONGEST_MEASUREMENT: u64 = 4096;
+/// Most measurements that are kept: a VM can vary its configuration.
+const MOST_MEASUREMENTS: usize = 16 * 1024;
+/// Most attempts to delete what others are writing into.
+const MOST_ATTEMPTS: usize = 100;
+const IMAGES: &str = "images";
+const MEASUREMENTS: &str = "measurements";
+
+/// `core.image.cache_dir`. Clones know of each other's clearing.
+#[derive(Debug, Clone)]
+pub struct ImageCache {
+    directory: PathBuf,
+    clearings: Arc<AtomicU64>,
+}
+
+/// Why nothing was cleared.
+#[derive(Debug, thiserror::Error)]
+pub enum CacheError {
+    /// Neither empty, nor `all`, nor hexadecimal.
+    #[error("invalid cache key")]
+    InvalidKey,
+    /// The directory cannot be changed.
+    #[error("cannot remove from the cache directory")]
+    Io(#[source] io::Error),
+}
+
+/// A file of `measurements/`.
+#[derive(Serialize, Deserialize)]
+struct Measurement {
+    version: u32,
+    measurements: BootRegisters,
+}
+
+impl ImageCache {
+    /// The caches below `directory`.
+    pub fn new(directory: PathBuf) -> Self {
+        Self { directory, clearings: Arc::default() }
+    }
+
+    /// Removes one image (hexadecimal hash), every image (`all`), or none (empty).
+    ///
+    /// # Errors
+    /// [`CacheError`]; what is not there is no error.
+    pub async fn clear_images(&self, key: &str) -> Result<(), CacheError> {
+        self.clear(IMAGES, key, &[""]).await
+    }
+
+    /// Removes one measurement, all, or none. Both spellings of the file are removed: operators name it without
+    /// `.json`, which the peer never finds.
+    ///
+    /// # Errors
+    /// [`CacheError`]; what is not there is no error.
+    pub async fn clear_measurements(&self, key: &str) -> Result<(), CacheError> {
+        self.clear(MEASUREMENTS, key, &["", ".json"]).await
+    }
+
+    async fn clear(&self, below: &str, key: &str, endings: &[&str]) -> Result<(), CacheError> {
+        let directory = self.directory.join(below);
+        let paths: Vec<PathBuf> = match key {
+            "" => return Ok(()),
+            "all" => vec![directory],
+            key if is_hash(key) => {
+                let key = key.to_ascii_lowercase();
+                endings.iter().map(|ending| directory.join(format!("{key}{ending}"))).collect()
+            }
+            _ => return Err(CacheError::InvalidKey),
+        };
+        let cache = self.clone();
+        let cleared = tokio::task::spawn_blocking(move || {
+            cache.clearings.fetch_add(1, Ordering::SeqCst);
+            let cleared = paths.iter().try_for_each(|path| remove(&cache.directory, path));
+            cache.clearings.fetch_add(1, Ordering::SeqCst);
+            cleared
+        });
+        cleared.await.map_err(io::Error::other).flatten().map_err(CacheError::Io)
+    }
+
+    /// How often something was cleared: work that fails while this changes is worth another try.
+    pub(super) fn clearings(&self) -> u64 {
+        self.clearings.load(Ordering::SeqCst)
+    }
+
+    /// Where an image is, or would be.
+    pub(super) fn image(&self, hash: &[u8; 32]) -> PathBuf {
+        self.directory.join(IMAGES).join(hex::encode(hash))
+    }
+
+    /// Whether an image is there: its description is written last, by one rename of everything.
+    pub(super) fn has_image(&self, hash: &[u8; 32]) -> bool {
+        self.image(hash).join(METADATA).is_file()
+    }
+
+    /// A new directory for a download, on the same file system as the images. It is removed when dropped.
+    pub(super) fn workspace(&self) -> io::Result<tempfile::TempDir> {
+        let directory = self.directory.join(IMAGES).join("tmp");
+        fs::create_dir_all(&directory)?;
+        tempfile::Builder::new().prefix("tmp-download-").tempdir_in(directory)
+    }
+
+    fn measurement(&self, key: &str) -> PathBuf {
+        self.directory.join(MEASUREMENTS).join(format!("{key}.json"))
+    }
+
+    /// The registers kept under `key`; another version, or anything unreadable, is as good as none.
+    pub(super) fn read_registers(&self, key: &str) -> Option<BootRegisters> {
+        let file = fs::File::open(self.measurement(key)).ok()?;
+        let mut text = Vec::new();
+        file.take(LONGEST_MEASUREMENT).read_to_end(&mut text).ok()?;
+        let kept: Measurement = serde_json::from_slice(&text).ok()?;
+        (kept.version == VERSION).then_some(kept.measurements)
+    }
+
+    /// Keeps registers under `key`, by one rename.
+    pub(super) fn write_registers(&self, key: &str, registers: BootRegisters) -> io::Result<()> {
+        let directory = self.directory.join(MEASUREMENTS);
+        fs::create_dir_all(&directory)?;
+        if fs::read_dir(&directory)?.take(MOST_MEASUREMENTS).count() == MOST_MEASUREMENTS {
+            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the measurement cache is full"));
+        }
+        let kept = Measurement { version: VERSION, measurements: registers };
+        let mut file = tempfile::NamedTempFile::new_in(&directory)?;
+        file.write_all(&serde_json::to_vec(&kept)?)?;
+        file.persist(self.measurement(key)).map_err(|error| error.error)?;
+        Ok(())
+    }
+}
+
+/// The peer's key of a configuration's registers: SHA-256 of the configuration as it writes it.
+pub(super) fn measurement_key(config: &VmConfig) -> String {
+    let written = serde_json::to_vec(config).expect("a configuration has text keys and finite numbers only");
+    hex::encode(Sha256::digest(written))
+}
+
+fn is_hash(key: &str) -> bool {
+    key.len() <= LONGEST_KEY
+        && key.len().is_multiple_of(2)
+        && key.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
+
+/// Moves what is at `path` aside, so that it is gone at once, and then deletes it: those who are writing into it may
+/// need some attempts.
+fn remove(directory: &Path, path: &Path) -> io::Result<()> {
+    let trash = match tempfile::Builder::new().prefix(".cleared-").tempdir_in(directory) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        trash => trash?.keep(),
+    };
+    let moved = fs::rename(path, trash.join("entry"));
+    let mut deleted = fs::remove_dir_all(&trash);
+    for _ in 0..MOST_ATTEMPTS {
+        if !deleted.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty) {
+            break;
+        }
+        deleted = fs::remove_dir_all(&trash);
+    }
+    match moved {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => deleted,
+        moved => moved.and(deleted),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn cache() -> (tempfile::TempDir, ImageCache) {
+        let directory = tempfile::tempdir().expect("temporary directory");
+        for entry in ["images/aa11", "images/bb22", "measurements"] {
+            fs::create_dir_all(directory.path().join(entry)).expect("directory");
+        }
+        fs::write(directory.path().join("images/aa11/metadata.json"), "{}").expect("file");
+        fs::write(directory.path().join("measurements/cc33.json"), "{}").expect("file");
+        let cache = ImageCache::new(directory.path().to_owned());
+        (directory, cache)
+    }
+
+    #[tokio::test]
+    async fn one_entry_all_or_none_are_removed() {
+        let (directory, cache) = cache();
+        cache.clear_images("").await.expect("nothing");
+        assert!(directory.path().join("images/aa11").exists());
+        cache.clear_images("AA11").await.expect("one");
+        assert!(!directory.path().join("images/aa11").exists());
+        assert!(directory.path().join("images/bb22").exists());
+        cache.clear_images("all").await.expect("all");
+        assert!(!directory.path().join("images").exists());
+        cache.clear_images("all").await.expect("missing is fine");
+        cache.clear_measurements("cc33").await.expect("without its ending");
+        assert!(!directory.path().join("measurements/cc33.json").exists());
+    }
+
+    #[tokio::test]
+    async fn keys_that_are_no_hash_are_refused_and_remove_nothing() {
+        let (directory, cache) = cache();
+        for key in ["../images", "aa11/..", "a", "zz", "ALL", " ", "/etc", "aa11\0"] {
+            assert!(matches!(cache.clear_images(key).await, Err(CacheError::InvalidKey)), "{key:?}");
+        }
+        assert!(directory.path().join("images/aa11/metadata.json").exists());
+    }
+
+    #[test]
+    fn registers_are_kept_as_by_the_peer_and_other_versions_are_none() {
+        let (directory, cache) = cache();
+        let path = directory.path().join("measurements/ab.json");
+        let registers = BootRegisters { mrtd: [1; 48], rtmr0: [2; 48], rtmr1: [3; 48], rtmr2: [4; 48] };
+        assert_eq!(cache.read_registers("ab"), None);
+        cache.write_registers("ab", registers).expect("written");
+        assert_eq!(cache.read_registers("ab"), Some(registers));
+        let text = fs::read_to_string(&path).expect("file");
+        assert!(text.starts_with(r#"{"version":3,"measurements":{"mrtd":"0101"#), "{text}");
+        for text in [text.replace("\"version\":3", "\"version\":2"), "{".into(), " ".repeat(5000) + &text] {
+            fs::write(&path, text).expect("file");
+            assert_eq!(cache.read_registers("ab"), None);
+        }
+        cache.write_registers("ab", registers).expect("written again");
+        assert_eq!(cache.read_registers("ab"), Some(registers));
+    }
+}

@@ -1,0 +1,103 @@
+//! Downloading an image archive: one address by the image hash, bounded in time and size.
+
+use std::{io, path::Path, sync::Arc, time::Duration};
+
+use reqwest::{Client, StatusCode, redirect};
+use rustls::{ClientConfig, RootCertStore};
+use tokio::io::AsyncWriteExt;
+
+use super::SetupError;
+
+/// Largest archive: published ones have some 100 MiB, with root file systems for GPUs up to about 2 GiB.
+pub(super) const MAX_ARCHIVE: u64 = 4 << 30;
+/// Time for a connection.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Longest silence of the server.
+const SILENCE: Duration = Duration::from_secs(30);
+/// The archive is checked by its hash, wherever it comes from.
+const MAX_REDIRECTS: usize = 5;
+const PLACEHOLDER: &str = "{OS_IMAGE_HASH}";
+
+/// Why there is no archive. The texts name no address; the sources do, for the log.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum DownloadError {
+    /// The server does not have it, or does not want to give it.
+    #[error("Failed to download image: HTTP status {0}")]
+    Status(StatusCode),
+    /// No answer, or one that breaks off.
+    #[error("Failed to download image: the image server does not answer")]
+    Connection(#[source] Arc<reqwest::Error>),
+    /// Larger than the limit.
+    #[error("Failed to download image: larger than {MAX_ARCHIVE} bytes")]
+    TooLarge,
+    /// The file cannot be written.
+    #[error("Failed to download image: it cannot be saved")]
+    Save(#[source] Arc<io::Error>),
+    /// The whole step took longer than `core.image.download_timeout`.
+    #[error("Download image timeout")]
+    Timeout,
+}
+
+impl From<reqwest::Error> for DownloadError {
+    fn from(error: reqwest::Error) -> Self {
+        Self::Connection(Arc::new(error))
+    }
+}
+
+impl From<io::Error> for DownloadError {
+    fn from(error: io::Error) -> Self {
+        Self::Save(Arc::new(error))
+    }
+}
+
+/// Where images come from.
+#[derive(Debug)]
+pub(super) struct Source {
+    client: Client,
+    template: String,
+}
+
+impl Source {
+    /// `template` is `core.image.download_url`.
+    pub(super) fn new(template: String) -> Result<Self, SetupError> {
+        let client = Client::builder()
+            .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(tls()?)
+            .redirect(redirect::Policy::limited(MAX_REDIRECTS))
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .pool_max_idle_per_host(0)
+            .build()
+            .map_err(|error| SetupError(error.to_string()))?;
+        Ok(Self { client, template })
+    }
+
+    /// Saves the archive of an image, at most [`MAX_ARCHIVE`] bytes.
+    pub(super) async fn save(&self, hash: &[u8; 32], path: &Path) -> Result<(), DownloadError> {
+        let url = self.template.replace(PLACEHOLDER, &hex::encode(hash));
+        let mut answer = self.client.get(url).send().await?;
+        if !answer.status().is_success() {
+            return Err(DownloadError::Status(answer.status()));
+        }
+        if answer.content_length().is_some_and(|length| length > MAX_ARCHIVE) {
+            return Err(DownloadError::TooLarge);
+        }
+        let mut file = tokio::fs::File::create(path).await?;
+        let mut left = MAX_ARCHIVE;
+        while let Some(chunk) = answer.chunk().await? {
+            left = left.checked_sub(chunk.len() as u64).ok_or(DownloadError::TooLarge)?;
+            file.write_all(&chunk).await?;
+        }
+        Ok(file.flush().await?)
+    }
+}
+
+fn tls() -> Result<ClientConfig, SetupError> {
+    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| SetupError(error.to_string()))?
+        .with_root_certificates(roots)
+        .with_no_client_auth())
+}

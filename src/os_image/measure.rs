@@ -1,0 +1,109 @@
+//! Measuring a cached image: its files in, the registers of a VM out. Everything here blocks.
+
+use std::{
+    fs::File,
+    io::{self, Read},
+    path::Path,
+    sync::Arc,
+};
+
+use kms_attest::{
+    os_image::{
+        BootRegisters,
+        legacy::{self, Image, METADATA, Metadata},
+        manifest::Manifest,
+        qemu::{AcpiCall, MachineError},
+    },
+    vm_config::VmConfig,
+};
+use sha2::{Digest as _, Sha384};
+
+use super::{OsImageError, archive::read_manifest, program::AcpiProgram};
+
+/// Longest description.
+const MAX_METADATA: u64 = 64 << 10;
+/// Largest firmware.
+const MAX_FIRMWARE: u64 = 64 << 20;
+/// Largest kernel.
+const MAX_KERNEL: u64 = 256 << 20;
+/// Largest initial file system: what fits below 4 GiB.
+const MAX_INITRD: u64 = 4 << 30;
+
+/// Whether a VM of this configuration can be measured: asked before anything is downloaded for it.
+pub(super) fn is_measurable(config: &VmConfig) -> Result<(), MachineError> {
+    let nowhere = Path::new("");
+    AcpiCall::of(config, nowhere, nowhere).map(drop)
+}
+
+/// The registers of a VM with the image in `directory`.
+pub(super) fn registers(
+    directory: &Path,
+    hash: &[u8; 32],
+    config: &VmConfig,
+    program: &AcpiProgram,
+) -> Result<BootRegisters, OsImageError> {
+    let files = Files { directory, list: read_manifest(directory, hash)? };
+    let text = files.read(METADATA, METADATA, MAX_METADATA)?;
+    let metadata = Metadata::parse(&text).map_err(|error| unusable(METADATA, io::Error::other(error)))?;
+    let firmware = files.read(&metadata.bios, "firmware", MAX_FIRMWARE)?;
+    let kernel = files.read(&metadata.kernel, "kernel", MAX_KERNEL)?;
+    let (initrd_size, initrd_sha384) = files.digest(&metadata.initrd, "initrd", MAX_INITRD)?;
+    let call = AcpiCall::of(config, &directory.join(&metadata.bios), &directory.join(&metadata.kernel))?;
+    let tables = program.tables(&call)?;
+    let image =
+        Image { firmware: &firmware, kernel, initrd_size, initrd_sha384, command_line: &metadata.cmdline };
+    Ok(legacy::boot_registers(config, image, &tables)?)
+}
+
+/// An image's files: only those that its list, and so its hash, vouches for.
+struct Files<'a> {
+    directory: &'a Path,
+    list: Manifest,
+}
+
+impl Files<'_> {
+    fn open(&self, name: &str, limit: u64) -> io::Result<File> {
+        if self.list.sha256(name).is_none() {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "not in sha256sum.txt"));
+        }
+        let file = File::open(self.directory.join(name))?;
+        match file.metadata()? {
+            found if !found.is_file() => Err(io::Error::other("not a file")),
+            found if found.len() > limit => Err(io::ErrorKind::FileTooLarge.into()),
+            _ => Ok(file),
+        }
+    }
+
+    fn read(&self, name: &str, what: &'static str, limit: u64) -> Result<Vec<u8>, OsImageError> {
+        let read = || {
+            let mut bytes = Vec::new();
+            self.open(name, limit)?.take(limit).read_to_end(&mut bytes)?;
+            Ok(bytes)
+        };
+        read().map_err(|error| unusable(what, error))
+    }
+
+    /// Length and SHA-384 of a file.
+    fn digest(&self, name: &str, what: &'static str, limit: u64) -> Result<(u64, [u8; 48]), OsImageError> {
+        let digest = || -> io::Result<_> {
+            let mut file = self.open(name, limit)?.take(limit);
+            let mut hash = Sha384::new();
+            let mut buffer = vec![0; 256 * 1024];
+            let mut length = 0;
+            loop {
+                match file.read(&mut buffer)? {
+                    0 => return Ok((length, hash.finalize().into())),
+                    read => {
+                        hash.update(&buffer[..read]);
+                        length += read as u64;
+                    }
+                }
+            }
+        };
+        digest().map_err(|error| unusable(what, error))
+    }
+}
+
+fn unusable(what: &'static str, source: io::Error) -> OsImageError {
+    OsImageError::File { what, source: Arc::new(source) }
+}

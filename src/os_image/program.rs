@@ -1,0 +1,185 @@
+//! The program that prints a VM's ACPI tables: found, called, limited, and killed when it takes too long.
+
+use std::{
+    env,
+    io::{self, Read},
+    os::unix::{fs::PermissionsExt, process::CommandExt},
+    path::{Path, PathBuf},
+    process::{Child, Command, Stdio},
+    sync::{Arc, mpsc},
+    thread,
+    time::{Duration, Instant},
+};
+
+use kms_attest::os_image::qemu::AcpiCall;
+use rustix::process::{Pid, Signal, kill_process_group};
+
+/// Time for one call.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// Longest output. A VM's tables have some 10 KiB.
+const MAX_OUTPUT: u64 = 1 << 20;
+/// How much of the program's complaints reaches the log.
+const MAX_COMPLAINT: u64 = 2048;
+/// What the program sees of our environment; the rest may hold tokens.
+const ENVIRONMENT: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
+
+/// Why there are no tables. The texts name no path.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum ProgramError {
+    /// Not installed.
+    #[error(
+        "this KMS has no ACPI program (core.image.acpi_tables), without which images of legacy attestation cannot be \
+         measured"
+    )]
+    Missing,
+    /// It cannot be started or read.
+    #[error("the ACPI program cannot be run")]
+    Run(#[source] Arc<io::Error>),
+    /// It ended with an error.
+    #[error("the ACPI program failed")]
+    Failed,
+    /// It took longer than it may.
+    #[error("the ACPI program took too long")]
+    Timeout,
+    /// It printed more than it may, or nothing.
+    #[error("the ACPI program did not print tables")]
+    Output,
+}
+
+/// `core.image.acpi_tables`.
+#[derive(Debug, Clone)]
+pub(super) struct AcpiProgram {
+    path: PathBuf,
+    patience: Duration,
+}
+
+/// Whether there is a program at `path`, or, if it is a name only, in `PATH`.
+pub fn is_installed(path: &Path) -> bool {
+    let runs = |path: &Path| {
+        path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
+    };
+    if path.components().count() > 1 {
+        return runs(path);
+    }
+    let search = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&search).any(|directory| runs(&directory.join(path)))
+}
+
+impl AcpiProgram {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, patience: PATIENCE }
+    }
+
+    #[cfg(test)]
+    pub(super) fn with_patience(path: PathBuf, patience: Duration) -> Self {
+        Self { path, patience }
+    }
+
+    /// The tables; blocks.
+    pub(super) fn tables(&self, call: &AcpiCall) -> Result<Vec<u8>, ProgramError> {
+        let deadline = Instant::now() + self.patience;
+        let mut running = Running::start(self.command(call))?;
+        let output = running.output(deadline)?;
+        if output.len() as u64 > MAX_OUTPUT {
+            return Err(ProgramError::Output);
+        }
+        match (running.succeeds(deadline)?, output.is_empty()) {
+            (false, _) => Err(ProgramError::Failed),
+            (true, true) => Err(ProgramError::Output),
+            (true, false) => Ok(output),
+        }
+    }
+
+    fn command(&self, call: &AcpiCall) -> Command {
+        let mut command = Command::new(&self.path);
+        command
+            .args(&call.arguments)
+            .env_clear()
+            .envs(ENVIRONMENT.iter().filter_map(|name| Some((name, env::var_os(name)?))))
+            .env(AcpiCall::VARIABLE, &call.version)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            // Its own group, so that its children can be killed with it.
+            .process_group(0);
+        command
+    }
+}
+
+/// A started program; killed with its children when dropped.
+struct Running {
+    child: Child,
+    output: mpsc::Receiver<io::Result<Vec<u8>>>,
+}
+
+fn failed(error: io::Error) -> ProgramError {
+    ProgramError::Run(Arc::new(error))
+}
+
+impl Running {
+    fn start(mut command: Command) -> Result<Self, ProgramError> {
+        let mut child = command.spawn().map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::PermissionDenied => ProgramError::Missing,
+            _ => failed(error),
+        })?;
+        let (sender, output) = mpsc::sync_channel(1);
+        let stdout = child.stdout.take();
+        let stderr = child.stderr.take();
+        let running = Self { child, output };
+        thread::spawn(move || {
+            let _ = sender.send(stdout.map_or_else(|| Ok(Vec::new()), |stdout| read(stdout, MAX_OUTPUT + 1)));
+        });
+        thread::spawn(move || {
+            let complaint = stderr.map_or_else(|| Ok(Vec::new()), complaint);
+            if let Ok(complaint) = complaint
+                && !complaint.is_empty()
+            {
+                tracing::debug!(stderr = %String::from_utf8_lossy(&complaint), "the ACPI program complains");
+            }
+        });
+        Ok(running)
+    }
+
+    fn output(&mut self, deadline: Instant) -> Result<Vec<u8>, ProgramError> {
+        let output = self.output.recv_timeout(deadline.saturating_duration_since(Instant::now()));
+        output.map_err(|_| ProgramError::Timeout)?.map_err(failed)
+    }
+
+    fn succeeds(&mut self, deadline: Instant) -> Result<bool, ProgramError> {
+        loop {
+            if let Some(status) = self.child.try_wait().map_err(failed)? {
+                return Ok(status.success());
+            }
+            if Instant::now() >= deadline {
+                return Err(ProgramError::Timeout);
+            }
+            thread::sleep(Duration::from_millis(2));
+        }
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // A child that was waited for is gone, and its number may be somebody else's.
+        if matches!(self.child.try_wait(), Ok(None)) {
+            if let Ok(Some(group)) = i32::try_from(self.child.id()).map(Pid::from_raw) {
+                let _ = kill_process_group(group, Signal::KILL);
+            }
+            let _ = self.child.kill();
+            let _ = self.child.wait();
+        }
+    }
+}
+
+fn read(pipe: impl Read, limit: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    pipe.take(limit).read_to_end(&mut bytes)?;
+    Ok(bytes)
+}
+
+/// The first words; the rest is read so that the program does not wait for us.
+fn complaint(mut pipe: impl Read) -> io::Result<Vec<u8>> {
+    let words = read(&mut pipe, MAX_COMPLAINT)?;
+    io::copy(&mut pipe, &mut io::sink())?;
+    Ok(words)
+}

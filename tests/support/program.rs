@@ -1,0 +1,136 @@
+//! The real `kms` program, beside a world that stands around it.
+
+use std::{
+    fs,
+    net::{SocketAddr, TcpListener},
+    path::PathBuf,
+    process::{Child, Command, ExitStatus, Stdio},
+    time::Duration,
+};
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::{
+    Caller, World, eventually,
+    process::{Ran, finish},
+};
+
+/// The program as cargo built it.
+pub const KMS: &str = env!("CARGO_BIN_EXE_kms");
+
+/// A configuration file for the program, on ports of its own.
+pub struct Setting {
+    /// What stands around the program.
+    pub world: World,
+    /// Where the main listener will be.
+    pub address: SocketAddr,
+    /// Where the admin listener will be.
+    pub admin: SocketAddr,
+    file: PathBuf,
+}
+
+/// A running program; dropping it kills it.
+pub struct Program {
+    child: Child,
+    log: PathBuf,
+}
+
+fn free_port() -> SocketAddr {
+    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+}
+
+impl Setting {
+    /// A world with an allowed KMS, and `kms.toml` in its directory, `toml` laid over it.
+    pub async fn with(toml: &str) -> Self {
+        let (address, admin) = (free_port(), free_port());
+        let mut world = World::stopped_with(toml).await;
+        let (port, admin_port) = (address.port(), admin.port());
+        world.configure(&format!(
+            "rpc.port = {port}\ncore.onboard.port = {port}\ncore.admin.port = {admin_port}"
+        ));
+        let file = world.path("kms.toml");
+        let setting = Self { world, address, admin, file };
+        setting.write();
+        setting
+    }
+
+    /// Lays TOML over the file.
+    pub fn configure(&mut self, toml: &str) {
+        self.world.configure(toml);
+        self.write();
+    }
+
+    fn write(&self) {
+        fs::write(&self.file, toml::to_string(&self.world.config).expect("TOML")).expect("kms.toml");
+    }
+
+    /// `kms -c kms.toml <arguments>`, with no environment of ours.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(KMS);
+        command.arg("-c").arg(&self.file).args(arguments).env_clear().current_dir("/");
+        command
+    }
+
+    /// Runs the program to its end.
+    pub async fn run(&self, arguments: &[&str]) -> Ran {
+        finish(self.command(arguments), String::new()).await
+    }
+
+    /// Starts the program and waits for its port.
+    pub async fn start(&self) -> Program {
+        let program = self.spawn();
+        eventually("the port opens", async || tokio::net::TcpStream::connect(self.address).await.ok()).await;
+        program
+    }
+
+    /// Starts the program.
+    pub fn spawn(&self) -> Program {
+        let log = self.world.path("log");
+        let file = fs::File::create(&log).expect("a log");
+        let child = self.command(&[]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
+        Program { child: child.expect("the program starts"), log }
+    }
+
+    /// Someone who calls the program over HTTPS.
+    pub fn caller(&self) -> Caller {
+        Caller::new(self.address)
+    }
+}
+
+impl Program {
+    /// Sends a signal.
+    pub fn signal(&self, signal: Signal) {
+        kill_process(self.pid(), signal).expect("it runs");
+    }
+
+    /// Its process.
+    pub fn pid(&self) -> Pid {
+        Pid::from_child(&self.child)
+    }
+
+    /// Waits for its end, for at most ten seconds.
+    pub async fn ended(&mut self) -> ExitStatus {
+        let child = std::sync::Mutex::new(&mut self.child);
+        eventually("the program ends", async || child.lock().expect("no panic").try_wait().expect("a status"))
+            .await
+    }
+
+    /// What it has logged.
+    pub fn log(&self) -> String {
+        fs::read_to_string(&self.log).expect("a log")
+    }
+
+    /// A signal, its end, and the exit status.
+    pub async fn stop(mut self, signal: Signal) -> Option<i32> {
+        self.signal(signal);
+        let status = tokio::time::timeout(Duration::from_secs(15), self.ended()).await.expect("it ends");
+        status.code()
+    }
+}
+
+impl Drop for Program {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}

@@ -1,0 +1,275 @@
+//! `os_image.json`: what OS images measure to, and which archives are none.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use cvm_kms::os_image::{ImageCache, OsImages, Settings};
+use kms_attest::identity::Quoted;
+use kms_attest::measurement::TdxEvent;
+use kms_attest::os_image::legacy::{self, Image, Metadata};
+use kms_attest::os_image::manifest::{Manifest, image_hash};
+use kms_attest::os_image::qemu::AcpiCall;
+use kms_attest::os_image::{BootRegisters, lite};
+use kms_attest::vm_config::VmConfig;
+use serde_json::json;
+use sha2::{Digest as _, Sha384};
+
+use super::json::{Check, Failure, Json, ensure};
+use super::ledger::{Ledger, Notes};
+use super::server::{Route, Server};
+
+const SEV_SNP: &str = "AMD SEV-SNP evidence is refused by name: nothing of it is measured";
+
+/// An image as the peer packed it.
+struct Packed {
+    hash: String,
+    files: HashMap<String, Vec<u8>>,
+}
+
+impl Packed {
+    fn read(case: &Json) -> Check<Self> {
+        let mut files = HashMap::new();
+        for (name, content) in case.at("files_base64")?.entries()? {
+            files.insert(name.clone(), base64(content)?);
+        }
+        Ok(Self { hash: case.at("os_image_hash")?.text()?.to_owned(), files })
+    }
+
+    fn file(&self, name: &str) -> Check<&Vec<u8>> {
+        self.files.get(name).ok_or_else(|| Failure(format!("the image {} has no {name}", self.hash)))
+    }
+
+    fn metadata(&self) -> Check<Metadata> {
+        Ok(Metadata::parse(self.file(legacy::METADATA)?)?)
+    }
+
+    fn registers(&self, config: &VmConfig, tables: &[u8]) -> Check<BootRegisters> {
+        let metadata = self.metadata()?;
+        let initrd = self.file(&metadata.initrd)?;
+        let image = Image {
+            firmware: self.file(&metadata.bios)?,
+            kernel: self.file(&metadata.kernel)?.clone(),
+            initrd_size: initrd.len() as u64,
+            initrd_sha384: Sha384::digest(initrd).into(),
+            command_line: &metadata.cmdline,
+        };
+        Ok(legacy::boot_registers(config, image, tables)?)
+    }
+}
+
+fn base64(value: &Json) -> Check<Vec<u8>> {
+    let text = value.text()?;
+    match STANDARD.decode(text) {
+        Ok(bytes) if STANDARD.encode(&bytes) == text => Ok(bytes),
+        _ => Err(Failure(format!("{}: is not base64", value.path()))),
+    }
+}
+
+pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
+    file.at("about")?.informative();
+    let images = file.at("images")?.list()?.iter().map(Packed::read).collect::<Check<Vec<_>>>()?;
+    ledger.list(file, "images", |case, _| image(case))?;
+    let tables = file.at("acpi_tables")?.bytes()?;
+    ledger.single(file, "tdx_measurement_cbor_as_json", |case, _| document(case, &images))?;
+    let mut kept = BTreeSet::new();
+    ledger.list(file, "legacy", |case, _| legacy(case, &images, &tables, &mut kept))?;
+    ledger.list(file, "lite", |case, _| lite(case))?;
+    file.at("lite_without_document_error")?.is_text(
+        &lite::boot_registers(&VmConfig::default(), &[])
+            .err()
+            .map_or(String::new(), |error| error.to_string()),
+    )?;
+    ledger.list(file, "download_failures", |case, _| download_failure(case))?;
+    ledger.single(file, "http_requests_seen", |case, _| {
+        let requests = images.iter().map(|image| format!("GET /{}.tar.gz HTTP/1.1", image.hash));
+        case.is_json(&requests.collect())
+    })?;
+    ledger.single(file, "cache_listing", |case, _| case.is_json(&listing(&images, &kept)))?;
+    let first = file.at("legacy")?.list()?.first();
+    ledger.single(file, "measurement_cache_file_example", |case, _| {
+        let first = first.ok_or_else(|| Failure("there is no legacy case".into()))?;
+        case.at("name")?.is_text(&format!("{}.json", first.at("measurement_cache_key")?.text()?))?;
+        let registers: BootRegisters = serde_json::from_value(first.at("expected")?.plain())?;
+        let ours = json!({"version": 3, "measurements": registers});
+        case.at("content")?.is_text(&ours.to_string())
+    })?;
+    ledger.list(file, "sev_snp", |case, notes| sev_snp(case, notes))
+}
+
+fn image(case: &Json) -> Check {
+    let image = Packed::read(case)?;
+    let list = case.at("sha256sum_txt")?.text()?;
+    case.at("os_image_hash")?.is_bytes(image_hash(list.as_bytes()))?;
+    let manifest = Manifest::parse(list.as_bytes())?;
+    ensure!(manifest.entries().len() == image.files.len(), "{}: lists other files", case.path());
+    for (name, content) in &image.files {
+        let is_listed = manifest.sha256(name) == Some(&image_hash(content));
+        ensure!(is_listed, "{}: {name} is not as listed", case.path());
+    }
+    case.at("measurement_tdx_cbor")?.is_bytes(image.file("measurement.tdx.cbor")?)
+}
+
+/// The first image's measurement, written as CBOR.
+fn document(case: &Json, images: &[Packed]) -> Check {
+    let image = images.first().ok_or_else(|| Failure("there is no image".into()))?;
+    let mut written = Vec::new();
+    write(case, "", &mut written)?;
+    ensure!(written == *image.file("measurement.tdx.cbor")?, "{}: is another document", case.path());
+    Ok(())
+}
+
+/// Maps, small numbers, and bytes, except for what is text.
+fn write(value: &Json, key: &str, output: &mut Vec<u8>) -> Check {
+    let head = |major: u8, length: usize, output: &mut Vec<u8>| match u8::try_from(length) {
+        Ok(short @ 0..24) => output.push(major << 5 | short),
+        Ok(long) => output.extend([major << 5 | 24, long]),
+        Err(_) => output.push(0xff),
+    };
+    if let Ok(entries) = value.entries() {
+        head(5, entries.len(), output);
+        for (key, value) in entries {
+            head(3, key.len(), output);
+            output.extend(key.as_bytes());
+            write(value, key, output).map_err(|Failure(why)| Failure(format!("{key}: {why}")))?;
+        }
+    } else if let Ok(number) = value.number() {
+        head(0, usize::try_from(number)?, output);
+    } else if key == "ovmf" {
+        head(3, value.text()?.len(), output);
+        output.extend(value.text()?.as_bytes());
+    } else {
+        let bytes = value.bytes()?;
+        head(2, bytes.len(), output);
+        output.extend(bytes);
+    }
+    Ok(())
+}
+
+fn legacy(case: &Json, images: &[Packed], tables: &[u8], kept: &mut BTreeSet<String>) -> Check {
+    case.at("name")?.informative();
+    let config = VmConfig::parse(case.at("vm_config")?.text()?)?;
+    let written = serde_json::to_string(&config)?;
+    case.at("vm_config_reserialized")?.is_text(&written)?;
+    let key = hex::encode(image_hash(written.as_bytes()));
+    case.at("measurement_cache_key")?.is_text(&key)?;
+    let hash = hex::encode(&config.os_image_hash);
+    let image = images.iter().find(|image| image.hash == hash);
+    let image = image.ok_or_else(|| Failure(format!("{}: of an unknown image", case.path())))?;
+    let metadata = image.metadata()?;
+    let directory = format!("{{CACHE}}/images/{hash}");
+    let path = |name: &str| Path::new(&directory).join(name);
+    let call = AcpiCall::of(&config, &path(&metadata.bios), &path(&metadata.kernel));
+    let expected = case.at("expected")?;
+    if let Some(error) = expected.maybe("error") {
+        error.text()?;
+        ensure!(call.is_err(), "{}: is not refused", case.path());
+        ensure!(case.at("acpi_tool_env_and_args")?.is_null(), "{}: the program is called", case.path());
+        return Ok(());
+    }
+    let call = call?;
+    let mut words = vec![format!("{}={}", AcpiCall::VARIABLE, call.version)];
+    words.extend(call.arguments.iter().map(|word| word.to_string_lossy().into_owned()));
+    case.at("acpi_tool_env_and_args")?.is_json(&json!(words))?;
+    let registers = image.registers(&config, tables)?;
+    expected.is_json(&json!(registers))?;
+    kept.insert(key);
+    let matching = case.at("verify_matching")?;
+    let refusal = registers.compare(&quoted(&registers)).err();
+    matching.at("error")?.is_json(&json!(refusal.map(|error| error.to_string())))?;
+    matching.at("is_dev")?.is_bool(metadata.is_dev)?;
+    matching.at("version")?.is_text(&metadata.version)?;
+    let mut other = quoted(&registers);
+    other.rt_mr1[0] ^= 1;
+    let refusal = registers.compare(&other).err();
+    case.at("verify_rtmr1_differs")?.at("error")?.is_json(&json!(refusal.map(|error| error.to_string())))
+}
+
+fn lite(case: &Json) -> Check {
+    case.at("name")?.informative();
+    let config = VmConfig::parse(case.at("vm_config")?.text()?)?;
+    let log: Vec<TdxEvent> = serde_json::from_value(case.at("event_log")?.plain())?;
+    let outcome = lite::boot_registers(&config, &log);
+    match case.some("verify_error_with_matching_report") {
+        None => case.at("expected")?.is_json(&json!(outcome?)),
+        Some(error) => {
+            error.text()?;
+            case.at("expected")?.informative();
+            ensure!(outcome.is_err(), "{}: is not refused", case.path());
+            Ok(())
+        }
+    }
+}
+
+fn download_failure(case: &Json) -> Check {
+    case.at("name")?.informative();
+    let hash = case.at("requested_hash")?.array::<32>()?;
+    let status = u16::try_from(case.at("http_status")?.number()?)?;
+    let route = Route { status, headers: Vec::new(), body: base64(case.at("body_base64")?)? };
+    let server = Server::start(HashMap::from([(format!("/{}.tar.gz", hex::encode(hash)), route)]))?;
+    let directory = tempfile::tempdir()?;
+    let settings = Settings {
+        download_url: format!("{}/{{OS_IMAGE_HASH}}.tar.gz", server.base()),
+        download_timeout: None,
+        acpi_tables: directory.path().join("none"),
+    };
+    let images = OsImages::new(settings, ImageCache::new(directory.path().to_owned()))?;
+    let (outcome, requests) = server.talk(images.fetch(hash));
+    ensure!(requests.len() == 1, "{}: {} requests", case.path(), requests.len());
+    let Err(error) = outcome else { return Err(Failure(format!("{}: is not refused", case.path()))) };
+    // The peer goes on to say where, and in which file.
+    let (peer, ours) = (case.at("error")?.text()?, error.to_string());
+    ensure!(peer.starts_with(&ours), "{}: ours is {ours:?}", case.path());
+    Ok(())
+}
+
+/// The peer's caches when all cases have run.
+fn listing(images: &[Packed], kept: &BTreeSet<String>) -> serde_json::Value {
+    let mut names = BTreeSet::from(["images/", "images/tmp/", "measurements/"].map(str::to_owned));
+    for Packed { hash, files } in images {
+        names.extend([format!("images/{hash}/"), format!("images/{hash}/sha256sum.txt")]);
+        names.extend(files.keys().map(|name| format!("images/{hash}/{name}")));
+    }
+    names.extend(kept.iter().map(|key| format!("measurements/{key}.json")));
+    json!(names)
+}
+
+fn sev_snp(case: &Json, notes: &mut Notes) -> Check {
+    for key in [
+        "name",
+        "input",
+        "measurement",
+        "measurement_snp_cbor",
+        "sha256sum_txt",
+        "vm_config",
+        "host_data",
+        "mr_system",
+        "mr_aggregated",
+        "verify_sev_launch_error",
+        "verify_sev_launch_error_wrong_host_data",
+        "error",
+    ] {
+        if let Some(value) = case.maybe(key) {
+            value.informative();
+        }
+    }
+    notes.aside(SEV_SNP);
+    Ok(())
+}
+
+/// Registers in a quote.
+fn quoted(registers: &BootRegisters) -> Quoted {
+    let BootRegisters { mrtd, rtmr0, rtmr1, rtmr2 } = *registers;
+    let zero = [0; 48];
+    Quoted {
+        mr_td: mrtd,
+        rt_mr0: rtmr0,
+        rt_mr1: rtmr1,
+        rt_mr2: rtmr2,
+        rt_mr3: zero,
+        mr_config_id: zero,
+        mr_owner: zero,
+        mr_owner_config: zero,
+        report_data: [0; 64],
+    }
+}
