@@ -3,6 +3,8 @@
 mod access_cases;
 mod support;
 
+use std::collections::BTreeSet;
+
 use std::collections::BTreeMap;
 
 use access_cases::{

@@ -116,9 +116,18 @@ pub(super) fn derivation(root: &RootKeys) -> Duration {
     (now() - begin) / TIMES
 }
 
+/// CPU time of this process.
+pub(super) fn process_time() -> Duration {
+    time(ClockId::ProcessCPUTime)
+}
+
 /// CPU time of this thread.
 fn now() -> Duration {
-    let time = clock_gettime(ClockId::ThreadCPUTime);
+    time(ClockId::ThreadCPUTime)
+}
+
+fn time(clock: ClockId) -> Duration {
+    let time = clock_gettime(clock);
     let seconds = u64::try_from(time.tv_sec).expect("time runs forward");
     Duration::new(seconds, u32::try_from(time.tv_nsec).expect("below a second"))
 }

@@ -94,7 +94,7 @@ pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
         let ours = json!({"version": 3, "measurements": registers});
         case.at("content")?.is_text(&ours.to_string())
     })?;
-    ledger.list(file, "sev_snp", |case, notes| sev_snp(case, notes))
+    ledger.list(file, "sev_snp", sev_snp)
 }
 
 fn image(case: &Json) -> Check {

@@ -201,7 +201,7 @@ fn messagepack_that_is_not_evidence_is_refused_with_the_field() {
         ),
         (
             "81a8706c6174666f726d82a46b696e64a3746478a46461746181a96576656e745f6c6f67dd00010001",
-            "platform.data.event_log: more than 65536 elements",
+            "platform.data.event_log: more than 4096 elements",
         ),
         (
             "81a8706c6174666f726d82a46b696e64a3746478a46461746181a571756f746591cd0100",
@@ -226,11 +226,11 @@ fn messagepack_that_is_not_evidence_is_refused_with_the_field() {
 fn evidence_beyond_the_limits_is_refused() {
     let error = Evidence::decode(&vec![0; MAX_BYTES + 1]).unwrap_err().to_string();
     assert_eq!(error, "attestation must be at most 10485760 bytes, got 10485761");
-    // TDX with an empty quote and a log of 65 537 entries.
+    // TDX with an empty quote and a log of 65,537 entries.
     let mut many = vec![0, 0, 0, 0x06, 0x00, 0x04, 0x00];
     many.resize(1024 * 1024, 0);
     let error = Evidence::decode(&many).unwrap_err().to_string();
-    assert!(error.ends_with("quote.event_log: more than 65536 elements"), "{error}");
+    assert!(error.ends_with("quote.event_log: more than 4096 elements"), "{error}");
 }
 
 fn event(name: &str, version: EventVersion) -> RuntimeEvent {
@@ -335,7 +335,7 @@ mod legacy {
         let sgx = test_vectors::file("fixtures/dcap-qvl/sgx_quote.bin");
         let many = format!(
             "[{}]",
-            vec![r#"{"imr":0,"event_type":0,"event":"","event_payload":""}"#; 65_537].join(",")
+            vec![r#"{"imr":0,"event_type":0,"event":"","event_payload":""}"#; 4_097].join(",")
         );
         let cases: [(&[u8], &[u8], &str); 7] = [
             (&quote[..100], &log, "legacy quote: the TDX quote does not parse: "),
@@ -343,7 +343,7 @@ mod legacy {
             (&quote, b"", "the event log does not parse: "),
             (&quote, br#"[{"imr":3}]"#, "the event log does not parse: missing field"),
             (&quote, b"ELGZv1not gzip", "the event log does not decompress: "),
-            (&quote, many.as_bytes(), "the event log must have at most 65536 events, got 65537"),
+            (&quote, many.as_bytes(), "the event log must have at most 4096 events, got 4097"),
             (&quote, &vec![0; MAX_BYTES], "legacy quote and event log must be at most 10485760 bytes"),
         ];
         for (quote, log, text) in cases {
