@@ -3,9 +3,7 @@
 mod access_cases;
 mod support;
 
-use std::collections::BTreeSet;
-
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use access_cases::{
     cast::{Ask, Cast, Certificate, Credential},

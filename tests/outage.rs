@@ -163,7 +163,7 @@ async fn a_kms_that_cannot_prove_itself_serves_its_description_until_it_can() {
     let caller = world.caller().shows(&identity);
     let text = "KMS self authorization failed: failed to build local KMS boot info";
     for method in ["GetAppKey", "GetKmsKey", "GetTempCaCert"] {
-        assert_eq!(caller.json(method, json!({})).await.refusal(), (403, text.to_owned()), "{method}");
+        assert_eq!(caller.json(method, json!({})).await.refusal(), (503, text.to_owned()), "{method}");
     }
     assert_eq!(caller.json("GetMeta", json!({})).await.status, 200);
     world.agent.set_mode(AgentMode::Up);
@@ -436,7 +436,8 @@ async fn while_onboarding_a_dead_back_end_is_told_and_nothing_is_stored() {
     back_end.set(Mode::Down);
     let caller = world.caller().plain();
     let refusal = caller.json("Bootstrap", json!({"domain": "localhost"})).await.refusal();
-    assert_eq!(refusal, (503, format!("KMS is not allowed to bootstrap: {NO_POLICY}")));
+    let text = format!("KMS is not allowed to bootstrap: failed to call KMS auth check: {NO_POLICY}");
+    assert_eq!(refusal, (503, text));
     let info = caller.json("GetAttestationInfo", json!({})).await;
     assert_eq!((info.status, &info.value()["kms_contract_address"]), (200, &json!("")));
     back_end.set(Mode::Deny);

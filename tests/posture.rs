@@ -142,11 +142,9 @@ async fn an_address_that_asks_too_often_is_told_to_slow_down_while_attested_conn
     let text = "too many requests from this address; slow down".to_owned();
     assert_eq!(refused.refusal(), (429, text.clone()));
     assert_eq!(refused.header("retry-after"), "1");
-    for call in
-        [post("/prpc/GetMeta", vec![0x0a]), http::Request::get("/health").body("".into()).expect("a request")]
-    {
-        assert_eq!(line.send(call).await.status, 429, "everything counts");
-    }
+    assert_eq!(line.send(post("/prpc/GetMeta", vec![0x0a])).await.status, 429, "in every encoding");
+    let probe = http::Request::get("/health").body("".into()).expect("a request");
+    assert_eq!(line.send(probe).await.status, 200, "probes share their address with everyone");
     let status = world.caller().grpc().await.get_meta(()).await.expect_err("limited");
     assert_eq!((status.code(), status.message()), (tonic::Code::ResourceExhausted, &*text));
     let status = attested.grpc().await.get_app_key(GetAppKeyRequest::default()).await.expect_err("limited");
@@ -159,7 +157,7 @@ async fn an_address_that_asks_too_often_is_told_to_slow_down_while_attested_conn
     let shed = "cvm_kms_shed_total{limit=\"unauthenticated_per_second\"} ";
     let count =
         metrics.text().lines().find_map(|line| line.strip_prefix(shed)).expect("the counter").to_owned();
-    assert!(count.parse::<f64>().expect("a number") >= 4.0);
+    assert!(count.parse::<f64>().expect("a number") >= 3.0);
     eventually("a token a second", async || {
         (world.caller().json("GetMeta", json!({})).await.status == 200).then_some(())
     })

@@ -18,7 +18,7 @@ type Outcome = Result<(Config, Vec<Notice>), ConfigError>;
 
 /// Text is read as TOML, and as the JSON that says the same; other bytes as a JSON file.
 ///
-/// Both forms end alike; nothing that is said about them is long, or has a token in it.
+/// Both forms end alike; nothing that is said about them is long, or tells one token from another.
 pub fn config(data: &[u8]) {
     let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
     let Some(text) = toml else {
@@ -58,16 +58,18 @@ fn check(outcome: &Outcome, value: Option<Value>) {
     for (_, message) in &said {
         assert!(message.len() <= LONGEST_MESSAGE, "a message of {} bytes: {message}", message.len());
     }
-    let Some(value) = value else { return };
     for section in ["admin", "onboard"] {
-        let Some(token) = value["core"][section]["auth_token"].as_str().filter(|token| token.len() >= 16)
+        let Some(token) = value.as_ref().and_then(|value| value["core"][section]["auth_token"].as_str())
         else {
             continue;
         };
-        // A token that is also the name of a key is not one.
-        if value.to_string().matches(token).count() == 1 {
-            assert!(said.iter().all(|(_, message)| !message.contains(token)), "the token is in {said:?}");
-        }
+        let mut other = value.clone().unwrap_or_default();
+        other["core"][section]["auth_token"] = "x".repeat(token.trim().chars().count()).into();
+        assert_eq!(
+            said,
+            self::said(&from_json(other.to_string().as_bytes())),
+            "what is said depends on the token"
+        );
     }
 }
 

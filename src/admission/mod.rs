@@ -66,8 +66,13 @@ pub enum Refusal {
         identity: Box<BootInfo>,
     },
     /// It is not known whether we may serve.
-    #[error("KMS self authorization failed: {0}")]
-    StandingUnknown(String),
+    #[error("KMS self authorization failed: {what}")]
+    StandingUnknown {
+        /// What is missing.
+        what: &'static str,
+        /// Why, for the log only.
+        detail: String,
+    },
     /// Policy says that we may not serve.
     #[error("KMS self authorization failed: {0}")]
     NoStanding(String),

@@ -105,7 +105,7 @@ impl OwnStanding {
         let recent = self.recent.load();
         match recent.as_ref().filter(|recent| recent.asked.elapsed() < LIFETIME) {
             Some(recent) => recent.answer.clone().map_err(Refusal::NoStanding),
-            None => Err(Refusal::StandingUnknown("the authorization back end does not answer".to_owned())),
+            None => Err(unknown(NO_CHECK, "no answer in the last seconds")),
         }
     }
 
@@ -133,7 +133,10 @@ impl OwnStanding {
         let mut told: Option<String> = None;
         loop {
             tick.tick().await;
-            let trouble = self.fresh().await.err().map(|refusal| refusal.to_string());
+            let trouble = self.fresh().await.err().map(|refusal| match refusal {
+                Refusal::StandingUnknown { what, detail } => format!("{what}: {detail}"),
+                other => other.to_string(),
+            });
             // A change is news, the same trouble every two seconds is not.
             if trouble != told {
                 match &trouble {
@@ -151,17 +154,11 @@ impl OwnStanding {
             Ok(Decision::Allowed { .. }) => Ok(Standing::granted()),
             Ok(Decision::Denied(denial)) => Err(format!("KMS is not allowed: {}", denial.reason)),
             Err(NoAnswer::Evidence(OwnEvidenceError::Verify(error))) if !error.is_unavailable() => {
-                Err(format!("failed to build local KMS boot info: {error}"))
+                Err(format!("{NO_BOOT_INFO}: {error}"))
             }
             // An outage is no answer: the last one serves until it is too old.
-            Err(NoAnswer::Evidence(error)) => {
-                return Err(Refusal::StandingUnknown(format!(
-                    "failed to build local KMS boot info: {error}"
-                )));
-            }
-            Err(NoAnswer::Policy(error)) => {
-                return Err(Refusal::StandingUnknown(format!("failed to call KMS auth check: {error}")));
-            }
+            Err(NoAnswer::Evidence(error)) => return Err(unknown(NO_BOOT_INFO, error)),
+            Err(NoAnswer::Policy(error)) => return Err(unknown(NO_CHECK, error.detail())),
         };
         self.recent.store(Some(Arc::new(Recent { answer: answer.clone(), asked })));
         answer.map_err(Refusal::NoStanding)
@@ -185,6 +182,15 @@ impl OwnStanding {
         };
         policy.decide(Subject::Kms(&known.identity)).await.map_err(NoAnswer::Policy)
     }
+}
+
+/// What is missing when our evidence is.
+const NO_BOOT_INFO: &str = "failed to build local KMS boot info";
+/// What is missing when the back end's answer is.
+const NO_CHECK: &str = "failed to call KMS auth check: the authorization back end does not answer";
+
+fn unknown(what: &'static str, detail: impl ToString) -> Refusal {
+    Refusal::StandingUnknown { what, detail: detail.to_string() }
 }
 
 enum NoAnswer {

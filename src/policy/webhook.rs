@@ -137,14 +137,14 @@ impl Webhook {
 
     async fn ask<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, PolicyError> {
         let answer = tokio::time::timeout(self.bounds.total, self.answer(request)).await;
-        let answer = answer.unwrap_or_else(|_| Err(format!("{} did not answer in time", self.base)));
+        let answer = answer.unwrap_or_else(|_| Err("the webhook did not answer in time".to_owned()));
         self.last_error.store(answer.as_ref().err().cloned().map(Arc::new));
         answer.map_err(unavailable)
     }
 
     async fn answer<T: DeserializeOwned>(&self, request: RequestBuilder) -> Result<T, String> {
         let _turn = self.in_flight.acquire().await.map_err(|error| error.to_string())?;
-        let at = &self.base;
+        let at = "the webhook";
         let mut response = send(request)
             .await
             .map_err(|error| format!("error sending request to {at}: {}", causes(error)))?;

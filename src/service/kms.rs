@@ -266,11 +266,26 @@ pub(super) fn refused(refusal: Refusal) -> Error {
         Refusal::BadIdentity(_) => Code::InvalidRequest,
         Refusal::OsImage { error, .. } if error.is_unavailable() => Code::Unavailable,
         Refusal::Denied { .. } | Refusal::OsImage { .. } | Refusal::NoStanding(_) => Code::Denied,
-        Refusal::CollateralUnavailable(_) | Refusal::PolicyUnavailable(_) | Refusal::StandingUnknown(_) => {
-            Code::Unavailable
-        }
+        Refusal::CollateralUnavailable(_)
+        | Refusal::PolicyUnavailable(_)
+        | Refusal::StandingUnknown { .. } => Code::Unavailable,
     };
-    Error::new(code, refusal.to_string()).caused_by(refusal)
+    Error::new(code, refusal.to_string()).caused_by(detail(&refusal))
+}
+
+/// What only the log says of a refusal: what was expected and found, or why something did not answer.
+fn detail(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::Denied { denial, .. } => {
+            let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
+            format!("{}, expected {}, found {}", denial.code, shown(&denial.expected), shown(&denial.actual))
+        }
+        Refusal::PolicyUnavailable(error) => error.detail().to_owned(),
+        Refusal::StandingUnknown { detail, .. } => detail.clone(),
+        Refusal::CollateralUnavailable(error) => error.to_string(),
+        Refusal::OsImage { error, .. } => error.to_string(),
+        other => other.to_string(),
+    }
 }
 
 fn unix_now() -> u64 {

@@ -43,12 +43,11 @@ impl Meta {
             bootstrap_info: ready.bootstrap_info().cloned(),
             is_dev: everything_is_allowed,
             version: env!("CVM_KMS_VERSION").to_owned(),
+            relaxed_settings: relaxed(&configured, &policy).codes().map(str::to_owned).collect(),
             ..GetMetaResponse::default()
         };
         let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));
-        let meta = Self { fixed, policy, configured, metrics, current };
-        meta.show(None);
-        meta
+        Self { fixed, policy, configured, metrics, current }
     }
 
     /// The current answer.
@@ -78,10 +77,7 @@ impl Meta {
     }
 
     fn show(&self, known: Option<(&Info, Duration)>) {
-        let mut posture = self.configured.clone();
-        if let Some(relaxation) = self.policy.relaxation() {
-            posture.relax(relaxation);
-        }
+        let posture = relaxed(&self.configured, &self.policy);
         let mut shown = GetMetaResponse {
             relaxed_settings: posture.codes().map(str::to_owned).collect(),
             ..self.fixed.clone()
@@ -102,4 +98,13 @@ impl Meta {
             self.current.store(Arc::new(Prepared::new(shown)));
         }
     }
+}
+
+/// What is configured so, and what the rules of the policy relax as they are now.
+fn relaxed(configured: &Posture, policy: &Policy) -> Posture {
+    let mut posture = configured.clone();
+    if let Some(relaxation) = policy.relaxation() {
+        posture.relax(relaxation);
+    }
+    posture
 }

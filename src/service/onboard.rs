@@ -300,12 +300,12 @@ fn unattested(error: OwnEvidenceError) -> Error {
 
 fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
     let code = match &refusal {
-        Refusal::StandingUnknown(_) => Code::Unavailable,
+        Refusal::StandingUnknown { .. } => Code::Unavailable,
         _ => Code::Denied,
     };
     let message = match &refusal {
         Refusal::NoStanding(reason) => reason.replace("KMS is not allowed: ", "boot denied: "),
-        Refusal::StandingUnknown(reason) => reason.clone(),
+        Refusal::StandingUnknown { what, .. } => (*what).to_owned(),
         other => other.to_string(),
     };
     Error::new(code, message).within(context).caused_by(refusal)

@@ -87,14 +87,36 @@ async fn limited(
 ) -> axum::extract::Request {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
     let Some(row) = Method::find(service, method) else { return request };
-    let limit = limits.of(row.name).unwrap_or(row.body_limit) + FRAME_HEADER;
-    request.map(|body| axum::body::Body::new(LimitedBody { body, left: limit }))
+    let limit = limits.of(row.name).unwrap_or(row.body_limit);
+    request.map(|body| axum::body::Body::new(LimitedBody::new(body, limit)))
 }
 
-/// A body that ends in the gRPC status for too much of it.
+/// A body that ends in the gRPC status for too much of it: as soon as its first frame announces too long a message, for
+/// which room would be made, and again when more comes than was announced.
 struct LimitedBody {
     body: axum::body::Body,
+    limit: usize,
     left: usize,
+    /// Flag and length of the first frame, as far as they have come.
+    header: Vec<u8>,
+}
+
+impl LimitedBody {
+    fn new(body: axum::body::Body, limit: usize) -> Self {
+        Self { body, limit, left: limit + FRAME_HEADER, header: Vec::with_capacity(FRAME_HEADER) }
+    }
+
+    fn admits(&mut self, data: &[u8]) -> bool {
+        let missing = FRAME_HEADER - self.header.len();
+        self.header.extend(data.iter().take(missing));
+        let announced = match self.header[..] {
+            [_, a, b, c, d] => u32::from_be_bytes([a, b, c, d]) as usize,
+            _ => 0,
+        };
+        let Some(left) = self.left.checked_sub(data.len()) else { return false };
+        self.left = left;
+        announced <= self.limit
+    }
 }
 
 impl Body for LimitedBody {
@@ -111,13 +133,10 @@ impl Body for LimitedBody {
         };
         let frame =
             frame.map_err(|_| Status::invalid_argument("failed to read data: the body ended early"))?;
-        let length = frame.data_ref().map_or(0, Bytes::len);
-        Poll::Ready(Some(match this.left.checked_sub(length) {
-            Some(left) => {
-                this.left = left;
-                Ok(frame)
-            }
-            None => Err(Status::resource_exhausted("failed to read data: payload too large")),
+        let is_admitted = frame.data_ref().is_none_or(|data| this.admits(data));
+        Poll::Ready(Some(match is_admitted {
+            true => Ok(frame),
+            false => Err(Status::resource_exhausted("failed to read data: payload too large")),
         }))
     }
 

@@ -76,7 +76,7 @@ pub async fn serve(
     metrics: Arc<Metrics>,
 ) {
     let slots = Arc::new(Semaphore::new(bounds.connections));
-    let addresses = AddressSlots::new(bounds.connections / 2);
+    let addresses = AddressSlots::new((bounds.connections * 3).div_ceil(4));
     let mut connections = JoinSet::new();
     let mut closing = phase.clone();
     loop {

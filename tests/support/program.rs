@@ -78,9 +78,17 @@ impl Setting {
 
     /// Starts the program and waits for its port.
     pub async fn start(&self) -> Program {
-        let program = self.spawn();
-        eventually("the port opens", async || tokio::net::TcpStream::connect(self.address).await.ok()).await;
-        program
+        let program = std::sync::Mutex::new(self.spawn());
+        eventually("the port opens", async || {
+            {
+                let mut program = program.lock().expect("no panic");
+                let ended = program.child.try_wait().expect("a status");
+                assert!(ended.is_none(), "{ended:?}: {}", program.log());
+            }
+            tokio::net::TcpStream::connect(self.address).await.ok()
+        })
+        .await;
+        program.into_inner().expect("no panic")
     }
 
     /// Starts the program.
