@@ -263,8 +263,10 @@ async fn a_running_request_is_answered_before_the_end() {
     let program = setting.start().await;
     setting.world.agent.set_mode(AgentMode::Slow(Duration::from_millis(700)));
     let caller = setting.caller().plain();
+    let asked = setting.world.agent.request_count();
     let running = tokio::spawn(async move { caller.json("GetAttestationInfo", json!({})).await.status });
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let is_running = async || (setting.world.agent.request_count() > asked).then_some(());
+    eventually("the request reaches the guest agent", is_running).await;
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
     assert_eq!(running.await.expect("an answer"), 200);
 }

@@ -591,12 +591,14 @@ async fn grpc_refusals_have_their_own_statuses() {
         ("/kms.KMS/GetAppEnvEncryptPubKey", framed(&[0xff, 0xff]), "13"),
         ("/kms.KMS/GetAppEnvEncryptPubKey", framed(&vec![0; 40 << 10]), "8"),
         ("/kms.KMS/SignCert", framed(&vec![0; 2 << 20]), "8"),
+        // It announces more than it sends.
+        ("/kms.KMS/GetMeta", vec![0, 7, 7, 7, 7], "8"),
     ] {
         let answer = caller.send(grpc_call(path, body)).await;
         assert_eq!(answer.status, 200, "{path}: {answer:?}");
         assert_eq!(grpc_status(&answer), status, "{path}: {answer:?}");
     }
-    for broken in [vec![0, 0, 0, 0, 9, 1], vec![1, 0, 0, 0, 0], vec![7; 40]] {
+    for broken in [vec![0, 0, 0, 0, 9, 1], vec![1, 0, 0, 0, 0], vec![7, 0, 0, 0, 1, 1]] {
         let answer = caller.send(grpc_call("/kms.KMS/GetAppEnvEncryptPubKey", broken.clone())).await;
         assert_eq!(grpc_status(&answer), "13", "a frame that is none: {broken:?}");
     }

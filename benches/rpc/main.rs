@@ -71,9 +71,11 @@ struct Round {
 }
 
 fn main() {
-    servers::be_bare_if_asked();
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(bench());
+    runtime.block_on(async {
+        servers::be_bare_if_asked().await;
+        bench().await;
+    });
 }
 
 async fn bench() {

@@ -150,13 +150,11 @@ fn nginx_config(directory: &Path, port: u16) -> String {
     )
 }
 
-/// Becomes the bare server if this process was started as one.
-pub(super) fn be_bare_if_asked() {
+/// Serves as the bare server until it is ended, if this process was started as one.
+pub(super) async fn be_bare_if_asked() {
     let Some(directory) = std::env::var_os(BARE) else { return };
     let port: u16 = std::env::args().nth(1).and_then(|port| port.parse().ok()).expect("a port");
-    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(bare(Path::new(&directory), port)).expect("the bare server serves");
-    std::process::exit(0);
+    bare(Path::new(&directory), port).await.expect("the bare server serves until it is ended");
 }
 
 /// Nothing but axum, hyper and rustls with their defaults.

@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use arc_swap::ArcSwapOption;
+use arc_swap::{ArcSwap, ArcSwapOption};
 use kms_attest::{
     attester::{Attester, AttesterError},
     binding::ReportData,
@@ -45,6 +45,8 @@ pub enum OwnEvidenceError {
 pub struct OwnStanding {
     requirement: Requirement,
     recent: ArcSwapOption<Recent>,
+    /// What was missing when the last question had no answer.
+    missing: ArcSwap<&'static str>,
 }
 
 #[derive(Debug)]
@@ -91,7 +93,7 @@ impl OwnStanding {
     }
 
     fn with(requirement: Requirement) -> Self {
-        Self { requirement, recent: ArcSwapOption::empty() }
+        Self { requirement, recent: ArcSwapOption::empty(), missing: ArcSwap::from_pointee(NO_CHECK) }
     }
 
     /// Our standing by the last answer. Never asks, never waits: [`OwnStanding::keep_fresh`] asks.
@@ -105,7 +107,7 @@ impl OwnStanding {
         let recent = self.recent.load();
         match recent.as_ref().filter(|recent| recent.asked.elapsed() < LIFETIME) {
             Some(recent) => recent.answer.clone().map_err(Refusal::NoStanding),
-            None => Err(unknown(NO_CHECK, "no answer in the last seconds")),
+            None => Err(unknown(**self.missing.load(), "no answer in the last seconds")),
         }
     }
 
@@ -157,11 +159,16 @@ impl OwnStanding {
                 Err(format!("{NO_BOOT_INFO}: {error}"))
             }
             // An outage is no answer: the last one serves until it is too old.
-            Err(NoAnswer::Evidence(error)) => return Err(unknown(NO_BOOT_INFO, error)),
-            Err(NoAnswer::Policy(error)) => return Err(unknown(NO_CHECK, error.detail())),
+            Err(NoAnswer::Evidence(error)) => return Err(self.unanswered(NO_BOOT_INFO, error)),
+            Err(NoAnswer::Policy(error)) => return Err(self.unanswered(NO_CHECK, error.detail())),
         };
         self.recent.store(Some(Arc::new(Recent { answer: answer.clone(), asked })));
         answer.map_err(Refusal::NoStanding)
+    }
+
+    fn unanswered(&self, what: &'static str, detail: impl ToString) -> Refusal {
+        self.missing.store(Arc::new(what));
+        unknown(what, detail)
     }
 
     async fn decide(&self) -> Result<Decision, NoAnswer> {

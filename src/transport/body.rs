@@ -11,7 +11,7 @@ use crate::error::{Code, Error};
 /// How long a caller may take to send a body.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
 /// How much of an oversize body is read and thrown away, so that the caller gets to see the answer.
-const DRAIN_BYTES: usize = 16 * 1024 * 1024;
+pub(super) const DRAIN_BYTES: usize = 16 * 1024 * 1024;
 /// And for how long.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
 

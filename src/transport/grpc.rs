@@ -11,7 +11,7 @@ use http::Request as HttpRequest;
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Request, Response, Status, service::Routes};
 
-use super::{refusal_log::RefusalLog, status};
+use super::{body::DRAIN_BYTES, refusal_log::RefusalLog, status};
 use crate::{
     config::BodyLimits,
     error::Result,
@@ -99,18 +99,27 @@ struct LimitedBody {
     left: usize,
     /// Flag and length of the first frame, as far as they have come.
     header: Vec<u8>,
+    /// How much was thrown away since it was too much: an answer before the end of the body would be lost on callers
+    /// that are still sending.
+    drained: Option<usize>,
 }
 
 impl LimitedBody {
     fn new(body: axum::body::Body, limit: usize) -> Self {
-        Self { body, limit, left: limit + FRAME_HEADER, header: Vec::with_capacity(FRAME_HEADER) }
+        Self {
+            body,
+            limit,
+            left: limit + FRAME_HEADER,
+            header: Vec::with_capacity(FRAME_HEADER),
+            drained: None,
+        }
     }
 
     fn admits(&mut self, data: &[u8]) -> bool {
         let missing = FRAME_HEADER - self.header.len();
         self.header.extend(data.iter().take(missing));
         let announced = match self.header[..] {
-            [_, a, b, c, d] => u32::from_be_bytes([a, b, c, d]) as usize,
+            [0 | 1, a, b, c, d] => u32::from_be_bytes([a, b, c, d]) as usize,
             _ => 0,
         };
         let Some(left) = self.left.checked_sub(data.len()) else { return false };
@@ -128,16 +137,27 @@ impl Body for LimitedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        let Some(frame) = std::task::ready!(Pin::new(&mut this.body).poll_frame(context)) else {
-            return Poll::Ready(None);
-        };
-        let frame =
-            frame.map_err(|_| Status::invalid_argument("failed to read data: the body ended early"))?;
-        let is_admitted = frame.data_ref().is_none_or(|data| this.admits(data));
-        Poll::Ready(Some(match is_admitted {
-            true => Ok(frame),
-            false => Err(Status::resource_exhausted("failed to read data: payload too large")),
-        }))
+        loop {
+            let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
+            match (this.drained, frame) {
+                (None, None) => return Poll::Ready(None),
+                (None, Some(Err(_))) => {
+                    let early = Status::invalid_argument("failed to read data: the body ended early");
+                    return Poll::Ready(Some(Err(early)));
+                }
+                (None, Some(Ok(frame))) => match frame.data_ref().is_none_or(|data| this.admits(data)) {
+                    true => return Poll::Ready(Some(Ok(frame))),
+                    false => this.drained = Some(frame.data_ref().map_or(0, Bytes::len)),
+                },
+                (Some(drained), Some(Ok(frame))) if drained <= DRAIN_BYTES => {
+                    this.drained = Some(drained + frame.data_ref().map_or(0, Bytes::len));
+                }
+                (Some(_), _) => {
+                    let large = Status::resource_exhausted("failed to read data: payload too large");
+                    return Poll::Ready(Some(Err(large)));
+                }
+            }
+        }
     }
 
     fn is_end_stream(&self) -> bool {

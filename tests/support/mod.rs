@@ -245,14 +245,14 @@ impl World {
     }
 }
 
-/// What `attempt` gives once it gives something, for at most ten seconds.
+/// What `attempt` gives once it gives something, for at most half a minute.
 pub async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
     let began = Instant::now();
     loop {
         if let Some(found) = attempt().await {
             return found;
         }
-        assert!(began.elapsed() < Duration::from_secs(10), "{what}: not within ten seconds");
+        assert!(began.elapsed() < Duration::from_secs(30), "{what}: not within half a minute");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
 }
