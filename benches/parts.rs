@@ -183,7 +183,10 @@ fn audit(criterion: &mut Criterion) {
 
 criterion_group! {
     name = parts;
-    config = Criterion::default().warm_up_time(Duration::from_secs(1)).measurement_time(Duration::from_secs(2)).sample_size(30);
+    config = Criterion::default()
+        .warm_up_time(Duration::from_secs(1))
+        .measurement_time(Duration::from_secs(2))
+        .sample_size(30);
     targets = keys, attestation, certificates, policy, audit
 }
 criterion_main!(parts);

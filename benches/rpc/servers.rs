@@ -154,7 +154,9 @@ fn nginx_config(directory: &Path, port: u16) -> String {
 pub(super) async fn be_bare_if_asked() {
     let Some(directory) = std::env::var_os(BARE) else { return };
     let port: u16 = std::env::args().nth(1).and_then(|port| port.parse().ok()).expect("a port");
-    bare(Path::new(&directory), port).await.expect("the bare server serves until it is ended");
+    // As a task, like the listener of the KMS: the thread of `block_on` would be a third one that accepts.
+    let serving = tokio::spawn(async move { bare(Path::new(&directory), port).await });
+    serving.await.expect("no panic").expect("the bare server serves until it is ended");
 }
 
 /// Nothing but axum, hyper and rustls with their defaults.

@@ -48,11 +48,12 @@ impl Encoding {
         (is_read(verb) || by_query() || by_type()).then_some(Self::Json)
     }
 
-    /// White space in front of the brace is not skipped: a line feed is also how protobuf begins field 1, and may be its
-    /// length.
+    /// White space before the brace is ambiguous: a line feed is also how protobuf begins field 1, and white space may be
+    /// its length. A body that is well-formed protobuf to its end is protobuf.
     fn of_body(body: &[u8]) -> Self {
-        match body.first() {
-            Some(b'{') => Self::SniffedJson,
+        let is_protobuf = || <()>::decode(body).is_ok();
+        match body.trim_ascii_start().first() {
+            Some(b'{') if body.starts_with(b"{") || !is_protobuf() => Self::SniffedJson,
             _ => Self::Protobuf,
         }
     }
@@ -294,6 +295,7 @@ mod tests {
     #[test]
     fn a_body_that_begins_with_a_brace_is_json() {
         assert_eq!(Encoding::of_body(b"{}"), Encoding::SniffedJson);
+        assert_eq!(Encoding::of_body(b" \n  {}"), Encoding::SniffedJson);
         assert_eq!(Encoding::of_body(b""), Encoding::Protobuf);
         assert_eq!(Encoding::of_body(&[0x0a, 0x01, b'{']), Encoding::Protobuf);
     }
