@@ -8,7 +8,8 @@ const SECRET_MESSAGES: [&str; 5] =
     ["AppKeyResponse", "KmsKeys", "KmsKeyResponse", "GetTempCaCertResponse", "LegacyClearImageCacheRequest"];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
-    let root = concat!(env!("CARGO_MANIFEST_DIR"), "/../../proto");
+    // Cargo runs build scripts in the folder of their package.
+    let root = "../../proto";
     println!("cargo:rerun-if-changed={root}/kms.proto");
     let descriptors = protox::compile(["kms.proto"], [root])?;
 
