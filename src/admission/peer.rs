@@ -63,9 +63,7 @@ impl Peer {
         let Some(certificate) = &self.certificate else { return Err(Refusal::NoAttestation) };
         let mut memory = self.memory.lock().await;
         match &*memory {
-            Memory::Verified(verified, at)
-                if unix_now() < verified.collateral_expires() && at.elapsed() < MEMORY =>
-            {
+            Memory::Verified(verified, at) if is_current(verified.collateral_expires(), *at) => {
                 return Ok(Arc::clone(verified));
             }
             Memory::Refused(reason) => return Err(Refusal::BadEvidence(reason.clone())),
@@ -106,6 +104,11 @@ impl From<VerifyError> for Refusal {
     }
 }
 
-pub(super) fn unix_now() -> u64 {
+/// Whether evidence that was verified `at` some time, with collateral that `expires` (Unix seconds), is still believed.
+pub(super) fn is_current(expires: u64, at: Instant) -> bool {
+    unix_now() < expires && at.elapsed() < MEMORY
+}
+
+fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

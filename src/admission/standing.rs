@@ -22,9 +22,6 @@ const ASK_EVERY: Duration = Duration::from_secs(2);
 const LIFETIME: Duration = Duration::from_secs(15);
 /// How long the first question may hold up the start of the KMS phase.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
-/// Our own evidence is verified again after this, also when its collateral lasts longer: newer collateral may judge
-/// this platform otherwise.
-const OWN_LIFETIME: Duration = Duration::from_secs(3600);
 
 /// Why our own evidence could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -67,12 +64,6 @@ struct Own {
     identity: BootInfo,
     until: u64,
     verified: Instant,
-}
-
-impl Own {
-    fn is_current(&self) -> bool {
-        super::peer::unix_now() < self.until && self.verified.elapsed() < OWN_LIFETIME
-    }
 }
 
 #[derive(Debug)]
@@ -175,7 +166,7 @@ impl OwnStanding {
         let Requirement::Enforced { attester, verifier, policy, own } = &self.requirement else {
             return Ok(Decision::Allowed { gateway_app_id: String::new() });
         };
-        let known = own.load_full().filter(|own| own.is_current());
+        let known = own.load_full().filter(|own| super::peer::is_current(own.until, own.verified));
         let known = match known {
             Some(known) => known,
             None => {
