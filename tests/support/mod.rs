@@ -17,6 +17,7 @@ pub mod http;
 pub mod identity;
 pub mod process;
 pub mod program;
+pub mod tools;
 
 use std::{
     net::SocketAddr,

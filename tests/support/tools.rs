@@ -1,0 +1,114 @@
+//! Programs and packages of others that tests run: found in `PATH`, or installed once into `target/tools`.
+//!
+//! Nothing is skipped: what is missing and cannot be installed fails the test, by name.
+
+use std::{
+    env,
+    fs::{self, File},
+    path::{Path, PathBuf},
+    process::Command,
+};
+
+use sha2::{Digest as _, Sha256};
+
+/// The program `name` in `PATH`.
+///
+/// # Panics
+/// When it is not installed.
+pub fn program(name: &str) -> PathBuf {
+    let path = env::var_os("PATH").unwrap_or_default();
+    env::split_paths(&path)
+        .map(|directory| directory.join(name))
+        .find(|candidate| candidate.is_file())
+        .unwrap_or_else(|| {
+            panic!("this test needs `{name}` in PATH: install it (Debian: apt-get install {name})")
+        })
+}
+
+/// A directory with the scripts of `tests/<dir>` and, in `node_modules`, what its `package-lock.json` names.
+pub fn npm(dir: &str) -> PathBuf {
+    let installed = install(dir, &["package.json", "package-lock.json"], |staging| {
+        let mut npm = Command::new(program("npm"));
+        npm.args(["ci", "--ignore-scripts", "--no-audit", "--no-fund", "--fetch-timeout=60000"]);
+        npm.current_dir(staging);
+        npm
+    });
+    refresh(&source(dir), &installed);
+    installed
+}
+
+/// The Python of a virtual environment with what `tests/<dir>/requirements.txt` names, and nothing else.
+pub fn python(dir: &str) -> PathBuf {
+    let installed = install(dir, &["requirements.txt"], |staging| {
+        let script = "\"$0\" -m venv venv && venv/bin/python -m pip install -q --disable-pip-version-check \
+                      --no-deps --only-binary :all: --timeout 60 -r requirements.txt";
+        let mut python = Command::new(program("sh"));
+        python.args(["-c", script]).arg(program("python3")).current_dir(staging);
+        python
+    });
+    installed.join("venv/bin/python")
+}
+
+/// Runs `command` in a fresh directory that holds the files `pins`; once for each content of them.
+fn install(dir: &str, pins: &[&str], command: impl FnOnce(&Path) -> Command) -> PathBuf {
+    let source = source(dir);
+    let mut hash = Sha256::new();
+    for pin in pins {
+        let file = source.join(pin);
+        hash.update(fs::read(&file).unwrap_or_else(|error| panic!("{}: {error}", file.display())));
+    }
+    let tools = Path::new(env!("CARGO_MANIFEST_DIR")).join("target/tools");
+    fs::create_dir_all(&tools).expect("target/tools");
+    let kind = pins[0].split('.').next().expect("a name");
+    let digest = hex::encode(&hash.finalize()[..6]);
+    let installed = tools.join(format!("{}-{kind}-{digest}", dir.replace('/', "-")));
+
+    let lock = File::create(installed.with_extension("lock")).expect("lock file");
+    lock.lock().expect("lock");
+    let complete = installed.join(".complete");
+    if complete.exists() {
+        return installed;
+    }
+    if installed.exists() {
+        fs::remove_dir_all(&installed).expect("remove what an interrupted installation left");
+    }
+    fs::create_dir(&installed).expect("tool directory");
+    for pin in pins {
+        fs::copy(source.join(pin), installed.join(pin)).expect("copy");
+    }
+    let output = command(&installed).output().expect("the installer starts");
+    assert!(
+        output.status.success(),
+        "installing what tests/{dir} needs: {}{}",
+        String::from_utf8_lossy(&output.stdout),
+        String::from_utf8_lossy(&output.stderr)
+    );
+    File::create(complete).expect("marker");
+    installed
+}
+
+/// Brings the scripts beside the packages they import; each appears whole, for others may be running it.
+fn refresh(source: &Path, installed: &Path) {
+    for entry in fs::read_dir(source).expect("test directory") {
+        let entry = entry.expect("entry");
+        let target = installed.join(entry.file_name());
+        if entry.path().is_dir() {
+            if entry.file_name() != "node_modules" {
+                fs::create_dir_all(&target).expect("directory");
+                refresh(&entry.path(), &target);
+            }
+            continue;
+        }
+        let text = fs::read(entry.path()).expect("script");
+        if fs::read(&target).is_ok_and(|present| present == text) {
+            continue;
+        }
+        let staged = tempfile::NamedTempFile::new_in(installed).expect("staging file");
+        fs::write(staged.path(), text).expect("copy");
+        staged.persist(target).expect("rename");
+    }
+}
+
+fn source(dir: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests").join(dir)
+}
