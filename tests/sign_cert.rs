@@ -305,7 +305,7 @@ async fn requests_that_are_not_whole_or_not_signed_are_refused_in_order() {
     let csr = wish(&app, &key);
     let good = sign_cert_request(&csr, &key, "");
     let first = version_1(&csr, &key);
-    let invalid = "failed to verify csr signature: invalid signature";
+    let invalid = "Failed to verify csr signature: invalid signature";
     let mut wrong_word = good.csr.clone();
     assert_eq!(&wrong_word[1..18], b"please sign cert:");
     wrong_word[17] = b';';
@@ -315,23 +315,23 @@ async fn requests_that_are_not_whole_or_not_signed_are_refused_in_order() {
     let cases: Vec<(SignCertRequest, &str)> = vec![
         (SignCertRequest::default(), "Unsupported API version: 0"),
         (SignCertRequest { api_version: 3, ..good.clone() }, "Unsupported API version: 3"),
-        (signed(1, Vec::new(), &key), "failed to parse csr: confirm: the input ends inside it"),
-        (signed(2, Vec::new(), &key), "failed to parse csr: confirm: the input ends inside it"),
-        (signed(2, good.csr[..100].to_vec(), &key), "failed to parse csr: "),
-        (signed(2, vec![0xff; 64], &key), "failed to parse csr: "),
+        (signed(1, Vec::new(), &key), "Failed to parse csr: confirm: the input ends inside it"),
+        (signed(2, Vec::new(), &key), "Failed to parse csr: confirm: the input ends inside it"),
+        (signed(2, good.csr[..100].to_vec(), &key), "Failed to parse csr: "),
+        (signed(2, vec![0xff; 64], &key), "Failed to parse csr: "),
         (
             signed(2, [&good.csr[..], &[0]].concat(), &key),
-            "failed to parse csr: 1 trailing bytes after the attestation",
+            "Failed to parse csr: 1 trailing bytes after the attestation",
         ),
-        (signed(1, good.csr.clone(), &key), "failed to parse csr: "),
-        (signed(2, first.csr.clone(), &key), "failed to parse csr: "),
+        (signed(1, good.csr.clone(), &key), "Failed to parse csr: "),
+        (signed(2, first.csr.clone(), &key), "Failed to parse csr: "),
         (SignCertRequest { signature: Vec::new(), ..good.clone() }, invalid),
         (SignCertRequest { signature: first.signature.clone(), ..good.clone() }, invalid),
         (signed(2, good.csr.clone(), &P256Key::generate()), invalid),
         (SignCertRequest { csr: flipped, ..good.clone() }, "failed to "),
-        (signed(2, wrong_word.clone(), &key), "failed to verify csr signature: invalid confirm word"),
+        (signed(2, wrong_word.clone(), &key), "Failed to verify csr signature: invalid confirm word"),
         (signed(2, wrong_word, &P256Key::generate()), invalid),
-        (signed(2, p384.encode_v2(), &key), "failed to verify csr signature: unsupported algorithm"),
+        (signed(2, p384.encode_v2(), &key), "Failed to verify csr signature: unsupported algorithm"),
     ];
     for (index, (request, text)) in cases.iter().enumerate() {
         let (status, found) = ask(&world, request).await.refusal();

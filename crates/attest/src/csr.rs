@@ -68,23 +68,23 @@ pub struct Csr {
     pub evidence: Evidence,
 }
 
-/// Why a request is refused.
+/// Why a request is refused; the first words are those of dstack-kms.
 #[derive(Debug, thiserror::Error)]
 pub enum CsrError {
     /// A field that does not decode.
-    #[error("failed to parse csr: {0}")]
+    #[error("Failed to parse csr: {0}")]
     Field(#[from] FieldError),
     /// Evidence that does not decode.
-    #[error("failed to parse csr: {0}")]
+    #[error("Failed to parse csr: {0}")]
     Evidence(#[from] EvidenceError),
     /// Not a P-256 key.
-    #[error("failed to verify csr signature: unsupported algorithm: the public key is not a P-256 key")]
+    #[error("Failed to verify csr signature: unsupported algorithm: the public key is not a P-256 key")]
     Algorithm,
     /// Not the key's signature of these bytes.
-    #[error("failed to verify csr signature: invalid signature")]
+    #[error("Failed to verify csr signature: invalid signature")]
     Signature,
     /// The first field is not the confirm word.
-    #[error("failed to verify csr signature: invalid confirm word")]
+    #[error("Failed to verify csr signature: invalid confirm word")]
     ConfirmWord,
     /// Evidence without a TDX quote, which is all that version 1 can send.
     #[error("a request of version 1 needs TDX evidence, got {0}")]

@@ -57,7 +57,7 @@ fn requests_are_accepted_and_refused_as_by_the_peer() {
             None => assert!(parsed.is_ok(), "{name}: {parsed:?}"),
             Some(reason) => assert_eq!(
                 parsed.unwrap_err().to_string(),
-                format!("failed to verify csr signature: {}", reason.to_lowercase()),
+                format!("Failed to verify csr signature: {}", reason.to_lowercase()),
                 "{name}"
             ),
         }
@@ -128,7 +128,7 @@ fn version_1_allows_trailing_bytes_that_the_signature_does_not_cover_and_version
     let plain = vector("v2-config0-attestation-v0");
     let longer = Vector { csr: [plain.csr.as_slice(), &[0]].concat(), ..plain };
     let error = longer.parse().unwrap_err().to_string();
-    assert_eq!(error, "failed to parse csr: 1 trailing bytes after the attestation");
+    assert_eq!(error, "Failed to parse csr: 1 trailing bytes after the attestation");
 }
 
 /// A request of version 2 for `spki`, changed by `change`, and signed by `key`.
@@ -154,7 +154,7 @@ fn the_public_key_must_be_a_p256_key_and_nothing_else() {
     let trailing = [spki.as_slice(), &[0]].concat();
     for other in [&p384, &ecdh, trailing.as_slice(), b"", b"not a key"] {
         let error = signed(other, &key, |csr| csr).unwrap_err().to_string();
-        assert!(error.starts_with("failed to verify csr signature: unsupported algorithm"), "{error}");
+        assert!(error.starts_with("Failed to verify csr signature: unsupported algorithm"), "{error}");
     }
     let mut off_curve = spki;
     off_curve[90] ^= 1;
@@ -167,21 +167,21 @@ fn a_request_that_does_not_decode_is_refused_with_the_field() {
     let refused =
         |change: fn(Vec<u8>) -> Vec<u8>| signed(&key.spki_der(), &key, change).unwrap_err().to_string();
     let cases: [(String, &str); 6] = [
-        (refused(|_| vec![]), "failed to parse csr: confirm: the input ends inside it"),
-        (refused(|csr| csr[..60].to_vec()), "failed to parse csr: pubkey: the input ends inside it"),
+        (refused(|_| vec![]), "Failed to parse csr: confirm: the input ends inside it"),
+        (refused(|csr| csr[..60].to_vec()), "Failed to parse csr: pubkey: the input ends inside it"),
         // The confirm word takes 18 bytes, the key 93: then comes the organization.
         (
             refused(|csr| [&csr[..111], &[7], &csr[112..]].concat()),
-            "failed to parse csr: org_name: no variant has the index 7",
+            "Failed to parse csr: org_name: no variant has the index 7",
         ),
         (
             refused(|csr| [&csr[..111], &[0, 0, 0x05, 0x10]].concat()),
-            "failed to parse csr: subject_alt_names: more than 1024 elements",
+            "Failed to parse csr: subject_alt_names: more than 1024 elements",
         ),
-        (refused(|csr| csr[..129].to_vec()), "failed to parse csr: attestation is empty"),
+        (refused(|csr| csr[..129].to_vec()), "Failed to parse csr: attestation is empty"),
         (
             refused(|csr| [csr.as_slice(), &[0; 3]].concat()),
-            "failed to parse csr: 3 trailing bytes after the attestation",
+            "Failed to parse csr: 3 trailing bytes after the attestation",
         ),
     ];
     for (error, expected) in cases {
