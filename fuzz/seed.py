@@ -270,6 +270,84 @@ def operator():
     yield "htpasswd-md5", b"alice:$apr1$x\n"
 
 
+def dotenv():
+    """Files as people write them, and plaintexts."""
+    yield "plain", b"# comment\nA=1\n B = two words \r\nC='quoted'\nD=x # y\nA=2\n"
+    yield "unicode", "\u00c4=\u00e9\U0001f600\u00a0\n".encode()
+    yield "nonsense", b"A=1\nnonsense\n"
+    yield "export", b"export A=1\n"
+    for index, case in enumerate(vectors("keys")["env_encryption"][:2]):
+        yield f"plaintext-{index}", case["plaintext"].encode()
+
+
+def known_signers():
+    """Lists of known signers."""
+    key = vectors("keys")["guest_getkey_chain"][0]["kms_root_public_key"]
+    yield "list", f"# mine\nkms.example:8000 {key} first\n\n[::1]:443\t0x{key}\n".encode()
+    yield "no-port", f"kms.example {key}\n".encode()
+    yield "no-key", b"kms.example:8000 02\n"
+
+
+def proof():
+    """Answers that prove a KMS of the development root, answers that do not, and allowlists."""
+    certificates = {certificate["name"]: certificate["pem"] for certificate in vectors("certs")["certificates"]}
+    keys = vectors("keys")
+    signed = next(case for case in keys["env_pubkey_signatures"] if case["timestamp"] == "1700000000")
+    meta = {
+        "ca_cert": certificates["kms-root-ca"], "k256_pubkey": keys["guest_getkey_chain"][0]["kms_root_public_key"],
+    }
+    answer = {name: signed[name] for name in ["public_key", "signature", "signature_v1"]}
+    document = {
+        "format": "kms-proof-1", "url": "https://kms.example.com/prpc", "taken_at": 1700000000,
+        "server_certificate": certificates["kms-rpc"], "ca_cert": certificates["kms-root-ca"], "meta": meta,
+        "env_key": {"app_id": signed["app_id"], "answer": answer | {"timestamp": 1700000000}},
+        "collateral": vectors("tdx_quotes")["collateral"]["good"], "bootstrap_collateral": None,
+    }
+    yield "proven", json.dumps(document).encode()
+    less = document | {"server_certificate": certificates["kms-rpc-unattested"], "collateral": None}
+    yield "unattested", json.dumps(less).encode()
+    nothing = {name: None for name in document} | {name: document[name] for name in ["format", "url", "taken_at"]}
+    yield "nothing", json.dumps(nothing | {"missing": {"server_certificate": "connection failed"}}).encode()
+    value = "ab" * 32
+    yield "allowlist", json.dumps([{"name": "a", "mr_aggregated": value}, {"mr_system": ["0x" + value]}]).encode()
+    yield "allowlist-unmeasured", json.dumps({"device_id": value}).encode()
+
+
+def ethereum():
+    """A choice of place, then what a contract returns, the result for a block or a chain, or a whole body."""
+    word = lambda number: number.to_bytes(32, "big")
+    tail = lambda text: word(len(text.encode())) + text.encode() + bytes(-len(text.encode()) % 32)
+    verdict = lambda is_allowed, reason: bytes([0]) + word(is_allowed) + word(64) + tail(reason)
+    yield "allowed", verdict(1, "")
+    yield "allowed-with-reason", verdict(1, "welcome")
+    yield "denied", verdict(0, "Compose hash not allowed")
+    yield "denied-at-length", verdict(0, "\u00e9" * 700)
+    yield "other-boolean", verdict(2, "")
+    yield "other-offset", bytes([0]) + word(1) + word(96) + word(0) + word(0)
+    yield "empty", bytes([0])
+    yield "gateway", bytes([3]) + word(32) + tail("0xgateway")
+    yield "implementation", bytes([4]) + bytes(12) + b"\x11" * 20
+    yield "implementation-too-wide", bytes([4]) + b"\x11" * 32
+    yield "block-missing", bytes([5]) + b"null"
+    for name, number in [("old", "0x1"), ("far", "0xffffffffffffffff")]:
+        block = {"number": number, "hash": "0x" + "cd" * 32, "timestamp": number}
+        yield f"block-{name}", bytes([5]) + json.dumps(block).encode()
+    yield "chain-other", bytes([6]) + b'"0x2105"'
+    for name, body in [
+        ("error", '{"jsonrpc":"2.0","id":null,"error":{"code":3,"message":"execution reverted"}}'),
+        ("html", "<html>502</html>"),
+        ("result", '{"jsonrpc":"2.0","id":6,"result":"0x"}'),
+    ]:
+        yield f"body-{name}", bytes([7]) + body.encode()
+
+
+def tcb_info():
+    """TCB info and QE identity of real collateral, shortened to what is looked at."""
+    for name in ["tdx_quote", "tdx_quote_outdated"]:
+        collateral = json.loads((FIXTURES / f"dcap-qvl/{name}_collateral.json").read_text())
+        yield name, collateral["tcb_info"].encode() + b"\0" + collateral["qe_identity"].encode()
+
+
 def webhook():
     """A choice of status, then the body."""
     denied = {"isAllowed": False, "gatewayAppId": "", "reason": "compose hash not allowed"}
@@ -287,9 +365,23 @@ def webhook():
         yield name, bytes([choice]) + body.encode()
 
 
+def question():
+    good = {"teeVariant": "dstack-tdx", "mrAggregated": "a1", "osImageHash": "0xB2", "mrSystem": "c3", "appId": "0Xd4",
+            "composeHash": "e5", "instanceId": "", "deviceId": "f", "tcbStatus": "UpToDate", "advisoryIds": ["INTEL-SA-1"]}
+    yield "whole", json.dumps(good).encode()
+    yield "least", json.dumps({key: good[key] for key in good if key.endswith(("Hash", "Id", "gated"))}).encode()
+    yield "null", json.dumps(good | {"appId": None}).encode()
+    yield "number-among-advisories", json.dumps(good | {"advisoryIds": ["a", 1]}).encode()
+    yield "list", b'["a1", "b2"]'
+    yield "no-hex", json.dumps(good | {"appId": "\u00e9", "composeHash": " e5"}).encode()
+
+
 def os_image():
     """A choice and an amount of memory, then a document, an image as `image` takes it, or a text."""
     vectors_ = vectors("os_image")
+    launch = vectors_["sev_snp"][0]
+    yield "sev-snp-document", b"\x04\x00" + bytes.fromhex(launch["measurement_snp_cbor"])
+    yield "sev-snp-config", b"\x04\x00" + launch["vm_config"].encode()
     for index, image in enumerate(vectors_["images"]):
         files = {name: base64.b64decode(content) for name, content in image["files_base64"].items()}
         yield f"document-{index}", b"\x00\x00" + files["measurement.tdx.cbor"]
@@ -313,8 +405,9 @@ def os_image():
     yield "manifest-unsafe", b"\x03\x00" + b"0" * 64 + b"  ../kernel\n"
 
 
-TARGETS = [allowlist, collateral, config, csr, event_log, evidence, identity, key_pem, message, operator, os_image, prpc,
-           ra_tls_certificate, webhook]
+TARGETS = [allowlist, collateral, config, csr, dotenv, ethereum, event_log, evidence, identity, key_pem,
+           known_signers, message, operator, os_image, proof, prpc, question, ra_tls_certificate,
+           tcb_info, webhook]
 
 
 def main():

@@ -25,6 +25,7 @@ use crate::{
     config::Config,
     lifecycle::{Node, Onboarding, Ready},
     operator::OperatorToken,
+    service::setup::{Switch, Token},
     transport::{
         self,
         front::Front,
@@ -65,6 +66,7 @@ impl Kms {
         let main = SocketAddr::new(config.rpc.address, config.rpc.port);
         match shared.open(directory)? {
             Node::Ready(ready) => {
+                shared.announce_new_log();
                 let listener = bind(main).await?;
                 Self::spawn(shared, *ready, Listener::Main(listener), stop, stopping).await
             }
@@ -118,7 +120,10 @@ impl Kms {
                 "onboarding is open to whoever reaches {address} first; core.onboard.auth_token guards it"
             );
         }
-        let router = transport::onboarding(Arc::clone(&service), &config.core.onboard.limits, token).await;
+        let needed = if token.is_some() { Token::Required } else { Token::NotConfigured };
+        let setup = Arc::new(shared.setup_service(Arc::clone(&service), needed));
+        let limits = &config.core.onboard.limits;
+        let router = transport::onboarding(Arc::clone(&service), setup, limits, token).await;
         let phase = Phase {
             number: 0,
             tls: Some(tls::onboarding(leaf::ephemeral(config.core.onboard.address)?)?),
@@ -145,22 +150,25 @@ impl Kms {
                 return Ok(());
             }
             drop(service);
+            let other = (own != main).then_some(main);
             let prepared = tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => None,
-                prepared = switched(&shared) => Some(prepared),
+                prepared = switched(&shared, other) => Some(prepared),
             };
-            let Some((serving, admin)) = prepared else {
+            let Some(Prepared { serving, main, admin }) = prepared else {
                 drop(phases);
                 let _ = accepting.await;
                 return Ok(());
             };
-            let listener = if own == main {
-                Listener::Taken { phases, accepting }
-            } else {
-                let listener = bind(main).await?;
-                drop(phases);
-                let _ = accepting.await;
-                Listener::Main(listener)
+            let listener = match main {
+                None => Listener::Taken { phases, accepting },
+                Some(listener) => {
+                    // Connections to it wait by now: who waits for the switch need not hold it up.
+                    shared.switch.send_replace(Switch::Done);
+                    drop(phases);
+                    let _ = accepting.await;
+                    Listener::Main(listener)
+                }
             };
             serving.live(&shared, listener, admin, stopping).await
         };
@@ -215,22 +223,39 @@ impl Drop for Running {
         self.stop.send_replace(true);
     }
 }
+
+/// The KMS phase with its listeners, ready to be served.
+struct Prepared {
+    serving: Serving,
+    /// The main listener, where onboarding used another address.
+    main: Option<TcpListener>,
+    admin: Option<(TcpListener, Phase)>,
+}
+
 /// Everything that the KMS phase needs. The keys are safe by now, so whatever is missing (the attester, a port) is tried
-/// again until it is there; onboarding goes on answering meanwhile.
-async fn switched(shared: &Shared) -> (Serving, Option<(TcpListener, Phase)>) {
+/// again until it is there; onboarding goes on answering meanwhile, and says what is missing.
+async fn switched(shared: &Shared, main: Option<SocketAddr>) -> Prepared {
+    shared.switch.send_replace(Switch::Trying);
     loop {
-        match prepared(shared).await {
+        match prepared(shared, main).await {
             Ok(prepared) => return prepared,
-            Err(error) => tracing::error!(%error, "keys exist but cannot be served yet; trying again"),
+            Err(error) => {
+                shared.switch.send_replace(error.hindrance());
+                tracing::error!(%error, "keys exist but cannot be served yet; trying again");
+            }
         }
         tokio::time::sleep(SWITCH_RETRY).await;
     }
 }
 
-async fn prepared(shared: &Shared) -> Result<(Serving, Option<(TcpListener, Phase)>), AppError> {
+async fn prepared(shared: &Shared, main: Option<SocketAddr>) -> Result<Prepared, AppError> {
     let serving = Serving::prepare(shared, shared.reopen()?).await?;
+    let main = match main {
+        Some(address) => Some(bind(address).await?),
+        None => None,
+    };
     let admin = serving.bind_admin(shared).await?;
-    Ok((serving, admin))
+    Ok(Prepared { serving, main, admin })
 }
 
 async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {

@@ -1,6 +1,6 @@
-//! The domain name (or IPv4 address) under which a KMS serves.
+//! The domain name (or IPv4 address) under which a KMS serves, and the names of others that no app may have.
 
-use std::fmt;
+use std::{fmt, net::IpAddr};
 
 use thiserror::Error;
 
@@ -47,6 +47,35 @@ impl fmt::Display for Domain {
     }
 }
 
+/// A name or address under which clients reach another KMS of the cluster, or a balancer in front: no app's certificate
+/// may carry it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ReservedName(String);
+
+/// Why a text is not a [`ReservedName`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[error("must be DNS names and IP addresses, without wildcards, ports and final dots")]
+pub struct ReservedNameError;
+
+impl ReservedName {
+    /// A [`Domain`], or an IPv6 address without brackets.
+    ///
+    /// # Errors
+    /// [`ReservedNameError`].
+    pub fn parse(text: &str) -> Result<ReservedName, ReservedNameError> {
+        match (text.parse::<IpAddr>(), Domain::parse(text)) {
+            (Ok(address), _) => Ok(ReservedName(address.to_string())),
+            (Err(_), Ok(Domain(name))) => Ok(ReservedName(name)),
+            (Err(_), Err(_)) => Err(ReservedNameError),
+        }
+    }
+
+    /// The name as given, an address in its usual form.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
 fn is_label(label: &str) -> bool {
     (1..=LONGEST_LABEL).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -65,6 +94,18 @@ mod tests {
             ["kms.example.com", "localhost", "10.0.2.2", "a", "xn--bcher-kva.example", "KMS-1", &longest]
         {
             assert_eq!(Domain::parse(text).unwrap().as_str(), text);
+        }
+    }
+
+    #[test]
+    fn names_and_addresses_of_either_kind_can_be_reserved() {
+        for (text, name) in
+            [("kms2.example.com", "kms2.example.com"), ("10.0.2.2", "10.0.2.2"), ("FD00:0::1", "fd00::1")]
+        {
+            assert_eq!(ReservedName::parse(text).unwrap().as_str(), name);
+        }
+        for text in ["", "*.example.com", "kms.example.com.", "kms:8000", "[::1]", "https://kms", "a b"] {
+            assert_eq!(ReservedName::parse(text).unwrap_err(), ReservedNameError, "{text:?}");
         }
     }
 

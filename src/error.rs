@@ -53,6 +53,16 @@ pub struct Error {
     code: Code,
     message: String,
     source: Option<Source>,
+    denial: Option<DenialReference>,
+}
+
+/// How a refusal can be looked up: what the caller may quote to an operator.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct DenialReference {
+    /// Stable, for machines: `compose_hash_not_allowed`.
+    pub code: &'static str,
+    /// Names this refusal to `Explain`.
+    pub id: String,
 }
 
 /// The result of a service method.
@@ -69,7 +79,7 @@ impl Error {
             message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
             message.push('…');
         }
-        Self { code, message, source: None }
+        Self { code, message, source: None, denial: None }
     }
 
     /// Attaches the cause, which only the log shows.
@@ -78,9 +88,21 @@ impl Error {
         self
     }
 
-    /// `context: message`, with code and cause kept.
+    /// Says how the refusal can be looked up.
+    pub fn denied_as(mut self, denial: DenialReference) -> Self {
+        self.denial = Some(denial);
+        self
+    }
+
+    /// How the refusal can be looked up, where it is one.
+    pub fn denial(&self) -> Option<&DenialReference> {
+        self.denial.as_ref()
+    }
+
+    /// `context: message`, with everything else kept.
     pub fn within(self, context: &str) -> Self {
-        Self { source: self.source, ..Self::new(self.code, format!("{context}: {}", self.message)) }
+        let Self { code, message, source, denial } = self;
+        Self { source, denial, ..Self::new(code, format!("{context}: {message}")) }
     }
 
     /// [`Code::InvalidRequest`].

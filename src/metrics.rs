@@ -27,6 +27,34 @@ pub struct CollateralState {
     pub failures: u64,
 }
 
+/// What Intel's early TCB set says about the platforms seen lately.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct OutlookState {
+    /// Kinds of platform that it judges worse.
+    pub falling_behind: u64,
+    /// Unix seconds of the first TCB recovery that does so.
+    pub recovery: Option<u64>,
+    /// Models whose early set is newer than the standard one.
+    pub newer: u64,
+    /// Models whose early set is the standard one.
+    pub same: u64,
+    /// Models whose early set cannot be had.
+    pub unavailable: u64,
+}
+
+/// What is known of the chain that decides, when it is scraped.
+#[derive(Debug, Clone, Copy, Default, PartialEq)]
+pub struct ChainState {
+    /// The block that decides; `None` until one is found.
+    pub block: Option<u64>,
+    /// How long ago that block was made.
+    pub block_age: Option<Duration>,
+    /// Endpoints that could be used when they were last tried.
+    pub endpoints: u64,
+    /// How often endpoints contradicted each other so far.
+    pub disagreements: u64,
+}
+
 /// All metrics of one service.
 pub struct Metrics {
     registry: Registry,
@@ -40,17 +68,28 @@ pub struct Metrics {
     verifications: IntCounterVec,
     policy_answers: IntCounterVec,
     shed: IntCounterVec,
+    relaxed_decisions: IntCounterVec,
+    tcb_falling_behind: IntGauge,
+    tcb_recovery: IntGauge,
+    early_tcb_sets: IntGaugeVec,
+    breaker_open: IntGauge,
+    breaker_openings: IntCounter,
     failed_credentials: IntCounter,
     audit_failures: IntCounter,
     audit_records: IntCounter,
     connections: IntGauge,
     ready: IntGauge,
+    frozen: IntGaugeVec,
     relaxed: IntGaugeVec,
     collateral_entries: IntGauge,
     collateral_age: Gauge,
     collateral_expiry: Gauge,
     collateral_fetches: IntCounter,
     collateral_failures: IntCounter,
+    chain_block: IntGauge,
+    chain_block_age: Gauge,
+    chain_endpoints: IntGauge,
+    chain_disagreements: IntCounter,
 }
 
 /// What a request counts as, by its path.
@@ -128,11 +167,44 @@ impl Metrics {
                 "Questions to the policy by answer.",
                 &["answer"],
             )?,
+            relaxed_decisions: counters(
+                r,
+                "cvm_kms_relaxed_decisions_total",
+                "Allowed callers and sources that needed a relaxed TCB rule, by rule.",
+                &["relaxation"],
+            )?,
+            tcb_falling_behind: gauge(
+                r,
+                "cvm_kms_tcb_falling_behind",
+                "Kinds of platform seen lately that Intel's early TCB set judges worse than the standard one.",
+            )?,
+            tcb_recovery: gauge(
+                r,
+                "cvm_kms_tcb_recovery_timestamp_seconds",
+                "Date of the TCB recovery behind it, Unix time; 0 without one.",
+            )?,
+            early_tcb_sets: {
+                let opts = Opts::new(
+                    "cvm_kms_early_tcb_sets",
+                    "Platform models seen lately by what their early TCB set is: newer, same or unavailable.",
+                );
+                register(r, IntGaugeVec::new(opts, &["state"])?)?
+            },
             shed: counters(
                 r,
                 "cvm_kms_shed_total",
                 "Requests and connections turned away by limit.",
                 &["limit"],
+            )?,
+            breaker_open: gauge(
+                r,
+                "cvm_kms_webhook_breaker_open",
+                "1 while the webhook does not answer and questions to it are refused at once.",
+            )?,
+            breaker_openings: counter(
+                r,
+                "cvm_kms_webhook_breaker_openings_total",
+                "How often the webhook has stopped answering.",
             )?,
             failed_credentials: counter(
                 r,
@@ -147,6 +219,10 @@ impl Metrics {
             )?,
             connections: gauge(r, "cvm_kms_connections", "Open connections.")?,
             ready: gauge(r, "cvm_kms_ready", "1 if keys are served, 0 while onboarding.")?,
+            frozen: {
+                let opts = Opts::new("cvm_kms_frozen", "Freezes in force by scope; `kms` stops everything.");
+                register(r, IntGaugeVec::new(opts, &["scope"])?)?
+            },
             relaxed: {
                 let opts =
                     Opts::new("cvm_kms_relaxed", "1 for each setting that weakens this service, by code.");
@@ -172,6 +248,22 @@ impl Metrics {
                 r,
                 "cvm_kms_collateral_failures_total",
                 "Fetches of collateral that failed.",
+            )?,
+            chain_block: gauge(r, "cvm_kms_chain_block", "Number of the block whose state decides.")?,
+            chain_block_age: seconds(
+                r,
+                "cvm_kms_chain_block_age_seconds",
+                "Age of the block whose state decides; infinite while a chain decides and no block is known.",
+            )?,
+            chain_endpoints: gauge(
+                r,
+                "cvm_kms_chain_endpoints_usable",
+                "Chain endpoints that could be used when they were last tried.",
+            )?,
+            chain_disagreements: counter(
+                r,
+                "cvm_kms_chain_disagreements_total",
+                "How often chain endpoints contradicted each other.",
             )?,
             registry: registry.clone(),
             methods,
@@ -227,6 +319,39 @@ impl Metrics {
         self.policy_answers.with_label_values(&[answer]).inc();
     }
 
+    /// Counts a question that the webhook was not asked: `webhook_queue` or `webhook_breaker`.
+    pub fn question_shed(&self, limit: &'static str) {
+        self.shed.with_label_values(&[limit]).inc();
+    }
+
+    /// The webhook has stopped answering: questions are refused at once.
+    pub fn webhook_breaker_opened(&self) {
+        self.breaker_openings.inc();
+        self.breaker_open.set(1);
+    }
+
+    /// The webhook answers again.
+    pub fn webhook_breaker_closed(&self) {
+        self.breaker_open.set(0);
+    }
+
+    /// Counts a decision that needed a relaxed TCB rule. There are as many labels as the configuration names.
+    pub fn relaxed_decision(&self, relaxation: &str) {
+        self.relaxed_decisions.with_label_values(&[relaxation]).inc();
+    }
+
+    /// Shows what Intel's early TCB set says.
+    pub fn set_outlook(&self, state: OutlookState) {
+        let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
+        self.tcb_falling_behind.set(number(state.falling_behind));
+        self.tcb_recovery.set(number(state.recovery.unwrap_or(0)));
+        for (name, count) in
+            [("newer", state.newer), ("same", state.same), ("unavailable", state.unavailable)]
+        {
+            self.early_tcb_sets.with_label_values(&[name]).set(number(count));
+        }
+    }
+
     /// Counts a connection that was closed because there were too many.
     pub fn connection_shed(&self) {
         self.shed.with_label_values(&["max_connections"]).inc();
@@ -263,6 +388,11 @@ impl Metrics {
         self.ready.set(1);
     }
 
+    /// Shows how many freezes of a scope are in force.
+    pub fn set_frozen(&self, scope: &'static str, count: usize) {
+        self.frozen.with_label_values(&[scope]).set(i64::try_from(count).unwrap_or(i64::MAX));
+    }
+
     /// Shows what is relaxed, by code.
     pub fn set_relaxed(&self, codes: impl IntoIterator<Item = &'static str>) {
         self.relaxed.reset();
@@ -278,6 +408,14 @@ impl Metrics {
         self.collateral_expiry.set(state.expires_in.as_secs_f64());
         raise(&self.collateral_fetches, state.fetches);
         raise(&self.collateral_failures, state.failures);
+    }
+
+    /// Shows the chain as it is known now.
+    pub fn set_chain(&self, state: ChainState) {
+        self.chain_block.set(state.block.and_then(|block| i64::try_from(block).ok()).unwrap_or(0));
+        self.chain_block_age.set(state.block_age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
+        self.chain_endpoints.set(i64::try_from(state.endpoints).unwrap_or(i64::MAX));
+        raise(&self.chain_disagreements, state.disagreements);
     }
 
     /// The text exposition of everything.

@@ -34,6 +34,27 @@ impl fmt::Debug for OperatorToken {
     }
 }
 
+/// Who has shown credentials.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Operator {
+    /// Somebody, where none are needed.
+    Anyone,
+    /// A holder of the token.
+    Token,
+    /// A user of the htpasswd file.
+    User(String),
+}
+
+impl fmt::Display for Operator {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Anyone => f.write_str("anyone"),
+            Self::Token => f.write_str("token"),
+            Self::User(name) => write!(f, "user {name}"),
+        }
+    }
+}
+
 /// Who may use the admin listener.
 #[derive(Debug)]
 pub enum Credentials {
@@ -107,31 +128,35 @@ impl Credentials {
         headers.contains_key("x-admin-token") || headers.contains_key(header::AUTHORIZATION)
     }
 
-    /// Whether these headers carry credentials: `X-Admin-Token`, then `Authorization` (`Bearer`, or `Basic` with a user
-    /// of the file, or with the token as password, or as user name with an empty password).
+    /// Whether these headers carry credentials.
     pub fn admit(&self, headers: &HeaderMap) -> bool {
-        let Self::Needed { token, users } = self else { return true };
+        self.identify(headers).is_some()
+    }
+
+    /// Whose credentials these headers carry: `X-Admin-Token`, then `Authorization` (`Bearer`, or `Basic` with a user
+    /// of the file, or with the token as password, or as user name with an empty password).
+    pub fn identify(&self, headers: &HeaderMap) -> Option<Operator> {
+        let Self::Needed { token, users } = self else { return Some(Operator::Anyone) };
         let is_token = |candidate: &str| token.as_ref().is_some_and(|token| token.is(candidate));
         let text = |name: &str| {
             let value = headers.get(name).filter(|value| value.len() <= LONGEST_HEADER)?;
             value.to_str().ok()
         };
         if text("x-admin-token").is_some_and(is_token) {
-            return true;
+            return Some(Operator::Token);
         }
-        let Some((scheme, rest)) =
-            text(header::AUTHORIZATION.as_str()).and_then(|value| value.split_once(' '))
-        else {
-            return false;
-        };
+        let (scheme, rest) = text(header::AUTHORIZATION.as_str()).and_then(|value| value.split_once(' '))?;
         if scheme.eq_ignore_ascii_case("bearer") {
-            return is_token(rest.trim());
+            return is_token(rest.trim()).then_some(Operator::Token);
         }
         if !scheme.eq_ignore_ascii_case("basic") {
-            return false;
+            return None;
         }
-        let Some((user, password)) = basic(rest.trim()) else { return false };
-        is_token(&password) || (password.is_empty() && is_token(&user)) || users.admits(&user, &password)
+        let (user, password) = basic(rest.trim())?;
+        if is_token(&password) || (password.is_empty() && is_token(&user)) {
+            return Some(Operator::Token);
+        }
+        users.admits(&user, &password).then_some(Operator::User(user))
     }
 }
 

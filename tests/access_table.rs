@@ -99,8 +99,17 @@ const GUARDED_ONBOARDING: [Row<{ Credential::ALL.len() }>; 4] = [
 ];
 
 /// The admin listener. Columns: no token, a wrong one, the right one.
-const ADMIN: [Row<{ Credential::ALL.len() }>; 1] =
-    [row(ClearImageCache, Ask::Valid, [Challenged, Challenged, Answered])];
+const ADMIN: [Row<{ Credential::ALL.len() }>; 9] = [
+    row(ClearImageCache, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(Explain, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(ListDenials, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(Freeze, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(Unfreeze, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(ListFrozen, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(StartShadow, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(ShadowReport, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(StopShadow, Ask::Valid, [Challenged, Challenged, Answered]),
+];
 
 /// The proto file's methods: service and name.
 fn declared() -> Vec<(String, String)> {
@@ -322,6 +331,9 @@ async fn the_admin_listener_answers_each_caller_as_the_table_says() {
                 let message = cast.message(row.method, row.ask);
                 check(&mut to, codec, row.method, &message, credential, row.expected[column]).await;
             }
+            // Right credentials between the wrong ones: this is about access, not about lockouts.
+            let message = Message::empty();
+            check(&mut to, Codec::Json, ListFrozen, &message, Credential::Right, Answered).await;
         }
     }
 }

@@ -93,6 +93,9 @@ async fn the_onboarding_listener_has_a_page_a_probe_and_nothing_of_the_kms() {
         for attribute in ["src=\"", "href=\""] {
             for (at, _) in text.match_indices(attribute) {
                 let path = text[at + attribute.len()..].split('"').next().expect("a value");
+                if path.starts_with('#') {
+                    continue;
+                }
                 assert!(path.starts_with("/assets/"), "{path}: the page loads nothing from elsewhere");
                 assert_eq!(caller.get(path).await.status, 200, "{path}");
             }
@@ -452,10 +455,20 @@ async fn without_a_tee_nothing_is_attested_and_everything_says_so() {
     let core = world.config["core"].as_table_mut().expect("a table");
     core.remove("attester");
     world.start().await.expect("starts");
+    let body = json!({ "source_url": "https://127.0.0.1:1", "domain": DOMAIN });
+    let (status, text) = world.caller().plain().json("Onboard", body).await.refusal();
+    assert!(
+        text.starts_with("Failed to onboard: this KMS runs without a TEE (core.insecure_no_tee)"),
+        "{text}"
+    );
+    assert_eq!(status, 400);
     let statement = world.bootstrap().await;
     assert!(statement.attestation.is_empty());
     let (status, _) = world.caller().plain().json("GetAttestationInfo", json!({})).await.refusal();
     assert_eq!(status, 503);
+    let body = json!({ "source_url": "https://127.0.0.1:1", "domain": DOMAIN });
+    let refusal = world.caller().plain().json("Onboard", body).await.refusal();
+    assert_eq!(refusal, (400, "KMS has already been onboarded".to_owned()));
     world.finish().await;
     let meta = meta(&world).await;
     assert_eq!(meta.bootstrap_info, Some(statement));
@@ -622,6 +635,61 @@ async fn a_source_in_a_state_that_the_replica_does_not_allow_is_not_asked_for_ke
     assert_eq!(text, format!("Failed to onboard: Source KMS is not allowed for onboarding: {reason}"));
     assert!(source.audited("kms_key_released").is_empty());
     nothing_is_stored(&replica);
+}
+
+#[tokio::test]
+async fn a_replica_that_cannot_prove_itself_gets_nothing_until_it_can() {
+    let source = World::ready().await;
+    let replica = World::onboarding().await;
+    let vm_info = "Failed to onboard: Failed to get VM info";
+    let evidence =
+        "Failed to onboard: no attestation for the client certificate: own evidence is for other report data";
+    for (mode, text) in [
+        (AgentMode::Down, vm_info),
+        (AgentMode::Disconnecting, vm_info),
+        (AgentMode::Garbage, vm_info),
+        (AgentMode::Endless, vm_info),
+        (AgentMode::WrongFields, vm_info),
+        (AgentMode::WrongReportData, evidence),
+    ] {
+        replica.agent.set_mode(mode);
+        assert_eq!(onboard(&replica, &source).await.refusal(), (503, text.to_owned()), "{mode:?}");
+        nothing_is_stored(&replica);
+    }
+    assert!(source.audited("kms_key_released").is_empty());
+    replica.agent.set_mode(AgentMode::Up);
+    assert_eq!(onboard(&replica, &source).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_source_is_not_trusted_while_the_replicas_own_back_end_is_silent() {
+    let source = World::ready().await;
+    let closed = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = closed.local_addr().expect("an address");
+    drop(closed);
+    let toml = format!("core.auth_api = {{ type = \"webhook\", webhook.url = \"http://{address}/path\" }}");
+    let replica = World::onboarding_with(&toml).await;
+    let text = "Failed to onboard: Source KMS is not allowed for onboarding: failed to call KMS auth check: the \
+                authorization back end does not answer";
+    assert_eq!(onboard(&replica, &source).await.refusal(), (503, text.to_owned()));
+    nothing_is_stored(&replica);
+    assert!(source.audited("kms_key_released").is_empty());
+}
+
+#[tokio::test]
+async fn keys_that_cannot_be_saved_are_told_and_received_again() {
+    let source = World::ready().await;
+    let replica = World::onboarding().await;
+    // A directory where a file belongs: nothing is written beside it.
+    let in_the_way = replica.key_file("root-ca.crt");
+    fs::create_dir(&in_the_way).expect("a directory");
+    let refusal = onboard(&replica, &source).await.refusal();
+    assert_eq!(refusal, (500, "Failed to store keys".to_owned()));
+    fs::remove_dir(&in_the_way).expect("removed");
+    nothing_is_stored(&replica);
+    assert_eq!(onboard(&replica, &source).await.status, 200);
+    replica.finish().await;
+    assert_eq!(meta(&replica).await.k256_pubkey, meta(&source).await.k256_pubkey);
 }
 
 #[tokio::test]

@@ -10,6 +10,7 @@ use std::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    time::Duration,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -21,7 +22,10 @@ use kms_attest::{
 use kms_client::sign::sign_cert_request;
 use kms_simulator::{Cvm, CvmBuilder, Registers, Stage};
 use serde_json::{Value, json};
-use support::World;
+use support::{
+    ADMIN_TOKEN, Caller, World, eventually,
+    http::{post, with},
+};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -63,19 +67,24 @@ struct Verifying {
 
 impl Verifying {
     async fn start() -> Self {
+        Self::start_with("", "").await
+    }
+
+    /// With TOML over its configuration, and shell commands before the ACPI program prints.
+    async fn start_with(toml: &str, before: &str) -> Self {
         let vectors = vectors();
         let tools = tempfile::tempdir().expect("temporary directory");
         let tables = hex::decode(text(&vectors["acpi_tables"])).expect("hex");
         fs::write(tools.path().join("tables"), tables).expect("tables");
         // Written by a process of its own: a descriptor that another test's child inherits would keep it busy.
         let program = tools.path().join("acpi-tables");
-        let script = format!("#!/bin/sh\ncat {}/tables\n", tools.path().display());
+        let script = format!("#!/bin/sh\n{before}\ncat {}/tables\n", tools.path().display());
         let shell = ["-c", "printf '%s' \"$1\" > \"$0\" && chmod +x \"$0\""];
         assert!(Command::new("sh").args(shell).arg(&program).arg(script).status().expect("sh").success());
         let downloads = Arc::new(AtomicUsize::new(0));
         let address = serve(archive(&vectors), Arc::clone(&downloads)).await;
         let world = World::ready_with(&format!(
-            "core.image = {{ verify = true, download_url = '{address}/{{OS_IMAGE_HASH}}', acpi_tables = '{}' }}",
+            "core.image = {{ verify = true, download_url = '{address}/{{OS_IMAGE_HASH}}', acpi_tables = '{}' }}\n{toml}",
             program.display()
         ))
         .await;
@@ -108,6 +117,10 @@ impl Verifying {
     async fn app_key(&self, app: &Cvm) -> support::Answer {
         self.world.caller().shows(&self.world.attested(app).await).json("GetAppKey", json!({})).await
     }
+}
+
+fn bearer() -> String {
+    format!("Bearer {ADMIN_TOKEN}")
 }
 
 /// Answers every request with `body`, and counts them.
@@ -161,6 +174,64 @@ async fn a_guest_that_booted_its_image_gets_keys_and_certificates_after_one_down
     let caller = kms.world.caller().shows(&kms.world.attested(&replica).await);
     assert_eq!(caller.json("GetKmsKey", json!({})).await.status, 200);
     assert_eq!(kms.downloads(), 1);
+    let image = json!(hex::encode(app.os_image_hash()));
+    for event in ["image_download_started", "image_downloaded"] {
+        let lines = kms.world.audited(event);
+        assert_eq!(lines.iter().map(|line| &line["image"]).collect::<Vec<_>>(), [&image], "{event}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn work_that_took_too_long_for_a_guest_is_done_when_it_comes_back() {
+    let kms = Verifying::start_with("core.limits.request_timeout = '1s'", "sleep 3").await;
+    let app = kms.guest(&vectors()["legacy"][0], |_| {}).build();
+    kms.world.allow_app(&app);
+    let impatient = kms.app_key(&app).await;
+    assert_eq!(impatient.status, 503, "{impatient:?}");
+    let gone = tokio::time::timeout(Duration::from_millis(300), kms.app_key(&app)).await;
+    assert!(gone.is_err(), "the measurement goes on");
+    eventually("a measurement in the cache", async || {
+        let kept = fs::read_dir(kms.world.path("images/measurements")).ok()?;
+        kept.flatten().any(|entry| entry.path().extension().is_some_and(|end| end == "json")).then_some(())
+    })
+    .await;
+    assert_eq!(kms.app_key(&app).await.status, 200);
+    assert_eq!(kms.downloads(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn caches_are_cleared_while_guests_are_served_and_no_guest_notices() {
+    let kms = Arc::new(Verifying::start().await);
+    let app = kms.guest(&vectors()["legacy"][0], |_| {}).build();
+    kms.world.allow_app(&app);
+    let identity = kms.world.attested(&app).await;
+    let admin = kms.world.admin_address().await;
+    let clear = async || {
+        let body = json!({ "image_hash": "all", "config_hash": "all" }).to_string();
+        let request = with(post("/prpc/Admin.ClearImageCache?json", body), "authorization", &bearer());
+        Caller::new(admin).plain().send(request).await
+    };
+    let mut guests = tokio::task::JoinSet::new();
+    for _ in 0..6 {
+        let caller = kms.world.caller().shows(&identity);
+        guests.spawn(async move {
+            let mut statuses = Vec::new();
+            for _ in 0..8 {
+                statuses.push(caller.json("GetAppKey", json!({})).await.status);
+            }
+            statuses
+        });
+    }
+    for _ in 0..10 {
+        assert_eq!(clear().await.status, 200);
+        tokio::time::sleep(Duration::from_millis(15)).await;
+    }
+    let statuses: Vec<u16> = guests.join_all().await.concat();
+    assert!(statuses.iter().all(|status| *status == 200), "{statuses:?}");
+    assert_eq!(clear().await.status, 200);
+    for cache in ["images/images", "images/measurements"] {
+        assert!(!kms.world.path(cache).exists(), "{cache} is empty when nobody asks any more");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -177,8 +248,10 @@ async fn a_guest_that_booted_something_else_gets_nothing_and_is_recorded() {
     assert_eq!(caller.json("GetKmsKey", json!({})).await.refusal(), (403, told.clone()));
     let signed = caller.json("SignCert", request(&app, &P256Key::generate())).await;
     assert_eq!(signed.refusal(), (403, told));
-    let denied = kms.world.audited("denied");
-    assert_eq!(denied.len(), 3, "{denied:?}");
+    let denied = eventually("three denials", async || {
+        Some(kms.world.audited("denied")).filter(|denied| denied.len() == 3)
+    })
+    .await;
     for line in denied {
         assert_eq!((text(&line["code"]), text(&line["reason"])), ("os_image_not_verified", reason));
     }
@@ -221,4 +294,6 @@ async fn an_image_that_cannot_be_had_is_an_outage_and_shows_no_address() {
                 not answer";
     assert_eq!(kms.app_key(&app).await.refusal(), (503, told.into()));
     assert_eq!(kms.world.audited("denied"), Vec::<Value>::new());
+    let failed = eventually("the failure", async || kms.world.audited("image_download_failed").pop()).await;
+    assert_eq!(failed["reason"], "Failed to download image: the image server does not answer");
 }

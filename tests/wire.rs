@@ -553,6 +553,9 @@ async fn grpc_health_and_reflection_tell_what_is_served() {
     for name in ["kms.KMS", "grpc.health.v1.Health"] {
         assert!(names.iter().any(|found| found == name), "{name}: {names:?}");
     }
+    for name in ["kms.Onboard", "kms.Admin"] {
+        assert!(!names.iter().any(|found| found == name), "{name} is not served here: {names:?}");
+    }
     let file = answers.message().await.expect("an answer").expect("an answer").message_response;
     let Some(MessageResponse::FileDescriptorResponse(file)) = file else { panic!("a file: {file:?}") };
     assert!(!file.file_descriptor_proto.is_empty());

@@ -1,91 +1,172 @@
-'use strict';
+// The onboarding page: what this KMS is, checks, the way to keys, and the switch.
 
-const byId = (id) => document.getElementById(id);
-const names = {
-  device_id: 'Device id', mr_aggregated: 'Aggregated measurement', os_image_hash: 'OS image hash',
-  tee_variant: 'TEE', site_name: 'Site', ppid: 'Platform id (PPID)', kms_contract_address: 'KMS contract',
-  eth_rpc_url: 'Chain RPC', ca_pubkey: 'Root CA public key (key provider id)', k256_pubkey: 'Root secp256k1 public key',
-  attestation: 'Attestation over both keys',
+import * as checks from './checks.js';
+import { call, hasToken, Refusal, status, takeTokenFromAddress, useToken } from './kms.js';
+import * as roads from './roads.js';
+import * as serve from './serve.js';
+import { at, block, element, refused, state, values } from './view.js';
+
+/** Between two looks at the state while nothing is under way, in milliseconds. */
+const LOOK_EVERY = 4000;
+
+const MODES = {
+  onboarding: 'No keys yet',
+  committed: 'Keys saved',
+  serving: 'Serving',
+  broken: 'Key directory incomplete',
+  restart_required: 'Restart required',
+  locked: 'Token needed',
+  gone: 'No answer',
 };
-const prefixed = new Set(['ca_pubkey', 'k256_pubkey', 'attestation']);
 
-async function call(method, request) {
-  const headers = { 'Content-Type': 'application/json' };
-  const token = byId('token').value;
-  if (token) headers['X-Onboard-Token'] = token;
-  const answer = await fetch(`/prpc/Onboard.${method}?json`, { method: 'POST', headers, body: JSON.stringify(request) });
-  const body = await answer.json().catch(() => null);
-  if (answer.status === 401) byId('token-row').hidden = false;
-  if (!answer.ok) throw new Error(body && body.error ? body.error : `HTTP ${answer.status}`);
-  return body;
+const LEADS = {
+  committed: 'It has keys now. Note what you need of them, then let it serve.',
+  serving: 'It serves its keys. What is below shows how it came to them.',
+};
+
+let bootId = null;
+let mode = 'unknown';
+
+function showMode(now) {
+  mode = now;
+  at('mode').textContent = MODES[mode] ?? mode;
+  at('mode').dataset.mode = mode;
+  markSteps();
 }
 
-function say(id, text, isBad) {
-  const line = byId(id);
-  line.textContent = text;
-  line.classList.toggle('bad', Boolean(isBad));
+/** Marks the steps that are done. */
+function markSteps() {
+  const done = {
+    identity: !at('allow').hidden,
+    checks: checks.allPassed(),
+    keys: ['committed', 'serving'].includes(mode),
+    serve: mode === 'serving',
+  };
+  for (const link of document.querySelectorAll('[data-step]')) {
+    link.classList.toggle('done', Boolean(done[link.dataset.step]));
+  }
 }
 
-function show(id, values) {
-  const list = byId(id);
-  list.replaceChildren();
-  for (const [key, value] of Object.entries(values)) {
-    if (!value || !names[key]) continue;
-    const term = document.createElement('dt');
-    term.textContent = names[key];
-    const detail = document.createElement('dd');
-    const code = document.createElement('code');
-    code.textContent = prefixed.has(key) ? `0x${value}` : value;
-    code.tabIndex = 0;
-    const copy = document.createElement('button');
-    copy.type = 'button';
-    copy.textContent = 'Copy';
-    copy.setAttribute('aria-label', `Copy ${names[key]}`);
-    copy.addEventListener('click', async () => {
-      await navigator.clipboard.writeText(code.textContent);
-      copy.textContent = 'Copied';
-    });
-    detail.append(code, copy);
-    list.append(term, detail);
+/** Acts on a status, whoever asked for it. */
+function told(now) {
+  if (bootId && bootId !== now.boot_id) return void location.reload();
+  bootId = now.boot_id;
+  showMode(now.mode);
+  if (LEADS[now.mode]) at('lead').textContent = LEADS[now.mode];
+  at('open-warning').hidden = now.token_required || now.mode === 'serving';
+  at('about').textContent = `cvm-kms ${now.version}, started ${now.started_at}, boot id ${now.boot_id}`;
+  if (now.mode === 'broken' || now.mode === 'restart_required') {
+    refused(at('notices'), MODES[now.mode], now.next.map((step) => step.text).join('. '));
+  } else {
+    at('notices').replaceChildren();
+  }
+  if (now.mode === 'committed') {
+    if (!at('go').getAttribute('aria-disabled')) roads.keysExist();
+    serve.allow();
+  }
+}
+
+/** Locks or unlocks what needs the token. */
+function lock(locked) {
+  at('gate').hidden = !locked;
+  for (const id of ['checks', 'keys', 'serve']) {
+    at(id).hidden = locked;
+    document.querySelector(`[data-step=${id}]`).parentElement.hidden = locked;
+  }
+}
+
+/** Asks for the status; whether the KMS lets us in. */
+async function look() {
+  try {
+    told(await status());
+    return true;
+  } catch (error) {
+    if (!(error instanceof Refusal)) throw error;
+    if (error.status === 401) {
+      lock(true);
+      showMode('locked');
+      if (hasToken()) at('token-error').textContent = 'This is not the token.';
+      useToken('');
+    } else if (error.status === 0) {
+      if (mode === 'committed') serve.lost();
+      showMode('gone');
+    } else {
+      refused(at('notices'), 'The state of this KMS is not known', error.message);
+    }
+    return false;
   }
 }
 
 async function introduce() {
+  state('identity-state', 'Asking for its evidence …', 'busy');
+  let info;
   try {
-    show('info', await call('GetAttestationInfo', {}));
-    say('info-state', 'Allow these values in your policy before you go on.');
+    info = await call('GetAttestationInfo');
   } catch (error) {
-    say('info-state', `Its evidence is not to be had: ${error.message}`, true);
+    if (!(error instanceof Refusal)) throw error;
+    state('identity-state', `Its evidence is not to be had: ${error.message}`, 'bad');
+    return;
   }
+  state('identity-state', 'Proved by its own evidence, just now.', 'good');
+  const hex = (text) => (text ? `0x${text}` : '');
+  values(at('identity-values'), [
+    { name: 'Aggregated measurement', hint: 'mrAggregated', value: info.mr_aggregated },
+    { name: 'OS image hash', value: info.os_image_hash },
+    { name: 'Device id', value: info.device_id },
+    { name: 'TEE variant', value: info.tee_variant },
+    { name: 'Site', value: info.site_name },
+    { name: 'Contract', value: /^0x0*$/.test(info.kms_contract_address) ? '' : info.kms_contract_address },
+    { name: 'Chain RPC', value: info.eth_rpc_url },
+  ]);
+  const list = (text) => (text ? [hex(text)] : []);
+  const file = {
+    osImages: list(info.os_image_hash),
+    kms: { mrAggregated: list(info.mr_aggregated), devices: list(info.device_id) },
+  };
+  block(at('allow-file'), 'auth-config.json', JSON.stringify(file, null, 2));
+  values(at('allow-contract'), [
+    { name: 'addKmsAggregatedMr', value: hex(info.mr_aggregated) },
+    { name: 'addOsImageHash', value: hex(info.os_image_hash) },
+    { name: 'addKmsDevice', value: hex(info.device_id) },
+  ]);
+  at('allow').hidden = false;
+  markSteps();
 }
 
-function onSubmit(id, method, working) {
-  byId(id).addEventListener('submit', async (event) => {
-    event.preventDefault();
-    const form = event.currentTarget;
-    const button = form.querySelector('button');
-    button.disabled = true;
-    say('keys-state', working);
-    try {
-      show('result', await call(method, Object.fromEntries(new FormData(form))));
-      say('keys-state', 'This KMS has its keys. Note the values below, then finish.');
-      byId('finish').focus();
-    } catch (error) {
-      say('keys-state', error.message, true);
-      button.disabled = false;
-    }
-  });
+/** Comes in, if the KMS lets us, and runs the checks. */
+async function enter(welcome) {
+  if (!(await look())) return false;
+  lock(false);
+  welcome?.();
+  await checks.runAll();
+  await look();
+  return true;
 }
 
-byId('finish').addEventListener('click', async () => {
-  try {
-    await call('Finish', {});
-    say('finish-state', 'Asked to finish. If keys exist, this port now serves the KMS over https.');
-  } catch (error) {
-    say('finish-state', error.message, true);
+function watch() {
+  setTimeout(async () => {
+    const isIdle = !serve.isFinishing() && at('gate').hidden && document.visibilityState === 'visible';
+    if (isIdle) await look();
+    if (at('serving').hidden) watch();
+  }, LOOK_EVERY);
+}
+
+takeTokenFromAddress();
+checks.build(markSteps);
+roads.build(look);
+serve.build(told);
+at('gate-form').addEventListener('submit', async (event) => {
+  event.preventDefault();
+  at('token-error').textContent = '';
+  useToken(at('token').value);
+  if (!hasToken()) {
+    at('token-error').textContent = 'Type the token first.';
+    return void at('token').focus();
   }
+  at('token').value = '';
+  // Whoever works by keyboard goes on where the form was.
+  if (!(await enter(() => at('checks-title').focus()))) at('token').focus();
 });
-
-onSubmit('bootstrap', 'Bootstrap', 'Making new keys …');
-onSubmit('onboard', 'Onboard', 'Verifying the running KMS and receiving keys …');
 introduce();
+enter();
+watch();

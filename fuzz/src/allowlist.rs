@@ -3,6 +3,7 @@
 use std::fs;
 
 use cvm_kms::config::{AuthApi, EmptyDevices};
+use cvm_kms::policy::review::{Difference, Review};
 use cvm_kms::policy::{Decision, Policy, Subject};
 use kms_attest::identity::BootInfo;
 use serde_json::Value;
@@ -19,6 +20,10 @@ pub fn allowlist(data: &[u8]) {
         let policy = open(data, empty_devices);
         let _ = (policy.relaxation(), policy.last_info());
         let file = value.as_ref().filter(|_| policy.last_error().is_none());
+        let review = Review::of(data, empty_devices);
+        assert_eq!(review.is_usable(), file.is_some(), "{:?}", String::from_utf8_lossy(data));
+        assert!(review.findings().iter().all(|finding| finding.code != "invalid"), "an error has a place");
+        assert_eq!(review.against(&review), Difference::default());
         for advisories in [vec![], vec!["INTEL-SA-1".to_owned()]] {
             let boot_info = boot_info(advisories);
             for subject in [Subject::App(&boot_info), Subject::Kms(&boot_info)] {

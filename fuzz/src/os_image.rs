@@ -2,11 +2,14 @@
 
 use std::path::Path;
 
+use base64::{Engine as _, engine::general_purpose::STANDARD};
+use kms_attest::identity::mr_config::host_data;
 use kms_attest::measurement::TdxEvent;
 use kms_attest::os_image::legacy::{self, Image, Metadata};
 use kms_attest::os_image::lite;
 use kms_attest::os_image::manifest::{Manifest, image_hash, is_plain};
 use kms_attest::os_image::qemu::AcpiCall;
+use kms_attest::os_image::sev_snp::{Claim, SevSnpError};
 use kms_attest::vm_config::{ImageMeasurement, VmConfig};
 
 /// Length of every firmware here; its end is the input's.
@@ -15,7 +18,7 @@ const FIRMWARE: usize = 1 << 16;
 /// Amounts of memory on both sides of every limit.
 const MEMORY: [u64; 8] = [1 << 31, 3 << 30, 0, u64::MAX, 0xafff_f000, 0xb000_0000, 1 << 20, 1 << 40];
 
-/// The first byte chooses: a measurement document, an image, or texts; the second the VM's memory.
+/// The first byte chooses: a measurement document, an image, texts, or SEV-SNP; the second the VM's memory.
 ///
 /// The same bytes give the same registers; a list of files has plain names only.
 pub fn os_image(data: &[u8]) {
@@ -26,9 +29,10 @@ pub fn os_image(data: &[u8]) {
         qemu_single_pass_add_pages: Some(memory & 8 != 0),
         ..VmConfig::default()
     };
-    match choice % 4 {
+    match choice % 5 {
         0 => document(config, rest),
         1 | 2 => image(&config, rest),
+        4 => sev_snp(rest),
         _ => texts(rest),
     }
 }
@@ -53,6 +57,33 @@ fn document(config: VmConfig, document: &[u8]) {
     let registers = lite::boot_registers(&config, &log).ok();
     assert_eq!(lite::boot_registers(&config, &log).ok(), registers);
     assert!(lite::boot_registers(&config, &log[1..]).is_err(), "an event is missing");
+}
+
+/// The bytes as the measurement of a SEV-SNP guest's image, or as its whole configuration.
+fn sev_snp(data: &[u8]) {
+    let list = format!("{}  measurement.snp.cbor\n", hex::encode(image_hash(data)));
+    let measurement = serde_json::json!({
+        "checksum_file": STANDARD.encode(&list), "measurement": STANDARD.encode(data),
+        "vcpus": 2, "vcpu_type": "EPYC-Milan", "guest_features": 1,
+    });
+    let config = serde_json::json!({
+        "os_image_hash": hex::encode(image_hash(list.as_bytes())),
+        "mr_config": "{}", "sev_snp_measurement": measurement.to_string(),
+    });
+    for config in [config.to_string(), String::from_utf8_lossy(data).into_owned()] {
+        let Ok(claim) = Claim::parse(&config) else { continue };
+        // Measuring takes as long as there are pages; the limits are for the tests.
+        if claim.launch.image.sections.iter().fold(0u64, |sum, section| sum.saturating_add(section.size))
+            > 1 << 20
+        {
+            continue;
+        }
+        if let Ok(measured) = claim.launch.measurement() {
+            assert_eq!(claim.launch.measurement(), Ok(measured));
+            assert_eq!(claim.compare(&measured, &host_data(&claim.mr_config)), Ok(()));
+            assert_eq!(claim.compare(&[0; 48], &[0; 32]), Err(SevSnpError::Measurement));
+        }
+    }
 }
 
 /// Lengths of kernel and tables, then both, then the end of the firmware.

@@ -8,8 +8,9 @@ use cvm_kms::admission::Peer;
 use cvm_kms::config::BodyLimits;
 use cvm_kms::error::Result;
 use cvm_kms::proto::{
-    AppId, BootstrapRequest, ClearImageCacheRequest, GetAppKeyRequest, GetKmsKeyRequest,
-    LegacyClearImageCacheRequest, OnboardRequest, PrpcError, SignCertRequest,
+    AppId, BootstrapRequest, ClearImageCacheRequest, ExplainRequest, FreezeRequest, GetAppKeyRequest,
+    GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, OnboardRequest, PrpcError,
+    SignCertRequest, StartShadowRequest, UnfreezeRequest,
 };
 use cvm_kms::service::{Caller, METHODS, Method, Row, Service};
 use cvm_kms::transport::prpc::{self, Answer, Call, Dispatch};
@@ -148,9 +149,18 @@ fn echo(method: Method, call: &Call) -> Result<Bytes> {
         Method::Bootstrap => again::<BootstrapRequest>(call),
         Method::Onboard => again::<OnboardRequest>(call),
         Method::ClearImageCache => again::<ClearImageCacheRequest>(call),
-        Method::GetMeta | Method::GetTempCaCert | Method::GetAttestationInfo | Method::Finish => {
-            Ok(Bytes::new())
-        }
+        Method::Explain => again::<ExplainRequest>(call),
+        Method::ListDenials => again::<ListDenialsRequest>(call),
+        Method::Freeze => again::<FreezeRequest>(call),
+        Method::Unfreeze => again::<UnfreezeRequest>(call),
+        Method::StartShadow => again::<StartShadowRequest>(call),
+        Method::GetMeta
+        | Method::GetTempCaCert
+        | Method::GetAttestationInfo
+        | Method::Finish
+        | Method::ListFrozen
+        | Method::ShadowReport
+        | Method::StopShadow => Ok(Bytes::new()),
     }
 }
 

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{LazyLock, Mutex};
 use std::thread;
 
-use cvm_kms::config::{AuthApi, Endpoint};
+use cvm_kms::config::{AuthApi, Endpoint, Webhook};
 use cvm_kms::policy::{Decision, Policy, Subject};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
@@ -33,7 +33,7 @@ static BACKEND: LazyLock<Backend> = LazyLock::new(|| {
         }
     });
     let url = Endpoint::parse(&address).expect("the address is an URL");
-    let policy = Policy::from_config(&AuthApi::Webhook { url }).expect("the client can be built");
+    let policy = Policy::from_config(&AuthApi::Webhook(Box::new(Webhook::at(url)))).expect("the client can be built");
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     Backend { asked: Mutex::new((runtime, policy)), address }
 });

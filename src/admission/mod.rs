@@ -1,8 +1,13 @@
 //! Who may have what: evidence is verified, policy is asked, and a permit is the only way on.
 
+pub mod denials;
+mod finding;
+mod freeze;
+mod outlook;
 mod peer;
 mod permit;
 mod standing;
+mod tcb;
 
 use std::sync::Arc;
 
@@ -13,13 +18,20 @@ use kms_attest::{
 };
 
 pub use self::{
+    finding::{BadEvidence, Finding, Step, check_widths},
+    freeze::{
+        Author, Freeze, FreezeError, FreezeFileError, Freezes, LONGEST_REASON, MOST_FREEZES, NotFrozen,
+        Scope, ScopeError, Thaw,
+    },
+    outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
     permit::{App, Certificate, Kms, Permit, Standing},
     standing::{OwnEvidenceError, OwnStanding, own_evidence, own_identity},
+    tcb::{Relaxations, TcbTolerance, Tolerated},
 };
 use crate::metrics::Metrics;
 use crate::os_image::{OsImageError, OsImages};
-use crate::policy::{Decision, Denial, Policy, PolicyError, Subject};
+use crate::policy::{Decision, Denial, Policy, PolicyError, Shadow, Subject};
 
 /// Whether the measured registers are compared with the OS image before a permit is given.
 #[derive(Debug, Clone)]
@@ -37,21 +49,31 @@ pub enum Refusal {
     #[error("No attestation provided")]
     NoAttestation,
     /// The evidence does not decode, does not verify, or is not bound to the caller's key.
-    #[error("invalid quote: {0}")]
-    BadEvidence(String),
+    #[error("invalid quote: {}", .0.reason)]
+    BadEvidence(BadEvidence),
     /// Intel's collateral could not be had: nothing is known about the evidence.
     #[error("the collateral service does not answer, evidence cannot be verified now")]
     CollateralUnavailable(#[source] VerifyError),
     /// The evidence verifies, but what it says is not the identity of an app.
     #[error("{0}")]
     BadIdentity(String),
+    /// An operator has frozen the caller, or everything. The operator's reason is not the caller's business.
+    #[error("Boot denied: frozen by the operator")]
+    Frozen {
+        /// The freeze.
+        frozen: Arc<Freeze>,
+        /// Whom it stopped, where that is known.
+        identity: Option<Box<BootInfo>>,
+    },
     /// Policy said no.
     #[error("Boot denied: {}", .denial.reason)]
     Denied {
         /// What policy said.
         denial: Denial,
-        /// Whom it said it about.
+        /// Whom it said it about, as measured.
         identity: Box<BootInfo>,
+        /// Why policy was told something else.
+        relaxations: Relaxations,
     },
     /// The authorization back end did not answer, so nobody is allowed.
     #[error("the authorization back end does not answer")]
@@ -62,8 +84,10 @@ pub enum Refusal {
         /// Why not.
         #[source]
         error: OsImageError,
-        /// Whom policy allowed.
+        /// Whom policy allowed, as measured.
         identity: Box<BootInfo>,
+        /// Why policy was told something else.
+        relaxations: Relaxations,
     },
     /// It is not known whether we may serve.
     #[error("KMS self authorization failed: {what}")]
@@ -78,19 +102,48 @@ pub enum Refusal {
     NoStanding(String),
 }
 
-/// Policy, the audit log and clients see canonical widths or nothing: no field is as long as a sender likes.
-fn check_widths(identity: &BootInfo) -> Result<(), Refusal> {
-    for (name, bytes, width) in [
-        ("compose_hash", &identity.compose_hash, 32),
-        ("instance_id", &identity.instance_id, 20),
-        ("os_image_hash", &identity.os_image_hash, 32),
-    ] {
-        if !bytes.is_empty() && bytes.len() != width {
-            let found = bytes.len();
-            return Err(Refusal::BadIdentity(format!("{name} must be {width} bytes or empty, got {found}")));
+/// What a caller asks to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// An app that wants its keys.
+    App,
+    /// A replica that wants the root keys.
+    Kms,
+    /// An app that wants a certificate.
+    Certificate,
+}
+
+impl Role {
+    /// Its name: `app`, `kms` or `certificate`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Kms => "kms",
+            Self::Certificate => "certificate",
         }
     }
-    Ok(())
+
+    /// The role of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::App, Self::Kms, Self::Certificate].into_iter().find(|role| role.name() == name)
+    }
+
+    /// The registers that its identity is read from. A certificate needs those at the end of booting, which an app
+    /// cannot change later.
+    pub fn registers(self) -> Registers {
+        match self {
+            Self::App | Self::Kms => Registers::RunTime,
+            Self::Certificate => Registers::BootTime,
+        }
+    }
+
+    /// What policy is asked about.
+    pub fn subject(self, identity: &BootInfo) -> Subject<'_> {
+        match self {
+            Self::App | Self::Certificate => Subject::App(identity),
+            Self::Kms => Subject::Kms(identity),
+        }
+    }
 }
 
 /// The word by which a verification is counted.
@@ -102,24 +155,33 @@ fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
     }
 }
 
-/// Verifies callers and asks policy about them.
+/// What admission is made of.
 #[derive(Debug)]
-pub struct Admission {
-    verifier: Arc<Verifier>,
-    policy: Arc<Policy>,
-    image: ImageCheck,
-    metrics: Arc<Metrics>,
+pub struct Parts {
+    /// Verifies evidence.
+    pub verifier: Arc<Verifier>,
+    /// Decides.
+    pub policy: Arc<Policy>,
+    /// What policy is told of Intel's verdict.
+    pub tolerance: Arc<TcbTolerance>,
+    /// Looks on.
+    pub shadow: Arc<Shadow>,
+    /// Whether the measured registers are compared with the OS image.
+    pub image: ImageCheck,
+    /// What operators have stopped.
+    pub freezes: Arc<Freezes>,
+    /// Where outcomes are counted.
+    pub metrics: Arc<Metrics>,
 }
 
+/// Verifies callers and asks policy about them.
+#[derive(Debug)]
+pub struct Admission(Parts);
+
 impl Admission {
-    /// Admission by `verifier`, then `policy`, then `image`; outcomes are counted.
-    pub fn new(
-        verifier: Arc<Verifier>,
-        policy: Arc<Policy>,
-        image: ImageCheck,
-        metrics: Arc<Metrics>,
-    ) -> Self {
-        Self { verifier, policy, image, metrics }
+    /// Admission by evidence, freezes, policy and OS image, in this order.
+    pub fn new(parts: Parts) -> Self {
+        Self(parts)
     }
 
     /// A permit for the keys of the app that the peer runs.
@@ -127,11 +189,7 @@ impl Admission {
     /// # Errors
     /// Any [`Refusal`].
     pub async fn app(&self, peer: &Peer, vm_config: &str) -> Result<Permit<App>, Refusal> {
-        let verified = peer.evidence(&self.verifier, &self.metrics).await?;
-        let permit =
-            self.admit(&verified, Registers::RunTime, vm_config, |identity| Subject::App(identity)).await?;
-        peer.admit();
-        Ok(permit)
+        self.peer(peer, Role::App, vm_config).await
     }
 
     /// A permit for the root keys: the peer is an allowed KMS.
@@ -139,57 +197,63 @@ impl Admission {
     /// # Errors
     /// Any [`Refusal`].
     pub async fn kms(&self, peer: &Peer, vm_config: &str) -> Result<Permit<Kms>, Refusal> {
-        let verified = peer.evidence(&self.verifier, &self.metrics).await?;
-        let permit =
-            self.admit(&verified, Registers::RunTime, vm_config, |identity| Subject::Kms(identity)).await?;
+        self.peer(peer, Role::Kms, vm_config).await
+    }
+
+    async fn peer<R>(&self, peer: &Peer, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {
+        let verified = peer.evidence(&self.0.verifier, &self.0.metrics).await?;
+        let permit = self.admit(&verified, role, vm_config).await?;
         peer.admit();
         Ok(permit)
     }
 
-    /// A permit for a certificate to the key of `csr`: the evidence inside it is bound to that key. The registers are
-    /// those at the end of booting, which an app cannot change later.
+    /// A permit for a certificate to the key of `csr`: the evidence inside it is bound to that key.
     ///
     /// # Errors
     /// Any [`Refusal`].
     pub async fn certificate(&self, csr: &Csr, vm_config: &str) -> Result<Permit<Certificate>, Refusal> {
-        let outcome = self.verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
+        let outcome = self.0.verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
         let outcome = outcome.map_err(Refusal::from);
-        self.metrics.verification(verification_result(&outcome));
-        let verified = outcome?;
-        self.admit(&verified, Registers::BootTime, vm_config, |identity| Subject::App(identity)).await
+        self.0.metrics.verification(verification_result(&outcome));
+        self.admit(&outcome?, Role::Certificate, vm_config).await
     }
 
-    async fn admit<R>(
-        &self,
-        verified: &Verified,
-        registers: Registers,
-        vm_config: &str,
-        subject: impl FnOnce(&BootInfo) -> Subject<'_>,
-    ) -> Result<Permit<R>, Refusal> {
-        let identity = verified
-            .boot_info(registers, vm_config)
-            .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
+    async fn admit<R>(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {
+        let Parts { policy, tolerance, shadow, image, freezes, metrics, .. } = &self.0;
+        let identity = verified.boot_info(role.registers(), vm_config)?;
         let app_id = AppId::try_from(identity.app_id.as_slice())
             .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
-        check_widths(&identity)?;
-        let answer = self.policy.decide(subject(&identity)).await;
-        self.metrics.policy_answer(match &answer {
+        check_widths(&identity).map_err(Refusal::BadIdentity)?;
+        let thawed = |identity: &BootInfo| {
+            freezes
+                .check(identity)
+                .map_err(|frozen| Refusal::Frozen { frozen, identity: Some(Box::new(identity.clone())) })
+        };
+        // Here, so that what is frozen costs no question; and once more at the end.
+        thawed(&identity)?;
+        let Tolerated { shown, relaxations } = tolerance.apply(verified.verdict(), &identity);
+        let answer = policy.decide(role.subject(&shown)).await;
+        shadow.observe(role.subject(&shown), answer.as_ref().ok());
+        drop(shown);
+        metrics.policy_answer(match &answer {
             Ok(Decision::Allowed { .. }) => "allowed",
             Ok(Decision::Denied(_)) => "denied",
             Err(_) => "unavailable",
         });
         let gateway_app_id = match answer.map_err(Refusal::PolicyUnavailable)? {
             Decision::Denied(denial) => {
-                return Err(Refusal::Denied { denial, identity: Box::new(identity) });
+                return Err(Refusal::Denied { denial, identity: Box::new(identity), relaxations });
             }
             Decision::Allowed { gateway_app_id } => gateway_app_id,
         };
         // Only now: a denial costs no download.
-        if let ImageCheck::Required(images) = &self.image
+        if let ImageCheck::Required(images) = image
             && let Err(error) = images.verify(verified, vm_config).await
         {
-            return Err(Refusal::OsImage { error, identity: Box::new(identity) });
+            return Err(Refusal::OsImage { error, identity: Box::new(identity), relaxations });
         }
-        Ok(Permit::new(identity, app_id, gateway_app_id))
+        let not_frozen = thawed(&identity)?;
+        tolerance.needed(&relaxations, &identity, "a caller");
+        Ok(Permit::new(identity, app_id, gateway_app_id, not_frozen).relaxed(relaxations))
     }
 }

@@ -15,7 +15,7 @@ use kms_attest::{
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 
-use super::Refusal;
+use super::{Refusal, finding::BadEvidence};
 use crate::metrics::Metrics;
 
 /// How long verified evidence is believed without looking again: newer collateral may judge a platform otherwise.
@@ -35,7 +35,7 @@ enum Memory {
     #[default]
     Unasked,
     Verified(Arc<Verified>, Instant),
-    Refused(String),
+    Refused(BadEvidence),
 }
 
 impl Peer {
@@ -48,6 +48,11 @@ impl Peer {
     /// is not enough, for anyone with the hardware has some.
     pub fn is_admitted(&self) -> bool {
         self.is_admitted.load(Ordering::Relaxed)
+    }
+
+    /// The client certificate, DER.
+    pub fn certificate(&self) -> Option<&[u8]> {
+        self.certificate.as_ref().map(|certificate| certificate.as_ref())
     }
 
     pub(super) fn admit(&self) {
@@ -66,7 +71,7 @@ impl Peer {
             Memory::Verified(verified, at) if is_current(verified.collateral_expires(), *at) => {
                 return Ok(Arc::clone(verified));
             }
-            Memory::Refused(reason) => return Err(Refusal::BadEvidence(reason.clone())),
+            Memory::Refused(bad) => return Err(Refusal::BadEvidence(bad.clone())),
             Memory::Verified(..) | Memory::Unasked => {}
         }
         let outcome = verify(certificate, verifier).await;
@@ -78,8 +83,8 @@ impl Peer {
                 Ok(verified)
             }
             Err(refusal) => {
-                if let Refusal::BadEvidence(reason) = &refusal {
-                    *memory = Memory::Refused(reason.clone());
+                if let Refusal::BadEvidence(bad) = &refusal {
+                    *memory = Memory::Refused(bad.clone());
                 }
                 Err(refusal)
             }
@@ -89,9 +94,9 @@ impl Peer {
 
 async fn verify(certificate: &CertificateDer<'_>, verifier: &Verifier) -> Result<Verified, Refusal> {
     let evidence = ra_tls::evidence_in(certificate)
-        .map_err(|error| Refusal::BadEvidence(error.to_string()))?
+        .map_err(|error| Refusal::BadEvidence((&error).into()))?
         .ok_or(Refusal::NoAttestation)?;
-    let key = ra_tls::spki_of(certificate).map_err(|error| Refusal::BadEvidence(error.to_string()))?;
+    let key = ra_tls::spki_of(certificate).map_err(|error| Refusal::BadEvidence((&error).into()))?;
     verifier.verify(&evidence, Binding::PublicKey(&key)).await.map_err(Refusal::from)
 }
 
@@ -99,7 +104,7 @@ impl From<VerifyError> for Refusal {
     fn from(error: VerifyError) -> Self {
         match error.is_unavailable() {
             true => Self::CollateralUnavailable(error),
-            false => Self::BadEvidence(error.to_string()),
+            false => Self::BadEvidence((&error).into()),
         }
     }
 }

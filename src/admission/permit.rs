@@ -4,6 +4,8 @@ use std::marker::PhantomData;
 
 use kms_attest::identity::{AppId, BootInfo};
 
+use super::{Relaxations, freeze::NotFrozen};
+
 /// May have the keys of its app.
 #[derive(Debug)]
 pub enum App {}
@@ -22,12 +24,23 @@ pub struct Permit<R> {
     identity: BootInfo,
     app_id: AppId,
     gateway_app_id: String,
+    relaxations: Relaxations,
     role: PhantomData<fn() -> R>,
 }
 
 impl<R> Permit<R> {
-    pub(super) fn new(identity: BootInfo, app_id: AppId, gateway_app_id: String) -> Self {
-        Self { identity, app_id, gateway_app_id, role: PhantomData }
+    pub(super) fn new(identity: BootInfo, app_id: AppId, gateway_app_id: String, _: NotFrozen) -> Self {
+        Self { identity, app_id, gateway_app_id, relaxations: Relaxations::default(), role: PhantomData }
+    }
+
+    /// The same, which took these relaxations.
+    pub(super) fn relaxed(self, relaxations: Relaxations) -> Self {
+        Self { relaxations, ..self }
+    }
+
+    /// What was needed of the operator's tolerance: policy was told something else than [`Permit::identity`].
+    pub fn relaxations(&self) -> &[String] {
+        self.relaxations.labels()
     }
 
     /// What was verified.

@@ -10,10 +10,11 @@ use kms_attest::{
     attester::{Attester, AttesterError},
     binding::ReportData,
     identity::{BootInfo, Registers},
+    tcb::TcbVerdict,
     verify::{Binding, Verified, Verifier, VerifyError},
 };
 
-use super::{Refusal, permit::Standing};
+use super::{Refusal, Relaxations, TcbTolerance, Tolerated, permit::Standing};
 use crate::policy::{Decision, Policy, PolicyError, Subject};
 
 /// How often policy is asked about ourselves in the background: a revocation takes effect within it.
@@ -54,7 +55,10 @@ enum Requirement {
         attester: Arc<Attester>,
         verifier: Arc<Verifier>,
         policy: Arc<Policy>,
+        tolerance: Arc<TcbTolerance>,
         own: ArcSwapOption<Own>,
+        /// What we needed when that was last said.
+        needed: ArcSwap<Relaxations>,
     },
 }
 
@@ -62,6 +66,7 @@ enum Requirement {
 #[derive(Debug)]
 struct Own {
     identity: BootInfo,
+    verdict: TcbVerdict,
     until: u64,
     verified: Instant,
 }
@@ -79,8 +84,20 @@ impl OwnStanding {
     }
 
     /// Policy is asked about the evidence that `attester` gives of this KMS.
-    pub fn enforced(attester: Arc<Attester>, verifier: Arc<Verifier>, policy: Arc<Policy>) -> Self {
-        Self::with(Requirement::Enforced { attester, verifier, policy, own: ArcSwapOption::empty() })
+    pub fn enforced(
+        attester: Arc<Attester>,
+        verifier: Arc<Verifier>,
+        policy: Arc<Policy>,
+        tolerance: Arc<TcbTolerance>,
+    ) -> Self {
+        Self::with(Requirement::Enforced {
+            attester,
+            verifier,
+            policy,
+            tolerance,
+            own: ArcSwapOption::empty(),
+            needed: ArcSwap::default(),
+        })
     }
 
     fn with(requirement: Requirement) -> Self {
@@ -117,6 +134,13 @@ impl OwnStanding {
             Requirement::Waived => Ok(Standing::granted()),
             Requirement::Enforced { .. } => self.refresh().await,
         }
+    }
+
+    /// This KMS as policy is told of it, as far as that is known; `None` also where policy is not asked (`waived`).
+    pub fn told_identity(&self) -> Option<BootInfo> {
+        let Requirement::Enforced { own, tolerance, .. } = &self.requirement else { return None };
+        let known = own.load_full()?;
+        Some(tolerance.apply(&known.verdict, &known.identity).shown.into_owned())
     }
 
     /// Keeps the answer fresh until dropped.
@@ -163,7 +187,8 @@ impl OwnStanding {
     }
 
     async fn decide(&self) -> Result<Decision, NoAnswer> {
-        let Requirement::Enforced { attester, verifier, policy, own } = &self.requirement else {
+        let Requirement::Enforced { attester, verifier, policy, tolerance, own, needed } = &self.requirement
+        else {
             return Ok(Decision::Allowed { gateway_app_id: String::new() });
         };
         let known = own.load_full().filter(|own| super::peer::is_current(own.until, own.verified));
@@ -173,12 +198,20 @@ impl OwnStanding {
                 let verified = own_evidence(attester, verifier).await?;
                 let identity = own_identity(&verified)?;
                 let until = verified.collateral_expires();
-                let known = Arc::new(Own { identity, until, verified: Instant::now() });
+                let verdict = verified.verdict().clone();
+                let known = Arc::new(Own { identity, verdict, until, verified: Instant::now() });
                 own.store(Some(Arc::clone(&known)));
                 known
             }
         };
-        policy.decide(Subject::Kms(&known.identity)).await.map_err(NoAnswer::Policy)
+        let Tolerated { shown, relaxations } = tolerance.apply(&known.verdict, &known.identity);
+        let decision = policy.decide(Subject::Kms(&shown)).await.map_err(NoAnswer::Policy)?;
+        // Every two seconds the same is no news.
+        if matches!(decision, Decision::Allowed { .. }) && **needed.load() != relaxations {
+            tolerance.needed(&relaxations, &known.identity, "this KMS");
+            needed.store(Arc::new(relaxations));
+        }
+        Ok(decision)
     }
 }
 

@@ -5,12 +5,14 @@ use std::{io, net::SocketAddr};
 use kms_attest::{attester::AttesterError, collateral::EndpointError, trust::TrustError};
 
 use crate::{
+    admission::FreezeFileError,
     audit::AuditError,
     ca::CaError,
     error::Error,
     lifecycle::{LeafError, LifecycleError},
     operator::BadHtpasswd,
     policy::SetupError,
+    service::setup::Switch,
     store::StoreError,
     transport::tls::TlsError,
 };
@@ -51,6 +53,9 @@ pub enum AppError {
     /// The audit log cannot be opened or written.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// What is frozen is not known.
+    #[error(transparent)]
+    Freezes(#[from] FreezeFileError),
     /// A trust anchor is unusable.
     #[error("core.attestation.root_ca.tdx: {0}")]
     Trust(#[from] TrustError),
@@ -85,4 +90,35 @@ pub enum AppError {
     /// The htpasswd file is malformed.
     #[error("core.admin.htpasswd_file: {0}")]
     Htpasswd(#[from] BadHtpasswd),
+}
+
+impl AppError {
+    /// What this means for keys that exist and cannot be served: whether it may pass, or ends with the process only.
+    pub(super) fn hindrance(&self) -> Switch {
+        match self {
+            Self::Unattested(_) | Self::Attester(_) => Switch::Lacking(
+                "the attester of this machine does not answer, and the TLS certificate needs it",
+            ),
+            Self::Listen { .. } => Switch::Lacking("a port that this KMS needs is taken"),
+            Self::Audit(_) => Switch::Lacking("the audit log cannot be written"),
+            Self::Freezes(_) => Switch::Lacking("what operators have frozen is not known; the log says why"),
+            Self::Lifecycle(LifecycleError::NoDomain | LifecycleError::Domain(_)) => Switch::Stuck(
+                "nothing says under which domain this KMS serves (core.onboard.auto_bootstrap_domain)",
+            ),
+            Self::Lifecycle(_) | Self::Store(_) | Self::Leaf(_) | Self::NoKeys | Self::Panicked(_) => {
+                Switch::Lacking("the key directory cannot be used; the log says why")
+            }
+            Self::AutoBootstrap(_)
+            | Self::Ca(_)
+            | Self::Tls(_)
+            | Self::Policy(_)
+            | Self::Trust(_)
+            | Self::OsImage(_)
+            | Self::Collateral(_)
+            | Self::File { .. }
+            | Self::Htpasswd(_) => {
+                Switch::Stuck("its configuration keeps this KMS from serving; the log says why")
+            }
+        }
+    }
 }

@@ -1,20 +1,23 @@
 //! The one place that knows how each part is built from its section of the configuration. Building changes nothing.
 
-use std::{fs, io, path::Path};
+use std::{fs, io, path::Path, sync::Arc};
 
 use kms_attest::{
     attester::{Attester, ConfigfsTsm, GuestAgent},
     collateral::{CacheOptions, CollateralCache},
+    tcb::SeenPlatforms,
     trust::TrustAnchors,
     verify::Verifier,
 };
 
 use super::AppError;
 use crate::{
-    admission::ImageCheck,
+    admission::{ImageCheck, TcbTolerance, WATCHED_FOR},
+    audit::{Audit, Event},
     config::{self, Config, Core},
+    metrics::Metrics,
     operator::{Credentials, OperatorToken, Users},
-    os_image::{self, ImageCache, OsImages},
+    os_image::{self, ImageCache, Listener, OsImages, Progress},
     policy::{Policy, SetupError},
     store::Permissions,
 };
@@ -41,14 +44,22 @@ pub(super) fn verifier(core: &Core) -> Result<Verifier, AppError> {
     };
     let endpoints: Vec<&str> = core.attestation.pccs.iter().map(config::Endpoint::as_str).collect();
     let cache = CollateralCache::new(&endpoints, &anchors, CacheOptions::default())?;
-    Ok(Verifier::new(anchors, cache))
+    Ok(Verifier::new(anchors, cache).remembering(SeenPlatforms::new(WATCHED_FOR)))
+}
+
+pub(super) fn tolerance(core: &Core, verifier: &Verifier, metrics: &Arc<Metrics>) -> TcbTolerance {
+    TcbTolerance::new(core.tcb.clone(), verifier.cache().clock().clone(), Arc::clone(metrics))
 }
 
 pub(super) fn policy(core: &Core) -> Result<Policy, SetupError> {
     Policy::from_config(&core.auth_api)
 }
 
-pub(super) fn image_check(core: &Core, cache: &ImageCache) -> Result<ImageCheck, AppError> {
+pub(super) fn image_check(
+    core: &Core,
+    cache: &ImageCache,
+    listener: Listener,
+) -> Result<ImageCheck, AppError> {
     let image = &core.image;
     if !image.verify {
         return Ok(ImageCheck::Waived);
@@ -58,7 +69,32 @@ pub(super) fn image_check(core: &Core, cache: &ImageCache) -> Result<ImageCheck,
         download_timeout: image.download_timeout,
         acpi_tables: image.acpi_tables.clone(),
     };
-    Ok(ImageCheck::Required(OsImages::new(settings, cache.clone())?))
+    Ok(ImageCheck::Required(OsImages::heard_by(settings, cache.clone(), listener)?))
+}
+
+/// Records how downloads of OS images go on.
+pub(super) fn download_recorder(audit: &Arc<Audit>) -> Listener {
+    let audit = Arc::clone(audit);
+    Listener::new(move |image, progress| {
+        if let Some(event) = download_event(image, progress) {
+            audit.note(event);
+        }
+    })
+}
+
+/// What is recorded of a download.
+fn download_event(image: &str, progress: &Progress) -> Option<Event> {
+    let image = image.to_owned();
+    Some(match progress {
+        Progress::Started => Event::ImageDownloadStarted { image },
+        Progress::Fetching { bytes, of } => {
+            let percent = of.filter(|of| *of > 0).map(|of| bytes.saturating_mul(100) / of);
+            Event::ImageDownloadProgress { image, bytes: *bytes, percent }
+        }
+        Progress::Unpacking { .. } => return None,
+        Progress::Done { seconds } => Event::ImageDownloaded { image, seconds: *seconds },
+        Progress::Failed { reason } => Event::ImageDownloadFailed { image, reason: reason.clone() },
+    })
 }
 
 /// Who may use the admin listener; `None` where there is none.
@@ -81,6 +117,14 @@ pub(super) fn admin_credentials(core: &Core) -> Result<Option<Credentials>, AppE
 
 pub(super) fn admin_token(core: &Core) -> Option<OperatorToken> {
     core.admin.auth_token.as_ref().map(|token| OperatorToken::new(token.expose()))
+}
+
+/// What an empty device list of a candidate means, unless its operator says: what it means in the policy in force.
+pub(super) fn empty_devices(core: &Core) -> config::EmptyDevices {
+    match core.auth_api {
+        config::AuthApi::Allowlist { empty_devices, .. } => empty_devices,
+        _ => config::EmptyDevices::AnyDevice,
+    }
 }
 
 pub(super) fn key_permissions(config: &Config) -> Permissions {

@@ -8,6 +8,7 @@ use std::{
 
 use super::{AppError, parts};
 use crate::{
+    admission::Freezes,
     audit::{self, AuditError},
     config::Config,
     lifecycle::{Node, Prospect},
@@ -37,9 +38,14 @@ impl Preflight {
         problems.note(parts::attester(core));
         problems.note(parts::verifier(core));
         let policy = problems.note(parts::policy(core).map_err(AppError::from));
-        problems.note(parts::image_check(core, &ImageCache::new(core.image.cache_dir.clone())));
+        problems.note(parts::image_check(
+            core,
+            &ImageCache::new(core.image.cache_dir.clone()),
+            Default::default(),
+        ));
         problems.note(parts::admin_credentials(core));
         problems.note(audit_log(&core.audit.file));
+        problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
         Self { problems: problems.0, prospect, policy }
     }
 }

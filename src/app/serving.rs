@@ -20,16 +20,18 @@ use super::{
     shared::{Shared, started},
 };
 use crate::{
-    admission::Admission,
+    admission::{self, Admission, TcbWatch, denials::Denials},
     config,
     lifecycle::Ready,
     metrics::CollateralState,
     operator::OperatorToken,
     os_image::ImageCache,
+    policy::Shadow,
     service::{
-        admin::AdminService,
+        admin::{self, AdminService},
         kms::{self, KmsService},
         meta::Meta,
+        setup::Switch,
     },
     transport::{
         self,
@@ -66,7 +68,7 @@ pub(super) struct Serving {
     ready: Arc<Ready>,
     meta: Arc<Meta>,
     leaf: Arc<Leaf>,
-    images: ImageCache,
+    admin: Arc<AdminService>,
     phase: Phase,
 }
 
@@ -87,14 +89,35 @@ impl Serving {
         let images = ImageCache::new(core.image.cache_dir.clone());
         let operator =
             core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| parts::admin_token(core));
+        let image = parts::image_check(core, &images, parts::download_recorder(&shared.audit))?;
+        let (shadow, denials) = (Arc::<Shadow>::default(), Arc::<Denials>::default());
+        let admin = Arc::new(AdminService::new(admin::Parts {
+            images: images.clone(),
+            verifier: Arc::clone(&shared.verifier),
+            policy: Arc::clone(&shared.policy),
+            tolerance: Arc::clone(&shared.tolerance),
+            image: image.clone(),
+            standing: Arc::clone(&shared.standing),
+            freezes: Arc::clone(&shared.freezes),
+            denials: Arc::clone(&denials),
+            shadow: Arc::clone(&shadow),
+            empty_devices: parts::empty_devices(core),
+            audit: Arc::clone(&shared.audit),
+        }));
         let service = Arc::new(KmsService::new(kms::Parts {
             ready: Arc::clone(&ready),
-            admission: Admission::new(
-                Arc::clone(&shared.verifier),
-                Arc::clone(&shared.policy),
-                parts::image_check(core, &images)?,
-                Arc::clone(&shared.metrics),
-            ),
+            admission: Admission::new(admission::Parts {
+                verifier: Arc::clone(&shared.verifier),
+                policy: Arc::clone(&shared.policy),
+                tolerance: Arc::clone(&shared.tolerance),
+                shadow,
+                image,
+                freezes: Arc::clone(&shared.freezes),
+                metrics: Arc::clone(&shared.metrics),
+            }),
+            policy: Arc::clone(&shared.policy),
+            freezes: Arc::clone(&shared.freezes),
+            denials,
             standing: Arc::clone(&shared.standing),
             audit: Arc::clone(&shared.audit),
             meta: Arc::clone(&meta),
@@ -112,13 +135,13 @@ impl Serving {
             plain: PlainHttp::Closed,
             front: Arc::new(front),
         };
-        Ok(Self { ready, meta, leaf, images, phase })
+        Ok(Self { ready, meta, leaf, admin, phase })
     }
 
     pub(super) async fn bind_admin(&self, shared: &Shared) -> Result<Option<(TcpListener, Phase)>, AppError> {
         let admin = &shared.config.core.admin;
         let Some(credentials) = &shared.credentials else { return Ok(None) };
-        let router = transport::admin(Arc::new(AdminService::new(self.images.clone())), &admin.limits).await;
+        let router = transport::admin(Arc::clone(&self.admin), &admin.limits).await;
         let front = Front::new(router, Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
             .guarded(Arc::clone(credentials));
@@ -160,6 +183,7 @@ impl Serving {
             }
         }
         shared.metrics.set_ready();
+        shared.switch.send_replace(Switch::Done);
         shared.audit.note(started("ready", &shared.posture));
         tracing::info!("serving keys");
         let _ = stopping.wait_for(|stop| *stop).await;
@@ -178,15 +202,30 @@ impl Serving {
         background.spawn(async move { meta.keep_current().await });
         let (limit, metrics, verifier) =
             (Arc::clone(&shared.limit), Arc::clone(&shared.metrics), Arc::clone(&shared.verifier));
+        let freezes = Arc::clone(&shared.freezes);
+        let policy = Arc::clone(&shared.policy);
         background.spawn(async move {
             let mut tick = tokio::time::interval(HOUSEKEEPING);
             let _refresh = verifier.cache().spawn_refresh();
             loop {
                 tick.tick().await;
                 limit.prune();
+                freezes.count();
                 metrics.set_collateral(collateral_state(&verifier.cache().stats()));
+                if let Some(chain) = policy.chain_state() {
+                    metrics.set_chain(chain);
+                }
             }
         });
+        if let Some(every) = shared.config.core.tcb.look_ahead {
+            let watch = TcbWatch::new(
+                Arc::clone(&shared.verifier),
+                Arc::clone(&shared.tolerance),
+                Arc::clone(&shared.metrics),
+                every,
+            );
+            background.spawn(async move { watch.keep_looking().await });
+        }
         let renewal = Renewal {
             ready: Arc::clone(&self.ready),
             leaf: Arc::clone(&self.leaf),

@@ -7,11 +7,12 @@ use std::{
 };
 
 use kms_attest::{attester::Attester, verify::Verifier};
+use tokio::sync::watch;
 
 use super::{AppError, parts};
 use crate::{
-    admission::OwnStanding,
-    audit::{Audit, Event},
+    admission::{Freezes, OwnStanding, TcbTolerance},
+    audit::{Audit, Beginning, Event},
     config::{Config, Posture},
     lifecycle::{Node, Onboarding, Ready},
     metrics::Metrics,
@@ -21,6 +22,7 @@ use crate::{
     service::{
         METHODS,
         onboard::{self, OnboardService, Tee, UnattestedAutoBootstrap},
+        setup::{SetupService, Switch, Token},
     },
     store::{KeyDirectory, StoreError},
     transport::{limit::AddressLimit, listener::Bounds},
@@ -32,14 +34,19 @@ pub(super) struct Shared {
     pub(super) attester: Arc<Attester>,
     pub(super) verifier: Arc<Verifier>,
     pub(super) policy: Arc<Policy>,
+    pub(super) tolerance: Arc<TcbTolerance>,
     /// Who may use the admin listener; `None` where there is none.
     pub(super) credentials: Option<Arc<Credentials>>,
     pub(super) standing: Arc<OwnStanding>,
+    pub(super) freezes: Arc<Freezes>,
     pub(super) audit: Arc<Audit>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limit: Arc<AddressLimit>,
     pub(super) posture: Posture,
     pub(super) admin_address: Arc<OnceLock<SocketAddr>>,
+    /// How far the switch to the KMS phase has come, for who watches it.
+    pub(super) switch: watch::Sender<Switch>,
+    started: SystemTime,
 }
 
 impl Shared {
@@ -49,17 +56,25 @@ impl Shared {
         let verifier = Arc::new(parts::verifier(core)?);
         let policy = Arc::new(parts::policy(core)?);
         let credentials = parts::admin_credentials(core)?.map(Arc::new);
+        let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.counted_as()))));
+        let tolerance = Arc::new(parts::tolerance(core, &verifier, &metrics));
         let standing = Arc::new(match core.enforce_self_authorization {
-            true => OwnStanding::enforced(Arc::clone(&attester), Arc::clone(&verifier), Arc::clone(&policy)),
+            true => OwnStanding::enforced(
+                Arc::clone(&attester),
+                Arc::clone(&verifier),
+                Arc::clone(&policy),
+                Arc::clone(&tolerance),
+            ),
             false => OwnStanding::waived(),
         });
         let mut posture = config.posture();
         if let Some(relaxation) = policy.relaxation() {
             posture.relax(relaxation);
         }
-        let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.counted_as()))));
         metrics.set_relaxed(posture.codes());
+        policy.show_in(&metrics);
         Ok(Self {
+            freezes: Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?),
             audit: Arc::new(Audit::open(&core.audit.file)?),
             limit: Arc::new(AddressLimit::new(
                 core.limits.unauthenticated_per_second,
@@ -69,11 +84,14 @@ impl Shared {
             attester,
             verifier,
             policy,
+            tolerance,
             credentials,
             standing,
             metrics,
             posture,
             admin_address: Arc::default(),
+            switch: watch::Sender::new(Switch::Resting),
+            started: SystemTime::now(),
         })
     }
 
@@ -92,6 +110,22 @@ impl Shared {
         if let Some(error) = self.policy.last_error() {
             tracing::warn!(error, "the policy denies everyone for now");
         }
+        if self.policy.chain_state().is_some() {
+            // So that the log says at the start which endpoints cannot be used.
+            let policy = Arc::clone(&self.policy);
+            tokio::spawn(async move { policy.info().await });
+        }
+    }
+
+    /// Says that the audit log begins although there are keys: that of before is elsewhere, or lost.
+    pub(super) fn announce_new_log(&self) {
+        if self.audit.beginning() == Beginning::Empty {
+            tracing::warn!(
+                "the audit log begins here, but there are keys already: what was released until now is in another \
+                 file, or nowhere"
+            );
+            self.audit.note(Event::LogBegan { reason: "keys_exist" });
+        }
     }
 
     pub(super) fn bounds(&self) -> Bounds {
@@ -106,8 +140,9 @@ impl Shared {
     }
 
     pub(super) fn open(&self, directory: KeyDirectory) -> Result<Node, AppError> {
-        let configured = self.config.core.onboard.auto_bootstrap_domain.clone();
-        Ok(Node::open(directory, configured, SystemTime::now())?)
+        let core = &self.config.core;
+        let configured = core.onboard.auto_bootstrap_domain.clone();
+        Ok(Node::open(directory, configured, &core.reserved_domains, SystemTime::now())?)
     }
 
     /// The node after a commit: read back from the disk, so that what is served is what was saved.
@@ -118,6 +153,12 @@ impl Shared {
         }
     }
 
+    pub(super) fn setup_service(&self, onboard: Arc<OnboardService>, token: Token) -> SetupService {
+        let (here, there) = (self.config.core.onboard.port, self.config.rpc.port);
+        let serving_port = (here != there).then_some(there);
+        SetupService::new(onboard, self.switch.subscribe(), token, serving_port, self.started)
+    }
+
     pub(super) fn onboard_service(&self, onboarding: Onboarding) -> OnboardService {
         let core = &self.config.core;
         OnboardService::new(onboard::Parts {
@@ -125,8 +166,11 @@ impl Shared {
             attester: Arc::clone(&self.attester),
             verifier: Arc::clone(&self.verifier),
             policy: Arc::clone(&self.policy),
+            tolerance: Arc::clone(&self.tolerance),
             standing: Arc::clone(&self.standing),
             audit: Arc::clone(&self.audit),
+            // So that the answer says what took too long, rather than that something did.
+            patience: core.limits.request_timeout * 9 / 10,
             site_name: self.config.core.site_name.clone(),
             tee: if self.config.core.insecure_no_tee { Tee::InsecureAbsent } else { Tee::Present },
             unattested_auto_bootstrap: match (core.attest_rpc_cert, core.enforce_self_authorization) {

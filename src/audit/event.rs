@@ -24,6 +24,8 @@ pub struct Subject {
     tcb_status: String,
     advisory_ids: Vec<String>,
     remote: IpAddr,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    relaxations: Vec<String>,
 }
 
 impl Subject {
@@ -40,7 +42,14 @@ impl Subject {
             tcb_status: identity.tcb_status.clone(),
             advisory_ids: identity.advisory_ids.clone(),
             remote,
+            relaxations: Vec::new(),
         }
+    }
+
+    /// The same, about whom policy was told something else than what was measured, because of these rules.
+    #[must_use]
+    pub fn relaxed(self, relaxations: &[String]) -> Self {
+        Self { relaxations: relaxations.to_vec(), ..self }
     }
 }
 
@@ -56,6 +65,41 @@ pub enum Event {
         phase: &'static str,
         /// Codes of what is relaxed.
         posture: Vec<String>,
+    },
+    /// The log begins here, but the keys were there before: what was released until now is recorded elsewhere, or
+    /// nowhere any more.
+    LogBegan {
+        /// Why: `keys_exist`.
+        reason: &'static str,
+    },
+    /// An OS image is downloaded, because an allowed caller names it.
+    ImageDownloadStarted {
+        /// Its hash, hex.
+        image: String,
+    },
+    /// How far the download is.
+    ImageDownloadProgress {
+        /// The image's hash, hex.
+        image: String,
+        /// Bytes so far.
+        bytes: u64,
+        /// Of a hundred, if the server said how much there is.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        percent: Option<u64>,
+    },
+    /// The image is in the cache.
+    ImageDownloaded {
+        /// Its hash, hex.
+        image: String,
+        /// How long it took.
+        seconds: u64,
+    },
+    /// There is no image.
+    ImageDownloadFailed {
+        /// Its hash, hex.
+        image: String,
+        /// Why not.
+        reason: String,
     },
     /// The service stopped in order.
     Stopped,
@@ -87,6 +131,17 @@ pub enum Event {
         /// Compressed secp256k1 root, hex.
         k256_pubkey: String,
     },
+    /// Our policy allowed the KMS that root keys are received from only by relaxed rules.
+    SourceRelaxed {
+        /// What was measured of it, hex.
+        mr_aggregated: String,
+        /// As verified.
+        tcb_status: String,
+        /// As verified.
+        advisory_ids: Vec<String>,
+        /// The rules.
+        relaxations: Vec<String>,
+    },
     /// An app got its keys.
     AppKeyReleased {
         /// Who got them.
@@ -109,7 +164,7 @@ pub enum Event {
         /// Its subject alternative names.
         names: Vec<String>,
     },
-    /// The policy said no.
+    /// A verified caller was refused.
     Denied {
         /// Who was refused.
         #[serde(flatten)]
@@ -118,7 +173,123 @@ pub enum Event {
         code: String,
         /// The reason that the caller was told.
         reason: String,
+        /// Where and why.
+        #[serde(flatten)]
+        why: Why,
     },
+    /// Somebody was refused whose evidence does not verify, or because this KMS is not allowed itself.
+    Refused {
+        /// Where the request came from.
+        remote: IpAddr,
+        /// Stable code of the reason.
+        code: String,
+        /// The reason that the caller was told.
+        reason: String,
+        /// Where and why.
+        #[serde(flatten)]
+        why: Why,
+    },
+    /// A release that is recorded before this did not happen: a freeze came in between.
+    Withheld {
+        /// Who would have got it.
+        #[serde(flatten)]
+        subject: Subject,
+        /// The number of the record that says it was released.
+        released: u64,
+    },
+    /// An operator has frozen something.
+    Frozen {
+        /// `app`, `instance`, `device`, `os_image` or `kms`.
+        scope: &'static str,
+        /// Hex; empty for `kms`.
+        value: String,
+        /// The operator's.
+        reason: String,
+        /// Unix seconds at which it ends by itself.
+        expires_at: Option<u64>,
+        /// `token`, `user <name>` or `anyone`.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An operator has taken a freeze back.
+    Unfrozen {
+        /// As in `frozen`.
+        scope: &'static str,
+        /// Hex; empty for `kms`.
+        value: String,
+        /// The operator's; may be empty.
+        reason: String,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An operator asked why somebody is refused. Nothing was released.
+    Explained {
+        /// `evidence`, `certificate` or `denial <id>`.
+        input: String,
+        /// `app`, `kms` or `certificate`.
+        subject: &'static str,
+        /// `allowed`, `denied` or `unknown`.
+        verdict: String,
+        /// The code of the first check that fails; may be empty.
+        code: String,
+        /// Who asked.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// A candidate allow-list began to look on.
+    ShadowStarted {
+        /// What operators call it.
+        name: String,
+        /// SHA-256 of its text, hex.
+        sha256: String,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// It ended.
+    ShadowStopped {
+        /// What operators call it.
+        name: String,
+        /// What it would have newly allowed.
+        newly_allowed: u64,
+        /// What it would have newly denied.
+        newly_denied: u64,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// An operator has cleared caches of OS images.
+    CachesCleared {
+        /// Hash, `all`, or empty.
+        image_hash: String,
+        /// Hash, `all`, or empty.
+        config_hash: String,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+}
+
+/// Where a caller was stopped, and what would have let it pass.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Why {
+    /// The step of admission.
+    pub step: &'static str,
+    /// What would have been right; bounded.
+    pub expected: Option<String>,
+    /// What was found.
+    pub actual: Option<String>,
+    /// What would allow it.
+    pub remedy: Option<String>,
+    /// What the caller was given to name this refusal by.
+    pub denial_id: String,
 }
 
 impl Event {

@@ -17,7 +17,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 pub use chain::LinkProblem;
-pub use event::{Event, Subject};
+pub use event::{Event, Subject, Why};
 
 use chain::{Link, MAX_LINE};
 use pace::{Admission, Pace};
@@ -89,6 +89,17 @@ pub struct Audit {
     queue: Option<mpsc::Sender<Entry>>,
     writer: Option<JoinHandle<()>>,
     pace: Mutex<Pace>,
+    pace_of_strangers: Mutex<Pace>,
+    beginning: Beginning,
+}
+
+/// What the audit file held when it was opened.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Beginning {
+    /// Nothing: its first record is still to come.
+    Empty,
+    /// Records, which the next one follows.
+    Continued,
 }
 
 /// Callers wait where more events than this are not on disk yet.
@@ -99,13 +110,20 @@ impl Audit {
     /// cut off and a `recovered` event takes its place.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
         let mut writer = Writer::open(path)?;
+        let beginning = if writer.is_empty() { Beginning::Empty } else { Beginning::Continued };
         let (queue, entries) = mpsc::channel(QUEUE);
         let writer = std::thread::Builder::new()
             .name("audit".to_owned())
             .spawn(move || writer.run(entries))
             .map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
-        let pace = Mutex::new(Pace::new(Instant::now()));
-        Ok(Self { queue: Some(queue), writer: Some(writer), pace })
+        let [pace, pace_of_strangers] = [pace::VERIFIED, pace::STRANGERS]
+            .map(|allowance| Mutex::new(Pace::new(allowance, Instant::now())));
+        Ok(Self { queue: Some(queue), writer: Some(writer), pace, pace_of_strangers, beginning })
+    }
+
+    /// What the file held when it was opened.
+    pub fn beginning(&self) -> Beginning {
+        self.beginning
     }
 
     /// Returns once the event is on disk. Events that wait together share one write and one sync.
@@ -120,7 +138,16 @@ impl Audit {
     /// Records an event that nothing waits for, unless too many come at once: those are counted, and the count is
     /// recorded.
     pub fn note(&self, event: Event) {
-        let admission = self.pace.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
+        self.note_at(&self.pace, event);
+    }
+
+    /// As [`Audit::note`], for what anyone can cause: one in five seconds on average, and none in the place of others.
+    pub fn note_of_strangers(&self, event: Event) {
+        self.note_at(&self.pace_of_strangers, event);
+    }
+
+    fn note_at(&self, pace: &Mutex<Pace>, event: Event) {
+        let admission = pace.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
         let Admission::Record { suppressed } = admission else { return };
         let told = (suppressed > 0).then_some(Event::Suppressed { events: suppressed });
         for event in told.into_iter().chain([event]) {

@@ -2,15 +2,24 @@
 
 use std::time::Instant;
 
-/// Events at once.
-const BURST: f64 = 1000.0;
+/// How many events there may be.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Allowance {
+    /// Events at once.
+    burst: f64,
+    /// Events a second on average.
+    rate: f64,
+}
 
-/// Events a second on average.
-const RATE: f64 = 10.0;
+/// About callers whose evidence verifies.
+pub(super) const VERIFIED: Allowance = Allowance { burst: 1000.0, rate: 10.0 };
+/// About anyone.
+pub(super) const STRANGERS: Allowance = Allowance { burst: 100.0, rate: 0.2 };
 
 /// A bucket of tokens, and what found it empty.
 #[derive(Debug)]
 pub(super) struct Pace {
+    allowance: Allowance,
     tokens: f64,
     filled: Instant,
     suppressed: u64,
@@ -26,13 +35,13 @@ pub(super) enum Admission {
 }
 
 impl Pace {
-    pub(super) fn new(now: Instant) -> Self {
-        Self { tokens: BURST, filled: now, suppressed: 0 }
+    pub(super) fn new(allowance: Allowance, now: Instant) -> Self {
+        Self { allowance, tokens: allowance.burst, filled: now, suppressed: 0 }
     }
 
     pub(super) fn admit(&mut self, now: Instant) -> Admission {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
-        self.tokens = (self.tokens + elapsed * RATE).min(BURST);
+        self.tokens = (self.tokens + elapsed * self.allowance.rate).min(self.allowance.burst);
         self.filled = now;
         if self.tokens < 1.0 {
             self.suppressed += 1;
@@ -52,7 +61,7 @@ mod tests {
     #[test]
     fn a_flood_is_counted_and_the_count_is_told_once() {
         let start = Instant::now();
-        let mut pace = Pace::new(start);
+        let mut pace = Pace::new(VERIFIED, start);
         let recorded = (0..5000).filter(|_| pace.admit(start) != Admission::Suppress).count();
         assert_eq!(recorded, 1000);
         let later = start + Duration::from_millis(250);

@@ -13,6 +13,13 @@ fn denied(reason: &str) -> Event {
         subject: Subject::new(&identity, [192, 0, 2, 1].into()),
         code: "os_image_not_allowed".to_owned(),
         reason: reason.to_owned(),
+        why: Why {
+            step: "policy",
+            expected: Some("44".repeat(32)),
+            actual: None,
+            remedy: None,
+            denial_id: "00112233aabb".to_owned(),
+        },
     }
 }
 
@@ -124,9 +131,8 @@ async fn a_long_file_is_opened_by_its_end() {
 
 #[tokio::test]
 async fn an_end_cut_short_by_a_crash_is_cut_off_and_recorded() {
-    for (records, rest) in
-        [(2, &b"{\"seq\":3,\"ti"[..]), (0, b"{\"seq\":1"), (2, &[0; 100]), (1, b"\0\0\n\0{\"seq\"}\n")]
-    {
+    let torn = [b"{\"seq\":3,\0\0\"ti".as_slice(), &[0; 5000]].concat();
+    for (records, rest) in [(2, &b"{\"seq\":3,\"ti"[..]), (0, b"{\"seq\":1"), (2, &[0; 100]), (1, &torn)] {
         let (_directory, path) = temporary();
         filled(&path, records).await;
         fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(rest).unwrap();
@@ -137,6 +143,33 @@ async fn an_end_cut_short_by_a_crash_is_cut_off_and_recorded() {
         assert_eq!(last["event"], "recovered");
         assert_eq!(last["dropped_bytes"], rest.len());
     }
+}
+
+#[tokio::test]
+async fn a_zero_inside_what_was_acknowledged_is_no_debris() {
+    for at in [Some(10), Some(300), None] {
+        let (_directory, path) = temporary();
+        filled(&path, 3).await;
+        let mut bytes = fs::read(&path).unwrap();
+        match at {
+            Some(at) => bytes[at] = 0,
+            // Zeros with a line after them: no write that was cut short ends so.
+            None => bytes.extend_from_slice(b"\0\0\n\0{\"seq\"}\n"),
+        }
+        fs::write(&path, &bytes).unwrap();
+        assert!(matches!(Audit::open(&path), Err(AuditError::Broken { .. })), "{at:?}");
+        assert_eq!(fs::read(&path).unwrap(), bytes, "nothing was cut off");
+    }
+}
+
+#[tokio::test]
+async fn a_file_without_records_is_known_as_one() {
+    let (_directory, path) = temporary();
+    assert_eq!(Audit::open(&path).unwrap().beginning(), Beginning::Empty);
+    filled(&path, 1).await;
+    assert_eq!(Audit::open(&path).unwrap().beginning(), Beginning::Continued);
+    fs::write(&path, "").unwrap();
+    assert_eq!(Audit::open(&path).unwrap().beginning(), Beginning::Empty);
 }
 
 #[tokio::test]

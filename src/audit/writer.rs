@@ -64,6 +64,11 @@ impl Writer {
         Ok(writer)
     }
 
+    /// Whether there is no record yet.
+    pub(super) fn is_empty(&self) -> bool {
+        self.link == Link::GENESIS
+    }
+
     /// Serves until every sender is gone.
     pub(super) fn run(&mut self, mut entries: Receiver<Entry>) {
         let mut batch = Vec::with_capacity(BATCH);
@@ -181,12 +186,13 @@ impl Tail {
         Ok(Self { start, bytes })
     }
 
-    /// The end of the chain, and how many bytes belong to it. The rest is what a crash can leave: an unfinished line,
-    /// or zeros where the disk never wrote.
+    /// The end of the chain, and how many bytes belong to it. The rest is what a crash can leave at the end: an
+    /// unfinished line, and zeros where the disk never wrote. A line that is complete was acknowledged: a zero inside
+    /// it is no debris, but somebody's doing.
     fn check(&self) -> Result<(Link, usize), AuditError> {
-        let zeros = self.bytes.iter().position(|byte| *byte == 0).unwrap_or(self.bytes.len());
+        let written = self.bytes.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
         let sound =
-            self.bytes[..zeros].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
+            self.bytes[..written].iter().rposition(|byte| *byte == b'\n').map_or(0, |newline| newline + 1);
         let mut link = (self.start == 0).then_some(Link::GENESIS);
         for line in self.bytes[..sound].split_inclusive(|byte| *byte == b'\n') {
             let record = line.strip_suffix(b"\n").unwrap_or(line);

@@ -9,25 +9,42 @@ use kms_attest::identity::{self, Registers};
 use thiserror::Error;
 
 use super::{APP_CA_NAME, APP_LEAF, ROOT_CA_NAME, TEMP_CA_NAME};
-use crate::domain::Domain;
+use crate::domain::{Domain, ReservedName};
 
 const MOST_NAMES: usize = 32;
 const LONGEST_NAME: usize = 253;
 const LONGEST_LABEL: usize = 63;
 
-/// The names under which this KMS is known. No certificate of an app may carry one.
+/// The names under which this KMS and others of its cluster are known. No certificate of an app may carry one.
 #[derive(Debug, Clone)]
-pub struct OwnNames(Vec<String>);
+pub struct OwnNames {
+    own: Vec<String>,
+    reserved: Vec<ReservedName>,
+}
 
 impl OwnNames {
     /// The domain of the RPC certificate and any further names and addresses of this KMS.
     pub fn new(domain: &Domain, further: impl IntoIterator<Item = String>) -> OwnNames {
-        OwnNames([domain.as_str().to_owned()].into_iter().chain(further).collect())
+        let own = [domain.as_str().to_owned()].into_iter().chain(further).collect();
+        OwnNames { own, reserved: Vec::new() }
     }
 
-    /// Whether a client that looks for one of our names would accept `name`.
-    fn are_claimed_by(&self, name: &str) -> bool {
-        self.0.iter().any(|own| claims(name, own))
+    /// With names of the cluster that are not this node's own (`core.reserved_domains`).
+    #[must_use]
+    pub fn reserving(self, names: impl IntoIterator<Item = ReservedName>) -> OwnNames {
+        OwnNames { reserved: self.reserved.into_iter().chain(names).collect(), ..self }
+    }
+
+    /// Refuses a name that a client which looks for one of these would accept.
+    fn refuse(&self, name: &str) -> Result<(), RestrictionError> {
+        let plain = name.trim();
+        if self.own.iter().any(|own| claims(plain, own)) {
+            Err(RestrictionError::OwnName(name.to_owned()))
+        } else if self.reserved.iter().any(|reserved| claims(plain, reserved.as_str())) {
+            Err(RestrictionError::ReservedName(name.to_owned()))
+        } else {
+            Ok(())
+        }
     }
 }
 
@@ -61,6 +78,9 @@ pub enum RestrictionError {
     /// A name of this KMS or of its authorities.
     #[error("{0} is a name of this KMS, no app may have it")]
     OwnName(String),
+    /// A name that the operator keeps for the cluster.
+    #[error("{0} is reserved for a KMS of this cluster, no app may have it")]
+    ReservedName(String),
     /// A date that X.509 cannot express.
     #[error("{0} is after 9999-12-31T23:59:59Z")]
     Date(&'static str),
@@ -84,10 +104,10 @@ impl Restricted {
         if [ROOT_CA_NAME, TEMP_CA_NAME, APP_CA_NAME]
             .iter()
             .any(|ca| ca.eq_ignore_ascii_case(common_name.trim()))
-            || own.are_claimed_by(common_name.trim())
         {
             return Err(RestrictionError::OwnName(common_name));
         }
+        own.refuse(&common_name)?;
         if csr.subject_alt_names.len() > MOST_NAMES {
             return Err(RestrictionError::TooManyNames(csr.subject_alt_names.len()));
         }
@@ -95,9 +115,7 @@ impl Restricted {
             if name.parse::<IpAddr>().is_err() && !is_dns_name(name) {
                 return Err(RestrictionError::BadName(position));
             }
-            if own.are_claimed_by(name) {
-                return Err(RestrictionError::OwnName(name.clone()));
-            }
+            own.refuse(name)?;
         }
         let app_info = csr.ext_app_info.then(|| {
             identity::decode_unverified(&csr.evidence, Registers::RunTime)
@@ -279,6 +297,45 @@ mod tests {
         for subject in names.into_iter().chain(further).chain(["Dstack Client Temp CA"]) {
             let error = parse(&Csr { subject: subject.to_owned(), ..csr() }).unwrap_err();
             assert_eq!(error, RestrictionError::OwnName(subject.to_owned()));
+        }
+    }
+
+    #[test]
+    fn names_of_the_cluster_are_refused_in_every_spelling() {
+        let domain = Domain::parse("kms1.example.com").unwrap();
+        let reserved = ["KMS2.cluster.example", "10.0.2.9", "fd00::9", "balancer"];
+        let own =
+            OwnNames::new(&domain, []).reserving(reserved.map(|name| ReservedName::parse(name).unwrap()));
+        let refused = |name: &str| {
+            let by_name =
+                Restricted::parse(&Csr { subject_alt_names: vec![name.to_owned()], ..csr() }, &own, at(NOW));
+            let by_subject = Restricted::parse(&Csr { subject: name.to_owned(), ..csr() }, &own, at(NOW));
+            assert_eq!(by_name.is_err(), by_subject.is_err(), "{name}");
+            by_name.err()
+        };
+        for name in [
+            "kms2.cluster.example",
+            "Kms2.Cluster.Example",
+            "*.cluster.example",
+            "*.example",
+            "10.0.2.9",
+            "::ffff:10.0.2.9",
+            "FD00:0:0::9",
+            "BALANCER",
+        ] {
+            let error = refused(name).unwrap();
+            assert_eq!(error, RestrictionError::ReservedName(name.to_owned()));
+            assert_eq!(
+                error.to_string(),
+                format!("{name} is reserved for a KMS of this cluster, no app may have it")
+            );
+        }
+        assert_eq!(
+            refused("kms1.example.com"),
+            Some(RestrictionError::OwnName("kms1.example.com".to_owned()))
+        );
+        for name in ["kms3.cluster.example", "cluster.example", "10.0.2.8", "fd00::8", "balancer.example"] {
+            assert_eq!(refused(name), None, "{name}");
         }
     }
 

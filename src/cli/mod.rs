@@ -1,8 +1,10 @@
 //! The command line: one file a subcommand.
 
 mod audit;
+mod auth;
 mod check;
 mod health;
+mod policy;
 mod run;
 
 use std::{path::PathBuf, process::ExitCode};
@@ -31,6 +33,12 @@ enum Command {
     /// Look at an audit log
     #[command(subcommand)]
     Audit(audit::Audit),
+    /// Look at an allow-list
+    #[command(subcommand)]
+    Policy(policy::Policy),
+    /// Be the authorization back end of other KMS nodes
+    #[command(subcommand)]
+    Auth(auth::Auth),
 }
 
 impl Cli {
@@ -44,6 +52,8 @@ impl Cli {
             Command::Check => Ok(check::check(self.config.as_deref())),
             Command::Health(health) => health.run(),
             Command::Audit(audit) => audit.run(),
+            Command::Policy(policy) => policy.run(),
+            Command::Auth(auth) => auth.run(),
         }
     }
 }

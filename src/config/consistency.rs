@@ -1,7 +1,7 @@
 //! What no single key shows: settings that contradict each other.
 
 use super::reader::Report;
-use super::{Admin, AuthApi, Config, Rpc};
+use super::{Admin, AuthApi, Config, Rpc, webhook};
 
 pub(super) fn check(config: &Config, report: &mut Report) {
     let core = &config.core;
@@ -26,6 +26,8 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     {
         report.find("core.auth_api.allowlist.path", "must name a file");
     }
+    webhook::check(&core.auth_api, report);
+    super::tcb::check(&core.tcb, report);
     if core.admin.enabled {
         admin(&core.admin, &config.rpc, &core.auth_api, report);
     } else if core.admin.auth_token.is_some() || core.admin.htpasswd_file.is_some() {
@@ -49,9 +51,9 @@ fn admin(admin: &Admin, rpc: &Rpc, auth_api: &AuthApi, report: &mut Report) {
     if admin.port != 0 && admin.port == rpc.port && same_address {
         report.find("core.admin.port", format!("{} is the port of the main listener too", admin.port));
     }
-    if let AuthApi::Webhook { url } = auth_api
-        && url.is_loopback()
-        && url.url().port_or_known_default() == Some(admin.port)
+    if let AuthApi::Webhook(webhook) = auth_api
+        && webhook.url.is_loopback()
+        && webhook.url.url().port_or_known_default() == Some(admin.port)
     {
         report.find(
             "core.admin.port",

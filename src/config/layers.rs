@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use zeroize::Zeroizing;
 
+use super::duplicates::duplicate_keys;
 use super::reader::Finding;
 
 /// The compiled-in first layer: every key with its meaning and default.
@@ -140,14 +141,18 @@ fn parse_toml(text: &str) -> Result<Value, String> {
 }
 
 fn parse_json(text: &str) -> Result<Value, String> {
-    serde_json::from_str(text).map_err(|error| {
+    let value = serde_json::from_str(text).map_err(|error| {
         format!(
             "is not valid JSON: line {}, column {}: {:?} error",
             error.line(),
             error.column(),
             error.classify()
         )
-    })
+    })?;
+    match duplicate_keys(text.as_bytes()).first() {
+        Some(key) => Err(format!("gives the key `{key}` twice")),
+        None => Ok(value),
+    }
 }
 
 fn merge_root(root: &mut Table, value: Value, layer: Layer) {

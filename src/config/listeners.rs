@@ -32,7 +32,7 @@ const SERVER_SETTINGS: [&str; 13] = [
 const SERVER_LIMITS: [&str; 7] = ["form", "data-form", "file", "string", "bytes", "json", "msgpack"];
 
 /// The methods that have a body limit; `tests/access_table.rs` compares them with those that are served.
-pub const METHODS: [&str; 11] = [
+pub const METHODS: [&str; 19] = [
     "GetAppKey",
     "GetKmsKey",
     "GetAppEnvEncryptPubKey",
@@ -44,6 +44,14 @@ pub const METHODS: [&str; 11] = [
     "Onboard",
     "GetAttestationInfo",
     "Finish",
+    "Explain",
+    "ListDenials",
+    "Freeze",
+    "Unfreeze",
+    "ListFrozen",
+    "StartShadow",
+    "ShadowReport",
+    "StopShadow",
 ];
 
 const MAX_BODY_LIMIT: usize = 64 << 20;
@@ -161,7 +169,7 @@ pub(super) fn admin(section: &mut Section<'_>, environment: Environment<'_>) -> 
 }
 
 /// The key's token, or the first variable's that has one.
-fn token(
+pub(super) fn token(
     section: &mut Section<'_>,
     key: &'static str,
     variables: &[&str],

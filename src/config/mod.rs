@@ -1,12 +1,16 @@
 //! Configuration: layers in, one fixed-type `Config` out, or everything that is wrong with it at once.
 
 mod consistency;
+mod duplicates;
+mod ethereum;
 mod layers;
 mod listeners;
 mod posture;
 mod reader;
 mod sections;
+mod tcb;
 mod values;
+mod webhook;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -14,13 +18,17 @@ use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use crate::domain::Domain;
+use crate::domain::{Domain, ReservedName};
 
+pub use duplicates::duplicate_keys;
+pub use ethereum::{BlockChoice, Ethereum};
 pub use layers::{DEFAULTS, Sources};
 pub use listeners::METHODS;
 pub use posture::{Posture, Relaxation};
 pub use reader::{ConfigError, Finding, Notice};
+pub use tcb::{Grace, Tcb};
 pub use values::{Endpoint, Secret};
+pub use webhook::{ClientFiles, DecisionKey, Webhook};
 
 /// The service's configuration; a field's path is the key's path.
 pub struct Config {
@@ -94,6 +102,8 @@ pub struct Core {
     pub cert_dir: PathBuf,
     /// Shown by `GetAttestationInfo`.
     pub site_name: String,
+    /// Names and addresses of other replicas, and of a balancer in front of them, that no app's certificate may carry.
+    pub reserved_domains: Vec<ReservedName>,
     /// This KMS must itself be allowed before it serves.
     pub enforce_self_authorization: bool,
     /// The server certificate carries evidence.
@@ -115,6 +125,8 @@ pub struct Core {
     pub attestation: Attestation,
     /// `[core.attester]`
     pub attester: Attester,
+    /// `[core.tcb]`
+    pub tcb: Tcb,
     /// `[core.image]`
     pub image: Image,
     /// `[core.auth_api]`
@@ -127,6 +139,8 @@ pub struct Core {
     pub metrics: Metrics,
     /// `[core.audit]`
     pub audit: Audit,
+    /// `[core.freeze]`
+    pub freeze: Freeze,
     /// `[core.limits]`
     pub limits: Limits,
 }
@@ -175,13 +189,9 @@ pub struct Image {
 }
 
 /// `[core.auth_api]`: the policy.
-#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AuthApi {
     /// An HTTP service decides.
-    Webhook {
-        /// Base URL.
-        url: Endpoint,
-    },
+    Webhook(Box<Webhook>),
     /// A file decides.
     Allowlist {
         /// `auth-config.json` as auth-simple reads it.
@@ -189,6 +199,8 @@ pub enum AuthApi {
         /// What an empty `devices` list means.
         empty_devices: EmptyDevices,
     },
+    /// A contract on a chain decides.
+    Ethereum(Box<Ethereum>),
     /// Everything is allowed.
     Dev {
         /// Handed to every app.
@@ -250,6 +262,13 @@ pub struct Metrics {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Audit {
     /// The audit file, already resolved to `<cert_dir>/audit.jsonl` where the key is empty.
+    pub file: PathBuf,
+}
+
+/// `[core.freeze]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Freeze {
+    /// The file that keeps freezes, already resolved to `<cert_dir>/frozen.json` where the key is empty.
     pub file: PathBuf,
 }
 

@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{AuthApi, Config};
+use super::{AuthApi, BlockChoice, Config, Endpoint};
 
 /// One relaxed setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -42,7 +42,11 @@ impl Config {
     /// What this configuration relaxes.
     pub fn posture(&self) -> Posture {
         let core = &self.core;
-        let exposed_webhook = matches!(&core.auth_api, AuthApi::Webhook { url } if url.is_exposed());
+        let exposed_webhook = matches!(&core.auth_api, AuthApi::Webhook(webhook) if webhook.is_exposed());
+        let chain = match &core.auth_api {
+            AuthApi::Ethereum(chain) => Some(chain),
+            _ => None,
+        };
         let relaxed = [
             (core.insecure_no_tee, "no_tee", "no TEE protects the keys, and nothing attests this service"),
             (
@@ -85,13 +89,25 @@ impl Config {
                 "webhook_unencrypted",
                 "the policy is asked over plain http beyond this machine: whoever is in between decides",
             ),
+            (
+                chain.is_some_and(|chain| chain.rpc_urls.iter().any(Endpoint::is_exposed)),
+                "chain_unencrypted",
+                "the chain is read over plain http beyond this machine: whoever is in between decides",
+            ),
+            (
+                chain.is_some_and(|chain| matches!(chain.block, BlockChoice::Latest { .. })),
+                "chain_not_final",
+                "policy is read from blocks that the chain may still drop: what was revoked may hold again for a while",
+            ),
         ];
-        Posture {
+        let mut posture = Posture {
             relaxed: relaxed
                 .into_iter()
                 .filter(|(is_relaxed, ..)| *is_relaxed)
                 .map(|(_, code, sentence)| Relaxation { code, sentence: sentence.into() })
                 .collect(),
-        }
+        };
+        core.tcb.relaxations().into_iter().for_each(|relaxation| posture.relax(relaxation));
+        posture
     }
 }

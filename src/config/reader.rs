@@ -242,6 +242,12 @@ impl<'a> Section<'a> {
         self.report.notices.push(Notice { key, message: message.into(), file });
     }
 
+    /// Adds a finding about a key of this table.
+    pub(super) fn find(&mut self, key: &str, message: &str) {
+        let path = self.path_of(key);
+        self.report.find(&path, message);
+    }
+
     fn find_in(&mut self, key: &str, layer: Layer, message: String) {
         let file = self.report.file(layer);
         let subject = self.path_of(key);

@@ -10,9 +10,10 @@ use super::layers::Layers;
 use super::reader::{ConfigError, Notice, Report, Section};
 use super::values::{self, Endpoint};
 use super::{
-    Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Image, Limits, Metrics,
+    Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image, Limits,
+    Metrics,
 };
-use super::{consistency, listeners};
+use super::{consistency, ethereum, listeners, webhook};
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
 /// The default of `core.attestation.urls.amd_kds`.
@@ -54,6 +55,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
     let legacy_amd_kds = retired_url(section, "amd_kds_base_url", "core.attestation.urls.amd_kds");
     Core {
         site_name: section.text("site_name"),
+        reserved_domains: section.required("reserved_domains", Vec::new(), values::reserved_names),
         enforce_self_authorization: section.flag("enforce_self_authorization"),
         attest_rpc_cert: section.flag("attest_rpc_cert"),
         sev_snp_key_release: key_release(section, "sev_snp_key_release"),
@@ -65,8 +67,9 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         attestation: section
             .section("attestation", |section| attestation(section, legacy_pccs, legacy_amd_kds)),
         attester: section.section("attester", |section| attester(section, insecure_no_tee, environment)),
+        tcb: section.section("tcb", super::tcb::read),
         image: section.section("image", image),
-        auth_api: section.section("auth_api", auth_api),
+        auth_api: section.section("auth_api", |section| auth_api(section, environment)),
         onboard: section.section("onboard", |section| {
             listeners::onboard(section, server_limits, insecure_no_tee, environment)
         }),
@@ -74,6 +77,9 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         metrics: section.section("metrics", |section| Metrics { enabled: section.flag("enabled") }),
         audit: section.section("audit", |section| Audit {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("audit.jsonl")),
+        }),
+        freeze: section.section("freeze", |section| Freeze {
+            file: section.path("file").unwrap_or_else(|| cert_dir.join("frozen.json")),
         }),
         limits: section.section("limits", limits),
         cert_dir,
@@ -185,28 +191,27 @@ fn image(section: &mut Section<'_>) -> Image {
     }
 }
 
-fn auth_api(section: &mut Section<'_>) -> AuthApi {
+fn auth_api(section: &mut Section<'_>, environment: Environment<'_>) -> AuthApi {
     let kind = section.required("type", "webhook".to_owned(), |value| {
         let kind = values::string(value)?;
         match kind.as_str() {
-            "webhook" | "allowlist" | "dev" => Ok(kind),
-            _ => Err("must be \"webhook\", \"allowlist\" or \"dev\"".to_owned()),
+            "webhook" | "allowlist" | "ethereum" | "dev" => Ok(kind),
+            _ => Err("must be \"webhook\", \"allowlist\", \"ethereum\" or \"dev\"".to_owned()),
         }
     });
-    let url = section.section("webhook", |webhook| {
-        webhook
-            .required("url", None, |value| values::endpoint(value).map(Some))
-            .unwrap_or_else(Endpoint::placeholder)
-    });
+    let webhook = section.section("webhook", |section| webhook::read(section, environment));
     let (path, strict) = section.section("allowlist", |allowlist| {
         (allowlist.path("path").unwrap_or_default(), allowlist.flag("strict_devices"))
     });
+    let need = if kind == "ethereum" { ethereum::Need::Chosen } else { ethereum::Need::Unused };
+    let ethereum = section.section("ethereum", |section| ethereum::read(section, need));
     let gateway_app_id = section.section("dev", |dev| dev.text("gateway_app_id"));
     let empty_devices = if strict { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
     match kind.as_str() {
         "allowlist" => AuthApi::Allowlist { path, empty_devices },
+        "ethereum" => AuthApi::Ethereum(Box::new(ethereum)),
         "dev" => AuthApi::Dev { gateway_app_id },
-        _ => AuthApi::Webhook { url },
+        _ => AuthApi::Webhook(Box::new(webhook)),
     }
 }
 

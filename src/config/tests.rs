@@ -28,6 +28,7 @@ fn the_defaults_are_the_peers() {
     assert_eq!(rpc.limits.of("SignCert"), None);
     assert_eq!(core.cert_dir, Path::new("/etc/kms/certs"));
     assert_eq!(core.site_name, "");
+    assert!(core.reserved_domains.is_empty());
     assert!(core.enforce_self_authorization && core.attest_rpc_cert);
     assert!(!core.sev_snp_key_release && !core.aws_nitro_tpm_key_release && !core.nitro_enclave_key_release);
     assert!(!core.insecure_no_tee && !core.insecure_world_readable_keys);
@@ -45,8 +46,8 @@ fn the_defaults_are_the_peers() {
         acpi_tables: PathBuf::from("dstack-acpi-tables"),
     };
     assert_eq!(core.image, image);
-    let AuthApi::Webhook { url } = &core.auth_api else { panic!("a webhook by default") };
-    assert_eq!(url.as_str(), "http://auth-api:8000");
+    let AuthApi::Webhook(webhook) = &core.auth_api else { panic!("a webhook by default") };
+    assert_eq!(webhook.url.as_str(), "http://auth-api:8000");
     assert!(core.onboard.enabled);
     assert_eq!(core.onboard.auto_bootstrap_domain, None);
     assert_eq!((core.onboard.address.to_string(), core.onboard.port), ("0.0.0.0".to_owned(), 8000));
@@ -56,6 +57,7 @@ fn the_defaults_are_the_peers() {
     assert!(core.admin.auth_token.is_none() && core.admin.htpasswd_file.is_none());
     assert!(core.metrics.enabled);
     assert_eq!(core.audit.file, Path::new("/etc/kms/certs/audit.jsonl"));
+    assert_eq!(core.freeze.file, Path::new("/etc/kms/certs/frozen.json"));
     assert_eq!(core.limits.unauthenticated_per_second.get(), 2000);
     assert_eq!(core.limits.request_timeout, Duration::from_secs(50));
 }
@@ -181,6 +183,12 @@ fn every_wrong_value_is_a_finding() {
         ("rpc = 5", "rpc: must be a table"),
         ("core.cert_dir = ''", "core.cert_dir: must name a directory"),
         ("core.site_name = 5", "core.site_name: must be a text in quotes"),
+        ("core.reserved_domains = 'kms2'", "core.reserved_domains: must be a list of texts in quotes"),
+        ("core.reserved_domains = [5]", "core.reserved_domains: must be a text in quotes"),
+        (
+            "core.reserved_domains = ['kms2.example', '*.example']",
+            "core.reserved_domains: must be DNS names and IP addresses, without wildcards, ports and final dots",
+        ),
         ("core.attest_rpc_cert = 'no'", "core.attest_rpc_cert: must be true or false"),
         ("core.admin_token_hash = 'abc'", "core.admin_token_hash: must be the 64 hex digits of a SHA-256"),
         ("core.attestation.urls.pccs = []", "core.attestation.urls.pccs: must name at least one URL"),
@@ -214,7 +222,7 @@ fn every_wrong_value_is_a_finding() {
         ),
         (
             "core.auth_api.type = 'simple'",
-            "core.auth_api.type: must be \"webhook\", \"allowlist\" or \"dev\"",
+            "core.auth_api.type: must be \"webhook\", \"allowlist\", \"ethereum\" or \"dev\"",
         ),
         ("core.auth_api.webhook.url = 'auth-api'", "core.auth_api.webhook.url: must be an http or https URL"),
         (
@@ -404,14 +412,16 @@ fn the_environment_fills_in_what_no_file_says() {
 #[test]
 fn policies_and_attesters_are_closed_sets() {
     let (config, _) = read("core.auth_api = {type = 'allowlist', allowlist.path = '/a.json'}");
-    let path = PathBuf::from("/a.json");
-    let expected = AuthApi::Allowlist { path: path.clone(), empty_devices: EmptyDevices::AnyDevice };
-    assert_eq!(config.core.auth_api, expected);
+    let file = |config: Config| match config.core.auth_api {
+        AuthApi::Allowlist { path, empty_devices } => (path, empty_devices),
+        _ => panic!("an allow-list"),
+    };
+    assert_eq!(file(config), (PathBuf::from("/a.json"), EmptyDevices::AnyDevice));
     let (config, _) =
         read("core.auth_api = {type = 'allowlist', allowlist = {path = '/a.json', strict_devices = true}}");
-    assert_eq!(config.core.auth_api, AuthApi::Allowlist { path, empty_devices: EmptyDevices::NoDevice });
+    assert_eq!(file(config), (PathBuf::from("/a.json"), EmptyDevices::NoDevice));
     let (config, _) = read("core.auth_api = {type = 'dev', dev.gateway_app_id = 'x'}");
-    assert_eq!(config.core.auth_api, AuthApi::Dev { gateway_app_id: "x".to_owned() });
+    assert!(matches!(config.core.auth_api, AuthApi::Dev { gateway_app_id } if gateway_app_id == "x"));
     let (config, _) = read("core.attester = {type = 'configfs_tsm', event_log = '/log'}");
     assert_eq!(config.core.attester, Attester::ConfigfsTsm { event_log: PathBuf::from("/log") });
     let (config, _) =
@@ -475,6 +485,14 @@ fn parse_errors_do_not_show_the_line() {
         assert!(error.contains("is not valid"), "{error}");
         assert!(!error.contains("hush"), "{error}");
     }
+}
+
+#[test]
+fn a_key_that_json_gives_twice_is_refused() {
+    let text = r#"{"rpc": {"port": 1}, "core": {"admin": {"port": 5, "auth_token": "hush", "port": 6}}}"#;
+    let error = Machine::new().with("cwd/kms.json", text).load(None, &[]).err().unwrap().to_string();
+    assert!(error.contains("kms.json: gives the key `core.admin.port` twice"), "{error}");
+    assert!(!error.contains("hush"), "{error}");
 }
 
 #[test]

@@ -7,6 +7,8 @@ use serde_json::Value;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+use crate::domain::ReservedName;
+
 /// A secret text: no `Debug`, `Display` or `Clone`; wiped when dropped.
 pub struct Secret(Zeroizing<String>);
 
@@ -115,6 +117,13 @@ pub(super) fn endpoints(value: Value) -> Result<Vec<Endpoint>, String> {
         Value::Array(urls) => urls.into_iter().map(endpoint).collect(),
         url => Ok(vec![endpoint(url)?]),
     }
+}
+
+/// A list of names and addresses, possibly empty.
+pub(super) fn reserved_names(value: Value) -> Result<Vec<ReservedName>, String> {
+    let Value::Array(names) = value else { return Err("must be a list of texts in quotes".to_owned()) };
+    let parse = |name| ReservedName::parse(&string(name)?).map_err(|error| error.to_string());
+    names.into_iter().map(parse).collect()
 }
 
 /// `<number><s|m|h|d>`, or `never` as `None`.

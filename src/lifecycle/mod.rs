@@ -7,13 +7,13 @@ mod released;
 use std::time::SystemTime;
 
 pub use self::{
-    onboarding::{HandoverError, Onboarding, Prepared},
+    onboarding::{HandoverError, Held, Onboarding, Prepared},
     ready::{EnvPublicKey, Handover, LeafError, Ready, RpcIdentity},
-    released::Released,
+    released::{Door, NotReleased, Released},
 };
 use crate::{
     ca::{self, CaError},
-    domain::{Domain, DomainError},
+    domain::{Domain, DomainError, ReservedName},
     store::{KeyDirectory, State, StoreError, Stored},
 };
 
@@ -50,21 +50,23 @@ pub enum LifecycleError {
 }
 
 impl Node {
-    /// Reads the state off the directory; `configured` names the domain before the directory does. CA certificates that are missing or near their end are made again from
-    /// their keys.
+    /// Reads the state off the directory; `configured` names the domain before the directory does, and no app gets a
+    /// certificate for a `reserved` name. CA certificates that are missing or near their end are made again from their
+    /// keys.
     ///
     /// # Errors
     /// [`LifecycleError`]; a half-filled directory is never taken for an empty one.
     pub fn open(
         directory: KeyDirectory,
         configured: Option<Domain>,
+        reserved: &[ReservedName],
         now: SystemTime,
     ) -> Result<Self, LifecycleError> {
         match directory.state()? {
             State::Empty => Ok(Self::Onboarding(Onboarding::new(directory))),
             State::Complete(stored) => {
                 let domain = domain(&stored, configured)?;
-                Ok(Self::Ready(Box::new(Ready::new(directory, *stored, domain, now)?)))
+                Ok(Self::Ready(Box::new(Ready::new(directory, *stored, domain, reserved, now)?)))
             }
             State::Broken { reason, .. } => Err(LifecycleError::Broken { reason }),
         }

@@ -3,14 +3,15 @@
 use std::time::SystemTime;
 
 use kms_attest::{binding::ReportData, certificate, p256::P256Key};
+use kms_client::source::RootKeyParts;
 
 use super::LifecycleError;
 use crate::{
     audit::Receipt,
     ca,
     domain::Domain,
-    keys::{K256Key, RootKeys, statement},
-    proto::{BootstrapResponse, KmsKeyResponse},
+    keys::{K256Error, K256Key, RootKeys, statement},
+    proto::BootstrapResponse,
     store::{KeyDirectory, NewKeys, State},
 };
 
@@ -27,21 +28,29 @@ pub struct Prepared {
     bootstrap_info: Option<Vec<u8>>,
 }
 
+/// What is in the key directory while a KMS onboards.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Held {
+    /// No root key.
+    Nothing,
+    /// All keys.
+    Keys,
+    /// A part of the keys, or unusable ones: nothing is written over them.
+    Part {
+        /// What is missing or wrong, and what the operator can do.
+        reason: String,
+    },
+}
+
 /// Why handed-over keys are no root keys.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
-    /// There must be exactly one set.
-    #[error("Invalid keys")]
-    Count,
-    /// The root CA key.
-    #[error("Failed to parse CA key")]
-    Ca,
-    /// The temporary CA key.
-    #[error("Failed to parse tmp CA key")]
-    TempCa,
-    /// The root secp256k1 key.
+    /// The secp256k1 key is none.
     #[error("Failed to parse ECDSA key")]
-    K256,
+    K256(#[source] K256Error),
+    /// The secp256k1 key is another than the source says it has.
+    #[error("the ECDSA key does not belong to k256_pubkey in GetMeta of the source KMS")]
+    OtherK256,
 }
 
 impl Onboarding {
@@ -58,12 +67,13 @@ impl Onboarding {
     ///
     /// # Errors
     /// [`HandoverError`] with what is wrong.
-    pub fn receive(&self, handover: &KmsKeyResponse) -> Result<Prepared, HandoverError> {
-        let [keys] = handover.keys.as_slice() else { return Err(HandoverError::Count) };
-        let ca = P256Key::from_pem(&keys.ca_key).map_err(|_| HandoverError::Ca)?;
-        let temp_ca = P256Key::from_pem(&handover.temp_ca_key).map_err(|_| HandoverError::TempCa)?;
-        let k256 = K256Key::from_bytes(&keys.k256_key).map_err(|_| HandoverError::K256)?;
-        Ok(Prepared { root: RootKeys::from_parts(ca, temp_ca, k256), bootstrap_info: None })
+    pub fn receive(&self, handover: RootKeyParts) -> Result<Prepared, HandoverError> {
+        let k256 = K256Key::from_scalar(&handover.k256).map_err(HandoverError::K256)?;
+        if handover.stated_k256.iter().any(|stated| stated[..] != k256.public_key()[..]) {
+            return Err(HandoverError::OtherK256);
+        }
+        let root = RootKeys::from_parts(handover.ca, handover.temp_ca, k256);
+        Ok(Prepared { root, bootstrap_info: None })
     }
 
     /// Whether a commit has happened.
@@ -72,6 +82,26 @@ impl Onboarding {
     /// When the directory cannot be read.
     pub fn is_committed(&self) -> Result<bool, LifecycleError> {
         Ok(!matches!(self.directory.state()?, State::Empty))
+    }
+
+    /// What the key directory holds now.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn held(&self) -> Result<Held, LifecycleError> {
+        Ok(match self.directory.state()? {
+            State::Empty => Held::Nothing,
+            State::Complete(_) => Held::Keys,
+            State::Broken { reason, .. } => Held::Part { reason },
+        })
+    }
+
+    /// Writes a file into the key directory, syncs it and removes it again.
+    ///
+    /// # Errors
+    /// What would keep keys from being saved.
+    pub fn probe(&self) -> Result<(), LifecycleError> {
+        Ok(self.directory.probe()?)
     }
 
     /// Saves the keys, once their event is recorded: after this call, or a crash during it, the directory holds everything or nothing.

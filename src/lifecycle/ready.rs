@@ -10,7 +10,7 @@ use super::{LifecycleError, Released};
 use crate::{
     admission::{App, Certificate, Kms, Standing},
     ca::{self, CaError, Freshness, OwnNames, RPC_LEAF, Restricted},
-    domain::Domain,
+    domain::{Domain, ReservedName},
     keys::{
         RootKeys, Secret,
         derive::{self, AppKeys, DeriveError},
@@ -76,6 +76,7 @@ impl Ready {
         directory: KeyDirectory,
         stored: Stored,
         domain: Domain,
+        reserved: &[ReservedName],
         now: SystemTime,
     ) -> Result<Self, LifecycleError> {
         let Stored {
@@ -107,7 +108,7 @@ impl Ready {
         };
         let bootstrap_info = bootstrap_info.and_then(|bytes| serde_json::from_slice(&bytes).ok());
         Ok(Self {
-            names: OwnNames::new(&domain, kept_domain),
+            names: OwnNames::new(&domain, kept_domain).reserving(reserved.iter().cloned()),
             root_ca_pem: root_ca.pem,
             temp_ca_pem: temp_ca.pem,
             temp_ca_key_pem,

@@ -5,7 +5,7 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     sync::{
-        Arc,
+        Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
 };
@@ -35,6 +35,8 @@ const MEASUREMENTS: &str = "measurements";
 pub struct ImageCache {
     directory: PathBuf,
     clearings: Arc<AtomicU64>,
+    /// Held while something is cleared or a measurement is kept, so that neither happens within the other.
+    turn: Arc<Mutex<()>>,
 }
 
 /// Why nothing was cleared.
@@ -58,7 +60,7 @@ struct Measurement {
 impl ImageCache {
     /// The caches below `directory`.
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, clearings: Arc::default() }
+        Self { directory, clearings: Arc::default(), turn: Arc::default() }
     }
 
     /// Removes one image (hexadecimal hash), every image (`all`), or none (empty).
@@ -91,6 +93,7 @@ impl ImageCache {
         };
         let cache = self.clone();
         let cleared = tokio::task::spawn_blocking(move || {
+            let _turn = cache.turn();
             cache.clearings.fetch_add(1, Ordering::SeqCst);
             let cleared = paths.iter().try_for_each(|path| remove(&cache.directory, path));
             cache.clearings.fetch_add(1, Ordering::SeqCst);
@@ -102,6 +105,16 @@ impl ImageCache {
     /// How often something was cleared: work that fails while this changes is worth another try.
     pub(super) fn clearings(&self) -> u64 {
         self.clearings.load(Ordering::SeqCst)
+    }
+
+    /// The same, once a clearing that is under way has ended: who failed within it learns so.
+    pub(super) fn clearings_done(&self) -> u64 {
+        let _turn = self.turn();
+        self.clearings()
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Where an image is, or would be.
@@ -134,8 +147,18 @@ impl ImageCache {
         (kept.version == VERSION).then_some(kept.measurements)
     }
 
-    /// Keeps registers under `key`, by one rename.
-    pub(super) fn write_registers(&self, key: &str, registers: BootRegisters) -> io::Result<()> {
+    /// Keeps registers under `key`, by one rename, unless something was cleared since there were `clearings`: they may
+    /// rest on what had to go.
+    pub(super) fn write_registers(
+        &self,
+        key: &str,
+        registers: BootRegisters,
+        clearings: u64,
+    ) -> io::Result<()> {
+        let _turn = self.turn();
+        if self.clearings() != clearings {
+            return Ok(());
+        }
         let directory = self.directory.join(MEASUREMENTS);
         fs::create_dir_all(&directory)?;
         if fs::read_dir(&directory)?.take(MOST_MEASUREMENTS).count() == MOST_MEASUREMENTS {
@@ -213,6 +236,18 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn what_was_measured_before_a_clearing_is_not_kept_after_it() {
+        let (directory, cache) = cache();
+        let registers = BootRegisters { mrtd: [1; 48], rtmr0: [2; 48], rtmr1: [3; 48], rtmr2: [4; 48] };
+        let begun = cache.clearings();
+        cache.clear_measurements("all").await.expect("cleared");
+        cache.write_registers("ab", registers, begun).expect("nothing to do");
+        assert!(!directory.path().join("measurements").exists());
+        cache.write_registers("ab", registers, cache.clearings()).expect("written");
+        assert_eq!(cache.read_registers("ab"), Some(registers));
+    }
+
+    #[tokio::test]
     async fn keys_that_are_no_hash_are_refused_and_remove_nothing() {
         let (directory, cache) = cache();
         for key in ["../images", "aa11/..", "a", "zz", "ALL", " ", "/etc", "aa11\0"] {
@@ -227,7 +262,7 @@ mod tests {
         let path = directory.path().join("measurements/ab.json");
         let registers = BootRegisters { mrtd: [1; 48], rtmr0: [2; 48], rtmr1: [3; 48], rtmr2: [4; 48] };
         assert_eq!(cache.read_registers("ab"), None);
-        cache.write_registers("ab", registers).expect("written");
+        cache.write_registers("ab", registers, 0).expect("written");
         assert_eq!(cache.read_registers("ab"), Some(registers));
         let text = fs::read_to_string(&path).expect("file");
         assert!(text.starts_with(r#"{"version":3,"measurements":{"mrtd":"0101"#), "{text}");
@@ -235,7 +270,7 @@ mod tests {
             fs::write(&path, text).expect("file");
             assert_eq!(cache.read_registers("ab"), None);
         }
-        cache.write_registers("ab", registers).expect("written again");
+        cache.write_registers("ab", registers, 0).expect("written again");
         assert_eq!(cache.read_registers("ab"), Some(registers));
     }
 }

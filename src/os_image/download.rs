@@ -72,14 +72,21 @@ impl Source {
         Ok(Self { client, template })
     }
 
-    /// Saves the archive of an image, at most [`MAX_ARCHIVE`] bytes.
-    pub(super) async fn save(&self, hash: &[u8; 32], path: &Path) -> Result<(), DownloadError> {
+    /// Saves the archive of an image, at most [`MAX_ARCHIVE`] bytes. `fetched` hears of each chunk: its length, and the
+    /// length of everything if the server says it.
+    pub(super) async fn save(
+        &self,
+        hash: &[u8; 32],
+        path: &Path,
+        mut fetched: impl FnMut(usize, Option<u64>) + Send,
+    ) -> Result<(), DownloadError> {
         let url = self.template.replace(PLACEHOLDER, &hex::encode(hash));
         let mut answer = self.client.get(url).send().await?;
         if !answer.status().is_success() {
             return Err(DownloadError::Status(answer.status()));
         }
-        if answer.content_length().is_some_and(|length| length > MAX_ARCHIVE) {
+        let length = answer.content_length();
+        if length.is_some_and(|length| length > MAX_ARCHIVE) {
             return Err(DownloadError::TooLarge);
         }
         let mut file = tokio::fs::File::create(path).await?;
@@ -87,6 +94,7 @@ impl Source {
         while let Some(chunk) = answer.chunk().await? {
             left = left.checked_sub(chunk.len() as u64).ok_or(DownloadError::TooLarge)?;
             file.write_all(&chunk).await?;
+            fetched(chunk.len(), length);
         }
         Ok(file.flush().await?)
     }

@@ -8,6 +8,7 @@ mod download;
 mod flights;
 mod measure;
 mod program;
+mod progress;
 #[cfg(test)]
 mod tests;
 
@@ -38,6 +39,7 @@ pub use self::{
     cache::{CacheError, ImageCache},
     download::DownloadError,
     program::{ProgramError, is_installed},
+    progress::{Listener, Progress},
 };
 use self::{
     archive::Deadline,
@@ -45,12 +47,15 @@ use self::{
     download::Source,
     flights::{Flights, NoLanding},
     program::AcpiProgram,
+    progress::{Meter, TELL_EVERY},
 };
 
 /// Most images that are downloaded at a time.
 const MOST_DOWNLOADS: usize = 4;
 /// Most configurations that are waited for.
 const MOST_MEASUREMENTS: usize = 64;
+/// Most attempts to measure an image while operators clear the cache.
+const MOST_ATTEMPTS: usize = 16;
 /// Most images that are measured at a time: each needs its kernel and firmware in memory.
 const MEASURED_AT_ONCE: usize = 2;
 
@@ -159,6 +164,8 @@ struct Shared {
     downloads: Flights<Result<(), OsImageError>>,
     measurements: Flights<Result<BootRegisters, OsImageError>>,
     measuring: Semaphore,
+    listener: Listener,
+    tell_every: Duration,
 }
 
 impl OsImages {
@@ -167,11 +174,25 @@ impl OsImages {
     /// # Errors
     /// [`SetupError`].
     pub fn new(settings: Settings, cache: ImageCache) -> Result<Self, SetupError> {
-        let program = AcpiProgram::new(settings.acpi_tables.clone());
-        Self::with_program(settings, cache, program)
+        Self::heard_by(settings, cache, Listener::default())
     }
 
-    fn with_program(settings: Settings, cache: ImageCache, program: AcpiProgram) -> Result<Self, SetupError> {
+    /// The same; `listener` is told how downloads go on.
+    ///
+    /// # Errors
+    /// [`SetupError`].
+    pub fn heard_by(settings: Settings, cache: ImageCache, listener: Listener) -> Result<Self, SetupError> {
+        let program = AcpiProgram::new(settings.acpi_tables.clone());
+        Self::with_program(settings, cache, program, listener, TELL_EVERY)
+    }
+
+    fn with_program(
+        settings: Settings,
+        cache: ImageCache,
+        program: AcpiProgram,
+        listener: Listener,
+        tell_every: Duration,
+    ) -> Result<Self, SetupError> {
         Ok(Self(Arc::new(Shared {
             cache,
             source: Source::new(settings.download_url)?,
@@ -180,6 +201,8 @@ impl OsImages {
             downloads: Flights::new(MOST_DOWNLOADS),
             measurements: Flights::new(MOST_MEASUREMENTS),
             measuring: Semaphore::new(MEASURED_AT_ONCE),
+            listener,
+            tell_every,
         })))
     }
 
@@ -225,8 +248,13 @@ impl OsImages {
         if let Some(registers) = self.kept(&key).await? {
             return Ok(registers);
         }
-        let (shared, name) = (Arc::clone(&self.0), key.clone());
-        self.0.measurements.join(&key, || async move { shared.registers(config, hash, &name).await }).await?
+        let shared = Arc::clone(&self.0);
+        // What was begun before the cache was cleared is for those who asked before: it may rest on what had to go.
+        let flight = format!("{} {key}", shared.cache.clearings());
+        self.0
+            .measurements
+            .join(&flight, || async move { shared.registers(config, hash, &key).await })
+            .await?
     }
 
     async fn kept(&self, key: &str) -> Result<Option<BootRegisters>, OsImageError> {
@@ -242,26 +270,50 @@ impl Shared {
         hash: [u8; 32],
         key: &str,
     ) -> Result<BootRegisters, OsImageError> {
-        let clearings = self.cache.clearings();
-        let outcome = match self.computed(&config, hash).await {
-            // Files vanished under our hands, because an operator cleared the cache: once more.
-            Err(_) if self.cache.clearings() != clearings => self.computed(&config, hash).await,
-            outcome => outcome,
+        let mut attempts = 0;
+        let (registers, clearings) = loop {
+            let clearings = self.clearings().await?;
+            self.image(hash).await?;
+            match self.measured(&config, hash).await {
+                Ok(registers) => break (registers, clearings),
+                Err(error) => {
+                    // An operator may have cleared the cache under our hands: once more.
+                    attempts += 1;
+                    let is_whole = self.clearings().await? == clearings && self.has_image(hash).await?;
+                    if is_whole {
+                        return Err(error);
+                    }
+                    if attempts == MOST_ATTEMPTS {
+                        return Err(OsImageError::Stopped);
+                    }
+                }
+            }
         };
-        let registers = outcome?;
         let (shared, name) = (Arc::clone(&self), key.to_owned());
-        if let Err(error) = blocking(move || shared.cache.write_registers(&name, registers)).await? {
+        let kept = blocking(move || shared.cache.write_registers(&name, registers, clearings)).await?;
+        if let Err(error) = kept {
             tracing::warn!(%error, "the registers of an OS image cannot be kept");
         }
         Ok(registers)
     }
 
-    async fn computed(
+    /// How often the cache was cleared, once a clearing that is under way has ended.
+    async fn clearings(self: &Arc<Self>) -> Result<u64, OsImageError> {
+        let shared = Arc::clone(self);
+        blocking(move || shared.cache.clearings_done()).await
+    }
+
+    async fn has_image(self: &Arc<Self>, hash: [u8; 32]) -> Result<bool, OsImageError> {
+        let shared = Arc::clone(self);
+        blocking(move || shared.cache.has_image(&hash)).await
+    }
+
+    /// The registers by an image that is there.
+    async fn measured(
         self: &Arc<Self>,
         config: &VmConfig,
         hash: [u8; 32],
     ) -> Result<BootRegisters, OsImageError> {
-        self.image(hash).await?;
         let _slot = self.measuring.acquire().await.map_err(|_| OsImageError::Stopped)?;
         let (directory, program, config) = (self.cache.image(&hash), self.program.clone(), config.clone());
         let registers = blocking(move || measure::registers(&directory, &hash, &config, &program)).await??;
@@ -277,31 +329,44 @@ impl Shared {
 
     /// Downloads an image unless it is there.
     async fn ensure_image(self: Arc<Self>, hash: [u8; 32]) -> Result<(), OsImageError> {
-        let shared = Arc::clone(&self);
-        if blocking(move || shared.cache.has_image(&hash)).await? {
+        if self.has_image(hash).await? {
             return Ok(());
         }
         let image = hex::encode(hash);
-        tracing::info!(image, "an OS image is downloaded");
+        self.listener.tell(&image, &Progress::Started);
         let started = Instant::now();
         let deadline = self.download_timeout.and_then(|timeout| started.checked_add(timeout));
-        let download = Arc::clone(&self).download(hash, Deadline(deadline));
+        let download = self.downloaded(hash, Deadline(deadline));
         let outcome = match deadline {
             None => download.await,
             Some(deadline) => tokio::time::timeout_at(deadline.into(), download)
                 .await
                 .unwrap_or_else(|_| Err(DownloadError::Timeout.into())),
         };
-        match &outcome {
-            Ok(()) => tracing::info!(image, seconds = started.elapsed().as_secs(), "an OS image is here"),
-            Err(error) => tracing::warn!(
-                image,
-                %error,
-                cause = std::error::Error::source(error).map(ToString::to_string),
-                "an OS image could not be had"
-            ),
-        }
+        let last = match &outcome {
+            Ok(()) => Progress::Done { seconds: started.elapsed().as_secs() },
+            Err(error) => {
+                if let Some(cause) = std::error::Error::source(error) {
+                    tracing::warn!(image, %cause, "why an OS image could not be had");
+                }
+                Progress::Failed { reason: error.to_string() }
+            }
+        };
+        self.listener.tell(&image, &last);
         outcome
+    }
+
+    /// Downloads an image, again if an operator cleared the cache, workspaces included, meanwhile.
+    async fn downloaded(self: &Arc<Self>, hash: [u8; 32], deadline: Deadline) -> Result<(), OsImageError> {
+        let mut attempts = 0;
+        loop {
+            let clearings = self.clearings().await?;
+            let outcome = Arc::clone(self).download(hash, deadline).await;
+            attempts += 1;
+            if outcome.is_ok() || attempts == MOST_ATTEMPTS || self.clearings().await? == clearings {
+                return outcome;
+            }
+        }
     }
 
     async fn download(self: Arc<Self>, hash: [u8; 32], deadline: Deadline) -> Result<(), OsImageError> {
@@ -309,7 +374,14 @@ impl Shared {
         let workspace = blocking(move || shared.cache.workspace()).await?.map_err(DownloadError::from)?;
         let workspace = Workspace(Some(workspace));
         let archive = workspace.path().join("image.tar.gz");
-        self.source.save(&hash, &archive).await?;
+        let (image, mut meter) = (hex::encode(hash), Meter::new(self.tell_every));
+        let fetched = self.source.save(&hash, &archive, |chunk, of| {
+            if meter.add(chunk) {
+                self.listener.tell(&image, &Progress::Fetching { bytes: meter.bytes(), of });
+            }
+        });
+        fetched.await?;
+        self.listener.tell(&image, &Progress::Unpacking { bytes: meter.bytes() });
         blocking(move || {
             let extracted = workspace.path().join("extracted");
             std::fs::create_dir(&extracted).map_err(DownloadError::from)?;

@@ -117,6 +117,7 @@ struct Archives {
     template: String,
     requests: Arc<AtomicUsize>,
     paths: mpsc::Receiver<String>,
+    instead: Arc<std::sync::Mutex<Option<Answer>>>,
 }
 
 impl Archives {
@@ -126,17 +127,20 @@ impl Archives {
         let requests = Arc::new(AtomicUsize::new(0));
         let (seen, paths) = mpsc::channel(64);
         let (count, answer) = (Arc::clone(&requests), Arc::new(answer));
+        let instead: Arc<std::sync::Mutex<Option<Answer>>> = Arc::default();
+        let other = Arc::clone(&instead);
         tokio::spawn(async move {
             loop {
                 let (mut stream, _) = listener.accept().await.expect("connection");
                 let (seen, count, answer) = (seen.clone(), Arc::clone(&count), Arc::clone(&answer));
+                let other = other.lock().expect("no panic").clone();
                 tokio::spawn(async move {
                     let mut request = vec![0; 4096];
                     let read = stream.read(&mut request).await.expect("request");
                     let request = String::from_utf8_lossy(&request[..read]).into_owned();
                     let path = request.split(' ').nth(1).expect("path").to_owned();
                     count.fetch_add(1, Ordering::SeqCst);
-                    let Answer { status, body, delay } = answer(&path);
+                    let Answer { status, body, delay } = other.unwrap_or_else(|| answer(&path));
                     let _ = seen.try_send(path);
                     tokio::time::sleep(delay).await;
                     let head = format!("HTTP/1.1 {status} X\r\ncontent-length: {}\r\n\r\n", body.len());
@@ -145,7 +149,12 @@ impl Archives {
                 });
             }
         });
-        Self { template, requests, paths }
+        Self { template, requests, paths, instead }
+    }
+
+    /// Answers so from now on.
+    fn answer_with(&self, answer: Answer) {
+        *self.instead.lock().expect("no panic") = Some(answer);
     }
 
     /// Both images of the vectors, by their hash.
@@ -359,6 +368,98 @@ async fn clearing_while_requests_run_costs_a_download_and_no_request() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_measurement_that_a_clearing_overtakes_is_not_kept_and_not_given_to_later_ones() {
+    let vectors = vectors();
+    let archives = Archives::of_vectors(Duration::ZERO).await;
+    let world = Arc::new(World::new(&archives.template));
+    let case = &list(&vectors, "legacy")[0];
+    let (config, expected) = (config(case), registers(case).expect("registers"));
+    // The program waits until it may go on, and says each time that it runs.
+    let (gate, directory) = (world.path("gate"), world.directory.path().display().to_string());
+    program(
+        world.directory.path(),
+        &format!(
+            "echo run >> {directory}/runs; while [ ! -e {directory}/gate ]; do sleep 0.01; done; cat {directory}/tables"
+        ),
+    );
+    let runs = || fs::read_to_string(world.path("runs")).unwrap_or_default().lines().count();
+    let ask = || {
+        let (world, config) = (Arc::clone(&world), config.clone());
+        tokio::spawn(async move { world.check(&config, &expected).await })
+    };
+    let wait_for = async |count| {
+        while runs() < count {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    let before = ask();
+    wait_for(1).await;
+    world.cache.clear_measurements("all").await.expect("cleared");
+    let after = ask();
+    wait_for(2).await;
+    fs::write(&gate, "").expect("gate");
+    for request in [before, after] {
+        request.await.expect("no panic").expect("verified");
+    }
+    let kept =
+        world.path("cache/measurements").join(format!("{}.json", text(&case["measurement_cache_key"])));
+    assert!(kept.is_file(), "by the one that began after the clearing");
+    assert_eq!(runs(), 2);
+
+    fs::remove_file(&gate).expect("gate");
+    world.cache.clear_measurements("all").await.expect("cleared");
+    let alone = ask();
+    wait_for(3).await;
+    world.cache.clear_measurements("all").await.expect("cleared");
+    fs::write(&gate, "").expect("gate");
+    alone.await.expect("no panic").expect("verified");
+    assert!(!kept.exists(), "what was measured before the clearing does not come back");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whoever_listens_hears_how_a_download_goes_on_and_how_it_ends() {
+    let vectors = vectors();
+    let archives = Archives::of_vectors(Duration::ZERO).await;
+    let world = World::new(&archives.template);
+    let heard: Arc<std::sync::Mutex<Vec<(String, Progress)>>> = Arc::default();
+    let told = Arc::clone(&heard);
+    let listener = Listener::new(move |image, progress| {
+        told.lock().expect("no panic").push((image.to_owned(), progress.clone()));
+    });
+    let settings = Settings {
+        download_url: archives.template.clone(),
+        download_timeout: None,
+        acpi_tables: world.path("acpi-program"),
+    };
+    let acpi = AcpiProgram::new(settings.acpi_tables.clone());
+    let images = OsImages::with_program(settings, world.cache.clone(), acpi, listener, Duration::ZERO);
+    let world = World { images: images.expect("client"), ..world };
+    let case = &list(&vectors, "legacy")[0];
+    let (config, expected) = (config(case), registers(case).expect("registers"));
+    for _ in 0..2 {
+        world.check(&config, &expected).await.expect("verified");
+    }
+    let hash = hex::encode(&config.os_image_hash);
+    let length = archive(&vectors, &hash).len() as u64;
+    let mut events = std::mem::take(&mut *heard.lock().expect("no panic"));
+    assert!(events.iter().all(|(image, _)| *image == hash));
+    assert_eq!(events.first().map(|(_, progress)| progress), Some(&Progress::Started));
+    assert!(matches!(events.pop(), Some((_, Progress::Done { .. }))));
+    assert_eq!(events.pop().map(|(_, progress)| progress), Some(Progress::Unpacking { bytes: length }));
+    let fetching = Progress::Fetching { bytes: length, of: Some(length) };
+    assert_eq!(events.pop().map(|(_, progress)| progress), Some(fetching));
+
+    // An image that is not what it should be.
+    archives.answer_with(Answer { status: 503, ..Answer::ok(Vec::new()) });
+    let other = VmConfig { os_image_hash: vec![7; 32], ..config };
+    world.refusal(&other).await;
+    let events = std::mem::take(&mut *heard.lock().expect("no panic"));
+    let reason = "Failed to download image: HTTP status 503 Service Unavailable".to_owned();
+    let image = hex::encode([7; 32]);
+    assert_eq!(events, [(image.clone(), Progress::Started), (image, Progress::Failed { reason })]);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn without_its_program_or_with_a_broken_one_images_are_not_measured() {
     let vectors = vectors();
     let archives = Archives::of_vectors(Duration::ZERO).await;
@@ -383,7 +484,8 @@ async fn without_its_program_or_with_a_broken_one_images_are_not_measured() {
         };
         let installed = path.clone();
         let acpi = AcpiProgram::with_patience(path, Duration::from_secs(1));
-        let images = OsImages::with_program(settings, world.cache.clone(), acpi).expect("client");
+        let (cache, listener) = (world.cache.clone(), Listener::default());
+        let images = OsImages::with_program(settings, cache, acpi, listener, TELL_EVERY).expect("client");
         assert_eq!(is_installed(&installed), script.is_some());
         let world = World { images, ..world };
         let error = world.refusal(&config).await.to_string();

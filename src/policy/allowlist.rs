@@ -5,46 +5,52 @@ use std::io::{self, Read};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
+use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
+use super::examine::{Nearest, RuleOutcome};
 use super::rules::Rules;
-use super::{Decision, Denial, Info, Subject};
+use super::{Decision, Denial, Info, PolicyError, Subject};
 use crate::config::{EmptyDevices, Relaxation};
 
 /// No allow-list is larger.
-const MAX_FILE: u64 = 64 << 20;
+pub(super) const MAX_FILE: u64 = 64 << 20;
 
 /// A file that changed this recently may change again without a new time stamp.
 const UNSETTLED: Duration = Duration::from_millis(100);
 
+/// How long a decision waits for a file that has changed. Ten thousand apps take some hundredths of a second.
+const PATIENCE: Duration = Duration::from_secs(1);
+
+/// How long the rules of before decide while a file that has changed is being read.
+const TOLERANCE: Duration = Duration::from_secs(10);
+
 /// Decides by the newest content of a file. A missing or invalid file denies everything.
 pub struct Allowlist {
-    path: Arc<Path>,
     empty_devices: EmptyDevices,
-    snapshot: ArcSwap<Snapshot>,
-    /// One reads, the others wait and find the result.
-    reading: Mutex<()>,
+    file: Arc<WatchedFile>,
 }
 
 impl Allowlist {
     /// Reads the file once; when it cannot be read, that is logged and everything is denied until it can.
     pub fn open(path: PathBuf, empty_devices: EmptyDevices) -> Self {
-        let path: Arc<Path> = path.into();
-        let snapshot = Snapshot::read(&path);
-        snapshot.log();
-        Self { path, empty_devices, snapshot: ArcSwap::from_pointee(snapshot), reading: Mutex::new(()) }
+        Self { empty_devices, file: Arc::new(WatchedFile::open(path.into())) }
     }
 
-    pub(super) async fn decide(&self, subject: Subject<'_>) -> Decision {
+    pub(super) async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
         self.refresh().await;
-        self.snapshot_decide(subject)
+        if self.file.is_overdue() {
+            let detail = "the file of core.auth_api.allowlist.path has changed and cannot be read to its end";
+            return Err(PolicyError::Unavailable { detail: detail.to_owned() });
+        }
+        Ok(self.snapshot_decide(subject))
     }
 
     pub(super) fn snapshot_decide(&self, subject: Subject<'_>) -> Decision {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.file.snapshot.load();
         match (snapshot.rules.decide(subject, self.empty_devices), &snapshot.error) {
             (Decision::Denied(denial), Some(error)) => Decision::Denied(Denial {
                 code: "allowlist_unusable",
@@ -55,47 +61,105 @@ impl Allowlist {
         }
     }
 
-    /// Reads the file again if it is not the one that was read.
+    /// Every rule on the newest content that was read, and the entry that comes nearest.
+    pub(super) fn examine(&self, subject: Subject<'_>) -> (Vec<RuleOutcome>, Option<Nearest>) {
+        let snapshot = self.file.snapshot.load();
+        let rules = snapshot.rules.examine(subject, self.empty_devices);
+        (rules, snapshot.rules.nearest(subject, self.empty_devices))
+    }
+
+    /// Reads the file again if it is not the one that was read, and waits for that, but not for long.
     pub(super) async fn refresh(&self) {
-        if self.snapshot.load().is_current(&self.path) {
+        let asked = Instant::now();
+        if self.file.is_current() {
             return;
         }
-        let _reading = self.reading.lock().await;
-        if self.snapshot.load().is_current(&self.path) {
-            return;
-        }
-        let path = self.path.clone();
-        let read = tokio::task::spawn_blocking(move || Snapshot::read(&path)).await;
-        let snapshot = read.unwrap_or_else(|_| Snapshot::denying("could not be read".to_owned(), None));
-        if !snapshot.is_same_file_as(&self.snapshot.load()) {
-            snapshot.log();
-        }
-        self.snapshot.store(Arc::new(snapshot));
+        self.file.has_changed(asked);
+        // A task of its own, off the workers: it ends whether or not whoever asked is still there.
+        let reading = tokio::spawn(Arc::clone(&self.file).read_again(asked));
+        let _ = tokio::time::timeout(PATIENCE, reading).await;
     }
 
     pub(super) fn info(&self) -> Info {
-        self.snapshot.load().rules.info()
+        self.file.snapshot.load().rules.info()
     }
 
     pub(super) fn last_error(&self) -> Option<String> {
-        let snapshot = self.snapshot.load();
+        let snapshot = self.file.snapshot.load();
         snapshot.error.as_ref().map(|error| format!("the file of core.auth_api.allowlist.path {error}"))
     }
 
     pub(super) fn relaxation(&self) -> Option<Relaxation> {
         match self.empty_devices {
-            EmptyDevices::AnyDevice => self.snapshot.load().rules.relaxation(),
+            EmptyDevices::AnyDevice => self.file.snapshot.load().rules.relaxation(),
             EmptyDevices::NoDevice => None,
         }
     }
 }
 
+/// A file and what it held when it was last read.
+struct WatchedFile {
+    path: Box<Path>,
+    snapshot: ArcSwap<Snapshot>,
+    /// One reads, the others wait and find the result.
+    reading: Mutex<()>,
+    /// Since when a change is known that is not read yet.
+    changed: ArcSwapOption<Instant>,
+}
+
+impl WatchedFile {
+    fn open(path: Box<Path>) -> Self {
+        let snapshot = Snapshot::read(&path, None);
+        snapshot.log();
+        Self {
+            path,
+            snapshot: ArcSwap::from_pointee(snapshot),
+            reading: Mutex::new(()),
+            changed: ArcSwapOption::empty(),
+        }
+    }
+
+    fn is_current(&self) -> bool {
+        self.snapshot.load().is_current(&self.path)
+    }
+
+    fn has_changed(&self, now: Instant) {
+        if self.changed.load().is_none() {
+            self.changed.store(Some(Arc::new(now)));
+        }
+    }
+
+    fn is_overdue(&self) -> bool {
+        self.changed.load().as_ref().is_some_and(|changed| changed.elapsed() > TOLERANCE)
+    }
+
+    /// Reads the file, unless someone has begun to after this was `asked` for: then all changes before are in it.
+    async fn read_again(self: Arc<Self>, asked: Instant) {
+        let _reading = self.reading.lock().await;
+        let old = self.snapshot.load_full();
+        if old.begun >= asked || old.is_current(&self.path) {
+            return;
+        }
+        let (file, before) = (Arc::clone(&self), Arc::clone(&old));
+        let read = tokio::task::spawn_blocking(move || Snapshot::read(&file.path, Some(&before))).await;
+        let snapshot = read.unwrap_or_else(|_| Snapshot::unreadable("could not be read".to_owned()));
+        if !snapshot.is_same_file_as(&old) {
+            snapshot.log();
+        }
+        self.snapshot.store(Arc::new(snapshot));
+        self.changed.store(None);
+    }
+}
+
 /// What a file held, and how to see that it holds something else now.
 struct Snapshot {
-    rules: Rules,
+    rules: Arc<Rules>,
     error: Option<String>,
+    digest: Option<[u8; 32]>,
     stamp: Option<Stamp>,
     is_settled: bool,
+    /// When reading began.
+    begun: Instant,
 }
 
 /// Changes whenever the file is written or replaced.
@@ -121,23 +185,34 @@ impl Stamp {
 }
 
 impl Snapshot {
-    fn read(path: &Path) -> Self {
-        match contents(path) {
-            Ok((bytes, metadata)) => {
-                let stamp = Some(Stamp::of(&metadata));
-                match Rules::parse(&bytes) {
-                    Ok(rules) => Self { rules, error: None, stamp, is_settled: is_settled(&metadata) },
-                    Err(error) => {
-                        Self { is_settled: is_settled(&metadata), ..Self::denying(error.to_string(), stamp) }
-                    }
-                }
-            }
-            Err(error) => Self::denying(format!("cannot be read: {error}"), None),
-        }
+    /// Parses nothing where the content is that of `before`.
+    fn read(path: &Path, before: Option<&Self>) -> Self {
+        let begun = Instant::now();
+        let (bytes, metadata) = match contents(path) {
+            Ok(read) => read,
+            Err(error) => return Self { begun, ..Self::unreadable(format!("cannot be read: {error}")) },
+        };
+        let digest = Some(Sha256::digest(&bytes).into());
+        let (rules, error) = match before.filter(|before| before.digest == digest) {
+            Some(before) => (Arc::clone(&before.rules), before.error.clone()),
+            None => match Rules::parse(&bytes) {
+                Ok(rules) => (Arc::new(rules), None),
+                Err(error) => (Arc::new(Rules::deny_all()), Some(error.to_string())),
+            },
+        };
+        let (stamp, is_settled) = (Some(Stamp::of(&metadata)), is_settled(&metadata));
+        Self { rules, error, digest, stamp, is_settled, begun }
     }
 
-    fn denying(error: String, stamp: Option<Stamp>) -> Self {
-        Self { rules: Rules::deny_all(), error: Some(error), stamp, is_settled: true }
+    fn unreadable(error: String) -> Self {
+        Self {
+            rules: Arc::new(Rules::deny_all()),
+            error: Some(error),
+            digest: None,
+            stamp: None,
+            is_settled: true,
+            begun: Instant::now(),
+        }
     }
 
     fn is_current(&self, path: &Path) -> bool {

@@ -3,7 +3,13 @@
 mod allow_all;
 mod allowlist;
 mod contract;
+mod ethereum;
+pub mod examine;
+pub mod remedy;
+pub mod review;
 mod rules;
+mod shadow;
+pub mod signed;
 mod webhook;
 
 use std::fmt;
@@ -12,9 +18,12 @@ use std::sync::Arc;
 use kms_attest::identity::BootInfo;
 
 use crate::config::{AuthApi, Relaxation};
+use crate::metrics::{ChainState, Metrics};
 
 pub use allow_all::AllowAll;
 pub use allowlist::Allowlist;
+pub use ethereum::Ethereum;
+pub use shadow::{CandidateError, Change, Effect, LARGEST_CANDIDATE, Report, Shadow};
 pub use webhook::Webhook;
 
 /// Whom a decision is about, and as what.
@@ -82,8 +91,25 @@ impl PolicyError {
 
 /// A policy that cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
-#[error("the webhook's HTTP client cannot be built")]
-pub struct SetupError(#[source] reqwest::Error);
+pub enum SetupError {
+    /// There is no HTTP client.
+    #[error("the policy's HTTP client cannot be built")]
+    Client(#[source] reqwest::Error),
+    /// A file that the configuration names cannot be used.
+    #[error("{key} {problem}")]
+    File {
+        /// The key that names it.
+        key: &'static str,
+        /// Why; no path.
+        problem: String,
+    },
+}
+
+impl SetupError {
+    fn file(key: &'static str, problem: impl Into<String>) -> Self {
+        Self::File { key, problem: problem.into() }
+    }
+}
 
 /// What the backend says about itself; `GetMeta` shows it. All `None` with `dev`.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -108,6 +134,8 @@ pub enum Policy {
     Allowlist(Allowlist),
     /// An HTTP service decides.
     Webhook(Webhook),
+    /// A contract on a chain decides.
+    Ethereum(Ethereum),
 }
 
 impl fmt::Debug for Policy {
@@ -124,7 +152,8 @@ impl Policy {
             AuthApi::Allowlist { path, empty_devices } => {
                 Self::Allowlist(Allowlist::open(path.clone(), *empty_devices))
             }
-            AuthApi::Webhook { url } => Self::Webhook(Webhook::new(url.clone())?),
+            AuthApi::Webhook(webhook) => Self::Webhook(Webhook::new(webhook)?),
+            AuthApi::Ethereum(chain) => Self::Ethereum(Ethereum::new(chain)?),
         })
     }
 
@@ -132,8 +161,9 @@ impl Policy {
     pub async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
         match self {
             Self::AllowAll(policy) => Ok(policy.decide()),
-            Self::Allowlist(policy) => Ok(policy.decide(subject).await),
+            Self::Allowlist(policy) => policy.decide(subject).await,
             Self::Webhook(policy) => policy.decide(subject).await,
+            Self::Ethereum(policy) => policy.decide(subject).await,
         }
     }
 
@@ -143,7 +173,7 @@ impl Policy {
         match self {
             Self::AllowAll(policy) => Some(policy.decide()),
             Self::Allowlist(policy) => Some(policy.snapshot_decide(subject)),
-            Self::Webhook(_) => None,
+            Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }
 
@@ -156,6 +186,7 @@ impl Policy {
                 Ok(policy.info())
             }
             Self::Webhook(policy) => policy.info().await.map(Arc::unwrap_or_clone),
+            Self::Ethereum(policy) => policy.info().await,
         }
     }
 
@@ -165,6 +196,22 @@ impl Policy {
             Self::AllowAll(_) => Some(Info::default()),
             Self::Allowlist(policy) => Some(policy.info()),
             Self::Webhook(policy) => policy.last_info().map(Arc::unwrap_or_clone),
+            Self::Ethereum(policy) => policy.last_info(),
+        }
+    }
+
+    /// Shows how the way to the backend is, in `metrics` from now on.
+    pub fn show_in(&self, metrics: &Arc<Metrics>) {
+        if let Self::Webhook(policy) = self {
+            policy.show_in(metrics);
+        }
+    }
+
+    /// How far the chain is known that decides, if one does.
+    pub fn chain_state(&self) -> Option<ChainState> {
+        match self {
+            Self::Ethereum(policy) => Some(policy.state()),
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Webhook(_) => None,
         }
     }
 
@@ -173,12 +220,13 @@ impl Policy {
         matches!(self, Self::AllowAll(_))
     }
 
-    /// The configuration's word for it: `dev`, `allowlist` or `webhook`.
+    /// The configuration's word for it: `dev`, `allowlist`, `webhook` or `ethereum`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::AllowAll(_) => "dev",
             Self::Allowlist(_) => "allowlist",
             Self::Webhook(_) => "webhook",
+            Self::Ethereum(_) => "ethereum",
         }
     }
 
@@ -188,6 +236,7 @@ impl Policy {
             Self::AllowAll(_) => None,
             Self::Allowlist(policy) => policy.last_error(),
             Self::Webhook(policy) => policy.last_error(),
+            Self::Ethereum(policy) => policy.last_error(),
         }
     }
 
@@ -195,7 +244,7 @@ impl Policy {
     pub fn relaxation(&self) -> Option<Relaxation> {
         match self {
             Self::Allowlist(policy) => policy.relaxation(),
-            Self::AllowAll(_) | Self::Webhook(_) => None,
+            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }
 }

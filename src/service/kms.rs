@@ -10,25 +10,29 @@ use kms_attest::{
     identity::AppId,
 };
 
-use super::{Caller, env_keys::EnvKeys, meta::Meta, prepared::Prepared};
+use super::{
+    Caller, Method,
+    env_keys::EnvKeys,
+    meta::Meta,
+    prepared::Prepared,
+    refusal::{Attempt, refused},
+};
 use crate::{
-    admission::{Admission, OwnStanding, Refusal},
-    audit::{Audit, AuditError, Event, Subject},
+    admission::{Admission, Freezes, OwnStanding, Permit, Refusal, Role, denials::Denials},
+    audit::Audit,
     ca::Restricted,
-    error::{Code, Error, Result},
-    lifecycle::{Ready, Released},
+    error::{Error, Result},
+    lifecycle::{Door, NotReleased, Ready, Released},
     metrics::Metrics,
-    operator::OperatorToken,
+    operator::{Operator, OperatorToken},
     os_image::{CacheError, ImageCache},
+    policy::Policy,
     proto::{
         AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
         GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,
         SignCertRequest, SignCertResponse,
     },
 };
-
-/// The code of a denial that is not the policy's: the registers are not those of the image.
-const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
 
 /// The parts that the service is made of.
 #[derive(Debug)]
@@ -37,6 +41,12 @@ pub struct Parts {
     pub ready: Arc<Ready>,
     /// Who may have what.
     pub admission: Admission,
+    /// What says how a denial could be healed.
+    pub policy: Arc<Policy>,
+    /// What operators have stopped.
+    pub freezes: Arc<Freezes>,
+    /// Where refusals are kept for operators.
+    pub denials: Arc<Denials>,
     /// Whether we may serve at all.
     pub standing: Arc<OwnStanding>,
     /// Where releases are recorded.
@@ -76,17 +86,21 @@ impl KmsService {
             return Err(Error::invalid(format!("Unsupported API version: {}", request.api_version)));
         }
         let parts = &self.parts;
+        let attempt = self.attempt(Method::GetAppKey, Role::App, caller, &request.vm_config);
         let (standing, permit) =
             tokio::join!(parts.standing.fresh(), parts.admission.app(caller.peer(), &request.vm_config));
-        let standing = standing.map_err(refused)?;
+        let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = match permit {
             Ok(permit) => permit,
             // The peer verifies evidence before the method, so that error has no prefix.
-            Err(refusal @ Refusal::BadEvidence(_)) => return Err(self.turn_away(caller, refusal)),
-            Err(refusal) => return Err(self.turn_away(caller, refusal).within("App not allowed")),
+            Err(refusal @ Refusal::BadEvidence(_)) => return Err(attempt.refuse(refusal)),
+            Err(refusal) => return Err(attempt.refuse(refusal).within("App not allowed")),
         };
-        let released = Released::app(&parts.audit, permit, &standing, caller.remote()).await;
-        let released = self.recorded(released)?;
+        let released = Released::app(self.door(), permit, &standing, caller.remote()).await;
+        let released = self.recorded(released, &attempt).map_err(|error| match error.denial() {
+            Some(_) => error.within("App not allowed"),
+            None => error,
+        })?;
         let keys = parts
             .ready
             .app_keys(&released)
@@ -110,15 +124,13 @@ impl KmsService {
     /// No standing, no or bad evidence, denied by policy, audit log not writable.
     pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
         let parts = &self.parts;
+        let attempt = self.attempt(Method::GetKmsKey, Role::Kms, caller, &request.vm_config);
         let (standing, permit) =
             tokio::join!(parts.standing.fresh(), parts.admission.kms(caller.peer(), &request.vm_config));
-        let standing = standing.map_err(refused)?;
-        let permit = match permit {
-            Ok(permit) => permit,
-            Err(refusal) => return Err(self.turn_away(caller, refusal)),
-        };
-        let released = Released::kms(&parts.audit, permit, &standing, caller.remote()).await;
-        let released = self.recorded(released)?;
+        let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
+        let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
+        let released = Released::kms(self.door(), permit, &standing, caller.remote()).await;
+        let released = self.recorded(released, &attempt)?;
         let handover = parts.ready.handover(&released);
         let keys = KmsKeys {
             ca_key: handover.ca_key_pem.to_string(),
@@ -174,17 +186,18 @@ impl KmsService {
         };
         let csr = Csr::parse(version, &request.csr, &request.signature)
             .map_err(|error| Error::invalid(error.to_string()))?;
+        let attempt = Attempt {
+            csr: Some(&csr),
+            ..self.attempt(Method::SignCert, Role::Certificate, caller, &request.vm_config)
+        };
         let (standing, permit) =
             tokio::join!(parts.standing.fresh(), parts.admission.certificate(&csr, &request.vm_config));
-        let standing = standing.map_err(refused)?;
-        let permit = match permit {
-            Ok(permit) => permit,
-            Err(refusal) => return Err(self.turn_away(caller, refusal)),
-        };
+        let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
+        let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
         let restricted = Restricted::parse(&csr, parts.ready.names(), SystemTime::now())
             .map_err(|error| Error::invalid(error.to_string()))?;
         let released = Released::certificate(
-            &parts.audit,
+            self.door(),
             permit,
             &standing,
             caller.remote(),
@@ -192,7 +205,7 @@ impl KmsService {
             &csr.subject_alt_names,
         )
         .await;
-        let released = self.recorded(released)?;
+        let released = self.recorded(released, &attempt)?;
         let certificate_chain = parts
             .ready
             .app_certificate(&released, &restricted)
@@ -204,42 +217,55 @@ impl KmsService {
     ///
     /// # Errors
     /// `Invalid token`, a hash that is not one, or a cache that cannot be cleared.
-    pub async fn clear_image_cache(&self, request: LegacyClearImageCacheRequest) -> Result<()> {
+    pub async fn clear_image_cache(
+        &self,
+        caller: &Caller,
+        request: LegacyClearImageCacheRequest,
+    ) -> Result<()> {
         if !self.parts.operator.as_ref().is_some_and(|operator| operator.is(&request.token)) {
             return Err(Error::invalid("Invalid token"));
         }
-        clear(&self.parts.images, &request.image_hash, &request.config_hash).await
+        clear(&self.parts.images, &request.image_hash, &request.config_hash).await?;
+        let author = caller.clone().identified(Operator::Token).author();
+        super::admin::note_cleared(&self.parts.audit, author, &request.image_hash, &request.config_hash);
+        Ok(())
+    }
+
+    fn door(&self) -> Door<'_> {
+        Door { audit: &self.parts.audit, freezes: &self.parts.freezes }
+    }
+
+    /// Somebody who shows its certificate and asks for something.
+    fn attempt<'a>(
+        &'a self,
+        method: Method,
+        role: Role,
+        caller: &'a Caller,
+        vm_config: &'a str,
+    ) -> Attempt<'a> {
+        Attempt { parts: &self.parts, method, role, caller, vm_config, csr: None }
     }
 
     /// Counts a record; without one nothing goes out.
-    fn recorded<T>(&self, outcome: std::result::Result<T, AuditError>) -> Result<T> {
+    fn recorded<R>(
+        &self,
+        outcome: std::result::Result<Released<R>, (NotReleased, Permit<R>)>,
+        attempt: &Attempt<'_>,
+    ) -> Result<Released<R>> {
         match outcome {
             Ok(released) => {
                 self.parts.metrics.audit_recorded();
                 Ok(released)
             }
-            Err(error) => {
+            Err((NotReleased::Frozen(frozen), permit)) => {
+                let identity = Some(Box::new(permit.identity().clone()));
+                Err(attempt.refuse(Refusal::Frozen { frozen, identity }))
+            }
+            Err((NotReleased::Unrecorded(error), _)) => {
                 self.parts.metrics.audit_failed();
                 Err(Error::unavailable("the release cannot be recorded, so nothing is released", error))
             }
         }
-    }
-
-    /// Counts, logs and records a refusal, and says what the caller may know of it.
-    fn turn_away(&self, caller: &Caller, refusal: Refusal) -> Error {
-        let denial = match &refusal {
-            Refusal::Denied { denial, identity } => Some((denial.code, denial.reason.clone(), identity)),
-            Refusal::OsImage { error, identity } if !error.is_unavailable() => {
-                Some((OS_IMAGE_NOT_VERIFIED, error.to_string(), identity))
-            }
-            _ => None,
-        };
-        if let Some((code, reason, identity)) = denial {
-            self.parts.metrics.denied(code);
-            let subject = Subject::new(identity, caller.remote());
-            self.parts.audit.note(Event::Denied { subject, code: code.to_owned(), reason });
-        }
-        refused(refusal)
     }
 }
 
@@ -256,35 +282,6 @@ fn uncleared(what: &'static str, error: CacheError) -> Error {
     match error {
         CacheError::InvalidKey => Error::invalid(error.to_string()).within(what),
         CacheError::Io(_) => Error::internal(what, error),
-    }
-}
-
-/// What a caller is told of a refusal.
-pub(super) fn refused(refusal: Refusal) -> Error {
-    let code = match &refusal {
-        Refusal::NoAttestation | Refusal::BadEvidence(_) => Code::Unauthenticated,
-        Refusal::BadIdentity(_) => Code::InvalidRequest,
-        Refusal::OsImage { error, .. } if error.is_unavailable() => Code::Unavailable,
-        Refusal::Denied { .. } | Refusal::OsImage { .. } | Refusal::NoStanding(_) => Code::Denied,
-        Refusal::CollateralUnavailable(_)
-        | Refusal::PolicyUnavailable(_)
-        | Refusal::StandingUnknown { .. } => Code::Unavailable,
-    };
-    Error::new(code, refusal.to_string()).caused_by(detail(&refusal))
-}
-
-/// What only the log says of a refusal: what was expected and found, or why something did not answer.
-fn detail(refusal: &Refusal) -> String {
-    match refusal {
-        Refusal::Denied { denial, .. } => {
-            let shown = |value: &Option<String>| value.clone().unwrap_or_else(|| "nothing".to_owned());
-            format!("{}, expected {}, found {}", denial.code, shown(&denial.expected), shown(&denial.actual))
-        }
-        Refusal::PolicyUnavailable(error) => error.detail().to_owned(),
-        Refusal::StandingUnknown { detail, .. } => detail.clone(),
-        Refusal::CollateralUnavailable(error) => error.to_string(),
-        Refusal::OsImage { error, .. } => error.to_string(),
-        other => other.to_string(),
     }
 }
 

@@ -6,27 +6,45 @@ pub mod kms;
 pub mod meta;
 pub mod onboard;
 pub mod prepared;
+mod refusal;
+pub mod setup;
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::{admission::Peer, metrics::Kind};
+use crate::{
+    admission::{Author, Peer},
+    metrics::Kind,
+    operator::Operator,
+};
 
-/// Who is asking: an address and what the TLS layer knows of the peer.
+/// Who is asking: an address, what the TLS layer knows of the peer, and the operator whose credentials were shown.
 #[derive(Clone, Debug)]
 pub struct Caller {
     remote: IpAddr,
     peer: Arc<Peer>,
+    operator: Option<Arc<Operator>>,
 }
 
 impl Caller {
     /// A caller on a connection from `remote`.
     pub fn new(remote: IpAddr, peer: Arc<Peer>) -> Self {
-        Self { remote, peer }
+        Self { remote, peer, operator: None }
     }
 
     /// The address that the connection comes from.
     pub fn remote(&self) -> IpAddr {
         self.remote
+    }
+
+    /// The same caller, whose credentials were looked at.
+    pub fn identified(self, operator: Operator) -> Self {
+        Self { operator: Some(Arc::new(operator)), ..self }
+    }
+
+    /// Who answers for what this caller changes.
+    pub fn author(&self) -> Author {
+        let by = self.operator.as_ref().map_or_else(|| "anyone".to_owned(), ToString::to_string);
+        Author { by, remote: self.remote }
     }
 
     /// What the TLS layer knows, with the evidence that was verified on this connection.
@@ -111,6 +129,22 @@ pub enum Method {
     Finish,
     /// `Admin.ClearImageCache`
     ClearImageCache,
+    /// `Admin.Explain`
+    Explain,
+    /// `Admin.ListDenials`
+    ListDenials,
+    /// `Admin.Freeze`
+    Freeze,
+    /// `Admin.Unfreeze`
+    Unfreeze,
+    /// `Admin.ListFrozen`
+    ListFrozen,
+    /// `Admin.StartShadow`
+    StartShadow,
+    /// `Admin.ShadowReport`
+    ShadowReport,
+    /// `Admin.StopShadow`
+    StopShadow,
 }
 
 /// What is fixed about a method: the row of the table.
@@ -136,9 +170,11 @@ const WITH_VM_CONFIG: usize = 256 * KIB;
 const WITH_EVIDENCE: usize = 1024 * KIB;
 /// A request of a few short fields.
 const SHORT: usize = 16 * KIB;
+/// An allow-list of some ten thousand apps.
+const WITH_ALLOWLIST: usize = 8 * 1024 * KIB;
 
 /// Every method there is. Dispatch, limits, metrics and `tests/access_table.rs` read it.
-pub const METHODS: [Row; 12] = {
+pub const METHODS: [Row; 20] = {
     use Access::*;
     use Method::*;
     const fn row(
@@ -163,6 +199,14 @@ pub const METHODS: [Row; 12] = {
         row(Service::Onboard, "GetAttestationInfo", GetAttestationInfo, Open, SHORT),
         row(Service::Onboard, "Finish", Finish, Onboarding, SHORT),
         row(Service::Admin, "ClearImageCache", ClearImageCache, Operator, SHORT),
+        row(Service::Admin, "Explain", Explain, Operator, WITH_EVIDENCE),
+        row(Service::Admin, "ListDenials", ListDenials, Operator, SHORT),
+        row(Service::Admin, "Freeze", Freeze, Operator, SHORT),
+        row(Service::Admin, "Unfreeze", Unfreeze, Operator, SHORT),
+        row(Service::Admin, "ListFrozen", ListFrozen, Operator, SHORT),
+        row(Service::Admin, "StartShadow", StartShadow, Operator, WITH_ALLOWLIST),
+        row(Service::Admin, "ShadowReport", ShadowReport, Operator, SHORT),
+        row(Service::Admin, "StopShadow", StopShadow, Operator, SHORT),
     ]
 };
 

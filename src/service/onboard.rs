@@ -1,5 +1,7 @@
 //! The onboarding service: how a KMS comes to hold keys.
 
+mod source;
+
 use std::{
     sync::Arc,
     time::{Duration, SystemTime},
@@ -9,25 +11,30 @@ use kms_attest::{
     attester::Attester,
     verify::{Verified, Verifier},
 };
-use kms_client::{
-    source::{self, SourceError},
-    url::KmsUrl,
-};
+use kms_client::url::KmsUrl;
 use sha2::{Digest as _, Sha256};
-use tokio::sync::{Mutex, watch};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 
 use crate::{
-    admission::{OwnEvidenceError, OwnStanding, Refusal, own_evidence, own_identity},
+    admission::{OwnEvidenceError, OwnStanding, Refusal, TcbTolerance, own_evidence, own_identity},
     audit::{Audit, Event},
     domain::Domain,
     error::{Code, Error, Result},
     lifecycle::{LifecycleError, Onboarding, Prepared},
-    policy::{Decision, Policy, Subject},
+    policy::Policy,
     proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse},
 };
 
 /// How long the back end may take to tell about itself while an operator looks.
 const INFO_TIME: Duration = Duration::from_secs(3);
+
+/// How many `Onboard` calls may wait for their source at once; more are refused, none is queued.
+const RECEIVERS: usize = 4;
+/// Said when there are keys already, before and after they are received.
+const ONBOARDED: &str = "KMS has already been onboarded";
+
+/// The right to change the key directory; held by one call at a time.
+type Turn = OwnedMutexGuard<()>;
 
 /// The parts that the service is made of.
 #[derive(Debug)]
@@ -40,10 +47,14 @@ pub struct Parts {
     pub verifier: Arc<Verifier>,
     /// Who may be a source, and what we show of the back end.
     pub policy: Arc<Policy>,
+    /// What of Intel's verdict on a source is tolerated.
+    pub tolerance: Arc<TcbTolerance>,
     /// Whether we may hold keys.
     pub standing: Arc<OwnStanding>,
     /// Where new keys are recorded.
     pub audit: Arc<Audit>,
+    /// How long a handover may take altogether.
+    pub patience: Duration,
     /// `core.site_name`.
     pub site_name: String,
     /// Whether new keys need our evidence.
@@ -75,14 +86,25 @@ pub enum Tee {
 #[derive(Debug)]
 pub struct OnboardService {
     parts: Parts,
-    one_at_a_time: Mutex<()>,
+    one_at_a_time: Arc<Mutex<()>>,
+    receiving: Semaphore,
     finished: watch::Sender<bool>,
 }
 
 impl OnboardService {
     /// The service over its parts.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, one_at_a_time: Mutex::new(()), finished: watch::Sender::new(false) }
+        Self {
+            parts,
+            one_at_a_time: Arc::default(),
+            receiving: Semaphore::new(RECEIVERS),
+            finished: watch::Sender::new(false),
+        }
+    }
+
+    /// What it is made of.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
     }
 
     /// Resolves when keys exist and onboarding was finished.
@@ -96,12 +118,12 @@ impl OnboardService {
     /// Bad domain, keys exist, this KMS is not allowed, no evidence, directory not writable; nothing is saved then.
     pub async fn bootstrap(&self, request: BootstrapRequest) -> Result<BootstrapResponse> {
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
-        let _turn = self.one_at_a_time.lock().await;
+        let turn = self.turn().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;
         self.allowed("KMS is not allowed to bootstrap").await?;
         let mut prepared = self.parts.onboarding.bootstrap();
         let statement = self.state(&mut prepared).await?;
-        self.commit_new(prepared, domain).await?;
+        self.commit_new(turn, prepared, domain).await?;
         Ok(statement)
     }
 
@@ -110,7 +132,7 @@ impl OnboardService {
     /// # Errors
     /// As [`OnboardService::bootstrap`].
     pub async fn auto_bootstrap(&self, domain: &Domain) -> Result<()> {
-        let _turn = self.one_at_a_time.lock().await;
+        let turn = self.turn().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;
         self.allowed("KMS is not allowed to auto-bootstrap").await?;
         let mut prepared = self.parts.onboarding.bootstrap();
@@ -123,7 +145,7 @@ impl OnboardService {
                 "new keys without evidence over them: GetMeta will show none"
             );
         }
-        self.commit_new(prepared, domain.clone()).await
+        self.commit_new(turn, prepared, domain.clone()).await
     }
 
     async fn allowed(&self, when_denied: &'static str) -> Result<()> {
@@ -142,13 +164,13 @@ impl OnboardService {
         Ok(prepared.stated(attestation))
     }
 
-    async fn commit_new(&self, prepared: Prepared, domain: Domain) -> Result<()> {
+    async fn commit_new(&self, turn: Turn, prepared: Prepared, domain: Domain) -> Result<()> {
         let event = Event::KeysBootstrapped {
             domain: domain.as_str().to_owned(),
             ca_pubkey: hex::encode(prepared.ca_public_key()),
             k256_pubkey: hex::encode(prepared.k256_public_key()),
         };
-        self.commit(prepared, domain, event).await
+        self.commit(turn, prepared, domain, event).await
     }
 
     /// `Onboard.Onboard`: the root keys of a running KMS, for a replica.
@@ -160,49 +182,34 @@ impl OnboardService {
         let url: KmsUrl = request.source_url.parse().map_err(|error: kms_client::url::UrlError| {
             Error::invalid(error.to_string()).within("Failed to onboard")
         })?;
-        let _turn = self.one_at_a_time.lock().await;
-        self.refuse_if_committed("KMS has already been onboarded")?;
-        let prepared = self.receive(&url).await.map_err(|error| error.within("Failed to onboard"))?;
+        self.refuse_if_committed(ONBOARDED)?;
+        // No turn is held while others are waited for: a source that keeps silent holds up nobody else.
+        let receiving = self.receiving.try_acquire().map_err(|_| {
+            Error::new(Code::NotReady, "other Onboard calls are waiting for their source KMS; try again")
+        })?;
+        let received = source::receive(&self.parts, &url).await;
+        let prepared = received.map_err(|error| error.within("Failed to onboard"))?;
+        drop(receiving);
+        let turn = self.turn().await;
+        self.refuse_if_committed(ONBOARDED)?;
         let k256_pubkey = prepared.k256_public_key().to_vec();
         let event = Event::KeysReceived {
             domain: domain.as_str().to_owned(),
             source: url.to_string(),
             k256_pubkey: hex::encode(&k256_pubkey),
         };
-        self.commit(prepared, domain, event).await?;
+        self.commit(turn, prepared, domain, event).await?;
         Ok(OnboardResponse { k256_pubkey })
     }
 
-    async fn receive(&self, url: &KmsUrl) -> Result<Prepared> {
-        let parts = &self.parts;
-        let vm_config = parts
-            .attester
-            .vm_config()
-            .await
-            .map_err(|error| Error::unavailable("Failed to get VM info", error))?;
-        let authorize = async |source: &Verified| self.authorize_source(source).await;
-        let handover =
-            source::receive_root_keys(url, &parts.attester, &parts.verifier, &vm_config, authorize)
-                .await
-                .map_err(unreceived)?;
-        parts.onboarding.receive(&handover).map_err(|error| Error::invalid(error.to_string()))
+    /// Waits for the commits and bootstraps before this one.
+    pub(super) async fn turn(&self) -> Turn {
+        Arc::clone(&self.one_at_a_time).lock_owned().await
     }
 
     /// Asks our policy about the source; an older one that names no OS image is taken to run ours.
-    async fn authorize_source(&self, source: &Verified) -> std::result::Result<(), String> {
-        let mut identity = own_identity(source).map_err(|error| error.to_string())?;
-        if identity.os_image_hash.is_empty() {
-            let own = own_evidence(&self.parts.attester, &self.parts.verifier)
-                .await
-                .and_then(|own| own_identity(&own))
-                .map_err(|error| error.to_string())?;
-            identity.os_image_hash = own.os_image_hash;
-        }
-        match self.parts.policy.decide(Subject::Kms(&identity)).await {
-            Ok(Decision::Allowed { .. }) => Ok(()),
-            Ok(Decision::Denied(denial)) => Err(format!("boot denied: {}", denial.reason)),
-            Err(error) => Err(error.to_string()),
-        }
+    pub(super) async fn authorize_source(&self, source: &Verified) -> std::result::Result<(), String> {
+        source::authorize(&self.parts, source).await.map_err(|unacceptable| unacceptable.to_string())
     }
 
     /// `Onboard.GetAttestationInfo`: what an operator must allow.
@@ -236,7 +243,7 @@ impl OnboardService {
     /// # Errors
     /// When the directory cannot be read.
     pub async fn finish(&self) -> Result<()> {
-        let _turn = self.one_at_a_time.lock().await;
+        let _turn = self.turn().await;
         if self.parts.onboarding.is_committed().map_err(unreadable)? {
             self.finished.send_replace(true);
         } else {
@@ -253,28 +260,21 @@ impl OnboardService {
     }
 
     /// Records, then saves: a line without keys is harmless, keys without a line are not.
-    async fn commit(&self, prepared: Prepared, domain: Domain, event: Event) -> Result<()> {
+    async fn commit(&self, turn: Turn, prepared: Prepared, domain: Domain, event: Event) -> Result<()> {
         let receipt = self.parts.audit.record(event).await.map_err(|error| {
             Error::unavailable("the new keys cannot be recorded, so none are kept", error)
         })?;
         let onboarding = Arc::clone(&self.parts.onboarding);
-        let commit = move || onboarding.commit(&prepared, &domain, receipt, SystemTime::now());
+        // The turn lasts as long as the commit, which goes on when the caller has hung up.
+        let commit = move || {
+            let _turn = turn;
+            onboarding.commit(&prepared, &domain, receipt, SystemTime::now())
+        };
         tokio::task::spawn_blocking(commit)
             .await
             .map_err(|error| Error::internal("Failed to store keys", error))?
             .map_err(|error| Error::internal("Failed to store keys", error))
     }
-}
-
-/// Whose fault it is that no keys came: nobody's for long, the source's policy or ours, or the request's.
-fn unreceived(error: SourceError<String>) -> Error {
-    let code = match &error {
-        SourceError::Connect { .. } | SourceError::Identity(_) => Code::Unavailable,
-        SourceError::Attestation(cause) if cause.is_unavailable() => Code::Unavailable,
-        SourceError::NotAllowed(_) => Code::Denied,
-        _ => Code::InvalidRequest,
-    };
-    Error::new(code, error.to_string()).caused_by(error)
 }
 
 /// Scheme, host and port: the path of a chain endpoint is often a key.

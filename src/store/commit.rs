@@ -18,6 +18,8 @@ use crate::keys::RootKeys;
 
 pub(super) const STAGING: &str = ".staging";
 pub(super) const COMMIT: &str = ".commit";
+/// More than all files of a commit together.
+const PROBE_BYTES: usize = 64 * 1024;
 
 /// Everything that a bootstrap or a takeover writes.
 #[derive(Debug, Clone, Copy)]
@@ -72,6 +74,23 @@ impl KeyDirectory {
         self.write_file(&new, file.file(), content)?;
         self.disk.rename(&new, &self.path.join(file.file().name()))?;
         self.sync_dir(&self.path)
+    }
+
+    /// Writes a file, syncs it and removes it again, under the name of a replacement under way: should the process die
+    /// here, the next start clears it away.
+    ///
+    /// # Errors
+    /// What keeps the directory from taking files.
+    pub fn probe(&self) -> Result<(), StoreError> {
+        let _lock = Lock::take(&self.path)?;
+        let file = Derived::RpcCertificate;
+        let path = self.path.join(file.new_name());
+        self.disk.remove_file(&path)?;
+        let written = self
+            .write_file(&path, file.file(), &[b'\n'; PROBE_BYTES])
+            .and_then(|()| self.sync_dir(&self.path));
+        let removed = self.disk.remove_file(&path).and_then(|()| self.sync_dir(&self.path));
+        written.and(removed)
     }
 
     /// Finishes or undoes what an earlier process left. A clean directory is not touched: it may be read-only.

@@ -107,6 +107,12 @@ pub enum StoreError {
         /// Its permission bits.
         mode: u32,
     },
+    /// A key directory in which others may make and remove files.
+    #[error("the key directory has mode {mode:04o}, others may replace the keys: run chmod go-w on it")]
+    LooseDirectory {
+        /// Its permission bits.
+        mode: u32,
+    },
     /// Another process holds the directory's lock for longer than a commit takes.
     #[error("the key directory is in use by another process")]
     InUse,

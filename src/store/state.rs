@@ -1,11 +1,14 @@
 //! What a key directory holds: nothing, everything, or a part that nothing may be written over.
 
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+
 use kms_attest::certificate::{CertificateError, Issuer};
 use kms_attest::p256::P256Key;
 use zeroize::Zeroizing;
 
-use super::disk::exists;
-use super::file::File;
+use super::disk::{exists, failed};
+use super::file::{File, Permissions};
 use super::{KeyDirectory, StoreError};
 use crate::keys::{K256Key, RootKeys};
 
@@ -50,6 +53,7 @@ pub struct Stored {
 impl KeyDirectory {
     /// What the directory holds now.
     pub fn state(&self) -> Result<State, StoreError> {
+        self.check_mode()?;
         if let Err(StoreError::TwoSets(file)) = self.check_commit() {
             return Ok(broken(None, StoreError::TwoSets(file).to_string()));
         }
@@ -61,6 +65,20 @@ impl KeyDirectory {
             (Some(_), None) => Ok(half(File::RootK256Key, File::RootCaKey)),
             (None, Some(_)) => Ok(half(File::RootCaKey, File::RootK256Key)),
             (Some(ca), Some(k256)) => self.state_with(&ca, &k256),
+        }
+    }
+
+    /// Whoever may write here may put keys of their own in the place of ours, whatever the modes of the files.
+    fn check_mode(&self) -> Result<(), StoreError> {
+        let metadata = fs::metadata(&self.path).map_err(failed("look at", &self.path))?;
+        let mode = metadata.permissions().mode() & 0o7777;
+        match self.permissions {
+            _ if mode & 0o022 == 0 => Ok(()),
+            Permissions::OwnerOnly => Err(StoreError::LooseDirectory { mode }),
+            Permissions::InsecureAllowLoose => {
+                tracing::warn!("INSECURE: others may replace the key files: the key directory has mode {mode:04o}");
+                Ok(())
+            }
         }
     }
 

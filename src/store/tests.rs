@@ -288,6 +288,26 @@ fn key_files_that_others_may_use_are_refused_unless_allowed() {
 }
 
 #[test]
+fn a_directory_that_others_may_write_is_refused_unless_allowed() {
+    let (directory, set) = filled();
+    let empty = tempfile::tempdir().unwrap();
+    for mode in [0o770, 0o775, 0o702, 0o777, 0o1777] {
+        for path in [directory.path(), empty.path()] {
+            fs::set_permissions(path, Mode::from_mode(mode)).unwrap();
+            let told = format!("the key directory has mode {mode:04o}, others may replace the keys: run chmod go-w on it");
+            assert_eq!(open(path).state().unwrap_err().to_string(), told);
+            assert_eq!(KeyDirectory::inspect(path, Permissions::OwnerOnly).unwrap_err().to_string(), told);
+        }
+        let loose = KeyDirectory::open(directory.path(), Permissions::InsecureAllowLoose).unwrap();
+        assert!(set.is(&stored(&loose)));
+    }
+    for mode in [0o700, 0o750, 0o755] {
+        fs::set_permissions(directory.path(), Mode::from_mode(mode)).unwrap();
+        assert!(set.is(&stored(&open(directory.path()))));
+    }
+}
+
+#[test]
 fn links_devices_and_directories_are_not_read() {
     for file in ["root-ca.key", "root-k256.key", "rpc.crt", "bootstrap-info.json"] {
         let (directory, _) = filled();

@@ -99,13 +99,18 @@ impl Front {
             let cause = Error::new(Code::TooManyRequests, "too many requests from this address; slow down");
             return refusal(grpc::is_grpc(&request), &cause);
         }
-        if let Some(guard) = &self.guard
-            && let Some(refused) =
-                guard.refuses(request.method(), request.headers(), caller.remote(), &self.metrics).await
-        {
-            return refused.answer(grpc::is_grpc(&request));
-        }
-        request.extensions_mut().insert(caller.clone());
+        let caller = match &self.guard {
+            None => caller.clone(),
+            Some(guard) => {
+                let shown =
+                    guard.identify(request.method(), request.headers(), caller.remote(), &self.metrics).await;
+                match shown {
+                    Ok(operator) => caller.clone().identified(operator),
+                    Err(refused) => return refused.answer(grpc::is_grpc(&request)),
+                }
+            }
+        };
+        request.extensions_mut().insert(caller);
         request.extensions_mut().insert(self.log.clone());
         match self.router.clone().call(request).await {
             Ok(answer) => answer,

@@ -63,9 +63,20 @@ fn largest(service: Service, limits: &BodyLimits) -> usize {
 fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router {
     let limits = Arc::new(limits.clone());
     let reflection = || {
-        tonic_reflection::server::Builder::configure()
+        // Listed is what this listener serves; described is everything.
+        let served = [
+            format!("kms.{}", service.name()),
+            "grpc.health.v1.Health".to_owned(),
+            "grpc.reflection.v1.ServerReflection".to_owned(),
+            "grpc.reflection.v1alpha.ServerReflection".to_owned(),
+        ];
+        let builder = tonic_reflection::server::Builder::configure()
             .register_encoded_file_descriptor_set(DESCRIPTORS)
             .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .include_reflection_service(false);
+        served.into_iter().fold(builder, |builder, name| builder.with_service_name(name))
     };
     let v1 = reflection().build_v1().expect("our descriptors are valid: the build made them");
     let v1alpha = reflection().build_v1alpha().expect("our descriptors are valid: the build made them");
@@ -241,8 +252,8 @@ impl proto::kms_server::Kms for Kms {
         &self,
         request: Request<proto::LegacyClearImageCacheRequest>,
     ) -> GrpcResult<()> {
-        unary(Method::LegacyClearImageCache, request, async |_, request| {
-            self.0.clear_image_cache(request).await
+        unary(Method::LegacyClearImageCache, request, async |caller, request| {
+            self.0.clear_image_cache(caller, request).await
         })
         .await
     }
@@ -279,7 +290,53 @@ pub struct Admin(Arc<AdminService>);
 #[tonic::async_trait]
 impl proto::admin_server::Admin for Admin {
     async fn clear_image_cache(&self, request: Request<proto::ClearImageCacheRequest>) -> GrpcResult<()> {
-        unary(Method::ClearImageCache, request, async |_, request| self.0.clear_image_cache(request).await)
-            .await
+        unary(Method::ClearImageCache, request, async |caller, request| {
+            self.0.clear_image_cache(caller, request).await
+        })
+        .await
+    }
+
+    async fn explain(&self, request: Request<proto::ExplainRequest>) -> GrpcResult<proto::ExplainResponse> {
+        unary(Method::Explain, request, async |caller, request| self.0.explain(caller, request).await).await
+    }
+
+    async fn list_denials(
+        &self,
+        request: Request<proto::ListDenialsRequest>,
+    ) -> GrpcResult<proto::ListDenialsResponse> {
+        unary(Method::ListDenials, request, async |_, request| self.0.list_denials(&request)).await
+    }
+
+    async fn freeze(&self, request: Request<proto::FreezeRequest>) -> GrpcResult<proto::FreezeResponse> {
+        unary(Method::Freeze, request, async |caller, request| self.0.freeze(caller, request).await).await
+    }
+
+    async fn unfreeze(
+        &self,
+        request: Request<proto::UnfreezeRequest>,
+    ) -> GrpcResult<proto::UnfreezeResponse> {
+        unary(Method::Unfreeze, request, async |caller, request| self.0.unfreeze(caller, request).await).await
+    }
+
+    async fn list_frozen(&self, request: Request<()>) -> GrpcResult<proto::ListFrozenResponse> {
+        unary(Method::ListFrozen, request, async |_, ()| Ok(self.0.list_frozen())).await
+    }
+
+    async fn start_shadow(
+        &self,
+        request: Request<proto::StartShadowRequest>,
+    ) -> GrpcResult<proto::StartShadowResponse> {
+        unary(Method::StartShadow, request, async |caller, request| {
+            self.0.start_shadow(caller, request).await
+        })
+        .await
+    }
+
+    async fn shadow_report(&self, request: Request<()>) -> GrpcResult<proto::ShadowReportResponse> {
+        unary(Method::ShadowReport, request, async |_, ()| Ok(self.0.shadow_report())).await
+    }
+
+    async fn stop_shadow(&self, request: Request<()>) -> GrpcResult<proto::ShadowReportResponse> {
+        unary(Method::StopShadow, request, async |caller, ()| self.0.stop_shadow(caller).await).await
     }
 }

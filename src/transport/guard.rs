@@ -17,7 +17,7 @@ use super::{
 use crate::{
     error::{Code, Error},
     metrics::Metrics,
-    operator::Credentials,
+    operator::{Credentials, Operator},
 };
 
 /// Why a request does not pass the guard.
@@ -42,43 +42,43 @@ impl Guard {
         Self { credentials, lockout: Lockout::default() }
     }
 
-    /// Why a request may not pass.
-    pub(super) async fn refuses(
+    /// Who asks, or why the request may not pass.
+    pub(super) async fn identify(
         &self,
         verb: &Verb,
         headers: &HeaderMap,
         address: IpAddr,
         metrics: &Metrics,
-    ) -> Option<Refused> {
+    ) -> Result<Operator, Refused> {
         const GUARDED: [Verb; 7] =
             [Verb::GET, Verb::POST, Verb::PUT, Verb::PATCH, Verb::DELETE, Verb::OPTIONS, Verb::HEAD];
         if !GUARDED.contains(verb) {
-            return Some(Refused::Verb);
+            return Err(Refused::Verb);
         }
         if matches!(*self.credentials, Credentials::NoneNeeded) {
-            return None;
+            return Ok(Operator::Anyone);
         }
         if let Some(wait) = self.lockout.wait(address, Instant::now()) {
-            return Some(Refused::Locked(wait));
+            return Err(Refused::Locked(wait));
         }
         if !Credentials::are_shown(headers) {
-            return Some(Refused::Credentials);
+            return Err(Refused::Credentials);
         }
-        let is_right = self.admits(headers.clone()).await;
-        if !is_right {
+        let operator = self.shown_by(headers.clone()).await;
+        if operator.is_none() {
             metrics.credentials_failed();
         }
-        match self.lockout.settle(address, is_right, Instant::now()) {
-            Verdict::Admitted => None,
-            Verdict::Wrong => Some(Refused::Credentials),
-            Verdict::Locked(wait) => Some(Refused::Locked(wait)),
+        match (self.lockout.settle(address, operator.is_some(), Instant::now()), operator) {
+            (Verdict::Admitted, Some(operator)) => Ok(operator),
+            (Verdict::Locked(wait), _) => Err(Refused::Locked(wait)),
+            (Verdict::Admitted | Verdict::Wrong, _) => Err(Refused::Credentials),
         }
     }
 
     /// A password costs bcrypt's tenth of a second, which must not hold up a worker.
-    async fn admits(&self, headers: HeaderMap) -> bool {
+    async fn shown_by(&self, headers: HeaderMap) -> Option<Operator> {
         let credentials = Arc::clone(&self.credentials);
-        tokio::task::spawn_blocking(move || credentials.admit(&headers)).await.unwrap_or(false)
+        tokio::task::spawn_blocking(move || credentials.identify(&headers)).await.ok().flatten()
     }
 }
 

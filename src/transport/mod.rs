@@ -1,7 +1,9 @@
 //! Bytes in, service calls, bytes out: listener, TLS, and the codecs of the API on one router.
 
 mod activity;
+pub mod auth_backend;
 mod body;
+mod entrance;
 pub mod front;
 pub mod grpc;
 mod guard;
@@ -11,6 +13,7 @@ mod lockout;
 pub mod prpc;
 pub mod refusal_log;
 mod router;
+mod setup;
 pub mod status;
 pub mod tls;
 mod web;

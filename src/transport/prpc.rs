@@ -235,8 +235,12 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
     let message = cause.message();
     let body = match encoding {
         Encoding::Json | Encoding::SniffedJson => {
-            let object = serde_json::json!({ "error": message });
-            serde_json::to_vec_pretty(&object).expect("an object of one text")
+            let mut object = serde_json::json!({ "error": message });
+            if let Some(denial) = cause.denial() {
+                object["code"] = denial.code.into();
+                object["denial_id"] = denial.id.as_str().into();
+            }
+            serde_json::to_vec_pretty(&object).expect("an object of texts")
         }
         Encoding::Protobuf => PrpcError { message: message.to_owned() }.encode_to_vec(),
     };
@@ -245,6 +249,9 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
     answer.headers_mut().insert(header::CONTENT_TYPE, encoding.content_type());
     if status::is_temporary(cause.code()) {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    if let Some(id) = cause.denial().and_then(|denial| HeaderValue::from_str(&denial.id).ok()) {
+        answer.headers_mut().insert(status::DENIAL_ID, id);
     }
     answer.extensions_mut().insert(cause.code());
     answer

@@ -27,16 +27,17 @@ impl RefusalLog {
             return;
         }
         let (code, cause) = (error.code().name(), error.chain());
+        let denial = error.denial().map(|denial| denial.id.as_str());
         match error.code() {
             Code::Internal => tracing::error!(method, %remote, code, cause, "request failed"),
             Code::Unavailable | Code::NotReady => {
                 tracing::warn!(method, %remote, code, cause, "request failed")
             }
             Code::Denied | Code::Unauthenticated | Code::AlreadyOnboarded => {
-                tracing::info!(method, %remote, code, cause, "request refused");
+                tracing::info!(method, %remote, code, denial, cause, "request refused");
             }
             Code::InvalidRequest | Code::UnknownMethod | Code::TooLarge | Code::TooManyRequests => {
-                tracing::debug!(method, %remote, code, cause, "request refused");
+                tracing::debug!(method, %remote, code, denial, cause, "request refused");
             }
         }
     }

@@ -6,27 +6,28 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    middleware::{self, Next},
+    middleware,
     response::Response,
     routing::{any, get},
 };
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, StatusCode, header};
+use http::{HeaderValue, StatusCode, header};
 
 use super::{
+    entrance::{self, Entrance},
     grpc,
     prpc::{self, Call, Dispatch, Encoding},
-    status, web,
+    setup, web,
 };
 use crate::{
     config::BodyLimits,
     error::{Code, Error, Result},
     metrics::Metrics,
     operator::OperatorToken,
-    proto::{AppId, BootstrapRequest, ClearImageCacheRequest, OnboardRequest},
+    proto::{AppId, BootstrapRequest, OnboardRequest},
     service::{
-        Access, Caller, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
-        prepared::Prepared,
+        Caller, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
+        prepared::Prepared, setup::SetupService,
     },
 };
 
@@ -39,9 +40,10 @@ pub async fn kms(service: Arc<KmsService>, limits: &BodyLimits, metrics: Option<
     router.merge(grpc::kms(service, limits).await).fallback(not_found)
 }
 
-/// The onboarding phase of the main listener; `token` guards what changes state.
+/// The onboarding phase of the main listener; `token` guards all but the page and what it shows of this KMS.
 pub async fn onboarding(
     service: Arc<OnboardService>,
+    setup: Arc<SetupService>,
     limits: &BodyLimits,
     token: Option<OperatorToken>,
 ) -> Router {
@@ -56,14 +58,12 @@ pub async fn onboarding(
     };
     let router = prpc_routes(Arc::clone(&service), limits)
         .merge(web::onboarding())
+        .merge(setup::routes(setup))
         .route("/health", get(health))
         .route("/finish", finish)
         .merge(grpc::onboarding(service, limits).await)
         .fallback(not_found);
-    match token {
-        Some(token) => router.layer(middleware::from_fn_with_state(Arc::new(token), onboarding_token)),
-        None => router,
-    }
+    router.layer(middleware::from_fn_with_state(Arc::new(Entrance::new(token)), entrance::pass))
 }
 
 /// The admin listener.
@@ -92,7 +92,7 @@ async fn prpc_call<D: Dispatch + Send + Sync>(
     State(prpc): State<Arc<Prpc<D>>>,
     request: Request,
 ) -> Response {
-    // Not `extract::Path`: it decodes once more, to a name that the onboarding token's guard has not seen.
+    // Not `extract::Path`: it decodes once more, to a name that the entrance has not seen.
     let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     prpc::serve(&*prpc.dispatch, &prpc.limits, &name, request).await.map(Body::new)
 }
@@ -118,37 +118,6 @@ async fn not_found(request: Request) -> Response {
         return prpc::error(Encoding::Json, &unknown).map(Body::new);
     }
     prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new)
-}
-
-/// Asks requests that change state for the onboarding token: `X-Onboard-Token`, `Authorization: Bearer`, or `?token=`.
-async fn onboarding_token(State(token): State<Arc<OperatorToken>>, request: Request, next: Next) -> Response {
-    let path = request.uri().path();
-    let name = path.rsplit(['/', '.']).next().unwrap_or_default();
-    // What is open is listed, so that whatever is not understood here is guarded.
-    let is_open = matches!(path, "/" | "/health")
-        || path.starts_with("/assets/")
-        || path.starts_with("/grpc.")
-        || Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Open);
-    if is_open || shows_token(&token, request.headers(), request.uri().query()) {
-        return next.run(request).await;
-    }
-    let refusal = Error::new(Code::Unauthenticated, "this KMS asks for its onboarding token");
-    if grpc::is_grpc(&request) {
-        return status::grpc_answer(&refusal);
-    }
-    prpc::refuse(request, &refusal).await.map(Body::new)
-}
-
-fn shows_token(token: &OperatorToken, headers: &HeaderMap, query: Option<&str>) -> bool {
-    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
-    let bearer = || text("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    let in_query = || {
-        form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-            .find_map(|(key, value)| (key == "token").then(|| value.into_owned()))
-    };
-    text("x-onboard-token").is_some_and(|shown| token.is(shown))
-        || bearer().is_some_and(|shown| token.is(shown.trim()))
-        || in_query().is_some_and(|shown| token.is(&shown))
 }
 
 fn prepared<M: prost::Message + serde::Serialize>(call: &Call, answer: &Prepared<M>) -> Bytes {
@@ -178,7 +147,7 @@ impl Dispatch for KmsService {
             Method::GetTempCaCert => Ok(prpc::encode(call.encoding(), &self.get_temp_ca_cert().await?)),
             Method::SignCert => call.unary(async |request| self.sign_cert(caller, request).await).await,
             Method::LegacyClearImageCache => {
-                call.unary(async |request| self.clear_image_cache(request).await).await
+                call.unary(async |request| self.clear_image_cache(caller, request).await).await
             }
             other => Err(elsewhere(other)),
         }
@@ -209,12 +178,19 @@ impl Dispatch for OnboardService {
 impl Dispatch for AdminService {
     const SERVICE: Service = Service::Admin;
 
-    async fn call(&self, method: Method, _: &Caller, call: Call) -> Result<Bytes> {
+    async fn call(&self, method: Method, caller: &Caller, call: Call) -> Result<Bytes> {
         match method {
             Method::ClearImageCache => {
-                call.unary(async |request: ClearImageCacheRequest| self.clear_image_cache(request).await)
-                    .await
+                call.unary(async |request| self.clear_image_cache(caller, request).await).await
             }
+            Method::Explain => call.unary(async |request| self.explain(caller, request).await).await,
+            Method::ListDenials => call.unary(async |request| self.list_denials(&request)).await,
+            Method::Freeze => call.unary(async |request| self.freeze(caller, request).await).await,
+            Method::Unfreeze => call.unary(async |request| self.unfreeze(caller, request).await).await,
+            Method::ListFrozen => Ok(prpc::encode(call.encoding(), &self.list_frozen())),
+            Method::StartShadow => call.unary(async |request| self.start_shadow(caller, request).await).await,
+            Method::ShadowReport => Ok(prpc::encode(call.encoding(), &self.shadow_report())),
+            Method::StopShadow => Ok(prpc::encode(call.encoding(), &self.stop_shadow(caller).await?)),
             other => Err(elsewhere(other)),
         }
     }

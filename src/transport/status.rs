@@ -1,9 +1,15 @@
 //! The one place that maps our error codes to HTTP and gRPC.
 
 use axum::body::Body;
-use http::{Response, StatusCode};
+use http::{HeaderName, Response, StatusCode};
 
 use crate::error::{Code, Error};
+
+/// The id of a refusal, as a header of prpc and as metadata of gRPC.
+pub const DENIAL_ID: HeaderName = HeaderName::from_static(DENIAL_ID_KEY);
+const DENIAL_ID_KEY: &str = "x-denial-id";
+/// The code of a refusal, as metadata of gRPC. In prpc it is in the body.
+const DENIAL_CODE: &str = "x-denial-code";
 
 /// The HTTP status of an error. `docs/protocol.md` lists where it differs from the peer, which answers 400 to all.
 pub fn http(code: Code) -> StatusCode {
@@ -24,9 +30,16 @@ pub fn is_temporary(code: Code) -> bool {
     matches!(code, Code::NotReady | Code::Unavailable | Code::TooManyRequests)
 }
 
-/// The gRPC status of an error, with its message.
+/// The gRPC status of an error, with its message and how a refusal can be looked up.
 pub fn grpc(error: &Error) -> tonic::Status {
-    tonic::Status::new(grpc_code(error.code()), error.message())
+    let mut status = tonic::Status::new(grpc_code(error.code()), error.message());
+    if let Some(denial) = error.denial()
+        && let Ok(id) = denial.id.parse()
+    {
+        status.metadata_mut().insert(DENIAL_ID_KEY, id);
+        status.metadata_mut().insert(DENIAL_CODE, tonic::metadata::MetadataValue::from_static(denial.code));
+    }
+    status
 }
 
 /// The whole gRPC answer that an error is, for a request that does not reach its service.

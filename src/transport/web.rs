@@ -1,17 +1,29 @@
-//! The onboarding page: three files inside the program, nothing from elsewhere.
+//! The onboarding page: its files are inside the program, nothing comes from elsewhere.
 
 use axum::{Router, body::Body, response::Response, routing::get};
-use http::{HeaderValue, header};
+use http::{HeaderName, HeaderValue, header};
 
-/// The page loads its own style and script, and asks its own server; nothing else.
-const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; connect-src 'self'; base-uri 'none'; \
-                      form-action 'none'; frame-ancestors 'none'";
+/// The page loads its own files, and asks its own server; nothing else.
+const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
+                      base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
+
+const HTML: &str = "text/html; charset=utf-8";
+const CSS: &str = "text/css; charset=utf-8";
+const SCRIPT: &str = "text/javascript; charset=utf-8";
+const SVG: &str = "image/svg+xml";
 
 /// Path, type and content of each file.
-const FILES: [(&str, &str, &str); 3] = [
-    ("/", "text/html; charset=utf-8", include_str!("../../web/onboard.html")),
-    ("/assets/onboard.css", "text/css; charset=utf-8", include_str!("../../web/onboard.css")),
-    ("/assets/onboard.js", "text/javascript; charset=utf-8", include_str!("../../web/onboard.js")),
+const FILES: [(&str, &str, &str); 10] = [
+    ("/", HTML, include_str!("../../web/onboard.html")),
+    ("/assets/onboard.css", CSS, include_str!("../../web/onboard.css")),
+    ("/assets/icon.svg", SVG, include_str!("../../web/icon.svg")),
+    ("/assets/onboard.js", SCRIPT, include_str!("../../web/onboard.js")),
+    ("/assets/advice.js", SCRIPT, include_str!("../../web/advice.js")),
+    ("/assets/checks.js", SCRIPT, include_str!("../../web/checks.js")),
+    ("/assets/kms.js", SCRIPT, include_str!("../../web/kms.js")),
+    ("/assets/roads.js", SCRIPT, include_str!("../../web/roads.js")),
+    ("/assets/serve.js", SCRIPT, include_str!("../../web/serve.js")),
+    ("/assets/view.js", SCRIPT, include_str!("../../web/view.js")),
 ];
 
 /// The routes of the page.
@@ -28,6 +40,7 @@ fn file(kind: &'static str, content: &'static str) -> Response {
         (header::CONTENT_SECURITY_POLICY, POLICY),
         (header::CACHE_CONTROL, "no-store"),
         (header::REFERRER_POLICY, "no-referrer"),
+        (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
     ] {
         answer.headers_mut().insert(name, HeaderValue::from_static(value));
     }

@@ -4,8 +4,9 @@ use std::sync::Arc;
 
 use cvm_kms::{
     proto::{
-        AppId, BootstrapRequest, ClearImageCacheRequest, GetAppKeyRequest, GetKmsKeyRequest,
-        LegacyClearImageCacheRequest, OnboardRequest, SignCertRequest,
+        AppId, BootstrapRequest, ClearImageCacheRequest, ExplainRequest, FreezeRequest, GetAppKeyRequest,
+        GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, OnboardRequest, SignCertRequest,
+        StartShadowRequest, UnfreezeRequest,
     },
     service::Method,
 };
@@ -142,6 +143,27 @@ impl Cast {
                 Message::of(&OnboardRequest { source_url: source_url(), domain: DOMAIN.to_owned() })
             }
             (ClearImageCache, Ask::Valid) => Message::of(&ClearImageCacheRequest::default()),
+            (Explain, Ask::Valid) => {
+                let evidence = self.app.evidence(ReportData::ZERO).encode();
+                Message::of(&ExplainRequest { evidence, ..Default::default() })
+            }
+            (ListDenials, Ask::Valid) => Message::of(&ListDenialsRequest::default()),
+            (Freeze, Ask::Valid) => Message::of(&FreezeRequest {
+                scope: "app".to_owned(),
+                value: vec![9; 20],
+                reason: "a test".to_owned(),
+                expires_at: None,
+            }),
+            (Unfreeze, Ask::Valid) => {
+                let request =
+                    UnfreezeRequest { scope: "app".to_owned(), value: vec![9; 20], ..Default::default() };
+                Message::of(&request)
+            }
+            (ListFrozen | ShadowReport | StopShadow, Ask::Valid) => Message::empty(),
+            (StartShadow, Ask::Valid) => {
+                let auth_config_json = "{}".to_owned();
+                Message::of(&StartShadowRequest { auth_config_json, ..Default::default() })
+            }
             (method, ask) => panic!("{method:?} cannot be asked for {ask:?}"),
         }
     }

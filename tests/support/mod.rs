@@ -11,12 +11,17 @@
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 pub mod allowlist;
+pub mod balancer;
 pub mod config;
+pub mod faults;
 pub mod grpc;
 pub mod http;
 pub mod identity;
+pub mod kmsctl;
+pub mod operator;
 pub mod process;
 pub mod program;
+pub mod source;
 pub mod tools;
 
 use std::{

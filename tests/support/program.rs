@@ -2,6 +2,7 @@
 
 use std::{
     fs,
+    hash::{BuildHasher as _, Hasher as _, RandomState},
     net::{SocketAddr, TcpListener},
     path::PathBuf,
     process::{Child, Command, ExitStatus, Stdio},
@@ -35,8 +36,15 @@ pub struct Program {
     log: PathBuf,
 }
 
+/// A port for a listener that comes later, and that may end and come back. It is below those that the system gives to
+/// outgoing connections: one of them would have it meanwhile.
 fn free_port() -> SocketAddr {
-    TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr()).expect("a free port")
+    let random = || RandomState::new().build_hasher().finish();
+    let ports = std::iter::repeat_with(|| 10_000 + (random() % 20_000) as u16);
+    ports
+        .take(1_000)
+        .find_map(|port| TcpListener::bind(("127.0.0.1", port)).ok()?.local_addr().ok())
+        .expect("a free port")
 }
 
 impl Setting {

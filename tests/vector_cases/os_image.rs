@@ -10,6 +10,7 @@ use kms_attest::measurement::TdxEvent;
 use kms_attest::os_image::legacy::{self, Image, Metadata};
 use kms_attest::os_image::manifest::{Manifest, image_hash};
 use kms_attest::os_image::qemu::AcpiCall;
+use kms_attest::os_image::sev_snp::{self as snp, Claim, CpuModel, Launch, LaunchError, Section};
 use kms_attest::os_image::{BootRegisters, lite};
 use kms_attest::vm_config::VmConfig;
 use serde_json::json;
@@ -18,8 +19,6 @@ use sha2::{Digest as _, Sha384};
 use super::json::{Check, Failure, Json, ensure};
 use super::ledger::{Ledger, Notes};
 use super::server::{Route, Server};
-
-const SEV_SNP: &str = "AMD SEV-SNP evidence is refused by name: nothing of it is measured";
 
 /// An image as the peer packed it.
 struct Packed {
@@ -234,27 +233,74 @@ fn listing(images: &[Packed], kept: &BTreeSet<String>) -> serde_json::Value {
     json!(names)
 }
 
-fn sev_snp(case: &Json, notes: &mut Notes) -> Check {
-    for key in [
-        "name",
-        "input",
-        "measurement",
-        "measurement_snp_cbor",
-        "sha256sum_txt",
-        "vm_config",
-        "host_data",
-        "mr_system",
-        "mr_aggregated",
-        "verify_sev_launch_error",
-        "verify_sev_launch_error_wrong_host_data",
-        "error",
-    ] {
-        if let Some(value) = case.maybe(key) {
-            value.informative();
+/// A launch as its parts make it, and as the configuration of a guest claims it.
+fn sev_snp(case: &Json, _: &mut Notes) -> Check {
+    case.at("name")?.informative();
+    let launch = launch(case.at("input")?)?;
+    let measured = launch
+        .as_ref()
+        .map_err(ToString::to_string)
+        .and_then(|launch| launch.measurement().map_err(|error| error.to_string()));
+    let Some(expected) = case.maybe("measurement") else {
+        let error = measured.err().ok_or_else(|| Failure(format!("{}: is measured", case.path())))?;
+        return case.at("error")?.is_text(&error);
+    };
+    let measurement = measured.map_err(Failure)?;
+    expected.is_bytes(measurement)?;
+    let claim = Claim::parse(case.at("vm_config")?.text()?).map_err(|error| Failure(error.to_string()))?;
+    ensure!(Ok(&claim.launch) == launch.as_ref(), "{}: claims another launch", case.path());
+    let list = case.at("sha256sum_txt")?.text()?;
+    ensure!(image_hash(list.as_bytes()) == claim.os_image_hash, "{}: is another list", case.path());
+    let document = Manifest::parse(list.as_bytes()).map_err(|error| Failure(error.to_string()))?;
+    let document = document.sha256("measurement.snp.cbor").copied();
+    let bytes = case.at("measurement_snp_cbor")?.bytes()?;
+    ensure!(document == Some(image_hash(&bytes)), "{}: is another document", case.path());
+
+    let host_data: [u8; 32] = case.at("host_data")?.array()?;
+    let both = [&measurement[..], &host_data].concat();
+    case.at("mr_system")?.is_bytes(image_hash(&measurement))?;
+    case.at("mr_aggregated")?.is_bytes(image_hash(&both))?;
+    for (key, host_data) in
+        [("verify_sev_launch_error", host_data), ("verify_sev_launch_error_wrong_host_data", [0; 32])]
+    {
+        let expected = case.at(key)?;
+        match claim.compare(&measurement, &host_data) {
+            Ok(()) => ensure!(expected.is_null(), "{}: is accepted", expected.path()),
+            Err(error) => expected.is_text(&error.to_string())?,
         }
     }
-    notes.aside(SEV_SNP);
     Ok(())
+}
+
+fn launch(input: &Json) -> Check<Result<Launch, LaunchError>> {
+    let number = |value: &Json| -> Check<u32> {
+        u32::try_from(value.number()?).map_err(|_| Failure(format!("{}: is too large", value.path())))
+    };
+    let section = |section: &Json| -> Check<Section> {
+        Ok(Section {
+            gpa: section.at("gpa")?.number()?,
+            size: section.at("size")?.number()?,
+            kind: section.at("section_type")?.number()?,
+        })
+    };
+    let initrd = input.at("initrd_hash")?;
+    let image = snp::Image {
+        command_line: input.at("base_cmdline")?.text()?.to_owned(),
+        ovmf_hash: input.at("ovmf_hash")?.array()?,
+        kernel_hash: input.at("kernel_hash")?.array()?,
+        // None stands for the hash of nothing, which the peer writes into its document.
+        initrd_hash: match initrd.text()? {
+            "" => Some(image_hash(b"")),
+            _ => Some(initrd.array()?),
+        },
+        hashes_table_gpa: input.at("sev_hashes_table_gpa")?.number()?,
+        reset_eip: number(input.at("sev_es_reset_eip")?)?,
+        sections: input.at("ovmf_sections")?.list()?.iter().map(section).collect::<Check<_>>()?,
+    };
+    let vcpus = number(input.at("vcpus")?)?;
+    let guest_features = input.at("guest_features")?.number()?;
+    let cpu = CpuModel::parse(input.at("vcpu_type")?.text()?);
+    Ok(cpu.map(|cpu| Launch { image, vcpus, cpu, guest_features }))
 }
 
 /// Registers in a quote.

@@ -5,7 +5,7 @@ use std::convert::Infallible;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
-use cvm_kms::config::{AuthApi, Endpoint};
+use cvm_kms::config::{AuthApi, Endpoint, Webhook};
 use cvm_kms::policy::{Decision, Policy, Subject};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -115,7 +115,7 @@ impl BackEnd {
         let allowed = Route { status: 200, headers: Vec::new(), body };
         let server = Server::start([("/bootAuth/app".to_owned(), allowed)].into())?;
         let url = Endpoint::parse(server.base()).map_err(Failure)?;
-        Ok(Self { server, policy: Policy::from_config(&AuthApi::Webhook { url })? })
+        Ok(Self { server, policy: Policy::from_config(&AuthApi::Webhook(Box::new(Webhook::at(url))))? })
     }
 
     /// The back end gets the boot info as it is, and behind it the older name of `teeVariant`.

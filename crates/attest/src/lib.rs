@@ -12,6 +12,7 @@ pub mod os_image;
 pub mod p256;
 pub mod platform;
 pub mod ra_tls;
+pub mod tcb;
 pub mod trust;
 pub mod verify;
 pub mod vm_config;

@@ -13,7 +13,8 @@ use crate::measurement::{
     EventVersion, PreimageError, RuntimeEvent, SYSTEM_READY, TdxEvent, Until, replay_rtmr3,
     validate_v2_preimages,
 };
-use crate::platform::tdx::{self, TdReport, TdxError, VerifiedQuote};
+use crate::platform::tdx::{TdQuote, TdReport, TdxError, VerifiedQuote};
+use crate::tcb::{SeenPlatforms, TcbVerdict};
 use crate::trust::TrustAnchors;
 use crate::vm_config::VmConfig;
 
@@ -34,7 +35,6 @@ pub struct Verified {
     evidence: Evidence,
     report_data: ReportData,
     quote: VerifiedQuote,
-    fmspc: [u8; 6],
     collateral_expires: u64,
 }
 
@@ -61,7 +61,12 @@ impl Verified {
 
     /// The kind of platform.
     pub fn fmspc(&self) -> [u8; 6] {
-        self.fmspc
+        self.quote.verdict().fmspc
+    }
+
+    /// What Intel says of the platform: status, advisories, and since when.
+    pub fn verdict(&self) -> &TcbVerdict {
+        self.quote.verdict()
     }
 
     /// What the quote vouches for.
@@ -131,7 +136,7 @@ pub fn verify(
 /// here costs no signature check and no request.
 struct Consistent<'a> {
     evidence: &'a Evidence,
-    tdx: &'a Tdx,
+    quote: TdQuote<'a>,
     report_data: ReportData,
 }
 
@@ -141,7 +146,8 @@ impl<'a> Consistent<'a> {
         let report_data = bound_report_data(evidence, binding)?;
         let events = &evidence.stack.runtime_events;
         check_names(events)?;
-        let quoted = TdReport::parse(&tdx.quote)?;
+        let quote = TdQuote::parse(&tdx.quote)?;
+        let quoted = quote.report();
         let replayed = replay_rtmr3(events, Until::End);
         if quoted.rt_mr[3] != replayed {
             let quoted = hex::encode(quoted.rt_mr[3]);
@@ -151,22 +157,22 @@ impl<'a> Consistent<'a> {
             return Err(VerifyError::QuotedReportData);
         }
         check_preimages(&tdx.event_log)?;
-        Ok(Self { evidence, tdx, report_data })
+        Ok(Self { evidence, quote, report_data })
     }
 
-    /// The quote that was checked for consistency is the quote that is verified: both read the same bytes.
+    /// The quote that was checked for consistency is the quote that is verified: [`TdQuote`] holds the bytes that it
+    /// was parsed from.
     fn appraise(
         self,
         collateral: &Collateral,
         anchors: &TrustAnchors,
         now: u64,
     ) -> Result<Verified, VerifyError> {
-        let quote = tdx::verify_quote(&self.tdx.quote, collateral, anchors, now)?;
+        let quote = self.quote.verify(collateral, anchors, now)?;
         Ok(Verified {
             evidence: self.evidence.clone(),
             report_data: self.report_data,
             quote,
-            fmspc: collateral.fmspc(),
             collateral_expires: collateral.expires(),
         })
     }
@@ -233,6 +239,7 @@ fn check_preimages(log: &[TdxEvent]) -> Result<(), VerifyError> {
 pub struct Verifier {
     anchors: Arc<TrustAnchors>,
     cache: CollateralCache,
+    seen: Option<Arc<SeenPlatforms>>,
 }
 
 impl fmt::Debug for Verifier {
@@ -244,15 +251,31 @@ impl fmt::Debug for Verifier {
 impl Verifier {
     /// A verifier that trusts `anchors`; they should be the ones that `cache` was made with.
     pub fn new(anchors: TrustAnchors, cache: CollateralCache) -> Self {
-        Self { anchors: Arc::new(anchors), cache }
+        Self { anchors: Arc::new(anchors), cache, seen: None }
+    }
+
+    /// The same, which remembers in `seen` what it verifies, so that [`Verifier::outlook`] has something to tell.
+    #[must_use]
+    pub fn remembering(self, seen: SeenPlatforms) -> Self {
+        Self { seen: Some(Arc::new(seen)), ..self }
     }
 
     /// [`verify`], with collateral for the platform of the evidence, now.
     pub async fn verify(&self, evidence: &Evidence, binding: Binding<'_>) -> Result<Verified, VerifyError> {
         // Before any request: evidence that is not bound is refused whatever its quote says.
         let consistent = Consistent::check(evidence, binding)?;
-        let collateral = self.cache.get(&consistent.tdx.quote).await?;
-        consistent.appraise(&collateral, &self.anchors, self.cache.clock().now())
+        let collateral = self.cache.get_parsed(consistent.quote.parsed()).await?;
+        let bytes = consistent.quote.bytes();
+        let now = self.cache.clock().now();
+        let verified = consistent.appraise(&collateral, &self.anchors, now)?;
+        if let Some(seen) = &self.seen {
+            seen.note(*verified.quote.platform(), bytes, collateral.pck_certificate_chain(), now);
+        }
+        Ok(verified)
+    }
+
+    pub(crate) fn seen(&self) -> Option<&SeenPlatforms> {
+        self.seen.as_deref()
     }
 
     /// What is trusted.

@@ -2,7 +2,12 @@
 
 use std::{fmt, time::Duration};
 
-use kms_attest::{attester::Attester, verify::Verified};
+use kms_attest::{
+    attester::Attester,
+    identity::{self, AppId, Registers},
+    ra_tls,
+    verify::Verified,
+};
 use tokio::time::{Instant, timeout_at};
 
 use crate::{
@@ -15,10 +20,20 @@ use crate::{
     url::KmsUrl,
 };
 
-/// How long one KMS is tried: two connections, two calls and the verification between them.
-const PER_KMS: Duration = Duration::from_secs(150);
-/// How long all of them are tried.
-const ALTOGETHER: Duration = Duration::from_secs(300);
+/// How long it may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deadlines {
+    /// One KMS: two connections, two calls and the verification between them.
+    pub per_kms: Duration,
+    /// All of them.
+    pub altogether: Duration,
+}
+
+impl Default for Deadlines {
+    fn default() -> Self {
+        Self { per_kms: Duration::from_secs(150), altogether: Duration::from_secs(300) }
+    }
+}
 
 /// The keys of an app, and who released them.
 pub struct AppKeys {
@@ -30,6 +45,8 @@ pub struct AppKeys {
     pub temp_ca: GetTempCaCertResponse,
     /// What the KMS proved about itself, if its certificate carries an attestation.
     pub server: Option<Verified>,
+    /// The app that the own evidence names; the KMS derived the keys for it.
+    pub app_id: Option<AppId>,
     /// The KMS that answered.
     pub url: KmsUrl,
     /// Why the ones before it did not.
@@ -112,7 +129,21 @@ pub async fn fetch_app_keys(
     vm_config: &str,
     key_provider_pin: Option<&[u8]>,
 ) -> Result<AppKeys, BootError> {
-    Guest { attester, attestation, vm_config, key_provider_pin }.boot(urls, PER_KMS, ALTOGETHER).await
+    let deadlines = Deadlines::default();
+    fetch_app_keys_within(deadlines, urls, attester, attestation, vm_config, key_provider_pin).await
+}
+
+/// As [`fetch_app_keys`], with other deadlines.
+pub async fn fetch_app_keys_within(
+    deadlines: Deadlines,
+    urls: &[KmsUrl],
+    attester: &Attester,
+    attestation: ServerAttestation<'_>,
+    vm_config: &str,
+    key_provider_pin: Option<&[u8]>,
+) -> Result<AppKeys, BootError> {
+    let Deadlines { per_kms, altogether } = deadlines;
+    Guest { attester, attestation, vm_config, key_provider_pin }.boot(urls, per_kms, altogether).await
 }
 
 struct Guest<'a> {
@@ -168,8 +199,16 @@ impl Guest<'_> {
         if root_public_key("GetAppKey", &response.ca_cert)? != key_provider {
             return Err(AttemptError::OtherRootCa);
         }
-        Ok(AppKeys { response, key_provider, temp_ca, server, url: url.clone(), failed: Vec::new() })
+        let app_id = app_id_of(&identity);
+        Ok(AppKeys { response, key_provider, temp_ca, server, app_id, url: url.clone(), failed: Vec::new() })
     }
+}
+
+/// Whom the evidence in our own certificate names, which the KMS has just verified.
+fn app_id_of(identity: &ClientIdentity) -> Option<AppId> {
+    let evidence = ra_tls::evidence_in(identity.certificate()).ok()??;
+    let app_info = identity::decode_unverified(&evidence, Registers::BootTime).ok()?;
+    AppId::try_from(app_info.app_id.as_slice()).ok()
 }
 
 fn root_public_key(method: &'static str, ca_cert: &str) -> Result<Vec<u8>, AttemptError> {

@@ -26,7 +26,7 @@ pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// How long the close of a connection may take, in the background.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
 /// Response headers are small; more is not a KMS.
-const MAX_HEADER_BYTES: usize = 32 << 10;
+pub(crate) const MAX_HEADER_BYTES: usize = 32 << 10;
 
 /// An open connection.
 pub struct Connection {
@@ -88,7 +88,7 @@ impl Connection {
     ) -> Result<Self, ConnectError> {
         let config = Arc::new(tls::client_config(trust, identity)?);
         let connecting = async {
-            let tcp = reach(url, Instant::now() + limit).await?;
+            let tcp = reach(&url.host(), url.port(), Instant::now() + limit).await?;
             let stream = TlsConnector::from(config)
                 .connect(url.server_name().clone(), tcp)
                 .await
@@ -161,9 +161,8 @@ impl fmt::Debug for Connection {
 
 /// The first address that takes the connection. Each gets its share of the time left, so that one that swallows
 /// packets does not use up the turn of the next.
-async fn reach(url: &KmsUrl, deadline: Instant) -> Result<TcpStream, ConnectError> {
-    let addresses: Vec<SocketAddr> =
-        lookup_host((url.host(), url.port())).await.map_err(ConnectError::Name)?.collect();
+pub(crate) async fn reach(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, ConnectError> {
+    let addresses: Vec<SocketAddr> = lookup_host((host, port)).await.map_err(ConnectError::Name)?.collect();
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address");
     let mut waiting = addresses.len() as u32;
     for address in addresses {
@@ -183,7 +182,7 @@ async fn reach(url: &KmsUrl, deadline: Instant) -> Result<TcpStream, ConnectErro
 }
 
 /// Moves the connection's bytes until it ends, or until its owner is gone and the close had its time.
-async fn drive(driver: impl Future<Output = hyper::Result<()>>, closed: oneshot::Receiver<()>) {
+pub(crate) async fn drive(driver: impl Future<Output = hyper::Result<()>>, closed: oneshot::Receiver<()>) {
     tokio::pin!(driver);
     tokio::select! {
         ended = &mut driver => log_end(ended),

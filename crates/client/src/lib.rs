@@ -8,9 +8,11 @@
 //! | [`server`] | is the server a KMS? |
 //! | [`identity`], [`tls`] | which server is accepted, what certificate the client shows |
 //! | [`connection`], [`rpc`], [`url`] | one TLS connection, bounded calls over it, its address |
+//! | [`operator`] | the onboarding and the admin service, which need no TLS |
 //! | [`proto`] | the messages |
 //!
-//! It links no server, no policy and no CA.
+//! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties check
+//! (`statement`, `environment`, `proof`), the feature `kmsctl` the program; neither is needed to fetch keys.
 //!
 //! ```no_run
 //! use kms_attest::{attester::Attester, verify::Verifier};
@@ -30,12 +32,19 @@
 
 pub mod boot;
 pub mod connection;
+#[cfg(feature = "proof")]
+pub mod environment;
 pub mod identity;
+pub mod operator;
+#[cfg(feature = "proof")]
+pub mod proof;
 pub mod proto;
 pub mod rpc;
 pub mod server;
 pub mod sign;
 pub mod source;
+#[cfg(feature = "proof")]
+pub mod statement;
 #[cfg(test)]
 mod testing;
 mod text;

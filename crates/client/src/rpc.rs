@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{
-    Method, Request, Response, StatusCode, Uri, header, request,
+    HeaderValue, Method, Request, Response, StatusCode, Uri, header, request,
     uri::{PathAndQuery, Scheme},
 };
 use http_body_util::{BodyExt as _, Full};
@@ -38,6 +38,8 @@ pub enum CallError {
         status: StatusCode,
         /// The server's error text, bounded and without control characters.
         message: String,
+        /// Under which number the server remembers why, if it says.
+        denial_id: Option<String>,
     },
     /// The name cannot be a method.
     #[error("{0:?} is not the name of a method")]
@@ -100,30 +102,10 @@ impl Connection {
         Q: Serialize + ?Sized + Sync,
         A: DeserializeOwned,
     {
-        let body = serde_json::to_vec(request)
-            .map_err(|source| CallError::Encode { method: method.to_owned(), source })?;
-        let request = self.request(method, body).ok_or_else(|| CallError::Method(method.to_owned()))?;
-        let exchange = async {
-            let response = self
-                .send(request)
-                .await
-                .map_err(|source| CallError::Transport { method: method.to_owned(), source })?;
-            let status = response.status();
-            Ok((status, read_bounded(method, response).await?))
-        };
-        let (status, body) = timeout(limit, exchange)
-            .await
-            .unwrap_or_else(|_| Err(CallError::Timeout { method: method.to_owned(), limit }))?;
-        if !status.is_success() {
-            return Err(CallError::Refused { method: method.to_owned(), status, message: error_text(&body) });
-        }
-        // A method without an answer may send an empty body: the peer's clients take it for `null`.
-        let text: &[u8] = if body.is_empty() { b"null" } else { &body };
-        serde_json::from_slice(text).map_err(|error| CallError::Decode {
-            method: method.to_owned(),
-            line: error.line(),
-            column: error.column(),
-        })
+        let body = encode(method, request)?;
+        let path = self.url.method_path(method).ok_or_else(|| CallError::Method(method.to_owned()))?;
+        let request = self.post(path, None, body).ok_or_else(|| CallError::Method(method.to_owned()))?;
+        answer(limit, method, self.send(request)).await
     }
 
     /// What this KMS is. Open to anyone.
@@ -147,9 +129,18 @@ impl Connection {
         self.call("GetAppKey", &request).await
     }
 
-    fn request(&self, method: &str, body: Vec<u8>) -> Option<Request<Full<Bytes>>> {
-        let path = self.url.method_path(method)?;
-        self.address(Request::builder().method(Method::POST), path)?.body(Full::new(body.into())).ok()
+    /// A POST of JSON, with credentials where the service asks for them.
+    pub(crate) fn post(
+        &self,
+        path: PathAndQuery,
+        authorization: Option<HeaderValue>,
+        body: Vec<u8>,
+    ) -> Option<Request<Full<Bytes>>> {
+        let mut request = self.address(Request::builder().method(Method::POST), path)?;
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        request.body(Full::new(body.into())).ok()
     }
 
     /// Names the server as the protocol of this connection wants it.
@@ -164,7 +155,7 @@ impl Connection {
         })
     }
 
-    async fn send(&self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         match &self.sender {
             Sender::Http1(sender) => {
                 let mut sender = sender.lock().await;
@@ -178,6 +169,39 @@ impl Connection {
             }
         }
     }
+}
+
+/// The JSON form of a request.
+pub(crate) fn encode<Q: Serialize + ?Sized>(method: &str, request: &Q) -> Result<Vec<u8>, CallError> {
+    serde_json::to_vec(request).map_err(|source| CallError::Encode { method: method.to_owned(), source })
+}
+
+/// What comes back, within `limit`: the message of a success, or the reason of a refusal.
+pub(crate) async fn answer<A: DeserializeOwned>(
+    limit: Duration,
+    method: &str,
+    sending: impl Future<Output = hyper::Result<Response<Incoming>>>,
+) -> Result<A, CallError> {
+    let exchange = async {
+        let response =
+            sending.await.map_err(|source| CallError::Transport { method: method.to_owned(), source })?;
+        let status = response.status();
+        Ok((status, read_bounded(method, response).await?))
+    };
+    let (status, body) = timeout(limit, exchange)
+        .await
+        .unwrap_or_else(|_| Err(CallError::Timeout { method: method.to_owned(), limit }))?;
+    if !status.is_success() {
+        let Reason { message, denial_id } = reason(&body);
+        return Err(CallError::Refused { method: method.to_owned(), status, message, denial_id });
+    }
+    // A method without an answer may send an empty body: the peer's clients take it for `null`.
+    let text: &[u8] = if body.is_empty() { b"null" } else { &body };
+    serde_json::from_slice(text).map_err(|error| CallError::Decode {
+        method: method.to_owned(),
+        line: error.line(),
+        column: error.column(),
+    })
 }
 
 /// The body, in memory that is wiped: it may hold keys.
@@ -201,17 +225,36 @@ async fn read_bounded(method: &str, response: Response<Incoming>) -> Result<Zero
     Ok(bytes)
 }
 
+/// Why a server refuses, in its own words.
+struct Reason {
+    message: String,
+    denial_id: Option<String>,
+}
+
 /// What the server says: the `error` of its JSON object, else its text; one bounded line, safe to print.
-fn error_text(body: &[u8]) -> String {
+fn reason(body: &[u8]) -> Reason {
     #[derive(serde::Deserialize)]
     struct ErrorBody {
         error: String,
+        #[serde(default)]
+        denial_id: serde_json::Value,
     }
-    let line = match serde_json::from_slice::<ErrorBody>(body) {
-        Ok(body) => text::printable(&body.error),
-        Err(_) => text::printable(&String::from_utf8_lossy(&body[..body.len().min(4 * text::MAX_CHARS)])),
+    let (line, denial_id) = match serde_json::from_slice::<ErrorBody>(body) {
+        Ok(body) => {
+            let id = match body.denial_id {
+                serde_json::Value::String(id) => Some(text::printable(&id)),
+                serde_json::Value::Number(id) => Some(id.to_string()),
+                _ => None,
+            };
+            (text::printable(&body.error), id)
+        }
+        Err(_) => {
+            let start = &body[..body.len().min(4 * text::MAX_CHARS)];
+            (text::printable(&String::from_utf8_lossy(start)), None)
+        }
     };
-    if line.is_empty() { "no reason given".to_owned() } else { line }
+    let message = if line.is_empty() { "no reason given".to_owned() } else { line };
+    Reason { message, denial_id }
 }
 
 #[cfg(test)]
@@ -268,8 +311,25 @@ mod tests {
             let server =
                 TestServer::answering(move || Reply::Status(status, body.clone().into_bytes())).await;
             let error = server.connect().await.meta().await.expect_err("refused");
-            let CallError::Refused { method, status: got, message } = error else { panic!("{error}") };
+            let CallError::Refused { method, status: got, message, denial_id } = error else {
+                panic!("{error}")
+            };
             assert_eq!((method.as_str(), got.as_u16(), message.as_str()), ("GetMeta", status, expected));
+            assert_eq!(denial_id, None);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_refusal_keeps_the_number_under_which_it_is_remembered() {
+        for (body, expected) in [
+            (r#"{"error": "Boot denied", "code": "denied", "denial_id": "d-17"}"#, Some("d-17")),
+            (r#"{"error": "Boot denied", "denial_id": 17}"#, Some("17")),
+            (r#"{"error": "Boot denied", "denial_id": ["x"]}"#, None),
+        ] {
+            let server = TestServer::answering(move || Reply::Status(403, body.into())).await;
+            let error = server.connect().await.meta().await.expect_err("refused");
+            let CallError::Refused { message, denial_id, .. } = error else { panic!("{error}") };
+            assert_eq!((message.as_str(), denial_id.as_deref()), ("Boot denied", expected));
         }
     }
 

@@ -29,6 +29,9 @@ pub enum ServerError {
     /// The certificate is marked for another use: an app of the same root, for example.
     #[error("Invalid server cert usage: {0}")]
     Usage(String),
+    /// The certificate names an app. No KMS's does, whatever usage it is marked for.
+    #[error("the server certificate is that of an app")]
+    App,
     /// No attestation, and the caller requires one.
     #[error("the server certificate does not contain attestation")]
     NoAttestation,
@@ -40,6 +43,20 @@ pub enum ServerError {
     Attestation(#[from] VerifyError),
 }
 
+/// Requires that a certificate (DER) is marked as that of a KMS, and not as that of an app of the same root CA.
+///
+/// # Errors
+/// [`ServerError::Usage`], [`ServerError::NoUsage`], [`ServerError::App`], or that it cannot be read.
+pub fn kms_certificate(certificate: &[u8]) -> Result<(), ServerError> {
+    match ra_tls::special_usage(certificate)? {
+        Some(usage) if usage == KMS_USAGE => {}
+        Some(usage) => return Err(ServerError::Usage(text::printable(&usage))),
+        None => return Err(ServerError::NoUsage),
+    }
+    let names_app = ra_tls::app_id_in(certificate)?.is_some() || ra_tls::app_info_in(certificate)?.is_some();
+    if names_app { Err(ServerError::App) } else { Ok(()) }
+}
+
 impl Connection {
     /// Requires that the server's certificate is that of a KMS, and its attestation as asked. Returns what the
     /// attestation proves, if there is one.
@@ -47,11 +64,7 @@ impl Connection {
         &self,
         attestation: ServerAttestation<'_>,
     ) -> Result<Option<Verified>, ServerError> {
-        match ra_tls::special_usage(self.server_certificate())? {
-            Some(usage) if usage == KMS_USAGE => {}
-            Some(usage) => return Err(ServerError::Usage(text::printable(&usage))),
-            None => return Err(ServerError::NoUsage),
-        }
+        kms_certificate(self.server_certificate())?;
         let verifier = match attestation {
             ServerAttestation::IfPresent(verifier) | ServerAttestation::Required(verifier) => verifier,
         };

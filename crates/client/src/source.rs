@@ -1,103 +1,96 @@
 //! What a new replica does: verify a running KMS, have it allowed, and receive the root keys from exactly that one.
 
+mod error;
+mod handover;
+#[cfg(test)]
+mod tests;
+
+use std::time::Duration;
+
 use kms_attest::{
     attester::Attester,
-    p256::P256Key,
-    ra_tls::RaTlsError,
-    verify::{Binding, Verified, Verifier, VerifyError},
+    ra_tls,
+    verify::{Binding, Verified, Verifier},
 };
+use rustls_pki_types::{CertificateDer, UnixTime};
+use webpki::{EndEntityCert, KeyUsage};
 
+pub use self::{error::SourceError, handover::RootKeyParts};
+use self::{error::unanswered, handover::Shown};
 use crate::{
-    connection::{ConnectError, Connection},
-    identity::IdentityError,
-    proto::{GetKmsKeyRequest, GetTempCaCertResponse, KmsKeyResponse},
+    connection::Connection,
+    proto::{GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse},
     rpc::CallError,
+    server::{self, ServerError},
     tls::{self, ClientIdentity, Trust},
     url::KmsUrl,
 };
 
-/// Why the root keys were not received. The texts of the peer are kept where it has one: operators search for them
-/// (docs/compatibility.md).
-#[derive(Debug, thiserror::Error)]
-pub enum SourceError<E> {
-    /// No connection.
-    #[error("Failed to send request: error sending request for url ({url}/{method}?json): {source}")]
-    Connect {
-        /// The source.
-        url: Box<KmsUrl>,
-        /// The call for which the connection was needed.
-        method: &'static str,
-        /// Why not.
-        source: ConnectError,
-    },
-    /// No certificate to judge.
-    #[error("Source KMS did not present a TLS certificate")]
-    NoCertificate,
-    /// The certificate cannot be read.
-    #[error("Failed to decode attestation from cert extension: {0}")]
-    Certificate(#[source] RaTlsError),
-    /// Nothing to verify: the source runs with `core.attest_rpc_cert = false`, or a proxy ends TLS in front of it.
-    #[error("Source KMS certificate does not contain attestation")]
-    NoAttestation,
-    /// The attestation of the source does not verify.
-    #[error("Failed to verify the attestation of the source KMS: {0}")]
-    Attestation(#[source] VerifyError),
-    /// The source refused, or a call broke.
-    #[error(transparent)]
-    Call(#[from] CallError),
-    /// This machine could not prove itself.
-    #[error(transparent)]
-    Identity(#[from] IdentityError),
-    /// The caller's policy does not accept the source.
-    #[error("Source KMS is not allowed for onboarding: {0}")]
-    NotAllowed(E),
-    /// Not exactly one key set.
-    #[error("Invalid keys")]
-    InvalidKeys,
-    /// The root CA key is not a P-256 private key.
-    #[error("Failed to parse CA key")]
-    CaKey,
-    /// The temporary CA key is not a P-256 private key.
-    #[error("Failed to parse tmp CA key")]
-    TempCaKey,
-    /// The secp256k1 root key is not 32 bytes.
-    #[error("Failed to parse ECDSA key")]
-    K256Key,
-    /// A key does not belong to the certificate that the same source showed.
-    #[error("{0} does not belong to the certificate that the source KMS showed")]
-    OtherKey(&'static str),
-}
+/// How long the source may take to describe itself. The peer's answer waits for its authorization back end.
+const META_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Receives the root keys of a running KMS.
 ///
-/// `authorize` is given what the source's attestation proves and decides whether to take keys from it. The connection
-/// over which the keys come is tied to the public key that was attested: a server in between can neither listen nor
-/// hand over keys of its own.
+/// `authorize` is given what the source's attestation proves and decides whether to take keys from it; before it has
+/// agreed, the source is asked for nothing. The connection over which the keys come is tied to the public key that was
+/// attested: a server in between can neither listen nor hand over keys of its own. The keys are those of the
+/// certificates that the same source shows, and its own certificate is issued by them.
+///
+/// # Errors
+/// [`SourceError`]; nothing has been received then.
 pub async fn receive_root_keys<E>(
     source: &KmsUrl,
     attester: &Attester,
     verifier: &Verifier,
     vm_config: &str,
     authorize: impl AsyncFnOnce(&Verified) -> Result<(), E>,
-) -> Result<KmsKeyResponse, SourceError<E>> {
-    let first = open(source, "GetTempCaCert", Trust::DangerousAnyServer, None).await?;
-    let evidence =
-        first.server_evidence().map_err(SourceError::Certificate)?.ok_or(SourceError::NoAttestation)?;
-    let verified = verifier
-        .verify(&evidence, Binding::PublicKey(first.server_public_key()))
-        .await
-        .map_err(SourceError::Attestation)?;
+) -> Result<RootKeyParts, SourceError<E>> {
+    let first = AttestedSource::open(source, verifier).await?;
+    authorize(first.verified()).await.map_err(SourceError::NotAllowed)?;
     let temp_ca = first.temp_ca_cert().await?;
+    let meta = described(&first.connection).await;
 
     let identity = ClientIdentity::attested(&temp_ca, attester).await?;
-    authorize(&verified).await.map_err(SourceError::NotAllowed)?;
-
-    let attested = Trust::PublicKey(first.server_public_key());
+    let attested = Trust::PublicKey(first.connection.server_public_key());
     let second = open(source, "GetKmsKey", attested, Some(&identity)).await?;
     let request = GetKmsKeyRequest { vm_config: vm_config.to_owned() };
-    let response: KmsKeyResponse = second.call("GetKmsKey", &request).await?;
-    check(&response, &temp_ca)?;
-    Ok(response)
+    let response: KmsKeyResponse =
+        second.call("GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
+    RootKeyParts::parse(&response, &Shown { temp_ca: &temp_ca, meta: meta.as_ref() })
+}
+
+/// A running KMS whose certificate has been verified, on the connection that showed it. It has been asked for nothing.
+#[derive(Debug)]
+pub struct AttestedSource {
+    connection: Connection,
+    verified: Verified,
+}
+
+impl AttestedSource {
+    /// Connects to `source` and verifies what its certificate proves: the first step of [`receive_root_keys`].
+    ///
+    /// # Errors
+    /// [`SourceError`]: no connection, or a certificate that is not of an attested KMS.
+    pub async fn open<E>(source: &KmsUrl, verifier: &Verifier) -> Result<Self, SourceError<E>> {
+        let connection = open(source, "GetTempCaCert", Trust::DangerousAnyServer, None).await?;
+        let verified = verify(&connection, verifier).await?;
+        Ok(Self { connection, verified })
+    }
+
+    /// What its attestation proves.
+    pub fn verified(&self) -> &Verified {
+        &self.verified
+    }
+
+    /// The public temporary CA and the root certificate, which issued the source's own.
+    ///
+    /// # Errors
+    /// [`SourceError`]: no answer, or the root of another certificate.
+    pub async fn temp_ca_cert<E>(&self) -> Result<GetTempCaCertResponse, SourceError<E>> {
+        let temp_ca = self.connection.temp_ca_cert().await.map_err(unanswered("GetTempCaCert"))?;
+        issued_by(self.connection.server_certificate(), &temp_ca.ca_cert)?;
+        Ok(temp_ca)
+    }
 }
 
 async fn open<E>(
@@ -106,30 +99,45 @@ async fn open<E>(
     trust: Trust<'_>,
     identity: Option<&ClientIdentity>,
 ) -> Result<Connection, SourceError<E>> {
-    Connection::open(url, trust, identity).await.map_err(|source| match source {
-        ConnectError::NoCertificate => SourceError::NoCertificate,
-        source => SourceError::Connect { url: Box::new(url.clone()), method, source },
-    })
+    let opened = Connection::open(url, trust, identity).await;
+    opened.map_err(|error| SourceError::unconnected(error, url, method))
 }
 
-/// One key set, each key of its kind, the CA keys those of the certificates shown before.
-fn check<E>(response: &KmsKeyResponse, shown: &GetTempCaCertResponse) -> Result<(), SourceError<E>> {
-    let [keys] = &response.keys[..] else { return Err(SourceError::InvalidKeys) };
-    let ca = P256Key::from_pem(&keys.ca_key).map_err(|_| SourceError::CaKey)?;
-    let temp_ca = P256Key::from_pem(&response.temp_ca_key).map_err(|_| SourceError::TempCaKey)?;
-    if keys.k256_key.len() != 32 {
-        return Err(SourceError::K256Key);
-    }
-    for (name, key, certificate) in
-        [("the CA key", &ca, &shown.ca_cert), ("the tmp CA key", &temp_ca, &shown.temp_ca_cert)]
-    {
-        let shown = tls::single_certificate(certificate).ok().and_then(|der| tls::public_key_of(&der).ok());
-        if shown.as_deref() != Some(&key.spki_der()[..]) {
-            return Err(SourceError::OtherKey(name));
-        }
-    }
-    Ok(())
+/// What the certificate of the source proves: it is one of a KMS, and its attestation verifies and covers its key.
+async fn verify<E>(source: &Connection, verifier: &Verifier) -> Result<Verified, SourceError<E>> {
+    let certificate = source.server_certificate();
+    // An app's certificate is named as such, with an attestation or without.
+    let marked = match server::kms_certificate(certificate) {
+        Err(error @ (ServerError::Usage(_) | ServerError::App)) => return Err(SourceError::NotAKms(error)),
+        marked => marked,
+    };
+    let evidence = ra_tls::evidence_in(certificate)
+        .map_err(SourceError::Certificate)?
+        .ok_or(SourceError::NoAttestation)?;
+    marked.map_err(SourceError::NotAKms)?;
+    let binding = Binding::PublicKey(source.server_public_key());
+    verifier.verify(&evidence, binding).await.map_err(SourceError::Attestation)
 }
 
-#[cfg(test)]
-mod tests;
+/// Requires that the source's certificate is issued by the root CA that it gives to guests.
+fn issued_by<E>(certificate: &[u8], root: &str) -> Result<(), SourceError<E>> {
+    let root = tls::single_certificate(root).map_err(|_| SourceError::RootCa)?;
+    let anchor = webpki::anchor_from_trusted_cert(&root).map_err(|_| SourceError::RootCa)?;
+    let certificate = CertificateDer::from(certificate);
+    let usage = KeyUsage::server_auth();
+    EndEntityCert::try_from(&certificate)
+        .and_then(|certificate| {
+            let algorithms = webpki::ALL_VERIFICATION_ALGS;
+            certificate
+                .verify_for_usage(algorithms, &[anchor], &[], UnixTime::now(), usage, None, None)
+                .map(drop)
+        })
+        .map_err(SourceError::OtherRoot)
+}
+
+/// What the source says about its keys. A source that does not answer now says nothing, and is not refused for it: this
+/// finds mistakes, it proves nothing that the pinned connection does not.
+async fn described(source: &Connection) -> Option<GetMetaResponse> {
+    let answer: Result<GetMetaResponse, CallError> = source.call_within(META_TIMEOUT, "GetMeta", &()).await;
+    answer.inspect_err(|error| tracing::warn!(%error, "the source KMS does not describe itself")).ok()
+}

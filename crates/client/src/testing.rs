@@ -1,4 +1,5 @@
-//! A small TLS server for the tests: certificates as asked, answers as told.
+//! A small TLS server for the tests: certificates as asked, answers as told. `tests/support` uses it too.
+#![allow(dead_code)]
 
 use std::{
     convert::Infallible,
@@ -26,7 +27,7 @@ use kms_attest::{
     trust::TrustAnchors,
     verify::Verifier,
 };
-use kms_simulator::{Cvm, GuestAgent, PccsServer, Platform};
+use kms_simulator::{Cvm, CvmBuilder, GuestAgent, PccsServer, Platform};
 use rustls::{
     RootCertStore, ServerConfig, crypto::aws_lc_rs, server::WebPkiClientVerifier, sign::CertifiedKey,
     sign::SingleCertAndKey,
@@ -129,22 +130,28 @@ fn spec(common_name: &str, role: Role) -> CertificateSpec<'_> {
 pub(crate) struct World {
     pub(crate) attester: Attester,
     pub(crate) verifier: Verifier,
-    cvm: Arc<Cvm>,
-    _agent: GuestAgent,
-    _pccs: PccsServer,
+    pub(crate) platform: Arc<Platform>,
+    pub(crate) cvm: Arc<Cvm>,
+    pub(crate) agent: GuestAgent,
+    pub(crate) pccs: PccsServer,
 }
 
 impl World {
     pub(crate) async fn start() -> Self {
+        Self::with(|cvm| cvm).await
+    }
+
+    /// As [`World::start`], with another CVM.
+    pub(crate) async fn with(describe: impl FnOnce(CvmBuilder) -> CvmBuilder) -> Self {
         let platform = Platform::from_seed(b"kms-client tests");
         let pccs = PccsServer::start(&platform).await.expect("collateral server");
-        let cvm = Cvm::builder(&platform).build();
+        let cvm = describe(Cvm::builder(&platform)).build();
         let agent = GuestAgent::serve_tcp(&cvm).await.expect("guest agent");
         let attester = Attester::at(agent.address()).expect("address");
         let anchors = TrustAnchors::with_tdx_root(platform.root_der()).expect("root");
         let cache =
             CollateralCache::new(&[pccs.url()], &anchors, CacheOptions::default()).expect("collateral");
-        Self { attester, verifier: Verifier::new(anchors, cache), cvm, _agent: agent, _pccs: pccs }
+        Self { attester, verifier: Verifier::new(anchors, cache), platform, cvm, agent, pccs }
     }
 
     /// The leaf of a KMS with an attestation of its key.

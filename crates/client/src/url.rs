@@ -64,6 +64,16 @@ impl KmsUrl {
         self.port
     }
 
+    /// Where the port was not named, another default.
+    pub(crate) fn port_or(&self, default: u16) -> u16 {
+        if self.authority.port().is_some() { self.port } else { default }
+    }
+
+    /// `/…/prpc`
+    pub(crate) fn base(&self) -> &str {
+        &self.base
+    }
+
     pub(crate) fn authority(&self) -> &Authority {
         &self.authority
     }

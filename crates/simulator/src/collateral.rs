@@ -64,6 +64,9 @@ pub struct CollateralSpec {
     pub evaluation_number: u32,
     /// What TCB info says about platforms at [`TcbLevel::UpToDate`]; other than up to date after a "TCB recovery".
     pub platform: Standing,
+    /// `tcbDate` of one more level, above all that simulated platforms reach; `None` if there is none. All other levels
+    /// date from `tcb_info.issued`.
+    pub newest: Option<u64>,
     /// What TCB info says about the TDX module of TD 1.5 quotes (UpToDate, OutOfDate or Revoked).
     pub module: Standing,
     /// What QE identity says about the quoting enclave.
@@ -87,6 +90,7 @@ impl CollateralSpec {
             crls: validity,
             evaluation_number: 17,
             platform: Standing::of(TcbLevel::UpToDate),
+            newest: None,
             module: Standing::of(TcbLevel::UpToDate),
             qe: Standing::of(TcbLevel::UpToDate),
             revoked: Vec::new(),
@@ -96,6 +100,18 @@ impl CollateralSpec {
     /// As after a TCB recovery: platforms that were up to date are now at `level`.
     pub fn after_tcb_recovery(level: TcbLevel) -> Self {
         Self { platform: Standing::of(level), ..Self::default() }
+    }
+
+    /// As after a TCB recovery of `date` (Unix seconds), whose update no simulated platform has: those that were up to
+    /// date are now at `level`, and a better level is listed.
+    pub fn after_tcb_recovery_of(date: u64, level: TcbLevel) -> Self {
+        let before = Self::default();
+        Self {
+            platform: Standing::of(level),
+            newest: Some(date),
+            evaluation_number: before.evaluation_number + 1,
+            ..before
+        }
     }
 
     fn lists(&self, revocation: Revocation) -> bool {
@@ -209,21 +225,27 @@ fn sign(document: &Value, signer: &Certified) -> Signed {
 }
 
 fn tcb_info(fmspc: [u8; 6], spec: &CollateralSpec) -> Value {
-    let levels: Vec<Value> = TcbLevel::LISTED
-        .into_iter()
-        .map(|level| {
-            let standing = match level {
-                TcbLevel::UpToDate => spec.platform.clone(),
-                other => Standing::of(other),
-            };
-            let tcb = json!({
-                "sgxtcbcomponents": components(CPU_SVN),
-                "pcesvn": PCE_SVN,
-                "tdxtcbcomponents": components(level.required_components()),
-            });
-            tcb_level(tcb, &standing, spec.tcb_info)
-        })
-        .collect();
+    let listed = TcbLevel::LISTED.into_iter().map(|level| {
+        let standing = match level {
+            TcbLevel::UpToDate => spec.platform.clone(),
+            other => Standing::of(other),
+        };
+        let tcb = json!({
+            "sgxtcbcomponents": components(CPU_SVN),
+            "pcesvn": PCE_SVN,
+            "tdxtcbcomponents": components(level.required_components()),
+        });
+        tcb_level(tcb, &standing, spec.tcb_info.issued)
+    });
+    let newest = spec.newest.map(|date| {
+        let tcb = json!({
+            "sgxtcbcomponents": components(CPU_SVN),
+            "pcesvn": PCE_SVN,
+            "tdxtcbcomponents": components(TcbLevel::beyond()),
+        });
+        tcb_level(tcb, &Standing::of(TcbLevel::UpToDate), date)
+    });
+    let levels: Vec<Value> = newest.into_iter().chain(listed).collect();
     let module = json!({
         "mrsigner": "0".repeat(96), "attributes": "0000000000000000", "attributesMask": "FFFFFFFFFFFFFFFF",
     });
@@ -232,7 +254,7 @@ fn tcb_info(fmspc: [u8; 6], spec: &CollateralSpec) -> Value {
         identity[key] = value.clone();
     }
     identity["tcbLevels"] =
-        json!([tcb_level(json!({ "isvsvn": MODULE_ISV_SVN }), &spec.module, spec.tcb_info)]);
+        json!([tcb_level(json!({ "isvsvn": MODULE_ISV_SVN }), &spec.module, spec.tcb_info.issued)]);
 
     json!({
         "id": "TDX",
@@ -262,14 +284,14 @@ fn qe_identity(spec: &CollateralSpec) -> Value {
         "attributesMask": "FBFFFFFFFFFFFFFF0000000000000000",
         "mrsigner": hex::encode_upper(QE_MR_SIGNER),
         "isvprodid": QE_ISV_PROD_ID,
-        "tcbLevels": [tcb_level(json!({ "isvsvn": QE_ISV_SVN }), &spec.qe, spec.qe_identity)],
+        "tcbLevels": [tcb_level(json!({ "isvsvn": QE_ISV_SVN }), &spec.qe, spec.qe_identity.issued)],
     })
 }
 
-fn tcb_level(tcb: Value, standing: &Standing, validity: Validity) -> Value {
+fn tcb_level(tcb: Value, standing: &Standing, date: u64) -> Value {
     let mut level = json!({
         "tcb": tcb,
-        "tcbDate": rfc3339(validity.issued),
+        "tcbDate": rfc3339(date),
         "tcbStatus": standing.level.status(),
     });
     if !standing.advisories.is_empty() {

@@ -231,6 +231,8 @@ fn info(cvm: &Cvm) -> Value {
         "os_image_hash": hex::encode(cvm.os_image_hash()),
         "compose_hash": hex::encode(cvm.compose_hash()),
         "device_id": hex::encode(cvm.platform().device_id()),
+        "app_compose": "",
+        "event_log": cvm.event_log(),
     });
     json!({
         "app_id": hex::encode(cvm.app_id()),

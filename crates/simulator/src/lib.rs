@@ -21,7 +21,7 @@ pub use collateral::{CollateralSpec, Revocation, Validity};
 pub use cvm::{Cvm, CvmBuilder, KeyProvider, Stage};
 pub use guest_agent::{AgentMode, GuestAgent};
 pub use key::SimulatedKey;
-pub use pccs::{Endpoint, PccsMode, PccsServer};
+pub use pccs::{EarlySet, Endpoint, PccsMode, PccsServer};
 pub use platform::{Certification, PckCa, Platform, PlatformSpec};
 pub use quote::{QuoteFormat, Registers, TdReport};
 pub use tcb::{Standing, TcbLevel};

@@ -69,6 +69,17 @@ pub enum PccsMode {
     Corrupt,
 }
 
+/// What the server has for who asks with `update=early`.
+#[derive(Clone, Debug)]
+pub enum EarlySet {
+    /// What it has for everyone, as when no TCB recovery is under way; so do services that do not know the parameter.
+    Standard,
+    /// 400: it does not know the parameter.
+    Refused,
+    /// This.
+    Published(Box<CollateralSpec>),
+}
+
 const LOG_LIMIT: usize = 10_000;
 
 /// A PCCS on a TCP port. Dropping it closes the port and all connections.
@@ -97,6 +108,7 @@ impl PccsServer {
             others: others.to_vec(),
             shared: Mutex::new(Shared {
                 published: Arc::new(Published::new(platform, others, &CollateralSpec::default())),
+                early: Early::Standard,
                 mode: PccsMode::Up,
                 endpoint_modes: HashMap::new(),
                 log: VecDeque::new(),
@@ -128,6 +140,17 @@ impl PccsServer {
     pub fn publish(&self, spec: &CollateralSpec) {
         let published = Arc::new(Published::new(&self.state.platform, &self.state.others, spec));
         self.state.lock().published = published;
+    }
+
+    /// Chooses what `update=early` asks for.
+    pub fn set_early(&self, early: EarlySet) {
+        self.state.lock().early = match early {
+            EarlySet::Standard => Early::Standard,
+            EarlySet::Refused => Early::Refused,
+            EarlySet::Published(spec) => {
+                Early::Published(Arc::new(Published::new(&self.state.platform, &self.state.others, &spec)))
+            }
+        };
     }
 
     /// Treats all requests alike.
@@ -175,8 +198,17 @@ struct State {
     shared: Mutex<Shared>,
 }
 
+/// [`EarlySet`], signed.
+#[derive(Clone)]
+enum Early {
+    Standard,
+    Refused,
+    Published(Arc<Published>),
+}
+
 struct Shared {
     published: Arc<Published>,
+    early: Early,
     mode: PccsMode,
     endpoint_modes: HashMap<Endpoint, PccsMode>,
     log: VecDeque<String>,
@@ -187,7 +219,9 @@ struct Shared {
 impl Handler for State {
     async fn answer(&self, request: Request) -> Reply {
         let endpoint = Endpoint::of(&request.path);
-        let (published, mode) = self.record(&request, endpoint);
+        let (published, early, mode) = self.record(&request, endpoint);
+        let asks_early = form_urlencoded::parse(request.query.as_bytes())
+            .any(|(key, value)| key == "update" && value == "early");
         match mode {
             PccsMode::Down => return Reply::new(503, "upstream http://10.11.12.13:8081/internal refused"),
             PccsMode::Missing => return Reply::new(404, ""),
@@ -198,6 +232,11 @@ impl Handler for State {
             PccsMode::Slow(pause) => tokio::time::sleep(pause).await,
             PccsMode::Up | PccsMode::Corrupt => (),
         }
+        let published = match early {
+            Early::Refused if asks_early => return Reply::new(400, "unknown parameter update"),
+            Early::Published(early) if asks_early => early,
+            _ => published,
+        };
         match endpoint {
             Some(endpoint) if request.method == "GET" => {
                 self.document(endpoint, &request.query, &published, mode)
@@ -209,7 +248,7 @@ impl Handler for State {
 }
 
 impl State {
-    fn record(&self, request: &Request, endpoint: Option<Endpoint>) -> (Arc<Published>, PccsMode) {
+    fn record(&self, request: &Request, endpoint: Option<Endpoint>) -> (Arc<Published>, Early, PccsMode) {
         let mut shared = self.lock();
         if shared.log.len() == LOG_LIMIT {
             shared.log.pop_front();
@@ -223,7 +262,7 @@ impl State {
         let mode = endpoint
             .and_then(|endpoint| shared.endpoint_modes.get(&endpoint).copied())
             .unwrap_or(shared.mode);
-        (Arc::clone(&shared.published), mode)
+        (Arc::clone(&shared.published), shared.early.clone(), mode)
     }
 
     fn document(&self, endpoint: Endpoint, query: &str, published: &Published, mode: PccsMode) -> Reply {

@@ -79,6 +79,13 @@ impl TcbLevel {
         required
     }
 
+    /// TDX components of a level that no simulated platform reaches.
+    pub(crate) fn beyond() -> [u8; 16] {
+        let mut required = TcbLevel::UpToDate.required_components();
+        required[2] += 1;
+        required
+    }
+
     fn component(self) -> u8 {
         match self {
             TcbLevel::UpToDate => 7,

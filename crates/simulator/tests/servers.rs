@@ -251,6 +251,9 @@ async fn info_describes_the_cvm_and_events_move_its_registers() {
     assert_eq!(before["vm_config"], cvm.vm_config());
     assert_eq!(before["key_provider_info"], "");
     assert_eq!(before["mr_aggregated"], hex::encode(cvm.mr_aggregated()));
+    let tcb_info: Value = serde_json::from_str(before["tcb_info"].as_str().unwrap()).unwrap();
+    assert_eq!(tcb_info["event_log"], json!(cvm.event_log()), "with what the quote does not say");
+    assert_eq!(tcb_info["app_compose"], "");
 
     cvm.finish_boot(&KeyProvider::Kms(vec![1, 2, 3]));
     let after = info().await;

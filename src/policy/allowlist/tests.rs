@@ -41,7 +41,7 @@ impl Setup {
     }
 
     async fn decide(&self) -> Result<(), (&'static str, String)> {
-        result(self.allowlist.decide(Subject::App(&boot_info())).await)
+        result(self.allowlist.decide(Subject::App(&boot_info())).await.unwrap())
     }
 
     fn snapshot_decide(&self) -> Result<(), (&'static str, String)> {
@@ -118,9 +118,9 @@ async fn a_settled_file_is_read_once() {
     setup.write(&content(0x22));
     tokio::time::sleep(UNSETTLED * 2).await;
     assert_eq!(setup.decide().await, Ok(()));
-    let before = setup.allowlist.snapshot.load_full();
+    let before = setup.allowlist.file.snapshot.load_full();
     assert_eq!(setup.decide().await, Ok(()));
-    assert!(Arc::ptr_eq(&before, &setup.allowlist.snapshot.load_full()));
+    assert!(Arc::ptr_eq(&before, &setup.allowlist.file.snapshot.load_full()));
 }
 
 #[tokio::test]
@@ -131,4 +131,59 @@ async fn strict_devices_silence_the_relaxation() {
     assert!(lenient.relaxation().is_some());
     let strict = Allowlist::open(setup.path(), EmptyDevices::NoDevice);
     assert_eq!(strict.relaxation(), None);
+}
+
+/// So many apps that reading them takes a while.
+fn many(compose_hash: u8) -> String {
+    let mut file: serde_json::Value = serde_json::from_str(&content(compose_hash)).unwrap();
+    for number in 0..10_000_u32 {
+        let id = format!("{number:040x}");
+        file["apps"][id] = json!({"composeHashes": [hex::encode([0x99; 32])], "allowAnyDevice": true});
+    }
+    file.to_string()
+}
+
+#[tokio::test]
+async fn who_asks_while_a_large_file_is_read_waits_for_the_same_reading() {
+    let setup = Setup::new();
+    setup.write(&many(0x23));
+    assert!(setup.decide().await.is_err());
+    setup.replace(&many(0x22));
+    let before = setup.allowlist.file.snapshot.load_full();
+    let asked = std::time::Instant::now();
+    let decisions = futures_util::future::join_all((0..200).map(|_| setup.decide())).await;
+    assert!(decisions.iter().all(Result::is_ok), "each sees the change");
+    let after = setup.allowlist.file.snapshot.load_full();
+    assert!(!Arc::ptr_eq(&before, &after) && after.begun >= asked);
+}
+
+#[tokio::test]
+async fn a_file_that_is_read_again_and_has_not_changed_is_not_parsed_again() {
+    let setup = Setup::new();
+    setup.write(&content(0x22));
+    assert_eq!(setup.decide().await, Ok(()));
+    let before = setup.allowlist.file.snapshot.load_full();
+    setup.replace(&content(0x22));
+    assert_eq!(setup.decide().await, Ok(()));
+    let after = setup.allowlist.file.snapshot.load_full();
+    assert!(!Arc::ptr_eq(&before, &after) && Arc::ptr_eq(&before.rules, &after.rules));
+}
+
+#[tokio::test]
+async fn while_a_reading_does_not_end_the_rules_of_before_decide_for_a_while_and_then_nobody() {
+    let setup = Setup::new();
+    setup.write(&content(0x22));
+    assert_eq!(setup.decide().await, Ok(()));
+    let file = Arc::clone(&setup.allowlist.file);
+    let reading = file.reading.lock().await;
+    setup.replace(&content(0x23));
+    let began = Instant::now();
+    assert_eq!(setup.decide().await, Ok(()), "by the rules of before");
+    assert!(began.elapsed() >= PATIENCE && began.elapsed() < TOLERANCE);
+    file.changed.store(Some(Arc::new(Instant::now().checked_sub(TOLERANCE * 2).unwrap())));
+    let error = setup.allowlist.decide(Subject::App(&boot_info())).await.unwrap_err();
+    assert!(error.detail().contains("has changed and cannot be read"), "{error:?}");
+    drop(reading);
+    let denied = Err(("compose_hash_not_allowed", "compose hash not allowed".to_owned()));
+    assert_eq!(setup.decide().await, denied, "the new rules, once they are read");
 }

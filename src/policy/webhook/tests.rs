@@ -1,5 +1,8 @@
 //! The protocol on the wire, and every way a backend can misbehave, against servers on loopback.
 
+mod breaking;
+mod proofs;
+
 use std::sync::Mutex as StdMutex;
 
 use serde_json::{Value, json};
@@ -8,12 +11,16 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::testing::boot_info;
 use super::*;
+use crate::policy::Denial;
 
 const QUICK: Bounds = Bounds {
     connect: Duration::from_millis(300),
     total: Duration::from_millis(500),
     body: 64 << 10,
     concurrent: 4,
+    waiting: 100,
+    patience: Duration::from_millis(250),
+    slow: Duration::from_millis(100),
 };
 
 /// What a server does with each request.
@@ -67,7 +74,7 @@ impl Server {
 }
 
 fn webhook(base: &str) -> Webhook {
-    Webhook::with_bounds(Endpoint::parse(base).unwrap(), QUICK).unwrap()
+    Webhook::with_bounds(&config::Webhook::at(Endpoint::parse(base).unwrap()), QUICK).unwrap()
 }
 
 async fn serve(mut stream: TcpStream, behaviour: Behaviour, requests: Arc<StdMutex<Vec<String>>>) {
@@ -341,7 +348,7 @@ async fn the_last_info_outlives_an_outage() {
     let old = Answered { info: answered.info.clone(), at: Instant::now().checked_sub(FRESH * 2).unwrap() };
     webhook.info.store(Some(Arc::new(old)));
     let hanging = Server::new(Behaviour::Hang).await;
-    let webhook = Webhook { base: Endpoint::parse(&hanging.base).unwrap(), ..webhook };
+    let webhook = Webhook { line: self::webhook(&hanging.base).line, ..webhook };
     assert!(webhook.info().await.is_err());
     assert!(webhook.last_info().is_some());
 }

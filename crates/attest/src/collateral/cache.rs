@@ -1,5 +1,6 @@
 //! Collateral kept until Intel's own `nextUpdate`: one fetch at a time per platform, several services in order.
 
+mod early;
 mod shelf;
 mod stats;
 
@@ -7,6 +8,7 @@ use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use dcap_qvl::quote::Quote;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
@@ -96,7 +98,16 @@ impl CollateralCache {
     /// A quote that carries its platform's certificate chain, as nearly all do, needs no request while the cache holds
     /// its kind of platform. One with an encrypted PPID needs one request each time: its chain is its own.
     pub async fn get(&self, quote: &[u8]) -> Result<Arc<Collateral>, CollateralError> {
-        match Origin::of(quote)? {
+        self.of_origin(Origin::of(quote)?).await
+    }
+
+    /// [`CollateralCache::get`] for a quote that was parsed already.
+    pub(crate) async fn get_parsed(&self, quote: &Quote) -> Result<Arc<Collateral>, CollateralError> {
+        self.of_origin(Origin::of_parsed(quote)?).await
+    }
+
+    async fn of_origin(&self, origin: Origin) -> Result<Arc<Collateral>, CollateralError> {
+        match origin {
             Origin::Certificate { platform, chain } => self.platform(platform, &chain).await,
             Origin::EncryptedPpid(request) => {
                 let chain = self.pck_chain(&request).await?;

@@ -43,6 +43,7 @@ pub struct Collateral {
     fmspc: [u8; 6],
     issued: u64,
     expires: u64,
+    evaluation_number: u32,
 }
 
 impl Collateral {
@@ -67,6 +68,7 @@ impl Collateral {
             fmspc: fmspc.ok_or(CollateralError::Malformed("fmspc of tcb info"))?,
             issued: tcb_info.issued()?,
             expires,
+            evaluation_number: tcb_info.tcb_evaluation_data_number,
             parts,
         })
     }
@@ -101,7 +103,12 @@ impl Collateral {
         self.parts.pck_certificate_chain.as_deref()
     }
 
-    fn with_pck_certificate_chain(&self, chain: String) -> Self {
+    /// `tcbEvaluationDataNumber` of the TCB info: Intel raises it with each TCB recovery.
+    pub fn evaluation_number(&self) -> u32 {
+        self.evaluation_number
+    }
+
+    pub(crate) fn with_pck_certificate_chain(&self, chain: String) -> Self {
         let mut own = self.clone();
         own.parts.pck_certificate_chain = Some(chain);
         own
@@ -115,6 +122,8 @@ struct Dated {
     issue_date: String,
     next_update: String,
     fmspc: Option<String>,
+    #[serde(default)]
+    tcb_evaluation_data_number: u32,
     #[serde(skip)]
     name: &'static str,
 }
@@ -134,7 +143,7 @@ impl Dated {
     }
 }
 
-fn unix_seconds(rfc3339: &str) -> Option<u64> {
+pub(crate) fn unix_seconds(rfc3339: &str) -> Option<u64> {
     OffsetDateTime::parse(rfc3339, &Rfc3339).ok()?.unix_timestamp().try_into().ok()
 }
 

@@ -43,7 +43,7 @@ pub struct PlatformKey {
 }
 
 impl PlatformKey {
-    pub(super) fn of_leaf(leaf: &[u8]) -> Result<Self, CollateralError> {
+    pub(crate) fn of_leaf(leaf: &[u8]) -> Result<Self, CollateralError> {
         let malformed = |_| CollateralError::Quote("pck certificate does not parse".into());
         let fmspc = parse_pck_extension(leaf).map_err(malformed)?.fmspc;
         let ca = match pck_ca(leaf).map_err(malformed)? {
@@ -74,7 +74,12 @@ const PCK_CERTIFICATE_CHAIN: u16 = 5;
 
 impl Origin {
     pub(super) fn of(quote: &[u8]) -> Result<Self, CollateralError> {
-        let quote = Quote::parse(quote).map_err(|_| CollateralError::Quote("quote does not parse".into()))?;
+        Self::of_parsed(
+            &Quote::parse(quote).map_err(|_| CollateralError::Quote("quote does not parse".into()))?,
+        )
+    }
+
+    pub(super) fn of_parsed(quote: &Quote) -> Result<Self, CollateralError> {
         if quote.report.is_sgx() {
             return Err(CollateralError::NotATd);
         }

@@ -130,17 +130,8 @@ impl Pccs {
         let pck_crl_issuer_chain = issuer_chain(&answer, Resource::PckCrl, &[PCK_CRL_CHAIN])?;
         let pck_crl = answer.body;
 
-        let url =
-            format!("{}/tdx/certification/v4/tcb?fmspc={}", self.base, hex::encode_upper(platform.fmspc));
-        let answer = self.http.get(Resource::TcbInfo, &url, MAX_DOCUMENT).await?;
-        let tcb_info_issuer_chain = issuer_chain(&answer, Resource::TcbInfo, &TCB_INFO_CHAINS)?;
-        let tcb_info = text(answer, Resource::TcbInfo)?;
-
-        let url = format!("{}/tdx/certification/v4/qe/identity?update=standard", self.base);
-        let answer = self.http.get(Resource::QeIdentity, &url, MAX_DOCUMENT).await?;
-        let qe_identity_issuer_chain = issuer_chain(&answer, Resource::QeIdentity, &[QE_IDENTITY_CHAIN])?;
-        let qe_identity = text(answer, Resource::QeIdentity)?;
-
+        let (tcb_info_issuer_chain, tcb_info) = self.tcb_info(platform, "").await?;
+        let (qe_identity_issuer_chain, qe_identity) = self.qe_identity("standard").await?;
         let root_ca_crl = self.root_crl(&qe_identity_issuer_chain).await?;
 
         let (tcb_info, tcb_info_signature) = TcbInfoAnswer::read(&tcb_info)?;
@@ -157,6 +148,47 @@ impl Pccs {
             qe_identity_signature,
             pck_certificate_chain: None,
         })
+    }
+
+    /// Issuer chain and answer. `update` is what to add to the query: the peer adds nothing here.
+    async fn tcb_info(&self, platform: PlatformKey, update: &str) -> Result<(String, String), FetchFailure> {
+        let fmspc = hex::encode_upper(platform.fmspc);
+        let url = format!("{}/tdx/certification/v4/tcb?fmspc={fmspc}{update}", self.base);
+        let answer = self.http.get(Resource::TcbInfo, &url, MAX_DOCUMENT).await?;
+        let chain = issuer_chain(&answer, Resource::TcbInfo, &TCB_INFO_CHAINS)?;
+        Ok((chain, text(answer, Resource::TcbInfo)?))
+    }
+
+    /// Issuer chain and answer.
+    async fn qe_identity(&self, update: &str) -> Result<(String, String), FetchFailure> {
+        let url = format!("{}/tdx/certification/v4/qe/identity?update={update}", self.base);
+        let answer = self.http.get(Resource::QeIdentity, &url, MAX_DOCUMENT).await?;
+        let chain = issuer_chain(&answer, Resource::QeIdentity, &[QE_IDENTITY_CHAIN])?;
+        Ok((chain, text(answer, Resource::QeIdentity)?))
+    }
+
+    /// `standard` with the TCB info and QE identity that Intel has for who asks early, signed up to the trusted root
+    /// and valid now.
+    pub(super) async fn early(
+        &self,
+        platform: PlatformKey,
+        standard: &Collateral,
+        clock: &Clock,
+    ) -> Result<Collateral, FetchFailure> {
+        let (tcb_info_issuer_chain, tcb_info) = self.tcb_info(platform, "&update=early").await?;
+        let (qe_identity_issuer_chain, qe_identity) = self.qe_identity("early").await?;
+        let (tcb_info, tcb_info_signature) = TcbInfoAnswer::read(&tcb_info)?;
+        let (qe_identity, qe_identity_signature) = QeIdentityAnswer::read(&qe_identity)?;
+        let parts = QuoteCollateralV3 {
+            tcb_info_issuer_chain,
+            tcb_info,
+            tcb_info_signature,
+            qe_identity_issuer_chain,
+            qe_identity,
+            qe_identity_signature,
+            ..standard.parts().clone()
+        };
+        authentic::admit(parts, platform, &self.root, clock.now())
     }
 
     fn has_root_crl(&self) -> bool {

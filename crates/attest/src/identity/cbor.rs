@@ -130,6 +130,23 @@ impl<'a> Reader<'a> {
         }
     }
 
+    /// Reads an array; `read` reads an element.
+    pub(crate) fn array(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<(), CborError>,
+    ) -> Result<(), CborError> {
+        match self.head()? {
+            Head { major: ARRAY, argument: Some(count) } => (0..count).try_for_each(|_| read(self)),
+            Head { major: ARRAY, argument: None } => {
+                while !self.at_break() {
+                    read(self)?;
+                }
+                Ok(())
+            }
+            _ => Err(CborError::Expected("an array")),
+        }
+    }
+
     pub(crate) fn skip(&mut self) -> Result<(), CborError> {
         self.skip_within(MAX_DEPTH)
     }

@@ -1,7 +1,8 @@
 //! What a TDX guest's registers must be if it booted a given OS image: computed without any input or output.
 //!
 //! Two ways lead to the [`BootRegisters`]: [`legacy`] measures the files of an image, [`lite`] takes digests that the
-//! image hash vouches for. Both end in [`BootRegisters::compare`] with what the quote vouches for.
+//! image hash vouches for. Both end in [`BootRegisters::compare`] with what the quote vouches for. [`sev_snp`] is the same
+//! question for AMD's guests, whose launch is measured as a whole.
 
 pub mod acpi;
 mod authenticode;
@@ -13,6 +14,7 @@ pub mod manifest;
 mod mrtd;
 pub mod qemu;
 pub mod registers;
+pub mod sev_snp;
 mod td_hob;
 pub mod tdvf;
 

@@ -1,10 +1,14 @@
 //! TDX quotes: the registers of a TD, and the verification of a quote against collateral and a root.
 
-use dcap_qvl::quote::{Quote, Report, TDReport10};
-use dcap_qvl::verify::QuoteVerifier;
+mod quote;
 
+use dcap_qvl::quote::{Report, TDReport10};
+use dcap_qvl::verify::{QuoteVerifier, VerifiedReport};
+
+pub use self::quote::TdQuote;
 use crate::collateral::Collateral;
 use crate::identity::Quoted;
+use crate::tcb::{Lag, PlatformTcb, TcbStatus, TcbVerdict, status_of};
 use crate::trust::TrustAnchors;
 
 /// TDATTRIBUTES a TD may have: SEPT_VE_DISABLE (28), PKS (30) and KL (31). Everything else is refused: the debug
@@ -55,8 +59,7 @@ pub struct TdReport {
 impl TdReport {
     /// The body of `quote`, **not** verified.
     pub fn parse(quote: &[u8]) -> Result<Self, TdxError> {
-        let quote = Quote::parse(quote).map_err(|e| TdxError::Malformed(reason(&e)))?;
-        Self::from_report(&quote.report)
+        Ok(TdQuote::parse(quote)?.into_report())
     }
 
     fn from_report(report: &Report) -> Result<Self, TdxError> {
@@ -135,7 +138,8 @@ pub struct VerifiedQuote {
     status: String,
     platform_status: String,
     qe_status: String,
-    advisory_ids: Vec<String>,
+    verdict: TcbVerdict,
+    platform: PlatformTcb,
     ppid: [u8; PPID_BYTES],
 }
 
@@ -162,7 +166,17 @@ impl VerifiedQuote {
 
     /// Intel's advisories that apply, without repeats.
     pub fn advisory_ids(&self) -> &[String] {
-        &self.advisory_ids
+        &self.verdict.advisory_ids
+    }
+
+    /// What Intel says of the platform.
+    pub fn verdict(&self) -> &TcbVerdict {
+        &self.verdict
+    }
+
+    /// The platform's security versions.
+    pub fn platform(&self) -> &PlatformTcb {
+        &self.platform
     }
 
     /// The platform's provisioning id, from its PCK certificate.
@@ -179,18 +193,47 @@ pub fn verify_quote(
     anchors: &TrustAnchors,
     now: u64,
 ) -> Result<VerifiedQuote, TdxError> {
-    let report = QuoteVerifier::new(anchors.tdx_root().to_vec())
+    let report = report(quote, collateral, anchors, now)?;
+    conclude(report, &TdQuote::parse(quote)?, collateral)
+}
+
+/// The library's checks.
+fn report(
+    quote: &[u8],
+    collateral: &Collateral,
+    anchors: &TrustAnchors,
+    now: u64,
+) -> Result<VerifiedReport, TdxError> {
+    QuoteVerifier::new(anchors.tdx_root().to_vec())
         .verify(quote, collateral.parts(), now)
-        .map_err(|e| TdxError::Rejected(reason(&e)))?;
+        .map_err(|e| TdxError::Rejected(reason(&e)))
+}
+
+/// Our own checks, and what was found: `quote` is what `report` is about.
+fn conclude(
+    report: VerifiedReport,
+    quote: &TdQuote<'_>,
+    collateral: &Collateral,
+) -> Result<VerifiedQuote, TdxError> {
     let td = TdReport::from_report(&report.report)?;
     td.check_isolation()?;
     let ppid = report.ppid.as_slice().try_into().map_err(|_| TdxError::Ppid { bytes: report.ppid.len() })?;
+    let pck_chain = collateral.pck_certificate_chain().map(str::as_bytes);
+    let pck_chain = pck_chain.unwrap_or_else(|| quote.parsed().inner_cert_data());
+    let platform = PlatformTcb::read(quote.parsed(), pck_chain).ok_or(TdxError::Platform)?;
+    let status = status_of(&report.status).ok_or_else(|| TdxError::Status(report.status.clone()))?;
+    let parts = collateral.parts();
+    let lag = (status != TcbStatus::UpToDate)
+        .then(|| Lag::read(&platform, &parts.tcb_info, &parts.qe_identity))
+        .flatten();
+    let fmspc = collateral.fmspc();
     Ok(VerifiedQuote {
         td,
         status: report.status,
         platform_status: report.platform_status.status.to_string(),
         qe_status: report.qe_status.status.to_string(),
-        advisory_ids: report.advisory_ids,
+        verdict: TcbVerdict { status, advisory_ids: report.advisory_ids, fmspc, lag },
+        platform,
         ppid,
     })
 }
@@ -230,6 +273,12 @@ pub enum TdxError {
     /// A service TD is bound to the TD.
     #[error("mr_service_td is not zero")]
     ServiceTd,
+    /// The library verified the platform's certificate, but its versions cannot be read.
+    #[error("the platform's security versions do not parse")]
+    Platform,
+    /// A status that Intel did not have when this was written.
+    #[error("unknown tcb status {0}")]
+    Status(String),
     /// The PCK certificate's PPID has the wrong length.
     #[error("ppid must be {PPID_BYTES} bytes, got {bytes}")]
     Ppid {

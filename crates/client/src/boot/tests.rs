@@ -221,10 +221,16 @@ async fn a_silent_kms_costs_its_share_of_time_only() {
     };
     let (silent, kms) = (silent.url.clone(), kms.server.url.clone());
     let share = Duration::from_millis(500);
-    let keys = guest.boot(&[silent.clone(), kms.clone()], share, ALTOGETHER).await.expect("keys");
+    let keys = guest
+        .boot(&[silent.clone(), kms.clone()], share, Deadlines::default().altogether)
+        .await
+        .expect("keys");
     assert!(matches!(keys.failed[0].error, AttemptError::OutOfTime));
 
-    let error = guest.boot(&[silent, kms], ALTOGETHER, share).await.expect_err("all time used up");
+    let error = guest
+        .boot(&[silent, kms], Deadlines::default().altogether, share)
+        .await
+        .expect_err("all time used up");
     assert_eq!(error.to_string().matches("out of time").count(), 2, "{error}");
 }
 

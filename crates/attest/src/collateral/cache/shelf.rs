@@ -39,6 +39,12 @@ impl Shelf {
         Some(Arc::clone(&entry.collateral))
     }
 
+    /// As [`Shelf::take`], but it is no use of the entry.
+    pub(super) fn look(&self, platform: PlatformKey, now: u64) -> Option<Arc<Collateral>> {
+        let entry = self.entries.get(&platform).filter(|entry| entry.collateral.expires() >= now)?;
+        Some(Arc::clone(&entry.collateral))
+    }
+
     /// Files `collateral` and gives what is filed now: never an earlier issue in place of one that is still valid.
     pub(super) fn place(
         &mut self,

@@ -1,0 +1,46 @@
+//! Intel's early set for a platform model: asked for on the side, never in place of the standard one, and kept by nobody.
+
+use std::sync::Arc;
+
+use tokio::time::timeout;
+
+use super::{CollateralCache, landed};
+use crate::collateral::{Collateral, CollateralError, FetchFailure, PlatformKey};
+
+impl CollateralCache {
+    /// Collateral of a model whose platforms were verified before: kept, or fetched.
+    pub(crate) async fn of_known(&self, model: PlatformKey) -> Result<Arc<Collateral>, CollateralError> {
+        let flight = {
+            let mut state = self.state();
+            if let Some(kept) = state.shelf.look(model, self.clock().now()) {
+                return Ok(kept);
+            }
+            self.board(&mut state, model)?
+        };
+        landed(flight).await
+    }
+
+    /// `standard` with Intel's early TCB info and QE identity in place of its own, from the first service that has
+    /// them. Services that do not are fine: this counts against nobody.
+    pub(crate) async fn early(
+        &self,
+        model: PlatformKey,
+        standard: &Collateral,
+    ) -> Result<Collateral, FetchFailure> {
+        let options = &self.shared.options;
+        let over_all = async {
+            let _turn = self.shared.upstream.acquire().await;
+            let mut last = FetchFailure::Abandoned;
+            for endpoint in self.endpoints_in_order() {
+                let answer = endpoint.pccs.early(model, standard, self.clock());
+                match timeout(options.endpoint_deadline, answer).await {
+                    Ok(Ok(early)) => return Ok(early),
+                    Ok(Err(failure)) => last = failure,
+                    Err(_) => last = FetchFailure::Deadline,
+                }
+            }
+            Err(last)
+        };
+        timeout(options.deadline, over_all).await.unwrap_or(Err(FetchFailure::Deadline))
+    }
+}

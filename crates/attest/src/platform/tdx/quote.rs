@@ -1,0 +1,58 @@
+//! A TDX quote that was parsed once, for everyone who looks into it.
+
+use dcap_qvl::quote::Quote;
+
+use super::{TdReport, TdxError, VerifiedQuote, conclude, reason, report};
+use crate::collateral::Collateral;
+use crate::trust::TrustAnchors;
+
+/// The bytes of a TDX quote and what they say. Nothing about it is verified yet.
+#[derive(Debug)]
+pub struct TdQuote<'a> {
+    bytes: &'a [u8],
+    parsed: Quote,
+    report: TdReport,
+}
+
+impl<'a> TdQuote<'a> {
+    /// Parses a quote; bytes after it are ignored.
+    ///
+    /// # Errors
+    /// [`TdxError::Malformed`], [`TdxError::NotATd`], [`TdxError::UnsupportedBody`].
+    pub fn parse(bytes: &'a [u8]) -> Result<Self, TdxError> {
+        let parsed = Quote::parse(bytes).map_err(|e| TdxError::Malformed(reason(&e)))?;
+        let report = TdReport::from_report(&parsed.report)?;
+        Ok(Self { bytes, parsed, report })
+    }
+
+    /// Its body.
+    pub fn report(&self) -> &TdReport {
+        &self.report
+    }
+
+    /// [`verify_quote`](super::verify_quote) of this quote.
+    ///
+    /// # Errors
+    /// Any [`TdxError`].
+    pub fn verify(
+        &self,
+        collateral: &Collateral,
+        anchors: &TrustAnchors,
+        now: u64,
+    ) -> Result<VerifiedQuote, TdxError> {
+        // The library takes bytes only, so this is the second time that they are parsed, and the last.
+        conclude(report(self.bytes, collateral, anchors, now)?, self, collateral)
+    }
+
+    pub(crate) fn bytes(&self) -> &'a [u8] {
+        self.bytes
+    }
+
+    pub(crate) fn parsed(&self) -> &Quote {
+        &self.parsed
+    }
+
+    pub(super) fn into_report(self) -> TdReport {
+        self.report
+    }
+}

@@ -1,0 +1,158 @@
+//! The command line: what every command has in common, and the list of commands, one file each.
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory as _, Parser, Subcommand};
+
+use crate::{
+    command::{
+        app_key::AppKey,
+        bootstrap::Bootstrap,
+        completions::Completions,
+        denials::Denials,
+        env::Env,
+        explain::Explain,
+        finish::Finish,
+        freeze::{Freeze, Frozen, Unfreeze},
+        man::Man,
+        meta::Meta,
+        onboard::Onboard,
+        shadow::Shadow,
+        sign_cert::SignCert,
+        status::Status,
+        verify::Verify,
+    },
+    exit::{self, Failure, Outcome},
+    output::{Audience, Terminal},
+};
+
+/// Client of cvm-kms and dstack-kms: for deployers, CVMs, relying parties and operators.
+#[derive(Debug, Parser)]
+#[command(name = "kmsctl", version, max_term_width = 100, after_help = exit::HELP, propagate_version = true)]
+pub(crate) struct Cli {
+    /// Print one JSON value on standard output
+    #[arg(long, global = true)]
+    json: bool,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Fetch the keys of the app that runs in this CVM, as a guest does at boot
+    AppKey(AppKey),
+    /// Encrypt an environment for an app, or decrypt it again
+    #[command(subcommand)]
+    Env(Env),
+    /// Prove step by step that a KMS is what it must be
+    Verify(Box<Verify>),
+    /// Show what a KMS says about itself
+    Meta(Meta),
+    /// Show whether KMSs are reached, what they do, and whether they hold the same keys
+    Status(Status),
+    /// Make the root keys of a first KMS
+    Bootstrap(Bootstrap),
+    /// Have a new KMS receive the root keys of a running one
+    Onboard(Onboard),
+    /// End onboarding: from then on the KMS serves keys
+    Finish(Finish),
+    /// Have a certificate issued to the app that runs in this CVM
+    SignCert(Box<SignCert>),
+    /// Show why a CVM is refused, check by check, and what would allow it
+    Explain(Box<Explain>),
+    /// List who was refused lately
+    Denials(Denials),
+    /// Stop an app, an instance, a machine, an OS image or the whole KMS, now
+    Freeze(Freeze),
+    /// Take a freeze back
+    Unfreeze(Unfreeze),
+    /// List what is frozen
+    Frozen(Frozen),
+    /// Try an allowlist on live requests before it decides
+    #[command(subcommand)]
+    Shadow(Shadow),
+    /// Print the completions of a shell
+    Completions(Completions),
+    /// Print the manual page, or write all of them
+    Man(Man),
+}
+
+impl Command {
+    async fn run(self, terminal: &Terminal) -> Outcome {
+        match self {
+            Self::AppKey(command) => command.run(terminal).await,
+            Self::Env(command) => command.run(terminal).await,
+            Self::Verify(command) => command.run(terminal).await,
+            Self::Meta(command) => command.run(terminal).await,
+            Self::Status(command) => command.run(terminal).await,
+            Self::Bootstrap(command) => command.run(terminal).await,
+            Self::Onboard(command) => command.run(terminal).await,
+            Self::Finish(command) => command.run(terminal).await,
+            Self::SignCert(command) => command.run(terminal).await,
+            Self::Explain(command) => command.run(terminal).await,
+            Self::Denials(command) => command.run(terminal).await,
+            Self::Freeze(command) => command.run(terminal).await,
+            Self::Unfreeze(command) => command.run(terminal).await,
+            Self::Frozen(command) => command.run(terminal).await,
+            Self::Shadow(command) => command.run(terminal).await,
+            Self::Completions(command) => command.run(terminal, Cli::command()),
+            Self::Man(command) => command.run(terminal, Cli::command()),
+        }
+    }
+}
+
+/// Runs the command that the arguments name.
+pub(crate) fn main() -> ExitCode {
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return wrong(&error),
+    };
+    let terminal = Terminal::new(if cli.json { Audience::Machines } else { Audience::People });
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
+    let outcome = match runtime {
+        Ok(runtime) => runtime.block_on(cli.command.run(&terminal)),
+        Err(error) => Err(Failure::failed(format_args!("no runtime: {error}"))),
+    };
+    match outcome {
+        Ok(exit) => exit.into(),
+        Err(failure) => {
+            terminal.fail(&failure);
+            failure.exit.into()
+        }
+    }
+}
+
+/// Help and version are no failure; wrong arguments are one, for machines too.
+fn wrong(error: &clap::Error) -> ExitCode {
+    if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
+        error.exit();
+    }
+    let message = error.to_string();
+    let first = message.lines().next().unwrap_or_default().trim_start_matches("error: ");
+    let failure = Failure::usage(first);
+    Terminal::new(Audience::Machines).fail(&failure);
+    failure.exit.into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_consistent() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn no_option_takes_a_secret_on_the_command_line() {
+        fn check(command: &clap::Command) {
+            for argument in command.get_arguments() {
+                let name = argument.get_id().as_str();
+                let secret = ["token", "password", "secret"].iter().any(|word| name.contains(word));
+                assert!(!secret || name.ends_with("_file"), "{} --{name}", command.get_name());
+            }
+            command.get_subcommands().for_each(check);
+        }
+        check(&Cli::command());
+    }
+}

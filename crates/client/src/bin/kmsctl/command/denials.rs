@@ -1,0 +1,110 @@
+//! `kmsctl denials`: who was refused lately, and how to ask why.
+
+use clap::Args;
+use kms_attest::identity::AppId;
+use kms_client::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse, VerifiedIdentity};
+
+use crate::{
+    exit::{Exit, Outcome},
+    input,
+    output::{Page, Terminal, Tone, printable},
+    target::Administered,
+    when,
+};
+
+/// What one request may bring.
+const PAGE: u32 = 200;
+
+/// Arguments of `kmsctl denials`.
+#[derive(Args, Debug)]
+pub(crate) struct Denials {
+    #[command(flatten)]
+    admin: Administered,
+    /// At most this many, the newest first
+    #[arg(long, value_name = "NUMBER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
+    limit: u32,
+    /// Only of this code, such as compose_hash_not_allowed
+    #[arg(long, value_name = "CODE")]
+    code: Option<String>,
+    /// Only of this app, 20 bytes in hexadecimal
+    #[arg(long, value_name = "APP_ID", value_parser = input::app_id)]
+    app: Option<AppId>,
+}
+
+impl Denials {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        let connection = self.admin.connect(terminal).await?;
+        let mut found: Vec<DenialRecord> = Vec::new();
+        let mut before = 0;
+        loop {
+            let left = self.limit.saturating_sub(u32::try_from(found.len()).unwrap_or(u32::MAX));
+            let request = ListDenialsRequest {
+                limit: left.min(PAGE),
+                before,
+                code: self.code.clone().unwrap_or_default(),
+                app_id: self.app.map(|AppId(id)| id.to_vec()).unwrap_or_default(),
+            };
+            let page: ListDenialsResponse = self.admin.call_on(&connection, "ListDenials", &request).await?;
+            found.extend(page.denials);
+            before = page.next;
+            if before == 0 || found.len() >= self.limit as usize {
+                break;
+            }
+        }
+        terminal.show(&found, |page| {
+            for denial in &found {
+                page.line(format_args!(
+                    "{}  {}",
+                    page.toned(Tone::Bad, &printable(&denial.id)),
+                    summary(denial)
+                ));
+                page.line(format_args!("    {}", printable(&denial.reason)));
+                if let Some(identity) = &denial.identity {
+                    page.line(format_args!("    app {}", hex::encode(&identity.app_id)));
+                }
+                for (label, text) in [
+                    ("expected", &denial.expected),
+                    ("found   ", &denial.actual),
+                    ("remedy  ", &denial.remedy),
+                ] {
+                    if !text.is_empty() {
+                        page.line(format_args!("    {label}  {}", printable(text)));
+                    }
+                }
+            }
+            match found.is_empty() {
+                true => page.line("Nobody was refused lately."),
+                false => page.line("`kmsctl explain --denial ID` shows every check."),
+            }
+        })?;
+        Ok(Exit::Done)
+    }
+}
+
+/// One refusal in a line.
+pub(super) fn summary(denial: &DenialRecord) -> String {
+    let times = match denial.count {
+        0 | 1 => when::at(denial.last),
+        count => format!("{count} times, last {}", when::at(denial.last)),
+    };
+    let (method, remote, code) =
+        (printable(&denial.method), printable(&denial.remote), printable(&denial.code));
+    format!("{code}: {method} from {remote}, {times}")
+}
+
+/// Who somebody is.
+pub(super) fn identity(page: &mut Page, identity: &VerifiedIdentity) {
+    for (name, bytes) in [
+        ("  app id", &identity.app_id),
+        ("  compose hash", &identity.compose_hash),
+        ("  instance id", &identity.instance_id),
+        ("  device id", &identity.device_id),
+        ("  OS image hash", &identity.os_image_hash),
+        ("  mr_aggregated", &identity.mr_aggregated),
+    ] {
+        page.field(name, hex::encode(bytes));
+    }
+    let advisories: Vec<_> = identity.advisory_ids.iter().map(|id| printable(id)).collect();
+    page.field("  TCB status", printable(&identity.tcb_status));
+    page.field("  advisories", advisories.join(", "));
+}

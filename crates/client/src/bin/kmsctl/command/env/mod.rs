@@ -1,0 +1,28 @@
+//! `kmsctl env`: environments of apps, encrypted by their deployer and decrypted by the app.
+
+mod decrypt;
+mod encrypt;
+mod signer;
+
+use clap::Subcommand;
+
+use self::{decrypt::Decrypt, encrypt::Encrypt};
+use crate::{exit::Outcome, output::Terminal};
+
+/// Commands below `kmsctl env`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Env {
+    /// Encrypt a .env file to the key that a KMS vouches for
+    Encrypt(Encrypt),
+    /// Decrypt what was encrypted, with the app's own key
+    Decrypt(Decrypt),
+}
+
+impl Env {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        match self {
+            Self::Encrypt(command) => command.run(terminal).await,
+            Self::Decrypt(command) => command.run(terminal),
+        }
+    }
+}

@@ -1,0 +1,148 @@
+//! Whether the signer of an app's public key is believed: pinned, known from before, or asked about once, as ssh does.
+
+use std::{
+    env,
+    fs::OpenOptions,
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use clap::Args;
+use kms_client::{
+    KmsUrl,
+    environment::{
+        KnownSigners,
+        known_signers::{self, KmsName, MAX_BYTES, Standing},
+    },
+    statement::Signer,
+};
+
+use crate::{
+    exit::{Failure, Outcome},
+    files,
+    output::Terminal,
+};
+
+/// An answer is one word.
+const MAX_ANSWER_BYTES: u64 = 64;
+
+/// Whose signature is believed.
+#[derive(Args, Debug)]
+pub(crate) struct Signers {
+    /// Accept this signer only (k256 root key of the KMS, 66 hexadecimal digits); may be given more than once
+    #[arg(long = "signer", value_name = "HEX")]
+    pinned: Vec<Signer>,
+    /// File of known signers [default: kmsctl/known-signers in the user's configuration directory]
+    #[arg(long, value_name = "FILE", env = "KMS_KNOWN_SIGNERS", hide_env_values = true)]
+    known_signers: Option<PathBuf>,
+    /// Make a signer known without asking if none is known for this KMS: for scripts
+    #[arg(long, conflicts_with = "pinned")]
+    accept_new: bool,
+}
+
+impl Signers {
+    /// Goes on only if the signer is believed.
+    pub(crate) fn require(&self, terminal: &Terminal, url: &KmsUrl, signer: Signer) -> Outcome<()> {
+        if !self.pinned.is_empty() {
+            return if self.pinned.contains(&signer) { Ok(()) } else { Err(self.not_pinned(signer)) };
+        }
+        let path = self.path()?;
+        let known = read(&path)?;
+        let kms = KmsName::from(url);
+        match known.standing(&kms, signer) {
+            Standing::Known => Ok(()),
+            Standing::Changed(entries) => {
+                let known: Vec<String> = entries
+                    .iter()
+                    .map(|entry| {
+                        format!("  known   {} (line {} of {})", entry.signer, entry.line, path.display())
+                    })
+                    .collect();
+                Err(Failure::unproven(format_args!(
+                    "the signer of {kms} HAS CHANGED: another KMS answers, or somebody in between\n{}\n  shown   \
+                     {signer}\nnothing was encrypted. If the change is meant, replace the line by\n  {}",
+                    known.join("\n"),
+                    known_signers::line(&kms, signer).trim_end(),
+                )))
+            }
+            Standing::New => self.learn(terminal, &path, &kms, signer),
+        }
+    }
+
+    fn not_pinned(&self, signer: Signer) -> Failure {
+        let pinned: Vec<String> = self.pinned.iter().map(ToString::to_string).collect();
+        Failure::unproven(format_args!(
+            "the key is signed by another signer than --signer\n  pinned  {}\n  shown   {signer}\nnothing was encrypted",
+            pinned.join("\n  pinned  ")
+        ))
+    }
+
+    fn learn(&self, terminal: &Terminal, path: &Path, kms: &KmsName, signer: Signer) -> Outcome<()> {
+        if self.accept_new {
+            append(path, kms, signer)?;
+            terminal.warn(format_args!("{kms} is now known by its signer {signer}"));
+            return Ok(());
+        }
+        if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+            return Err(Failure::unproven(format_args!(
+                "the signer of {kms} is not known and nobody can be asked\n  shown   {signer}\ncompare it with the k256 \
+                 key of the KMS, then pin it with --signer, or take it as it is with --accept-new"
+            )));
+        }
+        terminal.note(format_args!(
+            "The signer of {kms} is not known.\nIts k256 key is {signer}\nCompare it with what the operator of the KMS \
+             published, or with `kmsctl verify`."
+        ));
+        if !confirmed()? {
+            return Err(Failure::unproven("the signer was not accepted; nothing was encrypted"));
+        }
+        append(path, kms, signer)?;
+        terminal.note(format_args!("{kms} is now known ({})", path.display()));
+        Ok(())
+    }
+
+    fn path(&self) -> Outcome<PathBuf> {
+        if let Some(path) = &self.known_signers {
+            return Ok(path.clone());
+        }
+        let directory = |name: &str| env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);
+        directory("XDG_CONFIG_HOME")
+            .or_else(|| directory("HOME").map(|home| home.join(".config")))
+            .map(|directory| directory.join("kmsctl/known-signers"))
+            .ok_or_else(|| Failure::usage("there is no home directory; name a file with --known-signers"))
+    }
+}
+
+fn read(path: &Path) -> Outcome<KnownSigners> {
+    if !path.exists() {
+        return Ok(KnownSigners::default());
+    }
+    let text = files::read_text(path, MAX_BYTES)?;
+    KnownSigners::parse(&text).map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))
+}
+
+/// One write to the end: two programs that learn at the same time do not lose each other's line.
+fn append(path: &Path, kms: &KmsName, signer: Signer) -> Outcome<()> {
+    let failed = |error: io::Error| Failure::file("cannot write", path, &error);
+    if let Some(directory) = path.parent() {
+        std::fs::create_dir_all(directory).map_err(failed)?;
+    }
+    let mut file =
+        OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
+    // A last line without its end would become one with ours.
+    let ends_open = std::fs::read(path).map_err(failed)?.last().is_some_and(|byte| *byte != b'\n');
+    let start = if ends_open { "\n" } else { "" };
+    file.write_all(format!("{start}{}", known_signers::line(kms, signer)).as_bytes()).map_err(failed)?;
+    file.sync_all().map_err(failed)
+}
+
+/// Only the whole word counts, as with ssh.
+fn confirmed() -> Outcome<bool> {
+    let failed = |error: io::Error| Failure::failed(format_args!("terminal: {error}"));
+    eprint!("Encrypt to the key that it signed, and remember it (yes/no)? ");
+    io::stderr().flush().map_err(failed)?;
+    let mut answer = String::new();
+    io::stdin().lock().take(MAX_ANSWER_BYTES).read_line(&mut answer).map_err(failed)?;
+    Ok(answer.trim().eq_ignore_ascii_case("yes"))
+}

@@ -1,0 +1,17 @@
+//! One file a command.
+
+pub(crate) mod app_key;
+pub(crate) mod bootstrap;
+pub(crate) mod completions;
+pub(crate) mod denials;
+pub(crate) mod env;
+pub(crate) mod explain;
+pub(crate) mod finish;
+pub(crate) mod freeze;
+pub(crate) mod man;
+pub(crate) mod meta;
+pub(crate) mod onboard;
+pub(crate) mod shadow;
+pub(crate) mod sign_cert;
+pub(crate) mod status;
+pub(crate) mod verify;

@@ -1,0 +1,169 @@
+//! `kmsctl sign-cert`: a certificate for the app that runs in this CVM, from a KMS that is verified first.
+
+use std::path::PathBuf;
+
+use clap::Args;
+use kms_attest::{
+    certificate,
+    p256::{P256Key, SPKI_LENGTH},
+    ra_tls,
+};
+use kms_client::{Connection, KmsUrl, ServerAttestation, Trust, sign::LeafRequest};
+use serde_json::json;
+use zeroize::Zeroizing;
+
+use super::{app_key, meta::public_key};
+use crate::{
+    exit::{Exit, Failure, Outcome},
+    files::{self, Existing, Readers},
+    input::Hex,
+    output::Terminal,
+    target::Kms,
+    trust::{OwnEvidence, Verification},
+};
+
+const MAX_KEY_BYTES: usize = 64 << 10;
+
+/// Arguments of `kmsctl sign-cert`.
+#[derive(Args, Debug)]
+pub(crate) struct SignCert {
+    #[command(flatten)]
+    kms: Kms,
+    #[command(flatten)]
+    evidence: OwnEvidence,
+    #[command(flatten)]
+    verification: Verification,
+    /// Public key of the root CA that the app insists on (SubjectPublicKeyInfo DER, hex)
+    #[arg(long, value_name = "HEX", conflicts_with = "app_keys")]
+    key_provider_id: Option<Hex<SPKI_LENGTH>>,
+    /// Keys of the app as app-key wrote them: the KMS must be under the same root
+    #[arg(long, value_name = "FILE")]
+    app_keys: Option<PathBuf>,
+    /// Common name
+    #[arg(long, default_value = "")]
+    subject: String,
+    /// Organization
+    #[arg(long)]
+    organization: Option<String>,
+    /// DNS name or IP address; may be given more than once
+    #[arg(long = "name", value_name = "NAME")]
+    names: Vec<String>,
+    /// For TLS servers
+    #[arg(long)]
+    server_auth: bool,
+    /// For TLS clients
+    #[arg(long)]
+    client_auth: bool,
+    /// Put the attestation into the certificate
+    #[arg(long)]
+    with_attestation: bool,
+    /// Put the identity of the app into the certificate
+    #[arg(long)]
+    with_app_info: bool,
+    /// First second of validity, Unix time
+    #[arg(long, value_name = "SECONDS")]
+    not_before: Option<u64>,
+    /// Last second of validity, Unix time
+    #[arg(long, value_name = "SECONDS")]
+    not_after: Option<u64>,
+    /// P-256 private key (PEM); made if it does not exist
+    #[arg(long, value_name = "FILE")]
+    key: PathBuf,
+    /// File for the chain (PEM): leaf, app CA, root CA
+    #[arg(long, value_name = "FILE")]
+    out: PathBuf,
+    /// Overwrite the chain
+    #[arg(long)]
+    force: bool,
+}
+
+impl SignCert {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        let existing = if self.force { Existing::Replaced } else { Existing::Kept };
+        files::check_writable(&self.out, existing)?;
+        let attester = self.evidence.attester()?;
+        let verifier = self.verification.verifier(terminal)?;
+        let known_root = match &self.app_keys {
+            Some(path) => Some(app_key::read_keys(path)?.ca_cert.clone()),
+            None => None,
+        };
+        let key = self.own_key()?;
+        let url = self.kms.one()?;
+        let progress = terminal.progress("verifying the KMS");
+        let root = match known_root {
+            Some(root) => root,
+            None => self.shown_root(url).await?,
+        };
+        let kms = Connection::open(url, Trust::RootCa(&root), None).await?;
+        kms.verify_server(ServerAttestation::Required(&verifier)).await?;
+        progress.now("proving this CVM and having the certificate issued");
+        let vm_config = self.evidence.vm_config(&attester).await?;
+        let chain = kms.sign_cert(&self.leaf(), &key, &attester, &vm_config).await?;
+        drop(progress);
+        check(&chain, &key, &root)?;
+        files::write(&self.out, chain.concat().as_bytes(), Readers::Everyone, existing)?;
+        let report = json!({
+            "kms_url": url.to_string(),
+            "key": self.key.display().to_string(),
+            "file": self.out.display().to_string(),
+            "certificates": chain.len(),
+        });
+        terminal.show(&report, |page| {
+            page.field("key", self.key.display());
+            page.field("chain", self.out.display());
+        })?;
+        Ok(Exit::Done)
+    }
+
+    /// The root CA that the KMS names, if it is the pinned one.
+    async fn shown_root(&self, url: &KmsUrl) -> Outcome<String> {
+        let stranger = Connection::open(url, Trust::DangerousAnyServer, None).await?;
+        let root = stranger.temp_ca_cert().await?.ca_cert.clone();
+        match &self.key_provider_id {
+            Some(Hex(pin)) if public_key(&root).as_deref() != Some(&pin[..]) => {
+                Err(Failure::unproven("the root CA of this KMS is not the pinned key provider"))
+            }
+            _ => Ok(root),
+        }
+    }
+
+    fn leaf(&self) -> LeafRequest {
+        LeafRequest {
+            organization: self.organization.clone(),
+            subject: self.subject.clone(),
+            names: self.names.clone(),
+            server_auth: self.server_auth,
+            client_auth: self.client_auth,
+            with_attestation: self.with_attestation,
+            with_app_info: self.with_app_info,
+            not_before: self.not_before,
+            not_after: self.not_after,
+        }
+    }
+
+    fn own_key(&self) -> Outcome<P256Key> {
+        if self.key.exists() {
+            let text: Zeroizing<String> = files::read_text(&self.key, MAX_KEY_BYTES)?;
+            return P256Key::from_pem(&text)
+                .map_err(|error| Failure::usage(format_args!("{}: {error}", self.key.display())));
+        }
+        let key = P256Key::generate();
+        files::write(&self.key, key.pem().as_bytes(), Readers::Owner, Existing::Kept)?;
+        Ok(key)
+    }
+}
+
+/// The chain must be over our key and end in the root that was verified.
+fn check(chain: &[String], key: &P256Key, root: &str) -> Outcome<()> {
+    let (Some(leaf), Some(last)) = (chain.first(), chain.last()) else {
+        return Err(Failure::unproven("SignCert: the chain is empty"));
+    };
+    let shown = certificate::der(leaf).ok().and_then(|der| ra_tls::spki_of(&der).ok());
+    if shown.as_deref() != Some(&key.spki_der()[..]) {
+        return Err(Failure::unproven("SignCert: the certificate is over another key"));
+    }
+    if public_key(last).is_none() || public_key(last) != public_key(root) {
+        return Err(Failure::unproven("SignCert: the chain ends in another root CA"));
+    }
+    Ok(())
+}

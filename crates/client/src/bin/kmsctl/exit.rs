@@ -1,0 +1,182 @@
+//! How the program ends: five exit codes, and the failure that carries one.
+
+use std::{fmt, io, path::Path, process::ExitCode};
+
+use kms_client::{
+    AppKeys, BootError, CallError, ConnectError, boot::AttemptError, server::ServerError, sign::SignError,
+};
+use serde_json::Value;
+
+/// What `--help` and `docs/kmsctl.md` say about them.
+pub(crate) const HELP: &str = "\
+Exit codes:
+  0  done
+  1  failed, or a KMS could not be reached
+  2  wrong usage: arguments or input files
+  3  refused by the KMS or its policy
+  4  verification failed: what answered is not what it must be";
+
+/// An exit code.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(crate) enum Exit {
+    /// Everything was done.
+    Done = 0,
+    /// It did not work, or nobody answered.
+    Failed = 1,
+    /// Arguments or input files are wrong.
+    Usage = 2,
+    /// The KMS, or its policy, said no.
+    Refused = 3,
+    /// A check failed.
+    Unproven = 4,
+}
+
+impl From<Exit> for ExitCode {
+    fn from(exit: Exit) -> Self {
+        Self::from(exit as u8)
+    }
+}
+
+/// Why a command did not do its work: an exit code, a text for people, and what machines may want to know.
+#[derive(Debug)]
+pub(crate) struct Failure {
+    pub(crate) exit: Exit,
+    pub(crate) message: String,
+    /// Goes into the JSON report beside `error`.
+    pub(crate) details: Option<(&'static str, Value)>,
+}
+
+/// What a command comes to.
+pub(crate) type Outcome<T = Exit> = Result<T, Failure>;
+
+impl Failure {
+    fn new(exit: Exit, message: impl fmt::Display) -> Self {
+        Self { exit, message: message.to_string(), details: None }
+    }
+
+    /// It did not work.
+    pub(crate) fn failed(message: impl fmt::Display) -> Self {
+        Self::new(Exit::Failed, message)
+    }
+
+    /// The user's input is wrong.
+    pub(crate) fn usage(message: impl fmt::Display) -> Self {
+        Self::new(Exit::Usage, message)
+    }
+
+    /// A check failed.
+    pub(crate) fn unproven(message: impl fmt::Display) -> Self {
+        Self::new(Exit::Unproven, message)
+    }
+
+    /// A file that cannot be read or written.
+    pub(crate) fn file(doing: &str, path: &Path, error: &io::Error) -> Self {
+        Self::failed(format_args!("{doing} {}: {error}", path.display()))
+    }
+
+    /// Adds what machines may want to know.
+    pub(crate) fn with(mut self, name: &'static str, details: Value) -> Self {
+        self.details = Some((name, details));
+        self
+    }
+
+    /// Says about what the failure is.
+    pub(crate) fn about(mut self, subject: impl fmt::Display) -> Self {
+        self.message = format!("{subject}: {}", self.message);
+        self
+    }
+}
+
+impl From<ConnectError> for Failure {
+    fn from(error: ConnectError) -> Self {
+        Self::new(connect_exit(&error), error)
+    }
+}
+
+impl From<CallError> for Failure {
+    fn from(error: CallError) -> Self {
+        Self::new(call_exit(&error), error)
+    }
+}
+
+impl From<ServerError> for Failure {
+    fn from(error: ServerError) -> Self {
+        Self::new(server_exit(&error), error)
+    }
+}
+
+impl From<SignError> for Failure {
+    fn from(error: SignError) -> Self {
+        match error {
+            SignError::Call(error) => error.into(),
+            error => Self::failed(error),
+        }
+    }
+}
+
+impl From<BootError> for Failure {
+    fn from(error: BootError) -> Self {
+        let BootError::AllFailed(attempts) = &error else { return Self::usage(error) };
+        // What is proven wrong weighs more than a refusal, and that more than silence.
+        let exit = attempts.iter().map(|attempt| attempt_exit(&attempt.error)).max().unwrap_or(Exit::Failed);
+        let reasons = failed_attempts(attempts);
+        Self::new(exit, error).with("attempts", reasons)
+    }
+}
+
+/// Each KMS that did not answer, with its reason.
+pub(crate) fn failed_attempts(attempts: &[kms_client::boot::FailedAttempt]) -> Value {
+    attempts
+        .iter()
+        .map(|attempt| {
+            serde_json::json!({
+                "url": attempt.url.to_string(),
+                "error": attempt.error.to_string(),
+                "exit": attempt_exit(&attempt.error) as u8,
+            })
+        })
+        .collect()
+}
+
+/// The attempts before the one that worked.
+pub(crate) fn earlier_attempts(keys: &AppKeys) -> Value {
+    failed_attempts(&keys.failed)
+}
+
+fn attempt_exit(error: &AttemptError) -> Exit {
+    match error {
+        AttemptError::Connect(error) => connect_exit(error),
+        AttemptError::Call(error) => call_exit(error),
+        AttemptError::Identity(_) | AttemptError::OutOfTime => Exit::Failed,
+        AttemptError::Server(error) => server_exit(error),
+        AttemptError::KeyProvider
+        | AttemptError::RootCa { .. }
+        | AttemptError::OtherRootCa
+        | AttemptError::KeyLength { .. } => Exit::Unproven,
+    }
+}
+
+/// A handshake fails because the server is not the one expected, or because it does not speak TLS.
+fn connect_exit(error: &ConnectError) -> Exit {
+    match error {
+        ConnectError::Tls(error) if error.kind() == io::ErrorKind::InvalidData => Exit::Unproven,
+        _ => Exit::Failed,
+    }
+}
+
+/// 400 is among the refusals: `dstack-kms` answers it to everything that it refuses.
+fn call_exit(error: &CallError) -> Exit {
+    match error {
+        CallError::Refused { status, .. } if matches!(status.as_u16(), 400 | 401 | 403 | 409) => {
+            Exit::Refused
+        }
+        _ => Exit::Failed,
+    }
+}
+
+fn server_exit(error: &ServerError) -> Exit {
+    match error {
+        ServerError::Attestation(error) if error.is_unavailable() => Exit::Failed,
+        _ => Exit::Unproven,
+    }
+}

@@ -1,0 +1,147 @@
+//! Files: read with a bound, written whole or not at all, secrets for their owner only.
+
+use std::{
+    fs::{self, File},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+};
+
+use tempfile::{Builder, PersistError};
+use zeroize::Zeroizing;
+
+use crate::exit::{Failure, Outcome};
+
+/// What happens to a file that is already there.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Existing {
+    Kept,
+    Replaced,
+}
+
+/// Who may read a file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Readers {
+    /// Mode 0600.
+    Owner,
+    /// Mode 0644.
+    Everyone,
+}
+
+/// The content of a file, or of standard input for `-`; at most `limit` bytes. Wiped when dropped.
+pub(crate) fn read(path: &Path, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
+    let mut content = Zeroizing::new(Vec::new());
+    let bound = limit as u64 + 1;
+    let outcome = if path == Path::new("-") {
+        content.reserve_exact(limit.min(64 << 10));
+        io::stdin().lock().take(bound).read_to_end(&mut content)
+    } else {
+        File::open(path).and_then(|file| {
+            // Room for all of it: growing would leave copies behind.
+            let length = file.metadata().map_or(0, |metadata| metadata.len());
+            content.reserve_exact(usize::try_from(length).unwrap_or(limit).min(limit) + 1);
+            file.take(bound).read_to_end(&mut content)
+        })
+    };
+    outcome.map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))?;
+    if content.len() > limit {
+        return Err(Failure::usage(format_args!("{}: longer than {limit} bytes", path.display())));
+    }
+    Ok(content)
+}
+
+/// The text of a file, or of standard input for `-`.
+pub(crate) fn read_text(path: &Path, limit: usize) -> Outcome<Zeroizing<String>> {
+    let bytes = read(path, limit)?;
+    match std::str::from_utf8(&bytes) {
+        Ok(text) => Ok(Zeroizing::new(text.to_owned())),
+        Err(error) => {
+            let line = bytes[..error.valid_up_to()].iter().filter(|byte| **byte == b'\n').count() + 1;
+            Err(Failure::usage(format_args!("{}: line {line}: not UTF-8", path.display())))
+        }
+    }
+}
+
+/// Refuses now what [`write`] would refuse later, when work would be lost.
+pub(crate) fn check_writable(path: &Path, existing: Existing) -> Outcome<()> {
+    if existing == Existing::Kept && fs::symlink_metadata(path).is_ok() {
+        return Err(exists(path));
+    }
+    let directory = directory_of(path);
+    Builder::new()
+        .prefix(".kmsctl-")
+        .tempfile_in(directory)
+        .map(|_| ())
+        .map_err(|error| Failure::file("cannot write to", directory, &error))
+}
+
+/// Writes a file so that readers see all of it or nothing, also after a crash.
+pub(crate) fn write(path: &Path, content: &[u8], readers: Readers, existing: Existing) -> Outcome<()> {
+    let failed = |error: io::Error| Failure::file("cannot write", path, &error);
+    let directory = directory_of(path);
+    let mode = match readers {
+        Readers::Owner => 0o600,
+        Readers::Everyone => 0o644,
+    };
+    let mut file = Builder::new()
+        .prefix(".kmsctl-")
+        .permissions(fs::Permissions::from_mode(mode))
+        .tempfile_in(directory)
+        .map_err(failed)?;
+    file.write_all(content).map_err(failed)?;
+    file.as_file().sync_all().map_err(failed)?;
+    let persisted = match existing {
+        Existing::Replaced => file.persist(path),
+        Existing::Kept => file.persist_noclobber(path),
+    };
+    match persisted {
+        Ok(_) => {}
+        Err(PersistError { error, .. }) if error.kind() == io::ErrorKind::AlreadyExists => {
+            return Err(exists(path));
+        }
+        Err(PersistError { error, .. }) => return Err(failed(error)),
+    }
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed)
+}
+
+fn exists(path: &Path) -> Failure {
+    Failure::usage(format_args!("{} exists; --force overwrites it", path.display()))
+}
+
+fn directory_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn secrets_are_for_their_owner_and_nothing_is_overwritten_unasked() {
+        let home = tempfile::tempdir().expect("directory");
+        let path = home.path().join("keys.json");
+        write(&path, b"first", Readers::Owner, Existing::Kept).expect("written");
+        assert_eq!(fs::metadata(&path).expect("file").permissions().mode() & 0o777, 0o600);
+        let refusal = write(&path, b"second", Readers::Owner, Existing::Kept).expect_err("exists");
+        assert!(refusal.message.ends_with("exists; --force overwrites it"), "{}", refusal.message);
+        assert!(check_writable(&path, Existing::Kept).is_err());
+        assert_eq!(fs::read(&path).expect("file"), b"first");
+        check_writable(&path, Existing::Replaced).expect("writable");
+        write(&path, b"third", Readers::Owner, Existing::Replaced).expect("replaced");
+        assert_eq!(fs::read(&path).expect("file"), b"third");
+        assert_eq!(fs::read_dir(home.path()).expect("directory").count(), 1, "nothing is left over");
+    }
+
+    #[test]
+    fn reading_is_bounded_and_names_the_line_that_is_not_text() {
+        let home = tempfile::tempdir().expect("directory");
+        let path = home.path().join("file");
+        fs::write(&path, b"ab\ncd\n\xff").expect("file");
+        assert!(read(&path, 6).expect_err("long").message.ends_with("longer than 6 bytes"));
+        assert!(read_text(&path, 100).expect_err("bytes").message.ends_with("line 3: not UTF-8"));
+        assert_eq!(&read(&path, 7).expect("fits")[..2], b"ab");
+    }
+}

@@ -1,0 +1,18 @@
+//! `kmsctl`: the client that deployers, CVMs, relying parties and operators hold in their hands.
+
+mod app_keys_file;
+mod cli;
+mod command;
+mod exit;
+mod files;
+mod input;
+mod output;
+mod target;
+mod trust;
+mod when;
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cli::main()
+}

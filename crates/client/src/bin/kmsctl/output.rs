@@ -1,0 +1,193 @@
+//! What the program prints: results on standard output for people or machines, progress and warnings on standard error.
+
+use std::{
+    fmt,
+    io::{self, IsTerminal as _, Write as _},
+    time::Duration,
+};
+
+use indicatif::{ProgressBar, ProgressStyle};
+use serde::Serialize;
+use serde_json::json;
+
+use crate::exit::{Failure, Outcome};
+
+/// Whom the results are for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Audience {
+    People,
+    /// `--json`: one JSON value on standard output, whatever happens.
+    Machines,
+}
+
+/// The three streams, and what may be done with them.
+pub(crate) struct Terminal {
+    audience: Audience,
+    colours: Colours,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Colours {
+    None,
+    Ansi,
+}
+
+/// How a text is meant.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tone {
+    Good,
+    Bad,
+    Doubtful,
+    Quiet,
+}
+
+impl Terminal {
+    /// Colours only where a person sees them and does not object (`NO_COLOR`, <https://no-color.org>).
+    pub(crate) fn new(audience: Audience) -> Self {
+        let objected = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
+            || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
+        let colours = if !objected && io::stdout().is_terminal() { Colours::Ansi } else { Colours::None };
+        Self { audience, colours }
+    }
+
+    /// Prints a result: as JSON for machines, as `page` shows it for people.
+    pub(crate) fn show(&self, result: &impl Serialize, page: impl FnOnce(&mut Page)) -> Outcome<()> {
+        let text = match self.audience {
+            Audience::Machines => {
+                let mut text = serde_json::to_string_pretty(result)
+                    .map_err(|error| Failure::failed(format_args!("the report has no JSON form: {error}")))?;
+                text.push('\n');
+                text
+            }
+            Audience::People => {
+                let mut written = Page { colours: self.colours, text: String::new() };
+                page(&mut written);
+                written.text
+            }
+        };
+        self.write(text.as_bytes())
+    }
+
+    /// Writes bytes to standard output as they are: secrets and documents that were asked for there.
+    pub(crate) fn write(&self, bytes: &[u8]) -> Outcome<()> {
+        let mut out = io::stdout().lock();
+        match out.write_all(bytes).and_then(|()| out.flush()) {
+            // Whoever reads had enough.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(error) => Err(Failure::failed(format_args!("standard output: {error}"))),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    /// Says on standard error what the user should know although the command goes on.
+    pub(crate) fn warn(&self, text: impl fmt::Display) {
+        eprintln!("{}: {text}", self.toned_for_error(Tone::Doubtful, "warning"));
+    }
+
+    /// Says on standard error what is going on.
+    pub(crate) fn note(&self, text: impl fmt::Display) {
+        eprintln!("{text}");
+    }
+
+    /// Says why the command failed: on standard error, for machines also on standard output.
+    pub(crate) fn fail(&self, failure: &Failure) {
+        eprintln!("{}: {}", self.toned_for_error(Tone::Bad, "error"), failure.message);
+        if self.audience == Audience::Machines {
+            let mut report = json!({ "error": failure.message, "exit": failure.exit as u8 });
+            if let Some((name, details)) = &failure.details {
+                report[*name] = details.clone();
+            }
+            // Standard error has the reason in any case.
+            let _ = self.show(&report, |_| ());
+        }
+    }
+
+    /// Shows that something takes its time: on standard error, and only to a person.
+    pub(crate) fn progress(&self, doing: &'static str) -> Progress {
+        if !io::stderr().is_terminal() {
+            return Progress(None);
+        }
+        let bar = ProgressBar::new_spinner();
+        if let Ok(style) = ProgressStyle::with_template("{spinner} {msg} ({elapsed})") {
+            bar.set_style(style);
+        }
+        bar.set_message(doing);
+        bar.enable_steady_tick(Duration::from_millis(120));
+        Progress(Some(bar))
+    }
+
+    /// Whom the results are for.
+    pub(crate) fn audience(&self) -> Audience {
+        self.audience
+    }
+
+    fn toned_for_error(&self, tone: Tone, text: &str) -> String {
+        let colours = if io::stderr().is_terminal() { self.colours } else { Colours::None };
+        toned(colours, tone, text)
+    }
+}
+
+/// A running spinner; gone when dropped.
+pub(crate) struct Progress(Option<ProgressBar>);
+
+impl Progress {
+    /// What is being done now.
+    pub(crate) fn now(&self, doing: &'static str) {
+        if let Some(bar) = &self.0 {
+            bar.set_message(doing);
+        }
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        if let Some(bar) = &self.0 {
+            bar.finish_and_clear();
+        }
+    }
+}
+
+/// A result as people read it.
+pub(crate) struct Page {
+    colours: Colours,
+    text: String,
+}
+
+impl Page {
+    /// A line.
+    pub(crate) fn line(&mut self, text: impl fmt::Display) {
+        self.text.push_str(&format!("{text}\n"));
+    }
+
+    /// A name and its value; nothing where the value is empty.
+    pub(crate) fn field(&mut self, name: &str, value: impl fmt::Display) {
+        let value = value.to_string();
+        if !value.is_empty() {
+            let name = toned(self.colours, Tone::Quiet, &format!("{name:<20}"));
+            self.line(format_args!("{name}  {value}"));
+        }
+    }
+
+    /// A word in its tone.
+    pub(crate) fn toned(&self, tone: Tone, text: &str) -> String {
+        toned(self.colours, tone, text)
+    }
+}
+
+fn toned(colours: Colours, tone: Tone, text: &str) -> String {
+    if colours == Colours::None {
+        return text.to_owned();
+    }
+    let code = match tone {
+        Tone::Good => "32",
+        Tone::Bad => "31",
+        Tone::Doubtful => "33",
+        Tone::Quiet => "2",
+    };
+    format!("\x1b[{code}m{text}\x1b[0m")
+}
+
+/// Text of a KMS or a file, safe to print: no control characters.
+pub(crate) fn printable(foreign: &str) -> String {
+    foreign.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+}

@@ -1,0 +1,330 @@
+//! Calls of an operator: the onboarding and the admin service, over plain HTTP, or over TLS that nobody vouches for yet.
+
+use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+
+use bytes::Bytes;
+use http::{HeaderValue, Method, Request, header, uri::PathAndQuery};
+use http_body_util::Full;
+use hyper::client::conn::http1;
+use hyper_util::rt::TokioIo;
+use serde::{Serialize, de::DeserializeOwned};
+use tokio::{
+    sync::{Mutex, oneshot},
+    time::{Instant, timeout},
+};
+use zeroize::Zeroizing;
+
+use crate::{
+    connection::{CONNECT_TIMEOUT, ConnectError, Connection, MAX_HEADER_BYTES, drive, reach},
+    rpc::{CallError, answer, encode},
+    tls::Trust,
+    url::{KmsUrl, UrlError},
+};
+
+const DEFAULT_HTTP_PORT: u16 = 80;
+const HTTP: &str = "http://";
+const HTTPS: &str = "https://";
+
+/// Where an operator's service is reached: `http://` or `https://`, otherwise as [`KmsUrl`].
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum OperatorUrl {
+    /// In clear: a listener on loopback, or a KMS that has no keys yet. The scheme of the inner URL means nothing.
+    Plain(KmsUrl),
+    /// Over TLS.
+    Tls(KmsUrl),
+}
+
+impl OperatorUrl {
+    /// Whether everything sent there, credentials too, can be read on the way.
+    pub fn is_exposed(&self) -> bool {
+        match self {
+            Self::Tls(_) => false,
+            Self::Plain(url) => {
+                let host = url.host();
+                host != "localhost" && !host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
+            }
+        }
+    }
+
+    /// Where the same listener is reached once the KMS serves keys: over TLS.
+    pub fn once_serving(&self) -> Result<KmsUrl, UrlError> {
+        match self {
+            Self::Plain(url) if url.authority().port().is_none() => {
+                format!("{HTTPS}{}:{DEFAULT_HTTP_PORT}{}", url.authority(), url.base()).parse()
+            }
+            Self::Plain(url) | Self::Tls(url) => Ok(url.clone()),
+        }
+    }
+
+    fn address(&self) -> &KmsUrl {
+        match self {
+            Self::Plain(url) | Self::Tls(url) => url,
+        }
+    }
+}
+
+impl FromStr for OperatorUrl {
+    type Err = UrlError;
+
+    fn from_str(text: &str) -> Result<Self, UrlError> {
+        match text.get(..HTTP.len()) {
+            Some(scheme) if scheme.eq_ignore_ascii_case(HTTP) => {
+                format!("{HTTPS}{}", &text[HTTP.len()..]).parse().map(Self::Plain)
+            }
+            _ => text.parse().map(Self::Tls),
+        }
+    }
+}
+
+/// `http[s]://host[:port]/…/prpc`.
+impl fmt::Display for OperatorUrl {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Plain(url) => write!(f, "{HTTP}{}{}", url.authority(), url.base()),
+            Self::Tls(url) => fmt::Display::fmt(url, f),
+        }
+    }
+}
+
+/// The token of an operator. Prints nothing and is wiped when dropped.
+pub struct OperatorToken(Zeroizing<String>);
+
+/// Not a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a token is one line of visible ASCII characters")]
+pub struct TokenError;
+
+impl OperatorToken {
+    /// From the content of a file or an environment variable; white space around it is not part of it.
+    pub fn new(text: Zeroizing<String>) -> Result<Self, TokenError> {
+        let token = text.trim();
+        if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
+            return Err(TokenError);
+        }
+        Ok(Self(Zeroizing::new(token.to_owned())))
+    }
+
+    fn header(&self) -> Option<HeaderValue> {
+        let text = Zeroizing::new(format!("Bearer {}", self.0.as_str()));
+        let mut value = HeaderValue::from_str(&text).ok()?;
+        value.set_sensitive(true);
+        Some(value)
+    }
+}
+
+impl fmt::Debug for OperatorToken {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("OperatorToken")
+    }
+}
+
+/// An open connection to an operator's service. It never reconnects and follows no redirect.
+pub struct OperatorConnection {
+    url: OperatorUrl,
+    channel: Channel,
+    token: Option<OperatorToken>,
+}
+
+enum Channel {
+    Plain {
+        sender: Mutex<http1::SendRequest<Full<Bytes>>>,
+        /// Dropped with the connection: tells the driver to finish.
+        _open: oneshot::Sender<()>,
+    },
+    Tls(Box<Connection>),
+}
+
+impl OperatorConnection {
+    /// Connects within [`CONNECT_TIMEOUT`]. Over TLS any certificate will do: a KMS without keys has none that says
+    /// anything. What comes back is to be verified where it matters.
+    pub async fn open(url: &OperatorUrl, token: Option<OperatorToken>) -> Result<Self, ConnectError> {
+        let channel = match url {
+            OperatorUrl::Tls(kms) => {
+                Channel::Tls(Box::new(Connection::open(kms, Trust::DangerousAnyServer, None).await?))
+            }
+            OperatorUrl::Plain(kms) => timeout(CONNECT_TIMEOUT, plain(kms))
+                .await
+                .unwrap_or(Err(ConnectError::Timeout(CONNECT_TIMEOUT)))?,
+        };
+        Ok(Self { url: url.clone(), channel, token })
+    }
+
+    /// Where this connection goes.
+    pub fn url(&self) -> &OperatorUrl {
+        &self.url
+    }
+
+    /// Calls a method by its full name, such as `Onboard.Bootstrap`, within `limit`.
+    pub async fn call<Q, A>(&self, limit: Duration, method: &str, request: &Q) -> Result<A, CallError>
+    where
+        Q: Serialize + ?Sized + Sync,
+        A: DeserializeOwned,
+    {
+        let not_a_method = || CallError::Method(method.to_owned());
+        let body = encode(method, request)?;
+        let path = self.url.address().method_path(method).ok_or_else(not_a_method)?;
+        let authorization = self.token.as_ref().and_then(OperatorToken::header);
+        match &self.channel {
+            Channel::Tls(connection) => {
+                let request = connection.post(path, authorization, body).ok_or_else(not_a_method)?;
+                answer(limit, method, connection.send(request)).await
+            }
+            Channel::Plain { sender, .. } => {
+                let request = self.plain_request(Method::POST, path, authorization, body);
+                let request = request.ok_or_else(not_a_method)?;
+                let sending = async {
+                    let mut sender = sender.lock().await;
+                    sender.ready().await?;
+                    sender.send_request(request).await
+                };
+                answer(limit, method, sending).await
+            }
+        }
+    }
+
+    fn plain_request(
+        &self,
+        method: Method,
+        path: PathAndQuery,
+        authorization: Option<HeaderValue>,
+        body: Vec<u8>,
+    ) -> Option<Request<Full<Bytes>>> {
+        let host = self.url.address().authority().as_str();
+        let mut request = Request::builder().method(method).uri(path).header(header::HOST, host);
+        if let Some(authorization) = authorization {
+            request = request.header(header::AUTHORIZATION, authorization);
+        }
+        request.body(Full::new(body.into())).ok()
+    }
+}
+
+async fn plain(url: &KmsUrl) -> Result<Channel, ConnectError> {
+    let deadline = Instant::now() + CONNECT_TIMEOUT;
+    let stream = reach(&url.host(), url.port_or(DEFAULT_HTTP_PORT), deadline).await?;
+    let (sender, driver) = http1::Builder::new()
+        .max_buf_size(MAX_HEADER_BYTES)
+        .handshake(TokioIo::new(stream))
+        .await
+        .map_err(ConnectError::Http)?;
+    let (open, closed) = oneshot::channel();
+    tokio::spawn(drive(driver, closed));
+    Ok(Channel::Plain { sender: Mutex::new(sender), _open: open })
+}
+
+impl fmt::Debug for OperatorConnection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("OperatorConnection").field("url", &self.url).finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use tokio::{
+        io::{AsyncReadExt as _, AsyncWriteExt as _},
+        net::TcpListener,
+    };
+
+    use super::*;
+    use crate::testing::{Reply, TestServer};
+
+    const LIMIT: Duration = Duration::from_secs(10);
+
+    fn token(text: &str) -> Result<OperatorToken, TokenError> {
+        OperatorToken::new(Zeroizing::new(text.to_owned()))
+    }
+
+    #[test]
+    fn both_schemes_name_the_same_service() {
+        for (text, shown, exposed) in [
+            ("http://127.0.0.1:8001", "http://127.0.0.1:8001/prpc", false),
+            ("HTTP://localhost/prpc/", "http://localhost/prpc", false),
+            ("http://[::1]:8001", "http://[::1]:8001/prpc", false),
+            ("http://kms.example:8000//prpc", "http://kms.example:8000/prpc", true),
+            ("https://kms.example:8000", "https://kms.example:8000/prpc", false),
+        ] {
+            let url: OperatorUrl = text.parse().expect(text);
+            assert_eq!((url.to_string().as_str(), url.is_exposed()), (shown, exposed));
+        }
+        for (text, expected) in [
+            ("ftp://host", UrlError::NotHttps),
+            ("http://user:secret@host", UrlError::Credentials),
+            ("http://host/?token=x", UrlError::Query),
+            ("http://", UrlError::Malformed),
+            ("ä", UrlError::Malformed),
+        ] {
+            assert_eq!(text.parse::<OperatorUrl>().expect_err(text), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn the_listener_keeps_its_port_when_keys_are_served() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8000", "https://127.0.0.1:8000/prpc"),
+            ("http://[::1]/kms", "https://[::1]:80/kms/prpc"),
+            ("http://kms.example", "https://kms.example:80/prpc"),
+            ("https://kms.example", "https://kms.example/prpc"),
+        ] {
+            let url: OperatorUrl = text.parse().expect(text);
+            assert_eq!(url.once_serving().expect(text).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn a_token_is_one_visible_line_and_is_not_printed() {
+        assert_eq!(format!("{:?}", token(" s3cret\n").expect("token")), "OperatorToken");
+        for bad in ["", " \n", "two lines\nof it", "with space", "tök"] {
+            assert_eq!(token(bad).expect_err(bad), TokenError);
+        }
+    }
+
+    #[tokio::test]
+    async fn plain_http_carries_the_token_in_a_header_and_never_follows_a_redirect() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let url: OperatorUrl =
+            format!("http://{}", listener.local_addr().expect("address")).parse().expect("url");
+        let server = tokio::spawn(async move {
+            let mut seen = Vec::new();
+            let (mut tcp, _) = listener.accept().await.expect("client");
+            for reply in [
+                "HTTP/1.1 200 OK\r\ncontent-length: 7\r\n\r\n{\"a\":1}",
+                "HTTP/1.1 302 Found\r\nlocation: /elsewhere\r\ncontent-length: 0\r\n\r\n",
+            ] {
+                let mut request = vec![0; 4096];
+                let length = tcp.read(&mut request).await.expect("request");
+                seen.push(String::from_utf8_lossy(&request[..length]).into_owned());
+                tcp.write_all(reply.as_bytes()).await.expect("reply");
+            }
+            seen
+        });
+        let connection = OperatorConnection::open(&url, token("s3cret").ok()).await.expect("connection");
+        let answer: Value = connection.call(LIMIT, "Admin.Freeze", &json!({"b": 2})).await.expect("answer");
+        assert_eq!(answer, json!({"a": 1}));
+        let error = connection.call::<_, Value>(LIMIT, "Onboard.Finish", &()).await.expect_err("redirect");
+        assert!(matches!(&error, CallError::Refused { status, .. } if status.as_u16() == 302), "{error}");
+        let seen = server.await.expect("server");
+        assert!(seen[0].starts_with("POST /prpc/Admin.Freeze?json HTTP/1.1\r\n"), "{seen:?}");
+        assert!(seen[0].contains("authorization: Bearer s3cret\r\n"), "{seen:?}");
+        assert!(seen[0].ends_with("{\"b\":2}"), "{seen:?}");
+    }
+
+    #[tokio::test]
+    async fn tls_reaches_a_server_that_nobody_vouches_for() {
+        let server = TestServer::answering(|| Reply::Json(json!({"a": 1}))).await;
+        let url: OperatorUrl = server.url.to_string().parse().expect("url");
+        let connection = OperatorConnection::open(&url, None).await.expect("connection");
+        let answer: Value = connection.call(LIMIT, "Onboard.GetAttestationInfo", &()).await.expect("answer");
+        assert_eq!(answer, json!({"a": 1}));
+    }
+
+    #[tokio::test]
+    async fn silence_ends() {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
+        let url: OperatorUrl =
+            format!("http://{}", listener.local_addr().expect("address")).parse().expect("url");
+        let connection = OperatorConnection::open(&url, None).await.expect("connection");
+        let limit = Duration::from_millis(100);
+        let error = connection.call::<_, Value>(limit, "Onboard.Finish", &()).await.expect_err("silence");
+        assert_eq!(error.to_string(), "Onboard.Finish: no answer within 0.1 s");
+    }
+}

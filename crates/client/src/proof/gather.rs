@@ -1,0 +1,59 @@
+//! Asking a KMS, and its hardware vendor, for everything that a proof needs.
+
+use kms_attest::{
+    collateral::CollateralCache,
+    evidence::{Evidence, Platform},
+    identity::AppId,
+    ra_tls,
+};
+
+use super::answers::{Answers, EnvKeyAnswer, Quote};
+use crate::{Connection, KmsUrl, Trust};
+
+/// Asks. What cannot be had is missing from the answers, with the reason; `app_id` is the app whose public key is asked
+/// for. All calls go over the one connection whose certificate is kept.
+pub async fn gather(url: &KmsUrl, collateral: &CollateralCache, app_id: AppId) -> Answers {
+    let mut answers = Answers::none(url.to_string(), collateral.clock().now());
+    let connection = match Connection::open(url, Trust::DangerousAnyServer, None).await {
+        Ok(connection) => connection,
+        Err(error) => {
+            answers.is_missing("server_certificate", error);
+            return answers;
+        }
+    };
+    answers.keep_certificate(connection.server_certificate());
+    match connection.temp_ca_cert().await {
+        Ok(temp_ca) => answers.ca_cert = Some(temp_ca.ca_cert.clone()),
+        Err(error) => answers.is_missing("ca_cert", error),
+    }
+    match connection.meta().await {
+        Ok(meta) => answers.meta = Some(meta),
+        Err(error) => answers.is_missing("meta", error),
+    }
+    match connection.app_env_encrypt_pub_key(app_id.as_ref()).await {
+        Ok(answer) => answers.env_key = Some(EnvKeyAnswer::new(app_id, answer)),
+        Err(error) => answers.is_missing("env_key", error),
+    }
+    answers.taken_at = collateral.clock().now();
+
+    if let Ok(Some(evidence)) = ra_tls::evidence_in(connection.server_certificate()) {
+        fetch(&mut answers, collateral, Quote::Server, &evidence).await;
+    }
+    let attestation = answers.meta.as_ref().and_then(|meta| meta.bootstrap_info.as_ref());
+    if let Some(Ok(evidence)) = attestation.map(|info| Evidence::decode(&info.attestation)) {
+        fetch(&mut answers, collateral, Quote::Bootstrap, &evidence).await;
+    }
+    answers
+}
+
+async fn fetch(answers: &mut Answers, collateral: &CollateralCache, quote: Quote, evidence: &Evidence) {
+    let Platform::Tdx(tdx) = &evidence.platform else { return };
+    let part = match quote {
+        Quote::Server => "collateral",
+        Quote::Bootstrap => "bootstrap_collateral",
+    };
+    match collateral.get(&tdx.quote).await {
+        Ok(found) => answers.keep_collateral(quote, &found),
+        Err(error) => answers.is_missing(part, error),
+    }
+}

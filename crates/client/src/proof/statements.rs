@@ -1,0 +1,171 @@
+//! The steps about the secp256k1 root key: where it comes from, and what it signs.
+
+use kms_attest::{
+    evidence::Evidence,
+    identity::Registers,
+    verify::{Binding, Verified, VerifyError, verify},
+};
+
+use super::{Check, Outcome, answers::Quote, examine::Examination, pins};
+use crate::{
+    environment::EnvKey,
+    proto::BootstrapResponse,
+    statement::{Signer, app_key_signer, bootstrap_report_data},
+};
+
+impl Examination<'_> {
+    /// The key that `GetMeta` names, attested or pinned or not.
+    pub(super) fn k256(&mut self, root_spki: Option<&[u8]>) -> Option<Signer> {
+        let Some(meta) = &self.answers.meta else {
+            self.note(Check::K256Attested, Outcome::Unavailable, self.answers.why("meta"));
+            return None;
+        };
+        let Ok(k256) = Signer::try_from(meta.k256_pubkey.as_slice()) else {
+            self.failed(Check::K256Attested, "k256_pubkey of GetMeta is not a secp256k1 public key");
+            return None;
+        };
+        if let Some(pinned) = self.pins.k256 {
+            if pinned != k256 {
+                self.failed(Check::K256Attested, format!("k256_pubkey is {k256}, pinned is {pinned}"));
+                return Some(k256);
+            }
+            if meta.bootstrap_info.is_none() {
+                self.passed(Check::K256Attested, "pinned; this KMS shows no bootstrap statement");
+                return Some(k256);
+            }
+        }
+        let Some(info) = &meta.bootstrap_info else {
+            let detail = "this KMS shows no bootstrap statement, as only the first of a cluster does; pin its k256 key";
+            self.not_checked(Check::K256Attested, detail);
+            return Some(k256);
+        };
+        match self.bootstrap(info, k256, root_spki) {
+            Ok(status) => {
+                let detail = format!("attested with the root CA where both were made, TCB {status}");
+                self.passed(Check::K256Attested, detail);
+            }
+            Err((outcome, problem)) => self.note(Check::K256Attested, outcome, problem),
+        }
+        Some(k256)
+    }
+
+    /// The TCB status of the platform that vouched for the new keys.
+    fn bootstrap(
+        &self,
+        info: &BootstrapResponse,
+        k256: Signer,
+        root_spki: Option<&[u8]>,
+    ) -> Result<String, (Outcome, String)> {
+        let failed = |problem: String| (Outcome::Failed, problem);
+        if info.k256_pubkey != k256.as_bytes() {
+            return Err(failed("bootstrap_info is about another k256 key than GetMeta".to_owned()));
+        }
+        match root_spki {
+            None => return Err((Outcome::NotChecked, "there is no root".to_owned())),
+            Some(root) if root != info.ca_pubkey => {
+                return Err(failed("bootstrap_info is about another root CA".to_owned()));
+            }
+            Some(_) => {}
+        }
+        if info.attestation.is_empty() {
+            return Err(failed(
+                "bootstrap_info carries no attestation: the keys were made without a TEE".to_owned(),
+            ));
+        }
+        let evidence = Evidence::decode(&info.attestation).map_err(|error| failed(error.to_string()))?;
+        let verified = self.bootstrap_evidence(&evidence, &info.ca_pubkey, k256)?;
+        let status = verified.tcb_status().to_owned();
+        let accepted = self.pins.bootstrap_tcb.as_ref().unwrap_or(&self.pins.tcb);
+        if !accepted.contains(&status) {
+            let accepted = accepted.join(", ");
+            return Err(failed(format!(
+                "the keys were made on a platform that is {status}; accepted: {accepted}"
+            )));
+        }
+        if !self.pins.identities.is_empty() {
+            let shown =
+                verified.app_info(Registers::RunTime, "").map_err(|error| failed(error.to_string()))?;
+            pins::find(&self.pins.identities, &shown, pins::image_proof(&verified))
+                .map_err(|difference| failed(format!("the keys were made by {difference}")))?;
+        }
+        Ok(status)
+    }
+
+    fn bootstrap_evidence(
+        &self,
+        evidence: &Evidence,
+        ca_spki: &[u8],
+        k256: Signer,
+    ) -> Result<Verified, (Outcome, String)> {
+        let collateral = match self.answers.collateral(Quote::Bootstrap) {
+            None => return Err((Outcome::Unavailable, self.answers.why("bootstrap_collateral"))),
+            Some(Err(error)) => return Err((Outcome::Failed, format!("bootstrap_collateral: {error}"))),
+            Some(Ok(collateral)) => collateral,
+        };
+        let expected = bootstrap_report_data(ca_spki, &k256);
+        let binding = Binding::ReportData(&expected);
+        verify(evidence, binding, &collateral, self.anchors, self.now).map_err(|error| match error {
+            VerifyError::ReportData | VerifyError::QuotedReportData => {
+                (Outcome::Failed, "the attestation of bootstrap_info vouches for other keys".to_owned())
+            }
+            error => (Outcome::Failed, format!("bootstrap_info: {error}")),
+        })
+    }
+
+    pub(super) fn app_key_chain(&mut self, k256: Option<Signer>) {
+        let Some(k256) = k256 else {
+            return self.not_checked(Check::AppKeyChain, "there is no k256 key");
+        };
+        let Some(env_key) = &self.answers.env_key else {
+            let reason = self.answers.why("env_key");
+            return self.note(Check::AppKeyChain, Outcome::Unavailable, reason);
+        };
+        let Some(app_id) = env_key.app_id() else {
+            return self.failed(Check::AppKeyChain, "app_id is not 20 bytes in hexadecimal");
+        };
+        // Fresh when the answer was taken: later, only the signature can be judged.
+        match EnvKey::verify(&env_key.answer, app_id, self.answers.taken_at) {
+            Ok(key) if key.signer == k256 => {
+                self.passed(Check::AppKeyChain, format!("signature_v1 for app {app_id} is of the k256 key"));
+            }
+            Ok(key) => {
+                self.failed(Check::AppKeyChain, format!("signed by {}, not by the k256 key", key.signer))
+            }
+            Err(error) => self.failed(Check::AppKeyChain, error.to_string()),
+        }
+    }
+
+    pub(super) fn released_keys(&mut self, k256: Option<Signer>, root_spki: Option<&[u8]>) {
+        // Without keys of an app there is nothing to say, not even that it was not checked.
+        let Some(released) = &self.pins.released else { return };
+        let Some(k256) = k256 else {
+            return self.not_checked(Check::ReleasedKeys, "there is no k256 key");
+        };
+        match root_spki {
+            None => return self.not_checked(Check::ReleasedKeys, "there is no root"),
+            Some(root) if root != released.root_spki => {
+                return self.failed(Check::ReleasedKeys, "the keys came with another root CA");
+            }
+            Some(_) => {}
+        }
+        match app_key_signer(released.app_id, &released.k256_key, &released.k256_signature) {
+            Ok(signer) if signer == k256 => {}
+            Ok(signer) => {
+                return self
+                    .failed(Check::ReleasedKeys, format!("k256_signature is of {signer}, not of this KMS"));
+            }
+            Err(error) => return self.failed(Check::ReleasedKeys, format!("k256_signature: {error}")),
+        }
+        let env_key = self.answers.env_key.as_ref();
+        match env_key.filter(|env_key| env_key.app_id() == Some(released.app_id)) {
+            Some(env_key) if env_key.answer.public_key != released.env_public_key => {
+                self.failed(
+                    Check::ReleasedKeys,
+                    "the KMS shows another env key for this app than the released one",
+                );
+            }
+            Some(_) => self.passed(Check::ReleasedKeys, "k256_signature and env key are of this KMS"),
+            None => self.passed(Check::ReleasedKeys, "k256_signature is of this KMS"),
+        }
+    }
+}

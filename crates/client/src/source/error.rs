@@ -1,0 +1,176 @@
+//! Why a source handed no root keys over, in words that say what to change.
+
+use std::{error::Error as StdError, io};
+
+use kms_attest::{ra_tls::RaTlsError, verify::VerifyError};
+use rustls::CertificateError;
+
+use crate::{
+    connection::ConnectError, identity::IdentityError, rpc::CallError, server::ServerError, url::KmsUrl,
+};
+
+/// The call that shows our certificate.
+const HANDOVER: &str = "GetKmsKey";
+
+/// Why the root keys were not received. The texts of the peer are kept where it has one: operators search for them
+/// (docs/compatibility.md).
+#[derive(Debug, thiserror::Error)]
+pub enum SourceError<E> {
+    /// No connection.
+    #[error("Failed to send request: error sending request for url ({url}/{method}?json): {source}")]
+    Connect {
+        /// The source.
+        url: Box<KmsUrl>,
+        /// The call for which the connection was needed.
+        method: &'static str,
+        /// Why not.
+        source: ConnectError,
+    },
+    /// No certificate to judge.
+    #[error("Source KMS did not present a TLS certificate")]
+    NoCertificate,
+    /// A copied certificate: whoever answers does not hold its key.
+    #[error("{method}: the server does not hold the private key of the certificate that it shows")]
+    StolenCertificate {
+        /// The call for which the connection was needed.
+        method: &'static str,
+    },
+    /// The certificate cannot be read.
+    #[error("Failed to decode attestation from cert extension: {0}")]
+    Certificate(#[source] RaTlsError),
+    /// The certificate is not that of a KMS: an app of the same root, for example.
+    #[error("the source is not a KMS: {0}")]
+    NotAKms(#[source] ServerError),
+    /// Nothing to verify: the source runs with `core.attest_rpc_cert = false`, or a proxy ends TLS in front of it.
+    #[error("Source KMS certificate does not contain attestation")]
+    NoAttestation,
+    /// The attestation of the source does not verify.
+    #[error("Failed to verify the attestation of the source KMS: {0}")]
+    Attestation(#[source] VerifyError),
+    /// The caller's policy does not accept the source.
+    #[error("Source KMS is not allowed for onboarding: {0}")]
+    NotAllowed(E),
+    /// The source names no usable root CA.
+    #[error("GetTempCaCert: ca_cert is not exactly one CA certificate in PEM")]
+    RootCa,
+    /// The certificate of the source is not of the cluster that it claims to belong to.
+    #[error("the certificate of the source KMS is not issued by the root CA that it shows: {0}")]
+    OtherRoot(#[source] webpki::Error),
+    /// The source refused a call, or its answer is none.
+    #[error(transparent)]
+    Call(CallError),
+    /// The connection broke during a call.
+    #[error("{method}: the connection to the source KMS broke: {causes}")]
+    Broken {
+        /// The call.
+        method: &'static str,
+        /// What the transport says.
+        causes: String,
+    },
+    /// This machine could not prove itself.
+    #[error(transparent)]
+    Identity(#[from] IdentityError),
+    /// The second connection met somebody else.
+    #[error(
+        "GetKmsKey: the server has another key than the source KMS that was attested on the first connection; use \
+         the address of that one KMS, without a load balancer or proxy in between"
+    )]
+    OtherServer,
+    /// The source does not take the certificate that we showed it.
+    #[error(
+        "GetKmsKey: the source KMS refused the TLS certificate of this KMS ({0}); compare the clocks of both, and make \
+         sure that one KMS answers at this address, not several that are unrelated"
+    )]
+    CertificateRefused(String),
+    /// Not exactly one key set.
+    #[error("Invalid keys")]
+    InvalidKeys,
+    /// The root CA key is not a P-256 private key.
+    #[error("Failed to parse CA key")]
+    CaKey,
+    /// The temporary CA key is not a P-256 private key.
+    #[error("Failed to parse tmp CA key")]
+    TempCaKey,
+    /// The secp256k1 root key is not 32 bytes.
+    #[error("Failed to parse ECDSA key")]
+    K256Key,
+    /// A key is not the one that the same source showed.
+    #[error("{key} does not belong to {shown} of the source KMS")]
+    OtherKey {
+        /// Which key.
+        key: &'static str,
+        /// Where the source showed another.
+        shown: &'static str,
+    },
+}
+
+impl<E> SourceError<E> {
+    /// Why there is no connection for a call, as far as it can be told apart.
+    pub(super) fn unconnected(error: ConnectError, url: &KmsUrl, method: &'static str) -> Self {
+        let told = match &error {
+            ConnectError::NoCertificate => Some(Self::NoCertificate),
+            ConnectError::Tls(failure) => match tls_failure(failure) {
+                Some(rustls::Error::NoCertificatesPresented) => Some(Self::NoCertificate),
+                Some(rustls::Error::InvalidCertificate(CertificateError::BadSignature)) => {
+                    Some(Self::StolenCertificate { method })
+                }
+                // Only a pinned connection fails so.
+                Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
+                    Some(Self::OtherServer)
+                }
+                Some(rustls::Error::AlertReceived(_)) if method == HANDOVER => {
+                    Some(Self::CertificateRefused(causes(failure)))
+                }
+                _ => None,
+            },
+            _ => None,
+        };
+        told.unwrap_or_else(|| Self::Connect { url: Box::new(url.clone()), method, source: error })
+    }
+
+    /// Whether the same attempt may succeed a little later, with nothing changed by anyone.
+    pub fn is_temporary(&self) -> bool {
+        match self {
+            Self::Connect { .. } | Self::Identity(IdentityError::Attester(_)) => true,
+            Self::Attestation(cause) => cause.is_unavailable(),
+            Self::Call(CallError::Refused { status, .. }) => {
+                status.is_server_error() || *status == http::StatusCode::TOO_MANY_REQUESTS
+            }
+            Self::Call(CallError::Timeout { .. }) | Self::Broken { .. } => true,
+            _ => false,
+        }
+    }
+}
+
+/// A call that has no answer. In TLS 1.3 a server judges our certificate after the handshake has ended for us, so that
+/// its alert arrives here; HTTP/2 leaves only the alert's text.
+pub(super) fn unanswered<E>(method: &'static str) -> impl FnOnce(CallError) -> SourceError<E> {
+    move |error| match error {
+        CallError::Transport { source, .. } => match causes(&source) {
+            causes if method == HANDOVER && causes.contains("received fatal alert") => {
+                SourceError::CertificateRefused(causes)
+            }
+            causes => SourceError::Broken { method, causes },
+        },
+        error => SourceError::Call(error),
+    }
+}
+
+fn tls_failure(failure: &io::Error) -> Option<&rustls::Error> {
+    failure.get_ref()?.downcast_ref()
+}
+
+/// An error with everything below it: each text once, without links to manuals.
+fn causes(error: &(dyn StdError + 'static)) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let said = cause.to_string();
+        let said = said.split(": https://").next().unwrap_or_default();
+        if !text.contains(said) {
+            text = format!("{text}: {said}");
+        }
+        next = cause.source();
+    }
+    crate::text::printable(&text)
+}

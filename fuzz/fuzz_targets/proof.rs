@@ -1,0 +1,5 @@
+//! Fuzzes `proof`: see `fuzz/src/lib.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entry::proof::proof(data));

@@ -1,0 +1,5 @@
+//! Fuzzes `question`: see `fuzz/src/lib.rs`.
+
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| entry::question::question(data));

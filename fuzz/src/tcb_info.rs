@@ -1,0 +1,37 @@
+//! TCB info and QE identity, standard or early: how far a platform is behind.
+
+use kms_attest::collateral::{CaKind, PlatformKey};
+use kms_attest::tcb::{Lag, PlatformTcb};
+
+/// The documents one after the other, with a zero byte between them.
+///
+/// The same documents say the same, and what an update settles stands in them.
+pub fn tcb_info(data: &[u8]) {
+    let Some(border) = data.iter().position(|byte| *byte == 0) else { return };
+    let (Ok(tcb_info), Ok(qe_identity)) =
+        (std::str::from_utf8(&data[..border]), std::str::from_utf8(&data[border + 1..]))
+    else {
+        return;
+    };
+    let lag = |svn: u8, module: u8| {
+        let platform = PlatformTcb {
+            model: PlatformKey { fmspc: [0; 6], ca: CaKind::Platform },
+            cpu_svn: [svn; 16],
+            pce_svn: svn.into(),
+            tee_tcb_svn: [[svn, module].as_slice(), &[svn; 14]].concat().try_into().expect("16 bytes"),
+            tee_tcb_svn2: None,
+            qe_isv_svn: svn.into(),
+        };
+        Lag::read(&platform, tcb_info, qe_identity)
+    };
+    for module in [0, 1] {
+        for svn in [0, 3, u8::MAX] {
+            let read = lag(svn, module);
+            assert_eq!(lag(svn, module), read, "the same documents say the same");
+            for advisory in read.iter().flat_map(Lag::settled_by_update) {
+                let is_there = |text: &str| text.contains(advisory.as_str()) || text.contains('\\');
+                assert!(is_there(tcb_info) || is_there(qe_identity), "{advisory:?}");
+            }
+        }
+    }
+}

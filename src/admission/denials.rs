@@ -1,0 +1,392 @@
+//! Who was refused lately: a bounded list in memory, with the evidence, so that an operator can ask why.
+//!
+//! Callers whose evidence does not verify have a list of their own, so that a flood of them leaves the others alone.
+//! Who is refused for the same reason again is counted and keeps the id it was given.
+
+use std::{
+    collections::VecDeque,
+    fmt,
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use kms_attest::identity::BootInfo;
+use sha2::{Digest as _, Sha256};
+
+use super::{Finding, Role, Step};
+
+/// Most refusals of verified callers, and of others.
+const MOST: usize = 500;
+/// Most bytes of evidence kept for each of the two.
+const MOST_BYTES: usize = 16 << 20;
+/// Evidence that is larger is not kept.
+const LARGEST: usize = 256 << 10;
+
+/// What a caller is given to name its refusal by: twelve hex digits.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub struct DenialId([u8; 6]);
+
+impl DenialId {
+    fn random() -> Self {
+        let mut bytes = [0; 6];
+        // Not a secret: a repeated id would only show another denial.
+        let _ = aws_lc_rs::rand::fill(&mut bytes);
+        Self(bytes)
+    }
+
+    /// The id that this text is, in any case of letters.
+    pub fn parse(text: &str) -> Option<Self> {
+        let mut bytes = [0; 6];
+        hex::decode_to_slice(text.trim(), &mut bytes).ok().map(|()| Self(bytes))
+    }
+}
+
+impl fmt::Display for DenialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for DenialId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DenialId({self})")
+    }
+}
+
+/// What a caller showed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Shown {
+    /// No certificate.
+    Nothing,
+    /// A client certificate, DER.
+    Certificate(Vec<u8>),
+    /// Evidence in a certificate request.
+    Evidence {
+        /// The evidence, encoded.
+        evidence: Vec<u8>,
+        /// The key that it must vouch for, SubjectPublicKeyInfo DER.
+        spki: Vec<u8>,
+    },
+}
+
+impl Shown {
+    fn size(&self) -> usize {
+        match self {
+            Self::Nothing => 0,
+            Self::Certificate(certificate) => certificate.len(),
+            Self::Evidence { evidence, spki } => evidence.len() + spki.len(),
+        }
+    }
+}
+
+/// One refused request.
+#[derive(Debug)]
+pub struct Refused<'a> {
+    /// The method that was called.
+    pub method: &'static str,
+    /// Where the request came from.
+    pub remote: IpAddr,
+    /// What the caller asked to be.
+    pub role: Role,
+    /// What is wrong.
+    pub finding: Finding<'a>,
+    /// What the caller is told.
+    pub reason: &'a str,
+    /// What would allow it.
+    pub remedy: Option<String>,
+    /// The evidence.
+    pub shown: Shown,
+    /// The VM configuration of the request.
+    pub vm_config: &'a str,
+}
+
+/// A refusal as it is kept.
+#[derive(Debug, Clone)]
+pub struct Denial {
+    /// What the caller was given.
+    pub id: DenialId,
+    /// Grows with each refusal, also with a repeated one.
+    pub sequence: u64,
+    /// Unix seconds.
+    pub first: u64,
+    /// Unix seconds.
+    pub last: u64,
+    /// How often.
+    pub count: u64,
+    /// The method that was called.
+    pub method: &'static str,
+    /// Where the last request came from.
+    pub remote: IpAddr,
+    /// What the caller asked to be.
+    pub role: Role,
+    /// Where admission stopped.
+    pub step: Step,
+    /// Stable code.
+    pub code: &'static str,
+    /// What the caller was told.
+    pub reason: String,
+    /// What would have been right.
+    pub expected: Option<String>,
+    /// What was found.
+    pub actual: Option<String>,
+    /// What would allow it.
+    pub remedy: Option<String>,
+    /// Who it was, where that is verified.
+    pub identity: Option<BootInfo>,
+    /// The evidence; `None` where it was too large to keep.
+    pub shown: Option<Shown>,
+    /// The VM configuration of the request.
+    pub vm_config: String,
+}
+
+impl Denial {
+    fn size(&self) -> usize {
+        self.shown.as_ref().map_or(0, Shown::size) + self.vm_config.len()
+    }
+}
+
+/// Whether a refusal is news.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Novelty {
+    /// Nobody was refused like this lately.
+    New,
+    /// It was counted.
+    Repeated,
+}
+
+/// The refusals of the last time.
+#[derive(Debug, Default)]
+pub struct Denials(Mutex<Lists>);
+
+#[derive(Debug, Default)]
+struct Lists {
+    sequence: u64,
+    verified: List,
+    others: List,
+}
+
+#[derive(Debug, Default)]
+struct List {
+    /// The oldest refusal first. Those that repeat keep their place, so that none stays for ever.
+    entries: VecDeque<Entry>,
+    bytes: usize,
+}
+
+#[derive(Debug)]
+struct Entry {
+    likeness: [u8; 32],
+    denial: Arc<Denial>,
+}
+
+impl Denials {
+    /// Keeps a refusal, or counts it with those that are like it.
+    pub fn record(&self, refused: Refused<'_>) -> (DenialId, Novelty) {
+        let likeness = likeness(&refused);
+        let now = unix_now();
+        let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.sequence += 1;
+        let sequence = lists.sequence;
+        let list = if refused.finding.identity.is_some() { &mut lists.verified } else { &mut lists.others };
+        if let Some(known) = list.entries.iter_mut().rev().find(|entry| entry.likeness == likeness) {
+            let denial = Arc::make_mut(&mut known.denial);
+            (denial.sequence, denial.last, denial.remote) = (sequence, now, refused.remote);
+            denial.count += 1;
+            return (denial.id, Novelty::Repeated);
+        }
+        let id = DenialId::random();
+        let finding = refused.finding;
+        let is_kept = refused.shown.size() + refused.vm_config.len() <= LARGEST;
+        let denial = Denial {
+            id,
+            sequence,
+            first: now,
+            last: now,
+            count: 1,
+            method: refused.method,
+            remote: refused.remote,
+            role: refused.role,
+            step: finding.step,
+            code: finding.code,
+            reason: refused.reason.to_owned(),
+            expected: finding.expected.map(str::to_owned),
+            actual: finding.actual.map(str::to_owned),
+            remedy: refused.remedy,
+            identity: finding.identity.cloned(),
+            vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
+            shown: is_kept.then_some(refused.shown),
+        };
+        list.push(Entry { likeness, denial: Arc::new(denial) });
+        (id, Novelty::New)
+    }
+
+    /// The refusal with this id, if it is still kept.
+    pub fn find(&self, id: DenialId) -> Option<Arc<Denial>> {
+        let lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        lists.all().find(|denial| denial.id == id).map(Arc::clone)
+    }
+
+    /// Refusals before `before` (a sequence number) that `matches`, the newest first, at most `limit`; and where the
+    /// next page begins.
+    pub fn page(
+        &self,
+        before: Option<u64>,
+        limit: usize,
+        matches: impl Fn(&Denial) -> bool,
+    ) -> (Vec<Arc<Denial>>, Option<u64>) {
+        let lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut found: Vec<Arc<Denial>> = lists
+            .all()
+            .filter(|denial| before.is_none_or(|before| denial.sequence < before) && matches(denial))
+            .map(Arc::clone)
+            .collect();
+        drop(lists);
+        found.sort_by_key(|denial| std::cmp::Reverse(denial.sequence));
+        let is_more = found.len() > limit;
+        found.truncate(limit);
+        let next = found.last().filter(|_| is_more).map(|denial| denial.sequence);
+        (found, next)
+    }
+}
+
+impl Lists {
+    fn all(&self) -> impl Iterator<Item = &Arc<Denial>> {
+        self.verified.entries.iter().chain(&self.others.entries).map(|entry| &entry.denial)
+    }
+}
+
+impl List {
+    fn push(&mut self, entry: Entry) {
+        self.bytes += entry.denial.size();
+        self.entries.push_back(entry);
+        while self.entries.len() > MOST || self.bytes > MOST_BYTES {
+            let Some(oldest) = self.entries.pop_front() else { break };
+            self.bytes -= oldest.denial.size();
+        }
+    }
+}
+
+/// What two refusals have in common that are one to an operator: who asked for what, from where, and what was wrong. Not
+/// the evidence itself, which a caller makes anew for each connection.
+fn likeness(refused: &Refused<'_>) -> [u8; 32] {
+    let finding = &refused.finding;
+    let mut digest = Sha256::new();
+    let mut add = |part: &[u8]| {
+        digest.update((part.len() as u64).to_be_bytes());
+        digest.update(part);
+    };
+    for text in [refused.method, refused.role.name(), finding.code, finding.step.name(), refused.reason] {
+        add(text.as_bytes());
+    }
+    match finding.identity {
+        Some(identity) => {
+            let BootInfo {
+                app_id, instance_id, compose_hash, device_id, os_image_hash, mr_aggregated, ..
+            } = identity;
+            for field in [app_id, instance_id, compose_hash, device_id, os_image_hash, mr_aggregated] {
+                add(field);
+            }
+            add(refused.vm_config.as_bytes());
+        }
+        None => add(refused.remote.to_canonical().to_string().as_bytes()),
+    }
+    digest.finalize().into()
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::testing::boot_info;
+
+    fn refused<'a>(identity: Option<&'a BootInfo>, remote: [u8; 4], evidence: usize) -> Refused<'a> {
+        Refused {
+            method: "GetAppKey",
+            remote: remote.into(),
+            role: Role::App,
+            finding: Finding {
+                step: Step::Policy,
+                code: "app_not_registered",
+                expected: Some("one of 3 apps"),
+                actual: None,
+                identity,
+            },
+            reason: "Boot denied: app not registered",
+            remedy: None,
+            shown: Shown::Certificate(vec![7; evidence]),
+            vm_config: "",
+        }
+    }
+
+    #[test]
+    fn the_same_refusal_keeps_its_id_and_is_counted() {
+        let denials = Denials::default();
+        let identity = boot_info();
+        let (id, first) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
+        let (again, second) = denials.record(refused(Some(&identity), [192, 0, 2, 2], 99));
+        assert_eq!((id, first, second), (again, Novelty::New, Novelty::Repeated));
+        let denial = denials.find(id).expect("kept");
+        assert_eq!((denial.count, denial.sequence), (2, 2));
+        let other = BootInfo { app_id: vec![9; 20], ..boot_info() };
+        assert_eq!(denials.record(refused(Some(&other), [192, 0, 2, 1], 10)).1, Novelty::New);
+    }
+
+    #[test]
+    fn strangers_do_not_push_out_those_who_are_verified() {
+        let denials = Denials::default();
+        let identity = boot_info();
+        let (id, _) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
+        for number in 0..2 * MOST as u32 {
+            denials.record(refused(None, number.to_be_bytes(), 10));
+        }
+        assert!(denials.find(id).is_some());
+        assert_eq!(denials.page(None, usize::MAX, |_| true).0.len(), MOST + 1);
+    }
+
+    #[test]
+    fn evidence_is_bounded_in_each_and_in_all() {
+        let denials = Denials::default();
+        for number in 0..400_u32 {
+            denials.record(refused(None, number.to_be_bytes(), 200 << 10));
+        }
+        let lists = denials.0.lock().unwrap();
+        assert!(lists.others.bytes <= MOST_BYTES);
+        let sizes: usize = lists.others.entries.iter().map(|entry| entry.denial.size()).sum();
+        assert_eq!(sizes, lists.others.bytes);
+        drop(lists);
+        let (id, _) = denials.record(refused(None, [9, 9, 9, 9], LARGEST + 1));
+        let denial = denials.find(id).expect("kept");
+        assert_eq!(denial.shown, None);
+    }
+
+    #[test]
+    fn pages_follow_each_other_without_gap_or_repeat() {
+        let denials = Denials::default();
+        for number in 0..25_u32 {
+            denials.record(refused(None, number.to_be_bytes(), 1));
+        }
+        let mut seen = Vec::new();
+        let mut before = None;
+        loop {
+            let (page, next) = denials.page(before, 10, |_| true);
+            seen.extend(page.iter().map(|denial| denial.sequence));
+            match next {
+                Some(next) => before = Some(next),
+                None => break,
+            }
+        }
+        assert_eq!(seen, (1..=25).rev().collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn ids_are_read_as_they_are_written() {
+        let id = DenialId::random();
+        assert_eq!(DenialId::parse(&format!(" {id}\n")), Some(id));
+        for text in ["", "00", "zzzzzzzzzzzz", "00112233445566"] {
+            assert_eq!(DenialId::parse(text), None, "{text}");
+        }
+    }
+}

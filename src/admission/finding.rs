@@ -1,0 +1,291 @@
+//! What is wrong with a refused caller, for machines and operators: the step that failed, a stable code, what was
+//! expected and what was found.
+
+use kms_attest::{
+    identity::BootInfo,
+    platform::tdx::TdxError,
+    ra_tls::RaTlsError,
+    verify::{BootInfoError, VerifyError},
+};
+
+use super::{Refusal, freeze::FROZEN};
+
+/// The steps of admission, in order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Step {
+    /// This KMS is itself allowed.
+    OwnStanding,
+    /// There is evidence, and it decodes.
+    Evidence,
+    /// It is of a platform that can be verified.
+    Platform,
+    /// It vouches for the caller's key.
+    KeyBinding,
+    /// The runtime events replay to RTMR3.
+    EventLog,
+    /// The quote vouches for the report data that the evidence states.
+    ReportData,
+    /// There is collateral for the platform.
+    Collateral,
+    /// The quote is signed by genuine hardware that is not revoked.
+    Quote,
+    /// Nobody else can look into the TD.
+    TdAttributes,
+    /// Intel's word for the state of the platform; the policy judges it.
+    TcbStatus,
+    /// The identity has the right form.
+    Identity,
+    /// No operator has frozen it.
+    Frozen,
+    /// The policy allows it.
+    Policy,
+    /// It booted the OS image that it names.
+    OsImage,
+}
+
+impl Step {
+    /// All steps, in the order in which they are reported.
+    pub const ALL: [Self; 14] = [
+        Self::OwnStanding,
+        Self::Evidence,
+        Self::Platform,
+        Self::KeyBinding,
+        Self::EventLog,
+        Self::ReportData,
+        Self::Collateral,
+        Self::Quote,
+        Self::TdAttributes,
+        Self::TcbStatus,
+        Self::Identity,
+        Self::Frozen,
+        Self::Policy,
+        Self::OsImage,
+    ];
+
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Evidence => "evidence",
+            Self::Platform => "platform",
+            Self::KeyBinding => "key_binding",
+            Self::EventLog => "event_log",
+            Self::ReportData => "report_data",
+            Self::Collateral => "collateral",
+            Self::Quote => "quote",
+            Self::TdAttributes => "td_attributes",
+            Self::TcbStatus => "tcb_status",
+            Self::Identity => "identity",
+            Self::Frozen => "frozen",
+            Self::Policy => "policy",
+            Self::OsImage => "os_image",
+            Self::OwnStanding => "own_standing",
+        }
+    }
+}
+
+/// Why evidence is refused.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BadEvidence {
+    /// Where verification stopped.
+    pub step: Step,
+    /// Stable, for metrics and machines: `event_log_mismatch`.
+    pub code: &'static str,
+    /// What was found, for the caller too.
+    pub reason: String,
+    /// What the quote says, where two values differ.
+    pub expected: Option<String>,
+    /// What the evidence says instead.
+    pub actual: Option<String>,
+}
+
+impl BadEvidence {
+    fn new(step: Step, code: &'static str, error: &impl ToString) -> Self {
+        Self { step, code, reason: error.to_string(), expected: None, actual: None }
+    }
+
+    /// Bytes that are no evidence.
+    pub fn malformed(error: &impl ToString) -> Self {
+        Self::new(Step::Evidence, "evidence_malformed", error)
+    }
+}
+
+impl From<&RaTlsError> for BadEvidence {
+    fn from(error: &RaTlsError) -> Self {
+        Self::malformed(error)
+    }
+}
+
+impl From<&VerifyError> for BadEvidence {
+    fn from(error: &VerifyError) -> Self {
+        let (step, code) = match error {
+            VerifyError::UnsupportedPlatform(_) => (Step::Platform, "platform_not_supported"),
+            VerifyError::Evidence(_) => (Step::Evidence, "evidence_malformed"),
+            VerifyError::ReportData | VerifyError::PodPayload => (Step::KeyBinding, "evidence_not_bound"),
+            VerifyError::EventName => (Step::EventLog, "event_name_not_allowed"),
+            VerifyError::Rtmr3 { .. } => (Step::EventLog, "event_log_mismatch"),
+            VerifyError::Preimages(_) => (Step::EventLog, "event_preimage_mismatch"),
+            VerifyError::QuotedReportData => (Step::ReportData, "report_data_mismatch"),
+            VerifyError::Collateral(_) => (Step::Collateral, "collateral_not_found"),
+            VerifyError::Quote(error) => of_quote(error),
+            #[allow(unreachable_patterns)]
+            _ => (Step::Quote, "evidence_refused"),
+        };
+        let bad = Self::new(step, code, error);
+        match error {
+            VerifyError::Rtmr3 { quoted, replayed } => {
+                Self { expected: Some(quoted.clone()), actual: Some(replayed.clone()), ..bad }
+            }
+            _ => bad,
+        }
+    }
+}
+
+fn of_quote(error: &TdxError) -> (Step, &'static str) {
+    match error {
+        TdxError::Malformed(_) | TdxError::NotATd | TdxError::UnsupportedBody => {
+            (Step::Platform, "quote_malformed")
+        }
+        TdxError::Debug => (Step::TdAttributes, "td_debug"),
+        TdxError::Attributes(_) | TdxError::SeptVeEnabled => {
+            (Step::TdAttributes, "td_attributes_not_allowed")
+        }
+        TdxError::ForeignModule => (Step::TdAttributes, "tdx_module_not_allowed"),
+        TdxError::ServiceTd => (Step::TdAttributes, "service_td_bound"),
+        TdxError::Rejected(reason) => of_rejection(reason),
+        _ => (Step::Quote, "quote_not_genuine"),
+    }
+}
+
+/// The library looks at the TD too, after the signatures; only its words tell these apart from a bad signature.
+fn of_rejection(reason: &str) -> (Step, &'static str) {
+    let says = |text| reason.contains(text);
+    if says("Debug mode is enabled") {
+        (Step::TdAttributes, "td_debug")
+    } else if says("Reserved bits in TD attributes are set") || says("SEPT_VE_DISABLE is not enabled") {
+        (Step::TdAttributes, "td_attributes_not_allowed")
+    } else if says("Invalid MR service TD") {
+        (Step::TdAttributes, "service_td_bound")
+    } else {
+        (Step::Quote, "quote_not_genuine")
+    }
+}
+
+/// What only operators read of a refusal, and the code that the caller gets too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Finding<'a> {
+    /// Where admission stopped.
+    pub step: Step,
+    /// Stable, for metrics and machines: `compose_hash_not_allowed`.
+    pub code: &'static str,
+    /// What would have been right.
+    pub expected: Option<&'a str>,
+    /// What was found.
+    pub actual: Option<&'a str>,
+    /// Whom it is about, where that is verified.
+    pub identity: Option<&'a BootInfo>,
+}
+
+/// The code of a denial that is not the policy's: the registers are not those of the image.
+const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
+
+impl Refusal {
+    /// What is wrong with the caller, or with our own standing; `None` when nothing is known about either, because
+    /// something that is asked does not answer: such a refusal is no denial.
+    pub fn finding(&self) -> Option<Finding<'_>> {
+        let plain = |step, code| Finding { step, code, expected: None, actual: None, identity: None };
+        Some(match self {
+            Self::NoAttestation => plain(Step::Evidence, "no_attestation"),
+            Self::BadEvidence(bad) => Finding {
+                expected: bad.expected.as_deref(),
+                actual: bad.actual.as_deref(),
+                ..plain(bad.step, bad.code)
+            },
+            Self::BadIdentity(_) => plain(Step::Identity, "identity_malformed"),
+            Self::Frozen { frozen, identity } => Finding {
+                actual: Some(&frozen.reason),
+                identity: identity.as_deref(),
+                ..plain(Step::Frozen, FROZEN)
+            },
+            Self::Denied { denial, identity, .. } => Finding {
+                expected: denial.expected.as_deref(),
+                actual: denial.actual.as_deref(),
+                identity: Some(identity),
+                ..plain(Step::Policy, denial.code)
+            },
+            Self::OsImage { error, identity, .. } if !error.is_unavailable() => {
+                Finding { identity: Some(identity), ..plain(Step::OsImage, OS_IMAGE_NOT_VERIFIED) }
+            }
+            Self::NoStanding(_) => plain(Step::OwnStanding, "kms_not_allowed"),
+            Self::OsImage { .. }
+            | Self::CollateralUnavailable(_)
+            | Self::PolicyUnavailable(_)
+            | Self::StandingUnknown { .. } => return None,
+        })
+    }
+}
+
+/// Policy, the audit log and clients see canonical widths or nothing: no field is as long as a sender likes.
+///
+/// # Errors
+/// What is wrong, for the caller.
+pub fn check_widths(identity: &BootInfo) -> Result<(), String> {
+    for (name, bytes, width) in [
+        ("compose_hash", &identity.compose_hash, 32),
+        ("instance_id", &identity.instance_id, 20),
+        ("os_image_hash", &identity.os_image_hash, 32),
+    ] {
+        if !bytes.is_empty() && bytes.len() != width {
+            return Err(format!("{name} must be {width} bytes or empty, got {}", bytes.len()));
+        }
+    }
+    Ok(())
+}
+
+impl From<BootInfoError> for Refusal {
+    fn from(error: BootInfoError) -> Self {
+        Self::BadIdentity(error.to_string())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn steps_are_listed_once_in_order() {
+        assert!(Step::ALL.is_sorted());
+        let names: std::collections::BTreeSet<_> = Step::ALL.iter().map(|step| step.name()).collect();
+        assert_eq!(names.len(), Step::ALL.len());
+    }
+
+    #[test]
+    fn what_is_wrong_with_a_quote_has_a_code_of_its_own() {
+        for (error, step, code) in [
+            (VerifyError::ReportData, Step::KeyBinding, "evidence_not_bound"),
+            (VerifyError::EventName, Step::EventLog, "event_name_not_allowed"),
+            (VerifyError::QuotedReportData, Step::ReportData, "report_data_mismatch"),
+            (VerifyError::Quote(TdxError::Debug), Step::TdAttributes, "td_debug"),
+            (VerifyError::Quote(TdxError::ServiceTd), Step::TdAttributes, "service_td_bound"),
+            (VerifyError::Quote(TdxError::Rejected("revoked".to_owned())), Step::Quote, "quote_not_genuine"),
+            (VerifyError::Quote(TdxError::NotATd), Step::Platform, "quote_malformed"),
+            (VerifyError::UnsupportedPlatform("sev-snp"), Step::Platform, "platform_not_supported"),
+        ] {
+            let bad = BadEvidence::from(&error);
+            assert_eq!((bad.step, bad.code, bad.reason), (step, code, error.to_string()));
+        }
+    }
+
+    #[test]
+    fn an_event_log_that_does_not_replay_shows_both_values() {
+        let error = VerifyError::Rtmr3 { quoted: "aa".to_owned(), replayed: "bb".to_owned() };
+        let bad = BadEvidence::from(&error);
+        assert_eq!((bad.expected.as_deref(), bad.actual.as_deref()), (Some("aa"), Some("bb")));
+    }
+
+    #[test]
+    fn what_does_not_answer_is_no_denial() {
+        let outage = Refusal::StandingUnknown { what: "the back end", detail: String::new() };
+        assert_eq!(outage.finding(), None);
+        assert!(Refusal::NoAttestation.finding().is_some());
+    }
+}

@@ -1,0 +1,157 @@
+//! The file that keeps freezes over restarts: replaced as a whole, by one rename.
+
+use std::{
+    fs::{DirBuilder, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    net::IpAddr,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    path::{Path, PathBuf},
+};
+
+use serde::{Deserialize, Serialize};
+use tokio::sync::OwnedMutexGuard;
+
+use super::{Author, Entries, Freeze, LONGEST_REASON, MOST_FREEZES, Scope};
+
+/// No file of [`MOST_FREEZES`] is larger.
+const MAX_FILE: u64 = 8 << 20;
+/// The version that is written and the only one that is read.
+const VERSION: u32 = 1;
+
+/// Why it is not known what is frozen.
+#[derive(Debug, thiserror::Error)]
+pub enum FreezeFileError {
+    /// The system does not give it.
+    #[error("the file that core.freeze.file names cannot be read, so what is frozen is not known")]
+    Unreadable(#[source] io::Error),
+    /// It is not what this program wrote.
+    #[error(
+        "the file that core.freeze.file names is damaged ({0}), so what is frozen is not known; restore it, or remove \
+         it to start with nothing frozen"
+    )]
+    Damaged(String),
+}
+
+/// The file, and nobody else's.
+#[derive(Debug)]
+pub(super) struct FreezeFile(PathBuf);
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    frozen: Vec<Line>,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Line {
+    scope: String,
+    #[serde(with = "hex::serde")]
+    value: Vec<u8>,
+    reason: String,
+    since: u64,
+    expires_at: Option<u64>,
+    by: String,
+    remote: IpAddr,
+}
+
+impl FreezeFile {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    pub(super) fn read(&self) -> Result<Vec<Freeze>, FreezeFileError> {
+        let file = match File::open(&self.0) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(error) => return Err(FreezeFileError::Unreadable(error)),
+        };
+        let metadata = file.metadata().map_err(FreezeFileError::Unreadable)?;
+        if !metadata.is_file() {
+            return Err(FreezeFileError::Unreadable(io::Error::other("not a file")));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(FreezeFileError::Unreadable)?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(FreezeFileError::Damaged("it is too large".to_owned()));
+        }
+        parse(&bytes).map_err(FreezeFileError::Damaged)
+    }
+
+    fn replace(&self, entries: &Entries) -> io::Result<()> {
+        let mut lines: Vec<_> = entries.values().map(|freeze| Line::of(freeze)).collect();
+        lines.sort_by_key(|line| line.since);
+        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, frozen: lines })?;
+        text.push(b'\n');
+        let directory = match self.0.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let new = self.0.with_extension("json.new");
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.0)?;
+        File::open(directory)?.sync_all()
+    }
+}
+
+/// Replaces the file and gives the turn back: who changes freezes keeps it until the change is whole.
+pub(super) async fn write(
+    file: OwnedMutexGuard<FreezeFile>,
+    entries: Entries,
+) -> io::Result<OwnedMutexGuard<FreezeFile>> {
+    let written = tokio::task::spawn_blocking(move || file.replace(&entries).map(|()| file));
+    written.await.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")))
+}
+
+fn parse(bytes: &[u8]) -> Result<Vec<Freeze>, String> {
+    let content: Content = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if content.version != VERSION {
+        return Err(format!("version must be {VERSION}, got {}", content.version));
+    }
+    if content.frozen.len() > MOST_FREEZES {
+        return Err(format!("at most {MOST_FREEZES} entries are allowed, got {}", content.frozen.len()));
+    }
+    content.frozen.into_iter().map(Freeze::try_from).collect()
+}
+
+impl Line {
+    fn of(freeze: &Freeze) -> Self {
+        Self {
+            scope: freeze.scope.name().to_owned(),
+            value: freeze.scope.value().to_vec(),
+            reason: freeze.reason.clone(),
+            since: freeze.since,
+            expires_at: freeze.expires_at,
+            by: freeze.author.by.clone(),
+            remote: freeze.author.remote,
+        }
+    }
+}
+
+impl TryFrom<Line> for Freeze {
+    type Error = String;
+
+    fn try_from(line: Line) -> Result<Self, String> {
+        if line.reason.len() > LONGEST_REASON {
+            return Err(format!(
+                "a reason must be at most {LONGEST_REASON} bytes, got {}",
+                line.reason.len()
+            ));
+        }
+        Ok(Self {
+            scope: Scope::parse(&line.scope, &line.value).map_err(|error| error.to_string())?,
+            reason: line.reason,
+            since: line.since,
+            expires_at: line.expires_at,
+            author: Author { by: line.by, remote: line.remote },
+        })
+    }
+}

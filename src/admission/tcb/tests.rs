@@ -1,0 +1,158 @@
+//! Each kind of tolerance by itself, and together.
+
+use std::time::Duration;
+
+use kms_attest::tcb::Lag;
+
+use super::*;
+use crate::config::Grace;
+use crate::policy::testing::boot_info;
+
+const RECOVERY: u64 = 1_790_812_800;
+const DAY: u64 = 86_400;
+const FMSPC: [u8; 6] = *b"SIM\0\0\0";
+
+/// What real collateral says of a platform one recovery behind, with another date.
+fn lag(status: &str, advisories: &[&str], newest: &[&str]) -> Option<Lag> {
+    let level = |svn: u8, date: &str, status: &str, advisories: &[&str]| {
+        let components = |svn| vec![serde_json::json!({ "svn": svn }); 16];
+        serde_json::json!({
+            "tcb": { "sgxtcbcomponents": components(svn), "pcesvn": 1, "tdxtcbcomponents": components(0) },
+            "tcbDate": date, "tcbStatus": status, "advisoryIDs": advisories,
+        })
+    };
+    let tcb_info = serde_json::json!({
+        "id": "TDX", "version": 3, "issueDate": "2026-10-01T00:00:00Z", "nextUpdate": "2026-11-01T00:00:00Z",
+        "fmspc": hex::encode(FMSPC), "pceId": "0000", "tcbType": 0, "tcbEvaluationDataNumber": 1,
+        "tcbLevels": [
+            level(2, "2026-10-01T00:00:00Z", "UpToDate", newest),
+            level(1, "2025-01-01T00:00:00Z", status, advisories),
+        ],
+    });
+    let qe_identity = serde_json::json!({
+        "id": "TD_QE", "version": 2, "issueDate": "2026-10-01T00:00:00Z", "nextUpdate": "2026-11-01T00:00:00Z",
+        "tcbEvaluationDataNumber": 1, "miscselect": "00000000", "miscselectMask": "FFFFFFFF",
+        "attributes": "00".repeat(16), "attributesMask": "00".repeat(16), "mrsigner": "00".repeat(32),
+        "isvprodid": 2, "tcbLevels": [{
+            "tcb": { "isvsvn": 1 }, "tcbDate": "2024-01-01T00:00:00Z", "tcbStatus": "UpToDate",
+        }],
+    });
+    let platform = kms_attest::tcb::PlatformTcb {
+        model: kms_attest::collateral::PlatformKey {
+            fmspc: FMSPC,
+            ca: kms_attest::collateral::CaKind::Platform,
+        },
+        cpu_svn: [1; 16],
+        pce_svn: 1,
+        tee_tcb_svn: [0; 16],
+        tee_tcb_svn2: None,
+        qe_isv_svn: 1,
+    };
+    Lag::read(&platform, &tcb_info.to_string(), &qe_identity.to_string())
+}
+
+/// An identity on a platform with a status and advisories, and what Intel says of it.
+fn measured(status: TcbStatus, advisories: &[&str], newest: &[&str]) -> (TcbVerdict, BootInfo) {
+    let advisory_ids: Vec<String> = advisories.iter().map(|id| (*id).to_owned()).collect();
+    let lag = lag(&status.to_string(), advisories, newest);
+    let identity =
+        BootInfo { tcb_status: status.to_string(), advisory_ids: advisory_ids.clone(), ..boot_info() };
+    (TcbVerdict { status, advisory_ids, fmspc: FMSPC, lag }, identity)
+}
+
+fn tolerance(text: &str, now: u64) -> TcbTolerance {
+    let (config, _) = crate::config::Config::from_toml(&format!("core.tcb = {text}")).expect("valid");
+    TcbTolerance::new(config.core.tcb, Clock::fixed(now), Arc::new(Metrics::new([])))
+}
+
+/// Status, advisories and relaxations after `core.tcb` was applied.
+fn applied(text: &str, now: u64, measured: &(TcbVerdict, BootInfo)) -> (String, Vec<String>, Vec<String>) {
+    let tolerated = tolerance(text, now).apply(&measured.0, &measured.1);
+    let shown = tolerated.shown.into_owned();
+    let (status, advisories) = (shown.tcb_status.clone(), shown.advisory_ids.clone());
+    let measured = measured.1.clone();
+    let unchanged = BootInfo {
+        tcb_status: measured.tcb_status.clone(),
+        advisory_ids: measured.advisory_ids.clone(),
+        ..shown
+    };
+    assert_eq!(unchanged, measured, "nothing else changes");
+    (status, advisories, tolerated.relaxations.0)
+}
+
+fn texts(texts: &[&str]) -> Vec<String> {
+    texts.iter().map(|text| (*text).to_owned()).collect()
+}
+
+#[test]
+fn without_tolerance_policy_is_told_what_was_measured() {
+    for status in kms_attest::tcb::TOLERABLE {
+        let measured = measured(status, &["INTEL-SA-00837"], &[]);
+        let tolerated = tolerance("{}", RECOVERY).apply(&measured.0, &measured.1);
+        assert!(matches!(tolerated.shown, Cow::Borrowed(_)) && tolerated.relaxations.is_empty(), "{status}");
+    }
+    let fine = measured(TcbStatus::UpToDate, &[], &[]);
+    let everything =
+        "{ grace = { OutOfDate = '60d' }, advisories = ['INTEL-SA-00837'], fmspcs = ['53494d000000'] }";
+    assert_eq!(applied(everything, RECOVERY, &fine), ("UpToDate".into(), vec![], vec![]));
+}
+
+#[test]
+fn a_grace_counts_from_the_recovery_and_covers_what_an_update_settles() {
+    let behind = measured(TcbStatus::OutOfDate, &["INTEL-SA-00837", "INTEL-SA-00960"], &["INTEL-SA-00960"]);
+    let grace = "{ grace = { OutOfDate = '15d' } }";
+    for (now, is_within) in [(0, true), (RECOVERY + 15 * DAY, true), (RECOVERY + 15 * DAY + 1, false)] {
+        let (status, advisories, relaxations) = applied(grace, now, &behind);
+        match is_within {
+            true => {
+                assert_eq!(status, "UpToDate");
+                assert_eq!(advisories, ["INTEL-SA-00960"], "an update does not settle it");
+                assert_eq!(relaxations, ["tcb_grace:OutOfDate"]);
+            }
+            false => assert_eq!((status.as_str(), advisories.len(), relaxations.len()), ("OutOfDate", 2, 0)),
+        }
+    }
+    let other = measured(TcbStatus::OutOfDateConfigurationNeeded, &[], &[]);
+    assert_eq!(applied(grace, RECOVERY, &other).0, "OutOfDateConfigurationNeeded");
+    let (mut verdict, identity) = measured(TcbStatus::OutOfDate, &[], &[]);
+    verdict.lag = None;
+    assert_eq!(applied(grace, RECOVERY, &(verdict, identity)).0, "OutOfDate", "nothing tells since when");
+}
+
+#[test]
+fn a_grace_without_missing_updates_covers_no_advisory() {
+    let soft = measured(TcbStatus::SWHardeningNeeded, &["INTEL-SA-00615"], &[]);
+    let grace = "{ grace = { SWHardeningNeeded = '10000d' } }";
+    let expected =
+        ("UpToDate".to_owned(), texts(&["INTEL-SA-00615"]), texts(&["tcb_grace:SWHardeningNeeded"]));
+    assert_eq!(applied(grace, RECOVERY, &soft), expected);
+}
+
+#[test]
+fn an_exempted_model_is_forgiven_its_status_for_good_but_no_advisory() {
+    let behind = measured(TcbStatus::OutOfDate, &["INTEL-SA-00837"], &[]);
+    let exempt = "{ fmspcs = ['53494D000000'] }";
+    let expected = ("UpToDate".to_owned(), texts(&["INTEL-SA-00837"]), texts(&["fmspc:53494d000000"]));
+    assert_eq!(applied(exempt, u64::MAX, &behind), expected);
+    assert_eq!(applied("{ fmspcs = ['000000000000'] }", 0, &behind).0, "OutOfDate");
+}
+
+#[test]
+fn a_listed_advisory_is_not_shown_and_changes_no_status() {
+    let behind = measured(TcbStatus::OutOfDate, &["INTEL-SA-00837", "INTEL-SA-00960"], &[]);
+    let listed = "{ advisories = ['intel-sa-00837'] }";
+    let expected = ("OutOfDate".to_owned(), texts(&["INTEL-SA-00960"]), texts(&["advisory:INTEL-SA-00837"]));
+    assert_eq!(applied(listed, RECOVERY, &behind), expected);
+    let both = "{ advisories = ['INTEL-SA-00837', 'INTEL-SA-00960'], fmspcs = ['53494d000000'] }";
+    let relaxations = texts(&["fmspc:53494d000000", "advisory:INTEL-SA-00837", "advisory:INTEL-SA-00960"]);
+    assert_eq!(applied(both, RECOVERY, &behind), ("UpToDate".to_owned(), vec![], relaxations));
+}
+
+#[test]
+fn a_grace_never_overflows() {
+    let grace = Grace { status: TcbStatus::OutOfDate, lasts: Duration::from_secs(u64::MAX) };
+    let tcb = Tcb { grace: vec![grace], ..Tcb::default() };
+    let (verdict, _) = measured(TcbStatus::OutOfDate, &[], &[]);
+    let tolerance = TcbTolerance::new(tcb, Clock::fixed(0), Arc::new(Metrics::new([])));
+    assert_eq!(tolerance.grace_ends(&verdict), Some(u64::MAX));
+}

@@ -1,0 +1,140 @@
+//! `kms auth serve`: the embedded allow-list as an authorization back end for others.
+
+use std::{
+    fs::File,
+    io::Read as _,
+    net::{IpAddr, Ipv4Addr, SocketAddr},
+    path::{Path, PathBuf},
+    process::ExitCode,
+    sync::Arc,
+    time::Duration,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use tokio::{
+    net::TcpListener,
+    signal::unix::{SignalKind, signal},
+    sync::watch,
+};
+use tracing_subscriber::EnvFilter;
+use zeroize::Zeroizing;
+
+use crate::{
+    config::{AuthApi, EmptyDevices},
+    metrics::{Kind, Metrics},
+    operator::OperatorToken,
+    policy::{Policy, signed::DecisionSigner},
+    transport::{
+        auth_backend::{self, AuthBackend},
+        front::Front,
+        listener::{self, Bounds, Phase, PlainHttp},
+    },
+};
+
+/// Holds the token that askers must show.
+const TOKEN: &str = "KMS_WEBHOOK_TOKEN";
+
+/// No signing key is larger.
+const MAX_KEY: u64 = 64 * 1024;
+
+const BOUNDS: Bounds = Bounds {
+    connections: 1024,
+    handshake: Duration::from_secs(10),
+    idle: Duration::from_secs(60),
+    request: Duration::from_secs(10),
+    grace: Duration::from_secs(5),
+};
+
+/// What to do as an authorization back end.
+#[derive(Debug, Subcommand)]
+pub(super) enum Auth {
+    /// Answer questions of KMS nodes by an auth-config.json, as auth-simple does
+    Serve(Serve),
+}
+
+impl Auth {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let Self::Serve(serve) = self;
+        serve.run()
+    }
+}
+
+/// Serves `GET /`, `POST /bootAuth/app`, `POST /bootAuth/kms` and `GET /health` over plain HTTP until SIGTERM. With
+/// KMS_WEBHOOK_TOKEN in the environment, askers must show it as a bearer token
+#[derive(Debug, Args)]
+pub(super) struct Serve {
+    /// The allow-list; read again when it changes
+    #[arg(long, value_name = "FILE", default_value = "auth-config.json")]
+    file: PathBuf,
+    /// An empty device list means no device, unless allowAnyDevice is true
+    #[arg(long)]
+    strict_devices: bool,
+    /// Address to listen on
+    #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
+    address: IpAddr,
+    /// Port to listen on; 0 lets the system choose
+    #[arg(long, default_value_t = 8001)]
+    port: u16,
+    /// PEM with the Ed25519 key that signs decisions; KMS nodes pin its public key
+    /// (core.auth_api.webhook.decision_key)
+    #[arg(long, value_name = "FILE")]
+    signing_key: Option<PathBuf>,
+}
+
+impl Serve {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        tracing_subscriber::fmt()
+            .with_env_filter(filter)
+            .with_ansi(false)
+            .with_writer(std::io::stderr)
+            .init();
+        let signer = self.signing_key.as_deref().map(signer).transpose()?;
+        let token = std::env::var(TOKEN).ok().map(Zeroizing::new);
+        let token = token.as_ref().map(|token| token.trim()).filter(|token| !token.is_empty());
+        let empty_devices =
+            if self.strict_devices { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
+        let policy = Policy::from_config(&AuthApi::Allowlist { path: self.file.clone(), empty_devices })?;
+        if token.is_none() && !self.address.is_loopback() {
+            tracing::warn!("whoever reaches this address may ask: {TOKEN} guards it");
+        }
+        if let Some(relaxation) = policy.relaxation() {
+            tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
+        }
+        if let Some(signer) = &signer {
+            tracing::info!(decision_key = %signer.public_key(), "decisions are signed");
+        }
+        let backend = AuthBackend { policy, token: token.map(OperatorToken::new), signer };
+        let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+        runtime.block_on(serve(SocketAddr::new(self.address, self.port), backend))
+    }
+}
+
+fn signer(path: &Path) -> anyhow::Result<DecisionSigner> {
+    let mut pem = Zeroizing::new(Vec::new());
+    let file = File::open(path).context("--signing-key cannot be read")?;
+    file.take(MAX_KEY).read_to_end(&mut pem).context("--signing-key cannot be read")?;
+    DecisionSigner::from_pem(&pem).context("--signing-key cannot be used")
+}
+
+async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<ExitCode> {
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let address = listener.local_addr()?;
+    let metrics = Arc::new(Metrics::new([("bootAuth", Kind::Other)]));
+    let front = Arc::new(Front::new(auth_backend::router(backend), Arc::clone(&metrics)));
+    let phase = Phase { number: 0, tls: None, plain: PlainHttp::Served, front };
+    let (phases, phase) = watch::channel(phase);
+    let serving = tokio::spawn(listener::serve(listener, phase, BOUNDS, metrics));
+    println!("listening on http://{address}");
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    tracing::info!("stopping");
+    drop(phases);
+    serving.await?;
+    Ok(ExitCode::SUCCESS)
+}

@@ -1,0 +1,130 @@
+//! `kms policy check`: an allow-list, looked at before it decides anything.
+
+use std::{
+    fs,
+    io::Read as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::Context as _;
+use clap::{Args, Subcommand};
+use serde_json::json;
+
+use crate::{
+    config::EmptyDevices,
+    policy::review::{Difference, Review, Severity},
+};
+
+/// One byte more than any allow-list may have.
+const LONGEST: u64 = (64 << 20) + 1;
+
+/// What to do with an allow-list.
+#[derive(Debug, Subcommand)]
+pub(super) enum Policy {
+    /// Say what is wrong with an auth-config.json, what it allows, and what it would change
+    Check(Check),
+}
+
+impl Policy {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let Self::Check(check) = self;
+        check.run()
+    }
+}
+
+/// Ends with status 1 if the file could not be used; then it would deny everything. Warnings do not change the status
+#[derive(Debug, Args)]
+pub(super) struct Check {
+    /// The candidate
+    file: PathBuf,
+    /// What it would replace: shows what is newly allowed and newly denied
+    #[arg(long, value_name = "FILE")]
+    against: Option<PathBuf>,
+    /// As with core.auth_api.allowlist.strict_devices: an empty device list means no device
+    #[arg(long)]
+    strict_devices: bool,
+    /// Machine-readable
+    #[arg(long)]
+    json: bool,
+}
+
+impl Check {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let empty_devices =
+            if self.strict_devices { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
+        let review = Review::of(&read(&self.file)?, empty_devices);
+        let old = self.against.as_deref().map(read).transpose()?;
+        let old = old.map(|content| Review::of(&content, empty_devices));
+        let difference = old.as_ref().map(|old| review.against(old));
+        if self.json {
+            let shown = json!({
+                "usable": review.is_usable(),
+                "findings": review.findings(),
+                "unlisted_findings": review.unlisted(),
+                "summary": review.summary(),
+                "against_usable": old.as_ref().map(Review::is_usable),
+                "difference": difference,
+            });
+            println!("{shown:#}");
+        } else {
+            print(&review);
+            if let (Some(old), Some(difference)) = (&old, &difference) {
+                compare(old, difference);
+            }
+        }
+        Ok(if review.is_usable() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+    }
+}
+
+fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+    let read = || {
+        let mut content = Vec::new();
+        fs::File::open(path)?.take(LONGEST).read_to_end(&mut content)?;
+        Ok::<_, std::io::Error>(content)
+    };
+    read().with_context(|| format!("{} cannot be read", path.display()))
+}
+
+fn print(review: &Review) {
+    for finding in review.findings() {
+        let severity = match finding.severity {
+            Severity::Error => "ERROR",
+            Severity::Warning => "warning",
+        };
+        match finding.at.as_str() {
+            "" => println!("{severity:<9} the file {}", finding.message),
+            at => println!("{severity:<9} {at} {}", finding.message),
+        }
+    }
+    if review.unlisted() > 0 {
+        println!("{:<9} and {} more", "", review.unlisted());
+    }
+    match review.summary() {
+        Some(allows) => println!(
+            "{:<9} {} apps with {} compose hashes, {} OS images, {} KMS measurements, {} TCB statuses, {} advisories",
+            "allows",
+            allows.apps,
+            allows.compose_hashes,
+            allows.os_images,
+            allows.kms_measurements,
+            allows.tcb_statuses,
+            allows.advisories
+        ),
+        None => println!("{:<9} nothing: everything would be denied", "allows"),
+    }
+}
+
+fn compare(old: &Review, difference: &Difference) {
+    if !old.is_usable() {
+        println!("{:<9} the file to compare with cannot be used: it denies everything", "warning");
+    }
+    let Difference { newly_allowed, newly_denied } = difference;
+    println!("{:<9} {} newly allowed, {} newly denied", "changes", newly_allowed.len(), newly_denied.len());
+    for grant in newly_allowed {
+        println!("+         {grant}");
+    }
+    for grant in newly_denied {
+        println!("-         {grant}");
+    }
+}

@@ -1,0 +1,181 @@
+//! The section of the policy that is read from a chain.
+
+use std::time::Duration;
+
+use alloy_primitives::Address;
+use serde_json::Value;
+
+use super::reader::Section;
+use super::values::{self, Endpoint};
+
+/// No decision asks more endpoints.
+const MAX_ENDPOINTS: usize = 8;
+/// A decision ends within ten seconds: where one endpoint hangs, there must be time for another.
+const LONGEST_REQUEST: Duration = Duration::from_secs(5);
+/// More confirmations are older than any node keeps the state of.
+const MAX_CONFIRMATIONS: u64 = 10_000;
+
+/// `[core.auth_api.ethereum]`: a DstackKms contract decides, read by JSON-RPC.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ethereum {
+    /// One to eight endpoints, all different.
+    pub rpc_urls: Vec<Endpoint>,
+    /// The chain that each endpoint must serve; not zero.
+    pub chain_id: u64,
+    /// The DstackKms contract.
+    pub kms_contract: Address,
+    /// The block whose state decides.
+    pub block: BlockChoice,
+    /// Nobody is allowed by an older block.
+    pub max_block_age: Duration,
+    /// How many endpoints must say the same: one, or more than half of them.
+    pub agreement: usize,
+    /// End of one request to one endpoint; at most five seconds.
+    pub request_timeout: Duration,
+}
+
+/// `block`: which block's state decides.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum BlockChoice {
+    /// The newest one that the chain cannot drop.
+    Finalized,
+    /// The newest one that it is unlikely to drop.
+    Safe,
+    /// The newest one that has this many above it; the chain may still drop it.
+    Latest {
+        /// How many.
+        confirmations: u64,
+    },
+}
+
+impl BlockChoice {
+    /// How old such a block may get while all is well, and then some. `finalized` is 13 to 20 minutes old on Ethereum,
+    /// up to half an hour on chains above it, and 6 minutes more for each epoch that is late.
+    fn usual_age(self) -> Duration {
+        Duration::from_secs(match self {
+            Self::Finalized => 60 * 60,
+            Self::Safe => 30 * 60,
+            Self::Latest { .. } => 5 * 60,
+        })
+    }
+}
+
+/// Whether the configuration chose this policy.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Need {
+    Chosen,
+    Unused,
+}
+
+pub(super) fn read(section: &mut Section<'_>, need: Need) -> Ethereum {
+    let is_needed = need == Need::Chosen;
+    let rpc_urls = section.required("rpc_urls", Vec::new(), |value| endpoints(value, need));
+    let chain_id = section.required("chain_id", 0, |value| match value.as_u64() {
+        Some(0) if is_needed => Err("must name the chain, such as 1 or 8453".to_owned()),
+        Some(id) => Ok(id),
+        None => Err("must be a whole number".to_owned()),
+    });
+    let kms_contract =
+        section.required("kms_contract", Address::ZERO, |value| match values::string(value)? {
+            text if text.is_empty() && is_needed => {
+                Err("must be the address of the DstackKms contract".to_owned())
+            }
+            text if text.is_empty() => Ok(Address::ZERO),
+            text => address(&text),
+        });
+    let block = section.required("block", BlockChoice::Finalized, |value| match &*values::string(value)? {
+        "finalized" => Ok(BlockChoice::Finalized),
+        "safe" => Ok(BlockChoice::Safe),
+        "latest" => Ok(BlockChoice::Latest { confirmations: 0 }),
+        _ => Err("must be \"finalized\", \"safe\" or \"latest\"".to_owned()),
+    });
+    let block = section.required("confirmations", block, |value| match (value.as_u64(), block) {
+        (Some(0), block) => Ok(block),
+        (Some(confirmations @ ..=MAX_CONFIRMATIONS), BlockChoice::Latest { .. }) => {
+            Ok(BlockChoice::Latest { confirmations })
+        }
+        (Some(..=MAX_CONFIRMATIONS), _) => Err("only with block = \"latest\"".to_owned()),
+        _ => Err(format!("must be a whole number up to {MAX_CONFIRMATIONS}")),
+    });
+    let max_block_age =
+        section.required("max_block_age", block.usual_age(), |value| match &*values::string(value)? {
+            "" => Ok(block.usual_age()),
+            text => finite(text),
+        });
+    let agreement = section.required("agreement", 1, |value| agreement(&value, rpc_urls.len()));
+    if agreement > 1 && share_a_host(&rpc_urls) {
+        section.notice("rpc_urls", "some endpoints share a host: what they agree on is one operator's word");
+    }
+    let request_timeout = section.required("request_timeout", LONGEST_REQUEST, |value| {
+        Some(finite(&values::string(value)?)?)
+            .filter(|timeout| *timeout <= LONGEST_REQUEST)
+            .ok_or_else(|| "must be at most 5s".to_owned())
+    });
+    Ethereum { rpc_urls, chain_id, kms_contract, block, max_block_age, agreement, request_timeout }
+}
+
+fn endpoints(value: Value, need: Need) -> Result<Vec<Endpoint>, String> {
+    let urls = match value {
+        Value::Array(urls) if urls.is_empty() && need == Need::Unused => Vec::new(),
+        value => values::endpoints(value)?,
+    };
+    if urls.len() > MAX_ENDPOINTS {
+        return Err(format!("must name at most {MAX_ENDPOINTS} URLs"));
+    }
+    let is_repeated =
+        |(index, url): (usize, &Endpoint)| urls[..index].iter().any(|other| other.url() == url.url());
+    match urls.iter().enumerate().any(is_repeated) {
+        true => Err("must not name the same URL twice".to_owned()),
+        false => Ok(urls),
+    }
+}
+
+/// 20 bytes in hex; where letters of both cases occur they must be the checksum of EIP-55.
+fn address(text: &str) -> Result<Address, String> {
+    let error = || "must be 0x and 40 hex digits".to_owned();
+    let digits = text.strip_prefix("0x").ok_or_else(error)?;
+    let mut bytes = [0; 20];
+    hex::decode_to_slice(digits, &mut bytes).map_err(|_| error())?;
+    let address = Address::from(bytes);
+    let has = |case: fn(&u8) -> bool| digits.bytes().any(|digit| case(&digit));
+    let is_checksummed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
+    if is_checksummed && address.to_checksum(None) != text {
+        return Err("must be an address whose capital letters are right (EIP-55), or without any".to_owned());
+    }
+    match address.is_zero() {
+        true => Err("must not be the zero address".to_owned()),
+        false => Ok(address),
+    }
+}
+
+/// One endpoint's word, or that of so many that no two groups of them can say different things.
+fn agreement(value: &Value, endpoints: usize) -> Result<usize, String> {
+    let error = || "must be a whole number from 1 to the number of rpc_urls".to_owned();
+    let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).ok_or_else(error)?;
+    match count {
+        0 => Err(error()),
+        // Whatever is wrong with the URLs is said already.
+        _ if endpoints == 0 => Ok(1),
+        _ if count > endpoints => Err(error()),
+        1 => Ok(1),
+        _ if count * 2 <= endpoints => Err(format!(
+            "must be 1, or more than half of the {endpoints} rpc_urls: two halves could say different things"
+        )),
+        _ => Ok(count),
+    }
+}
+
+fn share_a_host(urls: &[Endpoint]) -> bool {
+    urls.iter().enumerate().any(|(index, url)| {
+        !url.is_loopback() && urls[..index].iter().any(|other| other.url().host_str() == url.url().host_str())
+    })
+}
+
+fn finite(text: &str) -> Result<Duration, String> {
+    values::duration(text)?
+        .filter(|duration| !duration.is_zero())
+        .ok_or_else(|| "must have an end and be longer than 0s".to_owned())
+}
+
+#[cfg(test)]
+mod tests;

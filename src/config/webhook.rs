@@ -1,0 +1,265 @@
+//! `[core.auth_api.webhook]`: where the service that decides is, and how each side proves who it is.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use rustls_pki_types::SubjectPublicKeyInfoDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde_json::Value;
+
+use super::reader::{Report, Section};
+use super::sections::Environment;
+use super::values::{self, Endpoint, Secret};
+use super::{AuthApi, listeners};
+
+/// `[core.auth_api.webhook]`
+pub struct Webhook {
+    /// Base URL.
+    pub url: Endpoint,
+    /// Sent with every question. From the key, else from `KMS_WEBHOOK_TOKEN`; printable ASCII, never empty.
+    pub bearer_token: Option<Secret>,
+    /// PEM: what the service's certificate must lead to, in place of the public roots.
+    pub ca_file: Option<PathBuf>,
+    /// What is shown to the service: mutual TLS.
+    pub client: Option<ClientFiles>,
+    /// Decisions count only when they are signed by this key.
+    pub decision_key: Option<DecisionKey>,
+}
+
+/// A certificate chain and its key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ClientFiles {
+    /// PEM: the leaf first.
+    pub certificate: PathBuf,
+    /// PEM.
+    pub key: PathBuf,
+}
+
+impl Webhook {
+    /// The service at `url`, with nothing proved but what its TLS certificate proves.
+    pub fn at(url: Endpoint) -> Self {
+        Self { url, bearer_token: None, ca_file: None, client: None, decision_key: None }
+    }
+
+    /// Whether whoever is between this service and the other can decide.
+    pub fn is_exposed(&self) -> bool {
+        self.url.is_exposed() && self.decision_key.is_none()
+    }
+}
+
+/// An Ed25519 public key (RFC 8032), 32 bytes.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct DecisionKey([u8; 32]);
+
+/// What precedes the 32 bytes in DER (RFC 8410, section 4).
+const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
+
+impl DecisionKey {
+    /// From its 64 hex digits, or from the PEM text that `openssl pkey -pubout` prints.
+    ///
+    /// # Errors
+    /// What it should be.
+    pub fn parse(text: &str) -> Result<Self, String> {
+        let error =
+            || "must be an Ed25519 public key: 64 hex digits, or PEM as `openssl pkey -pubout` prints it";
+        let text = text.trim();
+        let mut key = [0; 32];
+        if text.starts_with("-----BEGIN") {
+            let der = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()).map_err(|_| error())?;
+            key = der.strip_prefix(&SPKI_PREFIX).and_then(|key| key.try_into().ok()).ok_or_else(error)?;
+        } else {
+            hex::decode_to_slice(text, &mut key).map_err(|_| error())?;
+        }
+        Ok(Self(key))
+    }
+
+    /// The 32 bytes.
+    pub fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
+}
+
+/// Its hex digits, as [`DecisionKey::parse`] reads them.
+impl fmt::Display for DecisionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&hex::encode(self.0))
+    }
+}
+
+impl fmt::Debug for DecisionKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "DecisionKey({self})")
+    }
+}
+
+impl From<[u8; 32]> for DecisionKey {
+    fn from(key: [u8; 32]) -> Self {
+        Self(key)
+    }
+}
+
+pub(super) fn read(section: &mut Section<'_>, environment: Environment<'_>) -> Webhook {
+    let url = section
+        .required("url", None, |value| values::endpoint(value).map(Some))
+        .unwrap_or_else(Endpoint::placeholder);
+    let bearer_token = listeners::token(section, "bearer_token", &["KMS_WEBHOOK_TOKEN"], environment);
+    if bearer_token.as_ref().is_some_and(|token| !token.expose().bytes().all(|byte| byte.is_ascii_graphic()))
+    {
+        section.find("bearer_token", "must be printable ASCII without spaces, here or in KMS_WEBHOOK_TOKEN");
+    }
+    let ca_file = section.path("ca_file");
+    let client = match (section.path("client_cert_file"), section.path("client_key_file")) {
+        (Some(certificate), Some(key)) => Some(ClientFiles { certificate, key }),
+        (None, None) => None,
+        (Some(_), None) => {
+            section.find("client_key_file", "must name the key that belongs to client_cert_file");
+            None
+        }
+        (None, Some(_)) => {
+            section.find("client_cert_file", "must name the certificate that belongs to client_key_file");
+            None
+        }
+    };
+    let decision_key = section.required("decision_key", None, |value: Value| {
+        values::non_empty(values::string(value)?).map(|text| DecisionKey::parse(&text)).transpose()
+    });
+    Webhook { url, bearer_token, ca_file, client, decision_key }
+}
+
+/// What would not do what it looks like.
+pub(super) fn check(auth_api: &AuthApi, report: &mut Report) {
+    let AuthApi::Webhook(webhook) = auth_api else { return };
+    if webhook.url.url().scheme() == "http" {
+        for (is_set, key) in
+            [(webhook.ca_file.is_some(), "ca_file"), (webhook.client.is_some(), "client_cert_file")]
+        {
+            if is_set {
+                report.find(
+                    &format!("core.auth_api.webhook.{key}"),
+                    "needs an https URL in core.auth_api.webhook.url: over plain http nobody shows a certificate",
+                );
+            }
+        }
+    }
+    if webhook.bearer_token.is_some() && webhook.url.is_exposed() {
+        report.notice(
+            "core.auth_api.webhook.bearer_token",
+            "goes over plain http beyond this machine: whoever is in between can read and use it",
+        );
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Config, Notice};
+
+    const HEX: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+
+    fn webhook(text: &str) -> (Box<Webhook>, Vec<Notice>) {
+        let (config, notices) = Config::from_toml(text).unwrap_or_else(|error| panic!("{error}"));
+        let AuthApi::Webhook(webhook) = config.core.auth_api else { panic!("a webhook") };
+        (webhook, notices)
+    }
+
+    fn finding(text: &str) -> String {
+        let error = Config::from_toml(text).err().unwrap_or_else(|| panic!("no finding in {text}"));
+        error.to_string()
+    }
+
+    #[test]
+    fn a_decision_key_is_hex_or_what_openssl_prints() {
+        let key = DecisionKey::parse(HEX).unwrap();
+        assert_eq!(key.to_string(), HEX);
+        let pem = "-----BEGIN PUBLIC KEY-----\n\
+                   MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
+                   -----END PUBLIC KEY-----\n";
+        assert_eq!(DecisionKey::parse(pem), Ok(key));
+        assert_eq!(DecisionKey::parse(&HEX.to_uppercase()), Ok(key));
+        let p256 = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEYHkqgEUcBDkSCkHLSdVtDxqsLEjW\n-----END PUBLIC KEY-----";
+        let private = pem.replace("PUBLIC", "PRIVATE");
+        for text in [&HEX[2..], "", "key", p256, private.as_str(), "-----BEGIN PUBLIC KEY-----"] {
+            assert!(
+                DecisionKey::parse(text).unwrap_err().starts_with("must be an Ed25519 public key"),
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn everything_is_off_by_default() {
+        let (webhook, _) = webhook("");
+        assert!(webhook.bearer_token.is_none() && webhook.ca_file.is_none() && webhook.client.is_none());
+        assert_eq!(webhook.decision_key, None);
+    }
+
+    #[test]
+    fn keys_are_read() {
+        let text = format!(
+            "core.auth_api.webhook = {{url = 'https://auth', bearer_token = ' hush ', ca_file = '/ca.pem', \
+             client_cert_file = '/c.pem', client_key_file = '/k.pem', decision_key = '{HEX}'}}"
+        );
+        let (webhook, notices) = webhook(&text);
+        assert_eq!(notices, []);
+        assert_eq!(webhook.bearer_token.unwrap().expose(), "hush");
+        assert_eq!(webhook.ca_file.unwrap(), PathBuf::from("/ca.pem"));
+        assert_eq!(webhook.client, Some(ClientFiles { certificate: "/c.pem".into(), key: "/k.pem".into() }));
+        assert_eq!(webhook.decision_key.unwrap().to_string(), HEX);
+    }
+
+    #[test]
+    fn what_would_not_work_is_found() {
+        for (keys, expected) in [
+            (
+                "url = 'https://auth', client_cert_file = '/c.pem'",
+                "webhook.client_key_file: must name the key",
+            ),
+            (
+                "url = 'https://auth', client_key_file = '/k.pem'",
+                "webhook.client_cert_file: must name the cert",
+            ),
+            ("url = 'http://auth', ca_file = '/ca.pem'", "webhook.ca_file: needs an https URL"),
+            (
+                "url = 'http://127.0.0.1', client_cert_file = '/c', client_key_file = '/k'",
+                "webhook.client_cert_file: needs an https URL",
+            ),
+            ("url = 'https://auth', bearer_token = 'hu sh'", "webhook.bearer_token: must be printable ASCII"),
+            (
+                "url = 'https://auth', bearer_token = \"hush\\u0007\"",
+                "webhook.bearer_token: must be printable",
+            ),
+            (
+                "url = 'https://auth', decision_key = 'abc'",
+                "webhook.decision_key: must be an Ed25519 public key",
+            ),
+            ("url = 'https://auth', bearer_tokn = 'x'", "did you mean `bearer_token`?"),
+        ] {
+            let found = finding(&format!("core.auth_api.webhook = {{{keys}}}"));
+            assert!(found.contains(expected), "{expected} is not in {found}");
+            assert!(!found.contains("hu sh"), "{found}");
+        }
+    }
+
+    #[test]
+    fn a_token_over_plain_http_is_noticed_where_it_leaves_the_machine() {
+        for (url, expected) in [
+            ("http://auth:8000", true),
+            ("http://10.0.2.2:8001", true),
+            ("http://127.0.0.1:8001", false),
+            ("http://localhost:8001", false),
+            ("https://auth:8000", false),
+        ] {
+            let (_, notices) =
+                webhook(&format!("core.auth_api.webhook = {{url = '{url}', bearer_token = 'x'}}"));
+            assert_eq!(notices.iter().any(|notice| notice.key.ends_with("bearer_token")), expected, "{url}");
+        }
+    }
+
+    #[test]
+    fn signed_decisions_make_plain_http_no_relaxation() {
+        let codes = |text: &str| -> Vec<_> { Config::from_toml(text).unwrap().0.posture().codes().collect() };
+        assert_eq!(codes("core.auth_api.webhook.url = 'http://auth'"), ["webhook_unencrypted"]);
+        let signed = format!("core.auth_api.webhook = {{url = 'http://auth', decision_key = '{HEX}'}}");
+        assert_eq!(codes(&signed), [""; 0]);
+    }
+}

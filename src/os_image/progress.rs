@@ -1,0 +1,124 @@
+//! How a download goes on, for the log and for whoever listens: as often as people want to read it.
+
+use std::{
+    fmt,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+/// How often it is said how far a download is.
+pub(super) const TELL_EVERY: Duration = Duration::from_secs(10);
+
+/// What happens to the download of an image.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Progress {
+    /// It begins.
+    Started,
+    /// It goes on.
+    Fetching {
+        /// Bytes so far.
+        bytes: u64,
+        /// Of so many, if the server said.
+        of: Option<u64>,
+    },
+    /// The archive is here, and is unpacked and checked.
+    Unpacking {
+        /// Its length.
+        bytes: u64,
+    },
+    /// The image is in the cache.
+    Done {
+        /// How long it took.
+        seconds: u64,
+    },
+    /// There is no image.
+    Failed {
+        /// Why not; names no address.
+        reason: String,
+    },
+}
+
+type Told = dyn Fn(&str, &Progress) + Send + Sync;
+
+/// Somebody who is told, with the hash of the image in hex.
+#[derive(Clone)]
+pub struct Listener(Arc<Told>);
+
+impl Listener {
+    /// Calls `told`, which must not wait.
+    pub fn new(told: impl Fn(&str, &Progress) + Send + Sync + 'static) -> Self {
+        Self(Arc::new(told))
+    }
+
+    /// Logs and tells.
+    pub(super) fn tell(&self, image: &str, progress: &Progress) {
+        match progress {
+            Progress::Started => tracing::info!(image, "an OS image is downloaded"),
+            Progress::Fetching { bytes, of } => {
+                let percent = of.filter(|of| *of > 0).map(|of| bytes.saturating_mul(100) / of);
+                tracing::info!(image, bytes, of, percent, "an OS image is being downloaded");
+            }
+            Progress::Unpacking { bytes } => {
+                tracing::info!(image, bytes, "an OS image is unpacked and checked");
+            }
+            Progress::Done { seconds } => tracing::info!(image, seconds, "an OS image is here"),
+            Progress::Failed { reason } => tracing::warn!(image, reason, "an OS image could not be had"),
+        }
+        (self.0)(image, progress);
+    }
+}
+
+impl Default for Listener {
+    fn default() -> Self {
+        Self::new(|_, _| ())
+    }
+}
+
+impl fmt::Debug for Listener {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Listener")
+    }
+}
+
+/// Counts the bytes of a download, and says when it is time to tell.
+#[derive(Debug)]
+pub(super) struct Meter {
+    every: Duration,
+    told: Instant,
+    bytes: u64,
+}
+
+impl Meter {
+    pub(super) fn new(every: Duration) -> Self {
+        Self { every, told: Instant::now(), bytes: 0 }
+    }
+
+    /// Bytes so far.
+    pub(super) fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Adds `bytes`; `true` if it is time.
+    pub(super) fn add(&mut self, bytes: usize) -> bool {
+        self.bytes = self.bytes.saturating_add(bytes as u64);
+        let is_time = self.told.elapsed() >= self.every;
+        if is_time {
+            self.told = Instant::now();
+        }
+        is_time
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_meter_counts_everything_and_tells_now_and_then() {
+        let mut slow = Meter::new(Duration::from_secs(3600));
+        assert!((0..100).all(|_| !slow.add(10)));
+        assert_eq!(slow.bytes(), 1000);
+        let mut fast = Meter::new(Duration::ZERO);
+        assert!(fast.add(1) && fast.add(1));
+    }
+}

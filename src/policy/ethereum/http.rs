@@ -1,0 +1,155 @@
+//! Posts to an endpoint whose URL is a secret, and reads no more of its answer than it may.
+
+use std::error::Error;
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use reqwest::{Client, Response, redirect};
+use rustls::crypto::aws_lc_rs;
+
+use super::trouble::Trouble;
+use crate::config::Endpoint;
+
+/// Longest wait for a connection.
+const CONNECT: Duration = Duration::from_secs(3);
+/// How long the other end of an HTTP/2 connection may be silent before it is asked whether it lives, and then.
+const SILENCE: Duration = Duration::from_secs(3);
+/// Connections to one endpoint that are kept open.
+const IDLE: usize = 64;
+/// Parts of an URL that are this long may be keys, in bytes.
+const SECRET: usize = 6;
+
+/// An HTTP endpoint: pooled connections, no redirects.
+pub(super) struct Http {
+    url: Endpoint,
+    client: Client,
+    timeout: Duration,
+    /// What of the URL must not be repeated.
+    secrets: Vec<String>,
+}
+
+impl Http {
+    pub(super) fn new(url: Endpoint, timeout: Duration) -> reqwest::Result<Self> {
+        let client = Client::builder()
+            .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(tls())
+            .redirect(redirect::Policy::none())
+            .connect_timeout(CONNECT.min(timeout))
+            .pool_max_idle_per_host(IDLE)
+            // One HTTP/2 connection carries everything: one that is dead must not be waited on for long.
+            .http2_keep_alive_interval(SILENCE)
+            .http2_keep_alive_timeout(SILENCE);
+        // Whoever runs a proxy would decide; a node on this machine needs none.
+        let client = if url.is_loopback() { client.no_proxy() } else { client };
+        Ok(Self { secrets: secrets(&url), client: client.build()?, url, timeout })
+    }
+
+    /// The body of the answer to `body`, of at most `limit` bytes.
+    pub(super) async fn post(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, Trouble> {
+        tokio::time::timeout(self.timeout, self.answer(body, limit)).await.unwrap_or(Err(Trouble::Silent))
+    }
+
+    async fn answer(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, Trouble> {
+        let mut response = self.send(body).await.map_err(trouble)?;
+        if !response.status().is_success() {
+            return Err(Trouble::Status(response.status()));
+        }
+        let mut read = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(trouble)? {
+            if read.len() + chunk.len() > limit {
+                return Err(Trouble::TooLarge(limit));
+            }
+            read.extend_from_slice(&chunk);
+        }
+        Ok(read)
+    }
+
+    /// Sends, and once more if the connection broke: an endpoint may close an idle one just when it is used again.
+    async fn send(&self, body: Vec<u8>) -> reqwest::Result<Response> {
+        let post = |body| {
+            self.client.post(self.url.as_str()).header("content-type", "application/json").body(body).send()
+        };
+        match post(body.clone()).await {
+            Err(error) if !error.is_connect() && !error.is_timeout() => post(body).await,
+            answer => answer,
+        }
+    }
+
+    /// Words of the endpoint without anything that its URL keeps secret.
+    pub(super) fn redacted(&self, words: &str) -> String {
+        self.secrets.iter().fold(words.to_owned(), |words, secret| words.replace(secret, "…"))
+    }
+
+    /// Scheme, host and port.
+    pub(super) fn origin(&self) -> String {
+        self.url.to_string()
+    }
+}
+
+fn secrets(endpoint: &Endpoint) -> Vec<String> {
+    let url = endpoint.url();
+    let query = url.query_pairs().map(|(_, value)| value.into_owned());
+    let mut secrets: Vec<String> = url.path_segments().into_iter().flatten().map(str::to_owned).collect();
+    secrets.extend(query);
+    secrets.extend([url.username(), url.password().unwrap_or_default()].map(str::to_owned));
+    secrets.retain(|secret| secret.len() >= SECRET);
+    // The longest first: one may be part of another.
+    secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
+    secrets
+}
+
+/// The kind of an error: its words may hold the URL.
+fn trouble(error: reqwest::Error) -> Trouble {
+    if error.is_timeout() {
+        return Trouble::Silent;
+    }
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        if let Some(error) = error.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some())
+        {
+            return Trouble::Connection(error.kind().to_string());
+        }
+        if error.is::<rustls::Error>() {
+            return Trouble::Connection("its TLS certificate or protocol is not acceptable".to_owned());
+        }
+        cause = error.source();
+    }
+    Trouble::Connection(if error.is_connect() { "cannot be reached" } else { "broken off" }.to_owned())
+}
+
+fn tls() -> rustls::ClientConfig {
+    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
+        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
+        .expect("the provider supports TLS 1.3 and 1.2")
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_may_be_a_key_is_never_repeated() {
+        for (url, words, expected) in [
+            ("https://node.example/v2/abcdef123", "no key abcdef123 at v2", "no key … at v2"),
+            (
+                "https://node.example/?key=abcdef&chain=1",
+                "abcdef is over its limit of 1",
+                "… is over its limit of 1",
+            ),
+            ("https://user00:abcdef@node.example", "abcdef and user00", "… and …"),
+            ("https://node.example/abcdef/abcdef123", "abcdef123", "…"),
+            ("https://node.example", "execution reverted", "execution reverted"),
+        ] {
+            let url = Endpoint::parse(url).expect("an URL");
+            let http = Http::new(url, Duration::from_secs(1)).expect("a client");
+            assert_eq!(http.redacted(words), expected);
+            assert_eq!(http.origin(), "https://node.example");
+        }
+    }
+}

@@ -1,0 +1,190 @@
+//! The policy of a DstackKms contract, read directly from nodes of its chain.
+//!
+//! A decision is made in the state of one block, named by its hash. The block, and what all decisions in its state
+//! share, is looked up about once a second for everyone; a decision then costs one call.
+
+mod abi;
+mod block;
+mod chain;
+mod denial;
+mod failover;
+mod http;
+mod node;
+mod quorum;
+mod rpc;
+mod trouble;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::{Mutex, Semaphore};
+
+use self::abi::CallData;
+use self::chain::{Chain, Terms, View};
+use self::node::Node;
+use self::trouble::Unanswered;
+use super::{Decision, Info, PolicyError, SetupError, Subject};
+use crate::config;
+use crate::metrics::ChainState;
+
+/// End of a decision, whatever the endpoints do.
+const TOTAL: Duration = Duration::from_secs(10);
+/// End of looking for a block, so that who waited for it has time left.
+const LOOKING: Duration = Duration::from_secs(8);
+/// A view this young serves everyone who asks.
+const FRESH: Duration = Duration::from_secs(1);
+/// Decisions at a time; the others wait for their turn.
+const CONCURRENT: usize = 256;
+
+/// Asks `isAppAllowed` and `isKmsAllowed` of a DstackKms contract, each time anew.
+pub struct Ethereum {
+    chain: Chain,
+    in_flight: Semaphore,
+    /// One looks the block up, the others wait and find it.
+    looking: Mutex<()>,
+    current: ArcSwapOption<Look>,
+    last_failure: ArcSwapOption<Failure>,
+}
+
+/// A view, and since when it is known.
+struct Look {
+    view: View,
+    at: Instant,
+}
+
+struct Failure {
+    why: Unanswered,
+    at: Instant,
+}
+
+impl Ethereum {
+    /// A client for the configured endpoints. Nothing is asked yet.
+    pub fn new(config: &config::Ethereum) -> Result<Self, SetupError> {
+        let nodes = config
+            .rpc_urls
+            .iter()
+            .enumerate()
+            .map(|(index, url)| Node::new(index + 1, url.clone(), config.request_timeout));
+        let terms = Terms {
+            chain_id: config.chain_id,
+            contract: config.kms_contract,
+            block: config.block,
+            max_block_age: config.max_block_age,
+            agreement: config.agreement,
+        };
+        Ok(Self {
+            chain: Chain::new(nodes.collect::<Result<_, _>>().map_err(SetupError::Client)?, terms),
+            in_flight: Semaphore::new(CONCURRENT),
+            looking: Mutex::new(()),
+            current: ArcSwapOption::empty(),
+            last_failure: ArcSwapOption::empty(),
+        })
+    }
+
+    pub(super) async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+        let question = match CallData::question(subject) {
+            Ok(question) => question,
+            Err(denial) => return Ok(Decision::Denied(denial)),
+        };
+        let verdict = async {
+            let _turn = self.in_flight.acquire().await.map_err(|error| unavailable(error.to_string()))?;
+            let look = self.look(None).await.map_err(unavailable)?;
+            match self.chain.ask(&look.view, &question).await {
+                Ok(verdict) => Ok((verdict, look)),
+                Err(why) if why.is_the_contracts() => Err(unavailable(why)),
+                // The chain may have dropped the block meanwhile.
+                Err(_) => {
+                    let look = self.look(Some(&look)).await.map_err(unavailable)?;
+                    let verdict = self.chain.ask(&look.view, &question).await.map_err(unavailable)?;
+                    Ok((verdict, look))
+                }
+            }
+        };
+        let (verdict, look) = self.in_time(verdict).await?;
+        Ok(match verdict.is_allowed {
+            true => Decision::Allowed { gateway_app_id: look.view.state.gateway_app_id.clone() },
+            false => Decision::Denied(denial::denial(subject, self.chain.terms.contract, &verdict.reason)),
+        })
+    }
+
+    pub(super) async fn info(&self) -> Result<Info, PolicyError> {
+        let look = self.in_time(async { self.look(None).await.map_err(unavailable) }).await?;
+        Ok(self.info_of(&look.view))
+    }
+
+    pub(super) fn last_info(&self) -> Option<Info> {
+        self.current.load().as_ref().map(|look| self.info_of(&look.view))
+    }
+
+    /// Why no block could be had when one was last looked for; `None` once one is.
+    pub(super) fn last_error(&self) -> Option<String> {
+        self.last_failure.load().as_ref().map(|failure| failure.why.to_string())
+    }
+
+    /// How far the chain is known, for metrics.
+    pub(super) fn state(&self) -> ChainState {
+        let look = self.current.load();
+        let block = look.as_ref().map(|look| look.view.state.block);
+        ChainState {
+            block: block.map(|block| block.number),
+            block_age: block.map(|block| block.age(SystemTime::now())),
+            endpoints: self.chain.nodes.iter().filter(|node| node.is_well()).count() as u64,
+            disagreements: self.chain.disagreements(),
+        }
+    }
+
+    fn info_of(&self, view: &View) -> Info {
+        Info {
+            gateway_app_id: Some(view.state.gateway_app_id.clone()),
+            kms_contract_address: Some(self.chain.terms.contract.to_string()),
+            chain_id: Some(self.chain.terms.chain_id),
+            app_auth_implementation: Some(view.state.app_implementation.to_string()),
+            eth_rpc_url: self.chain.nodes.first().map(Node::origin),
+        }
+    }
+
+    /// The block to decide by: the current one while it is young and not `outdated`, otherwise a new look.
+    async fn look(&self, outdated: Option<&Arc<Look>>) -> Result<Arc<Look>, Unanswered> {
+        let began = Instant::now();
+        let is_current = |look: &Arc<Look>| {
+            look.at.elapsed() < FRESH && outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, look))
+        };
+        if let Some(look) = self.current.load_full().filter(is_current) {
+            return Ok(look);
+        }
+        let _looking = self.looking.lock().await;
+        if let Some(look) = self.current.load_full().filter(is_current) {
+            return Ok(look);
+        }
+        // Whoever looked while we waited looked for us too.
+        if let Some(failure) = self.last_failure.load().as_ref().filter(|failure| failure.at >= began) {
+            return Err(failure.why.clone());
+        }
+        let previous = self.current.load_full();
+        let view = self.chain.view(previous.as_ref().map(|look| &look.view.state));
+        match tokio::time::timeout(LOOKING, view).await.unwrap_or(Err(Unanswered::Late)) {
+            Ok(view) => {
+                let look = Arc::new(Look { view, at: Instant::now() });
+                self.current.store(Some(Arc::clone(&look)));
+                self.last_failure.store(None);
+                Ok(look)
+            }
+            Err(why) => {
+                self.last_failure.store(Some(Arc::new(Failure { why: why.clone(), at: Instant::now() })));
+                Err(why)
+            }
+        }
+    }
+
+    async fn in_time<T>(
+        &self,
+        answer: impl Future<Output = Result<T, PolicyError>>,
+    ) -> Result<T, PolicyError> {
+        tokio::time::timeout(TOTAL, answer).await.unwrap_or_else(|_| Err(unavailable(Unanswered::Late)))
+    }
+}
+
+fn unavailable(why: impl ToString) -> PolicyError {
+    PolicyError::Unavailable { detail: why.to_string() }
+}

@@ -1,0 +1,216 @@
+//! One node of the chain behind its endpoint: its newest block, its blocks, its answers to calls.
+
+use std::sync::Mutex;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use alloy_primitives::Address;
+use serde_json::value::RawValue;
+use serde_json::{Value, json};
+
+use super::abi::CallData;
+use super::block::{self, Block};
+use super::http::Http;
+use super::rpc;
+use super::trouble::Trouble;
+use crate::config::{BlockChoice, Endpoint};
+
+/// A block comes with the hashes of its transactions, 69 bytes each.
+const MAX_BLOCK: usize = 2 << 20;
+/// Any other answer: two words and a bounded text, twice as long in hex.
+const MAX_ANSWER: usize = 64 << 10;
+/// The most gas of one transaction (EIP-7825): what an app's contract may cost a node, and on all nodes the same.
+const GAS: &str = "0x1000000";
+/// JSON-RPC's code for parameters that are not understood.
+const INVALID_PARAMS: i64 = -32602;
+/// How long a node that hung is left alone, at first and at most.
+const REST: Duration = Duration::from_secs(5);
+const LONGEST_REST: Duration = Duration::from_secs(60);
+
+pub(super) struct Node {
+    /// Counted from one in the order of the configuration: what the log calls it.
+    pub(super) number: usize,
+    http: Http,
+    next_id: AtomicU64,
+    health: Mutex<Health>,
+    /// It does not understand EIP-1898, so its calls name their block by number.
+    knows_no_hashes: AtomicBool,
+}
+
+/// How looking for a block on a node went lately.
+#[derive(Default)]
+struct Health {
+    trouble: Option<Trouble>,
+    rests_until: Option<Instant>,
+    rest: Duration,
+}
+
+impl Node {
+    pub(super) fn new(number: usize, url: Endpoint, timeout: Duration) -> reqwest::Result<Self> {
+        Ok(Self {
+            number,
+            http: Http::new(url, timeout)?,
+            next_id: AtomicU64::new(1),
+            health: Mutex::default(),
+            knows_no_hashes: AtomicBool::new(false),
+        })
+    }
+
+    /// Scheme, host and port.
+    pub(super) fn origin(&self) -> String {
+        self.http.origin()
+    }
+
+    /// Whether it could be used when it was last tried.
+    pub(super) fn is_well(&self) -> bool {
+        self.health().trouble.is_none()
+    }
+
+    /// Makes sure that it serves `chain` and is not left alone just now.
+    pub(super) async fn usable(&self, chain: u64) -> Result<(), Trouble> {
+        self.awake()?;
+        self.serves(chain).await
+    }
+
+    fn awake(&self) -> Result<(), Trouble> {
+        match self.health().rests_until {
+            Some(until) if Instant::now() < until => Err(Trouble::Resting),
+            _ => Ok(()),
+        }
+    }
+
+    /// The block that `choice` means on this node now, after making sure that it serves `chain`.
+    pub(super) async fn head(&self, chain: u64, choice: BlockChoice) -> Result<Block, Trouble> {
+        self.awake()?;
+        let (chain, head) = tokio::join!(self.serves(chain), self.newest(choice));
+        chain.and(head)
+    }
+
+    async fn newest(&self, choice: BlockChoice) -> Result<Block, Trouble> {
+        let confirmations = match choice {
+            BlockChoice::Finalized => return self.block("finalized").await,
+            BlockChoice::Safe => return self.block("safe").await,
+            BlockChoice::Latest { confirmations } => confirmations,
+        };
+        let latest = self.block("latest").await?;
+        match confirmations {
+            0 => Ok(latest),
+            _ => match latest.number.checked_sub(confirmations) {
+                Some(number) => self.block_at(number).await,
+                None => Err(Trouble::NoBlock(format!("with {confirmations} confirmations"))),
+            },
+        }
+    }
+
+    async fn serves(&self, expected: u64) -> Result<(), Trouble> {
+        let body = self.ask("eth_chainId", &json!([]), MAX_ANSWER).await?;
+        let found = rpc::quantity(&rpc::text(body.result()?)?);
+        match found.ok_or(Trouble::NotJsonRpc("a chain id that is no number"))? {
+            found if found != expected => Err(Trouble::OtherChain { found, expected }),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its canonical block of this number.
+    pub(super) async fn block_at(&self, number: u64) -> Result<Block, Trouble> {
+        match self.block(&block::by_number(number)).await? {
+            block if block.number != number => {
+                Err(Trouble::OtherBlock { asked: number, found: block.number })
+            }
+            block => Ok(block),
+        }
+    }
+
+    async fn block(&self, name: &str) -> Result<Block, Trouble> {
+        let body = self.ask("eth_getBlockByNumber", &json!([name, false]), MAX_BLOCK).await?;
+        Block::parse(body.result()?)?.ok_or_else(|| Trouble::NoBlock(name.to_owned()))
+    }
+
+    /// What `contract` returns to `data` in the state of `block`, and of no other.
+    pub(super) async fn call(
+        &self,
+        contract: Address,
+        data: &CallData,
+        block: &Block,
+    ) -> Result<Vec<u8>, Trouble> {
+        if !self.knows_no_hashes.load(Ordering::Relaxed) {
+            match self.call_in(contract, data, block.by_hash()).await {
+                Err(Trouble::Error { code: INVALID_PARAMS, .. }) => {}
+                answer => return answer,
+            }
+        }
+        let answer = self.call_in(contract, data, block::by_number(block.number).into()).await;
+        // Had the chain changed its mind meanwhile, the answer would be about another block of this number.
+        if self.block_at(block.number).await? != *block {
+            return Err(Trouble::Moved(block.number));
+        }
+        if answer.is_ok() {
+            self.knows_no_hashes.store(true, Ordering::Relaxed);
+        }
+        answer
+    }
+
+    async fn call_in(&self, contract: Address, data: &CallData, block: Value) -> Result<Vec<u8>, Trouble> {
+        let to = format!("0x{}", hex::encode(contract));
+        let call = json!([{ "to": to, "data": data.to_hex(), "gas": GAS }, block]);
+        let body = self.ask("eth_call", &call, MAX_ANSWER).await?;
+        rpc::bytes(&rpc::text(body.result()?)?).ok_or(Trouble::NotJsonRpc("a result that is not hex"))
+    }
+
+    async fn ask(&self, method: &'static str, params: &Value, limit: usize) -> Result<Answer, Trouble> {
+        let id = self.next_id.fetch_add(1, Ordering::Relaxed);
+        let body = self.http.post(rpc::request(id, method, params), limit).await?;
+        match rpc::result(id, &body) {
+            Ok(_) => Ok(Answer { id, body }),
+            Err(Trouble::Error { code, message }) => {
+                Err(Trouble::Error { code, message: self.http.redacted(&message) })
+            }
+            Err(Trouble::Reverted { message }) => {
+                Err(Trouble::Reverted { message: self.http.redacted(&message) })
+            }
+            Err(trouble) => Err(trouble),
+        }
+    }
+
+    /// Remembers how looking for a block on this node ended, and tells the log when that changes. A node that hung is
+    /// left alone for a while. What apps' contracts do to a call is never noted here: it must not keep others from
+    /// their keys.
+    pub(super) fn note(&self, trouble: Option<&Trouble>) {
+        let mut health = self.health();
+        match trouble {
+            Some(Trouble::Resting) => return,
+            Some(Trouble::Silent) => {
+                health.rest = (health.rest * 2).clamp(REST, LONGEST_REST);
+                health.rests_until = Some(Instant::now() + health.rest);
+            }
+            _ => (health.rests_until, health.rest) = (None, Duration::ZERO),
+        }
+        if health.trouble.as_ref().map(std::mem::discriminant) != trouble.map(std::mem::discriminant) {
+            let endpoint = self.number;
+            match trouble {
+                Some(problem @ Trouble::Slow) => {
+                    tracing::debug!(endpoint, %problem, "a chain endpoint is left out")
+                }
+                Some(problem) => tracing::warn!(endpoint, %problem, "a chain endpoint cannot be used"),
+                None => tracing::info!(endpoint, "a chain endpoint can be used again"),
+            }
+        }
+        health.trouble = trouble.cloned();
+    }
+
+    fn health(&self) -> std::sync::MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The body of an answer whose envelope is right.
+struct Answer {
+    id: u64,
+    body: Vec<u8>,
+}
+
+impl Answer {
+    fn result(&self) -> Result<Option<&RawValue>, Trouble> {
+        rpc::result(self.id, &self.body)
+    }
+}

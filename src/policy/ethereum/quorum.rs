@@ -1,0 +1,198 @@
+//! Several nodes must say the same: they are asked at once, about the same block.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
+use tokio::time::{Instant, timeout_at};
+
+use super::abi::{CallData, Verdict};
+use super::block::Block;
+use super::chain::{Chain, State, View};
+use super::trouble::{Trouble, Unanswered};
+
+/// What slower nodes get once enough have answered.
+const GRACE: Duration = Duration::from_millis(200);
+
+/// What nodes said, by their index.
+struct Answers<T> {
+    given: Vec<(usize, T)>,
+    troubles: Vec<(usize, Trouble)>,
+}
+
+impl Chain {
+    pub(super) async fn view_of_many(
+        &self,
+        agreement: usize,
+        previous: Option<&Arc<State>>,
+    ) -> Result<View, Unanswered> {
+        let terms = &self.terms;
+        let heads = (0..self.nodes.len())
+            .map(async |index| (index, self.nodes[index].head(terms.chain_id, terms.block).await));
+        let heads = Answers::gather(heads, GRACE, |heads| heads.given.len() >= agreement).await;
+        self.note_those_without(&heads);
+        let (block, by) = self.common_block(agreement, heads, self.floor(previous)).await?;
+        let block = self
+            .recent(block)
+            .map_err(|trouble| self.named(by.iter().map(|index| (*index, trouble.clone())).collect()))?;
+        if let Some(known) = previous.filter(|previous| previous.block == block) {
+            return Ok(self.agreed_by(by, Arc::clone(known)));
+        }
+        let states = by.iter().map(async |&index| (index, self.state_at(&self.nodes[index], block).await));
+        let states = Answers::gather(states, GRACE, |states| states.agreed(agreement).is_some()).await;
+        for (index, trouble) in &states.troubles {
+            self.nodes[*index].note(Some(trouble));
+        }
+        let (state, by) =
+            self.settle(agreement, states, "the contract's gatewayAppId or appImplementation")?;
+        Ok(self.agreed_by(by, Arc::new(state)))
+    }
+
+    fn note_those_without(&self, heads: &Answers<Block>) {
+        for (index, node) in self.nodes.iter().enumerate() {
+            if heads.given.iter().all(|(given, _)| *given != index) {
+                let trouble = heads.troubles.iter().find(|(troubled, _)| *troubled == index);
+                node.note(Some(trouble.map_or(&Trouble::Slow, |(_, trouble)| trouble)));
+            }
+        }
+    }
+
+    fn agreed_by(&self, by: Vec<usize>, state: Arc<State>) -> View {
+        by.iter().for_each(|index| self.nodes[*index].note(None));
+        View { state, by }
+    }
+
+    pub(super) async fn ask_many(
+        &self,
+        agreement: usize,
+        view: &View,
+        question: &CallData,
+    ) -> Result<Verdict, Unanswered> {
+        let asked = view
+            .by
+            .iter()
+            .map(async |&index| (index, self.verdict(&self.nodes[index], view, question).await));
+        let answers =
+            Answers::gather(asked, Duration::ZERO, |answers| answers.agreed(agreement).is_some()).await;
+        Ok(self.settle(agreement, answers, "who is allowed")?.0)
+    }
+
+    /// The newest block that enough nodes have reached and call the same. One that claims to be ahead of the others
+    /// cannot keep them from agreeing: the next older head is tried then, at last the block that decided before.
+    async fn common_block(
+        &self,
+        agreement: usize,
+        heads: Answers<Block>,
+        floor: Option<Block>,
+    ) -> Result<(Block, Vec<usize>), Unanswered> {
+        let mut numbers: Vec<u64> = heads.given.iter().map(|(_, head)| head.number).collect();
+        numbers.sort_unstable_by(|one, other| other.cmp(one));
+        let mut reached_by_enough = numbers.split_off(numbers.len().min(agreement - 1));
+        reached_by_enough.dedup();
+        reached_by_enough.retain(|number| floor.is_none_or(|floor| *number > floor.number));
+
+        let (mut troubles, mut disagreement) = (heads.troubles, None);
+        for number in reached_by_enough {
+            let there = heads.given.iter().filter(|(_, head)| head.number >= number);
+            let blocks = self.blocks_at(number, there, agreement).await;
+            if blocks.differ() {
+                disagreement = Some(self.disagree("a block"));
+            }
+            if let Some(agreed) = blocks.agreed(agreement) {
+                return Ok(agreed);
+            }
+            troubles.extend(blocks.troubles);
+        }
+        if let Some(floor) = floor {
+            // Nodes that lag may confirm it too: it was final before.
+            let mut blocks = self.blocks_at(floor.number, heads.given.iter(), agreement).await;
+            if blocks.given.iter().any(|(_, block)| *block != floor) {
+                disagreement = Some(self.disagree("a final block"));
+            }
+            blocks.given.retain(|(_, block)| *block == floor);
+            if let Some(agreed) = blocks.agreed(agreement) {
+                return Ok(agreed);
+            }
+            troubles.extend(blocks.troubles);
+        }
+        Err(disagreement.unwrap_or_else(|| self.named(troubles)))
+    }
+
+    async fn blocks_at(
+        &self,
+        number: u64,
+        heads: impl Iterator<Item = &(usize, Block)>,
+        agreement: usize,
+    ) -> Answers<Block> {
+        let blocks = heads.map(async |&(index, head)| match head.number == number {
+            true => (index, Ok(head)),
+            false => (index, self.nodes[index].block_at(number).await),
+        });
+        Answers::gather(blocks, GRACE, |blocks| blocks.agreed(agreement).is_some()).await
+    }
+
+    /// What enough nodes said, and which.
+    fn settle<T: Clone + PartialEq>(
+        &self,
+        agreement: usize,
+        answers: Answers<T>,
+        about: &'static str,
+    ) -> Result<(T, Vec<usize>), Unanswered> {
+        let disagreement = answers.differ().then(|| self.disagree(about));
+        match answers.agreed(agreement) {
+            Some(agreed) => Ok(agreed),
+            None => Err(disagreement.unwrap_or_else(|| self.named(answers.troubles))),
+        }
+    }
+}
+
+impl Chain {
+    fn named(&self, troubles: Vec<(usize, Trouble)>) -> Unanswered {
+        let named = troubles.into_iter().map(|(index, trouble)| (self.nodes[index].number, trouble));
+        Unanswered::Troubles(named.collect())
+    }
+}
+
+impl<T: Clone + PartialEq> Answers<T> {
+    /// Waits for all of them, or, once `enough` is true, for those that come within `grace`.
+    async fn gather<F>(
+        asked: impl Iterator<Item = F>,
+        grace: Duration,
+        enough: impl Fn(&Self) -> bool,
+    ) -> Self
+    where
+        F: Future<Output = (usize, Result<T, Trouble>)>,
+    {
+        let mut running: FuturesUnordered<F> = asked.collect();
+        let mut answers = Self { given: Vec::new(), troubles: Vec::new() };
+        let mut end = None;
+        loop {
+            if end.is_none() && enough(&answers) {
+                end = Some(Instant::now() + grace);
+            }
+            let next = match end {
+                None => running.next().await,
+                Some(end) => timeout_at(end, running.next()).await.unwrap_or(None),
+            };
+            match next {
+                Some((index, Ok(answer))) => answers.given.push((index, answer)),
+                Some((index, Err(trouble))) => answers.troubles.push((index, trouble)),
+                None => return answers,
+            }
+        }
+    }
+
+    /// What at least so many said, and which they are.
+    fn agreed(&self, agreement: usize) -> Option<(T, Vec<usize>)> {
+        self.given.iter().find_map(|(_, candidate)| {
+            let same = self.given.iter().filter(|(_, answer)| answer == candidate);
+            let by: Vec<usize> = same.map(|(index, _)| *index).collect();
+            (by.len() >= agreement).then(|| (candidate.clone(), by))
+        })
+    }
+
+    fn differ(&self) -> bool {
+        self.given.iter().any(|(_, answer)| *answer != self.given[0].1)
+    }
+}

@@ -1,0 +1,228 @@
+//! What would allow a caller that a policy denies: an addition to an `auth-config.json`, or a call of a contract.
+
+use serde_json::{Map, Value, json};
+
+use super::{Policy, Subject};
+
+/// What to do about one code.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Remedy {
+    /// The denial's code.
+    pub code: &'static str,
+    /// What to do, and what it gives up if it gives up anything.
+    pub sentence: String,
+    /// JSON object to merge into an `auth-config.json`: lists grow by what is here.
+    pub fragment: Option<Value>,
+    /// Call of a contract, where the policy is read from a chain.
+    pub call: Option<Call>,
+}
+
+/// A call that changes what a contract allows.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Call {
+    /// `0x` and 40 digits; empty if it is not known.
+    pub contract: String,
+    /// Canonical signature.
+    pub function: &'static str,
+    /// `0x…`
+    pub argument: String,
+}
+
+/// Which contract.
+pub(super) enum Contract {
+    Kms,
+    App,
+}
+
+impl Policy {
+    /// What would allow `subject` after a denial with `code`; `None` where no addition does.
+    pub fn remedy(&self, code: &'static str, subject: Subject<'_>) -> Option<Remedy> {
+        let identity = subject.boot_info();
+        let (sentence, fragment) = addition(code, subject)?;
+        match self.kind() {
+            "ethereum" => {
+                let (contract, function, value) = call(code, subject)?;
+                let contract = match contract {
+                    Contract::App => prefixed(&identity.app_id),
+                    Contract::Kms => {
+                        self.last_info().and_then(|info| info.kms_contract_address).unwrap_or_default()
+                    }
+                };
+                let call = Call { contract, function, argument: prefixed(value) };
+                let sentence = format!("the contract's owner calls {} with {}", call.function, call.argument);
+                Some(Remedy { code, sentence, fragment: None, call: Some(call) })
+            }
+            "webhook" => {
+                let sentence = format!("at the authorization back end, {sentence}");
+                Some(Remedy { code, sentence, fragment: Some(fragment), call: None })
+            }
+            _ => Some(Remedy { code, sentence, fragment: Some(fragment), call: None }),
+        }
+    }
+}
+
+fn addition(code: &str, subject: Subject<'_>) -> Option<(String, Value)> {
+    let identity = subject.boot_info();
+    let app = hex::encode(&identity.app_id);
+    let compose = hex::encode(&identity.compose_hash);
+    let device = hex::encode(&identity.device_id);
+    let image = hex::encode(&identity.os_image_hash);
+    Some(match (code, subject) {
+        ("tcb_status_not_allowed", _) => {
+            let status = &identity.tcb_status;
+            let sentence = format!(
+                "update the machine's firmware, or accept its state by adding {status} to allowedTcbStatuses, for \
+                 everyone"
+            );
+            (sentence, json!({ "allowedTcbStatuses": ["UpToDate", status] }))
+        }
+        ("advisory_not_allowed", _) => {
+            let sentence = "update the machine's firmware, or accept the advisories in allowedAdvisoryIds, for \
+                            everyone";
+            (sentence.to_owned(), json!({ "allowedAdvisoryIds": identity.advisory_ids }))
+        }
+        ("os_image_not_allowed", _) if image.is_empty() => return None,
+        ("os_image_not_allowed", _) => {
+            (format!("add the OS image {image} to osImages"), json!({ "osImages": [image] }))
+        }
+        ("kms_measurement_not_allowed", Subject::Kms(_)) => {
+            let measurement = hex::encode(&identity.mr_aggregated);
+            let sentence = format!("add the measurement {measurement} to kms.mrAggregated");
+            (sentence, json!({ "kms": { "mrAggregated": [measurement] } }))
+        }
+        ("device_not_allowed", Subject::Kms(_)) => {
+            (format!("add the device {device} to kms.devices"), json!({ "kms": { "devices": [device] } }))
+        }
+        ("device_not_allowed", Subject::App(_)) => {
+            let sentence = format!("add the device {device} to apps.{app}.devices");
+            (sentence, json!({ "apps": { app: { "devices": [device] } } }))
+        }
+        ("compose_hash_not_allowed", Subject::App(_)) => {
+            let sentence = format!("add the compose hash {compose} to apps.{app}.composeHashes");
+            (sentence, json!({ "apps": { app: { "composeHashes": [compose] } } }))
+        }
+        ("app_not_registered", Subject::App(_)) => {
+            let sentence = format!("register the app {app}, with this compose hash and this device");
+            let entry = json!({ "composeHashes": [compose], "devices": [device], "allowAnyDevice": false });
+            (sentence, json!({ "apps": { app: entry } }))
+        }
+        _ => return None,
+    })
+}
+
+/// The contract, the canonical signature and the argument of the call that helps against a denial with `code`.
+pub(super) fn call<'a>(code: &str, subject: Subject<'a>) -> Option<(Contract, &'static str, &'a [u8])> {
+    let identity = subject.boot_info();
+    Some(match (code, subject) {
+        ("os_image_not_allowed", _) if !identity.os_image_hash.is_empty() => {
+            (Contract::Kms, "addOsImageHash(bytes32)", &identity.os_image_hash)
+        }
+        ("kms_measurement_not_allowed", Subject::Kms(_)) => {
+            (Contract::Kms, "addKmsAggregatedMr(bytes32)", &identity.mr_aggregated)
+        }
+        ("device_not_allowed", Subject::Kms(_)) => {
+            (Contract::Kms, "addKmsDevice(bytes32)", &identity.device_id)
+        }
+        ("device_not_allowed", Subject::App(_)) => (Contract::App, "addDevice(bytes32)", &identity.device_id),
+        ("compose_hash_not_allowed", Subject::App(_)) => {
+            (Contract::App, "addComposeHash(bytes32)", &identity.compose_hash)
+        }
+        ("app_not_registered", Subject::App(_)) => (Contract::Kms, "registerApp(address)", &identity.app_id),
+        _ => return None,
+    })
+}
+
+fn prefixed(bytes: &[u8]) -> String {
+    format!("0x{}", hex::encode(bytes))
+}
+
+/// One object of several: objects are merged, lists joined without repeats.
+pub fn merged<'a>(fragments: impl IntoIterator<Item = &'a Value>) -> Value {
+    let mut whole = Value::Object(Map::new());
+    for fragment in fragments {
+        merge(&mut whole, fragment);
+    }
+    whole
+}
+
+fn merge(into: &mut Value, from: &Value) {
+    match (into, from) {
+        (Value::Object(into), Value::Object(from)) => {
+            for (key, value) in from {
+                match into.get_mut(key) {
+                    Some(known) => merge(known, value),
+                    None => {
+                        into.insert(key.clone(), value.clone());
+                    }
+                }
+            }
+        }
+        (Value::Array(into), Value::Array(from)) => {
+            for value in from {
+                if !into.contains(value) {
+                    into.push(value.clone());
+                }
+            }
+        }
+        (into, from) => *into = from.clone(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::Write as _;
+
+    use super::super::{Decision, rules::Rules, testing::boot_info};
+    use super::*;
+    use crate::config::{AuthApi, EmptyDevices};
+
+    fn policy(file: &std::path::Path) -> Policy {
+        let config = AuthApi::Allowlist { path: file.to_owned(), empty_devices: EmptyDevices::NoDevice };
+        Policy::from_config(&config).expect("an allow-list")
+    }
+
+    /// Follows remedies until the caller is allowed: each must get one rule further.
+    #[test]
+    fn following_the_remedies_of_an_empty_allowlist_allows_everyone() {
+        let mut identity = boot_info();
+        identity.tcb_status = "OutOfDate".to_owned();
+        identity.advisory_ids = vec!["INTEL-SA-1".to_owned(), "INTEL-SA-2".to_owned()];
+        let mut file = tempfile::NamedTempFile::new().expect("file");
+        file.write_all(b"{}").expect("written");
+        let policy = policy(file.path());
+        for subject in [Subject::App(&identity), Subject::Kms(&identity)] {
+            let mut whole = json!({});
+            let mut seen = Vec::new();
+            loop {
+                let rules = Rules::parse(whole.to_string().as_bytes()).expect("rules");
+                let Decision::Denied(denial) = rules.decide(subject, EmptyDevices::NoDevice) else { break };
+                assert!(!seen.contains(&denial.code), "{} did not help: {whole}", denial.code);
+                seen.push(denial.code);
+                let remedy = policy.remedy(denial.code, subject).expect("a remedy");
+                whole = merged([&whole, remedy.fragment.as_ref().expect("a fragment")]);
+            }
+            assert!(seen.len() >= 4, "{seen:?}");
+        }
+    }
+
+    #[test]
+    fn fragments_are_merged_without_repeats() {
+        let whole = merged([
+            &json!({ "osImages": ["a"], "apps": { "x": { "devices": ["d"] } } }),
+            &json!({ "osImages": ["a", "b"], "apps": { "x": { "composeHashes": ["c"] } } }),
+        ]);
+        let expected = json!({
+            "osImages": ["a", "b"],
+            "apps": { "x": { "devices": ["d"], "composeHashes": ["c"] } },
+        });
+        assert_eq!(whole, expected);
+    }
+
+    #[test]
+    fn an_image_hash_that_is_missing_cannot_be_added() {
+        let mut identity = boot_info();
+        identity.os_image_hash.clear();
+        let file = tempfile::NamedTempFile::new().expect("file");
+        assert_eq!(policy(file.path()).remedy("os_image_not_allowed", Subject::App(&identity)), None);
+    }
+}

@@ -1,0 +1,298 @@
+//! Walks through the JSON of an allow-list, key by key.
+
+use std::collections::{HashMap, HashSet};
+
+use serde_json::{Map, Value};
+
+use super::{Review, Severity};
+use crate::config::EmptyDevices;
+use crate::policy::rules::bytes_of;
+
+/// Intel's words (`tcbStatus` of a verified quote).
+const TCB_STATUSES: [&str; 7] = [
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+    "Revoked",
+];
+
+/// Bytes of a measured hash or a device id.
+const HASH: usize = 32;
+/// Bytes of an app id.
+const APP_ID: usize = 20;
+
+const TOP: [&str; 9] = [
+    "gatewayAppId",
+    "kmsContractAddr",
+    "chainId",
+    "appImplementation",
+    "osImages",
+    "allowedTcbStatuses",
+    "allowedAdvisoryIds",
+    "kms",
+    "apps",
+];
+
+pub(super) fn file(value: &Value, empty_devices: EmptyDevices, review: &mut Review) {
+    let Some(fields) = object(value, "", review) else { return };
+    known(fields, &TOP, "", review);
+    for key in ["gatewayAppId", "kmsContractAddr", "appImplementation"] {
+        if fields.get(key).is_some_and(|value| !value.is_string()) {
+            error(review, key, "must be a text");
+        }
+    }
+    match fields.get("gatewayAppId").and_then(Value::as_str) {
+        Some("any") => {
+            warn(
+                review,
+                "any_gateway",
+                "gatewayAppId",
+                "switches the check of gateways off in every guest".into(),
+            );
+        }
+        Some("") | None => {
+            warn(review, "no_gateway", "gatewayAppId", "is empty: guests accept no gateway".to_owned());
+        }
+        Some(_) => {}
+    }
+    if fields.get("chainId").is_some_and(|value| !value.is_u64()) {
+        error(review, "chainId", "must be a whole number, not negative");
+    }
+    if hashes(fields, "osImages", "", HASH, review) == Some(0) {
+        warn(review, "denies_all", "osImages", "names no OS image: everyone is denied".to_owned());
+    }
+    statuses(fields, review);
+    for (index, id) in texts(fields, "allowedAdvisoryIds", "", review).into_iter().flatten().enumerate() {
+        let is_usual = id
+            .strip_prefix("INTEL-SA-")
+            .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()));
+        if !is_usual {
+            let message = format!("{} is no advisory of Intel's: they are called INTEL-SA-00837", shown(id));
+            warn(review, "unknown_advisory", &format!("allowedAdvisoryIds[{index}]"), message);
+        }
+    }
+    kms(fields.get("kms"), empty_devices, review);
+    apps(fields.get("apps"), empty_devices, review);
+}
+
+fn statuses(fields: &Map<String, Value>, review: &mut Review) {
+    let Some(statuses) = texts(fields, "allowedTcbStatuses", "", review) else { return };
+    if statuses.is_empty() && fields.contains_key("allowedTcbStatuses") {
+        warn(review, "denies_all", "allowedTcbStatuses", "names no status: everyone is denied".to_owned());
+    }
+    for (index, status) in statuses.into_iter().enumerate() {
+        let at = format!("allowedTcbStatuses[{index}]");
+        if status == "Revoked" {
+            let message = "allows platforms whose keys Intel has revoked".to_owned();
+            warn(review, "revoked_allowed", &at, message);
+        } else if !TCB_STATUSES.contains(&status) {
+            let message = match nearest(status, &TCB_STATUSES) {
+                Some(name) => format!("{} is no TCB status, did you mean `{name}`?", shown(status)),
+                None => format!("{} is no TCB status; they are {}", shown(status), TCB_STATUSES.join(", ")),
+            };
+            warn(review, "unknown_tcb_status", &at, message);
+        }
+    }
+}
+
+fn kms(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) {
+    let empty = Map::new();
+    let fields = match value {
+        None => &empty,
+        Some(value) => match object(value, "kms", review) {
+            Some(fields) => fields,
+            None => return,
+        },
+    };
+    known(fields, &["mrAggregated", "devices", "allowAnyDevice"], "kms", review);
+    let measurements = hashes(fields, "mrAggregated", "kms", HASH, review);
+    if measurements == Some(0) {
+        let message = "names no measurement: no KMS is allowed, this one neither".to_owned();
+        warn(review, "no_kms", "kms.mrAggregated", message);
+    }
+    let open = devices(fields, "kms", empty_devices, review);
+    if open && measurements != Some(0) {
+        let message = "is empty: any device may run a KMS; strict_devices or a list changes that".to_owned();
+        warn(review, "any_device", "kms.devices", message);
+    }
+}
+
+fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) {
+    let Some(value) = value else { return };
+    let Value::Object(entries) = value else {
+        error(review, "apps", "must be an object: app id to entry");
+        return;
+    };
+    let mut ids: HashMap<Box<[u8]>, &str> = HashMap::new();
+    let mut open = Vec::new();
+    for (id, entry) in entries {
+        let at = format!("apps.{}", id.chars().take(64).collect::<String>());
+        match bytes_of(id) {
+            Some(bytes) => {
+                if bytes.len() != APP_ID {
+                    warn(review, "impossible_value", &at, impossible(bytes.len(), APP_ID));
+                }
+                if let Some(other) = ids.insert(bytes, id) {
+                    let message = format!("is the same app as {}; the last one counts", shown(other));
+                    warn(review, "duplicate_app", &at, message);
+                }
+            }
+            None => warn(review, "impossible_value", &at, format!("allows nothing: {}", not_hex(id))),
+        }
+        let Some(fields) = object(entry, &at, review) else { continue };
+        known(fields, &["composeHashes", "devices", "allowAnyDevice"], &at, review);
+        if hashes(fields, "composeHashes", &at, HASH, review) == Some(0) {
+            let message = "names no compose hash: this app is never allowed".to_owned();
+            warn(review, "no_compose_hash", &format!("{at}.composeHashes"), message);
+        }
+        if devices(fields, &at, empty_devices, review) {
+            open.push(at);
+        }
+    }
+    if let Some(first) = open.first() {
+        let more = match open.len() - 1 {
+            0 => String::new(),
+            1 => " (and that of 1 more app)".to_owned(),
+            more => format!(" (and that of {more} more apps)"),
+        };
+        let message = format!(
+            "is empty{more}: any device will do; strict_devices, a list or allowAnyDevice says what is meant"
+        );
+        warn(review, "any_device", &format!("{first}.devices"), message);
+    }
+}
+
+/// Whether an empty list means any device, unsaid.
+fn devices(fields: &Map<String, Value>, at: &str, empty_devices: EmptyDevices, review: &mut Review) -> bool {
+    let any = fields.get("allowAnyDevice");
+    if any.is_some_and(|any| !any.is_boolean()) {
+        error(review, &below(at, "allowAnyDevice"), "must be true or false");
+    }
+    let any = any.and_then(Value::as_bool).unwrap_or_default();
+    let given = hashes(fields, "devices", at, HASH, review);
+    if any && given.is_some_and(|given| given > 0) {
+        let message = "is without effect: allowAnyDevice is true".to_owned();
+        warn(review, "devices_ignored", &below(at, "devices"), message);
+    }
+    if given == Some(0) && !any && empty_devices == EmptyDevices::NoDevice {
+        let message = "is empty, and strict_devices is set: no device will do".to_owned();
+        warn(review, "no_device", &below(at, "devices"), message);
+    }
+    given == Some(0) && !any && empty_devices == EmptyDevices::AnyDevice
+}
+
+/// How many entries a list of hashes has; `None` after an error.
+fn hashes(
+    fields: &Map<String, Value>,
+    key: &str,
+    at: &str,
+    width: usize,
+    review: &mut Review,
+) -> Option<usize> {
+    let list = texts(fields, key, at, review)?;
+    let mut seen = HashSet::new();
+    for (index, text) in list.iter().enumerate() {
+        let at = format!("{}[{index}]", below(at, key));
+        match bytes_of(text) {
+            None => warn(review, "impossible_value", &at, format!("allows nothing: {}", not_hex(text))),
+            Some(bytes) => {
+                if bytes.len() != width {
+                    warn(review, "impossible_value", &at, impossible(bytes.len(), width));
+                }
+                if !seen.insert(bytes) {
+                    warn(review, "duplicate_value", &at, "is in the list already".to_owned());
+                }
+            }
+        }
+    }
+    Some(list.len())
+}
+
+/// The texts of a list; empty where the key is not there, `None` after an error.
+fn texts<'a>(
+    fields: &'a Map<String, Value>,
+    key: &str,
+    at: &str,
+    review: &mut Review,
+) -> Option<Vec<&'a str>> {
+    let Some(value) = fields.get(key) else { return Some(Vec::new()) };
+    let at = below(at, key);
+    let Value::Array(list) = value else {
+        error(review, &at, "must be a list of texts");
+        return None;
+    };
+    let texts = list.iter().enumerate().map(|(index, value)| {
+        let text = value.as_str();
+        if text.is_none() {
+            error(review, &format!("{at}[{index}]"), "must be a text");
+        }
+        text
+    });
+    // All of them are looked at, so that all errors are told.
+    let texts: Vec<Option<&str>> = texts.collect();
+    texts.into_iter().collect()
+}
+
+fn object<'a>(value: &'a Value, at: &str, review: &mut Review) -> Option<&'a Map<String, Value>> {
+    if !value.is_object() {
+        error(review, at, "must be an object");
+    }
+    value.as_object()
+}
+
+fn known(fields: &Map<String, Value>, names: &[&str], at: &str, review: &mut Review) {
+    for key in fields.keys().filter(|key| !names.contains(&key.as_str())) {
+        let message = match nearest(key, names) {
+            Some(name) => format!("is no key and is ignored, did you mean `{name}`?"),
+            None => format!("is no key and is ignored; the keys here are {}", names.join(", ")),
+        };
+        let key: String = key.chars().take(64).collect();
+        warn(review, "unknown_key", &below(at, &key), message);
+    }
+}
+
+fn nearest<'a>(text: &str, names: &[&'a str]) -> Option<&'a str> {
+    let text: String = text.chars().take(64).collect();
+    names
+        .iter()
+        .map(|name| (strsim::damerau_levenshtein(&text.to_lowercase(), &name.to_lowercase()), *name))
+        .min()
+        .filter(|(distance, name)| *distance <= 1 + name.len() / 3)
+        .map(|(_, name)| name)
+}
+
+fn not_hex(text: &str) -> String {
+    let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
+    if digits.is_empty() {
+        "it is empty".to_owned()
+    } else if text.trim() != text {
+        "it has spaces around it".to_owned()
+    } else if digits.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        format!("it has an odd number of hex digits, {}", digits.len())
+    } else {
+        format!("{} is not hex", shown(text))
+    }
+}
+
+fn impossible(found: usize, expected: usize) -> String {
+    format!("allows nothing: it has {found} bytes, and what is measured has {expected}")
+}
+
+fn shown(text: &str) -> String {
+    format!("{:?}", text.chars().take(40).collect::<String>())
+}
+
+fn below(at: &str, key: &str) -> String {
+    if at.is_empty() { key.to_owned() } else { format!("{at}.{key}") }
+}
+
+fn error(review: &mut Review, at: &str, message: &str) {
+    review.find(Severity::Error, "wrong_type", at, message.to_owned());
+}
+
+fn warn(review: &mut Review, code: &'static str, at: &str, message: String) {
+    review.find(Severity::Warning, code, at, message);
+}

@@ -1,0 +1,266 @@
+//! Every rule of an allow-list instead of the first that fails, and the entry that comes nearest.
+
+use super::{App, Devices, EXAMPLES, Hashes, Rule, Rules, examples, listed};
+use crate::{
+    config::EmptyDevices,
+    policy::{
+        Denial, Subject,
+        examine::{Difference, Nearest, Outcome, RuleOutcome},
+    },
+};
+
+/// Hex digits in which two ids may differ and still look like one with a slip of the pen.
+const SLIP: usize = 4;
+
+impl Rules {
+    /// How each rule judges `subject`, in the order in which they decide.
+    pub(in crate::policy) fn examine(
+        &self,
+        subject: Subject<'_>,
+        empty_devices: EmptyDevices,
+    ) -> Vec<RuleOutcome> {
+        let boot = subject.boot_info();
+        let device = hex::encode(&boot.device_id);
+        let status = match self.tcb_statuses.contains(&boot.tcb_status) {
+            true => Outcome::Holds(boot.tcb_status.clone()),
+            false => {
+                Outcome::Fails(Rule::TcbStatus.denial(listed(&self.tcb_statuses), boot.tcb_status.clone()))
+            }
+        };
+        let unlisted: Vec<_> =
+            boot.advisory_ids.iter().filter(|id| !self.advisories.contains(*id)).cloned().collect();
+        let advisories = match unlisted.is_empty() {
+            true => Outcome::Holds(boot.advisory_ids.join(", ")),
+            false => Outcome::Fails(Rule::Advisory.denial(listed(&self.advisories), unlisted.join(", "))),
+        };
+        let outcome = |denial: Option<Denial>, measured: String| match denial {
+            Some(denial) => Outcome::Fails(denial),
+            None => Outcome::Holds(measured),
+        };
+        let image = outcome(
+            self.os_images.denial(Rule::OsImage, &boot.os_image_hash),
+            hex::encode(&boot.os_image_hash),
+        );
+        let mut rules = vec![
+            RuleOutcome { rule: "tcb_status", outcome: status },
+            RuleOutcome { rule: "advisories", outcome: advisories },
+            RuleOutcome { rule: "os_image", outcome: image },
+        ];
+        let mut add = |rule, outcome| rules.push(RuleOutcome { rule, outcome });
+        match subject {
+            Subject::Kms(_) => {
+                let measured = &boot.mr_aggregated;
+                let denial = self.kms_measurements.denial(Rule::KmsMeasurement, measured);
+                add("kms_measurement", outcome(denial, hex::encode(measured)));
+                let denial = self.kms_devices.denial(Rule::KmsDevice, &boot.device_id, empty_devices);
+                add("kms_device", outcome(denial, device));
+            }
+            Subject::App(_) => {
+                let id = hex::encode(&boot.app_id);
+                match self.apps.get(&boot.app_id[..]) {
+                    None => {
+                        let known = format!("one of {} apps", self.apps.len());
+                        add("app", Outcome::Fails(Rule::App.denial(known, id)));
+                        add("compose_hash", Outcome::Skipped("the app has no entry"));
+                        add("app_device", Outcome::Skipped("the app has no entry"));
+                    }
+                    Some(app) => {
+                        add("app", Outcome::Holds(id));
+                        let compose = hex::encode(&boot.compose_hash);
+                        let denial = app.compose_hashes.denial(Rule::ComposeHash, &boot.compose_hash);
+                        add("compose_hash", outcome(denial, compose));
+                        let denial = app.devices.denial(Rule::AppDevice, &boot.device_id, empty_devices);
+                        add("app_device", outcome(denial, device));
+                    }
+                }
+            }
+        }
+        rules
+    }
+
+    /// The entry that comes nearest to `subject`, with what differs.
+    pub(in crate::policy) fn nearest(
+        &self,
+        subject: Subject<'_>,
+        empty_devices: EmptyDevices,
+    ) -> Option<Nearest> {
+        let boot = subject.boot_info();
+        let (entry, reason, mut differences) = match subject {
+            Subject::Kms(_) => {
+                let measurement = self.kms_measurements.difference(
+                    "mrAggregated",
+                    &boot.mr_aggregated,
+                    Rule::KmsMeasurement,
+                );
+                let device = self.kms_devices.difference(&boot.device_id, empty_devices);
+                let reason = "the entry for KMS nodes";
+                ("kms".to_owned(), reason, [measurement, device].into_iter().flatten().collect::<Vec<_>>())
+            }
+            Subject::App(_) => {
+                let (id, app, reason) = self.nearest_app(&boot.app_id, &boot.compose_hash)?;
+                let key = (id != &boot.app_id[..]).then(|| Difference {
+                    field: "app id",
+                    listed: hex::encode(id),
+                    measured: hex::encode(&boot.app_id),
+                });
+                let compose =
+                    app.compose_hashes.difference("composeHashes", &boot.compose_hash, Rule::ComposeHash);
+                let device = app.devices.difference(&boot.device_id, empty_devices);
+                let differences = [key, compose, device].into_iter().flatten().collect();
+                (format!("apps.\"{}\"", hex::encode(id)), reason, differences)
+            }
+        };
+        differences.extend(self.os_images.difference("osImages", &boot.os_image_hash, Rule::OsImage));
+        Some(Nearest { entry, reason, differences })
+    }
+
+    fn nearest_app(&self, id: &[u8], compose: &[u8]) -> Option<(&[u8], &App, &'static str)> {
+        if let Some((id, app)) = self.apps.get_key_value(id) {
+            return Some((id, app, "the entry of this app"));
+        }
+        let runs_the_same = self.apps.iter().filter(|(_, app)| app.compose_hashes.allowed.contains(compose));
+        // The smallest, so that the answer does not depend on the order of a hash table.
+        if let Some((id, app)) = runs_the_same.min_by_key(|(id, _)| *id) {
+            return Some((id, app, "another app with the same compose hash"));
+        }
+        let (distance, known, app) = self
+            .apps
+            .iter()
+            .map(|(known, app)| (digits_apart(known, id), known, app))
+            .min_by_key(|(distance, known, _)| (*distance, *known))?;
+        (distance <= SLIP).then_some((known, app, "an app whose id differs in a few digits"))
+    }
+}
+
+/// In how many hex digits two values differ; those of different lengths in all.
+fn digits_apart(left: &[u8], right: &[u8]) -> usize {
+    if left.len() != right.len() {
+        return usize::MAX;
+    }
+    let apart = |(left, right): (&u8, &u8)| {
+        let differ = left ^ right;
+        usize::from(differ & 0xf0 != 0) + usize::from(differ & 0x0f != 0)
+    };
+    left.iter().zip(right).map(apart).sum()
+}
+
+impl Hashes {
+    fn difference(&self, field: &'static str, measured: &[u8], rule: Rule) -> Option<Difference> {
+        self.denial(rule, measured)?;
+        let near = self.allowed.iter().map(|known| (digits_apart(known, measured), known));
+        let nearest = near.min_by_key(|(distance, known)| (*distance, *known));
+        let listed = match nearest {
+            Some((distance, known)) if distance <= SLIP => {
+                format!("{}, which differs in {distance} digits", hex::encode(known))
+            }
+            _ => {
+                let mut shown: Vec<_> = self.allowed.iter().take(EXAMPLES).map(hex::encode).collect();
+                shown.sort_unstable();
+                examples(shown, self.allowed.len())
+            }
+        };
+        Some(Difference { field, listed, measured: hex::encode(measured) })
+    }
+}
+
+impl Devices {
+    fn difference(&self, measured: &[u8], empty_devices: EmptyDevices) -> Option<Difference> {
+        self.denial(Rule::AppDevice, measured, empty_devices)?;
+        self.allowed.difference("devices", measured, Rule::AppDevice)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    use super::*;
+    use crate::policy::{Decision, testing::boot_info};
+
+    fn rules(value: serde_json::Value) -> Rules {
+        Rules::parse(value.to_string().as_bytes()).expect("rules")
+    }
+
+    fn hashes(byte: u8) -> String {
+        hex::encode([byte; 32])
+    }
+
+    proptest! {
+        /// What decides and what explains are two readers of the same rules.
+        #[test]
+        fn the_first_rule_that_fails_is_the_one_that_decides(
+            picks in prop::collection::vec(any::<bool>(), 8),
+            strict in any::<bool>(),
+        ) {
+            let some = |pick: bool, value: String| if pick { vec![value] } else { Vec::new() };
+            let identity = boot_info();
+            let file = json!({
+                "allowedTcbStatuses": some(picks[0], "UpToDate".to_owned()),
+                "osImages": some(picks[1], hashes(0x44)),
+                "kms": { "mrAggregated": some(picks[2], hashes(0x55)), "devices": some(picks[3], hashes(0x33)) },
+                "apps": match picks[4] {
+                    false => json!({}),
+                    true => json!({ hex::encode([0x11; 20]): {
+                        "composeHashes": some(picks[5], hashes(0x22)),
+                        "devices": some(picks[6], hashes(0x33)),
+                        "allowAnyDevice": picks[7],
+                    } }),
+                },
+            });
+            let rules = rules(file);
+            let empty = if strict { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
+            for subject in [Subject::App(&identity), Subject::Kms(&identity)] {
+                let first = rules.examine(subject, empty).into_iter().find_map(|rule| match rule.outcome {
+                    Outcome::Fails(denial) => Some(denial),
+                    _ => None,
+                });
+                let decided = match rules.decide(subject, empty) {
+                    Decision::Denied(denial) => Some(denial),
+                    Decision::Allowed { .. } => None,
+                };
+                prop_assert_eq!(first, decided);
+            }
+        }
+    }
+
+    #[test]
+    fn the_nearest_entry_is_the_apps_own_or_one_that_looks_like_it() {
+        let identity = boot_info();
+        let own = hex::encode([0x11; 20]);
+        let slip = own.replacen("11", "1f", 1);
+        for (id, compose, reason, fields) in [
+            (&own, 0x99, "the entry of this app", vec!["composeHashes"]),
+            (&slip, 0x99, "an app whose id differs in a few digits", vec!["app id", "composeHashes"]),
+            (&hex::encode([0x77; 20]), 0x22, "another app with the same compose hash", vec!["app id"]),
+        ] {
+            let file = json!({
+                "osImages": [hashes(0x44)],
+                "apps": { id: { "composeHashes": [hashes(compose)], "allowAnyDevice": true } },
+            });
+            let nearest =
+                rules(file).nearest(Subject::App(&identity), EmptyDevices::NoDevice).expect("an entry");
+            assert_eq!((nearest.entry, nearest.reason), (format!("apps.\"{id}\""), reason));
+            let differ: Vec<_> = nearest.differences.iter().map(|difference| difference.field).collect();
+            assert_eq!(differ, fields);
+        }
+    }
+
+    #[test]
+    fn an_app_that_resembles_nothing_has_no_nearest_entry() {
+        let identity = boot_info();
+        let file = json!({ "apps": { hex::encode([0x77; 20]): { "composeHashes": [hashes(0x99)] } } });
+        assert_eq!(rules(file).nearest(Subject::App(&identity), EmptyDevices::NoDevice), None);
+    }
+
+    #[test]
+    fn a_hash_with_a_slip_of_the_pen_is_pointed_out() {
+        let identity = boot_info();
+        let slip = hashes(0x55).replacen("55", "45", 1);
+        let file = json!({ "osImages": [hashes(0x44)], "kms": { "mrAggregated": [slip, hashes(0x01)] } });
+        let nearest = rules(file).nearest(Subject::Kms(&identity), EmptyDevices::AnyDevice).expect("kms");
+        assert_eq!(nearest.differences.len(), 1);
+        assert_eq!(nearest.differences[0].listed, format!("{slip}, which differs in 1 digits"));
+        assert_eq!(nearest.differences[0].measured, hashes(0x55));
+    }
+}

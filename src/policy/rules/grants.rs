@@ -1,0 +1,116 @@
+//! What rules allow, entry by entry, so that two files can be compared.
+
+use std::collections::BTreeSet;
+
+use serde::Serialize;
+
+use super::{Devices, Rules};
+use crate::config::EmptyDevices;
+
+/// One entry of an allow-list that can let somebody through. Hashes and ids are lower-case hex without `0x`.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "kind", rename_all = "snake_case")]
+pub enum Grant {
+    /// `allowedTcbStatuses`
+    TcbStatus {
+        /// Intel's word.
+        status: String,
+    },
+    /// `allowedAdvisoryIds`
+    Advisory {
+        /// `INTEL-SA-00837`
+        id: String,
+    },
+    /// `osImages`
+    OsImage {
+        /// 32 bytes.
+        hash: String,
+    },
+    /// `kms.mrAggregated`
+    KmsMeasurement {
+        /// 32 bytes.
+        hash: String,
+    },
+    /// `kms.devices`
+    KmsDevice {
+        /// 32 bytes; `any` where every device will do.
+        device: String,
+    },
+    /// A key of `apps`.
+    App {
+        /// 20 bytes.
+        app: String,
+    },
+    /// `apps.<id>.composeHashes`
+    ComposeHash {
+        /// Its app.
+        app: String,
+        /// 32 bytes.
+        hash: String,
+    },
+    /// `apps.<id>.devices`
+    AppDevice {
+        /// Its app.
+        app: String,
+        /// 32 bytes; `any` where every device will do.
+        device: String,
+    },
+    /// `gatewayAppId`
+    Gateway {
+        /// As it is handed to apps.
+        app: String,
+    },
+}
+
+impl std::fmt::Display for Grant {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::TcbStatus { status } => write!(f, "TCB status {status}"),
+            Self::Advisory { id } => write!(f, "advisory {id}"),
+            Self::OsImage { hash } => write!(f, "OS image {hash}"),
+            Self::KmsMeasurement { hash } => write!(f, "KMS measurement {hash}"),
+            Self::KmsDevice { device } => write!(f, "KMS on device {device}"),
+            Self::App { app } => write!(f, "app {app}"),
+            Self::ComposeHash { app, hash } => write!(f, "app {app} with compose hash {hash}"),
+            Self::AppDevice { app, device } => write!(f, "app {app} on device {device}"),
+            Self::Gateway { app } => write!(f, "gateway {app}"),
+        }
+    }
+}
+
+impl Rules {
+    /// Everything that lets somebody through, with what an empty device list means already applied.
+    pub(in crate::policy) fn grants(&self, empty_devices: EmptyDevices) -> BTreeSet<Grant> {
+        let hex = |hash: &[u8]| hex::encode(hash);
+        let mut grants = BTreeSet::new();
+        grants.extend(self.tcb_statuses.iter().cloned().map(|status| Grant::TcbStatus { status }));
+        grants.extend(self.advisories.iter().cloned().map(|id| Grant::Advisory { id }));
+        grants.extend(self.os_images.allowed.iter().map(|hash| Grant::OsImage { hash: hex(hash) }));
+        for hash in &self.kms_measurements.allowed {
+            grants.insert(Grant::KmsMeasurement { hash: hex(hash) });
+        }
+        let devices = self.kms_devices.granted(empty_devices);
+        grants.extend(devices.map(|device| Grant::KmsDevice { device }));
+        for (id, entry) in &self.apps {
+            let app = hex(id);
+            grants.insert(Grant::App { app: app.clone() });
+            for hash in &entry.compose_hashes.allowed {
+                grants.insert(Grant::ComposeHash { app: app.clone(), hash: hex(hash) });
+            }
+            let devices = entry.devices.granted(empty_devices);
+            grants.extend(devices.map(|device| Grant::AppDevice { app: app.clone(), device }));
+        }
+        if !self.gateway_app_id.is_empty() {
+            grants.insert(Grant::Gateway { app: self.gateway_app_id.clone() });
+        }
+        grants
+    }
+}
+
+impl Devices {
+    fn granted(&self, empty_devices: EmptyDevices) -> impl Iterator<Item = String> {
+        let any = self.allow_any || (self.is_empty && empty_devices == EmptyDevices::AnyDevice);
+        let listed = self.allowed.allowed.iter().filter(move |_| !any).map(hex::encode);
+        any.then(|| "any".to_owned()).into_iter().chain(listed)
+    }
+}

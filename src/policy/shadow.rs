@@ -1,0 +1,351 @@
+//! A candidate allow-list beside the policy in force: it judges the same live requests, and decides nothing.
+
+use std::{
+    collections::HashMap,
+    fmt,
+    sync::{
+        Arc, Mutex, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use arc_swap::ArcSwapOption;
+use kms_attest::identity::BootInfo;
+
+use super::{Decision, Denial, Subject, rules::Rules};
+use crate::config::EmptyDevices;
+
+/// Most distinct changes that are listed.
+const MOST_CHANGES: usize = 256;
+/// The largest candidate in bytes: as the active allow-list.
+pub const LARGEST_CANDIDATE: usize = 64 << 20;
+
+/// Why a text is no candidate.
+#[derive(Debug, thiserror::Error)]
+pub enum CandidateError {
+    /// More than [`LARGEST_CANDIDATE`].
+    #[error("the candidate must be at most {LARGEST_CANDIDATE} bytes, got {0}")]
+    TooLarge(usize),
+    /// No allow-list.
+    #[error("the candidate {0}")]
+    Rules(String),
+}
+
+/// What a candidate would change for somebody.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Effect {
+    /// It allows what the active policy denies.
+    NewlyAllowed,
+    /// It denies what the active policy allows.
+    NewlyDenied,
+}
+
+impl Effect {
+    /// `newly_allowed` or `newly_denied`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NewlyAllowed => "newly_allowed",
+            Self::NewlyDenied => "newly_denied",
+        }
+    }
+}
+
+/// One change, however often it was seen.
+#[derive(Debug, Clone)]
+pub struct Change {
+    /// Which way.
+    pub effect: Effect,
+    /// `app` or `kms`.
+    pub subject: &'static str,
+    /// The denial of the side that denies.
+    pub denial: Denial,
+    /// Whom it was first seen of.
+    pub identity: BootInfo,
+    /// How often.
+    pub count: u64,
+    /// Unix seconds.
+    pub first: u64,
+    /// Unix seconds.
+    pub last: u64,
+}
+
+/// What a candidate would have changed so far.
+#[derive(Debug, Clone)]
+pub struct Report {
+    /// What operators call it.
+    pub name: String,
+    /// How much it allows.
+    pub rules: String,
+    /// Unix seconds.
+    pub since: u64,
+    /// Both allow.
+    pub allowed_by_both: u64,
+    /// Both deny.
+    pub denied_by_both: u64,
+    /// Only the candidate allows.
+    pub newly_allowed: u64,
+    /// Only the active policy allows.
+    pub newly_denied: u64,
+    /// The active policy gave no answer.
+    pub without_answer: u64,
+    /// The changes, the newest first.
+    pub changes: Vec<Change>,
+    /// Changes that found the list full.
+    pub omitted: u64,
+}
+
+/// An allow-list with its tally.
+struct Candidate {
+    name: String,
+    rules: Rules,
+    empty_devices: EmptyDevices,
+    since: u64,
+    allowed_by_both: AtomicU64,
+    denied_by_both: AtomicU64,
+    newly_allowed: AtomicU64,
+    newly_denied: AtomicU64,
+    without_answer: AtomicU64,
+    changes: Mutex<Changes>,
+}
+
+#[derive(Default)]
+struct Changes {
+    seen: HashMap<Likeness, Change>,
+    omitted: u64,
+}
+
+/// What makes two changes one: who, and which rule.
+#[derive(PartialEq, Eq, Hash)]
+struct Likeness {
+    effect: Effect,
+    subject: &'static str,
+    code: &'static str,
+    fields: [Vec<u8>; 5],
+}
+
+/// Holds the candidate that is running, if one is.
+#[derive(Default)]
+pub struct Shadow(ArcSwapOption<Candidate>);
+
+impl fmt::Debug for Shadow {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Shadow").finish_non_exhaustive()
+    }
+}
+
+impl Shadow {
+    /// Begins with a candidate, in place of the one that was running; returns how much it allows and the last report of
+    /// the other. Parsing ten thousand apps takes tens of milliseconds: call it where that holds up nobody.
+    ///
+    /// # Errors
+    /// [`CandidateError`]; nothing changes then.
+    pub fn start(
+        &self,
+        name: String,
+        json: &[u8],
+        empty_devices: EmptyDevices,
+    ) -> Result<(String, Option<Report>), CandidateError> {
+        if json.len() > LARGEST_CANDIDATE {
+            return Err(CandidateError::TooLarge(json.len()));
+        }
+        let rules = Rules::parse(json).map_err(|error| CandidateError::Rules(error.to_string()))?;
+        let summary = rules.summary();
+        let candidate = Candidate {
+            name,
+            rules,
+            empty_devices,
+            since: unix_now(),
+            allowed_by_both: AtomicU64::new(0),
+            denied_by_both: AtomicU64::new(0),
+            newly_allowed: AtomicU64::new(0),
+            newly_denied: AtomicU64::new(0),
+            without_answer: AtomicU64::new(0),
+            changes: Mutex::default(),
+        };
+        let before = self.0.swap(Some(Arc::new(candidate)));
+        Ok((summary, before.map(|before| before.report())))
+    }
+
+    /// Compares the candidate with what the active policy has decided; `None` if it gave no answer.
+    pub fn observe(&self, subject: Subject<'_>, active: Option<&Decision>) {
+        if let Some(candidate) = &*self.0.load() {
+            candidate.observe(subject, active);
+        }
+    }
+
+    /// How the candidate judges somebody, without counting it.
+    pub fn judge(&self, subject: Subject<'_>) -> Option<Decision> {
+        let candidate = self.0.load();
+        candidate.as_ref().map(|candidate| candidate.rules.decide(subject, candidate.empty_devices))
+    }
+
+    /// What was found so far; `None` if no candidate is running.
+    pub fn report(&self) -> Option<Report> {
+        self.0.load().as_ref().map(|candidate| candidate.report())
+    }
+
+    /// Ends the candidate, with its last report.
+    pub fn stop(&self) -> Option<Report> {
+        self.0.swap(None).map(|candidate| candidate.report())
+    }
+}
+
+impl Candidate {
+    fn observe(&self, subject: Subject<'_>, active: Option<&Decision>) {
+        let Some(active) = active else {
+            self.without_answer.fetch_add(1, Ordering::Relaxed);
+            return;
+        };
+        let counter = match (active, self.rules.decide(subject, self.empty_devices)) {
+            (Decision::Allowed { .. }, Decision::Allowed { .. }) => &self.allowed_by_both,
+            (Decision::Denied(_), Decision::Denied(_)) => &self.denied_by_both,
+            (Decision::Denied(denial), Decision::Allowed { .. }) => {
+                self.note(Effect::NewlyAllowed, subject, denial);
+                &self.newly_allowed
+            }
+            (Decision::Allowed { .. }, Decision::Denied(denial)) => {
+                self.note(Effect::NewlyDenied, subject, &denial);
+                &self.newly_denied
+            }
+        };
+        counter.fetch_add(1, Ordering::Relaxed);
+    }
+
+    fn note(&self, effect: Effect, subject: Subject<'_>, denial: &Denial) {
+        let identity = subject.boot_info();
+        let BootInfo { app_id, compose_hash, device_id, os_image_hash, mr_aggregated, .. } = identity;
+        let subject = match subject {
+            Subject::App(_) => "app",
+            Subject::Kms(_) => "kms",
+        };
+        let fields = [app_id, compose_hash, device_id, os_image_hash, mr_aggregated].map(Vec::clone);
+        let likeness = Likeness { effect, subject, code: denial.code, fields };
+        let now = unix_now();
+        let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(known) = changes.seen.get_mut(&likeness) {
+            known.count += 1;
+            known.last = now;
+        } else if changes.seen.len() < MOST_CHANGES {
+            let (denial, identity) = (denial.clone(), identity.clone());
+            let change = Change { effect, subject, denial, identity, count: 1, first: now, last: now };
+            changes.seen.insert(likeness, change);
+        } else {
+            changes.omitted += 1;
+        }
+    }
+
+    fn report(&self) -> Report {
+        let of = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
+        let changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut listed: Vec<_> = changes.seen.values().cloned().collect();
+        let omitted = changes.omitted;
+        drop(changes);
+        listed.sort_by(|a, b| (b.last, &a.identity.app_id).cmp(&(a.last, &b.identity.app_id)));
+        Report {
+            name: self.name.clone(),
+            rules: self.rules.summary(),
+            since: self.since,
+            allowed_by_both: of(&self.allowed_by_both),
+            denied_by_both: of(&self.denied_by_both),
+            newly_allowed: of(&self.newly_allowed),
+            newly_denied: of(&self.newly_denied),
+            without_answer: of(&self.without_answer),
+            changes: listed,
+            omitted,
+        }
+    }
+}
+
+fn unix_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::policy::testing::boot_info;
+
+    fn candidate(app: u8) -> String {
+        json!({
+            "osImages": [hex::encode([0x44; 32])],
+            "apps": {
+                hex::encode([app; 20]): { "composeHashes": [hex::encode([0x22; 32])], "allowAnyDevice": true },
+            },
+        })
+        .to_string()
+    }
+
+    fn allowed() -> Decision {
+        Decision::Allowed { gateway_app_id: String::new() }
+    }
+
+    fn denied() -> Decision {
+        Decision::Denied(Denial {
+            code: "app_not_registered",
+            reason: "app not registered".to_owned(),
+            expected: None,
+            actual: None,
+        })
+    }
+
+    #[test]
+    fn changes_are_counted_and_listed_once() {
+        let shadow = Shadow::default();
+        let identity = boot_info();
+        let other = BootInfo { app_id: vec![0x99; 20], ..boot_info() };
+        shadow.observe(Subject::App(&identity), Some(&allowed()));
+        assert!(shadow.report().is_none());
+        let (rules, before) =
+            shadow.start("next".to_owned(), candidate(0x11).as_bytes(), EmptyDevices::AnyDevice).unwrap();
+        assert!(rules.starts_with("1 apps") && before.is_none());
+        for _ in 0..3 {
+            shadow.observe(Subject::App(&identity), Some(&denied()));
+            shadow.observe(Subject::App(&identity), Some(&allowed()));
+            shadow.observe(Subject::App(&other), Some(&allowed()));
+            shadow.observe(Subject::App(&other), Some(&denied()));
+            shadow.observe(Subject::Kms(&identity), None);
+        }
+        let report = shadow.stop().expect("running");
+        assert_eq!((report.newly_allowed, report.newly_denied), (3, 3));
+        assert_eq!((report.allowed_by_both, report.denied_by_both, report.without_answer), (3, 3, 3));
+        let mut changes: Vec<_> =
+            report.changes.iter().map(|c| (c.effect, c.denial.code, c.identity.app_id[0], c.count)).collect();
+        changes.sort_by_key(|change| change.2);
+        let expected = [
+            (Effect::NewlyAllowed, "app_not_registered", 0x11, 3),
+            (Effect::NewlyDenied, "app_not_registered", 0x99, 3),
+        ];
+        assert_eq!(changes, expected);
+        assert!(shadow.report().is_none());
+    }
+
+    #[test]
+    fn the_list_of_changes_is_bounded_and_says_so() {
+        let shadow = Shadow::default();
+        shadow.start(String::new(), b"{}", EmptyDevices::AnyDevice).unwrap();
+        for number in 0..MOST_CHANGES as u32 + 7 {
+            let app_id = [&[0; 16][..], &number.to_be_bytes()].concat();
+            let identity = BootInfo { app_id, ..boot_info() };
+            shadow.observe(Subject::App(&identity), Some(&allowed()));
+        }
+        let report = shadow.report().expect("running");
+        assert_eq!((report.changes.len(), report.omitted), (MOST_CHANGES, 7));
+        assert_eq!(report.newly_denied, MOST_CHANGES as u64 + 7);
+    }
+
+    #[test]
+    fn a_text_that_is_no_allowlist_changes_nothing() {
+        let shadow = Shadow::default();
+        shadow.start("one".to_owned(), b"{}", EmptyDevices::AnyDevice).unwrap();
+        for text in ["", "[]", r#"{"apps": []}"#, "not JSON"] {
+            assert!(
+                shadow.start("two".to_owned(), text.as_bytes(), EmptyDevices::AnyDevice).is_err(),
+                "{text}"
+            );
+        }
+        assert_eq!(shadow.report().expect("running").name, "one");
+    }
+}

@@ -1,0 +1,233 @@
+//! Signed decisions: the answer of a webhook, vouched for by a key that is pinned, for one question and some seconds.
+
+use std::fmt::Write as _;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
+use rustls_pki_types::PrivatePkcs8KeyDer;
+use rustls_pki_types::pem::PemObject as _;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+
+use crate::config::DecisionKey;
+
+/// The request header that makes each question different from all others: 32 hex digits.
+pub const NONCE_HEADER: &str = "x-kms-nonce";
+
+/// What is signed, and in which version of the format.
+const TITLE: &str = "cvm-kms decision v1";
+
+/// What a question is about: the last part of its path.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// `bootAuth/app`
+    App,
+    /// `bootAuth/kms`
+    Kms,
+}
+
+impl Kind {
+    /// The path behind the base URL.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::App => "bootAuth/app",
+            Self::Kms => "bootAuth/kms",
+        }
+    }
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Kms => "kms",
+        }
+    }
+}
+
+/// A number used once.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Nonce(String);
+
+impl Nonce {
+    /// 16 random bytes; `None` where the system has none to give.
+    pub fn random() -> Option<Self> {
+        let mut bytes = [0; 16];
+        SystemRandom::new().fill(&mut bytes).ok()?;
+        Some(Self(hex::encode(bytes)))
+    }
+
+    /// 1 to 64 hex digits, as they came.
+    pub fn parse(text: &str) -> Option<Self> {
+        let is_nonce = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+        is_nonce.then(|| Self(text.to_owned()))
+    }
+
+    /// Its hex digits.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// A question as it went over the wire.
+#[derive(Debug, Clone, Copy)]
+pub struct Question<'a> {
+    /// What it is about.
+    pub kind: Kind,
+    /// The exact bytes of its body.
+    pub body: &'a [u8],
+    /// Its [`NONCE_HEADER`].
+    pub nonce: &'a Nonce,
+}
+
+/// An answer, as its JSON says it.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer<'a> {
+    /// `isAllowed`
+    pub is_allowed: bool,
+    /// `gatewayAppId`
+    pub gateway_app_id: &'a str,
+    /// `reason`
+    pub reason: &'a str,
+}
+
+/// The key `signature` of an answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub struct Signature {
+    /// SHA-256 of the question's body, 64 hex digits.
+    pub request_sha256: String,
+    /// The question's [`NONCE_HEADER`] as it came.
+    pub nonce: String,
+    /// Unix seconds; the last second in which the answer counts.
+    pub expires: u64,
+    /// RFC 8032 over [`statement`], 128 hex digits.
+    pub ed25519: String,
+}
+
+/// Why a signature does not vouch for an answer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum SignatureError {
+    /// There is none.
+    #[error("is not signed")]
+    Missing,
+    /// It is for another body.
+    #[error("is signed for another request")]
+    OtherRequest,
+    /// It is for the same body, asked at another time.
+    #[error("is signed for an earlier question: replayed")]
+    Replayed,
+    /// Its time is over.
+    #[error("is signed, but the signature has expired")]
+    Expired,
+    /// It is not by the pinned key, or over something else.
+    #[error("is not signed by core.auth_api.webhook.decision_key")]
+    WrongKey,
+}
+
+/// What is signed: eight lines of ASCII, each ended by a line feed.
+///
+/// ```text
+/// cvm-kms decision v1
+/// app | kms                      the last part of the path
+/// <SHA-256 of the request body>  64 lower-case hex digits
+/// <X-KMS-Nonce>                  as it came
+/// <expires>                      Unix seconds, decimal
+/// allow | deny                   isAllowed
+/// <gatewayAppId>                 lower-case hex of its UTF-8
+/// <reason>                       lower-case hex of its UTF-8
+/// ```
+pub fn statement(question: Question<'_>, answer: Answer<'_>, expires: u64) -> String {
+    let mut text = String::new();
+    let decision = if answer.is_allowed { "allow" } else { "deny" };
+    for line in [
+        TITLE,
+        question.kind.name(),
+        &digest(question.body),
+        question.nonce.as_str(),
+        &expires.to_string(),
+        decision,
+        &hex::encode(answer.gateway_app_id),
+        &hex::encode(answer.reason),
+    ] {
+        // Writing to memory does not fail.
+        let _ = writeln!(text, "{line}");
+    }
+    text
+}
+
+/// Checks that `key` vouches for `answer` to `question` at `now`.
+///
+/// # Errors
+/// [`SignatureError`]: then the answer is none.
+pub fn verify(
+    key: &DecisionKey,
+    question: Question<'_>,
+    answer: Answer<'_>,
+    signature: Option<&Signature>,
+    now: SystemTime,
+) -> Result<(), SignatureError> {
+    let signature = signature.ok_or(SignatureError::Missing)?;
+    if signature.request_sha256 != digest(question.body) {
+        return Err(SignatureError::OtherRequest);
+    }
+    if signature.nonce != question.nonce.as_str() {
+        return Err(SignatureError::Replayed);
+    }
+    // A clock before 1970 tells nothing.
+    let now = now.duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs());
+    if now > signature.expires {
+        return Err(SignatureError::Expired);
+    }
+    let mut bytes = [0; 64];
+    hex::decode_to_slice(&signature.ed25519, &mut bytes).map_err(|_| SignatureError::WrongKey)?;
+    let statement = statement(question, answer, signature.expires);
+    UnparsedPublicKey::new(&ED25519, key.as_bytes())
+        .verify(statement.as_bytes(), &bytes)
+        .map_err(|_| SignatureError::WrongKey)
+}
+
+fn digest(body: &[u8]) -> String {
+    hex::encode(Sha256::digest(body))
+}
+
+/// Signs decisions.
+pub struct DecisionSigner(Ed25519KeyPair);
+
+/// The text holds no Ed25519 key.
+#[derive(Debug, thiserror::Error)]
+#[error("holds no Ed25519 private key in PEM; `openssl genpkey -algorithm ed25519` makes one")]
+pub struct NoSigningKey;
+
+impl DecisionSigner {
+    /// From a PKCS #8 key in PEM.
+    ///
+    /// # Errors
+    /// [`NoSigningKey`].
+    pub fn from_pem(pem: &[u8]) -> Result<Self, NoSigningKey> {
+        let der = PrivatePkcs8KeyDer::from_pem_slice(pem).map_err(|_| NoSigningKey)?;
+        let key =
+            Ed25519KeyPair::from_pkcs8_maybe_unchecked(der.secret_pkcs8_der()).map_err(|_| NoSigningKey)?;
+        Ok(Self(key))
+    }
+
+    /// What others pin.
+    pub fn public_key(&self) -> DecisionKey {
+        let mut key = [0; 32];
+        key.copy_from_slice(self.0.public_key().as_ref());
+        DecisionKey::from(key)
+    }
+
+    /// Vouches for `answer` to `question` until `expires`, in Unix seconds.
+    pub fn sign(&self, question: Question<'_>, answer: Answer<'_>, expires: u64) -> Signature {
+        let statement = statement(question, answer, expires);
+        Signature {
+            request_sha256: digest(question.body),
+            nonce: question.nonce.as_str().to_owned(),
+            expires,
+            ed25519: hex::encode(self.0.sign(statement.as_bytes())),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

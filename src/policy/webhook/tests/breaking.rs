@@ -1,0 +1,235 @@
+//! The breaker, the queue and the second try, over loopback.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use super::*;
+use crate::metrics::Kind as Counted;
+
+/// Answers well from the `n`-th request on; before, does nothing at all.
+struct Sick {
+    base: String,
+    asked: Arc<AtomicUsize>,
+    is_well: Arc<std::sync::atomic::AtomicBool>,
+}
+
+impl Sick {
+    async fn new() -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let sick = Self { base, asked: Arc::default(), is_well: Arc::default() };
+        let (asked, is_well) = (sick.asked.clone(), sick.is_well.clone());
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let (asked, is_well) = (asked.clone(), is_well.clone());
+                tokio::spawn(async move {
+                    let mut chunk = [0; 8192];
+                    while let Ok(1..) = stream.read(&mut chunk).await {
+                        asked.fetch_add(1, Ordering::SeqCst);
+                        if !is_well.load(Ordering::SeqCst) {
+                            std::future::pending::<()>().await;
+                        }
+                        let body = allowing().to_string();
+                        let answer =
+                            format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                        if stream.write_all(answer.as_bytes()).await.is_err() {
+                            return;
+                        }
+                    }
+                });
+            }
+        });
+        sick
+    }
+
+    fn asked(&self) -> usize {
+        self.asked.load(Ordering::SeqCst)
+    }
+
+    fn recover(&self) {
+        self.is_well.store(true, Ordering::SeqCst);
+    }
+}
+
+fn shown(metrics: &Metrics, line: &str) -> bool {
+    metrics.render().lines().any(|shown| shown == line)
+}
+
+#[tokio::test]
+async fn a_service_that_does_not_answer_is_soon_not_waited_for_and_found_again_without_a_caller() {
+    let sick = Sick::new().await;
+    let webhook = webhook(&sick.base);
+    let metrics = Arc::new(Metrics::new([("GetMeta", Counted::Other)]));
+    webhook.show_in(&metrics);
+    assert!(shown(&metrics, "cvm_kms_webhook_breaker_open 0"));
+    // One after the other, so that each is asked for itself.
+    let mut asked = 0;
+    while !shown(&metrics, "cvm_kms_webhook_breaker_open 1") {
+        assert!(decide(&webhook).await.is_err());
+        asked += 1;
+        assert!(asked <= 5, "five failures open it");
+    }
+    assert_eq!(asked, 5);
+    let began = Instant::now();
+    for _ in 0..100 {
+        let detail = detail(decide(&webhook).await);
+        assert!(detail.contains("is not asked for a moment, the webhook did not answer in time"), "{detail}");
+    }
+    assert!(began.elapsed() < QUICK.total, "at once: {:?}", began.elapsed());
+    assert!(shown(&metrics, "cvm_kms_webhook_breaker_openings_total 1"));
+    assert!(shown(&metrics, "cvm_kms_shed_total{limit=\"webhook_breaker\"} 100"));
+
+    sick.recover();
+    let began = Instant::now();
+    while !shown(&metrics, "cvm_kms_webhook_breaker_open 0") {
+        assert!(began.elapsed() < Duration::from_secs(20), "nobody asks, and still it is found");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(decide(&webhook).await.is_ok());
+    assert_eq!(webhook.last_error(), None);
+}
+
+#[tokio::test]
+async fn an_open_breaker_asks_rarely() {
+    let sick = Sick::new().await;
+    let webhook = webhook(&sick.base);
+    for _ in 0..5 {
+        assert!(decide(&webhook).await.is_err());
+    }
+    let before = sick.asked();
+    let began = Instant::now();
+    while began.elapsed() < breaker::RETRY * 2 {
+        let _ = decide(&webhook).await;
+    }
+    // A probe and a trial each second.
+    let seconds = began.elapsed().as_secs() as usize + 1;
+    assert!(sick.asked() - before <= 2 * seconds, "{} in {seconds} s", sick.asked() - before);
+}
+
+#[tokio::test]
+async fn whatever_is_answered_leaves_the_breaker_closed() {
+    for server in [
+        Server::answering("500 Internal Server Error", b"oops").await,
+        Server::answering("404 Not Found", b"").await,
+        Server::answering("200 OK", b"<html>").await,
+    ] {
+        let webhook = server.webhook();
+        for number in 1..=20 {
+            assert!(decide(&webhook).await.is_err());
+            assert_eq!(server.requests.lock().unwrap().len(), number, "each is asked");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_gateway_without_its_service_opens_the_breaker() {
+    for status in ["502 Bad Gateway", "503 Service Unavailable", "504 Gateway Timeout"] {
+        let server = Server::answering(status, b"gone").await;
+        let webhook = server.webhook();
+        for _ in 0..20 {
+            assert!(decide(&webhook).await.is_err());
+        }
+        let asked = server.requests.lock().unwrap().len();
+        assert!((5..20).contains(&asked), "{status}: {asked}");
+    }
+}
+
+#[tokio::test]
+async fn whoever_leaves_early_tells_nothing_and_whoever_waited_long_does() {
+    let sick = Sick::new().await;
+    let webhook = webhook(&sick.base);
+    for _ in 0..20 {
+        let _ = tokio::time::timeout(Duration::from_millis(10), decide(&webhook)).await;
+    }
+    assert!(!webhook.line.breaker.is_open_since(1));
+    for _ in 0..5 {
+        assert!(tokio::time::timeout(QUICK.slow * 2, decide(&webhook)).await.is_err());
+    }
+    assert!(webhook.line.breaker.is_open_since(1));
+}
+
+#[tokio::test]
+async fn one_that_hangs_takes_one_turn_and_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            tokio::spawn(async move {
+                let mut chunk = [0; 8192];
+                while let Ok(length @ 1..) = stream.read(&mut chunk).await {
+                    if String::from_utf8_lossy(&chunk[..length]).contains("bootAuth/kms") {
+                        std::future::pending::<()>().await;
+                    }
+                    let body = allowing().to_string();
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    let bounds = Bounds { total: Duration::from_secs(60), ..QUICK };
+    let webhook = config::Webhook::at(Endpoint::parse(&base).unwrap());
+    let webhook = Arc::new(Webhook::with_bounds(&webhook, bounds).unwrap());
+    let hanging: Vec<_> = (1..QUICK.concurrent)
+        .map(|_| {
+            let webhook = webhook.clone();
+            tokio::spawn(async move { webhook.decide(Subject::Kms(&boot_info())).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    for _ in 0..50 {
+        assert!(decide(&webhook).await.is_ok());
+    }
+    assert!(hanging.iter().all(|task| !task.is_finished()));
+    hanging.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn beyond_the_line_questions_are_shed_at_once() {
+    let server = Server::new(Behaviour::Hang).await;
+    let bounds = Bounds { concurrent: 1, waiting: 2, ..QUICK };
+    let webhook = config::Webhook::at(Endpoint::parse(&server.base).unwrap());
+    let webhook = Arc::new(Webhook::with_bounds(&webhook, bounds).unwrap());
+    let metrics = Arc::new(Metrics::new([("GetMeta", Counted::Other)]));
+    webhook.show_in(&metrics);
+    let waiting: Vec<_> = (0..3)
+        .map(|_| {
+            let webhook = webhook.clone();
+            tokio::spawn(async move { decide(&webhook).await })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(50)).await;
+    let detail = detail(decide(&webhook).await);
+    assert!(detail.contains("too many questions wait for the webhook"), "{detail}");
+    assert!(shown(&metrics, "cvm_kms_shed_total{limit=\"webhook_queue\"} 1"));
+    for task in waiting {
+        assert!(task.await.unwrap().is_err());
+    }
+}
+
+/// What came before the connection ended, and how often it was asked then.
+#[tokio::test]
+async fn a_question_is_asked_again_only_where_nothing_was_answered() {
+    for (before_the_end, times) in [
+        ("", 2),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{", 1),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n5\r\n{", 1),
+        ("SSH-2.0-OpenSSH\r\n\r\n", 1),
+        ("HTTP/1.1 503 Gone\r\ncontent-length: 0\r\n\r\n", 1),
+    ] {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let base = format!("http://{}", listener.local_addr().unwrap());
+        let asked = Arc::new(AtomicUsize::new(0));
+        let counted = asked.clone();
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut chunk = [0; 8192];
+                if let Ok(1..) = stream.read(&mut chunk).await {
+                    counted.fetch_add(1, Ordering::SeqCst);
+                }
+                let _ = stream.write_all(before_the_end.as_bytes()).await;
+            }
+        });
+        assert!(decide(&webhook(&base)).await.is_err());
+        assert_eq!(asked.load(Ordering::SeqCst), times, "{before_the_end:?}");
+    }
+}

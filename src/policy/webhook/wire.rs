@@ -1,0 +1,97 @@
+//! The messages of the webhook protocol.
+
+use kms_attest::identity::BootInfo;
+use reqwest::StatusCode;
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::printable;
+use crate::policy::signed::{Answer, Signature};
+use crate::policy::{Decision, Denial, Info, contract};
+
+/// The boot info, and once more the name that `teeVariant` had up to 0.5.11.
+#[derive(Serialize)]
+pub(super) struct BootRequest<'a> {
+    #[serde(flatten)]
+    boot_info: &'a BootInfo,
+    #[serde(rename = "attestationMode")]
+    attestation_mode: &'a str,
+}
+
+impl<'a> BootRequest<'a> {
+    pub(super) fn of(boot_info: &'a BootInfo) -> Self {
+        Self { boot_info, attestation_mode: &boot_info.tee_variant }
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct BootResponse {
+    is_allowed: bool,
+    gateway_app_id: String,
+    reason: String,
+    #[serde(default, deserialize_with = "signature")]
+    pub(super) signature: Option<Signature>,
+}
+
+/// A signature of another format is none: whether one is needed is not known here.
+fn signature<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Signature>, D::Error> {
+    let value = serde_json::Value::deserialize(deserializer)?;
+    Ok(serde_json::from_value(value).ok())
+}
+
+impl BootResponse {
+    pub(super) fn answer(&self) -> Answer<'_> {
+        Answer { is_allowed: self.is_allowed, gateway_app_id: &self.gateway_app_id, reason: &self.reason }
+    }
+}
+
+impl From<BootResponse> for Decision {
+    fn from(answer: BootResponse) -> Self {
+        if answer.is_allowed {
+            return Self::Allowed { gateway_app_id: answer.gateway_app_id };
+        }
+        let reason = printable(&answer.reason);
+        Self::Denied(Denial { code: contract::code_of(&reason), reason, expected: None, actual: None })
+    }
+}
+
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct InfoResponse {
+    #[serde(rename = "status")]
+    _status: String,
+    kms_contract_addr: String,
+    gateway_app_id: String,
+    chain_id: u64,
+    app_implementation: String,
+    #[serde(default)]
+    eth_rpc_url: String,
+}
+
+impl From<InfoResponse> for Info {
+    fn from(answer: InfoResponse) -> Self {
+        Self {
+            gateway_app_id: Some(answer.gateway_app_id),
+            kms_contract_address: Some(answer.kms_contract_addr),
+            chain_id: Some(answer.chain_id),
+            app_auth_implementation: Some(answer.app_implementation),
+            eth_rpc_url: Some(answer.eth_rpc_url),
+        }
+    }
+}
+
+/// The message in an answer. The error quotes the body: it is for the log.
+pub(super) fn decode<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, String> {
+    if !status.is_success() {
+        return Err(format!("returned {status}: {}", quote(body)));
+    }
+    // Serde would take an array for an object.
+    let object = if body.trim_ascii_start().starts_with(b"{") { body } else { b"" };
+    serde_json::from_slice(object)
+        .map_err(|error| format!("returned {status} but not the expected JSON, {error}: {}", quote(body)))
+}
+
+fn quote(body: &[u8]) -> String {
+    printable(&String::from_utf8_lossy(body))
+}

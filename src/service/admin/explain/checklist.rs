@@ -1,0 +1,195 @@
+//! The list of checks as it grows, and what it comes to.
+
+use crate::{
+    admission::{Refusal, Step},
+    policy::examine::{Outcome, RuleOutcome},
+    proto::Check,
+    service::refusal::detail,
+};
+
+/// Whether a key was there to compare the evidence with.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum KeyBinding {
+    /// The key of a certificate or of a certificate request.
+    Checked,
+    /// Evidence alone was sent.
+    Unknown,
+}
+
+/// The steps that evidence passes before anybody is asked about it.
+const OF_EVIDENCE: [Step; 9] = [
+    Step::Evidence,
+    Step::Platform,
+    Step::KeyBinding,
+    Step::EventLog,
+    Step::ReportData,
+    Step::Collateral,
+    Step::Quote,
+    Step::TdAttributes,
+    Step::TcbStatus,
+];
+
+/// The steps after it.
+const OF_IDENTITY: [Step; 4] = [Step::Identity, Step::Frozen, Step::Policy, Step::OsImage];
+
+/// A check that failed.
+pub(super) struct Failure {
+    pub(super) code: &'static str,
+    /// What to do, where that is not the policy's to say.
+    pub(super) remedy: Option<String>,
+    /// What a caller is told.
+    reason: String,
+}
+
+/// What the checks come to.
+pub(super) struct Verdict {
+    pub(super) word: &'static str,
+    pub(super) code: &'static str,
+    pub(super) reason: String,
+}
+
+/// Checks in their order.
+#[derive(Default)]
+pub(super) struct Checklist {
+    checks: Vec<Check>,
+    failures: Vec<Failure>,
+    /// What a caller is told when something does not answer.
+    unanswered: Option<String>,
+}
+
+impl Checklist {
+    /// A check that holds.
+    pub(super) fn pass(&mut self, step: Step, actual: impl Into<String>, detail: impl Into<String>) {
+        self.push(step, "pass", Check { actual: actual.into(), detail: detail.into(), ..Check::default() });
+    }
+
+    /// A check that was not made.
+    pub(super) fn skip(&mut self, step: Step, detail: impl Into<String>) {
+        self.push(step, "skipped", Check { detail: detail.into(), ..Check::default() });
+    }
+
+    /// A check that refuses, or that nobody answers.
+    pub(super) fn refuse(&mut self, step: Step, refusal: &Refusal) {
+        self.refuse_by(step, "", refusal);
+    }
+
+    /// As [`Checklist::refuse`], by a rule of the policy.
+    pub(super) fn refuse_by(&mut self, step: Step, rule: &'static str, refusal: &Refusal) {
+        let reason = refusal.to_string();
+        let Some(finding) = refusal.finding() else {
+            self.unanswered.get_or_insert(reason);
+            let check = Check { rule: rule.to_owned(), detail: detail(refusal), ..Check::default() };
+            self.push(step, "unknown", check);
+            return;
+        };
+        let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        let check = Check {
+            rule: rule.to_owned(),
+            code: finding.code.to_owned(),
+            expected: text(finding.expected),
+            actual: text(finding.actual),
+            detail: reason.clone(),
+            ..Check::default()
+        };
+        self.failures.push(Failure { code: finding.code, remedy: hint(refusal, finding.code), reason });
+        self.push(step, "fail", check);
+    }
+
+    /// A rule of an allow-list that holds or has nothing to compare with.
+    pub(super) fn rule(&mut self, rule: &RuleOutcome) {
+        let (result, actual, detail) = match &rule.outcome {
+            Outcome::Holds(measured) => ("pass", measured.clone(), ""),
+            Outcome::Skipped(why) => ("skipped", String::new(), *why),
+            Outcome::Fails(denial) => ("fail", String::new(), denial.code),
+        };
+        let check =
+            Check { rule: rule.rule.to_owned(), actual, detail: detail.to_owned(), ..Check::default() };
+        self.push(Step::Policy, result, check);
+    }
+
+    /// Evidence that verification has refused: what comes before that step holds, what comes after was not looked at.
+    pub(super) fn evidence_refused(&mut self, refusal: &Refusal, binding: KeyBinding) {
+        let failed = refusal.finding().map_or(Step::Collateral, |finding| finding.step);
+        for step in OF_EVIDENCE {
+            if step < failed {
+                match (step, binding) {
+                    (Step::KeyBinding, KeyBinding::Unknown) => self.skip(step, NO_KEY),
+                    _ => self.pass(step, "", ""),
+                }
+            } else if step == failed {
+                self.refuse(step, refusal);
+            } else {
+                self.skip(step, "an earlier check failed");
+            }
+        }
+    }
+
+    /// The steps that need an identity, when there is none.
+    pub(super) fn no_identity(&mut self, frozen: Option<&Refusal>) {
+        for step in OF_IDENTITY {
+            match (step, frozen) {
+                (Step::Frozen, Some(refusal)) => self.refuse(step, refusal),
+                _ => self.skip(step, "it is not known who it is"),
+            }
+        }
+    }
+
+    /// Everything that failed, in order.
+    pub(super) fn failures(&self) -> &[Failure] {
+        &self.failures
+    }
+
+    pub(super) fn verdict(&self) -> Verdict {
+        match (self.failures.first(), &self.unanswered) {
+            (Some(failure), _) => {
+                Verdict { word: "denied", code: failure.code, reason: failure.reason.clone() }
+            }
+            (None, Some(reason)) => Verdict { word: "unknown", code: "", reason: reason.clone() },
+            (None, None) => Verdict { word: "allowed", code: "", reason: String::new() },
+        }
+    }
+
+    pub(super) fn into_checks(self) -> Vec<Check> {
+        self.checks
+    }
+
+    fn push(&mut self, step: Step, result: &str, check: Check) {
+        self.checks.push(Check { step: step.name().to_owned(), result: result.to_owned(), ..check });
+    }
+}
+
+/// Why evidence alone is not compared with a key.
+pub(super) const NO_KEY: &str = "evidence was sent without the key that it must vouch for";
+
+/// What to do about what is not the policy's to allow.
+fn hint(refusal: &Refusal, code: &str) -> Option<String> {
+    if let Refusal::Frozen { frozen, .. } = refusal {
+        let scope = frozen.scope;
+        let value =
+            if scope.value().is_empty() { String::new() } else { format!(" {}", hex::encode(scope.value())) };
+        let end = match frozen.expires_at {
+            None => String::new(),
+            Some(end) => format!(", or wait until it ends at Unix time {end}"),
+        };
+        return Some(format!("kmsctl unfreeze {}{value}{end}", scope.name().replace('_', "-")));
+    }
+    let hint = match code {
+        "no_attestation" => {
+            "connect with an RA-TLS client certificate that carries evidence, and let no proxy terminate TLS"
+        }
+        "evidence_not_bound" => "make a new certificate: this evidence vouches for another key",
+        "td_debug" => "start the VM without the debug attribute",
+        "td_attributes_not_allowed" => "start the VM with the usual TD attributes",
+        "tdx_module_not_allowed" => "run Intel's TDX module on the host",
+        "service_td_bound" => "start the VM without a service TD",
+        "platform_not_supported" => "run on Intel TDX: other platforms are not verified by this version",
+        "os_image_not_verified" => {
+            "boot the OS image that the VM configuration names, on a machine as the configuration describes it"
+        }
+        "kms_not_allowed" => {
+            "allow this KMS in its own policy: its measurement, OS image and device are in GetAttestationInfo"
+        }
+        _ => return None,
+    };
+    Some(hint.to_owned())
+}

@@ -1,0 +1,107 @@
+//! `Freeze`, `Unfreeze`, `ListFrozen`: stopping one thing now.
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use super::AdminService;
+use crate::{
+    admission::{Freeze, FreezeError, LONGEST_REASON, Scope, Thaw},
+    error::{Code, Error, Result},
+    proto::{
+        FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, UnfreezeRequest, UnfreezeResponse,
+    },
+    service::Caller,
+};
+
+impl AdminService {
+    /// `Admin.Freeze`: from the answer on nothing is released to what is named.
+    ///
+    /// # Errors
+    /// A scope that is none, no reason, an end in the past, the most freezes in force. Where the file or the audit log
+    /// cannot be written, the error says so, and that it is frozen nevertheless.
+    pub async fn freeze(&self, caller: &Caller, request: FreezeRequest) -> Result<FreezeResponse> {
+        let scope = scope(&request.scope, &request.value)?;
+        let reason = reason(request.reason)?;
+        if reason.is_empty() {
+            return Err(Error::invalid("reason must not be empty: say why, for whoever finds this later"));
+        }
+        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if let Some(end) = request.expires_at.filter(|end| *end <= since) {
+            return Err(Error::invalid(format!("expires_at must be later than now, {since}, got {end}")));
+        }
+        let freeze = Freeze { scope, reason, since, expires_at: request.expires_at, author: caller.author() };
+        let frozen = Some(entry(&freeze));
+        let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
+        // A task of its own: a client that goes away leaves no change half done.
+        let change = tokio::spawn(async move { freezes.freeze(freeze, &audit).await });
+        change
+            .await
+            .map_err(|error| Error::internal("the freeze ended in a panic", error))?
+            .map_err(failed)?;
+        Ok(FreezeResponse { frozen })
+    }
+
+    /// `Admin.Unfreeze`.
+    ///
+    /// # Errors
+    /// A scope that is none; a file or an audit log that cannot be written: it stays frozen then.
+    pub async fn unfreeze(&self, caller: &Caller, request: UnfreezeRequest) -> Result<UnfreezeResponse> {
+        let scope = scope(&request.scope, &request.value)?;
+        let reason = reason(request.reason)?;
+        let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
+        let author = caller.author();
+        let change = tokio::spawn(async move { freezes.unfreeze(scope, author, reason, &audit).await });
+        let thaw = change
+            .await
+            .map_err(|error| Error::internal("the change ended in a panic", error))?
+            .map_err(failed)?;
+        Ok(UnfreezeResponse { was_frozen: thaw == Thaw::Done })
+    }
+
+    /// `Admin.ListFrozen`.
+    pub fn list_frozen(&self) -> ListFrozenResponse {
+        ListFrozenResponse { frozen: self.parts.freezes.list().iter().map(|freeze| entry(freeze)).collect() }
+    }
+}
+
+fn scope(name: &str, value: &[u8]) -> Result<Scope> {
+    Scope::parse(name, value).map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// One line of text that fits.
+fn reason(text: String) -> Result<String> {
+    let trimmed = text.trim();
+    if trimmed.len() > LONGEST_REASON {
+        return Err(Error::invalid(format!(
+            "reason must be at most {LONGEST_REASON} bytes, got {}",
+            trimmed.len()
+        )));
+    }
+    if trimmed.chars().any(char::is_control) {
+        return Err(Error::invalid("reason must be one line of text"));
+    }
+    Ok(trimmed.to_owned())
+}
+
+/// Operators are told what the system says: they are authenticated, and it names no path.
+fn failed(error: FreezeError) -> Error {
+    let code = match error {
+        FreezeError::Full => Code::InvalidRequest,
+        _ => Code::Unavailable,
+    };
+    Error::new(code, error.to_string()).caused_by(error)
+}
+
+fn entry(freeze: &Freeze) -> FrozenEntry {
+    FrozenEntry {
+        scope: freeze.scope.name().to_owned(),
+        value: freeze.scope.value().to_vec(),
+        reason: freeze.reason.clone(),
+        since: freeze.since,
+        expires_at: freeze.expires_at,
+        by: freeze.author.by.clone(),
+        remote: freeze.author.remote.to_string(),
+    }
+}

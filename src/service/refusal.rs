@@ -1,0 +1,140 @@
+//! A refusal on its way out: counted, recorded, kept for operators, and told to the caller as far as it may know.
+
+use kms_attest::csr::Csr;
+
+use super::{Caller, Method, kms::Parts};
+use crate::{
+    admission::{
+        Finding, Refusal, Role,
+        denials::{Novelty, Refused, Shown},
+    },
+    audit::{Event, Subject, Why},
+    error::{Code, DenialReference, Error},
+};
+
+/// Somebody who asks for something that is released.
+pub(super) struct Attempt<'a> {
+    pub(super) parts: &'a Parts,
+    pub(super) method: Method,
+    pub(super) role: Role,
+    pub(super) caller: &'a Caller,
+    pub(super) vm_config: &'a str,
+    /// The certificate request with its evidence; `None` where the client certificate has it.
+    pub(super) csr: Option<&'a Csr>,
+}
+
+impl Attempt<'_> {
+    /// Turns a refusal into the error that the caller gets. What is a denial can be looked up afterwards.
+    pub(super) fn refuse(&self, refusal: Refusal) -> Error {
+        let Some(finding) = refusal.finding() else { return refused(refusal) };
+        let reason = refusal.to_string();
+        let remedy = finding.identity.and_then(|identity| {
+            self.parts.policy.remedy(finding.code, self.role.subject(identity)).map(|remedy| remedy.sentence)
+        });
+        self.parts.metrics.denied(finding.code);
+        let (id, novelty) = self.parts.denials.record(Refused {
+            method: self.method.row().name,
+            remote: self.caller.remote(),
+            role: self.role,
+            finding: finding.clone(),
+            reason: &reason,
+            remedy: remedy.clone(),
+            shown: self.shown(),
+            vm_config: self.vm_config,
+        });
+        // The peer's words alone, where they are the peer's.
+        let words = match &refusal {
+            Refusal::Denied { denial, .. } => denial.reason.clone(),
+            Refusal::OsImage { error, .. } => error.to_string(),
+            _ => reason,
+        };
+        let relaxations = match &refusal {
+            Refusal::Denied { relaxations, .. } | Refusal::OsImage { relaxations, .. } => {
+                relaxations.labels()
+            }
+            _ => &[],
+        };
+        let (code, id) = (finding.code, id.to_string());
+        let why = Why {
+            step: finding.step.name(),
+            expected: finding.expected.map(str::to_owned),
+            actual: finding.actual.map(str::to_owned),
+            remedy,
+            denial_id: id.clone(),
+        };
+        self.audit(&finding, words, relaxations, why, novelty);
+        refused(refusal).denied_as(DenialReference { code, id })
+    }
+
+    fn shown(&self) -> Shown {
+        match (self.csr, self.caller.peer().certificate()) {
+            (Some(csr), _) => Shown::Evidence { evidence: csr.evidence.encode(), spki: csr.spki.clone() },
+            (None, Some(certificate)) => Shown::Certificate(certificate.to_vec()),
+            (None, None) => Shown::Nothing,
+        }
+    }
+
+    fn audit(
+        &self,
+        finding: &Finding<'_>,
+        reason: String,
+        relaxations: &[String],
+        why: Why,
+        novelty: Novelty,
+    ) {
+        let (audit, remote) = (&self.parts.audit, self.caller.remote());
+        let code = finding.code.to_owned();
+        match finding.identity {
+            Some(identity) => {
+                let subject = Subject::new(identity, remote).relaxed(relaxations);
+                audit.note(Event::Denied { subject, code, reason, why });
+            }
+            // Anyone can cause these: only what is news is written.
+            None if novelty == Novelty::New => {
+                audit.note_of_strangers(Event::Refused { remote, code, reason, why });
+            }
+            None => {}
+        }
+    }
+}
+
+/// What a caller is told of a refusal.
+pub(super) fn refused(refusal: Refusal) -> Error {
+    let code = match &refusal {
+        Refusal::NoAttestation | Refusal::BadEvidence(_) => Code::Unauthenticated,
+        Refusal::BadIdentity(_) => Code::InvalidRequest,
+        Refusal::OsImage { error, .. } if error.is_unavailable() => Code::Unavailable,
+        Refusal::Frozen { .. }
+        | Refusal::Denied { .. }
+        | Refusal::OsImage { .. }
+        | Refusal::NoStanding(_) => Code::Denied,
+        Refusal::CollateralUnavailable(_)
+        | Refusal::PolicyUnavailable(_)
+        | Refusal::StandingUnknown { .. } => Code::Unavailable,
+    };
+    Error::new(code, refusal.to_string()).caused_by(detail(&refusal))
+}
+
+/// What only the log says of a refusal: what was expected and found, or why something did not answer.
+pub(super) fn detail(refusal: &Refusal) -> String {
+    match refusal {
+        Refusal::PolicyUnavailable(error) => error.detail().to_owned(),
+        Refusal::StandingUnknown { detail, .. } => detail.clone(),
+        Refusal::CollateralUnavailable(error) => error.to_string(),
+        Refusal::OsImage { error, .. } => error.to_string(),
+        other => match other.finding() {
+            Some(finding) => shown(&finding),
+            None => other.to_string(),
+        },
+    }
+}
+
+fn shown(finding: &Finding<'_>) -> String {
+    let or_nothing = |value: Option<&str>| value.unwrap_or("nothing").to_owned();
+    match (finding.expected, finding.actual) {
+        (None, None) => finding.code.to_owned(),
+        (expected, actual) => {
+            format!("{}, expected {}, found {}", finding.code, or_nothing(expected), or_nothing(actual))
+        }
+    }
+}

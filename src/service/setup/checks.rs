@@ -1,0 +1,130 @@
+//! Which checks there are, whose turn it is, and how long one may take.
+
+use std::time::Duration;
+
+use serde::Deserialize;
+use tokio::{
+    sync::Mutex,
+    time::{Instant, sleep_until, timeout},
+};
+
+use super::{
+    SetupService, calls,
+    finding::{Failure, Finding, Outcome},
+};
+use crate::error::{Code, Error, Result};
+
+/// How long a check may run.
+const RUNNING: Duration = Duration::from_secs(10);
+/// How long a caller waits for the same check of another caller.
+const QUEUEING: Duration = Duration::from_secs(5);
+/// From the begin of a check to the begin of the next one of its kind: what they ask is not asked more often.
+const PACE: Duration = Duration::from_millis(250);
+
+/// A check that an operator can run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Check {
+    /// The key directory takes files.
+    KeyDirectory,
+    /// The clock shows a time that can be.
+    Clock,
+    /// This machine proves what it runs.
+    Attester,
+    /// Intel's collateral for this machine is to be had.
+    Collateral,
+    /// The policy allows this KMS.
+    Authorization,
+    /// A running KMS can be onboarded from, as far as that shows before keys are asked for.
+    Source,
+    /// A name can be the domain of this KMS.
+    Domain,
+}
+
+impl Check {
+    /// Every check, in the order in which an operator meets what it is about.
+    pub const ALL: [Self; 7] = [
+        Self::KeyDirectory,
+        Self::Clock,
+        Self::Attester,
+        Self::Collateral,
+        Self::Authorization,
+        Self::Source,
+        Self::Domain,
+    ];
+
+    /// Its name in the API.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::KeyDirectory => "key-directory",
+            Self::Clock => "clock",
+            Self::Attester => "attester",
+            Self::Collateral => "collateral",
+            Self::Authorization => "authorization",
+            Self::Source => "source",
+            Self::Domain => "domain",
+        }
+    }
+
+    /// The check of this name.
+    ///
+    /// # Errors
+    /// [`Code::UnknownMethod`] with the names that there are.
+    pub fn named(name: &str) -> Result<Self> {
+        Self::ALL.into_iter().find(|check| check.name() == name).ok_or_else(|| {
+            let names: Vec<&str> = Self::ALL.iter().map(|check| check.name()).collect();
+            Error::new(Code::UnknownMethod, format!("no such check; there are: {}", names.join(", ")))
+        })
+    }
+}
+
+/// What a check is asked about.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub struct About {
+    /// `source`: as in `Onboard`.
+    pub source_url: Option<String>,
+    /// `domain`: as in `Bootstrap` and `Onboard`.
+    pub domain: Option<String>,
+}
+
+/// Whose turn it is: one check of a kind at a time, and not faster than [`PACE`].
+#[derive(Debug, Default)]
+pub(super) struct Turns([Mutex<Option<Instant>>; Check::ALL.len()]);
+
+impl SetupService {
+    /// Runs a check and tells what it found. It changes nothing.
+    ///
+    /// # Errors
+    /// [`Code::InvalidRequest`] when `about` does not say what to check, [`Code::TooManyRequests`] when others run the
+    /// same check all the time.
+    pub async fn validate(&self, check: Check, about: About) -> Result<Finding> {
+        let missing = |field| Error::invalid(format!("{field} is missing from the request"));
+        let turn = timeout(QUEUEING, self.turns.0[check as usize].lock()).await;
+        let mut begun = turn.map_err(|_| {
+            Error::new(Code::TooManyRequests, "others run this check all the time; try again later")
+        })?;
+        if let Some(before) = *begun {
+            sleep_until(before + PACE).await;
+        }
+        let started = *begun.insert(Instant::now());
+        let running = async {
+            Ok(match check {
+                Check::KeyDirectory => self.key_directory().await,
+                Check::Clock => self.clock().await,
+                Check::Attester => self.attester().await,
+                Check::Collateral => self.collateral().await,
+                Check::Authorization => self.authorization().await,
+                Check::Source => self.source(&about.source_url.ok_or_else(|| missing("source_url"))?).await,
+                Check::Domain => calls::domain(&about.domain.ok_or_else(|| missing("domain"))?),
+            })
+        };
+        let outcome = match timeout(RUNNING, running).await {
+            Ok(ended) => Outcome::from(ended?),
+            Err(_) => Outcome::Failed(Failure::new(
+                format!("no result within {} s", RUNNING.as_secs()),
+                "Find out what is slow or unreachable; the other checks tell more.",
+            )),
+        };
+        Ok(outcome.found(check.name(), started.elapsed()))
+    }
+}

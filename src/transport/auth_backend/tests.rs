@@ -1,0 +1,194 @@
+//! The routes as auth-simple has them, and what ours add.
+
+use tower::ServiceExt as _;
+
+use super::*;
+use crate::config::{AuthApi, EmptyDevices};
+
+struct Setup {
+    _directory: tempfile::TempDir,
+    router: Router,
+}
+
+fn backend(file: &Value, change: impl FnOnce(&mut AuthBackend)) -> Setup {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("auth-config.json");
+    std::fs::write(&path, file.to_string()).unwrap();
+    let policy =
+        Policy::from_config(&AuthApi::Allowlist { path, empty_devices: EmptyDevices::AnyDevice }).unwrap();
+    let mut backend = AuthBackend { policy, token: None, signer: None };
+    change(&mut backend);
+    Setup { _directory: directory, router: router(backend) }
+}
+
+fn file() -> Value {
+    json!({
+        "gatewayAppId": "0xgate",
+        "kmsContractAddr": "0xkms",
+        "chainId": 7,
+        "appImplementation": "0xapp",
+        "osImages": ["0x".to_owned() + &"44".repeat(32)],
+        "allowedAdvisoryIds": ["INTEL-SA-1"],
+        "kms": {"mrAggregated": ["55".repeat(32)]},
+        "apps": {"11".repeat(20): {"composeHashes": ["22".repeat(32)], "allowAnyDevice": true}},
+    })
+}
+
+fn asked() -> Value {
+    json!({
+        "teeVariant": "dstack-tdx",
+        "mrAggregated": "55".repeat(32),
+        "osImageHash": "44".repeat(32),
+        "mrSystem": "66".repeat(32),
+        "appId": "11".repeat(20),
+        "composeHash": "22".repeat(32),
+        "instanceId": "",
+        "deviceId": "33".repeat(32),
+        "keyProviderInfo": "",
+        "tcbStatus": "UpToDate",
+        "advisoryIds": [],
+        "attestationMode": "dstack-tdx",
+    })
+}
+
+fn with(change: impl FnOnce(&mut Map<String, Value>)) -> Value {
+    let mut value = asked();
+    change(value.as_object_mut().unwrap());
+    value
+}
+
+impl Setup {
+    async fn send(&self, request: http::request::Builder, body: impl Into<Body>) -> (StatusCode, Value) {
+        let answer = self.router.clone().oneshot(request.body(body.into()).unwrap()).await.unwrap();
+        assert_eq!(answer.headers()["content-type"], "application/json");
+        let status = answer.status();
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        (status, serde_json::from_slice(&body).unwrap())
+    }
+
+    async fn ask(&self, path: &str, body: &Value) -> (StatusCode, Value) {
+        let request = Request::post(path).header("content-type", "application/json");
+        self.send(request, body.to_string()).await
+    }
+}
+
+#[tokio::test]
+async fn the_file_decides_as_in_auth_simple() {
+    let setup = backend(&file(), |_| {});
+    let allowed = json!({"isAllowed": true, "gatewayAppId": "0xgate", "reason": ""});
+    assert_eq!(setup.ask("/bootAuth/app", &asked()).await, (StatusCode::OK, allowed.clone()));
+    assert_eq!(setup.ask("/bootAuth/kms", &asked()).await, (StatusCode::OK, allowed.clone()));
+    let prefixed = with(|fields| {
+        for key in ["mrAggregated", "osImageHash", "appId", "composeHash"] {
+            let text = fields[key].as_str().unwrap().to_uppercase();
+            fields.insert(key.to_owned(), json!(format!("0x{text}")));
+        }
+    });
+    assert_eq!(setup.ask("/bootAuth/app", &prefixed).await.1, allowed);
+    type Change = fn(&mut Map<String, Value>);
+    let cases: [(&str, Change, &str); 9] = [
+        ("/bootAuth/app", |f| drop(f.shift_remove("tcbStatus")), "TCB status is not allowed"),
+        ("/bootAuth/app", |f| f["advisoryIds"] = json!(["INTEL-SA-1", "x"]), "advisory ID is not allowed"),
+        ("/bootAuth/app", |f| f["osImageHash"] = json!(""), "OS image is not allowed"),
+        ("/bootAuth/app", |f| f["appId"] = json!("not hex"), "app not registered"),
+        ("/bootAuth/app", |f| f["composeHash"] = json!("2"), "compose hash not allowed"),
+        ("/bootAuth/kms", |f| f["mrAggregated"] = json!("é"), "aggregated MR not allowed"),
+        ("/bootAuth/kms", |f| f["tcbStatus"] = json!("OutOfDate"), "TCB status is not allowed"),
+        ("/bootAuth/app", |f| f["osImageHash"] = json!("44"), "OS image is not allowed"),
+        ("/bootAuth/app", |f| f["appId"] = json!(" ".to_owned() + &"11".repeat(20)), "app not registered"),
+    ];
+    for (path, change, reason) in cases {
+        let denied = json!({"isAllowed": false, "gatewayAppId": "0xgate", "reason": reason});
+        assert_eq!(setup.ask(path, &with(change)).await, (StatusCode::OK, denied));
+    }
+    let minimal = with(|fields| {
+        for key in ["teeVariant", "mrSystem", "keyProviderInfo", "attestationMode", "advisoryIds"] {
+            fields.shift_remove(key);
+        }
+    });
+    assert_eq!(setup.ask("/bootAuth/app", &minimal).await.1, allowed);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_used_denies() {
+    let setup = backend(&json!([]), |_| {});
+    let (status, answer) = setup.ask("/bootAuth/app", &asked()).await;
+    assert_eq!((status, &answer["isAllowed"]), (StatusCode::OK, &json!(false)));
+}
+
+#[tokio::test]
+async fn the_schema_is_strict() {
+    let setup = backend(&file(), |_| {});
+    let mut bad: Vec<Value> = vec![json!([]), json!(7), json!(null), json!("x")];
+    for key in ["mrAggregated", "osImageHash", "appId", "composeHash", "instanceId", "deviceId"] {
+        bad.push(with(|fields| drop(fields.shift_remove(key))));
+    }
+    for key in ["appId", "teeVariant", "tcbStatus", "mrSystem", "advisoryIds"] {
+        for value in [Value::Null, json!(7), json!({})] {
+            bad.push(with(|fields| fields[key] = value));
+        }
+    }
+    bad.push(with(|fields| fields["advisoryIds"] = json!(["a", 1])));
+    bad.push(with(|fields| fields["advisoryIds"] = json!("a")));
+    for body in bad {
+        let (status, answer) = setup.ask("/bootAuth/app", &body).await;
+        assert_eq!(status, StatusCode::BAD_REQUEST, "{body}: {answer}");
+        assert!(answer["error"]["message"].is_string() && answer.get("isAllowed").is_none(), "{answer}");
+    }
+    for (kind, expected) in [
+        ("application/json", StatusCode::OK),
+        ("application/json; charset=utf-8", StatusCode::OK),
+        ("application/vnd.kms+json", StatusCode::OK),
+        ("text/plain", StatusCode::BAD_REQUEST),
+        ("", StatusCode::BAD_REQUEST),
+    ] {
+        let request = Request::post("/bootAuth/app").header("content-type", kind);
+        assert_eq!(setup.send(request, asked().to_string()).await.0, expected, "{kind}");
+    }
+    for body in ["", "{", "\u{feff}{}"] {
+        let request = Request::post("/bootAuth/app").header("content-type", "application/json");
+        assert_eq!(setup.send(request, body).await.0, StatusCode::BAD_REQUEST);
+    }
+    let request = Request::post("/bootAuth/app").header("content-type", "application/json");
+    let large = format!("{}{}", asked(), " ".repeat(LONGEST));
+    assert_eq!(setup.send(request, large).await.0, StatusCode::PAYLOAD_TOO_LARGE);
+}
+
+#[tokio::test]
+async fn it_tells_about_itself_and_nothing_else_is_there() {
+    let setup = backend(&file(), |_| {});
+    let expected = json!({
+        "status": "ok", "kmsContractAddr": "0xkms", "gatewayAppId": "0xgate", "chainId": 7,
+        "appAuthImplementation": "0xapp", "appImplementation": "0xapp",
+    });
+    assert_eq!(setup.send(Request::get("/"), "").await, (StatusCode::OK, expected));
+    assert_eq!(setup.send(Request::get("/health"), "").await.0, StatusCode::OK);
+    for path in ["/bootAuth", "/bootAuth/", "/metrics", "/bootAuth/app/x"] {
+        assert_eq!(setup.send(Request::get(path), "").await.0, StatusCode::NOT_FOUND, "{path}");
+    }
+}
+
+#[tokio::test]
+async fn with_a_token_nobody_is_answered_without_it() {
+    let setup = backend(&file(), |backend| backend.token = Some(OperatorToken::new("hush")));
+    for (shown, expected) in [
+        (None, StatusCode::UNAUTHORIZED),
+        (Some("Bearer hus"), StatusCode::UNAUTHORIZED),
+        (Some("hush"), StatusCode::UNAUTHORIZED),
+        (Some("Bearer hush "), StatusCode::UNAUTHORIZED),
+        (Some("Bearer hush"), StatusCode::OK),
+    ] {
+        for request in [
+            Request::get("/"),
+            Request::post("/bootAuth/app").header("content-type", "application/json"),
+            Request::post("/bootAuth/kms").header("content-type", "application/json"),
+        ] {
+            let request = match shown {
+                Some(shown) => request.header("authorization", shown),
+                None => request,
+            };
+            assert_eq!(setup.send(request, asked().to_string()).await.0, expected, "{shown:?}");
+        }
+    }
+    assert_eq!(setup.send(Request::get("/health"), "").await.0, StatusCode::OK);
+}

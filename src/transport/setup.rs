@@ -1,0 +1,81 @@
+//! The setup service over HTTP: JSON answers for the onboarding page, `curl` and other tools.
+
+use std::{sync::Arc, time::Duration};
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    response::Response,
+    routing::{get, post},
+};
+use http::{HeaderValue, header};
+use serde::Serialize;
+
+use super::{
+    body,
+    prpc::{self, Encoding},
+};
+use crate::{
+    error::{Error, Result},
+    service::setup::{About, Check, Finding, SetupService, Status},
+};
+
+/// A request is one short text.
+const BODY_BYTES: usize = 16 * 1024;
+/// Where the status is.
+pub(super) const STATUS: &str = "/api/v1/setup/status";
+const VALIDATE: &str = "/api/v1/setup/validate/";
+
+/// The routes of the setup service.
+pub(super) fn routes(service: Arc<SetupService>) -> Router {
+    Router::new()
+        .route(STATUS, get(status))
+        .route(&format!("{VALIDATE}{{what}}"), post(validate))
+        .with_state(service)
+}
+
+async fn status(State(service): State<Arc<SetupService>>, request: Request) -> Response {
+    answer(asked_status(&service, request.uri().query()).await)
+}
+
+async fn asked_status(service: &SetupService, query: Option<&str>) -> Result<Status> {
+    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
+    let patience = match pairs.find(|(key, _)| key == "wait") {
+        None => Duration::ZERO,
+        Some((_, seconds)) => seconds
+            .parse()
+            .map(Duration::from_secs)
+            .map_err(|_| Error::invalid("wait must be a whole number of seconds"))?,
+    };
+    service.status(patience).await
+}
+
+async fn validate(State(service): State<Arc<SetupService>>, request: Request) -> Response {
+    answer(validated(&service, request).await)
+}
+
+async fn validated(service: &SetupService, request: Request) -> Result<Finding> {
+    let (parts, incoming) = request.into_parts();
+    let check = Check::named(parts.uri.path().strip_prefix(VALIDATE).unwrap_or_default())?;
+    let body = body::read(incoming, BODY_BYTES).await.map_err(|error| error.cause)?;
+    let about = match body.trim_ascii() {
+        b"" => About::default(),
+        json => serde_json::from_slice(json).map_err(|error| Error::invalid(error.to_string()))?,
+    };
+    service.validate(check, about).await
+}
+
+fn answer<A: Serialize>(result: Result<A>) -> Response {
+    let mut answer = match result {
+        Ok(value) => {
+            let json = serde_json::to_vec(&value).expect("texts, numbers and lists of them");
+            let mut answer = Response::new(Body::from(json));
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            answer
+        }
+        Err(error) => prpc::error(Encoding::Json, &error).map(Body::new),
+    };
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

@@ -1,0 +1,10 @@
+"""prometheus-client's parser on the text of /metrics, a JSON string: the kind of each family that has a documented meaning."""
+
+import json
+import sys
+
+from prometheus_client.parser import text_string_to_metric_families
+
+families = list(text_string_to_metric_families(json.load(sys.stdin)))
+assert all(family.documentation for family in families), "a family without help"
+json.dump({family.name: family.type for family in families}, sys.stdout)

@@ -1,0 +1,9 @@
+//! Nobody is declared unfrozen: the proof comes from looking at what is frozen.
+
+use cvm_kms::admission::NotFrozen;
+
+fn forge() -> NotFrozen {
+    NotFrozen(())
+}
+
+fn main() {}

@@ -1,0 +1,156 @@
+//! `kmsctl` in an operator's hands: why was it refused, stop it now, and what would another allow-list change.
+
+mod support;
+
+use kms_attest::binding::ReportData;
+use serde_json::json;
+use support::{World, kmsctl::Desk};
+
+const TOKEN: &str = "operators-token";
+
+async fn world() -> World {
+    World::ready_with(&format!("core.admin.auth_token = \"{TOKEN}\"")).await
+}
+
+async fn desk(world: &World) -> Desk {
+    Desk::in_world(world)
+        .with("KMS_ADMIN_URL", format!("http://{}", world.admin_address().await))
+        .with("KMS_ADMIN_TOKEN", TOKEN)
+}
+
+#[tokio::test]
+async fn an_operator_finds_out_why_and_pastes_what_helps() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let app = world.app(1);
+    let identity = world.attested(&app).await;
+    let caller = world.caller().shows(&identity);
+    let answer = caller.json("GetAppKey", json!({})).await;
+    assert_eq!(answer.status, 403);
+    let id = answer.header("x-denial-id").to_owned();
+
+    let listed = desk.run(&["denials"]).await;
+    assert_eq!(listed.code, 0, "{}", listed.text());
+    for text in [&id, "app_not_registered", "GetAppKey from 127.0.0.1", "Boot denied: app not registered"] {
+        assert!(listed.out.contains(text), "{text}: {}", listed.out);
+    }
+    let explained = desk.run(&["explain", "--denial", &id]).await;
+    assert_eq!(explained.code, 3, "{}", explained.text());
+    let out = &explained.out;
+    assert!(out.starts_with("DENIED: "), "{out}");
+    for text in ["FAIL  policy: app ", "ok    quote", "-     policy: compose_hash", "register the app 0101"] {
+        assert!(out.contains(text), "{text}: {out}");
+    }
+
+    // What is printed last is the fragment, ready to be merged.
+    let from = out.find("\n{\n").expect("a fragment");
+    let fragment: serde_json::Value = serde_json::from_str(&out[from..]).expect("JSON");
+    let rules = serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("file")).expect("JSON");
+    world.allowlist.write(&cvm_kms::policy::remedy::merged([&rules, &fragment]));
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+
+    // The same person as a certificate and as evidence, binary and in hexadecimal.
+    let (pem, _) = identity.pem();
+    let evidence = app.evidence(ReportData::ZERO).encode();
+    desk.write("app.pem", pem);
+    desk.write("evidence.bin", &evidence);
+    desk.write("evidence.hex", hex::encode(&evidence));
+    for arguments in [
+        ["explain", "--certificate", "app.pem"],
+        ["explain", "--evidence", "evidence.bin"],
+        ["explain", "--evidence", "evidence.hex"],
+    ] {
+        let ran = desk.run(&arguments).await;
+        assert_eq!((ran.code, ran.out.starts_with("ALLOWED")), (0, true), "{arguments:?}: {}", ran.text());
+        assert_eq!(desk.json(0, &arguments).await["verdict"], "allowed");
+    }
+    let as_kms = desk.json(3, &["explain", "--certificate", "app.pem", "--as", "kms"]).await;
+    assert_eq!(as_kms["code"], "kms_measurement_not_allowed");
+}
+
+#[tokio::test]
+async fn an_operator_stops_one_thing_and_lets_it_go_again() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    let id = hex::encode(app.app_id());
+    let caller = world.caller().shows(&world.attested(&app).await);
+    assert!(desk.run(&["frozen"]).await.out.starts_with("Nothing is frozen."));
+
+    let frozen = desk.run(&["freeze", "app", &id, "--reason", "leaked key", "--for", "8h"]).await;
+    assert_eq!(frozen.code, 0, "{}", frozen.text());
+    assert!(frozen.out.starts_with("Frozen: "), "{}", frozen.out);
+    let answer = caller.json("GetAppKey", json!({})).await;
+    assert_eq!(answer.value()["code"], "frozen", "{answer:?}");
+    let listed = desk.json(0, &["frozen"]).await;
+    let entry = &listed["frozen"][0];
+    assert_eq!(
+        (&entry["scope"], &entry["value"], &entry["reason"]),
+        (&json!("app"), &json!(id), &json!("leaked key"))
+    );
+    assert_eq!(
+        entry["expires_at"].as_u64().zip(entry["since"].as_u64()).map(|(end, since)| end - since),
+        Some(8 * 3600)
+    );
+
+    // What the explanation proposes is a command that works as it stands.
+    let explained = desk.run(&["explain", "--denial", answer.header("x-denial-id")]).await;
+    let proposed =
+        explained.out.lines().find_map(|line| line.strip_prefix("  * kmsctl ")).expect("a command");
+    let proposed = proposed.split(',').next().expect("a command");
+    let thawed = desk.run(&proposed.split(' ').collect::<Vec<_>>()).await;
+    assert!(thawed.out.starts_with("No longer frozen"), "{proposed}: {}", thawed.text());
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+    assert!(desk.run(&["unfreeze", "app", &id]).await.out.starts_with("It was not frozen"));
+
+    assert_eq!(desk.run(&["freeze", "kms", "--reason", "stop everything"]).await.code, 0);
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 403);
+    assert_eq!(desk.run(&["unfreeze", "kms"]).await.code, 0);
+    for wrong in [
+        &["freeze", "app", "--reason", "r"][..],
+        &["freeze", "app", "00", "--reason", "r"],
+        &["freeze", "kms", "00", "--reason", "r"],
+        &["freeze", "app", &id],
+        &["freeze", "app", &id, "--reason", "r", "--for", "8"],
+        &["explain"],
+        &["explain", "--denial", "x", "--evidence", "y"],
+    ] {
+        assert_eq!(desk.run(wrong).await.code, 2, "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_tries_an_allowlist_before_it_decides() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    assert!(desk.run(&["shadow", "report"]).await.out.starts_with("No candidate is running."));
+    desk.write("next.json", "{}");
+    let started = desk.run(&["shadow", "start", "next.json"]).await;
+    assert_eq!(started.code, 0, "{}", started.text());
+    assert!(started.out.contains("DENY THIS KMS ITSELF"), "{}", started.out);
+    let caller = world.caller().shows(&world.attested(&app).await);
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+    let report = desk.run(&["shadow", "report"]).await;
+    for text in ["next.json", "newly DENIED", "os_image_not_allowed", &hex::encode(app.app_id())] {
+        assert!(report.out.contains(text), "{text}: {}", report.out);
+    }
+    let stopped = desk.json(0, &["shadow", "stop"]).await;
+    assert_eq!((&stopped["running"], &stopped["newly_denied"]), (&json!(false), &json!(1)));
+    desk.write("broken.json", "{");
+    assert_eq!(desk.run(&["shadow", "start", "broken.json"]).await.code, 3);
+}
+
+#[tokio::test]
+async fn without_the_token_nothing_is_told() {
+    let world = world().await;
+    let address = format!("http://{}", world.admin_address().await);
+    let desk = Desk::in_world(&world).with("KMS_ADMIN_URL", address);
+    let ran = desk.run(&["frozen"]).await;
+    assert_eq!(ran.code, 3, "{}", ran.text());
+    assert!(ran.text().contains("KMS_ADMIN_TOKEN"), "{}", ran.text());
+    desk.write("token", format!("{TOKEN}\n"));
+    assert_eq!(desk.run(&["frozen", "--token-file", "token"]).await.code, 0);
+}

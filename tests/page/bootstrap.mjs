@@ -1,0 +1,47 @@
+// The first KMS: what it is, checks, Bootstrap, Finish; each state looked at in every look.
+
+import { accessible, assert, clean, fits, given, LOOKS, open, picture, says, scenario } from './browser.mjs';
+
+async function everyLook(page, state) {
+  for (const look of LOOKS) {
+    await page.setViewportSize(look.viewport);
+    await page.emulateMedia({ colorScheme: look.colorScheme, reducedMotion: 'reduce' });
+    await fits(page, `${state}, ${look.name}`);
+    await accessible(page, `${state}, ${look.name}`);
+    await picture(page, `${state}-${look.name}`);
+  }
+  await page.setViewportSize(LOOKS[0].viewport);
+}
+
+await scenario(async (browser) => {
+  const { page, seen } = await open(browser);
+  await says(page, '#checks-state', 'All checks pass.');
+  await says(page, '#identity-state', 'Proved by its own evidence');
+  assert(await page.locator('#open-warning').isVisible(), 'an open KMS warns');
+  assert(await page.locator('#finish').isDisabled(), 'no keys, no Finish');
+  await page.locator('#allow details').last().locator('summary').click();
+  const shown = await page.locator('#identity-values code').allTextContents();
+  const file = await page.locator('#allow-file code').textContent();
+  await everyLook(page, 'start');
+
+  await page.getByLabel('Domain or IPv4 address').fill('localhost');
+  await page.getByRole('button', { name: 'Make new keys' }).click();
+  await says(page, '#result-title', 'This KMS has new keys');
+  assert(await page.evaluate(() => document.activeElement.id === 'result-title'), 'the result has the focus');
+  const result = await page.locator('#result-values code').allTextContents();
+  const steps = await page.locator('#progress .badge').allTextContents();
+  await everyLook(page, 'keys');
+
+  await page.context().grantPermissions(['clipboard-read', 'clipboard-write']);
+  await page.getByRole('button', { name: 'Copy Root CA public key' }).click();
+  await says(page, '#announce', 'Root CA public key copied');
+  const clipboard = await page.evaluate(() => navigator.clipboard.readText());
+
+  await page.getByRole('button', { name: 'Finish' }).click();
+  await says(page, '#serving-title', 'This KMS serves');
+  await says(page, '#mode', 'Serving');
+  const next = await page.locator('#serving-next code').allTextContents();
+  await everyLook(page, 'serving');
+  clean(seen);
+  return { shown, file: JSON.parse(file), result, steps, clipboard, next };
+});

@@ -1,0 +1,35 @@
+// Wrong input: the field says what is wrong, has the focus, and works once it is corrected. Nothing is called for it.
+
+import { accessible, assert, clean, open, picture, says, scenario } from './browser.mjs';
+
+await scenario(async (browser) => {
+  const { page, seen } = await open(browser);
+  await says(page, '#checks-state', 'All checks pass.');
+  const domain = page.getByLabel('Domain or IPv4 address');
+  const told = {};
+  for (const wrong of ['', 'a_b.example', 'kms.example.com:8000', 'https://kms.example.com']) {
+    await domain.fill(wrong);
+    await page.getByRole('button', { name: 'Make new keys' }).click();
+    await says(page, '#progress', 'Failed');
+    await page.locator('#domain[aria-invalid=true]').waitFor();
+    assert(await domain.evaluate((field) => field === document.activeElement), 'the field has the focus');
+    told[wrong] = await page.locator('#domain-error').textContent();
+  }
+  await accessible(page, 'wrong domain');
+  await picture(page, 'wrong-domain');
+
+  await page.getByLabel('Replica').check();
+  assert((await page.locator('#domain-error').textContent()) === '', 'another road begins anew');
+  await domain.fill('replica.example');
+  await page.getByLabel('URL of the running KMS').fill('http://kms.example.com');
+  await page.getByRole('button', { name: 'Receive keys' }).click();
+  await page.locator('#source[aria-invalid=true]').waitFor();
+  told.source = await page.locator('#source-error').textContent();
+
+  await page.getByLabel('First KMS').check();
+  await domain.fill(' localhost ');
+  await page.getByRole('button', { name: 'Make new keys' }).click();
+  await says(page, '#result-title', 'This KMS has new keys');
+  clean(seen);
+  return { told, called: seen.addresses.filter((address) => address.includes('/prpc/')).map((address) => new URL(address).pathname) };
+});

@@ -1,0 +1,47 @@
+// A page of another site in the operator's browser: whatever it sends to the KMS, nothing happens.
+
+import { createServer } from 'node:http';
+import { given, scenario } from './browser.mjs';
+
+await scenario(async (browser) => {
+  const page = await (await browser.newContext({ ignoreHTTPSErrors: true })).newPage();
+  const body = '<!doctype html><title>elsewhere</title><form method="post" enctype="text/plain"><input name="x"></form>';
+  // On this machine too, or the browser would keep the page from asking at all.
+  const elsewhere = createServer((_, answer) => answer.setHeader('content-type', 'text/html').end(body));
+  await new Promise((listening) => { elsewhere.listen(0, '127.0.0.1', listening); });
+  const evil = `http://evil.test:${elsewhere.address().port}/`;
+  const statuses = [];
+  page.on('response', (response) => {
+    if (response.url().includes('/prpc/') || response.url().includes('/finish') || response.url().includes('/api/')) {
+      statuses.push(`${response.request().method()} ${new URL(response.url()).pathname} ${response.status()}`);
+    }
+  });
+  for (const origin of [`http://127.0.0.1:${given.port}`, `http://kms.test:${given.port}`]) {
+    await page.goto(evil);
+    await page.evaluate(async (kms) => {
+      const text = '{"domain":"localhost"}';
+      const send = (path, init) => fetch(kms + path, { mode: 'no-cors', ...init }).catch(() => null);
+      await send('/prpc/Bootstrap', { method: 'POST', body: text });
+      await send('/prpc/Bootstrap?domain=localhost');
+      await send('/finish');
+      await send('/api/v1/setup/validate/clock', { method: 'POST' });
+      await new Promise((done) => {
+        const image = new Image();
+        image.onload = done;
+        image.onerror = done;
+        image.src = `${kms}/prpc/Onboard.Bootstrap?domain=localhost`;
+      });
+    }, origin);
+    // A form sends the user there.
+    await page.evaluate((kms) => {
+      const [form] = document.forms;
+      const [field] = form.elements;
+      form.action = `${kms}/prpc/Bootstrap`;
+      field.name = '{"domain":"localhost","x":"';
+      field.value = '"}';
+    }, origin);
+    await Promise.all([page.waitForNavigation(), page.evaluate(() => document.forms[0].submit())]);
+  }
+  elsewhere.close();
+  return { statuses };
+});

@@ -1,0 +1,27 @@
+// A replica: a KMS that serves is verified, its keys are received, and the replica serves them.
+
+import { accessible, assert, clean, given, open, picture, says, scenario } from './browser.mjs';
+
+await scenario(async (browser) => {
+  const { page, seen } = await open(browser);
+  await says(page, '#checks-state', 'All checks pass.');
+  await page.getByLabel('Replica').check();
+  await page.getByLabel('URL of the running KMS').fill(given.source);
+  await page.getByRole('button', { name: 'Check the source' }).click();
+  await says(page, '#source-finding', 'It is an attested KMS');
+  const finding = await page.locator('#source-finding').textContent();
+  assert(await page.getByRole('button', { name: 'Finish' }).isDisabled(), 'a check changes nothing');
+  await page.getByLabel('Domain or IPv4 address').fill('replica.example');
+  await picture(page, 'replica-form');
+  await page.getByRole('button', { name: 'Receive keys' }).click();
+  await says(page, '#result-title', 'This KMS is a replica');
+  const steps = await page.locator('#progress li').allTextContents();
+  const result = await page.locator('#result-values code').allTextContents();
+  await accessible(page, 'replica');
+  await picture(page, 'replica');
+  await page.getByRole('button', { name: 'Finish' }).click();
+  await says(page, '#serving-title', 'This KMS serves');
+  assert(await page.getByRole('button', { name: 'Finish' }).isHidden(), 'Finish is gone');
+  clean(seen);
+  return { finding, steps, result };
+});

@@ -1,0 +1,237 @@
+//! A replica that is killed while it onboards comes back empty or complete; so does its source.
+
+use std::{
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use cvm_kms::store::{KeyDirectory, Permissions, State};
+use rustix::process::Signal;
+use serde_json::json;
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
+
+use super::Node;
+use crate::support::{Answer, World};
+
+const DOMAIN: &str = "replica.example";
+
+/// When the process is killed.
+#[derive(Clone, Copy, Debug)]
+enum Moment {
+    /// This part of the usual time after the call, in twentieths.
+    After(u32),
+    /// As soon as the source has recorded that it hands its keys over.
+    Released,
+    /// As soon as this name is in the key directory.
+    Appeared(&'static str),
+    /// As soon as the answer is there.
+    Answered,
+}
+
+async fn onboard(node: &Node, source: &World) -> Option<Answer> {
+    let url = format!("https://{}", source.address());
+    let body = json!({ "source_url": url, "domain": DOMAIN });
+    node.caller().plain().try_json("Onboard", body).await.ok()
+}
+
+/// Calls `Onboard` and kills the process at the moment; the answer, if there was one before.
+async fn killed_at(moment: Moment, usual: Duration, node: &mut Node, source: &World) -> Option<Answer> {
+    let released = source.audited("kms_key_released").len();
+    let directory = node.setting.world.path("certs");
+    let program = node.program.take().expect("it runs");
+    let pid = program.pid();
+    let kill = move || rustix::process::kill_process(pid, Signal::KILL).expect("it runs");
+    // On a thread of its own, without a pause: a commit takes milliseconds.
+    let watch = |is_there: Box<dyn Fn() -> bool + Send>| {
+        tokio::task::spawn_blocking(move || {
+            let began = Instant::now();
+            while !is_there() && began.elapsed() < Duration::from_secs(20) {}
+            kill();
+        })
+    };
+    let answered = match moment {
+        Moment::After(twentieths) => {
+            let killing = async {
+                sleep(usual * twentieths / 20).await;
+                kill();
+            };
+            tokio::join!(onboard(node, source), killing).0
+        }
+        Moment::Released => {
+            let log = source.key_file("audit.jsonl");
+            let watching = watch(Box::new(move || {
+                let text = std::fs::read_to_string(&log).expect("audit log");
+                text.matches("\"kms_key_released\"").count() > released
+            }));
+            let answered = onboard(node, source).await;
+            watching.await.expect("a kill");
+            answered
+        }
+        Moment::Appeared(name) => {
+            let path = directory.join(name);
+            let watching = watch(Box::new(move || path.symlink_metadata().is_ok()));
+            let answered = onboard(node, source).await;
+            watching.await.expect("a kill");
+            answered
+        }
+        Moment::Answered => {
+            let answered = onboard(node, source).await;
+            kill();
+            answered
+        }
+    };
+    drop(program);
+    answered
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_replica_killed_at_any_moment_of_onboarding_is_empty_or_complete() {
+    let source = World::ready().await;
+    let expected = source.root_keys();
+    let usual = {
+        let node = Node::empty("").await;
+        let began = Instant::now();
+        assert_eq!(onboard(&node, &source).await.expect("an answer").status, 200);
+        began.elapsed()
+    };
+    let (mut nothing, mut everything, mut interrupted) = (0, 0, 0);
+    let moments = [1, 4, 8, 12, 16, 18, 20, 22].map(Moment::After).into_iter().chain([
+        Moment::Released,
+        Moment::Appeared(".staging"),
+        Moment::Appeared(".staging/rpc-domain"),
+        Moment::Appeared(".commit"),
+        Moment::Appeared("root-ca.key"),
+        Moment::Appeared("rpc-domain"),
+        Moment::Answered,
+    ]);
+    for moment in moments {
+        let mut node = Node::empty("").await;
+        let answered = killed_at(moment, usual, &mut node, &source).await;
+        let certs = node.setting.world.path("certs");
+        interrupted += usize::from([".staging", ".commit"].iter().any(|name| certs.join(name).exists()));
+        let directory = KeyDirectory::open(&certs, Permissions::OwnerOnly).expect("a directory");
+        let is_complete = match directory.state().expect("readable") {
+            State::Empty => false,
+            State::Complete(stored) => {
+                assert_eq!(stored.root.ca_spki(), expected.ca_spki(), "{moment:?}");
+                assert_eq!(stored.root.k256_public(), expected.k256_public(), "{moment:?}");
+                assert_eq!(stored.domain.as_deref(), Some(DOMAIN), "{moment:?}");
+                assert_eq!(stored.bootstrap_info, None, "{moment:?}");
+                true
+            }
+            State::Broken { reason, .. } => panic!("{moment:?}: {reason}"),
+        };
+        drop(directory);
+        if let Some(answer) = &answered {
+            assert_eq!(answer.status, 200, "{moment:?}: {answer:?}");
+            assert!(is_complete, "{moment:?}: it said that it has the keys");
+        }
+        // It starts again: with the keys, or able to ask for them once more.
+        node.restart().await;
+        if is_complete {
+            everything += 1;
+            node.serves().await;
+        } else {
+            nothing += 1;
+            assert!(!matches!(moment, Moment::Answered), "an answer was given");
+            let answer = onboard(&node, &source).await.expect("an answer");
+            assert_eq!(answer.status, 200, "{moment:?}: {answer:?}");
+            node.finish().await;
+        }
+        assert_eq!(node.meta().await.k256_pubkey, expected.k256_public(), "{moment:?}");
+        node.stop().await;
+        assert!(!node.setting.world.audited("keys_received").is_empty(), "{moment:?}: no line, no keys");
+    }
+    assert!(nothing > 0 && everything > 0, "{nothing} times nothing, {everything} times everything");
+    println!(
+        "{nothing} times nothing, {everything} times everything, {interrupted} in a commit, in {usual:?}"
+    );
+}
+
+/// Where on the way from the source to its replica the source dies: it, and what it had just said, are gone.
+#[derive(Clone, Copy, Debug)]
+struct Fatal {
+    /// Number of the connection, from 0.
+    connection: usize,
+    /// Number of the piece that the source sends on it; `None`: before it can take the connection.
+    piece: Option<usize>,
+}
+
+/// Passes connections on to `source` until the fatal moment, at which `kill` is called. Gives its address.
+async fn gate(
+    source: SocketAddr,
+    fatal: Fatal,
+    kill: impl Fn() + Clone + Send + Sync + 'static,
+) -> SocketAddr {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let address = listener.local_addr().expect("an address");
+    tokio::spawn(timeout(Duration::from_secs(60), async move {
+        // The connections before the fatal one stay open meanwhile.
+        let mut connections = JoinSet::new();
+        for number in 0..=fatal.connection {
+            let (client, _) = listener.accept().await.expect("a connection");
+            let end = (number == fatal.connection).then_some(fatal.piece);
+            if end == Some(None) {
+                return kill();
+            }
+            connections.spawn(passed_on(client, source, end.flatten(), kill.clone()));
+        }
+        connections.join_all().await;
+    }));
+    address
+}
+
+/// Passes on until either side ends, or until the source has said its fatal piece.
+async fn passed_on(mut client: TcpStream, source: SocketAddr, fatal: Option<usize>, kill: impl Fn()) {
+    let mut server = TcpStream::connect(source).await.expect("the source");
+    let (mut from_client, mut to_client) = client.split();
+    let (mut from_server, mut to_server) = server.split();
+    let back = async {
+        let mut piece = vec![0; 64 << 10];
+        for count in 0.. {
+            let length = from_server.read(&mut piece).await.unwrap_or(0);
+            if fatal == Some(count) {
+                return kill();
+            }
+            if length == 0 || to_client.write_all(&piece[..length]).await.is_err() {
+                return;
+            }
+        }
+    };
+    tokio::select! {
+        () = back => {}
+        _ = tokio::io::copy(&mut from_client, &mut to_server) => {}
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_source_killed_at_any_moment_leaves_its_replica_empty_and_able_to_try_again() {
+    let mut source = Node::first("source.example", "").await;
+    let replica = Node::empty("").await;
+    for (connection, piece) in
+        [(0, None), (0, Some(0)), (0, Some(1)), (1, None), (1, Some(0)), (1, Some(1)), (1, Some(2))]
+    {
+        let pid = source.program.as_ref().expect("it runs").pid();
+        let kill = move || rustix::process::kill_process(pid, Signal::KILL).expect("it runs");
+        let fatal = Fatal { connection, piece };
+        let gate = gate(source.setting.address, fatal, kill).await;
+        let (status, text) = replica.onboard(&format!("https://{gate}"), DOMAIN).await.refusal();
+        source.program.take().expect("it ran").ended().await;
+        println!("{fatal:?}: {status} {text}");
+        assert_eq!(status, 503, "{fatal:?}: {text}");
+        assert!(text.starts_with("Failed to onboard: "), "{fatal:?}: {text}");
+        assert!(!replica.setting.world.key_file("root-ca.key").exists(), "{fatal:?}");
+        assert!(replica.setting.world.audited("keys_received").is_empty(), "{fatal:?}");
+        source.restart().await;
+        source.serves().await;
+    }
+    assert_eq!(replica.onboard(&source.url(), DOMAIN).await.status, 200);
+    replica.finish().await;
+    assert_eq!(replica.meta().await.k256_pubkey, source.meta().await.k256_pubkey);
+    source.stop().await;
+}

@@ -1,0 +1,90 @@
+//! A TCP balancer on loopback: round robin, what a client says goes through untouched, dead back ends are passed over.
+
+use std::{
+    net::SocketAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use tokio::{
+    io::copy_bidirectional,
+    net::{TcpListener, TcpStream},
+    sync::Semaphore,
+    task::{JoinHandle, JoinSet},
+    time::timeout,
+};
+
+/// A back end on loopback takes a connection at once or not at all.
+const CONNECT: Duration = Duration::from_secs(2);
+/// No connection here lives longer.
+const LIFE: Duration = Duration::from_secs(60);
+/// Connections at once; more wait to be accepted.
+const CONNECTIONS: usize = 64;
+
+/// A running balancer; dropping it closes its port and its connections.
+pub struct Balancer {
+    address: SocketAddr,
+    served: Arc<Vec<AtomicUsize>>,
+    passed_over: Arc<AtomicUsize>,
+    task: JoinHandle<()>,
+}
+
+impl Balancer {
+    /// A balancer in front of `back_ends`, the first connection to the first of them.
+    pub async fn start(back_ends: &[SocketAddr]) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address");
+        let served: Arc<Vec<AtomicUsize>> = Arc::new(back_ends.iter().map(|_| AtomicUsize::new(0)).collect());
+        let passed_over = Arc::new(AtomicUsize::new(0));
+        let (counts, skips, back_ends) = (Arc::clone(&served), Arc::clone(&passed_over), back_ends.to_vec());
+        let task = tokio::spawn(async move {
+            let room = Arc::new(Semaphore::new(CONNECTIONS));
+            let mut connections = JoinSet::new();
+            for number in 0.. {
+                let permit = Arc::clone(&room).acquire_owned().await.expect("never closed");
+                let Ok((mut client, _)) = listener.accept().await else { return };
+                let (counts, skips, back_ends) = (Arc::clone(&counts), Arc::clone(&skips), back_ends.clone());
+                connections.spawn(timeout(LIFE, async move {
+                    let _permit = permit;
+                    for turn in 0..back_ends.len() {
+                        let index = (number + turn) % back_ends.len();
+                        if let Ok(Ok(mut server)) =
+                            timeout(CONNECT, TcpStream::connect(back_ends[index])).await
+                        {
+                            counts[index].fetch_add(1, Ordering::Relaxed);
+                            let _ = copy_bidirectional(&mut client, &mut server).await;
+                            return;
+                        }
+                        skips.fetch_add(1, Ordering::Relaxed);
+                    }
+                }));
+                while connections.try_join_next().is_some() {}
+            }
+        });
+        Self { address, served, passed_over, task }
+    }
+
+    /// Where clients connect.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// How many connections each back end got.
+    pub fn served(&self) -> Vec<usize> {
+        self.served.iter().map(|count| count.load(Ordering::Relaxed)).collect()
+    }
+
+    /// How often a dead back end was passed over.
+    pub fn passed_over(&self) -> usize {
+        self.passed_over.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Balancer {
+    fn drop(&mut self) {
+        self.task.abort();
+    }
+}

@@ -1,0 +1,101 @@
+//! The real `kmsctl` program, beside a world.
+
+use std::{
+    collections::BTreeMap,
+    path::PathBuf,
+    process::{Command, Stdio},
+    sync::LazyLock,
+};
+
+use serde_json::Value;
+use tempfile::TempDir;
+
+use super::{
+    World,
+    process::{Ran, finish},
+};
+
+/// Built once for each test binary: cargo makes it a matter of a second where nothing changed.
+static KMSCTL: LazyLock<PathBuf> = LazyLock::new(|| {
+    let mut cargo = Command::new(env!("CARGO"));
+    cargo.args([
+        "build",
+        "--locked",
+        "--package",
+        "kms-client",
+        "--bin",
+        "kmsctl",
+        "--message-format",
+        "json",
+    ]);
+    if !cfg!(debug_assertions) {
+        cargo.arg("--release");
+    }
+    let output = cargo
+        .current_dir(env!("CARGO_MANIFEST_DIR"))
+        .stdin(Stdio::null())
+        .stderr(Stdio::inherit())
+        .output()
+        .expect("cargo runs");
+    assert!(output.status.success(), "kmsctl does not build");
+    let messages = String::from_utf8(output.stdout).expect("text");
+    messages
+        .lines()
+        .filter_map(|line| serde_json::from_str::<Value>(line).ok())
+        .filter(|message| message["target"]["name"] == "kmsctl")
+        .find_map(|message| message["executable"].as_str().map(PathBuf::from))
+        .expect("cargo says where the program is")
+});
+
+/// A directory, and `kmsctl` run in it.
+pub struct Desk {
+    home: TempDir,
+    environment: BTreeMap<&'static str, String>,
+}
+
+impl Desk {
+    /// Where the quotes of a world can be verified: `root.der` is its root, for `--dangerous-root`.
+    pub fn in_world(world: &World) -> Self {
+        let home = tempfile::tempdir().expect("directory");
+        std::fs::write(home.path().join("root.der"), world.platform.root_der()).expect("root certificate");
+        Self { home, environment: [("KMS_PCCS_URL", world.pccs.url())].into() }
+    }
+
+    /// With a variable of the environment.
+    pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
+        self.environment.insert(name, value.into());
+        self
+    }
+
+    /// A file of the directory.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.home.path().join(name)
+    }
+
+    /// Writes a file.
+    pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
+        std::fs::write(self.path(name), content).expect("file");
+    }
+
+    /// Reads a file.
+    pub fn read(&self, name: &str) -> String {
+        std::fs::read_to_string(self.path(name)).expect(name)
+    }
+
+    /// Runs `kmsctl` to its end, with no environment but ours.
+    pub async fn run(&self, arguments: &[&str]) -> Ran {
+        // The first test builds it, which takes its time.
+        let program = tokio::task::spawn_blocking(|| KMSCTL.clone()).await.expect("no panic");
+        let mut command = Command::new(program);
+        command.args(arguments).current_dir(self.home.path()).env_clear();
+        command.env("HOME", self.home.path()).envs(&self.environment);
+        finish(command, String::new()).await
+    }
+
+    /// Runs it with `--json`; the exit code must be `code`.
+    pub async fn json(&self, code: i32, arguments: &[&str]) -> Value {
+        let ran = self.run(&[arguments, &["--json"]].concat()).await;
+        assert_eq!(ran.code, code, "{}", ran.text());
+        serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.text()))
+    }
+}

@@ -1,0 +1,50 @@
+//! An operator at the admin listener of a KMS under test.
+
+use cvm_kms::proto::{ExplainRequest, ExplainResponse};
+use serde_json::{Value, json};
+
+use super::{
+    ADMIN_TOKEN, Answer, Caller, World,
+    http::{self, with},
+};
+
+/// Calls the admin service with the right token.
+pub struct Operator(Caller);
+
+impl Operator {
+    /// The operator of `world`.
+    pub async fn of(world: &World) -> Self {
+        Self(Caller::new(world.admin_address().await).plain())
+    }
+
+    /// `POST /prpc/<method>`.
+    pub async fn call(&self, method: &str, body: Value) -> Answer {
+        self.0.send(with(http::json(method, body), "x-admin-token", ADMIN_TOKEN)).await
+    }
+
+    /// As [`Operator::call`], which must succeed.
+    pub async fn done(&self, method: &str, body: Value) -> Value {
+        let answer = self.call(method, body).await;
+        assert_eq!(answer.status, 200, "{method}: {}", answer.text());
+        answer.value()
+    }
+
+    /// Freezes something for ever.
+    pub async fn freeze(&self, scope: &str, value: &[u8]) {
+        let request = json!({ "scope": scope, "value": hex::encode(value), "reason": "a test" });
+        self.done("Freeze", request).await;
+    }
+
+    /// Takes that back; whether it was frozen.
+    pub async fn unfreeze(&self, scope: &str, value: &[u8]) -> bool {
+        let request = json!({ "scope": scope, "value": hex::encode(value) });
+        self.done("Unfreeze", request).await["was_frozen"].as_bool().expect("a word")
+    }
+
+    /// Asks why.
+    pub async fn explain(&self, request: ExplainRequest) -> ExplainResponse {
+        let answer = self.call("Explain", serde_json::to_value(request).expect("JSON")).await;
+        assert_eq!(answer.status, 200, "{}", answer.text());
+        answer.message()
+    }
+}

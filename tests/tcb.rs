@@ -1,0 +1,334 @@
+//! What happens when Intel says that a platform is behind: refused, unless the operator tolerates it, and then everyone
+//! can see it; and the warning some weeks ahead.
+
+mod support;
+
+use std::{
+    sync::Arc,
+    time::{SystemTime, UNIX_EPOCH},
+};
+
+use cvm_kms::proto::GetMetaResponse;
+use kms_simulator::{CollateralSpec, Cvm, EarlySet, Endpoint, PccsMode, Stage, Standing, TcbLevel};
+use serde_json::{Value, json};
+use support::{Answer, World, eventually, program::Setting};
+
+const DAY: u64 = 86_400;
+
+fn days_ago(days: u64) -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() - days * DAY
+}
+
+/// Collateral in which platforms behind are so since a date; those that were up to date still are.
+fn behind_since(date: u64) -> CollateralSpec {
+    CollateralSpec { newest: Some(date), ..CollateralSpec::default() }
+}
+
+/// A KMS that serves keys, with collateral of our choice from its first request on.
+async fn ready_with(collateral: &CollateralSpec, toml: &str) -> World {
+    let mut world = World::stopped_with(toml).await;
+    world.pccs.publish(collateral);
+    world.start().await.expect("the KMS starts");
+    world.bootstrap().await;
+    world.finish().await;
+    world
+}
+
+/// An allowed app on a platform at `level`.
+fn app_at(world: &World, level: TcbLevel) -> Arc<Cvm> {
+    let app = Cvm::builder(&world.platform).app_id([1; 20]).compose_hash([1; 32]).tcb(level).build();
+    world.allow_app(&app);
+    app
+}
+
+async fn app_key(world: &World, app: &Cvm) -> Answer {
+    world.caller().shows(&world.attested(app).await).json("GetAppKey", json!({})).await
+}
+
+async fn relaxed_settings(world: &World) -> Vec<String> {
+    world.caller().json("GetMeta", json!({})).await.message::<GetMetaResponse>().relaxed_settings
+}
+
+/// The value of a metric, by its name and labels.
+async fn metric(world: &World, name: &str) -> Option<u64> {
+    let answer = world.caller().get("/metrics").await;
+    let value = answer.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '))?.to_owned();
+    value.parse().ok()
+}
+
+async fn relaxed_decisions(world: &World, relaxation: &str) -> u64 {
+    let name = format!("cvm_kms_relaxed_decisions_total{{relaxation=\"{relaxation}\"}}");
+    metric(world, &name).await.unwrap_or(0)
+}
+
+/// What is recorded of the last event of a name: the measured status and advisories, and the relaxations.
+async fn recorded(world: &World, event: &str) -> (Value, Value, Value) {
+    // What nothing waits for, such as a denial, reaches the file a little later than the caller its answer.
+    let line = eventually(event, async || world.audited(event).pop()).await;
+    (line["tcb_status"].clone(), line["advisory_ids"].clone(), line["relaxations"].clone())
+}
+
+const STATUS: &str = "App not allowed: Boot denied: TCB status is not allowed";
+const ADVISORY: &str = "App not allowed: Boot denied: advisory ID is not allowed";
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_word_of_the_operator_a_platform_behind_is_refused() {
+    let world = ready_with(&behind_since(days_ago(1)), "").await;
+    for level in [TcbLevel::OutOfDate, TcbLevel::SwHardeningNeeded, TcbLevel::ConfigurationNeeded] {
+        let app = app_at(&world, level);
+        assert_eq!(app_key(&world, &app).await.refusal(), (403, STATUS.to_owned()), "{level}");
+        let denial = (json!(level.status()), Value::Null);
+        eventually("the denial", async || {
+            let (status, _, relaxations) = recorded(&world, "denied").await;
+            ((status, relaxations) == denial).then_some(())
+        })
+        .await;
+    }
+    assert!(!relaxed_settings(&world).await.iter().any(|code| code.starts_with("tcb")));
+    assert_eq!(world.audited("app_key_released"), Vec::<Value>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_grace_counts_from_the_recovery_and_shows_everywhere() {
+    let toml = "core.tcb.grace = { OutOfDate = '60d' }";
+    let world = ready_with(&behind_since(days_ago(59)), toml).await;
+    let app = app_at(&world, TcbLevel::OutOfDate);
+    assert_eq!(app_key(&world, &app).await.status, 200, "status and advisories are covered");
+    let advisories = json!(["INTEL-SA-00837", "INTEL-SA-00960"]);
+    let expected = (json!("OutOfDate"), advisories, json!(["tcb_grace:OutOfDate"]));
+    assert_eq!(recorded(&world, "app_key_released").await, expected, "the log has what was measured");
+    assert_eq!(relaxed_decisions(&world, "tcb_grace:OutOfDate").await, 1);
+    assert!(relaxed_settings(&world).await.contains(&"tcb_grace".to_owned()));
+    assert_eq!(metric(&world, "cvm_kms_relaxed{code=\"tcb_grace\"}").await, Some(1));
+
+    let other = app_at(&world, TcbLevel::OutOfDateConfigurationNeeded);
+    assert_eq!(app_key(&world, &other).await.refusal(), (403, STATUS.to_owned()), "another status");
+    let fine = app_at(&world, TcbLevel::UpToDate);
+    assert_eq!(app_key(&world, &fine).await.status, 200);
+    assert_eq!(recorded(&world, "app_key_released").await.2, Value::Null, "nothing was needed");
+    assert_eq!(relaxed_decisions(&world, "tcb_grace:OutOfDate").await, 1);
+
+    let world = ready_with(&behind_since(days_ago(61)), toml).await;
+    let app = app_at(&world, TcbLevel::OutOfDate);
+    assert_eq!(app_key(&world, &app).await.refusal(), (403, STATUS.to_owned()), "the grace is over");
+    assert_eq!(relaxed_decisions(&world, "tcb_grace:OutOfDate").await, 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn listed_advisories_are_not_shown_to_policy() {
+    let toml = "core.tcb.advisories = ['INTEL-SA-00615']";
+    for (toml, expected) in [("", 403), (toml, 200)] {
+        let world = ready_with(&CollateralSpec::default(), toml).await;
+        world.allowlist.change(|rules| {
+            rules["allowedTcbStatuses"] = json!(["UpToDate", "SWHardeningNeeded"]);
+        });
+        let app = app_at(&world, TcbLevel::SwHardeningNeeded);
+        let answer = app_key(&world, &app).await;
+        assert_eq!(answer.status, expected, "{answer:?}");
+        if expected == 403 {
+            assert_eq!(answer.refusal().1, ADVISORY);
+            continue;
+        }
+        let relaxations = json!(["advisory:INTEL-SA-00615"]);
+        let expected = (json!("SWHardeningNeeded"), json!(["INTEL-SA-00615"]), relaxations);
+        assert_eq!(recorded(&world, "app_key_released").await, expected);
+        assert!(relaxed_settings(&world).await.contains(&"tcb_advisories".to_owned()));
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_exempted_model_is_accepted_at_any_age_but_with_no_advisory_that_is_not_listed() {
+    let model = "core.tcb.fmspcs = ['53494D000000']";
+    let world = ready_with(&CollateralSpec::default(), model).await;
+    let app = app_at(&world, TcbLevel::OutOfDate);
+    assert_eq!(app_key(&world, &app).await.refusal(), (403, ADVISORY.to_owned()));
+    assert_eq!(
+        recorded(&world, "denied").await.2,
+        json!(["fmspc:53494d000000"]),
+        "what policy was told is known"
+    );
+    assert_eq!(relaxed_decisions(&world, "fmspc:53494d000000").await, 0, "nobody was allowed by it");
+
+    let both = format!("{model}\ncore.tcb.advisories = ['INTEL-SA-00837', 'INTEL-SA-00960']");
+    let world = ready_with(&CollateralSpec::default(), &both).await;
+    let app = app_at(&world, TcbLevel::OutOfDate);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    let relaxations = ["fmspc:53494d000000", "advisory:INTEL-SA-00837", "advisory:INTEL-SA-00960"];
+    assert_eq!(recorded(&world, "app_key_released").await.2, json!(relaxations));
+    for relaxation in relaxations {
+        assert_eq!(relaxed_decisions(&world, relaxation).await, 1);
+    }
+    let other = "core.tcb.fmspcs = ['b0c06f000000']";
+    let world = ready_with(&CollateralSpec::default(), other).await;
+    let app = app_at(&world, TcbLevel::OutOfDate);
+    assert_eq!(app_key(&world, &app).await.refusal(), (403, STATUS.to_owned()), "another model");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nothing_helps_a_revoked_platform() {
+    let everything = "core.tcb.fmspcs = ['53494d000000']\n\
+                      core.tcb.advisories = ['INTEL-SA-00289', 'INTEL-SA-00837', 'INTEL-SA-00960']\n\
+                      core.tcb.grace = { OutOfDate = '36500d', OutOfDateConfigurationNeeded = '36500d' }";
+    let world = ready_with(&behind_since(days_ago(1)), everything).await;
+    let app = app_at(&world, TcbLevel::Revoked);
+    let (status, told) = app_key(&world, &app).await.refusal();
+    assert_eq!(status, 401, "{told}");
+    assert!(told.contains("Revoked"), "{told}");
+    assert_eq!(world.audited("app_key_released"), Vec::<Value>::new());
+}
+
+/// Our own machine and everyone else's fell behind ten days ago.
+fn recovery() -> CollateralSpec {
+    CollateralSpec::after_tcb_recovery_of(days_ago(10), TcbLevel::OutOfDate)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn our_own_standing_is_held_to_the_same_rules() {
+    let mut world = World::stopped_with("").await;
+    world.pccs.publish(&recovery());
+    world.start().await.expect("the KMS starts");
+    let bootstrap = json!({ "domain": support::DOMAIN });
+    let (status, told) = world.caller().plain().json("Bootstrap", bootstrap).await.refusal();
+    assert_eq!((status, told.contains("TCB status is not allowed")), (403, true), "{told}");
+
+    let world = ready_with(&recovery(), "core.tcb.grace = { OutOfDate = '60d' }").await;
+    assert_eq!(world.caller().json("GetTempCaCert", json!({})).await.status, 200);
+    let relaxed = "tcb_grace:OutOfDate";
+    eventually("our own need", async || (relaxed_decisions(&world, relaxed).await > 0).then_some(())).await;
+    let app = app_at(&world, TcbLevel::UpToDate);
+    assert_eq!(app_key(&world, &app).await.status, 200, "it runs on the same machine");
+    assert_eq!(recorded(&world, "app_key_released").await.0, json!("OutOfDate"));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_source_of_a_replica_is_held_to_the_same_rules() {
+    let tolerant = "core.tcb.grace = { OutOfDate = '60d' }";
+    let source = ready_with(&recovery(), tolerant).await;
+    for (toml, allowed) in [("", false), (tolerant, true)] {
+        let mut replica = World::stopped_with(toml).await;
+        replica.pccs.publish(&recovery());
+        replica.start().await.expect("the replica starts");
+        let body = json!({
+            "source_url": format!("https://{}", source.address()),
+            "domain": "replica.example",
+        });
+        let answer = replica.caller().plain().json("Onboard", body).await;
+        if !allowed {
+            let (status, told) = answer.refusal();
+            assert_eq!((status, told.contains("TCB status is not allowed")), (403, true), "{told}");
+            continue;
+        }
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let (status, _, relaxations) = recorded(&replica, "source_relaxed").await;
+        assert_eq!((status, relaxations), (json!("OutOfDate"), json!(["tcb_grace:OutOfDate"])));
+        assert_eq!(recorded(&source, "kms_key_released").await.2, json!(["tcb_grace:OutOfDate"]));
+    }
+}
+
+/// The gauges of the warning: platforms, date, models by state.
+async fn outlook(world: &World) -> (Option<u64>, Option<u64>, [Option<u64>; 3]) {
+    let state = async |state| metric(world, &format!("cvm_kms_early_tcb_sets{{state=\"{state}\"}}")).await;
+    (
+        metric(world, "cvm_kms_tcb_falling_behind").await,
+        metric(world, "cvm_kms_tcb_recovery_timestamp_seconds").await,
+        [state("newer").await, state("same").await, state("unavailable").await],
+    )
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_early_set_warns_ahead_and_changes_nothing_today() {
+    let world = ready_with(&CollateralSpec::default(), "core.tcb.look_ahead = '1s'").await;
+    let shows = async |what: &str, expected| {
+        eventually(what, async || (outlook(&world).await == expected).then_some(())).await;
+    };
+    shows("no recovery", (Some(0), Some(0), [Some(0), Some(1), Some(0)])).await;
+
+    let date = days_ago(3);
+    let coming = CollateralSpec::after_tcb_recovery_of(date, TcbLevel::OutOfDate);
+    world.pccs.set_early(EarlySet::Published(Box::new(coming)));
+    shows("the warning", (Some(1), Some(date), [Some(1), Some(0), Some(0)])).await;
+    let app = app_at(&world, TcbLevel::UpToDate);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    assert_eq!(recorded(&world, "app_key_released").await.0, json!("UpToDate"), "the standard set decides");
+
+    // A platform that is seen later is watched too; one that gets no worse is no news.
+    let soft = app_at(&world, TcbLevel::SwHardeningNeeded);
+    app_key(&world, &soft).await;
+    shows("the same one", (Some(1), Some(date), [Some(1), Some(0), Some(0)])).await;
+
+    let revoked = CollateralSpec {
+        platform: Standing::of(TcbLevel::Revoked),
+        ..CollateralSpec::after_tcb_recovery_of(date, TcbLevel::OutOfDate)
+    };
+    world.pccs.set_early(EarlySet::Published(Box::new(revoked)));
+    shows("a refusal has no date", (Some(1), Some(0), [Some(1), Some(0), Some(0)])).await;
+
+    world.pccs.set_early(EarlySet::Standard);
+    shows("all clear", (Some(0), Some(0), [Some(0), Some(1), Some(0)])).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_early_set_that_cannot_be_had_or_is_not_intels_warns_of_nothing_and_disturbs_nobody() {
+    let world = ready_with(&CollateralSpec::default(), "core.tcb.look_ahead = '1s'").await;
+    let unavailable = (Some(0), Some(0), [Some(0), Some(0), Some(1)]);
+    let shows = async |what: &str| {
+        eventually(what, async || (outlook(&world).await == unavailable).then_some(())).await;
+    };
+    world.pccs.set_early(EarlySet::Refused);
+    shows("a service that does not know the parameter").await;
+    let coming = CollateralSpec::after_tcb_recovery_of(days_ago(3), TcbLevel::OutOfDate);
+    world.pccs.set_early(EarlySet::Published(Box::new(coming)));
+    for mode in [PccsMode::Corrupt, PccsMode::Garbage, PccsMode::Down, PccsMode::Endless] {
+        world.pccs.set_endpoint_mode(Endpoint::TcbInfo, mode);
+        let before = world.pccs.requests_to(Endpoint::TcbInfo);
+        eventually("two looks", async || {
+            (world.pccs.requests_to(Endpoint::TcbInfo) >= before + 2).then_some(())
+        })
+        .await;
+        shows(&format!("{mode:?}")).await;
+    }
+    let app = app_at(&world, TcbLevel::UpToDate);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    assert_eq!(metric(&world, "cvm_kms_collateral_failures_total").await, Some(0), "nobody is blamed");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_warning_is_logged_once_with_both_dates() {
+    let toml = "core.onboard.auto_bootstrap_domain = 'localhost'\n\
+                core.tcb = { look_ahead = '1s', grace = { OutOfDate = '60d' } }";
+    let setting = Setting::with(toml).await;
+    let coming = CollateralSpec::after_tcb_recovery_of(1_790_812_800, TcbLevel::OutOfDate);
+    setting.world.pccs.set_early(EarlySet::Published(Box::new(coming)));
+    let program = setting.start().await;
+    let warning = eventually("the warning", async || {
+        program.log().lines().find(|line| line.contains("early TCB set")).map(str::to_owned)
+    })
+    .await;
+    for part in ["53494d000000", "UpToDate", "OutOfDate", "INTEL-SA-00837", "2026-10-01", "2026-11-30"] {
+        assert!(warning.contains(part), "{part}: {warning}");
+    }
+    let looks = || setting.world.pccs.requests().iter().filter(|line| line.contains("update=early")).count();
+    let before = looks();
+    eventually("more looks", async || (looks() >= before + 6).then_some(())).await;
+    let times = program.log().lines().filter(|line| line.contains("early TCB set")).count();
+    assert_eq!(times, 1, "{}", program.log());
+    assert!(program.log().contains("RELAXED: platforms that Intel calls out of date"), "{}", program.log());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_td_that_was_launched_before_an_update_is_told_apart() {
+    let world =
+        ready_with(&behind_since(days_ago(5)), "core.tcb.grace = { TDRelaunchAdvised = '60d' }").await;
+    let app = Cvm::builder(&world.platform)
+        .app_id([1; 20])
+        .compose_hash([1; 32])
+        .format(kms_simulator::QuoteFormat::V5Td15)
+        .tcb(TcbLevel::OutOfDate)
+        .current_tcb(TcbLevel::UpToDate)
+        .stage(Stage::AwaitingKeys)
+        .build();
+    world.allow_app(&app);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    let (status, _, relaxations) = recorded(&world, "app_key_released").await;
+    assert_eq!((status, relaxations), (json!("TDRelaunchAdvised"), json!(["tcb_grace:TDRelaunchAdvised"])));
+}

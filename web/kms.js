@@ -1,0 +1,70 @@
+// The calls of the page. The token stays in this module's memory: not in the address, a cookie or the browser's storage.
+
+let token = '';
+
+/** An answer that is no success: the KMS's own reason, or that there was no answer at all (status 0). */
+export class Refusal extends Error {
+  constructor(status, message) {
+    super(message);
+    this.status = status;
+  }
+}
+
+/** Takes `?token=` out of the address, so that neither the history nor a copied link has it. */
+export function takeTokenFromAddress() {
+  const query = new URLSearchParams(location.search);
+  if (!query.has('token')) return;
+  useToken(query.get('token'));
+  query.delete('token');
+  const rest = query.toString();
+  history.replaceState(null, '', location.pathname + (rest ? `?${rest}` : '') + location.hash);
+}
+
+/** Shows this token from now on. */
+export function useToken(text) {
+  token = text.trim();
+}
+
+/** Whether there is a token to show. */
+export function hasToken() {
+  return token !== '';
+}
+
+async function exchange(path, verb, message, seconds) {
+  const headers = {};
+  if (token) headers['X-Onboard-Token'] = token;
+  if (message) headers['Content-Type'] = 'application/json';
+  const init = { method: verb, headers, cache: 'no-store', signal: AbortSignal.timeout(seconds * 1000) };
+  if (message) init.body = JSON.stringify(message);
+  let answer;
+  try {
+    answer = await fetch(path, init);
+  } catch (error) {
+    const late = error.name === 'TimeoutError';
+    throw new Refusal(0, late ? `no answer within ${seconds} s` : 'this KMS does not answer');
+  }
+  const body = await answer.json().catch(() => null);
+  if (!answer.ok) throw new Refusal(answer.status, body?.error ?? `HTTP ${answer.status}`);
+  return body;
+}
+
+/** A method of the Onboard service. */
+export function call(method, message = {}) {
+  return exchange(`/prpc/Onboard.${method}?json`, 'POST', message, 90);
+}
+
+/** Where the KMS stands; waits so many seconds for that to change. */
+export function status(wait = 0) {
+  return exchange(`/api/v1/setup/status${wait ? `?wait=${wait}` : ''}`, 'GET', null, wait + 15);
+}
+
+/** Runs a check, once more if others were quicker. */
+export async function validate(what, about = {}) {
+  const ask = () => exchange(`/api/v1/setup/validate/${what}`, 'POST', about, 25);
+  try {
+    return await ask();
+  } catch (error) {
+    if (error.status !== 429) throw error;
+    return ask();
+  }
+}

@@ -1,0 +1,94 @@
+// The last step: Finish, and the wait until the KMS serves.
+
+import { adviceFor } from './advice.js';
+import { call, Refusal, status } from './kms.js';
+import { at, element, state } from './view.js';
+
+/** So long one answer is waited for, in seconds. */
+const PATIENCE = 15;
+
+let finishing = false;
+
+/** Whether Finish was pressed: this module asks for the status then. */
+export const isFinishing = () => finishing;
+
+/** Keys exist, so Finish can be pressed. */
+export function allow() {
+  if (finishing) return;
+  at('finish').disabled = false;
+  state('serve-state', 'The keys are saved.', 'good');
+}
+
+function origin(port) {
+  const own = location.port || (location.protocol === 'https:' ? '443' : '80');
+  return `https://${location.hostname}:${port ?? own}`;
+}
+
+function serves(port) {
+  const url = origin(port);
+  at('finish').hidden = true;
+  at('serve-text').hidden = true;
+  state('serve-state', '');
+  at('serving').hidden = false;
+  const step = (...parts) => element('li', {}, ...parts);
+  const line = (text) => element('code', { className: 'command' }, text);
+  at('serving-next').replaceChildren(
+    step('See what it serves: ', line(`curl -k ${url}/prpc/GetMeta`)),
+    step('Give its root CA public key to the apps that pin a key provider, and its values to the contract, if there is one.'),
+    step('Add a replica, which is the best protection against the loss of the key directory: start a second KMS with an '
+      + 'empty directory, choose Replica on its page, and give this URL: ', line(url)),
+  );
+  at('serving-title').focus();
+}
+
+/** The KMS had keys and does not answer any more. */
+export function lost() {
+  state('serve-state', 'The setup service does not answer any more. That is so when the KMS serves, and when it has ended: '
+    + `ask ${origin(null)}/prpc/GetMeta.`);
+}
+
+function stuck(now) {
+  finishing = false;
+  at('finish').disabled = false;
+  state('serve-state', now.next.map((step) => step.text).join('. '), 'bad');
+}
+
+/** Waits for the switch. The KMS holds each answer back until something changes, so the last one arrives. */
+async function wait(told) {
+  for (;;) {
+    let now;
+    try {
+      now = await status(PATIENCE);
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      if (error.status !== 0) throw error;
+      return void lost();
+    }
+    told(now);
+    if (now.mode === 'serving') return void serves(now.serving_port);
+    if (now.mode !== 'committed') return void stuck(now);
+    state('serve-state', `Keys exist; ${now.next.map((step) => step.text).join('. ')} …`, 'busy');
+  }
+}
+
+/** Sets Finish up; `told` gets every status that is seen. */
+export function build(told) {
+  at('finish').addEventListener('click', async () => {
+    if (finishing) return;
+    finishing = true;
+    at('finish').disabled = true;
+    state('serve-state', 'Finishing …', 'busy');
+    try {
+      // Before Finish is called, so that the answer to the switch has a connection to arrive on.
+      const waiting = wait(told);
+      waiting.catch(() => {});
+      await call('Finish');
+      await waiting;
+    } catch (error) {
+      if (!(error instanceof Refusal)) throw error;
+      finishing = false;
+      at('finish').disabled = false;
+      state('serve-state', `${error.message}. ${adviceFor(error.message)}`, 'bad');
+    }
+  });
+}
