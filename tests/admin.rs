@@ -311,3 +311,32 @@ async fn an_admin_listener_without_credentials_or_with_broken_ones_does_not_star
     assert!(error.contains("core.admin.htpasswd_file: line 1 of the htpasswd file is not"), "{error}");
     assert!(!error.contains("plain text"), "{error}");
 }
+
+#[tokio::test]
+async fn what_changes_something_is_not_done_by_a_link_or_by_another_sites_page() {
+    let world = World::ready().await;
+    let caller = admin(&world).await;
+    for query in [
+        "Freeze?scope=kms&reason=r",
+        "Unfreeze?scope=kms",
+        "StartShadow?auth_config_json=%7B%7D",
+        "StopShadow",
+    ] {
+        for verb in ["GET", "HEAD"] {
+            let answer = caller.send(authorized(request(verb, &format!("/prpc/{query}"), ""))).await;
+            assert_eq!(answer.status, 400, "{verb} {query}: {answer:?}");
+        }
+    }
+    assert_eq!(
+        caller.send(authorized(request("GET", "/prpc/ListFrozen", ""))).await.text(),
+        r#"{"frozen":[]}"#
+    );
+    let freeze = || authorized(json("Freeze", json!({ "scope": "kms", "reason": "r" })));
+    for origin in ["https://evil.example", "null", "http://localhost:1", "localhost"] {
+        let answer = caller.send(with(freeze(), "origin", origin)).await;
+        assert_eq!(answer.refusal().0, 403, "{origin}");
+    }
+    assert!(world.audited("frozen").is_empty());
+    let own = format!("http://{}:{}", support::DOMAIN, world.admin_address().await.port());
+    assert_eq!(caller.send(with(freeze(), "origin", &own)).await.status, 200);
+}

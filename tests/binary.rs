@@ -197,7 +197,7 @@ async fn every_method_of_a_kms_with_keys_answers_to_curl() {
         (
             format!("-k {base}/SignCert -d '{{\"api_version\": 1}}'"),
             400,
-            "failed to parse csr: confirm: the input ends inside it",
+            "Failed to parse csr: confirm: the input ends inside it",
         ),
         (format!("-k {base}/ClearImageCache -d '{{\"token\": \"no\"}}'"), 400, "Invalid token"),
         (format!("-k {base}/Nothing -d '{{}}'"), 404, "Service not found: Nothing"),

@@ -42,6 +42,9 @@ const NOT_RUN: &[(&str, &str)] = &[
 /// The app that documents speak of.
 const APP: [u8; 20] = *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff\x00\x11\x22\x33";
 
+/// What its `.env` says.
+const ENVIRONMENT: &str = "NAME=value\n";
+
 /// What lines may call, beside this project's programs.
 const PROGRAMS: &[&str] = &["curl", "openssl", "jq", "grpcurl", "cat", "echo", "grep", "mkdir", "cp", "mv"];
 
@@ -153,7 +156,12 @@ fn scene_of(line: &str) -> Scene {
     match line {
         "kms -c kms.toml" | "target/release/kms -c kms.toml" => Scene::Start,
         _ if line.contains("kms check") => Scene::Configured,
-        _ if line.contains("REPLICA") || line.contains("kms2.example.com:8000") => Scene::Replica,
+        _ if ["REPLICA", "kms2.example.com:8000", "\"source_url\""]
+            .iter()
+            .any(|sign| line.contains(sign)) =>
+        {
+            Scene::Replica
+        }
         _ if plain.iter().any(|url| line.contains(url)) => Scene::Onboarding,
         _ => Scene::Serving,
     }
@@ -176,7 +184,7 @@ impl Node {
         let app = Cvm::builder(&world.platform).app_id(APP).build();
         world.allow_app(&app);
         let guest = GuestAgent::serve(&app, world.path("guest.sock")).await.expect("guest agent");
-        fs::write(world.path(".env"), "NAME=value\n").expect("an environment");
+        fs::write(world.path(".env"), ENVIRONMENT).expect("an environment");
         Self { setting, program: None, guest, is_finished: false }
     }
 
@@ -218,7 +226,7 @@ impl Stage {
     async fn run(&mut self, line: &Line) {
         let scene = scene_of(&line.text);
         println!("{}:{}: {} ({scene:?})", line.document, line.number, line.text);
-        self.prepare(scene).await;
+        self.prepare(scene, &line.text).await;
         if scene == Scene::Start {
             return;
         }
@@ -243,7 +251,7 @@ impl Stage {
     }
 
     /// Sees to it that what a line needs is there.
-    async fn prepare(&mut self, scene: Scene) {
+    async fn prepare(&mut self, scene: Scene, line: &str) {
         let first = self.first.as_ref().map(|node| node.is_finished);
         match scene {
             Scene::Configured if self.configured.is_some() => (),
@@ -256,7 +264,10 @@ impl Stage {
                     self.first = Some(Node::serving().await);
                     self.first.as_ref().expect("made above").root_key().await;
                 }
-                if scene == Scene::Replica && self.replica.is_none() {
+                // Without TLS there is only onboarding.
+                let is_new =
+                    self.replica.as_ref().is_none_or(|node| node.is_finished && line.contains("http://"));
+                if scene == Scene::Replica && is_new {
                     self.replica = Some(Node::onboarding().await);
                 }
             }
@@ -289,7 +300,12 @@ impl Stage {
             (&["HOST", "127.0.0.1", "localhost"], 8001, setting.admin.port()),
         ];
         if let Some(replica) = &self.replica {
-            ports.push((&["kms2.example.com", "REPLICA"], 8000, replica.setting.address.port()));
+            let port = replica.setting.address.port();
+            ports.push((&["kms2.example.com", "REPLICA"], 8000, port));
+            if line.contains("\"source_url\"") {
+                // Of two KMSs, the one that is told of a source is the new one.
+                ports.insert(0, (&["HOST"], 8000, port));
+            }
         }
         let mut line = line.to_owned();
         for (hosts, documented, real) in ports {
@@ -377,12 +393,15 @@ fn check(line: &Line, ran: &Ran) {
     if is_curl && (text.contains("/prpc/") || text.contains("/api/")) {
         let answer: Value = serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {what}"));
         assert!(answer.get("error").is_none(), "{what}");
+        assert!(!text.contains("/validate/") || answer["ok"] == true, "{what}");
     } else if is_curl && (text.contains("/finish") || text.contains("/health")) {
         assert_eq!(ran.out, "OK", "{what}");
     } else if is_curl && text.contains("/metrics") {
         assert!(ran.out.contains("cvm_kms_ready 1"), "{what}");
     } else if text.starts_with("openssl s_client") && text.contains("-CAfile") {
         assert!(ran.text().contains("Verification: OK"), "{what}");
+    } else if text.starts_with("kmsctl env decrypt") {
+        assert!(ran.out.contains(ENVIRONMENT.trim()), "{what}");
     } else if text.starts_with("curl ") && !text.contains('>') {
         assert!(!ran.out.trim().is_empty(), "{what}");
     }
@@ -506,6 +525,7 @@ fn lines_find_the_phase_that_they_are_about() {
         ("kms check -c kms.toml", Scene::Configured),
         ("curl http://127.0.0.1:8000/prpc/Bootstrap -d '{}'", Scene::Onboarding),
         ("curl http://REPLICA:8000/finish", Scene::Replica),
+        ("curl http://HOST:8000/api -d '{\"source_url\": \"https://kms.example.com:8000\"}'", Scene::Replica),
         ("curl -k https://HOST:8000/prpc/GetMeta", Scene::Serving),
         ("curl -H \"X-Admin-Token: $TOKEN\" http://127.0.0.1:8001/prpc/ClearImageCache", Scene::Serving),
         ("kms audit verify /etc/kms/certs/audit.jsonl", Scene::Serving),

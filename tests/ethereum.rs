@@ -319,17 +319,21 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
     let app = Cvm::builder(&world.platform).app_id(contract.into()).compose_hash([7; 32]).build();
     let identity = world.attested(&app).await;
     let ask = async || world.caller().shows(&identity).json("GetAppKey", json!({})).await;
-    let denied = |reason: &str| (403, format!("App not allowed: Boot denied: {reason}"));
-    let until = async |expected: (u16, String)| {
-        eventually(&expected.1, async || (ask().await.refusal() == expected).then_some(())).await;
+    // A change counts once its block is the newest that is known, a second later at most.
+    let refused = async |status: u16| {
+        Some(ask().await).filter(|answer| answer.status == status).map(|answer| answer.refusal().1)
+    };
+    let until_denied = async |reason: &str| {
+        let expected = format!("App not allowed: Boot denied: {reason}");
+        eventually(reason, async || refused(403).await.filter(|message| *message == expected)).await
     };
 
-    until(denied("App not registered")).await;
+    until_denied("App not registered").await;
     chain.send(chain.kms, anvil::registerAppCall { app: contract }).await;
     chain.send(chain.kms, anvil::addOsImageHashCall { image: word(app.os_image_hash()) }).await;
-    until(denied("Compose hash not allowed")).await;
+    until_denied("Compose hash not allowed").await;
     chain.send(contract, anvil::addComposeHashCall { hash: B256::repeat_byte(7) }).await;
-    until(denied("Device not allowed")).await;
+    until_denied("Device not allowed").await;
     assert!(world.audited("app_keys").is_empty());
     chain.send(contract, anvil::setAllowAnyDeviceCall { value: true }).await;
     let keys = eventually("keys", async || Some(ask().await).filter(|answer| answer.status == 200)).await;
@@ -347,14 +351,11 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
 
     // What was allowed is revoked, and then the node is gone.
     chain.send(contract, anvil::removeComposeHashCall { hash: B256::repeat_byte(7) }).await;
-    until(denied("Compose hash not allowed")).await;
+    until_denied("Compose hash not allowed").await;
     node.suffer(Fault::Down).await;
-    let (_, message) = eventually("no answer without the node", async || {
-        Some(ask().await.refusal()).filter(|(status, _)| *status == 503)
-    })
-    .await;
+    let message = eventually("no answer without the node", async || refused(503).await).await;
     assert!(message.ends_with("the authorization back end does not answer"), "{message}");
     assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
     node.recover().await;
-    until(denied("Compose hash not allowed")).await;
+    until_denied("Compose hash not allowed").await;
 }

@@ -220,3 +220,19 @@ async fn requests_from_hell_end_the_request_and_not_the_process() {
     }
     assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
 }
+
+#[tokio::test]
+async fn an_audit_log_that_begins_beside_existing_keys_says_so_first() {
+    let mut world = World::ready().await;
+    assert_eq!(world.audited("log_began").len(), 0, "keys and log began together");
+    world.start().await.expect("starts");
+    assert_eq!(world.audited("log_began").len(), 0, "it goes on");
+    world.stop().await;
+    fs::rename(world.key_file("audit.jsonl"), world.path("elsewhere")).expect("moved");
+    world.start().await.expect("starts");
+    let first = eventually("the first line", async || world.audit().into_iter().next()).await;
+    assert_eq!(
+        (&first["event"], &first["reason"], &first["seq"]),
+        (&json!("log_began"), &json!("keys_exist"), &json!(1))
+    );
+}

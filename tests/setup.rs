@@ -6,6 +6,7 @@ use std::{
     collections::{BTreeMap, BTreeSet},
     fs,
     path::Path,
+    process::Stdio,
     time::{Duration, Instant},
 };
 
@@ -14,6 +15,7 @@ use serde_json::{Value, json};
 use support::{
     Answer, DOMAIN, World, eventually,
     http::{post, request, with},
+    program::Setting,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
@@ -448,6 +450,51 @@ async fn with_a_token_configured_status_and_checks_ask_for_it() {
         assert_eq!((answer.status, answer.header("set-cookie")), (200, ""), "{path}");
         assert!(!answer.text().contains("s3cret"), "{path}");
     }
+}
+
+/// A running program; dropping it ends it.
+struct Started(std::process::Child);
+
+impl Drop for Started {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_token_is_in_no_log_line_right_or_wrong() {
+    let setting = Setting::with("core.onboard.auth_token = \"s3cret-token\"").await;
+    let log = setting.world.path("log");
+    let mut command = setting.command(&[]);
+    command.env("RUST_LOG", "debug").stdin(Stdio::null()).stdout(Stdio::null());
+    command.stderr(fs::File::create(&log).expect("a log"));
+    let _started = Started(command.spawn().expect("the program starts"));
+    let caller = setting.caller();
+    eventually("the port opens", async || caller.plain().try_send(request("GET", "/health", "")).await.ok())
+        .await;
+    for caller in [caller.plain(), caller.http1(), caller.http2()] {
+        for token in ["s3cret-token", "wrong-token"] {
+            for path in ["/", STATUS, "/prpc/Onboard.Bootstrap", "/api/v1/setup/validate/domain", "/prpc/No"]
+            {
+                caller.get(&format!("{path}?token={token}")).await;
+                let call = with(post(path, json!({ "domain": "a_b" }).to_string()), "x-onboard-token", token);
+                caller.send(with(call, "authorization", &format!("Bearer {token}"))).await;
+            }
+        }
+    }
+    let bad = with(
+        post("/api/v1/setup/validate/domain", json!({ "domain": "a_b" }).to_string()),
+        "x-onboard-token",
+        "s3cret-token",
+    );
+    assert_eq!(caller.plain().send(bad).await.status, 200);
+    let text = eventually("a failing check is logged", async || {
+        Some(fs::read_to_string(&log).expect("a log"))
+            .filter(|text| text.contains("a check before setup fails"))
+    })
+    .await;
+    assert!(!text.contains("-token"), "{text}");
 }
 
 #[tokio::test]

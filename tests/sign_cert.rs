@@ -328,7 +328,7 @@ async fn requests_that_are_not_whole_or_not_signed_are_refused_in_order() {
         (SignCertRequest { signature: Vec::new(), ..good.clone() }, invalid),
         (SignCertRequest { signature: first.signature.clone(), ..good.clone() }, invalid),
         (signed(2, good.csr.clone(), &P256Key::generate()), invalid),
-        (SignCertRequest { csr: flipped, ..good.clone() }, "failed to "),
+        (SignCertRequest { csr: flipped, ..good.clone() }, "Failed to "),
         (signed(2, wrong_word.clone(), &key), "Failed to verify csr signature: invalid confirm word"),
         (signed(2, wrong_word, &P256Key::generate()), invalid),
         (signed(2, p384.encode_v2(), &key), "Failed to verify csr signature: unsupported algorithm"),

@@ -334,7 +334,13 @@ async fn errors_are_one_pretty_object_or_one_message_in_the_callers_encoding() {
     let world = World::ready().await;
     for caller in [world.caller().http1(), world.caller().http2()] {
         let answer = caller.json("GetKmsKey", json!({})).await;
-        assert_eq!(answer.text(), "{\n  \"error\": \"No attestation provided\"\n}");
+        let id = answer.header("x-denial-id");
+        let expected = format!(
+            "{{\n  \"error\": \"No attestation provided\",\n  \"code\": \"no_attestation\",\n  \"denial_id\": \"{id}\"\n}}"
+        );
+        assert_eq!(answer.text(), expected);
+        let answer = caller.json("GetAppEnvEncryptPubKey", json!({ "app_id": "00" })).await;
+        assert_eq!(answer.text(), "{\n  \"error\": \"app_id must be 20 bytes, got 1\"\n}");
         assert_eq!(answer.header("content-type"), "application/json");
         let answer = caller.send(post("/prpc/GetKmsKey", "")).await;
         assert_eq!(&answer.body[..], b"\x0a\x17No attestation provided");

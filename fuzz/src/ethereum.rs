@@ -8,10 +8,9 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use cvm_kms::config::Config;
 use cvm_kms::policy::{Decision, Policy, Subject};
+use kms_attest::identity::BootInfo;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
-
-use super::allowlist::boot_info;
 
 /// The longest reason that a caller is shown, in characters.
 const LONGEST_REASON: usize = 512;
@@ -67,7 +66,7 @@ pub fn ethereum(data: &[u8]) {
     let node = NODE.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
     *PLACED.lock().unwrap_or_else(|poisoned| poisoned.into_inner()) = (place, bytes.to_vec());
     let (runtime, config) = &*node;
-    let boot_info = boot_info(Vec::new());
+    let boot_info = boot_info();
     let decision = runtime.block_on(async {
         // Each input is a new chain: nothing is remembered of the last one.
         let policy = Policy::from_config(&config.core.auth_api).expect("the client can be built");
@@ -89,6 +88,23 @@ pub fn ethereum(data: &[u8]) {
             assert!(denial.reason.chars().count() <= LONGEST_REASON && is_printable);
         }
         Err(error) => assert_eq!(error.to_string(), "authorization backend unavailable"),
+    }
+}
+
+/// Every value has the width that the contract has a word for.
+fn boot_info() -> BootInfo {
+    BootInfo {
+        tee_variant: "dstack-tdx".to_owned(),
+        mr_aggregated: vec![0xa1; 32],
+        os_image_hash: vec![0xb2; 32],
+        mr_system: vec![0xc3; 32],
+        app_id: vec![0xd4; 20],
+        compose_hash: vec![0xe5; 32],
+        instance_id: Vec::new(),
+        device_id: vec![0xf6; 32],
+        key_provider_info: Vec::new(),
+        tcb_status: "UpToDate".to_owned(),
+        advisory_ids: Vec::new(),
     }
 }
 

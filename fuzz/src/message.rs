@@ -16,6 +16,8 @@ const MESSAGES: &[Read] = messages! {
     GetAppKeyRequest AppId PublicKeyResponse AppKeyResponse GetMetaResponse GetKmsKeyRequest KmsKeys KmsKeyResponse
     GetTempCaCertResponse SignCertRequest SignCertResponse LegacyClearImageCacheRequest ClearImageCacheRequest
     BootstrapRequest BootstrapResponse OnboardRequest OnboardResponse AttestationInfoResponse PrpcError
+    ExplainRequest ExplainResponse ListDenialsRequest ListDenialsResponse FreezeRequest FreezeResponse UnfreezeRequest
+    UnfreezeResponse ListFrozenResponse StartShadowRequest StartShadowResponse ShadowReportResponse
 };
 
 /// The first byte chooses the message, the others are it: in protobuf, in JSON and as a query string.

@@ -23,6 +23,9 @@ const MOST_BYTES: usize = 16 << 20;
 /// Evidence that is larger is not kept.
 const LARGEST: usize = 256 << 10;
 
+/// The longest text that is kept in bytes.
+const LONGEST_TEXT: usize = 1024;
+
 /// What a caller is given to name its refusal by: twelve hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DenialId([u8; 6]);
@@ -208,9 +211,9 @@ impl Denials {
             role: refused.role,
             step: finding.step,
             code: finding.code,
-            reason: refused.reason.to_owned(),
-            expected: finding.expected.map(str::to_owned),
-            actual: finding.actual.map(str::to_owned),
+            reason: bounded(refused.reason),
+            expected: finding.expected.map(bounded),
+            actual: finding.actual.map(bounded),
             remedy: refused.remedy,
             identity: finding.identity.cloned(),
             vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
@@ -291,6 +294,11 @@ fn likeness(refused: &Refused<'_>) -> [u8; 32] {
         None => add(refused.remote.to_canonical().to_string().as_bytes()),
     }
     digest.finalize().into()
+}
+
+/// A text that is kept: part of it can come from the caller or a back end.
+fn bounded(text: &str) -> String {
+    text[..text.floor_char_boundary(LONGEST_TEXT)].to_owned()
 }
 
 fn unix_now() -> u64 {

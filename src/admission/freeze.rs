@@ -1,6 +1,6 @@
 //! Freezes: what an operator has stopped, whoever the policy allows. Kept over restarts.
 //!
-//! A freeze counts in memory before it is on the disk, and is on the disk before it is answered. An unfreeze is in the
+//! A freeze counts in memory before it is on the disk, whatever the disk does, and is on the disk before it is answered. An unfreeze is in the
 //! audit log before it is on the disk, and on the disk before it counts. Whenever the process stops, what was answered
 //! holds, and what was not has erred on the side of the freeze.
 
@@ -262,17 +262,18 @@ impl Freezes {
         live
     }
 
-    /// Freezes, in place of an earlier freeze of the same scope. When it returns, no permit is made for it any more and
-    /// none that exists opens anything.
+    /// Freezes, in place of an earlier freeze of the same scope. It counts at once, whatever the disk does; when this
+    /// returns without an error, it is also kept and recorded.
     ///
     /// # Errors
     /// [`FreezeError`]; all but [`FreezeError::Full`] say that it is frozen nevertheless.
     pub async fn freeze(&self, freeze: Freeze, audit: &Audit) -> Result<(), FreezeError> {
+        let freeze = Arc::new(freeze);
+        self.insert(&freeze)?;
+        tracing::warn!(what = %freeze.scope, by = freeze.author.by, reason = freeze.reason, "FROZEN");
         let file = Arc::clone(&self.file).lock_owned().await;
-        let mut entries = self.live();
-        if entries.len() >= MOST_FREEZES && !entries.contains_key(&freeze.scope) {
-            return Err(FreezeError::Full);
-        }
+        // An unfreeze that had the turn before us has taken it back: this is the later of the two.
+        self.insert(&freeze)?;
         let event = Event::Frozen {
             scope: freeze.scope.name(),
             value: hex::encode(freeze.scope.value()),
@@ -281,12 +282,23 @@ impl Freezes {
             by: freeze.author.by.clone(),
             remote: freeze.author.remote,
         };
-        tracing::warn!(what = %freeze.scope, by = freeze.author.by, reason = freeze.reason, "FROZEN");
-        entries.insert(freeze.scope, Arc::new(freeze));
-        self.show(entries.clone());
-        let _turn = file::write(file, entries).await.map_err(FreezeError::NotKept)?;
+        let _turn = file::write(file, self.live()).await.map_err(FreezeError::NotKept)?;
         let _ = audit.record(event).await.map_err(FreezeError::NotRecorded)?;
         Ok(())
+    }
+
+    fn insert(&self, freeze: &Arc<Freeze>) -> Result<(), FreezeError> {
+        let mut is_full = false;
+        self.current.rcu(|current| {
+            let mut entries = live(current);
+            is_full = entries.len() >= MOST_FREEZES && !entries.contains_key(&freeze.scope);
+            if !is_full {
+                entries.insert(freeze.scope, Arc::clone(freeze));
+            }
+            entries
+        });
+        self.count();
+        if is_full { Err(FreezeError::Full) } else { Ok(()) }
     }
 
     /// Takes a freeze back.
@@ -313,9 +325,14 @@ impl Freezes {
             remote: author.remote,
         };
         let _ = audit.record(event).await.map_err(FreezeError::ThawNotRecorded)?;
-        let _turn = file::write(file, entries.clone()).await.map_err(FreezeError::ThawNotKept)?;
+        let _turn = file::write(file, entries).await.map_err(FreezeError::ThawNotKept)?;
         tracing::warn!(what = %scope, by = author.by, "no longer frozen");
-        self.show(entries);
+        self.current.rcu(|current| {
+            let mut entries = live(current);
+            entries.remove(&scope);
+            entries
+        });
+        self.count();
         Ok(Thaw::Done)
     }
 
@@ -328,18 +345,16 @@ impl Freezes {
         }
     }
 
-    /// What is in force: what has ended is forgotten with the next change.
     fn live(&self) -> Entries {
-        let now = unix_now();
-        let current = self.current.load();
-        let live = current.iter().filter(|(_, freeze)| freeze.is_live(now));
-        live.map(|(scope, freeze)| (*scope, Arc::clone(freeze))).collect()
+        live(&self.current.load())
     }
+}
 
-    fn show(&self, entries: Entries) {
-        self.current.store(Arc::new(entries));
-        self.count();
-    }
+/// What is in force: what has ended is forgotten with the next change.
+fn live(entries: &Entries) -> Entries {
+    let now = unix_now();
+    let live = entries.iter().filter(|(_, freeze)| freeze.is_live(now));
+    live.map(|(scope, freeze)| (*scope, Arc::clone(freeze))).collect()
 }
 
 /// Unix seconds; a clock before 1970 ends no freeze.

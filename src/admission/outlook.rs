@@ -82,35 +82,33 @@ impl TcbWatch {
     }
 
     fn warnings(&self, outlook: &Outlook) -> Vec<(PlatformTcb, Warning)> {
-        let warning = |forecast: &Forecast| Some((forecast.platform, self.warning(forecast)?));
+        let warning =
+            |forecast: &Forecast| Some((forecast.platform, Warning::of(forecast, &self.tolerance)?));
         outlook.forecasts.iter().filter_map(warning).collect()
     }
+}
 
+impl Warning {
     /// `None` if the early set judges no worse.
-    fn warning(&self, forecast: &Forecast) -> Option<Warning> {
+    fn of(forecast: &Forecast, tolerance: &TcbTolerance) -> Option<Self> {
         let today = &forecast.today;
         let (ahead, verdict) = match &forecast.ahead {
-            Ahead::Verdict(verdict) if is_worse(verdict, today) => {
+            Ahead::Verdict(verdict) if is_worse(verdict, today, tolerance) => {
                 (verdict.status.to_string(), Some(verdict))
             }
             Ahead::Verdict(_) => return None,
             Ahead::Refused(reason) => (format!("refused: {reason}"), None),
         };
-        let new = |advisory: &&String| {
-            !today.advisory_ids.contains(advisory) && !self.tolerance.has_advisory(advisory)
-        };
-        let advisories = verdict.map(|verdict| verdict.advisory_ids.iter().filter(new).cloned().collect());
-        Some(Warning {
+        let advisories = verdict.map(|verdict| new_advisories(verdict, today, tolerance).cloned().collect());
+        Some(Self {
             today: today.status.to_string(),
             ahead,
             advisories: advisories.unwrap_or_default(),
             recovery: verdict.and_then(|verdict| verdict.lag.as_ref()).map(|lag| lag.since()),
-            tolerated_until: verdict.and_then(|verdict| self.tolerance.grace_ends(verdict)),
+            tolerated_until: verdict.and_then(|verdict| tolerance.grace_ends(verdict)),
         })
     }
-}
 
-impl Warning {
     fn tell(&self, platform: &PlatformTcb) {
         tracing::warn!(
             fmspc = hex::encode(platform.model.fmspc),
@@ -129,10 +127,19 @@ impl Warning {
     }
 }
 
-/// Whether `ahead` has a worse status than `today`, or an advisory more.
-fn is_worse(ahead: &TcbVerdict, today: &TcbVerdict) -> bool {
-    rank(ahead.status) > rank(today.status)
-        || ahead.advisory_ids.iter().any(|advisory| !today.advisory_ids.contains(advisory))
+/// Whether `ahead` has a worse status than `today`, or an advisory more that is not tolerated.
+fn is_worse(ahead: &TcbVerdict, today: &TcbVerdict, tolerance: &TcbTolerance) -> bool {
+    rank(ahead.status) > rank(today.status) || new_advisories(ahead, today, tolerance).next().is_some()
+}
+
+fn new_advisories<'a>(
+    ahead: &'a TcbVerdict,
+    today: &'a TcbVerdict,
+    tolerance: &'a TcbTolerance,
+) -> impl Iterator<Item = &'a String> {
+    let is_new =
+        |advisory: &&String| !today.advisory_ids.contains(advisory) && !tolerance.has_advisory(advisory);
+    ahead.advisory_ids.iter().filter(is_new)
 }
 
 /// Intel's order of severity.
@@ -154,4 +161,59 @@ fn rank(status: TcbStatus) -> u8 {
 fn date(unix: u64) -> Option<String> {
     let date = OffsetDateTime::from_unix_timestamp(i64::try_from(unix).ok()?).ok()?;
     Some(date.format(&Rfc3339).ok()?.chars().take(10).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use kms_attest::collateral::{CaKind, Clock, PlatformKey};
+
+    use super::*;
+
+    fn verdict(status: TcbStatus, advisories: &[&str]) -> TcbVerdict {
+        let advisory_ids = advisories.iter().map(|id| (*id).to_owned()).collect();
+        TcbVerdict { status, advisory_ids, fmspc: [0; 6], lag: None }
+    }
+
+    fn warning(today: TcbVerdict, ahead: Ahead) -> Option<Warning> {
+        let platform = PlatformTcb {
+            model: PlatformKey { fmspc: [0; 6], ca: CaKind::Platform },
+            cpu_svn: [0; 16],
+            pce_svn: 0,
+            tee_tcb_svn: [0; 16],
+            tee_tcb_svn2: None,
+            qe_isv_svn: 0,
+        };
+        let (config, _) =
+            crate::config::Config::from_toml("core.tcb.advisories = ['INTEL-SA-00837']").expect("valid");
+        let tolerance = TcbTolerance::new(config.core.tcb, Clock::fixed(0), Arc::new(Metrics::new([])));
+        Warning::of(&Forecast { platform, seen_at: 0, today, ahead }, &tolerance)
+    }
+
+    #[test]
+    fn only_what_gets_worse_is_warned_of() {
+        use TcbStatus::{ConfigurationNeeded, OutOfDate, UpToDate};
+        let fine = || verdict(UpToDate, &[]);
+        for (today, ahead, is_worse) in [
+            (fine(), fine(), false),
+            (fine(), verdict(OutOfDate, &[]), true),
+            (verdict(OutOfDate, &[]), fine(), false),
+            (verdict(OutOfDate, &["INTEL-SA-00960"]), verdict(ConfigurationNeeded, &[]), false),
+            (verdict(OutOfDate, &[]), verdict(OutOfDate, &["INTEL-SA-00960"]), true),
+            (verdict(OutOfDate, &["INTEL-SA-00960"]), verdict(OutOfDate, &["INTEL-SA-00960"]), false),
+            (fine(), verdict(UpToDate, &["intel-sa-00837"]), false),
+        ] {
+            let warned = warning(today.clone(), Ahead::Verdict(ahead.clone())).is_some();
+            assert_eq!(warned, is_worse, "{today:?} to {ahead:?}");
+        }
+        let refused =
+            warning(fine(), Ahead::Refused("TCB status is invalid: Revoked".into())).expect("worse");
+        assert_eq!(refused.ahead, "refused: TCB status is invalid: Revoked");
+        assert_eq!((refused.recovery, refused.tolerated_until), (None, None));
+    }
+
+    #[test]
+    fn dates_are_days() {
+        assert_eq!(date(1_790_812_800).as_deref(), Some("2026-10-01"));
+        assert_eq!(date(u64::MAX), None);
+    }
 }

@@ -33,6 +33,13 @@ impl<R> Permit<R> {
         Self { identity, app_id, gateway_app_id, relaxations: Relaxations::default(), role: PhantomData }
     }
 
+    /// A permit for what is tried with one; its app id is the identity's.
+    #[cfg(test)]
+    pub(crate) fn for_test(identity: BootInfo, not_frozen: NotFrozen) -> Self {
+        let app_id = AppId::try_from(identity.app_id.as_slice()).expect("an app id");
+        Self::new(identity, app_id, String::new(), not_frozen)
+    }
+
     /// The same, which took these relaxations.
     pub(super) fn relaxed(self, relaxations: Relaxations) -> Self {
         Self { relaxations, ..self }

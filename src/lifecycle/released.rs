@@ -126,3 +126,87 @@ impl Released<Certificate> {
         Self::after(event, door, permit, to).await
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use tokio::{runtime::Handle, task::block_in_place};
+
+    use super::*;
+    use crate::{
+        admission::{Author, Scope},
+        metrics::Metrics,
+        policy::testing::boot_info,
+    };
+
+    struct Disk {
+        directory: tempfile::TempDir,
+        audit: Audit,
+        freezes: Freezes,
+    }
+
+    impl Disk {
+        fn new() -> Self {
+            let directory = tempfile::tempdir().unwrap();
+            let audit = Audit::open(&directory.path().join("audit.jsonl")).unwrap();
+            let metrics = Arc::new(Metrics::new([]));
+            let freezes = Freezes::open(directory.path().join("frozen.json"), metrics).unwrap();
+            Self { directory, audit, freezes }
+        }
+
+        fn door(&self) -> Door<'_> {
+            Door { audit: &self.audit, freezes: &self.freezes }
+        }
+
+        fn permit(&self) -> Permit<App> {
+            Permit::for_test(boot_info(), self.freezes.check(&boot_info()).unwrap())
+        }
+
+        async fn freeze(&self) {
+            let author = Author { by: "token".to_owned(), remote: Ipv4Addr::LOCALHOST.into() };
+            let (reason, since) = ("leaked key".to_owned(), 1);
+            let freeze = Freeze { scope: Scope::Kms, reason, since, expires_at: None, author };
+            self.freezes.freeze(freeze, &self.audit).await.unwrap();
+        }
+
+        /// Name of each event in the log, and the whole last line.
+        fn log(&self) -> (Vec<String>, serde_json::Value) {
+            let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
+            let lines: Vec<serde_json::Value> =
+                text.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+            let names = lines.iter().map(|line| line["event"].as_str().unwrap().to_owned()).collect();
+            (names, lines.last().cloned().unwrap_or_default())
+        }
+    }
+
+    #[tokio::test]
+    async fn a_permit_that_was_frozen_since_is_not_even_recorded() {
+        let disk = Disk::new();
+        let permit = disk.permit();
+        disk.freeze().await;
+        let outcome = Released::after(
+            |subject| Event::AppKeyReleased { subject },
+            disk.door(),
+            permit,
+            [192, 0, 2, 1].into(),
+        );
+        assert!(matches!(outcome.await, Err((NotReleased::Frozen(_), _))));
+        assert_eq!(disk.log().0, ["frozen"]);
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+    async fn what_is_frozen_while_the_line_is_written_is_withheld_and_the_log_says_so() {
+        let disk = Disk::new();
+        // The event is made after the first look and before the line is written.
+        let event = |subject| {
+            block_in_place(|| Handle::current().block_on(disk.freeze()));
+            Event::AppKeyReleased { subject }
+        };
+        let outcome = Released::after(event, disk.door(), disk.permit(), [192, 0, 2, 1].into()).await;
+        assert!(matches!(outcome, Err((NotReleased::Frozen(_), _))));
+        let (names, last) = disk.log();
+        assert_eq!(names, ["frozen", "app_key_released", "withheld"]);
+        assert_eq!((&last["released"], &last["app_id"]), (&2.into(), &"11".repeat(20).into()));
+    }
+}

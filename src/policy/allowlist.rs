@@ -22,8 +22,14 @@ pub(super) const MAX_FILE: u64 = 64 << 20;
 /// A file that changed this recently may change again without a new time stamp.
 const UNSETTLED: Duration = Duration::from_millis(100);
 
-/// How long a decision waits for a file that has changed. Ten thousand apps take some hundredths of a second.
+/// How long a decision waits for a file that has changed; an ordinary one takes a few milliseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
+
+/// A file larger than this takes longer than callers are to notice: a thousand apps and more.
+const LARGE: u64 = 256 << 10;
+
+/// How long a decision waits for a large file.
+const LARGE_PATIENCE: Duration = Duration::from_millis(20);
 
 /// How long the rules of before decide while a file that has changed is being read.
 const TOLERANCE: Duration = Duration::from_secs(10);
@@ -77,7 +83,7 @@ impl Allowlist {
         self.file.has_changed(asked);
         // A task of its own, off the workers: it ends whether or not whoever asked is still there.
         let reading = tokio::spawn(Arc::clone(&self.file).read_again(asked));
-        let _ = tokio::time::timeout(PATIENCE, reading).await;
+        let _ = tokio::time::timeout(self.file.patience(), reading).await;
     }
 
     pub(super) fn info(&self) -> Info {
@@ -123,6 +129,14 @@ impl WatchedFile {
         self.snapshot.load().is_current(&self.path)
     }
 
+    fn patience(&self) -> Duration {
+        match fs::metadata(&self.path) {
+            // What is too large is refused without being read.
+            Ok(file) if file.len() > LARGE && file.len() <= MAX_FILE => LARGE_PATIENCE,
+            _ => PATIENCE,
+        }
+    }
+
     fn has_changed(&self, now: Instant) {
         if self.changed.load().is_none() {
             self.changed.store(Some(Arc::new(now)));
@@ -140,14 +154,24 @@ impl WatchedFile {
         if old.begun >= asked || old.is_current(&self.path) {
             return;
         }
-        let (file, before) = (Arc::clone(&self), Arc::clone(&old));
-        let read = tokio::task::spawn_blocking(move || Snapshot::read(&file.path, Some(&before))).await;
-        let snapshot = read.unwrap_or_else(|_| Snapshot::unreadable("could not be read".to_owned()));
-        if !snapshot.is_same_file_as(&old) {
-            snapshot.log();
+        let file = Arc::clone(&self);
+        // The rules of before end here too: so many take a while to let go.
+        let read = tokio::task::spawn_blocking(move || {
+            let snapshot = Snapshot::read(&file.path, Some(&old));
+            file.replace(&old, snapshot);
+        });
+        if read.await.is_err() {
+            let old = self.snapshot.load_full();
+            self.replace(&old, Snapshot::unreadable("could not be read".to_owned()));
         }
-        self.snapshot.store(Arc::new(snapshot));
         self.changed.store(None);
+    }
+
+    fn replace(&self, old: &Snapshot, new: Snapshot) {
+        if !new.is_same_file_as(old) {
+            new.log();
+        }
+        self.snapshot.store(Arc::new(new));
     }
 }
 
@@ -255,10 +279,15 @@ fn contents(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
     }
     let mut file = File::open(path)?;
     let metadata = file.metadata()?;
+    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "larger than 64 MiB");
+    if metadata.len() > MAX_FILE {
+        return Err(too_large());
+    }
     let mut bytes = Vec::new();
+    // It may grow meanwhile.
     (&mut file).take(MAX_FILE + 1).read_to_end(&mut bytes)?;
     if bytes.len() as u64 > MAX_FILE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 64 MiB"));
+        return Err(too_large());
     }
     Ok((bytes, metadata))
 }

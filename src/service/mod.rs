@@ -211,6 +211,12 @@ pub const METHODS: [Row; 20] = {
 };
 
 impl Method {
+    /// Whether it must be asked for by POST: what a page in a browser can cause by a link, no operator must find done.
+    /// `ClearImageCache` has always been served by GET.
+    pub fn needs_post(self) -> bool {
+        matches!(self, Self::Freeze | Self::Unfreeze | Self::StartShadow | Self::StopShadow)
+    }
+
     /// The method `name` of `service`; names are case sensitive.
     pub fn find(service: Service, name: &str) -> Option<&'static Row> {
         METHODS.iter().find(|row| row.service == service && row.name == name)

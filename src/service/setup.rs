@@ -152,12 +152,12 @@ impl SetupService {
     }
 
     /// Where this KMS stands and what can be done. Waits at most `patience`, and never longer than [`LONGEST_WAIT`], for
-    /// that to become something else.
+    /// another mode, or for something else to be missing.
     ///
     /// # Errors
     /// When the key directory cannot be read.
     pub async fn status(&self, patience: Duration) -> Result<Status> {
-        let first = self.look().await?;
+        let (first, before) = self.look().await?;
         if patience.is_zero() || first.mode == Mode::Serving {
             return Ok(first);
         }
@@ -168,14 +168,16 @@ impl SetupService {
             let wake = deadline.min(Instant::now() + LOOK_EVERY);
             // A sender that is gone changes nothing any more: the deadline ends the wait.
             let _ = tokio::time::timeout_at(wake, changed(&mut switch)).await;
-            let now = self.look().await?;
-            if now != first || Instant::now() >= deadline {
+            let (now, after) = self.look().await?;
+            // That the switch has begun is no news: who asks again then may find the port changed already.
+            let is_news = now.mode != first.mode || missing(after) != missing(before);
+            if is_news || Instant::now() >= deadline {
                 return Ok(now);
             }
         }
     }
 
-    async fn look(&self) -> Result<Status> {
+    async fn look(&self) -> Result<(Status, Switch)> {
         let switch = *self.switch.borrow();
         let held = self.held().await?;
         let mode = match (switch, &held) {
@@ -185,7 +187,7 @@ impl SetupService {
             (Switch::Stuck(_), Held::Keys) => Mode::RestartRequired,
             (_, Held::Keys) => Mode::Committed,
         };
-        Ok(Status {
+        let status = Status {
             mode,
             version: env!("CVM_KMS_VERSION"),
             boot_id: self.boot_id.clone(),
@@ -193,7 +195,8 @@ impl SetupService {
             token_required: self.token == Token::Required,
             serving_port: self.serving_port,
             next: next(mode, switch, held),
-        })
+        };
+        Ok((status, switch))
     }
 
     /// What the key directory holds. One look at a time serves everyone who asked before it began: reading keys for each
@@ -228,6 +231,13 @@ impl SetupService {
 async fn changed(switch: &mut watch::Receiver<Switch>) {
     if switch.changed().await.is_err() {
         std::future::pending::<()>().await;
+    }
+}
+
+fn missing(switch: Switch) -> Option<&'static str> {
+    match switch {
+        Switch::Lacking(what) | Switch::Stuck(what) => Some(what),
+        Switch::Resting | Switch::Trying | Switch::Done => None,
     }
 }
 

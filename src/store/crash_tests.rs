@@ -104,6 +104,7 @@ fn work(work: &str, path: &Path, disk: &'static Limited) -> Result<(), StoreErro
     match work {
         "open" => Ok(()),
         "commit" => directory.commit(&Set::number(1).keys()),
+        "probe" => directory.probe(),
         "renew" => directory.write_derived(Derived::RpcCertificate, b"new"),
         other => panic!("unknown work {other}"),
     }
@@ -226,6 +227,24 @@ fn a_process_that_dies_while_a_derived_file_is_replaced_leaves_the_old_or_the_ne
         }
     }
     assert!(seen.is_sorted() && !seen[0] && seen[seen.len() - 1], "{seen:?}");
+}
+
+#[test]
+fn trying_the_directory_out_leaves_nothing_wherever_it_stops() {
+    for steps in 0.. {
+        let (killed, failed) = (scratch(), scratch());
+        let survived = survives("probe", killed.path(), steps);
+        let finished = work("probe", failed.path(), limited(steps, End::Fail)).is_ok();
+        for directory in [&killed, &failed] {
+            open(directory.path());
+            assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 0, "step {steps}");
+        }
+        assert_eq!(survived, finished, "step {steps}");
+        if survived {
+            assert!(steps > 5, "{steps}");
+            break;
+        }
+    }
 }
 
 /// What a power cut takes is what was not synced: every file and directory is synced before the step that relies on it.

@@ -28,6 +28,8 @@ pub(super) enum Refused {
     Credentials,
     /// Too many wrong ones came from this address, which has to wait.
     Locked(Duration),
+    /// A page of another site has made a browser send it, with the credentials that the browser keeps.
+    OtherOrigin,
 }
 
 /// Asks every request for credentials.
@@ -54,6 +56,9 @@ impl Guard {
             [Verb::GET, Verb::POST, Verb::PUT, Verb::PATCH, Verb::DELETE, Verb::OPTIONS, Verb::HEAD];
         if !GUARDED.contains(verb) {
             return Err(Refused::Verb);
+        }
+        if !is_own_origin(headers) {
+            return Err(Refused::OtherOrigin);
         }
         if matches!(*self.credentials, Credentials::NoneNeeded) {
             return Ok(Operator::Anyone);
@@ -82,8 +87,18 @@ impl Guard {
     }
 }
 
+/// Whether no browser says that the request comes from a page of somebody else. Programs send no origin.
+fn is_own_origin(headers: &HeaderMap) -> bool {
+    let Some(origin) = headers.get(header::ORIGIN) else { return true };
+    let (Ok(origin), Some(Ok(host))) = (origin.to_str(), headers.get(header::HOST).map(HeaderValue::to_str))
+    else {
+        return false;
+    };
+    origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
+}
+
 impl Refused {
-    /// 404; 401 without a body; 429 in the protocol of the request.
+    /// 404; 401 without a body; 403 and 429 in the protocol of the request.
     pub(super) fn answer(self, is_grpc: bool) -> Answer {
         match self {
             Self::Verb => prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new),
@@ -93,6 +108,10 @@ impl Refused {
                 let challenge = HeaderValue::from_static("Basic realm=\"dstack-kms admin\"");
                 answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
                 answer
+            }
+            Self::OtherOrigin => {
+                let text = "requests of another site's pages are refused here";
+                refusal(is_grpc, &Error::new(Code::Denied, text))
             }
             Self::Locked(wait) => {
                 let text = "too many wrong credentials from this address; try later";

@@ -186,6 +186,9 @@ where
         let unknown = Error::new(Code::UnknownMethod, format!("Service not found: {name}"));
         return error(encoding, &unknown);
     };
+    if method.needs_post() && is_read(&parts.method) {
+        return error(encoding, &Error::invalid(format!("{name} changes something: ask for it by POST")));
+    }
     match dispatch.call(*method, caller, Call { encoding, payload }).await {
         Ok(bytes) => success(*method, encoding, bytes),
         Err(cause) => {

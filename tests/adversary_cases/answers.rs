@@ -10,7 +10,7 @@ use crate::support::{
 
 #[tokio::test]
 async fn answers_that_no_source_gives_are_refused_one_by_one() {
-    let replica = World::onboarding_with("core.limits.request_timeout = \"10s\"").await;
+    let replica = World::onboarding().await;
     let cluster = Cluster::new();
     let other = Cluster::new();
     let page = "<!doctype html><html><body>It works!</body></html>";

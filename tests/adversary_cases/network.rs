@@ -145,7 +145,7 @@ async fn a_source_that_takes_no_certificate_of_ours_is_named_with_what_it_says()
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn sources_that_keep_everyone_waiting_hold_up_nobody_else_and_are_given_up() {
-    let replica = World::onboarding_with("core.limits.request_timeout = \"8s\"").await;
+    let replica = World::onboarding_with("core.limits.request_timeout = \"12s\"").await;
     let cluster = Cluster::new();
     let slow = |method: &'static str, reply: Reply| {
         let answers = cluster.answering(move |called| (called == method).then(|| reply.clone()));
@@ -181,13 +181,13 @@ async fn sources_that_keep_everyone_waiting_hold_up_nobody_else_and_are_given_up
     for call in ["GetAttestationInfo", "Finish"] {
         assert_eq!(caller.json(call, json!({})).await.status, 200, "{call}");
     }
-    assert!(began.elapsed() < Duration::from_secs(7), "nobody waited for the sources");
+    assert!(began.elapsed() < Duration::from_secs(10), "nobody waited for the sources");
 
     for (call, source) in waiting.into_iter().zip(&sources) {
-        let text = "the source KMS did not hand over its keys within 7.2 s; nothing was stored, try again";
+        let text = "the source KMS did not hand over its keys within 10.8 s; nothing was stored, try again";
         assert_eq!(call.await.expect("an answer"), (503, format!("{PREFIX}{text}")), "{:?}", source.calls());
     }
-    assert!(began.elapsed() < Duration::from_secs(20));
+    assert!(began.elapsed() < Duration::from_secs(30));
     nothing_is_kept(&replica, "slow sources");
     sleep(Duration::from_millis(50)).await;
     let answer = onboard(&replica, &fifth.url()).await;

@@ -18,16 +18,8 @@ use super::{
 /// Built once for each test binary: cargo makes it a matter of a second where nothing changed.
 static KMSCTL: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut cargo = Command::new(env!("CARGO"));
-    cargo.args([
-        "build",
-        "--locked",
-        "--package",
-        "kms-client",
-        "--bin",
-        "kmsctl",
-        "--message-format",
-        "json",
-    ]);
+    // All of the workspace decides with which features: those of its tests, so that little is built anew.
+    cargo.args(["build", "--locked", "--workspace", "--bin", "kmsctl", "--message-format", "json"]);
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }

@@ -168,10 +168,11 @@ impl World {
         self.path("certs").join(name)
     }
 
-    /// The audit log, line by line.
+    /// The audit log, line by line, as far as lines are whole: one may be being written.
     pub fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.key_file("audit.jsonl")).expect("audit log");
-        text.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+        let end = text.rfind('\n').map_or(0, |end| end + 1);
+        text[..end].lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
     /// The audit log's lines about `event`.

@@ -8,7 +8,7 @@ use std::{sync::Arc, time::Instant};
 use kms_attest::p256::P256Key;
 // Where the test server looks for them.
 use kms_client::{Connection, KmsUrl, Trust};
-use serde_json::Value;
+use serde_json::{Value, json};
 
 use support::{Desk, Kms, Leaf, Reply, World, refusal};
 
@@ -149,6 +149,12 @@ async fn a_refusal_of_the_kms_has_its_own_exit_code_and_reason() {
     let desk = Desk::in_world(&world);
     let ran = desk.run(&fetch(&kms.url(), &["--json"])).await.expect(3);
     assert_eq!(ran.json()["attempts"][0]["exit"], 3);
+    let numbered = Kms::altered(&world, |method, _| {
+        let body = json!({ "error": "Boot denied", "code": "denied", "denial_id": "d-17" }).to_string();
+        (method == "GetAppKey").then(|| Reply::Status(403, body.into_bytes()))
+    })
+    .await;
+    desk.run(&fetch(&numbered.url(), &[])).await.expect(3).says("Boot denied (denial d-17)");
     ran.says("App not allowed: Boot denied: app not registered");
 }
 

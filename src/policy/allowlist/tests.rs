@@ -144,17 +144,41 @@ fn many(compose_hash: u8) -> String {
 }
 
 #[tokio::test]
-async fn who_asks_while_a_large_file_is_read_waits_for_the_same_reading() {
+async fn who_asks_while_a_file_is_read_waits_for_the_same_reading() {
     let setup = Setup::new();
-    setup.write(&many(0x23));
+    setup.write(&content(0x23));
     assert!(setup.decide().await.is_err());
-    setup.replace(&many(0x22));
+    setup.replace(&content(0x22));
     let before = setup.allowlist.file.snapshot.load_full();
-    let asked = std::time::Instant::now();
+    let asked = Instant::now();
     let decisions = futures_util::future::join_all((0..200).map(|_| setup.decide())).await;
     assert!(decisions.iter().all(Result::is_ok), "each sees the change");
     let after = setup.allowlist.file.snapshot.load_full();
     assert!(!Arc::ptr_eq(&before, &after) && after.begun >= asked);
+}
+
+#[tokio::test]
+async fn a_large_file_holds_nobody_up_and_is_in_force_once_it_is_read() {
+    let setup = Setup::new();
+    setup.write(&many(0x22));
+    assert!(fs::metadata(setup.path()).unwrap().len() > LARGE);
+    setup.allowlist.refresh().await;
+    let allowed = async || setup.decide().await.is_ok();
+    let until = async |wanted: bool| {
+        let began = Instant::now();
+        while allowed().await != wanted {
+            assert!(began.elapsed() < TOLERANCE, "it is never read");
+        }
+    };
+    until(true).await;
+    let file = Arc::clone(&setup.allowlist.file);
+    let reading = file.reading.lock().await;
+    setup.replace(&many(0x23));
+    let began = Instant::now();
+    assert!(allowed().await, "by the rules of before");
+    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    drop(reading);
+    until(false).await;
 }
 
 #[tokio::test]

@@ -2,8 +2,10 @@
 
 use std::{
     sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
+    time::{Duration, SystemTime, UNIX_EPOCH},
 };
+
+use tokio::task::JoinHandle;
 
 use super::AdminService;
 use crate::{
@@ -14,6 +16,9 @@ use crate::{
     },
     service::Caller,
 };
+
+/// How long an answer waits for the file and the audit log.
+const DISK_TIME: Duration = Duration::from_secs(10);
 
 impl AdminService {
     /// `Admin.Freeze`: from the answer on nothing is released to what is named.
@@ -34,12 +39,9 @@ impl AdminService {
         let freeze = Freeze { scope, reason, since, expires_at: request.expires_at, author: caller.author() };
         let frozen = Some(entry(&freeze));
         let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
-        // A task of its own: a client that goes away leaves no change half done.
         let change = tokio::spawn(async move { freezes.freeze(freeze, &audit).await });
-        change
-            .await
-            .map_err(|error| Error::internal("the freeze ended in a panic", error))?
-            .map_err(failed)?;
+        finished(change, "it is frozen now, but the disk does not answer: it may not be over a restart")
+            .await?;
         Ok(FreezeResponse { frozen })
     }
 
@@ -53,16 +55,26 @@ impl AdminService {
         let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
         let author = caller.author();
         let change = tokio::spawn(async move { freezes.unfreeze(scope, author, reason, &audit).await });
-        let thaw = change
-            .await
-            .map_err(|error| Error::internal("the change ended in a panic", error))?
-            .map_err(failed)?;
+        let thaw =
+            finished(change, "the disk does not answer: it may still be frozen, ListFrozen tells").await?;
         Ok(UnfreezeResponse { was_frozen: thaw == Thaw::Done })
     }
 
     /// `Admin.ListFrozen`.
     pub fn list_frozen(&self) -> ListFrozenResponse {
         ListFrozenResponse { frozen: self.parts.freezes.list().iter().map(|freeze| entry(freeze)).collect() }
+    }
+}
+
+/// The end of a change, which is a task of its own: a client that goes away leaves nothing half done.
+async fn finished<T>(
+    change: JoinHandle<std::result::Result<T, FreezeError>>,
+    when_slow: &'static str,
+) -> Result<T> {
+    match tokio::time::timeout(DISK_TIME, change).await {
+        Ok(Ok(outcome)) => outcome.map_err(failed),
+        Ok(Err(error)) => Err(Error::internal("the change ended in a panic", error)),
+        Err(slow) => Err(Error::unavailable(when_slow, slow)),
     }
 }
 

@@ -126,7 +126,9 @@ impl SetupService {
                 "Start it in a measured CVM.",
             )
         })?;
-        match parts.policy.decide(Subject::Kms(&identity)).await {
+        // As for our own standing: after what core.tcb tolerates.
+        let tolerated = parts.tolerance.apply(verified.verdict(), &identity);
+        match parts.policy.decide(Subject::Kms(&tolerated.shown)).await {
             Err(error) => Err(Failure::new(
                 "The authorization back end does not answer.",
                 "Make sure that the back end of core.auth_api runs and can be reached from here; the log has the cause.",
@@ -134,7 +136,15 @@ impl SetupService {
             .caused_by(error.detail())),
             Ok(Decision::Denied(denial)) => Err(Failure::new(
                 format!("The policy denies this KMS: {}.", denial.reason),
-                "Allow the values above in the policy: mrAggregated, OS image hash and device.",
+                match denial.code {
+                    code if code.starts_with("tcb") || code.starts_with("advisory") => {
+                        "Update this platform, or allow its TCB status and advisories in the policy."
+                    }
+                    _ => {
+                        "Allow the values that GetAttestationInfo shows in the policy: mrAggregated, OS image hash and \
+                         device."
+                    }
+                },
             )
             .caused_by(format!(
                 "{}: {}, expected {}, found {}",

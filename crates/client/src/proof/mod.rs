@@ -13,6 +13,7 @@ pub mod answers;
 mod examine;
 mod gather;
 pub mod pins;
+mod quote;
 mod statements;
 
 use serde::Serialize;

@@ -34,8 +34,12 @@ impl RootKeyParts {
         let [keys] = &response.keys[..] else { return Err(SourceError::InvalidKeys) };
         let ca = P256Key::from_pem(&keys.ca_key).map_err(|_| SourceError::CaKey)?;
         let temp_ca = P256Key::from_pem(&response.temp_ca_key).map_err(|_| SourceError::TempCaKey)?;
-        let k256 = <[u8; 32]>::try_from(&keys.k256_key[..]).map_err(|_| SourceError::K256Key)?;
-        let parts = Self { ca, temp_ca, k256: Zeroizing::new(k256), stated_k256: shown.stated_k256() };
+        if keys.k256_key.len() != 32 {
+            return Err(SourceError::K256Key);
+        }
+        let mut k256 = Zeroizing::new([0; 32]);
+        k256.copy_from_slice(&keys.k256_key);
+        let parts = Self { ca, temp_ca, k256, stated_k256: shown.stated_k256() };
         match shown.contradicting(&parts) {
             Some((key, shown)) => Err(SourceError::OtherKey { key, shown }),
             None => Ok(parts),

@@ -95,7 +95,7 @@ impl From<ConnectError> for Failure {
 
 impl From<CallError> for Failure {
     fn from(error: CallError) -> Self {
-        Self::new(call_exit(&error), error)
+        Self::new(call_exit(&error), call_text(&error))
     }
 }
 
@@ -119,8 +119,12 @@ impl From<BootError> for Failure {
         let BootError::AllFailed(attempts) = &error else { return Self::usage(error) };
         // What is proven wrong weighs more than a refusal, and that more than silence.
         let exit = attempts.iter().map(|attempt| attempt_exit(&attempt.error)).max().unwrap_or(Exit::Failed);
-        let reasons = failed_attempts(attempts);
-        Self::new(exit, error).with("attempts", reasons)
+        let reasons: Vec<String> = attempts
+            .iter()
+            .map(|attempt| format!("{}: {}", attempt.url, attempt_text(&attempt.error)))
+            .collect();
+        let message = format!("no KMS released the keys: {}", reasons.join("; "));
+        Self::new(exit, message).with("attempts", failed_attempts(attempts))
     }
 }
 
@@ -131,7 +135,7 @@ pub(crate) fn failed_attempts(attempts: &[kms_client::boot::FailedAttempt]) -> V
         .map(|attempt| {
             serde_json::json!({
                 "url": attempt.url.to_string(),
-                "error": attempt.error.to_string(),
+                "error": attempt_text(&attempt.error),
                 "exit": attempt_exit(&attempt.error) as u8,
             })
         })
@@ -141,6 +145,22 @@ pub(crate) fn failed_attempts(attempts: &[kms_client::boot::FailedAttempt]) -> V
 /// The attempts before the one that worked.
 pub(crate) fn earlier_attempts(keys: &AppKeys) -> Value {
     failed_attempts(&keys.failed)
+}
+
+/// With the number by which the operator of the KMS finds the denial.
+fn call_text(error: &CallError) -> String {
+    match error {
+        CallError::Refused { denial_id: Some(id), .. } => format!("{error} (denial {id})"),
+        error => error.to_string(),
+    }
+}
+
+/// Why one KMS released no keys.
+pub(crate) fn attempt_text(error: &AttemptError) -> String {
+    match error {
+        AttemptError::Call(error) => call_text(error),
+        error => error.to_string(),
+    }
 }
 
 fn attempt_exit(error: &AttemptError) -> Exit {

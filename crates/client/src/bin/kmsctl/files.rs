@@ -62,7 +62,7 @@ pub(crate) fn read_text(path: &Path, limit: usize) -> Outcome<Zeroizing<String>>
     }
 }
 
-/// Refuses now what [`write`] would refuse later, when work would be lost.
+/// Refuses now what `write` would refuse later, when work would be lost.
 pub(crate) fn check_writable(path: &Path, existing: Existing) -> Outcome<()> {
     if existing == Existing::Kept && fs::symlink_metadata(path).is_ok() {
         return Err(exists(path));

@@ -74,7 +74,7 @@ impl AppKey {
             fetch_app_keys_within(deadlines, self.kms.all(), &attester, server, &vm_config, pin).await?;
         drop(progress);
         for attempt in &keys.failed {
-            terminal.warn(format_args!("{}: {}", attempt.url, attempt.error));
+            terminal.warn(format_args!("{}: {}", attempt.url, exit::attempt_text(&attempt.error)));
         }
         let file = AppKeysFile::from(&keys).to_json()?;
         if to_stdout {

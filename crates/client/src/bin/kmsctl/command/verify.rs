@@ -1,9 +1,6 @@
 //! `kmsctl verify`: proof of a KMS, step by step; online, or from answers that were kept.
 
-use std::{
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
 use kms_attest::{collateral::Clock, identity::AppId, p256::SPKI_LENGTH};
@@ -29,6 +26,7 @@ use crate::{
     input::{self, Hex},
     output::{Page, Terminal, Tone, printable},
     trust::Verification,
+    when::now,
 };
 
 /// Arguments of `kmsctl verify`.
@@ -235,8 +233,4 @@ fn outcome(page: &Page, outcome: StepOutcome) -> String {
         StepOutcome::Unavailable => page.toned(Tone::Bad, "n/a "),
         StepOutcome::NotChecked => page.toned(Tone::Doubtful, "-   "),
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

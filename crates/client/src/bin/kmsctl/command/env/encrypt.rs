@@ -1,9 +1,6 @@
 //! `kmsctl env encrypt`: a `.env` file becomes bytes that only the app can read, as `vmm-cli.py` makes them.
 
-use std::{
-    path::PathBuf,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::path::PathBuf;
 
 use clap::Args;
 use kms_attest::identity::AppId;
@@ -21,6 +18,7 @@ use crate::{
     files::{self, Existing, Readers},
     output::{Audience, Terminal, Tone},
     target::Kms,
+    when::now,
 };
 
 const MAX_COMPOSE_BYTES: usize = 8 << 20;
@@ -155,8 +153,4 @@ impl App {
         let digest = Sha256::digest(files::read(path, MAX_COMPOSE_BYTES)?.as_slice());
         AppId::try_from(&digest[..20]).map_err(Failure::usage)
     }
-}
-
-fn now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
