@@ -334,10 +334,11 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
     until_denied("Compose hash not allowed").await;
     chain.send(contract, anvil::addComposeHashCall { hash: B256::repeat_byte(7) }).await;
     until_denied("Device not allowed").await;
-    assert!(world.audited("app_keys").is_empty());
+    assert!(world.audited("app_key_released").is_empty());
     chain.send(contract, anvil::setAllowAnyDeviceCall { value: true }).await;
     let keys = eventually("keys", async || Some(ask().await).filter(|answer| answer.status == 200)).await;
     assert_eq!(keys.value()["gateway_app_id"], "0xgateway");
+    assert_eq!(world.audited("app_key_released").len(), 1);
 
     let meta = world.caller().json("GetMeta", json!({})).await.value();
     assert_eq!(meta["kms_contract_address"], chain.kms.to_string());

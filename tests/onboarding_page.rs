@@ -5,9 +5,9 @@ mod support;
 use std::{path::Path, process::Command, sync::LazyLock};
 
 use cvm_kms::proto::GetMetaResponse;
-use kms_simulator::{Cvm, Platform, Stage};
+use kms_simulator::{AgentMode, Cvm, Platform, Stage};
 use serde_json::{Value, json};
-use support::{World, process, tools};
+use support::{World, http::request, process, tools};
 use tokio::sync::Mutex;
 
 /// One browser at a time: each takes what a small machine has.
@@ -151,6 +151,39 @@ async fn refusals_are_told_with_the_reason_of_the_kms_and_can_be_retried() {
     assert!(text("refusal").contains("Allow the values of step 1 in the policy that refused"), "{seen:#}");
     assert_eq!(texts(&seen["steps"]), ["Done", "Done", "Failed", "Waits"]);
     assert_eq!(source.root_keys().ca_spki(), replica.root_keys().ca_spki());
+}
+
+#[tokio::test]
+async fn a_page_opened_late_says_what_is_there_and_what_finish_waits_for() {
+    let world = World::onboarding().await;
+    world.bootstrap().await;
+    world.agent.set_mode(AgentMode::Down);
+    let given = json!({ "key": world.key_file("root-k256.key"), "away": world.path("away") });
+    let url = page_of(&world);
+    let attester_returns = async {
+        // As long as the browser needs: a machine that is busy takes its time.
+        loop {
+            let answer = world.caller().plain().try_send(request("GET", "/api/v1/setup/status", "")).await;
+            if answer.is_ok_and(|answer| answer.text().contains("the attester of this machine")) {
+                break world.agent.set_mode(AgentMode::Up);
+            }
+            tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        }
+    };
+    let playing = play("states", &url, given);
+    tokio::pin!(playing);
+    let seen = tokio::select! {
+        seen = &mut playing => panic!("it did not wait for the attester: {seen}"),
+        () = attester_returns => playing.await,
+    };
+    let notice = seen["notice"].as_str().expect("a text");
+    assert!(notice.contains("root-k256.key is missing although root-ca.key is there"), "{notice}");
+    let told = texts(&seen["told"]);
+    assert!(
+        told.iter().any(|text| text.contains("the attester of this machine does not answer")),
+        "{told:?}"
+    );
+    assert_eq!(meta(&world).await.k256_pubkey.len(), 33);
 }
 
 #[tokio::test]

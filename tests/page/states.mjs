@@ -1,0 +1,32 @@
+// A page opened late: keys exist already, a part of them goes away and comes back, and Finish has to wait for something.
+
+import { renameSync } from 'node:fs';
+import { accessible, assert, clean, given, open, picture, says, scenario } from './browser.mjs';
+
+await scenario(async (browser) => {
+  // Without its attester the KMS answers 503 when it is asked for its evidence, which the browser notes.
+  const { page, seen } = await open(browser, { expected: /status of 503/ });
+  await says(page, '#mode', 'Keys saved');
+  await says(page, '#result-title', 'This KMS has keys');
+  await says(page, '#identity-state', 'Its evidence is not to be had');
+  await says(page, '#checks-state', '3 of 5 checks fail: Attester, Collateral service, Authorization.');
+
+  renameSync(given.key, given.away);
+  await says(page, '#notices', 'Key directory incomplete');
+  const notice = await page.locator('#notices').textContent();
+  await accessible(page, 'a part of the keys');
+  await picture(page, 'broken');
+  renameSync(given.away, given.key);
+  await says(page, '#mode', 'Keys saved');
+  assert((await page.locator('#notices').textContent()) === '', 'the notice is gone');
+
+  await page.evaluate(() => {
+    globalThis.told = [];
+    const line = document.getElementById('serve-state');
+    new MutationObserver(() => globalThis.told.push(line.textContent)).observe(line, { childList: true, characterData: true, subtree: true });
+  });
+  await page.getByRole('button', { name: 'Finish' }).click();
+  await says(page, '#serving-title', 'This KMS serves');
+  clean(seen);
+  return { notice, told: await page.evaluate(() => globalThis.told) };
+});
