@@ -32,6 +32,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo build --release", "cargo has built the program for this test"),
     ("cargo bench --bench rpc", "a measurement, which needs an idle machine"),
     ("cargo bench --bench parts", "a measurement, which needs an idle machine"),
+    ("cargo bench --bench policy", "a measurement, which needs an idle machine"),
     (
         "kms auth serve --file auth-config.json --signing-key decision.key",
         "serves until it is stopped; tests/policy_commands.rs runs it",

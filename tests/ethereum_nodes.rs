@@ -375,9 +375,14 @@ async fn a_node_that_knows_no_hashes_is_asked_by_number_and_checked() {
     assert!(asked.ends_with(&["eth_call".to_owned(), "eth_getBlockByNumber".to_owned()]), "{asked:?}");
     assert!(!node.asked()[before.len()..].iter().any(by_hash), "it was asked by hash again");
 
-    // Another block of that number: what was answered was about that one.
-    chain.rpc("anvil_reorg", json!([1, []])).await;
-    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code, "device_not_allowed");
+    // Another block of that number takes the place of the one that is known: nothing of the two is mixed.
+    let before = chain.rpc("evm_snapshot", json!([])).await;
+    chain.send(chain.kms, anvil::setGatewayAppIdCall { value: "0xother".to_owned() }).await;
+    tokio::time::sleep(LOOK).await;
+    assert_eq!(allowed(policy.decide(Subject::App(&info)).await), "0xother");
+    assert_eq!(chain.rpc("evm_revert", json!([before])).await, true);
+    chain.mine(1).await;
+    assert_eq!(allowed(policy.decide(Subject::App(&info)).await), "0xgateway");
 }
 
 #[tokio::test]

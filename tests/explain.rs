@@ -11,7 +11,12 @@ use cvm_kms::{
 use kms_attest::{binding::ReportData, certificate, identity::AppId, p256::P256Key};
 use kms_simulator::{Cvm, TcbLevel};
 use serde_json::{Value, json};
-use support::{Answer, Identity, World, http, operator::Operator};
+use support::{
+    Answer, Identity, World,
+    faults::{FaultServer, Reply},
+    http,
+    operator::Operator,
+};
 
 /// What a refused caller can look up: code and id, the same in body and header.
 fn reference(answer: &Answer) -> (String, String) {
@@ -439,6 +444,53 @@ async fn an_outage_is_no_denial() {
     let explanation = operator.explain(ExplainRequest { evidence, ..Default::default() }).await;
     assert_eq!((explanation.verdict.as_str(), explanation.policy.as_str()), ("unknown", "webhook"));
     assert_eq!(check(&explanation, "policy", "").result, "unknown");
+}
+
+#[tokio::test]
+async fn a_webhooks_words_are_shown_as_they_are() {
+    let server = FaultServer::answering(|asked| {
+        let is_allowed = asked.path.ends_with("/kms");
+        let reason = if is_allowed { "" } else { "Compose hash not allowed" };
+        Reply::json(&json!({ "isAllowed": is_allowed, "gatewayAppId": "any", "reason": reason }))
+    })
+    .await;
+    let world = World::ready_with(&format!(
+        "core.auth_api = {{ type = \"webhook\", webhook.url = \"{}\" }}",
+        server.url()
+    ))
+    .await;
+    let app = world.app(1);
+    let operator = Operator::of(&world).await;
+    let answer = world.caller().shows(&world.attested(&app).await).json("GetAppKey", json!({})).await;
+    let (code, id) = reference(&answer);
+    assert_eq!(code, "compose_hash_not_allowed");
+    let explanation = operator.explain(by_id(&id)).await;
+    assert_eq!(
+        (&*explanation.policy, &*explanation.reason),
+        ("webhook", "Boot denied: Compose hash not allowed")
+    );
+    let [failure] = &failed(&explanation)[..] else { panic!("{explanation:#?}") };
+    assert_eq!((&*failure.step, &*failure.code), ("policy", "compose_hash_not_allowed"));
+    let compose = hex::encode(app.compose_hash());
+    let sentence = &explanation.remedies[0].sentence;
+    assert!(sentence.starts_with("at the authorization back end, add the compose hash"), "{sentence}");
+    assert!(explanation.allowlist_fragment.contains(&compose), "{}", explanation.allowlist_fragment);
+    let asked = server.asked().iter().filter(|asked| asked.path.ends_with("/app")).count();
+    assert_eq!(asked, 2, "once live and once to explain");
+}
+
+#[tokio::test]
+async fn what_was_tolerated_is_said() {
+    let world = World::ready_with("core.tcb.grace.OutOfDate = \"3650d\"").await;
+    let app = at_level(&world, TcbLevel::OutOfDate);
+    world.allow_app(&app);
+    let operator = Operator::of(&world).await;
+    let evidence = app.evidence(ReportData::ZERO).encode();
+    let explanation = operator.explain(ExplainRequest { evidence, ..Default::default() }).await;
+    assert_eq!(explanation.verdict, "allowed", "{explanation:#?}");
+    assert_eq!(explanation.relaxations, ["tcb_grace:OutOfDate"]);
+    assert_eq!(explanation.identity.as_ref().expect("an identity").tcb_status, "OutOfDate", "as verified");
+    assert_eq!(check(&explanation, "policy", "tcb_status").actual, "UpToDate", "as the policy is told");
 }
 
 #[tokio::test]

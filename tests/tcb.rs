@@ -4,7 +4,7 @@
 mod support;
 
 use std::{
-    sync::Arc,
+    sync::{Arc, Mutex},
     time::{SystemTime, UNIX_EPOCH},
 };
 
@@ -12,6 +12,10 @@ use cvm_kms::proto::GetMetaResponse;
 use kms_simulator::{CollateralSpec, Cvm, EarlySet, Endpoint, PccsMode, Stage, Standing, TcbLevel};
 use serde_json::{Value, json};
 use support::{Answer, World, eventually, program::Setting};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::TcpListener,
+};
 
 const DAY: u64 = 86_400;
 
@@ -331,4 +335,58 @@ async fn a_td_that_was_launched_before_an_update_is_told_apart() {
     assert_eq!(app_key(&world, &app).await.status, 200);
     let (status, _, relaxations) = recorded(&world, "app_key_released").await;
     assert_eq!((status, relaxations), (json!("TDRelaunchAdvised"), json!(["tcb_grace:TDRelaunchAdvised"])));
+}
+
+/// A webhook that allows everyone and keeps what it was asked.
+async fn webhook() -> (String, Arc<Mutex<Vec<Value>>>) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
+    let address = format!("http://{}", listener.local_addr().expect("address"));
+    let asked: Arc<Mutex<Vec<Value>>> = Arc::default();
+    let questions = Arc::clone(&asked);
+    tokio::spawn(async move {
+        loop {
+            let (mut stream, _) = listener.accept().await.expect("connection");
+            let questions = Arc::clone(&questions);
+            tokio::spawn(async move {
+                let mut request = Vec::new();
+                let mut chunk = [0; 4096];
+                // A question ends with its object; one about the service has no body.
+                while !request.ends_with(b"}") && !request.starts_with(b"GET") {
+                    match stream.read(&mut chunk).await {
+                        Ok(read @ 1..) => request.extend_from_slice(&chunk[..read]),
+                        _ => return,
+                    }
+                }
+                let body =
+                    request.windows(4).position(|end| end == b"\r\n\r\n").map(|end| &request[end + 4..]);
+                questions
+                    .lock()
+                    .expect("no panic")
+                    .extend(body.and_then(|body| serde_json::from_slice(body).ok()));
+                let answer = r#"{"isAllowed":true,"gatewayAppId":"any","reason":""}"#;
+                let head = "HTTP/1.1 200 OK\r\ncontent-type: application/json\r\nconnection: close\r\n";
+                let answer = format!("{head}content-length: {}\r\n\r\n{answer}", answer.len());
+                let _ = stream.write_all(answer.as_bytes()).await;
+            });
+        }
+    });
+    (address, asked)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_webhook_is_told_what_is_left_and_the_log_what_was_measured() {
+    let (address, asked) = webhook().await;
+    let toml = format!(
+        "core.auth_api = {{ type = 'webhook', webhook.url = '{address}' }}\n\
+         core.tcb.grace = {{ OutOfDate = '60d' }}"
+    );
+    let world = ready_with(&behind_since(days_ago(1)), &toml).await;
+    let app = app_at(&world, TcbLevel::OutOfDate);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    let app_id = hex::encode(app.app_id());
+    let questions = asked.lock().expect("no panic").clone();
+    let question = questions.iter().find(|question| question["appId"] == app_id).expect("a question");
+    assert_eq!((&question["tcbStatus"], &question["advisoryIds"]), (&json!("UpToDate"), &json!([])));
+    let (status, advisories, _) = recorded(&world, "app_key_released").await;
+    assert_eq!((status, advisories), (json!("OutOfDate"), json!(["INTEL-SA-00837", "INTEL-SA-00960"])));
 }

@@ -58,8 +58,11 @@ function tell() {
   changed();
 }
 
-/** Whether all checks passed when they last ran. */
-export const allPassed = () => [...rows.values()].every((row) => row.item.dataset.state === 'good');
+/** Whether a check passed when it last ran. */
+export const passed = (what) => rows.get(what)?.item.dataset.state === 'good';
+
+/** Whether all of them did. */
+export const allPassed = () => CHECKS.every(({ what }) => passed(what));
 
 /** Runs all checks. */
 export async function runAll() {

@@ -22,6 +22,8 @@ const MODES = {
 const LEADS = {
   committed: 'It has keys now. Note what you need of them, then let it serve.',
   serving: 'It serves its keys. What is below shows how it came to them.',
+  broken: 'A part of its keys is missing. Nothing is written over the others.',
+  restart_required: 'It has keys, but its configuration keeps it from serving them.',
 };
 
 let bootId = null;
@@ -57,6 +59,7 @@ function told(now) {
   at('about').textContent = `cvm-kms ${now.version}, started ${now.started_at}, boot id ${now.boot_id}`;
   if (now.mode === 'broken' || now.mode === 'restart_required') {
     refused(at('notices'), MODES[now.mode], now.next.map((step) => step.text).join('. '));
+    serve.forbid(`Not now: ${MODES[now.mode].toLowerCase()}.`);
   } else {
     at('notices').replaceChildren();
   }
@@ -152,7 +155,10 @@ function watch() {
 }
 
 takeTokenFromAddress();
-checks.build(markSteps);
+checks.build(() => {
+  markSteps();
+  if (at('allow').hidden && checks.passed('attester')) introduce();
+});
 roads.build(look);
 serve.build(told);
 at('gate-form').addEventListener('submit', async (event) => {

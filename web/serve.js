@@ -19,6 +19,13 @@ export function allow() {
   state('serve-state', 'The keys are saved.', 'good');
 }
 
+/** Finish would come to nothing. */
+export function forbid(reason) {
+  if (finishing) return;
+  at('finish').disabled = true;
+  state('serve-state', reason, 'bad');
+}
+
 function origin(port) {
   const own = location.port || (location.protocol === 'https:' ? '443' : '80');
   return `https://${location.hostname}:${port ?? own}`;
@@ -49,7 +56,6 @@ export function lost() {
 
 function stuck(now) {
   finishing = false;
-  at('finish').disabled = false;
   state('serve-state', now.next.map((step) => step.text).join('. '), 'bad');
 }
 

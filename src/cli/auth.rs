@@ -60,9 +60,13 @@ impl Auth {
     }
 }
 
-/// Serves `GET /`, `POST /bootAuth/app`, `POST /bootAuth/kms` and `GET /health` over plain HTTP until SIGTERM. With
-/// KMS_WEBHOOK_TOKEN in the environment, askers must show it as a bearer token
+/// The back end and how it is reached.
 #[derive(Debug, Args)]
+#[command(
+    about = "Answer questions of KMS nodes by an auth-config.json, as auth-simple does",
+    after_help = "Serves GET /, POST /bootAuth/app, POST /bootAuth/kms and GET /health over plain HTTP until SIGTERM. \
+                  With KMS_WEBHOOK_TOKEN in the environment, askers must show it as a bearer token."
+)]
 pub(super) struct Serve {
     /// The allow-list; read again when it changes
     #[arg(long, value_name = "FILE", default_value = "auth-config.json")]

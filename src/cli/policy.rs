@@ -33,8 +33,13 @@ impl Policy {
     }
 }
 
-/// Ends with status 1 if the file could not be used; then it would deny everything. Warnings do not change the status
+/// The candidate and what to say about it.
 #[derive(Debug, Args)]
+#[command(
+    about = "Say what is wrong with an auth-config.json, what it allows, and what it would change",
+    after_help = "Ends with status 1 if the file could not be used: it would deny everything. Warnings do not change \
+                  the status."
+)]
 pub(super) struct Check {
     /// The candidate
     file: PathBuf,

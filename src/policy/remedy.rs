@@ -37,27 +37,47 @@ pub(super) enum Contract {
 impl Policy {
     /// What would allow `subject` after a denial with `code`; `None` where no addition does.
     pub fn remedy(&self, code: &'static str, subject: Subject<'_>) -> Option<Remedy> {
-        let identity = subject.boot_info();
-        let (sentence, fragment) = addition(code, subject)?;
-        match self.kind() {
-            "ethereum" => {
+        match self {
+            Self::Ethereum(_) => self.on_chain(code, subject),
+            Self::Webhook(_) => addition(code, subject).map(|(sentence, fragment)| {
+                let sentence = format!("at the authorization back end, {sentence}");
+                Remedy { code, sentence, fragment: Some(fragment), call: None }
+            }),
+            Self::AllowAll(_) | Self::Allowlist(_) => addition(code, subject)
+                .map(|(sentence, fragment)| Remedy { code, sentence, fragment: Some(fragment), call: None }),
+        }
+    }
+
+    fn on_chain(&self, code: &'static str, subject: Subject<'_>) -> Option<Remedy> {
+        let app = || prefixed(&subject.boot_info().app_id);
+        let (sentence, call) = match (code, subject) {
+            ("tcb_status_not_allowed", Subject::Kms(_)) => {
+                ("update the machine's firmware, or tolerate its state in core.tcb".to_owned(), None)
+            }
+            ("tcb_status_not_allowed", Subject::App(_)) => {
+                let sentence = "update the machine's firmware, tolerate its state in core.tcb, or have the app's \
+                                owner accept every state";
+                let function = "setRequireTcbUpToDate(bool)";
+                let call = Call { contract: app(), function, argument: "false".to_owned() };
+                (sentence.to_owned(), Some(call))
+            }
+            ("app_not_deployed", Subject::App(_)) => {
+                (format!("deploy the app's contract at {}, and register it", app()), None)
+            }
+            _ => {
                 let (contract, function, value) = call(code, subject)?;
-                let contract = match contract {
-                    Contract::App => prefixed(&identity.app_id),
+                let (contract, owner) = match contract {
+                    Contract::App => (app(), "the app's contract"),
                     Contract::Kms => {
-                        self.last_info().and_then(|info| info.kms_contract_address).unwrap_or_default()
+                        let known = self.last_info().and_then(|info| info.kms_contract_address);
+                        (known.unwrap_or_default(), "the DstackKms contract")
                     }
                 };
                 let call = Call { contract, function, argument: prefixed(value) };
-                let sentence = format!("the contract's owner calls {} with {}", call.function, call.argument);
-                Some(Remedy { code, sentence, fragment: None, call: Some(call) })
+                (format!("the owner of {owner} calls {function} with {}", call.argument), Some(call))
             }
-            "webhook" => {
-                let sentence = format!("at the authorization back end, {sentence}");
-                Some(Remedy { code, sentence, fragment: Some(fragment), call: None })
-            }
-            _ => Some(Remedy { code, sentence, fragment: Some(fragment), call: None }),
-        }
+        };
+        Some(Remedy { code, sentence, fragment: None, call })
     }
 }
 
@@ -71,14 +91,14 @@ fn addition(code: &str, subject: Subject<'_>) -> Option<(String, Value)> {
         ("tcb_status_not_allowed", _) => {
             let status = &identity.tcb_status;
             let sentence = format!(
-                "update the machine's firmware, or accept its state by adding {status} to allowedTcbStatuses, for \
-                 everyone"
+                "update the machine's firmware, tolerate its state in core.tcb, or accept it by adding {status} to \
+                 allowedTcbStatuses, for everyone"
             );
             (sentence, json!({ "allowedTcbStatuses": ["UpToDate", status] }))
         }
         ("advisory_not_allowed", _) => {
-            let sentence = "update the machine's firmware, or accept the advisories in allowedAdvisoryIds, for \
-                            everyone";
+            let sentence = "update the machine's firmware, tolerate the advisories in core.tcb, or accept them in \
+                            allowedAdvisoryIds, for everyone";
             (sentence.to_owned(), json!({ "allowedAdvisoryIds": identity.advisory_ids }))
         }
         ("os_image_not_allowed", _) if image.is_empty() => return None,
@@ -203,6 +223,42 @@ mod tests {
             }
             assert!(seen.len() >= 4, "{seen:?}");
         }
+    }
+
+    #[test]
+    fn a_contract_is_told_by_its_functions() {
+        let text = r#"
+            [core.auth_api]
+            type = "ethereum"
+            [core.auth_api.ethereum]
+            rpc_urls = ["http://127.0.0.1:9"]
+            chain_id = 1
+            kms_contract = "0x1111111111111111111111111111111111111111"
+        "#;
+        let (config, _) = crate::config::Config::from_toml(text).expect("a configuration");
+        let policy = Policy::from_config(&config.core.auth_api).expect("a policy");
+        let identity = boot_info();
+        let (app, kms) = (Subject::App(&identity), Subject::Kms(&identity));
+        for (subject, code, function, argument) in [
+            (app, "app_not_registered", "registerApp(address)", "11".repeat(20)),
+            (app, "compose_hash_not_allowed", "addComposeHash(bytes32)", "22".repeat(32)),
+            (app, "device_not_allowed", "addDevice(bytes32)", "33".repeat(32)),
+            (app, "os_image_not_allowed", "addOsImageHash(bytes32)", "44".repeat(32)),
+            (kms, "device_not_allowed", "addKmsDevice(bytes32)", "33".repeat(32)),
+            (kms, "kms_measurement_not_allowed", "addKmsAggregatedMr(bytes32)", "55".repeat(32)),
+        ] {
+            let remedy = policy.remedy(code, subject).expect(code);
+            let call = remedy.call.expect(code);
+            assert_eq!((call.function, call.argument), (function, format!("0x{argument}")), "{code}");
+            assert_eq!(remedy.fragment, None, "{code}");
+        }
+        let compose = policy.remedy("compose_hash_not_allowed", app).and_then(|remedy| remedy.call);
+        assert_eq!(compose.expect("a call").contract, format!("0x{}", "11".repeat(20)));
+        let tcb =
+            policy.remedy("tcb_status_not_allowed", app).and_then(|remedy| remedy.call).expect("a call");
+        assert_eq!((tcb.function, &*tcb.argument), ("setRequireTcbUpToDate(bool)", "false"));
+        assert_eq!(policy.remedy("tcb_status_not_allowed", kms).expect("a sentence").call, None);
+        assert_eq!(policy.remedy("denied_by_backend", app), None);
     }
 
     #[test]

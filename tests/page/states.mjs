@@ -14,11 +14,14 @@ await scenario(async (browser) => {
   renameSync(given.key, given.away);
   await says(page, '#notices', 'Key directory incomplete');
   const notice = await page.locator('#notices').textContent();
+  await says(page, '#serve-state', 'Not now: key directory incomplete.');
+  assert(await page.getByRole('button', { name: 'Finish' }).isDisabled(), 'half of the keys are not served');
   await accessible(page, 'a part of the keys');
   await picture(page, 'broken');
   renameSync(given.away, given.key);
   await says(page, '#mode', 'Keys saved');
   assert((await page.locator('#notices').textContent()) === '', 'the notice is gone');
+  await says(page, '#serve-state', 'The keys are saved.');
 
   await page.evaluate(() => {
     globalThis.told = [];

@@ -129,7 +129,9 @@ pub fn verify(
     anchors: &TrustAnchors,
     now: u64,
 ) -> Result<Verified, VerifyError> {
-    Consistent::check(evidence, binding)?.appraise(collateral, anchors, now)
+    let consistent = Consistent::check(evidence, binding)?;
+    let quote = consistent.quote.verify(collateral, anchors, now)?;
+    Ok(consistent.vouched_by(quote, collateral))
 }
 
 /// Evidence whose parts say the same and that is bound as demanded. Nothing vouches for its quote yet; but what fails
@@ -160,21 +162,15 @@ impl<'a> Consistent<'a> {
         Ok(Self { evidence, quote, report_data })
     }
 
-    /// The quote that was checked for consistency is the quote that is verified: [`TdQuote`] holds the bytes that it
+    /// The quote that was checked for consistency is the quote that was verified: [`TdQuote`] holds the bytes that it
     /// was parsed from.
-    fn appraise(
-        self,
-        collateral: &Collateral,
-        anchors: &TrustAnchors,
-        now: u64,
-    ) -> Result<Verified, VerifyError> {
-        let quote = self.quote.verify(collateral, anchors, now)?;
-        Ok(Verified {
+    fn vouched_by(self, quote: VerifiedQuote, collateral: &Collateral) -> Verified {
+        Verified {
             evidence: self.evidence.clone(),
             report_data: self.report_data,
             quote,
             collateral_expires: collateral.expires(),
-        })
+        }
     }
 }
 
@@ -264,14 +260,14 @@ impl Verifier {
     pub async fn verify(&self, evidence: &Evidence, binding: Binding<'_>) -> Result<Verified, VerifyError> {
         // Before any request: evidence that is not bound is refused whatever its quote says.
         let consistent = Consistent::check(evidence, binding)?;
-        let collateral = self.cache.get_parsed(consistent.quote.parsed()).await?;
-        let bytes = consistent.quote.bytes();
+        let (collateral, leaf) = self.cache.get_parsed(consistent.quote.parsed()).await?;
         let now = self.cache.clock().now();
-        let verified = consistent.appraise(&collateral, &self.anchors, now)?;
+        let quote = consistent.quote.verify_of(leaf, &collateral, &self.anchors, now)?;
         if let Some(seen) = &self.seen {
-            seen.note(*verified.quote.platform(), bytes, collateral.pck_certificate_chain(), now);
+            let bytes = consistent.quote.bytes();
+            seen.note(*quote.platform(), bytes, collateral.pck_certificate_chain(), now);
         }
-        Ok(verified)
+        Ok(consistent.vouched_by(quote, &collateral))
     }
 
     pub(crate) fn seen(&self) -> Option<&SeenPlatforms> {

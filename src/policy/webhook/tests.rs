@@ -11,6 +11,7 @@ use tokio::net::{TcpListener, TcpStream};
 
 use super::super::testing::boot_info;
 use super::*;
+use crate::config::Endpoint;
 use crate::policy::Denial;
 
 const QUICK: Bounds = Bounds {

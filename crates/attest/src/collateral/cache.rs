@@ -15,7 +15,7 @@ use tokio::time::timeout;
 use self::shelf::Shelf;
 pub use self::stats::{CacheStats, EntryStats};
 use super::endpoint::Endpoint;
-use super::origin::{Origin, PckRequest, read_chain};
+use super::origin::{Origin, PckLeaf, PckRequest, read_chain};
 use super::{
     CacheOptions, Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, Pccs, PlatformKey,
     RefreshTask, authentic,
@@ -98,23 +98,26 @@ impl CollateralCache {
     /// A quote that carries its platform's certificate chain, as nearly all do, needs no request while the cache holds
     /// its kind of platform. One with an encrypted PPID needs one request each time: its chain is its own.
     pub async fn get(&self, quote: &[u8]) -> Result<Arc<Collateral>, CollateralError> {
-        self.of_origin(Origin::of(quote)?).await
+        self.of_origin(Origin::of(quote)?).await.map(|(collateral, _)| collateral)
     }
 
-    /// [`CollateralCache::get`] for a quote that was parsed already.
-    pub(crate) async fn get_parsed(&self, quote: &Quote) -> Result<Arc<Collateral>, CollateralError> {
+    /// [`CollateralCache::get`] for a quote that was parsed already, with what its PCK certificate says.
+    pub(crate) async fn get_parsed(
+        &self,
+        quote: &Quote,
+    ) -> Result<(Arc<Collateral>, PckLeaf), CollateralError> {
         self.of_origin(Origin::of_parsed(quote)?).await
     }
 
-    async fn of_origin(&self, origin: Origin) -> Result<Arc<Collateral>, CollateralError> {
+    async fn of_origin(&self, origin: Origin) -> Result<(Arc<Collateral>, PckLeaf), CollateralError> {
         match origin {
-            Origin::Certificate { platform, chain } => self.platform(platform, &chain).await,
+            Origin::Certificate { leaf, chain } => Ok((self.platform(leaf.platform, &chain).await?, leaf)),
             Origin::EncryptedPpid(request) => {
                 let chain = self.pck_chain(&request).await?;
-                let (platform, _) = read_chain(chain.as_bytes())
+                let (leaf, _) = read_chain(chain.as_bytes())
                     .map_err(|_| CollateralError::Malformed("pck certificate chain"))?;
-                let shared = self.platform(platform, chain.as_bytes()).await?;
-                Ok(Arc::new(shared.with_pck_certificate_chain(chain)))
+                let shared = self.platform(leaf.platform, chain.as_bytes()).await?;
+                Ok((Arc::new(shared.with_pck_certificate_chain(chain)), leaf))
             }
         }
     }

@@ -19,6 +19,7 @@ pub use endpoint::EndpointStats;
 pub use error::{CollateralError, EndpointError, FetchFailure, Resource};
 pub use http::Http;
 pub use options::CacheOptions;
+pub(crate) use origin::PckLeaf;
 pub use origin::{CaKind, PlatformKey};
 pub use pccs::{DEFAULT_PCCS_URL, Pccs};
 pub use refresh::RefreshTask;

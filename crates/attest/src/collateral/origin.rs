@@ -42,22 +42,38 @@ pub struct PlatformKey {
     pub ca: CaKind,
 }
 
-impl PlatformKey {
-    pub(crate) fn of_leaf(leaf: &[u8]) -> Result<Self, CollateralError> {
+/// What a PCK certificate says about its platform.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct PckLeaf {
+    pub(crate) platform: PlatformKey,
+    pub(crate) cpu_svn: [u8; 16],
+    pub(crate) pce_svn: u16,
+}
+
+impl PckLeaf {
+    /// Of the first certificate of a PEM chain.
+    pub(crate) fn first_of(chain: &[u8]) -> Result<Self, CollateralError> {
+        let leaf = CertificateDer::from_pem_slice(chain)
+            .map_err(|_| CollateralError::Quote("pck certificate chain is not pem".into()))?;
+        Self::of(&leaf)
+    }
+
+    fn of(leaf: &[u8]) -> Result<Self, CollateralError> {
         let malformed = |_| CollateralError::Quote("pck certificate does not parse".into());
-        let fmspc = parse_pck_extension(leaf).map_err(malformed)?.fmspc;
+        let extension = parse_pck_extension(leaf).map_err(malformed)?;
         let ca = match pck_ca(leaf).map_err(malformed)? {
             PckCa::Platform => CaKind::Platform,
             PckCa::Processor => CaKind::Processor,
         };
-        Ok(Self { fmspc, ca })
+        let platform = PlatformKey { fmspc: extension.fmspc, ca };
+        Ok(Self { platform, cpu_svn: extension.cpu_svn, pce_svn: extension.pce_svn })
     }
 }
 
 /// How a quote names its platform.
 pub(super) enum Origin {
     /// By the PCK certificate chain inside the quote.
-    Certificate { platform: PlatformKey, chain: Vec<u8> },
+    Certificate { leaf: PckLeaf, chain: Vec<u8> },
     /// By parameters with which the chain is fetched.
     EncryptedPpid(Box<PckRequest>),
 }
@@ -86,9 +102,7 @@ impl Origin {
         match quote.inner_cert_type() {
             PCK_CERTIFICATE_CHAIN => {
                 let chain = quote.inner_cert_data();
-                let leaf = CertificateDer::from_pem_slice(chain)
-                    .map_err(|_| CollateralError::Quote("pck certificate chain is not pem".into()))?;
-                Ok(Self::Certificate { platform: PlatformKey::of_leaf(&leaf)?, chain: chain.to_vec() })
+                Ok(Self::Certificate { leaf: PckLeaf::first_of(chain)?, chain: chain.to_vec() })
             }
             ENCRYPTED_PPID_2048 | ENCRYPTED_PPID_3072 => {
                 let parameters = quote
@@ -104,11 +118,11 @@ impl Origin {
 }
 
 /// Platform and certificates of a PEM chain, leaf first.
-pub(super) fn read_chain(pem: &[u8]) -> Result<(PlatformKey, Vec<CertificateDer<'static>>), CollateralError> {
+pub(super) fn read_chain(pem: &[u8]) -> Result<(PckLeaf, Vec<CertificateDer<'static>>), CollateralError> {
     let chain = certificates(pem)
         .ok_or_else(|| CollateralError::Quote("pck certificate chain does not parse".into()))?;
-    let platform = PlatformKey::of_leaf(&chain[0])?;
-    Ok((platform, chain))
+    let leaf = PckLeaf::of(&chain[0])?;
+    Ok((leaf, chain))
 }
 
 #[cfg(test)]
@@ -118,7 +132,7 @@ mod tests {
 
     fn platform(quote: &[u8]) -> Result<PlatformKey, CollateralError> {
         match Origin::of(quote)? {
-            Origin::Certificate { platform, .. } => Ok(platform),
+            Origin::Certificate { leaf, .. } => Ok(leaf.platform),
             Origin::EncryptedPpid(_) => panic!("expected a certificate"),
         }
     }
@@ -146,8 +160,8 @@ mod tests {
             let mut junk = quote.clone();
             junk[at] ^= 0xff;
             // Only what names the platform is looked at here; whatever is accepted must still name this one.
-            if let Ok(Origin::Certificate { platform: named, .. }) = Origin::of(&junk) {
-                assert_eq!(Ok(named), platform(&quote), "byte {at}");
+            if let Ok(Origin::Certificate { leaf, .. }) = Origin::of(&junk) {
+                assert_eq!(Ok(leaf.platform), platform(&quote), "byte {at}");
             }
         }
         for junk in [&[][..], &[0; 4096], &[0xff; 4096]] {

@@ -82,8 +82,8 @@ impl Pccs {
                 self.pck_chain(&request).await.map_err(CollateralError::unavailable)?
             }
         };
-        let (platform, _) = read_chain(chain.as_bytes())?;
-        let parts = self.parts(platform).await.map_err(CollateralError::unavailable)?;
+        let (leaf, _) = read_chain(chain.as_bytes())?;
+        let parts = self.parts(leaf.platform).await.map_err(CollateralError::unavailable)?;
         Ok(Collateral::new(parts)?.with_pck_certificate_chain(chain))
     }
 

@@ -6,7 +6,7 @@ use dcap_qvl::quote::{Report, TDReport10};
 use dcap_qvl::verify::{QuoteVerifier, VerifiedReport};
 
 pub use self::quote::TdQuote;
-use crate::collateral::Collateral;
+use crate::collateral::{Collateral, PckLeaf};
 use crate::identity::Quoted;
 use crate::tcb::{Lag, PlatformTcb, TcbStatus, TcbVerdict, status_of};
 use crate::trust::TrustAnchors;
@@ -194,7 +194,8 @@ pub fn verify_quote(
     now: u64,
 ) -> Result<VerifiedQuote, TdxError> {
     let report = report(quote, collateral, anchors, now)?;
-    conclude(report, &TdQuote::parse(quote)?, collateral)
+    let quote = TdQuote::parse(quote)?;
+    conclude(report, &quote, collateral, quote.leaf(collateral)?)
 }
 
 /// The library's checks.
@@ -209,18 +210,17 @@ fn report(
         .map_err(|e| TdxError::Rejected(reason(&e)))
 }
 
-/// Our own checks, and what was found: `quote` is what `report` is about.
+/// Our own checks, and what was found: `quote` is what `report` is about, `leaf` what its PCK certificate says.
 fn conclude(
     report: VerifiedReport,
     quote: &TdQuote<'_>,
     collateral: &Collateral,
+    leaf: PckLeaf,
 ) -> Result<VerifiedQuote, TdxError> {
     let td = TdReport::from_report(&report.report)?;
     td.check_isolation()?;
     let ppid = report.ppid.as_slice().try_into().map_err(|_| TdxError::Ppid { bytes: report.ppid.len() })?;
-    let pck_chain = collateral.pck_certificate_chain().map(str::as_bytes);
-    let pck_chain = pck_chain.unwrap_or_else(|| quote.parsed().inner_cert_data());
-    let platform = PlatformTcb::read(quote.parsed(), pck_chain).ok_or(TdxError::Platform)?;
+    let platform = PlatformTcb::read(quote.parsed(), &leaf).ok_or(TdxError::Platform)?;
     let status = status_of(&report.status).ok_or_else(|| TdxError::Status(report.status.clone()))?;
     let parts = collateral.parts();
     let lag = (status != TcbStatus::UpToDate)

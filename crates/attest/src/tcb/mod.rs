@@ -5,15 +5,12 @@ mod outlook;
 mod seen;
 
 pub use dcap_qvl::TcbStatus;
-use dcap_qvl::intel::parse_pck_extension;
 use dcap_qvl::quote::Quote;
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
 pub use self::lag::Lag;
 pub use self::outlook::{Ahead, EarlySets, Forecast, Outlook};
 pub use self::seen::SeenPlatforms;
-use crate::collateral::PlatformKey;
+use crate::collateral::{PckLeaf, PlatformKey};
 
 /// Where the ISVSVN stands in the report of a quoting enclave.
 const QE_ISV_SVN: usize = 258;
@@ -53,15 +50,13 @@ pub struct PlatformTcb {
 }
 
 impl PlatformTcb {
-    /// The versions in `quote` and in the first certificate of `pck_chain` (PEM). They are as true as the quote.
-    pub(crate) fn read(quote: &Quote, pck_chain: &[u8]) -> Option<Self> {
-        let leaf = CertificateDer::from_pem_slice(pck_chain).ok()?;
-        let pck = parse_pck_extension(&leaf).ok()?;
+    /// The versions in `quote` and in its platform's certificate. They are as true as the quote.
+    pub(crate) fn read(quote: &Quote, leaf: &PckLeaf) -> Option<Self> {
         let qe_report = quote.qe_report();
         Some(Self {
-            model: PlatformKey::of_leaf(&leaf).ok()?,
-            cpu_svn: pck.cpu_svn,
-            pce_svn: pck.pce_svn,
+            model: leaf.platform,
+            cpu_svn: leaf.cpu_svn,
+            pce_svn: leaf.pce_svn,
             tee_tcb_svn: quote.report.as_td10()?.tee_tcb_svn,
             tee_tcb_svn2: quote.report.as_td15().map(|td| td.tee_tcb_svn2),
             qe_isv_svn: u16::from_le_bytes([qe_report[QE_ISV_SVN], qe_report[QE_ISV_SVN + 1]]),

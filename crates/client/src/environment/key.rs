@@ -94,9 +94,10 @@ mod tests {
         let vectors = crate::statement::tests::vectors();
         let cases = vectors["env_pubkey_signatures"].as_array().expect("list");
         let is_recent = |case: &&serde_json::Value| {
-            case["timestamp"].as_str().and_then(|text| text.parse().ok()).is_some_and(|time: u64| {
-                (1_000_000..=u64::from(u32::MAX)).contains(&time)
-            })
+            case["timestamp"]
+                .as_str()
+                .and_then(|text| text.parse().ok())
+                .is_some_and(|time: u64| (1_000_000..=u64::from(u32::MAX)).contains(&time))
         };
         let case = cases.iter().find(is_recent).expect("a time");
         let bytes = |name: &str| hex::decode(case[name].as_str().expect("text")).expect("hex");

@@ -97,9 +97,15 @@ fn what_is_no_signature_names_nobody() {
 fn a_signer_is_a_point_of_the_curve() {
     let root = root(&vectors());
     assert_eq!(format!("0x{root}").parse(), Ok(root));
-    for bad in
-        ["", "02", "0x", &format!("02{}", "00".repeat(32)), &root.to_string()[..64], &format!("04{}", "00".repeat(64)), "zz"]
-    {
+    for bad in [
+        "",
+        "02",
+        "0x",
+        &format!("02{}", "00".repeat(32)),
+        &root.to_string()[..64],
+        &format!("04{}", "00".repeat(64)),
+        "zz",
+    ] {
         assert_eq!(bad.parse::<Signer>(), Err(NotASigner), "{bad}");
     }
     assert_eq!(Signer::of_secret(&[0; 32]), Err(NotASigner));

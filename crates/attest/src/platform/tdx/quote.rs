@@ -3,7 +3,7 @@
 use dcap_qvl::quote::Quote;
 
 use super::{TdReport, TdxError, VerifiedQuote, conclude, reason, report};
-use crate::collateral::Collateral;
+use crate::collateral::{Collateral, PckLeaf};
 use crate::trust::TrustAnchors;
 
 /// The bytes of a TDX quote and what they say. Nothing about it is verified yet.
@@ -40,8 +40,27 @@ impl<'a> TdQuote<'a> {
         anchors: &TrustAnchors,
         now: u64,
     ) -> Result<VerifiedQuote, TdxError> {
+        let report = report(self.bytes, collateral, anchors, now)?;
+        conclude(report, self, collateral, self.leaf(collateral)?)
+    }
+
+    /// [`TdQuote::verify`], where it is known already what the PCK certificate says.
+    pub(crate) fn verify_of(
+        &self,
+        leaf: PckLeaf,
+        collateral: &Collateral,
+        anchors: &TrustAnchors,
+        now: u64,
+    ) -> Result<VerifiedQuote, TdxError> {
         // The library takes bytes only, so this is the second time that they are parsed, and the last.
-        conclude(report(self.bytes, collateral, anchors, now)?, self, collateral)
+        conclude(report(self.bytes, collateral, anchors, now)?, self, collateral, leaf)
+    }
+
+    /// What its PCK certificate says: the one that came with the collateral, else the one in it, as for the library.
+    pub(super) fn leaf(&self, collateral: &Collateral) -> Result<PckLeaf, TdxError> {
+        let chain = collateral.pck_certificate_chain().map(str::as_bytes);
+        PckLeaf::first_of(chain.unwrap_or_else(|| self.parsed.inner_cert_data()))
+            .map_err(|_| TdxError::Platform)
     }
 
     pub(crate) fn bytes(&self) -> &'a [u8] {
