@@ -166,7 +166,8 @@ fn webhook(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let server = runtime.block_on(FaultServer::answering(good));
     let url = Endpoint::parse(&server.url()).expect("a URL");
-    let cold = || Policy::from_config(&AuthApi::Webhook(Box::new(Webhook::at(url.clone())))).expect("a policy");
+    let cold =
+        || Policy::from_config(&AuthApi::Webhook(Box::new(Webhook::at(url.clone())))).expect("a policy");
     let identities: Vec<BootInfo> = (0..CALLERS as u32).map(identity).collect();
     let mut group = criterion.benchmark_group("webhook on loopback");
     group.sample_size(20).throughput(Throughput::Elements(CALLERS));
@@ -189,9 +190,8 @@ fn webhook(criterion: &mut Criterion) {
     println!("{} connections for each 1,000 questions", (server.connections() - before) / rounds);
 
     let hanging = hex::encode(app(u32::MAX));
-    runtime.block_on(
-        server.suffer_when(Fault::Hanging, move |asked| asked.json()["appId"] == hanging.as_str()),
-    );
+    runtime
+        .block_on(server.suffer_when(Fault::Hanging, move |asked| asked.json()["appId"] == hanging.as_str()));
     let stuck = identity(u32::MAX);
     let mut longest = Duration::ZERO;
     group.bench_function("the same while 64 others hang", |b| {

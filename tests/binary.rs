@@ -378,7 +378,10 @@ async fn what_check_refuses_run_refuses_in_the_same_words() {
         (format!("core.audit.file = \"{below_junk}\""), "audit file audit cannot be used: "),
         (format!("core.audit.file = \"{junk}\""), "audit record "),
         (format!("core.freeze.file = \"{junk}\""), "the file that core.freeze.file names is damaged"),
-        (format!("core.freeze.file = \"{below_junk}\""), "the file that core.freeze.file names cannot be read"),
+        (
+            format!("core.freeze.file = \"{below_junk}\""),
+            "the file that core.freeze.file names cannot be read",
+        ),
         ("core.attester.address = \"unix:\"".to_owned(), "attester address must be"),
         (format!("core.cert_dir = \"{junk}\""), "the key directory: "),
         ("core.attester.type = \"configfs_tsm\"".to_owned(), "core.attester.event_log: must name the file"),

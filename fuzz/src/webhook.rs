@@ -33,7 +33,8 @@ static BACKEND: LazyLock<Backend> = LazyLock::new(|| {
         }
     });
     let url = Endpoint::parse(&address).expect("the address is an URL");
-    let policy = Policy::from_config(&AuthApi::Webhook(Box::new(Webhook::at(url)))).expect("the client can be built");
+    let policy =
+        Policy::from_config(&AuthApi::Webhook(Box::new(Webhook::at(url)))).expect("the client can be built");
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime starts");
     Backend { asked: Mutex::new((runtime, policy)), address }
 });

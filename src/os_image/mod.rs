@@ -11,13 +11,9 @@ mod program;
 mod progress;
 #[cfg(test)]
 mod tests;
+mod work;
 
-use std::{
-    io,
-    path::PathBuf,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{io, path::PathBuf, sync::Arc, time::Duration};
 
 use kms_attest::{
     evidence::Platform,
@@ -42,20 +38,18 @@ pub use self::{
     progress::{Listener, Progress},
 };
 use self::{
-    archive::Deadline,
     cache::measurement_key,
     download::Source,
     flights::{Flights, NoLanding},
     program::AcpiProgram,
-    progress::{Meter, TELL_EVERY},
+    progress::TELL_EVERY,
+    work::blocking,
 };
 
 /// Most images that are downloaded at a time.
 const MOST_DOWNLOADS: usize = 4;
 /// Most configurations that are waited for.
 const MOST_MEASUREMENTS: usize = 64;
-/// Most attempts to measure an image while operators clear the cache.
-const MOST_ATTEMPTS: usize = 16;
 /// Most images that are measured at a time: each needs its kernel and firmware in memory.
 const MEASURED_AT_ONCE: usize = 2;
 
@@ -261,159 +255,4 @@ impl OsImages {
         let (shared, key) = (Arc::clone(&self.0), key.to_owned());
         blocking(move || shared.cache.read_registers(&key)).await
     }
-}
-
-impl Shared {
-    async fn registers(
-        self: Arc<Self>,
-        config: VmConfig,
-        hash: [u8; 32],
-        key: &str,
-    ) -> Result<BootRegisters, OsImageError> {
-        let mut attempts = 0;
-        let (registers, clearings) = loop {
-            let clearings = self.clearings().await?;
-            self.image(hash).await?;
-            match self.measured(&config, hash).await {
-                Ok(registers) => break (registers, clearings),
-                Err(error) => {
-                    // An operator may have cleared the cache under our hands: once more.
-                    attempts += 1;
-                    let is_whole = self.clearings().await? == clearings && self.has_image(hash).await?;
-                    if is_whole {
-                        return Err(error);
-                    }
-                    if attempts == MOST_ATTEMPTS {
-                        return Err(OsImageError::Stopped);
-                    }
-                }
-            }
-        };
-        let (shared, name) = (Arc::clone(&self), key.to_owned());
-        let kept = blocking(move || shared.cache.write_registers(&name, registers, clearings)).await?;
-        if let Err(error) = kept {
-            tracing::warn!(%error, "the registers of an OS image cannot be kept");
-        }
-        Ok(registers)
-    }
-
-    /// How often the cache was cleared, once a clearing that is under way has ended.
-    async fn clearings(self: &Arc<Self>) -> Result<u64, OsImageError> {
-        let shared = Arc::clone(self);
-        blocking(move || shared.cache.clearings_done()).await
-    }
-
-    async fn has_image(self: &Arc<Self>, hash: [u8; 32]) -> Result<bool, OsImageError> {
-        let shared = Arc::clone(self);
-        blocking(move || shared.cache.has_image(&hash)).await
-    }
-
-    /// The registers by an image that is there.
-    async fn measured(
-        self: &Arc<Self>,
-        config: &VmConfig,
-        hash: [u8; 32],
-    ) -> Result<BootRegisters, OsImageError> {
-        let _slot = self.measuring.acquire().await.map_err(|_| OsImageError::Stopped)?;
-        let (directory, program, config) = (self.cache.image(&hash), self.program.clone(), config.clone());
-        let registers = blocking(move || measure::registers(&directory, &hash, &config, &program)).await??;
-        tracing::info!(image = hex::encode(hash), "an OS image was measured");
-        Ok(registers)
-    }
-
-    /// Waits for an image to be there.
-    async fn image(self: &Arc<Self>, hash: [u8; 32]) -> Result<(), OsImageError> {
-        let shared = Arc::clone(self);
-        self.downloads.join(&hex::encode(hash), || shared.ensure_image(hash)).await?
-    }
-
-    /// Downloads an image unless it is there.
-    async fn ensure_image(self: Arc<Self>, hash: [u8; 32]) -> Result<(), OsImageError> {
-        if self.has_image(hash).await? {
-            return Ok(());
-        }
-        let image = hex::encode(hash);
-        self.listener.tell(&image, &Progress::Started);
-        let started = Instant::now();
-        let deadline = self.download_timeout.and_then(|timeout| started.checked_add(timeout));
-        let download = self.downloaded(hash, Deadline(deadline));
-        let outcome = match deadline {
-            None => download.await,
-            Some(deadline) => tokio::time::timeout_at(deadline.into(), download)
-                .await
-                .unwrap_or_else(|_| Err(DownloadError::Timeout.into())),
-        };
-        let last = match &outcome {
-            Ok(()) => Progress::Done { seconds: started.elapsed().as_secs() },
-            Err(error) => {
-                if let Some(cause) = std::error::Error::source(error) {
-                    tracing::warn!(image, %cause, "why an OS image could not be had");
-                }
-                Progress::Failed { reason: error.to_string() }
-            }
-        };
-        self.listener.tell(&image, &last);
-        outcome
-    }
-
-    /// Downloads an image, again if an operator cleared the cache, workspaces included, meanwhile.
-    async fn downloaded(self: &Arc<Self>, hash: [u8; 32], deadline: Deadline) -> Result<(), OsImageError> {
-        let mut attempts = 0;
-        loop {
-            let clearings = self.clearings().await?;
-            let outcome = Arc::clone(self).download(hash, deadline).await;
-            attempts += 1;
-            if outcome.is_ok() || attempts == MOST_ATTEMPTS || self.clearings().await? == clearings {
-                return outcome;
-            }
-        }
-    }
-
-    async fn download(self: Arc<Self>, hash: [u8; 32], deadline: Deadline) -> Result<(), OsImageError> {
-        let shared = Arc::clone(&self);
-        let workspace = blocking(move || shared.cache.workspace()).await?.map_err(DownloadError::from)?;
-        let workspace = Workspace(Some(workspace));
-        let archive = workspace.path().join("image.tar.gz");
-        let (image, mut meter) = (hex::encode(hash), Meter::new(self.tell_every));
-        let fetched = self.source.save(&hash, &archive, |chunk, of| {
-            if meter.add(chunk) {
-                self.listener.tell(&image, &Progress::Fetching { bytes: meter.bytes(), of });
-            }
-        });
-        fetched.await?;
-        self.listener.tell(&image, &Progress::Unpacking { bytes: meter.bytes() });
-        blocking(move || {
-            let extracted = workspace.path().join("extracted");
-            std::fs::create_dir(&extracted).map_err(DownloadError::from)?;
-            archive::unpack(&archive, &extracted, deadline)?;
-            archive::check(&extracted, &hash, deadline)?;
-            archive::install(&extracted, &self.cache.image(&hash), &workspace.path().join("replaced"))?;
-            Ok(())
-        })
-        .await?
-    }
-}
-
-/// The directory of a download, removed by a thread that may wait for the disk.
-struct Workspace(Option<tempfile::TempDir>);
-
-impl Workspace {
-    fn path(&self) -> &std::path::Path {
-        self.0.as_ref().map_or(std::path::Path::new(""), tempfile::TempDir::path)
-    }
-}
-
-impl Drop for Workspace {
-    fn drop(&mut self) {
-        let directory = self.0.take();
-        match tokio::runtime::Handle::try_current() {
-            Ok(runtime) => drop(runtime.spawn_blocking(move || drop(directory))),
-            Err(_) => drop(directory),
-        }
-    }
-}
-
-/// Runs what waits for the disk or computes for long.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> Result<T, OsImageError> {
-    tokio::task::spawn_blocking(work).await.map_err(|_| OsImageError::Stopped)
 }

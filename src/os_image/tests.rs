@@ -5,6 +5,7 @@ use std::{
     path::Path,
     process::Command,
     sync::atomic::{AtomicUsize, Ordering},
+    time::Instant,
 };
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
@@ -15,7 +16,7 @@ use tokio::{
     sync::mpsc,
 };
 
-use super::*;
+use super::{archive::Deadline, *};
 
 fn vectors() -> Value {
     let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/os_image.json");

@@ -76,7 +76,9 @@ impl KeyDirectory {
             _ if mode & 0o022 == 0 => Ok(()),
             Permissions::OwnerOnly => Err(StoreError::LooseDirectory { mode }),
             Permissions::InsecureAllowLoose => {
-                tracing::warn!("INSECURE: others may replace the key files: the key directory has mode {mode:04o}");
+                tracing::warn!(
+                    "INSECURE: others may replace the key files: the key directory has mode {mode:04o}"
+                );
                 Ok(())
             }
         }

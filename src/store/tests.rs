@@ -294,7 +294,9 @@ fn a_directory_that_others_may_write_is_refused_unless_allowed() {
     for mode in [0o770, 0o775, 0o702, 0o777, 0o1777] {
         for path in [directory.path(), empty.path()] {
             fs::set_permissions(path, Mode::from_mode(mode)).unwrap();
-            let told = format!("the key directory has mode {mode:04o}, others may replace the keys: run chmod go-w on it");
+            let told = format!(
+                "the key directory has mode {mode:04o}, others may replace the keys: run chmod go-w on it"
+            );
             assert_eq!(open(path).state().unwrap_err().to_string(), told);
             assert_eq!(KeyDirectory::inspect(path, Permissions::OwnerOnly).unwrap_err().to_string(), told);
         }

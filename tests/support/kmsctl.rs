@@ -18,8 +18,9 @@ use super::{
 /// Built once for each test binary: cargo makes it a matter of a second where nothing changed.
 static KMSCTL: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut cargo = Command::new(env!("CARGO"));
-    // All of the workspace decides with which features: those of its tests, so that little is built anew.
-    cargo.args(["build", "--locked", "--workspace", "--bin", "kmsctl", "--message-format", "json"]);
+    // A test beside the program: then features are those of `cargo test --workspace`, after which nothing is built anew.
+    cargo.args(["build", "--locked", "--workspace", "--bin", "kmsctl", "--test", "tree"]);
+    cargo.args(["--message-format", "json"]);
     if !cfg!(debug_assertions) {
         cargo.arg("--release");
     }

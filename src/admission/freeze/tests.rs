@@ -7,6 +7,8 @@ use std::{
     path::{Path, PathBuf},
 };
 
+use kms_attest::identity::AppId;
+
 use super::*;
 use crate::policy::testing::boot_info;
 

@@ -1,0 +1,102 @@
+//! What a freeze is about: a name and a value of fixed width.
+
+use std::fmt;
+
+use kms_attest::identity::{AppId, BootInfo};
+
+/// What is frozen.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Scope {
+    /// Everybody: this KMS releases nothing.
+    Kms,
+    /// An app, with all its instances.
+    App(AppId),
+    /// One instance of an app.
+    Instance([u8; 20]),
+    /// A machine.
+    Device([u8; 32]),
+    /// Everything that names this OS image.
+    OsImage([u8; 32]),
+}
+
+/// Why a scope cannot be.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ScopeError {
+    /// None of the five.
+    #[error("scope must be app, instance, device, os_image or kms")]
+    Unknown,
+    /// Another length than the scope's.
+    #[error("value must be {expected} bytes for this scope, got {found}")]
+    Length {
+        /// What it must have.
+        expected: usize,
+        /// What it has.
+        found: usize,
+    },
+}
+
+impl Scope {
+    /// The names, in the order of the variants.
+    pub const NAMES: [&str; 5] = ["kms", "app", "instance", "device", "os_image"];
+
+    /// The scope called `name` with this value; `kms` has none.
+    ///
+    /// # Errors
+    /// [`ScopeError`].
+    pub fn parse(name: &str, value: &[u8]) -> Result<Self, ScopeError> {
+        fn exact<const N: usize>(value: &[u8]) -> Result<[u8; N], ScopeError> {
+            value.try_into().map_err(|_| ScopeError::Length { expected: N, found: value.len() })
+        }
+        match name {
+            "kms" => exact::<0>(value).map(|[]| Self::Kms),
+            "app" => exact(value).map(AppId).map(Self::App),
+            "instance" => exact(value).map(Self::Instance),
+            "device" => exact(value).map(Self::Device),
+            "os_image" => exact(value).map(Self::OsImage),
+            _ => Err(ScopeError::Unknown),
+        }
+    }
+
+    /// Its name.
+    pub fn name(&self) -> &'static str {
+        let [kms, app, instance, device, os_image] = Self::NAMES;
+        match self {
+            Self::Kms => kms,
+            Self::App(_) => app,
+            Self::Instance(_) => instance,
+            Self::Device(_) => device,
+            Self::OsImage(_) => os_image,
+        }
+    }
+
+    /// Its value, empty for `kms`.
+    pub fn value(&self) -> &[u8] {
+        match self {
+            Self::Kms => &[],
+            Self::App(AppId(id)) | Self::Instance(id) => id,
+            Self::Device(hash) | Self::OsImage(hash) => hash,
+        }
+    }
+
+    /// Every scope that `identity` is in.
+    pub(super) fn all_of(identity: &BootInfo) -> impl Iterator<Item = Self> {
+        let named = [
+            ("app", &identity.app_id),
+            ("instance", &identity.instance_id),
+            ("device", &identity.device_id),
+            ("os_image", &identity.os_image_hash),
+        ];
+        [Self::Kms]
+            .into_iter()
+            .chain(named.into_iter().filter_map(|(name, value)| Self::parse(name, value).ok()))
+    }
+}
+
+impl fmt::Display for Scope {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Kms => f.write_str("the whole KMS"),
+            other => write!(f, "{} {}", other.name().replace('_', " "), hex::encode(other.value())),
+        }
+    }
+}
