@@ -336,6 +336,29 @@ async fn what_changes_something_is_not_done_by_a_link_or_by_another_sites_page()
         let answer = caller.send(with(freeze(), "origin", origin)).await;
         assert_eq!(answer.refusal().0, 403, "{origin}");
     }
+    // An image on a page, a link in a mail: a browser adds the password that it keeps.
+    let kept = basic(&format!("{ADMIN_TOKEN}:"));
+    for (headers, status) in [
+        (&[("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "image")][..], 403),
+        (&[("sec-fetch-site", "same-site")], 403),
+        (&[("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"), ("accept-language", "en")], 403),
+        (&[("sec-fetch-site", "none"), ("sec-fetch-user", "?1")], 400),
+        (&[("sec-fetch-mode", "navigate")], 400),
+        (&[], 200),
+    ] {
+        for verb in ["GET", "HEAD"] {
+            let image = request(verb, "/prpc/Admin.ClearImageCache?config_hash=cc33", "");
+            let image = with(image, "authorization", &kept);
+            let image = headers.iter().fold(image, |call, (name, value)| with(call, name, value));
+            let answer = caller.send(image).await;
+            assert_eq!(answer.status, status, "{verb} {headers:?}: {answer:?}");
+        }
+    }
+    // What only shows something may be opened in a browser, though not by other pages.
+    let typed = with(authorized(request("GET", "/prpc/ListFrozen", "")), "sec-fetch-site", "none");
+    assert_eq!(caller.send(typed).await.status, 200);
+    let framed = with(authorized(request("GET", "/prpc/ListFrozen", "")), "sec-fetch-site", "cross-site");
+    assert_eq!(caller.send(framed).await.status, 403);
     assert!(world.audited("frozen").is_empty());
     let own = format!("http://{}:{}", support::DOMAIN, world.admin_address().await.port());
     assert_eq!(caller.send(with(freeze(), "origin", &own)).await.status, 200);

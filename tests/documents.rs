@@ -1,7 +1,7 @@
 //! The command lines in README.md and docs/ are run as they stand there, in order, against real KMSs.
 //!
-//! A command line is a line of a fenced block without a language (or `sh`, or `console` after `$ `), and a code span that
-//! begins with `curl`, `openssl` or `grpcurl` and names a host, or begins with `kms` or `kmsctl` and has an option or a path.
+//! A command line is a line of a fenced block without a language (or `sh`, or `console` after `$ `), a line of a `text` block
+//! that begins with a program, and a code span that begins with `curl`, `openssl` or `grpcurl` and names a host, or begins with `kms` or `kmsctl` and has an option or a path.
 //! Each must run and do what it is there for. What cannot run is in [`NOT_RUN`], with the reason.
 
 mod support;
@@ -38,6 +38,14 @@ const NOT_RUN: &[(&str, &str)] = &[
         "serves until it is stopped; tests/policy_commands.rs runs it",
     ),
     ("docker compose -f docker/compose.yaml up --build", "needs a container engine; CI lints the file"),
+    (
+        "kmsctl verify https://kms.example.com:8000 --strict --json --allow allow.json --root-spki <hex> --k256-pubkey <hex>",
+        "the reader fills in the pins; tests/kmsctl.rs runs it with those of a KMS",
+    ),
+    (
+        "kmsctl explain --denial 8d41f0c2a97b",
+        "the id of a refusal that happened elsewhere; tests/kmsctl_operator.rs explains one",
+    ),
 ];
 
 /// The app that documents speak of.
@@ -99,6 +107,12 @@ fn command_lines(document: &str, markdown: &str) -> Result<Vec<Line>, String> {
                     found(whole);
                 }
             }
+            Some("text") => {
+                let line = line.trim().trim_start_matches("$ ");
+                if line.split(' ').next().is_some_and(is_program) {
+                    found(without_comment(line));
+                }
+            }
             Some(language) if DATA.contains(&language) => (),
             Some(language) => {
                 return Err(format!("{document}:{number}: a block of unknown language {language:?}"));
@@ -111,6 +125,12 @@ fn command_lines(document: &str, markdown: &str) -> Result<Vec<Line>, String> {
 /// What stands between single backticks.
 fn code_spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
+}
+
+/// Whether a line of shown text that begins with this word is a command line.
+fn is_program(word: &str) -> bool {
+    PROGRAMS.contains(&word)
+        || ["kms", "kmsctl", "target/release/kms", "cargo", "docker", "just"].contains(&word)
 }
 
 /// Whether a code span is a command line, not the name of a program or subcommand.
@@ -186,6 +206,7 @@ impl Node {
         world.allow_app(&app);
         let guest = GuestAgent::serve(&app, world.path("guest.sock")).await.expect("guest agent");
         fs::write(world.path(".env"), ENVIRONMENT).expect("an environment");
+        fs::copy(world.allowlist.path(), world.path("new.json")).expect("another allow-list");
         Self { setting, program: None, guest, is_finished: false }
     }
 
@@ -288,6 +309,7 @@ impl Stage {
         command.env("PATH", programs).env("HOME", &directory);
         command.env("TOKEN", ADMIN_TOKEN).env("KMS_PCCS_URL", setting.world.pccs.url());
         command.env("DSTACK_AGENT_ADDRESS", guest.address());
+        command.env("KMS_ADMIN_URL", format!("http://{}", setting.admin)).env("KMS_ADMIN_TOKEN", ADMIN_TOKEN);
         for (name, value) in &self.exported {
             command.env(name, self.substituted(value, setting));
         }
@@ -471,6 +493,12 @@ curl http://HOST:8000/a \\
 ```json
 { \"curl\": 1 }
 ```
+```text
+$ kmsctl frozen
+curl is not shown how
+kms-like is no program, nor is a kms
+  openssl version # which
+```
 ";
     let found: Vec<(usize, String)> = command_lines("a", markdown)
         .expect("known languages")
@@ -483,6 +511,9 @@ curl http://HOST:8000/a \\
         (3, "curl http://HOST:8000/finish"),
         (6, "curl http://HOST:8000/a -d '# none'"),
         (10, "kms audit verify /etc/kms/certs/audit.jsonl"),
+        (17, "kmsctl frozen"),
+        (18, "curl is not shown how"),
+        (20, "openssl version"),
     ];
     assert_eq!(found, expected.map(|(number, text)| (number, text.to_owned())));
     assert!(command_lines("a", "```cobol\n```\n").is_ok(), "an empty block holds nothing");

@@ -115,6 +115,16 @@ async fn a_replica_is_onboarded_from_a_running_source() {
 }
 
 #[tokio::test]
+async fn whoever_keeps_the_check_of_the_source_busy_keeps_nobody_from_onboarding() {
+    let source = World::ready().await;
+    let replica = World::onboarding().await;
+    let url = format!("https://{}", source.address());
+    let seen = play("busy", &page_of(&replica), json!({ "source": url })).await;
+    assert_eq!(texts(&seen["steps"]), ["Done", "Skipped: others run it", "Done", "Done"]);
+    assert_eq!(source.root_keys().ca_spki(), replica.root_keys().ca_spki());
+}
+
+#[tokio::test]
 async fn refusals_are_told_with_the_reason_of_the_kms_and_can_be_retried() {
     let source = World::ready().await;
     let replica = other_image().await;
@@ -231,6 +241,8 @@ async fn a_page_of_another_site_in_the_same_browser_changes_nothing() {
     let statuses = texts(&seen["statuses"]);
     assert!(statuses.len() >= 10, "{seen:#}");
     assert!(statuses.iter().all(|status| status.ends_with(" 403")), "{seen:#}");
+    // A link in a mail. Over plain HTTP under a name, the browser does not tell it from another page's.
+    assert_eq!(texts(&seen["opened"]), ["400", "400", "403", "403"]);
     assert!(!world.key_file("root-ca.key").exists());
     // The operator's own call still works.
     world.bootstrap().await;

@@ -4,13 +4,16 @@ mod support;
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fs,
+    fs::{self, Permissions},
+    mem::MaybeUninit,
+    os::unix::fs::PermissionsExt as _,
     path::Path,
     process::Stdio,
     time::{Duration, Instant},
 };
 
 use kms_simulator::{AgentMode, CollateralSpec, Cvm, PccsMode, Platform, Stage, Validity};
+use rustix::{fs::inotify, process::Signal};
 use serde_json::{Value, json};
 use support::{
     Answer, DOMAIN, World, eventually,
@@ -208,6 +211,72 @@ async fn a_directory_with_half_of_the_keys_is_told_and_not_served() {
         (answer.status == 200).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn who_waits_for_a_change_does_not_have_the_keys_read_again_and_again() {
+    let world = World::onboarding().await;
+    world.bootstrap().await;
+    assert_eq!(status(&world).await["mode"], "committed");
+    let opened =
+        inotify::init(inotify::CreateFlags::NONBLOCK | inotify::CreateFlags::CLOEXEC).expect("inotify");
+    for file in ["root-ca.key", "root-k256.key", "tmp-ca.key", "rpc.key"] {
+        inotify::add_watch(&opened, world.key_file(file), inotify::WatchFlags::OPEN).expect("a watch");
+    }
+    let count = || {
+        let mut buffer = [MaybeUninit::uninit(); 4096];
+        let mut events = inotify::Reader::new(&opened, &mut buffer);
+        std::iter::from_fn(|| events.next().ok().map(drop)).count()
+    };
+    for _ in 0..5 {
+        let now = world.caller().plain().get(&format!("{STATUS}?wait=1")).await.value();
+        assert_eq!(now["mode"], "committed");
+    }
+    assert_eq!(count(), 0, "nothing has changed");
+    // A change is seen all the same, of a file that keeps its name and its size too.
+    let key = fs::read(world.key_file("root-ca.key")).expect("a key");
+    assert_ne!(count(), 0, "the watch is there");
+    fs::write(world.key_file("root-ca.key"), vec![b'x'; key.len()]).expect("written");
+    assert_eq!(status(&world).await["mode"], "broken");
+    fs::write(world.key_file("root-ca.key"), key).expect("written");
+    assert_eq!(status(&world).await["mode"], "committed");
+}
+
+#[tokio::test]
+async fn loose_permissions_are_warned_of_once_not_at_each_look() {
+    let setting = Setting::with("core.insecure_world_readable_keys = true").await;
+    let program = setting.start().await;
+    let caller = setting.caller().plain();
+    let answer = caller.json("Bootstrap", json!({ "domain": DOMAIN })).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+
+    let (key, away) = (setting.world.key_file("root-k256.key"), setting.world.path("away"));
+    let (other, elsewhere) = (setting.world.key_file("root-ca.key"), setting.world.path("elsewhere"));
+    for (from, to) in [(&key, &away), (&other, &elsewhere)] {
+        fs::rename(from, to).expect("renamed");
+    }
+    for (path, mode) in [(setting.world.key_file("tmp-ca.key"), 0o644), (setting.world.path("certs"), 0o777)]
+    {
+        fs::set_permissions(path, Permissions::from_mode(mode)).expect("a mode");
+    }
+    let program = setting.start().await;
+    let mode = async || caller.get(&format!("{STATUS}?wait=1")).await.value()["mode"].clone();
+    assert_eq!(mode().await, "onboarding");
+    fs::rename(&away, &key).expect("renamed");
+    assert_eq!(mode().await, "broken");
+    fs::rename(&elsewhere, &other).expect("renamed");
+    for _ in 0..2 {
+        assert_eq!(mode().await, "committed");
+    }
+    let log = program.log();
+    for warning in [
+        "INSECURE: others may replace the key files: the key directory has mode 0777",
+        "INSECURE: others may use a key file: mode 0644",
+        "no root key in the key directory, but ",
+    ] {
+        assert_eq!(log.matches(warning).count(), 1, "{warning}: {log}");
+    }
 }
 
 #[tokio::test]
@@ -442,8 +511,13 @@ async fn with_a_token_configured_status_and_checks_ask_for_it() {
             assert_eq!(caller.send(with(call, header.0, header.1)).await.status, expected, "{header:?}");
         }
     }
-    let shown = caller.get(&format!("{STATUS}?token=s3cret")).await.value();
+    let shown = caller.send(with(request("GET", STATUS, ""), "x-onboard-token", "s3cret")).await.value();
     assert_eq!(shown["token_required"], true);
+    // An address is no place for a token: links carry it, proxies log it. The page alone takes it from there.
+    for path in [STATUS, "/finish", "/prpc/Onboard.Bootstrap", "/prpc/Finish"] {
+        let refusal = caller.get(&format!("{path}?token=s3cret")).await.refusal();
+        assert_eq!(refusal, (401, UNSET.to_owned()), "{path}");
+    }
     // The page is there for everyone: it asks for the token.
     for path in ["/", "/?token=s3cret", "/?token=other", "/assets/onboard.js", "/assets/icon.svg"] {
         let answer = caller.get(path).await;
@@ -534,6 +608,7 @@ async fn browsers_may_do_for_this_page_what_they_may_not_do_for_others() {
             vec![],
             vec![("sec-fetch-site", "same-origin"), ("origin", &*own)],
             vec![("sec-fetch-site", "none")],
+            vec![("sec-fetch-mode", "navigate"), ("sec-fetch-user", "?1")],
             vec![("origin", &*own)],
             vec![("user-agent", "curl/8.5.0")],
         ] {
@@ -541,6 +616,18 @@ async fn browsers_may_do_for_this_page_what_they_may_not_do_for_others() {
                 let told = format!("{} {headers:?}", call.uri());
                 let call = headers.iter().fold(token(call), |call, (name, value)| with(call, name, value));
                 assert_eq!(caller.send(call).await.status, expected, "{told}");
+            }
+            // What a link in a mail opens: keys are neither made nor fetched by it.
+            let is_browser = headers.iter().any(|(name, _)| name.starts_with("sec-fetch-"));
+            for (query, invalid) in [
+                ("Bootstrap?domain=a_b", "domain contains an invalid DNS label"),
+                ("Onboard?source_url=http%3A%2F%2Fx&domain=localhost", "the URL of a KMS starts with https://"),
+            ] {
+                let call = token(request("GET", &format!("/prpc/{query}"), ""));
+                let call = headers.iter().fold(call, |call, (name, value)| with(call, name, value));
+                let (status, text) = caller.send(call).await.refusal();
+                let expected = if is_browser { "changes something: ask for it by POST" } else { invalid };
+                assert!(status == 400 && text.contains(expected), "{query} {headers:?}: {status} {text}");
             }
         }
         let browser = |call| {

@@ -24,7 +24,7 @@ const ROADS = {
       { name: 'Check the domain', run: (form) => checked('domain', { domain: form.domain }, 'domain') },
       {
         name: 'Verify the source and ask our policy about it',
-        run: (form) => checked('source', { source_url: form.source_url }, 'source'),
+        run: (form) => unlessBusy(checked('source', { source_url: form.source_url }, 'source')),
       },
       {
         name: 'Receive the keys over the connection that was attested, save them',
@@ -50,6 +50,18 @@ async function checked(what, about, field) {
   const finding = await validate(what, about);
   if (!finding.ok) throw new FieldRefusal(field, finding);
   return null;
+}
+
+/** What a step gives that others kept from being run, and that nothing depends on: the call after it checks the same. */
+const SKIPPED = Symbol('skipped');
+
+async function unlessBusy(check) {
+  try {
+    return await check;
+  } catch (error) {
+    if (error.status !== 429) throw error;
+    return SKIPPED;
+  }
 }
 
 async function saved() {
@@ -137,8 +149,14 @@ async function walk(road, form) {
     const began = performance.now();
     const clock = setInterval(() => tell.clock(index, performance.now() - began), 1000);
     try {
-      answer = (await step.run(form)) ?? answer;
-      tell(index, 'good', 'Done', performance.now() - began);
+      const given = await step.run(form);
+      const took = performance.now() - began;
+      if (given === SKIPPED) {
+        tell(index, 'none', 'Skipped: others run it', took);
+      } else {
+        answer = given ?? answer;
+        tell(index, 'good', 'Done', took);
+      }
     } catch (error) {
       tell(index, 'bad', 'Failed', performance.now() - began);
       throw error;

@@ -7,7 +7,7 @@ mod released;
 use std::time::SystemTime;
 
 pub use self::{
-    onboarding::{HandoverError, Held, Onboarding, Prepared},
+    onboarding::{HandoverError, Held, Onboarding, Prepared, Sight},
     ready::{EnvPublicKey, Handover, LeafError, Ready, RpcIdentity},
     released::{Door, NotReleased, Released},
 };

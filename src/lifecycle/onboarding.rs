@@ -12,7 +12,7 @@ use crate::{
     domain::Domain,
     keys::{K256Error, K256Key, RootKeys, statement},
     proto::BootstrapResponse,
-    store::{KeyDirectory, NewKeys, State},
+    store::{KeyDirectory, NewKeys, Outline, State},
 };
 
 /// The powers of a KMS without keys.
@@ -40,6 +40,20 @@ pub enum Held {
         /// What is missing or wrong, and what the operator can do.
         reason: String,
     },
+}
+
+/// What was found in the key directory, and how that looked from outside.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Sight {
+    held: Held,
+    outline: Outline,
+}
+
+impl Sight {
+    /// What was found.
+    pub fn held(&self) -> &Held {
+        &self.held
+    }
 }
 
 /// Why handed-over keys are no root keys.
@@ -84,16 +98,23 @@ impl Onboarding {
         Ok(!matches!(self.directory.state()?, State::Empty))
     }
 
-    /// What the key directory holds now.
+    /// What the key directory holds now. It is read only if it looks otherwise than when `before` was seen: callers who
+    /// wait ask often.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub fn held(&self) -> Result<Held, LifecycleError> {
-        Ok(match self.directory.state()? {
+    pub fn look(&self, before: Option<Sight>) -> Result<Sight, LifecycleError> {
+        // Before it is read, so that a change during that is found at the next look.
+        let outline = self.directory.outline()?;
+        if let Some(before) = before.filter(|before| before.outline == outline) {
+            return Ok(before);
+        }
+        let held = match self.directory.state()? {
             State::Empty => Held::Nothing,
             State::Complete(_) => Held::Keys,
             State::Broken { reason, .. } => Held::Part { reason },
-        })
+        };
+        Ok(Sight { held, outline })
     }
 
     /// Writes a file into the key directory, syncs it and removes it again.

@@ -147,6 +147,17 @@ pub enum Method {
     StopShadow,
 }
 
+/// Who may ask for a method by GET.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ByGet {
+    /// It changes nothing, or, as `Finish`, nothing that was not decided before.
+    Anyone,
+    /// It has always been served by GET, and scripts rely on it. Browsers, which follow links, have to POST.
+    Programs,
+    /// It changes something.
+    Nobody,
+}
+
 /// What is fixed about a method: the row of the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
@@ -211,10 +222,25 @@ pub const METHODS: [Row; 20] = {
 };
 
 impl Method {
-    /// Whether it must be asked for by POST: what a page in a browser can cause by a link, no operator must find done.
-    /// `ClearImageCache` has always been served by GET.
-    pub fn needs_post(self) -> bool {
-        matches!(self, Self::Freeze | Self::Unfreeze | Self::StartShadow | Self::StopShadow)
+    /// Who may ask for it by GET: what a browser does for a link, no operator must find done.
+    pub fn by_get(self) -> ByGet {
+        match self {
+            Self::Freeze | Self::Unfreeze | Self::StartShadow | Self::StopShadow => ByGet::Nobody,
+            Self::Bootstrap | Self::Onboard | Self::ClearImageCache => ByGet::Programs,
+            Self::GetAppKey
+            | Self::GetKmsKey
+            | Self::GetAppEnvEncryptPubKey
+            | Self::GetMeta
+            | Self::GetTempCaCert
+            | Self::SignCert
+            | Self::LegacyClearImageCache
+            | Self::GetAttestationInfo
+            | Self::Finish
+            | Self::Explain
+            | Self::ListDenials
+            | Self::ListFrozen
+            | Self::ShadowReport => ByGet::Anyone,
+        }
     }
 
     /// The method `name` of `service`; names are case sensitive.

@@ -25,7 +25,7 @@ pub use self::{
 use super::onboard::OnboardService;
 use crate::{
     error::{Error, Result},
-    lifecycle::Held,
+    lifecycle::{Held, Sight},
 };
 
 /// The longest time that an answer to `status` is held back until something changes.
@@ -120,7 +120,7 @@ pub struct SetupService {
 /// What the key directory held when it was last looked at.
 #[derive(Debug)]
 struct Seen {
-    held: Held,
+    sight: Sight,
     looked: Instant,
 }
 
@@ -199,29 +199,31 @@ impl SetupService {
         Ok((status, switch))
     }
 
-    /// What the key directory holds. One look at a time serves everyone who asked before it began: reading keys for each
-    /// of many callers would cost more than their questions do.
+    /// What the key directory holds. One look at a time serves everyone who asked before it began, and keys are read only
+    /// after something has changed.
     async fn held(&self) -> Result<Held> {
         let asked = Instant::now();
         let mut seen = self.seen.lock().await;
         if let Some(seen) = seen.as_ref().filter(|seen| seen.looked > asked) {
-            return Ok(seen.held.clone());
+            return Ok(seen.sight.held().clone());
         }
         let looked = Instant::now();
-        let mut held = self.read().await?;
-        if matches!(held, Held::Part { .. }) {
+        let before = seen.as_ref().map(|seen| seen.sight.clone());
+        let mut sight = self.sight(before.clone()).await?;
+        if matches!(sight.held(), Held::Part { .. }) && before.as_ref() != Some(&sight) {
             // Or it is in the middle of a commit: whoever saves keys holds the turn until all are there.
             let _turn = self.onboard.turn().await;
-            held = self.read().await?;
+            sight = self.sight(None).await?;
         }
-        *seen = Some(Seen { held: held.clone(), looked });
+        let held = sight.held().clone();
+        *seen = Some(Seen { sight, looked });
         Ok(held)
     }
 
-    async fn read(&self) -> Result<Held> {
+    async fn sight(&self, before: Option<Sight>) -> Result<Sight> {
         let onboarding = Arc::clone(&self.onboard.parts().onboarding);
         let unreadable = "the key directory cannot be read";
-        tokio::task::spawn_blocking(move || onboarding.held())
+        tokio::task::spawn_blocking(move || onboarding.look(before))
             .await
             .map_err(|error| Error::internal(unreadable, error))?
             .map_err(|error| Error::internal(unreadable, error))

@@ -162,16 +162,18 @@ impl File {
         Ok(Some(content))
     }
 
+    /// Whether `mode` lets others use a private key.
+    pub(super) fn is_loose(self, mode: u32) -> bool {
+        self.is_key() && mode & 0o077 != 0
+    }
+
     fn check_mode(self, mode: u32, permissions: Permissions) -> Result<(), StoreError> {
-        if !self.is_key() || mode & 0o077 == 0 {
+        if !self.is_loose(mode) {
             return Ok(());
         }
         match permissions {
             Permissions::OwnerOnly => Err(StoreError::LoosePermissions { file: self.name(), mode }),
-            Permissions::InsecureAllowLoose => {
-                tracing::warn!(file = self.name(), "INSECURE: others may use a key file: mode {mode:04o}");
-                Ok(())
-            }
+            Permissions::InsecureAllowLoose => Ok(()),
         }
     }
 }

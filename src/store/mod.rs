@@ -5,6 +5,7 @@ mod commit;
 mod crash_tests;
 mod disk;
 mod file;
+mod outline;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -17,6 +18,7 @@ use thiserror::Error;
 pub use self::commit::NewKeys;
 use self::disk::{Disk, OsDisk};
 pub use self::file::{Derived, Permissions};
+pub use self::outline::Outline;
 pub use self::state::{State, Stored};
 
 /// A directory that holds, or will hold, the keys of this node.
@@ -42,9 +44,11 @@ impl KeyDirectory {
         let directory = KeyDirectory { path: path.to_owned(), permissions, disk };
         match directory.recover() {
             // Two sets of root keys are for the operator to sort out: `state` tells.
-            Ok(()) | Err(StoreError::TwoSets(_)) => Ok(directory),
-            Err(error) => Err(error),
+            Ok(()) | Err(StoreError::TwoSets(_)) => {}
+            Err(error) => return Err(error),
         }
+        directory.warn();
+        Ok(directory)
     }
 
     /// What a directory holds, without touching it: a missing one is empty, and an interrupted commit stays as it is.
@@ -52,7 +56,9 @@ impl KeyDirectory {
         if !disk::exists(path)? {
             return Ok(State::Empty);
         }
-        KeyDirectory { path: path.to_owned(), permissions, disk: Box::new(OsDisk) }.state()
+        let directory = KeyDirectory { path: path.to_owned(), permissions, disk: Box::new(OsDisk) };
+        directory.warn();
+        directory.state()
     }
 
     /// Where it is.

@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use kms_attest::certificate::{CertificateError, Issuer};
 use kms_attest::p256::P256Key;
 use zeroize::Zeroizing;
 
-use super::disk::{exists, failed};
+use super::disk::failed;
 use super::file::{File, Permissions};
 use super::{KeyDirectory, StoreError};
 use crate::keys::{K256Key, RootKeys};
@@ -58,10 +59,7 @@ impl KeyDirectory {
             return Ok(broken(None, StoreError::TwoSets(file).to_string()));
         }
         match (self.read(File::RootCaKey)?, self.read(File::RootK256Key)?) {
-            (None, None) => {
-                self.warn_of_leftovers()?;
-                Ok(State::Empty)
-            }
+            (None, None) => Ok(State::Empty),
             (Some(_), None) => Ok(half(File::RootK256Key, File::RootCaKey)),
             (None, Some(_)) => Ok(half(File::RootCaKey, File::RootK256Key)),
             (Some(ca), Some(k256)) => self.state_with(&ca, &k256),
@@ -75,12 +73,35 @@ impl KeyDirectory {
         match self.permissions {
             _ if mode & 0o022 == 0 => Ok(()),
             Permissions::OwnerOnly => Err(StoreError::LooseDirectory { mode }),
-            Permissions::InsecureAllowLoose => {
+            Permissions::InsecureAllowLoose => Ok(()),
+        }
+    }
+
+    /// Says once, as the directory is opened, what is odd about it and yet accepted: later looks come often.
+    pub(super) fn warn(&self) {
+        let mode = |path: &Path| Some(fs::symlink_metadata(path).ok()?.permissions().mode() & 0o7777);
+        let found: Vec<(File, u32)> = File::ALL
+            .into_iter()
+            .filter_map(|file| Some((file, mode(&self.path.join(file.name()))?)))
+            .collect();
+        if self.permissions == Permissions::InsecureAllowLoose {
+            if let Ok(mode) = fs::metadata(&self.path).map(|metadata| metadata.permissions().mode() & 0o7777)
+                && mode & 0o022 != 0
+            {
                 tracing::warn!(
                     "INSECURE: others may replace the key files: the key directory has mode {mode:04o}"
                 );
-                Ok(())
             }
+            for (file, mode) in found.iter().filter(|(file, mode)| file.is_loose(*mode)) {
+                tracing::warn!(file = file.name(), "INSECURE: others may use a key file: mode {mode:04o}");
+            }
+        }
+        if !found.is_empty() && !found.iter().any(|(file, _)| File::ROOT_KEYS.contains(file)) {
+            let files: Vec<&str> = found.iter().map(|(file, _)| file.name()).collect();
+            let files = files.join(", ");
+            tracing::warn!(
+                "no root key in the key directory, but {files}: an unfinished attempt, or lost keys"
+            );
         }
     }
 
@@ -130,22 +151,6 @@ impl KeyDirectory {
 
     fn read_text(&self, file: File) -> Result<Option<String>, StoreError> {
         Ok(self.read(file)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
-    }
-
-    fn warn_of_leftovers(&self) -> Result<(), StoreError> {
-        let mut leftovers = Vec::new();
-        for file in File::ALL {
-            if exists(&self.path.join(file.name()))? {
-                leftovers.push(file.name());
-            }
-        }
-        if !leftovers.is_empty() {
-            let files = leftovers.join(", ");
-            tracing::warn!(
-                "no root key in the key directory, but {files}: an unfinished attempt, or lost keys"
-            );
-        }
-        Ok(())
     }
 }
 

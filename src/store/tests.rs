@@ -310,6 +310,39 @@ fn a_directory_that_others_may_write_is_refused_unless_allowed() {
 }
 
 #[test]
+fn the_outline_is_another_one_after_each_change_and_the_same_without() {
+    let (directory, _) = filled();
+    let at = |name: &str| directory.path().join(name);
+    let kept = open(directory.path());
+    let mut before = kept.outline().unwrap();
+    let mut changes = |what: &str, does: bool| {
+        let now = kept.outline().unwrap();
+        assert_eq!(now != before, does, "{what}");
+        before = now;
+    };
+    kept.state().unwrap();
+    kept.probe().unwrap();
+    fs::write(at("audit.jsonl"), "{}").unwrap();
+    changes("reading, a probe, a file of others", false);
+    let key = fs::read(at("root-ca.key")).unwrap();
+    fs::write(at("root-ca.key"), vec![b'x'; key.len()]).unwrap();
+    changes("other content of the same size", true);
+    fs::rename(at("root-k256.key"), at("away")).unwrap();
+    changes("a file that goes", true);
+    fs::rename(at("away"), at("root-k256.key")).unwrap();
+    changes("a file that comes back", true);
+    for path in [at("rpc.key"), directory.path().to_owned()] {
+        fs::set_permissions(&path, Mode::from_mode(0o770)).unwrap();
+        changes("a mode", true);
+    }
+    fs::create_dir(at(".commit")).unwrap();
+    fs::copy(at("root-k256.key"), at(".commit/root-k256.key")).unwrap();
+    changes("a second set", true);
+    fs::write(at(".commit/root-k256.key"), [7; 32]).unwrap();
+    changes("another second set", true);
+}
+
+#[test]
 fn links_devices_and_directories_are_not_read() {
     for file in ["root-ca.key", "root-k256.key", "rpc.crt", "bootstrap-info.json"] {
         let (directory, _) = filled();

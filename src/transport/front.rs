@@ -102,9 +102,8 @@ impl Front {
         let caller = match &self.guard {
             None => caller.clone(),
             Some(guard) => {
-                let shown =
-                    guard.identify(request.method(), request.headers(), caller.remote(), &self.metrics).await;
-                match shown {
+                let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
+                match guard.identify(verb, uri, headers, caller.remote(), &self.metrics).await {
                     Ok(operator) => caller.clone().identified(operator),
                     Err(refused) => return refused.answer(grpc::is_grpc(&request)),
                 }

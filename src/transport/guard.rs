@@ -7,12 +7,12 @@ use std::{
 };
 
 use axum::body::Body;
-use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, header};
+use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, Uri, header};
 
 use super::{
     front::{Answer, refusal},
     lockout::{Lockout, Verdict},
-    prpc,
+    prpc, same_site,
 };
 use crate::{
     error::{Code, Error},
@@ -29,7 +29,7 @@ pub(super) enum Refused {
     /// Too many wrong ones came from this address, which has to wait.
     Locked(Duration),
     /// A page of another site has made a browser send it, with the credentials that the browser keeps.
-    OtherOrigin,
+    OtherSite,
 }
 
 /// Asks every request for credentials.
@@ -48,6 +48,7 @@ impl Guard {
     pub(super) async fn identify(
         &self,
         verb: &Verb,
+        uri: &Uri,
         headers: &HeaderMap,
         address: IpAddr,
         metrics: &Metrics,
@@ -57,8 +58,8 @@ impl Guard {
         if !GUARDED.contains(verb) {
             return Err(Refused::Verb);
         }
-        if !is_own_origin(headers) {
-            return Err(Refused::OtherOrigin);
+        if same_site::is_of_another_site(verb, uri, headers) {
+            return Err(Refused::OtherSite);
         }
         if matches!(*self.credentials, Credentials::NoneNeeded) {
             return Ok(Operator::Anyone);
@@ -87,16 +88,6 @@ impl Guard {
     }
 }
 
-/// Whether no browser says that the request comes from a page of somebody else. Programs send no origin.
-fn is_own_origin(headers: &HeaderMap) -> bool {
-    let Some(origin) = headers.get(header::ORIGIN) else { return true };
-    let (Ok(origin), Some(Ok(host))) = (origin.to_str(), headers.get(header::HOST).map(HeaderValue::to_str))
-    else {
-        return false;
-    };
-    origin.split_once("://").is_some_and(|(_, authority)| authority.eq_ignore_ascii_case(host))
-}
-
 impl Refused {
     /// 404; 401 without a body; 403 and 429 in the protocol of the request.
     pub(super) fn answer(self, is_grpc: bool) -> Answer {
@@ -109,8 +100,8 @@ impl Refused {
                 answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
                 answer
             }
-            Self::OtherOrigin => {
-                let text = "requests of another site's pages are refused here";
+            Self::OtherSite => {
+                let text = "a page of another site may not do this; use kmsctl, or curl";
                 refusal(is_grpc, &Error::new(Code::Denied, text))
             }
             Self::Locked(wait) => {

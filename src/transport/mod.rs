@@ -13,6 +13,7 @@ mod lockout;
 pub mod prpc;
 pub mod refusal_log;
 mod router;
+mod same_site;
 mod setup;
 pub mod status;
 pub mod tls;

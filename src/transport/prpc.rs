@@ -7,12 +7,12 @@ use http_body_util::Full;
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{body, refusal_log::RefusalLog, status};
+use super::{body, refusal_log::RefusalLog, same_site, status};
 use crate::{
     config::BodyLimits,
     error::{Code, Error, Result},
     proto::PrpcError,
-    service::{Caller, Method, Row, Service},
+    service::{ByGet, Caller, Method, Row, Service},
 };
 
 /// The body of every answer of ours.
@@ -186,7 +186,12 @@ where
         let unknown = Error::new(Code::UnknownMethod, format!("Service not found: {name}"));
         return error(encoding, &unknown);
     };
-    if method.needs_post() && is_read(&parts.method) {
+    let may_read = match method.by_get() {
+        ByGet::Anyone => true,
+        ByGet::Programs => !same_site::is_by_browser(&parts.headers),
+        ByGet::Nobody => false,
+    };
+    if is_read(&parts.method) && !may_read {
         return error(encoding, &Error::invalid(format!("{name} changes something: ask for it by POST")));
     }
     match dispatch.call(*method, caller, Call { encoding, payload }).await {

@@ -1,13 +1,20 @@
 //! Certificates that the same root CA issued to an app: they never pass for those of a KMS.
 
-use cvm_kms::proto::SignCertResponse;
+use std::fs;
+
+use cvm_kms::{
+    keys::derive,
+    proto::{AppKeyResponse, SignCertResponse},
+};
 use kms_attest::{
     attester::Attester,
     binding::ReportData,
     certificate::{self, Issuer},
     collateral::{CacheOptions, CollateralCache},
     csr::Csr,
+    identity::AppId,
     p256::P256Key,
+    ra_tls,
     trust::TrustAnchors,
     verify::Verifier,
 };
@@ -17,7 +24,7 @@ use serde_json::json;
 
 use super::{PREFIX, nothing_is_kept, onboard};
 use crate::support::{
-    Answer, World,
+    Answer, Identity, World,
     source::{Answers, Cluster, Reply, Shown, Source, loopback, names},
 };
 
@@ -179,6 +186,29 @@ async fn an_apps_certificate_opens_no_door_to_the_root_keys() {
         }
     }
     assert!(world.audited("kms_key_released").is_empty());
+}
+
+#[tokio::test]
+async fn the_certificate_of_a_kms_opens_no_door_to_an_apps_keys() {
+    let world = World::ready().await;
+    // What the KMS itself shows, with the key that belongs to it: whoever has both runs in its CVM.
+    let leaf = world.caller().connect().await.expect("a connection").server_certificate.expect("a leaf");
+    let key = fs::read_to_string(world.key_file("rpc.key")).expect("its key");
+    let key = P256Key::from_pem(&key).expect("its key");
+    assert_eq!(ra_tls::special_usage(&leaf).expect("a certificate").as_deref(), Some("kms:rpc"));
+    let caller = world.caller().shows(&Identity::of(leaf.to_vec(), &key));
+    let ask = async || caller.json("GetAppKey", json!({ "api_version": 1 })).await;
+    // Its evidence is that of a CVM like any other: who is no registered app is refused as one.
+    assert_eq!(ask().await.refusal(), (403, "App not allowed: Boot denied: app not registered".to_owned()));
+    assert!(world.audited("app_key_released").is_empty());
+    // That was by its identity: registered, it is an app, with the keys of its own app id and of no other.
+    world.allow_app(&world.cvm);
+    let answer = ask().await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    let keys: AppKeyResponse = answer.message();
+    let app_id = AppId(*world.cvm.app_id());
+    let own = derive::app_keys(&world.root_keys(), &app_id, world.cvm.instance_id()).expect("keys");
+    assert_eq!(keys.disk_crypt_key, own.disk_crypt_key.expose());
 }
 
 #[tokio::test]

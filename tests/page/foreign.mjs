@@ -42,6 +42,16 @@ await scenario(async (browser) => {
     }, origin);
     await Promise.all([page.waitForNavigation(), page.evaluate(() => document.forms[0].submit())]);
   }
+  const pages = [...statuses];
+  // A link that another program opens: for the browser the user has typed it.
+  const opened = [];
+  for (const origin of [`http://127.0.0.1:${given.port}`, `http://kms.test:${given.port}`]) {
+    for (const link of ['Bootstrap?domain=localhost', 'Onboard?source_url=https%3A%2F%2Fevil.test&domain=localhost']) {
+      const tab = await page.context().newPage();
+      opened.push(String((await tab.goto(`${origin}/prpc/${link}`)).status()));
+      await tab.close();
+    }
+  }
   elsewhere.close();
-  return { statuses };
+  return { statuses: pages, opened };
 });

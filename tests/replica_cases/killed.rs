@@ -1,12 +1,14 @@
 //! A replica that is killed while it onboards comes back empty or complete; so does its source.
 
 use std::{
+    collections::BTreeSet,
+    fs::DirEntry,
     net::SocketAddr,
     time::{Duration, Instant},
 };
 
 use cvm_kms::store::{KeyDirectory, Permissions, State};
-use rustix::process::Signal;
+use rustix::process::{Pid, Signal};
 use serde_json::json;
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -29,6 +31,8 @@ enum Moment {
     Released,
     /// As soon as this name is in the key directory.
     Appeared(&'static str),
+    /// While this directory of a commit is there: the process goes on by short steps, and is held while one looks.
+    Within(&'static str),
     /// As soon as the answer is there.
     Answered,
 }
@@ -79,6 +83,33 @@ async fn killed_at(moment: Moment, usual: Duration, node: &mut Node, source: &Wo
             watching.await.expect("a kill");
             answered
         }
+        Moment::Within(name) => {
+            let log = source.key_file("audit.jsonl");
+            let path = directory.join(name);
+            let watching = tokio::task::spawn_blocking(move || {
+                let began = Instant::now();
+                let goes_on = || began.elapsed() < Duration::from_secs(20);
+                let is_released = || {
+                    let text = std::fs::read_to_string(&log).expect("audit log");
+                    text.matches("\"kms_key_released\"").count() > released
+                };
+                while !is_released() && goes_on() {}
+                loop {
+                    hold(pid);
+                    if path.symlink_metadata().is_ok() || directory.join("rpc-domain").exists() || !goes_on()
+                    {
+                        break kill();
+                    }
+                    rustix::process::kill_process(pid, Signal::CONT).expect("it runs");
+                    // A step: some system calls of a commit, which makes a hundred of them.
+                    let step = Instant::now();
+                    while step.elapsed() < Duration::from_micros(200) {}
+                }
+            });
+            let answered = onboard(node, source).await;
+            watching.await.expect("a kill");
+            answered
+        }
         Moment::Answered => {
             let answered = onboard(node, source).await;
             kill();
@@ -87,6 +118,23 @@ async fn killed_at(moment: Moment, usual: Duration, node: &mut Node, source: &Wo
     };
     drop(program);
     answered
+}
+
+/// Stops a process and waits until all its threads have stopped.
+fn hold(pid: Pid) {
+    rustix::process::kill_process(pid, Signal::STOP).expect("it runs");
+    let threads = format!("/proc/{}/task", pid.as_raw_nonzero());
+    let is_held = |thread: std::io::Result<DirEntry>| {
+        // A thread that has ended meanwhile does nothing either.
+        let Ok(text) = std::fs::read_to_string(thread.expect("it runs").path().join("stat")) else {
+            return true;
+        };
+        text.rsplit_once(") ").is_some_and(|(_, state)| state.starts_with('T'))
+    };
+    let began = Instant::now();
+    while !std::fs::read_dir(&threads).expect("it runs").all(is_held) {
+        assert!(began.elapsed() < Duration::from_secs(5), "the process does not stop");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -109,11 +157,22 @@ async fn a_replica_killed_at_any_moment_of_onboarding_is_empty_or_complete() {
         Moment::Appeared("rpc-domain"),
         Moment::Answered,
     ]);
-    for moment in moments {
+    // A machine that is busy may let a commit through between two looks: such a moment is tried again.
+    let within = [".staging", ".commit"].into_iter().flat_map(|name| [Moment::Within(name); 10]);
+    let mut reached = BTreeSet::new();
+    for moment in moments.chain(within) {
+        if matches!(moment, Moment::Within(name) if reached.contains(name)) {
+            continue;
+        }
         let mut node = Node::empty("").await;
         let answered = killed_at(moment, usual, &mut node, &source).await;
         let certs = node.setting.world.path("certs");
-        interrupted += usize::from([".staging", ".commit"].iter().any(|name| certs.join(name).exists()));
+        let left: Vec<_> =
+            [".staging", ".commit"].into_iter().filter(|name| certs.join(name).exists()).collect();
+        interrupted += usize::from(!left.is_empty());
+        if matches!(moment, Moment::Within(name) if left.contains(&name)) {
+            reached.extend(left);
+        }
         let directory = KeyDirectory::open(&certs, Permissions::OwnerOnly).expect("a directory");
         let is_complete = match directory.state().expect("readable") {
             State::Empty => false,
@@ -147,10 +206,12 @@ async fn a_replica_killed_at_any_moment_of_onboarding_is_empty_or_complete() {
         node.stop().await;
         assert!(!node.setting.world.audited("keys_received").is_empty(), "{moment:?}: no line, no keys");
     }
-    assert!(nothing > 0 && everything > 0, "{nothing} times nothing, {everything} times everything");
     println!(
         "{nothing} times nothing, {everything} times everything, {interrupted} in a commit, in {usual:?}"
     );
+    assert!(nothing > 0 && everything > 0, "{nothing} times nothing, {everything} times everything");
+    assert!(interrupted >= 2, "{interrupted} kills hit a commit");
+    assert_eq!(reached, BTreeSet::from([".commit", ".staging"]), "each half of a commit was interrupted");
 }
 
 /// Where on the way from the source to its replica the source dies: it, and what it had just said, are gone.

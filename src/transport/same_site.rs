@@ -1,0 +1,103 @@
+//! What browsers tell of the page that makes them ask: no page of another site may use what an operator's browser reaches.
+
+use http::{HeaderMap, Method as Verb, Uri, header};
+
+/// Whether a browser sent this for a page that is not ours: what an operator's browser can reach, any page that it shows
+/// could otherwise call, with the credentials that the browser keeps. A browser says where a request comes from in
+/// headers that a page cannot change; other programs send none of them.
+pub(super) fn is_of_another_site(verb: &Verb, uri: &Uri, headers: &HeaderMap) -> bool {
+    let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
+    if let Some(site) = headers.get("sec-fetch-site") {
+        // `none`: typed by the user, or a link in another program; `is_by_browser` keeps those from changing much.
+        return site != "same-origin" && site != "none";
+    }
+    if let Some(origin) = headers.get(header::ORIGIN) {
+        // HTTP/2 has the host in the address.
+        let host = uri.authority().map(|authority| authority.as_str()).or_else(|| text(header::HOST));
+        let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
+        return match (origin, host) {
+            (Some(origin), Some(host)) => !origin.eq_ignore_ascii_case(host),
+            _ => true,
+        };
+    }
+    // Without TLS a browser keeps both back from a GET, which an image or a link on any page can cause.
+    let is_browser = text(header::USER_AGENT).is_some_and(|agent| agent.contains("Mozilla/"))
+        && headers.contains_key(header::ACCEPT_LANGUAGE);
+    is_browser && matches!(*verb, Verb::GET | Verb::HEAD)
+}
+
+/// Whether the request says that a browser sent it, wherever it comes from: a link in a mail counts as typed.
+pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
+    headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const BROWSER: [(&str, &str); 2] =
+        [("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"), ("accept-language", "en-US")];
+
+    fn map(headers: &[(&'static str, &str)]) -> HeaderMap {
+        headers.iter().map(|(name, value)| (name.parse().unwrap(), value.parse().unwrap())).collect()
+    }
+
+    fn is_foreign(verb: Verb, headers: &[(&'static str, &str)]) -> bool {
+        is_of_another_site(&verb, &Uri::from_static("/"), &map(headers))
+    }
+
+    #[test]
+    fn programs_that_are_no_browsers_are_nobodys_page() {
+        for headers in [
+            &[][..],
+            &[("user-agent", "curl/8.5.0"), ("host", "10.0.0.5:8000")],
+            &[("user-agent", "Mozilla/5.0 (Windows NT) WindowsPowerShell/5.1")],
+            &[("user-agent", "node"), ("accept-language", "*"), ("sec-fetch-mode", "cors")],
+        ] {
+            assert!(!is_foreign(Verb::GET, headers), "{headers:?}");
+            assert!(!is_foreign(Verb::POST, headers), "{headers:?}");
+        }
+    }
+
+    #[test]
+    fn a_browser_says_where_a_request_comes_from() {
+        for (site, foreign) in
+            [("same-origin", false), ("none", false), ("cross-site", true), ("same-site", true), ("", true)]
+        {
+            for verb in [Verb::GET, Verb::POST] {
+                assert_eq!(is_foreign(verb, &[("sec-fetch-site", site)]), foreign, "{site}");
+            }
+        }
+        for (origin, foreign) in [
+            ("http://kms:8000", false),
+            ("https://kms:8000", false),
+            ("https://KMS:8000", false),
+            ("http://kms:9000", true),
+            ("http://kms", true),
+            ("kms:8000", true),
+            ("http://evil.example", true),
+            ("null", true),
+        ] {
+            let headers = [("host", "kms:8000"), ("origin", origin)];
+            assert_eq!(is_foreign(Verb::POST, &headers), foreign, "{origin}");
+            let (uri, headers) = (Uri::from_static("http://kms:8000/x"), map(&[("origin", origin)]));
+            assert_eq!(is_of_another_site(&Verb::POST, &uri, &headers), foreign, "HTTP/2: {origin}");
+        }
+        assert!(is_foreign(Verb::POST, &[("origin", "http://kms:8000")]), "of no host");
+    }
+
+    #[test]
+    fn where_a_browser_says_nothing_it_may_not_change_anything() {
+        assert!(is_foreign(Verb::GET, &BROWSER));
+        assert!(is_foreign(Verb::HEAD, &BROWSER));
+        assert!(!is_foreign(Verb::POST, &BROWSER), "a browser's POST has an origin");
+    }
+
+    #[test]
+    fn a_browser_is_known_by_any_of_its_headers() {
+        for name in ["sec-fetch-site", "Sec-Fetch-Mode", "sec-fetch-dest", "sec-fetch-user"] {
+            assert!(is_by_browser(&map(&[(name, "none")])), "{name}");
+        }
+        assert!(!is_by_browser(&map(&[("user-agent", "curl/8.5.0"), ("sec-ch-ua", "x")])));
+    }
+}
