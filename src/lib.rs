@@ -8,6 +8,7 @@ pub mod app; // builds every part from the configuration, lives the lifecycle
 pub mod audit; // hash-chained record of every release, written before the reply
 pub mod ca; // the certificates we issue, and what a certificate request may ask for
 pub mod cli; // one file a subcommand
+pub mod clock; // Unix seconds
 pub mod config; // layers in, one fixed-type `Config` out
 pub mod domain; // the name in our TLS certificate
 pub mod error; // what a caller is told when there is no result

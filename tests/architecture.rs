@@ -20,7 +20,7 @@ const ROWS: [&[&str]; 11] = [
     &["policy", "keys", "audit"],
     &["config"],
     &["os_image", "operator"],
-    &["domain", "error", "metrics", "proto"],
+    &["clock", "domain", "error", "metrics", "proto"],
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

@@ -19,7 +19,7 @@ use std::{
 use kms_simulator::{Cvm, GuestAgent};
 use serde_json::{Value, json};
 use support::{
-    ADMIN_TOKEN, DOMAIN, eventually,
+    DOMAIN, eventually,
     process::{Ran, finish},
     program::{KMS, Program, Setting},
     tools,
@@ -50,6 +50,9 @@ const NOT_RUN: &[(&str, &str)] = &[
 
 /// The app that documents speak of.
 const APP: [u8; 20] = *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff\x00\x11\x22\x33";
+
+/// The operator's token, of the kind that `kmsctl` takes.
+const TOKEN: &str = "operators-token";
 
 /// What its `.env` says.
 const ENVIRONMENT: &str = "NAME=value\n";
@@ -200,13 +203,13 @@ struct Node {
 
 impl Node {
     async fn with(toml: &str) -> Self {
-        let setting = Setting::with(toml).await;
+        let mut setting = Setting::with(toml).await;
+        setting.configure(&format!("core.admin.auth_token = \"{TOKEN}\""));
         let world = &setting.world;
         let app = Cvm::builder(&world.platform).app_id(APP).build();
         world.allow_app(&app);
         let guest = GuestAgent::serve(&app, world.path("guest.sock")).await.expect("guest agent");
         fs::write(world.path(".env"), ENVIRONMENT).expect("an environment");
-        fs::copy(world.allowlist.path(), world.path("new.json")).expect("another allow-list");
         Self { setting, program: None, guest, is_finished: false }
     }
 
@@ -307,9 +310,9 @@ impl Stage {
         let mut command = Command::new(tools::program("timeout"));
         command.args(["120", "bash", "-o", "pipefail", "-c", &text]).current_dir(&directory).env_clear();
         command.env("PATH", programs).env("HOME", &directory);
-        command.env("TOKEN", ADMIN_TOKEN).env("KMS_PCCS_URL", setting.world.pccs.url());
+        command.env("TOKEN", TOKEN).env("KMS_PCCS_URL", setting.world.pccs.url());
         command.env("DSTACK_AGENT_ADDRESS", guest.address());
-        command.env("KMS_ADMIN_URL", format!("http://{}", setting.admin)).env("KMS_ADMIN_TOKEN", ADMIN_TOKEN);
+        command.env("KMS_ADMIN_URL", format!("http://{}", setting.admin)).env("KMS_ADMIN_TOKEN", TOKEN);
         for (name, value) in &self.exported {
             command.env(name, self.substituted(value, setting));
         }

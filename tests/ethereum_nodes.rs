@@ -99,32 +99,145 @@ async fn what_is_not_final_does_not_count() {
 }
 
 #[tokio::test]
-async fn what_was_final_stays_so_on_nodes_that_lag() {
-    let ([ahead, behind], info) = copies::<2>().await;
-    ahead.mine(2).await;
-    behind.mine(2).await;
-    ahead.forbid_image(&info).await;
-    ahead.mine(2).await;
-    let first = FaultServer::before(ahead.address()).await;
-    let policy = policy(&[first.url(), behind.url()], ahead.kms, "block = 'finalized'");
-    let deny = async || denied(policy.decide(Subject::App(&info)).await).code;
-    assert_eq!(deny().await, "os_image_not_allowed");
+async fn what_was_final_or_safe_stays_so_on_nodes_that_lag() {
+    // How far below the newest block anvil's are.
+    for (block, depth) in [("block = 'finalized'", 2), ("block = 'safe'", 1)] {
+        let ([ahead, behind], info) = copies::<2>().await;
+        ahead.mine(2).await;
+        behind.mine(2).await;
+        ahead.forbid_image(&info).await;
+        ahead.mine(depth).await;
+        let first = FaultServer::before(ahead.address()).await;
+        let policy = policy(&[first.url(), behind.url()], ahead.kms, block);
+        let deny = async || denied(policy.decide(Subject::App(&info)).await).code;
+        assert_eq!(deny().await, "os_image_not_allowed");
 
-    // The other one would allow it still.
-    allowed(
-        chain::policy(&[behind.url()], ahead.kms, "block = 'finalized'").decide(Subject::App(&info)).await,
-    );
+        // The other one would allow it still.
+        let other = chain::policy(&[behind.url()], ahead.kms, block);
+        allowed(other.decide(Subject::App(&info)).await);
+        first.suffer(Fault::Down).await;
+        tokio::time::sleep(LOOK).await;
+        let detail = unanswered(policy.decide(Subject::App(&info)).await);
+        assert!(detail.contains("endpoint 2: does not have block"), "{block}: {detail}");
+
+        // It has the block, not yet as a final or safe one.
+        behind.forbid_image(&info).await;
+        assert_eq!(deny().await, "os_image_not_allowed");
+        behind.mine(5).await;
+        tokio::time::sleep(LOOK).await;
+        assert_eq!(deny().await, "os_image_not_allowed");
+    }
+}
+
+#[tokio::test]
+async fn the_newest_block_goes_back_by_a_few_at_most() {
+    let ([ahead, behind], info) = copies::<2>().await;
+    let height = behind.height().await;
+    ahead.forbid_image(&info).await;
+    ahead.mine(63).await;
+    let first = FaultServer::before(ahead.address()).await;
+    let policy = policy(&[first.url(), behind.url()], ahead.kms, "");
+    let decide = async || policy.decide(Subject::App(&info)).await;
+    assert_eq!(denied(decide().await).code, "os_image_not_allowed");
     first.suffer(Fault::Down).await;
     tokio::time::sleep(LOOK).await;
-    let detail = unanswered(policy.decide(Subject::App(&info)).await);
-    assert!(detail.contains("endpoint 2: does not have block"), "{detail}");
+    allowed(decide().await);
 
-    // It has the block, not yet as a final one.
-    behind.forbid_image(&info).await;
-    assert_eq!(deny().await, "os_image_not_allowed");
-    behind.mine(5).await;
+    first.recover().await;
+    ahead.mine(1).await;
     tokio::time::sleep(LOOK).await;
-    assert_eq!(deny().await, "os_image_not_allowed");
+    assert_eq!(denied(decide().await).code, "os_image_not_allowed");
+    first.suffer(Fault::Down).await;
+    tokio::time::sleep(LOOK).await;
+    let detail = unanswered(decide().await);
+    let expected = format!("endpoint 2: its block {height} is more than 64 below block {}", height + 65);
+    assert!(detail.contains(&expected), "{detail}");
+    behind.mine(1).await;
+    tokio::time::sleep(LOOK).await;
+    allowed(decide().await);
+    // Step by step it goes no further: the newest that there was counts, not the last.
+    ahead.mine(1).await;
+    first.recover().await;
+    tokio::time::sleep(LOOK).await;
+    assert_eq!(denied(decide().await).code, "os_image_not_allowed");
+    first.suffer(Fault::Down).await;
+    tokio::time::sleep(LOOK).await;
+    unanswered(decide().await);
+}
+
+#[tokio::test]
+async fn nodes_that_agree_on_going_far_back_are_not_believed() {
+    let chain = Chain::new().await;
+    let info = chain.allowed_app().await;
+    let (one, two) = (FaultServer::before(chain.address()).await, FaultServer::before(chain.address()).await);
+    let before = chain.rpc("evm_snapshot", json!([])).await;
+    chain.mine(65).await;
+    let policy = policy(&[one.url(), two.url()], chain.kms, "agreement = 2");
+    allowed(policy.decide(Subject::App(&info)).await);
+    assert_eq!(chain.rpc("evm_revert", json!([before])).await, true);
+    tokio::time::sleep(LOOK).await;
+    let detail = unanswered(policy.decide(Subject::App(&info)).await);
+    assert!(detail.contains("is more than 64 below block"), "{detail}");
+    chain.mine(1).await;
+    tokio::time::sleep(LOOK).await;
+    allowed(policy.decide(Subject::App(&info)).await);
+}
+
+/// A node that knows the newest block of a chain, and says `answer` to whoever asks its contract who is allowed.
+async fn saying(chain: &Chain, answer: Value) -> FaultServer {
+    let block = chain.rpc("eth_getBlockByNumber", json!(["latest", false])).await;
+    let chain_id = format!("0x{CHAIN_ID:x}");
+    let mut about_itself = Vec::new();
+    for function in ["gatewayAppId()", "appImplementation()"] {
+        let selector = alloy_primitives::keccak256(function);
+        let data = format!("0x{}", hex::encode(&selector[..4]));
+        let call = json!([{ "to": chain.kms.to_string(), "data": data }, "latest"]);
+        about_itself.push((data, chain.rpc("eth_call", call).await));
+    }
+    FaultServer::answering(move |asked| {
+        let request = asked.json();
+        let known = about_itself.iter().find(|(data, _)| request["params"][0]["data"] == data.as_str());
+        let mut reply = match (method(asked).as_str(), known) {
+            ("eth_chainId", _) => json!({ "result": chain_id }),
+            ("eth_getBlockByNumber", _) => json!({ "result": block }),
+            (_, Some((_, value))) => json!({ "result": value }),
+            _ => answer.clone(),
+        };
+        (reply["jsonrpc"], reply["id"]) = (json!("2.0"), request["id"].clone());
+        Reply::json(&reply)
+    })
+    .await
+}
+
+#[tokio::test]
+async fn only_a_revert_is_the_contracts_word_the_rest_may_be_the_nodes() {
+    let chain = Chain::new().await;
+    let info = chain.allowed_app().await;
+    let error = |code: i64, message: &str| json!({ "error": { "code": code, "message": message } });
+    for (answer, is_final) in [
+        (json!({ "result": "0x" }), false),
+        (error(-32000, "out of gas"), false),
+        (error(-32003, "EVM error: OutOfGas"), false),
+        (error(-32000, "missing trie node, the state was reverted"), false),
+        (error(3, "execution reverted"), true),
+        (error(-32000, "execution reverted: closed for repairs"), true),
+    ] {
+        let first = saying(&chain, answer.clone()).await;
+        let second = FaultServer::before(chain.address()).await;
+        let decision = policy(&[first.url(), second.url()], chain.kms, "").decide(Subject::App(&info)).await;
+        assert!(calls(&first, "eth_call") > 0);
+        if is_final {
+            assert!(
+                unanswered(decision).contains("the contract call failed: execution reverted"),
+                "{answer}"
+            );
+            assert_eq!(calls(&second, "eth_call"), 0, "{answer}");
+        } else {
+            assert_eq!(allowed(decision), "0xgateway", "{answer}");
+            assert_eq!(calls(&second, "eth_call"), 1, "{answer}");
+        }
+        unanswered(policy(&[first.url()], chain.kms, "").decide(Subject::App(&info)).await);
+    }
 }
 
 #[tokio::test]

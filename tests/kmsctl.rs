@@ -32,7 +32,9 @@ async fn from_an_empty_directory_to_the_keys_of_an_app() {
     let status = desk.json(0, &["status", "--kms", &plain]).await;
     assert_eq!(status["kms"][0]["state"], "onboarding");
     let measured = text(&status["kms"][0]["mr_aggregated"]).to_owned();
-    let keys = desk.json(0, &["bootstrap", "--kms", &plain, "--domain", "localhost"]).await;
+    let bootstrap = ["bootstrap", "--kms", &plain, "--domain", "localhost", "--dangerous-root", "root.der"];
+    let keys = desk.json(0, &bootstrap).await;
+    assert_eq!(keys["verified"], true, "{keys}");
     let (root, k256) = (text(&keys["ca_pubkey"]), text(&keys["k256_pubkey"]));
     let again = desk.json(3, &["bootstrap", "--kms", &plain, "--domain", "localhost"]).await;
     assert!(text(&again["error"]).contains("already been bootstrapped"), "{again}");
@@ -108,6 +110,31 @@ async fn from_an_empty_directory_to_the_keys_of_an_app() {
     drop(world);
     let offline = [&["verify", "--offline", "bundle.json"], &pins[..]].concat();
     assert_eq!(desk.json(0, &offline).await["verdict"], "proven");
+}
+
+#[tokio::test]
+async fn keys_served_at_another_port_are_found_and_finish_waits_for_keys_first() {
+    let free = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = free.local_addr().expect("an address").port();
+    drop(free);
+    let world = World::onboarding_with(&format!("rpc.port = {port}")).await;
+    let plain = format!("http://localhost:{}", world.address().port());
+    let desk = Desk::in_world(&world).with("KMS_URL", plain);
+    let early = desk.json(1, &["finish"]).await;
+    assert!(text(&early["error"]).contains("there are no keys yet"), "{early}");
+    let status = desk.json(0, &["status"]).await;
+    assert_eq!(
+        (&status["kms"][0]["mode"], &status["kms"][0]["serving_port"]),
+        (&json!("onboarding"), &json!(port))
+    );
+    desk.json(0, &["bootstrap", "--domain", "localhost"]).await;
+    let status = desk.json(0, &["status"]).await;
+    assert_eq!(
+        (&status["kms"][0]["mode"], &status["kms"][0]["next"][0]["step"]),
+        (&json!("committed"), &json!("finish"))
+    );
+    let finished = desk.json(0, &["finish"]).await;
+    assert_eq!(finished["url"], format!("https://localhost:{port}/prpc"));
 }
 
 #[tokio::test]

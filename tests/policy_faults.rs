@@ -4,10 +4,10 @@
 mod support;
 
 use std::{
-    fs,
+    fs, io,
     path::Path,
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicBool, Ordering},
     },
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
@@ -51,6 +51,41 @@ fn webhook(server: &FaultServer) -> String {
     )
 }
 
+/// What auth-eth answers while its node does not.
+fn denied_by_an_outage() -> Fault {
+    let denial =
+        json!({"isAllowed": false, "gatewayAppId": "", "reason": "authorization backend unavailable"});
+    Fault::Page(200, denial.to_string().into_bytes())
+}
+
+/// What is logged on this thread, on which the KMS of a test runs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn kept(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    /// The lines about requests that ended without a result.
+    fn failures(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.0.lock().expect("no panic")).into_owned();
+        text.lines().filter(|line| line.contains("request failed")).map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
 /// A KMS, who asks it, and what it has counted.
 struct Cast {
     world: World,
@@ -82,6 +117,19 @@ impl Cast {
         self.count(&format!("cvm_kms_policy_answers_total{{answer=\"{answer}\"}} ")).await
     }
 
+    /// Requests for keys that were answered with 503, by metrics.
+    async fn failed(&self) -> [u64; 2] {
+        let app = "cvm_kms_requests_total{method=\"GetAppKey\",status=\"503\"} ";
+        let kms = "cvm_kms_requests_total{method=\"GetKmsKey\",status=\"503\"} ";
+        [self.count(app).await, self.count(kms).await]
+    }
+
+    /// Denials, of any code, by metrics.
+    async fn denials(&self) -> usize {
+        let metrics = self.world.caller().get("/metrics").await;
+        metrics.text().lines().filter(|line| line.starts_with("cvm_kms_denials_total{")).count()
+    }
+
     /// Waits until keys flow.
     async fn recovered(&self, fault: &str) {
         eventually(&format!("keys after {fault}"), async || {
@@ -93,6 +141,7 @@ impl Cast {
     /// Both releases are refused as unavailable, in both protocols, and nothing of the back end is told.
     async fn gets_nothing(&self, server: &FaultServer, fault: &str, limit: Duration) {
         let before = (self.releases(), self.answers("allowed").await, self.answers("unavailable").await);
+        let failed = self.failed().await;
         let port = server.address().port().to_string();
         for (caller, method, text) in [
             (&self.app, "GetAppKey", format!("App not allowed: {NO_POLICY}")),
@@ -116,6 +165,12 @@ impl Cast {
         assert_eq!(self.releases(), before.0, "{fault}: a release is recorded");
         assert_eq!(self.answers("allowed").await, before.1, "{fault}: counted as allowed");
         assert_eq!(self.answers("unavailable").await, before.2 + 2, "{fault}: counted as unavailable");
+        assert_eq!(
+            self.failed().await,
+            failed.map(|count| count + 1),
+            "{fault}: counted as answered with 503"
+        );
+        assert_eq!(self.denials().await, 0, "{fault}: counted as denied");
         assert!(self.world.audited("denied").is_empty(), "{fault}: an outage is no denial");
         assert!(!server.asked().iter().any(|asked| asked.path.contains(ELSEWHERE)), "{fault}: redirected");
     }
@@ -126,9 +181,43 @@ async fn a_webhook_that_fails_at_once_allows_nobody_and_is_found_again() {
     let server = FaultServer::answering(good).await;
     let cast = Cast::new(&webhook(&server)).await;
     cast.recovered("nothing").await;
-    for fault in Fault::table(PATIENCE).into_iter().filter(|fault| !fault.is_slow()) {
+    let table = Fault::table(PATIENCE).into_iter().chain([denied_by_an_outage()]);
+    for fault in table.filter(|fault| !fault.is_slow()) {
         server.suffer(fault.clone()).await;
         cast.gets_nothing(&server, &fault.to_string(), QUICK).await;
+        server.recover().await;
+        cast.recovered(&fault.to_string()).await;
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_what_callers_are_not_told_but_not_where_the_webhook_is() {
+    let log = Log::default();
+    let _kept = log.kept();
+    let server = FaultServer::answering(good).await;
+    let cast = Cast::new(&webhook(&server)).await;
+    let port = server.address().port().to_string();
+    for (fault, cause) in [
+        (Fault::Down, "error sending request to the webhook: "),
+        (
+            Fault::Page(500, SECRET.into()),
+            "the webhook returned 500 Internal Server Error: postgres://user:hush",
+        ),
+        (Fault::Page(200, b"[]".to_vec()), "the webhook returned 200 OK but not the expected JSON"),
+        (Fault::Closing, "error sending request to the webhook: "),
+        (denied_by_an_outage(), "the webhook answered that its own back end is unavailable"),
+    ] {
+        server.suffer(fault.clone()).await;
+        let before = log.failures().len();
+        cast.gets_nothing(&server, &fault.to_string(), QUICK).await;
+        let failures = log.failures().split_off(before);
+        assert_eq!(failures.len(), 2, "{fault}: {failures:?}");
+        for (line, method) in failures.iter().zip(["GetAppKey", "GetKmsKey"]) {
+            assert!(line.contains(" WARN ") && line.contains("code=\"unavailable\""), "{fault}: {line}");
+            assert!(line.contains(&format!("method=\"{method}\"")), "{fault}: {line}");
+            assert!(line.contains(NO_POLICY) && line.contains(cause), "{fault}: {line}");
+            assert!(!line.contains(SECRET_PATH) && !line.contains(&port), "{fault}: {line}");
+        }
         server.recover().await;
         cast.recovered(&fault.to_string()).await;
     }
@@ -138,7 +227,9 @@ async fn a_webhook_that_fails_at_once_allows_nobody_and_is_found_again() {
 async fn grpc_callers_are_told_the_same() {
     let server = FaultServer::answering(good).await;
     let cast = Cast::new(&webhook(&server)).await;
-    for fault in [Fault::Down, Fault::Page(500, SECRET.into()), Fault::Page(200, SECRET.into())] {
+    for fault in
+        [Fault::Down, Fault::Page(500, SECRET.into()), Fault::Page(200, SECRET.into()), denied_by_an_outage()]
+    {
         server.suffer(fault.clone()).await;
         let app = cast.app.grpc().await.get_app_key(GetAppKeyRequest::default()).await.expect_err("nothing");
         assert_eq!(
@@ -167,6 +258,9 @@ async fn waited_for(fault: Fault) {
     assert_eq!(second.refusal(), (503, NO_POLICY.to_owned()), "{fault}");
     assert_eq!(first.header("retry-after"), "1");
     assert_eq!(cast.releases(), 0, "{fault}");
+    assert_eq!(cast.answers("unavailable").await, 2, "{fault}: counted as unavailable");
+    assert_eq!(cast.failed().await, [1, 1], "{fault}: counted as answered with 503");
+    assert_eq!(cast.denials().await, 0, "{fault}: counted as denied");
     assert!(cast.world.audited("denied").is_empty(), "{fault}: an outage is no denial");
     server.recover().await;
     cast.recovered(&fault.to_string()).await;
@@ -197,7 +291,8 @@ async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
     let hanging = hex::encode([2; 20]);
     server.suffer_when(Fault::Hanging, move |asked| asked.json()["appId"] == hanging.as_str()).await;
     let other = cast.world.caller().shows(&Identity::self_issued(&cast.world.app(2)));
-    let waiting: Vec<_> = (0..20)
+    // More than one app may ask at once.
+    let waiting: Vec<_> = (0..48)
         .map(|_| {
             let other = other.clone();
             tokio::spawn(async move { other.json("GetAppKey", json!({})).await })
@@ -205,7 +300,7 @@ async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
         .collect();
     eventually("the others hang", async || {
         let asked = server.asked();
-        (asked.iter().filter(|asked| asked.verb == "POST").count() >= 20).then_some(())
+        (asked.iter().filter(|asked| asked.verb == "POST").count() >= 32).then_some(())
     })
     .await;
     for _ in 0..50 {

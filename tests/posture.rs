@@ -26,6 +26,10 @@ async fn relaxed(world: &World) -> Vec<String> {
     codes.sort_unstable();
     shown.sort_unstable();
     assert_eq!(codes, shown);
+    let of_details = |code: &String| {
+        meta.relaxed_details.iter().any(|detail| detail == code || detail.starts_with(&format!("{code}:")))
+    };
+    assert!(codes.iter().all(of_details), "{:?}", meta.relaxed_details);
     let started = world.audited("started").pop().expect("a line for the start");
     assert_eq!(started["posture"], json!(meta.relaxed_settings));
     codes
@@ -53,6 +57,18 @@ async fn each_relaxed_setting_shows_in_get_meta_in_the_metrics_and_in_the_audit_
                        auth_api.webhook.url = \"http://192.0.2.1\"";
     let world = World::ready_with(unencrypted).await;
     assert!(relaxed_codes(&world).await.contains(&"webhook_unencrypted".to_owned()));
+}
+
+#[tokio::test]
+async fn get_meta_says_how_far_each_relaxation_of_the_tcb_goes() {
+    let toml = "[core.tcb]\nadvisories = ['INTEL-SA-00837']\nfmspcs = ['b0c06f000000']\n\
+                grace = { OutOfDate = '60d' }";
+    let world = World::ready_with(toml).await;
+    let meta: GetMetaResponse = world.caller().json("GetMeta", json!({})).await.message();
+    assert_eq!(meta.relaxed_settings[2..], ["tcb_grace", "tcb_advisories", "tcb_models"]);
+    let details = ["tcb_grace:OutOfDate:60d", "tcb_advisory:INTEL-SA-00837", "tcb_model:b0c06f000000"]
+        .map(str::to_owned);
+    assert_eq!(meta.relaxed_details, [&ALWAYS.map(str::to_owned)[..], &details].concat());
 }
 
 async fn relaxed_codes(world: &World) -> Vec<String> {

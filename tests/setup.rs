@@ -621,7 +621,10 @@ async fn browsers_may_do_for_this_page_what_they_may_not_do_for_others() {
             let is_browser = headers.iter().any(|(name, _)| name.starts_with("sec-fetch-"));
             for (query, invalid) in [
                 ("Bootstrap?domain=a_b", "domain contains an invalid DNS label"),
-                ("Onboard?source_url=http%3A%2F%2Fx&domain=localhost", "the URL of a KMS starts with https://"),
+                (
+                    "Onboard?source_url=http%3A%2F%2Fx&domain=localhost",
+                    "the URL of a KMS starts with https://",
+                ),
             ] {
                 let call = token(request("GET", &format!("/prpc/{query}"), ""));
                 let call = headers.iter().fold(call, |call, (name, value)| with(call, name, value));

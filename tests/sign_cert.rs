@@ -360,8 +360,12 @@ async fn the_evidence_in_the_request_decides_and_not_the_connection() {
     let unbound = Csr { evidence: app.evidence(ReportData::ra_tls(&other.spki_der())), ..wish(&app, &key) };
     let debug = Cvm::builder(&world.platform).app_id([1; 20]).compose_hash([1; 32]).debug().build();
     for (csr, status, text) in [
-        (unbound, 401, "invalid quote: report data mismatch"),
-        (wish(&debug, &key), 401, "invalid quote: failed to verify TDX quote: Debug mode is enabled"),
+        (unbound, 401, "Quote verification failed: report data mismatch"),
+        (
+            wish(&debug, &key),
+            401,
+            "Quote verification failed: failed to verify TDX quote: Debug mode is enabled",
+        ),
         (wish(&world.app(2), &key), 403, "Boot denied: app not registered"),
     ] {
         let request = sign_cert_request(&csr, &key, "");

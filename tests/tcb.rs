@@ -119,6 +119,35 @@ async fn a_grace_counts_from_the_recovery_and_shows_everywhere() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_older_quoting_enclave_gets_no_platform_in_that_is_refused_without_it() {
+    let old_qe = CollateralSpec { qe: Standing::of(TcbLevel::OutOfDate), ..CollateralSpec::default() };
+    let advisories = "core.tcb.advisories = ['INTEL-SA-00615', 'INTEL-SA-00837', 'INTEL-SA-00960']";
+    let one = format!("{advisories}\ncore.tcb.grace = {{ OutOfDate = '36500d' }}");
+    let two =
+        format!("{advisories}\ncore.tcb.grace = {{ OutOfDate = '36500d', SWHardeningNeeded = '36500d' }}");
+    for (toml, is_allowed) in [(one, false), (two, true)] {
+        let world = ready_with(&old_qe, &toml).await;
+        let fine = app_at(&world, TcbLevel::UpToDate);
+        assert_eq!(app_key(&world, &fine).await.status, 200, "its quoting enclave is covered");
+        let soft = app_at(&world, TcbLevel::SwHardeningNeeded);
+        let answer = app_key(&world, &soft).await;
+        if !is_allowed {
+            assert_eq!(answer.refusal(), (403, STATUS.to_owned()));
+            assert_eq!(recorded(&world, "denied").await.0, json!("OutOfDate"), "the verdict hides the rest");
+            continue;
+        }
+        assert_eq!(answer.status, 200, "{answer:?}");
+        let (status, _, relaxations) = recorded(&world, "app_key_released").await;
+        assert_eq!(status, json!("OutOfDate"));
+        let relaxations = relaxations.as_array().expect("a list").clone();
+        for needed in ["tcb_grace:SWHardeningNeeded", "tcb_grace:OutOfDate"] {
+            assert!(relaxations.contains(&json!(needed)), "{relaxations:?}");
+            assert!(relaxed_decisions(&world, needed).await > 0, "{needed}");
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn listed_advisories_are_not_shown_to_policy() {
     let toml = "core.tcb.advisories = ['INTEL-SA-00615']";
     for (toml, expected) in [("", 403), (toml, 200)] {

@@ -303,6 +303,7 @@ async fn answers_carry_every_field_in_order_compactly_and_numbers_as_numbers() {
             "version",
             "relaxed_settings",
             "auth_info_age_seconds",
+            "relaxed_details",
         ]
     );
     let meta = support::eventually("the allow-list's answer", async || {

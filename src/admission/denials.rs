@@ -1,6 +1,7 @@
 //! Who was refused lately: a bounded list in memory, with the evidence, so that an operator can ask why.
 //!
-//! Callers whose evidence does not verify have a list of their own, so that a flood of them leaves the others alone.
+//! Callers whose evidence does not verify have a list of their own, so that a flood of them leaves the others alone. Of
+//! the others, an app on one machine has a share of the list, whatever it varies in its requests.
 //! Who is refused for the same reason again is counted and keeps the id it was given.
 
 use std::{
@@ -8,16 +9,18 @@ use std::{
     fmt,
     net::IpAddr,
     sync::{Arc, Mutex, PoisonError},
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use kms_attest::identity::BootInfo;
 use sha2::{Digest as _, Sha256};
 
 use super::{Finding, Role, Step};
+use crate::clock::unix_now;
 
 /// Most refusals of verified callers, and of others.
 const MOST: usize = 500;
+/// Most refusals of one app on one machine, where both are verified.
+const MOST_OF_ONE: usize = 32;
 /// Most bytes of evidence kept for each of the two.
 const MOST_BYTES: usize = 16 << 20;
 /// Evidence that is larger is not kept.
@@ -260,17 +263,37 @@ impl Lists {
 
 impl List {
     fn push(&mut self, entry: Entry) {
+        if let Some(identity) = &entry.denial.identity {
+            self.make_room_for(identity);
+        }
         self.bytes += entry.denial.size();
         self.entries.push_back(entry);
         while self.entries.len() > MOST || self.bytes > MOST_BYTES {
-            let Some(oldest) = self.entries.pop_front() else { break };
-            self.bytes -= oldest.denial.size();
+            self.remove(0);
+        }
+    }
+
+    /// Takes out the oldest refusals of an app on one machine, until there is room for one more.
+    fn make_room_for(&mut self, identity: &BootInfo) {
+        let of_same = |entry: &Entry| {
+            let other = entry.denial.identity.as_ref();
+            other.is_some_and(|it| it.app_id == identity.app_id && it.device_id == identity.device_id)
+        };
+        while self.entries.iter().filter(|entry| of_same(entry)).count() >= MOST_OF_ONE {
+            let Some(oldest) = self.entries.iter().position(of_same) else { return };
+            self.remove(oldest);
+        }
+    }
+
+    fn remove(&mut self, index: usize) {
+        if let Some(removed) = self.entries.remove(index) {
+            self.bytes -= removed.denial.size();
         }
     }
 }
 
 /// What two refusals have in common that are one to an operator: who asked for what, from where, and what was wrong. Not
-/// the evidence itself, which a caller makes anew for each connection.
+/// the evidence itself, which a caller makes anew for each connection, nor the VM configuration, which it makes up.
 fn likeness(refused: &Refused<'_>) -> [u8; 32] {
     let finding = &refused.finding;
     let mut digest = Sha256::new();
@@ -289,7 +312,6 @@ fn likeness(refused: &Refused<'_>) -> [u8; 32] {
             for field in [app_id, instance_id, compose_hash, device_id, os_image_hash, mr_aggregated] {
                 add(field);
             }
-            add(refused.vm_config.as_bytes());
         }
         None => add(refused.remote.to_canonical().to_string().as_bytes()),
     }
@@ -299,10 +321,6 @@ fn likeness(refused: &Refused<'_>) -> [u8; 32] {
 /// A text that is kept: part of it can come from the caller or a back end.
 fn bounded(text: &str) -> String {
     text[..text.floor_char_boundary(LONGEST_TEXT)].to_owned()
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

@@ -195,7 +195,7 @@ impl Refusal {
         let plain = |step, code| Finding { step, code, expected: None, actual: None, identity: None };
         Some(match self {
             Self::NoAttestation => plain(Step::Evidence, "no_attestation"),
-            Self::BadEvidence(bad) => Finding {
+            Self::BadEvidence(bad) | Self::BadRequest(bad) => Finding {
                 expected: bad.expected.as_deref(),
                 actual: bad.actual.as_deref(),
                 ..plain(bad.step, bad.code)

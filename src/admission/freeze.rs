@@ -3,26 +3,27 @@
 //! A freeze counts in memory before it is on the disk, whatever the disk does, and is on the disk before it is answered. An unfreeze is in the
 //! audit log before it is on the disk, and on the disk before it counts. Whenever the process stops, what was answered
 //! holds, and what was not has erred on the side of the freeze.
+//!
+//! A freeze that has ended does not count, and is held and kept for a while all the same: the clock that ended it can be
+//! wrong, for the host has a hand in it.
 
 mod file;
+mod held;
 mod scope;
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    path::PathBuf,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use kms_attest::identity::BootInfo;
 use tokio::sync::Mutex;
 
-use self::file::FreezeFile;
 pub use self::{
     file::FreezeFileError,
     scope::{Scope, ScopeError},
+};
+use self::{
+    file::{FreezeFile, Written},
+    held::{Held, MachineTime, TellTime},
 };
 use crate::{
     audit::{Audit, AuditError, Event},
@@ -31,7 +32,7 @@ use crate::{
 
 /// The code of a refusal by a freeze.
 pub(super) const FROZEN: &str = "frozen";
-/// Most freezes at a time.
+/// Most freezes at a time, those that have ended and are still kept included: they give way.
 pub const MOST_FREEZES: usize = 1000;
 /// The longest reason in bytes.
 pub const LONGEST_REASON: usize = 500;
@@ -60,12 +61,6 @@ pub struct Freeze {
     pub author: Author,
 }
 
-impl Freeze {
-    fn is_live(&self, now: u64) -> bool {
-        self.expires_at.is_none_or(|end| now < end)
-    }
-}
-
 /// Proof that an identity was not frozen a moment ago: what a permit is made with.
 #[derive(Debug)]
 pub struct NotFrozen(());
@@ -82,6 +77,18 @@ pub enum FreezeError {
     /// In force and kept, but not in the audit log.
     #[error("it is frozen now and over restarts, but the audit log does not take the record: {0}")]
     NotRecorded(#[source] AuditError),
+    /// In force, but only until this process ends, and not in the audit log.
+    #[error(
+        "it is frozen now, but the file that keeps freezes over restarts cannot be written: {kept}; and the audit log \
+         does not take the record: {recorded}"
+    )]
+    NeitherKeptNorRecorded {
+        /// Why it is not kept.
+        #[source]
+        kept: std::io::Error,
+        /// Why it is not recorded.
+        recorded: AuditError,
+    },
     /// An unfreeze that is not in the audit log does not happen.
     #[error("it is still frozen: the audit log does not take the record: {0}")]
     ThawNotRecorded(#[source] AuditError),
@@ -99,7 +106,7 @@ pub enum Thaw {
     WasNotFrozen,
 }
 
-type Entries = HashMap<Scope, Arc<Freeze>>;
+type Entries = HashMap<Scope, Arc<Held>>;
 
 /// All freezes of this KMS.
 #[derive(Debug)]
@@ -107,6 +114,7 @@ pub struct Freezes {
     current: ArcSwap<Entries>,
     /// One change at a time, from reading the old state to answering.
     file: Arc<Mutex<FreezeFile>>,
+    time: Arc<dyn TellTime>,
     metrics: Arc<Metrics>,
 }
 
@@ -116,11 +124,20 @@ impl Freezes {
     /// # Errors
     /// [`FreezeFileError`]: what is frozen is not known, so nothing may be served.
     pub fn open(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, FreezeFileError> {
+        Self::open_at(path, metrics, Arc::new(MachineTime))
+    }
+
+    fn open_at(
+        path: PathBuf,
+        metrics: Arc<Metrics>,
+        time: Arc<dyn TellTime>,
+    ) -> Result<Self, FreezeFileError> {
         let file = FreezeFile::new(path);
-        let entries: Entries =
-            file.read()?.into_iter().map(|freeze| (freeze.scope, Arc::new(freeze))).collect();
-        let freezes =
-            Self { current: ArcSwap::from_pointee(entries), file: Arc::new(Mutex::new(file)), metrics };
+        let now = time.now();
+        let held = |freeze: Freeze| (freeze.scope, Arc::new(Held::new(freeze, now)));
+        let entries: Entries = file.read()?.into_iter().map(held).collect();
+        let current = ArcSwap::from_pointee(entries);
+        let freezes = Self { current, file: Arc::new(Mutex::new(file)), time, metrics };
         for freeze in freezes.list() {
             tracing::warn!(what = %freeze.scope, reason = freeze.reason, "FROZEN: nothing is released to it");
         }
@@ -145,41 +162,45 @@ impl Freezes {
         if current.is_empty() {
             return Ok(NotFrozen(()));
         }
-        let now = unix_now();
+        let now = self.time.now();
         let frozen =
             Scope::all_of(identity).find_map(|scope| current.get(&scope).filter(|it| it.is_live(now)));
         match frozen {
             None => Ok(NotFrozen(())),
-            Some(freeze) => Err(Arc::clone(freeze)),
+            Some(held) => Err(Arc::clone(&held.freeze)),
         }
     }
 
     /// The freeze of the whole KMS, if it is in force.
     pub fn of_kms(&self) -> Option<Arc<Freeze>> {
-        self.current.load().get(&Scope::Kms).filter(|freeze| freeze.is_live(unix_now())).map(Arc::clone)
+        let current = self.current.load();
+        let held = current.get(&Scope::Kms).filter(|held| held.is_live(self.time.now()))?;
+        Some(Arc::clone(&held.freeze))
     }
 
     /// What is frozen now, the oldest first.
     pub fn list(&self) -> Vec<Arc<Freeze>> {
-        let now = unix_now();
-        let mut live: Vec<_> =
-            self.current.load().values().filter(|freeze| freeze.is_live(now)).map(Arc::clone).collect();
+        let now = self.time.now();
+        let current = self.current.load();
+        let live = current.values().filter(|held| held.is_live(now));
+        let mut live: Vec<_> = live.map(|held| Arc::clone(&held.freeze)).collect();
         live.sort_by_key(|freeze| (freeze.since, freeze.scope));
         live
     }
 
     /// Freezes, in place of an earlier freeze of the same scope. It counts at once, whatever the disk does; when this
-    /// returns without an error, it is also kept and recorded.
+    /// returns without an error, it is also kept and recorded. Neither is left out because the other fails.
     ///
     /// # Errors
     /// [`FreezeError`]; all but [`FreezeError::Full`] say that it is frozen nevertheless.
     pub async fn freeze(&self, freeze: Freeze, audit: &Audit) -> Result<(), FreezeError> {
-        let freeze = Arc::new(freeze);
-        self.insert(&freeze)?;
+        let held = Arc::new(Held::new(freeze, self.time.now()));
+        let freeze = &held.freeze;
+        self.insert(&held)?;
         tracing::warn!(what = %freeze.scope, by = freeze.author.by, reason = freeze.reason, "FROZEN");
         let file = Arc::clone(&self.file).lock_owned().await;
         // An unfreeze that had the turn before us has taken it back: this is the later of the two.
-        self.insert(&freeze)?;
+        self.insert(&held)?;
         let event = Event::Frozen {
             scope: freeze.scope.name(),
             value: hex::encode(freeze.scope.value()),
@@ -188,26 +209,34 @@ impl Freezes {
             by: freeze.author.by.clone(),
             remote: freeze.author.remote,
         };
-        let _turn = file::write(file, self.live()).await.map_err(FreezeError::NotKept)?;
-        let _ = audit.record(event).await.map_err(FreezeError::NotRecorded)?;
-        Ok(())
+        let Written { outcome: kept, turn: _turn } = file::write(file, self.kept()).await;
+        let recorded = audit.record(event).await;
+        match (kept, recorded) {
+            (Ok(()), Ok(_)) => Ok(()),
+            (Err(kept), Ok(_)) => Err(FreezeError::NotKept(kept)),
+            (Ok(()), Err(recorded)) => Err(FreezeError::NotRecorded(recorded)),
+            (Err(kept), Err(recorded)) => Err(FreezeError::NeitherKeptNorRecorded { kept, recorded }),
+        }
     }
 
-    fn insert(&self, freeze: &Arc<Freeze>) -> Result<(), FreezeError> {
-        let mut is_full = false;
-        self.current.rcu(|current| {
-            let mut entries = live(current);
-            is_full = entries.len() >= MOST_FREEZES && !entries.contains_key(&freeze.scope);
-            if !is_full {
-                entries.insert(freeze.scope, Arc::clone(freeze));
+    fn insert(&self, new: &Arc<Held>) -> Result<(), FreezeError> {
+        let now = self.time.now();
+        let mut outcome = Ok(());
+        self.current.rcu(|current| match held::with(current, new, now) {
+            Ok(entries) => {
+                outcome = Ok(());
+                Arc::new(entries)
             }
-            entries
+            Err(full) => {
+                outcome = Err(full);
+                Arc::clone(current)
+            }
         });
         self.count();
-        if is_full { Err(FreezeError::Full) } else { Ok(()) }
+        outcome
     }
 
-    /// Takes a freeze back.
+    /// Takes a freeze back; also one that has ended, which no clock brings back then.
     ///
     /// # Errors
     /// [`FreezeError`]; it stays frozen then.
@@ -219,10 +248,12 @@ impl Freezes {
         audit: &Audit,
     ) -> Result<Thaw, FreezeError> {
         let file = Arc::clone(&self.file).lock_owned().await;
-        let mut entries = self.live();
-        if entries.remove(&scope).is_none() {
-            return Ok(Thaw::WasNotFrozen);
-        }
+        let mut entries = self.kept();
+        let thaw = match entries.remove(&scope) {
+            None => return Ok(Thaw::WasNotFrozen),
+            Some(held) if held.is_live(self.time.now()) => Thaw::Done,
+            Some(_) => Thaw::WasNotFrozen,
+        };
         let event = Event::Unfrozen {
             scope: scope.name(),
             value: hex::encode(scope.value()),
@@ -231,15 +262,16 @@ impl Freezes {
             remote: author.remote,
         };
         let _ = audit.record(event).await.map_err(FreezeError::ThawNotRecorded)?;
-        let _turn = file::write(file, entries).await.map_err(FreezeError::ThawNotKept)?;
+        let Written { outcome, turn: _turn } = file::write(file, entries).await;
+        outcome.map_err(FreezeError::ThawNotKept)?;
         tracing::warn!(what = %scope, by = author.by, "no longer frozen");
         self.current.rcu(|current| {
-            let mut entries = live(current);
+            let mut entries = Entries::clone(current);
             entries.remove(&scope);
             entries
         });
         self.count();
-        Ok(Thaw::Done)
+        Ok(thaw)
     }
 
     /// Shows in the metrics what is in force; called now and then, for freezes that end by themselves.
@@ -251,21 +283,9 @@ impl Freezes {
         }
     }
 
-    fn live(&self) -> Entries {
-        live(&self.current.load())
+    fn kept(&self) -> Entries {
+        held::kept(&self.current.load(), self.time.now())
     }
-}
-
-/// What is in force: what has ended is forgotten with the next change.
-fn live(entries: &Entries) -> Entries {
-    let now = unix_now();
-    let live = entries.iter().filter(|(_, freeze)| freeze.is_live(now));
-    live.map(|(scope, freeze)| (*scope, Arc::clone(freeze))).collect()
-}
-
-/// Unix seconds; a clock before 1970 ends no freeze.
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]

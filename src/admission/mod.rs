@@ -48,9 +48,12 @@ pub enum Refusal {
     /// No client certificate, or none with an attestation.
     #[error("No attestation provided")]
     NoAttestation,
-    /// The evidence does not decode, does not verify, or is not bound to the caller's key.
+    /// The evidence in the client certificate does not decode, does not verify, or is not bound to the caller's key.
     #[error("invalid quote: {}", .0.reason)]
     BadEvidence(BadEvidence),
+    /// The same of the evidence in a certificate request.
+    #[error("Quote verification failed: {}", .0.reason)]
+    BadRequest(BadEvidence),
     /// Intel's collateral could not be had: nothing is known about the evidence.
     #[error("the collateral service does not answer, evidence cannot be verified now")]
     CollateralUnavailable(#[source] VerifyError),
@@ -100,6 +103,33 @@ pub enum Refusal {
     /// Policy says that we may not serve.
     #[error("KMS self authorization failed: {0}")]
     NoStanding(String),
+}
+
+/// What evidence came in: callers are told of each in its own words.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Carrier {
+    /// The client certificate of the connection.
+    ClientCertificate,
+    /// A certificate request.
+    CertificateRequest,
+}
+
+impl Refusal {
+    /// Evidence that cannot be believed, or not now.
+    pub fn unverified(carrier: Carrier, error: VerifyError) -> Self {
+        match error.is_unavailable() {
+            true => Self::CollateralUnavailable(error),
+            false => Self::bad(carrier, (&error).into()),
+        }
+    }
+
+    /// Evidence that is wrong.
+    pub fn bad(carrier: Carrier, bad: BadEvidence) -> Self {
+        match carrier {
+            Carrier::ClientCertificate => Self::BadEvidence(bad),
+            Carrier::CertificateRequest => Self::BadRequest(bad),
+        }
+    }
 }
 
 /// What a caller asks to be.
@@ -213,7 +243,7 @@ impl Admission {
     /// Any [`Refusal`].
     pub async fn certificate(&self, csr: &Csr, vm_config: &str) -> Result<Permit<Certificate>, Refusal> {
         let outcome = self.0.verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
-        let outcome = outcome.map_err(Refusal::from);
+        let outcome = outcome.map_err(|error| Refusal::unverified(Carrier::CertificateRequest, error));
         self.0.metrics.verification(verification_result(&outcome));
         self.admit(&outcome?, Role::Certificate, vm_config).await
     }

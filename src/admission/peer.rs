@@ -5,18 +5,18 @@ use std::{
         Arc,
         atomic::{AtomicBool, Ordering},
     },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+    time::{Duration, Instant},
 };
 
 use kms_attest::{
     ra_tls,
-    verify::{Binding, Verified, Verifier, VerifyError},
+    verify::{Binding, Verified, Verifier},
 };
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 
-use super::{Refusal, finding::BadEvidence};
-use crate::metrics::Metrics;
+use super::{Carrier, Refusal, finding::BadEvidence};
+use crate::{clock::unix_now, metrics::Metrics};
 
 /// How long verified evidence is believed without looking again: newer collateral may judge a platform otherwise.
 const MEMORY: Duration = Duration::from_secs(3600);
@@ -97,23 +97,11 @@ async fn verify(certificate: &CertificateDer<'_>, verifier: &Verifier) -> Result
         .map_err(|error| Refusal::BadEvidence((&error).into()))?
         .ok_or(Refusal::NoAttestation)?;
     let key = ra_tls::spki_of(certificate).map_err(|error| Refusal::BadEvidence((&error).into()))?;
-    verifier.verify(&evidence, Binding::PublicKey(&key)).await.map_err(Refusal::from)
-}
-
-impl From<VerifyError> for Refusal {
-    fn from(error: VerifyError) -> Self {
-        match error.is_unavailable() {
-            true => Self::CollateralUnavailable(error),
-            false => Self::BadEvidence((&error).into()),
-        }
-    }
+    let outcome = verifier.verify(&evidence, Binding::PublicKey(&key)).await;
+    outcome.map_err(|error| Refusal::unverified(Carrier::ClientCertificate, error))
 }
 
 /// Whether evidence that was verified `at` some time, with collateral that `expires` (Unix seconds), is still believed.
 pub(super) fn is_current(expires: u64, at: Instant) -> bool {
     unix_now() < expires && at.elapsed() < MEMORY
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

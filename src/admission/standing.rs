@@ -177,8 +177,18 @@ impl OwnStanding {
             Err(NoAnswer::Evidence(error)) => return Err(self.unanswered(NO_BOOT_INFO, error)),
             Err(NoAnswer::Policy(error)) => return Err(self.unanswered(NO_CHECK, error.detail())),
         };
-        self.recent.store(Some(Arc::new(Recent { answer: answer.clone(), asked })));
-        answer.map_err(Refusal::NoStanding)
+        self.newest(Recent { answer, asked }).answer.clone().map_err(Refusal::NoStanding)
+    }
+
+    /// Remembers an answer and gives it back, unless there is one to a later question: then that one stays and counts,
+    /// for a slow answer tells what was, not what is.
+    fn newest(&self, recent: Recent) -> Arc<Recent> {
+        let recent = Arc::new(recent);
+        let before = self.recent.rcu(|known| match known {
+            Some(known) if known.asked > recent.asked => Some(Arc::clone(known)),
+            _ => Some(Arc::clone(&recent)),
+        });
+        before.filter(|known| known.asked > recent.asked).unwrap_or(recent)
     }
 
     fn unanswered(&self, what: &'static str, detail: impl ToString) -> Refusal {
@@ -251,4 +261,25 @@ pub async fn own_evidence(attester: &Attester, verifier: &Verifier) -> Result<Ve
 /// [`OwnEvidenceError::Identity`].
 pub fn own_identity(verified: &Verified) -> Result<BootInfo, OwnEvidenceError> {
     verified.boot_info(Registers::RunTime, "").map_err(|error| OwnEvidenceError::Identity(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_slow_answer_to_an_older_question_overwrites_nothing() {
+        let standing = OwnStanding::waived();
+        let first = Instant::now();
+        let second = first + Duration::from_millis(1);
+        let allowed = |asked| Recent { answer: Ok(Standing::granted()), asked };
+        let denied = |asked| Recent { answer: Err("KMS is not allowed".to_owned()), asked };
+        let remembered = || standing.recent.load().as_ref().map(|recent| recent.answer.is_ok());
+
+        assert!(standing.newest(denied(second)).answer.is_err());
+        assert!(standing.newest(allowed(first)).answer.is_err(), "who asked first is told of the denial too");
+        assert_eq!(remembered(), Some(false));
+        assert!(standing.newest(allowed(second + Duration::from_millis(1))).answer.is_ok());
+        assert_eq!(remembered(), Some(true));
+    }
 }

@@ -6,16 +6,22 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use kms_attest::{
     collateral::Clock,
     identity::BootInfo,
-    tcb::{TcbStatus, TcbVerdict},
+    tcb::{Objection, TcbPart, TcbStatus, TcbVerdict},
 };
 
-use crate::{config::Tcb, metrics::Metrics};
+use crate::{
+    config::{Grace, Tcb},
+    metrics::Metrics,
+};
 
 /// `[core.tcb]`, at this moment.
 ///
-/// A status within its grace, or of an exempted model, is `UpToDate` for policy. A grace covers the advisories that an
-/// update would settle, for they are why the platform is behind; nothing else covers an advisory but its name in the
-/// list. `Revoked` never gets here: such a platform does not verify.
+/// Intel's verdict is one status for platform, TDX module and quoting enclave, and hides some of what is wrong with
+/// them. So it is the parts that are tolerated, and all of them or none: each part that is not `UpToDate` needs a grace
+/// for its own status, or is the platform itself and of an exempted model. Then policy is told `UpToDate`.
+///
+/// A grace covers the advisories that an update of its parts would settle, for they are why these are behind; nothing
+/// else covers an advisory but its name in the list. `Revoked` never gets here: such a platform does not verify.
 #[derive(Debug, Clone)]
 pub struct TcbTolerance {
     tcb: Tcb,
@@ -62,19 +68,25 @@ impl TcbTolerance {
 
     /// What policy is to be told about the platform of `verdict`, on which `identity` runs.
     pub fn apply<'a>(&self, verdict: &TcbVerdict, identity: &'a BootInfo) -> Tolerated<'a> {
+        let covers = self.covers(verdict);
+        let is_by_grace = |objection: &Objection| {
+            covers.iter().any(|(covered, by)| *covered == objection && matches!(by, Cover::Grace(_)))
+        };
+        let covered = verdict.lag.as_ref().map(|lag| lag.settled_by_update(is_by_grace)).unwrap_or_default();
         let mut relaxations = Vec::new();
-        let mut covered: &[String] = &[];
-        if verdict.status == TcbStatus::UpToDate {
-            // Nothing to tolerate but advisories.
-        } else if self.grace_ends(verdict).is_some_and(|end| self.clock.now() <= end) {
-            relaxations.push(format!("tcb_grace:{}", verdict.status));
-            covered = verdict.lag.as_ref().map_or(&[], |lag| lag.settled_by_update());
-        } else if self.tcb.fmspcs.contains(&verdict.fmspc) {
-            relaxations.push(format!("fmspc:{}", hex::encode(verdict.fmspc)));
+        for (_, by) in &covers {
+            let label = match by {
+                Cover::Grace(grace) => format!("tcb_grace:{}", grace.status),
+                Cover::Model => format!("fmspc:{}", hex::encode(verdict.fmspc)),
+            };
+            if !relaxations.contains(&label) {
+                relaxations.push(label);
+            }
         }
         let is_status_tolerated = !relaxations.is_empty();
         let mut left = Vec::new();
-        for advisory in identity.advisory_ids.iter().filter(|advisory| !covered.contains(advisory)) {
+        for advisory in identity.advisory_ids.iter().filter(|advisory| !covered.contains(&advisory.as_str()))
+        {
             match self.tcb.advisories.iter().find(|listed| listed.eq_ignore_ascii_case(advisory)) {
                 Some(listed) => relaxations.push(format!("advisory:{listed}")),
                 None => left.push(advisory.clone()),
@@ -108,15 +120,76 @@ impl TcbTolerance {
         }
     }
 
-    /// Unix seconds at which the grace of a platform ends; `None` if its status has none.
+    /// What each part that Intel objects to is tolerated by, now; empty if one of them is not, and where the collateral
+    /// does not tell which they are.
+    fn covers<'a>(&'a self, verdict: &'a TcbVerdict) -> Vec<(&'a Objection, Cover<'a>)> {
+        let Some(lag) = verdict.lag.as_ref().filter(|_| verdict.status != TcbStatus::UpToDate) else {
+            return Vec::new();
+        };
+        let now = self.clock.now();
+        let cover = |objection: &'a Objection| {
+            let in_time = self.grace(verdict, objection).filter(|(_, ends)| now <= *ends);
+            let by = match in_time {
+                Some((grace, _)) => Some(Cover::Grace(grace)),
+                None => self.is_exempt(verdict, objection).then_some(Cover::Model),
+            };
+            Some((objection, by?))
+        };
+        lag.objections().iter().map(cover).collect::<Option<_>>().unwrap_or_default()
+    }
+
+    /// The grace that covers an objection for longest, and when it ends.
+    fn grace(&self, verdict: &TcbVerdict, objection: &Objection) -> Option<(&Grace, u64)> {
+        let ends = |grace: &Grace| objection.since().saturating_add(grace.lasts.as_secs());
+        let fits = self.tcb.grace.iter().filter(|grace| is_named(grace.status, verdict, objection));
+        fits.map(|grace| (grace, ends(grace))).max_by_key(|(_, ends)| *ends)
+    }
+
+    /// A model stands for its firmware and microcode. Module and quoting enclave are software that can be replaced on
+    /// any model.
+    fn is_exempt(&self, verdict: &TcbVerdict, objection: &Objection) -> bool {
+        objection.part() == TcbPart::Platform && self.tcb.fmspcs.contains(&verdict.fmspc)
+    }
+
+    /// Unix seconds at which the first grace that a platform needs ends; `None` if it needs none or lacks one.
     pub fn grace_ends(&self, verdict: &TcbVerdict) -> Option<u64> {
-        let grace = self.tcb.grace.iter().find(|grace| grace.status == verdict.status)?;
-        Some(verdict.lag.as_ref()?.since().saturating_add(grace.lasts.as_secs()))
+        let mut first: Option<u64> = None;
+        for objection in verdict.lag.as_ref()?.objections() {
+            match self.grace(verdict, objection) {
+                Some((_, ends)) => first = Some(first.map_or(ends, |first| first.min(ends))),
+                None if self.is_exempt(verdict, objection) => {}
+                None => return None,
+            }
+        }
+        first
     }
 
     /// Whether an advisory is on the list.
     pub fn has_advisory(&self, advisory: &str) -> bool {
         self.tcb.advisories.iter().any(|listed| listed.eq_ignore_ascii_case(advisory))
+    }
+}
+
+/// What tolerates a part.
+enum Cover<'a> {
+    Grace(&'a Grace),
+    Model,
+}
+
+/// Whether a grace for `named` is one for this objection: it names the part's own status, or it names the verdict, and
+/// the part's status is one of those that the verdict's name combines.
+fn is_named(named: TcbStatus, verdict: &TcbVerdict, objection: &Objection) -> bool {
+    named == objection.status() || (named == verdict.status && combined(named).contains(&objection.status()))
+}
+
+/// What a name of Intel's says at once.
+fn combined(status: TcbStatus) -> &'static [TcbStatus] {
+    use TcbStatus::{ConfigurationNeeded, OutOfDate, SWHardeningNeeded, TDRelaunchAdvised};
+    match status {
+        TcbStatus::OutOfDateConfigurationNeeded => &[OutOfDate, ConfigurationNeeded],
+        TcbStatus::ConfigurationAndSWHardeningNeeded => &[ConfigurationNeeded, SWHardeningNeeded],
+        TcbStatus::TDRelaunchAdvisedConfigurationNeeded => &[TDRelaunchAdvised, ConfigurationNeeded],
+        _ => &[],
     }
 }
 

@@ -1,10 +1,6 @@
 //! The KMS phase: what it is made of, and what runs beside it.
 
-use std::{
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{net::SocketAddr, sync::Arc, time::Duration};
 
 use kms_attest::collateral::CacheStats;
 use tokio::{
@@ -21,6 +17,7 @@ use super::{
 };
 use crate::{
     admission::{self, Admission, TcbWatch, denials::Denials},
+    clock::unix_now,
     config,
     lifecycle::Ready,
     metrics::CollateralState,
@@ -236,7 +233,7 @@ impl Serving {
 }
 
 fn collateral_state(stats: &CacheStats) -> CollateralState {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    let now = unix_now();
     let expires = stats.entries.iter().map(|entry| entry.expires).min();
     CollateralState {
         entries: stats.entries.len() as u64,

@@ -1,8 +1,10 @@
 //! The one table of lifetimes: how long each certificate is valid, and when it is renewed.
 
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::SystemTime;
 
 use kms_attest::certificate::{LAST_SECOND, LONG_AGO, Validity};
+
+use crate::clock::unix;
 
 const DAY: u64 = 24 * 60 * 60;
 
@@ -46,13 +48,9 @@ impl Lifetime {
     }
 }
 
-fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
-
 #[cfg(test)]
 mod tests {
-    use std::time::Duration;
+    use std::time::{Duration, UNIX_EPOCH};
 
     use super::*;
 

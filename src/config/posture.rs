@@ -4,6 +4,9 @@ use std::borrow::Cow;
 
 use super::{AuthApi, BlockChoice, Config, Endpoint};
 
+/// The code of a policy that is read from blocks which the chain may drop.
+const CHAIN_NOT_FINAL: &str = "chain_not_final";
+
 /// One relaxed setting.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Relaxation {
@@ -11,6 +14,9 @@ pub struct Relaxation {
     pub code: &'static str,
     /// One sentence for people: what is given up.
     pub sentence: Cow<'static, str>,
+    /// How far it goes, an entry for each thing that is relaxed: `tcb_grace:OutOfDate:60d`. Everybody may read it, so no
+    /// URL and no path. Empty where the code says it all.
+    pub details: Vec<String>,
 }
 
 /// Everything that is relaxed, in a stable order.
@@ -35,6 +41,14 @@ impl Posture {
     /// The codes of the relaxations.
     pub fn codes(&self) -> impl Iterator<Item = &'static str> {
         self.relaxed.iter().map(|relaxation| relaxation.code)
+    }
+
+    /// How far each goes: [`Relaxation::details`], or the code where there are none. Each code begins one at least.
+    pub fn details(&self) -> impl Iterator<Item = &str> {
+        self.relaxed.iter().flat_map(|relaxation| {
+            let code = relaxation.details.is_empty().then_some(relaxation.code);
+            code.into_iter().chain(relaxation.details.iter().map(String::as_str))
+        })
     }
 }
 
@@ -96,7 +110,7 @@ impl Config {
             ),
             (
                 chain.is_some_and(|chain| matches!(chain.block, BlockChoice::Latest { .. })),
-                "chain_not_final",
+                CHAIN_NOT_FINAL,
                 "policy is read from blocks that the chain may still drop: what was revoked may hold again for a while",
             ),
         ];
@@ -104,10 +118,60 @@ impl Config {
             relaxed: relaxed
                 .into_iter()
                 .filter(|(is_relaxed, ..)| *is_relaxed)
-                .map(|(_, code, sentence)| Relaxation { code, sentence: sentence.into() })
+                .map(|(_, code, sentence)| Relaxation {
+                    code,
+                    sentence: sentence.into(),
+                    details: Vec::new(),
+                })
                 .collect(),
         };
+        if let Some(BlockChoice::Latest { confirmations }) = chain.map(|chain| chain.block) {
+            let not_final =
+                posture.relaxed.iter_mut().filter(|relaxation| relaxation.code == CHAIN_NOT_FINAL);
+            not_final
+                .for_each(|it| it.details = vec![format!("{CHAIN_NOT_FINAL}:confirmations:{confirmations}")]);
+        }
         core.tcb.relaxations().into_iter().for_each(|relaxation| posture.relax(relaxation));
         posture
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn details(toml: &str) -> Vec<String> {
+        let (config, _) = Config::from_toml(toml).expect("a valid configuration");
+        config.posture().details().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn everything_relaxed_is_in_the_details_and_how_far_it_goes() {
+        let tcb = "[core.tcb]\nadvisories = ['INTEL-SA-00837', 'INTEL-SA-00960']\nfmspcs = ['b0c06f000000']\n\
+                   [core.tcb.grace]\nOutOfDate = '60d'\nSWHardeningNeeded = '90m'";
+        let quiet = "core.auth_api = { type = 'webhook', webhook.url = 'https://policy.example' }";
+        let mut found = details(&format!("{quiet}\ncore.image.verify = false\n{tcb}"));
+        found.sort_unstable();
+        assert_eq!(
+            found,
+            [
+                "os_image_not_verified",
+                "tcb_advisory:INTEL-SA-00837",
+                "tcb_advisory:INTEL-SA-00960",
+                "tcb_grace:OutOfDate:60d",
+                "tcb_grace:SWHardeningNeeded:90m",
+                "tcb_model:b0c06f000000",
+            ]
+        );
+        assert_eq!(details(quiet), Vec::<String>::new());
+    }
+
+    #[test]
+    fn the_confirmations_are_shown_and_no_url_is() {
+        let chain = "[core.auth_api]\ntype = 'ethereum'\n[core.auth_api.ethereum]\n\
+                     rpc_urls = ['http://user:secret@node.example/path']\nchain_id = 1\n\
+                     kms_contract = '0x1111111111111111111111111111111111111111'\nblock = 'latest'\n\
+                     confirmations = 3";
+        assert_eq!(details(chain), ["chain_unencrypted", "chain_not_final:confirmations:3"]);
     }
 }

@@ -38,26 +38,47 @@ pub struct Grace {
 impl Tcb {
     /// What is tolerated, for the posture.
     pub(super) fn relaxations(&self) -> Vec<Relaxation> {
-        let days = |grace: &Grace| format!("{} for {} days", grace.status, grace.lasts.as_secs() / 86_400);
-        let graces: Vec<String> = self.grace.iter().map(days).collect();
+        let lasts = |grace: &Grace| format!("{}:{}", grace.status, shortest(grace.lasts));
+        let graces: Vec<String> = self.grace.iter().map(lasts).collect();
         let fmspcs: Vec<String> = self.fmspcs.iter().map(hex::encode).collect();
         [
             (
                 "tcb_grace",
+                "tcb_grace",
                 graces,
                 "platforms that Intel calls out of date or misconfigured are accepted for a time",
             ),
-            ("tcb_advisories", self.advisories.clone(), "platforms with known weaknesses are accepted"),
-            ("tcb_models", fmspcs, "platforms of these models are accepted however far behind they are"),
+            (
+                "tcb_advisories",
+                "tcb_advisory",
+                self.advisories.clone(),
+                "platforms with known weaknesses are accepted",
+            ),
+            (
+                "tcb_models",
+                "tcb_model",
+                fmspcs,
+                "platforms of these models are accepted however far behind they are",
+            ),
         ]
         .into_iter()
-        .filter(|(_, what, _)| !what.is_empty())
-        .map(|(code, what, sentence)| Relaxation {
+        .filter(|(_, _, what, _)| !what.is_empty())
+        .map(|(code, each, what, sentence)| Relaxation {
             code,
             sentence: format!("{sentence}: {}", what.join(", ")).into(),
+            details: what.iter().map(|what| format!("{each}:{what}")).collect(),
         })
         .collect()
     }
+}
+
+/// As one writes it in the configuration, in the largest unit that is exact: `60d`, `90m`.
+fn shortest(time: Duration) -> String {
+    let seconds = time.as_secs();
+    let units = [(86_400, 'd'), (3600, 'h'), (60, 'm')];
+    let exact = units.into_iter().find(|(unit, _)| seconds.is_multiple_of(*unit));
+    let (unit, letter) = exact.unwrap_or((1, 's'));
+    format!("{}{letter}", seconds / unit)
 }
 
 pub(super) fn read(section: &mut Section<'_>) -> Tcb {

@@ -5,9 +5,10 @@ use std::{
     io::{self, Read as _, Write as _},
     path::{Path, PathBuf},
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, Once, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
+    time::SystemTime,
 };
 
 use kms_attest::{
@@ -23,8 +24,10 @@ const LONGEST_KEY: usize = 128;
 const VERSION: u32 = 3;
 /// Longest measurement file in bytes.
 const LONGEST_MEASUREMENT: u64 = 4096;
-/// Most measurements that are kept: a VM can vary its configuration.
+/// Most measurements that are kept, since a VM can vary its configuration. Past that the oldest give way.
 const MOST_MEASUREMENTS: usize = 16 * 1024;
+/// The part of a full cache that gives way at a time, so that not each measurement looks at all.
+const GIVES_WAY: usize = 16;
 /// Most attempts to delete what others are writing into.
 const MOST_ATTEMPTS: usize = 100;
 const IMAGES: &str = "images";
@@ -35,6 +38,8 @@ const MEASUREMENTS: &str = "measurements";
 pub struct ImageCache {
     directory: PathBuf,
     clearings: Arc<AtomicU64>,
+    most_measurements: usize,
+    told_full: Arc<Once>,
     /// Held while something is cleared or a measurement is kept, so that neither happens within the other.
     turn: Arc<Mutex<()>>,
 }
@@ -60,7 +65,13 @@ struct Measurement {
 impl ImageCache {
     /// The caches below `directory`.
     pub fn new(directory: PathBuf) -> Self {
-        Self { directory, clearings: Arc::default(), turn: Arc::default() }
+        Self {
+            directory,
+            clearings: Arc::default(),
+            most_measurements: MOST_MEASUREMENTS,
+            told_full: Arc::new(Once::new()),
+            turn: Arc::default(),
+        }
     }
 
     /// Removes one image (hexadecimal hash), every image (`all`), or none (empty).
@@ -161,13 +172,42 @@ impl ImageCache {
         }
         let directory = self.directory.join(MEASUREMENTS);
         fs::create_dir_all(&directory)?;
-        if fs::read_dir(&directory)?.take(MOST_MEASUREMENTS).count() == MOST_MEASUREMENTS {
-            return Err(io::Error::new(io::ErrorKind::QuotaExceeded, "the measurement cache is full"));
-        }
+        self.make_room(&directory)?;
         let kept = Measurement { version: VERSION, measurements: registers };
         let mut file = tempfile::NamedTempFile::new_in(&directory)?;
         file.write_all(&serde_json::to_vec(&kept)?)?;
         file.persist(self.measurement(key)).map_err(|error| error.error)?;
+        Ok(())
+    }
+
+    /// Removes the oldest measurements of a cache that is full, which is said once.
+    fn make_room(&self, directory: &Path) -> io::Result<()> {
+        if fs::read_dir(directory)?.take(self.most_measurements).count() < self.most_measurements {
+            return Ok(());
+        }
+        let mut kept = Vec::new();
+        for entry in fs::read_dir(directory)? {
+            let entry = entry?;
+            // What disappears meanwhile is none of the oldest any more.
+            if let Ok(metadata) = entry.metadata() {
+                kept.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
+            }
+        }
+        kept.sort_unstable();
+        let stays = self.most_measurements - self.most_measurements.div_ceil(GIVES_WAY);
+        let leaves = kept.len().saturating_sub(stays);
+        for (_, path) in &kept[..leaves] {
+            match fs::remove_file(path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+                _ => {}
+            }
+        }
+        self.told_full.call_once(|| {
+            tracing::warn!(
+                most = self.most_measurements,
+                "the cache of measurements is full: from now on the oldest give way (core.image.cache_dir)"
+            );
+        });
         Ok(())
     }
 }
@@ -245,6 +285,29 @@ mod tests {
         assert!(!directory.path().join("measurements").exists());
         cache.write_registers("ab", registers, cache.clearings()).expect("written");
         assert_eq!(cache.read_registers("ab"), Some(registers));
+    }
+
+    #[test]
+    fn a_full_cache_keeps_what_is_new_and_the_oldest_give_way() {
+        let (directory, cache) = cache();
+        let cache = ImageCache { most_measurements: 32, ..cache };
+        let registers = BootRegisters { mrtd: [1; 48], rtmr0: [2; 48], rtmr1: [3; 48], rtmr2: [4; 48] };
+        let below = directory.path().join("measurements");
+        let begin = SystemTime::now() - std::time::Duration::from_secs(3600);
+        for number in 0..100_u32 {
+            let key = format!("{number:04}");
+            cache.write_registers(&key, registers, 0).expect("kept");
+            assert_eq!(cache.read_registers(&key), Some(registers), "{number}");
+            // The clock of files is coarse.
+            let file = fs::File::options().write(true).open(cache.measurement(&key)).expect("file");
+            file.set_modified(begin + std::time::Duration::from_secs(number.into())).expect("its time");
+            assert!(fs::read_dir(&below).expect("directory").count() <= 32, "{number}");
+        }
+        let kept: Vec<u32> =
+            (0..100).filter(|number| cache.read_registers(&format!("{number:04}")).is_some()).collect();
+        assert!(kept.len() >= 30, "{kept:?}");
+        assert_eq!(kept, (100 - kept.len() as u32..100).collect::<Vec<_>>(), "the newest");
+        assert!(cache.told_full.is_completed());
     }
 
     #[tokio::test]

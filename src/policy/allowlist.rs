@@ -12,6 +12,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
 use super::examine::{Nearest, RuleOutcome};
+use super::letting_go::let_go;
 use super::rules::Rules;
 use super::{Decision, Denial, Info, PolicyError, Subject};
 use crate::config::{EmptyDevices, Relaxation};
@@ -80,6 +81,11 @@ impl Allowlist {
         if self.file.is_current() {
             return;
         }
+        self.read_changed(asked).await;
+    }
+
+    /// The file was not the one that was read when this was `asked` for; since then someone may have read it.
+    async fn read_changed(&self, asked: Instant) {
         self.file.has_changed(asked);
         // A task of its own, off the workers: it ends whether or not whoever asked is still there.
         let reading = tokio::spawn(Arc::clone(&self.file).read_again(asked));
@@ -143,8 +149,10 @@ impl WatchedFile {
         }
     }
 
+    /// Whether the rules that were read are too old to decide by.
     fn is_overdue(&self) -> bool {
         self.changed.load().as_ref().is_some_and(|changed| changed.elapsed() > TOLERANCE)
+            && !self.is_current()
     }
 
     /// Reads the file, unless someone has begun to after this was `asked` for: then all changes before are in it.
@@ -152,13 +160,15 @@ impl WatchedFile {
         let _reading = self.reading.lock().await;
         let old = self.snapshot.load_full();
         if old.begun >= asked || old.is_current(&self.path) {
+            // Whoever comes here has said before that there is a change, perhaps after the reading that it is in.
+            self.changed.store(None);
             return;
         }
         let file = Arc::clone(&self);
-        // The rules of before end here too: so many take a while to let go.
         let read = tokio::task::spawn_blocking(move || {
             let snapshot = Snapshot::read(&file.path, Some(&old));
             file.replace(&old, snapshot);
+            let_go(old);
         });
         if read.await.is_err() {
             let old = self.snapshot.load_full();

@@ -2,6 +2,10 @@
 
 use super::Denial;
 
+/// What auth-eth gives as the reason of a denial while its node does not answer, and dstack-auth while its back end
+/// does not.
+pub(super) const OUTAGE: &str = "authorization backend unavailable";
+
 /// A rule of the allow-list, in the order in which they are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
@@ -66,7 +70,6 @@ pub(super) fn code_of(reason: &str) -> &'static str {
         "app not registered" => Rule::App.code(),
         "compose hash not allowed" => Rule::ComposeHash.code(),
         "app not deployed or invalid address" => "app_not_deployed",
-        "authorization backend unavailable" => "backend_unavailable",
         "invalid authorization request" => "invalid_request",
         _ => "denied_by_backend",
     }
@@ -84,7 +87,6 @@ mod tests {
             ("App not registered", "app_not_registered"),
             ("Compose hash not allowed", "compose_hash_not_allowed"),
             ("Device not allowed", "device_not_allowed"),
-            ("authorization backend unavailable", "backend_unavailable"),
             ("mock policy: denied", "denied_by_backend"),
             ("", "denied_by_backend"),
         ] {

@@ -5,6 +5,8 @@ mod allowlist;
 mod contract;
 mod ethereum;
 pub mod examine;
+mod letting_go;
+mod queue;
 pub mod remedy;
 pub mod review;
 mod rules;
@@ -135,7 +137,7 @@ pub enum Policy {
     /// An HTTP service decides.
     Webhook(Webhook),
     /// A contract on a chain decides.
-    Ethereum(Ethereum),
+    Ethereum(Box<Ethereum>),
 }
 
 impl fmt::Debug for Policy {
@@ -153,7 +155,7 @@ impl Policy {
                 Self::Allowlist(Allowlist::open(path.clone(), *empty_devices))
             }
             AuthApi::Webhook(webhook) => Self::Webhook(Webhook::new(webhook)?),
-            AuthApi::Ethereum(chain) => Self::Ethereum(Ethereum::new(chain)?),
+            AuthApi::Ethereum(chain) => Self::Ethereum(Box::new(Ethereum::new(chain)?)),
         })
     }
 

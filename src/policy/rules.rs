@@ -162,6 +162,8 @@ impl Rules {
                 names.join(", ")
             )
             .into(),
+            // Whose devices are not restricted is for operators.
+            details: Vec::new(),
         })
     }
 }

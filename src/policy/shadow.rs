@@ -7,19 +7,19 @@ use std::{
         Arc, Mutex, PoisonError,
         atomic::{AtomicU64, Ordering},
     },
-    time::{SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
 
-use super::{Decision, Denial, Subject, rules::Rules};
-use crate::config::EmptyDevices;
+use super::{Decision, Denial, Subject, letting_go::let_go, rules::Rules};
+use crate::{clock::unix_now, config::EmptyDevices};
 
 /// Most distinct changes that are listed.
 const MOST_CHANGES: usize = 256;
-/// The largest candidate in bytes: as the active allow-list.
-pub const LARGEST_CANDIDATE: usize = 64 << 20;
+/// The largest candidate in bytes, some ten thousand apps; and the largest request that brings one, unless the
+/// configuration has another limit.
+pub const LARGEST_CANDIDATE: usize = 8 << 20;
 
 /// Why a text is no candidate.
 #[derive(Debug, thiserror::Error)]
@@ -164,7 +164,7 @@ impl Shadow {
             changes: Mutex::default(),
         };
         let before = self.0.swap(Some(Arc::new(candidate)));
-        Ok((summary, before.map(|before| before.report())))
+        Ok((summary, before.map(Candidate::end)))
     }
 
     /// Compares the candidate with what the active policy has decided; `None` if it gave no answer.
@@ -187,11 +187,18 @@ impl Shadow {
 
     /// Ends the candidate, with its last report.
     pub fn stop(&self) -> Option<Report> {
-        self.0.swap(None).map(|candidate| candidate.report())
+        self.0.swap(None).map(Candidate::end)
     }
 }
 
 impl Candidate {
+    /// The last report.
+    fn end(self: Arc<Self>) -> Report {
+        let report = self.report();
+        let_go(self);
+        report
+    }
+
     fn observe(&self, subject: Subject<'_>, active: Option<&Decision>) {
         let Some(active) = active else {
             self.without_answer.fetch_add(1, Ordering::Relaxed);
@@ -255,10 +262,6 @@ impl Candidate {
             omitted,
         }
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 #[cfg(test)]
@@ -347,5 +350,31 @@ mod tests {
             );
         }
         assert_eq!(shadow.report().expect("running").name, "one");
+    }
+
+    #[test]
+    fn a_candidate_may_be_large_and_no_larger() {
+        let shadow = Shadow::default();
+        let padded = |length: usize| format!("{{}}{}", " ".repeat(length - 2));
+        let start = |text: String| shadow.start(String::new(), text.as_bytes(), EmptyDevices::AnyDevice);
+        assert!(start(padded(LARGEST_CANDIDATE)).is_ok());
+        let error = start(padded(LARGEST_CANDIDATE + 1)).expect_err("too large").to_string();
+        assert_eq!(error, "the candidate must be at most 8388608 bytes, got 8388609");
+    }
+
+    #[tokio::test]
+    async fn a_candidate_that_ends_is_let_go() {
+        let shadow = Shadow::default();
+        shadow.start("one".to_owned(), b"{}", EmptyDevices::AnyDevice).unwrap();
+        let one = Arc::downgrade(shadow.0.load().as_ref().expect("running"));
+        let (_, before) = shadow.start("two".to_owned(), b"{}", EmptyDevices::AnyDevice).unwrap();
+        assert_eq!(before.expect("the first").name, "one");
+        let two = Arc::downgrade(shadow.0.load().as_ref().expect("running"));
+        assert_eq!(shadow.stop().expect("the second").name, "two");
+        let began = std::time::Instant::now();
+        while one.strong_count() + two.strong_count() > 0 {
+            assert!(began.elapsed().as_secs() < 60, "they stay");
+            tokio::time::sleep(std::time::Duration::from_millis(2)).await;
+        }
     }
 }

@@ -3,17 +3,18 @@
 mod breaker;
 mod client;
 mod line;
-mod queue;
 mod wire;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
+use reqwest::RequestBuilder;
 use tokio::sync::Mutex;
 
 use self::line::Line;
 use self::wire::{BootRequest, BootResponse, InfoResponse};
+use super::queue::Topic;
 use super::signed::{self, Kind, NONCE_HEADER, Nonce, Question};
 use super::{Decision, Info, PolicyError, SetupError, Subject};
 use crate::config::{self, DecisionKey};
@@ -28,6 +29,9 @@ struct Bounds {
     body: usize,
     concurrent: usize,
     waiting: usize,
+    /// Of `concurrent` and of `waiting`, what one app can have, or all KMS together.
+    concurrent_each: usize,
+    waiting_each: usize,
     /// For a turn; what is left of `total` then is enough for an answer.
     patience: Duration,
     /// An asker that leaves after this long has seen a service that does not answer.
@@ -40,6 +44,8 @@ const BOUNDS: Bounds = Bounds {
     body: 64 << 10,
     concurrent: 256,
     waiting: 4096,
+    concurrent_each: 32,
+    waiting_each: 1024,
     patience: Duration::from_secs(5),
     slow: Duration::from_secs(3),
 };
@@ -94,18 +100,38 @@ impl Webhook {
         };
         let body = serde_json::to_vec(&BootRequest::of(subject.boot_info()))
             .map_err(|error| unavailable(error.to_string()))?;
-        let post = self.line.post(kind.path()).header("content-type", "application/json");
-        let Some(key) = &self.decision_key else {
-            return Ok(self.line.ask::<BootResponse>(post.body(body)).await?.into());
+        let topic = Topic::of(subject);
+        let answer = match &self.decision_key {
+            None => self.line.ask(topic, self.post(kind).body(body)).await?,
+            Some(key) => self.signed_answer(key, topic, kind, &body).await?,
         };
+        if answer.is_an_outage() {
+            return Err(self
+                .line
+                .unusable("the webhook answered that its own back end is unavailable".to_owned()));
+        }
+        Ok(answer.into())
+    }
+
+    async fn signed_answer(
+        &self,
+        key: &DecisionKey,
+        topic: Topic,
+        kind: Kind,
+        body: &[u8],
+    ) -> Result<BootResponse, PolicyError> {
         let nonce =
             Nonce::random().ok_or_else(|| unavailable("no random numbers are to be had".to_owned()))?;
-        let post = post.header(NONCE_HEADER, nonce.as_str()).body(body.clone());
-        let answer: BootResponse = self.line.ask(post).await?;
-        let question = Question { kind, body: &body, nonce: &nonce };
+        let post = self.post(kind).header(NONCE_HEADER, nonce.as_str()).body(body.to_vec());
+        let answer: BootResponse = self.line.ask(topic, post).await?;
+        let question = Question { kind, body, nonce: &nonce };
         signed::verify(key, question, answer.answer(), answer.signature.as_ref(), SystemTime::now())
             .map_err(|error| self.line.unusable(format!("the webhook's answer {error}")))?;
-        Ok(answer.into())
+        Ok(answer)
+    }
+
+    fn post(&self, kind: Kind) -> RequestBuilder {
+        self.line.post(kind.path()).header("content-type", "application/json")
     }
 
     pub(super) async fn info(&self) -> Result<Arc<Info>, PolicyError> {
@@ -124,7 +150,7 @@ impl Webhook {
         if let Some(info) = self.fresh_info() {
             return Ok(info);
         }
-        let answer: InfoResponse = self.line.ask(self.line.get()).await?;
+        let answer: InfoResponse = self.line.ask(Topic::Backend, self.line.get()).await?;
         let info = Arc::new(Info::from(answer));
         self.info.store(Some(Arc::new(Answered { info: info.clone(), at: Instant::now() })));
         Ok(info)

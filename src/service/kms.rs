@@ -1,9 +1,6 @@
 //! The KMS service. Each handler is a ladder: parse, admit, record, reply.
 
-use std::{
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::SystemTime};
 
 use kms_attest::{
     csr::{ApiVersion, Csr},
@@ -21,6 +18,7 @@ use crate::{
     admission::{Admission, Freezes, OwnStanding, Permit, Refusal, Role, denials::Denials},
     audit::Audit,
     ca::Restricted,
+    clock::unix_now,
     error::{Error, Result},
     lifecycle::{Door, NotReleased, Ready, Released},
     metrics::Metrics,
@@ -283,8 +281,4 @@ fn uncleared(what: &'static str, error: CacheError) -> Error {
         CacheError::InvalidKey => Error::invalid(error.to_string()).within(what),
         CacheError::Io(_) => Error::internal(what, error),
     }
-}
-
-fn unix_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -36,6 +36,7 @@ impl Meta {
     /// they are in force.
     pub fn new(ready: &Ready, policy: Arc<Policy>, configured: Posture, metrics: Arc<Metrics>) -> Self {
         let everything_is_allowed = policy.is_dev();
+        let posture = relaxed(&configured, &policy);
         let fixed = GetMetaResponse {
             ca_cert: ready.root_ca_pem().to_owned(),
             allow_any_upgrade: everything_is_allowed,
@@ -43,7 +44,8 @@ impl Meta {
             bootstrap_info: ready.bootstrap_info().cloned(),
             is_dev: everything_is_allowed,
             version: env!("CVM_KMS_VERSION").to_owned(),
-            relaxed_settings: relaxed(&configured, &policy).codes().map(str::to_owned).collect(),
+            relaxed_settings: posture.codes().map(str::to_owned).collect(),
+            relaxed_details: posture.details().map(str::to_owned).collect(),
             ..GetMetaResponse::default()
         };
         let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));
@@ -80,6 +82,7 @@ impl Meta {
         let posture = relaxed(&self.configured, &self.policy);
         let mut shown = GetMetaResponse {
             relaxed_settings: posture.codes().map(str::to_owned).collect(),
+            relaxed_details: posture.details().map(str::to_owned).collect(),
             ..self.fixed.clone()
         };
         if let Some((info, age)) = known {

@@ -181,8 +181,8 @@ const WITH_VM_CONFIG: usize = 256 * KIB;
 const WITH_EVIDENCE: usize = 1024 * KIB;
 /// A request of a few short fields.
 const SHORT: usize = 16 * KIB;
-/// An allow-list of some ten thousand apps.
-const WITH_ALLOWLIST: usize = 8 * 1024 * KIB;
+/// A candidate for the policy.
+const WITH_ALLOWLIST: usize = crate::policy::LARGEST_CANDIDATE;
 
 /// Every method there is. Dispatch, limits, metrics and `tests/access_table.rs` read it.
 pub const METHODS: [Row; 20] = {

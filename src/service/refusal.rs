@@ -101,7 +101,7 @@ impl Attempt<'_> {
 /// What a caller is told of a refusal.
 pub(super) fn refused(refusal: Refusal) -> Error {
     let code = match &refusal {
-        Refusal::NoAttestation | Refusal::BadEvidence(_) => Code::Unauthenticated,
+        Refusal::NoAttestation | Refusal::BadEvidence(_) | Refusal::BadRequest(_) => Code::Unauthenticated,
         Refusal::BadIdentity(_) => Code::InvalidRequest,
         Refusal::OsImage { error, .. } if error.is_unavailable() => Code::Unavailable,
         Refusal::Frozen { .. }

@@ -1,10 +1,6 @@
 //! The allow-list as an authorization back end for others: the routes of auth-simple, and signed decisions if wanted.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::{fmt, sync::Arc};
 
 use axum::{
     Router,
@@ -20,6 +16,7 @@ use kms_attest::identity::BootInfo;
 use serde_json::{Map, Value, json};
 
 use crate::{
+    clock::unix_now,
     operator::OperatorToken,
     policy::{
         Decision, Policy, Subject,
@@ -123,15 +120,21 @@ async fn decide(State(backend): Backend, kind: Kind, request: Request<Body>) -> 
     let (is_allowed, gateway_app_id, reason) = match decision {
         Ok(Decision::Allowed { gateway_app_id }) => (true, gateway_app_id, String::new()),
         Ok(Decision::Denied(denial)) => (false, known, denial.reason),
-        Err(error) => (false, String::new(), error.to_string()),
+        // No decision: nothing that looks like one may be told, or even signed.
+        Err(error) => {
+            tracing::warn!(kind = kind.path(), error = error.detail(), "not decided");
+            let mut answer =
+                json_answer(StatusCode::SERVICE_UNAVAILABLE, &json!({"error": error.to_string()}));
+            answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+            return answer;
+        }
     };
     tracing::debug!(kind = kind.path(), is_allowed, reason, "decided");
     let answer = Answer { is_allowed, gateway_app_id: &gateway_app_id, reason: &reason };
     let mut said = json!({"isAllowed": is_allowed, "gatewayAppId": gateway_app_id, "reason": reason});
     let nonce = parts.headers.get(NONCE_HEADER).and_then(|value| Nonce::parse(value.to_str().ok()?));
     if let (Some(signer), Some(nonce)) = (&backend.signer, &nonce) {
-        let expires =
-            SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs() + SIGNED_FOR);
+        let expires = unix_now() + SIGNED_FOR;
         let question = Question { kind, body: &body, nonce };
         said["signature"] = json!(signer.sign(question, answer, expires));
     }

@@ -1,4 +1,4 @@
-//! Calls of an operator: the onboarding and the admin service, over plain HTTP, or over TLS that nobody vouches for yet.
+//! Calls of an operator: the onboarding, setup and admin services, over plain HTTP or TLS.
 
 use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
 
@@ -7,7 +7,8 @@ use http::{HeaderValue, Method, Request, header, uri::PathAndQuery};
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde_json::Value;
 use tokio::{
     sync::{Mutex, oneshot},
     time::{Instant, timeout},
@@ -46,13 +47,12 @@ impl OperatorUrl {
         }
     }
 
-    /// Where the same listener is reached once the KMS serves keys: over TLS.
-    pub fn once_serving(&self) -> Result<KmsUrl, UrlError> {
-        match self {
-            Self::Plain(url) if url.authority().port().is_none() => {
-                format!("{HTTPS}{}:{DEFAULT_HTTP_PORT}{}", url.authority(), url.base()).parse()
-            }
-            Self::Plain(url) | Self::Tls(url) => Ok(url.clone()),
+    /// Where the KMS is reached once it serves keys, over TLS: at `serving_port`, or at the same listener.
+    pub fn once_serving(&self, serving_port: Option<u16>) -> Result<KmsUrl, UrlError> {
+        match (self, serving_port) {
+            (Self::Plain(url) | Self::Tls(url), Some(port)) => url.at_port(port),
+            (Self::Plain(url), None) if url.authority().port().is_none() => url.at_port(DEFAULT_HTTP_PORT),
+            (Self::Plain(url) | Self::Tls(url), None) => Ok(url.clone()),
         }
     }
 
@@ -118,6 +118,28 @@ impl fmt::Debug for OperatorToken {
     }
 }
 
+/// Where a KMS stands that does not serve yet, as its setup service says.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetupStatus {
+    /// `onboarding`, `committed`, `serving`, `broken` or `restart_required`.
+    pub mode: String,
+    /// Where keys will be served, if that is another port.
+    pub serving_port: Option<u16>,
+    /// What can be done now.
+    pub next: Vec<SetupStep>,
+}
+
+/// Something that an operator can do.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SetupStep {
+    /// A word for it.
+    pub step: String,
+    /// A sentence.
+    pub text: String,
+}
+
+const SETUP_STATUS: &str = "/api/v1/setup/status";
+
 /// An open connection to an operator's service. It never reconnects and follows no redirect.
 pub struct OperatorConnection {
     url: OperatorUrl,
@@ -135,13 +157,15 @@ enum Channel {
 }
 
 impl OperatorConnection {
-    /// Connects within [`CONNECT_TIMEOUT`]. Over TLS any certificate will do: a KMS without keys has none that says
-    /// anything. What comes back is to be verified where it matters.
-    pub async fn open(url: &OperatorUrl, token: Option<OperatorToken>) -> Result<Self, ConnectError> {
+    /// Connects within [`CONNECT_TIMEOUT`]. Over TLS, `trust` decides who receives the token and whose answers are
+    /// believed; over plain HTTP it has no meaning.
+    pub async fn open(
+        url: &OperatorUrl,
+        trust: Trust<'_>,
+        token: Option<OperatorToken>,
+    ) -> Result<Self, ConnectError> {
         let channel = match url {
-            OperatorUrl::Tls(kms) => {
-                Channel::Tls(Box::new(Connection::open(kms, Trust::DangerousAnyServer, None).await?))
-            }
+            OperatorUrl::Tls(kms) => Channel::Tls(Box::new(Connection::open(kms, trust, None).await?)),
             OperatorUrl::Plain(kms) => timeout(CONNECT_TIMEOUT, plain(kms))
                 .await
                 .unwrap_or(Err(ConnectError::Timeout(CONNECT_TIMEOUT)))?,
@@ -160,24 +184,67 @@ impl OperatorConnection {
         Q: Serialize + ?Sized + Sync,
         A: DeserializeOwned,
     {
-        let not_a_method = || CallError::Method(method.to_owned());
         let body = encode(method, request)?;
-        let path = self.url.address().method_path(method).ok_or_else(not_a_method)?;
+        let path = self.url.address().method_path(method);
+        self.exchange(limit, method, Method::POST, path, body).await
+    }
+
+    /// As [`OperatorConnection::call`], for answers that are acted on: every field must be in it, none is assumed.
+    pub async fn call_complete<Q, A>(
+        &self,
+        limit: Duration,
+        method: &str,
+        request: &Q,
+    ) -> Result<A, CallError>
+    where
+        Q: Serialize + ?Sized + Sync,
+        A: Serialize + DeserializeOwned,
+    {
+        let shown: Value = self.call(limit, method, request).await?;
+        let undecoded = |error: serde_json::Error| CallError::Decode {
+            method: method.to_owned(),
+            line: error.line(),
+            column: error.column(),
+        };
+        let answer: A = serde_json::from_str(&shown.to_string()).map_err(undecoded)?;
+        let whole = serde_json::to_value(&answer).map_err(undecoded)?;
+        match missing(&shown, &whole) {
+            None => Ok(answer),
+            Some(field) => Err(CallError::Incomplete { method: method.to_owned(), field }),
+        }
+    }
+
+    /// Where this KMS stands while it does not serve. Other implementations do not have it: they refuse with 404.
+    pub async fn setup_status(&self, limit: Duration) -> Result<SetupStatus, CallError> {
+        let path = self.url.address().path(SETUP_STATUS);
+        self.exchange(limit, SETUP_STATUS, Method::GET, path, Vec::new()).await
+    }
+
+    async fn exchange<A: DeserializeOwned>(
+        &self,
+        limit: Duration,
+        name: &str,
+        verb: Method,
+        path: Option<PathAndQuery>,
+        body: Vec<u8>,
+    ) -> Result<A, CallError> {
+        let not_a_method = || CallError::Method(name.to_owned());
+        let path = path.ok_or_else(not_a_method)?;
         let authorization = self.token.as_ref().and_then(OperatorToken::header);
         match &self.channel {
             Channel::Tls(connection) => {
-                let request = connection.post(path, authorization, body).ok_or_else(not_a_method)?;
-                answer(limit, method, connection.send(request)).await
+                let request = connection.request(verb, path, authorization, body).ok_or_else(not_a_method)?;
+                answer(limit, name, connection.send(request)).await
             }
             Channel::Plain { sender, .. } => {
-                let request = self.plain_request(Method::POST, path, authorization, body);
+                let request = self.plain_request(verb, path, authorization, body);
                 let request = request.ok_or_else(not_a_method)?;
                 let sending = async {
                     let mut sender = sender.lock().await;
                     sender.ready().await?;
                     sender.send_request(request).await
                 };
-                answer(limit, method, sending).await
+                answer(limit, name, sending).await
             }
         }
     }
@@ -195,6 +262,30 @@ impl OperatorConnection {
             request = request.header(header::AUTHORIZATION, authorization);
         }
         request.body(Full::new(body.into())).ok()
+    }
+}
+
+/// The first field of `whole`, our own writing of an answer, that is not in the answer as it was `shown`.
+fn missing(shown: &Value, whole: &Value) -> Option<String> {
+    let inside = |name: String, inner: String| match inner.as_str() {
+        "" => name,
+        inner => format!("{name}.{inner}"),
+    };
+    match (shown, whole) {
+        (Value::Object(shown), Value::Object(whole)) => {
+            whole.iter().find_map(|(name, value)| match shown.get(name) {
+                None => Some(name.clone()),
+                Some(found) => missing(found, value).map(|inner| inside(name.clone(), inner)),
+            })
+        }
+        // Messages are also read from lists, by position: then no field has a name.
+        (_, Value::Object(whole)) => Some(whole.keys().next().cloned().unwrap_or_default()),
+        (Value::Array(shown), Value::Array(whole)) => {
+            shown.iter().zip(whole).enumerate().find_map(|(at, (shown, whole))| {
+                missing(shown, whole).map(|inner| inside(at.to_string(), inner))
+            })
+        }
+        _ => None,
     }
 }
 
@@ -266,8 +357,54 @@ mod tests {
             ("https://kms.example", "https://kms.example/prpc"),
         ] {
             let url: OperatorUrl = text.parse().expect(text);
-            assert_eq!(url.once_serving().expect(text).to_string(), expected);
+            assert_eq!(url.once_serving(None).expect(text).to_string(), expected);
         }
+    }
+
+    #[test]
+    fn keys_may_be_served_at_another_port() {
+        for (text, expected) in [
+            ("http://127.0.0.1:8000", "https://127.0.0.1:9000/prpc"),
+            ("http://[::1]/kms", "https://[::1]:9000/kms/prpc"),
+            ("https://kms.example", "https://kms.example:9000/prpc"),
+        ] {
+            let url: OperatorUrl = text.parse().expect(text);
+            assert_eq!(url.once_serving(Some(9000)).expect(text).to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn what_an_answer_lacks_is_named() {
+        let whole = json!({ "frozen": [{ "expires_at": null, "scope": "" }], "running": false });
+        for (shown, expected) in [
+            (whole.clone(), None),
+            (json!({}), Some("frozen")),
+            (json!([]), Some("frozen")),
+            (json!({ "frozen": [], "later": 1 }), Some("running")),
+            (json!({ "frozen": [{ "scope": "app" }], "running": true }), Some("frozen.0.expires_at")),
+            (json!({ "frozen": [["app"]], "running": true }), Some("frozen.0.expires_at")),
+        ] {
+            assert_eq!(missing(&shown, &whole).as_deref(), expected, "{shown}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_token_never_goes_to_a_server_that_is_not_believed() {
+        let asked = std::sync::Arc::new(std::sync::Mutex::new(0));
+        let counter = std::sync::Arc::clone(&asked);
+        let server = TestServer::answering(move || {
+            *counter.lock().expect("count") += 1;
+            Reply::Json(json!({}))
+        })
+        .await;
+        let url: OperatorUrl = server.url.to_string().parse().expect("url");
+        let foreign = crate::testing::Authority::new();
+        let other_key = foreign.root.spki_der();
+        for trust in [Trust::PublicRoots, Trust::RootCa(&foreign.root_pem), Trust::PublicKey(&other_key)] {
+            let error = OperatorConnection::open(&url, trust, token("s3cret").ok()).await.expect_err("MITM");
+            assert!(matches!(error, ConnectError::Tls(_)), "{error}");
+        }
+        assert_eq!(*asked.lock().expect("count"), 0);
     }
 
     #[test]
@@ -297,7 +434,9 @@ mod tests {
             }
             seen
         });
-        let connection = OperatorConnection::open(&url, token("s3cret").ok()).await.expect("connection");
+        let connection = OperatorConnection::open(&url, Trust::PublicRoots, token("s3cret").ok())
+            .await
+            .expect("connection");
         let answer: Value = connection.call(LIMIT, "Admin.Freeze", &json!({"b": 2})).await.expect("answer");
         assert_eq!(answer, json!({"a": 1}));
         let error = connection.call::<_, Value>(LIMIT, "Onboard.Finish", &()).await.expect_err("redirect");
@@ -312,7 +451,8 @@ mod tests {
     async fn tls_reaches_a_server_that_nobody_vouches_for() {
         let server = TestServer::answering(|| Reply::Json(json!({"a": 1}))).await;
         let url: OperatorUrl = server.url.to_string().parse().expect("url");
-        let connection = OperatorConnection::open(&url, None).await.expect("connection");
+        let connection =
+            OperatorConnection::open(&url, Trust::DangerousAnyServer, None).await.expect("connection");
         let answer: Value = connection.call(LIMIT, "Onboard.GetAttestationInfo", &()).await.expect("answer");
         assert_eq!(answer, json!({"a": 1}));
     }
@@ -322,7 +462,8 @@ mod tests {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("loopback");
         let url: OperatorUrl =
             format!("http://{}", listener.local_addr().expect("address")).parse().expect("url");
-        let connection = OperatorConnection::open(&url, None).await.expect("connection");
+        let connection =
+            OperatorConnection::open(&url, Trust::DangerousAnyServer, None).await.expect("connection");
         let limit = Duration::from_millis(100);
         let error = connection.call::<_, Value>(limit, "Onboard.Finish", &()).await.expect_err("silence");
         assert_eq!(error.to_string(), "Onboard.Finish: no answer within 0.1 s");

@@ -76,6 +76,14 @@ pub enum CallError {
         /// Column of the first bad character.
         column: usize,
     },
+    /// Success, but a part of the message is missing: what it would say must not be assumed.
+    #[error("{method}: the answer lacks {field}")]
+    Incomplete {
+        /// The method called.
+        method: String,
+        /// Where: names of fields and positions in lists, from the outside in.
+        field: String,
+    },
     /// No complete answer in time.
     #[error("{method}: no answer within {} s", .limit.as_secs_f32())]
     Timeout {
@@ -104,7 +112,9 @@ impl Connection {
     {
         let body = encode(method, request)?;
         let path = self.url.method_path(method).ok_or_else(|| CallError::Method(method.to_owned()))?;
-        let request = self.post(path, None, body).ok_or_else(|| CallError::Method(method.to_owned()))?;
+        let request = self
+            .request(Method::POST, path, None, body)
+            .ok_or_else(|| CallError::Method(method.to_owned()))?;
         answer(limit, method, self.send(request)).await
     }
 
@@ -129,14 +139,15 @@ impl Connection {
         self.call("GetAppKey", &request).await
     }
 
-    /// A POST of JSON, with credentials where the service asks for them.
-    pub(crate) fn post(
+    /// A request, with credentials where the service asks for them.
+    pub(crate) fn request(
         &self,
+        method: Method,
         path: PathAndQuery,
         authorization: Option<HeaderValue>,
         body: Vec<u8>,
     ) -> Option<Request<Full<Bytes>>> {
-        let mut request = self.address(Request::builder().method(Method::POST), path)?;
+        let mut request = self.address(Request::builder().method(method), path)?;
         if let Some(authorization) = authorization {
             request = request.header(header::AUTHORIZATION, authorization);
         }

@@ -27,6 +27,8 @@ pub enum Trust<'a> {
     DangerousAnyServer,
     /// A certificate that chains to this root CA (PEM, exactly one certificate) and names the host of the URL.
     RootCa(&'a str),
+    /// A certificate that chains to a public CA (Mozilla's list, built in) and names the host of the URL.
+    PublicRoots,
     /// A certificate over exactly this public key (SubjectPublicKeyInfo DER): the key that was attested before.
     PublicKey(&'a [u8]),
 }
@@ -104,11 +106,21 @@ fn server_verifier(
         Trust::RootCa(pem) => {
             let mut roots = RootCertStore::empty();
             roots.add(single_certificate(pem)?).map_err(|_| TlsConfigError::RootCa)?;
-            WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-                .build()
-                .map_err(|_| TlsConfigError::RootCa)?
+            under(roots, provider)?
+        }
+        Trust::PublicRoots => {
+            let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+            under(roots, provider)?
         }
     })
+}
+
+fn under(
+    roots: RootCertStore,
+    provider: Arc<CryptoProvider>,
+) -> Result<Arc<dyn ServerCertVerifier>, TlsConfigError> {
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
+    Ok(verifier.map_err(|_| TlsConfigError::RootCa)?)
 }
 
 /// The one certificate in a PEM text.
@@ -201,9 +213,10 @@ mod tests {
     async fn a_server_under_another_root_is_refused() {
         let server = server(Leaf::kms()).await;
         let other = Authority::new();
-        let error =
-            Connection::open(&server.url, Trust::RootCa(&other.root_pem), None).await.expect_err("root");
-        assert!(matches!(error, ConnectError::Tls(_)), "{error}");
+        for trust in [Trust::RootCa(&other.root_pem), Trust::PublicRoots] {
+            let error = Connection::open(&server.url, trust, None).await.expect_err("root");
+            assert!(matches!(error, ConnectError::Tls(_)), "{trust:?}: {error}");
+        }
     }
 
     #[tokio::test]

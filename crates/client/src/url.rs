@@ -64,6 +64,16 @@ impl KmsUrl {
         self.port
     }
 
+    /// The same place at another port.
+    pub(crate) fn at_port(&self, port: u16) -> Result<Self, UrlError> {
+        format!("https://{}:{port}{}", self.authority.host(), self.base).parse()
+    }
+
+    /// `/…` outside of the methods.
+    pub(crate) fn path(&self, path: &str) -> Option<PathAndQuery> {
+        format!("{}{path}", self.base.strip_suffix(SUFFIX).unwrap_or_default()).parse().ok()
+    }
+
     /// Where the port was not named, another default.
     pub(crate) fn port_or(&self, default: u16) -> u16 {
         if self.authority.port().is_some() { self.port } else { default }

@@ -213,6 +213,16 @@ async fn the_time_of_all_urls_together_is_bounded() {
 }
 
 #[tokio::test]
+async fn a_guest_agent_that_never_answers_is_given_up_in_time() {
+    let silent = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
+    let world = World::start().await;
+    let agent = format!("http://{}", silent.local_addr().expect("address"));
+    let desk = Desk::in_world(&world).with("DSTACK_AGENT_ADDRESS", &agent);
+    let ran = desk.run(&fetch("https://127.0.0.1:1", &["--timeout", "1"])).await.expect(1);
+    ran.says("the guest agent gives no vm_config within 1 s");
+}
+
+#[tokio::test]
 async fn without_a_guest_agent_nothing_is_asked() {
     let world = World::start().await;
     let kms = Kms::honest(&world).await;

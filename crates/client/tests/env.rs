@@ -291,6 +291,29 @@ async fn a_new_signer_becomes_known_once_and_a_changed_one_is_refused() {
     assert_eq!(desk.read("signers"), format!("kms.example:1 {other}\n{} {}\n", host(&url), signer()));
 }
 
+#[tokio::test]
+async fn a_stranger_is_not_learnt_in_place_of_a_known_signer() {
+    let world = World::start().await;
+    let stranger = Kms::honest(&world).await;
+    let desk = desk();
+    let (url, silent, known) = (stranger.url(), "https://127.0.0.1:1", RootKey::new(8).public());
+    let both = |first: &'static str| encrypt(first, &[]);
+    let arguments =
+        [&both(silent)[..], &["--kms", &url, "--accept-new", "--known-signers", "signers"]].concat();
+    // Whoever lets nothing through to the known one.
+    desk.write("signers", format!("127.0.0.1:1 {known}\n"));
+    let ran = desk.run(&arguments).await.expect(4).says("not the signer known of the others");
+    let ran = ran.says(&known.to_string()).says(&signer());
+    assert!(ran.out.is_empty());
+    assert_eq!(desk.read("signers"), format!("127.0.0.1:1 {known}\n"));
+    // A replica has the signer of its cluster.
+    desk.write("signers", format!("127.0.0.1:1 {}\n", signer()));
+    desk.run(&arguments).await.expect(0);
+    // Where none is known, one is learnt.
+    desk.write("signers", format!("kms.example:1 {known}\n"));
+    desk.run(&arguments).await.expect(0).says("is now known by its signer");
+}
+
 fn host(url: &str) -> &str {
     url.trim_start_matches("https://").trim_end_matches("/prpc")
 }

@@ -13,6 +13,10 @@ use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
 use hyper::{body::Incoming, service::service_fn};
 use hyper_util::rt::TokioIo;
+use kms_attest::{
+    certificate::{self, CertificateSpec, Issuer, LONG_AGO, Role, Validity},
+    p256::P256Key,
+};
 // Where the test server looks for them.
 use kms_client::{Connection, KmsUrl, Trust};
 use serde_json::{Value, json};
@@ -86,6 +90,13 @@ async fn answer(
         "/prpc/Onboard.Bootstrap" => {
             (200, json!({ "ca_pubkey": "3059", "k256_pubkey": "02ee", "attestation": "0102" }))
         }
+        "/token-only/api/v1/setup/status" if token.is_none() => {
+            (401, json!({ "error": "this KMS asks for its onboarding token" }))
+        }
+        "/token-only/api/v1/setup/status" | "/new/api/v1/setup/status" => (
+            200,
+            json!({ "mode": "onboarding", "serving_port": 9, "next": [{ "step": "bootstrap", "text": "call Bootstrap" }] }),
+        ),
         "/prpc/Onboard.Onboard" => (200, json!({ "k256_pubkey": "02ee" })),
         "/prpc/Onboard.Finish" => (200, Value::Null),
         other => (404, json!({ "error": format!("Service not found: {other}") })),
@@ -104,9 +115,13 @@ async fn a_kms_is_bootstrapped_onboarded_and_finished() {
         .run(&["bootstrap", "--domain", "kms.example", "--token-file", "token", "--json"])
         .await
         .expect(0);
-    assert_eq!(ran.json(), json!({ "ca_pubkey": "3059", "k256_pubkey": "02ee", "attestation": "0102" }));
+    let (report, ran) = (ran.json(), ran.says("UNVERIFIED"));
+    for (name, expected) in [("ca_pubkey", "3059"), ("k256_pubkey", "02ee"), ("attestation", "0102")] {
+        assert_eq!(report[name], expected, "{}", ran.out);
+    }
+    assert_eq!(report["verified"], false);
     let ran = desk.run(&["bootstrap", "--domain", "kms.example", "--token-file", "token"]).await.expect(0);
-    assert!(ran.out.contains("key provider id") && ran.out.contains("3059"), "{}", ran.out);
+    assert!(ran.out.contains("key provider id") && ran.out.contains("UNVERIFIED: "), "{}", ran.out);
 
     let desk = desk.with("KMS_ONBOARD_TOKEN", TOKEN);
     let ran = desk
@@ -159,8 +174,147 @@ async fn onboarding_over_tls_reaches_a_certificate_that_nobody_vouches_for() {
     let desk = Desk::default();
     let url = server.url.to_string();
     let arguments = ["onboard", "--kms", &url, "--source", "https://kms.example", "--domain", "kms2.example"];
-    let ran = desk.run(&arguments).await.expect(0);
+    let ran = desk.run(&arguments).await.expect(0).says("is an unverified server");
     assert!(ran.out.contains("02ee"), "{}", ran.out);
+}
+
+/// A server that counts what it is asked.
+async fn counting(answer: Value) -> (TestServer, Leaf, Arc<Mutex<Vec<String>>>) {
+    let asked: Arc<Mutex<Vec<String>>> = Arc::default();
+    let (log, leaf) = (Arc::clone(&asked), Leaf::kms());
+    let authority = Arc::new(support::Authority::new());
+    let server =
+        TestServer::start(authority, std::slice::from_ref(&leaf), &["h2", "http/1.1"], move |_, call| {
+            log.lock().expect("log").push(call.method);
+            Reply::Json(answer.clone())
+        })
+        .await;
+    (server, leaf, asked)
+}
+
+#[tokio::test]
+async fn an_admin_server_that_nobody_vouches_for_is_sent_nothing() {
+    let (server, leaf, asked) = counting(json!({ "frozen": [] })).await;
+    let (url, foreign) = (server.url.to_string(), support::Authority::new());
+    let desk = Desk::default().with("KMS_ADMIN_TOKEN", TOKEN).with("KMS_ADMIN_URL", &url);
+    desk.write("foreign.pem", &foreign.root_pem);
+    desk.write("root.pem", &server.authority.root_pem);
+    let other = hex::encode(foreign.root.spki_der());
+    desk.run(&["frozen"]).await.expect(4).says("nothing was sent").says("--server-spki");
+    desk.run(&["frozen", "--root-ca", "foreign.pem"]).await.expect(4).says("TLS handshake failed");
+    desk.run(&["frozen", "--server-spki", &other]).await.expect(4).says("TLS handshake failed");
+    let kms = ["freeze", "kms", "--reason", "r"];
+    desk.run(&kms).await.expect(4);
+    desk.run(&["denials"]).await.expect(4);
+    assert_eq!(*asked.lock().expect("log"), Vec::<String>::new(), "a stranger saw a request");
+
+    let key = hex::encode(leaf.key.spki_der());
+    desk.run(&["frozen", "--server-spki", &key]).await.expect(0);
+    desk.run(&["frozen", "--root-ca", "root.pem"]).await.expect(0);
+    desk.run(&["frozen", "--dangerous-any-server"]).await.expect(0).says("any server is believed");
+    assert_eq!(asked.lock().expect("log").len(), 3);
+    desk.run(&["frozen", "--root-ca", "root.pem", "--dangerous-any-server"]).await.expect(2);
+    let hash = "ab".repeat(32);
+    desk.run(&["frozen", "--server-spki", &hash]).await.expect(2).says("SubjectPublicKeyInfo");
+    let plain = ["frozen", "--admin", "http://127.0.0.1:1", "--server-spki", &key];
+    desk.run(&plain).await.expect(2).says("plain http proves no server");
+}
+
+#[tokio::test]
+async fn an_onboarding_token_goes_over_tls_only_to_a_known_key() {
+    let (server, leaf, asked) = counting(json!({ "k256_pubkey": "02ee" })).await;
+    let url = server.url.to_string();
+    let desk = Desk::default().with("KMS_ONBOARD_TOKEN", TOKEN).with("KMS_URL", &url);
+    let onboard = ["onboard", "--source", "https://kms.example", "--domain", "kms2.example"];
+    desk.run(&onboard).await.expect(2).says("--server-spki");
+    desk.run(&["finish"]).await.expect(2).says("the token does not go to");
+    let other = hex::encode(support::Authority::new().root.spki_der());
+    desk.run(&[&onboard[..], &["--server-spki", &other]].concat()).await.expect(4);
+    assert_eq!(*asked.lock().expect("log"), Vec::<String>::new(), "a stranger saw a request");
+    let key = hex::encode(leaf.key.spki_der());
+    let ran = desk.run(&[&onboard[..], &["--server-spki", &key]].concat()).await.expect(0);
+    assert!(!ran.err.contains("unverified"), "{}", ran.err);
+    desk.run(&[&onboard[..], &["--dangerous-any-server"]].concat()).await.expect(0).says("unverified server");
+    assert_eq!(asked.lock().expect("log").len(), 2);
+}
+
+#[tokio::test]
+async fn what_an_answer_does_not_say_is_not_assumed() {
+    for (answer, arguments, field) in [
+        (json!({}), &["frozen"][..], "lacks frozen"),
+        (json!([]), &["frozen"], "lacks frozen"),
+        (json!({ "frozen": [{ "scope": "app" }] }), &["frozen"], "lacks frozen.0."),
+        (json!({}), &["denials"], "lacks denials"),
+        (json!({}), &["unfreeze", "kms"], "lacks was_frozen"),
+        (json!({}), &["freeze", "kms", "--reason", "r"], "lacks frozen"),
+        (json!({ "frozen": null }), &["freeze", "kms", "--reason", "r"], "lacks frozen"),
+        (json!({}), &["shadow", "report"], "lacks "),
+        (json!({ "verdict": "allowed" }), &["explain", "--denial", "x"], "lacks "),
+        (json!({}), &["onboard", "--source", "https://kms.example", "--domain", "k"], "lacks k256_pubkey"),
+        (json!({}), &["bootstrap", "--domain", "k"], "lacks ca_pubkey"),
+    ] {
+        let (server, _, _) = counting(answer).await;
+        let url = server.url.to_string();
+        let desk = Desk::default().with("KMS_ADMIN_URL", &url).with("KMS_URL", &url);
+        let ran = desk.run(&[arguments, &["--dangerous-any-server"]].concat()).await.expect(1);
+        assert!(ran.err.contains(field) && ran.out.is_empty(), "{arguments:?} {}", ran.err);
+    }
+}
+
+#[tokio::test]
+async fn finish_before_there_are_keys_says_what_comes_first() {
+    let kms = Onboarding::start().await;
+    let desk = Desk::default().with("KMS_ONBOARD_TOKEN", TOKEN);
+    let url = format!("{}/new", kms.url);
+    let ran = desk.run(&["finish", "--kms", &url, "--json"]).await.expect(1);
+    assert_eq!(ran.json()["setup"]["mode"], "onboarding");
+    ran.says("there are no keys yet").says("call Bootstrap");
+    assert!(kms.seen().iter().all(|[path, ..]| !path.contains("Finish")), "{:?}", kms.seen());
+}
+
+#[tokio::test]
+async fn status_shows_the_token_only_where_it_is_asked_for() {
+    let kms = Onboarding::start().await;
+    let desk = Desk::default();
+    let (open, closed) = (format!("{}/new", kms.url), format!("{}/token-only", kms.url));
+    let ran = desk.run(&["status", "--kms", &closed, "--json"]).await.expect(0);
+    assert_eq!(ran.json()["kms"][0]["mode"], Value::Null);
+    ran.says("only with its token");
+    let desk = desk.with("KMS_ONBOARD_TOKEN", TOKEN);
+    let report = desk.run(&["status", "--kms", &open, "--kms", &closed, "--json"]).await.expect(0).json();
+    for kms in [&report["kms"][0], &report["kms"][1]] {
+        assert_eq!((&kms["mode"], &kms["serving_port"]), (&json!("onboarding"), &json!(9)));
+        assert_eq!(kms["next"][0]["step"], "bootstrap");
+    }
+    let shown: Vec<String> =
+        kms.seen().into_iter().filter(|[_, token, _]| !token.is_empty()).map(|[path, ..]| path).collect();
+    assert_eq!(shown, ["/token-only/api/v1/setup/status"]);
+    let people = desk.run(&["status", "--kms", &open]).await.expect(0).out;
+    assert!(people.contains("onboarding") && people.contains("call Bootstrap"), "{people}");
+}
+
+#[tokio::test]
+async fn new_keys_are_shown_as_verified_only_if_their_attestation_is() {
+    let world = World::start().await;
+    let (root, k256) = (P256Key::generate().spki_der(), support::RootKey::new(7).public());
+    let statement = kms_client::statement::bootstrap_report_data(&root, &k256);
+    let evidence = world.cvm.evidence(kms_attest::binding::ReportData(statement.0)).encode();
+    let answer = json!({
+        "ca_pubkey": hex::encode(root), "k256_pubkey": k256.to_string(), "attestation": hex::encode(evidence),
+    });
+    let mut swapped = answer.clone();
+    swapped["k256_pubkey"] = support::RootKey::new(8).public().to_string().into();
+    let (honest, _, _) = counting(answer).await;
+    let (lying, _, _) = counting(swapped).await;
+    let desk = Desk::in_world(&world);
+    let (url, other) = (honest.url.to_string(), lying.url.to_string());
+    let run = ["bootstrap", "--domain", "k", "--json", "--dangerous-root", "root.der", "--kms"];
+    let report = desk.run(&[&run[..], &[&url]].concat()).await.expect(0).json();
+    assert_eq!((&report["verified"], &report["unverified_because"]), (&json!(true), &Value::Null));
+    desk.run(&[&run[..], &[&other]].concat()).await.expect(4).says("vouches for other keys");
+    let without = ["bootstrap", "--domain", "k", "--json", "--kms", &url];
+    let ran = desk.run(&without).await.expect(0).says("UNVERIFIED");
+    assert_eq!(ran.json()["verified"], false);
 }
 
 #[tokio::test]
@@ -247,7 +401,7 @@ async fn a_certificate_is_asked_for_only_of_a_verified_kms_and_checked() {
     assert_eq!(unattested.calls(), ["GetTempCaCert"]);
 
     let honest = Kms::honest(&world).await;
-    let other = hex::encode(kms_attest::p256::P256Key::generate().spki_der());
+    let other = hex::encode(P256Key::generate().spki_der());
     let url = honest.url();
     let mut pinned = arguments(&url);
     pinned.extend(["--key-provider-id".to_owned(), other]);
@@ -265,6 +419,58 @@ async fn a_certificate_is_asked_for_only_of_a_verified_kms_and_checked() {
     run(&lying.url()).await.expect(4).says("the certificate is over another key");
     assert!(!support::exists(&desk.path("chain.pem")));
     assert_eq!(desk.mode("key.pem"), 0o600);
+}
+
+#[tokio::test]
+async fn a_chain_is_kept_only_if_each_certificate_is_signed_by_the_next() {
+    let world = World::start().await;
+    let desk = Desk::in_world(&world);
+    let key = P256Key::generate();
+    desk.write("key.pem", key.pem().as_bytes());
+    let chain: Arc<Mutex<Vec<String>>> = Arc::default();
+    let answer = Arc::clone(&chain);
+    let kms = Kms::altered(&world, move |method, _| {
+        let chain = answer.lock().expect("chain").clone();
+        (method == "SignCert").then(|| Reply::Json(json!({ "certificate_chain": chain })))
+    })
+    .await;
+    let issued_by = |authority: &support::Authority| {
+        let validity = Validity { not_before: LONG_AGO, not_after: 4_102_444_800 };
+        let spec = CertificateSpec {
+            organization: None,
+            common_name: "app",
+            names: &[],
+            validity,
+            role: Role::LEAF,
+            app_id: None,
+            app_info: None,
+            usage: None,
+            evidence: None,
+        };
+        let issuer = Issuer::from_pem(&authority.root_pem, &authority.root).expect("CA");
+        certificate::pem(&certificate::issue(&spec, &key.spki_der(), &issuer).expect("leaf"))
+    };
+    let (url, ours) = (kms.url(), &kms.server.authority);
+    let sign = [
+        "sign-cert",
+        "--dangerous-root",
+        "root.der",
+        "--key",
+        "key.pem",
+        "--out",
+        "chain.pem",
+        "--kms",
+        &url,
+    ];
+    // Both ends are right, but nobody has signed what is between.
+    *chain.lock().expect("chain") = vec![issued_by(&support::Authority::new()), ours.root_pem.clone()];
+    desk.run(&sign).await.expect(4).says("the chain does not hold");
+    assert!(!support::exists(&desk.path("chain.pem")));
+    *chain.lock().expect("chain") = vec![issued_by(ours), ours.root_pem.clone()];
+    desk.run(&sign).await.expect(0).says("the root CA is not pinned");
+    let root = kms.root_spki();
+    let ran = desk.run(&[&sign[..], &["--force", "--key-provider-id", &root]].concat()).await.expect(0);
+    assert!(!ran.err.contains("not pinned"), "{}", ran.err);
 }
 
 #[tokio::test]

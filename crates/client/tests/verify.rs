@@ -284,6 +284,11 @@ async fn a_platform_out_of_date_is_refused_unless_accepted() {
     let report =
         desk.run(&verify(&url, &["--tcb", "OutOfDate", "--accept-advisory", &all])).await.expect(0).json();
     assert_eq!(outcome(&report, "advisories").0, "passed");
+    let ran =
+        desk.run(&verify(&url, &["--tcb", "OutOfDate", "--accept-advisory", "INTEL-SA-0"])).await.json();
+    assert_eq!(outcome(&ran, "k256_attested").0, "failed", "{ran}");
+    let other = ["--tcb", "OutOfDate", "--accept-advisory", &all, "--bootstrap-advisory", "INTEL-SA-0"];
+    refuted(desk.run(&verify(&url, &other)).await, "k256_attested", "advisories that are not accepted");
     let ran = desk.run(&verify(&url, &["--tcb", "OutOfDate", "--bootstrap-tcb", "UpToDate"])).await;
     refuted(ran, "k256_attested", "the keys were made on a platform that is OutOfDate");
 }
@@ -428,11 +433,29 @@ async fn kept_answers_prove_the_same_without_the_kms() {
     desk.run(&[&offline(&[])[..], &[&url]].concat()).await.expect(0);
     let ran = desk.run(&offline(&["https://kms.example"])).await.expect(4);
     ran.says("not of https://kms.example/prpc");
+    desk.run(&[&offline(&["--kms"])[..], &[&url]].concat()).await.expect(0);
+    let ran = desk.run(&offline(&["--kms", "https://kms.example"])).await.expect(4);
+    ran.says("not of https://kms.example/prpc");
+    let ran = desk.run(&[&offline(&["--kms", "https://kms.example"])[..], &[&url]].concat()).await.expect(2);
+    ran.says("two KMSs are named");
 
     // At another time: the collateral had not begun, or has ended.
     for at in ["1000000000", "4102400000"] {
         let ran = desk.run(&offline(&["--at", at])).await;
         refuted(ran, "quote_genuine", "");
+    }
+    // Later only the signature of an app's key can be judged; earlier than the answers nothing.
+    let bundle: Value = serde_json::from_str(&desk.read("bundle.json")).expect("JSON");
+    let taken = bundle["taken_at"].as_u64().expect("a time");
+    for (at, expected, detail) in [
+        (taken + 400, "passed", "only the signature was checked: it is not fresh"),
+        (taken - 59, "passed", "is of the k256 key"),
+        (taken - 61, "failed", "taken after the time at which they are judged"),
+    ] {
+        let ran = desk.run(&[&offline(&["--at"])[..], &[&at.to_string()]].concat()).await;
+        let report = ran.json();
+        let (step, why) = outcome(&report, "app_key_chain");
+        assert!(step == expected && why.contains(detail), "{at}: {step} {why}");
     }
     desk.run(&["verify", &url, "--at", "7"]).await.expect(2).says("--offline");
 

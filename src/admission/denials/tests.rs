@@ -48,6 +48,40 @@ fn strangers_do_not_push_out_those_who_are_verified() {
 }
 
 #[test]
+fn what_a_caller_varies_of_its_configuration_is_one_refusal() {
+    let denials = Denials::default();
+    let identity = boot_info();
+    let (id, _) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
+    for number in 0..MOST {
+        let vm_config = format!("{{\"cpu_count\":{number}}}");
+        let varied = Refused { vm_config: &vm_config, ..refused(Some(&identity), [192, 0, 2, 1], 10) };
+        assert_eq!(denials.record(varied), (id, Novelty::Repeated));
+    }
+    assert_eq!(denials.page(None, usize::MAX, |_| true).0.len(), 1);
+}
+
+#[test]
+fn an_app_on_one_machine_pushes_out_its_own_refusals_only() {
+    let denials = Denials::default();
+    let other = BootInfo { app_id: vec![9; 20], ..boot_info() };
+    let elsewhere = BootInfo { device_id: vec![9; 32], ..boot_info() };
+    let bystanders = [&other, &elsewhere].map(|it| denials.record(refused(Some(it), [192, 0, 2, 1], 10)).0);
+    let ids: Vec<_> = (0..2 * MOST as u32)
+        .map(|number| {
+            let hash = [&[0; 28][..], &number.to_be_bytes()].concat();
+            let varied = BootInfo { os_image_hash: hash, ..boot_info() };
+            denials.record(refused(Some(&varied), [192, 0, 2, 2], 10)).0
+        })
+        .collect();
+    assert!(bystanders.iter().all(|id| denials.find(*id).is_some()));
+    let kept: Vec<_> = ids.iter().filter(|id| denials.find(**id).is_some()).collect();
+    assert_eq!(kept, ids[ids.len() - MOST_OF_ONE..].iter().collect::<Vec<_>>(), "the newest");
+    let lists = denials.0.lock().unwrap();
+    let sizes: usize = lists.verified.entries.iter().map(|entry| entry.denial.size()).sum();
+    assert_eq!(sizes, lists.verified.bytes);
+}
+
+#[test]
 fn evidence_is_bounded_in_each_and_in_all() {
     let denials = Denials::default();
     for number in 0..400_u32 {

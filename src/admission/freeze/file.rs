@@ -80,7 +80,7 @@ impl FreezeFile {
     }
 
     fn replace(&self, entries: &Entries) -> io::Result<()> {
-        let mut lines: Vec<_> = entries.values().map(|freeze| Line::of(freeze)).collect();
+        let mut lines: Vec<_> = entries.values().map(|held| Line::of(&held.freeze)).collect();
         lines.sort_by_key(|line| line.since);
         let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, frozen: lines })?;
         text.push(b'\n');
@@ -102,13 +102,23 @@ impl FreezeFile {
     }
 }
 
-/// Replaces the file and gives the turn back: who changes freezes keeps it until the change is whole.
-pub(super) async fn write(
-    file: OwnedMutexGuard<FreezeFile>,
-    entries: Entries,
-) -> io::Result<OwnedMutexGuard<FreezeFile>> {
-    let written = tokio::task::spawn_blocking(move || file.replace(&entries).map(|()| file));
-    written.await.unwrap_or_else(|_| Err(io::Error::other("the writer ended in a panic")))
+/// How a replacement of the file ended.
+pub(super) struct Written {
+    pub(super) outcome: io::Result<()>,
+    /// Who changes freezes keeps it until the change is whole. `None` after a panic.
+    pub(super) turn: Option<OwnedMutexGuard<FreezeFile>>,
+}
+
+/// Replaces the file and gives the turn back.
+pub(super) async fn write(file: OwnedMutexGuard<FreezeFile>, entries: Entries) -> Written {
+    let written = tokio::task::spawn_blocking(move || {
+        let outcome = file.replace(&entries);
+        Written { outcome, turn: Some(file) }
+    });
+    written.await.unwrap_or_else(|_| Written {
+        outcome: Err(io::Error::other("the writer ended in a panic")),
+        turn: None,
+    })
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<Freeze>, String> {

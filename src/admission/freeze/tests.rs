@@ -5,15 +5,48 @@ use std::{
     net::Ipv4Addr,
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
+    sync::Mutex as StdMutex,
+    time::{Duration, Instant},
 };
 
 use kms_attest::identity::AppId;
 
-use super::*;
-use crate::policy::testing::boot_info;
+use super::{held::Moment, *};
+use crate::{clock::unix_now, policy::testing::boot_info};
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new([]))
+}
+
+const DAY: u64 = 86_400;
+
+/// Clocks that a test sets.
+#[derive(Debug)]
+struct SetTime(StdMutex<Moment>);
+
+impl SetTime {
+    fn new() -> Arc<Self> {
+        Arc::new(Self(StdMutex::new(Moment { wall: unix_now(), steady: Instant::now() })))
+    }
+
+    /// The clock that the host can set goes ahead, back for less than 0.
+    fn jump(&self, seconds: i64) {
+        let mut now = self.0.lock().unwrap();
+        now.wall = now.wall.checked_add_signed(seconds).unwrap();
+    }
+
+    /// Time passes, by both.
+    fn pass(&self, seconds: u64) {
+        let mut now = self.0.lock().unwrap();
+        now.wall += seconds;
+        now.steady += Duration::from_secs(seconds);
+    }
+}
+
+impl TellTime for SetTime {
+    fn now(&self) -> Moment {
+        *self.0.lock().unwrap()
+    }
 }
 
 fn author() -> Author {
@@ -42,6 +75,22 @@ impl Disk {
 
     fn open(&self) -> Freezes {
         Freezes::open(self.path(), metrics()).unwrap()
+    }
+
+    fn open_at(&self, time: &Arc<SetTime>) -> Freezes {
+        Freezes::open_at(self.path(), metrics(), Arc::clone(time) as _).unwrap()
+    }
+
+    fn events(&self, name: &str) -> usize {
+        let log = fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
+        log.matches(&format!("\"event\":\"{name}\"")).count()
+    }
+
+    /// A directory in the way: its entries cannot be replaced by a file, whoever runs this.
+    fn refuse_writes(&self) {
+        let in_the_way = self.directory.path().join("frozen.json.new");
+        fs::create_dir(&in_the_way).unwrap();
+        fs::write(in_the_way.join("x"), "").unwrap();
     }
 }
 
@@ -98,31 +147,133 @@ async fn what_was_answered_holds_after_a_restart() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
+/// A freeze of the instance for an hour, by a clock that is `time`.
+fn for_an_hour(time: &SetTime) -> Freeze {
+    let since = time.now().wall;
+    Freeze { since, expires_at: Some(since + 3600), ..freeze_of(Scope::Instance([0x77; 20])) }
+}
+
+/// A change that has nothing to do with who is asked about.
+async fn change_something(freezes: &Freezes, disk: &Disk) {
+    let elsewhere = Scope::Device([9; 32]);
+    freezes.freeze(freeze_of(elsewhere), &disk.audit).await.unwrap();
+    freezes.unfreeze(elsewhere, author(), String::new(), &disk.audit).await.unwrap();
+}
+
 #[tokio::test]
-async fn a_freeze_ends_by_itself_and_is_forgotten_with_the_next_change() {
-    let disk = Disk::new();
-    let freezes = disk.open();
-    let ended = Freeze { expires_at: Some(unix_now()), ..freeze_of(Scope::Kms) };
-    freezes.freeze(ended, &disk.audit).await.unwrap();
-    assert!(freezes.check(&boot_info()).is_ok() && freezes.list().is_empty());
-    let later = Freeze { expires_at: Some(unix_now() + 3600), ..freeze_of(Scope::Device([0x33; 32])) };
-    freezes.freeze(later, &disk.audit).await.unwrap();
+async fn a_freeze_ends_by_itself_when_both_clocks_say_so() {
+    let (disk, time) = (Disk::new(), SetTime::new());
+    let freezes = disk.open_at(&time);
+    freezes.freeze(for_an_hour(&time), &disk.audit).await.unwrap();
+    time.jump(30 * DAY as i64);
+    assert!(freezes.check(&boot_info()).is_err(), "a clock that jumps ends nothing while we run");
+    assert_eq!(freezes.list().len(), 1);
+    time.jump(-30 * DAY as i64);
+    time.pass(3599);
     assert!(freezes.check(&boot_info()).is_err());
-    assert!(!fs::read_to_string(disk.path()).unwrap().contains("\"kms\""));
+    time.pass(1);
+    assert!(freezes.check(&boot_info()).is_ok() && freezes.list().is_empty());
+}
+
+#[tokio::test]
+async fn a_clock_that_was_ahead_for_a_while_loses_no_freeze() {
+    let (disk, time) = (Disk::new(), SetTime::new());
+    disk.open_at(&time).freeze(for_an_hour(&time), &disk.audit).await.unwrap();
+    time.jump(3650 * DAY as i64);
+    let freezes = disk.open_at(&time);
+    assert!(freezes.check(&boot_info()).is_ok(), "started with this clock, nothing tells that it is wrong");
+    change_something(&freezes, &disk).await;
+    time.jump(-3650 * DAY as i64);
+    assert!(freezes.check(&boot_info()).is_err(), "in memory");
+    assert!(disk.open_at(&time).check(&boot_info()).is_err(), "on the disk");
+}
+
+#[tokio::test]
+async fn what_has_ended_is_kept_for_a_month_and_no_longer() {
+    let (disk, time) = (Disk::new(), SetTime::new());
+    let freezes = disk.open_at(&time);
+    freezes.freeze(for_an_hour(&time), &disk.audit).await.unwrap();
+    let is_kept = || fs::read_to_string(disk.path()).unwrap().contains("\"instance\"");
+    time.pass(3600 + 30 * DAY - 1);
+    change_something(&freezes, &disk).await;
+    assert!(freezes.list().is_empty() && is_kept());
+    time.pass(1);
+    change_something(&freezes, &disk).await;
+    assert!(!is_kept());
+}
+
+#[tokio::test]
+async fn what_has_ended_can_be_taken_back_before_a_clock_brings_it_back() {
+    let (disk, time) = (Disk::new(), SetTime::new());
+    let freezes = disk.open_at(&time);
+    let freeze = for_an_hour(&time);
+    let scope = freeze.scope;
+    freezes.freeze(freeze, &disk.audit).await.unwrap();
+    time.pass(3600);
+    let thaw = freezes.unfreeze(scope, author(), String::new(), &disk.audit).await.unwrap();
+    assert_eq!((thaw, disk.events("unfrozen")), (Thaw::WasNotFrozen, 1));
+    time.jump(-3600);
+    assert!(freezes.check(&boot_info()).is_ok() && disk.open_at(&time).list().is_empty());
+}
+
+#[tokio::test]
+async fn what_ended_first_gives_way_when_the_list_is_full() {
+    let (disk, time) = (Disk::new(), SetTime::new());
+    let now = time.now().wall;
+    let line = |number: u32| {
+        let value = hex::encode([&[0; 16][..], &number.to_be_bytes()].concat());
+        // The first two have ended, the second of them first.
+        let expires_at = match number {
+            0 => Some(now - 10),
+            1 => Some(now - 20),
+            _ => None,
+        };
+        serde_json::json!({ "scope": "app", "value": value, "reason": "r", "since": 1, "expires_at": expires_at,
+            "by": "token", "remote": "127.0.0.1" })
+    };
+    let lines: Vec<_> = (0..MOST_FREEZES as u32).map(line).collect();
+    fs::write(disk.path(), serde_json::json!({ "version": 1, "frozen": lines }).to_string()).unwrap();
+    let freezes = disk.open_at(&time);
+    assert_eq!(freezes.list().len(), MOST_FREEZES - 2);
+    let app =
+        |number| Scope::App(AppId([[0; 16].as_slice(), &[0, 0, 0, number]].concat().try_into().unwrap()));
+    let held = |scope| freezes.current.load().contains_key(&scope);
+    freezes.freeze(freeze_of(Scope::Kms), &disk.audit).await.unwrap();
+    assert_eq!([app(0), app(1)].map(held), [true, false]);
+    freezes.freeze(freeze_of(Scope::Device([1; 32])), &disk.audit).await.unwrap();
+    assert_eq!([app(0), app(1)].map(held), [false, false]);
+    let error = freezes.freeze(freeze_of(Scope::Device([2; 32])), &disk.audit).await.unwrap_err();
+    assert!(matches!(error, FreezeError::Full), "{error}");
+    freezes.freeze(freeze_of(Scope::Device([1; 32])), &disk.audit).await.expect("in place of itself");
+    assert_eq!(disk.open_at(&time).list().len(), MOST_FREEZES);
 }
 
 #[tokio::test]
 async fn a_file_that_cannot_be_written_freezes_and_does_not_thaw() {
     let disk = Disk::new();
-    // A directory in the way: its entries cannot be replaced by a file, whoever runs this.
-    fs::create_dir(disk.directory.path().join("frozen.json.new")).unwrap();
-    fs::write(disk.directory.path().join("frozen.json.new").join("x"), "").unwrap();
+    disk.refuse_writes();
     let freezes = disk.open();
     let error = freezes.freeze(freeze_of(Scope::Kms), &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::NotKept(_)), "{error}");
+    assert_eq!(disk.events("frozen"), 1, "on the record all the same");
     assert!(freezes.check(&boot_info()).is_err(), "frozen until the process ends");
     let error = freezes.unfreeze(Scope::Kms, author(), String::new(), &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::ThawNotKept(_)), "{error}");
+    assert!(freezes.check(&boot_info()).is_err());
+}
+
+#[tokio::test]
+async fn a_freeze_that_is_neither_kept_nor_recorded_counts_and_says_both() {
+    let disk = Disk::new();
+    let freezes = disk.open();
+    let too_long = Freeze { reason: "x".repeat(70 << 10), ..freeze_of(Scope::Kms) };
+    let error = freezes.freeze(too_long.clone(), &disk.audit).await.unwrap_err();
+    assert!(matches!(error, FreezeError::NotRecorded(_)), "{error}");
+    disk.refuse_writes();
+    let error = freezes.freeze(too_long, &disk.audit).await.unwrap_err();
+    assert!(matches!(error, FreezeError::NeitherKeptNorRecorded { .. }), "{error}");
+    let text = error.to_string();
+    assert!(text.contains("cannot be written") && text.contains("audit log"), "{text}");
     assert!(freezes.check(&boot_info()).is_err());
 }
 

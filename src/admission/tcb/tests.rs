@@ -14,6 +14,11 @@ const FMSPC: [u8; 6] = *b"SIM\0\0\0";
 
 /// What real collateral says of a platform one recovery behind, with another date.
 fn lag(status: &str, advisories: &[&str], newest: &[&str]) -> Option<Lag> {
+    lag_with_qe("UpToDate", status, advisories, newest)
+}
+
+/// The same with a quoting enclave behind since 2024, which no update settles.
+fn lag_with_qe(qe: &str, status: &str, advisories: &[&str], newest: &[&str]) -> Option<Lag> {
     let level = |svn: u8, date: &str, status: &str, advisories: &[&str]| {
         let components = |svn| vec![serde_json::json!({ "svn": svn }); 16];
         serde_json::json!({
@@ -34,7 +39,7 @@ fn lag(status: &str, advisories: &[&str], newest: &[&str]) -> Option<Lag> {
         "tcbEvaluationDataNumber": 1, "miscselect": "00000000", "miscselectMask": "FFFFFFFF",
         "attributes": "00".repeat(16), "attributesMask": "00".repeat(16), "mrsigner": "00".repeat(32),
         "isvprodid": 2, "tcbLevels": [{
-            "tcb": { "isvsvn": 1 }, "tcbDate": "2024-01-01T00:00:00Z", "tcbStatus": "UpToDate",
+            "tcb": { "isvsvn": 1 }, "tcbDate": "2024-01-01T00:00:00Z", "tcbStatus": qe,
         }],
     });
     let platform = kms_attest::tcb::PlatformTcb {
@@ -48,7 +53,14 @@ fn lag(status: &str, advisories: &[&str], newest: &[&str]) -> Option<Lag> {
         tee_tcb_svn2: None,
         qe_isv_svn: 1,
     };
-    Lag::read(&platform, &tcb_info.to_string(), &qe_identity.to_string())
+    Lag::read(&platform, TcbStatus::OutOfDate, &tcb_info.to_string(), &qe_identity.to_string())
+}
+
+/// A platform and a quoting enclave by themselves, and what Intel makes of both.
+fn both(platform: &str, qe: &str, verdict: TcbStatus) -> (TcbVerdict, BootInfo) {
+    let lag = lag_with_qe(qe, platform, &[], &[]);
+    let identity = BootInfo { tcb_status: verdict.to_string(), ..boot_info() };
+    (TcbVerdict { status: verdict, advisory_ids: Vec::new(), fmspc: FMSPC, lag }, identity)
 }
 
 /// An identity on a platform with a status and advisories, and what Intel says of it.
@@ -146,6 +158,90 @@ fn a_listed_advisory_is_not_shown_and_changes_no_status() {
     let both = "{ advisories = ['INTEL-SA-00837', 'INTEL-SA-00960'], fmspcs = ['53494d000000'] }";
     let relaxations = texts(&["fmspc:53494d000000", "advisory:INTEL-SA-00837", "advisory:INTEL-SA-00960"]);
     assert_eq!(applied(both, RECOVERY, &behind), ("UpToDate".to_owned(), vec![], relaxations));
+}
+
+#[test]
+fn a_grace_forgives_no_part_that_it_does_not_name() {
+    use TcbStatus::{OutOfDate, OutOfDateConfigurationNeeded, UpToDate};
+    let (soft, set, both_kinds) =
+        ("SWHardeningNeeded", "ConfigurationNeeded", "ConfigurationAndSWHardeningNeeded");
+    for (platform, qe, verdict, graces, needed) in [
+        // The older quoting enclave hides what is wrong with the platform.
+        (soft, "OutOfDate", OutOfDate, &["OutOfDate"][..], None),
+        (soft, "OutOfDate", OutOfDate, &[soft], None),
+        (soft, "OutOfDate", OutOfDate, &["OutOfDate", soft], Some(&[soft, "OutOfDate"][..])),
+        ("UpToDate", "OutOfDate", OutOfDate, &["OutOfDate"], Some(&["OutOfDate"])),
+        ("OutOfDate", "OutOfDate", OutOfDate, &["OutOfDate"], Some(&["OutOfDate"])),
+        // A combined name covers what it combines, where it is the verdict.
+        (set, "OutOfDate", OutOfDateConfigurationNeeded, &["OutOfDate"], None),
+        (set, "OutOfDate", OutOfDateConfigurationNeeded, &[set], None),
+        (set, "OutOfDate", OutOfDateConfigurationNeeded, &["OutOfDate", set], Some(&[set, "OutOfDate"])),
+        (
+            set,
+            "OutOfDate",
+            OutOfDateConfigurationNeeded,
+            &["OutOfDateConfigurationNeeded"],
+            Some(&["OutOfDateConfigurationNeeded"]),
+        ),
+        ("OutOfDate", "UpToDate", OutOfDate, &["OutOfDateConfigurationNeeded"], None),
+        (both_kinds, "OutOfDate", OutOfDateConfigurationNeeded, &["OutOfDateConfigurationNeeded"], None),
+        (
+            both_kinds,
+            "OutOfDate",
+            OutOfDateConfigurationNeeded,
+            &["OutOfDateConfigurationNeeded", both_kinds],
+            Some(&[both_kinds, "OutOfDateConfigurationNeeded"]),
+        ),
+        // The verdict leaves out settings of the quoting enclave where it is not out of date; a grace does not.
+        ("OutOfDate", set, OutOfDate, &["OutOfDate"], None),
+        ("UpToDate", set, UpToDate, &[], Some(&[])),
+    ] {
+        let graces: Vec<String> = graces.iter().map(|status| format!("{status} = '10000d'")).collect();
+        let text = format!("{{ grace = {{ {} }} }}", graces.join(", "));
+        let (shown, _, relaxations) = applied(&text, RECOVERY, &both(platform, qe, verdict));
+        let expected = match needed {
+            Some(needed) => needed.iter().map(|status| format!("tcb_grace:{status}")).collect(),
+            None => Vec::new(),
+        };
+        let status = if needed.is_some() { UpToDate } else { verdict };
+        assert_eq!((shown, relaxations), (status.to_string(), expected), "{platform} and {qe} by {text}");
+    }
+}
+
+#[test]
+fn each_part_has_its_own_time_and_the_first_to_end_ends_it() {
+    let measured = both("SWHardeningNeeded", "OutOfDate", TcbStatus::OutOfDate);
+    // The platform counts from 2025-01-01, the quoting enclave from 2024-01-01.
+    let (platform, qe) = (1_735_689_600, 1_704_067_200);
+    let text = "{ grace = { OutOfDate = '500d', SWHardeningNeeded = '30d' } }";
+    let end = platform + 30 * DAY;
+    assert!(end < qe + 500 * DAY);
+    assert_eq!(applied(text, end, &measured).0, "UpToDate");
+    assert_eq!(applied(text, end + 1, &measured).0, "OutOfDate");
+    assert_eq!(tolerance(text, 0).grace_ends(&measured.0), Some(end));
+    assert_eq!(tolerance("{ grace = { OutOfDate = '500d' } }", 0).grace_ends(&measured.0), None);
+    let with_model = "{ grace = { OutOfDate = '500d' }, fmspcs = ['53494d000000'] }";
+    assert_eq!(tolerance(with_model, 0).grace_ends(&measured.0), Some(qe + 500 * DAY));
+}
+
+#[test]
+fn an_exempted_model_is_forgiven_its_platform_and_no_other_part() {
+    let model = "{ fmspcs = ['53494d000000'] }";
+    let with_grace = "{ fmspcs = ['53494d000000'], grace = { OutOfDate = '10000d' } }";
+    for platform in ["UpToDate", "SWHardeningNeeded", "OutOfDate"] {
+        let measured = both(platform, "OutOfDate", TcbStatus::OutOfDate);
+        assert_eq!(applied(model, RECOVERY, &measured).0, "OutOfDate", "{platform}");
+    }
+    let measured = both("SWHardeningNeeded", "OutOfDate", TcbStatus::OutOfDate);
+    let (status, _, relaxations) = applied(with_grace, RECOVERY, &measured);
+    assert_eq!(
+        (status.as_str(), relaxations),
+        ("UpToDate", texts(&["fmspc:53494d000000", "tcb_grace:OutOfDate"]))
+    );
+    // Which part it is cannot be told: none is forgiven.
+    let (mut verdict, identity) = measured;
+    verdict.lag = None;
+    assert_eq!(applied(with_grace, RECOVERY, &(verdict, identity)).0, "OutOfDate");
 }
 
 #[test]

@@ -211,3 +211,32 @@ async fn while_a_reading_does_not_end_the_rules_of_before_decide_for_a_while_and
     let denied = Err(("compose_hash_not_allowed", "compose hash not allowed".to_owned()));
     assert_eq!(setup.decide().await, denied, "the new rules, once they are read");
 }
+
+#[tokio::test]
+async fn a_change_that_someone_else_has_read_meanwhile_is_none_any_more() {
+    let setup = Setup::new();
+    setup.write(&content(0x22));
+    tokio::time::sleep(UNSETTLED * 2).await;
+    let file = &setup.allowlist.file;
+    // One sees that the file has changed, and is held up before it says so;
+    let asked = Instant::now();
+    assert!(!file.is_current());
+    // another sees the same, and reads it to its end.
+    assert_eq!(setup.decide().await, Ok(()));
+    assert!(file.is_current() && file.changed.load().is_none());
+    setup.allowlist.read_changed(asked).await;
+    assert!(file.is_current() && file.changed.load().is_none(), "nobody would read it again");
+    assert_eq!(setup.decide().await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_file_that_is_current_is_never_overdue() {
+    let setup = Setup::new();
+    setup.write(&content(0x22));
+    tokio::time::sleep(UNSETTLED * 2).await;
+    assert_eq!(setup.decide().await, Ok(()));
+    // One says that the file has changed, and its reading has not had its turn for long.
+    let file = &setup.allowlist.file;
+    file.changed.store(Some(Arc::new(Instant::now().checked_sub(TOLERANCE * 2).unwrap())));
+    assert_eq!(setup.decide().await, Ok(()));
+}

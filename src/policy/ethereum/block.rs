@@ -1,7 +1,7 @@
 //! A block as far as it matters here: which one it is, and when it was made.
 
 use std::fmt;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime};
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use super::rpc;
 use super::trouble::Trouble;
+use crate::clock::unix;
 
 /// How far a block may be ahead of our clock.
 const SKEW: Duration = Duration::from_secs(120);
@@ -52,13 +53,13 @@ impl Block {
 
     /// How long ago the block was made, by our clock.
     pub(super) fn age(&self, now: SystemTime) -> Duration {
-        Duration::from_secs(seconds(now).saturating_sub(self.timestamp))
+        Duration::from_secs(unix(now).saturating_sub(self.timestamp))
     }
 
     /// The block, unless it says too little about the present.
     pub(super) fn recent(self, now: SystemTime, limit: Duration) -> Result<Self, Trouble> {
         let number = self.number;
-        let ahead = self.timestamp.saturating_sub(seconds(now));
+        let ahead = self.timestamp.saturating_sub(unix(now));
         if ahead > SKEW.as_secs() {
             return Err(Trouble::Ahead { number, ahead });
         }
@@ -67,10 +68,6 @@ impl Block {
             _ => Ok(self),
         }
     }
-}
-
-fn seconds(now: SystemTime) -> u64 {
-    now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 impl fmt::Debug for Block {
@@ -118,7 +115,7 @@ mod tests {
 
     #[test]
     fn a_block_is_recent_if_it_is_neither_old_nor_of_the_future() {
-        let now = UNIX_EPOCH + Duration::from_secs(10_000);
+        let now = SystemTime::UNIX_EPOCH + Duration::from_secs(10_000);
         let limit = Duration::from_secs(60);
         for (timestamp, is_recent) in [
             (10_000, true),

@@ -15,11 +15,17 @@ use crate::config::BlockChoice;
 /// How often the log tells of disagreement: the metric counts them all.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// How many blocks `latest` may go back, as compared with the newest that decided: more than a chain drops in practice,
+/// and than honest nodes are apart. With confirmations, both blocks have as many.
+pub(super) const MOST_BACK: u64 = 64;
+
 /// The nodes, and what is asked of them.
 pub(super) struct Chain {
     pub(super) nodes: Vec<Node>,
     pub(super) terms: Terms,
     disagreements: AtomicU64,
+    /// Number of the newest block that ever was a view's.
+    highest: AtomicU64,
     /// When the log was last told of one.
     told: Mutex<Option<Instant>>,
 }
@@ -51,16 +57,25 @@ pub(super) struct View {
 
 impl Chain {
     pub(super) fn new(nodes: Vec<Node>, terms: Terms) -> Self {
-        Self { nodes, terms, disagreements: AtomicU64::new(0), told: Mutex::default() }
+        Self {
+            nodes,
+            terms,
+            disagreements: AtomicU64::new(0),
+            highest: AtomicU64::new(0),
+            told: Mutex::default(),
+        }
     }
 
-    /// The newest block that the terms accept. With `finalized` it is never one before that of `previous`: what was
-    /// seen revoked stays revoked, whichever node is asked.
+    /// The newest block that the terms accept. With `finalized` and `safe` it is never one before that of `previous`:
+    /// what was seen revoked stays revoked, whichever node is asked. With `latest` it is at most [`MOST_BACK`] before the
+    /// newest that there was: a node that stands still, or pretends to, cannot take the place of one that went on.
     pub(super) async fn view(&self, previous: Option<&Arc<State>>) -> Result<View, Unanswered> {
-        match self.terms.agreement {
+        let view = match self.terms.agreement {
             1 => self.view_of_first(previous).await,
             agreement => self.view_of_many(agreement, previous).await,
-        }
+        }?;
+        self.highest.fetch_max(view.state.block.number, Ordering::Relaxed);
+        Ok(view)
     }
 
     /// What the contract says to `question` in the state of `view`.
@@ -88,7 +103,20 @@ impl Chain {
 
     /// The block behind which no decision may go back.
     pub(super) fn floor(&self, previous: Option<&Arc<State>>) -> Option<Block> {
-        previous.filter(|_| self.terms.block == BlockChoice::Finalized).map(|state| state.block)
+        let goes_back = matches!(self.terms.block, BlockChoice::Latest { .. });
+        previous.filter(|_| !goes_back).map(|state| state.block)
+    }
+
+    /// The node's newest block that the terms name, unless it is `latest` and too far back. Where there is a floor, one
+    /// below it may confirm it still.
+    pub(super) async fn head(&self, node: &Node) -> Result<Block, Trouble> {
+        let block = node.head(self.terms.chain_id, self.terms.block).await?;
+        let (number, highest) = (block.number, self.highest.load(Ordering::Relaxed));
+        let goes_back = matches!(self.terms.block, BlockChoice::Latest { .. });
+        if goes_back && highest.saturating_sub(number) > MOST_BACK {
+            return Err(Trouble::FarBack { number, highest });
+        }
+        Ok(block)
     }
 
     pub(super) fn recent(&self, block: Block) -> Result<Block, Trouble> {

@@ -22,14 +22,14 @@ impl Chain {
     }
 
     async fn state_by(&self, node: &Node, previous: Option<&Arc<State>>) -> Result<Arc<State>, Trouble> {
-        let mut block = node.head(self.terms.chain_id, self.terms.block).await?;
+        let mut block = self.head(node).await?;
         if let Some(floor) = self.floor(previous).filter(|floor| block.number <= floor.number) {
-            // Where a node lags, the block that was final elsewhere must be one of its own.
+            // Where a node lags, the block that was final or safe elsewhere must be one of its own.
             if block.number < floor.number {
                 block = node.block_at(floor.number).await?;
             }
             if block != floor {
-                self.disagree("a final block");
+                self.disagree("a block that was final or safe");
                 return Err(Trouble::NotFinal(floor.number));
             }
         }

@@ -18,12 +18,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
-use tokio::sync::{Mutex, Semaphore};
+use tokio::sync::Mutex;
 
 use self::abi::CallData;
 use self::chain::{Chain, Terms, View};
 use self::node::Node;
 use self::trouble::Unanswered;
+use super::queue::{Queue, Room, Shed, Topic};
 use super::{Decision, Info, PolicyError, SetupError, Subject};
 use crate::config;
 use crate::metrics::ChainState;
@@ -34,13 +35,14 @@ const TOTAL: Duration = Duration::from_secs(10);
 const LOOKING: Duration = Duration::from_secs(8);
 /// A view this young serves everyone who asks.
 const FRESH: Duration = Duration::from_secs(1);
-/// Decisions at a time; the others wait for their turn.
-const CONCURRENT: usize = 256;
+/// Decisions at a time; the others wait for their turn. An app's contract decides how long a call about it takes.
+const ROOM: Room =
+    Room { turns: 256, waiting: 4096, turns_each: 32, waiting_each: 1024, patience: Duration::from_secs(5) };
 
 /// Asks `isAppAllowed` and `isKmsAllowed` of a DstackKms contract, each time anew.
 pub struct Ethereum {
     chain: Chain,
-    in_flight: Semaphore,
+    queue: Queue,
     /// One looks the block up, the others wait and find it.
     looking: Mutex<()>,
     current: ArcSwapOption<Look>,
@@ -75,7 +77,7 @@ impl Ethereum {
         };
         Ok(Self {
             chain: Chain::new(nodes.collect::<Result<_, _>>().map_err(SetupError::Client)?, terms),
-            in_flight: Semaphore::new(CONCURRENT),
+            queue: Queue::new(ROOM),
             looking: Mutex::new(()),
             current: ArcSwapOption::empty(),
             last_failure: ArcSwapOption::empty(),
@@ -88,7 +90,8 @@ impl Ethereum {
             Err(denial) => return Ok(Decision::Denied(denial)),
         };
         let verdict = async {
-            let _turn = self.in_flight.acquire().await.map_err(|error| unavailable(error.to_string()))?;
+            let turn = self.queue.turn(Topic::of(subject)).await;
+            let _turn = turn.map_err(|Shed| unavailable("too many questions wait for the chain"))?;
             let look = self.look(None).await.map_err(unavailable)?;
             match self.chain.ask(&look.view, &question).await {
                 Ok(verdict) => Ok((verdict, look)),

@@ -27,9 +27,7 @@ impl Chain {
         agreement: usize,
         previous: Option<&Arc<State>>,
     ) -> Result<View, Unanswered> {
-        let terms = &self.terms;
-        let heads = (0..self.nodes.len())
-            .map(async |index| (index, self.nodes[index].head(terms.chain_id, terms.block).await));
+        let heads = (0..self.nodes.len()).map(async |index| (index, self.head(&self.nodes[index]).await));
         let heads = Answers::gather(heads, GRACE, |heads| heads.given.len() >= agreement).await;
         self.note_those_without(&heads);
         let (block, by) = self.common_block(agreement, heads, self.floor(previous)).await?;
@@ -105,10 +103,10 @@ impl Chain {
             troubles.extend(blocks.troubles);
         }
         if let Some(floor) = floor {
-            // Nodes that lag may confirm it too: it was final before.
+            // Nodes that lag may confirm it too: it was final or safe before.
             let mut blocks = self.blocks_at(floor.number, heads.given.iter(), agreement).await;
             if blocks.given.iter().any(|(_, block)| *block != floor) {
-                disagreement = Some(self.disagree("a final block"));
+                disagreement = Some(self.disagree("a block that was final or safe"));
             }
             blocks.given.retain(|(_, block)| *block == floor);
             if let Some(agreed) = blocks.agreed(agreement) {

@@ -10,6 +10,8 @@ use super::trouble::Trouble;
 const MAX_QUOTE: usize = 256;
 /// The EVM's own code of a call that reverted.
 const EXECUTION_REVERTED: i64 = 3;
+/// How nodes that have no code for it say the same.
+const REVERTED_WORDS: &str = "execution reverted";
 
 /// `method` called with `params`.
 pub(super) fn request(id: u64, method: &'static str, params: &Value) -> Vec<u8> {
@@ -56,8 +58,8 @@ pub(super) fn result(id: u64, body: &[u8]) -> Result<Option<&RawValue>, Trouble>
 impl From<Failure> for Trouble {
     fn from(Failure { code, message }: Failure) -> Self {
         let message: String = message.chars().take(MAX_QUOTE).map(printable).collect();
-        let words = message.to_ascii_lowercase();
-        match code == EXECUTION_REVERTED || words.contains("revert") || words.contains("out of gas") {
+        // No other words count: "out of gas" may be this node's own limit, "reverted" its proxy's.
+        match code == EXECUTION_REVERTED || message.starts_with(REVERTED_WORDS) {
             true => Self::Reverted { message },
             false => Self::Error { code, message },
         }
@@ -123,7 +125,15 @@ mod tests {
             ),
             (
                 r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"Out of gas"}}"#,
-                Err("the contract call failed: Out of gas"),
+                Err("JSON-RPC error -32000: Out of gas"),
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"execution reverted: m"}}"#,
+                Err("the contract call failed: execution reverted: m"),
+            ),
+            (
+                r#"{"jsonrpc":"2.0","id":7,"error":{"code":-32000,"message":"state reverted to another"}}"#,
+                Err("JSON-RPC error -32000: state reverted to another"),
             ),
             (r#"{"jsonrpc":"2.0","id":7,"error":"m"}"#, Err("not its members")),
         ] {

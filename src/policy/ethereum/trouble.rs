@@ -5,6 +5,7 @@ use std::fmt;
 use reqwest::StatusCode;
 
 use super::abi::NotAbi;
+use super::chain::MOST_BACK;
 
 /// Why one endpoint gave no answer that counts: no URL, and a bounded part of a node's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -39,16 +40,19 @@ pub(super) enum Trouble {
     Stale { number: u64, age: u64 },
     #[error("its block {number} is {ahead} s ahead of this machine's clock; one of the two is wrong")]
     Ahead { number: u64, ahead: u64 },
-    #[error("contradicts block {0}, which was final before")]
+    #[error("contradicts block {0}, which was final or safe before")]
     NotFinal(u64),
+    #[error("its block {number} is more than {MOST_BACK} below block {highest}, which decided before")]
+    FarBack { number: u64, highest: u64 },
     #[error("block {0} is no longer what it was when the call began")]
     Moved(u64),
 }
 
 impl Trouble {
-    /// Whether asking another honest node about the same block would give the same.
+    /// Whether asking another honest node about the same block would give the same. An empty answer would not: it is
+    /// also what a node says that no longer has the state.
     pub(super) fn is_the_contracts(&self) -> bool {
-        matches!(self, Self::Reverted { .. } | Self::Contract(_))
+        matches!(self, Self::Reverted { .. } | Self::Contract(NotAbi::Malformed | NotAbi::TooLong))
     }
 }
 

@@ -8,10 +8,10 @@ use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::breaker::{self, Breaker, Change};
-use super::queue::{Queue, Shed};
 use super::{Bounds, client, unavailable, wire};
 use crate::config::{self, Endpoint};
 use crate::metrics::Metrics;
+use crate::policy::queue::{Queue, Room, Shed, Topic};
 use crate::policy::{PolicyError, SetupError};
 
 /// The way to the service: what is shared by all questions.
@@ -41,7 +41,13 @@ impl Line {
             base: webhook.url.clone(),
             client: client::build(webhook, &bounds)?,
             bounds,
-            queue: Queue::new(bounds.concurrent, bounds.waiting, bounds.patience),
+            queue: Queue::new(Room {
+                turns: bounds.concurrent,
+                waiting: bounds.waiting,
+                turns_each: bounds.concurrent_each,
+                waiting_each: bounds.waiting_each,
+                patience: bounds.patience,
+            }),
             breaker: Breaker::closed(Instant::now()),
             last_error: ArcSwapOption::empty(),
             metrics: OnceLock::new(),
@@ -79,9 +85,10 @@ impl Line {
         format!("{base}{slash}{path}")
     }
 
-    /// The decoded answer to `request`, within all bounds.
+    /// The decoded answer to `request`, which is about `topic`, within all bounds.
     pub(super) async fn ask<T: DeserializeOwned>(
         self: &Arc<Self>,
+        topic: Topic,
         request: RequestBuilder,
     ) -> Result<T, PolicyError> {
         let came = Instant::now();
@@ -91,7 +98,7 @@ impl Line {
             let last = last.as_deref().map_or("it did not answer", String::as_str);
             return Err(unavailable(format!("the webhook is not asked for a moment, {last}")));
         }
-        let turn = self.queue.turn().await.map_err(|Shed| {
+        let turn = self.queue.turn(topic).await.map_err(|Shed| {
             self.count_shed("webhook_queue");
             unavailable("too many questions wait for the webhook".to_owned())
         })?;

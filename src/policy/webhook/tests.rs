@@ -13,6 +13,7 @@ use super::super::testing::boot_info;
 use super::*;
 use crate::config::Endpoint;
 use crate::policy::Denial;
+use crate::policy::signed::Answer;
 
 const QUICK: Bounds = Bounds {
     connect: Duration::from_millis(300),
@@ -20,6 +21,8 @@ const QUICK: Bounds = Bounds {
     body: 64 << 10,
     concurrent: 4,
     waiting: 100,
+    concurrent_each: 4,
+    waiting_each: 100,
     patience: Duration::from_millis(250),
     slow: Duration::from_millis(100),
 };
@@ -210,6 +213,39 @@ async fn answers_become_decisions() {
     let server = Server::json(json!({"isAllowed": false, "gatewayAppId": "", "reason": long})).await;
     let Decision::Denied(denial) = decide(&server.webhook()).await.unwrap() else { panic!("it is denied") };
     assert_eq!((denial.code, denial.reason), ("denied_by_backend", "ä ".repeat(256)));
+}
+
+/// What auth-eth says while its node does not answer.
+const OUTAGE: Answer<'_> =
+    Answer { is_allowed: false, gateway_app_id: "", reason: "authorization backend unavailable" };
+
+fn said(answer: Answer<'_>) -> Value {
+    json!({
+        "isAllowed": answer.is_allowed,
+        "gatewayAppId": answer.gateway_app_id,
+        "reason": answer.reason,
+    })
+}
+
+#[tokio::test]
+async fn a_denial_because_of_an_outage_is_none() {
+    let server = Server::json(said(OUTAGE)).await;
+    let webhook = server.webhook();
+    for number in 1..=20 {
+        let detail = detail(decide(&webhook).await);
+        assert_eq!(detail, "the webhook answered that its own back end is unavailable");
+        assert_eq!(webhook.last_error(), Some(detail));
+        assert_eq!(server.requests.lock().unwrap().len(), number, "it answers: the breaker stays closed");
+    }
+    // Only these words, and only where they deny.
+    for reason in ["authorization backend unavailable.", "Authorization backend unavailable", "unavailable"] {
+        let answer = decide(&Server::json(said(Answer { reason, ..OUTAGE })).await.webhook()).await.unwrap();
+        let Decision::Denied(denial) = answer else { panic!("it is denied") };
+        assert_eq!((denial.code, &*denial.reason), ("denied_by_backend", reason));
+    }
+    let allowing = Answer { is_allowed: true, ..OUTAGE };
+    let allowed = Decision::Allowed { gateway_app_id: String::new() };
+    assert_eq!(decide(&Server::json(said(allowing)).await.webhook()).await.unwrap(), allowed);
 }
 
 #[tokio::test]

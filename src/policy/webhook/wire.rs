@@ -41,6 +41,11 @@ fn signature<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option
 }
 
 impl BootResponse {
+    /// auth-eth denies everyone while its node does not answer. That is no decision.
+    pub(super) fn is_an_outage(&self) -> bool {
+        !self.is_allowed && self.reason == contract::OUTAGE
+    }
+
     pub(super) fn answer(&self) -> Answer<'_> {
         Answer { is_allowed: self.is_allowed, gateway_app_id: &self.gateway_app_id, reason: &self.reason }
     }

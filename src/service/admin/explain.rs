@@ -51,7 +51,7 @@ impl AdminService {
     pub async fn explain(&self, caller: &Caller, request: ExplainRequest) -> Result<ExplainResponse> {
         let question = self.question(request)?;
         let mut list = Checklist::default();
-        let (standing, verified) = tokio::join!(self.parts.standing.fresh(), self.verified(&question.shown));
+        let (standing, verified) = tokio::join!(self.parts.standing.fresh(), self.verified(&question));
         match standing {
             Ok(_) => list.pass(Step::OwnStanding, "", "this KMS may serve"),
             Err(refusal) => list.refuse(Step::OwnStanding, &refusal),

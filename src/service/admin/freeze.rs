@@ -1,15 +1,13 @@
 //! `Freeze`, `Unfreeze`, `ListFrozen`: stopping one thing now.
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::{sync::Arc, time::Duration};
 
 use tokio::task::JoinHandle;
 
 use super::AdminService;
 use crate::{
     admission::{Freeze, FreezeError, LONGEST_REASON, Scope, Thaw},
+    clock::unix_now,
     error::{Code, Error, Result},
     proto::{
         FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, UnfreezeRequest, UnfreezeResponse,
@@ -32,7 +30,7 @@ impl AdminService {
         if reason.is_empty() {
             return Err(Error::invalid("reason must not be empty: say why, for whoever finds this later"));
         }
-        let since = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        let since = unix_now();
         if let Some(end) = request.expires_at.filter(|end| *end <= since) {
             return Err(Error::invalid(format!("expires_at must be later than now, {since}, got {end}")));
         }

@@ -3,7 +3,7 @@
 use tower::ServiceExt as _;
 
 use super::*;
-use crate::config::{AuthApi, EmptyDevices};
+use crate::config::{AuthApi, EmptyDevices, Endpoint, Webhook};
 
 struct Setup {
     _directory: tempfile::TempDir,
@@ -114,6 +114,26 @@ async fn a_file_that_cannot_be_used_denies() {
     let setup = backend(&json!([]), |_| {});
     let (status, answer) = setup.ask("/bootAuth/app", &asked()).await;
     assert_eq!((status, &answer["isAllowed"]), (StatusCode::OK, &json!(false)));
+}
+
+#[tokio::test]
+async fn what_cannot_be_decided_is_no_denial() {
+    let nobody = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap().local_addr().unwrap();
+    let webhook = Webhook::at(Endpoint::parse(&format!("http://{nobody}")).unwrap());
+    let setup = backend(&file(), |backend| {
+        backend.policy = Policy::from_config(&AuthApi::Webhook(Box::new(webhook))).unwrap();
+    });
+    for path in ["/bootAuth/app", "/bootAuth/kms"] {
+        let request = Request::post(path).header("content-type", "application/json");
+        let request =
+            request.header(NONCE_HEADER, "ab".repeat(16)).body(Body::from(asked().to_string())).unwrap();
+        let answer = setup.router.clone().oneshot(request).await.unwrap();
+        assert_eq!(answer.status(), StatusCode::SERVICE_UNAVAILABLE, "{path}");
+        assert_eq!(answer.headers()["retry-after"], "1");
+        let body = answer.into_body().collect().await.unwrap().to_bytes();
+        let expected = json!({"error": "authorization backend unavailable"});
+        assert_eq!(serde_json::from_slice::<Value>(&body).unwrap(), expected, "{path}: no isAllowed");
+    }
 }
 
 #[tokio::test]

@@ -224,7 +224,7 @@ fn conclude(
     let status = status_of(&report.status).ok_or_else(|| TdxError::Status(report.status.clone()))?;
     let parts = collateral.parts();
     let lag = (status != TcbStatus::UpToDate)
-        .then(|| Lag::read(&platform, &parts.tcb_info, &parts.qe_identity))
+        .then(|| Lag::read(&platform, status, &parts.tcb_info, &parts.qe_identity))
         .flatten();
     let fmspc = collateral.fmspc();
     Ok(VerifiedQuote {

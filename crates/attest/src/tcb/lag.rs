@@ -1,4 +1,7 @@
-//! How far a platform is behind: since when, and which advisories an update would settle.
+//! How far a platform is behind: part by part, with what, since when, and which advisories an update would settle.
+//!
+//! Intel's verdict is one status for three parts. It hides some of them: a platform that is `SWHardeningNeeded`, with a
+//! quoting enclave that is `OutOfDate`, is just `OutOfDate`. So each part is read for itself.
 //!
 //! TCB info has no date of a change of status. It has a `tcbDate` for each level: up to this date, the level was known
 //! to have no published weakness. So a level fell behind at the `tcbDate` of the next later level, which is about the
@@ -13,17 +16,63 @@ use dcap_qvl::{QeIdentity, TcbInfo, TcbStatus};
 use super::PlatformTcb;
 use crate::collateral::unix_seconds;
 
+/// A part of a platform that Intel has a status for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TcbPart {
+    /// Microcode, firmware and the other components in the levels of TCB info.
+    Platform,
+    /// The TDX module.
+    Module,
+    /// The quoting enclave.
+    QuotingEnclave,
+}
+
+/// A part that is not `UpToDate`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Objection {
+    part: TcbPart,
+    status: TcbStatus,
+    since: u64,
+    /// Advisories that an update of the part settles.
+    settled: Vec<String>,
+}
+
+impl Objection {
+    /// Which part.
+    pub fn part(&self) -> TcbPart {
+        self.part
+    }
+
+    /// The part's own status. What was out of date when the TD was launched, and by the verdict no longer is, has
+    /// `TDRelaunchAdvised` or `TDRelaunchAdvisedConfigurationNeeded` here.
+    pub fn status(&self) -> TcbStatus {
+        self.status
+    }
+
+    /// Unix seconds since when; never later than in truth.
+    pub fn since(&self) -> u64 {
+        self.since
+    }
+}
+
 /// How far a platform is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lag {
-    since: u64,
-    settled_by_update: Vec<String>,
+    /// Never none.
+    objections: Vec<Objection>,
+    /// Advisories of any part that no update settles.
+    open: Vec<String>,
 }
 
 impl Lag {
-    /// Reads it out of both documents for a platform. `None` if nothing about it is behind, if it reaches no level, or
-    /// if a document does not parse.
-    pub fn read(platform: &PlatformTcb, tcb_info: &str, qe_identity: &str) -> Option<Self> {
+    /// Reads it out of both documents for a platform whose verdict is `status`. `None` if nothing about it is behind,
+    /// if it reaches no level, or if a document does not parse.
+    pub fn read(
+        platform: &PlatformTcb,
+        status: TcbStatus,
+        tcb_info: &str,
+        qe_identity: &str,
+    ) -> Option<Self> {
         let mut tcb_info: TcbInfo = serde_json::from_str(tcb_info).ok()?;
         // The verifier's order; without it, "first level reached" would mean something else here than there.
         tcb_info.tcb_levels.sort_by(|a, b| {
@@ -32,37 +81,61 @@ impl Lag {
             Reverse(key(&a.tcb)).cmp(&Reverse(key(&b.tcb)))
         });
         let qe_identity: QeIdentity = serde_json::from_str(qe_identity).ok()?;
-        let mut parts = vec![
-            Part::of(&platform_levels(platform, &tcb_info)?)?,
-            Part::of(&qe_levels(platform, &qe_identity)?)?,
-        ];
-        if let Some(module) = tcb_info.tdx_module_identity(&platform.tee_tcb_svn).ok()? {
-            let levels = module.tcb_levels.iter().map(|level| {
-                let is_reached = level.shortfall(&platform.tee_tcb_svn).is_none();
-                Level::new(is_reached, level.tcb_status, &level.tcb_date, &level.advisory_ids)
-            });
-            parts.push(Part::of(&levels.collect::<Option<Vec<_>>>()?)?);
+
+        let mut parts = tdx_parts(platform, &platform.tee_tcb_svn, &tcb_info)?;
+        if matches!(status, TcbStatus::TDRelaunchAdvised | TcbStatus::TDRelaunchAdvisedConfigurationNeeded) {
+            parts.iter_mut().for_each(|part| part.objection.status = until_relaunch(part.objection.status));
         }
-        let since = parts.iter().filter_map(|part| part.since).min()?;
-        let mut settled_by_update: Vec<String> = Vec::new();
-        for advisory in parts.iter().flat_map(|part| &part.settled) {
-            let is_open = parts.iter().any(|part| part.open.contains(advisory));
-            if !is_open && !settled_by_update.contains(advisory) {
-                settled_by_update.push((*advisory).clone());
+        if let Some(current) = &platform.tee_tcb_svn2 {
+            parts.extend(tdx_parts(platform, current, &tcb_info)?);
+        }
+        parts.push(Part::of(TcbPart::QuotingEnclave, &qe_levels(platform, &qe_identity)?)?);
+
+        let (mut objections, mut open) = (Vec::new(), Vec::new());
+        for part in parts {
+            open.extend(part.open);
+            if part.objection.status != TcbStatus::UpToDate && !objections.contains(&part.objection) {
+                objections.push(part.objection);
             }
         }
-        Some(Self { since, settled_by_update })
+        (!objections.is_empty()).then_some(Self { objections, open })
     }
 
-    /// Unix seconds since when the platform is behind; never later than in truth.
+    /// Every part that is not `UpToDate`: at least one. A part is there twice if it is behind in different ways as it
+    /// was when the TD was launched and as it is now.
+    pub fn objections(&self) -> &[Objection] {
+        &self.objections
+    }
+
+    /// Unix seconds since when the platform is behind, by the part that is so for longest.
     pub fn since(&self) -> u64 {
-        self.since
+        self.objections.iter().map(|objection| objection.since).min().unwrap_or(0)
     }
 
-    /// Advisories that apply only because updates are missing: the best level that the platform does not reach no
-    /// longer has them.
-    pub fn settled_by_update(&self) -> &[String] {
-        &self.settled_by_update
+    /// Advisories that apply only because updates are missing of parts that are `chosen`: the best level that the part
+    /// does not reach no longer has them, and no other part has them.
+    pub fn settled_by_update(&self, chosen: impl Fn(&Objection) -> bool) -> Vec<&str> {
+        let (chosen, others): (Vec<_>, Vec<_>) =
+            self.objections.iter().partition(|objection| chosen(objection));
+        let is_elsewhere = |advisory: &String| {
+            self.open.contains(advisory) || others.iter().any(|other| other.settled.contains(advisory))
+        };
+        let mut settled: Vec<&str> = Vec::new();
+        for advisory in chosen.iter().flat_map(|objection| &objection.settled) {
+            if !is_elsewhere(advisory) && !settled.contains(&advisory.as_str()) {
+                settled.push(advisory);
+            }
+        }
+        settled
+    }
+}
+
+/// What a part was at launch, where the verdict says that it no longer is.
+fn until_relaunch(status: TcbStatus) -> TcbStatus {
+    match status {
+        TcbStatus::OutOfDate => TcbStatus::TDRelaunchAdvised,
+        TcbStatus::OutOfDateConfigurationNeeded => TcbStatus::TDRelaunchAdvisedConfigurationNeeded,
+        other => other,
     }
 }
 
@@ -80,12 +153,21 @@ impl<'a> Level<'a> {
     }
 }
 
-fn platform_levels<'a>(platform: &PlatformTcb, tcb_info: &'a TcbInfo) -> Option<Vec<Level<'a>>> {
-    let level = |level: &'a dcap_qvl::TcbLevel| {
-        let shortfalls = level.shortfalls(&platform.cpu_svn, platform.pce_svn, Some(&platform.tee_tcb_svn));
+/// The platform and, where TCB info knows modules by generation, its module at these versions.
+fn tdx_parts(platform: &PlatformTcb, tee_tcb_svn: &[u8; 16], tcb_info: &TcbInfo) -> Option<Vec<Part>> {
+    let levels = tcb_info.tcb_levels.iter().map(|level| {
+        let shortfalls = level.shortfalls(&platform.cpu_svn, platform.pce_svn, Some(tee_tcb_svn));
         Level::new(shortfalls.ok()?.is_empty(), level.tcb_status, &level.tcb_date, &level.advisory_ids)
-    };
-    tcb_info.tcb_levels.iter().map(level).collect()
+    });
+    let mut parts = vec![Part::of(TcbPart::Platform, &levels.collect::<Option<Vec<_>>>()?)?];
+    if let Some(module) = tcb_info.tdx_module_identity(tee_tcb_svn).ok()? {
+        let levels = module.tcb_levels.iter().map(|level| {
+            let is_reached = level.shortfall(tee_tcb_svn).is_none();
+            Level::new(is_reached, level.tcb_status, &level.tcb_date, &level.advisory_ids)
+        });
+        parts.push(Part::of(TcbPart::Module, &levels.collect::<Option<Vec<_>>>()?)?);
+    }
+    Some(parts)
 }
 
 fn qe_levels<'a>(platform: &PlatformTcb, identity: &'a QeIdentity) -> Option<Vec<Level<'a>>> {
@@ -97,32 +179,26 @@ fn qe_levels<'a>(platform: &PlatformTcb, identity: &'a QeIdentity) -> Option<Vec
 }
 
 /// How one of platform, module and quoting enclave stands.
-struct Part<'a> {
-    /// `None` if it is up to date.
-    since: Option<u64>,
-    settled: Vec<&'a String>,
+struct Part {
+    /// None in truth, if its status is `UpToDate`.
+    objection: Objection,
     /// Advisories that no update settles.
-    open: Vec<&'a String>,
+    open: Vec<String>,
 }
 
-impl<'a> Part<'a> {
+impl Part {
     /// `None` if no level is reached.
-    fn of(levels: &[Level<'a>]) -> Option<Self> {
+    fn of(part: TcbPart, levels: &[Level<'_>]) -> Option<Self> {
         let at = levels.iter().position(|level| level.is_reached)?;
         let (better, own) = (&levels[..at], &levels[at]);
         let is_missing_updates =
             matches!(own.status, TcbStatus::OutOfDate | TcbStatus::OutOfDateConfigurationNeeded);
         let repaired = better.first().filter(|_| is_missing_updates);
-        let is_settled =
-            |advisory: &&String| repaired.is_some_and(|best| !best.advisories.contains(advisory));
-        let (settled, open) = own.advisories.iter().partition(is_settled);
+        let is_settled = |advisory: &String| repaired.is_some_and(|best| !best.advisories.contains(advisory));
+        let (settled, open) = own.advisories.iter().cloned().partition(is_settled);
         let later = better.iter().map(|level| level.date).filter(|date| *date > own.date).min();
-        let since = match own.status {
-            TcbStatus::UpToDate => None,
-            _ if is_missing_updates => Some(later.unwrap_or(own.date)),
-            _ => Some(own.date),
-        };
-        Some(Self { since, settled, open })
+        let since = later.filter(|_| is_missing_updates).unwrap_or(own.date);
+        Some(Self { objection: Objection { part, status: own.status, since, settled }, open })
     }
 }
 

@@ -7,7 +7,7 @@ mod seen;
 pub use dcap_qvl::TcbStatus;
 use dcap_qvl::quote::Quote;
 
-pub use self::lag::Lag;
+pub use self::lag::{Lag, Objection, TcbPart};
 pub use self::outlook::{Ahead, EarlySets, Forecast, Outlook};
 pub use self::seen::SeenPlatforms;
 use crate::collateral::{PckLeaf, PlatformKey};
@@ -67,7 +67,8 @@ impl PlatformTcb {
 /// What Intel says of a platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcbVerdict {
-    /// Worst status of platform, TDX module and quoting enclave; never `Revoked`.
+    /// Worst status of platform, TDX module and quoting enclave, as Intel combines them; never `Revoked`. It does not
+    /// show everything that is wrong: `lag` has the parts.
     pub status: TcbStatus,
     /// Advisories that apply, without repeats.
     pub advisory_ids: Vec<String>,

@@ -118,7 +118,7 @@ impl KnownSigners {
 
     /// What is known about the signer of a KMS. Several lines about one KMS are alternatives.
     pub fn standing(&self, kms: &KmsName, signer: Signer) -> Standing<'_> {
-        let known: Vec<&Entry> = self.entries.iter().filter(|entry| entry.kms == *kms).collect();
+        let known: Vec<&Entry> = self.of(kms).collect();
         if known.is_empty() {
             return Standing::New;
         }
@@ -127,6 +127,11 @@ impl KnownSigners {
         } else {
             Standing::Changed(known)
         }
+    }
+
+    /// The entries of one KMS.
+    pub fn of(&self, kms: &KmsName) -> impl Iterator<Item = &Entry> {
+        self.entries.iter().filter(move |entry| entry.kms == *kms)
     }
 
     /// The entries, in order.

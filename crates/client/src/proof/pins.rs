@@ -24,6 +24,8 @@ pub struct Pins {
     pub bootstrap_tcb: Option<Vec<String>>,
     /// Advisories accepted; `None`: they are shown and not judged.
     pub advisories: Option<Vec<String>>,
+    /// Advisories accepted of the platform on which the root keys were made; `None`: the same.
+    pub bootstrap_advisories: Option<Vec<String>>,
     /// Identities, one of which the KMS must have; none: not judged.
     pub identities: Vec<Identity>,
     /// Public key of the root CA.
@@ -40,6 +42,7 @@ impl Default for Pins {
             tcb: vec![UP_TO_DATE.to_owned()],
             bootstrap_tcb: None,
             advisories: None,
+            bootstrap_advisories: None,
             identities: Vec::new(),
             root: None,
             k256: None,

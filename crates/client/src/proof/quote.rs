@@ -10,13 +10,15 @@ use kms_attest::{
     verify::{Binding, Verified, verify},
 };
 
+use rustls_pki_types::CertificateDer;
+
 use super::{
     Check, Outcome, Quoted,
     answers::Quote,
     examine::Examination,
     pins::{self, ImageProof},
 };
-use crate::text;
+use crate::{text, tls};
 
 /// TDATTRIBUTES that let others look in.
 const DEBUG_BYTE: u64 = 0xff;
@@ -55,7 +57,8 @@ impl Examination<'_> {
             Check::EventLog,
             Check::Measurements,
         ];
-        let spki = leaf.and_then(|leaf| ra_tls::spki_of(leaf).ok());
+        // The key by the reading of the certificate that also checked the handshake.
+        let spki = leaf.and_then(|leaf| tls::public_key_of(&CertificateDer::from(leaf)).ok());
         let (Some(spki), Some(evidence)) = (spki, evidence) else {
             REST.iter().for_each(|check| self.not_checked(*check, "there is no quote"));
             return;

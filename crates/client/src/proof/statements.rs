@@ -8,7 +8,7 @@ use kms_attest::{
 
 use super::{Check, Outcome, answers::Quote, examine::Examination, pins};
 use crate::{
-    environment::EnvKey,
+    environment::{EnvKey, key::MAX_AHEAD_SECONDS},
     proto::BootstrapResponse,
     statement::{Signer, app_key_signer, bootstrap_report_data},
 };
@@ -82,6 +82,18 @@ impl Examination<'_> {
                 "the keys were made on a platform that is {status}; accepted: {accepted}"
             )));
         }
+        let accepted = self.pins.bootstrap_advisories.as_ref().or(self.pins.advisories.as_ref());
+        if let Some(accepted) = accepted {
+            let ids = verified.advisory_ids();
+            let rest: Vec<&str> =
+                ids.iter().filter(|id| !accepted.contains(id)).map(String::as_str).collect();
+            if !rest.is_empty() {
+                let rest = rest.join(", ");
+                return Err(failed(format!(
+                    "the keys were made on a platform with advisories that are not accepted: {rest}"
+                )));
+            }
+        }
         if !self.pins.identities.is_empty() {
             let shown =
                 verified.app_info(Registers::RunTime, "").map_err(|error| failed(error.to_string()))?;
@@ -123,10 +135,19 @@ impl Examination<'_> {
         let Some(app_id) = env_key.app_id() else {
             return self.failed(Check::AppKeyChain, "app_id is not 20 bytes in hexadecimal");
         };
-        // Fresh when the answer was taken: later, only the signature can be judged.
+        if self.answers.taken_at > self.now.saturating_add(MAX_AHEAD_SECONDS) {
+            return self.failed(
+                Check::AppKeyChain,
+                "the answers were taken after the time at which they are judged",
+            );
+        }
+        // When the answers were taken is what whoever kept them says: fresh is only what is fresh now.
+        let fresh = EnvKey::verify(&env_key.answer, app_id, self.now).is_ok();
         match EnvKey::verify(&env_key.answer, app_id, self.answers.taken_at) {
             Ok(key) if key.signer == k256 => {
-                self.passed(Check::AppKeyChain, format!("signature_v1 for app {app_id} is of the k256 key"));
+                let limits = if fresh { "" } else { "; only the signature was checked: it is not fresh" };
+                let detail = format!("signature_v1 for app {app_id} is of the k256 key{limits}");
+                self.passed(Check::AppKeyChain, detail);
             }
             Ok(key) => {
                 self.failed(Check::AppKeyChain, format!("signed by {}, not by the k256 key", key.signer))

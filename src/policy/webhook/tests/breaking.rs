@@ -184,6 +184,58 @@ async fn one_that_hangs_takes_one_turn_and_no_more() {
 }
 
 #[tokio::test]
+async fn one_app_that_hangs_takes_its_own_turns_and_no_more() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let base = format!("http://{}", listener.local_addr().unwrap());
+    let hang = Arc::new(AtomicUsize::new(0));
+    let hung = hang.clone();
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let hung = hung.clone();
+            tokio::spawn(async move {
+                let mut chunk = [0; 8192];
+                while let Ok(length @ 1..) = stream.read(&mut chunk).await {
+                    if String::from_utf8_lossy(&chunk[..length]).contains(&"99".repeat(20)) {
+                        hung.fetch_add(1, Ordering::SeqCst);
+                        std::future::pending::<()>().await;
+                    }
+                    let body = allowing().to_string();
+                    let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
+                    let _ = stream.write_all(answer.as_bytes()).await;
+                }
+            });
+        }
+    });
+    // With the real numbers, and so much time that nothing ends by itself.
+    let endless = Duration::from_secs(600);
+    let bounds = Bounds { connect: endless, total: endless, patience: endless, ..BOUNDS };
+    let webhook = config::Webhook::at(Endpoint::parse(&base).unwrap());
+    let webhook = Arc::new(Webhook::with_bounds(&webhook, bounds).unwrap());
+    let hanging: Vec<_> = (0..BOUNDS.concurrent * 2)
+        .map(|_| {
+            let webhook = webhook.clone();
+            tokio::spawn(async move {
+                let app = kms_attest::identity::BootInfo { app_id: vec![0x99; 20], ..boot_info() };
+                webhook.decide(Subject::App(&app)).await
+            })
+        })
+        .collect();
+    let began = Instant::now();
+    while hang.load(Ordering::SeqCst) < BOUNDS.concurrent_each {
+        assert!(began.elapsed() < Duration::from_secs(60), "they are asked");
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+    for _ in 0..20 {
+        let others = async { (decide(&webhook).await, webhook.decide(Subject::Kms(&boot_info())).await) };
+        let (app, kms) = tokio::time::timeout(Duration::from_secs(60), others).await.expect("not held up");
+        assert!(app.is_ok() && kms.is_ok());
+    }
+    assert_eq!(hang.load(Ordering::SeqCst), BOUNDS.concurrent_each);
+    assert!(hanging.iter().all(|task| !task.is_finished()));
+    hanging.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
 async fn beyond_the_line_questions_are_shed_at_once() {
     let server = Server::new(Behaviour::Hang).await;
     let bounds = Bounds { concurrent: 1, waiting: 2, ..QUICK };

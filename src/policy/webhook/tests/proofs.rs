@@ -10,7 +10,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 use crate::config::{ClientFiles, Secret};
-use crate::policy::signed::{Answer, DecisionSigner, Signature};
+use crate::policy::signed::{DecisionSigner, Signature};
 
 fn configured(base: &str, change: impl FnOnce(&mut config::Webhook)) -> Webhook {
     let mut webhook = config::Webhook::at(Endpoint::parse(base).unwrap());
@@ -156,6 +156,10 @@ fn signer() -> DecisionSigner {
 
 impl Signing {
     async fn new(forge: Box<Forge>) -> Self {
+        Self::answering(ALLOW, forge).await
+    }
+
+    async fn answering(answer: Answer<'static>, forge: Box<Forge>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let signer = Arc::new(signer());
@@ -174,11 +178,11 @@ impl Signing {
                         });
                         let nonce = nonce.expect("a nonce");
                         let question = Question { kind: Kind::App, body: body.as_bytes(), nonce: &nonce };
-                        let mut answer = allowing();
-                        if let Some(signature) = forge(&signer, question, ALLOW) {
-                            answer["signature"] = serde_json::to_value(signature).unwrap();
+                        let mut said = said(answer);
+                        if let Some(signature) = forge(&signer, question, answer) {
+                            said["signature"] = serde_json::to_value(signature).unwrap();
                         }
-                        let body = answer.to_string();
+                        let body = said.to_string();
                         let answer =
                             format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
                         let _ = stream.write_all(answer.as_bytes()).await;
@@ -209,6 +213,18 @@ async fn a_signed_decision_counts_each_time() {
     let other = configured(&server.base, |webhook| webhook.decision_key = Some(signer().public_key()));
     let detail = detail(decide(&other).await);
     assert!(detail.contains("is not signed by core.auth_api.webhook.decision_key"), "{detail}");
+}
+
+#[tokio::test]
+async fn a_signed_denial_because_of_an_outage_is_none_either() {
+    let sign: Box<Forge> = Box::new(|signer, question, answer| Some(signer.sign(question, answer, soon())));
+    let server = Signing::answering(OUTAGE, sign).await;
+    let detail = detail(decide(&server.webhook()).await);
+    assert_eq!(detail, "the webhook answered that its own back end is unavailable");
+    // Whoever is in between gains nothing by it.
+    let server = Signing::answering(OUTAGE, Box::new(|_, _, _| None)).await;
+    let detail = self::detail(decide(&server.webhook()).await);
+    assert!(detail.contains("is not signed"), "{detail}");
 }
 
 #[tokio::test]

@@ -16,7 +16,8 @@ use super::{
 };
 use crate::{
     admission::{
-        BadEvidence, ImageCheck, Refusal, Relaxations, Step, Tolerated, check_widths, denials::Shown,
+        BadEvidence, Carrier, ImageCheck, Refusal, Relaxations, Role, Step, Tolerated, check_widths,
+        denials::Shown,
     },
     policy::{
         Decision, Denial, PolicyError,
@@ -38,11 +39,16 @@ impl Question {
 
 impl AdminService {
     /// The evidence, verified as in a live request.
-    pub(super) async fn verified(&self, shown: &Shown) -> Result<Verified, Refusal> {
-        let malformed =
-            |error: kms_attest::evidence::EvidenceError| Refusal::BadEvidence(BadEvidence::malformed(&error));
-        let of_certificate = |error: ra_tls::RaTlsError| Refusal::BadEvidence((&error).into());
-        let (evidence, spki) = match shown {
+    pub(super) async fn verified(&self, question: &Question) -> Result<Verified, Refusal> {
+        let carrier = match question.role {
+            Role::App | Role::Kms => Carrier::ClientCertificate,
+            Role::Certificate => Carrier::CertificateRequest,
+        };
+        let malformed = |error: kms_attest::evidence::EvidenceError| {
+            Refusal::bad(carrier, BadEvidence::malformed(&error))
+        };
+        let of_certificate = |error: ra_tls::RaTlsError| Refusal::bad(carrier, (&error).into());
+        let (evidence, spki) = match &question.shown {
             Shown::Nothing => return Err(Refusal::NoAttestation),
             Shown::Evidence { evidence, spki } => {
                 (Evidence::decode(evidence).map_err(malformed)?, spki.clone())
@@ -57,7 +63,8 @@ impl AdminService {
             true => Binding::SelfReported,
             false => Binding::PublicKey(&spki),
         };
-        self.parts.verifier.verify(&evidence, binding).await.map_err(Refusal::from)
+        let outcome = self.parts.verifier.verify(&evidence, binding).await;
+        outcome.map_err(|error| Refusal::unverified(carrier, error))
     }
 
     /// What a freeze of everything says when it is not known who asks.

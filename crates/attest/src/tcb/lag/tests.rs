@@ -28,7 +28,16 @@ fn current() -> PlatformTcb {
 }
 
 fn lag(platform: &PlatformTcb, (tcb_info, qe_identity): &(Value, Value)) -> Option<Lag> {
-    Lag::read(platform, &tcb_info.to_string(), &qe_identity.to_string())
+    lag_of(platform, TcbStatus::OutOfDate, tcb_info, qe_identity)
+}
+
+fn lag_of(platform: &PlatformTcb, verdict: TcbStatus, tcb_info: &Value, qe_identity: &Value) -> Option<Lag> {
+    Lag::read(platform, verdict, &tcb_info.to_string(), &qe_identity.to_string())
+}
+
+/// Part, status and date of each objection.
+fn objections(lag: &Lag) -> Vec<(TcbPart, TcbStatus, u64)> {
+    lag.objections().iter().map(|objection| (objection.part, objection.status, objection.since)).collect()
 }
 
 fn day(date: &str) -> u64 {
@@ -47,12 +56,12 @@ fn a_platform_is_behind_since_the_date_of_the_next_level() {
     second.tee_tcb_svn[2] = 2;
     let behind = lag(&second, &outdated()).unwrap();
     assert_eq!(behind.since(), day("2024-11-13"));
-    assert_eq!(behind.settled_by_update().len(), 5);
+    assert_eq!(behind.settled_by_update(|_| true).len(), 5);
     // Two recoveries behind: the first one that it missed counts, not the last.
     let third = PlatformTcb { pce_svn: 5, ..second };
     let behind = lag(&third, &outdated()).unwrap();
     assert_eq!(behind.since(), day("2024-03-13"));
-    assert_eq!(behind.settled_by_update().len(), 19);
+    assert_eq!(behind.settled_by_update(|_| true).len(), 19);
 }
 
 #[test]
@@ -67,7 +76,7 @@ fn an_old_module_or_quoting_enclave_counts_too() {
     let mut old_module = current();
     old_module.tee_tcb_svn[0] = 4;
     let behind = lag(&old_module, &outdated()).unwrap();
-    assert_eq!((behind.since(), behind.settled_by_update().len()), (day("2024-11-13"), 2));
+    assert_eq!((behind.since(), behind.settled_by_update(|_| true).len()), (day("2024-11-13"), 2));
     let (tcb_info, mut qe_identity) = outdated();
     let mut newer = qe_identity["tcbLevels"][0].clone();
     newer["tcb"]["isvsvn"] = json!(5);
@@ -86,7 +95,7 @@ fn what_is_not_about_updates_counts_from_the_levels_own_date_and_settles_nothing
         tcb_info["tcbLevels"][0]["tcbStatus"] = json!(status);
         tcb_info["tcbLevels"][0]["advisoryIDs"] = json!(["INTEL-SA-00615"]);
         let behind = lag(&current(), &(tcb_info, qe_identity)).unwrap();
-        assert_eq!((behind.since(), behind.settled_by_update()), (day("2024-11-13"), &[][..]));
+        assert_eq!((behind.since(), behind.settled_by_update(|_| true)), (day("2024-11-13"), vec![]));
     }
     // Out of date without any later level: nothing tells since when.
     let (mut tcb_info, qe_identity) = outdated();
@@ -103,8 +112,80 @@ fn an_advisory_that_the_newest_level_still_has_is_not_settled_by_an_update() {
     second.cpu_svn = [2, 2, 2, 2, 3, 1, 0, 5, 0, 0, 0, 0, 0, 0, 0, 0];
     second.tee_tcb_svn[2] = 2;
     let behind = lag(&second, &(tcb_info, qe_identity)).unwrap();
-    let settled: Vec<&str> = behind.settled_by_update().iter().map(String::as_str).collect();
+    let settled = behind.settled_by_update(|_| true);
     assert_eq!(settled, ["INTEL-SA-01079", "INTEL-SA-01099", "INTEL-SA-01103", "INTEL-SA-01111"]);
+}
+
+#[test]
+fn each_part_keeps_the_status_that_the_verdict_hides() {
+    let (mut tcb_info, mut qe_identity) = outdated();
+    tcb_info["tcbLevels"][0]["tcbStatus"] = json!("SWHardeningNeeded");
+    tcb_info["tcbLevels"][0]["advisoryIDs"] = json!(["INTEL-SA-00615"]);
+    let mut newer = qe_identity["tcbLevels"][0].clone();
+    newer["tcb"]["isvsvn"] = json!(5);
+    newer["tcbDate"] = json!("2026-10-01T00:00:00Z");
+    qe_identity["tcbLevels"][0]["tcbStatus"] = json!("OutOfDate");
+    qe_identity["tcbLevels"][0]["advisoryIDs"] = json!(["INTEL-SA-00615", "INTEL-SA-00837"]);
+    qe_identity["tcbLevels"].as_array_mut().unwrap().insert(0, newer);
+    let behind = lag(&current(), &(tcb_info.clone(), qe_identity.clone())).unwrap();
+    let expected = [
+        (TcbPart::Platform, TcbStatus::SWHardeningNeeded, day("2024-11-13")),
+        (TcbPart::QuotingEnclave, TcbStatus::OutOfDate, OCTOBER_2026),
+    ];
+    assert_eq!(objections(&behind), expected);
+    let of_qe = |objection: &Objection| objection.part() == TcbPart::QuotingEnclave;
+    assert_eq!(behind.settled_by_update(of_qe), ["INTEL-SA-00837"], "the platform has the other one, too");
+
+    let mut old_module = current();
+    old_module.tee_tcb_svn[0] = 4;
+    let behind = lag(&old_module, &(tcb_info, qe_identity)).unwrap();
+    let parts: Vec<TcbPart> = behind.objections().iter().map(Objection::part).collect();
+    assert_eq!(parts, [TcbPart::Platform, TcbPart::Module, TcbPart::QuotingEnclave]);
+    assert_eq!(behind.objections()[1].status(), TcbStatus::OutOfDate);
+}
+
+#[test]
+fn what_an_update_of_two_parts_settles_needs_both() {
+    let (mut tcb_info, mut qe_identity) = outdated();
+    let mut old = current();
+    old.tee_tcb_svn[0] = 4;
+    tcb_info["tcbLevels"][0]["tcbStatus"] = json!("UpToDate");
+    let mut newer = qe_identity["tcbLevels"][0].clone();
+    newer["tcb"]["isvsvn"] = json!(5);
+    let shared = lag(&old, &(tcb_info.clone(), qe_identity.clone())).unwrap();
+    let shared: Vec<String> = shared.settled_by_update(|_| true).into_iter().map(str::to_owned).collect();
+    qe_identity["tcbLevels"][0]["tcbStatus"] = json!("OutOfDate");
+    qe_identity["tcbLevels"][0]["advisoryIDs"] = json!(shared);
+    qe_identity["tcbLevels"].as_array_mut().unwrap().insert(0, newer);
+    let behind = lag(&old, &(tcb_info, qe_identity)).unwrap();
+    assert!(!shared.is_empty());
+    assert_eq!(behind.settled_by_update(|_| true), shared);
+    for part in [TcbPart::Module, TcbPart::QuotingEnclave] {
+        assert!(behind.settled_by_update(|objection| objection.part() == part).is_empty(), "{part:?}");
+    }
+}
+
+#[test]
+fn a_launch_that_was_out_of_date_is_told_from_what_runs_now() {
+    let (mut tcb_info, qe_identity) = outdated();
+    let launched = PlatformTcb { tee_tcb_svn2: Some(current().tee_tcb_svn), ..current() };
+    let mut launched = launched;
+    launched.tee_tcb_svn[0] = 4;
+    let relaunch = TcbStatus::TDRelaunchAdvised;
+    let behind = lag_of(&launched, relaunch, &tcb_info, &qe_identity).unwrap();
+    assert_eq!(objections(&behind), [(TcbPart::Module, relaunch, day("2024-11-13"))]);
+    tcb_info["tcbLevels"][0]["tcbStatus"] = json!("SWHardeningNeeded");
+    let behind = lag_of(&launched, relaunch, &tcb_info, &qe_identity).unwrap();
+    let expected = [
+        (TcbPart::Platform, TcbStatus::SWHardeningNeeded, day("2024-11-13")),
+        (TcbPart::Module, relaunch, day("2024-11-13")),
+    ];
+    assert_eq!(objections(&behind), expected, "the same platform counts once");
+    // A module that is out of date now as well is just that.
+    launched.tee_tcb_svn2 = Some(launched.tee_tcb_svn);
+    let behind = lag_of(&launched, TcbStatus::OutOfDate, &tcb_info, &qe_identity).unwrap();
+    assert_eq!(behind.objections()[1].status(), TcbStatus::OutOfDate);
+    assert_eq!(behind.objections().len(), 2);
 }
 
 #[test]
@@ -124,6 +205,6 @@ fn documents_that_tell_nothing_give_nothing() {
         *spoilt.pointer_mut(pointer).unwrap() = value;
         assert_eq!(lag(&old, &(spoilt, qe_identity.clone())), None, "{pointer}");
     }
-    assert_eq!(Lag::read(&old, "{", &qe_identity.to_string()), None);
-    assert_eq!(Lag::read(&old, &tcb_info.to_string(), "[]"), None);
+    assert_eq!(Lag::read(&old, TcbStatus::OutOfDate, "{", &qe_identity.to_string()), None);
+    assert_eq!(Lag::read(&old, TcbStatus::OutOfDate, &tcb_info.to_string(), "[]"), None);
 }

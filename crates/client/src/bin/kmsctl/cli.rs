@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-use clap::{CommandFactory as _, Parser, Subcommand};
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
 
 use crate::{
     command::{
@@ -20,7 +20,7 @@ use crate::{
         shadow::Shadow,
         sign_cert::SignCert,
         status::Status,
-        verify::Verify,
+        verify::{Origin, Verify},
     },
     exit::{self, Failure, Outcome},
     output::{Audience, Terminal},
@@ -35,6 +35,18 @@ pub(crate) struct Cli {
     json: bool,
     #[command(subcommand)]
     command: Command,
+}
+
+impl Cli {
+    fn read(matches: &ArgMatches) -> Result<Self, clap::Error> {
+        let mut cli = Self::from_arg_matches(matches)?;
+        if let (Command::Verify(verify), Some(("verify", inner))) = (&mut cli.command, matches.subcommand())
+            && inner.value_source("kms") == Some(ValueSource::CommandLine)
+        {
+            verify.kms_origin = Origin::CommandLine;
+        }
+        Ok(cli)
+    }
 }
 
 #[derive(Debug, Subcommand)]
@@ -103,14 +115,19 @@ impl Command {
 
 /// Runs the command that the arguments name.
 pub(crate) fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
+    let cli = match Cli::command().try_get_matches().and_then(|matches| Cli::read(&matches)) {
         Ok(cli) => cli,
         Err(error) => return wrong(&error),
     };
     let terminal = Terminal::new(if cli.json { Audience::Machines } else { Audience::People });
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build();
     let outcome = match runtime {
-        Ok(runtime) => runtime.block_on(cli.command.run(&terminal)),
+        Ok(runtime) => {
+            let outcome = runtime.block_on(cli.command.run(&terminal));
+            // A name look-up that hangs must not keep the program.
+            runtime.shutdown_background();
+            outcome
+        }
         Err(error) => Err(Failure::failed(format_args!("no runtime: {error}"))),
     };
     match outcome {

@@ -80,6 +80,12 @@ impl Failure {
         self
     }
 
+    /// Adds what to do about it.
+    pub(crate) fn hint(mut self, advice: &str) -> Self {
+        self.message = format!("{}; {advice}", self.message);
+        self
+    }
+
     /// Says about what the failure is.
     pub(crate) fn about(mut self, subject: impl fmt::Display) -> Self {
         self.message = format!("{subject}: {}", self.message);

@@ -1,21 +1,23 @@
 //! Which KMS a command talks to, and the operator's token for it.
 
-use std::{env, path::PathBuf, time::Duration};
+use std::{env, path::PathBuf, str::FromStr, time::Duration};
 
 use clap::Args;
 use kms_client::{
-    CallError, KmsUrl,
-    operator::{OperatorConnection, OperatorToken, OperatorUrl},
+    CallError, ConnectError, KmsUrl, Trust,
+    operator::{OperatorConnection, OperatorToken, OperatorUrl, SetupStatus},
 };
 use serde::{Serialize, de::DeserializeOwned};
 use zeroize::Zeroizing;
 
 use crate::{
     exit::{Failure, Outcome},
-    files,
+    files, input,
     output::Terminal,
 };
 
+/// A root certificate is small.
+const MAX_ROOT_BYTES: usize = 64 << 10;
 /// A token is short.
 const MAX_TOKEN_BYTES: usize = 4096;
 
@@ -57,6 +59,8 @@ pub(crate) struct Operated {
     pub(crate) url: OperatorUrl,
     #[command(flatten)]
     credentials: Credentials,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// The admin service of one KMS.
@@ -73,6 +77,84 @@ pub(crate) struct Administered {
     url: OperatorUrl,
     #[command(flatten)]
     credentials: Credentials,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// Which server is believed over https.
+#[derive(Args, Debug)]
+#[group(multiple = false)]
+pub(crate) struct Server {
+    /// Over https: root CA certificate (PEM) under which the server must be
+    #[arg(long, value_name = "FILE")]
+    root_ca: Option<PathBuf>,
+    /// Over https: public key that the server must hold (SubjectPublicKeyInfo DER)
+    #[arg(long, value_name = "HEX")]
+    server_spki: Option<Spki>,
+    /// Over https: give the token to any server, and believe what it answers
+    #[arg(long)]
+    dangerous_any_server: bool,
+}
+
+/// A public key, SubjectPublicKeyInfo DER.
+#[derive(Clone, Debug)]
+struct Spki(Vec<u8>);
+
+impl FromStr for Spki {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        const SEQUENCE: u8 = 0x30;
+        let key = input::decode(text)?;
+        match key.first() {
+            Some(&SEQUENCE) if key.len() > 32 => Ok(Self(key)),
+            _ => Err("must be SubjectPublicKeyInfo DER: it starts with 30, and is no hash".to_owned()),
+        }
+    }
+}
+
+/// What an option says about the server.
+pub(crate) enum Belief {
+    /// Nothing: no option is given.
+    Unsaid,
+    /// Any server.
+    Any,
+    /// Under this root CA, PEM.
+    Root(Zeroizing<String>),
+    /// The holder of this key.
+    Key(Vec<u8>),
+}
+
+impl Server {
+    /// What is believed of the server at `url`.
+    pub(crate) fn belief(&self, url: &OperatorUrl) -> Outcome<Belief> {
+        if self.dangerous_any_server {
+            return Ok(Belief::Any);
+        }
+        let belief = match (&self.root_ca, &self.server_spki) {
+            (Some(path), _) => Belief::Root(files::read_text(path, MAX_ROOT_BYTES)?),
+            (None, Some(Spki(key))) => Belief::Key(key.clone()),
+            (None, None) => return Ok(Belief::Unsaid),
+        };
+        match url {
+            OperatorUrl::Tls(_) => Ok(belief),
+            OperatorUrl::Plain(_) => Err(Failure::usage(format_args!(
+                "{url}: plain http proves no server; --root-ca and --server-spki are for https"
+            ))),
+        }
+    }
+}
+
+impl Belief {
+    /// With `otherwise` where nothing is said.
+    pub(crate) fn trust<'a>(&'a self, otherwise: Trust<'a>) -> Trust<'a> {
+        match self {
+            Self::Unsaid => otherwise,
+            Self::Any => Trust::DangerousAnyServer,
+            Self::Root(pem) => Trust::RootCa(pem.as_str()),
+            Self::Key(spki) => Trust::PublicKey(spki),
+        }
+    }
 }
 
 /// A KMS gives up a request after 50 s unless it is configured otherwise.
@@ -85,16 +167,27 @@ impl Administered {
         if token.is_some() && self.url.is_exposed() {
             terminal.warn(format_args!("the token goes to {} in clear", self.url));
         }
-        OperatorConnection::open(&self.url, token)
-            .await
-            .map_err(|error| Failure::from(error).about(&self.url))
+        let belief = self.server.belief(&self.url)?;
+        if matches!((&belief, &self.url), (Belief::Any, OperatorUrl::Tls(_))) {
+            terminal.warn(format_args!("any server is believed to be {} (--dangerous-any-server)", self.url));
+        }
+        OperatorConnection::open(&self.url, belief.trust(Trust::PublicRoots), token).await.map_err(|error| {
+            let foreign = matches!((&error, &belief), (ConnectError::Tls(_), Belief::Unsaid));
+            let failure = Failure::from(error).about(&self.url);
+            match foreign {
+                true => failure.hint(
+                    "nothing was sent; a server that no public CA vouches for is named by --root-ca or --server-spki",
+                ),
+                false => failure,
+            }
+        })
     }
 
     /// One call on a connection of its own.
     pub(crate) async fn call<Q, A>(&self, terminal: &Terminal, method: &str, request: &Q) -> Outcome<A>
     where
         Q: Serialize + Sync,
-        A: DeserializeOwned,
+        A: Serialize + DeserializeOwned,
     {
         let connection = self.connect(terminal).await?;
         self.call_on(&connection, method, request).await
@@ -109,9 +202,9 @@ impl Administered {
     ) -> Outcome<A>
     where
         Q: Serialize + Sync,
-        A: DeserializeOwned,
+        A: Serialize + DeserializeOwned,
     {
-        let answer = connection.call(ADMIN_TIME, &format!("Admin.{method}"), request).await;
+        let answer = connection.call_complete(ADMIN_TIME, &format!("Admin.{method}"), request).await;
         answer.map_err(|error| match &error {
             CallError::Refused { status, .. } if status.as_u16() == 401 => {
                 Failure::from(error).about(format_args!(
@@ -151,13 +244,41 @@ impl Service {
 }
 
 impl Operated {
-    /// Connects, with the token if there is one.
+    /// Connects, with the token if there is one. A KMS without keys has a certificate that nobody vouches for: over
+    /// https the token goes to it only if its key is known.
     pub(crate) async fn connect(&self, service: Service, terminal: &Terminal) -> Outcome<OperatorConnection> {
         let token = self.credentials.token(service)?;
         if token.is_some() && self.url.is_exposed() {
             terminal.warn(format_args!("the token goes to {} in clear", self.url));
         }
-        OperatorConnection::open(&self.url, token)
+        let belief = self.server.belief(&self.url)?;
+        match (&self.url, &belief) {
+            (OperatorUrl::Tls(_), Belief::Unsaid) if token.is_some() => {
+                return Err(Failure::usage(format_args!(
+                    "the token does not go to {}, which anybody may be: name the key of the server with --server-spki, \
+                     or give it to any server with --dangerous-any-server",
+                    self.url
+                )));
+            }
+            (OperatorUrl::Tls(_), Belief::Unsaid | Belief::Any) => {
+                terminal.warn(format_args!("{} is an unverified server", self.url));
+            }
+            _ => {}
+        }
+        self.open(&belief, token).await
+    }
+
+    /// Asks the setup service where the KMS stands; nothing where it has none.
+    pub(crate) async fn setup_status(&self, limit: Duration) -> Outcome<Option<SetupStatus>> {
+        let token = self.credentials.token(Service::Onboarding)?;
+        let belief = self.server.belief(&self.url)?;
+        // After `connect`, which refuses to give the token to anybody.
+        let connection = self.open(&belief, token).await?;
+        Ok(connection.setup_status(limit).await.ok())
+    }
+
+    async fn open(&self, belief: &Belief, token: Option<OperatorToken>) -> Outcome<OperatorConnection> {
+        OperatorConnection::open(&self.url, belief.trust(Trust::DangerousAnyServer), token)
             .await
             .map_err(|error| Failure::from(error).about(&self.url))
     }

@@ -2,7 +2,7 @@
 
 use std::{
     path::{Path, PathBuf},
-    time::Duration,
+    time::{Duration, Instant},
 };
 
 use clap::Args;
@@ -43,7 +43,7 @@ pub(crate) struct AppKey {
     /// Overwrite the file
     #[arg(long)]
     force: bool,
-    /// How long all URLs together may take, in seconds
+    /// How long the guest agent and all URLs together may take, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 }
@@ -64,10 +64,15 @@ impl AppKey {
             ServerAttestation::Required(&verifier)
         };
         let progress = terminal.progress("asking the guest agent");
-        let vm_config = self.evidence.vm_config(&attester).await?;
+        let altogether = Duration::from_secs(self.timeout);
+        let deadline = Instant::now() + altogether;
+        let vm_config = tokio::time::timeout(altogether, self.evidence.vm_config(&attester));
+        let vm_config = vm_config.await.unwrap_or_else(|_| {
+            Err(Failure::failed(format_args!("the guest agent gives no vm_config within {} s", self.timeout)))
+        })?;
         progress.now("verifying a KMS and proving this CVM to it");
         let pin = self.key_provider_id.as_ref().map(|Hex(spki)| &spki[..]);
-        let altogether = Duration::from_secs(self.timeout);
+        let altogether = deadline.saturating_duration_since(Instant::now());
         let per_kms = Deadlines::default().per_kms.min(altogether);
         let deadlines = Deadlines { per_kms, altogether };
         let keys =

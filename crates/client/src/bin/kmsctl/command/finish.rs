@@ -3,12 +3,12 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use kms_client::{Connection, KmsUrl, Trust, proto::GetMetaResponse};
+use kms_client::{Connection, KmsUrl, Trust, operator::SetupStatus, proto::GetMetaResponse};
 use serde_json::json;
 
 use crate::{
     exit::{Exit, Failure, Outcome},
-    output::Terminal,
+    output::{Terminal, printable},
     target::{Operated, Service},
 };
 
@@ -28,6 +28,11 @@ pub(crate) struct Finish {
 impl Finish {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         let connection = self.kms.connect(Service::Onboarding, terminal).await?;
+        // Another implementation has no setup service; then nothing is known beforehand.
+        let status = self.kms.setup_status(CALL_TIME).await?;
+        if let Some(status) = &status {
+            ready(status).map_err(|failure| failure.about(&self.kms.url))?;
+        }
         connection.call::<_, ()>(CALL_TIME, "Onboard.Finish", &()).await?;
         drop(connection);
         if self.wait == 0 {
@@ -36,7 +41,8 @@ impl Finish {
             })?;
             return Ok(Exit::Done);
         }
-        let url = self.kms.url.once_serving().map_err(Failure::usage)?;
+        let serving_port = status.and_then(|status| status.serving_port);
+        let url = self.kms.url.once_serving(serving_port).map_err(Failure::usage)?;
         let progress = terminal.progress("waiting until keys are served");
         let meta = serving(&url, Duration::from_secs(self.wait)).await?;
         drop(progress);
@@ -46,6 +52,19 @@ impl Finish {
         )?;
         Ok(Exit::Done)
     }
+}
+
+/// Whether `Finish` can lead to a KMS that serves.
+fn ready(status: &SetupStatus) -> Outcome<()> {
+    let problem = match status.mode.as_str() {
+        "onboarding" => "there are no keys yet, so there is nothing to finish",
+        "broken" => "the key directory holds a part of the keys",
+        "restart_required" => "the keys are saved, but this process cannot serve them",
+        _ => return Ok(()),
+    };
+    let next: Vec<String> = status.next.iter().map(|step| printable(&step.text)).collect();
+    let failure = Failure::failed(format_args!("{problem}. Next: {}", next.join("; or ")));
+    Err(failure.with("setup", json!(status)))
 }
 
 async fn serving(url: &KmsUrl, limit: Duration) -> Outcome<GetMetaResponse> {

@@ -97,11 +97,12 @@ impl Freeze {
             expires_at: self.lasts.map(|lasts| when::now().saturating_add(lasts.as_secs())),
         };
         let answer: FreezeResponse = self.admin.call(terminal, "Freeze", &request).await?;
+        let Some(frozen) = &answer.frozen else {
+            return Err(Failure::failed("Admin.Freeze: the answer lacks frozen"));
+        };
         terminal.show(&answer, |page| {
             page.line(page.toned(Tone::Good, "Frozen: from now on nothing is released to it."));
-            if let Some(frozen) = &answer.frozen {
-                entry(page, frozen);
-            }
+            entry(page, frozen);
             page.line("Other KMS nodes do not know of it: freeze it at each of them.");
         })?;
         Ok(Exit::Done)

@@ -9,7 +9,7 @@ use kms_client::{
 };
 
 use crate::{
-    exit::{Exit, Outcome},
+    exit::{Exit, Failure, Outcome},
     output::Terminal,
     target::{Operated, Service},
 };
@@ -37,6 +37,9 @@ impl Onboard {
         let request = OnboardRequest { source_url: self.source.to_string(), domain: self.domain };
         let keys: OnboardResponse = connection.call(CALL_TIME, "Onboard.Onboard", &request).await?;
         drop(progress);
+        if keys.k256_pubkey.is_empty() {
+            return Err(Failure::failed("Onboard.Onboard: the answer lacks k256_pubkey"));
+        }
         terminal.show(&keys, |page| {
             page.field("k256 public key", hex::encode(&keys.k256_pubkey));
             page.line("");

@@ -1,6 +1,6 @@
 //! `kmsctl sign-cert`: a certificate for the app that runs in this CVM, from a KMS that is verified first.
 
-use std::path::PathBuf;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use kms_attest::{
@@ -9,7 +9,9 @@ use kms_attest::{
     ra_tls,
 };
 use kms_client::{Connection, KmsUrl, ServerAttestation, Trust, sign::LeafRequest};
+use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::json;
+use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use zeroize::Zeroizing;
 
 use super::{app_key, meta::public_key};
@@ -20,6 +22,7 @@ use crate::{
     output::Terminal,
     target::Kms,
     trust::{OwnEvidence, Verification},
+    when::now,
 };
 
 const MAX_KEY_BYTES: usize = 64 << 10;
@@ -100,13 +103,18 @@ impl SignCert {
         let vm_config = self.evidence.vm_config(&attester).await?;
         let chain = kms.sign_cert(&self.leaf(), &key, &attester, &vm_config).await?;
         drop(progress);
-        check(&chain, &key, &root)?;
+        check(&chain, &key, &root, self.usage(), self.valid_at())?;
+        if !self.is_pinned() {
+            terminal
+                .warn("the root CA is not pinned: --app-keys or --key-provider-id says which KMS it must be");
+        }
         files::write(&self.out, chain.concat().as_bytes(), Readers::Everyone, existing)?;
         let report = json!({
             "kms_url": url.to_string(),
             "key": self.key.display().to_string(),
             "file": self.out.display().to_string(),
             "certificates": chain.len(),
+            "key_provider_pinned": self.is_pinned(),
         });
         terminal.show(&report, |page| {
             page.field("key", self.key.display());
@@ -125,6 +133,22 @@ impl SignCert {
             }
             _ => Ok(root),
         }
+    }
+
+    /// Whether something says which root CA it must be.
+    fn is_pinned(&self) -> bool {
+        self.app_keys.is_some() || self.key_provider_id.is_some()
+    }
+
+    /// For what the chain must be good.
+    fn usage(&self) -> KeyUsage {
+        if self.client_auth && !self.server_auth { KeyUsage::client_auth() } else { KeyUsage::server_auth() }
+    }
+
+    /// Now, or the time nearest to it at which the certificate is to be valid.
+    fn valid_at(&self) -> UnixTime {
+        let at = now().max(self.not_before.unwrap_or(0)).min(self.not_after.unwrap_or(u64::MAX));
+        UnixTime::since_unix_epoch(Duration::from_secs(at))
     }
 
     fn leaf(&self) -> LeafRequest {
@@ -153,8 +177,8 @@ impl SignCert {
     }
 }
 
-/// The chain must be over our key and end in the root that was verified.
-fn check(chain: &[String], key: &P256Key, root: &str) -> Outcome<()> {
+/// The chain must be over our key, end in the root that was verified, and hold: each certificate signed by the next.
+fn check(chain: &[String], key: &P256Key, root: &str, usage: KeyUsage, at: UnixTime) -> Outcome<()> {
     let (Some(leaf), Some(last)) = (chain.first(), chain.last()) else {
         return Err(Failure::unproven("SignCert: the chain is empty"));
     };
@@ -165,5 +189,14 @@ fn check(chain: &[String], key: &P256Key, root: &str) -> Outcome<()> {
     if public_key(last).is_none() || public_key(last) != public_key(root) {
         return Err(Failure::unproven("SignCert: the chain ends in another root CA"));
     }
-    Ok(())
+    let unreadable = || Failure::unproven("SignCert: the chain has a certificate that cannot be read");
+    let ders = chain.iter().map(|pem| certificate::der(pem).map(CertificateDer::from));
+    let ders: Vec<CertificateDer<'_>> = ders.collect::<Result<_, _>>().map_err(|_| unreadable())?;
+    let anchor = certificate::der(root).map(CertificateDer::from).map_err(|_| unreadable())?;
+    let anchor = anchor_from_trusted_cert(&anchor).map_err(|_| unreadable())?;
+    let leaf = ders.first().ok_or_else(unreadable)?;
+    let leaf = EndEntityCert::try_from(leaf).map_err(|_| unreadable())?;
+    leaf.verify_for_usage(webpki::ALL_VERIFICATION_ALGS, &[anchor], &ders[1..], at, usage, None, None)
+        .map(drop)
+        .map_err(|error| Failure::unproven(format_args!("SignCert: the chain does not hold: {error}")))
 }

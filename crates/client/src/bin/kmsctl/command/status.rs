@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use clap::Args;
 use kms_client::{
-    operator::{OperatorConnection, OperatorUrl},
+    CallError, Trust,
+    operator::{OperatorConnection, OperatorUrl, SetupStatus},
     proto::{AttestationInfoResponse, GetMetaResponse},
 };
 use serde_json::{Value, json};
@@ -14,6 +15,7 @@ use super::meta::public_key;
 use crate::{
     exit::{Exit, Outcome},
     output::{Page, Terminal, Tone, printable},
+    target::{Belief, Credentials, Server, Service},
 };
 
 const CALL_TIME: Duration = Duration::from_secs(30);
@@ -31,13 +33,25 @@ pub(crate) struct Status {
         required = true
     )]
     urls: Vec<OperatorUrl>,
+    #[command(flatten)]
+    credentials: Credentials,
+    #[command(flatten)]
+    server: Server,
 }
 
 /// What one KMS does.
 enum State {
     Serving(Box<GetMetaResponse>),
-    Onboarding(Option<Box<AttestationInfoResponse>>),
+    Onboarding(Box<Waiting>),
     Unreachable(String),
+}
+
+/// What a KMS says that does not serve.
+struct Waiting {
+    /// Absent where its guest agent does not answer.
+    info: Option<AttestationInfoResponse>,
+    /// Absent where there is no setup service, or its token is missing.
+    setup: Option<SetupStatus>,
 }
 
 /// What makes two KMSs replicas of each other.
@@ -52,7 +66,7 @@ impl Status {
         let progress = terminal.progress("asking each KMS");
         let mut states = Vec::new();
         for url in &self.urls {
-            states.push((url, ask(url).await));
+            states.push((url, self.ask(url, terminal).await?));
         }
         drop(progress);
         let keys: Vec<Keys> = states.iter().filter_map(|(_, state)| state.keys()).collect();
@@ -83,24 +97,70 @@ impl Status {
     }
 }
 
-async fn ask(url: &OperatorUrl) -> State {
-    let connection = match OperatorConnection::open(url, None).await {
-        Ok(connection) => connection,
-        Err(error) => return State::Unreachable(error.to_string()),
-    };
-    let refusal = match connection.call(CALL_TIME, "GetMeta", &()).await {
-        Ok(meta) => return State::Serving(Box::new(meta)),
-        Err(refusal) => refusal,
-    };
-    // A KMS without keys knows no such method.
-    let kms_client::CallError::Refused { status, message, .. } = &refusal else {
-        return State::Unreachable(refusal.to_string());
-    };
-    if status.as_u16() != 404 && !message.starts_with("Service not found") {
-        return State::Unreachable(refusal.to_string());
+impl Status {
+    async fn ask(&self, url: &OperatorUrl, terminal: &Terminal) -> Outcome<State> {
+        let connection = match OperatorConnection::open(url, Trust::DangerousAnyServer, None).await {
+            Ok(connection) => connection,
+            Err(error) => return Ok(State::Unreachable(error.to_string())),
+        };
+        let refusal = match connection.call(CALL_TIME, "GetMeta", &()).await {
+            Ok(meta) => return Ok(State::Serving(Box::new(meta))),
+            Err(refusal) => refusal,
+        };
+        // A KMS without keys knows no such method.
+        let CallError::Refused { status, message, .. } = &refusal else {
+            return Ok(State::Unreachable(refusal.to_string()));
+        };
+        if status.as_u16() != 404 && !message.starts_with("Service not found") {
+            return Ok(State::Unreachable(refusal.to_string()));
+        }
+        // Without an answer of its guest agent, it is onboarding all the same.
+        let info = connection.call(CALL_TIME, "Onboard.GetAttestationInfo", &()).await.ok();
+        let setup = self.setup(&connection, terminal).await?;
+        Ok(State::Onboarding(Box::new(Waiting { info, setup })))
     }
-    // Without an answer of its guest agent, it is onboarding all the same.
-    State::Onboarding(connection.call(CALL_TIME, "Onboard.GetAttestationInfo", &()).await.ok().map(Box::new))
+
+    /// What the setup service says. The token is shown only where it is asked for, and over https only to a server that
+    /// an option names.
+    async fn setup(
+        &self,
+        connection: &OperatorConnection,
+        terminal: &Terminal,
+    ) -> Outcome<Option<SetupStatus>> {
+        match connection.setup_status(CALL_TIME).await {
+            Ok(status) => return Ok(Some(status)),
+            Err(CallError::Refused { status, .. }) if status.as_u16() == 401 => {}
+            Err(_) => return Ok(None),
+        }
+        let url = connection.url();
+        let Some(token) = self.credentials.token(Service::Onboarding)? else {
+            terminal.warn(format_args!(
+                "{url} tells where it stands only with its token, in KMS_ONBOARD_TOKEN or --token-file"
+            ));
+            return Ok(None);
+        };
+        let belief = match url {
+            // Pins are about the servers over https.
+            OperatorUrl::Plain(_) => Belief::Any,
+            OperatorUrl::Tls(_) => self.server.belief(url)?,
+        };
+        if matches!(belief, Belief::Unsaid) {
+            terminal.warn(format_args!(
+                "the token does not go to {url}, which anybody may be: name its key with --server-spki"
+            ));
+            return Ok(None);
+        }
+        if url.is_exposed() {
+            terminal.warn(format_args!("the token goes to {url} in clear"));
+        }
+        match OperatorConnection::open(url, belief.trust(Trust::PublicRoots), Some(token)).await {
+            Ok(trusted) => Ok(trusted.setup_status(CALL_TIME).await.ok()),
+            Err(error) => {
+                terminal.warn(format_args!("{url}: {error}; the token was not sent"));
+                Ok(None)
+            }
+        }
+    }
 }
 
 impl State {
@@ -123,9 +183,12 @@ impl State {
                 report["k256_pubkey"] = hex::encode(&meta.k256_pubkey).into();
                 report["relaxed_settings"] = meta.relaxed_settings.clone().into();
             }
-            Self::Onboarding(info) => {
+            Self::Onboarding(waiting) => {
                 report["state"] = "onboarding".into();
-                if let Some(info) = info {
+                report["mode"] = json!(waiting.setup.as_ref().map(|setup| &setup.mode));
+                report["serving_port"] = json!(waiting.setup.as_ref().and_then(|setup| setup.serving_port));
+                report["next"] = json!(waiting.setup.as_ref().map(|setup| &setup.next));
+                if let Some(info) = &waiting.info {
                     report["mr_aggregated"] = hex::encode(&info.mr_aggregated).into();
                     report["os_image_hash"] = hex::encode(&info.os_image_hash).into();
                     report["device_id"] = hex::encode(&info.device_id).into();
@@ -142,11 +205,17 @@ impl State {
 
     fn show(&self, page: &mut Page, url: &OperatorUrl) {
         let (tone, word) = match self {
-            Self::Serving(_) => (Tone::Good, "serving"),
-            Self::Onboarding(_) => (Tone::Doubtful, "onboarding"),
-            Self::Unreachable(_) => (Tone::Bad, "unreachable"),
+            Self::Serving(_) => (Tone::Good, "serving".to_owned()),
+            Self::Onboarding(waiting) => match &waiting.setup {
+                None => (Tone::Doubtful, "onboarding".to_owned()),
+                Some(setup) if matches!(setup.mode.as_str(), "broken" | "restart_required") => {
+                    (Tone::Bad, printable(&setup.mode).replace('_', " "))
+                }
+                Some(setup) => (Tone::Doubtful, printable(&setup.mode)),
+            },
+            Self::Unreachable(_) => (Tone::Bad, "unreachable".to_owned()),
         };
-        let word = page.toned(tone, word);
+        let word = page.toned(tone, &word);
         page.line(format_args!("{url}  {word}"));
         match self {
             Self::Serving(meta) => {
@@ -157,13 +226,23 @@ impl State {
                 let relaxed: Vec<String> = meta.relaxed_settings.iter().map(|code| printable(code)).collect();
                 page.field("  relaxed settings", relaxed.join(", "));
             }
-            Self::Onboarding(Some(info)) => {
-                page.field("  mr_aggregated", hex::encode(&info.mr_aggregated));
-                page.field("  os_image_hash", hex::encode(&info.os_image_hash));
-                page.field("  device_id", hex::encode(&info.device_id));
-                page.field("  TEE", printable(&info.tee_variant));
+            Self::Onboarding(waiting) => {
+                if let Some(info) = &waiting.info {
+                    page.field("  mr_aggregated", hex::encode(&info.mr_aggregated));
+                    page.field("  os_image_hash", hex::encode(&info.os_image_hash));
+                    page.field("  device_id", hex::encode(&info.device_id));
+                    page.field("  TEE", printable(&info.tee_variant));
+                }
+                if let Some(setup) = &waiting.setup {
+                    page.field(
+                        "  serves at port",
+                        setup.serving_port.map(|port| port.to_string()).unwrap_or_default(),
+                    );
+                    for step in &setup.next {
+                        page.field("  next", printable(&step.text));
+                    }
+                }
             }
-            Self::Onboarding(None) => {}
             Self::Unreachable(reason) => page.field("  reason", reason),
         }
     }

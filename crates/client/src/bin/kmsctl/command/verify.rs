@@ -36,9 +36,12 @@ pub(crate) struct Verify {
     /// URL of the KMS; with --offline, the answers must be those of this one
     #[arg(value_name = "URL")]
     url: Option<KmsUrl>,
-    /// URL of the KMS, where none stands alone
+    /// As URL; where both are given, they must be the same
     #[arg(long, value_name = "URL", env = "KMS_URL", hide_env_values = true)]
     kms: Option<KmsUrl>,
+    /// Where `kms` comes from: whoever names it means it, the environment is for all commands.
+    #[arg(skip)]
+    pub(crate) kms_origin: Origin,
     /// Judge answers that --save-bundle kept; needs no network
     #[arg(long, value_name = "FILE")]
     offline: Option<PathBuf>,
@@ -61,6 +64,16 @@ pub(crate) struct Verify {
     /// Fail also when a step could not be checked because nothing was pinned
     #[arg(long)]
     strict: bool,
+}
+
+/// Where an argument comes from.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Origin {
+    /// The environment, or nowhere.
+    #[default]
+    Elsewhere,
+    /// The command line.
+    CommandLine,
 }
 
 /// What the KMS must be.
@@ -87,6 +100,9 @@ struct Pinned {
     /// Advisories that are accepted; all others fail
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     accept_advisory: Option<Vec<String>>,
+    /// Advisories accepted of the platform on which the root keys were made [default: as --accept-advisory]
+    #[arg(long, value_name = "ID", value_delimiter = ',')]
+    bootstrap_advisory: Option<Vec<String>>,
     /// Keys of an app as app-key wrote them: are they of this KMS?
     #[arg(long, value_name = "FILE")]
     app_keys: Option<PathBuf>,
@@ -94,6 +110,7 @@ struct Pinned {
 
 impl Verify {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        let named = self.named()?.cloned();
         let pins = self.pinned.read()?;
         let anchors = self.verification.anchors(terminal)?;
         let existing = if self.force { Existing::Replaced } else { Existing::Kept };
@@ -105,7 +122,7 @@ impl Verify {
                 let bundle = files::read(path, answers::MAX_BYTES)?;
                 let answers = Answers::parse(&bundle)
                     .map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))?;
-                if let Some(url) = self.url.as_ref().filter(|url| url.to_string() != answers.url) {
+                if let Some(url) = named.as_ref().filter(|url| url.to_string() != answers.url) {
                     let other = printable(&answers.url);
                     return Err(Failure::unproven(format_args!(
                         "{}: of {other}, not of {url}",
@@ -115,7 +132,7 @@ impl Verify {
                 (answers, self.at.unwrap_or_else(now))
             }
             None => {
-                let url = self.url.as_ref().or(self.kms.as_ref());
+                let url = named.as_ref().or(self.kms.as_ref());
                 let url = url.ok_or_else(|| Failure::usage("a URL or --offline is needed"))?;
                 let collateral = self.verification.collateral(&anchors, Clock::system())?;
                 let progress = terminal.progress("asking the KMS and the collateral service");
@@ -132,6 +149,17 @@ impl Verify {
         let report = examine(&answers, &pins, &anchors, at);
         let incomplete = if self.strict { Exit::Unproven } else { Exit::Done };
         show(terminal, &report, incomplete)
+    }
+
+    /// The KMS that the command line names.
+    fn named(&self) -> Outcome<Option<&KmsUrl>> {
+        let kms = self.kms.as_ref().filter(|_| self.kms_origin == Origin::CommandLine);
+        match (&self.url, kms) {
+            (Some(url), Some(kms)) if url != kms => {
+                Err(Failure::usage(format_args!("two KMSs are named: {url} and {kms}")))
+            }
+            (url, kms) => Ok(url.as_ref().or(kms)),
+        }
     }
 }
 
@@ -156,6 +184,7 @@ impl Pinned {
             tcb: self.tcb.clone(),
             bootstrap_tcb: self.bootstrap_tcb.clone(),
             advisories: self.accept_advisory.clone(),
+            bootstrap_advisories: self.bootstrap_advisory.clone(),
             identities,
             root: self.root_spki.clone(),
             k256: self.k256_pubkey,

@@ -64,7 +64,7 @@ impl Encrypt {
         let app_id = self.app.id()?;
         let environment = self.environment(terminal)?;
         let (url, key) = self.key(terminal, app_id).await?;
-        self.signers.require(terminal, url, key.signer)?;
+        self.signers.require(terminal, url, self.kms.all(), key.signer)?;
         let sealed = envelope::seal(&key.public_key, environment.to_json().as_bytes())
             .map_err(|error| Failure::unproven(format_args!("{url}: {error}")))?;
         let hex = hex::encode(sealed);

@@ -13,7 +13,7 @@ use kms_client::{
     KmsUrl,
     environment::{
         KnownSigners,
-        known_signers::{self, KmsName, MAX_BYTES, Standing},
+        known_signers::{self, Entry, KmsName, MAX_BYTES, Standing},
     },
     statement::Signer,
 };
@@ -42,8 +42,15 @@ pub(crate) struct Signers {
 }
 
 impl Signers {
-    /// Goes on only if the signer is believed.
-    pub(crate) fn require(&self, terminal: &Terminal, url: &KmsUrl, signer: Signer) -> Outcome<()> {
+    /// Goes on only if the signer is believed. `asked` are all KMSs that might have answered instead of `url`: whoever
+    /// keeps the known ones from answering must not have a stranger believed.
+    pub(crate) fn require(
+        &self,
+        terminal: &Terminal,
+        url: &KmsUrl,
+        asked: &[KmsUrl],
+        signer: Signer,
+    ) -> Outcome<()> {
         if !self.pinned.is_empty() {
             return if self.pinned.contains(&signer) { Ok(()) } else { Err(self.not_pinned(signer)) };
         }
@@ -66,7 +73,26 @@ impl Signers {
                     known_signers::line(&kms, signer).trim_end(),
                 )))
             }
-            Standing::New => self.learn(terminal, &path, &kms, signer),
+            Standing::New => {
+                let others = asked.iter().map(KmsName::from);
+                let known: Vec<Entry> =
+                    others.flat_map(|kms| known.of(&kms).cloned().collect::<Vec<_>>()).collect();
+                if known.is_empty() {
+                    return self.learn(terminal, &path, &kms, signer);
+                }
+                if known.iter().any(|entry| entry.signer == signer) {
+                    return Ok(());
+                }
+                let known: Vec<String> = known
+                    .iter()
+                    .map(|entry| format!("  known   {} of {}", entry.signer, entry.kms))
+                    .collect();
+                Err(Failure::unproven(format_args!(
+                    "{kms} answers, whose signer is not known, and it is not the signer known of the others that were \
+                     asked\n{}\n  shown   {signer}\nnothing was encrypted. If {kms} belongs to another cluster, ask it alone",
+                    known.join("\n"),
+                )))
+            }
         }
     }
 
