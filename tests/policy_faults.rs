@@ -319,6 +319,33 @@ async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
     assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
 }
 
+/// Whoever asks for keys must know that this KMS may serve, by a question that is not older than the request.
+#[tokio::test]
+async fn requests_that_come_together_share_the_question_about_this_kms() {
+    let server = FaultServer::answering(good).await;
+    let toml = webhook(&server).replace("enforce_self_authorization = false\n", "");
+    let cast = Cast::new(&toml).await;
+    let about_us = || server.asked().iter().filter(|asked| asked.path.ends_with("/bootAuth/kms")).count();
+
+    let before = about_us();
+    assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
+    assert!(about_us() > before, "an answer from before the request does not count");
+
+    server.suffer_when(Fault::Slow(Duration::from_secs(1)), |asked| asked.path.ends_with("/kms")).await;
+    let before = about_us();
+    let requests = (0..200).map(|_| cast.app.json("GetAppKey", json!({})));
+    let answers = join_all(requests).await;
+    assert!(answers.iter().all(|answer| answer.status == 200), "all are served, none is shed");
+    let asked = about_us() - before;
+    assert!(asked < 150, "{asked} questions for 200 requests");
+
+    // A denial counts for the very next request.
+    let denial = json!({"isAllowed": false, "gatewayAppId": "", "reason": "revoked"});
+    let denied = Fault::Page(200, denial.to_string().into_bytes());
+    server.suffer_when(denied, |asked| asked.path.ends_with("/kms")).await;
+    assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 403);
+}
+
 #[tokio::test]
 async fn nobody_waits_for_a_webhook_that_is_known_to_be_gone() {
     let server = FaultServer::answering(good).await;

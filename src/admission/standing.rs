@@ -13,6 +13,7 @@ use kms_attest::{
     tcb::TcbVerdict,
     verify::{Binding, Verified, Verifier, VerifyError},
 };
+use tokio::sync::Semaphore;
 
 use super::{Refusal, Relaxations, TcbTolerance, Tolerated, permit::Standing};
 use crate::policy::{Decision, Policy, PolicyError, Subject};
@@ -21,6 +22,8 @@ use crate::policy::{Decision, Policy, PolicyError, Subject};
 const ASK_EVERY: Duration = Duration::from_secs(2);
 /// How long the last answer serves while the back end gives no new one.
 const LIFETIME: Duration = Duration::from_secs(15);
+/// Questions about ourselves at a time: few requests never wait for one another, many share answers.
+const AT_A_TIME: usize = 8;
 /// How long the first question may hold up the start of the KMS phase.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
@@ -43,8 +46,10 @@ pub enum OwnEvidenceError {
 pub struct OwnStanding {
     requirement: Requirement,
     recent: ArcSwapOption<Recent>,
-    /// What was missing when the last question had no answer.
-    missing: ArcSwap<&'static str>,
+    /// The last question that had no answer.
+    unanswered: ArcSwapOption<Unanswered>,
+    /// Who may ask.
+    turns: Semaphore,
 }
 
 #[derive(Debug)]
@@ -77,6 +82,20 @@ struct Recent {
     asked: Instant,
 }
 
+/// A question without an answer.
+#[derive(Debug)]
+struct Unanswered {
+    what: &'static str,
+    detail: String,
+    asked: Instant,
+}
+
+impl Unanswered {
+    fn refusal(&self) -> Refusal {
+        Refusal::StandingUnknown { what: self.what, detail: self.detail.clone() }
+    }
+}
+
 impl OwnStanding {
     /// No question is asked: `core.enforce_self_authorization = false`.
     pub fn waived() -> Self {
@@ -101,7 +120,12 @@ impl OwnStanding {
     }
 
     fn with(requirement: Requirement) -> Self {
-        Self { requirement, recent: ArcSwapOption::empty(), missing: ArcSwap::from_pointee(NO_CHECK) }
+        Self {
+            requirement,
+            recent: ArcSwapOption::empty(),
+            unanswered: ArcSwapOption::empty(),
+            turns: Semaphore::new(AT_A_TIME),
+        }
     }
 
     /// Our standing by the last answer. Never asks, never waits: [`OwnStanding::keep_fresh`] asks.
@@ -115,7 +139,10 @@ impl OwnStanding {
         let recent = self.recent.load();
         match recent.as_ref().filter(|recent| recent.asked.elapsed() < LIFETIME) {
             Some(recent) => recent.answer.clone().map_err(Refusal::NoStanding),
-            None => Err(unknown(**self.missing.load(), "no answer in the last seconds")),
+            None => {
+                let what = self.unanswered.load().as_ref().map_or(NO_CHECK, |unanswered| unanswered.what);
+                Err(Refusal::StandingUnknown { what, detail: "no answer in the last seconds".to_owned() })
+            }
         }
     }
 
@@ -125,6 +152,7 @@ impl OwnStanding {
     }
 
     /// Our standing as policy sees it at this moment: for what releases keys, and after an operator changed something.
+    /// The question is never older than the call; calls that come together share it.
     ///
     /// # Errors
     /// [`Refusal::NoStanding`] when we are denied, [`Refusal::StandingUnknown`] when the back end does not answer or our
@@ -166,6 +194,12 @@ impl OwnStanding {
     }
 
     async fn refresh(&self) -> Result<Standing, Refusal> {
+        let called = Instant::now();
+        // It is never closed.
+        let _turn = self.turns.acquire().await;
+        if let Some(outcome) = self.outcome_since(called) {
+            return outcome;
+        }
         let asked = Instant::now();
         let answer = match self.decide().await {
             Ok(Decision::Allowed { .. }) => Ok(Standing::granted()),
@@ -174,8 +208,8 @@ impl OwnStanding {
                 Err(format!("{NO_BOOT_INFO}: {error}"))
             }
             // An outage is no answer: the last one serves until it is too old.
-            Err(NoAnswer::Evidence(error)) => return Err(self.unanswered(NO_BOOT_INFO, error)),
-            Err(NoAnswer::Policy(error)) => return Err(self.unanswered(NO_CHECK, error.detail())),
+            Err(NoAnswer::Evidence(error)) => return Err(self.unanswered(NO_BOOT_INFO, error, asked)),
+            Err(NoAnswer::Policy(error)) => return Err(self.unanswered(NO_CHECK, error.detail(), asked)),
         };
         self.newest(Recent { answer, asked }).answer.clone().map_err(Refusal::NoStanding)
     }
@@ -191,9 +225,20 @@ impl OwnStanding {
         before.filter(|known| known.asked > recent.asked).unwrap_or(recent)
     }
 
-    fn unanswered(&self, what: &'static str, detail: impl ToString) -> Refusal {
-        self.missing.store(Arc::new(what));
-        unknown(what, detail)
+    /// How a question ended that was asked after `called`, if one was and has.
+    fn outcome_since(&self, called: Instant) -> Option<Result<Standing, Refusal>> {
+        if let Some(recent) = self.recent.load().as_ref().filter(|recent| recent.asked >= called) {
+            return Some(recent.answer.clone().map_err(Refusal::NoStanding));
+        }
+        let unanswered = self.unanswered.load();
+        unanswered.as_ref().filter(|unanswered| unanswered.asked >= called).map(|it| Err(it.refusal()))
+    }
+
+    fn unanswered(&self, what: &'static str, detail: impl ToString, asked: Instant) -> Refusal {
+        let unanswered = Unanswered { what, detail: detail.to_string(), asked };
+        let refusal = unanswered.refusal();
+        self.unanswered.store(Some(Arc::new(unanswered)));
+        refusal
     }
 
     async fn decide(&self) -> Result<Decision, NoAnswer> {
@@ -229,10 +274,6 @@ impl OwnStanding {
 const NO_BOOT_INFO: &str = "failed to build local KMS boot info";
 /// What is missing when the back end's answer is.
 const NO_CHECK: &str = "failed to call KMS auth check: the authorization back end does not answer";
-
-fn unknown(what: &'static str, detail: impl ToString) -> Refusal {
-    Refusal::StandingUnknown { what, detail: detail.to_string() }
-}
 
 enum NoAnswer {
     Evidence(OwnEvidenceError),
