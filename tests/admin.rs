@@ -343,7 +343,7 @@ async fn what_changes_something_is_not_done_by_a_link_or_by_another_sites_page()
         (&[("sec-fetch-site", "same-site")], 403),
         (&[("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"), ("accept-language", "en")], 403),
         (&[("sec-fetch-site", "none"), ("sec-fetch-user", "?1")], 400),
-        (&[("sec-fetch-mode", "navigate")], 400),
+        (&[("sec-fetch-mode", "cors")], 200),
         (&[], 200),
     ] {
         for verb in ["GET", "HEAD"] {

@@ -618,7 +618,7 @@ async fn browsers_may_do_for_this_page_what_they_may_not_do_for_others() {
                 assert_eq!(caller.send(call).await.status, expected, "{told}");
             }
             // What a link in a mail opens: keys are neither made nor fetched by it.
-            let is_browser = headers.iter().any(|(name, _)| name.starts_with("sec-fetch-"));
+            let is_browser = headers.iter().any(|(name, _)| *name == "sec-fetch-site");
             for (query, invalid) in [
                 ("Bootstrap?domain=a_b", "domain contains an invalid DNS label"),
                 (

@@ -16,7 +16,7 @@ use kms_attest::{
 use tokio::sync::Semaphore;
 
 use super::{Refusal, Relaxations, TcbTolerance, Tolerated, permit::Standing};
-use crate::policy::{Decision, Policy, PolicyError, Subject};
+use crate::policy::{Decision, Policy, PolicyError};
 
 /// How often policy is asked about ourselves in the background: a revocation takes effect within it.
 const ASK_EVERY: Duration = Duration::from_secs(2);
@@ -260,7 +260,7 @@ impl OwnStanding {
             }
         };
         let Tolerated { shown, relaxations } = tolerance.apply(&known.verdict, &known.identity);
-        let decision = policy.decide(Subject::Kms(&shown)).await.map_err(NoAnswer::Policy)?;
+        let decision = policy.decide_own(&shown).await.map_err(NoAnswer::Policy)?;
         // Every two seconds the same is no news.
         if matches!(decision, Decision::Allowed { .. }) && **needed.load() != relaxations {
             tolerance.needed(&relaxations, &known.identity, "this KMS");

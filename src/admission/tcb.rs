@@ -155,11 +155,11 @@ impl TcbTolerance {
     pub fn grace_ends(&self, verdict: &TcbVerdict) -> Option<u64> {
         let mut first: Option<u64> = None;
         for objection in verdict.lag.as_ref()?.objections() {
-            match self.grace(verdict, objection) {
-                Some((_, ends)) => first = Some(first.map_or(ends, |first| first.min(ends))),
-                None if self.is_exempt(verdict, objection) => {}
-                None => return None,
+            if self.is_exempt(verdict, objection) {
+                continue;
             }
+            let (_, ends) = self.grace(verdict, objection)?;
+            first = Some(first.map_or(ends, |first| first.min(ends)));
         }
         first
     }

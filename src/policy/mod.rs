@@ -28,6 +28,8 @@ pub use ethereum::Ethereum;
 pub use shadow::{CandidateError, Change, Effect, LARGEST_CANDIDATE, Report, Shadow};
 pub use webhook::Webhook;
 
+use queue::Topic;
+
 /// Whom a decision is about, and as what.
 #[derive(Clone, Copy)]
 pub enum Subject<'a> {
@@ -161,11 +163,20 @@ impl Policy {
 
     /// Decides on the newest rules.
     pub async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+        self.decide_in_turn(subject, Topic::of(subject)).await
+    }
+
+    /// Decides about this KMS itself, on the newest rules, whatever else waits for a decision.
+    pub async fn decide_own(&self, own: &BootInfo) -> Result<Decision, PolicyError> {
+        self.decide_in_turn(Subject::Kms(own), Topic::Own).await
+    }
+
+    async fn decide_in_turn(&self, subject: Subject<'_>, topic: Topic) -> Result<Decision, PolicyError> {
         match self {
             Self::AllowAll(policy) => Ok(policy.decide()),
             Self::Allowlist(policy) => policy.decide(subject).await,
-            Self::Webhook(policy) => policy.decide(subject).await,
-            Self::Ethereum(policy) => policy.decide(subject).await,
+            Self::Webhook(policy) => policy.decide(subject, topic).await,
+            Self::Ethereum(policy) => policy.decide(subject, topic).await,
         }
     }
 

@@ -16,8 +16,10 @@ use super::Subject;
 pub(super) enum Topic {
     /// One app, by the hash of its id.
     App([u8; 32]),
-    /// Any KMS: what would tell them apart is theirs to choose.
+    /// Any KMS that asks for keys: what would tell them apart is theirs to choose.
     Kms,
+    /// This KMS, without whose own standing nobody has keys: no stranger's questions are in its way.
+    Own,
     /// The back end itself.
     Backend,
 }

@@ -93,14 +93,13 @@ impl Webhook {
         self.line.show_in(metrics);
     }
 
-    pub(super) async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+    pub(super) async fn decide(&self, subject: Subject<'_>, topic: Topic) -> Result<Decision, PolicyError> {
         let kind = match subject {
             Subject::App(_) => Kind::App,
             Subject::Kms(_) => Kind::Kms,
         };
         let body = serde_json::to_vec(&BootRequest::of(subject.boot_info()))
             .map_err(|error| unavailable(error.to_string()))?;
-        let topic = Topic::of(subject);
         let answer = match &self.decision_key {
             None => self.line.ask(topic, self.post(kind).body(body)).await?,
             Some(key) => self.signed_answer(key, topic, kind, &body).await?,

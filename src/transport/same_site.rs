@@ -28,7 +28,7 @@ pub(super) fn is_of_another_site(verb: &Verb, uri: &Uri, headers: &HeaderMap) ->
 
 /// Whether the request says that a browser sent it, wherever it comes from: a link in a mail counts as typed.
 pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
-    headers.keys().any(|name| name.as_str().starts_with("sec-fetch-"))
+    headers.contains_key("sec-fetch-site")
 }
 
 #[cfg(test)]
@@ -94,10 +94,12 @@ mod tests {
     }
 
     #[test]
-    fn a_browser_is_known_by_any_of_its_headers() {
-        for name in ["sec-fetch-site", "Sec-Fetch-Mode", "sec-fetch-dest", "sec-fetch-user"] {
-            assert!(is_by_browser(&map(&[(name, "none")])), "{name}");
+    fn a_browser_is_known_by_saying_whose_page_it_shows() {
+        for site in ["none", "same-origin", "cross-site"] {
+            assert!(is_by_browser(&map(&[("Sec-Fetch-Site", site)])), "{site}");
         }
-        assert!(!is_by_browser(&map(&[("user-agent", "curl/8.5.0"), ("sec-ch-ua", "x")])));
+        for headers in [[("user-agent", "curl/8.5.0")], [("sec-fetch-mode", "cors")], [("sec-ch-ua", "x")]] {
+            assert!(!is_by_browser(&map(&headers)), "{headers:?}");
+        }
     }
 }

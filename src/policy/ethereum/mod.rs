@@ -84,13 +84,13 @@ impl Ethereum {
         })
     }
 
-    pub(super) async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+    pub(super) async fn decide(&self, subject: Subject<'_>, topic: Topic) -> Result<Decision, PolicyError> {
         let question = match CallData::question(subject) {
             Ok(question) => question,
             Err(denial) => return Ok(Decision::Denied(denial)),
         };
         let verdict = async {
-            let turn = self.queue.turn(Topic::of(subject)).await;
+            let turn = self.queue.turn(topic).await;
             let _turn = turn.map_err(|Shed| unavailable("too many questions wait for the chain"))?;
             let look = self.look(None).await.map_err(unavailable)?;
             match self.chain.ask(&look.view, &question).await {

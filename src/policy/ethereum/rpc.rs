@@ -59,7 +59,9 @@ impl From<Failure> for Trouble {
     fn from(Failure { code, message }: Failure) -> Self {
         let message: String = message.chars().take(MAX_QUOTE).map(printable).collect();
         // No other words count: "out of gas" may be this node's own limit, "reverted" its proxy's.
-        match code == EXECUTION_REVERTED || message.starts_with(REVERTED_WORDS) {
+        let begins = message.get(..REVERTED_WORDS.len());
+        let says_so = begins.is_some_and(|words| words.eq_ignore_ascii_case(REVERTED_WORDS));
+        match code == EXECUTION_REVERTED || says_so {
             true => Self::Reverted { message },
             false => Self::Error { code, message },
         }

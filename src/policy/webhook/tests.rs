@@ -142,7 +142,11 @@ fn without(mut value: Value, key: &str) -> Value {
 }
 
 async fn decide(webhook: &Webhook) -> Result<Decision, PolicyError> {
-    webhook.decide(Subject::App(&boot_info())).await
+    ask(webhook, Subject::App(&boot_info())).await
+}
+
+async fn ask(webhook: &Webhook, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+    webhook.decide(subject, Topic::of(subject)).await
 }
 
 #[tokio::test]
@@ -152,7 +156,7 @@ async fn the_request_is_the_peers_to_the_byte() {
     boot_info.instance_id = vec![];
     boot_info.key_provider_info = b"{}".to_vec();
     boot_info.advisory_ids = vec!["INTEL-SA-1".to_owned()];
-    server.webhook().decide(Subject::App(&boot_info)).await.unwrap();
+    ask(&server.webhook(), Subject::App(&boot_info)).await.unwrap();
     let request = server.request();
     let (head, body) = request.split_once("\r\n\r\n").unwrap();
     let expected = format!(
@@ -188,7 +192,7 @@ async fn paths_are_joined_plainly() {
     ] {
         let server = Server::json(allowing()).await;
         let webhook = webhook(&format!("{}{base}", server.base));
-        webhook.decide(Subject::Kms(&boot_info())).await.unwrap();
+        ask(&webhook, Subject::Kms(&boot_info())).await.unwrap();
         assert!(server.request().starts_with(path), "{}", server.request());
     }
     let server = Server::json(info()).await;

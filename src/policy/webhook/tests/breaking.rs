@@ -172,7 +172,7 @@ async fn one_that_hangs_takes_one_turn_and_no_more() {
     let hanging: Vec<_> = (1..QUICK.concurrent)
         .map(|_| {
             let webhook = webhook.clone();
-            tokio::spawn(async move { webhook.decide(Subject::Kms(&boot_info())).await })
+            tokio::spawn(async move { ask(&webhook, Subject::Kms(&boot_info())).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -184,7 +184,7 @@ async fn one_that_hangs_takes_one_turn_and_no_more() {
 }
 
 #[tokio::test]
-async fn one_app_that_hangs_takes_its_own_turns_and_no_more() {
+async fn an_app_or_a_stranger_kms_that_hangs_takes_its_own_turns_and_no_more() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let hang = Arc::new(AtomicUsize::new(0));
@@ -212,25 +212,28 @@ async fn one_app_that_hangs_takes_its_own_turns_and_no_more() {
     let webhook = config::Webhook::at(Endpoint::parse(&base).unwrap());
     let webhook = Arc::new(Webhook::with_bounds(&webhook, bounds).unwrap());
     let hanging: Vec<_> = (0..BOUNDS.concurrent * 2)
-        .map(|_| {
+        .map(|number| {
             let webhook = webhook.clone();
             tokio::spawn(async move {
-                let app = kms_attest::identity::BootInfo { app_id: vec![0x99; 20], ..boot_info() };
-                webhook.decide(Subject::App(&app)).await
+                let caller = kms_attest::identity::BootInfo { app_id: vec![0x99; 20], ..boot_info() };
+                let subject = if number % 2 == 0 { Subject::App(&caller) } else { Subject::Kms(&caller) };
+                ask(&webhook, subject).await
             })
         })
         .collect();
+    let shares = 2 * BOUNDS.concurrent_each;
     let began = Instant::now();
-    while hang.load(Ordering::SeqCst) < BOUNDS.concurrent_each {
+    while hang.load(Ordering::SeqCst) < shares {
         assert!(began.elapsed() < Duration::from_secs(60), "they are asked");
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for _ in 0..20 {
-        let others = async { (decide(&webhook).await, webhook.decide(Subject::Kms(&boot_info())).await) };
-        let (app, kms) = tokio::time::timeout(Duration::from_secs(60), others).await.expect("not held up");
-        assert!(app.is_ok() && kms.is_ok());
+        let own = boot_info();
+        let others = async { (decide(&webhook).await, webhook.decide(Subject::Kms(&own), Topic::Own).await) };
+        let (app, own) = tokio::time::timeout(Duration::from_secs(60), others).await.expect("not held up");
+        assert!(app.is_ok() && own.is_ok());
     }
-    assert_eq!(hang.load(Ordering::SeqCst), BOUNDS.concurrent_each);
+    assert_eq!(hang.load(Ordering::SeqCst), shares);
     assert!(hanging.iter().all(|task| !task.is_finished()));
     hanging.iter().for_each(tokio::task::JoinHandle::abort);
 }
