@@ -1,10 +1,8 @@
 //! Lite verification: the registers are computed from digests that the image hash vouches for, without the image.
 
-use sha2::{Digest as _, Sha256};
-
 use super::{
     TdHobError,
-    manifest::{self, Manifest, ManifestError},
+    manifest::{self, UnvouchedError},
     qemu::{Machine, MachineError, Passes},
     registers::{self, BootRegisters, Digest},
     td_hob::{LOW_MEMORY, MemoryLayout, Range, SPLIT_FROM},
@@ -30,23 +28,9 @@ pub enum LiteError {
     /// No measurement came along.
     #[error("tdx lite attestation requires vm_config.tdx_measurement")]
     NoDocument,
-    /// The list is not the one that the image hash names.
-    #[error("os_image_hash mismatch: expected sha256(sha256sum.txt)={expected}, actual={actual}")]
-    ImageHash {
-        /// What the configuration claims.
-        expected: String,
-        /// What the list hashes to.
-        actual: String,
-    },
-    /// The list does not parse.
+    /// The image hash does not vouch for the measurement.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// The list does not have the measurement.
-    #[error("sha256sum.txt does not list {DOCUMENT}")]
-    NotListed,
-    /// The measurement is another one than the listed.
-    #[error("{DOCUMENT} does not match sha256sum.txt")]
-    DocumentHash,
+    Unvouched(#[from] UnvouchedError),
     /// The measurement does not decode.
     #[error("{DOCUMENT} does not decode: {0}")]
     Cbor(#[from] CborError),
@@ -91,17 +75,13 @@ pub enum LiteError {
 /// [`LiteError`].
 pub fn boot_registers(config: &VmConfig, event_log: &[TdxEvent]) -> Result<BootRegisters, LiteError> {
     let measurement = config.tdx_measurement.as_ref().ok_or(LiteError::NoDocument)?;
-    let actual = manifest::image_hash(&measurement.checksum_file);
-    if config.os_image_hash != actual {
-        let expected = hex::encode(&config.os_image_hash);
-        return Err(LiteError::ImageHash { expected, actual: hex::encode(actual) });
-    }
-    let list = Manifest::parse(&measurement.checksum_file)?;
-    let listed = list.sha256(DOCUMENT).ok_or(LiteError::NotListed)?;
-    if Sha256::digest(&measurement.measurement).as_slice() != listed {
-        return Err(LiteError::DocumentHash);
-    }
-    let document = Document::parse(&measurement.measurement)?;
+    let document = manifest::vouched(
+        &config.os_image_hash,
+        &measurement.checksum_file,
+        DOCUMENT,
+        &measurement.measurement,
+    )?;
+    let document = Document::parse(document)?;
     if config.ovmf_variant.is_some_and(|variant| name(variant) != document.ovmf) {
         return Err(LiteError::OvmfVariant);
     }

@@ -48,6 +48,51 @@ pub enum ManifestError {
     Repeated(usize),
 }
 
+/// Why an image hash does not vouch for a document. The words are the peer's where a caller may look for them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum UnvouchedError {
+    /// The list is not the one that the image hash names.
+    #[error("os_image_hash mismatch: expected sha256(sha256sum.txt)={expected}, actual={actual}")]
+    ImageHash {
+        /// What is claimed.
+        expected: String,
+        /// What the list hashes to.
+        actual: String,
+    },
+    /// The list does not parse.
+    #[error(transparent)]
+    Manifest(#[from] ManifestError),
+    /// The list does not have the document.
+    #[error("sha256sum.txt does not list {0}")]
+    NotListed(&'static str),
+    /// The document is another one than the listed.
+    #[error("{0} does not match sha256sum.txt")]
+    DocumentHash(&'static str),
+}
+
+/// The `document`, once `image_hash` is known to be that of `list`, and `list` to have it under `name`.
+///
+/// # Errors
+/// [`UnvouchedError`].
+pub fn vouched<'a>(
+    image_hash: &[u8],
+    list: &[u8],
+    name: &'static str,
+    document: &'a [u8],
+) -> Result<&'a [u8], UnvouchedError> {
+    let actual = self::image_hash(list);
+    if image_hash != actual {
+        let expected = hex::encode(image_hash);
+        return Err(UnvouchedError::ImageHash { expected, actual: hex::encode(actual) });
+    }
+    let list = Manifest::parse(list)?;
+    let listed = list.sha256(name).ok_or(UnvouchedError::NotListed(name))?;
+    if Sha256::digest(document).as_slice() != listed {
+        return Err(UnvouchedError::DocumentHash(name));
+    }
+    Ok(document)
+}
+
 /// SHA-256 of a list: the image hash.
 pub fn image_hash(text: &[u8]) -> [u8; 32] {
     Sha256::digest(text).into()

@@ -5,12 +5,11 @@ mod launch;
 mod vmsa;
 
 use serde::Deserialize;
-use sha2::{Digest as _, Sha256};
 
 use self::document::VERSION;
 pub use self::launch::{Image, Launch, LaunchError, MAX_PAGES, MAX_SECTIONS, MAX_VCPUS, Section};
 pub use self::vmsa::CpuModel;
-use super::manifest::{self, Manifest, ManifestError};
+use super::manifest::{self, UnvouchedError};
 use crate::identity::cbor::CborError;
 use crate::identity::mr_config;
 use crate::measurement::base64_text;
@@ -27,23 +26,9 @@ pub enum SevSnpError {
     /// The configuration does not parse, or lacks what a SEV-SNP guest's has.
     #[error("vm_config of a SEV-SNP guest must have {0}")]
     Config(&'static str),
-    /// The list is not the one that the image hash names.
-    #[error("os_image_hash mismatch: expected sha256(sha256sum.txt)={expected}, actual={actual}")]
-    ImageHash {
-        /// What the configuration claims.
-        expected: String,
-        /// What the list hashes to.
-        actual: String,
-    },
-    /// The list does not parse.
+    /// The image hash does not vouch for the measurement.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
-    /// The list does not have the measurement.
-    #[error("sha256sum.txt does not list {DOCUMENT}")]
-    NotListed,
-    /// The measurement is another one than the listed.
-    #[error("{DOCUMENT} does not match sha256sum.txt")]
-    DocumentHash,
+    Unvouched(#[from] UnvouchedError),
     /// The measurement does not decode.
     #[error("{DOCUMENT} does not decode: {0}")]
     Cbor(#[from] CborError),
@@ -110,18 +95,14 @@ impl Claim {
         let measurement = config.sev_snp_measurement.ok_or(SevSnpError::Config("sev_snp_measurement"))?;
         let measurement: Measurement = serde_json::from_str(&measurement)
             .map_err(|_| SevSnpError::Config("sev_snp_measurement of known keys only"))?;
-        let actual = manifest::image_hash(&measurement.checksum_file);
-        if os_image_hash != actual {
-            let expected = hex::encode(os_image_hash);
-            return Err(SevSnpError::ImageHash { expected, actual: hex::encode(actual) });
-        }
-        let list = Manifest::parse(&measurement.checksum_file)?;
-        let listed = list.sha256(DOCUMENT).ok_or(SevSnpError::NotListed)?;
-        if Sha256::digest(&measurement.measurement).as_slice() != listed {
-            return Err(SevSnpError::DocumentHash);
-        }
+        let document = manifest::vouched(
+            &os_image_hash,
+            &measurement.checksum_file,
+            DOCUMENT,
+            &measurement.measurement,
+        )?;
         let launch = Launch {
-            image: document::parse(&measurement.measurement)?,
+            image: document::parse(document)?,
             vcpus: measurement.vcpus,
             cpu: CpuModel::parse(&measurement.vcpu_type)?,
             guest_features: measurement.guest_features,

@@ -11,7 +11,7 @@ use super::{
     kernel::KernelError,
     legacy::{self, Image, LegacyError, Metadata, MetadataError},
     lite::{self, LiteError},
-    manifest::{Manifest, ManifestError, image_hash},
+    manifest::{Manifest, ManifestError, UnvouchedError, image_hash},
     qemu::{AcpiCall, Machine, MachineError, Passes, Pic},
     registers::sha384,
     tdvf::{self, TdvfError},
@@ -233,10 +233,16 @@ fn lite_refuses_what_the_image_hash_does_not_vouch_for() {
     };
     let document = good.tdx_measurement.as_ref().unwrap().measurement.clone();
     let line = |document: &[u8]| format!("{}  measurement.tdx.cbor\n", hex::encode(image_hash(document)));
-    assert_eq!(with(b"", &document), LiteError::NotListed);
+    assert_eq!(with(b"", &document), LiteError::Unvouched(UnvouchedError::NotListed("measurement.tdx.cbor")));
     let twice = line(&document).repeat(2);
-    assert_eq!(with(twice.as_bytes(), &document), LiteError::Manifest(ManifestError::Repeated(2)));
-    assert_eq!(with(line(b"other").as_bytes(), &document), LiteError::DocumentHash);
+    assert_eq!(
+        with(twice.as_bytes(), &document),
+        LiteError::Unvouched(UnvouchedError::Manifest(ManifestError::Repeated(2)))
+    );
+    assert_eq!(
+        with(line(b"other").as_bytes(), &document),
+        LiteError::Unvouched(UnvouchedError::DocumentHash("measurement.tdx.cbor"))
+    );
     let changed = |from: &[u8], to: &[u8]| {
         let at = document.windows(from.len()).position(|window| window == from).unwrap();
         let mut changed = document.clone();

@@ -1,6 +1,7 @@
 //! The known answers of `os_image.json`, a real guest's evidence, and one refusal of each kind.
 
 use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::identity::mr_config::host_data;
@@ -166,8 +167,14 @@ fn configurations_that_do_not_fit_together_are_refused() {
     let other = listed(b"another document");
     let known = "sev_snp_measurement of known keys only";
     for (config, expected) in [
-        (configured(&document, &unlisted, |_| ()), SevSnpError::NotListed),
-        (configured(&document, &other, |_| ()), SevSnpError::DocumentHash),
+        (
+            configured(&document, &unlisted, |_| ()),
+            SevSnpError::Unvouched(UnvouchedError::NotListed(DOCUMENT)),
+        ),
+        (
+            configured(&document, &other, |_| ()),
+            SevSnpError::Unvouched(UnvouchedError::DocumentHash(DOCUMENT)),
+        ),
         (configured(&document, &list, |m| m["extra"] = json!(1)), SevSnpError::Config(known)),
         (configured(&document, &list, |m| m["vcpus"] = json!(-1)), SevSnpError::Config(known)),
         (configured(b"\xa0", &listed(b"\xa0"), |_| ()), SevSnpError::Field("version")),
@@ -187,7 +194,10 @@ fn configurations_that_do_not_fit_together_are_refused() {
     assert_eq!(Claim::parse(&longer), Err(SevSnpError::Config("os_image_hash")), "33 bytes");
     let mut other: Value = serde_json::from_str(&config).unwrap();
     other["os_image_hash"] = json!("00".repeat(32));
-    assert!(matches!(Claim::parse(&other.to_string()), Err(SevSnpError::ImageHash { .. })));
+    assert!(matches!(
+        Claim::parse(&other.to_string()),
+        Err(SevSnpError::Unvouched(UnvouchedError::ImageHash { .. }))
+    ));
 }
 
 #[test]
