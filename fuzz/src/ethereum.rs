@@ -1,9 +1,6 @@
 //! Answers of a chain's nodes: blocks, and what a contract returns.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{LazyLock, Mutex};
-use std::thread;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cvm_kms::config::Config;
@@ -11,6 +8,8 @@ use cvm_kms::policy::{Decision, Policy, Subject};
 use kms_attest::identity::BootInfo;
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
+
+use super::loopback;
 
 /// The longest reason that a caller is shown, in characters.
 const LONGEST_REASON: usize = 512;
@@ -37,13 +36,7 @@ static PLACED: Mutex<(Place, Vec<u8>)> = Mutex::new((Place::Verdict, Vec::new())
 
 /// A node that says what the target tells it to, and the configuration that asks it.
 static NODE: LazyLock<Mutex<(Runtime, Config)>> = LazyLock::new(|| {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let address = listener.local_addr().expect("the listener has an address");
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || serve(&stream));
-        }
-    });
+    let address = loopback::serve(|request| Some((200, answer(&serde_json::from_slice(request).ok()?))));
     let text = format!(
         "[core.auth_api]\ntype = 'ethereum'\n[core.auth_api.ethereum]\nrpc_urls = ['http://{address}']\n\
          chain_id = 1\nkms_contract = '0x{}'",
@@ -130,32 +123,6 @@ fn text(text: &str) -> Vec<u8> {
     data.extend(text.as_bytes());
     data.resize(data.len().next_multiple_of(32), 0);
     data
-}
-
-/// Answers requests on one connection until the client closes it.
-fn serve(mut stream: &TcpStream) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            let read = reader.by_ref().take(16 * 1024).read_line(&mut line).ok()?;
-            let line = line.trim_end().to_ascii_lowercase();
-            if let Some(value) = line.strip_prefix("content-length:") {
-                length = value.trim().parse().ok()?;
-            }
-            match (read, line.is_empty()) {
-                (0, _) => return None,
-                (_, true) => break,
-                _ => {}
-            }
-        }
-        let mut request = Vec::new();
-        io::copy(&mut reader.by_ref().take(length), &mut request).ok()?;
-        let body = answer(&serde_json::from_slice(&request).ok()?);
-        let head = format!("HTTP/1.1 200 Fuzzed\r\ncontent-length: {}\r\n\r\n", body.len());
-        stream.write_all(&[head.as_bytes(), &body].concat()).ok()?;
-    }
 }
 
 fn answer(request: &Value) -> Vec<u8> {

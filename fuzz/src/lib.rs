@@ -14,6 +14,7 @@ pub mod evidence;
 pub mod identity;
 pub mod key;
 pub mod known_signers;
+mod loopback;
 pub mod message;
 pub mod operator;
 pub mod os_image;

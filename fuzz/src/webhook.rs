@@ -1,16 +1,13 @@
 //! Answers of an authorization backend.
 
-use std::io::{self, BufRead, BufReader, Read, Write};
-use std::net::{Ipv4Addr, TcpListener, TcpStream};
 use std::sync::{LazyLock, Mutex};
-use std::thread;
 
 use cvm_kms::config::{AuthApi, Endpoint, Webhook};
 use cvm_kms::policy::{Decision, Policy, Subject};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-use super::allowlist::boot_info;
+use super::{allowlist::boot_info, loopback};
 
 /// The longest reason that a caller is shown, in characters.
 const LONGEST_REASON: usize = 512;
@@ -25,13 +22,7 @@ struct Backend {
 static ANSWER: Mutex<(u16, Vec<u8>)> = Mutex::new((200, Vec::new()));
 
 static BACKEND: LazyLock<Backend> = LazyLock::new(|| {
-    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
-    let address = format!("http://{}", listener.local_addr().expect("the listener has an address"));
-    thread::spawn(move || {
-        for stream in listener.incoming().flatten() {
-            thread::spawn(move || serve(&stream));
-        }
-    });
+    let address = format!("http://{}", loopback::serve(|_| Some(ANSWER.lock().ok()?.clone())));
     let url = Endpoint::parse(&address).expect("the address is an URL");
     let policy =
         Policy::from_config(&AuthApi::Webhook(Box::new(Webhook::at(url)))).expect("the client can be built");
@@ -70,34 +61,5 @@ pub fn webhook(data: &[u8]) {
             );
         }
         Err(error) => assert!(!error.to_string().contains(&BACKEND.address), "the caller is told an address"),
-    }
-}
-
-/// Answers requests on one connection until the client closes it.
-fn serve(mut stream: &TcpStream) -> Option<()> {
-    let mut reader = BufReader::new(stream);
-    loop {
-        let mut length = 0;
-        loop {
-            let mut line = String::new();
-            let read = reader.by_ref().take(16 * 1024).read_line(&mut line).ok()?;
-            let line = line.trim_end().to_ascii_lowercase();
-            if let Some(value) = line.strip_prefix("content-length:") {
-                length = value.trim().parse().ok()?;
-            }
-            match (read, line.is_empty()) {
-                (0, _) => return None,
-                (_, true) => break,
-                _ => {}
-            }
-        }
-        io::copy(&mut reader.by_ref().take(length), &mut io::sink()).ok()?;
-        let (status, body) = ANSWER.lock().ok()?.clone();
-        let length = match status {
-            204 => String::new(),
-            _ => format!("content-length: {}\r\n", body.len()),
-        };
-        let head = format!("HTTP/1.1 {status} Fuzzed\r\n{length}\r\n");
-        stream.write_all(&[head.as_bytes(), &body].concat()).ok()?;
     }
 }
