@@ -2,6 +2,7 @@
 
 mod chain;
 mod event;
+mod health;
 mod pace;
 mod writer;
 
@@ -9,7 +10,7 @@ use std::fmt;
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::Instant;
 
@@ -18,8 +19,10 @@ use tokio::sync::{mpsc, oneshot};
 
 pub use chain::LinkProblem;
 pub use event::{Event, Subject, Why};
+pub use health::{FailureReason, Health};
 
 use chain::{Link, MAX_LINE};
+use health::Status;
 use pace::{Admission, Pace};
 use writer::{Entry, Writer};
 
@@ -91,6 +94,7 @@ pub struct Audit {
     pace: Mutex<Pace>,
     pace_of_strangers: Mutex<Pace>,
     beginning: Beginning,
+    status: Arc<Status>,
 }
 
 /// What the audit file held when it was opened.
@@ -109,7 +113,8 @@ impl Audit {
     /// Opens or creates the file, checks the end of its chain, and repairs a line that a crash cut short: the rest is
     /// cut off and a `recovered` event takes its place.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
-        let mut writer = Writer::open(path)?;
+        let status = Arc::new(Status::new());
+        let mut writer = Writer::open(path, Arc::clone(&status))?;
         let beginning = if writer.is_empty() { Beginning::Empty } else { Beginning::Continued };
         let (queue, entries) = mpsc::channel(QUEUE);
         let writer = std::thread::Builder::new()
@@ -118,12 +123,23 @@ impl Audit {
             .map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
         let [pace, pace_of_strangers] = [pace::VERIFIED, pace::STRANGERS]
             .map(|allowance| Mutex::new(Pace::new(allowance, Instant::now())));
-        Ok(Self { queue: Some(queue), writer: Some(writer), pace, pace_of_strangers, beginning })
+        Ok(Self { queue: Some(queue), writer: Some(writer), pace, pace_of_strangers, beginning, status })
     }
 
     /// What the file held when it was opened.
     pub fn beginning(&self) -> Beginning {
         self.beginning
+    }
+
+    /// Whether records are taken, as far as the writer knows. Cheap: it waits for nothing.
+    pub fn health(&self) -> Health {
+        match &self.writer {
+            Some(writer) if writer.is_finished() => {
+                self.status.failed(FailureReason::Ended);
+                self.status.health()
+            }
+            _ => self.status.health(),
+        }
     }
 
     /// Returns once the event is on disk. Events that wait together share one write and one sync.

@@ -227,7 +227,9 @@ async fn a_record_out_of_order_is_found_out() {
 #[tokio::test]
 async fn a_disk_that_refuses_gives_no_receipt() {
     let audit = Audit::open(Path::new("/dev/full")).unwrap();
+    assert!(audit.health().is_writing());
     assert!(matches!(audit.record(started()).await, Err(AuditError::Write(_))));
+    assert!(matches!(audit.health(), Health::Failing { .. }));
     assert!(matches!(audit.record(started()).await, Err(AuditError::Write(_) | AuditError::Stopped)));
     audit.note(started());
 }

@@ -4,6 +4,7 @@ use std::fs::{DirBuilder, File, OpenOptions, Permissions, TryLockError};
 use std::io::{self, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
+use std::sync::Arc;
 
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -12,6 +13,7 @@ use tokio::sync::oneshot;
 
 use super::chain::{Link, LinkProblem};
 use super::event::Event;
+use super::health::{FailureReason, Status};
 use super::{AuditError, Receipt};
 
 /// How much of the file's end is checked when it is opened. Holds many lines of the largest size.
@@ -33,6 +35,7 @@ pub(super) struct Writer {
     length: u64,
     link: Link,
     state: State,
+    status: Arc<Status>,
 }
 
 #[derive(PartialEq, Eq)]
@@ -43,7 +46,7 @@ enum State {
 }
 
 impl Writer {
-    pub(super) fn open(path: &Path) -> Result<Self, AuditError> {
+    pub(super) fn open(path: &Path, status: Arc<Status>) -> Result<Self, AuditError> {
         let unusable = |source| AuditError::Open { path: path.to_owned(), source };
         let mut file = create(path).map_err(unusable)?;
         file.try_lock().map_err(|error| match error {
@@ -54,7 +57,7 @@ impl Writer {
         let tail = Tail::read(&mut file, size).map_err(unusable)?;
         let (link, sound) = tail.check()?;
         let length = tail.start + sound as u64;
-        let mut writer = Self { file, length, link, state: State::Sound };
+        let mut writer = Self { file, length, link, state: State::Sound, status };
         if length < size {
             writer.rewind().map_err(unusable)?;
             let recovered = Event::Recovered { dropped_bytes: size - length }.fields()?;
@@ -83,7 +86,13 @@ impl Writer {
         }
         let first = self.link.seq() + 1;
         let fields: Vec<&str> = batch.iter().map(|entry| entry.fields.as_str()).collect();
+        self.status.begins();
         let written = self.write(&fields);
+        match &written {
+            Ok(()) => self.status.succeeded(),
+            Err(_) if self.state == State::InDoubt => self.status.failed(FailureReason::Sync),
+            Err(error) => self.status.failed(reason(error)),
+        }
         if let Err(error) = &written {
             tracing::error!(%error, events = batch.len(), "audit records cannot be written: no keys are released");
         }
@@ -123,6 +132,14 @@ impl Writer {
     fn rewind(&mut self) -> io::Result<()> {
         self.file.set_len(self.length)?;
         self.file.sync_data()
+    }
+}
+
+fn reason(error: &io::Error) -> FailureReason {
+    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
+    match error.kind() {
+        StorageFull | QuotaExceeded | FileTooLarge => FailureReason::DiskFull,
+        _ => FailureReason::Write,
     }
 }
 
