@@ -13,6 +13,7 @@ use super::manifest::{self, UnvouchedError};
 use crate::identity::cbor::CborError;
 use crate::identity::mr_config;
 use crate::measurement::base64_text;
+use crate::vm_config::{self, Layout};
 
 /// The entry of the image's list that the measurement is.
 const DOCUMENT: &str = "measurement.snp.cbor";
@@ -66,7 +67,6 @@ struct Config {
     os_image_hash: Vec<u8>,
     sev_snp_measurement: Option<String>,
     mr_config: Option<String>,
-    vm_config: Option<serde_json::Value>,
 }
 
 /// `sev_snp_measurement`: JSON in a text.
@@ -134,10 +134,9 @@ impl Config {
         if text.len() > MAX_CONFIG {
             return Err(SevSnpError::Config("1 MiB at most"));
         }
-        let outer = parse(text)?;
-        match outer.vm_config.as_ref().and_then(serde_json::Value::as_str) {
-            Some(nested) if outer.os_image_hash.is_empty() && !nested.is_empty() => parse(nested),
-            _ => Ok(outer),
+        match vm_config::layout(text).map_err(|_| SevSnpError::Config("the form of JSON"))? {
+            Layout::Plain => parse(text),
+            Layout::Nested(nested) => parse(&nested),
         }
     }
 }
