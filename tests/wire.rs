@@ -126,10 +126,14 @@ async fn the_request_decides_between_json_and_protobuf_for_both_directions() {
     // verb and query, content type, body, whether the answer is JSON
     let cases: Vec<(&str, &str, Option<&str>, &Bytes, bool)> = vec![
         ("POST", "", None, &protobuf_body, false),
-        ("POST", "", None, &json_body, true),
+        ("POST", "", typed("application/x-not-a-thing"), &protobuf_body, false),
         ("POST", "?json", None, &spaced, true),
         ("POST", "", typed("application/x-www-form-urlencoded"), &json_body, true),
+        ("POST", "", typed("Application/X-WWW-Form-Urlencoded; charset=utf-8"), &spaced, true),
+        ("POST", "", typed("application/x-www-form-urlencoded"), &protobuf_body, false),
         ("POST", "", typed("application/octet-stream"), &protobuf_body, false),
+        ("POST", "", typed("application/vnd.api+json"), &json_body, true),
+        ("POST", "", typed("text/json"), &json_body, true),
         ("POST", "", typed("application/vnd.api+json"), &protobuf_body, false),
         ("POST", "", typed("application/json"), &json_body, true),
         ("POST", "", typed("application/json; charset=utf-8"), &json_body, true),
@@ -164,9 +168,41 @@ async fn a_message_whose_field_and_length_are_line_feeds_is_not_taken_for_json()
     let world = World::ready().await;
     let request = GetKmsKeyRequest { vm_config: r#"{"a":"bc"}"#.to_owned() };
     assert!(request.encode_to_vec().starts_with(b"\n\n{"));
-    let answer = world.caller().protobuf("GetKmsKey", &request).await;
-    assert_eq!(answer.header("content-type"), "application/octet-stream");
-    assert_eq!(answer.decoded::<PrpcError>().message, "No attestation provided");
+    for call in [
+        post("/prpc/GetKmsKey", request.encode_to_vec()),
+        with(
+            post("/prpc/GetKmsKey", request.encode_to_vec()),
+            "content-type",
+            "application/x-www-form-urlencoded",
+        ),
+    ] {
+        let answer = world.caller().send(call).await;
+        assert_eq!(answer.header("content-type"), "application/octet-stream");
+        assert_eq!(answer.decoded::<PrpcError>().message, "No attestation provided");
+    }
+}
+
+#[tokio::test]
+async fn what_is_not_said_to_be_json_is_protobuf_even_if_it_begins_with_a_brace() {
+    let world = World::ready().await;
+    for kind in
+        [None, Some("application/x-not-a-thing"), Some("application/octet-stream"), Some("text/plain")]
+    {
+        for body in ["{}", r#"{"path":"a"}"#, &app_json()] {
+            let mut call = post("/prpc/GetAppEnvEncryptPubKey", body.to_owned());
+            if let Some(kind) = kind {
+                call = with(call, "content-type", kind);
+            }
+            let answer = world.caller().send(call).await;
+            assert_eq!(
+                (answer.status, answer.header("content-type")),
+                (400, "application/octet-stream"),
+                "{kind:?} {body}"
+            );
+            let text = answer.decoded::<PrpcError>().message;
+            assert!(text.starts_with("failed to decode Protobuf message: "), "{kind:?} {body}: {text}");
+        }
+    }
 }
 
 #[tokio::test]
@@ -262,20 +298,17 @@ async fn no_body_is_the_message_with_all_defaults() {
 #[tokio::test]
 async fn methods_without_a_request_message_ignore_the_body() {
     let world = World::ready().await;
-    for (body, kind) in [
-        ("}not json{", "application/json"),
-        ("null", "application/json"),
-        ("{broken", "text/plain"),
-        ("", "application/json"),
+    for (body, kind, answered) in [
+        ("}not json{", "application/json", "application/json"),
+        ("null", "application/json", "application/json"),
+        ("{broken", "application/x-www-form-urlencoded", "application/json"),
+        ("{broken", "text/plain", "application/octet-stream"),
+        ("", "application/json", "application/json"),
     ] {
         for method in ["GetMeta", "GetTempCaCert"] {
             let answer =
                 world.caller().send(with(post(&format!("/prpc/{method}"), body), "content-type", kind)).await;
-            assert_eq!(
-                (answer.status, answer.header("content-type")),
-                (200, "application/json"),
-                "{method} {body}"
-            );
+            assert_eq!((answer.status, answer.header("content-type")), (200, answered), "{method} {body}");
         }
     }
     let answer = world.caller().send(post("/prpc/GetMeta", vec![0xff; 100])).await;
@@ -320,7 +353,7 @@ async fn answers_carry_every_field_in_order_compactly_and_numbers_as_numbers() {
     assert_eq!(info["ca_pubkey"], hex::encode(world.root_keys().ca_spki()));
     assert_eq!(info["k256_pubkey"], meta["k256_pubkey"]);
 
-    let key = world.caller().send(post("/prpc/GetAppEnvEncryptPubKey", app_json())).await;
+    let key = world.caller().send(post("/prpc/GetAppEnvEncryptPubKey?json", app_json())).await;
     let value = key.value();
     assert_eq!(key.text(), value.to_string(), "compact, in the order of declaration");
     let keys: Vec<&String> = value.as_object().expect("an object").keys().collect();
@@ -346,7 +379,7 @@ async fn errors_are_one_pretty_object_or_one_message_in_the_callers_encoding() {
         let answer = caller.send(post("/prpc/GetKmsKey", "")).await;
         assert_eq!(&answer.body[..], b"\x0a\x17No attestation provided");
         assert_eq!(answer.header("content-type"), "application/octet-stream");
-        let answer = caller.send(post("/prpc/Nothing", "{}")).await;
+        let answer = caller.send(post("/prpc/Nothing?json", "{}")).await;
         assert_eq!(answer.refusal(), (404, "Service not found: Nothing".into()));
         let answer = caller.send(post("/prpc/Nothing", vec![1])).await;
         assert_eq!(answer.decoded::<PrpcError>().message, "Service not found: Nothing");
@@ -394,7 +427,7 @@ async fn configured_limits_replace_the_built_in_ones() {
     assert_eq!(world.caller().send(meta(1025)).await.status, 413);
     let key = |length: usize| {
         let body = app_json();
-        post("/prpc/KMS.GetAppEnvEncryptPubKey", format!("{body}{}", " ".repeat(length - body.len())))
+        post("/prpc/KMS.GetAppEnvEncryptPubKey?json", format!("{body}{}", " ".repeat(length - body.len())))
     };
     assert_eq!(world.caller().send(key(32 << 10)).await.status, 200);
     assert_eq!(world.caller().send(key((32 << 10) + 1)).await.status, 413);
@@ -496,6 +529,7 @@ async fn finish_answers_each_kind_of_caller_as_it_expects() {
         (post("/prpc/Onboard.Finish?json", "{}"), "null", "application/json"),
         (request("GET", "/prpc/Finish", ""), "null", "application/json"),
         (post("/prpc/Finish", ""), "", "application/octet-stream"),
+        (post("/prpc/Finish", "{}"), "", "application/octet-stream"),
         (
             with(post("/prpc/Finish", "{}"), "content-type", "application/x-www-form-urlencoded"),
             "OK",

@@ -10,6 +10,7 @@ mod guard;
 pub mod limit;
 pub mod listener;
 mod lockout;
+mod media;
 pub mod prpc;
 pub mod refusal_log;
 mod router;

@@ -7,7 +7,7 @@ use http_body_util::Full;
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
-use super::{body, refusal_log::RefusalLog, same_site, status};
+use super::{body, media, refusal_log::RefusalLog, same_site, status};
 use crate::{
     config::BodyLimits,
     error::{Code, Error, Result},
@@ -26,7 +26,7 @@ const UNKNOWN_METHOD_BODY: usize = 16 * 1024;
 pub enum Encoding {
     /// JSON, asked for by the request.
     Json,
-    /// JSON, because the body begins with `{` although nothing else says so: what `curl -d '{}'` sends. As protobuf
+    /// JSON, because the body begins with `{` and its type does not rule it out: what `curl -d '{}'` sends. As protobuf
     /// the byte would start a group, which no message has.
     SniffedJson,
     /// Protobuf.
@@ -40,12 +40,16 @@ impl Encoding {
             form_urlencoded::parse(query.unwrap_or_default().as_bytes())
                 .any(|(key, value)| key == "json" && matches!(&*value, "" | "1" | "true"))
         };
-        let by_type = || {
-            let value =
-                headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok()).unwrap_or_default();
-            value.split(';').next().unwrap_or_default().trim().eq_ignore_ascii_case("application/json")
-        };
-        (is_read(verb) || by_query() || by_type()).then_some(Self::Json)
+        if is_read(verb) || by_query() {
+            return Some(Self::Json);
+        }
+        match &*media::of_body(headers) {
+            "application/json" => Some(Self::Json),
+            // `curl -d` names the first, whatever it sends.
+            "application/x-www-form-urlencoded" | "text/json" => None,
+            kind if kind.ends_with("+json") => None,
+            _ => Some(Self::Protobuf),
+        }
     }
 
     /// White space before the brace is ambiguous: a line feed is also how protobuf begins field 1, and white space may be
@@ -280,30 +284,34 @@ mod tests {
     use crate::proto::{AppId, GetAppKeyRequest, GetKmsKeyRequest};
 
     #[test]
-    fn json_is_asked_for_by_verb_query_or_type() {
-        let typed = |value| {
-            let mut headers = HeaderMap::new();
-            headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(value));
-            headers
-        };
-        let none = HeaderMap::new();
-        for (verb, query, headers, json) in [
-            (Verb::GET, None, &none, true),
-            (Verb::HEAD, None, &none, true),
-            (Verb::POST, None, &none, false),
-            (Verb::POST, Some("json"), &none, true),
-            (Verb::POST, Some("json="), &none, true),
-            (Verb::POST, Some("json=1"), &none, true),
-            (Verb::POST, Some("a=b&json=true"), &none, true),
-            (Verb::POST, Some("json=0"), &none, false),
-            (Verb::POST, Some("json=yes"), &none, false),
-            (Verb::POST, None, &typed("application/json"), true),
-            (Verb::POST, None, &typed("application/json; charset=utf-8"), true),
-            (Verb::POST, None, &typed("application/vnd.api+json"), false),
-            (Verb::POST, None, &typed("application/x-www-form-urlencoded"), false),
+    fn the_encoding_is_asked_for_by_verb_query_or_type_and_some_types_leave_it_to_the_body() {
+        let (json, protobuf, by_body) = (Some(Encoding::Json), Some(Encoding::Protobuf), None);
+        for (verb, query, kind, expected) in [
+            (Verb::GET, None, "", json),
+            (Verb::HEAD, None, "", json),
+            (Verb::POST, None, "", protobuf),
+            (Verb::POST, Some("json"), "", json),
+            (Verb::POST, Some("json="), "", json),
+            (Verb::POST, Some("json=1"), "application/octet-stream", json),
+            (Verb::POST, Some("a=b&json=true"), "", json),
+            (Verb::POST, Some("json=0"), "", protobuf),
+            (Verb::POST, Some("json=yes"), "", protobuf),
+            (Verb::POST, None, "application/json", json),
+            (Verb::POST, None, "Application/JSON; charset=utf-8", json),
+            (Verb::POST, None, "application/x-www-form-urlencoded", by_body),
+            (Verb::POST, None, "application/vnd.api+json", by_body),
+            (Verb::POST, None, "text/json", by_body),
+            (Verb::POST, None, "application/jsonx", protobuf),
+            (Verb::POST, None, "application/x-not-a-thing", protobuf),
+            (Verb::POST, None, "application/octet-stream", protobuf),
+            (Verb::POST, None, "text/plain", protobuf),
+            (Verb::POST, None, "multipart/form-data; boundary=x", protobuf),
         ] {
-            let asked = Encoding::asked(&verb, query, headers);
-            assert_eq!(asked, json.then_some(Encoding::Json), "{verb} {query:?} {headers:?}");
+            let mut headers = HeaderMap::new();
+            if !kind.is_empty() {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            }
+            assert_eq!(Encoding::asked(&verb, query, &headers), expected, "{verb} {query:?} {kind}");
         }
     }
 
