@@ -1,4 +1,5 @@
-//! The onboarding page in a real browser: Debian's Chromium, driven by Playwright, looked at by axe.
+//! What a real browser does: the onboarding page, looked at by axe, and gRPC-web from pages of other sites. Debian's Chromium,
+//! driven by Playwright.
 
 mod support;
 
@@ -246,6 +247,28 @@ async fn a_page_of_another_site_in_the_same_browser_changes_nothing() {
     assert!(!world.key_file("root-ca.key").exists());
     // The operator's own call still works.
     world.bootstrap().await;
+}
+
+#[tokio::test]
+async fn grpc_web_works_from_pages_of_listed_origins_and_no_others() {
+    use prost::Message as _;
+    let (listed, other) = ("http://app.test", "http://other.test");
+    let port =
+        std::net::TcpListener::bind("127.0.0.1:0").and_then(|free| free.local_addr()).expect("a port").port();
+    let world = World::ready_with(&format!("rpc.cors_origins = [\"{listed}:{port}\"]")).await;
+    let given = json!({ "port": port, "listed": listed, "other": other });
+    let seen = play("grpc_web", &format!("https://{}", world.address()), given).await;
+    for form in ["binary", "text"] {
+        let message =
+            hex::decode(seen[form]["meta"].as_str().unwrap_or_else(|| panic!("{seen:#}"))).expect("hex");
+        let meta = GetMetaResponse::decode(&message[..]).expect("a message");
+        assert_eq!(meta.k256_pubkey.len(), 33, "{form}");
+        assert_eq!(seen[form]["refused"], json!([16, "No attestation provided"]), "{form}: {seen:#}");
+        assert_eq!(seen[form]["denial_id"].as_str().map(str::is_empty), Some(false), "{form}: {seen:#}");
+    }
+    // A page of another site is not given the answer.
+    assert_eq!(seen["unlisted"], json!({ "binary": "blocked", "text": "blocked", "json": "blocked" }));
+    assert_eq!(seen["json"], hex::encode(&meta(&world).await.k256_pubkey));
 }
 
 #[tokio::test]

@@ -677,6 +677,95 @@ async fn grpc_web_is_served_over_http_1() {
 }
 
 #[tokio::test]
+async fn media_types_of_grpc_are_compared_without_case_and_parameters() {
+    let world = World::ready().await;
+    let caller = world.caller().http2();
+    let text = |message: &[u8]| {
+        use base64::Engine as _;
+        base64::engine::general_purpose::STANDARD.encode(framed(message)).into_bytes()
+    };
+    let web = "application/grpc-web";
+    let web_text = "application/grpc-web-text";
+    // content type, accept, whether the body is text, what the answer is
+    for (kind, accept, is_text, answered) in [
+        ("application/grpc", "", false, "application/grpc"),
+        ("application/grpc+proto", "", false, "application/grpc"),
+        ("Application/gRPC; charset=utf-8", "", false, "application/grpc"),
+        (web, "", false, web),
+        ("Application/gRPC-Web+Proto;charset=utf-8", "*/*", false, web),
+        (web_text, "", true, web_text),
+        ("APPLICATION/GRPC-WEB-TEXT ; x=y", "text/html, Application/Grpc-Web-Text;q=0.5", true, web_text),
+        ("application/grpc-web-text+proto", "application/grpc-web+proto", true, web),
+    ] {
+        let body = if is_text { text(&app_protobuf()) } else { framed(&app_protobuf()) };
+        let mut call = with(post("/kms.KMS/GetAppEnvEncryptPubKey", body), "content-type", kind);
+        if !accept.is_empty() {
+            call = with(call, "accept", accept);
+        }
+        let answer = caller.send(call).await;
+        assert_eq!(answer.status, 200, "{kind}");
+        let got = answer.header("content-type");
+        assert!(got.strip_suffix("+proto").unwrap_or(got) == answered, "{kind}, {accept}: {got}");
+        assert!(!answer.body.is_empty(), "{kind}: {answer:?}");
+    }
+    for kind in
+        ["", "application/json", "application/grpcx", "application/grpc+json", "application/grpc-web+thrift"]
+    {
+        for caller in [world.caller().http1(), world.caller().http2()] {
+            let call = with(post("/kms.KMS/GetMeta", framed(&[])), "content-type", kind);
+            let answer = caller.send(call).await;
+            assert_eq!(answer.status, 415, "{kind}: {answer:?}");
+            assert!(answer.header("content-type").starts_with("text/plain"), "{kind}");
+        }
+    }
+    for verb in ["OPTIONS", "GET", "PUT", "DELETE"] {
+        let call = with(request(verb, "/kms.KMS/GetMeta", ""), "content-type", "application/grpc-web");
+        let answer = caller.send(with(call, "origin", "https://app.example")).await;
+        assert_eq!((answer.status, answer.header("allow")), (405, "POST"), "{verb}");
+        assert_eq!(answer.header("access-control-allow-origin"), "", "{verb}");
+    }
+}
+
+#[tokio::test]
+async fn pages_of_listed_origins_and_no_others_may_read_answers() {
+    let world =
+        World::ready_with(r#"rpc.cors_origins = ["https://app.example", "http://localhost:8080"]"#).await;
+    let from = |call: Request<Bytes>, origin: &str| with(call, "origin", origin);
+    let preflight = |path: &str| {
+        let call = with(request("OPTIONS", path, ""), "access-control-request-method", "POST");
+        with(call, "access-control-request-headers", "content-type,x-grpc-web,x-user-agent")
+    };
+    for caller in [world.caller().http1(), world.caller().http2()] {
+        for path in ["/kms.KMS/GetMeta", "/prpc/GetMeta"] {
+            for origin in ["https://app.example", "http://localhost:8080"] {
+                let answer = caller.send(from(preflight(path), origin)).await;
+                assert_eq!((answer.status, answer.body.len()), (204, 0), "{path} {origin}: {answer:?}");
+                assert_eq!(answer.header("access-control-allow-origin"), origin, "{path}");
+                assert_eq!(answer.header("access-control-allow-credentials"), "", "{path}");
+                assert!(answer.header("access-control-allow-headers").contains("x-grpc-web"), "{path}");
+                assert_eq!(answer.header("vary"), "origin", "{path}");
+            }
+            for origin in ["https://app.example:8443", "http://app.example", "https://other.example", "null"]
+            {
+                let answer = caller.send(from(preflight(path), origin)).await;
+                assert!([404, 405].contains(&answer.status), "{path} {origin}: {answer:?}");
+                assert_eq!(answer.header("access-control-allow-origin"), "", "{path} {origin}");
+                assert_eq!(answer.header("vary"), "origin", "{path} {origin}");
+            }
+        }
+        // Refusals can be read as well, or a page could not tell why.
+        for call in [json("GetMeta", json!({})), json("GetKmsKey", json!({})), json("Nothing", json!({}))] {
+            let path = call.uri().path().to_owned();
+            let answer = caller.send(from(call, "https://app.example")).await;
+            assert_eq!(answer.header("access-control-allow-origin"), "https://app.example", "{path}");
+            assert!(answer.header("access-control-expose-headers").contains("x-denial-id"), "{path}");
+        }
+        let answer = caller.send(from(json("GetMeta", json!({})), "https://other.example")).await;
+        assert_eq!((answer.status, answer.header("access-control-allow-origin")), (200, ""));
+    }
+}
+
+#[tokio::test]
 async fn grpc_is_served_while_onboarding_with_and_without_tls() {
     let world = World::onboarding().await;
     let tcp = tokio::net::TcpStream::connect(world.address()).await.expect("a connection");

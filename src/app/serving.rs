@@ -124,8 +124,10 @@ impl Serving {
         }));
         let shown = core.metrics.enabled.then(|| Arc::clone(&shared.metrics));
         let router = transport::kms(service, &shared.config.rpc.limits, shown).await;
-        let front =
-            Front::new(router, Arc::clone(&shared.metrics)).limited(Arc::clone(&shared.limit)).versioned();
+        let front = Front::new(router, Arc::clone(&shared.metrics))
+            .limited(Arc::clone(&shared.limit))
+            .readable_by(&shared.config.rpc.cors_origins)
+            .versioned();
         let phase = Phase {
             number: 1,
             tls: Some(tls::serving(Arc::clone(&leaf), &ready.temp_ca_der(), clients)?),

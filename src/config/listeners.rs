@@ -81,7 +81,13 @@ pub(super) fn rpc(section: &mut Section<'_>, limits: &BodyLimits, tls_files: &mu
             })
         })
     });
-    Rpc { address: section.address("address"), port: section.port("port"), client_certificates, limits }
+    Rpc {
+        address: section.address("address"),
+        port: section.port("port"),
+        cors_origins: section.required("cors_origins", Vec::new(), values::origins),
+        client_certificates,
+        limits,
+    }
 }
 
 /// The TLS files that configuration files name although the listener always uses those in `core.cert_dir`.

@@ -70,6 +70,8 @@ pub struct Rpc {
     pub address: IpAddr,
     /// Port of the main listener; 0 lets the system choose.
     pub port: u16,
+    /// The origins whose pages may read answers; serialized as browsers do.
+    pub cors_origins: Vec<String>,
     /// `rpc.tls.mutual.mandatory`
     pub client_certificates: ClientCertificates,
     /// Body limits by method of the main listener.

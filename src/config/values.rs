@@ -126,6 +126,26 @@ pub(super) fn reserved_names(value: Value) -> Result<Vec<ReservedName>, String> 
     names.into_iter().map(parse).collect()
 }
 
+/// A list of origins such as `https://app.example`, possibly empty, as browsers write them in `Origin`.
+pub(super) fn origins(value: Value) -> Result<Vec<String>, String> {
+    let Value::Array(origins) = value else { return Err("must be a list of texts in quotes".to_owned()) };
+    origins.into_iter().map(|origin| origin_of(&string(origin)?)).collect()
+}
+
+fn origin_of(text: &str) -> Result<String, String> {
+    let wrong = || "must be origins such as \"https://app.example\": scheme, host and port only".to_owned();
+    let url = Url::parse(text).map_err(|_| wrong())?;
+    let is_bare = matches!(url.scheme(), "https" | "http")
+        && url.path() == "/"
+        && !text.ends_with('/')
+        && !text.contains('*')
+        && url.query().is_none()
+        && url.fragment().is_none()
+        && url.username().is_empty()
+        && url.password().is_none();
+    if is_bare { Ok(url.origin().ascii_serialization()) } else { Err(wrong()) }
+}
+
 /// `<number><s|m|h|d>`, or `never` as `None`.
 pub(super) fn duration(text: &str) -> Result<Option<Duration>, String> {
     if text == "never" {
@@ -168,6 +188,8 @@ pub(super) fn size(text: &str) -> Result<usize, String> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -241,6 +263,35 @@ mod tests {
             let parsed = Endpoint::parse(text).ok();
             assert_eq!(parsed.map(|endpoint| endpoint.is_exposed()), exposed, "{text:?}");
         }
+    }
+
+    #[test]
+    fn origins_are_written_as_browsers_write_them() {
+        for (given, expected) in [
+            ("https://app.example", "https://app.example"),
+            ("HTTPS://App.Example:443", "https://app.example"),
+            ("http://localhost:8080", "http://localhost:8080"),
+            ("https://b\u{fc}cher.example", "https://xn--bcher-kva.example"),
+        ] {
+            assert_eq!(origins(json!([given])), Ok(vec![expected.to_owned()]), "{given}");
+        }
+        for wrong in [
+            "*",
+            "null",
+            "",
+            "app.example",
+            "https://app.example/",
+            "https://app.example/path",
+            "https://app.example?x",
+            "https://app.example#x",
+            "https://user@app.example",
+            "https://*.app.example",
+            "file:///x",
+        ] {
+            assert!(origins(json!([wrong])).is_err(), "{wrong}");
+        }
+        assert!(origins(json!("https://app.example")).is_err());
+        assert_eq!(origins(json!([])), Ok(Vec::new()));
     }
 
     #[test]

@@ -17,6 +17,7 @@ use tower::Service as _;
 
 use super::{
     activity::Activity,
+    cors::Cors,
     grpc,
     guard::Guard,
     limit::AddressLimit,
@@ -39,6 +40,7 @@ pub struct Front {
     router: Router,
     limit: Option<Arc<AddressLimit>>,
     guard: Option<Guard>,
+    cors: Option<Cors>,
     headers: HeaderMap,
     metrics: Arc<Metrics>,
     log: RefusalLog,
@@ -55,7 +57,7 @@ impl Front {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        Self { router, limit: None, guard: None, headers, metrics, log: RefusalLog::default() }
+        Self { router, limit: None, guard: None, cors: None, headers, metrics, log: RefusalLog::default() }
     }
 
     /// Limits addresses, but for connections on which policy has given a permit.
@@ -69,6 +71,13 @@ impl Front {
     #[must_use]
     pub fn guarded(mut self, credentials: Arc<Credentials>) -> Self {
         self.guard = Some(Guard::new(credentials));
+        self
+    }
+
+    /// Lets pages of these origins read the answers.
+    #[must_use]
+    pub fn readable_by(mut self, origins: &[String]) -> Self {
+        self.cors = Cors::of(origins);
         self
     }
 
@@ -98,6 +107,9 @@ impl Front {
             self.metrics.address_limited();
             let cause = Error::new(Code::TooManyRequests, "too many requests from this address; slow down");
             return refusal(grpc::is_grpc(&request), &cause);
+        }
+        if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
+            return answer;
         }
         let caller = match &self.guard {
             None => caller.clone(),
@@ -164,6 +176,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             let started = Instant::now();
             let is_grpc = grpc::is_grpc(&request);
             let is_head = request.method() == Verb::HEAD;
+            let origin = front.cors.as_ref().map(|cors| cors.admitted(request.headers()));
             let mut request = request;
             tidy(request.uri_mut());
             let observed = front.metrics.observe(request.uri().path());
@@ -181,6 +194,9 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             };
             for (name, value) in &front.headers {
                 answer.headers_mut().insert(name, value.clone());
+            }
+            if let Some(origin) = origin {
+                Cors::mark(origin, &mut answer);
             }
             front.metrics.answered(observed, status::counted(&answer).as_u16(), started.elapsed());
             Ok(if is_head { without_body(answer) } else { answer })

@@ -7,11 +7,16 @@ use std::{
 };
 
 use bytes::Bytes;
-use http::Request as HttpRequest;
+use http::{HeaderValue, Request as HttpRequest, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Request, Response, Status, service::Routes};
 
-use super::{body::DRAIN_BYTES, refusal_log::RefusalLog, status};
+use super::{
+    body::{self, DRAIN_BYTES},
+    media, prpc,
+    refusal_log::RefusalLog,
+    status,
+};
 use crate::{
     config::BodyLimits,
     error::Result,
@@ -20,6 +25,9 @@ use crate::{
         Caller, METHODS, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
     },
 };
+
+/// Largest body read before the answer to a request that is not gRPC, in bytes; more is drained.
+const UNTYPED_BODY: usize = 16 * 1024;
 
 /// Flag and length before each message.
 const FRAME_HEADER: usize = 5;
@@ -86,8 +94,52 @@ fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router
         .prepare()
         .into_axum_router()
         .layer(axum::middleware::map_request(move |request| limited(service, Arc::clone(&limits), request)))
-        // Outermost, so that what is bounded is the message and not the form that gRPC-web carries it in.
+        // Before the bound, so that what is bounded is the message and not the form that gRPC-web carries it in.
         .layer(tonic_web::GrpcWebLayer::new())
+        .layer(axum::middleware::from_fn(typed))
+}
+
+/// The media types of gRPC and gRPC-web, as `tonic` and `tonic-web` compare them: letter by letter.
+const MEDIA_TYPES: [&str; 6] = [
+    "application/grpc",
+    "application/grpc+proto",
+    WEB,
+    "application/grpc-web+proto",
+    WEB_TEXT,
+    WEB_TEXT_PROTO,
+];
+const WEB: &str = "application/grpc-web";
+const WEB_TEXT: &str = "application/grpc-web-text";
+const WEB_TEXT_PROTO: &str = "application/grpc-web-text+proto";
+
+/// Lets only requests of gRPC and gRPC-web pass, with the media types as the layers below compare them.
+async fn typed(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
+    let (mut parts, body) = request.into_parts();
+    if parts.method != http::Method::POST {
+        let mut answer = untyped(body, StatusCode::METHOD_NOT_ALLOWED, "gRPC is served by POST").await;
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return answer;
+    }
+    let kind = media::of_body(&parts.headers);
+    let Some(kind) = MEDIA_TYPES.into_iter().find(|known| *known == kind) else {
+        let text = "gRPC needs the content type application/grpc or application/grpc-web";
+        return untyped(body, StatusCode::UNSUPPORTED_MEDIA_TYPE, text).await;
+    };
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if kind.starts_with(WEB) {
+        // Where no form of gRPC-web is asked for, the answer has that of the request.
+        let asked = media::accepted(&parts.headers).find(|accepted| accepted.starts_with(WEB));
+        let is_text = asked.as_deref().unwrap_or(kind).starts_with(WEB_TEXT);
+        let form = if is_text { WEB_TEXT_PROTO } else { WEB };
+        parts.headers.insert(header::ACCEPT, HeaderValue::from_static(form));
+    }
+    next.run(axum::extract::Request::from_parts(parts, body)).await
+}
+
+/// An answer to what is not gRPC; a body of it is read first, because HTTP/2 loses answers that come before its end.
+async fn untyped(body: axum::body::Body, status: StatusCode, text: &'static str) -> axum::response::Response {
+    let _ = body::read(body, UNTYPED_BODY).await;
+    prpc::plain(status, text).map(axum::body::Body::new)
 }
 
 /// Bounds the body of a request by its method's limit.
@@ -197,8 +249,7 @@ async fn unary<Q, A>(
 
 /// Whether a request is gRPC or gRPC-web by its content type.
 pub fn is_grpc<B>(request: &HttpRequest<B>) -> bool {
-    let kind = request.headers().get(http::header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
-    kind.is_some_and(|kind| kind.starts_with("application/grpc"))
+    media::of_body(request.headers()).starts_with("application/grpc")
 }
 
 /// The KMS service behind the generated trait.

@@ -3,6 +3,7 @@
 mod activity;
 pub mod auth_backend;
 mod body;
+mod cors;
 mod entrance;
 pub mod front;
 pub mod grpc;
