@@ -2,6 +2,7 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
+use kms_attest::tls::{ChainLimit, trusting};
 use reqwest::{Client, StatusCode, redirect};
 use rustls::{ClientConfig, RootCertStore};
 use tokio::io::AsyncWriteExt;
@@ -103,9 +104,9 @@ impl Source {
 fn tls() -> Result<ClientConfig, SetupError> {
     let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|error| SetupError(error.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+        .and_then(|builder| trusting(builder, roots, ChainLimit::PUBLIC))
+        .map(|builder| builder.with_no_client_auth())
+        .map_err(|error| SetupError(error.to_string()))
 }

@@ -13,6 +13,7 @@ pub mod p256;
 pub mod platform;
 pub mod ra_tls;
 pub mod tcb;
+pub mod tls;
 pub mod trust;
 pub mod verify;
 pub mod vm_config;

@@ -59,6 +59,10 @@ pub(crate) struct Leaf {
     pub(crate) evidence: Option<Vec<u8>>,
     /// Signs the handshake instead of the certificate's key: an impostor with a copied certificate.
     pub(crate) impostor: Option<Arc<P256Key>>,
+    /// What is sent behind the certificate, DER.
+    pub(crate) intermediates: Vec<Vec<u8>>,
+    /// Issues the certificate instead of the root.
+    pub(crate) issuer: Option<Arc<(P256Key, Vec<u8>)>>,
 }
 
 impl Leaf {
@@ -70,6 +74,8 @@ impl Leaf {
             usage: Some("kms:rpc"),
             evidence: None,
             impostor: None,
+            intermediates: Vec::new(),
+            issuer: None,
         }
     }
 }
@@ -98,13 +104,23 @@ impl Authority {
             evidence: leaf.evidence.as_deref(),
             ..spec("kms", Role::LEAF)
         };
-        let issuer = Issuer::from_pem(&self.root_pem, &self.root).expect("own CA");
+        let issuer = match leaf.issuer.as_deref() {
+            None => Issuer::from_pem(&self.root_pem, &self.root),
+            Some((key, certificate)) => Issuer::new(certificate, key),
+        };
+        let issuer = issuer.expect("a CA");
         let der = certificate::issue(&spec, &leaf.key.spki_der(), &issuer).expect("leaf");
         let signs = leaf.impostor.as_ref().unwrap_or(&leaf.key);
         let key = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(signs.pkcs8_der().to_vec()));
         let key = aws_lc_rs::default_provider().key_provider.load_private_key(key).expect("key");
-        Arc::new(CertifiedKey::new(vec![CertificateDer::from(der)], key))
+        let chain = [der].into_iter().chain(leaf.intermediates.iter().cloned());
+        Arc::new(CertifiedKey::new(chain.map(CertificateDer::from).collect(), key))
     }
+}
+
+/// A CA certificate under its own name, DER. Those of one name look alike to a path search.
+pub(crate) fn look_alike(key: &P256Key) -> Vec<u8> {
+    certificate::self_signed(&spec("look alike", Role::Ca { path_len: 255 }), key).expect("CA")
 }
 
 fn ca_pem(name: &str, path_len: u8, key: &P256Key) -> String {

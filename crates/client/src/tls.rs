@@ -5,14 +5,18 @@
 
 use std::sync::Arc;
 
-use kms_attest::p256::P256Key;
+use kms_attest::{
+    p256::P256Key,
+    tls::{ChainLimit, trusting},
+};
 use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error as TlsError, RootCertStore, SignatureScheme,
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error as TlsError, RootCertStore,
+    SignatureScheme, WantsVerifier,
     client::{
-        Resumption, WebPkiServerVerifier,
+        Resumption, WantsClientCert,
         danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
     },
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
+    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs},
 };
 use rustls_pki_types::{
     CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _,
@@ -25,7 +29,8 @@ pub enum Trust<'a> {
     /// Any server that holds the key of the certificate it shows. The certificate is kept for the caller to judge
     /// ([`crate::Connection::server_certificate`]); until then nothing is known about the other side.
     DangerousAnyServer,
-    /// A certificate that chains to this root CA (PEM, exactly one certificate) and names the host of the URL.
+    /// A certificate that chains to this root CA (PEM, exactly one certificate) and names the host of the URL. At most
+    /// two intermediates of together 16 KiB are accepted.
     RootCa(&'a str),
     /// A certificate that chains to a public CA (Mozilla's list, built in) and names the host of the URL.
     PublicRoots,
@@ -76,11 +81,10 @@ pub(crate) fn client_config(
     identity: Option<&ClientIdentity>,
 ) -> Result<ClientConfig, TlsConfigError> {
     let provider = Arc::new(aws_lc_rs::default_provider());
-    let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
+    let builder = ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(TlsConfigError::Versions)?
-        .dangerous()
-        .with_custom_certificate_verifier(server_verifier(trust, provider)?);
+        .map_err(TlsConfigError::Versions)?;
+    let builder = accepting(builder, trust)?;
     let mut config = match identity {
         None => builder.with_no_client_auth(),
         Some(identity) => {
@@ -95,32 +99,26 @@ pub(crate) fn client_config(
     Ok(config)
 }
 
-fn server_verifier(
+/// The next step of a configuration: only servers that `trust` accepts.
+fn accepting(
+    builder: ConfigBuilder<ClientConfig, WantsVerifier>,
     trust: Trust<'_>,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, TlsConfigError> {
-    let algorithms = provider.signature_verification_algorithms;
-    Ok(match trust {
-        Trust::DangerousAnyServer => Arc::new(KeyHolder { expected: None, algorithms }),
-        Trust::PublicKey(spki) => Arc::new(KeyHolder { expected: Some(spki.into()), algorithms }),
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, TlsConfigError> {
+    let algorithms = builder.crypto_provider().signature_verification_algorithms;
+    let expected = match trust {
+        Trust::DangerousAnyServer => None,
+        Trust::PublicKey(spki) => Some(spki.into()),
         Trust::RootCa(pem) => {
             let mut roots = RootCertStore::empty();
             roots.add(single_certificate(pem)?).map_err(|_| TlsConfigError::RootCa)?;
-            under(roots, provider)?
+            return trusting(builder, roots, ChainLimit::KMS).map_err(|_| TlsConfigError::RootCa);
         }
         Trust::PublicRoots => {
             let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-            under(roots, provider)?
+            return trusting(builder, roots, ChainLimit::PUBLIC).map_err(|_| TlsConfigError::RootCa);
         }
-    })
-}
-
-fn under(
-    roots: RootCertStore,
-    provider: Arc<CryptoProvider>,
-) -> Result<Arc<dyn ServerCertVerifier>, TlsConfigError> {
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider).build();
-    Ok(verifier.map_err(|_| TlsConfigError::RootCa)?)
+    };
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(KeyHolder { expected, algorithms })))
 }
 
 /// The one certificate in a PEM text.
@@ -193,7 +191,7 @@ mod tests {
     use crate::{
         Connection,
         connection::ConnectError,
-        testing::{Authority, Leaf, Reply, TestServer},
+        testing::{Authority, Leaf, Reply, TestServer, look_alike},
     };
 
     async fn server(leaf: Leaf) -> TestServer {
@@ -216,6 +214,24 @@ mod tests {
         for trust in [Trust::RootCa(&other.root_pem), Trust::PublicRoots] {
             let error = Connection::open(&server.url, trust, None).await.expect_err("root");
             assert!(matches!(error, ConnectError::Tls(_)), "{trust:?}: {error}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_sends_many_look_alikes_is_refused_without_a_path_search() {
+        let key = P256Key::generate();
+        let issuer = look_alike(&key);
+        let leaf = Leaf { issuer: Some(Arc::new((key, issuer))), ..Leaf::kms() };
+        for count in [3, 170] {
+            let intermediates = (0..count).map(|_| look_alike(&P256Key::generate())).collect();
+            let server = server(Leaf { intermediates, ..leaf.clone() }).await;
+            for trust in [Trust::RootCa(&server.authority.root_pem), Trust::PublicRoots] {
+                let began = std::time::Instant::now();
+                let error = Connection::open(&server.url, trust, None).await.expect_err("too many");
+                assert!(matches!(error, ConnectError::Tls(_)), "{trust:?}: {error}");
+                let took = began.elapsed();
+                assert!(took < std::time::Duration::from_secs(2), "{count} look-alikes: {took:?}");
+            }
         }
     }
 

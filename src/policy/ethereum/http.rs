@@ -8,6 +8,8 @@ use std::time::Duration;
 use reqwest::{Client, Response, redirect};
 use rustls::crypto::aws_lc_rs;
 
+use kms_attest::tls::{ChainLimit, trusting};
+
 use super::trouble::Trouble;
 use crate::config::Endpoint;
 
@@ -122,8 +124,8 @@ fn tls() -> rustls::ClientConfig {
     let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
     let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .expect("the provider supports TLS 1.3 and 1.2")
-        .with_root_certificates(roots)
+        .and_then(|builder| trusting(builder, roots, ChainLimit::PUBLIC))
+        .expect("the provider supports TLS 1.3 and 1.2, and Mozilla has roots")
         .with_no_client_auth();
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
     config

@@ -13,6 +13,8 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
+use kms_attest::tls::{ChainLimit, trusting};
+
 use super::{Bounds, printable};
 use crate::config::{ClientFiles, Webhook};
 use crate::policy::SetupError;
@@ -64,8 +66,9 @@ fn tls(webhook: &Webhook) -> Result<ClientConfig, SetupError> {
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let builder = ClientConfig::builder_with_provider(provider)
         .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .expect("the provider supports TLS 1.3 and 1.2")
-        .with_root_certificates(roots(webhook.ca_file.as_deref())?);
+        .expect("the provider supports TLS 1.3 and 1.2");
+    let builder = trusting(builder, roots(webhook.ca_file.as_deref())?, ChainLimit::PUBLIC)
+        .expect("a file without certificates is refused");
     let mut config = match &webhook.client {
         None => builder.with_no_client_auth(),
         Some(ClientFiles { certificate, key }) => {

@@ -10,6 +10,7 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::CertificateDer;
 
 use super::{EndpointError, FetchFailure, Resource};
+use crate::tls::{ChainLimit, trusting};
 
 /// Time for a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -76,11 +77,11 @@ fn tls(extra_roots: &[CertificateDer<'static>]) -> Result<ClientConfig, Endpoint
         roots.add(root.clone()).map_err(|e| EndpointError::Client(e.to_string()))?;
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    Ok(ClientConfig::builder_with_provider(provider)
+    ClientConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
-        .map_err(|e| EndpointError::Client(e.to_string()))?
-        .with_root_certificates(roots)
-        .with_no_client_auth())
+        .and_then(|builder| trusting(builder, roots, ChainLimit::PUBLIC))
+        .map(|builder| builder.with_no_client_auth())
+        .map_err(|e| EndpointError::Client(e.to_string()))
 }
 
 /// Follows a redirect to the same host, never from https to http.

@@ -1,0 +1,148 @@
+//! Certificate chains that the other side of a connection sends: bounded before a path through them is searched.
+//!
+//! A path search tries every order of certificates with the same name. Seventy certificates that look alike fit into one
+//! handshake and cost seconds of CPU time.
+
+use std::sync::Arc;
+
+use rustls::{
+    CertificateError, ClientConfig, ConfigBuilder, DigitallySignedStruct, Error, OtherError, RootCertStore,
+    SignatureScheme, WantsVerifier,
+    client::{
+        WantsClientCert, WebPkiServerVerifier,
+        danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
+    },
+};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+/// How many certificates may stand between a leaf and its root, and how large they may be together. The leaf has no limit
+/// of its own: it may carry evidence, and TLS bounds the whole chain.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ChainLimit {
+    /// Number of intermediate certificates.
+    pub certificates: usize,
+    /// Bytes of all intermediate certificates.
+    pub bytes: usize,
+}
+
+impl ChainLimit {
+    /// Chains of a KMS, its guests and its replicas. A KMS certificate stands directly under the root CA, a certificate of
+    /// an app one below.
+    pub const KMS: Self = Self { certificates: 2, bytes: 16 * 1024 };
+    /// Chains of public CAs. Servers send up to three intermediates, some also the root.
+    pub const PUBLIC: Self = Self { certificates: 5, bytes: 32 * 1024 };
+
+    /// Checks the certificates that came with a leaf.
+    ///
+    /// # Errors
+    /// [`ChainTooLong`].
+    pub fn check(self, intermediates: &[CertificateDer<'_>]) -> Result<(), ChainTooLong> {
+        let bytes: usize = intermediates.iter().map(|certificate| certificate.len()).sum();
+        match intermediates.len() <= self.certificates && bytes <= self.bytes {
+            true => Ok(()),
+            false => Err(ChainTooLong { limit: self, certificates: intermediates.len(), bytes }),
+        }
+    }
+}
+
+/// A chain beyond its limit. No path through it was searched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "at most {} intermediate certificates of together {} bytes are accepted, got {certificates} of {bytes} bytes",
+    limit.certificates,
+    limit.bytes
+)]
+pub struct ChainTooLong {
+    limit: ChainLimit,
+    certificates: usize,
+    bytes: usize,
+}
+
+impl From<ChainTooLong> for Error {
+    fn from(error: ChainTooLong) -> Self {
+        CertificateError::Other(OtherError(Arc::new(error))).into()
+    }
+}
+
+/// The next step of a client's configuration: servers must chain to `roots` within `limit`.
+///
+/// # Errors
+/// Without any root.
+pub fn trusting(
+    builder: ConfigBuilder<ClientConfig, WantsVerifier>,
+    roots: RootCertStore,
+    limit: ChainLimit,
+) -> Result<ConfigBuilder<ClientConfig, WantsClientCert>, Error> {
+    let provider = Arc::clone(builder.crypto_provider());
+    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
+        .build()
+        .map_err(|error| Error::General(error.to_string()))?;
+    let verifier = Bounded { verifier, limit };
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
+}
+
+/// Searches a path to a root in chains within the limit only.
+#[derive(Debug)]
+struct Bounded {
+    verifier: Arc<WebPkiServerVerifier>,
+    limit: ChainLimit,
+}
+
+impl ServerCertVerifier for Bounded {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, Error> {
+        self.limit.check(intermediates)?;
+        self.verifier.verify_server_cert(leaf, intermediates, name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, Error> {
+        self.verifier.verify_tls13_signature(message, certificate, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.verifier.supported_verify_schemes()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_limits_themselves_are_accepted_and_one_more_is_not() {
+        let certificates = |sizes: &[usize]| -> Vec<CertificateDer<'static>> {
+            sizes.iter().map(|size| vec![0; *size].into()).collect()
+        };
+        for (sizes, accepted) in [
+            (&[][..], true),
+            (&[900], true),
+            (&[8 * 1024, 8 * 1024], true),
+            (&[16 * 1024], true),
+            (&[8 * 1024, 8 * 1024 + 1], false),
+            (&[16 * 1024 + 1], false),
+            (&[0, 0, 0], false),
+        ] {
+            assert_eq!(ChainLimit::KMS.check(&certificates(sizes)).is_ok(), accepted, "{sizes:?}");
+        }
+    }
+}
