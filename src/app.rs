@@ -29,7 +29,7 @@ use crate::{
     transport::{
         self,
         front::Front,
-        listener::{self, Phase, PlainHttp},
+        listener::{Phase, PlainHttp},
         tls,
     },
 };
@@ -133,8 +133,7 @@ impl Kms {
             ),
         };
         let (phases, phase) = watch::channel(phase);
-        let accepting =
-            tokio::spawn(listener::serve(listener, phase, shared.bounds(), Arc::clone(&shared.metrics)));
+        let accepting = tokio::spawn(shared.listen(listener, phase));
         let admin_address = Arc::clone(&shared.admin_address);
         shared.audit.note(started("onboarding", &shared.posture));
         tracing::info!(%address, "onboarding: open the page, or call Bootstrap or Onboard, then Finish");

@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use prometheus::core::Collector;
 use prometheus::{
-    Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts,
-    Registry, TextEncoder,
+    Counter, Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
+    Opts, Registry, TextEncoder,
 };
 
 /// Content type of [`Metrics::render`].
@@ -65,6 +65,8 @@ pub struct Metrics {
     latency: HistogramVec,
     denials: IntCounterVec,
     handshakes: IntCounterVec,
+    handshake_cpu: Counter,
+    key_exchanges: IntCounterVec,
     verifications: IntCounterVec,
     policy_answers: IntCounterVec,
     shed: IntCounterVec,
@@ -154,6 +156,19 @@ impl Metrics {
                 "cvm_kms_tls_handshakes_total",
                 "TLS handshakes by result.",
                 &["result"],
+            )?,
+            handshake_cpu: {
+                let opts = Opts::new(
+                    "cvm_kms_handshake_cpu_seconds_total",
+                    "CPU time of TLS handshakes, of those that failed too.",
+                );
+                register(r, Counter::with_opts(opts)?)?
+            },
+            key_exchanges: counters(
+                r,
+                "cvm_kms_key_exchanges_total",
+                "TLS handshakes by the key exchange group that was agreed on.",
+                &["group"],
             )?,
             verifications: counters(
                 r,
@@ -307,6 +322,16 @@ impl Metrics {
     /// Counts a TLS handshake: `ok`, `failed` or `timeout`.
     pub fn handshake(&self, result: &'static str) {
         self.handshakes.with_label_values(&[result]).inc();
+    }
+
+    /// Counts CPU time that a TLS handshake has taken.
+    pub fn handshake_worked(&self, time: Duration) {
+        self.handshake_cpu.inc_by(time.as_secs_f64());
+    }
+
+    /// Counts a TLS handshake by its key exchange group, a name of the TLS registry.
+    pub fn key_exchange(&self, group: &'static str) {
+        self.key_exchanges.with_label_values(&[group]).inc();
     }
 
     /// Counts a verification of evidence: `verified`, `refused`, or `unavailable` without collateral.

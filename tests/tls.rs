@@ -19,6 +19,7 @@ use kms_client::{ClientIdentity, Connection, Trust};
 use rustls::{
     HandshakeKind, ProtocolVersion, SupportedProtocolVersion,
     client::Resumption,
+    crypto::{SupportedKxGroup, aws_lc_rs::kx_group},
     pki_types::{CertificateDer, ServerName},
     version::{TLS12, TLS13},
 };
@@ -26,14 +27,14 @@ use serde_json::json;
 use support::{
     DOMAIN, Identity, World,
     http::{json, request},
-    identity::spec,
+    identity::{LOOK_ALIKE, look_alikes, spec},
     process::run,
 };
 use tokio::{
     io::{AsyncReadExt as _, AsyncWriteExt as _},
     net::{TcpListener, TcpStream},
 };
-use tokio_rustls::{TlsAcceptor, TlsConnector};
+use tokio_rustls::TlsConnector;
 use x509_parser::{
     extensions::{GeneralName, ParsedExtension},
     prelude::{FromDer as _, X509Certificate},
@@ -230,6 +231,98 @@ async fn only_certificates_of_the_temporary_ca_or_with_an_attestation_pass_the_h
         }
     }
     assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
+}
+
+/// A sample of the exposition.
+async fn metric(world: &World, sample: &str) -> f64 {
+    let answer = world.caller().get("/metrics").await;
+    let line = answer.text().lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
+    line.map_or(0.0, |value| value.parse().expect("a number"))
+}
+
+const HANDSHAKE_CPU: &str = "cvm_kms_handshake_cpu_seconds_total";
+
+#[tokio::test]
+async fn a_chain_beyond_two_intermediates_or_16_kib_fails_the_handshake_and_costs_no_path_search() {
+    let world = World::ready_with("core.metrics.enabled = true").await;
+    let temp_ca = world.temp_ca().await;
+    let app = world.app(1);
+    let ca_key = P256Key::generate();
+    let ca = CertificateSpec { role: Role::Ca { path_len: 255 }, common_name: LOOK_ALIKE, ..spec() };
+    let ca = certificate::self_signed(&ca, &ca_key).expect("certificate");
+    let issuer = Issuer::new(&ca, &ca_key).expect("an issuer");
+    let key = P256Key::generate();
+    // Of no root, and not attested: only a path search could find out.
+    let stray =
+        || Identity::of(certificate::issue(&spec(), &key.spki_der(), &issuer).expect("certificate"), &key);
+    let few = look_alikes(1_500);
+    let large = {
+        let names: Vec<String> = (0..400).map(|n| format!("name-{n:030}.example")).collect();
+        let said = CertificateSpec { names: &names, ..spec() };
+        certificate::self_signed(&said, &P256Key::generate()).expect("certificate")
+    };
+    assert!(few.len() >= 3 && large.len() > 16 * 1024, "{} {}", few.len(), large.len());
+    let flood = look_alikes(62_000);
+    assert!(flood.len() > 100);
+    for (name, identity, passes) in [
+        ("attested, two intermediates", Identity::self_issued(&app).followed_by(&few[..2]), true),
+        ("temporary CA, two intermediates", Identity::unattested(&temp_ca).followed_by(&few[..2]), true),
+        ("attested, three intermediates", Identity::self_issued(&app).followed_by(&few[..3]), false),
+        ("temporary CA, three intermediates", Identity::unattested(&temp_ca).followed_by(&few[..3]), false),
+        ("attested, 16 KiB and more", Identity::self_issued(&app).followed_by(&[large]), false),
+        ("a stray, two look-alikes", stray().followed_by(&few[..2]), false),
+        ("a stray, look-alikes of 14 KB", stray().followed_by(&look_alikes(14_000)), false),
+        ("a stray, look-alikes of 62 KB", stray().followed_by(&flood), false),
+        (
+            "attested, look-alikes of 50 KB",
+            Identity::self_issued(&app).followed_by(&look_alikes(50_000)),
+            false,
+        ),
+    ] {
+        for versions in VERSIONS {
+            let before = metric(&world, HANDSHAKE_CPU).await;
+            let answer =
+                world.caller().shows(&identity).speaks(versions).try_json("GetMeta", json!({})).await;
+            assert_eq!(answer.is_ok_and(|answer| answer.status == 200), passes, "{name}");
+            let cost = metric(&world, HANDSHAKE_CPU).await - before;
+            assert!(cost > 0.0 && cost < 0.5, "{name}: {cost} CPU-seconds");
+        }
+    }
+}
+
+#[tokio::test]
+async fn key_exchange_is_hybrid_with_all_who_have_it_and_classic_with_the_rest() {
+    const HYBRID: &dyn SupportedKxGroup = kx_group::X25519MLKEM768;
+    let world = World::ready_with("core.metrics.enabled = true").await;
+    let counted = async |group: &str| {
+        metric(&world, &format!("cvm_kms_key_exchanges_total{{group=\"{group}\"}}")).await
+    };
+    for (offered, versions, agreed) in [
+        (&[HYBRID, kx_group::X25519][..], VERSIONS[0], "X25519MLKEM768"),
+        // As today's guests: they have it, and do not prefer it.
+        (&[kx_group::X25519, kx_group::SECP256R1, HYBRID], VERSIONS[0], "X25519MLKEM768"),
+        (&[HYBRID], VERSIONS[0], "X25519MLKEM768"),
+        (&[kx_group::X25519, kx_group::SECP256R1], VERSIONS[0], "x25519"),
+        (&[kx_group::SECP256R1], VERSIONS[0], "secp256r1"),
+        (&[kx_group::SECP384R1], VERSIONS[0], "secp384r1"),
+        // TLS 1.2 has no hybrid groups; clients name them all the same.
+        (&[HYBRID, kx_group::X25519], VERSIONS[1], "x25519"),
+        (&[kx_group::SECP256R1], VERSIONS[1], "secp256r1"),
+    ] {
+        let before = counted(agreed).await;
+        let mut line = world.caller().exchanges(offered).speaks(versions).connect().await.expect("connected");
+        assert_eq!(line.json("GetMeta", json!({})).await.status, 200);
+        // Asking for the metric is a hybrid handshake too.
+        let asked = if agreed == "X25519MLKEM768" { 2.0 } else { 1.0 };
+        assert_eq!(counted(agreed).await - before, asked, "{agreed}");
+    }
+    let url = format!("https://localhost:{}", world.address().port()).parse().expect("a URL");
+    let before = counted("X25519MLKEM768").await;
+    Connection::open(&url, Trust::DangerousAnyServer, None).await.expect("a connection");
+    assert_eq!(counted("X25519MLKEM768").await - before, 2.0, "our client");
+    // What every other client of ours is built on.
+    let first = rustls::crypto::aws_lc_rs::default_provider().kx_groups[0].name();
+    assert_eq!(first, rustls::NamedGroup::X25519MLKEM768);
 }
 
 #[tokio::test]
@@ -475,13 +568,13 @@ async fn the_certificate_is_swapped_under_open_connections() {
     let temp_ca = CertificateSpec { role: Role::Ca { path_len: 0 }, ..spec() };
     let temp_ca =
         CertificateDer::from(certificate::self_signed(&temp_ca, &temp_ca_key).expect("certificate"));
-    let config = tls::serving(Arc::clone(&leaf), &temp_ca, ClientPolicy::Optional).expect("TLS");
+    let acceptor = tls::serving(Arc::clone(&leaf), &temp_ca, ClientPolicy::Optional).expect("TLS");
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
     let address = listener.local_addr().expect("an address");
     tokio::spawn(async move {
         loop {
             let (tcp, _) = listener.accept().await.expect("a connection");
-            let acceptor = TlsAcceptor::from(Arc::clone(&config));
+            let acceptor = acceptor.clone();
             tokio::spawn(async move {
                 let stream = acceptor.accept(tcp).await.expect("a handshake");
                 let (mut read, mut write) = tokio::io::split(stream);

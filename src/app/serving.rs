@@ -33,7 +33,7 @@ use crate::{
     transport::{
         self,
         front::Front,
-        listener::{self, Phase, PlainHttp},
+        listener::{Phase, PlainHttp},
         tls::{self, ClientPolicy, Leaf},
     },
 };
@@ -166,8 +166,7 @@ impl Serving {
         let mut accepting = Vec::new();
         let mut accept = |listener: TcpListener, phase: Phase| {
             let (sender, phase) = watch::channel(phase);
-            let metrics = Arc::clone(&shared.metrics);
-            accepting.push(tokio::spawn(listener::serve(listener, phase, shared.bounds(), metrics)));
+            accepting.push(tokio::spawn(shared.listen(listener, phase)));
             phases.push(sender);
         };
         if let Some((listener, phase)) = admin {

@@ -7,7 +7,7 @@ use std::{
 };
 
 use kms_attest::{attester::Attester, verify::Verifier};
-use tokio::sync::watch;
+use tokio::{net::TcpListener, sync::watch};
 
 use super::{AppError, parts};
 use crate::{
@@ -25,7 +25,11 @@ use crate::{
         setup::{SetupService, Switch, Token},
     },
     store::{KeyDirectory, StoreError},
-    transport::{limit::AddressLimit, listener::Bounds},
+    transport::{
+        handshake::Handshakes,
+        limit::AddressLimit,
+        listener::{self, Bounds, Phase},
+    },
 };
 
 /// What both phases use.
@@ -42,6 +46,7 @@ pub(super) struct Shared {
     pub(super) audit: Arc<Audit>,
     pub(super) metrics: Arc<Metrics>,
     pub(super) limit: Arc<AddressLimit>,
+    handshakes: Arc<Handshakes>,
     pub(super) posture: Posture,
     pub(super) admin_address: Arc<OnceLock<SocketAddr>>,
     /// How far the switch to the KMS phase has come, for who watches it.
@@ -80,6 +85,7 @@ impl Shared {
                 core.limits.unauthenticated_per_second,
                 core.limits.unauthenticated_burst,
             )),
+            handshakes: Arc::new(Handshakes::new(Arc::clone(&metrics))),
             config: Arc::clone(config),
             attester,
             verifier,
@@ -128,7 +134,17 @@ impl Shared {
         }
     }
 
-    pub(super) fn bounds(&self) -> Bounds {
+    /// Accepts connections until the sender of phases is gone.
+    pub(super) fn listen(
+        &self,
+        listener: TcpListener,
+        phase: watch::Receiver<Phase>,
+    ) -> impl Future<Output = ()> + Send + 'static {
+        let (handshakes, metrics) = (Arc::clone(&self.handshakes), Arc::clone(&self.metrics));
+        listener::serve(listener, phase, self.bounds(), handshakes, metrics)
+    }
+
+    fn bounds(&self) -> Bounds {
         let limits = &self.config.core.limits;
         Bounds {
             connections: limits.max_connections,

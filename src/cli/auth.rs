@@ -28,6 +28,7 @@ use crate::{
     transport::{
         auth_backend::{self, AuthBackend},
         front::Front,
+        handshake::Handshakes,
         listener::{self, Bounds, Phase, PlainHttp},
     },
 };
@@ -128,10 +129,11 @@ async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<Exit
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
     let metrics = Arc::new(Metrics::new([("bootAuth", Kind::Other)]));
+    let handshakes = Arc::new(Handshakes::new(Arc::clone(&metrics)));
     let front = Arc::new(Front::new(auth_backend::router(backend), Arc::clone(&metrics)));
     let phase = Phase { number: 0, tls: None, plain: PlainHttp::Served, front };
     let (phases, phase) = watch::channel(phase);
-    let serving = tokio::spawn(listener::serve(listener, phase, BOUNDS, metrics));
+    let serving = tokio::spawn(listener::serve(listener, phase, BOUNDS, handshakes, metrics));
     println!("listening on http://{address}");
     tokio::select! {
         _ = terminate.recv() => {}

@@ -12,7 +12,6 @@ use hyper_util::{
     rt::{TokioExecutor, TokioIo, TokioTimer},
     server::conn::auto,
 };
-use rustls::ServerConfig;
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
@@ -20,9 +19,8 @@ use tokio::{
     task::JoinSet,
     time::timeout,
 };
-use tokio_rustls::TlsAcceptor;
 
-use super::{activity::Activity, front::Front, limit::bucket, tls};
+use super::{activity::Activity, front::Front, handshake::Handshakes, limit::bucket, tls};
 use crate::{admission::Peer, metrics::Metrics, service::Caller};
 
 /// The first byte of a TLS record that opens a handshake (RFC 8446, section 5.1).
@@ -37,7 +35,7 @@ pub struct Phase {
     /// Counts up with each phase; a connection of an older phase is asked to leave.
     pub number: u64,
     /// How TLS is spoken; `None` speaks plain HTTP only (the admin listener).
-    pub tls: Option<Arc<ServerConfig>>,
+    pub tls: Option<tls::Acceptor>,
     /// Whether plain HTTP is answered.
     pub plain: PlainHttp,
     /// What answers requests.
@@ -73,6 +71,7 @@ pub async fn serve(
     listener: TcpListener,
     phase: watch::Receiver<Phase>,
     bounds: Bounds,
+    handshakes: Arc<Handshakes>,
     metrics: Arc<Metrics>,
 ) {
     let slots = Arc::new(Semaphore::new(bounds.connections));
@@ -91,10 +90,11 @@ pub async fn serve(
                         metrics.connection_shed();
                         continue;
                     };
-                    let (phase, metrics) = (phase.clone(), Arc::clone(&metrics));
+                    let phase = phase.clone();
+                    let (handshakes, metrics) = (Arc::clone(&handshakes), Arc::clone(&metrics));
                     connections.spawn(async move {
                         let _slot = slot;
-                        connection(stream, remote, phase, bounds, &metrics).await;
+                        connection(stream, remote, phase, bounds, &handshakes, &metrics).await;
                     });
                 }
                 // Out of descriptors, or a peer that left: the next accept may do.
@@ -164,16 +164,18 @@ async fn connection(
     remote: SocketAddr,
     mut phases: watch::Receiver<Phase>,
     bounds: Bounds,
+    handshakes: &Handshakes,
     metrics: &Metrics,
 ) {
     let _open = metrics.connection();
     // Answers are written whole; waiting for more to send only delays them.
     let _ = stream.set_nodelay(true);
     let phase = phases.borrow_and_update().clone();
-    let opened = timeout(bounds.handshake, open(stream, &phase)).await;
+    let opened = timeout(bounds.handshake, open(stream, remote.ip(), &phase, handshakes)).await;
     let outcome = match opened {
         Ok(Ok(Opened::Tls(stream, peer))) => {
             metrics.handshake("ok");
+            metrics.key_exchange(tls::group_name(&stream));
             let caller = Caller::new(remote.ip(), Arc::new(peer));
             exchange(*stream, caller, &phase, phases, bounds).await
         }
@@ -203,12 +205,18 @@ enum Opened {
     Refused,
 }
 
-async fn open(stream: TcpStream, phase: &Phase) -> io::Result<Opened> {
+async fn open(
+    stream: TcpStream,
+    address: IpAddr,
+    phase: &Phase,
+    handshakes: &Handshakes,
+) -> io::Result<Opened> {
     let mut first = [0];
     let begins_tls = stream.peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE;
     match (&phase.tls, phase.plain) {
-        (Some(config), _) if begins_tls => {
-            let stream = TlsAcceptor::from(Arc::clone(config)).accept(stream).await?;
+        (Some(acceptor), _) if begins_tls => {
+            let acceptor = acceptor.clone();
+            let stream = handshakes.run(address, async move { acceptor.accept(stream).await }).await?;
             let certificate = stream
                 .get_ref()
                 .1

@@ -8,6 +8,7 @@ mod entrance;
 pub mod front;
 pub mod grpc;
 mod guard;
+pub mod handshake;
 pub mod limit;
 pub mod listener;
 mod lockout;

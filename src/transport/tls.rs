@@ -1,24 +1,30 @@
 //! TLS: which client certificates pass the handshake, and a server certificate that can be swapped while serving.
 
 use std::{
-    fmt,
+    fmt, io,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
-use kms_attest::ra_tls;
+use kms_attest::{ra_tls, tls::ChainLimit};
 use rustls::{
-    CertificateError, DigitallySignedStruct, DistinguishedName, ServerConfig, SignatureScheme,
+    CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, NamedGroup, ServerConfig,
+    SignatureScheme,
     client::danger::HandshakeSignatureValid,
-    crypto::{CryptoProvider, WebPkiSupportedAlgorithms, aws_lc_rs},
+    crypto::{
+        CryptoProvider, WebPkiSupportedAlgorithms,
+        aws_lc_rs::{self, kx_group},
+    },
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
     server::{
-        ClientHello, ResolvesServerCert, ServerSessionMemoryCache,
+        ClientHello, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
 };
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 /// Resumable sessions kept, as many as the peer keeps.
@@ -74,7 +80,7 @@ fn certified(chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<Certif
     Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
 }
 
-/// The configuration of the KMS phase: client certificates are asked for.
+/// The KMS phase: client certificates are asked for.
 ///
 /// # Errors
 /// [`TlsError`].
@@ -82,33 +88,92 @@ pub fn serving(
     leaf: Arc<Leaf>,
     temp_ca: &CertificateDer<'_>,
     clients: ClientPolicy,
-) -> Result<Arc<ServerConfig>, TlsError> {
-    let verifier = ClientCertificates::new(temp_ca, clients)?;
-    let mut config = builder()?.with_client_cert_verifier(Arc::new(verifier)).with_cert_resolver(leaf);
-    settle(&mut config);
-    Ok(Arc::new(config))
+) -> Result<Acceptor, TlsError> {
+    let verifier = Arc::new(ClientCertificates::new(temp_ca, clients)?);
+    Acceptor::new(|builder| {
+        builder.with_client_cert_verifier(verifier.clone()).with_cert_resolver(Arc::clone(&leaf) as _)
+    })
 }
 
-/// The configuration of the onboarding phase: nobody is asked for a certificate.
+/// The onboarding phase: nobody is asked for a certificate.
 ///
 /// # Errors
 /// [`TlsError`].
-pub fn onboarding(leaf: Arc<Leaf>) -> Result<Arc<ServerConfig>, TlsError> {
-    let mut config = builder()?.with_no_client_auth().with_cert_resolver(leaf);
-    settle(&mut config);
-    Ok(Arc::new(config))
+pub fn onboarding(leaf: Arc<Leaf>) -> Result<Acceptor, TlsError> {
+    Acceptor::new(|builder| builder.with_no_client_auth().with_cert_resolver(Arc::clone(&leaf) as _))
 }
 
-fn builder() -> Result<rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>, TlsError> {
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    Ok(ServerConfig::builder_with_provider(provider)
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?)
+type Builder = rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>;
+
+/// Answers handshakes. Key exchange is X25519MLKEM768 with every client that has it, although rustls alone would follow
+/// the client's order: keys that are released live longer than today's key exchange. Clients that do not prefer it are
+/// asked to say hello again.
+#[derive(Clone, Debug)]
+pub struct Acceptor {
+    /// For clients with X25519MLKEM768: no other group.
+    hybrid: Arc<ServerConfig>,
+    /// For all others.
+    classic: Arc<ServerConfig>,
 }
 
-fn settle(config: &mut ServerConfig) {
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config.session_storage = ServerSessionMemoryCache::new(SESSIONS);
-    config.send_tls13_tickets = 1;
+impl Acceptor {
+    fn new(finish: impl Fn(Builder) -> ServerConfig) -> Result<Self, TlsError> {
+        let sessions = ServerSessionMemoryCache::new(SESSIONS);
+        let config = |provider: CryptoProvider| -> Result<_, TlsError> {
+            let builder = ServerConfig::builder_with_provider(Arc::new(provider))
+                .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
+            let mut config = finish(builder);
+            config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+            config.session_storage = Arc::clone(&sessions) as Arc<dyn StoresServerSessions>;
+            config.send_tls13_tickets = 1;
+            Ok(Arc::new(config))
+        };
+        let hybrid =
+            CryptoProvider { kx_groups: vec![kx_group::X25519MLKEM768], ..aws_lc_rs::default_provider() };
+        Ok(Self { hybrid: config(hybrid)?, classic: config(aws_lc_rs::default_provider())? })
+    }
+
+    /// Takes a connection through its handshake.
+    ///
+    /// # Errors
+    /// What the other side did wrong, or the connection.
+    pub async fn accept<IO>(&self, stream: IO) -> io::Result<TlsStream<IO>>
+    where
+        IO: AsyncRead + AsyncWrite + Unpin,
+    {
+        let hello = LazyConfigAcceptor::new(rustls::server::Acceptor::default(), stream).await?;
+        let config = match has_hybrid(&hello.client_hello()) {
+            true => &self.hybrid,
+            false => &self.classic,
+        };
+        hello.into_stream(Arc::clone(config)).await
+    }
+}
+
+/// Whether a client has X25519MLKEM768, which TLS 1.2 cannot use.
+fn has_hybrid(hello: &ClientHello<'_>) -> bool {
+    const TLS13_SUITES: [CipherSuite; 3] = [
+        CipherSuite::TLS13_AES_256_GCM_SHA384,
+        CipherSuite::TLS13_AES_128_GCM_SHA256,
+        CipherSuite::TLS13_CHACHA20_POLY1305_SHA256,
+    ];
+    let groups = hello.named_groups().unwrap_or_default();
+    groups.contains(&NamedGroup::X25519MLKEM768)
+        && hello.cipher_suites().iter().any(|suite| TLS13_SUITES.contains(suite))
+}
+
+/// The key exchange group that both sides agreed on, by its name in the TLS registry.
+pub(super) fn group_name<IO>(stream: &TlsStream<IO>) -> &'static str {
+    let group = stream.get_ref().1.negotiated_key_exchange_group();
+    match group.map(|group| group.name()) {
+        Some(NamedGroup::X25519MLKEM768) => "X25519MLKEM768",
+        Some(NamedGroup::X25519) => "x25519",
+        Some(NamedGroup::secp256r1) => "secp256r1",
+        Some(NamedGroup::secp384r1) => "secp384r1",
+        Some(_) => "other",
+        // A resumed session of TLS 1.2.
+        None => "none",
+    }
 }
 
 /// Whether a client may come without a certificate (`rpc.tls.mutual.mandatory`).
@@ -120,7 +185,7 @@ pub enum ClientPolicy {
     Mandatory,
 }
 
-/// Accepts a certificate that chains to our temporary CA, or one that carries an attestation, whoever issued it.
+/// Accepts a certificate that carries an attestation, whoever issued it, or one that chains to our temporary CA.
 ///
 /// Neither proves more than possession of its key: the temporary CA's key is public. What proves is the attestation,
 /// which is verified when a method needs it.
@@ -171,12 +236,13 @@ impl ClientCertVerifier for ClientCertificates {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
+        ChainLimit::KMS.check(intermediates)?;
         check_dates(leaf, now)?;
-        match self.chains_to_temp_ca(leaf, intermediates, now) {
-            Ok(()) => Ok(ClientCertVerified::assertion()),
-            Err(_) if carries_attestation(leaf) => Ok(ClientCertVerified::assertion()),
-            Err(_) => Err(CertificateError::UnknownIssuer.into()),
+        // A path to the temporary CA adds nothing to an attestation, so none is searched then.
+        if !carries_attestation(leaf) {
+            self.chains_to_temp_ca(leaf, intermediates, now).map_err(|_| CertificateError::UnknownIssuer)?;
         }
+        Ok(ClientCertVerified::assertion())
     }
 
     fn verify_tls12_signature(

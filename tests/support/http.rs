@@ -10,7 +10,7 @@ use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::{
     ClientConfig, DigitallySignedStruct, SignatureScheme, SupportedProtocolVersion,
     client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier},
-    crypto::{CryptoProvider, aws_lc_rs},
+    crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs},
     pki_types::{CertificateDer, ServerName, UnixTime},
     sign::{CertifiedKey, SingleCertAndKey},
 };
@@ -35,6 +35,7 @@ pub struct Caller {
     identity: Identity,
     protocols: &'static [&'static [u8]],
     versions: &'static [&'static SupportedProtocolVersion],
+    groups: Vec<&'static dyn SupportedKxGroup>,
     is_plain: bool,
 }
 
@@ -46,6 +47,7 @@ impl Caller {
             identity: Identity::none(),
             protocols: &[b"h2", b"http/1.1"],
             versions: rustls::ALL_VERSIONS,
+            groups: aws_lc_rs::default_provider().kx_groups,
             is_plain: false,
         }
     }
@@ -78,6 +80,11 @@ impl Caller {
     /// With these TLS versions.
     pub fn speaks(&self, versions: &'static [&'static SupportedProtocolVersion]) -> Self {
         Self { versions, ..self.clone() }
+    }
+
+    /// With these key exchange groups.
+    pub fn exchanges(&self, groups: &[&'static dyn SupportedKxGroup]) -> Self {
+        Self { groups: groups.to_vec(), ..self.clone() }
     }
 
     /// Without TLS.
@@ -122,7 +129,8 @@ impl Caller {
 
     /// The TLS configuration; sessions are not resumed.
     pub fn tls(&self) -> ClientConfig {
-        let provider = Arc::new(aws_lc_rs::default_provider());
+        let provider =
+            Arc::new(CryptoProvider { kx_groups: self.groups.clone(), ..aws_lc_rs::default_provider() });
         let builder = ClientConfig::builder_with_provider(Arc::clone(&provider))
             .with_protocol_versions(self.versions)
             .expect("TLS versions")
@@ -133,7 +141,8 @@ impl Caller {
             // Whether key and certificate belong together is for the server to find out.
             Some(shown) => {
                 let key = provider.key_provider.load_private_key(shown.key().into()).expect("a key");
-                let shown = CertifiedKey::new(vec![shown.certificate.clone()], key);
+                let chain = [&shown.certificate].into_iter().chain(&shown.intermediates).cloned().collect();
+                let shown = CertifiedKey::new(chain, key);
                 builder.with_client_cert_resolver(Arc::new(SingleCertAndKey::from(shown)))
             }
         };

@@ -18,6 +18,8 @@ pub struct Identity(Option<Shown>);
 #[derive(Clone)]
 pub(super) struct Shown {
     pub(super) certificate: CertificateDer<'static>,
+    /// What is sent behind the certificate.
+    pub(super) intermediates: Vec<CertificateDer<'static>>,
     pub(super) key: Vec<u8>,
 }
 
@@ -29,7 +31,15 @@ impl Identity {
 
     /// Any certificate (DER) with its key.
     pub fn of(certificate: Vec<u8>, key: &P256Key) -> Self {
-        Self(Some(Shown { certificate: certificate.into(), key: key.pkcs8_der().to_vec() }))
+        let key = key.pkcs8_der().to_vec();
+        Self(Some(Shown { certificate: certificate.into(), intermediates: Vec::new(), key }))
+    }
+
+    /// With certificates (DER) behind its own.
+    pub fn followed_by(mut self, intermediates: &[Vec<u8>]) -> Self {
+        let shown = self.0.as_mut().expect("a certificate");
+        shown.intermediates = intermediates.iter().map(|der| der.clone().into()).collect();
+        self
     }
 
     /// A certificate of the temporary CA with evidence of `cvm` over its key: a guest.
@@ -86,6 +96,26 @@ impl Shown {
         self.key.clone().into()
     }
 }
+
+/// CA certificates of one name, each issued under that name with a key of its own, until they have `bytes` together: a
+/// path search would try them in every order. None of them leads to a root.
+pub fn look_alikes(bytes: usize) -> Vec<Vec<u8>> {
+    let ca = CertificateSpec { role: Role::Ca { path_len: 255 }, common_name: LOOK_ALIKE, ..spec() };
+    let make = || certificate::self_signed(&ca, &P256Key::generate()).expect("certificate");
+    let mut made = Vec::new();
+    let mut total = 0;
+    loop {
+        let certificate = make();
+        total += certificate.len();
+        if total > bytes {
+            return made;
+        }
+        made.push(certificate);
+    }
+}
+
+/// The name of [`look_alikes`].
+pub const LOOK_ALIKE: &str = "look alike";
 
 /// What a guest's certificate says, without evidence.
 pub fn spec() -> CertificateSpec<'static> {

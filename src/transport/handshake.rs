@@ -1,0 +1,270 @@
+//! TLS handshakes: on threads of their own, in turns by address, with their CPU time counted.
+//!
+//! A handshake verifies signatures and reads certificates that a stranger sends. The threads that serve requests never do
+//! that work, and callers of one address cannot take the turns of another.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    io,
+    net::IpAddr,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+    task::Poll,
+    time::Duration,
+};
+
+use rustix::time::{ClockId, clock_gettime};
+use tokio::{
+    runtime::{Builder, Runtime},
+    sync::{OwnedSemaphorePermit, Semaphore},
+    task::AbortHandle,
+};
+
+use super::limit::bucket;
+use crate::metrics::Metrics;
+
+/// The threads on which handshakes run.
+#[derive(Debug)]
+pub struct Handshakes {
+    /// Made for the first handshake: a plain HTTP listener has none.
+    runtime: OnceLock<Runtime>,
+    threads: usize,
+    turns: Turns,
+    metrics: Arc<Metrics>,
+}
+
+impl Handshakes {
+    /// As many threads as there are cores, half of them for one address.
+    pub fn new(metrics: Arc<Metrics>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        Self { runtime: OnceLock::new(), threads, turns: Turns::new(threads, threads.div_ceil(2)), metrics }
+    }
+
+    /// Runs a handshake of `address` to its end. Dropping the future ends it early.
+    ///
+    /// # Errors
+    /// Those of the handshake, and a failure to start threads.
+    pub(super) async fn run<T>(
+        &self,
+        address: IpAddr,
+        handshake: impl Future<Output = io::Result<T>> + Send + 'static,
+    ) -> io::Result<T>
+    where
+        T: Send + 'static,
+    {
+        let share = self.turns.share(address);
+        let metrics = Arc::clone(&self.metrics);
+        let task = self.runtime()?.spawn(in_turns(share, metrics, handshake));
+        let _aborted = AbortOnDrop(task.abort_handle());
+        task.await.map_err(io::Error::other)?
+    }
+
+    fn runtime(&self) -> io::Result<&Runtime> {
+        if let Some(runtime) = self.runtime.get() {
+            return Ok(runtime);
+        }
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(self.threads)
+            .max_blocking_threads(1)
+            .thread_name("handshake")
+            .build()?;
+        // Two connections may come first. A runtime must not be dropped where asynchronous code runs.
+        if let Err(second) = self.runtime.set(runtime) {
+            second.shutdown_background();
+        }
+        self.runtime.get().ok_or_else(|| io::Error::other("no handshake threads"))
+    }
+}
+
+impl Drop for Handshakes {
+    fn drop(&mut self) {
+        if let Some(runtime) = self.runtime.take() {
+            runtime.shutdown_background();
+        }
+    }
+}
+
+struct AbortOnDrop(AbortHandle);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+/// Polls `future` only while it has a turn: it waits for the network without one.
+async fn in_turns<F: Future>(share: Share, metrics: Arc<Metrics>, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        let turn = share.turn().await;
+        let polled = poll_fn(|context| {
+            let before = thread_time();
+            let polled = future.as_mut().poll(context);
+            metrics.handshake_worked(thread_time().saturating_sub(before));
+            Poll::Ready(polled)
+        })
+        .await;
+        drop(turn);
+        match polled {
+            Poll::Ready(output) => return output,
+            // The future has kept the waker of this task.
+            Poll::Pending => woken().await,
+        }
+    }
+}
+
+/// Ends when the task is woken next.
+async fn woken() {
+    let mut is_first = true;
+    poll_fn(|_| match std::mem::replace(&mut is_first, false) {
+        true => Poll::Pending,
+        false => Poll::Ready(()),
+    })
+    .await;
+}
+
+/// CPU time of this thread.
+fn thread_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
+}
+
+/// Who may work now: a number of handshakes at once, fewer of one address. Waiting handshakes of one address stand behind
+/// each other, so an address that comes with many delays one that comes with few by one turn at most.
+#[derive(Debug)]
+struct Turns {
+    all: Arc<Semaphore>,
+    of_one_address: usize,
+    addresses: Addresses,
+}
+
+type Addresses = Arc<Mutex<HashMap<IpAddr, Arc<Semaphore>>>>;
+
+/// The turns of one handshake.
+struct Share {
+    address: IpAddr,
+    own: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+    addresses: Addresses,
+}
+
+impl Turns {
+    fn new(at_once: usize, of_one_address: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(at_once)), of_one_address, addresses: Addresses::default() }
+    }
+
+    fn share(&self, address: IpAddr) -> Share {
+        let address = bucket(address);
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = addresses.entry(address).or_insert_with(|| Arc::new(Semaphore::new(self.of_one_address)));
+        Share {
+            address,
+            own: Arc::clone(own),
+            all: Arc::clone(&self.all),
+            addresses: Arc::clone(&self.addresses),
+        }
+    }
+}
+
+impl Share {
+    /// A turn, once there is one; dropping it gives it back.
+    fn turn(&self) -> Pin<Box<dyn Future<Output = Turn> + Send>> {
+        let (own, all) = (Arc::clone(&self.own), Arc::clone(&self.all));
+        // Neither is ever closed.
+        Box::pin(async move {
+            Turn { _own: own.acquire_owned().await.ok(), _all: all.acquire_owned().await.ok() }
+        })
+    }
+}
+
+struct Turn {
+    _own: Option<OwnedSemaphorePermit>,
+    _all: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
+        // One is in the map, one is ours.
+        if Arc::strong_count(&self.own) == 2 {
+            addresses.remove(&self.address);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+
+    use super::*;
+
+    fn address(last: u8) -> IpAddr {
+        IpAddr::from([192, 0, 2, last])
+    }
+
+    #[tokio::test]
+    async fn an_address_has_its_share_of_the_turns_and_leaves_the_rest_to_others() {
+        let turns = Turns::new(2, 1);
+        let (many, few) = (turns.share(address(1)), turns.share(address(2)));
+        let held = many.turn().await;
+        let mut second = many.turn();
+        assert!(poll_fn(|context| Poll::Ready(second.as_mut().poll(context))).await.is_pending());
+        let other = few.turn().await;
+        drop(held);
+        second.await;
+        drop((many, few, other));
+        assert!(turns.addresses.lock().expect("lock").is_empty(), "nothing is kept of addresses that left");
+    }
+
+    #[tokio::test]
+    async fn a_handshake_runs_on_its_own_threads_waits_without_a_turn_and_its_time_is_counted() {
+        let metrics = Arc::new(Metrics::new([]));
+        let handshakes = Handshakes::new(Arc::clone(&metrics));
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        // More than there are turns: all wait for the same thing at once.
+        let waiting = Arc::new(AtomicUsize::new(0));
+        let many = 4 * handshakes.threads;
+        let receiver = futures_util::FutureExt::shared(receiver);
+        let all = futures_util::future::join_all((0..many).map(|_| {
+            let (receiver, waiting) = (receiver.clone(), Arc::clone(&waiting));
+            handshakes.run(address(1), async move {
+                waiting.fetch_add(1, Ordering::Relaxed);
+                let _ = receiver.await;
+                Ok(std::thread::current().name().map(str::to_owned))
+            })
+        }));
+        let release = async {
+            while waiting.load(Ordering::Relaxed) < many {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            sender.send(()).expect("they wait");
+        };
+        let (names, ()) = tokio::time::timeout(Duration::from_secs(20), async { tokio::join!(all, release) })
+            .await
+            .expect("none of them holds a turn while it waits");
+        for name in names {
+            assert_eq!(name.expect("done").as_deref(), Some("handshake"));
+        }
+        assert!(metrics.render().contains("cvm_kms_handshake_cpu_seconds_total 0.0"), "{}", metrics.render());
+    }
+
+    #[tokio::test]
+    async fn a_handshake_that_is_given_up_ends() {
+        struct Ended(Option<tokio::sync::oneshot::Sender<()>>);
+        impl Drop for Ended {
+            fn drop(&mut self) {
+                let _ = self.0.take().expect("once").send(());
+            }
+        }
+        let handshakes = Handshakes::new(Arc::new(Metrics::new([])));
+        let (sender, ended) = tokio::sync::oneshot::channel();
+        let guard = Ended(Some(sender));
+        let forever = handshakes.run(address(1), async move {
+            let _guard = guard;
+            std::future::pending::<io::Result<()>>().await
+        });
+        assert!(tokio::time::timeout(Duration::from_millis(50), forever).await.is_err());
+        tokio::time::timeout(Duration::from_secs(10), ended).await.expect("in time").expect("told");
+    }
+}
