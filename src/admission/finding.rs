@@ -2,6 +2,7 @@
 //! expected and what was found.
 
 use kms_attest::{
+    collateral::CollateralError,
     identity::BootInfo,
     platform::tdx::TdxError,
     ra_tls::RaTlsError,
@@ -125,7 +126,7 @@ impl From<&VerifyError> for BadEvidence {
             VerifyError::Rtmr3 { .. } => (Step::EventLog, "event_log_mismatch"),
             VerifyError::Preimages(_) => (Step::EventLog, "event_preimage_mismatch"),
             VerifyError::QuotedReportData => (Step::ReportData, "report_data_mismatch"),
-            VerifyError::Collateral(_) => (Step::Collateral, "collateral_not_found"),
+            VerifyError::Collateral(error) => of_collateral(error),
             VerifyError::Quote(error) => of_quote(error),
             #[allow(unreachable_patterns)]
             _ => (Step::Quote, "evidence_refused"),
@@ -140,11 +141,26 @@ impl From<&VerifyError> for BadEvidence {
     }
 }
 
-fn of_quote(error: &TdxError) -> (Step, &'static str) {
+/// What is wrong with a quote shows first where its collateral is looked for.
+fn of_collateral(error: &CollateralError) -> (Step, &'static str) {
     match error {
-        TdxError::Malformed(_) | TdxError::NotATd | TdxError::UnsupportedBody => {
+        CollateralError::Quote(_) | CollateralError::PckChain(_) | CollateralError::NotATd => {
             (Step::Platform, "quote_malformed")
         }
+        CollateralError::UntrustedPlatform => (Step::Quote, "quote_not_genuine"),
+        CollateralError::Unavailable { .. } | CollateralError::Malformed(_) => {
+            (Step::Collateral, "collateral_not_found")
+        }
+    }
+}
+
+fn of_quote(error: &TdxError) -> (Step, &'static str) {
+    match error {
+        TdxError::Malformed(_)
+        | TdxError::NotATd
+        | TdxError::UnsupportedBody
+        | TdxError::PckChain(_)
+        | TdxError::NoPckChain => (Step::Platform, "quote_malformed"),
         TdxError::Debug => (Step::TdAttributes, "td_debug"),
         TdxError::Attributes(_) | TdxError::SeptVeEnabled => {
             (Step::TdAttributes, "td_attributes_not_allowed")
@@ -249,6 +265,8 @@ impl From<BootInfoError> for Refusal {
 
 #[cfg(test)]
 mod tests {
+    use kms_attest::collateral::ChainError;
+
     use super::*;
 
     #[test]
@@ -268,6 +286,17 @@ mod tests {
             (VerifyError::Quote(TdxError::ServiceTd), Step::TdAttributes, "service_td_bound"),
             (VerifyError::Quote(TdxError::Rejected("revoked".to_owned())), Step::Quote, "quote_not_genuine"),
             (VerifyError::Quote(TdxError::NotATd), Step::Platform, "quote_malformed"),
+            (
+                VerifyError::Collateral(CollateralError::PckChain(ChainError::Order)),
+                Step::Platform,
+                "quote_malformed",
+            ),
+            (VerifyError::Collateral(CollateralError::UntrustedPlatform), Step::Quote, "quote_not_genuine"),
+            (
+                VerifyError::Collateral(CollateralError::Unavailable { failures: Vec::new() }),
+                Step::Collateral,
+                "collateral_not_found",
+            ),
             (VerifyError::UnsupportedPlatform("sev-snp"), Step::Platform, "platform_not_supported"),
         ] {
             let bad = BadEvidence::from(&error);

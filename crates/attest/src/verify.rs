@@ -260,14 +260,20 @@ impl Verifier {
     pub async fn verify(&self, evidence: &Evidence, binding: Binding<'_>) -> Result<Verified, VerifyError> {
         // Before any request: evidence that is not bound is refused whatever its quote says.
         let consistent = Consistent::check(evidence, binding)?;
-        let (collateral, leaf) = self.cache.get_parsed(consistent.quote.parsed()).await?;
-        let now = self.cache.clock().now();
-        let quote = consistent.quote.verify_of(leaf, &collateral, &self.anchors, now)?;
-        if let Some(seen) = &self.seen {
-            let bytes = consistent.quote.bytes();
-            seen.note(*quote.platform(), bytes, collateral.pck_certificate_chain(), now);
-        }
+        let (quote, collateral) = self.quote(&consistent.quote).await?;
         Ok(consistent.vouched_by(quote, &collateral))
+    }
+
+    /// Verifies a quote, and remembers its platform.
+    async fn quote(&self, quote: &TdQuote<'_>) -> Result<(VerifiedQuote, Arc<Collateral>), VerifyError> {
+        let (collateral, chain) = self.cache.get_parsed(quote.parsed()).await?;
+        let now = self.cache.clock().now();
+        let verified = quote.verify_by(&chain, &collateral, &self.anchors, now)?;
+        if let Some(seen) = &self.seen {
+            let fetched = (!quote.has_chain()).then(|| chain.pem());
+            seen.note(*verified.platform(), quote.bytes(), fetched.as_deref(), now);
+        }
+        Ok((verified, collateral))
     }
 
     pub(crate) fn seen(&self) -> Option<&SeenPlatforms> {
@@ -332,5 +338,7 @@ impl VerifyError {
     }
 }
 
+#[cfg(test)]
+mod chains;
 #[cfg(test)]
 mod tests;

@@ -9,7 +9,8 @@ use dcap_qvl::QuoteCollateralV3;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
-use super::{CaKind, Collateral, Dated, FetchFailure, PlatformKey, Resource, certificates, unix_seconds};
+use super::chain::certificates;
+use super::{CaKind, Collateral, Dated, FetchFailure, PlatformKey, Resource, unix_seconds};
 
 /// Turns an endpoint's answer into collateral for `platform` that is valid at `now` and signed up to `root`.
 pub(super) fn admit(
@@ -50,12 +51,6 @@ pub(super) fn admit(
     Ok(collateral)
 }
 
-/// Whether the leaf of `chain` is signed, directly or through one other certificate of it, by `root`.
-pub(super) fn leads_to(chain: &[CertificateDer<'_>], root: &CertificateDer<'_>) -> bool {
-    let [leaf, others @ ..] = chain else { return false };
-    is_signed(leaf, root) || others.iter().any(|ca| is_signed(ca, root) && is_signed(leaf, ca))
-}
-
 /// Whether `certificate` is `root` itself or signed by it.
 pub(super) fn is_rooted(certificate: &CertificateDer<'_>, root: &CertificateDer<'_>) -> bool {
     certificate == root || is_signed(certificate, root)
@@ -69,7 +64,7 @@ fn signed_json(
     root: &CertificateDer<'_>,
 ) -> Result<(), FetchFailure> {
     let signed = || {
-        let chain = certificates(issuer_chain.as_bytes())?;
+        let chain = certificates(issuer_chain.as_bytes()).ok()?;
         let signer = chain.first().filter(|signer| is_signed(signer, root))?;
         let (_, signer) = X509Certificate::from_der(signer).ok()?;
         let key = UnparsedPublicKey::new(
@@ -91,7 +86,8 @@ fn pck_crl_is_signed(parts: &QuoteCollateralV3, ca: CaKind, root: &CertificateDe
             .any(|issuer| issuer != root && is_signed(issuer, root) && crl_is_signed(&parts.pck_crl, issuer))
 }
 
-fn is_signed(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+/// Whether `certificate` is signed by `issuer`, which is a CA.
+pub(super) fn is_signed(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
     let (Ok((_, certificate)), Ok((_, issuer))) =
         (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer))
     else {

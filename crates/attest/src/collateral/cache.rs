@@ -15,10 +15,10 @@ use tokio::time::timeout;
 use self::shelf::Shelf;
 pub use self::stats::{CacheStats, EntryStats};
 use super::endpoint::Endpoint;
-use super::origin::{Origin, PckLeaf, PckRequest, read_chain};
+use super::origin::{Origin, PckRequest};
 use super::{
-    CacheOptions, Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, Pccs, PlatformKey,
-    RefreshTask, authentic,
+    CacheOptions, Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, Pccs, PckChain,
+    PlatformKey, RefreshTask,
 };
 use crate::trust::TrustAnchors;
 
@@ -98,28 +98,30 @@ impl CollateralCache {
     /// A quote that carries its platform's certificate chain, as nearly all do, needs no request while the cache holds
     /// its kind of platform. One with an encrypted PPID needs one request each time: its chain is its own.
     pub async fn get(&self, quote: &[u8]) -> Result<Arc<Collateral>, CollateralError> {
-        self.of_origin(Origin::of(quote)?).await.map(|(collateral, _)| collateral)
+        let origin = Origin::of(quote)?;
+        let is_fetched = matches!(origin, Origin::EncryptedPpid(_));
+        let (collateral, chain) = self.of_origin(origin).await?;
+        if is_fetched {
+            return Ok(Arc::new(collateral.with_pck_certificate_chain(chain.pem())));
+        }
+        Ok(collateral)
     }
 
-    /// [`CollateralCache::get`] for a quote that was parsed already, with what its PCK certificate says.
+    /// [`CollateralCache::get`] for a quote that was parsed already, with the chain by which it is to be verified: its
+    /// own, or the one that was fetched for it.
     pub(crate) async fn get_parsed(
         &self,
         quote: &Quote,
-    ) -> Result<(Arc<Collateral>, PckLeaf), CollateralError> {
+    ) -> Result<(Arc<Collateral>, PckChain), CollateralError> {
         self.of_origin(Origin::of_parsed(quote)?).await
     }
 
-    async fn of_origin(&self, origin: Origin) -> Result<(Arc<Collateral>, PckLeaf), CollateralError> {
-        match origin {
-            Origin::Certificate { leaf, chain } => Ok((self.platform(leaf.platform, &chain).await?, leaf)),
-            Origin::EncryptedPpid(request) => {
-                let chain = self.pck_chain(&request).await?;
-                let (leaf, _) = read_chain(chain.as_bytes())
-                    .map_err(|_| CollateralError::Malformed("pck certificate chain"))?;
-                let shared = self.platform(leaf.platform, chain.as_bytes()).await?;
-                Ok((Arc::new(shared.with_pck_certificate_chain(chain)), leaf))
-            }
-        }
+    async fn of_origin(&self, origin: Origin) -> Result<(Arc<Collateral>, PckChain), CollateralError> {
+        let chain = match origin {
+            Origin::Certificate(chain) => chain,
+            Origin::EncryptedPpid(request) => self.pck_chain(&request).await?,
+        };
+        Ok((self.platform(&chain).await?, chain))
     }
 
     /// The time by which the cache judges validity.
@@ -160,15 +162,15 @@ impl CollateralCache {
         }
     }
 
-    async fn platform(&self, platform: PlatformKey, chain: &[u8]) -> Landing {
+    async fn platform(&self, chain: &PckChain) -> Landing {
+        let platform = chain.platform();
         if let Some(kept) = self.state().shelf.take(platform, self.clock().now()) {
             self.shared.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(kept);
         }
         self.shared.misses.fetch_add(1, Ordering::Relaxed);
         // A made-up platform must not reach the services: anyone can write a quote with any FMSPC.
-        let (_, certificates) = read_chain(chain)?;
-        if !authentic::leads_to(&certificates, self.shared.anchors.tdx_root()) {
+        if !chain.leads_to(self.shared.anchors.tdx_root()) {
             return Err(CollateralError::UntrustedPlatform);
         }
         let flight = {
@@ -226,7 +228,7 @@ impl CollateralCache {
         Err(CollateralError::Unavailable { failures })
     }
 
-    async fn pck_chain(&self, request: &PckRequest) -> Result<String, CollateralError> {
+    async fn pck_chain(&self, request: &PckRequest) -> Result<PckChain, CollateralError> {
         let mut failures = Vec::new();
         let over_all = async {
             let _turn = self.shared.chain_requests.acquire().await;

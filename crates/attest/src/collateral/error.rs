@@ -8,6 +8,9 @@ pub enum CollateralError {
     /// The quote does not say on which platform it was made. The sender's fault.
     #[error("quote does not name its platform: {0}")]
     Quote(String),
+    /// The chain of the platform's certificate is not in the form that quotes have it in. The sender's fault.
+    #[error("pck certificate chain of the quote {0}")]
+    PckChain(super::ChainError),
     /// The quote is of an SGX enclave. The sender's fault.
     #[error("no td report")]
     NotATd,
@@ -28,7 +31,7 @@ pub enum CollateralError {
 impl CollateralError {
     /// Whether the sender of the quote can do something about it; otherwise it is worth trying again later.
     pub fn is_senders_fault(&self) -> bool {
-        matches!(self, Self::Quote(_) | Self::NotATd | Self::UntrustedPlatform)
+        matches!(self, Self::Quote(_) | Self::PckChain(_) | Self::NotATd | Self::UntrustedPlatform)
     }
 
     pub(crate) fn unavailable(failure: FetchFailure) -> Self {

@@ -2,6 +2,7 @@
 
 mod authentic;
 mod cache;
+mod chain;
 mod clock;
 mod endpoint;
 mod error;
@@ -14,26 +15,23 @@ mod refresh;
 pub(crate) mod testing;
 
 pub use cache::{CacheStats, CollateralCache, EntryStats};
+pub use chain::ChainError;
+pub(crate) use chain::PckChain;
 pub use clock::Clock;
 pub use endpoint::EndpointStats;
 pub use error::{CollateralError, EndpointError, FetchFailure, Resource};
 pub use http::Http;
 pub use options::CacheOptions;
-pub(crate) use origin::PckLeaf;
 pub use origin::{CaKind, PlatformKey};
 pub use pccs::{DEFAULT_PCCS_URL, Pccs};
 pub use refresh::RefreshTask;
 
 use dcap_qvl::QuoteCollateralV3;
 use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
-
-/// Intel's chains have three certificates at most; more than this is not one of them.
-const MAX_CHAIN: usize = 5;
 
 /// A complete set of collateral for one kind of platform, with the time until which all of it is valid.
 ///
@@ -41,15 +39,16 @@ const MAX_CHAIN: usize = 5;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collateral {
     parts: QuoteCollateralV3,
-    fmspc: [u8; 6],
+    model: PlatformKey,
     issued: u64,
     expires: u64,
     evaluation_number: u32,
 }
 
 impl Collateral {
-    /// Reads the dates of `parts`.
-    pub fn new(parts: QuoteCollateralV3) -> Result<Self, CollateralError> {
+    /// Reads the dates of `parts`. Issuer chains are kept in one form, whatever they came in, so that everybody reads
+    /// the same certificates in them.
+    pub fn new(mut parts: QuoteCollateralV3) -> Result<Self, CollateralError> {
         let tcb_info = Dated::read(&parts.tcb_info, "tcb info")?;
         let qe_identity = Dated::read(&parts.qe_identity, "qe identity")?;
         let fmspc = tcb_info.fmspc.as_deref().unwrap_or_default();
@@ -59,14 +58,18 @@ impl Collateral {
             expires = expires.min(crl_next_update(crl).ok_or(CollateralError::Malformed(name))?);
         }
         for (chain, name) in [
-            (&parts.pck_crl_issuer_chain, "pck crl issuer chain"),
-            (&parts.tcb_info_issuer_chain, "tcb info issuer chain"),
-            (&parts.qe_identity_issuer_chain, "qe identity issuer chain"),
+            (&mut parts.pck_crl_issuer_chain, "pck crl issuer chain"),
+            (&mut parts.tcb_info_issuer_chain, "tcb info issuer chain"),
+            (&mut parts.qe_identity_issuer_chain, "qe identity issuer chain"),
         ] {
-            expires = expires.min(chain_not_after(chain).ok_or(CollateralError::Malformed(name))?);
+            let malformed = CollateralError::Malformed(name);
+            let certificates = chain::certificates(chain.as_bytes()).map_err(|_| malformed.clone())?;
+            expires = expires.min(earliest_not_after(&certificates).ok_or(malformed)?);
+            *chain = chain::pem_of(&certificates);
         }
+        let ca = crl_issuer(&parts.pck_crl).ok_or(CollateralError::Malformed("pck crl"))?;
         Ok(Self {
-            fmspc: fmspc.ok_or(CollateralError::Malformed("fmspc of tcb info"))?,
+            model: PlatformKey { fmspc: fmspc.ok_or(CollateralError::Malformed("fmspc of tcb info"))?, ca },
             issued: tcb_info.issued()?,
             expires,
             evaluation_number: tcb_info.tcb_evaluation_data_number,
@@ -86,7 +89,13 @@ impl Collateral {
 
     /// The kind of platform that the TCB info is about.
     pub fn fmspc(&self) -> [u8; 6] {
-        self.fmspc
+        self.model.fmspc
+    }
+
+    /// The same, and the CA whose revocations are in it. Where a quote verifies by this collateral, they are the
+    /// platform's: a platform certificate of another model or CA is refused.
+    pub fn model(&self) -> PlatformKey {
+        self.model
     }
 
     /// Issue date of the TCB info, Unix seconds.
@@ -110,9 +119,12 @@ impl Collateral {
     }
 
     pub(crate) fn with_pck_certificate_chain(&self, chain: String) -> Self {
-        let mut own = self.clone();
-        own.parts.pck_certificate_chain = Some(chain);
-        own
+        Self { parts: self.parts_for(chain), ..self.clone() }
+    }
+
+    /// The parts with the chain of a platform's PCK certificate, which the quote verifier prefers to the quote's.
+    pub(crate) fn parts_for(&self, pck_certificate_chain: String) -> QuoteCollateralV3 {
+        QuoteCollateralV3 { pck_certificate_chain: Some(pck_certificate_chain), ..self.parts.clone() }
     }
 }
 
@@ -153,25 +165,18 @@ fn crl_next_update(der: &[u8]) -> Option<u64> {
     crl.next_update()?.timestamp().try_into().ok()
 }
 
-fn chain_not_after(pem: &str) -> Option<u64> {
+fn crl_issuer(der: &[u8]) -> Option<CaKind> {
+    let (_, crl) = CertificateRevocationList::from_der(der).ok()?;
+    Some(CaKind::of_issuer(&crl.issuer().to_string()))
+}
+
+fn earliest_not_after(chain: &[CertificateDer<'_>]) -> Option<u64> {
     let mut earliest = u64::MAX;
-    for certificate in certificates(pem.as_bytes())? {
-        let (_, certificate) = X509Certificate::from_der(&certificate).ok()?;
+    for certificate in chain {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
         earliest = earliest.min(certificate.validity().not_after.timestamp().try_into().ok()?);
     }
     Some(earliest)
-}
-
-/// The certificates of a PEM chain: at least one, at most [`MAX_CHAIN`].
-fn certificates(pem: &[u8]) -> Option<Vec<CertificateDer<'static>>> {
-    let mut chain = Vec::new();
-    for certificate in CertificateDer::pem_slice_iter(pem) {
-        if chain.len() == MAX_CHAIN {
-            return None;
-        }
-        chain.push(certificate.ok()?);
-    }
-    (!chain.is_empty()).then_some(chain)
 }
 
 #[cfg(test)]

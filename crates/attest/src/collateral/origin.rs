@@ -1,12 +1,8 @@
 //! Which platform a quote comes from, read from the certification data inside it. Nothing here is verified yet.
 
-use dcap_qvl::config::PckCa;
-use dcap_qvl::intel::{parse_pck_extension, pck_ca};
 use dcap_qvl::quote::{EncryptedPpidParams, Quote};
-use rustls_pki_types::CertificateDer;
-use rustls_pki_types::pem::PemObject;
 
-use super::{CollateralError, certificates};
+use super::{CollateralError, PckChain};
 
 /// The CA that issued a platform's PCK certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,38 +38,10 @@ pub struct PlatformKey {
     pub ca: CaKind,
 }
 
-/// What a PCK certificate says about its platform.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct PckLeaf {
-    pub(crate) platform: PlatformKey,
-    pub(crate) cpu_svn: [u8; 16],
-    pub(crate) pce_svn: u16,
-}
-
-impl PckLeaf {
-    /// Of the first certificate of a PEM chain.
-    pub(crate) fn first_of(chain: &[u8]) -> Result<Self, CollateralError> {
-        let leaf = CertificateDer::from_pem_slice(chain)
-            .map_err(|_| CollateralError::Quote("pck certificate chain is not pem".into()))?;
-        Self::of(&leaf)
-    }
-
-    fn of(leaf: &[u8]) -> Result<Self, CollateralError> {
-        let malformed = |_| CollateralError::Quote("pck certificate does not parse".into());
-        let extension = parse_pck_extension(leaf).map_err(malformed)?;
-        let ca = match pck_ca(leaf).map_err(malformed)? {
-            PckCa::Platform => CaKind::Platform,
-            PckCa::Processor => CaKind::Processor,
-        };
-        let platform = PlatformKey { fmspc: extension.fmspc, ca };
-        Ok(Self { platform, cpu_svn: extension.cpu_svn, pce_svn: extension.pce_svn })
-    }
-}
-
 /// How a quote names its platform.
 pub(super) enum Origin {
     /// By the PCK certificate chain inside the quote.
-    Certificate { leaf: PckLeaf, chain: Vec<u8> },
+    Certificate(PckChain),
     /// By parameters with which the chain is fetched.
     EncryptedPpid(Box<PckRequest>),
 }
@@ -100,10 +68,7 @@ impl Origin {
             return Err(CollateralError::NotATd);
         }
         match quote.inner_cert_type() {
-            PCK_CERTIFICATE_CHAIN => {
-                let chain = quote.inner_cert_data();
-                Ok(Self::Certificate { leaf: PckLeaf::first_of(chain)?, chain: chain.to_vec() })
-            }
+            PCK_CERTIFICATE_CHAIN => Ok(Self::Certificate(PckChain::read(quote.inner_cert_data())?)),
             ENCRYPTED_PPID_2048 | ENCRYPTED_PPID_3072 => {
                 let parameters = quote
                     .encrypted_ppid_params()
@@ -117,14 +82,6 @@ impl Origin {
     }
 }
 
-/// Platform and certificates of a PEM chain, leaf first.
-pub(super) fn read_chain(pem: &[u8]) -> Result<(PckLeaf, Vec<CertificateDer<'static>>), CollateralError> {
-    let chain = certificates(pem)
-        .ok_or_else(|| CollateralError::Quote("pck certificate chain does not parse".into()))?;
-    let leaf = PckLeaf::of(&chain[0])?;
-    Ok((leaf, chain))
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -132,7 +89,7 @@ mod tests {
 
     fn platform(quote: &[u8]) -> Result<PlatformKey, CollateralError> {
         match Origin::of(quote)? {
-            Origin::Certificate { leaf, .. } => Ok(leaf.platform),
+            Origin::Certificate(chain) => Ok(chain.platform()),
             Origin::EncryptedPpid(_) => panic!("expected a certificate"),
         }
     }
@@ -160,8 +117,8 @@ mod tests {
             let mut junk = quote.clone();
             junk[at] ^= 0xff;
             // Only what names the platform is looked at here; whatever is accepted must still name this one.
-            if let Ok(Origin::Certificate { leaf, .. }) = Origin::of(&junk) {
-                assert_eq!(Ok(leaf.platform), platform(&quote), "byte {at}");
+            if let Ok(Origin::Certificate(chain)) = Origin::of(&junk) {
+                assert_eq!(Ok(chain.platform()), platform(&quote), "byte {at}");
             }
         }
         for junk in [&[][..], &[0; 4096], &[0xff; 4096]] {

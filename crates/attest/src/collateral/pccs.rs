@@ -9,11 +9,12 @@ use serde_json::value::RawValue;
 use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtension};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::chain::certificates;
 use super::http::{Answer, MAX_CRL, MAX_DOCUMENT};
-use super::origin::{Origin, PckRequest, read_chain};
+use super::origin::{Origin, PckRequest};
 use super::{
-    Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, PlatformKey, Resource, authentic,
-    certificates,
+    Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, PckChain, PlatformKey, Resource,
+    authentic,
 };
 use crate::trust::TrustAnchors;
 
@@ -77,14 +78,13 @@ impl Pccs {
     /// against the root or the time: the quote verifier does.
     pub async fn fetch(&self, quote: &[u8]) -> Result<Collateral, CollateralError> {
         let chain = match Origin::of(quote)? {
-            Origin::Certificate { chain, .. } => String::from_utf8_lossy(&chain).into_owned(),
+            Origin::Certificate(chain) => chain,
             Origin::EncryptedPpid(request) => {
                 self.pck_chain(&request).await.map_err(CollateralError::unavailable)?
             }
         };
-        let (leaf, _) = read_chain(chain.as_bytes())?;
-        let parts = self.parts(leaf.platform).await.map_err(CollateralError::unavailable)?;
-        Ok(Collateral::new(parts)?.with_pck_certificate_chain(chain))
+        let parts = self.parts(chain.platform()).await.map_err(CollateralError::unavailable)?;
+        Ok(Collateral::new(parts)?.with_pck_certificate_chain(chain.pem()))
     }
 
     /// Collateral for `platform`, signed up to the trusted root and valid now.
@@ -97,8 +97,8 @@ impl Pccs {
         authentic::admit(parts, platform, &self.root, clock.now())
     }
 
-    /// PEM chain of a PCK certificate, leaf first.
-    pub(super) async fn pck_chain(&self, request: &PckRequest) -> Result<String, FetchFailure> {
+    /// The chain of a PCK certificate.
+    pub(super) async fn pck_chain(&self, request: &PckRequest) -> Result<PckChain, FetchFailure> {
         let resource = Resource::PckCertificate;
         let PckRequest { qe_id, parameters } = request;
         let url = format!(
@@ -120,7 +120,8 @@ impl Pccs {
         }
         let issuers = issuer_chain(&answer, resource, &[PCK_CHAIN])?;
         let leaf = text(answer, resource)?;
-        Ok(format!("{leaf}\n{issuers}"))
+        PckChain::read(format!("{leaf}\n{issuers}").as_bytes())
+            .map_err(|_| malformed(resource, "chain does not parse"))
     }
 
     async fn parts(&self, platform: PlatformKey) -> Result<QuoteCollateralV3, FetchFailure> {

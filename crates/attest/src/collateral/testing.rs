@@ -78,16 +78,21 @@ pub(crate) fn mock_quote() -> Vec<u8> {
 
 /// The version 4 `quote` with its certificate chain replaced by an encrypted PPID of `length` bytes.
 pub(crate) fn with_encrypted_ppid(quote: &[u8], kind: u16, length: usize) -> Vec<u8> {
-    const SIGNED: usize = 632;
-    const BEFORE_INNER: usize = 64 + 64 + 6 + 384 + 64 + 2 + 32;
     let mut inner = vec![0xEE; length];
     inner.extend_from_slice(&[7; 16]);
     inner.extend_from_slice(&0x0102_u16.to_le_bytes());
     inner.extend_from_slice(&[3, 4]);
+    with_certification(quote, kind, &inner)
+}
+
+/// The version 4 `quote` with other certification data. They are not signed.
+pub(crate) fn with_certification(quote: &[u8], kind: u16, inner: &[u8]) -> Vec<u8> {
+    const SIGNED: usize = 632;
+    const BEFORE_INNER: usize = 64 + 64 + 6 + 384 + 64 + 2 + 32;
     let mut signature_data = quote[SIGNED + 4..SIGNED + 4 + BEFORE_INNER].to_vec();
     signature_data.extend_from_slice(&kind.to_le_bytes());
     signature_data.extend_from_slice(&(inner.len() as u32).to_le_bytes());
-    signature_data.extend_from_slice(&inner);
+    signature_data.extend_from_slice(inner);
     let content = signature_data.len() as u32 - 64 - 64 - 6;
     signature_data[130..134].copy_from_slice(&content.to_le_bytes());
     let mut changed = quote[..SIGNED].to_vec();
@@ -144,6 +149,44 @@ pub(crate) fn routes_of(vectors: &Value, exchange: &Value) -> Routes {
 pub(crate) fn normal_routes() -> Routes {
     let vectors = json("pccs.json");
     routes_of(&vectors, &vectors["exchanges"][0])
+}
+
+/// The answers of a service that has `collateral`, of the model `fmspc`, for platforms of the Platform CA.
+pub(crate) fn routes_serving(collateral: &Collateral, fmspc: &str) -> Routes {
+    let parts = collateral.parts();
+    let chain = |name: &str, pem: &str| {
+        let escaped = percent_encoding::utf8_percent_encode(pem, percent_encoding::NON_ALPHANUMERIC);
+        vec![(name.to_owned(), escaped.to_string())]
+    };
+    let signed = |key: &str, document: &str, signature: &[u8]| {
+        format!("{{\"{key}\":{document},\"signature\":\"{}\"}}", hex::encode(signature)).into_bytes()
+    };
+    let route = |headers, body| Route { status: 200, headers, body, delay: Duration::ZERO };
+    [
+        (
+            "/sgx/certification/v4/pckcrl?ca=platform&encoding=der".to_owned(),
+            route(chain("SGX-PCK-CRL-Issuer-Chain", &parts.pck_crl_issuer_chain), parts.pck_crl.clone()),
+        ),
+        (
+            format!("/tdx/certification/v4/tcb?fmspc={fmspc}"),
+            route(
+                chain("TCB-Info-Issuer-Chain", &parts.tcb_info_issuer_chain),
+                signed("tcbInfo", &parts.tcb_info, &parts.tcb_info_signature),
+            ),
+        ),
+        (
+            "/tdx/certification/v4/qe/identity?update=standard".to_owned(),
+            route(
+                chain("SGX-Enclave-Identity-Issuer-Chain", &parts.qe_identity_issuer_chain),
+                signed("enclaveIdentity", &parts.qe_identity, &parts.qe_identity_signature),
+            ),
+        ),
+        (
+            "/sgx/certification/v4/rootcacrl".to_owned(),
+            route(Vec::new(), hex::encode(&parts.root_ca_crl).into_bytes()),
+        ),
+    ]
+    .into()
 }
 
 /// A collateral server on a port of its own.

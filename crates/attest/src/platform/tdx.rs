@@ -3,12 +3,13 @@
 mod quote;
 
 use dcap_qvl::quote::{Report, TDReport10};
-use dcap_qvl::verify::{QuoteVerifier, VerifiedReport};
+use dcap_qvl::verify::QuoteVerifier;
+use dcap_qvl::{QuoteClaims, QuoteCollateralV3, QuotePolicy};
 
 pub use self::quote::TdQuote;
-use crate::collateral::{Collateral, PckLeaf};
+use crate::collateral::{ChainError, Collateral, PckChain};
 use crate::identity::Quoted;
-use crate::tcb::{Lag, PlatformTcb, TcbStatus, TcbVerdict, status_of};
+use crate::tcb::{Lag, PlatformTcb, TcbStatus, TcbVerdict, is_known};
 use crate::trust::TrustAnchors;
 
 /// TDATTRIBUTES a TD may have: SEPT_VE_DISABLE (28), PKS (30) and KL (31). Everything else is refused: the debug
@@ -193,46 +194,52 @@ pub fn verify_quote(
     anchors: &TrustAnchors,
     now: u64,
 ) -> Result<VerifiedQuote, TdxError> {
-    let report = report(quote, collateral, anchors, now)?;
-    let quote = TdQuote::parse(quote)?;
-    conclude(report, &quote, collateral, quote.leaf(collateral)?)
+    TdQuote::parse(quote)?.verify(collateral, anchors, now)
 }
 
-/// The library's checks.
-fn report(
+/// The library's checks, and what it found. It has no say in what is acceptable.
+fn claims(
     quote: &[u8],
-    collateral: &Collateral,
+    parts: QuoteCollateralV3,
     anchors: &TrustAnchors,
     now: u64,
-) -> Result<VerifiedReport, TdxError> {
+) -> Result<QuoteClaims, TdxError> {
     QuoteVerifier::new(anchors.tdx_root().to_vec())
-        .verify(quote, collateral.parts(), now)
+        .verify_with_policy(quote, parts, now, &QuotePolicy::claims_only(now))
         .map_err(|e| TdxError::Rejected(reason(&e)))
 }
 
-/// Our own checks, and what was found: `quote` is what `report` is about, `leaf` what its PCK certificate says.
+/// Our own checks, and what was found. Every fact about the platform is one of the `claims` that verification returned;
+/// `quote` and `chain`, which were read before, must say the same.
 fn conclude(
-    report: VerifiedReport,
+    claims: QuoteClaims,
     quote: &TdQuote<'_>,
+    chain: &PckChain,
     collateral: &Collateral,
-    leaf: PckLeaf,
 ) -> Result<VerifiedQuote, TdxError> {
-    let td = TdReport::from_report(&report.report)?;
+    let td = TdReport::from_report(&claims.report)?;
     td.check_isolation()?;
-    let ppid = report.ppid.as_slice().try_into().map_err(|_| TdxError::Ppid { bytes: report.ppid.len() })?;
-    let platform = PlatformTcb::read(quote.parsed(), &leaf).ok_or(TdxError::Platform)?;
-    let status = status_of(&report.status).ok_or_else(|| TdxError::Status(report.status.clone()))?;
+    let platform = PlatformTcb::of(&claims, collateral.model().ca).ok_or(TdxError::Platform)?;
+    if td != *quote.report() || platform.model != chain.platform() {
+        return Err(TdxError::Platform);
+    }
+    let pck = &claims.platform.pck;
+    let ppid = pck.ppid.as_slice().try_into().map_err(|_| TdxError::Ppid { bytes: pck.ppid.len() })?;
+    let status = claims.tcb.status;
+    if !is_known(status) {
+        return Err(TdxError::Status(status.to_string()));
+    }
     let parts = collateral.parts();
     let lag = (status != TcbStatus::UpToDate)
         .then(|| Lag::read(&platform, status, &parts.tcb_info, &parts.qe_identity))
         .flatten();
-    let fmspc = collateral.fmspc();
+    let fmspc = platform.model.fmspc;
     Ok(VerifiedQuote {
         td,
-        status: report.status,
-        platform_status: report.platform_status.status.to_string(),
-        qe_status: report.qe_status.status.to_string(),
-        verdict: TcbVerdict { status, advisory_ids: report.advisory_ids, fmspc, lag },
+        status: status.to_string(),
+        platform_status: claims.platform.tcb_level.tcb_status.to_string(),
+        qe_status: claims.qe.tcb_level.tcb_status.to_string(),
+        verdict: TcbVerdict { status, advisory_ids: claims.tcb.advisory_ids, fmspc, lag },
         platform,
         ppid,
     })
@@ -273,7 +280,13 @@ pub enum TdxError {
     /// A service TD is bound to the TD.
     #[error("mr_service_td is not zero")]
     ServiceTd,
-    /// The library verified the platform's certificate, but its versions cannot be read.
+    /// The chain of the platform's certificate is not in the form that quotes have it in.
+    #[error("failed to verify TDX quote: pck certificate chain {0}")]
+    PckChain(ChainError),
+    /// Neither quote nor collateral has the chain of the platform's certificate.
+    #[error("failed to verify TDX quote: no pck certificate chain")]
+    NoPckChain,
+    /// The platform's certificate does not say what it must, or not what was verified.
     #[error("the platform's security versions do not parse")]
     Platform,
     /// A status that Intel did not have when this was written.

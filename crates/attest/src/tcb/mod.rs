@@ -4,16 +4,13 @@ mod lag;
 mod outlook;
 mod seen;
 
+use dcap_qvl::QuoteClaims;
 pub use dcap_qvl::TcbStatus;
-use dcap_qvl::quote::Quote;
 
 pub use self::lag::{Lag, Objection, TcbPart};
 pub use self::outlook::{Ahead, EarlySets, Forecast, Outlook};
 pub use self::seen::SeenPlatforms;
-use crate::collateral::{PckLeaf, PlatformKey};
-
-/// Where the ISVSVN stands in the report of a quoting enclave.
-const QE_ISV_SVN: usize = 258;
+use crate::collateral::{CaKind, PlatformKey};
 
 /// Every status that a verified platform can have, besides `UpToDate`. `Revoked` is not one: it does not verify.
 pub const TOLERABLE: [TcbStatus; 7] = [
@@ -26,9 +23,9 @@ pub const TOLERABLE: [TcbStatus; 7] = [
     TcbStatus::TDRelaunchAdvisedConfigurationNeeded,
 ];
 
-/// The status of a verified platform by Intel's word for it; `None` for `Revoked` and for what is no word of Intel's.
-pub fn status_of(word: &str) -> Option<TcbStatus> {
-    [TcbStatus::UpToDate].into_iter().chain(TOLERABLE).find(|status| status.to_string() == word)
+/// Whether a verified platform can have this status: not `Revoked`, nor one that the library learns later than we do.
+pub(crate) fn is_known(status: TcbStatus) -> bool {
+    status == TcbStatus::UpToDate || TOLERABLE.contains(&status)
 }
 
 /// The security versions of a platform: what TCB info and QE identity are compared with. Platforms with the same
@@ -50,16 +47,16 @@ pub struct PlatformTcb {
 }
 
 impl PlatformTcb {
-    /// The versions in `quote` and in its platform's certificate. They are as true as the quote.
-    pub(crate) fn read(quote: &Quote, leaf: &PckLeaf) -> Option<Self> {
-        let qe_report = quote.qe_report();
+    /// The versions in what verification returned; `ca` is whose revocations it looked at.
+    pub(crate) fn of(claims: &QuoteClaims, ca: CaKind) -> Option<Self> {
+        let pck = &claims.platform.pck;
         Some(Self {
-            model: leaf.platform,
-            cpu_svn: leaf.cpu_svn,
-            pce_svn: leaf.pce_svn,
-            tee_tcb_svn: quote.report.as_td10()?.tee_tcb_svn,
-            tee_tcb_svn2: quote.report.as_td15().map(|td| td.tee_tcb_svn2),
-            qe_isv_svn: u16::from_le_bytes([qe_report[QE_ISV_SVN], qe_report[QE_ISV_SVN + 1]]),
+            model: PlatformKey { fmspc: pck.fmspc, ca },
+            cpu_svn: pck.cpu_svn,
+            pce_svn: pck.pce_svn,
+            tee_tcb_svn: claims.report.as_td10()?.tee_tcb_svn,
+            tee_tcb_svn2: claims.report.as_td15().map(|td| td.tee_tcb_svn2),
+            qe_isv_svn: claims.qe.report.isv_svn,
         })
     }
 }

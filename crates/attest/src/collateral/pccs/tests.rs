@@ -109,7 +109,9 @@ async fn an_encrypted_ppid_is_exchanged_for_the_platforms_chain_first() {
     routes.insert(path.clone(), answer(&level));
     let server = Server::start(routes.clone()).await;
     let collateral = client(&server.base).unwrap().fetch(&quote).await.unwrap();
-    assert!(collateral.pck_certificate_chain().unwrap().starts_with(&format!("{leaf}\n-----BEGIN")));
+    assert!(
+        collateral.pck_certificate_chain().unwrap().starts_with(&format!("{}\n-----BEGIN", leaf.trim_end()))
+    );
     assert_eq!(server.requests()[0], format!("GET {path}"));
     assert_eq!(server.requests().len(), 5);
     // The chain in the collateral stands for the one that the quote does not have.

@@ -2,9 +2,12 @@
 
 use dcap_qvl::quote::Quote;
 
-use super::{TdReport, TdxError, VerifiedQuote, conclude, reason, report};
-use crate::collateral::{Collateral, PckLeaf};
+use super::{TdReport, TdxError, VerifiedQuote, claims, conclude, reason};
+use crate::collateral::{Collateral, CollateralError, PckChain};
 use crate::trust::TrustAnchors;
+
+/// Type of the certification data that are a PEM chain.
+const PCK_CERTIFICATE_CHAIN: u16 = 5;
 
 /// The bytes of a TDX quote and what they say. Nothing about it is verified yet.
 #[derive(Debug)]
@@ -40,27 +43,36 @@ impl<'a> TdQuote<'a> {
         anchors: &TrustAnchors,
         now: u64,
     ) -> Result<VerifiedQuote, TdxError> {
-        let report = report(self.bytes, collateral, anchors, now)?;
-        conclude(report, self, collateral, self.leaf(collateral)?)
+        self.verify_by(&self.chain(collateral)?, collateral, anchors, now)
     }
 
-    /// [`TdQuote::verify`], where it is known already what the PCK certificate says.
-    pub(crate) fn verify_of(
+    /// [`TdQuote::verify`], by a chain that was read already.
+    pub(crate) fn verify_by(
         &self,
-        leaf: PckLeaf,
+        chain: &PckChain,
         collateral: &Collateral,
         anchors: &TrustAnchors,
         now: u64,
     ) -> Result<VerifiedQuote, TdxError> {
-        // The library takes bytes only, so this is the second time that they are parsed, and the last.
-        conclude(report(self.bytes, collateral, anchors, now)?, self, collateral, leaf)
+        // The library takes bytes only, so this is the second time that they are parsed, and the last. It gets the chain
+        // from us, so there is one reader of it.
+        let claims = claims(self.bytes, collateral.parts_for(chain.pem()), anchors, now)?;
+        conclude(claims, self, chain, collateral)
     }
 
-    /// What its PCK certificate says: the one that came with the collateral, else the one in it, as for the library.
-    pub(super) fn leaf(&self, collateral: &Collateral) -> Result<PckLeaf, TdxError> {
+    /// The chain that came with the collateral, else the one in it.
+    fn chain(&self, collateral: &Collateral) -> Result<PckChain, TdxError> {
         let chain = collateral.pck_certificate_chain().map(str::as_bytes);
-        PckLeaf::first_of(chain.unwrap_or_else(|| self.parsed.inner_cert_data()))
-            .map_err(|_| TdxError::Platform)
+        let chain = chain.or_else(|| self.has_chain().then(|| self.parsed.inner_cert_data()));
+        PckChain::read(chain.ok_or(TdxError::NoPckChain)?).map_err(|error| match error {
+            CollateralError::PckChain(error) => TdxError::PckChain(error),
+            _ => TdxError::Platform,
+        })
+    }
+
+    /// Whether it carries the chain of its platform's certificate itself.
+    pub(crate) fn has_chain(&self) -> bool {
+        self.parsed.inner_cert_type() == PCK_CERTIFICATE_CHAIN
     }
 
     pub(crate) fn bytes(&self) -> &'a [u8] {

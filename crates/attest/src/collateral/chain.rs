@@ -1,0 +1,149 @@
+//! Certificate chains in PEM, as quotes and collateral carry them: one reader for all of them, which takes certificates in
+//! order and nothing else.
+//!
+//! Chains are not signed, so a sender can put anything around the certificates. Two readers that disagree about what
+//! counts as a certificate would verify one and believe another. So what is not in this form is refused, and what is
+//! handed on is written again from what was read ([`pem_of`]).
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use dcap_qvl::config::PckCa;
+use dcap_qvl::intel::{parse_pck_extension, pck_ca};
+use rustls_pki_types::CertificateDer;
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use super::origin::{CaKind, PlatformKey};
+use super::{CollateralError, authentic};
+use crate::certificate;
+
+/// Intel's chains have three certificates at most: leaf, CA, root.
+const MAX_CHAIN: usize = 3;
+/// Intel's have some 4 KiB.
+const MAX_CHAIN_BYTES: usize = 32 << 10;
+
+const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
+const END: &[u8] = b"-----END CERTIFICATE-----";
+
+/// Why a text is not a chain of certificates.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum ChainError {
+    /// Longer than any chain.
+    #[error("is longer than {MAX_CHAIN_BYTES} bytes")]
+    TooLong,
+    /// More certificates than a leaf, its CA and the root.
+    #[error("has more than {MAX_CHAIN} certificates")]
+    TooMany,
+    /// Nothing, text between the blocks, or a block with another label.
+    #[error("has something that is not a CERTIFICATE block")]
+    NotACertificate,
+    /// A block whose contents are not one certificate.
+    #[error("has a certificate that does not parse")]
+    Malformed,
+    /// A certificate that is not issued by the next one.
+    #[error("is not in order: leaf, CA, root")]
+    Order,
+}
+
+/// The certificates of a chain: one to three, each issued by the next one if names are believed.
+///
+/// Between and before the blocks there may be white space, after the last one also NUL bytes: quotes carry the chain as a
+/// C string.
+pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ChainError> {
+    if pem.len() > MAX_CHAIN_BYTES {
+        return Err(ChainError::TooLong);
+    }
+    let mut chain: Vec<CertificateDer<'static>> = Vec::new();
+    let mut rest = pem.trim_ascii_start();
+    while chain.is_empty() || !is_end(rest) {
+        let block = rest.strip_prefix(BEGIN).ok_or(ChainError::NotACertificate)?;
+        let end = block.iter().position(|byte| *byte == b'-').ok_or(ChainError::NotACertificate)?;
+        let (base64, block) = block.split_at(end);
+        rest = block.strip_prefix(END).ok_or(ChainError::NotACertificate)?.trim_ascii_start();
+        if chain.len() == MAX_CHAIN {
+            return Err(ChainError::TooMany);
+        }
+        chain.push(decode(base64)?);
+    }
+    check_order(&chain)?;
+    Ok(chain)
+}
+
+fn is_end(rest: &[u8]) -> bool {
+    rest.iter().all(|byte| *byte == 0 || byte.is_ascii_whitespace())
+}
+
+/// White space anywhere in the base64 is harmless: it says nothing.
+fn decode(base64: &[u8]) -> Result<CertificateDer<'static>, ChainError> {
+    let digits: Vec<u8> = base64.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let der = STANDARD.decode(digits).map_err(|_| ChainError::Malformed)?;
+    match X509Certificate::from_der(&der) {
+        Ok(([], _)) => Ok(der.into()),
+        _ => Err(ChainError::Malformed),
+    }
+}
+
+fn check_order(chain: &[CertificateDer<'_>]) -> Result<(), ChainError> {
+    let parsed = |der: &CertificateDer<'_>| {
+        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| ChainError::Malformed)?;
+        let names = [certificate.subject(), certificate.issuer()];
+        Ok(names.map(|name| name.as_raw().to_vec()))
+    };
+    let names = chain.iter().map(parsed).collect::<Result<Vec<_>, ChainError>>()?;
+    let is_ordered = |pair: &[[Vec<u8>; 2]]| pair[0][1] == pair[1][0] && pair[0][0] != pair[1][0];
+    if names.windows(2).all(is_ordered) { Ok(()) } else { Err(ChainError::Order) }
+}
+
+/// A chain in the one form in which it is handed on: 64 columns, LF, nothing between the blocks.
+pub(super) fn pem_of(chain: &[CertificateDer<'_>]) -> String {
+    chain.iter().map(|der| certificate::pem(der)).collect()
+}
+
+/// The chain of a platform's PCK certificate: that certificate, its CA and perhaps the root.
+///
+/// Only [`PckChain::pem`] is what the quote verifier reads, so the certificates here are the ones that it judges. Nothing
+/// is known about their signatures yet.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct PckChain {
+    certificates: Vec<CertificateDer<'static>>,
+    platform: PlatformKey,
+}
+
+impl PckChain {
+    pub(crate) fn read(pem: &[u8]) -> Result<Self, CollateralError> {
+        let certificates = certificates(pem).map_err(CollateralError::PckChain)?;
+        if certificates.len() < 2 {
+            return Err(CollateralError::PckChain(ChainError::Order));
+        }
+        let malformed = |_| CollateralError::Quote("pck certificate does not parse".into());
+        let leaf = &certificates[0];
+        let fmspc = parse_pck_extension(leaf).map_err(malformed)?.fmspc;
+        let ca = match pck_ca(leaf).map_err(malformed)? {
+            PckCa::Platform => CaKind::Platform,
+            PckCa::Processor => CaKind::Processor,
+        };
+        Ok(Self { certificates, platform: PlatformKey { fmspc, ca } })
+    }
+
+    /// What collateral for the platform is filed under: what the leaf says. A verifier that is given other collateral
+    /// refuses the quote.
+    pub(crate) fn platform(&self) -> PlatformKey {
+        self.platform
+    }
+
+    /// As the quote verifier is to read it.
+    pub(crate) fn pem(&self) -> String {
+        pem_of(&self.certificates)
+    }
+
+    /// Whether the leaf is signed by the CA after it, and the CA by `root`.
+    pub(super) fn leads_to(&self, root: &CertificateDer<'_>) -> bool {
+        match &self.certificates[..] {
+            [leaf, ca, rest @ ..] => {
+                authentic::is_signed(ca, root)
+                    && authentic::is_signed(leaf, ca)
+                    && rest.iter().all(|last| authentic::is_rooted(last, root))
+            }
+            _ => false,
+        }
+    }
+}
