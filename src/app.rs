@@ -25,7 +25,10 @@ use crate::{
     config::Config,
     lifecycle::{Node, Onboarding, Ready},
     operator::OperatorToken,
-    service::setup::{Switch, Token},
+    service::{
+        readiness::Readiness,
+        setup::{Switch, Token},
+    },
     transport::{
         self,
         front::Front,
@@ -123,7 +126,8 @@ impl Kms {
         let needed = if token.is_some() { Token::Required } else { Token::NotConfigured };
         let setup = Arc::new(shared.setup_service(Arc::clone(&service), needed));
         let limits = &config.core.onboard.limits;
-        let router = transport::onboarding(Arc::clone(&service), setup, limits, token).await;
+        let readiness = Arc::new(Readiness::onboarding(Arc::clone(&shared.metrics)));
+        let router = transport::onboarding(Arc::clone(&service), setup, limits, token, readiness);
         let phase = Phase {
             number: 0,
             tls: Some(tls::onboarding(leaf::ephemeral(config.core.onboard.address)?)?),

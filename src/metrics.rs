@@ -81,6 +81,7 @@ pub struct Metrics {
     audit_records: IntCounter,
     connections: IntGauge,
     ready: IntGauge,
+    not_ready: IntGaugeVec,
     frozen: IntGaugeVec,
     relaxed: IntGaugeVec,
     collateral_entries: IntGauge,
@@ -233,7 +234,14 @@ impl Metrics {
                 "Releases that could not be recorded, and so did not happen.",
             )?,
             connections: gauge(r, "cvm_kms_connections", "Open connections.")?,
-            ready: gauge(r, "cvm_kms_ready", "1 if keys are served, 0 while onboarding.")?,
+            ready: gauge(r, "cvm_kms_ready", "1 while keys can be released, as /readyz says.")?,
+            not_ready: {
+                let opts = Opts::new(
+                    "cvm_kms_not_ready",
+                    "1 for each reason why keys cannot be released, or soon cannot, by code.",
+                );
+                register(r, IntGaugeVec::new(opts, &["reason"])?)?
+            },
             frozen: {
                 let opts = Opts::new("cvm_kms_frozen", "Freezes in force by scope; `kms` stops everything.");
                 register(r, IntGaugeVec::new(opts, &["scope"])?)?
@@ -408,9 +416,14 @@ impl Metrics {
         OpenConnection(self.connections.clone())
     }
 
-    /// Keys are served from now on.
-    pub fn set_ready(&self) {
-        self.ready.set(1);
+    /// Shows whether keys can be released.
+    pub fn set_ready(&self, is_ready: bool) {
+        self.ready.set(is_ready.into());
+    }
+
+    /// Shows whether a cause keeps keys from being released, or will soon.
+    pub fn set_not_ready(&self, reason: &'static str, applies: bool) {
+        self.not_ready.with_label_values(&[reason]).set(applies.into());
     }
 
     /// Shows how many freezes of a scope are in force.

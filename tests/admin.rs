@@ -51,7 +51,16 @@ async fn every_path_and_verb_of_the_admin_listener_asks_for_credentials_first() 
     let world = World::ready().await;
     let caller = admin(&world).await;
     for verb in ["GET", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "HEAD"] {
-        for path in ["/prpc/ClearImageCache", "/prpc/Nothing", "/", "/health", "/metrics", "/nowhere"] {
+        for path in [
+            "/prpc/ClearImageCache",
+            "/prpc/Nothing",
+            "/",
+            "/health",
+            "/livez",
+            "/readyz",
+            "/metrics",
+            "/nowhere",
+        ] {
             let answer = caller.send(request(verb, path, "")).await;
             is_challenged(&answer, &format!("{verb} {path}"));
         }
@@ -121,6 +130,8 @@ async fn behind_the_credentials_there_is_one_method() {
             (json("Admin.ClearImageCache", json!({})), 200, None),
             (request("GET", "/prpc/Admin.ClearImageCache?image_hash=", ""), 200, None),
             (request("GET", "/health", ""), 404, None),
+            (request("GET", "/livez", ""), 200, None),
+            (request("GET", "/readyz", ""), 200, None),
             (request("GET", "/metrics", ""), 404, None),
             (request("GET", "/", ""), 404, None),
         ] {

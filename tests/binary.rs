@@ -529,12 +529,33 @@ async fn health_is_an_exit_status() {
     let setting = Setting::with("").await;
     let program = setting.start().await;
     for url in [format!("http://{}", setting.address), format!("https://{}/", setting.address)] {
-        setting.run(&["health", "--url", &url]).await.expect_ok();
+        setting.run(&["health", "--live", "--url", &url]).await.expect_ok();
+        let ran = setting.run(&["health", "--url", &url]).await;
+        assert_eq!(ran.code, 1, "{}", ran.text());
+        assert!(ran.err.contains("not ready: ") && ran.err.contains("(no_keys)"), "{}", ran.err);
     }
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
-    let ran = setting.run(&["health", "--url", &format!("http://{}", setting.address)]).await;
-    assert_eq!(ran.code, 1);
-    assert!(ran.err.contains("not healthy"), "{}", ran.err);
+    for arguments in [&["health", "--live"][..], &["health"][..]] {
+        let url = format!("http://{}", setting.address);
+        let ran = setting.run(&[arguments, &["--url", &url]].concat()).await;
+        assert_eq!(ran.code, 1);
+        assert!(ran.err.contains("no answer from"), "{}", ran.err);
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn health_of_a_kms_that_serves_is_its_readiness() {
+    let setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
+    let program = setting.start().await;
+    let url = format!("https://{}", setting.address);
+    let health =
+        async |arguments: &[&str]| setting.run(&[&["health", "--url", &url], arguments].concat()).await;
+    eventually("readiness", async || (health(&[]).await.code == 0).then_some(())).await;
+    setting.world.allowlist.write_text("{\"osImages\": [");
+    let ran = eventually("a refusal", async || Some(health(&[]).await).filter(|ran| ran.code != 0)).await;
+    assert!(ran.err.contains("(allowlist_unusable)"), "{}", ran.err);
+    health(&["--live"]).await.expect_ok();
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -154,3 +154,34 @@ async fn without_the_token_nothing_is_told() {
     desk.write("token", format!("{TOKEN}\n"));
     assert_eq!(desk.run(&["frozen", "--token-file", "token"]).await.code, 0);
 }
+
+#[tokio::test]
+async fn status_says_that_a_kms_can_release_nothing_and_denials_says_why() {
+    let world = world().await;
+    let desk = desk(&world).await.with("KMS_URL", format!("https://{}", world.address()));
+    let ran = desk.run(&["status"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.text());
+    assert!(ran.out.contains("serving"), "{}", ran.out);
+
+    world.allowlist.write_text("{\"osImages\": [");
+    let ran = support::eventually("not ready", async || {
+        Some(desk.run(&["status"]).await).filter(|ran| ran.code != 0)
+    })
+    .await;
+    assert_eq!(ran.code, 1, "{}", ran.text());
+    for text in ["NOT READY", "the allowlist is missing or invalid", "(allowlist_unusable)"] {
+        assert!(ran.out.contains(text), "{text}: {}", ran.out);
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&desk.run(&["status", "--json"]).await.out).expect("JSON");
+    let kms = &json["kms"][0];
+    assert_eq!((&kms["state"], &kms["ready"]), (&json!("not_ready"), &json!(false)), "{json}");
+    assert_eq!(kms["not_ready"][0]["code"], "allowlist_unusable");
+
+    // What a guest does first.
+    assert_eq!(world.caller().json("GetTempCaCert", json!({})).await.status, 403);
+    let listed = desk.run(&["denials"]).await;
+    for text in ["allowlist_unusable", "GetTempCaCert", "a readable allow-list"] {
+        assert!(listed.out.contains(text), "{text}: {}", listed.out);
+    }
+}

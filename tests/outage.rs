@@ -17,7 +17,15 @@ use kms_attest::{attester::Attester, p256::P256Key};
 use kms_client::sign::LeafRequest;
 use kms_simulator::{AgentMode, Cvm, Endpoint, GuestAgent, PccsMode, Stage};
 use serde_json::{Value, json};
-use support::{Identity, World, eventually, http::post};
+use support::{
+    ADMIN_TOKEN, Caller, Identity, World, eventually,
+    grpc::origin,
+    http::{post, request, with},
+    operator::Operator,
+};
+use tonic_health::pb::{
+    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
+};
 
 const NO_COLLATERAL: &str = "the collateral service does not answer, evidence cannot be verified now";
 const NO_POLICY: &str = "the authorization back end does not answer";
@@ -449,4 +457,221 @@ async fn while_onboarding_a_dead_back_end_is_told_and_nothing_is_stored() {
     assert!(!world.key_file("root-ca.key").exists());
     back_end.set(Mode::Allow);
     world.bootstrap().await;
+}
+
+/// The codes of `/readyz`, with the status that must go with them.
+async fn not_ready(world: &World) -> Vec<String> {
+    let answer = world.caller().get("/readyz").await;
+    let body = answer.value();
+    let codes: Vec<String> = body["reasons"]
+        .as_array()
+        .expect("a list")
+        .iter()
+        .map(|reason| reason["code"].as_str().expect("a code").to_owned())
+        .collect();
+    let (status, word) = if codes.is_empty() { (200, "ready") } else { (503, "not_ready") };
+    assert_eq!((answer.status, &body["status"]), (status, &json!(word)), "{answer:?}");
+    codes
+}
+
+async fn grpc_health(world: &World, service: &str) -> ServingStatus {
+    let channel = world.caller().channel().await.expect("a connection");
+    let request = HealthCheckRequest { service: service.to_owned() };
+    HealthClient::with_origin(channel, origin()).check(request).await.expect("health").into_inner().status()
+}
+
+/// Every probe says that nothing is released, and why; what only operators may know is on the admin listener alone.
+async fn is_told_everywhere(world: &World, code: &str) {
+    eventually(code, async || (not_ready(world).await == [code]).then_some(())).await;
+    for service in ["", "kms.KMS"] {
+        assert_eq!(grpc_health(world, service).await, ServingStatus::NotServing, "{code} {service:?}");
+    }
+    assert_eq!(grpc_health(world, "liveness").await, ServingStatus::Serving, "{code}");
+    for path in ["/health", "/livez"] {
+        assert_eq!(world.caller().get(path).await.status, 200, "{code}: the process lives");
+    }
+    let metrics = world.caller().get("/metrics").await;
+    let shown = format!("\ncvm_kms_not_ready{{reason=\"{code}\"}} 1\n");
+    assert!(metrics.text().contains("\ncvm_kms_ready 0\n") && metrics.text().contains(&shown), "{code}");
+    let meta: GetMetaResponse = eventually("GetMeta", async || {
+        let meta: GetMetaResponse = world.caller().json("GetMeta", json!({})).await.message();
+        (meta.ready == Some(false)).then_some(meta)
+    })
+    .await;
+    assert_eq!(meta.not_ready[0].code, code);
+
+    let public = world.caller().get("/readyz").await;
+    let admin = Caller::new(world.admin_address().await).plain();
+    let admin = admin.send(with(request("GET", "/readyz", ""), "x-admin-token", ADMIN_TOKEN)).await;
+    assert_eq!((admin.status, &admin.value()["reasons"][0]["code"]), (503, &json!(code)));
+    for secret in ["127.0.0.1", "secret", "auth-config.json", "detail", &*world.path("").to_string_lossy()] {
+        assert!(!public.text().contains(secret), "{code}: {secret} in {}", public.text());
+    }
+}
+
+/// What makes everybody fail is listed for operators, under the id that a guest was given.
+async fn is_listed(world: &World, method: &str, code: &str) {
+    let answer = world.caller().json(method, json!({})).await;
+    let body = answer.value();
+    assert_eq!(body["code"], code, "{answer:?}");
+    assert_eq!(body["denial_id"], answer.header("x-denial-id"));
+    let again = world.caller().json(method, json!({})).await.value();
+    assert_eq!(again["denial_id"], body["denial_id"], "one finding, whoever asks");
+    let listed = Operator::of(world).await.done("ListDenials", json!({ "code": code })).await;
+    let found = listed["denials"].as_array().expect("a list").iter().find(|it| it["id"] == body["denial_id"]);
+    assert_eq!(found.expect("listed")["method"], method, "{listed}");
+}
+
+#[tokio::test]
+async fn a_kms_that_can_release_nothing_says_so_to_every_probe() {
+    let world = World::ready_with("core.attest_rpc_cert = false").await;
+    assert_eq!(not_ready(&world).await, [] as [&str; 0]);
+    assert_eq!(grpc_health(&world, "").await, ServingStatus::Serving);
+    let meta: GetMetaResponse = world.caller().json("GetMeta", json!({})).await.message();
+    assert_eq!((meta.ready, meta.not_ready.len()), (Some(true), 0));
+    let good = std::fs::read_to_string(world.allowlist.path()).expect("allow-list");
+    let recovers = async || {
+        eventually("ready again", async || not_ready(&world).await.is_empty().then_some(())).await;
+        assert_eq!(grpc_health(&world, "kms.KMS").await, ServingStatus::Serving);
+    };
+
+    world.allowlist.write_text("{\"osImages\": [");
+    is_told_everywhere(&world, "allowlist_unusable").await;
+    is_listed(&world, "GetTempCaCert", "allowlist_unusable").await;
+    world.allowlist.write_text(&good);
+    recovers().await;
+
+    world.allowlist.change(|rules| rules["kms"]["mrAggregated"] = json!([]));
+    is_told_everywhere(&world, "kms_not_allowed").await;
+    is_listed(&world, "GetTempCaCert", "kms_not_allowed").await;
+    is_listed(&world, "GetAppEnvEncryptPubKey", "kms_not_allowed").await;
+    world.allowlist.write_text(&good);
+    recovers().await;
+
+    let operator = Operator::of(&world).await;
+    operator.freeze("kms", &[]).await;
+    is_told_everywhere(&world, "frozen").await;
+    assert!(operator.unfreeze("kms", &[]).await);
+    recovers().await;
+}
+
+#[tokio::test]
+async fn a_kms_without_evidence_or_collateral_of_its_own_is_not_ready() {
+    let mut world = World::ready_with("core.attest_rpc_cert = false").await;
+    world.agent.set_mode(AgentMode::Down);
+    world.start().await.expect("starts");
+    is_told_everywhere(&world, "own_evidence_unavailable").await;
+    is_listed(&world, "GetTempCaCert", "own_evidence_unavailable").await;
+    world.agent.set_mode(AgentMode::Up);
+    eventually("ready again", async || not_ready(&world).await.is_empty().then_some(())).await;
+
+    world.pccs.set_mode(PccsMode::Down);
+    world.start().await.expect("starts");
+    is_told_everywhere(&world, "collateral_unavailable").await;
+    is_listed(&world, "GetTempCaCert", "collateral_unavailable").await;
+    world.pccs.set_mode(PccsMode::Up);
+    eventually("ready again", async || not_ready(&world).await.is_empty().then_some(())).await;
+}
+
+#[tokio::test]
+async fn a_policy_that_does_not_answer_makes_a_kms_not_ready_whether_or_not_it_asks_about_itself() {
+    for enforce in [true, false] {
+        let back_end = BackEnd::start().await;
+        let toml = format!(
+            "[core]\nenforce_self_authorization = {enforce}\nauth_api.type = \"webhook\"\n\
+             auth_api.webhook.url = \"{}\"",
+            back_end.url
+        );
+        let world = World::ready_with(&toml).await;
+        assert_eq!(not_ready(&world).await, [] as [&str; 0], "{enforce}");
+        for mode in [Mode::Down, Mode::Garbage] {
+            back_end.set(mode);
+            is_told_everywhere(&world, "policy_unavailable").await;
+        }
+        back_end.set(Mode::Allow);
+        eventually("ready again", async || not_ready(&world).await.is_empty().then_some(())).await;
+        back_end.task.abort();
+    }
+}
+
+#[tokio::test]
+async fn an_audit_log_that_cannot_be_written_makes_a_kms_not_ready() {
+    let mut world = World::ready().await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    world.configure(r#"core.audit.file = "/dev/full""#);
+    // Another run of this test may hold its lock for a moment.
+    while let Err(error) = world.start().await {
+        assert!(error.to_string().contains("in use by another process"), "{error}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    is_told_everywhere(&world, "audit_log_unavailable").await;
+    let caller = world.caller().shows(&world.attested(&app).await);
+    let answer = caller.json("GetAppKey", json!({})).await;
+    assert_eq!(
+        (answer.status, &answer.value()["code"]),
+        (503, &json!("audit_log_unavailable")),
+        "{answer:?}"
+    );
+    let listed = Operator::of(&world).await.done("ListDenials", json!({})).await;
+    assert_eq!(listed["denials"][0]["id"], answer.value()["denial_id"], "{listed}");
+}
+
+#[tokio::test]
+async fn after_the_own_revocation_open_methods_answer_for_less_than_a_second() {
+    let world = World::ready().await;
+    let good = std::fs::read_to_string(world.allowlist.path()).expect("allow-list");
+    for _ in 0..3 {
+        assert_eq!(world.caller().json("GetTempCaCert", json!({})).await.status, 200);
+        world.allowlist.change(|rules| rules["kms"]["mrAggregated"] = json!([]));
+        let revoked = Instant::now();
+        eventually("a refusal", async || {
+            (world.caller().json("GetTempCaCert", json!({})).await.status == 403).then_some(())
+        })
+        .await;
+        assert!(revoked.elapsed() < Duration::from_secs(1), "{:?}", revoked.elapsed());
+        world.allowlist.write_text(&good);
+        eventually("an answer", async || {
+            (world.caller().json("GetTempCaCert", json!({})).await.status == 200).then_some(())
+        })
+        .await;
+    }
+}
+
+#[tokio::test]
+async fn a_kms_without_keys_lives_and_is_not_ready() {
+    let world = World::onboarding().await;
+    for caller in [world.caller(), world.caller().plain()] {
+        assert_eq!(caller.get("/health").await.status, 200);
+        assert_eq!(caller.get("/livez").await.value(), json!({ "status": "ok" }));
+        let answer = caller.get("/readyz").await;
+        assert_eq!((answer.status, &answer.value()["reasons"][0]["code"]), (503, &json!("no_keys")));
+        assert_eq!(answer.header("retry-after"), "1");
+    }
+    assert_eq!(grpc_health(&world, "").await, ServingStatus::NotServing);
+    assert_eq!(grpc_health(&world, "kms.Onboard").await, ServingStatus::Serving);
+    world.bootstrap().await;
+    world.finish().await;
+    assert_eq!(not_ready(&world).await, [] as [&str; 0]);
+}
+
+#[tokio::test]
+async fn a_watch_of_grpc_health_is_told_of_each_change() {
+    let world = World::ready().await;
+    let channel = world.caller().channel().await.expect("a connection");
+    let request = HealthCheckRequest { service: "kms.KMS".to_owned() };
+    let mut watch =
+        HealthClient::with_origin(channel, origin()).watch(request).await.expect("a watch").into_inner();
+    let mut next = async || {
+        let status = within(QUICK, "a status", watch.message()).await.expect("a stream").expect("a message");
+        status.status()
+    };
+    assert_eq!(next().await, ServingStatus::Serving);
+    let operator = Operator::of(&world).await;
+    for _ in 0..2 {
+        operator.freeze("kms", &[]).await;
+        assert_eq!(next().await, ServingStatus::NotServing);
+        assert!(operator.unfreeze("kms", &[]).await);
+        assert_eq!(next().await, ServingStatus::Serving);
+    }
 }

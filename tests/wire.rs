@@ -337,6 +337,9 @@ async fn answers_carry_every_field_in_order_compactly_and_numbers_as_numbers() {
             "relaxed_settings",
             "auth_info_age_seconds",
             "relaxed_details",
+            "ready",
+            "not_ready",
+            "readiness_warnings",
         ]
     );
     let meta = support::eventually("the allow-list's answer", async || {

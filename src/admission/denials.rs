@@ -86,6 +86,15 @@ impl Shown {
     }
 }
 
+/// Whom a refusal is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Concerns {
+    /// The caller.
+    Caller,
+    /// This KMS, or something that it depends on: everybody is refused, and is counted as one refusal.
+    Everyone,
+}
+
 /// One refused request.
 #[derive(Debug)]
 pub struct Refused<'a> {
@@ -93,8 +102,10 @@ pub struct Refused<'a> {
     pub method: &'static str,
     /// Where the request came from.
     pub remote: IpAddr,
-    /// What the caller asked to be.
-    pub role: Role,
+    /// What the caller asked to be; `None` where a method gives everybody the same.
+    pub role: Option<Role>,
+    /// Whether it is about this caller.
+    pub concerns: Concerns,
     /// What is wrong.
     pub finding: Finding<'a>,
     /// What the caller is told.
@@ -124,8 +135,8 @@ pub struct Denial {
     pub method: &'static str,
     /// Where the last request came from.
     pub remote: IpAddr,
-    /// What the caller asked to be.
-    pub role: Role,
+    /// What the caller asked to be; `None` where a method gives everybody the same.
+    pub role: Option<Role>,
     /// Where admission stopped.
     pub step: Step,
     /// Stable code.
@@ -301,7 +312,8 @@ fn likeness(refused: &Refused<'_>) -> [u8; 32] {
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     };
-    for text in [refused.method, refused.role.name(), finding.code, finding.step.name(), refused.reason] {
+    let role = refused.role.map_or("", Role::name);
+    for text in [refused.method, role, finding.code, finding.step.name(), refused.reason] {
         add(text.as_bytes());
     }
     match finding.identity {
@@ -313,6 +325,7 @@ fn likeness(refused: &Refused<'_>) -> [u8; 32] {
                 add(field);
             }
         }
+        None if refused.concerns == Concerns::Everyone => {}
         None => add(refused.remote.to_canonical().to_string().as_bytes()),
     }
     digest.finalize().into()

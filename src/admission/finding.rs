@@ -9,7 +9,7 @@ use kms_attest::{
     verify::{BootInfoError, VerifyError},
 };
 
-use super::{Refusal, freeze::FROZEN};
+use super::{Missing, Refusal, freeze::FROZEN};
 
 /// The steps of admission, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -42,11 +42,13 @@ pub enum Step {
     Policy,
     /// It booted the OS image that it names.
     OsImage,
+    /// The release is in the audit log.
+    AuditLog,
 }
 
 impl Step {
     /// All steps, in the order in which they are reported.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 15] = [
         Self::OwnStanding,
         Self::Evidence,
         Self::Platform,
@@ -61,6 +63,7 @@ impl Step {
         Self::Frozen,
         Self::Policy,
         Self::OsImage,
+        Self::AuditLog,
     ];
 
     /// The stable name.
@@ -79,6 +82,7 @@ impl Step {
             Self::Frozen => "frozen",
             Self::Policy => "policy",
             Self::OsImage => "os_image",
+            Self::AuditLog => "audit_log",
             Self::OwnStanding => "own_standing",
         }
     }
@@ -201,6 +205,10 @@ pub struct Finding<'a> {
     pub identity: Option<&'a BootInfo>,
 }
 
+/// The code of a refusal because the policy does not answer.
+const POLICY_UNAVAILABLE: &str = "policy_unavailable";
+/// The code of a refusal because there is no collateral.
+const COLLATERAL_UNAVAILABLE: &str = "collateral_unavailable";
 /// The code of a denial that is not the policy's: the registers are not those of the image.
 const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
 
@@ -231,11 +239,37 @@ impl Refusal {
             Self::OsImage { error, identity, .. } if !error.is_unavailable() => {
                 Finding { identity: Some(identity), ..plain(Step::OsImage, OS_IMAGE_NOT_VERIFIED) }
             }
-            Self::NoStanding(_) => plain(Step::OwnStanding, "kms_not_allowed"),
+            Self::NoStanding(no_standing) => Finding {
+                expected: no_standing.expected.as_deref(),
+                actual: no_standing.actual.as_deref(),
+                ..plain(Step::OwnStanding, no_standing.code)
+            },
             Self::OsImage { .. }
             | Self::CollateralUnavailable(_)
             | Self::PolicyUnavailable(_)
             | Self::StandingUnknown { .. } => return None,
+        })
+    }
+}
+
+impl Refusal {
+    /// What does not answer, so that everybody is refused: such a refusal is no denial, but operators find it listed with
+    /// them, because guests are told nothing else. `None` where something is known about the caller, or where only the
+    /// caller's OS image is missing.
+    pub fn outage(&self) -> Option<Finding<'_>> {
+        let finding = |step, code, actual| Finding { step, code, expected: None, actual, identity: None };
+        Some(match self {
+            Self::StandingUnknown { missing, detail, .. } => {
+                let code = match missing {
+                    Missing::Policy => POLICY_UNAVAILABLE,
+                    Missing::Evidence => "own_evidence_unavailable",
+                    Missing::Collateral => COLLATERAL_UNAVAILABLE,
+                };
+                finding(Step::OwnStanding, code, Some(detail.as_str()))
+            }
+            Self::PolicyUnavailable(error) => finding(Step::Policy, POLICY_UNAVAILABLE, Some(error.detail())),
+            Self::CollateralUnavailable(_) => finding(Step::Collateral, COLLATERAL_UNAVAILABLE, None),
+            _ => return None,
         })
     }
 }
@@ -313,8 +347,16 @@ mod tests {
 
     #[test]
     fn what_does_not_answer_is_no_denial() {
-        let outage = Refusal::StandingUnknown { what: "the back end", detail: String::new() };
-        assert_eq!(outage.finding(), None);
+        for (missing, code) in [
+            (Missing::Policy, "policy_unavailable"),
+            (Missing::Evidence, "own_evidence_unavailable"),
+            (Missing::Collateral, "collateral_unavailable"),
+        ] {
+            let outage = Refusal::StandingUnknown { missing, what: "the back end", detail: String::new() };
+            assert_eq!(outage.finding(), None);
+            assert_eq!(outage.outage().map(|finding| finding.code), Some(code), "operators find it listed");
+        }
         assert!(Refusal::NoAttestation.finding().is_some());
+        assert_eq!(Refusal::NoAttestation.outage(), None);
     }
 }

@@ -26,7 +26,7 @@ pub use self::{
     outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
     permit::{App, Certificate, Kms, Permit, Standing},
-    standing::{OwnEvidenceError, OwnStanding, own_evidence, own_identity},
+    standing::{Missing, NoStanding, OwnEvidenceError, OwnStanding, own_evidence, own_identity},
     tcb::{Relaxations, TcbTolerance, Tolerated},
 };
 use crate::metrics::Metrics;
@@ -95,14 +95,16 @@ pub enum Refusal {
     /// It is not known whether we may serve.
     #[error("KMS self authorization failed: {what}")]
     StandingUnknown {
-        /// What is missing.
+        /// Which part does not answer.
+        missing: Missing,
+        /// What is missing, in words.
         what: &'static str,
         /// Why, for the log only.
         detail: String,
     },
     /// Policy says that we may not serve.
-    #[error("KMS self authorization failed: {0}")]
-    NoStanding(String),
+    #[error("KMS self authorization failed: {}", .0.reason)]
+    NoStanding(NoStanding),
 }
 
 /// What evidence came in: callers are told of each in its own words.

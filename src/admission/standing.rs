@@ -16,10 +16,13 @@ use kms_attest::{
 use tokio::sync::Semaphore;
 
 use super::{Refusal, Relaxations, TcbTolerance, Tolerated, permit::Standing};
-use crate::policy::{Decision, Policy, PolicyError};
+use crate::policy::{ALLOWLIST_UNUSABLE, Decision, Denial, Policy, PolicyError};
 
-/// How often policy is asked about ourselves in the background: a revocation takes effect within it.
-const ASK_EVERY: Duration = Duration::from_secs(2);
+/// How often policy is asked about ourselves in the background: after a revocation, methods that anyone may call go on
+/// answering for at most this long and the time of one question.
+const ASK_EVERY: Duration = Duration::from_millis(500);
+/// The same where a chain decides: its blocks come more slowly, and its nodes count requests.
+const ASK_CHAIN_EVERY: Duration = Duration::from_secs(2);
 /// How long the last answer serves while the back end gives no new one.
 const LIFETIME: Duration = Duration::from_secs(15);
 /// Questions about ourselves at a time: few requests never wait for one another, many share answers.
@@ -78,22 +81,80 @@ struct Own {
 
 #[derive(Debug)]
 struct Recent {
-    answer: Result<Standing, String>,
+    answer: Result<Standing, NoStanding>,
     asked: Instant,
+}
+
+/// Why policy, or our own evidence, says that this KMS may not serve.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NoStanding {
+    /// Stable: `kms_not_allowed`, `allowlist_unusable` or `own_evidence_refused`.
+    pub code: &'static str,
+    /// What callers are told.
+    pub reason: String,
+    /// For operators: what would have been right.
+    pub expected: Option<String>,
+    /// For operators: what was found.
+    pub actual: Option<String>,
+}
+
+impl NoStanding {
+    fn denied(denial: Denial) -> Self {
+        let code = if denial.code == ALLOWLIST_UNUSABLE { ALLOWLIST_UNUSABLE } else { KMS_NOT_ALLOWED };
+        let reason = format!("KMS is not allowed: {}", denial.reason);
+        Self { code, reason, expected: denial.expected, actual: denial.actual }
+    }
+
+    fn unproven(error: &VerifyError) -> Self {
+        let reason = format!("{NO_BOOT_INFO}: {error}");
+        Self { code: OWN_EVIDENCE_REFUSED, reason, expected: None, actual: None }
+    }
+}
+
+/// What keeps it unknown whether this KMS may serve.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Missing {
+    /// The policy does not answer.
+    Policy,
+    /// The attester gives no usable evidence.
+    Evidence,
+    /// There is no collateral to verify our evidence with.
+    Collateral,
+}
+
+impl Missing {
+    fn of(error: &OwnEvidenceError) -> Self {
+        match error {
+            OwnEvidenceError::Verify(_) => Self::Collateral,
+            OwnEvidenceError::Attester(_) | OwnEvidenceError::Identity(_) => Self::Evidence,
+        }
+    }
+
+    /// In the peer's words.
+    fn words(self) -> &'static str {
+        match self {
+            Self::Policy => NO_CHECK,
+            Self::Evidence | Self::Collateral => NO_BOOT_INFO,
+        }
+    }
 }
 
 /// A question without an answer.
 #[derive(Debug)]
 struct Unanswered {
-    what: &'static str,
+    missing: Missing,
     detail: String,
     asked: Instant,
 }
 
 impl Unanswered {
     fn refusal(&self) -> Refusal {
-        Refusal::StandingUnknown { what: self.what, detail: self.detail.clone() }
+        unknown(self.missing, self.detail.clone())
     }
+}
+
+fn unknown(missing: Missing, detail: impl Into<String>) -> Refusal {
+    Refusal::StandingUnknown { missing, what: missing.words(), detail: detail.into() }
 }
 
 impl OwnStanding {
@@ -139,11 +200,39 @@ impl OwnStanding {
         let recent = self.recent.load();
         match recent.as_ref().filter(|recent| recent.asked.elapsed() < LIFETIME) {
             Some(recent) => recent.answer.clone().map_err(Refusal::NoStanding),
-            None => {
-                let what = self.unanswered.load().as_ref().map_or(NO_CHECK, |unanswered| unanswered.what);
-                Err(Refusal::StandingUnknown { what, detail: "no answer in the last seconds".to_owned() })
-            }
+            None => Err(self.no_recent_answer()),
         }
+    }
+
+    /// What keeps us from releasing keys by the last question that has ended, whether it was answered or not. Never asks,
+    /// never waits.
+    ///
+    /// # Errors
+    /// As [`OwnStanding::current`], which goes on believing an answer while later questions have none.
+    pub fn last_outcome(&self) -> Result<(), Refusal> {
+        if matches!(self.requirement, Requirement::Waived) {
+            return Ok(());
+        }
+        let (recent, unanswered) = (self.recent.load(), self.unanswered.load());
+        match (recent.as_ref(), unanswered.as_ref()) {
+            (Some(recent), Some(unanswered)) if unanswered.asked > recent.asked => Err(unanswered.refusal()),
+            (Some(recent), _) if recent.asked.elapsed() < LIFETIME => {
+                recent.answer.clone().map(|_| ()).map_err(Refusal::NoStanding)
+            }
+            (None, Some(unanswered)) => Err(unanswered.refusal()),
+            _ => Err(self.no_recent_answer()),
+        }
+    }
+
+    /// Whether policy is asked about this KMS at all.
+    pub fn is_enforced(&self) -> bool {
+        matches!(self.requirement, Requirement::Enforced { .. })
+    }
+
+    fn no_recent_answer(&self) -> Refusal {
+        let missing =
+            self.unanswered.load().as_ref().map_or(Missing::Policy, |unanswered| unanswered.missing);
+        unknown(missing, "no answer in the last seconds")
     }
 
     /// Asks for the first time, so that the first callers find an answer; gives up soon.
@@ -173,16 +262,16 @@ impl OwnStanding {
 
     /// Keeps the answer fresh until dropped.
     pub async fn keep_fresh(&self) {
-        let mut tick = tokio::time::interval(ASK_EVERY);
+        let mut tick = tokio::time::interval(self.ask_every());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut told: Option<String> = None;
         loop {
             tick.tick().await;
             let trouble = self.fresh().await.err().map(|refusal| match refusal {
-                Refusal::StandingUnknown { what, detail } => format!("{what}: {detail}"),
+                Refusal::StandingUnknown { what, detail, .. } => format!("{what}: {detail}"),
                 other => other.to_string(),
             });
-            // A change is news, the same trouble every two seconds is not.
+            // A change is news, the same trouble again and again is not.
             if trouble != told {
                 match &trouble {
                     Some(reason) => tracing::warn!(reason, "this KMS has no standing with its own policy"),
@@ -190,6 +279,15 @@ impl OwnStanding {
                 }
                 told = trouble;
             }
+        }
+    }
+
+    fn ask_every(&self) -> Duration {
+        match &self.requirement {
+            Requirement::Enforced { policy, .. } if matches!(**policy, Policy::Ethereum(_)) => {
+                ASK_CHAIN_EVERY
+            }
+            Requirement::Enforced { .. } | Requirement::Waived => ASK_EVERY,
         }
     }
 
@@ -203,13 +301,17 @@ impl OwnStanding {
         let asked = Instant::now();
         let answer = match self.decide().await {
             Ok(Decision::Allowed { .. }) => Ok(Standing::granted()),
-            Ok(Decision::Denied(denial)) => Err(format!("KMS is not allowed: {}", denial.reason)),
+            Ok(Decision::Denied(denial)) => Err(NoStanding::denied(denial)),
             Err(NoAnswer::Evidence(OwnEvidenceError::Verify(error))) if !error.is_unavailable() => {
-                Err(format!("{NO_BOOT_INFO}: {error}"))
+                Err(NoStanding::unproven(&error))
             }
             // An outage is no answer: the last one serves until it is too old.
-            Err(NoAnswer::Evidence(error)) => return Err(self.unanswered(NO_BOOT_INFO, error, asked)),
-            Err(NoAnswer::Policy(error)) => return Err(self.unanswered(NO_CHECK, error.detail(), asked)),
+            Err(NoAnswer::Evidence(error)) => {
+                return Err(self.unanswered(Missing::of(&error), error, asked));
+            }
+            Err(NoAnswer::Policy(error)) => {
+                return Err(self.unanswered(Missing::Policy, error.detail(), asked));
+            }
         };
         self.newest(Recent { answer, asked }).answer.clone().map_err(Refusal::NoStanding)
     }
@@ -234,8 +336,8 @@ impl OwnStanding {
         unanswered.as_ref().filter(|unanswered| unanswered.asked >= called).map(|it| Err(it.refusal()))
     }
 
-    fn unanswered(&self, what: &'static str, detail: impl ToString, asked: Instant) -> Refusal {
-        let unanswered = Unanswered { what, detail: detail.to_string(), asked };
+    fn unanswered(&self, missing: Missing, detail: impl ToString, asked: Instant) -> Refusal {
+        let unanswered = Unanswered { missing, detail: detail.to_string(), asked };
         let refusal = unanswered.refusal();
         self.unanswered.store(Some(Arc::new(unanswered)));
         refusal
@@ -261,7 +363,7 @@ impl OwnStanding {
         };
         let Tolerated { shown, relaxations } = tolerance.apply(&known.verdict, &known.identity);
         let decision = policy.decide_own(&shown).await.map_err(NoAnswer::Policy)?;
-        // Every two seconds the same is no news.
+        // The same again is no news.
         if matches!(decision, Decision::Allowed { .. }) && **needed.load() != relaxations {
             tolerance.needed(&relaxations, &known.identity, "this KMS");
             needed.store(Arc::new(relaxations));
@@ -269,6 +371,11 @@ impl OwnStanding {
         Ok(decision)
     }
 }
+
+/// The code of a refusal because policy denies this KMS.
+const KMS_NOT_ALLOWED: &str = "kms_not_allowed";
+/// The code of a refusal because our evidence does not verify.
+const OWN_EVIDENCE_REFUSED: &str = "own_evidence_refused";
 
 /// What is missing when our evidence is.
 const NO_BOOT_INFO: &str = "failed to build local KMS boot info";
@@ -314,7 +421,13 @@ mod tests {
         let first = Instant::now();
         let second = first + Duration::from_millis(1);
         let allowed = |asked| Recent { answer: Ok(Standing::granted()), asked };
-        let denied = |asked| Recent { answer: Err("KMS is not allowed".to_owned()), asked };
+        let no_standing = || NoStanding {
+            code: KMS_NOT_ALLOWED,
+            reason: "KMS is not allowed".to_owned(),
+            expected: None,
+            actual: None,
+        };
+        let denied = |asked| Recent { answer: Err(no_standing()), asked };
         let remembered = || standing.recent.load().as_ref().map(|recent| recent.answer.is_ok());
 
         assert!(standing.newest(denied(second)).answer.is_err());

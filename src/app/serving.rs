@@ -28,6 +28,7 @@ use crate::{
         admin::{self, AdminService},
         kms::{self, KmsService},
         meta::Meta,
+        readiness::{self, Readiness},
         setup::Switch,
     },
     transport::{
@@ -64,6 +65,7 @@ impl Listener {
 pub(super) struct Serving {
     ready: Arc<Ready>,
     meta: Arc<Meta>,
+    readiness: Arc<Readiness>,
     leaf: Arc<Leaf>,
     admin: Arc<AdminService>,
     phase: Phase,
@@ -81,8 +83,24 @@ impl Serving {
             config::ClientCertificates::Mandatory => ClientPolicy::Mandatory,
         };
         let posture = shared.config.posture();
-        let meta =
-            Arc::new(Meta::new(&ready, Arc::clone(&shared.policy), posture, Arc::clone(&shared.metrics)));
+        let readiness = Arc::new(Readiness::serving(
+            readiness::Sources {
+                standing: Arc::clone(&shared.standing),
+                policy: Arc::clone(&shared.policy),
+                freezes: Arc::clone(&shared.freezes),
+                verifier: Arc::clone(&shared.verifier),
+                audit: Arc::clone(&shared.audit),
+                audit_file: core.audit.file.clone(),
+            },
+            Arc::clone(&shared.metrics),
+        ));
+        let meta = Arc::new(Meta::new(
+            &ready,
+            Arc::clone(&shared.policy),
+            posture,
+            Arc::clone(&readiness),
+            Arc::clone(&shared.metrics),
+        ));
         let images = ImageCache::new(core.image.cache_dir.clone());
         let operator =
             core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| parts::admin_token(core));
@@ -123,7 +141,7 @@ impl Serving {
             operator,
         }));
         let shown = core.metrics.enabled.then(|| Arc::clone(&shared.metrics));
-        let router = transport::kms(service, &shared.config.rpc.limits, shown).await;
+        let router = transport::kms(service, &shared.config.rpc.limits, shown, Arc::clone(&readiness));
         let front = Front::new(router, Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
             .readable_by(&shared.config.rpc.cors_origins)
@@ -134,13 +152,13 @@ impl Serving {
             plain: PlainHttp::Closed,
             front: Arc::new(front),
         };
-        Ok(Self { ready, meta, leaf, admin, phase })
+        Ok(Self { ready, meta, readiness, leaf, admin, phase })
     }
 
     pub(super) async fn bind_admin(&self, shared: &Shared) -> Result<Option<(TcpListener, Phase)>, AppError> {
         let admin = &shared.config.core.admin;
         let Some(credentials) = &shared.credentials else { return Ok(None) };
-        let router = transport::admin(Arc::clone(&self.admin), &admin.limits).await;
+        let router = transport::admin(Arc::clone(&self.admin), &admin.limits, Arc::clone(&self.readiness));
         let front = Front::new(router, Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
             .guarded(Arc::clone(credentials));
@@ -180,7 +198,7 @@ impl Serving {
                 accepting.push(running);
             }
         }
-        shared.metrics.set_ready();
+        self.readiness.report();
         shared.switch.send_replace(Switch::Done);
         shared.audit.note(started("ready", &shared.posture));
         tracing::info!("serving keys");
@@ -196,6 +214,8 @@ impl Serving {
     fn keep_house(&self, shared: &Shared, background: &mut JoinSet<()>) {
         let standing = Arc::clone(&shared.standing);
         background.spawn(async move { standing.keep_fresh().await });
+        let readiness = Arc::clone(&self.readiness);
+        background.spawn(async move { readiness.keep_looking().await });
         let meta = Arc::clone(&self.meta);
         background.spawn(async move { meta.keep_current().await });
         let (limit, metrics, verifier) =

@@ -1,31 +1,86 @@
 //! `kms health`: the probe of containers and scripts.
 
-use std::{process::ExitCode, time::Duration};
+use std::{
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr},
+    path::Path,
+    process::ExitCode,
+    time::Duration,
+};
 
 use anyhow::Context as _;
 use clap::Args;
 use reqwest::StatusCode;
+use serde::Deserialize;
 
-/// Asks `GET /health`.
+use crate::config::Config;
+
+/// Where a KMS is asked that nothing else is said about.
+const DEFAULT_URL: &str = "https://127.0.0.1:8000";
+/// An answer that is longer is no answer of a KMS.
+const MAX_ANSWER: usize = 64 << 10;
+
+/// Asks `GET /readyz` whether it can release keys, or `GET /livez` whether it lives
 #[derive(Debug, Args)]
 pub(super) struct Health {
-    /// Base URL of the KMS; `https://` is not verified, this is a probe
-    #[arg(long, default_value = "https://127.0.0.1:8000")]
-    url: String,
+    /// Base URL of the KMS; `https://` is not verified, this is a probe [default: the main listener of the file given with
+    /// -c, else https://127.0.0.1:8000]
+    #[arg(long)]
+    url: Option<String>,
+    /// Ask only whether the process answers: a restart does not help a KMS that lives and is not ready
+    #[arg(long)]
+    live: bool,
     /// Seconds to wait
     #[arg(long, default_value_t = 5)]
     timeout: u64,
 }
 
+/// What `/readyz` says.
+#[derive(Debug, Deserialize)]
+struct Answer {
+    #[serde(default)]
+    reasons: Vec<Reason>,
+    #[serde(default)]
+    warnings: Vec<Reason>,
+}
+
+#[derive(Debug, Deserialize)]
+struct Reason {
+    code: String,
+    text: String,
+}
+
 impl Health {
-    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+    pub(super) fn run(self, config: Option<&Path>) -> anyhow::Result<ExitCode> {
+        let url = match (&self.url, config) {
+            (Some(url), _) => url.clone(),
+            (None, Some(file)) => main_listener(&Config::load(Some(file))?.0),
+            (None, None) => DEFAULT_URL.to_owned(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let status = runtime.block_on(self.probe()).context("not healthy")?;
-        anyhow::ensure!(status.is_success(), "not healthy: {status}");
-        Ok(ExitCode::SUCCESS)
+        let (status, answer) =
+            runtime.block_on(self.probe(&url)).with_context(|| format!("no answer from {url}"))?;
+        let said = |reasons: &[Reason]| {
+            let said: Vec<_> =
+                reasons.iter().map(|reason| format!("{} ({})", reason.text, reason.code)).collect();
+            said.join("; ")
+        };
+        match (status, answer) {
+            (status, Some(answer)) if status.is_success() => {
+                if !answer.warnings.is_empty() {
+                    eprintln!("warning: {}", said(&answer.warnings));
+                }
+                Ok(ExitCode::SUCCESS)
+            }
+            (status, None) if status.is_success() && self.live => Ok(ExitCode::SUCCESS),
+            (_, Some(answer)) if !answer.reasons.is_empty() => {
+                anyhow::bail!("not ready: {}", said(&answer.reasons))
+            }
+            (status, _) => anyhow::bail!("not healthy: {url} answered {status}"),
+        }
     }
 
-    async fn probe(&self) -> anyhow::Result<StatusCode> {
+    /// The status, and what the answer says if it is one of `/readyz`.
+    async fn probe(&self, url: &str) -> anyhow::Result<(StatusCode, Option<Answer>)> {
         // One process, one client: the provider is set where it is needed and nowhere else.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = reqwest::Client::builder()
@@ -34,7 +89,46 @@ impl Health {
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(self.timeout))
             .build()?;
-        let url = format!("{}/health", self.url.trim_end_matches('/'));
-        Ok(client.get(url).send().await.map_err(reqwest::Error::without_url)?.status())
+        let path = if self.live { "livez" } else { "readyz" };
+        let mut response = client
+            .get(format!("{}/{path}", url.trim_end_matches('/')))
+            .send()
+            .await
+            .map_err(reqwest::Error::without_url)?;
+        let status = response.status();
+        let mut body = Vec::new();
+        while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+            anyhow::ensure!(body.len() + chunk.len() <= MAX_ANSWER, "the answer is too long");
+            body.extend_from_slice(&chunk);
+        }
+        let answer = if self.live { None } else { serde_json::from_slice(&body).ok() };
+        Ok((status, answer))
+    }
+}
+
+/// The main listener of this configuration, as it is reached from this machine.
+fn main_listener(config: &Config) -> String {
+    let address = match config.rpc.address {
+        IpAddr::V4(any) if any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(any) if any.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        address => address,
+    };
+    format!("https://{}", SocketAddr::new(address, config.rpc.port))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_listener_of_a_file_is_asked_where_it_is_reached_from_here() {
+        for (toml, url) in [
+            ("rpc = { address = '0.0.0.0', port = 9000 }", "https://127.0.0.1:9000"),
+            ("rpc = { address = '::', port = 9000 }", "https://[::1]:9000"),
+            ("rpc = { address = '192.0.2.7' }", "https://192.0.2.7:8000"),
+        ] {
+            let (config, _) = Config::from_toml(toml).expect("a configuration");
+            assert_eq!(main_listener(&config), url);
+        }
     }
 }

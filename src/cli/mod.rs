@@ -28,7 +28,7 @@ enum Command {
     Run,
     /// Say what `run` would do with this configuration, with all findings at once, and change nothing
     Check,
-    /// Ask a KMS whether it lives; exit status 0 if it does
+    /// Ask a KMS whether it can release keys; exit status 0 if it can, and else the reasons
     Health(health::Health),
     /// Look at an audit log
     #[command(subcommand)]
@@ -50,7 +50,7 @@ impl Cli {
         match self.command.unwrap_or(Command::Run) {
             Command::Run => run::run(self.config.as_deref()),
             Command::Check => Ok(check::check(self.config.as_deref())),
-            Command::Health(health) => health.run(),
+            Command::Health(health) => health.run(self.config.as_deref()),
             Command::Audit(audit) => audit.run(),
             Command::Policy(policy) => policy.run(),
             Command::Auth(auth) => auth.run(),

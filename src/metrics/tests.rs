@@ -68,7 +68,7 @@ fn what_happens_is_counted_under_our_names() {
     metrics.credentials_failed();
     metrics.audit_recorded();
     metrics.audit_failed();
-    metrics.set_ready();
+    metrics.set_ready(true);
     metrics.set_relaxed(["dev_auth", "no_tee"]);
     metrics.set_relaxed(["dev_auth"]);
     let open = metrics.connection();

@@ -17,6 +17,9 @@ use super::rules::Rules;
 use super::{Decision, Denial, Info, PolicyError, Subject};
 use crate::config::{EmptyDevices, Relaxation};
 
+/// The code of a denial because the file cannot be read or is invalid.
+pub const ALLOWLIST_UNUSABLE: &str = "allowlist_unusable";
+
 /// No allow-list is larger.
 pub(super) const MAX_FILE: u64 = 64 << 20;
 
@@ -60,7 +63,7 @@ impl Allowlist {
         let snapshot = self.file.snapshot.load();
         match (snapshot.rules.decide(subject, self.empty_devices), &snapshot.error) {
             (Decision::Denied(denial), Some(error)) => Decision::Denied(Denial {
-                code: "allowlist_unusable",
+                code: ALLOWLIST_UNUSABLE,
                 expected: Some(format!("a readable allow-list: it {error}")),
                 ..denial
             }),

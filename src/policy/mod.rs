@@ -23,7 +23,7 @@ use crate::config::{AuthApi, Relaxation};
 use crate::metrics::{ChainState, Metrics};
 
 pub use allow_all::AllowAll;
-pub use allowlist::Allowlist;
+pub use allowlist::{ALLOWLIST_UNUSABLE, Allowlist};
 pub use ethereum::Ethereum;
 pub use shadow::{CandidateError, Change, Effect, LARGEST_CANDIDATE, Report, Shadow};
 pub use webhook::Webhook;

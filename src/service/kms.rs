@@ -7,19 +7,13 @@ use kms_attest::{
     identity::AppId,
 };
 
-use super::{
-    Caller, Method,
-    env_keys::EnvKeys,
-    meta::Meta,
-    prepared::Prepared,
-    refusal::{Attempt, refused},
-};
+use super::{Caller, Method, env_keys::EnvKeys, meta::Meta, prepared::Prepared, refusal::Attempt};
 use crate::{
-    admission::{Admission, Freezes, OwnStanding, Permit, Refusal, Role, denials::Denials},
+    admission::{Admission, Freezes, OwnStanding, Permit, Refusal, Role, Standing, denials::Denials},
     audit::Audit,
     ca::Restricted,
     clock::unix_now,
-    error::{Error, Result},
+    error::{Code, Error, Result},
     lifecycle::{Door, NotReleased, Ready, Released},
     metrics::Metrics,
     operator::{Operator, OperatorToken},
@@ -95,9 +89,9 @@ impl KmsService {
             Err(refusal) => return Err(attempt.refuse(refusal).within("App not allowed")),
         };
         let released = Released::app(self.door(), permit, &standing, caller.remote()).await;
-        let released = self.recorded(released, &attempt).map_err(|error| match error.denial() {
-            Some(_) => error.within("App not allowed"),
-            None => error,
+        let released = self.recorded(released, &attempt).map_err(|error| match error.code() {
+            Code::Denied => error.within("App not allowed"),
+            _ => error,
         })?;
         let keys = parts
             .ready
@@ -143,9 +137,10 @@ impl KmsService {
     /// No standing, `app_id` not of 20 bytes.
     pub async fn get_app_env_encrypt_pub_key(
         &self,
+        caller: &Caller,
         request: AppIdMessage,
     ) -> Result<Arc<Prepared<PublicKeyResponse>>> {
-        let standing = self.parts.standing.current().map_err(refused)?;
+        let standing = self.current_standing(Method::GetAppEnvEncryptPubKey, caller)?;
         let app_id =
             AppId::try_from(request.app_id.as_slice()).map_err(|error| Error::invalid(error.to_string()))?;
         self.env_keys.answer(&self.parts.ready, &standing, app_id, unix_now())
@@ -160,8 +155,8 @@ impl KmsService {
     ///
     /// # Errors
     /// No standing.
-    pub async fn get_temp_ca_cert(&self) -> Result<GetTempCaCertResponse> {
-        let standing = self.parts.standing.current().map_err(refused)?;
+    pub async fn get_temp_ca_cert(&self, caller: &Caller) -> Result<GetTempCaCertResponse> {
+        let standing = self.current_standing(Method::GetTempCaCert, caller)?;
         let ready = &self.parts.ready;
         Ok(GetTempCaCertResponse {
             temp_ca_cert: ready.temp_ca_pem().to_owned(),
@@ -241,7 +236,14 @@ impl KmsService {
         caller: &'a Caller,
         vm_config: &'a str,
     ) -> Attempt<'a> {
-        Attempt { parts: &self.parts, method, role, caller, vm_config, csr: None }
+        Attempt { parts: &self.parts, method, role: Some(role), caller, vm_config, csr: None }
+    }
+
+    /// Our standing by the last answer, for methods that give everybody the same. Without it guests learn nothing else, so
+    /// it is kept as a refusal that operators can look up.
+    fn current_standing(&self, method: Method, caller: &Caller) -> Result<Standing> {
+        let attempt = Attempt { parts: &self.parts, method, role: None, caller, vm_config: "", csr: None };
+        self.parts.standing.current().map_err(|refusal| attempt.refuse(refusal))
     }
 
     /// Counts a record; without one nothing goes out.
@@ -261,7 +263,7 @@ impl KmsService {
             }
             Err((NotReleased::Unrecorded(error), _)) => {
                 self.parts.metrics.audit_failed();
-                Err(Error::unavailable("the release cannot be recorded, so nothing is released", error))
+                Err(attempt.unrecorded(error))
             }
         }
     }

@@ -6,8 +6,12 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
+use tokio::sync::watch;
 
-use super::prepared::Prepared;
+use super::{
+    prepared::Prepared,
+    readiness::{Effect, Readiness},
+};
 use crate::{
     config::Posture,
     lifecycle::Ready,
@@ -27,6 +31,7 @@ pub struct Meta {
     fixed: GetMetaResponse,
     policy: Arc<Policy>,
     configured: Posture,
+    readiness: Arc<Readiness>,
     metrics: Arc<Metrics>,
     current: ArcSwap<Prepared<GetMetaResponse>>,
 }
@@ -34,7 +39,13 @@ pub struct Meta {
 impl Meta {
     /// The answer for this KMS. What is relaxed is what is `configured` so, and what the rules of `policy` relax while
     /// they are in force.
-    pub fn new(ready: &Ready, policy: Arc<Policy>, configured: Posture, metrics: Arc<Metrics>) -> Self {
+    pub fn new(
+        ready: &Ready,
+        policy: Arc<Policy>,
+        configured: Posture,
+        readiness: Arc<Readiness>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let everything_is_allowed = policy.is_dev();
         let posture = relaxed(&configured, &policy);
         let fixed = GetMetaResponse {
@@ -49,7 +60,9 @@ impl Meta {
             ..GetMetaResponse::default()
         };
         let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));
-        Self { fixed, policy, configured, metrics, current }
+        let meta = Self { fixed, policy, configured, readiness, metrics, current };
+        meta.show(None);
+        meta
     }
 
     /// The current answer.
@@ -57,25 +70,37 @@ impl Meta {
         self.current.load_full()
     }
 
-    /// Asks the back end about itself now and then, until dropped. When it does not answer, the last answer stays and
-    /// shows its age.
+    /// Keeps the answer current until dropped. The back end is asked about itself now and then; when it does not answer, the
+    /// last answer stays and shows its age.
     pub async fn keep_current(&self) {
-        let mut known: Option<(Info, Instant)> = None;
-        let mut asked: Option<Instant> = None;
-        let mut tick = tokio::time::interval(AGE_EVERY);
-        loop {
-            tick.tick().await;
-            if asked.is_none_or(|asked| asked.elapsed() >= ASK_EVERY) {
-                asked = Some(Instant::now());
+        let (tell, mut told) = watch::channel(None);
+        let ask = async {
+            let mut tick = tokio::time::interval(ASK_EVERY);
+            loop {
+                tick.tick().await;
                 match self.policy.info().await {
-                    Ok(info) => known = Some((info, Instant::now())),
+                    Ok(info) => drop(tell.send_replace(Some((info, Instant::now())))),
                     Err(error) => {
                         tracing::warn!(%error, "the authorization back end does not tell about itself")
                     }
                 }
             }
-            self.show(known.as_ref().map(|(info, at)| (info, at.elapsed())));
-        }
+        };
+        let show = async {
+            let mut readiness = self.readiness.watch();
+            let mut tick = tokio::time::interval(AGE_EVERY);
+            loop {
+                tokio::select! {
+                    _ = tick.tick() => {}
+                    _ = told.changed() => {}
+                    _ = readiness.changed() => {}
+                }
+                readiness.mark_unchanged();
+                let known = told.borrow_and_update().clone();
+                self.show(known.as_ref().map(|(info, at): &(Info, Instant)| (info, at.elapsed())));
+            }
+        };
+        tokio::join!(ask, show);
     }
 
     fn show(&self, known: Option<(&Info, Duration)>) {
@@ -85,6 +110,10 @@ impl Meta {
             relaxed_details: posture.details().map(str::to_owned).collect(),
             ..self.fixed.clone()
         };
+        let report = self.readiness.report();
+        shown.ready = Some(report.is_ready());
+        shown.not_ready = report.shown(Effect::Stops);
+        shown.readiness_warnings = report.shown(Effect::Warns);
         if let Some((info, age)) = known {
             shown.gateway_app_id.clone_from(&info.gateway_app_id);
             shown.kms_contract_address.clone_from(&info.kms_contract_address);

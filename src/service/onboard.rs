@@ -304,7 +304,9 @@ fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
         _ => Code::Denied,
     };
     let message = match &refusal {
-        Refusal::NoStanding(reason) => reason.replace("KMS is not allowed: ", "boot denied: "),
+        Refusal::NoStanding(no_standing) => {
+            no_standing.reason.replace("KMS is not allowed: ", "boot denied: ")
+        }
         Refusal::StandingUnknown { what, .. } => (*what).to_owned(),
         other => other.to_string(),
     };

@@ -5,10 +5,10 @@ use kms_attest::csr::Csr;
 use super::{Caller, Method, kms::Parts};
 use crate::{
     admission::{
-        Finding, Refusal, Role,
-        denials::{Novelty, Refused, Shown},
+        Finding, Refusal, Role, Step,
+        denials::{Concerns, Novelty, Refused, Shown},
     },
-    audit::{Event, Subject, Why},
+    audit::{AuditError, Event, Subject, Why},
     error::{Code, DenialReference, Error},
 };
 
@@ -16,7 +16,8 @@ use crate::{
 pub(super) struct Attempt<'a> {
     pub(super) parts: &'a Parts,
     pub(super) method: Method,
-    pub(super) role: Role,
+    /// What the caller asks to be; `None` where the method gives everybody the same.
+    pub(super) role: Option<Role>,
     pub(super) caller: &'a Caller,
     pub(super) vm_config: &'a str,
     /// The certificate request with its evidence; `None` where the client certificate has it.
@@ -24,18 +25,24 @@ pub(super) struct Attempt<'a> {
 }
 
 impl Attempt<'_> {
-    /// Turns a refusal into the error that the caller gets. What is a denial can be looked up afterwards.
+    /// Turns a refusal into the error that the caller gets. What is a denial can be looked up afterwards, and so can an
+    /// outage because of which everybody is refused.
     pub(super) fn refuse(&self, refusal: Refusal) -> Error {
-        let Some(finding) = refusal.finding() else { return refused(refusal) };
+        let Some(finding) = refusal.finding() else { return self.outage(refusal) };
         let reason = refusal.to_string();
-        let remedy = finding.identity.and_then(|identity| {
-            self.parts.policy.remedy(finding.code, self.role.subject(identity)).map(|remedy| remedy.sentence)
+        let remedy = finding.identity.zip(self.role).and_then(|(identity, role)| {
+            self.parts.policy.remedy(finding.code, role.subject(identity)).map(|remedy| remedy.sentence)
         });
         self.parts.metrics.denied(finding.code);
+        let concerns = match &refusal {
+            Refusal::NoStanding(_) => Concerns::Everyone,
+            _ => Concerns::Caller,
+        };
         let (id, novelty) = self.parts.denials.record(Refused {
             method: self.method.row().name,
             remote: self.caller.remote(),
             role: self.role,
+            concerns,
             finding: finding.clone(),
             reason: &reason,
             remedy: remedy.clone(),
@@ -64,6 +71,41 @@ impl Attempt<'_> {
         };
         self.audit(&finding, words, relaxations, why, novelty);
         refused(refusal).denied_as(DenialReference { code, id })
+    }
+
+    /// Nothing is known about the caller: it is listed for operators, but neither counted nor recorded as a denial.
+    fn outage(&self, refusal: Refusal) -> Error {
+        let Some(finding) = refusal.outage() else { return refused(refusal) };
+        let id = self.listed(finding.clone(), &refusal.to_string());
+        let code = finding.code;
+        refused(refusal).denied_as(DenialReference { code, id })
+    }
+
+    /// A release that the audit log does not take. Nothing is wrong with the caller.
+    pub(super) fn unrecorded(&self, error: AuditError) -> Error {
+        let text = "the release cannot be recorded, so nothing is released";
+        let code = "audit_log_unavailable";
+        let cause = error.to_string();
+        let (expected, identity) = (None, None);
+        let finding = Finding { step: Step::AuditLog, code, expected, actual: Some(&cause), identity };
+        let id = self.listed(finding, text);
+        Error::unavailable(text, error).denied_as(DenialReference { code, id })
+    }
+
+    /// The id under which an outage is kept for operators.
+    fn listed(&self, finding: Finding<'_>, reason: &str) -> String {
+        let (id, _) = self.parts.denials.record(Refused {
+            method: self.method.row().name,
+            remote: self.caller.remote(),
+            role: self.role,
+            concerns: Concerns::Everyone,
+            finding,
+            reason,
+            remedy: None,
+            shown: self.shown(),
+            vm_config: self.vm_config,
+        });
+        id.to_string()
     }
 
     fn shown(&self) -> Shown {
@@ -99,7 +141,7 @@ impl Attempt<'_> {
 }
 
 /// What a caller is told of a refusal.
-pub(super) fn refused(refusal: Refusal) -> Error {
+fn refused(refusal: Refusal) -> Error {
     let code = match &refusal {
         Refusal::NoAttestation | Refusal::BadEvidence(_) | Refusal::BadRequest(_) => Code::Unauthenticated,
         Refusal::BadIdentity(_) => Code::InvalidRequest,

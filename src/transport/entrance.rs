@@ -11,7 +11,7 @@ use axum::{
 use http::HeaderMap;
 
 use super::{
-    grpc,
+    grpc, probes,
     prpc::{self, Encoding},
     same_site, setup, status,
 };
@@ -69,7 +69,8 @@ pub(super) async fn pass(State(entrance): State<Arc<Entrance>>, request: Request
 /// What changes nothing and asks for nothing.
 fn is_open(path: &str) -> bool {
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
-    matches!(path, "/" | "/health")
+    path == "/"
+        || probes::PATHS.contains(&path)
         || path.starts_with("/assets/")
         || path.starts_with("/grpc.")
         || !path.starts_with(SETUP)
@@ -92,6 +93,9 @@ mod tests {
         for (path, open) in [
             ("/", true),
             ("/health", true),
+            ("/livez", true),
+            ("/readyz", true),
+            ("/readyz/x", false),
             ("/assets/page.js", true),
             ("/prpc/GetAttestationInfo", true),
             ("/prpc/Onboard.GetAttestationInfo", true),

@@ -21,6 +21,7 @@ use super::{
     grpc,
     guard::Guard,
     limit::AddressLimit,
+    probes,
     prpc::{self, Encoding},
     refusal_log::RefusalLog,
     status,
@@ -100,8 +101,7 @@ impl Front {
     }
 
     async fn answer(&self, caller: &Caller, mut request: Request<Body>) -> Answer {
-        // Probes come from the address of a balancer, which everyone else shares.
-        let is_exempt = caller.peer().is_admitted() || request.uri().path() == "/health";
+        let is_exempt = caller.peer().is_admitted() || probes::PATHS.contains(&request.uri().path());
         let limited = self.limit.as_ref().filter(|_| !is_exempt);
         if limited.is_some_and(|limit| !limit.admits(caller.remote())) {
             self.metrics.address_limited();

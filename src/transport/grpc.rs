@@ -13,6 +13,7 @@ use tonic::{Request, Response, Status, service::Routes};
 
 use super::{
     body::{self, DRAIN_BYTES},
+    grpc_health::Probe,
     media, prpc,
     refusal_log::RefusalLog,
     status,
@@ -23,6 +24,7 @@ use crate::{
     proto::{self, DESCRIPTORS},
     service::{
         Caller, METHODS, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
+        readiness::Readiness,
     },
 };
 
@@ -35,29 +37,30 @@ const FRAME_HEADER: usize = 5;
 type GrpcResult<T> = std::result::Result<Response<T>, Status>;
 
 /// The routes of the KMS phase.
-pub async fn kms(service: Arc<KmsService>, limits: &BodyLimits) -> axum::Router {
+pub fn kms(service: Arc<KmsService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> axum::Router {
     let server = proto::kms_server::KmsServer::new(Kms(service))
         .max_decoding_message_size(largest(Service::Kms, limits));
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<proto::kms_server::KmsServer<Kms>>().await;
+    let health = Probe::server(readiness, Service::Kms);
     finish(Routes::new(server).add_service(health), Service::Kms, limits)
 }
 
 /// The routes of the onboarding phase.
-pub async fn onboarding(service: Arc<OnboardService>, limits: &BodyLimits) -> axum::Router {
+pub fn onboarding(
+    service: Arc<OnboardService>,
+    limits: &BodyLimits,
+    readiness: Arc<Readiness>,
+) -> axum::Router {
     let server = proto::onboard_server::OnboardServer::new(Onboard(service))
         .max_decoding_message_size(largest(Service::Onboard, limits));
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<proto::onboard_server::OnboardServer<Onboard>>().await;
+    let health = Probe::server(readiness, Service::Onboard);
     finish(Routes::new(server).add_service(health), Service::Onboard, limits)
 }
 
 /// The routes of the admin listener.
-pub async fn admin(service: Arc<AdminService>, limits: &BodyLimits) -> axum::Router {
+pub fn admin(service: Arc<AdminService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> axum::Router {
     let server = proto::admin_server::AdminServer::new(Admin(service))
         .max_decoding_message_size(largest(Service::Admin, limits));
-    let (reporter, health) = tonic_health::server::health_reporter();
-    reporter.set_serving::<proto::admin_server::AdminServer<Admin>>().await;
+    let health = Probe::server(readiness, Service::Admin);
     finish(Routes::new(server).add_service(health), Service::Admin, limits)
 }
 
@@ -277,8 +280,8 @@ impl proto::kms_server::Kms for Kms {
         &self,
         request: Request<proto::AppId>,
     ) -> GrpcResult<proto::PublicKeyResponse> {
-        unary(Method::GetAppEnvEncryptPubKey, request, async |_, request| {
-            Ok(self.0.get_app_env_encrypt_pub_key(request).await?.message().clone())
+        unary(Method::GetAppEnvEncryptPubKey, request, async |caller, request| {
+            Ok(self.0.get_app_env_encrypt_pub_key(caller, request).await?.message().clone())
         })
         .await
     }
@@ -288,7 +291,7 @@ impl proto::kms_server::Kms for Kms {
     }
 
     async fn get_temp_ca_cert(&self, request: Request<()>) -> GrpcResult<proto::GetTempCaCertResponse> {
-        unary(Method::GetTempCaCert, request, async |_, ()| self.0.get_temp_ca_cert().await).await
+        unary(Method::GetTempCaCert, request, async |caller, ()| self.0.get_temp_ca_cert(caller).await).await
     }
 
     async fn sign_cert(

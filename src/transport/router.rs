@@ -16,6 +16,7 @@ use http::{HeaderValue, StatusCode, header};
 use super::{
     entrance::{self, Entrance},
     grpc,
+    probes::{self, Reader},
     prpc::{self, Call, Dispatch, Encoding},
     setup, web,
 };
@@ -27,25 +28,39 @@ use crate::{
     proto::{AppId, BootstrapRequest, OnboardRequest},
     service::{
         Caller, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
-        prepared::Prepared, setup::SetupService,
+        prepared::Prepared, readiness::Readiness, setup::SetupService,
     },
 };
 
 /// The KMS phase of the main listener.
-pub async fn kms(service: Arc<KmsService>, limits: &BodyLimits, metrics: Option<Arc<Metrics>>) -> Router {
-    let mut router = prpc_routes(Arc::clone(&service), limits).route("/health", get(health));
+pub fn kms(
+    service: Arc<KmsService>,
+    limits: &BodyLimits,
+    metrics: Option<Arc<Metrics>>,
+    readiness: Arc<Readiness>,
+) -> Router {
+    let mut router = prpc_routes(Arc::clone(&service), limits)
+        .route("/health", get(health))
+        .merge(probes::routes(Arc::clone(&readiness), Reader::Anyone));
     if let Some(metrics) = metrics {
-        router = router.route("/metrics", get(move || async move { exposition(&metrics) }));
+        let readiness = Arc::clone(&readiness);
+        let metrics = get(move || async move {
+            // So that they say how it is, not how it was when it was last looked at.
+            readiness.report();
+            exposition(&metrics)
+        });
+        router = router.route("/metrics", metrics);
     }
-    router.merge(grpc::kms(service, limits).await).fallback(not_found)
+    router.merge(grpc::kms(service, limits, readiness)).fallback(not_found)
 }
 
 /// The onboarding phase of the main listener; `token` guards all but the page and what it shows of this KMS.
-pub async fn onboarding(
+pub fn onboarding(
     service: Arc<OnboardService>,
     setup: Arc<SetupService>,
     limits: &BodyLimits,
     token: Option<OperatorToken>,
+    readiness: Arc<Readiness>,
 ) -> Router {
     let finish = {
         let service = Arc::clone(&service);
@@ -60,16 +75,20 @@ pub async fn onboarding(
         .merge(web::onboarding())
         .merge(setup::routes(setup))
         .route("/health", get(health))
+        .merge(probes::routes(Arc::clone(&readiness), Reader::Anyone))
         .route("/finish", finish)
-        .merge(grpc::onboarding(service, limits).await)
+        .merge(grpc::onboarding(service, limits, readiness))
         .fallback(not_found);
     router.layer(middleware::from_fn_with_state(Arc::new(Entrance::new(token)), entrance::pass))
 }
 
 /// The admin listener.
-pub async fn admin(service: Arc<AdminService>, limits: &BodyLimits) -> Router {
-    let grpc = grpc::admin(Arc::clone(&service), limits).await;
-    prpc_routes(service, limits).merge(grpc).fallback(not_found)
+pub fn admin(service: Arc<AdminService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> Router {
+    let grpc = grpc::admin(Arc::clone(&service), limits, Arc::clone(&readiness));
+    prpc_routes(service, limits)
+        .merge(probes::routes(readiness, Reader::Operator))
+        .merge(grpc)
+        .fallback(not_found)
 }
 
 /// What serves prpc, and how large its requests may be.
@@ -141,10 +160,10 @@ impl Dispatch for KmsService {
             Method::GetKmsKey => call.unary(async |request| self.get_kms_key(caller, request).await).await,
             Method::GetAppEnvEncryptPubKey => {
                 let request: AppId = call.decode()?;
-                Ok(prepared(&call, &*self.get_app_env_encrypt_pub_key(request).await?))
+                Ok(prepared(&call, &*self.get_app_env_encrypt_pub_key(caller, request).await?))
             }
             Method::GetMeta => Ok(prepared(&call, &*self.get_meta())),
-            Method::GetTempCaCert => Ok(prpc::encode(call.encoding(), &self.get_temp_ca_cert().await?)),
+            Method::GetTempCaCert => Ok(prpc::encode(call.encoding(), &self.get_temp_ca_cert(caller).await?)),
             Method::SignCert => call.unary(async |request| self.sign_cert(caller, request).await).await,
             Method::LegacyClearImageCache => {
                 call.unary(async |request| self.clear_image_cache(caller, request).await).await

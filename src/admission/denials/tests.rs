@@ -7,7 +7,8 @@ fn refused<'a>(identity: Option<&'a BootInfo>, remote: [u8; 4], evidence: usize)
     Refused {
         method: "GetAppKey",
         remote: remote.into(),
-        role: Role::App,
+        role: Some(Role::App),
+        concerns: Concerns::Caller,
         finding: Finding {
             step: Step::Policy,
             code: "app_not_registered",
@@ -33,6 +34,22 @@ fn the_same_refusal_keeps_its_id_and_is_counted() {
     assert_eq!((denial.count, denial.sequence), (2, 2));
     let other = BootInfo { app_id: vec![9; 20], ..boot_info() };
     assert_eq!(denials.record(refused(Some(&other), [192, 0, 2, 1], 10)).1, Novelty::New);
+}
+
+#[test]
+fn what_stops_everybody_is_one_refusal_whoever_asks() {
+    let denials = Denials::default();
+    let everybody = |last: u8| Refused {
+        role: None,
+        concerns: Concerns::Everyone,
+        ..refused(None, [192, 0, 2, last], 0)
+    };
+    let (id, first) = denials.record(everybody(1));
+    assert_eq!(first, Novelty::New);
+    for last in 2..=200 {
+        assert_eq!(denials.record(everybody(last)), (id, Novelty::Repeated));
+    }
+    assert_eq!(denials.find(id).expect("kept").count, 200);
 }
 
 #[test]

@@ -2,7 +2,7 @@
 
 use super::{AdminService, shown};
 use crate::{
-    admission::denials::Denial,
+    admission::{Role, denials::Denial},
     error::{Error, Result},
     proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse},
 };
@@ -50,7 +50,7 @@ pub(super) fn record(denial: &Denial) -> DenialRecord {
         count: denial.count,
         method: denial.method.to_owned(),
         remote: denial.remote.to_string(),
-        subject: denial.role.name().to_owned(),
+        subject: denial.role.map_or("", Role::name).to_owned(),
         code: denial.code.to_owned(),
         step: denial.step.name().to_owned(),
         reason: denial.reason.clone(),

@@ -106,7 +106,8 @@ impl AdminService {
             }
         };
         let asked = denial.as_ref().map(|denial| (denial.role, denial.vm_config.clone()));
-        let (role_then, config_then) = asked.unwrap_or((Role::App, String::new()));
+        let (role_then, config_then) = asked.unwrap_or_default();
+        let role_then = role_then.unwrap_or(Role::App);
         Ok(Question {
             shown,
             role: role.unwrap_or(role_then),

@@ -2,7 +2,10 @@
 
 use crate::{
     admission::{Refusal, Step},
-    policy::examine::{Outcome, RuleOutcome},
+    policy::{
+        ALLOWLIST_UNUSABLE,
+        examine::{Outcome, RuleOutcome},
+    },
     proto::Check,
     service::refusal::detail,
 };
@@ -186,6 +189,10 @@ fn hint(refusal: &Refusal, code: &str) -> Option<String> {
         "os_image_not_verified" => {
             "boot the OS image that the VM configuration names, on a machine as the configuration describes it"
         }
+        ALLOWLIST_UNUSABLE => {
+            "mend the allowlist: until it can be read, everything is denied; `kms policy check` names the fault"
+        }
+        "own_evidence_refused" => "mend the platform of this KMS: its own evidence does not verify",
         "kms_not_allowed" => {
             "allow this KMS in its own policy: its measurement, OS image and device are in GetAttestationInfo"
         }

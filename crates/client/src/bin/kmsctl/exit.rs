@@ -11,7 +11,7 @@ use serde_json::Value;
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  done
-  1  failed, or a KMS could not be reached
+  1  failed, or a KMS could not be reached or is not ready
   2  wrong usage: arguments or input files
   3  refused by the KMS or its policy
   4  verification failed: what answered is not what it must be";
@@ -21,7 +21,7 @@ Exit codes:
 pub(crate) enum Exit {
     /// Everything was done.
     Done = 0,
-    /// It did not work, or nobody answered.
+    /// It did not work, nobody answered, or a KMS is not ready.
     Failed = 1,
     /// Arguments or input files are wrong.
     Usage = 2,

@@ -1,4 +1,4 @@
-//! `kmsctl status`: is each KMS reached, what does it do, and do all of them hold the same keys?
+//! `kmsctl status`: is each KMS reached, can it release keys, and do all of them hold the same ones?
 
 use std::time::Duration;
 
@@ -88,10 +88,10 @@ impl Status {
                 None => {}
             }
         })?;
-        let unreachable = states.iter().any(|(_, state)| matches!(state, State::Unreachable(_)));
+        let useless = states.iter().any(|(_, state)| !state.is_useful());
         Ok(match same {
             Some(false) => Exit::Unproven,
-            _ if unreachable => Exit::Failed,
+            _ if useless => Exit::Failed,
             _ => Exit::Done,
         })
     }
@@ -164,6 +164,16 @@ impl Status {
 }
 
 impl State {
+    /// Whether it does what it is there for: releases keys, or waits for some.
+    fn is_useful(&self) -> bool {
+        match self {
+            // Versions that do not say are believed to.
+            Self::Serving(meta) => meta.ready.unwrap_or(true),
+            Self::Onboarding(_) => true,
+            Self::Unreachable(_) => false,
+        }
+    }
+
     fn keys(&self) -> Option<Keys> {
         match self {
             Self::Serving(meta) => {
@@ -177,7 +187,10 @@ impl State {
         let mut report = json!({ "url": url.to_string() });
         match self {
             Self::Serving(meta) => {
-                report["state"] = "serving".into();
+                report["state"] = if self.is_useful() { "serving" } else { "not_ready" }.into();
+                report["ready"] = meta.ready.into();
+                report["not_ready"] = json!(meta.not_ready);
+                report["warnings"] = json!(meta.readiness_warnings);
                 report["version"] = meta.version.clone().into();
                 report["key_provider_id"] = public_key(&meta.ca_cert).map(hex::encode).into();
                 report["k256_pubkey"] = hex::encode(&meta.k256_pubkey).into();
@@ -205,7 +218,8 @@ impl State {
 
     fn show(&self, page: &mut Page, url: &OperatorUrl) {
         let (tone, word) = match self {
-            Self::Serving(_) => (Tone::Good, "serving".to_owned()),
+            Self::Serving(_) if self.is_useful() => (Tone::Good, "serving".to_owned()),
+            Self::Serving(_) => (Tone::Bad, "NOT READY: it releases no keys".to_owned()),
             Self::Onboarding(waiting) => match &waiting.setup {
                 None => (Tone::Doubtful, "onboarding".to_owned()),
                 Some(setup) if matches!(setup.mode.as_str(), "broken" | "restart_required") => {
@@ -219,6 +233,16 @@ impl State {
         page.line(format_args!("{url}  {word}"));
         match self {
             Self::Serving(meta) => {
+                for (label, reasons) in
+                    [("  not ready", &meta.not_ready), ("  warning", &meta.readiness_warnings)]
+                {
+                    for reason in reasons {
+                        page.field(
+                            label,
+                            format!("{} ({})", printable(&reason.text), printable(&reason.code)),
+                        );
+                    }
+                }
                 page.field("  version", printable(&meta.version));
                 let root = public_key(&meta.ca_cert).map(|key| hex::encode(Sha256::digest(key)));
                 page.field("  root SPKI SHA-256", root.unwrap_or_default());
