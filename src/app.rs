@@ -24,6 +24,7 @@ use crate::{
     audit::{Audit, Event},
     config::Config,
     lifecycle::{Node, Onboarding, Ready},
+    log::ProcessLog,
     operator::OperatorToken,
     service::{
         readiness::Readiness,
@@ -50,6 +51,7 @@ pub struct Running {
     address: SocketAddr,
     admin_address: Arc<OnceLock<SocketAddr>>,
     stop: watch::Sender<bool>,
+    reload: watch::Sender<u64>,
     life: JoinHandle<Result<(), AppError>>,
 }
 
@@ -59,10 +61,18 @@ impl Kms {
     /// # Errors
     /// [`AppError`]; nothing is served then.
     pub async fn start(config: Config) -> Result<Running, AppError> {
+        Self::start_logging_to(config, None).await
+    }
+
+    /// As [`Kms::start`], in a process whose log is `log`: the metrics show what it dropped.
+    ///
+    /// # Errors
+    /// [`AppError`]; nothing is served then.
+    pub async fn start_logging_to(config: Config, log: Option<ProcessLog>) -> Result<Running, AppError> {
         let config = Arc::new(config);
         // First of all, for it makes the directory as it must be; the audit log is usually in it.
         let directory = key_directory(&config)?;
-        let shared = Shared::new(&config)?;
+        let shared = Shared::new(&config, log)?;
         shared.announce();
 
         let (stop, stopping) = watch::channel(false);
@@ -98,10 +108,10 @@ impl Kms {
         let address = listener.address()?;
         let admin = serving.bind_admin(&shared).await?;
         let admin_address = Arc::clone(&shared.admin_address);
-        let audit = Arc::clone(&shared.audit);
+        let (audit, reload) = (Arc::clone(&shared.audit), shared.reload.clone());
         let life = async move { serving.live(&shared, listener, admin, stopping).await };
         let life = tokio::spawn(recorded(audit, life));
-        Ok(Running { address, admin_address, stop, life })
+        Ok(Running { address, admin_address, stop, reload, life })
     }
 
     async fn onboard(
@@ -141,7 +151,7 @@ impl Kms {
         let admin_address = Arc::clone(&shared.admin_address);
         shared.audit.note(started("onboarding", &shared.posture));
         tracing::info!(%address, "onboarding: open the page, or call Bootstrap or Onboard, then Finish");
-        let audit = Arc::clone(&shared.audit);
+        let (audit, reload) = (Arc::clone(&shared.audit), shared.reload.clone());
         let life = async move {
             let is_stopped = tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => true,
@@ -176,7 +186,7 @@ impl Kms {
             serving.live(&shared, listener, admin, stopping).await
         };
         let life = tokio::spawn(recorded(audit, life));
-        Ok(Running { address, admin_address, stop, life })
+        Ok(Running { address, admin_address, stop, reload, life })
     }
 }
 
@@ -209,6 +219,12 @@ impl Running {
     /// Why it ended.
     pub async fn stopped(&mut self) -> Result<(), AppError> {
         (&mut self.life).await.map_err(AppError::Panicked)?
+    }
+
+    /// Reads the allowlist again and issues the TLS certificate again. What `kms.toml` says needs a new start.
+    pub fn reload(&self) {
+        tracing::info!("reloading: the allowlist is read and the TLS certificate issued again");
+        self.reload.send_modify(|count| *count += 1);
     }
 
     /// Lets running requests finish, then ends.

@@ -79,6 +79,8 @@ pub struct Metrics {
     failed_credentials: IntCounter,
     audit_failures: IntCounter,
     audit_records: IntCounter,
+    audit_writable: IntGauge,
+    log_dropped: IntCounter,
     connections: IntGauge,
     ready: IntGauge,
     not_ready: IntGaugeVec,
@@ -228,6 +230,16 @@ impl Metrics {
                 "Wrong credentials shown to the admin listener.",
             )?,
             audit_records: counter(r, "cvm_kms_audit_records_total", "Releases recorded in the audit log.")?,
+            audit_writable: gauge(
+                r,
+                "cvm_kms_audit_writable",
+                "1 while the audit log takes records, 0 while it does not and no key is released.",
+            )?,
+            log_dropped: counter(
+                r,
+                "cvm_kms_log_dropped_total",
+                "Lines of the process log that were not written: it is not read, the disk is full, or there were too many.",
+            )?,
             audit_failures: counter(
                 r,
                 "cvm_kms_audit_failures_total",
@@ -408,6 +420,16 @@ impl Metrics {
     /// Counts a release that could not be recorded.
     pub fn audit_failed(&self) {
         self.audit_failures.inc();
+    }
+
+    /// Shows whether the audit log takes records.
+    pub fn set_audit_writable(&self, is_writable: bool) {
+        self.audit_writable.set(i64::from(is_writable));
+    }
+
+    /// Shows how many lines of the process log were dropped so far.
+    pub fn set_log_dropped(&self, lines: u64) {
+        raise(&self.log_dropped, lines);
     }
 
     /// Counts a connection for as long as the result lives.

@@ -257,6 +257,96 @@ async fn signals_end_it_in_order_in_either_phase() {
     }
 }
 
+/// What stderr is while the program runs.
+#[derive(Clone, Copy, Debug)]
+enum Stderr {
+    /// A pipe that nobody reads, full before the program starts.
+    Full,
+    /// A pipe whose reader has left.
+    Closed,
+    /// A file on a full disk.
+    FullDisk,
+}
+
+impl Stderr {
+    /// What the program gets, and what must live as long as it.
+    fn open(self) -> (std::process::Stdio, Option<std::io::PipeReader>) {
+        use std::io::Write as _;
+        if let Self::FullDisk = self {
+            let file = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+            return (file.into(), None);
+        }
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        match self {
+            Self::Full => {
+                let size = rustix::pipe::fcntl_getpipe_size(&writer).expect("its size");
+                writer.write_all(&vec![b'.'; size]).expect("room");
+                (writer.into(), Some(reader))
+            }
+            _ => (writer.into(), None),
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_process_log_that_takes_nothing_stops_nothing() {
+    for stderr in [Stderr::Full, Stderr::Closed, Stderr::FullDisk] {
+        let setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
+        let (stdio, _reader) = stderr.open();
+        let program = setting.spawn_with_stderr(stdio);
+        eventually("the port opens", async || setting.caller().try_json("GetMeta", json!({})).await.ok())
+            .await;
+        let (app, other) = (setting.world.app(1), setting.world.app(2));
+        setting.world.allow_app(&app);
+        let allowed = setting.caller().shows(&Identity::self_issued(&app));
+        let refused = setting.caller().shows(&Identity::self_issued(&other));
+        let mut line = refused.connect().await.expect("a connection");
+        // Each logs a line; together they are more than a pipe holds.
+        for _ in 0..400 {
+            assert_eq!(line.json("GetAppKey", json!({})).await.status, 403, "{stderr:?}");
+        }
+        assert_eq!(allowed.json("GetAppKey", json!({})).await.status, 200, "{stderr:?}");
+        // Reading the allowlist again logs a line: what it says counts all the same.
+        setting.world.allowlist.write_text("{}");
+        assert_eq!(allowed.json("GetAppKey", json!({})).await.status, 403, "{stderr:?}");
+        let base = format!("http://{}/prpc/Admin.Freeze -H 'X-Admin-Token: {ADMIN_TOKEN}'", setting.admin);
+        let freeze = curl(&format!("{base} -d '{{\"scope\": \"kms\", \"reason\": \"a test\"}}'")).await;
+        assert_eq!(freeze.status, 200, "{stderr:?}: {}", freeze.body);
+        program.signal(Signal::HUP);
+        let began = Instant::now();
+        assert_eq!(program.stop(Signal::TERM).await, Some(0), "{stderr:?}");
+        assert!(began.elapsed() < Duration::from_secs(7), "{stderr:?}: {:?}", began.elapsed());
+        assert_eq!(setting.world.audit().last().expect("a line")["event"], "stopped");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_program_that_cannot_start_says_so_to_nobody_and_ends() {
+    let mut setting = Setting::with("").await;
+    setting.configure("core.audit.file = \"/proc/none\"");
+    for stderr in [Stderr::Full, Stderr::Closed, Stderr::FullDisk] {
+        let (stdio, _reader) = stderr.open();
+        let mut program = setting.spawn_with_stderr(stdio);
+        assert_eq!(program.ended().await.code(), Some(1), "{stderr:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn signals_of_log_rotation_and_monitoring_do_not_end_it() {
+    let setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
+    let program = setting.start().await;
+    eventually("keys are served", async || setting.caller().try_json("GetMeta", json!({})).await.ok()).await;
+    let certificate = || fs::read(setting.world.key_file("rpc.crt")).expect("a certificate");
+    let before = certificate();
+    for signal in [Signal::USR1, Signal::USR2, Signal::XFSZ, Signal::HUP] {
+        program.signal(signal);
+    }
+    eventually("SIGHUP issues the certificate again", async || (certificate() != before).then_some(())).await;
+    assert_eq!(setting.caller().json("GetMeta", json!({})).await.status, 200);
+    assert!(program.log().contains("reloading"), "{}", program.log());
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_request_is_answered_before_the_end() {
     let setting = Setting::with("").await;

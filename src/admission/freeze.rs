@@ -197,7 +197,6 @@ impl Freezes {
         let held = Arc::new(Held::new(freeze, self.time.now()));
         let freeze = &held.freeze;
         self.insert(&held)?;
-        tracing::warn!(what = %freeze.scope, by = freeze.author.by, reason = freeze.reason, "FROZEN");
         let file = Arc::clone(&self.file).lock_owned().await;
         // An unfreeze that had the turn before us has taken it back: this is the later of the two.
         self.insert(&held)?;
@@ -210,6 +209,7 @@ impl Freezes {
             remote: freeze.author.remote,
         };
         let Written { outcome: kept, turn: _turn } = file::write(file, self.kept()).await;
+        tracing::warn!(what = %freeze.scope, by = freeze.author.by, reason = freeze.reason, "FROZEN");
         let recorded = audit.record(event).await;
         match (kept, recorded) {
             (Ok(()), Ok(_)) => Ok(()),

@@ -13,6 +13,7 @@ use kms_attest::{
     p256::P256Key,
 };
 use rustls_pki_types::CertificateDer;
+use tokio::sync::watch;
 
 use super::{AppError, shared::Shared};
 use crate::{
@@ -32,12 +33,15 @@ pub(super) struct Renewal {
 }
 
 impl Renewal {
-    pub(super) async fn keep_young(self) {
+    pub(super) async fn keep_young(self, mut reload: watch::Receiver<u64>) {
         let mut issued = SystemTime::now();
         loop {
-            tokio::time::sleep(CHECK).await;
+            let is_asked = tokio::select! {
+                () = tokio::time::sleep(CHECK) => false,
+                Ok(()) = reload.changed() => true,
+            };
             let now = SystemTime::now();
-            if !self.ready.rpc_leaf_is_due(issued, now) {
+            if !is_asked && !self.ready.rpc_leaf_is_due(issued, now) {
                 continue;
             }
             match self.renew(now).await {

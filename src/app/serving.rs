@@ -222,13 +222,23 @@ impl Serving {
             (Arc::clone(&shared.limit), Arc::clone(&shared.metrics), Arc::clone(&shared.verifier));
         let freezes = Arc::clone(&shared.freezes);
         let policy = Arc::clone(&shared.policy);
+        let (audit, log) = (Arc::clone(&shared.audit), shared.log.clone());
+        let mut reload = shared.reload.subscribe();
         background.spawn(async move {
             let mut tick = tokio::time::interval(HOUSEKEEPING);
             let _refresh = verifier.cache().spawn_refresh();
             loop {
-                tick.tick().await;
+                tokio::select! {
+                    _ = tick.tick() => {}
+                    // Asking an allowlist reads it again.
+                    Ok(()) = reload.changed() => drop(policy.info().await),
+                }
                 limit.prune();
                 freezes.count();
+                metrics.set_audit_writable(audit.health().is_writing());
+                if let Some(log) = &log {
+                    metrics.set_log_dropped(log.dropped());
+                }
                 metrics.set_collateral(collateral_state(&verifier.cache().stats()));
                 if let Some(chain) = policy.chain_state() {
                     metrics.set_chain(chain);
@@ -249,7 +259,7 @@ impl Serving {
             leaf: Arc::clone(&self.leaf),
             attester: shared.config.core.attest_rpc_cert.then(|| Arc::clone(&shared.attester)),
         };
-        background.spawn(renewal.keep_young());
+        background.spawn(renewal.keep_young(shared.reload.subscribe()));
     }
 }
 

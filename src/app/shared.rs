@@ -15,6 +15,7 @@ use crate::{
     audit::{Audit, Beginning, Event},
     config::{Config, Posture},
     lifecycle::{Node, Onboarding, Ready},
+    log::ProcessLog,
     metrics::Metrics,
     operator::Credentials,
     os_image,
@@ -52,10 +53,14 @@ pub(super) struct Shared {
     /// How far the switch to the KMS phase has come, for who watches it.
     pub(super) switch: watch::Sender<Switch>,
     started: SystemTime,
+    /// Changes when the operator asks to reload.
+    pub(super) reload: watch::Sender<u64>,
+    /// The process log, where there is one of ours.
+    pub(super) log: Option<ProcessLog>,
 }
 
 impl Shared {
-    pub(super) fn new(config: &Arc<Config>) -> Result<Self, AppError> {
+    pub(super) fn new(config: &Arc<Config>, log: Option<ProcessLog>) -> Result<Self, AppError> {
         let core = &config.core;
         let attester = Arc::new(parts::attester(core)?);
         let verifier = Arc::new(parts::verifier(core)?);
@@ -98,6 +103,8 @@ impl Shared {
             admin_address: Arc::default(),
             switch: watch::Sender::new(Switch::Resting),
             started: SystemTime::now(),
+            reload: watch::Sender::new(0),
+            log,
         })
     }
 

@@ -2,7 +2,7 @@
 
 use std::{
     fs::File,
-    io::Read as _,
+    io::{self, Read as _, Write as _},
     net::{IpAddr, Ipv4Addr, SocketAddr},
     path::{Path, PathBuf},
     process::ExitCode,
@@ -17,11 +17,11 @@ use tokio::{
     signal::unix::{SignalKind, signal},
     sync::watch,
 };
-use tracing_subscriber::EnvFilter;
 use zeroize::Zeroizing;
 
 use crate::{
     config::{AuthApi, EmptyDevices},
+    log::ProcessLog,
     metrics::{Kind, Metrics},
     operator::OperatorToken,
     policy::{Policy, signed::DecisionSigner},
@@ -89,12 +89,7 @@ pub(super) struct Serve {
 
 impl Serve {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-        tracing_subscriber::fmt()
-            .with_env_filter(filter)
-            .with_ansi(false)
-            .with_writer(std::io::stderr)
-            .init();
+        ProcessLog::to_stderr().context("there is no process log")?.install();
         let signer = self.signing_key.as_deref().map(signer).transpose()?;
         let token = std::env::var(TOKEN).ok().map(Zeroizing::new);
         let token = token.as_ref().map(|token| token.trim()).filter(|token| !token.is_empty());
@@ -134,7 +129,8 @@ async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<Exit
     let phase = Phase { number: 0, tls: None, plain: PlainHttp::Served, front };
     let (phases, phase) = watch::channel(phase);
     let serving = tokio::spawn(listener::serve(listener, phase, BOUNDS, handshakes, metrics));
-    println!("listening on http://{address}");
+    // Whoever started this reads it or not.
+    let _ = writeln!(io::stdout(), "listening on http://{address}");
     tokio::select! {
         _ = terminate.recv() => {}
         _ = interrupt.recv() => {}

@@ -1,18 +1,36 @@
 //! `kms run`: serve until SIGINT or SIGTERM.
 
-use std::{path::Path, process::ExitCode};
+use std::{path::Path, process::ExitCode, thread, time::Duration};
 
 use anyhow::Context as _;
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
-use tokio::signal::unix::{SignalKind, signal};
-use tracing_subscriber::EnvFilter;
+use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{app::Kms, config::Config};
+use crate::{app::Kms, config::Config, log::ProcessLog};
+
+/// What may be left to do when the time for running requests is over.
+const AFTER_GRACE: Duration = Duration::from_secs(3);
+
+/// How long the end waits for lines of the log.
+const LAST_LINES: Duration = Duration::from_millis(500);
+
+/// A file would grow beyond what the system allows. The write fails too, which says enough.
+const SIGXFSZ: i32 = 25;
 
 /// Serves with the layered configuration and `explicit` on top.
 pub(super) fn run(explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_ansi(false).with_writer(std::io::stderr).init();
+    let log = ProcessLog::to_stderr().context("there is no process log")?;
+    log.install();
+    // Here, not in `main`: nobody may read stderr.
+    let code = lived(explicit, &log).unwrap_or_else(|error| {
+        log.say(&format!("Error: {error:#}"));
+        ExitCode::FAILURE
+    });
+    log.flush(LAST_LINES);
+    Ok(code)
+}
+
+fn lived(explicit: Option<&Path>, log: &ProcessLog) -> anyhow::Result<ExitCode> {
     keep_memory_in()?;
     raise_descriptors();
     let (config, notices) = Config::load(explicit)?;
@@ -21,24 +39,88 @@ pub(super) fn run(explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
         tracing::warn!("{}: {}", notice.key, notice.message);
     }
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    runtime.block_on(serve(config))
+    let ended = runtime.block_on(serve(config, log));
+    // A task that waits for a disk must not keep the process.
+    runtime.shutdown_timeout(Duration::from_millis(200));
+    ended
 }
 
-async fn serve(config: Config) -> anyhow::Result<ExitCode> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    let mut kms = Kms::start(config).await?;
-    tokio::select! {
-        ended = kms.stopped() => {
-            ended?;
-            return Ok(ExitCode::SUCCESS);
+async fn serve(config: Config, log: &ProcessLog) -> anyhow::Result<ExitCode> {
+    let mut signals = Signals::new()?;
+    let grace = config.core.limits.shutdown_grace;
+    let mut kms = tokio::select! {
+        started = Kms::start_logging_to(config, Some(log.clone())) => started?,
+        () = signals.stop.asked() => return Ok(ExitCode::SUCCESS),
+    };
+    loop {
+        tokio::select! {
+            ended = kms.stopped() => {
+                ended?;
+                return Ok(ExitCode::SUCCESS);
+            }
+            () = signals.stop.asked() => break,
+            _ = signals.reload.recv() => kms.reload(),
         }
-        _ = terminate.recv() => {}
-        _ = interrupt.recv() => {}
     }
     tracing::info!("stopping");
+    end_by_force_after(grace + AFTER_GRACE, log.clone())?;
     kms.stop().await?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The signals that this process hears.
+struct Signals {
+    stop: Stop,
+    reload: Signal,
+    _ignored: [Signal; 3],
+}
+
+impl Signals {
+    fn new() -> anyhow::Result<Self> {
+        Ok(Self {
+            stop: Stop {
+                terminate: signal(SignalKind::terminate())?,
+                interrupt: signal(SignalKind::interrupt())?,
+            },
+            reload: signal(SignalKind::hangup())?,
+            // They would end the process, and log rotation and monitoring send them.
+            _ignored: [
+                signal(SignalKind::user_defined1())?,
+                signal(SignalKind::user_defined2())?,
+                signal(SignalKind::from_raw(SIGXFSZ))?,
+            ],
+        })
+    }
+}
+
+/// The signals that end this process in order.
+struct Stop {
+    terminate: Signal,
+    interrupt: Signal,
+}
+
+impl Stop {
+    async fn asked(&mut self) {
+        tokio::select! {
+            _ = self.terminate.recv() => {}
+            _ = self.interrupt.recv() => {}
+        }
+    }
+}
+
+/// Ends the process if it has not ended by itself by then: a disk can hold up a thread for ever.
+#[expect(
+    clippy::disallowed_methods,
+    reason = "a thread that hangs would keep the process, and its secrets, for ever"
+)]
+fn end_by_force_after(time: Duration, log: ProcessLog) -> anyhow::Result<()> {
+    thread::Builder::new().name("end".to_owned()).spawn(move || {
+        thread::sleep(time);
+        tracing::error!("something does not end: the process ends without it");
+        log.flush(LAST_LINES);
+        std::process::exit(1);
+    })?;
+    Ok(())
 }
 
 /// No core file and no debugger of the same user: the memory of this process is the root of every key.

@@ -69,6 +69,8 @@ fn what_happens_is_counted_under_our_names() {
     metrics.audit_recorded();
     metrics.audit_failed();
     metrics.set_ready(true);
+    metrics.set_audit_writable(true);
+    metrics.set_log_dropped(3);
     metrics.set_relaxed(["dev_auth", "no_tee"]);
     metrics.set_relaxed(["dev_auth"]);
     let open = metrics.connection();
@@ -91,6 +93,8 @@ fn what_happens_is_counted_under_our_names() {
         "cvm_kms_failed_credentials_total 1",
         "cvm_kms_audit_records_total 1",
         "cvm_kms_audit_failures_total 1",
+        "cvm_kms_audit_writable 1",
+        "cvm_kms_log_dropped_total 3",
         "cvm_kms_connections 1",
         "cvm_kms_ready 1",
         r#"cvm_kms_relaxed{code="dev_auth"} 1"#,

@@ -181,10 +181,11 @@ impl WatchedFile {
     }
 
     fn replace(&self, old: &Snapshot, new: Snapshot) {
+        let new = Arc::new(new);
+        self.snapshot.store(Arc::clone(&new));
         if !new.is_same_file_as(old) {
             new.log();
         }
-        self.snapshot.store(Arc::new(new));
     }
 }
 

@@ -101,9 +101,14 @@ impl Setting {
 
     /// Starts the program.
     pub fn spawn(&self) -> Program {
+        let file = fs::File::create(self.world.path("log")).expect("a log");
+        self.spawn_with_stderr(file)
+    }
+
+    /// Starts the program with a stderr of the caller's choice; [`Program::log`] is empty unless that is the log file.
+    pub fn spawn_with_stderr(&self, stderr: impl Into<Stdio>) -> Program {
         let log = self.world.path("log");
-        let file = fs::File::create(&log).expect("a log");
-        let child = self.command(&[]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(file).spawn();
+        let child = self.command(&[]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
         Program { child: child.expect("the program starts"), log }
     }
 

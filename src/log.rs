@@ -1,0 +1,366 @@
+//! The process log: lines wait in a bounded queue for stderr, so that nothing waits for the reader of stderr.
+
+use std::collections::VecDeque;
+use std::fs::File;
+use std::io::{self, Write};
+use std::num::NonZeroU32;
+use std::os::fd::AsFd as _;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tracing::{Event, Metadata, Subscriber};
+use tracing_subscriber::filter::EnvFilter;
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::layer::{Context, Filter, Layer as _, SubscriberExt as _};
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+/// Bytes that wait for stderr; further lines are dropped.
+const MAX_QUEUE: usize = 1 << 20;
+/// A longer line is cut.
+const MAX_LINE: usize = 16 << 10;
+/// Bytes of one write.
+const MAX_WRITE: usize = 64 << 10;
+/// Lines a second of all libraries together, as many as of refusals: further ones are dropped.
+const LINES_OF_LIBRARIES: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+/// How often the log says how many lines were dropped.
+const SAY_DROPPED_EVERY: Duration = Duration::from_secs(10);
+/// Between attempts to write to a stderr that is set to refuse rather than wait.
+const PAUSE: Duration = Duration::from_millis(20);
+
+/// The process log. Clones are the same log.
+#[derive(Clone, Debug)]
+pub struct ProcessLog(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    queue: Mutex<Queue>,
+    /// A line has come, or the queue has become empty.
+    changed: Condvar,
+    dropped: AtomicU64,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    lines: VecDeque<Vec<u8>>,
+    bytes: usize,
+    /// Lines have left the queue that are not written yet.
+    is_writing: bool,
+}
+
+impl ProcessLog {
+    /// A log on stderr.
+    ///
+    /// # Errors
+    /// There is no stderr, or no thread for it.
+    pub fn to_stderr() -> io::Result<Self> {
+        // Not by std's handle: its lock is held while a write waits, and others would wait for the lock.
+        Self::to(File::from(io::stderr().as_fd().try_clone_to_owned()?))
+    }
+
+    fn to(sink: impl Write + Send + 'static) -> io::Result<Self> {
+        let log = Self(Arc::default());
+        let shared = Arc::clone(&log.0);
+        thread::Builder::new().name("log".to_owned()).spawn(move || shared.drain(sink))?;
+        Ok(log)
+    }
+
+    /// Makes this the destination of every event and of panics. `RUST_LOG` chooses what is logged.
+    pub fn install(&self) {
+        let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+        let lines = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(self.clone())
+            // It would print to stderr, and panic where that fails.
+            .log_internal_errors(false)
+            .with_filter(FewOfLibraries::new(self.clone()));
+        // A second installation, which tests could make, changes nothing.
+        let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
+        std::panic::set_hook(Box::new(|panic| {
+            tracing::error!(thread = thread::current().name(), "panic: {panic}");
+        }));
+    }
+
+    /// Adds a line without time and level.
+    pub fn say(&self, text: &str) {
+        self.0.push(format!("{text}\n").as_bytes());
+    }
+
+    /// Lines that were dropped so far.
+    pub fn dropped(&self) -> u64 {
+        self.0.dropped.load(Ordering::Relaxed)
+    }
+
+    /// Waits until everything is written, but not for longer than `limit`.
+    pub fn flush(&self, limit: Duration) {
+        let end = Instant::now() + limit;
+        let mut queue = self.0.lock();
+        while !queue.lines.is_empty() || queue.is_writing {
+            let Some(left) = end.checked_duration_since(Instant::now()) else { return };
+            queue = self.0.changed.wait_timeout(queue, left).unwrap_or_else(PoisonError::into_inner).0;
+        }
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn drop_lines(&self, count: usize) {
+        self.dropped.fetch_add(count as u64, Ordering::Relaxed);
+    }
+
+    fn push(&self, line: &[u8]) {
+        let mut kept = line[..line.len().min(MAX_LINE)].to_vec();
+        if kept.len() < line.len() {
+            kept.extend_from_slice(b" [cut]\n");
+        }
+        let mut queue = self.lock();
+        if queue.bytes + kept.len() > MAX_QUEUE {
+            drop(queue);
+            return self.drop_lines(1);
+        }
+        queue.bytes += kept.len();
+        queue.lines.push_back(kept);
+        drop(queue);
+        self.changed.notify_all();
+    }
+
+    /// Writes until the process ends.
+    fn drain(&self, mut sink: impl Write) {
+        let mut told = Told { dropped: 0, at: None };
+        // What was written last does not end a line.
+        let mut is_torn = false;
+        loop {
+            let (lines, count) = self.next(is_torn);
+            match write_all(&mut sink, &lines) {
+                Ok(()) => {
+                    is_torn = false;
+                    if let Some(notice) = told.notice(self.dropped.load(Ordering::Relaxed)) {
+                        is_torn = write_all(&mut sink, notice.as_bytes()).is_err();
+                    }
+                }
+                // Nobody reads it any more, or the disk is full: the next lines are tried again.
+                Err(_) => {
+                    is_torn = true;
+                    self.drop_lines(count);
+                }
+            }
+            self.lock().is_writing = false;
+            self.changed.notify_all();
+        }
+    }
+
+    /// Waits for lines and gives those that fit into one write, with their number.
+    fn next(&self, is_torn: bool) -> (Vec<u8>, usize) {
+        let mut queue = self.lock();
+        while queue.lines.is_empty() {
+            queue = self.changed.wait(queue).unwrap_or_else(PoisonError::into_inner);
+        }
+        let mut bytes = if is_torn { vec![b'\n'] } else { Vec::new() };
+        let mut count = 0;
+        while let Some(line) =
+            queue.lines.pop_front_if(|line| count == 0 || bytes.len() + line.len() <= MAX_WRITE)
+        {
+            queue.bytes -= line.len();
+            bytes.extend_from_slice(&line);
+            count += 1;
+        }
+        queue.is_writing = true;
+        (bytes, count)
+    }
+}
+
+/// How many dropped lines the log has told of, and when.
+struct Told {
+    dropped: u64,
+    at: Option<Instant>,
+}
+
+impl Told {
+    fn notice(&mut self, dropped: u64) -> Option<String> {
+        let is_early = self.at.is_some_and(|at| at.elapsed() < SAY_DROPPED_EVERY);
+        if dropped == self.dropped || is_early {
+            return None;
+        }
+        let new = dropped - self.dropped;
+        *self = Self { dropped, at: Some(Instant::now()) };
+        let time = OffsetDateTime::now_utc().format(&Rfc3339).unwrap_or_default();
+        Some(format!("{time}  WARN cvm_kms::log: lines of this log were dropped lines={new}\n"))
+    }
+}
+
+fn write_all(sink: &mut impl Write, mut bytes: &[u8]) -> io::Result<()> {
+    while !bytes.is_empty() {
+        match sink.write(bytes) {
+            Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+            Ok(written) => bytes = &bytes[written..],
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => thread::sleep(PAUSE),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(())
+}
+
+impl MakeWriter<'_> for ProcessLog {
+    type Writer = Line;
+
+    fn make_writer(&self) -> Line {
+        Line(Arc::clone(&self.0))
+    }
+}
+
+/// Takes one line as a whole. Never fails, never waits for stderr.
+#[derive(Debug)]
+pub struct Line(Arc<Shared>);
+
+impl Write for Line {
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.0.push(line);
+        Ok(line.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// Limits what libraries log: a caller can make them log as often as it likes.
+struct FewOfLibraries {
+    limit: DefaultDirectRateLimiter,
+    log: ProcessLog,
+}
+
+impl FewOfLibraries {
+    fn new(log: ProcessLog) -> Self {
+        Self { limit: RateLimiter::direct(Quota::per_second(LINES_OF_LIBRARIES)), log }
+    }
+}
+
+impl<S: Subscriber> Filter<S> for FewOfLibraries {
+    fn enabled(&self, _: &Metadata<'_>, _: &Context<'_, S>) -> bool {
+        true
+    }
+
+    fn event_enabled(&self, event: &Event<'_>, _: &Context<'_, S>) -> bool {
+        let target = event.metadata().target();
+        let is_ours = target.starts_with("cvm_kms") || target.starts_with("kms");
+        let is_logged = is_ours || self.limit.check().is_ok();
+        if !is_logged {
+            self.log.0.drop_lines(1);
+        }
+        is_logged
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::mpsc;
+
+    use super::*;
+
+    /// Answers each write as it is told to, and keeps what it took.
+    struct Sink {
+        answers: mpsc::Receiver<io::Result<()>>,
+        taken: Arc<Mutex<Vec<u8>>>,
+    }
+
+    impl Write for Sink {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            // Without an answer it waits, as a full pipe does.
+            self.answers.recv().unwrap_or(Ok(()))?;
+            self.taken.lock().unwrap().extend_from_slice(bytes);
+            Ok(bytes.len())
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    type Answers = mpsc::SyncSender<io::Result<()>>;
+
+    fn log() -> (ProcessLog, Answers, Arc<Mutex<Vec<u8>>>) {
+        let (answer, answers) = mpsc::sync_channel(8);
+        let taken = Arc::<Mutex<Vec<u8>>>::default();
+        let log = ProcessLog::to(Sink { answers, taken: Arc::clone(&taken) }).unwrap();
+        (log, answer, taken)
+    }
+
+    fn text(taken: &Mutex<Vec<u8>>) -> String {
+        String::from_utf8(taken.lock().unwrap().clone()).unwrap()
+    }
+
+    #[test]
+    fn a_stderr_that_nobody_reads_holds_nobody_up_and_the_rest_is_counted() {
+        let (log, answer, taken) = log();
+        let began = Instant::now();
+        let line = "x".repeat(1023);
+        for _ in 0..3000 {
+            log.say(&line);
+        }
+        log.flush(Duration::from_millis(50));
+        assert!(began.elapsed() < Duration::from_secs(5), "{:?}", began.elapsed());
+        let dropped = log.dropped();
+        assert!((1900..=1976).contains(&dropped), "{dropped}");
+        drop(answer);
+        log.flush(Duration::from_secs(5));
+        let text = text(&taken);
+        assert_eq!(text.lines().filter(|kept| **kept == line).count() as u64, 3000 - dropped);
+        assert!(text.contains(&format!("lines of this log were dropped lines={dropped}\n")));
+    }
+
+    #[test]
+    fn a_stderr_that_fails_loses_lines_and_is_tried_again() {
+        let (log, answer, taken) = log();
+        for error in [io::ErrorKind::BrokenPipe, io::ErrorKind::StorageFull] {
+            answer.send(Err(error.into())).unwrap();
+            log.say("lost");
+            log.flush(Duration::from_secs(5));
+        }
+        assert_eq!(log.dropped(), 2);
+        drop(answer);
+        log.say("kept");
+        log.flush(Duration::from_secs(5));
+        let text = text(&taken);
+        assert!(text.starts_with("\nkept\n") && text.ends_with("were dropped lines=2\n"), "{text}");
+    }
+
+    #[test]
+    fn a_long_line_is_cut() {
+        let (log, answer, taken) = log();
+        drop(answer);
+        log.say(&"y".repeat(MAX_LINE * 2));
+        log.flush(Duration::from_secs(5));
+        let text = text(&taken);
+        assert_eq!(text.len(), MAX_LINE + " [cut]\n".len());
+    }
+
+    #[test]
+    fn lines_of_libraries_are_limited_and_ours_are_not() {
+        let (log, answer, taken) = log();
+        drop(answer);
+        let lines = tracing_subscriber::fmt::layer()
+            .with_ansi(false)
+            .with_writer(log.clone())
+            .with_filter(FewOfLibraries::new(log.clone()));
+        tracing::subscriber::with_default(tracing_subscriber::registry().with(lines), || {
+            for _ in 0..500 {
+                tracing::warn!(target: "h2::proto", "theirs");
+                tracing::warn!("ours");
+            }
+        });
+        log.flush(Duration::from_secs(5));
+        let text = text(&taken);
+        assert_eq!(text.matches("ours").count(), 500);
+        let theirs = text.matches("theirs").count();
+        assert!((50..=70).contains(&theirs), "{theirs}");
+        assert_eq!(log.dropped(), 500 - theirs as u64);
+    }
+}
