@@ -23,7 +23,7 @@ pub(super) const OTHER_PLATFORM: &str =
 pub(super) const NO_COLLATERAL: &str = "there is no collateral of its time: its quote is refused";
 /// Where ours accepts what the peer refuses.
 pub(super) const STRIPPED_V2_EVENTS: &str =
-    "V2 events without digest and preimage pass: the replay of RTMR3 has bound them";
+    "V2 events whose digests were stripped pass: the replay of RTMR3 has bound them";
 const NESTED_CONFIG: &str =
     "a nested vm_config is unwrapped in verified evidence too, which fills an empty image hash";
 
@@ -144,11 +144,11 @@ fn peer_verify(
     Ok(agreed)
 }
 
-/// Whether evidence has V2 events whose digest and preimage are both gone, as in certificates and CSRs.
+/// Whether evidence has V2 events whose digests are gone, as in certificates.
 pub(super) fn has_stripped_v2_events(evidence: &Evidence) -> bool {
     let is_stripped = |entry: &TdxEvent| {
         let is_v2 = entry.is_runtime() && entry.version == EventVersion::V2;
-        is_v2 && entry.digest.is_empty() && entry.preimage.is_none()
+        is_v2 && entry.digest.is_empty()
     };
     evidence.tdx().is_some_and(|tdx| tdx.event_log.iter().any(is_stripped))
 }

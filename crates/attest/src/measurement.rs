@@ -156,18 +156,49 @@ impl TdxEvent {
     pub fn is_runtime(&self) -> bool {
         self.event_type == RUNTIME_EVENT_TYPE
     }
+
+    fn is_v2(&self) -> bool {
+        self.is_runtime() && self.version == EventVersion::V2
+    }
+
+    /// The entry as a runtime event, which it must be.
+    fn to_runtime_event(&self) -> RuntimeEvent {
+        RuntimeEvent { event: self.event.clone(), payload: self.event_payload.clone(), version: self.version }
+    }
 }
 
 /// The runtime events of a TDX event log, in its order.
 pub fn runtime_events_of(log: &[TdxEvent]) -> Vec<RuntimeEvent> {
     let runtime = log.iter().filter(|entry| entry.is_runtime());
-    runtime
-        .map(|entry| RuntimeEvent {
-            event: entry.event.clone(),
-            payload: entry.event_payload.clone(),
-            version: entry.version,
-        })
-        .collect()
+    runtime.map(TdxEvent::to_runtime_event).collect()
+}
+
+/// How far a guest had come when evidence was taken. RTMR3 only grows, so evidence of a later stage cannot pass as that
+/// of an earlier one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Stage {
+    /// No `system-ready` yet: the guest's system is booting, and no app runs.
+    Boot,
+    /// After `system-ready`: apps run, and whoever reaches the guest agent can have evidence.
+    Running,
+}
+
+impl Stage {
+    /// The stage of a guest that has measured these events.
+    pub fn of(events: &[RuntimeEvent]) -> Self {
+        match events.iter().any(|event| event.event == SYSTEM_READY) {
+            true => Self::Running,
+            false => Self::Boot,
+        }
+    }
+
+    /// Its name: `boot` or `running`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Running => "running",
+        }
+    }
 }
 
 /// How far a replay goes.
@@ -232,7 +263,7 @@ pub enum PreimageError {
         /// Entry of the log.
         index: usize,
     },
-    /// Another preimage than the digest's; also what a stripped log gives, whose digests are empty.
+    /// Another preimage than the digest's; in the peer also what a stripped log gives, whose digests are empty.
     #[error("V2 runtime event {index} digest does not match its preimage")]
     DigestMismatch {
         /// Entry of the log.
@@ -244,28 +275,64 @@ pub enum PreimageError {
         /// Entry of the log.
         index: usize,
     },
+    /// A stripped event that is not the event at its place among those that RTMR3 replays to, so nothing binds it.
+    #[error("V2 runtime event {index} has no digest and is not among the events that replay to the register")]
+    NotReplayed {
+        /// Entry of the log.
+        index: usize,
+    },
 }
 
 /// Checks that each V2 runtime event of the log has the preimage of its digest, and that this preimage is the event's
-/// canonical form.
+/// canonical form. This is the peer's check.
 pub fn validate_v2_preimages(log: &[TdxEvent]) -> Result<(), PreimageError> {
-    let v2 = |entry: &TdxEvent| entry.is_runtime() && entry.version == EventVersion::V2;
-    for (index, entry) in log.iter().enumerate().filter(|(_, entry)| v2(entry)) {
-        let preimage = entry.preimage.as_ref().ok_or(PreimageError::Missing { index })?;
-        let preimage = hex::decode(preimage).map_err(|_| PreimageError::NotHex { index })?;
-        if Sha384::digest(&preimage).as_slice() != entry.digest {
-            return Err(PreimageError::DigestMismatch { index });
-        }
-        let event = RuntimeEvent {
-            event: entry.event.clone(),
-            payload: entry.event_payload.clone(),
-            version: EventVersion::V2,
-        };
-        if preimage != event.preimage() {
-            return Err(PreimageError::NotCanonical { index });
+    let mut v2 = log.iter().enumerate().filter(|(_, entry)| entry.is_v2());
+    v2.try_for_each(|(index, entry)| validate_v2_preimage(index, entry))
+}
+
+fn validate_v2_preimage(index: usize, entry: &TdxEvent) -> Result<(), PreimageError> {
+    let preimage = decoded_preimage(index, entry)?.ok_or(PreimageError::Missing { index })?;
+    if Sha384::digest(&preimage).as_slice() != entry.digest {
+        return Err(PreimageError::DigestMismatch { index });
+    }
+    is_canonical(index, &preimage, &entry.to_runtime_event())
+}
+
+/// As [`validate_v2_preimages`], but an entry whose digest was stripped, as in certificates, is held to `replayed`, the
+/// events that RTMR3 replays to: stripping keeps every runtime event, so the entry must be the event at its place there.
+/// A preimage that was left must be this event's canonical form.
+pub fn validate_v2_events(log: &[TdxEvent], replayed: &[RuntimeEvent]) -> Result<(), PreimageError> {
+    let mut replayed = replayed.iter();
+    let runtime = log.iter().enumerate().filter(|(_, entry)| entry.is_runtime());
+    for (index, entry) in runtime {
+        let measured = replayed.next();
+        match (entry.version, entry.digest.is_empty()) {
+            (EventVersion::V1, _) => {}
+            (EventVersion::V2, false) => validate_v2_preimage(index, entry)?,
+            (EventVersion::V2, true) => {
+                let event = entry.to_runtime_event();
+                if measured != Some(&event) {
+                    return Err(PreimageError::NotReplayed { index });
+                }
+                if let Some(preimage) = decoded_preimage(index, entry)? {
+                    is_canonical(index, &preimage, &event)?;
+                }
+            }
         }
     }
     Ok(())
+}
+
+fn decoded_preimage(index: usize, entry: &TdxEvent) -> Result<Option<Vec<u8>>, PreimageError> {
+    let preimage = entry.preimage.as_ref().map(hex::decode);
+    preimage.transpose().map_err(|_| PreimageError::NotHex { index })
+}
+
+fn is_canonical(index: usize, preimage: &[u8], event: &RuntimeEvent) -> Result<(), PreimageError> {
+    match preimage == event.preimage() {
+        true => Ok(()),
+        false => Err(PreimageError::NotCanonical { index }),
+    }
 }
 
 /// Serde of bytes as standard base64 text.

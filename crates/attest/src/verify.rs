@@ -1,7 +1,7 @@
 //! Verification of evidence: from bytes that anybody can send to a [`Verified`] that says what runs where.
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use subtle::ConstantTimeEq;
 
@@ -10,8 +10,7 @@ use crate::collateral::{Collateral, CollateralCache, CollateralError};
 use crate::evidence::{Evidence, EvidenceError, Platform, Tdx};
 use crate::identity::{AppId, AppIdLength, AppInfo, BootInfo, IdentityError, Registers, tdx_identity};
 use crate::measurement::{
-    EventVersion, PreimageError, RuntimeEvent, SYSTEM_READY, TdxEvent, Until, replay_rtmr3,
-    validate_v2_preimages,
+    EventVersion, PreimageError, RuntimeEvent, SYSTEM_READY, Stage, Until, replay_rtmr3, validate_v2_events,
 };
 use crate::platform::tdx::{TdQuote, TdReport, TdxError, VerifiedQuote};
 use crate::tcb::{SeenPlatforms, TcbVerdict};
@@ -36,12 +35,23 @@ pub struct Verified {
     report_data: ReportData,
     quote: VerifiedQuote,
     collateral_expires: u64,
+    digest: OnceLock<[u8; 32]>,
 }
 
 impl Verified {
     /// The evidence.
     pub fn evidence(&self) -> &Evidence {
         &self.evidence
+    }
+
+    /// SHA-256 of the evidence as it is encoded; computed once.
+    pub fn evidence_digest(&self) -> [u8; 32] {
+        *self.digest.get_or_init(|| self.evidence.digest())
+    }
+
+    /// How far the guest had come when the evidence was taken.
+    pub fn stage(&self) -> Stage {
+        Stage::of(&self.evidence.stack.runtime_events)
     }
 
     /// Worst TCB status of platform, TDX module and quoting enclave, in Intel's words; never `Revoked`.
@@ -99,7 +109,11 @@ impl Verified {
 
     /// What the policy is asked about this guest. Its `os_image_hash` is a claim of the configuration.
     pub fn boot_info(&self, registers: Registers, vm_config: &str) -> Result<BootInfo, BootInfoError> {
-        let app_info = self.app_info(registers, vm_config)?;
+        self.boot_info_of(self.app_info(registers, vm_config)?)
+    }
+
+    /// The same for an identity that [`Verified::app_info`] gave.
+    pub fn boot_info_of(&self, app_info: AppInfo) -> Result<BootInfo, BootInfoError> {
         AppId::try_from(app_info.app_id.as_slice())?;
         let tee_variant = self.evidence.platform.tee_variant();
         Ok(BootInfo::new(app_info, tee_variant, self.tcb_status(), self.advisory_ids()))
@@ -120,8 +134,8 @@ pub enum BootInfoError {
 /// Verifies `evidence` at `now` (Unix seconds).
 ///
 /// In this order: the binding; a pod's payload; the quote with its collateral, TCB and isolation; RTMR3 against the
-/// runtime events; the quote's report data against the stack's; the preimages of V2 events. A TCB status other than
-/// `Revoked` is no failure.
+/// runtime events; the quote's report data against the stack's; the preimages of V2 events, where the peer refuses what was
+/// stripped for a certificate. A TCB status other than `Revoked` is no failure.
 pub fn verify(
     evidence: &Evidence,
     binding: Binding<'_>,
@@ -158,7 +172,7 @@ impl<'a> Consistent<'a> {
         if !is_equal(&quoted.report_data, &report_data.0) {
             return Err(VerifyError::QuotedReportData);
         }
-        check_preimages(&tdx.event_log)?;
+        validate_v2_events(&tdx.event_log, events)?;
         Ok(Self { evidence, quote, report_data })
     }
 
@@ -170,6 +184,7 @@ impl<'a> Consistent<'a> {
             report_data: self.report_data,
             quote,
             collateral_expires: collateral.expires(),
+            digest: OnceLock::new(),
         }
     }
 }
@@ -212,22 +227,6 @@ fn bound_report_data(evidence: &Evidence, binding: Binding<'_>) -> Result<Report
 
 fn is_equal(left: &[u8; 64], right: &[u8; 64]) -> bool {
     left.ct_eq(right).into()
-}
-
-/// A V2 event whose digest and preimage were both stripped, as in certificates and CSRs, passes: the replay of RTMR3
-/// already bound it. The peer refuses it; no identity is accepted that the peer would not accept.
-fn check_preimages(log: &[TdxEvent]) -> Result<(), VerifyError> {
-    let is_stripped = |event: &TdxEvent| {
-        event.is_runtime()
-            && event.version == EventVersion::V2
-            && event.digest.is_empty()
-            && event.preimage.is_none()
-    };
-    if log.iter().any(is_stripped) {
-        let rest: Vec<TdxEvent> = log.iter().filter(|event| !is_stripped(event)).cloned().collect();
-        return Ok(validate_v2_preimages(&rest)?);
-    }
-    Ok(validate_v2_preimages(log)?)
 }
 
 /// Verifies evidence with collateral from a cache, at the cache's time. Clones share the cache.

@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use clap::Parser;
+use kms_attest::measurement::EventVersion;
 use kms_simulator::{
     AgentMode, CollateralSpec, Cvm, GuestAgent, KeyProvider, PccsServer, Platform, QuoteFormat, Stage,
     TcbLevel, Validity,
@@ -44,6 +45,9 @@ struct Arguments {
     /// Quote format: 4, 5 (TD 1.0 body) or 5.15 (TD 1.5 body)
     #[arg(long, default_value = "4", value_parser = quote_format)]
     quote: QuoteFormat,
+    /// Version of the digests of runtime events: 1, or 2 as guests with `event_log_version: 2`
+    #[arg(long, default_value = "1", value_parser = event_version)]
+    event_log_version: EventVersion,
     /// Set the debug bit, which every verifier refuses
     #[arg(long)]
     debug: bool,
@@ -99,6 +103,7 @@ async fn main() -> Result<()> {
 
 fn cvm(arguments: &Arguments, platform: &std::sync::Arc<Platform>) -> Result<std::sync::Arc<Cvm>> {
     let mut builder = Cvm::builder(platform).tcb(arguments.tcb).format(arguments.quote);
+    builder = builder.event_version(arguments.event_log_version);
     if let Some(text) = &arguments.compose_hash {
         builder = builder.compose_hash(bytes("--compose-hash", text)?);
     }
@@ -125,6 +130,11 @@ fn bytes<const N: usize>(flag: &str, text: &str) -> Result<[u8; N]> {
     let length = bytes.len();
     ensure!(length == N, "{flag} must be {N} bytes, got {length}");
     bytes.try_into().ok().with_context(|| format!("{flag} must be {N} bytes"))
+}
+
+fn event_version(text: &str) -> Result<EventVersion, String> {
+    let version = text.parse().ok().and_then(EventVersion::from_number);
+    version.ok_or_else(|| "expected 1 or 2".to_owned())
 }
 
 fn quote_format(text: &str) -> Result<QuoteFormat, String> {

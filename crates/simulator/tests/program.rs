@@ -89,6 +89,7 @@ fn wrong_arguments_are_refused_with_what_is_wrong() {
         (["--compose-hash", "x"], "--compose-hash must be hex"),
         (["--tcb", "Fine"], "unknown TCB level `Fine`, expected one of: UpToDate"),
         (["--quote", "3"], "expected 4, 5 or 5.15"),
+        (["--event-log-version", "3"], "expected 1 or 2"),
     ] {
         let output = Command::new(env!("CARGO_BIN_EXE_kms-simulator"))
             .args(["--pccs-listen", "127.0.0.1:0", "--agent-socket", "/nonexistent/agent.sock"])

@@ -8,6 +8,8 @@ mod strip;
 mod v0;
 mod v1;
 
+use sha2::{Digest as _, Sha256};
+
 use crate::binding::ReportData;
 use crate::measurement::{EventVersion, RuntimeEvent, TdxEvent};
 
@@ -268,6 +270,11 @@ impl Evidence {
     /// The evidence in MessagePack.
     pub fn to_v1_bytes(&self) -> Vec<u8> {
         v1::write(self)
+    }
+
+    /// SHA-256 of [`Evidence::encode`]: what names this evidence in a record.
+    pub fn digest(&self) -> [u8; 32] {
+        Sha256::digest(self.encode()).into()
     }
 
     /// The report data that the guest's software says was asked for.
