@@ -24,7 +24,7 @@ use kms_attest::{
     collateral::Collateral,
     csr::{ApiVersion, Csr},
     evidence::Evidence,
-    identity::{AppId, BootInfo, Registers},
+    identity::{AppId, BootInfo, Registers, decode_unverified},
     p256::P256Key,
     ra_tls,
     trust::TrustAnchors,
@@ -137,11 +137,14 @@ fn certificates(criterion: &mut Criterion) {
     let domain = Domain::parse("kms.example").expect("a domain");
     let evidence = guest.evidence.encode();
     let request = Restricted::parse(&guest.request(), &OwnNames::new(&domain, []), now).expect("a request");
+    let app_info = decode_unverified(&guest.evidence, Registers::RunTime).expect("app info");
     let mut group = criterion.benchmark_group("certificates");
     group.bench_function("rpc leaf with evidence", |b| {
         b.iter(|| ca::rpc_leaf(&issuer(), &domain, &guest.key, Some(&evidence), now));
     });
-    group.bench_function("app chain", |b| b.iter(|| ca::app_chain(&issuer(), &root, &APP, &request, now)));
+    group.bench_function("app chain", |b| {
+        b.iter(|| ca::app_chain(&issuer(), &root, &APP, &app_info, &request, now));
+    });
     group.finish();
 }
 

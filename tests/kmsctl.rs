@@ -2,7 +2,8 @@
 
 mod support;
 
-use kms_simulator::GuestAgent;
+use kms_attest::measurement::EventVersion;
+use kms_simulator::{Cvm, GuestAgent, Platform, Stage};
 use serde_json::{Value, json};
 use support::{World, kmsctl::Desk};
 
@@ -24,7 +25,19 @@ fn outcome<'a>(report: &'a Value, step: &str) -> &'a str {
 
 #[tokio::test]
 async fn from_an_empty_directory_to_the_keys_of_an_app() {
-    let world = World::onboarding().await;
+    from_nothing_to_keys(EventVersion::V1).await;
+}
+
+#[tokio::test]
+async fn from_an_empty_directory_to_the_keys_of_an_app_where_guests_measure_v2_events() {
+    from_nothing_to_keys(EventVersion::V2).await;
+}
+
+async fn from_nothing_to_keys(version: EventVersion) {
+    let platform = Platform::from_seed(b"kmsctl");
+    let kms = Cvm::builder(&platform).app_id([0xca; 20]).event_version(version).stage(Stage::Ready).build();
+    let mut world = World::stopped_in(kms, "").await;
+    world.start().await.expect("the KMS starts");
     let (plain, url) = urls(&world);
     let desk = Desk::in_world(&world);
 
@@ -57,7 +70,7 @@ async fn from_an_empty_directory_to_the_keys_of_an_app() {
     assert_eq!(report["k256_pubkey"], k256);
 
     // The CVM: denied, then allowed.
-    let app = world.app(1);
+    let app = Cvm::builder(&platform).app_id([1; 20]).compose_hash([1; 32]).event_version(version).build();
     let agent = GuestAgent::serve_tcp(&app).await.expect("guest agent");
     let desk = desk.with("DSTACK_AGENT_ADDRESS", agent.address()).with("KMS_URL", url.clone());
     let fetch = [

@@ -16,7 +16,7 @@ use cvm_kms::{
     keys::statement,
     proto::{AppKeyResponse, BootstrapRequest, BootstrapResponse, GetMetaResponse, OnboardResponse},
 };
-use kms_attest::{certificate, evidence::Evidence, ra_tls};
+use kms_attest::{certificate, evidence::Evidence, measurement::EventVersion, ra_tls};
 use kms_simulator::{AgentMode, Cvm, Platform, Stage};
 use serde_json::{Value, json};
 use support::{
@@ -590,6 +590,33 @@ async fn a_replica_receives_the_keys_of_its_source_and_serves_the_same_apps() {
     let line = &replica.audited("keys_received")[0];
     assert_eq!(line["k256_pubkey"], hex::encode(&received.k256_pubkey));
     assert_eq!(line["domain"], "replica.example");
+}
+
+#[tokio::test]
+async fn keys_are_handed_over_between_machines_that_measure_v2_events() {
+    let platform = Platform::from_seed(b"integration tests");
+    let machine = async |version| {
+        let cvm =
+            Cvm::builder(&platform).app_id([0xca; 20]).event_version(version).stage(Stage::Ready).build();
+        let mut world = World::stopped_in(cvm, "").await;
+        world.start().await.expect("the KMS starts");
+        world
+    };
+    for [of_source, of_replica] in [
+        [EventVersion::V2, EventVersion::V2],
+        [EventVersion::V1, EventVersion::V2],
+        [EventVersion::V2, EventVersion::V1],
+    ] {
+        let (source, replica) = (machine(of_source).await, machine(of_replica).await);
+        source.bootstrap().await;
+        source.finish().await;
+        source.allow_kms(&replica.cvm);
+        replica.allow_kms(&source.cvm);
+        let answer = onboard(&replica, &source).await;
+        assert_eq!(answer.status, 200, "{of_source:?} {of_replica:?}: {answer:?}");
+        let line = &source.audited("kms_key_released")[0];
+        assert_eq!(line["stage"], "running", "a KMS asks when it runs");
+    }
 }
 
 #[tokio::test]

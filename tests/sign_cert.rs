@@ -199,6 +199,77 @@ async fn what_was_not_asked_for_is_not_in_the_leaf() {
 }
 
 #[tokio::test]
+async fn the_leaf_states_what_was_verified_and_authorized() {
+    let (world, app) = allowed_app().await;
+    let key = P256Key::generate();
+    let with_copy = Csr { ext_app_info: true, ..wish(&app, &key) };
+    let mut without_copy = with_copy.clone();
+    without_copy.evidence.stack.config = String::new();
+    let spaced = app.vm_config().replace(':', ": ").replace(',', ",\n");
+    for (csr, vm_config) in [
+        (&with_copy, ""),
+        (&with_copy, app.vm_config()),
+        (&with_copy, &spaced),
+        (&without_copy, app.vm_config()),
+    ] {
+        let [leaf, ..] = chain(&ask(&world, &sign_cert_request(csr, &key, vm_config)).await);
+        let info = ra_tls::app_info_in(&leaf).expect("readable").expect("app info");
+        assert_eq!(info.os_image_hash, app.os_image_hash(), "{vm_config}");
+        assert_eq!(info.device_id, world.platform.device_id(), "the real device, not SHA-256 of nothing");
+        assert_eq!(info.mr_aggregated, app.mr_aggregated());
+        assert_eq!((&info.app_id[..], &info.instance_id[..]), (&app.app_id()[..], app.instance_id()));
+        // The named map of 0.6.0: nine keys, the first of them `app_id`.
+        let map = [b"\x89\xa6app_id\xc4\x14", &app.app_id()[..], b"\xaccompose_hash\xc4\x20"].concat();
+        assert!(leaf.windows(map.len()).any(|window| window == map));
+    }
+    for line in world.audited("certificate_issued") {
+        assert_eq!(line["stage"], "boot");
+        let digests = [&with_copy, &without_copy].map(|csr| hex::encode(csr.evidence.digest()));
+        assert!(digests.iter().any(|digest| line["evidence_sha256"] == digest.as_str()), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn copies_of_the_vm_config_that_differ_are_refused_with_an_explanation() {
+    let (world, app) = allowed_app().await;
+    let key = P256Key::generate();
+    let other = app.vm_config().replace(&hex::encode(app.os_image_hash()), &"dd".repeat(32));
+    let nested = |config: &str| json!({ "kms_urls": [], "vm_config": config }).to_string();
+    let claims = |config: &str| {
+        let mut csr = Csr { ext_app_info: true, ..wish(&app, &key) };
+        csr.evidence.stack.config = config.to_owned();
+        csr
+    };
+    let refused = (
+        403,
+        "the vm_config of the request differs from the one in the attestation: os_image_hash".to_owned(),
+    );
+    let lies = [claims(&other), claims(&nested(&other))];
+    for csr in &lies {
+        let request = sign_cert_request(csr, &key, app.vm_config());
+        assert_eq!(ask(&world, &request).await.refusal(), refused);
+        // Without a copy of its own the request is about what the evidence says, which nobody allowed.
+        let request = sign_cert_request(csr, &key, "");
+        let (status, text) = ask(&world, &request).await.refusal();
+        assert_eq!((status, &*text), (403, "Boot denied: OS image is not allowed"));
+    }
+    assert!(world.audited("certificate_issued").is_empty());
+    let denied = support::eventually("four denials", async || {
+        Some(world.audited("denied")).filter(|denied| denied.len() == 4)
+    });
+    let denied = denied.await;
+    assert_eq!((&denied[0]["code"], &denied[0]["step"]), (&json!("vm_config_mismatch"), &json!("identity")));
+    assert_eq!(denied[0]["expected"], "dd".repeat(32));
+    assert_eq!(denied[0]["actual"], hex::encode(app.os_image_hash()));
+    assert_eq!(denied[0]["evidence_sha256"], hex::encode(lies[0].evidence.digest()));
+    // The same evidence with the same copy goes through, nested or not.
+    for attested in [app.vm_config().to_owned(), nested(app.vm_config())] {
+        let request = sign_cert_request(&claims(&attested), &key, app.vm_config());
+        assert_eq!(ask(&world, &request).await.status, 200);
+    }
+}
+
+#[tokio::test]
 async fn dates_are_cut_to_the_life_of_the_app_ca() {
     let (world, app) = allowed_app().await;
     let key = P256Key::generate();

@@ -8,9 +8,9 @@ use cvm_kms::domain::Domain;
 use cvm_kms::keys::{K256Key, RootKeys};
 use kms_attest::certificate::Issuer;
 use kms_attest::csr::{ApiVersion, Csr, CsrError};
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, AppInfo};
 use kms_attest::p256::P256Key;
-use kms_attest::ra_tls::{app_id_in, evidence_in, special_usage, spki_of};
+use kms_attest::ra_tls::{app_id_in, app_info_in, evidence_in, special_usage, spki_of};
 
 use super::evidence::{carried, check};
 
@@ -88,9 +88,14 @@ fn check_request(version: ApiVersion, csr: &Csr, bytes: &[u8]) {
 
     let issuer = Issuer::new(root_certificate, root.ca()).expect("the root certificate is the root's");
     let app_id = AppId([5; 20]);
-    let chain =
-        ca::app_chain(&issuer, root, &app_id, &request, *now).expect("what may be asked for can be issued");
-    let leaf = &chain.leaf;
+    let chain = ca::app_chain(&issuer, root, &app_id, &app_info(), &request, *now);
+    let leaf = &chain.expect("what may be asked for can be issued").leaf;
+    let shown = app_info_in(leaf).expect("the leaf's app info reads");
+    assert_eq!(
+        shown,
+        csr.ext_app_info.then(app_info),
+        "the leaf says what was verified, and only if it is asked to"
+    );
     assert_eq!(spki_of(leaf).expect("the leaf has a key"), csr.spki);
     assert_eq!(special_usage(leaf).expect("the leaf says its usage").as_deref(), Some("app:custom"));
     assert_eq!(app_id_in(leaf).expect("the leaf says its app"), Some(app_id));
@@ -100,6 +105,21 @@ fn check_request(version: ApiVersion, csr: &Csr, bytes: &[u8]) {
         Issuer::new(leaf, &AUTHORITY.requester).is_ok(),
         "the leaf is a certificate of the requester's key"
     );
+}
+
+/// What was verified, whatever a request says.
+fn app_info() -> AppInfo {
+    AppInfo {
+        app_id: vec![5; 20],
+        compose_hash: vec![6; 32],
+        instance_id: Vec::new(),
+        device_id: vec![7; 32],
+        mr_system: [8; 32],
+        mr_aggregated: [9; 32],
+        os_image_hash: vec![10; 32],
+        key_provider_info: Vec::new(),
+        init_script_hashes: Some(Vec::new()),
+    }
 }
 
 /// The last second of an app's certificate: ten years.

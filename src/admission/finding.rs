@@ -225,6 +225,12 @@ impl Refusal {
                 ..plain(bad.step, bad.code)
             },
             Self::BadIdentity(_) => plain(Step::Identity, "identity_malformed"),
+            Self::ConfigMismatch { mismatch, identity } => Finding {
+                expected: Some(&mismatch.attested),
+                actual: Some(&mismatch.requested),
+                identity: Some(identity),
+                ..plain(Step::Identity, "vm_config_mismatch")
+            },
             Self::Frozen { frozen, identity } => Finding {
                 actual: Some(&frozen.reason),
                 identity: identity.as_deref(),
@@ -274,16 +280,18 @@ impl Refusal {
     }
 }
 
-/// Policy, the audit log and clients see canonical widths or nothing: no field is as long as a sender likes.
+/// Policy, the audit log and clients see canonical widths: no field is as long as a sender likes, and a back end that pads
+/// or ignores an empty compose hash is never asked about one.
 ///
 /// # Errors
 /// What is wrong, for the caller.
 pub fn check_widths(identity: &BootInfo) -> Result<(), String> {
-    for (name, bytes, width) in [
-        ("compose_hash", &identity.compose_hash, 32),
-        ("instance_id", &identity.instance_id, 20),
-        ("os_image_hash", &identity.os_image_hash, 32),
-    ] {
+    if identity.compose_hash.len() != 32 {
+        return Err(format!("compose_hash must be 32 bytes, got {}", identity.compose_hash.len()));
+    }
+    for (name, bytes, width) in
+        [("instance_id", &identity.instance_id, 20), ("os_image_hash", &identity.os_image_hash, 32)]
+    {
         if !bytes.is_empty() && bytes.len() != width {
             return Err(format!("{name} must be {width} bytes or empty, got {}", bytes.len()));
         }
@@ -335,6 +343,28 @@ mod tests {
         ] {
             let bad = BadEvidence::from(&error);
             assert_eq!((bad.step, bad.code, bad.reason), (step, code, error.to_string()));
+        }
+    }
+
+    #[test]
+    fn widths_are_canonical_before_anybody_is_asked() {
+        let good = crate::policy::testing::boot_info();
+        assert_eq!(check_widths(&good), Ok(()));
+        type Alter = fn(&mut BootInfo, Vec<u8>);
+        let cases: [(&str, Alter, usize, bool); 3] = [
+            ("compose_hash", |identity, bytes| identity.compose_hash = bytes, 32, false),
+            ("instance_id", |identity, bytes| identity.instance_id = bytes, 20, true),
+            ("os_image_hash", |identity, bytes| identity.os_image_hash = bytes, 32, true),
+        ];
+        for (name, alter, width, may_be_empty) in cases {
+            for length in [0, 1, width - 1, width, width + 1, 4096] {
+                let mut identity = good.clone();
+                alter(&mut identity, vec![1; length]);
+                let allowed = length == width || (length == 0 && may_be_empty);
+                let or_empty = if may_be_empty { " or empty" } else { "" };
+                let text = format!("{name} must be {width} bytes{or_empty}, got {length}");
+                assert_eq!(check_widths(&identity), if allowed { Ok(()) } else { Err(text) });
+            }
         }
     }
 

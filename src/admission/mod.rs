@@ -8,12 +8,13 @@ mod peer;
 mod permit;
 mod standing;
 mod tcb;
+mod vm_config;
 
 use std::sync::Arc;
 
 use kms_attest::{
     csr::Csr,
-    identity::{AppId, BootInfo, Registers},
+    identity::{AppId, AppInfo, BootInfo, Registers},
     verify::{Binding, Verified, Verifier, VerifyError},
 };
 
@@ -25,10 +26,13 @@ pub use self::{
     },
     outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
-    permit::{App, Certificate, Kms, Permit, Standing},
+    permit::{App, Certificate, Kms, Permit, Shown, Standing},
     standing::{Missing, NoStanding, OwnEvidenceError, OwnStanding, own_evidence, own_identity},
     tcb::{Relaxations, TcbTolerance, Tolerated},
+    vm_config::Mismatch,
 };
+use permit::Admitted;
+
 use crate::metrics::Metrics;
 use crate::os_image::{OsImageError, OsImages};
 use crate::policy::{Decision, Denial, Policy, PolicyError, Shadow, Subject};
@@ -60,6 +64,17 @@ pub enum Refusal {
     /// The evidence verifies, but what it says is not the identity of an app.
     #[error("{0}")]
     BadIdentity(String),
+    /// The request's VM configuration is not the one in the evidence.
+    #[error(
+        "the vm_config of the request differs from the one in the attestation{}",
+        if mismatch.key.is_empty() { String::new() } else { format!(": {}", mismatch.key) }
+    )]
+    ConfigMismatch {
+        /// Where they differ.
+        mismatch: Mismatch,
+        /// Who it is, by the request's configuration.
+        identity: Box<BootInfo>,
+    },
     /// An operator has frozen the caller, or everything. The operator's reason is not the caller's business.
     #[error("Boot denied: frozen by the operator")]
     Frozen {
@@ -252,10 +267,10 @@ impl Admission {
 
     async fn admit<R>(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {
         let Parts { policy, tolerance, shadow, image, freezes, metrics, .. } = &self.0;
-        let identity = verified.boot_info(role.registers(), vm_config)?;
+        let Identified { boot_info: identity, app_info } = identified(verified, role, vm_config)?;
         let app_id = AppId::try_from(identity.app_id.as_slice())
             .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
-        check_widths(&identity).map_err(Refusal::BadIdentity)?;
+        let shown_evidence = Shown { digest: verified.evidence_digest(), stage: verified.stage() };
         let thawed = |identity: &BootInfo| {
             freezes
                 .check(identity)
@@ -286,6 +301,34 @@ impl Admission {
         }
         let not_frozen = thawed(&identity)?;
         tolerance.needed(&relaxations, &identity, "a caller");
-        Ok(Permit::new(identity, app_id, gateway_app_id, not_frozen).relaxed(relaxations))
+        let shown = shown_evidence;
+        let admitted = Admitted { identity, app_id, app_info, gateway_app_id, relaxations, shown };
+        Ok(Permit::new(admitted, not_frozen))
+    }
+}
+
+/// Who asks in a role.
+#[derive(Debug)]
+pub struct Identified {
+    /// What policy is asked about, with the role's registers.
+    pub boot_info: BootInfo,
+    /// What a certificate says, with run-time registers.
+    pub app_info: AppInfo,
+}
+
+/// Who asks in a role, by the VM configuration of the request, which must be that of the evidence.
+///
+/// # Errors
+/// [`Refusal::BadIdentity`], [`Refusal::ConfigMismatch`].
+pub fn identified(verified: &Verified, role: Role, vm_config: &str) -> Result<Identified, Refusal> {
+    let app_info = verified.app_info(Registers::RunTime, vm_config)?;
+    let boot_info = match role.registers() {
+        Registers::RunTime => verified.boot_info_of(app_info.clone())?,
+        Registers::BootTime => verified.boot_info(Registers::BootTime, vm_config)?,
+    };
+    check_widths(&boot_info).map_err(Refusal::BadIdentity)?;
+    match vm_config::agree(vm_config, &verified.evidence().stack.config) {
+        Ok(()) => Ok(Identified { boot_info, app_info }),
+        Err(mismatch) => Err(Refusal::ConfigMismatch { mismatch, identity: Box::new(boot_info) }),
     }
 }

@@ -26,6 +26,17 @@ pub struct Subject {
     remote: IpAddr,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     relaxations: Vec<String>,
+    #[serde(flatten)]
+    basis: Option<Basis>,
+}
+
+/// What a release rests on.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Basis {
+    /// SHA-256 of the evidence, hex.
+    pub evidence_sha256: String,
+    /// How far the guest had come when it was taken: `boot` or `running`.
+    pub stage: &'static str,
 }
 
 impl Subject {
@@ -43,7 +54,14 @@ impl Subject {
             advisory_ids: identity.advisory_ids.clone(),
             remote,
             relaxations: Vec::new(),
+            basis: None,
         }
+    }
+
+    /// The same, with the evidence that was shown.
+    #[must_use]
+    pub fn showing(self, basis: Basis) -> Self {
+        Self { basis: Some(basis), ..self }
     }
 
     /// The same, about whom policy was told something else than what was measured, because of these rules.
@@ -290,6 +308,9 @@ pub struct Why {
     pub remedy: Option<String>,
     /// What the caller was given to name this refusal by.
     pub denial_id: String,
+    /// SHA-256 of the evidence that was shown, hex; `None` where there was none that can be read.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evidence_sha256: Option<String>,
 }
 
 impl Event {

@@ -18,7 +18,7 @@ use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 pub use chain::LinkProblem;
-pub use event::{Event, Subject, Why};
+pub use event::{Basis, Event, Subject, Why};
 pub use health::{FailureReason, Health};
 
 use chain::{Link, MAX_LINE};

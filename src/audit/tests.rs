@@ -19,6 +19,7 @@ fn denied(reason: &str) -> Event {
             actual: None,
             remedy: None,
             denial_id: "00112233aabb".to_owned(),
+            evidence_sha256: None,
         },
     }
 }

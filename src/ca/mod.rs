@@ -8,7 +8,7 @@ mod tests;
 use std::time::SystemTime;
 
 use kms_attest::certificate::{self, CertificateError, CertificateSpec, Issuer, Role, Validity};
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, AppInfo};
 use kms_attest::p256::P256Key;
 use thiserror::Error;
 
@@ -123,11 +123,13 @@ pub fn rpc_leaf(
     Ok(certificate::issue(&spec, &key.spki_der(), issuer)?)
 }
 
-/// The certificate of an app's key and of the app's CA.
+/// The certificate of an app's key and of the app's CA. `app_info` is what was verified and authorized; the leaf says it
+/// if the request asks for that.
 pub fn app_chain(
     issuer: &Issuer<'_>,
     root: &RootKeys,
     app_id: &AppId,
+    app_info: &AppInfo,
     request: &Restricted,
     now: SystemTime,
 ) -> Result<AppChain, CaError> {
@@ -138,7 +140,13 @@ pub fn app_chain(
         ..authority(APP_CA_NAME, 0, APP_CA.from(now))
     };
     let app_ca = certificate::issue(&app_ca_spec, &key.spki_der(), issuer)?;
-    let leaf_spec = CertificateSpec { app_id: Some(&app_id.0), usage: Some(APP_USAGE), ..request.spec() };
+    let app_info = request.app_info(app_info);
+    let leaf_spec = CertificateSpec {
+        app_id: Some(&app_id.0),
+        app_info: app_info.as_deref(),
+        usage: Some(APP_USAGE),
+        ..request.spec()
+    };
     let leaf = certificate::issue(&leaf_spec, request.spki(), &Issuer::new(&app_ca, &key)?)?;
     Ok(AppChain { leaf, app_ca })
 }

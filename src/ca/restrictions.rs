@@ -5,7 +5,7 @@ use std::time::SystemTime;
 
 use kms_attest::certificate::{CertificateSpec, LAST_SECOND, LONG_AGO, Role, Validity};
 use kms_attest::csr::Csr;
-use kms_attest::identity::{self, Registers};
+use kms_attest::identity::AppInfo;
 use thiserror::Error;
 
 use super::{APP_CA_NAME, APP_LEAF, ROOT_CA_NAME, TEMP_CA_NAME};
@@ -50,7 +50,7 @@ impl OwnNames {
 
 /// A certificate request within its limits: the only thing [`app_chain`](super::app_chain) issues a certificate for.
 ///
-/// App id, usage and CA flag are not in it; no request decides about them.
+/// App id, app info, usage and CA flag are not in it; no request decides about them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restricted {
     spki: Vec<u8>,
@@ -59,7 +59,7 @@ pub struct Restricted {
     names: Vec<String>,
     validity: Validity,
     role: Role,
-    app_info: Option<Vec<u8>>,
+    shows_app_info: bool,
     evidence: Option<Vec<u8>>,
 }
 
@@ -90,9 +90,6 @@ pub enum RestrictionError {
         /// Unix time of the last second that a certificate issued now may have.
         latest: u64,
     },
-    /// The app info cannot be read from the evidence in the request.
-    #[error("app info cannot be read from the attestation: {0}")]
-    AppInfo(String),
 }
 
 impl Restricted {
@@ -117,11 +114,6 @@ impl Restricted {
             }
             own.refuse(name)?;
         }
-        let app_info = csr.ext_app_info.then(|| {
-            identity::decode_unverified(&csr.evidence, Registers::RunTime)
-                .map(|app_info| app_info.to_msgpack())
-                .map_err(|error| RestrictionError::AppInfo(error.to_string()))
-        });
         Ok(Restricted {
             spki: csr.spki.clone(),
             organization,
@@ -129,7 +121,7 @@ impl Restricted {
             names: csr.subject_alt_names.clone(),
             validity: dates(csr, now)?,
             role: Role::Leaf { server_auth: csr.usage_server_auth, client_auth: csr.usage_client_auth },
-            app_info: app_info.transpose()?,
+            shows_app_info: csr.ext_app_info,
             evidence: csr.ext_quote.then(|| csr.evidence.stripped().encode()),
         })
     }
@@ -153,6 +145,11 @@ impl Restricted {
         &self.spki
     }
 
+    /// The payload of the app info extension, if the request asks for it: what was verified, whatever its evidence says.
+    pub(super) fn app_info(&self, verified: &AppInfo) -> Option<Vec<u8>> {
+        self.shows_app_info.then(|| verified.to_msgpack())
+    }
+
     pub(super) fn spec(&self) -> CertificateSpec<'_> {
         CertificateSpec {
             organization: self.organization.as_deref(),
@@ -161,7 +158,7 @@ impl Restricted {
             validity: self.validity,
             role: self.role,
             app_id: None,
-            app_info: self.app_info.as_deref(),
+            app_info: None,
             usage: None,
             evidence: self.evidence.as_deref(),
         }
@@ -433,7 +430,7 @@ mod tests {
         let csr = Csr { usage_server_auth: true, usage_client_auth: true, ..csr() };
         let request = parse(&csr).unwrap();
         let spec = request.spec();
-        assert_eq!((spec.usage, spec.app_id), (None, None));
+        assert_eq!((spec.usage, spec.app_id, spec.app_info), (None, None, None));
         assert_eq!(spec.role, Role::Leaf { server_auth: true, client_auth: true });
     }
 }

@@ -6,6 +6,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kms_attest::certificate::LAST_SECOND;
 use kms_attest::csr::{ApiVersion, Csr};
+use kms_attest::identity::{AppInfo, Registers, decode_unverified};
+use kms_attest::ra_tls::app_info_in;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
@@ -95,9 +97,32 @@ fn app_chains_equal_the_peers() {
         if name.contains("config2") {
             continue; // asks for dates outside the life of its CA: the peer obeys
         }
-        let request = Restricted::parse(&request(&vectors, name), &own_names(), at(THEN)).unwrap();
-        let chain = app_chain(&issuer, &root, &app_id, &request, at(THEN)).unwrap();
-        assert_eq!(to_be_signed(&chain.leaf), to_be_signed(&bytes(&case["leaf_example"]["der"])), "{name}");
+        let csr = request(&vectors, name);
+        let request = Restricted::parse(&csr, &own_names(), at(THEN)).unwrap();
+        let verified = decode_unverified(&csr.evidence, Registers::RunTime).unwrap();
+        let chain = app_chain(&issuer, &root, &app_id, &verified, &request, at(THEN)).unwrap();
+        let example = bytes(&case["leaf_example"]["der"]);
+        match app_info_in(&example).unwrap() {
+            None => assert_eq!(to_be_signed(&chain.leaf), to_be_signed(&example), "{name}"),
+            // The peer of the vectors wrote an array, ours writes the map of 0.6.0; the rest is equal.
+            Some(app_info) => {
+                assert_eq!(app_info, verified, "{name}");
+                assert_eq!(app_info_in(&chain.leaf).unwrap().as_ref(), Some(&verified), "{name}");
+                let map = verified.to_msgpack();
+                assert_eq!(map[0], 0x89);
+                assert!(chain.leaf.windows(map.len()).any(|window| window == map), "{name}");
+                let key = derive::app_ca_key(&root, &app_id).unwrap();
+                let spec = CertificateSpec {
+                    app_id: Some(&app_id.0),
+                    app_info: Some(array_in(&example, &app_info)),
+                    usage: Some(APP_USAGE),
+                    ..request.spec()
+                };
+                let alike =
+                    certificate::issue(&spec, request.spki(), &Issuer::new(&chain.app_ca, &key).unwrap());
+                assert_eq!(to_be_signed(&alike.unwrap()), to_be_signed(&example), "{name}");
+            }
+        }
         assert_eq!(
             to_be_signed(&chain.app_ca),
             to_be_signed(&bytes(&certificate(&vectors, "app-ca")["der"]))
@@ -105,6 +130,15 @@ fn app_chains_equal_the_peers() {
         compared += 1;
     }
     assert_eq!(compared, 7);
+}
+
+/// The array of nine elements in a certificate of the vectors: from its first byte, as long as it reads as `app_info`.
+fn array_in<'a>(certificate: &'a [u8], app_info: &AppInfo) -> &'a [u8] {
+    let head = [&[0x99, 0xc4, 20][..], &app_info.app_id].concat();
+    let start = certificate.windows(head.len()).position(|window| window == head).expect("an array");
+    let rest = &certificate[start..];
+    let length = (1..=rest.len()).find(|length| AppInfo::from_msgpack(&rest[..*length]).is_ok());
+    &rest[..length.expect("app info")]
 }
 
 #[test]
@@ -169,6 +203,7 @@ fn issued() -> Issued {
     let mut csr = request(&vectors, "v2-config0-attestation-v0");
     (csr.not_before, csr.not_after) = (None, None);
     let request = Restricted::parse(&csr, &own_names(), now).unwrap();
+    let verified = decode_unverified(&csr.evidence, Registers::RunTime).unwrap();
     let temp = temp_ca(&root, None, now).unwrap().pem;
     let client_spec = CertificateSpec {
         organization: None,
@@ -181,7 +216,7 @@ fn issued() -> Issued {
     let client_issuer = Issuer::from_pem(&temp, root.temp_ca()).unwrap();
     Issued {
         rpc: rpc_leaf(&issuer, &domain(), &P256Key::generate(), Some(b"evidence"), now).unwrap(),
-        chain: app_chain(&issuer, &root, &AppId([7; 20]), &request, now).unwrap(),
+        chain: app_chain(&issuer, &root, &AppId([7; 20]), &verified, &request, now).unwrap(),
         client: certificate::issue(&client_spec, &client_key.spki_der(), &client_issuer).unwrap(),
         renewed_root: certificate::pem(&root_certificate(&root, now + Duration::from_secs(DAY)).unwrap()),
         root: root_pem,

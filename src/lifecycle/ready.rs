@@ -182,8 +182,9 @@ impl Ready {
         request: &Restricted,
     ) -> Result<Vec<String>, CaError> {
         let issuer = ca::root_issuer(&self.root, &self.root_ca_pem)?;
-        let app_id = released.permit().app_id();
-        let chain = ca::app_chain(&issuer, &self.root, app_id, request, SystemTime::now())?;
+        let permit = released.permit();
+        let (app_id, app_info) = (permit.app_id(), permit.app_info());
+        let chain = ca::app_chain(&issuer, &self.root, app_id, app_info, request, SystemTime::now())?;
         let [leaf, app_ca] = chain.pem();
         Ok(vec![leaf, app_ca, self.root_ca_pem.clone()])
     }

@@ -4,7 +4,7 @@ use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     admission::{App, Certificate, Freeze, Freezes, Kms, NotFrozen, Permit, Standing},
-    audit::{Audit, AuditError, Event, Receipt, Subject},
+    audit::{Audit, AuditError, Basis, Event, Receipt, Subject},
 };
 
 /// A permit in the role `R`, recorded, of somebody who is not frozen: no line, no key.
@@ -57,7 +57,9 @@ impl<R> Released<R> {
         if let Err(freeze) = freezes.check(identity) {
             return Err((NotReleased::Frozen(freeze), permit));
         }
-        let subject = Subject::new(identity, to).relaxed(permit.relaxations());
+        let shown = permit.shown();
+        let basis = Basis { evidence_sha256: hex::encode(shown.digest), stage: shown.stage.name() };
+        let subject = Subject::new(identity, to).relaxed(permit.relaxations()).showing(basis);
         let receipt = match audit.record(event(subject.clone())).await {
             Ok(receipt) => receipt,
             Err(error) => return Err((NotReleased::Unrecorded(error), permit)),

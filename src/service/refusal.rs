@@ -1,6 +1,6 @@
 //! A refusal on its way out: counted, recorded, kept for operators, and told to the caller as far as it may know.
 
-use kms_attest::csr::Csr;
+use kms_attest::{csr::Csr, ra_tls};
 
 use super::{Caller, Method, kms::Parts};
 use crate::{
@@ -68,6 +68,7 @@ impl Attempt<'_> {
             actual: finding.actual.map(str::to_owned),
             remedy,
             denial_id: id.clone(),
+            evidence_sha256: None,
         };
         self.audit(&finding, words, relaxations, why, novelty);
         refused(refusal).denied_as(DenialReference { code, id })
@@ -116,14 +117,28 @@ impl Attempt<'_> {
         }
     }
 
+    /// What names the evidence that was shown, where there is some and it can be read.
+    fn digest(&self) -> Option<String> {
+        let digest = match (self.csr, self.caller.peer().certificate()) {
+            (Some(csr), _) => csr.evidence.digest(),
+            (None, Some(certificate)) => ra_tls::evidence_in(certificate).ok()??.digest(),
+            (None, None) => return None,
+        };
+        Some(hex::encode(digest))
+    }
+
     fn audit(
         &self,
         finding: &Finding<'_>,
         reason: String,
         relaxations: &[String],
-        why: Why,
+        mut why: Why,
         novelty: Novelty,
     ) {
+        if finding.identity.is_none() && novelty != Novelty::New {
+            return;
+        }
+        why.evidence_sha256 = self.digest();
         let (audit, remote) = (&self.parts.audit, self.caller.remote());
         let code = finding.code.to_owned();
         match finding.identity {
@@ -131,11 +146,8 @@ impl Attempt<'_> {
                 let subject = Subject::new(identity, remote).relaxed(relaxations);
                 audit.note(Event::Denied { subject, code, reason, why });
             }
-            // Anyone can cause these: only what is news is written.
-            None if novelty == Novelty::New => {
-                audit.note_of_strangers(Event::Refused { remote, code, reason, why });
-            }
-            None => {}
+            // Anyone can cause these: only what is news comes here.
+            None => audit.note_of_strangers(Event::Refused { remote, code, reason, why }),
         }
     }
 }
@@ -146,7 +158,8 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::NoAttestation | Refusal::BadEvidence(_) | Refusal::BadRequest(_) => Code::Unauthenticated,
         Refusal::BadIdentity(_) => Code::InvalidRequest,
         Refusal::OsImage { error, .. } if error.is_unavailable() => Code::Unavailable,
-        Refusal::Frozen { .. }
+        Refusal::ConfigMismatch { .. }
+        | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
         | Refusal::OsImage { .. }
         | Refusal::NoStanding(_) => Code::Denied,

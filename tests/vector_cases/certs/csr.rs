@@ -1,6 +1,6 @@
 //! Certificate requests: read, checked, written again, and the leaf that comes of them.
 
-use cvm_kms::ca::{self, OwnNames, Restricted, RestrictionError, app_chain};
+use cvm_kms::ca::{self, OwnNames, Restricted, app_chain};
 use cvm_kms::domain::Domain;
 use kms_attest::certificate::{self, CertificateSpec, Issuer, Role, Validity};
 use kms_attest::csr::{ApiVersion, Csr, CsrError};
@@ -12,13 +12,15 @@ use sha2::{Digest, Sha256};
 
 use super::client::is_verified;
 use super::x509::{Vector, is_parsed, root_keys};
-use super::{Authorities, issued_at};
+use super::{Authorities, app_info_array, issued_at};
 use crate::vector_cases::json::{Check, Failure, Json, ensure};
 use crate::vector_cases::ledger::Notes;
 use crate::vector_cases::pki::DevelopmentPki;
 
 /// Where the text of the first field begins: behind its length in one byte.
 const CONFIRM_OFFSET: usize = 1;
+
+const APP_INFO_MAP: &str = "app info is the map of 0.6.0, no array";
 
 /// Gives the configuration in the evidence.
 pub(super) fn check(
@@ -163,8 +165,13 @@ fn is_the_leaf(leaf: &Vector<'_>, csr: &Csr, authorities: &Authorities<'_>, note
     // The shape, with whatever dates the peer wrote.
     let app_ca = authorities.issuer_of(leaf)?;
     let issuer = Issuer::new(&app_ca.der, &app_ca.key)?;
-    let app_info = decode_unverified(&csr.evidence, Registers::RunTime).map(|info| info.to_msgpack());
-    let app_info = csr.ext_app_info.then_some(app_info).transpose()?;
+    let verified = decode_unverified(&csr.evidence, Registers::RunTime)?;
+    // Before 0.6.0 the peer wrote app info as an array, since then it writes a map, as ours does.
+    let ours = csr.ext_app_info.then(|| verified.to_msgpack());
+    let theirs = match said.app_info.as_deref() {
+        Some([0x99, ..]) => ours.as_ref().map(|_| app_info_array(&verified)),
+        _ => ours.clone(),
+    };
     let evidence = csr.ext_quote.then(|| csr.evidence.stripped().encode());
     let spec = |validity: Validity| CertificateSpec {
         organization: csr.org_name.as_deref(),
@@ -173,11 +180,15 @@ fn is_the_leaf(leaf: &Vector<'_>, csr: &Csr, authorities: &Authorities<'_>, note
         validity,
         role: Role::Leaf { server_auth: csr.usage_server_auth, client_auth: csr.usage_client_auth },
         app_id: Some(&app_id.0),
-        app_info: app_info.as_deref(),
+        app_info: None,
         usage: Some("app:custom"),
         evidence: evidence.as_deref(),
     };
-    let shaped = certificate::issue(&spec(leaf.validity), &csr.spki, &issuer)?;
+    let shaped = certificate::issue(
+        &CertificateSpec { app_info: theirs.as_deref(), ..spec(leaf.validity) },
+        &csr.spki,
+        &issuer,
+    )?;
     leaf.is_issued_alike(&shaped, &app_ca.key)?;
     // The service, which limits names and dates.
     let now = match csr.not_after {
@@ -186,7 +197,6 @@ fn is_the_leaf(leaf: &Vector<'_>, csr: &Csr, authorities: &Authorities<'_>, note
     };
     let restricted = match Restricted::parse(csr, &own_names(authorities)?, now) {
         Ok(restricted) => restricted,
-        Err(error @ RestrictionError::AppInfo(_)) => return Err(error.into()),
         Err(error) => {
             notes.differs(format!("what an app may not ask for is refused: {error}"));
             return Ok(());
@@ -194,10 +204,22 @@ fn is_the_leaf(leaf: &Vector<'_>, csr: &Csr, authorities: &Authorities<'_>, note
     };
     let root = root_keys(&authorities.root().key, &authorities.temp().key)?;
     let root_issuer = ca::root_issuer(&root, authorities.root().pem)?;
-    let chain = app_chain(&root_issuer, &root, &app_id, &restricted, now)?;
-    let expected = certificate::issue(&spec(restricted.validity()), &csr.spki, &issuer)?;
+    let chain = app_chain(&root_issuer, &root, &app_id, &verified, &restricted, now)?;
+    let expected = certificate::issue(
+        &CertificateSpec { app_info: ours.as_deref(), ..spec(restricted.validity()) },
+        &csr.spki,
+        &issuer,
+    )?;
     if restricted.validity() == leaf.validity {
-        leaf.is_issued_alike(&chain.leaf, &app_ca.key)?;
+        if ours == theirs {
+            leaf.is_issued_alike(&chain.leaf, &app_ca.key)?;
+        } else {
+            ensure!(
+                super::x509::to_be_signed(&chain.leaf)? == super::x509::to_be_signed(&expected)?,
+                "the leaf differs in more than the form of its app info"
+            );
+            notes.differs(APP_INFO_MAP);
+        }
     } else {
         let limit = ca::APP_LEAF.from(now);
         let asked = [csr.not_before.unwrap_or(limit.not_before), csr.not_after.unwrap_or(limit.not_after)];

@@ -165,11 +165,35 @@ fn app_info(case: &Json) -> Check {
     let read: AppInfo = serde_json::from_value(case.at("json")?.plain())?;
     ensure!(read == ours, "the JSON form reads as another");
     match encoded.bytes()?.first() {
-        // An old writer's, without the last element: read, never written.
-        Some(0x98) => ensure!(AppInfo::from_msgpack(&ours.to_msgpack())? == ours, "reads as another"),
+        // An old writer's array, with or without the last element: read, never written.
+        Some(0x98) => {}
+        Some(0x99) => encoded.is_bytes(app_info_array(&ours))?,
         _ => encoded.is_bytes(ours.to_msgpack())?,
     }
+    ensure!(AppInfo::from_msgpack(&ours.to_msgpack())? == ours, "reads as another");
     Ok(())
+}
+
+/// App info as the peer wrote it before 0.6.0: an array of nine elements, here from the bytes of the map without its keys.
+pub(super) fn app_info_array(app_info: &AppInfo) -> Vec<u8> {
+    let mut rest = app_info.to_msgpack();
+    rest[0] = 0x99;
+    for key in [
+        "app_id",
+        "compose_hash",
+        "instance_id",
+        "device_id",
+        "mr_system",
+        "mr_aggregated",
+        "os_image_hash",
+        "key_provider_info",
+        "init_script_hashes",
+    ] {
+        let written = [&[0xa0 | key.len() as u8][..], key.as_bytes()].concat();
+        let at = rest.windows(written.len()).position(|window| window == written).expect("the key is there");
+        rest.drain(at..at + written.len());
+    }
+    rest
 }
 
 fn oids(case: &Json) -> Check {

@@ -82,7 +82,7 @@ pub(super) struct Said {
     names: Vec<String>,
     pub(super) role: Role,
     pub(super) app_id: Option<Vec<u8>>,
-    app_info: Option<Vec<u8>>,
+    pub(super) app_info: Option<Vec<u8>>,
     pub(super) usage: Option<String>,
     pub(super) evidence: Option<Vec<u8>>,
     /// It has the extensions of old certificates, which ours reads and never writes.

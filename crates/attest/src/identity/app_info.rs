@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::pack::{Reader, TextForm, Writer};
+use crate::evidence::pack::{Known, Reader, TextForm, Writer, required, set};
 use crate::evidence::{FieldError, Problem};
 
 /// The most init scripts that an identity can hold.
@@ -62,20 +62,37 @@ pub enum AppInfoError {
     Trailing(usize),
 }
 
+/// The keys of the map, in the order in which they are written.
+mod key {
+    pub(super) const APP_ID: &str = "app_id";
+    pub(super) const COMPOSE_HASH: &str = "compose_hash";
+    pub(super) const INSTANCE_ID: &str = "instance_id";
+    pub(super) const DEVICE_ID: &str = "device_id";
+    pub(super) const MR_SYSTEM: &str = "mr_system";
+    pub(super) const MR_AGGREGATED: &str = "mr_aggregated";
+    pub(super) const OS_IMAGE_HASH: &str = "os_image_hash";
+    pub(super) const KEY_PROVIDER_INFO: &str = "key_provider_info";
+    pub(super) const INIT_SCRIPT_HASHES: &str = "init_script_hashes";
+}
+
 impl AppInfo {
-    /// The extension's payload: an array of nine elements.
+    /// The extension's payload: a map of nine named values, as the peer writes since 0.6.0.
     pub fn to_msgpack(&self) -> Vec<u8> {
         let mut writer = Writer::default();
-        writer
-            .array(9)
-            .bin(&self.app_id)
-            .bin(&self.compose_hash)
-            .bin(&self.instance_id)
-            .bin(&self.device_id)
-            .bin(&self.mr_system)
-            .bin(&self.mr_aggregated)
-            .bin(&self.os_image_hash)
-            .bin(&self.key_provider_info);
+        writer.map(9);
+        for (name, bytes) in [
+            (key::APP_ID, &self.app_id[..]),
+            (key::COMPOSE_HASH, &self.compose_hash),
+            (key::INSTANCE_ID, &self.instance_id),
+            (key::DEVICE_ID, &self.device_id),
+            (key::MR_SYSTEM, &self.mr_system),
+            (key::MR_AGGREGATED, &self.mr_aggregated),
+            (key::OS_IMAGE_HASH, &self.os_image_hash),
+            (key::KEY_PROVIDER_INFO, &self.key_provider_info),
+        ] {
+            writer.text(name).bin(bytes);
+        }
+        writer.text(key::INIT_SCRIPT_HASHES);
         match &self.init_script_hashes {
             None => writer.nil(),
             Some(hashes) => writer.sequence(hashes, |writer, hash| {
@@ -85,34 +102,77 @@ impl AppInfo {
         writer.into_bytes()
     }
 
-    /// Reads the extension's payload, also an old one without the last element.
+    /// Reads the extension's payload: the map, whose unknown keys are skipped, or the array of eight or nine elements
+    /// of older writers.
     pub fn from_msgpack(bytes: &[u8]) -> Result<Self, AppInfoError> {
         let mut reader = Reader::new(bytes);
-        let elements = reader.array(usize::MAX, "app_info")?;
-        if !(8..=9).contains(&elements) {
-            return Err(AppInfoError::Elements(elements));
-        }
-        let mut bytes = |field| reader.bytes(TextForm::None, field);
-        let app_info = Self {
-            app_id: bytes("app_id")?,
-            compose_hash: bytes("compose_hash")?,
-            instance_id: bytes("instance_id")?,
-            device_id: bytes("device_id")?,
-            mr_system: measurement("mr_system", bytes("mr_system")?)?,
-            mr_aggregated: measurement("mr_aggregated", bytes("mr_aggregated")?)?,
-            os_image_hash: bytes("os_image_hash")?,
-            key_provider_info: bytes("key_provider_info")?,
-            init_script_hashes: if elements == 9 { read_hashes(&mut reader)? } else { None },
+        let app_info = match bytes.first() {
+            Some(0x80..=0x8f | 0xde | 0xdf) => Self::read_map(&mut reader)?,
+            _ => Self::read_array(&mut reader)?,
         };
         match reader.rest() {
             [] => Ok(app_info),
             rest => Err(AppInfoError::Trailing(rest.len())),
         }
     }
+
+    fn read_map(reader: &mut Reader<'_>) -> Result<Self, AppInfoError> {
+        let (mut app_id, mut compose_hash, mut instance_id, mut device_id) = (None, None, None, None);
+        let (mut mr_system, mut mr_aggregated) = (None, None);
+        let (mut os_image_hash, mut key_provider_info, mut init_script_hashes) = (None, None, None);
+        reader.map("app_info", |reader, name| {
+            let mut bytes =
+                |slot: &mut Option<Vec<u8>>, field| set(slot, field, reader.bytes(TextForm::None, field)?);
+            match name {
+                key::APP_ID => bytes(&mut app_id, key::APP_ID),
+                key::COMPOSE_HASH => bytes(&mut compose_hash, key::COMPOSE_HASH),
+                key::INSTANCE_ID => bytes(&mut instance_id, key::INSTANCE_ID),
+                key::DEVICE_ID => bytes(&mut device_id, key::DEVICE_ID),
+                key::MR_SYSTEM => bytes(&mut mr_system, key::MR_SYSTEM),
+                key::MR_AGGREGATED => bytes(&mut mr_aggregated, key::MR_AGGREGATED),
+                key::OS_IMAGE_HASH => bytes(&mut os_image_hash, key::OS_IMAGE_HASH),
+                key::KEY_PROVIDER_INFO => bytes(&mut key_provider_info, key::KEY_PROVIDER_INFO),
+                key::INIT_SCRIPT_HASHES => {
+                    set(&mut init_script_hashes, key::INIT_SCRIPT_HASHES, read_hashes(reader)?)
+                }
+                _ => Ok(Known::No),
+            }
+        })?;
+        Ok(Self {
+            app_id: required(app_id, key::APP_ID)?,
+            compose_hash: required(compose_hash, key::COMPOSE_HASH)?,
+            instance_id: required(instance_id, key::INSTANCE_ID)?,
+            device_id: required(device_id, key::DEVICE_ID)?,
+            mr_system: measurement(key::MR_SYSTEM, required(mr_system, key::MR_SYSTEM)?)?,
+            mr_aggregated: measurement(key::MR_AGGREGATED, required(mr_aggregated, key::MR_AGGREGATED)?)?,
+            os_image_hash: required(os_image_hash, key::OS_IMAGE_HASH)?,
+            key_provider_info: required(key_provider_info, key::KEY_PROVIDER_INFO)?,
+            init_script_hashes: init_script_hashes.flatten(),
+        })
+    }
+
+    fn read_array(reader: &mut Reader<'_>) -> Result<Self, AppInfoError> {
+        let elements = reader.array(usize::MAX, "app_info")?;
+        if !(8..=9).contains(&elements) {
+            return Err(AppInfoError::Elements(elements));
+        }
+        let mut bytes = |field| reader.bytes(TextForm::None, field);
+        Ok(Self {
+            app_id: bytes(key::APP_ID)?,
+            compose_hash: bytes(key::COMPOSE_HASH)?,
+            instance_id: bytes(key::INSTANCE_ID)?,
+            device_id: bytes(key::DEVICE_ID)?,
+            mr_system: measurement(key::MR_SYSTEM, bytes(key::MR_SYSTEM)?)?,
+            mr_aggregated: measurement(key::MR_AGGREGATED, bytes(key::MR_AGGREGATED)?)?,
+            os_image_hash: bytes(key::OS_IMAGE_HASH)?,
+            key_provider_info: bytes(key::KEY_PROVIDER_INFO)?,
+            init_script_hashes: if elements == 9 { read_hashes(reader)? } else { None },
+        })
+    }
 }
 
 fn read_hashes(reader: &mut Reader<'_>) -> Result<Option<Vec<[u8; 32]>>, FieldError> {
-    const FIELD: &str = "init_script_hashes";
+    const FIELD: &str = key::INIT_SCRIPT_HASHES;
     if reader.nil() {
         return Ok(None);
     }

@@ -182,8 +182,83 @@ fn app_info_survives_its_messagepack_form() {
         let decoded = AppInfo::from_msgpack(&encoded).unwrap();
         assert_eq!(decoded, app_info(&case["json"]));
         assert_eq!(serde_json::to_value(&decoded).unwrap(), case["json"]);
-        assert_eq!(decoded.to_msgpack(), encoded);
+        // The vectors have the array of older writers; the map is written.
+        let written = decoded.to_msgpack();
+        assert_eq!((written[0], AppInfo::from_msgpack(&written)), (0x89, Ok(decoded)));
     }
+}
+
+/// The keys of the map in the peer's order, and what the tests put behind them, encoded.
+fn map_fields() -> Vec<(&'static str, Vec<u8>)> {
+    let bin = |length: u8| [vec![0xc4, length], vec![length; length.into()]].concat();
+    vec![
+        ("app_id", bin(20)),
+        ("compose_hash", bin(32)),
+        ("instance_id", bin(20)),
+        ("device_id", bin(32)),
+        ("mr_system", bin(32)),
+        ("mr_aggregated", bin(32)),
+        ("os_image_hash", bin(32)),
+        ("key_provider_info", bin(0)),
+        ("init_script_hashes", [vec![0x91], bin(32)].concat()),
+    ]
+}
+
+fn map_of(fields: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut encoded = vec![0x80 | fields.len() as u8];
+    for (key, value) in fields {
+        encoded.extend([&[0xa0 | key.len() as u8], key.as_bytes(), value].concat());
+    }
+    encoded
+}
+
+#[test]
+fn app_info_is_a_map_of_named_values_in_the_peers_order() {
+    let encoded = map_of(&map_fields());
+    let read = AppInfo::from_msgpack(&encoded).unwrap();
+    assert_eq!((&read.app_id[..], &read.os_image_hash[..]), (&[20; 20][..], &[32; 32][..]));
+    assert_eq!(read.init_script_hashes, Some(vec![[32; 32]]));
+    assert_eq!(read.to_msgpack(), encoded);
+    let nil = AppInfo { init_script_hashes: None, ..read.clone() }.to_msgpack();
+    assert_eq!(nil.last(), Some(&0xc0));
+    assert_eq!(AppInfo::from_msgpack(&nil).unwrap().init_script_hashes, None);
+
+    // In any order, with keys of later versions between them, and without the last.
+    let mut fields = map_fields();
+    fields.reverse();
+    fields.insert(3, ("launch_ticket", vec![0x82, 0xa1, b'a', 0x01, 0xa1, b'b', 0x91, 0xc0]));
+    assert_eq!(AppInfo::from_msgpack(&map_of(&fields)), Ok(read.clone()));
+    fields.remove(0);
+    let without = AppInfo { init_script_hashes: None, ..read };
+    assert_eq!(AppInfo::from_msgpack(&map_of(&fields)), Ok(without));
+    // And with a marker of sixteen bits.
+    let long = [&[0xde, 0, 9], &encoded[1..]].concat();
+    assert!(AppInfo::from_msgpack(&long).is_ok());
+}
+
+#[test]
+fn app_info_with_a_key_missing_repeated_or_of_another_form_is_refused_by_name() {
+    for (index, (key, _)) in map_fields().iter().enumerate() {
+        let refusal =
+            |fields: &[(&str, Vec<u8>)]| AppInfo::from_msgpack(&map_of(fields)).unwrap_err().to_string();
+        let mut missing = map_fields();
+        missing.remove(index);
+        if *key != "init_script_hashes" {
+            assert_eq!(refusal(&missing), format!("app info does not decode: {key}: missing"), "{key}");
+        }
+        let mut repeated = map_fields();
+        repeated.push(repeated[index].clone());
+        assert!(refusal(&repeated).starts_with(&format!("app info does not decode: {key}: ")), "{key}");
+        let mut text = map_fields();
+        text[index].1 = vec![0xa1, b'x'];
+        assert!(refusal(&text).starts_with(&format!("app info does not decode: {key}: expected ")), "{key}");
+    }
+    let mut short = map_fields();
+    short[4].1 = vec![0xc4, 1, 0];
+    let refusal = |encoded: &[u8]| AppInfo::from_msgpack(encoded).unwrap_err().to_string();
+    assert_eq!(refusal(&map_of(&short)), "mr_system in app info must be 32 bytes, got 1");
+    let trailing = [map_of(&map_fields()), vec![0]].concat();
+    assert_eq!(refusal(&trailing), "1 trailing bytes after the app info");
 }
 
 #[test]
@@ -199,7 +274,7 @@ fn app_info_of_eight_elements_has_no_init_scripts_and_other_lengths_are_refused(
     let six = [vec![0x96], element(32).repeat(6)].concat();
     assert_eq!(AppInfo::from_msgpack(&array(0x98, 32, &[])).unwrap().init_script_hashes, None);
     assert_eq!(AppInfo::from_msgpack(&array(0x99, 32, &[0x90])).unwrap().init_script_hashes, Some(vec![]));
-    let cases: [(Vec<u8>, &str); 7] = [
+    let cases: [(Vec<u8>, &str); 8] = [
         (array(0x97, 32, &[]), "app info must have 8 or 9 elements, got 7"),
         (array(0x98, 31, &[]), "mr_aggregated in app info must be 32 bytes, got 31"),
         (array(0x98, 32, &[0]), "1 trailing bytes after the app info"),
@@ -208,7 +283,8 @@ fn app_info_of_eight_elements_has_no_init_scripts_and_other_lengths_are_refused(
             array(0x99, 32, &[0x91, 0xc4, 1, 0]),
             "app info does not decode: init_script_hashes: expected 32 bytes",
         ),
-        (vec![0x81], "app info does not decode: app_info: expected an array"),
+        (vec![0x81], "app info does not decode: app_info: the input ends inside it"),
+        (vec![0xc0], "app info does not decode: app_info: expected an array"),
         (vec![], "app info does not decode: app_info: the input ends inside it"),
     ];
     for (encoded, text) in cases {

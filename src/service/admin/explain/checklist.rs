@@ -186,6 +186,9 @@ fn hint(refusal: &Refusal, code: &str) -> Option<String> {
         "tdx_module_not_allowed" => "run Intel's TDX module on the host",
         "service_td_bound" => "start the VM without a service TD",
         "platform_not_supported" => "run on Intel TDX: other platforms are not verified by this version",
+        "vm_config_mismatch" => {
+            "send the vm_config that the guest was started with: the request's and the attestation's copy must be equal"
+        }
         "os_image_not_verified" => {
             "boot the OS image that the VM configuration names, on a machine as the configuration describes it"
         }

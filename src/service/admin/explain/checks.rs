@@ -16,8 +16,8 @@ use super::{
 };
 use crate::{
     admission::{
-        BadEvidence, Carrier, ImageCheck, Refusal, Relaxations, Role, Step, Tolerated, check_widths,
-        denials::Shown,
+        BadEvidence, Carrier, ImageCheck, Refusal, Relaxations, Role, Step, Tolerated, denials::Shown,
+        identified,
     },
     policy::{
         Decision, Denial, PolicyError,
@@ -82,12 +82,9 @@ impl AdminService {
         verified: &Verified,
     ) -> Found {
         evidence_held(list, verified, question.binding());
-        let identity = verified
-            .boot_info(question.role.registers(), &question.vm_config)
-            .map_err(Refusal::from)
-            .and_then(|identity| check_widths(&identity).map(|()| identity).map_err(Refusal::BadIdentity));
+        let identity = identified(verified, question.role, &question.vm_config);
         let identity = match identity {
-            Ok(identity) => identity,
+            Ok(identified) => identified.boot_info,
             Err(refusal) => {
                 list.refuse(Step::Identity, &refusal);
                 for step in [Step::Frozen, Step::Policy, Step::OsImage] {
