@@ -1,6 +1,9 @@
 //! The domain name (or IPv4 address) under which a KMS serves, and the names of others that no app may have.
 
-use std::{fmt, net::IpAddr};
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr},
+};
 
 use thiserror::Error;
 
@@ -20,17 +23,26 @@ pub enum DomainError {
     /// A label is empty, too long, has other characters, or a hyphen at an end.
     #[error("domain contains an invalid DNS label")]
     Label,
+    /// Clients read it as an address, and it is not one. Our text: the peer takes it.
+    #[error(
+        "domain ends in a number, so clients read it as an IPv4 address: it must be one such as 10.0.2.2"
+    )]
+    Address,
 }
 
 impl Domain {
     /// Letters, digits and hyphens in labels of 1 to 63 bytes, 253 bytes in all; so no trailing dot, no wildcard, no
-    /// port and no IPv6 literal.
+    /// port and no IPv6 literal. What ends in a number must be an IPv4 address as it is usually written: clients read it
+    /// as an address, and would connect elsewhere or not at all.
     pub fn parse(text: &str) -> Result<Domain, DomainError> {
         if text.is_empty() || text.len() > LONGEST_NAME || !text.is_ascii() {
             return Err(DomainError::Name);
         }
         if !text.split('.').all(is_label) {
             return Err(DomainError::Label);
+        }
+        if ends_in_a_number(text) && text.parse::<Ipv4Addr>().is_err() {
+            return Err(DomainError::Address);
         }
         Ok(Domain(text.to_owned()))
     }
@@ -76,6 +88,16 @@ impl ReservedName {
     }
 }
 
+/// Whether clients read a name as an IPv4 address, right or wrong: its last label is a decimal or hexadecimal number
+/// (<https://url.spec.whatwg.org/#ends-in-a-number-checker>).
+pub fn ends_in_a_number(name: &str) -> bool {
+    let name = name.strip_suffix('.').unwrap_or(name);
+    let last = name.rsplit('.').next().unwrap_or(name);
+    let hexadecimal = last.strip_prefix("0x").or_else(|| last.strip_prefix("0X"));
+    (!last.is_empty() && last.bytes().all(|byte| byte.is_ascii_digit()))
+        || hexadecimal.is_some_and(|digits| digits.bytes().all(|byte| byte.is_ascii_hexdigit()))
+}
+
 fn is_label(label: &str) -> bool {
     (1..=LONGEST_LABEL).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
@@ -90,9 +112,17 @@ mod tests {
     #[test]
     fn names_and_ipv4_literals_are_domains() {
         let longest = format!("{}.{}", [&*"a".repeat(63); 3].join("."), "b".repeat(61));
-        for text in
-            ["kms.example.com", "localhost", "10.0.2.2", "a", "xn--bcher-kva.example", "KMS-1", &longest]
-        {
+        for text in [
+            "kms.example.com",
+            "localhost",
+            "10.0.2.2",
+            "a",
+            "xn--bcher-kva.example",
+            "KMS-1",
+            "1.kms",
+            "kms.0xg",
+            &longest,
+        ] {
             assert_eq!(Domain::parse(text).unwrap().as_str(), text);
         }
     }
@@ -110,10 +140,12 @@ mod tests {
     }
 
     #[test]
-    fn anything_else_is_refused_with_the_peers_text() {
+    fn anything_else_is_refused() {
         let long = format!("{}.{}", [&*"a".repeat(63); 3].join("."), "b".repeat(62));
         let name = "domain must be a non-empty ASCII DNS name of at most 253 bytes";
         let label = "domain contains an invalid DNS label";
+        let address =
+            "domain ends in a number, so clients read it as an IPv4 address: it must be one such as 10.0.2.2";
         let cases = [
             ("", name),
             (&long, name),
@@ -129,6 +161,18 @@ mod tests {
             ("::1", label),
             ("a b", label),
             (&"a".repeat(64), label),
+            ("555.1.1.1", address),
+            ("1.2.3", address),
+            ("127.1", address),
+            ("127.0.0.1.1", address),
+            ("010.0.2.2", address),
+            ("0x7f.1", address),
+            ("127.0.0.0x1", address),
+            ("0x7f000001", address),
+            ("0x", address),
+            ("2130706433", address),
+            ("kms.0X7F", address),
+            ("kms.1", address),
         ];
         for (text, error) in cases {
             assert_eq!(Domain::parse(text).unwrap_err().to_string(), error, "{text:?}");

@@ -161,6 +161,8 @@ async fn domains_that_no_certificate_can_carry_are_refused_before_anything_else(
     let world = World::onboarding().await;
     let name = "domain must be a non-empty ASCII DNS name of at most 253 bytes";
     let label = "domain contains an invalid DNS label";
+    let address =
+        "domain ends in a number, so clients read it as an IPv4 address: it must be one such as 10.0.2.2";
     let long = "a.".repeat(127);
     let cases = [
         ("", name),
@@ -172,6 +174,10 @@ async fn domains_that_no_certificate_can_carry_are_refused_before_anything_else(
         ("host:8000", label),
         ("::1", label),
         ("-a", label),
+        ("555.1.1.1", address),
+        ("1.2.3", address),
+        ("127.1", address),
+        ("0x7f.1", address),
     ];
     for (domain, text) in cases {
         let caller = world.caller().plain();

@@ -9,7 +9,7 @@ use kms_attest::identity::AppInfo;
 use thiserror::Error;
 
 use super::{APP_CA_NAME, APP_LEAF, ROOT_CA_NAME, TEMP_CA_NAME};
-use crate::domain::{Domain, ReservedName};
+use crate::domain::{Domain, ReservedName, ends_in_a_number};
 
 const MOST_NAMES: usize = 32;
 const LONGEST_NAME: usize = 253;
@@ -188,8 +188,8 @@ fn plain_text(field: &'static str, text: &str) -> Result<String, RestrictionErro
     Ok(text.to_owned())
 }
 
-/// Letters, digits, hyphens and underscores in labels; `*` only as the whole first label; not all digits at the end,
-/// which some clients read as an address.
+/// Letters, digits, hyphens and underscores in labels; `*` only as the whole first label; no number at the end, which
+/// clients read as an address.
 fn is_dns_name(name: &str) -> bool {
     let rest = name.strip_prefix("*.").unwrap_or(name);
     let is_label = |label: &str| {
@@ -198,10 +198,7 @@ fn is_dns_name(name: &str) -> bool {
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    let last = rest.rsplit('.').next().unwrap_or(rest);
-    name.len() <= LONGEST_NAME
-        && rest.split('.').all(is_label)
-        && !last.bytes().all(|byte| byte.is_ascii_digit())
+    name.len() <= LONGEST_NAME && rest.split('.').all(is_label) && !ends_in_a_number(rest)
 }
 
 /// Whether `name` in a certificate matches a server called `own`: the same address, the same name in any case and with
@@ -358,6 +355,7 @@ mod tests {
             "[::1]",
             "1.2.3",
             "10.0.0.256",
+            "127.0.0.0x1",
             "a/b",
             "a@b",
             "bücher.example",
