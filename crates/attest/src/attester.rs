@@ -4,6 +4,7 @@ mod agent;
 mod configfs;
 
 use std::io;
+use std::path::PathBuf;
 
 use crate::binding::ReportData;
 use crate::evidence::{Evidence, EvidenceError};
@@ -69,8 +70,13 @@ pub enum AttesterError {
     #[error("{0} addresses of a guest agent are not supported, use unix: or http:")]
     UnsupportedScheme(&'static str),
     /// No connection to the agent.
-    #[error("guest agent is not reachable: {0}")]
-    Unreachable(io::ErrorKind),
+    #[error("guest agent is not reachable: {kind}")]
+    Unreachable {
+        /// Where it was looked for. Not in the text, which others may see.
+        address: String,
+        /// The system's answer.
+        kind: io::ErrorKind,
+    },
     /// The connection broke.
     #[error("connection to the guest agent broke")]
     Broken,
@@ -86,6 +92,9 @@ pub enum AttesterError {
         /// Bytes we read.
         limit: usize,
     },
+    /// An attestation of no bytes.
+    #[error("guest agent gave an empty attestation")]
+    Empty,
     /// An answer without what was asked for.
     #[error("answer of the guest agent has no usable {0}")]
     Malformed(&'static str),
@@ -95,6 +104,21 @@ pub enum AttesterError {
     /// The evidence vouches for something else than was asked for.
     #[error("own evidence is for other report data")]
     OtherReportData,
+    /// The kernel has no report interface.
+    #[error("configfs-tsm: this kernel offers no reports")]
+    NoReports,
+    /// The host gave no quote in time.
+    #[error("configfs-tsm: no quote in time")]
+    QuoteLate,
+    /// The host refused to make a quote.
+    #[error("configfs-tsm: the host made no quote: {0}")]
+    QuoteRefused(io::ErrorKind),
+    /// A quote of no bytes.
+    #[error("configfs-tsm: the quote is empty")]
+    EmptyQuote,
+    /// Bytes that are not a quote of a TD.
+    #[error("configfs-tsm: what the host gave is not the quote of a TD")]
+    UnreadableQuote,
     /// The kernel's report interface failed.
     #[error("configfs-tsm: {step}: {kind}")]
     Tsm {
@@ -104,14 +128,97 @@ pub enum AttesterError {
         kind: io::ErrorKind,
     },
     /// The kernel's reports are of another platform.
-    #[error("configfs-tsm: provider is not tdx_guest")]
-    Provider,
+    #[error("configfs-tsm: provider is not tdx_guest but {0:?}")]
+    Provider(String),
     /// Another process used the report entry each time.
     #[error("configfs-tsm: report entry is in use")]
     Conflict,
-    /// The runtime event log is not readable or not of its form.
+    /// The runtime event log is not readable.
+    #[error("runtime event log: cannot be read: {kind}")]
+    EventLogFile {
+        /// Which file. Not in the text, which others may see.
+        path: PathBuf,
+        /// The system's answer.
+        kind: io::ErrorKind,
+    },
+    /// The runtime event log is not of its form.
     #[error("runtime event log: {0}")]
     EventLog(&'static str),
+}
+
+impl AttesterError {
+    /// What to look at, in the guest or on its host.
+    pub fn advice(&self) -> &'static str {
+        use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
+        match self {
+            Self::NotConfigured => {
+                "configure an attester; without one a KMS can neither be nor have a replica"
+            }
+            Self::Address | Self::UnsupportedScheme(_) => "correct the address of the attester",
+            Self::Unreachable { kind: NotFound, .. } => {
+                "there is no such socket: is this a dstack guest, does its guest agent run, and is the socket mounted here?"
+            }
+            Self::Unreachable { kind: ConnectionRefused, .. } => {
+                "nobody listens there: start the guest agent, or restart it if its socket is a leftover"
+            }
+            Self::Unreachable { kind: PermissionDenied, .. } => {
+                "this user may not open the socket: give it to the user or run as its owner"
+            }
+            Self::Unreachable { .. } => "make sure that the guest agent runs and can be reached from here",
+            Self::Broken => "something else than a guest agent may listen there, or it crashed: see its log",
+            Self::Timeout => {
+                "the guest agent waits for a quote of the host: see whether the host's quote generation service (QGS) runs"
+            }
+            Self::Status(404) => {
+                "this guest agent knows no such method: it is older than dstack 0.5, or another service"
+            }
+            Self::Status(_) | Self::Empty => {
+                "the guest agent has no quote: see its log, then the quote generation service (QGS) of the host and                  whether the platform is registered with Intel"
+            }
+            Self::TooLarge { .. } | Self::Malformed(_) => {
+                "something else than a guest agent may listen there"
+            }
+            Self::Evidence(_) => {
+                "the version of the guest agent and that of this program do not fit: update the older one"
+            }
+            Self::OtherReportData => "the guest agent gives evidence that it keeps, or a simulator answers",
+            Self::NoReports => {
+                "this is no TD, or its kernel is older than 6.7: mount configfs at /sys/kernel/config, load the module                  tdx_guest, and see whether the host starts this VM as a TD"
+            }
+            Self::QuoteLate => {
+                "the host's quote generation service (QGS) does not answer: see whether it runs and whether the VM has                  its vsock port or socket (quote-generation-socket of QEMU)"
+            }
+            Self::QuoteRefused(_) | Self::EmptyQuote => {
+                "the host's quote generation service (QGS) failed: see its log, and whether the platform has its PCK                  certificate (registration, PCCS)"
+            }
+            Self::UnreadableQuote => "the host's quote generation service (QGS) makes quotes of another kind",
+            Self::Tsm { kind: PermissionDenied, .. } => {
+                "this user may not write to the kernel's reports: run as root, and mount them writable into the container"
+            }
+            Self::Tsm { .. } => {
+                "see the kernel's log of this guest, and the log of the host's quote generation service"
+            }
+            Self::Provider(_) => {
+                "this VM is no TD: another TEE answers, which is not supported; see how the host starts it"
+            }
+            Self::Conflict => "another process uses the same report entry, again and again: run one of them",
+            Self::EventLogFile { kind: NotFound, .. } => {
+                "the guest has written no events yet, or elsewhere: correct the path"
+            }
+            Self::EventLogFile { .. } => "this user must be able to read the file",
+            Self::EventLog(_) => "is it the runtime event log of a dstack guest, one JSON object a line?",
+        }
+    }
+
+    /// With address or path and what to look at: for an operator's own terminal.
+    pub fn detailed(&self) -> String {
+        let place = match self {
+            Self::Unreachable { address, .. } => format!(" ({address})"),
+            Self::EventLogFile { path, .. } => format!(" ({})", path.display()),
+            _ => String::new(),
+        };
+        format!("{self}{place}; {}", self.advice())
+    }
 }
 
 #[cfg(test)]

@@ -20,7 +20,7 @@ pub(super) fn unattested(error: AttesterError) -> Failure {
             "This KMS runs without a TEE (core.insecure_no_tee). It can make keys, but nobody can verify them, and it \
              can neither be nor have a replica."
         }
-        AttesterError::Unreachable(_) => {
+        AttesterError::Unreachable { .. } => {
             "Make sure that the guest agent runs, and that its socket is where core.attester says and mounted here."
         }
         _ => "Look into the log of the guest agent, or of whatever core.attester names.",

@@ -95,6 +95,9 @@ impl GuestAgent {
         let malformed = AttesterError::Malformed("attestation");
         let Ok(AttestAnswer { attestation }) = serde_json::from_slice(&answer) else { return Err(malformed) };
         let Ok(attestation) = hex::decode(attestation) else { return Err(malformed) };
+        if attestation.is_empty() {
+            return Err(AttesterError::Empty);
+        }
         let evidence = Evidence::decode(&attestation)?;
         if evidence.report_data()? != report_data {
             return Err(AttesterError::OtherReportData);
@@ -112,19 +115,23 @@ impl GuestAgent {
     }
 
     async fn call(&self, method: &str, body: String) -> Result<Bytes, AttesterError> {
-        let unreachable = |error: io::Error| AttesterError::Unreachable(error.kind());
+        let unreachable = |address: String| {
+            move |error: io::Error| AttesterError::Unreachable { address, kind: error.kind() }
+        };
         let path = format!("{method}?json");
         match &self.address {
             Address::Sockets(paths) => {
                 let connecting = UnixStream::connect(first_existing(paths));
                 let stream = timeout(CONNECT, connecting).await.map_err(|_| AttesterError::Timeout)?;
-                self.exchange(stream.map_err(unreachable)?, "localhost", path, body).await
+                let stream = stream.map_err(unreachable(shown(paths)))?;
+                self.exchange(stream, "localhost", path, body).await
             }
             Address::Tcp { host, port, prefix } => {
                 let connecting = TcpStream::connect((host.trim_matches(['[', ']']), *port));
                 let stream = timeout(CONNECT, connecting).await.map_err(|_| AttesterError::Timeout)?;
                 let authority = format!("{host}:{port}");
-                self.exchange(stream.map_err(unreachable)?, &authority, format!("{prefix}{path}"), body).await
+                let stream = stream.map_err(unreachable(format!("http://{authority}")))?;
+                self.exchange(stream, &authority, format!("{prefix}{path}"), body).await
             }
         }
     }
@@ -171,6 +178,14 @@ impl GuestAgent {
 fn first_existing(paths: &[PathBuf]) -> &Path {
     let existing = paths.iter().find(|path| path.exists()).or(paths.first());
     existing.map_or(Path::new(""), PathBuf::as_path)
+}
+
+/// The sockets that were looked for.
+fn shown(paths: &[PathBuf]) -> String {
+    let existing = paths.iter().find(|path| path.exists());
+    let tried = existing.map_or(paths, std::slice::from_ref);
+    let tried: Vec<String> = tried.iter().map(|path| format!("unix:{}", path.display())).collect();
+    tried.join(", ")
 }
 
 #[cfg(test)]
@@ -274,7 +289,9 @@ mod tests {
         let mut cut = evidence().encode();
         cut.truncate(100);
         let cut = format!("{{\"attestation\":\"{}\"}}", hex::encode(cut)).into_bytes();
-        let cases: [(u16, Vec<u8>, &str); 7] = [
+        let cases: [(u16, Vec<u8>, &str); 9] = [
+            (404, Vec::new(), "guest agent answered 404"),
+            (200, b"{\"attestation\":\"\"}".to_vec(), "guest agent gave an empty attestation"),
             (500, attest_answer(&evidence()), "guest agent answered 500"),
             (204, Vec::new(), "guest agent answered 204"),
             (200, b"{}".to_vec(), "answer of the guest agent has no usable attestation"),
@@ -307,7 +324,18 @@ mod tests {
         let path = directory.path().join("dstack.sock");
         let mut agent = GuestAgent::at(&format!("unix:{}", path.display())).unwrap();
         let error = agent.vm_config().await.unwrap_err();
-        assert!(matches!(error, AttesterError::Unreachable(io::ErrorKind::NotFound)), "{error}");
+        assert!(matches!(error, AttesterError::Unreachable { kind: io::ErrorKind::NotFound, .. }), "{error}");
+        assert!(!error.to_string().contains("dstack.sock"), "{error}");
+        let place = format!("(unix:{}); there is no such socket", path.display());
+        assert!(error.detailed().contains(&place), "{}", error.detailed());
+
+        let stale = directory.path().join("stale.sock");
+        drop(UnixListener::bind(&stale).unwrap());
+        let refused = GuestAgent::at(&format!("unix:{}", stale.display())).unwrap().vm_config().await;
+        let refused = refused.unwrap_err().detailed();
+        assert!(refused.contains("stale.sock); nobody listens there"), "{refused}");
+        let refused = GuestAgent::at("http://127.0.0.1:1").unwrap().vm_config().await.unwrap_err().detailed();
+        assert!(refused.contains("(http://127.0.0.1:1); nobody listens there"), "{refused}");
 
         let listener = UnixListener::bind(&path).unwrap();
         agent.answer_within = Duration::from_millis(50);

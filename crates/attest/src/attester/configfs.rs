@@ -14,6 +14,12 @@ use crate::platform::tdx::TdReport;
 const REPORT_DIRECTORY: &str = "/sys/kernel/config/tsm/report";
 const ENTRY: &str = "cvm-kms";
 const PROVIDER: &str = "tdx_guest";
+// Numbers of Linux, on every architecture.
+const EIO: i32 = 5;
+const ENXIO: i32 = 6;
+const ENODEV: i32 = 19;
+/// Characters kept of the name of another provider.
+const MAX_PROVIDER: usize = 64;
 /// A quote; the kernel gives at most 32 KiB.
 const MAX_QUOTE: u64 = 64 * 1024;
 /// The runtime event log of a guest has some kilobytes.
@@ -62,6 +68,7 @@ impl ConfigfsTsm {
         let _turn = self.turn.lock().unwrap_or_else(PoisonError::into_inner);
         let entry = self.report_directory.join(ENTRY);
         match fs::create_dir(&entry) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(AttesterError::NoReports),
             Err(error) if error.kind() != ErrorKind::AlreadyExists => {
                 return Err(tsm("create entry", &error));
             }
@@ -74,14 +81,19 @@ impl ConfigfsTsm {
     }
 
     fn runtime_events(&self) -> Result<Vec<RuntimeEvent>, AttesterError> {
-        let log = read_bounded(&self.event_log, MAX_EVENT_LOG)
-            .map_err(|_| AttesterError::EventLog("cannot be read"))?;
+        let log = read_bounded(&self.event_log, MAX_EVENT_LOG).map_err(|error| {
+            AttesterError::EventLogFile { path: self.event_log.clone(), kind: error.kind() }
+        })?;
         let log = String::from_utf8(log).map_err(|_| AttesterError::EventLog("is not utf-8"))?;
         let lines = log.lines().filter(|line| !line.trim().is_empty());
-        lines
+        let events: Vec<RuntimeEvent> = lines
             .map(serde_json::from_str)
             .collect::<Result<_, _>>()
-            .map_err(|_| AttesterError::EventLog("a line is not a runtime event"))
+            .map_err(|_| AttesterError::EventLog("a line is not a runtime event"))?;
+        match events.is_empty() {
+            true => Err(AttesterError::EventLog("there is no event in it")),
+            false => Ok(events),
+        }
     }
 }
 
@@ -99,13 +111,36 @@ fn attempt(entry: &Path, report_data: ReportData) -> Result<Vec<u8>, AttesterErr
     let write = || OpenOptions::new().write(true).open(entry.join("inblob"))?.write_all(&report_data.0);
     or_conflict("write report data", write())?;
     let before = or_conflict("read generation", text(&entry.join("generation")))?;
-    if or_conflict("read provider", text(&entry.join("provider")))? != PROVIDER {
-        return Err(AttesterError::Provider);
+    let provider = or_conflict("read provider", text(&entry.join("provider")))?;
+    if provider != PROVIDER {
+        return Err(AttesterError::Provider(provider.chars().take(MAX_PROVIDER).collect()));
     }
-    let quote = or_conflict("read quote", read_bounded(&entry.join("outblob"), MAX_QUOTE))?;
+    let quote = read_bounded(&entry.join("outblob"), MAX_QUOTE).map_err(unquoted)?;
     let after = or_conflict("read generation", text(&entry.join("generation")))?;
-    let is_ours = TdReport::parse(&quote).is_ok_and(|td| td.report_data == report_data.0);
-    if before == after && is_ours { Ok(quote) } else { Err(AttesterError::Conflict) }
+    if before != after {
+        return Err(AttesterError::Conflict);
+    }
+    if quote.is_empty() {
+        return Err(AttesterError::EmptyQuote);
+    }
+    match TdReport::parse(&quote) {
+        Ok(td) if td.report_data == report_data.0 => Ok(quote),
+        Ok(_) => Err(AttesterError::Conflict),
+        Err(_) => Err(AttesterError::UnreadableQuote),
+    }
+}
+
+/// What the kernel answers instead of a quote: `ETIMEDOUT` where the host is silent, `EIO`, `ENXIO` or `ENODEV` where it
+/// refuses.
+fn unquoted(error: io::Error) -> AttesterError {
+    match error.raw_os_error() {
+        _ if error.kind() == ErrorKind::TimedOut => AttesterError::QuoteLate,
+        Some(EIO | ENXIO | ENODEV) => AttesterError::QuoteRefused(error.kind()),
+        _ => match or_conflict::<()>("read quote", Err(error)) {
+            Err(error) => error,
+            Ok(()) => AttesterError::Conflict,
+        },
+    }
 }
 
 /// The kernel answers "busy" while somebody else's write is under way.
@@ -206,13 +241,19 @@ mod tests {
         let third = |n| if n == 3 { Ok(n) } else { Err(AttesterError::Conflict) };
         assert_eq!(attempts(third), (Some(3), 3));
         assert_eq!(attempts(|_| Err(AttesterError::Conflict)), (None, ATTEMPTS));
-        assert_eq!(attempts(|_| Err(AttesterError::Provider)), (None, 1));
+        assert_eq!(attempts(|_| Err(AttesterError::EmptyQuote)), (None, 1));
     }
 
     #[tokio::test]
     async fn another_provider_and_missing_files_are_refused_with_a_reason() {
         type Spoil = fn(&Path);
-        let cases: [(Spoil, &str); 6] = [
+        let cases: [(Spoil, &str); 9] = [
+            (|d| fs::write(d.join("cvm-kms/outblob"), "").unwrap(), "configfs-tsm: the quote is empty"),
+            (
+                |d| fs::write(d.join("cvm-kms/outblob"), "x").unwrap(),
+                "configfs-tsm: what the host gave is not",
+            ),
+            (|d| fs::write(d.join("events.log"), "\n").unwrap(), "runtime event log: there is no event"),
             (
                 |d| fs::write(d.join("cvm-kms/provider"), "sev_guest").unwrap(),
                 "configfs-tsm: provider is not",
@@ -232,6 +273,44 @@ mod tests {
         let (directory, mut kernel) = kernel();
         kernel.report_directory = directory.path().join("absent");
         let error = kernel.attest(ReportData([3; 64])).await.unwrap_err().to_string();
-        assert_eq!(error, "configfs-tsm: create entry: entity not found");
+        assert_eq!(error, "configfs-tsm: this kernel offers no reports");
+    }
+
+    #[test]
+    fn every_answer_of_the_kernel_says_where_to_look() {
+        let (timed_out, access, busy) = (110, 13, 16);
+        for (errno, message, place) in [
+            (timed_out, "no quote in time", "quote-generation-socket"),
+            (EIO, "the host made no quote", "PCK certificate"),
+            (ENODEV, "the host made no quote", "PCK certificate"),
+            (access, "read quote: permission denied", "run as root"),
+            (busy, "report entry is in use", "another process"),
+        ] {
+            let told = unquoted(io::Error::from_raw_os_error(errno)).detailed();
+            assert!(told.contains(message) && told.contains(place), "{told}");
+        }
+    }
+
+    #[test]
+    fn no_two_failures_say_the_same() {
+        let kind = ErrorKind::NotFound;
+        let failures = [
+            AttesterError::NoReports,
+            AttesterError::QuoteLate,
+            AttesterError::QuoteRefused(ErrorKind::Other),
+            AttesterError::EmptyQuote,
+            AttesterError::UnreadableQuote,
+            AttesterError::Conflict,
+            AttesterError::Provider("sev_guest".to_owned()),
+            AttesterError::Tsm { step: "create entry", kind: ErrorKind::PermissionDenied },
+            AttesterError::EventLogFile { path: "/run/log".into(), kind },
+            AttesterError::EventLog("there is no event in it"),
+        ];
+        let told: std::collections::BTreeSet<String> = failures.iter().map(AttesterError::detailed).collect();
+        assert_eq!(told.len(), failures.len());
+        assert!(
+            told.iter().any(|told| told.contains("sev_guest"))
+                && told.iter().any(|told| told.contains("/run/log"))
+        );
     }
 }
