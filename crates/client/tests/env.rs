@@ -130,6 +130,41 @@ async fn the_app_may_be_named_by_its_compose_file() {
 }
 
 #[tokio::test]
+async fn a_compose_file_that_keeps_variables_from_the_app_is_warned_of_and_another_file_is_refused() {
+    let world = World::start().await;
+    let kms = Kms::honest(&world).await;
+    let desk = desk();
+    desk.write(".env", "KEPT=1\nLEFT_OUT=2\n");
+    let (url, signer) = (kms.url(), signer());
+    let encrypt = |file: &'static str| {
+        ["env", "encrypt", ".env", "--compose", file, "--kms", &url, "--signer", &signer, "--out", "env.hex"]
+    };
+    desk.write("app-compose.json", r#"{"allowed_envs": ["KEPT"], "kms_enabled": false}"#);
+    let ran = desk.run(&encrypt("app-compose.json")).await.expect(0);
+    for expected in ["allowed_envs does not list LEFT_OUT", "kms_enabled is false"] {
+        assert!(ran.err.contains(&format!("warning: app-compose.json: {expected}")), "{}", ran.err);
+    }
+    assert!(!ran.err.contains("KEPT,") && ran.out.contains("encrypted 2 variables"), "{}", ran.out);
+
+    desk.write("app-compose.json", r#"{"allowed_envs": ["KEPT", "LEFT_OUT"], "kms_enabled": true}"#);
+    desk.write(".env", "KEPT=1\n");
+    let again = [&encrypt("app-compose.json")[..], &["--force"]].concat();
+    let ran = desk.run(&again).await.expect(0);
+    assert!(!ran.err.contains("warning") && ran.out.contains("encrypted 1 variable for"), "{}", ran.out);
+
+    desk.write("docker-compose.yml", "services:\n  web:\n    image: x\n");
+    desk.write("list.json", "[]");
+    for (file, expected) in [
+        ("docker-compose.yml", "docker-compose.yml: line 1, column 1: not JSON"),
+        ("/dev/null", "/dev/null: line 1, column 0: not JSON"),
+        ("list.json", "list.json: not a JSON object"),
+    ] {
+        let ran = desk.run(&[&encrypt(file)[..], &["--force"]].concat()).await.expect(2);
+        ran.says(expected);
+    }
+}
+
+#[tokio::test]
 async fn app_keys_decrypt_what_was_encrypted_to_them() {
     let world = World::start().await;
     let kms = Kms::honest(&world).await;

@@ -6,7 +6,7 @@ use clap::Args;
 use kms_attest::identity::AppId;
 use kms_client::{
     Connection, KmsUrl, Trust,
-    environment::{EnvKey, Environment, dotenv, envelope},
+    environment::{AppCompose, EnvKey, Environment, app_compose, dotenv, envelope},
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
@@ -20,8 +20,6 @@ use crate::{
     target::Kms,
     when::now,
 };
-
-const MAX_COMPOSE_BYTES: usize = 8 << 20;
 
 /// Arguments of `kmsctl env encrypt`.
 #[derive(Args, Debug)]
@@ -61,8 +59,11 @@ impl Encrypt {
         if let Some(path) = &self.out {
             files::check_writable(path, existing)?;
         }
-        let app_id = self.app.id()?;
+        let (app_id, compose) = self.app.read()?;
         let environment = self.environment(terminal)?;
+        for doubt in compose.iter().flat_map(|compose| compose.doubts(environment.names())) {
+            terminal.warn(format_args!("{}: {doubt}", self.app.name()));
+        }
         let (url, key) = self.key(terminal, app_id).await?;
         self.signers.require(terminal, url, self.kms.all(), key.signer)?;
         let sealed = envelope::seal(&key.public_key, environment.to_json().as_bytes())
@@ -90,9 +91,12 @@ impl Encrypt {
             Some(path) => {
                 report["file"] = path.display().to_string().into();
                 terminal.show(&report, |page| {
-                    let count = environment.names().count();
+                    let count = match environment.names().count() {
+                        1 => "1 variable".to_owned(),
+                        count => format!("{count} variables"),
+                    };
                     let done = page.toned(Tone::Good, "encrypted");
-                    page.line(format_args!("{done} {count} variables for app {app_id}"));
+                    page.line(format_args!("{done} {count} for app {app_id}"));
                     page.field("signer", key.signer);
                     page.field("file", path.display());
                 })?;
@@ -145,12 +149,20 @@ impl Encrypt {
 }
 
 impl App {
-    fn id(&self) -> Outcome<AppId> {
+    /// The app, and its compose file where that names it.
+    fn read(&self) -> Outcome<(AppId, Option<AppCompose>)> {
         if let Some(app_id) = self.app_id {
-            return Ok(app_id);
+            return Ok((app_id, None));
         }
         let path = self.compose.as_ref().ok_or_else(|| Failure::usage("--app-id or --compose is needed"))?;
-        let digest = Sha256::digest(files::read(path, MAX_COMPOSE_BYTES)?.as_slice());
-        AppId::try_from(&digest[..20]).map_err(Failure::usage)
+        let file = files::read(path, app_compose::MAX_BYTES)?;
+        let compose = AppCompose::parse(&file)
+            .map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))?;
+        let digest = Sha256::digest(file.as_slice());
+        Ok((AppId::try_from(&digest[..20]).map_err(Failure::usage)?, Some(compose)))
+    }
+
+    fn name(&self) -> String {
+        self.compose.as_ref().map(|path| path.display().to_string()).unwrap_or_default()
     }
 }
