@@ -9,7 +9,7 @@
 //! | [`identity`], [`tls`] | which server is accepted, what certificate the client shows |
 //! | [`connection`], [`rpc`], [`url`] | one TLS connection, bounded calls over it, its address |
 //! | [`operator`] | the onboarding and the admin service, which need no TLS |
-//! | [`proto`] | the messages |
+//! | [`proto`], [`text`] | the messages; errors with all that caused them |
 //!
 //! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties check
 //! (`statement`, `environment`, `proof`), the feature `kmsctl` the program; neither is needed to fetch keys.
@@ -47,7 +47,7 @@ pub mod source;
 pub mod statement;
 #[cfg(test)]
 mod testing;
-mod text;
+pub mod text;
 pub mod tls;
 pub mod url;
 

@@ -12,6 +12,10 @@ use kms_attest::{
     verify::{Binding, Verified},
 };
 use serde_json::{Value, json};
+use tokio::{
+    io::{AsyncReadExt as _, AsyncWriteExt as _},
+    net::TcpListener,
+};
 
 // Where the test server looks for them.
 use kms_client::{Connection, KmsUrl, Trust};
@@ -404,6 +408,88 @@ async fn what_cannot_be_found_out_is_neither_proven_nor_refuted() {
     let report = desk.run(&verify(&honest.url(), &[])).await.expect(1).json();
     assert_eq!(report["decided_by"], "quote_genuine");
     assert_eq!(outcome(&report, "key_bound").0, "not_checked");
+}
+
+#[tokio::test]
+async fn a_collateral_service_that_fails_is_named_with_what_was_asked_and_why() {
+    let world = World::start().await;
+    let desk = Desk::in_world(&world);
+    let kms = Kms::honest(&world).await;
+    let url = kms.url();
+    // A TLS server with a certificate of its own, which has no collateral either.
+    let stranger = Kms::honest(&world).await;
+    let stranger = stranger.url().trim_end_matches("/prpc").to_owned();
+    let absent = PccsRoutes::start(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
+    let no_chain = PccsRoutes::start(b"HTTP/1.1 200 OK\r\ncontent-length: 2\r\n\r\nok").await;
+    for (service, item, why) in [
+        ("http://127.0.0.1:1", "pck crl", "Connection refused"),
+        (&stranger, "pck crl", "UnknownIssuer"),
+        (&absent, "pck crl", "answered 404"),
+        (&no_chain, "pck crl", "missing SGX-PCK-CRL-Issuer-Chain"),
+    ] {
+        let desk = Desk::in_world(&world).with("KMS_PCCS_URL", service);
+        let ran = desk.run(&verify(&url, &["--save-bundle", "bundle.json"])).await.expect(1);
+        let detail = outcome(&ran.json(), "quote_genuine").1.to_owned();
+        for expected in [service, item, why] {
+            assert!(detail.contains(expected), "{expected} is missing in {detail}");
+        }
+        // What was kept says the same, and so do the other commands that verify.
+        let offline = ["verify", "--offline", "bundle.json", "--dangerous-root", "root.der", "--json"];
+        assert_eq!(outcome(&desk.run(&offline).await.expect(1).json(), "quote_genuine").1, detail);
+        let app_key = ["app-key", "--dangerous-root", "root.der", "--out", "keys.json", "--kms", &url];
+        let ran = desk.run(&app_key).await.expect(1);
+        for expected in [service, item, why] {
+            assert!(ran.err.contains(expected), "{expected} is missing in {}", ran.err);
+        }
+    }
+    // Several: each is named.
+    let both = format!("http://127.0.0.1:1,{absent}");
+    let report = desk.with("KMS_PCCS_URL", &both).run(&verify(&url, &[])).await.expect(1).json();
+    let detail = outcome(&report, "quote_genuine").1;
+    assert!(detail.contains("http://127.0.0.1:1: ") && detail.contains(&format!("{absent}: ")), "{detail}");
+}
+
+#[tokio::test]
+async fn a_platform_under_an_untrusted_root_is_refuted_online_and_from_a_bundle() {
+    let world = World::start().await;
+    let kms = Kms::honest(&world).await;
+    let url = kms.url();
+    let desk = Desk::in_world(&world);
+    // Intel's root, which did not issue the simulated platform's certificate; no collateral is asked for.
+    let ran = desk.run(&["verify", &url, "--json", "--save-bundle", "own.json"]).await;
+    let online = refuted(ran, "quote_genuine", "does not lead to the trusted root");
+    assert_eq!(outcome(&online, "k256_attested").0, "failed");
+    let people = desk.run(&["verify", &url]).await.expect(4);
+    assert!(people.out.contains("FAIL  quote genuine"), "{}", people.out);
+    desk.run(&verify(&url, &["--save-bundle", "other.json"])).await.expect(0);
+    for bundle in ["own.json", "other.json"] {
+        let report = refuted(
+            desk.run(&["verify", "--offline", bundle, "--json"]).await,
+            "quote_genuine",
+            "does not lead to the trusted root",
+        );
+        assert_eq!(report["steps"].as_array().map(Vec::len), online["steps"].as_array().map(Vec::len));
+        assert_eq!(outcome(&report, "k256_attested").0, "failed");
+    }
+}
+
+/// A collateral service that gives one answer to everything.
+struct PccsRoutes;
+
+impl PccsRoutes {
+    async fn start(answer: &'static [u8]) -> String {
+        let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let url = format!("http://{}", listener.local_addr().expect("an address"));
+        tokio::spawn(async move {
+            while let Ok((mut stream, _)) = listener.accept().await {
+                let mut request = [0; 4096];
+                let _ = stream.read(&mut request).await;
+                let _ = stream.write_all(answer).await;
+                let _ = stream.shutdown().await;
+            }
+        });
+        url
+    }
 }
 
 #[tokio::test]

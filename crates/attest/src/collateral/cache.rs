@@ -18,7 +18,7 @@ use super::endpoint::Endpoint;
 use super::origin::{Origin, PckRequest};
 use super::{
     CacheOptions, Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, Pccs, PckChain,
-    PlatformKey, RefreshTask,
+    PlatformKey, RefreshTask, ServiceFailure,
 };
 use crate::trust::TrustAnchors;
 
@@ -139,6 +139,11 @@ impl CollateralCache {
             entries: self.state().shelf.stats(self.clock().now()),
             endpoints: self.shared.endpoints.iter().map(Endpoint::stats).collect(),
         }
+    }
+
+    /// The services that gave nothing when they were asked last, and why. For an operator's own terminal.
+    pub fn service_failures(&self) -> Vec<ServiceFailure> {
+        self.shared.endpoints.iter().filter_map(Endpoint::last_failure).collect()
     }
 
     /// Starts the task that fetches entries again before they end. It stops when the handle is dropped.

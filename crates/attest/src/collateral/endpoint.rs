@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use super::{FetchFailure, Pccs};
+use super::{FetchFailure, Pccs, ServiceFailure};
 
 /// First pause after a failure; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
@@ -26,6 +26,7 @@ struct Record {
     fetches: u64,
     failures: u64,
     last_success: Option<u64>,
+    last_failure: Option<FetchFailure>,
 }
 
 /// How a configured service has been doing.
@@ -59,18 +60,26 @@ impl Endpoint {
         record.failures_in_a_row = 0;
         record.paused_until = None;
         record.last_success = Some(now);
+        record.last_failure = None;
     }
 
     pub(super) fn failed(&self, failure: &FetchFailure) {
         let mut record = self.record();
         record.fetches += 1;
         record.failures += 1;
+        record.last_failure = Some(failure.clone());
         if failure.is_unknown_platform() {
             return;
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << record.failures_in_a_row.min(16));
         record.failures_in_a_row = record.failures_in_a_row.saturating_add(1);
         record.paused_until = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+    }
+
+    /// Why it gave nothing when it was asked last.
+    pub(super) fn last_failure(&self) -> Option<ServiceFailure> {
+        let failure = self.record().last_failure.clone()?;
+        Some(ServiceFailure { url: self.pccs.base().to_owned(), failure })
     }
 
     pub(super) fn stats(&self) -> EndpointStats {

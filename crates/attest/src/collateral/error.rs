@@ -73,8 +73,14 @@ impl fmt::Display for Resource {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchFailure {
     /// No connection, or it broke.
-    #[error("{0}: no connection")]
-    Connection(Resource),
+    #[error("{resource}: no connection")]
+    Connection {
+        /// What was asked for.
+        resource: Resource,
+        /// The innermost reason, such as `Connection refused` or what is wrong with a TLS certificate. It may name hosts,
+        /// so it is for an operator's own terminal.
+        cause: String,
+    },
     /// No complete answer in time.
     #[error("{0}: no answer in time")]
     Timeout(Resource),
@@ -137,6 +143,14 @@ pub enum FetchFailure {
 }
 
 impl FetchFailure {
+    /// With everything that is known, hosts included: for an operator's own terminal.
+    pub fn detailed(&self) -> String {
+        match self {
+            Self::Connection { cause, .. } => format!("{self}: {cause}"),
+            other => other.to_string(),
+        }
+    }
+
     /// Whether the endpoint answered properly that it does not know the platform.
     pub(crate) fn is_unknown_platform(&self) -> bool {
         matches!(
@@ -144,6 +158,21 @@ impl FetchFailure {
             Self::Status { resource: Resource::TcbInfo | Resource::PckCertificate, status: 400 | 404 }
                 | Self::TcbLevel
         )
+    }
+}
+
+/// A configured service that gave no collateral, and why. For an operator's own terminal.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServiceFailure {
+    /// Its address as configured.
+    pub url: String,
+    /// What happened when it was asked last.
+    pub failure: FetchFailure,
+}
+
+impl fmt::Display for ServiceFailure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: {}", self.url, self.failure.detailed())
     }
 }
 

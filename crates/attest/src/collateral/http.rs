@@ -1,5 +1,6 @@
 //! The HTTP client for collateral: our own TLS roots and provider, deadlines, bounded bodies, few redirects.
 
+use std::error::Error;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -96,8 +97,9 @@ fn within_host(attempt: Attempt<'_>) -> reqwest::redirect::Action {
 }
 
 async fn read(client: &Client, resource: Resource, url: &str, limit: usize) -> Result<Answer, FetchFailure> {
-    let failure = |error: reqwest::Error| {
-        if error.is_timeout() { FetchFailure::Timeout(resource) } else { FetchFailure::Connection(resource) }
+    let failure = |error: reqwest::Error| match error.is_timeout() {
+        true => FetchFailure::Timeout(resource),
+        false => FetchFailure::Connection { resource, cause: innermost(&error.without_url()) },
     };
     let too_large = || FetchFailure::TooLarge { resource, limit };
     let mut response = client.get(url).send().await.map_err(failure)?;
@@ -115,6 +117,14 @@ async fn read(client: &Client, resource: Resource, url: &str, limit: usize) -> R
         body.extend_from_slice(&chunk);
     }
     Ok(Answer { headers: std::mem::take(response.headers_mut()), body })
+}
+
+/// The last of a chain of causes: what the system or the TLS library says.
+fn innermost(mut error: &(dyn Error + 'static)) -> String {
+    while let Some(cause) = error.source() {
+        error = cause;
+    }
+    error.to_string()
 }
 
 #[cfg(test)]
@@ -165,7 +175,10 @@ mod tests {
     async fn an_extra_root_makes_a_private_service_reachable_and_its_absence_does_not() {
         let (url, root) = tls_server().await;
         let strangers = Http::new(&[]).unwrap().get(Resource::PckCrl, &url, 10).await;
-        assert_eq!(strangers.err(), Some(FetchFailure::Connection(Resource::PckCrl)));
+        let Some(FetchFailure::Connection { resource: Resource::PckCrl, cause }) = strangers.err() else {
+            panic!("a stranger's certificate was taken")
+        };
+        assert!(cause.contains("UnknownIssuer"), "{cause}");
         let friends = Http::new(&[root]).unwrap().get(Resource::PckCrl, &url, 10).await;
         assert_eq!(friends.unwrap().body, b"ok");
     }

@@ -19,9 +19,10 @@ pub use chain::ChainError;
 pub(crate) use chain::PckChain;
 pub use clock::Clock;
 pub use endpoint::EndpointStats;
-pub use error::{CollateralError, EndpointError, FetchFailure, Resource};
+pub use error::{CollateralError, EndpointError, FetchFailure, Resource, ServiceFailure};
 pub use http::Http;
 pub use options::CacheOptions;
+use origin::Origin;
 pub use origin::{CaKind, PlatformKey};
 pub use pccs::{DEFAULT_PCCS_URL, Pccs};
 pub use refresh::RefreshTask;
@@ -32,6 +33,8 @@ use serde::Deserialize;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use crate::trust::TrustAnchors;
 
 /// A complete set of collateral for one kind of platform, with the time until which all of it is valid.
 ///
@@ -125,6 +128,19 @@ impl Collateral {
     /// The parts with the chain of a platform's PCK certificate, which the quote verifier prefers to the quote's.
     pub(crate) fn parts_for(&self, pck_certificate_chain: String) -> QuoteCollateralV3 {
         QuoteCollateralV3 { pck_certificate_chain: Some(pck_certificate_chain), ..self.parts.clone() }
+    }
+}
+
+/// Whether the platform certificates in `quote` lead to the trusted root: found out without collateral. A quote that
+/// carries none, because its PPID is encrypted, passes; what it is judged by is fetched with the collateral.
+///
+/// # Errors
+/// [`CollateralError::UntrustedPlatform`], or that the quote names no platform.
+pub fn platform_is_rooted(quote: &[u8], anchors: &TrustAnchors) -> Result<(), CollateralError> {
+    let Origin::Certificate(chain) = Origin::of(quote)? else { return Ok(()) };
+    match chain.leads_to(anchors.tdx_root()) {
+        true => Ok(()),
+        false => Err(CollateralError::UntrustedPlatform),
     }
 }
 

@@ -74,6 +74,11 @@ impl Pccs {
         Ok(Self { base: base.to_owned(), http, root: anchors.tdx_root().clone() })
     }
 
+    /// Its address as configured.
+    pub(super) fn base(&self) -> &str {
+        &self.base
+    }
+
     /// Collateral for `quote`, asked for afresh, with the platform's certificate chain. What is fetched is not checked
     /// against the root or the time: the quote verifier does.
     pub async fn fetch(&self, quote: &[u8]) -> Result<Collateral, CollateralError> {

@@ -1,14 +1,14 @@
 //! Asking a KMS, and its hardware vendor, for everything that a proof needs.
 
 use kms_attest::{
-    collateral::CollateralCache,
+    collateral::{CollateralCache, CollateralError, ServiceFailure},
     evidence::{Evidence, Platform},
     identity::AppId,
     ra_tls,
 };
 
 use super::answers::{Answers, EnvKeyAnswer, Quote};
-use crate::{Connection, KmsUrl, Trust};
+use crate::{Connection, KmsUrl, Trust, text};
 
 /// Asks. What cannot be had is missing from the answers, with the reason; `app_id` is the app whose public key is asked
 /// for. All calls go over the one connection whose certificate is kept.
@@ -17,22 +17,22 @@ pub async fn gather(url: &KmsUrl, collateral: &CollateralCache, app_id: AppId) -
     let connection = match Connection::open(url, Trust::DangerousAnyServer, None).await {
         Ok(connection) => connection,
         Err(error) => {
-            answers.is_missing("server_certificate", error);
+            answers.is_missing("server_certificate", text::causes(&error));
             return answers;
         }
     };
     answers.keep_certificate(connection.server_certificate());
     match connection.temp_ca_cert().await {
         Ok(temp_ca) => answers.ca_cert = Some(temp_ca.ca_cert.clone()),
-        Err(error) => answers.is_missing("ca_cert", error),
+        Err(error) => answers.is_missing("ca_cert", text::causes(&error)),
     }
     match connection.meta().await {
         Ok(meta) => answers.meta = Some(meta),
-        Err(error) => answers.is_missing("meta", error),
+        Err(error) => answers.is_missing("meta", text::causes(&error)),
     }
     match connection.app_env_encrypt_pub_key(app_id.as_ref()).await {
         Ok(answer) => answers.env_key = Some(EnvKeyAnswer::new(app_id, answer)),
-        Err(error) => answers.is_missing("env_key", error),
+        Err(error) => answers.is_missing("env_key", text::causes(&error)),
     }
     answers.taken_at = collateral.clock().now();
 
@@ -54,6 +54,20 @@ async fn fetch(answers: &mut Answers, collateral: &CollateralCache, quote: Quote
     };
     match collateral.get(&tdx.quote).await {
         Ok(found) => answers.keep_collateral(quote, &found),
+        Err(error @ CollateralError::Unavailable { .. }) => {
+            answers.is_missing(part, unavailable(error, &collateral.service_failures()));
+        }
         Err(error) => answers.is_missing(part, error),
+    }
+}
+
+/// Which service gave nothing, and why.
+fn unavailable(error: CollateralError, services: &[ServiceFailure]) -> String {
+    match services {
+        [] => error.to_string(),
+        services => {
+            let told: Vec<String> = services.iter().map(ServiceFailure::to_string).collect();
+            format!("no collateral: {}", told.join("; "))
+        }
     }
 }

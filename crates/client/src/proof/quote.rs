@@ -2,7 +2,7 @@
 
 use kms_attest::{
     binding::ReportData,
-    collateral::Collateral,
+    collateral::{Collateral, platform_is_rooted},
     evidence::{Evidence, Platform},
     identity::{AppInfo, Registers},
     platform::tdx::{TdReport, TdxError, VerifiedQuote, verify_quote},
@@ -100,6 +100,11 @@ impl Examination<'_> {
             self.failed(Check::QuoteGenuine, format!("verification of {kind} evidence is not supported"));
             return None;
         };
+        // Without any collateral, too: another vendor's platform is not one that could not be looked at.
+        if let Err(error) = platform_is_rooted(&tdx.quote, self.anchors) {
+            self.failed(Check::QuoteGenuine, error.to_string());
+            return None;
+        }
         let collateral = match self.answers.collateral(Quote::Server) {
             None => {
                 self.note(Check::QuoteGenuine, Outcome::Unavailable, self.answers.why("collateral"));

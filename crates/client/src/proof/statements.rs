@@ -1,7 +1,8 @@
 //! The steps about the secp256k1 root key: where it comes from, and what it signs.
 
 use kms_attest::{
-    evidence::Evidence,
+    collateral::platform_is_rooted,
+    evidence::{Evidence, Platform},
     identity::Registers,
     verify::{Binding, Verified, VerifyError, verify},
 };
@@ -109,6 +110,10 @@ impl Examination<'_> {
         ca_spki: &[u8],
         k256: Signer,
     ) -> Result<Verified, (Outcome, String)> {
+        if let Platform::Tdx(tdx) = &evidence.platform {
+            platform_is_rooted(&tdx.quote, self.anchors)
+                .map_err(|error| (Outcome::Failed, format!("bootstrap_info: {error}")))?;
+        }
         let collateral = match self.answers.collateral(Quote::Bootstrap) {
             None => return Err((Outcome::Unavailable, self.answers.why("bootstrap_collateral"))),
             Some(Err(error)) => return Err((Outcome::Failed, format!("bootstrap_collateral: {error}"))),

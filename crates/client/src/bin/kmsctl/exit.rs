@@ -3,7 +3,8 @@
 use std::{fmt, io, path::Path, process::ExitCode};
 
 use kms_client::{
-    AppKeys, BootError, CallError, ConnectError, boot::AttemptError, server::ServerError, sign::SignError,
+    AppKeys, BootError, CallError, ConnectError, boot::AttemptError, identity::IdentityError,
+    server::ServerError, sign::SignError, text::causes,
 };
 use serde_json::Value;
 
@@ -95,7 +96,7 @@ impl Failure {
 
 impl From<ConnectError> for Failure {
     fn from(error: ConnectError) -> Self {
-        Self::new(connect_exit(&error), error)
+        Self::new(connect_exit(&error), causes(&error))
     }
 }
 
@@ -107,7 +108,7 @@ impl From<CallError> for Failure {
 
 impl From<ServerError> for Failure {
     fn from(error: ServerError) -> Self {
-        Self::new(server_exit(&error), error)
+        Self::new(server_exit(&error), causes(&error))
     }
 }
 
@@ -115,7 +116,7 @@ impl From<SignError> for Failure {
     fn from(error: SignError) -> Self {
         match error {
             SignError::Call(error) => error.into(),
-            error => Self::failed(error),
+            SignError::Attester(error) => Self::failed(error.detailed()),
         }
     }
 }
@@ -157,7 +158,7 @@ pub(crate) fn earlier_attempts(keys: &AppKeys) -> Value {
 fn call_text(error: &CallError) -> String {
     match error {
         CallError::Refused { denial_id: Some(id), .. } => format!("{error} (denial {id})"),
-        error => error.to_string(),
+        error => causes(error),
     }
 }
 
@@ -165,7 +166,8 @@ fn call_text(error: &CallError) -> String {
 pub(crate) fn attempt_text(error: &AttemptError) -> String {
     match error {
         AttemptError::Call(error) => call_text(error),
-        error => error.to_string(),
+        AttemptError::Identity(IdentityError::Attester(error)) => error.detailed(),
+        error => causes(error),
     }
 }
 

@@ -65,6 +65,18 @@ impl Verification {
     }
 }
 
+/// Adds to a failure which collateral services gave nothing, and why.
+pub(crate) fn explained(failure: Failure, verifier: &Verifier) -> Failure {
+    let services = verifier.cache().service_failures();
+    if services.is_empty() {
+        return failure;
+    }
+    let told: Vec<String> = services.iter().map(ToString::to_string).collect();
+    let details = serde_json::json!(&told);
+    let failure = failure.hint(&format!("collateral services: {}", told.join("; ")));
+    if failure.details.is_some() { failure } else { failure.with("collateral_services", details) }
+}
+
 /// The CVM that this program runs in.
 #[derive(Args, Debug)]
 pub(crate) struct OwnEvidence {
@@ -93,7 +105,7 @@ impl OwnEvidence {
         match &self.vm_config {
             Some(path) => Ok(files::read_text(path, MAX_VM_CONFIG_BYTES)?.trim().to_owned()),
             None => attester.vm_config().await.map_err(|error| {
-                Failure::failed(format_args!("the guest agent gives no vm_config: {error}"))
+                Failure::failed(format_args!("the guest agent gives no vm_config: {}", error.detailed()))
             }),
         }
     }

@@ -16,7 +16,7 @@ use crate::{
     input::{self, Hex},
     output::{Terminal, Tone},
     target::Kms,
-    trust::{OwnEvidence, Verification},
+    trust::{self, OwnEvidence, Verification},
 };
 
 /// SubjectPublicKeyInfo of a P-256 key.
@@ -75,8 +75,9 @@ impl AppKey {
         let altogether = deadline.saturating_duration_since(Instant::now());
         let per_kms = Deadlines::default().per_kms.min(altogether);
         let deadlines = Deadlines { per_kms, altogether };
-        let keys =
-            fetch_app_keys_within(deadlines, self.kms.all(), &attester, server, &vm_config, pin).await?;
+        let keys = fetch_app_keys_within(deadlines, self.kms.all(), &attester, server, &vm_config, pin)
+            .await
+            .map_err(|error| trust::explained(error.into(), &verifier))?;
         drop(progress);
         for attempt in &keys.failed {
             terminal.warn(format_args!("{}: {}", attempt.url, exit::attempt_text(&attempt.error)));

@@ -10,13 +10,14 @@ use kms_attest::{
 use kms_client::{
     proto::{BootstrapRequest, BootstrapResponse},
     statement::{Signer, bootstrap_report_data},
+    text::causes,
 };
 
 use crate::{
     exit::{Exit, Failure, Outcome},
     output::{Terminal, Tone},
     target::{Operated, Service},
-    trust::Verification,
+    trust::{self, Verification},
 };
 
 /// The KMS asks its policy, its guest agent and perhaps a collateral service.
@@ -100,8 +101,15 @@ impl Bootstrap {
             Ok(Err(VerifyError::ReportData | VerifyError::QuotedReportData)) => Err(Failure::unproven(
                 "the attestation in the answer vouches for other keys: they are not of this KMS",
             )),
-            Ok(Err(error)) => Ok(Some(error.to_string())),
-            Err(_) => Ok(Some(format!("no collateral within {} s", VERIFY_TIME.as_secs()))),
+            Ok(Err(error)) => {
+                let failure = Failure::failed(causes(&error));
+                Ok(Some(trust::explained(failure, &verifier).message))
+            }
+            Err(_) => {
+                let failure =
+                    Failure::failed(format_args!("no collateral within {} s", VERIFY_TIME.as_secs()));
+                Ok(Some(trust::explained(failure, &verifier).message))
+            }
         }
     }
 }

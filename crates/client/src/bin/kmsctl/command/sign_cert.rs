@@ -21,7 +21,7 @@ use crate::{
     input::Hex,
     output::Terminal,
     target::Kms,
-    trust::{OwnEvidence, Verification},
+    trust::{self, OwnEvidence, Verification},
     when::now,
 };
 
@@ -98,7 +98,9 @@ impl SignCert {
             None => self.shown_root(url).await?,
         };
         let kms = Connection::open(url, Trust::RootCa(&root), None).await?;
-        kms.verify_server(ServerAttestation::Required(&verifier)).await?;
+        kms.verify_server(ServerAttestation::Required(&verifier))
+            .await
+            .map_err(|error| trust::explained(error.into(), &verifier))?;
         progress.now("proving this CVM and having the certificate issued");
         let vm_config = self.evidence.vm_config(&attester).await?;
         let chain = kms.sign_cert(&self.leaf(), &key, &attester, &vm_config).await?;
