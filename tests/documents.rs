@@ -11,9 +11,10 @@ use std::{
     env,
     ffi::OsString,
     fs,
+    io::{BufRead as _, BufReader},
     os::unix::fs::PermissionsExt as _,
     path::{Path, PathBuf},
-    process::Command,
+    process::{Command, Stdio},
 };
 
 use kms_simulator::{Cvm, GuestAgent};
@@ -37,6 +38,16 @@ const NOT_RUN: &[(&str, &str)] = &[
         "kms auth serve --file auth-config.json --signing-key decision.key",
         "serves until it is stopped; tests/policy_commands.rs runs it",
     ),
+    (
+        "cargo build --release -p cvm-kms -p kms-client -p kms-simulator",
+        "cargo has built the programs for this test",
+    ),
+    ("mkdir -p /tmp/kms-try", "a directory that others may use; the test of this section has one of its own"),
+    (
+        "target/release/kms-simulator --agent-socket /tmp/kms-try/agent.sock --root-ca /tmp/kms-try/root.pem",
+        "serves until it is stopped; the test of this section runs it",
+    ),
+    ("target/release/kms -c /tmp/kms-try/kms.toml", "the test of this section runs it"),
     ("docker compose -f docker/compose.yaml up --build", "needs a container engine; CI lints the file"),
     (
         "kmsctl verify https://kms.example.com:8000 --strict --json --allow allow.json --root-spki <hex> --k256-pubkey <hex>",
@@ -468,6 +479,125 @@ async fn every_command_line_of_the_documents_works() {
         }
     }
     assert!(ran >= 20, "only {ran} lines were found");
+}
+
+/// The text of a section of a document, without its title.
+fn section(document: &str, title: &str) -> String {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs").join(document);
+    let text = fs::read_to_string(path).expect("a document");
+    let (_, rest) = text.split_once(&format!("\n## {title}\n")).expect("the section");
+    rest.split("\n## ").next().unwrap_or(rest).to_owned()
+}
+
+/// The first fenced block of a language.
+fn block<'a>(markdown: &'a str, language: &str) -> &'a str {
+    let (_, rest) = markdown.split_once(&format!("```{language}\n")).expect("a block");
+    rest.split("\n```").next().expect("its end")
+}
+
+/// The allowlist that the documents show, with values for what the reader has to fill in.
+fn allowlist_of_the_documents(mr_aggregated: &str, os_image: &str, device: &str) -> String {
+    let section = section("operations.md", "Allowing apps and KMS nodes");
+    let filled = block(&section, "json")
+        .replace("<os_image_hash>", os_image)
+        .replace("<mr_aggregated>", mr_aggregated)
+        .replace("<device_id>", device)
+        .replace("<app id of the gateway>", &"ab".repeat(20))
+        .replace("<app id>", &hex::encode(APP))
+        .replace("<compose hash>", &"cd".repeat(32));
+    assert!(!filled.contains('<'), "{filled}");
+    filled
+}
+
+#[tokio::test]
+async fn the_allowlist_of_the_documents_is_one_that_our_own_check_has_nothing_against() {
+    let home = tempfile::tempdir().expect("a directory");
+    let path = home.path().join("auth-config.json");
+    let hash = |byte: &str| byte.repeat(32);
+    fs::write(&path, allowlist_of_the_documents(&hash("01"), &hash("02"), &hash("03"))).expect("a file");
+    let mut command = Command::new(KMS);
+    command.args(["policy", "check"]).arg(&path);
+    let ran = finish(command, String::new()).await.expect_ok();
+    assert!(ran.out.starts_with("allows "), "{}", ran.text());
+}
+
+/// A program that serves until it is killed.
+struct Server(std::process::Child);
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+#[tokio::test]
+async fn the_way_without_tdx_is_as_it_is_written() {
+    let section = section("operations.md", "Without TDX");
+    let home = tempfile::tempdir().expect("a directory");
+    let directory = home.path().display().to_string();
+    let programs = Path::new(KMS).parent().expect("a directory").display().to_string();
+    let free: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").expect("a port")).collect();
+    let [pccs, main, admin] = [0, 1, 2].map(|at: usize| free[at].local_addr().expect("an address"));
+    drop(free);
+    let here = |text: &str| {
+        text.replace("/tmp/kms-try", &directory)
+            .replace("target/release", &programs)
+            .replace("127.0.0.1:8081", &pccs.to_string())
+    };
+    let line = |start: &str| {
+        let line = section.lines().find(|line| line.starts_with(start));
+        here(line.unwrap_or_else(|| panic!("no line begins with {start}")))
+    };
+
+    // The port is the default one for readers, and one of its own for this test.
+    let simulator = line("target/release/kms-simulator ") + &format!(" --pccs-listen {pccs}");
+    let mut words = simulator.split(' ');
+    let program = words.next().expect("a program");
+    assert!(Path::new(program).is_file(), "{program} is not built: cargo build -p kms-simulator");
+    let mut simulator =
+        Command::new(program).args(words).stdout(Stdio::piped()).spawn().expect("the simulator");
+    let told = BufReader::new(simulator.stdout.take().expect("piped"));
+    let _simulator = Server(simulator);
+    let mut values = BTreeMap::new();
+    for line in told.lines().map(|line| line.expect("text")) {
+        if let Some((name, value)) = line.split_once(' ') {
+            values.insert(name.to_owned(), value.to_owned());
+        }
+        if values.contains_key("device_id") {
+            break;
+        }
+    }
+    let allowlist =
+        allowlist_of_the_documents(&values["mr_aggregated"], &values["os_image_hash"], &values["device_id"]);
+    fs::write(home.path().join("auth-config.json"), allowlist).expect("a file");
+    let mut toml: toml::Table = here(block(&section, "toml")).parse().expect("TOML");
+    let port = |address: std::net::SocketAddr| toml::Value::from(i64::from(address.port()));
+    let of_main = toml::Table::from_iter([("port".to_owned(), port(main))]);
+    toml.insert("rpc".to_owned(), of_main.clone().into());
+    let core = toml["core"].as_table_mut().expect("a table");
+    core.insert("onboard".to_owned(), of_main.into());
+    core["admin"].as_table_mut().expect("a table").insert("port".to_owned(), port(admin));
+    let toml = toml.to_string();
+    fs::write(home.path().join("kms.toml"), toml).expect("a file");
+
+    let kms = line("target/release/kms -c ");
+    let (kms, arguments) = kms.split_once(' ').expect("arguments");
+    let arguments: Vec<&str> = arguments.split(' ').collect();
+    let mut check = Command::new(kms);
+    check.args(&arguments).arg("check");
+    finish(check, String::new()).await.expect_ok();
+    let mut serve = Command::new(kms);
+    let log = fs::File::create(home.path().join("log")).expect("a log");
+    let _kms = Server(serve.args(&arguments).stderr(log).spawn().expect("the KMS"));
+    eventually("the port opens", async || tokio::net::TcpStream::connect(main).await.ok()).await;
+    let root = here("/tmp/kms-try/root.pem");
+    let url = format!("http://{main}");
+    let mut bootstrap = Command::new(format!("{programs}/kmsctl"));
+    bootstrap.args(["bootstrap", "--kms", &url, "--domain", "127.0.0.1", "--dangerous-root", &root]);
+    bootstrap.env("KMS_PCCS_URL", format!("http://{pccs}"));
+    let made = finish(bootstrap, String::new()).await.expect_ok();
+    assert!(made.out.contains("verified: it vouches for both keys"), "{}", made.text());
 }
 
 #[test]

@@ -7,6 +7,9 @@ use crate::state::StateDir;
 
 const FILE: &str = "auth-config.json";
 
+/// What the shadow mode is shown with.
+pub(crate) const CANDIDATE: &str = "candidate.json";
+
 /// Whether the file had to be changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
@@ -39,24 +42,42 @@ pub(crate) fn app(
     device: &[u8],
     os_image: &[u8],
 ) -> Result<Entry> {
-    edit(state, |file| {
-        let id = hex::encode(app_id);
-        if let Some(apps) = file["apps"].as_object_mut() {
-            apps.entry(&id)
-                .or_insert_with(|| json!({"composeHashes": [], "devices": [], "allowAnyDevice": false}));
-        }
-        list(file, "/osImages", os_image);
-        list(file, &format!("/apps/{id}/composeHashes"), compose);
-        list(file, &format!("/apps/{id}/devices"), device);
-    })
+    edit(state, |file| enter(file, app_id, compose, device, os_image))
+}
+
+/// Writes the list that the policy would be with one more app, beside it.
+pub(crate) fn candidate(
+    state: &StateDir,
+    app_id: &[u8],
+    compose: &[u8],
+    device: &[u8],
+    os_image: &[u8],
+) -> Result<()> {
+    let mut file = current(state)?.unwrap_or_else(nobody);
+    enter(&mut file, app_id, compose, device, os_image);
+    state.write(CANDIDATE, &format!("{file:#}\n"))
+}
+
+fn enter(file: &mut Value, app_id: &[u8], compose: &[u8], device: &[u8], os_image: &[u8]) {
+    let id = hex::encode(app_id);
+    if let Some(apps) = file["apps"].as_object_mut() {
+        apps.entry(&id)
+            .or_insert_with(|| json!({"composeHashes": [], "devices": [], "allowAnyDevice": false}));
+    }
+    list(file, "/osImages", os_image);
+    list(file, &format!("/apps/{id}/composeHashes"), compose);
+    list(file, &format!("/apps/{id}/devices"), device);
+}
+
+fn current(state: &StateDir) -> Result<Option<Value>> {
+    let text = state.read(FILE)?;
+    text.map(|text| serde_json::from_str(&text))
+        .transpose()
+        .with_context(|| format!("{} is not JSON", state.policy().display()))
 }
 
 fn edit(state: &StateDir, change: impl FnOnce(&mut Value)) -> Result<Entry> {
-    let before: Option<Value> = state
-        .read(FILE)?
-        .map(|text| serde_json::from_str(&text))
-        .transpose()
-        .with_context(|| format!("{} is not JSON", state.policy().display()))?;
+    let before = current(state)?;
     let mut after = before.clone().unwrap_or_else(nobody);
     change(&mut after);
     if before.as_ref() == Some(&after) {

@@ -1,4 +1,4 @@
-//! The first customer: an app in a CVM of its own, which fetches its keys as every guest does.
+//! Apps in CVMs of their own, which fetch their keys as every guest does.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kms_attest::verify::Verifier;
@@ -13,7 +13,10 @@ use crate::{
 };
 
 /// What the app is: its hash is measured, so other text is another app.
-pub(crate) const COMPOSE: &str = r#"{"manifest_version":2,"name":"hello","runner":"docker-compose","docker_compose_file":"services:\n  hello:\n    image: busybox\n    command: httpd -f\n"}"#;
+const COMPOSE: &str = r#"{"manifest_version":2,"name":"hello","runner":"docker-compose","docker_compose_file":"services:\n  hello:\n    image: busybox\n    command: httpd -f\n"}"#;
+
+/// An app that nobody has allowed.
+const STRANGER: &str = r#"{"manifest_version":2,"name":"stranger","runner":"docker-compose","docker_compose_file":"services:\n  stranger:\n    image: busybox\n    command: sleep infinity\n"}"#;
 
 const FILE: &str = "app-keys.json";
 
@@ -24,9 +27,24 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Boots it up to there.
+    /// Boots the first customer up to there.
     pub(crate) async fn boot(world: &World) -> Result<Self> {
-        Ok(Self { machine: world.boot(COMPOSE).await?, verifier: world.verifier()? })
+        Ok(Self { machine: world.boot("app", COMPOSE).await?, verifier: world.verifier()? })
+    }
+
+    /// Boots another instance of the same app, for `kmsctl` to act in.
+    pub(crate) async fn boot_another(world: &World) -> Result<Self> {
+        Ok(Self { machine: world.boot("kmsctl", COMPOSE).await?, verifier: world.verifier()? })
+    }
+
+    /// Boots an app that nobody has allowed.
+    pub(crate) async fn boot_stranger(world: &World) -> Result<Self> {
+        Ok(Self { machine: world.boot("stranger", STRANGER).await?, verifier: world.verifier()? })
+    }
+
+    /// Where its guest agent answers.
+    pub(crate) fn agent_address(&self) -> &str {
+        self.machine.agent_address()
     }
 
     /// The CVM it runs in.

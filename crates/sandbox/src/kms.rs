@@ -2,6 +2,7 @@
 
 use std::{
     net::{Ipv4Addr, SocketAddr},
+    path::PathBuf,
     time::{Duration, Instant},
 };
 
@@ -23,6 +24,19 @@ const SWITCH_TIME: Duration = Duration::from_secs(30);
 /// How long running requests get when the sandbox ends.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
+/// Where a KMS keeps its keys, and how it is reached on 127.0.0.1.
+pub(crate) struct Node {
+    pub(crate) certs: PathBuf,
+    pub(crate) port: u16,
+    pub(crate) admin: Option<Admin>,
+}
+
+/// The admin listener of a KMS.
+pub(crate) struct Admin {
+    pub(crate) port: u16,
+    pub(crate) token: String,
+}
+
 /// A KMS that runs in this process.
 pub(crate) struct Kms {
     running: Running,
@@ -30,18 +44,38 @@ pub(crate) struct Kms {
 }
 
 impl Kms {
-    /// Starts it on `port` of 127.0.0.1 with the keys in the state directory, or without.
-    pub(crate) async fn start(state: &StateDir, world: &World, port: u16) -> Result<Self> {
-        let text = configuration(state, world, port);
+    /// Starts the one that the story is about, and leaves its configuration in the state directory.
+    pub(crate) async fn start(state: &StateDir, world: &World, node: &Node) -> Result<Self> {
+        let text = configuration(state, world, node);
         state.write("kms.toml", &text)?;
-        let (config, _) = Config::from_toml(&text).context("the sandbox's own kms.toml")?;
+        Self::with(&text).await
+    }
+
+    /// Starts one without keys, which somebody else may onboard.
+    pub(crate) async fn spare(state: &StateDir, world: &World, certs: PathBuf) -> Result<Self> {
+        Self::with(&configuration(state, world, &Node { certs, port: 0, admin: None })).await
+    }
+
+    async fn with(toml: &str) -> Result<Self> {
+        let (config, _) = Config::from_toml(toml).context("the sandbox's own kms.toml")?;
         let running = Service::start(config).await.map_err(|error| match error {
-            AppError::Listen { address, source } => anyhow!(source)
-                .context(format!("cannot listen on {address}; choose another port with --port")),
+            AppError::Listen { address, source } => anyhow!(source).context(format!(
+                "cannot listen on {address}; choose another port with --port or --admin-port"
+            )),
             error => anyhow!(error).context("the KMS does not start"),
         })?;
         let address = SocketAddr::from((Ipv4Addr::LOCALHOST, running.address().port()));
         Ok(Self { running, address })
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where its admin listener is, once it serves keys.
+    pub(crate) fn admin_address(&self) -> Result<SocketAddr> {
+        self.running.admin_address().context("the KMS has no admin listener")
     }
 
     /// `https://127.0.0.1:<port>`
@@ -129,9 +163,15 @@ pub(crate) fn public_key(certificate_pem: &str) -> Result<Vec<u8>> {
     Ok(ra_tls::spki_of(&certificate::der(certificate_pem)?)?)
 }
 
-fn configuration(state: &StateDir, world: &World, port: u16) -> String {
+fn configuration(state: &StateDir, world: &World, node: &Node) -> String {
     let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let path = |path: std::path::PathBuf| text(&path.display().to_string());
+    let admin = node.admin.as_ref().map_or_else(String::new, |Admin { port, token }| {
+        let token = text(token);
+        format!(
+            "\n[core.admin]\nenabled = true\naddress = \"127.0.0.1\"\nport = {port}\nauth_token = {token}\n"
+        )
+    });
     format!(
         r#"# Written by kms-sandbox at each start.
 
@@ -170,8 +210,9 @@ strict_devices = true
 [core.onboard]
 address = "127.0.0.1"
 port = {port}
-"#,
-        certs = path(state.certs()),
+{admin}"#,
+        port = node.port,
+        certs = path(node.certs.clone()),
         pccs = text(&world.pccs_url()),
         root = path(state.hardware_root()),
         agent = text(world.kms_agent()),

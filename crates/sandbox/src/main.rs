@@ -1,10 +1,10 @@
 //! `kms-sandbox`: a KMS and a confidential VM on simulated TDX hardware, in one process, on a laptop.
 
 mod allow;
-mod curl;
 mod guest;
 mod kms;
 mod narrator;
+mod paste;
 mod state;
 mod story;
 mod world;
@@ -17,7 +17,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use narrator::Narrator;
 use state::StateDir;
-use story::Story;
+use story::{Ports, Story};
 
 /// Shows the whole life of a KMS: simulated TDX hardware, onboarding, policy, and a confidential VM that fetches its
 /// keys. Everything is real except the hardware; the keys it makes protect nothing.
@@ -27,6 +27,9 @@ struct Arguments {
     /// Port of the KMS on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 8000)]
     port: u16,
+    /// Port of its admin listener on 127.0.0.1; 0 takes a free one
+    #[arg(long, default_value_t = 8001)]
+    admin_port: u16,
     /// Where keys, policy and logs stay between runs [default: $XDG_STATE_HOME/kms-sandbox or ~/.local/state/kms-sandbox]
     #[arg(long)]
     dir: Option<PathBuf>,
@@ -51,7 +54,7 @@ async fn run(arguments: Arguments, narrator: &mut Narrator) -> Result<()> {
     let mut interruption = Interruption::new()?;
     let state = StateDir::open(arguments.dir)?;
     log_to(&state)?;
-    let mut story = Story::new(state, arguments.port);
+    let mut story = Story::new(state, Ports { main: arguments.port, admin: arguments.admin_port });
     let lived = live(&mut story, narrator, &mut interruption, arguments.once).await;
     narrator.stopping();
     story.end().await;
@@ -71,7 +74,10 @@ async fn live(
     if once {
         return Ok(());
     }
-    story.invite(narrator);
+    tokio::select! {
+        invited = story.invite(narrator) => invited?,
+        () = interruption.comes() => return Ok(()),
+    }
     tokio::select! {
         ended = story.kms_ended() => ended,
         () = interruption.comes() => Ok(()),

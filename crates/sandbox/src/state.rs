@@ -73,6 +73,11 @@ impl StateDir {
         self.path.join("simulated-root-ca.pem")
     }
 
+    /// What a shell has to know for `kmsctl` to find everything.
+    pub(crate) fn environment(&self) -> PathBuf {
+        self.path.join("env")
+    }
+
     /// What the KMS logs.
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("kms.log")

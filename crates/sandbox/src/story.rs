@@ -2,9 +2,10 @@
 
 use std::time::Instant;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Context as _, Result, bail, ensure};
 use cvm_kms::keys::statement;
 use kms_attest::{
+    binding::ReportData,
     evidence::Evidence,
     verify::{Binding, Verifier},
 };
@@ -16,10 +17,10 @@ use kms_client::{
 
 use crate::{
     allow::{self, Entry},
-    curl,
     guest::{Fingerprints, Guest, Memory},
-    kms::{self, Kms},
+    kms::{self, Admin, Kms, Node},
     narrator::{Narrator, fingerprint},
+    paste::{Refusal, Yours},
     state::StateDir,
     world::World,
 };
@@ -27,23 +28,35 @@ use crate::{
 /// Everything that runs, for as long as it runs.
 pub(crate) struct Story {
     state: StateDir,
-    port: u16,
+    ports: Ports,
+    /// Of the admin listener, until this run ends.
+    token: String,
     // Declared before what they depend on: dropped first.
     guest: Option<Guest>,
+    yours: Option<(Guest, Guest)>,
     kms: Option<Kms>,
+    spares: Vec<Kms>,
     world: Option<World>,
 }
 
+/// Ports of the KMS on 127.0.0.1.
+#[derive(Clone, Copy)]
+pub(crate) struct Ports {
+    pub(crate) main: u16,
+    pub(crate) admin: u16,
+}
+
 impl Story {
-    pub(crate) fn new(state: StateDir, port: u16) -> Self {
-        Self { state, port, guest: None, kms: None, world: None }
+    pub(crate) fn new(state: StateDir, ports: Ports) -> Self {
+        let token = hex::encode(rand::random::<[u8; 16]>());
+        Self { state, ports, token, guest: None, yours: None, kms: None, spares: Vec::new(), world: None }
     }
 
     /// Tells it, and leaves everything running.
     pub(crate) async fn tell(&mut self, narrator: &mut Narrator) -> Result<()> {
         narrator.opening("kms-sandbox: a KMS and a confidential VM on simulated TDX hardware");
         narrator.note(format_args!("state in {}", self.state.path().display()));
-        let Self { state, port, guest, kms, world } = self;
+        let Self { state, ports, token, guest, kms, world, .. } = self;
 
         narrator.chapter("Hardware");
         let world = world.insert(World::start(state).await?);
@@ -55,7 +68,9 @@ impl Story {
         narrator.chapter("KMS");
         let had_keys = state.has_keys();
         allow::prepare(state)?;
-        let kms = kms.insert(Kms::start(state, world, *port).await?);
+        let admin = Admin { port: ports.admin, token: token.clone() };
+        let node = Node { certs: state.certs(), port: ports.main, admin: Some(admin) };
+        let kms = kms.insert(Kms::start(state, world, &node).await?);
         narrator.fact("address", kms.base());
         narrator.fact("policy", state.policy().display());
         if had_keys {
@@ -71,20 +86,51 @@ impl Story {
         release(narrator, state, kms, guest).await
     }
 
-    /// What to do while it runs.
-    pub(crate) fn invite(&self, narrator: &mut Narrator) {
-        let (Some(kms), Some(guest)) = (&self.kms, &self.guest) else { return };
+    /// What to do while it runs: a line for everything that `kmsctl` does, and somebody and something to do it to.
+    pub(crate) async fn invite(&mut self, narrator: &mut Narrator) -> Result<()> {
+        let Self { state, token, kms, spares, yours, world, .. } = self;
+        let (Some(kms), Some(world)) = (kms, world) else { return Ok(()) };
+        narrator.chapter("A stranger");
+        narrator.note("another app on the same machine, which nobody has allowed:");
+        let (app, stranger) =
+            yours.insert((Guest::boot_another(world).await?, Guest::boot_stranger(world).await?));
+        let refusal = estrange(narrator, kms, stranger).await?;
+        let cvm = stranger.cvm();
+        let device = cvm.platform().device_id();
+        allow::candidate(state, cvm.app_id(), cvm.compose_hash(), &device, cvm.os_image_hash())?;
+        for name in ["first", "second"] {
+            let certs = world.passing_directory(&format!("certs-of-the-{name}-spare"));
+            spares.push(Kms::spare(state, world, certs).await?);
+        }
+        let [first, second] = &spares[..] else { bail!("two further KMSs were started") };
+
         narrator.chapter("Yours");
-        narrator.note("the KMS stays up until Ctrl-C; paste into another terminal:");
-        narrator.command("");
-        for line in curl::lines(&kms.base(), &self.state.root_ca(), guest.cvm().app_id()) {
-            narrator.command(line);
+        let yours = Yours {
+            kms: kms.base(),
+            admin: kms.admin_address()?,
+            token,
+            pccs: world.pccs_url(),
+            agent: app.agent_address(),
+            app_id: app.cvm().app_id(),
+            refusal,
+            spares: [first.address(), second.address()],
+        };
+        yours.prepare(state)?;
+        narrator.note("everything stays up until Ctrl-C; paste into another terminal");
+        for group in yours.lines(state) {
+            narrator.command("");
+            narrator.note(group.title);
+            for line in group.lines {
+                narrator.command(line);
+            }
         }
         narrator.command("");
-        narrator.fact("audit log", self.state.certs().join("audit.jsonl").display());
-        narrator.fact("log", self.state.log().display());
-        narrator.fact("configuration", self.state.config().display());
-        narrator.fact("start over", format_args!("remove {}", self.state.path().display()));
+        narrator.fact("kmsctl", "built by cargo build --release -p kms-client, into target/release");
+        narrator.fact("audit log", state.certs().join("audit.jsonl").display());
+        narrator.fact("log", state.log().display());
+        narrator.fact("configuration", state.config().display());
+        narrator.fact("start over", format_args!("remove {}", state.path().display()));
+        Ok(())
     }
 
     /// Waits until the KMS ends by itself, which it should not.
@@ -97,7 +143,7 @@ impl Story {
 
     /// Stops what runs.
     pub(crate) async fn end(mut self) {
-        if let Some(kms) = self.kms.take() {
+        for kms in self.kms.take().into_iter().chain(self.spares.drain(..)) {
             kms.stop().await;
         }
     }
@@ -180,7 +226,7 @@ async fn release(narrator: &mut Narrator, state: &StateDir, kms: &Kms, guest: &G
     narrator.waiting("asking for keys");
     let mut started = Instant::now();
     let mut answer = guest.fetch(kms.url()).await?;
-    if let Some(reason) = answer.as_ref().err().and_then(denial) {
+    if let Some((reason, _)) = answer.as_ref().err().and_then(denial) {
         let entry = allow::app(state, cvm.app_id(), cvm.compose_hash(), &device, cvm.os_image_hash())?;
         ensure!(entry == Entry::New, "the app is allowed and gets no keys: {reason}");
         narrator.refused(reason);
@@ -210,13 +256,33 @@ async fn release(narrator: &mut Narrator, state: &StateDir, kms: &Kms, guest: &G
     Ok(())
 }
 
-/// What the KMS says, if it is the KMS that said no.
-fn denial(error: &BootError) -> Option<String> {
+/// Somebody is refused, so that there is a refusal to look into.
+async fn estrange(narrator: &mut Narrator, kms: &Kms, stranger: &Guest) -> Result<Refusal> {
+    narrator.fact("app_id", hex::encode(stranger.cvm().app_id()));
+    match stranger.fetch(kms.url()).await? {
+        Ok(_) => {
+            narrator.good("released", "somebody has entered it into auth-config.json");
+            Ok(Refusal::None(stranger.cvm().evidence(ReportData([0x5a; 64])).encode()))
+        }
+        Err(error) => {
+            let (reason, id) = denial(&error).ok_or(error)?;
+            narrator.refused(reason);
+            let id = id.context("the KMS gave its refusal no id")?;
+            narrator.fact("denial", &id);
+            Ok(Refusal::Denial(id))
+        }
+    }
+}
+
+/// What the KMS says, if it is the KMS that said no, and under which id it remembers that.
+fn denial(error: &BootError) -> Option<(String, Option<String>)> {
     let BootError::AllFailed(attempts) = error else { return None };
     match &attempts[..] {
-        [FailedAttempt { error: AttemptError::Call(CallError::Refused { message, .. }), .. }] => {
-            Some(message.clone())
-        }
+        [
+            FailedAttempt {
+                error: AttemptError::Call(CallError::Refused { message, denial_id, .. }), ..
+            },
+        ] => Some((message.clone(), denial_id.clone())),
         _ => None,
     }
 }

@@ -66,12 +66,17 @@ impl World {
         self.kms_agent.address()
     }
 
-    /// Boots a CVM for an app, up to where it needs its keys.
-    pub(crate) async fn boot(&self, compose: &str) -> Result<Machine> {
+    /// Boots a CVM for an app, up to where it needs its keys. `name` tells its guest agent from the others.
+    pub(crate) async fn boot(&self, name: &str, compose: &str) -> Result<Machine> {
         let cvm = Cvm::builder(&self.platform).compose_hash(Sha256::digest(compose).into()).build();
-        let socket: PathBuf = self.sockets.path().join("app.sock");
+        let socket: PathBuf = self.sockets.path().join(format!("{name}.sock"));
         let agent = GuestAgent::serve(&cvm, socket).await.context("start the app's guest agent")?;
         Ok(Machine { cvm, agent })
+    }
+
+    /// A directory that ends with this run.
+    pub(crate) fn passing_directory(&self, name: &str) -> PathBuf {
+        self.sockets.path().join(name)
     }
 
     /// A verifier that trusts the simulated hardware: each CVM has its own.
@@ -83,6 +88,11 @@ impl World {
 }
 
 impl Machine {
+    /// Where its guest agent answers.
+    pub(crate) fn agent_address(&self) -> &str {
+        self.agent.address()
+    }
+
     /// The source of this CVM's evidence.
     pub(crate) fn attester(&self) -> Result<Attester> {
         Ok(Attester::at(self.agent.address())?)

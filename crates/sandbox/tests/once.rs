@@ -1,13 +1,14 @@
 //! The whole story, told twice in one directory.
 
 use std::{
+    io::{BufRead as _, BufReader},
     path::Path,
-    process::{Command, Output},
+    process::{Command, Output, Stdio},
 };
 
 fn sandbox(dir: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kms-sandbox"))
-        .args(["--once", "--port", "0", "--dir"])
+        .args(["--once", "--port", "0", "--admin-port", "0", "--dir"])
         .arg(dir)
         .env_remove("RUST_LOG")
         .env_remove("DSTACK_AGENT_ADDRESS")
@@ -83,11 +84,108 @@ fn a_taken_port_is_named_with_the_way_out() {
     let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("loopback");
     let port = taken.local_addr().expect("address").port().to_string();
     let output = Command::new(env!("CARGO_BIN_EXE_kms-sandbox"))
-        .args(["--once", "--port", &port, "--dir"])
+        .args(["--once", "--admin-port", "0", "--port", &port, "--dir"])
         .arg(home.path())
         .output()
         .expect("the sandbox runs");
     assert_eq!(output.status.code(), Some(1));
     let error = String::from_utf8_lossy(&output.stderr);
     assert!(error.contains(&port) && error.contains("--port"), "{error}");
+}
+
+/// The sandbox while it stays up; killed at the end.
+struct Running(std::process::Child);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        // Without its end the test ends all the same.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
+/// The lines that it prints to be pasted: nothing stands before them, as does before everything else.
+fn invitation(dir: &Path) -> (Running, Vec<String>) {
+    let mut sandbox = Command::new(env!("CARGO_BIN_EXE_kms-sandbox"))
+        .args(["--port", "0", "--admin-port", "0", "--dir"])
+        .arg(dir)
+        .env_remove("RUST_LOG")
+        .env_remove("DSTACK_AGENT_ADDRESS")
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the sandbox runs");
+    let told = BufReader::new(sandbox.stdout.take().expect("piped"));
+    let sandbox = Running(sandbox);
+    let mut lines = told.lines().map(|line| line.expect("text"));
+    lines.by_ref().find(|line| line.ends_with(". Yours")).expect("it stays up");
+    let until = lines.take_while(|line| !line.trim_start().starts_with("start over"));
+    (sandbox, until.filter(|line| !line.is_empty() && !line.starts_with(' ')).collect())
+}
+
+/// The commands of the README's table, each with the name of the program.
+fn commands_of_the_readme() -> Vec<String> {
+    let readme = concat!(env!("CARGO_MANIFEST_DIR"), "/../../README.md");
+    let text = std::fs::read_to_string(readme).expect("README.md");
+    let rows = text.lines().filter(|line| line.starts_with("| `kmsctl "));
+    let names = rows.flat_map(|row| {
+        let first = row.split('|').nth(1).expect("a column");
+        first.split('`').skip(1).step_by(2).collect::<Vec<_>>()
+    });
+    names.map(|name| format!("kmsctl {}", name.trim_start_matches("kmsctl "))).collect()
+}
+
+#[test]
+fn every_row_of_the_readme_has_a_line_and_every_line_works_when_pasted() {
+    let kmsctl = Path::new(env!("CARGO_BIN_EXE_kms-sandbox")).with_file_name("kmsctl");
+    assert!(kmsctl.is_file(), "{} is not built: cargo build -p kms-client", kmsctl.display());
+    let programs = kmsctl.parent().expect("a directory").display();
+    let home = tempfile::tempdir().expect("directory");
+    let dir = home.path().join("it's mine");
+    // At the second start there is nothing left to set up, and the lines work all the same.
+    for _ in 0..2 {
+        let (_running, lines) = invitation(&dir);
+        let commands = commands_of_the_readme();
+        assert!(commands.len() >= 12, "{commands:?}");
+        for command in commands {
+            assert!(
+                lines.iter().any(|line| line.starts_with(&command)),
+                "no line for {command} in {lines:#?}"
+            );
+        }
+        // One shell, as somebody has who pastes: the first line sets it up for the others.
+        let mut script = format!("PATH={programs}:$PATH\n");
+        for line in &lines {
+            script.push_str(&format!("{line} </dev/null >out 2>&1; echo \"$?\" >>codes; cat out >>shown\n"));
+        }
+        let shell = Command::new("timeout")
+            .args(["300", "sh", "-c", &script])
+            .env_clear()
+            .env("PATH", std::env::var_os("PATH").unwrap_or_default())
+            .env("HOME", home.path())
+            .current_dir(home.path())
+            .status()
+            .expect("sh");
+        let shown = std::fs::read_to_string(home.path().join("shown")).expect("shown");
+        assert!(shell.success(), "{shown}");
+        let codes = std::fs::read_to_string(home.path().join("codes")).expect("codes");
+        assert_eq!(codes.lines().count(), lines.len(), "{shown}");
+        for (line, code) in lines.iter().zip(codes.lines()) {
+            let expected = if line.starts_with("kmsctl explain") { "3" } else { "0" };
+            assert_eq!(code, expected, "{line}\n{shown}");
+        }
+        for expected in [
+            "keys received",
+            "GREETING=hello",
+            "All of them show the same root keys.",
+            "DENIED: app_not_registered",
+            "Frozen: ",
+            "No longer frozen",
+            "It judges live requests",
+        ] {
+            assert!(shown.contains(expected), "{expected} is missing in\n{shown}");
+        }
+        for file in ["shown", "codes"] {
+            std::fs::remove_file(home.path().join(file)).expect("removed");
+        }
+    }
 }

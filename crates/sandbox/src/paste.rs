@@ -1,0 +1,179 @@
+//! Lines to paste into a shell while the sandbox runs: `curl`, and one for everything that `kmsctl` does.
+
+use std::{fmt::Display, net::SocketAddr, path::Path};
+
+use anyhow::Result;
+
+use crate::{allow, state::StateDir};
+
+/// What the app's environment says.
+const ENVIRONMENT: &str = "GREETING=hello\n";
+
+/// Everything that the lines speak of.
+pub(crate) struct Yours<'a> {
+    /// `https://127.0.0.1:<port>`
+    pub(crate) kms: String,
+    pub(crate) admin: SocketAddr,
+    /// Of the admin listener.
+    pub(crate) token: &'a str,
+    pub(crate) pccs: String,
+    /// Guest agent of a CVM that is allowed and waits for its keys.
+    pub(crate) agent: &'a str,
+    /// The app in it.
+    pub(crate) app_id: &'a [u8],
+    pub(crate) refusal: Refusal,
+    /// Two KMSs without keys.
+    pub(crate) spares: [SocketAddr; 2],
+}
+
+/// What there is to explain.
+pub(crate) enum Refusal {
+    /// The id of a refusal.
+    Denial(String),
+    /// Nobody was refused: the evidence of somebody.
+    None(Vec<u8>),
+}
+
+/// Lines that belong together.
+pub(crate) struct Group {
+    pub(crate) title: &'static str,
+    pub(crate) lines: Vec<String>,
+}
+
+const STRANGER: &str = "stranger-evidence.hex";
+const DOTENV: &str = "hello.env";
+
+impl Yours<'_> {
+    /// Writes the files that the lines name.
+    pub(crate) fn prepare(&self, state: &StateDir) -> Result<()> {
+        let known_signers = state.path().join("known-signers");
+        let variables: [(&str, &dyn Display); 6] = [
+            ("KMS_URL", &self.kms),
+            ("KMS_PCCS_URL", &self.pccs),
+            ("KMS_ADMIN_URL", &format_args!("http://{}", self.admin)),
+            ("KMS_ADMIN_TOKEN", &self.token),
+            ("KMS_KNOWN_SIGNERS", &known_signers.display()),
+            ("DSTACK_AGENT_ADDRESS", &self.agent),
+        ];
+        let mut text =
+            "# Written by kms-sandbox at each start, for the shell in which kmsctl is called.\n".to_owned();
+        for (name, value) in variables {
+            text.push_str(&format!("export {name}={}\n", quoted(&value.to_string())));
+        }
+        state.write("env", &text)?;
+        state.write(DOTENV, ENVIRONMENT)?;
+        if let Refusal::None(evidence) = &self.refusal {
+            state.write(STRANGER, &hex::encode(evidence))?;
+        }
+        Ok(())
+    }
+
+    /// All of them, in an order in which each works.
+    pub(crate) fn lines(&self, state: &StateDir) -> Vec<Group> {
+        let file = |name: &str| shown(&state.path().join(name));
+        let app = hex::encode(self.app_id);
+        let root = shown(&state.hardware_root());
+        let (keys, sealed) = (file("hello-keys.json"), file("hello.env.hex"));
+        let explained = match &self.refusal {
+            Refusal::Denial(id) => format!("--denial {}", quoted(id)),
+            Refusal::None(_) => format!("--evidence {}", file(STRANGER)),
+        };
+        let [first, second] = self.spares.map(|address| format!("http://{address}"));
+        let group = |title, lines: &[String]| Group { title, lines: lines.to_vec() };
+        vec![
+            group("without kmsctl, checked against the root CA of the KMS", &self.curl(&state.root_ca())),
+            group(
+                "first of all: where kmsctl finds everything",
+                &[format!(". {}", shown(&state.environment()))],
+            ),
+            group(
+                "as the CVM of an app, and as its deployer",
+                &[
+                    format!("kmsctl app-key --dangerous-root {root} --out {keys} --force"),
+                    format!(
+                        "kmsctl env encrypt {} --app-id {app} --accept-new --out {sealed} --force",
+                        file(DOTENV)
+                    ),
+                    format!("kmsctl env decrypt {sealed} --app-keys {keys}"),
+                ],
+            ),
+            group(
+                "is this the KMS?",
+                &[format!("kmsctl verify --dangerous-root {root}"), "kmsctl meta".to_owned()],
+            ),
+            group(
+                "two further KMSs wait for keys: a cluster of its own, and a replica of this one",
+                &[
+                    format!("kmsctl bootstrap --kms {first} --domain 127.0.0.1 --dangerous-root {root}"),
+                    format!("kmsctl finish --kms {first}"),
+                    format!("kmsctl onboard --kms {second} --source {} --domain 127.0.0.1", self.kms),
+                    format!("kmsctl finish --kms {second}"),
+                    format!(
+                        "kmsctl status --kms {} --kms {}",
+                        self.kms,
+                        second.replace("http://", "https://")
+                    ),
+                ],
+            ),
+            group(
+                "why was it refused, and what would allow it? (ends with 3 while it is refused)",
+                &["kmsctl denials".to_owned(), format!("kmsctl explain {explained}")],
+            ),
+            group(
+                "stop the app, look, and let it go on",
+                &[
+                    format!("kmsctl freeze app {app} --reason 'trying it' --for 10m"),
+                    "kmsctl frozen".to_owned(),
+                    format!("kmsctl unfreeze app {app} --reason 'tried it'"),
+                ],
+            ),
+            group(
+                "an allowlist with the stranger in it, tried on live requests",
+                &[
+                    format!("kmsctl shadow start {}", file(allow::CANDIDATE)),
+                    "kmsctl shadow report".to_owned(),
+                    "kmsctl shadow stop".to_owned(),
+                ],
+            ),
+        ]
+    }
+
+    fn curl(&self, root_ca: &Path) -> Vec<String> {
+        let (base, root_ca) = (&self.kms, shown(root_ca));
+        [
+            "/prpc/GetMeta".to_owned(),
+            format!("/prpc/GetAppEnvEncryptPubKey?app_id={}", hex::encode(self.app_id)),
+            "/prpc/GetTempCaCert".to_owned(),
+            "/health".to_owned(),
+            "/metrics".to_owned(),
+        ]
+        .map(|path| format!("curl -s --cacert {root_ca} {}", quoted(&format!("{base}{path}"))))
+        .into()
+    }
+}
+
+fn shown(path: &Path) -> String {
+    quoted(&path.display().to_string())
+}
+
+/// As a POSIX shell reads back the same text.
+fn quoted(text: &str) -> String {
+    let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:".contains(c);
+    match text.chars().all(is_plain) {
+        true => text.to_owned(),
+        false => format!("'{}'", text.replace('\'', r"'\''")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_shell_would_interpret_is_quoted() {
+        assert_eq!(quoted("/home/a/root-ca.crt"), "/home/a/root-ca.crt");
+        assert_eq!(quoted("/home/a b/$x"), "'/home/a b/$x'");
+        assert_eq!(quoted("it's"), r"'it'\''s'");
+        assert_eq!(quoted("https://h:1/p?app_id=0"), "'https://h:1/p?app_id=0'");
+    }
+}
