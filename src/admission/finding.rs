@@ -171,6 +171,8 @@ fn of_quote(error: &TdxError) -> (Step, &'static str) {
         }
         TdxError::ForeignModule => (Step::TdAttributes, "tdx_module_not_allowed"),
         TdxError::ServiceTd => (Step::TdAttributes, "service_td_bound"),
+        // Genuine as far as the signatures go: it is the versions that are wrong.
+        TdxError::Unlisted { .. } => (Step::TcbStatus, "tcb_level_not_listed"),
         TdxError::Rejected(reason) => of_rejection(reason),
         _ => (Step::Quote, "quote_not_genuine"),
     }

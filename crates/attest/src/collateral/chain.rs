@@ -130,6 +130,11 @@ impl PckChain {
         self.platform
     }
 
+    /// The PCK certificate.
+    pub(crate) fn leaf(&self) -> &CertificateDer<'static> {
+        &self.certificates[0]
+    }
+
     /// As the quote verifier is to read it.
     pub(crate) fn pem(&self) -> String {
         pem_of(&self.certificates)

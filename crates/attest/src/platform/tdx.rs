@@ -1,12 +1,14 @@
 //! TDX quotes: the registers of a TD, and the verification of a quote against collateral and a root.
 
 mod quote;
+mod shortfall;
 
 use dcap_qvl::quote::{Report, TDReport10};
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuoteCollateralV3, QuotePolicy};
 
 pub use self::quote::TdQuote;
+pub use self::shortfall::Shortfall;
 use crate::collateral::{ChainError, Collateral, PckChain};
 use crate::identity::Quoted;
 use crate::tcb::{Lag, PlatformTcb, TcbStatus, TcbVerdict, is_known};
@@ -259,6 +261,15 @@ pub enum TdxError {
     /// The verifier's answer.
     #[error("failed to verify TDX quote: {0}")]
     Rejected(String),
+    /// Security versions below every level that Intel lists. All signatures were right before this was looked at; of a
+    /// quoting enclave, those up to its own report.
+    #[error("failed to verify TDX quote: {reason}: {shortfall}")]
+    Unlisted {
+        /// The verifier's answer.
+        reason: String,
+        /// What is too low.
+        shortfall: Box<Shortfall>,
+    },
     /// The quote is of an SGX enclave.
     #[error("no td report")]
     NotATd,

@@ -2,7 +2,7 @@
 
 use dcap_qvl::quote::Quote;
 
-use super::{TdReport, TdxError, VerifiedQuote, claims, conclude, reason};
+use super::{Shortfall, TdReport, TdxError, VerifiedQuote, claims, conclude, reason};
 use crate::collateral::{Collateral, CollateralError, PckChain};
 use crate::trust::TrustAnchors;
 
@@ -56,7 +56,14 @@ impl<'a> TdQuote<'a> {
     ) -> Result<VerifiedQuote, TdxError> {
         // The library takes bytes only, so this is the second time that they are parsed, and the last. It gets the chain
         // from us, so there is one reader of it.
-        let claims = claims(self.bytes, collateral.parts_for(chain.pem()), anchors, now)?;
+        let claims =
+            claims(self.bytes, collateral.parts_for(chain.pem()), anchors, now).map_err(|error| {
+                let TdxError::Rejected(reason) = error else { return error };
+                match Shortfall::of(&reason, self, chain, collateral) {
+                    Some(shortfall) => TdxError::Unlisted { reason, shortfall: Box::new(shortfall) },
+                    None => TdxError::Rejected(reason),
+                }
+            })?;
         conclude(claims, self, chain, collateral)
     }
 
