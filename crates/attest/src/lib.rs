@@ -9,6 +9,7 @@ pub mod evidence;
 pub mod identity;
 pub mod measurement;
 pub mod os_image;
+pub mod outgoing;
 pub mod p256;
 pub mod platform;
 pub mod ra_tls;

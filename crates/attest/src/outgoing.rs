@@ -1,0 +1,223 @@
+//! Whom our own requests trust besides the public roots, and what went wrong, in words that name no host.
+
+use std::error::Error;
+use std::fmt;
+use std::sync::Arc;
+
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, RootCertStore, SignatureScheme};
+use rustls_pki_types::pem::PemObject;
+use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, UnixTime};
+use x509_parser::prelude::{FromDer, X509Certificate};
+
+use crate::tls::{ChainLimit, trusting};
+
+/// Most errors that are looked at, each the cause of the one before.
+const MAX_CAUSES: usize = 16;
+/// Most certificates in a `ca_file`.
+const MAX_CERTIFICATES: usize = 64;
+
+/// Why a `ca_file` cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum CaFileError {
+    /// No certificate in it.
+    #[error("holds no certificate in PEM")]
+    Empty,
+    /// Something in it that is not one.
+    #[error("holds a certificate that does not parse")]
+    Malformed,
+    /// More than anyone needs.
+    #[error("holds more than {MAX_CERTIFICATES} certificates")]
+    TooMany,
+}
+
+/// The certificates of a `ca_file`, in PEM.
+///
+/// # Errors
+/// Any [`CaFileError`].
+pub fn ca_file(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CaFileError> {
+    let mut certificates = Vec::new();
+    for certificate in CertificateDer::pem_slice_iter(pem) {
+        let certificate = certificate.map_err(|_| CaFileError::Malformed)?;
+        match X509Certificate::from_der(&certificate) {
+            Ok(([], _)) => certificates.push(certificate),
+            _ => return Err(CaFileError::Malformed),
+        }
+        if certificates.len() > MAX_CERTIFICATES {
+            return Err(CaFileError::TooMany);
+        }
+    }
+    if certificates.is_empty() { Err(CaFileError::Empty) } else { Ok(certificates) }
+}
+
+/// Trusts Mozilla's roots and `extra`: what a certificate of `extra` issued, and the certificate itself where a server shows
+/// it. The latter counts whatever its name, dates and version say, for it is the very key that was named: the certificate
+/// that the installation of Intel's PCCS makes for itself has no name and no extensions.
+///
+/// # Errors
+/// Something in `extra` that is no certificate.
+pub fn client_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
+    if extra.iter().any(|certificate| X509Certificate::from_der(certificate).is_err()) {
+        return Err(CertificateError::BadEncoding.into());
+    }
+    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
+    let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
+    // What cannot be a root, such as a certificate of version 1, can still be shown by a server.
+    roots.add_parsable_certificates(extra.iter().cloned());
+    let builder =
+        ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
+    if extra.is_empty() {
+        return Ok(trusting(builder, roots, ChainLimit::PUBLIC)?.with_no_client_auth());
+    }
+    let public = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), Arc::clone(&provider))
+        .build()
+        .map_err(|error| rustls::Error::General(error.to_string()))?;
+    let verifier = Known { pinned: extra.to_vec(), public, provider };
+    Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
+}
+
+/// Accepts the certificates that were named, and what leads to the roots.
+#[derive(Debug)]
+struct Known {
+    pinned: Vec<CertificateDer<'static>>,
+    public: Arc<WebPkiServerVerifier>,
+    provider: Arc<CryptoProvider>,
+}
+
+impl Known {
+    fn is_pinned(&self, certificate: &CertificateDer<'_>) -> bool {
+        self.pinned.iter().any(|pinned| pinned == certificate)
+    }
+}
+
+impl ServerCertVerifier for Known {
+    fn verify_server_cert(
+        &self,
+        end_entity: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        server_name: &ServerName<'_>,
+        ocsp_response: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        if self.is_pinned(end_entity) {
+            return Ok(ServerCertVerified::assertion());
+        }
+        ChainLimit::PUBLIC.check(intermediates)?;
+        self.public.verify_server_cert(end_entity, intermediates, server_name, ocsp_response, now)
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.public.verify_tls12_signature(message, certificate, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        certificate: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        if !self.is_pinned(certificate) {
+            return self.public.verify_tls13_signature(message, certificate, signature);
+        }
+        let (_, parsed) =
+            X509Certificate::from_der(certificate).map_err(|_| CertificateError::BadEncoding)?;
+        let key = SubjectPublicKeyInfoDer::from(parsed.public_key().raw);
+        verify_tls13_signature_with_raw_key(
+            message,
+            &key,
+            signature,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.public.supported_verify_schemes()
+    }
+}
+
+/// Why a request did not get through: a closed set of words, without host, address or what the other side wrote.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cause(&'static str);
+
+impl fmt::Display for Cause {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.0)
+    }
+}
+
+impl Cause {
+    /// Of an error of the HTTP client.
+    pub fn of(error: &reqwest::Error) -> Self {
+        let mut is_dns = false;
+        let mut cause: Option<&(dyn Error + 'static)> = error.source();
+        for _ in 0..MAX_CAUSES {
+            let Some(error) = cause else { break };
+            if let Some(tls) = error.downcast_ref::<rustls::Error>() {
+                return Self(of_tls(tls));
+            }
+            let io = error.downcast_ref::<std::io::Error>();
+            if let Some(words) = io.and_then(|io| of_system(io.kind())) {
+                return Self(words);
+            }
+            is_dns |= error.to_string().starts_with("dns error");
+            // What an error of the system was made of is not its source: that is the source of what it was made of.
+            let inner = io.and_then(|io| io.get_ref()).map(|inner| inner as &(dyn Error + 'static));
+            cause = inner.or_else(|| error.source());
+        }
+        Self(match (is_dns, error.is_connect()) {
+            (true, _) => "the name does not resolve",
+            (false, true) => "cannot be reached",
+            (false, false) => "the connection broke",
+        })
+    }
+}
+
+fn of_system(kind: std::io::ErrorKind) -> Option<&'static str> {
+    use std::io::ErrorKind;
+    Some(match kind {
+        ErrorKind::ConnectionRefused => "connection refused",
+        ErrorKind::ConnectionReset | ErrorKind::ConnectionAborted | ErrorKind::BrokenPipe => {
+            "the connection broke"
+        }
+        ErrorKind::HostUnreachable | ErrorKind::NetworkUnreachable => "no route",
+        ErrorKind::UnexpectedEof => "the connection was closed",
+        ErrorKind::PermissionDenied => "not permitted",
+        _ => return None,
+    })
+}
+
+fn of_tls(error: &rustls::Error) -> &'static str {
+    use CertificateError as Certificate;
+    match error {
+        rustls::Error::InvalidCertificate(error) => match error {
+            Certificate::UnknownIssuer => {
+                "its certificate is not issued by a known CA; name its CA, or the certificate itself, in ca_file"
+            }
+            Certificate::Expired | Certificate::ExpiredContext { .. } => "its certificate has expired",
+            Certificate::NotValidYet | Certificate::NotValidYetContext { .. } => {
+                "its certificate is not valid yet"
+            }
+            Certificate::NotValidForName | Certificate::NotValidForNameContext { .. } => {
+                "its certificate is for another name"
+            }
+            Certificate::Revoked => "its certificate is revoked",
+            Certificate::BadSignature => "its certificate has a wrong signature",
+            Certificate::BadEncoding => "its certificate does not parse",
+            _ => "its certificate is not acceptable; the certificate itself can be named in ca_file",
+        },
+        rustls::Error::AlertReceived(_) => "it refused the TLS handshake",
+        rustls::Error::InvalidMessage(_) => "it does not speak TLS",
+        rustls::Error::PeerIncompatible(_) => "it has no TLS version or cipher in common with us",
+        _ => "the TLS handshake failed",
+    }
+}
+
+#[cfg(test)]
+mod tests;
