@@ -25,6 +25,10 @@ pub struct CollateralState {
     pub fetches: u64,
     /// Failed fetches so far.
     pub failures: u64,
+    /// Answers refused so far because they are older than what was seen, by kind.
+    pub refused_as_older: [(&'static str, u64); 4],
+    /// Times so far that the lowest numbers could not be saved.
+    pub floors_unsaved: u64,
 }
 
 /// What Intel's early TCB set says about the platforms seen lately.
@@ -91,6 +95,8 @@ pub struct Metrics {
     collateral_expiry: Gauge,
     collateral_fetches: IntCounter,
     collateral_failures: IntCounter,
+    collateral_rollbacks: IntCounterVec,
+    collateral_floors_unsaved: IntCounter,
     chain_block: IntGauge,
     chain_block_age: Gauge,
     chain_endpoints: IntGauge,
@@ -284,6 +290,17 @@ impl Metrics {
                 "cvm_kms_collateral_failures_total",
                 "Fetches of collateral that failed.",
             )?,
+            collateral_rollbacks: counters(
+                r,
+                "cvm_kms_collateral_rollbacks_total",
+                "Collateral refused because it is older than what was seen, or than the minimum, by kind.",
+                &["kind"],
+            )?,
+            collateral_floors_unsaved: counter(
+                r,
+                "cvm_kms_collateral_floors_unsaved_total",
+                "Times that the lowest collateral numbers could not be saved.",
+            )?,
             chain_block: gauge(r, "cvm_kms_chain_block", "Number of the block whose state decides.")?,
             chain_block_age: seconds(
                 r,
@@ -468,6 +485,10 @@ impl Metrics {
         self.collateral_expiry.set(state.expires_in.as_secs_f64());
         raise(&self.collateral_fetches, state.fetches);
         raise(&self.collateral_failures, state.failures);
+        for (kind, refused) in state.refused_as_older {
+            raise(&self.collateral_rollbacks.with_label_values(&[kind]), refused);
+        }
+        raise(&self.collateral_floors_unsaved, state.floors_unsaved);
     }
 
     /// Shows the chain as it is known now.

@@ -99,7 +99,7 @@ const GUARDED_ONBOARDING: [Row<{ Credential::ALL.len() }>; 4] = [
 ];
 
 /// The admin listener. Columns: no token, a wrong one, the right one.
-const ADMIN: [Row<{ Credential::ALL.len() }>; 9] = [
+const ADMIN: [Row<{ Credential::ALL.len() }>; 10] = [
     row(ClearImageCache, Ask::Valid, [Challenged, Challenged, Answered]),
     row(Explain, Ask::Valid, [Challenged, Challenged, Answered]),
     row(ListDenials, Ask::Valid, [Challenged, Challenged, Answered]),
@@ -109,6 +109,7 @@ const ADMIN: [Row<{ Credential::ALL.len() }>; 9] = [
     row(StartShadow, Ask::Valid, [Challenged, Challenged, Answered]),
     row(ShadowReport, Ask::Valid, [Challenged, Challenged, Answered]),
     row(StopShadow, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(RefreshCollateral, Ask::Valid, [Challenged, Challenged, Answered]),
 ];
 
 /// The proto file's methods: service and name.

@@ -332,6 +332,7 @@ async fn what_changes_something_is_not_done_by_a_link_or_by_another_sites_page()
         "Unfreeze?scope=kms",
         "StartShadow?auth_config_json=%7B%7D",
         "StopShadow",
+        "RefreshCollateral",
     ] {
         for verb in ["GET", "HEAD"] {
             let answer = caller.send(authorized(request(verb, &format!("/prpc/{query}"), ""))).await;

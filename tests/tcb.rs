@@ -8,10 +8,13 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use cvm_kms::proto::GetMetaResponse;
-use kms_simulator::{CollateralSpec, Cvm, EarlySet, Endpoint, PccsMode, Stage, Standing, TcbLevel};
+use cvm_kms::proto::{GetMetaResponse, RefreshCollateralResponse};
+use kms_attest::{binding::ReportData, evidence::Platform, p256::P256Key};
+use kms_simulator::{
+    CollateralSpec, Cvm, EarlySet, Endpoint, PccsMode, PccsServer, Stage, Standing, TcbLevel, Validity,
+};
 use serde_json::{Value, json};
-use support::{Answer, World, eventually, program::Setting};
+use support::{Answer, Caller, Identity, World, eventually, program::Setting};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::TcpListener,
@@ -116,6 +119,95 @@ async fn a_grace_counts_from_the_recovery_and_shows_everywhere() {
     let app = app_at(&world, TcbLevel::OutOfDate);
     assert_eq!(app_key(&world, &app).await.refusal(), (403, STATUS.to_owned()), "the grace is over");
     assert_eq!(relaxed_decisions(&world, "tcb_grace:OutOfDate").await, 0);
+}
+
+/// The CPUSVN in the SGX extension of a PCK certificate: its OID, then the header of the value.
+const CPU_SVN: &[u8] = b"\x2a\x86\x48\x86\xf8\x4d\x01\x0d\x01\x02\x12\x04\x10";
+
+/// Evidence of `app` whose quote has another certificate chain. The chain of a quote is not signed.
+async fn with_chain(world: &World, app: &Cvm, chain: impl Fn(&[String]) -> String) -> Identity {
+    let genuine: Vec<String> = world
+        .platform
+        .pck_chain_pem()
+        .split_inclusive("-----END CERTIFICATE-----\n")
+        .map(str::to_owned)
+        .collect();
+    let key = P256Key::generate();
+    let mut evidence = app.evidence(ReportData::ra_tls(&key.spki_der()));
+    let Platform::Tdx(tdx) = &mut evidence.platform else { panic!("not TDX") };
+    let at = tdx.quote.windows(10).position(|window| window == b"-----BEGIN").expect("a chain");
+    let length = genuine.concat().len();
+    let chain = chain(&genuine).into_bytes();
+    // Lengths before the chain: of the chain, of the certification data around it, of all signature data.
+    let grown = chain.len() as u32;
+    let mut quote = tdx.quote[..at].to_vec();
+    // Type and length of the chain, QE authentication data, QE report with its signature: then the length of all that;
+    // before its type the attestation key and the quote's signature, and the length of everything.
+    let content = 4 + 2 + 32 + 2 + 64 + 384;
+    for before in [4, content + 4, content + 4 + 2 + 64 + 64 + 4] {
+        let field = at - before;
+        let old = u32::from_le_bytes(quote[field..field + 4].try_into().expect("four bytes"));
+        quote[field..field + 4].copy_from_slice(&(old - length as u32 + grown).to_le_bytes());
+    }
+    quote.extend_from_slice(&chain);
+    quote.extend_from_slice(&tdx.quote[at + length..]);
+    tdx.quote = quote;
+    let temp_ca = world.caller().json("GetTempCaCert", json!({})).await.message();
+    Identity::with_evidence(&temp_ca, &key, &evidence)
+}
+
+/// The leaf with newer firmware; nobody has signed that.
+fn forged(leaf: &str) -> String {
+    let mut der = kms_attest::certificate::der(leaf).expect("a certificate");
+    let at = der.windows(CPU_SVN.len()).position(|window| window == CPU_SVN).expect("CPUSVN") + CPU_SVN.len();
+    der[at] += 1;
+    kms_attest::certificate::pem(&der)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_leaf_that_nobody_signed_says_nothing_about_how_far_a_platform_is_behind() {
+    type Chain = fn(&[String]) -> String;
+    let chains: [(&str, Chain, bool); 6] = [
+        ("as it is", |chain| chain.concat(), true),
+        (
+            "the genuine leaf under another label, a forged one behind it",
+            |chain| {
+                let genuine = chain[0].replace("CERTIFICATE", "PCK CERTIFICATE");
+                [&genuine, &forged(&chain[0]), &chain[1], &chain[2]].map(String::as_str).concat()
+            },
+            false,
+        ),
+        (
+            "the forged leaf alone",
+            |chain| [&forged(&chain[0]), &chain[1], &chain[2]].map(String::as_str).concat(),
+            false,
+        ),
+        (
+            "both",
+            |chain| [&chain[0], &forged(&chain[0]), &chain[1], &chain[2]].map(String::as_str).concat(),
+            false,
+        ),
+        ("twice", |chain| [&chain[0], &chain[0], &chain[1], &chain[2]].map(String::as_str).concat(), false),
+        ("text between", |chain| chain.join("-\n"), false),
+    ];
+    // By its own firmware the platform is behind for 400 days, by that of the forged leaf for 10.
+    let collateral = CollateralSpec { firmware: Some(days_ago(400)), ..behind_since(days_ago(10)) };
+    for (toml, is_within) in [
+        ("", false),
+        ("core.tcb.grace = { OutOfDate = '60d' }", false),
+        ("core.tcb.grace = { OutOfDate = '500d' }", true),
+    ] {
+        let world = ready_with(&collateral, toml).await;
+        let app = app_at(&world, TcbLevel::OutOfDate);
+        // Twice, so that each chain meets a cache that has been filled by the one before.
+        for (case, chain, is_genuine) in chains.into_iter().chain(chains) {
+            let identity = with_chain(&world, &app, chain).await;
+            let answer = world.caller().shows(&identity).json("GetAppKey", json!({})).await;
+            let expected = if is_genuine && is_within { 200 } else { 403 };
+            let expected = if is_genuine { expected } else { 401 };
+            assert_eq!(answer.status, expected, "{toml}, {case}: {answer:?}");
+        }
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -256,6 +348,143 @@ async fn the_source_of_a_replica_is_held_to_the_same_rules() {
         assert_eq!((status, relaxations), (json!("OutOfDate"), json!(["tcb_grace:OutOfDate"])));
         assert_eq!(recorded(&source, "kms_key_released").await.2, json!(["tcb_grace:OutOfDate"]));
     }
+}
+
+/// Everything of Intel's with this number, issued on this day.
+fn numbered(number: u32, issued: u64) -> CollateralSpec {
+    let validity = Validity::new(issued, days_ago(0) + 20 * DAY);
+    CollateralSpec { evaluation_number: number, ..CollateralSpec::valid(validity) }
+}
+
+async fn refresh(world: &World) -> RefreshCollateralResponse {
+    let admin = Caller::new(world.admin_address().await).plain();
+    let request = support::http::request("POST", "/prpc/RefreshCollateral?json", "{}");
+    let answer = admin.send(support::http::with(request, "x-admin-token", support::ADMIN_TOKEN)).await;
+    assert_eq!(answer.status, 200, "{answer:?}");
+    answer.message()
+}
+
+/// Refusals of collateral by kind.
+async fn rollbacks(world: &World, kind: &str) -> u64 {
+    let name = format!("cvm_kms_collateral_rollbacks_total{{kind=\"{kind}\"}}");
+    metric(world, &name).await.unwrap_or(0)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_service_cannot_choose_an_older_recovery_neither_now_nor_after_a_restart() {
+    let newest = CollateralSpec {
+        platform: Standing::of(TcbLevel::OutOfDate),
+        newest: Some(days_ago(30)),
+        ..numbered(20, days_ago(9))
+    };
+    let mut world = ready_with(&newest, "core.tcb.grace = { OutOfDate = '40d' }").await;
+    let app = app_at(&world, TcbLevel::UpToDate);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    assert_eq!(recorded(&world, "app_key_released").await.0, json!("OutOfDate"));
+
+    // Issued later, and by it the platform would be up to date.
+    world.pccs.publish(&numbered(17, days_ago(1)));
+    let refreshed = refresh(&world).await;
+    assert_eq!(refreshed.models.len(), 1);
+    let model = &refreshed.models[0];
+    assert_eq!((model.tcb_evaluation_number, model.is_newer), (20, false));
+    let expected = "tcb_info/standard/53494d000000: number 17 is lower than 20, which was seen before";
+    assert!(model.failure.starts_with(expected), "{}", model.failure);
+    eventually("the count", async || (rollbacks(&world, "tcb_info").await > 0).then_some(())).await;
+    assert_eq!(world.audited("collateral_refreshed").len(), 1);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    assert_eq!(recorded(&world, "app_key_released").await.0, json!("OutOfDate"), "20 still decides");
+
+    world.start().await.expect("it starts");
+    let cold = world.caller().json("GetTempCaCert", json!({})).await;
+    assert_eq!(cold.status, 503, "a new process does not believe 17 either, even about itself: {cold:?}");
+
+    // The same set again, and a newer one, are fine.
+    world.pccs.publish(&CollateralSpec { evaluation_number: 21, ..newest });
+    eventually("newer collateral", async || {
+        let answer = world.caller().json("GetTempCaCert", json!({})).await;
+        (answer.status == 200).then_some(())
+    })
+    .await;
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    let refreshed = refresh(&world).await;
+    assert_eq!((refreshed.models[0].tcb_evaluation_number, refreshed.models[0].failure.as_str()), (21, ""));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_damaged_floors_file_keeps_the_kms_from_starting() {
+    let mut world = ready_with(&numbered(20, days_ago(9)), "").await;
+    let app = app_at(&world, TcbLevel::UpToDate);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    let file = world.key_file("collateral-floors.json");
+    let text = std::fs::read_to_string(&file).expect("floors");
+    std::fs::write(&file, text.replace(": 20", ": 17")).expect("floors");
+    let error = world.start().await.expect_err("damaged").to_string();
+    assert!(error.contains("core.tcb.floors_file names is damaged"), "{error}");
+    std::fs::write(&file, text).expect("floors");
+    world.start().await.expect("restored");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_operators_minimum_holds_from_the_first_answer_on() {
+    let mut world = World::stopped_with("core.tcb.min_evaluation_number = 18").await;
+    world.start().await.expect("the KMS starts");
+    let bootstrap = json!({ "domain": support::DOMAIN });
+    let answer = world.caller().plain().json("Bootstrap", bootstrap).await;
+    assert_ne!(answer.status, 200, "17 is too low, even for ourselves: {answer:?}");
+    let world = ready_with(&numbered(18, days_ago(9)), "core.tcb.min_evaluation_number = 18").await;
+    let app = app_at(&world, TcbLevel::UpToDate);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn words_that_this_version_does_not_know_send_it_to_the_next_service() {
+    let mut world = World::stopped_with("").await;
+    let unknown = CollateralSpec { word: Some("Splendid"), ..CollateralSpec::default() };
+    world.pccs.publish(&unknown);
+    let second = PccsServer::start(&world.platform).await.expect("PCCS");
+    let urls = format!("core.attestation.urls.pccs = ['{}', '{}']", world.pccs.url(), second.url());
+    world.config = support::config::laid_over(world.config.clone(), &urls);
+    world.start().await.expect("the KMS starts");
+    world.bootstrap().await;
+    world.finish().await;
+    let app = app_at(&world, TcbLevel::UpToDate);
+    assert_eq!(app_key(&world, &app).await.status, 200);
+    assert!(world.pccs.requests_to(Endpoint::TcbInfo) > 0 && second.requests_to(Endpoint::TcbInfo) > 0);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_genuine_platform_below_every_level_is_told_so() {
+    let world = ready_with(&CollateralSpec::default(), "").await;
+    let app = app_at(&world, TcbLevel::Unlisted);
+    let (status, told) = app_key(&world, &app).await.refusal();
+    assert_eq!(status, 401, "{told}");
+    let expected = "No matching TCB level found: the platform is below every level that Intel lists: TDX component 2 is \
+                    0, the nearest level needs 1; update BIOS";
+    assert!(told.contains(expected), "{told}");
+    eventually("the denial", async || {
+        world.audited("refused").iter().any(|line| line["code"] == "tcb_level_not_listed").then_some(())
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_ca_file_that_cannot_be_used_keeps_the_kms_from_starting() {
+    let mut world = World::stopped_with("").await;
+    let without = world.config.clone();
+    let file = world.path("ca.pem");
+    let text = |key: &str| format!("{key} = '{}'", file.display());
+    for (content, expected) in [
+        (None, "core.attestation.ca_file cannot be read"),
+        (Some("no certificate"), "core.attestation.ca_file holds no certificate in PEM"),
+    ] {
+        content.map(|content| std::fs::write(&file, content).expect("a file"));
+        world.config = support::config::laid_over(without.clone(), &text("core.attestation.ca_file"));
+        let error = world.start().await.expect_err(expected).to_string();
+        assert_eq!(error, expected);
+    }
+    std::fs::write(&file, world.platform.root_pem()).expect("a file");
+    world.start().await.expect("any certificate will do");
 }
 
 /// The gauges of the warning: platforms, date, models by state.

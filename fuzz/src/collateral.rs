@@ -1,9 +1,20 @@
 //! Collateral in its JSON form, as services of collateral and guests hand it out.
 
-use kms_attest::collateral::Collateral;
+use kms_attest::{
+    certificate::pem,
+    collateral::{Collateral, read_chain, read_crl},
+};
 
-/// Collateral survives JSON, and ends after 1970.
+/// Collateral survives JSON, and ends after 1970. A chain is the same when it is written again, and so is a revocation list.
 pub fn collateral(data: &[u8]) {
+    if let Ok(chain) = read_chain(data) {
+        let again: String = chain.iter().map(|der| pem(der)).collect();
+        assert_eq!(read_chain(again.as_bytes()), Ok(chain));
+    }
+    if let Some(crl) = read_crl(data.to_vec()) {
+        assert_eq!(read_crl(hex::encode(&crl).into_bytes()).as_ref(), Some(&crl));
+        assert_eq!(read_crl(crl.clone()), Some(crl));
+    }
     let Ok(collateral) = Collateral::from_json(data) else { return };
     let json = serde_json::to_vec(collateral.parts()).expect("collateral has a JSON form");
     assert_eq!(Collateral::from_json(&json).as_ref(), Ok(&collateral));

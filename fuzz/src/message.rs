@@ -18,6 +18,7 @@ const MESSAGES: &[Read] = messages! {
     BootstrapRequest BootstrapResponse OnboardRequest OnboardResponse AttestationInfoResponse PrpcError
     ExplainRequest ExplainResponse ListDenialsRequest ListDenialsResponse FreezeRequest FreezeResponse UnfreezeRequest
     UnfreezeResponse ListFrozenResponse StartShadowRequest StartShadowResponse ShadowReportResponse
+    RefreshCollateralResponse
 };
 
 /// The first byte chooses the message, the others are it: in protobuf, in JSON and as a query string.

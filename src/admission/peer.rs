@@ -60,7 +60,8 @@ impl Peer {
     }
 
     /// The evidence in the client certificate, verified when first asked for and remembered for the connection: for an
-    /// hour at most, and no longer than the collateral that vouched for it lasts.
+    /// hour at most, no longer than the collateral that vouched for it lasts, and until an operator has all of it fetched
+    /// again.
     ///
     /// # Errors
     /// [`Refusal::NoAttestation`], [`Refusal::BadEvidence`], [`Refusal::CollateralUnavailable`].
@@ -68,7 +69,10 @@ impl Peer {
         let Some(certificate) = &self.certificate else { return Err(Refusal::NoAttestation) };
         let mut memory = self.memory.lock().await;
         match &*memory {
-            Memory::Verified(verified, at) if is_current(verified.collateral_expires(), *at) => {
+            Memory::Verified(verified, at)
+                if is_current(verified.collateral_expires(), *at)
+                    && verified.collateral_generation() == verifier.cache().generation() =>
+            {
                 return Ok(Arc::clone(verified));
             }
             Memory::Refused(bad) => return Err(Refusal::BadEvidence(bad.clone())),

@@ -77,6 +77,7 @@ struct Own {
     verdict: TcbVerdict,
     until: u64,
     verified: Instant,
+    collateral_generation: u64,
 }
 
 #[derive(Debug)]
@@ -348,7 +349,10 @@ impl OwnStanding {
         else {
             return Ok(Decision::Allowed { gateway_app_id: String::new() });
         };
-        let known = own.load_full().filter(|own| super::peer::is_current(own.until, own.verified));
+        let known = own.load_full().filter(|own| {
+            super::peer::is_current(own.until, own.verified)
+                && own.collateral_generation == verifier.cache().generation()
+        });
         let known = match known {
             Some(known) => known,
             None => {
@@ -356,7 +360,9 @@ impl OwnStanding {
                 let identity = own_identity(&verified)?;
                 let until = verified.collateral_expires();
                 let verdict = verified.verdict().clone();
-                let known = Arc::new(Own { identity, verdict, until, verified: Instant::now() });
+                let collateral_generation = verified.collateral_generation();
+                let verified = Instant::now();
+                let known = Arc::new(Own { identity, verdict, until, verified, collateral_generation });
                 own.store(Some(Arc::clone(&known)));
                 known
             }

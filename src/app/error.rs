@@ -2,7 +2,12 @@
 
 use std::{io, net::SocketAddr};
 
-use kms_attest::{attester::AttesterError, collateral::EndpointError, trust::TrustError};
+use kms_attest::{
+    attester::AttesterError,
+    collateral::{EndpointError, FloorsFileError},
+    outgoing::CaFileError,
+    trust::TrustError,
+};
 
 use crate::{
     admission::FreezeFileError,
@@ -56,6 +61,17 @@ pub enum AppError {
     /// What is frozen is not known.
     #[error(transparent)]
     Freezes(#[from] FreezeFileError),
+    /// Which collateral is too old is not known.
+    #[error(transparent)]
+    Floors(#[from] FloorsFileError),
+    /// A file with certificates of servers is unusable.
+    #[error("{key} {problem}")]
+    CaFile {
+        /// The key that names it.
+        key: &'static str,
+        /// Why.
+        problem: CaFileError,
+    },
     /// A trust anchor is unusable.
     #[error("core.attestation.root_ca.tdx: {0}")]
     Trust(#[from] TrustError),
@@ -102,6 +118,7 @@ impl AppError {
             Self::Listen { .. } => Switch::Lacking("a port that this KMS needs is taken"),
             Self::Audit(_) => Switch::Lacking("the audit log cannot be written"),
             Self::Freezes(_) => Switch::Lacking("what operators have frozen is not known; the log says why"),
+            Self::Floors(_) => Switch::Lacking("which collateral is too old is not known; the log says why"),
             Self::Lifecycle(LifecycleError::NoDomain | LifecycleError::Domain(_)) => Switch::Stuck(
                 "nothing says under which domain this KMS serves (core.onboard.auto_bootstrap_domain)",
             ),
@@ -115,6 +132,7 @@ impl AppError {
             | Self::Trust(_)
             | Self::OsImage(_)
             | Self::Collateral(_)
+            | Self::CaFile { .. }
             | Self::File { .. }
             | Self::Htpasswd(_) => {
                 Switch::Stuck("its configuration keeps this KMS from serving; the log says why")

@@ -4,11 +4,14 @@ use std::{fs, io, path::Path, sync::Arc};
 
 use kms_attest::{
     attester::{Attester, ConfigfsTsm, GuestAgent},
-    collateral::{CacheOptions, CollateralCache},
+    collateral::{CacheOptions, CollateralCache, Floors},
+    outgoing,
     tcb::SeenPlatforms,
     trust::TrustAnchors,
     verify::Verifier,
 };
+
+use rustls_pki_types::CertificateDer;
 
 use super::AppError;
 use crate::{
@@ -43,7 +46,13 @@ pub(super) fn verifier(core: &Core) -> Result<Verifier, AppError> {
         Some(path) => TrustAnchors::with_tdx_root(&read_small("core.attestation.root_ca.tdx", path)?)?,
     };
     let endpoints: Vec<&str> = core.attestation.pccs.iter().map(config::Endpoint::as_str).collect();
-    let cache = CollateralCache::new(&endpoints, &anchors, CacheOptions::default())?;
+    let floors_file = core.tcb.floors_file.clone();
+    let options = CacheOptions {
+        extra_tls_roots: ca_file("core.attestation.ca_file", core.attestation.ca_file.as_deref())?,
+        floors: Floors::open(floors_file, anchors.tdx_root(), core.tcb.min_evaluation_number)?,
+        ..CacheOptions::default()
+    };
+    let cache = CollateralCache::new(&endpoints, &anchors, options)?;
     Ok(Verifier::new(anchors, cache).remembering(SeenPlatforms::new(WATCHED_FOR)))
 }
 
@@ -68,6 +77,7 @@ pub(super) fn image_check(
         download_url: image.download_url.clone(),
         download_timeout: image.download_timeout,
         acpi_tables: image.acpi_tables.clone(),
+        extra_roots: ca_file("core.image.ca_file", image.ca_file.as_deref())?,
     };
     Ok(ImageCheck::Required(OsImages::heard_by(settings, cache.clone(), listener)?))
 }
@@ -132,6 +142,12 @@ pub(super) fn key_permissions(config: &Config) -> Permissions {
         true => Permissions::InsecureAllowLoose,
         false => Permissions::OwnerOnly,
     }
+}
+
+/// What servers are trusted besides the public roots: nothing where no file is named.
+fn ca_file(key: &'static str, path: Option<&Path>) -> Result<Vec<CertificateDer<'static>>, AppError> {
+    let Some(path) = path else { return Ok(Vec::new()) };
+    outgoing::ca_file(&read_small(key, path)?).map_err(|problem| AppError::CaFile { key, problem })
 }
 
 fn read_small(key: &'static str, path: &Path) -> Result<Vec<u8>, AppError> {

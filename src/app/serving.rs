@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use kms_attest::collateral::CacheStats;
+use kms_attest::collateral::{CacheStats, FloorKind};
 use tokio::{
     net::TcpListener,
     sync::watch,
@@ -272,5 +272,9 @@ fn collateral_state(stats: &CacheStats) -> CollateralState {
         expires_in: Duration::from_secs(expires.map_or(0, |expires| expires.saturating_sub(now))),
         fetches: stats.fetches,
         failures: stats.failures,
+        refused_as_older: std::array::from_fn(|index| {
+            (FloorKind::NAMES[index], stats.refused_as_older[index])
+        }),
+        floors_unsaved: stats.floors_unsaved,
     }
 }

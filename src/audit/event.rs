@@ -282,6 +282,17 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// An operator had the collateral fetched again.
+    CollateralRefreshed {
+        /// Models of which collateral was held.
+        models: u64,
+        /// Of those, the ones that no service had anything usable for.
+        failed: u64,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// An operator has cleared caches of OS images.
     CachesCleared {
         /// Hash, `all`, or empty.

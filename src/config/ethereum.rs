@@ -1,5 +1,6 @@
 //! The section of the policy that is read from a chain.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use alloy_primitives::Address;
@@ -32,6 +33,8 @@ pub struct Ethereum {
     pub agreement: usize,
     /// End of one request to one endpoint; at most five seconds.
     pub request_timeout: Duration,
+    /// PEM: what an endpoint's certificate may lead to, or be, besides the public roots.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `block`: which block's state decides.
@@ -111,7 +114,8 @@ pub(super) fn read(section: &mut Section<'_>, need: Need) -> Ethereum {
             .filter(|timeout| *timeout <= LONGEST_REQUEST)
             .ok_or_else(|| "must be at most 5s".to_owned())
     });
-    Ethereum { rpc_urls, chain_id, kms_contract, block, max_block_age, agreement, request_timeout }
+    let ca_file = section.path("ca_file");
+    Ethereum { rpc_urls, chain_id, kms_contract, block, max_block_age, agreement, request_timeout, ca_file }
 }
 
 fn endpoints(value: Value, need: Need) -> Result<Vec<Endpoint>, String> {

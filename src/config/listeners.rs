@@ -32,7 +32,7 @@ const SERVER_SETTINGS: [&str; 13] = [
 const SERVER_LIMITS: [&str; 7] = ["form", "data-form", "file", "string", "bytes", "json", "msgpack"];
 
 /// The methods that have a body limit; `tests/access_table.rs` compares them with those that are served.
-pub const METHODS: [&str; 19] = [
+pub const METHODS: [&str; 20] = [
     "GetAppKey",
     "GetKmsKey",
     "GetAppEnvEncryptPubKey",
@@ -52,6 +52,7 @@ pub const METHODS: [&str; 19] = [
     "StartShadow",
     "ShadowReport",
     "StopShadow",
+    "RefreshCollateral",
 ];
 
 const MAX_BODY_LIMIT: usize = 64 << 20;

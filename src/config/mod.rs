@@ -156,6 +156,8 @@ pub struct Attestation {
     pub amd_kds: Endpoint,
     /// Replaces Intel's root; only with `insecure_allow_external_trust_anchors`.
     pub tdx_root: Option<PathBuf>,
+    /// PEM: what a collateral service's certificate may lead to, or be, besides the public roots.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[core.attester]`: where evidence of this KMS comes from.
@@ -188,6 +190,8 @@ pub struct Image {
     pub download_timeout: Option<Duration>,
     /// The program that prints a VM's ACPI tables: a path, or a name that is looked for in `PATH`.
     pub acpi_tables: PathBuf,
+    /// PEM: what the image server's certificate may lead to, or be, besides the public roots.
+    pub ca_file: Option<PathBuf>,
 }
 
 /// `[core.auth_api]`: the policy.

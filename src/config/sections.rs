@@ -67,7 +67,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         attestation: section
             .section("attestation", |section| attestation(section, legacy_pccs, legacy_amd_kds)),
         attester: section.section("attester", |section| attester(section, insecure_no_tee, environment)),
-        tcb: section.section("tcb", super::tcb::read),
+        tcb: section.section("tcb", |section| super::tcb::read(section, &cert_dir)),
         image: section.section("image", image),
         auth_api: section.section("auth_api", |section| auth_api(section, environment)),
         onboard: section.section("onboard", |section| {
@@ -140,7 +140,8 @@ fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<V
         }
         root("tdx", None).flatten()
     });
-    Attestation { pccs, amd_kds: amd_kds.unwrap_or_else(Endpoint::placeholder), tdx_root }
+    let ca_file = section.path("ca_file");
+    Attestation { pccs, amd_kds: amd_kds.unwrap_or_else(Endpoint::placeholder), tdx_root, ca_file }
 }
 
 fn attester(section: &mut Section<'_>, insecure_no_tee: bool, environment: Environment<'_>) -> Attester {
@@ -188,6 +189,7 @@ fn image(section: &mut Section<'_>) -> Image {
         download_timeout: section
             .required("download_timeout", None, |value| values::duration(&values::string(value)?)),
         acpi_tables: section.path("acpi_tables").unwrap_or_else(|| PathBuf::from("dstack-acpi-tables")),
+        ca_file: section.path("ca_file"),
     }
 }
 

@@ -1,6 +1,9 @@
 //! `[core.tcb]`: what Intel objects to in a platform and is tolerated all the same. Nothing, unless it is said here.
 
-use std::time::Duration;
+use std::{
+    path::{Path, PathBuf},
+    time::Duration,
+};
 
 use kms_attest::tcb::{TOLERABLE, TcbStatus};
 use serde_json::Value;
@@ -24,6 +27,11 @@ pub struct Tcb {
     pub fmspcs: Vec<[u8; 6]>,
     /// How often Intel's early TCB set is looked at; `None` is `never`.
     pub look_ahead: Option<Duration>,
+    /// The lowest `tcbEvaluationDataNumber` that TCB info and QE identity may have; 0 is any.
+    pub min_evaluation_number: u32,
+    /// The file that keeps the highest numbers seen, already resolved to `<cert_dir>/collateral-floors.json` where the key
+    /// is empty.
+    pub floors_file: PathBuf,
 }
 
 /// How long a status is tolerated.
@@ -81,12 +89,14 @@ fn shortest(time: Duration) -> String {
     format!("{}{letter}", seconds / unit)
 }
 
-pub(super) fn read(section: &mut Section<'_>) -> Tcb {
+pub(super) fn read(section: &mut Section<'_>, cert_dir: &Path) -> Tcb {
     Tcb {
         grace: section.required("grace", Vec::new(), grace),
         advisories: section.required("advisories", Vec::new(), |value| list(value, advisory)),
         fmspcs: section.required("fmspcs", Vec::new(), |value| list(value, fmspc)),
         look_ahead: section.required("look_ahead", None, look_ahead),
+        min_evaluation_number: section.required("min_evaluation_number", 0, evaluation_number),
+        floors_file: section.path("floors_file").unwrap_or_else(|| cert_dir.join("collateral-floors.json")),
     }
 }
 
@@ -167,6 +177,11 @@ fn fmspc(text: &str) -> Result<[u8; 6], String> {
         .map_err(|_| "must be platform models of 12 hex digits, such as \"b0c06f000000\"".to_owned())
 }
 
+fn evaluation_number(value: Value) -> Result<u32, String> {
+    let number = value.as_u64().and_then(|number| u32::try_from(number).ok());
+    number.ok_or_else(|| format!("must be a whole number from 0 to {}", u32::MAX))
+}
+
 fn look_ahead(value: Value) -> Result<Option<Duration>, String> {
     match values::duration(&values::string(value)?)? {
         Some(every) if every.is_zero() => Err("must be longer than 0s, or never".to_owned()),
@@ -189,19 +204,26 @@ mod tests {
     fn nothing_is_tolerated_by_default() {
         let (config, _) = Config::from_toml("").expect("defaults");
         let look_ahead = Some(Duration::from_secs(6 * 3600));
-        assert_eq!(config.core.tcb, Tcb { look_ahead, ..Tcb::default() });
+        let floors_file = PathBuf::from("/etc/kms/certs/collateral-floors.json");
+        assert_eq!(config.core.tcb, Tcb { look_ahead, floors_file, ..Tcb::default() });
     }
 
     #[test]
     fn what_is_tolerated_is_read_once_and_in_one_spelling() {
         let (config, notices) = Config::from_toml(
             "[core.tcb]\nadvisories = ['intel-sa-00837', 'INTEL-SA-00837', 'INTEL-DOC-10000']\n\
-             fmspcs = ['B0C06F000000', 'b0c06f000000']\nlook_ahead = 'never'\n\
+             fmspcs = ['B0C06F000000', 'b0c06f000000']\nlook_ahead = 'never'\nmin_evaluation_number = 17\n\
+             floors_file = '/var/lib/kms/floors.json'\n\
              [core.tcb.grace]\nOutOfDate = '60d'\nSWHardeningNeeded = '400d'",
         )
         .expect("a valid configuration");
         let days = |days: u64| Duration::from_secs(days * 86_400);
-        let Tcb { mut grace, advisories, fmspcs, look_ahead } = config.core.tcb;
+        let Tcb { mut grace, advisories, fmspcs, look_ahead, min_evaluation_number, floors_file } =
+            config.core.tcb;
+        assert_eq!(
+            (min_evaluation_number, floors_file.as_path()),
+            (17, Path::new("/var/lib/kms/floors.json"))
+        );
         grace.sort_by_key(|grace| grace.lasts);
         assert_eq!(
             grace,
@@ -244,6 +266,11 @@ mod tests {
             ("{ advisories = 'INTEL-SA-00837' }", "core.tcb.advisories: must be a list"),
             ("{ fmspcs = ['b0c06f'] }", "core.tcb.fmspcs: must be platform models of 12 hex digits"),
             ("{ fmspcs = ['x0c06f000000'] }", "core.tcb.fmspcs: must be platform models of 12 hex digits"),
+            (
+                "{ min_evaluation_number = -1 }",
+                "core.tcb.min_evaluation_number: must be a whole number from 0",
+            ),
+            ("{ min_evaluation_number = '17' }", "core.tcb.min_evaluation_number: must be a whole number"),
             ("{ look_ahead = '0s' }", "core.tcb.look_ahead: must be longer than 0s, or never"),
             ("{ gracee = {} }", "core.tcb.gracee: unknown key, did you mean `grace`?"),
         ] {

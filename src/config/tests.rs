@@ -44,6 +44,7 @@ fn the_defaults_are_the_peers() {
         download_url: "http://localhost:8000/{OS_IMAGE_HASH}.tar.gz".to_owned(),
         download_timeout: Some(Duration::from_secs(120)),
         acpi_tables: PathBuf::from("dstack-acpi-tables"),
+        ca_file: None,
     };
     assert_eq!(core.image, image);
     let AuthApi::Webhook(webhook) = &core.auth_api else { panic!("a webhook by default") };

@@ -76,7 +76,15 @@ fn what_happens_is_counted_under_our_names() {
     let open = metrics.connection();
     drop(metrics.connection());
     let hour = Duration::from_secs(3600);
-    let state = CollateralState { entries: 2, oldest_age: hour, expires_in: hour, fetches: 5, failures: 1 };
+    let state = CollateralState {
+        entries: 2,
+        oldest_age: hour,
+        expires_in: hour,
+        fetches: 5,
+        failures: 1,
+        refused_as_older: [("tcb_info", 3), ("qe_identity", 0), ("root_crl", 0), ("pck_crl", 1)],
+        floors_unsaved: 2,
+    };
     metrics.set_collateral(state);
     metrics.set_collateral(CollateralState { fetches: 7, ..state });
     let text = metrics.render();
@@ -86,6 +94,9 @@ fn what_happens_is_counted_under_our_names() {
         r#"cvm_kms_request_seconds_bucket{method="GetAppKey",le="0.005"} 1"#,
         r#"cvm_kms_denials_total{code="os_image_not_allowed"} 1"#,
         r#"cvm_kms_tls_handshakes_total{result="timeout"} 1"#,
+        r#"cvm_kms_collateral_rollbacks_total{kind="tcb_info"} 3"#,
+        r#"cvm_kms_collateral_rollbacks_total{kind="pck_crl"} 1"#,
+        "cvm_kms_collateral_floors_unsaved_total 2",
         r#"cvm_kms_verifications_total{result="refused"} 1"#,
         r#"cvm_kms_policy_answers_total{answer="unavailable"} 1"#,
         r#"cvm_kms_shed_total{limit="max_connections"} 1"#,

@@ -2,9 +2,9 @@
 
 use std::{io, path::Path, sync::Arc, time::Duration};
 
-use kms_attest::tls::{ChainLimit, trusting};
+use kms_attest::outgoing;
 use reqwest::{Client, StatusCode, redirect};
-use rustls::{ClientConfig, RootCertStore};
+use rustls_pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt;
 
 use super::SetupError;
@@ -59,11 +59,12 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// `template` is `core.image.download_url`.
-    pub(super) fn new(template: String) -> Result<Self, SetupError> {
+    /// `template` is `core.image.download_url`; the server is trusted by the public roots and by `extra_roots`.
+    pub(super) fn new(template: String, extra_roots: &[CertificateDer<'static>]) -> Result<Self, SetupError> {
+        let tls = outgoing::client_config(extra_roots).map_err(|error| SetupError(error.to_string()))?;
         let client = Client::builder()
             .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls()?)
+            .tls_backend_preconfigured(tls)
             .redirect(redirect::Policy::limited(MAX_REDIRECTS))
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
@@ -99,14 +100,4 @@ impl Source {
         }
         Ok(file.flush().await?)
     }
-}
-
-fn tls() -> Result<ClientConfig, SetupError> {
-    let roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
-    ClientConfig::builder_with_provider(provider)
-        .with_safe_default_protocol_versions()
-        .and_then(|builder| trusting(builder, roots, ChainLimit::PUBLIC))
-        .map(|builder| builder.with_no_client_auth())
-        .map_err(|error| SetupError(error.to_string()))
 }

@@ -28,6 +28,7 @@ use kms_attest::{
     verify::Verified,
     vm_config::{TdxAttestationVariant, VmConfig, VmConfigError},
 };
+use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
 pub use self::{
@@ -62,6 +63,8 @@ pub struct Settings {
     pub download_timeout: Option<Duration>,
     /// The program that prints ACPI tables: a path, or a name that is looked for in `PATH`.
     pub acpi_tables: PathBuf,
+    /// What the image server's certificate may lead to, or be, besides the public roots.
+    pub extra_roots: Vec<CertificateDer<'static>>,
 }
 
 /// Why images cannot be verified at all.
@@ -189,7 +192,7 @@ impl OsImages {
     ) -> Result<Self, SetupError> {
         Ok(Self(Arc::new(Shared {
             cache,
-            source: Source::new(settings.download_url)?,
+            source: Source::new(settings.download_url, &settings.extra_roots)?,
             download_timeout: settings.download_timeout,
             program,
             downloads: Flights::new(MOST_DOWNLOADS),

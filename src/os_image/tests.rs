@@ -211,7 +211,12 @@ impl World {
         let directory = tempfile::tempdir().expect("temporary directory");
         let acpi_tables = stub(directory.path());
         let cache = ImageCache::new(directory.path().join("cache"));
-        let settings = Settings { download_url: template.to_owned(), download_timeout, acpi_tables };
+        let settings = Settings {
+            download_url: template.to_owned(),
+            download_timeout,
+            acpi_tables,
+            extra_roots: Vec::new(),
+        };
         let images = OsImages::new(settings, cache.clone()).expect("client");
         Self { directory, cache, images }
     }
@@ -431,6 +436,7 @@ async fn whoever_listens_hears_how_a_download_goes_on_and_how_it_ends() {
         download_url: archives.template.clone(),
         download_timeout: None,
         acpi_tables: world.path("acpi-program"),
+        extra_roots: Vec::new(),
     };
     let acpi = AcpiProgram::new(settings.acpi_tables.clone());
     let images = OsImages::with_program(settings, world.cache.clone(), acpi, listener, Duration::ZERO);
@@ -482,6 +488,7 @@ async fn without_its_program_or_with_a_broken_one_images_are_not_measured() {
             download_url: archives.template.clone(),
             download_timeout: None,
             acpi_tables: path.clone(),
+            extra_roots: Vec::new(),
         };
         let installed = path.clone();
         let acpi = AcpiProgram::with_patience(path, Duration::from_secs(1));

@@ -5,6 +5,7 @@ mod allowlist;
 mod contract;
 mod ethereum;
 pub mod examine;
+mod file;
 mod letting_go;
 mod queue;
 pub mod remedy;

@@ -146,6 +146,8 @@ pub enum Method {
     ShadowReport,
     /// `Admin.StopShadow`
     StopShadow,
+    /// `Admin.RefreshCollateral`
+    RefreshCollateral,
 }
 
 /// Who may ask for a method by GET.
@@ -186,7 +188,7 @@ const SHORT: usize = 16 * KIB;
 const WITH_ALLOWLIST: usize = crate::policy::LARGEST_CANDIDATE;
 
 /// Every method there is. Dispatch, limits, metrics and `tests/access_table.rs` read it.
-pub const METHODS: [Row; 20] = {
+pub const METHODS: [Row; 21] = {
     use Access::*;
     use Method::*;
     const fn row(
@@ -219,6 +221,7 @@ pub const METHODS: [Row; 20] = {
         row(Service::Admin, "StartShadow", StartShadow, Operator, WITH_ALLOWLIST),
         row(Service::Admin, "ShadowReport", ShadowReport, Operator, SHORT),
         row(Service::Admin, "StopShadow", StopShadow, Operator, SHORT),
+        row(Service::Admin, "RefreshCollateral", RefreshCollateral, Operator, SHORT),
     ]
 };
 
@@ -226,7 +229,11 @@ impl Method {
     /// Who may ask for it by GET: what a browser does for a link, no operator must find done.
     pub fn by_get(self) -> ByGet {
         match self {
-            Self::Freeze | Self::Unfreeze | Self::StartShadow | Self::StopShadow => ByGet::Nobody,
+            Self::Freeze
+            | Self::Unfreeze
+            | Self::StartShadow
+            | Self::StopShadow
+            | Self::RefreshCollateral => ByGet::Nobody,
             Self::Bootstrap | Self::Onboard | Self::ClearImageCache => ByGet::Programs,
             Self::GetAppKey
             | Self::GetKmsKey

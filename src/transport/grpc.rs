@@ -393,4 +393,9 @@ impl proto::admin_server::Admin for Admin {
     async fn stop_shadow(&self, request: Request<()>) -> GrpcResult<proto::ShadowReportResponse> {
         unary(Method::StopShadow, request, async |caller, ()| self.0.stop_shadow(caller).await).await
     }
+
+    async fn refresh_collateral(&self, request: Request<()>) -> GrpcResult<proto::RefreshCollateralResponse> {
+        unary(Method::RefreshCollateral, request, async |caller, ()| self.0.refresh_collateral(caller).await)
+            .await
+    }
 }

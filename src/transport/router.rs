@@ -209,6 +209,9 @@ impl Dispatch for AdminService {
             Method::ListFrozen => Ok(prpc::encode(call.encoding(), &self.list_frozen())),
             Method::StartShadow => call.unary(async |request| self.start_shadow(caller, request).await).await,
             Method::ShadowReport => Ok(prpc::encode(call.encoding(), &self.shadow_report())),
+            Method::RefreshCollateral => {
+                Ok(prpc::encode(call.encoding(), &self.refresh_collateral(caller).await?))
+            }
             Method::StopShadow => Ok(prpc::encode(call.encoding(), &self.stop_shadow(caller).await?)),
             other => Err(elsewhere(other)),
         }

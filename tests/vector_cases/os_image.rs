@@ -211,6 +211,7 @@ fn download_failure(case: &Json) -> Check {
         download_url: format!("{}/{{OS_IMAGE_HASH}}.tar.gz", server.base()),
         download_timeout: None,
         acpi_tables: directory.path().join("none"),
+        extra_roots: Vec::new(),
     };
     let images = OsImages::new(settings, ImageCache::new(directory.path().to_owned()))?;
     let (outcome, requests) = server.talk(images.fetch(hash));

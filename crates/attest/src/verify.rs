@@ -36,6 +36,7 @@ pub struct Verified {
     quote: VerifiedQuote,
     collateral_expires: u64,
     digest: OnceLock<[u8; 32]>,
+    collateral_generation: u64,
 }
 
 impl Verified {
@@ -97,6 +98,11 @@ impl Verified {
     /// Unix seconds until which the collateral of this verification is valid.
     pub fn collateral_expires(&self) -> u64 {
         self.collateral_expires
+    }
+
+    /// The [`CollateralCache::generation`] of this verification; another one's verdict may differ.
+    pub fn collateral_generation(&self) -> u64 {
+        self.collateral_generation
     }
 
     /// Who the guest is, with `vm_config` as the request gave it (empty: the configuration in the evidence).
@@ -185,6 +191,7 @@ impl<'a> Consistent<'a> {
             quote,
             collateral_expires: collateral.expires(),
             digest: OnceLock::new(),
+            collateral_generation: 0,
         }
     }
 }
@@ -259,8 +266,10 @@ impl Verifier {
     pub async fn verify(&self, evidence: &Evidence, binding: Binding<'_>) -> Result<Verified, VerifyError> {
         // Before any request: evidence that is not bound is refused whatever its quote says.
         let consistent = Consistent::check(evidence, binding)?;
+        // Read before the collateral: what is refreshed meanwhile may be newer than it.
+        let collateral_generation = self.cache.generation();
         let (quote, collateral) = self.quote(&consistent.quote).await?;
-        Ok(consistent.vouched_by(quote, &collateral))
+        Ok(Verified { collateral_generation, ..consistent.vouched_by(quote, &collateral) })
     }
 
     /// Verifies a quote, and remembers its platform.

@@ -67,6 +67,11 @@ pub struct CollateralSpec {
     /// `tcbDate` of one more level, above all that simulated platforms reach; `None` if there is none. All other levels
     /// date from `tcb_info.issued`.
     pub newest: Option<u64>,
+    /// `tcbDate` of one more level that is [`TcbLevel::OutOfDate`], for platforms with newer firmware than simulated ones
+    /// have; the newest level then needs that firmware too. `None` if there is none.
+    pub firmware: Option<u64>,
+    /// A status word of TCB info's lowest level in place of its own; `None` for Intel's.
+    pub word: Option<&'static str>,
     /// What TCB info says about the TDX module of TD 1.5 quotes (UpToDate, OutOfDate or Revoked).
     pub module: Standing,
     /// What QE identity says about the quoting enclave.
@@ -91,6 +96,8 @@ impl CollateralSpec {
             evaluation_number: 17,
             platform: Standing::of(TcbLevel::UpToDate),
             newest: None,
+            firmware: None,
+            word: None,
             module: Standing::of(TcbLevel::UpToDate),
             qe: Standing::of(TcbLevel::UpToDate),
             revoked: Vec::new(),
@@ -238,14 +245,26 @@ fn tcb_info(fmspc: [u8; 6], spec: &CollateralSpec) -> Value {
         tcb_level(tcb, &standing, spec.tcb_info.issued)
     });
     let newest = spec.newest.map(|date| {
+        let firmware = if spec.firmware.is_some() { newer_firmware() } else { CPU_SVN };
         let tcb = json!({
-            "sgxtcbcomponents": components(CPU_SVN),
+            "sgxtcbcomponents": components(firmware),
             "pcesvn": PCE_SVN,
             "tdxtcbcomponents": components(TcbLevel::beyond()),
         });
         tcb_level(tcb, &Standing::of(TcbLevel::UpToDate), date)
     });
-    let levels: Vec<Value> = newest.into_iter().chain(listed).collect();
+    let firmware = spec.firmware.map(|date| {
+        let tcb = json!({
+            "sgxtcbcomponents": components(newer_firmware()),
+            "pcesvn": PCE_SVN,
+            "tdxtcbcomponents": components(TcbLevel::OutOfDate.required_components()),
+        });
+        tcb_level(tcb, &Standing::of(TcbLevel::OutOfDate), date)
+    });
+    let mut levels: Vec<Value> = newest.into_iter().chain(firmware).chain(listed).collect();
+    if let (Some(word), Some(lowest)) = (spec.word, levels.last_mut()) {
+        lowest["tcbStatus"] = json!(word);
+    }
     let module = json!({
         "mrsigner": "0".repeat(96), "attributes": "0000000000000000", "attributesMask": "FFFFFFFFFFFFFFFF",
     });
@@ -269,6 +288,13 @@ fn tcb_info(fmspc: [u8; 6], spec: &CollateralSpec) -> Value {
         "tdxModuleIdentities": [identity],
         "tcbLevels": levels,
     })
+}
+
+/// CPUSVN of firmware that no simulated platform has.
+fn newer_firmware() -> [u8; 16] {
+    let mut newer = CPU_SVN;
+    newer[0] += 1;
+    newer
 }
 
 fn qe_identity(spec: &CollateralSpec) -> Value {

@@ -1,14 +1,11 @@
 //! Posts to an endpoint whose URL is a secret, and reads no more of its answer than it may.
 
-use std::error::Error;
-use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
+use kms_attest::outgoing::{self, Cause};
 use reqwest::{Client, Response, redirect};
-use rustls::crypto::aws_lc_rs;
-
-use kms_attest::tls::{ChainLimit, trusting};
+use rustls::ClientConfig;
+use rustls_pki_types::CertificateDer;
 
 use super::trouble::Trouble;
 use crate::config::Endpoint;
@@ -32,10 +29,10 @@ pub(super) struct Http {
 }
 
 impl Http {
-    pub(super) fn new(url: Endpoint, timeout: Duration) -> reqwest::Result<Self> {
+    pub(super) fn new(url: Endpoint, timeout: Duration, tls: ClientConfig) -> reqwest::Result<Self> {
         let client = Client::builder()
             .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls())
+            .tls_backend_preconfigured(tls)
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT.min(timeout))
             .pool_max_idle_per_host(IDLE)
@@ -106,29 +103,14 @@ fn trouble(error: reqwest::Error) -> Trouble {
     if error.is_timeout() {
         return Trouble::Silent;
     }
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        if let Some(error) = error.downcast_ref::<io::Error>().filter(|error| error.raw_os_error().is_some())
-        {
-            return Trouble::Connection(error.kind().to_string());
-        }
-        if error.is::<rustls::Error>() {
-            return Trouble::Connection("its TLS certificate or protocol is not acceptable".to_owned());
-        }
-        cause = error.source();
-    }
-    Trouble::Connection(if error.is_connect() { "cannot be reached" } else { "broken off" }.to_owned())
+    Trouble::Connection(Cause::of(&error).to_string())
 }
 
-fn tls() -> rustls::ClientConfig {
-    let roots = rustls::RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    let mut config = rustls::ClientConfig::builder_with_provider(Arc::new(aws_lc_rs::default_provider()))
-        .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])
-        .and_then(|builder| trusting(builder, roots, ChainLimit::PUBLIC))
-        .expect("the provider supports TLS 1.3 and 1.2, and Mozilla has roots")
-        .with_no_client_auth();
+/// What endpoints are trusted by: the public roots, and `extra_roots`.
+pub(super) fn tls(extra_roots: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
+    let mut config = outgoing::client_config(extra_roots)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
-    config
+    Ok(config)
 }
 
 #[cfg(test)]
@@ -149,7 +131,8 @@ mod tests {
             ("https://node.example", "execution reverted", "execution reverted"),
         ] {
             let url = Endpoint::parse(url).expect("an URL");
-            let http = Http::new(url, Duration::from_secs(1)).expect("a client");
+            let http = Http::new(url, Duration::from_secs(1), tls(&[]).expect("no root is wrong"))
+                .expect("a client");
             assert_eq!(http.redacted(words), expected);
             assert_eq!(http.origin(), "https://node.example");
         }

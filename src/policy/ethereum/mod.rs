@@ -29,6 +29,7 @@ use super::{Decision, Info, PolicyError, SetupError, Subject};
 use crate::config;
 use crate::metrics::ChainState;
 
+const CA_FILE: &str = "core.auth_api.ethereum.ca_file";
 /// End of a decision, whatever the endpoints do.
 const TOTAL: Duration = Duration::from_secs(10);
 /// End of looking for a block, so that who waited for it has time left.
@@ -63,11 +64,17 @@ struct Failure {
 impl Ethereum {
     /// A client for the configured endpoints. Nothing is asked yet.
     pub fn new(config: &config::Ethereum) -> Result<Self, SetupError> {
+        let extra_roots = match &config.ca_file {
+            Some(path) => super::file::ca_file(CA_FILE, path)?,
+            None => Vec::new(),
+        };
+        let tls = http::tls(&extra_roots)
+            .map_err(|error| SetupError::file(CA_FILE, format!("cannot be used: {error}")))?;
         let nodes = config
             .rpc_urls
             .iter()
             .enumerate()
-            .map(|(index, url)| Node::new(index + 1, url.clone(), config.request_timeout));
+            .map(|(index, url)| Node::new(index + 1, url.clone(), config.request_timeout, tls.clone()));
         let terms = Terms {
             chain_id: config.chain_id,
             contract: config.kms_contract,

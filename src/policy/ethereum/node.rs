@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use alloy_primitives::Address;
+use rustls::ClientConfig;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
@@ -46,10 +47,15 @@ struct Health {
 }
 
 impl Node {
-    pub(super) fn new(number: usize, url: Endpoint, timeout: Duration) -> reqwest::Result<Self> {
+    pub(super) fn new(
+        number: usize,
+        url: Endpoint,
+        timeout: Duration,
+        tls: ClientConfig,
+    ) -> reqwest::Result<Self> {
         Ok(Self {
             number,
-            http: Http::new(url, timeout)?,
+            http: Http::new(url, timeout, tls)?,
             next_id: AtomicU64::new(1),
             health: Mutex::default(),
             knows_no_hashes: AtomicBool::new(false),

@@ -1,7 +1,6 @@
 //! The HTTP client of a webhook: whom it trusts, what it shows, and what it does when a connection breaks.
 
 use std::error::Error;
-use std::fs;
 use std::io;
 use std::path::Path;
 use std::sync::Arc;
@@ -18,15 +17,13 @@ use kms_attest::tls::{ChainLimit, trusting};
 use super::{Bounds, printable};
 use crate::config::{ClientFiles, Webhook};
 use crate::policy::SetupError;
+use crate::policy::file::read;
 
 /// Shorter than what common servers allow a connection (5 s).
 const IDLE: Duration = Duration::from_secs(4);
 
 /// How long the other end of an HTTP/2 connection may be silent before it is asked whether it lives, and then.
 const SILENCE: Duration = Duration::from_secs(3);
-
-/// No file with certificates or a key is larger.
-const MAX_FILE: u64 = 1 << 20;
 
 const CA_FILE: &str = "core.auth_api.webhook.ca_file";
 const CERT_FILE: &str = "core.auth_api.webhook.client_cert_file";
@@ -110,21 +107,6 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
     }
 }
 
-fn read(key: &'static str, path: &Path) -> Result<Vec<u8>, SetupError> {
-    let read = || {
-        let metadata = fs::metadata(path)?;
-        // A pipe would be waited for.
-        if !metadata.is_file() {
-            return Err(io::Error::other("not a file"));
-        }
-        if metadata.len() > MAX_FILE {
-            return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
-        }
-        fs::read(path)
-    };
-    read().map_err(|error| SetupError::file(key, format!("cannot be read: {error}")))
-}
-
 /// Sends, and once more if the connection broke before it brought an answer: a service may close an idle one just when
 /// it is used again. A question may be asked twice, for the answer changes nothing over there.
 pub(super) async fn send(request: RequestBuilder) -> reqwest::Result<Response> {
@@ -171,6 +153,8 @@ pub(super) fn causes(error: reqwest::Error) -> String {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use std::path::PathBuf;
 
     use rcgen::{CertificateParams, KeyPair};

@@ -40,6 +40,14 @@ pub(super) fn admit(
     if !pck_crl_is_signed(&parts, platform.ca, root) {
         return Err(FetchFailure::Untrusted(Resource::PckCrl));
     }
+    // As the quote verifier reads them: what it cannot read would refuse everybody until it ends.
+    if serde_json::from_str::<dcap_qvl::TcbInfo>(&parts.tcb_info).is_err() {
+        return Err(malformed("has a status or a form that this version does not know"));
+    }
+    if serde_json::from_str::<dcap_qvl::QeIdentity>(&parts.qe_identity).is_err() {
+        let problem = "has a status or a form that this version does not know";
+        return Err(FetchFailure::Malformed { resource: Resource::QeIdentity, problem });
+    }
     let not_before = latest_issue(&parts).ok_or(malformed("dates do not parse"))?;
     let collateral = Collateral::new(parts).map_err(|_| malformed("collateral does not parse"))?;
     if now < not_before || now > collateral.expires() {

@@ -1,6 +1,8 @@
 //! Collateral kept until Intel's own `nextUpdate`: one fetch at a time per platform, several services in order.
 
 mod early;
+mod lane;
+mod refreshed;
 mod shelf;
 mod stats;
 
@@ -12,9 +14,12 @@ use dcap_qvl::quote::Quote;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use self::lane::Lane;
+pub use self::refreshed::Refreshed;
 use self::shelf::Shelf;
 pub use self::stats::{CacheStats, EntryStats};
 use super::endpoint::Endpoint;
+use super::floors::TcbSet;
 use super::origin::{Origin, PckRequest};
 use super::{
     CacheOptions, Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, Pccs, PckChain,
@@ -26,8 +31,11 @@ use crate::trust::TrustAnchors;
 const MAX_FLIGHTS: usize = 32;
 /// Of those, this many talk to a service; the others wait their turn within their deadline.
 const MAX_UPSTREAM: usize = 8;
-/// Requests for PCK certificates at the same time: anyone can cause these, so they get a lane of their own.
+/// Requests for PCK certificates at the same time: anyone can cause these, so they get a lane of their own, in which those
+/// that hang cannot stay.
 const MAX_CHAIN_REQUESTS: usize = 4;
+/// Of those that take longer than [`CacheOptions::chain_patience`], this many more.
+const MAX_SLOW_CHAIN_REQUESTS: usize = 32;
 /// Pause before a failed background refresh is tried again.
 const REFRESH_RETRY_SECONDS: u64 = 300;
 
@@ -42,12 +50,13 @@ struct Shared {
     anchors: TrustAnchors,
     options: CacheOptions,
     upstream: Semaphore,
-    chain_requests: Semaphore,
+    chain_requests: Lane,
     state: Mutex<State>,
     hits: AtomicU64,
     misses: AtomicU64,
     fetches: AtomicU64,
     failures: AtomicU64,
+    generation: AtomicU64,
 }
 
 #[derive(Default)]
@@ -78,17 +87,19 @@ impl CollateralCache {
             .enumerate()
             .map(|(index, url)| Ok(Endpoint::new(index, Pccs::numbered(index, url, http.clone(), anchors)?)))
             .collect::<Result<_, EndpointError>>()?;
+        let chain_requests = Lane::new(MAX_CHAIN_REQUESTS, MAX_SLOW_CHAIN_REQUESTS, options.chain_patience);
         let shared = Shared {
             endpoints,
             anchors: anchors.clone(),
             options,
             upstream: Semaphore::new(MAX_UPSTREAM),
-            chain_requests: Semaphore::new(MAX_CHAIN_REQUESTS),
+            chain_requests,
             state: Mutex::default(),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             fetches: AtomicU64::new(0),
             failures: AtomicU64::new(0),
+            generation: AtomicU64::new(0),
         };
         Ok(Self { shared: Arc::new(shared) })
     }
@@ -138,6 +149,8 @@ impl CollateralCache {
             failures: self.shared.failures.load(Ordering::Relaxed),
             entries: self.state().shelf.stats(self.clock().now()),
             endpoints: self.shared.endpoints.iter().map(Endpoint::stats).collect(),
+            refused_as_older: self.shared.options.floors.refused(),
+            floors_unsaved: self.shared.options.floors.unsaved(),
         }
     }
 
@@ -215,7 +228,7 @@ impl CollateralCache {
         let over_all = async {
             let _turn = self.shared.upstream.acquire().await;
             for endpoint in self.endpoints_in_order() {
-                match self.ask(endpoint, endpoint.pccs.platform(platform, self.clock())).await {
+                match self.ask(endpoint, self.newest(endpoint, platform)).await {
                     Ok(collateral) => return Some(collateral),
                     Err(failure) => failures.push(failure),
                 }
@@ -233,10 +246,27 @@ impl CollateralCache {
         Err(CollateralError::Unavailable { failures })
     }
 
+    /// What a service has, if nothing in it is older than what was seen before.
+    async fn newest(&self, endpoint: &Endpoint, platform: PlatformKey) -> Result<Collateral, FetchFailure> {
+        let collateral = endpoint.pccs.platform(platform, self.clock()).await?;
+        self.raise_floors(&collateral, TcbSet::Standard).await?;
+        Ok(collateral)
+    }
+
+    /// Refuses what is older than what was seen before; remembers what is newer, on the disk before it is used.
+    async fn raise_floors(&self, collateral: &Collateral, set: TcbSet) -> Result<(), FetchFailure> {
+        let floors = &self.shared.options.floors;
+        if floors.admit(collateral, set)? {
+            let floors = floors.clone();
+            // A panic of the writer is no reason to believe less.
+            let _ = tokio::task::spawn_blocking(move || floors.save()).await;
+        }
+        Ok(())
+    }
+
     async fn pck_chain(&self, request: &PckRequest) -> Result<PckChain, CollateralError> {
         let mut failures = Vec::new();
         let over_all = async {
-            let _turn = self.shared.chain_requests.acquire().await;
             for endpoint in self.endpoints_in_order() {
                 match self.ask(endpoint, endpoint.pccs.pck_chain(request)).await {
                     Ok(chain) => return Some(chain),
@@ -245,9 +275,10 @@ impl CollateralCache {
             }
             None
         };
-        match timeout(self.shared.options.deadline, over_all).await {
-            Ok(Some(chain)) => return Ok(chain),
-            Ok(None) => {}
+        match timeout(self.shared.options.deadline, self.shared.chain_requests.run(over_all)).await {
+            Ok(Some(Some(chain))) => return Ok(chain),
+            Ok(Some(None)) => {}
+            Ok(None) => failures.push(FetchFailure::Busy),
             Err(_) => failures.push(FetchFailure::Deadline),
         }
         Err(CollateralError::Unavailable { failures })
@@ -282,7 +313,13 @@ impl CollateralCache {
         let shelf = &mut self.state().shelf;
         let options = &self.shared.options;
         match fetched {
-            Ok(collateral) => Ok(shelf.place(platform, collateral, self.clock().now(), options)),
+            Ok(collateral) => {
+                let now = self.clock().now();
+                let placed = shelf.place(platform, collateral, now, options);
+                // Others may now hold what is older than this. It is valid, so it is used until there is newer.
+                shelf.hasten(|held| options.floors.is_below(held, TcbSet::Standard), now);
+                Ok(placed)
+            }
             Err(error) => {
                 shelf.refuse(platform, &error, options);
                 Err(error)

@@ -48,7 +48,10 @@ pub enum ChainError {
 ///
 /// Between and before the blocks there may be white space, after the last one also NUL bytes: quotes carry the chain as a
 /// C string.
-pub(super) fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ChainError> {
+///
+/// # Errors
+/// Any [`ChainError`].
+pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ChainError> {
     if pem.len() > MAX_CHAIN_BYTES {
         return Err(ChainError::TooLong);
     }

@@ -2,6 +2,9 @@
 
 use std::fmt;
 
+use super::FloorKind;
+use crate::outgoing::Cause;
+
 /// Why a quote got no collateral.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollateralError {
@@ -73,13 +76,15 @@ impl fmt::Display for Resource {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum FetchFailure {
     /// No connection, or it broke.
-    #[error("{resource}: no connection")]
+    #[error("{resource}: no connection: {cause}")]
     Connection {
         /// What was asked for.
         resource: Resource,
+        /// Why not.
+        cause: Cause,
         /// The innermost reason, such as `Connection refused` or what is wrong with a TLS certificate. It may name hosts,
         /// so it is for an operator's own terminal.
-        cause: String,
+        detail: String,
     },
     /// No complete answer in time.
     #[error("{0}: no answer in time")]
@@ -128,6 +133,28 @@ pub enum FetchFailure {
     /// An answer that is past its `nextUpdate` or not yet valid.
     #[error("collateral is not valid at this time")]
     NotCurrent,
+    /// A number is lower than one that was seen before: the service has an older set.
+    #[error(
+        "{kind}: number {number} is lower than {seen}, which was seen before; the service has an older set"
+    )]
+    RolledBack {
+        /// Of what.
+        kind: FloorKind,
+        /// The answer's.
+        number: u64,
+        /// The highest before.
+        seen: u64,
+    },
+    /// A number is lower than the operator allows.
+    #[error("{kind}: number {number} is lower than core.tcb.min_evaluation_number, {minimum}")]
+    BelowMinimum {
+        /// Of what.
+        kind: FloorKind,
+        /// The answer's.
+        number: u64,
+        /// The operator's.
+        minimum: u64,
+    },
     /// The answer is about another kind of platform than asked for.
     #[error("tcb info: about another platform")]
     OtherPlatform,
@@ -146,7 +173,7 @@ impl FetchFailure {
     /// With everything that is known, hosts included: for an operator's own terminal.
     pub fn detailed(&self) -> String {
         match self {
-            Self::Connection { cause, .. } => format!("{self}: {cause}"),
+            Self::Connection { resource, detail, .. } => format!("{resource}: no connection: {detail}"),
             other => other.to_string(),
         }
     }
@@ -190,6 +217,14 @@ pub enum EndpointError {
     HasQuery {
         /// Its place in the list, from 0.
         index: usize,
+    },
+    /// An address of an older version of the API, which knows no TDX.
+    #[error("collateral endpoint {index} names version {version} of the API: TDX needs v4")]
+    Version {
+        /// Its place in the list, from 0.
+        index: usize,
+        /// The version in its path.
+        version: u32,
     },
     /// The HTTP client could not be built.
     #[error("http client for collateral: {0}")]

@@ -4,8 +4,10 @@ mod authentic;
 mod cache;
 mod chain;
 mod clock;
+mod crl;
 mod endpoint;
 mod error;
+mod floors;
 mod http;
 mod options;
 mod origin;
@@ -14,12 +16,14 @@ mod refresh;
 #[cfg(test)]
 pub(crate) mod testing;
 
-pub use cache::{CacheStats, CollateralCache, EntryStats};
-pub use chain::ChainError;
+pub use cache::{CacheStats, CollateralCache, EntryStats, Refreshed};
 pub(crate) use chain::PckChain;
+pub use chain::{ChainError, certificates as read_chain};
 pub use clock::Clock;
+pub use crl::decode as read_crl;
 pub use endpoint::EndpointStats;
 pub use error::{CollateralError, EndpointError, FetchFailure, Resource, ServiceFailure};
+pub use floors::{FloorKind, Floors, FloorsFileError, TcbSet};
 pub use http::Http;
 pub use options::CacheOptions;
 use origin::Origin;
@@ -45,7 +49,20 @@ pub struct Collateral {
     model: PlatformKey,
     issued: u64,
     expires: u64,
-    evaluation_number: u32,
+    numbers: Numbers,
+}
+
+/// The numbers by which Intel counts the parts of collateral. Each only rises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// `tcbEvaluationDataNumber` of TCB info.
+    pub tcb_info: u32,
+    /// `tcbEvaluationDataNumber` of QE identity.
+    pub qe_identity: u32,
+    /// CRL number of the root's CRL.
+    pub root_crl: u64,
+    /// CRL number of the CRL of the CA of platform certificates.
+    pub pck_crl: u64,
 }
 
 impl Collateral {
@@ -75,7 +92,12 @@ impl Collateral {
             model: PlatformKey { fmspc: fmspc.ok_or(CollateralError::Malformed("fmspc of tcb info"))?, ca },
             issued: tcb_info.issued()?,
             expires,
-            evaluation_number: tcb_info.tcb_evaluation_data_number,
+            numbers: Numbers {
+                tcb_info: tcb_info.tcb_evaluation_data_number,
+                qe_identity: qe_identity.tcb_evaluation_data_number,
+                root_crl: crl::number(&parts.root_ca_crl).ok_or(CollateralError::Malformed("root crl"))?,
+                pck_crl: crl::number(&parts.pck_crl).ok_or(CollateralError::Malformed("pck crl"))?,
+            },
             parts,
         })
     }
@@ -118,7 +140,12 @@ impl Collateral {
 
     /// `tcbEvaluationDataNumber` of the TCB info: Intel raises it with each TCB recovery.
     pub fn evaluation_number(&self) -> u32 {
-        self.evaluation_number
+        self.numbers.tcb_info
+    }
+
+    /// The numbers by which Intel counts the parts.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
     }
 
     pub(crate) fn with_pck_certificate_chain(&self, chain: String) -> Self {

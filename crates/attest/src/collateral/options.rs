@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use rustls_pki_types::CertificateDer;
 
-use super::Clock;
+use super::{Clock, Floors};
 
 /// How the cache behaves. The defaults suit production.
 #[derive(Debug, Clone)]
@@ -13,7 +13,7 @@ pub struct CacheOptions {
     pub capacity: usize,
     /// The time that decides whether collateral is valid.
     pub clock: Clock,
-    /// Roots that collateral services' TLS certificates may lead to, besides Mozilla's.
+    /// Certificates of collateral services, or of their CAs, that are trusted besides Mozilla's roots.
     pub extra_tls_roots: Vec<CertificateDer<'static>>,
     /// Time for one service to answer all requests.
     pub endpoint_deadline: Duration,
@@ -23,6 +23,10 @@ pub struct CacheOptions {
     pub retry_after: Duration,
     /// How long a platform that the services do not know is not asked for again.
     pub unknown_for: Duration,
+    /// How long a request for a PCK certificate holds its turn: one that takes longer makes room for others.
+    pub chain_patience: Duration,
+    /// The numbers below which collateral is not believed.
+    pub floors: Floors,
     /// Age at which an entry is fetched again in the background, if its validity is not half over before.
     pub refresh_after: Duration,
     /// How often the background task looks.
@@ -39,6 +43,8 @@ impl Default for CacheOptions {
             deadline: Duration::from_secs(25),
             retry_after: Duration::from_secs(5),
             unknown_for: Duration::from_secs(60),
+            chain_patience: Duration::from_secs(2),
+            floors: Floors::default(),
             refresh_after: Duration::from_secs(24 * 60 * 60),
             refresh_every: Duration::from_secs(30),
         }

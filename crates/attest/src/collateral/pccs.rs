@@ -10,6 +10,7 @@ use x509_parser::extensions::{DistributionPointName, GeneralName, ParsedExtensio
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::chain::certificates;
+use super::crl;
 use super::http::{Answer, MAX_CRL, MAX_DOCUMENT};
 use super::origin::{Origin, PckRequest};
 use super::{
@@ -66,6 +67,9 @@ impl Pccs {
         }
         if parsed.query().is_some() || parsed.fragment().is_some() {
             return Err(EndpointError::HasQuery { index });
+        }
+        if let Some(version) = api_version(&parsed).filter(|version| *version != 4) {
+            return Err(EndpointError::Version { index, version });
         }
         let base = url
             .trim_end_matches('/')
@@ -134,7 +138,7 @@ impl Pccs {
             format!("{}/sgx/certification/v4/pckcrl?ca={}&encoding=der", self.base, platform.ca.as_str());
         let answer = self.http.get(Resource::PckCrl, &url, MAX_CRL).await?;
         let pck_crl_issuer_chain = issuer_chain(&answer, Resource::PckCrl, &[PCK_CRL_CHAIN])?;
-        let pck_crl = answer.body;
+        let pck_crl = crl(answer, Resource::PckCrl)?;
 
         let (tcb_info_issuer_chain, tcb_info) = self.tcb_info(platform, "").await?;
         let (qe_identity_issuer_chain, qe_identity) = self.qe_identity("standard").await?;
@@ -201,15 +205,12 @@ impl Pccs {
         !self.base.starts_with(INTEL_PCS_URL)
     }
 
-    /// The root's CRL from the service, as hex text; else, as DER, from the root certificate's distribution point.
+    /// The root's CRL from the service; else from the root certificate's distribution point.
     async fn root_crl(&self, qe_identity_issuer_chain: &str) -> Result<Vec<u8>, FetchFailure> {
         if self.has_root_crl() {
             let url = format!("{}/sgx/certification/v4/rootcacrl", self.base);
             match self.http.get(Resource::RootCrl, &url, MAX_CRL).await {
-                Ok(answer) => {
-                    return hex::decode(answer.body)
-                        .map_err(|_| malformed(Resource::RootCrl, "root crl is not hex"));
-                }
+                Ok(answer) => return crl(answer, Resource::RootCrl),
                 Err(too_large @ FetchFailure::TooLarge { .. }) => return Err(too_large),
                 Err(_) => {}
             }
@@ -221,8 +222,17 @@ impl Pccs {
             .filter(|last| authentic::is_rooted(last, &self.root))
             .and_then(|last| distribution_point(last))
             .ok_or(FetchFailure::NoDistributionPoint)?;
-        Ok(self.http.get_distribution_point(&url).await?.body)
+        crl(self.http.get_distribution_point(&url).await?, Resource::DistributionPoint)
     }
+}
+
+/// The `4` of `/sgx/certification/v4` or `/tdx/certification/v4` in a path.
+fn api_version(url: &Url) -> Option<u32> {
+    let segments: Vec<&str> = url.path_segments()?.collect();
+    segments.windows(3).find_map(|window| match window {
+        ["sgx" | "tdx", "certification", version] => version.strip_prefix('v')?.parse().ok(),
+        _ => None,
+    })
 }
 
 /// First `http` or `https` address in the CRL distribution points of a certificate.
@@ -323,8 +333,14 @@ fn issuer_chain(answer: &Answer, resource: Resource, names: &[&'static str]) -> 
     Ok(chain.into_owned())
 }
 
+/// A text, without the byte order mark that some put before it.
 fn text(answer: Answer, resource: Resource) -> Result<String, FetchFailure> {
-    String::from_utf8(answer.body).map_err(|_| malformed(resource, "is not utf-8"))
+    let text = String::from_utf8(answer.body).map_err(|_| malformed(resource, "is not utf-8"))?;
+    Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
+}
+
+fn crl(answer: Answer, resource: Resource) -> Result<Vec<u8>, FetchFailure> {
+    crl::decode(answer.body).ok_or(malformed(resource, "is no crl in DER, PEM or hex"))
 }
 
 fn malformed(resource: Resource, problem: &'static str) -> FetchFailure {

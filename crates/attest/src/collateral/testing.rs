@@ -101,6 +101,11 @@ pub(crate) fn with_certification(quote: &[u8], kind: u16, inner: &[u8]) -> Vec<u
     changed
 }
 
+/// `collateral` as if its parts were counted otherwise. Its signatures are no longer right.
+pub(crate) fn numbered(collateral: Collateral, numbers: super::Numbers) -> Collateral {
+    Collateral { numbers, ..collateral }
+}
+
 /// One answer of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Route {

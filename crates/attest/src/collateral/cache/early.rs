@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio::time::timeout;
 
 use super::{CollateralCache, landed};
-use crate::collateral::{Collateral, CollateralError, FetchFailure, PlatformKey};
+use crate::collateral::{Collateral, CollateralError, FetchFailure, PlatformKey, TcbSet};
 
 impl CollateralCache {
     /// Collateral of a model whose platforms were verified before: kept, or fetched.
@@ -32,7 +32,14 @@ impl CollateralCache {
             let _turn = self.shared.upstream.acquire().await;
             let mut last = FetchFailure::Abandoned;
             for endpoint in self.endpoints_in_order() {
-                let answer = endpoint.pccs.early(model, standard, self.clock());
+                let answer = async {
+                    let early = endpoint.pccs.early(model, standard, self.clock()).await?;
+                    // What is not newer is the standard set, from a service that does not know the parameter.
+                    if early.evaluation_number() > standard.evaluation_number() {
+                        self.raise_floors(&early, TcbSet::Early).await?;
+                    }
+                    Ok(early)
+                };
                 match timeout(options.endpoint_deadline, answer).await {
                     Ok(Ok(early)) => return Ok(early),
                     Ok(Err(failure)) => last = failure,

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::collateral::cache::EntryStats;
-use crate::collateral::{CacheOptions, Collateral, CollateralError, FetchFailure, PlatformKey};
+use crate::collateral::{CacheOptions, Collateral, CollateralError, FetchFailure, Numbers, PlatformKey};
 
 /// Failed platforms remembered.
 pub(super) const MAX_REFUSALS: usize = 256;
@@ -107,6 +107,26 @@ impl Shelf {
         self.entries.retain(|_, entry| entry.collateral.expires() >= now);
         let due = self.entries.iter().filter(|(_, entry)| entry.refresh_at <= now);
         due.map(|(platform, _)| *platform).collect()
+    }
+
+    /// Makes what `is_old` due now.
+    pub(super) fn hasten(&mut self, is_old: impl Fn(&Collateral) -> bool, now: u64) {
+        for entry in self.entries.values_mut().filter(|entry| is_old(&entry.collateral)) {
+            entry.refresh_at = entry.refresh_at.min(now);
+        }
+    }
+
+    /// What is held, with its numbers, by platform.
+    pub(super) fn held(&self) -> Vec<(PlatformKey, Numbers)> {
+        let mut held: Vec<_> =
+            self.entries.iter().map(|(platform, entry)| (*platform, entry.collateral.numbers())).collect();
+        held.sort_by_key(|(platform, _)| *platform);
+        held
+    }
+
+    /// Lets every platform be asked for again.
+    pub(super) fn forget_refusals(&mut self) {
+        self.refusals.clear();
     }
 
     /// Puts the next refresh off.

@@ -1,6 +1,6 @@
 //! Numbers about the cache, for metrics.
 
-use crate::collateral::{EndpointStats, PlatformKey};
+use crate::collateral::{EndpointStats, FloorKind, PlatformKey};
 
 /// Numbers about the cache, for metrics.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -17,6 +17,10 @@ pub struct CacheStats {
     pub entries: Vec<EntryStats>,
     /// The configured services, in order.
     pub endpoints: Vec<EndpointStats>,
+    /// Answers that were refused because they are older than what was seen, by [`FloorKind::NAMES`].
+    pub refused_as_older: [u64; FloorKind::NAMES.len()],
+    /// Times that what was seen could not be written down.
+    pub floors_unsaved: u64,
 }
 
 /// One platform's collateral.

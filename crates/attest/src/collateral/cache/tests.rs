@@ -5,10 +5,10 @@ use std::time::Duration;
 
 use super::*;
 use crate::collateral::testing::{
-    NOW, Route, Routes, Server, collateral_set, mock_anchors, mock_quote, normal_routes, other_anchors,
-    real_quote, vector, with_encrypted_ppid,
+    NOW, Route, Routes, Server, collateral_set, mock_anchors, mock_quote, normal_routes, numbered,
+    other_anchors, real_quote, vector, with_certification, with_encrypted_ppid,
 };
-use crate::collateral::{CaKind, Resource};
+use crate::collateral::{CaKind, Floors, Numbers, Resource};
 
 const TCB_PATH: &str = "/tdx/certification/v4/tcb?fmspc=000000000000";
 const QE_PATH: &str = "/tdx/certification/v4/qe/identity?update=standard";
@@ -312,6 +312,117 @@ async fn an_encrypted_ppid_costs_one_request_and_its_chain_stays_its_own() {
     assert_eq!(server.requests().len(), REQUESTS_PER_FETCH + 2);
     assert_eq!(cache.get(&plain).await.unwrap().pck_certificate_chain(), None);
     assert_eq!(server.requests().len(), REQUESTS_PER_FETCH + 2);
+}
+
+/// A quote of a platform that is named by an encrypted PPID of its own, and the path at which its chain is asked for.
+fn with_ppid(ppid: u8) -> (Vec<u8>, String) {
+    let inner = [&[ppid; 256][..], &[7; 16], &0x0102_u16.to_le_bytes(), &[3, 4]].concat();
+    let path = format!(
+        "/sgx/certification/v4/pckcert?qeid={}&encrypted_ppid={}&cpusvn={}&pcesvn=0201&pceid=0304",
+        "00".repeat(16),
+        hex::encode_upper([ppid; 256]),
+        "07".repeat(16),
+    );
+    (with_certification(&mock_quote(), 2, &inner), path)
+}
+
+fn pck_route(routes: &Routes) -> Route {
+    let plain = mock_quote();
+    let start = plain.windows(10).position(|window| window == b"-----BEGIN").unwrap();
+    let chain = String::from_utf8(plain[start..].to_vec()).unwrap();
+    let leaf = chain.split_inclusive("-----END CERTIFICATE-----\n").next().unwrap();
+    let issuers = routes[PCK_CRL_PATH].headers[0].1.clone();
+    let headers = vec![("SGX-PCK-Certificate-Issuer-Chain".into(), issuers)];
+    Route { headers, body: leaf.as_bytes().to_vec(), ..Route::status(200) }
+}
+
+#[tokio::test]
+async fn callers_whose_certificate_hangs_do_not_keep_others_from_theirs() {
+    let mut routes = normal_routes();
+    let answer = pck_route(&routes);
+    for ppid in 0..8 {
+        let delay = if ppid == 0 { Duration::ZERO } else { Duration::from_secs(3600) };
+        routes.insert(with_ppid(ppid).1, Route { delay, ..answer.clone() });
+    }
+    let server = Server::start(routes).await;
+    let cache = cache_of(&[&server], CacheOptions { chain_patience: Duration::from_millis(20), ..options() });
+    let hanging: Vec<_> = (1..8)
+        .map(|ppid| {
+            let cache = cache.clone();
+            tokio::spawn(async move { cache.get(&with_ppid(ppid).0).await.is_ok() })
+        })
+        .collect();
+    tokio::time::sleep(Duration::from_millis(5)).await;
+    let honest = timeout(Duration::from_secs(5), cache.get(&with_ppid(0).0)).await;
+    assert!(honest.expect("its turn comes").is_ok());
+    hanging.iter().for_each(tokio::task::JoinHandle::abort);
+}
+
+#[tokio::test]
+async fn what_is_older_than_what_was_seen_is_refused_and_counted() {
+    let good = collateral_set("good");
+    let newer = |change: fn(&mut Numbers)| {
+        let mut numbers = good.numbers();
+        change(&mut numbers);
+        numbered(good.clone(), numbers)
+    };
+    let cases: [(fn(&mut Numbers), [u64; 4]); 4] = [
+        (|numbers| numbers.tcb_info += 1, [1, 0, 0, 0]),
+        (|numbers| numbers.qe_identity += 1, [0, 1, 0, 0]),
+        (|numbers| numbers.root_crl += 1, [0, 0, 1, 0]),
+        (|numbers| numbers.pck_crl += 1, [0, 0, 0, 1]),
+    ];
+    let server = Server::start(normal_routes()).await;
+    for (change, refused) in cases {
+        let floors = Floors::in_memory(0);
+        floors.admit(&newer(change), TcbSet::Standard).unwrap();
+        let cache = cache_of(&[&server], CacheOptions { floors, ..options() });
+        let error = cache.get(&mock_quote()).await.unwrap_err();
+        let CollateralError::Unavailable { failures } = &error else { panic!("{error}") };
+        assert!(matches!(failures[..], [FetchFailure::RolledBack { .. }]), "{failures:?}");
+        assert_eq!(cache.stats().refused_as_older, refused);
+    }
+    // The early set is ahead, and that is no floor for the standard one.
+    let floors = Floors::in_memory(0);
+    floors.admit(&newer(|numbers| numbers.tcb_info += 1), TcbSet::Early).unwrap();
+    let cache = cache_of(&[&server], CacheOptions { floors, ..options() });
+    assert!(cache.get(&mock_quote()).await.is_ok());
+    let too_low = Floors::in_memory(good.numbers().tcb_info + 1);
+    let cache = cache_of(&[&server], CacheOptions { floors: too_low, ..options() });
+    let error = cache.get(&mock_quote()).await.unwrap_err();
+    let CollateralError::Unavailable { failures } = &error else { panic!("{error}") };
+    assert!(matches!(failures[..], [FetchFailure::BelowMinimum { .. }]), "{failures:?}");
+}
+
+#[tokio::test]
+async fn what_was_seen_is_on_the_disk_before_it_is_used() {
+    let directory = tempfile::tempdir().unwrap();
+    let open = || Floors::open(directory.path().join("floors.json"), b"a root", 0).unwrap();
+    let server = Server::start(normal_routes()).await;
+    let cache = cache_of(&[&server], CacheOptions { floors: open(), ..options() });
+    let numbers = cache.get(&mock_quote()).await.unwrap().numbers();
+    let kept: Vec<u64> = open().list().into_iter().map(|(_, number)| number).collect();
+    let expected = [numbers.tcb_info.into(), numbers.qe_identity.into(), numbers.root_crl, numbers.pck_crl];
+    assert_eq!(kept, expected);
+}
+
+#[tokio::test]
+async fn a_forced_refresh_fetches_what_is_held_and_keeps_it_where_that_fails() {
+    let server = Server::start(normal_routes()).await;
+    let cache = cache_of(&[&server], options());
+    assert!(cache.refresh_all().await.is_empty(), "nothing is held");
+    let held = cache.get(&mock_quote()).await.unwrap();
+    let before = (server.requests().len(), cache.generation());
+    let refreshed = cache.refresh_all().await;
+    assert_eq!(refreshed.len(), 1);
+    assert_eq!((refreshed[0].platform, refreshed[0].before), (MOCK, held.numbers()));
+    assert!(refreshed[0].outcome.is_ok());
+    assert_eq!(server.requests().len(), before.0 + REQUESTS_PER_FETCH);
+    assert!(cache.generation() > before.1, "everybody is verified again");
+    server.set_routes(down());
+    let refreshed = cache.refresh_all().await;
+    assert!(refreshed[0].outcome.is_err());
+    assert!(cache.get(&mock_quote()).await.is_ok(), "what was held stays in use");
 }
 
 #[test]

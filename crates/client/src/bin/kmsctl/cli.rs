@@ -8,6 +8,7 @@ use crate::{
     command::{
         app_key::AppKey,
         bootstrap::Bootstrap,
+        collateral::RefreshCollateral,
         completions::Completions,
         denials::Denials,
         env::Env,
@@ -80,6 +81,8 @@ enum Command {
     Unfreeze(Unfreeze),
     /// List what is frozen
     Frozen(Frozen),
+    /// Have a KMS fetch Intel's collateral again, now
+    RefreshCollateral(RefreshCollateral),
     /// Try an allowlist on live requests before it decides
     #[command(subcommand)]
     Shadow(Shadow),
@@ -106,6 +109,7 @@ impl Command {
             Self::Freeze(command) => command.run(terminal).await,
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,
+            Self::RefreshCollateral(command) => command.run(terminal).await,
             Self::Shadow(command) => command.run(terminal).await,
             Self::Completions(command) => command.run(terminal, Cli::command()),
             Self::Man(command) => command.run(terminal, Cli::command()),

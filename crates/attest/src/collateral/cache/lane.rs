@@ -1,0 +1,62 @@
+//! A few turns for work that strangers cause, which slow work cannot hold: who takes long makes room.
+
+use std::pin::pin;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+use tokio::time::timeout;
+
+/// Turns, and room beside them.
+pub(super) struct Lane {
+    turns: Semaphore,
+    slow: Semaphore,
+    patience: Duration,
+}
+
+impl Lane {
+    /// So many `turns` at the same time, each for as long as `patience`; up to `slow` more that take longer.
+    pub(super) fn new(turns: usize, slow: usize, patience: Duration) -> Self {
+        Self { turns: Semaphore::new(turns), slow: Semaphore::new(slow), patience }
+    }
+
+    /// Does `work` when its turn comes. `None` if it takes longer than a turn lasts and there is no more room for slow work.
+    pub(super) async fn run<T>(&self, work: impl Future<Output = T>) -> Option<T> {
+        let turn = self.turns.acquire().await.ok()?;
+        let mut work = pin!(work);
+        if let Ok(done) = timeout(self.patience, &mut work).await {
+            return Some(done);
+        }
+        let _room = self.slow.try_acquire().ok()?;
+        drop(turn);
+        Some(work.await)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+    use std::time::Instant;
+
+    use super::*;
+
+    #[tokio::test]
+    async fn work_that_hangs_leaves_the_turns_to_others() {
+        let lane = Arc::new(Lane::new(2, 3, Duration::from_millis(20)));
+        let hanging: Vec<_> = (0..8)
+            .map(|_| {
+                let lane = Arc::clone(&lane);
+                tokio::spawn(async move { lane.run(std::future::pending::<()>()).await })
+            })
+            .collect();
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        let start = Instant::now();
+        assert_eq!(lane.run(async { 7 }).await, Some(7));
+        assert!(start.elapsed() < Duration::from_secs(5), "{:?}", start.elapsed());
+        let given_up = || hanging.iter().filter(|hanging| hanging.is_finished()).count();
+        while given_up() < 5 {
+            assert!(start.elapsed() < Duration::from_secs(5), "there is room for three only");
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        hanging.iter().for_each(tokio::task::JoinHandle::abort);
+    }
+}

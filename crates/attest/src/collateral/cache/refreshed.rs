@@ -1,0 +1,51 @@
+//! Fetching everything again at once, because an operator says so.
+
+use std::sync::Arc;
+
+use super::{CollateralCache, MAX_FLIGHTS, landed};
+use crate::collateral::{Collateral, CollateralError, Numbers, PlatformKey};
+
+/// What a forced refresh came to, for one model.
+#[derive(Debug, Clone)]
+pub struct Refreshed {
+    /// The model.
+    pub platform: PlatformKey,
+    /// The numbers of what was held before.
+    pub before: Numbers,
+    /// What is held now, or why it is what was held before.
+    pub outcome: Result<Arc<Collateral>, CollateralError>,
+}
+
+impl CollateralCache {
+    /// Fetches the collateral of every model that is held, now, and forgets which models could not be had lately. What is
+    /// held stays in use until there is newer. Evidence that was verified before counts as not verified from now on, so
+    /// that new collateral judges who is connected already.
+    pub async fn refresh_all(&self) -> Vec<Refreshed> {
+        let held = {
+            let mut state = self.state();
+            state.shelf.forget_refusals();
+            state.shelf.held()
+        };
+        let mut refreshed = Vec::new();
+        for some in held.chunks(MAX_FLIGHTS / 2) {
+            let flights: Vec<_> = some
+                .iter()
+                .map(|(platform, before)| (*platform, *before, self.board(&mut self.state(), *platform)))
+                .collect();
+            for (platform, before, flight) in flights {
+                let outcome = match flight {
+                    Ok(flight) => landed(flight).await,
+                    Err(busy) => Err(busy),
+                };
+                refreshed.push(Refreshed { platform, before, outcome });
+            }
+        }
+        self.shared.generation.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        refreshed
+    }
+
+    /// Rises with each [`CollateralCache::refresh_all`]: what was verified under an earlier one is verified again.
+    pub fn generation(&self) -> u64 {
+        self.shared.generation.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}

@@ -1,0 +1,146 @@
+//! The file that keeps floors over restarts: replaced as a whole, by one rename, with a digest over what it says.
+
+use std::collections::BTreeMap;
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest, Sha256};
+
+use super::{FloorKind, MAX_FLOORS};
+
+/// No file of this program's is larger.
+const MAX_FILE: u64 = 4 << 20;
+/// The version that is written and the only one that is read.
+const VERSION: u32 = 1;
+/// Roots whose floors are kept: the vendor's, and those of tests on the same machine.
+const MAX_ROOTS: usize = 8;
+
+/// Why it is not known which collateral is too old.
+#[derive(Debug, thiserror::Error)]
+pub enum FloorsFileError {
+    /// The system does not give it.
+    #[error(
+        "the file that core.tcb.floors_file names cannot be read, so it is not known which collateral is too old"
+    )]
+    Unreadable(#[source] io::Error),
+    /// It is not what this program wrote.
+    #[error(
+        "the file that core.tcb.floors_file names is damaged ({0}), so it is not known which collateral is too old; \
+         restore it, or remove it to believe whatever the collateral service has now"
+    )]
+    Damaged(String),
+}
+
+/// The file, and the root whose floors are ours.
+#[derive(Debug)]
+pub(super) struct FloorsFile {
+    path: PathBuf,
+    root: String,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    /// By SHA-256 of the root certificate, then by kind.
+    floors: Roots,
+    /// Over the two before, as compact JSON.
+    sha256: String,
+}
+
+type Roots = BTreeMap<String, BTreeMap<String, u64>>;
+
+impl FloorsFile {
+    pub(super) fn new(path: PathBuf, root: &[u8]) -> Self {
+        Self { path, root: hex::encode(Sha256::digest(root)) }
+    }
+
+    /// The floors of our root; none if there is no file.
+    pub(super) fn read(&self) -> Result<BTreeMap<FloorKind, u64>, FloorsFileError> {
+        let mut roots = self.roots()?;
+        let ours = roots.remove(&self.root).unwrap_or_default();
+        ours.into_iter()
+            .map(|(kind, number)| Some((FloorKind::parse(&kind)?, number)))
+            .collect::<Option<_>>()
+            .ok_or_else(|| FloorsFileError::Damaged("it has a floor of an unknown kind".to_owned()))
+    }
+
+    fn roots(&self) -> Result<Roots, FloorsFileError> {
+        let file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Roots::new()),
+            Err(error) => return Err(FloorsFileError::Unreadable(error)),
+        };
+        let metadata = file.metadata().map_err(FloorsFileError::Unreadable)?;
+        if !metadata.is_file() {
+            return Err(FloorsFileError::Unreadable(io::Error::other("not a file")));
+        }
+        let mut bytes = Vec::new();
+        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(FloorsFileError::Unreadable)?;
+        if bytes.len() as u64 > MAX_FILE {
+            return Err(FloorsFileError::Damaged("it is too large".to_owned()));
+        }
+        parse(&bytes).map_err(FloorsFileError::Damaged)
+    }
+
+    /// Replaces the file by `floors`, raised by what another process has written in the meantime; gives what was written.
+    pub(super) fn replace(&self, floors: &BTreeMap<FloorKind, u64>) -> io::Result<BTreeMap<FloorKind, u64>> {
+        let mut roots = self.roots().map_err(io::Error::other)?;
+        let mut merged = self.read().map_err(io::Error::other)?;
+        for (kind, number) in floors {
+            let floor = merged.entry(*kind).or_default();
+            *floor = (*floor).max(*number);
+        }
+        let ours = merged.iter().map(|(kind, number)| (kind.to_string(), *number)).collect();
+        if !roots.contains_key(&self.root) && roots.len() >= MAX_ROOTS {
+            return Err(io::Error::other("the file has floors of too many roots"));
+        }
+        roots.insert(self.root.clone(), ours);
+        self.write(roots)?;
+        Ok(merged)
+    }
+
+    fn write(&self, floors: Roots) -> io::Result<()> {
+        let sha256 = digest(&floors)?;
+        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, floors, sha256 })?;
+        text.push(b'\n');
+        let directory = match self.path.parent() {
+            Some(parent) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        };
+        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+        let new = self.path.with_extension("json.new");
+        match std::fs::remove_file(&new) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
+        file.write_all(&text)?;
+        file.sync_all()?;
+        std::fs::rename(&new, &self.path)?;
+        File::open(directory)?.sync_all()
+    }
+}
+
+/// Reads what [`FloorsFile::write`] wrote, and nothing else.
+fn parse(bytes: &[u8]) -> Result<Roots, String> {
+    let Content { version, floors, sha256 } =
+        serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    if version != VERSION {
+        return Err(format!("version must be {VERSION}, got {version}"));
+    }
+    if floors.len() > MAX_ROOTS || floors.values().any(|floors| floors.len() > MAX_FLOORS) {
+        return Err("it has too many floors".to_owned());
+    }
+    if digest(&floors).map_err(|error| error.to_string())? != sha256 {
+        return Err("its digest is not that of its floors".to_owned());
+    }
+    Ok(floors)
+}
+
+fn digest(floors: &Roots) -> io::Result<String> {
+    Ok(hex::encode(Sha256::digest(serde_json::to_vec(&(VERSION, floors))?)))
+}

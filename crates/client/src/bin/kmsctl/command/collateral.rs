@@ -1,0 +1,53 @@
+//! `kmsctl refresh-collateral`: what Intel publishes, fetched again now.
+
+use clap::Args;
+use kms_client::proto::{RefreshCollateralResponse, RefreshedCollateral};
+
+use crate::{
+    exit::{Exit, Outcome},
+    output::{Page, Terminal, Tone, printable},
+    target::Administered,
+    when,
+};
+
+/// Arguments of `kmsctl refresh-collateral`.
+#[derive(Args, Debug)]
+pub(crate) struct RefreshCollateral {
+    #[command(flatten)]
+    admin: Administered,
+}
+
+impl RefreshCollateral {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        let answer: RefreshCollateralResponse = self.admin.call(terminal, "RefreshCollateral", &()).await?;
+        terminal.show(&answer, |page| {
+            if answer.models.is_empty() {
+                page.line("No collateral is held yet: it is fetched when the first CVM asks.");
+                return;
+            }
+            answer.models.iter().for_each(|model| entry(page, model));
+            page.line("Everybody is verified again by what is held now.");
+        })?;
+        let has_failed = answer.models.iter().any(|model| !model.failure.is_empty());
+        Ok(if has_failed { Exit::Failed } else { Exit::Done })
+    }
+}
+
+fn entry(page: &mut Page, model: &RefreshedCollateral) {
+    let name = format!("{} ({} CA)", hex::encode(&model.fmspc), printable(&model.ca));
+    if !model.failure.is_empty() {
+        page.line(page.toned(Tone::Bad, &format!("{name}: not refreshed, what was held stays in use")));
+        page.line(format!("  {}", printable(&model.failure)));
+        return;
+    }
+    let news = if model.is_newer { "newer than before" } else { "the same as before" };
+    page.line(page.toned(Tone::Good, &format!("{name}: {news}")));
+    page.line(format!(
+        "  TCB evaluation number {}, of the QE identity {}; CRL numbers {} (root), {} (CA); valid until {}",
+        model.tcb_evaluation_number,
+        model.qe_evaluation_number,
+        model.root_crl_number,
+        model.pck_crl_number,
+        when::at(model.expires),
+    ));
+}
