@@ -3,6 +3,7 @@
 mod support;
 
 use kms_attest::binding::ReportData;
+use kms_simulator::{CollateralSpec, PccsMode};
 use serde_json::json;
 use support::{World, kmsctl::Desk};
 
@@ -118,6 +119,38 @@ async fn an_operator_stops_one_thing_and_lets_it_go_again() {
     ] {
         assert_eq!(desk.run(wrong).await.code, 2, "{wrong:?}");
     }
+}
+
+#[tokio::test]
+async fn an_operator_has_collateral_fetched_again() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let asked = world.pccs.request_count();
+    let same = desk.run(&["refresh-collateral"]).await;
+    assert_eq!(same.code, 0, "{}", same.text());
+    for text in
+        ["53494d000000 (platform CA): the same as before", "TCB evaluation number 17", "verified again"]
+    {
+        assert!(same.out.contains(text), "{text}: {}", same.out);
+    }
+    assert!(world.pccs.request_count() > asked);
+
+    world.pccs.publish(&CollateralSpec { evaluation_number: 18, ..CollateralSpec::default() });
+    let newer = desk.json(0, &["refresh-collateral"]).await;
+    assert_eq!(
+        (&newer["models"][0]["tcb_evaluation_number"], &newer["models"][0]["is_newer"]),
+        (&json!(18), &json!(true))
+    );
+
+    world.pccs.set_mode(PccsMode::Down);
+    let failed = desk.run(&["refresh-collateral"]).await;
+    assert_eq!(failed.code, 1, "{}", failed.text());
+    assert!(failed.out.contains("not refreshed, what was held stays in use"), "{}", failed.out);
+    assert!(failed.out.contains("pck crl: answered 503"), "{}", failed.out);
+    support::eventually("each is recorded", async || {
+        (world.audited("collateral_refreshed").len() == 3).then_some(())
+    })
+    .await;
 }
 
 #[tokio::test]
