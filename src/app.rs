@@ -1,5 +1,6 @@
 //! The composition root: builds every part from the configuration and lives the lifecycle.
 
+mod admin_tls;
 mod error;
 mod leaf;
 mod parts;
@@ -13,7 +14,7 @@ use std::{
     time::Duration,
 };
 
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
 
 pub use self::{error::AppError, preflight::Preflight};
 use self::{
@@ -37,6 +38,9 @@ use crate::{
         tls,
     },
 };
+
+/// How long the onboarding phase waits for an attested certificate before it begins with one that is not.
+const ATTEST_TIME: Duration = Duration::from_secs(2);
 
 /// Between attempts to serve keys that exist.
 const SWITCH_RETRY: Duration = Duration::from_secs(1);
@@ -138,9 +142,15 @@ impl Kms {
         let limits = &config.core.onboard.limits;
         let readiness = Arc::new(Readiness::onboarding(Arc::clone(&shared.metrics)));
         let router = transport::onboarding(Arc::clone(&service), setup, limits, token, readiness);
+        let certificate = leaf::Ephemeral::new(config.core.onboard.address)?;
+        let tls = tls::onboarding(certificate.leaf())?;
+        let attester = Arc::clone(&shared.attester);
+        let mut attesting = tokio::spawn(async move { certificate.attest(&attester).await });
+        // So that the first who come can already tell whom they reach; an attester that is not there holds up nobody.
+        let _ = timeout(ATTEST_TIME, &mut attesting).await;
         let phase = Phase {
             number: 0,
-            tls: Some(tls::onboarding(leaf::ephemeral(config.core.onboard.address)?)?),
+            tls: Some(tls),
             plain: PlainHttp::Served,
             front: Arc::new(
                 Front::new(router, Arc::clone(&shared.metrics)).limited(Arc::clone(&shared.limit)),
@@ -157,6 +167,7 @@ impl Kms {
                 _ = stopping.wait_for(|stop| *stop) => true,
                 _ = finished.wait_for(|finished| *finished) => false,
             };
+            attesting.abort();
             if is_stopped {
                 drop(phases);
                 let _ = accepting.await;

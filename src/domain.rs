@@ -69,6 +69,12 @@ pub struct ReservedName(String);
 #[error("must be DNS names and IP addresses, without wildcards, ports and final dots")]
 pub struct ReservedNameError;
 
+impl From<IpAddr> for ReservedName {
+    fn from(address: IpAddr) -> Self {
+        Self(address.to_string())
+    }
+}
+
 impl ReservedName {
     /// A [`Domain`], or an IPv6 address without brackets.
     ///

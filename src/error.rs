@@ -52,6 +52,7 @@ impl Code {
 pub struct Error {
     code: Code,
     message: String,
+    reason: &'static str,
     source: Option<Source>,
     denial: Option<DenialReference>,
 }
@@ -79,13 +80,23 @@ impl Error {
             message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
             message.push('…');
         }
-        Self { code, message, source: None, denial: None }
+        Self { code, message, reason: code.name(), source: None, denial: None }
     }
 
     /// Attaches the cause, which only the log shows.
     pub fn caused_by(mut self, source: impl Into<Source>) -> Self {
         self.source = Some(source.into());
         self
+    }
+
+    /// Says more exactly than the code what kind of end it was: a stable word such as `source_not_allowed`.
+    pub fn because(self, reason: &'static str) -> Self {
+        Self { reason, ..self }
+    }
+
+    /// What kind of end it was, for programs that tell people what to do: the code's name, or a more exact word.
+    pub fn reason(&self) -> &'static str {
+        self.reason
     }
 
     /// Says how the refusal can be looked up.
@@ -101,8 +112,8 @@ impl Error {
 
     /// `context: message`, with everything else kept.
     pub fn within(self, context: &str) -> Self {
-        let Self { code, message, source, denial } = self;
-        Self { source, denial, ..Self::new(code, format!("{context}: {message}")) }
+        let Self { code, message, reason, source, denial } = self;
+        Self { reason, source, denial, ..Self::new(code, format!("{context}: {message}")) }
     }
 
     /// [`Code::InvalidRequest`].

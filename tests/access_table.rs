@@ -99,8 +99,9 @@ const GUARDED_ONBOARDING: [Row<{ Credential::ALL.len() }>; 4] = [
 ];
 
 /// The admin listener. Columns: no token, a wrong one, the right one.
-const ADMIN: [Row<{ Credential::ALL.len() }>; 10] = [
+const ADMIN: [Row<{ Credential::ALL.len() }>; 11] = [
     row(ClearImageCache, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(AdminGetKmsKey, Ask::Valid, [Challenged, Challenged, NO_EVIDENCE]),
     row(Explain, Ask::Valid, [Challenged, Challenged, Answered]),
     row(ListDenials, Ask::Valid, [Challenged, Challenged, Answered]),
     row(Freeze, Ask::Valid, [Challenged, Challenged, Answered]),
@@ -111,6 +112,10 @@ const ADMIN: [Row<{ Credential::ALL.len() }>; 10] = [
     row(StopShadow, Ask::Valid, [Challenged, Challenged, Answered]),
     row(RefreshCollateral, Ask::Valid, [Challenged, Challenged, Answered]),
 ];
+
+/// The admin listener over TLS, with the right token. Columns: as for the main listener.
+const ADMIN_OVER_TLS: [Row<{ Certificate::ALL.len() }>; 1] =
+    [row(AdminGetKmsKey, Ask::Valid, [NO_EVIDENCE, NO_EVIDENCE, NO_KMS, Answered])];
 
 /// The proto file's methods: service and name.
 fn declared() -> Vec<(String, String)> {
@@ -197,6 +202,14 @@ fn the_access_that_a_method_declares_is_the_access_that_its_lines_show() {
             }
             (Access::Operator, Service::Admin) => {
                 assert_eq!(line(&ADMIN, method, Ask::Valid), [Challenged, Challenged, Answered]);
+            }
+            (Access::OperatorAndAttestedCertificate, Service::Admin) => {
+                assert_eq!(line(&ADMIN, method, Ask::Valid), [Challenged, Challenged, NO_EVIDENCE]);
+                let outcomes = line(&ADMIN_OVER_TLS, method, Ask::Valid);
+                for (certificate, outcome) in Certificate::ALL.iter().zip(&outcomes) {
+                    assert_ne!(is_unauthenticated(outcome), certificate.is_attested(), "{method:?}");
+                }
+                assert_eq!(outcomes.iter().filter(|outcome| **outcome == Answered).count(), 1);
             }
             (access, service) => panic!("{method:?}: nobody has said what {access:?} means for {service:?}"),
         }
@@ -335,6 +348,26 @@ async fn the_admin_listener_answers_each_caller_as_the_table_says() {
             // Right credentials between the wrong ones: this is about access, not about lockouts.
             let message = Message::empty();
             check(&mut to, Codec::Json, ListFrozen, &message, Credential::Right, Answered).await;
+        }
+    }
+}
+
+#[tokio::test]
+async fn the_admin_listener_over_tls_answers_each_caller_as_the_table_says() {
+    let mut cast = Cast::gather().await;
+    let (key, certs) = (cast.world.key_file("rpc.key"), cast.world.key_file("rpc.crt"));
+    cast.world.configure(&format!("core.admin.tls = {{ key = {key:?}, certs = {certs:?} }}"));
+    cast.world.start().await.expect("it starts again");
+    let admin = Caller::new(cast.world.admin_address().await);
+    for (column, certificate) in Certificate::ALL.into_iter().enumerate() {
+        let mut to = connected(&admin.shows(cast.identity(certificate))).await;
+        for row in &ADMIN_OVER_TLS {
+            for codec in Codec::ALL {
+                let message = cast.message(row.method, row.ask);
+                check(&mut to, codec, row.method, &message, Credential::None, Challenged).await;
+                let expected = row.expected[column];
+                check(&mut to, codec, row.method, &message, Credential::Right, expected).await;
+            }
         }
     }
 }
@@ -524,7 +557,7 @@ async fn each_call_is_counted_once_under_its_methods_name() {
         // Once more each to get here.
         Bootstrap | Finish => 4,
         // Two services have one of this name.
-        ClearImageCache | LegacyClearImageCache => 6,
+        ClearImageCache | LegacyClearImageCache | GetKmsKey | AdminGetKmsKey => 6,
         _ => 3,
     };
     for row in &METHODS {

@@ -2,13 +2,15 @@
 
 mod support;
 
-use std::fs;
+use std::{fs, os::unix::fs::PermissionsExt as _};
 
 use base64::Engine as _;
 use cvm_kms::{
+    app::Preflight,
     config::Config,
     proto::{ClearImageCacheRequest, LegacyClearImageCacheRequest, PrpcError},
 };
+use kms_attest::{binding::ReportData, certificate, p256::P256Key, ra_tls};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use support::{
@@ -374,4 +376,102 @@ async fn what_changes_something_is_not_done_by_a_link_or_by_another_sites_page()
     assert!(world.audited("frozen").is_empty());
     let own = format!("http://{}:{}", support::DOMAIN, world.admin_address().await.port());
     assert_eq!(caller.send(with(freeze(), "origin", &own)).await.status, 200);
+}
+
+/// A KMS with keys whose admin listener speaks HTTPS by these files.
+async fn over_https(key: &str, certs: &str, more: &str, prepare: impl FnOnce(&World)) -> World {
+    let mut world = World::stopped_with("").await;
+    prepare(&world);
+    let (key, certs) = (world.path(key), world.path(certs));
+    world.configure(&format!("core.admin.tls = {{ key = {key:?}, certs = {certs:?}{more} }}"));
+    world.start().await.expect("it starts");
+    world.bootstrap().await;
+    world.finish().await;
+    world
+}
+
+/// What the admin listener shows.
+async fn shown(world: &World) -> Vec<u8> {
+    let line = Caller::new(world.admin_address().await).connect().await.expect("a connection");
+    line.server_certificate.expect("a certificate").to_vec()
+}
+
+#[tokio::test]
+async fn a_missing_certificate_is_issued_by_our_root_attested_and_again_at_each_start() {
+    let hosts = ", create_if_missing = true, hosts = [\"admin.example\", \"10.9.8.7\"]";
+    let mut world = over_https("made/admin.key", "made/admin.crt", hosts, |_| ()).await;
+    let root = world.root_keys().ca_spki();
+    let mut before: Option<(Vec<u8>, Vec<u8>)> = None;
+    for _ in 0..2 {
+        let certificate = shown(&world).await;
+        let (_, parsed) = x509_parser::parse_x509_certificate(&certificate).expect("DER");
+        assert!(certificate::is_signed_by(&certificate, &root));
+        assert_eq!(parsed.subject().to_string(), "CN=admin.example");
+        let names = parsed.subject_alternative_name().expect("readable").expect("names");
+        use x509_parser::extensions::GeneralName::{DNSName, IPAddress};
+        assert_eq!(names.value.general_names, [DNSName("admin.example"), IPAddress(&[10, 9, 8, 7])]);
+        assert_eq!(ra_tls::special_usage(&certificate).expect("readable").as_deref(), Some("kms:rpc"));
+        let evidence = ra_tls::evidence_in(&certificate).expect("readable").expect("evidence");
+        let key = ra_tls::spki_of(&certificate).expect("a key");
+        assert_eq!(evidence.report_data().expect("64 bytes"), ReportData::ra_tls(&key));
+        for (name, mode) in [("made/admin.key", 0o600), ("made/admin.crt", 0o644)] {
+            let found = fs::metadata(world.path(name)).expect("a file").permissions().mode() & 0o777;
+            assert_eq!(found, mode, "{name}");
+        }
+        let pem = fs::read_to_string(world.path("made/admin.crt")).expect("PEM");
+        assert_eq!(certificate::der(&pem).expect("PEM"), certificate);
+        if let Some((old_key, old_certificate)) = before.replace((key.clone(), certificate.clone())) {
+            assert_eq!(old_key, key, "the key stays");
+            assert!(old_certificate != certificate, "the certificate is new");
+        }
+        world.start().await.expect("it starts again");
+    }
+    // Removed, it is made again for the same key; without its key it is not.
+    fs::remove_file(world.path("made/admin.crt")).expect("removed");
+    world.start().await.expect("it starts");
+    assert_eq!(ra_tls::spki_of(&shown(&world).await).expect("a key"), before.expect("a key").0);
+    world.stop().await;
+    fs::remove_file(world.path("made/admin.key")).expect("removed");
+    assert_eq!(world.start().await.expect_err("no key").to_string(), "core.admin.tls.key cannot be read");
+}
+
+#[tokio::test]
+async fn an_operators_own_certificate_is_used_as_it_is_and_must_fit_its_key() {
+    let key = P256Key::generate();
+    let spec = support::identity::spec();
+    let own = certificate::self_signed(&spec, &key).expect("a certificate");
+    let (pem, der) = (certificate::pem(&own), own.clone());
+    let private = key.pem().to_string();
+    let world = over_https("own.key", "own.crt", ", create_if_missing = true", |world| {
+        fs::write(world.path("own.key"), &private).expect("a file");
+        fs::write(world.path("own.crt"), &pem).expect("a file");
+    })
+    .await;
+    assert_eq!(shown(&world).await, der);
+    assert_eq!(fs::read_to_string(world.path("own.crt")).expect("a file"), pem, "it stays as it was");
+    let caller = Caller::new(world.admin_address().await);
+    let call = with(json("ListFrozen", json!({})), "x-admin-token", ADMIN_TOKEN);
+    assert_eq!(caller.send(call).await.status, 200);
+
+    let other = P256Key::generate().pem().to_string();
+    for (what, key, certs, expected) in [
+        ("no key", None, Some(&pem), "core.admin.tls.key cannot be read"),
+        ("no certificate", Some(&private), None, "core.admin.tls.certs cannot be read"),
+        ("another key", Some(&other), Some(&pem), "tls: "),
+        ("no PEM", Some(&pem), Some(&pem), "core.admin.tls.key cannot be read"),
+        ("an empty file", Some(&private), Some(&String::new()), "core.admin.tls.certs cannot be read"),
+    ] {
+        let mut world = World::ready().await;
+        world.stop().await;
+        let (key_file, certs_file) = (world.path("a.key"), world.path("a.crt"));
+        key.map(|text| fs::write(&key_file, text).expect("a file"));
+        certs.map(|text| fs::write(&certs_file, text).expect("a file"));
+        world.configure(&format!("core.admin.tls = {{ key = {key_file:?}, certs = {certs_file:?} }}"));
+        let text = toml::to_string(&world.config).expect("TOML");
+        let (config, _) = Config::from_toml(&text).expect("a configuration");
+        let problems: Vec<String> = Preflight::of(&config).problems.iter().map(ToString::to_string).collect();
+        assert!(problems.iter().any(|problem| problem.starts_with(expected)), "{what}: {problems:?}");
+        let error = world.start().await.expect_err(what).to_string();
+        assert!(error.starts_with(expected), "{what}: {error}");
+    }
 }

@@ -218,3 +218,77 @@ async fn status_says_that_a_kms_can_release_nothing_and_denials_says_why() {
         assert!(listed.out.contains(text), "{text}: {}", listed.out);
     }
 }
+
+#[tokio::test]
+async fn a_replica_is_onboarded_through_the_admin_listener_by_a_node_that_proves_itself_first() {
+    let mut source = World::stopped_with(&format!(
+        "core.admin.auth_token = \"{TOKEN}\"\ncore.onboard.public_key_handover = false"
+    ))
+    .await;
+    let (key, certs) = (source.path("admin.key"), source.path("admin.crt"));
+    source.configure(&format!(
+        "core.admin.tls = {{ key = {key:?}, certs = {certs:?}, create_if_missing = true }}"
+    ));
+    source.start().await.expect("it starts");
+    let (port, desk) = (source.address().port(), Desk::in_world(&source));
+    let measured = hex::encode(source.cvm.mr_aggregated());
+    let other = "11".repeat(32);
+    let bootstrap = |url: String, pin: String| {
+        ["bootstrap", "--domain", "localhost", "--dangerous-root", "root.der", "--kms"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([url, "--pin".to_owned(), pin])
+            .collect::<Vec<_>>()
+    };
+    async fn run(desk: &Desk, arguments: &[String]) -> support::process::Ran {
+        desk.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+    let (plain, tls) = (format!("http://localhost:{port}"), format!("https://localhost:{port}"));
+    for (arguments, code, text) in [
+        (bootstrap(plain, measured.clone()), 2, "plain http proves no server; --pin is for https"),
+        (bootstrap(tls.clone(), other.clone()), 4, "which is not pinned; nothing was sent"),
+        (bootstrap(tls.clone(), "11".to_owned()), 2, "must be 32 bytes"),
+    ] {
+        let ran = run(&desk, &arguments).await;
+        assert_eq!((ran.code, ran.text().contains(text)), (code, true), "{text}: {}", ran.text());
+        assert!(!source.key_file("root-ca.key").exists(), "{text}");
+    }
+    // Without its root the attestation of a simulated machine proves nothing.
+    let intel: Vec<_> = bootstrap(tls.clone(), measured.clone())
+        .into_iter()
+        .filter(|argument| !["--dangerous-root", "root.der"].contains(&argument.as_str()))
+        .collect();
+    let ran = run(&desk, &intel).await;
+    assert_eq!((ran.code, ran.text().contains("nothing was sent")), (4, true), "{}", ran.text());
+    let ran = run(&desk, &bootstrap(tls, measured.clone())).await;
+    assert_eq!(ran.code, 0, "{}", ran.text());
+    source.finish().await;
+
+    let replica = World::onboarding().await;
+    let node = format!("https://localhost:{}", replica.address().port());
+    let admin = format!("https://{}", source.admin_address().await);
+    desk.write("source-token", format!("{TOKEN}\n"));
+    desk.write("wrong-token", "another-token");
+    let onboard = |token: &'static str, belief: &[&str]| {
+        ["onboard", "--kms", &node, "--source", &admin, "--domain", "localhost", "--source-token-file", token]
+            .iter()
+            .chain(belief)
+            .map(|&argument| argument.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let pinned = ["--dangerous-root", "root.der", "--pin", &other, "--pin", &measured];
+    for (arguments, code, text) in [
+        (onboard("source-token", &[]), 2, "the token does not go to"),
+        (onboard("source-token", &["--dangerous-root", "root.der", "--pin", &other]), 4, "nothing was sent"),
+        (onboard("no-file", &pinned), 1, "no-file"),
+        (onboard("wrong-token", &pinned), 3, "GetKmsKey: the server answered 401"),
+    ] {
+        let ran = run(&desk, &arguments).await;
+        assert_eq!((ran.code, ran.text().contains(text)), (code, true), "{text}: {}", ran.text());
+        assert!(!ran.text().contains("another-token"), "{}", ran.text());
+        assert!(!replica.key_file("root-ca.key").exists(), "{text}");
+    }
+    let ran = run(&desk, &onboard("source-token", &pinned)).await;
+    assert_eq!(ran.code, 0, "{}", ran.text());
+    assert_eq!(replica.root_keys().ca_spki(), source.root_keys().ca_spki());
+}

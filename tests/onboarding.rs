@@ -750,7 +750,7 @@ async fn sources_that_are_none_are_told_apart() {
         ),
         (
             format!("https://{}", onboarding.address()),
-            "Source KMS certificate does not contain attestation".into(),
+            "the source KMS has no keys yet: it is being onboarded itself".into(),
         ),
         (
             format!("https://{}", unattested.address()),

@@ -337,6 +337,30 @@ async fn names_and_dates_that_no_app_may_have_are_refused() {
 }
 
 #[tokio::test]
+async fn no_app_gets_a_certificate_under_a_name_of_the_admin_listener() {
+    let mut world = World::stopped_with("").await;
+    let (key_file, certs) = (world.path("a.key"), world.path("a.crt"));
+    world.configure(&format!(
+        "core.admin.tls = {{ key = {key_file:?}, certs = {certs:?}, create_if_missing = true, \
+         hosts = [\"kms-admin.example\", \"10.9.8.7\"] }}"
+    ));
+    world.start().await.expect("it starts");
+    world.bootstrap().await;
+    world.finish().await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    let key = P256Key::generate();
+    for name in ["kms-admin.example", "*.example", "10.9.8.7"] {
+        let csr = Csr { subject_alt_names: vec![name.to_owned()], ..wish(&app, &key) };
+        let (status, text) = ask(&world, &sign_cert_request(&csr, &key, "")).await.refusal();
+        assert_eq!(status, 400, "{name}: {text}");
+        assert!(text.starts_with(name), "{text}");
+    }
+    let csr = Csr { subject_alt_names: vec!["app.other.example".to_owned()], ..wish(&app, &key) };
+    assert_eq!(ask(&world, &sign_cert_request(&csr, &key, "")).await.status, 200);
+}
+
+#[tokio::test]
 async fn no_wildcard_covers_the_kms() {
     let world =
         World::onboarding_with("core.onboard.auto_bootstrap_domain = \"kms.cluster.example.com\"").await;

@@ -4,8 +4,14 @@ use prost_build::Config;
 use prost_types::field_descriptor_proto::{Label, Type};
 
 /// Messages that carry secrets: no derived `Debug`, wiped on drop (`src/proto.rs`).
-const SECRET_MESSAGES: [&str; 5] =
-    ["AppKeyResponse", "KmsKeys", "KmsKeyResponse", "GetTempCaCertResponse", "LegacyClearImageCacheRequest"];
+const SECRET_MESSAGES: [&str; 6] = [
+    "AppKeyResponse",
+    "KmsKeys",
+    "KmsKeyResponse",
+    "GetTempCaCertResponse",
+    "LegacyClearImageCacheRequest",
+    "OnboardRequest",
+];
 
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Cargo runs build scripts in the folder of their package.

@@ -142,7 +142,7 @@ echo!(EchoKms: Kms, EchoOnboard: Onboard, EchoAdmin: Admin);
 fn echo(method: Method, call: &Call) -> Result<Bytes> {
     match method {
         Method::GetAppKey => again::<GetAppKeyRequest>(call),
-        Method::GetKmsKey => again::<GetKmsKeyRequest>(call),
+        Method::GetKmsKey | Method::AdminGetKmsKey => again::<GetKmsKeyRequest>(call),
         Method::GetAppEnvEncryptPubKey => again::<AppId>(call),
         Method::SignCert => again::<SignCertRequest>(call),
         Method::LegacyClearImageCache => again::<LegacyClearImageCacheRequest>(call),

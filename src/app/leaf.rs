@@ -8,19 +8,24 @@ use std::{
 
 use kms_attest::{
     attester::Attester,
+    binding::ReportData,
     certificate::{self, CertificateSpec, Role},
     evidence::Evidence,
     p256::P256Key,
 };
+use kms_client::server::ONBOARDING_USAGE;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use super::{AppError, shared::Shared};
+use super::{AppError, admin_tls, shared::Shared};
 use crate::{
     ca::{self, CaError},
     lifecycle::Ready,
     transport::tls::Leaf,
 };
+
+/// Between attempts to attest the certificate of the onboarding phase.
+const ATTEST_RETRY: Duration = Duration::from_secs(5);
 
 /// How often the age of the certificate is looked at.
 const CHECK: Duration = Duration::from_secs(3600);
@@ -29,7 +34,15 @@ const CHECK: Duration = Duration::from_secs(3600);
 pub(super) struct Renewal {
     pub(super) ready: Arc<Ready>,
     pub(super) leaf: Arc<Leaf>,
+    /// That of the admin listener, if it is one of ours.
+    pub(super) admin: Option<AdminRenewal>,
     pub(super) attester: Option<Arc<Attester>>,
+}
+
+/// The certificate of the admin listener, as it is issued again.
+pub(super) struct AdminRenewal {
+    pub(super) own: admin_tls::Own,
+    pub(super) leaf: Arc<Leaf>,
 }
 
 impl Renewal {
@@ -59,7 +72,12 @@ impl Renewal {
             None => None,
         };
         let certificate = issued(&self.ready, evidence, now).await?;
-        Ok(self.leaf.swap(vec![certificate], &self.ready.rpc_key_der())?)
+        self.leaf.swap(vec![certificate], &self.ready.rpc_key_der())?;
+        if let Some(AdminRenewal { own, leaf }) = &self.admin {
+            let certificate = own.issue(&self.ready, self.attester.as_deref()).await?;
+            leaf.swap(vec![certificate], &own.key_der())?;
+        }
+        Ok(())
     }
 }
 
@@ -81,21 +99,63 @@ async fn issued(
     let issue = tokio::task::spawn_blocking(move || ready.issue_rpc_leaf(evidence.as_ref(), now));
     Ok(issue.await.map_err(AppError::Panicked)??)
 }
+
+/// The certificate of the onboarding phase: self-signed, and attested as soon as there is evidence, so that an operator
+/// can tell whom secrets are sent to.
+pub(super) struct Ephemeral {
+    key: P256Key,
+    name: String,
+    leaf: Arc<Leaf>,
+}
+
+impl Ephemeral {
+    /// Without attestation.
+    pub(super) fn new(address: IpAddr) -> Result<Self, AppError> {
+        let key = P256Key::generate();
+        let name = if address.is_unspecified() { "localhost".to_owned() } else { address.to_string() };
+        let certificate = ephemeral(&key, &name, None)?;
+        Ok(Self { leaf: Leaf::new(vec![certificate], &*key.pkcs8_der())?, key, name })
+    }
+
+    /// What new handshakes get.
+    pub(super) fn leaf(&self) -> Arc<Leaf> {
+        Arc::clone(&self.leaf)
+    }
+
+    /// Attests it; tried again until there is evidence.
+    pub(super) async fn attest(&self, attester: &Attester) {
+        while let Err(error) = self.attested(attester).await {
+            tracing::debug!(%error, "the certificate of the onboarding phase has no attestation yet");
+            tokio::time::sleep(ATTEST_RETRY).await;
+        }
+    }
+
+    async fn attested(&self, attester: &Attester) -> Result<(), AppError> {
+        let evidence = attester.attest(ReportData::ra_tls(&self.key.spki_der())).await?;
+        let certificate = ephemeral(&self.key, &self.name, Some(&evidence))?;
+        Ok(self.leaf.swap(vec![certificate], &*self.key.pkcs8_der())?)
+    }
+}
+
 /// A self-signed certificate that lives as long as the onboarding phase.
-pub(super) fn ephemeral(address: IpAddr) -> Result<Arc<Leaf>, AppError> {
-    let key = P256Key::generate();
-    let name = if address.is_unspecified() { "localhost".to_owned() } else { address.to_string() };
+fn ephemeral(
+    key: &P256Key,
+    name: &str,
+    evidence: Option<&Evidence>,
+) -> Result<CertificateDer<'static>, AppError> {
+    let evidence = evidence.map(|evidence| evidence.stripped().encode());
+    let names = [name.to_owned()];
     let spec = CertificateSpec {
         organization: None,
         common_name: "cvm-kms onboarding",
-        names: &[name],
+        names: &names,
         validity: ca::RPC_LEAF.from(SystemTime::now()),
         role: Role::LEAF,
         app_id: None,
         app_info: None,
-        usage: None,
-        evidence: None,
+        usage: Some(ONBOARDING_USAGE),
+        evidence: evidence.as_deref(),
     };
-    let certificate = certificate::self_signed(&spec, &key).map_err(CaError::from)?;
-    Ok(Leaf::new(vec![CertificateDer::from(certificate)], &*key.pkcs8_der())?)
+    let certificate = certificate::self_signed(&spec, key).map_err(CaError::from)?;
+    Ok(CertificateDer::from(certificate))
 }

@@ -150,7 +150,7 @@ fn ca_file(key: &'static str, path: Option<&Path>) -> Result<Vec<CertificateDer<
     outgoing::ca_file(&read_small(key, path)?).map_err(|problem| AppError::CaFile { key, problem })
 }
 
-fn read_small(key: &'static str, path: &Path) -> Result<Vec<u8>, AppError> {
+pub(super) fn read_small(key: &'static str, path: &Path) -> Result<Vec<u8>, AppError> {
     let file = |source| AppError::File { key, source };
     let metadata = fs::metadata(path).map_err(file)?;
     // A pipe would be waited for.

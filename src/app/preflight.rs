@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use super::{AppError, parts};
+use super::{AppError, admin_tls, parts};
 use crate::{
     admission::Freezes,
     audit::{self, AuditError},
@@ -44,6 +44,9 @@ impl Preflight {
             Default::default(),
         ));
         problems.note(parts::admin_credentials(core));
+        if let Some(tls) = core.admin.tls.as_ref().filter(|_| core.admin.enabled) {
+            problems.note(admin_tls::check(tls, config));
+        }
         problems.note(audit_log(&core.audit.file));
         problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
         Self { problems: problems.0, prospect, policy }

@@ -10,8 +10,8 @@ use tokio::{
 };
 
 use super::{
-    AppError, bind,
-    leaf::{self, Renewal},
+    AppError, admin_tls, bind,
+    leaf::{self, AdminRenewal, Renewal},
     parts,
     shared::{Shared, started},
 };
@@ -61,6 +61,7 @@ impl Listener {
         }
     }
 }
+
 /// The KMS phase, ready to be served.
 pub(super) struct Serving {
     ready: Arc<Ready>,
@@ -68,7 +69,26 @@ pub(super) struct Serving {
     readiness: Arc<Readiness>,
     leaf: Arc<Leaf>,
     admin: Arc<AdminService>,
+    admin_tls: Option<AdminCertificate>,
     phase: Phase,
+}
+
+/// The certificate of the admin listener, and where it comes from.
+struct AdminCertificate {
+    source: admin_tls::Source,
+    leaf: Arc<Leaf>,
+}
+
+impl AdminCertificate {
+    /// What renews it; files of an operator's own, and what is the main listener's too, are not renewed here.
+    fn renewed(&self) -> Option<AdminRenewal> {
+        match &self.source {
+            admin_tls::Source::Issued(own) => {
+                Some(AdminRenewal { own: own.clone(), leaf: Arc::clone(&self.leaf) })
+            }
+            admin_tls::Source::Main | admin_tls::Source::Files(..) => None,
+        }
+    }
 }
 
 impl Serving {
@@ -106,40 +126,50 @@ impl Serving {
             core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| parts::admin_token(core));
         let image = parts::image_check(core, &images, parts::download_recorder(&shared.audit))?;
         let (shadow, denials) = (Arc::<Shadow>::default(), Arc::<Denials>::default());
-        let admin = Arc::new(AdminService::new(admin::Parts {
-            images: images.clone(),
-            verifier: Arc::clone(&shared.verifier),
-            policy: Arc::clone(&shared.policy),
-            tolerance: Arc::clone(&shared.tolerance),
-            image: image.clone(),
-            standing: Arc::clone(&shared.standing),
-            freezes: Arc::clone(&shared.freezes),
-            denials: Arc::clone(&denials),
-            shadow: Arc::clone(&shadow),
-            empty_devices: parts::empty_devices(core),
-            audit: Arc::clone(&shared.audit),
-        }));
         let service = Arc::new(KmsService::new(kms::Parts {
             ready: Arc::clone(&ready),
             admission: Admission::new(admission::Parts {
                 verifier: Arc::clone(&shared.verifier),
                 policy: Arc::clone(&shared.policy),
                 tolerance: Arc::clone(&shared.tolerance),
-                shadow,
-                image,
+                shadow: Arc::clone(&shadow),
+                image: image.clone(),
                 freezes: Arc::clone(&shared.freezes),
                 metrics: Arc::clone(&shared.metrics),
             }),
             policy: Arc::clone(&shared.policy),
             freezes: Arc::clone(&shared.freezes),
-            denials,
+            denials: Arc::clone(&denials),
             standing: Arc::clone(&shared.standing),
             audit: Arc::clone(&shared.audit),
             meta: Arc::clone(&meta),
             metrics: Arc::clone(&shared.metrics),
             images: images.clone(),
             operator,
+            public_handover: core.onboard.public_handover,
         }));
+        let admin = Arc::new(AdminService::new(admin::Parts {
+            images,
+            verifier: Arc::clone(&shared.verifier),
+            policy: Arc::clone(&shared.policy),
+            tolerance: Arc::clone(&shared.tolerance),
+            image,
+            standing: Arc::clone(&shared.standing),
+            freezes: Arc::clone(&shared.freezes),
+            denials,
+            shadow,
+            empty_devices: parts::empty_devices(core),
+            audit: Arc::clone(&shared.audit),
+            kms: Arc::clone(&service),
+        }));
+        let admin_tls = match core.admin.tls.as_ref().filter(|_| core.admin.enabled) {
+            Some(tls) => {
+                let source = admin_tls::Source::find(tls, &shared.config, &ready)?;
+                let leaf = source.leaf(&leaf, &ready, admin_tls::attester(shared)).await?;
+                Some(AdminCertificate { source, leaf })
+            }
+            None => None,
+        };
         let shown = core.metrics.enabled.then(|| Arc::clone(&shared.metrics));
         let router = transport::kms(service, &shared.config.rpc.limits, shown, Arc::clone(&readiness));
         let front = Front::new(router, Arc::clone(&shared.metrics))
@@ -152,7 +182,7 @@ impl Serving {
             plain: PlainHttp::Closed,
             front: Arc::new(front),
         };
-        Ok(Self { ready, meta, readiness, leaf, admin, phase })
+        Ok(Self { ready, meta, readiness, leaf, admin, admin_tls, phase })
     }
 
     pub(super) async fn bind_admin(&self, shared: &Shared) -> Result<Option<(TcpListener, Phase)>, AppError> {
@@ -162,7 +192,15 @@ impl Serving {
         let front = Front::new(router, Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
             .guarded(Arc::clone(credentials));
-        let phase = Phase { number: 1, tls: None, plain: PlainHttp::Served, front: Arc::new(front) };
+        let (tls, plain) = match &self.admin_tls {
+            // A replica shows its attested certificate; operators need none.
+            Some(AdminCertificate { leaf, .. }) => {
+                let tls = tls::serving(Arc::clone(leaf), &self.ready.temp_ca_der(), ClientPolicy::Optional)?;
+                (Some(tls), PlainHttp::Closed)
+            }
+            None => (None, PlainHttp::Served),
+        };
+        let phase = Phase { number: 1, tls, plain, front: Arc::new(front) };
         let address = SocketAddr::new(admin.address, admin.port);
         let listener = bind(address).await?;
         let actual = listener.local_addr().map_err(|source| AppError::Listen { address, source })?;
@@ -257,6 +295,7 @@ impl Serving {
         let renewal = Renewal {
             ready: Arc::clone(&self.ready),
             leaf: Arc::clone(&self.leaf),
+            admin: self.admin_tls.as_ref().and_then(AdminCertificate::renewed),
             attester: shared.config.core.attest_rpc_cert.then(|| Arc::clone(&shared.attester)),
         };
         background.spawn(renewal.keep_young(shared.reload.subscribe()));

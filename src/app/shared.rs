@@ -14,6 +14,7 @@ use crate::{
     admission::{Freezes, OwnStanding, TcbTolerance},
     audit::{Audit, Beginning, Event},
     config::{Config, Posture},
+    domain::ReservedName,
     lifecycle::{Node, Onboarding, Ready},
     log::ProcessLog,
     metrics::Metrics,
@@ -165,7 +166,15 @@ impl Shared {
     pub(super) fn open(&self, directory: KeyDirectory) -> Result<Node, AppError> {
         let core = &self.config.core;
         let configured = core.onboard.auto_bootstrap_domain.clone();
-        Ok(Node::open(directory, configured, &core.reserved_domains, SystemTime::now())?)
+        let mut reserved = core.reserved_domains.clone();
+        // A client that trusts our root looks for the admin listener under these names.
+        if let Some(tls) = core.admin.tls.as_ref().filter(|_| core.admin.enabled) {
+            let address = core.admin.address;
+            let is_own = !address.is_unspecified() && !address.is_loopback();
+            reserved.extend(tls.hosts.iter().cloned());
+            reserved.extend(is_own.then(|| ReservedName::from(address)));
+        }
+        Ok(Node::open(directory, configured, &reserved, SystemTime::now())?)
     }
 
     /// The node after a commit: read back from the disk, so that what is served is what was saved.

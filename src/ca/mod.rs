@@ -108,11 +108,21 @@ pub fn rpc_leaf(
     evidence: Option<&[u8]>,
     now: SystemTime,
 ) -> Result<Vec<u8>, CaError> {
-    let names = [domain.as_str().to_owned()];
+    server_leaf(issuer, &[domain.as_str().to_owned()], key, evidence, now)
+}
+
+/// As [`rpc_leaf`], under any names of ours; the first is the subject.
+pub fn server_leaf(
+    issuer: &Issuer<'_>,
+    names: &[String],
+    key: &P256Key,
+    evidence: Option<&[u8]>,
+    now: SystemTime,
+) -> Result<Vec<u8>, CaError> {
     let spec = CertificateSpec {
         organization: None,
-        common_name: domain.as_str(),
-        names: &names,
+        common_name: names.first().map_or("", String::as_str),
+        names,
         validity: RPC_LEAF.from(now),
         role: Role::LEAF,
         app_id: None,
@@ -121,6 +131,11 @@ pub fn rpc_leaf(
         evidence,
     };
     Ok(certificate::issue(&spec, &key.spki_der(), issuer)?)
+}
+
+/// Whether the root CA has signed this certificate (DER), whatever its dates.
+pub fn has_issued(root: &RootKeys, certificate: &[u8]) -> bool {
+    certificate::is_signed_by(certificate, &root.ca_spki())
 }
 
 /// The certificate of an app's key and of the app's CA. `app_info` is what was verified and authorized; the leaf says it

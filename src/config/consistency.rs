@@ -1,7 +1,7 @@
 //! What no single key shows: settings that contradict each other.
 
 use super::reader::Report;
-use super::{Admin, AuthApi, Config, Rpc, webhook};
+use super::{Admin, AuthApi, Config, PublicHandover, Rpc, webhook};
 
 pub(super) fn check(config: &Config, report: &mut Report) {
     let core = &config.core;
@@ -28,6 +28,18 @@ pub(super) fn check(config: &Config, report: &mut Report) {
     }
     webhook::check(&core.auth_api, report);
     super::tcb::check(&core.tcb, report);
+    if core.onboard.public_handover == PublicHandover::Disabled {
+        let key = "core.onboard.public_key_handover";
+        if !core.admin.enabled || core.admin.tls.is_none() {
+            let why = "false: no replica can get the root keys, because there is no admin listener with core.admin.tls";
+            report.notice(key, why);
+        } else if core.admin.insecure_no_auth {
+            report.notice(
+                key,
+                "false, but core.admin.insecure_no_auth hands root keys over without credentials",
+            );
+        }
+    }
     if core.admin.enabled {
         admin(&core.admin, &config.rpc, &core.auth_api, report);
     } else if core.admin.auth_token.is_some() || core.admin.htpasswd_file.is_some() {

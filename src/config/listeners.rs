@@ -2,13 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use serde_json::Value;
 
 use super::reader::{Report, Section};
 use super::sections::Environment;
 use super::values::{self, Secret};
-use super::{Admin, BodyLimits, ClientCertificates, Onboard, Rpc};
+use super::{Admin, AdminTls, BodyLimits, ClientCertificates, MissingFiles, Onboard, PublicHandover, Rpc};
 use crate::domain::Domain;
 
 /// Settings of the peer's HTTP server that reach it from its listeners' sections; here they do nothing.
@@ -142,6 +143,10 @@ pub(super) fn onboard(
         address: section.address("address"),
         port: section.port("port"),
         auth_token: token(section, "auth_token", &["DSTACK_KMS_ONBOARD_TOKEN"], environment),
+        public_handover: match section.flag("public_key_handover") {
+            true => PublicHandover::Enabled,
+            false => PublicHandover::Disabled,
+        },
         limits,
     }
 }
@@ -171,8 +176,31 @@ pub(super) fn admin(section: &mut Section<'_>, environment: Environment<'_>) -> 
         auth_token: token(section, "auth_token", &["DSTACK_KMS_ADMIN_TOKEN", "ADMIN_API_TOKEN"], environment),
         htpasswd_file: section.path("htpasswd_file"),
         insecure_no_auth: section.flag("insecure_no_auth"),
+        tls: admin_tls(section),
         limits,
     }
+}
+
+/// Without key and certificates the listener speaks plain HTTP.
+fn admin_tls(section: &mut Section<'_>) -> Option<Arc<AdminTls>> {
+    section.section("tls", |tls| {
+        let (key, certs) = (tls.path("key"), tls.path("certs"));
+        let creates = tls.flag("create_if_missing");
+        let hosts = tls.required("hosts", Vec::new(), values::reserved_names);
+        let missing_files = if creates { MissingFiles::Created } else { MissingFiles::Refused };
+        match (key, certs) {
+            (Some(key), Some(certs)) => Some(Arc::new(AdminTls { key, certs, missing_files, hosts })),
+            (None, None) if !creates && hosts.is_empty() => None,
+            (key, _) => {
+                let missing = if key.is_none() { "key" } else { "certs" };
+                tls.find(
+                    missing,
+                    "must name a file: the admin listener speaks HTTPS with a key and certificates",
+                );
+                None
+            }
+        }
+    })
 }
 
 /// The key's token, or the first variable's that has one.

@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::{Domain, ReservedName};
@@ -235,8 +236,19 @@ pub struct Onboard {
     pub port: u16,
     /// Needed by the methods that change state.
     pub auth_token: Option<Secret>,
+    /// Whether the main listener hands root keys over.
+    pub public_handover: PublicHandover,
     /// Body limits by method of the onboarding listener.
     pub limits: BodyLimits,
+}
+
+/// `core.onboard.public_key_handover`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PublicHandover {
+    /// To attested replicas that policy allows, as the admin listener does.
+    Enabled,
+    /// Only the admin listener does, to who also has an operator's credentials.
+    Disabled,
 }
 
 /// `[core.admin]`
@@ -253,8 +265,32 @@ pub struct Admin {
     pub htpasswd_file: Option<PathBuf>,
     /// Serve without credentials.
     pub insecure_no_auth: bool,
+    /// How it speaks HTTPS; `None` is plain HTTP.
+    pub tls: Option<Arc<AdminTls>>,
     /// Body limits by method of the admin listener.
     pub limits: BodyLimits,
+}
+
+/// `[core.admin.tls]`
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct AdminTls {
+    /// Private key, PEM.
+    pub key: PathBuf,
+    /// Certificates, PEM, the listener's own first.
+    pub certs: PathBuf,
+    /// What happens if the files are not there.
+    pub missing_files: MissingFiles,
+    /// Names and addresses in a certificate of ours; none: our domain and the address of the listener.
+    pub hosts: Vec<ReservedName>,
+}
+
+/// `core.admin.tls.create_if_missing`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum MissingFiles {
+    /// They are made, with a certificate that our root CA issues.
+    Created,
+    /// This KMS does not serve.
+    Refused,
 }
 
 /// `[core.metrics]`

@@ -26,6 +26,7 @@ fn the_defaults_are_the_peers() {
     assert_eq!((rpc.address.to_string(), rpc.port), ("0.0.0.0".to_owned(), 8000));
     assert_eq!(rpc.client_certificates, ClientCertificates::Optional);
     assert_eq!(rpc.limits.of("SignCert"), None);
+    assert_eq!(rpc.cors_origins, Vec::<String>::new());
     assert_eq!(core.cert_dir, Path::new("/etc/kms/certs"));
     assert_eq!(core.site_name, "");
     assert!(core.reserved_domains.is_empty());
@@ -53,6 +54,8 @@ fn the_defaults_are_the_peers() {
     assert_eq!(core.onboard.auto_bootstrap_domain, None);
     assert_eq!((core.onboard.address.to_string(), core.onboard.port), ("0.0.0.0".to_owned(), 8000));
     assert!(core.onboard.auth_token.is_none());
+    assert_eq!(core.onboard.public_handover, PublicHandover::Enabled);
+    assert_eq!(core.admin.tls, None);
     assert!(!core.admin.enabled && !core.admin.insecure_no_auth);
     assert_eq!((core.admin.address.to_string(), core.admin.port), ("127.0.0.1".to_owned(), 8001));
     assert!(core.admin.auth_token.is_none() && core.admin.htpasswd_file.is_none());
@@ -148,6 +151,42 @@ fn a_missing_file_is_skipped_unless_it_was_asked_for() {
     assert!(Machine::new().load(None, &[]).is_ok());
     let error = Machine::new().load(Some("absent.toml"), &[]).err().unwrap();
     assert!(error.to_string().contains("absent.toml: cannot be read: No such file"), "{error}");
+}
+
+#[test]
+fn the_admin_listener_speaks_https_with_a_key_and_certificates() {
+    let text = r#"core.admin.tls = { key = "/k", certs = "/c", create_if_missing = true, hosts = ["kms.example", "10.0.0.5"] }"#;
+    let hosts = ["kms.example", "10.0.0.5"].map(|name| ReservedName::parse(name).expect("a name"));
+    let expected = AdminTls {
+        key: PathBuf::from("/k"),
+        certs: PathBuf::from("/c"),
+        missing_files: MissingFiles::Created,
+        hosts: hosts.to_vec(),
+    };
+    assert_eq!(read(text).0.core.admin.tls.as_deref(), Some(&expected));
+    let missing = "must name a file: the admin listener speaks HTTPS with a key and certificates";
+    for (text, key) in [
+        (r#"core.admin.tls.key = "/k""#, "certs"),
+        (r#"core.admin.tls.certs = "/c""#, "key"),
+        ("core.admin.tls.create_if_missing = true", "key"),
+        (r#"core.admin.tls.hosts = ["kms.example"]"#, "key"),
+    ] {
+        assert_eq!(findings(text), [format!("core.admin.tls.{key}: {missing}")], "{text}");
+    }
+    let handover = "core.onboard.public_key_handover = false\ncore.admin.enabled = true\n";
+    let tls = "core.admin.tls = { key = \"/k\", certs = \"/c\" }\n";
+    for (text, notices) in [
+        (format!("{handover}core.admin.auth_token = \"t\"\n{tls}"), 0),
+        (format!("{handover}core.admin.auth_token = \"t\""), 1),
+        (format!("{handover}core.admin.insecure_no_auth = true\n{tls}"), 1),
+        ("core.onboard.public_key_handover = false".to_owned(), 1),
+    ] {
+        assert_eq!(read(&text).1.len(), notices, "{text}: {:?}", read(&text).1);
+    }
+    for host in ["*.example", "kms.example:8001", "https://kms.example", ""] {
+        let text = format!(r#"core.admin.tls = {{ key = "/k", certs = "/c", hosts = ["{host}"] }}"#);
+        assert_eq!(findings(&text).len(), 1, "{text}");
+    }
 }
 
 #[test]

@@ -236,6 +236,33 @@ impl Ready {
         Ok(CertificateDer::from(der))
     }
 
+    /// Issues the certificate of another listener of ours, to `key` and under these names, the first of which is its
+    /// subject. `evidence` must be bound to `key`.
+    ///
+    /// # Errors
+    /// [`CaError`].
+    pub fn issue_server_leaf(
+        &self,
+        names: &[String],
+        key: &P256Key,
+        evidence: Option<&Evidence>,
+        now: SystemTime,
+    ) -> Result<CertificateDer<'static>, CaError> {
+        let issuer = ca::root_issuer(&self.root, &self.root_ca_pem)?;
+        let evidence = evidence.map(|evidence| evidence.stripped().encode());
+        ca::server_leaf(&issuer, names, key, evidence.as_deref(), now).map(CertificateDer::from)
+    }
+
+    /// Whether the root CA has signed this certificate.
+    pub fn has_issued(&self, certificate: &CertificateDer<'_>) -> bool {
+        ca::has_issued(&self.root, certificate)
+    }
+
+    /// The name in our TLS certificate.
+    pub fn domain(&self) -> &Domain {
+        &self.rpc.domain
+    }
+
     /// Whether a TLS certificate issued at `issued` is to be issued again.
     pub fn rpc_leaf_is_due(&self, issued: SystemTime, now: SystemTime) -> bool {
         RPC_LEAF.is_due(RPC_LEAF.from(issued).not_after, now)

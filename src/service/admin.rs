@@ -10,7 +10,7 @@ use std::{sync::Arc, time::Duration};
 
 use kms_attest::{identity::BootInfo, verify::Verifier};
 
-use super::Caller;
+use super::{Caller, Method, kms::KmsService};
 use crate::{
     admission::{Author, Freezes, ImageCheck, OwnStanding, TcbTolerance, denials::Denials},
     audit::{Audit, Event},
@@ -18,13 +18,13 @@ use crate::{
     error::Result,
     os_image::ImageCache,
     policy::{Policy, Shadow},
-    proto::{ClearImageCacheRequest, VerifiedIdentity},
+    proto::{ClearImageCacheRequest, GetKmsKeyRequest, KmsKeyResponse, VerifiedIdentity},
 };
 
 /// How long an answer waits for its line in the audit log, where it does not depend on it.
 const NOTE_TIME: Duration = Duration::from_secs(2);
 
-/// The parts that the service is made of. There is nothing in them that makes a permit.
+/// The parts that the service is made of. None but `kms`, for `GetKmsKey`, can make a permit.
 #[derive(Debug)]
 pub struct Parts {
     /// What `ClearImageCache` clears.
@@ -49,6 +49,8 @@ pub struct Parts {
     pub empty_devices: EmptyDevices,
     /// Where everything is recorded.
     pub audit: Arc<Audit>,
+    /// What hands root keys over.
+    pub kms: Arc<KmsService>,
 }
 
 /// `service Admin` of the proto file.
@@ -72,6 +74,15 @@ impl AdminService {
         super::kms::clear(&self.parts.images, &image_hash, &config_hash).await?;
         note_cleared(&self.parts.audit, caller.author(), &image_hash, &config_hash);
         Ok(())
+    }
+
+    /// `Admin.GetKmsKey`: the root keys, for an allowed replica whose operator has credentials here. All that
+    /// `KMS.GetKmsKey` asks for is asked for here too.
+    ///
+    /// # Errors
+    /// As [`KmsService::get_kms_key`].
+    pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
+        self.parts.kms.hand_over(Method::AdminGetKmsKey, caller, request).await
     }
 
     /// Records what an operator did; what was done stands though the log does not take it.

@@ -13,6 +13,7 @@ use crate::{
     audit::Audit,
     ca::Restricted,
     clock::unix_now,
+    config::PublicHandover,
     error::{Code, Error, Result},
     lifecycle::{Door, NotReleased, Ready, Released},
     metrics::Metrics,
@@ -51,6 +52,8 @@ pub struct Parts {
     pub images: ImageCache,
     /// What the legacy `ClearImageCache` asks for; `None` refuses every token.
     pub operator: Option<OperatorToken>,
+    /// Whether `KMS.GetKmsKey` hands root keys over.
+    pub public_handover: PublicHandover,
 }
 
 /// `service KMS` of the proto file.
@@ -59,6 +62,9 @@ pub struct KmsService {
     parts: Parts,
     env_keys: EnvKeys,
 }
+
+/// The peer's words, by which operators know what to change.
+const NO_PUBLIC_HANDOVER: &str = "public KMS key handover is disabled; use the admin listener";
 
 /// Highest `api_version` of `GetAppKey`.
 const APP_KEY_API_VERSION: u32 = 1;
@@ -115,8 +121,21 @@ impl KmsService {
     /// # Errors
     /// No standing, no or bad evidence, denied by policy, audit log not writable.
     pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
+        match self.parts.public_handover {
+            PublicHandover::Enabled => self.hand_over(Method::GetKmsKey, caller, request).await,
+            PublicHandover::Disabled => Err(Error::new(Code::Denied, NO_PUBLIC_HANDOVER)),
+        }
+    }
+
+    /// The root keys, for an allowed replica that asks by `method`.
+    pub(super) async fn hand_over(
+        &self,
+        method: Method,
+        caller: &Caller,
+        request: GetKmsKeyRequest,
+    ) -> Result<KmsKeyResponse> {
         let parts = &self.parts;
-        let attempt = self.attempt(Method::GetKmsKey, Role::Kms, caller, &request.vm_config);
+        let attempt = self.attempt(method, Role::Kms, caller, &request.vm_config);
         let (standing, permit) =
             tokio::join!(parts.standing.fresh(), parts.admission.kms(caller.peer(), &request.vm_config));
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;

@@ -91,13 +91,17 @@ pub enum Access {
     TokenInMessage,
     /// Operators: the listener has authenticated the request.
     Operator,
+    /// Operators, for a caller whose client certificate carries an attestation that verifies and that policy allows.
+    OperatorAndAttestedCertificate,
 }
 
 impl Access {
     /// Whether the peer's counters of attestation requests count it.
     pub fn counted_as(self) -> Kind {
         match self {
-            Self::AttestedCertificate | Self::AttestedMessage => Kind::Attestation,
+            Self::AttestedCertificate | Self::AttestedMessage | Self::OperatorAndAttestedCertificate => {
+                Kind::Attestation
+            }
             Self::Open | Self::Onboarding | Self::TokenInMessage | Self::Operator => Kind::Other,
         }
     }
@@ -130,6 +134,8 @@ pub enum Method {
     Finish,
     /// `Admin.ClearImageCache`
     ClearImageCache,
+    /// `Admin.GetKmsKey`
+    AdminGetKmsKey,
     /// `Admin.Explain`
     Explain,
     /// `Admin.ListDenials`
@@ -188,7 +194,7 @@ const SHORT: usize = 16 * KIB;
 const WITH_ALLOWLIST: usize = crate::policy::LARGEST_CANDIDATE;
 
 /// Every method there is. Dispatch, limits, metrics and `tests/access_table.rs` read it.
-pub const METHODS: [Row; 21] = {
+pub const METHODS: [Row; 22] = {
     use Access::*;
     use Method::*;
     const fn row(
@@ -213,6 +219,7 @@ pub const METHODS: [Row; 21] = {
         row(Service::Onboard, "GetAttestationInfo", GetAttestationInfo, Open, SHORT),
         row(Service::Onboard, "Finish", Finish, Onboarding, SHORT),
         row(Service::Admin, "ClearImageCache", ClearImageCache, Operator, SHORT),
+        row(Service::Admin, "GetKmsKey", AdminGetKmsKey, OperatorAndAttestedCertificate, WITH_VM_CONFIG),
         row(Service::Admin, "Explain", Explain, Operator, WITH_EVIDENCE),
         row(Service::Admin, "ListDenials", ListDenials, Operator, SHORT),
         row(Service::Admin, "Freeze", Freeze, Operator, SHORT),
@@ -234,7 +241,7 @@ impl Method {
             | Self::StartShadow
             | Self::StopShadow
             | Self::RefreshCollateral => ByGet::Nobody,
-            Self::Bootstrap | Self::Onboard | Self::ClearImageCache => ByGet::Programs,
+            Self::Bootstrap | Self::Onboard | Self::ClearImageCache | Self::AdminGetKmsKey => ByGet::Programs,
             Self::GetAppKey
             | Self::GetKmsKey
             | Self::GetAppEnvEncryptPubKey

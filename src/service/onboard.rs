@@ -11,9 +11,10 @@ use kms_attest::{
     attester::Attester,
     verify::{Verified, Verifier},
 };
-use kms_client::url::KmsUrl;
+use kms_client::{operator::OperatorToken, url::KmsUrl};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
+use zeroize::Zeroizing;
 
 use crate::{
     admission::{OwnEvidenceError, OwnStanding, Refusal, TcbTolerance, own_evidence, own_identity},
@@ -178,6 +179,7 @@ impl OnboardService {
     /// # Errors
     /// Bad domain or URL, keys exist, source not attested or not allowed, we are refused there; nothing is saved then.
     pub async fn onboard(&self, request: OnboardRequest) -> Result<OnboardResponse> {
+        let credential = credential(&request).map_err(|error| error.within("Failed to onboard"))?;
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
         let url: KmsUrl = request.source_url.parse().map_err(|error: kms_client::url::UrlError| {
             Error::invalid(error.to_string()).within("Failed to onboard")
@@ -187,7 +189,7 @@ impl OnboardService {
         let receiving = self.receiving.try_acquire().map_err(|_| {
             Error::new(Code::NotReady, "other Onboard calls are waiting for their source KMS; try again")
         })?;
-        let received = source::receive(&self.parts, &url).await;
+        let received = source::receive(&self.parts, &url, credential.as_ref()).await;
         let prepared = received.map_err(|error| error.within("Failed to onboard"))?;
         drop(receiving);
         let turn = self.turn().await;
@@ -263,6 +265,7 @@ impl OnboardService {
     async fn commit(&self, turn: Turn, prepared: Prepared, domain: Domain, event: Event) -> Result<()> {
         let receipt = self.parts.audit.record(event).await.map_err(|error| {
             Error::unavailable("the new keys cannot be recorded, so none are kept", error)
+                .because("audit_unavailable")
         })?;
         let onboarding = Arc::clone(&self.parts.onboarding);
         // The turn lasts as long as the commit, which goes on when the caller has hung up.
@@ -272,9 +275,19 @@ impl OnboardService {
         };
         tokio::task::spawn_blocking(commit)
             .await
-            .map_err(|error| Error::internal("Failed to store keys", error))?
-            .map_err(|error| Error::internal("Failed to store keys", error))
+            .map_err(|error| Error::internal("Failed to store keys", error).because("keys_not_saved"))?
+            .map_err(|error| Error::internal("Failed to store keys", error).because("keys_not_saved"))
     }
+}
+
+/// The operator's token for the admin listener of the source, if there is one.
+fn credential(request: &OnboardRequest) -> Result<Option<OperatorToken>> {
+    if request.source_token.is_empty() {
+        return Ok(None);
+    }
+    let text = Zeroizing::new(request.source_token.clone());
+    let token = OperatorToken::new(text);
+    token.map(Some).map_err(|error| Error::invalid(format!("source_token: {error}")))
 }
 
 /// Scheme, host and port: the path of a chain endpoint is often a key.
@@ -295,13 +308,13 @@ fn unattested(error: OwnEvidenceError) -> Error {
         OwnEvidenceError::Verify(_) => "Failed to verify attestation",
         OwnEvidenceError::Identity(_) => "Failed to decode app info",
     };
-    Error::unavailable(message, error)
+    Error::unavailable(message, error).because("attester_unavailable")
 }
 
 fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
-    let code = match &refusal {
-        Refusal::StandingUnknown { .. } => Code::Unavailable,
-        _ => Code::Denied,
+    let (code, reason) = match &refusal {
+        Refusal::StandingUnknown { .. } => (Code::Unavailable, "policy_unavailable"),
+        _ => (Code::Denied, "kms_not_allowed"),
     };
     let message = match &refusal {
         Refusal::NoStanding(no_standing) => {
@@ -310,5 +323,5 @@ fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
         Refusal::StandingUnknown { what, .. } => (*what).to_owned(),
         other => other.to_string(),
     };
-    Error::new(code, message).within(context).caused_by(refusal)
+    Error::new(code, message).because(reason).within(context).caused_by(refusal)
 }

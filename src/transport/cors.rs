@@ -9,8 +9,9 @@ use super::front::Answer;
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
 const HEADERS: HeaderValue = HeaderValue::from_static("content-type, grpc-timeout, x-grpc-web, x-user-agent");
 /// What it may read besides the body.
-const EXPOSED: HeaderValue =
-    HeaderValue::from_static("grpc-message, grpc-status, retry-after, x-denial-code, x-denial-id");
+const EXPOSED: HeaderValue = HeaderValue::from_static(
+    "grpc-message, grpc-status, retry-after, x-denial-code, x-denial-id, x-error-code",
+);
 /// How long a browser may remember the answer to a preflight request, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 

@@ -46,7 +46,7 @@ impl Entrance {
         // A page of another site cannot read an answer, so asking for the status gives it nothing.
         if uri.path() != setup::STATUS && same_site::is_of_another_site(verb, uri, headers) {
             let text = "a page of another site may not do this; use the page of this KMS, or curl";
-            return Some(Error::new(Code::Denied, text));
+            return Some(Error::new(Code::Denied, text).because("foreign_page"));
         }
         let token = self.token.as_ref()?;
         let is_shown = shows_token(token, headers);

@@ -350,6 +350,16 @@ impl proto::admin_server::Admin for Admin {
         .await
     }
 
+    async fn get_kms_key(
+        &self,
+        request: Request<proto::GetKmsKeyRequest>,
+    ) -> GrpcResult<proto::KmsKeyResponse> {
+        unary(Method::AdminGetKmsKey, request, async |caller, request| {
+            self.0.get_kms_key(caller, request).await
+        })
+        .await
+    }
+
     async fn explain(&self, request: Request<proto::ExplainRequest>) -> GrpcResult<proto::ExplainResponse> {
         unary(Method::Explain, request, async |caller, request| self.0.explain(caller, request).await).await
     }

@@ -262,6 +262,7 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
     if status::is_temporary(cause.code()) {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
+    answer.headers_mut().insert(status::ERROR_CODE, HeaderValue::from_static(cause.reason()));
     if let Some(id) = cause.denial().and_then(|denial| HeaderValue::from_str(&denial.id).ok()) {
         answer.headers_mut().insert(status::DENIAL_ID, id);
     }

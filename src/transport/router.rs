@@ -202,6 +202,9 @@ impl Dispatch for AdminService {
             Method::ClearImageCache => {
                 call.unary(async |request| self.clear_image_cache(caller, request).await).await
             }
+            Method::AdminGetKmsKey => {
+                call.unary(async |request| self.get_kms_key(caller, request).await).await
+            }
             Method::Explain => call.unary(async |request| self.explain(caller, request).await).await,
             Method::ListDenials => call.unary(async |request| self.list_denials(&request)).await,
             Method::Freeze => call.unary(async |request| self.freeze(caller, request).await).await,

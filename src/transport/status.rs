@@ -5,6 +5,8 @@ use http::{HeaderName, Response, StatusCode};
 
 use crate::error::{Code, Error};
 
+/// What kind of error it was, in a stable word, as a header of prpc.
+pub const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 /// The id of a refusal, as a header of prpc and as metadata of gRPC.
 pub const DENIAL_ID: HeaderName = HeaderName::from_static(DENIAL_ID_KEY);
 const DENIAL_ID_KEY: &str = "x-denial-id";

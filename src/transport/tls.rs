@@ -53,6 +53,18 @@ impl Leaf {
         Ok(Arc::new(Self(ArcSwap::from_pointee(certified(chain, pkcs8)?))))
     }
 
+    /// As [`Leaf::new`], with a key in any form.
+    ///
+    /// # Errors
+    /// As [`Leaf::new`].
+    pub fn with_key(
+        chain: Vec<CertificateDer<'static>>,
+        key: PrivateKeyDer<'static>,
+    ) -> Result<Arc<Self>, TlsError> {
+        let certified = CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?;
+        Ok(Arc::new(Self(ArcSwap::from_pointee(certified))))
+    }
+
     /// From the next handshake on.
     ///
     /// # Errors

@@ -124,7 +124,7 @@ impl Cast {
             (GetAppKey, Ask::Valid) => {
                 Message::of(&GetAppKeyRequest { api_version: 1, ..Default::default() })
             }
-            (GetKmsKey, Ask::Valid) => Message::of(&GetKmsKeyRequest::default()),
+            (GetKmsKey | AdminGetKmsKey, Ask::Valid) => Message::of(&GetKmsKeyRequest::default()),
             (GetAppEnvEncryptPubKey, Ask::Valid) => Message::of(&AppId { app_id: vec![1; 20] }),
             (GetMeta | GetTempCaCert | GetAttestationInfo | Finish, Ask::Valid) => Message::empty(),
             (SignCert, Ask::Valid) => Message::of(&sign_request(&self.app, &P256Key::generate(), Bound::Yes)),
@@ -139,9 +139,11 @@ impl Cast {
             (Bootstrap, Ask::Valid | Ask::Again) => {
                 Message::of(&BootstrapRequest { domain: DOMAIN.to_owned() })
             }
-            (Onboard, Ask::Valid | Ask::Again) => {
-                Message::of(&OnboardRequest { source_url: source_url(), domain: DOMAIN.to_owned() })
-            }
+            (Onboard, Ask::Valid | Ask::Again) => Message::of(&OnboardRequest {
+                source_url: source_url(),
+                domain: DOMAIN.to_owned(),
+                source_token: String::new(),
+            }),
             (ClearImageCache, Ask::Valid) => Message::of(&ClearImageCacheRequest::default()),
             (Explain, Ask::Valid) => {
                 let evidence = self.app.evidence(ReportData::ZERO).encode();

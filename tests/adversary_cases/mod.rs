@@ -5,6 +5,7 @@ mod certificates;
 mod evidence;
 mod network;
 mod servers;
+mod tokens;
 
 use std::{fs, sync::Arc, time::Instant};
 

@@ -1,5 +1,6 @@
 //! One file a thing that replicas must stand.
 
+mod admin;
 mod chain;
 mod killed;
 mod load;

@@ -86,7 +86,19 @@ impl Setting {
 
     /// Starts the program and waits for its port.
     pub async fn start(&self) -> Program {
-        let program = std::sync::Mutex::new(self.spawn());
+        self.awaited(self.spawn()).await
+    }
+
+    /// As [`Setting::start`], with this for `RUST_LOG`.
+    pub async fn start_logging(&self, filter: &str) -> Program {
+        let mut command = self.command(&[]);
+        command.env("RUST_LOG", filter);
+        let log = fs::File::create(self.world.path("log")).expect("a log");
+        self.awaited(self.spawned(command, log)).await
+    }
+
+    async fn awaited(&self, program: Program) -> Program {
+        let program = std::sync::Mutex::new(program);
         eventually("the port opens", async || {
             {
                 let mut program = program.lock().expect("no panic");
@@ -107,8 +119,12 @@ impl Setting {
 
     /// Starts the program with a stderr of the caller's choice; [`Program::log`] is empty unless that is the log file.
     pub fn spawn_with_stderr(&self, stderr: impl Into<Stdio>) -> Program {
+        self.spawned(self.command(&[]), stderr)
+    }
+
+    fn spawned(&self, mut command: Command, stderr: impl Into<Stdio>) -> Program {
         let log = self.world.path("log");
-        let child = self.command(&[]).stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
+        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
         Program { child: child.expect("the program starts"), log }
     }
 

@@ -173,6 +173,14 @@ pub fn der(pem: &str) -> Result<Vec<u8>, CertificateError> {
     STANDARD.decode(base64).map_err(|_| CertificateError::Pem)
 }
 
+/// Whether the holder of this public key (SubjectPublicKeyInfo DER) has signed a certificate (DER), whatever its dates.
+pub fn is_signed_by(certificate: &[u8], spki: &[u8]) -> bool {
+    match (x509_parser::parse_x509_certificate(certificate), SubjectPublicKeyInfo::from_der(spki)) {
+        (Ok(([], certificate)), Ok(([], key))) => certificate.verify_signature(Some(&key)).is_ok(),
+        _ => false,
+    }
+}
+
 /// Last second (Unix time) of the first certificate of a PEM text; 0 if that is before 1970.
 pub fn not_after(pem: &str) -> Result<u64, CertificateError> {
     let der = der(pem)?;

@@ -104,7 +104,12 @@ impl OperatorToken {
         Ok(Self(Zeroizing::new(token.to_owned())))
     }
 
-    fn header(&self) -> Option<HeaderValue> {
+    /// The token itself.
+    pub fn expose(&self) -> &str {
+        &self.0
+    }
+
+    pub(crate) fn header(&self) -> Option<HeaderValue> {
         let text = Zeroizing::new(format!("Bearer {}", self.0.as_str()));
         let mut value = HeaderValue::from_str(&text).ok()?;
         value.set_sensitive(true);
@@ -176,6 +181,14 @@ impl OperatorConnection {
     /// Where this connection goes.
     pub fn url(&self) -> &OperatorUrl {
         &self.url
+    }
+
+    /// The connection over TLS, if it is one: what its server shows.
+    pub fn tls(&self) -> Option<&Connection> {
+        match &self.channel {
+            Channel::Tls(connection) => Some(connection),
+            Channel::Plain { .. } => None,
+        }
     }
 
     /// Calls a method by its full name, such as `Onboard.Bootstrap`, within `limit`.

@@ -35,6 +35,7 @@ secret_message! {
     KmsKeyResponse { temp_ca_key }
     GetTempCaCertResponse { temp_ca_key }
     LegacyClearImageCacheRequest { token }
+    OnboardRequest { source_token }
 }
 
 #[cfg(test)]

@@ -15,6 +15,7 @@ use zeroize::Zeroizing;
 
 use crate::{
     connection::{Connection, Sender},
+    operator::OperatorToken,
     proto::{
         AppId, AppKeyResponse, GetAppKeyRequest, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse,
     },
@@ -110,10 +111,38 @@ impl Connection {
         Q: Serialize + ?Sized + Sync,
         A: DeserializeOwned,
     {
+        self.exchange(limit, method, request, None).await
+    }
+
+    /// As [`Connection::call`], with the token of an operator of the server. Who the server is must be known by now.
+    pub async fn call_as_operator<Q, A>(
+        &self,
+        token: &OperatorToken,
+        method: &str,
+        request: &Q,
+    ) -> Result<A, CallError>
+    where
+        Q: Serialize + ?Sized + Sync,
+        A: DeserializeOwned,
+    {
+        self.exchange(CALL_TIMEOUT, method, request, token.header()).await
+    }
+
+    async fn exchange<Q, A>(
+        &self,
+        limit: Duration,
+        method: &str,
+        request: &Q,
+        authorization: Option<HeaderValue>,
+    ) -> Result<A, CallError>
+    where
+        Q: Serialize + ?Sized + Sync,
+        A: DeserializeOwned,
+    {
         let body = encode(method, request)?;
         let path = self.url.method_path(method).ok_or_else(|| CallError::Method(method.to_owned()))?;
         let request = self
-            .request(Method::POST, path, None, body)
+            .request(Method::POST, path, authorization, body)
             .ok_or_else(|| CallError::Method(method.to_owned()))?;
         answer(limit, method, self.send(request)).await
     }

@@ -10,6 +10,9 @@ use crate::{connection::Connection, text};
 /// The special usage of the certificate of a KMS.
 pub const KMS_USAGE: &str = "kms:rpc";
 
+/// The special usage of the certificate that a KMS shows while it has no keys. No client but an operator's takes it.
+pub const ONBOARDING_USAGE: &str = "kms:onboarding";
+
 /// What is asked of the attestation in the server's certificate.
 #[derive(Clone, Copy)]
 pub enum ServerAttestation<'a> {

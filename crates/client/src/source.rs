@@ -19,9 +19,10 @@ pub use self::{error::SourceError, handover::RootKeyParts};
 use self::{error::unanswered, handover::Shown};
 use crate::{
     connection::Connection,
+    operator::OperatorToken,
     proto::{GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse},
     rpc::CallError,
-    server::{self, ServerError},
+    server::{self, ONBOARDING_USAGE, ServerError},
     tls::{self, ClientIdentity, Trust},
     url::KmsUrl,
 };
@@ -56,7 +57,33 @@ pub async fn receive_root_keys<E>(
     let request = GetKmsKeyRequest { vm_config: vm_config.to_owned() };
     let response: KmsKeyResponse =
         second.call("GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
-    RootKeyParts::parse(&response, &Shown { temp_ca: &temp_ca, meta: meta.as_ref() })
+    RootKeyParts::parse(&response, &Shown::Answers { temp_ca: &temp_ca, meta: meta.as_ref() })
+}
+
+/// Receives the root keys of a running KMS from its admin listener, with the token of an operator of it.
+///
+/// As [`receive_root_keys`], over one connection with a certificate that this machine issues itself: the admin listener
+/// has no temporary CA. The token is sent after the source's attestation has been verified and `authorize` has agreed, on
+/// the connection that was attested: no other server sees it.
+///
+/// # Errors
+/// [`SourceError`]; nothing has been received then.
+pub async fn receive_root_keys_as_operator<E>(
+    source: &KmsUrl,
+    token: &OperatorToken,
+    attester: &Attester,
+    verifier: &Verifier,
+    vm_config: &str,
+    authorize: impl AsyncFnOnce(&Verified) -> Result<(), E>,
+) -> Result<RootKeyParts, SourceError<E>> {
+    let identity = ClientIdentity::self_issued(attester).await?;
+    let connection = open(source, "GetKmsKey", Trust::DangerousAnyServer, Some(&identity)).await?;
+    let verified = verify(&connection, verifier).await?;
+    authorize(&verified).await.map_err(SourceError::NotAllowed)?;
+    let request = GetKmsKeyRequest { vm_config: vm_config.to_owned() };
+    let response: KmsKeyResponse =
+        connection.call_as_operator(token, "GetKmsKey", &request).await.map_err(unanswered("GetKmsKey"))?;
+    RootKeyParts::parse(&response, &Shown::Certificate(connection.server_certificate()))
 }
 
 /// A running KMS whose certificate has been verified, on the connection that showed it. It has been asked for nothing.
@@ -93,6 +120,13 @@ impl AttestedSource {
     }
 }
 
+impl AttestedSource {
+    /// What it says about itself, if it does now.
+    pub async fn described(&self) -> Option<GetMetaResponse> {
+        described(&self.connection).await
+    }
+}
+
 async fn open<E>(
     url: &KmsUrl,
     method: &'static str,
@@ -108,6 +142,7 @@ async fn verify<E>(source: &Connection, verifier: &Verifier) -> Result<Verified,
     let certificate = source.server_certificate();
     // An app's certificate is named as such, with an attestation or without.
     let marked = match server::kms_certificate(certificate) {
+        Err(ServerError::Usage(usage)) if usage == ONBOARDING_USAGE => return Err(SourceError::NoKeys),
         Err(error @ (ServerError::Usage(_) | ServerError::App)) => return Err(SourceError::NotAKms(error)),
         marked => marked,
     };

@@ -29,10 +29,16 @@ use kms_attest::{
 };
 use kms_simulator::{Cvm, CvmBuilder, GuestAgent, PccsServer, Platform};
 use rustls::{
-    RootCertStore, ServerConfig, crypto::aws_lc_rs, server::WebPkiClientVerifier, sign::CertifiedKey,
-    sign::SingleCertAndKey,
+    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
+    client::danger::HandshakeSignatureValid,
+    crypto::aws_lc_rs,
+    server::{
+        WebPkiClientVerifier,
+        danger::{ClientCertVerified, ClientCertVerifier},
+    },
+    sign::{CertifiedKey, SingleCertAndKey},
 };
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, task::JoinHandle};
 use tokio_rustls::TlsAcceptor;
@@ -184,6 +190,8 @@ pub(crate) struct Call {
     pub(crate) target: String,
     pub(crate) http2: bool,
     pub(crate) body: Vec<u8>,
+    /// The header `Authorization`.
+    pub(crate) authorization: Option<String>,
     /// The client's certificate, DER.
     pub(crate) client: Option<Vec<u8>>,
     /// Which connection, from 0.
@@ -269,6 +277,10 @@ async fn answer(
         method: request.uri().path().rsplit('/').next().unwrap_or_default().to_owned(),
         target: request.uri().path_and_query().map(ToString::to_string).unwrap_or_default(),
         http2: request.version() == http::Version::HTTP_2,
+        authorization: request
+            .headers()
+            .get(http::header::AUTHORIZATION)
+            .map(|value| value.to_str().expect("text").to_owned()),
         body: request.into_body().collect().await.expect("request body").to_bytes().to_vec(),
         client,
         connection,
@@ -283,6 +295,54 @@ async fn answer(
     Ok(response)
 }
 
+/// Accepts what a KMS does: certificates of the temporary CA, and any with an attestation.
+#[derive(Debug)]
+struct Clients(Arc<dyn ClientCertVerifier>);
+
+impl ClientCertVerifier for Clients {
+    fn client_auth_mandatory(&self) -> bool {
+        false
+    }
+
+    fn root_hint_subjects(&self) -> &[DistinguishedName] {
+        &[]
+    }
+
+    fn verify_client_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        now: UnixTime,
+    ) -> Result<ClientCertVerified, rustls::Error> {
+        match kms_attest::ra_tls::evidence_in(leaf) {
+            Ok(Some(_)) => Ok(ClientCertVerified::assertion()),
+            _ => self.0.verify_client_cert(leaf, intermediates, now),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls12_signature(message, leaf, signature)
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        leaf: &CertificateDer<'_>,
+        signature: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        self.0.verify_tls13_signature(message, leaf, signature)
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.0.supported_verify_schemes()
+    }
+}
+
 fn server_config(authority: &Authority, leaf: &Leaf, protocols: &[&str]) -> Arc<ServerConfig> {
     let provider = Arc::new(aws_lc_rs::default_provider());
     let mut roots = RootCertStore::empty();
@@ -294,7 +354,7 @@ fn server_config(authority: &Authority, leaf: &Leaf, protocols: &[&str]) -> Arc<
     let mut config = ServerConfig::builder_with_provider(provider)
         .with_safe_default_protocol_versions()
         .expect("versions")
-        .with_client_cert_verifier(clients)
+        .with_client_cert_verifier(Arc::new(Clients(clients)))
         .with_cert_resolver(Arc::new(SingleCertAndKey::from(authority.certified(leaf))));
     config.alpn_protocols = protocols.iter().map(|name| name.as_bytes().to_vec()).collect();
     Arc::new(config)

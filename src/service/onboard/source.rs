@@ -4,6 +4,8 @@ use std::fmt;
 
 use kms_attest::verify::Verified;
 use kms_client::{
+    CallError,
+    operator::OperatorToken,
     source::{self, SourceError},
     url::KmsUrl,
 };
@@ -59,35 +61,39 @@ impl Unacceptable {
     }
 }
 
-/// The root keys of the KMS at `url`; nothing is saved.
-pub(super) async fn receive(parts: &Parts, url: &KmsUrl) -> Result<Prepared> {
+/// The root keys of the KMS at `url`, from its admin listener if there is a token for it; nothing is saved.
+pub(super) async fn receive(parts: &Parts, url: &KmsUrl, token: Option<&OperatorToken>) -> Result<Prepared> {
     if parts.tee == Tee::InsecureAbsent {
         return Err(Error::invalid(
             "this KMS runs without a TEE (core.insecure_no_tee) and cannot prove itself to a source; use Bootstrap",
         ));
     }
     let limit = parts.patience;
-    timeout(limit, handed_over(parts, url)).await.unwrap_or_else(|_| {
+    timeout(limit, handed_over(parts, url, token)).await.unwrap_or_else(|_| {
         let seconds = limit.as_secs_f32();
         Err(Error::new(
             Code::Unavailable,
             format!(
                 "the source KMS did not hand over its keys within {seconds} s; nothing was stored, try again"
             ),
-        ))
+        )
+        .because("source_unavailable"))
     })
 }
 
-async fn handed_over(parts: &Parts, url: &KmsUrl) -> Result<Prepared> {
-    let vm_config = parts
-        .attester
-        .vm_config()
-        .await
-        .map_err(|error| Error::unavailable("Failed to get VM info", error))?;
+async fn handed_over(parts: &Parts, url: &KmsUrl, token: Option<&OperatorToken>) -> Result<Prepared> {
+    let vm_config = parts.attester.vm_config().await.map_err(|error| {
+        Error::unavailable("Failed to get VM info", error).because("attester_unavailable")
+    })?;
     let authorize = async |source: &Verified| authorize(parts, source).await;
-    let handover = source::receive_root_keys(url, &parts.attester, &parts.verifier, &vm_config, authorize)
-        .await
-        .map_err(unreceived)?;
+    let (attester, verifier) = (&*parts.attester, &*parts.verifier);
+    let handover = match token {
+        None => source::receive_root_keys(url, attester, verifier, &vm_config, authorize).await,
+        Some(token) => {
+            source::receive_root_keys_as_operator(url, token, attester, verifier, &vm_config, authorize).await
+        }
+    };
+    let handover = handover.map_err(unreceived)?;
     parts.onboarding.receive(handover).map_err(|error| Error::invalid(error.to_string()).caused_by(error))
 }
 
@@ -125,13 +131,48 @@ pub(in crate::service) async fn authorize(
 fn unreceived(error: SourceError<Unacceptable>) -> Error {
     let code = match &error {
         SourceError::NotAllowed(unacceptable) => unacceptable.code(),
-        SourceError::Call(kms_client::CallError::Refused { status, .. })
-            if matches!(status.as_u16(), 401 | 403) =>
-        {
+        SourceError::Call(CallError::Refused { status, .. }) if matches!(status.as_u16(), 401 | 403) => {
             Code::Denied
         }
         temporary if temporary.is_temporary() => Code::Unavailable,
         _ => Code::InvalidRequest,
     };
-    Error::new(code, error.to_string()).caused_by(error)
+    Error::new(code, error.to_string()).because(reason(&error)).caused_by(error)
+}
+
+/// What an operator can do something about, in a word.
+fn reason(error: &SourceError<Unacceptable>) -> &'static str {
+    match error {
+        SourceError::Connect { .. } => "source_unreachable",
+        SourceError::NoKeys => "source_has_no_keys",
+        SourceError::NoCertificate
+        | SourceError::Certificate(_)
+        | SourceError::NotAKms(_)
+        | SourceError::NoAttestation => "source_not_attested",
+        SourceError::Attestation(cause) if cause.is_unavailable() => "source_not_verified",
+        SourceError::StolenCertificate { .. } | SourceError::Attestation(_) => "source_not_genuine",
+        SourceError::NotAllowed(Unacceptable::NoAnswer(_)) => "policy_unavailable",
+        SourceError::NotAllowed(Unacceptable::NoOwnIdentity(_)) | SourceError::Identity(_) => {
+            "attester_unavailable"
+        }
+        SourceError::NotAllowed(_) => "source_not_allowed",
+        SourceError::Call(CallError::Refused { method, status, .. }) => {
+            match (status.as_u16(), method.as_str()) {
+                (401, "GetTempCaCert") => "source_token_needed",
+                (401, _) => "source_token_refused",
+                (400 | 403, "GetKmsKey") => "source_denies",
+                _ => "source_unavailable",
+            }
+        }
+        SourceError::Call(_) | SourceError::Broken { .. } => "source_unavailable",
+        SourceError::OtherRoot(_) | SourceError::OtherServer | SourceError::CertificateRefused(_) => {
+            "source_ambiguous"
+        }
+        SourceError::RootCa
+        | SourceError::InvalidKeys
+        | SourceError::CaKey
+        | SourceError::TempCaKey
+        | SourceError::K256Key
+        | SourceError::OtherKey { .. } => "source_keys_unusable",
+    }
 }

@@ -15,7 +15,8 @@ use kms_client::{
 
 use super::{
     SetupService,
-    finding::Failure,
+    checks::Listener,
+    finding::{self, Failure},
     reasons::{date, is_not_current, unattested, unreached, unverified},
 };
 use crate::{
@@ -173,7 +174,7 @@ impl SetupService {
         }
     }
 
-    pub(super) async fn source(&self, url: &str) -> Passed {
+    pub(super) async fn source(&self, url: &str, listener: Listener) -> Result<finding::Passed, Failure> {
         let url: KmsUrl = url.parse().map_err(|error: UrlError| {
             Failure::new(format!("{error}."), "Give the URL under which CVMs reach the running KMS.")
         })?;
@@ -182,14 +183,22 @@ impl SetupService {
         let source = AttestedSource::open(&url, &self.parts().verifier).await.map_err(unreached)?;
         let allowed = self.onboard.authorize_source(source.verified()).await;
         allowed.map_err(|reason| unreached(SourceError::NotAllowed(reason)))?;
-        source.temp_ca_cert().await.map_err(unreached)?;
+        let described = match listener {
+            Listener::Main => {
+                source.temp_ca_cert().await.map_err(unreached)?;
+                source.described().await
+            }
+            Listener::Admin => None,
+        };
+        let k256 = described.map(|meta| hex::encode(meta.k256_pubkey)).filter(|key| !key.is_empty());
         let measured = own_identity(source.verified()).map(|identity| hex::encode(identity.mr_aggregated));
-        Ok(format!(
+        let detail = format!(
             "It is an attested KMS (TCB status {}, mrAggregated {}), and our policy allows it. Whether its policy allows \
              this one shows when it is asked for the keys.",
             status_of(source.verified()),
             measured.unwrap_or_default()
-        ))
+        );
+        Ok(finding::Passed::from(detail).showing(k256))
     }
 
     /// Evidence over fresh random data, and those.

@@ -26,7 +26,7 @@ const PACE: Duration = Duration::from_millis(250);
 pub enum Check {
     /// The key directory takes files.
     KeyDirectory,
-    /// The clock shows a time that can be.
+    /// The clock shows a plausible time.
     Clock,
     /// This machine proves what it runs.
     Attester,
@@ -83,8 +83,21 @@ impl Check {
 pub struct About {
     /// `source`: as in `Onboard`.
     pub source_url: Option<String>,
+    /// `source`: which listener of the source that is.
+    pub source_listener: Listener,
     /// `domain`: as in `Bootstrap` and `Onboard`.
     pub domain: Option<String>,
+}
+
+/// A listener of a running KMS.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Listener {
+    /// Where CVMs fetch their keys.
+    #[default]
+    Main,
+    /// The one of its operators: it hands out no temporary CA.
+    Admin,
 }
 
 /// Whose turn it is: one check of a kind at a time, and not faster than [`PACE`].
@@ -109,17 +122,20 @@ impl SetupService {
         let started = *begun.insert(Instant::now());
         let running = async {
             Ok(match check {
-                Check::KeyDirectory => self.key_directory().await,
-                Check::Clock => self.clock().await,
-                Check::Attester => self.attester().await,
-                Check::Collateral => self.collateral().await,
-                Check::Authorization => self.authorization().await,
-                Check::Source => self.source(&about.source_url.ok_or_else(|| missing("source_url"))?).await,
-                Check::Domain => calls::domain(&about.domain.ok_or_else(|| missing("domain"))?),
+                Check::KeyDirectory => self.key_directory().await.into(),
+                Check::Clock => self.clock().await.into(),
+                Check::Attester => self.attester().await.into(),
+                Check::Collateral => self.collateral().await.into(),
+                Check::Authorization => self.authorization().await.into(),
+                Check::Source => {
+                    let url = about.source_url.ok_or_else(|| missing("source_url"))?;
+                    self.source(&url, about.source_listener).await.into()
+                }
+                Check::Domain => calls::domain(&about.domain.ok_or_else(|| missing("domain"))?).into(),
             })
         };
         let outcome = match timeout(RUNNING, running).await {
-            Ok(ended) => Outcome::from(ended?),
+            Ok(ended) => ended?,
             Err(_) => Outcome::Failed(Failure::new(
                 format!("no result within {} s", RUNNING.as_secs()),
                 "Find out what is slow or unreachable; the other checks tell more.",

@@ -17,6 +17,9 @@ pub struct Finding {
     pub detail: String,
     /// What to do about it; empty where nothing is to be done.
     pub advice: String,
+    /// Of a source: its root secp256k1 public key, compressed, in hexadecimal, if it says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k256_pubkey: Option<String>,
 }
 
 /// Details are shown on a line or two.
@@ -25,9 +28,28 @@ const LONGEST_DETAIL: usize = 600;
 /// How a check ended.
 pub(super) enum Outcome {
     /// The real call succeeds, with what was found.
-    Passed(String),
+    Passed(Passed),
     /// It does not.
     Failed(Failure),
+}
+
+/// What was found where the real call succeeds.
+pub(super) struct Passed {
+    detail: String,
+    k256_pubkey: Option<String>,
+}
+
+impl Passed {
+    /// With the root key that a source shows.
+    pub(super) fn showing(self, k256_pubkey: Option<String>) -> Self {
+        Self { k256_pubkey, ..self }
+    }
+}
+
+impl From<String> for Passed {
+    fn from(detail: String) -> Self {
+        Self { detail, k256_pubkey: None }
+    }
 }
 
 /// Why the real call would not succeed.
@@ -55,10 +77,10 @@ impl Failure {
     }
 }
 
-impl From<std::result::Result<String, Failure>> for Outcome {
-    fn from(result: std::result::Result<String, Failure>) -> Self {
+impl<P: Into<Passed>> From<std::result::Result<P, Failure>> for Outcome {
+    fn from(result: std::result::Result<P, Failure>) -> Self {
         match result {
-            Ok(detail) => Self::Passed(detail),
+            Ok(passed) => Self::Passed(passed.into()),
             Err(failure) => Self::Failed(failure),
         }
     }
@@ -69,13 +91,15 @@ impl Outcome {
     pub(super) fn found(self, what: &'static str, took: Duration) -> Finding {
         let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         match self {
-            Self::Passed(detail) => {
-                Finding { what, ok: true, latency_ms, detail: bounded(detail), advice: String::new() }
+            Self::Passed(Passed { detail, k256_pubkey }) => {
+                let (detail, advice) = (bounded(detail), String::new());
+                Finding { what, ok: true, latency_ms, detail, advice, k256_pubkey }
             }
             Self::Failed(Failure { detail, advice, cause }) => {
                 let cause = cause.as_deref().unwrap_or(&detail);
                 tracing::warn!(check = what, latency_ms, cause, "a check before setup fails");
-                Finding { what, ok: false, latency_ms, detail: bounded(detail), advice: advice.to_owned() }
+                let (detail, advice) = (bounded(detail), advice.to_owned());
+                Finding { what, ok: false, latency_ms, detail, advice, k256_pubkey: None }
             }
         }
     }

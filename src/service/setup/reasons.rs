@@ -57,8 +57,9 @@ pub(super) fn unreached(error: SourceError<String>) -> Failure {
         SourceError::Connect { .. } => {
             "Make sure that the URL is right, that the KMS there serves, and that it can be reached from here."
         }
+        SourceError::NoKeys => "Give the URL of a KMS that serves, or finish the setup of that one first.",
         SourceError::NoAttestation => {
-            "The KMS there onboards itself, runs with core.attest_rpc_cert = false, or has a proxy in front that ends TLS."
+            "The KMS there runs with core.attest_rpc_cert = false, or has a proxy in front that ends TLS."
         }
         SourceError::NotAKms(_) | SourceError::NoCertificate | SourceError::Certificate(_) => {
             "Give the URL of a running KMS, without a proxy in front that ends TLS."

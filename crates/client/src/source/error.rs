@@ -41,6 +41,9 @@ pub enum SourceError<E> {
     /// The certificate is not that of a KMS: an app of the same root, for example.
     #[error("the source is not a KMS: {0}")]
     NotAKms(#[source] ServerError),
+    /// It has no keys itself.
+    #[error("the source KMS has no keys yet: it is being onboarded itself")]
+    NoKeys,
     /// Nothing to verify: the source runs with `core.attest_rpc_cert = false`, or a proxy ends TLS in front of it.
     #[error("Source KMS certificate does not contain attestation")]
     NoAttestation,

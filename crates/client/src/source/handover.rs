@@ -1,6 +1,6 @@
 //! The keys in a handover: parsed once, and each the one that the source showed before.
 
-use kms_attest::p256::P256Key;
+use kms_attest::{certificate, p256::P256Key};
 use zeroize::Zeroizing;
 
 use super::SourceError;
@@ -23,9 +23,11 @@ pub struct RootKeyParts {
 }
 
 /// What a source showed of its keys before it handed them over.
-pub(super) struct Shown<'a> {
-    pub(super) temp_ca: &'a GetTempCaCertResponse,
-    pub(super) meta: Option<&'a GetMetaResponse>,
+pub(super) enum Shown<'a> {
+    /// Its temporary CA with its root, and what it says about itself, if it does.
+    Answers { temp_ca: &'a GetTempCaCertResponse, meta: Option<&'a GetMetaResponse> },
+    /// Its certificate, DER.
+    Certificate(&'a [u8]),
 }
 
 impl RootKeyParts {
@@ -51,13 +53,20 @@ impl Shown<'_> {
     /// The first public key shown that is not that of the key received.
     fn contradicting(&self, parts: &RootKeyParts) -> Option<(&'static str, &'static str)> {
         let ca = parts.ca.spki_der();
+        let (temp_ca, meta) = match self {
+            Self::Answers { temp_ca, meta } => (temp_ca, meta),
+            Self::Certificate(certificate) => {
+                let is_issuer = certificate::is_signed_by(certificate, &ca);
+                return (!is_issuer).then_some(("the CA key", "the certificate"));
+            }
+        };
         let is_ca = |certificate: &str| public_key(certificate).as_deref() == Some(&ca[..]);
-        let statement = self.meta.and_then(|meta| meta.bootstrap_info.as_ref());
-        if !is_ca(&self.temp_ca.ca_cert) {
+        let statement = meta.and_then(|meta| meta.bootstrap_info.as_ref());
+        if !is_ca(&temp_ca.ca_cert) {
             Some(("the CA key", "the CA certificate"))
-        } else if public_key(&self.temp_ca.temp_ca_cert).as_deref() != Some(&parts.temp_ca.spki_der()[..]) {
+        } else if public_key(&temp_ca.temp_ca_cert).as_deref() != Some(&parts.temp_ca.spki_der()[..]) {
             Some(("the tmp CA key", "the tmp CA certificate"))
-        } else if self.meta.is_some_and(|meta| !meta.ca_cert.is_empty() && !is_ca(&meta.ca_cert)) {
+        } else if meta.is_some_and(|meta| !meta.ca_cert.is_empty() && !is_ca(&meta.ca_cert)) {
             Some(("the CA key", "ca_cert in GetMeta"))
         } else if statement
             .is_some_and(|statement| !statement.ca_pubkey.is_empty() && statement.ca_pubkey != ca)
@@ -69,7 +78,7 @@ impl Shown<'_> {
     }
 
     fn stated_k256(&self) -> Vec<Vec<u8>> {
-        let Some(meta) = self.meta else { return Vec::new() };
+        let Self::Answers { meta: Some(meta), .. } = self else { return Vec::new() };
         let statement = meta.bootstrap_info.as_ref().map(|statement| statement.k256_pubkey.clone());
         let stated = [meta.k256_pubkey.clone()].into_iter().chain(statement);
         stated.filter(|key| !key.is_empty()).collect()

@@ -259,6 +259,112 @@ async fn the_reason_of_a_refusing_source_is_reported() {
     );
 }
 
+fn token() -> OperatorToken {
+    OperatorToken::new("t0ken-of-the-source".to_owned().into()).expect("a token")
+}
+
+async fn receive_as_operator(
+    server: &TestServer,
+    world: &World,
+    allowed: Result<(), String>,
+) -> Result<RootKeyParts, SourceError<String>> {
+    let (attester, verifier) = (&world.attester, &world.verifier);
+    receive_root_keys_as_operator(&server.url, &token(), attester, verifier, "", async |_: &Verified| allowed)
+        .await
+}
+
+/// The admin listener of a source that hands over its keys, altered; and the calls it got.
+async fn admin(
+    leaves: &[Leaf],
+    alter: impl Fn(&mut Value) + Send + Sync + 'static,
+) -> (TestServer, Arc<Mutex<Vec<String>>>) {
+    let calls = Arc::new(Mutex::new(Vec::new()));
+    let log = Arc::clone(&calls);
+    let server = TestServer::start(Arc::new(Authority::new()), leaves, &["h2"], move |authority, call| {
+        let authorization = call.authorization.unwrap_or_default();
+        log.lock().expect("log").push(format!("{} on {} {authorization}", call.method, call.connection));
+        let is_attested =
+            call.client.is_some_and(|shown| ra_tls::evidence_in(&shown).is_ok_and(|e| e.is_some()));
+        match call.method.as_str() {
+            "GetKmsKey" if is_attested && authorization == "Bearer t0ken-of-the-source" => {
+                let mut answer = json!({
+                    "temp_ca_key": authority.temp.pem().as_str(),
+                    "keys": [{"ca_key": authority.root.pem().as_str(), "k256_key": "11".repeat(32)}],
+                });
+                alter(&mut answer);
+                Reply::Json(answer)
+            }
+            _ => Reply::Status(401, Vec::new()),
+        }
+    })
+    .await;
+    (server, calls)
+}
+
+#[tokio::test]
+async fn an_operators_token_goes_over_the_one_connection_that_was_attested() {
+    let world = World::start().await;
+    let (server, calls) = admin(&[world.attested_leaf()], |_| ()).await;
+    let keys = receive_as_operator(&server, &world, Ok(())).await.map_err(|e| e.to_string()).expect("keys");
+    assert_eq!(keys.ca.scalar(), server.authority.root.scalar());
+    assert_eq!(keys.temp_ca.scalar(), server.authority.temp.scalar());
+    assert_eq!((*keys.k256, keys.stated_k256.len()), ([0x11; 32], 0));
+    assert_eq!(*calls.lock().expect("log"), ["GetKmsKey on 0 Bearer t0ken-of-the-source"]);
+}
+
+#[tokio::test]
+async fn no_server_gets_an_operators_token_that_is_not_attested_and_allowed() {
+    let world = World::start().await;
+    let genuine = world.attested_leaf();
+    let denied = || Err("boot denied: aggregated MR not allowed".to_owned());
+    for (what, leaf, allowed, expected) in [
+        ("no attestation", Leaf::kms(), Ok(()), "Source KMS certificate does not contain attestation"),
+        (
+            "the attestation of another key",
+            Leaf { evidence: genuine.evidence.clone(), ..Leaf::kms() },
+            Ok(()),
+            "Failed to verify the attestation of the source KMS: ",
+        ),
+        (
+            "a copied certificate",
+            Leaf { impostor: Some(Arc::new(P256Key::generate())), ..genuine.clone() },
+            Ok(()),
+            "GetKmsKey: the server does not hold the private key of the certificate that it shows",
+        ),
+        (
+            "an app of the same root",
+            Leaf { usage: Some("app:custom"), ..genuine.clone() },
+            Ok(()),
+            "the source is not a KMS: Invalid server cert usage: app:custom",
+        ),
+        ("a denied source", genuine, denied(), "Source KMS is not allowed for onboarding: boot denied: "),
+    ] {
+        let (server, calls) = admin(&[leaf], |_| ()).await;
+        let error = receive_as_operator(&server, &world, allowed).await.err().expect(what).to_string();
+        assert!(error.starts_with(expected), "{what}: {error}");
+        assert!(!error.contains("t0ken"), "{what}: {error}");
+        assert!(calls.lock().expect("log").is_empty(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn keys_that_did_not_issue_the_certificate_of_the_admin_listener_are_refused() {
+    let world = World::start().await;
+    let other = P256Key::generate().pem().to_string();
+    for (pointer, value, expected) in [
+        ("/keys/0/ca_key", json!(other), "the CA key does not belong to the certificate of the source KMS"),
+        ("/keys", json!([]), "Invalid keys"),
+        ("/temp_ca_key", json!(""), "Failed to parse tmp CA key"),
+    ] {
+        let (server, _) = admin(&[world.attested_leaf()], move |answer| {
+            *answer.pointer_mut(pointer).expect("a field") = value.clone();
+        })
+        .await;
+        let error = receive_as_operator(&server, &world, Ok(())).await.err().expect(expected).to_string();
+        assert_eq!(error, expected);
+    }
+}
+
 #[tokio::test]
 async fn a_source_that_is_down_is_named_with_the_call() {
     let world = World::start().await;

@@ -7,6 +7,7 @@ mod exit;
 mod files;
 mod input;
 mod output;
+mod pin;
 mod target;
 mod trust;
 mod when;

@@ -1,6 +1,11 @@
 //! Which KMS a command talks to, and the operator's token for it.
 
-use std::{env, path::PathBuf, str::FromStr, time::Duration};
+use std::{
+    env,
+    path::{Path, PathBuf},
+    str::FromStr,
+    time::Duration,
+};
 
 use clap::Args;
 use kms_client::{
@@ -14,6 +19,8 @@ use crate::{
     exit::{Failure, Outcome},
     files, input,
     output::Terminal,
+    pin::Pin,
+    trust::Verification,
 };
 
 /// A root certificate is small.
@@ -243,17 +250,64 @@ impl Service {
     }
 }
 
+/// What a KMS without keys must prove, and what it is sent besides its own token.
+pub(crate) struct Pinned<'a> {
+    pub(crate) pin: &'a Pin,
+    pub(crate) verification: &'a Verification,
+    pub(crate) source_token: Option<&'a OperatorToken>,
+}
+
+/// The operator's token in a file.
+pub(crate) fn token_in(path: &Path) -> Outcome<OperatorToken> {
+    let bytes = Zeroizing::new(files::read(path, MAX_TOKEN_BYTES)?);
+    let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
+    OperatorToken::new(text).map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))
+}
+
 impl Operated {
     /// Connects, with the token if there is one. A KMS without keys has a certificate that nobody vouches for: over
     /// https the token goes to it only if its key is known.
     pub(crate) async fn connect(&self, service: Service, terminal: &Terminal) -> Outcome<OperatorConnection> {
         let token = self.credentials.token(service)?;
-        if token.is_some() && self.url.is_exposed() {
+        let has_secret = token.is_some();
+        self.connect_with(token, has_secret, terminal).await
+    }
+
+    /// As [`Operated::connect`], to a server that proves what is pinned, if anything is, before it is sent anything.
+    pub(crate) async fn connect_pinned(
+        &self,
+        pinned: Pinned<'_>,
+        terminal: &Terminal,
+    ) -> Outcome<OperatorConnection> {
+        let Pinned { pin, verification, source_token } = pinned;
+        let token = self.credentials.token(Service::Onboarding)?;
+        if !pin.is_given() {
+            let has_secret = token.is_some() || source_token.is_some();
+            return self.connect_with(token, has_secret, terminal).await;
+        }
+        let connection = self.open(&Belief::Any, token).await?;
+        let Some(server) = connection.tls() else {
+            let text = "plain http proves no server; --pin is for https";
+            return Err(Failure::usage(format_args!("{}: {text}", self.url)));
+        };
+        let progress = terminal.progress("verifying what the KMS proves to be");
+        pin.check(server, &verification.verifier(terminal)?).await?;
+        drop(progress);
+        Ok(connection)
+    }
+
+    async fn connect_with(
+        &self,
+        token: Option<OperatorToken>,
+        has_secret: bool,
+        terminal: &Terminal,
+    ) -> Outcome<OperatorConnection> {
+        if has_secret && self.url.is_exposed() {
             terminal.warn(format_args!("the token goes to {} in clear", self.url));
         }
         let belief = self.server.belief(&self.url)?;
         match (&self.url, &belief) {
-            (OperatorUrl::Tls(_), Belief::Unsaid) if token.is_some() => {
+            (OperatorUrl::Tls(_), Belief::Unsaid) if has_secret => {
                 return Err(Failure::usage(format_args!(
                     "the token does not go to {}, which anybody may be: name the key of the server with --server-spki, \
                      or give it to any server with --dangerous-any-server",

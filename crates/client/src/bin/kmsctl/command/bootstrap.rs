@@ -16,7 +16,8 @@ use kms_client::{
 use crate::{
     exit::{Exit, Failure, Outcome},
     output::{Terminal, Tone},
-    target::{Operated, Service},
+    pin::Pin,
+    target::{Operated, Pinned},
     trust::{self, Verification},
 };
 
@@ -33,6 +34,8 @@ pub(crate) struct Bootstrap {
     kms: Operated,
     #[command(flatten)]
     verification: Verification,
+    #[command(flatten)]
+    pin: Pin,
     /// DNS name or IPv4 address under which CVMs will reach this KMS
     #[arg(long)]
     domain: String,
@@ -40,7 +43,8 @@ pub(crate) struct Bootstrap {
 
 impl Bootstrap {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
-        let connection = self.kms.connect(Service::Onboarding, terminal).await?;
+        let pinned = Pinned { pin: &self.pin, verification: &self.verification, source_token: None };
+        let connection = self.kms.connect_pinned(pinned, terminal).await?;
         let progress = terminal.progress("the KMS makes its root keys");
         let request = BootstrapRequest { domain: self.domain.clone() };
         let keys: BootstrapResponse = connection.call(CALL_TIME, "Onboard.Bootstrap", &request).await?;

@@ -1,6 +1,6 @@
 //! `kmsctl onboard`: a new KMS receives the root keys of a running one.
 
-use std::time::Duration;
+use std::{path::PathBuf, time::Duration};
 
 use clap::Args;
 use kms_client::{
@@ -11,7 +11,9 @@ use kms_client::{
 use crate::{
     exit::{Exit, Failure, Outcome},
     output::Terminal,
-    target::{Operated, Service},
+    pin::Pin,
+    target::{Operated, Pinned, token_in},
+    trust::Verification,
 };
 
 /// Two connections to the source, evidence of both sides, two policies.
@@ -22,9 +24,16 @@ const CALL_TIME: Duration = Duration::from_secs(300);
 pub(crate) struct Onboard {
     #[command(flatten)]
     kms: Operated,
+    #[command(flatten)]
+    verification: Verification,
+    #[command(flatten)]
+    pin: Pin,
     /// URL of a running KMS, as the new one reaches it
     #[arg(long, value_name = "URL")]
     source: KmsUrl,
+    /// File with the token of an operator of the running KMS; --source is then its admin listener
+    #[arg(long, value_name = "FILE")]
+    source_token_file: Option<PathBuf>,
     /// DNS name or IPv4 address under which CVMs will reach the new KMS
     #[arg(long)]
     domain: String,
@@ -32,9 +41,16 @@ pub(crate) struct Onboard {
 
 impl Onboard {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
-        let connection = self.kms.connect(Service::Onboarding, terminal).await?;
+        let source_token = self.source_token_file.as_deref().map(token_in).transpose()?;
+        let pinned =
+            Pinned { pin: &self.pin, verification: &self.verification, source_token: source_token.as_ref() };
+        let connection = self.kms.connect_pinned(pinned, terminal).await?;
         let progress = terminal.progress("the KMS verifies the source and receives its keys");
-        let request = OnboardRequest { source_url: self.source.to_string(), domain: self.domain };
+        let request = OnboardRequest {
+            source_url: self.source.to_string(),
+            domain: self.domain,
+            source_token: source_token.map(|token| token.expose().to_owned()).unwrap_or_default(),
+        };
         let keys: OnboardResponse = connection.call(CALL_TIME, "Onboard.Onboard", &request).await?;
         drop(progress);
         if keys.k256_pubkey.is_empty() {

@@ -1,0 +1,70 @@
+//! `--pin`: what a KMS without keys must prove by the attestation in its TLS certificate before anything is sent to it.
+
+use std::time::Duration;
+
+use clap::Args;
+use kms_attest::{
+    identity::Registers,
+    ra_tls,
+    verify::{Binding, Verifier},
+};
+use kms_client::{Connection, proof::pins::UP_TO_DATE};
+
+use crate::{
+    exit::{Failure, Outcome},
+    input::Hex,
+    output::printable,
+};
+
+/// Collateral is fetched; without any nothing is proven.
+const VERIFY_TIME: Duration = Duration::from_secs(30);
+
+/// Arguments of commands that send secrets to a KMS without keys.
+#[derive(Args, Debug)]
+pub(crate) struct Pin {
+    /// Over https: the server's certificate must prove these registers (mrAggregated); may be given more than once
+    #[arg(
+        long = "pin",
+        value_name = "HEX",
+        conflicts_with_all = ["root_ca", "server_spki", "dangerous_any_server"]
+    )]
+    registers: Vec<Hex<32>>,
+    /// With --pin: TCB statuses that are accepted
+    #[arg(long = "pin-tcb", value_name = "STATUS", value_delimiter = ',', default_value = UP_TO_DATE)]
+    tcb: Vec<String>,
+}
+
+impl Pin {
+    /// Whether there is anything to prove.
+    pub(crate) fn is_given(&self) -> bool {
+        !self.registers.is_empty()
+    }
+
+    /// Requires that the server of `connection` proves what is pinned.
+    pub(crate) async fn check(&self, connection: &Connection, verifier: &Verifier) -> Outcome<()> {
+        let unproven = |why: &dyn std::fmt::Display| {
+            Failure::unproven(format_args!("{}: {why}; nothing was sent", connection.url()))
+        };
+        let evidence =
+            ra_tls::evidence_in(connection.server_certificate()).map_err(|error| unproven(&error))?;
+        let evidence = evidence.ok_or_else(|| unproven(&"its TLS certificate carries no attestation"))?;
+        let verifying = verifier.verify(&evidence, Binding::PublicKey(connection.server_public_key()));
+        let verified = match tokio::time::timeout(VERIFY_TIME, verifying).await {
+            Ok(verified) => verified.map_err(|error| unproven(&error))?,
+            Err(_) => {
+                return Err(unproven(&format_args!("no collateral within {} s", VERIFY_TIME.as_secs())));
+            }
+        };
+        let status = verified.tcb_status();
+        if !self.tcb.iter().any(|accepted| accepted == status) {
+            let status = printable(status);
+            return Err(unproven(&format_args!("its TCB status is {status}, which --pin-tcb does not name")));
+        }
+        let shown = verified.app_info(Registers::RunTime, "").map_err(|error| unproven(&error))?;
+        if !self.registers.iter().any(|pinned| pinned.0 == shown.mr_aggregated) {
+            let found = hex::encode(shown.mr_aggregated);
+            return Err(unproven(&format_args!("its mrAggregated is {found}, which is not pinned")));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,202 @@
+//! The certificate of the admin listener (`[core.admin.tls]`): the main listener's, an operator's own, or one that our
+//! root CA issues.
+
+use std::{
+    fs,
+    io::{self, Write as _},
+    os::unix::fs::PermissionsExt as _,
+    path::Path,
+    sync::Arc,
+    time::SystemTime,
+};
+
+use kms_attest::{attester::Attester, binding::ReportData, certificate, p256::P256Key};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use zeroize::Zeroizing;
+
+use super::{AppError, parts, shared::Shared};
+use crate::{
+    config::{AdminTls, Config, MissingFiles},
+    lifecycle::Ready,
+    transport::tls::Leaf,
+};
+
+const KEY: &str = "core.admin.tls.key";
+const CERTS: &str = "core.admin.tls.certs";
+/// Permission bits of the files that are made here.
+const KEY_MODE: u32 = 0o600;
+const CERTS_MODE: u32 = 0o644;
+
+/// Where the certificate of the admin listener comes from.
+pub(super) enum Source {
+    /// It is the main listener's, renewed with it: the files of the key directory are named.
+    Main,
+    /// The files are the operator's, and stay as they are.
+    Files(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
+    /// Our root CA issues it, for the key in the file, at each start and again before it ages.
+    Issued(Own),
+}
+
+/// A certificate of ours for the admin listener.
+#[derive(Clone)]
+pub(super) struct Own {
+    key: Arc<P256Key>,
+    tls: Arc<AdminTls>,
+    names: Arc<[String]>,
+}
+
+impl Source {
+    /// Looks at the files, and makes the key where it is missing and may be made.
+    pub(super) fn find(tls: &Arc<AdminTls>, config: &Config, ready: &Ready) -> Result<Self, AppError> {
+        if is_main(tls, config) {
+            return Ok(Self::Main);
+        }
+        let may_create = tls.missing_files == MissingFiles::Created;
+        let own = |key: P256Key| {
+            let names = names(tls, config, ready).into();
+            Self::Issued(Own { key: Arc::new(key), tls: Arc::clone(tls), names })
+        };
+        match (exists(KEY, &tls.key)?, exists(CERTS, &tls.certs)?) {
+            (false, false) if may_create => {
+                let key = P256Key::generate();
+                write(KEY, &tls.key, KEY_MODE, key.pem().as_bytes())?;
+                Ok(own(key))
+            }
+            (true, false) if may_create => Ok(own(own_key(&tls.key)?)),
+            (_, _) => {
+                let (chain, key) = files(tls)?;
+                match chain.first() {
+                    Some(leaf) if may_create && ready.has_issued(leaf) => Ok(own(own_key(&tls.key)?)),
+                    _ => Ok(Self::Files(chain, key)),
+                }
+            }
+        }
+    }
+
+    /// The certificate as new handshakes get it; `main` is the main listener's.
+    pub(super) async fn leaf(
+        &self,
+        main: &Arc<Leaf>,
+        ready: &Arc<Ready>,
+        attester: Option<&Attester>,
+    ) -> Result<Arc<Leaf>, AppError> {
+        match self {
+            Self::Main => Ok(Arc::clone(main)),
+            Self::Files(chain, key) => Ok(Leaf::with_key(chain.clone(), key.clone_key())?),
+            Self::Issued(own) => {
+                let certificate = own.issue(ready, attester).await?;
+                Ok(Leaf::new(vec![certificate], &own.key_der())?)
+            }
+        }
+    }
+}
+
+impl Own {
+    /// Issues the certificate, attested as the main listener's is, and keeps it in its file.
+    pub(super) async fn issue(
+        &self,
+        ready: &Arc<Ready>,
+        attester: Option<&Attester>,
+    ) -> Result<CertificateDer<'static>, AppError> {
+        let evidence = match attester {
+            Some(attester) => {
+                let report_data = ReportData::ra_tls(&self.key.spki_der());
+                Some(attester.attest(report_data).await.map_err(AppError::Unattested)?)
+            }
+            None => None,
+        };
+        let (own, ready) = (self.clone(), Arc::clone(ready));
+        let issue = move || {
+            let now = SystemTime::now();
+            let certificate = ready.issue_server_leaf(&own.names, &own.key, evidence.as_ref(), now)?;
+            write(CERTS, &own.tls.certs, CERTS_MODE, certificate::pem(&certificate).as_bytes())?;
+            Ok::<_, AppError>(certificate)
+        };
+        tokio::task::spawn_blocking(issue).await.map_err(AppError::Panicked)?
+    }
+
+    /// Its private key, PKCS#8 DER.
+    pub(super) fn key_der(&self) -> Zeroizing<Vec<u8>> {
+        Zeroizing::new(self.key.pkcs8_der().to_vec())
+    }
+}
+
+/// The attester that certificates of ours need; `None` where they carry no attestation.
+pub(super) fn attester(shared: &Shared) -> Option<&Attester> {
+    shared.config.core.attest_rpc_cert.then_some(&*shared.attester)
+}
+
+/// Whether the files could be used, or made, by a KMS that serves.
+pub(super) fn check(tls: &AdminTls, config: &Config) -> Result<(), AppError> {
+    let is_there = exists(KEY, &tls.key)? || exists(CERTS, &tls.certs)?;
+    if is_main(tls, config) || (!is_there && tls.missing_files == MissingFiles::Created) {
+        return Ok(());
+    }
+    if tls.missing_files == MissingFiles::Created && !exists(CERTS, &tls.certs)? {
+        return own_key(&tls.key).map(drop);
+    }
+    let (chain, key) = files(tls)?;
+    Leaf::with_key(chain, key).map(drop).map_err(AppError::from)
+}
+
+fn is_main(tls: &AdminTls, config: &Config) -> bool {
+    let directory = &config.core.cert_dir;
+    tls.key == directory.join("rpc.key") && tls.certs == directory.join("rpc.crt")
+}
+
+/// The names in a certificate of ours: those that are configured, else our domain and the address of the listener.
+fn names(tls: &AdminTls, config: &Config, ready: &Ready) -> Vec<String> {
+    if !tls.hosts.is_empty() {
+        return tls.hosts.iter().map(|host| host.as_str().to_owned()).collect();
+    }
+    let address = config.core.admin.address;
+    let address = (!address.is_unspecified()).then(|| address.to_string());
+    let mut names = vec![ready.domain().as_str().to_owned()];
+    names.extend(address.filter(|address| *address != names[0]));
+    names
+}
+
+fn files(tls: &AdminTls) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AppError> {
+    let unreadable = |key, what: &str| {
+        let source = io::Error::new(io::ErrorKind::InvalidData, what);
+        AppError::File { key, source }
+    };
+    let pem = parts::read_small(KEY, &tls.key)?;
+    let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| unreadable(KEY, "not a private key in PEM"))?;
+    let pem = parts::read_small(CERTS, &tls.certs)?;
+    let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
+    match chain {
+        Ok(chain) if !chain.is_empty() => Ok((chain, key)),
+        _ => Err(unreadable(CERTS, "not certificates in PEM")),
+    }
+}
+
+/// The key of a certificate of ours.
+fn own_key(path: &Path) -> Result<P256Key, AppError> {
+    let pem = Zeroizing::new(parts::read_small(KEY, path)?);
+    let text = std::str::from_utf8(&pem).ok();
+    text.and_then(|text| P256Key::from_pem(text).ok()).ok_or_else(|| {
+        let what = "not a P-256 private key in PEM, for which a certificate could be issued";
+        AppError::File { key: KEY, source: io::Error::new(io::ErrorKind::InvalidData, what) }
+    })
+}
+
+fn exists(key: &'static str, path: &Path) -> Result<bool, AppError> {
+    fs::exists(path).map_err(|source| AppError::File { key, source })
+}
+
+/// Writes a file whole or not at all; the directories above it are made where they are missing.
+fn write(key: &'static str, path: &Path, mode: u32, content: &[u8]) -> Result<(), AppError> {
+    let written = || {
+        let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let directory = directory.unwrap_or(Path::new("."));
+        fs::create_dir_all(directory)?;
+        let mut file = tempfile::NamedTempFile::new_in(directory)?;
+        file.as_file().set_permissions(fs::Permissions::from_mode(mode))?;
+        file.write_all(content)?;
+        file.as_file().sync_all()?;
+        file.persist(path)?;
+        fs::File::open(directory)?.sync_all()
+    };
+    written().map_err(|source: io::Error| AppError::File { key, source })
+}
