@@ -112,6 +112,45 @@ async fn a_replica_is_onboarded_from_a_running_source() {
     let (theirs, ours) = (meta(&source).await, meta(&replica).await);
     assert_eq!(theirs.k256_pubkey, ours.k256_pubkey);
     assert_eq!(texts(&seen["result"]), [format!("0x{}", hex::encode(ours.k256_pubkey))]);
+    assert_eq!(texts(&seen["verdicts"]), ["match", "match", "match", "differs", ""]);
+    assert_eq!(source.root_keys().ca_spki(), replica.root_keys().ca_spki());
+}
+
+#[tokio::test]
+async fn other_tabs_say_that_the_kms_serves_once_it_does() {
+    let world = World::onboarding().await;
+    let seen = play("tabs", &page_of(&world), json!({})).await;
+    assert_eq!(texts(&seen["modes"]), ["serving"; 2]);
+}
+
+#[tokio::test]
+async fn keys_come_from_the_admin_listener_of_a_source_with_a_token() {
+    let token = "t0ken-of-the-source";
+    let mut source = World::stopped_with(&format!(
+        "core.admin.auth_token = \"{token}\"\ncore.onboard.public_key_handover = false"
+    ))
+    .await;
+    let (key, certs) = (source.path("admin.key"), source.path("admin.crt"));
+    source.configure(&format!(
+        "core.admin.tls = {{ key = {key:?}, certs = {certs:?}, create_if_missing = true }}"
+    ));
+    source.start().await.expect("it starts");
+    source.bootstrap().await;
+    source.finish().await;
+    let replica = World::onboarding().await;
+    let given = json!({
+        "source": format!("https://{}", source.address()),
+        "admin": format!("https://{}", source.admin_address().await),
+        "token": token,
+    });
+    let seen = play("admin", &page_of(&replica), given).await;
+    let told = texts(&seen["told"]);
+    for (text, reason, advice) in [
+        (told[0], "public KMS key handover is disabled; use the admin listener", "give that URL and a token"),
+        (told[1], "GetKmsKey: the server answered 401", "does not accept this token"),
+    ] {
+        assert!(text.contains(reason) && text.contains(advice), "{text}");
+    }
     assert_eq!(source.root_keys().ca_spki(), replica.root_keys().ca_spki());
 }
 
@@ -305,6 +344,6 @@ async fn the_page_is_small_and_names_no_other_origin() {
         }
         asked.push(path);
     }
-    assert!(asked.len() >= 9, "{asked:?}");
+    assert!(asked.len() >= 11, "{asked:?}");
     assert!(total < 100_000, "{total} bytes");
 }

@@ -1,24 +1,40 @@
-// What to do about a refusal, by the KMS's own words.
+// What to do about a refusal, by the code that the KMS sends with it (`X-Error-Code`), or that the page gives itself.
 
-const ADVICE = [
-  [/already been (bootstrapped|onboarded)/, 'Keys exist. Go on with Finish; the keys that exist are never replaced.'],
-  [/aggregated MR not allowed|OS image is not allowed|on this device|boot denied/i,
-    'Allow the values of step 1 in the policy that refused, then try again. Nothing was stored.'],
-  [/TCB status|advisory/i, 'Update the platform, or allow this TCB status and its advisories in the policy.'],
-  [/does not contain attestation/,
-    'The source onboards itself, runs with core.attest_rpc_cert = false, or has a proxy in front that ends TLS.'],
-  [/attester|attestation/i, 'See the check of the attester, and the log of the guest agent.'],
-  [/collateral/i, 'See the check of the collateral service.'],
-  [/authorization back end|auth check/, 'See the check of the authorization; nothing is decided while it is silent.'],
-  [/connection failed|error sending request|no connection within/,
-    'Make sure that the URL is right, that the KMS there serves, and that it can be reached from this machine.'],
-  [/recorded|store keys|key directory/, 'See the check of the key directory. Nothing was stored.'],
-  [/page of another site/, 'Open this page under the address of the KMS itself.'],
-  [/does not answer|no answer/, 'Make sure that this KMS still runs and can be reached, then try again.'],
-];
+const ADVICE = {
+  // This page.
+  no_answer: 'Make sure that this KMS still runs and can be reached, then try again.',
+  too_slow: 'Make sure that this KMS still runs and can be reached, then try again.',
+  not_saved: 'See the check of the key directory.',
+  // The listener.
+  foreign_page: 'Open this page under the address of the KMS itself.',
+  too_many_requests: 'Wait a little, then try again.',
+  // This KMS.
+  already_onboarded: 'Keys exist. Go on with Finish; the keys that exist are never replaced.',
+  kms_not_allowed: 'Allow the values of step 1 in the policy of this KMS, then try again. Nothing was stored.',
+  policy_unavailable: 'See the check of the authorization; nothing is decided while it does not answer.',
+  attester_unavailable: 'See the check of the attester, and the log of the guest agent.',
+  audit_unavailable: 'Make room for the audit log and make it writable. Nothing was stored.',
+  keys_not_saved: 'See the check of the key directory. Nothing was stored.',
+  not_ready: 'Wait until the other attempts have ended, then try again.',
+  // The source of a replica.
+  source_unreachable: 'Make sure that the URL is right, that the KMS there serves, and that this machine can reach it.',
+  source_has_no_keys: 'Give the URL of a KMS that serves, or finish the setup of that one first.',
+  source_not_attested: 'Give the URL of a KMS that serves, with core.attest_rpc_cert = true, and without a proxy in front that '
+    + 'ends TLS.',
+  source_not_verified: 'Collateral for the source is missing now: see the check of the collateral service, then try again.',
+  source_not_genuine: 'Do not take keys from it: it cannot prove what it runs.',
+  source_not_allowed: 'Allow the source in the policy of this KMS: its mrAggregated, OS image hash and device. Nothing was stored.',
+  source_denies: 'Allow the values of step 1 in the policy that refused, which is that of the source, then try again. If the '
+    + 'source hands keys over on its admin listener only, give that URL and a token. Nothing was stored.',
+  source_token_needed: 'This is the admin listener of the source: give a token of one of its operators.',
+  source_token_refused: 'The source does not accept this token, or does not see the certificate of this KMS: give a token of one '
+    + 'of its operators, and the URL of the source itself, without a proxy in between.',
+  source_ambiguous: 'Use the address of one KMS: several that are unrelated seem to answer there.',
+  source_unavailable: 'The source cannot answer now. Look into its log, then try again.',
+  source_keys_unusable: 'Do not use this source: what it handed over are not the keys of its certificate.',
+};
 
 /** What to do, or that trying again is safe. */
-export function adviceFor(reason) {
-  const known = ADVICE.find(([words]) => words.test(reason));
-  return known ? known[1] : 'Nothing was stored: correct it and try again.';
+export function adviceFor(code) {
+  return ADVICE[code] ?? 'Nothing was stored: correct it and try again.';
 }

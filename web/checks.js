@@ -4,8 +4,8 @@ import { Refusal, validate } from './kms.js';
 import { at, element, state } from './view.js';
 
 const CHECKS = [
-  { what: 'key-directory', name: 'Key directory', about: 'takes files' },
-  { what: 'clock', name: 'Clock', about: 'shows a time that can be' },
+  { what: 'key-directory', name: 'Key directory', about: 'can be written' },
+  { what: 'clock', name: 'Clock', about: 'shows a plausible time' },
   { what: 'attester', name: 'Attester', about: 'proves what this machine runs' },
   { what: 'collateral', name: 'Collateral service', about: 'vouches for this platform' },
   { what: 'authorization', name: 'Authorization', about: 'the policy allows this KMS' },
@@ -55,6 +55,9 @@ function tell() {
     const names = failed.map((row) => row.name).join(', ');
     state('checks-state', `${failed.length} of ${all.length} checks fail: ${names}.`, 'bad');
   }
+  at('show-allow').hidden = !failed.some((row) => row.what === 'authorization');
+  at('checks-done').hidden = failed.length > 0;
+  at('check-all').classList.toggle('primary', failed.length > 0);
   changed();
 }
 
@@ -63,6 +66,9 @@ export const passed = (what) => rows.get(what)?.item.dataset.state === 'good';
 
 /** Whether all of them did. */
 export const allPassed = () => CHECKS.every(({ what }) => passed(what));
+
+/** How many fail, as far as they have run. */
+export const failures = () => [...rows.values()].filter((row) => row.item.dataset.state === 'bad').length;
 
 /** Runs all checks. */
 export async function runAll() {

@@ -2,11 +2,12 @@
 
 let token = '';
 
-/** An answer that is no success: the KMS's own reason, or that there was no answer at all (status 0). */
+/** An answer that is no success: the KMS's own reason and its code, or that there was no answer at all (status 0). */
 export class Refusal extends Error {
-  constructor(status, message) {
+  constructor(status, message, code) {
     super(message);
     this.status = status;
+    this.code = code;
   }
 }
 
@@ -41,10 +42,12 @@ async function exchange(path, verb, message, seconds) {
     answer = await fetch(path, init);
   } catch (error) {
     const late = error.name === 'TimeoutError';
-    throw new Refusal(0, late ? `no answer within ${seconds} s` : 'this KMS does not answer');
+    throw new Refusal(0, late ? `no answer within ${seconds} s` : 'this KMS does not answer', late ? 'too_slow' : 'no_answer');
   }
   const body = await answer.json().catch(() => null);
-  if (!answer.ok) throw new Refusal(answer.status, body?.error ?? `HTTP ${answer.status}`);
+  if (!answer.ok) {
+    throw new Refusal(answer.status, body?.error ?? `HTTP ${answer.status}`, answer.headers.get('x-error-code') ?? '');
+  }
   return body;
 }
 

@@ -2,12 +2,15 @@
 
 import * as checks from './checks.js';
 import { call, hasToken, Refusal, status, takeTokenFromAddress, useToken } from './kms.js';
-import * as roads from './roads.js';
+import * as keys from './keys.js';
 import * as serve from './serve.js';
+import * as steps from './steps.js';
 import { at, block, element, refused, state, values } from './view.js';
 
-/** Between two looks at the state while nothing is under way, in milliseconds. */
+/** Between two looks that are answered at once, in milliseconds. */
 const LOOK_EVERY = 4000;
+/** So long one look waits for a change, in seconds: who asks after the switch finds the port changed. */
+const PATIENCE = 15;
 
 const MODES = {
   onboarding: 'No keys yet',
@@ -16,6 +19,7 @@ const MODES = {
   broken: 'Key directory incomplete',
   restart_required: 'Restart required',
   locked: 'Token needed',
+  ended: 'Setup has ended',
   gone: 'No answer',
 };
 
@@ -33,19 +37,27 @@ function showMode(now) {
   mode = now;
   at('mode').textContent = MODES[mode] ?? mode;
   at('mode').dataset.mode = mode;
-  markSteps();
+  follow();
 }
 
-/** Marks the steps that are done. */
-function markSteps() {
-  const done = {
+const hasKeys = () => ['committed', 'serving', 'ended'].includes(mode);
+
+/** Marks the steps that are done, and proposes the one that is next. */
+function follow() {
+  steps.mark({
     identity: !at('allow').hidden,
     checks: checks.allPassed(),
-    keys: ['committed', 'serving'].includes(mode),
+    keys: hasKeys(),
     serve: mode === 'serving',
-  };
-  for (const link of document.querySelectorAll('[data-step]')) {
-    link.classList.toggle('done', Boolean(done[link.dataset.step]));
+  });
+  keys.follow(checks.failures());
+  if (hasKeys()) {
+    // Who has made keys here reads about them first.
+    if (!keys.madeHere() && !keys.isUnderWay()) steps.propose('serve');
+  } else if (checks.failures() > 0) {
+    steps.propose('checks');
+  } else if (checks.allPassed()) {
+    steps.propose('keys');
   }
 }
 
@@ -64,24 +76,22 @@ function told(now) {
     at('notices').replaceChildren();
   }
   if (now.mode === 'committed') {
-    if (!at('go').getAttribute('aria-disabled')) roads.keysExist();
+    if (!keys.isUnderWay()) keys.keysExist();
     serve.allow();
   }
+  if (now.mode === 'serving') serve.serves(now.serving_port);
 }
 
 /** Locks or unlocks what needs the token. */
 function lock(locked) {
   at('gate').hidden = !locked;
-  for (const id of ['checks', 'keys', 'serve']) {
-    at(id).hidden = locked;
-    document.querySelector(`[data-step=${id}]`).parentElement.hidden = locked;
-  }
+  steps.hide(['checks', 'keys', 'serve'], locked);
 }
 
-/** Asks for the status; whether the KMS lets us in. */
-async function look() {
+/** Asks for the status, and waits so many seconds for it to change; whether the KMS lets us in. */
+async function look(wait = 0) {
   try {
-    told(await status());
+    told(await status(wait));
     return true;
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
@@ -91,8 +101,9 @@ async function look() {
       if (hasToken()) at('token-error').textContent = 'This is not the token.';
       useToken('');
     } else if (error.status === 0) {
-      if (mode === 'committed') serve.lost();
-      showMode('gone');
+      // Once there are keys, the end of setup is what is expected.
+      if (hasKeys()) serve.lost();
+      showMode(hasKeys() ? 'ended' : 'gone');
     } else {
       refused(at('notices'), 'The state of this KMS is not known', error.message);
     }
@@ -107,7 +118,7 @@ async function introduce() {
     info = await call('GetAttestationInfo');
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
-    state('identity-state', `Its evidence is not to be had: ${error.message}`, 'bad');
+    state('identity-state', `It gives no evidence: ${error.message}`, 'bad');
     return;
   }
   state('identity-state', 'Proved by its own evidence, just now.', 'good');
@@ -133,7 +144,7 @@ async function introduce() {
     { name: 'addKmsDevice', value: hex(info.device_id) },
   ]);
   at('allow').hidden = false;
-  markSteps();
+  follow();
 }
 
 /** Comes in, if the KMS lets us, and runs the checks. */
@@ -146,20 +157,26 @@ async function enter(welcome) {
   return true;
 }
 
-function watch() {
-  setTimeout(async () => {
-    const isIdle = !serve.isFinishing() && at('gate').hidden && document.visibilityState === 'visible';
-    if (isIdle) await look();
-    if (at('serving').hidden) watch();
-  }, LOOK_EVERY);
+const pause = (milliseconds) => new Promise((later) => { setTimeout(later, milliseconds); });
+
+/** Follows the state until the KMS serves. Each look waits for a change, also in a tab that nobody sees: only who waits at the
+ * switch is told of it, and whoever comes back to the tab reads how it ended. */
+async function watch() {
+  while (at('serving').hidden) {
+    const began = performance.now();
+    const before = mode;
+    if (!serve.isFinishing() && at('gate').hidden) await look(PATIENCE);
+    if (mode === before && performance.now() - began < LOOK_EVERY) await pause(LOOK_EVERY);
+  }
 }
 
 takeTokenFromAddress();
+steps.build();
 checks.build(() => {
-  markSteps();
+  follow();
   if (at('allow').hidden && checks.passed('attester')) introduce();
 });
-roads.build(look);
+keys.build(look);
 serve.build(told);
 at('gate-form').addEventListener('submit', async (event) => {
   event.preventDefault();
@@ -171,7 +188,7 @@ at('gate-form').addEventListener('submit', async (event) => {
   }
   at('token').value = '';
   // Whoever works by keyboard goes on where the form was.
-  if (!(await enter(() => at('checks-title').focus()))) at('token').focus();
+  if (!(await enter(() => at('main').focus()))) at('token').focus();
 });
 introduce();
 enter();

@@ -2,6 +2,7 @@
 
 import { adviceFor } from './advice.js';
 import { call, Refusal, status } from './kms.js';
+import { show } from './steps.js';
 import { at, element, state } from './view.js';
 
 /** So long one answer is waited for, in seconds. */
@@ -31,11 +32,13 @@ function origin(port) {
   return `https://${location.hostname}:${port ?? own}`;
 }
 
-function serves(port) {
+/** It serves: the end of this page. */
+export function serves(port) {
+  if (!at('serving').hidden) return;
   const url = origin(port);
   at('finish').hidden = true;
   at('serve-text').hidden = true;
-  state('serve-state', '');
+  state('serve-state', 'This KMS serves its keys.', 'good');
   at('serving').hidden = false;
   const step = (...parts) => element('li', {}, ...parts);
   const line = (text) => element('code', { className: 'command' }, text);
@@ -45,13 +48,14 @@ function serves(port) {
     step('Add a replica, which is the best protection against the loss of the key directory: start a second KMS with an '
       + 'empty directory, choose Replica on its page, and give this URL: ', line(url)),
   );
-  at('serving-title').focus();
+  show('serve');
+  if (finishing) at('serving-title').focus();
 }
 
 /** The KMS had keys and does not answer any more. */
 export function lost() {
-  state('serve-state', 'The setup service does not answer any more. That is so when the KMS serves, and when it has ended: '
-    + `ask ${origin(null)}/prpc/GetMeta.`);
+  state('serve-state', 'Setup has ended: this KMS serves now, or it has stopped. This page cannot tell which; '
+    + `${origin(null)}/prpc/GetMeta can.`);
 }
 
 function stuck(now) {
@@ -71,7 +75,7 @@ async function wait(told) {
       return void lost();
     }
     told(now);
-    if (now.mode === 'serving') return void serves(now.serving_port);
+    if (now.mode === 'serving') return;
     if (now.mode !== 'committed') return void stuck(now);
     state('serve-state', `Keys exist; ${now.next.map((step) => step.text).join('. ')} …`, 'busy');
   }
@@ -94,7 +98,7 @@ export function build(told) {
       if (!(error instanceof Refusal)) throw error;
       finishing = false;
       at('finish').disabled = false;
-      state('serve-state', `${error.message}. ${adviceFor(error.message)}`, 'bad');
+      state('serve-state', `${error.message}. ${adviceFor(error.code)}`, 'bad');
     }
   });
 }

@@ -78,6 +78,18 @@ export function values(list, rows) {
   }));
 }
 
+/** A value in hexadecimal, as everything that shows it can be compared. */
+const bare = (text) => text.trim().toLowerCase().replace(/^(0x)+/, '').replace(/\s/g, '');
+
+/** Says whether two values in hexadecimal are the same: `match`, `differs`, or nothing where one is missing. */
+export function compare(id, own, other) {
+  const line = at(id);
+  const [left, right] = [bare(own), bare(other)];
+  const word = left && right ? (left === right ? 'match' : 'differs') : '';
+  line.textContent = word;
+  line.dataset.kind = { match: 'good', differs: 'bad' }[word] ?? '';
+}
+
 /** A block of text to paste somewhere. */
 export function block(holder, name, text) {
   const code = element('code', {}, text);

@@ -13,16 +13,17 @@ const SCRIPT: &str = "text/javascript; charset=utf-8";
 const SVG: &str = "image/svg+xml";
 
 /// Path, type and content of each file.
-const FILES: [(&str, &str, &str); 10] = [
+const FILES: [(&str, &str, &str); 11] = [
     ("/", HTML, include_str!("../../web/onboard.html")),
     ("/assets/onboard.css", CSS, include_str!("../../web/onboard.css")),
     ("/assets/icon.svg", SVG, include_str!("../../web/icon.svg")),
     ("/assets/onboard.js", SCRIPT, include_str!("../../web/onboard.js")),
     ("/assets/advice.js", SCRIPT, include_str!("../../web/advice.js")),
     ("/assets/checks.js", SCRIPT, include_str!("../../web/checks.js")),
+    ("/assets/keys.js", SCRIPT, include_str!("../../web/keys.js")),
     ("/assets/kms.js", SCRIPT, include_str!("../../web/kms.js")),
-    ("/assets/roads.js", SCRIPT, include_str!("../../web/roads.js")),
     ("/assets/serve.js", SCRIPT, include_str!("../../web/serve.js")),
+    ("/assets/steps.js", SCRIPT, include_str!("../../web/steps.js")),
     ("/assets/view.js", SCRIPT, include_str!("../../web/view.js")),
 ];
 

@@ -1,6 +1,6 @@
 // The first KMS: what it is, checks, Bootstrap, Finish; each state looked at in every look.
 
-import { accessible, assert, clean, fits, given, LOOKS, open, picture, says, scenario } from './browser.mjs';
+import { accessible, assert, clean, finish, fits, LOOKS, onlyOpen, open, picture, primary, says, scenario, step } from './browser.mjs';
 
 async function everyLook(page, state) {
   for (const look of LOOKS) {
@@ -19,10 +19,19 @@ await scenario(async (browser) => {
   await says(page, '#identity-state', 'Proved by its own evidence');
   assert(await page.locator('#open-warning').isVisible(), 'an open KMS warns');
   assert(await page.locator('#finish').isDisabled(), 'no keys, no Finish');
+  await onlyOpen(page, 'keys');
+  assert((await primary(page)) === 'Make new keys', 'all checks pass, so keys are next');
+  await everyLook(page, 'start');
+  await step(page, 'checks');
+  await onlyOpen(page, 'checks');
+  await everyLook(page, 'checks');
+  await step(page, 'identity');
+  await onlyOpen(page, 'identity');
   await page.locator('#allow details').last().locator('summary').click();
   const shown = await page.locator('#identity-values code').allTextContents();
   const file = await page.locator('#allow-file code').textContent();
-  await everyLook(page, 'start');
+  await everyLook(page, 'identity');
+  await step(page, 'keys');
 
   await page.getByLabel('Domain or IPv4 address').fill('localhost');
   await page.getByRole('button', { name: 'Make new keys' }).click();
@@ -37,8 +46,7 @@ await scenario(async (browser) => {
   await says(page, '#announce', 'Root CA public key copied');
   const clipboard = await page.evaluate(() => navigator.clipboard.readText());
 
-  await page.getByRole('button', { name: 'Finish' }).click();
-  await says(page, '#serving-title', 'This KMS serves');
+  await finish(page);
   await says(page, '#mode', 'Serving');
   const next = await page.locator('#serving-next code').allTextContents();
   await everyLook(page, 'serving');

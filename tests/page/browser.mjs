@@ -99,6 +99,38 @@ export async function picture(page, name) {
   await page.screenshot({ path: join(given.screenshots, `${name}.png`), fullPage: true, animations: 'disabled' });
 }
 
+/** Opens a step of the page. */
+export async function step(page, name) {
+  const opener = page.locator(`#${name} .opener`);
+  if ((await opener.getAttribute('aria-expanded')) === 'false') await opener.click();
+  await page.locator(`#${name}-body`).waitFor({ state: 'visible' });
+}
+
+/** Only one step is open, and the page says which. */
+export async function onlyOpen(page, name) {
+  await page.locator(`#${name}-body`).waitFor({ state: 'visible' });
+  const open = await page.evaluate(() => [...document.querySelectorAll('.step .body')].filter((body) => !body.hidden).map((body) => body.id));
+  assert(open.join() === `${name}-body`, `open: ${open}`);
+  const current = await page.locator('[aria-current=step]').evaluateAll((links) => links.map((link) => link.dataset.step));
+  assert(current.join() === name, `current: ${current}`);
+}
+
+/** The texts of the primary buttons in sight: never more than one. */
+export async function primary(page) {
+  const texts = await page.locator('button.primary:visible').allTextContents();
+  assert(texts.length <= 1, `primary buttons: ${texts}`);
+  return texts.join();
+}
+
+/** From the result to a KMS that serves. */
+export async function finish(page) {
+  await page.getByRole('button', { name: 'Continue to the last step' }).click();
+  await onlyOpen(page, 'serve');
+  assert((await primary(page)) === 'Finish', 'Finish is what is next');
+  await page.getByRole('button', { name: 'Finish' }).click();
+  await says(page, '#serving-title', 'This KMS serves');
+}
+
 /** Waits until an element has a text. */
 export async function says(page, selector, text) {
   await page.locator(selector).filter({ hasText: text }).first().waitFor({ state: 'visible' });

@@ -1,6 +1,6 @@
 // The whole road without a mouse: every stop of the tabulator shows where it is, and focus goes where the eye goes.
 
-import { assert, clean, open, says, scenario } from './browser.mjs';
+import { assert, clean, onlyOpen, open, says, scenario } from './browser.mjs';
 
 await scenario(async (browser) => {
   const { page, seen } = await open(browser);
@@ -13,7 +13,7 @@ await scenario(async (browser) => {
       await page.keyboard.press('Tab');
       const stop = await page.evaluate((wanted) => {
         const now = document.activeElement;
-        const rings = [now, now.closest('.road')].filter(Boolean).map((each) => getComputedStyle(each).outlineStyle);
+        const rings = [now, now.closest('.way')].filter(Boolean).map((each) => getComputedStyle(each).outlineStyle);
         const box = now.getBoundingClientRect();
         const covered = document.querySelector('.top').getBoundingClientRect().bottom;
         return {
@@ -35,10 +35,17 @@ await scenario(async (browser) => {
   await tabTo('.skip');
   await page.keyboard.press('Enter');
   assert(await page.evaluate(() => document.activeElement.id === 'main'), 'the skip link leads to the setup');
+  await tabTo('#checks .opener');
+  await page.keyboard.press('Enter');
+  await onlyOpen(page, 'checks');
   await tabTo('#check-all');
   await page.keyboard.press('Space');
   await says(page, '#checks-state', 'All checks pass.');
-  await tabTo('input[name=road]');
+  await tabTo('#checks-done');
+  await page.keyboard.press('Enter');
+  await onlyOpen(page, 'keys');
+  assert(await page.evaluate(() => document.activeElement.matches('#keys .opener')), 'the next step has the focus');
+  await tabTo('input[name=way]');
   await page.keyboard.press('ArrowDown');
   await says(page, '#go', 'Receive keys');
   await page.keyboard.press('ArrowUp');
@@ -53,6 +60,9 @@ await scenario(async (browser) => {
   await page.keyboard.press('Enter');
   await says(page, '#result-title', 'This KMS has new keys');
   assert(await page.evaluate(() => document.activeElement.id === 'result-title'), 'the result has the focus');
+  await tabTo('#result [data-go=serve]');
+  await page.keyboard.press('Enter');
+  await onlyOpen(page, 'serve');
   await tabTo('#finish');
   await page.keyboard.press('Enter');
   await says(page, '#serving-title', 'This KMS serves');

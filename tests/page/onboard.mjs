@@ -1,6 +1,6 @@
 // A replica: a KMS that serves is verified, its keys are received, and the replica serves them.
 
-import { accessible, assert, clean, given, open, picture, says, scenario } from './browser.mjs';
+import { accessible, assert, clean, finish, given, open, picture, says, scenario } from './browser.mjs';
 
 await scenario(async (browser) => {
   const { page, seen } = await open(browser);
@@ -10,7 +10,7 @@ await scenario(async (browser) => {
   await page.getByRole('button', { name: 'Check the source' }).click();
   await says(page, '#source-finding', 'It is an attested KMS');
   const finding = await page.locator('#source-finding').textContent();
-  assert(await page.getByRole('button', { name: 'Finish' }).isDisabled(), 'a check changes nothing');
+  assert(await page.locator('#finish').isDisabled(), 'a check changes nothing');
   await page.getByLabel('Domain or IPv4 address').fill('replica.example');
   await picture(page, 'replica-form');
   await page.getByRole('button', { name: 'Receive keys' }).click();
@@ -19,9 +19,15 @@ await scenario(async (browser) => {
   const result = await page.locator('#result-values code').allTextContents();
   await accessible(page, 'replica');
   await picture(page, 'replica');
-  await page.getByRole('button', { name: 'Finish' }).click();
-  await says(page, '#serving-title', 'This KMS serves');
+  assert((await page.locator('#compare-shown').textContent()) === 'match', 'the page compares with what the source showed');
+  const own = (await page.locator('#result-values code').first().textContent()).slice(2);
+  const verdicts = [];
+  for (const pasted of [own, ` 0X${own.toUpperCase()} `, `0x${own}`, `${own.slice(0, -2)}${own.endsWith('00') ? '01' : '00'}`, '']) {
+    await page.getByLabel('Compare with k256_pubkey of the source').fill(pasted);
+    verdicts.push(await page.locator('#compare-pasted').textContent());
+  }
+  await finish(page);
   assert(await page.getByRole('button', { name: 'Finish' }).isHidden(), 'Finish is gone');
   clean(seen);
-  return { finding, steps, result };
+  return { finding, steps, result, verdicts };
 });

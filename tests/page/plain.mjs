@@ -1,13 +1,15 @@
 // Plain HTTP under a name, which browsers trust with less, and HTTPS: the page works in both, copying included.
 
-import { assert, clean, given, open, says, scenario } from './browser.mjs';
+import { assert, clean, finish, given, open, says, scenario, step } from './browser.mjs';
 
 await scenario(async (browser) => {
   const plain = await open(browser, { url: `http://kms.test:${given.port}/` });
   await says(plain.page, '#checks-state', 'All checks pass.');
   assert(await plain.page.evaluate(() => !isSecureContext && !navigator.clipboard), 'this is what is tried here');
+  await step(plain.page, 'identity');
   await plain.page.getByRole('button', { name: 'Copy Device id' }).click();
   await says(plain.page, '#announce', 'Device id copied');
+  await step(plain.page, 'keys');
   const pasted = await plain.page.getByLabel('Domain or IPv4 address');
   await pasted.focus();
   await plain.page.keyboard.press('ControlOrMeta+v');
@@ -18,8 +20,10 @@ await scenario(async (browser) => {
   await secure.page.getByLabel('Domain or IPv4 address').fill('localhost');
   await secure.page.getByRole('button', { name: 'Make new keys' }).click();
   await says(secure.page, '#result-title', 'This KMS has new keys');
-  await secure.page.getByRole('button', { name: 'Finish' }).click();
-  await says(secure.page, '#serving-title', 'This KMS serves');
+  await plain.page.getByLabel('Replica').check();
+  await plain.page.getByText('Keys from its admin listener').click();
+  await says(plain.page, '#clear-warning', 'This page came without TLS');
+  await finish(secure.page);
   clean(plain.seen);
   clean(secure.seen);
   return { clipboard };

@@ -1,21 +1,22 @@
 // A page opened late: keys exist already, a part of them goes away and comes back, and Finish has to wait for something.
 
 import { renameSync } from 'node:fs';
-import { accessible, assert, clean, given, open, picture, says, scenario } from './browser.mjs';
+import { accessible, assert, clean, given, onlyOpen, open, picture, says, scenario, step } from './browser.mjs';
 
 await scenario(async (browser) => {
   // Without its attester the KMS answers 503 when it is asked for its evidence, which the browser notes.
   const { page, seen } = await open(browser, { expected: /status of 503/ });
   await says(page, '#mode', 'Keys saved');
-  await says(page, '#result-title', 'This KMS has keys');
-  await says(page, '#identity-state', 'Its evidence is not to be had');
+  await says(page, '#keys-state', 'They came by another call.');
+  await onlyOpen(page, 'serve');
+  await says(page, '#identity-state', 'It gives no evidence');
   await says(page, '#checks-state', '3 of 5 checks fail: Attester, Collateral service, Authorization.');
 
   renameSync(given.key, given.away);
   await says(page, '#notices', 'Key directory incomplete');
   const notice = await page.locator('#notices').textContent();
   await says(page, '#serve-state', 'Not now: key directory incomplete.');
-  assert(await page.getByRole('button', { name: 'Finish' }).isDisabled(), 'half of the keys are not served');
+  assert(await page.locator('#finish').isDisabled(), 'half of the keys are not served');
   await accessible(page, 'a part of the keys');
   await picture(page, 'broken');
   renameSync(given.away, given.key);
@@ -23,6 +24,7 @@ await scenario(async (browser) => {
   assert((await page.locator('#notices').textContent()) === '', 'the notice is gone');
   await says(page, '#serve-state', 'The keys are saved.');
 
+  await step(page, 'serve');
   await page.evaluate(() => {
     globalThis.told = [];
     const line = document.getElementById('serve-state');

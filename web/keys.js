@@ -1,10 +1,10 @@
-// The two roads to keys: Bootstrap for the first KMS, Onboard for a replica. Each step is a real call.
+// How a KMS gets its keys: Bootstrap for the first one, Onboard for a replica. Each stage is a real call.
 
 import { adviceFor } from './advice.js';
 import { call, Refusal, status, validate } from './kms.js';
-import { announce, at, block, element, refused, state, values } from './view.js';
+import { announce, at, block, compare, element, refused, state, values } from './view.js';
 
-const ROADS = {
+const WAYS = {
   bootstrap: {
     button: 'Make new keys',
     steps: [
@@ -24,23 +24,25 @@ const ROADS = {
       { name: 'Check the domain', run: (form) => checked('domain', { domain: form.domain }, 'domain') },
       {
         name: 'Verify the source and ask our policy about it',
-        run: (form) => unlessBusy(checked('source', { source_url: form.source_url }, 'source')),
+        run: (form) => unlessBusy(checkedSource(form)),
       },
       {
         name: 'Receive the keys over the connection that was attested, save them',
-        run: (form) => call('Onboard', { source_url: form.source_url, domain: form.domain }),
+        run: (form) => call('Onboard', {
+          source_url: form.source_url, domain: form.domain, source_token: form.source_token,
+        }),
       },
       { name: 'See that they are saved', run: saved },
     ],
     title: 'This KMS is a replica',
-    text: 'It has the keys of the source. Compare the value below with k256_pubkey in GetMeta of the source.',
+    text: 'It has the keys of the source.',
   },
 };
 
 /** A step that failed at a field of the form. */
 class FieldRefusal extends Refusal {
   constructor(field, finding) {
-    super(400, finding.detail);
+    super(400, finding.detail, '');
     this.field = field;
     this.advice = finding.advice;
   }
@@ -49,6 +51,24 @@ class FieldRefusal extends Refusal {
 async function checked(what, about, field) {
   const finding = await validate(what, about);
   if (!finding.ok) throw new FieldRefusal(field, finding);
+  return null;
+}
+
+let isMadeHere = false;
+
+/** The public key that the source showed when it was last verified, in hexadecimal. */
+let shownBySource = '';
+
+/** What the check of the source is asked: the admin listener has other methods. */
+function aboutSource(form) {
+  return { source_url: form.source_url, source_listener: form.source_token ? 'admin' : 'main' };
+}
+
+async function checkedSource(form) {
+  shownBySource = '';
+  const finding = await validate('source', aboutSource(form));
+  if (!finding.ok) throw new FieldRefusal('source', finding);
+  shownBySource = finding.k256_pubkey ?? '';
   return null;
 }
 
@@ -66,18 +86,18 @@ async function unlessBusy(check) {
 
 async function saved() {
   const now = await status();
-  if (now.mode === 'onboarding') throw new Refusal(0, 'the key directory holds no keys');
+  if (now.mode === 'onboarding') throw new Refusal(0, 'the key directory holds no keys', 'not_saved');
   return null;
 }
 
 /** Shows what a check found about the source, without going further. */
 async function examine() {
-  const source = at('source').value.trim();
+  const form = { source_url: at('source').value.trim(), source_token: at('source-token').value.trim() };
   mark('source', '');
   state('source-finding', 'Verifying …', 'busy');
   let finding;
   try {
-    finding = await validate('source', { source_url: source });
+    finding = await validate('source', aboutSource(form));
   } catch (error) {
     if (!(error instanceof Refusal)) throw error;
     finding = { ok: false, detail: error.message, advice: '' };
@@ -86,23 +106,24 @@ async function examine() {
   state('source-finding', `${finding.detail} ${finding.advice}`.trim() + took, finding.ok ? 'good' : 'bad');
 }
 
-const isWalking = () => at('go').hasAttribute('aria-disabled');
+/** Whether keys are being made or received. */
+export const isUnderWay = () => at('go').hasAttribute('aria-disabled');
 
-/** Marks the domain as wrong as soon as it is typed, unless the whole road is walked right away. */
+/** Marks the domain as wrong as soon as it is typed, unless all of it is sent right away. */
 async function examineDomain() {
   await new Promise((later) => { setTimeout(later, 200); });
   const typed = at('domain').value.trim();
-  if (!typed || isWalking()) return;
+  if (!typed || isUnderWay()) return;
   const finding = await validate('domain', { domain: typed }).catch(() => null);
-  if (finding && !isWalking() && at('domain').value.trim() === typed) mark('domain', finding.ok ? '' : finding.detail);
+  if (finding && !isUnderWay() && at('domain').value.trim() === typed) mark('domain', finding.ok ? '' : finding.detail);
 }
 
-const chosen = () => document.querySelector('input[name=road]:checked').value;
+const chosen = () => document.querySelector('input[name=way]:checked').value;
 
-/** Shows the fields of the road that is chosen. */
+/** Shows the fields of what is chosen. */
 function turn() {
-  at('source-field').hidden = chosen() !== 'onboard';
-  at('go').textContent = ROADS[chosen()].button;
+  at('source-fields').hidden = chosen() !== 'onboard';
+  at('go').textContent = WAYS[chosen()].button;
   at('refusal').replaceChildren();
   at('progress').hidden = true;
   for (const field of ['source', 'domain']) mark(field, '');
@@ -140,11 +161,11 @@ function progress(steps) {
   return tell;
 }
 
-/** Walks the road; gives what its decisive call answered. */
-async function walk(road, form) {
-  const tell = progress(road.steps);
+/** Runs the stages; gives what the decisive call answered. */
+async function run(way, form) {
+  const tell = progress(way.steps);
   let answer = null;
-  for (const [index, step] of road.steps.entries()) {
+  for (const [index, step] of way.steps.entries()) {
     tell(index, 'busy', 'Under way');
     const began = performance.now();
     const clock = setInterval(() => tell.clock(index, performance.now() - began), 1000);
@@ -172,15 +193,18 @@ function fail(error) {
     mark(error.field, error.message);
     at(error.field).focus();
   }
-  refused(at('refusal'), 'It did not work', error.message, error.advice || adviceFor(error.message));
+  refused(at('refusal'), 'It did not work', error.message, error.advice || adviceFor(error.code));
 }
 
-function succeed(road, answer) {
+function succeed(way, form, answer) {
+  isMadeHere = true;
   const hex = (text) => (text ? `0x${text}` : '');
-  at('roads').hidden = true;
+  at('ways').hidden = true;
   at('result').hidden = false;
-  at('result-title').textContent = road.title;
-  at('result-text').textContent = road.text;
+  at('source-token').value = '';
+  at('result-title').textContent = way.title;
+  at('result-text').textContent = way.text;
+  state('keys-state', way === WAYS.onboard ? `Received from ${form.source_url}.` : 'Made here.', 'good');
   values(at('result-values'), [
     { name: 'Root CA public key', hint: 'caPubkey of setKmsInfo', value: hex(answer.ca_pubkey) },
     { name: 'Root secp256k1 public key', hint: 'k256Pubkey of setKmsInfo', value: hex(answer.k256_pubkey) },
@@ -195,44 +219,65 @@ function succeed(road, answer) {
     details.append(holder);
     at('result-json').replaceChildren(details);
   }
+  if (way === WAYS.onboard) showComparison(answer.k256_pubkey);
   at('result-title').focus();
 }
 
-/** Sets the roads up; `done` is told when keys have been saved. */
+/** Compares our key with that of the source: as it showed it, or as an operator pastes it. */
+function showComparison(own) {
+  at('compare').hidden = false;
+  compare('compare-shown', own, shownBySource);
+  at('compare-row').hidden = !shownBySource;
+  at('compare-value').addEventListener('input', () => compare('compare-pasted', own, at('compare-value').value));
+}
+
+/** The button is the primary one only where nothing speaks against it. */
+export function follow(failures) {
+  at('go').classList.toggle('primary', failures === 0);
+  at('go-warning').hidden = failures === 0;
+  at('go-warning-text').textContent = failures === 1 ? '1 check fails.' : `${failures} checks fail.`;
+}
+
+/** Sets the form up; `done` is told when keys have been saved. */
 export function build(done) {
-  for (const input of document.querySelectorAll('input[name=road]')) input.addEventListener('change', turn);
+  for (const input of document.querySelectorAll('input[name=way]')) input.addEventListener('change', turn);
   turn();
+  at('clear-warning').hidden = location.protocol === 'https:' || isSecureContext;
   at('check-source').addEventListener('click', examine);
   at('domain').addEventListener('change', examineDomain);
-  at('road').addEventListener('submit', async (event) => {
+  at('way').addEventListener('submit', async (event) => {
     event.preventDefault();
     const go = at('go');
-    if (isWalking()) return;
-    const road = ROADS[chosen()];
+    if (isUnderWay()) return;
+    const way = WAYS[chosen()];
     const form = Object.fromEntries([...new FormData(event.currentTarget)].map(([name, value]) => [name, value.trim()]));
     for (const field of ['source', 'domain']) mark(field, '');
     at('refusal').replaceChildren();
     go.setAttribute('aria-disabled', 'true');
-    for (const input of document.querySelectorAll('input[name=road]')) input.disabled = true;
+    for (const input of document.querySelectorAll('input[name=way]')) input.disabled = true;
     try {
-      succeed(road, await walk(road, form));
-      done();
+      succeed(way, form, await run(way, form));
+      await done();
     } catch (error) {
       if (!(error instanceof Refusal)) throw error;
       fail(error);
     } finally {
       go.removeAttribute('aria-disabled');
-      for (const input of document.querySelectorAll('input[name=road]')) input.disabled = false;
+      for (const input of document.querySelectorAll('input[name=way]')) input.disabled = false;
     }
   });
 }
 
+/** Whether this page made or received the keys. */
+export const madeHere = () => isMadeHere;
+
 /** Keys came in another way: by curl, or before this page was loaded. */
 export function keysExist() {
   if (!at('result').hidden) return;
-  at('roads').hidden = true;
+  at('ways').hidden = true;
   at('result').hidden = false;
   at('result-title').textContent = 'This KMS has keys';
+  state('keys-state', 'They came by another call.', 'good');
   at('result-text').textContent = 'They came by another call. After Finish, GetMeta shows its public keys and, on a first KMS, '
     + 'the attested statement over them.';
 }
