@@ -405,7 +405,19 @@ def os_image():
     yield "manifest-unsafe", b"\x03\x00" + b"0" * 64 + b"  ../kernel\n"
 
 
-TARGETS = [allowlist, collateral, config, csr, dotenv, ethereum, event_log, evidence, identity, key_pem,
+def acpi():
+    """Shapes of each kind as text and as numbers."""
+    cases = json.loads((VECTORS / "acpi" / "acpi_tables.json").read_text())["vectors"]
+    for index, case in enumerate(case for case in cases if case["qemu_version"].startswith("10.0")):
+        if index % 4 == 0:
+            yield f"shape-{index}", json.dumps(case["vm_config"]).encode()
+    yield "numbers", bytes([3, 8, 0, 16, 2, 1, 1, 0, 0b10, 0])
+    yield "numbers-huge-pages", bytes([0, 4, 0, 8, 1, 0, 1, 1, 0b11, 64])
+    yield "numbers-nodes", bytes([5, 8, 0, 16, 2, 0, 2, 0, 0b10, 0, 5, 7, 8, 2])
+    yield "numbers-many-cpus", bytes([4, 255, 255, 8, 0, 0, 1, 0, 0, 0])
+
+
+TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, evidence, identity, key_pem,
            known_signers, message, operator, os_image, proof, prpc, question, ra_tls_certificate,
            tcb_info, webhook]
 

@@ -32,7 +32,11 @@ use tokio::{
 };
 
 fn vectors() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/os_image.json");
+    vectors_of("os_image.json")
+}
+
+fn vectors_of(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
     serde_json::from_slice(&fs::read(path).expect("vectors")).expect("JSON")
 }
 
@@ -272,7 +276,7 @@ async fn policy_is_asked_first_so_that_a_denial_costs_no_download() {
 #[tokio::test(flavor = "multi_thread")]
 async fn lite_evidence_is_verified_without_a_download() {
     let kms = Verifying::start().await;
-    let case = &vectors()["lite"][0];
+    let case = &vectors_of("os_image_v4.json")["lite"][0];
     let app = kms.guest(case, |_| {}).build();
     kms.world.allow_app(&app);
     assert_eq!(kms.app_key(&app).await.status, 200);
@@ -280,6 +284,12 @@ async fn lite_evidence_is_verified_without_a_download() {
     let (status, told) = kms.app_key(&other).await.refusal();
     assert_eq!(status, 403);
     assert!(told.contains("MRs do not match: RTMR2 mismatch"), "{told}");
+    // A log that QEMU does not make of the VM.
+    let invented = kms.guest(&vectors()["lite"][0], |_| {}).build();
+    kms.world.allow_app(&invented);
+    let (status, told) = kms.app_key(&invented).await.refusal();
+    assert_eq!(status, 403);
+    assert!(told.contains("TDX lite acpi-loader digest mismatch: expected "), "{told}");
     assert_eq!(kms.downloads(), 0);
 }
 

@@ -2,6 +2,7 @@
 //!
 //! `fuzz_targets/` hands these functions to libFuzzer, `tests/fuzz_corpus.rs` calls the same ones on stable Rust.
 
+pub mod acpi;
 pub mod allowlist;
 pub mod certificate;
 pub mod collateral;
@@ -28,7 +29,8 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 20] = [
+pub const TARGETS: [(&str, Target); 21] = [
+    ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
     ("config", config::config),

@@ -5,7 +5,9 @@ use std::path::Path;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kms_attest::identity::mr_config::host_data;
 use kms_attest::measurement::TdxEvent;
-use kms_attest::os_image::legacy::{self, Image, Metadata};
+use kms_attest::os_image::acpi::{AcpiDigests, Shape};
+use kms_attest::os_image::kernel::Header;
+use kms_attest::os_image::legacy::{self, AcpiTables, Image, Metadata};
 use kms_attest::os_image::lite;
 use kms_attest::os_image::manifest::{Manifest, image_hash, is_plain};
 use kms_attest::os_image::qemu::AcpiCall;
@@ -25,6 +27,7 @@ pub fn os_image(data: &[u8]) {
     let [choice, memory, rest @ ..] = data else { return };
     let config = VmConfig {
         memory_size: MEMORY[usize::from(memory % 8)],
+        cpu_count: 1,
         qemu_version: Some("9.2.1".to_owned()),
         qemu_single_pass_add_pages: Some(memory & 8 != 0),
         ..VmConfig::default()
@@ -45,7 +48,7 @@ fn document(config: VmConfig, document: &[u8]) {
         tdx_measurement: Some(ImageMeasurement { checksum_file, measurement: document.to_vec() }),
         ..config
     };
-    let log = ["acpi-loader", "acpi-rsdp", "acpi-tables"].map(|name| TdxEvent {
+    let mut log = ["acpi-loader", "acpi-rsdp", "acpi-tables"].map(|name| TdxEvent {
         imr: 0,
         event_type: 10,
         digest: vec![7; 48],
@@ -54,6 +57,14 @@ fn document(config: VmConfig, document: &[u8]) {
         version: Default::default(),
         preimage: None,
     });
+    assert!(lite::boot_registers(&config, &log).is_err(), "invented tables are believed");
+    // The log that QEMU makes of this VM.
+    if let Ok(shape) = Shape::of(&config) {
+        let AcpiDigests { loader, rsdp, tables } = AcpiDigests::of_vm(&shape);
+        for (event, digest) in log.iter_mut().zip([loader, rsdp, tables]) {
+            event.digest = digest.to_vec();
+        }
+    }
     let registers = lite::boot_registers(&config, &log).ok();
     assert_eq!(lite::boot_registers(&config, &log).ok(), registers);
     assert!(lite::boot_registers(&config, &log[1..]).is_err(), "an event is missing");
@@ -98,24 +109,34 @@ fn image(config: &VmConfig, data: &[u8]) {
         let image = Image {
             firmware: &firmware,
             kernel: kernel.to_vec(),
+            kernel_header: if initrd_size == 0 { Header::AsShipped } else { Header::FilledInByQemu },
             initrd_size,
             initrd_sha384: [0; 48],
             command_line: "console=hvc0",
         };
-        let registers = legacy::boot_registers(config, image.clone(), tables);
+        let registers = legacy::boot_registers(config, image.clone(), AcpiTables::Given(tables));
         if initrd_size == 0 {
-            assert_eq!(legacy::boot_registers(config, image, tables), registers);
+            assert_eq!(legacy::boot_registers(config, image, AcpiTables::Given(tables)), registers);
         }
     }
 }
 
-/// A list of files, a description, and a configuration for the program that makes ACPI tables.
+/// A list of files in both forms, a description, and a configuration for the program that makes ACPI tables.
 fn texts(data: &[u8]) {
     if let Ok(manifest) = Manifest::parse(data) {
         for entry in manifest.entries() {
             assert!(is_plain(&entry.name) && Path::new(&entry.name).file_name().is_some(), "{entry:?}");
             assert_eq!(manifest.sha256(&entry.name), Some(&entry.sha256));
         }
+    }
+    if let Ok(strict) = Manifest::parse_strict(data) {
+        assert_eq!(Manifest::parse(data).as_ref(), Ok(&strict), "the strict form is one of the lenient ones");
+        let written: Vec<String> = strict
+            .entries()
+            .iter()
+            .map(|entry| format!("{}  {}\n", hex::encode(entry.sha256), entry.name))
+            .collect();
+        assert_eq!(written.concat().as_bytes(), data, "there is one strict form");
     }
     if let Ok(Metadata { kernel, initrd, bios, .. }) = Metadata::parse(data) {
         assert!([kernel, initrd, bios].iter().all(|name| is_plain(name)));

@@ -76,7 +76,9 @@ pub(super) fn image_check(
     let settings = os_image::Settings {
         download_url: image.download_url.clone(),
         download_timeout: image.download_timeout,
+        lite: image.lite,
         acpi_tables: image.acpi_tables.clone(),
+        acpi_digests: image.acpi_digests.clone(),
         extra_roots: ca_file("core.image.ca_file", image.ca_file.as_deref())?,
     };
     Ok(ImageCheck::Required(OsImages::heard_by(settings, cache.clone(), listener)?))

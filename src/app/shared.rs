@@ -116,7 +116,8 @@ impl Shared {
             tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
         }
         let image = &self.config.core.image;
-        if image.verify && !os_image::is_installed(&image.acpi_tables) {
+        if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program))
+        {
             tracing::warn!(
                 "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation will have no keys"
             );

@@ -32,7 +32,7 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
         decides(&policy);
     }
     let image = &config.core.image;
-    if image.verify && !os_image::is_installed(&image.acpi_tables) {
+    if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program)) {
         println!(
             "warning   core.image.acpi_tables is not installed: CVMs with legacy TDX attestation would have no keys"
         );

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use crate::domain::{Domain, ReservedName};
+pub use crate::os_image::{AcpiPins, LiteAttestation};
 
 pub use duplicates::duplicate_keys;
 pub use ethereum::{BlockChoice, Ethereum};
@@ -189,8 +190,13 @@ pub struct Image {
     pub download_url: String,
     /// `None` is `never`.
     pub download_timeout: Option<Duration>,
-    /// The program that prints a VM's ACPI tables: a path, or a name that is looked for in `PATH`.
-    pub acpi_tables: PathBuf,
+    /// Whether the registers may be recomputed from digests that come with the evidence.
+    pub lite: LiteAttestation,
+    /// A program that prints a VM's ACPI tables, in place of those that are computed: a path, or a name that is looked
+    /// for in `PATH`.
+    pub acpi_tables: Option<PathBuf>,
+    /// By image hash: SHA-384 of the ACPI tables with which the image may run. Other images may run with any.
+    pub acpi_digests: AcpiPins,
     /// PEM: what the image server's certificate may lead to, or be, besides the public roots.
     pub ca_file: Option<PathBuf>,
 }

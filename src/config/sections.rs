@@ -10,8 +10,8 @@ use super::layers::Layers;
 use super::reader::{ConfigError, Notice, Report, Section};
 use super::values::{self, Endpoint};
 use super::{
-    Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image, Limits,
-    Metrics,
+    AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
+    Limits, LiteAttestation, Metrics,
 };
 use super::{consistency, ethereum, listeners, webhook};
 
@@ -182,15 +182,50 @@ fn attester(section: &mut Section<'_>, insecure_no_tee: bool, environment: Envir
 }
 
 fn image(section: &mut Section<'_>) -> Image {
+    let acpi_tables = section.path("acpi_tables");
+    let is_computed = acpi_tables.is_none();
     Image {
         verify: section.flag("verify"),
         cache_dir: section.path("cache_dir").unwrap_or_default(),
         download_url: section.text("download_url"),
         download_timeout: section
             .required("download_timeout", None, |value| values::duration(&values::string(value)?)),
-        acpi_tables: section.path("acpi_tables").unwrap_or_else(|| PathBuf::from("dstack-acpi-tables")),
+        lite: section.required("lite", LiteAttestation::Allow, |value| {
+            match values::string(value)?.as_str() {
+                "allow" => Ok(LiteAttestation::Allow),
+                "refuse" => Ok(LiteAttestation::Refuse),
+                _ => Err("must be \"allow\" or \"refuse\"".to_owned()),
+            }
+        }),
+        acpi_tables,
+        acpi_digests: section.required("acpi_digests", AcpiPins::default(), |value| {
+            let pins = acpi_pins(value)?;
+            match is_computed || pins.is_empty() {
+                true => Ok(pins),
+                false => Err("needs computed tables: core.image.acpi_tables must be empty".to_owned()),
+            }
+        }),
         ca_file: section.path("ca_file"),
     }
+}
+
+/// A table from image hashes to lists of digests.
+fn acpi_pins(value: Value) -> Result<AcpiPins, String> {
+    let Value::Object(images) = value else { return Err("must be a table of image hashes".to_owned()) };
+    let pinned = images.into_iter().map(|(image, digests)| {
+        let mut hash = [0; 32];
+        hex::decode_to_slice(&image, &mut hash)
+            .map_err(|_| "its keys must be image hashes, 64 hex digits")?;
+        let digests = digests.as_array().and_then(|list| list.iter().map(acpi_digest).collect());
+        Ok((hash, digests.ok_or("its values must be lists of SHA-384 values, 96 hex digits each")?))
+    });
+    pinned.collect::<Result<_, &str>>().map_err(str::to_owned)
+}
+
+fn acpi_digest(value: &Value) -> Option<[u8; 48]> {
+    let mut digest = [0; 48];
+    hex::decode_to_slice(value.as_str()?, &mut digest).ok()?;
+    Some(digest)
 }
 
 fn auth_api(section: &mut Section<'_>, environment: Environment<'_>) -> AuthApi {

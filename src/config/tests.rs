@@ -19,6 +19,38 @@ fn codes(text: &str) -> Vec<&'static str> {
 }
 
 #[test]
+fn lite_attestation_and_acpi_tables_can_be_narrowed() {
+    let (image, tables) = ("0a".repeat(32), "0B".repeat(48));
+    let pins = format!("core.image.acpi_digests = {{ {image} = ['{tables}'] }}");
+    let (config, _) = read(&format!("{pins}\ncore.image.lite = 'refuse'"));
+    let read_image = config.core.image;
+    assert_eq!(read_image.lite, LiteAttestation::Refuse);
+    assert_eq!(read_image.acpi_digests, AcpiPins::from([([0x0a; 32], vec![[0x0b; 48]])]));
+    for (text, finding) in [
+        ("core.image.lite = 'deny'".to_owned(), "core.image.lite: must be \"allow\" or \"refuse\""),
+        (
+            format!("{pins}\ncore.image.acpi_tables = 'dstack-acpi-tables'"),
+            "core.image.acpi_digests: needs computed tables: core.image.acpi_tables must be empty",
+        ),
+        (
+            "core.image.acpi_digests = { aa = [] }".to_owned(),
+            "core.image.acpi_digests: its keys must be image hashes, 64 hex digits",
+        ),
+        (
+            format!("core.image.acpi_digests = {{ {image} = '{tables}' }}"),
+            "core.image.acpi_digests: its values must be lists of SHA-384 values, 96 hex digits each",
+        ),
+        (
+            format!("core.image.acpi_digests = {{ {image} = ['{image}'] }}"),
+            "core.image.acpi_digests: its values must be lists of SHA-384 values, 96 hex digits each",
+        ),
+    ] {
+        let found = findings(&text);
+        assert!(found.iter().any(|found| found.contains(finding)), "{text}: {found:?}");
+    }
+}
+
+#[test]
 fn the_defaults_are_the_peers() {
     let (config, notices) = read("");
     assert_eq!(notices, []);
@@ -44,7 +76,9 @@ fn the_defaults_are_the_peers() {
         cache_dir: PathBuf::from("/usr/share/dstack/images"),
         download_url: "http://localhost:8000/{OS_IMAGE_HASH}.tar.gz".to_owned(),
         download_timeout: Some(Duration::from_secs(120)),
-        acpi_tables: PathBuf::from("dstack-acpi-tables"),
+        lite: LiteAttestation::Allow,
+        acpi_tables: None,
+        acpi_digests: AcpiPins::default(),
         ca_file: None,
     };
     assert_eq!(core.image, image);

@@ -10,9 +10,10 @@ use std::{
 use kms_attest::{
     os_image::{
         BootRegisters,
-        legacy::{self, Image, METADATA, Metadata},
+        acpi::Shape,
+        legacy::{self, AcpiTables, Image, METADATA, Metadata},
         manifest::Manifest,
-        qemu::{AcpiCall, MachineError},
+        qemu::AcpiCall,
     },
     vm_config::VmConfig,
 };
@@ -30,9 +31,13 @@ const MAX_KERNEL: u64 = 256 << 20;
 const MAX_INITRD: u64 = 4 << 30;
 
 /// Whether a VM of this configuration can be measured: asked before anything is downloaded for it.
-pub(super) fn is_measurable(config: &VmConfig) -> Result<(), MachineError> {
+pub(super) fn is_measurable(config: &VmConfig, program: Option<&AcpiProgram>) -> Result<(), OsImageError> {
     let nowhere = Path::new("");
-    AcpiCall::of(config, nowhere, nowhere).map(drop)
+    match program {
+        None => Shape::of(config).map(drop)?,
+        Some(_) => AcpiCall::of(config, nowhere, nowhere).map(drop)?,
+    }
+    Ok(())
 }
 
 /// The registers of a VM with the image in `directory`.
@@ -40,7 +45,7 @@ pub(super) fn registers(
     directory: &Path,
     hash: &[u8; 32],
     config: &VmConfig,
-    program: &AcpiProgram,
+    program: Option<&AcpiProgram>,
 ) -> Result<BootRegisters, OsImageError> {
     let files = Files { directory, list: read_manifest(directory, hash)? };
     let text = files.read(METADATA, METADATA, MAX_METADATA)?;
@@ -48,11 +53,18 @@ pub(super) fn registers(
     let firmware = files.read(&metadata.bios, "firmware", MAX_FIRMWARE)?;
     let kernel = files.read(&metadata.kernel, "kernel", MAX_KERNEL)?;
     let (initrd_size, initrd_sha384) = files.digest(&metadata.initrd, "initrd", MAX_INITRD)?;
+    let image = Image {
+        firmware: &firmware,
+        kernel,
+        kernel_header: metadata.kernel_header(),
+        initrd_size,
+        initrd_sha384,
+        command_line: &metadata.cmdline,
+    };
+    let Some(program) = program else { return Ok(legacy::boot_registers(config, image, AcpiTables::OfVm)?) };
     let call = AcpiCall::of(config, &directory.join(&metadata.bios), &directory.join(&metadata.kernel))?;
     let tables = program.tables(&call)?;
-    let image =
-        Image { firmware: &firmware, kernel, initrd_size, initrd_sha384, command_line: &metadata.cmdline };
-    Ok(legacy::boot_registers(config, image, &tables)?)
+    Ok(legacy::boot_registers(config, image, AcpiTables::Given(&tables))?)
 }
 
 /// An image's files: only those that its list, and so its hash, vouches for.

@@ -13,7 +13,7 @@ mod progress;
 mod tests;
 mod work;
 
-use std::{io, path::PathBuf, sync::Arc, time::Duration};
+use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use kms_attest::{
     evidence::Platform,
@@ -21,6 +21,7 @@ use kms_attest::{
     measurement::TdxEvent,
     os_image::{
         BootRegisters, Mismatch,
+        acpi::{AcpiDigests, Shape, ShapeError},
         legacy::LegacyError,
         lite::{self, LiteError},
         qemu::MachineError,
@@ -61,11 +62,28 @@ pub struct Settings {
     pub download_url: String,
     /// For a whole download: fetching, unpacking, checking. `None` is without end.
     pub download_timeout: Option<Duration>,
-    /// The program that prints ACPI tables: a path, or a name that is looked for in `PATH`.
-    pub acpi_tables: PathBuf,
+    /// Whether digests that come with the evidence may stand for the image's files.
+    pub lite: LiteAttestation,
+    /// A program that prints ACPI tables, in place of those that are computed: a path, or a name that is looked for in
+    /// `PATH`.
+    pub acpi_tables: Option<PathBuf>,
+    /// Which ACPI tables an image may run with.
+    pub acpi_digests: AcpiPins,
     /// What the image server's certificate may lead to, or be, besides the public roots.
     pub extra_roots: Vec<CertificateDer<'static>>,
 }
+
+/// `core.image.lite`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LiteAttestation {
+    /// It counts as legacy attestation does.
+    Allow,
+    /// Guests that use it are refused.
+    Refuse,
+}
+
+/// By image hash: SHA-384 of the ACPI tables that the image may run with. An image that is not listed may run with any.
+pub type AcpiPins = HashMap<[u8; 32], Vec<[u8; 48]>>;
 
 /// Why images cannot be verified at all.
 #[derive(Debug, thiserror::Error)]
@@ -87,6 +105,15 @@ pub enum OsImageError {
     /// The configuration describes no machine that can be measured.
     #[error(transparent)]
     Machine(#[from] MachineError),
+    /// The ACPI tables of such a VM are not known.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// Lite attestation is switched off.
+    #[error("lite TDX attestation is not accepted by this KMS (core.image.lite)")]
+    LiteRefused,
+    /// The image is pinned to other ACPI tables.
+    #[error("the ACPI tables of this VM are not pinned for its image (core.image.acpi_digests): SHA-384 {0}")]
+    NotPinned(String),
     /// Lite verification has nothing to compare with.
     #[error(transparent)]
     Lite(#[from] LiteError),
@@ -157,7 +184,9 @@ struct Shared {
     cache: ImageCache,
     source: Source,
     download_timeout: Option<Duration>,
-    program: AcpiProgram,
+    program: Option<AcpiProgram>,
+    lite: LiteAttestation,
+    acpi_digests: AcpiPins,
     downloads: Flights<Result<(), OsImageError>>,
     measurements: Flights<Result<BootRegisters, OsImageError>>,
     measuring: Semaphore,
@@ -179,14 +208,14 @@ impl OsImages {
     /// # Errors
     /// [`SetupError`].
     pub fn heard_by(settings: Settings, cache: ImageCache, listener: Listener) -> Result<Self, SetupError> {
-        let program = AcpiProgram::new(settings.acpi_tables.clone());
+        let program = settings.acpi_tables.clone().map(AcpiProgram::new);
         Self::with_program(settings, cache, program, listener, TELL_EVERY)
     }
 
     fn with_program(
         settings: Settings,
         cache: ImageCache,
-        program: AcpiProgram,
+        program: Option<AcpiProgram>,
         listener: Listener,
         tell_every: Duration,
     ) -> Result<Self, SetupError> {
@@ -195,6 +224,8 @@ impl OsImages {
             source: Source::new(settings.download_url, &settings.extra_roots)?,
             download_timeout: settings.download_timeout,
             program,
+            lite: settings.lite,
+            acpi_digests: settings.acpi_digests,
             downloads: Flights::new(MOST_DOWNLOADS),
             measurements: Flights::new(MOST_MEASUREMENTS),
             measuring: Semaphore::new(MEASURED_AT_ONCE),
@@ -230,17 +261,40 @@ impl OsImages {
         event_log: &[TdxEvent],
         quoted: &Quoted,
     ) -> Result<(), OsImageError> {
-        let registers = match config.tdx_attestation_variant {
-            TdxAttestationVariant::Lite => lite::boot_registers(&config, event_log)?,
-            TdxAttestationVariant::Legacy => self.legacy(config).await?,
+        let registers = match (config.tdx_attestation_variant, self.0.lite) {
+            (TdxAttestationVariant::Lite, LiteAttestation::Refuse) => return Err(OsImageError::LiteRefused),
+            (TdxAttestationVariant::Lite, LiteAttestation::Allow) => self.lite(config, event_log).await?,
+            (TdxAttestationVariant::Legacy, _) => {
+                self.is_pinned(&config)?;
+                self.legacy(config).await?
+            }
         };
         Ok(registers.compare(quoted)?)
+    }
+
+    /// The registers of a VM by the digests in its evidence. Those of its ACPI tables take milliseconds to compute.
+    async fn lite(&self, config: VmConfig, event_log: &[TdxEvent]) -> Result<BootRegisters, OsImageError> {
+        let (images, event_log) = (self.clone(), event_log.to_vec());
+        blocking(move || {
+            let registers = lite::boot_registers(&config, &event_log)?;
+            images.is_pinned(&config)?;
+            Ok(registers)
+        })
+        .await?
+    }
+
+    /// Whether the image of a VM may run with the VM's ACPI tables.
+    fn is_pinned(&self, config: &VmConfig) -> Result<(), OsImageError> {
+        let hash: Option<[u8; 32]> = config.os_image_hash.as_slice().try_into().ok();
+        let Some(pins) = hash.and_then(|hash| self.0.acpi_digests.get(&hash)) else { return Ok(()) };
+        let tables = AcpiDigests::of_vm(&Shape::of(config)?).tables;
+        if pins.contains(&tables) { Ok(()) } else { Err(OsImageError::NotPinned(hex::encode(tables))) }
     }
 
     /// The registers of a VM by its image: kept, or computed once for all who wait.
     async fn legacy(&self, config: VmConfig) -> Result<BootRegisters, OsImageError> {
         let hash = config.os_image_hash.as_slice().try_into().map_err(|_| OsImageError::NoHash)?;
-        measure::is_measurable(&config)?;
+        measure::is_measurable(&config, self.0.program.as_ref())?;
         let key = measurement_key(&config);
         if let Some(registers) = self.kept(&key).await? {
             return Ok(registers);

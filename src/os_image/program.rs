@@ -27,10 +27,7 @@ const ENVIRONMENT: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProgramError {
     /// Not installed.
-    #[error(
-        "this KMS has no ACPI program (core.image.acpi_tables), without which images of legacy attestation cannot be \
-         measured"
-    )]
+    #[error("the ACPI program of this KMS (core.image.acpi_tables) is not installed")]
     Missing,
     /// It cannot be started or read.
     #[error("the ACPI program cannot be run")]
@@ -46,7 +43,7 @@ pub enum ProgramError {
     Output,
 }
 
-/// `core.image.acpi_tables`.
+/// `core.image.acpi_tables`, where it names a program.
 #[derive(Debug, Clone)]
 pub(super) struct AcpiProgram {
     path: PathBuf,

@@ -19,7 +19,15 @@ use tokio::{
 use super::{archive::Deadline, *};
 
 fn vectors() -> Value {
-    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors/os_image.json");
+    vectors_of("os_image.json")
+}
+
+fn vectors_v4() -> Value {
+    vectors_of("os_image_v4.json")
+}
+
+fn vectors_of(name: &str) -> Value {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/vectors").join(name);
     serde_json::from_slice(&fs::read(path).expect("vectors")).expect("JSON")
 }
 
@@ -196,6 +204,17 @@ fn stub(directory: &Path) -> PathBuf {
     program(Path::new(&directory.to_string()), &script)
 }
 
+fn settings(template: &str, acpi_tables: Option<PathBuf>) -> Settings {
+    Settings {
+        download_url: template.to_owned(),
+        download_timeout: None,
+        lite: LiteAttestation::Allow,
+        acpi_tables,
+        acpi_digests: AcpiPins::new(),
+        extra_roots: Vec::new(),
+    }
+}
+
 struct World {
     directory: tempfile::TempDir,
     cache: ImageCache,
@@ -211,12 +230,7 @@ impl World {
         let directory = tempfile::tempdir().expect("temporary directory");
         let acpi_tables = stub(directory.path());
         let cache = ImageCache::new(directory.path().join("cache"));
-        let settings = Settings {
-            download_url: template.to_owned(),
-            download_timeout,
-            acpi_tables,
-            extra_roots: Vec::new(),
-        };
+        let settings = Settings { download_timeout, ..settings(template, Some(acpi_tables)) };
         let images = OsImages::new(settings, cache.clone()).expect("client");
         Self { directory, cache, images }
     }
@@ -432,13 +446,8 @@ async fn whoever_listens_hears_how_a_download_goes_on_and_how_it_ends() {
     let listener = Listener::new(move |image, progress| {
         told.lock().expect("no panic").push((image.to_owned(), progress.clone()));
     });
-    let settings = Settings {
-        download_url: archives.template.clone(),
-        download_timeout: None,
-        acpi_tables: world.path("acpi-program"),
-        extra_roots: Vec::new(),
-    };
-    let acpi = AcpiProgram::new(settings.acpi_tables.clone());
+    let settings = settings(&archives.template, Some(world.path("acpi-program")));
+    let acpi = settings.acpi_tables.clone().map(AcpiProgram::new);
     let images = OsImages::with_program(settings, world.cache.clone(), acpi, listener, Duration::ZERO);
     let world = World { images: images.expect("client"), ..world };
     let case = &list(&vectors, "legacy")[0];
@@ -472,7 +481,7 @@ async fn without_its_program_or_with_a_broken_one_images_are_not_measured() {
     let archives = Archives::of_vectors(Duration::ZERO).await;
     let config = config(&list(&vectors, "legacy")[0]);
     for (script, refusal) in [
-        (None, "this KMS has no ACPI program (core.image.acpi_tables)"),
+        (None, "the ACPI program of this KMS (core.image.acpi_tables) is not installed"),
         (Some("exit 3"), "the ACPI program failed"),
         (Some("true"), "the ACPI program did not print tables"),
         (Some("cat /dev/zero"), "the ACPI program did not print tables"),
@@ -484,21 +493,89 @@ async fn without_its_program_or_with_a_broken_one_images_are_not_measured() {
             Some(script) => program(world.directory.path(), script),
             None => world.path("missing"),
         };
-        let settings = Settings {
-            download_url: archives.template.clone(),
-            download_timeout: None,
-            acpi_tables: path.clone(),
-            extra_roots: Vec::new(),
-        };
+        let settings = settings(&archives.template, Some(path.clone()));
         let installed = path.clone();
         let acpi = AcpiProgram::with_patience(path, Duration::from_secs(1));
         let (cache, listener) = (world.cache.clone(), Listener::default());
-        let images = OsImages::with_program(settings, cache, acpi, listener, TELL_EVERY).expect("client");
+        let images =
+            OsImages::with_program(settings, cache, Some(acpi), listener, TELL_EVERY).expect("client");
         assert_eq!(is_installed(&installed), script.is_some());
         let world = World { images, ..world };
         let error = world.refusal(&config).await.to_string();
         assert!(error.starts_with(refusal), "{error}");
         assert!(!world.path("cache/measurements").exists());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_a_program_the_tables_are_computed() {
+    let vectors = vectors_v4();
+    let archives = Archives::serve(move |path| {
+        let hash = path.trim_start_matches('/').trim_end_matches(".tar.gz");
+        Answer::ok(archive(&vectors_v4(), hash))
+    })
+    .await;
+    let world = World::new(&archives.template);
+    let images = OsImages::new(settings(&archives.template, None), world.cache.clone()).expect("client");
+    let world = World { images, ..world };
+    for case in list(&vectors, "legacy") {
+        let (config, expected) = (config(case), registers(case).expect("registers"));
+        world.check(&config, &expected).await.expect("the image that was booted");
+        let mut other = expected;
+        other.rtmr0[0] ^= 1;
+        world.check(&config, &other).await.expect_err("other tables");
+    }
+    let unknown = VmConfig { extra_root_devices: vec!["x".into()], ..config(&list(&vectors, "legacy")[0]) };
+    let refusal = world.refusal(&unknown).await;
+    assert_eq!(refusal.to_string(), "ACPI tables of VMs with extra_root_devices are not known");
+    assert!(!world.path("runs").exists(), "no program was called");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn images_run_with_pinned_tables_only_and_lite_attestation_can_be_refused() {
+    let vectors = vectors_v4();
+    let lite = list(&vectors, "lite").iter().find(|case| case["verify"] == "accepted").expect("a lite case");
+    let legacy = &list(&vectors, "legacy")[0];
+    for case in [lite, legacy] {
+        let (config, expected) = (config(case), registers(case).expect("registers"));
+        let log: Vec<TdxEvent> = case
+            .get("event_log")
+            .map(|log| serde_json::from_value(log.clone()).expect("log"))
+            .unwrap_or_default();
+        let hash: [u8; 32] = config.os_image_hash.as_slice().try_into().expect("hash");
+        let tables = AcpiDigests::of_vm(&Shape::of(&config).expect("a shape")).tables;
+        let answer = Answer::ok(archive(&vectors, &hex::encode(hash)));
+        let archives = Archives::serve(move |_| answer.clone()).await;
+        let check = async |settings| {
+            let directory = tempfile::tempdir().expect("temporary directory");
+            let images =
+                OsImages::new(settings, ImageCache::new(directory.path().join("cache"))).expect("client");
+            images.check(config.clone(), &log, &quoted(&expected)).await.map_err(|error| error.to_string())
+        };
+        let plain = || settings(&archives.template, None);
+        let pinned = |image: [u8; 32], tables: &[[u8; 48]]| Settings {
+            acpi_digests: AcpiPins::from([(image, tables.to_vec())]),
+            ..plain()
+        };
+        assert_eq!(check(plain()).await, Ok(()));
+        assert_eq!(check(pinned(hash, &[[7; 48], tables])).await, Ok(()));
+        assert_eq!(check(pinned([7; 32], &[])).await, Ok(()), "another image");
+        let refusal = format!(
+            "the ACPI tables of this VM are not pinned for its image (core.image.acpi_digests): SHA-384 {}",
+            hex::encode(tables)
+        );
+        let downloads = archives.requests();
+        assert_eq!(check(pinned(hash, &[[7; 48]])).await, Err(refusal.clone()));
+        assert_eq!(check(pinned(hash, &[])).await, Err(refusal));
+        assert_eq!(archives.requests(), downloads, "refused before a download");
+        let refused = check(Settings { lite: LiteAttestation::Refuse, ..plain() }).await;
+        match config.tdx_attestation_variant {
+            TdxAttestationVariant::Legacy => assert_eq!(refused, Ok(())),
+            TdxAttestationVariant::Lite => {
+                let text = "lite TDX attestation is not accepted by this KMS (core.image.lite)";
+                assert_eq!(refused, Err(text.to_owned()));
+            }
+        }
     }
 }
 

@@ -68,7 +68,8 @@ impl Shared {
     ) -> Result<BootRegisters, OsImageError> {
         let _slot = self.measuring.acquire().await.map_err(|_| OsImageError::Stopped)?;
         let (directory, program, config) = (self.cache.image(&hash), self.program.clone(), config.clone());
-        let registers = blocking(move || measure::registers(&directory, &hash, &config, &program)).await??;
+        let registers =
+            blocking(move || measure::registers(&directory, &hash, &config, program.as_ref())).await??;
         tracing::info!(image = hex::encode(hash), "an OS image was measured");
         Ok(registers)
     }

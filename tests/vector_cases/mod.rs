@@ -1,5 +1,6 @@
 //! The directory of vectors: which files there have to be, and who checks each of them.
 
+mod acpi;
 mod attestation;
 mod certs;
 mod decoded;
@@ -11,6 +12,7 @@ mod keys;
 mod ledger;
 mod leniency;
 mod os_image;
+mod os_image_v4;
 mod pccs;
 mod pki;
 mod quotes;
@@ -27,6 +29,8 @@ pub(crate) use self::ledger::Ledger;
 enum Role {
     /// Its cases run here.
     Cases(fn(&Json, &mut Ledger, &Directory) -> Check),
+    /// Its cases run here where it is: it is not part of the project.
+    OptionalCases(fn(&Json, &mut Ledger, &Directory) -> Check),
     /// Known, may be missing, and not run here.
     Elsewhere(&'static str),
 }
@@ -42,6 +46,11 @@ const FILES: &[(&str, Role)] = &[
     ("pccs.json", Role::Cases(pccs::check)),
     ("fixtures.json", Role::Cases(fixtures::check)),
     ("os_image.json", Role::Cases(|file, ledger, _| os_image::check(file, ledger))),
+    ("os_image_v4.json", Role::Cases(|file, ledger, _| os_image_v4::check(file, ledger))),
+    ("acpi/acpi_tables.json", Role::Cases(|file, ledger, _| acpi::tables(file, ledger))),
+    ("acpi/acpi_peer_sha256.json", Role::OptionalCases(|file, ledger, _| acpi::peers(file, ledger))),
+    ("acpi/asl", Role::Elsewhere("listings of some of the tables")),
+    ("acpi/tools", Role::Elsewhere("how the tables were made")),
     ("README.md", Role::Elsewhere("describes the formats")),
     ("fixtures", Role::Elsewhere("read by fixtures.json, which fails on files that it does not know")),
 ];
@@ -80,8 +89,12 @@ impl Directory {
 
     /// Runs every file; the last ledger is of the directory itself.
     pub(crate) fn run(&self) -> Vec<Ledger> {
-        let names = FILES.iter().filter(|(_, role)| matches!(role, Role::Cases(_))).map(|(name, _)| *name);
-        let mut ledgers: Vec<Ledger> = names.map(|name| self.run_file(name)).collect();
+        let run = FILES.iter().filter(|(name, role)| match role {
+            Role::Cases(_) => true,
+            Role::OptionalCases(_) => self.0.join(name).exists(),
+            Role::Elsewhere(_) => false,
+        });
+        let mut ledgers: Vec<Ledger> = run.map(|(name, _)| self.run_file(name)).collect();
         ledgers.push(self.listing());
         ledgers
     }
@@ -103,7 +116,7 @@ impl Directory {
         let mut ledger = Ledger::new(name);
         let role = FILES.iter().find(|(known, _)| *known == name).map(|(_, role)| role);
         match (role, Json::parse(name, bytes)) {
-            (Some(Role::Cases(check)), Ok(file)) => {
+            (Some(Role::Cases(check) | Role::OptionalCases(check)), Ok(file)) => {
                 let outcome = check(&file, &mut ledger, self);
                 ledger.close(&file, outcome);
             }
@@ -116,21 +129,29 @@ impl Directory {
     /// The files themselves: none may be unknown.
     fn listing(&self) -> Ledger {
         let mut ledger = Ledger::new("directory");
-        let entries = match std::fs::read_dir(&self.0) {
+        for folder in ["", "acpi/"] {
+            self.list_folder(folder, &mut ledger);
+        }
+        ledger
+    }
+
+    fn list_folder(&self, folder: &str, ledger: &mut Ledger) {
+        let path = self.0.join(folder);
+        let entries = match std::fs::read_dir(&path) {
             Ok(entries) => entries.flatten(),
             Err(error) => {
-                ledger.fail(format!("{}: {error}", self.0.display()));
-                return ledger;
+                ledger.fail(format!("{}: {error}", path.display()));
+                return;
             }
         };
         for entry in entries {
-            let name = entry.file_name().to_string_lossy().into_owned();
+            let name = format!("{folder}{}", entry.file_name().to_string_lossy());
             match FILES.iter().find(|(known, _)| *known == name) {
-                Some((_, Role::Cases(_))) => {}
+                Some((_, Role::Cases(_) | Role::OptionalCases(_))) => {}
                 Some((_, Role::Elsewhere(reason))) => ledger.elsewhere(&name, reason),
+                None if name == "acpi" => {}
                 None => ledger.fail(format!("{name}: not a file that this test knows")),
             }
         }
-        ledger
     }
 }

@@ -9,8 +9,11 @@ use super::{Directory, FILES, Role};
 
 /// What no result depends on, by the end of its place: explanations and names, the words of the peer's errors, whether
 /// its repository has a copy of a file, what it makes of OS images.
-const INFORMATIVE: [&str; 12] = [
+const INFORMATIVE: [&str; 15] = [
     ".about",
+    ".either",
+    ".reason",
+    ".origin",
     ".name",
     ".case",
     ".source",
@@ -26,10 +29,19 @@ const INFORMATIVE: [&str; 12] = [
 
 /// What goes into cases and can change without another outcome: unused parts of a set, a second more or less, a status
 /// of the same class, what nothing is said about but whether it is accepted; and all of what is refused anyway.
-const INPUTS: [&str; 9] = [
+const INPUTS: [&str; 16] = [
     "os_image.json.download_failures[].",
     "os_image.json.legacy[].vm_config",
     "os_image.json.lite[].event_log[].preimage",
+    // Invented, and refused for that.
+    "os_image.json.lite[].event_log[].digest",
+    "os_image.json.lite[].expected.rtmr0",
+    "os_image_v4.json.lite[].actual.",
+    "acpi/acpi_tables.json.note.",
+    // What QEMU was called with, and what the peer refuses.
+    "acpi/acpi_tables.json.vectors[].shape.",
+    "acpi/acpi_tables.json.vectors[].qemu_args[]",
+    "acpi/acpi_tables.json.vectors[].peer_refuses[]",
     ".pck_crl_issuer_chain",
     ".now",
     ".status",

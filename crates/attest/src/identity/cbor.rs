@@ -21,6 +21,9 @@ pub enum CborError {
     /// Text that is not UTF-8.
     #[error("text is not UTF-8")]
     NotUtf8,
+    /// Bytes behind the value.
+    #[error("{0} trailing byte(s) after the CBOR document")]
+    Trailing(usize),
 }
 
 /// What a value begins with: its type, and its length or value where it has one (an indefinite one has none).
@@ -97,6 +100,21 @@ impl<'a> Reader<'a> {
                 std::str::from_utf8(self.take(length)?).map_err(|_| CborError::NotUtf8)
             }
             _ => Err(CborError::Expected("text")),
+        }
+    }
+
+    pub(crate) fn boolean(&mut self) -> Result<bool, CborError> {
+        match self.head()? {
+            Head { major: SIMPLE, argument: Some(value @ (20 | 21)) } => Ok(value == 21),
+            _ => Err(CborError::Expected("true or false")),
+        }
+    }
+
+    /// Nothing may be left.
+    pub(crate) fn end(self) -> Result<(), CborError> {
+        match self.rest.len() {
+            0 => Ok(()),
+            left => Err(CborError::Trailing(left)),
         }
     }
 

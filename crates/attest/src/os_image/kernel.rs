@@ -1,4 +1,4 @@
-//! The kernel as the firmware measures it: with the setup header as QEMU fills it in.
+//! The kernel as the firmware measures it: with the setup header as QEMU fills it in, or as it is in the file.
 
 use super::{
     authenticode::{self, AuthenticodeError},
@@ -6,6 +6,15 @@ use super::{
     registers::Digest,
     td_hob::{LOW_MEMORY, SPLIT_FROM},
 };
+
+/// What the firmware measures of the kernel's setup header.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Header {
+    /// What QEMU writes into it, which depends on the memory.
+    FilledInByQemu,
+    /// `kernel_header_normalized`: what is in the file, because the firmware writes it again.
+    AsShipped,
+}
 
 /// Why a kernel has no measurement.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -48,10 +57,15 @@ mod at {
     pub(super) const EXTENDED_FLAGS: usize = 0x236;
 }
 
+/// The measurement of `kernel` as it is.
+pub(super) fn digest_as_shipped(kernel: &[u8]) -> Result<Digest, KernelError> {
+    Ok(authenticode::sha384(kernel)?)
+}
+
 /// The measurement of `kernel` in a VM with `memory` bytes and an initial file system of `initrd` bytes.
-pub(super) fn digest(mut kernel: Vec<u8>, initrd: u64, memory: u64) -> Result<Digest, KernelError> {
+pub(super) fn digest_filled_in(mut kernel: Vec<u8>, initrd: u64, memory: u64) -> Result<Digest, KernelError> {
     patch(&mut kernel, initrd, memory)?;
-    Ok(authenticode::sha384(&kernel)?)
+    digest_as_shipped(&kernel)
 }
 
 fn patch(kernel: &mut [u8], initrd: u64, memory: u64) -> Result<(), KernelError> {

@@ -4,8 +4,8 @@ use serde::Deserialize;
 
 use super::{
     MrtdError, TdHobError,
-    acpi::{AcpiDigests, AcpiError},
-    kernel::{self, KernelError},
+    acpi::{AcpiDigests, AcpiError, Shape, ShapeError},
+    kernel::{self, Header, KernelError},
     manifest::is_plain,
     mrtd::mrtd,
     qemu::{Machine, MachineError},
@@ -32,6 +32,9 @@ pub struct Metadata {
     /// The image's version.
     #[serde(default)]
     pub version: String,
+    /// Whether the kernel's setup header is measured as it is in the file.
+    #[serde(default)]
+    pub kernel_header_normalized: bool,
     /// Whether it is an image for development.
     #[serde(default)]
     pub is_dev: bool,
@@ -49,6 +52,11 @@ pub enum MetadataError {
 }
 
 impl Metadata {
+    /// What of the kernel's setup header is measured.
+    pub fn kernel_header(&self) -> Header {
+        if self.kernel_header_normalized { Header::AsShipped } else { Header::FilledInByQemu }
+    }
+
     /// Reads a description.
     ///
     /// # Errors
@@ -70,6 +78,8 @@ pub struct Image<'a> {
     pub firmware: &'a [u8],
     /// The kernel; changed while it is measured.
     pub kernel: Vec<u8>,
+    /// What of the kernel's setup header is measured.
+    pub kernel_header: Header,
     /// Length of the initial file system.
     pub initrd_size: u64,
     /// SHA-384 of the initial file system.
@@ -93,12 +103,24 @@ pub enum LegacyError {
     /// The firmware does not fit the VM's memory.
     #[error(transparent)]
     TdHob(#[from] TdHobError),
+    /// The ACPI tables of such a VM are not known.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
     /// The ACPI tables are not those of a VM.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
     /// The kernel cannot be measured.
     #[error(transparent)]
     Kernel(#[from] KernelError),
+}
+
+/// What the firmware is given about ACPI.
+#[derive(Clone, Copy, Debug)]
+pub enum AcpiTables<'a> {
+    /// What QEMU gives to such a VM.
+    OfVm,
+    /// Tables that a program printed.
+    Given(&'a [u8]),
 }
 
 /// The registers of the VM that `config` describes, with this image and these ACPI tables.
@@ -108,16 +130,24 @@ pub enum LegacyError {
 pub fn boot_registers(
     config: &VmConfig,
     image: Image<'_>,
-    acpi_tables: &[u8],
+    acpi_tables: AcpiTables<'_>,
 ) -> Result<BootRegisters, LegacyError> {
     let machine = Machine::of(config)?;
     let sections = tdvf::sections(image.firmware)?;
     let memory = config.memory_size;
     let td_hob = MemoryLayout::of(&sections)?.digest(memory)?;
+    let acpi = match acpi_tables {
+        AcpiTables::OfVm => AcpiDigests::of_vm(&Shape::of(config)?),
+        AcpiTables::Given(tables) => AcpiDigests::of_tables(tables)?,
+    };
+    let kernel = match image.kernel_header {
+        Header::FilledInByQemu => kernel::digest_filled_in(image.kernel, image.initrd_size, memory)?,
+        Header::AsShipped => kernel::digest_as_shipped(&image.kernel)?,
+    };
     Ok(BootRegisters {
         mrtd: mrtd(image.firmware, &sections, machine.passes)?,
-        rtmr0: registers::rtmr0(td_hob, &AcpiDigests::of(acpi_tables)?),
-        rtmr1: registers::rtmr1(kernel::digest(image.kernel, image.initrd_size, memory)?),
+        rtmr0: registers::rtmr0(td_hob, &acpi),
+        rtmr1: registers::rtmr1(kernel),
         rtmr2: registers::rtmr2(registers::command_line(image.command_line), image.initrd_sha384),
     })
 }

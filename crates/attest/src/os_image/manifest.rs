@@ -48,6 +48,23 @@ pub enum ManifestError {
     Repeated(usize),
 }
 
+/// Why text is not a list in the one form that vouches for documents. The words are the peer's where it has some.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StrictError {
+    /// Longer than [`MAX_BYTES`].
+    #[error("sha256sum.txt is longer than {MAX_BYTES} bytes")]
+    TooLong,
+    /// Not UTF-8, or without a line feed at its end.
+    #[error("sha256sum.txt is not newline-terminated text")]
+    NotText,
+    /// Not a digest, two spaces and a name.
+    #[error("sha256sum.txt line {0} is not 64 lower-case hex digits, two spaces and a plain file name")]
+    Line(usize),
+    /// A name twice.
+    #[error("sha256sum.txt line {0} repeats {1}")]
+    Repeated(usize, String),
+}
+
 /// Why an image hash does not vouch for a document. The words are the peer's where a caller may look for them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnvouchedError {
@@ -61,16 +78,24 @@ pub enum UnvouchedError {
     },
     /// The list does not parse.
     #[error(transparent)]
-    Manifest(#[from] ManifestError),
+    Manifest(#[from] StrictError),
     /// The list does not have the document.
-    #[error("sha256sum.txt does not list {0}")]
+    #[error("sha256sum.txt is missing {0}")]
     NotListed(&'static str),
     /// The document is another one than the listed.
-    #[error("{0} does not match sha256sum.txt")]
-    DocumentHash(&'static str),
+    #[error("{name} hash mismatch: sha256sum.txt={listed}, actual={actual}")]
+    DocumentHash {
+        /// Of the document.
+        name: &'static str,
+        /// Its SHA-256 in the list.
+        listed: String,
+        /// Its SHA-256.
+        actual: String,
+    },
 }
 
-/// The `document`, once `image_hash` is known to be that of `list`, and `list` to have it under `name`.
+/// The `document`, once `image_hash` is known to be that of `list`, and `list` to have it under `name`. The list must be
+/// in the one form that [`Manifest::parse_strict`] reads.
 ///
 /// # Errors
 /// [`UnvouchedError`].
@@ -85,10 +110,12 @@ pub fn vouched<'a>(
         let expected = hex::encode(image_hash);
         return Err(UnvouchedError::ImageHash { expected, actual: hex::encode(actual) });
     }
-    let list = Manifest::parse(list)?;
+    let list = Manifest::parse_strict(list)?;
     let listed = list.sha256(name).ok_or(UnvouchedError::NotListed(name))?;
-    if Sha256::digest(document).as_slice() != listed {
-        return Err(UnvouchedError::DocumentHash(name));
+    let actual: [u8; 32] = Sha256::digest(document).into();
+    if actual != *listed {
+        let (listed, actual) = (hex::encode(listed), hex::encode(actual));
+        return Err(UnvouchedError::DocumentHash { name, listed, actual });
     }
     Ok(document)
 }
@@ -104,7 +131,7 @@ pub fn is_plain(name: &str) -> bool {
 }
 
 impl Manifest {
-    /// Reads a list. Empty lines are skipped.
+    /// Reads the list of a downloaded image, in any form that the peer reads. Empty lines are skipped.
     ///
     /// # Errors
     /// [`ManifestError`].
@@ -138,6 +165,28 @@ impl Manifest {
         Ok(Self { entries })
     }
 
+    /// Reads a list of which each line is 64 lower-case hexadecimal digits, two spaces, a name of letters, digits, `.`,
+    /// `_` and `-` that begins with a letter or digit, and a line feed. There is one such text for a list of files.
+    ///
+    /// # Errors
+    /// [`StrictError`].
+    pub fn parse_strict(text: &[u8]) -> Result<Self, StrictError> {
+        if text.len() > MAX_BYTES {
+            return Err(StrictError::TooLong);
+        }
+        let text = std::str::from_utf8(text).ok().and_then(|text| text.strip_suffix('\n'));
+        let mut entries: Vec<Entry> = Vec::new();
+        let mut names = std::collections::HashSet::new();
+        for (number, line) in (1..).zip(text.ok_or(StrictError::NotText)?.split('\n')) {
+            let entry = strict_entry(line).ok_or(StrictError::Line(number))?;
+            if !names.insert(entry.name.clone()) {
+                return Err(StrictError::Repeated(number, entry.name));
+            }
+            entries.push(entry);
+        }
+        Ok(Self { entries })
+    }
+
     /// The files, in the order of the list.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
@@ -146,5 +195,56 @@ impl Manifest {
     /// The SHA-256 of a file, if it is listed.
     pub fn sha256(&self, name: &str) -> Option<&[u8; 32]> {
         self.entries.iter().find(|entry| entry.name == name).map(|entry| &entry.sha256)
+    }
+}
+
+fn strict_entry(line: &str) -> Option<Entry> {
+    let (digest, name) = line.split_once("  ")?;
+    let is_lower = digest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+    let is_name = name.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"._-".contains(&byte));
+    let mut sha256 = [0; 32];
+    hex::decode_to_slice(digest, &mut sha256).ok()?;
+    (is_lower && is_name && name != NAME).then(|| Entry { name: name.to_owned(), sha256 })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_strict_form_is_the_only_one_that_vouches() {
+        let digest = "0123456789abcdef".repeat(4);
+        let line = |name: &str| format!("{digest}  {name}\n");
+        let good = Manifest::parse_strict((line("ovmf.fd") + &line("a-b_c.9")).as_bytes()).unwrap();
+        assert_eq!(good.entries().len(), 2);
+        for (text, error) in [
+            (String::new(), StrictError::NotText),
+            (line("a").trim_end().to_owned(), StrictError::NotText),
+            ("\n".to_owned(), StrictError::Line(1)),
+            (line("a") + "\n", StrictError::Line(2)),
+            (format!("\n{}", line("a")), StrictError::Line(1)),
+            (line("a").replace('\n', "\r\n"), StrictError::Line(1)),
+            (line("a").to_uppercase(), StrictError::Line(1)),
+            (line("a").replace("  ", " "), StrictError::Line(1)),
+            (line("a").replace("  ", " *"), StrictError::Line(1)),
+            (line("a").replace("  ", "\t"), StrictError::Line(1)),
+            (line(" a"), StrictError::Line(1)),
+            (line("a "), StrictError::Line(1)),
+            (line("a b"), StrictError::Line(1)),
+            (line("a/b"), StrictError::Line(1)),
+            (line(".a"), StrictError::Line(1)),
+            (line("-a"), StrictError::Line(1)),
+            (line("\u{e9}"), StrictError::Line(1)),
+            (line(""), StrictError::Line(1)),
+            (line(NAME), StrictError::Line(1)),
+            (line("a")[1..].to_owned(), StrictError::Line(1)),
+            (format!("0{}", line("a")), StrictError::Line(1)),
+            (line("a") + &line("b") + &line("a"), StrictError::Repeated(3, "a".to_owned())),
+            (line("a").repeat(1000), StrictError::TooLong),
+        ] {
+            assert_eq!(Manifest::parse_strict(text.as_bytes()), Err(error), "{text:?}");
+        }
+        assert_eq!(Manifest::parse_strict(b"\xff\n"), Err(StrictError::NotText));
     }
 }

@@ -7,6 +7,7 @@
 pub mod acpi;
 mod authenticode;
 mod bytes;
+pub mod command_line;
 pub mod kernel;
 pub mod legacy;
 pub mod lite;

@@ -4,8 +4,9 @@ use proptest::prelude::*;
 
 use super::{
     acpi::AcpiDigests,
-    authenticode, kernel,
-    legacy::{self, Image, Metadata},
+    authenticode,
+    kernel::{self, Header},
+    legacy::{self, AcpiTables, Image, Metadata},
     lite,
     manifest::{Manifest, image_hash},
     qemu::Machine,
@@ -34,10 +35,12 @@ proptest! {
     #[test]
     fn arbitrary_bytes_do_no_harm(bytes in prop::collection::vec(any::<u8>(), 0..2048), initrd: u64, memory: u64) {
         let _ = tdvf::sections(&bytes);
-        let _ = AcpiDigests::of(&bytes);
+        let _ = AcpiDigests::of_tables(&bytes);
         let _ = authenticode::sha384(&bytes);
-        let _ = kernel::digest(bytes.clone(), initrd, memory);
+        let _ = kernel::digest_filled_in(bytes.clone(), initrd, memory);
+        let _ = kernel::digest_as_shipped(&bytes);
         let _ = Manifest::parse(&bytes);
+        let _ = Manifest::parse_strict(&bytes);
         let _ = Metadata::parse(&bytes);
     }
 
@@ -62,8 +65,15 @@ proptest! {
         overwrite(&mut kernel, &kernel_changes);
         let mut tables = vectors.acpi_tables();
         overwrite(&mut tables, &table_changes);
-        let image = Image { firmware: &firmware, kernel, initrd_size, initrd_sha384: [0; 48], command_line: "x" };
-        let _ = legacy::boot_registers(&config, image, &tables);
+        let image = Image {
+            firmware: &firmware,
+            kernel,
+            kernel_header: Header::FilledInByQemu,
+            initrd_size,
+            initrd_sha384: [0; 48],
+            command_line: "x",
+        };
+        let _ = legacy::boot_registers(&config, image, AcpiTables::Given(&tables));
     }
 
     #[test]

@@ -14,8 +14,8 @@ const MIB: u64 = 1 << 20;
 /// A version of QEMU.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
-    major: u32,
-    minor: u32,
+    pub(super) major: u32,
+    pub(super) minor: u32,
     patch: u32,
 }
 
@@ -79,6 +79,9 @@ pub enum MachineError {
         /// How many there are said to be.
         got: u32,
     },
+    /// Something that the program for ACPI tables cannot be told.
+    #[error("a program for ACPI tables cannot be told of {0}: core.image.acpi_tables must be empty")]
+    ProgramLacks(&'static str),
     /// Not one of the four ways to share files.
     #[error("Invalid shared disk mode")]
     ShareMode,
@@ -192,6 +195,12 @@ fn check(config: &VmConfig) -> Result<(), MachineError> {
     }
     if config.cpu_count == 0 {
         return Err(MachineError::NoCpus);
+    }
+    if !config.numa_nodes.is_empty() {
+        return Err(MachineError::ProgramLacks("numa_nodes"));
+    }
+    if !config.extra_root_devices.is_empty() {
+        return Err(MachineError::ProgramLacks("extra_root_devices"));
     }
     for (what, most, got) in [
         ("cpu_count", MAX_CPUS, config.cpu_count),

@@ -7,11 +7,11 @@ use serde_json::Value;
 
 use super::{
     BootRegisters, Register,
-    acpi::{AcpiDigests, AcpiError},
-    kernel::KernelError,
-    legacy::{self, Image, LegacyError, Metadata, MetadataError},
+    acpi::{AcpiDigests, AcpiError, Shape},
+    kernel::{Header, KernelError},
+    legacy::{self, AcpiTables, Image, LegacyError, Metadata, MetadataError},
     lite::{self, LiteError},
-    manifest::{Manifest, ManifestError, UnvouchedError, image_hash},
+    manifest::{Manifest, ManifestError, StrictError, UnvouchedError, image_hash},
     qemu::{AcpiCall, Machine, MachineError, Passes, Pic},
     registers::sha384,
     tdvf::{self, TdvfError},
@@ -19,9 +19,10 @@ use super::{
 use crate::{
     evidence::{Evidence, Platform},
     identity::Quoted,
+    identity::cbor::CborError,
     measurement::TdxEvent,
     test_vectors,
-    vm_config::VmConfig,
+    vm_config::{NumaNode, VmConfig},
 };
 
 /// `os_image.json`.
@@ -60,11 +61,12 @@ impl Vectors {
         let image = Image {
             firmware: &self.file(hash, &metadata.bios),
             kernel: self.file(hash, &metadata.kernel),
+            kernel_header: metadata.kernel_header(),
             initrd_size: initrd.len() as u64,
             initrd_sha384: sha384(&[&initrd]),
             command_line: &metadata.cmdline,
         };
-        legacy::boot_registers(config, image, &self.acpi_tables())
+        legacy::boot_registers(config, image, AcpiTables::Given(&self.acpi_tables()))
     }
 
     /// The configuration of the first case, on the first image.
@@ -72,9 +74,13 @@ impl Vectors {
         config(&self.list("legacy")[0])
     }
 
+    /// The first lite case, with the log that such a VM has.
     fn lite(&self) -> (VmConfig, Vec<TdxEvent>) {
         let case = &self.list("lite")[0];
-        (config(case), events(case))
+        let config = config(case);
+        let mut log = events(case);
+        log_acpi_of(&config, &mut log);
+        (config, log)
     }
 }
 
@@ -88,6 +94,16 @@ fn config(case: &Value) -> VmConfig {
 
 fn events(case: &Value) -> Vec<TdxEvent> {
     serde_json::from_value(case["event_log"].clone()).unwrap()
+}
+
+/// Puts the digests of the ACPI files that QEMU gives to the VM into the events that are named for them.
+fn log_acpi_of(config: &VmConfig, log: &mut [TdxEvent]) {
+    let AcpiDigests { loader, rsdp, tables } = AcpiDigests::of_vm(&Shape::of(config).unwrap());
+    for (name, digest) in [("acpi-loader", loader), ("acpi-rsdp", rsdp), ("acpi-tables", tables)] {
+        for event in log.iter_mut().filter(|event| event.event == name) {
+            event.digest = digest.to_vec();
+        }
+    }
 }
 
 fn registers(case: &Value) -> Option<BootRegisters> {
@@ -187,9 +203,19 @@ fn lite_registers_and_refusals_are_the_peers() {
     let vectors = Vectors::load();
     let mut refused = 0;
     for case in vectors.list("lite") {
-        let outcome = lite::boot_registers(&config(case), &events(case));
+        let config = config(case);
+        let mut log = events(case);
+        let as_logged = lite::boot_registers(&config, &log);
+        log_acpi_of(&config, &mut log);
+        let outcome = lite::boot_registers(&config, &log);
         match case["verify_error_with_matching_report"].as_str() {
-            None => assert_eq!(outcome.ok(), registers(case), "{}", case["name"]),
+            None => {
+                // The digests in these logs are invented, and all of RTMR0's difference.
+                assert!(matches!(as_logged, Err(LiteError::AcpiMismatch { name: "acpi-loader", .. })));
+                let rtmr0 = registers(case).unwrap().rtmr0;
+                let ours = outcome.map(|ours| BootRegisters { rtmr0, ..ours });
+                assert_eq!(ours.ok(), registers(case), "{}", case["name"]);
+            }
             Some(peer) => {
                 let ours = outcome.unwrap_err().to_string();
                 let ours = ours.split("; found").next().unwrap();
@@ -213,6 +239,7 @@ fn a_real_machine_passes_lite_verification() {
         let config = VmConfig::parse(&evidence.stack.config).unwrap();
         let registers = lite::boot_registers(&config, &tdx.event_log).unwrap();
         registers.compare(&Quoted::parse(&tdx.quote).unwrap()).unwrap();
+        // Where the tables do not show the memory, RTMR0 does.
         let larger = VmConfig { memory_size: 4 << 30, ..config };
         let other = lite::boot_registers(&larger, &tdx.event_log).unwrap();
         let mismatch = other.compare(&Quoted::parse(&tdx.quote).unwrap()).unwrap_err();
@@ -233,29 +260,65 @@ fn lite_refuses_what_the_image_hash_does_not_vouch_for() {
     };
     let document = good.tdx_measurement.as_ref().unwrap().measurement.clone();
     let line = |document: &[u8]| format!("{}  measurement.tdx.cbor\n", hex::encode(image_hash(document)));
-    assert_eq!(with(b"", &document), LiteError::Unvouched(UnvouchedError::NotListed("measurement.tdx.cbor")));
+    let other = line(b"other").replace("tdx", "snp");
+    let unlisted = UnvouchedError::NotListed("measurement.tdx.cbor");
+    assert_eq!(with(other.as_bytes(), &document), LiteError::Unvouched(unlisted));
+    let not_text = UnvouchedError::Manifest(StrictError::NotText);
+    assert_eq!(with(b"", &document), LiteError::Unvouched(not_text));
     let twice = line(&document).repeat(2);
     assert_eq!(
         with(twice.as_bytes(), &document),
-        LiteError::Unvouched(UnvouchedError::Manifest(ManifestError::Repeated(2)))
+        LiteError::Unvouched(UnvouchedError::Manifest(StrictError::Repeated(
+            2,
+            "measurement.tdx.cbor".to_owned()
+        )))
     );
-    assert_eq!(
+    assert!(matches!(
         with(line(b"other").as_bytes(), &document),
-        LiteError::Unvouched(UnvouchedError::DocumentHash("measurement.tdx.cbor"))
-    );
+        LiteError::Unvouched(UnvouchedError::DocumentHash { .. })
+    ));
     let changed = |from: &[u8], to: &[u8]| {
         let at = document.windows(from.len()).position(|window| window == from).unwrap();
         let mut changed = document.clone();
         changed.splice(at..at + from.len(), to.iter().copied());
         with(line(&changed).as_bytes(), &changed)
     };
-    assert_eq!(changed(b"version\x03", b"version\x04"), LiteError::Version(4));
+    assert_eq!(changed(b"version\x03", b"version\x05"), LiteError::Version(5));
+    assert_eq!(changed(b"version\x03", b"version\x04"), LiteError::Field("cmdline"));
     assert_eq!(changed(b"gversion\x03", b"gVersion\x03"), LiteError::Field("version"));
     assert_eq!(changed(b"two_pass", b"two_Pass"), LiteError::Field("two_pass"));
     assert_eq!(changed(b"htwo_pass", b"ksingle_pass"), LiteError::Field("single_pass"));
-    assert_eq!(changed(b"ipre202505", b"ipre202506"), LiteError::OvmfVariant);
-    assert_eq!(changed(b"\x80\x10\x09", b"\x80\x90\x09"), LiteError::Witness);
+    assert_eq!(changed(b"ipre202505", b"ipre202506"), LiteError::Ovmf("pre202506".to_owned()));
+    assert!(matches!(changed(b"\x80\x10\x09", b"\x80\x90\x09"), LiteError::Witness(_)));
     assert!(matches!(with(line(b"\xa1").as_bytes(), b"\xa1"), LiteError::Cbor(_)));
+    let longer = [&document[..], &[0]].concat();
+    assert_eq!(with(line(&longer).as_bytes(), &longer), LiteError::Cbor(CborError::Trailing(1)));
+}
+
+#[test]
+fn lite_refuses_a_log_that_qemu_does_not_make_by_the_name_of_the_event() {
+    let (config, log) = Vectors::load().lite();
+    assert!(lite::boot_registers(&config, &log).is_ok());
+    for (index, event) in log.iter().enumerate() {
+        let mut altered = log.clone();
+        altered[index].digest[0] ^= 1;
+        let error = lite::boot_registers(&config, &altered).unwrap_err();
+        let LiteError::AcpiMismatch { name, expected, reported } = error else { panic!("{error}") };
+        assert_eq!((name, expected), (event.event.as_str(), hex::encode(&event.digest)));
+        assert_eq!(reported, hex::encode(&altered[index].digest));
+    }
+    for (shape, name) in [
+        (VmConfig { cpu_count: 3, ..config.clone() }, "acpi-loader"),
+        (VmConfig { num_nics: 2, ..config.clone() }, "acpi-loader"),
+        (VmConfig { pic: Some(true), ..config.clone() }, "acpi-tables"),
+        (VmConfig { memory_size: 1 << 30, ..config.clone() }, "acpi-tables"),
+        (VmConfig { pci_hole64_size: 1 << 40, ..config.clone() }, "acpi-tables"),
+    ] {
+        let refusal = lite::boot_registers(&shape, &log).unwrap_err();
+        assert!(matches!(refusal, LiteError::AcpiMismatch { name: first, .. } if first == name), "{refusal}");
+    }
+    let none = VmConfig { swtpm: true, ..config };
+    assert_eq!(lite::boot_registers(&none, &log), Err(LiteError::Shape(MachineError::SoftwareTpm.into())));
 }
 
 #[test]
@@ -320,6 +383,11 @@ fn counts_of_devices_have_a_limit() {
         let refused = AcpiCall::of(&config, path, path);
         assert!(matches!(refused, Err(MachineError::TooMany { .. })), "{refused:?}");
     }
+    let nodes = VmConfig { numa_nodes: vec![NumaNode::default()], ..good.clone() };
+    let devices = VmConfig { extra_root_devices: vec![Value::Null], ..good };
+    for (config, lacking) in [(nodes, "numa_nodes"), (devices, "extra_root_devices")] {
+        assert_eq!(AcpiCall::of(&config, path, path), Err(MachineError::ProgramLacks(lacking)));
+    }
 }
 
 #[test]
@@ -364,12 +432,15 @@ fn descriptions_name_plain_files_only() {
 #[test]
 fn tables_without_a_table_or_with_a_wrong_length_are_refused() {
     let tables = Vectors::load().acpi_tables();
-    assert!(AcpiDigests::of(&tables).is_ok());
-    assert_eq!(AcpiDigests::of(&[]), Err(AcpiError::Missing("DSDT")));
-    assert_eq!(AcpiDigests::of(&tables[..tables.len() - 52]), Err(AcpiError::Missing("RSDT")));
-    assert_eq!(AcpiDigests::of(&tables[..tables.len() - 1]), Err(AcpiError::Malformed(tables.len() - 52)));
-    assert_eq!(AcpiDigests::of(b"FACS\x00\x00\x00\x00"), Err(AcpiError::Malformed(0)));
-    assert_eq!(AcpiDigests::of(b"FACS"), Err(AcpiError::Malformed(0)));
+    assert!(AcpiDigests::of_tables(&tables).is_ok());
+    assert_eq!(AcpiDigests::of_tables(&[]), Err(AcpiError::Missing("DSDT")));
+    assert_eq!(AcpiDigests::of_tables(&tables[..tables.len() - 52]), Err(AcpiError::Missing("RSDT")));
+    assert_eq!(
+        AcpiDigests::of_tables(&tables[..tables.len() - 1]),
+        Err(AcpiError::Malformed(tables.len() - 52))
+    );
+    assert_eq!(AcpiDigests::of_tables(b"FACS\x00\x00\x00\x00"), Err(AcpiError::Malformed(0)));
+    assert_eq!(AcpiDigests::of_tables(b"FACS"), Err(AcpiError::Malformed(0)));
 }
 
 #[test]
@@ -381,8 +452,15 @@ fn firmware_and_kernel_that_are_none_are_refused() {
     assert_eq!(tdvf::sections(&[0; 4096]), Err(TdvfError::NoMetadata));
     assert!(matches!(tdvf::sections(&firmware[firmware.len() - 200..]), Err(TdvfError::NoMetadata)));
     let measure = |firmware: &[u8], kernel: Vec<u8>, initrd_size: u64| {
-        let image = Image { firmware, kernel, initrd_size, initrd_sha384: [0; 48], command_line: "" };
-        legacy::boot_registers(&config, image, &vectors.acpi_tables()).unwrap_err()
+        let image = Image {
+            firmware,
+            kernel,
+            kernel_header: Header::FilledInByQemu,
+            initrd_size,
+            initrd_sha384: [0; 48],
+            command_line: "",
+        };
+        legacy::boot_registers(&config, image, AcpiTables::OfVm).unwrap_err()
     };
     let kernel = vectors.file(&config.os_image_hash, "bzImage");
     assert!(matches!(measure(&firmware, vec![0; 0x205], 0), LegacyError::Kernel(KernelError::Truncated(_))));

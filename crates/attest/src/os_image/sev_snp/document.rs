@@ -89,7 +89,8 @@ fn exact<const N: usize>(bytes: &[u8], name: &'static str) -> Result<[u8; N], Se
 impl<'a> Fields<'a> {
     fn read(document: &'a [u8]) -> Result<Self, CborError> {
         let mut fields = Self::default();
-        Reader::new(document).map(|reader| {
+        let mut reader = Reader::new(document);
+        reader.map(|reader| {
             match reader.text()? {
                 "version" => fields.version.meet(reader.unsigned()?),
                 "cmdline" => fields.command_line.meet(reader.text()?),
@@ -103,6 +104,7 @@ impl<'a> Fields<'a> {
             }
             Ok(())
         })?;
+        reader.end()?;
         Ok(fields)
     }
 }

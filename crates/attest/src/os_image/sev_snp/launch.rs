@@ -3,6 +3,7 @@
 use sha2::{Digest as _, Sha256, Sha384};
 
 use super::vmsa::{self, CpuModel};
+use crate::os_image::command_line::{self, RootfsHashError};
 
 /// Most vCPUs of a guest.
 pub const MAX_VCPUS: u32 = 512;
@@ -16,8 +17,6 @@ const PAGE: u64 = 4096;
 const VMSA_GPA: u64 = 0xffff_ffff_f000;
 /// Where the first vCPU starts.
 const RESET_VECTOR: u32 = 0xffff_fff0;
-/// What the command line must name: the root file system that belongs to the image.
-const ROOTFS_HASH: &str = "dstack.rootfs_hash=";
 
 /// Types of pages in the digest.
 const NORMAL: u8 = 1;
@@ -120,9 +119,9 @@ pub enum LaunchError {
     /// The table of hashes does not fit into its page.
     #[error("the kernel hashes do not fit into their page")]
     HashesAcrossPages,
-    /// The command line does not name the root file system.
-    #[error("cmdline must have dstack.rootfs_hash=<64 hex digits>")]
-    NoRootfsHash,
+    /// The command line does not name one root file system.
+    #[error(transparent)]
+    RootfsHash(#[from] RootfsHashError),
 }
 
 impl Launch {
@@ -192,11 +191,8 @@ impl Launch {
         if !image.sections.iter().any(|section| section.kind == SECTION_HASHES) {
             return Err(LaunchError::NoHashes);
         }
-        let is_named = image.command_line.split_whitespace().any(|word| {
-            word.strip_prefix(ROOTFS_HASH)
-                .is_some_and(|hash| hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit()))
-        });
-        if is_named { Ok(()) } else { Err(LaunchError::NoRootfsHash) }
+        command_line::rootfs_hash(&image.command_line)?;
+        Ok(())
     }
 }
 

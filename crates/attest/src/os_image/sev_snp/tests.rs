@@ -5,6 +5,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::*;
 use crate::identity::mr_config::host_data;
+use crate::os_image::command_line::RootfsHashError;
 use crate::test_vectors;
 
 fn cases() -> Vec<Value> {
@@ -115,7 +116,7 @@ fn every_part_of_a_launch_counts() {
 fn launches_out_of_bounds_are_refused() {
     type Change = fn(&mut Launch);
     let section = |kind| Section { gpa: 0, size: 1, kind };
-    let cases: [(Change, LaunchError); 14] = [
+    let cases: [(Change, LaunchError); 15] = [
         (|l| l.vcpus = 0, LaunchError::NoVcpus),
         (|l| l.vcpus = 513, LaunchError::TooManyVcpus),
         (|l| l.guest_features = 0, LaunchError::Zero("guest_features")),
@@ -129,7 +130,14 @@ fn launches_out_of_bounds_are_refused() {
         (|l| l.image.sections[1].kind = 7, LaunchError::SectionType(7)),
         (|l| l.image.sections[0].gpa = u64::MAX - 4095, LaunchError::SectionEnd),
         (|l| l.image.hashes_table_gpa = 0xfff, LaunchError::HashesAcrossPages),
-        (|l| l.image.command_line = "dstack.rootfs_hash=88".into(), LaunchError::NoRootfsHash),
+        (
+            |l| l.image.command_line = "dstack.rootfs_hash=88".into(),
+            LaunchError::RootfsHash(RootfsHashError::NotAHash),
+        ),
+        (
+            |l| l.image.command_line = l.image.command_line.repeat(2),
+            LaunchError::RootfsHash(RootfsHashError::Count(2)),
+        ),
     ];
     for (change, expected) in cases {
         let mut launch = good();
@@ -165,6 +173,7 @@ fn configurations_that_do_not_fit_together_are_refused() {
     assert!(Claim::parse(&configured(&document, &list, |_| ())).is_ok());
     let unlisted = list.replace("snp", "tdx");
     let other = listed(b"another document");
+    let longer = [&document[..], &[0xa0]].concat();
     let known = "sev_snp_measurement of known keys only";
     for (config, expected) in [
         (
@@ -173,11 +182,16 @@ fn configurations_that_do_not_fit_together_are_refused() {
         ),
         (
             configured(&document, &other, |_| ()),
-            SevSnpError::Unvouched(UnvouchedError::DocumentHash(DOCUMENT)),
+            SevSnpError::Unvouched(UnvouchedError::DocumentHash {
+                name: DOCUMENT,
+                listed: hex::encode(Sha256::digest(b"another document")),
+                actual: hex::encode(Sha256::digest(&document)),
+            }),
         ),
         (configured(&document, &list, |m| m["extra"] = json!(1)), SevSnpError::Config(known)),
         (configured(&document, &list, |m| m["vcpus"] = json!(-1)), SevSnpError::Config(known)),
         (configured(b"\xa0", &listed(b"\xa0"), |_| ()), SevSnpError::Field("version")),
+        (configured(&longer, &listed(&longer), |_| ()), SevSnpError::Cbor(CborError::Trailing(1))),
         (
             configured(&document, &list, |m| m["vcpu_type"] = json!("EPYC-Turin")),
             LaunchError::Cpu("EPYC-Turin".into()).into(),

@@ -1,20 +1,6 @@
-//! ACPI: from the tables that the ACPI program prints to the three things that the firmware measures.
+//! What QEMU makes for given tables: the pointer to their root, and the loader commands.
 
-use super::{
-    bytes::{OutOfBounds, u32_at},
-    registers::{Digest, sha384},
-};
-
-/// The measurements of the loader commands, of the root pointer and of the tables.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct AcpiDigests {
-    /// Of the loader commands.
-    pub loader: [u8; 48],
-    /// Of the root system description pointer.
-    pub rsdp: [u8; 48],
-    /// Of the tables.
-    pub tables: [u8; 48],
-}
+use super::super::bytes::{OutOfBounds, u32_at};
 
 /// Why bytes are not the tables of a VM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -45,22 +31,15 @@ const HEADER: u32 = 8;
 const TABLES_FILE: &str = "etc/acpi/tables";
 const RSDP_FILE: &str = "etc/acpi/rsdp";
 const LOADER: usize = 4096;
+/// Length of the root table without its entries.
+const RSDT_HEADER: u32 = 36;
+/// Most entries of the root table; commands for them fit into [`LOADER`].
+const MAX_ENTRIES: u32 = 8;
 
-impl AcpiDigests {
-    /// Measures the tables, and what QEMU makes for them.
-    ///
-    /// # Errors
-    /// [`AcpiError`].
-    pub fn of(tables: &[u8]) -> Result<Self, AcpiError> {
-        let digest = |bytes: &[u8]| -> Digest { sha384(&[bytes]) };
-        Ok(Self { loader: digest(&loader(tables)?), rsdp: digest(&rsdp(tables)?), tables: digest(tables) })
-    }
-}
-
-/// The first table of a signature.
+/// The first table of a signature. Zeros end the list.
 fn find(tables: &[u8], signature: &'static str) -> Result<Table, AcpiError> {
     let mut offset = 0usize;
-    while let Some(rest) = tables.get(offset..).filter(|rest| !rest.is_empty()) {
+    while let Some(rest) = tables.get(offset..).filter(|rest| rest.iter().take(4).any(|byte| *byte != 0)) {
         let length = u32_at(rest, 4).map_err(|_| AcpiError::Malformed(offset))?;
         if length < HEADER || rest.len() < length as usize {
             return Err(AcpiError::Malformed(offset));
@@ -74,13 +53,13 @@ fn find(tables: &[u8], signature: &'static str) -> Result<Table, AcpiError> {
     Err(AcpiError::Missing(signature))
 }
 
-fn rsdp(tables: &[u8]) -> Result<Vec<u8>, AcpiError> {
+pub(super) fn rsdp(tables: &[u8]) -> Result<Vec<u8>, AcpiError> {
     let root = find(tables, "RSDT")?;
     Ok([&b"RSD PTR \0BOCHS \0"[..], &root.offset.to_le_bytes()].concat())
 }
 
 /// The commands by which the firmware places and links the tables.
-fn loader(tables: &[u8]) -> Result<Vec<u8>, AcpiError> {
+pub(super) fn loader(tables: &[u8]) -> Result<Vec<u8>, AcpiError> {
     let table = |signature| find(tables, signature);
     let mut commands = Commands(Vec::with_capacity(LOADER));
     commands.allocate(RSDP_FILE, 16, Zone::FirmwareSegment);
@@ -91,12 +70,23 @@ fn loader(tables: &[u8]) -> Result<Vec<u8>, AcpiError> {
         commands.point(TABLES_FILE, facp.offset.saturating_add(field), size);
     }
     commands.checksum_table(facp);
-    for signature in ["APIC", "MCFG", "WAET"] {
+    commands.checksum_table(table("APIC")?);
+    // Only VMs with NUMA nodes have it.
+    match table("SRAT") {
+        Ok(srat) => commands.checksum_table(srat),
+        Err(AcpiError::Missing(_)) => {}
+        Err(error) => return Err(error),
+    }
+    for signature in ["MCFG", "WAET"] {
         commands.checksum_table(table(signature)?);
     }
     let rsdt = table("RSDT")?;
-    for field in [36, 40, 44, 48] {
-        commands.point(TABLES_FILE, rsdt.offset.saturating_add(field), 4);
+    let entries = rsdt.length.saturating_sub(RSDT_HEADER) / 4;
+    if entries > MAX_ENTRIES {
+        return Err(AcpiError::Malformed(rsdt.offset as usize));
+    }
+    for entry in 0..entries {
+        commands.point(TABLES_FILE, rsdt.offset.saturating_add(RSDT_HEADER + 4 * entry), 4);
     }
     commands.checksum_table(rsdt);
     commands.point(RSDP_FILE, 16, 4);

@@ -1,0 +1,446 @@
+//! An encoder of AML (ACPI 6.5, chapter 20), as far as QEMU's DSDT needs it. One function an ASL operator, so that a
+//! description in Rust reads like the ASL that a disassembler shows.
+
+/// Encoded terms.
+pub(super) type Aml = Vec<u8>;
+
+/// Whether a method runs once at a time.
+#[derive(Clone, Copy)]
+pub(super) enum Serialization {
+    Serialized,
+    NotSerialized,
+}
+
+/// How the host reaches a field (ACPI 6.5, 19.6.48).
+#[derive(Clone, Copy)]
+pub(super) enum Access {
+    /// ByteAcc, NoLock, Preserve.
+    Byte = 0x01,
+    /// DWordAcc, NoLock, Preserve.
+    DWord = 0x03,
+    /// ByteAcc, NoLock, WriteAsZeros.
+    ByteZeros = 0x41,
+    /// DWordAcc, NoLock, WriteAsZeros.
+    DWordZeros = 0x43,
+}
+
+/// A part of a field, in bits.
+#[derive(Clone, Copy)]
+pub(super) enum Unit {
+    Named(&'static str, u8),
+    Reserved(u8),
+}
+
+/// Address spaces of operation regions.
+#[derive(Clone, Copy)]
+pub(super) enum Space {
+    SystemIo = 1,
+    PciConfig = 2,
+}
+
+// Names and constants.
+
+/// A path: `\` or `^` in front, segments of at most four characters behind.
+pub(super) fn path(text: &str) -> Aml {
+    let mut aml = Aml::new();
+    let segments = text.trim_start_matches(['\\', '^']);
+    aml.extend_from_slice(&text.as_bytes()[..text.len() - segments.len()]);
+    let segments: Vec<&str> = segments.split('.').filter(|segment| !segment.is_empty()).collect();
+    match segments.len() {
+        0 => aml.push(0),
+        1 => {}
+        2 => aml.push(0x2e),
+        more => aml.extend_from_slice(&[0x2f, more as u8]),
+    }
+    for segment in segments {
+        let mut padded = *b"____";
+        padded[..segment.len()].copy_from_slice(segment.as_bytes());
+        aml.extend_from_slice(&padded);
+    }
+    aml
+}
+
+/// The shortest form of a number.
+pub(super) fn int(value: impl Into<u64>) -> Aml {
+    let value = value.into();
+    let (op, width): (&[u8], usize) = match value {
+        0 => return vec![0x00],
+        1 => return vec![0x01],
+        2..=0xff => (&[0x0a], 1),
+        0x100..=0xffff => (&[0x0b], 2),
+        0x1_0000..=0xffff_ffff => (&[0x0c], 4),
+        _ => (&[0x0e], 8),
+    };
+    [op, &value.to_le_bytes()[..width]].concat()
+}
+
+pub(super) fn string(text: &str) -> Aml {
+    [&[0x0d], text.as_bytes(), &[0]].concat()
+}
+
+pub(super) fn buffer(bytes: &[u8]) -> Aml {
+    block(&[0x11], int(bytes.len() as u64), [bytes.to_vec()])
+}
+
+/// A package of these elements, at most 255.
+pub(super) fn package(elements: impl IntoIterator<Item = Aml>) -> Aml {
+    let elements: Vec<Aml> = elements.into_iter().collect();
+    block(&[0x12], vec![elements.len() as u8], elements)
+}
+
+/// A package with room for so many elements.
+pub(super) fn empty_package(room: u8) -> Aml {
+    block(&[0x12], vec![room], [])
+}
+
+/// A compressed identifier, such as `PNP0A08`: three letters of five bits, then the digits; big-endian.
+pub(super) fn eisa_id(text: &str) -> Aml {
+    let (letters, digits) = text.split_at(3);
+    let vendor = letters.bytes().fold(0u32, |id, letter| id << 5 | u32::from(letter - b'@'));
+    let product = digits.chars().filter_map(|digit| digit.to_digit(16)).fold(0, |id, digit| id << 4 | digit);
+    [&[0x0c], &(vendor << 16 | product).to_be_bytes()[..]].concat()
+}
+
+/// `ToUUID`: the first three groups are little-endian.
+pub(super) fn uuid(first: u32, second: u16, third: u16, rest: [u8; 8]) -> Aml {
+    buffer(&super::super::bytes::guid(first, second, third, rest))
+}
+
+pub(super) fn local(index: u8) -> Aml {
+    vec![0x60 + index]
+}
+
+pub(super) fn arg(index: u8) -> Aml {
+    vec![0x68 + index]
+}
+
+// Objects.
+
+pub(super) fn name(name: &str, value: Aml) -> Aml {
+    [vec![0x08], path(name), value].concat()
+}
+
+pub(super) fn scope(name: &str, body: impl IntoIterator<Item = Aml>) -> Aml {
+    block(&[0x10], path(name), body)
+}
+
+pub(super) fn device(name: &str, body: impl IntoIterator<Item = Aml>) -> Aml {
+    block(&[0x5b, 0x82], path(name), body)
+}
+
+/// A processor without a register block.
+pub(super) fn processor(name: &str, id: u8, body: impl IntoIterator<Item = Aml>) -> Aml {
+    block(&[0x5b, 0x83], [path(name), vec![id, 0, 0, 0, 0, 0]].concat(), body)
+}
+
+pub(super) fn method(
+    name: &str,
+    arguments: u8,
+    serialization: Serialization,
+    body: impl IntoIterator<Item = Aml>,
+) -> Aml {
+    let flags = match serialization {
+        Serialization::Serialized => arguments | 0x08,
+        Serialization::NotSerialized => arguments,
+    };
+    block(&[0x14], [path(name), vec![flags]].concat(), body)
+}
+
+pub(super) fn region(name: &str, space: Space, offset: u16, length: u8) -> Aml {
+    [vec![0x5b, 0x80], path(name), vec![space as u8], int(offset), int(length)].concat()
+}
+
+pub(super) fn field(region: &str, access: Access, units: &[Unit]) -> Aml {
+    let units = units.iter().map(|unit| match unit {
+        Unit::Named(name, bits) => [path(name), vec![*bits]].concat(),
+        Unit::Reserved(bits) => vec![0, *bits],
+    });
+    block(&[0x5b, 0x81], [path(region), vec![access as u8]].concat(), units)
+}
+
+pub(super) fn mutex(name: &str) -> Aml {
+    [vec![0x5b, 0x01], path(name), vec![0]].concat()
+}
+
+pub(super) fn dword_field(buffer: Aml, at: u8, name: &str) -> Aml {
+    [vec![0x8a], buffer, int(at), path(name)].concat()
+}
+
+// Statements.
+
+pub(super) fn store(value: Aml, target: Aml) -> Aml {
+    binary(0x70, value, target)
+}
+
+pub(super) fn if_(condition: Aml, body: impl IntoIterator<Item = Aml>) -> Aml {
+    block(&[0xa0], condition, body)
+}
+
+pub(super) fn else_(body: impl IntoIterator<Item = Aml>) -> Aml {
+    block(&[0xa1], Aml::new(), body)
+}
+
+pub(super) fn while_(condition: Aml, body: impl IntoIterator<Item = Aml>) -> Aml {
+    block(&[0xa2], condition, body)
+}
+
+pub(super) fn break_() -> Aml {
+    vec![0xa5]
+}
+
+pub(super) fn return_(value: Aml) -> Aml {
+    unary(0xa4, value)
+}
+
+pub(super) fn increment(target: Aml) -> Aml {
+    unary(0x75, target)
+}
+
+pub(super) fn notify(object: &str, value: Aml) -> Aml {
+    binary(0x86, path(object), value)
+}
+
+/// Waits for ever.
+pub(super) fn acquire(mutex: &str) -> Aml {
+    [vec![0x5b, 0x23], path(mutex), vec![0xff, 0xff]].concat()
+}
+
+pub(super) fn release(mutex: &str) -> Aml {
+    [vec![0x5b, 0x27], path(mutex)].concat()
+}
+
+pub(super) fn call(method: &str, arguments: impl IntoIterator<Item = Aml>) -> Aml {
+    [path(method), arguments.into_iter().collect::<Vec<_>>().concat()].concat()
+}
+
+pub(super) fn debug() -> Aml {
+    vec![0x5b, 0x31]
+}
+
+// Expressions; `nowhere` is the target of a result that is only used in place.
+
+pub(super) fn nowhere() -> Aml {
+    vec![0]
+}
+
+pub(super) fn equal(left: Aml, right: Aml) -> Aml {
+    binary(0x93, left, right)
+}
+
+pub(super) fn less(left: Aml, right: Aml) -> Aml {
+    binary(0x95, left, right)
+}
+
+pub(super) fn both(left: Aml, right: Aml) -> Aml {
+    binary(0x90, left, right)
+}
+
+pub(super) fn either(left: Aml, right: Aml) -> Aml {
+    binary(0x91, left, right)
+}
+
+pub(super) fn not(value: Aml) -> Aml {
+    unary(0x92, value)
+}
+
+pub(super) fn and(left: Aml, right: Aml, target: Aml) -> Aml {
+    ternary(0x7b, left, right, target)
+}
+
+pub(super) fn or(left: Aml, right: Aml, target: Aml) -> Aml {
+    ternary(0x7d, left, right, target)
+}
+
+pub(super) fn subtract(left: Aml, right: Aml, target: Aml) -> Aml {
+    ternary(0x74, left, right, target)
+}
+
+pub(super) fn shift_left(value: Aml, by: Aml) -> Aml {
+    ternary(0x79, value, by, nowhere())
+}
+
+pub(super) fn index(of: Aml, at: Aml) -> Aml {
+    ternary(0x88, of, at, nowhere())
+}
+
+pub(super) fn dereferenced(reference: Aml) -> Aml {
+    unary(0x83, reference)
+}
+
+pub(super) fn size_of(object: Aml) -> Aml {
+    unary(0x87, object)
+}
+
+pub(super) fn to_hex_string(value: Aml, target: Aml) -> Aml {
+    binary(0x98, value, target)
+}
+
+pub(super) fn to_buffer(value: Aml, target: Aml) -> Aml {
+    binary(0x96, value, target)
+}
+
+fn unary(op: u8, operand: Aml) -> Aml {
+    [vec![op], operand].concat()
+}
+
+fn binary(op: u8, first: Aml, second: Aml) -> Aml {
+    [vec![op], first, second].concat()
+}
+
+fn ternary(op: u8, first: Aml, second: Aml, third: Aml) -> Aml {
+    [vec![op], first, second, third].concat()
+}
+
+/// An operator, the length of what follows, and what follows.
+fn block(op: &[u8], head: Aml, body: impl IntoIterator<Item = Aml>) -> Aml {
+    let mut content = head;
+    body.into_iter().for_each(|part| content.extend_from_slice(&part));
+    let mut aml = Aml::with_capacity(op.len() + 4 + content.len());
+    aml.extend_from_slice(op);
+    push_length(&mut aml, content.len());
+    aml.extend_from_slice(&content);
+    aml
+}
+
+/// PkgLength (ACPI 6.5, 20.2.4): it counts itself; the first byte says how many follow.
+fn push_length(aml: &mut Aml, content: usize) {
+    let length = (1..=4).map(|own| (own, content + own)).find(|(own, length)| match own {
+        1 => *length < 0x40,
+        own => *length < 1 << (8 * own - 4),
+    });
+    let (own, length) = length.expect("a table of 4096 CPUs has less than 1 MiB");
+    match own {
+        1 => aml.push(length as u8),
+        own => {
+            aml.push(((own - 1) << 6 | length & 0x0f) as u8);
+            (1..own).for_each(|byte| aml.push((length >> (8 * byte - 4)) as u8));
+        }
+    }
+}
+
+// Resources (ACPI 6.5, 6.4).
+
+/// `ResourceTemplate`: its descriptors and the end tag, whose checksum QEMU leaves out.
+pub(super) fn resources(descriptors: impl IntoIterator<Item = Aml>) -> Aml {
+    let mut bytes = descriptors.into_iter().collect::<Vec<_>>().concat();
+    bytes.extend_from_slice(&[0x79, 0x00]);
+    buffer(&bytes)
+}
+
+/// Ports, decoded with 16 bits.
+pub(super) fn ports(first: u16, alignment: u8, length: u8) -> Aml {
+    let [low, high] = first.to_le_bytes();
+    vec![0x47, 0x01, low, high, low, high, alignment, length]
+}
+
+/// `IRQNoFlags`: edge-triggered, active high, exclusive.
+pub(super) fn irq(number: u8) -> Aml {
+    let [low, high] = (1u16 << number).to_le_bytes();
+    vec![0x22, low, high]
+}
+
+/// `IRQ`: level-triggered, active low, shared.
+pub(super) fn level_irq(number: u8) -> Aml {
+    let [low, high] = (1u16 << number).to_le_bytes();
+    vec![0x23, low, high, 0x18]
+}
+
+/// How the interrupts of link devices are triggered. Both are consumed, active high and shared.
+#[derive(Clone, Copy)]
+pub(super) enum Trigger {
+    Level = 0x09,
+    Edge = 0x0b,
+}
+
+pub(super) fn interrupts(trigger: Trigger, numbers: &[u32]) -> Aml {
+    let length = 2 + 4 * numbers.len() as u16;
+    let mut aml = [&[0x89], &length.to_le_bytes()[..], &[trigger as u8, numbers.len() as u8]].concat();
+    numbers.iter().for_each(|number| aml.extend_from_slice(&number.to_le_bytes()));
+    aml
+}
+
+pub(super) fn bus_numbers(first: u8, last: u8) -> Aml {
+    window(0x88, 2, [0x02, 0x0c, 0x00], first.into(), last.into())
+}
+
+pub(super) fn io_window(first: u16, last: u16) -> Aml {
+    window(0x88, 2, [0x01, 0x0c, 0x03], first.into(), last.into())
+}
+
+/// Whether memory is cacheable; it is read and written.
+#[derive(Clone, Copy)]
+pub(super) enum Caching {
+    NonCacheable = 0x01,
+    Cacheable = 0x03,
+}
+
+pub(super) fn memory_window(caching: Caching, first: u32, last: u32) -> Aml {
+    window(0x87, 4, [0x00, 0x0c, caching as u8], first.into(), last.into())
+}
+
+pub(super) fn wide_memory_window(first: u64, last: u64) -> Aml {
+    window(0x8a, 8, [0x00, 0x0c, Caching::Cacheable as u8], first, last)
+}
+
+/// An address space descriptor: granularity 0, both ends, translation 0, length, each of `width` bytes.
+fn window(tag: u8, width: usize, flags: [u8; 3], first: u64, last: u64) -> Aml {
+    let length = (3 + 5 * width) as u16;
+    let mut aml = [&[tag], &length.to_le_bytes()[..], &flags].concat();
+    for value in [0, first, last, 0, last.wrapping_sub(first).wrapping_add(1)] {
+        aml.extend_from_slice(&value.to_le_bytes()[..width]);
+    }
+    aml
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_have_a_prefix_and_segments_of_four() {
+        for (text, aml) in [
+            ("\\", &b"\\\0"[..]),
+            ("PICF", b"PICF"),
+            ("_SB", b"_SB_"),
+            ("\\_SB.PCI0", b"\\\x2e_SB_PCI0"),
+            ("^S30.PCNT", b"^\x2eS30_PCNT"),
+            ("\\_SB.PCI0.PRES.CPLK", b"\\\x2f\x04_SB_PCI0PRESCPLK"),
+        ] {
+            assert_eq!(path(text), aml, "{text}");
+        }
+    }
+
+    #[test]
+    fn numbers_have_their_shortest_form() {
+        for (value, aml) in [
+            (0u64, &[0x00][..]),
+            (1, &[0x01]),
+            (2, &[0x0a, 2]),
+            (0xff, &[0x0a, 0xff]),
+            (0x100, &[0x0b, 0, 1]),
+            (0xffff, &[0x0b, 0xff, 0xff]),
+            (0x1_0000, &[0x0c, 0, 0, 1, 0]),
+            (0xffff_ffff, &[0x0c, 0xff, 0xff, 0xff, 0xff]),
+            (1 << 32, &[0x0e, 0, 0, 0, 0, 1, 0, 0, 0]),
+        ] {
+            assert_eq!(int(value), aml, "{value:#x}");
+        }
+    }
+
+    #[test]
+    fn lengths_count_themselves() {
+        for (content, head) in [
+            (0, &[0x01][..]),
+            (0x3e, &[0x3f]),
+            (0x3f, &[0x41, 0x04]),
+            (0xffd, &[0x4f, 0xff]),
+            (0xffe, &[0x81, 0x00, 0x01]),
+            (0xf_fffc, &[0x8f, 0xff, 0xff]),
+            (0xf_fffd, &[0xc1, 0x00, 0x00, 0x01]),
+        ] {
+            let mut aml = Aml::new();
+            push_length(&mut aml, content);
+            assert_eq!(aml, head, "{content:#x}");
+        }
+    }
+}

@@ -1,0 +1,213 @@
+//! The CPUs, and how they are hot-plugged.
+
+use super::super::{
+    aml::{
+        Access::{ByteZeros, DWord},
+        Aml,
+        Serialization::{NotSerialized, Serialized},
+        Space, Unit, acquire, arg, both, break_, buffer, call, debug, dereferenced, device, eisa_id, either,
+        else_, empty_package, equal, field, if_, increment, index, int, less, local, method, mutex, name,
+        notify, path, ports, processor, region, release, resources, return_, scope, store, string, while_,
+    },
+    madt::{self, X2APIC_FROM},
+    shape::{Release, Shape},
+};
+
+/// Most CPUs that one run of a scan remembers.
+const QUEUE: u8 = 255;
+const LOCK: &str = "\\_SB.PCI0.PRES.CPLK";
+
+/// A register of the CPU hot-plug device.
+fn register(name: &str) -> Aml {
+    path(&format!("\\_SB.PCI0.PRES.{name}"))
+}
+
+fn select(cpu: Aml) -> Aml {
+    store(cpu, register("CSEL"))
+}
+
+pub(super) fn cpus(shape: &Shape) -> Aml {
+    let mut parts = vec![
+        name("_HID", string("ACPI0010")),
+        name("_CID", eisa_id("PNP0A05")),
+        notification(shape.cpus),
+        status(),
+        ejection(),
+        scan(shape),
+        report(),
+    ];
+    parts.extend((0..shape.cpus).map(|id| cpu(id, shape.node_of_cpu(id))));
+    scope("_SB", [hotplug_device(shape.release), device("\\_SB.CPUS", parts)])
+}
+
+/// The general-purpose event of a change of CPUs.
+pub(super) fn event() -> Aml {
+    method("\\_GPE._E02", 0, NotSerialized, [call("\\_SB.CPUS.CSCN", [])])
+}
+
+/// `PRES`: the registers.
+fn hotplug_device(release: Release) -> Aml {
+    let mut parts = vec![
+        name("_HID", eisa_id("PNP0A06")),
+        name("_UID", string("CPU Hotplug resources")),
+        mutex("CPLK"),
+        name("_CRS", resources([ports(0xcd8, 1, 12)])),
+        region("PRST", Space::SystemIo, 0xcd8, 12),
+        field(
+            "PRST",
+            ByteZeros,
+            &[
+                Unit::Reserved(32),
+                Unit::Named("CPEN", 1),
+                Unit::Named("CINS", 1),
+                Unit::Named("CRMV", 1),
+                Unit::Named("CEJ0", 1),
+                Unit::Named("CEJF", 1),
+                Unit::Reserved(3),
+                Unit::Named("CCMD", 8),
+            ],
+        ),
+        field("PRST", DWord, &[Unit::Named("CSEL", 32), Unit::Reserved(32), Unit::Named("CDAT", 32)]),
+    ];
+    if release < Release::V11_0 {
+        parts.push(method("_INI", 0, Serialized, [store(int(0u8), path("CSEL"))]));
+    }
+    device("\\_SB.PCI0.PRES", parts)
+}
+
+fn name_of(cpu: u32) -> String {
+    format!("C{cpu:03X}")
+}
+
+/// `CTFY`: tells the guest of a CPU.
+fn notification(cpus: u32) -> Aml {
+    let each = (0..cpus).map(|cpu| if_(equal(arg(0), int(cpu)), [notify(&name_of(cpu), arg(1))]));
+    method("CTFY", 2, NotSerialized, each)
+}
+
+/// `CSTA`: whether a CPU is there.
+fn status() -> Aml {
+    method(
+        "CSTA",
+        1,
+        Serialized,
+        [
+            acquire(LOCK),
+            select(arg(0)),
+            store(int(0u8), local(0)),
+            if_(equal(register("CPEN"), int(1u8)), [store(int(0x0fu8), local(0))]),
+            release(LOCK),
+            return_(local(0)),
+        ],
+    )
+}
+
+/// `CEJ0`: ejects a CPU.
+fn ejection() -> Aml {
+    method(
+        "CEJ0",
+        1,
+        Serialized,
+        [acquire(LOCK), select(arg(0)), store(int(1u8), register("CEJ0")), release(LOCK)],
+    )
+}
+
+/// `COST`: hands the guest's report on to QEMU.
+fn report() -> Aml {
+    let command = |command: u8, argument| {
+        [store(int(command), register("CCMD")), store(arg(argument), register("CDAT"))].concat()
+    };
+    method(
+        "COST",
+        4,
+        Serialized,
+        [acquire(LOCK), select(arg(0)), command(1, 1), command(2, 2), release(LOCK)],
+    )
+}
+
+/// `CSCN`: looks for CPUs that came or go. Local 0: there was an event. 1 and 5: how many came and go. 2: position in
+/// their lists. 3: the CPU. 4: the lists were full, look again. From 10.0 on those that go are told in the end.
+fn scan(shape: &Shape) -> Aml {
+    let [event, came, position, cpu, again, go] = [0, 1, 2, 3, 4, 5].map(|index| move || local(index));
+    let queued = shape.release >= Release::V10_0;
+    let yes = || int(1u8);
+    let zero = || int(0u8);
+    let is_full = |count: Aml| equal(count, int(QUEUE));
+    let remember =
+        |list, count: Aml| [store(cpu(), index(path(list), count.clone())), increment(count)].concat();
+    let inserted = if_(equal(register("CINS"), yes()), [remember("CNEW", came()), store(yes(), event())]);
+    let removed = |body: [Aml; 2]| if_(equal(register("CRMV"), yes()), body);
+    let removed = if queued {
+        removed([remember("CEJL", go()), store(yes(), event())])
+    } else {
+        let tell = [call("CTFY", [cpu(), int(3u8)]), store(yes(), register("CRMV"))].concat();
+        else_([removed([tell, store(yes(), event())])])
+    };
+    let full = if queued { either(is_full(came()), is_full(go())) } else { is_full(came()) };
+    let look = while_(
+        both(equal(event(), yes()), less(cpu(), int(shape.cpus))),
+        [
+            store(zero(), event()),
+            select(cpu()),
+            store(zero(), register("CCMD")),
+            if_(less(register("CDAT"), cpu()), [break_()]),
+            if_(full, [store(yes(), again()), break_()]),
+            store(register("CDAT"), cpu()),
+            inserted,
+            removed,
+            increment(cpu()),
+        ],
+    );
+    let tell = |list, count: Aml, kind: u8, note: Aml, acknowledge: &str| {
+        while_(
+            less(position(), count),
+            [
+                store(dereferenced(index(path(list), position())), cpu()),
+                call("CTFY", [cpu(), int(kind)]),
+                note,
+                select(cpu()),
+                store(yes(), register(acknowledge)),
+                increment(position()),
+            ],
+        )
+    };
+    let mut round = vec![store(zero(), again()), store(yes(), event()), store(zero(), came())];
+    if queued {
+        round.push(store(zero(), go()));
+    }
+    round.extend([look, store(zero(), position()), tell("CNEW", came(), 1, store(cpu(), debug()), "CINS")]);
+    if queued {
+        round.extend([store(zero(), position()), tell("CEJL", go(), 3, Aml::new(), "CRMV")]);
+    }
+    let mut body = vec![acquire(LOCK), name("CNEW", empty_package(QUEUE))];
+    if queued {
+        body.push(name("CEJL", empty_package(QUEUE)));
+    }
+    body.extend([
+        store(zero(), cpu()),
+        store(yes(), again()),
+        while_(equal(again(), yes()), round),
+        release(LOCK),
+    ]);
+    method("CSCN", 0, Serialized, body)
+}
+
+fn cpu(id: u32, node: Option<u32>) -> Aml {
+    let mut parts = vec![
+        method("_STA", 0, Serialized, [return_(call("CSTA", [int(id)]))]),
+        name("_MAT", buffer(&madt::cpu(id))),
+    ];
+    // The first CPU stays.
+    if id != 0 {
+        parts.push(method("_EJ0", 1, NotSerialized, [call("CEJ0", [int(id)])]));
+    }
+    parts.push(method("_OST", 3, Serialized, [call("COST", [int(id), arg(0), arg(1), arg(2)])]));
+    parts.extend(node.map(|node| name("_PXM", int(node))));
+    match u8::try_from(id) {
+        Ok(short) if id < X2APIC_FROM => processor(&name_of(id), short, parts),
+        _ => {
+            let numbered = [name("_HID", string("ACPI0007")), name("_UID", int(id))];
+            device(&name_of(id), numbered.into_iter().chain(parts))
+        }
+    }
+}

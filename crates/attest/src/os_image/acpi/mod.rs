@@ -1,0 +1,112 @@
+//! The ACPI tables that QEMU gives to a guest, computed from the shape of the VM, byte for byte.
+//!
+//! The firmware measures three files of QEMU's into RTMR0: the tables, the pointer to their root, and the commands by
+//! which it places and links them. [`AcpiDigests::of_vm`] computes all three without QEMU, so that no word of the host or
+//! the guest about the contents of the tables has to be believed.
+//!
+//! | File | What |
+//! |---|---|
+//! | `shape.rs` | which VMs can be described, and what of them shows |
+//! | `aml.rs` | the encoder of the language that the DSDT is written in |
+//! | `dsdt/` | DSDT: devices, one file a part |
+//! | `facp.rs`, `madt.rs`, `srat.rs`, `fixed.rs` | the other tables |
+//! | `blobs.rs` | root pointer and loader commands of given tables |
+//!
+//! Whoever wants to know why a byte is as it is: the disassembly of a table (`iasl -d`) reads like the functions here.
+
+mod aml;
+mod blobs;
+mod dsdt;
+mod facp;
+mod fixed;
+mod header;
+mod madt;
+mod shape;
+mod srat;
+#[cfg(test)]
+mod tests;
+
+pub use self::{
+    blobs::AcpiError,
+    shape::{MAX_CPUS, MAX_EXPANDER_PORTS, MAX_NODES, Shape, ShapeError},
+};
+use super::registers::sha384;
+
+/// QEMU pads the tables to a multiple of this.
+const UNIT: usize = 128 << 10;
+
+/// The measurements of the loader commands, of the root pointer and of the tables.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct AcpiDigests {
+    /// Of the loader commands.
+    pub loader: [u8; 48],
+    /// Of the root system description pointer.
+    pub rsdp: [u8; 48],
+    /// Of the tables.
+    pub tables: [u8; 48],
+}
+
+/// The three files that the firmware measures.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AcpiFiles {
+    /// `etc/table-loader`.
+    pub loader: Vec<u8>,
+    /// `etc/acpi/rsdp`.
+    pub rsdp: Vec<u8>,
+    /// `etc/acpi/tables`.
+    pub tables: Vec<u8>,
+}
+
+impl AcpiDigests {
+    /// Measures what QEMU gives to the guest of a VM.
+    pub fn of_vm(shape: &Shape) -> Self {
+        AcpiFiles::of_vm(shape).digests()
+    }
+
+    /// Measures given tables, and what QEMU makes for them.
+    ///
+    /// # Errors
+    /// [`AcpiError`].
+    pub fn of_tables(tables: &[u8]) -> Result<Self, AcpiError> {
+        Ok(AcpiFiles::of_tables(tables.to_vec())?.digests())
+    }
+}
+
+impl AcpiFiles {
+    /// What QEMU gives to the guest of a VM.
+    pub fn of_vm(shape: &Shape) -> Self {
+        Self::of_tables(tables(shape)).expect("the tables that are made here are well-formed")
+    }
+
+    /// Given tables, and what QEMU makes for them.
+    ///
+    /// # Errors
+    /// [`AcpiError`].
+    pub fn of_tables(tables: Vec<u8>) -> Result<Self, AcpiError> {
+        Ok(Self { loader: blobs::loader(&tables)?, rsdp: blobs::rsdp(&tables)?, tables })
+    }
+
+    fn digests(&self) -> AcpiDigests {
+        AcpiDigests {
+            loader: sha384(&[&self.loader]),
+            rsdp: sha384(&[&self.rsdp]),
+            tables: sha384(&[&self.tables]),
+        }
+    }
+}
+
+/// `etc/acpi/tables`.
+fn tables(shape: &Shape) -> Vec<u8> {
+    let mut tables = fixed::facs();
+    let dsdt = tables.len() as u32;
+    tables.extend(dsdt::dsdt(shape));
+    let mut listed = Vec::new();
+    let described = [Some(facp::facp(shape, dsdt)), Some(madt::madt(shape)), srat::srat(shape)];
+    for table in described.into_iter().flatten().chain([fixed::mcfg(), fixed::waet()]) {
+        listed.push(tables.len() as u32);
+        tables.extend(table);
+    }
+    tables.extend(fixed::rsdt(&listed));
+    tables.resize(tables.len().next_multiple_of(UNIT), 0);
+    tables
+}
