@@ -32,12 +32,12 @@ pub(super) fn run(explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
 
 fn lived(explicit: Option<&Path>, log: &ProcessLog) -> anyhow::Result<ExitCode> {
     keep_memory_in()?;
-    raise_descriptors();
-    let (config, notices) = Config::load(explicit)?;
+    let (mut config, notices) = Config::load(explicit)?;
     for notice in notices {
         // Without its file: `kms check` names that, and paths do not belong in a log.
         tracing::warn!("{}: {}", notice.key, notice.message);
     }
+    fit_descriptors(&mut config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(config, log));
     // A task that waits for a disk must not keep the process.
@@ -130,10 +130,50 @@ fn keep_memory_in() -> anyhow::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("this process cannot be made undumpable")
 }
 
-/// As many descriptors as the system lets us have: each connection is one, and so is each question to a back end.
-fn raise_descriptors() {
+/// Descriptors for files, back ends and the listeners themselves.
+const OTHER_DESCRIPTORS: u64 = 256;
+
+/// As many descriptors as the system lets us have: each connection is one, and so is each question to a back end. If they
+/// are not enough for `core.limits.max_connections`, there will be fewer connections: a listener without descriptors
+/// could not accept anyone, nor could the policy be asked.
+fn fit_descriptors(config: &mut Config) {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
         tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let listeners = if config.core.admin.enabled { 2 } else { 1 };
+    let connections = config.core.limits.max_connections;
+    let fitting = fitting(getrlimit(Resource::Nofile).current, listeners);
+    if fitting < connections {
+        tracing::warn!(
+            "the limit of open files (ulimit -Hn) allows {fitting} connections of each listener, not the {connections} of \
+             core.limits.max_connections"
+        );
+        config.core.limits.max_connections = fitting;
+    }
+}
+
+/// The connections of each listener for which there are descriptors; no limit is `None`.
+fn fitting(descriptors: Option<u64>, listeners: u64) -> usize {
+    let Some(descriptors) = descriptors else { return usize::MAX };
+    let connections = descriptors.saturating_sub(OTHER_DESCRIPTORS) / listeners;
+    usize::try_from(connections).unwrap_or(usize::MAX).max(16)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_fit_the_descriptors() {
+        for (descriptors, listeners, expected) in [
+            (None, 2, usize::MAX),
+            (Some(1_048_576), 1, 1_048_320),
+            (Some(1024), 2, 384),
+            (Some(1024), 1, 768),
+            (Some(64), 2, 16),
+        ] {
+            assert_eq!(fitting(descriptors, listeners), expected, "{descriptors:?}");
+        }
     }
 }
