@@ -266,6 +266,31 @@ async fn without_a_guest_agent_no_keys_are_made() {
 }
 
 #[tokio::test]
+async fn between_finish_and_serving_the_methods_of_the_kms_are_not_ready_rather_than_unknown() {
+    let taken = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let port = taken.local_addr().expect("an address").port();
+    let world = World::onboarding_with(&format!("rpc.port = {port}")).await;
+    world.bootstrap().await;
+    let callers = [world.caller().plain(), world.caller().http1(), world.caller().http2()];
+    for caller in &callers {
+        assert_eq!(caller.json("GetMeta", json!({})).await.status, 404, "before");
+    }
+    assert_eq!(callers[0].get("/finish").await.status, 200);
+    for caller in &callers {
+        for method in ["GetMeta", "KMS.GetMeta", "GetAppKey"] {
+            let answer = caller.json(method, json!({})).await;
+            assert_eq!(answer.header("retry-after"), "1", "{method}");
+            let text = "onboarding is over, and keys are not served yet; try again";
+            assert_eq!(answer.refusal(), (503, text.to_owned()), "{method}");
+        }
+        assert_eq!(caller.json("Nope", json!({})).await.status, 404);
+        assert_eq!(caller.json("GetAttestationInfo", json!({})).await.status, 200);
+    }
+    let refused = world.caller().grpc().await.get_meta(()).await.expect_err("not yet");
+    assert_eq!(refused.code(), tonic::Code::Unavailable);
+}
+
+#[tokio::test]
 async fn finish_before_there_are_keys_is_answered_and_changes_nothing() {
     let world = World::onboarding().await;
     let caller = world.caller().plain();

@@ -6,19 +6,20 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
-    middleware,
+    middleware::{self, Next},
     response::Response,
     routing::{any, get},
 };
 use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
+use tokio::sync::watch;
 
 use super::{
     entrance::{self, Entrance},
     grpc,
     probes::{self, Reader},
     prpc::{self, Call, Dispatch, Encoding},
-    setup, web,
+    setup, status, web,
 };
 use crate::{
     config::BodyLimits,
@@ -71,6 +72,7 @@ pub fn onboarding(
             }
         })
     };
+    let finished = service.finished();
     let router = prpc_routes(Arc::clone(&service), limits)
         .merge(web::onboarding())
         .merge(setup::routes(setup))
@@ -78,8 +80,25 @@ pub fn onboarding(
         .merge(probes::routes(Arc::clone(&readiness), Reader::Anyone))
         .route("/finish", finish)
         .merge(grpc::onboarding(service, limits, readiness))
-        .fallback(not_found);
+        .fallback(not_found)
+        .layer(middleware::from_fn_with_state(finished, not_yet));
     router.layer(middleware::from_fn_with_state(Arc::new(Entrance::new(token)), entrance::pass))
+}
+
+/// After `Finish`, until keys are served, a method of the KMS phase is not unknown but about to come.
+async fn not_yet(State(finished): State<watch::Receiver<bool>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+    let is_method = path.starts_with("/prpc/") || path.starts_with("/kms.KMS/");
+    let comes = Method::find(Service::Kms, name).is_some() && Method::find(Service::Onboard, name).is_none();
+    if !(*finished.borrow() && is_method && comes) {
+        return next.run(request).await;
+    }
+    let cause = Error::new(Code::NotReady, "onboarding is over, and keys are not served yet; try again");
+    if grpc::is_grpc(&request) {
+        return status::grpc_answer(&cause);
+    }
+    prpc::refuse(request, &cause).await.map(Body::new)
 }
 
 /// The admin listener.
