@@ -153,7 +153,8 @@ impl Kms {
             tls: Some(tls),
             plain: PlainHttp::Served,
             front: Arc::new(
-                Front::new(router, Arc::clone(&shared.metrics)).limited(Arc::clone(&shared.limit)),
+                Front::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
+                    .limited(Arc::clone(&shared.limit)),
             ),
         };
         let (phases, phase) = watch::channel(phase);

@@ -424,6 +424,16 @@ impl Metrics {
         self.shed.with_label_values(&["unauthenticated_per_second"]).inc();
     }
 
+    /// Counts a request for which there was no memory left.
+    pub fn memory_refused(&self) {
+        self.shed.with_label_values(&["max_request_memory"]).inc();
+    }
+
+    /// Counts an idle connection that was closed for a new one.
+    pub fn connection_evicted(&self) {
+        self.shed.with_label_values(&["idle_connection"]).inc();
+    }
+
     /// Counts wrong credentials on the admin listener.
     pub fn credentials_failed(&self) {
         self.failed_credentials.inc();

@@ -6,7 +6,10 @@ use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
 
 use cvm_kms::proto::{AppKeyResponse, GetAppKeyRequest, GetMetaResponse};
 use serde_json::json;
-use support::{World, eventually, http::post};
+use support::{
+    World, eventually,
+    http::{post, request},
+};
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
 /// What every KMS under test relaxes, since its platform is simulated.
@@ -203,6 +206,10 @@ async fn more_connections_than_configured_are_closed_at_once() {
         assert_eq!(line.json("GetMeta", json!({})).await.status, 200);
         lines.push(line);
     }
+    // None is idle for a second, so none makes room.
+    for line in &mut lines {
+        assert_eq!(line.json("GetMeta", json!({})).await.status, 200);
+    }
     let mut fourth = TcpStream::connect(world.address()).await.expect("the port is open");
     let ended =
         tokio::time::timeout(Duration::from_secs(2), fourth.read(&mut [0; 8])).await.expect("closed at once");
@@ -210,6 +217,36 @@ async fn more_connections_than_configured_are_closed_at_once() {
     assert_eq!(lines[0].json("GetMeta", json!({})).await.status, 200);
     lines.pop();
     eventually("a free place", async || world.caller().try_json("GetMeta", json!({})).await.ok()).await;
+}
+
+#[tokio::test]
+async fn idle_connections_of_strangers_make_room_and_two_addresses_shut_nobody_out() {
+    let mut world = World::ready().await;
+    world.configure("core.limits.max_connections = 16\ncore.metrics.enabled = true");
+    world.start().await.expect("starts");
+    let from = async |last: u8| {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, last], 0).into()).expect("an address of loopback");
+        socket.connect(world.address()).await.expect("the port is open")
+    };
+    let mut held = Vec::new();
+    for number in 0..14 {
+        held.push(from(3 + number / 7).await);
+    }
+    assert!(world.caller().try_json("GetMeta", json!({})).await.is_err(), "none is idle for long enough yet");
+    tokio::time::sleep(Duration::from_millis(1100)).await;
+    let mut line = world.caller().connect().await.expect("room is made");
+    assert_eq!(line.json("GetMeta", json!({})).await.status, 200);
+    let metrics = line.send(request("GET", "/metrics", "")).await;
+    let evicted = "cvm_kms_shed_total{limit=\"idle_connection\"} 1";
+    assert!(metrics.text().contains(evicted), "{}", metrics.text());
+    // One of theirs was closed.
+    let mut closed = 0;
+    for stream in &mut held {
+        let read = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0; 8])).await;
+        closed += usize::from(read.is_ok());
+    }
+    assert_eq!(closed, 1);
 }
 
 #[tokio::test]

@@ -17,6 +17,7 @@ use support::{
     Caller, World,
     grpc::origin,
     http::{json, post, request, with},
+    process::run,
 };
 use tonic_health::pb::{
     HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
@@ -603,6 +604,139 @@ async fn grpc_health_and_reflection_tell_what_is_served() {
     let file = answers.message().await.expect("an answer").expect("an answer").message_response;
     let Some(MessageResponse::FileDescriptorResponse(file)) = file else { panic!("a file: {file:?}") };
     assert!(!file.file_descriptor_proto.is_empty());
+}
+
+#[tokio::test]
+async fn each_message_of_a_stream_counts_as_a_request() {
+    let mut world = World::ready().await;
+    world.configure("core.limits = { unauthenticated_per_second = 1, unauthenticated_burst = 5 }");
+    world.start().await.expect("starts");
+    let channel = world.caller().channel().await.expect("a connection");
+    let mut reflection = ServerReflectionClient::with_origin(channel, origin());
+    let list = || ServerReflectionRequest {
+        host: String::new(),
+        message_request: Some(MessageRequest::ListServices(String::new())),
+    };
+    for (sent, most) in [(3, 3), (50, 10)] {
+        let requests = futures_util::stream::iter((0..sent).map(move |_| list()));
+        let mut answered = 0;
+        if let Ok(answers) = reflection.server_reflection_info(requests).await {
+            let mut answers = answers.into_inner();
+            while let Ok(Some(_)) = answers.message().await {
+                answered += 1;
+            }
+        }
+        assert!(answered <= most && (sent > most || answered == sent), "{answered} of {sent} messages");
+    }
+}
+
+#[tokio::test]
+async fn messages_of_a_stream_are_short() {
+    let world = World::ready().await;
+    let channel = world.caller().channel().await.expect("a connection");
+    let mut reflection = ServerReflectionClient::with_origin(channel, origin());
+    for (length, answered) in [(8 * 1024, true), (32 * 1024, false)] {
+        let symbol = ServerReflectionRequest {
+            host: String::new(),
+            message_request: Some(MessageRequest::FileContainingSymbol("x".repeat(length))),
+        };
+        let requests = futures_util::stream::iter([symbol]);
+        // What is not found is an answer; nothing, or an end, is none.
+        let found = match reflection.server_reflection_info(requests).await {
+            Ok(answers) => answers.into_inner().message().await.err().map(|status| status.code()),
+            Err(status) => Some(status.code()),
+        };
+        assert_eq!(found == Some(tonic::Code::NotFound), answered, "{length}: {found:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_need_the_body_waits_for_its_end() {
+    let world = World::ready().await;
+    for path in ["/nope", "/health", "/finish", "/prpc/Nope", "/prpc/GetMeta"] {
+        let (sender, body) = tokio::sync::mpsc::channel::<Bytes>(4);
+        let body = futures_util::stream::unfold(body, |mut body| async {
+            body.recv().await.map(|data| (Ok::<_, tonic::Status>(http_body::Frame::data(data)), body))
+        });
+        let body = tonic::body::Body::new(http_body_util::StreamBody::new(body));
+        let request = Request::post(format!("https://localhost{path}")).body(body).expect("a request");
+        let mut channel = world.caller().channel().await.expect("a connection");
+        let answer = tokio::spawn(tower::Service::call(&mut channel, request));
+        sender.send(Bytes::from_static(b"{")).await.expect("sent");
+        tokio::time::sleep(std::time::Duration::from_millis(200)).await;
+        assert!(!answer.is_finished(), "{path}: answered before the end of the body");
+        sender.send(Bytes::from_static(b"}")).await.expect("the body is still read");
+        drop(sender);
+        let status = answer.await.expect("no panic").expect("an answer").status();
+        assert!([200, 404, 405].contains(&status.as_u16()), "{path}: {status}");
+    }
+}
+
+#[tokio::test]
+async fn curl_gets_each_answer_that_does_not_need_the_body() {
+    let world = World::ready().await;
+    for path in ["/nope", "/health", "/finish", "/prpc/Nope"] {
+        for _ in 0..12 {
+            let url = format!("https://{}{path}", world.address());
+            let arguments = ["-sk", "--http2", "-d", "{}", "-o", "/dev/null", "-w", "%{http_code}", &url];
+            let status = run("curl", &arguments, "").await.expect_ok().out;
+            assert!(["200", "404", "405"].contains(&status.as_str()), "{path}: {status}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn bodies_in_flight_have_one_budget_and_an_address_its_share() {
+    let mut world = World::ready().await;
+    world.configure("core.limits.max_request_memory = \"32MiB\"\ncore.metrics.enabled = true");
+    world.start().await.expect("starts");
+    let mut channel = world.caller().channel().await.expect("a connection");
+    let unfinished = |channel: &mut support::Channel| {
+        let begin =
+            futures_util::stream::iter([Ok(http_body::Frame::data(Bytes::from(vec![b' '; 1_000_000])))]);
+        let body = futures_util::StreamExt::chain(
+            begin,
+            futures_util::stream::pending::<Result<_, tonic::Status>>(),
+        );
+        let body = tonic::body::Body::new(http_body_util::StreamBody::new(body));
+        let request = Request::post("https://localhost/prpc/SignCert?json").body(body).expect("a request");
+        tokio::spawn(tower::Service::call(channel, request))
+    };
+    // A quarter of 32 MiB, at twice their size: four fit.
+    let held: Vec<_> = (0..8).map(|_| unfinished(&mut channel)).collect();
+    let refused = support::eventually("bodies are refused", async || {
+        let refused = held.iter().filter(|answer| answer.is_finished()).count();
+        (refused >= 4).then_some(refused)
+    })
+    .await;
+    assert_eq!(refused, 4, "the others still fit");
+    let mut kept = Vec::new();
+    for answer in held {
+        match answer.is_finished() {
+            true => {
+                let answer = answer.await.expect("no panic").expect("an answer");
+                assert_eq!(answer.status(), 503);
+                assert_eq!(answer.headers()["retry-after"], "1");
+            }
+            false => kept.push(answer),
+        }
+    }
+    let metrics = world.caller().get("/metrics").await;
+    assert!(
+        metrics.text().contains("cvm_kms_shed_total{limit=\"max_request_memory\"} 4"),
+        "{}",
+        metrics.text()
+    );
+    for answer in kept {
+        answer.abort();
+    }
+    drop(channel);
+    let whole = "x".repeat(900_000);
+    support::eventually("the memory is free again", async || {
+        let body = json!({ "api_version": 1, "csr": "", "signature": "", "vm_config": whole });
+        (world.caller().json("SignCert", body).await.status != 503).then_some(())
+    })
+    .await;
 }
 
 /// `grpc-status` of an answer, in its trailers or, where there is nothing else, in its headers.

@@ -172,7 +172,7 @@ impl Serving {
         };
         let shown = core.metrics.enabled.then(|| Arc::clone(&shared.metrics));
         let router = transport::kms(service, &shared.config.rpc.limits, shown, Arc::clone(&readiness));
-        let front = Front::new(router, Arc::clone(&shared.metrics))
+        let front = Front::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
             .readable_by(&shared.config.rpc.cors_origins)
             .versioned();
@@ -189,7 +189,7 @@ impl Serving {
         let admin = &shared.config.core.admin;
         let Some(credentials) = &shared.credentials else { return Ok(None) };
         let router = transport::admin(Arc::clone(&self.admin), &admin.limits, Arc::clone(&self.readiness));
-        let front = Front::new(router, Arc::clone(&shared.metrics))
+        let front = Front::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
             .guarded(Arc::clone(credentials));
         let (tls, plain) = match &self.admin_tls {

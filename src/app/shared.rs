@@ -31,6 +31,7 @@ use crate::{
         handshake::Handshakes,
         limit::AddressLimit,
         listener::{self, Bounds, Phase},
+        memory::RequestMemory,
     },
 };
 
@@ -49,6 +50,7 @@ pub(super) struct Shared {
     pub(super) metrics: Arc<Metrics>,
     pub(super) limit: Arc<AddressLimit>,
     handshakes: Arc<Handshakes>,
+    pub(super) memory: Arc<RequestMemory>,
     pub(super) posture: Posture,
     pub(super) admin_address: Arc<OnceLock<SocketAddr>>,
     /// How far the switch to the KMS phase has come, for who watches it.
@@ -91,6 +93,9 @@ impl Shared {
                 core.limits.unauthenticated_per_second,
                 core.limits.unauthenticated_burst,
             )),
+            memory: RequestMemory::new(
+                core.limits.max_request_memory.unwrap_or_else(RequestMemory::default_total),
+            ),
             handshakes: Arc::new(Handshakes::new(Arc::clone(&metrics))),
             config: Arc::clone(config),
             attester,

@@ -30,6 +30,7 @@ use crate::{
         front::Front,
         handshake::Handshakes,
         listener::{self, Bounds, Phase, PlainHttp},
+        memory::RequestMemory,
     },
 };
 
@@ -124,8 +125,9 @@ async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<Exit
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
     let metrics = Arc::new(Metrics::new([("bootAuth", Kind::Other)]));
+    let memory = RequestMemory::new(RequestMemory::default_total());
     let handshakes = Arc::new(Handshakes::new(Arc::clone(&metrics)));
-    let front = Arc::new(Front::new(auth_backend::router(backend), Arc::clone(&metrics)));
+    let front = Arc::new(Front::new(auth_backend::router(backend), memory, Arc::clone(&metrics)));
     let phase = Phase { number: 0, tls: None, plain: PlainHttp::Served, front };
     let (phases, phase) = watch::channel(phase);
     let serving = tokio::spawn(listener::serve(listener, phase, BOUNDS, handshakes, metrics));

@@ -329,6 +329,8 @@ pub struct Limits {
     pub unauthenticated_burst: NonZeroU32,
     /// Open connections of one listener.
     pub max_connections: usize,
+    /// Bytes that all requests together may hold; `None` is a tenth of the memory there is.
+    pub max_request_memory: Option<usize>,
     /// End of a TLS handshake.
     pub handshake_timeout: Duration,
     /// End of one request.

@@ -257,11 +257,23 @@ fn limits(section: &mut Section<'_>) -> Limits {
         unauthenticated_per_second: section.required("unauthenticated_per_second", NonZeroU32::MIN, positive),
         unauthenticated_burst: section.required("unauthenticated_burst", NonZeroU32::MIN, positive),
         max_connections: section.required("max_connections", NonZeroU32::MIN, positive).get() as usize,
+        max_request_memory: section.required("max_request_memory", None, request_memory),
         handshake_timeout: section.required("handshake_timeout", Duration::ZERO, finite_duration),
         request_timeout: section.required("request_timeout", Duration::ZERO, finite_duration),
         idle_timeout: section.required("idle_timeout", Duration::ZERO, finite_duration),
         shutdown_grace: section.required("shutdown_grace", Duration::ZERO, finite_duration),
     }
+}
+
+/// `auto`, or a size.
+fn request_memory(value: Value) -> Result<Option<usize>, String> {
+    const MIN: usize = 16 << 20;
+    let text = values::string(value)?;
+    if text == "auto" {
+        return Ok(None);
+    }
+    let size = values::size(&text).ok().filter(|size| *size >= MIN);
+    size.map(Some).ok_or_else(|| "must be \"auto\" or a size from 16MiB such as 256MiB".to_owned())
 }
 
 fn positive(value: Value) -> Result<NonZeroU32, String> {

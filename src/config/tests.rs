@@ -308,6 +308,14 @@ fn every_wrong_value_is_a_finding() {
             "core.onboard.auto_bootstrap_domain: domain contains an invalid DNS label",
         ),
         ("core.limits.max_connections = 0", "core.limits.max_connections: must be a whole number from 1"),
+        (
+            "core.limits.max_request_memory = '1MiB'",
+            "core.limits.max_request_memory: must be \"auto\" or a size",
+        ),
+        (
+            "core.limits.max_request_memory = 'much'",
+            "core.limits.max_request_memory: must be \"auto\" or a size",
+        ),
         ("core.limits.request_timeout = 'never'", "core.limits.request_timeout: must have an end"),
         ("core.limits.request_timeout = '0s'", "core.limits.request_timeout: must have an end"),
         ("core.onboard.quote_enabled = 'no'", "core.onboard.quote_enabled: must be true or false"),

@@ -1,19 +1,35 @@
-//! Request bodies, bounded in size and time.
+//! Bodies: those of requests bounded in size, time and memory, and read to their end before the answer.
 
-use std::{pin::pin, time::Duration};
+use std::{
+    error::Error as StdError,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError, Weak},
+    task::{Context, Poll, ready},
+    time::Duration,
+};
 
 use bytes::{Bytes, BytesMut};
-use http_body::Body;
+use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 
+use super::{
+    activity::Running,
+    memory::{Exhausted, Reservation},
+};
 use crate::error::{Code, Error};
 
 /// How long a caller may take to send a body.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
-/// How much of an oversize body is read and thrown away, so that the caller gets to see the answer.
-pub(super) const DRAIN_BYTES: usize = 16 * 1024 * 1024;
+/// How much of a body that was too large is read and thrown away.
+const MAX_OVERSIZE_DRAIN: usize = 16 * 1024 * 1024;
+/// The same of a body that the answer did not depend on.
+const MAX_DRAIN: usize = 1024 * 1024;
 /// And for how long.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
+/// Bodies from this length are large when they are decoded.
+const LARGE: usize = 16 * 1024;
+
+type BoxError = Box<dyn StdError + Send + Sync>;
 
 /// A body that could not be read, with what was read of it.
 #[derive(Debug)]
@@ -27,14 +43,19 @@ pub(super) struct ReadError {
 /// The whole body, at most `limit` bytes of it.
 ///
 /// # Errors
-/// [`Code::TooLarge`] over the limit, [`Code::InvalidRequest`] when the connection breaks or the time is over.
-pub(super) async fn read<B: Body<Data = Bytes>>(body: B, limit: usize) -> Result<Bytes, ReadError> {
+/// [`Code::TooLarge`] over the limit, [`Code::Unavailable`] without memory for it, [`Code::InvalidRequest`] when the
+/// connection breaks or the time is over.
+pub(super) async fn read<B>(body: B, limit: usize) -> Result<Bytes, ReadError>
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<BoxError>,
+{
     let mut body = pin!(body);
     let mut all = BytesMut::new();
     let mut only: Option<Bytes> = None;
     let outcome = tokio::time::timeout(TIME_LIMIT, async {
         while let Some(frame) = body.frame().await {
-            let frame = frame.map_err(|_| Error::invalid("failed to read data: the body ended early"))?;
+            let frame = frame.map_err(|error| broken(&*error.into()))?;
             let Ok(data) = frame.into_data() else { continue };
             let seen = only.as_ref().map_or(all.len(), Bytes::len);
             if seen + data.len() > limit {
@@ -57,28 +78,189 @@ pub(super) async fn read<B: Body<Data = Bytes>>(body: B, limit: usize) -> Result
     let begin = only.unwrap_or_else(|| all.freeze());
     match outcome {
         Ok(()) => Ok(begin),
-        Err(cause) => {
-            let mut drained = begin.len();
-            let drain = async {
-                while let Some(Ok(frame)) = body.frame().await {
-                    drained += frame.data_ref().map_or(0, Bytes::len);
-                    if drained > DRAIN_BYTES {
-                        break;
-                    }
-                }
-            };
-            // An answer before the end of the body resets the stream in HTTP/2; a slow sender only loses that nicety.
-            let _ = tokio::time::timeout(DRAIN_TIME, drain).await;
-            Err(ReadError { begin, cause })
+        Err(cause) => Err(ReadError { begin, cause }),
+    }
+}
+
+/// What a caller is told whose body broke off with `error`.
+pub(super) fn broken(error: &(dyn StdError + 'static)) -> Error {
+    let mut cause = Some(error);
+    while let Some(error) = cause {
+        if let Some(exhausted) = error.downcast_ref::<Exhausted>() {
+            return Error::new(Code::Unavailable, exhausted.to_string());
         }
+        cause = error.source();
+    }
+    Error::invalid("failed to read data: the body ended early")
+}
+
+/// The body of a request: what has come of it is counted, and what is left of it when nobody wants more is kept for
+/// [`Rest::drain`].
+pub(super) struct RequestBody<B: Body> {
+    body: Option<B>,
+    reservation: Arc<Reservation>,
+    request: Weak<Running>,
+    read: usize,
+    rest: Weak<Mutex<Option<Left<B>>>>,
+}
+
+/// A body that was dropped before its end.
+struct Left<B> {
+    body: B,
+    read: usize,
+}
+
+/// What a request body leaves behind.
+pub(super) struct Rest<B>(Arc<Mutex<Option<Left<B>>>>);
+
+impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
+    /// The body of `request`, counted in `reservation`.
+    pub(super) fn new(body: B, reservation: Arc<Reservation>, request: &Arc<Running>) -> (Self, Rest<B>) {
+        if body.is_end_stream() {
+            request.received();
+        }
+        let rest = Arc::new(Mutex::new(None));
+        let (request, left) = (Arc::downgrade(request), Arc::downgrade(&rest));
+        (Self { body: Some(body), reservation, request, read: 0, rest: left }, Rest(rest))
+    }
+}
+
+impl<B> Body for RequestBody<B>
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<BoxError>,
+{
+    type Data = Bytes;
+    type Error = BoxError;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
+        let this = &mut *self;
+        let Some(body) = &mut this.body else { return Poll::Ready(None) };
+        let frame = match ready!(Pin::new(body).poll_frame(context)) {
+            Some(Ok(frame)) => frame,
+            Some(Err(error)) => {
+                this.body = None;
+                return Poll::Ready(Some(Err(error.into())));
+            }
+            None => {
+                this.body = None;
+                if let Some(request) = this.request.upgrade() {
+                    request.received();
+                }
+                let decoded = if this.read >= LARGE { this.reservation.decode(this.read) } else { Ok(()) };
+                return Poll::Ready(decoded.err().map(|exhausted| Err(exhausted.into())));
+            }
+        };
+        let length = frame.data_ref().map_or(0, Bytes::len);
+        this.read = this.read.saturating_add(length);
+        Poll::Ready(Some(match this.reservation.receive(length) {
+            Ok(()) => Ok(frame),
+            Err(exhausted) => Err(exhausted.into()),
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        // A large one ends in what its decoding takes.
+        self.body.as_ref().is_none_or(|body| self.read < LARGE && body.is_end_stream())
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.as_ref().map_or_else(|| SizeHint::with_exact(0), Body::size_hint)
+    }
+}
+
+impl<B: Body> Drop for RequestBody<B> {
+    fn drop(&mut self) {
+        let Some(body) = self.body.take().filter(|body| !body.is_end_stream()) else { return };
+        if let Some(rest) = self.rest.upgrade() {
+            *rest.lock().unwrap_or_else(PoisonError::into_inner) = Some(Left { body, read: self.read });
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Rest<B> {
+    /// All of a body that nobody reads.
+    pub(super) fn of(body: B) -> Self {
+        Self(Arc::new(Mutex::new(Some(Left { body, read: 0 }))))
+    }
+
+    /// Forgets a body of which nothing was read: its sender waits to be asked for it (`Expect: 100-continue`).
+    pub(super) fn forget_unread(&self) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take_if(|left| left.read == 0);
+    }
+
+    /// Reads what the answer did not need and throws it away: in HTTP/2 an answer before the end of the body resets the
+    /// stream, and callers that are still sending lose it. A large or slow rest is given up.
+    pub(super) async fn drain(self) {
+        let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let Some(Left { mut body, read }) = left else { return };
+        let limit = if read == 0 { MAX_DRAIN } else { MAX_OVERSIZE_DRAIN };
+        if body.size_hint().lower() > limit as u64 {
+            return;
+        }
+        let drain = async {
+            let mut drained = 0;
+            while let Some(Ok(frame)) = body.frame().await {
+                drained += frame.data_ref().map_or(0, Bytes::len);
+                if drained > limit {
+                    break;
+                }
+            }
+        };
+        let _ = tokio::time::timeout(DRAIN_TIME, drain).await;
+    }
+}
+
+/// The body of an answer, which counts until it is sent.
+pub(super) struct HeldBody {
+    body: axum::body::Body,
+    _reservation: Arc<Reservation>,
+}
+
+impl HeldBody {
+    /// Counts `body` in place of its request.
+    pub(super) fn new(body: axum::body::Body, reservation: Arc<Reservation>) -> Self {
+        reservation.answered(body.size_hint().exact());
+        Self { body, _reservation: reservation }
+    }
+}
+
+impl Body for HeldBody {
+    type Data = Bytes;
+    type Error = axum::Error;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
+        Pin::new(&mut self.body).poll_frame(context)
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::IpAddr;
+
     use http_body_util::{Full, StreamBody};
 
-    use super::*;
+    use super::{
+        super::{
+            activity::{Activity, Use},
+            memory::{Holder, RequestMemory},
+        },
+        *,
+    };
 
     #[tokio::test]
     async fn the_limit_itself_is_accepted_and_one_byte_more_is_not() {
@@ -93,6 +275,50 @@ mod tests {
             .map(|part| Ok::<_, std::convert::Infallible>(http_body::Frame::data(Bytes::from_static(part))));
         let body = StreamBody::new(tokio_stream_of(frames));
         assert_eq!(&read(body, 16).await.expect("fits")[..], b"abcdef");
+    }
+
+    fn running() -> Arc<Running> {
+        let activity = Activity::new(IpAddr::from([192, 0, 2, 1]), Arc::default());
+        Arc::new(Arc::new(activity).begin(Use::Method))
+    }
+
+    fn reservation(total: usize) -> Arc<Reservation> {
+        let address = IpAddr::from([192, 0, 2, 1]);
+        RequestMemory::new(total).open(address, Holder::Admitted, 0).expect("room")
+    }
+
+    fn parts(count: usize) -> impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin {
+        let part = || Ok(Frame::data(Bytes::from_static(&[0; 1024])));
+        StreamBody::new(tokio_stream_of((0..count).map(|_| part()).collect::<Vec<_>>()))
+    }
+
+    #[tokio::test]
+    async fn a_body_beyond_the_budget_is_unavailable_for_now_as_it_comes_and_as_it_is_decoded() {
+        for (count, code) in
+            [(8, None), (15, None), (16, Some(Code::Unavailable)), (40, Some(Code::Unavailable))]
+        {
+            // 4 KiB are the request's. A body of 16 KiB fits, and what is decoded from it does not.
+            let (body, rest) = RequestBody::new(parts(count), reservation((4 + 32) * 1024), &running());
+            let outcome = read(axum::body::Body::new(body), 1 << 20).await;
+            assert_eq!(outcome.err().map(|error| error.cause.code()), code, "{count} KiB");
+            assert_eq!(rest.0.lock().expect("lock").is_some(), count == 40, "{count} KiB: what is left");
+            rest.drain().await;
+        }
+    }
+
+    #[tokio::test]
+    async fn what_nobody_reads_is_drained_and_an_endless_or_silent_rest_given_up() {
+        let (body, rest) = RequestBody::new(parts(3), reservation(1 << 20), &running());
+        drop(body);
+        tokio::time::timeout(DRAIN_TIME / 2, rest.drain()).await.expect("at once");
+        let announced = Full::new(Bytes::from(vec![0; MAX_DRAIN + 1]));
+        let (body, rest) = RequestBody::new(announced, reservation(1 << 20), &running());
+        drop(body);
+        tokio::time::timeout(DRAIN_TIME / 2, rest.drain()).await.expect("at once");
+        let silent = StreamBody::new(futures_util::stream::pending::<Result<Frame<Bytes>, BoxError>>());
+        let (body, rest) = RequestBody::new(silent, reservation(1 << 20), &running());
+        drop(body);
+        tokio::time::timeout(DRAIN_TIME * 2, rest.drain()).await.expect("given up");
     }
 
     fn tokio_stream_of<T: Unpin>(

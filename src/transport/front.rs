@@ -16,11 +16,13 @@ use tokio::time::timeout;
 use tower::Service as _;
 
 use super::{
-    activity::Activity,
+    activity::{Activity, Use},
+    body::{HeldBody, RequestBody, Rest},
     cors::Cors,
     grpc,
     guard::Guard,
-    limit::AddressLimit,
+    limit::{AddressLimit, MessageLimit},
+    memory::{Exhausted, Holder, RequestMemory, Reservation},
     probes,
     prpc::{self, Encoding},
     refusal_log::RefusalLog,
@@ -29,8 +31,8 @@ use super::{
 use crate::{
     error::{Code, Error},
     metrics::Metrics,
-    operator::Credentials,
-    service::Caller,
+    operator::{Credentials, Operator},
+    service::{Access, Caller, METHODS},
 };
 
 pub(super) type Answer = Response<Body>;
@@ -43,13 +45,14 @@ pub struct Front {
     guard: Option<Guard>,
     cors: Option<Cors>,
     headers: HeaderMap,
+    memory: Arc<RequestMemory>,
     metrics: Arc<Metrics>,
     log: RefusalLog,
 }
 
 impl Front {
-    /// A front before `router`.
-    pub fn new(router: Router, metrics: Arc<Metrics>) -> Self {
+    /// A front before `router`; its requests share `memory` with those of other fronts.
+    pub fn new(router: Router, memory: Arc<RequestMemory>, metrics: Arc<Metrics>) -> Self {
         let mut headers = HeaderMap::new();
         for (name, value) in [
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -58,7 +61,16 @@ impl Front {
         ] {
             headers.insert(name, HeaderValue::from_static(value));
         }
-        Self { router, limit: None, guard: None, cors: None, headers, metrics, log: RefusalLog::default() }
+        Self {
+            router,
+            limit: None,
+            guard: None,
+            cors: None,
+            headers,
+            memory,
+            metrics,
+            log: RefusalLog::default(),
+        }
     }
 
     /// Limits addresses, but for connections on which policy has given a permit.
@@ -100,13 +112,36 @@ impl Front {
         ForCaller { front: Arc::clone(self), caller, activity: Arc::clone(activity), limit }
     }
 
-    async fn answer(&self, caller: &Caller, mut request: Request<Body>) -> Answer {
+    /// Memory for a request: its line and headers, and for a guest the evidence in its certificate, which is decoded.
+    fn reserve<B>(&self, caller: &Caller, request: &Request<B>) -> Result<Arc<Reservation>, Exhausted> {
+        // Behind a guard nothing is read of a body before credentials are.
+        let holder = match caller.peer().is_admitted() || self.guard.is_some() {
+            true => Holder::Admitted,
+            false => Holder::Stranger,
+        };
+        let (uri, headers) = (request.uri(), request.headers());
+        let line = uri.path().len() + uri.query().map_or(0, str::len);
+        let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let reservation = self.memory.open(caller.remote(), holder, line + headers)?;
+        if let Some(certificate) = caller.peer().certificate()
+            && is_for_guests(uri.path())
+        {
+            reservation.decode(certificate.len())?;
+        }
+        Ok(reservation)
+    }
+
+    async fn answer(&self, caller: &Caller, activity: &Activity, mut request: Request<Body>) -> Answer {
         let is_exempt = caller.peer().is_admitted() || probes::PATHS.contains(&request.uri().path());
-        let limited = self.limit.as_ref().filter(|_| !is_exempt);
-        if limited.is_some_and(|limit| !limit.admits(caller.remote())) {
-            self.metrics.address_limited();
-            let cause = Error::new(Code::TooManyRequests, "too many requests from this address; slow down");
-            return refusal(grpc::is_grpc(&request), &cause);
+        if let Some(limit) = self.limit.as_ref().filter(|_| !is_exempt) {
+            let limit = MessageLimit::new(Arc::clone(limit), caller.clone(), Arc::clone(&self.metrics));
+            if !limit.admits() {
+                return refusal(
+                    grpc::is_grpc(&request),
+                    &Error::new(Code::TooManyRequests, MessageLimit::REFUSAL),
+                );
+            }
+            request.extensions_mut().insert(limit);
         }
         if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
             return answer;
@@ -116,7 +151,13 @@ impl Front {
             Some(guard) => {
                 let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
                 match guard.identify(verb, uri, headers, caller.remote(), &self.metrics).await {
-                    Ok(operator) => caller.clone().identified(operator),
+                    Ok(operator) => {
+                        // Where no credentials are needed, anyone is an operator.
+                        if operator != Operator::Anyone {
+                            activity.admit();
+                        }
+                        caller.clone().identified(operator)
+                    }
                     Err(refused) => return refused.answer(grpc::is_grpc(&request)),
                 }
             }
@@ -128,6 +169,12 @@ impl Front {
             Err(never) => match never {},
         }
     }
+}
+
+/// Whether a method at this path reads the evidence in the caller's certificate.
+fn is_for_guests(path: &str) -> bool {
+    let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+    METHODS.iter().any(|row| row.access == Access::AttestedCertificate && row.name == name)
 }
 
 /// Collapses repeated slashes and decodes `%2E`: URLs are built by appending to a configured one, and some clients
@@ -172,16 +219,36 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
     fn call(&self, request: Request<Incoming>) -> Self::Future {
         let Self { front, caller, activity, limit } = self.clone();
         Box::pin(async move {
-            let _running = activity.begin();
             let started = Instant::now();
             let is_grpc = grpc::is_grpc(&request);
             let is_head = request.method() == Verb::HEAD;
             let origin = front.cors.as_ref().map(|cors| cors.admitted(request.headers()));
+            let waits_for_continue = request.headers().contains_key(header::EXPECT);
             let mut request = request;
             tidy(request.uri_mut());
+            let purpose =
+                if probes::PATHS.contains(&request.uri().path()) { Use::Probe } else { Use::Method };
+            let running = Arc::new(activity.begin(purpose));
             let observed = front.metrics.observe(request.uri().path());
-            let answer = AssertUnwindSafe(front.answer(&caller, request.map(Body::new))).catch_unwind();
-            let mut answer = match timeout(limit, answer).await {
+            let (reservation, answer, rest) = match front.reserve(&caller, &request) {
+                Ok(reservation) => {
+                    let (parts, body) = request.into_parts();
+                    let (body, rest) = RequestBody::new(body, Arc::clone(&reservation), &running);
+                    let request = Request::from_parts(parts, Body::new(body));
+                    let answer = AssertUnwindSafe(front.answer(&caller, &activity, request)).catch_unwind();
+                    let answer = timeout(limit, answer).await;
+                    if reservation.was_refused() {
+                        front.metrics.memory_refused();
+                    }
+                    (Some(reservation), answer, rest)
+                }
+                Err(exhausted) => {
+                    front.metrics.memory_refused();
+                    let cause = Error::new(Code::Unavailable, exhausted.to_string());
+                    (None, Ok(Ok(refusal(is_grpc, &cause))), Rest::of(request.into_body()))
+                }
+            };
+            let mut answer = match answer {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => {
                     tracing::error!("a request ended in a panic; it was answered with an internal error");
@@ -199,7 +266,20 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
                 Cors::mark(origin, &mut answer);
             }
             front.metrics.answered(observed, status::counted(&answer).as_u16(), started.elapsed());
-            Ok(if is_head { without_body(answer) } else { answer })
+            if caller.peer().is_admitted() {
+                activity.admit();
+            }
+            let answer = if is_head { without_body(answer) } else { answer };
+            let answer = match reservation {
+                Some(reservation) => answer.map(|body| Body::new(HeldBody::new(body, reservation))),
+                None => answer,
+            };
+            // What is thrown away is held by nobody.
+            if waits_for_continue {
+                rest.forget_unread();
+            }
+            rest.drain().await;
+            Ok(answer)
         })
     }
 }

@@ -11,13 +11,7 @@ use http::{HeaderValue, Request as HttpRequest, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use tonic::{Request, Response, Status, service::Routes};
 
-use super::{
-    body::{self, DRAIN_BYTES},
-    grpc_health::Probe,
-    media, prpc,
-    refusal_log::RefusalLog,
-    status,
-};
+use super::{body, grpc_health::Probe, limit::MessageLimit, media, prpc, refusal_log::RefusalLog, status};
 use crate::{
     config::BodyLimits,
     error::Result,
@@ -33,6 +27,10 @@ const UNTYPED_BODY: usize = 16 * 1024;
 
 /// Flag and length before each message.
 const FRAME_HEADER: usize = 5;
+/// A message to the health or reflection service: a name.
+const MAX_STREAM_MESSAGE: usize = 16 * 1024;
+/// All messages of one stream to them.
+const MAX_STREAM: usize = 1024 * 1024;
 
 type GrpcResult<T> = std::result::Result<Response<T>, Status>;
 
@@ -145,52 +143,100 @@ async fn untyped(body: axum::body::Body, status: StatusCode, text: &'static str)
     prpc::plain(status, text).map(axum::body::Body::new)
 }
 
-/// Bounds the body of a request by its method's limit.
+/// Bounds the body of a request: by its method's limit, or message by message where it may be a stream.
 async fn limited(
     service: Service,
     limits: Arc<BodyLimits>,
     request: axum::extract::Request,
 ) -> axum::extract::Request {
     let method = request.uri().path().rsplit('/').next().unwrap_or_default();
-    let Some(row) = Method::find(service, method) else { return request };
-    let limit = limits.of(row.name).unwrap_or(row.body_limit);
-    request.map(|body| axum::body::Body::new(LimitedBody::new(body, limit)))
+    let bounds = match Method::find(service, method) {
+        Some(row) => {
+            let message = limits.of(row.name).unwrap_or(row.body_limit);
+            Bounds { message, body: message + FRAME_HEADER, rate: None }
+        }
+        // Health and reflection.
+        None => {
+            let rate = request.extensions().get().cloned();
+            Bounds { message: MAX_STREAM_MESSAGE, body: MAX_STREAM, rate }
+        }
+    };
+    request.map(|body| axum::body::Body::new(LimitedBody { body, bounds, frame: Frames::default() }))
 }
 
-/// A body that ends in the gRPC status for too much of it: as soon as its first frame announces too long a message, for
-/// which room would be made, and again when more comes than was announced.
+/// What a body may bring.
+struct Bounds {
+    /// The length of a message.
+    message: usize,
+    /// All bytes that may still come.
+    body: usize,
+    /// Messages behind the first, which the request was counted for.
+    rate: Option<MessageLimit>,
+}
+
+/// A body that ends in the gRPC status for too much of it: as soon as a frame announces too long a message, for which
+/// room would be made, and again when more comes than was announced.
 struct LimitedBody {
     body: axum::body::Body,
-    limit: usize,
-    left: usize,
-    /// Flag and length of the first frame, as far as they have come.
+    bounds: Bounds,
+    frame: Frames,
+}
+
+/// How far the frames of gRPC have come in a body.
+#[derive(Default)]
+struct Frames {
+    /// Flag and length of the running frame, as far as they have come.
     header: Vec<u8>,
-    /// How much was thrown away since it was too much: an answer before the end of the body would be lost on callers
-    /// that are still sending.
-    drained: Option<usize>,
+    /// What is missing of its message.
+    missing: usize,
+    /// How many have begun.
+    begun: u64,
+}
+
+impl Frames {
+    /// Reads on in `data`, and calls `begin` with the length that each new frame announces.
+    fn read(
+        &mut self,
+        mut data: &[u8],
+        mut begin: impl FnMut(u64, usize) -> std::result::Result<(), Status>,
+    ) -> std::result::Result<(), Status> {
+        while !data.is_empty() {
+            if self.missing > 0 {
+                let (_, rest) = data.split_at(self.missing.min(data.len()));
+                self.missing -= data.len() - rest.len();
+                data = rest;
+                continue;
+            }
+            let (header, rest) = data.split_at((FRAME_HEADER - self.header.len()).min(data.len()));
+            self.header.extend_from_slice(header);
+            data = rest;
+            if let [_, a, b, c, d] = self.header[..] {
+                self.missing = u32::from_be_bytes([a, b, c, d]) as usize;
+                self.header.clear();
+                self.begun += 1;
+                begin(self.begun, self.missing)?;
+            }
+        }
+        Ok(())
+    }
 }
 
 impl LimitedBody {
-    fn new(body: axum::body::Body, limit: usize) -> Self {
-        Self {
-            body,
-            limit,
-            left: limit + FRAME_HEADER,
-            header: Vec::with_capacity(FRAME_HEADER),
-            drained: None,
-        }
-    }
-
-    fn admits(&mut self, data: &[u8]) -> bool {
-        let missing = FRAME_HEADER - self.header.len();
-        self.header.extend(data.iter().take(missing));
-        let announced = match self.header[..] {
-            [0 | 1, a, b, c, d] => u32::from_be_bytes([a, b, c, d]) as usize,
-            _ => 0,
-        };
-        let Some(left) = self.left.checked_sub(data.len()) else { return false };
-        self.left = left;
-        announced <= self.limit
+    fn admit(&mut self, data: &[u8]) -> std::result::Result<(), Status> {
+        let large = || Status::resource_exhausted("failed to read data: payload too large");
+        let Bounds { message, body, rate } = &mut self.bounds;
+        *body = body.checked_sub(data.len()).ok_or_else(large)?;
+        self.frame.read(data, |number, announced| {
+            if announced > *message {
+                return Err(large());
+            }
+            match rate {
+                Some(rate) if number > 1 && !rate.admits() => {
+                    Err(Status::resource_exhausted(MessageLimit::REFUSAL))
+                }
+                _ => Ok(()),
+            }
+        })
     }
 }
 
@@ -203,27 +249,12 @@ impl Body for LimitedBody {
         context: &mut Context<'_>,
     ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
         let this = &mut *self;
-        loop {
-            let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
-            match (this.drained, frame) {
-                (None, None) => return Poll::Ready(None),
-                (None, Some(Err(_))) => {
-                    let early = Status::invalid_argument("failed to read data: the body ended early");
-                    return Poll::Ready(Some(Err(early)));
-                }
-                (None, Some(Ok(frame))) => match frame.data_ref().is_none_or(|data| this.admits(data)) {
-                    true => return Poll::Ready(Some(Ok(frame))),
-                    false => this.drained = Some(frame.data_ref().map_or(0, Bytes::len)),
-                },
-                (Some(drained), Some(Ok(frame))) if drained <= DRAIN_BYTES => {
-                    this.drained = Some(drained + frame.data_ref().map_or(0, Bytes::len));
-                }
-                (Some(_), _) => {
-                    let large = Status::resource_exhausted("failed to read data: payload too large");
-                    return Poll::Ready(Some(Err(large)));
-                }
-            }
-        }
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            let frame = frame.map_err(|error| status::grpc(&body::broken(&error)))?;
+            frame.data_ref().map_or(Ok(()), |data| this.admit(data))?;
+            Ok(frame)
+        }))
     }
 
     fn is_end_stream(&self) -> bool {

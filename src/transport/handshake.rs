@@ -212,8 +212,9 @@ mod tests {
         assert!(poll_fn(|context| Poll::Ready(second.as_mut().poll(context))).await.is_pending());
         let other = few.turn().await;
         drop(held);
-        second.await;
-        drop((many, few, other));
+        drop(second.await);
+        drop(other);
+        drop((many, few));
         assert!(turns.addresses.lock().expect("lock").is_empty(), "nothing is kept of addresses that left");
     }
 

@@ -1,11 +1,15 @@
 //! How often an address may ask before it has proved anything.
 
 use std::{
+    fmt,
     net::{IpAddr, Ipv6Addr},
     num::NonZeroU32,
+    sync::Arc,
 };
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use crate::{metrics::Metrics, service::Caller};
 
 /// Above this many addresses those that are quiet are forgotten.
 const ADDRESSES: usize = 16 * 1024;
@@ -31,6 +35,38 @@ impl AddressLimit {
             self.0.retain_recent();
             self.0.shrink_to_fit();
         }
+    }
+}
+
+/// The limit as one request meets it: each message of a stream counts as a request.
+#[derive(Clone)]
+pub(super) struct MessageLimit {
+    limit: Arc<AddressLimit>,
+    caller: Caller,
+    metrics: Arc<Metrics>,
+}
+
+impl MessageLimit {
+    /// What a caller is told beyond the limit.
+    pub(super) const REFUSAL: &str = "too many requests from this address; slow down";
+
+    pub(super) fn new(limit: Arc<AddressLimit>, caller: Caller, metrics: Arc<Metrics>) -> Self {
+        Self { limit, caller, metrics }
+    }
+
+    /// Takes a token for a message, unless policy has given a permit on the connection.
+    pub(super) fn admits(&self) -> bool {
+        let admits = self.caller.peer().is_admitted() || self.limit.admits(self.caller.remote());
+        if !admits {
+            self.metrics.address_limited();
+        }
+        admits
+    }
+}
+
+impl fmt::Debug for MessageLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageLimit").finish_non_exhaustive()
     }
 }
 

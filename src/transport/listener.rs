@@ -1,10 +1,9 @@
 //! The listener: accepts connections for whichever phase this KMS is in, and never closes in between.
 
 use std::{
-    collections::HashMap,
     io,
     net::{IpAddr, SocketAddr},
-    sync::{Arc, Mutex, PoisonError},
+    sync::Arc,
     time::Duration,
 };
 
@@ -15,12 +14,12 @@ use hyper_util::{
 use tokio::{
     io::{AsyncRead, AsyncWrite},
     net::{TcpListener, TcpStream},
-    sync::{Semaphore, watch},
+    sync::watch,
     task::JoinSet,
     time::timeout,
 };
 
-use super::{activity::Activity, front::Front, handshake::Handshakes, limit::bucket, tls};
+use super::{activity::Activity, front::Front, handshake::Handshakes, slots::Slots, tls};
 use crate::{admission::Peer, metrics::Metrics, service::Caller};
 
 /// The first byte of a TLS record that opens a handshake (RFC 8446, section 5.1).
@@ -28,6 +27,11 @@ const TLS_HANDSHAKE: u8 = 0x16;
 
 /// How long connections of a phase that is over are still served, for what their callers had already sent.
 const UNDER_WAY: Duration = Duration::from_millis(250);
+
+/// What HTTP/2 callers may send ahead on one stream and on all streams of a connection, in bytes: this much is held for
+/// them before anybody counts it.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 128 * 1024;
 
 /// What a connection meets: the phase at the time it was accepted.
 #[derive(Clone, Debug)]
@@ -54,7 +58,7 @@ pub enum PlainHttp {
 /// Time limits and the number of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Connections at once; further ones are closed at once.
+    /// Connections at once. A further one takes the place of an idle connection of a stranger, or is closed at once.
     pub connections: usize,
     /// From accept to the end of the handshake.
     pub handshake: Duration,
@@ -74,8 +78,7 @@ pub async fn serve(
     handshakes: Arc<Handshakes>,
     metrics: Arc<Metrics>,
 ) {
-    let slots = Arc::new(Semaphore::new(bounds.connections));
-    let addresses = AddressSlots::new((bounds.connections * 3).div_ceil(4));
+    let slots = Slots::new(bounds.connections);
     let mut connections = JoinSet::new();
     let mut closing = phase.clone();
     loop {
@@ -85,16 +88,22 @@ pub async fn serve(
             Some(_) = connections.join_next() => {}
             accepted = listener.accept() => match accepted {
                 Ok((stream, remote)) => {
-                    let free = Arc::clone(&slots).try_acquire_owned().ok().zip(addresses.take(remote.ip()));
-                    let Some(slot) = free else {
+                    let Some(slot) = slots.take(remote.ip()) else {
                         metrics.connection_shed();
                         continue;
                     };
+                    if slot.has_replaced {
+                        metrics.connection_evicted();
+                    }
                     let phase = phase.clone();
                     let (handshakes, metrics) = (Arc::clone(&handshakes), Arc::clone(&metrics));
                     connections.spawn(async move {
-                        let _slot = slot;
-                        connection(stream, remote, phase, bounds, &handshakes, &metrics).await;
+                        let activity = slot.activity();
+                        tokio::select! {
+                            biased;
+                            () = slot.evicted() => {}
+                            () = connection(stream, remote, activity, phase, bounds, &handshakes, &metrics) => {}
+                        }
                     });
                 }
                 // Out of descriptors, or a peer that left: the next accept may do.
@@ -112,48 +121,6 @@ pub async fn serve(
     }
 }
 
-/// Connections by address: no single one can hold more than its share of all.
-#[derive(Debug, Clone)]
-struct AddressSlots {
-    most: usize,
-    held: Arc<Mutex<HashMap<IpAddr, usize>>>,
-}
-
-/// A connection of an address; dropping it gives the slot back.
-struct AddressSlot {
-    slots: AddressSlots,
-    address: IpAddr,
-}
-
-impl AddressSlots {
-    fn new(most: usize) -> Self {
-        Self { most: most.max(1), held: Arc::default() }
-    }
-
-    fn take(&self, address: IpAddr) -> Option<AddressSlot> {
-        let address = bucket(address);
-        let mut held = self.held.lock().unwrap_or_else(PoisonError::into_inner);
-        let count = held.entry(address).or_insert(0);
-        if *count >= self.most {
-            return None;
-        }
-        *count += 1;
-        Some(AddressSlot { slots: self.clone(), address })
-    }
-}
-
-impl Drop for AddressSlot {
-    fn drop(&mut self) {
-        let mut held = self.slots.held.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(count) = held.get_mut(&self.address) {
-            *count -= 1;
-            if *count == 0 {
-                held.remove(&self.address);
-            }
-        }
-    }
-}
-
 /// Ends when the sender of phases is gone.
 async fn closed(phase: &mut watch::Receiver<Phase>) {
     while phase.changed().await.is_ok() {}
@@ -162,6 +129,7 @@ async fn closed(phase: &mut watch::Receiver<Phase>) {
 async fn connection(
     stream: TcpStream,
     remote: SocketAddr,
+    activity: &Arc<Activity>,
     mut phases: watch::Receiver<Phase>,
     bounds: Bounds,
     handshakes: &Handshakes,
@@ -177,11 +145,11 @@ async fn connection(
             metrics.handshake("ok");
             metrics.key_exchange(tls::group_name(&stream));
             let caller = Caller::new(remote.ip(), Arc::new(peer));
-            exchange(*stream, caller, &phase, phases, bounds).await
+            exchange(*stream, caller, activity, &phase, phases, bounds).await
         }
         Ok(Ok(Opened::Plain(stream))) => {
             let caller = Caller::new(remote.ip(), Arc::new(Peer::new(None)));
-            exchange(stream, caller, &phase, phases, bounds).await
+            exchange(stream, caller, activity, &phase, phases, bounds).await
         }
         Ok(Ok(Opened::Refused)) => Ok(()),
         Ok(Err(error)) => {
@@ -239,6 +207,7 @@ type Failure = Box<dyn std::error::Error + Send + Sync>;
 async fn exchange<S>(
     stream: S,
     caller: Caller,
+    activity: &Arc<Activity>,
     phase: &Phase,
     mut phases: watch::Receiver<Phase>,
     bounds: Bounds,
@@ -252,11 +221,12 @@ where
         .http2()
         .timer(TokioTimer::new())
         .max_concurrent_streams(64)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
         .max_header_list_size(32 * 1024)
         .keep_alive_interval(Some(bounds.idle))
         .keep_alive_timeout(bounds.handshake);
-    let activity = Arc::new(Activity::new());
-    let service = phase.front.for_caller(caller, &activity, bounds.request);
+    let service = phase.front.for_caller(caller, activity, bounds.request);
     let exchange = builder.serve_connection(TokioIo::new(stream), service);
     tokio::pin!(exchange);
     loop {
@@ -280,23 +250,5 @@ where
                 return timeout(bounds.grace, exchange).await.unwrap_or(Ok(()));
             }
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_address_gets_its_share_and_gives_it_back() {
-        let slots = AddressSlots::new(2);
-        let address = |text: &str| text.parse::<IpAddr>().expect("address");
-        let held: Vec<_> = (0..2).map_while(|_| slots.take(address("192.0.2.1"))).collect();
-        assert_eq!(held.len(), 2);
-        assert!(slots.take(address("192.0.2.1")).is_none());
-        assert!(slots.take(address("192.0.2.2")).is_some());
-        drop(held);
-        assert!(slots.take(address("192.0.2.1")).is_some());
-        assert!(slots.held.lock().expect("lock").is_empty());
     }
 }

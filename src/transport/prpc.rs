@@ -156,6 +156,7 @@ pub async fn serve<D: Dispatch, B>(
 ) -> Answer
 where
     B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     if !is_read(request.method()) && request.method() != Verb::POST {
         return plain(StatusCode::NOT_FOUND, "not found");
@@ -210,7 +211,11 @@ where
 }
 
 /// Refuses a request that is not to reach its method, in the encoding in which [`serve`] would have answered it.
-pub async fn refuse<B: Body<Data = Bytes>>(request: Request<B>, cause: &Error) -> Answer {
+pub async fn refuse<B>(request: Request<B>, cause: &Error) -> Answer
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
     let (parts, incoming) = request.into_parts();
     let encoding = match Encoding::asked(&parts.method, parts.uri.query(), &parts.headers) {
         Some(encoding) => encoding,
