@@ -30,6 +30,14 @@ fuzz target seconds="600":
     mkdir -p fuzz/corpus-local/{{target}}
     cargo +nightly fuzz run {{target}} fuzz/corpus-local/{{target}} fuzz/corpus/{{target}} -- -max_total_time={{seconds}} -rss_limit_mb=2048
 
+# Floods and faults against a release build, on loopback, within five minutes; names of cases choose some
+attack *cases:
+    cargo bench -p cvm-kms --bench attack -- {{cases}}
+
+# The same within a minute, as CI does
+attack-quick:
+    cargo bench -p cvm-kms --bench attack -- --quick
+
 # Licences, sources, bans
 deny:
     cargo deny check
