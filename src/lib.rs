@@ -15,6 +15,7 @@ pub mod error; // what a caller is told when there is no result
 pub mod keys; // root keys, derivations, signed statements
 pub mod lifecycle; // without keys or with them, and the one way between
 pub mod log; // the process log: bounded, waits for nobody
+pub mod log_limit; // lines a second
 pub mod metrics; // counters and gauges, owned, not global
 pub mod operator; // tokens and htpasswd users
 pub mod os_image; // OS images: downloaded, measured, compared with the registers in a quote

@@ -439,6 +439,11 @@ impl Metrics {
         self.failed_credentials.inc();
     }
 
+    /// Counts a password that could not be looked at: too many others are being hashed.
+    pub fn password_shed(&self) {
+        self.shed.with_label_values(&["passwords"]).inc();
+    }
+
     /// Counts a release that is recorded.
     pub fn audit_recorded(&self) {
         self.audit_records.inc();

@@ -1,11 +1,12 @@
 //! How operators prove who they are: a token, or a user of an htpasswd file.
 
-use std::fmt;
+use std::{collections::BTreeMap, fmt};
 
 use base64::Engine as _;
 use http::{HeaderMap, header};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
+use zeroize::Zeroizing;
 
 /// SHA-256 of the operator's token: all comparisons are over digests, in constant time.
 pub struct OperatorToken([u8; 32]);
@@ -69,101 +70,241 @@ pub enum Credentials {
     },
 }
 
+/// What headers show, as far as it costs nothing to tell.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Shown {
+    /// No credentials.
+    Nothing,
+    /// The token, or no credentials where none are needed.
+    Right(Operator),
+    /// Something that is neither the token nor a user's name and password.
+    Wrong,
+    /// A name and a password: only [`Users::admits`] tells, and that takes a while.
+    Password(Password),
+}
+
+/// A name and a password, right or wrong. Prints nothing.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password {
+    user: String,
+    password: Zeroizing<String>,
+}
+
+impl Password {
+    /// Whose it is said to be.
+    pub fn user(&self) -> &str {
+        &self.user
+    }
+
+    /// Name and password as one text, which no other pair has: a name has no colon.
+    pub fn joined(&self) -> Zeroizing<String> {
+        Zeroizing::new(format!("{}:{}", self.user, self.password.as_str()))
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Password").finish_non_exhaustive()
+    }
+}
+
 /// The entries of an htpasswd file.
 #[derive(Default)]
-pub struct Users(Vec<(String, String)>);
+pub struct Users {
+    hashes: BTreeMap<String, Hash>,
+    /// What a name that is nobody's is compared with, so that the time of an answer does not tell who exists.
+    nobody: Option<String>,
+}
+
+struct Hash {
+    text: String,
+    cost: u32,
+}
 
 /// Why an htpasswd file is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
-#[error("line {line} of the htpasswd file is not `user:bcrypt hash` ($2a$, $2b$ or $2y$)")]
-pub struct BadHtpasswd {
-    /// Counted from one.
-    pub line: usize,
-}
-
-impl Users {
-    /// Reads `user:hash` lines; empty lines and lines that start with `#` are skipped.
-    ///
-    /// # Errors
-    /// [`BadHtpasswd`] with the first line that is not one.
-    pub fn parse(text: &str) -> Result<Self, BadHtpasswd> {
-        let mut users = Vec::new();
-        for (index, line) in text.lines().enumerate() {
-            let line = line.trim();
-            if line.is_empty() || line.starts_with('#') {
-                continue;
-            }
-            let bad = || BadHtpasswd { line: index + 1 };
-            let (user, hash) = line.split_once(':').ok_or_else(bad)?;
-            let known = ["$2a$", "$2b$", "$2y$"].iter().any(|kind| hash.starts_with(kind));
-            if user.is_empty() || !known || hash.len() != BCRYPT_LENGTH {
-                return Err(bad());
-            }
-            users.push((user.to_owned(), hash.to_owned()));
-        }
-        Ok(Self(users))
-    }
-
-    fn admits(&self, user: &str, password: &str) -> bool {
-        let known = self.0.iter().find(|(name, _)| name == user);
-        // Somebody else's hash for a name that is nobody's: the time of an answer does not tell who exists.
-        let Some((_, hash)) = known.or(self.0.first()) else { return false };
-        bcrypt::verify(password, hash).unwrap_or(false) && known.is_some()
-    }
+pub enum BadHtpasswd {
+    /// A line is no entry.
+    #[error("line {line} of the htpasswd file is not `user:bcrypt hash` ($2a$, $2b$ or $2y$)")]
+    Malformed {
+        /// Counted from one.
+        line: usize,
+    },
+    /// A hash that takes no time, or too long.
+    #[error(
+        "line {line} of the htpasswd file has a bcrypt cost of {cost}; {MIN_COST} to {MAX_COST} can be used, 10 to 12 are usual"
+    )]
+    Cost {
+        /// Counted from one.
+        line: usize,
+        /// As the entry has it.
+        cost: u32,
+    },
+    /// Two entries for one name, of which only one would count.
+    #[error("line {line} of the htpasswd file names a user that an earlier line names")]
+    Repeated {
+        /// Counted from one.
+        line: usize,
+    },
+    /// The first name would begin with the mark.
+    #[error("the htpasswd file starts with a byte order mark; save it as UTF-8 without one")]
+    ByteOrderMark,
+    /// Not text, or not in this encoding.
+    #[error("the htpasswd file is not UTF-8")]
+    NotUtf8,
+    /// It is all that could admit somebody, and is empty.
+    #[error("the htpasswd file names no user, and there is no token: nobody could log in")]
+    NoUsers,
 }
 
 const BCRYPT_LENGTH: usize = 60;
+/// The lowest cost that bcrypt has.
+const MIN_COST: u32 = 4;
+/// A hash of a higher cost takes longer than a request may.
+const MAX_COST: u32 = 18;
+/// A hash of a higher cost makes everybody wait who logs in: some two seconds and more.
+const USUAL_COST: u32 = 14;
 /// Longer credentials are nobody's.
 const LONGEST_HEADER: usize = 4096;
+const BYTE_ORDER_MARK: char = '\u{feff}';
+
+impl Users {
+    /// Reads a file; see [`Users::parse`].
+    ///
+    /// # Errors
+    /// [`BadHtpasswd`].
+    pub fn read(bytes: &[u8]) -> Result<Self, BadHtpasswd> {
+        Self::parse(std::str::from_utf8(bytes).map_err(|_| BadHtpasswd::NotUtf8)?)
+    }
+
+    /// Reads `user:hash` lines; empty lines and lines that start with `#` are skipped.
+    ///
+    /// # Errors
+    /// [`BadHtpasswd`] with the first line because of which somebody could not log in.
+    pub fn parse(text: &str) -> Result<Self, BadHtpasswd> {
+        if text.starts_with(BYTE_ORDER_MARK) {
+            return Err(BadHtpasswd::ByteOrderMark);
+        }
+        let mut hashes = BTreeMap::new();
+        for (index, entry) in text.lines().enumerate() {
+            let (line, entry) = (index + 1, entry.trim());
+            if entry.is_empty() || entry.starts_with('#') {
+                continue;
+            }
+            let malformed = || BadHtpasswd::Malformed { line };
+            let (user, hash) = entry.split_once(':').ok_or_else(malformed)?;
+            let is_name = !user.is_empty()
+                && user.trim() == user
+                && !user.chars().any(|character| character.is_control() || character == BYTE_ORDER_MARK);
+            let known = ["$2a$", "$2b$", "$2y$"].iter().any(|kind| hash.starts_with(kind));
+            if !is_name || !known || hash.len() != BCRYPT_LENGTH {
+                return Err(malformed());
+            }
+            let parts: bcrypt::HashParts = hash.parse().map_err(|_| malformed())?;
+            let cost = parts.get_cost();
+            if !(MIN_COST..=MAX_COST).contains(&cost) {
+                return Err(BadHtpasswd::Cost { line, cost });
+            }
+            if hashes.insert(user.to_owned(), Hash { text: hash.to_owned(), cost }).is_some() {
+                return Err(BadHtpasswd::Repeated { line });
+            }
+        }
+        Ok(Self { nobody: nobody(&hashes), hashes })
+    }
+
+    /// Whether there is nobody.
+    pub fn is_empty(&self) -> bool {
+        self.hashes.is_empty()
+    }
+
+    /// Those whose log-in takes so long that others wait for it, with the cost of their hash.
+    pub fn slow(&self) -> impl Iterator<Item = (&str, u32)> {
+        let slow = self.hashes.iter().filter(|(_, hash)| hash.cost > USUAL_COST);
+        slow.map(|(name, hash)| (name.as_str(), hash.cost))
+    }
+
+    /// Whether the password is that of the user. Takes as long as bcrypt takes, whoever is named.
+    pub fn admits(&self, shown: &Password) -> bool {
+        let known = self.hashes.get(&shown.user);
+        let Some(hash) = known.map(|hash| &hash.text).or(self.nobody.as_ref()) else { return false };
+        bcrypt::verify(shown.password.as_str(), hash).unwrap_or(false) && known.is_some()
+    }
+}
+
+/// A hash of the cost that most users have, the lowest of them; not of one that makes everybody wait.
+fn nobody(hashes: &BTreeMap<String, Hash>) -> Option<String> {
+    let pattern = hashes.values().next()?;
+    let mut users_by_cost = BTreeMap::<u32, usize>::new();
+    for hash in hashes.values() {
+        *users_by_cost.entry(hash.cost).or_default() += 1;
+    }
+    let commonest = users_by_cost.iter().max_by_key(|(cost, users)| (**users, std::cmp::Reverse(**cost)));
+    let cost = commonest.map_or(pattern.cost, |(cost, _)| *cost).min(USUAL_COST);
+    // A hash begins with `$2y$12$`; with another cost it is that of no password anybody knows.
+    Some(format!("{}{cost:02}{}", &pattern.text[..4], &pattern.text[6..]))
+}
 
 impl fmt::Debug for Users {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Users({})", self.0.len())
+        write!(f, "Users({})", self.hashes.len())
     }
 }
 
 impl Credentials {
-    /// Whether these headers try to show credentials at all.
-    pub fn are_shown(headers: &HeaderMap) -> bool {
-        headers.contains_key("x-admin-token") || headers.contains_key(header::AUTHORIZATION)
-    }
-
-    /// Whether these headers carry credentials.
-    pub fn admit(&self, headers: &HeaderMap) -> bool {
-        self.identify(headers).is_some()
-    }
-
-    /// Whose credentials these headers carry: `X-Admin-Token`, then `Authorization` (`Bearer`, or `Basic` with a user
-    /// of the file, or with the token as password, or as user name with an empty password).
-    pub fn identify(&self, headers: &HeaderMap) -> Option<Operator> {
-        let Self::Needed { token, users } = self else { return Some(Operator::Anyone) };
+    /// What these headers show: `X-Admin-Token`, then `Authorization` (`Bearer`, or `Basic` with a user of the file, or
+    /// with the token as password, or as user name with an empty password). Hashes no password.
+    pub fn shown(&self, headers: &HeaderMap) -> Shown {
+        let Self::Needed { token, users } = self else { return Shown::Right(Operator::Anyone) };
+        if !headers.contains_key("x-admin-token") && !headers.contains_key(header::AUTHORIZATION) {
+            return Shown::Nothing;
+        }
         let is_token = |candidate: &str| token.as_ref().is_some_and(|token| token.is(candidate));
+        let right = |is_right| if is_right { Shown::Right(Operator::Token) } else { Shown::Wrong };
         let text = |name: &str| {
             let value = headers.get(name).filter(|value| value.len() <= LONGEST_HEADER)?;
             value.to_str().ok()
         };
         if text("x-admin-token").is_some_and(is_token) {
-            return Some(Operator::Token);
+            return Shown::Right(Operator::Token);
         }
-        let (scheme, rest) = text(header::AUTHORIZATION.as_str()).and_then(|value| value.split_once(' '))?;
+        let authorization = text(header::AUTHORIZATION.as_str()).and_then(|value| value.split_once(' '));
+        let Some((scheme, rest)) = authorization else { return Shown::Wrong };
         if scheme.eq_ignore_ascii_case("bearer") {
-            return is_token(rest.trim()).then_some(Operator::Token);
+            return right(is_token(rest.trim()));
         }
         if !scheme.eq_ignore_ascii_case("basic") {
-            return None;
+            return Shown::Wrong;
         }
-        let (user, password) = basic(rest.trim())?;
-        if is_token(&password) || (password.is_empty() && is_token(&user)) {
-            return Some(Operator::Token);
+        let Some(shown) = basic(rest.trim()) else { return Shown::Wrong };
+        if is_token(&shown.password) || (shown.password.is_empty() && is_token(&shown.user)) {
+            return Shown::Right(Operator::Token);
         }
-        users.admits(&user, &password).then_some(Operator::User(user))
+        if users.is_empty() { Shown::Wrong } else { Shown::Password(shown) }
+    }
+
+    /// As [`Users::slow`].
+    pub fn slow_users(&self) -> impl Iterator<Item = (&str, u32)> {
+        let users = match self {
+            Self::NoneNeeded => None,
+            Self::Needed { users, .. } => Some(users),
+        };
+        users.into_iter().flat_map(Users::slow)
+    }
+
+    /// Whether a user of the file has this password. Takes as long as bcrypt takes.
+    pub fn admits(&self, shown: &Password) -> bool {
+        match self {
+            Self::NoneNeeded => true,
+            Self::Needed { users, .. } => users.admits(shown),
+        }
     }
 }
 
-fn basic(encoded: &str) -> Option<(String, String)> {
+fn basic(encoded: &str) -> Option<Password> {
     let bytes = base64::engine::general_purpose::STANDARD.decode(encoded).ok()?;
-    let text = String::from_utf8(bytes).ok()?;
-    text.split_once(':').map(|(user, password)| (user.to_owned(), password.to_owned()))
+    let text = Zeroizing::new(String::from_utf8(bytes).ok()?);
+    let (user, password) = text.split_once(':')?;
+    Some(Password { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) })
 }
 
 #[cfg(test)]
@@ -183,12 +324,29 @@ mod tests {
         headers("authorization", &format!("Basic {encoded}"))
     }
 
+    fn hash(cost: u32) -> String {
+        let hash = bcrypt::hash_with_result("pass word", 4).expect("bcrypt");
+        let hash = hash.format_for_version(bcrypt::Version::TwoY);
+        // Of no password at another cost, but with the form of one.
+        format!("$2y${cost:02}{}", &hash[6..])
+    }
+
+    fn password(user: &str, password: &str) -> Password {
+        Password { user: user.to_owned(), password: Zeroizing::new(password.to_owned()) }
+    }
+
     fn credentials() -> Credentials {
-        let hash = bcrypt::hash_with_result("pass word", 4)
-            .expect("bcrypt")
-            .format_for_version(bcrypt::Version::TwoY);
-        let users = Users::parse(&format!("# people\n\nalice:{hash}\n")).expect("file");
+        let users = Users::parse(&format!("# people\r\n\r\nalice:{}\r\n", hash(4))).expect("file");
         Credentials::Needed { token: Some(OperatorToken::new("s3cret")), users }
+    }
+
+    /// As the admin listener has it, but for the waiting.
+    fn admits(credentials: &Credentials, headers: &HeaderMap) -> bool {
+        match credentials.shown(headers) {
+            Shown::Nothing | Shown::Wrong => false,
+            Shown::Right(_) => true,
+            Shown::Password(password) => credentials.admits(&password),
+        }
     }
 
     #[test]
@@ -211,8 +369,28 @@ mod tests {
             (headers("authorization", "Digest s3cret"), false),
             (HeaderMap::new(), false),
         ] {
-            assert_eq!(credentials.admit(&headers), admitted, "{headers:?}");
+            assert_eq!(admits(&credentials, &headers), admitted, "{headers:?}");
         }
+    }
+
+    #[test]
+    fn only_a_name_and_a_password_cost_a_hash() {
+        let without_users =
+            Credentials::Needed { token: Some(OperatorToken::new("s3cret")), users: Users::default() };
+        for (headers, shown) in [
+            (HeaderMap::new(), Shown::Nothing),
+            (headers("x-onboard-token", "x"), Shown::Nothing),
+            (headers("x-admin-token", "s3cret"), Shown::Right(Operator::Token)),
+            (headers("x-admin-token", "x"), Shown::Wrong),
+            (basic_header("anyone:s3cret"), Shown::Right(Operator::Token)),
+            (basic_header("alice:wrong"), Shown::Password(password("alice", "wrong"))),
+        ] {
+            assert_eq!(credentials().shown(&headers), shown, "{headers:?}");
+            if matches!(shown, Shown::Password(_)) {
+                assert_eq!(without_users.shown(&headers), Shown::Wrong, "nobody to compare with");
+            }
+        }
+        assert_eq!(Credentials::NoneNeeded.shown(&HeaderMap::new()), Shown::Right(Operator::Anyone));
     }
 
     #[test]
@@ -221,7 +399,7 @@ mod tests {
         let users = Users::parse(&format!("alice:{hash}")).expect("file");
         let time = |user| {
             let started = std::time::Instant::now();
-            assert!(!users.admits(user, "wrong"));
+            assert!(!users.admits(&password(user, "wrong")));
             started.elapsed()
         };
         let known = (0..3).map(|_| time("alice")).min().expect("three");
@@ -230,29 +408,59 @@ mod tests {
     }
 
     #[test]
-    fn credentials_are_shown_in_two_headers() {
-        for (headers, are_shown) in [
-            (headers("x-admin-token", "x"), true),
-            (basic_header("x"), true),
-            (headers("x-onboard-token", "x"), false),
-            (HeaderMap::new(), false),
+    fn a_name_that_is_nobodys_is_compared_at_the_usual_cost_not_at_the_largest() {
+        for (costs, expected) in [
+            (&[4][..], "04"),
+            (&[17, 4, 5, 5][..], "05"),
+            (&[12, 10][..], "10"),
+            (&[17][..], "14"),
+            (&[17, 17, 10][..], "14"),
         ] {
-            assert_eq!(Credentials::are_shown(&headers), are_shown, "{headers:?}");
+            let lines: Vec<String> =
+                costs.iter().enumerate().map(|(number, cost)| format!("u{number}:{}", hash(*cost))).collect();
+            let users = Users::parse(&lines.join("\n")).expect("file");
+            let nobody = users.nobody.as_ref().expect("a hash");
+            assert_eq!(&nobody[4..6], expected, "{costs:?}");
+            assert_eq!(users.slow().count(), costs.iter().filter(|cost| **cost > 14).count());
+            assert!(nobody.parse::<bcrypt::HashParts>().is_ok(), "{nobody}");
         }
     }
 
     #[test]
     fn without_a_token_no_token_is_right() {
         let credentials = Credentials::Needed { token: None, users: Users::default() };
-        assert!(!credentials.admit(&headers("x-admin-token", "")));
-        assert!(!credentials.admit(&basic_header(":")));
+        assert!(!admits(&credentials, &headers("x-admin-token", "")));
+        assert!(!admits(&credentials, &basic_header(":")));
     }
 
     #[test]
-    fn a_malformed_file_is_refused_with_its_line() {
-        for (text, line) in [("alice", 1), ("\nalice:plain", 2), ("a:$2y$10$short", 1), (":$2y$", 1)] {
-            assert_eq!(Users::parse(text).expect_err("malformed"), BadHtpasswd { line });
+    fn a_file_with_which_somebody_could_not_log_in_is_refused_with_its_line() {
+        let good = hash(4);
+        let broken = format!("a:{}!", &good[..59]);
+        for (text, bad) in [
+            ("alice".to_owned(), BadHtpasswd::Malformed { line: 1 }),
+            ("\nalice:plain".to_owned(), BadHtpasswd::Malformed { line: 2 }),
+            ("a:$2y$10$short".to_owned(), BadHtpasswd::Malformed { line: 1 }),
+            (":$2y$".to_owned(), BadHtpasswd::Malformed { line: 1 }),
+            (broken, BadHtpasswd::Malformed { line: 1 }),
+            (format!("a :{good}"), BadHtpasswd::Malformed { line: 1 }),
+            (format!("a:{good}\n\u{feff}b:{good}"), BadHtpasswd::Malformed { line: 2 }),
+            (format!("\u{feff}a:{good}"), BadHtpasswd::ByteOrderMark),
+            (format!("a:{good}\nb:{good}\na:{good}"), BadHtpasswd::Repeated { line: 3 }),
+            (format!("a:{}", hash(3)), BadHtpasswd::Cost { line: 1, cost: 3 }),
+            (format!("a:{}", hash(19)), BadHtpasswd::Cost { line: 1, cost: 19 }),
+            (format!("a:{}", hash(31)), BadHtpasswd::Cost { line: 1, cost: 31 }),
+        ] {
+            assert_eq!(Users::parse(&text).expect_err("malformed"), bad, "{text:?}");
         }
+        assert_eq!(Users::read(b"a\xff:x").expect_err("no text"), BadHtpasswd::NotUtf8);
+        let utf16: Vec<u8> = "a:b".encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(Users::read(&utf16).expect_err("UTF-16"), BadHtpasswd::Malformed { line: 1 });
+    }
+
+    #[test]
+    fn a_password_and_its_parts_are_not_printed() {
+        assert_eq!(format!("{:?}", Shown::Password(password("alice", "hush"))), "Password(Password { .. })");
     }
 
     #[test]

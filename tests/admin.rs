@@ -2,7 +2,11 @@
 
 mod support;
 
-use std::{fs, os::unix::fs::PermissionsExt as _};
+use std::{
+    fs,
+    os::unix::fs::PermissionsExt as _,
+    time::{Duration, Instant},
+};
 
 use base64::Engine as _;
 use cvm_kms::{
@@ -284,14 +288,106 @@ async fn an_address_with_too_many_wrong_credentials_has_to_wait() {
     for attempt in 0..5 {
         is_challenged(&clear("wrong").await, &format!("{attempt}"));
     }
-    for token in ["wrong", ADMIN_TOKEN] {
-        let answer = clear(token).await;
-        assert_eq!((answer.status, answer.header("retry-after")), (429, "1"), "{answer:?}");
-    }
+    let began = Instant::now();
+    let answer = clear("wrong").await;
+    assert_eq!((answer.status, answer.header("retry-after")), (429, "1"), "{answer:?}");
+    assert!(
+        began.elapsed() > Duration::from_millis(500),
+        "a wrong one is slowed down: {:?}",
+        began.elapsed()
+    );
     let metrics = world.caller().get("/metrics").await;
-    assert!(metrics.text().contains("\ncvm_kms_failed_credentials_total 13\n"), "{}", metrics.text());
-    tokio::time::sleep(std::time::Duration::from_millis(1100)).await;
+    assert!(metrics.text().contains("\ncvm_kms_failed_credentials_total 14\n"), "{}", metrics.text());
     assert_eq!(clear(ADMIN_TOKEN).await.status, 200);
+    let recorded = support::eventually("a line for each", async || {
+        Some(world.audited("credentials_refused")).filter(|lines| lines.len() == 14)
+    })
+    .await;
+    assert_eq!((&recorded[0]["listener"], &recorded[0]["shown"]), (&json!("admin"), &json!("token")));
+    let log = std::fs::read_to_string(world.key_file("audit.jsonl")).expect("audit log");
+    assert!(!log.contains("wrong") && !log.contains(ADMIN_TOKEN), "{log}");
+}
+
+#[tokio::test]
+async fn the_right_token_passes_at_once_while_wrong_ones_flood_from_its_address() {
+    let world = World::ready().await;
+    let address = world.admin_address().await;
+    let flood: Vec<_> = (0..20)
+        .map(|number| {
+            let caller = Caller::new(address).plain();
+            tokio::spawn(async move {
+                loop {
+                    let wrong = format!("wrong {number}");
+                    let _ = caller.send(with(json("ListFrozen", json!({})), "x-admin-token", &wrong)).await;
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            })
+        })
+        .collect();
+    let caller = admin(&world).await;
+    support::eventually("a lock", async || {
+        let answer = caller.send(with(json("ListFrozen", json!({})), "x-admin-token", "wrong")).await;
+        (answer.status == 429).then_some(())
+    })
+    .await;
+    let operator = support::operator::Operator::of(&world).await;
+    let mut longest = Duration::ZERO;
+    for _ in 0..50 {
+        let began = Instant::now();
+        operator.freeze("kms", &[]).await;
+        assert!(operator.unfreeze("kms", &[]).await);
+        longest = longest.max(began.elapsed());
+    }
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+    flood.into_iter().for_each(|task| task.abort());
+}
+
+#[tokio::test]
+async fn a_flood_of_wrong_passwords_holds_up_neither_callers_nor_an_operator_who_has_logged_in() {
+    let mut world = World::ready().await;
+    let hash = bcrypt::hash("pass word", 8).expect("bcrypt");
+    fs::write(world.path("htpasswd"), format!("alice:{hash}\nbob:{hash}\n")).expect("file");
+    world.configure(&format!("core.admin.htpasswd_file = \"{}\"", world.path("htpasswd").display()));
+    world.start().await.expect("starts");
+    let caller = admin(&world).await;
+    let ask = async |credentials: String| {
+        caller.send(with(json("ListFrozen", json!({})), "authorization", &basic(&credentials))).await.status
+    };
+    assert_eq!(ask("alice:pass word".to_owned()).await, 200);
+    let flood = futures_util::future::join_all((0..300).map(|number| ask(format!("bob:wrong {number}"))));
+    let meta = async {
+        let mut longest = Duration::ZERO;
+        for _ in 0..20 {
+            let began = Instant::now();
+            assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
+            assert_eq!(ask("alice:pass word".to_owned()).await, 200, "known by now, lock or not");
+            longest = longest.max(began.elapsed());
+        }
+        longest
+    };
+    let (statuses, longest) = tokio::join!(flood, meta);
+    let hashed = statuses.iter().filter(|status| **status == 401).count();
+    assert!((1..=6).contains(&hashed), "{hashed} were hashed");
+    assert!(statuses.iter().all(|status| [401, 429].contains(status)), "{statuses:?}");
+    assert!(longest < Duration::from_secs(3), "{longest:?}");
+}
+
+#[tokio::test]
+async fn a_password_file_with_which_nobody_could_log_in_is_refused_at_start() {
+    let hash = bcrypt::hash("pass word", 4).expect("bcrypt");
+    let mut world = World::stopped_with("core.admin.auth_token = \"\"").await;
+    let file = world.path("htpasswd");
+    world.configure(&format!("core.admin.htpasswd_file = \"{}\"", file.display()));
+    for (content, text) in [
+        (format!("\u{feff}alice:{hash}\n").into_bytes(), "starts with a byte order mark"),
+        (b"al\xefce:x\n".to_vec(), "is not UTF-8"),
+        (format!("alice:{hash}\nalice:{hash}\n").into_bytes(), "line 2 of the htpasswd file names a user"),
+        (b"# nobody yet\n".to_vec(), "nobody could log in"),
+    ] {
+        fs::write(&file, content).expect("file");
+        let error = world.start().await.expect_err(text).to_string();
+        assert!(error.contains("core.admin.htpasswd_file: ") && error.contains(text), "{error}");
+    }
 }
 
 #[tokio::test]

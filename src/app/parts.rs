@@ -19,7 +19,7 @@ use crate::{
     audit::{Audit, Event},
     config::{self, Config, Core},
     metrics::Metrics,
-    operator::{Credentials, OperatorToken, Users},
+    operator::{BadHtpasswd, Credentials, OperatorToken, Users},
     os_image::{self, ImageCache, Listener, OsImages, Progress},
     policy::{Policy, SetupError},
     store::Permissions,
@@ -116,10 +116,13 @@ pub(super) fn admin_credentials(core: &Core) -> Result<Option<Credentials>, AppE
         return Ok(None);
     }
     let users = match &admin.htpasswd_file {
-        Some(path) => Users::parse(&String::from_utf8_lossy(&read_small("core.admin.htpasswd_file", path)?))?,
+        Some(path) => Users::read(&read_small("core.admin.htpasswd_file", path)?)?,
         None => Users::default(),
     };
     let token = admin_token(core);
+    if admin.htpasswd_file.is_some() && users.is_empty() && token.is_none() {
+        return Err(BadHtpasswd::NoUsers.into());
+    }
     // Without either, the configuration was refused unless it says so.
     Ok(Some(match (&token, &admin.htpasswd_file, admin.insecure_no_auth) {
         (None, None, true) => Credentials::NoneNeeded,

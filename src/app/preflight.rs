@@ -12,6 +12,7 @@ use crate::{
     audit::{self, AuditError},
     config::Config,
     lifecycle::{Node, Prospect},
+    operator::Credentials,
     os_image::ImageCache,
     policy::Policy,
     store::{KeyDirectory, StoreError},
@@ -27,6 +28,8 @@ pub struct Preflight {
     pub prospect: Option<Prospect>,
     /// The policy that would decide; `None` if there is none.
     pub policy: Option<Policy>,
+    /// Users of the admin listener whose log-in would take so long that others wait, with the cost of their hash.
+    pub slow_users: Vec<(String, u32)>,
 }
 
 impl Preflight {
@@ -43,13 +46,15 @@ impl Preflight {
             &ImageCache::new(core.image.cache_dir.clone()),
             Default::default(),
         ));
-        problems.note(parts::admin_credentials(core));
         if let Some(tls) = core.admin.tls.as_ref().filter(|_| core.admin.enabled) {
             problems.note(admin_tls::check(tls, config));
         }
+        let credentials = problems.note(parts::admin_credentials(core)).flatten();
+        let slow_users = credentials.iter().flat_map(Credentials::slow_users);
+        let slow_users = slow_users.map(|(user, cost)| (user.to_owned(), cost)).collect();
         problems.note(audit_log(&core.audit.file));
         problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
-        Self { problems: problems.0, prospect, policy }
+        Self { problems: problems.0, prospect, policy, slow_users }
     }
 }
 

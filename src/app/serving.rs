@@ -191,7 +191,7 @@ impl Serving {
         let router = transport::admin(Arc::clone(&self.admin), &admin.limits, Arc::clone(&self.readiness));
         let front = Front::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
-            .guarded(Arc::clone(credentials));
+            .guarded(Arc::clone(credentials), Arc::clone(&shared.audit));
         let (tls, plain) = match &self.admin_tls {
             // A replica shows its attested certificate; operators need none.
             Some(AdminCertificate { leaf, .. }) => {

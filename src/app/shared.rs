@@ -127,6 +127,13 @@ impl Shared {
                 "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation will have no keys"
             );
         }
+        for (user, cost) in self.credentials.iter().flat_map(|credentials| credentials.slow_users()) {
+            tracing::warn!(
+                user,
+                cost,
+                "core.admin.htpasswd_file: this hash makes everybody wait who logs in; use a cost of 10 to 12"
+            );
+        }
         if let Some(error) = self.policy.last_error() {
             tracing::warn!(error, "the policy denies everyone for now");
         }

@@ -293,6 +293,15 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// Somebody showed wrong credentials.
+    CredentialsRefused {
+        /// `admin` or `onboarding`.
+        listener: &'static str,
+        /// `token` or `password`: what it was meant to be.
+        shown: &'static str,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// An operator has cleared caches of OS images.
     CachesCleared {
         /// Hash, `all`, or empty.

@@ -24,7 +24,7 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     if admin.enabled {
         println!("listen    {}:{} (admin)", admin.address, admin.port);
     }
-    let Preflight { problems, prospect, policy } = Preflight::of(&config);
+    let Preflight { problems, prospect, policy, slow_users } = Preflight::of(&config);
     if let Some(prospect) = prospect {
         keys(prospect, &config);
     }
@@ -35,6 +35,11 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program)) {
         println!(
             "warning   core.image.acpi_tables is not installed: CVMs with legacy TDX attestation would have no keys"
+        );
+    }
+    for (user, cost) in slow_users {
+        println!(
+            "warning   core.admin.htpasswd_file: the hash of {user} has a cost of {cost}, which makes everybody wait who logs in; 10 to 12 are usual"
         );
     }
     for relaxation in config.posture().relaxed() {

@@ -29,6 +29,7 @@ use super::{
     status,
 };
 use crate::{
+    audit::Audit,
     error::{Code, Error},
     metrics::Metrics,
     operator::{Credentials, Operator},
@@ -82,8 +83,8 @@ impl Front {
 
     /// Asks every request for credentials.
     #[must_use]
-    pub fn guarded(mut self, credentials: Arc<Credentials>) -> Self {
-        self.guard = Some(Guard::new(credentials));
+    pub fn guarded(mut self, credentials: Arc<Credentials>, audit: Arc<Audit>) -> Self {
+        self.guard = Some(Guard::new(credentials, audit));
         self
     }
 

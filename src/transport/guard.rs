@@ -1,26 +1,44 @@
 //! Before the admin listener: credentials, and the wait of those who show wrong ones.
+//!
+//! The token is compared first, at once and in constant time: whoever shows it is admitted, whatever others do at the same
+//! address. Wrong ones are slowed down.
 
 use std::{
     net::IpAddr,
+    num::NonZeroU32,
     sync::Arc,
     time::{Duration, Instant},
 };
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, Uri, header};
+use tokio::sync::Semaphore;
 
 use super::{
     front::{Answer, refusal},
-    lockout::{Lockout, Verdict},
+    lockout::{Guess, Guesser, Lockout},
+    passwords::{Passwords, Verdict},
     prpc, same_site,
 };
 use crate::{
+    audit::{Audit, Event},
     error::{Code, Error},
+    log_limit::LogLimit,
     metrics::Metrics,
-    operator::{Credentials, Operator},
+    operator::{Credentials, Operator, Password, Shown},
 };
 
+/// What somebody who is locked out waits for an answer that says so: a program that tries again at once is slowed down.
+const SLOWED: Duration = Duration::from_secs(1);
+/// As many are slowed down at a time; further ones are answered at once, so that they hold nothing.
+const MAX_SLOWED: usize = 64;
+/// Lines a second about wrong credentials.
+const LINES: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
+/// When a password is to be tried again that could not be looked at.
+const BUSY: Duration = Duration::from_secs(2);
+
 /// Why a request does not pass the guard.
+#[derive(Debug)]
 pub(super) enum Refused {
     /// TRACE and the like: gRPC would serve any verb.
     Verb,
@@ -28,6 +46,8 @@ pub(super) enum Refused {
     Credentials,
     /// Too many wrong ones came from this address, which has to wait.
     Locked(Duration),
+    /// Too many others show passwords.
+    Busy,
     /// A page of another site has made a browser send it, with the credentials that the browser keeps.
     OtherSite,
 }
@@ -36,12 +56,24 @@ pub(super) enum Refused {
 #[derive(Debug)]
 pub(super) struct Guard {
     credentials: Arc<Credentials>,
-    lockout: Lockout,
+    passwords: Passwords,
+    lockout: Arc<Lockout>,
+    slowed: Semaphore,
+    audit: Arc<Audit>,
+    log: LogLimit,
 }
 
 impl Guard {
-    pub(super) fn new(credentials: Arc<Credentials>) -> Self {
-        Self { credentials, lockout: Lockout::default() }
+    pub(super) fn new(credentials: Arc<Credentials>, audit: Arc<Audit>) -> Self {
+        let lockout = Arc::<Lockout>::default();
+        Self {
+            passwords: Passwords::new(Arc::clone(&credentials), Arc::clone(&lockout)),
+            credentials,
+            lockout,
+            slowed: Semaphore::new(MAX_SLOWED),
+            audit,
+            log: LogLimit::per_second(LINES),
+        }
     }
 
     /// Who asks, or why the request may not pass.
@@ -61,30 +93,75 @@ impl Guard {
         if same_site::is_of_another_site(verb, uri, headers) {
             return Err(Refused::OtherSite);
         }
-        if matches!(*self.credentials, Credentials::NoneNeeded) {
-            return Ok(Operator::Anyone);
-        }
-        if let Some(wait) = self.lockout.wait(address, Instant::now()) {
-            return Err(Refused::Locked(wait));
-        }
-        if !Credentials::are_shown(headers) {
-            return Err(Refused::Credentials);
-        }
-        let operator = self.shown_by(headers.clone()).await;
-        if operator.is_none() {
-            metrics.credentials_failed();
-        }
-        match (self.lockout.settle(address, operator.is_some(), Instant::now()), operator) {
-            (Verdict::Admitted, Some(operator)) => Ok(operator),
-            (Verdict::Locked(wait), _) => Err(Refused::Locked(wait)),
-            (Verdict::Admitted | Verdict::Wrong, _) => Err(Refused::Credentials),
+        match self.credentials.shown(headers) {
+            Shown::Nothing => Err(Refused::Credentials),
+            Shown::Right(operator) => {
+                if operator == Operator::Token {
+                    self.lockout.succeeded(Guesser::new(address, Guess::Token));
+                    self.passwords.knows(address);
+                }
+                Ok(operator)
+            }
+            Shown::Wrong => Err(self.wrong_token(address, metrics).await),
+            Shown::Password(shown) => self.password(shown, address, metrics).await,
         }
     }
 
-    /// A password costs bcrypt's tenth of a second, which must not hold up a worker.
-    async fn shown_by(&self, headers: HeaderMap) -> Option<Operator> {
-        let credentials = Arc::clone(&self.credentials);
-        tokio::task::spawn_blocking(move || credentials.identify(&headers)).await.ok().flatten()
+    async fn wrong_token(&self, address: IpAddr, metrics: &Metrics) -> Refused {
+        self.tell("token", address, metrics);
+        match self.lockout.begin(Guesser::new(address, Guess::Token), Instant::now()) {
+            Ok(lock) => {
+                tell_lock(address, lock);
+                Refused::Credentials
+            }
+            Err(wait) => self.slowed(wait).await,
+        }
+    }
+
+    async fn password(
+        &self,
+        shown: Password,
+        address: IpAddr,
+        metrics: &Metrics,
+    ) -> Result<Operator, Refused> {
+        let user = shown.user().to_owned();
+        match self.passwords.check(shown, address).await {
+            Verdict::Right => Ok(Operator::User(user)),
+            Verdict::Wrong(lock) => {
+                self.tell("password", address, metrics);
+                tell_lock(address, lock);
+                Err(Refused::Credentials)
+            }
+            Verdict::Locked(wait) => Err(self.slowed(wait).await),
+            Verdict::Busy => {
+                metrics.password_shed();
+                Err(Refused::Busy)
+            }
+        }
+    }
+
+    /// The answer to somebody who is locked out comes late.
+    async fn slowed(&self, wait: Duration) -> Refused {
+        if let Ok(_slot) = self.slowed.try_acquire() {
+            tokio::time::sleep(wait.min(SLOWED)).await;
+        }
+        Refused::Locked(wait)
+    }
+
+    /// Counts, logs and records wrong credentials: what was shown, never what it said. A name may be a password that was
+    /// typed into the wrong field.
+    fn tell(&self, shown: &'static str, remote: IpAddr, metrics: &Metrics) {
+        metrics.credentials_failed();
+        if let Some(omitted) = self.log.admit() {
+            tracing::warn!(%remote, shown, omitted, "wrong credentials on the admin listener");
+        }
+        self.audit.note_of_strangers(Event::CredentialsRefused { listener: "admin", shown, remote });
+    }
+}
+
+fn tell_lock(address: IpAddr, lock: Option<Duration>) {
+    if let Some(lock) = lock {
+        tracing::warn!(%address, seconds = lock.as_secs(), "an address is locked out: too many wrong credentials");
     }
 }
 
@@ -105,12 +182,16 @@ impl Refused {
                 refusal(is_grpc, &Error::new(Code::Denied, text))
             }
             Self::Locked(wait) => {
-                let text = "too many wrong credentials from this address; try later";
-                let mut answer = refusal(is_grpc, &Error::new(Code::TooManyRequests, text));
-                let seconds = HeaderValue::from(wait.as_secs() + 1);
-                answer.headers_mut().insert(header::RETRY_AFTER, seconds);
-                answer
+                too_many(is_grpc, wait, "too many wrong credentials from this address; try later")
             }
+            Self::Busy => too_many(is_grpc, BUSY, "too many passwords are being checked; try again"),
         }
     }
+}
+
+fn too_many(is_grpc: bool, wait: Duration, text: &'static str) -> Answer {
+    let mut answer = refusal(is_grpc, &Error::new(Code::TooManyRequests, text));
+    let seconds = HeaderValue::from(wait.as_secs() + 1);
+    answer.headers_mut().insert(header::RETRY_AFTER, seconds);
+    answer
 }

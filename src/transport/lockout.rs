@@ -1,4 +1,7 @@
 //! Who shows wrong credentials again and again waits, longer each time.
+//!
+//! An attempt is counted before it is known whether it is right, so that many at once do not pass a lock by. What was
+//! guessed is part of the key: whoever guesses at one user's password locks out neither the token nor other users.
 
 use std::{
     collections::HashMap,
@@ -9,18 +12,41 @@ use std::{
 
 use super::limit::bucket;
 
-/// So many failures within [`WINDOW`] lock an address out; each further one does it again, for twice as long.
+/// So many failures within [`WINDOW`] lock a guesser out; each further one does it again, for twice as long.
 const FAILURES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(60);
 const LONGEST_LOCK: Duration = Duration::from_secs(60);
-/// After this time without a failure an address begins anew.
+/// After this time without a failure a guesser begins again.
 const FORGOTTEN: Duration = Duration::from_secs(600);
-/// Of more addresses than this, the one that has been quiet for longest is forgotten.
-const ADDRESSES: usize = 4096;
+/// Of more guessers than this, the one that has been quiet for longest is forgotten.
+const MAX_GUESSERS: usize = 4096;
 
-/// The failures of each IPv4 address or IPv6 /64.
+/// What somebody tries to find out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) enum Guess {
+    /// The token.
+    Token,
+    /// The password of a user, whose name falls into this slot: names that nobody has fall into the same slots, so that
+    /// locks do not tell who exists, and an address has few of them.
+    Password(u8),
+}
+
+/// An IPv4 address or IPv6 /64, and what it guesses at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub(super) struct Guesser {
+    bucket: IpAddr,
+    guess: Guess,
+}
+
+impl Guesser {
+    pub(super) fn new(address: IpAddr, guess: Guess) -> Self {
+        Self { bucket: bucket(address), guess }
+    }
+}
+
+/// The failures of each guesser.
 #[derive(Debug, Default)]
-pub(super) struct Lockout(Mutex<HashMap<IpAddr, Failures>>);
+pub(super) struct Lockout(Mutex<HashMap<Guesser, Failures>>);
 
 #[derive(Debug)]
 struct Failures {
@@ -28,48 +54,44 @@ struct Failures {
     /// Start of the window in which `count` is counted.
     since: Instant,
     last: Instant,
-    /// How often the address was locked out, and until when.
+    /// How often the guesser was locked out, and until when.
     locks: u32,
     until: Option<Instant>,
 }
 
-/// What shown credentials come to.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Verdict {
-    /// They are right.
-    Admitted,
-    /// They are wrong.
-    Wrong,
-    /// Right or wrong, the address has to wait this long.
-    Locked(Duration),
-}
-
 impl Lockout {
-    /// How long `address` has to wait before it may try.
-    pub(super) fn wait(&self, address: IpAddr, now: Instant) -> Option<Duration> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&bucket(address))?.wait(now)
+    /// Counts an attempt as a failure, until [`Lockout::succeeded`] says otherwise. The lock that it brings, if it is one.
+    ///
+    /// # Errors
+    /// How long the guesser has to wait; the attempt is not counted then.
+    pub(super) fn begin(&self, guesser: Guesser, now: Instant) -> Result<Option<Duration>, Duration> {
+        let mut guessers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(wait) = guessers.get(&guesser).and_then(|failures| failures.wait(now)) {
+            return Err(wait);
+        }
+        if guessers.len() >= MAX_GUESSERS && !guessers.contains_key(&guesser) {
+            make_room(&mut guessers, now);
+        }
+        let failures = guessers.entry(guesser).or_insert_with(|| Failures::new(now));
+        Ok(failures.add(now))
     }
 
-    /// Takes note of whether credentials were right. A lock that began while they were checked holds for them too, or
-    /// many attempts at once would pass it by.
-    pub(super) fn settle(&self, address: IpAddr, is_right: bool, now: Instant) -> Verdict {
+    /// How long a guesser has to wait before it may try.
+    pub(super) fn wait(&self, guesser: Guesser, now: Instant) -> Option<Duration> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&guesser)?.wait(now)
+    }
+
+    /// The credentials were right: the guesser begins again.
+    pub(super) fn succeeded(&self, guesser: Guesser) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&guesser);
+    }
+
+    /// How often `address` has failed lately, whatever it guessed at.
+    pub(super) fn failures(&self, address: IpAddr) -> u32 {
         let bucket = bucket(address);
-        let mut addresses = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(wait) = addresses.get(&bucket).and_then(|failures| failures.wait(now)) {
-            return Verdict::Locked(wait);
-        }
-        if is_right {
-            addresses.remove(&bucket);
-            return Verdict::Admitted;
-        }
-        if addresses.len() >= ADDRESSES && !addresses.contains_key(&bucket) {
-            make_room(&mut addresses, now);
-        }
-        let failures = addresses.entry(bucket).or_insert_with(|| Failures::new(now));
-        if let Some(lock) = failures.add(now) {
-            tracing::warn!(%address, seconds = lock.as_secs(), "an address is locked out: too many wrong credentials");
-        }
-        Verdict::Wrong
+        let guessers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        let of_address = guessers.iter().filter(|(guesser, _)| guesser.bucket == bucket);
+        of_address.fold(0, |sum, (_, failures)| sum.saturating_add(failures.count))
     }
 }
 
@@ -102,13 +124,13 @@ impl Failures {
     }
 }
 
-fn make_room(addresses: &mut HashMap<IpAddr, Failures>, now: Instant) {
-    addresses.retain(|_, failures| now.saturating_duration_since(failures.last) <= FORGOTTEN);
-    if addresses.len() >= ADDRESSES
+fn make_room(guessers: &mut HashMap<Guesser, Failures>, now: Instant) {
+    guessers.retain(|_, failures| now.saturating_duration_since(failures.last) <= FORGOTTEN);
+    if guessers.len() >= MAX_GUESSERS
         && let Some(quietest) =
-            addresses.iter().min_by_key(|(_, failures)| failures.last).map(|(address, _)| *address)
+            guessers.iter().min_by_key(|(_, failures)| failures.last).map(|(guesser, _)| *guesser)
     {
-        addresses.remove(&quietest);
+        guessers.remove(&quietest);
     }
 }
 
@@ -125,12 +147,16 @@ mod tests {
         Duration::from_secs(seconds)
     }
 
+    fn at(address: IpAddr) -> Guesser {
+        Guesser::new(address, Guess::Token)
+    }
+
     /// A lockout with four failures of `HERE`.
     fn almost(now: Instant) -> Lockout {
         let lockout = Lockout::default();
         for _ in 1..FAILURES {
-            assert_eq!(lockout.settle(HERE, false, now), Verdict::Wrong);
-            assert_eq!(lockout.wait(HERE, now), None);
+            assert!(lockout.begin(at(HERE), now).is_ok());
+            assert_eq!(lockout.wait(at(HERE), now), None);
         }
         lockout
     }
@@ -140,25 +166,39 @@ mod tests {
         let mut now = Instant::now();
         let lockout = almost(now);
         for lock in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
-            assert_eq!(lockout.settle(HERE, false, now), Verdict::Wrong);
-            assert_eq!(lockout.wait(HERE, now), Some(seconds(lock)));
-            assert_eq!(lockout.settle(HERE, false, now), Verdict::Locked(seconds(lock)));
-            assert_eq!(lockout.settle(HERE, true, now), Verdict::Locked(seconds(lock)), "also if right");
-            assert_eq!(lockout.wait(THERE, now), None);
+            assert!(lockout.begin(at(HERE), now).is_ok());
+            assert_eq!(lockout.wait(at(HERE), now), Some(seconds(lock)));
+            assert_eq!(lockout.begin(at(HERE), now), Err(seconds(lock)));
+            assert_eq!(lockout.wait(at(THERE), now), None);
             now += seconds(lock);
-            assert_eq!(lockout.wait(HERE, now), None);
+            assert_eq!(lockout.wait(at(HERE), now), None);
         }
     }
 
     #[test]
-    fn right_credentials_begin_anew() {
+    fn what_is_guessed_at_is_locked_and_nothing_else() {
         let now = Instant::now();
         let lockout = almost(now);
-        assert_eq!(lockout.settle(HERE, true, now), Verdict::Admitted);
-        for _ in 1..FAILURES {
-            assert_eq!(lockout.settle(HERE, false, now), Verdict::Wrong);
+        assert!(lockout.begin(at(HERE), now).is_ok());
+        for guess in [Guess::Password(0), Guess::Password(1)] {
+            assert_eq!(lockout.wait(Guesser::new(HERE, guess), now), None);
         }
-        assert_eq!(lockout.wait(HERE, now), None);
+        assert_eq!(lockout.failures(HERE), FAILURES);
+        assert!(lockout.begin(Guesser::new(HERE, Guess::Password(0)), now).is_ok());
+        assert_eq!((lockout.failures(HERE), lockout.failures(THERE)), (FAILURES + 1, 0));
+        lockout.succeeded(Guesser::new(HERE, Guess::Password(0)));
+        assert!(lockout.wait(at(HERE), now).is_some(), "another's success frees no guesser");
+    }
+
+    #[test]
+    fn right_credentials_begin_again() {
+        let now = Instant::now();
+        let lockout = almost(now);
+        lockout.succeeded(at(HERE));
+        for _ in 1..FAILURES {
+            assert!(lockout.begin(at(HERE), now).is_ok());
+        }
+        assert_eq!(lockout.wait(at(HERE), now), None);
     }
 
     #[test]
@@ -166,27 +206,28 @@ mod tests {
         let mut now = Instant::now();
         let lockout = almost(now);
         now += WINDOW + seconds(1);
-        assert_eq!(lockout.settle(HERE, false, now), Verdict::Wrong);
-        assert_eq!(lockout.wait(HERE, now), None);
+        assert!(lockout.begin(at(HERE), now).is_ok());
+        assert_eq!(lockout.wait(at(HERE), now), None);
 
         let lockout = almost(now);
-        lockout.settle(HERE, false, now);
+        assert!(lockout.begin(at(HERE), now).is_ok());
         now += FORGOTTEN + seconds(1);
-        lockout.settle(HERE, false, now);
-        assert_eq!(lockout.wait(HERE, now), None);
+        assert!(lockout.begin(at(HERE), now).is_ok());
+        assert_eq!(lockout.wait(at(HERE), now), None);
     }
 
     #[test]
-    fn the_addresses_are_bounded_and_the_quietest_is_forgotten() {
+    fn the_guessers_are_bounded_and_the_quietest_is_forgotten() {
         let start = Instant::now();
         let lockout = almost(start);
-        for number in 0..ADDRESSES as u32 + 10 {
+        for number in 0..MAX_GUESSERS as u32 + 10 {
             let now = start + Duration::from_millis(1 + u64::from(number));
-            lockout.settle(IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number)), false, now);
+            let address = IpAddr::V4(Ipv4Addr::from(0x0a00_0000 + number));
+            assert!(lockout.begin(at(address), now).is_ok());
         }
-        let addresses = lockout.0.lock().expect("no panic");
-        assert_eq!(addresses.len(), ADDRESSES);
-        assert!(!addresses.contains_key(&HERE));
+        let guessers = lockout.0.lock().expect("no panic");
+        assert_eq!(guessers.len(), MAX_GUESSERS);
+        assert!(!guessers.contains_key(&at(HERE)));
     }
 
     #[test]
@@ -194,8 +235,9 @@ mod tests {
         let now = Instant::now();
         let lockout = Lockout::default();
         for host in 1..=FAILURES {
-            lockout.settle(format!("2001:db8::{host}").parse().expect("address"), false, now);
+            let address: IpAddr = format!("2001:db8::{host}").parse().expect("address");
+            assert!(lockout.begin(at(address), now).is_ok());
         }
-        assert!(lockout.wait("2001:db8::ffff".parse().expect("address"), now).is_some());
+        assert!(lockout.wait(at("2001:db8::ffff".parse().expect("address")), now).is_some());
     }
 }

@@ -15,6 +15,7 @@ pub mod listener;
 mod lockout;
 mod media;
 pub mod memory;
+mod passwords;
 mod probes;
 pub mod prpc;
 pub mod refusal_log;

@@ -1,0 +1,204 @@
+//! Two turns at a time, and a short queue for them: the better known go first, and push the others out when it is full.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use tokio::sync::oneshot;
+
+/// As many at a time: a flood of passwords gets no more of the machine.
+pub(super) const MAX_RUNNING: usize = 2;
+/// As many wait.
+pub(super) const MAX_WAITING: usize = 64;
+
+/// Who goes first; the smaller, the earlier.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Rank {
+    /// Whether nobody has logged in from the address yet.
+    pub(super) is_stranger: bool,
+    /// How often the address has failed lately.
+    pub(super) failures: u32,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Queue(Mutex<State>);
+
+#[derive(Debug, Default)]
+struct State {
+    running: usize,
+    /// Grows with each that comes.
+    sequence: u64,
+    waiting: Vec<Waiting>,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    place: Place,
+    address: IpAddr,
+    turn: oneshot::Sender<Turn>,
+}
+
+/// Rank, those of its own address that wait already, and when it came.
+type Place = (Rank, usize, u64);
+
+/// The right to hash; dropping it gives it to the next.
+#[derive(Debug)]
+pub(super) struct Turn(Option<Arc<Queue>>);
+
+impl Queue {
+    /// Waits for a turn; `None` when others need the place more.
+    pub(super) async fn turn(self: &Arc<Self>, address: IpAddr, rank: Rank) -> Option<Turn> {
+        let receiver = {
+            let mut state = self.state();
+            if state.running < MAX_RUNNING {
+                state.running += 1;
+                return Some(Turn(Some(Arc::clone(self))));
+            }
+            // Whoever has gone leaves its place.
+            state.waiting.retain(|waiting| !waiting.turn.is_closed());
+            state.sequence += 1;
+            let alike = state.waiting.iter().filter(|waiting| waiting.address == address).count();
+            let place = (rank, alike, state.sequence);
+            if state.waiting.len() >= MAX_WAITING {
+                let last = state.waiting.iter().enumerate().max_by_key(|(_, waiting)| waiting.place)?;
+                if last.1.place < place {
+                    return None;
+                }
+                let last = last.0;
+                state.waiting.swap_remove(last);
+            }
+            let (turn, receiver) = oneshot::channel();
+            state.waiting.push(Waiting { place, address, turn });
+            receiver
+        };
+        receiver.await.ok()
+    }
+
+    fn state(&self) -> MutexGuard<'_, State> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The best of those who wait; where nobody does, one less runs.
+    fn next(&self) -> Option<oneshot::Sender<Turn>> {
+        let mut state = self.state();
+        match state
+            .waiting
+            .iter()
+            .enumerate()
+            .min_by_key(|(_, waiting)| waiting.place)
+            .map(|(index, _)| index)
+        {
+            Some(index) => Some(state.waiting.swap_remove(index).turn),
+            None => {
+                state.running -= 1;
+                None
+            }
+        }
+    }
+}
+
+impl Drop for Turn {
+    fn drop(&mut self) {
+        let Some(queue) = self.0.take() else { return };
+        while let Some(next) = queue.next() {
+            match next.send(Self(Some(Arc::clone(&queue)))) {
+                Ok(()) => return,
+                // It has gone: the turn is another's.
+                Err(mut unwanted) => unwanted.0 = None,
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use tokio::{task::JoinHandle, time::timeout};
+
+    use super::*;
+
+    const STRANGER: Rank = Rank { is_stranger: true, failures: 0 };
+    const KNOWN: Rank = Rank { is_stranger: false, failures: 0 };
+
+    fn address(last: u8) -> IpAddr {
+        [192, 0, 2, last].into()
+    }
+
+    async fn waits(queue: &Arc<Queue>, last: u8, rank: Rank) -> JoinHandle<Option<Turn>> {
+        let sequence = queue.state().sequence;
+        let queue_of_task = Arc::clone(queue);
+        let task = tokio::spawn(async move { queue_of_task.turn(address(last), rank).await });
+        while !task.is_finished() && queue.state().sequence == sequence {
+            tokio::task::yield_now().await;
+        }
+        tokio::task::yield_now().await;
+        task
+    }
+
+    async fn turn(task: JoinHandle<Option<Turn>>) -> Option<Turn> {
+        timeout(Duration::from_secs(5), task).await.expect("an end").expect("no panic")
+    }
+
+    #[tokio::test]
+    async fn two_run_and_the_next_best_follows() {
+        let queue = Arc::<Queue>::default();
+        let (first, second) =
+            (queue.turn(address(1), STRANGER).await.expect("one"), queue.turn(address(1), STRANGER).await);
+        let flood = waits(&queue, 1, STRANGER).await;
+        let more = waits(&queue, 1, STRANGER).await;
+        let failing = waits(&queue, 2, Rank { failures: 3, ..STRANGER }).await;
+        let elsewhere = waits(&queue, 3, STRANGER).await;
+        let known = waits(&queue, 4, KNOWN).await;
+        assert_eq!(queue.state().running, MAX_RUNNING);
+        drop(first);
+        let known = turn(known).await.expect("known addresses first");
+        drop(known);
+        let flood = turn(flood).await.expect("then who came first of those alike");
+        drop(flood);
+        let elsewhere = turn(elsewhere).await.expect("another address before the same one again");
+        drop(elsewhere);
+        drop(turn(more).await.expect("then that one"));
+        drop(turn(failing).await.expect("who fails is last"));
+        drop(second);
+        assert_eq!(queue.state().running, 0);
+        assert!(queue.state().waiting.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_full_queue_refuses_whoever_is_worst() {
+        let queue = Arc::<Queue>::default();
+        let running = [queue.turn(address(1), STRANGER).await, queue.turn(address(1), STRANGER).await];
+        let mut flood = Vec::new();
+        for _ in 0..MAX_WAITING {
+            flood.push(waits(&queue, 1, STRANGER).await);
+        }
+        assert!(turn(waits(&queue, 1, STRANGER).await).await.is_none(), "it is worse than all who wait");
+        let operator = waits(&queue, 2, STRANGER).await;
+        let pushed_out = flood.pop().expect("the last");
+        assert!(turn(pushed_out).await.is_none(), "the last of the flood gives way");
+        drop(running);
+        assert!(turn(operator).await.is_some());
+        for task in flood {
+            assert!(turn(task).await.is_some());
+        }
+        assert_eq!(queue.state().running, 0);
+    }
+
+    #[tokio::test]
+    async fn who_has_gone_holds_up_nobody() {
+        let queue = Arc::<Queue>::default();
+        let running = [queue.turn(address(1), STRANGER).await, queue.turn(address(1), STRANGER).await];
+        for _ in 0..8 {
+            let gone = waits(&queue, 1, KNOWN).await;
+            gone.abort();
+            assert!(gone.await.is_err());
+        }
+        let here = waits(&queue, 2, STRANGER).await;
+        drop(running);
+        assert!(turn(here).await.is_some());
+        assert_eq!(queue.state().running, 0);
+        assert!(queue.state().waiting.is_empty());
+    }
+}
