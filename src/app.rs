@@ -32,7 +32,7 @@ use crate::{
         setup::{Switch, Token},
     },
     transport::{
-        self,
+        self, Entrance,
         front::Front,
         listener::{Phase, PlainHttp},
         tls,
@@ -140,8 +140,9 @@ impl Kms {
         let needed = if token.is_some() { Token::Required } else { Token::NotConfigured };
         let setup = Arc::new(shared.setup_service(Arc::clone(&service), needed));
         let limits = &config.core.onboard.limits;
+        let entrance = Entrance::new(token, Arc::clone(&shared.audit), Arc::clone(&shared.metrics));
         let readiness = Arc::new(Readiness::onboarding(Arc::clone(&shared.metrics)));
-        let router = transport::onboarding(Arc::clone(&service), setup, limits, token, readiness);
+        let router = transport::onboarding(Arc::clone(&service), setup, limits, entrance, readiness);
         let certificate = leaf::Ephemeral::new(config.core.onboard.address)?;
         let tls = tls::onboarding(certificate.leaf())?;
         let attester = Arc::clone(&shared.attester);

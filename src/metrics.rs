@@ -81,6 +81,7 @@ pub struct Metrics {
     breaker_open: IntGauge,
     breaker_openings: IntCounter,
     failed_credentials: IntCounter,
+    failed_onboarding_tokens: IntCounter,
     audit_failures: IntCounter,
     audit_records: IntCounter,
     audit_writable: IntGauge,
@@ -234,6 +235,11 @@ impl Metrics {
                 r,
                 "cvm_kms_failed_credentials_total",
                 "Wrong credentials shown to the admin listener.",
+            )?,
+            failed_onboarding_tokens: counter(
+                r,
+                "cvm_kms_failed_onboarding_tokens_total",
+                "Wrong onboarding tokens shown before there were keys.",
             )?,
             audit_records: counter(r, "cvm_kms_audit_records_total", "Releases recorded in the audit log.")?,
             audit_writable: gauge(
@@ -437,6 +443,11 @@ impl Metrics {
     /// Counts wrong credentials on the admin listener.
     pub fn credentials_failed(&self) {
         self.failed_credentials.inc();
+    }
+
+    /// Counts a wrong onboarding token.
+    pub fn onboarding_token_failed(&self) {
+        self.failed_onboarding_tokens.inc();
     }
 
     /// Counts a password that could not be looked at: too many others are being hashed.

@@ -63,6 +63,7 @@ const BAD_TOKEN: Outcome = Refused(Code::InvalidRequest, "Invalid token");
 const BOOTSTRAPPED: Outcome = Refused(Code::AlreadyOnboarded, "KMS has already been bootstrapped");
 const ONBOARDED: Outcome = Refused(Code::AlreadyOnboarded, "KMS has already been onboarded");
 const NO_TOKEN: Outcome = Refused(Code::Unauthenticated, "this KMS asks for its onboarding token");
+const WRONG_TOKEN: Outcome = Refused(Code::Unauthenticated, "this is not the onboarding token of this KMS");
 
 /// The main listener of a KMS with keys. Columns: no certificate, an unattested one, an attested app, an attested KMS.
 const SERVING: [Row<{ Certificate::ALL.len() }>; 12] = [
@@ -92,10 +93,10 @@ const ONBOARDING: [Row<{ 1 + Certificate::ALL.len() }>; 6] = [
 
 /// A KMS without keys that asks for its onboarding token, plain or over TLS. Columns: none, a wrong one, the right one.
 const GUARDED_ONBOARDING: [Row<{ Credential::ALL.len() }>; 4] = [
-    row(Bootstrap, Ask::Valid, [NO_TOKEN, NO_TOKEN, Answered]),
-    row(Method::Onboard, Ask::Valid, [NO_TOKEN, NO_TOKEN, Answered]),
+    row(Bootstrap, Ask::Valid, [NO_TOKEN, WRONG_TOKEN, Answered]),
+    row(Method::Onboard, Ask::Valid, [NO_TOKEN, WRONG_TOKEN, Answered]),
     row(GetAttestationInfo, Ask::Valid, [Answered, Answered, Answered]),
-    row(Finish, Ask::Valid, [NO_TOKEN, NO_TOKEN, Answered]),
+    row(Finish, Ask::Valid, [NO_TOKEN, WRONG_TOKEN, Answered]),
 ];
 
 /// The admin listener. Columns: no token, a wrong one, the right one.
@@ -198,7 +199,7 @@ fn the_access_that_a_method_declares_is_the_access_that_its_lines_show() {
             }
             (Access::Onboarding, Service::Onboard) => {
                 assert_eq!(line(&ONBOARDING, method, Ask::Valid), [Answered; 5]);
-                assert_eq!(line(&GUARDED_ONBOARDING, method, Ask::Valid), [NO_TOKEN, NO_TOKEN, Answered]);
+                assert_eq!(line(&GUARDED_ONBOARDING, method, Ask::Valid), [NO_TOKEN, WRONG_TOKEN, Answered]);
             }
             (Access::Operator, Service::Admin) => {
                 assert_eq!(line(&ADMIN, method, Ask::Valid), [Challenged, Challenged, Answered]);

@@ -534,15 +534,31 @@ async fn the_onboarding_token_guards_what_changes_state_and_nothing_else() {
         json("Finish", json!({})),
         request("GET", "/finish", ""),
         request("GET", "//finish", ""),
-        with(bootstrap(), "x-onboard-token", "S3cret"),
         with(bootstrap(), "x-onboard-token", ""),
-        with(bootstrap(), "authorization", "Bearer other"),
-        with(bootstrap(), "authorization", "Basic s3cret"),
         request("GET", "/prpc/Bootstrap?domain=a_b&token=s3cret", ""),
         json("Bootstrap?token=s3cret", json!({ "domain": "a_b" })),
     ] {
         let shown = format!("{} {:?}", call.uri(), call.headers());
         assert_eq!(caller.send(call).await.refusal(), refused, "{shown}");
+    }
+    assert!(world.audited("credentials_refused").is_empty(), "nothing was shown");
+    let wrong = (401, "this is not the onboarding token of this KMS".to_owned());
+    for call in [
+        with(bootstrap(), "x-onboard-token", "S3cret"),
+        with(bootstrap(), "authorization", "Bearer other"),
+        with(bootstrap(), "authorization", "Basic s3cret"),
+    ] {
+        let shown = format!("{} {:?}", call.uri(), call.headers());
+        assert_eq!(caller.send(call).await.refusal(), wrong, "{shown}");
+    }
+    let recorded = eventually("three lines", async || {
+        Some(world.audited("credentials_refused")).filter(|lines| lines.len() == 3)
+    })
+    .await;
+    for line in &recorded {
+        assert_eq!((&line["listener"], &line["shown"]), (&json!("onboarding"), &json!("token")), "{line}");
+        assert_eq!(line["remote"], "127.0.0.1");
+        assert!(!line.to_string().contains("S3cret"), "{line}");
     }
     for call in [
         with(bootstrap(), "x-onboard-token", "s3cret"),

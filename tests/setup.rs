@@ -511,7 +511,8 @@ async fn with_a_token_configured_status_and_checks_ask_for_it() {
     }
     for call in calls() {
         let call = with(call, "x-onboard-token", "S3cret");
-        assert_eq!(caller.send(call).await.refusal(), (401, UNSET.to_owned()));
+        let wrong = (401, "this is not the onboarding token of this KMS".to_owned());
+        assert_eq!(caller.send(call).await.refusal(), wrong);
     }
     for (index, expected) in [200, 200, 404].into_iter().enumerate() {
         for header in [("x-onboard-token", "s3cret"), ("authorization", "Bearer s3cret")] {

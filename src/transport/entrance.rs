@@ -1,6 +1,6 @@
 //! Who comes in while a KMS onboards: the holders of the token, where there is one, and no page of another site.
 
-use std::sync::Arc;
+use std::{num::NonZeroU32, sync::Arc};
 
 use axum::{
     body::Body,
@@ -16,25 +16,44 @@ use super::{
     same_site, setup, status,
 };
 use crate::{
+    audit::{Audit, Event},
     error::{Code, Error},
+    log_limit::LogLimit,
+    metrics::Metrics,
     operator::OperatorToken,
-    service::{Access, Method, Service},
+    service::{Access, Caller, Method, Service},
 };
+
+/// Lines a second about wrong tokens.
+const LINES: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
 
 /// The setup service, which speaks JSON only.
 const SETUP: &str = "/api/";
 
 /// What the routes of the onboarding phase ask of a request.
 #[derive(Debug)]
-pub(super) struct Entrance {
+pub struct Entrance {
     token: Option<OperatorToken>,
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
+    log: LogLimit,
+}
+
+/// What a request shows of the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Nothing,
+    Wrong,
+    Right,
 }
 
 impl Entrance {
     /// Asks for `token`, if there is one: `X-Onboard-Token` or `Authorization: Bearer`. `/?token=` is for the page alone,
     /// which takes it out of the address: a link that carries a token does nothing by itself.
-    pub(super) fn new(token: Option<OperatorToken>) -> Self {
-        Self { token }
+    ///
+    /// Wrong ones are counted in `metrics`, logged, and recorded in `audit`.
+    pub fn new(token: Option<OperatorToken>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
+        Self { token, audit, metrics, log: LogLimit::per_second(LINES) }
     }
 
     fn refuses(&self, request: &Request) -> Option<Error> {
@@ -48,9 +67,29 @@ impl Entrance {
             let text = "a page of another site may not do this; use the page of this KMS, or curl";
             return Some(Error::new(Code::Denied, text).because("foreign_page"));
         }
-        let token = self.token.as_ref()?;
-        let is_shown = shows_token(token, headers);
-        (!is_shown).then(|| Error::new(Code::Unauthenticated, "this KMS asks for its onboarding token"))
+        let text = match shown(self.token.as_ref()?, headers) {
+            Shown::Right => return None,
+            Shown::Nothing => "this KMS asks for its onboarding token",
+            Shown::Wrong => {
+                self.tell(request);
+                "this is not the onboarding token of this KMS"
+            }
+        };
+        Some(Error::new(Code::Unauthenticated, text))
+    }
+
+    /// Somebody who can reach this KMS guesses, or has the token of another one.
+    fn tell(&self, request: &Request) {
+        self.metrics.onboarding_token_failed();
+        let Some(remote) = request.extensions().get::<Caller>().map(Caller::remote) else { return };
+        if let Some(omitted) = self.log.admit() {
+            tracing::warn!(%remote, omitted, "a wrong onboarding token was shown");
+        }
+        self.audit.note_of_strangers(Event::CredentialsRefused {
+            listener: "onboarding",
+            shown: "token",
+            remote,
+        });
     }
 }
 
@@ -77,16 +116,44 @@ fn is_open(path: &str) -> bool {
             && Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Open)
 }
 
-fn shows_token(token: &OperatorToken, headers: &HeaderMap) -> bool {
+fn shown(token: &OperatorToken, headers: &HeaderMap) -> Shown {
+    const HEADERS: [&str; 2] = ["x-onboard-token", "authorization"];
     let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
     let bearer = || text("authorization").and_then(|value| value.strip_prefix("Bearer "));
-    text("x-onboard-token").is_some_and(|shown| token.is(shown))
-        || bearer().is_some_and(|shown| token.is(shown.trim()))
+    let is_right = text("x-onboard-token").is_some_and(|shown| token.is(shown))
+        || bearer().is_some_and(|shown| token.is(shown.trim()));
+    // An empty one comes from a variable that is not set.
+    match HEADERS.iter().any(|name| headers.get(*name).is_some_and(|value| !value.is_empty())) {
+        _ if is_right => Shown::Right,
+        true => Shown::Wrong,
+        false => Shown::Nothing,
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_wrong_token_is_told_from_none() {
+        let token = OperatorToken::new("s3cret");
+        for (header, expected) in [
+            (None, Shown::Nothing),
+            (Some(("x-admin-token", "s3cret")), Shown::Nothing),
+            (Some(("x-onboard-token", "")), Shown::Nothing),
+            (Some(("x-onboard-token", "s3cret")), Shown::Right),
+            (Some(("authorization", "Bearer s3cret")), Shown::Right),
+            (Some(("x-onboard-token", "S3cret")), Shown::Wrong),
+            (Some(("authorization", "Bearer x")), Shown::Wrong),
+            (Some(("authorization", "Basic s3cret")), Shown::Wrong),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some((name, value)) = header {
+                headers.insert(name, http::HeaderValue::from_static(value));
+            }
+            assert_eq!(shown(&token, &headers), expected, "{header:?}");
+        }
+    }
 
     #[test]
     fn what_changes_nothing_is_open() {

@@ -27,4 +27,5 @@ pub mod status;
 pub mod tls;
 mod web;
 
+pub use entrance::Entrance;
 pub use router::{admin, kms, onboarding};

@@ -25,7 +25,6 @@ use crate::{
     config::BodyLimits,
     error::{Code, Error, Result},
     metrics::Metrics,
-    operator::OperatorToken,
     proto::{AppId, BootstrapRequest, OnboardRequest},
     service::{
         Caller, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
@@ -55,12 +54,12 @@ pub fn kms(
     router.merge(grpc::kms(service, limits, readiness)).fallback(not_found)
 }
 
-/// The onboarding phase of the main listener; `token` guards all but the page and what it shows of this KMS.
+/// The onboarding phase of the main listener; `entrance` guards all but the page and what it shows of this KMS.
 pub fn onboarding(
     service: Arc<OnboardService>,
     setup: Arc<SetupService>,
     limits: &BodyLimits,
-    token: Option<OperatorToken>,
+    entrance: Entrance,
     readiness: Arc<Readiness>,
 ) -> Router {
     let finish = {
@@ -82,7 +81,7 @@ pub fn onboarding(
         .merge(grpc::onboarding(service, limits, readiness))
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(finished, not_yet));
-    router.layer(middleware::from_fn_with_state(Arc::new(Entrance::new(token)), entrance::pass))
+    router.layer(middleware::from_fn_with_state(Arc::new(entrance), entrance::pass))
 }
 
 /// After `Finish`, until keys are served, a method of the KMS phase is not unknown but about to come.
