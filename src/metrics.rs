@@ -440,6 +440,11 @@ impl Metrics {
         self.shed.with_label_values(&["idle_connection"]).inc();
     }
 
+    /// Counts a request of an allowed caller whose app or instance asked too often.
+    pub fn release_limited(&self, limit: &'static str) {
+        self.shed.with_label_values(&[limit]).inc();
+    }
+
     /// Counts wrong credentials on the admin listener.
     pub fn credentials_failed(&self) {
         self.failed_credentials.inc();

@@ -590,3 +590,48 @@ async fn guests_of_every_quote_format_and_a_self_issued_certificate_are_served()
         }
     }
 }
+
+#[tokio::test]
+async fn an_app_and_an_instance_have_a_share_and_others_are_not_held_up() {
+    let limits =
+        "[core.limits]\napp_per_second = 1\napp_burst = 5\ninstance_per_second = 1\ninstance_burst = 3";
+    let world = World::ready_with(limits).await;
+    let instance = |app: u8, seed: u8| {
+        kms_simulator::Cvm::builder(&world.platform)
+            .app_id([app; 20])
+            .compose_hash([app; 32])
+            .instance_id(&[seed; 20])
+            .build()
+    };
+    let text = |who: &str| (429, format!("too many requests of this {who}; slow down"));
+    let ask = async |cvm: &kms_simulator::Cvm, times: usize| {
+        let caller = world.caller().shows(&world.attested(cvm).await);
+        let mut line = caller.connect().await.expect("a connection");
+        let mut answers = Vec::new();
+        for _ in 0..times {
+            answers.push(line.json("GetAppKey", json!({})).await);
+        }
+        answers
+    };
+    let is_refused =
+        |answer: &support::Answer, who: &str| answer.status == 429 && answer.refusal() == text(who);
+    world.allow_app(&instance(1, 1));
+    world.allow_app(&instance(2, 1));
+    let mut answers = ask(&instance(1, 1), 12).await;
+    assert!(answers[..3].iter().all(|answer| answer.status == 200), "{answers:?}");
+    let limited = answers.iter().find(|answer| is_refused(answer, "instance")).expect("a share of three");
+    assert_eq!(limited.header("retry-after"), "1");
+    for number in 2..=8 {
+        answers.extend(ask(&instance(1, number), 3).await);
+    }
+    assert!(answers.iter().any(|answer| is_refused(answer, "app")), "a share of five: {answers:?}");
+    let other = ask(&instance(2, 1), 1).await;
+    assert_eq!(other[0].status, 200, "another app: {other:?}");
+    let released = world.audited("app_key_released").len();
+    let answered = answers.iter().chain(&other).filter(|answer| answer.status == 200).count();
+    assert_eq!(released, answered, "what is refused leaves no line");
+    let metrics = world.caller().get("/metrics").await;
+    for limit in ["app_per_second", "instance_per_second"] {
+        assert!(metrics.text().contains(&format!("cvm_kms_shed_total{{limit=\"{limit}\"}}")), "{limit}");
+    }
+}

@@ -186,9 +186,11 @@ struct Setting {
 impl Setting {
     /// Keys are made by a KMS in this process, which then ends.
     async fn new() -> Self {
-        let limits =
-            "core.limits = { unauthenticated_per_second = 4000000000, unauthenticated_burst = 4000000000 }";
-        let mut world = World::ready_with(limits).await;
+        let most = 4_000_000_000_u32;
+        let limits: String = ["unauthenticated", "app", "instance"]
+            .map(|who| format!("core.limits.{who}_per_second = {most}\ncore.limits.{who}_burst = {most}\n"))
+            .concat();
+        let mut world = World::ready_with(&limits).await;
         let app = world.app(1);
         world.allow_app(&app);
         world.stop().await;

@@ -28,6 +28,7 @@ use crate::{
         admin::{self, AdminService},
         kms::{self, KmsService},
         meta::Meta,
+        quota::ReleaseLimit,
         readiness::{self, Readiness},
         setup::Switch,
     },
@@ -67,6 +68,7 @@ pub(super) struct Serving {
     ready: Arc<Ready>,
     meta: Arc<Meta>,
     readiness: Arc<Readiness>,
+    release_limit: Arc<ReleaseLimit>,
     leaf: Arc<Leaf>,
     admin: Arc<AdminService>,
     admin_tls: Option<AdminCertificate>,
@@ -126,6 +128,7 @@ impl Serving {
             core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| parts::admin_token(core));
         let image = parts::image_check(core, &images, parts::download_recorder(&shared.audit))?;
         let (shadow, denials) = (Arc::<Shadow>::default(), Arc::<Denials>::default());
+        let release_limit = Arc::new(ReleaseLimit::new(&shared.config.core.limits));
         let service = Arc::new(KmsService::new(kms::Parts {
             ready: Arc::clone(&ready),
             admission: Admission::new(admission::Parts {
@@ -144,6 +147,7 @@ impl Serving {
             audit: Arc::clone(&shared.audit),
             meta: Arc::clone(&meta),
             metrics: Arc::clone(&shared.metrics),
+            limit: Arc::clone(&release_limit),
             images: images.clone(),
             operator,
             public_handover: core.onboard.public_handover,
@@ -182,7 +186,7 @@ impl Serving {
             plain: PlainHttp::Closed,
             front: Arc::new(front),
         };
-        Ok(Self { ready, meta, readiness, leaf, admin, admin_tls, phase })
+        Ok(Self { ready, meta, readiness, release_limit, leaf, admin, admin_tls, phase })
     }
 
     pub(super) async fn bind_admin(&self, shared: &Shared) -> Result<Option<(TcpListener, Phase)>, AppError> {
@@ -259,6 +263,7 @@ impl Serving {
         let (limit, metrics, verifier) =
             (Arc::clone(&shared.limit), Arc::clone(&shared.metrics), Arc::clone(&shared.verifier));
         let freezes = Arc::clone(&shared.freezes);
+        let release_limit = Arc::clone(&self.release_limit);
         let policy = Arc::clone(&shared.policy);
         let (audit, log) = (Arc::clone(&shared.audit), shared.log.clone());
         let mut reload = shared.reload.subscribe();
@@ -272,6 +277,7 @@ impl Serving {
                     Ok(()) = reload.changed() => drop(policy.info().await),
                 }
                 limit.prune();
+                release_limit.prune();
                 freezes.count();
                 metrics.set_audit_writable(audit.health().is_writing());
                 if let Some(log) = &log {

@@ -320,6 +320,15 @@ pub struct Freeze {
     pub file: PathBuf,
 }
 
+/// So many a second on average, and so many at once.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rate {
+    /// On average.
+    pub per_second: NonZeroU32,
+    /// At once.
+    pub burst: NonZeroU32,
+}
+
 /// `[core.limits]`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Limits {
@@ -327,6 +336,10 @@ pub struct Limits {
     pub unauthenticated_per_second: NonZeroU32,
     /// How many of them may come at once.
     pub unauthenticated_burst: NonZeroU32,
+    /// What is released to one app, over all its instances.
+    pub app: Rate,
+    /// What is released to one instance of an app.
+    pub instance: Rate,
     /// Open connections of one listener.
     pub max_connections: usize,
     /// Bytes that all requests together may hold; `None` is a tenth of the memory there is.

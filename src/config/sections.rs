@@ -11,7 +11,7 @@ use super::reader::{ConfigError, Notice, Report, Section};
 use super::values::{self, Endpoint};
 use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
-    Limits, LiteAttestation, Metrics,
+    Limits, LiteAttestation, Metrics, Rate,
 };
 use super::{consistency, ethereum, listeners, webhook};
 
@@ -256,6 +256,14 @@ fn limits(section: &mut Section<'_>) -> Limits {
     Limits {
         unauthenticated_per_second: section.required("unauthenticated_per_second", NonZeroU32::MIN, positive),
         unauthenticated_burst: section.required("unauthenticated_burst", NonZeroU32::MIN, positive),
+        app: Rate {
+            per_second: section.required("app_per_second", NonZeroU32::MIN, positive),
+            burst: section.required("app_burst", NonZeroU32::MIN, positive),
+        },
+        instance: Rate {
+            per_second: section.required("instance_per_second", NonZeroU32::MIN, positive),
+            burst: section.required("instance_burst", NonZeroU32::MIN, positive),
+        },
         max_connections: section.required("max_connections", NonZeroU32::MIN, positive).get() as usize,
         max_request_memory: section.required("max_request_memory", None, request_memory),
         handshake_timeout: section.required("handshake_timeout", Duration::ZERO, finite_duration),

@@ -97,6 +97,9 @@ fn the_defaults_are_the_peers() {
     assert_eq!(core.audit.file, Path::new("/etc/kms/certs/audit.jsonl"));
     assert_eq!(core.freeze.file, Path::new("/etc/kms/certs/frozen.json"));
     assert_eq!(core.limits.unauthenticated_per_second.get(), 2000);
+    let shares =
+        [core.limits.app, core.limits.instance].map(|rate| (rate.per_second.get(), rate.burst.get()));
+    assert_eq!(shares, [(50, 20_000), (2, 200)]);
     assert_eq!(core.limits.request_timeout, Duration::from_secs(50));
 }
 

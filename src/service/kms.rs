@@ -7,7 +7,9 @@ use kms_attest::{
     identity::AppId,
 };
 
-use super::{Caller, Method, env_keys::EnvKeys, meta::Meta, prepared::Prepared, refusal::Attempt};
+use super::{
+    Caller, Method, env_keys::EnvKeys, meta::Meta, prepared::Prepared, quota::ReleaseLimit, refusal::Attempt,
+};
 use crate::{
     admission::{Admission, Freezes, OwnStanding, Permit, Refusal, Role, Standing, denials::Denials},
     audit::Audit,
@@ -48,6 +50,8 @@ pub struct Parts {
     pub meta: Arc<Meta>,
     /// Where refusals are counted.
     pub metrics: Arc<Metrics>,
+    /// How much one app and one instance may have.
+    pub limit: Arc<ReleaseLimit>,
     /// What `ClearImageCache` clears.
     pub images: ImageCache,
     /// What the legacy `ClearImageCache` asks for; `None` refuses every token.
@@ -94,6 +98,7 @@ impl KmsService {
             Err(refusal @ Refusal::BadEvidence(_)) => return Err(attempt.refuse(refusal)),
             Err(refusal) => return Err(attempt.refuse(refusal).within("App not allowed")),
         };
+        self.within_limits(&permit)?;
         let released = Released::app(self.door(), permit, &standing, caller.remote()).await;
         let released = self.recorded(released, &attempt).map_err(|error| match error.code() {
             Code::Denied => error.within("App not allowed"),
@@ -140,6 +145,7 @@ impl KmsService {
             tokio::join!(parts.standing.fresh(), parts.admission.kms(caller.peer(), &request.vm_config));
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
+        self.within_limits(&permit)?;
         let released = Released::kms(self.door(), permit, &standing, caller.remote()).await;
         let released = self.recorded(released, &attempt)?;
         let handover = parts.ready.handover(&released);
@@ -206,6 +212,7 @@ impl KmsService {
             tokio::join!(parts.standing.fresh(), parts.admission.certificate(&csr, &request.vm_config));
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
+        self.within_limits(&permit)?;
         let restricted = Restricted::parse(&csr, parts.ready.names(), SystemTime::now())
             .map_err(|error| Error::invalid(error.to_string()))?;
         let released = Released::certificate(
@@ -241,6 +248,14 @@ impl KmsService {
         let author = caller.clone().identified(Operator::Token).author();
         super::admin::note_cleared(&self.parts.audit, author, &request.image_hash, &request.config_hash);
         Ok(())
+    }
+
+    /// Whoever may have keys may not fill the disk with the lines about them.
+    fn within_limits<R>(&self, permit: &Permit<R>) -> Result<()> {
+        self.parts.limit.admit(*permit.app_id(), permit.identity()).map_err(|exceeded| {
+            self.parts.metrics.release_limited(exceeded.limit());
+            Error::new(Code::TooManyRequests, exceeded.text())
+        })
     }
 
     fn door(&self) -> Door<'_> {

@@ -6,6 +6,7 @@ pub mod kms;
 pub mod meta;
 pub mod onboard;
 pub mod prepared;
+pub mod quota;
 pub mod readiness;
 mod refusal;
 pub mod setup;

@@ -1,0 +1,88 @@
+//! How much is released to one app and to one instance: each release is a line on the disk, and whoever may have keys may
+//! not fill it.
+
+use std::fmt;
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+use kms_attest::identity::{AppId, BootInfo};
+
+use crate::config::{Limits, Rate};
+
+/// Above this many apps or instances those that are quiet are forgotten.
+const MAX_REMEMBERED: usize = 16 * 1024;
+
+/// A token bucket for each app, and for each instance of it.
+pub struct ReleaseLimit {
+    apps: DefaultKeyedRateLimiter<AppId>,
+    instances: DefaultKeyedRateLimiter<(AppId, Vec<u8>)>,
+}
+
+/// Whose share is used up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exceeded {
+    /// That of the app, over all its instances.
+    App,
+    /// That of one instance.
+    Instance,
+}
+
+impl Exceeded {
+    /// The configuration's name of the limit.
+    pub fn limit(self) -> &'static str {
+        match self {
+            Self::App => "app_per_second",
+            Self::Instance => "instance_per_second",
+        }
+    }
+
+    /// For the caller.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::App => "too many requests of this app; slow down",
+            Self::Instance => "too many requests of this instance; slow down",
+        }
+    }
+}
+
+impl ReleaseLimit {
+    /// As configured.
+    pub fn new(limits: &Limits) -> Self {
+        let quota = |rate: Rate| Quota::per_second(rate.per_second).allow_burst(rate.burst);
+        Self {
+            apps: RateLimiter::keyed(quota(limits.app)),
+            instances: RateLimiter::keyed(quota(limits.instance)),
+        }
+    }
+
+    /// Takes a token of an allowed caller's instance, then one of its app. Where the image gives instances no id, the app
+    /// on one machine is one.
+    ///
+    /// # Errors
+    /// Which of them has none left.
+    pub fn admit(&self, app: AppId, identity: &BootInfo) -> Result<(), Exceeded> {
+        let instance = match identity.instance_id.is_empty() {
+            true => &identity.device_id,
+            false => &identity.instance_id,
+        };
+        self.instances.check_key(&(app, instance.clone())).map_err(|_| Exceeded::Instance)?;
+        self.apps.check_key(&app).map_err(|_| Exceeded::App)
+    }
+
+    /// Forgets who is quiet; called now and then.
+    pub fn prune(&self) {
+        if self.apps.len() > MAX_REMEMBERED {
+            self.apps.retain_recent();
+            self.apps.shrink_to_fit();
+        }
+        if self.instances.len() > MAX_REMEMBERED {
+            self.instances.retain_recent();
+            self.instances.shrink_to_fit();
+        }
+    }
+}
+
+impl fmt::Debug for ReleaseLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ReleaseLimit").finish_non_exhaustive()
+    }
+}
