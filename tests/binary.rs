@@ -733,3 +733,55 @@ async fn a_full_disk_stops_releases_and_nothing_else() {
     assert!(key.is_ok(), "the keys are whole");
     cvm_kms::audit::verify_file(&setting.world.key_file("audit.jsonl")).expect("an unbroken chain");
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_happens_to_keys_and_credentials_has_a_line_in_the_log_and_no_secret_has() {
+    let toml = format!("[core.onboard]\nauth_token = \"{ADMIN_TOKEN} of onboarding\"");
+    let setting = Setting::with(&toml).await;
+    let program = setting.start().await;
+    let token = format!("{ADMIN_TOKEN} of onboarding");
+    let caller = setting.caller().plain();
+    let bootstrap = |token: &str| {
+        support::http::with(
+            support::http::json("Bootstrap", json!({ "domain": DOMAIN })),
+            "x-onboard-token",
+            token,
+        )
+    };
+    assert_eq!(caller.send(bootstrap("a guess at it")).await.status, 401);
+    assert_eq!(caller.send(bootstrap(&token)).await.status, 200);
+    let finish = support::http::with(support::http::json("Finish", json!({})), "x-onboard-token", &token);
+    assert_eq!(caller.send(finish).await.status, 200);
+    let meta = eventually("keys", async || {
+        let answer = setting.caller().try_json("GetMeta", json!({})).await.ok()?;
+        (answer.status == 200).then(|| answer.value())
+    })
+    .await;
+    let app = setting.world.app(1);
+    setting.world.allow_app(&app);
+    let keys = setting.caller().shows(&Identity::self_issued(&app)).json("GetAppKey", json!({})).await;
+    assert_eq!(keys.status, 200, "{keys:?}");
+    let replica = setting.world.replica();
+    let root = setting.caller().shows(&Identity::self_issued(&replica)).json("GetKmsKey", json!({})).await;
+    assert_eq!(root.status, 200, "{root:?}");
+    let expected = [
+        "a wrong onboarding token was shown",
+        "root keys made",
+        meta["k256_pubkey"].as_str().expect("hex"),
+        "app keys released",
+        &hex::encode(app.app_id()),
+        &hex::encode(app.instance_id()),
+        "ROOT KEYS given to a replica",
+        &hex::encode(replica.mr_aggregated()),
+    ];
+    let log = eventually("each line", async || {
+        Some(program.log()).filter(|log| expected.iter().all(|text| log.contains(*text)))
+    })
+    .await;
+    let secrets = ["disk_crypt_key", "env_crypt_key", "k256_key"].map(|key| keys.value()[key].clone());
+    for secret in secrets.iter().map(|secret| secret.as_str().expect("hex")) {
+        assert!(!log.contains(secret), "{log}");
+    }
+    assert!(!log.contains("a guess at it") && !log.contains(ADMIN_TOKEN), "{log}");
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+}

@@ -1,10 +1,10 @@
 //! The KMS service. Each handler is a ladder: parse, admit, record, reply.
 
-use std::{sync::Arc, time::SystemTime};
+use std::{num::NonZeroU32, sync::Arc, time::SystemTime};
 
 use kms_attest::{
     csr::{ApiVersion, Csr},
-    identity::AppId,
+    identity::{AppId, BootInfo},
 };
 
 use super::{
@@ -18,6 +18,7 @@ use crate::{
     config::PublicHandover,
     error::{Code, Error, Result},
     lifecycle::{Door, NotReleased, Ready, Released},
+    log_limit::LogLimit,
     metrics::Metrics,
     operator::{Operator, OperatorToken},
     os_image::{CacheError, ImageCache},
@@ -65,10 +66,15 @@ pub struct Parts {
 pub struct KmsService {
     parts: Parts,
     env_keys: EnvKeys,
+    releases: LogLimit,
+    root_releases: LogLimit,
 }
 
 /// The peer's words, by which operators know what to change.
 const NO_PUBLIC_HANDOVER: &str = "public KMS key handover is disabled; use the admin listener";
+
+/// Lines a second about what is released to apps.
+const LINES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
 /// Highest `api_version` of `GetAppKey`.
 const APP_KEY_API_VERSION: u32 = 1;
@@ -76,7 +82,8 @@ const APP_KEY_API_VERSION: u32 = 1;
 impl KmsService {
     /// The service over its parts. There is none without keys: [`Ready`] is one of them.
     pub fn new(parts: Parts) -> Self {
-        Self { parts, env_keys: EnvKeys::default() }
+        let [releases, root_releases] = [LINES; 2].map(LogLimit::per_second);
+        Self { parts, env_keys: EnvKeys::default(), releases, root_releases }
     }
 
     /// `KMS.GetAppKey`: the keys of the app that the caller proves to run.
@@ -109,6 +116,7 @@ impl KmsService {
             .app_keys(&released)
             .map_err(|error| Error::internal("the keys of this app cannot be derived", error))?;
         let permit = released.permit();
+        tell(&self.releases, "app keys released", permit, caller);
         Ok(AppKeyResponse {
             ca_cert: parts.ready.root_ca_pem().to_owned(),
             disk_crypt_key: keys.disk_crypt_key.expose().to_vec(),
@@ -149,6 +157,7 @@ impl KmsService {
         let released = Released::kms(self.door(), permit, &standing, caller.remote()).await;
         let released = self.recorded(released, &attempt)?;
         let handover = parts.ready.handover(&released);
+        tell(&self.root_releases, "ROOT KEYS given to a replica", released.permit(), caller);
         let keys = KmsKeys {
             ca_key: handover.ca_key_pem.to_string(),
             k256_key: handover.k256_key.expose().to_vec(),
@@ -229,6 +238,7 @@ impl KmsService {
             .ready
             .app_certificate(&released, &restricted)
             .map_err(|error| Error::internal("the certificate cannot be issued", error))?;
+        tell(&self.releases, "app certificate issued", released.permit(), caller);
         Ok(SignCertResponse { certificate_chain })
     }
 
@@ -301,6 +311,22 @@ impl KmsService {
             }
         }
     }
+}
+
+/// One line in the process log for each release, beside its line in the audit log: to whom, never what.
+fn tell<R>(log: &LogLimit, what: &'static str, permit: &Permit<R>, caller: &Caller) {
+    let Some(omitted) = log.admit() else { return };
+    let BootInfo { app_id, instance_id, compose_hash, device_id, mr_aggregated, .. } = permit.identity();
+    tracing::info!(
+        app_id = hex::encode(app_id),
+        instance_id = hex::encode(instance_id),
+        compose_hash = hex::encode(compose_hash),
+        device_id = hex::encode(device_id),
+        mr_aggregated = hex::encode(mr_aggregated),
+        remote = %caller.remote(),
+        omitted,
+        "{what}"
+    );
 }
 
 /// Clears both caches, the image cache first.

@@ -171,7 +171,11 @@ impl OnboardService {
             ca_pubkey: hex::encode(prepared.ca_public_key()),
             k256_pubkey: hex::encode(prepared.k256_public_key()),
         };
-        self.commit(turn, prepared, domain, event).await
+        let k256_pubkey = hex::encode(prepared.k256_public_key());
+        let name = domain.as_str().to_owned();
+        self.commit(turn, prepared, domain, event).await?;
+        tracing::info!(domain = name, k256_pubkey, "root keys made");
+        Ok(())
     }
 
     /// `Onboard.Onboard`: the root keys of a running KMS, for a replica.
@@ -200,7 +204,10 @@ impl OnboardService {
             source: url.to_string(),
             k256_pubkey: hex::encode(&k256_pubkey),
         };
+        let name = domain.as_str().to_owned();
         self.commit(turn, prepared, domain, event).await?;
+        let shown = hex::encode(&k256_pubkey);
+        tracing::info!(domain = name, k256_pubkey = shown, "root keys received from another KMS");
         Ok(OnboardResponse { k256_pubkey })
     }
 
