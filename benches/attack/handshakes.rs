@@ -10,6 +10,7 @@ use kms_attest::{
     certificate::{self, CertificateSpec, Issuer, Role},
     p256::P256Key,
 };
+use rustls::crypto::aws_lc_rs::kx_group;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{
@@ -72,14 +73,20 @@ fn look_alike_chains(target: &Target, until: Instant) -> BoxFuture<'_, Result<St
     .boxed()
 }
 
-/// As many handshakes of one address as it can make.
+/// As many handshakes of one address as it can make, with hybrid and with classic key exchange.
 fn new_connections(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
     async move {
-        let caller = target.caller();
-        let before = target.cpu();
-        let made = many(16, until, |_| async { u64::from(target.tls(1, &caller).await.is_ok()) }).await;
-        let each = target.cpu().saturating_sub(before).as_secs_f64() / made.max(1) as f64;
-        Ok(format!("{made} handshakes, {:.2} ms each", each * 1000.0))
+        let middle = until - until.saturating_duration_since(Instant::now()) / 2;
+        let hybrid = target.caller();
+        let classic = hybrid.exchanges(&[kx_group::X25519]);
+        let mut did = Vec::new();
+        for (name, caller, until) in [("hybrid", hybrid, middle), ("classic", classic, until)] {
+            let before = target.cpu();
+            let made = many(16, until, |_| async { u64::from(target.tls(1, &caller).await.is_ok()) }).await;
+            let each = target.cpu().saturating_sub(before).as_secs_f64() / made.max(1) as f64;
+            did.push(format!("{made} {name} handshakes, {:.2} ms each", each * 1000.0));
+        }
+        Ok(did.join("; "))
     }
     .boxed()
 }

@@ -14,6 +14,15 @@ use super::{activity::Activity, limit::bucket};
 
 /// A connection of a stranger may be closed for a new one when nothing was done for it for this long.
 const MIN_IDLE: Duration = Duration::from_secs(1);
+/// At once, if its address has more than this many times the connections of the newcomer's address: who opens connections
+/// faster than they become idle keeps only others like him out.
+const CROWD: usize = 8;
+/// After a search for idle connections that found none.
+const SEARCH_PAUSE: Duration = Duration::from_millis(50);
+/// How many connections a search finds at most.
+const MAX_FOUND: usize = 64;
+/// How many addresses have a search that is remembered.
+const MAX_SEARCHES: usize = 256;
 /// How long an address is known after a caller from it was admitted.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many addresses are known at once.
@@ -38,6 +47,17 @@ struct Connections {
     next: u64,
     open: HashMap<u64, Connection>,
     by_address: HashMap<IpAddr, usize>,
+    /// By whose connections were searched: one address, or all.
+    searches: HashMap<Option<IpAddr>, Search>,
+}
+
+/// What the last search for idle connections gave.
+#[derive(Debug, Default)]
+struct Search {
+    /// Those that go next, the first one last.
+    found: Vec<u64>,
+    /// When it gave nothing, and for how many connections of the newcomer's address.
+    in_vain: Option<(Instant, usize)>,
 }
 
 #[derive(Debug)]
@@ -82,17 +102,15 @@ impl Slots {
         let usable = if table.known.contains(address, now) { table.all } else { table.all - table.reserved };
         let mut connections = table.lock();
         let of_address = connections.by_address.get(&address).copied().unwrap_or(0);
-        let has_replaced = if of_address >= table.of_one_address {
-            let victim = connections.idle(now, |connection| connection.address == address)?;
-            connections.evict(victim);
-            true
-        } else if connections.open.len() >= usable {
-            let victim = connections.idle(now, |_| true)?;
-            connections.evict(victim);
-            true
-        } else {
-            false
+        let whose = match of_address >= table.of_one_address {
+            true => Some(Some(address)),
+            false => (connections.open.len() >= usable).then_some(None),
         };
+        let has_replaced = whose.is_some();
+        if let Some(whose) = whose {
+            let victim = connections.victim(now, whose, of_address + 1)?;
+            connections.evict(victim);
+        }
         let number = connections.next;
         connections.next += 1;
         let activity = Arc::new(Activity::new(address, Arc::clone(&table.known)));
@@ -117,14 +135,46 @@ impl Table {
 }
 
 impl Connections {
-    /// The connection that goes first: of the address with the most connections, the one that is idle for longest.
-    fn idle(&self, now: Instant, among: impl Fn(&Connection) -> bool) -> Option<u64> {
-        let candidates = self.open.iter().filter(|(_, connection)| among(connection));
-        let idle = candidates.filter_map(|(number, connection)| {
-            let idle = connection.activity.idle_for(now).filter(|idle| *idle >= MIN_IDLE)?;
-            Some((self.by_address.get(&connection.address)?, idle, *number))
-        });
-        idle.max().map(|(_, _, number)| number)
+    /// The connection that goes first, of one address or of all: of the address with the most connections, the one that is
+    /// idle for longest. A search looks at all of them, so what it finds is kept for the next ones, and so is that it
+    /// found nothing.
+    fn victim(&mut self, now: Instant, whose: Option<IpAddr>, newcomers: usize) -> Option<u64> {
+        if self.searches.len() > MAX_SEARCHES {
+            self.searches.clear();
+        }
+        let search = self.searches.entry(whose).or_default();
+        let (open, by_address) = (&self.open, &self.by_address);
+        // How many its address has, and for how long it is idle, if it may go.
+        let goes = |connection: &Connection| {
+            let crowd = by_address.get(&connection.address).copied().unwrap_or(0);
+            let needed = if crowd > CROWD * newcomers { Duration::ZERO } else { MIN_IDLE };
+            let idle = connection.activity.idle_for(now).filter(|idle| *idle >= needed)?;
+            Some((crowd, idle))
+        };
+        while let Some(number) = search.found.pop() {
+            if open.get(&number).and_then(goes).is_some() {
+                return Some(number);
+            }
+        }
+        let was_in_vain = |(since, others): (Instant, usize)| {
+            newcomers >= others && now.duration_since(since) < SEARCH_PAUSE
+        };
+        if search.in_vain.is_some_and(was_in_vain) {
+            return None;
+        }
+        let candidates =
+            open.iter().filter(|(_, connection)| whose.is_none_or(|address| connection.address == address));
+        let mut idle: Vec<_> = candidates
+            .filter_map(|(number, connection)| {
+                let (crowd, idle) = goes(connection)?;
+                Some((crowd, idle, *number))
+            })
+            .collect();
+        idle.sort_unstable();
+        let kept = idle.len().saturating_sub(MAX_FOUND);
+        search.found = idle[kept..].iter().map(|(_, _, number)| *number).collect();
+        search.in_vain = search.found.is_empty().then_some((now, newcomers));
+        search.found.pop()
     }
 
     fn evict(&mut self, number: u64) {
@@ -261,6 +311,16 @@ mod tests {
             assert!(!is_evicted(slot).await, "{name}");
         }
         drop((work, receiving));
+    }
+
+    #[test]
+    fn a_crowd_that_is_never_idle_makes_room_for_others_and_not_for_itself() {
+        let slots = Slots::new(32);
+        let crowd: Vec<_> = (0..28).map(|number| take(&slots, 1 + number % 2)).collect();
+        assert!(slots.take(address(1)).is_none(), "one of the crowd");
+        assert!(take(&slots, 3).has_replaced, "another, although nothing is idle for long");
+        assert!(slots.take(address(2)).is_none(), "again one of the crowd");
+        drop(crowd);
     }
 
     #[test]
