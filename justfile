@@ -38,6 +38,10 @@ attack *cases:
 attack-quick:
     cargo bench -p cvm-kms --bench attack -- --quick
 
+# Run every fuzz target for some minutes (needs cargo-fuzz; the stable compiler will do); fails on a finding
+fuzz-all minutes:
+    fuzz/all.sh {{minutes}}
+
 # Licences, sources, bans
 deny:
     cargo deny check

@@ -241,6 +241,9 @@ def allowlist():
         "unknown": full | {"later": {"a": [1, 2.5, None]}},
     }.items():
         yield name, json.dumps(file).encode()
+    for name, stage in {"boot": "boot", "null": None, "wrong": "later", "object": {"boot": None}}.items():
+        yield f"release-stage-{name}", json.dumps(full | {"apps": {"d4": app | {"releaseStage": stage}}}).encode()
+    yield "release-stage-of-nobody", json.dumps(full | {"apps": {"zz": {"releaseStage": "later"}}}).encode()
     yield "same-key-twice", b'{"osImages":["b2"],"apps":{"d4":{"composeHashes":["e5"]},"d4":{}}}'
     yield "not-json", b'{"apps":'
 

@@ -108,6 +108,27 @@ fn the_import_reader_sees_lists_and_ignores_other_crates() {
     assert_eq!(imports(text), expected);
 }
 
+/// What `serde_json` skips it does not look at, so that bytes which are no JSON text would count as one.
+#[test]
+fn bodies_are_read_as_utf_8_before_they_are_parsed() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let mut files = Vec::new();
+    for directory in ["src", "crates/attest/src", "crates/client/src"] {
+        sources(&root.join(directory), &mut files);
+    }
+    // Tests read what they wrote; the audit log's lines are bound by their hashes.
+    let is_test = |path: &Path| {
+        let parts: Vec<_> = path.iter().filter_map(|part| part.to_str()).collect();
+        parts.iter().any(|part| *part == "tests")
+            || path.ends_with("audit/chain.rs")
+            || ["tests.rs", "testing.rs", "test_vectors.rs"].iter().any(|name| path.ends_with(name))
+    };
+    let reads_bytes =
+        |path: &PathBuf| fs::read_to_string(path).expect("source").contains("serde_json::from_slice");
+    let found: Vec<_> = files.into_iter().filter(|path| !is_test(path)).filter(reads_bytes).collect();
+    assert!(found.is_empty(), "kms_attest::json::from_utf8 reads bodies: {found:?}");
+}
+
 #[test]
 fn every_module_is_in_the_table_once() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("src");

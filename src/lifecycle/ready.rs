@@ -106,7 +106,7 @@ impl Ready {
                 key
             }
         };
-        let bootstrap_info = bootstrap_info.and_then(|bytes| serde_json::from_slice(&bytes).ok());
+        let bootstrap_info = bootstrap_info.and_then(|bytes| kms_attest::json::from_utf8(&bytes).ok());
         Ok(Self {
             names: OwnNames::new(&domain, kept_domain).reserving(reserved.iter().cloned()),
             root_ca_pem: root_ca.pem,

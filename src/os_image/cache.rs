@@ -154,7 +154,7 @@ impl ImageCache {
         let file = fs::File::open(self.measurement(key)).ok()?;
         let mut text = Vec::new();
         file.take(LONGEST_MEASUREMENT).read_to_end(&mut text).ok()?;
-        let kept: Measurement = serde_json::from_slice(&text).ok()?;
+        let kept: Measurement = kms_attest::json::from_utf8(&text).ok()?;
         (kept.version == VERSION).then_some(kept.measurements)
     }
 

@@ -86,7 +86,7 @@ impl Review {
             let message = format!("has {size} MiB: decisions wait for it after each change");
             review.find(Severity::Warning, "huge", "", message);
         }
-        let value = match serde_json::from_slice(content) {
+        let value = match kms_attest::json::from_utf8(content) {
             Ok(value) => value,
             Err(error) => {
                 let at = format!("line {}, column {}", error.line(), error.column());

@@ -50,7 +50,7 @@ impl RulesError {
 impl Rules {
     pub(super) fn parse(json: &[u8]) -> Result<Self, RulesError> {
         // Through a `Value`, so that of two equal keys the last wins, as in the peer.
-        let mut value: Value = serde_json::from_slice(json).map_err(RulesError::new)?;
+        let mut value: Value = kms_attest::json::from_utf8(json).map_err(RulesError::new)?;
         let mut section = |key| value.as_object_mut().and_then(|file| file.shift_remove(key));
         let kms = section("kms").map_or_else(|| Ok(KmsEntry::default()), object)?;
         let apps = section("apps").map_or_else(|| Ok(HashMap::new()), apps)?;

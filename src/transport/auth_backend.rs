@@ -154,7 +154,7 @@ fn is_json(headers: &HeaderMap) -> bool {
 /// # Errors
 /// What is missing or of another type; for the asker, who is told nothing else.
 pub fn asked_about(body: &[u8]) -> Result<BootInfo, String> {
-    let Ok(Value::Object(fields)) = serde_json::from_slice(body) else {
+    let Ok(Value::Object(fields)) = kms_attest::json::from_utf8(body) else {
         return Err("the body must be a JSON object".to_owned());
     };
     let needed = |key| text(&fields, key)?.ok_or_else(|| format!("{key} is missing"));

@@ -109,7 +109,7 @@ impl Call {
             Payload::Body(bytes) if bytes.is_empty() => Ok(Q::default()),
             Payload::Body(bytes) => match self.encoding {
                 Encoding::Json | Encoding::SniffedJson => {
-                    serde_json::from_slice(bytes).map_err(|error| Error::invalid(error.to_string()))
+                    kms_attest::json::from_utf8(bytes).map_err(|error| Error::invalid(error.to_string()))
                 }
                 Encoding::Protobuf => {
                     Q::decode(bytes.clone()).map_err(|error| Error::invalid(error.to_string()))

@@ -61,7 +61,7 @@ async fn validated(service: &SetupService, request: Request) -> Result<Finding> 
     let body = body::read(incoming, BODY_BYTES).await.map_err(|error| error.cause)?;
     let about = match body.trim_ascii() {
         b"" => About::default(),
-        json => serde_json::from_slice(json).map_err(|error| Error::invalid(error.to_string()))?,
+        json => kms_attest::json::from_utf8(json).map_err(|error| Error::invalid(error.to_string()))?,
     };
     service.validate(check, about).await
 }

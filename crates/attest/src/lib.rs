@@ -7,6 +7,7 @@ pub mod collateral;
 pub mod csr;
 pub mod evidence;
 pub mod identity;
+pub mod json;
 pub mod measurement;
 pub mod os_image;
 pub mod outgoing;

@@ -237,7 +237,7 @@ pub(crate) async fn answer<A: DeserializeOwned>(
     }
     // A method without an answer may send an empty body: the peer's clients take it for `null`.
     let text: &[u8] = if body.is_empty() { b"null" } else { &body };
-    serde_json::from_slice(text).map_err(|error| CallError::Decode {
+    kms_attest::json::from_utf8(text).map_err(|error| CallError::Decode {
         method: method.to_owned(),
         line: error.line(),
         column: error.column(),
@@ -279,7 +279,7 @@ fn reason(body: &[u8]) -> Reason {
         #[serde(default)]
         denial_id: serde_json::Value,
     }
-    let (line, denial_id) = match serde_json::from_slice::<ErrorBody>(body) {
+    let (line, denial_id) = match kms_attest::json::from_utf8::<ErrorBody>(body) {
         Ok(body) => {
             let id = match body.denial_id {
                 serde_json::Value::String(id) => Some(text::printable(&id)),

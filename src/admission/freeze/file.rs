@@ -122,7 +122,7 @@ pub(super) async fn write(file: OwnedMutexGuard<FreezeFile>, entries: Entries) -
 }
 
 fn parse(bytes: &[u8]) -> Result<Vec<Freeze>, String> {
-    let content: Content = serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+    let content: Content = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
     if content.version != VERSION {
         return Err(format!("version must be {VERSION}, got {}", content.version));
     }

@@ -93,7 +93,7 @@ pub(super) fn decode<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Re
     }
     // Serde would take an array for an object.
     let object = if body.trim_ascii_start().starts_with(b"{") { body } else { b"" };
-    serde_json::from_slice(object)
+    kms_attest::json::from_utf8(object)
         .map_err(|error| format!("returned {status} but not the expected JSON, {error}: {}", quote(body)))
 }
 

@@ -93,7 +93,7 @@ impl GuestAgent {
         let request = serde_json::json!({ "report_data": hex::encode(report_data.0) });
         let answer = self.call("/Attest", request.to_string()).await?;
         let malformed = AttesterError::Malformed("attestation");
-        let Ok(AttestAnswer { attestation }) = serde_json::from_slice(&answer) else { return Err(malformed) };
+        let Ok(AttestAnswer { attestation }) = crate::json::from_utf8(&answer) else { return Err(malformed) };
         let Ok(attestation) = hex::decode(attestation) else { return Err(malformed) };
         if attestation.is_empty() {
             return Err(AttesterError::Empty);
@@ -108,7 +108,7 @@ impl GuestAgent {
     /// `vm_config` of the agent's `Info`; empty if it has none.
     pub async fn vm_config(&self) -> Result<String, AttesterError> {
         let answer = self.call("/Info", "{}".to_owned()).await?;
-        match serde_json::from_slice(&answer) {
+        match crate::json::from_utf8(&answer) {
             Ok(InfoAnswer { vm_config }) => Ok(vm_config),
             Err(_) => Err(AttesterError::Malformed("vm_config")),
         }

@@ -104,7 +104,7 @@ impl Collateral {
 
     /// Reads the JSON form: texts as they are, binary parts as hex.
     pub fn from_json(json: &[u8]) -> Result<Self, CollateralError> {
-        Self::new(serde_json::from_slice(json).map_err(|_| CollateralError::Malformed("json"))?)
+        Self::new(crate::json::from_utf8(json).map_err(|_| CollateralError::Malformed("json"))?)
     }
 
     /// The parts as the quote verifier takes them.

@@ -55,7 +55,7 @@ impl Evidence {
 fn parse_log(json: &[u8]) -> Result<Vec<TdxEvent>, LegacyError> {
     let decompressed = json.strip_prefix(GZIP_PREFIX).map(decompress).transpose()?;
     let json = decompressed.as_deref().unwrap_or(json);
-    let log: Vec<TdxEvent> = serde_json::from_slice(json).map_err(LegacyError::EventLog)?;
+    let log: Vec<TdxEvent> = crate::json::from_utf8(json).map_err(LegacyError::EventLog)?;
     if log.len() > MAX_ELEMENTS {
         return Err(LegacyError::TooManyEvents(log.len()));
     }

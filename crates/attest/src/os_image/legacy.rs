@@ -62,7 +62,7 @@ impl Metadata {
     /// # Errors
     /// [`MetadataError`].
     pub fn parse(text: &[u8]) -> Result<Self, MetadataError> {
-        let metadata: Self = serde_json::from_slice(text)?;
+        let metadata: Self = crate::json::from_utf8(text)?;
         let names = [("bios", &metadata.bios), ("kernel", &metadata.kernel), ("initrd", &metadata.initrd)];
         if let Some((what, _)) = names.into_iter().find(|(_, name)| !is_plain(name)) {
             return Err(MetadataError::UnsafePath(what));

@@ -66,7 +66,7 @@ impl AppCompose {
     /// # Errors
     /// [`AppComposeError`].
     pub fn parse(file: &[u8]) -> Result<Self, AppComposeError> {
-        let value: Value = serde_json::from_slice(file)
+        let value: Value = kms_attest::json::from_utf8(file)
             .map_err(|error| AppComposeError::Json { line: error.line(), column: error.column() })?;
         let Value::Object(fields) = value else { return Err(AppComposeError::NotAnObject) };
         if fields.contains_key("services") {

@@ -176,7 +176,7 @@ impl Environment {
             key: String,
             value: String,
         }
-        let Plaintext { env } = serde_json::from_slice(plaintext)?;
+        let Plaintext { env } = kms_attest::json::from_utf8(plaintext)?;
         let variables = env.into_iter().map(|Pair { key, value }| Variable { name: key, value }).collect();
         Ok(Self { variables })
     }

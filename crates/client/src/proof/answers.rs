@@ -96,7 +96,7 @@ impl Answers {
         if json.len() > MAX_BYTES {
             return Err(BundleError::TooLong);
         }
-        let answers: Self = serde_json::from_slice(json)?;
+        let answers: Self = kms_attest::json::from_utf8(json)?;
         if answers.format != FORMAT {
             return Err(BundleError::Format(crate::text::printable(&answers.format)));
         }

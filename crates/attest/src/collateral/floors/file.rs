@@ -128,7 +128,7 @@ impl FloorsFile {
 /// Reads what [`FloorsFile::write`] wrote, and nothing else.
 fn parse(bytes: &[u8]) -> Result<Roots, String> {
     let Content { version, floors, sha256 } =
-        serde_json::from_slice(bytes).map_err(|error| error.to_string())?;
+        crate::json::from_utf8(bytes).map_err(|error| error.to_string())?;
     if version != VERSION {
         return Err(format!("version must be {VERSION}, got {version}"));
     }

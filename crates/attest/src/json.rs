@@ -1,0 +1,42 @@
+//! JSON from outside: a body is read as UTF-8 before it is parsed.
+
+use serde::de::{DeserializeOwned, Error as _};
+
+/// The value that `body` is the JSON text of. `serde_json` alone does not look at the bytes of texts that it skips, so that
+/// a body which is no JSON text (RFC 8259, section 8.1) would count.
+///
+/// # Errors
+/// What `serde_json` says, or that the body is not UTF-8.
+pub fn from_utf8<T: DeserializeOwned>(body: &[u8]) -> serde_json::Result<T> {
+    match std::str::from_utf8(body) {
+        Ok(text) => serde_json::from_str(text),
+        Err(_) => Err(serde_json::Error::custom("the body is not UTF-8")),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde::Deserialize;
+
+    use super::*;
+
+    #[derive(Debug, PartialEq, Deserialize)]
+    struct Known {
+        known: u8,
+    }
+
+    #[test]
+    fn bytes_that_are_not_utf_8_count_nowhere_in_a_body() {
+        for (body, is_json) in [
+            (&b"{\"known\": 1, \"other\": \"\xc3\xa9\"}"[..], true),
+            (b"{\"known\": 1, \"other\": \"\xc3\"}", false),
+            (b"{\"known\": 1, \"other\": [\"\xff\"]}", false),
+            (b"{\"known\": 1, \"oth\xc3er\": 2}", false),
+            (b"{\"known\": 1}\xc3", false),
+            (b"", false),
+        ] {
+            let read = from_utf8::<Known>(body);
+            assert_eq!(read.is_ok(), is_json, "{body:?}: {read:?}");
+        }
+    }
+}
