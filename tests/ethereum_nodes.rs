@@ -183,9 +183,34 @@ async fn nodes_that_agree_on_going_far_back_are_not_believed() {
     allowed(policy.decide(Subject::App(&info)).await);
 }
 
+#[tokio::test]
+async fn one_absurd_block_number_does_not_end_the_use_of_honest_nodes() {
+    let chain = Chain::new().await;
+    let info = chain.allowed_app().await;
+    let honest = FaultServer::before(chain.address()).await;
+    let mut block = chain.rpc("eth_getBlockByNumber", json!(["latest", false])).await;
+    block["number"] = json!("0xfffffffffffffff0");
+    let liar = saying_of(&chain, block, json!({ "result": "0x" })).await;
+    let policy = policy(&[honest.url(), liar.url()], chain.kms, "");
+    let decide = async || policy.decide(Subject::App(&info)).await;
+    allowed(decide().await);
+    honest.suffer(Fault::Down).await;
+    tokio::time::sleep(LOOK).await;
+    let detail = unanswered(decide().await);
+    assert!(detail.contains("endpoint 2: its block 18446744073709551600 is further above block"), "{detail}");
+    honest.recover().await;
+    tokio::time::sleep(LOOK).await;
+    allowed(decide().await);
+}
+
 /// A node that knows the newest block of a chain, and says `answer` to whoever asks its contract who is allowed.
 async fn saying(chain: &Chain, answer: Value) -> FaultServer {
     let block = chain.rpc("eth_getBlockByNumber", json!(["latest", false])).await;
+    saying_of(chain, block, answer).await
+}
+
+/// The same of a node that shows this block as the newest.
+async fn saying_of(chain: &Chain, block: Value, answer: Value) -> FaultServer {
     let chain_id = format!("0x{CHAIN_ID:x}");
     let mut about_itself = Vec::new();
     for function in ["gatewayAppId()", "appImplementation()"] {

@@ -19,13 +19,18 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 /// and than honest nodes are apart. With confirmations, both blocks have as many.
 pub(super) const MOST_BACK: u64 = 64;
 
+/// How many blocks the newest may be ahead of the newest that decided, beyond [`BLOCKS_A_SECOND`] since then: no chain
+/// makes more, so a number that is further ahead is a lie.
+const MAX_LEAP: u64 = 1000;
+const BLOCKS_A_SECOND: u64 = 100;
+
 /// The nodes, and what is asked of them.
 pub(super) struct Chain {
     pub(super) nodes: Vec<Node>,
     pub(super) terms: Terms,
     disagreements: AtomicU64,
-    /// Number of the newest block that ever was a view's.
-    highest: AtomicU64,
+    /// The newest block that was a view's.
+    newest: Mutex<Newest>,
     /// When the log was last told of one.
     told: Mutex<Option<Instant>>,
 }
@@ -48,6 +53,38 @@ pub(super) struct State {
     pub(super) app_implementation: Address,
 }
 
+/// The newest block that decided, by which others are judged for as long as a block may be old: an honest node that is
+/// further behind is stale by then anyway, and one absurd number cannot keep honest nodes out for longer.
+#[derive(Debug, Default)]
+struct Newest(Option<(u64, Instant)>);
+
+impl Newest {
+    fn current(&self, now: Instant, lifetime: Duration) -> Option<(u64, Instant)> {
+        self.0.filter(|(_, at)| now.saturating_duration_since(*at) < lifetime)
+    }
+
+    /// Refuses a number that is too far below or above.
+    fn judge(&self, number: u64, now: Instant, lifetime: Duration) -> Result<(), Trouble> {
+        let Some((newest, at)) = self.current(now, lifetime) else { return Ok(()) };
+        let elapsed = now.saturating_duration_since(at).as_secs();
+        let leap = MAX_LEAP.saturating_add(BLOCKS_A_SECOND.saturating_mul(elapsed));
+        if newest.saturating_sub(number) > MOST_BACK {
+            return Err(Trouble::FarBack { number, highest: newest });
+        }
+        match number.saturating_sub(newest) > leap {
+            true => Err(Trouble::FarAhead { number, highest: newest }),
+            false => Ok(()),
+        }
+    }
+
+    /// A block has decided. One that is lower takes the place of the newest only once that has had its time.
+    fn note(&mut self, number: u64, now: Instant, lifetime: Duration) {
+        if self.current(now, lifetime).is_none_or(|(newest, _)| number >= newest) {
+            self.0 = Some((number, now));
+        }
+    }
+}
+
 /// The block that decides for now, and which nodes say so.
 pub(super) struct View {
     pub(super) state: Arc<State>,
@@ -61,7 +98,7 @@ impl Chain {
             nodes,
             terms,
             disagreements: AtomicU64::new(0),
-            highest: AtomicU64::new(0),
+            newest: Mutex::default(),
             told: Mutex::default(),
         }
     }
@@ -74,7 +111,7 @@ impl Chain {
             1 => self.view_of_first(previous).await,
             agreement => self.view_of_many(agreement, previous).await,
         }?;
-        self.highest.fetch_max(view.state.block.number, Ordering::Relaxed);
+        self.newest().note(view.state.block.number, Instant::now(), self.terms.max_block_age);
         Ok(view)
     }
 
@@ -107,16 +144,18 @@ impl Chain {
         previous.filter(|_| !goes_back).map(|state| state.block)
     }
 
-    /// The node's newest block that the terms name, unless it is `latest` and too far back. Where there is a floor, one
+    /// The node's newest block that the terms name, unless it is `latest` and too far back or ahead. Where there is a floor, one
     /// below it may confirm it still.
     pub(super) async fn head(&self, node: &Node) -> Result<Block, Trouble> {
         let block = node.head(self.terms.chain_id, self.terms.block).await?;
-        let (number, highest) = (block.number, self.highest.load(Ordering::Relaxed));
-        let goes_back = matches!(self.terms.block, BlockChoice::Latest { .. });
-        if goes_back && highest.saturating_sub(number) > MOST_BACK {
-            return Err(Trouble::FarBack { number, highest });
+        if matches!(self.terms.block, BlockChoice::Latest { .. }) {
+            self.newest().judge(block.number, Instant::now(), self.terms.max_block_age)?;
         }
         Ok(block)
+    }
+
+    fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
+        self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub(super) fn recent(&self, block: Block) -> Result<Block, Trouble> {
@@ -145,5 +184,53 @@ impl Chain {
     ) -> Result<Verdict, Trouble> {
         let answer = node.call(self.terms.contract, question, &view.state.block).await?;
         Ok(abi::verdict(&answer)?)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LIFETIME: Duration = Duration::from_secs(300);
+
+    #[test]
+    fn a_number_is_judged_by_the_newest_that_decided_for_as_long_as_a_block_may_be_old() {
+        let start = Instant::now();
+        let mut newest = Newest::default();
+        assert_eq!(newest.judge(u64::MAX, start, LIFETIME), Ok(()), "nothing has decided yet");
+        newest.note(1_000, start, LIFETIME);
+        let back = |number| Err(Trouble::FarBack { number, highest: 1_000 });
+        let ahead = |number| Err(Trouble::FarAhead { number, highest: 1_000 });
+        for (seconds, number, expected) in [
+            (0, 1_000, Ok(())),
+            (0, 1_000 - MOST_BACK, Ok(())),
+            (0, 999 - MOST_BACK, back(999 - MOST_BACK)),
+            (0, 1_000 + MAX_LEAP, Ok(())),
+            (0, 1_001 + MAX_LEAP, ahead(1_001 + MAX_LEAP)),
+            (0, u64::MAX, ahead(u64::MAX)),
+            (10, 1_000 + MAX_LEAP + 10 * BLOCKS_A_SECOND, Ok(())),
+            (299, 0, back(0)),
+            (299, u64::MAX, ahead(u64::MAX)),
+            (300, 0, Ok(())),
+            (300, u64::MAX, Ok(())),
+        ] {
+            let now = start + Duration::from_secs(seconds);
+            assert_eq!(newest.judge(number, now, LIFETIME), expected, "{number} after {seconds} s");
+        }
+    }
+
+    #[test]
+    fn an_absurd_first_number_is_forgotten_in_time() {
+        let start = Instant::now();
+        let mut newest = Newest::default();
+        newest.note(u64::MAX, start, LIFETIME);
+        assert!(newest.judge(1_000, start, LIFETIME).is_err());
+        let later = start + LIFETIME;
+        assert_eq!(newest.judge(1_000, later, LIFETIME), Ok(()));
+        newest.note(1_000, later, LIFETIME);
+        assert!(newest.judge(u64::MAX, later, LIFETIME).is_err());
+        // A lower one that is near enough does not lower the mark.
+        newest.note(990, later, LIFETIME);
+        assert!(newest.judge(990 - MOST_BACK, later, LIFETIME).is_err());
     }
 }

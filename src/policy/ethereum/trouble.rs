@@ -44,6 +44,10 @@ pub(super) enum Trouble {
     NotFinal(u64),
     #[error("its block {number} is more than {MOST_BACK} below block {highest}, which decided before")]
     FarBack { number: u64, highest: u64 },
+    #[error(
+        "its block {number} is further above block {highest}, which decided before, than a chain goes in that time"
+    )]
+    FarAhead { number: u64, highest: u64 },
     #[error("block {0} is no longer what it was when the call began")]
     Moved(u64),
 }
