@@ -69,16 +69,21 @@ pub struct DenialReference {
 /// The result of a service method.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The longest message a caller is shown, in bytes.
-const MESSAGE_LIMIT: usize = 1024;
+/// The longest message that a caller is shown whole, in bytes, as in the peer.
+const MAX_MESSAGE: usize = 2048;
+/// What stands for the middle of a longer one.
+const OMISSION: &str = " … ";
 
 impl Error {
-    /// An error whose message the caller sees. Messages over 1,024 bytes are cut at a character.
+    /// An error whose message the caller sees. One of over 2,048 bytes loses its middle, at characters: its end names the
+    /// innermost cause.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let mut message = message.into();
-        if message.len() > MESSAGE_LIMIT {
-            message.truncate(message.floor_char_boundary(MESSAGE_LIMIT));
-            message.push('…');
+        if message.len() > MAX_MESSAGE {
+            let kept = (MAX_MESSAGE - OMISSION.len()) / 2;
+            let head = message.floor_char_boundary(kept);
+            let tail = message.ceil_char_boundary(message.len() - kept);
+            message.replace_range(head..tail, OMISSION);
         }
         Self { code, message, reason: code.name(), source: None, denial: None }
     }
@@ -171,10 +176,23 @@ mod tests {
     use super::*;
 
     #[test]
-    fn long_messages_are_cut_at_a_character() {
-        let error = Error::invalid("é".repeat(2000));
-        assert!(error.message().len() <= MESSAGE_LIMIT + '…'.len_utf8());
-        assert!(error.message().ends_with('…'));
+    fn long_messages_keep_their_start_and_their_end() {
+        for middle in ["x", "é", "…", "🦀"] {
+            for length in [0, 1, 1000, 2000, 2030, 2040, 2048, 5000, 100_000] {
+                let whole = format!("first{}last", middle.repeat(length / middle.len()));
+                let error = Error::invalid(whole.clone());
+                let message = error.message();
+                assert!(message.len() <= MAX_MESSAGE, "{length}");
+                assert_eq!(message == whole, whole.len() <= MAX_MESSAGE, "{length}");
+                assert!(message.starts_with("first") && message.ends_with("last"), "{length}");
+                // Again, as a caller wraps it.
+                let again = error.within("context");
+                assert!(
+                    again.message().len() <= MAX_MESSAGE && again.message().starts_with("context: first")
+                );
+                assert!(again.message().ends_with("last"), "{length}");
+            }
+        }
     }
 
     #[test]

@@ -283,6 +283,7 @@ async fn every_rule_is_shown_with_the_nearest_entry() {
         ("policy", "app"),
         ("policy", "compose_hash"),
         ("policy", "app_device"),
+        ("stage", ""),
         ("os_image", ""),
     ];
     assert_eq!(steps, expected);
@@ -528,4 +529,28 @@ async fn a_denial_is_read_by_a_plain_get() {
     );
     let explanation: ExplainResponse = admin.send(call).await.message();
     assert_eq!(explanation.code, "app_not_registered");
+}
+
+#[tokio::test]
+async fn the_stage_of_the_guest_is_explained() {
+    let world = World::ready_with("core.release_stage = \"boot\"").await;
+    let operator = Operator::of(&world).await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    let explained = async |subject: &str| {
+        let evidence = app.evidence(ReportData::ZERO).encode();
+        let subject = subject.to_owned();
+        operator.explain(ExplainRequest { evidence, subject, ..Default::default() }).await
+    };
+    let explanation = explained("app").await;
+    let stage = check(&explanation, "stage", "");
+    assert_eq!((stage.result.as_str(), stage.actual.as_str()), ("pass", "boot"));
+    app.finish_boot(&kms_simulator::KeyProvider::None);
+    let explanation = explained("app").await;
+    let stage = check(&explanation, "stage", "");
+    assert_eq!((stage.result.as_str(), stage.code.as_str()), ("fail", "guest_has_booted"));
+    assert_eq!((stage.expected.as_str(), stage.actual.as_str()), ("boot", "running"));
+    assert_eq!((explanation.verdict.as_str(), explanation.code.as_str()), ("denied", "guest_has_booted"));
+    assert!(explanation.remedies.iter().any(|remedy| remedy.sentence.contains("releaseStage")));
+    assert_eq!(check(&explained("certificate").await, "stage", "").result, "pass");
 }

@@ -635,3 +635,75 @@ async fn an_app_and_an_instance_have_a_share_and_others_are_not_held_up() {
         assert!(metrics.text().contains(&format!("cvm_kms_shed_total{{limit=\"{limit}\"}}")), "{limit}");
     }
 }
+
+#[tokio::test]
+async fn keys_are_released_at_the_stages_that_are_configured_or_that_the_apps_entry_says() {
+    for (configured, of_app, after_boot) in [
+        ("", None, 200),
+        ("core.release_stage = \"any\"", None, 200),
+        ("core.release_stage = \"any\"", Some("boot"), 403),
+        ("core.release_stage = \"boot\"", None, 403),
+        ("core.release_stage = \"boot\"", Some("any"), 200),
+    ] {
+        let world = World::ready_with(configured).await;
+        let app = world.app(1);
+        world.allow_app(&app);
+        if let Some(stage) = of_app {
+            world.allowlist.change(|rules| {
+                rules["apps"][hex::encode(app.app_id())]["releaseStage"] = json!(stage);
+            });
+        }
+        let case = format!("{configured} {of_app:?}");
+        let booting = world.caller().shows(&world.attested(&app).await);
+        assert_eq!(booting.json("GetAppKey", json!({})).await.status, 200, "{case}");
+        app.finish_boot(&kms_simulator::KeyProvider::None);
+        let running = world.caller().shows(&world.attested(&app).await);
+        let answer = running.json("GetAppKey", json!({})).await;
+        assert_eq!(answer.status, after_boot, "{case}: {answer:?}");
+        let stages: Vec<_> =
+            world.audited("app_key_released").into_iter().map(|line| line["stage"].clone()).collect();
+        if after_boot == 200 {
+            assert_eq!(stages, ["boot", "running"], "{case}");
+        } else {
+            let text = "App not allowed: Boot denied: keys are released to a guest that boots, and this evidence is from \
+                        after system-ready";
+            assert_eq!(
+                (answer.value()["error"].clone(), answer.value()["code"].clone()),
+                (json!(text), json!("guest_has_booted"))
+            );
+            assert_eq!(stages, ["boot"], "{case}");
+            // What was shown while booting is still good: its evidence is older than system-ready.
+            assert_eq!(booting.json("GetAppKey", json!({})).await.status, 200, "{case}");
+        }
+        // Certificates are for guests that run.
+        let key = P256Key::generate();
+        let csr = kms_attest::csr::Csr {
+            spki: key.spki_der().to_vec(),
+            org_name: None,
+            subject: "app.example".to_owned(),
+            subject_alt_names: Vec::new(),
+            usage_server_auth: true,
+            usage_client_auth: false,
+            ext_quote: false,
+            ext_app_info: false,
+            not_before: None,
+            not_after: None,
+            evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
+        };
+        let request = kms_client::sign::sign_cert_request(&csr, &key, "");
+        let request = serde_json::to_value(request).expect("JSON");
+        assert_eq!(world.caller().json("SignCert", request).await.status, 200, "{case}");
+    }
+}
+
+#[tokio::test]
+async fn an_entry_with_an_unknown_release_stage_makes_the_file_unusable() {
+    let world = World::ready().await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    world.allowlist.change(|rules| {
+        rules["apps"][hex::encode(app.app_id())]["releaseStage"] = json!("never");
+    });
+    let caller = world.caller().shows(&world.attested(&app).await);
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 403);
+}

@@ -307,3 +307,29 @@ async fn an_image_that_cannot_be_had_is_an_outage_and_shows_no_address() {
     let failed = eventually("the failure", async || kms.world.audited("image_download_failed").pop()).await;
     assert_eq!(failed["reason"], "Failed to download image: the image server does not answer");
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_revoked_while_an_image_was_measured_is_not_released() {
+    type Revoke = fn(&World);
+    let cases: [(Revoke, &str); 2] = [
+        (|world| world.allowlist.change(|rules| rules["apps"] = json!({})), "app not registered"),
+        (
+            |world| world.allowlist.change(|rules| rules["kms"]["mrAggregated"] = json!([])),
+            "aggregated MR not allowed",
+        ),
+    ];
+    let attempts = cases.map(|(revoke, expected)| async move {
+        let kms = Verifying::start_with("", "sleep 11").await;
+        let app = kms.guest(&vectors()["legacy"][0], |_| {}).build();
+        kms.world.allow_app(&app);
+        let revoked = async {
+            eventually("the download", async || (kms.downloads() > 0).then_some(())).await;
+            revoke(&kms.world);
+        };
+        let (answer, ()) = tokio::join!(kms.app_key(&app), revoked);
+        assert_eq!(answer.status, 403, "{answer:?}");
+        assert!(answer.text().contains(expected), "{answer:?}");
+        assert!(kms.world.audited("app_key_released").is_empty());
+    });
+    futures_util::future::join_all(attempts).await;
+}

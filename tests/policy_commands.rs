@@ -152,7 +152,7 @@ async fn auth_serve_answers_as_auth_simple_does_and_stops_in_order() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("auth-config.json");
     let app = "11".repeat(20);
-    let backend = AuthServe::start(&path, &[], None).await;
+    let backend = AuthServe::start(&path, &["--insecure-empty-devices-allow-any"], None).await;
     let caller = backend.caller();
     let decision = async || {
         let answer = caller.send(asked(&app)).await;
@@ -182,7 +182,7 @@ async fn auth_serve_answers_as_auth_simple_does_and_stops_in_order() {
     assert_eq!(stopped.expect("soon"), Some(0));
     drop(silent);
 
-    let strict = AuthServe::start(&path, &["--strict-devices"], None).await;
+    let strict = AuthServe::start(&path, &[], None).await;
     let answer = strict.caller().send(asked(&app)).await.value();
     assert_eq!(answer["reason"], "app is not allowed to boot on this device");
 }
@@ -245,7 +245,7 @@ fn rules(change: impl FnOnce(&mut Value)) -> String {
 async fn policy_check_tells_what_a_file_does_and_what_it_would_change() {
     let files = Files::new();
     let good = files.write("good.json", &rules(|_| {}));
-    let ran = check(&[&good]).await.expect_ok();
+    let ran = check(&["--insecure-empty-devices-allow-any", &good]).await.expect_ok();
     let app = "11".repeat(20);
     assert!(
         ran.out.contains(&format!("warning   apps.{app}.devices is empty: any device will do")),
@@ -254,8 +254,12 @@ async fn policy_check_tells_what_a_file_does_and_what_it_would_change() {
     );
     let line = "allows    1 apps with 1 compose hashes, 1 OS images, 1 KMS measurements, 1 TCB statuses, 0 advisories";
     assert!(ran.out.contains(line), "{}", ran.out);
-    let strict = check(&["--strict-devices", &good]).await.expect_ok();
-    assert!(strict.out.contains("is empty, and strict_devices is set: no device will do"), "{}", strict.out);
+    let strict = check(&[&good]).await.expect_ok();
+    assert!(
+        strict.out.contains("is empty: no device will do, unless allowAnyDevice is true"),
+        "{}",
+        strict.out
+    );
 
     let changed = files.write("new.json", &rules(|rules| rules["osImages"] = json!(["45".repeat(32)])));
     let ran = check(&[&changed, "--against", &good]).await.expect_ok();

@@ -55,6 +55,9 @@ async fn each_relaxed_setting_shows_in_get_meta_in_the_metrics_and_in_the_audit_
         eventually("the line of this start", async || (world.audited("started").len() >= 2).then_some(()))
             .await;
         assert_eq!(relaxed(&world).await, expected, "{toml}");
+        let meta: GetMetaResponse = world.caller().json("GetMeta", json!({})).await.message();
+        let verifies = !expected.contains(&"os_image_not_verified".to_owned());
+        assert_eq!(meta.os_image_verification, Some(verifies), "{toml}");
     }
     let unencrypted = "[core]\nenforce_self_authorization = false\nauth_api.type = \"webhook\"\n\
                        auth_api.webhook.url = \"http://192.0.2.1\"";
@@ -79,7 +82,7 @@ async fn relaxed_codes(world: &World) -> Vec<String> {
 }
 
 #[tokio::test]
-async fn an_empty_device_list_is_taken_for_any_device_and_shows_unless_strict() {
+async fn an_empty_device_list_allows_no_device_unless_that_is_said_and_then_it_shows() {
     let mut world = World::ready().await;
     let app = world.app(1);
     world.allow_app(&app);
@@ -89,16 +92,18 @@ async fn an_empty_device_list_is_taken_for_any_device_and_shows_unless_strict() 
         app["devices"] = json!([]);
     });
     let identity = world.attested(&app).await;
-    assert_eq!(world.caller().shows(&identity).json("GetAppKey", json!({})).await.status, 200);
-    world.start().await.expect("starts");
-    assert!(relaxed_codes(&world).await.contains(&"empty_device_list".to_owned()));
-
-    world.configure("core.auth_api.allowlist.strict_devices = true");
-    world.start().await.expect("starts");
-    assert!(!relaxed_codes(&world).await.contains(&"empty_device_list".to_owned()));
     let refusal = world.caller().shows(&identity).json("GetAppKey", json!({})).await.refusal();
     let text = "App not allowed: Boot denied: app is not allowed to boot on this device";
     assert_eq!(refusal, (403, text.to_owned()));
+    let open = ["empty_devices_allow_any", "empty_device_list"];
+    let codes = relaxed_codes(&world).await;
+    assert!(open.iter().all(|code| !codes.contains(&(*code).to_owned())), "{codes:?}");
+
+    world.configure("core.auth_api.allowlist.insecure_empty_devices_allow_any = true");
+    world.start().await.expect("starts");
+    assert_eq!(world.caller().shows(&identity).json("GetAppKey", json!({})).await.status, 200);
+    let codes = relaxed_codes(&world).await;
+    assert!(open.iter().all(|code| codes.contains(&(*code).to_owned())), "{codes:?}");
 }
 
 #[tokio::test]
@@ -106,7 +111,8 @@ async fn with_dev_authorization_everyone_attested_is_allowed_and_everyone_can_se
     let world = World::ready_with("core.auth_api = { type = \"dev\", dev.gateway_app_id = \"0xdev\" }").await;
     let meta: GetMetaResponse = world.caller().json("GetMeta", json!({})).await.message();
     assert!(meta.is_dev && meta.allow_any_upgrade);
-    assert_eq!((meta.gateway_app_id, meta.chain_id), (None, None));
+    // As the peer: the gateway that is configured, and nothing of a back end.
+    assert_eq!((meta.gateway_app_id.as_deref(), meta.chain_id), (Some("0xdev"), None));
     let caller = world.caller().shows(&world.attested(&world.app(9)).await);
     let keys: AppKeyResponse = caller.json("GetAppKey", json!({})).await.message();
     assert_eq!(keys.gateway_app_id, "0xdev");

@@ -653,3 +653,19 @@ async fn browsers_may_do_for_this_page_what_they_may_not_do_for_others() {
         }
     }
 }
+
+#[tokio::test]
+async fn the_peers_name_for_the_setup_status_gives_the_same_answer() {
+    let world = World::onboarding().await;
+    let status = world.caller().get(STATUS).await;
+    assert_eq!(status.status, 200, "{status:?}");
+    for path in ["/prpc/GetSetupStatus", "/prpc/Onboard.GetSetupStatus", "/prpc/Onboard.GetSetupStatus?json"]
+    {
+        for call in [request("GET", path, ""), post(path, "{}"), post(path, "")] {
+            let answer = world.caller().send(call).await;
+            assert_eq!((answer.status, answer.value()), (200, status.value()), "{path}");
+        }
+    }
+    let guarded = World::onboarding_with("core.onboard.auth_token = \"s3cret\"").await;
+    assert_eq!(guarded.caller().get("/prpc/GetSetupStatus").await.status, 401);
+}

@@ -102,7 +102,7 @@ async fn device_lists_mean_what_the_operator_says() {
     candidate["apps"][hex::encode(app.app_id())]["allowAnyDevice"] = json!(false);
     let operator = Operator::of(&world).await;
     let caller = world.caller().shows(&world.attested(&app).await);
-    for (strict, newly_denied) in [(Value::Null, 0), (json!(false), 0), (json!(true), 1)] {
+    for (strict, newly_denied) in [(Value::Null, 1), (json!(false), 0), (json!(true), 1)] {
         let body = json!({ "auth_config_json": candidate.to_string(), "strict_devices": strict });
         operator.done("StartShadow", body).await;
         assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);

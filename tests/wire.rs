@@ -334,6 +334,7 @@ async fn answers_carry_every_field_in_order_compactly_and_numbers_as_numbers() {
             "kms_contract_address",
             "chain_id",
             "app_auth_implementation",
+            "os_image_verification",
             "version",
             "relaxed_settings",
             "auth_info_age_seconds",

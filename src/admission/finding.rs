@@ -40,6 +40,8 @@ pub enum Step {
     Frozen,
     /// The policy allows it.
     Policy,
+    /// Keys are released at this stage of the guest.
+    Stage,
     /// It booted the OS image that it names.
     OsImage,
     /// The release is in the audit log.
@@ -48,7 +50,7 @@ pub enum Step {
 
 impl Step {
     /// All steps, in the order in which they are reported.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::OwnStanding,
         Self::Evidence,
         Self::Platform,
@@ -62,6 +64,7 @@ impl Step {
         Self::Identity,
         Self::Frozen,
         Self::Policy,
+        Self::Stage,
         Self::OsImage,
         Self::AuditLog,
     ];
@@ -81,6 +84,7 @@ impl Step {
             Self::Identity => "identity",
             Self::Frozen => "frozen",
             Self::Policy => "policy",
+            Self::Stage => "stage",
             Self::OsImage => "os_image",
             Self::AuditLog => "audit_log",
             Self::OwnStanding => "own_standing",
@@ -243,6 +247,12 @@ impl Refusal {
                 actual: denial.actual.as_deref(),
                 identity: Some(identity),
                 ..plain(Step::Policy, denial.code)
+            },
+            Self::AfterBoot { identity, .. } => Finding {
+                expected: Some("boot"),
+                actual: Some("running"),
+                identity: Some(identity),
+                ..plain(Step::Stage, "guest_has_booted")
             },
             Self::OsImage { error, identity, .. } if !error.is_unavailable() => {
                 Finding { identity: Some(identity), ..plain(Step::OsImage, OS_IMAGE_NOT_VERIFIED) }

@@ -11,10 +11,12 @@ mod tcb;
 mod vm_config;
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use kms_attest::{
     csr::Csr,
     identity::{AppId, AppInfo, BootInfo, Registers},
+    measurement::Stage,
     verify::{Binding, Verified, Verifier, VerifyError},
 };
 
@@ -33,6 +35,7 @@ pub use self::{
 };
 use permit::Admitted;
 
+use crate::config::ReleaseStage;
 use crate::metrics::Metrics;
 use crate::os_image::{OsImageError, OsImages};
 use crate::policy::{Decision, Denial, Policy, PolicyError, Shadow, Subject};
@@ -89,6 +92,16 @@ pub enum Refusal {
         /// What policy said.
         denial: Denial,
         /// Whom it said it about, as measured.
+        identity: Box<BootInfo>,
+        /// Why policy was told something else.
+        relaxations: Relaxations,
+    },
+    /// Policy allowed it, but the guest has booted already, and keys are released before.
+    #[error(
+        "Boot denied: keys are released to a guest that boots, and this evidence is from after system-ready"
+    )]
+    AfterBoot {
+        /// Who asked, as measured.
         identity: Box<BootInfo>,
         /// Why policy was told something else.
         relaxations: Relaxations,
@@ -215,6 +228,8 @@ pub struct Parts {
     pub shadow: Arc<Shadow>,
     /// Whether the measured registers are compared with the OS image.
     pub image: ImageCheck,
+    /// At which stages of a guest the keys of its app are released.
+    pub release_stage: ReleaseStage,
     /// What operators have stopped.
     pub freezes: Arc<Freezes>,
     /// Where outcomes are counted.
@@ -266,7 +281,7 @@ impl Admission {
     }
 
     async fn admit<R>(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {
-        let Parts { policy, tolerance, shadow, image, freezes, metrics, .. } = &self.0;
+        let Parts { tolerance, image, freezes, .. } = &self.0;
         let Identified { boot_info: identity, app_info } = identified(verified, role, vm_config)?;
         let app_id = AppId::try_from(identity.app_id.as_slice())
             .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
@@ -278,7 +293,38 @@ impl Admission {
         };
         // Here, so that what is frozen costs no question; and once more at the end.
         thawed(&identity)?;
-        let Tolerated { shown, relaxations } = tolerance.apply(verified.verdict(), &identity);
+        let stage = shown_evidence.stage;
+        let mut allowed = self.decided(verified, role, &identity, stage).await?;
+        // Only now: a denial costs no download.
+        if let ImageCheck::Required(images) = image {
+            let began = Instant::now();
+            if let Err(error) = images.verify(verified, vm_config).await {
+                let Allowed { relaxations, .. } = allowed;
+                return Err(Refusal::OsImage { error, identity: Box::new(identity), relaxations });
+            }
+            // What was allowed before a download may have been revoked since.
+            if is_outdated(began) {
+                allowed = self.decided(verified, role, &identity, stage).await?;
+            }
+        }
+        let Allowed { gateway_app_id, relaxations } = allowed;
+        let not_frozen = thawed(&identity)?;
+        tolerance.needed(&relaxations, &identity, "a caller");
+        let shown = shown_evidence;
+        let admitted = Admitted { identity, app_id, app_info, gateway_app_id, relaxations, shown };
+        Ok(Permit::new(admitted, not_frozen))
+    }
+
+    /// What policy says now, and whether keys are released at this stage of the guest.
+    async fn decided(
+        &self,
+        verified: &Verified,
+        role: Role,
+        identity: &BootInfo,
+        stage: Stage,
+    ) -> Result<Allowed, Refusal> {
+        let Parts { policy, tolerance, shadow, metrics, release_stage, .. } = &self.0;
+        let Tolerated { shown, relaxations } = tolerance.apply(verified.verdict(), identity);
         let answer = policy.decide(role.subject(&shown)).await;
         shadow.observe(role.subject(&shown), answer.as_ref().ok());
         drop(shown);
@@ -287,23 +333,55 @@ impl Admission {
             Ok(Decision::Denied(_)) => "denied",
             Err(_) => "unavailable",
         });
-        let gateway_app_id = match answer.map_err(Refusal::PolicyUnavailable)? {
-            Decision::Denied(denial) => {
-                return Err(Refusal::Denied { denial, identity: Box::new(identity), relaxations });
+        let identity = || Box::new(identity.clone());
+        match answer.map_err(Refusal::PolicyUnavailable)? {
+            Decision::Denied(denial) => Err(Refusal::Denied { denial, identity: identity(), relaxations }),
+            Decision::Allowed { gateway_app_id } => {
+                match at_stage(policy, *release_stage, role, &identity(), stage) {
+                    StageVerdict::Released => Ok(Allowed { gateway_app_id, relaxations }),
+                    StageVerdict::TooLate => Err(Refusal::AfterBoot { identity: identity(), relaxations }),
+                }
             }
-            Decision::Allowed { gateway_app_id } => gateway_app_id,
-        };
-        // Only now: a denial costs no download.
-        if let ImageCheck::Required(images) = image
-            && let Err(error) = images.verify(verified, vm_config).await
-        {
-            return Err(Refusal::OsImage { error, identity: Box::new(identity), relaxations });
         }
-        let not_frozen = thawed(&identity)?;
-        tolerance.needed(&relaxations, &identity, "a caller");
-        let shown = shown_evidence;
-        let admitted = Admitted { identity, app_id, app_info, gateway_app_id, relaxations, shown };
-        Ok(Permit::new(admitted, not_frozen))
+    }
+}
+
+/// What a decision gives.
+struct Allowed {
+    gateway_app_id: String,
+    relaxations: Relaxations,
+}
+
+/// How long a decision counts while something else is waited for: an OS image can take minutes.
+const DECISION_LIFETIME: Duration = Duration::from_secs(10);
+
+/// Whether a decision that was made at some time must be made again before it releases anything.
+pub fn is_outdated(decided: Instant) -> bool {
+    decided.elapsed() > DECISION_LIFETIME
+}
+
+/// Whether keys go to a guest of some stage.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StageVerdict {
+    /// They do, or it is not keys of an app that are asked for.
+    Released,
+    /// They are released only while a guest boots, and this one has booted.
+    TooLate,
+}
+
+/// Whether the keys of an app are released to a guest of this stage: what the policy says of the app counts, else what is
+/// configured. Certificates and root keys are for guests that have booted.
+pub fn at_stage(
+    policy: &Policy,
+    configured: ReleaseStage,
+    role: Role,
+    identity: &BootInfo,
+    stage: Stage,
+) -> StageVerdict {
+    let limit = || policy.release_stage(&identity.app_id).unwrap_or(configured);
+    match (role, stage) {
+        (Role::App, Stage::Running) if limit() == ReleaseStage::Boot => StageVerdict::TooLate,
+        (Role::App | Role::Kms | Role::Certificate, Stage::Boot | Stage::Running) => StageVerdict::Released,
     }
 }
 

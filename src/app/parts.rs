@@ -138,7 +138,7 @@ pub(super) fn admin_token(core: &Core) -> Option<OperatorToken> {
 pub(super) fn empty_devices(core: &Core) -> config::EmptyDevices {
     match core.auth_api {
         config::AuthApi::Allowlist { empty_devices, .. } => empty_devices,
-        _ => config::EmptyDevices::AnyDevice,
+        _ => config::EmptyDevices::NoDevice,
     }
 }
 

@@ -73,9 +73,12 @@ pub(super) struct Serve {
     /// The allow-list; read again when it changes
     #[arg(long, value_name = "FILE", default_value = "auth-config.json")]
     file: PathBuf,
-    /// An empty device list means no device, unless allowAnyDevice is true
+    /// An empty device list means any device; without this it means none, unless allowAnyDevice is true
     #[arg(long)]
-    strict_devices: bool,
+    insecure_empty_devices_allow_any: bool,
+    /// Retired: this is how it is
+    #[arg(long = "strict-devices", hide = true)]
+    _strict_devices: bool,
     /// Address to listen on
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     address: IpAddr,
@@ -94,8 +97,10 @@ impl Serve {
         let signer = self.signing_key.as_deref().map(signer).transpose()?;
         let token = std::env::var(TOKEN).ok().map(Zeroizing::new);
         let token = token.as_ref().map(|token| token.trim()).filter(|token| !token.is_empty());
-        let empty_devices =
-            if self.strict_devices { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
+        let empty_devices = match self.insecure_empty_devices_allow_any {
+            true => EmptyDevices::AnyDevice,
+            false => EmptyDevices::NoDevice,
+        };
         let policy = Policy::from_config(&AuthApi::Allowlist { path: self.file.clone(), empty_devices })?;
         if token.is_none() && !self.address.is_loopback() {
             tracing::warn!("whoever reaches this address may ask: {TOKEN} guards it");

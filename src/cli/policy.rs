@@ -46,9 +46,12 @@ pub(super) struct Check {
     /// What it would replace: shows what is newly allowed and newly denied
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
-    /// As with core.auth_api.allowlist.strict_devices: an empty device list means no device
+    /// As with core.auth_api.allowlist.insecure_empty_devices_allow_any: an empty device list means any device
     #[arg(long)]
-    strict_devices: bool,
+    insecure_empty_devices_allow_any: bool,
+    /// Retired: this is how it is
+    #[arg(long = "strict-devices", hide = true)]
+    _strict_devices: bool,
     /// Machine-readable
     #[arg(long)]
     json: bool,
@@ -56,8 +59,10 @@ pub(super) struct Check {
 
 impl Check {
     fn run(self) -> anyhow::Result<ExitCode> {
-        let empty_devices =
-            if self.strict_devices { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
+        let empty_devices = match self.insecure_empty_devices_allow_any {
+            true => EmptyDevices::AnyDevice,
+            false => EmptyDevices::NoDevice,
+        };
         let review = Review::of(&read(&self.file)?, empty_devices);
         let old = self.against.as_deref().map(read).transpose()?;
         let old = old.map(|content| Review::of(&content, empty_devices));

@@ -118,6 +118,8 @@ pub struct Core {
     pub aws_nitro_tpm_key_release: bool,
     /// Release keys to AWS Nitro enclaves.
     pub nitro_enclave_key_release: bool,
+    /// At which stages of a guest its app's keys are released, unless the policy says it for the app.
+    pub release_stage: ReleaseStage,
     /// SHA-256 of the token of the main listener's legacy `ClearImageCache`.
     pub admin_token_hash: Option<[u8; 32]>,
     /// Run without a TEE; then [`Core::attester`] is [`Attester::None`], and self-authorization and the attested
@@ -221,13 +223,36 @@ pub enum AuthApi {
     },
 }
 
+/// At which stages of a guest the keys of its app are released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReleaseStage {
+    /// Only while its system boots: no evidence from after `system-ready`.
+    Boot,
+    /// At any.
+    Any,
+}
+
+impl ReleaseStage {
+    /// From its name.
+    ///
+    /// # Errors
+    /// What it should be.
+    pub fn parse(name: &str) -> Result<Self, &'static str> {
+        match name {
+            "boot" => Ok(Self::Boot),
+            "any" => Ok(Self::Any),
+            _ => Err("must be \"boot\" or \"any\""),
+        }
+    }
+}
+
 /// What an empty `devices` list of the allow-list means when `allowAnyDevice` is false.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EmptyDevices {
-    /// Any device, as auth-simple has it.
-    AnyDevice,
-    /// No device (`strict_devices = true`).
+    /// No device, as auth-simple has it since 0.6.0.
     NoDevice,
+    /// Any device, as before (`insecure_empty_devices_allow_any = true`).
+    AnyDevice,
 }
 
 /// `[core.onboard]`

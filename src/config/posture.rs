@@ -2,7 +2,10 @@
 
 use std::borrow::Cow;
 
-use super::{AuthApi, BlockChoice, Config, Endpoint};
+use super::{AuthApi, BlockChoice, Config, EmptyDevices, Endpoint};
+
+/// The code of `core.image.verify = false`.
+const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
 
 /// The code of a policy that is read from blocks which the chain may drop.
 const CHAIN_NOT_FINAL: &str = "chain_not_final";
@@ -36,6 +39,11 @@ impl Posture {
     /// The relaxations.
     pub fn relaxed(&self) -> &[Relaxation] {
         &self.relaxed
+    }
+
+    /// Whether measured registers are compared with OS images.
+    pub fn verifies_os_images(&self) -> bool {
+        self.codes().all(|code| code != OS_IMAGE_NOT_VERIFIED)
     }
 
     /// The codes of the relaxations.
@@ -80,8 +88,15 @@ impl Config {
             ),
             (
                 !core.image.verify,
-                "os_image_not_verified",
-                "apps are not held to a measured OS image: anyone with a TDX machine can boot an image of their own and claim an app",
+                OS_IMAGE_NOT_VERIFIED,
+                // The first words are the peer's.
+                "os image verification is disabled; os_image_hash is caller-supplied and unverified: anyone with a TDX machine can boot an image of their own and claim an app",
+            ),
+            (
+                matches!(core.auth_api, AuthApi::Allowlist { empty_devices: EmptyDevices::AnyDevice, .. }),
+                "empty_devices_allow_any",
+                "an empty device list in the allow-list means any device \
+                 (core.auth_api.allowlist.insecure_empty_devices_allow_any)",
             ),
             (
                 core.attestation.tdx_root.is_some(),

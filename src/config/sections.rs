@@ -11,7 +11,7 @@ use super::reader::{ConfigError, Notice, Report, Section};
 use super::values::{self, Endpoint};
 use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
-    Limits, LiteAttestation, Metrics, Rate,
+    Limits, LiteAttestation, Metrics, Rate, ReleaseStage,
 };
 use super::{consistency, ethereum, listeners, webhook};
 
@@ -61,6 +61,9 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         sev_snp_key_release: key_release(section, "sev_snp_key_release"),
         aws_nitro_tpm_key_release: key_release(section, "aws_nitro_tpm_key_release"),
         nitro_enclave_key_release: key_release(section, "nitro_enclave_key_release"),
+        release_stage: section.required("release_stage", ReleaseStage::Boot, |value| {
+            ReleaseStage::parse(&values::string(value)?).map_err(str::to_owned)
+        }),
         admin_token_hash: section.retired("admin_token_hash", token_hash).flatten(),
         insecure_no_tee,
         insecure_world_readable_keys: section.flag("insecure_world_readable_keys"),
@@ -237,13 +240,20 @@ fn auth_api(section: &mut Section<'_>, environment: Environment<'_>) -> AuthApi 
         }
     });
     let webhook = section.section("webhook", |section| webhook::read(section, environment));
-    let (path, strict) = section.section("allowlist", |allowlist| {
-        (allowlist.path("path").unwrap_or_default(), allowlist.flag("strict_devices"))
+    let (path, empty_devices) = section.section("allowlist", |allowlist| {
+        allowlist.inert(
+            "strict_devices",
+            "retired: an empty device list allows no device, unless insecure_empty_devices_allow_any is true",
+        );
+        let empty_devices = match allowlist.flag("insecure_empty_devices_allow_any") {
+            true => EmptyDevices::AnyDevice,
+            false => EmptyDevices::NoDevice,
+        };
+        (allowlist.path("path").unwrap_or_default(), empty_devices)
     });
     let need = if kind == "ethereum" { ethereum::Need::Chosen } else { ethereum::Need::Unused };
     let ethereum = section.section("ethereum", |section| ethereum::read(section, need));
     let gateway_app_id = section.section("dev", |dev| dev.text("gateway_app_id"));
-    let empty_devices = if strict { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
     match kind.as_str() {
         "allowlist" => AuthApi::Allowlist { path, empty_devices },
         "ethereum" => AuthApi::Ethereum(Box::new(ethereum)),

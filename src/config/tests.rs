@@ -501,10 +501,20 @@ fn policies_and_attesters_are_closed_sets() {
         AuthApi::Allowlist { path, empty_devices } => (path, empty_devices),
         _ => panic!("an allow-list"),
     };
-    assert_eq!(file(config), (PathBuf::from("/a.json"), EmptyDevices::AnyDevice));
-    let (config, _) =
-        read("core.auth_api = {type = 'allowlist', allowlist = {path = '/a.json', strict_devices = true}}");
     assert_eq!(file(config), (PathBuf::from("/a.json"), EmptyDevices::NoDevice));
+    for (key, expected) in [
+        ("insecure_empty_devices_allow_any = true", EmptyDevices::AnyDevice),
+        ("insecure_empty_devices_allow_any = false", EmptyDevices::NoDevice),
+        // Retired: neither of its values opens anything.
+        ("strict_devices = true", EmptyDevices::NoDevice),
+        ("strict_devices = false", EmptyDevices::NoDevice),
+    ] {
+        let (config, notices) =
+            read(&format!("core.auth_api = {{type = 'allowlist', allowlist = {{path = '/a.json', {key}}}}}"));
+        assert_eq!(file(config), (PathBuf::from("/a.json"), expected), "{key}");
+        let is_noticed = notices.iter().any(|notice| notice.key.ends_with("strict_devices"));
+        assert_eq!(is_noticed, key.starts_with("strict"), "{key}");
+    }
     let (config, _) = read("core.auth_api = {type = 'dev', dev.gateway_app_id = 'x'}");
     assert!(matches!(config.core.auth_api, AuthApi::Dev { gateway_app_id } if gateway_app_id == "x"));
     let (config, _) = read("core.attester = {type = 'configfs_tsm', event_log = '/log'}");

@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject as _;
@@ -24,7 +25,14 @@ pub struct Webhook {
     pub client: Option<ClientFiles>,
     /// Decisions count only when they are signed by this key.
     pub decision_key: Option<DecisionKey>,
+    /// From a question to its answer, waiting for a turn included.
+    pub timeout: Duration,
 }
+
+/// The default of `timeout`.
+const TIMEOUT: Duration = Duration::from_secs(10);
+/// The default of the peer, and the longest here: guests wait a minute for their keys.
+const MAX_TIMEOUT: Duration = Duration::from_secs(60);
 
 /// A certificate chain and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,7 +46,7 @@ pub struct ClientFiles {
 impl Webhook {
     /// The service at `url`, with nothing proved but what its TLS certificate proves.
     pub fn at(url: Endpoint) -> Self {
-        Self { url, bearer_token: None, ca_file: None, client: None, decision_key: None }
+        Self { url, bearer_token: None, ca_file: None, client: None, decision_key: None, timeout: TIMEOUT }
     }
 
     /// Whether whoever is between this service and the other can decide.
@@ -123,7 +131,12 @@ pub(super) fn read(section: &mut Section<'_>, environment: Environment<'_>) -> W
     let decision_key = section.required("decision_key", None, |value: Value| {
         values::non_empty(values::string(value)?).map(|text| DecisionKey::parse(&text)).transpose()
     });
-    Webhook { url, bearer_token, ca_file, client, decision_key }
+    let timeout = section.required("timeout", TIMEOUT, |value| {
+        let timeout = values::duration(&values::string(value)?)?;
+        let timeout = timeout.filter(|timeout| !timeout.is_zero() && *timeout <= MAX_TIMEOUT);
+        timeout.ok_or_else(|| format!("must be from 1s to {}s", MAX_TIMEOUT.as_secs()))
+    });
+    Webhook { url, bearer_token, ca_file, client, decision_key, timeout }
 }
 
 /// What would not do what it looks like.
@@ -190,7 +203,19 @@ mod tests {
     fn everything_is_off_by_default() {
         let (webhook, _) = webhook("");
         assert!(webhook.bearer_token.is_none() && webhook.ca_file.is_none() && webhook.client.is_none());
-        assert_eq!(webhook.decision_key, None);
+        assert_eq!((webhook.decision_key, webhook.timeout), (None, TIMEOUT));
+    }
+
+    #[test]
+    fn a_time_out_is_from_a_second_to_a_minute() {
+        for (text, expected) in [("1s", 1), ("2s", 2), ("60s", 60), ("1m", 60)] {
+            let (webhook, _) = webhook(&format!("core.auth_api.webhook.timeout = '{text}'"));
+            assert_eq!(webhook.timeout, Duration::from_secs(expected), "{text}");
+        }
+        for text in ["0s", "61s", "1h", "never", "", "2"] {
+            let found = finding(&format!("core.auth_api.webhook.timeout = '{text}'"));
+            assert!(found.contains("core.auth_api.webhook.timeout: must be "), "{text}: {found}");
+        }
     }
 
     #[test]

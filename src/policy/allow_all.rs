@@ -1,6 +1,6 @@
 //! The policy of `core.auth_api.type = "dev"`: everything is allowed.
 
-use super::Decision;
+use super::{Decision, Info};
 
 /// Allows everything, and says so in `GetMeta`, metrics and the log.
 pub struct AllowAll {
@@ -16,13 +16,17 @@ impl AllowAll {
     pub(super) fn decide(&self) -> Decision {
         Decision::Allowed { gateway_app_id: self.gateway_app_id.clone() }
     }
+
+    pub(super) fn info(&self) -> Info {
+        Info { gateway_app_id: Some(self.gateway_app_id.clone()), ..Info::default() }
+    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::config::AuthApi;
-    use crate::policy::{Info, Policy};
+    use crate::policy::Policy;
 
     #[test]
     fn everything_is_allowed_and_dev_is_visible() {
@@ -30,6 +34,7 @@ mod tests {
         let Policy::AllowAll(allow_all) = &policy else { panic!("dev is the policy that allows all") };
         assert_eq!(allow_all.decide(), Decision::Allowed { gateway_app_id: "any".to_owned() });
         assert!(policy.is_dev());
-        assert_eq!(policy.last_info(), Some(Info::default()));
+        let info = Info { gateway_app_id: Some("any".to_owned()), ..Info::default() };
+        assert_eq!(policy.last_info(), Some(info));
     }
 }

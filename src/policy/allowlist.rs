@@ -15,7 +15,7 @@ use super::examine::{Nearest, RuleOutcome};
 use super::letting_go::let_go;
 use super::rules::Rules;
 use super::{Decision, Denial, Info, PolicyError, Subject};
-use crate::config::{EmptyDevices, Relaxation};
+use crate::config::{EmptyDevices, Relaxation, ReleaseStage};
 
 /// The code of a denial because the file cannot be read or is invalid.
 pub const ALLOWLIST_UNUSABLE: &str = "allowlist_unusable";
@@ -102,6 +102,10 @@ impl Allowlist {
     pub(super) fn last_error(&self) -> Option<String> {
         let snapshot = self.file.snapshot.load();
         snapshot.error.as_ref().map(|error| format!("the file of core.auth_api.allowlist.path {error}"))
+    }
+
+    pub(super) fn release_stage(&self, app_id: &[u8]) -> Option<ReleaseStage> {
+        self.file.snapshot.load().rules.release_stage(app_id)
     }
 
     pub(super) fn relaxation(&self) -> Option<Relaxation> {

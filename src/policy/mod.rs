@@ -20,7 +20,7 @@ use std::sync::Arc;
 
 use kms_attest::identity::BootInfo;
 
-use crate::config::{AuthApi, Relaxation};
+use crate::config::{AuthApi, Relaxation, ReleaseStage};
 use crate::metrics::{ChainState, Metrics};
 
 pub use allow_all::AllowAll;
@@ -116,7 +116,7 @@ impl SetupError {
     }
 }
 
-/// What the backend says about itself; `GetMeta` shows it. All `None` with `dev`.
+/// What the backend says about itself; `GetMeta` shows it. With `dev`, only the gateway that is configured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
     /// `gateway_app_id`
@@ -194,7 +194,7 @@ impl Policy {
     /// What the backend says about itself now.
     pub async fn info(&self) -> Result<Info, PolicyError> {
         match self {
-            Self::AllowAll(_) => Ok(Info::default()),
+            Self::AllowAll(policy) => Ok(policy.info()),
             Self::Allowlist(policy) => {
                 policy.refresh().await;
                 Ok(policy.info())
@@ -207,7 +207,7 @@ impl Policy {
     /// What the backend last said about itself, without asking.
     pub fn last_info(&self) -> Option<Info> {
         match self {
-            Self::AllowAll(_) => Some(Info::default()),
+            Self::AllowAll(policy) => Some(policy.info()),
             Self::Allowlist(policy) => Some(policy.info()),
             Self::Webhook(policy) => policy.last_info().map(Arc::unwrap_or_clone),
             Self::Ethereum(policy) => policy.last_info(),
@@ -241,6 +241,14 @@ impl Policy {
             Self::Allowlist(_) => "allowlist",
             Self::Webhook(_) => "webhook",
             Self::Ethereum(_) => "ethereum",
+        }
+    }
+
+    /// At which stages of a guest the policy wants the keys of an app released; `None` where it does not say.
+    pub fn release_stage(&self, app_id: &[u8]) -> Option<ReleaseStage> {
+        match self {
+            Self::Allowlist(policy) => policy.release_stage(app_id),
+            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }
 

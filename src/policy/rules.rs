@@ -11,7 +11,7 @@ use serde_json::Value;
 
 use super::contract::Rule;
 use super::{Decision, Denial, Info, Subject};
-use crate::config::{EmptyDevices, Relaxation};
+use crate::config::{EmptyDevices, Relaxation, ReleaseStage};
 
 const ZERO_ADDRESS: &str = "0x0000000000000000000000000000000000000000";
 
@@ -34,6 +34,7 @@ pub(super) struct Rules {
 struct App {
     compose_hashes: Hashes,
     devices: Devices,
+    release_stage: Option<ReleaseStage>,
 }
 
 /// Why a file is no allow-list. The parser's message names keys and types, not contents.
@@ -116,6 +117,11 @@ impl Rules {
         }
     }
 
+    /// At which stages of a guest the keys of this app are released, if its entry says so.
+    pub(super) fn release_stage(&self, app_id: &[u8]) -> Option<ReleaseStage> {
+        self.apps.get(app_id)?.release_stage
+    }
+
     pub(super) fn info(&self) -> Info {
         Info {
             gateway_app_id: Some(self.gateway_app_id.clone()),
@@ -157,8 +163,8 @@ impl Rules {
         Some(Relaxation {
             code: "empty_device_list",
             sentence: format!(
-                "an empty device list in the allow-list means any device (core.auth_api.allowlist.strict_devices \
-                 changes that): {}",
+                "an empty device list in the allow-list means any device \
+                 (core.auth_api.allowlist.insecure_empty_devices_allow_any): {}",
                 names.join(", ")
             )
             .into(),
@@ -183,9 +189,12 @@ fn apps(entries: Value) -> Result<HashMap<Box<[u8]>, App>, RulesError> {
     let mut apps = HashMap::with_capacity(entries.len());
     for (id, entry) in entries {
         let entry: AppEntry = object(entry)?;
+        let release_stage = entry.release_stage.as_deref().map(ReleaseStage::parse).transpose();
+        let release_stage = release_stage.map_err(|problem| RulesError(format!("releaseStage {problem}")))?;
         if let Some(id) = bytes_of(&id) {
             let devices = Devices::new(entry.devices, entry.allow_any_device);
-            apps.insert(id, App { compose_hashes: entry.compose_hashes.into(), devices });
+            let compose_hashes = entry.compose_hashes.into();
+            apps.insert(id, App { compose_hashes, devices, release_stage });
         }
     }
     Ok(apps)
@@ -301,6 +310,8 @@ struct AppEntry {
     compose_hashes: Vec<String>,
     devices: Vec<String>,
     allow_any_device: bool,
+    /// A key of ours.
+    release_stage: Option<String>,
 }
 
 #[cfg(test)]

@@ -38,6 +38,19 @@ struct Bounds {
     slow: Duration,
 }
 
+impl Bounds {
+    /// The same with another end of a question; what is waited for on the way keeps its share.
+    fn within(self, total: Duration) -> Self {
+        Self {
+            connect: self.connect.min(total),
+            total,
+            patience: total / 2,
+            slow: self.slow.min(total / 2),
+            ..self
+        }
+    }
+}
+
 const BOUNDS: Bounds = Bounds {
     connect: Duration::from_secs(3),
     total: Duration::from_secs(10),
@@ -76,7 +89,7 @@ impl Webhook {
     /// # Errors
     /// [`SetupError`] names the key whose file cannot be used.
     pub fn new(webhook: &config::Webhook) -> Result<Self, SetupError> {
-        Self::with_bounds(webhook, BOUNDS)
+        Self::with_bounds(webhook, BOUNDS.within(webhook.timeout))
     }
 
     fn with_bounds(webhook: &config::Webhook, bounds: Bounds) -> Result<Self, SetupError> {

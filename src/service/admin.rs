@@ -14,7 +14,7 @@ use super::{Caller, Method, kms::KmsService};
 use crate::{
     admission::{Author, Freezes, ImageCheck, OwnStanding, TcbTolerance, denials::Denials},
     audit::{Audit, Event},
-    config::EmptyDevices,
+    config::{EmptyDevices, ReleaseStage},
     error::Result,
     os_image::ImageCache,
     policy::{Policy, Shadow},
@@ -37,6 +37,8 @@ pub struct Parts {
     pub tolerance: Arc<TcbTolerance>,
     /// Whether an OS image is compared.
     pub image: ImageCheck,
+    /// At which stages of a guest keys are released.
+    pub release_stage: ReleaseStage,
     /// Whether we may serve at all.
     pub standing: Arc<OwnStanding>,
     /// What is frozen.

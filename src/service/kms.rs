@@ -1,6 +1,10 @@
 //! The KMS service. Each handler is a ladder: parse, admit, record, reply.
 
-use std::{num::NonZeroU32, sync::Arc, time::SystemTime};
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
 
 use kms_attest::{
     csr::{ApiVersion, Csr},
@@ -11,7 +15,9 @@ use super::{
     Caller, Method, env_keys::EnvKeys, meta::Meta, prepared::Prepared, quota::ReleaseLimit, refusal::Attempt,
 };
 use crate::{
-    admission::{Admission, Freezes, OwnStanding, Permit, Refusal, Role, Standing, denials::Denials},
+    admission::{
+        Admission, Freezes, OwnStanding, Permit, Refusal, Role, Standing, denials::Denials, is_outdated,
+    },
     audit::Audit,
     ca::Restricted,
     clock::unix_now,
@@ -96,8 +102,7 @@ impl KmsService {
         }
         let parts = &self.parts;
         let attempt = self.attempt(Method::GetAppKey, Role::App, caller, &request.vm_config);
-        let (standing, permit) =
-            tokio::join!(parts.standing.fresh(), parts.admission.app(caller.peer(), &request.vm_config));
+        let (standing, permit) = self.beside(parts.admission.app(caller.peer(), &request.vm_config)).await;
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = match permit {
             Ok(permit) => permit,
@@ -149,8 +154,7 @@ impl KmsService {
     ) -> Result<KmsKeyResponse> {
         let parts = &self.parts;
         let attempt = self.attempt(method, Role::Kms, caller, &request.vm_config);
-        let (standing, permit) =
-            tokio::join!(parts.standing.fresh(), parts.admission.kms(caller.peer(), &request.vm_config));
+        let (standing, permit) = self.beside(parts.admission.kms(caller.peer(), &request.vm_config)).await;
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
         self.within_limits(&permit)?;
@@ -217,8 +221,7 @@ impl KmsService {
             csr: Some(&csr),
             ..self.attempt(Method::SignCert, Role::Certificate, caller, &request.vm_config)
         };
-        let (standing, permit) =
-            tokio::join!(parts.standing.fresh(), parts.admission.certificate(&csr, &request.vm_config));
+        let (standing, permit) = self.beside(parts.admission.certificate(&csr, &request.vm_config)).await;
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
         self.within_limits(&permit)?;
@@ -266,6 +269,20 @@ impl KmsService {
             self.parts.metrics.release_limited(exceeded.limit());
             Error::new(Code::TooManyRequests, exceeded.text())
         })
+    }
+
+    /// Our own standing, asked for while a caller is admitted; and once more where that took long, such as for the
+    /// download of an OS image.
+    async fn beside<P>(
+        &self,
+        admission: impl Future<Output = std::result::Result<P, Refusal>>,
+    ) -> (std::result::Result<Standing, Refusal>, std::result::Result<P, Refusal>) {
+        let asked = Instant::now();
+        let (standing, permit) = tokio::join!(self.parts.standing.fresh(), admission);
+        match standing {
+            Ok(_) if permit.is_ok() && is_outdated(asked) => (self.parts.standing.fresh().await, permit),
+            standing => (standing, permit),
+        }
     }
 
     fn door(&self) -> Door<'_> {

@@ -54,6 +54,12 @@ impl Meta {
             k256_pubkey: ready.k256_public_key().to_vec(),
             bootstrap_info: ready.bootstrap_info().cloned(),
             is_dev: everything_is_allowed,
+            // What is configured, where no back end has to be asked.
+            gateway_app_id: policy
+                .last_info()
+                .filter(|_| everything_is_allowed)
+                .and_then(|info| info.gateway_app_id),
+            os_image_verification: Some(configured.verifies_os_images()),
             version: env!("CVM_KMS_VERSION").to_owned(),
             relaxed_settings: posture.codes().map(str::to_owned).collect(),
             relaxed_details: posture.details().map(str::to_owned).collect(),

@@ -56,9 +56,9 @@ impl Attempt<'_> {
             _ => reason,
         };
         let relaxations = match &refusal {
-            Refusal::Denied { relaxations, .. } | Refusal::OsImage { relaxations, .. } => {
-                relaxations.labels()
-            }
+            Refusal::Denied { relaxations, .. }
+            | Refusal::AfterBoot { relaxations, .. }
+            | Refusal::OsImage { relaxations, .. } => relaxations.labels(),
             _ => &[],
         };
         let (code, id) = (finding.code, id.to_string());
@@ -161,6 +161,7 @@ fn refused(refusal: Refusal) -> Error {
         Refusal::ConfigMismatch { .. }
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
+        | Refusal::AfterBoot { .. }
         | Refusal::OsImage { .. }
         | Refusal::NoStanding(_) => Code::Denied,
         Refusal::CollateralUnavailable(_)

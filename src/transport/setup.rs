@@ -27,10 +27,13 @@ const BODY_BYTES: usize = 16 * 1024;
 pub(super) const STATUS: &str = "/api/v1/setup/status";
 const VALIDATE: &str = "/api/v1/setup/validate/";
 
-/// The routes of the setup service.
+/// The routes of the setup service. `Onboard.GetSetupStatus` is the peer's name for the status since 0.6.3; its fields are
+/// published nowhere, so the answer has ours.
 pub(super) fn routes(service: Arc<SetupService>) -> Router {
     Router::new()
         .route(STATUS, get(status))
+        .route("/prpc/GetSetupStatus", get(status).post(status))
+        .route("/prpc/Onboard.GetSetupStatus", get(status).post(status))
         .route(&format!("{VALIDATE}{{what}}"), post(validate))
         .with_state(service)
 }

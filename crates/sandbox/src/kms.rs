@@ -205,7 +205,6 @@ type = "allowlist"
 
 [core.auth_api.allowlist]
 path = {policy}
-strict_devices = true
 
 [core.onboard]
 address = "127.0.0.1"

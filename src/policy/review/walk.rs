@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::{Review, Severity};
-use crate::config::EmptyDevices;
+use crate::config::{EmptyDevices, ReleaseStage};
 use crate::policy::rules::bytes_of;
 
 /// Intel's words (`tcbStatus` of a verified quote).
@@ -115,7 +115,8 @@ fn kms(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) 
     }
     let open = devices(fields, "kms", empty_devices, review);
     if open && measurements != Some(0) {
-        let message = "is empty: any device may run a KMS; strict_devices or a list changes that".to_owned();
+        let message =
+            "is empty: any device may run a KMS, for insecure_empty_devices_allow_any is set".to_owned();
         warn(review, "any_device", "kms.devices", message);
     }
 }
@@ -143,7 +144,13 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
             None => warn(review, "impossible_value", &at, format!("allows nothing: {}", not_hex(id))),
         }
         let Some(fields) = object(entry, &at, review) else { continue };
-        known(fields, &["composeHashes", "devices", "allowAnyDevice"], &at, review);
+        known(fields, &["composeHashes", "devices", "allowAnyDevice", "releaseStage"], &at, review);
+        let stage = fields.get("releaseStage");
+        if stage.is_some_and(|stage| {
+            !stage.is_null() && stage.as_str().is_none_or(|it| ReleaseStage::parse(it).is_err())
+        }) {
+            error(review, &below(&at, "releaseStage"), "must be \"boot\" or \"any\"");
+        }
         if hashes(fields, "composeHashes", &at, HASH, review) == Some(0) {
             let message = "names no compose hash: this app is never allowed".to_owned();
             warn(review, "no_compose_hash", &format!("{at}.composeHashes"), message);
@@ -159,7 +166,7 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
             more => format!(" (and that of {more} more apps)"),
         };
         let message = format!(
-            "is empty{more}: any device will do; strict_devices, a list or allowAnyDevice says what is meant"
+            "is empty{more}: any device will do, for insecure_empty_devices_allow_any is set; a list or allowAnyDevice says what is meant"
         );
         warn(review, "any_device", &format!("{first}.devices"), message);
     }
@@ -178,7 +185,7 @@ fn devices(fields: &Map<String, Value>, at: &str, empty_devices: EmptyDevices, r
         warn(review, "devices_ignored", &below(at, "devices"), message);
     }
     if given == Some(0) && !any && empty_devices == EmptyDevices::NoDevice {
-        let message = "is empty, and strict_devices is set: no device will do".to_owned();
+        let message = "is empty: no device will do, unless allowAnyDevice is true".to_owned();
         warn(review, "no_device", &below(at, "devices"), message);
     }
     given == Some(0) && !any && empty_devices == EmptyDevices::AnyDevice

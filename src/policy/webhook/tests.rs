@@ -411,3 +411,26 @@ async fn more_questions_than_allowed_at_once_end_in_time() {
     assert!(started.elapsed() < QUICK.total * 3);
     assert!(server.requests.lock().unwrap().len() <= QUICK.concurrent);
 }
+
+#[test]
+fn a_configured_time_out_bounds_everything_on_the_way() {
+    let ten = BOUNDS.within(Duration::from_secs(10));
+    let of = |bounds: Bounds| {
+        [bounds.connect, bounds.total, bounds.patience, bounds.slow].map(|it| it.as_millis())
+    };
+    assert_eq!(of(ten), of(BOUNDS));
+    assert_eq!(of(BOUNDS.within(Duration::from_secs(2))), [2_000, 2_000, 1_000, 1_000]);
+    assert_eq!(of(BOUNDS.within(Duration::from_secs(60))), [3_000, 60_000, 30_000, 3_000]);
+}
+
+#[tokio::test]
+async fn a_silent_webhook_is_given_up_after_the_configured_time_out() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let url = format!("http://{}", listener.local_addr().unwrap());
+    let mut configured = config::Webhook::at(Endpoint::parse(&url).unwrap());
+    configured.timeout = Duration::from_secs(1);
+    let webhook = Webhook::new(&configured).unwrap();
+    let asked = Instant::now();
+    assert!(webhook.info().await.is_err());
+    assert!((Duration::from_millis(900)..Duration::from_secs(5)).contains(&asked.elapsed()));
+}

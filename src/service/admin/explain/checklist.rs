@@ -33,7 +33,7 @@ const OF_EVIDENCE: [Step; 9] = [
 ];
 
 /// The steps after it.
-const OF_IDENTITY: [Step; 4] = [Step::Identity, Step::Frozen, Step::Policy, Step::OsImage];
+const OF_IDENTITY: [Step; 5] = [Step::Identity, Step::Frozen, Step::Policy, Step::Stage, Step::OsImage];
 
 /// A check that failed.
 pub(super) struct Failure {
@@ -188,6 +188,10 @@ fn hint(refusal: &Refusal, code: &str) -> Option<String> {
         "platform_not_supported" => "run on Intel TDX: other platforms are not verified by this version",
         "vm_config_mismatch" => {
             "send the vm_config that the guest was started with: the request's and the attestation's copy must be equal"
+        }
+        "guest_has_booted" => {
+            "ask while the guest boots, before system-ready; or let the app have its keys at any time: releaseStage \"any\" \
+             in its entry of the allow-list, or core.release_stage"
         }
         "os_image_not_verified" => {
             "boot the OS image that the VM configuration names, on a machine as the configuration describes it"

@@ -5,6 +5,7 @@ use std::time::Duration;
 use kms_attest::{
     evidence::{Evidence, Wire},
     identity::BootInfo,
+    measurement::Stage,
     ra_tls,
     verify::{Binding, Verified},
 };
@@ -16,8 +17,8 @@ use super::{
 };
 use crate::{
     admission::{
-        BadEvidence, Carrier, ImageCheck, Refusal, Relaxations, Role, Step, Tolerated, denials::Shown,
-        identified,
+        BadEvidence, Carrier, ImageCheck, Refusal, Relaxations, Role, StageVerdict, Step, Tolerated,
+        at_stage, denials::Shown, identified,
     },
     policy::{
         Decision, Denial, PolicyError,
@@ -87,7 +88,7 @@ impl AdminService {
             Ok(identified) => identified.boot_info,
             Err(refusal) => {
                 list.refuse(Step::Identity, &refusal);
-                for step in [Step::Frozen, Step::Policy, Step::OsImage] {
+                for step in [Step::Frozen, Step::Policy, Step::Stage, Step::OsImage] {
                     list.skip(step, "it is not known who it is");
                 }
                 return Found::default();
@@ -106,9 +107,26 @@ impl AdminService {
         let Examination { decision, rules, nearest } = examination;
         let by_policy = policy(list, decision, &rules, &identity);
         drop(shown);
+        self.stage(list, question.role, verified.stage(), &identity);
         self.image(list, question, verified, by_policy, &identity).await;
         let relaxations = relaxations.labels().to_vec();
         Found { identity: Some(identity), nearest, relaxations }
+    }
+
+    fn stage(&self, list: &mut Checklist, role: Role, stage: Stage, identity: &BootInfo) {
+        match at_stage(&self.parts.policy, self.parts.release_stage, role, identity, stage) {
+            StageVerdict::Released => {
+                let detail = match role {
+                    Role::App => "keys are released at this stage of the guest",
+                    Role::Kms | Role::Certificate => "released at every stage of a guest",
+                };
+                list.pass(Step::Stage, stage.name(), detail);
+            }
+            StageVerdict::TooLate => {
+                let (identity, relaxations) = (Box::new(identity.clone()), Relaxations::default());
+                list.refuse(Step::Stage, &Refusal::AfterBoot { identity, relaxations });
+            }
+        }
     }
 
     async fn image(
