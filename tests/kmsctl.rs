@@ -53,6 +53,20 @@ async fn from_nothing_to_keys(version: EventVersion) {
     assert!(text(&again["error"]).contains("already been bootstrapped"), "{again}");
     let finished = desk.json(0, &["finish", "--kms", &plain]).await;
     assert_eq!(finished["serving"], true);
+
+    // From here on the other side is another one, whichever scheme and command it is met with.
+    let bootstrap = ["bootstrap", "--domain", "localhost", "--kms"];
+    let onboard = ["onboard", "--domain", "localhost", "--source", "https://localhost:1", "--kms"];
+    for command in [&["finish", "--kms"][..], &bootstrap, &onboard, &["status", "--kms"]] {
+        let is_status = command[0] == "status";
+        for kms in [&plain, &url].into_iter().filter(|kms| !is_status || *kms == &plain) {
+            let report = desk.json(1, &[command, &[kms.as_str()]].concat()).await;
+            let error = if is_status { &report["kms"][0]["error"] } else { &report["error"] };
+            let expected =
+                format!("this KMS serves already: onboarding is over. It is reached at {url}/prpc");
+            assert!(text(error).contains(&expected), "{command:?} {kms}: {report}");
+        }
+    }
     let status = desk.json(0, &["status", "--kms", &url]).await;
     assert_eq!(
         (&status["kms"][0]["state"], &status["kms"][0]["key_provider_id"]),

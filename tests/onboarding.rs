@@ -291,11 +291,13 @@ async fn between_finish_and_serving_the_methods_of_the_kms_are_not_ready_rather_
 }
 
 #[tokio::test]
-async fn finish_before_there_are_keys_is_answered_and_changes_nothing() {
+async fn finish_before_there_are_keys_changes_nothing_and_says_so_to_people() {
     let world = World::onboarding().await;
     let caller = world.caller().plain();
     assert_eq!(caller.json("Finish", json!({})).await.text(), "null");
-    assert_eq!(caller.get("/finish").await.text(), "OK");
+    let refusal = caller.get("/finish").await.refusal();
+    let text = "there are no keys yet, so nothing is finished: Bootstrap or Onboard comes first";
+    assert_eq!(refusal, (503, text.to_owned()));
     assert_eq!(world.caller().grpc_onboard().await.finish(()).await.expect("an answer").into_inner(), ());
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(caller.get("/health").await.status, 200);

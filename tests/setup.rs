@@ -621,7 +621,7 @@ async fn browsers_may_do_for_this_page_what_they_may_not_do_for_others() {
             vec![("origin", &*own)],
             vec![("user-agent", "curl/8.5.0")],
         ] {
-            for (call, expected) in calls().into_iter().zip([400, 400, 400, 200, 200]) {
+            for (call, expected) in calls().into_iter().zip([400, 400, 400, 503, 200]) {
                 let told = format!("{} {headers:?}", call.uri());
                 let call = headers.iter().fold(token(call), |call, (name, value)| with(call, name, value));
                 assert_eq!(caller.send(call).await.status, expected, "{told}");

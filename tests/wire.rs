@@ -540,7 +540,6 @@ async fn finish_answers_each_kind_of_caller_as_it_expects() {
             "OK",
             "text/plain",
         ),
-        (request("GET", "/finish", ""), "OK", "text/plain"),
     ] {
         let path = call.uri().to_string();
         let answer = caller.send(call).await;
@@ -548,6 +547,11 @@ async fn finish_answers_each_kind_of_caller_as_it_expects() {
         assert!(answer.header("content-type").starts_with(kind), "{path}");
         assert_eq!(answer.header("x-app-version"), "", "onboarding does not name its version");
     }
+    assert_eq!(caller.get("/finish").await.status, 503, "there are no keys yet");
+    world.bootstrap().await;
+    let answer = caller.get("/finish").await;
+    assert_eq!((answer.status, answer.text()), (200, "OK"));
+    assert!(answer.header("content-type").starts_with("text/plain"));
 }
 
 #[tokio::test]

@@ -83,7 +83,7 @@ pub(super) struct Serve {
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     address: IpAddr,
     /// Port to listen on; 0 lets the system choose
-    #[arg(long, default_value_t = 8001)]
+    #[arg(long, default_value_t = 8002)]
     port: u16,
     /// PEM with the Ed25519 key that signs decisions; KMS nodes pin its public key
     /// (core.auth_api.webhook.decision_key)

@@ -92,6 +92,15 @@ pub struct OnboardService {
     finished: watch::Sender<bool>,
 }
 
+/// What `Finish` came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// The KMS goes on to serve its keys.
+    Yes,
+    /// There are none yet, so nothing has changed.
+    NoKeys,
+}
+
 impl OnboardService {
     /// The service over its parts.
     pub fn new(parts: Parts) -> Self {
@@ -251,14 +260,14 @@ impl OnboardService {
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub async fn finish(&self) -> Result<()> {
+    pub async fn finish(&self) -> Result<Finished> {
         let _turn = self.turn().await;
-        if self.parts.onboarding.is_committed().map_err(unreadable)? {
-            self.finished.send_replace(true);
-        } else {
+        if !self.parts.onboarding.is_committed().map_err(unreadable)? {
             tracing::warn!("Finish was called before there are keys: still onboarding");
+            return Ok(Finished::NoKeys);
         }
-        Ok(())
+        self.finished.send_replace(true);
+        Ok(Finished::Yes)
     }
 
     fn refuse_if_committed(&self, message: &'static str) -> Result<()> {

@@ -365,7 +365,7 @@ impl proto::onboard_server::Onboard for Onboard {
     }
 
     async fn finish(&self, request: Request<()>) -> GrpcResult<()> {
-        unary(Method::Finish, request, async |_, ()| self.0.finish().await).await
+        unary(Method::Finish, request, async |_, ()| self.0.finish().await.map(|_| ())).await
     }
 }
 

@@ -27,8 +27,13 @@ use crate::{
     metrics::Metrics,
     proto::{AppId, BootstrapRequest, OnboardRequest},
     service::{
-        Caller, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
-        prepared::Prepared, readiness::Readiness, setup::SetupService,
+        Caller, Method, Service,
+        admin::AdminService,
+        kms::KmsService,
+        onboard::{Finished, OnboardService},
+        prepared::Prepared,
+        readiness::Readiness,
+        setup::SetupService,
     },
 };
 
@@ -66,7 +71,12 @@ pub fn onboarding(
         let service = Arc::clone(&service);
         get(move || async move {
             match service.finish().await {
-                Ok(()) => prpc::plain(StatusCode::OK, "OK").map(Body::new),
+                Ok(Finished::NoKeys) => {
+                    let text =
+                        "there are no keys yet, so nothing is finished: Bootstrap or Onboard comes first";
+                    prpc::error(Encoding::Json, &Error::new(Code::NotReady, text)).map(Body::new)
+                }
+                Ok(Finished::Yes) => prpc::plain(StatusCode::OK, "OK").map(Body::new),
                 Err(error) => prpc::error(Encoding::Json, &error).map(Body::new),
             }
         })
@@ -204,7 +214,8 @@ impl Dispatch for OnboardService {
                 Ok(prpc::encode(call.encoding(), &self.get_attestation_info().await?))
             }
             Method::Finish => {
-                self.finish().await?;
+                // As by the peer's service, it is an answer without content in both cases.
+                let _: Finished = self.finish().await?;
                 Ok(nothing(&call))
             }
             other => Err(elsewhere(other)),

@@ -149,6 +149,9 @@ async fn refusals_and_bad_tokens_are_told_apart() {
         ran.json()["error"],
         "Onboard.Bootstrap: the server answered 401: this KMS asks for its onboarding token"
     );
+    desk.write("token", "another-token");
+    let ran = desk.run(&["bootstrap", "--domain", "kms.example", "--token-file", "token"]).await.expect(3);
+    ran.says("a token was shown, and it is not the one of this KMS");
     desk.write("token", TOKEN);
     let ran = desk.run(&["bootstrap", "--domain", "bad_domain", "--token-file", "token"]).await.expect(3);
     ran.says("domain contains an invalid DNS label");

@@ -2,6 +2,7 @@
 
 use std::{
     env,
+    io::ErrorKind,
     path::{Path, PathBuf},
     str::FromStr,
     time::Duration,
@@ -9,7 +10,7 @@ use std::{
 
 use clap::Args;
 use kms_client::{
-    CallError, ConnectError, KmsUrl, Trust,
+    CallError, ConnectError, Connection, KmsUrl, Trust,
     operator::{OperatorConnection, OperatorToken, OperatorUrl, SetupStatus},
 };
 use serde::{Serialize, de::DeserializeOwned};
@@ -164,6 +165,45 @@ impl Belief {
     }
 }
 
+/// What a KMS is that does not answer as an operator's service, as far as that can be found out without a credential:
+/// one that serves keys, one that speaks TLS. Some versions end the connection then, some know no such method.
+pub(crate) async fn other_side(url: &OperatorUrl, error: &CallError) -> Option<String> {
+    let is_plain = matches!(url, OperatorUrl::Plain(_));
+    let may_be = match error {
+        CallError::Transport { .. } => is_plain,
+        CallError::Refused { status, message, .. } => {
+            status.as_u16() == 404
+                || message.starts_with("Service not found")
+                || is_plain && status.as_u16() == 400
+        }
+        _ => false,
+    };
+    if !may_be {
+        return None;
+    }
+    let address = url.once_serving(None).ok()?;
+    let connection = Connection::open(&address, Trust::DangerousAnyServer, None).await.ok()?;
+    match connection.meta().await {
+        Ok(_) => Some(format!("this KMS serves already: onboarding is over. It is reached at {address}")),
+        Err(_) if is_plain && matches!(error, CallError::Transport { .. }) => {
+            Some(format!("TLS is spoken there: try {address}"))
+        }
+        Err(_) => None,
+    }
+}
+
+/// A connection that did not come about, with what that means: TLS to a listener that speaks plain HTTP is a riddle
+/// otherwise.
+pub(crate) fn unconnected(error: ConnectError, url: &OperatorUrl) -> Failure {
+    let speaks_http =
+        matches!(&error, ConnectError::Tls(cause) if cause.to_string().contains("InvalidContentType"));
+    let failure = Failure::from(error).about(url);
+    match speaks_http {
+        true => failure.hint("plain HTTP is spoken there: try http://"),
+        false => failure,
+    }
+}
+
 /// A KMS gives up a request after 50 s unless it is configured otherwise.
 const ADMIN_TIME: Duration = Duration::from_secs(60);
 
@@ -180,8 +220,13 @@ impl Administered {
         }
         OperatorConnection::open(&self.url, belief.trust(Trust::PublicRoots), token).await.map_err(|error| {
             let foreign = matches!((&error, &belief), (ConnectError::Tls(_), Belief::Unsaid));
-            let failure = Failure::from(error).about(&self.url);
+            let refused = matches!(&error, ConnectError::Tcp(cause) if cause.kind() == ErrorKind::ConnectionRefused);
+            let failure = unconnected(error, &self.url);
             match foreign {
+                false if refused => failure.hint(
+                    "nobody listens there: is the admin listener enabled (core.admin.enabled), and is this its address \
+                     (--admin, KMS_ADMIN_URL)?",
+                ),
                 true => failure.hint(
                     "nothing was sent; a server that no public CA vouches for is named by --root-ca or --server-spki",
                 ),
@@ -212,14 +257,30 @@ impl Administered {
         A: Serialize + DeserializeOwned,
     {
         let answer = connection.call_complete(ADMIN_TIME, &format!("Admin.{method}"), request).await;
-        answer.map_err(|error| match &error {
+        let error = match answer {
+            Ok(answer) => return Ok(answer),
+            Err(error) => error,
+        };
+        let hint = match &error {
             CallError::Refused { status, .. } if status.as_u16() == 401 => {
-                Failure::from(error).about(format_args!(
-                    "{}: the admin listener asks for its token, in KMS_ADMIN_TOKEN or --token-file",
-                    self.url
-                ))
+                let asks = match self.credentials.token(Service::Admin)? {
+                    Some(_) => "the token is wrong: it is not the one of this admin listener",
+                    None => "the admin listener asks for its token, in KMS_ADMIN_TOKEN or --token-file",
+                };
+                return Err(Failure::from(error).about(format_args!("{}: {asks}", self.url)));
             }
-            _ => Failure::from(error).about(&self.url),
+            CallError::Refused { status, .. } if status.as_u16() == 404 => Some(
+                "this is not an admin listener: it has an address of its own (core.admin), --admin or KMS_ADMIN_URL",
+            ),
+            CallError::Transport { .. } if matches!(self.url, OperatorUrl::Plain(_)) => {
+                Some("is this the admin listener? It has an address of its own (core.admin)")
+            }
+            _ => None,
+        };
+        let failure = Failure::from(error).about(&self.url);
+        Err(match hint {
+            Some(hint) => failure.hint(hint),
+            None => failure,
         })
     }
 }
@@ -322,6 +383,24 @@ impl Operated {
         self.open(&belief, token).await
     }
 
+    /// Why a call failed, and what the other side is if it is not what the call is for.
+    pub(crate) async fn failure(&self, error: CallError) -> Failure {
+        let is_unauthenticated =
+            matches!(&error, CallError::Refused { status, .. } if status.as_u16() == 401);
+        let other_side = other_side(&self.url, &error).await;
+        let failure = Failure::from(error);
+        match other_side {
+            Some(other_side) => failure.hint(&other_side),
+            // A server that tells the two apart says so itself; others give one text.
+            None if is_unauthenticated
+                && matches!(self.credentials.token(Service::Onboarding), Ok(Some(_))) =>
+            {
+                failure.hint("a token was shown, and it is not the one of this KMS")
+            }
+            None => failure,
+        }
+    }
+
     /// Asks the setup service where the KMS stands; nothing where it has none.
     pub(crate) async fn setup_status(&self, limit: Duration) -> Outcome<Option<SetupStatus>> {
         let token = self.credentials.token(Service::Onboarding)?;
@@ -334,7 +413,7 @@ impl Operated {
     async fn open(&self, belief: &Belief, token: Option<OperatorToken>) -> Outcome<OperatorConnection> {
         OperatorConnection::open(&self.url, belief.trust(Trust::DangerousAnyServer), token)
             .await
-            .map_err(|error| Failure::from(error).about(&self.url))
+            .map_err(|error| unconnected(error, &self.url))
     }
 }
 

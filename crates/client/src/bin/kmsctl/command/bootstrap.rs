@@ -47,7 +47,10 @@ impl Bootstrap {
         let connection = self.kms.connect_pinned(pinned, terminal).await?;
         let progress = terminal.progress("the KMS makes its root keys");
         let request = BootstrapRequest { domain: self.domain.clone() };
-        let keys: BootstrapResponse = connection.call(CALL_TIME, "Onboard.Bootstrap", &request).await?;
+        let keys: BootstrapResponse = match connection.call(CALL_TIME, "Onboard.Bootstrap", &request).await {
+            Ok(keys) => keys,
+            Err(error) => return Err(self.kms.failure(error).await),
+        };
         progress.now("verifying the attestation of the keys");
         for (name, key) in [("ca_pubkey", &keys.ca_pubkey), ("k256_pubkey", &keys.k256_pubkey)] {
             if key.is_empty() {

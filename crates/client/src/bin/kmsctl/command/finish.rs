@@ -33,7 +33,9 @@ impl Finish {
         if let Some(status) = &status {
             ready(status).map_err(|failure| failure.about(&self.kms.url))?;
         }
-        connection.call::<_, ()>(CALL_TIME, "Onboard.Finish", &()).await?;
+        if let Err(error) = connection.call::<_, ()>(CALL_TIME, "Onboard.Finish", &()).await {
+            return Err(self.kms.failure(error).await);
+        }
         drop(connection);
         if self.wait == 0 {
             terminal.show(&json!({ "finished": true, "serving": null }), |page| {

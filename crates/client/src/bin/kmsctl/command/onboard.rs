@@ -51,7 +51,10 @@ impl Onboard {
             domain: self.domain,
             source_token: source_token.map(|token| token.expose().to_owned()).unwrap_or_default(),
         };
-        let keys: OnboardResponse = connection.call(CALL_TIME, "Onboard.Onboard", &request).await?;
+        let keys: OnboardResponse = match connection.call(CALL_TIME, "Onboard.Onboard", &request).await {
+            Ok(keys) => keys,
+            Err(error) => return Err(self.kms.failure(error).await),
+        };
         drop(progress);
         if keys.k256_pubkey.is_empty() {
             return Err(Failure::failed("Onboard.Onboard: the answer lacks k256_pubkey"));

@@ -7,6 +7,7 @@ use kms_client::{
     CallError, Trust,
     operator::{OperatorConnection, OperatorUrl, SetupStatus},
     proto::{AttestationInfoResponse, GetMetaResponse},
+    text::causes,
 };
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -15,7 +16,7 @@ use super::meta::public_key;
 use crate::{
     exit::{Exit, Outcome},
     output::{Page, Terminal, Tone, printable},
-    target::{Belief, Credentials, Server, Service},
+    target::{Belief, Credentials, Server, Service, other_side},
 };
 
 const CALL_TIME: Duration = Duration::from_secs(30);
@@ -101,7 +102,7 @@ impl Status {
     async fn ask(&self, url: &OperatorUrl, terminal: &Terminal) -> Outcome<State> {
         let connection = match OperatorConnection::open(url, Trust::DangerousAnyServer, None).await {
             Ok(connection) => connection,
-            Err(error) => return Ok(State::Unreachable(error.to_string())),
+            Err(error) => return Ok(State::Unreachable(causes(&error))),
         };
         let refusal = match connection.call(CALL_TIME, "GetMeta", &()).await {
             Ok(meta) => return Ok(State::Serving(Box::new(meta))),
@@ -109,7 +110,8 @@ impl Status {
         };
         // A KMS without keys knows no such method.
         let CallError::Refused { status, message, .. } = &refusal else {
-            return Ok(State::Unreachable(refusal.to_string()));
+            let other_side = other_side(url, &refusal).await;
+            return Ok(State::Unreachable(other_side.unwrap_or_else(|| causes(&refusal))));
         };
         if status.as_u16() != 404 && !message.starts_with("Service not found") {
             return Ok(State::Unreachable(refusal.to_string()));
