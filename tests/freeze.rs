@@ -64,6 +64,25 @@ fn is_frozen(answer: &Answer, prefix: &str) {
 }
 
 #[tokio::test]
+async fn the_apps_that_a_freeze_of_everything_would_stop_are_counted() {
+    let world = World::ready().await;
+    let operator = Operator::of(&world).await;
+    let before = operator.done("RecentReleases", json!({})).await;
+    assert_eq!(before["apps"], 0);
+    for number in [1, 2, 1] {
+        let app = world.app(number);
+        world.allow_app(&app);
+        let caller = world.caller().shows(&world.attested(&app).await);
+        assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+    }
+    let stranger = world.caller().shows(&world.attested(&world.app(3)).await);
+    assert_eq!(stranger.json("GetAppKey", json!({})).await.status, 403);
+    let after = operator.done("RecentReleases", json!({})).await;
+    assert_eq!((&after["apps"], &after["since"]), (&json!(2), &before["since"]));
+    assert!(after["since"].as_u64().is_some_and(|since| since <= unix_now()), "{after}");
+}
+
+#[tokio::test]
 async fn each_scope_stops_every_release_to_who_is_in_it_and_nothing_else() {
     let world = World::ready().await;
     let (app, bystander) = (world.app(1), world.app(2));
@@ -226,6 +245,7 @@ async fn freezes_are_kept_over_restarts_and_say_who_did_them() {
         value: app.app_id().to_vec(),
         reason: "leaked key, ticket 17".to_owned(),
         expires_at: Some(end),
+        replace: false,
     };
     operator.done("Freeze", serde_json::to_value(&request).expect("JSON")).await;
     let by_alice = Caller::new(world.admin_address().await).plain();

@@ -105,9 +105,13 @@ async fn an_operator_stops_one_thing_and_lets_it_go_again() {
     assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
     assert!(desk.run(&["unfreeze", "app", &id]).await.out.starts_with("It was not frozen"));
 
-    assert_eq!(desk.run(&["freeze", "kms", "--reason", "stop everything"]).await.code, 0);
+    assert_eq!(desk.run(&["freeze", "kms", "--reason", "stop everything", "--yes"]).await.code, 0);
     assert_eq!(caller.json("GetAppKey", json!({})).await.status, 403);
     assert_eq!(desk.run(&["unfreeze", "kms"]).await.code, 0);
+    // Nobody can be asked here, so everything goes on.
+    let unasked = desk.run(&["freeze", "kms", "--reason", "stop everything"]).await;
+    assert!(unasked.code == 2 && unasked.err.contains("--yes"), "{}", unasked.text());
+    assert!(desk.run(&["frozen"]).await.out.starts_with("Nothing is frozen."));
     for wrong in [
         &["freeze", "app", "--reason", "r"][..],
         &["freeze", "app", "00", "--reason", "r"],
@@ -151,6 +155,60 @@ async fn an_operator_has_collateral_fetched_again() {
         (world.audited("collateral_refreshed").len() == 3).then_some(())
     })
     .await;
+}
+
+#[tokio::test]
+async fn a_freeze_is_made_longer_but_shorter_only_where_that_is_meant() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let id = "0a".repeat(20);
+    let freeze = |more: &[&'static str]| {
+        let mut arguments = vec!["freeze", "app", id.as_str(), "--reason", "second"];
+        arguments.extend(more);
+        arguments.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = async |more: &[&'static str]| {
+        let arguments = freeze(more);
+        desk.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+    };
+    assert_eq!(run(&["--for", "8h"]).await.code, 0);
+    let refused = run(&["--for", "1h"]).await;
+    assert!(refused.code == 3 && refused.err.contains("it is frozen already until"), "{}", refused.text());
+    assert!(refused.err.contains("by token (second); nothing was changed"), "{}", refused.err);
+    assert_eq!(run(&["--for", "9h"]).await.code, 0, "longer");
+    assert_eq!(run(&[]).await.code, 0, "without end");
+    assert_eq!(run(&["--for", "9h"]).await.code, 3);
+    assert_eq!(run(&["--for", "1h", "--replace"]).await.code, 0);
+    let listed = desk.json(0, &["frozen"]).await;
+    let entry = &listed["frozen"][0];
+    let lasts = entry["expires_at"].as_u64().zip(entry["since"].as_u64()).map(|(end, since)| end - since);
+    assert_eq!(lasts, Some(3600));
+}
+
+#[tokio::test]
+async fn several_kmss_are_frozen_at_once_and_the_one_that_fails_is_named() {
+    let (first, second) = (world().await, world().await);
+    let desk = desk(&first).await;
+    let admin = async |world: &World| format!("http://{}", world.admin_address().await);
+    let both = format!("{},{}", admin(&first).await, admin(&second).await);
+    let frozen = desk.json(0, &["freeze", "kms", "--reason", "r", "--yes", "--admin", &both]).await;
+    assert_eq!(frozen.as_array().map(Vec::len), Some(2), "{frozen}");
+    for world in [&first, &second] {
+        let url = admin(world).await;
+        let listed = desk.json(0, &["frozen", "--admin", &url]).await;
+        assert_eq!(listed["frozen"][0]["scope"], "kms", "{url}: {listed}");
+    }
+    let with_absent = format!("http://127.0.0.1:1,{both}");
+    let thawed = desk.json(1, &["unfreeze", "kms", "--admin", &with_absent]).await;
+    let error = thawed[0]["error"].as_str().expect("a reason");
+    assert!(error.contains("is the admin listener enabled (core.admin.enabled)"), "{thawed}");
+    assert_eq!(thawed[2]["answer"]["was_frozen"], true, "{thawed}");
+    let denials = desk.run(&["denials", "--admin", &both]).await;
+    assert!(denials.code == 2 && denials.err.contains("takes one --admin, got 2"), "{}", denials.text());
+    // The main listener is none.
+    let main = format!("https://localhost:{}", first.address().port());
+    let wrong = desk.run(&["frozen", "--admin", &main, "--dangerous-any-server"]).await;
+    assert!(wrong.code == 1 && wrong.err.contains("this is not an admin listener"), "{}", wrong.text());
 }
 
 #[tokio::test]

@@ -9,6 +9,7 @@
 
 mod file;
 mod held;
+mod recent;
 mod scope;
 
 use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc};
@@ -19,11 +20,13 @@ use tokio::sync::Mutex;
 
 pub use self::{
     file::FreezeFileError,
+    recent::RecentApps,
     scope::{Scope, ScopeError},
 };
 use self::{
     file::{FreezeFile, Written},
     held::{Held, MachineTime, TellTime},
+    recent::Recent,
 };
 use crate::{
     audit::{Audit, AuditError, Event},
@@ -116,6 +119,18 @@ pub struct Freezes {
     file: Arc<Mutex<FreezeFile>>,
     time: Arc<dyn TellTime>,
     metrics: Arc<Metrics>,
+    recent: Recent,
+}
+
+impl Freeze {
+    /// Whether it would end before `other` does.
+    pub fn ends_before(&self, other: &Self) -> bool {
+        match (self.expires_at, other.expires_at) {
+            (None, _) => false,
+            (Some(_), None) => true,
+            (Some(own), Some(other)) => own < other,
+        }
+    }
 }
 
 impl Freezes {
@@ -137,7 +152,8 @@ impl Freezes {
         let held = |freeze: Freeze| (freeze.scope, Arc::new(Held::new(freeze, now)));
         let entries: Entries = file.read()?.into_iter().map(held).collect();
         let current = ArcSwap::from_pointee(entries);
-        let freezes = Self { current, file: Arc::new(Mutex::new(file)), time, metrics };
+        let freezes =
+            Self { current, file: Arc::new(Mutex::new(file)), time, metrics, recent: Recent::new() };
         for freeze in freezes.list() {
             tracing::warn!(what = %freeze.scope, reason = freeze.reason, "FROZEN: nothing is released to it");
         }
@@ -173,9 +189,24 @@ impl Freezes {
 
     /// The freeze of the whole KMS, if it is in force.
     pub fn of_kms(&self) -> Option<Arc<Freeze>> {
+        self.of(Scope::Kms)
+    }
+
+    /// The freeze of exactly this, if it is in force.
+    pub fn of(&self, scope: Scope) -> Option<Arc<Freeze>> {
         let current = self.current.load();
-        let held = current.get(&Scope::Kms).filter(|held| held.is_live(self.time.now()))?;
+        let held = current.get(&scope).filter(|held| held.is_live(self.time.now()))?;
         Some(Arc::clone(&held.freeze))
+    }
+
+    /// Remembers that an app got keys or a certificate.
+    pub fn note_release(&self, identity: &BootInfo) {
+        self.recent.note(&identity.app_id, self.time.now().steady);
+    }
+
+    /// How many apps got keys or certificates in the last day.
+    pub fn recent_apps(&self) -> RecentApps {
+        self.recent.count(self.time.now().steady)
     }
 
     /// What is frozen now, the oldest first.

@@ -24,7 +24,7 @@ pub use self::{
     finding::{BadEvidence, Finding, Step, check_widths},
     freeze::{
         Author, Freeze, FreezeError, FreezeFileError, Freezes, LONGEST_REASON, MOST_FREEZES, NotFrozen,
-        Scope, ScopeError, Thaw,
+        RecentApps, Scope, ScopeError, Thaw,
     },
     outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,

@@ -88,7 +88,9 @@ impl Released<App> {
         _: &Standing,
         to: IpAddr,
     ) -> Result<Self, (NotReleased, Permit<App>)> {
-        Self::after(|subject| Event::AppKeyReleased { subject }, door, permit, to).await
+        let released = Self::after(|subject| Event::AppKeyReleased { subject }, door, permit, to).await?;
+        door.freezes.note_release(released.permit.identity());
+        Ok(released)
     }
 }
 
@@ -125,7 +127,9 @@ impl Released<Certificate> {
             common_name: common_name.to_owned(),
             names: names.to_vec(),
         };
-        Self::after(event, door, permit, to).await
+        let released = Self::after(event, door, permit, to).await?;
+        door.freezes.note_release(released.permit.identity());
+        Ok(released)
     }
 }
 

@@ -155,6 +155,8 @@ pub enum Method {
     StopShadow,
     /// `Admin.RefreshCollateral`
     RefreshCollateral,
+    /// `Admin.RecentReleases`
+    RecentReleases,
 }
 
 /// Who may ask for a method by GET.
@@ -195,7 +197,7 @@ const SHORT: usize = 16 * KIB;
 const WITH_ALLOWLIST: usize = crate::policy::LARGEST_CANDIDATE;
 
 /// Every method there is. Dispatch, limits, metrics and `tests/access_table.rs` read it.
-pub const METHODS: [Row; 22] = {
+pub const METHODS: [Row; 23] = {
     use Access::*;
     use Method::*;
     const fn row(
@@ -230,6 +232,7 @@ pub const METHODS: [Row; 22] = {
         row(Service::Admin, "ShadowReport", ShadowReport, Operator, SHORT),
         row(Service::Admin, "StopShadow", StopShadow, Operator, SHORT),
         row(Service::Admin, "RefreshCollateral", RefreshCollateral, Operator, SHORT),
+        row(Service::Admin, "RecentReleases", RecentReleases, Operator, SHORT),
     ]
 };
 
@@ -255,7 +258,8 @@ impl Method {
             | Self::Explain
             | Self::ListDenials
             | Self::ListFrozen
-            | Self::ShadowReport => ByGet::Anyone,
+            | Self::ShadowReport
+            | Self::RecentReleases => ByGet::Anyone,
         }
     }
 

@@ -431,6 +431,10 @@ impl proto::admin_server::Admin for Admin {
         unary(Method::ShadowReport, request, async |_, ()| Ok(self.0.shadow_report())).await
     }
 
+    async fn recent_releases(&self, request: Request<()>) -> GrpcResult<proto::RecentReleasesResponse> {
+        unary(Method::RecentReleases, request, async |_, ()| Ok(self.0.recent_releases())).await
+    }
+
     async fn stop_shadow(&self, request: Request<()>) -> GrpcResult<proto::ShadowReportResponse> {
         unary(Method::StopShadow, request, async |caller, ()| self.0.stop_shadow(caller).await).await
     }

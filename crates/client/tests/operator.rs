@@ -206,7 +206,7 @@ async fn an_admin_server_that_nobody_vouches_for_is_sent_nothing() {
     desk.run(&["frozen"]).await.expect(4).says("nothing was sent").says("--server-spki");
     desk.run(&["frozen", "--root-ca", "foreign.pem"]).await.expect(4).says("TLS handshake failed");
     desk.run(&["frozen", "--server-spki", &other]).await.expect(4).says("TLS handshake failed");
-    let kms = ["freeze", "kms", "--reason", "r"];
+    let kms = ["freeze", "kms", "--reason", "r", "--yes"];
     desk.run(&kms).await.expect(4);
     desk.run(&["denials"]).await.expect(4);
     assert_eq!(*asked.lock().expect("log"), Vec::<String>::new(), "a stranger saw a request");
@@ -249,8 +249,8 @@ async fn what_an_answer_does_not_say_is_not_assumed() {
         (json!({ "frozen": [{ "scope": "app" }] }), &["frozen"], "lacks frozen.0."),
         (json!({}), &["denials"], "lacks denials"),
         (json!({}), &["unfreeze", "kms"], "lacks was_frozen"),
-        (json!({}), &["freeze", "kms", "--reason", "r"], "lacks frozen"),
-        (json!({ "frozen": null }), &["freeze", "kms", "--reason", "r"], "lacks frozen"),
+        (json!({}), &["freeze", "kms", "--reason", "r", "--yes"], "lacks frozen"),
+        (json!({ "frozen": null }), &["freeze", "kms", "--reason", "r", "--yes"], "lacks frozen"),
         (json!({}), &["shadow", "report"], "lacks "),
         (json!({ "verdict": "allowed" }), &["explain", "--denial", "x"], "lacks "),
         (json!({}), &["onboard", "--source", "https://kms.example", "--domain", "k"], "lacks k256_pubkey"),

@@ -6,11 +6,12 @@ use tokio::task::JoinHandle;
 
 use super::AdminService;
 use crate::{
-    admission::{Freeze, FreezeError, LONGEST_REASON, Scope, Thaw},
+    admission::{Freeze, FreezeError, LONGEST_REASON, RecentApps, Scope, Thaw},
     clock::unix_now,
     error::{Code, Error, Result},
     proto::{
-        FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, UnfreezeRequest, UnfreezeResponse,
+        FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse,
+        UnfreezeRequest, UnfreezeResponse,
     },
     service::Caller,
 };
@@ -22,7 +23,7 @@ impl AdminService {
     /// `Admin.Freeze`: from the answer on nothing is released to what is named.
     ///
     /// # Errors
-    /// A scope that is none, no reason, an end in the past, the most freezes in force. Where the file or the audit log
+    /// A scope that is none, no reason, an end in the past or before that of a freeze in force, the most freezes in force. Where the file or the audit log
     /// cannot be written, the error says so, and that it is frozen nevertheless.
     pub async fn freeze(&self, caller: &Caller, request: FreezeRequest) -> Result<FreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;
@@ -35,6 +36,9 @@ impl AdminService {
             return Err(Error::invalid(format!("expires_at must be later than now, {since}, got {end}")));
         }
         let freeze = Freeze { scope, reason, since, expires_at: request.expires_at, author: caller.author() };
+        if !request.replace {
+            self.refuse_to_shorten(&freeze)?;
+        }
         let frozen = Some(entry(&freeze));
         let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
         let change = tokio::spawn(async move { freezes.freeze(freeze, &audit).await });
@@ -56,6 +60,26 @@ impl AdminService {
         let thaw =
             finished(change, "the disk does not answer: it may still be frozen, ListFrozen tells").await?;
         Ok(UnfreezeResponse { was_frozen: thaw == Thaw::Done })
+    }
+
+    /// What somebody else has stopped for longer is not made to end earlier by accident.
+    fn refuse_to_shorten(&self, freeze: &Freeze) -> Result<()> {
+        let Some(earlier) = self.parts.freezes.of(freeze.scope).filter(|earlier| freeze.ends_before(earlier))
+        else {
+            return Ok(());
+        };
+        let end =
+            earlier.expires_at.map_or("it is taken back".to_owned(), |end| format!("{end} (Unix seconds)"));
+        Err(Error::invalid(format!(
+            "it is frozen already until {end}, by {} ({}); nothing was changed. To let it end earlier, ask for replace",
+            earlier.author.by, earlier.reason
+        )))
+    }
+
+    /// `Admin.RecentReleases`: what a freeze of everything would stop.
+    pub fn recent_releases(&self) -> RecentReleasesResponse {
+        let RecentApps { apps, since } = self.parts.freezes.recent_apps();
+        RecentReleasesResponse { apps: u32::try_from(apps).unwrap_or(u32::MAX), since }
     }
 
     /// `Admin.ListFrozen`.

@@ -2,7 +2,7 @@
 
 use std::{
     fmt,
-    io::{self, IsTerminal as _, Write as _},
+    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
     time::Duration,
 };
 
@@ -11,6 +11,9 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::exit::{Failure, Outcome};
+
+/// An answer is one word.
+const MAX_ANSWER_BYTES: u64 = 64;
 
 /// Whom the results are for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -114,6 +117,16 @@ impl Terminal {
         bar.set_message(doing);
         bar.enable_steady_tick(Duration::from_millis(120));
         Progress(Some(bar))
+    }
+
+    /// Asks a person on the terminal; only the whole word counts, as with ssh.
+    pub(crate) fn confirmed(&self, question: &str) -> Outcome<bool> {
+        let failed = |error: io::Error| Failure::failed(format_args!("terminal: {error}"));
+        eprint!("{question} (yes/no)? ");
+        io::stderr().flush().map_err(failed)?;
+        let mut answer = String::new();
+        io::stdin().lock().take(MAX_ANSWER_BYTES).read_line(&mut answer).map_err(failed)?;
+        Ok(answer.trim().eq_ignore_ascii_case("yes"))
     }
 
     /// Whom the results are for.

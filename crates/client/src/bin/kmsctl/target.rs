@@ -71,18 +71,19 @@ pub(crate) struct Operated {
     server: Server,
 }
 
-/// The admin service of one KMS.
+/// The admin service of one KMS, or of several.
 #[derive(Args, Debug)]
 pub(crate) struct Administered {
-    /// URL of the admin listener
+    /// URL of the admin listener; where several KMSs make sense: more than once, or with commas
     #[arg(
         long = "admin",
         value_name = "URL",
         env = "KMS_ADMIN_URL",
         hide_env_values = true,
+        value_delimiter = ',',
         default_value = "http://127.0.0.1:8001"
     )]
-    url: OperatorUrl,
+    urls: Vec<OperatorUrl>,
     #[command(flatten)]
     credentials: Credentials,
     #[command(flatten)]
@@ -207,21 +208,55 @@ pub(crate) fn unconnected(error: ConnectError, url: &OperatorUrl) -> Failure {
 /// A KMS gives up a request after 50 s unless it is configured otherwise.
 const ADMIN_TIME: Duration = Duration::from_secs(60);
 
+/// The admin service at one of the addresses.
+#[derive(Clone, Copy)]
+pub(crate) struct AdminService<'a> {
+    pub(crate) url: &'a OperatorUrl,
+    credentials: &'a Credentials,
+    server: &'a Server,
+}
+
 impl Administered {
+    /// Each of them, in the order given.
+    pub(crate) fn each(&self) -> impl Iterator<Item = AdminService<'_>> {
+        let Self { urls, credentials, server } = self;
+        urls.iter().map(move |url| AdminService { url, credentials, server })
+    }
+
+    /// The only one.
+    pub(crate) fn one(&self) -> Outcome<AdminService<'_>> {
+        let mut each = self.each();
+        match (each.next(), each.next()) {
+            (Some(only), None) => Ok(only),
+            _ => Err(Failure::usage(format_args!("this command takes one --admin, got {}", self.urls.len()))),
+        }
+    }
+
+    /// One call on a connection of its own, to the only one.
+    pub(crate) async fn call<Q, A>(&self, terminal: &Terminal, method: &str, request: &Q) -> Outcome<A>
+    where
+        Q: Serialize + Sync,
+        A: Serialize + DeserializeOwned,
+    {
+        self.one()?.call(terminal, method, request).await
+    }
+}
+
+impl AdminService<'_> {
     /// Connects, with the token of `KMS_ADMIN_TOKEN` unless a file has it.
     pub(crate) async fn connect(&self, terminal: &Terminal) -> Outcome<OperatorConnection> {
         let token = self.credentials.token(Service::Admin)?;
         if token.is_some() && self.url.is_exposed() {
             terminal.warn(format_args!("the token goes to {} in clear", self.url));
         }
-        let belief = self.server.belief(&self.url)?;
-        if matches!((&belief, &self.url), (Belief::Any, OperatorUrl::Tls(_))) {
+        let belief = self.server.belief(self.url)?;
+        if matches!((&belief, self.url), (Belief::Any, OperatorUrl::Tls(_))) {
             terminal.warn(format_args!("any server is believed to be {} (--dangerous-any-server)", self.url));
         }
-        OperatorConnection::open(&self.url, belief.trust(Trust::PublicRoots), token).await.map_err(|error| {
+        OperatorConnection::open(self.url, belief.trust(Trust::PublicRoots), token).await.map_err(|error| {
             let foreign = matches!((&error, &belief), (ConnectError::Tls(_), Belief::Unsaid));
             let refused = matches!(&error, ConnectError::Tcp(cause) if cause.kind() == ErrorKind::ConnectionRefused);
-            let failure = unconnected(error, &self.url);
+            let failure = unconnected(error, self.url);
             match foreign {
                 false if refused => failure.hint(
                     "nobody listens there: is the admin listener enabled (core.admin.enabled), and is this its address \
@@ -277,7 +312,7 @@ impl Administered {
             }
             _ => None,
         };
-        let failure = Failure::from(error).about(&self.url);
+        let failure = Failure::from(error).about(self.url);
         Err(match hint {
             Some(hint) => failure.hint(hint),
             None => failure,

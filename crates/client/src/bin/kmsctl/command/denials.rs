@@ -33,7 +33,8 @@ pub(crate) struct Denials {
 
 impl Denials {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
-        let connection = self.admin.connect(terminal).await?;
+        let admin = self.admin.one()?;
+        let connection = admin.connect(terminal).await?;
         let mut found: Vec<DenialRecord> = Vec::new();
         let mut before = 0;
         loop {
@@ -44,7 +45,7 @@ impl Denials {
                 code: self.code.clone().unwrap_or_default(),
                 app_id: self.app.map(|AppId(id)| id.to_vec()).unwrap_or_default(),
             };
-            let page: ListDenialsResponse = self.admin.call_on(&connection, "ListDenials", &request).await?;
+            let page: ListDenialsResponse = admin.call_on(&connection, "ListDenials", &request).await?;
             found.extend(page.denials);
             before = page.next;
             if before == 0 || found.len() >= self.limit as usize {

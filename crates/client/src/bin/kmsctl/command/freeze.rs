@@ -1,15 +1,20 @@
 //! `kmsctl freeze`, `unfreeze`, `frozen`: stopping one thing now.
 
+use std::io::{self, IsTerminal as _};
+
 use clap::{Args, ValueEnum};
 use kms_client::proto::{
-    FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, UnfreezeRequest, UnfreezeResponse,
+    FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse, UnfreezeRequest,
+    UnfreezeResponse,
 };
+use serde::Serialize;
+use serde_json::json;
 
 use crate::{
     exit::{Exit, Failure, Outcome},
     input,
     output::{Page, Terminal, Tone, printable},
-    target::Administered,
+    target::{AdminService, Administered},
     when,
 };
 
@@ -86,6 +91,12 @@ pub(crate) struct Freeze {
     /// How long, such as 30m, 8h or 7d; without it until it is taken back
     #[arg(long = "for", value_name = "TIME", value_parser = when::duration)]
     lasts: Option<std::time::Duration>,
+    /// Replace a freeze that lasts longer
+    #[arg(long)]
+    replace: bool,
+    /// Freeze the whole KMS without being asked
+    #[arg(long, short)]
+    yes: bool,
 }
 
 impl Freeze {
@@ -95,18 +106,117 @@ impl Freeze {
             value: self.target.value()?,
             reason: self.reason,
             expires_at: self.lasts.map(|lasts| when::now().saturating_add(lasts.as_secs())),
+            replace: self.replace,
         };
-        let answer: FreezeResponse = self.admin.call(terminal, "Freeze", &request).await?;
-        let Some(frozen) = &answer.frozen else {
-            return Err(Failure::failed("Admin.Freeze: the answer lacks frozen"));
-        };
-        terminal.show(&answer, |page| {
-            page.line(page.toned(Tone::Good, "Frozen: from now on nothing is released to it."));
-            entry(page, frozen);
-            page.line("Other KMS nodes do not know of it: freeze it at each of them.");
-        })?;
-        Ok(Exit::Done)
+        if self.target.scope == Scope::Kms && !self.yes {
+            confirm(&self.admin, terminal).await?;
+        }
+        let everything = self.target.scope == Scope::Kms;
+        at_each(
+            &self.admin,
+            terminal,
+            async |admin| {
+                let answer: FreezeResponse = admin.call(terminal, "Freeze", &request).await?;
+                if answer.frozen.is_none() {
+                    return Err(Failure::failed("Admin.Freeze: the answer lacks frozen"));
+                }
+                Ok(answer)
+            },
+            |page, answer| {
+                page.line(page.toned(
+                    Tone::Good,
+                    match everything {
+                        true => "Frozen: from now on this KMS releases nothing to anybody.",
+                        false => "Frozen: from now on nothing is released to it.",
+                    },
+                ));
+                answer.frozen.iter().for_each(|frozen| entry(page, frozen));
+            },
+            "Other KMS nodes do not know of it: freeze it at each of them (--admin takes several).",
+        )
+        .await
     }
+}
+
+/// Shows what a freeze of whole KMSs stops, and goes on only if a person says yes to it.
+async fn confirm(admin: &Administered, terminal: &Terminal) -> Outcome<()> {
+    if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
+        return Err(Failure::usage(
+            "this stops everybody and nobody can be asked: --yes says that it is meant",
+        ));
+    }
+    for admin in admin.each() {
+        let frozen: ListFrozenResponse = admin.call(terminal, "ListFrozen", &()).await?;
+        // Earlier versions do not count them.
+        let stops = match admin.call::<_, RecentReleasesResponse>(terminal, "RecentReleases", &()).await {
+            Ok(RecentReleasesResponse { apps, since }) => {
+                let apps = if apps == 1 { "1 app".to_owned() } else { format!("{apps} apps") };
+                format!("{apps} had keys or certificates from it since {}", when::at(since))
+            }
+            Err(_) => "it does not say how many apps it serves".to_owned(),
+        };
+        terminal.note(format_args!("{}: {stops}", admin.url));
+        for earlier in frozen.frozen.iter().filter(|frozen| frozen.scope == Scope::Kms.name()) {
+            let end = earlier.expires_at.map_or_else(|| "it is taken back".to_owned(), when::at);
+            terminal.note(format_args!(
+                "  frozen already until {end}, by {}: {}",
+                printable(&earlier.by),
+                printable(&earlier.reason)
+            ));
+        }
+    }
+    match terminal.confirmed("Release nothing to anybody from now on")? {
+        true => Ok(()),
+        false => Err(Failure::usage("nothing was frozen")),
+    }
+}
+
+/// Does the same at each KMS. One shows its answer alone; of several each is shown, and the worst exit code counts.
+async fn at_each<A: Serialize>(
+    admin: &Administered,
+    terminal: &Terminal,
+    call: impl AsyncFn(AdminService<'_>) -> Outcome<A>,
+    show: impl Fn(&mut Page, &A),
+    last: &str,
+) -> Outcome {
+    if let Ok(only) = admin.one() {
+        let answer = call(only).await?;
+        terminal.show(&answer, |page| {
+            show(page, &answer);
+            if !last.is_empty() {
+                page.line(last);
+            }
+        })?;
+        return Ok(Exit::Done);
+    }
+    let mut outcomes = Vec::new();
+    for admin in admin.each() {
+        outcomes.push((admin.url, call(admin).await));
+    }
+    let worst =
+        outcomes.iter().filter_map(|(_, outcome)| outcome.as_ref().err()).map(|failure| failure.exit).max();
+    let report: Vec<_> = outcomes
+        .iter()
+        .map(|(url, outcome)| match outcome {
+            Ok(answer) => json!({ "admin": url.to_string(), "answer": answer }),
+            Err(failure) => {
+                json!({ "admin": url.to_string(), "error": failure.message, "exit": failure.exit as u8 })
+            }
+        })
+        .collect();
+    terminal.show(&report, |page| {
+        for (url, outcome) in &outcomes {
+            page.line(url);
+            match outcome {
+                Ok(answer) => show(page, answer),
+                Err(failure) => {
+                    let failed = page.toned(Tone::Bad, "FAILED");
+                    page.line(format_args!("{failed}: {}", failure.message));
+                }
+            }
+        }
+    })?;
+    Ok(worst.unwrap_or(Exit::Done))
 }
 
 /// Arguments of `kmsctl unfreeze`.
@@ -128,14 +238,16 @@ impl Unfreeze {
             value: self.target.value()?,
             reason: self.reason,
         };
-        let answer: UnfreezeResponse = self.admin.call(terminal, "Unfreeze", &request).await?;
-        terminal.show(&answer, |page| {
+        let call = async |admin: AdminService<'_>| {
+            admin.call::<_, UnfreezeResponse>(terminal, "Unfreeze", &request).await
+        };
+        let show = |page: &mut Page, answer: &UnfreezeResponse| {
             page.line(match answer.was_frozen {
                 true => "No longer frozen: the policy decides again.",
                 false => "It was not frozen here.",
             });
-        })?;
-        Ok(Exit::Done)
+        };
+        at_each(&self.admin, terminal, call, show, "").await
     }
 }
 
@@ -148,16 +260,18 @@ pub(crate) struct Frozen {
 
 impl Frozen {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
-        let answer: ListFrozenResponse = self.admin.call(terminal, "ListFrozen", &()).await?;
-        terminal.show(&answer, |page| {
+        let call = async |admin: AdminService<'_>| {
+            admin.call::<_, ListFrozenResponse>(terminal, "ListFrozen", &()).await
+        };
+        let show = |page: &mut Page, answer: &ListFrozenResponse| {
             for frozen in &answer.frozen {
                 entry(page, frozen);
             }
             if answer.frozen.is_empty() {
                 page.line("Nothing is frozen.");
             }
-        })?;
-        Ok(Exit::Done)
+        };
+        at_each(&self.admin, terminal, call, show, "").await
     }
 }
 

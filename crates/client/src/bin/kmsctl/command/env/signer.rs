@@ -3,7 +3,7 @@
 use std::{
     env,
     fs::OpenOptions,
-    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
+    io::{self, IsTerminal as _, Write as _},
     os::unix::fs::OpenOptionsExt as _,
     path::{Path, PathBuf},
 };
@@ -23,9 +23,6 @@ use crate::{
     files,
     output::Terminal,
 };
-
-/// An answer is one word.
-const MAX_ANSWER_BYTES: u64 = 64;
 
 /// Whose signature is believed.
 #[derive(Args, Debug)]
@@ -120,7 +117,7 @@ impl Signers {
             "The signer of {kms} is not known.\nIts k256 key is {signer}\nCompare it with what the operator of the KMS \
              published, or with `kmsctl verify`."
         ));
-        if !confirmed()? {
+        if !terminal.confirmed("Encrypt to the key that it signed, and remember it")? {
             return Err(Failure::unproven("the signer was not accepted; nothing was encrypted"));
         }
         append(path, kms, signer)?;
@@ -161,14 +158,4 @@ fn append(path: &Path, kms: &KmsName, signer: Signer) -> Outcome<()> {
     let start = if ends_open { "\n" } else { "" };
     file.write_all(format!("{start}{}", known_signers::line(kms, signer)).as_bytes()).map_err(failed)?;
     file.sync_all().map_err(failed)
-}
-
-/// Only the whole word counts, as with ssh.
-fn confirmed() -> Outcome<bool> {
-    let failed = |error: io::Error| Failure::failed(format_args!("terminal: {error}"));
-    eprint!("Encrypt to the key that it signed, and remember it (yes/no)? ");
-    io::stderr().flush().map_err(failed)?;
-    let mut answer = String::new();
-    io::stdin().lock().take(MAX_ANSWER_BYTES).read_line(&mut answer).map_err(failed)?;
-    Ok(answer.trim().eq_ignore_ascii_case("yes"))
 }

@@ -1,0 +1,81 @@
+//! Which apps got keys or certificates in the last day: what a freeze of everything would stop.
+
+use std::{
+    collections::HashMap,
+    sync::{Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use crate::clock::unix_now;
+
+/// How far back it looks.
+const DAY: Duration = Duration::from_secs(86_400);
+/// Apps that are remembered: what is beyond is counted no more, so the number is a lower bound then.
+const MAX_APPS: usize = 16_384;
+
+/// The apps by the time of their last release. In memory: it begins with the process.
+#[derive(Debug)]
+pub(super) struct Recent {
+    since: u64,
+    apps: Mutex<HashMap<Vec<u8>, Instant>>,
+}
+
+/// How many apps there were.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RecentApps {
+    /// Apps with a release in the last day.
+    pub apps: usize,
+    /// Unix seconds since when they are counted, at most a day ago.
+    pub since: u64,
+}
+
+impl Recent {
+    pub(super) fn new() -> Self {
+        Self { since: unix_now(), apps: Mutex::default() }
+    }
+
+    /// Remembers a release to an app.
+    pub(super) fn note(&self, app_id: &[u8], now: Instant) {
+        let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(last) = apps.get_mut(app_id) {
+            *last = now;
+            return;
+        }
+        if apps.len() >= MAX_APPS {
+            apps.retain(|_, last| now.duration_since(*last) < DAY);
+        }
+        if apps.len() < MAX_APPS {
+            apps.insert(app_id.to_owned(), now);
+        }
+    }
+
+    pub(super) fn count(&self, now: Instant) -> RecentApps {
+        let apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
+        let apps = apps.values().filter(|last| now.duration_since(**last) < DAY).count();
+        RecentApps { apps, since: self.since.max(unix_now().saturating_sub(DAY.as_secs())) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn apps_of_the_last_day_count_once_each_and_a_bounded_number_is_kept() {
+        let recent = Recent::new();
+        let start = Instant::now();
+        let later = |seconds| start + Duration::from_secs(seconds);
+        recent.note(&[1], start);
+        recent.note(&[1], later(10));
+        recent.note(&[2], later(20));
+        assert_eq!(recent.count(later(30)).apps, 2);
+        assert_eq!(recent.count(later(86_400 + 15)).apps, 1, "the first was a day ago");
+        assert_eq!(recent.count(later(2 * 86_400)).apps, 0);
+        for number in 0..MAX_APPS + 10 {
+            recent.note(&number.to_be_bytes(), later(100));
+        }
+        assert_eq!(recent.count(later(101)).apps, MAX_APPS);
+        recent.note(b"new", later(3 * 86_400));
+        assert_eq!(recent.count(later(3 * 86_400)).apps, 1, "what is a day old gives way");
+    }
+}
