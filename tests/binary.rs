@@ -500,6 +500,66 @@ async fn what_check_refuses_run_refuses_in_the_same_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn check_says_what_would_keep_a_kms_from_releasing_anything() {
+    let mut setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
+    let fine = setting.run(&["check"]).await.expect_ok();
+    let file = setting.world.path("kms.toml").display().to_string();
+    let set = format!("set       core.onboard.auto_bootstrap_domain = \"localhost\"  (in {file})");
+    assert!(fine.out.contains(&set), "{}", fine.out);
+    assert!(fine.out.contains("set       core.admin.auth_token = (set)"), "{}", fine.out);
+    let program = setting.start().await;
+    let beside = setting.run(&["check"]).await.expect_ok();
+    assert!(beside.out.contains("running   a KMS has this audit log open"), "{}", beside.out);
+    assert!(
+        beside.out.contains("keys      found") && beside.out.contains("run would start"),
+        "{}",
+        beside.out
+    );
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+
+    // What `kms policy check` warns of, and a file that denies everyone.
+    let allowlist = setting.world.path("auth-config.json");
+    let content = fs::read_to_string(&allowlist).expect("an allowlist");
+    fs::write(&allowlist, r#"{"osImages": ["0x12"], "ksm": {}}"#).expect("a file");
+    let warned = setting.run(&["check"]).await.expect_ok();
+    let policy = setting.run(&["policy", "check", allowlist.to_str().expect("text")]).await;
+    let warnings = policy.out.matches("warning ").count();
+    assert!(warnings > 2, "{}", policy.out);
+    assert_eq!(warned.out.matches("warning   allowlist: ").count(), warnings, "{}", warned.out);
+    assert!(
+        warned.out.contains("allowlist: ksm") && warned.out.contains("run would start, with "),
+        "{}",
+        warned.out
+    );
+    for broken in [Some("{\"osImages\": ["), None] {
+        match broken {
+            Some(text) => fs::write(&allowlist, text).expect("a file"),
+            None => fs::remove_file(&allowlist).expect("removed"),
+        }
+        let useless = setting.run(&["check"]).await;
+        assert_eq!(useless.code, 1, "{}", useless.out);
+        assert!(useless.out.contains("USELESS   the policy would deny everyone"), "{}", useless.out);
+        assert!(useless.out.contains("run would come up and release nothing"), "{}", useless.out);
+    }
+    fs::write(&allowlist, content).expect("a file");
+
+    // No guest agent: with keys the TLS certificate needs it, without it only waits.
+    setting.configure("core.attester.address = \"unix:/absent/agent.sock\"");
+    let refused = setting.run(&["check"]).await;
+    assert_eq!(refused.code, 1, "{}", refused.out);
+    assert!(
+        refused.out.contains("REFUSED   the TLS certificate needs evidence of this machine"),
+        "{}",
+        refused.out
+    );
+    assert!(refused.out.contains("(unix:/absent/agent.sock); there is no such socket"), "{}", refused.out);
+    setting.configure(&format!("core.cert_dir = \"{}\"", setting.world.path("other").display()));
+    let useless = setting.run(&["check"]).await;
+    assert_eq!(useless.code, 1, "{}", useless.out);
+    assert!(useless.out.contains("USELESS   there is no evidence of this machine"), "{}", useless.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn keys_without_a_domain_are_refused_before_and_at_the_start() {
     let mut setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
     let program = setting.start().await;

@@ -521,6 +521,27 @@ async fn the_allowlist_of_the_documents_is_one_that_our_own_check_has_nothing_ag
     assert!(ran.out.starts_with("allows "), "{}", ran.text());
 }
 
+#[test]
+fn the_configuration_for_a_cvm_verifies_os_images_and_has_an_admin_listener() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docker/compose.cvm.yaml");
+    let compose = fs::read_to_string(path).expect("a compose file");
+    let (_, content) = compose.split_once("    content: |\n").expect("the configuration");
+    let lines = content.lines().take_while(|line| line.is_empty() || line.starts_with("      "));
+    let text: String = lines.map(|line| format!("{}\n", line.trim_start())).collect();
+    // What the reader fills in, `${NAME:?why}`.
+    let mut parts = text.split("${");
+    let mut text = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        text += "https://filled-in.example";
+        text += part.split_once('}').expect("its end").1;
+    }
+    let text = text.replace("[core.admin]\n", "[core.admin]\nauth_token = \"t\"\n");
+    let (config, _) = cvm_kms::config::Config::from_toml(&text).expect("a configuration");
+    assert!(config.core.image.verify && config.core.admin.enabled, "{text}");
+    assert_eq!(config.posture().relaxed().len(), 0, "{text}");
+    assert!(compose.contains("DSTACK_KMS_ADMIN_TOKEN: $") && compose.contains("\"8001:8001\""), "{compose}");
+}
+
 /// A program that serves until it is killed.
 struct Server(std::process::Child);
 

@@ -3,8 +3,10 @@
 use std::{
     io,
     path::{Path, PathBuf},
-    time::SystemTime,
+    time::{Duration, SystemTime},
 };
+
+use kms_attest::attester::{Attester, AttesterError};
 
 use super::{AppError, admin_tls, parts};
 use crate::{
@@ -21,8 +23,7 @@ use crate::{
 /// What a start would do.
 #[derive(Debug)]
 pub struct Preflight {
-    /// Why it would be refused: everything that can be known before. A port that is taken and an attester that does
-    /// not answer cannot.
+    /// Why it would be refused: everything that can be known before. A port that is taken cannot.
     pub problems: Vec<AppError>,
     /// What the node would come up as; `None` if the key directory is unusable.
     pub prospect: Option<Prospect>,
@@ -30,7 +31,14 @@ pub struct Preflight {
     pub policy: Option<Policy>,
     /// Users of the admin listener whose log-in would take so long that others wait, with the cost of their hash.
     pub slow_users: Vec<(String, u32)>,
+    /// Whether a KMS runs with this audit log: its end may be a line that is being written, so it is not looked at.
+    pub is_running: bool,
+    /// Why there would be no evidence of this machine, where it is needed. For an operator's own terminal.
+    pub unattested: Option<String>,
 }
+
+/// How long the guest agent may take to say that it is there.
+const AGENT_TIME: Duration = Duration::from_secs(5);
 
 impl Preflight {
     /// Builds what can be built from `config`.
@@ -38,7 +46,7 @@ impl Preflight {
         let core = &config.core;
         let mut problems = Problems(Vec::new());
         let prospect = problems.note(prospect(config));
-        problems.note(parts::attester(core));
+        let attester = problems.note(parts::attester(core));
         problems.note(parts::verifier(core));
         let policy = problems.note(parts::policy(core).map_err(AppError::from));
         problems.note(parts::image_check(
@@ -52,9 +60,29 @@ impl Preflight {
         let credentials = problems.note(parts::admin_credentials(core)).flatten();
         let slow_users = credentials.iter().flat_map(Credentials::slow_users);
         let slow_users = slow_users.map(|(user, cost)| (user.to_owned(), cost)).collect();
-        problems.note(audit_log(&core.audit.file));
+        let is_running = match audit_log(&core.audit.file) {
+            Err(AppError::Audit(AuditError::Locked { .. })) => true,
+            looked_at => {
+                problems.note(looked_at);
+                false
+            }
+        };
         problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
-        Self { problems: problems.0, prospect, policy, slow_users }
+        let unattested = attester.and_then(|attester| unattested(&attester));
+        Self { problems: problems.0, prospect, policy, slow_users, is_running, unattested }
+    }
+}
+
+/// Asks for what costs the attester nothing. Whether it has a quote shows when one is needed.
+fn unattested(attester: &Attester) -> Option<String> {
+    if matches!(attester, Attester::None) {
+        return None;
+    }
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+    match runtime.block_on(async { tokio::time::timeout(AGENT_TIME, attester.vm_config()).await }) {
+        Ok(Ok(_)) => None,
+        Ok(Err(error)) => Some(error.detailed()),
+        Err(_) => Some(AttesterError::Timeout.detailed()),
     }
 }
 

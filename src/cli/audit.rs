@@ -2,6 +2,7 @@
 
 use std::{path::PathBuf, process::ExitCode};
 
+use anyhow::Context as _;
 use clap::Subcommand;
 
 use crate::audit;
@@ -19,7 +20,7 @@ pub(super) enum Audit {
 impl Audit {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let Self::Verify { file } = self;
-        let verified = audit::verify_file(&file)?;
+        let verified = audit::verify_file(&file).with_context(|| file.display().to_string())?;
         println!("{} records, unbroken; head {}", verified.records, hex::encode(verified.head));
         Ok(ExitCode::SUCCESS)
     }

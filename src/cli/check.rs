@@ -2,9 +2,16 @@
 
 use std::{path::Path, process::ExitCode};
 
-use crate::{app::Preflight, config::Config, lifecycle::Prospect, os_image, policy::Policy};
+use super::policy;
+use crate::{
+    app::Preflight,
+    config::{AuthApi, Config, EmptyDevices},
+    lifecycle::Prospect,
+    os_image,
+    policy::{Policy, review::Review},
+};
 
-/// Prints the effective configuration's consequences; status 1 if `run` would refuse.
+/// Prints what is in force and what follows from it; status 1 if `run` would refuse, or come up and release nothing.
 pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     let (config, notices) = match Config::load(explicit) {
         Ok(loaded) => loaded,
@@ -19,38 +26,102 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     for notice in &notices {
         println!("notice    {notice}");
     }
-    println!("listen    {}:{} (main)", config.rpc.address, config.rpc.port);
-    let admin = &config.core.admin;
-    if admin.enabled {
-        println!("listen    {}:{} (admin)", admin.address, admin.port);
+    for setting in Config::settings(explicit) {
+        println!("set       {} = {}  (in {})", setting.key, setting.value, setting.file.display());
     }
-    let Preflight { problems, prospect, policy, slow_users } = Preflight::of(&config);
+    let core = &config.core;
+    println!("files     keys in {}, audit log {}", core.cert_dir.display(), core.audit.file.display());
+    println!("listen    {}:{} (main)", config.rpc.address, config.rpc.port);
+    if core.admin.enabled {
+        println!("listen    {}:{} (admin)", core.admin.address, core.admin.port);
+    }
+    let Preflight { problems, prospect, policy, slow_users, is_running, unattested } = Preflight::of(&config);
+    let mut found = Findings::default();
+    if is_running {
+        println!("running   a KMS has this audit log open: this is what it would do after a restart");
+    }
+    match (&prospect, unattested) {
+        (Some(Prospect::Ready), Some(problem)) if core.attest_rpc_cert => {
+            found.refuse(&format!("the TLS certificate needs evidence of this machine: {problem}"));
+        }
+        (_, Some(problem)) => found.useless(&format!("there is no evidence of this machine: {problem}")),
+        (_, None) => {}
+    }
     if let Some(prospect) = prospect {
         keys(prospect, &config);
     }
     if let Some(policy) = policy {
-        decides(&policy);
+        decides(&policy, &mut found);
     }
-    let image = &config.core.image;
+    if let AuthApi::Allowlist { path, empty_devices } = &core.auth_api {
+        allowlist(path, *empty_devices, &mut found);
+    }
+    let image = &core.image;
     if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program)) {
-        println!(
-            "warning   core.image.acpi_tables is not installed: CVMs with legacy TDX attestation would have no keys"
+        found.warn(
+            "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation would have no keys",
         );
     }
     for (user, cost) in slow_users {
-        println!(
-            "warning   core.admin.htpasswd_file: the hash of {user} has a cost of {cost}, which makes everybody wait who logs in; 10 to 12 are usual"
-        );
+        found.warn(&format!(
+            "core.admin.htpasswd_file: the hash of {user} has a cost of {cost}, which makes everybody wait who logs in; 10 to 12 are usual"
+        ));
     }
     for relaxation in config.posture().relaxed() {
         println!("RELAXED   {}: {}", relaxation.code, relaxation.sentence);
     }
-    let refused = !problems.is_empty();
     for problem in problems {
-        println!("REFUSED   {:#}", anyhow::Error::from(problem));
+        found.refuse(&format!("{:#}", anyhow::Error::from(problem)));
     }
-    println!("{}", if refused { "run would refuse to start" } else { "run would start" });
-    if refused { ExitCode::FAILURE } else { ExitCode::SUCCESS }
+    found.verdict()
+}
+
+/// What is said at the end, and the exit status.
+#[derive(Default)]
+struct Findings {
+    refusals: usize,
+    /// `run` would start, and release nothing.
+    useless: usize,
+    warnings: usize,
+}
+
+impl Findings {
+    fn refuse(&mut self, text: &str) {
+        println!("REFUSED   {text}");
+        self.refusals += 1;
+    }
+
+    fn useless(&mut self, text: &str) {
+        println!("USELESS   {text}");
+        self.useless += 1;
+    }
+
+    fn warn(&mut self, text: &str) {
+        println!("warning   {text}");
+        self.warnings += 1;
+    }
+
+    fn verdict(&self) -> ExitCode {
+        let warnings = match self.warnings {
+            0 => String::new(),
+            1 => ", with 1 warning".to_owned(),
+            count => format!(", with {count} warnings"),
+        };
+        match (self.refusals, self.useless) {
+            (0, 0) => {
+                println!("run would start{warnings}");
+                ExitCode::SUCCESS
+            }
+            (0, _) => {
+                println!("run would come up and release nothing{warnings}");
+                ExitCode::FAILURE
+            }
+            _ => {
+                println!("run would refuse to start");
+                ExitCode::FAILURE
+            }
+        }
+    }
 }
 
 fn keys(prospect: Prospect, config: &Config) {
@@ -66,12 +137,26 @@ fn keys(prospect: Prospect, config: &Config) {
     }
 }
 
-fn decides(policy: &Policy) {
+fn decides(policy: &Policy, found: &mut Findings) {
     println!("policy    {}", policy.kind());
     if let Some(error) = policy.last_error() {
-        println!("warning   the policy would deny everyone: {error}");
+        found.useless(&format!("the policy would deny everyone: {error}"));
     }
     if let Some(relaxation) = policy.relaxation() {
         println!("RELAXED   {}: {}", relaxation.code, relaxation.sentence);
+    }
+}
+
+/// What `kms policy check` says of the file. That it cannot be read the policy has said.
+fn allowlist(path: &Path, empty_devices: EmptyDevices, found: &mut Findings) {
+    println!("allowlist {}", path.display());
+    let Ok(content) = policy::read(path) else { return };
+    let review = Review::of(&content, empty_devices);
+    for finding in review.findings() {
+        let place = if finding.at.is_empty() { "the file" } else { finding.at.as_str() };
+        found.warn(&format!("allowlist: {place} {}", finding.message));
+    }
+    if review.unlisted() > 0 {
+        found.warn(&format!("allowlist: and {} more", review.unlisted()));
     }
 }

@@ -11,9 +11,18 @@ use std::{path::PathBuf, process::ExitCode};
 
 use clap::{Parser, Subcommand};
 
+const EXAMPLES: &str = "\
+Examples:
+  kms check -c kms.toml                                what `run` would do, and everything that is wrong
+  kms -c kms.toml                                      serve
+  kms health -c kms.toml                               can it release keys? For probes
+  kms policy check new.json --against auth-config.json what a change of the allowlist would do
+  kms audit verify /etc/kms/certs/audit.jsonl          is the log unbroken?
+  kms auth serve --file auth-config.json               answer other KMS nodes by an allowlist";
+
 /// Key management service for confidential VMs.
 #[derive(Debug, Parser)]
-#[command(name = "kms", version = env!("CVM_KMS_VERSION"), max_term_width = 100)]
+#[command(name = "kms", version = env!("CVM_KMS_VERSION"), max_term_width = 100, after_help = EXAMPLES)]
 pub struct Cli {
     /// Configuration file, read after /etc/kms/kms.{toml,json} and ./kms.{toml,json}
     #[arg(short, long, value_name = "FILE", global = true)]
@@ -54,6 +63,28 @@ impl Cli {
             Command::Audit(audit) => audit.run(),
             Command::Policy(policy) => policy.run(),
             Command::Auth(auth) => auth.run(),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory as _;
+
+    use super::*;
+
+    #[test]
+    fn the_examples_of_the_help_are_command_lines_of_this_program() {
+        for line in EXAMPLES.lines().skip(1) {
+            let words: Vec<&str> = line.trim().split("  ").next().unwrap_or_default().split(' ').collect();
+            // What explains a line follows its words, after one space where they are long.
+            let words = words.split(|word| *word == "what").next().unwrap_or_default();
+            let parsed = Cli::command().try_get_matches_from(words);
+            assert!(
+                parsed.is_ok(),
+                "{line}: {}",
+                parsed.err().map(|error| error.to_string()).unwrap_or_default()
+            );
         }
     }
 }

@@ -87,7 +87,7 @@ impl Check {
     }
 }
 
-fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
+pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let read = || {
         let mut content = Vec::new();
         fs::File::open(path)?.take(LONGEST).read_to_end(&mut content)?;

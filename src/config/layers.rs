@@ -10,6 +10,7 @@ use zeroize::Zeroizing;
 
 use super::duplicates::duplicate_keys;
 use super::reader::Finding;
+use super::values::Endpoint;
 
 /// The compiled-in first layer: every key with its meaning and default.
 pub const DEFAULTS: &str = include_str!("../../kms.toml");
@@ -117,6 +118,59 @@ impl Layers {
         }
         merge_root(&mut self.root, value, layer);
         self.files.push(path);
+    }
+}
+
+/// A key that a file sets, for an operator's own terminal. Secrets and what may hold one are left out.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Setting {
+    /// Its dotted name.
+    pub key: String,
+    /// Its value as JSON, or `(set)`.
+    pub value: String,
+    /// The file that set it last.
+    pub file: PathBuf,
+}
+
+/// What files set, of all layers together, by name.
+pub(super) fn settings(layers: &Layers) -> Vec<Setting> {
+    let mut settings = Vec::new();
+    collect(&layers.root, "", &layers.files, &mut settings);
+    settings
+}
+
+fn collect(table: &Table, prefix: &str, files: &[PathBuf], settings: &mut Vec<Setting>) {
+    for (name, node) in table {
+        let key = if prefix.is_empty() { name.clone() } else { format!("{prefix}.{name}") };
+        match (&node.content, node.layer) {
+            (Content::Table(below), _) => collect(below, &key, files, settings),
+            (Content::Value(value), Layer::File(index)) => {
+                let file = files.get(index).cloned().unwrap_or_default();
+                settings.push(Setting { value: shown(name, value), key, file });
+            }
+            (Content::Value(_), Layer::Defaults) => {}
+        }
+    }
+}
+
+/// Tokens, passwords and hashes of them are not shown, and of an URL the origin only: the rest may hold a key.
+fn shown(name: &str, value: &Value) -> String {
+    const SECRETS: [&str; 5] = ["token", "password", "secret", "hash", "credential"];
+    if SECRETS.iter().any(|word| name.contains(word)) {
+        return "(set)".to_owned();
+    }
+    match value {
+        Value::String(text) if text.contains("://") => match Endpoint::parse(text) {
+            Ok(endpoint) => format!("\"{endpoint}\""),
+            Err(_) => "(set)".to_owned(),
+        },
+        Value::Array(values) => {
+            let values: Vec<_> = values.iter().map(|value| shown(name, value)).collect();
+            format!("[{}]", values.join(", "))
+        }
+        // A table in a list.
+        Value::Object(table) => format!("{{{}}}", table.keys().cloned().collect::<Vec<_>>().join(", ")),
+        value => value.to_string(),
     }
 }
 

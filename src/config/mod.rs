@@ -24,7 +24,7 @@ pub use crate::os_image::{AcpiPins, LiteAttestation};
 
 pub use duplicates::duplicate_keys;
 pub use ethereum::{BlockChoice, Ethereum};
-pub use layers::{DEFAULTS, Sources};
+pub use layers::{DEFAULTS, Setting, Sources};
 pub use listeners::METHODS;
 pub use posture::{Posture, Relaxation};
 pub use reader::{ConfigError, Finding, Notice};
@@ -52,6 +52,17 @@ impl Config {
             explicit,
             environment: &environment,
         })
+    }
+
+    /// What files set over the defaults, as [`Config::load`] reads them.
+    pub fn settings(explicit: Option<&Path>) -> Vec<Setting> {
+        let sources = Sources {
+            system: Path::new("/etc/kms"),
+            working: Path::new("."),
+            explicit,
+            environment: &|_| None,
+        };
+        layers::settings(&layers::read(&sources))
     }
 
     /// Reads the layers below given directories; what [`Config::load`] does with everything injected.

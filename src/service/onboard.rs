@@ -22,7 +22,7 @@ use crate::{
     domain::Domain,
     error::{Code, Error, Result},
     lifecycle::{LifecycleError, Onboarding, Prepared},
-    policy::Policy,
+    policy::{ALLOWLIST_UNUSABLE, Policy},
     proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse},
 };
 
@@ -333,6 +333,10 @@ fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
         _ => (Code::Denied, "kms_not_allowed"),
     };
     let message = match &refusal {
+        // Whoever sets this KMS up has to mend the file, not to add an entry.
+        Refusal::NoStanding(no_standing) if no_standing.code == ALLOWLIST_UNUSABLE => {
+            "boot denied: the allowlist of this KMS is missing or cannot be read".to_owned()
+        }
         Refusal::NoStanding(no_standing) => {
             no_standing.reason.replace("KMS is not allowed: ", "boot denied: ")
         }

@@ -162,7 +162,9 @@ impl Cast {
                     UnfreezeRequest { scope: "app".to_owned(), value: vec![9; 20], ..Default::default() };
                 Message::of(&request)
             }
-            (ListFrozen | ShadowReport | StopShadow | RefreshCollateral | RecentReleases, Ask::Valid) => Message::empty(),
+            (ListFrozen | ShadowReport | StopShadow | RefreshCollateral | RecentReleases, Ask::Valid) => {
+                Message::empty()
+            }
             (StartShadow, Ask::Valid) => {
                 let auth_config_json = "{}".to_owned();
                 Message::of(&StartShadowRequest { auth_config_json, ..Default::default() })

@@ -22,7 +22,7 @@ use super::{
 use crate::{
     admission::own_identity,
     domain::Domain,
-    policy::{Decision, Subject},
+    policy::{ALLOWLIST_UNUSABLE, Decision, Subject},
     service::onboard::Parts,
 };
 
@@ -135,6 +135,11 @@ impl SetupService {
                 "Make sure that the back end of core.auth_api runs and can be reached from here; the log has the cause.",
             )
             .caused_by(error.detail())),
+            Ok(Decision::Denied(denial)) if denial.code == ALLOWLIST_UNUSABLE => Err(Failure::new(
+                "The policy denies everybody: the allowlist of this KMS is missing or cannot be read.",
+                "Mend the file of core.auth_api.allowlist.path; the log and `kms policy check` name the fault.",
+            )
+            .caused_by(denial.expected.unwrap_or_default())),
             Ok(Decision::Denied(denial)) => Err(Failure::new(
                 format!("The policy denies this KMS: {}.", denial.reason),
                 match denial.code {

@@ -201,7 +201,7 @@ fn hint(refusal: &Refusal, code: &str) -> Option<String> {
         }
         "own_evidence_refused" => "mend the platform of this KMS: its own evidence does not verify",
         "kms_not_allowed" => {
-            "allow this KMS in its own policy: its measurement, OS image and device are in GetAttestationInfo"
+            "allow this KMS in its own policy: `kmsctl verify` shows its measurement, OS image and device"
         }
         _ => return None,
     };

@@ -27,9 +27,24 @@ use crate::{
     output::{Audience, Terminal},
 };
 
+const EXAMPLES: &str = "\
+Examples:
+  kmsctl status --kms http://HOST:8000
+  kmsctl bootstrap --kms http://HOST:8000 --domain kms.example.com
+  kmsctl finish --kms http://HOST:8000
+  kmsctl verify https://kms.example.com:8000
+  kmsctl env encrypt .env --kms https://kms.example.com:8000 --compose app-compose.json --out env.hex
+  kmsctl app-key --kms https://kms.example.com:8000 --out keys.json
+  kmsctl explain --denial ID
+  kmsctl freeze app ID --reason \"leaked key\" --for 8h";
+
+fn after_help() -> String {
+    format!("{EXAMPLES}\n\n{}", exit::HELP)
+}
+
 /// Client of cvm-kms and dstack-kms: for deployers, CVMs, relying parties and operators.
 #[derive(Debug, Parser)]
-#[command(name = "kmsctl", version, max_term_width = 100, after_help = exit::HELP, propagate_version = true)]
+#[command(name = "kmsctl", version, max_term_width = 100, after_help = after_help(), propagate_version = true)]
 pub(crate) struct Cli {
     /// Print one JSON value on standard output
     #[arg(long, global = true)]
@@ -162,6 +177,22 @@ mod tests {
     #[test]
     fn the_command_line_is_consistent() {
         Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_examples_of_the_help_are_command_lines_of_this_program() {
+        let examples = EXAMPLES.lines().skip(1).map(str::trim);
+        for line in examples {
+            let line = line.replace("app ID", &format!("app {}", "ab".repeat(20)));
+            let words = line.replace("\"leaked key\"", "leak");
+            let parsed = Cli::command().try_get_matches_from(words.split(' '));
+            assert!(
+                parsed.is_ok(),
+                "{line}: {}",
+                parsed.err().map(|error| error.to_string()).unwrap_or_default()
+            );
+        }
+        assert!(Cli::command().render_long_help().to_string().contains("Examples:"));
     }
 
     #[test]
