@@ -64,8 +64,10 @@ pub fn client_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, 
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    // What cannot be a root, such as a certificate of version 1, can still be shown by a server.
-    roots.add_parsable_certificates(extra.iter().cloned());
+    // What is no CA vouches for itself only: its key must not make certificates of other servers.
+    let is_ca =
+        |der: &CertificateDer<'_>| X509Certificate::from_der(der).is_ok_and(|(_, parsed)| parsed.is_ca());
+    roots.add_parsable_certificates(extra.iter().filter(|der| is_ca(der)).cloned());
     let builder =
         ClientConfig::builder_with_provider(Arc::clone(&provider)).with_safe_default_protocol_versions()?;
     if extra.is_empty() {

@@ -144,6 +144,16 @@ async fn a_named_certificate_is_trusted_whatever_it_says_and_its_neighbours_are_
 }
 
 #[tokio::test]
+async fn a_named_certificate_that_is_no_ca_vouches_for_nothing_else() {
+    let key = KeyPair::generate().unwrap();
+    let params = CertificateParams::new(["pccs.example".to_owned()]).unwrap();
+    let named = params.self_signed(&key).unwrap().der().clone();
+    let other = Ca { issuer: Issuer::new(params, key), root: named.clone() };
+    let server = other.serve("localhost", |_| ()).await;
+    assert_eq!(server.ask(&[named]).await, Err(UNKNOWN.to_owned()));
+}
+
+#[tokio::test]
 async fn other_causes_have_their_words_too() {
     let free = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
     let port = free.local_addr().unwrap().port();
