@@ -56,6 +56,7 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ChainErr
         return Err(ChainError::TooLong);
     }
     let mut chain: Vec<CertificateDer<'static>> = Vec::new();
+    let mut issuer_before: Option<Vec<u8>> = None;
     let mut rest = pem.trim_ascii_start();
     while chain.is_empty() || !is_end(rest) {
         let block = rest.strip_prefix(BEGIN).ok_or(ChainError::NotACertificate)?;
@@ -65,9 +66,14 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ChainErr
         if chain.len() == MAX_CHAIN {
             return Err(ChainError::TooMany);
         }
-        chain.push(decode(base64)?);
+        let Names { der, subject, issuer } = decode(base64)?;
+        // Issued by itself is the end, so nothing stands behind it.
+        if issuer_before.is_some_and(|issuer_before| issuer_before != subject) {
+            return Err(ChainError::Order);
+        }
+        issuer_before = Some(if issuer == subject { Vec::new() } else { issuer });
+        chain.push(der);
     }
-    check_order(&chain)?;
     Ok(chain)
 }
 
@@ -75,25 +81,20 @@ fn is_end(rest: &[u8]) -> bool {
     rest.iter().all(|byte| *byte == 0 || byte.is_ascii_whitespace())
 }
 
-/// White space anywhere in the base64 is harmless: it says nothing.
-fn decode(base64: &[u8]) -> Result<CertificateDer<'static>, ChainError> {
-    let digits: Vec<u8> = base64.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    let der = STANDARD.decode(digits).map_err(|_| ChainError::Malformed)?;
-    match X509Certificate::from_der(&der) {
-        Ok(([], _)) => Ok(der.into()),
-        _ => Err(ChainError::Malformed),
-    }
+/// A certificate with its names, DER.
+struct Names {
+    der: CertificateDer<'static>,
+    subject: Vec<u8>,
+    issuer: Vec<u8>,
 }
 
-fn check_order(chain: &[CertificateDer<'_>]) -> Result<(), ChainError> {
-    let parsed = |der: &CertificateDer<'_>| {
-        let (_, certificate) = X509Certificate::from_der(der).map_err(|_| ChainError::Malformed)?;
-        let names = [certificate.subject(), certificate.issuer()];
-        Ok(names.map(|name| name.as_raw().to_vec()))
-    };
-    let names = chain.iter().map(parsed).collect::<Result<Vec<_>, ChainError>>()?;
-    let is_ordered = |pair: &[[Vec<u8>; 2]]| pair[0][1] == pair[1][0] && pair[0][0] != pair[1][0];
-    if names.windows(2).all(is_ordered) { Ok(()) } else { Err(ChainError::Order) }
+/// White space anywhere in the base64 is harmless: it says nothing.
+fn decode(base64: &[u8]) -> Result<Names, ChainError> {
+    let digits: Vec<u8> = base64.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
+    let der = STANDARD.decode(digits).map_err(|_| ChainError::Malformed)?;
+    let Ok(([], parsed)) = X509Certificate::from_der(&der) else { return Err(ChainError::Malformed) };
+    let (subject, issuer) = (parsed.subject().as_raw().to_vec(), parsed.issuer().as_raw().to_vec());
+    Ok(Names { der: der.into(), subject, issuer })
 }
 
 /// A chain in the one form in which it is handed on: 64 columns, LF, nothing between the blocks.
