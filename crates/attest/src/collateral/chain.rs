@@ -7,8 +7,7 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use dcap_qvl::config::PckCa;
-use dcap_qvl::intel::{parse_pck_extension, pck_ca};
+use dcap_qvl::intel::parse_pck_extension;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
@@ -118,13 +117,12 @@ impl PckChain {
         if certificates.len() < 2 {
             return Err(CollateralError::PckChain(ChainError::Order));
         }
-        let malformed = |_| CollateralError::Quote("pck certificate does not parse".into());
+        let malformed = || CollateralError::Quote("pck certificate does not parse".into());
         let leaf = &certificates[0];
-        let fmspc = parse_pck_extension(leaf).map_err(malformed)?.fmspc;
-        let ca = match pck_ca(leaf).map_err(malformed)? {
-            PckCa::Platform => CaKind::Platform,
-            PckCa::Processor => CaKind::Processor,
-        };
+        let fmspc = parse_pck_extension(leaf).map_err(|_| malformed())?.fmspc;
+        let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| malformed())?;
+        // As of the CRL of collateral: the two must say the same.
+        let ca = CaKind::of_issuer(&parsed.issuer().to_string());
         Ok(Self { certificates, platform: PlatformKey { fmspc, ca } })
     }
 

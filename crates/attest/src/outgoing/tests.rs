@@ -79,6 +79,9 @@ impl Ca {
     fn new() -> Self {
         let key = KeyPair::generate().unwrap();
         let mut ca = CertificateParams::default();
+        // A name of its own, as CAs have.
+        let name = hex::encode(&key.public_key_raw()[1..9]);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, name);
         ca.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
         let root = ca.self_signed(&key).unwrap().der().clone();
         Self { issuer: Issuer::new(ca, key), root }
