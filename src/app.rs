@@ -22,8 +22,8 @@ use self::{
     shared::{Shared, key_directory, started},
 };
 use crate::{
-    audit::{Audit, Event},
-    config::Config,
+    audit::{Audit, Event, FailureReason, Health},
+    config::{AuditFailure, Config},
     lifecycle::{Node, Onboarding, Ready},
     log::ProcessLog,
     operator::OperatorToken,
@@ -44,6 +44,9 @@ const ATTEST_TIME: Duration = Duration::from_secs(2);
 
 /// Between attempts to serve keys that exist.
 const SWITCH_RETRY: Duration = Duration::from_secs(1);
+
+/// How often it is asked whether the audit log can be written, where that ends the process.
+const AUDIT_CHECK: Duration = Duration::from_millis(500);
 
 /// The service.
 #[derive(Debug)]
@@ -113,8 +116,9 @@ impl Kms {
         let admin = serving.bind_admin(&shared).await?;
         let admin_address = Arc::clone(&shared.admin_address);
         let (audit, reload) = (Arc::clone(&shared.audit), shared.reload.clone());
+        let on_failure = shared.config.core.audit.on_failure;
         let life = async move { serving.live(&shared, listener, admin, stopping).await };
-        let life = tokio::spawn(recorded(audit, life));
+        let life = tokio::spawn(recorded(audit, on_failure, life));
         Ok(Running { address, admin_address, stop, reload, life })
     }
 
@@ -164,6 +168,7 @@ impl Kms {
         shared.audit.note(started("onboarding", &shared.posture));
         tracing::info!(%address, "onboarding: open the page, or call Bootstrap or Onboard, then Finish");
         let (audit, reload) = (Arc::clone(&shared.audit), shared.reload.clone());
+        let on_failure = shared.config.core.audit.on_failure;
         let life = async move {
             let is_stopped = tokio::select! {
                 _ = stopping.wait_for(|stop| *stop) => true,
@@ -198,7 +203,7 @@ impl Kms {
             };
             serving.live(&shared, listener, admin, stopping).await
         };
-        let life = tokio::spawn(recorded(audit, life));
+        let life = tokio::spawn(recorded(audit, on_failure, life));
         Ok(Running { address, admin_address, stop, reload, life })
     }
 }
@@ -206,13 +211,32 @@ impl Kms {
 /// The life of a service, with its orderly end in the audit log.
 async fn recorded(
     audit: Arc<Audit>,
+    on_failure: AuditFailure,
     life: impl Future<Output = Result<(), AppError>>,
 ) -> Result<(), AppError> {
-    let ended = life.await;
+    let ended = match on_failure {
+        AuditFailure::Retry => life.await,
+        AuditFailure::Exit => tokio::select! {
+            ended = life => ended,
+            reason = audit_fails(&audit) => Err(AppError::AuditFails(reason)),
+        },
+    };
     if ended.is_ok() {
         audit.note(Event::Stopped);
     }
     ended
+}
+
+/// Waits until the audit log takes no records for longer than a passing moment.
+async fn audit_fails(audit: &Audit) -> FailureReason {
+    let mut failed = false;
+    loop {
+        tokio::time::sleep(AUDIT_CHECK).await;
+        match audit.health() {
+            Health::Failing { reason, .. } if failed => return reason,
+            health => failed = !health.is_writing(),
+        }
+    }
 }
 
 impl Running {

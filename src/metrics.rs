@@ -85,6 +85,8 @@ pub struct Metrics {
     audit_failures: IntCounter,
     audit_records: IntCounter,
     audit_writable: IntGauge,
+    audit_free: IntGauge,
+    audit_space_low: IntGauge,
     log_dropped: IntCounter,
     connections: IntGauge,
     ready: IntGauge,
@@ -246,6 +248,12 @@ impl Metrics {
                 r,
                 "cvm_kms_audit_writable",
                 "1 while the audit log takes records, 0 while it does not and no key is released.",
+            )?,
+            audit_free: gauge(r, "cvm_kms_audit_free_bytes", "Free bytes on the disk of the audit log.")?,
+            audit_space_low: gauge(
+                r,
+                "cvm_kms_audit_space_low",
+                "1 while the disk of the audit log is nearly full, or its reserve is spent.",
             )?,
             log_dropped: counter(
                 r,
@@ -473,6 +481,12 @@ impl Metrics {
     /// Shows whether the audit log takes records.
     pub fn set_audit_writable(&self, is_writable: bool) {
         self.audit_writable.set(i64::from(is_writable));
+    }
+
+    /// Shows how much space the audit log has, and whether that is little.
+    pub fn set_audit_space(&self, free: u64, is_low: bool) {
+        self.audit_free.set(i64::try_from(free).unwrap_or(i64::MAX));
+        self.audit_space_low.set(i64::from(is_low));
     }
 
     /// Shows how many lines of the process log were dropped so far.

@@ -11,7 +11,7 @@ use kms_attest::{
 
 use crate::{
     admission::FreezeFileError,
-    audit::AuditError,
+    audit::{AuditError, FailureReason},
     ca::CaError,
     error::Error,
     lifecycle::{LeafError, LifecycleError},
@@ -58,6 +58,9 @@ pub enum AppError {
     /// The audit log cannot be opened or written.
     #[error(transparent)]
     Audit(#[from] AuditError),
+    /// The audit log cannot be written, and the configuration says that this ends the process.
+    #[error("{0}, and core.audit.on_failure is \"exit\"")]
+    AuditFails(FailureReason),
     /// What is frozen is not known.
     #[error(transparent)]
     Freezes(#[from] FreezeFileError),
@@ -116,7 +119,7 @@ impl AppError {
                 "the attester of this machine does not answer, and the TLS certificate needs it",
             ),
             Self::Listen { .. } => Switch::Lacking("a port that this KMS needs is taken"),
-            Self::Audit(_) => Switch::Lacking("the audit log cannot be written"),
+            Self::Audit(_) | Self::AuditFails(_) => Switch::Lacking("the audit log cannot be written"),
             Self::Freezes(_) => Switch::Lacking("what operators have frozen is not known; the log says why"),
             Self::Floors(_) => Switch::Lacking("which collateral is too old is not known; the log says why"),
             Self::Lifecycle(LifecycleError::NoDomain | LifecycleError::Domain(_)) => Switch::Stuck(

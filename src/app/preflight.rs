@@ -60,13 +60,7 @@ impl Preflight {
         let credentials = problems.note(parts::admin_credentials(core)).flatten();
         let slow_users = credentials.iter().flat_map(Credentials::slow_users);
         let slow_users = slow_users.map(|(user, cost)| (user.to_owned(), cost)).collect();
-        let is_running = match audit_log(&core.audit.file) {
-            Err(AppError::Audit(AuditError::Locked { .. })) => true,
-            looked_at => {
-                problems.note(looked_at);
-                false
-            }
-        };
+        let is_running = problems.note(audit_log(&core.audit.file)) == Some(audit::Use::InUse);
         problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
         let unattested = attester.and_then(|attester| unattested(&attester));
         Self { problems: problems.0, prospect, policy, slow_users, is_running, unattested }
@@ -112,10 +106,13 @@ fn prospect(config: &Config) -> Result<Prospect, AppError> {
     Ok(prospect)
 }
 
-fn audit_log(path: &Path) -> Result<(), AppError> {
+fn audit_log(path: &Path) -> Result<audit::Use, AppError> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(audit::inspect(path)?),
-        Err(_) => creatable(path).map_err(|source| AuditError::Open { path: path.to_owned(), source }.into()),
+        Err(_) => match creatable(path) {
+            Ok(()) => Ok(audit::Use::Free),
+            Err(source) => Err(AuditError::Open { path: path.to_owned(), source }.into()),
+        },
     }
 }
 

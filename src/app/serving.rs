@@ -282,6 +282,8 @@ impl Serving {
                 release_limit.prune();
                 freezes.count();
                 metrics.set_audit_writable(audit.health().is_writing());
+                let space = audit.space();
+                metrics.set_audit_space(space.free, space.is_low);
                 if let Some(log) = &log {
                     metrics.set_log_dropped(log.dropped());
                 }

@@ -13,6 +13,7 @@ use super::{AppError, parts};
 use crate::{
     admission::{Freezes, OwnStanding, TcbTolerance},
     audit::{Audit, Beginning, Event},
+    clock::Floor,
     config::{Config, Posture},
     domain::ReservedName,
     lifecycle::{Node, Onboarding, Ready},
@@ -88,7 +89,7 @@ impl Shared {
         policy.show_in(&metrics);
         Ok(Self {
             freezes: Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?),
-            audit: Arc::new(Audit::open(&core.audit.file)?),
+            audit: Arc::new(Audit::open_with(&core.audit.file, core.audit.reserve, Floor::default())?),
             limit: Arc::new(AddressLimit::new(
                 core.limits.unauthenticated_per_second,
                 core.limits.unauthenticated_burst,

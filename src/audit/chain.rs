@@ -2,6 +2,8 @@
 
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 /// No line is longer, newline included.
 pub(super) const MAX_LINE: usize = 64 << 10;
@@ -15,6 +17,12 @@ pub enum LinkProblem {
     /// No newline at the end: a crash cut it short, or somebody did.
     #[error("it is cut short")]
     Unfinished,
+    /// Zeros in the place of records: damage, not what a crash leaves.
+    #[error("there are zeros in its place")]
+    Zeros,
+    /// The first record of a log is not in the files.
+    #[error("the records before it are missing")]
+    NoBeginning,
     /// Not a record of this file format.
     #[error("it is no audit record")]
     Malformed,
@@ -81,9 +89,20 @@ impl Link {
         Ok(link)
     }
 
-    /// The end after `record`, whatever comes before it.
-    pub(super) fn at(record: &[u8]) -> Result<Self, LinkProblem> {
-        Self::parse(record).map(|(link, _)| link)
+    /// The end after the first `record` of a file or of a part of one. Only record 1 follows nothing.
+    pub(super) fn first(record: &[u8]) -> Result<Self, LinkProblem> {
+        let (link, prev) = Self::parse(record)?;
+        if (link.seq == 1) != (prev == Self::GENESIS.hash) || link.seq == 0 {
+            return Err(LinkProblem::Predecessor);
+        }
+        Ok(link)
+    }
+
+    /// What `record` says that it follows.
+    pub(super) fn before(record: &[u8]) -> Result<Self, LinkProblem> {
+        let (link, hash) = Self::parse(record)?;
+        let seq = link.seq.checked_sub(1).ok_or(LinkProblem::Order)?;
+        Ok(Self { seq, hash })
     }
 
     fn parse(record: &[u8]) -> Result<(Self, [u8; 32]), LinkProblem> {
@@ -105,6 +124,17 @@ impl Link {
         hex::decode_to_slice(prev, &mut previous).map_err(|_| LinkProblem::Malformed)?;
         Ok((Self { seq, hash }, previous))
     }
+}
+
+/// When a record was made, in Unix seconds; 0 where it does not say.
+pub(super) fn time_of(record: &[u8]) -> u64 {
+    #[derive(Deserialize)]
+    struct Stamp {
+        time: String,
+    }
+    let stamp = serde_json::from_slice(record).ok();
+    let time = stamp.and_then(|Stamp { time }| OffsetDateTime::parse(&time, &Rfc3339).ok());
+    time.and_then(|time| u64::try_from(time.unix_timestamp()).ok()).unwrap_or(0)
 }
 
 fn seal(hash: &[u8; 32]) -> String {

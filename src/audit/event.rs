@@ -126,6 +126,20 @@ pub enum Event {
         /// How much was cut off.
         dropped_bytes: u64,
     },
+    /// Nothing could be recorded for a while; the chain has no gap.
+    Resumed {
+        /// Why: `disk_full`, `write_failed`, `clock_behind`.
+        reason: &'static str,
+        /// How long it lasted.
+        seconds: u64,
+    },
+    /// The log goes on in this file, because the one before cannot be relied on.
+    SegmentBegan {
+        /// Why: `sync_failed`, `file_gone`, `file_replaced`, `file_truncated`, `file_written_by_others`, `write_failed`.
+        reason: &'static str,
+        /// The number of the last record before this file.
+        after: u64,
+    },
     /// Refusals came faster than they are recorded.
     Suppressed {
         /// How many are missing here.

@@ -1,9 +1,11 @@
 //! Whether the audit log takes records, for probes, metrics and operators: a look that waits for nothing.
 
 use std::fmt;
+use std::io;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::AuditError;
 use crate::clock::unix_now;
 
 /// A write that is under way for longer than this counts as one that fails.
@@ -64,6 +66,13 @@ impl FailureReason {
     }
 }
 
+impl FailureReason {
+    /// What a record gets instead of a receipt meanwhile.
+    pub(super) fn error(self) -> AuditError {
+        AuditError::Write(io::Error::other(self.to_string()))
+    }
+}
+
 impl fmt::Display for FailureReason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
@@ -78,6 +87,36 @@ impl fmt::Display for FailureReason {
     }
 }
 
+/// The space that the audit log has.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Space {
+    /// Bytes that are free on its disk.
+    pub free: u64,
+    /// Whether that is so little that an operator should look.
+    pub is_low: bool,
+    /// Space that is kept for the log alone.
+    pub reserve: Reserve,
+}
+
+/// Space that is kept for the log alone.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Reserve {
+    /// There is none: `core.audit.reserve` is 0, or the file system has no such thing.
+    #[default]
+    None,
+    /// It is there.
+    Held,
+    /// The disk was full, and the log has taken it.
+    Spent,
+}
+
+impl Space {
+    /// Below which free space is low: eight reserves, or a twentieth of the disk, but at most 10 GiB.
+    pub(super) fn low_below(reserve: u64, total: u64) -> u64 {
+        (8 * reserve).max((total / 20).min(10 << 30))
+    }
+}
+
 /// What the writer tells about itself.
 #[derive(Debug)]
 pub(super) struct Status(Mutex<Told>);
@@ -87,11 +126,12 @@ struct Told {
     health: Health,
     /// When the write that is under way began.
     under_way: Option<Instant>,
+    space: Space,
 }
 
 impl Status {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Told { health: Health::Writing, under_way: None }))
+        Self(Mutex::new(Told { health: Health::Writing, under_way: None, space: Space::default() }))
     }
 
     pub(super) fn health(&self) -> Health {
@@ -112,7 +152,8 @@ impl Status {
 
     /// It is on the disk.
     pub(super) fn succeeded(&self) {
-        *self.told() = Told { health: Health::Writing, under_way: None };
+        let mut told = self.told();
+        (told.health, told.under_way) = (Health::Writing, None);
     }
 
     /// It is not, or not known to be. The time of the first failure stays.
@@ -122,7 +163,17 @@ impl Status {
             Health::Failing { since, .. } => since,
             Health::Writing => unix_now(),
         };
-        *told = Told { health: Health::Failing { since, reason }, under_way: None };
+        (told.health, told.under_way) = (Health::Failing { since, reason }, None);
+    }
+
+    pub(super) fn space(&self) -> Space {
+        self.told().space
+    }
+
+    /// Whether it is low now and was not before.
+    pub(super) fn set_space(&self, space: Space) -> bool {
+        let before = std::mem::replace(&mut self.told().space, space);
+        space.is_low && !before.is_low
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {

@@ -1,30 +1,37 @@
 //! Hash-chained record of everything that touches keys, on disk before the reply: no line, no key.
 
 mod chain;
+mod disk;
 mod event;
 mod health;
 mod pace;
+mod segments;
+mod verify;
 mod writer;
 
 use std::fmt;
-use std::fs::File;
-use std::io::{self, BufRead, BufReader, Read};
+use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread::JoinHandle;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 pub use chain::LinkProblem;
 pub use event::{Basis, Event, Subject, Why};
-pub use health::{FailureReason, Health};
+pub use health::{FailureReason, Health, Reserve, Space};
+pub use segments::segments;
+pub use verify::{Chain, Verified, verify_file, verify_files};
 
-use chain::{Link, MAX_LINE};
+use chain::MAX_LINE;
+use disk::{Disk, OsDisk};
 use health::Status;
 use pace::{Admission, Pace};
 use writer::{Entry, Writer};
+
+use crate::clock::Floor;
 
 /// Proof that an event is on disk. Only [`Audit::record`] makes one.
 #[derive(Debug)]
@@ -77,8 +84,11 @@ pub enum AuditError {
     /// Too many events wait already.
     #[error("too many audit events are waiting for the disk")]
     Overloaded,
-    /// An earlier failure left the file in doubt; only a restart helps.
-    #[error("audit file is in doubt since an earlier failure")]
+    /// The disk does not answer.
+    #[error("the disk does not take the audit record in time")]
+    TimedOut,
+    /// The writer has ended.
+    #[error("the audit writer has ended")]
     Stopped,
 }
 
@@ -95,6 +105,9 @@ pub struct Audit {
     pace_of_strangers: Mutex<Pace>,
     beginning: Beginning,
     status: Arc<Status>,
+    floor: Floor,
+    /// Closed when the writer has ended.
+    ended: Mutex<std_mpsc::Receiver<()>>,
 }
 
 /// What the audit file held when it was opened.
@@ -106,24 +119,66 @@ pub enum Beginning {
     Continued,
 }
 
+/// How long a caller waits for its record on a disk that is slow. One that does not answer at all is known before.
+const MAX_WAIT: Duration = Duration::from_secs(5);
+
+/// How long the end waits for what is queued.
+const MAX_END: Duration = Duration::from_secs(2);
+
 /// Callers wait where more events than this are not on disk yet.
 const QUEUE: usize = 1024;
 
 impl Audit {
-    /// Opens or creates the file, checks the end of its chain, and repairs a line that a crash cut short: the rest is
-    /// cut off and a `recovered` event takes its place.
+    /// As [`Audit::open_with`], without a reserve and without a floor of its own.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
+        Self::open_with(path, 0, Floor::default())
+    }
+
+    /// Opens or creates the file, checks the end of its chain, and repairs a line that a crash cut short: the rest is
+    /// cut off and a `recovered` event takes its place. So many bytes of the disk are reserved for it, and nothing is
+    /// recorded while the clock is below the floor, which rises with each record.
+    pub fn open_with(path: &Path, reserve: u64, floor: Floor) -> Result<Self, AuditError> {
+        Self::open_on(Box::new(OsDisk), path, reserve, floor)
+    }
+
+    fn open_on(disk: Box<dyn Disk>, path: &Path, reserve: u64, floor: Floor) -> Result<Self, AuditError> {
+        let unusable = |source| AuditError::Open { path: path.to_owned(), source };
         let status = Arc::new(Status::new());
-        let mut writer = Writer::open(path, Arc::clone(&status))?;
+        let mut writer = Writer::open(disk, path, reserve, Arc::clone(&status), floor.clone())?;
         let beginning = if writer.is_empty() { Beginning::Empty } else { Beginning::Continued };
         let (queue, entries) = mpsc::channel(QUEUE);
+        let (alive, ended) = std_mpsc::sync_channel(1);
+        let runtime =
+            tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(unusable)?;
         let writer = std::thread::Builder::new()
             .name("audit".to_owned())
-            .spawn(move || writer.run(entries))
-            .map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
+            .spawn(move || {
+                let _alive: std_mpsc::SyncSender<()> = alive;
+                writer.run(entries, &runtime);
+            })
+            .map_err(unusable)?;
         let [pace, pace_of_strangers] = [pace::VERIFIED, pace::STRANGERS]
             .map(|allowance| Mutex::new(Pace::new(allowance, Instant::now())));
-        Ok(Self { queue: Some(queue), writer: Some(writer), pace, pace_of_strangers, beginning, status })
+        Ok(Self {
+            queue: Some(queue),
+            writer: Some(writer),
+            pace,
+            pace_of_strangers,
+            beginning,
+            status,
+            floor,
+            ended: Mutex::new(ended),
+        })
+    }
+
+    /// The date below which the clock cannot be; the records raise it.
+    pub fn floor(&self) -> &Floor {
+        &self.floor
+    }
+
+    /// How much space its disk has, as last looked at. Cheap, as [`Audit::health`].
+    pub fn space(&self) -> Space {
+        self.status.space()
     }
 
     /// What the file held when it was opened.
@@ -142,13 +197,21 @@ impl Audit {
         }
     }
 
-    /// Returns once the event is on disk. Events that wait together share one write and one sync.
+    /// Returns once the event is on disk. Events that wait together share one write and one sync. While the log takes
+    /// no records it says so at once.
     pub async fn record(&self, event: Event) -> Result<Receipt, AuditError> {
         let fields = event.fields()?;
-        let (acknowledge, acknowledged) = oneshot::channel();
+        if let Health::Failing { reason, .. } = self.health() {
+            return Err(reason.error());
+        }
         let queue = self.queue.as_ref().ok_or(AuditError::Stopped)?;
-        queue.send(Entry { fields, acknowledge }).await.map_err(|_| AuditError::Stopped)?;
-        acknowledged.await.unwrap_or(Err(AuditError::Stopped))
+        let recorded = async {
+            let (acknowledge, acknowledged) = oneshot::channel();
+            let entry = Entry { fields, acknowledge: Some(acknowledge) };
+            queue.send(entry).await.map_err(|_| AuditError::Stopped)?;
+            acknowledged.await.unwrap_or(Err(AuditError::Stopped))
+        };
+        tokio::time::timeout(MAX_WAIT, recorded).await.unwrap_or(Err(AuditError::TimedOut))
     }
 
     /// Records an event that nothing waits for, unless too many come at once: those are counted, and the count is
@@ -176,8 +239,7 @@ impl Audit {
     fn enqueue(&self, event: Event) -> Result<(), AuditError> {
         let fields = event.fields()?;
         let queue = self.queue.as_ref().ok_or(AuditError::Stopped)?;
-        let (acknowledge, _) = oneshot::channel();
-        queue.try_send(Entry { fields, acknowledge }).map_err(|error| match error {
+        queue.try_send(Entry { fields, acknowledge: None }).map_err(|error| match error {
             TrySendError::Full(_) => AuditError::Overloaded,
             TrySendError::Closed(_) => AuditError::Stopped,
         })
@@ -190,10 +252,15 @@ impl fmt::Debug for Audit {
     }
 }
 
-/// Waits for what is queued, so that the file can be opened again.
+/// Waits for what is queued, so that the file can be opened again; but not for a disk that does not answer.
 impl Drop for Audit {
     fn drop(&mut self) {
         self.queue.take();
+        let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
+        if ended.recv_timeout(MAX_END) == Err(std_mpsc::RecvTimeoutError::Timeout) {
+            tracing::error!("the disk of the audit log does not answer: what waits for it may be lost");
+            return;
+        }
         if let Some(writer) = self.writer.take()
             && writer.join().is_err()
         {
@@ -202,37 +269,18 @@ impl Drop for Audit {
     }
 }
 
+/// Whether a process writes to an audit file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Use {
+    /// None does.
+    Free,
+    /// One does, so the end of the file was not checked.
+    InUse,
+}
+
 /// Whether [`Audit::open`] would take the file that is there, without changing it.
-pub fn inspect(path: &Path) -> Result<(), AuditError> {
+pub fn inspect(path: &Path) -> Result<Use, AuditError> {
     writer::inspect(path)
-}
-
-/// What a whole audit file says about itself.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Verified {
-    /// How many records it holds.
-    pub records: u64,
-    /// SHA-256 of the last one: who keeps it elsewhere can later tell whether the end was cut off.
-    pub head: [u8; 32],
-}
-
-/// Checks every link of a file; the error names the first broken one.
-pub fn verify_file(path: &Path) -> Result<Verified, AuditError> {
-    let unusable = |source| AuditError::Open { path: path.to_owned(), source };
-    let mut reader = BufReader::new(File::open(path).map_err(unusable)?);
-    let mut link = Link::GENESIS;
-    let mut line = Vec::new();
-    loop {
-        line.clear();
-        let length =
-            (&mut reader).take(MAX_LINE as u64 + 1).read_until(b'\n', &mut line).map_err(unusable)?;
-        if length == 0 {
-            return Ok(Verified { records: link.seq(), head: *link.hash() });
-        }
-        let broken = |problem| AuditError::Broken { seq: link.seq() + 1, problem };
-        let record = line.strip_suffix(b"\n").ok_or_else(|| broken(LinkProblem::Unfinished))?;
-        link = link.next(record).map_err(broken)?;
-    }
 }
 
 #[cfg(test)]

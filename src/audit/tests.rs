@@ -5,6 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::sync::Arc;
 
+use super::chain::Link;
 use super::*;
 
 fn denied(reason: &str) -> Event {
@@ -132,8 +133,7 @@ async fn a_long_file_is_opened_by_its_end() {
 
 #[tokio::test]
 async fn an_end_cut_short_by_a_crash_is_cut_off_and_recorded() {
-    let torn = [b"{\"seq\":3,\0\0\"ti".as_slice(), &[0; 5000]].concat();
-    for (records, rest) in [(2, &b"{\"seq\":3,\"ti"[..]), (0, b"{\"seq\":1"), (2, &[0; 100]), (1, &torn)] {
+    for (records, rest) in [(2, &b"{\"seq\":3,\"ti"[..]), (0, b"{\"seq\":1"), (2, &[0; 100])] {
         let (_directory, path) = temporary();
         filled(&path, records).await;
         fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(rest).unwrap();
@@ -269,8 +269,9 @@ async fn a_file_has_one_writer() {
     let (_directory, path) = temporary();
     let first = Audit::open(&path).unwrap();
     assert!(matches!(Audit::open(&path), Err(AuditError::Locked { .. })));
-    assert!(matches!(inspect(&path), Err(AuditError::Locked { .. })));
+    assert_eq!(inspect(&path).unwrap(), Use::InUse);
     drop(first);
+    assert_eq!(inspect(&path).unwrap(), Use::Free);
     assert!(Audit::open(&path).is_ok());
 }
 
@@ -305,4 +306,410 @@ async fn futures_poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F
         })
     })
     .await
+}
+
+/// What goes wrong on a disk.
+#[derive(Clone, Copy, Debug, PartialEq)]
+enum Fault {
+    None,
+    Write(i32),
+    Sync(i32),
+    /// There is room only in the place of the reserve.
+    OnlyReserveLeft,
+    /// A sync does not return.
+    Hang,
+}
+
+const EIO: i32 = 5;
+const ENOSPC: i32 = 28;
+
+/// The real disk, with faults.
+#[derive(Clone)]
+struct FaultyDisk {
+    fault: Arc<Mutex<Fault>>,
+    reserve: PathBuf,
+}
+
+impl FaultyDisk {
+    fn new(path: &Path) -> Self {
+        Self { fault: Arc::new(Mutex::new(Fault::None)), reserve: segments::reserve_name(path) }
+    }
+
+    fn set(&self, fault: Fault) {
+        *self.fault.lock().unwrap() = fault;
+    }
+
+    fn fault(&self) -> Fault {
+        *self.fault.lock().unwrap()
+    }
+
+    fn audit(&self, path: &Path, reserve: u64) -> Audit {
+        Audit::open_on(Box::new(self.clone()), path, reserve, Floor::default()).unwrap()
+    }
+}
+
+impl Disk for FaultyDisk {
+    fn open(&self, path: &Path) -> io::Result<fs::File> {
+        OsDisk.open(path)
+    }
+
+    fn create(&self, path: &Path) -> io::Result<fs::File> {
+        OsDisk.create(path)
+    }
+
+    fn write(&self, mut file: &fs::File, bytes: &[u8]) -> io::Result<()> {
+        let is_full = match self.fault() {
+            Fault::Write(errno) => Some(errno),
+            Fault::OnlyReserveLeft if self.reserve.exists() => Some(ENOSPC),
+            _ => None,
+        };
+        match is_full {
+            Some(errno) => {
+                // A part of it gets there.
+                file.write_all(&bytes[..bytes.len() / 2])?;
+                Err(io::Error::from_raw_os_error(errno))
+            }
+            None => OsDisk.write(file, bytes),
+        }
+    }
+
+    fn sync(&self, file: &fs::File) -> io::Result<()> {
+        match self.fault() {
+            Fault::Sync(errno) => Err(io::Error::from_raw_os_error(errno)),
+            Fault::Hang => {
+                while self.fault() == Fault::Hang {
+                    std::thread::sleep(Duration::from_millis(10));
+                }
+                Ok(())
+            }
+            _ => OsDisk.sync(file),
+        }
+    }
+
+    fn cut(&self, file: &fs::File, length: u64) -> io::Result<()> {
+        OsDisk.cut(file, length)
+    }
+
+    fn allocate(&self, path: &Path, length: u64) -> io::Result<()> {
+        OsDisk.allocate(path, length)
+    }
+
+    fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
+        OsDisk.space(path)
+    }
+}
+
+/// Waits until the log takes records again.
+async fn healed(audit: &Audit) {
+    let began = Instant::now();
+    while !audit.health().is_writing() {
+        assert!(began.elapsed() < Duration::from_secs(10), "{:?}", audit.health());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_disk_that_fails_refuses_releases_at_once_and_takes_them_again_by_itself() {
+    for (fault, reason, event) in [
+        (Fault::Sync(EIO), FailureReason::Sync, "segment_began"),
+        (Fault::Sync(ENOSPC), FailureReason::DiskFull, "segment_began"),
+        (Fault::Write(EIO), FailureReason::Write, "resumed"),
+        (Fault::Write(ENOSPC), FailureReason::DiskFull, "resumed"),
+    ] {
+        let (_directory, path) = temporary();
+        let disk = FaultyDisk::new(&path);
+        let audit = disk.audit(&path, 0);
+        assert_eq!(audit.record(started()).await.unwrap().seq(), 1);
+        disk.set(fault);
+        let began = Instant::now();
+        for _ in 0..3 {
+            assert!(matches!(audit.record(started()).await, Err(AuditError::Write(_))), "{fault:?}");
+        }
+        assert!(began.elapsed() < Duration::from_secs(2), "{fault:?}: {:?}", began.elapsed());
+        assert!(
+            matches!(audit.health(), Health::Failing { reason: found, .. } if found == reason),
+            "{fault:?}"
+        );
+        audit.note(denied("not forgotten"));
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert!(!audit.health().is_writing(), "{fault:?}");
+        disk.set(Fault::None);
+        healed(&audit).await;
+        let receipt = audit.record(started()).await.unwrap();
+        drop(audit);
+        let lines = lines(&path);
+        assert_eq!(lines.last().unwrap()["seq"], receipt.seq(), "{fault:?}");
+        let names: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+        match event {
+            "segment_began" => {
+                assert_eq!(names, ["segment_began", "denied", "started"], "{fault:?}");
+                assert_eq!((&lines[0]["after"], &lines[0]["reason"]), (&1.into(), &"sync_failed".into()));
+                assert!(path.with_file_name("audit.1.jsonl").exists(), "{fault:?}");
+            }
+            _ => assert_eq!(names, ["started", "resumed", "denied", "started"], "{fault:?}"),
+        }
+        assert_eq!(verify_file(&path).unwrap().records, 4, "{fault:?}");
+        drop(Audit::open(&path).unwrap());
+    }
+}
+
+#[tokio::test]
+async fn a_sync_that_fails_once_does_not_end_releases() {
+    let (_directory, path) = temporary();
+    let disk = FaultyDisk::new(&path);
+    let audit = disk.audit(&path, 0);
+    for round in 1..=3 {
+        disk.set(Fault::Sync(EIO));
+        assert!(audit.record(started()).await.is_err());
+        disk.set(Fault::None);
+        healed(&audit).await;
+        let _ = audit.record(denied(&round.to_string())).await.unwrap();
+    }
+    drop(audit);
+    // The first file held nothing that was acknowledged.
+    assert_eq!(segments(&path).unwrap().len(), 3);
+    assert_eq!(verify_file(&path).unwrap().records, 6);
+}
+
+#[tokio::test]
+async fn lines_that_were_never_acknowledged_and_cannot_be_cut_off_are_told_apart() {
+    let (_directory, path) = temporary();
+    filled(&path, 3).await;
+    let closed = path.with_file_name("audit.2.jsonl");
+    fs::copy(&path, &closed).unwrap();
+    let two: Vec<_> =
+        fs::read_to_string(&closed).unwrap().split_inclusive('\n').take(2).map(str::to_owned).collect();
+    let mut link = Link::GENESIS;
+    for line in &two {
+        link = link.next(line.trim_end().as_bytes()).unwrap();
+    }
+    let mut text = Vec::new();
+    let began = Event::SegmentBegan { reason: "sync_failed", after: 2 }.fields().unwrap();
+    let end = link.append("2026-01-01T00:00:00Z", &began, &mut text);
+    fs::write(&path, text).unwrap();
+    let chain = verify_files(&[closed.clone(), path.clone()]).unwrap();
+    assert_eq!((chain.records(), chain.unacknowledged, chain.head), (3, 1, *end.hash()));
+    // In the other order nothing fits.
+    assert!(verify_files(&[path, closed]).is_err());
+}
+
+#[tokio::test]
+async fn a_file_that_is_no_longer_ours_is_left_and_the_chain_goes_on() {
+    type Change = fn(&Path, &Path);
+    let changes: [(&str, Change, bool); 5] = [
+        // `rm`
+        ("file_gone", |path, _| fs::remove_file(path).unwrap(), false),
+        // logrotate, as it is set up by default
+        ("file_gone", |path, kept| fs::rename(path, kept).unwrap(), true),
+        // logrotate with `create`
+        (
+            "file_replaced",
+            |path, kept| {
+                fs::rename(path, kept).unwrap();
+                fs::write(path, "").unwrap();
+            },
+            true,
+        ),
+        // logrotate with `copytruncate`
+        (
+            "file_truncated",
+            |path, kept| {
+                fs::copy(path, kept).unwrap();
+                fs::OpenOptions::new().write(true).open(path).unwrap().set_len(0).unwrap();
+            },
+            true,
+        ),
+        (
+            "file_written_by_others",
+            |path, kept| {
+                fs::copy(path, kept).unwrap();
+                fs::OpenOptions::new().append(true).open(path).unwrap().write_all(b"hello\n").unwrap();
+            },
+            true,
+        ),
+    ];
+    for (reason, change, is_kept) in changes {
+        let (_directory, path) = temporary();
+        let kept = path.with_file_name("old.log");
+        let audit = Audit::open(&path).unwrap();
+        for _ in 0..3 {
+            let _ = audit.record(started()).await.unwrap();
+        }
+        let head = verify_file(&path).unwrap().head;
+        change(&path, &kept);
+        healed(&audit).await;
+        assert_eq!(audit.record(started()).await.unwrap().seq(), 5, "{reason}");
+        assert!(audit.health().is_writing());
+        let chain = verify_files(&[path.clone()]).unwrap();
+        assert_eq!((chain.first, chain.after, chain.records()), (4, head, 2), "{reason}");
+        assert_eq!(lines(&path)[0]["reason"], reason);
+        if is_kept {
+            assert_eq!(verify_files(&[kept, path.clone()]).unwrap().records(), 5, "{reason}");
+        }
+        if reason == "file_written_by_others" {
+            let closed = path.with_file_name("audit.3.jsonl");
+            assert!(fs::read(&closed).unwrap().ends_with(b"hello\n"), "evidence is kept");
+            fs::remove_file(closed).unwrap();
+        }
+        let missing = verify_file(&path).unwrap_err();
+        assert!(
+            matches!(missing, AuditError::Broken { seq: 4, problem: LinkProblem::NoBeginning }),
+            "{reason}: {missing}"
+        );
+        drop(audit);
+        let audit = Audit::open(&path).unwrap();
+        assert_eq!(audit.record(started()).await.unwrap().seq(), 6, "{reason}: after a restart");
+    }
+}
+
+#[tokio::test]
+async fn a_file_of_others_in_its_place_is_kept() {
+    let (_directory, path) = temporary();
+    let audit = Audit::open(&path).unwrap();
+    let _ = audit.record(started()).await.unwrap();
+    fs::remove_file(&path).unwrap();
+    fs::write(&path, "notes\n").unwrap();
+    assert_eq!(audit.record(started()).await.unwrap().seq(), 3);
+    assert_eq!(fs::read(path.with_file_name("audit.1.found.jsonl")).unwrap(), b"notes\n");
+}
+
+#[tokio::test]
+async fn a_file_that_is_gone_is_noticed_before_the_next_release() {
+    let (_directory, path) = temporary();
+    let audit = Audit::open(&path).unwrap();
+    let _ = audit.record(started()).await.unwrap();
+    fs::remove_file(&path).unwrap();
+    let began = Instant::now();
+    while !path.exists() {
+        assert!(began.elapsed() < Duration::from_secs(5));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test]
+async fn a_start_after_copytruncate_needs_no_help() {
+    let (_directory, path) = temporary();
+    filled(&path, 3).await;
+    // A record that came between the truncation and the next look.
+    let text = fs::read_to_string(&path).unwrap();
+    fs::write(&path, text.split_inclusive('\n').skip(2).collect::<String>()).unwrap();
+    let audit = Audit::open(&path).unwrap();
+    assert_eq!(audit.record(started()).await.unwrap().seq(), 4);
+}
+
+#[tokio::test]
+async fn what_a_crash_leaves_of_a_new_file_does_not_matter() {
+    let (_directory, path) = temporary();
+    filled(&path, 2).await;
+    fs::write(segments::new_name(&path), "half").unwrap();
+    fs::hard_link(&path, path.with_file_name("audit.2.jsonl")).unwrap();
+    filled_on(&path, 3).await;
+    assert_eq!(segments(&path).unwrap(), [path.clone()]);
+    assert!(!segments::new_name(&path).exists());
+    assert_eq!(verify_file(&path).unwrap().records, 3);
+}
+
+async fn filled_on(path: &Path, seq: u64) {
+    let audit = Audit::open(path).unwrap();
+    assert_eq!(audit.record(started()).await.unwrap().seq(), seq);
+}
+
+#[tokio::test]
+async fn zeros_in_the_place_of_records_are_no_debris() {
+    for records in [1, 10] {
+        let (_directory, path) = temporary();
+        filled(&path, 20).await;
+        let mut bytes = fs::read(&path).unwrap();
+        let lines = bytes.split_inclusive(|byte| *byte == b'\n');
+        let keep: usize = lines.take(20 - records).map(<[u8]>::len).sum();
+        bytes[keep..].fill(0);
+        fs::write(&path, &bytes).unwrap();
+        let error = Audit::open(&path).unwrap_err();
+        assert!(matches!(error, AuditError::Broken { problem: LinkProblem::Zeros, .. }), "{error}");
+        assert_eq!(fs::read(&path).unwrap(), bytes, "nothing was cut off");
+    }
+}
+
+#[tokio::test]
+async fn an_unfinished_line_with_zeros_is_damage() {
+    let (_directory, path) = temporary();
+    filled(&path, 1).await;
+    let torn = [b"{\"seq\":2,\0\0\"ti".as_slice(), &[0; 5000]].concat();
+    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&torn).unwrap();
+    assert!(matches!(Audit::open(&path), Err(AuditError::Broken { problem: LinkProblem::Zeros, .. })));
+}
+
+#[tokio::test]
+async fn a_full_disk_is_written_on_in_the_reserve() {
+    let (_directory, path) = temporary();
+    let disk = FaultyDisk::new(&path);
+    let audit = disk.audit(&path, 1 << 20);
+    assert_eq!(audit.space().reserve, Reserve::Held);
+    assert_eq!(fs::metadata(&disk.reserve).unwrap().len(), 1 << 20);
+    disk.set(Fault::OnlyReserveLeft);
+    for seq in 1..=3 {
+        assert_eq!(audit.record(started()).await.unwrap().seq(), seq);
+    }
+    assert_eq!(audit.space().reserve, Reserve::Spent);
+    assert!(audit.space().is_low);
+    drop(audit);
+    assert_eq!(verify_file(&path).unwrap().records, 3);
+}
+
+#[tokio::test]
+async fn a_full_disk_at_the_start_does_not_keep_from_starting() {
+    let (_directory, path) = temporary();
+    filled(&path, 2).await;
+    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(b"{\"seq\":3").unwrap();
+    let disk = FaultyDisk::new(&path);
+    disk.set(Fault::Write(ENOSPC));
+    let audit = disk.audit(&path, 0);
+    assert!(matches!(audit.health(), Health::Failing { reason: FailureReason::DiskFull, .. }));
+    disk.set(Fault::None);
+    healed(&audit).await;
+    let _ = audit.record(started()).await.unwrap();
+    drop(audit);
+    let names: Vec<_> = lines(&path).iter().map(|line| line["event"].as_str().unwrap().to_owned()).collect();
+    assert_eq!(names, ["denied", "denied", "resumed", "recovered", "started"]);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_disk_that_does_not_answer_holds_up_neither_callers_nor_the_end() {
+    let (_directory, path) = temporary();
+    let disk = FaultyDisk::new(&path);
+    let audit = Arc::new(disk.audit(&path, 0));
+    disk.set(Fault::Hang);
+    let first = tokio::spawn({
+        let audit = Arc::clone(&audit);
+        async move { audit.record(started()).await }
+    });
+    tokio::time::sleep(Duration::from_millis(2200)).await;
+    assert!(matches!(audit.health(), Health::Failing { reason: FailureReason::Stalled, .. }));
+    let began = Instant::now();
+    assert!(audit.record(started()).await.is_err());
+    assert!(began.elapsed() < Duration::from_millis(500));
+    assert!(matches!(first.await.unwrap(), Err(AuditError::TimedOut)));
+    let began = Instant::now();
+    drop(Arc::into_inner(audit).unwrap());
+    assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());
+    disk.set(Fault::None);
+}
+
+#[tokio::test]
+async fn nothing_is_recorded_while_the_clock_is_behind_what_is_past() {
+    let (_directory, path) = temporary();
+    let floor = Floor::default();
+    let audit = Audit::open_with(&path, 0, floor.clone()).unwrap();
+    let _ = audit.record(started()).await.unwrap();
+    floor.raise(crate::clock::unix_now() + crate::clock::MAX_BEHIND + 60);
+    assert!(matches!(audit.record(started()).await, Err(AuditError::Write(_))));
+    assert!(matches!(audit.health(), Health::Failing { reason: FailureReason::ClockBehind, .. }));
+    drop(audit);
+    // The last record is such a date too.
+    let mut text = Vec::new();
+    let link = Link::GENESIS.append("2999-01-01T00:00:00Z", r#"{"event":"stopped"}"#, &mut text);
+    assert_eq!(link.seq(), 1);
+    fs::write(&path, text).unwrap();
+    let audit = Audit::open(&path).unwrap();
+    assert!(audit.record(started()).await.is_err());
 }

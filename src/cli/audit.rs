@@ -12,16 +12,44 @@ use crate::audit;
 pub(super) enum Audit {
     /// Check the hash chain from the first line to the last
     Verify {
-        /// The log, by default `audit.jsonl` in the key directory
-        file: PathBuf,
+        /// The log, by default `audit.jsonl` in the key directory; closed files beside it (`audit.1234.jsonl`) belong to
+        /// it. Several files: these, in the order of their records
+        #[arg(required = true)]
+        files: Vec<PathBuf>,
+        /// The head that was kept when the files before these were verified
+        #[arg(long, value_name = "HEAD")]
+        after: Option<String>,
     },
 }
 
 impl Audit {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self::Verify { file } = self;
-        let verified = audit::verify_file(&file).with_context(|| file.display().to_string())?;
-        println!("{} records, unbroken; head {}", verified.records, hex::encode(verified.head));
-        Ok(ExitCode::SUCCESS)
+        let Self::Verify { files, after } = self;
+        let files = match &files[..] {
+            [file] => audit::segments(file).with_context(|| file.display().to_string())?,
+            _ => files,
+        };
+        let named = || files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
+        let chain = audit::verify_files(&files).with_context(named)?;
+        println!("{} records, unbroken; head {}", chain.records(), hex::encode(chain.head));
+        if files.len() > 1 {
+            println!("in {} files", files.len());
+        }
+        if chain.unacknowledged > 0 {
+            println!(
+                "{} more lines were never acknowledged; nothing was released on them",
+                chain.unacknowledged
+            );
+        }
+        let before = hex::encode(chain.after);
+        if chain.is_whole() || after.is_some_and(|after| after.eq_ignore_ascii_case(&before)) {
+            return Ok(ExitCode::SUCCESS);
+        }
+        println!(
+            "INCOMPLETE: the first of them is number {}; the records before it, which end with head {before}, are in other \
+             files. Name those too, or give the head that was kept of them with --after",
+            chain.first
+        );
+        Ok(ExitCode::FAILURE)
     }
 }

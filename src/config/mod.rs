@@ -347,6 +347,19 @@ pub struct Metrics {
 pub struct Audit {
     /// The audit file, already resolved to `<cert_dir>/audit.jsonl` where the key is empty.
     pub file: PathBuf,
+    /// Bytes of its disk that are kept for it alone; 0 keeps none.
+    pub reserve: u64,
+    /// What happens while it cannot be written.
+    pub on_failure: AuditFailure,
+}
+
+/// What happens while the audit log cannot be written. No key is released in either case.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum AuditFailure {
+    /// It is tried again until it can.
+    Retry,
+    /// The process ends, for its supervisor to do something about it.
+    Exit,
 }
 
 /// `[core.freeze]`

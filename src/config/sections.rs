@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use serde_json::Value;
 
+use super::AuditFailure;
 use super::layers::Layers;
 use super::reader::{ConfigError, Notice, Report, Section};
 use super::values::{self, Endpoint};
@@ -80,6 +81,12 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         metrics: section.section("metrics", |section| Metrics { enabled: section.flag("enabled") }),
         audit: section.section("audit", |section| Audit {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("audit.jsonl")),
+            reserve: section.required("reserve", 0, values::reserve),
+            on_failure: section.required("on_failure", AuditFailure::Retry, |value| match value.as_str() {
+                Some("retry") => Ok(AuditFailure::Retry),
+                Some("exit") => Ok(AuditFailure::Exit),
+                _ => Err("must be \"retry\" or \"exit\"".to_owned()),
+            }),
         }),
         freeze: section.section("freeze", |section| Freeze {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("frozen.json")),

@@ -95,6 +95,7 @@ fn the_defaults_are_the_peers() {
     assert!(core.admin.auth_token.is_none() && core.admin.htpasswd_file.is_none());
     assert!(core.metrics.enabled);
     assert_eq!(core.audit.file, Path::new("/etc/kms/certs/audit.jsonl"));
+    assert_eq!((core.audit.reserve, core.audit.on_failure), (16 << 20, AuditFailure::Retry));
     assert_eq!(core.freeze.file, Path::new("/etc/kms/certs/frozen.json"));
     assert_eq!(core.limits.unauthenticated_per_second.get(), 2000);
     let shares =

@@ -167,6 +167,20 @@ pub(super) fn duration(text: &str) -> Result<Option<Duration>, String> {
     Ok(Some(Duration::from_secs(seconds)))
 }
 
+/// No more of a disk is reserved.
+const MAX_RESERVE: usize = 16 << 30;
+
+/// Space that is reserved on a disk; 0 is none.
+pub(super) fn reserve(value: Value) -> Result<u64, String> {
+    let bytes = match value {
+        Value::Number(number) => number.as_u64().and_then(|number| usize::try_from(number).ok()),
+        Value::String(text) => size(&text).ok(),
+        _ => None,
+    };
+    let bytes = bytes.filter(|bytes| *bytes <= MAX_RESERVE);
+    bytes.map(|bytes| bytes as u64).ok_or_else(|| "must be a size up to 16GiB such as 16MiB, or 0".to_owned())
+}
+
 /// A size with an optional unit: `B`, `kB`, `KiB`, `MB`, `MiB`, `GB`, `GiB`, in any case.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let error = || "must be a size such as 65536, 512KiB or 1MiB".to_owned();

@@ -70,6 +70,7 @@ fn what_happens_is_counted_under_our_names() {
     metrics.audit_failed();
     metrics.set_ready(true);
     metrics.set_audit_writable(true);
+    metrics.set_audit_space(5, true);
     metrics.set_log_dropped(3);
     metrics.set_relaxed(["dev_auth", "no_tee"]);
     metrics.set_relaxed(["dev_auth"]);
@@ -105,6 +106,8 @@ fn what_happens_is_counted_under_our_names() {
         "cvm_kms_audit_records_total 1",
         "cvm_kms_audit_failures_total 1",
         "cvm_kms_audit_writable 1",
+        "cvm_kms_audit_free_bytes 5",
+        "cvm_kms_audit_space_low 1",
         "cvm_kms_log_dropped_total 3",
         "cvm_kms_connections 1",
         "cvm_kms_ready 1",

@@ -1,0 +1,118 @@
+//! What the audit writer asks of a file system, one method each: a test lets any of them fail.
+
+use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
+use std::io::{self, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
+
+use rustix::fs::{FallocateFlags, fallocate, statvfs};
+
+/// The steps by which an audit log changes.
+pub(super) trait Disk: Send {
+    /// Opens a file for reading and appending, for its owner only; makes it, and a name for it that lasts, if there is
+    /// none.
+    fn open(&self, path: &Path) -> io::Result<File>;
+    /// A new file for reading and appending, for its owner only.
+    fn create(&self, path: &Path) -> io::Result<File>;
+    fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
+    /// Content of a file, or entries of a directory, to stable storage.
+    fn sync(&self, file: &File) -> io::Result<()>;
+    fn cut(&self, file: &File, length: u64) -> io::Result<()>;
+    /// A file of this size whose space is the file's alone.
+    fn allocate(&self, path: &Path, length: u64) -> io::Result<()>;
+    /// Bytes that are free for us, and bytes in all, where the file is.
+    fn space(&self, path: &Path) -> io::Result<(u64, u64)>;
+}
+
+/// The real file system.
+pub(super) struct OsDisk;
+
+impl Disk for OsDisk {
+    fn open(&self, path: &Path) -> io::Result<File> {
+        DirBuilder::new().recursive(true).mode(0o700).create(directory(path))?;
+        match appending().open(path) {
+            Ok(file) => {
+                if file.metadata()?.is_file() {
+                    file.set_permissions(Permissions::from_mode(0o600))?;
+                }
+                Ok(file)
+            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let file = self.create(path)?;
+                File::open(directory(path))?.sync_all()?;
+                Ok(file)
+            }
+            Err(error) => Err(error),
+        }
+    }
+
+    fn create(&self, path: &Path) -> io::Result<File> {
+        appending().create_new(true).open(path)
+    }
+
+    fn write(&self, mut file: &File, bytes: &[u8]) -> io::Result<()> {
+        file.write_all(bytes)
+    }
+
+    fn sync(&self, file: &File) -> io::Result<()> {
+        file.sync_data()
+    }
+
+    fn cut(&self, file: &File, length: u64) -> io::Result<()> {
+        file.set_len(length)
+    }
+
+    fn allocate(&self, path: &Path, length: u64) -> io::Result<()> {
+        let file = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        fallocate(&file, FallocateFlags::empty(), 0, length)?;
+        Ok(())
+    }
+
+    fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
+        let found = statvfs(directory(path))?;
+        Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
+    }
+}
+
+fn appending() -> OpenOptions {
+    let mut options = OpenOptions::new();
+    options.read(true).append(true).mode(0o600);
+    options
+}
+
+/// The directory of a file.
+pub(super) fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+/// What a name stands for: device and inode.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Identity(u64, u64);
+
+/// What is known of a file from outside.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Seen {
+    pub(super) identity: Identity,
+    pub(super) size: u64,
+    /// Neither a device nor a pipe: it can be watched, cut and replaced.
+    pub(super) is_file: bool,
+}
+
+impl Seen {
+    pub(super) fn of(metadata: &fs::Metadata) -> Self {
+        Self {
+            identity: Identity(metadata.dev(), metadata.ino()),
+            size: metadata.len(),
+            is_file: metadata.is_file(),
+        }
+    }
+
+    /// What has this name; `None` if nothing has.
+    pub(super) fn at(path: &Path) -> io::Result<Option<Self>> {
+        match fs::metadata(path) {
+            Ok(metadata) => Ok(Some(Self::of(&metadata))),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+}

@@ -1,0 +1,151 @@
+//! The files of one audit log: the one that grows, and closed ones beside it, which are named by their last record.
+//!
+//! `audit.jsonl` grows. When the writer has to leave it, it becomes `audit.<number>.jsonl`, where the number is that of
+//! the last record in it, and a new `audit.jsonl` goes on with the next one.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use super::disk::{Seen, directory};
+
+/// Which file a record is in, by its place.
+struct Names<'a> {
+    directory: &'a Path,
+    stem: &'a str,
+    extension: Option<&'a str>,
+}
+
+impl<'a> Names<'a> {
+    /// `None` for names that are not text: such a log has one file.
+    fn of(path: &'a Path) -> Option<Self> {
+        Some(Self {
+            directory: directory(path),
+            stem: path.file_stem()?.to_str()?,
+            extension: match path.extension() {
+                Some(extension) => Some(extension.to_str()?),
+                None => None,
+            },
+        })
+    }
+
+    fn with(&self, middle: &str) -> PathBuf {
+        let extension = self.extension.map(|extension| format!(".{extension}")).unwrap_or_default();
+        self.directory.join(format!("{}.{middle}{extension}", self.stem))
+    }
+
+    /// The number in the name of a closed file.
+    fn number(&self, name: &str) -> Option<u64> {
+        let rest = name.strip_prefix(self.stem)?.strip_prefix('.')?;
+        let middle = match self.extension {
+            Some(extension) => rest.strip_suffix(extension)?.strip_suffix('.')?,
+            None => rest,
+        };
+        middle.parse().ok().filter(|number: &u64| number.to_string() == middle)
+    }
+}
+
+/// The files of the log at `path` in the order of their records, `path` last.
+pub fn segments(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut closed = Vec::new();
+    if let Some(names) = Names::of(path) {
+        for entry in fs::read_dir(names.directory)? {
+            let entry = entry?;
+            if let Some(number) = entry.file_name().to_str().and_then(|name| names.number(name)) {
+                closed.push((number, entry.path()));
+            }
+        }
+    }
+    closed.sort();
+    Ok(closed.into_iter().map(|(_, path)| path).chain([path.to_owned()]).collect())
+}
+
+/// Where a new file stands until it is the one that grows.
+pub(super) fn new_name(path: &Path) -> PathBuf {
+    suffixed(path, ".new")
+}
+
+/// The file that holds space for the log.
+pub(super) fn reserve_name(path: &Path) -> PathBuf {
+    suffixed(path, ".reserve")
+}
+
+fn suffixed(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(suffix);
+    path.with_file_name(name)
+}
+
+/// Gives the file at `path` the name of a closed one whose last record has this number. It keeps its old name too,
+/// which the next file takes: there is a log under that name at every moment.
+pub(super) fn close(path: &Path, last: u64) -> io::Result<()> {
+    keep(path, &last.to_string())
+}
+
+/// Keeps a file that is not of this log.
+pub(super) fn set_aside(path: &Path, last: u64) -> io::Result<()> {
+    keep(path, &format!("{last}.found"))
+}
+
+fn keep(path: &Path, middle: &str) -> io::Result<()> {
+    let Some(names) = Names::of(path) else { return Err(io::ErrorKind::InvalidFilename.into()) };
+    let mut kept = names.with(middle);
+    let mut copies = 0_u32;
+    while let Some(taken) = Seen::at(&kept)? {
+        if Seen::at(path)?.is_some_and(|own| own.identity == taken.identity) {
+            return Ok(());
+        }
+        copies += 1;
+        kept = names.with(&format!("{middle}.{copies}"));
+    }
+    match fs::hard_link(path, &kept) {
+        Ok(()) => Ok(()),
+        // A file system without links: for a moment nothing has the name.
+        Err(_) => fs::rename(path, &kept),
+    }
+}
+
+/// Takes second names of the file at `path` away, which a crash has left.
+pub(super) fn forget_second_names(path: &Path) -> io::Result<()> {
+    let Some(own) = Seen::at(path)? else { return Ok(()) };
+    for other in segments(path)? {
+        if other != path && Seen::at(&other)?.is_some_and(|other| other.identity == own.identity) {
+            fs::remove_file(other)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn closed_files_come_in_the_order_of_their_records() {
+        let directory = tempfile::tempdir().unwrap();
+        for name in
+            ["audit.10.jsonl", "audit.9.jsonl", "audit.jsonl", "audit.07.jsonl", "audit.x.jsonl", "b.1.jsonl"]
+        {
+            fs::write(directory.path().join(name), "").unwrap();
+        }
+        let found = segments(&directory.path().join("audit.jsonl")).unwrap();
+        let names: Vec<_> = found.iter().map(|path| path.file_name().unwrap().to_str().unwrap()).collect();
+        assert_eq!(names, ["audit.9.jsonl", "audit.10.jsonl", "audit.jsonl"]);
+    }
+
+    #[test]
+    fn nothing_is_overwritten_when_a_file_is_closed() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("log");
+        fs::write(&path, "new").unwrap();
+        fs::write(directory.path().join("log.7"), "old").unwrap();
+        close(&path, 7).unwrap();
+        assert_eq!(fs::read(directory.path().join("log.7")).unwrap(), b"old");
+        assert_eq!(fs::read(directory.path().join("log.7.1")).unwrap(), b"new");
+        close(&path, 8).unwrap();
+        close(&path, 8).unwrap();
+        forget_second_names(&path).unwrap();
+        assert!(!directory.path().join("log.8").exists());
+        assert!(path.exists());
+    }
+}

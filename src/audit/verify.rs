@@ -1,0 +1,139 @@
+//! Verification of a whole log: every link of every file, and from each file to the next.
+
+use std::fs::File;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::{Path, PathBuf};
+
+use super::AuditError;
+use super::chain::{Link, LinkProblem, MAX_LINE};
+use super::segments::segments;
+
+/// What a whole audit log says about itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Verified {
+    /// How many records it holds.
+    pub records: u64,
+    /// SHA-256 of the last one: who keeps it elsewhere can later tell whether the end was cut off.
+    pub head: [u8; 32],
+}
+
+/// What one or more files of a log say about themselves.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Chain {
+    /// Number of the first record; 1 at the beginning of a log.
+    pub first: u64,
+    /// SHA-256 of the record before the first; zeros at the beginning of a log.
+    pub after: [u8; 32],
+    /// Number of the last record.
+    pub last: u64,
+    /// SHA-256 of the last one.
+    pub head: [u8; 32],
+    /// Lines at the end of closed files that the chain goes on without: they were never acknowledged, and nothing was
+    /// released on them.
+    pub unacknowledged: u64,
+}
+
+impl Chain {
+    /// How many records are in these files.
+    pub fn records(&self) -> u64 {
+        self.last + 1 - self.first
+    }
+
+    /// Whether the log begins in these files.
+    pub fn is_whole(&self) -> bool {
+        self.first == 1
+    }
+}
+
+/// Checks every link of the log at `path`, with the closed files beside it; the error names the first broken one.
+pub fn verify_file(path: &Path) -> Result<Verified, AuditError> {
+    let files = segments(path).map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
+    let chain = verify_files(&files)?;
+    if !chain.is_whole() {
+        return Err(AuditError::Broken { seq: chain.first, problem: LinkProblem::NoBeginning });
+    }
+    Ok(Verified { records: chain.records(), head: chain.head })
+}
+
+/// Checks every link of files that hold one log, or its end, in this order.
+pub fn verify_files(files: &[PathBuf]) -> Result<Chain, AuditError> {
+    let mut chain: Option<(Link, Link)> = None;
+    let mut unacknowledged = 0;
+    for (index, file) in files.iter().enumerate() {
+        let mut records = Records::open(file)?;
+        let next = files.get(index + 1).map(|next| Records::open(next)?.peek()).transpose()?.flatten();
+        let Some(before) = records.peek()? else { continue };
+        let begin = chain.map_or(before, |(_, end)| end);
+        let mut end = begin;
+        // Where the next file goes on, if it is not at the end of this one.
+        let mut joint = None;
+        while records.read()? {
+            if next.is_some_and(|next| next == end) {
+                joint = Some(end);
+            }
+            end = records.follow(end)?;
+        }
+        if let (Some(joint), Some(next)) = (joint, next)
+            && next != end
+        {
+            unacknowledged += end.seq() - joint.seq();
+            end = joint;
+        }
+        chain = Some((chain.map_or(before, |(begin, _)| begin), end));
+    }
+    let (begin, end) = chain.unwrap_or((Link::GENESIS, Link::GENESIS));
+    Ok(Chain {
+        first: begin.seq() + 1,
+        after: *begin.hash(),
+        last: end.seq(),
+        head: *end.hash(),
+        unacknowledged,
+    })
+}
+
+/// The lines of a file.
+struct Records<'a> {
+    path: &'a Path,
+    reader: BufReader<File>,
+    line: Vec<u8>,
+    /// `line` is read, but not followed.
+    is_peeked: bool,
+}
+
+impl<'a> Records<'a> {
+    fn open(path: &'a Path) -> Result<Self, AuditError> {
+        let file = File::open(path).map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
+        Ok(Self { path, reader: BufReader::new(file), line: Vec::new(), is_peeked: false })
+    }
+
+    /// What the first record follows, as it says; `None` in an empty file.
+    fn peek(&mut self) -> Result<Option<Link>, AuditError> {
+        if !self.read()? {
+            return Ok(None);
+        }
+        self.is_peeked = true;
+        let record = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
+        // A first line that is no record is reported as the first record of a log.
+        Ok(Some(Link::before(record).unwrap_or(Link::GENESIS)))
+    }
+
+    /// Reads a line; `false` at the end.
+    fn read(&mut self) -> Result<bool, AuditError> {
+        if std::mem::take(&mut self.is_peeked) {
+            return Ok(true);
+        }
+        self.line.clear();
+        let length = (&mut self.reader)
+            .take(MAX_LINE as u64 + 1)
+            .read_until(b'\n', &mut self.line)
+            .map_err(|source| AuditError::Open { path: self.path.to_owned(), source })?;
+        Ok(length > 0)
+    }
+
+    /// The end after the line that was read, if it follows.
+    fn follow(&self, link: Link) -> Result<Link, AuditError> {
+        let broken = |problem| AuditError::Broken { seq: link.seq() + 1, problem };
+        let record = self.line.strip_suffix(b"\n").ok_or_else(|| broken(LinkProblem::Unfinished))?;
+        link.next(record).map_err(broken)
+    }
+}
