@@ -31,6 +31,7 @@ use crate::{
         readiness::Readiness,
         setup::{Switch, Token},
     },
+    store::Occupancy,
     transport::{
         self, Entrance,
         front::Front,
@@ -78,8 +79,9 @@ impl Kms {
     pub async fn start_logging_to(config: Config, log: Option<ProcessLog>) -> Result<Running, AppError> {
         let config = Arc::new(config);
         // First of all, for it makes the directory as it must be; the audit log is usually in it.
-        let directory = key_directory(&config)?;
-        let shared = Shared::new(&config, log)?;
+        let occupancy = Arc::new(Occupancy::take(&config.core.cert_dir)?);
+        let directory = key_directory(&config, &occupancy)?;
+        let shared = Shared::new(&config, occupancy, log)?;
         shared.announce();
 
         let (stop, stopping) = watch::channel(false);

@@ -348,6 +348,46 @@ async fn signals_of_log_rotation_and_monitoring_do_not_end_it() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_key_directory_is_for_one_process_and_can_be_checked_meanwhile() {
+    let mut setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
+    let program = setting.start().await;
+    eventually("keys are served", async || setting.caller().try_json("GetMeta", json!({})).await.ok()).await;
+    let check = setting.run(&["check"]).await.expect_ok();
+    assert!(check.out.contains("running   a KMS has this audit log open"), "{}", check.out);
+    let other = setting.world.path("other.jsonl").display().to_string();
+    setting.configure(&format!("core.audit.file = {other:?}"));
+    let second = setting.run(&[]).await;
+    assert_eq!(second.code, 1);
+    assert!(second.err.contains("Error: the key directory is in use by another process"), "{}", second.err);
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_start_serves_what_it_can_without_writing_files_that_can_be_made_again() {
+    let setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
+    let program = setting.start().await;
+    eventually("keys are served", async || setting.caller().try_json("GetMeta", json!({})).await.ok()).await;
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+    fs::remove_file(setting.world.key_file("rpc.crt")).expect("removed");
+    // No file may have a single byte more: the disk is full.
+    let file = setting.world.path("kms.toml").display().to_string();
+    let mut full = std::process::Command::new("sh")
+        .args(["-c", &format!("ulimit -f 0; exec {KMS} -c {file} 2>/dev/null")])
+        .spawn()
+        .expect("sh");
+    let meta =
+        eventually("it serves", async || setting.caller().try_json("GetMeta", json!({})).await.ok()).await;
+    assert_eq!(meta.status, 200);
+    let app = setting.world.app(1);
+    setting.world.allow_app(&app);
+    let caller = setting.caller().shows(&Identity::self_issued(&app));
+    let refusal = caller.json("GetAppKey", json!({})).await.refusal();
+    assert_eq!(refusal, (503, "the release cannot be recorded, so nothing is released".to_owned()));
+    full.kill().expect("it runs");
+    full.wait().expect("it ends");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_request_is_answered_before_the_end() {
     let setting = Setting::with("").await;
     let program = setting.start().await;

@@ -26,7 +26,7 @@ use support::{
 use tokio::net::TcpStream;
 
 /// The files that hold, or make, keys.
-const FILES: [&str; 9] = [
+const FILES: [&str; 10] = [
     "root-ca.key",
     "root-k256.key",
     "tmp-ca.key",
@@ -36,6 +36,7 @@ const FILES: [&str; 9] = [
     "rpc.crt",
     "rpc-domain",
     "bootstrap-info.json",
+    "root-fingerprints.json",
 ];
 
 /// Which of [`FILES`] are there, and whatever else is beside the audit log and the numbers of collateral.

@@ -14,7 +14,7 @@ use crate::{
     audit::{AuditError, FailureReason},
     ca::CaError,
     error::Error,
-    lifecycle::{LeafError, LifecycleError},
+    lifecycle::LifecycleError,
     operator::BadHtpasswd,
     policy::SetupError,
     service::setup::Switch,
@@ -43,9 +43,6 @@ pub enum AppError {
          certificate"
     )]
     Unattested(#[source] AttesterError),
-    /// The TLS certificate cannot be issued.
-    #[error(transparent)]
-    Leaf(#[from] LeafError),
     /// A certificate cannot be made.
     #[error(transparent)]
     Ca(#[from] CaError),
@@ -125,7 +122,7 @@ impl AppError {
             Self::Lifecycle(LifecycleError::NoDomain | LifecycleError::Domain(_)) => Switch::Stuck(
                 "nothing says under which domain this KMS serves (core.onboard.auto_bootstrap_domain)",
             ),
-            Self::Lifecycle(_) | Self::Store(_) | Self::Leaf(_) | Self::NoKeys | Self::Panicked(_) => {
+            Self::Lifecycle(_) | Self::Store(_) | Self::NoKeys | Self::Panicked(_) => {
                 Switch::Lacking("the key directory cannot be used; the log says why")
             }
             Self::AutoBootstrap(_)

@@ -17,7 +17,7 @@ use crate::{
     operator::Credentials,
     os_image::ImageCache,
     policy::Policy,
-    store::{KeyDirectory, StoreError},
+    store::{self, KeyDirectory, StoreError},
 };
 
 /// What a start would do.
@@ -31,7 +31,7 @@ pub struct Preflight {
     pub policy: Option<Policy>,
     /// Users of the admin listener whose log-in would take so long that others wait, with the cost of their hash.
     pub slow_users: Vec<(String, u32)>,
-    /// Whether a KMS runs with this audit log: its end may be a line that is being written, so it is not looked at.
+    /// Whether a KMS has the key directory for itself now: the one that is to be started again.
     pub is_running: bool,
     /// Why there would be no evidence of this machine, where it is needed. For an operator's own terminal.
     pub unattested: Option<String>,
@@ -60,7 +60,11 @@ impl Preflight {
         let credentials = problems.note(parts::admin_credentials(core)).flatten();
         let slow_users = credentials.iter().flat_map(Credentials::slow_users);
         let slow_users = slow_users.map(|(user, cost)| (user.to_owned(), cost)).collect();
-        let is_running = problems.note(audit_log(&core.audit.file)) == Some(audit::Use::InUse);
+        let is_running = store::is_occupied(&core.cert_dir);
+        let used = problems.note(audit_log(&core.audit.file));
+        if used == Some(audit::Use::InUse) && !is_running {
+            problems.0.push(AuditError::Locked { path: core.audit.file.clone() }.into());
+        }
         problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
         let unattested = attester.and_then(|attester| unattested(&attester));
         Self { problems: problems.0, prospect, policy, slow_users, is_running, unattested }

@@ -287,7 +287,10 @@ impl Serving {
                 if let Some(log) = &log {
                     metrics.set_log_dropped(log.dropped());
                 }
-                metrics.set_collateral(collateral_state(&verifier.cache().stats()));
+                let collateral = verifier.cache().stats();
+                // Whoever signed it lived then, whatever the clock says.
+                collateral.entries.iter().for_each(|entry| audit.floor().raise(entry.issued));
+                metrics.set_collateral(collateral_state(&collateral));
                 if let Some(chain) = policy.chain_state() {
                     metrics.set_chain(chain);
                 }

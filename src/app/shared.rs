@@ -27,7 +27,7 @@ use crate::{
         onboard::{self, OnboardService, Tee, UnattestedAutoBootstrap},
         setup::{SetupService, Switch, Token},
     },
-    store::{KeyDirectory, StoreError},
+    store::{KeyDirectory, Occupancy, StoreError},
     transport::{
         handshake::Handshakes,
         limit::AddressLimit,
@@ -57,6 +57,8 @@ pub(super) struct Shared {
     /// How far the switch to the KMS phase has come, for who watches it.
     pub(super) switch: watch::Sender<Switch>,
     started: SystemTime,
+    /// The key directory is ours alone.
+    occupancy: Arc<Occupancy>,
     /// Changes when the operator asks to reload.
     pub(super) reload: watch::Sender<u64>,
     /// The process log, where there is one of ours.
@@ -64,7 +66,11 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(config: &Arc<Config>, log: Option<ProcessLog>) -> Result<Self, AppError> {
+    pub(super) fn new(
+        config: &Arc<Config>,
+        occupancy: Arc<Occupancy>,
+        log: Option<ProcessLog>,
+    ) -> Result<Self, AppError> {
         let core = &config.core;
         let attester = Arc::new(parts::attester(core)?);
         let verifier = Arc::new(parts::verifier(core)?);
@@ -111,6 +117,7 @@ impl Shared {
             switch: watch::Sender::new(Switch::Resting),
             started: SystemTime::now(),
             reload: watch::Sender::new(0),
+            occupancy,
             log,
         })
     }
@@ -193,7 +200,7 @@ impl Shared {
 
     /// The node after a commit: read back from the disk, so that what is served is what was saved.
     pub(super) fn reopen(&self) -> Result<Ready, AppError> {
-        match self.open(key_directory(&self.config)?)? {
+        match self.open(key_directory(&self.config, &self.occupancy)?)? {
             Node::Ready(ready) => Ok(*ready),
             Node::Onboarding(_) => Err(AppError::NoKeys),
         }
@@ -233,6 +240,7 @@ pub(super) fn started(phase: &'static str, posture: &Posture) -> Event {
         posture: posture.codes().map(str::to_owned).collect(),
     }
 }
-pub(super) fn key_directory(config: &Config) -> Result<KeyDirectory, StoreError> {
-    KeyDirectory::open(&config.core.cert_dir, parts::key_permissions(config))
+pub(super) fn key_directory(config: &Config, occupancy: &Arc<Occupancy>) -> Result<KeyDirectory, StoreError> {
+    let permissions = parts::key_permissions(config);
+    KeyDirectory::open_occupied(&config.core.cert_dir, permissions, Arc::clone(occupancy))
 }

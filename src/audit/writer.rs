@@ -22,7 +22,7 @@ use super::disk::{Disk, Seen, directory};
 use super::event::Event;
 use super::health::{FailureReason, Reserve, Space, Status};
 use super::{AuditError, Receipt, segments};
-use crate::clock::Floor;
+use crate::clock::{Floor, unix_now};
 
 /// How much of the file's end is checked when it is opened. Holds many lines of the largest size.
 const TAIL: u64 = 1 << 20;
@@ -327,8 +327,19 @@ impl Writer {
         }
     }
 
-    /// Whether the file is still ours alone.
+    /// Whether the clock can be right.
+    fn check_clock(&self, now: u64) -> Result<(), Failure> {
+        self.floor.check(now).map_err(|behind| Failure {
+            cause: "clock_behind",
+            reason: FailureReason::ClockBehind,
+            need: Need::Write,
+            error: io::Error::other(behind),
+        })
+    }
+
+    /// Whether the clock can be right, and the file is still ours alone.
     fn look(&self) -> Result<(), Failure> {
+        self.check_clock(unix_now())?;
         if !self.segment.is_file {
             return Ok(());
         }
@@ -393,12 +404,7 @@ impl Writer {
     fn lines(&self, events: &[&str]) -> Result<(Vec<u8>, Link), Failure> {
         let now = OffsetDateTime::now_utc();
         let unix = u64::try_from(now.unix_timestamp()).unwrap_or(0);
-        self.floor.check(unix).map_err(|behind| Failure {
-            cause: "clock_behind",
-            reason: FailureReason::ClockBehind,
-            need: Need::Write,
-            error: io::Error::other(behind),
-        })?;
+        self.check_clock(unix)?;
         let time = now.replace_millisecond(now.millisecond()).unwrap_or(now);
         let time =
             time.format(&Rfc3339).map_err(|error| Failure::write(Need::Write)(io::Error::other(error)))?;

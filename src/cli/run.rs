@@ -3,7 +3,9 @@
 use std::{path::Path, process::ExitCode, thread, time::Duration};
 
 use anyhow::Context as _;
+use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpable_behavior, setrlimit};
+use rustix::thread::{CapabilitySet, capabilities};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{app::Kms, config::Config, log::ProcessLog};
@@ -32,6 +34,7 @@ pub(super) fn run(explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
 
 fn lived(explicit: Option<&Path>, log: &ProcessLog) -> anyhow::Result<ExitCode> {
     keep_memory_in()?;
+    lock_memory();
     let (mut config, notices) = Config::load(explicit)?;
     for notice in notices {
         // Without its file: `kms check` names that, and paths do not belong in a log.
@@ -128,6 +131,24 @@ fn keep_memory_in() -> anyhow::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
         .context("core dumps cannot be switched off")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("this process cannot be made undumpable")
+}
+
+/// Keys must not get to a swap device. All memory or none: a limit would fail allocations later, and pages of keys alone
+/// cannot be told from those of their copies.
+fn lock_memory() {
+    let limit = getrlimit(Resource::Memlock);
+    let _ = setrlimit(Resource::Memlock, Rlimit { current: limit.maximum, ..limit });
+    let may_lock = limit.maximum.is_none()
+        || capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::IPC_LOCK));
+    let locked = match may_lock {
+        // Only what is used: the stacks of all threads would be much more.
+        true => mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
+            .map_err(|error| error.to_string()),
+        false => Err("RLIMIT_MEMLOCK limits it".to_owned()),
+    };
+    if let Err(reason) = locked {
+        tracing::warn!(reason, "memory cannot be locked: a swap device, if there is one, could see keys");
+    }
 }
 
 /// Descriptors for files, back ends and the listeners themselves.

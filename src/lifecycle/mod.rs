@@ -8,7 +8,7 @@ use std::time::SystemTime;
 
 pub use self::{
     onboarding::{HandoverError, Held, Onboarding, Prepared, Sight},
-    ready::{EnvPublicKey, Handover, LeafError, Ready, RpcIdentity},
+    ready::{EnvPublicKey, Handover, Ready, RpcIdentity},
     released::{Door, NotReleased, Released},
 };
 use crate::{

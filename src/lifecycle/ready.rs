@@ -17,7 +17,7 @@ use crate::{
         statement,
     },
     proto::BootstrapResponse,
-    store::{Derived, KeyDirectory, StoreError, Stored},
+    store::{Derived, KeyDirectory, Stored},
 };
 
 /// The powers of a KMS that holds its root keys.
@@ -59,15 +59,11 @@ pub struct EnvPublicKey {
     pub signature: [u8; 65],
 }
 
-/// Why there is no TLS certificate.
-#[derive(Debug, thiserror::Error)]
-pub enum LeafError {
-    /// It cannot be issued.
-    #[error(transparent)]
-    Ca(#[from] CaError),
-    /// It cannot be written.
-    #[error(transparent)]
-    Store(#[from] StoreError),
+/// Keeps what can be made again. A disk that does not take it is no reason not to serve.
+fn keep(directory: &KeyDirectory, file: Derived, content: &[u8]) {
+    if let Err(error) = directory.write_derived(file, content) {
+        tracing::warn!(file = file.name(), %error, "a file cannot be kept; it is served from memory and made again later");
+    }
 }
 
 impl Ready {
@@ -87,22 +83,26 @@ impl Ready {
             temp_ca_key_pem,
             bootstrap_info,
             domain: kept_domain,
+            is_fingerprinted,
             ..
         } = stored;
+        if !is_fingerprinted && let Err(error) = directory.write_fingerprints(&root) {
+            tracing::warn!(%error, "the fingerprints of the root keys cannot be kept; the next start tries again");
+        }
         let root_ca = ca::root_ca(&root, root_ca_pem.as_deref(), now)?;
         let temp_ca = ca::temp_ca(&root, temp_ca_pem.as_deref(), now)?;
         for (name, certificate) in
             [(Derived::RootCaCertificate, &root_ca), (Derived::TempCaCertificate, &temp_ca)]
         {
             if certificate.freshness == Freshness::Renewed {
-                directory.write_derived(name, certificate.pem.as_bytes())?;
+                keep(&directory, name, certificate.pem.as_bytes());
             }
         }
         let key = match rpc_key {
             Some(key) => key,
             None => {
                 let key = P256Key::generate();
-                directory.write_derived(Derived::RpcKey, key.pem().as_bytes())?;
+                keep(&directory, Derived::RpcKey, key.pem().as_bytes());
                 key
             }
         };
@@ -220,19 +220,20 @@ impl Ready {
         Zeroizing::new(self.rpc.key.pkcs8_der().to_vec())
     }
 
-    /// Issues our TLS certificate anew, with `evidence` if it is to be attested, and keeps it in the directory.
+    /// Issues our TLS certificate anew, with `evidence` if it is to be attested, and keeps it in the directory where
+    /// that takes it.
     ///
     /// # Errors
-    /// [`LeafError`].
+    /// [`CaError`].
     pub fn issue_rpc_leaf(
         &self,
         evidence: Option<&Evidence>,
         now: SystemTime,
-    ) -> Result<CertificateDer<'static>, LeafError> {
+    ) -> Result<CertificateDer<'static>, CaError> {
         let issuer = ca::root_issuer(&self.root, &self.root_ca_pem)?;
         let evidence = evidence.map(|evidence| evidence.stripped().encode());
         let der = ca::rpc_leaf(&issuer, &self.rpc.domain, &self.rpc.key, evidence.as_deref(), now)?;
-        self.directory.write_derived(Derived::RpcCertificate, certificate::pem(&der).as_bytes())?;
+        keep(&self.directory, Derived::RpcCertificate, certificate::pem(&der).as_bytes());
         Ok(CertificateDer::from(der))
     }
 

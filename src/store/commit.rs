@@ -10,8 +10,9 @@ use std::path::Path;
 use kms_attest::p256::P256Key;
 use subtle::ConstantTimeEq;
 
-use super::disk::{Lock, exists, failed};
+use super::disk::{exists, failed};
 use super::file::{Derived, File, Permissions};
+use super::fingerprints::Fingerprints;
 use super::{KeyDirectory, StoreError};
 use crate::domain::Domain;
 use crate::keys::RootKeys;
@@ -43,7 +44,7 @@ pub struct NewKeys<'a> {
 impl KeyDirectory {
     /// Writes a whole set of keys, once. Refused where there is any root key, and then nothing is changed.
     pub fn commit(&self, keys: &NewKeys<'_>) -> Result<(), StoreError> {
-        let _lock = Lock::take(&self.path)?;
+        let _lock = self.lock()?;
         self.recover_locked()?;
         for file in File::ROOT_KEYS {
             if exists(&self.path.join(file.name()))? {
@@ -66,9 +67,14 @@ impl KeyDirectory {
         self.roll_forward()
     }
 
+    /// Writes the fingerprints of root keys that a directory of the peer holds.
+    pub fn write_fingerprints(&self, root: &RootKeys) -> Result<(), StoreError> {
+        self.write_derived(Derived::Fingerprints, &Fingerprints::of(root).text())
+    }
+
     /// Replaces one file that can be made again from the keys; a crash leaves the old content or the new.
     pub fn write_derived(&self, file: Derived, content: &[u8]) -> Result<(), StoreError> {
-        let _lock = Lock::take(&self.path)?;
+        let _lock = self.lock()?;
         let new = self.path.join(file.new_name());
         self.disk.remove_file(&new)?;
         self.write_file(&new, file.file(), content)?;
@@ -82,7 +88,7 @@ impl KeyDirectory {
     /// # Errors
     /// What keeps the directory from taking files.
     pub fn probe(&self) -> Result<(), StoreError> {
-        let _lock = Lock::take(&self.path)?;
+        let _lock = self.lock()?;
         let file = Derived::RpcCertificate;
         let path = self.path.join(file.new_name());
         self.disk.remove_file(&path)?;
@@ -99,7 +105,7 @@ impl KeyDirectory {
             [STAGING.to_owned(), COMMIT.to_owned()].into_iter().chain(Derived::ALL.map(Derived::new_name));
         for name in unfinished {
             if exists(&self.path.join(name))? {
-                let _lock = Lock::take(&self.path)?;
+                let _lock = self.lock()?;
                 return self.recover_locked();
             }
         }
@@ -125,6 +131,7 @@ impl KeyDirectory {
         self.disk.create_dir(&staging)?;
         let (root_ca_key, temp_ca_key, rpc_key) =
             (keys.root.ca().pem(), keys.root.temp_ca().pem(), keys.rpc_key.pem());
+        let fingerprints = Fingerprints::of(keys.root).text();
         let files = [
             (File::RootCaKey, Some(root_ca_key.as_bytes())),
             (File::RootK256Key, Some(&keys.root.k256().scalar()[..])),
@@ -135,6 +142,7 @@ impl KeyDirectory {
             (File::RpcCertificate, Some(keys.rpc_pem.as_bytes())),
             (File::Domain, Some(keys.domain.as_str().as_bytes())),
             (File::BootstrapInfo, keys.bootstrap_info),
+            (File::Fingerprints, Some(&fingerprints[..])),
         ];
         for (file, content) in files {
             if let Some(content) = content {

@@ -100,7 +100,7 @@ fn limited(steps: usize, end: End) -> &'static Limited {
 
 /// Opens on a limited disk and works; `Err` if the steps did not suffice.
 fn work(work: &str, path: &Path, disk: &'static Limited) -> Result<(), StoreError> {
-    let directory = KeyDirectory::open_on(Box::new(disk), path, Permissions::OwnerOnly)?;
+    let directory = KeyDirectory::open_on(Box::new(disk), path, Permissions::OwnerOnly, None)?;
     match work {
         "open" => Ok(()),
         "commit" => directory.commit(&Set::number(1).keys()),
@@ -218,7 +218,7 @@ fn a_process_that_dies_while_a_derived_file_is_replaced_leaves_the_old_or_the_ne
         let survived = survives("renew", directory.path(), steps);
         let stored = stored(&open(directory.path()));
         assert!(set.is(&stored));
-        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 9);
+        assert_eq!(fs::read_dir(directory.path()).unwrap().count(), 10);
         let now = stored.rpc_pem.unwrap();
         assert!(now == old || now == "new");
         seen.push(now == "new");

@@ -4,13 +4,14 @@ use std::fs::{self, DirBuilder, OpenOptions};
 use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::Path;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::{Duration, Instant};
 
 use super::StoreError;
 
 /// A commit takes milliseconds; who waits longer waits for a process that hangs.
-const LONGEST_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 10 });
+const LONGEST_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What changes a file system. Nothing else in `store` does.
@@ -85,20 +86,55 @@ pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
     }
 }
 
-/// The directory's advisory lock: one process at a time changes it. Ends with the process.
-pub(super) struct Lock(#[expect(dead_code, reason = "holds the lock until dropped")] fs::File);
+/// The directory's advisory lock: one at a time changes it.
+pub(super) enum Lock<'a> {
+    /// Taken for this change. Ends with it, or with the process.
+    Taken(#[expect(dead_code, reason = "holds the lock until dropped")] fs::File),
+    /// The process has it anyway; this is the turn among its threads.
+    Turn(#[expect(dead_code, reason = "holds the turn until dropped")] MutexGuard<'a, ()>),
+}
 
-impl Lock {
-    pub(super) fn take(path: &Path) -> Result<Lock, StoreError> {
-        let directory = fs::File::open(path).map_err(failed("open", path))?;
-        let started = Instant::now();
-        loop {
-            match directory.try_lock() {
-                Ok(()) => return Ok(Lock(directory)),
-                Err(fs::TryLockError::WouldBlock) if started.elapsed() < LONGEST_WAIT => thread::sleep(PAUSE),
-                Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse),
-                Err(fs::TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
-            }
+impl Lock<'_> {
+    pub(super) fn take(path: &Path) -> Result<Self, StoreError> {
+        locked(path).map(Lock::Taken)
+    }
+}
+
+/// A key directory that this process has for itself until this is dropped. Another process is told so.
+#[derive(Debug)]
+pub struct Occupancy {
+    _directory: fs::File,
+    turn: Mutex<()>,
+}
+
+impl Occupancy {
+    /// Takes a directory, made with mode 0700 (parents too) if there is none. Waits a moment for a process that is
+    /// about to end.
+    pub fn take(path: &Path) -> Result<Self, StoreError> {
+        OsDisk.create_dir_all(path)?;
+        Ok(Self { _directory: locked(path)?, turn: Mutex::new(()) })
+    }
+
+    pub(super) fn turn(&self) -> Lock<'_> {
+        Lock::Turn(self.turn.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+}
+
+/// Whether a process has this key directory for itself. It is not locked for longer than this takes.
+pub fn is_occupied(path: &Path) -> bool {
+    let locked = fs::File::open(path).map(|directory| directory.try_lock_shared());
+    matches!(locked, Ok(Err(fs::TryLockError::WouldBlock)))
+}
+
+fn locked(path: &Path) -> Result<fs::File, StoreError> {
+    let directory = fs::File::open(path).map_err(failed("open", path))?;
+    let started = Instant::now();
+    loop {
+        match directory.try_lock() {
+            Ok(()) => return Ok(directory),
+            Err(fs::TryLockError::WouldBlock) if started.elapsed() < LONGEST_WAIT => thread::sleep(PAUSE),
+            Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse),
+            Err(fs::TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! The nine files of a key directory: names, modes, sizes, and how they are read.
+//! The files of a key directory, nine of the peer's and one of ours: names, modes, sizes, and how they are read.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -23,7 +23,8 @@ pub enum Permissions {
     InsecureAllowLoose,
 }
 
-/// A file of the key directory. The peer's names: either program starts on the other's directory.
+/// A file of the key directory. All but the last have the peer's names: either program starts on the other's
+/// directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum File {
     RootCaKey,
@@ -35,6 +36,7 @@ pub(super) enum File {
     RpcCertificate,
     Domain,
     BootstrapInfo,
+    Fingerprints,
 }
 
 /// A file that can be made again from the keys, and so replaced.
@@ -50,15 +52,18 @@ pub enum Derived {
     RpcCertificate,
     /// `bootstrap-info.json`
     BootstrapInfo,
+    /// `root-fingerprints.json`
+    Fingerprints,
 }
 
 impl Derived {
-    pub(super) const ALL: [Derived; 5] = [
+    pub(super) const ALL: [Derived; 6] = [
         Derived::RpcKey,
         Derived::RootCaCertificate,
         Derived::TempCaCertificate,
         Derived::RpcCertificate,
         Derived::BootstrapInfo,
+        Derived::Fingerprints,
     ];
 
     pub(super) fn file(self) -> File {
@@ -68,7 +73,13 @@ impl Derived {
             Derived::TempCaCertificate => File::TempCaCertificate,
             Derived::RpcCertificate => File::RpcCertificate,
             Derived::BootstrapInfo => File::BootstrapInfo,
+            Derived::Fingerprints => File::Fingerprints,
         }
+    }
+
+    /// Its name in the key directory.
+    pub fn name(self) -> &'static str {
+        self.file().name()
     }
 
     /// Where the new content stands until it is complete.
@@ -80,7 +91,7 @@ impl Derived {
 impl File {
     /// In the order in which a commit moves them into place: root keys first, so that from the first move on nobody
     /// takes the directory for an empty one.
-    pub(super) const ALL: [File; 9] = [
+    pub(super) const ALL: [File; 10] = [
         File::RootCaKey,
         File::RootK256Key,
         File::TempCaKey,
@@ -90,6 +101,7 @@ impl File {
         File::RpcCertificate,
         File::Domain,
         File::BootstrapInfo,
+        File::Fingerprints,
     ];
 
     /// The keys that nothing can bring back.
@@ -106,6 +118,7 @@ impl File {
             File::RpcCertificate => "rpc.crt",
             File::Domain => "rpc-domain",
             File::BootstrapInfo => "bootstrap-info.json",
+            File::Fingerprints => "root-fingerprints.json",
         }
     }
 
@@ -120,7 +133,7 @@ impl File {
 
     fn limit(self) -> u64 {
         match self {
-            File::RootK256Key | File::Domain => KIB,
+            File::RootK256Key | File::Domain | File::Fingerprints => KIB,
             File::RootCaKey | File::TempCaKey | File::RpcKey => 64 * KIB,
             File::RootCaCertificate | File::TempCaCertificate => MIB,
             File::RpcCertificate | File::BootstrapInfo => 32 * MIB,

@@ -5,18 +5,21 @@ mod commit;
 mod crash_tests;
 mod disk;
 mod file;
+mod fingerprints;
 mod outline;
 mod state;
 #[cfg(test)]
 mod tests;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::{fmt, io};
 
 use thiserror::Error;
 
 pub use self::commit::NewKeys;
-use self::disk::{Disk, OsDisk};
+use self::disk::{Disk, Lock, OsDisk};
+pub use self::disk::{Occupancy, is_occupied};
 pub use self::file::{Derived, Permissions};
 pub use self::outline::Outline;
 pub use self::state::{State, Stored};
@@ -26,22 +29,42 @@ pub struct KeyDirectory {
     path: PathBuf,
     permissions: Permissions,
     disk: Box<dyn Disk>,
+    /// Held for as long as the process lives, where that is wanted.
+    occupancy: Option<Arc<Occupancy>>,
 }
 
 impl KeyDirectory {
     /// Opens a directory, made with mode 0700 (parents too) if there is none, and finishes or undoes a commit that was
     /// interrupted.
     pub fn open(path: &Path, permissions: Permissions) -> Result<KeyDirectory, StoreError> {
-        KeyDirectory::open_on(Box::new(OsDisk), path, permissions)
+        KeyDirectory::open_on(Box::new(OsDisk), path, permissions, None)
+    }
+
+    /// As [`KeyDirectory::open`], in the process that occupies the directory.
+    pub fn open_occupied(
+        path: &Path,
+        permissions: Permissions,
+        occupancy: Arc<Occupancy>,
+    ) -> Result<KeyDirectory, StoreError> {
+        KeyDirectory::open_on(Box::new(OsDisk), path, permissions, Some(occupancy))
+    }
+
+    /// The lock under which the directory is changed.
+    fn lock(&self) -> Result<Lock<'_>, StoreError> {
+        match &self.occupancy {
+            Some(occupancy) => Ok(occupancy.turn()),
+            None => Lock::take(&self.path),
+        }
     }
 
     fn open_on(
         disk: Box<dyn Disk>,
         path: &Path,
         permissions: Permissions,
+        occupancy: Option<Arc<Occupancy>>,
     ) -> Result<KeyDirectory, StoreError> {
         disk.create_dir_all(path)?;
-        let directory = KeyDirectory { path: path.to_owned(), permissions, disk };
+        let directory = KeyDirectory { path: path.to_owned(), permissions, disk, occupancy };
         match directory.recover() {
             // Two sets of root keys are for the operator to sort out: `state` tells.
             Ok(()) | Err(StoreError::TwoSets(_)) => {}
@@ -56,7 +79,8 @@ impl KeyDirectory {
         if !disk::exists(path)? {
             return Ok(State::Empty);
         }
-        let directory = KeyDirectory { path: path.to_owned(), permissions, disk: Box::new(OsDisk) };
+        let directory =
+            KeyDirectory { path: path.to_owned(), permissions, disk: Box::new(OsDisk), occupancy: None };
         directory.warn();
         directory.state()
     }

@@ -10,8 +10,10 @@ use zeroize::Zeroizing;
 
 use super::disk::failed;
 use super::file::{File, Permissions};
+use super::fingerprints::Fingerprints;
 use super::{KeyDirectory, StoreError};
 use crate::keys::{K256Key, RootKeys};
+use crate::proto::BootstrapResponse;
 
 /// What a [`KeyDirectory`] holds.
 #[derive(Debug)]
@@ -49,6 +51,8 @@ pub struct Stored {
     pub domain: Option<String>,
     /// `bootstrap-info.json` verbatim; a replica has none.
     pub bootstrap_info: Option<Vec<u8>>,
+    /// Whether `root-fingerprints.json` vouches for the root keys; a directory of the peer has none.
+    pub is_fingerprinted: bool,
 }
 
 impl KeyDirectory {
@@ -132,6 +136,13 @@ impl KeyDirectory {
                 return Ok(broken(None, reason));
             }
         }
+        let bootstrap_info = self.read(File::BootstrapInfo)?.map(|bytes| bytes.to_vec());
+        let fingerprints = self.read(File::Fingerprints)?;
+        if let Some(reason) =
+            contradiction(&root, fingerprints.as_ref().map(|text| &text[..]), bootstrap_info.as_deref())
+        {
+            return Ok(broken(None, reason));
+        }
         let domain = self.read_text(File::Domain)?;
         Ok(State::Complete(Box::new(Stored {
             root,
@@ -141,7 +152,8 @@ impl KeyDirectory {
             rpc_key: self.read(File::RpcKey)?.and_then(|pem| p256_key(&pem).ok()),
             rpc_pem: self.read_text(File::RpcCertificate)?,
             domain: domain.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty()),
-            bootstrap_info: self.read(File::BootstrapInfo)?.map(|bytes| bytes.to_vec()),
+            bootstrap_info,
+            is_fingerprinted: fingerprints.is_some(),
         })))
     }
 
@@ -152,6 +164,51 @@ impl KeyDirectory {
     fn read_text(&self, file: File) -> Result<Option<String>, StoreError> {
         Ok(self.read(file)?.map(|bytes| String::from_utf8_lossy(&bytes).into_owned()))
     }
+}
+
+/// What says that the root keys are not those that were committed.
+fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option<&[u8]>) -> Option<String> {
+    let found = Fingerprints::of(root);
+    if let Some(text) = fingerprints {
+        let Some(kept) = Fingerprints::parse(text) else {
+            return Some(
+                "root-fingerprints.json is damaged: restore it from a backup, or, if the root keys are known to be right, \
+                 remove it, and it is made again"
+                    .to_owned(),
+            );
+        };
+        let pairs = [
+            (File::RootCaKey, kept.root_ca, found.root_ca),
+            (File::RootK256Key, kept.root_k256, found.root_k256),
+        ];
+        for (file, kept, found) in pairs {
+            if kept != found {
+                return Some(format!(
+                    "{} is not the key that was saved: its fingerprint in root-fingerprints.json is another; restore it \
+                     from a backup",
+                    file.name()
+                ));
+            }
+        }
+    }
+    // A statement that cannot be read says nothing, as with the peer.
+    let statement: BootstrapResponse = serde_json::from_slice(statement?).ok()?;
+    let pairs = [
+        (File::RootCaKey, &statement.ca_pubkey[..], &root.ca_spki()[..]),
+        (File::RootK256Key, &statement.k256_pubkey[..], &root.k256_public()[..]),
+    ];
+    let (file, ..) = pairs.into_iter().find(|(_, stated, held)| !stated.is_empty() && stated != held)?;
+    Some(match fingerprints {
+        Some(_) => format!(
+            "bootstrap-info.json names another public key than that of {}, which has the right fingerprint: restore \
+             bootstrap-info.json from a backup",
+            file.name()
+        ),
+        None => format!(
+            "{} is not the key that bootstrap-info.json names: one of the two is damaged; restore both from a backup",
+            file.name()
+        ),
+    })
 }
 
 fn p256_key(pem: &[u8]) -> Result<P256Key, ()> {

@@ -10,6 +10,7 @@ use kms_attest::p256::P256Key;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::fingerprints::Fingerprints;
 use super::*;
 use crate::ca;
 use crate::domain::Domain;
@@ -116,13 +117,14 @@ fn mode(path: &Path) -> u32 {
 }
 
 #[test]
-fn a_commit_writes_the_peers_nine_files() {
+fn a_commit_writes_the_peers_nine_files_and_the_fingerprints() {
     let (directory, set) = filled();
     let read = |name: &str| fs::read(directory.path().join(name)).unwrap();
     let expected = [
         ("bootstrap-info.json", set.bootstrap_info.clone().unwrap()),
         ("root-ca.crt", set.root_ca_pem.clone().into_bytes()),
         ("root-ca.key", set.root.ca().pem().as_bytes().to_vec()),
+        ("root-fingerprints.json", Fingerprints::of(&set.root).text()),
         ("root-k256.key", set.root.k256().scalar().to_vec()),
         ("rpc-domain", b"kms1.example.com".to_vec()),
         ("rpc.crt", set.rpc_pem.clone().into_bytes()),
@@ -477,4 +479,83 @@ fn errors_name_the_file_and_not_where_it_is() {
         assert!(error.starts_with(expected), "{error}");
         assert!(!error.contains("place"), "{error}");
     }
+}
+
+#[test]
+fn a_flipped_bit_in_a_root_key_is_found_and_the_file_is_named() {
+    let statement = |set: &Set| {
+        serde_json::to_vec(&crate::proto::BootstrapResponse {
+            ca_pubkey: set.root.ca_spki().to_vec(),
+            k256_pubkey: set.root.k256_public().to_vec(),
+            attestation: Vec::new(),
+        })
+        .unwrap()
+    };
+    // What is damaged, whether there are fingerprints, and which file is named.
+    let flip_k256: fn(&Path) = |path| {
+        let file = path.join("root-k256.key");
+        let mut key = fs::read(&file).unwrap();
+        key[17] ^= 4;
+        fs::write(file, key).unwrap();
+    };
+    let other_statement: fn(&Path) = |path| {
+        let file = path.join("bootstrap-info.json");
+        let text = fs::read_to_string(&file).unwrap();
+        let (before, rest) = text.split_once("\"k256_pubkey\":\"").unwrap();
+        fs::write(&file, format!("{before}\"k256_pubkey\":\"03{}", &rest[2..])).unwrap();
+    };
+    let damaged_fingerprints: fn(&Path) = |path| fs::write(path.join("root-fingerprints.json"), "{").unwrap();
+    let remove_fingerprints = |path: &Path| fs::remove_file(path.join("root-fingerprints.json")).unwrap();
+    for (damage, has_fingerprints, named) in [
+        (flip_k256, true, "root-k256.key is not the key that was saved"),
+        (flip_k256, false, "root-k256.key is not the key that bootstrap-info.json names"),
+        (other_statement, true, "bootstrap-info.json names another public key than that of root-k256.key"),
+        (damaged_fingerprints, true, "root-fingerprints.json is damaged"),
+    ] {
+        let directory = tempfile::tempdir().unwrap();
+        let set = (1..=9)
+            .map(Set::number)
+            .find(|set| set.root.k256_public()[0] == 2)
+            .expect("half of all points are even");
+        let set = Set { bootstrap_info: Some(statement(&set)), ..set };
+        open(directory.path()).commit(&set.keys()).unwrap();
+        assert!(stored(&open(directory.path())).is_fingerprinted);
+        if !has_fingerprints {
+            remove_fingerprints(directory.path());
+            assert!(!stored(&open(directory.path())).is_fingerprinted);
+        }
+        damage(directory.path());
+        match open(directory.path()).state().unwrap() {
+            State::Broken { reason, .. } => assert!(reason.starts_with(named), "{reason}"),
+            other => panic!("{named}: {other:?}"),
+        }
+    }
+}
+
+#[test]
+fn fingerprints_hold_no_secret_and_are_made_for_a_directory_of_the_peer() {
+    let (directory, set) = filled();
+    let file = directory.path().join("root-fingerprints.json");
+    let text = fs::read_to_string(&file).unwrap();
+    assert!(!text.contains(&hex::encode(set.root.k256().scalar())));
+    fs::remove_file(&file).unwrap();
+    let opened = open(directory.path());
+    opened.write_fingerprints(&stored(&opened).root).unwrap();
+    assert_eq!(fs::read_to_string(&file).unwrap(), text);
+}
+
+#[test]
+fn a_directory_is_for_one_process_at_a_time() {
+    let (directory, set) = filled();
+    assert!(!is_occupied(directory.path()));
+    let occupancy = Arc::new(Occupancy::take(directory.path()).unwrap());
+    assert!(is_occupied(directory.path()));
+    assert!(matches!(Occupancy::take(directory.path()), Err(StoreError::InUse)));
+    let opened =
+        KeyDirectory::open_occupied(directory.path(), Permissions::OwnerOnly, Arc::clone(&occupancy))
+            .unwrap();
+    opened.write_derived(Derived::RpcCertificate, b"new").unwrap();
+    assert!(set.is(&Stored { rpc_pem: Some(String::new()), ..stored(&opened) }));
+    drop((opened, occupancy));
+    assert!(!is_occupied(directory.path()));
 }

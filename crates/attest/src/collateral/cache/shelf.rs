@@ -141,6 +141,7 @@ impl Shelf {
         let entry_stats = |(platform, entry): (&PlatformKey, &Entry)| EntryStats {
             platform: *platform,
             age: now.saturating_sub(entry.fetched_at),
+            issued: entry.collateral.issued(),
             expires: entry.collateral.expires(),
         };
         let mut stats: Vec<EntryStats> = self.entries.iter().map(entry_stats).collect();

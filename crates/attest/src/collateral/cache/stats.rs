@@ -30,6 +30,8 @@ pub struct EntryStats {
     pub platform: PlatformKey,
     /// Seconds since it was fetched.
     pub age: u64,
+    /// Unix seconds of the newest date of issue in it: it is later now.
+    pub issued: u64,
     /// Unix seconds of its end.
     pub expires: u64,
 }

@@ -62,7 +62,10 @@ async fn one_platform_is_fetched_once() {
 
     let stats = cache.stats();
     assert_eq!((stats.hits, stats.misses, stats.fetches, stats.failures), (1, 1, 1, 0));
-    assert_eq!(stats.entries, [EntryStats { platform: MOCK, age: 0, expires: first.expires() }]);
+    assert_eq!(
+        stats.entries,
+        [EntryStats { platform: MOCK, age: 0, issued: first.issued(), expires: first.expires() }]
+    );
     assert_eq!(stats.endpoints[0].last_success, Some(NOW));
 }
 
