@@ -51,9 +51,18 @@ fn lived(explicit: Option<&Path>, log: &ProcessLog) -> anyhow::Result<ExitCode> 
 async fn serve(config: Config, log: &ProcessLog) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let grace = config.core.limits.shutdown_grace;
+    let start = Kms::start_logging_to(config, Some(log.clone()));
+    tokio::pin!(start);
     let mut kms = tokio::select! {
-        started = Kms::start_logging_to(config, Some(log.clone())) => started?,
-        () = signals.stop.asked() => return Ok(ExitCode::SUCCESS),
+        started = &mut start => started?,
+        () = signals.stop.asked() => {
+            // Keys may be on their way to the disk. Whatever the start waits for, it does not keep the process.
+            end_by_force_after(grace + AFTER_GRACE, log.clone())?;
+            if let Ok(started) = tokio::time::timeout(grace, start).await {
+                started?.stop().await?;
+            }
+            return Ok(ExitCode::SUCCESS);
+        }
     };
     loop {
         tokio::select! {
