@@ -25,10 +25,12 @@ use kms_attest::{
     csr::{ApiVersion, Csr},
     evidence::Evidence,
     identity::{AppId, BootInfo, Registers, decode_unverified},
+    os_image::acpi::{AcpiDigests, Shape},
     p256::P256Key,
     ra_tls,
     trust::TrustAnchors,
     verify::{Binding, Verified, verify},
+    vm_config::VmConfig,
 };
 use kms_simulator::{Cvm, Platform};
 use serde_json::{Map, json};
@@ -128,6 +130,18 @@ fn attestation(criterion: &mut Criterion) {
     group.finish();
 }
 
+fn acpi(criterion: &mut Criterion) {
+    let mut group = criterion.benchmark_group("acpi");
+    for cpu_count in [2, 64, 4096] {
+        let config = VmConfig { cpu_count, memory_size: 64 << 30, hugepages: true, ..VmConfig::default() };
+        let shape = Shape::of(&config).expect("a shape");
+        group.bench_function(format!("digests of {cpu_count} CPUs"), |b| {
+            b.iter(|| AcpiDigests::of_vm(black_box(&shape)))
+        });
+    }
+    group.finish();
+}
+
 fn certificates(criterion: &mut Criterion) {
     let guest = Guest::new();
     let now = SystemTime::now();
@@ -190,6 +204,6 @@ criterion_group! {
         .warm_up_time(Duration::from_secs(1))
         .measurement_time(Duration::from_secs(2))
         .sample_size(30);
-    targets = keys, attestation, certificates, policy, audit
+    targets = keys, attestation, acpi, certificates, policy, audit
 }
 criterion_main!(parts);
