@@ -14,15 +14,15 @@ await scenario(async (browser) => {
   await pasted.focus();
   await plain.page.keyboard.press('ControlOrMeta+v');
   const clipboard = await pasted.inputValue();
+  await plain.page.getByLabel('Replica').check();
+  await plain.page.getByText('Keys from its admin listener').click();
+  await says(plain.page, '#clear-warning', 'This page came without TLS');
 
   const secure = await open(browser, { url: `https://kms.test:${given.port}/` });
   await says(secure.page, '#checks-state', 'All checks pass.');
   await secure.page.getByLabel('Domain or IPv4 address').fill('localhost');
   await secure.page.getByRole('button', { name: 'Make new keys' }).click();
   await says(secure.page, '#result-title', 'This KMS has new keys');
-  await plain.page.getByLabel('Replica').check();
-  await plain.page.getByText('Keys from its admin listener').click();
-  await says(plain.page, '#clear-warning', 'This page came without TLS');
   await finish(secure.page);
   clean(plain.seen);
   clean(secure.seen);
