@@ -338,7 +338,7 @@ async fn a_replica_is_onboarded_through_the_admin_listener_by_a_node_that_proves
     for (arguments, code, text) in [
         (onboard("source-token", &[]), 2, "the token does not go to"),
         (onboard("source-token", &["--dangerous-root", "root.der", "--pin", &other]), 4, "nothing was sent"),
-        (onboard("no-file", &pinned), 1, "no-file"),
+        (onboard("no-file", &pinned), 2, "no-file"),
         (onboard("wrong-token", &pinned), 3, "GetKmsKey: the server answered 401"),
     ] {
         let ran = run(&desk, &arguments).await;
