@@ -427,7 +427,7 @@ async fn grpc_carries_the_reference_as_metadata() {
 }
 
 #[tokio::test]
-async fn an_outage_is_no_denial() {
+async fn an_outage_is_listed_once_and_is_no_denial_of_an_app() {
     let world = World::ready_with(
         r#"core = { enforce_self_authorization = false, auth_api = { type = "webhook", webhook.url = "http://127.0.0.1:9" } }"#,
     )
@@ -436,11 +436,14 @@ async fn an_outage_is_no_denial() {
     let caller = world.caller().shows(&world.attested(&app).await);
     let answer = caller.json("GetAppKey", json!({})).await;
     assert_eq!(answer.status, 503, "{answer:?}");
-    assert_eq!(answer.value().as_object().expect("an object").len(), 1, "{answer:?}");
-    assert_eq!(answer.header("x-denial-id"), "");
+    assert_eq!(answer.value()["code"], "policy_unavailable", "{answer:?}");
+    let id = answer.header("x-denial-id").to_owned();
+    assert_eq!(answer.value()["denial_id"], id.as_str(), "{answer:?}");
     let operator = Operator::of(&world).await;
     let listed: ListDenialsResponse = operator.call("ListDenials", json!({})).await.message();
-    assert!(listed.denials.is_empty());
+    let ids: Vec<&str> = listed.denials.iter().map(|denial| denial.id.as_str()).collect();
+    assert_eq!(ids, [id.as_str()]);
+    assert_eq!(listed.denials[0].code, "policy_unavailable");
     let evidence = app.evidence(ReportData::ZERO).encode();
     let explanation = operator.explain(ExplainRequest { evidence, ..Default::default() }).await;
     assert_eq!((explanation.verdict.as_str(), explanation.policy.as_str()), ("unknown", "webhook"));

@@ -272,7 +272,7 @@ async fn policy_check_tells_what_a_file_does_and_what_it_would_change() {
     assert_eq!(told["usable"], true);
     assert_eq!(told["summary"]["apps"], 1);
     assert_eq!(told["findings"][0]["severity"], "warning");
-    assert_eq!(told["findings"][0]["code"], "any_device");
+    assert_eq!(told["findings"][0]["code"], "no_device");
     let expected = json!([{"kind": "os_image", "hash": "45".repeat(32)}]);
     assert_eq!(told["difference"]["newly_allowed"], expected);
 }

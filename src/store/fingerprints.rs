@@ -39,6 +39,6 @@ impl Fingerprints {
     }
 
     pub(super) fn parse(text: &[u8]) -> Option<Self> {
-        serde_json::from_slice(text).ok().filter(|read: &Self| read.version == VERSION)
+        kms_attest::json::from_utf8(text).ok().filter(|read: &Self| read.version == VERSION)
     }
 }

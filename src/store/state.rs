@@ -192,7 +192,7 @@ fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option
         }
     }
     // A statement that cannot be read says nothing, as with the peer.
-    let statement: BootstrapResponse = serde_json::from_slice(statement?).ok()?;
+    let statement: BootstrapResponse = kms_attest::json::from_utf8(statement?).ok()?;
     let pairs = [
         (File::RootCaKey, &statement.ca_pubkey[..], &root.ca_spki()[..]),
         (File::RootK256Key, &statement.k256_pubkey[..], &root.k256_public()[..]),

@@ -318,7 +318,8 @@ mod tests {
         let slots = Slots::new(32);
         let crowd: Vec<_> = (0..28).map(|number| take(&slots, 1 + number % 2)).collect();
         assert!(slots.take(address(1)).is_none(), "one of the crowd");
-        assert!(take(&slots, 3).has_replaced, "another, although nothing is idle for long");
+        let other = take(&slots, 3);
+        assert!(other.has_replaced, "another, although nothing is idle for long");
         assert!(slots.take(address(2)).is_none(), "again one of the crowd");
         drop(crowd);
     }

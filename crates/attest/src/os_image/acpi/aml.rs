@@ -42,11 +42,11 @@ pub(super) enum Space {
 
 /// A path: `\` or `^` in front, segments of at most four characters behind.
 pub(super) fn path(text: &str) -> Aml {
-    let mut aml = Aml::new();
-    let segments = text.trim_start_matches(['\\', '^']);
-    aml.extend_from_slice(&text.as_bytes()[..text.len() - segments.len()]);
-    let segments: Vec<&str> = segments.split('.').filter(|segment| !segment.is_empty()).collect();
-    match segments.len() {
+    let mut aml = Aml::with_capacity(text.len() + 8);
+    let names = text.trim_start_matches(['\\', '^']);
+    aml.extend_from_slice(&text.as_bytes()[..text.len() - names.len()]);
+    let segments = names.split('.').filter(|segment| !segment.is_empty());
+    match segments.clone().count() {
         0 => aml.push(0),
         1 => {}
         2 => aml.push(0x2e),
@@ -79,7 +79,7 @@ pub(super) fn string(text: &str) -> Aml {
 }
 
 pub(super) fn buffer(bytes: &[u8]) -> Aml {
-    block(&[0x11], int(bytes.len() as u64), [bytes.to_vec()])
+    block(&[0x11], int(bytes.len() as u64), [bytes])
 }
 
 /// A package of these elements, at most 255.
@@ -90,7 +90,7 @@ pub(super) fn package(elements: impl IntoIterator<Item = Aml>) -> Aml {
 
 /// A package with room for so many elements.
 pub(super) fn empty_package(room: u8) -> Aml {
-    block(&[0x12], vec![room], [])
+    block(&[0x12], vec![room], None::<Aml>)
 }
 
 /// A compressed identifier, such as `PNP0A08`: three letters of five bits, then the digits; big-endian.
@@ -117,7 +117,7 @@ pub(super) fn arg(index: u8) -> Aml {
 // Objects.
 
 pub(super) fn name(name: &str, value: Aml) -> Aml {
-    [vec![0x08], path(name), value].concat()
+    [&[0x08], &path(name)[..], &value].concat()
 }
 
 pub(super) fn scope(name: &str, body: impl IntoIterator<Item = Aml>) -> Aml {
@@ -130,7 +130,9 @@ pub(super) fn device(name: &str, body: impl IntoIterator<Item = Aml>) -> Aml {
 
 /// A processor without a register block.
 pub(super) fn processor(name: &str, id: u8, body: impl IntoIterator<Item = Aml>) -> Aml {
-    block(&[0x5b, 0x83], [path(name), vec![id, 0, 0, 0, 0, 0]].concat(), body)
+    let mut head = path(name);
+    head.extend_from_slice(&[id, 0, 0, 0, 0, 0]);
+    block(&[0x5b, 0x83], head, body)
 }
 
 pub(super) fn method(
@@ -143,7 +145,9 @@ pub(super) fn method(
         Serialization::Serialized => arguments | 0x08,
         Serialization::NotSerialized => arguments,
     };
-    block(&[0x14], [path(name), vec![flags]].concat(), body)
+    let mut head = path(name);
+    head.push(flags);
+    block(&[0x14], head, body)
 }
 
 pub(super) fn region(name: &str, space: Space, offset: u16, length: u8) -> Aml {
@@ -210,7 +214,9 @@ pub(super) fn release(mutex: &str) -> Aml {
 }
 
 pub(super) fn call(method: &str, arguments: impl IntoIterator<Item = Aml>) -> Aml {
-    [path(method), arguments.into_iter().collect::<Vec<_>>().concat()].concat()
+    let mut aml = path(method);
+    arguments.into_iter().for_each(|argument| aml.extend_from_slice(&argument));
+    aml
 }
 
 pub(super) fn debug() -> Aml {
@@ -280,21 +286,21 @@ pub(super) fn to_buffer(value: Aml, target: Aml) -> Aml {
 }
 
 fn unary(op: u8, operand: Aml) -> Aml {
-    [vec![op], operand].concat()
+    [&[op], &operand[..]].concat()
 }
 
 fn binary(op: u8, first: Aml, second: Aml) -> Aml {
-    [vec![op], first, second].concat()
+    [&[op], &first[..], &second].concat()
 }
 
 fn ternary(op: u8, first: Aml, second: Aml, third: Aml) -> Aml {
-    [vec![op], first, second, third].concat()
+    [&[op], &first[..], &second, &third].concat()
 }
 
 /// An operator, the length of what follows, and what follows.
-fn block(op: &[u8], head: Aml, body: impl IntoIterator<Item = Aml>) -> Aml {
+fn block(op: &[u8], head: Aml, body: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Aml {
     let mut content = head;
-    body.into_iter().for_each(|part| content.extend_from_slice(&part));
+    body.into_iter().for_each(|part| content.extend_from_slice(part.as_ref()));
     let mut aml = Aml::with_capacity(op.len() + 4 + content.len());
     aml.extend_from_slice(op);
     push_length(&mut aml, content.len());
