@@ -235,6 +235,14 @@ impl<'a> Section<'a> {
         self.table.remove(key);
     }
 
+    /// Refuses a key of the peer that has no counterpart here, where a file sets it.
+    pub(super) fn unsupported(&mut self, key: &'static str, message: &str) {
+        if self.is_set(key) {
+            self.find(key, message);
+        }
+        self.table.remove(key);
+    }
+
     /// Adds a notice about a key that is still in the table.
     pub(super) fn notice(&mut self, key: &str, message: impl Into<String>) {
         let file = self.table.get(key).and_then(|node| self.report.file(node.layer));

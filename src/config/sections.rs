@@ -49,6 +49,11 @@ pub(super) fn read(
 
 fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Environment<'_>) -> Core {
     let cert_dir = section.path("cert_dir").unwrap_or_default();
+    section.unsupported(
+        "keyring_dir",
+        "the keyring of dstack-kms 0.6.6 and later is not read here: root keys are in core.cert_dir, and keys of such a \
+         KMS come by Onboard",
+    );
     section.required("subject_postfix", String::new(), values::string);
     section.section("gpu", |gpu| gpu.inert("enabled", "retired, without effect"));
     let insecure_no_tee = section.flag("insecure_no_tee");
@@ -111,6 +116,11 @@ fn retired_url(section: &mut Section<'_>, key: &'static str, successor: &str) ->
 
 fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<Value>) -> Attestation {
     let external = section.flag("insecure_allow_external_trust_anchors");
+    section.inert(
+        "allowed_collateral_hosts",
+        "without effect: collateral comes from core.attestation.urls.pccs and, for Intel's root CRL, from the address in \
+         the trusted root certificate; no other host is asked",
+    );
     let (pccs, amd_kds) = section.section("urls", |urls| {
         let pccs = pccs.filter(|_| !urls.is_set("pccs"));
         let amd_kds = amd_kds.filter(|_| !urls.is_set("amd_kds"));

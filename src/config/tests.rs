@@ -382,6 +382,132 @@ fn settings_that_contradict_each_other_are_findings() {
     }
 }
 
+/// Every key that a file for dstack-kms 0.6.0 can have, with the values of a machine of its acceptance suite.
+const RELEASED_0_6_0: &str = r#"
+[default]
+workers = 8
+max_blocking = 64
+ident = "dstack KMS"
+temp_dir = "/tmp"
+keep_alive = 10
+log_level = "info"
+
+[rpc]
+address = "127.0.0.1"
+port = 18000
+
+[rpc.tls]
+key = "/etc/kms/certs/rpc.key"
+certs = "/etc/kms/certs/rpc.crt"
+
+[rpc.tls.mutual]
+ca_certs = "/etc/kms/certs/tmp-ca.crt"
+mandatory = false
+
+[core]
+cert_dir = "/etc/kms/certs"
+subject_postfix = ".dstack"
+site_name = "site"
+enforce_self_authorization = false
+attest_rpc_cert = true
+sev_snp_key_release = false
+aws_nitro_tpm_key_release = false
+nitro_enclave_key_release = false
+admin_token_hash = ""
+pccs_url = ""
+amd_kds_base_url = ""
+
+[core.gpu]
+enabled = false
+
+[core.attestation]
+insecure_allow_external_trust_anchors = true
+allowed_collateral_hosts = ["127.0.0.1"]
+
+[core.attestation.urls]
+pccs = "http://127.0.0.1:18081"
+amd_kds = "http://127.0.0.1:18082"
+
+[core.attestation.root_ca]
+tdx = "/tmp/root.pem"
+gcp_tpm = "/tmp/gcp.pem"
+aws_nitro_enclave = "/tmp/nitro.pem"
+aws_nitro_tpm = "/tmp/nitro-tpm.pem"
+sev_snp_milan = "/tmp/milan.pem"
+sev_snp_genoa = "/tmp/genoa.pem"
+sev_snp_turin = "/tmp/turin.pem"
+
+[core.image]
+verify = false
+cache_dir = "/usr/share/dstack/images"
+download_url = "https://download.dstack.org/os-images/mr_{OS_IMAGE_HASH}.tar.gz"
+download_timeout = "2s"
+
+[core.metrics]
+enabled = true
+
+[core.admin]
+enabled = true
+address = "127.0.0.1"
+port = 18001
+auth_token = "token"
+htpasswd_file = ""
+insecure_no_auth = false
+
+[core.admin.tls]
+key = "/etc/kms/certs/admin.key"
+certs = "/etc/kms/certs/admin.crt"
+
+[core.auth_api]
+type = "dev"
+
+[core.auth_api.webhook]
+url = "http://auth-api:8000"
+timeout = "2s"
+
+[core.auth_api.dev]
+gateway_app_id = "any"
+
+[core.onboard]
+enabled = true
+auto_bootstrap_domain = "localhost"
+quote_enabled = true
+address = "127.0.0.1"
+port = 18000
+public_key_handover = false
+"#;
+
+#[test]
+fn attestatio_005_every_key_of_the_released_peer_is_read_or_explained() {
+    let (config, notices) = read(RELEASED_0_6_0);
+    let explained: Vec<&str> = notices.iter().map(|notice| notice.key.as_str()).collect();
+    // What is not named here is obeyed; each notice says what the key means here.
+    for key in [
+        "default",
+        "core.attestation.allowed_collateral_hosts",
+        "core.attestation.urls.amd_kds",
+        "core.attestation.root_ca.gcp_tpm",
+        "core.gpu.enabled",
+        "core.onboard.quote_enabled",
+    ] {
+        assert!(explained.contains(&key), "{key}: {explained:?}");
+    }
+    let core = &config.core;
+    assert!(core.admin.tls.is_some());
+    assert_eq!(core.onboard.public_handover, PublicHandover::Disabled);
+    assert_eq!(core.onboard.auto_bootstrap_domain.as_ref().map(ToString::to_string).as_deref(), Some("localhost"));
+    assert!(!core.image.verify && !core.enforce_self_authorization);
+    assert!(matches!(&core.auth_api, AuthApi::Dev { gateway_app_id } if gateway_app_id == "any"));
+    assert_eq!(core.image.download_timeout, Some(Duration::from_secs(2)));
+    assert_eq!(config.rpc.port, 18000);
+}
+
+#[test]
+fn keys_of_later_releases_that_would_mean_something_else_here_are_refused_by_name() {
+    let [finding] = &findings("core.keyring_dir = '/var/lib/kms/keyring'")[..] else { panic!("one finding") };
+    assert!(finding.starts_with("core.keyring_dir: the keyring of dstack-kms 0.6.6"), "{finding}");
+}
+
 #[test]
 fn what_deployed_files_still_contain_is_accepted_and_said() {
     for (text, expected) in [
