@@ -119,7 +119,7 @@ fn bodies_are_read_as_utf_8_before_they_are_parsed() {
     // Tests read what they wrote; the audit log's lines are bound by their hashes.
     let is_test = |path: &Path| {
         let parts: Vec<_> = path.iter().filter_map(|part| part.to_str()).collect();
-        parts.iter().any(|part| *part == "tests")
+        parts.contains(&"tests")
             || path.ends_with("audit/chain.rs")
             || ["tests.rs", "testing.rs", "test_vectors.rs"].iter().any(|name| path.ends_with(name))
     };

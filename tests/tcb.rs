@@ -478,7 +478,9 @@ async fn a_ca_file_that_cannot_be_used_keeps_the_kms_from_starting() {
         (None, "core.attestation.ca_file cannot be read"),
         (Some("no certificate"), "core.attestation.ca_file holds no certificate in PEM"),
     ] {
-        content.map(|content| std::fs::write(&file, content).expect("a file"));
+        if let Some(content) = content {
+            std::fs::write(&file, content).expect("a file");
+        }
         world.config = support::config::laid_over(without.clone(), &text("core.attestation.ca_file"));
         let error = world.start().await.expect_err(expected).to_string();
         assert_eq!(error, expected);

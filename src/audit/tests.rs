@@ -540,7 +540,7 @@ async fn a_file_that_is_no_longer_ours_is_left_and_the_chain_goes_on() {
         healed(&audit).await;
         assert_eq!(audit.record(started()).await.unwrap().seq(), 5, "{reason}");
         assert!(audit.health().is_writing());
-        let chain = verify_files(&[path.clone()]).unwrap();
+        let chain = verify_files(std::slice::from_ref(&path)).unwrap();
         assert_eq!((chain.first, chain.after, chain.records()), (4, head, 2), "{reason}");
         assert_eq!(lines(&path)[0]["reason"], reason);
         if is_kept {
@@ -604,7 +604,7 @@ async fn what_a_crash_leaves_of_a_new_file_does_not_matter() {
     fs::write(segments::new_name(&path), "half").unwrap();
     fs::hard_link(&path, path.with_file_name("audit.2.jsonl")).unwrap();
     filled_on(&path, 3).await;
-    assert_eq!(segments(&path).unwrap(), [path.clone()]);
+    assert_eq!(segments(&path).unwrap(), std::slice::from_ref(&path));
     assert!(!segments::new_name(&path).exists());
     assert_eq!(verify_file(&path).unwrap().records, 3);
 }

@@ -495,7 +495,10 @@ fn attestatio_005_every_key_of_the_released_peer_is_read_or_explained() {
     let core = &config.core;
     assert!(core.admin.tls.is_some());
     assert_eq!(core.onboard.public_handover, PublicHandover::Disabled);
-    assert_eq!(core.onboard.auto_bootstrap_domain.as_ref().map(ToString::to_string).as_deref(), Some("localhost"));
+    assert_eq!(
+        core.onboard.auto_bootstrap_domain.as_ref().map(ToString::to_string).as_deref(),
+        Some("localhost")
+    );
     assert!(!core.image.verify && !core.enforce_self_authorization);
     assert!(matches!(&core.auth_api, AuthApi::Dev { gateway_app_id } if gateway_app_id == "any"));
     assert_eq!(core.image.download_timeout, Some(Duration::from_secs(2)));

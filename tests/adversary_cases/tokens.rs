@@ -75,7 +75,7 @@ async fn what_an_admin_listener_hands_over_must_be_the_keys_of_its_certificate()
         ),
     ] {
         let answers = cluster.answering(move |_| Some(reply.clone()));
-        let server = Source::start(&[leaf.clone()], answers).await;
+        let server = Source::start(std::slice::from_ref(&leaf), answers).await;
         let (status, said) = onboard(&replica, &server.url()).await.refusal();
         assert!(status >= 400 && said.starts_with(&format!("{PREFIX}{text}")), "{what}: {status} {said}");
         assert_eq!(server.calls(), ["GetKmsKey on 0"], "{what}");

@@ -9,7 +9,7 @@ use super::{Directory, FILES, Role};
 
 /// What no result depends on, by the end of its place: explanations and names, the words of the peer's errors, whether
 /// its repository has a copy of a file, what it makes of OS images.
-const INFORMATIVE: [&str; 15] = [
+const INFORMATIVE: [&str; 16] = [
     ".about",
     ".either",
     ".reason",
@@ -20,6 +20,7 @@ const INFORMATIVE: [&str; 15] = [
     ".checked",
     ".error",
     ".verify_error",
+    ".verify_error_with_matching_report",
     ".report_data_error",
     ".peer_error",
     ".error_3601s_later",
@@ -29,9 +30,10 @@ const INFORMATIVE: [&str; 15] = [
 
 /// What goes into cases and can change without another outcome: unused parts of a set, a second more or less, a status
 /// of the same class, what nothing is said about but whether it is accepted; and all of what is refused anyway.
-const INPUTS: [&str; 16] = [
+const INPUTS: [&str; 17] = [
     "os_image.json.download_failures[].",
     "os_image.json.legacy[].vm_config",
+    "os_image_v4.json.legacy[].vm_config",
     "os_image.json.lite[].event_log[].preimage",
     // Invented, and refused for that.
     "os_image.json.lite[].event_log[].digest",
@@ -40,8 +42,8 @@ const INPUTS: [&str; 16] = [
     "acpi/acpi_tables.json.note.",
     // What QEMU was called with, and what the peer refuses.
     "acpi/acpi_tables.json.vectors[].shape.",
-    "acpi/acpi_tables.json.vectors[].qemu_args[]",
-    "acpi/acpi_tables.json.vectors[].peer_refuses[]",
+    "acpi/acpi_tables.json.vectors[].qemu_args",
+    "acpi/acpi_tables.json.vectors[].peer_refuses",
     ".pck_crl_issuer_chain",
     ".now",
     ".status",

@@ -173,7 +173,7 @@ impl AttesterError {
                 "this guest agent knows no such method: it is older than dstack 0.5, or another service"
             }
             Self::Status(_) | Self::Empty => {
-                "the guest agent has no quote: see its log, then the quote generation service (QGS) of the host and                  whether the platform is registered with Intel"
+                "the guest agent has no quote: see its log, then the quote generation service (QGS) of the host and whether the platform is registered with Intel"
             }
             Self::TooLarge { .. } | Self::Malformed(_) => {
                 "something else than a guest agent may listen there"
@@ -183,10 +183,10 @@ impl AttesterError {
             }
             Self::OtherReportData => "the guest agent gives evidence that it keeps, or a simulator answers",
             Self::NoReports => {
-                "this is no TD, or its kernel is older than 6.7: mount configfs at /sys/kernel/config, load the module                  tdx_guest, and see whether the host starts this VM as a TD"
+                "this is no TD, or its kernel is older than 6.7: mount configfs at /sys/kernel/config, load the module tdx_guest, and see whether the host starts this VM as a TD"
             }
             Self::QuoteLate => {
-                "the host's quote generation service (QGS) does not answer: see whether it runs and whether the VM has                  its vsock port or socket (quote-generation-socket of QEMU)"
+                "the host's quote generation service (QGS) does not answer: see whether it runs and whether the VM has its vsock port or socket (quote-generation-socket of QEMU)"
             }
             Self::QuoteRefused(_) | Self::EmptyQuote => {
                 "the host's quote generation service (QGS) failed: see its log, and whether the platform has its PCK                  certificate (registration, PCCS)"

@@ -137,7 +137,8 @@ async fn a_kms_is_bootstrapped_onboarded_and_finished() {
     assert!(seen.iter().all(|[_, token, _]| *token == bearer), "{seen:?}");
     assert_eq!(seen[0][2], r#"{"domain":"kms.example"}"#);
     let onboard: Value = serde_json::from_str(&seen[2][2]).expect("JSON");
-    assert_eq!(onboard, json!({ "source_url": "https://kms.example:8000/prpc", "domain": "kms2.example" }));
+    let source = "https://kms.example:8000/prpc";
+    assert_eq!(onboard, json!({ "source_url": source, "domain": "kms2.example", "source_token": "" }));
 }
 
 #[tokio::test]

@@ -369,7 +369,8 @@ async fn what_is_older_than_what_was_seen_is_refused_and_counted() {
         change(&mut numbers);
         numbered(good.clone(), numbers)
     };
-    let cases: [(fn(&mut Numbers), [u64; 4]); 4] = [
+    type Change = fn(&mut Numbers);
+    let cases: [(Change, [u64; 4]); 4] = [
         (|numbers| numbers.tcb_info += 1, [1, 0, 0, 0]),
         (|numbers| numbers.qe_identity += 1, [0, 1, 0, 0]),
         (|numbers| numbers.root_crl += 1, [0, 0, 1, 0]),
