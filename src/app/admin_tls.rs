@@ -59,7 +59,7 @@ impl Source {
         match (exists(KEY, &tls.key)?, exists(CERTS, &tls.certs)?) {
             (false, false) if may_create => {
                 let key = P256Key::generate();
-                write(KEY, &tls.key, KEY_MODE, key.pem().as_bytes())?;
+                kept(write(KEY, &tls.key, KEY_MODE, key.pem().as_bytes()));
                 Ok(own(key))
             }
             (true, false) if may_create => Ok(own(own_key(&tls.key)?)),
@@ -109,7 +109,7 @@ impl Own {
         let issue = move || {
             let now = SystemTime::now();
             let certificate = ready.issue_server_leaf(&own.names, &own.key, evidence.as_ref(), now)?;
-            write(CERTS, &own.tls.certs, CERTS_MODE, certificate::pem(&certificate).as_bytes())?;
+            kept(write(CERTS, &own.tls.certs, CERTS_MODE, certificate::pem(&certificate).as_bytes()));
             Ok::<_, AppError>(certificate)
         };
         tokio::task::spawn_blocking(issue).await.map_err(AppError::Panicked)?
@@ -118,6 +118,15 @@ impl Own {
     /// Its private key, PKCS#8 DER.
     pub(super) fn key_der(&self) -> Zeroizing<Vec<u8>> {
         Zeroizing::new(self.key.pkcs8_der().to_vec())
+    }
+}
+
+/// A full or read-only disk does not keep the KMS from serving: what was made is used as it is, and made again at the next
+/// start.
+fn kept(written: Result<(), AppError>) {
+    if let Err(AppError::File { key, source }) = written {
+        // Without the whole error, which names the file.
+        tracing::warn!(error = %source.kind(), "{key} cannot be written: the admin listener goes on without the file");
     }
 }
 

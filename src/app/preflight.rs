@@ -76,11 +76,13 @@ fn unattested(attester: &Attester) -> Option<String> {
     if matches!(attester, Attester::None) {
         return None;
     }
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    let ask = async { tokio::time::timeout(AGENT_TIME, attester.vm_config()).await };
-    // On a thread of its own: whoever asks may be driving a runtime already.
-    let asked = std::thread::scope(|scope| scope.spawn(|| runtime.block_on(ask)).join());
-    match asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+    let ask = || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
+        Some(runtime.block_on(async { tokio::time::timeout(AGENT_TIME, attester.vm_config()).await }))
+    };
+    // On a thread of its own: the caller may be driving a runtime already.
+    let asked = std::thread::scope(|scope| scope.spawn(ask).join());
+    match asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))? {
         Ok(Ok(_)) => None,
         Ok(Err(error)) => Some(error.detailed()),
         Err(_) => Some(AttesterError::Timeout.detailed()),

@@ -362,6 +362,10 @@ impl Writer {
             if self.rewind().is_err() {
                 return Err(Failure::write(Need::NewSegment)(error));
             }
+            // A file that may not grow any more has no use for space.
+            if error.kind() == io::ErrorKind::FileTooLarge {
+                return Err(Failure::write(Need::NewSegment)(error));
+            }
             if !self.spend_reserve(&error) {
                 return Err(Failure::write(Need::Write)(error));
             }
@@ -526,8 +530,8 @@ impl Writer {
 }
 
 fn is_full(error: &io::Error) -> bool {
-    use io::ErrorKind::{FileTooLarge, QuotaExceeded, StorageFull};
-    matches!(error.kind(), StorageFull | QuotaExceeded | FileTooLarge)
+    use io::ErrorKind::{QuotaExceeded, StorageFull};
+    matches!(error.kind(), StorageFull | QuotaExceeded)
 }
 
 fn copy(error: &io::Error) -> io::Error {

@@ -116,11 +116,13 @@ impl Front {
     /// Memory for a request: its line and headers, and for a guest the evidence in its certificate, which is decoded.
     fn reserve<B>(&self, caller: &Caller, request: &Request<B>) -> Result<Arc<Reservation>, Exhausted> {
         // Behind a guard nothing is read of a body before credentials are.
-        let holder = match caller.peer().is_admitted() || self.guard.is_some() {
+        let (uri, headers) = (request.uri(), request.headers());
+        // A probe has no body, and an answer of 503 would make an orchestrator end a process that is only busy.
+        let is_probe = probes::PATHS.contains(&uri.path());
+        let holder = match caller.peer().is_admitted() || self.guard.is_some() || is_probe {
             true => Holder::Admitted,
             false => Holder::Stranger,
         };
-        let (uri, headers) = (request.uri(), request.headers());
         let line = uri.path().len() + uri.query().map_or(0, str::len);
         let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
         let reservation = self.memory.open(caller.remote(), holder, line + headers)?;
@@ -132,17 +134,25 @@ impl Front {
         Ok(reservation)
     }
 
-    async fn answer(&self, caller: &Caller, activity: &Activity, mut request: Request<Body>) -> Answer {
+    /// The refusal of a request beyond the limit of its address. What the request sends as a stream counts on.
+    fn over_limit(&self, caller: &Caller, request: &mut Request<Body>) -> Option<Answer> {
         let is_exempt = caller.peer().is_admitted() || probes::PATHS.contains(&request.uri().path());
-        if let Some(limit) = self.limit.as_ref().filter(|_| !is_exempt) {
-            let limit = MessageLimit::new(Arc::clone(limit), caller.clone(), Arc::clone(&self.metrics));
-            if !limit.admits() {
-                return refusal(
-                    grpc::is_grpc(&request),
-                    &Error::new(Code::TooManyRequests, MessageLimit::REFUSAL),
-                );
-            }
-            request.extensions_mut().insert(limit);
+        let limit = self.limit.as_ref().filter(|_| !is_exempt)?;
+        let limit = MessageLimit::new(Arc::clone(limit), caller.clone(), Arc::clone(&self.metrics));
+        if !limit.admits() {
+            let cause = Error::new(Code::TooManyRequests, MessageLimit::REFUSAL);
+            return Some(refusal(grpc::is_grpc(request), &cause));
+        }
+        request.extensions_mut().insert(limit);
+        None
+    }
+
+    async fn answer(&self, caller: &Caller, activity: &Activity, mut request: Request<Body>) -> Answer {
+        // Behind a guard right credentials come first: others at the operator's address must not use up the limit.
+        if self.guard.is_none()
+            && let Some(answer) = self.over_limit(caller, &mut request)
+        {
+            return answer;
         }
         if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
             return answer;
@@ -156,6 +166,8 @@ impl Front {
                         // Where no credentials are needed, anyone is an operator.
                         if operator != Operator::Anyone {
                             activity.admit();
+                        } else if let Some(answer) = self.over_limit(caller, &mut request) {
+                            return answer;
                         }
                         caller.clone().identified(operator)
                     }

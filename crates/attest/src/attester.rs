@@ -189,7 +189,7 @@ impl AttesterError {
                 "the host's quote generation service (QGS) does not answer: see whether it runs and whether the VM has its vsock port or socket (quote-generation-socket of QEMU)"
             }
             Self::QuoteRefused(_) | Self::EmptyQuote => {
-                "the host's quote generation service (QGS) failed: see its log, and whether the platform has its PCK                  certificate (registration, PCCS)"
+                "the host's quote generation service (QGS) failed: see its log, and whether the platform has its PCK certificate (registration, PCCS)"
             }
             Self::UnreadableQuote => "the host's quote generation service (QGS) makes quotes of another kind",
             Self::Tsm { kind: PermissionDenied, .. } => {
