@@ -48,6 +48,14 @@ pub(super) fn admit(
         let problem = "has a status or a form that this version does not know";
         return Err(FetchFailure::Malformed { resource: Resource::QeIdentity, problem });
     }
+    // Intel signs documents of the same form about SGX: with them no TD would verify, and no other service be asked.
+    if !is_about(&parts.tcb_info, "TDX") {
+        return Err(malformed("is not about TDX"));
+    }
+    if !is_about(&parts.qe_identity, "TD_QE") {
+        let problem = "is not about the quoting enclave of TDX";
+        return Err(FetchFailure::Malformed { resource: Resource::QeIdentity, problem });
+    }
     let not_before = latest_issue(&parts).ok_or(malformed("dates do not parse"))?;
     let collateral = Collateral::new(parts).map_err(|_| malformed("collateral does not parse"))?;
     if now < not_before || now > collateral.expires() {
@@ -57,6 +65,15 @@ pub(super) fn admit(
         return Err(FetchFailure::OtherPlatform);
     }
     Ok(collateral)
+}
+
+/// Whether the document names `what` as its subject.
+fn is_about(document: &str, what: &str) -> bool {
+    #[derive(serde::Deserialize)]
+    struct Subject {
+        id: String,
+    }
+    serde_json::from_str::<Subject>(document).is_ok_and(|subject| subject.id == what)
 }
 
 /// Whether `certificate` is `root` itself or signed by it.

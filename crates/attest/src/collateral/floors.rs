@@ -10,7 +10,7 @@ mod file;
 use std::collections::BTreeMap;
 use std::fmt;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use self::file::FloorsFile;
@@ -126,6 +126,8 @@ struct Shared {
     file: Option<Mutex<FloorsFile>>,
     refused: [AtomicU64; FloorKind::NAMES.len()],
     unsaved: AtomicU64,
+    /// Whether the file has less than what is held: the next collateral tries again.
+    is_behind: AtomicBool,
 }
 
 impl Floors {
@@ -147,7 +149,7 @@ impl Floors {
     }
 
     /// Refuses collateral of which any number is lower than one seen before, or than the minimum; raises the floors to what
-    /// is not refused. Whether any rose: then they are to be saved.
+    /// is not refused. Whether any rose, or could not be saved before: then they are to be saved.
     pub(super) fn admit(&self, collateral: &Collateral, set: TcbSet) -> Result<bool, FetchFailure> {
         let mut floors = self.lock();
         if let Some(failure) = self.objection(&floors, collateral, set) {
@@ -164,7 +166,7 @@ impl Floors {
             has_risen |= number > *floor;
             *floor = number.max(*floor);
         }
-        Ok(has_risen)
+        Ok(has_risen || self.shared.is_behind.load(Ordering::Relaxed))
     }
 
     /// Whether collateral would be refused.
@@ -193,13 +195,15 @@ impl Floors {
         })
     }
 
-    /// Writes them down. They hold in memory though the disk does not take them; the next rise tries again.
+    /// Writes them down. They hold in memory though the disk does not take them; the next collateral tries again.
     pub(super) fn save(&self) {
         let Some(file) = &self.shared.file else { return };
         let file = file.lock().unwrap_or_else(PoisonError::into_inner);
         // Copied after the turn has come: who comes later writes what is later.
         let floors = self.lock().clone();
-        match file.replace(&floors) {
+        let replaced = file.replace(&floors);
+        self.shared.is_behind.store(replaced.is_err(), Ordering::Relaxed);
+        match replaced {
             Ok(merged) => {
                 let mut floors = self.lock();
                 for (kind, number) in merged {

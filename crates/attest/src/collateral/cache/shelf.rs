@@ -6,7 +6,9 @@ use std::sync::Arc;
 use tokio::time::Instant;
 
 use crate::collateral::cache::EntryStats;
-use crate::collateral::{CacheOptions, Collateral, CollateralError, FetchFailure, Numbers, PlatformKey};
+use crate::collateral::{
+    CacheOptions, Collateral, CollateralError, FetchFailure, Numbers, PlatformKey, TcbSet,
+};
 
 /// Failed platforms remembered.
 pub(super) const MAX_REFUSALS: usize = 256;
@@ -45,7 +47,8 @@ impl Shelf {
         Some(Arc::clone(&entry.collateral))
     }
 
-    /// Files `collateral` and gives what is filed now: never an earlier issue in place of one that is still valid.
+    /// Files `collateral` and gives what is filed now: never an earlier issue in place of one that is still valid, unless a
+    /// number of that one has fallen below what was seen. Intel issues lower numbers later than higher ones too.
     pub(super) fn place(
         &mut self,
         platform: PlatformKey,
@@ -55,7 +58,13 @@ impl Shelf {
     ) -> Arc<Collateral> {
         let held = self.entries.get(&platform);
         let collateral = match held.map(|entry| &entry.collateral) {
-            Some(held) if held.expires() >= now && held.issued() > collateral.issued() => Arc::clone(held),
+            Some(held)
+                if held.expires() >= now
+                    && held.issued() > collateral.issued()
+                    && !options.floors.is_below(held, TcbSet::Standard) =>
+            {
+                Arc::clone(held)
+            }
             _ => Arc::new(collateral),
         };
         let half_life = collateral.expires().saturating_sub(now) / 2;
@@ -162,7 +171,7 @@ fn jittered(seconds: u64) -> u64 {
 mod tests {
     use super::*;
     use crate::collateral::CaKind;
-    use crate::collateral::testing::{NOW, collateral_set};
+    use crate::collateral::testing::{NOW, collateral_set, numbered};
 
     const MOCK: PlatformKey = PlatformKey { fmspc: [0; 6], ca: CaKind::Platform };
 
@@ -170,6 +179,22 @@ mod tests {
         let mut fmspc = [0; 6];
         fmspc.copy_from_slice(&n.to_be_bytes()[2..]);
         PlatformKey { fmspc, ca: CaKind::Platform }
+    }
+
+    #[test]
+    fn a_higher_number_replaces_a_lower_one_that_was_issued_later() {
+        let with_number = |set, tcb_info| {
+            let collateral = collateral_set(set);
+            let numbers = Numbers { tcb_info, ..collateral.numbers() };
+            numbered(collateral, numbers)
+        };
+        let (higher, lower) = (with_number("good", 20), with_number("short-validity", 17));
+        assert!(lower.issued() > higher.issued());
+        let (options, mut shelf) = (CacheOptions::default(), Shelf::default());
+        let now = lower.issued();
+        shelf.place(MOCK, lower, now, &options);
+        assert_eq!(options.floors.admit(&higher, TcbSet::Standard), Ok(true));
+        assert_eq!(*shelf.place(MOCK, higher.clone(), now, &options), higher);
     }
 
     #[test]
