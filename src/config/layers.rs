@@ -156,7 +156,7 @@ fn collect(table: &Table, prefix: &str, files: &[PathBuf], settings: &mut Vec<Se
 /// Tokens, passwords and hashes of them are not shown, and of an URL the origin only: the rest may hold a key.
 fn shown(name: &str, value: &Value) -> String {
     const SECRETS: [&str; 5] = ["token", "password", "secret", "hash", "credential"];
-    if SECRETS.iter().any(|word| name.contains(word)) {
+    if SECRETS.iter().any(|word| name.contains(word)) && value.as_str() != Some("") {
         return "(set)".to_owned();
     }
     match value {
