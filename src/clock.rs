@@ -17,8 +17,7 @@ pub fn unix(time: SystemTime) -> u64 {
 /// How far, in seconds, the clock may be behind the newest date that is known to be past.
 pub const MAX_BEHIND: u64 = 300;
 
-/// The newest date that is known to be past: of the last audit record, of collateral, of our certificates. Clones share
-/// it.
+/// The newest date that is known to be past: of the last audit record and of collateral. Clones share it.
 #[derive(Debug, Clone, Default)]
 pub struct Floor(Arc<AtomicU64>);
 
