@@ -1,13 +1,8 @@
 //! The file that keeps freezes over restarts: replaced as a whole, by one rename.
 
-use std::{
-    fs::{DirBuilder, File, OpenOptions},
-    io::{self, Read as _, Write as _},
-    net::IpAddr,
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
-};
+use std::{io, net::IpAddr, path::PathBuf};
 
+use kms_attest::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
@@ -62,21 +57,11 @@ impl FreezeFile {
     }
 
     pub(super) fn read(&self) -> Result<Vec<Freeze>, FreezeFileError> {
-        let file = match File::open(&self.0) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
-            Err(error) => return Err(FreezeFileError::Unreadable(error)),
-        };
-        let metadata = file.metadata().map_err(FreezeFileError::Unreadable)?;
-        if !metadata.is_file() {
-            return Err(FreezeFileError::Unreadable(io::Error::other("not a file")));
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(FreezeFileError::Unreadable)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(FreezeFileError::Damaged("it is too large".to_owned()));
-        }
-        parse(&bytes).map_err(FreezeFileError::Damaged)
+        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
+            StateFileError::Unreadable(cause) => FreezeFileError::Unreadable(cause),
+            StateFileError::TooLarge => FreezeFileError::Damaged(error.to_string()),
+        })?;
+        bytes.map_or_else(|| Ok(Vec::new()), |bytes| parse(&bytes).map_err(FreezeFileError::Damaged))
     }
 
     fn replace(&self, entries: &Entries) -> io::Result<()> {
@@ -84,21 +69,7 @@ impl FreezeFile {
         lines.sort_by_key(|line| line.since);
         let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, frozen: lines })?;
         text.push(b'\n');
-        let directory = match self.0.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let new = self.0.with_extension("json.new");
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&new, &self.0)?;
-        File::open(directory)?.sync_all()
+        state_file::replace(&self.0, &text)
     }
 }
 

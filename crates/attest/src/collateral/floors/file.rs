@@ -1,15 +1,14 @@
 //! The file that keeps floors over restarts: replaced as a whole, by one rename, with a digest over what it says.
 
 use std::collections::BTreeMap;
-use std::fs::{DirBuilder, File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
-use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
+use std::io;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use super::{FloorKind, MAX_FLOORS};
+use crate::state_file::{self, StateFileError};
 
 /// No file of this program's is larger.
 const MAX_FILE: u64 = 4 << 20;
@@ -60,7 +59,11 @@ impl FloorsFile {
 
     /// The floors of our root; none if there is no file.
     pub(super) fn read(&self) -> Result<BTreeMap<FloorKind, u64>, FloorsFileError> {
-        let mut roots = self.roots()?;
+        self.ours(&mut self.roots()?)
+    }
+
+    /// Takes the floors of our root out of those of all.
+    fn ours(&self, roots: &mut Roots) -> Result<BTreeMap<FloorKind, u64>, FloorsFileError> {
         let ours = roots.remove(&self.root).unwrap_or_default();
         ours.into_iter()
             .map(|(kind, number)| Some((FloorKind::parse(&kind)?, number)))
@@ -69,33 +72,23 @@ impl FloorsFile {
     }
 
     fn roots(&self) -> Result<Roots, FloorsFileError> {
-        let file = match File::open(&self.path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Roots::new()),
-            Err(error) => return Err(FloorsFileError::Unreadable(error)),
-        };
-        let metadata = file.metadata().map_err(FloorsFileError::Unreadable)?;
-        if !metadata.is_file() {
-            return Err(FloorsFileError::Unreadable(io::Error::other("not a file")));
-        }
-        let mut bytes = Vec::new();
-        file.take(MAX_FILE + 1).read_to_end(&mut bytes).map_err(FloorsFileError::Unreadable)?;
-        if bytes.len() as u64 > MAX_FILE {
-            return Err(FloorsFileError::Damaged("it is too large".to_owned()));
-        }
-        parse(&bytes).map_err(FloorsFileError::Damaged)
+        let bytes = state_file::read(&self.path, MAX_FILE).map_err(|error| match error {
+            StateFileError::Unreadable(cause) => FloorsFileError::Unreadable(cause),
+            StateFileError::TooLarge => FloorsFileError::Damaged(error.to_string()),
+        })?;
+        bytes.map_or_else(|| Ok(Roots::new()), |bytes| parse(&bytes).map_err(FloorsFileError::Damaged))
     }
 
     /// Replaces the file by `floors`, raised by what another process has written in the meantime; gives what was written.
     pub(super) fn replace(&self, floors: &BTreeMap<FloorKind, u64>) -> io::Result<BTreeMap<FloorKind, u64>> {
         let mut roots = self.roots().map_err(io::Error::other)?;
-        let mut merged = self.read().map_err(io::Error::other)?;
+        let mut merged = self.ours(&mut roots).map_err(io::Error::other)?;
         for (kind, number) in floors {
             let floor = merged.entry(*kind).or_default();
             *floor = (*floor).max(*number);
         }
         let ours = merged.iter().map(|(kind, number)| (kind.to_string(), *number)).collect();
-        if !roots.contains_key(&self.root) && roots.len() >= MAX_ROOTS {
+        if roots.len() >= MAX_ROOTS {
             return Err(io::Error::other("the file has floors of too many roots"));
         }
         roots.insert(self.root.clone(), ours);
@@ -107,21 +100,7 @@ impl FloorsFile {
         let sha256 = digest(&floors)?;
         let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, floors, sha256 })?;
         text.push(b'\n');
-        let directory = match self.path.parent() {
-            Some(parent) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
-        DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
-        let new = self.path.with_extension("json.new");
-        match std::fs::remove_file(&new) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o600).open(&new)?;
-        file.write_all(&text)?;
-        file.sync_all()?;
-        std::fs::rename(&new, &self.path)?;
-        File::open(directory)?.sync_all()
+        state_file::replace(&self.path, &text)
     }
 }
 
