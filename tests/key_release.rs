@@ -26,7 +26,7 @@ use secp256k1::{
     ecdsa::{RecoverableSignature, RecoveryId},
 };
 use serde_json::json;
-use support::{Identity, World, eventually};
+use support::{Identity, World, certificate_request, eventually};
 
 /// The public key whose signature over `digest` this is: `r ‖ s ‖ v`.
 fn signer(digest: [u8; 32], signature: &[u8]) -> Vec<u8> {
@@ -454,12 +454,7 @@ async fn what_cannot_be_recorded_is_not_released() {
     let mut world = World::ready().await;
     let app = world.app(1);
     world.allow_app(&app);
-    // A device that is always full. Another run of this test may hold its lock for a moment.
-    world.configure(r#"core.audit.file = "/dev/full""#);
-    while let Err(error) = world.start().await {
-        assert!(error.to_string().contains("in use by another process"), "{error}");
-        tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-    }
+    world.start_without_room_for_audit().await;
     let app = world.caller().shows(&world.attested(&app).await);
     let replica = world.caller().shows(&world.attested(&world.replica()).await);
     let expected = (503, "the release cannot be recorded, so nothing is released".to_owned());
@@ -677,21 +672,7 @@ async fn keys_are_released_at_the_stages_that_are_configured_or_that_the_apps_en
         }
         // Certificates are for guests that run.
         let key = P256Key::generate();
-        let csr = kms_attest::csr::Csr {
-            spki: key.spki_der().to_vec(),
-            org_name: None,
-            subject: "app.example".to_owned(),
-            subject_alt_names: Vec::new(),
-            usage_server_auth: true,
-            usage_client_auth: false,
-            ext_quote: false,
-            ext_app_info: false,
-            not_before: None,
-            not_after: None,
-            evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
-        };
-        let request = kms_client::sign::sign_cert_request(&csr, &key, "");
-        let request = serde_json::to_value(request).expect("JSON");
+        let request = certificate_request(&app, &key);
         assert_eq!(world.caller().json("SignCert", request).await.status, 200, "{case}");
     }
 }

@@ -15,15 +15,11 @@ use std::{
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cvm_kms::proto::{AppKeyResponse, SignCertResponse};
-use kms_attest::{
-    binding::ReportData, csr::Csr, measurement::TdxEvent, os_image::BootRegisters, p256::P256Key,
-    vm_config::VmConfig,
-};
-use kms_client::sign::sign_cert_request;
+use kms_attest::{measurement::TdxEvent, os_image::BootRegisters, p256::P256Key, vm_config::VmConfig};
 use kms_simulator::{Cvm, CvmBuilder, Registers, Stage};
 use serde_json::{Value, json};
 use support::{
-    ADMIN_TOKEN, Caller, World, eventually,
+    ADMIN_TOKEN, Caller, World, certificate_request, eventually,
     http::{post, with},
 };
 use tokio::{
@@ -144,23 +140,6 @@ async fn serve(body: Vec<u8>, count: Arc<AtomicUsize>) -> String {
     address
 }
 
-fn request(app: &Cvm, key: &P256Key) -> Value {
-    let csr = Csr {
-        spki: key.spki_der().to_vec(),
-        org_name: None,
-        subject: "app.example".to_owned(),
-        subject_alt_names: Vec::new(),
-        usage_server_auth: true,
-        usage_client_auth: false,
-        ext_quote: false,
-        ext_app_info: false,
-        not_before: None,
-        not_after: None,
-        evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
-    };
-    serde_json::to_value(sign_cert_request(&csr, key, "")).expect("JSON")
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_guest_that_booted_its_image_gets_keys_and_certificates_after_one_download() {
     let kms = Verifying::start().await;
@@ -171,7 +150,7 @@ async fn a_guest_that_booted_its_image_gets_keys_and_certificates_after_one_down
         let keys: AppKeyResponse = kms.app_key(&app).await.message();
         assert_eq!(keys.os_image_hash, app.os_image_hash());
     }
-    let signed = kms.world.caller().json("SignCert", request(&app, &P256Key::generate())).await;
+    let signed = kms.world.caller().json("SignCert", certificate_request(&app, &P256Key::generate())).await;
     assert_eq!(signed.message::<SignCertResponse>().certificate_chain.len(), 3);
     let replica = kms.guest(&vectors["legacy"][1], |_| {}).stage(Stage::Ready).build();
     kms.world.allow_kms(&replica);
@@ -250,7 +229,7 @@ async fn a_guest_that_booted_something_else_gets_nothing_and_is_recorded() {
     assert_eq!(kms.app_key(&app).await.refusal(), (403, format!("App not allowed: {told}")));
     let caller = kms.world.caller().shows(&kms.world.attested(&app).await);
     assert_eq!(caller.json("GetKmsKey", json!({})).await.refusal(), (403, told.clone()));
-    let signed = caller.json("SignCert", request(&app, &P256Key::generate())).await;
+    let signed = caller.json("SignCert", certificate_request(&app, &P256Key::generate())).await;
     assert_eq!(signed.refusal(), (403, told));
     let denied = eventually("three denials", async || {
         Some(kms.world.audited("denied")).filter(|denied| denied.len() == 3)

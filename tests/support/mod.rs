@@ -36,7 +36,8 @@ use cvm_kms::{
     config::Config,
     proto::{BootstrapResponse, GetTempCaCertResponse},
 };
-use kms_attest::p256::P256Key;
+use kms_attest::{binding::ReportData, csr::Csr, p256::P256Key};
+use kms_client::sign::sign_cert_request;
 use kms_simulator::{Cvm, GuestAgent, PccsServer, Platform, Stage};
 use serde_json::{Value, json};
 
@@ -133,6 +134,16 @@ impl World {
         let (config, _) = Config::from_toml(&text).expect("a valid configuration");
         self.kms = Some(Kms::start(config).await?);
         Ok(())
+    }
+
+    /// Starts the KMS again with an audit log on a device that is always full.
+    pub async fn start_without_room_for_audit(&mut self) {
+        self.configure(r#"core.audit.file = "/dev/full""#);
+        // Another test may hold its lock for a moment.
+        while let Err(error) = self.start().await {
+            assert!(error.to_string().contains("in use by another process"), "{error}");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
     }
 
     /// Stops the KMS, waiting for its requests.
@@ -250,6 +261,24 @@ impl World {
         let k256 = cvm_kms::keys::K256Key::from_bytes(&k256).expect("secp256k1 key");
         cvm_kms::keys::RootKeys::from_parts(pem("root-ca.key"), pem("tmp-ca.key"), k256)
     }
+}
+
+/// `SignCert`'s request of an app for the key that it holds, as JSON.
+pub fn certificate_request(app: &Cvm, key: &P256Key) -> Value {
+    let csr = Csr {
+        spki: key.spki_der().to_vec(),
+        org_name: None,
+        subject: "app.example".to_owned(),
+        subject_alt_names: Vec::new(),
+        usage_server_auth: true,
+        usage_client_auth: false,
+        ext_quote: false,
+        ext_app_info: false,
+        not_before: None,
+        not_after: None,
+        evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
+    };
+    serde_json::to_value(sign_cert_request(&csr, key, "")).expect("JSON")
 }
 
 /// What `attempt` gives once it gives something, for at most half a minute.
