@@ -114,12 +114,16 @@ impl Front {
     }
 
     /// Memory for a request: its line and headers, and for a guest the evidence in its certificate, which is decoded.
-    fn reserve<B>(&self, caller: &Caller, request: &Request<B>) -> Result<Arc<Reservation>, Exhausted> {
+    fn reserve<B>(
+        &self,
+        caller: &Caller,
+        request: &Request<B>,
+        purpose: Use,
+    ) -> Result<Arc<Reservation>, Exhausted> {
         // Behind a guard nothing is read of a body before credentials are.
         let (uri, headers) = (request.uri(), request.headers());
         // A probe has no body, and an answer of 503 would make an orchestrator end a process that is only busy.
-        let is_probe = probes::PATHS.contains(&uri.path());
-        let holder = match caller.peer().is_admitted() || self.guard.is_some() || is_probe {
+        let holder = match caller.peer().is_admitted() || self.guard.is_some() || purpose == Use::Probe {
             true => Holder::Admitted,
             false => Holder::Stranger,
         };
@@ -135,8 +139,8 @@ impl Front {
     }
 
     /// The refusal of a request beyond the limit of its address. What the request sends as a stream counts on.
-    fn over_limit(&self, caller: &Caller, request: &mut Request<Body>) -> Option<Answer> {
-        let is_exempt = caller.peer().is_admitted() || probes::PATHS.contains(&request.uri().path());
+    fn over_limit(&self, caller: &Caller, request: &mut Request<Body>, purpose: Use) -> Option<Answer> {
+        let is_exempt = caller.peer().is_admitted() || purpose == Use::Probe;
         let limit = self.limit.as_ref().filter(|_| !is_exempt)?;
         let limit = MessageLimit::new(Arc::clone(limit), caller.clone(), Arc::clone(&self.metrics));
         if !limit.admits() {
@@ -147,10 +151,16 @@ impl Front {
         None
     }
 
-    async fn answer(&self, caller: &Caller, activity: &Activity, mut request: Request<Body>) -> Answer {
+    async fn answer(
+        &self,
+        caller: &Caller,
+        activity: &Activity,
+        mut request: Request<Body>,
+        purpose: Use,
+    ) -> Answer {
         // Behind a guard right credentials come first: others at the operator's address must not use up the limit.
         if self.guard.is_none()
-            && let Some(answer) = self.over_limit(caller, &mut request)
+            && let Some(answer) = self.over_limit(caller, &mut request, purpose)
         {
             return answer;
         }
@@ -166,7 +176,7 @@ impl Front {
                         // Where no credentials are needed, anyone is an operator.
                         if operator != Operator::Anyone {
                             activity.admit();
-                        } else if let Some(answer) = self.over_limit(caller, &mut request) {
+                        } else if let Some(answer) = self.over_limit(caller, &mut request, purpose) {
                             return answer;
                         }
                         caller.clone().identified(operator)
@@ -243,12 +253,13 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
                 if probes::PATHS.contains(&request.uri().path()) { Use::Probe } else { Use::Method };
             let running = Arc::new(activity.begin(purpose));
             let observed = front.metrics.observe(request.uri().path());
-            let (reservation, answer, rest) = match front.reserve(&caller, &request) {
+            let (reservation, answer, rest) = match front.reserve(&caller, &request, purpose) {
                 Ok(reservation) => {
                     let (parts, body) = request.into_parts();
                     let (body, rest) = RequestBody::new(body, Arc::clone(&reservation), &running);
                     let request = Request::from_parts(parts, Body::new(body));
-                    let answer = AssertUnwindSafe(front.answer(&caller, &activity, request)).catch_unwind();
+                    let answer =
+                        AssertUnwindSafe(front.answer(&caller, &activity, request, purpose)).catch_unwind();
                     let answer = timeout(limit, answer).await;
                     if reservation.was_refused() {
                         front.metrics.memory_refused();
