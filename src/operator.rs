@@ -223,7 +223,7 @@ impl Users {
         slow.map(|(name, hash)| (name.as_str(), hash.cost))
     }
 
-    /// Whether the password is that of the user. Takes as long as bcrypt takes, whoever is named.
+    /// Whether the password is that of the user. Takes as long as bcrypt takes, for every name.
     pub fn admits(&self, shown: &Password) -> bool {
         let known = self.hashes.get(&shown.user);
         let Some(hash) = known.map(|hash| &hash.text).or(self.nobody.as_ref()) else { return false };

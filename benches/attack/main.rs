@@ -30,7 +30,7 @@ struct Case {
     /// How large the process may become, in MiB.
     memory: u64,
     /// How slow the slowest of a hundred honest calls may be.
-    patience: Duration,
+    max_p99: Duration,
     /// Attacks until the time is over, and says what it has done, or what must not have happened.
     attack: fn(&Target, Instant) -> BoxFuture<'_, Result<String, String>>,
 }
@@ -41,7 +41,7 @@ impl Case {
         name: &'static str,
         attack: fn(&Target, Instant) -> BoxFuture<'_, Result<String, String>>,
     ) -> Self {
-        Self { name, config: "", memory: 256, patience: Duration::from_secs(2), attack }
+        Self { name, config: "", memory: 256, max_p99: Duration::from_secs(2), attack }
     }
 }
 
@@ -105,7 +105,7 @@ async fn run(case: &Case, time: Duration) -> Result<(), String> {
     if honest.answered == 0 {
         return Err("no honest call was answered".to_owned());
     }
-    if honest.p99 > case.patience {
+    if honest.p99 > case.max_p99 {
         return Err(format!("honest calls took up to {:?}", honest.p99));
     }
     if memory > case.memory {

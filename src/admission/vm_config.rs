@@ -1,5 +1,5 @@
 //! A request's VM configuration must be the one that its evidence carries, where it carries one: what is authorized is what
-//! whoever reads the evidence later finds there.
+//! later readers of the evidence find there.
 
 use kms_attest::vm_config::{self, Layout};
 use serde_json::Value;

@@ -288,7 +288,7 @@ impl Serving {
                     metrics.set_log_dropped(log.dropped());
                 }
                 let collateral = verifier.cache().stats();
-                // Whoever signed it lived then, whatever the clock says.
+                // It was signed then, so the clock cannot be earlier.
                 collateral.entries.iter().for_each(|entry| audit.floor().raise(entry.issued));
                 metrics.set_collateral(collateral_state(&collateral));
                 if let Some(chain) = policy.chain_state() {

@@ -262,7 +262,7 @@ impl Writer {
         }
     }
 
-    /// Whoever waits is told; what nobody waits for is written later.
+    /// Callers that wait are told; what nobody waits for is written later.
     fn refuse(&mut self, batch: Vec<Entry>, error: impl Fn() -> AuditError) {
         for entry in batch {
             match entry.acknowledge {
@@ -456,7 +456,7 @@ impl Writer {
     fn leave(&mut self, cause: &str) -> io::Result<()> {
         let own = Seen::of(&self.segment.file.metadata()?);
         match Seen::at(&self.path)? {
-            // Nothing, or emptied by whoever copied it.
+            // Nothing, or emptied by the program that copied it.
             None => Ok(()),
             Some(named) if named.size == 0 => Ok(()),
             Some(named) if named.identity != own.identity => segments::set_aside(&self.path, self.link.seq()),

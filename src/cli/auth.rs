@@ -136,7 +136,7 @@ async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<Exit
     let phase = Phase { number: 0, tls: None, plain: PlainHttp::Served, front };
     let (phases, phase) = watch::channel(phase);
     let serving = tokio::spawn(listener::serve(listener, phase, BOUNDS, handshakes, metrics));
-    // Whoever started this reads it or not.
+    // The caller may not read it.
     let _ = writeln!(io::stdout(), "listening on http://{address}");
     tokio::select! {
         _ = terminate.recv() => {}

@@ -220,7 +220,7 @@ impl Ready {
         Zeroizing::new(self.rpc.key.pkcs8_der().to_vec())
     }
 
-    /// Issues our TLS certificate anew, with `evidence` if it is to be attested, and keeps it in the directory where
+    /// Issues our TLS certificate again, with `evidence` if it is to be attested, and keeps it in the directory where
     /// that takes it.
     ///
     /// # Errors

@@ -263,7 +263,7 @@ impl KmsService {
         Ok(())
     }
 
-    /// Whoever may have keys may not fill the disk with the lines about them.
+    /// Callers that may have keys may not fill the disk with the lines about them.
     fn within_limits<R>(&self, permit: &Permit<R>) -> Result<()> {
         self.parts.limit.admit(*permit.app_id(), permit.identity()).map_err(|exceeded| {
             self.parts.metrics.release_limited(exceeded.limit());

@@ -333,7 +333,7 @@ fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
         _ => (Code::Denied, "kms_not_allowed"),
     };
     let message = match &refusal {
-        // Whoever sets this KMS up has to mend the file, not to add an entry.
+        // The operator has to mend the file, not to add an entry.
         Refusal::NoStanding(no_standing) if no_standing.code == ALLOWLIST_UNUSABLE => {
             "boot denied: the allowlist of this KMS is missing or cannot be read".to_owned()
         }

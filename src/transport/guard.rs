@@ -1,6 +1,6 @@
 //! Before the admin listener: credentials, and the wait of those who show wrong ones.
 //!
-//! The token is compared first, at once and in constant time: whoever shows it is admitted, whatever others do at the same
+//! The token is compared first, at once and in constant time: a caller that shows it is admitted, whatever others do at the same
 //! address. Wrong ones are slowed down.
 
 use std::{

@@ -1,7 +1,7 @@
 //! Who shows wrong credentials again and again waits, longer each time.
 //!
 //! An attempt is counted before it is known whether it is right, so that many at once do not pass a lock by. What was
-//! guessed is part of the key: whoever guesses at one user's password locks out neither the token nor other users.
+//! guessed is part of the key: guesses at one user's password lock out neither the token nor other users.
 
 use std::{
     collections::HashMap,
@@ -86,7 +86,7 @@ impl Lockout {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&guesser);
     }
 
-    /// How often `address` has failed lately, whatever it guessed at.
+    /// How often `address` has failed recently, whatever it guessed at.
     pub(super) fn failures(&self, address: IpAddr) -> u32 {
         let bucket = bucket(address);
         let guessers = self.0.lock().unwrap_or_else(PoisonError::into_inner);

@@ -109,7 +109,7 @@ impl Passwords {
 }
 
 impl Inner {
-    /// A task of its own: it ends, and is counted, though whoever asks hangs up.
+    /// A task of its own: it ends, and is counted, though the caller hangs up.
     fn hashing(self: Arc<Self>, shown: Password, address: IpAddr, digest: Digest) -> Hashing {
         let work = tokio::spawn(async move {
             let verdict = self.hash(shown, address, digest).await;

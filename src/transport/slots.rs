@@ -224,7 +224,7 @@ impl Known {
         let mut known = self.lock();
         if known.len() >= MAX_KNOWN && !known.contains_key(&address) {
             known.retain(|_, since| now.duration_since(*since) < KNOWN_FOR);
-            // Whoever is in stays: a newcomer must not be able to push known addresses out.
+            // Known addresses stay: a newcomer must not be able to push known addresses out.
             if known.len() >= MAX_KNOWN {
                 return;
             }

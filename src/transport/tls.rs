@@ -197,7 +197,7 @@ pub enum ClientPolicy {
     Mandatory,
 }
 
-/// Accepts a certificate that carries an attestation, whoever issued it, or one that chains to our temporary CA.
+/// Accepts a certificate that carries an attestation, from any issuer, or one that chains to our temporary CA.
 ///
 /// Neither proves more than possession of its key: the temporary CA's key is public. What proves is the attestation,
 /// which is verified when a method needs it.

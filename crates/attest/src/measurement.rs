@@ -179,7 +179,7 @@ pub fn runtime_events_of(log: &[TdxEvent]) -> Vec<RuntimeEvent> {
 pub enum Stage {
     /// No `system-ready` yet: the guest's system is booting, and no app runs.
     Boot,
-    /// After `system-ready`: apps run, and whoever reaches the guest agent can have evidence.
+    /// After `system-ready`: apps run, and everything that reaches the guest agent can have evidence.
     Running,
 }
 

@@ -53,7 +53,7 @@ pub fn ca_file(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CaFileError> 
 }
 
 /// Trusts Mozilla's roots and `extra`: what a certificate of `extra` issued, and the certificate itself where a server shows
-/// it. The latter counts whatever its name, dates and version say, for it is the very key that was named: the certificate
+/// it. The latter counts whatever its name, dates and version say, because it is the very key that was named: the certificate
 /// that the installation of Intel's PCCS makes for itself has no name and no extensions.
 ///
 /// # Errors

@@ -139,9 +139,9 @@ pub enum BootInfoError {
 
 /// Verifies `evidence` at `now` (Unix seconds).
 ///
-/// In this order: the binding; a pod's payload; the quote with its collateral, TCB and isolation; RTMR3 against the
-/// runtime events; the quote's report data against the stack's; the preimages of V2 events, where the peer refuses what was
-/// stripped for a certificate. A TCB status other than `Revoked` is no failure.
+/// In this order: the binding; a pod's payload; RTMR3 against the runtime events; the quote's report data against the
+/// stack's; the preimages of V2 events, where the peer refuses what was stripped for a certificate; the quote with its collateral, TCB and
+/// isolation. A TCB status other than `Revoked` is no failure.
 pub fn verify(
     evidence: &Evidence,
     binding: Binding<'_>,

@@ -23,7 +23,7 @@ impl AdminService {
     /// `Admin.Freeze`: from the answer on nothing is released to what is named.
     ///
     /// # Errors
-    /// A scope that is none, no reason, an end in the past or before that of a freeze in force, the most freezes in force. Where the file or the audit log
+    /// An invalid scope, no reason, an end in the past or before that of a freeze in force, the most freezes in force. Where the file or the audit log
     /// cannot be written, the error says so, and that it is frozen nevertheless.
     pub async fn freeze(&self, caller: &Caller, request: FreezeRequest) -> Result<FreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;

@@ -17,7 +17,7 @@ pub(super) const MAX_WAITING: usize = 64;
 pub(super) struct Rank {
     /// Whether nobody has logged in from the address yet.
     pub(super) is_stranger: bool,
-    /// How often the address has failed lately.
+    /// How often the address has failed recently.
     pub(super) failures: u32,
 }
 
@@ -55,7 +55,7 @@ impl Queue {
                 state.running += 1;
                 return Some(Turn(Some(Arc::clone(self))));
             }
-            // Whoever has gone leaves its place.
+            // A caller that has gone leaves its place.
             state.waiting.retain(|waiting| !waiting.turn.is_closed());
             state.sequence += 1;
             let alike = state.waiting.iter().filter(|waiting| waiting.address == address).count();

@@ -34,7 +34,7 @@ const MAX_UPSTREAM: usize = 8;
 /// Requests for PCK certificates at the same time: anyone can cause these, so they get a lane of their own, in which those
 /// that hang cannot stay.
 const MAX_CHAIN_REQUESTS: usize = 4;
-/// Of those that take longer than [`CacheOptions::chain_patience`], this many more.
+/// Of those that take longer than [`CacheOptions::chain_turn_time`], this many more.
 const MAX_SLOW_CHAIN_REQUESTS: usize = 32;
 /// Pause before a failed background refresh is tried again.
 const REFRESH_RETRY_SECONDS: u64 = 300;
@@ -87,7 +87,7 @@ impl CollateralCache {
             .enumerate()
             .map(|(index, url)| Ok(Endpoint::new(index, Pccs::numbered(index, url, http.clone(), anchors)?)))
             .collect::<Result<_, EndpointError>>()?;
-        let chain_requests = Lane::new(MAX_CHAIN_REQUESTS, MAX_SLOW_CHAIN_REQUESTS, options.chain_patience);
+        let chain_requests = Lane::new(MAX_CHAIN_REQUESTS, MAX_SLOW_CHAIN_REQUESTS, options.chain_turn_time);
         let shared = Shared {
             endpoints,
             anchors: anchors.clone(),

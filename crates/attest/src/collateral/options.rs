@@ -24,7 +24,7 @@ pub struct CacheOptions {
     /// How long a platform that the services do not know is not asked for again.
     pub unknown_for: Duration,
     /// How long a request for a PCK certificate holds its turn: one that takes longer makes room for others.
-    pub chain_patience: Duration,
+    pub chain_turn_time: Duration,
     /// The numbers below which collateral is not believed.
     pub floors: Floors,
     /// Age at which an entry is fetched again in the background, if its validity is not half over before.
@@ -43,7 +43,7 @@ impl Default for CacheOptions {
             deadline: Duration::from_secs(25),
             retry_after: Duration::from_secs(5),
             unknown_for: Duration::from_secs(60),
-            chain_patience: Duration::from_secs(2),
+            chain_turn_time: Duration::from_secs(2),
             floors: Floors::default(),
             refresh_after: Duration::from_secs(24 * 60 * 60),
             refresh_every: Duration::from_secs(30),

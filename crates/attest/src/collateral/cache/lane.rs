@@ -10,20 +10,20 @@ use tokio::time::timeout;
 pub(super) struct Lane {
     turns: Semaphore,
     slow: Semaphore,
-    patience: Duration,
+    turn_time: Duration,
 }
 
 impl Lane {
-    /// So many `turns` at the same time, each for as long as `patience`; up to `slow` more that take longer.
-    pub(super) fn new(turns: usize, slow: usize, patience: Duration) -> Self {
-        Self { turns: Semaphore::new(turns), slow: Semaphore::new(slow), patience }
+    /// So many `turns` at the same time, each for as long as `turn_time`; up to `slow` more that take longer.
+    pub(super) fn new(turns: usize, slow: usize, turn_time: Duration) -> Self {
+        Self { turns: Semaphore::new(turns), slow: Semaphore::new(slow), turn_time }
     }
 
     /// Does `work` when its turn comes. `None` if it takes longer than a turn lasts and there is no more room for slow work.
     pub(super) async fn run<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let turn = self.turns.acquire().await.ok()?;
         let mut work = pin!(work);
-        if let Ok(done) = timeout(self.patience, &mut work).await {
+        if let Ok(done) = timeout(self.turn_time, &mut work).await {
             return Some(done);
         }
         let _room = self.slow.try_acquire().ok()?;

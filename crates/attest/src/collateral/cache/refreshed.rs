@@ -17,7 +17,7 @@ pub struct Refreshed {
 }
 
 impl CollateralCache {
-    /// Fetches the collateral of every model that is held, now, and forgets which models could not be had lately. What is
+    /// Fetches the collateral of every model that is held, now, and forgets which models could not be fetched recently. What is
     /// held stays in use until there is newer. Evidence that was verified before counts as not verified from now on, so
     /// that new collateral judges who is connected already.
     pub async fn refresh_all(&self) -> Vec<Refreshed> {

@@ -348,7 +348,8 @@ async fn callers_whose_certificate_hangs_do_not_keep_others_from_theirs() {
         routes.insert(with_ppid(ppid).1, Route { delay, ..answer.clone() });
     }
     let server = Server::start(routes).await;
-    let cache = cache_of(&[&server], CacheOptions { chain_patience: Duration::from_millis(20), ..options() });
+    let cache =
+        cache_of(&[&server], CacheOptions { chain_turn_time: Duration::from_millis(20), ..options() });
     let hanging: Vec<_> = (1..8)
         .map(|ppid| {
             let cache = cache.clone();

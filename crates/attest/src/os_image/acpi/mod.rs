@@ -12,7 +12,7 @@
 //! | `facp.rs`, `madt.rs`, `srat.rs`, `fixed.rs` | the other tables |
 //! | `blobs.rs` | root pointer and loader commands of given tables |
 //!
-//! Whoever wants to know why a byte is as it is: the disassembly of a table (`iasl -d`) reads like the functions here.
+//! To learn why a byte is as it is: the disassembly of a table (`iasl -d`) reads like the functions here.
 
 mod aml;
 mod blobs;
