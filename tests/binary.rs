@@ -10,7 +10,7 @@ use std::{
 };
 
 use cvm_kms::store::{KeyDirectory, Permissions, State};
-use kms_attest::p256::P256Key;
+use kms_attest::{p256::P256Key, ra_tls};
 use kms_simulator::AgentMode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
@@ -391,14 +391,18 @@ async fn a_start_serves_what_it_can_without_writing_files_that_can_be_made_again
 async fn a_running_request_is_answered_before_the_end() {
     let setting = Setting::with("").await;
     let program = setting.start().await;
+    // The KMS asks its agent for itself too, for its certificate: from here on whoever asks is the caller below.
+    eventually("the certificate is attested", async || {
+        let leaf = setting.caller().connect().await.ok()?.server_certificate?;
+        ra_tls::evidence_in(&leaf).expect("readable")
+    })
+    .await;
     setting.world.agent.set_mode(AgentMode::Slow(Duration::from_millis(700)));
     let caller = setting.caller().plain();
     let asked = setting.world.agent.request_count();
     let running = tokio::spawn(async move { caller.json("GetAttestationInfo", json!({})).await.status });
     let is_running = async || (setting.world.agent.request_count() > asked).then_some(());
     eventually("the request reaches the guest agent", is_running).await;
-    // The KMS asks its agent for itself too; this one takes much longer than to arrive.
-    tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
     assert_eq!(running.await.expect("an answer"), 200);
 }

@@ -4,19 +4,21 @@ import { createServer } from 'node:http';
 import { given, scenario } from './browser.mjs';
 
 await scenario(async (browser) => {
-  const page = await (await browser.newContext({ ignoreHTTPSErrors: true })).newPage();
+  const context = await browser.newContext({ ignoreHTTPSErrors: true });
   const body = '<!doctype html><title>elsewhere</title><form method="post" enctype="text/plain"><input name="x"></form>';
   // On this machine too, or the browser would keep the page from asking at all.
   const elsewhere = createServer((_, answer) => answer.setHeader('content-type', 'text/html').end(body));
   await new Promise((listening) => { elsewhere.listen(0, '127.0.0.1', listening); });
   const evil = `http://evil.test:${elsewhere.address().port}/`;
   const statuses = [];
-  page.on('response', (response) => {
+  context.on('response', (response) => {
     if (response.url().includes('/prpc/') || response.url().includes('/finish') || response.url().includes('/api/')) {
       statuses.push(`${response.request().method()} ${new URL(response.url()).pathname} ${response.status()}`);
     }
   });
   for (const origin of [`http://127.0.0.1:${given.port}`, `http://kms.test:${given.port}`]) {
+    // A page for each: what the form of the last one leads to may end after its answer has come.
+    const page = await context.newPage();
     await page.goto(evil);
     await page.evaluate(async (kms) => {
       const text = '{"domain":"localhost"}';
@@ -40,16 +42,18 @@ await scenario(async (browser) => {
       field.name = '{"domain":"localhost","x":"';
       field.value = '"}';
     }, origin);
-    // The refusal is protobuf, as the type of the form says: for the browser a file, not a page.
+    // The refusal is protobuf, as the type of the form says: for the browser a file, not a page. The form goes once the
+    // call that sends it is over, since leaving the page in the middle of the call would break it.
     const answered = page.waitForResponse((response) => response.url().includes('/prpc/Bootstrap'));
-    await Promise.all([answered, page.evaluate(() => document.forms[0].submit())]);
+    await page.evaluate(() => { setTimeout(() => document.forms[0].submit(), 50); });
+    await answered;
   }
   const pages = [...statuses];
   // A link that another program opens: for the browser the user has typed it.
   const opened = [];
   for (const origin of [`http://127.0.0.1:${given.port}`, `http://kms.test:${given.port}`]) {
     for (const link of ['Bootstrap?domain=localhost', 'Onboard?source_url=https%3A%2F%2Fevil.test&domain=localhost']) {
-      const tab = await page.context().newPage();
+      const tab = await context.newPage();
       opened.push(String((await tab.goto(`${origin}/prpc/${link}`)).status()));
       await tab.close();
     }
