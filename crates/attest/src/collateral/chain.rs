@@ -7,13 +7,14 @@
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use dcap_qvl::intel::parse_pck_extension;
+use dcap_qvl::intel::parse_pck_extension_with;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::origin::{CaKind, PlatformKey};
 use super::{CollateralError, authentic};
 use crate::certificate;
+use crate::platform::tdx::Dcap;
 
 /// Intel's chains have three certificates at most: leaf, CA, root.
 const MAX_CHAIN: usize = 3;
@@ -119,7 +120,7 @@ impl PckChain {
         }
         let malformed = || CollateralError::Quote("pck certificate does not parse".into());
         let leaf = &certificates[0];
-        let fmspc = parse_pck_extension(leaf).map_err(|_| malformed())?.fmspc;
+        let fmspc = parse_pck_extension_with::<Dcap>(leaf).map_err(|_| malformed())?.fmspc;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| malformed())?;
         // As of the CRL of collateral: the two must say the same.
         let ca = CaKind::of_issuer(&parsed.issuer().to_string());

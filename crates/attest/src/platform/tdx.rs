@@ -1,5 +1,6 @@
 //! TDX quotes: the registers of a TD, and the verification of a quote against collateral and a root.
 
+mod crypto;
 mod quote;
 mod shortfall;
 
@@ -7,6 +8,7 @@ use dcap_qvl::quote::{Report, TDReport10};
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuoteCollateralV3, QuotePolicy};
 
+pub(crate) use self::crypto::Dcap;
 pub use self::quote::TdQuote;
 pub use self::shortfall::Shortfall;
 use crate::collateral::{ChainError, Collateral, PckChain};
@@ -206,7 +208,7 @@ fn claims(
     anchors: &TrustAnchors,
     now: u64,
 ) -> Result<QuoteClaims, TdxError> {
-    QuoteVerifier::new(anchors.tdx_root().to_vec())
+    QuoteVerifier::<Dcap>::new_with_config(anchors.tdx_root().to_vec())
         .verify_with_policy(quote, parts, now, &QuotePolicy::claims_only(now))
         .map_err(|e| TdxError::Rejected(reason(&e)))
 }

@@ -2,10 +2,10 @@
 
 use std::fmt;
 
-use dcap_qvl::intel::parse_pck_extension;
+use dcap_qvl::intel::parse_pck_extension_with;
 use dcap_qvl::{QeIdentity, SvnComponent, SvnShortfall, TcbInfo, TcbLevel};
 
-use super::TdQuote;
+use super::{Dcap, TdQuote};
 use crate::collateral::{Collateral, PckChain};
 use crate::tcb::TcbPart;
 
@@ -91,7 +91,7 @@ fn tcb_info(collateral: &Collateral) -> Option<TcbInfo> {
 
 /// Of the TD as it was launched, else as it is now.
 fn platform(quote: &TdQuote<'_>, chain: &PckChain, tcb_info: &TcbInfo) -> Option<Vec<Missing>> {
-    let pck = parse_pck_extension(chain.leaf()).ok()?;
+    let pck = parse_pck_extension_with::<Dcap>(chain.leaf()).ok()?;
     let td = quote.report();
     let nearest = |tee_tcb_svn: &[u8; 16]| {
         let of = |level: &TcbLevel| {

@@ -1,5 +1,6 @@
 //! Quotes of the development PKI and real ones against the answers of the peer's verifier.
 
+use dcap_qvl::configs::RingConfig;
 use serde_json::Value;
 
 use super::*;
@@ -279,7 +280,48 @@ fn one_flipped_bit_in_signed_collateral_is_refused() {
     }
 }
 
+/// What the library says with our cryptography, cold and warm, and with its own: the same claims, or the same words.
+fn agree(parts: &dcap_qvl::QuoteCollateralV3, quote: &[u8], anchors: &TrustAnchors, now: u64, case: &str) {
+    let root = || anchors.tdx_root().to_vec();
+    let (ours, own) = (
+        QuoteVerifier::<Dcap>::new_with_config(root()),
+        QuoteVerifier::<RingConfig>::new_with_config(root()),
+    );
+    let policy = QuotePolicy::claims_only(now);
+    let told = |claims: anyhow::Result<QuoteClaims>| match claims {
+        Ok(claims) => serde_json::to_string(&claims).unwrap(),
+        Err(error) => format!("{error:#}"),
+    };
+    let expected = told(own.verify_with_policy(quote, parts.clone(), now, &policy));
+    for _ in 0..2 {
+        assert_eq!(told(ours.verify_with_policy(quote, parts.clone(), now, &policy)), expected, "{case}");
+    }
+}
+
+#[test]
+fn our_cryptography_answers_as_the_librarys_own() {
+    let vectors = json("tdx_quotes.json");
+    let cases = vectors["cases"].as_array().unwrap();
+    for case in cases {
+        let name = case["name"].as_str().unwrap();
+        let set = vectors["collateral"][case["collateral"].as_str().unwrap()].to_string();
+        let Ok(collateral) = Collateral::from_json(set.as_bytes()) else { continue };
+        let anchors = if case["root_ca"] == "mock" { mock_anchors() } else { other_anchors() };
+        agree(collateral.parts(), &hex_of(&case["quote"]), &anchors, case["now"].as_u64().unwrap(), name);
+    }
+    assert!(cases.len() > 20);
+    let (anchors, quote, real) = (TrustAnchors::intel(), real_quote(), real_collateral());
+    agree(real.parts(), &quote, &anchors, REAL_NOW, "real");
+    // Nothing that was right before may make another quote right.
+    for at in (0..quote.len()).step_by(7) {
+        let mut altered = quote.clone();
+        altered[at] ^= 1 << (at % 8);
+        agree(real.parts(), &altered, &anchors, REAL_NOW, &format!("byte {at}"));
+    }
+}
+
 fn refuse(parts: dcap_qvl::QuoteCollateralV3, quote: &[u8], anchors: &TrustAnchors, case: &str) {
+    agree(&parts, quote, anchors, REAL_NOW, case);
     let Ok(collateral) = Collateral::new(parts) else { return };
     assert!(verify_quote(quote, &collateral, anchors, REAL_NOW).is_err(), "{case}");
 }
