@@ -3,7 +3,7 @@
 use kms_attest::evidence::{Evidence, Wire};
 use kms_attest::measurement::{
     self, EventVersion, RuntimeEvent, TdxEvent, Until, replay_pcr14_sha256, replay_rtmr3, runtime_events_of,
-    validate_v2_preimages,
+    validate_v2_events, validate_v2_preimages,
 };
 
 use super::evidence::check;
@@ -47,6 +47,13 @@ fn check_log(log: &[TdxEvent]) {
             assert!(!v2 || entry.digest == event.sha384_digest(), "{entry:?}");
         }
     }
+    let has_v2 = events.iter().any(|event| event.version == EventVersion::V2);
+    if has_v2 && validate_v2_events(log, &events).is_ok() {
+        let mut shorter = events.clone();
+        shorter.pop();
+        assert!(validate_v2_events(log, &shorter).is_err(), "one event more than was measured");
+        assert!(log.iter().all(|entry| !entry.is_runtime() || entry.imr == measurement::RUNTIME_REGISTER));
+    }
     check_events(&events);
 }
 
@@ -59,6 +66,7 @@ fn check_events(events: &[RuntimeEvent]) {
     let log: Vec<_> = events.iter().map(RuntimeEvent::to_tdx_event_with_preimage).collect();
     assert_eq!(runtime_events_of(&log), events);
     assert_eq!(validate_v2_preimages(&log), Ok(()));
+    assert_eq!(validate_v2_events(&log, events), Ok(()));
 
     let boot_end = events.iter().position(|event| event.event == measurement::BOOT_MR_DONE);
     let boot = &events[..boot_end.map_or(events.len(), |last| last + 1)];

@@ -281,6 +281,20 @@ pub enum PreimageError {
         /// Entry of the log.
         index: usize,
     },
+    /// A runtime event, of either version, that is not the event at its place among those that RTMR3 replays to.
+    #[error("runtime event {index} is not the one that replays to the register at its place")]
+    NotMeasured {
+        /// Entry of the log.
+        index: usize,
+    },
+    /// The log has some of the events that RTMR3 replays to, and not all.
+    #[error("the event log has {logged} runtime events, and {replayed} replay to the register")]
+    Fewer {
+        /// Runtime events of the log.
+        logged: usize,
+        /// Events that RTMR3 replays to.
+        replayed: usize,
+    },
 }
 
 /// Checks that each V2 runtime event of the log has the preimage of its digest, and that this preimage is the event's
@@ -298,29 +312,54 @@ fn validate_v2_preimage(index: usize, entry: &TdxEvent) -> Result<(), PreimageEr
     is_canonical(index, &preimage, &entry.to_runtime_event())
 }
 
-/// As [`validate_v2_preimages`], but an entry whose digest was stripped, as in certificates, is held to `replayed`, the
-/// events that RTMR3 replays to: stripping keeps every runtime event, so the entry must be the event at its place there.
-/// A preimage that was left must be this event's canonical form.
+/// As [`validate_v2_preimages`], and the runtime events of the log must be `replayed`, the events that RTMR3 replays to:
+/// the same names, payloads and versions in the same order, with their digests where those were not stripped. A stripped
+/// event needs no preimage; one that is there must be the event's canonical form.
+///
+/// Two kinds of log are not compared, because nothing is read from their runtime events and the peer accepts them: one of
+/// V1 events only, and one without any runtime event.
 pub fn validate_v2_events(log: &[TdxEvent], replayed: &[RuntimeEvent]) -> Result<(), PreimageError> {
-    let mut replayed = replayed.iter();
-    let runtime = log.iter().enumerate().filter(|(_, entry)| entry.is_runtime());
-    for (index, entry) in runtime {
-        let measured = replayed.next();
-        match (entry.version, entry.digest.is_empty()) {
-            (EventVersion::V1, _) => {}
-            (EventVersion::V2, false) => validate_v2_preimage(index, entry)?,
-            (EventVersion::V2, true) => {
-                let event = entry.to_runtime_event();
-                if measured != Some(&event) {
-                    return Err(PreimageError::NotReplayed { index });
-                }
-                if let Some(preimage) = decoded_preimage(index, entry)? {
-                    is_canonical(index, &preimage, &event)?;
-                }
-            }
-        }
+    let has_v2 =
+        log.iter().any(TdxEvent::is_v2) || replayed.iter().any(|event| event.version == EventVersion::V2);
+    let runtime: Vec<(usize, &TdxEvent)> =
+        log.iter().enumerate().filter(|(_, entry)| entry.is_runtime()).collect();
+    if !has_v2 || runtime.is_empty() {
+        return Ok(());
     }
-    Ok(())
+    let mut measured = replayed.iter();
+    for (index, entry) in &runtime {
+        validate_measured(*index, entry, measured.next())?;
+    }
+    match measured.len() {
+        0 => Ok(()),
+        _ => Err(PreimageError::Fewer { logged: runtime.len(), replayed: replayed.len() }),
+    }
+}
+
+/// Checks an entry against the event at its place among those that RTMR3 replays to.
+fn validate_measured(
+    index: usize,
+    entry: &TdxEvent,
+    measured: Option<&RuntimeEvent>,
+) -> Result<(), PreimageError> {
+    let is_stripped = entry.digest.is_empty();
+    if entry.is_v2() && !is_stripped {
+        validate_v2_preimage(index, entry)?;
+    }
+    let event = entry.to_runtime_event();
+    if measured != Some(&event) || entry.imr != RUNTIME_REGISTER {
+        return Err(match entry.is_v2() && is_stripped {
+            true => PreimageError::NotReplayed { index },
+            false => PreimageError::NotMeasured { index },
+        });
+    }
+    if !is_stripped && entry.digest != event.sha384_digest() {
+        return Err(PreimageError::NotMeasured { index });
+    }
+    match decoded_preimage(index, entry)? {
+        Some(preimage) => is_canonical(index, &preimage, &event),
+        None => Ok(()),
+    }
 }
 
 fn decoded_preimage(index: usize, entry: &TdxEvent) -> Result<Option<Vec<u8>>, PreimageError> {

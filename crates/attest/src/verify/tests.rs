@@ -253,10 +253,91 @@ fn a_stripped_log_has_the_events_that_were_replayed_in_their_order() {
         alter(log_of(&mut evidence), last);
         assert!(refusal(&evidence).contains("is not among the events that replay"), "{case}");
     }
-    // A shorter log names nothing that was not measured. No log at all is the peer's too.
     let mut evidence = good.clone();
     log_of(&mut evidence).truncate(last);
+    assert!(refusal(&evidence).contains("replay to the register"));
+    // No log at all says nothing, and is the peer's too.
+    log_of(&mut evidence).clear();
     assert!(verified(&evidence).is_ok());
+}
+
+/// The entry as the guest agent would write it: its digest and preimage say what its name and payload say.
+fn sealed(entry: &mut TdxEvent) {
+    let (event, payload, version) = (entry.event.clone(), entry.event_payload.clone(), entry.version);
+    let event = RuntimeEvent { event, payload, version };
+    let was_stripped = entry.digest.is_empty();
+    let with_preimage = entry.preimage.is_some();
+    let imr = entry.imr;
+    *entry = match with_preimage {
+        true => event.to_tdx_event_with_preimage(),
+        false => event.to_tdx_event(),
+    };
+    entry.imr = imr;
+    if was_stripped {
+        entry.digest.clear();
+    }
+}
+
+#[test]
+fn no_runtime_event_of_a_v2_log_differs_from_what_was_replayed() {
+    type Alter = fn(&mut Vec<TdxEvent>, usize);
+    let cases: [(&str, Alter); 12] = [
+        ("name", |log, index| log[index].event.push('x')),
+        ("name of another event", |log, index| {
+            let other = if log[index].event == "app-id" { "compose-hash" } else { "app-id" };
+            log[index].event = other.into();
+        }),
+        ("longer payload", |log, index| log[index].event_payload.push(1)),
+        ("no payload", |log, index| log[index].event_payload = b"\0other".to_vec()),
+        ("digest", |log, index| log[index].digest = vec![1; 48]),
+        ("short digest", |log, index| log[index].digest = vec![1]),
+        ("preimage", |log, index| log[index].preimage = Some("00".into())),
+        ("version", |log, index| {
+            log[index].version = match log[index].version {
+                EventVersion::V1 => EventVersion::V2,
+                EventVersion::V2 => EventVersion::V1,
+            };
+        }),
+        ("register", |log, index| log[index].imr = 1),
+        ("type", |log, index| log[index].event_type = 1),
+        ("twice", |log, index| log.insert(index, log[index].clone())),
+        ("missing", |log, index| drop(log.remove(index))),
+    ];
+    let whole = blob("mock-tdx-v1-v2events-with-preimages");
+    let stripped = whole.stripped();
+    let mut bare = stripped.clone();
+    log_of(&mut bare).iter_mut().for_each(|event| event.preimage = None);
+    for (form, good) in [("whole", &whole), ("stripped", &stripped), ("bare", &bare)] {
+        assert!(verified(good).is_ok(), "{form}");
+        let log = &good.tdx().unwrap().event_log;
+        let runtime: Vec<usize> = (0..log.len()).filter(|index| log[*index].is_runtime()).collect();
+        assert!(runtime.len() >= 5, "{form}");
+        for index in runtime.iter().copied() {
+            for (case, alter) in &cases {
+                // As it is, and with digests and preimages that agree with what was altered.
+                let keeps_digest = ["digest", "short digest", "preimage"].contains(case);
+                for seal in [false, true].into_iter().filter(|seal| !(*seal && keeps_digest)) {
+                    let mut evidence = Evidence::clone(good);
+                    let log = log_of(&mut evidence);
+                    alter(log, index);
+                    if seal {
+                        log.iter_mut().filter(|entry| entry.is_runtime()).for_each(sealed);
+                    }
+                    let outcome = verified(&evidence);
+                    assert!(
+                        matches!(outcome, Err(VerifyError::Preimages(_))),
+                        "{form}: event {index}: {case}, sealed {seal}: {:?}",
+                        outcome.map(drop)
+                    );
+                }
+            }
+            for other in runtime.iter().copied().filter(|other| log[*other] != log[index]) {
+                let mut evidence = Evidence::clone(good);
+                log_of(&mut evidence).swap(index, other);
+                assert!(verified(&evidence).is_err(), "{form}: {index} for {other}");
+            }
+        }
+    }
 }
 
 #[test]
