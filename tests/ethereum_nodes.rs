@@ -203,6 +203,69 @@ async fn one_absurd_block_number_does_not_end_the_use_of_honest_nodes() {
     allowed(decide().await);
 }
 
+/// The newest block of a chain, or its final one, with another number.
+async fn block_with(chain: &Chain, name: &str, number: impl FnOnce(u64) -> u64) -> Value {
+    let mut block = chain.rpc("eth_getBlockByNumber", json!([name, false])).await;
+    let own =
+        block["number"].as_str().and_then(|text| u64::from_str_radix(text.strip_prefix("0x")?, 16).ok());
+    block["number"] = json!(format!("0x{:x}", number(own.expect("a number"))));
+    block["hash"] = json!(format!("0x{}", "5a".repeat(32)));
+    block
+}
+
+#[tokio::test]
+async fn a_node_that_is_ahead_by_its_own_word_keeps_no_honest_node_out() {
+    let chain = Chain::new().await;
+    let info = chain.allowed_app().await;
+    for lead in [1, 100, 999] {
+        let block = block_with(&chain, "latest", |number| number + lead).await;
+        // It says of everybody that it cannot say.
+        let liar = saying_of(&chain, block, json!({ "result": "0x" })).await;
+        let honest = FaultServer::before(chain.address()).await;
+        // First: nobody else has its block, and it does not answer in the state of it.
+        let first = policy(&[liar.url(), honest.url()], chain.kms, "");
+        allowed(first.decide(Subject::App(&info)).await);
+        assert!(calls(&liar, "eth_call") > 0, "{lead}: it was asked");
+        liar.suffer(Fault::Down).await;
+        tokio::time::sleep(LOOK).await;
+        allowed(first.decide(Subject::App(&info)).await);
+        liar.recover().await;
+
+        // Second: it stands in while the first is away, and no longer.
+        let second = policy(&[honest.url(), liar.url()], chain.kms, "");
+        allowed(second.decide(Subject::App(&info)).await);
+        honest.suffer(Fault::Down).await;
+        tokio::time::sleep(LOOK).await;
+        unanswered(second.decide(Subject::App(&info)).await);
+        let number = second.chain_state().expect("a chain").block;
+        assert_eq!(number, Some(chain.height().await + lead), "its block was taken");
+        honest.recover().await;
+        tokio::time::sleep(LOOK).await;
+        allowed(second.decide(Subject::App(&info)).await);
+        assert_eq!(second.chain_state().expect("a chain").block, Some(chain.height().await));
+    }
+}
+
+#[tokio::test]
+async fn an_absurd_final_block_counts_until_a_later_one_is_final() {
+    let chain = Chain::new().await;
+    let info = chain.allowed_app().await;
+    chain.mine(2).await;
+    let block = block_with(&chain, "finalized", |_| 1 << 63).await;
+    let liar = saying_of(&chain, block, json!({ "result": "0x" })).await;
+    let policy = policy(&[liar.url(), chain.url()], chain.kms, "block = 'finalized'");
+    policy.info().await.expect("its word");
+    liar.suffer(Fault::Down).await;
+    tokio::time::sleep(LOOK).await;
+    // As old as what it said, so nothing tells which of the two is wrong.
+    let detail = unanswered(policy.decide(Subject::App(&info)).await);
+    assert!(detail.contains("endpoint 2: does not have block 0x8000000000000000"), "{detail}");
+    chain.mine(1).await;
+    tokio::time::sleep(LOOK).await;
+    allowed(policy.decide(Subject::App(&info)).await);
+    assert!(policy.chain_state().expect("a chain").disagreements > 0);
+}
+
 /// A node that knows the newest block of a chain, and says `answer` to whoever asks its contract who is allowed.
 async fn saying(chain: &Chain, answer: Value) -> FaultServer {
     let block = chain.rpc("eth_getBlockByNumber", json!(["latest", false])).await;

@@ -8,8 +8,10 @@ use alloy_primitives::Address;
 
 use super::abi::{self, CallData, Verdict};
 use super::block::Block;
-use super::node::Node;
+use super::marks::{Marks, Now};
+use super::node::{Head, Node};
 use super::trouble::{Trouble, Unanswered};
+use crate::clock::unix_now;
 use crate::config::BlockChoice;
 
 /// How often the log tells of disagreement: the metric counts them all.
@@ -17,20 +19,22 @@ const TELL_EVERY: Duration = Duration::from_secs(60);
 
 /// How many blocks `latest` may go back, as compared with the newest that decided: more than a chain drops in practice,
 /// and than honest nodes are apart. With confirmations, both blocks have as many.
-pub(super) const MOST_BACK: u64 = 64;
+pub(super) const MAX_BACK: u64 = 64;
 
 /// How many blocks the newest may be ahead of the newest that decided, beyond [`BLOCKS_A_SECOND`] since then: no chain
 /// makes more, so a number that is further ahead is a lie.
-const MAX_LEAP: u64 = 1000;
-const BLOCKS_A_SECOND: u64 = 100;
+pub(super) const MAX_LEAP: u64 = 1000;
+pub(super) const BLOCKS_A_SECOND: u64 = 100;
 
 /// The nodes, and what is asked of them.
 pub(super) struct Chain {
     pub(super) nodes: Vec<Node>,
     pub(super) terms: Terms,
     disagreements: AtomicU64,
-    /// The newest block that was a view's.
+    /// The newest block that was a view's, where several nodes must agree.
     newest: Mutex<Newest>,
+    /// The newest blocks of the nodes whose views those were, where one is enough.
+    marks: Mutex<Marks>,
     /// When the log was last told of one.
     told: Mutex<Option<Instant>>,
 }
@@ -53,8 +57,8 @@ pub(super) struct State {
     pub(super) app_implementation: Address,
 }
 
-/// The newest block that decided, by which others are judged for as long as a block may be old: an honest node that is
-/// further behind is stale by then anyway, and one absurd number cannot keep honest nodes out for longer.
+/// The newest block that decided by the agreement of several nodes, by which others are judged for as long as a block may
+/// be old: an honest node that is further behind is stale by then anyway.
 #[derive(Debug, Default)]
 struct Newest(Option<(u64, Instant)>);
 
@@ -68,7 +72,7 @@ impl Newest {
         let Some((newest, at)) = self.current(now, lifetime) else { return Ok(()) };
         let elapsed = now.saturating_duration_since(at).as_secs();
         let leap = MAX_LEAP.saturating_add(BLOCKS_A_SECOND.saturating_mul(elapsed));
-        if newest.saturating_sub(number) > MOST_BACK {
+        if newest.saturating_sub(number) > MAX_BACK {
             return Err(Trouble::FarBack { number, highest: newest });
         }
         match number.saturating_sub(newest) > leap {
@@ -94,9 +98,11 @@ pub(super) struct View {
 
 impl Chain {
     pub(super) fn new(nodes: Vec<Node>, terms: Terms) -> Self {
+        let marks = Mutex::new(Marks::new(nodes.len(), terms.max_block_age));
         Self {
             nodes,
             terms,
+            marks,
             disagreements: AtomicU64::new(0),
             newest: Mutex::default(),
             told: Mutex::default(),
@@ -104,15 +110,18 @@ impl Chain {
     }
 
     /// The newest block that the terms accept. With `finalized` and `safe` it is never one before that of `previous`:
-    /// what was seen revoked stays revoked, whichever node is asked. With `latest` it is at most [`MOST_BACK`] before the
+    /// what was seen revoked stays revoked, whichever node is asked. With `latest` it is at most [`MAX_BACK`] before the
     /// newest that there was: a node that stands still, or pretends to, cannot take the place of one that went on.
     pub(super) async fn view(&self, previous: Option<&Arc<State>>) -> Result<View, Unanswered> {
-        let view = match self.terms.agreement {
+        match self.terms.agreement {
             1 => self.view_of_first(previous).await,
-            agreement => self.view_of_many(agreement, previous).await,
-        }?;
-        self.newest().note(view.state.block.number, Instant::now(), self.terms.max_block_age);
-        Ok(view)
+            agreement => {
+                let view = self.view_of_many(agreement, previous).await?;
+                let number = view.state.block.number;
+                self.newest().note(number, Instant::now(), self.terms.max_block_age);
+                Ok(view)
+            }
+        }
     }
 
     /// What the contract says to `question` in the state of `view`.
@@ -146,12 +155,26 @@ impl Chain {
 
     /// The node's newest block that the terms name, unless it is `latest` and too far back or ahead. Where there is a floor, one
     /// below it may confirm it still.
-    pub(super) async fn head(&self, node: &Node) -> Result<Block, Trouble> {
-        let block = node.head(self.terms.chain_id, self.terms.block).await?;
+    pub(super) async fn head(&self, node: &Node) -> Result<Head, Trouble> {
+        let head = node.head(self.terms.chain_id, self.terms.block).await?;
         if matches!(self.terms.block, BlockChoice::Latest { .. }) {
-            self.newest().judge(block.number, Instant::now(), self.terms.max_block_age)?;
+            match self.terms.agreement {
+                1 => self.marks().judge(node.index(), head.latest, now())?,
+                _ => {
+                    self.newest().judge(head.block.number, Instant::now(), self.terms.max_block_age)?;
+                }
+            }
         }
-        Ok(block)
+        Ok(head)
+    }
+
+    /// Remembers by which of its blocks a node has decided alone.
+    pub(super) fn mark(&self, node: &Node, latest: Block) {
+        self.marks().note(node.index(), latest, now());
+    }
+
+    fn marks(&self) -> std::sync::MutexGuard<'_, Marks> {
+        self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn newest(&self) -> std::sync::MutexGuard<'_, Newest> {
@@ -187,6 +210,10 @@ impl Chain {
     }
 }
 
+fn now() -> Now {
+    Now { instant: Instant::now(), unix: unix_now() }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -203,8 +230,8 @@ mod tests {
         let ahead = |number| Err(Trouble::FarAhead { number, highest: 1_000 });
         for (seconds, number, expected) in [
             (0, 1_000, Ok(())),
-            (0, 1_000 - MOST_BACK, Ok(())),
-            (0, 999 - MOST_BACK, back(999 - MOST_BACK)),
+            (0, 1_000 - MAX_BACK, Ok(())),
+            (0, 999 - MAX_BACK, back(999 - MAX_BACK)),
             (0, 1_000 + MAX_LEAP, Ok(())),
             (0, 1_001 + MAX_LEAP, ahead(1_001 + MAX_LEAP)),
             (0, u64::MAX, ahead(u64::MAX)),
@@ -231,6 +258,6 @@ mod tests {
         assert!(newest.judge(u64::MAX, later, LIFETIME).is_err());
         // A lower one that is near enough does not lower the mark.
         newest.note(990, later, LIFETIME);
-        assert!(newest.judge(990 - MOST_BACK, later, LIFETIME).is_err());
+        assert!(newest.judge(990 - MAX_BACK, later, LIFETIME).is_err());
     }
 }

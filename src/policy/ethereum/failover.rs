@@ -3,8 +3,9 @@
 use std::sync::Arc;
 
 use super::abi::{CallData, Verdict};
+use super::block::Block;
 use super::chain::{Chain, State, View};
-use super::node::Node;
+use super::node::{Head, Node};
 use super::trouble::{Trouble, Unanswered};
 
 impl Chain {
@@ -14,16 +15,25 @@ impl Chain {
             let state = self.state_by(node, previous).await;
             node.note(state.as_ref().err());
             match state {
-                Ok(state) => return Ok(View { state, by: vec![index] }),
+                Ok((state, latest)) => {
+                    self.mark(node, latest);
+                    return Ok(View { state, by: vec![index] });
+                }
                 Err(trouble) => troubles.push((node.number, trouble)),
             }
         }
         Err(Unanswered::Troubles(troubles))
     }
 
-    async fn state_by(&self, node: &Node, previous: Option<&Arc<State>>) -> Result<Arc<State>, Trouble> {
-        let mut block = self.head(node).await?;
-        if let Some(floor) = self.floor(previous).filter(|floor| block.number <= floor.number) {
+    /// The state that a node names, and its newest block.
+    async fn state_by(
+        &self,
+        node: &Node,
+        previous: Option<&Arc<State>>,
+    ) -> Result<(Arc<State>, Block), Trouble> {
+        let Head { latest, mut block } = self.head(node).await?;
+        let floor = self.floor(previous).filter(|floor| block.number <= floor.number);
+        if let Some(floor) = floor.filter(|floor| !self.is_disproved(floor, &block)) {
             // Where a node lags, the block that was final or safe elsewhere must be one of its own.
             if block.number < floor.number {
                 block = node.block_at(floor.number).await?;
@@ -34,10 +44,38 @@ impl Chain {
             }
         }
         let block = self.recent(block)?;
-        match previous.filter(|previous| previous.block == block) {
-            Some(known) => Ok(Arc::clone(known)),
-            None => Ok(Arc::new(self.state_at(node, block).await?)),
+        let state = match previous.filter(|previous| previous.block == block) {
+            Some(known) => Arc::clone(known),
+            None => Arc::new(self.state_at(node, block).await?),
+        };
+        Ok((state, latest))
+    }
+
+    /// Whether a floor has a higher number than a final block that was made after it. No chain has both, so one node made
+    /// its number up. The later one counts: otherwise one absurd number would keep all other nodes out for ever.
+    fn is_disproved(&self, floor: &Block, block: &Block) -> bool {
+        let is_disproved = block.number < floor.number && block.timestamp > floor.timestamp;
+        if is_disproved {
+            self.disagree("a block that was final or safe");
         }
+        is_disproved
+    }
+
+    /// What other nodes than those of `view` say, each in the state of its own newest block: one that shows a block that no
+    /// other node has, and does not answer in its state, keeps nobody from an answer.
+    pub(super) async fn ask_others(&self, view: &View, question: &CallData) -> Option<(Verdict, Arc<State>)> {
+        for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| !view.by.contains(index)) {
+            let previous = self.floor(Some(&view.state)).map(|_| &view.state);
+            let Ok((state, _)) = self.state_by(node, previous).await else { continue };
+            if state.block == view.state.block {
+                continue;
+            }
+            let own = View { state, by: vec![index] };
+            if let Ok(verdict) = self.verdict(node, &own, question).await {
+                return Some((verdict, own.state));
+            }
+        }
+        None
     }
 
     pub(super) async fn ask_first(&self, view: &View, question: &CallData) -> Result<Verdict, Unanswered> {

@@ -9,6 +9,7 @@ mod chain;
 mod denial;
 mod failover;
 mod http;
+mod marks;
 mod node;
 mod quorum;
 mod rpc;
@@ -20,8 +21,8 @@ use std::time::{Duration, Instant, SystemTime};
 use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
-use self::abi::CallData;
-use self::chain::{Chain, Terms, View};
+use self::abi::{CallData, Verdict};
+use self::chain::{Chain, State, Terms, View};
 use self::node::Node;
 use self::trouble::Unanswered;
 use super::queue::{Queue, Room, Shed, Topic};
@@ -101,21 +102,36 @@ impl Ethereum {
             let _turn = turn.map_err(|Shed| unavailable("too many questions wait for the chain"))?;
             let look = self.look(None).await.map_err(unavailable)?;
             match self.chain.ask(&look.view, &question).await {
-                Ok(verdict) => Ok((verdict, look)),
+                Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
                 Err(why) if why.is_the_contracts() => Err(unavailable(why)),
                 // The chain may have dropped the block meanwhile.
                 Err(_) => {
                     let look = self.look(Some(&look)).await.map_err(unavailable)?;
-                    let verdict = self.chain.ask(&look.view, &question).await.map_err(unavailable)?;
-                    Ok((verdict, look))
+                    match self.chain.ask(&look.view, &question).await {
+                        Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
+                        Err(why) => self.elsewhere(&look.view, &question, why).await.map_err(unavailable),
+                    }
                 }
             }
         };
-        let (verdict, look) = self.in_time(verdict).await?;
+        let (verdict, state) = self.in_time(verdict).await?;
         Ok(match verdict.is_allowed {
-            true => Decision::Allowed { gateway_app_id: look.view.state.gateway_app_id.clone() },
+            true => Decision::Allowed { gateway_app_id: state.gateway_app_id.clone() },
             false => Decision::Denied(denial::denial(subject, self.chain.terms.contract, &verdict.reason)),
         })
+    }
+
+    /// What nodes say that did not choose the block, where one node's word is enough and `why` is not the contract.
+    async fn elsewhere(
+        &self,
+        view: &View,
+        question: &CallData,
+        why: Unanswered,
+    ) -> Result<(Verdict, Arc<State>), Unanswered> {
+        if self.chain.terms.agreement > 1 || why.is_the_contracts() {
+            return Err(why);
+        }
+        self.chain.ask_others(view, question).await.ok_or(why)
     }
 
     pub(super) async fn info(&self) -> Result<Info, PolicyError> {

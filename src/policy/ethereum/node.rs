@@ -38,6 +38,21 @@ pub(super) struct Node {
     knows_no_hashes: AtomicBool,
 }
 
+/// What a node says of its chain.
+#[derive(Clone, Copy)]
+pub(super) struct Head {
+    /// Its newest block; with `finalized` and `safe` the one that decides.
+    pub(super) latest: Block,
+    /// The block that decides.
+    pub(super) block: Block,
+}
+
+impl From<Block> for Head {
+    fn from(block: Block) -> Self {
+        Self { latest: block, block }
+    }
+}
+
 /// How looking for a block on a node went lately.
 #[derive(Default)]
 struct Health {
@@ -60,6 +75,11 @@ impl Node {
             health: Mutex::default(),
             knows_no_hashes: AtomicBool::new(false),
         })
+    }
+
+    /// Its place among the endpoints.
+    pub(super) fn index(&self) -> usize {
+        self.number - 1
     }
 
     /// Scheme, host and port.
@@ -86,23 +106,23 @@ impl Node {
     }
 
     /// The block that `choice` means on this node now, after making sure that it serves `chain`.
-    pub(super) async fn head(&self, chain: u64, choice: BlockChoice) -> Result<Block, Trouble> {
+    pub(super) async fn head(&self, chain: u64, choice: BlockChoice) -> Result<Head, Trouble> {
         self.awake()?;
         let (chain, head) = tokio::join!(self.serves(chain), self.newest(choice));
         chain.and(head)
     }
 
-    async fn newest(&self, choice: BlockChoice) -> Result<Block, Trouble> {
+    async fn newest(&self, choice: BlockChoice) -> Result<Head, Trouble> {
         let confirmations = match choice {
-            BlockChoice::Finalized => return self.block("finalized").await,
-            BlockChoice::Safe => return self.block("safe").await,
+            BlockChoice::Finalized => return Ok(self.block("finalized").await?.into()),
+            BlockChoice::Safe => return Ok(self.block("safe").await?.into()),
             BlockChoice::Latest { confirmations } => confirmations,
         };
         let latest = self.block("latest").await?;
         match confirmations {
-            0 => Ok(latest),
+            0 => Ok(latest.into()),
             _ => match latest.number.checked_sub(confirmations) {
-                Some(number) => self.block_at(number).await,
+                Some(number) => Ok(Head { latest, block: self.block_at(number).await? }),
                 None => Err(Trouble::NoBlock(format!("with {confirmations} confirmations"))),
             },
         }

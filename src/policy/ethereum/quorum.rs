@@ -27,7 +27,8 @@ impl Chain {
         agreement: usize,
         previous: Option<&Arc<State>>,
     ) -> Result<View, Unanswered> {
-        let heads = (0..self.nodes.len()).map(async |index| (index, self.head(&self.nodes[index]).await));
+        let heads = (0..self.nodes.len())
+            .map(async |index| (index, self.head(&self.nodes[index]).await.map(|head| head.block)));
         let heads = Answers::gather(heads, GRACE, |heads| heads.given.len() >= agreement).await;
         self.note_those_without(&heads);
         let (block, by) = self.common_block(agreement, heads, self.floor(previous)).await?;

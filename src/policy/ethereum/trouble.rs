@@ -5,7 +5,7 @@ use std::fmt;
 use reqwest::StatusCode;
 
 use super::abi::NotAbi;
-use super::chain::MOST_BACK;
+use super::chain::MAX_BACK;
 
 /// Why one endpoint gave no answer that counts: no URL, and a bounded part of a node's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -42,7 +42,7 @@ pub(super) enum Trouble {
     Ahead { number: u64, ahead: u64 },
     #[error("contradicts block {0}, which was final or safe before")]
     NotFinal(u64),
-    #[error("its block {number} is more than {MOST_BACK} below block {highest}, which decided before")]
+    #[error("its block {number} is more than {MAX_BACK} below block {highest}, which decided before")]
     FarBack { number: u64, highest: u64 },
     #[error(
         "its block {number} is further above block {highest}, which decided before, than a chain goes in that time"
