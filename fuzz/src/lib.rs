@@ -1,6 +1,6 @@
 //! What the fuzz targets call: one plain function for each parser of outside bytes, and the properties it must keep.
 //!
-//! `fuzz_targets/` hands these functions to libFuzzer, `tests/fuzz_corpus.rs` calls the same ones on stable Rust.
+//! `fuzz_targets/` hands these functions to libFuzzer, `tests/it/fuzz_corpus.rs` calls the same ones on stable Rust.
 
 pub mod acpi;
 pub mod allowlist;

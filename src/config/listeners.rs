@@ -32,7 +32,7 @@ const SERVER_SETTINGS: [&str; 13] = [
 /// The limits of the peer's HTTP server that belong to no method.
 const SERVER_LIMITS: [&str; 7] = ["form", "data-form", "file", "string", "bytes", "json", "msgpack"];
 
-/// The methods that have a body limit; `tests/access_table.rs` compares them with those that are served.
+/// The methods that have a body limit; `tests/it/access_table.rs` compares them with those that are served.
 pub const METHODS: [&str; 21] = [
     "GetAppKey",
     "GetKmsKey",

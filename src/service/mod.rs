@@ -196,7 +196,7 @@ const SHORT: usize = 16 * KIB;
 /// A candidate for the policy.
 const WITH_ALLOWLIST: usize = crate::policy::LARGEST_CANDIDATE;
 
-/// Every method there is. Dispatch, limits, metrics and `tests/access_table.rs` read it.
+/// Every method there is. Dispatch, limits, metrics and `tests/it/access_table.rs` read it.
 pub const METHODS: [Row; 23] = {
     use Access::*;
     use Method::*;

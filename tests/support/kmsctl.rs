@@ -19,7 +19,7 @@ use super::{
 static KMSCTL: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut cargo = Command::new(env!("CARGO"));
     // A test beside the program: then features are those of `cargo test --workspace`, after which nothing is built anew.
-    cargo.args(["build", "--locked", "--workspace", "--bin", "kmsctl", "--test", "tree"]);
+    cargo.args(["build", "--locked", "--workspace", "--bin", "kmsctl", "--test", "commands"]);
     cargo.args(["--message-format", "json"]);
     if !cfg!(debug_assertions) {
         cargo.arg("--release");

@@ -1,0 +1,30 @@
+//! A KMS in this process, and everything it depends on simulated.
+
+#[path = "../ethereum/anvil.rs"]
+mod anvil;
+#[path = "../ethereum/chain.rs"]
+mod chain;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod access_cases;
+mod access_table;
+mod admin;
+mod adversaries;
+mod ethereum;
+mod explain;
+mod freeze;
+mod fuzz_corpus;
+mod key_directory;
+mod key_release;
+mod onboarding;
+mod os_image;
+mod outage;
+mod policy_faults;
+mod posture;
+mod setup;
+mod shadow;
+mod sign_cert;
+mod tcb;
+mod tls;
+mod wire;

@@ -1,0 +1,548 @@
+//! Every way in which the authorization back end can fail, and for each: what the caller is told, how soon, what is
+//! recorded, that nothing is released, and that keys flow again when the back end does.
+
+use std::{
+    fs, io,
+    path::Path,
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicBool, Ordering},
+    },
+    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
+};
+
+use crate::support::{
+    Caller, Identity, World, eventually,
+    faults::{Asked, ELSEWHERE, Fault, FaultServer, Reply, SECRET, SECRET_PATH},
+};
+use base64::Engine as _;
+use cvm_kms::{
+    policy::signed::{Answer, DecisionSigner, Kind, NONCE_HEADER, Nonce, Question},
+    proto::{GetAppKeyRequest, GetKmsKeyRequest},
+};
+use futures_util::future::join_all;
+use serde_json::{Value, json};
+
+const NO_POLICY: &str = "the authorization back end does not answer";
+
+/// The longest that a webhook is waited for.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What fails at once is answered in much less; machines that run tests are busy.
+const QUICK: Duration = Duration::from_secs(8);
+
+/// A webhook that allows everything while nothing is wrong with it.
+fn good(asked: &Asked) -> Reply {
+    Reply::json(&match asked.verb.as_str() {
+        "POST" => json!({"isAllowed": true, "gatewayAppId": "0xback", "reason": ""}),
+        _ => json!({
+            "status": "ok", "kmsContractAddr": "0x33", "gatewayAppId": "0xback", "chainId": 9,
+            "appImplementation": "0x44",
+        }),
+    })
+}
+
+fn webhook(server: &FaultServer) -> String {
+    format!(
+        "[core]\nenforce_self_authorization = false\nauth_api.type = \"webhook\"\nauth_api.webhook.url = \"{}\"",
+        server.url()
+    )
+}
+
+/// What auth-eth answers while its node does not.
+fn denied_by_an_outage() -> Fault {
+    let denial =
+        json!({"isAllowed": false, "gatewayAppId": "", "reason": "authorization backend unavailable"});
+    Fault::Page(200, denial.to_string().into_bytes())
+}
+
+/// What is logged on this thread, on which the KMS of a test runs.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl Log {
+    fn kept(&self) -> tracing::subscriber::DefaultGuard {
+        let log = self.clone();
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || log.clone()).finish();
+        tracing::subscriber::set_default(subscriber)
+    }
+
+    /// The lines about requests that ended without a result.
+    fn failures(&self) -> Vec<String> {
+        let text = String::from_utf8_lossy(&self.0.lock().expect("no panic")).into_owned();
+        text.lines().filter(|line| line.contains("request failed")).map(str::to_owned).collect()
+    }
+}
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").write(bytes)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+/// A KMS, who asks it, and what it has counted.
+struct Cast {
+    world: World,
+    app: Caller,
+    replica: Caller,
+}
+
+impl Cast {
+    async fn new(toml: &str) -> Self {
+        let world = World::ready_with(toml).await;
+        let app = world.caller().shows(&Identity::self_issued(&world.app(1)));
+        let replica = world.caller().shows(&Identity::self_issued(&world.replica()));
+        Self { world, app, replica }
+    }
+
+    /// Lines about keys and certificates that left.
+    fn releases(&self) -> usize {
+        let events = ["app_key_released", "kms_key_released", "certificate_issued"];
+        self.world.audit().iter().filter(|line| events.iter().any(|event| line["event"] == *event)).count()
+    }
+
+    async fn count(&self, metric: &str) -> u64 {
+        let metrics = self.world.caller().get("/metrics").await;
+        let line = metrics.text().lines().find_map(|line| line.strip_prefix(metric));
+        line.map_or(0, |count| count.trim().parse().expect("a count"))
+    }
+
+    async fn answers(&self, answer: &str) -> u64 {
+        self.count(&format!("cvm_kms_policy_answers_total{{answer=\"{answer}\"}} ")).await
+    }
+
+    /// Requests for keys that were answered with 503, by metrics.
+    async fn failed(&self) -> [u64; 2] {
+        let app = "cvm_kms_requests_total{method=\"GetAppKey\",status=\"503\"} ";
+        let kms = "cvm_kms_requests_total{method=\"GetKmsKey\",status=\"503\"} ";
+        [self.count(app).await, self.count(kms).await]
+    }
+
+    /// Denials, of any code, by metrics.
+    async fn denials(&self) -> usize {
+        let metrics = self.world.caller().get("/metrics").await;
+        metrics.text().lines().filter(|line| line.starts_with("cvm_kms_denials_total{")).count()
+    }
+
+    /// Waits until keys flow.
+    async fn recovered(&self, fault: &str) {
+        eventually(&format!("keys after {fault}"), async || {
+            (self.app.json("GetAppKey", json!({})).await.status == 200).then_some(())
+        })
+        .await;
+    }
+
+    /// Both releases are refused as unavailable, in both protocols, and nothing of the back end is told.
+    async fn gets_nothing(&self, server: &FaultServer, fault: &str, limit: Duration) {
+        let before = (self.releases(), self.answers("allowed").await, self.answers("unavailable").await);
+        let failed = self.failed().await;
+        let port = server.address().port().to_string();
+        for (caller, method, text) in [
+            (&self.app, "GetAppKey", format!("App not allowed: {NO_POLICY}")),
+            (&self.replica, "GetKmsKey", NO_POLICY.to_owned()),
+        ] {
+            let began = Instant::now();
+            let answer = caller.json(method, json!({})).await;
+            assert!(began.elapsed() < limit, "{fault}: {method} took {:?}", began.elapsed());
+            assert_eq!(answer.refusal(), (503, text), "{fault}: {method}");
+            assert_eq!(answer.header("retry-after"), "1", "{fault}: {method}");
+            for secret in [SECRET, SECRET_PATH, "127.0.0.1", &port, "hush", "disk_crypt_key", "temp_ca_key"] {
+                let headers = format!("{:?}", answer.headers);
+                assert!(
+                    !answer.text().contains(secret),
+                    "{fault}: {method} tells {secret}: {}",
+                    answer.text()
+                );
+                assert!(!headers.contains("hush"), "{fault}: {method}: {headers}");
+            }
+        }
+        assert_eq!(self.releases(), before.0, "{fault}: a release is recorded");
+        assert_eq!(self.answers("allowed").await, before.1, "{fault}: counted as allowed");
+        assert_eq!(self.answers("unavailable").await, before.2 + 2, "{fault}: counted as unavailable");
+        assert_eq!(
+            self.failed().await,
+            failed.map(|count| count + 1),
+            "{fault}: counted as answered with 503"
+        );
+        assert_eq!(self.denials().await, 0, "{fault}: counted as denied");
+        assert!(self.world.audited("denied").is_empty(), "{fault}: an outage is no denial");
+        assert!(!server.asked().iter().any(|asked| asked.path.contains(ELSEWHERE)), "{fault}: redirected");
+    }
+}
+
+#[tokio::test]
+async fn a_webhook_that_fails_at_once_allows_nobody_and_is_found_again() {
+    let server = FaultServer::answering(good).await;
+    let cast = Cast::new(&webhook(&server)).await;
+    cast.recovered("nothing").await;
+    let table = Fault::table(PATIENCE).into_iter().chain([denied_by_an_outage()]);
+    for fault in table.filter(|fault| !fault.is_slow()) {
+        server.suffer(fault.clone()).await;
+        cast.gets_nothing(&server, &fault.to_string(), QUICK).await;
+        server.recover().await;
+        cast.recovered(&fault.to_string()).await;
+    }
+}
+
+#[tokio::test]
+async fn the_log_tells_what_callers_are_not_told_but_not_where_the_webhook_is() {
+    let log = Log::default();
+    let _kept = log.kept();
+    let server = FaultServer::answering(good).await;
+    let cast = Cast::new(&webhook(&server)).await;
+    let port = server.address().port().to_string();
+    for (fault, cause) in [
+        (Fault::Down, "error sending request to the webhook: "),
+        (
+            Fault::Page(500, SECRET.into()),
+            "the webhook returned 500 Internal Server Error: postgres://user:hush",
+        ),
+        (Fault::Page(200, b"[]".to_vec()), "the webhook returned 200 OK but not the expected JSON"),
+        (Fault::Closing, "error sending request to the webhook: "),
+        (denied_by_an_outage(), "the webhook answered that its own back end is unavailable"),
+    ] {
+        server.suffer(fault.clone()).await;
+        let before = log.failures().len();
+        cast.gets_nothing(&server, &fault.to_string(), QUICK).await;
+        let failures = log.failures().split_off(before);
+        assert_eq!(failures.len(), 2, "{fault}: {failures:?}");
+        for (line, method) in failures.iter().zip(["GetAppKey", "GetKmsKey"]) {
+            assert!(line.contains(" WARN ") && line.contains("code=\"unavailable\""), "{fault}: {line}");
+            assert!(line.contains(&format!("method=\"{method}\"")), "{fault}: {line}");
+            assert!(line.contains(NO_POLICY) && line.contains(cause), "{fault}: {line}");
+            assert!(!line.contains(SECRET_PATH) && !line.contains(&port), "{fault}: {line}");
+        }
+        server.recover().await;
+        cast.recovered(&fault.to_string()).await;
+    }
+}
+
+#[tokio::test]
+async fn grpc_callers_are_told_the_same() {
+    let server = FaultServer::answering(good).await;
+    let cast = Cast::new(&webhook(&server)).await;
+    for fault in
+        [Fault::Down, Fault::Page(500, SECRET.into()), Fault::Page(200, SECRET.into()), denied_by_an_outage()]
+    {
+        server.suffer(fault.clone()).await;
+        let app = cast.app.grpc().await.get_app_key(GetAppKeyRequest::default()).await.expect_err("nothing");
+        assert_eq!(
+            (app.code(), app.message()),
+            (tonic::Code::Unavailable, &*format!("App not allowed: {NO_POLICY}"))
+        );
+        let kms =
+            cast.replica.grpc().await.get_kms_key(GetKmsKeyRequest::default()).await.expect_err("nothing");
+        assert_eq!((kms.code(), kms.message()), (tonic::Code::Unavailable, NO_POLICY), "{fault}");
+        server.recover().await;
+        cast.recovered(&fault.to_string()).await;
+    }
+}
+
+/// One fault that only time tells; each has a KMS of its own, so that they can be waited for together.
+async fn waited_for(fault: Fault) {
+    let server = FaultServer::answering(good).await;
+    let cast = Cast::new(&webhook(&server)).await;
+    server.suffer(fault.clone()).await;
+    let began = Instant::now();
+    let (first, second) =
+        tokio::join!(cast.app.json("GetAppKey", json!({})), cast.replica.json("GetKmsKey", json!({})));
+    let took = began.elapsed();
+    assert!(took >= PATIENCE / 2 && took < PATIENCE * 2, "{fault}: {took:?}");
+    assert_eq!(first.refusal(), (503, format!("App not allowed: {NO_POLICY}")), "{fault}");
+    assert_eq!(second.refusal(), (503, NO_POLICY.to_owned()), "{fault}");
+    assert_eq!(first.header("retry-after"), "1");
+    assert_eq!(cast.releases(), 0, "{fault}");
+    assert_eq!(cast.answers("unavailable").await, 2, "{fault}: counted as unavailable");
+    assert_eq!(cast.failed().await, [1, 1], "{fault}: counted as answered with 503");
+    assert_eq!(cast.denials().await, 0, "{fault}: counted as denied");
+    assert!(cast.world.audited("denied").is_empty(), "{fault}: an outage is no denial");
+    server.recover().await;
+    cast.recovered(&fault.to_string()).await;
+}
+
+#[tokio::test]
+async fn a_webhook_that_keeps_callers_waiting_is_given_up_and_found_again() {
+    let slow = Fault::table(PATIENCE).into_iter().filter(Fault::is_slow);
+    let waits: Vec<_> = slow.map(waited_for).collect();
+    assert_eq!(waits.len(), 4);
+    join_all(waits).await;
+}
+
+#[tokio::test]
+async fn a_slow_webhook_is_still_one() {
+    let server = FaultServer::answering(good).await;
+    let cast = Cast::new(&webhook(&server)).await;
+    for fault in [Fault::Slow(Duration::from_millis(500)), Fault::Dripping(Duration::from_millis(2))] {
+        server.suffer(fault.clone()).await;
+        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200, "{fault}");
+    }
+}
+
+#[tokio::test]
+async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
+    let server = FaultServer::answering(good).await;
+    let cast = Cast::new(&webhook(&server)).await;
+    let hanging = hex::encode([2; 20]);
+    server.suffer_when(Fault::Hanging, move |asked| asked.json()["appId"] == hanging.as_str()).await;
+    let other = cast.world.caller().shows(&Identity::self_issued(&cast.world.app(2)));
+    // More than one app may ask at once.
+    let waiting: Vec<_> = (0..48)
+        .map(|_| {
+            let other = other.clone();
+            tokio::spawn(async move { other.json("GetAppKey", json!({})).await })
+        })
+        .collect();
+    eventually("the others hang", async || {
+        let asked = server.asked();
+        (asked.iter().filter(|asked| asked.verb == "POST").count() >= 32).then_some(())
+    })
+    .await;
+    for _ in 0..50 {
+        let began = Instant::now();
+        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
+        assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
+    }
+    for waiting in waiting {
+        assert_eq!(waiting.await.expect("an answer").status, 503);
+    }
+    assert_eq!(
+        cast.count("cvm_kms_webhook_breaker_openings_total ").await,
+        0,
+        "they do not take it from the others"
+    );
+    assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
+}
+
+/// Whoever asks for keys must know that this KMS may serve, by a question that is not older than the request.
+#[tokio::test]
+async fn requests_that_come_together_share_the_question_about_this_kms() {
+    let server = FaultServer::answering(good).await;
+    let toml = webhook(&server).replace("enforce_self_authorization = false\n", "");
+    let cast = Cast::new(&toml).await;
+    let about_us = || server.asked().iter().filter(|asked| asked.path.ends_with("/bootAuth/kms")).count();
+
+    let before = about_us();
+    assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
+    assert!(about_us() > before, "an answer from before the request does not count");
+
+    server.suffer_when(Fault::Slow(Duration::from_secs(1)), |asked| asked.path.ends_with("/kms")).await;
+    let before = about_us();
+    let requests = (0..200).map(|_| cast.app.json("GetAppKey", json!({})));
+    let answers = join_all(requests).await;
+    assert!(answers.iter().all(|answer| answer.status == 200), "all are served, none is shed");
+    let asked = about_us() - before;
+    assert!(asked < 150, "{asked} questions for 200 requests");
+
+    // A denial counts for the very next request.
+    let denial = json!({"isAllowed": false, "gatewayAppId": "", "reason": "revoked"});
+    let denied = Fault::Page(200, denial.to_string().into_bytes());
+    server.suffer_when(denied, |asked| asked.path.ends_with("/kms")).await;
+    assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 403);
+}
+
+#[tokio::test]
+async fn nobody_waits_for_a_webhook_that_is_known_to_be_gone() {
+    let server = FaultServer::answering(good).await;
+    let cast = Cast::new(&webhook(&server)).await;
+    server.suffer(Fault::Down).await;
+    eventually("the breaker opens", async || {
+        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 503);
+        (cast.count("cvm_kms_webhook_breaker_open ").await == 1).then_some(())
+    })
+    .await;
+    // Not even one that takes everyone's time now.
+    server.suffer(Fault::Hanging).await;
+    let (mut quick, mut trials) = (0, 0);
+    for _ in 0..20 {
+        let began = Instant::now();
+        let answer = tokio::time::timeout(PATIENCE / 4, cast.app.json("GetAppKey", json!({}))).await;
+        match answer {
+            Ok(answer) => {
+                assert_eq!(answer.refusal(), (503, format!("App not allowed: {NO_POLICY}")));
+                assert_eq!(answer.header("retry-after"), "1");
+                assert!(began.elapsed() < PATIENCE / 4);
+                quick += 1;
+            }
+            Err(_) => trials += 1,
+        }
+        if quick >= 5 {
+            break;
+        }
+    }
+    assert!(quick >= 5, "{quick} at once, {trials} as trials");
+    server.recover().await;
+    cast.recovered("an outage").await;
+    assert_eq!(cast.count("cvm_kms_webhook_breaker_open ").await, 0);
+}
+
+/// A signer whose public key can be pinned.
+fn signer() -> DecisionSigner {
+    let pem = base64::engine::general_purpose::STANDARD.encode(pkcs8());
+    DecisionSigner::from_pem(
+        format!("-----BEGIN PRIVATE KEY-----\n{pem}\n-----END PRIVATE KEY-----\n").as_bytes(),
+    )
+    .expect("a key")
+}
+
+/// PKCS #8 of the key of RFC 8032, section 7.1, test 1.
+fn pkcs8() -> Vec<u8> {
+    let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+    hex::decode(format!("302e020100300506032b657004220420{seed}")).expect("hex")
+}
+
+fn signed(signer: &DecisionSigner, asked: &Asked) -> Reply {
+    let kind = match asked.path.rsplit('/').next() {
+        Some("app") => Kind::App,
+        Some("kms") => Kind::Kms,
+        _ => return good(asked),
+    };
+    let nonce = Nonce::parse(asked.header(NONCE_HEADER).expect("a nonce")).expect("hex");
+    let answer = Answer { is_allowed: true, gateway_app_id: "0xback", reason: "" };
+    let expires = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 60;
+    let signature = signer.sign(Question { kind, body: &asked.body, nonce: &nonce }, answer, expires);
+    let mut reply: Value = serde_json::from_slice(&good(asked).body).expect("JSON");
+    reply["signature"] = json!(signature);
+    Reply::json(&reply)
+}
+
+#[tokio::test]
+async fn a_replayed_decision_is_none() {
+    let signer = Arc::new(signer());
+    let signing = Arc::clone(&signer);
+    let server = FaultServer::answering(move |asked| signed(&signing, asked)).await;
+    let key = signer.public_key();
+    let toml = format!("{}\nauth_api.webhook.decision_key = \"{key}\"", webhook(&server));
+    let cast = Cast::new(&toml).await;
+    // The very same caller asks the very same question.
+    for _ in 0..3 {
+        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
+    }
+    server.suffer(Fault::Replay).await;
+    cast.gets_nothing(&server, "Replay", QUICK).await;
+    server.recover().await;
+    cast.recovered("Replay").await;
+}
+
+#[tokio::test]
+async fn an_unsigned_decision_is_none_where_a_key_is_pinned() {
+    let server = FaultServer::answering(good).await;
+    let toml = format!("{}\nauth_api.webhook.decision_key = \"{}\"", webhook(&server), signer().public_key());
+    let cast = Cast::new(&toml).await;
+    cast.gets_nothing(&server, "unsigned", QUICK).await;
+    let meta = cast.world.caller().json("GetMeta", json!({})).await.value();
+    assert_eq!(
+        meta["relaxed_settings"].as_array().map(|all| all.iter().any(|code| code == "webhook_unencrypted")),
+        Some(false)
+    );
+}
+
+/// What is done to the allow-list, and what is said about it.
+type Damage = fn(&Path);
+
+#[tokio::test]
+async fn an_allow_list_that_cannot_be_used_denies_and_the_next_good_one_allows() {
+    let cast = Cast::new("core.enforce_self_authorization = false").await;
+    let (app, replica) = (cast.world.app(1), cast.world.replica());
+    cast.world.allow_app(&app);
+    cast.world.allow_kms(&replica);
+    let path = cast.world.allowlist.path().to_owned();
+    let good = fs::read(&path).expect("an allow-list");
+    cast.recovered("nothing").await;
+    let table: [(&str, Damage); 14] = [
+        ("missing", |_| {}),
+        ("a directory", |path| fs::create_dir(path).expect("a directory")),
+        ("a link to nothing", |path| std::os::unix::fs::symlink("nowhere", path).expect("a link")),
+        ("a link to itself", |path| std::os::unix::fs::symlink(path, path).expect("a link")),
+        ("a pipe that nobody writes to", |path| {
+            let (node, mode) = (rustix::fs::FileType::Fifo, rustix::fs::Mode::RWXU);
+            rustix::fs::mknodat(rustix::fs::CWD, path, node, mode, 0).expect("a pipe");
+        }),
+        ("larger than any", |path| {
+            fs::File::create(path).and_then(|file| file.set_len((64 << 20) + 1)).expect("a file");
+        }),
+        ("empty", |path| fs::write(path, "").expect("a file")),
+        ("cut off", |path| fs::write(path, "{\"apps\": {\"11").expect("a file")),
+        ("no object", |path| fs::write(path, "[]").expect("a file")),
+        ("of the wrong types", |path| fs::write(path, "{\"osImages\": \"any\"}").expect("a file")),
+        ("not UTF-8", |path| fs::write(path, b"{\"gatewayAppId\": \"\xff\"}").expect("a file")),
+        ("too deep", |path| fs::write(path, "[".repeat(100_000)).expect("a file")),
+        ("all zeros", |path| fs::write(path, vec![0; 4096]).expect("a file")),
+        ("HTML", |path| fs::write(path, format!("<html>{SECRET}")).expect("a file")),
+    ];
+    for (name, damage) in table {
+        let (releases, denials) = (cast.releases(), cast.world.audited("denied").len());
+        let _ = fs::remove_file(&path);
+        damage(&path);
+        for (caller, method, text) in [
+            (&cast.app, "GetAppKey", "App not allowed: Boot denied: OS image is not allowed"),
+            (&cast.replica, "GetKmsKey", "Boot denied: OS image is not allowed"),
+        ] {
+            let began = Instant::now();
+            let answer = caller.json(method, json!({})).await;
+            assert!(began.elapsed() < QUICK, "{name}: {method} took {:?}", began.elapsed());
+            let (status, error) = answer.refusal();
+            assert_eq!(status, 403, "{name}: {error}");
+            assert!(error.ends_with(text), "{name}: {error}");
+            assert!(!answer.text().contains("auth-config") && !answer.text().contains(SECRET), "{name}");
+        }
+        // Denials are written soon, not before the answer.
+        let denied = eventually(&format!("two denials about {name}"), async || {
+            Some(cast.world.audited("denied")).filter(|denied| denied.len() >= denials + 2)
+        })
+        .await;
+        assert_eq!(denied.len(), denials + 2, "{name}");
+        assert!(
+            denied[denials..].iter().all(|line| line["code"] == "allowlist_unusable"),
+            "{name}: {denied:?}"
+        );
+        assert_eq!(cast.releases(), releases, "{name}: a release is recorded");
+        let _ = fs::remove_file(&path);
+        let _ = fs::remove_dir(&path);
+        fs::write(&path, &good).expect("an allow-list");
+        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200, "at once after {name}");
+        assert_eq!(cast.replica.json("GetKmsKey", json!({})).await.status, 200, "at once after {name}");
+    }
+}
+
+#[tokio::test]
+async fn a_large_allow_list_that_changes_all_the_time_keeps_deciding() {
+    let cast = Cast::new("core.enforce_self_authorization = false").await;
+    cast.world.allow_app(&cast.world.app(1));
+    cast.world.allowlist.change(|file| {
+        for number in 0..10_000_u32 {
+            file["apps"][format!("{number:040x}")] =
+                json!({"composeHashes": ["77".repeat(32)], "allowAnyDevice": true});
+        }
+    });
+    cast.recovered("nothing").await;
+    let path = cast.world.allowlist.path().to_owned();
+    let text = fs::read_to_string(&path).expect("an allow-list");
+    let stop = Arc::new(AtomicBool::new(false));
+    let stopped = Arc::clone(&stop);
+    let writing = std::thread::spawn(move || {
+        let mut written = 0_usize;
+        while !stopped.load(Ordering::Relaxed) {
+            let new = path.with_extension("next");
+            // Another content each time, so that it is parsed each time.
+            fs::write(&new, format!("{text}{}", " ".repeat(written % 7))).expect("a file");
+            fs::rename(&new, &path).expect("a file");
+            written += 1;
+            std::thread::sleep(Duration::from_millis(20));
+        }
+        written
+    });
+    let mut line = cast.app.connect().await.expect("a connection");
+    let mut longest = Duration::ZERO;
+    for _ in 0..100 {
+        let began = Instant::now();
+        assert_eq!(line.json("GetAppKey", json!({})).await.status, 200);
+        longest = longest.max(began.elapsed());
+    }
+    stop.store(true, Ordering::Relaxed);
+    assert!(writing.join().expect("no panic") > 0);
+    assert!(longest < QUICK, "{longest:?}");
+}

@@ -1,0 +1,350 @@
+//! `kmsctl` in an operator's hands: why was it refused, stop it now, and what would another allow-list change.
+
+use crate::support::{World, kmsctl::Desk};
+use kms_attest::binding::ReportData;
+use kms_simulator::{CollateralSpec, PccsMode};
+use serde_json::json;
+
+const TOKEN: &str = "operators-token";
+
+async fn world() -> World {
+    World::ready_with(&format!("core.admin.auth_token = \"{TOKEN}\"")).await
+}
+
+async fn desk(world: &World) -> Desk {
+    Desk::in_world(world)
+        .with("KMS_ADMIN_URL", format!("http://{}", world.admin_address().await))
+        .with("KMS_ADMIN_TOKEN", TOKEN)
+}
+
+#[tokio::test]
+async fn an_operator_finds_out_why_and_pastes_what_helps() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let app = world.app(1);
+    let identity = world.attested(&app).await;
+    let caller = world.caller().shows(&identity);
+    let answer = caller.json("GetAppKey", json!({})).await;
+    assert_eq!(answer.status, 403);
+    let id = answer.header("x-denial-id").to_owned();
+
+    let listed = desk.run(&["denials"]).await;
+    assert_eq!(listed.code, 0, "{}", listed.text());
+    for text in [&id, "app_not_registered", "GetAppKey from 127.0.0.1", "Boot denied: app not registered"] {
+        assert!(listed.out.contains(text), "{text}: {}", listed.out);
+    }
+    let explained = desk.run(&["explain", "--denial", &id]).await;
+    assert_eq!(explained.code, 3, "{}", explained.text());
+    let out = &explained.out;
+    assert!(out.starts_with("DENIED: "), "{out}");
+    for text in ["FAIL  policy: app ", "ok    quote", "-     policy: compose_hash", "register the app 0101"] {
+        assert!(out.contains(text), "{text}: {out}");
+    }
+
+    // What is printed last is the fragment, ready to be merged.
+    let from = out.find("\n{\n").expect("a fragment");
+    let fragment: serde_json::Value = serde_json::from_str(&out[from..]).expect("JSON");
+    let rules = serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("file")).expect("JSON");
+    world.allowlist.write(&cvm_kms::policy::remedy::merged([&rules, &fragment]));
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+
+    // The same person as a certificate and as evidence, binary and in hexadecimal.
+    let (pem, _) = identity.pem();
+    let evidence = app.evidence(ReportData::ZERO).encode();
+    desk.write("app.pem", pem);
+    desk.write("evidence.bin", &evidence);
+    desk.write("evidence.hex", hex::encode(&evidence));
+    for arguments in [
+        ["explain", "--certificate", "app.pem"],
+        ["explain", "--evidence", "evidence.bin"],
+        ["explain", "--evidence", "evidence.hex"],
+    ] {
+        let ran = desk.run(&arguments).await;
+        assert_eq!((ran.code, ran.out.starts_with("ALLOWED")), (0, true), "{arguments:?}: {}", ran.text());
+        assert_eq!(desk.json(0, &arguments).await["verdict"], "allowed");
+    }
+    let as_kms = desk.json(3, &["explain", "--certificate", "app.pem", "--as", "kms"]).await;
+    assert_eq!(as_kms["code"], "kms_measurement_not_allowed");
+}
+
+#[tokio::test]
+async fn an_operator_stops_one_thing_and_lets_it_go_again() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    let id = hex::encode(app.app_id());
+    let caller = world.caller().shows(&world.attested(&app).await);
+    assert!(desk.run(&["frozen"]).await.out.starts_with("Nothing is frozen."));
+
+    let frozen = desk.run(&["freeze", "app", &id, "--reason", "leaked key", "--for", "8h"]).await;
+    assert_eq!(frozen.code, 0, "{}", frozen.text());
+    assert!(frozen.out.starts_with("Frozen: "), "{}", frozen.out);
+    let answer = caller.json("GetAppKey", json!({})).await;
+    assert_eq!(answer.value()["code"], "frozen", "{answer:?}");
+    let listed = desk.json(0, &["frozen"]).await;
+    let entry = &listed["frozen"][0];
+    assert_eq!(
+        (&entry["scope"], &entry["value"], &entry["reason"]),
+        (&json!("app"), &json!(id), &json!("leaked key"))
+    );
+    assert_eq!(
+        entry["expires_at"].as_u64().zip(entry["since"].as_u64()).map(|(end, since)| end - since),
+        Some(8 * 3600)
+    );
+
+    // What the explanation proposes is a command that works as it stands.
+    let explained = desk.run(&["explain", "--denial", answer.header("x-denial-id")]).await;
+    let proposed =
+        explained.out.lines().find_map(|line| line.strip_prefix("  * kmsctl ")).expect("a command");
+    let proposed = proposed.split(',').next().expect("a command");
+    let thawed = desk.run(&proposed.split(' ').collect::<Vec<_>>()).await;
+    assert!(thawed.out.starts_with("No longer frozen"), "{proposed}: {}", thawed.text());
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+    assert!(desk.run(&["unfreeze", "app", &id]).await.out.starts_with("It was not frozen"));
+
+    assert_eq!(desk.run(&["freeze", "kms", "--reason", "stop everything", "--yes"]).await.code, 0);
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 403);
+    assert_eq!(desk.run(&["unfreeze", "kms"]).await.code, 0);
+    // Nobody can be asked here, so everything goes on.
+    let unasked = desk.run(&["freeze", "kms", "--reason", "stop everything"]).await;
+    assert!(unasked.code == 2 && unasked.err.contains("--yes"), "{}", unasked.text());
+    assert!(desk.run(&["frozen"]).await.out.starts_with("Nothing is frozen."));
+    for wrong in [
+        &["freeze", "app", "--reason", "r"][..],
+        &["freeze", "app", "00", "--reason", "r"],
+        &["freeze", "kms", "00", "--reason", "r"],
+        &["freeze", "app", &id],
+        &["freeze", "app", &id, "--reason", "r", "--for", "8"],
+        &["explain"],
+        &["explain", "--denial", "x", "--evidence", "y"],
+    ] {
+        assert_eq!(desk.run(wrong).await.code, 2, "{wrong:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_operator_has_collateral_fetched_again() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let asked = world.pccs.request_count();
+    let same = desk.run(&["refresh-collateral"]).await;
+    assert_eq!(same.code, 0, "{}", same.text());
+    for text in
+        ["53494d000000 (platform CA): the same as before", "TCB evaluation number 17", "verified again"]
+    {
+        assert!(same.out.contains(text), "{text}: {}", same.out);
+    }
+    assert!(world.pccs.request_count() > asked);
+
+    world.pccs.publish(&CollateralSpec { evaluation_number: 18, ..CollateralSpec::default() });
+    let newer = desk.json(0, &["refresh-collateral"]).await;
+    assert_eq!(
+        (&newer["models"][0]["tcb_evaluation_number"], &newer["models"][0]["is_newer"]),
+        (&json!(18), &json!(true))
+    );
+
+    world.pccs.set_mode(PccsMode::Down);
+    let failed = desk.run(&["refresh-collateral"]).await;
+    assert_eq!(failed.code, 1, "{}", failed.text());
+    assert!(failed.out.contains("not refreshed, what was held stays in use"), "{}", failed.out);
+    assert!(failed.out.contains("pck crl: answered 503"), "{}", failed.out);
+    crate::support::eventually("each is recorded", async || {
+        (world.audited("collateral_refreshed").len() == 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn a_freeze_is_made_longer_but_shorter_only_where_that_is_meant() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let id = "0a".repeat(20);
+    let freeze = |more: &[&'static str]| {
+        let mut arguments = vec!["freeze", "app", id.as_str(), "--reason", "second"];
+        arguments.extend(more);
+        arguments.into_iter().map(str::to_owned).collect::<Vec<_>>()
+    };
+    let run = async |more: &[&'static str]| {
+        let arguments = freeze(more);
+        desk.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+    };
+    assert_eq!(run(&["--for", "8h"]).await.code, 0);
+    let refused = run(&["--for", "1h"]).await;
+    assert!(refused.code == 3 && refused.err.contains("it is frozen already until"), "{}", refused.text());
+    assert!(refused.err.contains("by token (second); nothing was changed"), "{}", refused.err);
+    assert_eq!(run(&["--for", "9h"]).await.code, 0, "longer");
+    assert_eq!(run(&[]).await.code, 0, "without end");
+    assert_eq!(run(&["--for", "9h"]).await.code, 3);
+    assert_eq!(run(&["--for", "1h", "--replace"]).await.code, 0);
+    let listed = desk.json(0, &["frozen"]).await;
+    let entry = &listed["frozen"][0];
+    let lasts = entry["expires_at"].as_u64().zip(entry["since"].as_u64()).map(|(end, since)| end - since);
+    assert_eq!(lasts, Some(3600));
+}
+
+#[tokio::test]
+async fn several_kmss_are_frozen_at_once_and_the_one_that_fails_is_named() {
+    let (first, second) = (world().await, world().await);
+    let desk = desk(&first).await;
+    let admin = async |world: &World| format!("http://{}", world.admin_address().await);
+    let both = format!("{},{}", admin(&first).await, admin(&second).await);
+    let frozen = desk.json(0, &["freeze", "kms", "--reason", "r", "--yes", "--admin", &both]).await;
+    assert_eq!(frozen.as_array().map(Vec::len), Some(2), "{frozen}");
+    for world in [&first, &second] {
+        let url = admin(world).await;
+        let listed = desk.json(0, &["frozen", "--admin", &url]).await;
+        assert_eq!(listed["frozen"][0]["scope"], "kms", "{url}: {listed}");
+    }
+    let with_absent = format!("http://127.0.0.1:1,{both}");
+    let thawed = desk.json(1, &["unfreeze", "kms", "--admin", &with_absent]).await;
+    let error = thawed[0]["error"].as_str().expect("a reason");
+    assert!(error.contains("is the admin listener enabled (core.admin.enabled)"), "{thawed}");
+    assert_eq!(thawed[2]["answer"]["was_frozen"], true, "{thawed}");
+    let denials = desk.run(&["denials", "--admin", &both]).await;
+    assert!(denials.code == 2 && denials.err.contains("takes one --admin, got 2"), "{}", denials.text());
+    // The main listener is none.
+    let main = format!("https://localhost:{}", first.address().port());
+    let wrong = desk.run(&["frozen", "--admin", &main, "--dangerous-any-server"]).await;
+    assert!(wrong.code == 1 && wrong.err.contains("this is not an admin listener"), "{}", wrong.text());
+}
+
+#[tokio::test]
+async fn an_operator_tries_an_allowlist_before_it_decides() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    assert!(desk.run(&["shadow", "report"]).await.out.starts_with("No candidate is running."));
+    desk.write("next.json", "{}");
+    let started = desk.run(&["shadow", "start", "next.json"]).await;
+    assert_eq!(started.code, 0, "{}", started.text());
+    assert!(started.out.contains("DENY THIS KMS ITSELF"), "{}", started.out);
+    let caller = world.caller().shows(&world.attested(&app).await);
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+    let report = desk.run(&["shadow", "report"]).await;
+    for text in ["next.json", "newly DENIED", "os_image_not_allowed", &hex::encode(app.app_id())] {
+        assert!(report.out.contains(text), "{text}: {}", report.out);
+    }
+    let stopped = desk.json(0, &["shadow", "stop"]).await;
+    assert_eq!((&stopped["running"], &stopped["newly_denied"]), (&json!(false), &json!(1)));
+    desk.write("broken.json", "{");
+    assert_eq!(desk.run(&["shadow", "start", "broken.json"]).await.code, 3);
+}
+
+#[tokio::test]
+async fn without_the_token_nothing_is_told() {
+    let world = world().await;
+    let address = format!("http://{}", world.admin_address().await);
+    let desk = Desk::in_world(&world).with("KMS_ADMIN_URL", address);
+    let ran = desk.run(&["frozen"]).await;
+    assert_eq!(ran.code, 3, "{}", ran.text());
+    assert!(ran.text().contains("KMS_ADMIN_TOKEN"), "{}", ran.text());
+    desk.write("token", format!("{TOKEN}\n"));
+    assert_eq!(desk.run(&["frozen", "--token-file", "token"]).await.code, 0);
+}
+
+#[tokio::test]
+async fn status_says_that_a_kms_can_release_nothing_and_denials_says_why() {
+    let world = world().await;
+    let desk = desk(&world).await.with("KMS_URL", format!("https://{}", world.address()));
+    let ran = desk.run(&["status"]).await;
+    assert_eq!(ran.code, 0, "{}", ran.text());
+    assert!(ran.out.contains("serving"), "{}", ran.out);
+
+    world.allowlist.write_text("{\"osImages\": [");
+    let ran = crate::support::eventually("not ready", async || {
+        Some(desk.run(&["status"]).await).filter(|ran| ran.code != 0)
+    })
+    .await;
+    assert_eq!(ran.code, 1, "{}", ran.text());
+    for text in ["NOT READY", "the allowlist is missing or invalid", "(allowlist_unusable)"] {
+        assert!(ran.out.contains(text), "{text}: {}", ran.out);
+    }
+    let json: serde_json::Value =
+        serde_json::from_str(&desk.run(&["status", "--json"]).await.out).expect("JSON");
+    let kms = &json["kms"][0];
+    assert_eq!((&kms["state"], &kms["ready"]), (&json!("not_ready"), &json!(false)), "{json}");
+    assert_eq!(kms["not_ready"][0]["code"], "allowlist_unusable");
+
+    // What a guest does first.
+    assert_eq!(world.caller().json("GetTempCaCert", json!({})).await.status, 403);
+    let listed = desk.run(&["denials"]).await;
+    for text in ["allowlist_unusable", "GetTempCaCert", "a readable allow-list"] {
+        assert!(listed.out.contains(text), "{text}: {}", listed.out);
+    }
+}
+
+#[tokio::test]
+async fn a_replica_is_onboarded_through_the_admin_listener_by_a_node_that_proves_itself_first() {
+    let mut source = World::stopped_with(&format!(
+        "core.admin.auth_token = \"{TOKEN}\"\ncore.onboard.public_key_handover = false"
+    ))
+    .await;
+    let (key, certs) = (source.path("admin.key"), source.path("admin.crt"));
+    source.configure(&format!(
+        "core.admin.tls = {{ key = {key:?}, certs = {certs:?}, create_if_missing = true }}"
+    ));
+    source.start().await.expect("it starts");
+    let (port, desk) = (source.address().port(), Desk::in_world(&source));
+    let measured = hex::encode(source.cvm.mr_aggregated());
+    let other = "11".repeat(32);
+    let bootstrap = |url: String, pin: String| {
+        ["bootstrap", "--domain", "localhost", "--dangerous-root", "root.der", "--kms"]
+            .map(str::to_owned)
+            .into_iter()
+            .chain([url, "--pin".to_owned(), pin])
+            .collect::<Vec<_>>()
+    };
+    async fn run(desk: &Desk, arguments: &[String]) -> crate::support::process::Ran {
+        desk.run(&arguments.iter().map(String::as_str).collect::<Vec<_>>()).await
+    }
+    let (plain, tls) = (format!("http://localhost:{port}"), format!("https://localhost:{port}"));
+    for (arguments, code, text) in [
+        (bootstrap(plain, measured.clone()), 2, "plain http proves no server; --pin is for https"),
+        (bootstrap(tls.clone(), other.clone()), 4, "which is not pinned; nothing was sent"),
+        (bootstrap(tls.clone(), "11".to_owned()), 2, "must be 32 bytes"),
+    ] {
+        let ran = run(&desk, &arguments).await;
+        assert_eq!((ran.code, ran.text().contains(text)), (code, true), "{text}: {}", ran.text());
+        assert!(!source.key_file("root-ca.key").exists(), "{text}");
+    }
+    // Without its root the attestation of a simulated machine proves nothing.
+    let intel: Vec<_> = bootstrap(tls.clone(), measured.clone())
+        .into_iter()
+        .filter(|argument| !["--dangerous-root", "root.der"].contains(&argument.as_str()))
+        .collect();
+    let ran = run(&desk, &intel).await;
+    assert_eq!((ran.code, ran.text().contains("nothing was sent")), (4, true), "{}", ran.text());
+    let ran = run(&desk, &bootstrap(tls, measured.clone())).await;
+    assert_eq!(ran.code, 0, "{}", ran.text());
+    source.finish().await;
+
+    let replica = World::onboarding().await;
+    let node = format!("https://localhost:{}", replica.address().port());
+    let admin = format!("https://{}", source.admin_address().await);
+    desk.write("source-token", format!("{TOKEN}\n"));
+    desk.write("wrong-token", "another-token");
+    let onboard = |token: &'static str, belief: &[&str]| {
+        ["onboard", "--kms", &node, "--source", &admin, "--domain", "localhost", "--source-token-file", token]
+            .iter()
+            .chain(belief)
+            .map(|&argument| argument.to_owned())
+            .collect::<Vec<_>>()
+    };
+    let pinned = ["--dangerous-root", "root.der", "--pin", &other, "--pin", &measured];
+    for (arguments, code, text) in [
+        (onboard("source-token", &[]), 2, "the token does not go to"),
+        (onboard("source-token", &["--dangerous-root", "root.der", "--pin", &other]), 4, "nothing was sent"),
+        (onboard("no-file", &pinned), 2, "no-file"),
+        (onboard("wrong-token", &pinned), 3, "GetKmsKey: the server answered 401"),
+    ] {
+        let ran = run(&desk, &arguments).await;
+        assert_eq!((ran.code, ran.text().contains(text)), (code, true), "{text}: {}", ran.text());
+        assert!(!ran.text().contains("another-token"), "{}", ran.text());
+        assert!(!replica.key_file("root-ca.key").exists(), "{text}");
+    }
+    let ran = run(&desk, &onboard("source-token", &pinned)).await;
+    assert_eq!(ran.code, 0, "{}", ran.text());
+    assert_eq!(replica.root_keys().ca_spki(), source.root_keys().ca_spki());
+}

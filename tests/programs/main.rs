@@ -1,0 +1,18 @@
+//! The programs as users run them, and programs of others that talk to them: real processes.
+
+#[path = "../ethereum/anvil.rs"]
+mod anvil;
+#[path = "../ethereum/chain.rs"]
+mod chain;
+#[path = "../support/mod.rs"]
+mod support;
+
+mod binary;
+mod clients;
+mod documents;
+mod ethereum_nodes;
+mod kmsctl;
+mod kmsctl_operator;
+mod onboarding_page;
+mod policy_commands;
+mod replicas;
