@@ -6,11 +6,11 @@ default:
 
 # Simulated TDX platform, KMS and a first CVM in one process
 sandbox *args:
-    cargo run --release -p kms-sandbox -- {{args}}
+    cargo run -p kms-sandbox -- {{args}}
 
-# All tests
+# All tests, after installing what they drive
 test *args:
-    cargo test --workspace {{args}}
+    bash tests/run {{args}}
 
 # Format, then lint with warnings as errors
 lint:

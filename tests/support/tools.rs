@@ -21,7 +21,7 @@ pub fn program(name: &str) -> PathBuf {
         .map(|directory| directory.join(name))
         .find(|candidate| candidate.is_file())
         .unwrap_or_else(|| {
-            panic!("this test needs `{name}` in PATH: install it (Debian: apt-get install {name})")
+            panic!("this test needs `{name}` in PATH: bash tests/run --install installs all that tests need")
         })
 }
 
