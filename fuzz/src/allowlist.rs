@@ -28,7 +28,7 @@ pub fn allowlist(data: &[u8]) {
             let boot_info = boot_info(advisories);
             for subject in [Subject::App(&boot_info), Subject::Kms(&boot_info)] {
                 let allowed = match policy.snapshot_decide(subject).expect("a file decides at once") {
-                    Decision::Allowed { gateway_app_id } => {
+                    Decision::Allowed { gateway_app_id, .. } => {
                         assert_eq!(file.map(|file| text(&file["gatewayAppId"])), Some(gateway_app_id));
                         true
                     }

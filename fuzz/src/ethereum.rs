@@ -66,7 +66,7 @@ pub fn ethereum(data: &[u8]) {
         policy.decide(Subject::App(&boot_info)).await
     });
     match decision {
-        Ok(Decision::Allowed { gateway_app_id }) => match place {
+        Ok(Decision::Allowed { gateway_app_id, .. }) => match place {
             Verdict => assert_eq!(encoded(1, reason(bytes)), bytes, "another encoding"),
             Gateway => assert_eq!(text(&gateway_app_id), bytes, "another encoding"),
             Implementation => assert!(bytes.len() == 32 && bytes[..12] == [0; 12], "no address"),

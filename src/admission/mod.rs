@@ -6,17 +6,18 @@ mod freeze;
 mod outlook;
 mod peer;
 mod permit;
+mod stage;
 mod standing;
 mod tcb;
+mod timely;
 mod vm_config;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use kms_attest::{
     csr::Csr,
     identity::{AppId, AppInfo, BootInfo, Registers},
-    measurement::Stage,
     verify::{Binding, Verified, Verifier, VerifyError},
 };
 
@@ -29,11 +30,13 @@ pub use self::{
     outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
     permit::{App, Certificate, Kms, Permit, Shown, Standing},
+    stage::{StageRule, StageVerdict},
     standing::{Missing, NoStanding, OwnEvidenceError, OwnStanding, own_evidence, own_identity},
     tcb::{Relaxations, TcbTolerance, Tolerated},
+    timely::{Decided, MAX_DECISION_AGE, both},
     vm_config::Mismatch,
 };
-use permit::Admitted;
+use permit::{Admitted, Allowed, Basis};
 
 use crate::config::ReleaseStage;
 use crate::metrics::Metrics;
@@ -101,6 +104,8 @@ pub enum Refusal {
         "Boot denied: keys are released to a guest that boots, and this evidence is from after system-ready"
     )]
     AfterBoot {
+        /// What says so.
+        rule: StageRule,
         /// Who asked, as measured.
         identity: Box<BootInfo>,
         /// Why policy was told something else.
@@ -293,39 +298,43 @@ impl Admission {
         };
         // Here, so that what is frozen costs no question; and once more at the end.
         thawed(&identity)?;
-        let stage = shown_evidence.stage;
-        let mut allowed = self.decided(verified, role, &identity, stage).await?;
-        // Only now: a denial costs no download.
-        if let ImageCheck::Required(images) = image {
-            let began = Instant::now();
-            if let Err(error) = images.verify(verified, vm_config).await {
-                let Allowed { relaxations, .. } = allowed;
-                return Err(Refusal::OsImage { error, identity: Box::new(identity), relaxations });
-            }
-            // What was allowed before a download may have been revoked since.
-            if is_outdated(began) {
-                allowed = self.decided(verified, role, &identity, stage).await?;
-            }
+        let basis = Basis { verdict: verified.verdict().clone(), role, stage: shown_evidence.stage };
+        let allowed = self.decided(&basis, &identity).await?;
+        // Only now: a denial costs no download. What takes long here is noticed by the age of the decision.
+        if let ImageCheck::Required(images) = image
+            && let Err(error) = images.verify(verified, vm_config).await
+        {
+            let Allowed { relaxations, .. } = allowed;
+            return Err(Refusal::OsImage { error, identity: Box::new(identity), relaxations });
         }
-        let Allowed { gateway_app_id, relaxations } = allowed;
         let not_frozen = thawed(&identity)?;
-        tolerance.needed(&relaxations, &identity, "a caller");
+        tolerance.needed(&allowed.relaxations, &identity, "a caller");
         let shown = shown_evidence;
-        let admitted = Admitted { identity, app_id, app_info, gateway_app_id, relaxations, shown };
-        Ok(Permit::new(admitted, not_frozen))
+        Ok(Permit::new(Admitted { identity, app_id, app_info, allowed, basis, shown }, not_frozen))
+    }
+
+    /// The permit by what policy says now.
+    ///
+    /// # Errors
+    /// [`Refusal`]: what was allowed before is so no longer, or nobody can tell.
+    pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
+        let admitted = permit.into_admitted();
+        let allowed = self.decided(&admitted.basis, &admitted.identity).await?;
+        let not_frozen = self.0.freezes.check(&admitted.identity).map_err(|frozen| Refusal::Frozen {
+            frozen,
+            identity: Some(Box::new(admitted.identity.clone())),
+        })?;
+        self.0.tolerance.needed(&allowed.relaxations, &admitted.identity, "a caller");
+        Ok(Permit::new(Admitted { allowed, ..admitted }, not_frozen))
     }
 
     /// What policy says now, and whether keys are released at this stage of the guest.
-    async fn decided(
-        &self,
-        verified: &Verified,
-        role: Role,
-        identity: &BootInfo,
-        stage: Stage,
-    ) -> Result<Allowed, Refusal> {
+    async fn decided(&self, basis: &Basis, identity: &BootInfo) -> Result<Allowed, Refusal> {
         let Parts { policy, tolerance, shadow, metrics, release_stage, .. } = &self.0;
-        let Tolerated { shown, relaxations } = tolerance.apply(verified.verdict(), identity);
+        let Basis { verdict, role, stage } = basis;
+        let Tolerated { shown, relaxations } = tolerance.apply(verdict, identity);
         let answer = policy.decide(role.subject(&shown)).await;
+        let at = Instant::now();
         shadow.observe(role.subject(&shown), answer.as_ref().ok());
         drop(shown);
         metrics.policy_answer(match &answer {
@@ -336,52 +345,15 @@ impl Admission {
         let identity = || Box::new(identity.clone());
         match answer.map_err(Refusal::PolicyUnavailable)? {
             Decision::Denied(denial) => Err(Refusal::Denied { denial, identity: identity(), relaxations }),
-            Decision::Allowed { gateway_app_id } => {
-                match at_stage(policy, *release_stage, role, &identity(), stage) {
-                    StageVerdict::Released => Ok(Allowed { gateway_app_id, relaxations }),
-                    StageVerdict::TooLate => Err(Refusal::AfterBoot { identity: identity(), relaxations }),
+            Decision::Allowed { gateway_app_id, release_stage: by_policy } => {
+                match StageRule::of(by_policy, *release_stage).judge(*role, *stage) {
+                    StageVerdict::Released(rule) => Ok(Allowed { gateway_app_id, relaxations, rule, at }),
+                    StageVerdict::TooLate(rule) => {
+                        Err(Refusal::AfterBoot { rule, identity: identity(), relaxations })
+                    }
                 }
             }
         }
-    }
-}
-
-/// What a decision gives.
-struct Allowed {
-    gateway_app_id: String,
-    relaxations: Relaxations,
-}
-
-/// How long a decision counts while something else is waited for: an OS image can take minutes.
-const DECISION_LIFETIME: Duration = Duration::from_secs(10);
-
-/// Whether a decision that was made at some time must be made again before it releases anything.
-pub fn is_outdated(decided: Instant) -> bool {
-    decided.elapsed() > DECISION_LIFETIME
-}
-
-/// Whether keys go to a guest of some stage.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum StageVerdict {
-    /// They do, or it is not keys of an app that are asked for.
-    Released,
-    /// They are released only while a guest boots, and this one has booted.
-    TooLate,
-}
-
-/// Whether the keys of an app are released to a guest of this stage: what the policy says of the app counts, else what is
-/// configured. Certificates and root keys are for guests that have booted.
-pub fn at_stage(
-    policy: &Policy,
-    configured: ReleaseStage,
-    role: Role,
-    identity: &BootInfo,
-    stage: Stage,
-) -> StageVerdict {
-    let limit = || policy.release_stage(&identity.app_id).unwrap_or(configured);
-    match (role, stage) {
-        (Role::App, Stage::Running) if limit() == ReleaseStage::Boot => StageVerdict::TooLate,
-        (Role::App | Role::Kms | Role::Certificate, Stage::Boot | Stage::Running) => StageVerdict::Released,
     }
 }
 

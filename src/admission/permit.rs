@@ -1,13 +1,15 @@
 //! Proof that a caller was verified and allowed: only `admission` makes it, and secrets ask for it.
 
 use std::marker::PhantomData;
+use std::time::Instant;
 
 use kms_attest::{
     identity::{AppId, AppInfo, BootInfo},
     measurement::Stage,
+    tcb::TcbVerdict,
 };
 
-use super::{Relaxations, freeze::NotFrozen};
+use super::{Decided, Relaxations, Role, StageRule, freeze::NotFrozen};
 
 /// May have the keys of its app.
 #[derive(Debug)]
@@ -37,9 +39,28 @@ pub(super) struct Admitted {
     pub(super) app_id: AppId,
     /// With run-time registers, whichever the identity is read from.
     pub(super) app_info: AppInfo,
+    pub(super) allowed: Allowed,
+    pub(super) basis: Basis,
+    pub(super) shown: Shown,
+}
+
+/// What policy said.
+#[derive(Debug)]
+pub(super) struct Allowed {
     pub(super) gateway_app_id: String,
     pub(super) relaxations: Relaxations,
-    pub(super) shown: Shown,
+    /// What released keys at the guest's stage; `None` where no keys of an app are asked for.
+    pub(super) rule: Option<StageRule>,
+    /// When.
+    pub(super) at: Instant,
+}
+
+/// What policy is asked with besides the identity, so that it can be asked again.
+#[derive(Debug)]
+pub(super) struct Basis {
+    pub(super) verdict: TcbVerdict,
+    pub(super) role: Role,
+    pub(super) stage: Stage,
 }
 
 /// The caller whose `identity` was verified and allowed in the role `R`.
@@ -54,9 +75,14 @@ impl<R> Permit<R> {
         Self { admitted, role: PhantomData }
     }
 
-    /// A permit for what is tried with one; its app id is the identity's.
+    pub(super) fn into_admitted(self) -> Admitted {
+        self.admitted
+    }
+
+    /// A permit for what is tried with one, decided at some time; its app id is the identity's.
     #[cfg(test)]
-    pub(crate) fn for_test(identity: BootInfo, not_frozen: NotFrozen) -> Self {
+    pub(crate) fn for_test(identity: BootInfo, not_frozen: NotFrozen, at: Instant) -> Self {
+        use kms_attest::tcb::TcbStatus;
         let app_info = AppInfo {
             app_id: identity.app_id.clone(),
             compose_hash: identity.compose_hash.clone(),
@@ -72,8 +98,22 @@ impl<R> Permit<R> {
             app_id: AppId::try_from(identity.app_id.as_slice()).expect("an app id"),
             identity,
             app_info,
-            gateway_app_id: String::new(),
-            relaxations: Relaxations::default(),
+            allowed: Allowed {
+                gateway_app_id: String::new(),
+                relaxations: Relaxations::default(),
+                rule: None,
+                at,
+            },
+            basis: Basis {
+                verdict: TcbVerdict {
+                    status: TcbStatus::UpToDate,
+                    advisory_ids: Vec::new(),
+                    fmspc: [0; 6],
+                    lag: None,
+                },
+                role: Role::App,
+                stage: Stage::Boot,
+            },
             shown: Shown { digest: [0; 32], stage: Stage::Boot },
         };
         Self::new(admitted, not_frozen)
@@ -81,7 +121,7 @@ impl<R> Permit<R> {
 
     /// What was needed of the operator's tolerance: policy was told something else than [`Permit::identity`].
     pub fn relaxations(&self) -> &[String] {
-        self.admitted.relaxations.labels()
+        self.admitted.allowed.relaxations.labels()
     }
 
     /// What was verified.
@@ -92,6 +132,11 @@ impl<R> Permit<R> {
     /// The same as a certificate states it: the configuration that was authorized, the device that was verified.
     pub fn app_info(&self) -> &AppInfo {
         &self.admitted.app_info
+    }
+
+    /// The rule by which keys are released at the guest's stage; `None` for what is released at every stage.
+    pub fn stage_rule(&self) -> Option<StageRule> {
+        self.admitted.allowed.rule
     }
 
     /// The evidence that this permit rests on.
@@ -106,17 +151,36 @@ impl<R> Permit<R> {
 
     /// The gateway that policy names for this caller.
     pub fn gateway_app_id(&self) -> &str {
-        &self.admitted.gateway_app_id
+        &self.admitted.allowed.gateway_app_id
     }
 }
 
 /// Proof that this KMS itself may serve: its own evidence was verified and allowed, or the operator has switched
 /// self-authorization off (`core.enforce_self_authorization = false`).
 #[derive(Debug, Clone)]
-pub struct Standing(());
+pub struct Standing(Instant);
 
 impl Standing {
+    /// Granted now.
     pub(super) fn granted() -> Self {
-        Self(())
+        Self(Instant::now())
+    }
+
+    /// One that was granted at some time, for what is tried with it.
+    #[cfg(test)]
+    pub(crate) fn for_test(at: Instant) -> Self {
+        Self(at)
+    }
+}
+
+impl Decided for Standing {
+    fn decided_at(&self) -> Instant {
+        self.0
+    }
+}
+
+impl<R> Decided for Permit<R> {
+    fn decided_at(&self) -> Instant {
+        self.admitted.allowed.at
     }
 }

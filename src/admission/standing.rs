@@ -347,7 +347,7 @@ impl OwnStanding {
     async fn decide(&self) -> Result<Decision, NoAnswer> {
         let Requirement::Enforced { attester, verifier, policy, tolerance, own, needed } = &self.requirement
         else {
-            return Ok(Decision::Allowed { gateway_app_id: String::new() });
+            return Ok(Decision::Allowed { gateway_app_id: String::new(), release_stage: None });
         };
         let known = own.load_full().filter(|own| {
             super::peer::is_current(own.until, own.verified)

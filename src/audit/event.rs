@@ -37,6 +37,10 @@ pub struct Basis {
     pub evidence_sha256: String,
     /// How far the guest had come when it was taken: `boot` or `running`.
     pub stage: &'static str,
+    /// The rule by which keys of an app are released at this stage: `releaseStage boot` of the policy, or
+    /// `core.release_stage any`; `None` for what is released at every stage.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage_rule: Option<&'static str>,
 }
 
 impl Subject {
@@ -221,7 +225,8 @@ pub enum Event {
         #[serde(flatten)]
         why: Why,
     },
-    /// A release that is recorded before this did not happen: a freeze came in between.
+    /// A release that is recorded before this did not happen: a freeze came in between, or recording it took so long that
+    /// the decision was too old.
     Withheld {
         /// Who would have got it.
         #[serde(flatten)]
@@ -345,6 +350,9 @@ pub struct Why {
     /// SHA-256 of the evidence that was shown, hex; `None` where there was none that can be read.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence_sha256: Option<String>,
+    /// The rule that refused the guest's stage, where one did.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub stage_rule: Option<&'static str>,
 }
 
 impl Event {

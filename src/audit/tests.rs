@@ -21,6 +21,7 @@ fn denied(reason: &str) -> Event {
             remedy: None,
             denial_id: "00112233aabb".to_owned(),
             evidence_sha256: None,
+            stage_rule: None,
         },
     }
 }

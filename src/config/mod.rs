@@ -255,6 +255,14 @@ impl ReleaseStage {
             _ => Err("must be \"boot\" or \"any\""),
         }
     }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Any => "any",
+        }
+    }
 }
 
 /// What an empty `devices` list of the allow-list means when `allowAnyDevice` is false.

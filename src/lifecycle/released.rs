@@ -1,9 +1,9 @@
 //! A permit whose release has been written to the audit log: what `Ready` asks for before it hands anything out.
 
-use std::{net::IpAddr, sync::Arc};
+use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use crate::{
-    admission::{App, Certificate, Freeze, Freezes, Kms, NotFrozen, Permit, Standing},
+    admission::{App, Certificate, Decided, Freeze, Freezes, Kms, NotFrozen, Permit, StageRule, Standing},
     audit::{Audit, AuditError, Basis, Event, Receipt, Subject},
 };
 
@@ -22,6 +22,8 @@ pub enum NotReleased {
     Unrecorded(AuditError),
     /// An operator has frozen the caller, or everything, since the permit was made.
     Frozen(Arc<Freeze>),
+    /// Policy was asked about the caller, or about this KMS, too long ago: who was allowed may have been revoked since.
+    Outdated,
 }
 
 impl From<AuditError> for NotReleased {
@@ -45,33 +47,47 @@ impl<R> Released<R> {
         &self.permit
     }
 
-    /// Writing the line takes its time: what was frozen meanwhile is not released, and the log says so.
+    /// Writing the line takes its time: what was frozen meanwhile is not released, nor by decisions that are too old by
+    /// then, and the log says so.
     async fn after(
         event: impl FnOnce(Subject) -> Event,
         door: Door<'_>,
         permit: Permit<R>,
+        standing: &Standing,
         to: IpAddr,
+        clock: impl Fn() -> Instant,
     ) -> Result<Self, (NotReleased, Permit<R>)> {
         let Door { audit, freezes } = door;
-        let identity = permit.identity();
-        if let Err(freeze) = freezes.check(identity) {
-            return Err((NotReleased::Frozen(freeze), permit));
+        let may_go = |permit: &Permit<R>| {
+            let now = clock();
+            if permit.is_outdated(now) || standing.is_outdated(now) {
+                return Err(NotReleased::Outdated);
+            }
+            freezes.check(permit.identity()).map_err(NotReleased::Frozen)
+        };
+        if let Err(refused) = may_go(&permit) {
+            return Err((refused, permit));
         }
+        let identity = permit.identity();
         let shown = permit.shown();
-        let basis = Basis { evidence_sha256: hex::encode(shown.digest), stage: shown.stage.name() };
+        let basis = Basis {
+            evidence_sha256: hex::encode(shown.digest),
+            stage: shown.stage.name(),
+            stage_rule: permit.stage_rule().map(StageRule::name),
+        };
         let subject = Subject::new(identity, to).relaxed(permit.relaxations()).showing(basis);
         let receipt = match audit.record(event(subject.clone())).await {
             Ok(receipt) => receipt,
             Err(error) => return Err((NotReleased::Unrecorded(error), permit)),
         };
-        match freezes.check(permit.identity()) {
+        match may_go(&permit) {
             Ok(not_frozen) => Ok(Self { permit, _receipt: receipt, _not_frozen: not_frozen }),
-            Err(freeze) => {
+            Err(refused) => {
                 let withheld = Event::Withheld { subject, released: receipt.seq() };
                 if let Err(error) = audit.record(withheld).await {
                     tracing::error!(%error, "the audit log does not say that a release was withheld");
                 }
-                Err((NotReleased::Frozen(freeze), permit))
+                Err((refused, permit))
             }
         }
     }
@@ -85,10 +101,18 @@ impl Released<App> {
     pub async fn app(
         door: Door<'_>,
         permit: Permit<App>,
-        _: &Standing,
+        standing: &Standing,
         to: IpAddr,
     ) -> Result<Self, (NotReleased, Permit<App>)> {
-        let released = Self::after(|subject| Event::AppKeyReleased { subject }, door, permit, to).await?;
+        let released = Self::after(
+            |subject| Event::AppKeyReleased { subject },
+            door,
+            permit,
+            standing,
+            to,
+            Instant::now,
+        )
+        .await?;
         door.freezes.note_release(released.permit.identity());
         Ok(released)
     }
@@ -102,10 +126,11 @@ impl Released<Kms> {
     pub async fn kms(
         door: Door<'_>,
         permit: Permit<Kms>,
-        _: &Standing,
+        standing: &Standing,
         to: IpAddr,
     ) -> Result<Self, (NotReleased, Permit<Kms>)> {
-        Self::after(|subject| Event::KmsKeyReleased { subject }, door, permit, to).await
+        Self::after(|subject| Event::KmsKeyReleased { subject }, door, permit, standing, to, Instant::now)
+            .await
     }
 }
 
@@ -117,7 +142,7 @@ impl Released<Certificate> {
     pub async fn certificate(
         door: Door<'_>,
         permit: Permit<Certificate>,
-        _: &Standing,
+        standing: &Standing,
         to: IpAddr,
         common_name: &str,
         names: &[String],
@@ -127,7 +152,7 @@ impl Released<Certificate> {
             common_name: common_name.to_owned(),
             names: names.to_vec(),
         };
-        let released = Self::after(event, door, permit, to).await?;
+        let released = Self::after(event, door, permit, standing, to, Instant::now).await?;
         door.freezes.note_release(released.permit.identity());
         Ok(released)
     }
@@ -136,6 +161,8 @@ impl Released<Certificate> {
 #[cfg(test)]
 mod tests {
     use std::net::Ipv4Addr;
+    use std::sync::Mutex;
+    use std::time::Duration;
 
     use tokio::{runtime::Handle, task::block_in_place};
 
@@ -166,7 +193,11 @@ mod tests {
         }
 
         fn permit(&self) -> Permit<App> {
-            Permit::for_test(boot_info(), self.freezes.check(&boot_info()).unwrap())
+            self.permit_of(Instant::now())
+        }
+
+        fn permit_of(&self, decided: Instant) -> Permit<App> {
+            Permit::for_test(boot_info(), self.freezes.check(&boot_info()).unwrap(), decided)
         }
 
         async fn freeze(&self) {
@@ -191,11 +222,14 @@ mod tests {
         let disk = Disk::new();
         let permit = disk.permit();
         disk.freeze().await;
+        let standing = Standing::for_test(Instant::now());
         let outcome = Released::after(
             |subject| Event::AppKeyReleased { subject },
             disk.door(),
             permit,
+            &standing,
             [192, 0, 2, 1].into(),
+            Instant::now,
         );
         assert!(matches!(outcome.await, Err((NotReleased::Frozen(_), _))));
         assert_eq!(disk.log().0, ["frozen"]);
@@ -209,10 +243,53 @@ mod tests {
             block_in_place(|| Handle::current().block_on(disk.freeze()));
             Event::AppKeyReleased { subject }
         };
-        let outcome = Released::after(event, disk.door(), disk.permit(), [192, 0, 2, 1].into()).await;
+        let standing = Standing::for_test(Instant::now());
+        let (door, permit, to) = (disk.door(), disk.permit(), [192, 0, 2, 1].into());
+        let outcome = Released::after(event, door, permit, &standing, to, Instant::now).await;
         assert!(matches!(outcome, Err((NotReleased::Frozen(_), _))));
         let (names, last) = disk.log();
         assert_eq!(names, ["frozen", "app_key_released", "withheld"]);
         assert_eq!((&last["released"], &last["app_id"]), (&2.into(), &"11".repeat(20).into()));
+    }
+    #[tokio::test]
+    async fn what_was_decided_more_than_ten_seconds_ago_releases_nothing() {
+        let begin = Instant::now();
+        let at = |seconds| begin + Duration::from_secs(seconds);
+        let recorded = ["app_key_released"].as_slice();
+        let withheld = ["app_key_released", "withheld"].as_slice();
+        // When permit and standing were decided; the time at the door, and once the line is on the disk.
+        for (permit, standing, before, after, released, log) in [
+            (0, 0, 0, 0, true, recorded),
+            (0, 0, 5, 10, true, recorded),
+            (0, 0, 11, 11, false, [].as_slice()),
+            (0, 11, 11, 11, false, &[]),
+            (11, 0, 11, 11, false, &[]),
+            (0, 0, 10, 11, false, withheld),
+            (0, 9, 9, 14, false, withheld),
+            (9, 0, 9, 14, false, withheld),
+            (9, 9, 9, 14, true, recorded),
+        ] {
+            let disk = Disk::new();
+            let clock = Mutex::new(at(before));
+            // The event is made after the first look and before the line is written: a disk that takes its time.
+            let event = |subject| {
+                *clock.lock().unwrap() = at(after);
+                Event::AppKeyReleased { subject }
+            };
+            let (permit_then, standing_then) = (at(permit), at(standing));
+            let (door, permit_made) = (disk.door(), disk.permit_of(permit_then));
+            let standing_made = Standing::for_test(standing_then);
+            let to = [192, 0, 2, 1].into();
+            let outcome =
+                Released::after(event, door, permit_made, &standing_made, to, || *clock.lock().unwrap())
+                    .await;
+            let case = format!("{permit} {standing} {before} {after}");
+            match outcome {
+                Ok(_) => assert!(released, "{case}"),
+                Err((NotReleased::Outdated, _)) => assert!(!released, "{case}"),
+                Err((other, _)) => panic!("{case}: {other:?}"),
+            }
+            assert_eq!(disk.log().0, log, "{case}");
+        }
     }
 }

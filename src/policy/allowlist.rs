@@ -11,11 +11,11 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
-use super::examine::{Nearest, RuleOutcome};
+use super::examine::Examination;
 use super::letting_go::let_go;
 use super::rules::Rules;
 use super::{Decision, Denial, Info, PolicyError, Subject};
-use crate::config::{EmptyDevices, Relaxation, ReleaseStage};
+use crate::config::{EmptyDevices, Relaxation};
 
 /// The code of a denial because the file cannot be read or is invalid.
 pub const ALLOWLIST_UNUSABLE: &str = "allowlist_unusable";
@@ -51,31 +51,35 @@ impl Allowlist {
     }
 
     pub(super) async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+        self.read().await?;
+        Ok(self.snapshot_decide(subject))
+    }
+
+    /// Makes sure that the newest content of the file has been read.
+    async fn read(&self) -> Result<(), PolicyError> {
         self.refresh().await;
         if self.file.is_overdue() {
             let detail = "the file of core.auth_api.allowlist.path has changed and cannot be read to its end";
             return Err(PolicyError::Unavailable { detail: detail.to_owned() });
         }
-        Ok(self.snapshot_decide(subject))
+        Ok(())
     }
 
     pub(super) fn snapshot_decide(&self, subject: Subject<'_>) -> Decision {
-        let snapshot = self.file.snapshot.load();
-        match (snapshot.rules.decide(subject, self.empty_devices), &snapshot.error) {
-            (Decision::Denied(denial), Some(error)) => Decision::Denied(Denial {
-                code: ALLOWLIST_UNUSABLE,
-                expected: Some(format!("a readable allow-list: it {error}")),
-                ..denial
-            }),
-            (decision, _) => decision,
-        }
+        self.file.snapshot.load().decide(subject, self.empty_devices)
     }
 
-    /// Every rule on the newest content that was read, and the entry that comes nearest.
-    pub(super) fn examine(&self, subject: Subject<'_>) -> (Vec<RuleOutcome>, Option<Nearest>) {
+    /// The decision on the newest content, every rule of the same content, and the entry that comes nearest.
+    pub(super) async fn examine(&self, subject: Subject<'_>) -> Examination {
+        let read = self.read().await;
         let snapshot = self.file.snapshot.load();
-        let rules = snapshot.rules.examine(subject, self.empty_devices);
-        (rules, snapshot.rules.nearest(subject, self.empty_devices))
+        let rules = &snapshot.rules;
+        Examination {
+            decision: read.map(|()| snapshot.decide(subject, self.empty_devices)),
+            rules: rules.examine(subject, self.empty_devices),
+            nearest: rules.nearest(subject, self.empty_devices),
+            release_stage: rules.release_stage(subject),
+        }
     }
 
     /// Reads the file again if it is not the one that was read, and waits for that, but not for long.
@@ -102,10 +106,6 @@ impl Allowlist {
     pub(super) fn last_error(&self) -> Option<String> {
         let snapshot = self.file.snapshot.load();
         snapshot.error.as_ref().map(|error| format!("the file of core.auth_api.allowlist.path {error}"))
-    }
-
-    pub(super) fn release_stage(&self, app_id: &[u8]) -> Option<ReleaseStage> {
-        self.file.snapshot.load().rules.release_stage(app_id)
     }
 
     pub(super) fn relaxation(&self) -> Option<Relaxation> {
@@ -254,6 +254,17 @@ impl Snapshot {
             stamp: None,
             is_settled: true,
             begun: Instant::now(),
+        }
+    }
+
+    fn decide(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Decision {
+        match (self.rules.decide(subject, empty_devices), &self.error) {
+            (Decision::Denied(denial), Some(error)) => Decision::Denied(Denial {
+                code: ALLOWLIST_UNUSABLE,
+                expected: Some(format!("a readable allow-list: it {error}")),
+                ..denial
+            }),
+            (decision, _) => decision,
         }
     }
 

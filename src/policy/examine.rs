@@ -1,6 +1,7 @@
 //! A decision with everything behind it: every rule instead of the first that fails, and the entry that comes nearest.
 
 use super::{Decision, Denial, Policy, PolicyError, Subject};
+use crate::config::ReleaseStage;
 
 /// How one rule judges a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,16 +61,22 @@ pub struct Examination {
     pub rules: Vec<RuleOutcome>,
     /// `None` with other policies than an allow-list, and where nothing is near.
     pub nearest: Option<Nearest>,
+    /// At which stages the policy wants the keys of the app released, where that is known: with an allow-list, of an app
+    /// that is denied too.
+    pub release_stage: Option<ReleaseStage>,
 }
 
 impl Policy {
     /// Decides as for a live request, and looks at every rule besides.
     pub async fn examine(&self, subject: Subject<'_>) -> Examination {
+        if let Self::Allowlist(policy) = self {
+            return policy.examine(subject).await;
+        }
         let decision = self.decide(subject).await;
-        let (rules, nearest) = match self {
-            Self::Allowlist(policy) => policy.examine(subject),
-            _ => (Vec::new(), None),
+        let release_stage = match &decision {
+            Ok(Decision::Allowed { release_stage, .. }) => *release_stage,
+            Ok(Decision::Denied(_)) | Err(_) => None,
         };
-        Examination { decision, rules, nearest }
+        Examination { decision, rules: Vec::new(), nearest: None, release_stage }
     }
 }

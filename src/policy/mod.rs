@@ -56,6 +56,8 @@ pub enum Decision {
     Allowed {
         /// Handed to the app as its gateway.
         gateway_app_id: String,
+        /// At which stages of a guest the keys of this app are released; `None` where the policy does not say, and for a KMS.
+        release_stage: Option<ReleaseStage>,
     },
     /// Stop, and say why.
     Denied(Denial),
@@ -241,14 +243,6 @@ impl Policy {
             Self::Allowlist(_) => "allowlist",
             Self::Webhook(_) => "webhook",
             Self::Ethereum(_) => "ethereum",
-        }
-    }
-
-    /// At which stages of a guest the policy wants the keys of an app released; `None` where it does not say.
-    pub fn release_stage(&self, app_id: &[u8]) -> Option<ReleaseStage> {
-        match self {
-            Self::Allowlist(policy) => policy.release_stage(app_id),
-            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
         }
     }
 

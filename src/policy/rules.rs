@@ -80,7 +80,10 @@ impl Rules {
 
     pub(super) fn decide(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Decision {
         match self.denial(subject, empty_devices) {
-            None => Decision::Allowed { gateway_app_id: self.gateway_app_id.clone() },
+            None => Decision::Allowed {
+                gateway_app_id: self.gateway_app_id.clone(),
+                release_stage: self.release_stage(subject),
+            },
             Some(denial) => Decision::Denied(denial),
         }
     }
@@ -118,8 +121,11 @@ impl Rules {
     }
 
     /// At which stages of a guest the keys of this app are released, if its entry says so.
-    pub(super) fn release_stage(&self, app_id: &[u8]) -> Option<ReleaseStage> {
-        self.apps.get(app_id)?.release_stage
+    pub(super) fn release_stage(&self, subject: Subject<'_>) -> Option<ReleaseStage> {
+        match subject {
+            Subject::App(boot_info) => self.apps.get(&boot_info.app_id[..])?.release_stage,
+            Subject::Kms(_) => None,
+        }
     }
 
     pub(super) fn info(&self) -> Info {

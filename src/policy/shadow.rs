@@ -282,7 +282,7 @@ mod tests {
     }
 
     fn allowed() -> Decision {
-        Decision::Allowed { gateway_app_id: String::new() }
+        Decision::Allowed { gateway_app_id: String::new(), release_stage: None }
     }
 
     fn denied() -> Decision {

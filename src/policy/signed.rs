@@ -10,13 +10,15 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use crate::config::DecisionKey;
+use crate::config::{DecisionKey, ReleaseStage};
 
 /// The request header that makes each question different from all others: 32 hex digits.
 pub const NONCE_HEADER: &str = "x-kms-nonce";
 
 /// What is signed, and in which version of the format.
 const TITLE: &str = "cvm-kms decision v1";
+/// The same of an answer that says a release stage: one line more.
+const TITLE_WITH_STAGE: &str = "cvm-kms decision v2";
 
 /// What a question is about: the last part of its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -88,6 +90,8 @@ pub struct Answer<'a> {
     pub gateway_app_id: &'a str,
     /// `reason`
     pub reason: &'a str,
+    /// `releaseStage`, if the answer has it.
+    pub release_stage: Option<ReleaseStage>,
 }
 
 /// The key `signature` of an answer.
@@ -136,11 +140,18 @@ pub enum SignatureError {
 /// <gatewayAppId>                 lower-case hex of its UTF-8
 /// <reason>                       lower-case hex of its UTF-8
 /// ```
+///
+/// An answer with `releaseStage` has version 2 in its first line and the stage as a ninth line, so that nobody can add, change
+/// or remove it on the way.
 pub fn statement(question: Question<'_>, answer: Answer<'_>, expires: u64) -> String {
     let mut text = String::new();
     let decision = if answer.is_allowed { "allow" } else { "deny" };
-    for line in [
-        TITLE,
+    let (title, stage) = match answer.release_stage {
+        None => (TITLE, None),
+        Some(stage) => (TITLE_WITH_STAGE, Some(stage.name())),
+    };
+    let lines = [
+        title,
         question.kind.name(),
         &digest(question.body),
         question.nonce.as_str(),
@@ -148,7 +159,8 @@ pub fn statement(question: Question<'_>, answer: Answer<'_>, expires: u64) -> St
         decision,
         &hex::encode(answer.gateway_app_id),
         &hex::encode(answer.reason),
-    ] {
+    ];
+    for line in lines.into_iter().chain(stage) {
         // Writing to memory does not fail.
         let _ = writeln!(text, "{line}");
     }

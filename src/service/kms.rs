@@ -15,9 +15,7 @@ use super::{
     Caller, Method, env_keys::EnvKeys, meta::Meta, prepared::Prepared, quota::ReleaseLimit, refusal::Attempt,
 };
 use crate::{
-    admission::{
-        Admission, Freezes, OwnStanding, Permit, Refusal, Role, Standing, denials::Denials, is_outdated,
-    },
+    admission::{Admission, Freezes, OwnStanding, Permit, Refusal, Role, Standing, both, denials::Denials},
     audit::Audit,
     ca::Restricted,
     clock::unix_now,
@@ -271,18 +269,21 @@ impl KmsService {
         })
     }
 
-    /// Our own standing, asked for while a caller is admitted; and once more where that took long, such as for the
-    /// download of an OS image.
-    async fn beside<P>(
+    /// Our own standing, asked for while a caller is admitted. What took so long that the other has become old, such as the
+    /// download of an OS image or a slow back end, has that decided again.
+    async fn beside<R>(
         &self,
-        admission: impl Future<Output = std::result::Result<P, Refusal>>,
-    ) -> (std::result::Result<Standing, Refusal>, std::result::Result<P, Refusal>) {
-        let asked = Instant::now();
-        let (standing, permit) = tokio::join!(self.parts.standing.fresh(), admission);
-        match standing {
-            Ok(_) if permit.is_ok() && is_outdated(asked) => (self.parts.standing.fresh().await, permit),
-            standing => (standing, permit),
-        }
+        admission: impl Future<Output = std::result::Result<Permit<R>, Refusal>>,
+    ) -> (std::result::Result<Standing, Refusal>, std::result::Result<Permit<R>, Refusal>) {
+        let Parts { standing, admission: admissions, .. } = &self.parts;
+        both(
+            standing.fresh(),
+            admission,
+            async || standing.fresh().await,
+            async |permit| admissions.renewed(permit).await,
+            Instant::now,
+        )
+        .await
     }
 
     fn door(&self) -> Door<'_> {
@@ -322,6 +323,10 @@ impl KmsService {
                 let identity = Some(Box::new(permit.identity().clone()));
                 Err(attempt.refuse(Refusal::Frozen { frozen, identity }))
             }
+            Err((NotReleased::Outdated, _)) => Err(Error::new(
+                Code::Unavailable,
+                "the release took too long to be decided and recorded, try again",
+            )),
             Err((NotReleased::Unrecorded(error), _)) => {
                 self.parts.metrics.audit_failed();
                 Err(attempt.unrecorded(error))

@@ -69,6 +69,10 @@ impl Attempt<'_> {
             remedy,
             denial_id: id.clone(),
             evidence_sha256: None,
+            stage_rule: match &refusal {
+                Refusal::AfterBoot { rule, .. } => Some(rule.name()),
+                _ => None,
+            },
         };
         self.audit(&finding, words, relaxations, why, novelty);
         refused(refusal).denied_as(DenialReference { code, id })

@@ -117,9 +117,11 @@ async fn decide(State(backend): Backend, kind: Kind, request: Request<Body>) -> 
     };
     let decision = backend.policy.decide(subject).await;
     let known = backend.policy.last_info().and_then(|info| info.gateway_app_id).unwrap_or_default();
-    let (is_allowed, gateway_app_id, reason) = match decision {
-        Ok(Decision::Allowed { gateway_app_id }) => (true, gateway_app_id, String::new()),
-        Ok(Decision::Denied(denial)) => (false, known, denial.reason),
+    let (is_allowed, gateway_app_id, reason, release_stage) = match decision {
+        Ok(Decision::Allowed { gateway_app_id, release_stage }) => {
+            (true, gateway_app_id, String::new(), release_stage)
+        }
+        Ok(Decision::Denied(denial)) => (false, known, denial.reason, None),
         // No decision: nothing that looks like one may be told, or even signed.
         Err(error) => {
             tracing::warn!(kind = kind.path(), error = error.detail(), "not decided");
@@ -130,8 +132,11 @@ async fn decide(State(backend): Backend, kind: Kind, request: Request<Body>) -> 
         }
     };
     tracing::debug!(kind = kind.path(), is_allowed, reason, "decided");
-    let answer = Answer { is_allowed, gateway_app_id: &gateway_app_id, reason: &reason };
+    let answer = Answer { is_allowed, gateway_app_id: &gateway_app_id, reason: &reason, release_stage };
     let mut said = json!({"isAllowed": is_allowed, "gatewayAppId": gateway_app_id, "reason": reason});
+    if let Some(stage) = release_stage {
+        said["releaseStage"] = json!(stage.name());
+    }
     let nonce = parts.headers.get(NONCE_HEADER).and_then(|value| Nonce::parse(value.to_str().ok()?));
     if let (Some(signer), Some(nonce)) = (&backend.signer, &nonce) {
         let expires = unix_now() + SIGNED_FOR;

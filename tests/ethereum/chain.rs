@@ -140,7 +140,7 @@ pub(crate) fn word(bytes: &[u8]) -> B256 {
 /// The gateway of a decision that must allow.
 pub(crate) fn allowed(decision: Result<Decision, PolicyError>) -> String {
     match decision.expect("a decision") {
-        Decision::Allowed { gateway_app_id } => gateway_app_id,
+        Decision::Allowed { gateway_app_id, .. } => gateway_app_id,
         Decision::Denied(denial) => panic!("denied: {denial:?}"),
     }
 }

@@ -546,12 +546,21 @@ async fn the_stage_of_the_guest_is_explained() {
     let explanation = explained("app").await;
     let stage = check(&explanation, "stage", "");
     assert_eq!((stage.result.as_str(), stage.actual.as_str()), ("pass", "boot"));
+    assert!(stage.detail.ends_with("(core.release_stage boot)"), "{stage:?}");
     app.finish_boot(&kms_simulator::KeyProvider::None);
     let explanation = explained("app").await;
     let stage = check(&explanation, "stage", "");
     assert_eq!((stage.result.as_str(), stage.code.as_str()), ("fail", "guest_has_booted"));
     assert_eq!((stage.expected.as_str(), stage.actual.as_str()), ("boot", "running"));
+    assert!(stage.detail.ends_with("(core.release_stage boot)"), "{stage:?}");
     assert_eq!((explanation.verdict.as_str(), explanation.code.as_str()), ("denied", "guest_has_booted"));
     assert!(explanation.remedies.iter().any(|remedy| remedy.sentence.contains("releaseStage")));
     assert_eq!(check(&explained("certificate").await, "stage", "").result, "pass");
+    world.allowlist.change(|rules| {
+        rules["apps"][hex::encode(app.app_id())]["releaseStage"] = json!("any");
+    });
+    let explanation = explained("app").await;
+    let stage = check(&explanation, "stage", "");
+    assert_eq!((stage.result.as_str(), stage.actual.as_str()), ("pass", "running"));
+    assert!(stage.detail.ends_with("(releaseStage any)"), "{stage:?}");
 }

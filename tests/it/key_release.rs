@@ -653,8 +653,14 @@ async fn keys_are_released_at_the_stages_that_are_configured_or_that_the_apps_en
         let running = world.caller().shows(&world.attested(&app).await);
         let answer = running.json("GetAppKey", json!({})).await;
         assert_eq!(answer.status, after_boot, "{case}: {answer:?}");
-        let stages: Vec<_> =
-            world.audited("app_key_released").into_iter().map(|line| line["stage"].clone()).collect();
+        let released = world.audited("app_key_released");
+        let stages: Vec<_> = released.iter().map(|line| line["stage"].clone()).collect();
+        let rule = match of_app {
+            Some(stage) => format!("releaseStage {stage}"),
+            None if configured.contains("boot") => "core.release_stage boot".to_owned(),
+            None => "core.release_stage any".to_owned(),
+        };
+        assert!(released.iter().all(|line| line["stage_rule"] == rule.as_str()), "{case}: {released:?}");
         if after_boot == 200 {
             assert_eq!(stages, ["boot", "running"], "{case}");
         } else {
@@ -665,6 +671,8 @@ async fn keys_are_released_at_the_stages_that_are_configured_or_that_the_apps_en
                 (json!(text), json!("guest_has_booted"))
             );
             assert_eq!(stages, ["boot"], "{case}");
+            let denied = eventually("its record", async || world.audited("denied").pop()).await;
+            assert_eq!(denied["stage_rule"], rule.as_str(), "{case}");
             // What was shown while booting is still good: its evidence is older than system-ready.
             assert_eq!(booting.json("GetAppKey", json!({})).await.status, 200, "{case}");
         }
@@ -672,6 +680,7 @@ async fn keys_are_released_at_the_stages_that_are_configured_or_that_the_apps_en
         let key = P256Key::generate();
         let request = certificate_request(&app, &key);
         assert_eq!(world.caller().json("SignCert", request).await.status, 200, "{case}");
+        assert_eq!(world.audited("certificate_issued")[0]["stage_rule"], json!(null), "{case}");
     }
 }
 

@@ -401,7 +401,7 @@ fn signed(signer: &DecisionSigner, asked: &Asked) -> Reply {
         _ => return good(asked),
     };
     let nonce = Nonce::parse(asked.header(NONCE_HEADER).expect("a nonce")).expect("hex");
-    let answer = Answer { is_allowed: true, gateway_app_id: "0xback", reason: "" };
+    let answer = Answer { is_allowed: true, gateway_app_id: "0xback", reason: "", release_stage: None };
     let expires = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() + 60;
     let signature = signer.sign(Question { kind, body: &asked.body, nonce: &nonce }, answer, expires);
     let mut reply: Value = serde_json::from_slice(&good(asked).body).expect("JSON");
@@ -545,4 +545,71 @@ async fn a_large_allow_list_that_changes_all_the_time_keeps_deciding() {
     stop.store(true, Ordering::Relaxed);
     assert!(writing.join().expect("no panic") > 0);
     assert!(longest < QUICK, "{longest:?}");
+}
+
+#[tokio::test]
+async fn what_is_revoked_while_our_own_standing_is_waited_for_is_not_released() {
+    let questions = Arc::new(Mutex::new(Vec::new()));
+    let asked_about = Arc::clone(&questions);
+    let server = FaultServer::answering(move |asked| {
+        if !asked.path.ends_with("/bootAuth/app") {
+            return good(asked);
+        }
+        let mut questions = asked_about.lock().expect("no panic");
+        questions.push(Instant::now());
+        let is_allowed = questions.len() == 1;
+        Reply::json(&json!({"isAllowed": is_allowed, "gatewayAppId": "", "reason": "App not registered"}))
+    })
+    .await;
+    let toml =
+        webhook(&server).replace("enforce_self_authorization = false", "enforce_self_authorization = true");
+    let cast = Cast::new(&toml).await;
+    server
+        .suffer_when(Fault::Slow(Duration::from_secs(6)), |asked| asked.path.ends_with("/bootAuth/kms"))
+        .await;
+    let answer = cast.app.json("GetAppKey", json!({})).await;
+    assert_eq!(answer.status, 403, "{answer:?}");
+    assert!(answer.refusal().1.contains("App not registered"), "{answer:?}");
+    assert_eq!(questions.lock().expect("no panic").len(), 2, "it was allowed at first, and asked again");
+    assert_eq!(cast.releases(), 0);
+}
+
+#[tokio::test]
+async fn a_webhook_says_at_which_stage_keys_are_released() {
+    let stage = Arc::new(Mutex::new(json!(null)));
+    let said = Arc::clone(&stage);
+    let server = FaultServer::answering(move |asked| {
+        let mut reply: Value = serde_json::from_slice(&good(asked).body).expect("JSON");
+        reply["releaseStage"] = said.lock().expect("no panic").clone();
+        Reply::json(&reply)
+    })
+    .await;
+    let cast = Cast::new(&webhook(&server)).await;
+    let app = cast.world.app(1);
+    app.finish_boot(&kms_simulator::KeyProvider::None);
+    let running = cast.world.caller().shows(&Identity::self_issued(&app));
+    for (word, status, rule) in [
+        (json!(null), 200, "core.release_stage any"),
+        (json!("boot"), 403, "releaseStage boot"),
+        (json!("any"), 200, "releaseStage any"),
+        (json!("late"), 503, ""),
+    ] {
+        *stage.lock().expect("no panic") = word.clone();
+        let before = cast.releases();
+        let answer = running.json("GetAppKey", json!({})).await;
+        assert_eq!(answer.status, status, "{word}: {answer:?}");
+        assert_eq!(cast.releases() - before, usize::from(status == 200), "{word}");
+        let event = match status {
+            200 => "app_key_released",
+            403 => "denied",
+            _ => continue,
+        };
+        let line = eventually("its record", async || cast.world.audited(event).pop()).await;
+        assert_eq!((&line["stage"], &line["stage_rule"]), (&stage_of(status), &json!(rule)), "{line}");
+    }
+}
+
+/// A release says the guest's stage; a denial has it as what was found.
+fn stage_of(status: u16) -> Value {
+    if status == 200 { json!("running") } else { json!(null) }
 }

@@ -116,7 +116,8 @@ impl Ethereum {
         };
         let (verdict, state) = self.in_time(verdict).await?;
         Ok(match verdict.is_allowed {
-            true => Decision::Allowed { gateway_app_id: state.gateway_app_id.clone() },
+            // The contract has no word for stages.
+            true => Decision::Allowed { gateway_app_id: state.gateway_app_id.clone(), release_stage: None },
             false => Decision::Denied(denial::denial(subject, self.chain.terms.contract, &verdict.reason)),
         })
     }

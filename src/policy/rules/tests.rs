@@ -38,7 +38,7 @@ fn with(change: impl FnOnce(&mut BootInfo)) -> BootInfo {
 fn reasons_with(rules: &Rules, boot_info: &BootInfo, empty_devices: EmptyDevices) -> [String; 2] {
     [Subject::Kms(boot_info), Subject::App(boot_info)].map(|subject| {
         match rules.decide(subject, empty_devices) {
-            Decision::Allowed { gateway_app_id } => {
+            Decision::Allowed { gateway_app_id, .. } => {
                 assert_eq!(gateway_app_id, "any");
                 String::new()
             }

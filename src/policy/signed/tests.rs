@@ -18,8 +18,9 @@ const ALLOWED: &str = "bbd5e83c3d2687ee914d623052d6ccc37e4bb6a6920a7087909b8f8f4
 const DENIED: &str = "676d4a7052b0715e6df8ae5ca4506a96451a04cc70838f69c6f32075deee8322\
                       4255343abbcc195c0ed5ca1f25277752402f6c97d196eb1b609edf78af2cf60d";
 
-const ALLOW: Answer<'_> = Answer { is_allowed: true, gateway_app_id: "any", reason: "" };
-const DENY: Answer<'_> = Answer { is_allowed: false, gateway_app_id: "", reason: "grün nicht" };
+const ALLOW: Answer<'_> = Answer { is_allowed: true, gateway_app_id: "any", reason: "", release_stage: None };
+const DENY: Answer<'_> =
+    Answer { is_allowed: false, gateway_app_id: "", reason: "grün nicht", release_stage: None };
 
 fn nonce() -> Nonce {
     Nonce::parse(NONCE).unwrap()
@@ -67,6 +68,29 @@ fn the_example_in_the_documentation_is_the_known_answer() {
     let body = std::str::from_utf8(BODY).unwrap();
     for part in [ALLOWED, PUBLIC, DIGEST, NONCE, body, &EXPIRES.to_string()] {
         assert!(documentation.contains(part), "{part}");
+    }
+}
+
+#[test]
+fn a_stage_is_a_line_of_its_own_in_another_version() {
+    let nonce = nonce();
+    let question = Question { kind: Kind::App, body: BODY, nonce: &nonce };
+    let answer = Answer { release_stage: Some(ReleaseStage::Boot), ..ALLOW };
+    let text = statement(question, answer, EXPIRES);
+    let expected =
+        format!("cvm-kms decision v2\napp\n{DIGEST}\n{NONCE}\n1760000000\nallow\n616e79\n\nboot\n");
+    assert_eq!(text, expected);
+    // The key of the RFC makes one signature of it.
+    let signer = DecisionSigner::from_pem(PEM.as_bytes()).unwrap();
+    let signed = signer.sign(question, answer, EXPIRES);
+    assert_eq!(verify(&key(), question, answer, Some(&signed), at(EXPIRES)), Ok(()));
+    for other in [None, Some(ReleaseStage::Any)] {
+        let other = Answer { release_stage: other, ..ALLOW };
+        let outcome = verify(&key(), question, other, Some(&signed), at(EXPIRES));
+        assert_eq!(outcome, Err(SignatureError::WrongKey), "{other:?}");
+        let outcome =
+            verify(&key(), question, answer, Some(&signer.sign(question, other, EXPIRES)), at(EXPIRES));
+        assert_eq!(outcome, Err(SignatureError::WrongKey), "{other:?}");
     }
 }
 

@@ -202,7 +202,7 @@ async fn paths_are_joined_plainly() {
 
 #[tokio::test]
 async fn answers_become_decisions() {
-    let allowed = Decision::Allowed { gateway_app_id: "0xgate".to_owned() };
+    let allowed = Decision::Allowed { gateway_app_id: "0xgate".to_owned(), release_stage: None };
     assert_eq!(decide(&Server::json(allowing()).await.webhook()).await.unwrap(), allowed);
     let server =
         Server::json(json!({"isAllowed": false, "gatewayAppId": "", "reason": "App not registered"})).await;
@@ -219,16 +219,61 @@ async fn answers_become_decisions() {
     assert_eq!((denial.code, denial.reason), ("denied_by_backend", "ä ".repeat(256)));
 }
 
+#[tokio::test]
+async fn the_stage_of_an_answer_is_a_known_word_or_there_is_no_answer() {
+    use crate::config::ReleaseStage;
+    for (stage, expected) in [
+        (json!(null), Ok(None)),
+        (json!("boot"), Ok(Some(ReleaseStage::Boot))),
+        (json!("any"), Ok(Some(ReleaseStage::Any))),
+        (json!("Boot"), Err(())),
+        (json!("never"), Err(())),
+        (json!(""), Err(())),
+        (json!(0), Err(())),
+        (json!(false), Err(())),
+        (json!(["boot"]), Err(())),
+        (json!({"boot": true}), Err(())),
+    ] {
+        for is_allowed in [true, false] {
+            let answer =
+                json!({"isAllowed": is_allowed, "gatewayAppId": "", "reason": "", "releaseStage": stage});
+            let decision = decide(&Server::json(answer.clone()).await.webhook()).await;
+            match (decision, expected) {
+                (Ok(Decision::Allowed { release_stage, .. }), Ok(stage)) if is_allowed => {
+                    assert_eq!(release_stage, stage, "{answer}");
+                }
+                (Ok(Decision::Denied(_)), Ok(_)) if !is_allowed => {}
+                (Err(error), Err(())) => {
+                    assert!(error.detail().contains("not the expected JSON"), "{answer}")
+                }
+                (decision, _) => panic!("{answer}: {decision:?}"),
+            }
+        }
+    }
+    // Two of them are no answer either.
+    let twice =
+        br#"{"isAllowed":true,"gatewayAppId":"","reason":"","releaseStage":"any","releaseStage":"boot"}"#;
+    assert!(decide(&Server::answering("200 OK", twice).await.webhook()).await.is_err());
+}
+
 /// What auth-eth says while its node does not answer.
-const OUTAGE: Answer<'_> =
-    Answer { is_allowed: false, gateway_app_id: "", reason: "authorization backend unavailable" };
+const OUTAGE: Answer<'_> = Answer {
+    is_allowed: false,
+    gateway_app_id: "",
+    reason: "authorization backend unavailable",
+    release_stage: None,
+};
 
 fn said(answer: Answer<'_>) -> Value {
-    json!({
+    let mut said = json!({
         "isAllowed": answer.is_allowed,
         "gatewayAppId": answer.gateway_app_id,
         "reason": answer.reason,
-    })
+    });
+    if let Some(stage) = answer.release_stage {
+        said["releaseStage"] = json!(stage.name());
+    }
+    said
 }
 
 #[tokio::test]
@@ -248,7 +293,7 @@ async fn a_denial_because_of_an_outage_is_none() {
         assert_eq!((denial.code, &*denial.reason), ("denied_by_backend", reason));
     }
     let allowing = Answer { is_allowed: true, ..OUTAGE };
-    let allowed = Decision::Allowed { gateway_app_id: String::new() };
+    let allowed = Decision::Allowed { gateway_app_id: String::new(), release_stage: None };
     assert_eq!(decide(&Server::json(said(allowing)).await.webhook()).await.unwrap(), allowed);
 }
 

@@ -6,6 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::printable;
+use crate::config::ReleaseStage;
 use crate::policy::signed::{Answer, Signature};
 use crate::policy::{Decision, Denial, Info, contract};
 
@@ -30,8 +31,19 @@ pub(super) struct BootResponse {
     is_allowed: bool,
     gateway_app_id: String,
     reason: String,
+    /// A key of ours: another word than those that are known is no answer, because keys could be released too late.
+    #[serde(default, deserialize_with = "release_stage")]
+    release_stage: Option<ReleaseStage>,
     #[serde(default, deserialize_with = "signature")]
     pub(super) signature: Option<Signature>,
+}
+
+fn release_stage<'de, D: serde::Deserializer<'de>>(
+    deserializer: D,
+) -> Result<Option<ReleaseStage>, D::Error> {
+    let name = Option::<String>::deserialize(deserializer)?;
+    let stage = name.as_deref().map(ReleaseStage::parse).transpose();
+    stage.map_err(|problem| serde::de::Error::custom(format!("releaseStage {problem}")))
 }
 
 /// A signature of another format is none: whether one is needed is not known here.
@@ -47,14 +59,20 @@ impl BootResponse {
     }
 
     pub(super) fn answer(&self) -> Answer<'_> {
-        Answer { is_allowed: self.is_allowed, gateway_app_id: &self.gateway_app_id, reason: &self.reason }
+        Answer {
+            is_allowed: self.is_allowed,
+            gateway_app_id: &self.gateway_app_id,
+            reason: &self.reason,
+            release_stage: self.release_stage,
+        }
     }
 }
 
 impl From<BootResponse> for Decision {
     fn from(answer: BootResponse) -> Self {
         if answer.is_allowed {
-            return Self::Allowed { gateway_app_id: answer.gateway_app_id };
+            let BootResponse { gateway_app_id, release_stage, .. } = answer;
+            return Self::Allowed { gateway_app_id, release_stage };
         }
         let reason = printable(&answer.reason);
         Self::Denied(Denial { code: contract::code_of(&reason), reason, expected: None, actual: None })

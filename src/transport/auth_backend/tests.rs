@@ -110,6 +110,55 @@ async fn the_file_decides_as_in_auth_simple() {
 }
 
 #[tokio::test]
+async fn an_apps_stage_is_said_with_its_decision_and_signed() {
+    use std::time::SystemTime;
+
+    use crate::policy::signed::{self, Signature};
+    for stage in [None, Some("boot"), Some("any")] {
+        let mut file = file();
+        if let Some(stage) = stage {
+            file["apps"]["11".repeat(20)]["releaseStage"] = json!(stage);
+        }
+        let seed = "9d61b19deffd5a60ba844af492ec2cc44449c5697b326919703bac031cae7f60";
+        let der = hex::decode(format!("302e020100300506032b657004220420{seed}")).unwrap();
+        let pem = format!(
+            "-----BEGIN PRIVATE KEY-----\n{}\n-----END PRIVATE KEY-----\n",
+            base64::Engine::encode(&base64::engine::general_purpose::STANDARD, der)
+        );
+        let signer = DecisionSigner::from_pem(pem.as_bytes()).unwrap();
+        let key = signer.public_key();
+        let setup = backend(&file, |backend| backend.signer = Some(signer));
+        for (path, body, expected) in [
+            ("/bootAuth/app", asked(), stage),
+            ("/bootAuth/kms", asked(), None),
+            ("/bootAuth/app", with(|asked| drop(asked.insert("composeHash".into(), json!("00")))), None),
+        ] {
+            let text = body.to_string();
+            let nonce = Nonce::parse("0f").unwrap();
+            let request = Request::post(path)
+                .header("content-type", "application/json")
+                .header(NONCE_HEADER, nonce.as_str());
+            let (status, said) = setup.send(request, text.clone()).await;
+            assert_eq!(
+                (status, said.get("releaseStage").and_then(Value::as_str)),
+                (StatusCode::OK, expected)
+            );
+            let signature: Signature = serde_json::from_value(said["signature"].clone()).unwrap();
+            let kind = if path.ends_with("app") { Kind::App } else { Kind::Kms };
+            let question = Question { kind, body: text.as_bytes(), nonce: &nonce };
+            let answer = Answer {
+                is_allowed: said["isAllowed"].as_bool().unwrap(),
+                gateway_app_id: said["gatewayAppId"].as_str().unwrap(),
+                reason: said["reason"].as_str().unwrap(),
+                release_stage: expected.map(|stage| crate::config::ReleaseStage::parse(stage).unwrap()),
+            };
+            let outcome = signed::verify(&key, question, answer, Some(&signature), SystemTime::now());
+            assert_eq!(outcome, Ok(()), "{path} {stage:?}");
+        }
+    }
+}
+
+#[tokio::test]
 async fn a_file_that_cannot_be_used_denies() {
     let setup = backend(&json!([]), |_| {});
     let (status, answer) = setup.ask("/bootAuth/app", &asked()).await;

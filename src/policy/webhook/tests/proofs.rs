@@ -122,7 +122,7 @@ async fn both_sides_show_certificates() {
         decide(&webhook).await.map_err(|error| error.detail().to_owned())
     };
     let good = ask(Some(pki.path("ca.pem")), Some(pki.issue("client"))).await;
-    assert_eq!(good.unwrap(), Decision::Allowed { gateway_app_id: "0xgate".to_owned() });
+    assert_eq!(good.unwrap(), Decision::Allowed { gateway_app_id: "0xgate".to_owned(), release_stage: None });
     let error = ask(None, Some(pki.issue("client"))).await.unwrap_err();
     assert!(error.contains("UnknownIssuer"), "the public roots do not know it: {error}");
     let error = ask(Some(other.path("ca.pem")), Some(pki.issue("client"))).await.unwrap_err();
@@ -142,7 +142,8 @@ struct Signing {
 
 type Forge = dyn Fn(&DecisionSigner, Question<'_>, Answer<'_>) -> Option<Signature> + Send + Sync;
 
-const ALLOW: Answer<'_> = Answer { is_allowed: true, gateway_app_id: "0xgate", reason: "" };
+const ALLOW: Answer<'_> =
+    Answer { is_allowed: true, gateway_app_id: "0xgate", reason: "", release_stage: None };
 
 fn signer() -> DecisionSigner {
     let key = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8v1(&aws_lc_rs::rand::SystemRandom::new())
@@ -213,6 +214,32 @@ async fn a_signed_decision_counts_each_time() {
     let other = configured(&server.base, |webhook| webhook.decision_key = Some(signer().public_key()));
     let detail = detail(decide(&other).await);
     assert!(detail.contains("is not signed by core.auth_api.webhook.decision_key"), "{detail}");
+}
+
+#[tokio::test]
+async fn nobody_on_the_way_adds_changes_or_removes_the_stage_of_a_signed_decision() {
+    use crate::config::ReleaseStage::{Any, Boot};
+    for said in [None, Some(Boot), Some(Any)] {
+        for meant in [None, Some(Boot), Some(Any)] {
+            let answer = Answer { release_stage: said, ..ALLOW };
+            let sign: Box<Forge> = Box::new(move |signer, question, answer| {
+                Some(signer.sign(question, Answer { release_stage: meant, ..answer }, soon()))
+            });
+            let server = Signing::answering(answer, sign).await;
+            let decision = decide(&server.webhook()).await;
+            if said == meant {
+                let gateway_app_id = "0xgate".to_owned();
+                assert_eq!(
+                    decision.unwrap(),
+                    Decision::Allowed { gateway_app_id, release_stage: said },
+                    "{said:?}"
+                );
+            } else {
+                let detail = detail(decision);
+                assert!(detail.contains("is not signed by"), "{said:?} {meant:?}: {detail}");
+            }
+        }
+    }
 }
 
 #[tokio::test]

@@ -86,12 +86,16 @@ impl Checklist {
             return;
         };
         let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
+        let said = match refusal {
+            Refusal::AfterBoot { rule, .. } => format!("{reason} ({})", rule.name()),
+            _ => reason.clone(),
+        };
         let check = Check {
             rule: rule.to_owned(),
             code: finding.code.to_owned(),
             expected: text(finding.expected),
             actual: text(finding.actual),
-            detail: reason.clone(),
+            detail: said,
             ..Check::default()
         };
         self.failures.push(Failure { code: finding.code, remedy: hint(refusal, finding.code), reason });
@@ -191,7 +195,7 @@ fn hint(refusal: &Refusal, code: &str) -> Option<String> {
         }
         "guest_has_booted" => {
             "ask while the guest boots, before system-ready; or let the app have its keys at any time: releaseStage \"any\" \
-             in its entry of the allow-list, or core.release_stage"
+             in its entry of the allow-list or in the webhook's answer, or core.release_stage"
         }
         "os_image_not_verified" => {
             "boot the OS image that the VM configuration names, on a machine as the configuration describes it"

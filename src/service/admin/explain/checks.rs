@@ -17,8 +17,8 @@ use super::{
 };
 use crate::{
     admission::{
-        BadEvidence, Carrier, ImageCheck, Refusal, Relaxations, Role, StageVerdict, Step, Tolerated,
-        at_stage, denials::Shown, identified,
+        BadEvidence, Carrier, ImageCheck, Refusal, Relaxations, Role, StageRule, StageVerdict, Step,
+        Tolerated, denials::Shown, identified,
     },
     policy::{
         Decision, Denial, PolicyError,
@@ -104,29 +104,14 @@ impl AdminService {
         }
         let Tolerated { shown, relaxations } = self.parts.tolerance.apply(verified.verdict(), &identity);
         let examination = self.parts.policy.examine(question.role.subject(&shown)).await;
-        let Examination { decision, rules, nearest } = examination;
+        let Examination { decision, rules, nearest, release_stage } = examination;
+        let rule = StageRule::of(release_stage, self.parts.release_stage);
         let by_policy = policy(list, decision, &rules, &identity);
         drop(shown);
-        self.stage(list, question.role, verified.stage(), &identity);
+        stage(list, rule, question.role, verified.stage(), &identity);
         self.image(list, question, verified, by_policy, &identity).await;
         let relaxations = relaxations.labels().to_vec();
         Found { identity: Some(identity), nearest, relaxations }
-    }
-
-    fn stage(&self, list: &mut Checklist, role: Role, stage: Stage, identity: &BootInfo) {
-        match at_stage(&self.parts.policy, self.parts.release_stage, role, identity, stage) {
-            StageVerdict::Released => {
-                let detail = match role {
-                    Role::App => "keys are released at this stage of the guest",
-                    Role::Kms | Role::Certificate => "released at every stage of a guest",
-                };
-                list.pass(Step::Stage, stage.name(), detail);
-            }
-            StageVerdict::TooLate => {
-                let (identity, relaxations) = (Box::new(identity.clone()), Relaxations::default());
-                list.refuse(Step::Stage, &Refusal::AfterBoot { identity, relaxations });
-            }
-        }
     }
 
     async fn image(
@@ -157,6 +142,24 @@ impl AdminService {
                 list.refuse(Step::OsImage, &Refusal::OsImage { error, identity, relaxations });
             }
             Err(_) => list.skip(Step::OsImage, "it is still being fetched or measured: ask again in a while"),
+        }
+    }
+}
+
+/// Whether keys are released at this stage of the guest, and by which rule.
+fn stage(list: &mut Checklist, rule: StageRule, role: Role, stage: Stage, identity: &BootInfo) {
+    match rule.judge(role, stage) {
+        StageVerdict::Released(Some(rule)) => {
+            let detail = format!("keys are released at this stage of the guest ({})", rule.name());
+            list.pass(Step::Stage, stage.name(), detail);
+        }
+        StageVerdict::Released(None) => {
+            list.pass(Step::Stage, stage.name(), "released at every stage of a guest");
+        }
+        StageVerdict::TooLate(rule) => {
+            let (identity, relaxations) = (Box::new(identity.clone()), Relaxations::default());
+            let refusal = Refusal::AfterBoot { rule, identity, relaxations };
+            list.refuse(Step::Stage, &refusal);
         }
     }
 }
