@@ -3,6 +3,7 @@
 //! A request flows one way: `transport` → `service` → `lifecycle` → `admission` → `policy` and `keys`.
 //! `ARCHITECTURE.md` has the map and the reasons.
 
+pub mod address; // addresses that count as one
 pub mod admission; // verify evidence, ask policy, give a permit
 pub mod app; // builds every part from the configuration, lives the lifecycle
 pub mod audit; // hash-chained record of every release, written before the reply

@@ -20,7 +20,7 @@ const ROWS: [&[&str]; 11] = [
     &["policy", "keys", "audit"],
     &["config"],
     &["os_image", "operator"],
-    &["clock", "domain", "error", "log", "log_limit", "metrics", "proto"],
+    &["address", "clock", "domain", "error", "log", "log_limit", "metrics", "proto"],
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

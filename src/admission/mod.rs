@@ -270,7 +270,7 @@ impl Admission {
     async fn peer<R>(&self, peer: &Peer, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {
         let verified = peer.evidence(&self.0.verifier, &self.0.metrics).await?;
         let permit = self.admit(&verified, role, vm_config).await?;
-        peer.admit();
+        peer.admit(*permit.app_id());
         Ok(permit)
     }
 

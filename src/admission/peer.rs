@@ -1,14 +1,12 @@
 //! The other end of a TLS connection: its certificate, and the evidence in it, verified at most once.
 
 use std::{
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
+    sync::{Arc, OnceLock},
     time::{Duration, Instant},
 };
 
 use kms_attest::{
+    identity::AppId,
     ra_tls,
     verify::{Binding, Verified, Verifier},
 };
@@ -26,7 +24,7 @@ const MEMORY: Duration = Duration::from_secs(3600);
 pub struct Peer {
     certificate: Option<CertificateDer<'static>>,
     memory: Mutex<Memory>,
-    is_admitted: AtomicBool,
+    admitted: OnceLock<AppId>,
 }
 
 /// What this connection's evidence turned out to be. Only final outcomes are kept: an outage is not.
@@ -47,7 +45,12 @@ impl Peer {
     /// Whether policy has given a permit on this connection: such a caller is not limited per address. Evidence alone
     /// is not enough, for anyone with the hardware has some.
     pub fn is_admitted(&self) -> bool {
-        self.is_admitted.load(Ordering::Relaxed)
+        self.admitted.get().is_some()
+    }
+
+    /// The app as which policy has given a permit on this connection first.
+    pub fn admitted_as(&self) -> Option<AppId> {
+        self.admitted.get().copied()
     }
 
     /// The client certificate, DER.
@@ -55,8 +58,9 @@ impl Peer {
         self.certificate.as_ref().map(|certificate| certificate.as_ref())
     }
 
-    pub(super) fn admit(&self) {
-        self.is_admitted.store(true, Ordering::Relaxed);
+    pub(super) fn admit(&self, app: AppId) {
+        // One certificate is one app; the first permit says which.
+        let _ = self.admitted.set(app);
     }
 
     /// The evidence in the client certificate, verified when first asked for and remembered for the connection: for an

@@ -1,34 +1,52 @@
-//! What a connection does: requests that run, since when none does, and whether its caller is admitted.
+//! What a connection does: requests that run, since when none does, and what its caller has proved.
 
 use std::{
     net::IpAddr,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex, MutexGuard, PoisonError, Weak,
         atomic::{AtomicBool, Ordering},
     },
     time::Duration,
 };
 
-use tokio::time::{Instant, sleep_until};
+use kms_attest::identity::AppId;
+use tokio::{
+    sync::Notify,
+    time::{Instant, sleep_until},
+};
 
-use super::slots::Known;
+use super::slots::Table;
 
 /// The requests of one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
     address: IpAddr,
-    known: Arc<Known>,
-    is_admitted: AtomicBool,
+    table: Weak<Table>,
+    evicted: Notify,
     state: Mutex<State>,
+}
+
+/// What the caller on a connection has proved.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Standing {
+    /// Nothing.
+    Stranger,
+    /// Policy has given this app a permit.
+    Admitted(AppId),
+    /// It has shown an operator's credentials.
+    Operator,
 }
 
 #[derive(Debug)]
 struct State {
+    standing: Standing,
+    /// Whether a caller from the address was admitted recently.
+    is_known: bool,
     running: usize,
     /// Those of them that are whole, so that we are the ones who take time.
     working: usize,
     quiet_since: Instant,
-    /// Since when we have done nothing for it.
+    /// Since when we have done nothing for it: nothing that was asked for, or only what was refused.
     idle_since: Instant,
 }
 
@@ -47,36 +65,69 @@ pub(super) struct Running {
     activity: Arc<Activity>,
     purpose: Use,
     is_whole: AtomicBool,
+    is_refused: AtomicBool,
 }
 
 impl Activity {
-    /// A connection from `address`, on which nothing has run yet.
-    pub(super) fn new(address: IpAddr, known: Arc<Known>) -> Self {
+    /// A connection from `address`, on which nothing has run yet. `table` hears of it when its caller is admitted.
+    pub(super) fn new(address: IpAddr, table: Weak<Table>, is_known: bool) -> Self {
         let now = Instant::now();
-        let state = State { running: 0, working: 0, quiet_since: now, idle_since: now };
-        Self { address, known, is_admitted: AtomicBool::new(false), state: Mutex::new(state) }
+        let standing = Standing::Stranger;
+        let state = State { standing, is_known, running: 0, working: 0, quiet_since: now, idle_since: now };
+        Self { address, table, evicted: Notify::new(), state: Mutex::new(state) }
+    }
+
+    /// The IPv4 address or IPv6 /64 that the connection comes from.
+    pub(super) fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Ends the connection.
+    pub(super) fn evict(&self) {
+        self.evicted.notify_one();
+    }
+
+    /// Ends when the connection is to end.
+    pub(super) async fn evicted(&self) {
+        self.evicted.notified().await;
     }
 
     /// A request begins.
     pub(super) fn begin(self: &Arc<Self>, purpose: Use) -> Running {
         self.lock().running += 1;
-        Running { activity: Arc::clone(self), purpose, is_whole: AtomicBool::new(false) }
+        let (is_whole, is_refused) = (AtomicBool::new(false), AtomicBool::new(false));
+        Running { activity: Arc::clone(self), purpose, is_whole, is_refused }
     }
 
-    /// The caller has a permit, or an operator's credentials.
-    pub(super) fn admit(&self) {
-        if !self.is_admitted.swap(true, Ordering::Relaxed) {
-            self.known.add(self.address);
+    /// The caller has proved something; the first proof counts, and an operator's credentials most.
+    pub(super) fn admit(&self, standing: Standing) {
+        let is_news = {
+            let mut state = self.lock();
+            let is_news = match state.standing {
+                Standing::Stranger => standing != Standing::Stranger,
+                Standing::Admitted(_) => standing == Standing::Operator,
+                Standing::Operator => false,
+            };
+            if is_news {
+                state.standing = standing;
+                state.is_known = true;
+            }
+            is_news
+        };
+        if is_news && let Some(table) = self.table.upgrade() {
+            table.knows(self.address, standing);
         }
     }
 
-    /// How long we have done nothing for the connection. `None` while we do, and for admitted callers.
-    pub(super) fn idle_for(&self, now: Instant) -> Option<Duration> {
-        if self.is_admitted.load(Ordering::Relaxed) {
-            return None;
-        }
+    /// What the caller has proved, and how long we have done nothing for the connection: `None` while we do.
+    pub(super) fn idle_for(&self, now: Instant) -> (Standing, Option<Duration>) {
         let state = self.lock();
-        (state.working == 0).then(|| now.duration_since(state.idle_since))
+        (state.standing, (state.working == 0).then(|| now.duration_since(state.idle_since)))
+    }
+
+    /// Whether a caller from its address was admitted before.
+    pub(super) fn is_known(&self) -> bool {
+        self.lock().is_known
     }
 
     /// Ends when nothing has run for `limit`. A streaming answer counts as nothing once it has begun.
@@ -106,6 +157,11 @@ impl Running {
             self.activity.lock().working += 1;
         }
     }
+
+    /// The request is refused: it was no reason to keep the connection.
+    pub(super) fn refused(&self) {
+        self.is_refused.store(true, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Running {
@@ -116,7 +172,9 @@ impl Drop for Running {
         state.quiet_since = now;
         if self.is_whole.load(Ordering::Relaxed) {
             state.working -= 1;
-            state.idle_since = now;
+            if !self.is_refused.load(Ordering::Relaxed) {
+                state.idle_since = now;
+            }
         }
     }
 }
@@ -128,7 +186,7 @@ mod tests {
     const LIMIT: Duration = Duration::from_millis(200);
 
     fn activity() -> Activity {
-        Activity::new(IpAddr::from([192, 0, 2, 1]), Arc::default())
+        Activity::new(IpAddr::from([192, 0, 2, 1]), Weak::new(), false)
     }
 
     #[tokio::test]
@@ -154,7 +212,7 @@ mod tests {
     #[test]
     fn a_connection_is_idle_until_a_request_is_whole_and_again_when_it_is_answered() {
         let activity = Arc::new(activity());
-        let idle = || activity.idle_for(Instant::now());
+        let idle = || activity.idle_for(Instant::now()).1;
         let pause = || std::thread::sleep(Duration::from_millis(2));
         pause();
         let never_asked = idle().expect("idle");
@@ -173,7 +231,27 @@ mod tests {
         let idle_with_probe = idle().expect("a probe is no work");
         drop(probe);
         assert!(idle() >= Some(idle_with_probe), "nor does it count afterwards");
-        activity.admit();
-        assert_eq!(idle(), None, "an admitted caller is never idle");
+        pause();
+        let idle_before = idle();
+        let refused = activity.begin(Use::Method);
+        refused.received();
+        assert_eq!(idle(), None, "we do not know yet that it will be refused");
+        refused.refused();
+        drop(refused);
+        assert!(idle() >= idle_before, "a refused request is no work");
+        for (proved, counts) in [
+            (Standing::Stranger, Standing::Stranger),
+            (Standing::Admitted(app(1)), Standing::Admitted(app(1))),
+            (Standing::Admitted(app(2)), Standing::Admitted(app(1))),
+            (Standing::Operator, Standing::Operator),
+            (Standing::Admitted(app(2)), Standing::Operator),
+        ] {
+            activity.admit(proved);
+            assert_eq!(activity.idle_for(Instant::now()).0, counts, "after {proved:?}");
+        }
+    }
+
+    fn app(last: u8) -> AppId {
+        AppId([last; 20])
     }
 }

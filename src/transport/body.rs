@@ -11,6 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
+use tokio::time::{Sleep, sleep};
 
 use super::{
     activity::Running,
@@ -20,6 +21,8 @@ use crate::error::{Code, Error};
 
 /// How long a caller may take to send a body.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
+/// And how long nothing may come of it.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// How much of a body that was too large is read and thrown away.
 const MAX_OVERSIZE_DRAIN: usize = 16 * 1024 * 1024;
 /// The same of a body that the answer did not depend on.
@@ -74,7 +77,7 @@ where
         Ok(())
     })
     .await
-    .unwrap_or_else(|_| Err(Error::invalid("failed to read data: the body took too long")));
+    .unwrap_or_else(|_| Err(Error::invalid(TOO_SLOW)));
     let begin = only.unwrap_or_else(|| all.freeze());
     match outcome {
         Ok(()) => Ok(begin),
@@ -82,12 +85,22 @@ where
     }
 }
 
+/// Nothing came of a body for [`MAX_PAUSE`].
+#[derive(Debug, Clone, Copy, thiserror::Error)]
+#[error("{TOO_SLOW}")]
+struct Paused;
+
+const TOO_SLOW: &str = "failed to read data: the body took too long";
+
 /// What a caller is told whose body broke off with `error`.
 pub(super) fn broken(error: &(dyn StdError + 'static)) -> Error {
     let mut cause = Some(error);
     while let Some(error) = cause {
         if let Some(exhausted) = error.downcast_ref::<Exhausted>() {
             return Error::new(Code::Unavailable, exhausted.to_string());
+        }
+        if let Some(paused) = error.downcast_ref::<Paused>() {
+            return Error::invalid(paused.to_string());
         }
         cause = error.source();
     }
@@ -101,6 +114,9 @@ pub(super) struct RequestBody<B: Body> {
     reservation: Arc<Reservation>,
     request: Weak<Running>,
     read: usize,
+    max_pause: Duration,
+    /// Ends when nothing has come for that long; there while we wait.
+    pause: Option<Pin<Box<Sleep>>>,
     rest: Weak<Mutex<Option<Left<B>>>>,
 }
 
@@ -118,10 +134,15 @@ impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
     pub(super) fn new(body: B, reservation: Arc<Reservation>, request: &Arc<Running>) -> (Self, Rest<B>) {
         if body.is_end_stream() {
             request.received();
+            reservation.received();
         }
         let rest = Arc::new(Mutex::new(None));
         let (request, left) = (Arc::downgrade(request), Arc::downgrade(&rest));
-        (Self { body: Some(body), reservation, request, read: 0, rest: left }, Rest(rest))
+        let body = Some(body);
+        (
+            Self { body, reservation, request, read: 0, max_pause: MAX_PAUSE, pause: None, rest: left },
+            Rest(rest),
+        )
     }
 }
 
@@ -139,7 +160,21 @@ where
     ) -> Poll<Option<Result<Frame<Bytes>, BoxError>>> {
         let this = &mut *self;
         let Some(body) = &mut this.body else { return Poll::Ready(None) };
-        let frame = match ready!(Pin::new(body).poll_frame(context)) {
+        if this.reservation.is_given_up(context.waker()) {
+            return Poll::Ready(Some(Err(Exhausted.into())));
+        }
+        let Poll::Ready(frame) = Pin::new(body).poll_frame(context) else {
+            let pause = this.pause.get_or_insert_with(|| Box::pin(sleep(this.max_pause)));
+            ready!(pause.as_mut().poll(context));
+            this.pause = None;
+            // A stream whose answer has begun may rest.
+            return match this.reservation.is_answered() {
+                true => Poll::Pending,
+                false => Poll::Ready(Some(Err(Paused.into()))),
+            };
+        };
+        this.pause = None;
+        let frame = match frame {
             Some(Ok(frame)) => frame,
             Some(Err(error)) => {
                 this.body = None;
@@ -149,6 +184,9 @@ where
                 this.body = None;
                 if let Some(request) = this.request.upgrade() {
                     request.received();
+                }
+                if !this.reservation.is_answered() {
+                    this.reservation.received();
                 }
                 let decoded = if this.read >= LARGE { this.reservation.decode(this.read) } else { Ok(()) };
                 return Poll::Ready(decoded.err().map(|exhausted| Err(exhausted.into())));
@@ -217,14 +255,16 @@ impl<B: Body<Data = Bytes> + Unpin> Rest<B> {
 /// The body of an answer, which counts until it is sent.
 pub(super) struct HeldBody {
     body: axum::body::Body,
-    _reservation: Arc<Reservation>,
+    reservation: Arc<Reservation>,
+    /// Whether the next part of it is not here yet, so that it is not the caller who is slow.
+    is_ours: bool,
 }
 
 impl HeldBody {
     /// Counts `body` in place of its request.
     pub(super) fn new(body: axum::body::Body, reservation: Arc<Reservation>) -> Self {
         reservation.answered(body.size_hint().exact());
-        Self { body, _reservation: reservation }
+        Self { body, reservation, is_ours: false }
     }
 }
 
@@ -236,7 +276,15 @@ impl Body for HeldBody {
         mut self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, axum::Error>>> {
-        Pin::new(&mut self.body).poll_frame(context)
+        let this = &mut *self;
+        let polled = Pin::new(&mut this.body).poll_frame(context);
+        match polled {
+            Poll::Pending if !this.is_ours => this.reservation.received(),
+            Poll::Ready(Some(_)) if !this.body.is_end_stream() => this.reservation.read_on(),
+            Poll::Pending | Poll::Ready(_) => {}
+        }
+        this.is_ours = polled.is_pending();
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
@@ -278,13 +326,14 @@ mod tests {
     }
 
     fn running() -> Arc<Running> {
-        let activity = Activity::new(IpAddr::from([192, 0, 2, 1]), Arc::default());
+        let activity = Activity::new(IpAddr::from([192, 0, 2, 1]), Weak::new(), false);
         Arc::new(Arc::new(activity).begin(Use::Method))
     }
 
     fn reservation(total: usize) -> Arc<Reservation> {
-        let address = IpAddr::from([192, 0, 2, 1]);
-        RequestMemory::new(total).open(address, Holder::Admitted, 0).expect("room")
+        let activity = Activity::new(IpAddr::from([192, 0, 2, 1]), Weak::new(), false);
+        // Without the parts of others.
+        RequestMemory::new(total * 16 / 9).open(&Arc::new(activity), Holder::Operator, 0).expect("room")
     }
 
     fn parts(count: usize) -> impl Body<Data = Bytes, Error = std::convert::Infallible> + Unpin {
@@ -304,6 +353,36 @@ mod tests {
             assert_eq!(rest.0.lock().expect("lock").is_some(), count == 40, "{count} KiB: what is left");
             rest.drain().await;
         }
+    }
+
+    #[tokio::test]
+    async fn a_body_that_does_not_come_is_given_up_after_a_pause_or_when_others_need_its_memory() {
+        let begun = || {
+            let begin = futures_util::stream::iter([Ok(Frame::data(Bytes::from_static(b"{")))]);
+            let never = futures_util::stream::pending::<Result<Frame<Bytes>, BoxError>>();
+            StreamBody::new(futures_util::StreamExt::chain(begin, never))
+        };
+        let held = reservation(1 << 20);
+        let (mut body, _rest) = RequestBody::new(begun(), Arc::clone(&held), &running());
+        body.max_pause = Duration::from_millis(50);
+        let error = read(axum::body::Body::new(body), 1 << 20).await.expect_err("nothing more comes");
+        assert_eq!((error.cause.code(), error.cause.message()), (Code::InvalidRequest, TOO_SLOW));
+
+        let (body, rest) = RequestBody::new(begun(), Arc::clone(&held), &running());
+        let reading = tokio::spawn(read(axum::body::Body::new(body), 1 << 20));
+        tokio::task::yield_now().await;
+        held.give_up();
+        let error = reading.await.expect("no panic").expect_err("others need it");
+        assert_eq!(error.cause.code(), Code::Unavailable);
+        assert!(held.was_refused());
+        assert!(rest.0.lock().expect("lock").is_some(), "what still comes is thrown away");
+
+        let (mut body, _rest) = RequestBody::new(begun(), reservation(1 << 20), &running());
+        body.max_pause = Duration::from_millis(1);
+        body.reservation.answered(None);
+        let all = read(axum::body::Body::new(body), 1 << 20);
+        let waits = tokio::time::timeout(Duration::from_millis(100), all).await;
+        assert!(waits.is_err(), "a stream whose answer has begun may rest");
     }
 
     #[tokio::test]

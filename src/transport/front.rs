@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tower::Service as _;
 
 use super::{
-    activity::{Activity, Use},
+    activity::{Activity, Standing, Use},
     body::{HeldBody, RequestBody, Rest},
     cors::Cors,
     grpc,
@@ -117,19 +117,22 @@ impl Front {
     fn reserve<B>(
         &self,
         caller: &Caller,
+        activity: &Arc<Activity>,
         request: &Request<B>,
         purpose: Use,
     ) -> Result<Arc<Reservation>, Exhausted> {
-        // Behind a guard nothing is read of a body before credentials are.
         let (uri, headers) = (request.uri(), request.headers());
-        // A probe has no body, and an answer of 503 would make an orchestrator end a process that is only busy.
-        let holder = match caller.peer().is_admitted() || self.guard.is_some() || purpose == Use::Probe {
-            true => Holder::Admitted,
-            false => Holder::Stranger,
+        let holder = match caller.peer().admitted_as() {
+            // An answer of 503 would make an orchestrator end a process that is only busy.
+            _ if purpose == Use::Probe => Holder::Probe,
+            _ if self.guard.as_ref().is_some_and(|guard| guard.knows_at_once(headers)) => Holder::Operator,
+            Some(app) => Holder::Admitted(app),
+            None if activity.is_known() => Holder::Known,
+            None => Holder::Stranger,
         };
         let line = uri.path().len() + uri.query().map_or(0, str::len);
         let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        let reservation = self.memory.open(caller.remote(), holder, line + headers)?;
+        let reservation = self.memory.open(activity, holder, line + headers)?;
         if let Some(certificate) = caller.peer().certificate()
             && is_for_guests(uri.path())
         {
@@ -155,6 +158,7 @@ impl Front {
         &self,
         caller: &Caller,
         activity: &Activity,
+        reservation: &Reservation,
         mut request: Request<Body>,
         purpose: Use,
     ) -> Answer {
@@ -175,7 +179,8 @@ impl Front {
                     Ok(operator) => {
                         // Where no credentials are needed, anyone is an operator.
                         if operator != Operator::Anyone {
-                            activity.admit();
+                            activity.admit(Standing::Operator);
+                            reservation.belongs_to_operator();
                         } else if let Some(answer) = self.over_limit(caller, &mut request, purpose) {
                             return answer;
                         }
@@ -251,15 +256,17 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             tidy(request.uri_mut());
             let purpose =
                 if probes::PATHS.contains(&request.uri().path()) { Use::Probe } else { Use::Method };
-            let running = Arc::new(activity.begin(purpose));
+            // gRPC's probes count towards the limit, and are no reason to keep a connection either.
+            let is_health = request.uri().path().starts_with(probes::GRPC);
+            let running = Arc::new(activity.begin(if is_health { Use::Probe } else { purpose }));
             let observed = front.metrics.observe(request.uri().path());
-            let (reservation, answer, rest) = match front.reserve(&caller, &request, purpose) {
+            let (reservation, answer, rest) = match front.reserve(&caller, &activity, &request, purpose) {
                 Ok(reservation) => {
                     let (parts, body) = request.into_parts();
                     let (body, rest) = RequestBody::new(body, Arc::clone(&reservation), &running);
                     let request = Request::from_parts(parts, Body::new(body));
-                    let answer =
-                        AssertUnwindSafe(front.answer(&caller, &activity, request, purpose)).catch_unwind();
+                    let answer = front.answer(&caller, &activity, &reservation, request, purpose);
+                    let answer = AssertUnwindSafe(answer).catch_unwind();
                     let answer = timeout(limit, answer).await;
                     if reservation.was_refused() {
                         front.metrics.memory_refused();
@@ -289,9 +296,13 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             if let Some(origin) = origin {
                 Cors::mark(origin, &mut answer);
             }
-            front.metrics.answered(observed, status::counted(&answer).as_u16(), started.elapsed());
-            if caller.peer().is_admitted() {
-                activity.admit();
+            let counted = status::counted(&answer);
+            front.metrics.answered(observed, counted.as_u16(), started.elapsed());
+            if let Some(app) = caller.peer().admitted_as() {
+                activity.admit(Standing::Admitted(app));
+            }
+            if counted.is_client_error() || counted.is_server_error() {
+                running.refused();
             }
             let answer = if is_head { without_body(answer) } else { answer };
             let answer = match reservation {

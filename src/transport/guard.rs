@@ -76,6 +76,11 @@ impl Guard {
         }
     }
 
+    /// Whether these headers show the token, or none is needed: what is known without hashing a password.
+    pub(super) fn knows_at_once(&self, headers: &HeaderMap) -> bool {
+        matches!(self.credentials.shown(headers), Shown::Right(_))
+    }
+
     /// Who asks, or why the request may not pass.
     pub(super) async fn identify(
         &self,

@@ -21,8 +21,7 @@ use tokio::{
     task::AbortHandle,
 };
 
-use super::limit::bucket;
-use crate::metrics::Metrics;
+use crate::{address::bucket, metrics::Metrics};
 
 /// The threads on which handshakes run.
 #[derive(Debug)]

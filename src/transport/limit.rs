@@ -1,15 +1,10 @@
 //! How often an address may ask before it has proved anything.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv6Addr},
-    num::NonZeroU32,
-    sync::Arc,
-};
+use std::{fmt, net::IpAddr, num::NonZeroU32, sync::Arc};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
-use crate::{metrics::Metrics, service::Caller};
+use crate::{address::bucket, metrics::Metrics, service::Caller};
 
 /// Above this many addresses those that are quiet are forgotten.
 const ADDRESSES: usize = 16 * 1024;
@@ -67,17 +62,6 @@ impl MessageLimit {
 impl fmt::Debug for MessageLimit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("MessageLimit").finish_non_exhaustive()
-    }
-}
-
-/// One customer of IPv6 has a whole /64; mapped addresses are IPv4.
-pub(super) fn bucket(address: IpAddr) -> IpAddr {
-    match address.to_canonical() {
-        IpAddr::V6(v6) => {
-            let [a, b, c, d, ..] = v6.segments();
-            IpAddr::V6(Ipv6Addr::new(a, b, c, d, 0, 0, 0, 0))
-        }
-        v4 => v4,
     }
 }
 

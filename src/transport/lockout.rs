@@ -10,7 +10,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::limit::bucket;
+use crate::address::bucket;
 
 /// So many failures within [`WINDOW`] lock a guesser out; each further one does it again, for twice as long.
 const FAILURES: u32 = 5;

@@ -1,20 +1,30 @@
-//! Memory that requests hold: bounded for all together, and for one address.
+//! Memory that requests hold: bounded for all together, for each kind of caller, and for one address or app.
 //!
 //! Counted are a request with its headers, its body as far as it has come, what is decoded from it, and the answer until
 //! it is sent. Limits of single bodies do not bound their sum: one connection may have 64 of them.
+//!
+//! Each kind of caller has a part that no other kind can take, and what is left is for all but probes. Of what is there for
+//! it, an address or app may have half, so that something is left for the next one. Requests that wait for their caller
+//! are given up for others: a body that does not come, an answer that nobody reads.
 
 use std::{
-    collections::HashMap,
+    collections::{BTreeSet, HashMap},
     fs,
     net::IpAddr,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, AtomicUsize, Ordering},
+        atomic::{AtomicBool, Ordering},
     },
+    task::Waker,
+    time::Duration,
 };
 
-use super::limit::bucket;
+use futures_util::task::AtomicWaker;
+use kms_attest::identity::AppId;
+use tokio::time::Instant;
+
+use super::activity::Activity;
 
 /// The smallest default.
 const MIN_DEFAULT: usize = 64 << 20;
@@ -26,6 +36,16 @@ const BUFFER: usize = 2;
 const DECODED: usize = 2;
 /// An answer whose length is not known before it is sent.
 const ANSWER: usize = 16 * 1024;
+/// A request that waits for its caller for this long may be given up for another.
+const MIN_WAIT: Duration = Duration::from_secs(1);
+/// A body of which this much has come since waits from now on.
+const PROGRESS: usize = 16 * 1024;
+/// How many requests are given up for one.
+const MAX_GIVEN_UP: usize = 64;
+/// An answer that nobody reads for this long ends its connection.
+const MAX_UNREAD: Duration = Duration::from_secs(10);
+/// How often such answers are looked for.
+const SWEEP: Duration = Duration::from_secs(1);
 
 /// No memory is left for a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -39,25 +59,116 @@ pub struct RequestMemory {
     held: Mutex<Held>,
 }
 
-#[derive(Debug, Default)]
-struct Held {
-    all: usize,
-    by_address: HashMap<IpAddr, usize>,
-}
-
 /// Who holds memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// Has proved nothing: a quarter of the budget for its address, three quarters for all such callers.
+    /// Has proved nothing.
     Stranger,
-    /// Policy has given a permit on its connection, or it comes to a listener that asks for an operator's credentials.
-    Admitted,
+    /// Comes from an address from which a caller was admitted before.
+    Known,
+    /// Policy has given this app a permit on the connection.
+    Admitted(AppId),
+    /// Has shown an operator's credentials.
+    Operator,
+    /// Asks whether we are there.
+    Probe,
+}
+
+/// Kinds of holders.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Class {
+    Stranger,
+    Known,
+    Operator,
+    Probe,
+}
+
+/// Who has a share.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Owner {
+    Address(IpAddr),
+    App(AppId),
+}
+
+impl Class {
+    const ALL: [Self; 4] = [Self::Stranger, Self::Known, Self::Operator, Self::Probe];
+
+    fn of(holder: Holder) -> Self {
+        match holder {
+            Holder::Stranger => Self::Stranger,
+            Holder::Known | Holder::Admitted(_) => Self::Known,
+            Holder::Operator => Self::Operator,
+            Holder::Probe => Self::Probe,
+        }
+    }
+
+    /// What no other kind can take.
+    fn guaranteed(self, total: usize) -> usize {
+        match self {
+            Self::Stranger | Self::Known => total / 16 * 3,
+            Self::Operator | Self::Probe => total / 16,
+        }
+    }
+
+    /// The most that one address or app has, whatever is free.
+    fn largest_share(self, total: usize) -> usize {
+        match self {
+            Self::Stranger | Self::Known => total / 4,
+            Self::Operator => total,
+            Self::Probe => total / 32,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Held {
+    next: u64,
+    requests: HashMap<u64, Request>,
+    by_class: HashMap<Class, usize>,
+    shares: HashMap<(Class, Owner), Share>,
+    swept: Instant,
+}
+
+/// What an address or app holds.
+#[derive(Debug, Default)]
+struct Share {
+    bytes: usize,
+    /// Its requests that wait for their caller, by since when.
+    waiting: BTreeSet<(Instant, u64)>,
+}
+
+#[derive(Debug)]
+struct Request {
+    class: Class,
+    owner: Owner,
+    bytes: usize,
+    waits: Option<Instant>,
+    /// What has come of its body since then.
+    fresh: usize,
+    is_answered: bool,
+    signal: Arc<Signal>,
+}
+
+/// Tells a request that it is given up.
+#[derive(Debug)]
+struct Signal {
+    is_given_up: AtomicBool,
+    was_refused: AtomicBool,
+    body: AtomicWaker,
+    activity: Arc<Activity>,
 }
 
 impl RequestMemory {
     /// A budget of `total` bytes.
     pub fn new(total: usize) -> Arc<Self> {
-        Arc::new(Self { total, held: Mutex::default() })
+        let held = Held {
+            next: 0,
+            requests: HashMap::new(),
+            by_class: HashMap::new(),
+            shares: HashMap::new(),
+            swept: Instant::now(),
+        };
+        Arc::new(Self { total, held: Mutex::new(held) })
     }
 
     /// A tenth of the memory that the control group or the machine has, at least 64 MiB.
@@ -65,24 +176,53 @@ impl RequestMemory {
         default_total(Path::new("/"))
     }
 
-    /// Memory for a request of `address` whose line and headers have `head` bytes.
+    /// Memory for a request on the connection of `activity` whose line and headers have `head` bytes.
     ///
     /// # Errors
     /// [`Exhausted`].
     pub(super) fn open(
         self: &Arc<Self>,
-        address: IpAddr,
+        activity: &Arc<Activity>,
         holder: Holder,
         head: usize,
     ) -> Result<Arc<Reservation>, Exhausted> {
-        let reservation = Reservation {
-            memory: Arc::clone(self),
-            address: bucket(address),
-            holder,
-            held: AtomicUsize::new(0),
+        self.open_at(activity, holder, head, Instant::now())
+    }
+
+    fn open_at(
+        self: &Arc<Self>,
+        activity: &Arc<Activity>,
+        holder: Holder,
+        head: usize,
+        now: Instant,
+    ) -> Result<Arc<Reservation>, Exhausted> {
+        let signal = Arc::new(Signal {
+            is_given_up: AtomicBool::new(false),
             was_refused: AtomicBool::new(false),
+            body: AtomicWaker::new(),
+            activity: Arc::clone(activity),
+        });
+        let number = {
+            let mut held = self.lock();
+            held.sweep(now);
+            let number = held.next;
+            held.next += 1;
+            let owner = owner(holder, activity);
+            let request = Request {
+                class: Class::of(holder),
+                owner,
+                bytes: 0,
+                waits: None,
+                fresh: 0,
+                is_answered: false,
+                signal: Arc::clone(&signal),
+            };
+            held.requests.insert(number, request);
+            held.wait(number, Some(now));
+            number
         };
-        reservation.grow(REQUEST + head)?;
+        let reservation = Reservation { memory: Arc::clone(self), number, signal };
+        reservation.grow(REQUEST + head, 0, now)?;
         Ok(Arc::new(reservation))
     }
 
@@ -91,14 +231,121 @@ impl RequestMemory {
     }
 }
 
+fn owner(holder: Holder, activity: &Activity) -> Owner {
+    match holder {
+        Holder::Admitted(app) => Owner::App(app),
+        _ => Owner::Address(activity.address()),
+    }
+}
+
+impl Held {
+    fn share(&self, class: Class, owner: Owner) -> usize {
+        self.shares.get(&(class, owner)).map_or(0, |share| share.bytes)
+    }
+
+    /// What is there for a kind of holder, beside what it holds.
+    fn room(&self, class: Class, total: usize) -> usize {
+        let of = |class| self.by_class.get(&class).copied().unwrap_or(0);
+        let own = class.guaranteed(total).saturating_sub(of(class));
+        let taken = Class::ALL.map(|class| of(class).max(class.guaranteed(total)));
+        let common = total.saturating_sub(taken.into_iter().fold(0, usize::saturating_add));
+        if class == Class::Probe { own } else { own + common }
+    }
+
+    fn fits(&self, class: Class, owner: Owner, bytes: usize, total: usize) -> bool {
+        let room = self.room(class, total);
+        let share = self.share(class, owner);
+        let after = share.saturating_add(bytes);
+        match class {
+            Class::Operator => bytes <= room,
+            _ => after <= class.largest_share(total) && after <= (room + share) / 2,
+        }
+    }
+
+    /// The request to give up for one of `owner`, which would have `after` then: of the largest holder of the same kind, or
+    /// its own where it has as much, the one that has waited for its caller for longest.
+    fn victim(&self, newcomer: u64, after: usize, total: usize, now: Instant) -> Option<u64> {
+        let Request { class, owner, .. } = self.requests.get(&newcomer)?;
+        let own = self.shares.get(&(*class, *owner));
+        let others = self.shares.iter().filter(|((of, _), share)| of == class && share.bytes > after);
+        let largest = others.max_by_key(|(_, share)| share.bytes).map(|(_, share)| share);
+        let from = if after > class.largest_share(total) { own } else { largest.or(own) };
+        let mut waiting = from?.waiting.iter();
+        let (since, number) = waiting.find(|(_, number)| *number != newcomer)?;
+        (now.duration_since(*since) >= MIN_WAIT).then_some(*number)
+    }
+
+    fn give_up(&mut self, number: u64) {
+        self.wait(number, None);
+        self.settle(number, REQUEST);
+        let Some(request) = self.requests.get(&number) else { return };
+        request.signal.is_given_up.store(true, Ordering::Relaxed);
+        request.signal.was_refused.store(true, Ordering::Relaxed);
+        request.signal.body.wake();
+        if request.is_answered {
+            request.signal.activity.evict();
+        }
+    }
+
+    /// Ends the connections of callers that do not read what they asked for.
+    fn sweep(&mut self, now: Instant) {
+        if now.duration_since(self.swept) < SWEEP {
+            return;
+        }
+        self.swept = now;
+        let is_unread = |request: &Request| {
+            request.is_answered && request.waits.is_some_and(|since| now.duration_since(since) >= MAX_UNREAD)
+        };
+        let unread = self.requests.iter().filter(|(_, request)| is_unread(request));
+        for number in unread.map(|(number, _)| *number).collect::<Vec<_>>() {
+            self.give_up(number);
+        }
+    }
+
+    /// From now on a request waits for its caller, or does not.
+    fn wait(&mut self, number: u64, since: Option<Instant>) {
+        let Some(request) = self.requests.get_mut(&number) else { return };
+        let share = self.shares.entry((request.class, request.owner)).or_default();
+        if let Some(before) = request.waits.take() {
+            share.waiting.remove(&(before, number));
+        }
+        if !request.signal.is_given_up.load(Ordering::Relaxed)
+            && let Some(since) = since
+        {
+            request.waits = Some(since);
+            request.fresh = 0;
+            share.waiting.insert((since, number));
+        }
+        self.forget_if_empty(number);
+    }
+
+    /// From now on a request holds so many bytes.
+    fn settle(&mut self, number: u64, bytes: usize) {
+        let Some(request) = self.requests.get_mut(&number) else { return };
+        let before = std::mem::replace(&mut request.bytes, bytes);
+        let moved = |held: usize| held.saturating_sub(before).saturating_add(bytes);
+        let of_class = self.by_class.entry(request.class).or_default();
+        *of_class = moved(*of_class);
+        let share = self.shares.entry((request.class, request.owner)).or_default();
+        share.bytes = moved(share.bytes);
+        self.forget_if_empty(number);
+    }
+
+    fn forget_if_empty(&mut self, number: u64) {
+        let Some(request) = self.requests.get(&number) else { return };
+        let key = (request.class, request.owner);
+        if self.shares.get(&key).is_some_and(|share| share.bytes == 0 && share.waiting.is_empty()) {
+            self.shares.remove(&key);
+        }
+    }
+}
+
 /// The memory of one request; dropping it gives it back.
 #[derive(Debug)]
 pub(super) struct Reservation {
     memory: Arc<RequestMemory>,
-    address: IpAddr,
-    holder: Holder,
-    held: AtomicUsize,
-    was_refused: AtomicBool,
+    number: u64,
+    signal: Arc<Signal>,
 }
 
 impl Reservation {
@@ -107,31 +354,73 @@ impl Reservation {
     /// # Errors
     /// [`Exhausted`]; what is held already stays held.
     pub(super) fn receive(&self, body: usize) -> Result<(), Exhausted> {
-        self.grow(body.saturating_mul(BUFFER))
+        self.grow(body.saturating_mul(BUFFER), body, Instant::now())
     }
 
-    /// Whether memory was asked for that there was not.
+    /// The body has come to its end: from now on it waits for us.
+    pub(super) fn received(&self) {
+        self.memory.lock().wait(self.number, None);
+    }
+
+    /// Whether memory was asked for that there was not, or was taken back.
     pub(super) fn was_refused(&self) -> bool {
-        self.was_refused.load(Ordering::Relaxed)
+        self.signal.was_refused.load(Ordering::Relaxed)
     }
 
-    fn grow(&self, bytes: usize) -> Result<(), Exhausted> {
+    /// Whether it was given up for others. If not, `waker` is woken when it is.
+    pub(super) fn is_given_up(&self, waker: &Waker) -> bool {
+        self.signal.body.register(waker);
+        self.signal.is_given_up.load(Ordering::Relaxed)
+    }
+
+    /// The caller has shown an operator's credentials.
+    pub(super) fn belongs_to_operator(&self) {
+        let mut held = self.memory.lock();
+        let Some(request) = held.requests.get(&self.number) else { return };
+        let (bytes, waits) = (request.bytes, request.waits);
+        held.wait(self.number, None);
+        held.settle(self.number, 0);
+        if let Some(request) = held.requests.get_mut(&self.number) {
+            request.class = Class::Operator;
+        }
+        held.settle(self.number, bytes);
+        held.wait(self.number, waits);
+    }
+
+    fn grow(&self, bytes: usize, fresh: usize, now: Instant) -> Result<(), Exhausted> {
         let total = self.memory.total;
         let mut held = self.memory.lock();
-        let of_address = held.by_address.get(&self.address).copied().unwrap_or(0).saturating_add(bytes);
-        let all = held.all.saturating_add(bytes);
-        let fits = match self.holder {
-            Holder::Stranger => of_address <= total / 4 && all <= total / 4 * 3,
-            Holder::Admitted => all <= total,
-        };
-        if !fits {
-            self.was_refused.store(true, Ordering::Relaxed);
+        let taken = self.take(&mut held, bytes, total, now);
+        if taken.is_none() {
+            self.signal.was_refused.store(true, Ordering::Relaxed);
             return Err(Exhausted);
         }
-        held.all = all;
-        held.by_address.insert(self.address, of_address);
-        self.held.fetch_add(bytes, Ordering::Relaxed);
+        if let Some(request) = held.requests.get_mut(&self.number) {
+            request.fresh += fresh;
+            if request.fresh >= PROGRESS && request.waits.is_some() && !request.is_answered {
+                held.wait(self.number, Some(now));
+            }
+        }
         Ok(())
+    }
+
+    fn take(&self, held: &mut Held, bytes: usize, total: usize, now: Instant) -> Option<()> {
+        let Request { class, owner, bytes: own, .. } = *held.requests.get(&self.number)?;
+        if self.signal.is_given_up.load(Ordering::Relaxed)
+            || own.saturating_add(bytes) > class.largest_share(total)
+        {
+            return None;
+        }
+        for _ in 0..MAX_GIVEN_UP {
+            if held.fits(class, owner, bytes, total) {
+                held.settle(self.number, own + bytes);
+                return Some(());
+            }
+            let after = held.share(class, owner).saturating_add(bytes);
+            let victim = held.victim(self.number, after, total, now)?;
+            held.give_up(victim);
+        }
+        None
     }
 
     /// Takes what decoding `body` bytes needs beside them.
@@ -139,30 +428,42 @@ impl Reservation {
     /// # Errors
     /// [`Exhausted`].
     pub(super) fn decode(&self, body: usize) -> Result<(), Exhausted> {
-        self.grow(body.saturating_mul(DECODED))
+        self.grow(body.saturating_mul(DECODED), 0, Instant::now())
     }
 
-    /// The request is done; from now on its answer is held. It is never refused: the work is done.
+    /// The request is done; from now on its answer is held, and waits to be read. It is never refused: the work is done.
     pub(super) fn answered(&self, length: Option<u64>) {
         let answer = length.map_or(ANSWER, |length| usize::try_from(length).unwrap_or(usize::MAX));
-        self.settle(REQUEST.saturating_add(answer));
+        let mut held = self.memory.lock();
+        if let Some(request) = held.requests.get_mut(&self.number) {
+            request.is_answered = true;
+        }
+        held.settle(self.number, REQUEST.saturating_add(answer));
+        held.wait(self.number, Some(Instant::now()));
     }
 
-    fn settle(&self, bytes: usize) {
-        let mut held = self.memory.lock();
-        let before = self.held.swap(bytes, Ordering::Relaxed);
-        held.all = held.all.saturating_sub(before).saturating_add(bytes);
-        let of_address = held.by_address.get(&self.address).copied().unwrap_or(0);
-        match of_address.saturating_sub(before).saturating_add(bytes) {
-            0 => drop(held.by_address.remove(&self.address)),
-            left => drop(held.by_address.insert(self.address, left)),
-        }
+    /// Part of the answer was taken, and there is more.
+    pub(super) fn read_on(&self) {
+        self.memory.lock().wait(self.number, Some(Instant::now()));
+    }
+
+    #[cfg(test)]
+    pub(super) fn give_up(&self) {
+        self.memory.lock().give_up(self.number);
+    }
+
+    /// Whether the answer is under way, or done.
+    pub(super) fn is_answered(&self) -> bool {
+        self.memory.lock().requests.get(&self.number).is_none_or(|request| request.is_answered)
     }
 }
 
 impl Drop for Reservation {
     fn drop(&mut self) {
-        self.settle(0);
+        let mut held = self.memory.lock();
+        held.wait(self.number, None);
+        held.settle(self.number, 0);
+        held.requests.remove(&self.number);
     }
 }
 
@@ -210,49 +511,181 @@ fn machine(root: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use std::sync::Weak;
 
-    fn address(last: u8) -> IpAddr {
-        IpAddr::from([192, 0, 2, last])
-    }
+    use super::*;
 
     const MIB: usize = 1 << 20;
 
+    fn on(last: u8) -> Arc<Activity> {
+        Arc::new(Activity::new(IpAddr::from([192, 0, 2, last]), Weak::new(), false))
+    }
+
+    fn app(last: u8) -> Holder {
+        Holder::Admitted(AppId([last; 20]))
+    }
+
+    /// As much as there is for a new request, in steps of 64 KiB.
+    fn fill(memory: &Arc<RequestMemory>, last: u8, holder: Holder) -> (Arc<Reservation>, usize) {
+        let request = memory.open(&on(last), holder, 64 * 1024 - REQUEST).expect("room");
+        while request.grow(64 * 1024, 0, Instant::now()).is_ok() {}
+        let bytes = memory.lock().requests[&request.number].bytes;
+        (request, bytes)
+    }
+
+    fn is_evicted(activity: &Activity) -> bool {
+        futures_util::FutureExt::now_or_never(activity.evicted()).is_some()
+    }
+
     #[test]
-    fn strangers_of_one_address_have_a_quarter_all_strangers_three_and_the_admitted_the_rest() {
-        let memory = RequestMemory::new(16 * MIB);
-        let open = |last, holder| memory.open(address(last), holder, 0).expect("room");
-        let held: Vec<_> = (1..=3)
-            .map(|last| {
-                let request = open(last, Holder::Stranger);
-                assert_eq!(request.grow(4 * MIB), Err(Exhausted), "more than the share");
-                request.grow(4 * MIB - REQUEST).expect("its share");
-                assert_eq!(request.grow(1), Err(Exhausted));
-                request
-            })
-            .collect();
-        assert!(memory.open(address(4), Holder::Stranger, 0).is_err(), "strangers have their three quarters");
-        let admitted = open(1, Holder::Admitted);
-        admitted.grow(4 * MIB - REQUEST).expect("the last quarter");
-        assert_eq!(admitted.grow(1), Err(Exhausted));
+    fn an_address_gets_a_quarter_at_most_and_half_of_what_is_there_so_that_something_is_left_for_the_next() {
+        let memory = RequestMemory::new(64 * MIB);
+        let mut held = Vec::new();
+        for (last, share) in [(1, 16 * MIB), (2, 14 * MIB), (3, 7 * MIB), (4, 7 * MIB / 2), (5, 7 * MIB / 4)]
+        {
+            let (request, bytes) = fill(&memory, last, Holder::Stranger);
+            assert_eq!(bytes, share, "address {last}");
+            held.push(request);
+        }
+        for last in 6..=12 {
+            held.push(memory.open(&on(last), Holder::Stranger, 1024).expect("a new guest always fits"));
+        }
+        held.clear();
+        let left = memory.lock();
+        assert!(left.requests.is_empty() && left.shares.is_empty());
+        assert!(left.by_class.values().all(|bytes| *bytes == 0));
+    }
+
+    #[test]
+    fn each_kind_has_a_part_that_no_other_can_take_and_an_app_its_share_of_it() {
+        let memory = RequestMemory::new(64 * MIB);
+        let full = |last| with(&memory, &on(last), 512 * 1024, Instant::now());
+        let mut held: Vec<_> = (1..=88).map(full).collect();
+        assert!(
+            memory.open(&on(89), Holder::Stranger, 1024).is_err(),
+            "strangers have all that they can have"
+        );
+        let (first, bytes) = fill(&memory, 201, app(1));
+        assert_eq!(bytes, 6 * MIB, "half of the part of admitted callers");
+        assert!(memory.open(&on(202), app(1), MIB).is_err(), "the same app at another address");
+        let (second, bytes) = fill(&memory, 203, app(2));
+        assert_eq!(bytes, 3 * MIB);
+        held.extend([first, second]);
+        held.push(memory.open(&on(204), Holder::Known, 1024).expect("an address that is known"));
+        let (operator, bytes) = fill(&memory, 205, Holder::Operator);
+        assert_eq!(bytes, 4 * MIB, "an operator has no share, but a part of his own");
+        let (probe, bytes) = fill(&memory, 206, Holder::Probe);
+        assert_eq!(bytes, 2 * MIB);
+        held.extend([operator, probe]);
+        held.push(memory.open(&on(207), Holder::Probe, 1024).expect("another probe"));
+    }
+
+    /// A stranger's request with so many bytes, of which a body is still to come.
+    fn with(
+        memory: &Arc<RequestMemory>,
+        activity: &Arc<Activity>,
+        bytes: usize,
+        now: Instant,
+    ) -> Arc<Reservation> {
+        let request = memory.open_at(activity, Holder::Operator, 0, now).expect("room");
+        let mut held = memory.lock();
+        held.wait(request.number, None);
+        held.settle(request.number, 0);
+        held.requests.get_mut(&request.number).expect("open").class = Class::Stranger;
+        held.settle(request.number, bytes);
+        held.wait(request.number, Some(now));
         drop(held);
-        open(4, Holder::Stranger).grow(MIB).expect("room again");
-        drop(admitted);
-        let held = memory.held.lock().expect("lock");
-        assert_eq!((held.all, held.by_address.len()), (0, 0));
+        request
+    }
+
+    #[test]
+    fn answers_beyond_the_budget_take_nothing_from_other_kinds() {
+        let memory = RequestMemory::new(16 * MIB);
+        let request = memory.open(&on(1), Holder::Stranger, 0).expect("room");
+        request.answered(Some(500 * MIB as u64));
+        assert!(memory.open(&on(2), Holder::Stranger, 0).is_err(), "they count, and are not refused");
+        for holder in [Holder::Known, app(1), Holder::Operator, Holder::Probe] {
+            memory.open(&on(3), holder, 1024).expect("its own part");
+        }
     }
 
     #[test]
     fn an_answer_takes_the_place_of_its_request() {
         let memory = RequestMemory::new(16 * MIB);
-        let request = memory.open(address(1), Holder::Stranger, 100).expect("room");
+        let request = memory.open(&on(1), Holder::Stranger, 100).expect("room");
         request.receive(MIB).expect("body");
         request.decode(MIB).expect_err("with what is decoded it would be more than its share");
         assert!(request.was_refused());
         request.answered(Some(500));
-        assert_eq!(memory.held.lock().expect("lock").all, REQUEST + 500);
-        request.answered(Some(32 * MIB as u64));
-        assert!(memory.open(address(2), Holder::Admitted, 0).is_err(), "answers count, and are not refused");
+        assert_eq!(memory.lock().requests[&request.number].bytes, REQUEST + 500);
+    }
+
+    /// Three addresses hold all with bodies that do not come; a fourth needs some.
+    #[test]
+    fn a_body_that_makes_no_progress_gives_its_memory_to_another() {
+        let memory = RequestMemory::new(16 * MIB);
+        let (attackers, guest) = ([1, 2, 3].map(on), on(4));
+        let now = Instant::now();
+        let held: Vec<_> =
+            (0..44).map(|number| with(&memory, &attackers[number % 3], 256 * 1024, now)).collect();
+        assert!(memory.open_at(&guest, Holder::Stranger, 0, now).is_err(), "they have not waited yet");
+        let request =
+            memory.open_at(&guest, Holder::Stranger, 100_000, now + MIN_WAIT).expect("room is made");
+        let given_up: Vec<_> = held.iter().filter(|held| held.was_refused()).collect();
+        assert_eq!(given_up.len(), 1, "as many as are needed");
+        assert!(given_up.iter().all(|held| held.receive(1).is_err()), "nothing more is received");
+        assert!(attackers.iter().all(|activity| !is_evicted(activity)), "their connections stay");
+        drop(request);
+    }
+
+    #[test]
+    fn a_body_that_comes_is_not_given_up_nor_one_that_is_here() {
+        let memory = RequestMemory::new(16 * MIB);
+        let (comes, is_here, waits) = (on(1), on(1), on(1));
+        let open = |activity| memory.open(activity, Holder::Stranger, MIB).expect("room");
+        let [comes, is_here, waits] = [&comes, &is_here, &waits].map(open);
+        is_here.received();
+        let later = Instant::now() + MIN_WAIT;
+        comes.grow(1024, PROGRESS, later).expect("room");
+        let next =
+            memory.open_at(&on(1), Holder::Stranger, MIB, later).expect("in place of the one that waits");
+        assert_eq!([&comes, &is_here, &waits].map(|request| request.was_refused()), [false, false, true]);
+        assert!(memory.open_at(&on(1), Holder::Stranger, MIB, later).is_err(), "the others stay");
+        drop(next);
+    }
+
+    #[test]
+    fn an_answer_that_nobody_reads_ends_its_connection() {
+        let memory = RequestMemory::new(16 * MIB);
+        let (reads, does_not) = (on(1), on(2));
+        let open = |activity| memory.open(activity, Holder::Stranger, 0).expect("room");
+        let (read, unread) = (open(&reads), open(&does_not));
+        for request in [&read, &unread] {
+            request.received();
+            request.answered(None);
+        }
+        read.received();
+        let mut now = Instant::now();
+        let next = memory.open_at(&on(3), Holder::Stranger, 0, now + MAX_UNREAD / 2).expect("room");
+        assert!(!is_evicted(&does_not), "not yet");
+        now += MAX_UNREAD + SWEEP;
+        drop(memory.open_at(&on(3), Holder::Stranger, 0, now).expect("room"));
+        assert!(is_evicted(&does_not));
+        assert!(!is_evicted(&reads), "we are the ones who have nothing to say");
+        drop(next);
+    }
+
+    #[test]
+    fn a_request_becomes_an_operators_with_all_that_it_holds() {
+        let memory = RequestMemory::new(64 * MIB);
+        let request = memory.open(&on(1), Holder::Stranger, 0).expect("room");
+        assert!(request.receive(9 * MIB).is_err(), "more than a quarter");
+        request.belongs_to_operator();
+        request.receive(8 * MIB).expect("a candidate of 8 MiB");
+        request.decode(8 * MIB).expect("and what is decoded");
+        let held = memory.lock();
+        assert_eq!(held.by_class.get(&Class::Stranger).copied().unwrap_or(0), 0);
+        assert_eq!(held.by_class[&Class::Operator], REQUEST + 32 * MIB);
     }
 
     #[test]

@@ -21,10 +21,8 @@ use futures_util::{
 };
 
 use self::queue::{Queue, Rank};
-use super::{
-    limit::bucket,
-    lockout::{Guess, Guesser, Lockout},
-};
+use super::lockout::{Guess, Guesser, Lockout};
+use crate::address::bucket;
 use crate::operator::{Credentials, Password};
 
 /// How long the right password is remembered. Its user hashes it once more then.

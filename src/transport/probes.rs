@@ -12,6 +12,9 @@ use crate::service::readiness::{Effect, Readiness, Reason};
 /// are not limited, and need no token.
 pub(super) const PATHS: [&str; 3] = ["/health", LIVE, READY];
 
+/// Where gRPC's own probes ask.
+pub(super) const GRPC: &str = "/grpc.health.v1.Health/";
+
 const LIVE: &str = "/livez";
 const READY: &str = "/readyz";
 

@@ -1,5 +1,5 @@
-//! Slots for connections: shares of one address, slots kept for callers that are known, and idle connections of strangers
-//! that make room for new ones.
+//! Slots for connections: shares of one address or app, slots kept for callers that are known, and idle connections that
+//! make room for new ones.
 
 use std::{
     collections::HashMap,
@@ -8,20 +8,22 @@ use std::{
     time::Duration,
 };
 
-use tokio::{sync::Notify, time::Instant};
+use kms_attest::identity::AppId;
+use tokio::time::Instant;
 
-use super::{activity::Activity, limit::bucket};
+use super::activity::{Activity, Standing};
+use crate::address::bucket;
 
-/// A connection of a stranger may be closed for a new one when nothing was done for it for this long.
+/// A connection may be closed for a new one when nothing was done for it for this long.
 const MIN_IDLE: Duration = Duration::from_secs(1);
-/// At once, if its address has more than this many times the connections of the newcomer's address: who opens connections
-/// faster than they become idle keeps only others like him out.
+/// At once, if its group has more than this many times the connections of the newcomer's: a caller that opens connections
+/// faster than they become idle keeps only its own kind out.
 const CROWD: usize = 8;
 /// After a search for idle connections that found none.
 const SEARCH_PAUSE: Duration = Duration::from_millis(50);
 /// How many connections a search finds at most.
 const MAX_FOUND: usize = 64;
-/// How many addresses have a search that is remembered.
+/// How many searches are remembered.
 const MAX_SEARCHES: usize = 256;
 /// How long an address is known after a caller from it was admitted.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
@@ -33,22 +35,39 @@ const MAX_KNOWN: usize = 16 * 1024;
 pub(super) struct Slots(Arc<Table>);
 
 #[derive(Debug)]
-struct Table {
+pub(super) struct Table {
     all: usize,
     /// Those that only known addresses get.
     reserved: usize,
-    of_one_address: usize,
-    known: Arc<Known>,
+    of_one_group: usize,
     connections: Mutex<Connections>,
+}
+
+/// Who shares slots: the addresses of one app, once they are known, or one address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Group {
+    Address(IpAddr),
+    App(AppId),
 }
 
 #[derive(Debug, Default)]
 struct Connections {
     next: u64,
     open: HashMap<u64, Connection>,
-    by_address: HashMap<IpAddr, usize>,
-    /// By whose connections were searched: one address, or all.
-    searches: HashMap<Option<IpAddr>, Search>,
+    by_group: HashMap<Group, usize>,
+    /// How many of the reserved slots each group has.
+    reserved_by_group: HashMap<Group, usize>,
+    known: Known,
+    searches: HashMap<(Option<Group>, Reach), Search>,
+}
+
+/// Which connections a newcomer may replace beside those of its own group.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Reach {
+    /// Those in slots for everybody.
+    Common,
+    /// Those in reserved slots too.
+    Reserved,
 }
 
 /// What the last search for idle connections gave.
@@ -56,15 +75,16 @@ struct Connections {
 struct Search {
     /// Those that go next, the first one last.
     found: Vec<u64>,
-    /// When it gave nothing, and for how many connections of the newcomer's address.
+    /// When it gave nothing, and for how many connections of the newcomer's group.
     in_vain: Option<(Instant, usize)>,
 }
 
 #[derive(Debug)]
 struct Connection {
     address: IpAddr,
+    group: Group,
+    is_reserved: bool,
     activity: Arc<Activity>,
-    evicted: Arc<Notify>,
 }
 
 /// A connection's slot; dropping it gives it back.
@@ -73,25 +93,18 @@ pub(super) struct Slot {
     table: Arc<Table>,
     number: u64,
     activity: Arc<Activity>,
-    evicted: Arc<Notify>,
     /// Whether another connection had to go for it.
     pub(super) has_replaced: bool,
 }
 
 impl Slots {
-    /// `all` slots: an address gets three quarters, known addresses the last eighth.
+    /// `all` slots: an address or app gets three quarters, known addresses the last eighth.
     pub(super) fn new(all: usize) -> Self {
-        let of_one_address = (all * 3).div_ceil(4).max(1);
-        Self(Arc::new(Table {
-            all,
-            reserved: all / 8,
-            of_one_address,
-            known: Arc::default(),
-            connections: Mutex::default(),
-        }))
+        let of_one_group = (all * 3).div_ceil(4).max(1);
+        Self(Arc::new(Table { all, reserved: all / 8, of_one_group, connections: Mutex::default() }))
     }
 
-    /// A slot for a connection from `address`, if there is one or an idle connection of a stranger can go.
+    /// A slot for a connection from `address`, if there is one or an idle connection can go.
     pub(super) fn take(&self, address: IpAddr) -> Option<Slot> {
         self.take_at(address, Instant::now())
     }
@@ -99,32 +112,41 @@ impl Slots {
     fn take_at(&self, address: IpAddr, now: Instant) -> Option<Slot> {
         let table = &self.0;
         let address = bucket(address);
-        let usable = if table.known.contains(address, now) { table.all } else { table.all - table.reserved };
         let mut connections = table.lock();
-        let of_address = connections.by_address.get(&address).copied().unwrap_or(0);
-        let whose = match of_address >= table.of_one_address {
-            true => Some(Some(address)),
-            false => (connections.open.len() >= usable).then_some(None),
+        let is_known = connections.known.contains(address, now);
+        let group = connections.known.group(address);
+        let of_group = connections.by_group.get(&group).copied().unwrap_or(0);
+        let reserved_taken: usize = connections.reserved_by_group.values().sum();
+        let reserved_of_group = connections.reserved_by_group.get(&group).copied().unwrap_or(0);
+        // At most half of what is there for it, so that something is left for the next one.
+        let reserved_share =
+            (table.reserved.saturating_sub(reserved_taken) + reserved_of_group).div_ceil(2).max(1);
+        let may_reserve = is_known && table.reserved > 0 && reserved_of_group < reserved_share;
+        let common_taken = connections.open.len() - reserved_taken;
+        let (is_reserved, victim) = if of_group >= table.of_one_group {
+            (false, Some(Some(group)))
+        } else if common_taken < table.all - table.reserved {
+            (false, None)
+        } else if may_reserve && reserved_taken < table.reserved {
+            (true, None)
+        } else {
+            (false, Some(None))
         };
-        let has_replaced = whose.is_some();
-        if let Some(whose) = whose {
-            let victim = connections.victim(now, whose, of_address + 1)?;
-            connections.evict(victim);
-        }
+        let has_replaced = victim.is_some();
+        let is_reserved = match victim {
+            None => is_reserved,
+            Some(whose) => {
+                let reach = if may_reserve { Reach::Reserved } else { Reach::Common };
+                let victim = connections.victim(now, whose, (group, of_group + 1), reach)?;
+                connections.evict(victim)
+            }
+        };
         let number = connections.next;
         connections.next += 1;
-        let activity = Arc::new(Activity::new(address, Arc::clone(&table.known)));
-        let evicted = Arc::new(Notify::new());
-        let (own_activity, own_evicted) = (Arc::clone(&activity), Arc::clone(&evicted));
-        connections.open.insert(number, Connection { address, activity, evicted });
-        *connections.by_address.entry(address).or_insert(0) += 1;
-        Some(Slot {
-            table: Arc::clone(table),
-            number,
-            activity: own_activity,
-            evicted: own_evicted,
-            has_replaced,
-        })
+        let activity = Arc::new(Activity::new(address, Arc::downgrade(table), is_known));
+        let own = Arc::clone(&activity);
+        connections.add(number, Connection { address, group, is_reserved, activity });
+        Some(Slot { table: Arc::clone(table), number, activity: own, has_replaced })
     }
 }
 
@@ -132,24 +154,56 @@ impl Table {
     fn lock(&self) -> MutexGuard<'_, Connections> {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
+
+    /// A caller from this address was admitted.
+    pub(super) fn knows(&self, address: IpAddr, standing: Standing) {
+        let mut connections = self.lock();
+        let before = connections.known.group(address);
+        connections.known.add(address, standing, Instant::now());
+        let group = connections.known.group(address);
+        if group == before {
+            return;
+        }
+        // What is open from there belongs to the new group too.
+        let open = connections.open.iter().filter(|(_, open)| open.address == address);
+        for number in open.map(|(number, _)| *number).collect::<Vec<_>>() {
+            if let Some(connection) = connections.remove(number) {
+                connections.add(number, Connection { group, ..connection });
+            }
+        }
+    }
 }
 
 impl Connections {
-    /// The connection that goes first, of one address or of all: of the address with the most connections, the one that is
-    /// idle for longest. A search looks at all of them, so what it finds is kept for the next ones, and so is that it
-    /// found nothing.
-    fn victim(&mut self, now: Instant, whose: Option<IpAddr>, newcomers: usize) -> Option<u64> {
+    /// The connection that goes first, of one group or of all: one of a stranger before one of an admitted caller, then
+    /// of the group with the most connections, the one that is idle for longest. Those of operators stay. A search looks
+    /// at all of them, so what it finds is kept for the next ones, and so is that it found nothing.
+    fn victim(
+        &mut self,
+        now: Instant,
+        whose: Option<Group>,
+        (group, newcomers): (Group, usize),
+        reach: Reach,
+    ) -> Option<u64> {
         if self.searches.len() > MAX_SEARCHES {
             self.searches.clear();
         }
-        let search = self.searches.entry(whose).or_default();
-        let (open, by_address) = (&self.open, &self.by_address);
-        // How many its address has, and for how long it is idle, if it may go.
+        let search = self.searches.entry((whose, reach)).or_default();
+        let (open, by_group) = (&self.open, &self.by_group);
+        // Whether it is a stranger's, how many its group has, and for how long it is idle, if it may go.
         let goes = |connection: &Connection| {
-            let crowd = by_address.get(&connection.address).copied().unwrap_or(0);
+            if connection.is_reserved && reach == Reach::Common && connection.group != group {
+                return None;
+            }
+            let (standing, idle) = connection.activity.idle_for(now);
+            let is_stranger = match standing {
+                Standing::Stranger => true,
+                Standing::Admitted(_) => false,
+                Standing::Operator => return None,
+            };
+            let crowd = by_group.get(&connection.group).copied().unwrap_or(0);
             let needed = if crowd > CROWD * newcomers { Duration::ZERO } else { MIN_IDLE };
-            let idle = connection.activity.idle_for(now).filter(|idle| *idle >= needed)?;
-            Some((crowd, idle))
+            Some((is_stranger, crowd, idle.filter(|idle| *idle >= needed)?))
         };
         while let Some(number) = search.found.pop() {
             if open.get(&number).and_then(goes).is_some() {
@@ -163,42 +217,55 @@ impl Connections {
             return None;
         }
         let candidates =
-            open.iter().filter(|(_, connection)| whose.is_none_or(|address| connection.address == address));
-        let mut idle: Vec<_> = candidates
-            .filter_map(|(number, connection)| {
-                let (crowd, idle) = goes(connection)?;
-                Some((crowd, idle, *number))
-            })
-            .collect();
+            open.iter().filter(|(_, connection)| whose.is_none_or(|group| connection.group == group));
+        let mut idle: Vec<_> =
+            candidates.filter_map(|(number, connection)| Some((goes(connection)?, *number))).collect();
         idle.sort_unstable();
         let kept = idle.len().saturating_sub(MAX_FOUND);
-        search.found = idle[kept..].iter().map(|(_, _, number)| *number).collect();
+        search.found = idle[kept..].iter().map(|(_, number)| *number).collect();
         search.in_vain = search.found.is_empty().then_some((now, newcomers));
         search.found.pop()
     }
 
-    fn evict(&mut self, number: u64) {
-        if let Some(connection) = self.remove(number) {
-            connection.evicted.notify_one();
+    /// Ends a connection; whether its slot was a reserved one.
+    fn evict(&mut self, number: u64) -> bool {
+        let Some(connection) = self.remove(number) else { return false };
+        connection.activity.evict();
+        connection.is_reserved
+    }
+
+    fn add(&mut self, number: u64, connection: Connection) {
+        *self.by_group.entry(connection.group).or_insert(0) += 1;
+        if connection.is_reserved {
+            *self.reserved_by_group.entry(connection.group).or_insert(0) += 1;
         }
+        self.open.insert(number, connection);
     }
 
     fn remove(&mut self, number: u64) -> Option<Connection> {
         let connection = self.open.remove(&number)?;
-        if let Some(count) = self.by_address.get_mut(&connection.address) {
-            *count -= 1;
-            if *count == 0 {
-                self.by_address.remove(&connection.address);
-            }
+        one_less(&mut self.by_group, &connection.group);
+        if connection.is_reserved {
+            one_less(&mut self.reserved_by_group, &connection.group);
         }
         Some(connection)
+    }
+}
+
+/// Counts down, and forgets what has come to nothing.
+fn one_less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
+    if let Some(count) = counts.get_mut(key) {
+        *count -= 1;
+        if *count == 0 {
+            counts.remove(key);
+        }
     }
 }
 
 impl Slot {
     /// Ends when the slot has gone to another connection.
     pub(super) async fn evicted(&self) {
-        self.evicted.notified().await;
+        self.activity.evicted().await;
     }
 
     /// What the connection does.
@@ -215,29 +282,96 @@ impl Drop for Slot {
 
 /// Addresses from which callers were admitted.
 #[derive(Debug, Default)]
-pub(super) struct Known(Mutex<HashMap<IpAddr, Instant>>);
+struct Known {
+    addresses: HashMap<IpAddr, Proof>,
+    by_owner: HashMap<Owner, usize>,
+}
+
+#[derive(Debug)]
+struct Proof {
+    owner: Owner,
+    last: Instant,
+}
+
+/// Whose callers were admitted from an address.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+enum Owner {
+    App(AppId),
+    /// Those of several apps: it is shared, and stands for itself.
+    Several,
+    Operator,
+}
 
 impl Known {
     /// A caller from this address was admitted.
-    pub(super) fn add(&self, address: IpAddr) {
-        let now = Instant::now();
-        let mut known = self.lock();
-        if known.len() >= MAX_KNOWN && !known.contains_key(&address) {
-            known.retain(|_, since| now.duration_since(*since) < KNOWN_FOR);
-            // Known addresses stay: a newcomer must not be able to push known addresses out.
-            if known.len() >= MAX_KNOWN {
-                return;
+    fn add(&mut self, address: IpAddr, standing: Standing, now: Instant) {
+        let owner = match standing {
+            Standing::Stranger => return,
+            Standing::Admitted(app) => Owner::App(app),
+            Standing::Operator => Owner::Operator,
+        };
+        let owner = match self.addresses.get(&address).map(|proof| proof.owner) {
+            None => {
+                if self.addresses.len() >= MAX_KNOWN && !self.make_room(owner, now) {
+                    return;
+                }
+                owner
             }
+            Some(Owner::Operator) => Owner::Operator,
+            Some(Owner::App(before)) if owner != Owner::App(before) && owner != Owner::Operator => {
+                Owner::Several
+            }
+            Some(Owner::Several) if owner != Owner::Operator => Owner::Several,
+            Some(Owner::App(_) | Owner::Several) => owner,
+        };
+        self.forget(&address);
+        self.addresses.insert(address, Proof { owner, last: now });
+        *self.by_owner.entry(owner).or_insert(0) += 1;
+    }
+
+    /// Forgets one address of the app that has the most, unless the newcomer's has as many: an app with many addresses
+    /// must not push out those of others, nor keep them from being known.
+    fn make_room(&mut self, newcomer: Owner, now: Instant) -> bool {
+        let is_over = |proof: &Proof| now.duration_since(proof.last) >= KNOWN_FOR;
+        let over: Vec<_> =
+            self.addresses.iter().filter(|(_, proof)| is_over(proof)).map(|(address, _)| *address).collect();
+        over.iter().for_each(|address| self.forget(address));
+        if self.addresses.len() < MAX_KNOWN {
+            return true;
         }
-        known.insert(address, now);
+        let apps = self.by_owner.iter().filter(|(owner, _)| **owner != Owner::Operator);
+        let Some((largest, count)) =
+            apps.max_by_key(|(_, count)| **count).map(|(owner, count)| (*owner, *count))
+        else {
+            return false;
+        };
+        let has = self.by_owner.get(&newcomer).copied().unwrap_or(0);
+        if newcomer != Owner::Operator && newcomer != largest && has >= count {
+            return false;
+        }
+        let its = self.addresses.iter().filter(|(_, proof)| proof.owner == largest);
+        let Some(oldest) = its.min_by_key(|(_, proof)| proof.last).map(|(address, _)| *address) else {
+            return false;
+        };
+        self.forget(&oldest);
+        true
+    }
+
+    fn forget(&mut self, address: &IpAddr) {
+        if let Some(proof) = self.addresses.remove(address) {
+            one_less(&mut self.by_owner, &proof.owner);
+        }
     }
 
     fn contains(&self, address: IpAddr, now: Instant) -> bool {
-        self.lock().get(&address).is_some_and(|since| now.duration_since(*since) < KNOWN_FOR)
+        self.addresses.get(&address).is_some_and(|proof| now.duration_since(proof.last) < KNOWN_FOR)
     }
 
-    fn lock(&self) -> MutexGuard<'_, HashMap<IpAddr, Instant>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    fn group(&self, address: IpAddr) -> Group {
+        match self.addresses.get(&address).map(|proof| proof.owner) {
+            Some(Owner::App(app)) => Group::App(app),
+            Some(Owner::Several | Owner::Operator) | None => Group::Address(address),
+        }
     }
 }
 
@@ -271,7 +405,7 @@ mod tests {
         drop(held);
         drop(take(&slots, 1));
         let connections = slots.0.lock();
-        assert!(connections.open.is_empty() && connections.by_address.is_empty());
+        assert!(connections.open.is_empty() && connections.by_group.is_empty());
     }
 
     #[tokio::test]
@@ -297,7 +431,7 @@ mod tests {
         let asks = take(&slots, 1);
         let works = take(&slots, 1);
         let guest = take(&slots, 3);
-        guest.activity().admit();
+        guest.activity().admit(Standing::Admitted(app(1)));
         let work = works.activity().begin(Use::Method);
         work.received();
         let receiving = receives.activity().begin(Use::Method);
@@ -324,17 +458,116 @@ mod tests {
         drop(crowd);
     }
 
-    #[test]
-    fn the_last_slots_are_for_known_addresses() {
-        let slots = Slots::new(16);
-        take(&slots, 9).activity().admit();
-        let held: Vec<_> = (0..14).map(|number| take(&slots, 1 + number / 7)).collect();
-        let running: Vec<_> = held.iter().map(|slot| slot.activity().begin(Use::Method)).collect();
+    /// All of them are at work.
+    fn busy(slots: &[Slot]) -> Vec<super::super::activity::Running> {
+        let running: Vec<_> = slots.iter().map(|slot| slot.activity().begin(Use::Method)).collect();
         running.iter().for_each(|request| request.received());
+        running
+    }
+
+    #[test]
+    fn the_last_slots_are_for_known_addresses_and_an_app_leaves_half_of_what_it_finds() {
+        let slots = Slots::new(32);
+        for (last, owner) in [(7, 1), (8, 1), (9, 2)] {
+            take(&slots, last).activity().admit(Standing::Admitted(app(owner)));
+        }
+        let held: Vec<_> = (0..28).map(|number| take(&slots, 1 + number / 14)).collect();
+        let running = busy(&held);
         assert!(take_later(&slots, 3).is_none(), "a stranger, while all others are at work");
-        let known: Vec<_> = (0..2).map(|_| take(&slots, 9)).collect();
-        assert!(slots.take(address(9)).is_none(), "all are taken");
-        drop(known);
+        let mut known = vec![take(&slots, 7), take(&slots, 8)];
+        assert!(slots.take(address(7)).is_none(), "half of the reserved slots are its app's");
+        assert!(slots.take(address(8)).is_none(), "from another of its addresses too");
+        known.push(take(&slots, 9));
+        assert!(slots.take(address(9)).is_none(), "half of what is left");
+        let busy = busy(&known);
         assert!(slots.take_at(address(9), Instant::now() + KNOWN_FOR).is_none(), "no longer known");
+        drop((running, busy));
+    }
+
+    #[tokio::test]
+    async fn two_addresses_of_an_app_hold_no_more_than_one_and_its_idle_connections_go_after_those_of_strangers()
+     {
+        let slots = Slots::new(32);
+        let first: Vec<_> = (0..12).map(|_| take(&slots, 1)).collect();
+        let second: Vec<_> = (0..11).map(|_| take(&slots, 2)).collect();
+        for slot in first.iter().chain(&second) {
+            slot.activity().admit(Standing::Admitted(app(1)));
+        }
+        let last = take(&slots, 2);
+        assert!(
+            slots.take(address(1)).is_none() && slots.take(address(2)).is_none(),
+            "24 of 32 are its share"
+        );
+        let strangers: Vec<_> = (0..4).map(|_| take(&slots, 3)).collect();
+        let operator = take_later(&slots, 4).expect("a stranger's");
+        operator.activity().admit(Standing::Operator);
+        let mut taken = Vec::new();
+        for number in 0..8 {
+            let slot = take_later(&slots, 5 + number).expect("an idle one's");
+            let running = busy(std::slice::from_ref(&slot));
+            taken.push((slot, running));
+        }
+        for stranger in &strangers {
+            assert!(is_evicted(stranger).await, "strangers go first");
+        }
+        let mut evicted = 0;
+        for slot in first.iter().chain(&second).chain([&last]) {
+            evicted += usize::from(is_evicted(slot).await);
+        }
+        assert_eq!(evicted, 5, "then the app's, although its callers were admitted");
+        assert!(!is_evicted(&operator).await);
+    }
+
+    #[tokio::test]
+    async fn a_stranger_does_not_get_the_reserved_slot_of_an_idle_known_caller() {
+        let slots = Slots::new(16);
+        take(&slots, 9).activity().admit(Standing::Admitted(app(1)));
+        let held: Vec<_> = (0..14).map(|number| take(&slots, 1 + number / 7)).collect();
+        let running = busy(&held);
+        let known = take(&slots, 9);
+        known.activity().admit(Standing::Admitted(app(1)));
+        assert!(take_later(&slots, 3).is_none());
+        assert!(!is_evicted(&known).await);
+        drop(running);
+    }
+
+    #[test]
+    fn an_app_with_many_addresses_pushes_out_its_own_and_keeps_nobody_from_being_known() {
+        let mut known = Known::default();
+        let now = Instant::now();
+        let numbered = |number: u32| IpAddr::from((0x0a00_0000 + number).to_be_bytes());
+        known.add(address(1), Standing::Admitted(app(1)), now);
+        known.add(address(2), Standing::Operator, now);
+        for number in 0..MAX_KNOWN as u32 + 100 {
+            known.add(numbered(number), Standing::Admitted(app(2)), now + Duration::from_millis(1));
+        }
+        assert_eq!(known.addresses.len(), MAX_KNOWN);
+        known.add(address(3), Standing::Admitted(app(3)), now);
+        known.add(address(4), Standing::Operator, now);
+        assert_eq!(known.addresses.len(), MAX_KNOWN);
+        for last in 1..=4 {
+            assert!(known.contains(address(last), now), "{last}");
+        }
+        assert_eq!(known.by_owner.values().sum::<usize>(), MAX_KNOWN);
+    }
+
+    #[test]
+    fn an_address_that_apps_share_stands_for_itself() {
+        let slots = Slots::new(32);
+        let held: Vec<_> = (0..4).map(|_| take(&slots, 1)).collect();
+        held[0].activity().admit(Standing::Admitted(app(1)));
+        assert_eq!(slots.0.lock().by_group, HashMap::from([(Group::App(app(1)), 4)]));
+        held[1].activity().admit(Standing::Admitted(app(2)));
+        let own = HashMap::from([(Group::Address(address(1)), 4)]);
+        assert_eq!(slots.0.lock().by_group, own);
+        held[2].activity().admit(Standing::Admitted(app(1)));
+        held[3].activity().admit(Standing::Operator);
+        assert_eq!(slots.0.lock().by_group, own);
+        drop(held);
+        assert!(slots.0.lock().by_group.is_empty());
+    }
+
+    fn app(last: u8) -> AppId {
+        AppId([last; 20])
     }
 }
