@@ -236,7 +236,7 @@ impl Metrics {
             failed_credentials: counter(
                 r,
                 "cvm_kms_failed_credentials_total",
-                "Wrong credentials shown to the admin listener.",
+                "Wrong credentials of operators.",
             )?,
             failed_onboarding_tokens: counter(
                 r,

@@ -13,6 +13,7 @@ use kms_attest::{
 
 use super::{
     Caller, Method, env_keys::EnvKeys, meta::Meta, prepared::Prepared, quota::ReleaseLimit, refusal::Attempt,
+    wrong_credentials::WrongCredentials,
 };
 use crate::{
     admission::{Admission, Freezes, OwnStanding, Permit, Refusal, Role, Standing, both, denials::Denials},
@@ -70,6 +71,7 @@ pub struct Parts {
 pub struct KmsService {
     parts: Parts,
     env_keys: EnvKeys,
+    wrong_tokens: WrongCredentials,
     releases: LogLimit,
     root_releases: LogLimit,
 }
@@ -87,7 +89,9 @@ impl KmsService {
     /// The service over its parts. There is none without keys: [`Ready`] is one of them.
     pub fn new(parts: Parts) -> Self {
         let [releases, root_releases] = [LINES; 2].map(LogLimit::per_second);
-        Self { parts, env_keys: EnvKeys::default(), releases, root_releases }
+        let wrong_tokens =
+            WrongCredentials::new("main", Arc::clone(&parts.audit), Arc::clone(&parts.metrics));
+        Self { parts, env_keys: EnvKeys::default(), wrong_tokens, releases, root_releases }
     }
 
     /// `KMS.GetAppKey`: the keys of the app that the caller proves to run.
@@ -252,9 +256,15 @@ impl KmsService {
         caller: &Caller,
         request: LegacyClearImageCacheRequest,
     ) -> Result<()> {
+        let address = caller.remote();
         if !self.parts.operator.as_ref().is_some_and(|operator| operator.is(&request.token)) {
+            // The peer's answer, late where too many came. None shown is none wrong.
+            if !request.token.is_empty() {
+                self.wrong_tokens.token(address).await;
+            }
             return Err(Error::invalid("Invalid token"));
         }
+        self.wrong_tokens.token_was_right(address);
         clear(&self.parts.images, &request.image_hash, &request.config_hash).await?;
         let author = caller.clone().identified(Operator::Token).author();
         super::admin::note_cleared(&self.parts.audit, author, &request.image_hash, &request.config_hash);

@@ -3,6 +3,7 @@
 pub mod admin;
 mod env_keys;
 pub mod kms;
+pub mod lockout;
 pub mod meta;
 pub mod onboard;
 pub mod prepared;
@@ -10,6 +11,7 @@ pub mod quota;
 pub mod readiness;
 mod refusal;
 pub mod setup;
+pub mod wrong_credentials;
 
 use std::{net::IpAddr, sync::Arc};
 

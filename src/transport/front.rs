@@ -84,7 +84,7 @@ impl Front {
     /// Asks every request for credentials.
     #[must_use]
     pub fn guarded(mut self, credentials: Arc<Credentials>, audit: Arc<Audit>) -> Self {
-        self.guard = Some(Guard::new(credentials, audit));
+        self.guard = Some(Guard::new(credentials, audit, Arc::clone(&self.metrics)));
         self
     }
 

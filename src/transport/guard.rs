@@ -3,39 +3,28 @@
 //! The token is compared first, at once and in constant time: a caller that shows it is admitted, whatever others do at the same
 //! address. Wrong ones are slowed down.
 
-use std::{
-    net::IpAddr,
-    num::NonZeroU32,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{net::IpAddr, sync::Arc, time::Duration};
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, Uri, header};
-use tokio::sync::Semaphore;
 
 use super::{
     front::{Answer, refusal},
-    lockout::{Guess, Guesser, Lockout},
     passwords::{Passwords, Verdict},
     prpc, same_site,
 };
 use crate::{
-    audit::{Audit, Event},
+    audit::Audit,
     error::{Code, Error},
-    log_limit::LogLimit,
     metrics::Metrics,
     operator::{Credentials, Operator, Password, Shown},
+    service::wrong_credentials::WrongCredentials,
 };
 
-/// What somebody who is locked out waits for an answer that says so: a program that tries again at once is slowed down.
-const SLOWED: Duration = Duration::from_secs(1);
-/// As many are slowed down at a time; further ones are answered at once, so that they hold nothing.
-const MAX_SLOWED: usize = 64;
-/// Lines a second about wrong credentials.
-const LINES: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
 /// When a password is to be tried again that could not be looked at.
 const BUSY: Duration = Duration::from_secs(2);
+/// How late the answer to a password comes that was wrong before.
+const AGAIN: Duration = Duration::from_secs(1);
 
 /// Why a request does not pass the guard.
 #[derive(Debug)]
@@ -57,23 +46,14 @@ pub(super) enum Refused {
 pub(super) struct Guard {
     credentials: Arc<Credentials>,
     passwords: Passwords,
-    lockout: Arc<Lockout>,
-    slowed: Semaphore,
-    audit: Arc<Audit>,
-    log: LogLimit,
+    wrong: WrongCredentials,
 }
 
 impl Guard {
-    pub(super) fn new(credentials: Arc<Credentials>, audit: Arc<Audit>) -> Self {
-        let lockout = Arc::<Lockout>::default();
-        Self {
-            passwords: Passwords::new(Arc::clone(&credentials), Arc::clone(&lockout)),
-            credentials,
-            lockout,
-            slowed: Semaphore::new(MAX_SLOWED),
-            audit,
-            log: LogLimit::per_second(LINES),
-        }
+    pub(super) fn new(credentials: Arc<Credentials>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
+        let wrong = WrongCredentials::new("admin", audit, metrics);
+        let passwords = Passwords::new(Arc::clone(&credentials), Arc::clone(wrong.lockout()));
+        Self { credentials, passwords, wrong }
     }
 
     /// Whether these headers show the token, or none is needed: what is known without hashing a password.
@@ -102,24 +82,16 @@ impl Guard {
             Shown::Nothing => Err(Refused::Credentials),
             Shown::Right(operator) => {
                 if operator == Operator::Token {
-                    self.lockout.succeeded(Guesser::new(address, Guess::Token));
+                    self.wrong.token_was_right(address);
                     self.passwords.knows(address);
                 }
                 Ok(operator)
             }
-            Shown::Wrong => Err(self.wrong_token(address, metrics).await),
+            Shown::Wrong => Err(match self.wrong.token(address).await {
+                None => Refused::Credentials,
+                Some(wait) => Refused::Locked(wait),
+            }),
             Shown::Password(shown) => self.password(shown, address, metrics).await,
-        }
-    }
-
-    async fn wrong_token(&self, address: IpAddr, metrics: &Metrics) -> Refused {
-        self.tell("token", address, metrics);
-        match self.lockout.begin(Guesser::new(address, Guess::Token), Instant::now()) {
-            Ok(lock) => {
-                tell_lock(address, lock);
-                Refused::Credentials
-            }
-            Err(wait) => self.slowed(wait).await,
         }
     }
 
@@ -133,45 +105,28 @@ impl Guard {
         match self.passwords.check(shown, address).await {
             Verdict::Right => Ok(Operator::User(user)),
             Verdict::Wrong(lock) => {
-                self.tell("password", address, metrics);
-                tell_lock(address, lock);
+                self.wrong.password(address, lock);
                 Err(Refused::Credentials)
             }
-            Verdict::Locked(wait) => Err(self.slowed(wait).await),
+            Verdict::Again => {
+                self.wrong.password(address, None);
+                self.wrong.slow(AGAIN).await;
+                Err(Refused::Credentials)
+            }
+            Verdict::Locked(wait) => {
+                self.wrong.slow(wait).await;
+                Err(Refused::Locked(wait))
+            }
             Verdict::Busy => {
                 metrics.password_shed();
                 Err(Refused::Busy)
             }
         }
     }
-
-    /// The answer to somebody who is locked out comes late.
-    async fn slowed(&self, wait: Duration) -> Refused {
-        if let Ok(_slot) = self.slowed.try_acquire() {
-            tokio::time::sleep(wait.min(SLOWED)).await;
-        }
-        Refused::Locked(wait)
-    }
-
-    /// Counts, logs and records wrong credentials: what was shown, never what it said. A name may be a password that was
-    /// typed into the wrong field.
-    fn tell(&self, shown: &'static str, remote: IpAddr, metrics: &Metrics) {
-        metrics.credentials_failed();
-        if let Some(omitted) = self.log.admit() {
-            tracing::warn!(%remote, shown, omitted, "wrong credentials on the admin listener");
-        }
-        self.audit.note_of_strangers(Event::CredentialsRefused { listener: "admin", shown, remote });
-    }
-}
-
-fn tell_lock(address: IpAddr, lock: Option<Duration>) {
-    if let Some(lock) = lock {
-        tracing::warn!(%address, seconds = lock.as_secs(), "an address is locked out: too many wrong credentials");
-    }
 }
 
 impl Refused {
-    /// 404; 401 without a body; 403 and 429 in the protocol of the request.
+    /// 404; 401 without a body; 403, 429 and 503 in the protocol of the request.
     pub(super) fn answer(self, is_grpc: bool) -> Answer {
         match self {
             Self::Verb => prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new),
@@ -187,15 +142,19 @@ impl Refused {
                 refusal(is_grpc, &Error::new(Code::Denied, text))
             }
             Self::Locked(wait) => {
-                too_many(is_grpc, wait, "too many wrong credentials from this address; try later")
+                let text = "too many wrong credentials from this address; try later";
+                try_again(is_grpc, wait, &Error::new(Code::TooManyRequests, text))
             }
-            Self::Busy => too_many(is_grpc, BUSY, "too many passwords are being checked; try again"),
+            Self::Busy => {
+                let text = "too many passwords are being checked; try again";
+                try_again(is_grpc, BUSY, &Error::new(Code::Unavailable, text))
+            }
         }
     }
 }
 
-fn too_many(is_grpc: bool, wait: Duration, text: &'static str) -> Answer {
-    let mut answer = refusal(is_grpc, &Error::new(Code::TooManyRequests, text));
+fn try_again(is_grpc: bool, wait: Duration, cause: &Error) -> Answer {
+    let mut answer = refusal(is_grpc, cause);
     let seconds = HeaderValue::from(wait.as_secs() + 1);
     answer.headers_mut().insert(header::RETRY_AFTER, seconds);
     answer

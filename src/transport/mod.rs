@@ -12,7 +12,6 @@ mod guard;
 pub mod handshake;
 pub mod limit;
 pub mod listener;
-mod lockout;
 mod media;
 pub mod memory;
 mod passwords;

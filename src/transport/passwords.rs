@@ -2,7 +2,8 @@
 //!
 //! Two are hashed at a time. The others wait in a short queue, in which those go first whose address has logged in before,
 //! and then those whose address has failed least. What was right once is remembered as a keyed digest: an operator who
-//! has logged in is known without hashing, and no lock and no queue holds him up.
+//! has logged in is known without hashing, and no lock and no queue holds him up. So is what was wrong: a program that
+//! shows the same wrong password again and again locks nobody out who shares its address.
 
 mod queue;
 
@@ -21,14 +22,24 @@ use futures_util::{
 };
 
 use self::queue::{Queue, Rank};
-use super::lockout::{Guess, Guesser, Lockout};
-use crate::address::bucket;
-use crate::operator::{Credentials, Password};
+use crate::{
+    address::bucket,
+    operator::{Credentials, Password},
+    service::lockout::{Guess, Guesser, Lockout},
+};
 
 /// How long the right password is remembered. Its user hashes it once more then.
 const REMEMBERED_FOR: Duration = Duration::from_secs(12 * 3600);
 /// As many of them as are remembered.
 const MAX_REMEMBERED: usize = 256;
+/// How long a wrong password is remembered.
+const WRONG_FOR: Duration = Duration::from_secs(600);
+/// As many of them as are remembered.
+const MAX_WRONG: usize = 1024;
+/// As many requests wait for a verdict, over all passwords: several may show the same one.
+const MAX_WAITERS: usize = 256;
+/// As many of them are from addresses from which nobody has logged in.
+const MAX_UNKNOWN_WAITERS: usize = MAX_WAITERS / 4 * 3;
 /// As many addresses as are remembered to have logged in.
 const MAX_KNOWN_ADDRESSES: usize = 1024;
 /// Longer than this nobody waits for a turn.
@@ -41,9 +52,11 @@ pub(super) enum Verdict {
     Right,
     /// It is not; the lock that this brings.
     Wrong(Option<Duration>),
+    /// It was wrong recently, and is no guess.
+    Again,
     /// Its guesser has to wait; it was not looked at.
     Locked(Duration),
-    /// Too many others are being hashed; it was not looked at.
+    /// Too many others are being hashed, or wait for it; it was not looked at.
     Busy,
 }
 
@@ -65,10 +78,42 @@ type Hashing = Shared<BoxFuture<'static, Verdict>>;
 struct Memory {
     /// Digests of passwords that were right, and when they were hashed.
     right: HashMap<Digest, Instant>,
+    /// Digests of passwords that were wrong.
+    wrong: HashMap<Digest, Instant>,
     /// Addresses from which somebody has logged in, and when.
     addresses: HashMap<IpAddr, Instant>,
     /// What is being hashed: the same password from the same address is hashed once, however many show it at a time.
     hashing: HashMap<(IpAddr, Digest), Hashing>,
+    /// Requests that wait for a verdict, by address.
+    waiters: HashMap<IpAddr, usize>,
+}
+
+/// One request that waits for a verdict.
+struct Waiter<'a> {
+    inner: &'a Inner,
+    address: IpAddr,
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        let waiters = &mut self.inner.memory().waiters;
+        if let Some(count) = waiters.get_mut(&self.address) {
+            *count -= 1;
+            if *count == 0 {
+                waiters.remove(&self.address);
+            }
+        }
+    }
+}
+
+impl Memory {
+    /// Whether one more may wait: of what is there for it, an address may have half, so that others may wait too.
+    fn admits_waiter(&self, address: IpAddr) -> bool {
+        let all: usize = self.waiters.values().sum();
+        let own = self.waiters.get(&address).copied().unwrap_or(0);
+        let most = if self.addresses.contains_key(&address) { MAX_WAITERS } else { MAX_UNKNOWN_WAITERS };
+        own < (most.saturating_sub(all) + own).div_ceil(2) && all < most
+    }
 }
 
 impl Passwords {
@@ -87,12 +132,21 @@ impl Passwords {
     /// What a password comes to that is shown from `address`.
     pub(super) async fn check(&self, shown: Password, address: IpAddr) -> Verdict {
         let digest = self.0.digest(&shown);
+        let key = (bucket(address), digest);
+        let _waiter;
         let hashing = {
             let mut memory = self.0.memory();
             if memory.right.get(&digest).is_some_and(|at| at.elapsed() < REMEMBERED_FOR) {
                 return Verdict::Right;
             }
-            let key = (bucket(address), digest);
+            if memory.wrong.get(&digest).is_some_and(|at| at.elapsed() < WRONG_FOR) {
+                return Verdict::Again;
+            }
+            if !memory.admits_waiter(key.0) {
+                return Verdict::Busy;
+            }
+            *memory.waiters.entry(key.0).or_insert(0) += 1;
+            _waiter = Waiter { inner: &self.0, address: key.0 };
             match memory.hashing.get(&key) {
                 Some(hashing) => hashing.clone(),
                 None => {
@@ -142,8 +196,14 @@ impl Inner {
             let _turn = turn;
             credentials.admits(&shown)
         });
-        if !hashed.await.unwrap_or(false) {
-            return Verdict::Wrong(lock);
+        match hashed.await {
+            Ok(true) => {}
+            Ok(false) => {
+                remember(&mut self.memory().wrong, digest, MAX_WRONG);
+                return Verdict::Wrong(lock);
+            }
+            // It is not known what the password is worth.
+            Err(_) => return Verdict::Busy,
         }
         self.lockout.succeeded(guesser);
         remember(&mut self.memory().right, digest, MAX_REMEMBERED);

@@ -200,7 +200,8 @@ async fn the_older_method_on_the_main_port_has_its_token_inside() {
     let hash = hex::encode(Sha256::digest(b"old token"));
     let world = with_cache(&format!("core.admin_token_hash = \"{hash}\"")).await;
     let wrong = (400, "Invalid token".to_owned());
-    for token in ["", "Old token", "old token ", &hash, ADMIN_TOKEN] {
+    // At a time, for wrong ones are slowed down.
+    let asked = ["", "Old token", "old token ", &hash, ADMIN_TOKEN].map(async |token| {
         let body = json!({ "token": token, "image_hash": "all", "config_hash": "all" });
         assert_eq!(world.caller().json("ClearImageCache", body.clone()).await.refusal(), wrong, "{token}");
         let request = LegacyClearImageCacheRequest {
@@ -217,7 +218,8 @@ async fn the_older_method_on_the_main_port_has_its_token_inside() {
         // A token in a header is for the other listener.
         let with_header = with(json("ClearImageCache", body), "x-admin-token", "old token");
         assert_eq!(world.caller().send(with_header).await.refusal(), wrong);
-    }
+    });
+    futures_util::future::join_all(asked).await;
     assert_eq!(left(&world).len(), 4);
 
     let body = json!({ "token": "old token", "image_hash": "aa11", "config_hash": "" });
@@ -239,6 +241,36 @@ async fn the_older_method_on_the_main_port_has_its_token_inside() {
     let bad = json!({ "token": "old token", "image_hash": "..", "config_hash": "" });
     let text = "failed to clear image cache: invalid cache key".to_owned();
     assert_eq!(world.caller().json("ClearImageCache", bad).await.refusal(), (400, text));
+}
+
+#[tokio::test]
+async fn wrong_tokens_of_the_older_method_are_counted_recorded_and_slowed_and_the_right_one_passes() {
+    let world = with_cache("").await;
+    let ask = async |token: &str| {
+        let body = json!({ "token": token, "image_hash": "", "config_hash": "" });
+        world.caller().json("ClearImageCache", body).await
+    };
+    for _ in 0..5 {
+        assert_eq!(ask("wrong").await.refusal(), (400, "Invalid token".to_owned()));
+    }
+    let began = Instant::now();
+    assert_eq!(ask("wrong").await.refusal(), (400, "Invalid token".to_owned()), "as the peer says it");
+    assert!(began.elapsed() > Duration::from_millis(500), "the answer comes late: {:?}", began.elapsed());
+    assert_eq!(ask("").await.status, 400, "none is none wrong");
+    let recorded = support::eventually("a line for each", async || {
+        Some(world.audited("credentials_refused")).filter(|lines| lines.len() == 6)
+    })
+    .await;
+    assert_eq!((&recorded[0]["listener"], &recorded[0]["shown"]), (&json!("main"), &json!("token")));
+    let metrics = world.caller().get("/metrics").await;
+    assert!(metrics.text().contains("\ncvm_kms_failed_credentials_total 6\n"), "{}", metrics.text());
+    let log = std::fs::read_to_string(world.key_file("audit.jsonl")).expect("audit log");
+    assert!(!log.contains("wrong") && !log.contains(ADMIN_TOKEN), "{log}");
+    let flood = futures_util::future::join_all((0..20).map(|_| ask("wrong")));
+    tokio::select! {
+        answer = ask(ADMIN_TOKEN) => assert_eq!(answer.status, 200),
+        _ = flood => panic!("the right one waits for wrong ones"),
+    }
 }
 
 #[tokio::test]
@@ -366,7 +398,8 @@ async fn a_flood_of_wrong_passwords_holds_up_neither_callers_nor_an_operator_who
     let (statuses, longest) = tokio::join!(flood, meta);
     let hashed = statuses.iter().filter(|status| **status == 401).count();
     assert!((1..=6).contains(&hashed), "{hashed} were hashed");
-    assert!(statuses.iter().all(|status| [401, 429].contains(status)), "{statuses:?}");
+    // 503: too many are being checked.
+    assert!(statuses.iter().all(|status| [401, 429, 503].contains(status)), "{statuses:?}");
     assert!(longest < Duration::from_secs(3), "{longest:?}");
 }
 

@@ -100,6 +100,50 @@ async fn a_guess_at_one_user_does_not_lock_another_out() {
     assert_eq!(passwords.check(shown(other, "right"), HERE.into()).await, Verdict::Right);
 }
 
+#[tokio::test]
+async fn the_same_wrong_password_again_and_again_is_hashed_once_and_locks_nobody_out() {
+    let (passwords, lockout) = passwords();
+    let ask = async |password: &str| passwords.check(shown("alice", password), HERE.into()).await;
+    assert_eq!(ask("of last year").await, Verdict::Wrong(None));
+    for _ in 0..50 {
+        assert_eq!(ask("of last year").await, Verdict::Again);
+    }
+    assert_eq!(lockout.failures(HERE.into()), 1);
+    assert_eq!(ask("right").await, Verdict::Right);
+}
+
+#[tokio::test]
+async fn who_waits_for_a_verdict_is_bounded_and_others_may_wait_too() {
+    let (passwords, _) = passwords();
+    // Both turns are taken, so that nobody gets a verdict.
+    let busy = Rank { is_stranger: true, failures: 0 };
+    let turns = [(); 2].map(|()| passwords.0.queue.turn(HERE.into(), busy));
+    let turns = futures_util::future::join_all(turns).await;
+    let mut waiting = Vec::new();
+    let mut wait = |address: [u8; 4]| {
+        let mut check = Box::pin(passwords.check(shown("alice", "right"), address.into()));
+        let verdict = (&mut check).now_or_never();
+        waiting.push(check);
+        verdict
+    };
+    let verdicts: Vec<_> = (0..1000).map(|_| wait(HERE)).collect();
+    let waits = verdicts.iter().filter(|verdict| verdict.is_none()).count();
+    assert_eq!(waits, MAX_UNKNOWN_WAITERS / 2, "one address, with one password");
+    assert!(verdicts.iter().flatten().all(|verdict| *verdict == Verdict::Busy));
+    assert_eq!(wait(THERE), None, "another address");
+    for last in 1..=254 {
+        for _ in 0..10 {
+            wait([203, 0, 113, last]);
+        }
+    }
+    assert_eq!(wait([198, 51, 100, 7]), Some(Verdict::Busy));
+    passwords.knows([198, 51, 100, 7].into());
+    assert_eq!(wait([198, 51, 100, 7]), None, "somebody has logged in from there");
+    drop(waiting);
+    assert!(passwords.0.memory().waiters.is_empty());
+    drop(turns);
+}
+
 #[test]
 fn what_is_remembered_is_bounded_and_the_oldest_is_forgotten() {
     let mut memory = HashMap::new();

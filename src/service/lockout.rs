@@ -23,7 +23,7 @@ const MAX_GUESSERS: usize = 4096;
 
 /// What somebody tries to find out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Guess {
+pub enum Guess {
     /// The token.
     Token,
     /// The password of a user, whose name falls into this slot: names that nobody has fall into the same slots, so that
@@ -33,20 +33,21 @@ pub(super) enum Guess {
 
 /// An IPv4 address or IPv6 /64, and what it guesses at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) struct Guesser {
+pub struct Guesser {
     bucket: IpAddr,
     guess: Guess,
 }
 
 impl Guesser {
-    pub(super) fn new(address: IpAddr, guess: Guess) -> Self {
+    /// Whoever is at `address` and guesses at `guess`.
+    pub fn new(address: IpAddr, guess: Guess) -> Self {
         Self { bucket: bucket(address), guess }
     }
 }
 
 /// The failures of each guesser.
 #[derive(Debug, Default)]
-pub(super) struct Lockout(Mutex<HashMap<Guesser, Failures>>);
+pub struct Lockout(Mutex<HashMap<Guesser, Failures>>);
 
 #[derive(Debug)]
 struct Failures {
@@ -64,7 +65,7 @@ impl Lockout {
     ///
     /// # Errors
     /// How long the guesser has to wait; the attempt is not counted then.
-    pub(super) fn begin(&self, guesser: Guesser, now: Instant) -> Result<Option<Duration>, Duration> {
+    pub fn begin(&self, guesser: Guesser, now: Instant) -> Result<Option<Duration>, Duration> {
         let mut guessers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(wait) = guessers.get(&guesser).and_then(|failures| failures.wait(now)) {
             return Err(wait);
@@ -77,17 +78,17 @@ impl Lockout {
     }
 
     /// How long a guesser has to wait before it may try.
-    pub(super) fn wait(&self, guesser: Guesser, now: Instant) -> Option<Duration> {
+    pub fn wait(&self, guesser: Guesser, now: Instant) -> Option<Duration> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&guesser)?.wait(now)
     }
 
     /// The credentials were right: the guesser begins again.
-    pub(super) fn succeeded(&self, guesser: Guesser) {
+    pub fn succeeded(&self, guesser: Guesser) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&guesser);
     }
 
     /// How often `address` has failed recently, whatever it guessed at.
-    pub(super) fn failures(&self, address: IpAddr) -> u32 {
+    pub fn failures(&self, address: IpAddr) -> u32 {
         let bucket = bucket(address);
         let guessers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         let of_address = guessers.iter().filter(|(guesser, _)| guesser.bucket == bucket);
