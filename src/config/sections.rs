@@ -202,8 +202,6 @@ fn attester(section: &mut Section<'_>, insecure_no_tee: bool, environment: Envir
 }
 
 fn image(section: &mut Section<'_>) -> Image {
-    let acpi_tables = section.path("acpi_tables");
-    let is_computed = acpi_tables.is_none();
     Image {
         verify: section.flag("verify"),
         cache_dir: section.path("cache_dir").unwrap_or_default(),
@@ -217,14 +215,8 @@ fn image(section: &mut Section<'_>) -> Image {
                 _ => Err("must be \"allow\" or \"refuse\"".to_owned()),
             }
         }),
-        acpi_tables,
-        acpi_digests: section.required("acpi_digests", AcpiPins::default(), |value| {
-            let pins = acpi_pins(value)?;
-            match is_computed || pins.is_empty() {
-                true => Ok(pins),
-                false => Err("needs computed tables: core.image.acpi_tables must be empty".to_owned()),
-            }
-        }),
+        acpi_tables: section.path("acpi_tables"),
+        acpi_digests: section.required("acpi_digests", AcpiPins::default(), acpi_pins),
         ca_file: section.path("ca_file"),
     }
 }
@@ -232,14 +224,18 @@ fn image(section: &mut Section<'_>) -> Image {
 /// A table from image hashes to lists of digests.
 fn acpi_pins(value: Value) -> Result<AcpiPins, String> {
     let Value::Object(images) = value else { return Err("must be a table of image hashes".to_owned()) };
-    let pinned = images.into_iter().map(|(image, digests)| {
+    let mut pins = AcpiPins::new();
+    for (image, digests) in images {
         let mut hash = [0; 32];
         hex::decode_to_slice(&image, &mut hash)
             .map_err(|_| "its keys must be image hashes, 64 hex digits")?;
         let digests = digests.as_array().and_then(|list| list.iter().map(acpi_digest).collect());
-        Ok((hash, digests.ok_or("its values must be lists of SHA-384 values, 96 hex digits each")?))
-    });
-    pinned.collect::<Result<_, &str>>().map_err(str::to_owned)
+        let digests = digests.ok_or("its values must be lists of SHA-384 values, 96 hex digits each")?;
+        if pins.insert(hash, digests).is_some() {
+            return Err("names an image twice".to_owned());
+        }
+    }
+    Ok(pins)
 }
 
 fn acpi_digest(value: &Value) -> Option<[u8; 48]> {

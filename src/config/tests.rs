@@ -25,12 +25,16 @@ fn lite_attestation_and_acpi_tables_can_be_narrowed() {
     let (config, _) = read(&format!("{pins}\ncore.image.lite = 'refuse'"));
     let read_image = config.core.image;
     assert_eq!(read_image.lite, LiteAttestation::Refuse);
-    assert_eq!(read_image.acpi_digests, AcpiPins::from([([0x0a; 32], vec![[0x0b; 48]])]));
+    let expected = AcpiPins::from([([0x0a; 32], vec![[0x0b; 48]])]);
+    assert_eq!(read_image.acpi_digests, expected);
+    // They hold with the tables of a program too.
+    let (config, _) = read(&format!("{pins}\ncore.image.acpi_tables = 'dstack-acpi-tables'"));
+    assert_eq!(config.core.image.acpi_digests, expected);
     for (text, finding) in [
         ("core.image.lite = 'deny'".to_owned(), "core.image.lite: must be \"allow\" or \"refuse\""),
         (
-            format!("{pins}\ncore.image.acpi_tables = 'dstack-acpi-tables'"),
-            "core.image.acpi_digests: needs computed tables: core.image.acpi_tables must be empty",
+            format!("core.image.acpi_digests = {{ {image} = [], {} = [] }}", image.to_uppercase()),
+            "core.image.acpi_digests: names an image twice",
         ),
         (
             "core.image.acpi_digests = { aa = [] }".to_owned(),

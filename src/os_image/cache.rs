@@ -18,9 +18,11 @@ use kms_attest::{
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::origin::Origin;
+
 /// Longest key, in hexadecimal digits: SHA-512.
 const LONGEST_KEY: usize = 128;
-/// Version of the measurements that the peer's 0.6.0 reads and writes.
+/// Version of the measurements that the peer's 0.6.0 reads.
 const VERSION: u32 = 3;
 /// Longest measurement file in bytes.
 const LONGEST_MEASUREMENT: u64 = 4096;
@@ -32,6 +34,8 @@ const GIVES_WAY: usize = 16;
 const MOST_ATTEMPTS: usize = 100;
 const IMAGES: &str = "images";
 const MEASUREMENTS: &str = "measurements";
+/// What we measured ourselves, with what made it. Files of `measurements/` do not say that, so none of them is read.
+const MEASURED: &str = "measured";
 
 /// `core.image.cache_dir`. Clones know of each other's clearing.
 #[derive(Debug, Clone)]
@@ -55,11 +59,31 @@ pub enum CacheError {
     Io(#[source] io::Error),
 }
 
-/// A file of `measurements/`.
-#[derive(Serialize, Deserialize)]
+/// A file of `measurements/`, for the peer.
+#[derive(Serialize)]
 struct Measurement {
     version: u32,
     measurements: BootRegisters,
+}
+
+/// What a VM with an image measures to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Measured {
+    pub(super) registers: BootRegisters,
+    /// SHA-384 of the ACPI tables that it was measured with.
+    #[serde(with = "hex::serde")]
+    pub(super) acpi_tables: [u8; 48],
+}
+
+/// A file of `measured/`.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Record {
+    /// The configuration's key, so that a file that is renamed is not taken for another configuration's.
+    key: String,
+    origin: String,
+    measured: Measured,
 }
 
 impl ImageCache {
@@ -79,7 +103,7 @@ impl ImageCache {
     /// # Errors
     /// [`CacheError`]; what is not there is no error.
     pub async fn clear_images(&self, key: &str) -> Result<(), CacheError> {
-        self.clear(IMAGES, key, &[""]).await
+        self.clear(&[IMAGES], key, &[""]).await
     }
 
     /// Removes one measurement, all, or none. Both spellings of the file are removed: operators name it without
@@ -88,17 +112,19 @@ impl ImageCache {
     /// # Errors
     /// [`CacheError`]; what is not there is no error.
     pub async fn clear_measurements(&self, key: &str) -> Result<(), CacheError> {
-        self.clear(MEASUREMENTS, key, &["", ".json"]).await
+        self.clear(&[MEASUREMENTS, MEASURED], key, &["", ".json"]).await
     }
 
-    async fn clear(&self, below: &str, key: &str, endings: &[&str]) -> Result<(), CacheError> {
-        let directory = self.directory.join(below);
+    async fn clear(&self, below: &[&str], key: &str, endings: &[&str]) -> Result<(), CacheError> {
+        let directories = below.iter().map(|below| self.directory.join(below));
         let paths: Vec<PathBuf> = match key {
             "" => return Ok(()),
-            "all" => vec![directory],
+            "all" => directories.collect(),
             key if is_hash(key) => {
                 let key = key.to_ascii_lowercase();
-                endings.iter().map(|ending| directory.join(format!("{key}{ending}"))).collect()
+                let names = endings.iter().map(|ending| format!("{key}{ending}"));
+                let names: Vec<String> = names.collect();
+                directories.flat_map(|directory| names.iter().map(move |name| directory.join(name))).collect()
             }
             _ => return Err(CacheError::InvalidKey),
         };
@@ -145,38 +171,45 @@ impl ImageCache {
         tempfile::Builder::new().prefix("tmp-download-").tempdir_in(directory)
     }
 
-    fn measurement(&self, key: &str) -> PathBuf {
-        self.directory.join(MEASUREMENTS).join(format!("{key}.json"))
+    fn entry(&self, below: &str, key: &str) -> PathBuf {
+        self.directory.join(below).join(format!("{key}.json"))
     }
 
-    /// The registers kept under `key`; another version, or anything unreadable, is as good as none.
-    pub(super) fn read_registers(&self, key: &str) -> Option<BootRegisters> {
-        let file = fs::File::open(self.measurement(key)).ok()?;
+    /// What `origin` has measured under `key`; what something else has measured, or anything unreadable, is as good as none.
+    pub(super) fn read(&self, key: &str, origin: &Origin) -> Option<Measured> {
+        let file = fs::File::open(self.entry(MEASURED, key)).ok()?;
         let mut text = Vec::new();
         file.take(LONGEST_MEASUREMENT).read_to_end(&mut text).ok()?;
-        let kept: Measurement = kms_attest::json::from_utf8(&text).ok()?;
-        (kept.version == VERSION).then_some(kept.measurements)
+        let kept: Record = kms_attest::json::from_utf8(&text).ok()?;
+        (kept.origin == origin.as_str() && kept.key == key).then_some(kept.measured)
     }
 
-    /// Keeps registers under `key`, by one rename, unless something was cleared since there were `clearings`: they may
-    /// rest on what had to go.
-    pub(super) fn write_registers(
+    /// Keeps what `origin` has measured under `key`, and the registers where the peer looks for them, each by one rename,
+    /// unless something was cleared since there were `clearings`: they may rest on what had to go.
+    pub(super) fn write(
         &self,
         key: &str,
-        registers: BootRegisters,
+        origin: &Origin,
+        measured: Measured,
         clearings: u64,
     ) -> io::Result<()> {
         let _turn = self.turn();
         if self.clearings() != clearings {
             return Ok(());
         }
-        let directory = self.directory.join(MEASUREMENTS);
+        let record = Record { key: key.to_owned(), origin: origin.as_str().to_owned(), measured };
+        self.keep(MEASURED, key, &serde_json::to_vec(&record)?)?;
+        let measurement = Measurement { version: VERSION, measurements: measured.registers };
+        self.keep(MEASUREMENTS, key, &serde_json::to_vec(&measurement)?)
+    }
+
+    fn keep(&self, below: &str, key: &str, content: &[u8]) -> io::Result<()> {
+        let directory = self.directory.join(below);
         fs::create_dir_all(&directory)?;
         self.make_room(&directory)?;
-        let kept = Measurement { version: VERSION, measurements: registers };
         let mut file = tempfile::NamedTempFile::new_in(&directory)?;
-        file.write_all(&serde_json::to_vec(&kept)?)?;
-        file.persist(self.measurement(key)).map_err(|error| error.error)?;
+        file.write_all(content)?;
+        file.persist(self.entry(below, key)).map_err(|error| error.error)?;
         Ok(())
     }
 
@@ -260,6 +293,15 @@ mod tests {
         (directory, cache)
     }
 
+    fn measured(byte: u8) -> Measured {
+        let registers = BootRegisters { mrtd: [byte; 48], rtmr0: [2; 48], rtmr1: [3; 48], rtmr2: [4; 48] };
+        Measured { registers, acpi_tables: [5; 48] }
+    }
+
+    fn ours() -> Origin {
+        Origin::for_test("ours")
+    }
+
     #[tokio::test]
     async fn one_entry_all_or_none_are_removed() {
         let (directory, cache) = cache();
@@ -278,33 +320,39 @@ mod tests {
     #[tokio::test]
     async fn what_was_measured_before_a_clearing_is_not_kept_after_it() {
         let (directory, cache) = cache();
-        let registers = BootRegisters { mrtd: [1; 48], rtmr0: [2; 48], rtmr1: [3; 48], rtmr2: [4; 48] };
         let begun = cache.clearings();
         cache.clear_measurements("all").await.expect("cleared");
-        cache.write_registers("ab", registers, begun).expect("nothing to do");
+        cache.write("ab", &ours(), measured(1), begun).expect("nothing to do");
         assert!(!directory.path().join("measurements").exists());
-        cache.write_registers("ab", registers, cache.clearings()).expect("written");
-        assert_eq!(cache.read_registers("ab"), Some(registers));
+        assert!(!directory.path().join("measured").exists());
+        cache.write("ab", &ours(), measured(1), cache.clearings()).expect("written");
+        assert_eq!(cache.read("ab", &ours()), Some(measured(1)));
+        cache.write("ac", &ours(), measured(1), cache.clearings()).expect("written");
+        cache.clear_measurements("AB").await.expect("one");
+        assert_eq!((cache.read("ab", &ours()), cache.read("ac", &ours())), (None, Some(measured(1))));
+        cache.clear_measurements("all").await.expect("cleared");
+        assert_eq!(cache.read("ac", &ours()), None);
     }
 
     #[test]
     fn a_full_cache_keeps_what_is_new_and_the_oldest_give_way() {
         let (directory, cache) = cache();
         let cache = ImageCache { most_measurements: 32, ..cache };
-        let registers = BootRegisters { mrtd: [1; 48], rtmr0: [2; 48], rtmr1: [3; 48], rtmr2: [4; 48] };
-        let below = directory.path().join("measurements");
         let begin = SystemTime::now() - std::time::Duration::from_secs(3600);
         for number in 0..100_u32 {
             let key = format!("{number:04}");
-            cache.write_registers(&key, registers, 0).expect("kept");
-            assert_eq!(cache.read_registers(&key), Some(registers), "{number}");
-            // The clock of files is coarse.
-            let file = fs::File::options().write(true).open(cache.measurement(&key)).expect("file");
-            file.set_modified(begin + std::time::Duration::from_secs(number.into())).expect("its time");
-            assert!(fs::read_dir(&below).expect("directory").count() <= 32, "{number}");
+            cache.write(&key, &ours(), measured(1), 0).expect("kept");
+            assert_eq!(cache.read(&key, &ours()), Some(measured(1)), "{number}");
+            for kind in [MEASUREMENTS, MEASURED] {
+                // The clock of files is coarse.
+                let file = fs::File::options().write(true).open(cache.entry(kind, &key)).expect("file");
+                file.set_modified(begin + std::time::Duration::from_secs(number.into())).expect("its time");
+                let below = directory.path().join(kind);
+                assert!(fs::read_dir(&below).expect("directory").count() <= 32, "{number}");
+            }
         }
         let kept: Vec<u32> =
-            (0..100).filter(|number| cache.read_registers(&format!("{number:04}")).is_some()).collect();
+            (0..100).filter(|number| cache.read(&format!("{number:04}"), &ours()).is_some()).collect();
         assert!(kept.len() >= 30, "{kept:?}");
         assert_eq!(kept, (100 - kept.len() as u32..100).collect::<Vec<_>>(), "the newest");
         assert!(cache.told_full.is_completed());
@@ -320,20 +368,51 @@ mod tests {
     }
 
     #[test]
-    fn registers_are_kept_as_by_the_peer_and_other_versions_are_none() {
+    fn registers_are_kept_for_the_peer_and_only_what_we_measured_is_read() {
         let (directory, cache) = cache();
         let path = directory.path().join("measurements/ab.json");
-        let registers = BootRegisters { mrtd: [1; 48], rtmr0: [2; 48], rtmr1: [3; 48], rtmr2: [4; 48] };
-        assert_eq!(cache.read_registers("ab"), None);
-        cache.write_registers("ab", registers, 0).expect("written");
-        assert_eq!(cache.read_registers("ab"), Some(registers));
+        assert_eq!(cache.read("ab", &ours()), None);
+        cache.write("ab", &ours(), measured(1), 0).expect("written");
+        assert_eq!(cache.read("ab", &ours()), Some(measured(1)));
         let text = fs::read_to_string(&path).expect("file");
         assert!(text.starts_with(r#"{"version":3,"measurements":{"mrtd":"0101"#), "{text}");
-        for text in [text.replace("\"version\":3", "\"version\":2"), "{".into(), " ".repeat(5000) + &text] {
-            fs::write(&path, text).expect("file");
-            assert_eq!(cache.read_registers("ab"), None);
+        // What another program, another version or another configuration of ours made.
+        for origin in ["", "our", "OURS", "theirs"] {
+            assert_eq!(cache.read("ab", &Origin::for_test(origin)), None, "{origin}");
         }
-        cache.write_registers("ab", registers, 0).expect("written again");
-        assert_eq!(cache.read_registers("ab"), Some(registers));
+        let theirs = Origin::for_test("theirs");
+        cache.write("ab", &theirs, measured(9), 0).expect("written");
+        assert_eq!((cache.read("ab", &ours()), cache.read("ab", &theirs)), (None, Some(measured(9))));
+        // The peer's own says of nothing what made it.
+        fs::write(&path, text.replace("0101", "0909")).expect("file");
+        cache.write("cd", &ours(), measured(1), 0).expect("written");
+        fs::copy(&path, directory.path().join("measured/ab.json")).expect("copied");
+        assert_eq!(cache.read("ab", &ours()), None);
+    }
+
+    #[test]
+    fn a_record_that_was_altered_is_none() {
+        let (directory, cache) = cache();
+        let path = directory.path().join("measured/ab.json");
+        cache.write("ab", &ours(), measured(1), 0).expect("written");
+        let text = fs::read_to_string(&path).expect("file");
+        for other in [
+            "{".to_owned(),
+            " ".repeat(5000) + &text,
+            text.replace("\"key\":\"ab\"", "\"key\":\"cd\""),
+            text.replace("\"origin\":\"ours\",", ""),
+            text.replace("0101", "01"),
+            text.replace("{\"key\"", "{\"x\":1,\"key\""),
+            text.clone() + "{}",
+        ] {
+            assert_ne!(other, text);
+            fs::write(&path, &other).expect("file");
+            assert_eq!(cache.read("ab", &ours()), None, "{other}");
+        }
+        fs::rename(&path, directory.path().join("measured/cd.json")).expect("renamed");
+        fs::write(directory.path().join("measured/cd.json"), &text).expect("file");
+        assert_eq!(cache.read("cd", &ours()), None, "another configuration's");
+        cache.write("ab", &ours(), measured(1), 0).expect("written again");
+        assert_eq!(cache.read("ab", &ours()), Some(measured(1)));
     }
 }

@@ -9,9 +9,8 @@ use std::{
 
 use kms_attest::{
     os_image::{
-        BootRegisters,
-        acpi::Shape,
-        legacy::{self, AcpiTables, Image, METADATA, Metadata},
+        acpi::{AcpiDigests, Shape},
+        legacy::{self, AcpiTables, Image, LegacyError, METADATA, Metadata},
         manifest::Manifest,
         qemu::AcpiCall,
     },
@@ -19,7 +18,7 @@ use kms_attest::{
 };
 use sha2::{Digest as _, Sha384};
 
-use super::{OsImageError, archive::read_manifest, program::AcpiProgram};
+use super::{OsImageError, archive::read_manifest, cache::Measured, program::AcpiProgram};
 
 /// Longest description.
 const MAX_METADATA: u64 = 64 << 10;
@@ -40,13 +39,13 @@ pub(super) fn is_measurable(config: &VmConfig, program: Option<&AcpiProgram>) ->
     Ok(())
 }
 
-/// The registers of a VM with the image in `directory`.
-pub(super) fn registers(
+/// What a VM with the image in `directory` measures to.
+pub(super) fn measured(
     directory: &Path,
     hash: &[u8; 32],
     config: &VmConfig,
     program: Option<&AcpiProgram>,
-) -> Result<BootRegisters, OsImageError> {
+) -> Result<Measured, OsImageError> {
     let files = Files { directory, list: read_manifest(directory, hash)? };
     let text = files.read(METADATA, METADATA, MAX_METADATA)?;
     let metadata = Metadata::parse(&text).map_err(|error| unusable(METADATA, io::Error::other(error)))?;
@@ -61,10 +60,15 @@ pub(super) fn registers(
         initrd_sha384,
         command_line: &metadata.cmdline,
     };
-    let Some(program) = program else { return Ok(legacy::boot_registers(config, image, AcpiTables::OfVm)?) };
+    let Some(program) = program else {
+        let registers = legacy::boot_registers(config, image, AcpiTables::OfVm)?;
+        return Ok(Measured { registers, acpi_tables: AcpiDigests::of_vm(&Shape::of(config)?).tables });
+    };
     let call = AcpiCall::of(config, &directory.join(&metadata.bios), &directory.join(&metadata.kernel))?;
     let tables = program.tables(&call)?;
-    Ok(legacy::boot_registers(config, image, AcpiTables::Given(&tables))?)
+    let registers = legacy::boot_registers(config, image, AcpiTables::Given(&tables))?;
+    let digests = AcpiDigests::of_tables(&tables).map_err(LegacyError::from)?;
+    Ok(Measured { registers, acpi_tables: digests.tables })
 }
 
 /// An image's files: only those that its list, and so its hash, vouches for.

@@ -7,6 +7,7 @@ mod cache;
 mod download;
 mod flights;
 mod measure;
+mod origin;
 mod program;
 mod progress;
 #[cfg(test)]
@@ -40,9 +41,10 @@ pub use self::{
     progress::{Listener, Progress},
 };
 use self::{
-    cache::measurement_key,
+    cache::{Measured, measurement_key},
     download::Source,
     flights::{Flights, NoLanding},
+    origin::Origin,
     program::AcpiProgram,
     progress::TELL_EVERY,
     work::blocking,
@@ -188,7 +190,7 @@ struct Shared {
     lite: LiteAttestation,
     acpi_digests: AcpiPins,
     downloads: Flights<Result<(), OsImageError>>,
-    measurements: Flights<Result<BootRegisters, OsImageError>>,
+    measurements: Flights<Result<Measured, OsImageError>>,
     measuring: Semaphore,
     listener: Listener,
     tell_every: Duration,
@@ -264,10 +266,7 @@ impl OsImages {
         let registers = match (config.tdx_attestation_variant, self.0.lite) {
             (TdxAttestationVariant::Lite, LiteAttestation::Refuse) => return Err(OsImageError::LiteRefused),
             (TdxAttestationVariant::Lite, LiteAttestation::Allow) => self.lite(config, event_log).await?,
-            (TdxAttestationVariant::Legacy, _) => {
-                self.is_pinned(&config)?;
-                self.legacy(config).await?
-            }
+            (TdxAttestationVariant::Legacy, _) => self.legacy(config).await?,
         };
         Ok(registers.compare(quoted)?)
     }
@@ -283,33 +282,69 @@ impl OsImages {
         .await?
     }
 
-    /// Whether the image of a VM may run with the VM's ACPI tables.
+    /// Whether the image of a VM may run with the ACPI tables that are computed for the VM. Blocks.
     fn is_pinned(&self, config: &VmConfig) -> Result<(), OsImageError> {
         let hash: Option<[u8; 32]> = config.os_image_hash.as_slice().try_into().ok();
-        let Some(pins) = hash.and_then(|hash| self.0.acpi_digests.get(&hash)) else { return Ok(()) };
-        let tables = AcpiDigests::of_vm(&Shape::of(config)?).tables;
-        if pins.contains(&tables) { Ok(()) } else { Err(OsImageError::NotPinned(hex::encode(tables))) }
+        match hash.filter(|hash| self.0.acpi_digests.contains_key(hash)) {
+            None => Ok(()),
+            Some(hash) => self.are_pinned(&hash, &AcpiDigests::of_vm(&Shape::of(config)?).tables),
+        }
     }
 
-    /// The registers of a VM by its image: kept, or computed once for all who wait.
+    /// Whether an image may run with ACPI tables of this SHA-384.
+    fn are_pinned(&self, image: &[u8; 32], tables: &[u8; 48]) -> Result<(), OsImageError> {
+        match self.0.acpi_digests.get(image) {
+            Some(pins) if !pins.contains(tables) => Err(OsImageError::NotPinned(hex::encode(tables))),
+            Some(_) | None => Ok(()),
+        }
+    }
+
+    /// The registers of a VM by its image: kept, or computed once for all who wait. The tables that they were measured with,
+    /// computed or by a program, must be pinned if any are.
     async fn legacy(&self, config: VmConfig) -> Result<BootRegisters, OsImageError> {
-        let hash = config.os_image_hash.as_slice().try_into().map_err(|_| OsImageError::NoHash)?;
-        measure::is_measurable(&config, self.0.program.as_ref())?;
-        let key = measurement_key(&config);
-        if let Some(registers) = self.kept(&key).await? {
-            return Ok(registers);
+        let hash: [u8; 32] = config.os_image_hash.as_slice().try_into().map_err(|_| OsImageError::NoHash)?;
+        let measured = self.measured(config, hash).await?;
+        self.are_pinned(&hash, &measured.acpi_tables)?;
+        Ok(measured.registers)
+    }
+
+    async fn measured(&self, config: VmConfig, hash: [u8; 32]) -> Result<Measured, OsImageError> {
+        let (images, described) = (self.clone(), config.clone());
+        let Known { key, origin, measured } = blocking(move || images.known(&described)).await??;
+        if let Some(measured) = measured {
+            return Ok(measured);
         }
         let shared = Arc::clone(&self.0);
-        // What was begun before the cache was cleared is for those who asked before: it may rest on what had to go.
-        let flight = format!("{} {key}", shared.cache.clearings());
+        // What was begun before the cache was cleared, or by another program, is for those who asked before: it may rest on
+        // what had to go.
+        let made_by = origin.as_ref().map_or("", Origin::as_str);
+        let flight = format!("{} {key} {made_by}", shared.cache.clearings());
         self.0
             .measurements
-            .join(&flight, || async move { shared.registers(config, hash, &key).await })
+            .join(&flight, || async move { shared.measure(config, hash, &key, origin).await })
             .await?
     }
 
-    async fn kept(&self, key: &str) -> Result<Option<BootRegisters>, OsImageError> {
-        let (shared, key) = (Arc::clone(&self.0), key.to_owned());
-        blocking(move || shared.cache.read_registers(&key)).await
+    /// What is known of a VM before its image is looked at. Blocks.
+    fn known(&self, config: &VmConfig) -> Result<Known, OsImageError> {
+        let program = self.0.program.as_ref();
+        measure::is_measurable(config, program)?;
+        // Tables of a program are known only once it has run.
+        if program.is_none() {
+            self.is_pinned(config)?;
+        }
+        let (key, origin) = (measurement_key(config), Origin::of(program));
+        let measured = origin.as_ref().and_then(|origin| self.0.cache.read(&key, origin));
+        Ok(Known { key, origin, measured })
     }
+}
+
+/// What is known of a VM without its image.
+struct Known {
+    /// The configuration's.
+    key: String,
+    /// What would measure it now; `None` where that cannot be told, so that nothing is kept.
+    origin: Option<Origin>,
+    /// What was measured before.
+    measured: Option<Measured>,
 }

@@ -13,6 +13,9 @@ use std::{
 
 use kms_attest::os_image::qemu::AcpiCall;
 use rustix::process::{Pid, Signal, kill_process_group};
+use sha2::{Digest as _, Sha256};
+
+use super::origin::WatchedDigest;
 
 /// Time for one call.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -48,28 +51,54 @@ pub enum ProgramError {
 pub(super) struct AcpiProgram {
     path: PathBuf,
     patience: Duration,
+    digest: Arc<WatchedDigest>,
 }
 
 /// Whether there is a program at `path`, or, if it is a name only, in `PATH`.
 pub fn is_installed(path: &Path) -> bool {
+    installed(path).is_some()
+}
+
+/// The file that runs when `path` is called.
+fn installed(path: &Path) -> Option<PathBuf> {
     let runs = |path: &Path| {
         path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
     };
     if path.components().count() > 1 {
-        return runs(path);
+        return runs(path).then(|| path.to_owned());
     }
     let search = env::var_os("PATH").unwrap_or_default();
-    env::split_paths(&search).any(|directory| runs(&directory.join(path)))
+    env::split_paths(&search).map(|directory| directory.join(path)).find(|path| runs(path))
 }
 
 impl AcpiProgram {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, patience: PATIENCE }
+        Self { path, patience: PATIENCE, digest: Arc::default() }
     }
 
     #[cfg(test)]
     pub(super) fn with_patience(path: PathBuf, patience: Duration) -> Self {
-        Self { path, patience }
+        Self { path, patience, digest: Arc::default() }
+    }
+
+    /// What its tables depend on: which file runs, what is in it, and what it sees of our environment. `None` where there is
+    /// no such file. Blocks.
+    pub(super) fn identity(&self) -> Option<[u8; 32]> {
+        let path = installed(&self.path)?;
+        let digest = self.digest.of(&path).ok()?;
+        let mut hash = Sha256::new();
+        let mut add = |bytes: &[u8]| {
+            hash.update((bytes.len() as u64).to_le_bytes());
+            hash.update(bytes);
+        };
+        add(path.as_os_str().as_encoded_bytes());
+        add(&digest);
+        for name in ENVIRONMENT {
+            // An absent variable is not an empty one.
+            let value = env::var_os(name).map(|value| [b"=", value.as_encoded_bytes()].concat());
+            add(&value.unwrap_or_default());
+        }
+        Some(hash.finalize().into())
     }
 
     /// The tables; blocks.

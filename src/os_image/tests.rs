@@ -302,7 +302,13 @@ async fn images_are_downloaded_measured_kept_and_compared_as_by_the_peer() {
     // Workspaces are removed by a thread of their own.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let peers: Vec<String> = serde_json::from_value(vectors["cache_listing"].clone()).expect("list");
-    assert_eq!(listing(&world.path("cache")), peers);
+    let ours = |name: &String| name.starts_with("measured/");
+    let (ours, listed): (Vec<_>, Vec<_>) = listing(&world.path("cache")).into_iter().partition(ours);
+    assert_eq!(listed, peers, "and nothing but a directory of ours");
+    assert_eq!(
+        ours.len(),
+        1 + peers.iter().filter(|name| name.ends_with(".json") && name.starts_with("measurements/")).count()
+    );
     let mut requests = Vec::new();
     while let Ok(path) = archives.paths.try_recv() {
         requests.push(format!("GET {path} HTTP/1.1"));
@@ -577,6 +583,75 @@ async fn images_run_with_pinned_tables_only_and_lite_attestation_can_be_refused(
             }
         }
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_programs_tables_are_held_to_the_pins_whenever_they_were_measured() {
+    let vectors = vectors();
+    let archives = Archives::of_vectors(Duration::ZERO).await;
+    let world = World::new(&archives.template);
+    let case = &list(&vectors, "legacy")[0];
+    let (config, expected) = (config(case), registers(case).expect("registers"));
+    let image: [u8; 32] = config.os_image_hash.as_slice().try_into().expect("hash");
+    let printed = hex::decode(text(&vectors["acpi_tables"])).expect("hex");
+    let tables = AcpiDigests::of_tables(&printed).expect("tables").tables;
+    let computed = AcpiDigests::of_vm(&Shape::of(&config).expect("a shape")).tables;
+    assert_ne!(tables, computed, "the program's own");
+    let check = async |pins: AcpiPins| {
+        let acpi_tables = Some(world.path("acpi-program"));
+        let settings = Settings { acpi_digests: pins, ..settings(&archives.template, acpi_tables) };
+        let images = OsImages::new(settings, world.cache.clone()).expect("client");
+        images.check(config.clone(), &[], &quoted(&expected)).await.map_err(|error| error.to_string())
+    };
+    let refusal = format!(
+        "the ACPI tables of this VM are not pinned for its image (core.image.acpi_digests): SHA-384 {}",
+        hex::encode(tables)
+    );
+    // First measured for this, and then kept.
+    for _ in 0..2 {
+        assert_eq!(check(AcpiPins::from([(image, vec![computed])])).await, Err(refusal.clone()));
+        assert_eq!(check(AcpiPins::from([(image, vec![])])).await, Err(refusal.clone()));
+        assert_eq!(check(AcpiPins::from([(image, vec![[7; 48], tables])])).await, Ok(()));
+        assert_eq!(check(AcpiPins::from([([7; 32], vec![])])).await, Ok(()), "another image");
+        assert_eq!(check(AcpiPins::new()).await, Ok(()));
+    }
+    let runs = fs::read_to_string(world.path("runs")).expect("runs");
+    assert_eq!(runs.lines().count(), 1, "what was measured is kept");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_another_program_or_none_has_measured_is_not_served() {
+    let vectors = vectors();
+    let archives = Archives::of_vectors(Duration::ZERO).await;
+    let world = World::new(&archives.template);
+    let case = &list(&vectors, "legacy")[0];
+    let (config, expected) = (config(case), registers(case).expect("registers"));
+    let check = async |program: Option<&Path>| {
+        let settings = settings(&archives.template, program.map(Path::to_owned));
+        let images = OsImages::new(settings, world.cache.clone()).expect("client");
+        images.check(config.clone(), &[], &quoted(&expected)).await.map_err(|error| error.to_string())
+    };
+    let path = world.path("acpi-program");
+    assert_eq!(check(Some(&path)).await, Ok(()));
+    let computed = check(None).await.expect_err("the computed tables are others");
+    assert!(computed.contains("RTMR0"), "{computed}");
+    assert_eq!(check(Some(&path)).await, Ok(()), "and what was computed is not the program's");
+    // The same path, another program.
+    let tables = world.path("tables").display().to_string();
+    program(world.directory.path(), &format!("cat {tables}; printf x"));
+    check(Some(&path)).await.expect_err("other tables");
+    fs::remove_file(&path).expect("removed");
+    let missing = check(Some(&path)).await.expect_err("it cannot measure any more");
+    assert!(missing.contains("is not installed"), "{missing}");
+    // What the peer keeps under the same name does not say what made it.
+    let name = format!("cache/measurements/{}.json", text(&case["measurement_cache_key"]));
+    let json = json_of(&expected);
+    fs::write(world.path(&name), json).expect("file");
+    check(None).await.expect_err("it is not read");
+}
+
+fn json_of(registers: &BootRegisters) -> String {
+    serde_json::json!({ "version": 3, "measurements": registers }).to_string()
 }
 
 #[tokio::test(flavor = "multi_thread")]

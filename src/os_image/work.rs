@@ -2,13 +2,15 @@
 
 use std::{sync::Arc, time::Instant};
 
-use kms_attest::{os_image::BootRegisters, vm_config::VmConfig};
+use kms_attest::vm_config::VmConfig;
 
 use super::{
     OsImageError, Shared,
     archive::{self, Deadline},
+    cache::Measured,
     download::DownloadError,
     measure,
+    origin::Origin,
     progress::{Meter, Progress},
 };
 
@@ -16,18 +18,20 @@ use super::{
 const MOST_ATTEMPTS: usize = 16;
 
 impl Shared {
-    pub(super) async fn registers(
+    /// Measures, and keeps it as that of `origin`, unless what measures was changed meanwhile.
+    pub(super) async fn measure(
         self: Arc<Self>,
         config: VmConfig,
         hash: [u8; 32],
         key: &str,
-    ) -> Result<BootRegisters, OsImageError> {
+        origin: Option<Origin>,
+    ) -> Result<Measured, OsImageError> {
         let mut attempts = 0;
-        let (registers, clearings) = loop {
+        let (measured, clearings) = loop {
             let clearings = self.clearings().await?;
             self.image(hash).await?;
             match self.measured(&config, hash).await {
-                Ok(registers) => break (registers, clearings),
+                Ok(measured) => break (measured, clearings),
                 Err(error) => {
                     // An operator may have cleared the cache under our hands: once more.
                     attempts += 1;
@@ -42,11 +46,17 @@ impl Shared {
             }
         };
         let (shared, name) = (Arc::clone(&self), key.to_owned());
-        let kept = blocking(move || shared.cache.write_registers(&name, registers, clearings)).await?;
+        let kept = blocking(move || match origin {
+            Some(origin) if Origin::of(shared.program.as_ref()).as_ref() == Some(&origin) => {
+                shared.cache.write(&name, &origin, measured, clearings)
+            }
+            _ => Ok(()),
+        });
+        let kept = kept.await?;
         if let Err(error) = kept {
             tracing::warn!(%error, "the registers of an OS image cannot be kept");
         }
-        Ok(registers)
+        Ok(measured)
     }
 
     /// How often the cache was cleared, once a clearing that is under way has ended.
@@ -60,18 +70,14 @@ impl Shared {
         blocking(move || shared.cache.has_image(&hash)).await
     }
 
-    /// The registers by an image that is there.
-    async fn measured(
-        self: &Arc<Self>,
-        config: &VmConfig,
-        hash: [u8; 32],
-    ) -> Result<BootRegisters, OsImageError> {
+    /// The measurement by an image that is there.
+    async fn measured(self: &Arc<Self>, config: &VmConfig, hash: [u8; 32]) -> Result<Measured, OsImageError> {
         let _slot = self.measuring.acquire().await.map_err(|_| OsImageError::Stopped)?;
         let (directory, program, config) = (self.cache.image(&hash), self.program.clone(), config.clone());
-        let registers =
-            blocking(move || measure::registers(&directory, &hash, &config, program.as_ref())).await??;
+        let measured =
+            blocking(move || measure::measured(&directory, &hash, &config, program.as_ref())).await??;
         tracing::info!(image = hex::encode(hash), "an OS image was measured");
-        Ok(registers)
+        Ok(measured)
     }
 
     /// Waits for an image to be there.
