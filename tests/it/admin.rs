@@ -257,7 +257,7 @@ async fn wrong_tokens_of_the_older_method_are_counted_recorded_and_slowed_and_th
     assert_eq!(ask("wrong").await.refusal(), (400, "Invalid token".to_owned()), "as the peer says it");
     assert!(began.elapsed() > Duration::from_millis(500), "the answer comes late: {:?}", began.elapsed());
     assert_eq!(ask("").await.status, 400, "none is none wrong");
-    let recorded = support::eventually("a line for each", async || {
+    let recorded = crate::support::eventually("a line for each", async || {
         Some(world.audited("credentials_refused")).filter(|lines| lines.len() == 6)
     })
     .await;
