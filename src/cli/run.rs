@@ -142,21 +142,48 @@ fn keep_memory_in() -> anyhow::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("this process cannot be made undumpable")
 }
 
-/// Keys must not get to a swap device. All memory or none: a limit would fail allocations later, and pages of keys alone
-/// cannot be told from those of their copies.
+/// Keys must not get to a swap device. All memory or none: pages of keys alone cannot be told from those of their copies.
 fn lock_memory() {
     let limit = getrlimit(Resource::Memlock);
     let _ = setrlimit(Resource::Memlock, Rlimit { current: limit.maximum, ..limit });
-    let may_lock = limit.maximum.is_none()
-        || capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::IPC_LOCK));
-    let locked = match may_lock {
-        // Only what is used: the stacks of all threads would be much more.
-        true => mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
-            .map_err(|error| error.to_string()),
-        false => Err("RLIMIT_MEMLOCK limits it".to_owned()),
+    let authority = Authority {
+        has_ipc_lock: capabilities(None).is_ok_and(|own| own.effective.contains(CapabilitySet::IPC_LOCK)),
+        uid_map: std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default(),
     };
-    if let Err(reason) = locked {
-        tracing::warn!(reason, "memory cannot be locked: a swap device, if there is one, could see keys");
+    match may_lock(getrlimit(Resource::Memlock).current, &authority) {
+        // Only what is used: the stacks of all threads would be much more.
+        Ok(()) => match mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
+            Ok(()) => tracing::info!("memory is locked: no page gets to a swap device"),
+            Err(error) => warn_unlocked(&error.to_string()),
+        },
+        Err(reason) => warn_unlocked(&reason),
+    }
+}
+
+fn warn_unlocked(reason: &str) {
+    tracing::warn!(reason, "memory cannot be locked: a swap device, if there is one, could see keys");
+}
+
+/// What lets a process lock more memory than `RLIMIT_MEMLOCK` says.
+struct Authority {
+    has_ipc_lock: bool,
+    /// `/proc/self/uid_map`.
+    uid_map: String,
+}
+
+/// Whether all memory can be locked. Under a limit it must not: the lock would succeed now, and allocations fail when the
+/// limit is reached. `CAP_IPC_LOCK` lifts the limit only in the first user namespace, whatever it is called in another.
+fn may_lock(limit: Option<u64>, authority: &Authority) -> Result<(), String> {
+    let Some(limit) = limit else { return Ok(()) };
+    let is_first_namespace = authority.uid_map.split_whitespace().eq(["0", "0", "4294967295"]);
+    match (authority.has_ipc_lock, is_first_namespace) {
+        (true, true) => Ok(()),
+        (true, false) => Err(format!(
+            "RLIMIT_MEMLOCK is {limit} bytes, and CAP_IPC_LOCK does not lift it in a user namespace; set it to unlimited"
+        )),
+        (false, _) => {
+            Err(format!("RLIMIT_MEMLOCK is {limit} bytes; set it to unlimited, or give CAP_IPC_LOCK"))
+        }
     }
 }
 
@@ -193,6 +220,29 @@ fn fitting(descriptors: Option<u64>, listeners: u64) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_locked_only_where_no_limit_can_be_reached_later() {
+        const FIRST: &str = "         0          0 4294967295\n";
+        const ROOTLESS: &str = "         0       1000          1\n         1     100000      65536\n";
+        for (limit, has_ipc_lock, uid_map, expected) in [
+            (None, false, FIRST, true),
+            (None, false, ROOTLESS, true),
+            (None, true, "", true),
+            (Some(8 << 20), true, FIRST, true),
+            (Some(8 << 20), false, FIRST, false),
+            (Some(8 << 20), true, ROOTLESS, false),
+            (Some(u64::MAX >> 1), true, ROOTLESS, false),
+            // No /proc: nothing says that the capability counts.
+            (Some(8 << 20), true, "", false),
+            (Some(0), false, ROOTLESS, false),
+        ] {
+            let authority = Authority { has_ipc_lock, uid_map: uid_map.to_owned() };
+            let outcome = may_lock(limit, &authority);
+            assert_eq!(outcome.is_ok(), expected, "{limit:?}, {has_ipc_lock}, {uid_map:?}");
+            assert!(outcome.is_ok() || outcome.unwrap_err().contains("RLIMIT_MEMLOCK"));
+        }
+    }
 
     #[test]
     fn connections_fit_the_descriptors() {
