@@ -1,9 +1,62 @@
-//! A small file of our own that outlives the process: read whole, replaced whole by one rename.
+//! A small file of our own that outlives the process: read whole, replaced whole by one rename. A lock beside it keeps two
+//! processes from replacing what the other one wrote.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::thread;
+use std::time::{Duration, Instant};
+
+/// A change takes milliseconds; who waits longer waits for a process that hangs.
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(5);
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The right to change a state file, among all processes of this machine, until it is dropped.
+#[derive(Debug)]
+pub struct Lock(#[expect(dead_code, reason = "holds the lock until dropped")] File);
+
+impl Lock {
+    /// Waits some seconds for whoever changes the file at `path`. The lock is a file beside it, which stays: the file
+    /// itself is another one after each change. Makes the directory if it is missing.
+    ///
+    /// # Errors
+    /// Those of the system; [`io::ErrorKind::WouldBlock`] where another process has it all the time.
+    pub fn take(path: &Path) -> io::Result<Self> {
+        Self::take_within(path, MAX_LOCK_WAIT)
+    }
+
+    fn take_within(path: &Path, wait: Duration) -> io::Result<Self> {
+        make_directory(path)?;
+        let file =
+            OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(lock_name(path))?;
+        let began = Instant::now();
+        loop {
+            match file.try_lock() {
+                Ok(()) => return Ok(Self(file)),
+                Err(TryLockError::WouldBlock) if began.elapsed() < wait => thread::sleep(PAUSE),
+                Err(TryLockError::WouldBlock) => {
+                    return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has it"));
+                }
+                Err(TryLockError::Error(error)) => return Err(error),
+            }
+        }
+    }
+}
+
+fn lock_name(path: &Path) -> PathBuf {
+    let mut name = path.file_name().unwrap_or_default().to_owned();
+    name.push(".lock");
+    path.with_file_name(name)
+}
+
+fn directory(path: &Path) -> &Path {
+    path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
+}
+
+fn make_directory(path: &Path) -> io::Result<()> {
+    DirBuilder::new().recursive(true).mode(0o700).create(directory(path))
+}
 
 /// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
@@ -44,8 +97,7 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StateFileError> 
 /// # Errors
 /// Those of the system; the old file is as it was then, unless only the last sync failed.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
+    make_directory(path)?;
     let new = path.with_extension("json.new");
     match fs::remove_file(&new) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
@@ -55,5 +107,26 @@ pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     file.write_all(content)?;
     file.sync_all()?;
     fs::rename(&new, path)?;
-    File::open(directory)?.sync_all()
+    File::open(directory(path))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_at_a_time_has_the_lock_of_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("new").join("state.json");
+        let held = Lock::take(&path).unwrap();
+        let refused = Lock::take_within(&path, Duration::ZERO).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::WouldBlock);
+        replace(&path, b"{}").unwrap();
+        assert!(
+            Lock::take_within(&path, Duration::ZERO).is_err(),
+            "a change of the file is no end of the lock"
+        );
+        drop(held);
+        assert!(Lock::take_within(&path, Duration::ZERO).is_ok());
+    }
 }

@@ -81,6 +81,8 @@ impl FloorsFile {
 
     /// Replaces the file by `floors`, raised by what another process has written in the meantime; gives what was written.
     pub(super) fn replace(&self, floors: &BTreeMap<FloorKind, u64>) -> io::Result<BTreeMap<FloorKind, u64>> {
+        // From reading to writing: what another process writes in between would be lost.
+        let _lock = state_file::Lock::take(&self.path)?;
         let mut roots = self.roots().map_err(io::Error::other)?;
         let mut merged = self.ours(&mut roots).map_err(io::Error::other)?;
         for (kind, number) in floors {

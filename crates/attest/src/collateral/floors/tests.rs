@@ -150,6 +150,34 @@ fn two_processes_with_one_file_do_not_lower_each_others_floors() {
 }
 
 #[test]
+fn what_another_process_writes_between_reading_and_writing_is_not_lost() {
+    use crate::state_file::Lock;
+
+    let disk = Disk::new();
+    let (ours, theirs) = (disk.open().unwrap(), disk.open().unwrap());
+    ours.admit(&of(20, 19, 7, 300), TcbSet::Standard).unwrap();
+    theirs.admit(&of(17, 19, 9, 300), TcbSet::Standard).unwrap();
+    theirs.save();
+    let newer = std::fs::read(disk.path()).unwrap();
+    std::fs::remove_file(disk.path()).unwrap();
+    // The other process has the lock: it has read, and writes a little later.
+    let lock = Lock::take(&disk.path()).unwrap();
+    std::thread::scope(|scope| {
+        let saving = scope.spawn(|| ours.save());
+        for _ in 0..20 {
+            std::thread::sleep(std::time::Duration::from_millis(5));
+            assert!(!disk.path().exists() && !saving.is_finished(), "nobody else writes meanwhile");
+        }
+        std::fs::write(disk.path(), &newer).unwrap();
+        drop(lock);
+    });
+    assert_eq!(ours.unsaved(), 0);
+    let kept = disk.open().unwrap().list();
+    assert!(kept.contains(&(FloorKind::RootCrl, 9)), "theirs: {kept:?}");
+    assert!(kept.contains(&(FloorKind::TcbInfo(TcbSet::Standard, FMSPC), 20)), "ours: {kept:?}");
+}
+
+#[test]
 fn a_damaged_file_is_an_error_and_no_lower_floor() {
     let disk = Disk::filled();
     let good = std::fs::read(disk.path()).unwrap();
