@@ -71,6 +71,15 @@ pub struct NotFrozen(());
 /// Why a freeze or an unfreeze is not as it was asked for.
 #[derive(Debug, thiserror::Error)]
 pub enum FreezeError {
+    /// It would end before the freeze that is in force.
+    #[error(
+        "it is frozen already until {}, by {} ({}); nothing was changed. To let it end earlier, ask for replace",
+        end(earlier), earlier.author.by, earlier.reason
+    )]
+    Shortens {
+        /// The one in force.
+        earlier: Arc<Freeze>,
+    },
     /// The list is full.
     #[error("{MOST_FREEZES} freezes are in force, which is the most; nothing was changed")]
     Full,
@@ -98,6 +107,19 @@ pub enum FreezeError {
     /// An unfreeze that cannot be kept does not happen.
     #[error("it is still frozen: the file that keeps freezes over restarts cannot be written: {0}")]
     ThawNotKept(#[source] std::io::Error),
+}
+
+fn end(freeze: &Freeze) -> String {
+    freeze.expires_at.map_or("it is taken back".to_owned(), |end| format!("{end} (Unix seconds)"))
+}
+
+/// What becomes of a freeze of the same scope that is in force.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Earlier {
+    /// It is replaced if it does not last longer: what somebody else has stopped is not made to end earlier by accident.
+    MayBeExtended,
+    /// It is replaced, whatever its end.
+    IsReplaced,
 }
 
 /// Whether an unfreeze changed anything.
@@ -223,14 +245,15 @@ impl Freezes {
     /// returns without an error, it is also kept and recorded. Neither is left out because the other fails.
     ///
     /// # Errors
-    /// [`FreezeError`]; all but [`FreezeError::Full`] say that it is frozen nevertheless.
-    pub async fn freeze(&self, freeze: Freeze, audit: &Audit) -> Result<(), FreezeError> {
+    /// [`FreezeError`]; all but [`FreezeError::Full`] and [`FreezeError::Shortens`] say that it is frozen nevertheless.
+    pub async fn freeze(&self, freeze: Freeze, earlier: Earlier, audit: &Audit) -> Result<(), FreezeError> {
         let held = Arc::new(Held::new(freeze, self.time.now()));
         let freeze = &held.freeze;
-        self.insert(&held)?;
+        self.insert(&held, earlier)?;
         let file = Arc::clone(&self.file).lock_owned().await;
-        // An unfreeze that had the turn before us has taken it back: this is the later of the two.
-        self.insert(&held)?;
+        // An unfreeze that had the turn before us has taken it back: this is the later of the two. A freeze that came
+        // between and lasts longer stays.
+        self.insert(&held, earlier)?;
         let event = Event::Frozen {
             scope: freeze.scope.name(),
             value: hex::encode(freeze.scope.value()),
@@ -250,10 +273,11 @@ impl Freezes {
         }
     }
 
-    fn insert(&self, new: &Arc<Held>) -> Result<(), FreezeError> {
+    /// One step: no other freeze comes between the look at the earlier one and the change.
+    fn insert(&self, new: &Arc<Held>, earlier: Earlier) -> Result<(), FreezeError> {
         let now = self.time.now();
         let mut outcome = Ok(());
-        self.current.rcu(|current| match held::with(current, new, now) {
+        self.current.rcu(|current| match held::with(current, new, earlier, now) {
             Ok(entries) => {
                 outcome = Ok(());
                 Arc::new(entries)

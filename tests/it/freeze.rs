@@ -329,6 +329,18 @@ async fn what_cannot_be_frozen_is_refused_and_changes_nothing() {
     assert!(world.audited("frozen").is_empty());
 }
 
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn two_kmss_do_not_keep_their_freezes_in_one_file() {
+    let shared = tempfile::tempdir().expect("a directory");
+    let file = format!("core.freeze.file = {:?}", shared.path().join("frozen.json"));
+    let mut first = World::ready_with(&file).await;
+    let mut second = World::stopped_with(&file).await;
+    let error = second.start().await.expect_err("in use");
+    assert_eq!(error.to_string(), "the file that core.freeze.file names is in use by another process");
+    first.stop().await;
+    second.start().await.expect("it is free again");
+}
+
 #[tokio::test]
 async fn a_kms_that_does_not_know_what_is_frozen_does_not_start() {
     let mut world = World::ready().await;

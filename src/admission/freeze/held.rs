@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Entries, Freeze, FreezeError, MOST_FREEZES};
+use super::{Earlier, Entries, Freeze, FreezeError, MOST_FREEZES};
 use crate::clock::unix_now;
 
 /// How long a freeze is kept after its end: a clock that is set back within this time brings it back.
@@ -87,10 +87,20 @@ impl Held {
 /// `entries` with `new` in the place of an earlier one of its scope. Where they are too many, those that ended first go.
 ///
 /// # Errors
-/// [`FreezeError::Full`]: there is no place, and none has ended.
-pub(super) fn with(entries: &Entries, new: &Arc<Held>, now: Moment) -> Result<Entries, FreezeError> {
+/// [`FreezeError::Full`]: there is no place, and none has ended. [`FreezeError::Shortens`]: the earlier one is in force and
+/// lasts longer.
+pub(super) fn with(
+    entries: &Entries,
+    new: &Arc<Held>,
+    earlier: Earlier,
+    now: Moment,
+) -> Result<Entries, FreezeError> {
     let mut entries = kept(entries, now);
-    entries.remove(&new.freeze.scope);
+    let replaced = entries.remove(&new.freeze.scope);
+    let lasts_longer = |held: &Arc<Held>| held.is_live(now) && new.freeze.ends_before(&held.freeze);
+    if let Some(held) = replaced.filter(|held| earlier == Earlier::MayBeExtended && lasts_longer(held)) {
+        return Err(FreezeError::Shortens { earlier: Arc::clone(&held.freeze) });
+    }
     while entries.len() >= MOST_FREEZES {
         let ended = entries.values().filter(|held| !held.is_live(now));
         let first = ended.min_by_key(|held| held.freeze.expires_at).map(|held| held.freeze.scope);

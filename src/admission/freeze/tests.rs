@@ -118,7 +118,7 @@ async fn each_scope_stops_who_is_in_it_and_nobody_else() {
         let disk = Disk::new();
         let freezes = disk.open();
         assert!(freezes.check(&boot_info()).is_ok());
-        freezes.freeze(freeze_of(scope), &disk.audit).await.unwrap();
+        freezes.freeze(freeze_of(scope), Earlier::IsReplaced, &disk.audit).await.unwrap();
         assert_eq!(freezes.check(&boot_info()).unwrap_err().scope, scope);
         assert_eq!(freezes.check(&other).is_err(), scope == Scope::Kms, "{scope}");
         assert_eq!(freezes.of_kms().is_some(), scope == Scope::Kms);
@@ -131,7 +131,7 @@ async fn what_was_answered_holds_after_a_restart() {
     let freezes = disk.open();
     for scope in scopes() {
         let before = freezes.list().len();
-        freezes.freeze(freeze_of(scope), &disk.audit).await.unwrap();
+        freezes.freeze(freeze_of(scope), Earlier::IsReplaced, &disk.audit).await.unwrap();
         assert_eq!(disk.open().list(), freezes.list());
         assert_eq!(freezes.list().len(), before + 1);
     }
@@ -156,7 +156,7 @@ fn for_an_hour(time: &SetTime) -> Freeze {
 /// A change that has nothing to do with who is asked about.
 async fn change_something(freezes: &Freezes, disk: &Disk) {
     let elsewhere = Scope::Device([9; 32]);
-    freezes.freeze(freeze_of(elsewhere), &disk.audit).await.unwrap();
+    freezes.freeze(freeze_of(elsewhere), Earlier::IsReplaced, &disk.audit).await.unwrap();
     freezes.unfreeze(elsewhere, author(), String::new(), &disk.audit).await.unwrap();
 }
 
@@ -164,7 +164,7 @@ async fn change_something(freezes: &Freezes, disk: &Disk) {
 async fn a_freeze_ends_by_itself_when_both_clocks_say_so() {
     let (disk, time) = (Disk::new(), SetTime::new());
     let freezes = disk.open_at(&time);
-    freezes.freeze(for_an_hour(&time), &disk.audit).await.unwrap();
+    freezes.freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
     time.jump(30 * DAY as i64);
     assert!(freezes.check(&boot_info()).is_err(), "a clock that jumps ends nothing while we run");
     assert_eq!(freezes.list().len(), 1);
@@ -178,7 +178,7 @@ async fn a_freeze_ends_by_itself_when_both_clocks_say_so() {
 #[tokio::test]
 async fn a_clock_that_was_ahead_for_a_while_loses_no_freeze() {
     let (disk, time) = (Disk::new(), SetTime::new());
-    disk.open_at(&time).freeze(for_an_hour(&time), &disk.audit).await.unwrap();
+    disk.open_at(&time).freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
     time.jump(3650 * DAY as i64);
     let freezes = disk.open_at(&time);
     assert!(freezes.check(&boot_info()).is_ok(), "started with this clock, nothing tells that it is wrong");
@@ -192,7 +192,7 @@ async fn a_clock_that_was_ahead_for_a_while_loses_no_freeze() {
 async fn what_has_ended_is_kept_for_a_month_and_no_longer() {
     let (disk, time) = (Disk::new(), SetTime::new());
     let freezes = disk.open_at(&time);
-    freezes.freeze(for_an_hour(&time), &disk.audit).await.unwrap();
+    freezes.freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
     let is_kept = || fs::read_to_string(disk.path()).unwrap().contains("\"instance\"");
     time.pass(3600 + 30 * DAY - 1);
     change_something(&freezes, &disk).await;
@@ -208,7 +208,7 @@ async fn what_has_ended_can_be_taken_back_before_a_clock_brings_it_back() {
     let freezes = disk.open_at(&time);
     let freeze = for_an_hour(&time);
     let scope = freeze.scope;
-    freezes.freeze(freeze, &disk.audit).await.unwrap();
+    freezes.freeze(freeze, Earlier::IsReplaced, &disk.audit).await.unwrap();
     time.pass(3600);
     let thaw = freezes.unfreeze(scope, author(), String::new(), &disk.audit).await.unwrap();
     assert_eq!((thaw, disk.events("unfrozen")), (Thaw::WasNotFrozen, 1));
@@ -238,13 +238,19 @@ async fn what_ended_first_gives_way_when_the_list_is_full() {
     let app =
         |number| Scope::App(AppId([[0; 16].as_slice(), &[0, 0, 0, number]].concat().try_into().unwrap()));
     let held = |scope| freezes.current.load().contains_key(&scope);
-    freezes.freeze(freeze_of(Scope::Kms), &disk.audit).await.unwrap();
+    freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap();
     assert_eq!([app(0), app(1)].map(held), [true, false]);
-    freezes.freeze(freeze_of(Scope::Device([1; 32])), &disk.audit).await.unwrap();
+    freezes.freeze(freeze_of(Scope::Device([1; 32])), Earlier::IsReplaced, &disk.audit).await.unwrap();
     assert_eq!([app(0), app(1)].map(held), [false, false]);
-    let error = freezes.freeze(freeze_of(Scope::Device([2; 32])), &disk.audit).await.unwrap_err();
+    let error = freezes
+        .freeze(freeze_of(Scope::Device([2; 32])), Earlier::IsReplaced, &disk.audit)
+        .await
+        .unwrap_err();
     assert!(matches!(error, FreezeError::Full), "{error}");
-    freezes.freeze(freeze_of(Scope::Device([1; 32])), &disk.audit).await.expect("in place of itself");
+    freezes
+        .freeze(freeze_of(Scope::Device([1; 32])), Earlier::IsReplaced, &disk.audit)
+        .await
+        .expect("in place of itself");
     assert_eq!(disk.open_at(&time).list().len(), MOST_FREEZES);
 }
 
@@ -253,7 +259,7 @@ async fn a_file_that_cannot_be_written_freezes_and_does_not_thaw() {
     let disk = Disk::new();
     disk.refuse_writes();
     let freezes = disk.open();
-    let error = freezes.freeze(freeze_of(Scope::Kms), &disk.audit).await.unwrap_err();
+    let error = freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::NotKept(_)), "{error}");
     assert_eq!(disk.events("frozen"), 1, "on the record all the same");
     assert!(freezes.check(&boot_info()).is_err(), "frozen until the process ends");
@@ -267,10 +273,10 @@ async fn a_freeze_that_is_neither_kept_nor_recorded_counts_and_says_both() {
     let disk = Disk::new();
     let freezes = disk.open();
     let too_long = Freeze { reason: "x".repeat(70 << 10), ..freeze_of(Scope::Kms) };
-    let error = freezes.freeze(too_long.clone(), &disk.audit).await.unwrap_err();
+    let error = freezes.freeze(too_long.clone(), Earlier::IsReplaced, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::NotRecorded(_)), "{error}");
     disk.refuse_writes();
-    let error = freezes.freeze(too_long, &disk.audit).await.unwrap_err();
+    let error = freezes.freeze(too_long, Earlier::IsReplaced, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::NeitherKeptNorRecorded { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("cannot be written") && text.contains("audit log"), "{text}");
@@ -281,7 +287,7 @@ async fn a_freeze_that_is_neither_kept_nor_recorded_counts_and_says_both() {
 async fn an_unfreeze_that_is_not_recorded_does_not_happen() {
     let disk = Disk::new();
     let freezes = disk.open();
-    freezes.freeze(freeze_of(Scope::Kms), &disk.audit).await.unwrap();
+    freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap();
     let too_long = "x".repeat(70 << 10);
     let error = freezes.unfreeze(Scope::Kms, author(), too_long, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::ThawNotRecorded(_)), "{error}");
@@ -297,7 +303,7 @@ async fn the_audit_log_has_changes_in_the_order_in_which_they_happened() {
     for _ in 0..20 {
         let (freezes, audit) = (Arc::clone(&freezes), Arc::clone(&audit));
         changes.spawn(async move {
-            freezes.freeze(freeze_of(Scope::Kms), &audit).await.unwrap();
+            freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &audit).await.unwrap();
             freezes.unfreeze(Scope::Kms, author(), String::new(), &audit).await.unwrap();
         });
     }
@@ -329,7 +335,7 @@ async fn the_list_is_bounded() {
     fs::write(disk.path(), serde_json::json!({ "version": 1, "frozen": lines }).to_string()).unwrap();
     let freezes = disk.open();
     assert_eq!(freezes.list().len(), MOST_FREEZES);
-    let error = freezes.freeze(freeze_of(Scope::Kms), &disk.audit).await.unwrap_err();
+    let error = freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::Full), "{error}");
     assert!(freezes.of_kms().is_none());
 }
@@ -374,4 +380,39 @@ fn scopes_are_read_as_they_are_written() {
     assert_eq!(Scope::parse("kms", &[0]), Err(ScopeError::Length { expected: 0, found: 1 }));
     assert_eq!(Scope::parse("app", &[0; 19]), Err(ScopeError::Length { expected: 20, found: 19 }));
     assert_eq!(Scope::parse("Kms", &[]), Err(ScopeError::Unknown));
+}
+
+#[tokio::test]
+async fn two_operators_at_once_do_not_shorten_each_others_freeze() {
+    let disk = Disk::new();
+    let freezes = Arc::new(disk.open());
+    let ending = |seconds: u64| Freeze { expires_at: Some(unix_now() + seconds), ..freeze_of(Scope::Kms) };
+    // The turn is somebody else's: both have looked, and neither has written.
+    let turn = Arc::clone(&freezes.file).lock_owned().await;
+    let audit = Arc::new(Audit::open(&disk.directory.path().join("both.jsonl")).unwrap());
+    let ask = |seconds: u64, earlier: Earlier| {
+        let (freezes, audit, freeze) = (Arc::clone(&freezes), Arc::clone(&audit), ending(seconds));
+        tokio::spawn(async move { freezes.freeze(freeze, earlier, &audit).await })
+    };
+    let in_force = async |at_least: u64| {
+        let wanted = unix_now() + at_least;
+        while freezes.of_kms().and_then(|freeze| freeze.expires_at).is_none_or(|end| end + 60 < wanted) {
+            tokio::task::yield_now().await;
+        }
+    };
+    let short = ask(3600, Earlier::MayBeExtended);
+    in_force(3600).await;
+    let long = ask(8 * 3600, Earlier::MayBeExtended);
+    in_force(8 * 3600).await;
+    drop(turn);
+    let error = short.await.unwrap().unwrap_err();
+    assert!(matches!(error, FreezeError::Shortens { .. }), "{error}");
+    assert!(error.to_string().contains("by user alice (leaked key); nothing was changed"), "{error}");
+    long.await.unwrap().unwrap();
+    for freezes in [&*freezes, &disk.open()] {
+        assert!(freezes.of_kms().unwrap().expires_at.unwrap() > unix_now() + 7 * 3600);
+    }
+    // One that may replace does, and one that has ended is in nobody's way.
+    ask(3600, Earlier::IsReplaced).await.unwrap().unwrap();
+    assert!(freezes.of_kms().unwrap().expires_at.unwrap() < unix_now() + 7 * 3600);
 }

@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::AdminService;
 use crate::{
-    admission::{Freeze, FreezeError, LONGEST_REASON, RecentApps, Scope, Thaw},
+    admission::{Earlier, Freeze, FreezeError, LONGEST_REASON, RecentApps, Scope, Thaw},
     clock::unix_now,
     error::{Code, Error, Result},
     proto::{
@@ -36,12 +36,10 @@ impl AdminService {
             return Err(Error::invalid(format!("expires_at must be later than now, {since}, got {end}")));
         }
         let freeze = Freeze { scope, reason, since, expires_at: request.expires_at, author: caller.author() };
-        if !request.replace {
-            self.refuse_to_shorten(&freeze)?;
-        }
+        let earlier = if request.replace { Earlier::IsReplaced } else { Earlier::MayBeExtended };
         let frozen = Some(entry(&freeze));
         let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
-        let change = tokio::spawn(async move { freezes.freeze(freeze, &audit).await });
+        let change = tokio::spawn(async move { freezes.freeze(freeze, earlier, &audit).await });
         finished(change, "it is frozen now, but the disk does not answer: it may not be over a restart")
             .await?;
         Ok(FreezeResponse { frozen })
@@ -60,20 +58,6 @@ impl AdminService {
         let thaw =
             finished(change, "the disk does not answer: it may still be frozen, ListFrozen tells").await?;
         Ok(UnfreezeResponse { was_frozen: thaw == Thaw::Done })
-    }
-
-    /// What somebody else has stopped for longer is not made to end earlier by accident.
-    fn refuse_to_shorten(&self, freeze: &Freeze) -> Result<()> {
-        let Some(earlier) = self.parts.freezes.of(freeze.scope).filter(|earlier| freeze.ends_before(earlier))
-        else {
-            return Ok(());
-        };
-        let end =
-            earlier.expires_at.map_or("it is taken back".to_owned(), |end| format!("{end} (Unix seconds)"));
-        Err(Error::invalid(format!(
-            "it is frozen already until {end}, by {} ({}); nothing was changed. To let it end earlier, ask for replace",
-            earlier.author.by, earlier.reason
-        )))
     }
 
     /// `Admin.RecentReleases`: what a freeze of everything would stop.
@@ -105,7 +89,7 @@ fn scope(name: &str, value: &[u8]) -> Result<Scope> {
 }
 
 /// One line of text that fits.
-fn reason(text: String) -> Result<String> {
+pub(super) fn reason(text: String) -> Result<String> {
     let trimmed = text.trim();
     if trimmed.len() > LONGEST_REASON {
         return Err(Error::invalid(format!(
@@ -122,7 +106,7 @@ fn reason(text: String) -> Result<String> {
 /// Operators are told what the system says: they are authenticated, and it names no path.
 fn failed(error: FreezeError) -> Error {
     let code = match error {
-        FreezeError::Full => Code::InvalidRequest,
+        FreezeError::Full | FreezeError::Shortens { .. } => Code::InvalidRequest,
         _ => Code::Unavailable,
     };
     Error::new(code, error.to_string()).caused_by(error)
