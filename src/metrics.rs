@@ -87,6 +87,7 @@ pub struct Metrics {
     audit_writable: IntGauge,
     audit_free: IntGauge,
     audit_space_low: IntGauge,
+    audit_damaged: IntGauge,
     log_dropped: IntCounter,
     connections: IntGauge,
     ready: IntGauge,
@@ -254,6 +255,11 @@ impl Metrics {
                 r,
                 "cvm_kms_audit_space_low",
                 "1 while the disk of the audit log is nearly full, or its reserve is spent.",
+            )?,
+            audit_damaged: gauge(
+                r,
+                "cvm_kms_audit_damaged_bytes",
+                "Bytes at the end of audit files that were found to be no records since the start.",
             )?,
             log_dropped: counter(
                 r,
@@ -487,6 +493,11 @@ impl Metrics {
     pub fn set_audit_space(&self, free: u64, is_low: bool) {
         self.audit_free.set(i64::try_from(free).unwrap_or(i64::MAX));
         self.audit_space_low.set(i64::from(is_low));
+    }
+
+    /// Shows how many bytes of audit files are no records.
+    pub fn set_audit_damaged(&self, bytes: u64) {
+        self.audit_damaged.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
     /// Shows how many lines of the process log were dropped so far.

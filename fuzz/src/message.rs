@@ -19,7 +19,7 @@ const MESSAGES: &[Read] = messages! {
     ExplainRequest ExplainResponse ListDenialsRequest ListDenialsResponse FreezeRequest FreezeResponse UnfreezeRequest
     UnfreezeResponse ListFrozenResponse StartShadowRequest StartShadowResponse ShadowReportResponse
     RefreshCollateralResponse
-    RecentReleasesResponse
+    RecentReleasesResponse LowerClockFloorRequest LowerClockFloorResponse
 };
 
 /// The first byte chooses the message, the others are it: in protobuf, in JSON and as a query string.

@@ -9,8 +9,8 @@ use cvm_kms::config::BodyLimits;
 use cvm_kms::error::Result;
 use cvm_kms::proto::{
     AppId, BootstrapRequest, ClearImageCacheRequest, ExplainRequest, FreezeRequest, GetAppKeyRequest,
-    GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, OnboardRequest, PrpcError,
-    SignCertRequest, StartShadowRequest, UnfreezeRequest,
+    GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, LowerClockFloorRequest,
+    OnboardRequest, PrpcError, SignCertRequest, StartShadowRequest, UnfreezeRequest,
 };
 use cvm_kms::service::{Caller, METHODS, Method, Row, Service};
 use cvm_kms::transport::prpc::{self, Answer, Call, Dispatch};
@@ -154,6 +154,7 @@ fn echo(method: Method, call: &Call) -> Result<Bytes> {
         Method::Freeze => again::<FreezeRequest>(call),
         Method::Unfreeze => again::<UnfreezeRequest>(call),
         Method::StartShadow => again::<StartShadowRequest>(call),
+        Method::LowerClockFloor => again::<LowerClockFloorRequest>(call),
         Method::GetMeta
         | Method::GetTempCaCert
         | Method::GetAttestationInfo

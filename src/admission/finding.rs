@@ -10,6 +10,7 @@ use kms_attest::{
 };
 
 use super::{Missing, Refusal, freeze::FROZEN};
+use crate::clock::CLOCK_REMEDY;
 
 /// The steps of admission, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -134,6 +135,7 @@ impl From<&VerifyError> for BadEvidence {
             VerifyError::Rtmr3 { .. } => (Step::EventLog, "event_log_mismatch"),
             VerifyError::Preimages(_) => (Step::EventLog, "event_preimage_mismatch"),
             VerifyError::QuotedReportData => (Step::ReportData, "report_data_mismatch"),
+            VerifyError::Clock(_) => (Step::Collateral, CLOCK),
             VerifyError::Collateral(error) => of_collateral(error),
             VerifyError::Quote(error) => of_quote(error),
             #[allow(unreachable_patterns)]
@@ -213,6 +215,8 @@ pub struct Finding<'a> {
 
 /// The code of a refusal because the policy does not answer.
 const POLICY_UNAVAILABLE: &str = "policy_unavailable";
+/// The code of a refusal because our clock is behind what is known to be past.
+const CLOCK: &str = "clock";
 /// The code of a refusal because there is no collateral.
 const COLLATERAL_UNAVAILABLE: &str = "collateral_unavailable";
 /// The code of a denial that is not the policy's: the registers are not those of the image.
@@ -264,6 +268,7 @@ impl Refusal {
             },
             Self::OsImage { .. }
             | Self::CollateralUnavailable(_)
+            | Self::ClockBehind(_)
             | Self::PolicyUnavailable(_)
             | Self::StandingUnknown { .. } => return None,
         })
@@ -282,11 +287,13 @@ impl Refusal {
                     Missing::Policy => POLICY_UNAVAILABLE,
                     Missing::Evidence => "own_evidence_unavailable",
                     Missing::Collateral => COLLATERAL_UNAVAILABLE,
+                    Missing::Clock => CLOCK,
                 };
                 finding(Step::OwnStanding, code, Some(detail.as_str()))
             }
             Self::PolicyUnavailable(error) => finding(Step::Policy, POLICY_UNAVAILABLE, Some(error.detail())),
             Self::CollateralUnavailable(_) => finding(Step::Collateral, COLLATERAL_UNAVAILABLE, None),
+            Self::ClockBehind(_) => finding(Step::Collateral, CLOCK, Some(CLOCK_REMEDY)),
             _ => return None,
         })
     }

@@ -16,6 +16,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kms_attest::{
+    clock_floor::ClockBehind,
     csr::Csr,
     identity::{AppId, AppInfo, BootInfo, Registers},
     verify::{Binding, Verified, Verifier, VerifyError},
@@ -24,8 +25,8 @@ use kms_attest::{
 pub use self::{
     finding::{BadEvidence, Finding, Step, check_widths},
     freeze::{
-        Author, Freeze, FreezeError, FreezeFileError, Freezes, LONGEST_REASON, MOST_FREEZES, NotFrozen,
-        RecentApps, Scope, ScopeError, Thaw,
+        Author, Earlier, Freeze, FreezeError, FreezeFileError, Freezes, LONGEST_REASON, MOST_FREEZES,
+        NotFrozen, RecentApps, Scope, ScopeError, Thaw,
     },
     outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
@@ -67,6 +68,9 @@ pub enum Refusal {
     /// Intel's collateral could not be had: nothing is known about the evidence.
     #[error("the collateral service does not answer, evidence cannot be verified now")]
     CollateralUnavailable(#[source] VerifyError),
+    /// Our clock is behind what is known to be past: whether anything is valid now cannot be said.
+    #[error("the clock of this KMS is wrong, evidence cannot be verified now")]
+    ClockBehind(#[source] ClockBehind),
     /// The evidence verifies, but what it says is not the identity of an app.
     #[error("{0}")]
     BadIdentity(String),
@@ -152,9 +156,10 @@ pub enum Carrier {
 impl Refusal {
     /// Evidence that cannot be believed, or not now.
     pub fn unverified(carrier: Carrier, error: VerifyError) -> Self {
-        match error.is_unavailable() {
-            true => Self::CollateralUnavailable(error),
-            false => Self::bad(carrier, (&error).into()),
+        match error {
+            VerifyError::Clock(behind) => Self::ClockBehind(behind),
+            error if error.is_unavailable() => Self::CollateralUnavailable(error),
+            error => Self::bad(carrier, (&error).into()),
         }
     }
 
@@ -215,7 +220,7 @@ impl Role {
 fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
     match outcome {
         Ok(_) => "verified",
-        Err(Refusal::CollateralUnavailable(_)) => "unavailable",
+        Err(Refusal::CollateralUnavailable(_) | Refusal::ClockBehind(_)) => "unavailable",
         Err(_) => "refused",
     }
 }

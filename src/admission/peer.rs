@@ -68,9 +68,11 @@ impl Peer {
     /// again.
     ///
     /// # Errors
-    /// [`Refusal::NoAttestation`], [`Refusal::BadEvidence`], [`Refusal::CollateralUnavailable`].
+    /// [`Refusal::NoAttestation`], [`Refusal::BadEvidence`], [`Refusal::CollateralUnavailable`], [`Refusal::ClockBehind`].
     pub async fn evidence(&self, verifier: &Verifier, metrics: &Metrics) -> Result<Arc<Verified>, Refusal> {
         let Some(certificate) = &self.certificate else { return Err(Refusal::NoAttestation) };
+        // Also of what is remembered: a clock that was set back would keep it valid.
+        verifier.cache().clock().check().map_err(Refusal::ClockBehind)?;
         let mut memory = self.memory.lock().await;
         match &*memory {
             Memory::Verified(verified, at)

@@ -121,11 +121,14 @@ pub enum Missing {
     Evidence,
     /// There is no collateral to verify our evidence with.
     Collateral,
+    /// Our clock is behind what is known to be past.
+    Clock,
 }
 
 impl Missing {
     fn of(error: &OwnEvidenceError) -> Self {
         match error {
+            OwnEvidenceError::Verify(VerifyError::Clock(_)) => Self::Clock,
             OwnEvidenceError::Verify(_) => Self::Collateral,
             OwnEvidenceError::Attester(_) | OwnEvidenceError::Identity(_) => Self::Evidence,
         }
@@ -135,7 +138,7 @@ impl Missing {
     fn words(self) -> &'static str {
         match self {
             Self::Policy => NO_CHECK,
-            Self::Evidence | Self::Collateral => NO_BOOT_INFO,
+            Self::Evidence | Self::Collateral | Self::Clock => NO_BOOT_INFO,
         }
     }
 }
@@ -349,6 +352,8 @@ impl OwnStanding {
         else {
             return Ok(Decision::Allowed { gateway_app_id: String::new(), release_stage: None });
         };
+        // Also of what is known: a clock that was set back would keep it valid.
+        verifier.cache().clock().check().map_err(|behind| OwnEvidenceError::Verify(behind.into()))?;
         let known = own.load_full().filter(|own| {
             super::peer::is_current(own.until, own.verified)
                 && own.collateral_generation == verifier.cache().generation()

@@ -58,6 +58,9 @@ pub enum AppError {
     /// The audit log cannot be written, and the configuration says that this ends the process.
     #[error("{0}, and core.audit.on_failure is \"exit\"")]
     AuditFails(FailureReason),
+    /// Another process keeps its freezes there.
+    #[error("the file that core.freeze.file names is in use by another process")]
+    FreezeFileInUse,
     /// What is frozen is not known.
     #[error(transparent)]
     Freezes(#[from] FreezeFileError),
@@ -117,7 +120,9 @@ impl AppError {
             ),
             Self::Listen { .. } => Switch::Lacking("a port that this KMS needs is taken"),
             Self::Audit(_) | Self::AuditFails(_) => Switch::Lacking("the audit log cannot be written"),
-            Self::Freezes(_) => Switch::Lacking("what operators have frozen is not known; the log says why"),
+            Self::Freezes(_) | Self::FreezeFileInUse => {
+                Switch::Lacking("what operators have frozen is not known; the log says why")
+            }
             Self::Floors(_) => Switch::Lacking("which collateral is too old is not known; the log says why"),
             Self::Lifecycle(LifecycleError::NoDomain | LifecycleError::Domain(_)) => Switch::Stuck(
                 "nothing says under which domain this KMS serves (core.onboard.auto_bootstrap_domain)",

@@ -4,8 +4,8 @@ use std::{fs, io, path::Path, sync::Arc};
 
 use kms_attest::{
     attester::{Attester, ConfigfsTsm, GuestAgent},
-    collateral::{CacheOptions, CollateralCache, Floors},
-    outgoing,
+    collateral::{CacheOptions, Clock, CollateralCache, Floors},
+    outgoing, state_file,
     tcb::SeenPlatforms,
     trust::TrustAnchors,
     verify::Verifier,
@@ -17,6 +17,7 @@ use super::AppError;
 use crate::{
     admission::{ImageCheck, TcbTolerance, WATCHED_FOR},
     audit::{Audit, Event},
+    clock::Floor,
     config::{self, Config, Core},
     metrics::Metrics,
     operator::{BadHtpasswd, Credentials, OperatorToken, Users},
@@ -40,7 +41,7 @@ pub(super) fn attester(core: &Core) -> Result<Attester, AppError> {
     })
 }
 
-pub(super) fn verifier(core: &Core) -> Result<Verifier, AppError> {
+pub(super) fn verifier(core: &Core, floor: Floor) -> Result<Verifier, AppError> {
     let anchors = match &core.attestation.tdx_root {
         None => TrustAnchors::intel(),
         Some(path) => TrustAnchors::with_tdx_root(&read_small("core.attestation.root_ca.tdx", path)?)?,
@@ -48,6 +49,7 @@ pub(super) fn verifier(core: &Core) -> Result<Verifier, AppError> {
     let endpoints: Vec<&str> = core.attestation.pccs.iter().map(config::Endpoint::as_str).collect();
     let floors_file = core.tcb.floors_file.clone();
     let options = CacheOptions {
+        clock: Clock::system().above(floor),
         extra_tls_roots: ca_file("core.attestation.ca_file", core.attestation.ca_file.as_deref())?,
         floors: Floors::open(floors_file, anchors.tdx_root(), core.tcb.min_evaluation_number)?,
         ..CacheOptions::default()
@@ -139,6 +141,23 @@ pub(super) fn empty_devices(core: &Core) -> config::EmptyDevices {
     match core.auth_api {
         config::AuthApi::Allowlist { empty_devices, .. } => empty_devices,
         _ => config::EmptyDevices::NoDevice,
+    }
+}
+
+/// Another KMS must not replace what operators have frozen here. In the key directory nobody else is.
+pub(super) fn freeze_file(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
+    let file = &core.freeze.file;
+    if file.parent() == Some(&*core.cert_dir) {
+        return Ok(None);
+    }
+    match state_file::Lock::take(file) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(AppError::FreezeFileInUse),
+        // Such as a full disk: freezes count in memory then, and a freeze says that it is not kept.
+        Err(error) => {
+            tracing::warn!(%error, "the file of core.freeze.file cannot be locked against other processes");
+            Ok(None)
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::{AppError, admin_tls, parts};
 use crate::{
     admission::Freezes,
     audit::{self, AuditError},
+    clock::{ClockBehind, Floor, unix_now},
     config::Config,
     lifecycle::{Node, Prospect},
     operator::Credentials,
@@ -35,6 +36,10 @@ pub struct Preflight {
     pub is_running: bool,
     /// Why there would be no evidence of this machine, where it is needed. For an operator's own terminal.
     pub unattested: Option<String>,
+    /// How far the clock is behind the last audit record, where that is too much: nothing would be released.
+    pub clock_behind: Option<ClockBehind>,
+    /// How many bytes at the end of the audit file are no records.
+    pub damaged_log: u64,
 }
 
 /// How long the guest agent may take to say that it is there.
@@ -47,7 +52,7 @@ impl Preflight {
         let mut problems = Problems(Vec::new());
         let prospect = problems.note(prospect(config));
         let attester = problems.note(parts::attester(core));
-        problems.note(parts::verifier(core));
+        problems.note(parts::verifier(core, Floor::default()));
         let policy = problems.note(parts::policy(core).map_err(AppError::from));
         problems.note(parts::image_check(
             core,
@@ -61,13 +66,28 @@ impl Preflight {
         let slow_users = credentials.iter().flat_map(Credentials::slow_users);
         let slow_users = slow_users.map(|(user, cost)| (user.to_owned(), cost)).collect();
         let is_running = store::is_occupied(&core.cert_dir);
-        let used = problems.note(audit_log(&core.audit.file));
-        if used == Some(audit::Use::InUse) && !is_running {
+        let log = problems.note(audit_log(&core.audit.file)).flatten();
+        if log.is_some_and(|log| log.used == audit::Use::InUse) && !is_running {
             problems.0.push(AuditError::Locked { path: core.audit.file.clone() }.into());
         }
+        let clock_behind = log.and_then(|log| {
+            let floor = Floor::default();
+            floor.raise_by_record(log.newest);
+            floor.check(unix_now()).err()
+        });
+        let damaged_log = log.map_or(0, |log| log.damaged);
         problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
         let unattested = attester.and_then(|attester| unattested(&attester));
-        Self { problems: problems.0, prospect, policy, slow_users, is_running, unattested }
+        Self {
+            problems: problems.0,
+            prospect,
+            policy,
+            slow_users,
+            is_running,
+            unattested,
+            clock_behind,
+            damaged_log,
+        }
     }
 }
 
@@ -115,11 +135,12 @@ fn prospect(config: &Config) -> Result<Prospect, AppError> {
     Ok(prospect)
 }
 
-fn audit_log(path: &Path) -> Result<audit::Use, AppError> {
+/// What is known of the audit file that is there.
+fn audit_log(path: &Path) -> Result<Option<audit::Inspected>, AppError> {
     match std::fs::symlink_metadata(path) {
-        Ok(_) => Ok(audit::inspect(path)?),
+        Ok(_) => Ok(Some(audit::inspect(path)?)),
         Err(_) => match creatable(path) {
-            Ok(()) => Ok(audit::Use::Free),
+            Ok(()) => Ok(None),
             Err(source) => Err(AuditError::Open { path: path.to_owned(), source }.into()),
         },
     }

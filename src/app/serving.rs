@@ -17,6 +17,7 @@ use super::{
 };
 use crate::{
     admission::{self, Admission, TcbWatch, denials::Denials},
+    ca,
     clock::unix_now,
     config,
     lifecycle::Ready,
@@ -97,6 +98,10 @@ impl Serving {
     pub(super) async fn prepare(shared: &Shared, ready: Ready) -> Result<Self, AppError> {
         let core = &shared.config.core;
         let ready = Arc::new(ready);
+        // Those of the peer and ours are from 1975. One of another tool says when it was made.
+        for certificate in [ready.root_ca_pem(), ready.temp_ca_pem()] {
+            shared.audit.floor().raise_by_record(ca::issued(certificate));
+        }
         shared.standing.prepare().await;
         let certificate = leaf::issue(shared, &ready).await?;
         let leaf = Leaf::new(vec![certificate], &ready.rpc_key_der())?;
@@ -112,7 +117,6 @@ impl Serving {
                 freezes: Arc::clone(&shared.freezes),
                 verifier: Arc::clone(&shared.verifier),
                 audit: Arc::clone(&shared.audit),
-                audit_file: core.audit.file.clone(),
             },
             Arc::clone(&shared.metrics),
         ));
@@ -284,12 +288,11 @@ impl Serving {
                 metrics.set_audit_writable(audit.health().is_writing());
                 let space = audit.space();
                 metrics.set_audit_space(space.free, space.is_low);
+                metrics.set_audit_damaged(audit.damaged_bytes());
                 if let Some(log) = &log {
                     metrics.set_log_dropped(log.dropped());
                 }
                 let collateral = verifier.cache().stats();
-                // It was signed then, so the clock cannot be earlier.
-                collateral.entries.iter().for_each(|entry| audit.floor().raise(entry.issued));
                 metrics.set_collateral(collateral_state(&collateral));
                 if let Some(chain) = policy.chain_state() {
                     metrics.set_chain(chain);

@@ -6,7 +6,7 @@ use std::{
     time::SystemTime,
 };
 
-use kms_attest::{attester::Attester, verify::Verifier};
+use kms_attest::{attester::Attester, state_file, verify::Verifier};
 use tokio::{net::TcpListener, sync::watch};
 
 use super::{AppError, parts};
@@ -59,6 +59,8 @@ pub(super) struct Shared {
     started: SystemTime,
     /// The key directory is ours alone.
     occupancy: Arc<Occupancy>,
+    /// So is the file of freezes, where it is elsewhere.
+    _freeze_file: Option<state_file::Lock>,
     /// Changes when the operator asks to reload.
     pub(super) reload: watch::Sender<u64>,
     /// The process log, where there is one of ours.
@@ -72,8 +74,10 @@ impl Shared {
         log: Option<ProcessLog>,
     ) -> Result<Self, AppError> {
         let core = &config.core;
+        let freeze_file = parts::freeze_file(core)?;
         let attester = Arc::new(parts::attester(core)?);
-        let verifier = Arc::new(parts::verifier(core)?);
+        let clock_floor = Floor::default();
+        let verifier = Arc::new(parts::verifier(core, clock_floor.clone())?);
         let policy = Arc::new(parts::policy(core)?);
         let credentials = parts::admin_credentials(core)?.map(Arc::new);
         let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.counted_as()))));
@@ -95,7 +99,7 @@ impl Shared {
         policy.show_in(&metrics);
         Ok(Self {
             freezes: Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?),
-            audit: Arc::new(Audit::open_with(&core.audit.file, core.audit.reserve, Floor::default())?),
+            audit: Arc::new(Audit::open_with(&core.audit.file, core.audit.reserve, clock_floor)?),
             limit: Arc::new(AddressLimit::new(
                 core.limits.unauthenticated_per_second,
                 core.limits.unauthenticated_burst,
@@ -118,6 +122,7 @@ impl Shared {
             started: SystemTime::now(),
             reload: watch::Sender::new(0),
             occupancy,
+            _freeze_file: freeze_file,
             log,
         })
     }

@@ -8,6 +8,9 @@ use time::format_description::well_known::Rfc3339;
 /// No line is longer, newline included.
 pub(super) const MAX_LINE: usize = 64 << 10;
 
+/// The event by which an operator says that the dates of the records before it are wrong.
+pub(super) const CLOCK_FLOOR_LOWERED: &str = "clock_floor_lowered";
+
 /// `,"hash":"` + 64 hex digits + `"}`
 const SEAL: usize = 9 + 64 + 2;
 
@@ -126,15 +129,26 @@ impl Link {
     }
 }
 
-/// When a record was made, in Unix seconds; 0 where it does not say.
-pub(super) fn time_of(record: &[u8]) -> u64 {
-    #[derive(Deserialize)]
-    struct Stamp {
-        time: String,
+/// What a record says about the clock.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(super) struct Stamp {
+    time: String,
+    event: String,
+}
+
+impl Stamp {
+    /// Of a record; of nothing where it does not say.
+    pub(super) fn of(record: &[u8]) -> Self {
+        serde_json::from_slice(record).unwrap_or_default()
     }
-    let stamp = serde_json::from_slice(record).ok();
-    let time = stamp.and_then(|Stamp { time }| OffsetDateTime::parse(&time, &Rfc3339).ok());
-    time.and_then(|time| u64::try_from(time.unix_timestamp()).ok()).unwrap_or(0)
+
+    /// The newest date, after that of the records before: an operator can have said that theirs were wrong.
+    pub(super) fn newest_after(&self, newest: u64) -> u64 {
+        let time = OffsetDateTime::parse(&self.time, &Rfc3339).ok();
+        let unix = time.and_then(|time| u64::try_from(time.unix_timestamp()).ok()).unwrap_or(0);
+        if self.event == CLOCK_FLOOR_LOWERED { unix } else { unix.max(newest) }
+    }
 }
 
 fn seal(hash: &[u8; 32]) -> String {

@@ -9,8 +9,7 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
 /// The steps by which an audit log changes.
 pub(super) trait Disk: Send {
-    /// Opens a file for reading and appending, for its owner only; makes it, and a name for it that lasts, if there is
-    /// none.
+    /// Opens a file for reading and appending, for its owner only; makes it if there is none.
     fn open(&self, path: &Path) -> io::Result<File>;
     /// A new file for reading and appending, for its owner only.
     fn create(&self, path: &Path) -> io::Result<File>;
@@ -20,8 +19,19 @@ pub(super) trait Disk: Send {
     fn cut(&self, file: &File, length: u64) -> io::Result<()>;
     /// A file of this size whose space is the file's alone.
     fn allocate(&self, path: &Path, length: u64) -> io::Result<()>;
-    /// Bytes that are free for us, and bytes in all, where the file is.
-    fn space(&self, path: &Path) -> io::Result<(u64, u64)>;
+    /// What is left where the file is.
+    fn room(&self, path: &Path) -> io::Result<Room>;
+}
+
+/// What is left of a file system.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Room {
+    /// Bytes that are free for us.
+    pub(super) free: u64,
+    /// Bytes in all.
+    pub(super) total: u64,
+    /// How many files can still be made; `None` on file systems that do not count them.
+    pub(super) files: Option<u64>,
 }
 
 /// The real file system.
@@ -37,11 +47,7 @@ impl Disk for OsDisk {
                 }
                 Ok(file)
             }
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {
-                let file = self.create(path)?;
-                File::open(directory(path))?.sync_all()?;
-                Ok(file)
-            }
+            Err(error) if error.kind() == io::ErrorKind::NotFound => self.create(path),
             Err(error) => Err(error),
         }
     }
@@ -68,9 +74,13 @@ impl Disk for OsDisk {
         Ok(())
     }
 
-    fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
+    fn room(&self, path: &Path) -> io::Result<Room> {
         let found = statvfs(directory(path))?;
-        Ok((found.f_bavail.saturating_mul(found.f_frsize), found.f_blocks.saturating_mul(found.f_frsize)))
+        Ok(Room {
+            free: found.f_bavail.saturating_mul(found.f_frsize),
+            total: found.f_blocks.saturating_mul(found.f_frsize),
+            files: (found.f_files > 0).then_some(found.f_favail),
+        })
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Subject {
     tcb_status: String,
     advisory_ids: Vec<String>,
     remote: IpAddr,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    by: Option<String>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     relaxations: Vec<String>,
     #[serde(flatten)]
@@ -57,9 +59,16 @@ impl Subject {
             tcb_status: identity.tcb_status.clone(),
             advisory_ids: identity.advisory_ids.clone(),
             remote,
+            by: None,
             relaxations: Vec::new(),
             basis: None,
         }
+    }
+
+    /// The same, with the operator whose credentials were shown too: `token`, `user <name>` or `anyone`.
+    #[must_use]
+    pub fn by(self, operator: Option<String>) -> Self {
+        Self { by: operator, ..self }
     }
 
     /// The same, with the evidence that was shown.
@@ -139,10 +148,27 @@ pub enum Event {
     },
     /// The log goes on in this file, because the one before cannot be relied on.
     SegmentBegan {
-        /// Why: `sync_failed`, `file_gone`, `file_replaced`, `file_truncated`, `file_written_by_others`, `write_failed`.
+        /// Why: `sync_failed`, `file_gone`, `file_replaced`, `file_truncated`, `file_written_by_others`, `write_failed`,
+        /// `damaged_end`.
         reason: &'static str,
         /// The number of the last record before this file.
         after: u64,
+        /// How many bytes after that record are no records: they stay in the closed file.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        damaged_bytes: Option<u64>,
+    },
+    /// An operator says that records before this one were made by a clock that was ahead, and that it is right now.
+    ClockFloorLowered {
+        /// Below which date, in Unix seconds, the clock could not be until now.
+        from: u64,
+        /// The date that replaces it: the time of this record.
+        to: u64,
+        /// The operator's.
+        reason: String,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
     },
     /// Refusals came faster than they are recorded.
     Suppressed {

@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use super::AuditError;
+use super::disk::Room;
 use crate::clock::unix_now;
 
 /// A write that is under way for longer than this counts as one that fails.
@@ -45,7 +46,7 @@ pub enum FailureReason {
     Stalled,
     /// The file was removed, replaced, shortened or written to by somebody else.
     FileChanged,
-    /// The clock is behind the last record.
+    /// The clock is behind what is known to be past.
     ClockBehind,
     /// The writer has ended.
     Ended,
@@ -81,7 +82,7 @@ impl fmt::Display for FailureReason {
             Self::Sync => "the disk does not confirm the audit log",
             Self::Stalled => "the disk of the audit log does not answer",
             Self::FileChanged => "the audit file was removed, replaced or changed by somebody else",
-            Self::ClockBehind => "the clock is behind the last audit record",
+            Self::ClockBehind => "the clock is behind what is known to be past",
             Self::Ended => "the audit writer has ended",
         })
     }
@@ -110,10 +111,28 @@ pub enum Reserve {
     Spent,
 }
 
+/// Less than this is little, unless the whole disk is small.
+const LITTLE: u64 = 512 << 20;
+/// Of a small disk, less than one part in this many is little.
+const LITTLE_PART: u64 = 10;
+/// Fewer files than this can still be made on the disk: as good as full.
+const FEW_FILES: u64 = 64;
+
 impl Space {
-    /// Below which free space is low: eight reserves, or a twentieth of the disk, but at most 10 GiB.
-    pub(super) fn low_below(reserve: u64, total: u64) -> u64 {
-        (8 * reserve).max((total / 20).min(10 << 30))
+    /// What an operator is told of a disk with this much left.
+    pub(super) fn of(room: Room, reserve: Reserve, reserve_size: u64) -> Self {
+        let Room { free, total, files } = room;
+        let is_little = free < LITTLE.min(total / LITTLE_PART).max(8 * reserve_size);
+        let is_low = is_little || files.is_some_and(|files| files < FEW_FILES) || reserve == Reserve::Spent;
+        Self { free, is_low, reserve }
+    }
+
+    /// What is left where it is little, in words for operators.
+    pub fn shortage(self) -> Option<String> {
+        self.is_low.then(|| match self.reserve {
+            Reserve::Spent => format!("{} MiB are left, and the reserve is spent", self.free >> 20),
+            Reserve::None | Reserve::Held => format!("{} MiB are left", self.free >> 20),
+        })
     }
 }
 
@@ -124,14 +143,21 @@ pub(super) struct Status(Mutex<Told>);
 #[derive(Debug)]
 struct Told {
     health: Health,
-    /// When the write that is under way began.
+    /// When what the disk can hold up began: a write, or a look at the file.
     under_way: Option<Instant>,
     space: Space,
+    /// Bytes at the end of files that were no records, since the start.
+    damaged: u64,
 }
 
 impl Status {
     pub(super) fn new() -> Self {
-        Self(Mutex::new(Told { health: Health::Writing, under_way: None, space: Space::default() }))
+        Self(Mutex::new(Told {
+            health: Health::Writing,
+            under_way: None,
+            space: Space::default(),
+            damaged: 0,
+        }))
     }
 
     pub(super) fn health(&self) -> Health {
@@ -145,9 +171,14 @@ impl Status {
         }
     }
 
-    /// A write begins.
+    /// Something that the disk can hold up begins.
     pub(super) fn begins(&self) {
         self.told().under_way = Some(Instant::now());
+    }
+
+    /// It has ended, however it did.
+    pub(super) fn rests(&self) {
+        self.told().under_way = None;
     }
 
     /// It is on the disk.
@@ -164,6 +195,15 @@ impl Status {
             Health::Writing => unix_now(),
         };
         (told.health, told.under_way) = (Health::Failing { since, reason }, None);
+    }
+
+    /// So many bytes at the end of a file are no records.
+    pub(super) fn damaged(&self, bytes: u64) {
+        self.told().damaged += bytes;
+    }
+
+    pub(super) fn damaged_bytes(&self) -> u64 {
+        self.told().damaged
     }
 
     pub(super) fn space(&self) -> Space {
@@ -194,6 +234,30 @@ mod tests {
         assert!(matches!(status.health(), Health::Failing { reason: FailureReason::Stalled, .. }));
         status.succeeded();
         assert!(status.health().is_writing());
+    }
+
+    #[test]
+    fn little_is_half_a_gibibyte_or_a_tenth_of_a_small_disk() {
+        const MIB: u64 = 1 << 20;
+        for (free, total, files, reserve, low) in [
+            (511 * MIB, 1 << 40, None, Reserve::Held, true),
+            (512 * MIB, 1 << 40, None, Reserve::Held, false),
+            (512 * MIB, 1 << 40, Some(64), Reserve::Held, false),
+            (512 * MIB, 1 << 40, Some(63), Reserve::Held, true),
+            (512 * MIB, 1 << 40, None, Reserve::Spent, true),
+            (9 * MIB, 100 * MIB, None, Reserve::None, true),
+            (10 * MIB, 100 * MIB, None, Reserve::None, false),
+            (0, 100 * MIB, None, Reserve::None, true),
+            (0, 0, None, Reserve::None, false),
+        ] {
+            let size = if reserve == Reserve::None { 0 } else { MIB };
+            let space = Space::of(Room { free, total, files }, reserve, size);
+            assert_eq!(space.is_low, low, "{free} of {total}, {files:?}, {reserve:?}");
+        }
+        let large =
+            Space::of(Room { free: 900 * MIB, total: 1 << 40, files: None }, Reserve::Held, 128 * MIB);
+        assert!(large.is_low, "less than eight reserves");
+        assert_eq!(large.shortage().as_deref(), Some("900 MiB are left"));
     }
 
     #[test]

@@ -6,11 +6,13 @@ mod event;
 mod health;
 mod pace;
 mod segments;
+mod tail;
 mod verify;
 mod writer;
 
 use std::fmt;
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread::JoinHandle;
@@ -23,7 +25,8 @@ pub use chain::LinkProblem;
 pub use event::{Basis, Event, Subject, Why};
 pub use health::{FailureReason, Health, Reserve, Space};
 pub use segments::segments;
-pub use verify::{Chain, Verified, verify_file, verify_files};
+pub use tail::Inspected;
+pub use verify::{Chain, Damage, Verified, verify_file, verify_files};
 
 use chain::MAX_LINE;
 use disk::{Disk, OsDisk};
@@ -31,7 +34,7 @@ use health::Status;
 use pace::{Admission, Pace};
 use writer::{Entry, Writer};
 
-use crate::clock::Floor;
+use crate::clock::{ClockBehind, Floor, unix_now};
 
 /// Proof that an event is on disk. Only [`Audit::record`] makes one.
 #[derive(Debug)]
@@ -106,6 +109,8 @@ pub struct Audit {
     beginning: Beginning,
     status: Arc<Status>,
     floor: Floor,
+    /// One operator at a time lowers it.
+    lowering: tokio::sync::Mutex<()>,
     /// Closed when the writer has ended.
     ended: Mutex<std_mpsc::Receiver<()>>,
 }
@@ -135,7 +140,8 @@ impl Audit {
     }
 
     /// Opens or creates the file, checks the end of its chain, and repairs a line that a crash cut short: the rest is
-    /// cut off and a `recovered` event takes its place. So many bytes of the disk are reserved for it, and nothing is
+    /// cut off and a `recovered` event takes its place. After an end that is no record the log goes on in a new file. A file
+    /// that cannot be opened because the disk is full or fails is opened later. So many bytes of the disk are reserved for it, and nothing is
     /// recorded while the clock is below the floor, which rises with each record.
     pub fn open_with(path: &Path, reserve: u64, floor: Floor) -> Result<Self, AuditError> {
         Self::open_on(Box::new(OsDisk), path, reserve, floor)
@@ -145,7 +151,7 @@ impl Audit {
         let unusable = |source| AuditError::Open { path: path.to_owned(), source };
         let status = Arc::new(Status::new());
         let mut writer = Writer::open(disk, path, reserve, Arc::clone(&status), floor.clone())?;
-        let beginning = if writer.is_empty() { Beginning::Empty } else { Beginning::Continued };
+        let beginning = writer.beginning();
         let (queue, entries) = mpsc::channel(QUEUE);
         let (alive, ended) = std_mpsc::sync_channel(1);
         let runtime =
@@ -167,6 +173,7 @@ impl Audit {
             beginning,
             status,
             floor,
+            lowering: tokio::sync::Mutex::default(),
             ended: Mutex::new(ended),
         })
     }
@@ -174,6 +181,11 @@ impl Audit {
     /// The date below which the clock cannot be; the records raise it.
     pub fn floor(&self) -> &Floor {
         &self.floor
+    }
+
+    /// How many bytes at the end of its files were found to be no records since the start.
+    pub fn damaged_bytes(&self) -> u64 {
+        self.status.damaged_bytes()
     }
 
     /// How much space its disk has, as last looked at. Cheap, as [`Audit::health`].
@@ -200,10 +212,14 @@ impl Audit {
     /// Returns once the event is on disk. Events that wait together share one write and one sync. While the log takes
     /// no records it says so at once.
     pub async fn record(&self, event: Event) -> Result<Receipt, AuditError> {
-        let fields = event.fields()?;
         if let Health::Failing { reason, .. } = self.health() {
             return Err(reason.error());
         }
+        self.wait_for(event).await
+    }
+
+    async fn wait_for(&self, event: Event) -> Result<Receipt, AuditError> {
+        let fields = event.fields()?;
         let queue = self.queue.as_ref().ok_or(AuditError::Stopped)?;
         let recorded = async {
             let (acknowledge, acknowledged) = oneshot::channel();
@@ -212,6 +228,38 @@ impl Audit {
             acknowledged.await.unwrap_or(Err(AuditError::Stopped))
         };
         tokio::time::timeout(MAX_WAIT, recorded).await.unwrap_or(Err(AuditError::TimedOut))
+    }
+
+    /// An operator says that the dates of the records before this are wrong and that the clock is right: nothing but what
+    /// is signed says how late it is. Gives the newest date until now; `None` if the clock is not behind, and nothing
+    /// changes. Must not be given up half way.
+    ///
+    /// # Errors
+    /// [`LowerFloorError`]; nothing changes then.
+    pub async fn lower_clock_floor(
+        &self,
+        reason: String,
+        by: String,
+        remote: IpAddr,
+    ) -> Result<Option<u64>, LowerFloorError> {
+        let _turn = self.lowering.lock().await;
+        let now = unix_now();
+        self.floor.check_signed(now).map_err(LowerFloorError::Signed)?;
+        if self.floor.check(now).is_ok() {
+            return Ok(None);
+        }
+        let from = self.floor.lower_records(now);
+        let event = Event::ClockFloorLowered { from, to: now, reason, by: by.clone(), remote };
+        match self.wait_for(event).await {
+            Ok(_) => {
+                tracing::warn!(from, by, "an operator says that the clock is right and was ahead before");
+                Ok(Some(from))
+            }
+            Err(error) => {
+                self.floor.raise_by_record(from);
+                Err(LowerFloorError::NotRecorded(error))
+            }
+        }
     }
 
     /// Records an event that nothing waits for, unless too many come at once: those are counted, and the count is
@@ -269,6 +317,17 @@ impl Drop for Audit {
     }
 }
 
+/// Why the clock floor is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum LowerFloorError {
+    /// Not our records alone say so.
+    #[error("{0}, by collateral that Intel has signed: the clock is wrong now; nothing was changed")]
+    Signed(ClockBehind),
+    /// It does not count without a record.
+    #[error("the audit log does not take the record ({0}); nothing was changed")]
+    NotRecorded(#[source] AuditError),
+}
+
 /// Whether a process writes to an audit file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Use {
@@ -279,8 +338,8 @@ pub enum Use {
 }
 
 /// Whether [`Audit::open`] would take the file that is there, without changing it.
-pub fn inspect(path: &Path) -> Result<Use, AuditError> {
-    writer::inspect(path)
+pub fn inspect(path: &Path) -> Result<Inspected, AuditError> {
+    tail::inspect(path)
 }
 
 #[cfg(test)]

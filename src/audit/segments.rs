@@ -7,7 +7,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::disk::{Seen, directory};
+use super::disk::{Identity, Seen, directory};
 
 /// Which file a record is in, by its place.
 struct Names<'a> {
@@ -47,6 +47,12 @@ impl<'a> Names<'a> {
 
 /// The files of the log at `path` in the order of their records, `path` last.
 pub fn segments(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let closed = closed(path)?;
+    Ok(closed.into_iter().chain([path.to_owned()]).collect())
+}
+
+/// The closed files of the log at `path` in the order of their records.
+pub(super) fn closed(path: &Path) -> io::Result<Vec<PathBuf>> {
     let mut closed = Vec::new();
     if let Some(names) = Names::of(path) {
         for entry in fs::read_dir(names.directory)? {
@@ -57,7 +63,7 @@ pub fn segments(path: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     closed.sort();
-    Ok(closed.into_iter().map(|(_, path)| path).chain([path.to_owned()]).collect())
+    Ok(closed.into_iter().map(|(_, path)| path).collect())
 }
 
 /// Where a new file stands until it is the one that grows.
@@ -87,22 +93,39 @@ pub(super) fn set_aside(path: &Path, last: u64) -> io::Result<()> {
     keep(path, &format!("{last}.found"))
 }
 
+/// Keeps what has the temporary name of a new file of the log at `path`, under another one. Gives that.
+pub(super) fn set_new_aside(path: &Path, last: u64) -> io::Result<PathBuf> {
+    let new = new_name(path);
+    let (kept, _) = free_name(path, &format!("{last}.found"), None)?;
+    fs::rename(new, &kept)?;
+    Ok(kept)
+}
+
 fn keep(path: &Path, middle: &str) -> io::Result<()> {
-    let Some(names) = Names::of(path) else { return Err(io::ErrorKind::InvalidFilename.into()) };
-    let mut kept = names.with(middle);
-    let mut copies = 0_u32;
-    while let Some(taken) = Seen::at(&kept)? {
-        if Seen::at(path)?.is_some_and(|own| own.identity == taken.identity) {
-            return Ok(());
-        }
-        copies += 1;
-        kept = names.with(&format!("{middle}.{copies}"));
+    let (kept, is_there) = free_name(path, middle, Seen::at(path)?.map(|own| own.identity))?;
+    if is_there {
+        return Ok(());
     }
     match fs::hard_link(path, &kept) {
         Ok(()) => Ok(()),
         // A file system without links: for a moment nothing has the name.
         Err(_) => fs::rename(path, &kept),
     }
+}
+
+/// A name that nothing has, or only the file itself: then `true`.
+fn free_name(path: &Path, middle: &str, own: Option<Identity>) -> io::Result<(PathBuf, bool)> {
+    let Some(names) = Names::of(path) else { return Err(io::ErrorKind::InvalidFilename.into()) };
+    let mut name = names.with(middle);
+    let mut copies = 0_u32;
+    while let Some(taken) = Seen::at(&name)? {
+        if own == Some(taken.identity) {
+            return Ok((name, true));
+        }
+        copies += 1;
+        name = names.with(&format!("{middle}.{copies}"));
+    }
+    Ok((name, false))
 }
 
 /// Takes second names of the file at `path` away, which a crash has left.

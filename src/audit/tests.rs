@@ -270,9 +270,9 @@ async fn a_file_has_one_writer() {
     let (_directory, path) = temporary();
     let first = Audit::open(&path).unwrap();
     assert!(matches!(Audit::open(&path), Err(AuditError::Locked { .. })));
-    assert_eq!(inspect(&path).unwrap(), Use::InUse);
+    assert_eq!(inspect(&path).unwrap().used, Use::InUse);
     drop(first);
-    assert_eq!(inspect(&path).unwrap(), Use::Free);
+    assert_eq!(inspect(&path).unwrap().used, Use::Free);
     assert!(Audit::open(&path).is_ok());
 }
 
@@ -319,6 +319,12 @@ enum Fault {
     OnlyReserveLeft,
     /// A sync does not return.
     Hang,
+    /// What was done in a directory is not confirmed, so many times.
+    DirectorySync(u32),
+    /// No file can be made.
+    Create(i32),
+    /// A look at the space does not return.
+    HangInLook,
 }
 
 const EIO: i32 = 5;
@@ -328,12 +334,18 @@ const ENOSPC: i32 = 28;
 #[derive(Clone)]
 struct FaultyDisk {
     fault: Arc<Mutex<Fault>>,
+    /// How many new files were made.
+    created: Arc<Mutex<u32>>,
     reserve: PathBuf,
 }
 
 impl FaultyDisk {
     fn new(path: &Path) -> Self {
-        Self { fault: Arc::new(Mutex::new(Fault::None)), reserve: segments::reserve_name(path) }
+        Self {
+            fault: Arc::new(Mutex::new(Fault::None)),
+            created: Arc::default(),
+            reserve: segments::reserve_name(path),
+        }
     }
 
     fn set(&self, fault: Fault) {
@@ -351,11 +363,18 @@ impl FaultyDisk {
 
 impl Disk for FaultyDisk {
     fn open(&self, path: &Path) -> io::Result<fs::File> {
-        OsDisk.open(path)
+        match self.fault() {
+            Fault::Create(errno) if !path.exists() => Err(io::Error::from_raw_os_error(errno)),
+            _ => OsDisk.open(path),
+        }
     }
 
     fn create(&self, path: &Path) -> io::Result<fs::File> {
-        OsDisk.create(path)
+        *self.created.lock().unwrap() += 1;
+        match self.fault() {
+            Fault::Create(errno) => Err(io::Error::from_raw_os_error(errno)),
+            _ => OsDisk.create(path),
+        }
     }
 
     fn write(&self, mut file: &fs::File, bytes: &[u8]) -> io::Result<()> {
@@ -377,6 +396,10 @@ impl Disk for FaultyDisk {
     fn sync(&self, file: &fs::File) -> io::Result<()> {
         match self.fault() {
             Fault::Sync(errno) => Err(io::Error::from_raw_os_error(errno)),
+            Fault::DirectorySync(times) if file.metadata()?.is_dir() => {
+                self.set(if times > 1 { Fault::DirectorySync(times - 1) } else { Fault::None });
+                Err(io::Error::from_raw_os_error(EIO))
+            }
             Fault::Hang => {
                 while self.fault() == Fault::Hang {
                     std::thread::sleep(Duration::from_millis(10));
@@ -395,8 +418,11 @@ impl Disk for FaultyDisk {
         OsDisk.allocate(path, length)
     }
 
-    fn space(&self, path: &Path) -> io::Result<(u64, u64)> {
-        OsDisk.space(path)
+    fn room(&self, path: &Path) -> io::Result<disk::Room> {
+        while self.fault() == Fault::HangInLook {
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        OsDisk.room(path)
     }
 }
 
@@ -485,7 +511,8 @@ async fn lines_that_were_never_acknowledged_and_cannot_be_cut_off_are_told_apart
         link = link.next(line.trim_end().as_bytes()).unwrap();
     }
     let mut text = Vec::new();
-    let began = Event::SegmentBegan { reason: "sync_failed", after: 2 }.fields().unwrap();
+    let began =
+        Event::SegmentBegan { reason: "sync_failed", after: 2, damaged_bytes: None }.fields().unwrap();
     let end = link.append("2026-01-01T00:00:00Z", &began, &mut text);
     fs::write(&path, text).unwrap();
     let chain = verify_files(&[closed.clone(), path.clone()]).unwrap();
@@ -616,28 +643,229 @@ async fn filled_on(path: &Path, seq: u64) {
 }
 
 #[tokio::test]
-async fn zeros_in_the_place_of_records_are_no_debris() {
-    for records in [1, 10] {
+async fn the_log_goes_on_after_an_end_that_is_no_record_and_keeps_it() {
+    let torn = [b"{\"seq\":21,\0\0\"ti".as_slice(), &[0; 5000]].concat();
+    let long = vec![b'x'; chain::MAX_LINE + 1];
+    let zeros = vec![0; 3 << 20];
+    for (zeroed, appended) in [(1, &b""[..]), (10, b""), (20, b""), (0, &torn), (0, &long), (0, &zeros)] {
         let (_directory, path) = temporary();
         filled(&path, 20).await;
         let mut bytes = fs::read(&path).unwrap();
-        let lines = bytes.split_inclusive(|byte| *byte == b'\n');
-        let keep: usize = lines.take(20 - records).map(<[u8]>::len).sum();
+        let lines_of = bytes.split_inclusive(|byte| *byte == b'\n');
+        let keep: usize = lines_of.take(20 - zeroed).map(<[u8]>::len).sum();
         bytes[keep..].fill(0);
+        bytes.extend_from_slice(appended);
         fs::write(&path, &bytes).unwrap();
-        let error = Audit::open(&path).unwrap_err();
-        assert!(matches!(error, AuditError::Broken { problem: LinkProblem::Zeros, .. }), "{error}");
-        assert_eq!(fs::read(&path).unwrap(), bytes, "nothing was cut off");
+        let (last, damaged) = (20 - zeroed as u64, (bytes.len() - keep) as u64);
+        assert_eq!(inspect(&path).unwrap().damaged, damaged);
+        let audit = Audit::open(&path).unwrap();
+        assert!(audit.health().is_writing(), "{zeroed}: it starts");
+        assert_eq!(audit.damaged_bytes(), damaged);
+        assert_eq!(audit.record(started()).await.unwrap().seq(), last + 2, "{zeroed}");
+        drop(audit);
+        let closed = path.with_file_name(format!("audit.{last}.jsonl"));
+        assert_eq!(fs::read(&closed).unwrap(), bytes, "nothing was cut off");
+        let first = lines(&path)[0].clone();
+        let told = (&first["event"], &first["reason"], &first["after"], &first["damaged_bytes"]);
+        let expected = (&"segment_began".into(), &"damaged_end".into(), &last.into(), &damaged.into());
+        assert_eq!(told, expected, "{zeroed}");
+        let chain = verify_files(&segments(&path).unwrap()).unwrap();
+        let damage = Damage { file: closed, after: last, bytes: damaged };
+        assert_eq!((chain.records(), chain.damages), (last + 2, vec![damage]), "{zeroed}");
+        // It is told once.
+        let audit = Audit::open(&path).unwrap();
+        assert_eq!((audit.damaged_bytes(), segments(&path).unwrap().len()), (0, 2));
     }
 }
 
 #[tokio::test]
-async fn an_unfinished_line_with_zeros_is_damage() {
+async fn damage_inside_closed_files_is_no_end() {
     let (_directory, path) = temporary();
-    filled(&path, 1).await;
-    let torn = [b"{\"seq\":2,\0\0\"ti".as_slice(), &[0; 5000]].concat();
-    fs::OpenOptions::new().append(true).open(&path).unwrap().write_all(&torn).unwrap();
-    assert!(matches!(Audit::open(&path), Err(AuditError::Broken { problem: LinkProblem::Zeros, .. })));
+    filled(&path, 3).await;
+    let closed = path.with_file_name("audit.3.jsonl");
+    fs::rename(&path, &closed).unwrap();
+    filled_on(&path, 5).await;
+    assert_eq!(verify_file(&path).unwrap().records, 5);
+    let bytes = fs::read(&closed).unwrap();
+    let mut zeroed = bytes.clone();
+    let newline = bytes.iter().position(|byte| *byte == b'\n').unwrap();
+    zeroed[newline + 1..].fill(0);
+    fs::write(&closed, &zeroed).unwrap();
+    // The next file does not go on there.
+    assert!(matches!(verify_file(&path), Err(AuditError::Broken { seq: 2, .. })));
+}
+
+#[tokio::test]
+async fn damage_on_a_full_disk_is_kept_until_there_is_space() {
+    let (_directory, path) = temporary();
+    filled(&path, 2).await;
+    let mut bytes = fs::read(&path).unwrap();
+    bytes.extend_from_slice(&[0; 700]);
+    fs::write(&path, &bytes).unwrap();
+    let disk = FaultyDisk::new(&path);
+    disk.set(Fault::Write(ENOSPC));
+    let audit = disk.audit(&path, 0);
+    assert!(matches!(audit.health(), Health::Failing { reason: FailureReason::DiskFull, .. }));
+    assert_eq!(fs::read(&path).unwrap(), bytes);
+    disk.set(Fault::None);
+    healed(&audit).await;
+    assert_eq!(fs::read(path.with_file_name("audit.2.jsonl")).unwrap(), bytes);
+    assert_eq!(lines(&path)[0]["damaged_bytes"], 700);
+}
+
+#[tokio::test]
+async fn a_file_that_cannot_be_made_on_a_full_disk_is_made_when_there_is_space() {
+    for errno in [ENOSPC, EIO] {
+        let (_directory, path) = temporary();
+        let disk = FaultyDisk::new(&path);
+        disk.set(Fault::Create(errno));
+        let audit = disk.audit(&path, 0);
+        assert_eq!(audit.beginning(), Beginning::Empty);
+        assert!(matches!(audit.health(), Health::Failing { .. }));
+        assert!(matches!(audit.record(started()).await, Err(AuditError::Write(_))));
+        audit.note(Event::LogBegan { reason: "keys_exist" });
+        disk.set(Fault::None);
+        healed(&audit).await;
+        let _ = audit.record(started()).await.unwrap();
+        drop(audit);
+        let lines = lines(&path);
+        let names: Vec<_> = lines.iter().map(|line| line["event"].as_str().unwrap()).collect();
+        assert_eq!(names, ["resumed", "log_began", "started"]);
+        assert_eq!(verify_file(&path).unwrap().records, 3);
+    }
+    // What no waiting mends is a reason not to start.
+    let (_directory, path) = temporary();
+    let disk = FaultyDisk::new(&path);
+    disk.set(Fault::Create(13));
+    let refused = Audit::open_on(Box::new(disk), &path, 0, Floor::default());
+    assert!(matches!(refused, Err(AuditError::Open { .. })));
+}
+
+#[tokio::test]
+async fn a_look_that_hangs_is_told_and_holds_up_nobody() {
+    let (_directory, path) = temporary();
+    let disk = FaultyDisk::new(&path);
+    let audit = disk.audit(&path, 0);
+    let _ = audit.record(started()).await.unwrap();
+    disk.set(Fault::HangInLook);
+    let began = Instant::now();
+    while audit.health().is_writing() {
+        assert!(began.elapsed() < Duration::from_secs(30), "the hang is never told");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    assert!(matches!(audit.health(), Health::Failing { reason: FailureReason::Stalled, .. }));
+    assert!(audit.record(started()).await.is_err(), "at once");
+    disk.set(Fault::None);
+    healed(&audit).await;
+    let _ = audit.record(started()).await.unwrap();
+}
+
+#[tokio::test]
+async fn after_a_failed_sync_of_the_directory_everything_is_done_again() {
+    // The first sync is for the name of the closed file, the second for that of the new one.
+    for times in 1..=4 {
+        let (_directory, path) = temporary();
+        let disk = FaultyDisk::new(&path);
+        let audit = disk.audit(&path, 0);
+        let _ = audit.record(started()).await.unwrap();
+        disk.set(Fault::Sync(EIO));
+        assert!(audit.record(started()).await.is_err());
+        let before = *disk.created.lock().unwrap();
+        disk.set(Fault::DirectorySync(times));
+        healed(&audit).await;
+        assert_eq!(*disk.created.lock().unwrap() - before, times + 1, "a new file for each attempt");
+        assert_eq!(audit.record(started()).await.unwrap().seq(), 3);
+        drop(audit);
+        assert_eq!(segments(&path).unwrap().len(), 2, "{times}");
+        assert_eq!(verify_file(&path).unwrap().records, 3);
+        assert!(!segments::new_name(&path).exists());
+    }
+}
+
+/// A disk on which the second sync of the directory after a failed one succeeds, with the rename lost.
+#[tokio::test]
+async fn a_new_file_that_did_not_get_its_name_is_taken_up_if_it_goes_on_with_the_log() {
+    // A log whose file was left after record 2, and went on under the temporary name.
+    let continued = async |path: &Path, adjust: &dyn Fn(&Path, &Path)| {
+        let disk = FaultyDisk::new(path);
+        let audit = disk.audit(path, 0);
+        for _ in 0..2 {
+            let _ = audit.record(started()).await.unwrap();
+        }
+        disk.set(Fault::Sync(EIO));
+        assert!(audit.record(started()).await.is_err());
+        disk.set(Fault::None);
+        healed(&audit).await;
+        assert_eq!(audit.record(denied("released")).await.unwrap().seq(), 4);
+        drop(audit);
+        let new = segments::new_name(path);
+        fs::rename(path, &new).unwrap();
+        adjust(path, &new);
+    };
+    let closed = |path: &Path| path.with_file_name("audit.2.jsonl");
+    type Adjust<'a> = &'a dyn Fn(&Path, &Path);
+    let adopted: [(&str, Adjust<'_>); 5] = [
+        ("both names of the old file are there", &|path, _| fs::copy(closed(path), path).map(drop).unwrap()),
+        ("only its first name is", &|path, _| fs::rename(closed(path), path).unwrap()),
+        ("only its second name is", &|_, _| {}),
+        ("an empty one was made since", &|path, _| fs::write(path, "").unwrap()),
+        ("the last line is cut short", &|path, new| {
+            fs::rename(closed(path), path).unwrap();
+            fs::OpenOptions::new().append(true).open(new).unwrap().write_all(b"{\"seq\":5").unwrap();
+        }),
+    ];
+    for (case, adjust) in adopted {
+        let (_directory, path) = temporary();
+        continued(&path, adjust).await;
+        let audit = Audit::open(&path).unwrap();
+        assert!(audit.health().is_writing(), "{case}");
+        let next = audit.record(started()).await.unwrap().seq();
+        drop(audit);
+        assert!(fs::read_to_string(&path).unwrap().contains("released"), "{case}");
+        assert!(!segments::new_name(&path).exists(), "{case}");
+        let copies = path.with_file_name("audit.2.1.jsonl");
+        let _ = fs::remove_file(copies);
+        assert_eq!(verify_file(&path).unwrap().records, next, "{case}");
+        assert!(next >= 5, "{case}");
+    }
+    let kept: [(&str, Adjust<'_>); 3] = [
+        ("of another log", &|path, new| {
+            fs::rename(closed(path), path).unwrap();
+            let text = fs::read_to_string(new).unwrap();
+            fs::write(new, text.split_inclusive('\n').skip(1).collect::<String>()).unwrap();
+        }),
+        ("no log at all", &|path, new| {
+            fs::rename(closed(path), path).unwrap();
+            fs::write(new, "half").unwrap();
+        }),
+        ("a broken one", &|path, new| {
+            fs::rename(closed(path), path).unwrap();
+            let text = fs::read_to_string(new).unwrap();
+            fs::write(new, text.replace("released", "withheld")).unwrap();
+        }),
+    ];
+    for (case, adjust) in kept {
+        let (_directory, path) = temporary();
+        continued(&path, adjust).await;
+        let bytes = fs::read(segments::new_name(&path)).unwrap();
+        assert_eq!(Audit::open(&path).unwrap().record(started()).await.unwrap().seq(), 3, "{case}");
+        assert_eq!(fs::read(path.with_file_name("audit.2.found.jsonl")).unwrap(), bytes, "{case}");
+        assert!(!segments::new_name(&path).exists(), "{case}");
+    }
+}
+
+#[tokio::test]
+async fn what_a_failed_sync_has_left_is_not_believed_by_the_next_process() {
+    let (_directory, path) = temporary();
+    let disk = FaultyDisk::new(&path);
+    let audit = disk.audit(&path, 0);
+    let _ = audit.record(started()).await.unwrap();
+    disk.set(Fault::Sync(EIO));
+    assert!(audit.record(denied("never acknowledged")).await.is_err());
+    // The process ends here (`core.audit.on_failure = "exit"`), with the disk as it is.
+    drop(audit);
+    assert!(!fs::read_to_string(&path).unwrap().contains("never acknowledged"));
+    filled_on(&path, 2).await;
 }
 
 #[tokio::test]
@@ -713,4 +941,72 @@ async fn nothing_is_recorded_while_the_clock_is_behind_what_is_past() {
     fs::write(&path, text).unwrap();
     let audit = Audit::open(&path).unwrap();
     assert!(audit.record(started()).await.is_err());
+}
+
+#[tokio::test]
+async fn only_an_operator_makes_the_records_of_a_clock_that_was_ahead_count_no_more() {
+    let (_directory, path) = temporary();
+    let now = unix_now();
+    let ahead = |path: &Path| {
+        let mut text = Vec::new();
+        let _ = Link::GENESIS.append("2999-01-01T00:00:00Z", r#"{"event":"stopped"}"#, &mut text);
+        fs::create_dir_all(path.parent().unwrap()).unwrap();
+        fs::write(path, text).unwrap();
+    };
+    ahead(&path);
+    let floor = Floor::default();
+    let audit = Audit::open_with(&path, 0, floor.clone()).unwrap();
+    assert!(audit.record(started()).await.is_err());
+    assert!(inspect(&path).unwrap().used == Use::InUse);
+    let lower = async |audit: &Audit| {
+        audit
+            .lower_clock_floor("ntp was wrong".to_owned(), "user alice".to_owned(), [192, 0, 2, 1].into())
+            .await
+    };
+    // What others have signed is not taken back.
+    let signed = Floor::default();
+    signed.raise(now + 86_400);
+    let other = path.with_file_name("other.jsonl");
+    ahead(&other);
+    let late = Audit::open_with(&other, 0, signed).unwrap();
+    assert!(matches!(lower(&late).await, Err(LowerFloorError::Signed(_))));
+    assert!(late.record(started()).await.is_err());
+
+    let (one, two) = tokio::join!(lower(&audit), lower(&audit));
+    let lowered = [one.unwrap(), two.unwrap()];
+    assert_eq!(lowered.iter().flatten().count(), 1, "the second finds nothing to do");
+    let _ = audit.record(started()).await.unwrap();
+    drop(audit);
+    let lines = lines(&path);
+    let record = lines.iter().find(|line| line["event"] == "clock_floor_lowered").unwrap();
+    assert_eq!((&record["by"], &record["reason"]), (&"user alice".into(), &"ntp was wrong".into()));
+    assert_eq!(record["from"], 32_472_144_000_u64);
+    // It holds over a restart, and from there on the newest record counts again.
+    let floor = Floor::default();
+    let audit = Audit::open_with(&path, 0, floor.clone()).unwrap();
+    let _ = audit.record(started()).await.unwrap();
+    assert!(floor.newest() >= now && floor.newest() < now + 3600);
+    drop(audit);
+    assert!(inspect(&path).unwrap().newest < now + 3600);
+    assert_eq!(verify_file(&path).unwrap().records, lines.len() as u64 + 1);
+}
+
+#[tokio::test]
+async fn a_floor_is_not_lowered_without_a_record() {
+    let (_directory, path) = temporary();
+    let disk = FaultyDisk::new(&path);
+    let floor = Floor::default();
+    let audit = Audit::open_on(Box::new(disk.clone()), &path, 0, floor.clone()).unwrap();
+    let _ = audit.record(started()).await.unwrap();
+    floor.raise_by_record(unix_now() + 86_400);
+    disk.set(Fault::Write(ENOSPC));
+    let lowered = audit.lower_clock_floor("r".to_owned(), "token".to_owned(), [192, 0, 2, 1].into()).await;
+    assert!(matches!(lowered, Err(LowerFloorError::NotRecorded(_))), "{lowered:?}");
+    assert!(floor.check(unix_now()).is_err(), "the clock still counts as wrong");
+    disk.set(Fault::None);
+    let began = Instant::now();
+    while audit.lower_clock_floor("r".to_owned(), "token".to_owned(), [192, 0, 2, 1].into()).await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20));
+    }
+    let _ = audit.record(started()).await.unwrap();
 }

@@ -31,6 +31,8 @@ pub struct Chain {
     /// Lines at the end of closed files that the chain goes on without: they were never acknowledged, and nothing was
     /// released on them.
     pub unacknowledged: u64,
+    /// What at the end of closed files is no record.
+    pub damages: Vec<Damage>,
 }
 
 impl Chain {
@@ -43,6 +45,17 @@ impl Chain {
     pub fn is_whole(&self) -> bool {
         self.first == 1
     }
+}
+
+/// Bytes at the end of a closed file that are no records. The chain goes on without them, and nobody can say what they were.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Damage {
+    /// The file.
+    pub file: PathBuf,
+    /// The number of the last record before them.
+    pub after: u64,
+    /// How many.
+    pub bytes: u64,
 }
 
 /// Checks every link of the log at `path`, with the closed files beside it; the error names the first broken one.
@@ -59,9 +72,17 @@ pub fn verify_file(path: &Path) -> Result<Verified, AuditError> {
 pub fn verify_files(files: &[PathBuf]) -> Result<Chain, AuditError> {
     let mut chain: Option<(Link, Link)> = None;
     let mut unacknowledged = 0;
+    let mut damages = Vec::new();
     for (index, file) in files.iter().enumerate() {
         let mut records = Records::open(file)?;
-        let next = files.get(index + 1).map(|next| Records::open(next)?.peek()).transpose()?.flatten();
+        // An empty file says nothing: the one after it does.
+        let mut next = None;
+        for later in files.iter().skip(index + 1) {
+            next = Records::open(later)?.peek()?;
+            if next.is_some() {
+                break;
+            }
+        }
         let Some(before) = records.peek()? else { continue };
         let begin = chain.map_or(before, |(_, end)| end);
         let mut end = begin;
@@ -71,7 +92,16 @@ pub fn verify_files(files: &[PathBuf]) -> Result<Chain, AuditError> {
             if next.is_some_and(|next| next == end) {
                 joint = Some(end);
             }
-            end = records.follow(end)?;
+            end = match records.follow(end) {
+                Ok(end) => end,
+                // A file that was left because of this: the next one goes on before it.
+                Err(AuditError::Broken { .. }) if joint == Some(end) => {
+                    let bytes = records.rest()?;
+                    damages.push(Damage { file: file.clone(), after: end.seq(), bytes });
+                    break;
+                }
+                Err(error) => return Err(error),
+            };
         }
         if let (Some(joint), Some(next)) = (joint, next)
             && next != end
@@ -88,6 +118,7 @@ pub fn verify_files(files: &[PathBuf]) -> Result<Chain, AuditError> {
         last: end.seq(),
         head: *end.hash(),
         unacknowledged,
+        damages,
     })
 }
 
@@ -128,6 +159,13 @@ impl<'a> Records<'a> {
             .read_until(b'\n', &mut self.line)
             .map_err(|source| AuditError::Open { path: self.path.to_owned(), source })?;
         Ok(length > 0)
+    }
+
+    /// How many bytes there are from the line that was read to the end of the file.
+    fn rest(&mut self) -> Result<u64, AuditError> {
+        let unusable = |source| AuditError::Open { path: self.path.to_owned(), source };
+        let further = std::io::copy(&mut self.reader, &mut std::io::sink()).map_err(unusable)?;
+        Ok(self.line.len() as u64 + further)
     }
 
     /// The end after the line that was read, if it follows.

@@ -56,6 +56,15 @@ pub enum Freshness {
     Renewed,
 }
 
+/// When a certificate (PEM) says that it was issued, in Unix seconds; 0 where it does not say.
+pub fn issued(pem: &str) -> u64 {
+    let issued = || {
+        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
+        u64::try_from(pem.parse_x509().ok()?.validity().not_before.timestamp()).ok()
+    };
+    issued().unwrap_or(0)
+}
+
 /// The chain that `SignCert` returns, without the root: its text is the stored one.
 #[derive(Debug, Clone)]
 pub struct AppChain {

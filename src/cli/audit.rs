@@ -5,7 +5,7 @@ use std::{path::PathBuf, process::ExitCode};
 use anyhow::Context as _;
 use clap::Subcommand;
 
-use crate::audit;
+use crate::audit::{self, Damage};
 
 /// What to do with an audit log.
 #[derive(Debug, Subcommand)]
@@ -19,12 +19,15 @@ pub(super) enum Audit {
         /// The head that was kept when the files before these were verified
         #[arg(long, value_name = "HEAD")]
         after: Option<String>,
+        /// Damage that has been looked into: the number of the last record before it
+        #[arg(long, value_name = "NUMBER")]
+        known_damage: Vec<u64>,
     },
 }
 
 impl Audit {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self::Verify { files, after } = self;
+        let Self::Verify { files, after, known_damage } = self;
         let files = match &files[..] {
             [file] => audit::segments(file).with_context(|| file.display().to_string())?,
             _ => files,
@@ -41,9 +44,22 @@ impl Audit {
                 chain.unacknowledged
             );
         }
+        let mut code = ExitCode::SUCCESS;
+        for Damage { file, after, bytes } in &chain.damages {
+            let file = file.display();
+            if known_damage.contains(after) {
+                println!("known damage: {bytes} bytes after record {after} in {file}");
+                continue;
+            }
+            println!(
+                "DAMAGED: {bytes} bytes after record {after} in {file} are no records. If records were there, they are lost: \
+                 the log goes on without them. Look at them, then say --known-damage {after}"
+            );
+            code = ExitCode::FAILURE;
+        }
         let before = hex::encode(chain.after);
         if chain.is_whole() || after.is_some_and(|after| after.eq_ignore_ascii_case(&before)) {
-            return Ok(ExitCode::SUCCESS);
+            return Ok(code);
         }
         println!(
             "INCOMPLETE: the first of them is number {}; the records before it, which end with head {before}, are in other \

@@ -5,6 +5,7 @@ use std::{path::Path, process::ExitCode};
 use super::policy;
 use crate::{
     app::Preflight,
+    clock::CLOCK_REMEDY,
     config::{AuthApi, Config, EmptyDevices},
     lifecycle::Prospect,
     os_image,
@@ -35,7 +36,16 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     if core.admin.enabled {
         println!("listen    {}:{} (admin)", core.admin.address, core.admin.port);
     }
-    let Preflight { problems, prospect, policy, slow_users, is_running, unattested } = Preflight::of(&config);
+    let Preflight {
+        problems,
+        prospect,
+        policy,
+        slow_users,
+        is_running,
+        unattested,
+        clock_behind,
+        damaged_log,
+    } = Preflight::of(&config);
     let mut found = Findings::default();
     if is_running {
         println!("running   a KMS has this audit log open: this is what it would do after a restart");
@@ -46,6 +56,15 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
         }
         (_, Some(problem)) => found.useless(&format!("there is no evidence of this machine: {problem}")),
         (_, None) => {}
+    }
+    if let Some(behind) = clock_behind {
+        found.useless(&format!("{behind}: its last audit record is newer. {CLOCK_REMEDY}"));
+    }
+    if damaged_log > 0 {
+        found.warn(&format!(
+            "the last {damaged_log} bytes of the audit file are no records: run would keep the file and go on in a new one; \
+             kms audit verify tells"
+        ));
     }
     if let Some(prospect) = prospect {
         keys(prospect, &config);

@@ -33,7 +33,7 @@ const SERVER_SETTINGS: [&str; 13] = [
 const SERVER_LIMITS: [&str; 7] = ["form", "data-form", "file", "string", "bytes", "json", "msgpack"];
 
 /// The methods that have a body limit; `tests/it/access_table.rs` compares them with those that are served.
-pub const METHODS: [&str; 21] = [
+pub const METHODS: [&str; 22] = [
     "GetAppKey",
     "GetKmsKey",
     "GetAppEnvEncryptPubKey",
@@ -55,6 +55,7 @@ pub const METHODS: [&str; 21] = [
     "StopShadow",
     "RefreshCollateral",
     "RecentReleases",
+    "LowerClockFloor",
 ];
 
 const MAX_BODY_LIMIT: usize = 64 << 20;

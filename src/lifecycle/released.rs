@@ -119,7 +119,8 @@ impl Released<App> {
 }
 
 impl Released<Kms> {
-    /// Records that the root keys go to a replica, while this KMS has its own `standing`.
+    /// Records that the root keys go to a replica, while this KMS has its own `standing`, and which operator has shown
+    /// credentials for it.
     ///
     /// # Errors
     /// [`NotReleased`], with the permit, which opens nothing.
@@ -128,9 +129,10 @@ impl Released<Kms> {
         permit: Permit<Kms>,
         standing: &Standing,
         to: IpAddr,
+        operator: Option<String>,
     ) -> Result<Self, (NotReleased, Permit<Kms>)> {
-        Self::after(|subject| Event::KmsKeyReleased { subject }, door, permit, standing, to, Instant::now)
-            .await
+        let event = |subject: Subject| Event::KmsKeyReleased { subject: subject.by(operator) };
+        Self::after(event, door, permit, standing, to, Instant::now).await
     }
 }
 
@@ -168,7 +170,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{Author, Scope},
+        admission::{Author, Earlier, Scope},
         metrics::Metrics,
         policy::testing::boot_info,
     };
@@ -204,7 +206,7 @@ mod tests {
             let author = Author { by: "token".to_owned(), remote: Ipv4Addr::LOCALHOST.into() };
             let (reason, since) = ("leaked key".to_owned(), 1);
             let freeze = Freeze { scope: Scope::Kms, reason, since, expires_at: None, author };
-            self.freezes.freeze(freeze, &self.audit).await.unwrap();
+            self.freezes.freeze(freeze, Earlier::IsReplaced, &self.audit).await.unwrap();
         }
 
         /// Name of each event in the log, and the whole last line.

@@ -1,5 +1,6 @@
 //! The admin service: for callers that its listener has authenticated.
 
+mod clock;
 mod collateral;
 mod denials;
 mod explain;

@@ -160,7 +160,8 @@ impl KmsService {
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
         self.within_limits(&permit)?;
-        let released = Released::kms(self.door(), permit, &standing, caller.remote()).await;
+        let released =
+            Released::kms(self.door(), permit, &standing, caller.remote(), caller.operator()).await;
         let released = self.recorded(released, &attempt)?;
         let handover = parts.ready.handover(&released);
         tell(&self.root_releases, "ROOT KEYS given to a replica", released.permit(), caller);

@@ -45,6 +45,11 @@ impl Caller {
         Self { operator: Some(Arc::new(operator)), ..self }
     }
 
+    /// The operator whose credentials were shown, if they were asked for: `token`, `user <name>` or `anyone`.
+    pub fn operator(&self) -> Option<String> {
+        self.operator.as_ref().map(ToString::to_string)
+    }
+
     /// Who answers for what this caller changes.
     pub fn author(&self) -> Author {
         let by = self.operator.as_ref().map_or_else(|| "anyone".to_owned(), ToString::to_string);
@@ -159,6 +164,8 @@ pub enum Method {
     RefreshCollateral,
     /// `Admin.RecentReleases`
     RecentReleases,
+    /// `Admin.LowerClockFloor`
+    LowerClockFloor,
 }
 
 /// Who may ask for a method by GET.
@@ -199,7 +206,7 @@ const SHORT: usize = 16 * KIB;
 const WITH_ALLOWLIST: usize = crate::policy::LARGEST_CANDIDATE;
 
 /// Every method there is. Dispatch, limits, metrics and `tests/it/access_table.rs` read it.
-pub const METHODS: [Row; 23] = {
+pub const METHODS: [Row; 24] = {
     use Access::*;
     use Method::*;
     const fn row(
@@ -235,6 +242,7 @@ pub const METHODS: [Row; 23] = {
         row(Service::Admin, "StopShadow", StopShadow, Operator, SHORT),
         row(Service::Admin, "RefreshCollateral", RefreshCollateral, Operator, SHORT),
         row(Service::Admin, "RecentReleases", RecentReleases, Operator, SHORT),
+        row(Service::Admin, "LowerClockFloor", LowerClockFloor, Operator, SHORT),
     ]
 };
 
@@ -246,7 +254,8 @@ impl Method {
             | Self::Unfreeze
             | Self::StartShadow
             | Self::StopShadow
-            | Self::RefreshCollateral => ByGet::Nobody,
+            | Self::RefreshCollateral
+            | Self::LowerClockFloor => ByGet::Nobody,
             Self::Bootstrap | Self::Onboard | Self::ClearImageCache | Self::AdminGetKmsKey => ByGet::Programs,
             Self::GetAppKey
             | Self::GetKmsKey

@@ -1,22 +1,15 @@
 //! Whether this KMS can release keys at the moment, and if not, why. `/readyz`, gRPC health, `GetMeta`, the metrics and the
 //! log say what is decided here.
 
-mod space;
-
-use std::{
-    path::{Path, PathBuf},
-    sync::Arc,
-    time::Duration,
-};
+use std::{sync::Arc, time::Duration};
 
 use kms_attest::verify::Verifier;
 use tokio::sync::watch;
 
-use self::space::Space;
 use crate::{
     admission::{Freezes, Missing, OwnStanding, Refusal},
     audit::{Audit, FailureReason, Health},
-    clock::unix_now,
+    clock::{CLOCK_REMEDY, unix_now},
     metrics::Metrics,
     policy::{ALLOWLIST_UNUSABLE, Policy},
     proto::ReadinessReason,
@@ -46,7 +39,7 @@ pub enum Cause {
     CollateralUnavailable,
     /// Releases cannot be recorded.
     AuditLogUnavailable,
-    /// The clock is behind what was recorded.
+    /// The clock is behind what is known to be past.
     Clock,
     /// An operator has frozen everything.
     Frozen,
@@ -107,7 +100,7 @@ impl Cause {
             Self::OwnEvidenceRefused => "the evidence of this KMS itself does not verify",
             Self::CollateralUnavailable => "there is no valid collateral to verify evidence with",
             Self::AuditLogUnavailable => "the audit log cannot be written, so nothing is released",
-            Self::Clock => "the clock is wrong: it is behind what was recorded before",
+            Self::Clock => "the clock is wrong: it is behind what is known to be past",
             Self::Frozen => "an operator has frozen this KMS",
             Self::DiskNearlyFull => "little disk space is left for the audit log",
         }
@@ -193,23 +186,15 @@ pub struct Sources {
     pub verifier: Arc<Verifier>,
     /// Where releases are recorded.
     pub audit: Arc<Audit>,
-    /// Its file, whose disk must have space.
-    pub audit_file: PathBuf,
 }
 
 /// The state of this KMS, for everybody who asks.
 #[derive(Debug)]
 pub struct Readiness {
     /// `None` while onboarding.
-    sources: Option<Serving>,
+    sources: Option<Sources>,
     metrics: Arc<Metrics>,
     current: watch::Sender<Report>,
-}
-
-#[derive(Debug)]
-struct Serving {
-    sources: Sources,
-    space: Space,
 }
 
 impl Readiness {
@@ -220,11 +205,10 @@ impl Readiness {
 
     /// Of a KMS with keys.
     pub fn serving(sources: Sources, metrics: Arc<Metrics>) -> Self {
-        let space = Space::default();
-        Self::with(Some(Serving { sources, space }), metrics)
+        Self::with(Some(sources), metrics)
     }
 
-    fn with(sources: Option<Serving>, metrics: Arc<Metrics>) -> Self {
+    fn with(sources: Option<Sources>, metrics: Arc<Metrics>) -> Self {
         Self { sources, metrics, current: watch::Sender::new(Report::default()) }
     }
 
@@ -232,7 +216,7 @@ impl Readiness {
     pub fn report(&self) -> Report {
         let report = Report::new(match &self.sources {
             None => vec![plain(Cause::NoKeys)],
-            Some(serving) => serving.reasons(),
+            Some(sources) => sources.reasons(),
         });
         self.metrics.set_ready(report.is_ready());
         for cause in Cause::ALL {
@@ -257,7 +241,7 @@ impl Readiness {
 
     /// Looks at the state now and then, until dropped.
     pub async fn keep_looking(&self) {
-        let Some(serving) = &self.sources else { return };
+        let Some(sources) = &self.sources else { return };
         let look = async {
             let mut tick = tokio::time::interval(LOOK_EVERY);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -266,21 +250,20 @@ impl Readiness {
                 self.report();
             }
         };
-        tokio::join!(
-            look,
-            serving.space.keep_measuring(directory(&serving.sources.audit_file)),
-            serving.probe()
-        );
+        tokio::join!(look, sources.probe());
     }
 }
 
-impl Serving {
+impl Sources {
     fn reasons(&self) -> Vec<Reason> {
-        let Sources { standing, policy, freezes, verifier, audit, audit_file: _ } = &self.sources;
+        let Self { standing, policy, freezes, verifier, audit } = self;
         let mut reasons = Vec::new();
         if let Some(frozen) = freezes.of_kms() {
             let detail = format!("by {}: {}", frozen.author.by, frozen.reason);
             reasons.push(Reason { cause: Cause::Frozen, detail });
+        }
+        if let Err(behind) = verifier.cache().clock().check() {
+            reasons.push(Reason { cause: Cause::Clock, detail: format!("{behind}. {CLOCK_REMEDY}") });
         }
         if let Err(refusal) = standing.last_outcome() {
             reasons.push(of_standing(&refusal));
@@ -307,7 +290,7 @@ impl Serving {
             };
             reasons.push(Reason { cause, detail: format!("{reason}, since Unix time {since}") });
         }
-        if let Some(detail) = self.space.shortage() {
+        if let Some(detail) = audit.space().shortage() {
             reasons.push(Reason { cause: Cause::DiskNearlyFull, detail });
         }
         reasons
@@ -315,7 +298,7 @@ impl Serving {
 
     /// Asks a policy about itself that nobody may be asking anything else.
     async fn probe(&self) {
-        if self.sources.standing.is_enforced() {
+        if self.standing.is_enforced() {
             return;
         }
         let mut tick = tokio::time::interval(PROBE_EVERY);
@@ -323,7 +306,7 @@ impl Serving {
         loop {
             tick.tick().await;
             // What comes of it is in `last_error`.
-            let _ = self.sources.policy.info().await;
+            let _ = self.policy.info().await;
         }
     }
 }
@@ -339,6 +322,7 @@ fn of_standing(refusal: &Refusal) -> Reason {
                 Missing::Policy => Cause::PolicyUnavailable,
                 Missing::Evidence => Cause::OwnEvidenceUnavailable,
                 Missing::Collateral => Cause::CollateralUnavailable,
+                Missing::Clock => Cause::Clock,
             };
             Reason { cause, detail: detail.clone() }
         }
@@ -364,13 +348,6 @@ fn has_no_collateral(verifier: &Verifier) -> bool {
     let now = unix_now();
     stats.entries.iter().all(|entry| entry.expires <= now)
         && (!stats.entries.is_empty() || stats.endpoints.iter().all(|endpoint| endpoint.paused))
-}
-
-fn directory(file: &Path) -> PathBuf {
-    match file.parent() {
-        Some(parent) if !parent.as_os_str().is_empty() => parent.to_owned(),
-        _ => PathBuf::from("."),
-    }
 }
 
 /// One line in the log for each change.

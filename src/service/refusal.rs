@@ -9,6 +9,7 @@ use crate::{
         denials::{Concerns, Novelty, Refused, Shown},
     },
     audit::{AuditError, Event, Subject, Why},
+    clock::CLOCK_REMEDY,
     error::{Code, DenialReference, Error},
 };
 
@@ -147,7 +148,7 @@ impl Attempt<'_> {
         let code = finding.code.to_owned();
         match finding.identity {
             Some(identity) => {
-                let subject = Subject::new(identity, remote).relaxed(relaxations);
+                let subject = Subject::new(identity, remote).relaxed(relaxations).by(self.caller.operator());
                 audit.note(Event::Denied { subject, code, reason, why });
             }
             // Anyone can cause these: only what is news comes here.
@@ -169,6 +170,7 @@ fn refused(refusal: Refusal) -> Error {
         | Refusal::OsImage { .. }
         | Refusal::NoStanding(_) => Code::Denied,
         Refusal::CollateralUnavailable(_)
+        | Refusal::ClockBehind(_)
         | Refusal::PolicyUnavailable(_)
         | Refusal::StandingUnknown { .. } => Code::Unavailable,
     };
@@ -181,6 +183,7 @@ pub(super) fn detail(refusal: &Refusal) -> String {
         Refusal::PolicyUnavailable(error) => error.detail().to_owned(),
         Refusal::StandingUnknown { detail, .. } => detail.clone(),
         Refusal::CollateralUnavailable(error) => error.to_string(),
+        Refusal::ClockBehind(behind) => format!("{behind}. {CLOCK_REMEDY}"),
         Refusal::OsImage { error, .. } => error.to_string(),
         other => match other.finding() {
             Some(finding) => shown(&finding),

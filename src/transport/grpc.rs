@@ -431,6 +431,16 @@ impl proto::admin_server::Admin for Admin {
         unary(Method::ShadowReport, request, async |_, ()| Ok(self.0.shadow_report())).await
     }
 
+    async fn lower_clock_floor(
+        &self,
+        request: Request<proto::LowerClockFloorRequest>,
+    ) -> GrpcResult<proto::LowerClockFloorResponse> {
+        unary(Method::LowerClockFloor, request, async |caller, request| {
+            self.0.lower_clock_floor(caller, request).await
+        })
+        .await
+    }
+
     async fn recent_releases(&self, request: Request<()>) -> GrpcResult<proto::RecentReleasesResponse> {
         unary(Method::RecentReleases, request, async |_, ()| Ok(self.0.recent_releases())).await
     }

@@ -244,6 +244,9 @@ impl Dispatch for AdminService {
             Method::RefreshCollateral => {
                 Ok(prpc::encode(call.encoding(), &self.refresh_collateral(caller).await?))
             }
+            Method::LowerClockFloor => {
+                call.unary(async |request| self.lower_clock_floor(caller, request).await).await
+            }
             Method::RecentReleases => Ok(prpc::encode(call.encoding(), &self.recent_releases())),
             Method::StopShadow => Ok(prpc::encode(call.encoding(), &self.stop_shadow(caller).await?)),
             other => Err(elsewhere(other)),

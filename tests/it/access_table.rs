@@ -97,7 +97,7 @@ const GUARDED_ONBOARDING: [Row<{ Credential::ALL.len() }>; 4] = [
 ];
 
 /// The admin listener. Columns: no token, a wrong one, the right one.
-const ADMIN: [Row<{ Credential::ALL.len() }>; 12] = [
+const ADMIN: [Row<{ Credential::ALL.len() }>; 13] = [
     row(ClearImageCache, Ask::Valid, [Challenged, Challenged, Answered]),
     row(AdminGetKmsKey, Ask::Valid, [Challenged, Challenged, NO_EVIDENCE]),
     row(Explain, Ask::Valid, [Challenged, Challenged, Answered]),
@@ -110,6 +110,7 @@ const ADMIN: [Row<{ Credential::ALL.len() }>; 12] = [
     row(StopShadow, Ask::Valid, [Challenged, Challenged, Answered]),
     row(RefreshCollateral, Ask::Valid, [Challenged, Challenged, Answered]),
     row(RecentReleases, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(LowerClockFloor, Ask::Valid, [Challenged, Challenged, Answered]),
 ];
 
 /// The admin listener over TLS, with the right token. Columns: as for the main listener.

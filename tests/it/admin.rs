@@ -462,6 +462,7 @@ async fn what_changes_something_is_not_done_by_a_link_or_by_another_sites_page()
         "StartShadow?auth_config_json=%7B%7D",
         "StopShadow",
         "RefreshCollateral",
+        "LowerClockFloor?reason=r&now=1",
     ] {
         for verb in ["GET", "HEAD"] {
             let answer = caller.send(authorized(request(verb, &format!("/prpc/{query}"), ""))).await;

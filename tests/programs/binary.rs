@@ -386,6 +386,37 @@ async fn a_start_serves_what_it_can_without_writing_files_that_can_be_made_again
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_damaged_end_of_the_audit_log_is_kept_and_told_and_stops_nothing() {
+    let setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
+    let program = setting.start().await;
+    eventually("keys are served", async || setting.caller().try_json("GetMeta", json!({})).await.ok()).await;
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+    let log = setting.world.key_file("audit.jsonl");
+    let records = fs::read(&log).expect("an audit log");
+    let last = setting.world.audit().len();
+    fs::write(&log, [records.as_slice(), &[0; 5000]].concat()).expect("an audit log");
+    let program = setting.start().await;
+    let app = setting.world.app(1);
+    setting.world.allow_app(&app);
+    let caller = setting.caller().shows(&Identity::self_issued(&app));
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+    eventually("the metric says so", async || {
+        let metrics = setting.caller().get("/metrics").await;
+        metrics.text().contains("\ncvm_kms_audit_damaged_bytes 5000\n").then_some(())
+    })
+    .await;
+    assert_eq!(program.stop(Signal::TERM).await, Some(0));
+    let log = log.to_str().expect("text");
+    let verified = setting.run(&["audit", "verify", log]).await;
+    assert_eq!(verified.code, 1, "{}", verified.out);
+    let told = format!("DAMAGED: 5000 bytes after record {last} in ");
+    assert!(verified.out.contains("unbroken") && verified.out.contains(&told), "{}", verified.out);
+    let known = last.to_string();
+    let known = setting.run(&["audit", "verify", log, "--known-damage", &known]).await.expect_ok();
+    assert!(known.out.contains("known damage: 5000 bytes"), "{}", known.out);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_running_request_is_answered_before_the_end() {
     let setting = Setting::with("").await;
     let program = setting.start().await;
@@ -561,6 +592,20 @@ async fn check_says_what_would_keep_a_kms_from_releasing_anything() {
         beside.out
     );
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
+
+    // An audit log whose end is no record, and one of a clock that was ahead.
+    let log = setting.world.key_file("audit.jsonl");
+    let records = fs::read(&log).expect("an audit log");
+    fs::write(&log, [records.as_slice(), &[0; 900]].concat()).expect("an audit log");
+    let damaged = setting.run(&["check"]).await.expect_ok();
+    assert!(damaged.out.contains("warning   the last 900 bytes of the audit file"), "{}", damaged.out);
+    fs::write(&log, &records).expect("an audit log");
+    support::append_record(&log, "2999-01-01T00:00:00Z");
+    let ahead = setting.run(&["check"]).await;
+    assert_eq!(ahead.code, 1, "{}", ahead.out);
+    assert!(ahead.out.contains("USELESS   the clock is "), "{}", ahead.out);
+    assert!(ahead.out.contains("kmsctl clock-floor lower"), "{}", ahead.out);
+    fs::write(&log, &records).expect("an audit log");
 
     // What `kms policy check` warns of, and a file that denies everyone.
     let allowlist = setting.world.path("auth-config.json");

@@ -1,6 +1,6 @@
 //! `kmsctl` in an operator's hands: why was it refused, stop it now, and what would another allow-list change.
 
-use crate::support::{World, kmsctl::Desk};
+use crate::support::{self, Caller, Identity, World, http, kmsctl::Desk};
 use kms_attest::binding::ReportData;
 use kms_simulator::{CollateralSpec, PccsMode};
 use serde_json::json;
@@ -151,6 +151,60 @@ async fn an_operator_has_collateral_fetched_again() {
     assert!(failed.out.contains("pck crl: answered 503"), "{}", failed.out);
     crate::support::eventually("each is recorded", async || {
         (world.audited("collateral_refreshed").len() == 3).then_some(())
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn an_operator_says_that_a_clock_was_ahead_and_nothing_else_does() {
+    let mut world = world().await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    world.stop().await;
+    world.record_at("2999-01-01T00:00:00Z");
+    world.start().await.expect("it starts");
+    let caller = world.caller().shows(&Identity::self_issued(&app));
+    let answer = support::eventually("the clock is told", async || {
+        let answer = caller.json("GetAppKey", json!({})).await;
+        (answer.value()["code"] == "clock").then_some(answer)
+    })
+    .await;
+    assert_eq!(answer.status, 503, "{answer:?}");
+    let ready = world.caller().get("/readyz").await;
+    assert_eq!((ready.status, &ready.value()["reasons"][0]["code"]), (503, &json!("clock")), "{ready:?}");
+    assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
+    let desk = desk(&world).await;
+    let denials = desk.json(0, &["denials"]).await;
+    let found = denials.as_array().expect("a list").iter().find(|it| it["code"] == "clock");
+    let found = found.unwrap_or_else(|| panic!("{denials}"));
+    let id = found["id"].as_str().expect("an id");
+    let explained = desk.run(&["explain", "--denial", id]).await;
+    for text in ["the clock", "kmsctl clock-floor lower"] {
+        assert!(explained.text().contains(text), "{text}: {}", explained.text());
+    }
+    // An operator whose own clock shows something else vouches for nothing.
+    let admin = Caller::new(world.admin_address().await).plain();
+    for request in [json!({ "reason": "r", "now": 1 }), json!({ "reason": "" }), json!({})] {
+        let asked = http::with(http::json("LowerClockFloor", request.clone()), "x-admin-token", TOKEN);
+        assert_eq!(admin.send(asked).await.status, 400, "{request}");
+    }
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 503);
+
+    let lowered = desk.run(&["clock-floor", "lower", "--reason", "the host was ahead"]).await;
+    assert_eq!(lowered.code, 0, "{}", lowered.text());
+    assert!(lowered.out.contains("2999-01-01T00:00:00Z"), "{}", lowered.out);
+    support::eventually("keys are released", async || {
+        (caller.json("GetAppKey", json!({})).await.status == 200).then_some(())
+    })
+    .await;
+    let recorded = world.audited("clock_floor_lowered");
+    assert_eq!((&recorded[0]["by"], &recorded[0]["reason"]), (&json!("token"), &json!("the host was ahead")));
+    let again = desk.run(&["clock-floor", "lower", "--reason", "once more"]).await;
+    assert!(again.code == 0 && again.out.contains("nothing was changed"), "{}", again.text());
+    world.start().await.expect("it starts");
+    let caller = world.caller().shows(&Identity::self_issued(&app));
+    support::eventually("also after a restart", async || {
+        (caller.json("GetAppKey", json!({})).await.status == 200).then_some(())
     })
     .await;
 }
@@ -347,4 +401,6 @@ async fn a_replica_is_onboarded_through_the_admin_listener_by_a_node_that_proves
     let ran = run(&desk, &onboard("source-token", &pinned)).await;
     assert_eq!(ran.code, 0, "{}", ran.text());
     assert_eq!(replica.root_keys().ca_spki(), source.root_keys().ca_spki());
+    let given = source.audited("kms_key_released");
+    assert_eq!((given.len(), &given[0]["by"]), (1, &json!("token")), "who had them given");
 }

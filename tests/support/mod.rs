@@ -74,6 +74,17 @@ pub struct World {
     kms: Option<Running>,
 }
 
+/// Appends a record of this time to an audit log that nobody writes to.
+pub fn append_record(file: &std::path::Path, time: &str) {
+    use sha2::{Digest as _, Sha256};
+    let text = std::fs::read_to_string(file).expect("an audit log");
+    let last: Value = serde_json::from_str(text.lines().last().expect("a record")).expect("JSON");
+    let (seq, prev) = (last["seq"].as_u64().expect("a number") + 1, last["hash"].as_str().expect("a hash"));
+    let content = format!(r#"{{"seq":{seq},"time":"{time}","prev":"{prev}","event":"stopped""#);
+    let hash = hex::encode(Sha256::digest(format!("{content}}}")));
+    std::fs::write(file, format!("{text}{content},\"hash\":\"{hash}\"}}\n")).expect("an audit log");
+}
+
 impl World {
     /// A KMS that serves keys: bootstrapped and finished through its API. It may serve; no app is allowed yet.
     pub async fn ready() -> Self {
@@ -184,6 +195,11 @@ impl World {
         let text = std::fs::read_to_string(self.key_file("audit.jsonl")).expect("audit log");
         let end = text.rfind('\n').map_or(0, |end| end + 1);
         text[..end].lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
+    }
+
+    /// Appends a record to the audit log of a KMS that does not run, as one would that runs at `time`.
+    pub fn record_at(&self, time: &str) {
+        append_record(&self.key_file("audit.jsonl"), time);
     }
 
     /// The audit log's lines about `event`.

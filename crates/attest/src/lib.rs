@@ -3,6 +3,7 @@
 pub mod attester;
 pub mod binding;
 pub mod certificate;
+pub mod clock_floor;
 pub mod collateral;
 pub mod csr;
 pub mod evidence;

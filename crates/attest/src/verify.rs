@@ -6,6 +6,7 @@ use std::sync::{Arc, OnceLock};
 use subtle::ConstantTimeEq;
 
 use crate::binding::ReportData;
+use crate::clock_floor::ClockBehind;
 use crate::collateral::{Collateral, CollateralCache, CollateralError};
 use crate::evidence::{Evidence, EvidenceError, Platform, Tdx};
 use crate::identity::{AppId, AppIdLength, AppInfo, BootInfo, IdentityError, Registers, tdx_identity};
@@ -274,8 +275,13 @@ impl Verifier {
 
     /// Verifies a quote, and remembers its platform.
     async fn quote(&self, quote: &TdQuote<'_>) -> Result<(VerifiedQuote, Arc<Collateral>), VerifyError> {
-        let (collateral, chain) = self.cache.get_parsed(quote.parsed()).await?;
-        let now = self.cache.clock().now();
+        let clock = self.cache.clock();
+        clock.check()?;
+        let found = self.cache.get_parsed(quote.parsed()).await;
+        // What was fetched may say that it is later than the clock says.
+        clock.check()?;
+        let (collateral, chain) = found?;
+        let now = clock.now();
         let verified = quote.verify_by(&chain, &collateral, &self.anchors, now)?;
         if let Some(seen) = &self.seen {
             let fetched = (!quote.has_chain()).then(|| chain.pem());
@@ -317,6 +323,9 @@ pub enum VerifyError {
     /// A pod's payload does not make its report data.
     #[error("report_data does not match report_data_payload")]
     PodPayload,
+    /// Whether anything is valid now cannot be said.
+    #[error(transparent)]
+    Clock(#[from] ClockBehind),
     /// There is no collateral for the quote.
     #[error(transparent)]
     Collateral(#[from] CollateralError),
@@ -342,7 +351,11 @@ pub enum VerifyError {
 impl VerifyError {
     /// Whether nothing is wrong with the evidence as far as it was looked at: trying again later can help.
     pub fn is_unavailable(&self) -> bool {
-        matches!(self, Self::Collateral(error) if !error.is_senders_fault())
+        match self {
+            Self::Clock(_) => true,
+            Self::Collateral(error) => !error.is_senders_fault(),
+            _ => false,
+        }
     }
 }
 

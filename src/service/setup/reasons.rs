@@ -44,6 +44,10 @@ pub(super) fn unverified(error: VerifyError) -> Failure {
             "The certificate of this platform does not lead to the trusted root.",
             "Make sure that this machine is genuine. A simulated one needs core.attestation.root_ca.tdx.",
         ),
+        VerifyError::Clock(behind) => Failure::new(
+            format!("{}.", capitalized(&behind.to_string())),
+            "Set the clock of this machine: the validity of certificates and collateral is judged by it.",
+        ),
         _ => Failure::new(
             format!("The evidence of this machine does not verify: {error}."),
             "Make sure that this machine is genuine and its firmware updated.",

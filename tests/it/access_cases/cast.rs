@@ -5,8 +5,8 @@ use std::sync::Arc;
 use cvm_kms::{
     proto::{
         AppId, BootstrapRequest, ClearImageCacheRequest, ExplainRequest, FreezeRequest, GetAppKeyRequest,
-        GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, OnboardRequest, SignCertRequest,
-        StartShadowRequest, UnfreezeRequest,
+        GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, LowerClockFloorRequest,
+        OnboardRequest, SignCertRequest, StartShadowRequest, UnfreezeRequest,
     },
     service::Method,
 };
@@ -164,6 +164,10 @@ impl Cast {
             }
             (ListFrozen | ShadowReport | StopShadow | RefreshCollateral | RecentReleases, Ask::Valid) => {
                 Message::empty()
+            }
+            (LowerClockFloor, Ask::Valid) => {
+                let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
+                Message::of(&LowerClockFloorRequest { reason: "a test".to_owned(), now })
             }
             (StartShadow, Ask::Valid) => {
                 let auth_config_json = "{}".to_owned();

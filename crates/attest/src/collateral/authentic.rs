@@ -10,14 +10,15 @@ use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use super::chain::certificates;
-use super::{CaKind, Collateral, Dated, FetchFailure, PlatformKey, Resource, unix_seconds};
+use super::{CaKind, Clock, Collateral, Dated, FetchFailure, PlatformKey, Resource, unix_seconds};
 
-/// Turns an endpoint's answer into collateral for `platform` that is valid at `now` and signed up to `root`.
+/// Turns an endpoint's answer into collateral for `platform` that is valid now and signed up to `root`. What is signed was
+/// signed before now, so it raises the floor of the clock.
 pub(super) fn admit(
     parts: QuoteCollateralV3,
     platform: PlatformKey,
     root: &CertificateDer<'_>,
-    now: u64,
+    clock: &Clock,
 ) -> Result<Collateral, FetchFailure> {
     let malformed = |problem| FetchFailure::Malformed { resource: Resource::TcbInfo, problem };
     signed_json(
@@ -57,7 +58,9 @@ pub(super) fn admit(
         return Err(FetchFailure::Malformed { resource: Resource::QeIdentity, problem });
     }
     let not_before = latest_issue(&parts).ok_or(malformed("dates do not parse"))?;
+    clock.floor().raise(not_before.max(latest_update(&parts)));
     let collateral = Collateral::new(parts).map_err(|_| malformed("collateral does not parse"))?;
+    let now = clock.now();
     if now < not_before || now > collateral.expires() {
         return Err(FetchFailure::NotCurrent);
     }
@@ -130,6 +133,15 @@ fn crl_is_signed(crl: &[u8], issuer: &CertificateDer<'_>) -> bool {
     crl.verify_signature(issuer.public_key()).is_ok()
 }
 
+/// When the newest of the CRLs was signed; 0 where they do not say.
+fn latest_update(parts: &QuoteCollateralV3) -> u64 {
+    let updates = [&parts.root_ca_crl, &parts.pck_crl].into_iter().filter_map(|crl| {
+        let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;
+        u64::try_from(crl.last_update().timestamp()).ok()
+    });
+    updates.max().unwrap_or(0)
+}
+
 fn latest_issue(parts: &QuoteCollateralV3) -> Option<u64> {
     let issued = |json, name| unix_seconds(&Dated::read(json, name).ok()?.issue_date);
     Some(issued(&parts.tcb_info, "tcb info")?.max(issued(&parts.qe_identity, "qe identity")?))
@@ -144,17 +156,21 @@ mod tests {
 
     const MOCK: PlatformKey = PlatformKey { fmspc: [0; 6], ca: CaKind::Platform };
 
+    fn at(now: u64) -> Clock {
+        Clock::fixed(now)
+    }
+
     fn good() -> QuoteCollateralV3 {
         collateral_set("good").parts().clone()
     }
 
     #[test]
     fn signed_and_current_collateral_is_admitted() {
-        assert!(admit(good(), MOCK, mock_anchors().tdx_root(), NOW).is_ok());
+        assert!(admit(good(), MOCK, mock_anchors().tdx_root(), &at(NOW)).is_ok());
         let real = real_collateral();
         let platform = PlatformKey { fmspc: real.fmspc(), ca: CaKind::Platform };
         let anchors = TrustAnchors::intel();
-        assert!(admit(real.parts().clone(), platform, anchors.tdx_root(), 1_751_000_000).is_ok());
+        assert!(admit(real.parts().clone(), platform, anchors.tdx_root(), &at(1_751_000_000)).is_ok());
     }
 
     #[test]
@@ -171,7 +187,7 @@ mod tests {
         for (spoil, expected) in cases {
             let mut parts = good();
             spoil(&mut parts);
-            assert_eq!(admit(parts, MOCK, mock_anchors().tdx_root(), NOW), Err(expected));
+            assert_eq!(admit(parts, MOCK, mock_anchors().tdx_root(), &at(NOW)), Err(expected));
         }
     }
 
@@ -180,20 +196,34 @@ mod tests {
         let anchors = mock_anchors();
         let root = anchors.tdx_root();
         assert!(matches!(
-            admit(good(), MOCK, other_anchors().tdx_root(), NOW),
+            admit(good(), MOCK, other_anchors().tdx_root(), &at(NOW)),
             Err(FetchFailure::Untrusted(_))
         ));
         let other = PlatformKey { fmspc: [1; 6], ..MOCK };
-        assert_eq!(admit(good(), other, root, NOW), Err(FetchFailure::OtherPlatform));
+        assert_eq!(admit(good(), other, root, &at(NOW)), Err(FetchFailure::OtherPlatform));
         let processor = PlatformKey { ca: CaKind::Processor, ..MOCK };
-        assert_eq!(admit(good(), processor, root, NOW), Err(FetchFailure::Untrusted(Resource::PckCrl)));
-        assert_eq!(admit(good(), MOCK, root, 1_577_850_000), Err(FetchFailure::NotCurrent));
+        assert_eq!(admit(good(), processor, root, &at(NOW)), Err(FetchFailure::Untrusted(Resource::PckCrl)));
+        assert_eq!(admit(good(), MOCK, root, &at(1_577_850_000)), Err(FetchFailure::NotCurrent));
         let short = collateral_set("short-validity");
-        assert_eq!(admit(short.parts().clone(), MOCK, root, NOW), Err(FetchFailure::NotCurrent));
-        assert!(admit(short.parts().clone(), MOCK, root, short.expires()).is_ok());
+        assert_eq!(admit(short.parts().clone(), MOCK, root, &at(NOW)), Err(FetchFailure::NotCurrent));
+        assert!(admit(short.parts().clone(), MOCK, root, &at(short.expires())).is_ok());
         assert_eq!(
-            admit(short.parts().clone(), MOCK, root, short.expires() + 1),
+            admit(short.parts().clone(), MOCK, root, &at(short.expires() + 1)),
             Err(FetchFailure::NotCurrent)
         );
+    }
+
+    #[test]
+    fn what_is_signed_raises_the_floor_of_the_clock_and_what_is_not_does_not() {
+        let anchors = mock_anchors();
+        let issued = latest_issue(&good()).expect("a date").max(latest_update(&good()));
+        let early = at(1_577_850_000);
+        assert_eq!(
+            admit(good(), MOCK, other_anchors().tdx_root(), &early).map(drop),
+            Err(FetchFailure::Untrusted(Resource::TcbInfo))
+        );
+        assert_eq!(early.check(), Ok(()), "nobody that is trusted has told");
+        assert_eq!(admit(good(), MOCK, anchors.tdx_root(), &early).map(drop), Err(FetchFailure::NotCurrent));
+        assert_eq!(early.check().map_err(|behind| behind.seconds), Err(issued - 1_577_850_000));
     }
 }

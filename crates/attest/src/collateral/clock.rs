@@ -4,9 +4,14 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-/// Tells the time in Unix seconds.
+use crate::clock_floor::{ClockBehind, Floor};
+
+/// Tells the time in Unix seconds, and below which date it cannot be.
 #[derive(Clone)]
-pub struct Clock(Arc<dyn Fn() -> u64 + Send + Sync>);
+pub struct Clock {
+    tell: Arc<dyn Fn() -> u64 + Send + Sync>,
+    floor: Floor,
+}
 
 impl Clock {
     /// The system's clock.
@@ -21,12 +26,31 @@ impl Clock {
 
     /// A clock that asks `now` each time.
     pub fn from_fn(now: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
-        Self(Arc::new(now))
+        Self { tell: Arc::new(now), floor: Floor::default() }
+    }
+
+    /// The same clock, which cannot be below `floor`. Collateral raises it.
+    #[must_use]
+    pub fn above(self, floor: Floor) -> Self {
+        Self { floor, ..self }
+    }
+
+    /// The date below which it cannot be.
+    pub fn floor(&self) -> &Floor {
+        &self.floor
+    }
+
+    /// Whether it can be right.
+    ///
+    /// # Errors
+    /// [`ClockBehind`].
+    pub fn check(&self) -> Result<(), ClockBehind> {
+        self.floor.check(self.now())
     }
 
     /// Unix seconds.
     pub fn now(&self) -> u64 {
-        (self.0)()
+        (self.tell)()
     }
 }
 

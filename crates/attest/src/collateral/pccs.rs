@@ -103,7 +103,7 @@ impl Pccs {
         clock: &Clock,
     ) -> Result<Collateral, FetchFailure> {
         let parts = self.parts(platform).await?;
-        authentic::admit(parts, platform, &self.root, clock.now())
+        authentic::admit(parts, platform, &self.root, clock)
     }
 
     /// The chain of a PCK certificate.
@@ -198,7 +198,7 @@ impl Pccs {
             qe_identity_signature,
             ..standard.parts().clone()
         };
-        authentic::admit(parts, platform, &self.root, clock.now())
+        authentic::admit(parts, platform, &self.root, clock)
     }
 
     fn has_root_crl(&self) -> bool {

@@ -450,6 +450,42 @@ mod with_a_cache {
     }
 
     #[tokio::test]
+    async fn a_clock_that_was_set_back_verifies_nothing_for_a_reason_of_its_own() {
+        use std::sync::Arc;
+        use std::sync::atomic::{AtomicU64, Ordering};
+
+        let server = Server::start(normal_routes()).await;
+        let time = Arc::new(AtomicU64::new(NOW));
+        let told = Arc::clone(&time);
+        let clock = Clock::from_fn(move || told.load(Ordering::Relaxed));
+        let options = CacheOptions { clock: clock.clone(), ..CacheOptions::default() };
+        let cache = CollateralCache::new(&[&server.base], &mock_anchors(), options).unwrap();
+        let verifier = Verifier::new(mock_anchors(), cache);
+        let evidence = blob("mock-tdx-v0");
+        assert!(verifier.verify(&evidence, Binding::SelfReported).await.is_ok());
+        clock.floor().raise(NOW);
+        // Everything is still held, and valid at both times.
+        time.store(NOW - crate::clock_floor::MAX_BEHIND, Ordering::Relaxed);
+        assert!(verifier.verify(&evidence, Binding::SelfReported).await.is_ok());
+        time.store(NOW - crate::clock_floor::MAX_BEHIND - 1, Ordering::Relaxed);
+        let error = verifier.verify(&evidence, Binding::SelfReported).await.unwrap_err();
+        assert!(matches!(error, VerifyError::Clock(ClockBehind { seconds: 301 })), "{error}");
+        assert!(error.is_unavailable(), "nothing is known about the evidence");
+        time.store(NOW, Ordering::Relaxed);
+        assert!(verifier.verify(&evidence, Binding::SelfReported).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn collateral_from_after_now_says_that_the_clock_is_behind() {
+        let server = Server::start(normal_routes()).await;
+        let options = CacheOptions { clock: Clock::fixed(1_577_850_000), ..CacheOptions::default() };
+        let cache = CollateralCache::new(&[&server.base], &mock_anchors(), options).unwrap();
+        let verifier = Verifier::new(mock_anchors(), cache);
+        let error = verifier.verify(&blob("mock-tdx-v0"), Binding::SelfReported).await.unwrap_err();
+        assert!(matches!(error, VerifyError::Clock(_)), "{error}");
+    }
+
+    #[tokio::test]
     async fn missing_collateral_is_no_refusal() {
         let server = Server::start(Default::default()).await;
         let verifier = verifier(&server).await;

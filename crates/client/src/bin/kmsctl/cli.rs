@@ -8,6 +8,7 @@ use crate::{
     command::{
         app_key::AppKey,
         bootstrap::Bootstrap,
+        clock_floor::ClockFloor,
         collateral::RefreshCollateral,
         completions::Completions,
         denials::Denials,
@@ -98,6 +99,9 @@ enum Command {
     Frozen(Frozen),
     /// Have a KMS fetch Intel's collateral again, now
     RefreshCollateral(RefreshCollateral),
+    /// Deal with a clock that was ahead
+    #[command(subcommand)]
+    ClockFloor(ClockFloor),
     /// Try an allowlist on live requests before it decides
     #[command(subcommand)]
     Shadow(Shadow),
@@ -125,6 +129,7 @@ impl Command {
             Self::Unfreeze(command) => command.run(terminal).await,
             Self::Frozen(command) => command.run(terminal).await,
             Self::RefreshCollateral(command) => command.run(terminal).await,
+            Self::ClockFloor(command) => command.run(terminal).await,
             Self::Shadow(command) => command.run(terminal).await,
             Self::Completions(command) => command.run(terminal, Cli::command()),
             Self::Man(command) => command.run(terminal, Cli::command()),

@@ -2,6 +2,7 @@
 
 pub(crate) mod app_key;
 pub(crate) mod bootstrap;
+pub(crate) mod clock_floor;
 pub(crate) mod collateral;
 pub(crate) mod completions;
 pub(crate) mod denials;

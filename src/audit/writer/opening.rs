@@ -1,0 +1,231 @@
+//! How the log is opened: where its chain ends, which file goes on with it, and what a crash left.
+
+use std::collections::VecDeque;
+use std::fs::{self, File, OpenOptions, TryLockError};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::Beginning;
+use super::super::tail::{End, Rest};
+use super::{
+    AuditError, Disk, Event, Failure, Floor, Link, Need, Seen, Segment, Status, Writer, is_full, segments,
+};
+
+impl Writer {
+    /// Opens or creates the file, checks its end and cuts off what a crash left there. A disk that is full, or fails in
+    /// another way that may pass, is not a reason not to start: what needs no record is served meanwhile.
+    pub(in super::super) fn open(
+        disk: Box<dyn Disk>,
+        path: &Path,
+        reserve: u64,
+        status: Arc<Status>,
+        floor: Floor,
+    ) -> Result<Self, AuditError> {
+        let mut writer = Self {
+            disk,
+            path: path.to_owned(),
+            segment: None,
+            link: Link::GENESIS,
+            unproven: None,
+            is_directory_in_doubt: false,
+            trouble: None,
+            pause: Duration::ZERO,
+            recovered: None,
+            looked: None,
+            asked_space: None,
+            kept: VecDeque::new(),
+            lost: 0,
+            reserve,
+            spent: None,
+            status,
+            floor,
+        };
+        match writer.attach() {
+            Ok(()) => {
+                writer.hold_reserve();
+                if let Err(failure) = writer.settle(None) {
+                    writer.fail(failure);
+                }
+            }
+            Err(AuditError::Open { source, .. }) if may_pass(&source) => {
+                writer.fail(Failure::write(Need::Open)(source));
+            }
+            Err(error) => return Err(error),
+        }
+        writer.status.rests();
+        Ok(writer)
+    }
+
+    /// What the log held when it was opened.
+    pub(in super::super) fn beginning(&self) -> Beginning {
+        let is_empty = match &self.segment {
+            Some(_) => self.link == Link::GENESIS,
+            None => matches!(Seen::at(&self.path), Ok(None)),
+        };
+        if is_empty { Beginning::Empty } else { Beginning::Continued }
+    }
+
+    /// Opens what could not be opened before, and goes on.
+    pub(super) fn open_again(&mut self, resumed: Event) -> Result<(), Failure> {
+        self.attach().map_err(|error| match error {
+            AuditError::Open { source, .. } => Failure::write(Need::Open)(source),
+            other => Failure::write(Need::Open)(io::Error::other(other.to_string())),
+        })?;
+        if let Some(trouble) = &mut self.trouble {
+            trouble.need = Need::Write;
+        }
+        self.settle(Some(resumed))
+    }
+
+    /// Opens the file and finds the end of the chain. Writes nothing.
+    fn attach(&mut self) -> Result<(), AuditError> {
+        let path = self.path.clone();
+        let unusable = |source| AuditError::Open { path: path.clone(), source };
+        self.segment = None;
+        let mut file = self.disk.open(&path).map_err(unusable)?;
+        lock(&file, &path)?;
+        let seen = Seen::of(&file.metadata().map_err(unusable)?);
+        let mut end = End::read(&path, &file, seen.size)?;
+        let mut gap = None;
+        if seen.is_file {
+            if seen.size == 0 {
+                // A new file's name must last, and one whose name did not last yet is empty.
+                self.sync_directory().map_err(|failure| unusable(failure.error))?;
+            }
+            if end.before.is_none()
+                && let Some(closed) = self.last_closed()
+            {
+                let after = closed.link.seq();
+                tracing::error!(
+                    after,
+                    "the audit file has no records: the log goes on after the closed files"
+                );
+                if end.rest == Rest::None {
+                    gap = Some(Event::SegmentBegan { reason: "file_gone", after, damaged_bytes: None });
+                }
+                end = End { length: 0, rest: end.rest, ..closed };
+            }
+            if let Some((adopted, new)) = self.adopt(&end, seen).map_err(unusable)? {
+                (file, end, gap) = (adopted, new, None);
+            }
+            let _ = segments::forget_second_names(&path);
+        } else {
+            self.reserve = 0;
+        }
+        let crashed = match end.rest {
+            Rest::Unfinished(dropped_bytes) => {
+                tracing::warn!(dropped_bytes, "the audit file's unfinished end is cut off");
+                Some(Event::Recovered { dropped_bytes })
+            }
+            Rest::Damaged(bytes) => {
+                tracing::error!(
+                    bytes,
+                    after = end.link.seq(),
+                    "DAMAGED: the end of the audit file is no record. The file is kept as it is, and the log goes on in \
+                     another one; kms audit verify tells"
+                );
+                None
+            }
+            Rest::None => None,
+        };
+        for event in crashed.into_iter().chain(gap) {
+            self.kept.push_front(event.fields()?);
+        }
+        self.floor.raise_by_record(end.newest);
+        self.link = end.link;
+        self.status.damaged(end.rest.damaged());
+        self.segment = Some(Segment { file, length: end.length, rest: end.rest, is_file: seen.is_file });
+        Ok(())
+    }
+
+    /// Brings the file into a state in which it can grow, and writes what waits, after `first`.
+    fn settle(&mut self, first: Option<Event>) -> Result<(), Failure> {
+        match self.segment()?.rest {
+            Rest::Damaged(_) => return self.begin_segment("damaged_end"),
+            _ if self.is_directory_in_doubt => return self.begin_segment("sync_failed"),
+            Rest::Unfinished(_) => self.rewind().map_err(Failure::write(Need::NewSegment))?,
+            Rest::None => {}
+        }
+        if first.is_none() && self.kept.is_empty() {
+            return Ok(());
+        }
+        self.write_kept(first)
+    }
+
+    /// The end of the newest closed file, if its chain can be followed.
+    fn last_closed(&self) -> Option<End> {
+        let path = segments::closed(&self.path).ok()?.pop()?;
+        let end = File::open(&path)
+            .and_then(|file| Ok((file.metadata()?.len(), file)))
+            .map_err(|source| AuditError::Open { path: path.clone(), source })
+            .and_then(|(size, file)| End::read(&path, &file, size));
+        match end {
+            Ok(end) => Some(end).filter(|end| end.link != Link::GENESIS),
+            Err(error) => {
+                tracing::error!(%error, "a closed file of the audit log cannot be followed");
+                None
+            }
+        }
+    }
+
+    /// Takes the file that stands under the temporary name in the place of the one at `path`, if it goes on with the log
+    /// that ends there: a rename that never reached the disk leaves it so, with records that were acknowledged. Anything
+    /// else under that name is kept aside.
+    fn adopt(&mut self, end: &End, named: Seen) -> io::Result<Option<(File, End)>> {
+        let new = segments::new_name(&self.path);
+        let Some(seen) = Seen::at(&new)? else { return Ok(None) };
+        if seen.identity == named.identity || seen.is_file && seen.size == 0 {
+            fs::remove_file(&new)?;
+            return Ok(None);
+        }
+        let found = match seen.is_file {
+            true => {
+                let file = OpenOptions::new().read(true).append(true).open(&new)?;
+                match (lock(&file, &new), End::read(&new, &file, seen.size)) {
+                    (Ok(()), Ok(found)) if end.is_continued_by(&found) => Some((file, found)),
+                    (_, Err(AuditError::Open { source, .. })) => return Err(source),
+                    _ => None,
+                }
+            }
+            false => None,
+        };
+        let Some((file, found)) = found else {
+            let kept = segments::set_new_aside(&self.path, end.link.seq())?;
+            tracing::error!(
+                kept = %super::super::name(&kept),
+                "a new file of the audit log does not go on with the log: it is kept aside"
+            );
+            return Ok(None);
+        };
+        if named.size > 0 {
+            let last = found.before.map_or(0, |before| before.seq());
+            segments::close(&self.path, last)?;
+            self.sync_directory().map_err(|failure| failure.error)?;
+        }
+        fs::rename(&new, &self.path)?;
+        self.sync_directory().map_err(|failure| failure.error)?;
+        tracing::warn!(
+            first = found.before.map_or(0, |before| before.seq()) + 1,
+            last = found.link.seq(),
+            "a new file of the audit log had not got its name before a crash: it is the log now"
+        );
+        Ok(Some((file, found)))
+    }
+}
+
+fn lock(file: &File, path: &Path) -> Result<(), AuditError> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => AuditError::Locked { path: path.to_owned() },
+        TryLockError::Error(source) => AuditError::Open { path: path.to_owned(), source },
+    })
+}
+
+/// Whether a later attempt can succeed without anybody changing the configuration.
+fn may_pass(error: &io::Error) -> bool {
+    use io::ErrorKind::{ReadOnlyFilesystem, StaleNetworkFileHandle, TimedOut};
+    is_full(error)
+        || matches!(error.kind(), ReadOnlyFilesystem | StaleNetworkFileHandle | TimedOut)
+        || error.raw_os_error() == Some(rustix::io::Errno::IO.raw_os_error())
+}
