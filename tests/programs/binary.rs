@@ -600,7 +600,7 @@ async fn check_says_what_would_keep_a_kms_from_releasing_anything() {
     let damaged = setting.run(&["check"]).await.expect_ok();
     assert!(damaged.out.contains("warning   the last 900 bytes of the audit file"), "{}", damaged.out);
     fs::write(&log, &records).expect("an audit log");
-    support::append_record(&log, "2999-01-01T00:00:00Z");
+    crate::support::append_record(&log, "2999-01-01T00:00:00Z");
     let ahead = setting.run(&["check"]).await;
     assert_eq!(ahead.code, 1, "{}", ahead.out);
     assert!(ahead.out.contains("USELESS   the clock is "), "{}", ahead.out);

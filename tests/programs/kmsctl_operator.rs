@@ -1,6 +1,6 @@
 //! `kmsctl` in an operator's hands: why was it refused, stop it now, and what would another allow-list change.
 
-use crate::support::{self, Caller, Identity, World, http, kmsctl::Desk};
+use crate::support::{Caller, Identity, World, http, kmsctl::Desk};
 use kms_attest::binding::ReportData;
 use kms_simulator::{CollateralSpec, PccsMode};
 use serde_json::json;
@@ -164,7 +164,7 @@ async fn an_operator_says_that_a_clock_was_ahead_and_nothing_else_does() {
     world.record_at("2999-01-01T00:00:00Z");
     world.start().await.expect("it starts");
     let caller = world.caller().shows(&Identity::self_issued(&app));
-    let answer = support::eventually("the clock is told", async || {
+    let answer = crate::support::eventually("the clock is told", async || {
         let answer = caller.json("GetAppKey", json!({})).await;
         (answer.value()["code"] == "clock").then_some(answer)
     })
@@ -193,7 +193,7 @@ async fn an_operator_says_that_a_clock_was_ahead_and_nothing_else_does() {
     let lowered = desk.run(&["clock-floor", "lower", "--reason", "the host was ahead"]).await;
     assert_eq!(lowered.code, 0, "{}", lowered.text());
     assert!(lowered.out.contains("2999-01-01T00:00:00Z"), "{}", lowered.out);
-    support::eventually("keys are released", async || {
+    crate::support::eventually("keys are released", async || {
         (caller.json("GetAppKey", json!({})).await.status == 200).then_some(())
     })
     .await;
@@ -203,7 +203,7 @@ async fn an_operator_says_that_a_clock_was_ahead_and_nothing_else_does() {
     assert!(again.code == 0 && again.out.contains("nothing was changed"), "{}", again.text());
     world.start().await.expect("it starts");
     let caller = world.caller().shows(&Identity::self_issued(&app));
-    support::eventually("also after a restart", async || {
+    crate::support::eventually("also after a restart", async || {
         (caller.json("GetAppKey", json!({})).await.status == 200).then_some(())
     })
     .await;
