@@ -43,39 +43,60 @@ pub(super) enum Space {
 /// A path: `\` or `^` in front, segments of at most four characters behind.
 pub(super) fn path(text: &str) -> Aml {
     let mut aml = Aml::with_capacity(text.len() + 8);
+    put_path(&mut aml, text);
+    aml
+}
+
+/// As [`path`], behind what is there.
+pub(super) fn put_path(aml: &mut Aml, text: &str) {
     let names = text.trim_start_matches(['\\', '^']);
     aml.extend_from_slice(&text.as_bytes()[..text.len() - names.len()]);
-    let segments = names.split('.').filter(|segment| !segment.is_empty());
-    match segments.clone().count() {
-        0 => aml.push(0),
-        1 => {}
-        2 => aml.push(0x2e),
-        more => aml.extend_from_slice(&[0x2f, more as u8]),
+    let segments = names.as_bytes().split(|byte| *byte == b'.').filter(|segment| !segment.is_empty());
+    match names.bytes().filter(|byte| *byte == b'.').count() {
+        0 if names.is_empty() => aml.push(0),
+        0 => {}
+        1 => aml.push(0x2e),
+        dots => aml.extend_from_slice(&[0x2f, dots as u8 + 1]),
     }
     for segment in segments {
         let mut padded = *b"____";
-        padded[..segment.len()].copy_from_slice(segment.as_bytes());
+        padded[..segment.len()].copy_from_slice(segment);
         aml.extend_from_slice(&padded);
     }
-    aml
 }
 
 /// The shortest form of a number.
 pub(super) fn int(value: impl Into<u64>) -> Aml {
+    let mut aml = Aml::new();
+    put_int(&mut aml, value);
+    aml
+}
+
+/// As [`int`], behind what is there.
+pub(super) fn put_int(aml: &mut Aml, value: impl Into<u64>) {
     let value = value.into();
-    let (op, width): (&[u8], usize) = match value {
-        0 => return vec![0x00],
-        1 => return vec![0x01],
-        2..=0xff => (&[0x0a], 1),
-        0x100..=0xffff => (&[0x0b], 2),
-        0x1_0000..=0xffff_ffff => (&[0x0c], 4),
-        _ => (&[0x0e], 8),
+    let (op, width) = match value {
+        0 | 1 => return aml.push(value as u8),
+        2..=0xff => (0x0a, 1),
+        0x100..=0xffff => (0x0b, 2),
+        0x1_0000..=0xffff_ffff => (0x0c, 4),
+        _ => (0x0e, 8),
     };
-    [op, &value.to_le_bytes()[..width]].concat()
+    aml.push(op);
+    aml.extend_from_slice(&value.to_le_bytes()[..width]);
 }
 
 pub(super) fn string(text: &str) -> Aml {
-    [&[0x0d], text.as_bytes(), &[0]].concat()
+    let mut aml = Aml::new();
+    put_string(&mut aml, text);
+    aml
+}
+
+/// As [`string`], behind what is there.
+pub(super) fn put_string(aml: &mut Aml, text: &str) {
+    aml.push(0x0d);
+    aml.extend_from_slice(text.as_bytes());
+    aml.push(0);
 }
 
 pub(super) fn buffer(bytes: &[u8]) -> Aml {
@@ -128,26 +149,22 @@ pub(super) fn device(name: &str, body: impl IntoIterator<Item = Aml>) -> Aml {
     block(&[0x5b, 0x82], path(name), body)
 }
 
-/// A processor without a register block.
-pub(super) fn processor(name: &str, id: u8, body: impl IntoIterator<Item = Aml>) -> Aml {
-    let mut head = path(name);
-    head.extend_from_slice(&[id, 0, 0, 0, 0, 0]);
-    block(&[0x5b, 0x83], head, body)
-}
-
 pub(super) fn method(
     name: &str,
     arguments: u8,
     serialization: Serialization,
     body: impl IntoIterator<Item = Aml>,
 ) -> Aml {
-    let flags = match serialization {
+    let mut head = path(name);
+    head.push(method_flags(arguments, serialization));
+    block(&[0x14], head, body)
+}
+
+fn method_flags(arguments: u8, serialization: Serialization) -> u8 {
+    match serialization {
         Serialization::Serialized => arguments | 0x08,
         Serialization::NotSerialized => arguments,
-    };
-    let mut head = path(name);
-    head.push(flags);
-    block(&[0x14], head, body)
+    }
 }
 
 pub(super) fn region(name: &str, space: Space, offset: u16, length: u8) -> Aml {
@@ -299,29 +316,113 @@ fn ternary(op: u8, first: Aml, second: Aml, third: Aml) -> Aml {
 
 /// An operator, the length of what follows, and what follows.
 fn block(op: &[u8], head: Aml, body: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Aml {
-    let mut content = head;
-    body.into_iter().for_each(|part| content.extend_from_slice(part.as_ref()));
-    let mut aml = Aml::with_capacity(op.len() + 4 + content.len());
-    aml.extend_from_slice(op);
-    push_length(&mut aml, content.len());
-    aml.extend_from_slice(&content);
+    let mut aml = Aml::new();
+    put_block(&mut aml, op, |aml| {
+        aml.extend_from_slice(&head);
+        body.into_iter().for_each(|part| aml.extend_from_slice(part.as_ref()));
+    });
     aml
 }
 
-/// PkgLength (ACPI 6.5, 20.2.4): it counts itself; the first byte says how many follow.
-fn push_length(aml: &mut Aml, content: usize) {
+/// As [`block`], behind what is there. The length comes in before the content once that is known.
+fn put_block(aml: &mut Aml, op: &[u8], content: impl FnOnce(&mut Aml)) {
+    aml.extend_from_slice(op);
+    let start = aml.len();
+    content(aml);
+    let end = aml.len();
+    let (length, own) = length(end - start);
+    aml.resize(end + own, 0);
+    aml.copy_within(start..end, start + own);
+    aml[start..start + own].copy_from_slice(&length[..own]);
+}
+
+/// PkgLength (ACPI 6.5, 20.2.4) and how many bytes it has: it counts itself; the first byte says how many follow.
+fn length(content: usize) -> ([u8; 4], usize) {
     let length = (1..=4).map(|own| (own, content + own)).find(|(own, length)| match own {
         1 => *length < 0x40,
         own => *length < 1 << (8 * own - 4),
     });
     let (own, length) = length.expect("a table of 4096 CPUs has less than 1 MiB");
-    match own {
-        1 => aml.push(length as u8),
-        own => {
-            aml.push(((own - 1) << 6 | length & 0x0f) as u8);
-            (1..own).for_each(|byte| aml.push((length >> (8 * byte - 4)) as u8));
-        }
-    }
+    let mut bytes = [0; 4];
+    bytes[0] = match own {
+        1 => length as u8,
+        own => ((own - 1) << 6 | length & 0x0f) as u8,
+    };
+    (1..own).for_each(|byte| bytes[byte] = (length >> (8 * byte - 4)) as u8);
+    (bytes, own)
+}
+
+// The same in place, for what a table has thousands of: a term is written once, not once more for each that it is in.
+
+pub(super) fn put_name(aml: &mut Aml, name: &str, value: impl FnOnce(&mut Aml)) {
+    aml.push(0x08);
+    put_path(aml, name);
+    value(aml);
+}
+
+pub(super) fn put_buffer(aml: &mut Aml, bytes: &[u8]) {
+    put_block(aml, &[0x11], |aml| {
+        put_int(aml, bytes.len() as u64);
+        aml.extend_from_slice(bytes);
+    });
+}
+
+pub(super) fn put_device(aml: &mut Aml, name: &str, body: impl FnOnce(&mut Aml)) {
+    put_block(aml, &[0x5b, 0x82], |aml| {
+        put_path(aml, name);
+        body(aml);
+    });
+}
+
+/// A processor without a register block.
+pub(super) fn put_processor(aml: &mut Aml, name: &str, id: u8, body: impl FnOnce(&mut Aml)) {
+    put_block(aml, &[0x5b, 0x83], |aml| {
+        put_path(aml, name);
+        aml.extend_from_slice(&[id, 0, 0, 0, 0, 0]);
+        body(aml);
+    });
+}
+
+pub(super) fn put_method(
+    aml: &mut Aml,
+    name: &str,
+    arguments: u8,
+    serialization: Serialization,
+    body: impl FnOnce(&mut Aml),
+) {
+    put_block(aml, &[0x14], |aml| {
+        put_path(aml, name);
+        aml.push(method_flags(arguments, serialization));
+        body(aml);
+    });
+}
+
+pub(super) fn put_if(aml: &mut Aml, condition: impl FnOnce(&mut Aml), body: impl FnOnce(&mut Aml)) {
+    put_block(aml, &[0xa0], |aml| {
+        condition(aml);
+        body(aml);
+    });
+}
+
+pub(super) fn put_equal(aml: &mut Aml, left: impl FnOnce(&mut Aml), right: impl FnOnce(&mut Aml)) {
+    aml.push(0x93);
+    left(aml);
+    right(aml);
+}
+
+pub(super) fn put_arg(aml: &mut Aml, index: u8) {
+    aml.push(0x68 + index);
+}
+
+pub(super) fn put_notify(aml: &mut Aml, object: &str, value: impl FnOnce(&mut Aml)) {
+    aml.push(0x86);
+    put_path(aml, object);
+    value(aml);
+}
+
+pub(super) fn put_return(aml: &mut Aml, value: impl FnOnce(&mut Aml)) {
+    aml.push(0xa4);
+    value(aml);
 }
 
 // Resources (ACPI 6.5, 6.4).
@@ -444,9 +545,8 @@ mod tests {
             (0xf_fffc, &[0x8f, 0xff, 0xff]),
             (0xf_fffd, &[0xc1, 0x00, 0x00, 0x01]),
         ] {
-            let mut aml = Aml::new();
-            push_length(&mut aml, content);
-            assert_eq!(aml, head, "{content:#x}");
+            let (bytes, own) = length(content);
+            assert_eq!(&bytes[..own], head, "{content:#x}");
         }
     }
 }

@@ -5,9 +5,11 @@ use super::super::{
         Access::{ByteZeros, DWord},
         Aml,
         Serialization::{NotSerialized, Serialized},
-        Space, Unit, acquire, arg, both, break_, buffer, call, debug, dereferenced, device, eisa_id, either,
-        else_, empty_package, equal, field, if_, increment, index, int, less, local, method, mutex, name,
-        notify, path, ports, processor, region, release, resources, return_, scope, store, string, while_,
+        Space, Unit, acquire, arg, both, break_, call, debug, dereferenced, device, eisa_id, either, else_,
+        empty_package, equal, field, if_, increment, index, int, less, local, method, mutex, name, path,
+        ports, put_arg, put_buffer, put_device, put_equal, put_if, put_int, put_method, put_name, put_notify,
+        put_path, put_processor, put_return, put_string, region, release, resources, return_, scope, store,
+        string, while_,
     },
     madt::{self, X2APIC_FROM},
     shape::{Release, Shape},
@@ -36,7 +38,9 @@ pub(super) fn cpus(shape: &Shape) -> Aml {
         scan(shape),
         report(),
     ];
-    parts.extend((0..shape.cpus).map(|id| cpu(id, shape.node_of_cpu(id))));
+    let mut cpus = Aml::new();
+    (0..shape.cpus).for_each(|id| put_cpu(&mut cpus, id, shape.node_of_cpu(id)));
+    parts.push(cpus);
     scope("_SB", [hotplug_device(shape.release), device("\\_SB.CPUS", parts)])
 }
 
@@ -75,14 +79,28 @@ fn hotplug_device(release: Release) -> Aml {
     device("\\_SB.PCI0.PRES", parts)
 }
 
-fn name_of(cpu: u32) -> String {
-    format!("C{cpu:03X}")
+/// `C000` to `CFFF`.
+struct CpuName([u8; 4]);
+
+impl CpuName {
+    fn of(cpu: u32) -> Self {
+        let digit = |shift: u32| b"0123456789ABCDEF"[(cpu >> shift & 0x0f) as usize];
+        Self([b'C', digit(8), digit(4), digit(0)])
+    }
+
+    fn text(&self) -> &str {
+        str::from_utf8(&self.0).expect("ASCII")
+    }
 }
 
 /// `CTFY`: tells the guest of a CPU.
 fn notification(cpus: u32) -> Aml {
-    let each = (0..cpus).map(|cpu| if_(equal(arg(0), int(cpu)), [notify(&name_of(cpu), arg(1))]));
-    method("CTFY", 2, NotSerialized, each)
+    let mut each = Aml::new();
+    for cpu in 0..cpus {
+        let is_it = |aml: &mut Aml| put_equal(aml, |aml| put_arg(aml, 0), |aml| put_int(aml, cpu));
+        put_if(&mut each, is_it, |aml| put_notify(aml, CpuName::of(cpu).text(), |aml| put_arg(aml, 1)));
+    }
+    method("CTFY", 2, NotSerialized, [each])
 }
 
 /// `CSTA`: whether a CPU is there.
@@ -192,22 +210,33 @@ fn scan(shape: &Shape) -> Aml {
     method("CSCN", 0, Serialized, body)
 }
 
-fn cpu(id: u32, node: Option<u32>) -> Aml {
-    let mut parts = vec![
-        method("_STA", 0, Serialized, [return_(call("CSTA", [int(id)]))]),
-        name("_MAT", buffer(&madt::cpu(id))),
-    ];
-    // The first CPU stays.
-    if id != 0 {
-        parts.push(method("_EJ0", 1, NotSerialized, [call("CEJ0", [int(id)])]));
-    }
-    parts.push(method("_OST", 3, Serialized, [call("COST", [int(id), arg(0), arg(1), arg(2)])]));
-    parts.extend(node.map(|node| name("_PXM", int(node))));
-    match u8::try_from(id) {
-        Ok(short) if id < X2APIC_FROM => processor(&name_of(id), short, parts),
-        _ => {
-            let numbered = [name("_HID", string("ACPI0007")), name("_UID", int(id))];
-            device(&name_of(id), numbered.into_iter().chain(parts))
+fn put_cpu(aml: &mut Aml, id: u32, node: Option<u32>) {
+    let calls = |aml: &mut Aml, method: &str| {
+        put_path(aml, method);
+        put_int(aml, id);
+    };
+    let parts = |aml: &mut Aml| {
+        put_method(aml, "_STA", 0, Serialized, |aml| put_return(aml, |aml| calls(aml, "CSTA")));
+        put_name(aml, "_MAT", |aml| put_buffer(aml, &madt::cpu(id)));
+        // The first CPU stays.
+        if id != 0 {
+            put_method(aml, "_EJ0", 1, NotSerialized, |aml| calls(aml, "CEJ0"));
         }
+        put_method(aml, "_OST", 3, Serialized, |aml| {
+            calls(aml, "COST");
+            (0..3).for_each(|index| put_arg(aml, index));
+        });
+        if let Some(node) = node {
+            put_name(aml, "_PXM", |aml| put_int(aml, node));
+        }
+    };
+    let name_of = CpuName::of(id);
+    match u8::try_from(id) {
+        Ok(short) if id < X2APIC_FROM => put_processor(aml, name_of.text(), short, parts),
+        _ => put_device(aml, name_of.text(), |aml| {
+            put_name(aml, "_HID", |aml| put_string(aml, "ACPI0007"));
+            put_name(aml, "_UID", |aml| put_int(aml, id));
+            parts(aml);
+        }),
     }
 }
