@@ -340,7 +340,10 @@ impl Admission {
         let Tolerated { shown, relaxations } = tolerance.apply(verdict, identity);
         let answer = policy.decide(role.subject(&shown)).await;
         let at = Instant::now();
-        shadow.observe(role.subject(&shown), answer.as_ref().ok());
+        let verdict = |by_policy| StageRule::of(by_policy, *release_stage).judge(*role, *stage);
+        shadow.observe(role.subject(&shown), answer.as_ref().ok(), |by_policy| {
+            matches!(verdict(by_policy), StageVerdict::TooLate(_))
+        });
         drop(shown);
         metrics.policy_answer(match &answer {
             Ok(Decision::Allowed { .. }) => "allowed",
@@ -350,14 +353,12 @@ impl Admission {
         let identity = || Box::new(identity.clone());
         match answer.map_err(Refusal::PolicyUnavailable)? {
             Decision::Denied(denial) => Err(Refusal::Denied { denial, identity: identity(), relaxations }),
-            Decision::Allowed { gateway_app_id, release_stage: by_policy } => {
-                match StageRule::of(by_policy, *release_stage).judge(*role, *stage) {
-                    StageVerdict::Released(rule) => Ok(Allowed { gateway_app_id, relaxations, rule, at }),
-                    StageVerdict::TooLate(rule) => {
-                        Err(Refusal::AfterBoot { rule, identity: identity(), relaxations })
-                    }
+            Decision::Allowed { gateway_app_id, release_stage: by_policy } => match verdict(by_policy) {
+                StageVerdict::Released(rule) => Ok(Allowed { gateway_app_id, relaxations, rule, at }),
+                StageVerdict::TooLate(rule) => {
+                    Err(Refusal::AfterBoot { rule, identity: identity(), relaxations })
                 }
-            }
+            },
         }
     }
 }

@@ -74,11 +74,17 @@ impl Allowlist {
         let read = self.read().await;
         let snapshot = self.file.snapshot.load();
         let rules = &snapshot.rules;
-        Examination {
-            decision: read.map(|()| snapshot.decide(subject, self.empty_devices)),
-            rules: rules.examine(subject, self.empty_devices),
-            nearest: rules.nearest(subject, self.empty_devices),
-            release_stage: rules.release_stage(subject),
+        match read {
+            Ok(()) => Examination {
+                decision: Ok(snapshot.decide(subject, self.empty_devices)),
+                rules: rules.examine(subject, self.empty_devices),
+                nearest: rules.nearest(subject, self.empty_devices),
+                release_stage: rules.release_stage(subject),
+            },
+            // Rules that do not decide any more explain nothing.
+            Err(error) => {
+                Examination { decision: Err(error), rules: Vec::new(), nearest: None, release_stage: None }
+            }
         }
     }
 

@@ -80,3 +80,142 @@ impl Policy {
         Examination { decision, rules: Vec::new(), nearest: None, release_stage }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use kms_attest::identity::BootInfo;
+    use proptest::prelude::*;
+    use serde_json::{Value, json};
+
+    use super::*;
+    use crate::config::{AuthApi, EmptyDevices};
+
+    /// Few values, so that rules and identities meet.
+    fn hash() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![Just(vec![1; 32]), Just(vec![2; 32]), Just(vec![0xab; 32]), Just(vec![])]
+    }
+
+    fn status() -> impl Strategy<Value = String> {
+        prop_oneof![Just("UpToDate".to_owned()), Just("OutOfDate".to_owned()), Just(String::new())]
+    }
+
+    fn app_id() -> impl Strategy<Value = Vec<u8>> {
+        prop_oneof![Just(vec![1; 20]), Just(vec![0xcd; 20])]
+    }
+
+    fn advisories() -> impl Strategy<Value = Vec<String>> {
+        prop::collection::vec(prop_oneof![Just("A-1".to_owned()), Just("A-2".to_owned())], 0..3)
+    }
+
+    /// A hex text as people write it, or something else in its place.
+    fn written(of: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Value> {
+        (of, 0..12_u8).prop_map(|(bytes, style)| match style {
+            0 => json!(null),
+            1 => json!("no hex"),
+            2 | 3 => json!(format!("0x{}", hex::encode(bytes))),
+            4 | 5 => json!(format!("0X{}", hex::encode_upper(bytes))),
+            _ => json!(hex::encode(bytes)),
+        })
+    }
+
+    fn list(of: impl Strategy<Value = Value>) -> impl Strategy<Value = Vec<Value>> {
+        prop::collection::vec(of, 0..3)
+    }
+
+    fn entry() -> impl Strategy<Value = Value> {
+        let stage = prop_oneof![
+            Just(json!(null)),
+            Just(json!("boot")),
+            Just(json!("any")),
+            Just(json!("boot")),
+            Just(json!("late"))
+        ];
+        (list(written(hash())), list(written(hash())), any::<bool>(), stage).prop_map(
+            |(hashes, devices, any, stage)| {
+                json!({ "composeHashes": hashes, "devices": devices, "allowAnyDevice": any, "releaseStage": stage })
+            },
+        )
+    }
+
+    fn file() -> impl Strategy<Value = Value> {
+        let kms = (list(written(hash())), list(written(hash())), any::<bool>());
+        let apps = prop::collection::vec((app_id(), any::<bool>(), entry()), 0..3);
+        let statuses = prop::collection::vec(status(), 0..3);
+        (statuses, advisories(), list(written(hash())), kms, apps).prop_map(
+            |(statuses, advisories, images, (measurements, devices, any), apps)| {
+                let apps = apps.into_iter().map(|(id, upper, entry)| {
+                    let id = if upper { format!("0x{}", hex::encode_upper(id)) } else { hex::encode(id) };
+                    (id, entry)
+                });
+                json!({
+                    "allowedTcbStatuses": statuses,
+                    "allowedAdvisoryIds": advisories,
+                    "osImages": images,
+                    "kms": { "mrAggregated": measurements, "devices": devices, "allowAnyDevice": any },
+                    "apps": apps.collect::<serde_json::Map<_, _>>(),
+                })
+            },
+        )
+    }
+
+    fn identity() -> impl Strategy<Value = BootInfo> {
+        (status(), advisories(), hash(), hash(), hash(), hash(), app_id()).prop_map(
+            |(tcb_status, advisory_ids, os_image_hash, mr_aggregated, compose_hash, device_id, app_id)| {
+                BootInfo {
+                    tcb_status,
+                    advisory_ids,
+                    os_image_hash,
+                    mr_aggregated,
+                    compose_hash,
+                    device_id,
+                    app_id,
+                    ..crate::policy::testing::boot_info()
+                }
+            },
+        )
+    }
+
+    proptest! {
+        /// A live request and an explanation come to the same, with every file, usable or not.
+        #[test]
+        fn what_is_explained_is_what_is_decided(
+            file in file(),
+            identities in prop::collection::vec(identity(), 1..8),
+            strict in any::<bool>(),
+        ) {
+            let directory = tempfile::tempdir().expect("temporary directory");
+            let path = directory.path().join("auth-config.json");
+            std::fs::write(&path, file.to_string()).expect("file");
+            let empty_devices = if strict { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
+            let policy =
+                Policy::from_config(&AuthApi::Allowlist { path, empty_devices }).expect("an allow-list");
+            let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
+            for identity in &identities {
+                for subject in [Subject::App(identity), Subject::Kms(identity)] {
+                    let live = runtime.block_on(policy.decide(subject)).expect("a decision");
+                    let examined = runtime.block_on(policy.examine(subject));
+                    let decision = examined.decision.expect("a decision");
+                    prop_assert_eq!(&decision, &live);
+                    let first = examined.rules.iter().find_map(|rule| match &rule.outcome {
+                        Outcome::Fails(denial) => Some(denial),
+                        Outcome::Holds(_) | Outcome::Skipped(_) => None,
+                    });
+                    match live {
+                        Decision::Allowed { release_stage, .. } => {
+                            prop_assert_eq!(first, None);
+                            prop_assert_eq!(examined.release_stage, release_stage);
+                        }
+                        // Of a file that cannot be used the rules say more than one denial.
+                        Decision::Denied(denial) if denial.code == crate::policy::ALLOWLIST_UNUSABLE => {
+                            prop_assert!(first.is_some());
+                        }
+                        Decision::Denied(denial) => {
+                            let first = first.expect("a rule that fails");
+                            prop_assert_eq!((first.code, &first.reason), (denial.code, &denial.reason));
+                        }
+                    }
+                }
+            }
+        }
+    }
+}

@@ -194,6 +194,9 @@ fn apps(entries: Value) -> Result<HashMap<Box<[u8]>, App>, RulesError> {
     };
     let mut apps = HashMap::with_capacity(entries.len());
     for (id, entry) in entries {
+        if let Some(key) = misspelt_stage(&entry) {
+            return Err(RulesError(format!("`{key}` of an app must be written releaseStage")));
+        }
         let entry: AppEntry = object(entry)?;
         let release_stage = entry.release_stage.as_deref().map(ReleaseStage::parse).transpose();
         let release_stage = release_stage.map_err(|problem| RulesError(format!("releaseStage {problem}")))?;
@@ -204,6 +207,19 @@ fn apps(entries: Value) -> Result<HashMap<Box<[u8]>, App>, RulesError> {
         }
     }
     Ok(apps)
+}
+
+/// A key that is `releaseStage` but for case, hyphens and underscores. Unknown keys are ignored, as in the peer, and all others
+/// allow something; this one restricts, so a slip of the pen would release keys that were meant to stay.
+pub(super) fn misspelt_stage(entry: &Value) -> Option<&str> {
+    let letters = |key: &str| -> String {
+        key.chars()
+            .filter(|character| !matches!(character, '-' | '_' | ' '))
+            .collect::<String>()
+            .to_lowercase()
+    };
+    let keys = entry.as_object()?.keys().map(String::as_str);
+    keys.filter(|key| *key != "releaseStage").find(|key| letters(key) == "releasestage")
 }
 
 /// Allowed values of one kind.

@@ -13,7 +13,10 @@ use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
 
 use super::{Decision, Denial, Subject, letting_go::let_go, rules::Rules};
-use crate::{clock::unix_now, config::EmptyDevices};
+use crate::{
+    clock::unix_now,
+    config::{EmptyDevices, ReleaseStage},
+};
 
 /// Most distinct changes that are listed.
 const MOST_CHANGES: usize = 256;
@@ -167,10 +170,16 @@ impl Shadow {
         Ok((summary, before.map(Candidate::end)))
     }
 
-    /// Compares the candidate with what the active policy has decided; `None` if it gave no answer.
-    pub fn observe(&self, subject: Subject<'_>, active: Option<&Decision>) {
+    /// Compares the candidate with what the active policy has decided; `None` if it gave no answer. Who is allowed gets
+    /// nothing all the same where `is_too_late` for what the policy says of the guest's stage.
+    pub fn observe(
+        &self,
+        subject: Subject<'_>,
+        active: Option<&Decision>,
+        is_too_late: impl Fn(Option<ReleaseStage>) -> bool,
+    ) {
         if let Some(candidate) = &*self.0.load() {
-            candidate.observe(subject, active);
+            candidate.observe(subject, active, is_too_late);
         }
     }
 
@@ -191,6 +200,16 @@ impl Shadow {
     }
 }
 
+/// What keeps keys from a guest that has booted, in the words of a live request.
+fn too_late() -> Denial {
+    Denial {
+        code: "guest_has_booted",
+        reason: "keys are released to a guest that boots".to_owned(),
+        expected: Some("boot".to_owned()),
+        actual: Some("running".to_owned()),
+    }
+}
+
 impl Candidate {
     /// The last report.
     fn end(self: Arc<Self>) -> Report {
@@ -199,19 +218,29 @@ impl Candidate {
         report
     }
 
-    fn observe(&self, subject: Subject<'_>, active: Option<&Decision>) {
+    fn observe(
+        &self,
+        subject: Subject<'_>,
+        active: Option<&Decision>,
+        is_too_late: impl Fn(Option<ReleaseStage>) -> bool,
+    ) {
         let Some(active) = active else {
             self.without_answer.fetch_add(1, Ordering::Relaxed);
             return;
         };
-        let counter = match (active, self.rules.decide(subject, self.empty_devices)) {
-            (Decision::Allowed { .. }, Decision::Allowed { .. }) => &self.allowed_by_both,
-            (Decision::Denied(_), Decision::Denied(_)) => &self.denied_by_both,
-            (Decision::Denied(denial), Decision::Allowed { .. }) => {
-                self.note(Effect::NewlyAllowed, subject, denial);
+        let denial = |decision: &Decision| match decision {
+            Decision::Denied(denial) => Some(denial.clone()),
+            Decision::Allowed { release_stage, .. } => is_too_late(*release_stage).then(too_late),
+        };
+        let candidate = self.rules.decide(subject, self.empty_devices);
+        let counter = match (denial(active), denial(&candidate)) {
+            (None, None) => &self.allowed_by_both,
+            (Some(_), Some(_)) => &self.denied_by_both,
+            (Some(denial), None) => {
+                self.note(Effect::NewlyAllowed, subject, &denial);
                 &self.newly_allowed
             }
-            (Decision::Allowed { .. }, Decision::Denied(denial)) => {
+            (None, Some(denial)) => {
                 self.note(Effect::NewlyDenied, subject, &denial);
                 &self.newly_denied
             }
@@ -299,17 +328,17 @@ mod tests {
         let shadow = Shadow::default();
         let identity = boot_info();
         let other = BootInfo { app_id: vec![0x99; 20], ..boot_info() };
-        shadow.observe(Subject::App(&identity), Some(&allowed()));
+        shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false);
         assert!(shadow.report().is_none());
         let (rules, before) =
             shadow.start("next".to_owned(), candidate(0x11).as_bytes(), EmptyDevices::AnyDevice).unwrap();
         assert!(rules.starts_with("1 apps") && before.is_none());
         for _ in 0..3 {
-            shadow.observe(Subject::App(&identity), Some(&denied()));
-            shadow.observe(Subject::App(&identity), Some(&allowed()));
-            shadow.observe(Subject::App(&other), Some(&allowed()));
-            shadow.observe(Subject::App(&other), Some(&denied()));
-            shadow.observe(Subject::Kms(&identity), None);
+            shadow.observe(Subject::App(&identity), Some(&denied()), |_| false);
+            shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false);
+            shadow.observe(Subject::App(&other), Some(&allowed()), |_| false);
+            shadow.observe(Subject::App(&other), Some(&denied()), |_| false);
+            shadow.observe(Subject::Kms(&identity), None, |_| false);
         }
         let report = shadow.stop().expect("running");
         assert_eq!((report.newly_allowed, report.newly_denied), (3, 3));
@@ -326,13 +355,44 @@ mod tests {
     }
 
     #[test]
+    fn the_stage_of_a_guest_counts_for_both_sides() {
+        use crate::config::ReleaseStage::{Any, Boot};
+        let of = |stage: Option<ReleaseStage>| Decision::Allowed {
+            gateway_app_id: String::new(),
+            release_stage: stage,
+        };
+        let identity = boot_info();
+        for (active, candidate_stage, has_booted, expected) in [
+            (None, "boot", true, [0, 0, 0, 1]),
+            (None, "boot", false, [1, 0, 0, 0]),
+            (Some(Any), "boot", true, [0, 0, 0, 1]),
+            (Some(Boot), "any", true, [0, 0, 1, 0]),
+            (Some(Boot), "any", false, [1, 0, 0, 0]),
+            (Some(Boot), "boot", true, [0, 1, 0, 0]),
+            (Some(Any), "any", true, [1, 0, 0, 0]),
+        ] {
+            let shadow = Shadow::default();
+            let mut file: serde_json::Value = serde_json::from_str(&candidate(0x11)).unwrap();
+            file["apps"][hex::encode([0x11; 20])]["releaseStage"] = json!(candidate_stage);
+            shadow.start(String::new(), file.to_string().as_bytes(), EmptyDevices::AnyDevice).unwrap();
+            let is_too_late = |stage| has_booted && stage == Some(Boot);
+            shadow.observe(Subject::App(&identity), Some(&of(active)), is_too_late);
+            let report = shadow.stop().expect("running");
+            let counts =
+                [report.allowed_by_both, report.denied_by_both, report.newly_allowed, report.newly_denied];
+            assert_eq!(counts, expected, "{active:?} {candidate_stage} {has_booted}");
+            assert!(report.changes.iter().all(|change| change.denial.code == "guest_has_booted"));
+        }
+    }
+
+    #[test]
     fn the_list_of_changes_is_bounded_and_says_so() {
         let shadow = Shadow::default();
         shadow.start(String::new(), b"{}", EmptyDevices::AnyDevice).unwrap();
         for number in 0..MOST_CHANGES as u32 + 7 {
             let app_id = [&[0; 16][..], &number.to_be_bytes()].concat();
             let identity = BootInfo { app_id, ..boot_info() };
-            shadow.observe(Subject::App(&identity), Some(&allowed()));
+            shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false);
         }
         let report = shadow.report().expect("running");
         assert_eq!((report.changes.len(), report.omitted), (MOST_CHANGES, 7));

@@ -6,7 +6,7 @@ use serde_json::{Map, Value};
 
 use super::{Review, Severity};
 use crate::config::{EmptyDevices, ReleaseStage};
-use crate::policy::rules::bytes_of;
+use crate::policy::rules::{bytes_of, misspelt_stage};
 
 /// Intel's words (`tcbStatus` of a verified quote).
 const TCB_STATUSES: [&str; 7] = [
@@ -145,6 +145,9 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
         }
         let Some(fields) = object(entry, &at, review) else { continue };
         known(fields, &["composeHashes", "devices", "allowAnyDevice", "releaseStage"], &at, review);
+        if let Some(key) = misspelt_stage(entry) {
+            error(review, &below(&at, key), "must be written releaseStage");
+        }
         let stage = fields.get("releaseStage");
         if stage.is_some_and(|stage| {
             !stage.is_null() && stage.as_str().is_none_or(|it| ReleaseStage::parse(it).is_err())

@@ -326,3 +326,24 @@ fn ten_thousand_apps_cost_what_one_costs() {
     println!("{each:?} a decision");
     assert!(each < std::time::Duration::from_micros(100), "{each:?} a decision");
 }
+
+#[test]
+fn a_misspelt_stage_makes_the_file_unusable() {
+    let id = "11".repeat(20);
+    for key in
+        ["release_stage", "releasestage", "ReleaseStage", "release-stage", "RELEASE_STAGE", "releaseStage "]
+    {
+        let mut file = file();
+        file["apps"][&id][key] = json!("boot");
+        let error = Rules::parse(file.to_string().as_bytes()).expect_err(key).to_string();
+        assert!(error.ends_with(&format!("`{key}` of an app must be written releaseStage")), "{error}");
+        // Beside the right one too: which of the two is meant is not known.
+        file["apps"][&id]["releaseStage"] = json!("any");
+        assert!(Rules::parse(file.to_string().as_bytes()).is_err(), "{key}");
+    }
+    for key in ["stage", "releaseStages", "release.stage", "note"] {
+        let mut file = file();
+        file["apps"][&id][key] = json!("boot");
+        assert!(Rules::parse(file.to_string().as_bytes()).is_ok(), "{key}");
+    }
+}

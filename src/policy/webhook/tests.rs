@@ -354,6 +354,16 @@ async fn a_backend_that_misbehaves_is_unavailable() {
     let huge = [b"HTTP/1.1 200 OK\r\ncontent-length: 70000\r\n\r\n".as_slice(), &[b' '; 70_000]].concat();
     let endless = [b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &[b' '; 70_000]].concat();
     let nested = format!("{}1{}", "[".repeat(30_000), "]".repeat(30_000));
+    let twice = br#"{"isAllowed":false,"gatewayAppId":"","reason":"","isAllowed":true}"#;
+    let behind = format!("{}{}", allowing(), allowing());
+    let zipped = {
+        let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+        std::io::Write::write_all(&mut encoder, allowing().to_string().as_bytes()).unwrap();
+        let body = encoder.finish().unwrap();
+        let head =
+            format!("HTTP/1.1 200 OK\r\ncontent-encoding: gzip\r\ncontent-length: {}\r\n\r\n", body.len());
+        [head.as_bytes(), &body].concat()
+    };
     for (server, expected) in [
         (Server::new(Behaviour::Hang).await, "in time"),
         (Server::new(Behaviour::HangInBody).await, "in time"),
@@ -382,6 +392,11 @@ async fn a_backend_that_misbehaves_is_unavailable() {
         (Server::json(json!({"isAllowed": true, "gatewayAppId": null, "reason": ""})).await, "invalid type"),
         (Server::json(json!([true, "", ""])).await, "but not the expected JSON"),
         (Server::json(info()).await, "missing field `isAllowed`"),
+        (Server::answering("200 OK", twice).await, "duplicate field `isAllowed`"),
+        (Server::answering("200 OK", behind.as_bytes()).await, "trailing characters"),
+        (Server::new(Behaviour::Answer(zipped)).await, "but not the expected JSON"),
+        (Server::json(json!({"isAllowed": true, "gatewayAppId": 1e300, "reason": ""})).await, "invalid type"),
+        (Server::json(json!({"IsAllowed": true, "gatewayAppId": "", "reason": ""})).await, "missing field"),
     ] {
         let webhook = server.webhook();
         let started = Instant::now();

@@ -56,8 +56,8 @@ pub(super) struct Verdict {
 pub(super) struct Checklist {
     checks: Vec<Check>,
     failures: Vec<Failure>,
-    /// What a caller is told when something does not answer.
-    unanswered: Option<String>,
+    /// What a caller is told when something does not answer, and after how many failures.
+    unanswered: Option<(String, usize)>,
 }
 
 impl Checklist {
@@ -80,7 +80,7 @@ impl Checklist {
     pub(super) fn refuse_by(&mut self, step: Step, rule: &'static str, refusal: &Refusal) {
         let reason = refusal.to_string();
         let Some(finding) = refusal.finding() else {
-            self.unanswered.get_or_insert(reason);
+            self.unanswered.get_or_insert((reason, self.failures.len()));
             let check = Check { rule: rule.to_owned(), detail: detail(refusal), ..Check::default() };
             self.push(step, "unknown", check);
             return;
@@ -148,10 +148,12 @@ impl Checklist {
 
     pub(super) fn verdict(&self) -> Verdict {
         match (self.failures.first(), &self.unanswered) {
+            // As in a live request, which goes no further.
+            (_, Some((reason, 0))) => Verdict { word: "unknown", code: "", reason: reason.clone() },
             (Some(failure), _) => {
                 Verdict { word: "denied", code: failure.code, reason: failure.reason.clone() }
             }
-            (None, Some(reason)) => Verdict { word: "unknown", code: "", reason: reason.clone() },
+            (None, Some((reason, _))) => Verdict { word: "unknown", code: "", reason: reason.clone() },
             (None, None) => Verdict { word: "allowed", code: "", reason: String::new() },
         }
     }
@@ -210,4 +212,37 @@ fn hint(refusal: &Refusal, code: &str) -> Option<String> {
         _ => return None,
     };
     Some(hint.to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::policy::PolicyError;
+
+    #[test]
+    fn the_first_step_that_does_not_hold_is_the_verdict_as_in_a_live_request() {
+        let unknown = || Refusal::PolicyUnavailable(PolicyError::Unavailable { detail: "gone".to_owned() });
+        for (steps, word, code) in [
+            ("", "allowed", ""),
+            ("..", "allowed", ""),
+            (".?", "unknown", ""),
+            (".!", "denied", "no_attestation"),
+            ("!?", "denied", "no_attestation"),
+            ("?!", "unknown", ""),
+            (".?.!", "unknown", ""),
+            ("!!?", "denied", "no_attestation"),
+            ("??!", "unknown", ""),
+        ] {
+            let mut list = Checklist::default();
+            for step in steps.chars() {
+                match step {
+                    '!' => list.refuse(Step::Evidence, &Refusal::NoAttestation),
+                    '?' => list.refuse(Step::Policy, &unknown()),
+                    _ => list.pass(Step::Platform, "", ""),
+                }
+            }
+            let verdict = list.verdict();
+            assert_eq!((verdict.word, verdict.code), (word, code), "{steps}");
+        }
+    }
 }
