@@ -7,10 +7,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
+mod lookout;
+
 use arc_swap::{ArcSwap, ArcSwapOption};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
+use self::lookout::{Lookout, Silent};
 use super::examine::Examination;
 use super::letting_go::let_go;
 use super::rules::Rules;
@@ -38,6 +41,9 @@ const LARGE_PATIENCE: Duration = Duration::from_millis(20);
 /// How long the rules of before decide while a file that has changed is being read.
 const TOLERANCE: Duration = Duration::from_secs(10);
 
+/// What operators are told while nothing is known of the file.
+const SILENT: &str = "the file system of core.auth_api.allowlist.path does not answer";
+
 /// Decides by the newest content of a file. A missing or invalid file denies everything.
 pub struct Allowlist {
     empty_devices: EmptyDevices,
@@ -57,8 +63,9 @@ impl Allowlist {
 
     /// Makes sure that the newest content of the file has been read.
     async fn read(&self) -> Result<(), PolicyError> {
-        self.refresh().await;
-        if self.file.is_overdue() {
+        let silent = |Silent| PolicyError::Unavailable { detail: SILENT.to_owned() };
+        self.refreshed().await.map_err(silent)?;
+        if self.file.is_overdue().await.map_err(silent)? {
             let detail = "the file of core.auth_api.allowlist.path has changed and cannot be read to its end";
             return Err(PolicyError::Unavailable { detail: detail.to_owned() });
         }
@@ -90,19 +97,25 @@ impl Allowlist {
 
     /// Reads the file again if it is not the one that was read, and waits for that, but not for long.
     pub(super) async fn refresh(&self) {
+        // What comes of it is in `last_error`.
+        let _ = self.refreshed().await;
+    }
+
+    async fn refreshed(&self) -> Result<(), Silent> {
         let asked = Instant::now();
-        if self.file.is_current() {
-            return;
+        let seen = self.file.lookout.look().await?;
+        if !self.file.is_current(seen) {
+            self.read_changed(asked, seen).await;
         }
-        self.read_changed(asked).await;
+        Ok(())
     }
 
     /// The file was not the one that was read when this was `asked` for; since then someone may have read it.
-    async fn read_changed(&self, asked: Instant) {
+    async fn read_changed(&self, asked: Instant, seen: Option<Stamp>) {
         self.file.has_changed(asked);
         // A task of its own, off the workers: it ends whether or not whoever asked is still there.
-        let reading = tokio::spawn(Arc::clone(&self.file).read_again(asked));
-        let _ = tokio::time::timeout(self.file.patience(), reading).await;
+        let reading = tokio::spawn(Arc::clone(&self.file).read_again(asked, seen));
+        let _ = tokio::time::timeout(patience(seen), reading).await;
     }
 
     pub(super) fn info(&self) -> Info {
@@ -110,6 +123,9 @@ impl Allowlist {
     }
 
     pub(super) fn last_error(&self) -> Option<String> {
+        if self.file.lookout.is_silent() {
+            return Some(SILENT.to_owned());
+        }
         let snapshot = self.file.snapshot.load();
         snapshot.error.as_ref().map(|error| format!("the file of core.auth_api.allowlist.path {error}"))
     }
@@ -125,6 +141,7 @@ impl Allowlist {
 /// A file and what it held when it was last read.
 struct WatchedFile {
     path: Box<Path>,
+    lookout: Lookout,
     snapshot: ArcSwap<Snapshot>,
     /// One reads, the others wait and find the result.
     reading: Mutex<()>,
@@ -134,9 +151,14 @@ struct WatchedFile {
 
 impl WatchedFile {
     fn open(path: Box<Path>) -> Self {
+        Self::seen_by(path, |path| fs::metadata(path).ok().map(|file| Stamp::of(&file)))
+    }
+
+    fn seen_by(path: Box<Path>, look: impl Fn(&Path) -> Option<Stamp> + Send + 'static) -> Self {
         let snapshot = Snapshot::read(&path, None);
         snapshot.log();
         Self {
+            lookout: Lookout::new(path.clone(), PATIENCE, look),
             path,
             snapshot: ArcSwap::from_pointee(snapshot),
             reading: Mutex::new(()),
@@ -144,16 +166,8 @@ impl WatchedFile {
         }
     }
 
-    fn is_current(&self) -> bool {
-        self.snapshot.load().is_current(&self.path)
-    }
-
-    fn patience(&self) -> Duration {
-        match fs::metadata(&self.path) {
-            // What is too large is refused without being read.
-            Ok(file) if file.len() > LARGE && file.len() <= MAX_FILE => LARGE_PATIENCE,
-            _ => PATIENCE,
-        }
+    fn is_current(&self, seen: Option<Stamp>) -> bool {
+        self.snapshot.load().is_of(seen)
     }
 
     fn has_changed(&self, now: Instant) {
@@ -163,16 +177,16 @@ impl WatchedFile {
     }
 
     /// Whether the rules that were read are too old to decide by.
-    fn is_overdue(&self) -> bool {
-        self.changed.load().as_ref().is_some_and(|changed| changed.elapsed() > TOLERANCE)
-            && !self.is_current()
+    async fn is_overdue(&self) -> Result<bool, Silent> {
+        let is_late = self.changed.load().as_ref().is_some_and(|changed| changed.elapsed() > TOLERANCE);
+        Ok(is_late && !self.is_current(self.lookout.look().await?))
     }
 
     /// Reads the file, unless someone has begun to after this was `asked` for: then all changes before are in it.
-    async fn read_again(self: Arc<Self>, asked: Instant) {
+    async fn read_again(self: Arc<Self>, asked: Instant, seen: Option<Stamp>) {
         let _reading = self.reading.lock().await;
         let old = self.snapshot.load_full();
-        if old.begun >= asked || old.is_current(&self.path) {
+        if old.begun >= asked || old.is_of(seen) {
             // Whoever comes here has said before that there is a change, perhaps after the reading that it is in.
             self.changed.store(None);
             return;
@@ -274,10 +288,9 @@ impl Snapshot {
         }
     }
 
-    fn is_current(&self, path: &Path) -> bool {
-        self.is_settled
-            && self.stamp.is_some()
-            && self.stamp == fs::metadata(path).ok().map(|file| Stamp::of(&file))
+    /// Whether it is what the file holds that was seen.
+    fn is_of(&self, seen: Option<Stamp>) -> bool {
+        self.is_settled && self.stamp.is_some() && self.stamp == seen
     }
 
     /// Whether there is nothing new to tell.
@@ -295,6 +308,15 @@ impl Snapshot {
                 );
             }
         }
+    }
+}
+
+/// How long a decision waits for a file that looks like this.
+fn patience(seen: Option<Stamp>) -> Duration {
+    match seen {
+        // What is too large is refused without being read.
+        Some(file) if file.length > LARGE && file.length <= MAX_FILE => LARGE_PATIENCE,
+        _ => PATIENCE,
     }
 }
 

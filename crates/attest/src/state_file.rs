@@ -9,7 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 /// A change takes milliseconds; who waits longer waits for a process that hangs.
-const MAX_LOCK_WAIT: Duration = Duration::from_secs(5);
+const MAX_LOCK_WAIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// The right to change a state file, among all processes of this machine, until it is dropped.

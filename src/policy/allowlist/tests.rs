@@ -14,6 +14,10 @@ fn content(compose_hash: u8) -> String {
     .to_string()
 }
 
+async fn is_current(file: &WatchedFile) -> bool {
+    file.is_current(file.lookout.look().await.unwrap())
+}
+
 struct Setup {
     directory: tempfile::TempDir,
     allowlist: Allowlist,
@@ -220,12 +224,13 @@ async fn a_change_that_someone_else_has_read_meanwhile_is_none_any_more() {
     let file = &setup.allowlist.file;
     // One sees that the file has changed, and is held up before it says so;
     let asked = Instant::now();
-    assert!(!file.is_current());
+    assert!(!is_current(&file).await);
     // another sees the same, and reads it to its end.
     assert_eq!(setup.decide().await, Ok(()));
-    assert!(file.is_current() && file.changed.load().is_none());
-    setup.allowlist.read_changed(asked).await;
-    assert!(file.is_current() && file.changed.load().is_none(), "nobody would read it again");
+    assert!(is_current(&file).await && file.changed.load().is_none());
+    let seen = file.lookout.look().await.unwrap();
+    setup.allowlist.read_changed(asked, seen).await;
+    assert!(is_current(&file).await && file.changed.load().is_none(), "nobody would read it again");
     assert_eq!(setup.decide().await, Ok(()));
 }
 
@@ -239,4 +244,54 @@ async fn a_file_that_is_current_is_never_overdue() {
     let file = &setup.allowlist.file;
     file.changed.store(Some(Arc::new(Instant::now().checked_sub(TOLERANCE * 2).unwrap())));
     assert_eq!(setup.decide().await, Ok(()));
+}
+
+#[tokio::test]
+async fn a_file_system_that_hangs_refuses_and_holds_up_no_worker() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("auth-config.json");
+    fs::write(&path, content(0x22)).unwrap();
+    let hangs = Arc::new(std::sync::atomic::AtomicBool::new(false));
+    let is_hanging = Arc::clone(&hangs);
+    let look = move |path: &Path| {
+        while is_hanging.load(std::sync::atomic::Ordering::SeqCst) {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        fs::metadata(path).ok().map(|file| Stamp::of(&file))
+    };
+    let file = Arc::new(WatchedFile::seen_by(path.into(), look));
+    let allowlist = Allowlist { empty_devices: EmptyDevices::AnyDevice, file };
+    let decide = async || allowlist.decide(Subject::App(&boot_info())).await;
+    assert!(decide().await.is_ok());
+    assert_eq!(allowlist.last_error(), None);
+
+    hangs.store(true, std::sync::atomic::Ordering::SeqCst);
+    // The one worker of this test goes on: a health answer would be given.
+    let health = async {
+        let mut answers = 0;
+        while answers < 20 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+            answers += 1;
+        }
+        answers
+    };
+    let many = futures_util::future::join_all((0..2 * 4096).map(|_| decide()));
+    let (refused, answers) = tokio::join!(many, health);
+    assert_eq!(answers, 20);
+    for outcome in refused {
+        assert!(outcome.unwrap_err().detail().contains("does not answer"));
+    }
+    assert!(allowlist.last_error().unwrap().contains("does not answer"), "readiness says so");
+    let began = Instant::now();
+    assert!(decide().await.is_err());
+    allowlist.refresh().await;
+    assert!(began.elapsed() < PATIENCE, "what hangs is not waited for again");
+
+    hangs.store(false, std::sync::atomic::Ordering::SeqCst);
+    let began = Instant::now();
+    while decide().await.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20));
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    assert_eq!(allowlist.last_error(), None);
 }
