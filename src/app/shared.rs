@@ -30,7 +30,7 @@ use crate::{
     store::{KeyDirectory, Occupancy, StoreError},
     transport::{
         handshake::Handshakes,
-        limit::AddressLimit,
+        limit::RequestLimit,
         listener::{self, Bounds, Phase},
         memory::RequestMemory,
     },
@@ -49,7 +49,7 @@ pub(super) struct Shared {
     pub(super) freezes: Arc<Freezes>,
     pub(super) audit: Arc<Audit>,
     pub(super) metrics: Arc<Metrics>,
-    pub(super) limit: Arc<AddressLimit>,
+    pub(super) limit: Arc<RequestLimit>,
     handshakes: Arc<Handshakes>,
     pub(super) memory: Arc<RequestMemory>,
     pub(super) posture: Posture,
@@ -100,10 +100,7 @@ impl Shared {
         Ok(Self {
             freezes: Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?),
             audit: Arc::new(Audit::open_with(&core.audit.file, core.audit.reserve, clock_floor)?),
-            limit: Arc::new(AddressLimit::new(
-                core.limits.unauthenticated_per_second,
-                core.limits.unauthenticated_burst,
-            )),
+            limit: Arc::new(RequestLimit::of(&core.limits)),
             memory: RequestMemory::new(
                 core.limits.max_request_memory.unwrap_or_else(RequestMemory::default_total),
             ),

@@ -279,7 +279,7 @@ impl Body for HeldBody {
         let this = &mut *self;
         let polled = Pin::new(&mut this.body).poll_frame(context);
         match polled {
-            Poll::Pending if !this.is_ours => this.reservation.received(),
+            Poll::Pending if !this.is_ours => this.reservation.rests(),
             Poll::Ready(Some(_)) if !this.body.is_end_stream() => this.reservation.read_on(),
             Poll::Pending | Poll::Ready(_) => {}
         }

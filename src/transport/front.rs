@@ -21,19 +21,22 @@ use super::{
     cors::Cors,
     grpc,
     guard::Guard,
-    limit::{AddressLimit, MessageLimit},
+    limit::{MessageLimit, RequestLimit},
     memory::{Exhausted, Holder, RequestMemory, Reservation},
+    party::Party,
     probes,
     prpc::{self, Encoding},
     refusal_log::RefusalLog,
     status,
+    turns::{Turns, in_turns},
 };
 use crate::{
+    address::bucket,
     audit::Audit,
     error::{Code, Error},
     metrics::Metrics,
     operator::{Credentials, Operator},
-    service::{Access, Caller, METHODS},
+    service::{Access, Caller, METHODS, Method},
 };
 
 pub(super) type Answer = Response<Body>;
@@ -42,11 +45,12 @@ pub(super) type Answer = Response<Body>;
 #[derive(Debug)]
 pub struct Front {
     router: Router,
-    limit: Option<Arc<AddressLimit>>,
+    limit: Option<Arc<RequestLimit>>,
     guard: Option<Guard>,
     cors: Option<Cors>,
     headers: HeaderMap,
     memory: Arc<RequestMemory>,
+    turns: Turns,
     metrics: Arc<Metrics>,
     log: RefusalLog,
 }
@@ -54,6 +58,7 @@ pub struct Front {
 impl Front {
     /// A front before `router`; its requests share `memory` with those of other fronts.
     pub fn new(router: Router, memory: Arc<RequestMemory>, metrics: Arc<Metrics>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut headers = HeaderMap::new();
         for (name, value) in [
             (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
@@ -69,14 +74,15 @@ impl Front {
             cors: None,
             headers,
             memory,
+            turns: Turns::new(threads, threads),
             metrics,
             log: RefusalLog::default(),
         }
     }
 
-    /// Limits addresses, but for connections on which policy has given a permit.
+    /// Limits addresses, and apps on connections on which policy has given a permit.
     #[must_use]
-    pub fn limited(mut self, limit: Arc<AddressLimit>) -> Self {
+    pub fn limited(mut self, limit: Arc<RequestLimit>) -> Self {
         self.limit = Some(limit);
         self
     }
@@ -141,13 +147,12 @@ impl Front {
         Ok(reservation)
     }
 
-    /// The refusal of a request beyond the limit of its address. What the request sends as a stream counts on.
+    /// The refusal of a request beyond the limit of its address or app. What the request sends as a stream counts on.
     fn over_limit(&self, caller: &Caller, request: &mut Request<Body>, purpose: Use) -> Option<Answer> {
-        let is_exempt = caller.peer().is_admitted() || purpose == Use::Probe;
-        let limit = self.limit.as_ref().filter(|_| !is_exempt)?;
+        let limit = self.limit.as_ref().filter(|_| purpose != Use::Probe)?;
         let limit = MessageLimit::new(Arc::clone(limit), caller.clone(), Arc::clone(&self.metrics));
         if !limit.admits() {
-            let cause = Error::new(Code::TooManyRequests, MessageLimit::REFUSAL);
+            let cause = Error::new(Code::TooManyRequests, limit.refusal());
             return Some(refusal(grpc::is_grpc(request), &cause));
         }
         request.extensions_mut().insert(limit);
@@ -190,9 +195,19 @@ impl Front {
                 }
             }
         };
+        let (caller_address, admitted_as) = (caller.remote(), caller.peer().admitted_as());
         request.extensions_mut().insert(caller);
         request.extensions_mut().insert(self.log.clone());
-        match self.router.clone().call(request).await {
+        let turn = is_costly(request.uri().path()).then(|| {
+            let address = Party::Address(bucket(caller_address));
+            self.turns.share(admitted_as.map_or(address, Party::App))
+        });
+        let answer = self.router.clone().call(request);
+        let answer = match turn {
+            Some(share) => in_turns(share, answer).await,
+            None => answer.await,
+        };
+        match answer {
             Ok(answer) => answer,
             Err(never) => match never {},
         }
@@ -203,6 +218,16 @@ impl Front {
 fn is_for_guests(path: &str) -> bool {
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
     METHODS.iter().any(|row| row.access == Access::AttestedCertificate && row.name == name)
+}
+
+/// Whether a method at this path verifies evidence or signs: callers of one address or app take turns, so that a flood of
+/// them delays others by no more than one such request.
+fn is_costly(path: &str) -> bool {
+    let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+    METHODS.iter().any(|row| {
+        let has_evidence = matches!(row.access, Access::AttestedCertificate | Access::AttestedMessage);
+        row.name == name && (has_evidence || row.method == Method::GetAppEnvEncryptPubKey)
+    })
 }
 
 /// Collapses repeated slashes and decodes `%2E`: URLs are built by appending to a configured one, and some clients
@@ -355,6 +380,22 @@ mod tests {
             let mut uri: Uri = given.parse().expect("uri");
             tidy(&mut uri);
             assert_eq!(uri.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn what_verifies_evidence_or_signs_is_done_in_turns() {
+        for (path, costly) in [
+            ("/prpc/GetAppKey", true),
+            ("/prpc/KMS.KMS.SignCert", true),
+            ("/kms.KMS/GetKmsKey", true),
+            ("/prpc/GetAppEnvEncryptPubKey", true),
+            ("/prpc/GetMeta", false),
+            ("/kms.KMS/GetTempCaCert", false),
+            ("/metrics", false),
+            ("/kms.Admin/Freeze", false),
+        ] {
+            assert_eq!(is_costly(path), costly, "{path}");
         }
     }
 

@@ -231,9 +231,7 @@ impl LimitedBody {
                 return Err(large());
             }
             match rate {
-                Some(rate) if number > 1 && !rate.admits() => {
-                    Err(Status::resource_exhausted(MessageLimit::REFUSAL))
-                }
+                Some(rate) if number > 1 && !rate.admits() => Err(Status::resource_exhausted(rate.refusal())),
                 _ => Ok(()),
             }
         })

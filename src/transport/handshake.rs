@@ -4,23 +4,24 @@
 //! that work, and callers of one address cannot take the turns of another.
 
 use std::{
-    collections::HashMap,
     future::poll_fn,
     io,
     net::IpAddr,
-    pin::{Pin, pin},
-    sync::{Arc, Mutex, OnceLock, PoisonError},
-    task::Poll,
+    pin::pin,
+    sync::{Arc, OnceLock},
     time::Duration,
 };
 
 use rustix::time::{ClockId, clock_gettime};
 use tokio::{
     runtime::{Builder, Runtime},
-    sync::{OwnedSemaphorePermit, Semaphore},
     task::AbortHandle,
 };
 
+use super::{
+    party::Party,
+    turns::{Turns, in_turns},
+};
 use crate::{address::bucket, metrics::Metrics};
 
 /// The threads on which handshakes run.
@@ -52,9 +53,9 @@ impl Handshakes {
     where
         T: Send + 'static,
     {
-        let share = self.turns.share(address);
+        let share = self.turns.share(Party::Address(bucket(address)));
         let metrics = Arc::clone(&self.metrics);
-        let task = self.runtime()?.spawn(in_turns(share, metrics, handshake));
+        let task = self.runtime()?.spawn(in_turns(share, timed(metrics, handshake)));
         let _aborted = AbortOnDrop(task.abort_handle());
         task.await.map_err(io::Error::other)?
     }
@@ -92,104 +93,22 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Polls `future` only while it has a turn: it waits for the network without one.
-async fn in_turns<F: Future>(share: Share, metrics: Arc<Metrics>, future: F) -> F::Output {
+/// Counts the CPU time of each poll of `future`.
+async fn timed<F: Future>(metrics: Arc<Metrics>, future: F) -> F::Output {
     let mut future = pin!(future);
-    loop {
-        let turn = share.turn().await;
-        let polled = poll_fn(|context| {
-            let before = thread_time();
-            let polled = future.as_mut().poll(context);
-            metrics.handshake_worked(thread_time().saturating_sub(before));
-            Poll::Ready(polled)
-        })
-        .await;
-        drop(turn);
-        match polled {
-            Poll::Ready(output) => return output,
-            // The future has kept the waker of this task.
-            Poll::Pending => woken().await,
-        }
-    }
-}
-
-/// Ends when the task is woken next.
-async fn woken() {
-    let mut is_first = true;
-    poll_fn(|_| match std::mem::replace(&mut is_first, false) {
-        true => Poll::Pending,
-        false => Poll::Ready(()),
+    poll_fn(|context| {
+        let before = thread_time();
+        let polled = future.as_mut().poll(context);
+        metrics.handshake_worked(thread_time().saturating_sub(before));
+        polled
     })
-    .await;
+    .await
 }
 
 /// CPU time of this thread.
 fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))
-}
-
-/// Who may work now: a number of handshakes at once, fewer of one address. Waiting handshakes of one address stand behind
-/// each other, so an address that comes with many delays one that comes with few by one turn at most.
-#[derive(Debug)]
-struct Turns {
-    all: Arc<Semaphore>,
-    of_one_address: usize,
-    addresses: Addresses,
-}
-
-type Addresses = Arc<Mutex<HashMap<IpAddr, Arc<Semaphore>>>>;
-
-/// The turns of one handshake.
-struct Share {
-    address: IpAddr,
-    own: Arc<Semaphore>,
-    all: Arc<Semaphore>,
-    addresses: Addresses,
-}
-
-impl Turns {
-    fn new(at_once: usize, of_one_address: usize) -> Self {
-        Self { all: Arc::new(Semaphore::new(at_once)), of_one_address, addresses: Addresses::default() }
-    }
-
-    fn share(&self, address: IpAddr) -> Share {
-        let address = bucket(address);
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        let own = addresses.entry(address).or_insert_with(|| Arc::new(Semaphore::new(self.of_one_address)));
-        Share {
-            address,
-            own: Arc::clone(own),
-            all: Arc::clone(&self.all),
-            addresses: Arc::clone(&self.addresses),
-        }
-    }
-}
-
-impl Share {
-    /// A turn, once there is one; dropping it gives it back.
-    fn turn(&self) -> Pin<Box<dyn Future<Output = Turn> + Send>> {
-        let (own, all) = (Arc::clone(&self.own), Arc::clone(&self.all));
-        // Neither is ever closed.
-        Box::pin(async move {
-            Turn { _own: own.acquire_owned().await.ok(), _all: all.acquire_owned().await.ok() }
-        })
-    }
-}
-
-struct Turn {
-    _own: Option<OwnedSemaphorePermit>,
-    _all: Option<OwnedSemaphorePermit>,
-}
-
-impl Drop for Share {
-    fn drop(&mut self) {
-        let mut addresses = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
-        // One is in the map, one is ours.
-        if Arc::strong_count(&self.own) == 2 {
-            addresses.remove(&self.address);
-        }
-    }
 }
 
 #[cfg(test)]
@@ -200,21 +119,6 @@ mod tests {
 
     fn address(last: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, last])
-    }
-
-    #[tokio::test]
-    async fn an_address_has_its_share_of_the_turns_and_leaves_the_rest_to_others() {
-        let turns = Turns::new(2, 1);
-        let (many, few) = (turns.share(address(1)), turns.share(address(2)));
-        let held = many.turn().await;
-        let mut second = many.turn();
-        assert!(poll_fn(|context| Poll::Ready(second.as_mut().poll(context))).await.is_pending());
-        let other = few.turn().await;
-        drop(held);
-        drop(second.await);
-        drop(other);
-        drop((many, few));
-        assert!(turns.addresses.lock().expect("lock").is_empty(), "nothing is kept of addresses that left");
     }
 
     #[tokio::test]

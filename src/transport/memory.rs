@@ -5,12 +5,11 @@
 //!
 //! Each kind of caller has a part that no other kind can take, and what is left is for all but probes. Of what is there for
 //! it, an address or app may have half, so that something is left for the next one. Requests that wait for their caller
-//! are given up for others: a body that does not come, an answer that nobody reads.
+//! are given up for others: a body that does not come, an answer that nobody reads, a stream on which nothing happens.
 
 use std::{
     collections::{BTreeSet, HashMap},
     fs,
-    net::IpAddr,
     path::Path,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -24,7 +23,7 @@ use futures_util::task::AtomicWaker;
 use kms_attest::identity::AppId;
 use tokio::time::Instant;
 
-use super::activity::Activity;
+use super::{activity::Activity, party::Party};
 
 /// The smallest default.
 const MIN_DEFAULT: usize = 64 << 20;
@@ -83,13 +82,6 @@ enum Class {
     Probe,
 }
 
-/// Who has a share.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Owner {
-    Address(IpAddr),
-    App(AppId),
-}
-
 impl Class {
     const ALL: [Self; 4] = [Self::Stranger, Self::Known, Self::Operator, Self::Probe];
 
@@ -125,7 +117,7 @@ struct Held {
     next: u64,
     requests: HashMap<u64, Request>,
     by_class: HashMap<Class, usize>,
-    shares: HashMap<(Class, Owner), Share>,
+    shares: HashMap<(Class, Party), Share>,
     swept: Instant,
 }
 
@@ -140,9 +132,11 @@ struct Share {
 #[derive(Debug)]
 struct Request {
     class: Class,
-    owner: Owner,
+    owner: Party,
     bytes: usize,
     waits: Option<Instant>,
+    /// Whether it waits because there is nothing to tell it.
+    rests: bool,
     /// What has come of its body since then.
     fresh: usize,
     is_answered: bool,
@@ -213,6 +207,7 @@ impl RequestMemory {
                 owner,
                 bytes: 0,
                 waits: None,
+                rests: false,
                 fresh: 0,
                 is_answered: false,
                 signal: Arc::clone(&signal),
@@ -231,15 +226,15 @@ impl RequestMemory {
     }
 }
 
-fn owner(holder: Holder, activity: &Activity) -> Owner {
+fn owner(holder: Holder, activity: &Activity) -> Party {
     match holder {
-        Holder::Admitted(app) => Owner::App(app),
-        _ => Owner::Address(activity.address()),
+        Holder::Admitted(app) => Party::App(app),
+        _ => Party::Address(activity.address()),
     }
 }
 
 impl Held {
-    fn share(&self, class: Class, owner: Owner) -> usize {
+    fn share(&self, class: Class, owner: Party) -> usize {
         self.shares.get(&(class, owner)).map_or(0, |share| share.bytes)
     }
 
@@ -252,7 +247,7 @@ impl Held {
         if class == Class::Probe { own } else { own + common }
     }
 
-    fn fits(&self, class: Class, owner: Owner, bytes: usize, total: usize) -> bool {
+    fn fits(&self, class: Class, owner: Party, bytes: usize, total: usize) -> bool {
         let room = self.room(class, total);
         let share = self.share(class, owner);
         let after = share.saturating_add(bytes);
@@ -294,7 +289,8 @@ impl Held {
         }
         self.swept = now;
         let is_unread = |request: &Request| {
-            request.is_answered && request.waits.is_some_and(|since| now.duration_since(since) >= MAX_UNREAD)
+            let is_over = |since| now.duration_since(since) >= MAX_UNREAD;
+            request.is_answered && !request.rests && request.waits.is_some_and(is_over)
         };
         let unread = self.requests.iter().filter(|(_, request)| is_unread(request));
         for number in unread.map(|(number, _)| *number).collect::<Vec<_>>() {
@@ -313,7 +309,7 @@ impl Held {
             && let Some(since) = since
         {
             request.waits = Some(since);
-            request.fresh = 0;
+            (request.rests, request.fresh) = (false, 0);
             share.waiting.insert((since, number));
         }
         self.forget_if_empty(number);
@@ -447,6 +443,15 @@ impl Reservation {
         self.memory.lock().wait(self.number, Some(Instant::now()));
     }
 
+    /// There is nothing more of the answer for now: it waits for something to happen, and only others' need ends it.
+    pub(super) fn rests(&self) {
+        let mut held = self.memory.lock();
+        held.wait(self.number, Some(Instant::now()));
+        if let Some(request) = held.requests.get_mut(&self.number) {
+            request.rests = true;
+        }
+    }
+
     #[cfg(test)]
     pub(super) fn give_up(&self) {
         self.memory.lock().give_up(self.number);
@@ -511,7 +516,7 @@ fn machine(root: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Weak;
+    use std::{net::IpAddr, sync::Weak};
 
     use super::*;
 
@@ -664,7 +669,7 @@ mod tests {
             request.received();
             request.answered(None);
         }
-        read.received();
+        read.rests();
         let mut now = Instant::now();
         let next = memory.open_at(&on(3), Holder::Stranger, 0, now + MAX_UNREAD / 2).expect("room");
         assert!(!is_evicted(&does_not), "not yet");
@@ -672,6 +677,14 @@ mod tests {
         drop(memory.open_at(&on(3), Holder::Stranger, 0, now).expect("room"));
         assert!(is_evicted(&does_not));
         assert!(!is_evicted(&reads), "we are the ones who have nothing to say");
+        now += MIN_WAIT;
+        let grow = |last: u8, bytes| memory.open_at(&on(last), Holder::Stranger, bytes, now);
+        let held: Vec<_> = (10..13).map_while(|last| grow(last, 3 * MIB).ok()).collect();
+        with(&memory, &reads, 0, now);
+        memory.lock().settle(read.number, 4 * MIB);
+        drop(grow(20, 2 * MIB).expect("in place of a stream that rests"));
+        assert!(is_evicted(&reads));
+        drop(held);
         drop(next);
     }
 

@@ -14,6 +14,7 @@ pub mod limit;
 pub mod listener;
 mod media;
 pub mod memory;
+mod party;
 mod passwords;
 mod probes;
 pub mod prpc;
@@ -24,6 +25,7 @@ mod setup;
 mod slots;
 pub mod status;
 pub mod tls;
+mod turns;
 mod web;
 
 pub use entrance::Entrance;

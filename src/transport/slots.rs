@@ -11,7 +11,10 @@ use std::{
 use kms_attest::identity::AppId;
 use tokio::time::Instant;
 
-use super::activity::{Activity, Standing};
+use super::{
+    activity::{Activity, Standing},
+    party::Party,
+};
 use crate::address::bucket;
 
 /// A connection may be closed for a new one when nothing was done for it for this long.
@@ -43,22 +46,15 @@ pub(super) struct Table {
     connections: Mutex<Connections>,
 }
 
-/// Who shares slots: the addresses of one app, once they are known, or one address.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-enum Group {
-    Address(IpAddr),
-    App(AppId),
-}
-
 #[derive(Debug, Default)]
 struct Connections {
     next: u64,
     open: HashMap<u64, Connection>,
-    by_group: HashMap<Group, usize>,
+    by_group: HashMap<Party, usize>,
     /// How many of the reserved slots each group has.
-    reserved_by_group: HashMap<Group, usize>,
+    reserved_by_group: HashMap<Party, usize>,
     known: Known,
-    searches: HashMap<(Option<Group>, Reach), Search>,
+    searches: HashMap<(Option<Party>, Reach), Search>,
 }
 
 /// Which connections a newcomer may replace beside those of its own group.
@@ -82,7 +78,7 @@ struct Search {
 #[derive(Debug)]
 struct Connection {
     address: IpAddr,
-    group: Group,
+    group: Party,
     is_reserved: bool,
     activity: Arc<Activity>,
 }
@@ -181,8 +177,8 @@ impl Connections {
     fn victim(
         &mut self,
         now: Instant,
-        whose: Option<Group>,
-        (group, newcomers): (Group, usize),
+        whose: Option<Party>,
+        (group, newcomers): (Party, usize),
         reach: Reach,
     ) -> Option<u64> {
         if self.searches.len() > MAX_SEARCHES {
@@ -367,10 +363,10 @@ impl Known {
         self.addresses.get(&address).is_some_and(|proof| now.duration_since(proof.last) < KNOWN_FOR)
     }
 
-    fn group(&self, address: IpAddr) -> Group {
+    fn group(&self, address: IpAddr) -> Party {
         match self.addresses.get(&address).map(|proof| proof.owner) {
-            Some(Owner::App(app)) => Group::App(app),
-            Some(Owner::Several | Owner::Operator) | None => Group::Address(address),
+            Some(Owner::App(app)) => Party::App(app),
+            Some(Owner::Several | Owner::Operator) | None => Party::Address(address),
         }
     }
 }
@@ -556,9 +552,9 @@ mod tests {
         let slots = Slots::new(32);
         let held: Vec<_> = (0..4).map(|_| take(&slots, 1)).collect();
         held[0].activity().admit(Standing::Admitted(app(1)));
-        assert_eq!(slots.0.lock().by_group, HashMap::from([(Group::App(app(1)), 4)]));
+        assert_eq!(slots.0.lock().by_group, HashMap::from([(Party::App(app(1)), 4)]));
         held[1].activity().admit(Standing::Admitted(app(2)));
-        let own = HashMap::from([(Group::Address(address(1)), 4)]);
+        let own = HashMap::from([(Party::Address(address(1)), 4)]);
         assert_eq!(slots.0.lock().by_group, own);
         held[2].activity().admit(Standing::Admitted(app(1)));
         held[3].activity().admit(Standing::Operator);

@@ -7,6 +7,7 @@ use crate::support::{
     http::{post, request},
 };
 use cvm_kms::proto::{AppKeyResponse, GetAppKeyRequest, GetMetaResponse};
+use http_body_util::BodyExt as _;
 use serde_json::json;
 use tokio::{io::AsyncReadExt as _, net::TcpStream};
 
@@ -251,6 +252,78 @@ async fn idle_connections_of_strangers_make_room_and_two_addresses_shut_nobody_o
         closed += usize::from(read.is_ok());
     }
     assert_eq!(closed, 1);
+}
+
+#[tokio::test]
+async fn slow_bodies_and_unread_answers_of_three_addresses_keep_no_guest_out() {
+    let mut world = World::ready().await;
+    world.configure("core.limits.max_request_memory = \"32MiB\"\ncore.metrics.enabled = true");
+    world.start().await.expect("starts");
+    let from = async |last: u8, window: u32| {
+        let socket = tokio::net::TcpSocket::new_v4().expect("a socket");
+        socket.bind(([127, 0, 0, last], 0).into()).expect("an address of loopback");
+        let tcp = socket.connect(world.address()).await.expect("the port is open");
+        let connector = tokio_rustls::TlsConnector::from(std::sync::Arc::new(world.caller().http2().tls()));
+        let name = rustls::pki_types::ServerName::try_from(crate::support::DOMAIN).expect("a name");
+        let stream = hyper_util::rt::TokioIo::new(connector.connect(name, tcp).await.expect("TLS"));
+        let mut client = hyper::client::conn::http2::Builder::new(hyper_util::rt::TokioExecutor::new());
+        let opened = client.initial_stream_window_size(window).handshake(stream).await;
+        let (sender, connection) = opened.expect("HTTP/2");
+        (sender, tokio::spawn(connection))
+    };
+    let guest = async || {
+        let body = format!("{{}}{}", " ".repeat(20_000));
+        world.caller().send(post("/prpc/SignCert?json", body)).await.status
+    };
+    let mut connections = Vec::new();
+    let mut held = Vec::new();
+    for last in 11..=13 {
+        let (mut sender, connection) = from(last, 65_535).await;
+        let mut bodies = Vec::new();
+        for size in [1_000_000; 12].into_iter().chain([10_000; 8]) {
+            let begin = futures_util::stream::iter([Ok(http_body::Frame::data(bytes::Bytes::from(vec![
+                    b' ';
+                    size
+                ])))]);
+            let never = futures_util::stream::pending::<Result<_, std::io::Error>>();
+            let body = http_body_util::StreamBody::new(futures_util::StreamExt::chain(begin, never));
+            let body = http_body_util::BodyExt::boxed(body);
+            let request = http::Request::post("https://localhost/prpc/SignCert?json").body(body);
+            bodies.push(tokio::spawn(sender.send_request(request.expect("a request"))));
+        }
+        eventually("its share is full", async || {
+            (bodies.iter().filter(|answer| answer.is_finished()).count() >= 8).then_some(())
+        })
+        .await;
+        held.append(&mut bodies);
+        connections.push((sender, connection));
+    }
+    assert_eq!(guest().await, 400, "a guest from a fourth address is heard");
+
+    // Answers of which the caller lets the server send no byte.
+    let (mut sender, unread) = from(14, 0).await;
+    let mut answers = Vec::new();
+    for _ in 0..20 {
+        let nothing =
+            http_body_util::BodyExt::boxed(http_body_util::Empty::new().map_err(|never| match never {}));
+        let request = http::Request::get("https://localhost/metrics").body(nothing).expect("a request");
+        answers.push(sender.send_request(request).await.expect("the head of an answer"));
+    }
+    assert_eq!(guest().await, 400);
+    let ends = async {
+        while !unread.is_finished() {
+            assert_eq!(guest().await, 400);
+            tokio::time::sleep(Duration::from_millis(200)).await;
+        }
+    };
+    tokio::time::timeout(Duration::from_secs(45), ends)
+        .await
+        .expect("its connection ends, long before it is idle");
+    assert!(
+        connections.iter().all(|(_, connection)| !connection.is_finished()),
+        "bodies end, connections stay"
+    );
+    drop((held, answers));
 }
 
 #[tokio::test]

@@ -1,0 +1,149 @@
+//! Turns at work that costs CPU: as many at once as there are cores, and none for those who wait for something else.
+
+use std::{
+    collections::HashMap,
+    future::poll_fn,
+    pin::{Pin, pin},
+    sync::{Arc, Mutex, PoisonError},
+    task::Poll,
+};
+
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use super::party::Party;
+
+/// Who may work now: a number at once, so many of one party. Those of one party that wait stand behind each other, so a
+/// party that comes with many delays one that comes with few by one turn at most.
+#[derive(Debug)]
+pub(super) struct Turns {
+    all: Arc<Semaphore>,
+    of_one: usize,
+    parties: Parties,
+}
+
+type Parties = Arc<Mutex<HashMap<Party, Arc<Semaphore>>>>;
+
+/// The turns of one piece of work.
+pub(super) struct Share {
+    party: Party,
+    own: Arc<Semaphore>,
+    all: Arc<Semaphore>,
+    parties: Parties,
+}
+
+impl Turns {
+    /// `at_once` for all, so many of them for one party.
+    pub(super) fn new(at_once: usize, of_one: usize) -> Self {
+        Self { all: Arc::new(Semaphore::new(at_once)), of_one, parties: Parties::default() }
+    }
+
+    /// The turns of one piece of work of `party`.
+    pub(super) fn share(&self, party: Party) -> Share {
+        let mut parties = self.parties.lock().unwrap_or_else(PoisonError::into_inner);
+        let own = parties.entry(party).or_insert_with(|| Arc::new(Semaphore::new(self.of_one)));
+        Share { party, own: Arc::clone(own), all: Arc::clone(&self.all), parties: Arc::clone(&self.parties) }
+    }
+}
+
+impl Share {
+    /// A turn, once there is one; dropping it gives it back.
+    fn turn(&self) -> Pin<Box<dyn Future<Output = Turn> + Send>> {
+        let (own, all) = (Arc::clone(&self.own), Arc::clone(&self.all));
+        // Neither is ever closed.
+        Box::pin(async move {
+            Turn { _own: own.acquire_owned().await.ok(), _all: all.acquire_owned().await.ok() }
+        })
+    }
+}
+
+struct Turn {
+    _own: Option<OwnedSemaphorePermit>,
+    _all: Option<OwnedSemaphorePermit>,
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut parties = self.parties.lock().unwrap_or_else(PoisonError::into_inner);
+        // One is in the map, one is ours.
+        if Arc::strong_count(&self.own) == 2 {
+            parties.remove(&self.party);
+        }
+    }
+}
+
+/// Polls `future` only while it has a turn: it waits for the network without one.
+pub(super) async fn in_turns<F: Future>(share: Share, future: F) -> F::Output {
+    let mut future = pin!(future);
+    loop {
+        let turn = share.turn().await;
+        let polled = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
+        drop(turn);
+        match polled {
+            Poll::Ready(output) => return output,
+            // The future has kept the waker of this task.
+            Poll::Pending => woken().await,
+        }
+    }
+}
+
+/// Ends when the task is woken next.
+async fn woken() {
+    let mut is_first = true;
+    poll_fn(|_| match std::mem::replace(&mut is_first, false) {
+        true => Poll::Pending,
+        false => Poll::Ready(()),
+    })
+    .await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn party(last: u8) -> Party {
+        Party::Address([192, 0, 2, last].into())
+    }
+
+    #[tokio::test]
+    async fn an_address_has_its_share_of_the_turns_and_leaves_the_rest_to_others() {
+        let turns = Turns::new(2, 1);
+        let (many, few) = (turns.share(party(1)), turns.share(party(2)));
+        let held = many.turn().await;
+        let mut second = many.turn();
+        assert!(poll_fn(|context| Poll::Ready(second.as_mut().poll(context))).await.is_pending());
+        let other = few.turn().await;
+        drop(held);
+        drop(second.await);
+        drop(other);
+        drop((many, few));
+        assert!(turns.parties.lock().expect("lock").is_empty(), "nothing is kept of those who left");
+    }
+
+    #[tokio::test]
+    async fn one_who_has_all_the_turns_delays_another_by_one() {
+        let turns = Turns::new(2, 2);
+        let (many, few) = (turns.share(party(1)), turns.share(party(2)));
+        let held = [many.turn().await, many.turn().await];
+        let mut waiting: Vec<_> = (0..10).map(|_| many.turn()).collect();
+        for turn in &mut waiting {
+            assert!(poll_fn(|context| Poll::Ready(turn.as_mut().poll(context))).await.is_pending());
+        }
+        let mut other = few.turn();
+        assert!(poll_fn(|context| Poll::Ready(other.as_mut().poll(context))).await.is_pending());
+        let [first, second] = held;
+        drop(first);
+        drop(other.await);
+        drop(second);
+    }
+
+    #[tokio::test]
+    async fn one_who_waits_for_something_else_has_no_turn() {
+        let turns = Turns::new(1, 1);
+        let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
+        let waits = tokio::spawn(in_turns(turns.share(party(1)), receiver));
+        tokio::task::yield_now().await;
+        assert_eq!(in_turns(turns.share(party(1)), async { 7 }).await, 7);
+        sender.send(()).expect("it waits");
+        waits.await.expect("no panic").expect("told");
+    }
+}
