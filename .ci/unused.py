@@ -16,7 +16,7 @@ GENERATED = {"cvm-kms": {"prost", "tonic-prost"}, "kms-client": {"prost"}}
 
 def text_of(package, kinds):
     root = pathlib.Path(package["manifest_path"]).parent
-    files = [root / "build.rs", *(root / "src").rglob("*.rs")]
+    files = [root / "build.rs", *(root / "build").glob("*.rs"), *(root / "src").rglob("*.rs")]
     if "dev" in kinds:
         for directory in ("tests", "benches", "examples"):
             files += (root / directory).rglob("*.rs")

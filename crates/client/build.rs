@@ -16,7 +16,7 @@ const SECRET_MESSAGES: [&str; 6] = [
 fn main() -> Result<(), Box<dyn std::error::Error>> {
     // Cargo runs build scripts in the folder of their package.
     let root = "../../proto";
-    println!("cargo:rerun-if-changed={root}/kms.proto");
+    println!("cargo:rerun-if-changed={root}");
     let descriptors = protox::compile(["kms.proto"], [root])?;
 
     let mut config = Config::new();

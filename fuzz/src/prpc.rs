@@ -130,7 +130,7 @@ macro_rules! echo {
             const SERVICE: Service = Service::$service;
 
             async fn call(&self, method: Method, _: &Caller, call: Call) -> Result<Bytes> {
-                echo(method, &call)
+                echo(method, call).await
             }
         }
     )*};
@@ -139,22 +139,22 @@ macro_rules! echo {
 echo!(EchoKms: Kms, EchoOnboard: Onboard, EchoAdmin: Admin);
 
 /// Answers with the request.
-fn echo(method: Method, call: &Call) -> Result<Bytes> {
+async fn echo(method: Method, call: Call) -> Result<Bytes> {
     match method {
-        Method::GetAppKey => again::<GetAppKeyRequest>(call),
-        Method::GetKmsKey | Method::AdminGetKmsKey => again::<GetKmsKeyRequest>(call),
-        Method::GetAppEnvEncryptPubKey => again::<AppId>(call),
-        Method::SignCert => again::<SignCertRequest>(call),
-        Method::LegacyClearImageCache => again::<LegacyClearImageCacheRequest>(call),
-        Method::Bootstrap => again::<BootstrapRequest>(call),
-        Method::Onboard => again::<OnboardRequest>(call),
-        Method::ClearImageCache => again::<ClearImageCacheRequest>(call),
-        Method::Explain => again::<ExplainRequest>(call),
-        Method::ListDenials => again::<ListDenialsRequest>(call),
-        Method::Freeze => again::<FreezeRequest>(call),
-        Method::Unfreeze => again::<UnfreezeRequest>(call),
-        Method::StartShadow => again::<StartShadowRequest>(call),
-        Method::LowerClockFloor => again::<LowerClockFloorRequest>(call),
+        Method::GetAppKey => again::<GetAppKeyRequest>(call).await,
+        Method::KmsGetKmsKey | Method::AdminGetKmsKey => again::<GetKmsKeyRequest>(call).await,
+        Method::GetAppEnvEncryptPubKey => again::<AppId>(call).await,
+        Method::SignCert => again::<SignCertRequest>(call).await,
+        Method::KmsClearImageCache => again::<LegacyClearImageCacheRequest>(call).await,
+        Method::Bootstrap => again::<BootstrapRequest>(call).await,
+        Method::Onboard => again::<OnboardRequest>(call).await,
+        Method::AdminClearImageCache => again::<ClearImageCacheRequest>(call).await,
+        Method::Explain => again::<ExplainRequest>(call).await,
+        Method::ListDenials => again::<ListDenialsRequest>(call).await,
+        Method::Freeze => again::<FreezeRequest>(call).await,
+        Method::Unfreeze => again::<UnfreezeRequest>(call).await,
+        Method::StartShadow => again::<StartShadowRequest>(call).await,
+        Method::LowerClockFloor => again::<LowerClockFloorRequest>(call).await,
         Method::GetMeta
         | Method::GetTempCaCert
         | Method::GetAttestationInfo
@@ -167,6 +167,6 @@ fn echo(method: Method, call: &Call) -> Result<Bytes> {
     }
 }
 
-fn again<M: Message + Default + Serialize + DeserializeOwned>(call: &Call) -> Result<Bytes> {
-    Ok(prpc::encode(call.encoding(), &call.decode::<M>()?))
+async fn again<M: Message + Default + Serialize + DeserializeOwned>(call: Call) -> Result<Bytes> {
+    call.unary::<M, M, M>(async |message| Ok(message)).await
 }

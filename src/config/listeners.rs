@@ -32,31 +32,8 @@ const SERVER_SETTINGS: [&str; 13] = [
 /// The limits of the peer's HTTP server that belong to no method.
 const SERVER_LIMITS: [&str; 7] = ["form", "data-form", "file", "string", "bytes", "json", "msgpack"];
 
-/// The methods that have a body limit; `tests/it/access_table.rs` compares them with those that are served.
-pub const METHODS: [&str; 22] = [
-    "GetAppKey",
-    "GetKmsKey",
-    "GetAppEnvEncryptPubKey",
-    "GetMeta",
-    "GetTempCaCert",
-    "SignCert",
-    "ClearImageCache",
-    "Bootstrap",
-    "Onboard",
-    "GetAttestationInfo",
-    "Finish",
-    "Explain",
-    "ListDenials",
-    "Freeze",
-    "Unfreeze",
-    "ListFrozen",
-    "StartShadow",
-    "ShadowReport",
-    "StopShadow",
-    "RefreshCollateral",
-    "RecentReleases",
-    "LowerClockFloor",
-];
+// From `proto/kms.proto`.
+include!(concat!(env!("OUT_DIR"), "/method_names.rs"));
 
 const MAX_BODY_LIMIT: usize = 64 << 20;
 

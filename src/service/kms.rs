@@ -142,7 +142,7 @@ impl KmsService {
     /// No standing, no or bad evidence, denied by policy, audit log not writable.
     pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
         match self.parts.public_handover {
-            PublicHandover::Enabled => self.hand_over(Method::GetKmsKey, caller, request).await,
+            PublicHandover::Enabled => self.hand_over(Method::KmsGetKmsKey, caller, request).await,
             PublicHandover::Disabled => Err(Error::new(Code::Denied, NO_PUBLIC_HANDOVER)),
         }
     }
@@ -188,15 +188,18 @@ impl KmsService {
     }
 
     /// `KMS.GetMeta`: never asks anyone, so it answers whatever else is down.
-    pub fn get_meta(&self) -> Arc<Prepared<GetMetaResponse>> {
-        self.parts.meta.answer()
+    ///
+    /// # Errors
+    /// None.
+    pub async fn get_meta(&self, _: &Caller, (): ()) -> Result<Arc<Prepared<GetMetaResponse>>> {
+        Ok(self.parts.meta.answer())
     }
 
     /// `KMS.GetTempCaCert`: the temporary CA, key included.
     ///
     /// # Errors
     /// No standing.
-    pub async fn get_temp_ca_cert(&self, caller: &Caller) -> Result<GetTempCaCertResponse> {
+    pub async fn get_temp_ca_cert(&self, caller: &Caller, (): ()) -> Result<GetTempCaCertResponse> {
         let standing = self.current_standing(Method::GetTempCaCert, caller)?;
         let ready = &self.parts.ready;
         Ok(GetTempCaCertResponse {

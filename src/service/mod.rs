@@ -10,6 +10,7 @@ pub mod prepared;
 pub mod quota;
 pub mod readiness;
 mod refusal;
+pub mod routes;
 pub mod setup;
 pub mod wrong_credentials;
 
@@ -115,59 +116,6 @@ impl Access {
     }
 }
 
-/// One method of the API.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Method {
-    /// `KMS.GetAppKey`
-    GetAppKey,
-    /// `KMS.GetKmsKey`
-    GetKmsKey,
-    /// `KMS.GetAppEnvEncryptPubKey`
-    GetAppEnvEncryptPubKey,
-    /// `KMS.GetMeta`
-    GetMeta,
-    /// `KMS.GetTempCaCert`
-    GetTempCaCert,
-    /// `KMS.SignCert`
-    SignCert,
-    /// `KMS.ClearImageCache`, with the token in the message
-    LegacyClearImageCache,
-    /// `Onboard.Bootstrap`
-    Bootstrap,
-    /// `Onboard.Onboard`
-    Onboard,
-    /// `Onboard.GetAttestationInfo`
-    GetAttestationInfo,
-    /// `Onboard.Finish`
-    Finish,
-    /// `Admin.ClearImageCache`
-    ClearImageCache,
-    /// `Admin.GetKmsKey`
-    AdminGetKmsKey,
-    /// `Admin.Explain`
-    Explain,
-    /// `Admin.ListDenials`
-    ListDenials,
-    /// `Admin.Freeze`
-    Freeze,
-    /// `Admin.Unfreeze`
-    Unfreeze,
-    /// `Admin.ListFrozen`
-    ListFrozen,
-    /// `Admin.StartShadow`
-    StartShadow,
-    /// `Admin.ShadowReport`
-    ShadowReport,
-    /// `Admin.StopShadow`
-    StopShadow,
-    /// `Admin.RefreshCollateral`
-    RefreshCollateral,
-    /// `Admin.RecentReleases`
-    RecentReleases,
-    /// `Admin.LowerClockFloor`
-    LowerClockFloor,
-}
-
 /// Who may ask for a method by GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByGet {
@@ -192,88 +140,14 @@ pub struct Row {
     pub access: Access,
     /// The largest request body in bytes.
     pub body_limit: usize,
+    /// Who may ask for it by GET.
+    pub by_get: ByGet,
 }
 
-const KIB: usize = 1024;
-
-/// A request that carries a VM configuration with OS image documents.
-const WITH_VM_CONFIG: usize = 256 * KIB;
-/// A certificate request carries unstripped evidence: some 50 KiB, twice that in JSON.
-const WITH_EVIDENCE: usize = 1024 * KIB;
-/// A request of a few short fields.
-const SHORT: usize = 16 * KIB;
-/// A candidate for the policy.
-const WITH_ALLOWLIST: usize = crate::policy::LARGEST_CANDIDATE;
-
-/// Every method there is. Dispatch, limits, metrics and `tests/it/access_table.rs` read it.
-pub const METHODS: [Row; 24] = {
-    use Access::*;
-    use Method::*;
-    const fn row(
-        service: Service,
-        name: &'static str,
-        method: Method,
-        access: Access,
-        body_limit: usize,
-    ) -> Row {
-        Row { method, service, name, access, body_limit }
-    }
-    [
-        row(Service::Kms, "GetAppKey", GetAppKey, AttestedCertificate, WITH_VM_CONFIG),
-        row(Service::Kms, "GetKmsKey", GetKmsKey, AttestedCertificate, WITH_VM_CONFIG),
-        row(Service::Kms, "GetAppEnvEncryptPubKey", GetAppEnvEncryptPubKey, Open, SHORT),
-        row(Service::Kms, "GetMeta", GetMeta, Open, SHORT),
-        row(Service::Kms, "GetTempCaCert", GetTempCaCert, Open, SHORT),
-        row(Service::Kms, "SignCert", SignCert, AttestedMessage, WITH_EVIDENCE),
-        row(Service::Kms, "ClearImageCache", LegacyClearImageCache, TokenInMessage, SHORT),
-        row(Service::Onboard, "Bootstrap", Bootstrap, Onboarding, SHORT),
-        row(Service::Onboard, "Onboard", Method::Onboard, Onboarding, SHORT),
-        row(Service::Onboard, "GetAttestationInfo", GetAttestationInfo, Open, SHORT),
-        row(Service::Onboard, "Finish", Finish, Onboarding, SHORT),
-        row(Service::Admin, "ClearImageCache", ClearImageCache, Operator, SHORT),
-        row(Service::Admin, "GetKmsKey", AdminGetKmsKey, OperatorAndAttestedCertificate, WITH_VM_CONFIG),
-        row(Service::Admin, "Explain", Explain, Operator, WITH_EVIDENCE),
-        row(Service::Admin, "ListDenials", ListDenials, Operator, SHORT),
-        row(Service::Admin, "Freeze", Freeze, Operator, SHORT),
-        row(Service::Admin, "Unfreeze", Unfreeze, Operator, SHORT),
-        row(Service::Admin, "ListFrozen", ListFrozen, Operator, SHORT),
-        row(Service::Admin, "StartShadow", StartShadow, Operator, WITH_ALLOWLIST),
-        row(Service::Admin, "ShadowReport", ShadowReport, Operator, SHORT),
-        row(Service::Admin, "StopShadow", StopShadow, Operator, SHORT),
-        row(Service::Admin, "RefreshCollateral", RefreshCollateral, Operator, SHORT),
-        row(Service::Admin, "RecentReleases", RecentReleases, Operator, SHORT),
-        row(Service::Admin, "LowerClockFloor", LowerClockFloor, Operator, SHORT),
-    ]
-};
+// From `proto/kms.proto`: adding a method there, with its options, adds it to dispatch, limits, metrics and the tests' table.
+include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 
 impl Method {
-    /// Who may ask for it by GET: what a browser does for a link, no operator must find done.
-    pub fn by_get(self) -> ByGet {
-        match self {
-            Self::Freeze
-            | Self::Unfreeze
-            | Self::StartShadow
-            | Self::StopShadow
-            | Self::RefreshCollateral
-            | Self::LowerClockFloor => ByGet::Nobody,
-            Self::Bootstrap | Self::Onboard | Self::ClearImageCache | Self::AdminGetKmsKey => ByGet::Programs,
-            Self::GetAppKey
-            | Self::GetKmsKey
-            | Self::GetAppEnvEncryptPubKey
-            | Self::GetMeta
-            | Self::GetTempCaCert
-            | Self::SignCert
-            | Self::LegacyClearImageCache
-            | Self::GetAttestationInfo
-            | Self::Finish
-            | Self::Explain
-            | Self::ListDenials
-            | Self::ListFrozen
-            | Self::ShadowReport
-            | Self::RecentReleases => ByGet::Anyone,
-        }
-    }
-
     /// The method `name` of `service`; names are case sensitive.
     pub fn find(service: Service, name: &str) -> Option<&'static Row> {
         METHODS.iter().find(|row| row.service == service && row.name == name)
@@ -305,9 +179,14 @@ mod tests {
     }
 
     #[test]
+    fn a_candidate_for_the_policy_fits_into_its_request() {
+        assert_eq!(Method::StartShadow.row().body_limit, crate::policy::LARGEST_CANDIDATE);
+    }
+
+    #[test]
     fn callers_without_attestation_cannot_send_large_bodies() {
         for row in METHODS.iter().filter(|row| row.access == Access::Open) {
-            assert!(row.body_limit <= 64 * KIB, "{row:?}");
+            assert!(row.body_limit <= 64 * 1024, "{row:?}");
         }
     }
 }

@@ -24,6 +24,7 @@ use crate::{
     lifecycle::{LifecycleError, Onboarding, Prepared},
     policy::{ALLOWLIST_UNUSABLE, Policy},
     proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse},
+    service::Caller,
 };
 
 /// How long the back end may take to tell about itself while an operator looks.
@@ -126,7 +127,7 @@ impl OnboardService {
     ///
     /// # Errors
     /// Bad domain, keys exist, this KMS is not allowed, no evidence, directory not writable; nothing is saved then.
-    pub async fn bootstrap(&self, request: BootstrapRequest) -> Result<BootstrapResponse> {
+    pub async fn bootstrap(&self, _: &Caller, request: BootstrapRequest) -> Result<BootstrapResponse> {
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
         let turn = self.turn().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;
@@ -191,7 +192,7 @@ impl OnboardService {
     ///
     /// # Errors
     /// Bad domain or URL, keys exist, source not attested or not allowed, we are refused there; nothing is saved then.
-    pub async fn onboard(&self, request: OnboardRequest) -> Result<OnboardResponse> {
+    pub async fn onboard(&self, _: &Caller, request: OnboardRequest) -> Result<OnboardResponse> {
         let credential = credential(&request).map_err(|error| error.within("Failed to onboard"))?;
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
         let url: KmsUrl = request.source_url.parse().map_err(|error: kms_client::url::UrlError| {
@@ -234,7 +235,7 @@ impl OnboardService {
     ///
     /// # Errors
     /// No evidence, or evidence that does not verify.
-    pub async fn get_attestation_info(&self) -> Result<AttestationInfoResponse> {
+    pub async fn get_attestation_info(&self, _: &Caller, (): ()) -> Result<AttestationInfoResponse> {
         let parts = &self.parts;
         let verified = own_evidence(&parts.attester, &parts.verifier).await.map_err(unattested)?;
         let identity = own_identity(&verified).map_err(unattested)?;
@@ -255,12 +256,20 @@ impl OnboardService {
         })
     }
 
-    /// `Onboard.Finish`: on to the KMS phase. Before keys exist it answers and changes nothing: a caller without
-    /// credentials cannot stop this process.
+    /// `Onboard.Finish`: on to the KMS phase. As by the peer's service, the answer is without content whether there are keys
+    /// or not.
     ///
     /// # Errors
     /// When the directory cannot be read.
-    pub async fn finish(&self) -> Result<Finished> {
+    pub async fn finish(&self, _: &Caller, (): ()) -> Result<()> {
+        self.finish_onboarding().await.map(|_| ())
+    }
+
+    /// Goes on to the KMS phase. Before keys exist it changes nothing: a caller without credentials cannot stop this process.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn finish_onboarding(&self) -> Result<Finished> {
         let _turn = self.turn().await;
         if !self.parts.onboarding.is_committed().map_err(unreadable)? {
             tracing::warn!("Finish was called before there are keys: still onboarding");

@@ -1,8 +1,46 @@
-//! An answer that is encoded once and sent many times.
+//! What a method answers: a message, or one that is encoded once and sent many times.
 
-use std::sync::OnceLock;
+use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
+
+/// Something to answer the message `M` with.
+pub trait Reply<M> {
+    /// Its compact JSON.
+    fn json(&self) -> Bytes;
+    /// Its protobuf bytes.
+    fn protobuf(&self) -> Bytes;
+    /// The message itself.
+    fn into_message(self) -> M;
+}
+
+impl<M: prost::Message + serde::Serialize> Reply<M> for M {
+    fn json(&self) -> Bytes {
+        serde_json::to_vec(self).expect("messages have text keys and finite numbers only").into()
+    }
+
+    fn protobuf(&self) -> Bytes {
+        self.encode_to_vec().into()
+    }
+
+    fn into_message(self) -> M {
+        self
+    }
+}
+
+impl<M: prost::Message + serde::Serialize + Clone> Reply<M> for Arc<Prepared<M>> {
+    fn json(&self) -> Bytes {
+        self.json.get_or_init(|| self.message.json()).clone()
+    }
+
+    fn protobuf(&self) -> Bytes {
+        self.protobuf.get_or_init(|| self.message.protobuf()).clone()
+    }
+
+    fn into_message(self) -> M {
+        self.message.clone()
+    }
+}
 
 /// A message with its encodings, each made when first asked for.
 #[derive(Debug)]
@@ -21,17 +59,5 @@ impl<M: prost::Message + serde::Serialize> Prepared<M> {
     /// The message itself.
     pub fn message(&self) -> &M {
         &self.message
-    }
-
-    /// Its compact JSON.
-    pub fn json(&self) -> Bytes {
-        let encode =
-            || serde_json::to_vec(&self.message).expect("messages have text keys and finite numbers only");
-        self.json.get_or_init(|| encode().into()).clone()
-    }
-
-    /// Its protobuf bytes.
-    pub fn protobuf(&self) -> Bytes {
-        self.protobuf.get_or_init(|| self.message.encode_to_vec().into()).clone()
     }
 }

@@ -11,7 +11,7 @@ use axum::{
 use http::HeaderMap;
 
 use super::{
-    grpc, probes,
+    grpc,
     prpc::{self, Encoding},
     same_site, setup, status,
 };
@@ -21,7 +21,7 @@ use crate::{
     log_limit::LogLimit,
     metrics::Metrics,
     operator::OperatorToken,
-    service::{Access, Caller, Method, Service},
+    service::{Access, Caller, Method, Service, routes::Route},
 };
 
 /// Lines a second about wrong tokens.
@@ -105,13 +105,13 @@ pub(super) async fn pass(State(entrance): State<Arc<Entrance>>, request: Request
     }
 }
 
-/// What changes nothing and asks for nothing.
+/// What the tables say is open. What is in neither of them, and is not gRPC's reflection or health, is guarded too.
 fn is_open(path: &str) -> bool {
+    if let Some(route) = Route::serving(Service::Onboard, path) {
+        return route.access == Access::Open;
+    }
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
-    path == "/"
-        || probes::PATHS.contains(&path)
-        || path.starts_with("/assets/")
-        || path.starts_with("/grpc.")
+    path.starts_with("/grpc.")
         || !path.starts_with(SETUP)
             && Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Open)
 }

@@ -18,7 +18,7 @@ use crate::{
     proto::{self, DESCRIPTORS},
     service::{
         Caller, METHODS, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
-        readiness::Readiness,
+        prepared::Reply, readiness::Readiness,
     },
 };
 
@@ -32,11 +32,11 @@ const MAX_STREAM_MESSAGE: usize = 16 * 1024;
 /// All messages of one stream to them.
 const MAX_STREAM: usize = 1024 * 1024;
 
-type GrpcResult<T> = std::result::Result<Response<T>, Status>;
+pub(super) type GrpcResult<T> = std::result::Result<Response<T>, Status>;
 
 /// The routes of the KMS phase.
 pub fn kms(service: Arc<KmsService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> axum::Router {
-    let server = proto::kms_server::KmsServer::new(Kms(service))
+    let server = proto::kms_server::KmsServer::new(Served(service))
         .max_decoding_message_size(largest(Service::Kms, limits));
     let health = Probe::server(readiness, Service::Kms);
     finish(Routes::new(server).add_service(health), Service::Kms, limits)
@@ -48,7 +48,7 @@ pub fn onboarding(
     limits: &BodyLimits,
     readiness: Arc<Readiness>,
 ) -> axum::Router {
-    let server = proto::onboard_server::OnboardServer::new(Onboard(service))
+    let server = proto::onboard_server::OnboardServer::new(Served(service))
         .max_decoding_message_size(largest(Service::Onboard, limits));
     let health = Probe::server(readiness, Service::Onboard);
     finish(Routes::new(server).add_service(health), Service::Onboard, limits)
@@ -56,7 +56,7 @@ pub fn onboarding(
 
 /// The routes of the admin listener.
 pub fn admin(service: Arc<AdminService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> axum::Router {
-    let server = proto::admin_server::AdminServer::new(Admin(service))
+    let server = proto::admin_server::AdminServer::new(Served(service))
         .max_decoding_message_size(largest(Service::Admin, limits));
     let health = Probe::server(readiness, Service::Admin);
     finish(Routes::new(server).add_service(health), Service::Admin, limits)
@@ -264,191 +264,27 @@ impl Body for LimitedBody {
     }
 }
 
+/// A service behind its generated trait (`dispatch.rs`).
+pub(super) struct Served<S>(pub(super) Arc<S>);
+
 /// Calls a method of a service, and tells the log when it gives no result.
-async fn unary<Q, A>(
+pub(super) async fn unary<Q, M, A: Reply<M>>(
     method: Method,
     request: Request<Q>,
     call: impl AsyncFnOnce(&Caller, Q) -> Result<A>,
-) -> GrpcResult<A> {
+) -> GrpcResult<M> {
     let missing = || Status::internal("no connection information");
     let caller: Caller = request.extensions().get().cloned().ok_or_else(missing)?;
     let log: RefusalLog = request.extensions().get().cloned().ok_or_else(missing)?;
-    call(&caller, request.into_inner()).await.map(Response::new).map_err(|error| {
-        log.tell(method.row().name, caller.remote(), &error);
-        status::grpc(&error)
-    })
+    call(&caller, request.into_inner()).await.map(|reply| Response::new(reply.into_message())).map_err(
+        |error| {
+            log.tell(method.row().name, caller.remote(), &error);
+            status::grpc(&error)
+        },
+    )
 }
 
 /// Whether a request is gRPC or gRPC-web by its content type.
 pub fn is_grpc<B>(request: &HttpRequest<B>) -> bool {
     media::of_body(request.headers()).starts_with("application/grpc")
-}
-
-/// The KMS service behind the generated trait.
-pub struct Kms(Arc<KmsService>);
-
-#[tonic::async_trait]
-impl proto::kms_server::Kms for Kms {
-    async fn get_app_key(
-        &self,
-        request: Request<proto::GetAppKeyRequest>,
-    ) -> GrpcResult<proto::AppKeyResponse> {
-        unary(Method::GetAppKey, request, async |caller, request| self.0.get_app_key(caller, request).await)
-            .await
-    }
-
-    async fn get_kms_key(
-        &self,
-        request: Request<proto::GetKmsKeyRequest>,
-    ) -> GrpcResult<proto::KmsKeyResponse> {
-        unary(Method::GetKmsKey, request, async |caller, request| self.0.get_kms_key(caller, request).await)
-            .await
-    }
-
-    async fn get_app_env_encrypt_pub_key(
-        &self,
-        request: Request<proto::AppId>,
-    ) -> GrpcResult<proto::PublicKeyResponse> {
-        unary(Method::GetAppEnvEncryptPubKey, request, async |caller, request| {
-            Ok(self.0.get_app_env_encrypt_pub_key(caller, request).await?.message().clone())
-        })
-        .await
-    }
-
-    async fn get_meta(&self, request: Request<()>) -> GrpcResult<proto::GetMetaResponse> {
-        unary(Method::GetMeta, request, async |_, ()| Ok(self.0.get_meta().message().clone())).await
-    }
-
-    async fn get_temp_ca_cert(&self, request: Request<()>) -> GrpcResult<proto::GetTempCaCertResponse> {
-        unary(Method::GetTempCaCert, request, async |caller, ()| self.0.get_temp_ca_cert(caller).await).await
-    }
-
-    async fn sign_cert(
-        &self,
-        request: Request<proto::SignCertRequest>,
-    ) -> GrpcResult<proto::SignCertResponse> {
-        unary(Method::SignCert, request, async |caller, request| self.0.sign_cert(caller, request).await)
-            .await
-    }
-
-    async fn clear_image_cache(
-        &self,
-        request: Request<proto::LegacyClearImageCacheRequest>,
-    ) -> GrpcResult<()> {
-        unary(Method::LegacyClearImageCache, request, async |caller, request| {
-            self.0.clear_image_cache(caller, request).await
-        })
-        .await
-    }
-}
-
-/// The onboarding service behind the generated trait.
-pub struct Onboard(Arc<OnboardService>);
-
-#[tonic::async_trait]
-impl proto::onboard_server::Onboard for Onboard {
-    async fn bootstrap(
-        &self,
-        request: Request<proto::BootstrapRequest>,
-    ) -> GrpcResult<proto::BootstrapResponse> {
-        unary(Method::Bootstrap, request, async |_, request| self.0.bootstrap(request).await).await
-    }
-
-    async fn onboard(&self, request: Request<proto::OnboardRequest>) -> GrpcResult<proto::OnboardResponse> {
-        unary(Method::Onboard, request, async |_, request| self.0.onboard(request).await).await
-    }
-
-    async fn get_attestation_info(&self, request: Request<()>) -> GrpcResult<proto::AttestationInfoResponse> {
-        unary(Method::GetAttestationInfo, request, async |_, ()| self.0.get_attestation_info().await).await
-    }
-
-    async fn finish(&self, request: Request<()>) -> GrpcResult<()> {
-        unary(Method::Finish, request, async |_, ()| self.0.finish().await.map(|_| ())).await
-    }
-}
-
-/// The admin service behind the generated trait.
-pub struct Admin(Arc<AdminService>);
-
-#[tonic::async_trait]
-impl proto::admin_server::Admin for Admin {
-    async fn clear_image_cache(&self, request: Request<proto::ClearImageCacheRequest>) -> GrpcResult<()> {
-        unary(Method::ClearImageCache, request, async |caller, request| {
-            self.0.clear_image_cache(caller, request).await
-        })
-        .await
-    }
-
-    async fn get_kms_key(
-        &self,
-        request: Request<proto::GetKmsKeyRequest>,
-    ) -> GrpcResult<proto::KmsKeyResponse> {
-        unary(Method::AdminGetKmsKey, request, async |caller, request| {
-            self.0.get_kms_key(caller, request).await
-        })
-        .await
-    }
-
-    async fn explain(&self, request: Request<proto::ExplainRequest>) -> GrpcResult<proto::ExplainResponse> {
-        unary(Method::Explain, request, async |caller, request| self.0.explain(caller, request).await).await
-    }
-
-    async fn list_denials(
-        &self,
-        request: Request<proto::ListDenialsRequest>,
-    ) -> GrpcResult<proto::ListDenialsResponse> {
-        unary(Method::ListDenials, request, async |_, request| self.0.list_denials(&request)).await
-    }
-
-    async fn freeze(&self, request: Request<proto::FreezeRequest>) -> GrpcResult<proto::FreezeResponse> {
-        unary(Method::Freeze, request, async |caller, request| self.0.freeze(caller, request).await).await
-    }
-
-    async fn unfreeze(
-        &self,
-        request: Request<proto::UnfreezeRequest>,
-    ) -> GrpcResult<proto::UnfreezeResponse> {
-        unary(Method::Unfreeze, request, async |caller, request| self.0.unfreeze(caller, request).await).await
-    }
-
-    async fn list_frozen(&self, request: Request<()>) -> GrpcResult<proto::ListFrozenResponse> {
-        unary(Method::ListFrozen, request, async |_, ()| Ok(self.0.list_frozen())).await
-    }
-
-    async fn start_shadow(
-        &self,
-        request: Request<proto::StartShadowRequest>,
-    ) -> GrpcResult<proto::StartShadowResponse> {
-        unary(Method::StartShadow, request, async |caller, request| {
-            self.0.start_shadow(caller, request).await
-        })
-        .await
-    }
-
-    async fn shadow_report(&self, request: Request<()>) -> GrpcResult<proto::ShadowReportResponse> {
-        unary(Method::ShadowReport, request, async |_, ()| Ok(self.0.shadow_report())).await
-    }
-
-    async fn lower_clock_floor(
-        &self,
-        request: Request<proto::LowerClockFloorRequest>,
-    ) -> GrpcResult<proto::LowerClockFloorResponse> {
-        unary(Method::LowerClockFloor, request, async |caller, request| {
-            self.0.lower_clock_floor(caller, request).await
-        })
-        .await
-    }
-
-    async fn recent_releases(&self, request: Request<()>) -> GrpcResult<proto::RecentReleasesResponse> {
-        unary(Method::RecentReleases, request, async |_, ()| Ok(self.0.recent_releases())).await
-    }
-
-    async fn stop_shadow(&self, request: Request<()>) -> GrpcResult<proto::ShadowReportResponse> {
-        unary(Method::StopShadow, request, async |caller, ()| self.0.stop_shadow(caller).await).await
-    }
-
-    async fn refresh_collateral(&self, request: Request<()>) -> GrpcResult<proto::RefreshCollateralResponse> {
-        unary(Method::RefreshCollateral, request, async |caller, ()| self.0.refresh_collateral(caller).await)
-            .await
-    }
 }

@@ -4,6 +4,7 @@ mod activity;
 pub mod auth_backend;
 mod body;
 mod cors;
+mod dispatch;
 mod entrance;
 pub mod front;
 pub mod grpc;

@@ -2,11 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::{Router, body::Body, response::Response, routing::get};
+use axum::{Router, body::Body, response::Response};
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
-use crate::service::readiness::{Effect, Readiness, Reason};
+use super::router::route;
+use crate::service::{
+    Service,
+    readiness::{Effect, Readiness, Reason},
+};
 
 /// The paths here, and the older `/health`. Probes come from the address of a balancer, which everyone else shares: they
 /// are not limited, and need no token.
@@ -28,10 +32,12 @@ pub(super) enum Reader {
 }
 
 /// `GET /livez` and `GET /readyz`.
-pub(super) fn routes(readiness: Arc<Readiness>, reader: Reader) -> Router {
-    Router::new()
-        .route(LIVE, get(|| async { answer(StatusCode::OK, &json!({ "status": "ok" })) }))
-        .route(READY, get(move || async move { ready(&readiness, reader) }))
+pub(super) fn routes(service: Service, readiness: Arc<Readiness>, reader: Reader) -> Router {
+    route(service, LIVE, || async { answer(StatusCode::OK, &json!({ "status": "ok" })) }).merge(route(
+        service,
+        READY,
+        move || async move { ready(&readiness, reader) },
+    ))
 }
 
 /// 200 or 503, with the reasons.

@@ -5,14 +5,14 @@ use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode
 use http_body::Body;
 use http_body_util::Full;
 use prost::Message;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
 
 use super::{body, media, refusal_log::RefusalLog, same_site, status};
 use crate::{
     config::BodyLimits,
     error::{Code, Error, Result},
     proto::PrpcError,
-    service::{ByGet, Caller, Method, Row, Service},
+    service::{ByGet, Caller, Method, Row, Service, prepared::Reply},
 };
 
 /// The body of every answer of ours.
@@ -88,19 +88,27 @@ enum Payload {
 }
 
 impl Call {
-    /// Calls a method with its message.
-    pub async fn unary<Q, A>(self, method: impl AsyncFnOnce(Q) -> Result<A>) -> Result<Bytes>
+    /// Calls a method with its message `Q`, for its answer `M`.
+    pub async fn unary<Q, M, A>(self, method: impl AsyncFnOnce(Q) -> Result<A>) -> Result<Bytes>
     where
         Q: Message + Default + DeserializeOwned,
-        A: Message + Serialize,
+        A: Reply<M>,
     {
-        let request = self.decode()?;
-        Ok(encode(self.encoding, &method(request).await?))
+        let reply = method(self.decode()?).await?;
+        Ok(self.encoded(&reply))
     }
 
-    /// How the answer must be encoded.
-    pub fn encoding(&self) -> Encoding {
-        self.encoding
+    /// As [`Call::unary`], for a method whose request has no field: whatever came is ignored.
+    pub async fn nullary<M, A: Reply<M>>(self, method: impl AsyncFnOnce() -> Result<A>) -> Result<Bytes> {
+        let reply = method().await?;
+        Ok(self.encoded(&reply))
+    }
+
+    fn encoded<M>(&self, reply: &impl Reply<M>) -> Bytes {
+        match self.encoding {
+            Encoding::Json | Encoding::SniffedJson => reply.json(),
+            Encoding::Protobuf => reply.protobuf(),
+        }
     }
 
     /// The message of the request; an empty payload is the default message.
@@ -125,16 +133,6 @@ pub fn from_query<Q: DeserializeOwned>(query: &str) -> Result<Q> {
     let pairs = form_urlencoded::parse(query.as_bytes());
     let map = serde::de::value::MapDeserializer::<_, serde::de::value::Error>::new(pairs);
     Q::deserialize(map).map_err(|error| Error::invalid(error.to_string()))
-}
-
-/// The bytes of an answer.
-pub fn encode<A: Message + Serialize>(encoding: Encoding, answer: &A) -> Bytes {
-    match encoding {
-        Encoding::Json | Encoding::SniffedJson => {
-            serde_json::to_vec(answer).expect("messages have text keys and finite numbers only").into()
-        }
-        Encoding::Protobuf => answer.encode_to_vec().into(),
-    }
 }
 
 /// What serves the methods of one service.
@@ -187,11 +185,11 @@ where
             return error(asked.unwrap_or_else(|| Encoding::of_body(&begin)), &cause);
         }
     };
-    let Some(Row { method, .. }) = row else {
+    let Some(row @ Row { method, .. }) = row else {
         let unknown = Error::new(Code::UnknownMethod, format!("Service not found: {name}"));
         return error(encoding, &unknown);
     };
-    let may_read = match method.by_get() {
+    let may_read = match row.by_get {
         ByGet::Anyone => true,
         ByGet::Programs => !same_site::is_by_browser(&parts.headers),
         ByGet::Nobody => false,
@@ -238,7 +236,7 @@ fn stripped(name: &str, service: Service) -> &str {
 fn success(method: Method, encoding: Encoding, bytes: Bytes) -> Answer {
     let mut answer = match (method, encoding) {
         // The older API answers with nothing; the peer's client reads an empty body as `null`.
-        (Method::LegacyClearImageCache, _) => Response::new(Full::new(Bytes::new())),
+        (Method::KmsClearImageCache, _) => Response::new(Full::new(Bytes::new())),
         // The older API answers with text, and its callers send `{}` without a type.
         (Method::Finish, Encoding::SniffedJson) => return plain(StatusCode::OK, "OK"),
         _ => Response::new(Full::new(bytes)),

@@ -6,11 +6,11 @@ use axum::{
     Router,
     body::Body,
     extract::{Request, State},
+    handler::Handler,
     middleware::{self, Next},
     response::Response,
-    routing::{any, get},
+    routing::{MethodFilter, any, on},
 };
-use bytes::Bytes;
 use http::{HeaderValue, StatusCode, header};
 use tokio::sync::watch;
 
@@ -18,21 +18,20 @@ use super::{
     entrance::{self, Entrance},
     grpc,
     probes::{self, Reader},
-    prpc::{self, Call, Dispatch, Encoding},
+    prpc::{self, Dispatch, Encoding},
     setup, status, web,
 };
 use crate::{
     config::BodyLimits,
-    error::{Code, Error, Result},
+    error::{Code, Error},
     metrics::Metrics,
-    proto::{AppId, BootstrapRequest, OnboardRequest},
     service::{
-        Caller, Method, Service,
+        Method, Service,
         admin::AdminService,
         kms::KmsService,
         onboard::{Finished, OnboardService},
-        prepared::Prepared,
         readiness::Readiness,
+        routes::{Route, Verbs},
         setup::SetupService,
     },
 };
@@ -45,16 +44,16 @@ pub fn kms(
     readiness: Arc<Readiness>,
 ) -> Router {
     let mut router = prpc_routes(Arc::clone(&service), limits)
-        .route("/health", get(health))
-        .merge(probes::routes(Arc::clone(&readiness), Reader::Anyone));
+        .merge(route(Service::Kms, "/health", health))
+        .merge(probes::routes(Service::Kms, Arc::clone(&readiness), Reader::Anyone));
     if let Some(metrics) = metrics {
         let readiness = Arc::clone(&readiness);
-        let metrics = get(move || async move {
+        let metrics = route(Service::Kms, "/metrics", move || async move {
             // So that they say how it is, not how it was when it was last looked at.
             readiness.report();
             exposition(&metrics)
         });
-        router = router.route("/metrics", metrics);
+        router = router.merge(metrics);
     }
     router.merge(grpc::kms(service, limits, readiness)).fallback(not_found)
 }
@@ -69,8 +68,8 @@ pub fn onboarding(
 ) -> Router {
     let finish = {
         let service = Arc::clone(&service);
-        get(move || async move {
-            match service.finish().await {
+        route(Service::Onboard, "/finish", move || async move {
+            match service.finish_onboarding().await {
                 Ok(Finished::NoKeys) => {
                     let text =
                         "there are no keys yet, so nothing is finished: Bootstrap or Onboard comes first";
@@ -85,9 +84,9 @@ pub fn onboarding(
     let router = prpc_routes(Arc::clone(&service), limits)
         .merge(web::onboarding())
         .merge(setup::routes(setup))
-        .route("/health", get(health))
-        .merge(probes::routes(Arc::clone(&readiness), Reader::Anyone))
-        .route("/finish", finish)
+        .merge(route(Service::Onboard, "/health", health))
+        .merge(probes::routes(Service::Onboard, Arc::clone(&readiness), Reader::Anyone))
+        .merge(finish)
         .merge(grpc::onboarding(service, limits, readiness))
         .fallback(not_found)
         .layer(middleware::from_fn_with_state(finished, not_yet));
@@ -114,7 +113,7 @@ async fn not_yet(State(finished): State<watch::Receiver<bool>>, request: Request
 pub fn admin(service: Arc<AdminService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> Router {
     let grpc = grpc::admin(Arc::clone(&service), limits, Arc::clone(&readiness));
     prpc_routes(service, limits)
-        .merge(probes::routes(readiness, Reader::Operator))
+        .merge(probes::routes(Service::Admin, readiness, Reader::Operator))
         .merge(grpc)
         .fallback(not_found)
 }
@@ -144,6 +143,17 @@ async fn prpc_call<D: Dispatch + Send + Sync>(
     prpc::serve(&*prpc.dispatch, &prpc.limits, &name, request).await.map(Body::new)
 }
 
+/// Serves a row of [`ROUTES`](crate::service::routes::ROUTES).
+pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Handler<T, ()>) -> Router {
+    let row = Route::at(service, path);
+    let verbs = match row.verbs {
+        Verbs::Get => MethodFilter::GET,
+        Verbs::Post => MethodFilter::POST,
+        Verbs::GetAndPost => MethodFilter::GET.or(MethodFilter::POST),
+    };
+    Router::new().route(row.path, on(verbs, handler))
+}
+
 async fn health() -> &'static str {
     "OK"
 }
@@ -165,96 +175,4 @@ async fn not_found(request: Request) -> Response {
         return prpc::error(Encoding::Json, &unknown).map(Body::new);
     }
     prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new)
-}
-
-fn prepared<M: prost::Message + serde::Serialize>(call: &Call, answer: &Prepared<M>) -> Bytes {
-    match call.encoding() {
-        Encoding::Json | Encoding::SniffedJson => answer.json(),
-        Encoding::Protobuf => answer.protobuf(),
-    }
-}
-
-/// The answer `google.protobuf.Empty`, whatever came in the body.
-fn nothing(call: &Call) -> Bytes {
-    prpc::encode(call.encoding(), &())
-}
-
-impl Dispatch for KmsService {
-    const SERVICE: Service = Service::Kms;
-
-    async fn call(&self, method: Method, caller: &Caller, call: Call) -> Result<Bytes> {
-        match method {
-            Method::GetAppKey => call.unary(async |request| self.get_app_key(caller, request).await).await,
-            Method::GetKmsKey => call.unary(async |request| self.get_kms_key(caller, request).await).await,
-            Method::GetAppEnvEncryptPubKey => {
-                let request: AppId = call.decode()?;
-                Ok(prepared(&call, &*self.get_app_env_encrypt_pub_key(caller, request).await?))
-            }
-            Method::GetMeta => Ok(prepared(&call, &*self.get_meta())),
-            Method::GetTempCaCert => Ok(prpc::encode(call.encoding(), &self.get_temp_ca_cert(caller).await?)),
-            Method::SignCert => call.unary(async |request| self.sign_cert(caller, request).await).await,
-            Method::LegacyClearImageCache => {
-                call.unary(async |request| self.clear_image_cache(caller, request).await).await
-            }
-            other => Err(elsewhere(other)),
-        }
-    }
-}
-
-impl Dispatch for OnboardService {
-    const SERVICE: Service = Service::Onboard;
-
-    async fn call(&self, method: Method, _: &Caller, call: Call) -> Result<Bytes> {
-        match method {
-            Method::Bootstrap => {
-                call.unary(async |request: BootstrapRequest| self.bootstrap(request).await).await
-            }
-            Method::Onboard => call.unary(async |request: OnboardRequest| self.onboard(request).await).await,
-            Method::GetAttestationInfo => {
-                Ok(prpc::encode(call.encoding(), &self.get_attestation_info().await?))
-            }
-            Method::Finish => {
-                // As by the peer's service, it is an answer without content in both cases.
-                let _: Finished = self.finish().await?;
-                Ok(nothing(&call))
-            }
-            other => Err(elsewhere(other)),
-        }
-    }
-}
-
-impl Dispatch for AdminService {
-    const SERVICE: Service = Service::Admin;
-
-    async fn call(&self, method: Method, caller: &Caller, call: Call) -> Result<Bytes> {
-        match method {
-            Method::ClearImageCache => {
-                call.unary(async |request| self.clear_image_cache(caller, request).await).await
-            }
-            Method::AdminGetKmsKey => {
-                call.unary(async |request| self.get_kms_key(caller, request).await).await
-            }
-            Method::Explain => call.unary(async |request| self.explain(caller, request).await).await,
-            Method::ListDenials => call.unary(async |request| self.list_denials(&request)).await,
-            Method::Freeze => call.unary(async |request| self.freeze(caller, request).await).await,
-            Method::Unfreeze => call.unary(async |request| self.unfreeze(caller, request).await).await,
-            Method::ListFrozen => Ok(prpc::encode(call.encoding(), &self.list_frozen())),
-            Method::StartShadow => call.unary(async |request| self.start_shadow(caller, request).await).await,
-            Method::ShadowReport => Ok(prpc::encode(call.encoding(), &self.shadow_report())),
-            Method::RefreshCollateral => {
-                Ok(prpc::encode(call.encoding(), &self.refresh_collateral(caller).await?))
-            }
-            Method::LowerClockFloor => {
-                call.unary(async |request| self.lower_clock_floor(caller, request).await).await
-            }
-            Method::RecentReleases => Ok(prpc::encode(call.encoding(), &self.recent_releases())),
-            Method::StopShadow => Ok(prpc::encode(call.encoding(), &self.stop_shadow(caller).await?)),
-            other => Err(elsewhere(other)),
-        }
-    }
-}
-
-/// The table found the method in another service: [`Method::find`] does not do that.
-fn elsewhere(method: Method) -> Error {
-    Error::new(Code::UnknownMethod, format!("Service not found: {}", method.row().name))
 }

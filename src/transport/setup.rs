@@ -2,43 +2,41 @@
 
 use std::{sync::Arc, time::Duration};
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Request, State},
-    response::Response,
-    routing::{get, post},
-};
+use axum::{Router, body::Body, extract::Request, response::Response};
 use http::{HeaderValue, header};
 use serde::Serialize;
 
 use super::{
     body,
     prpc::{self, Encoding},
+    router::route,
 };
 use crate::{
     error::{Error, Result},
-    service::setup::{About, Check, Finding, SetupService, Status},
+    service::{
+        Service,
+        routes::Route,
+        setup::{About, Check, Finding, SetupService, Status},
+    },
 };
 
-/// A request is one short text.
-const BODY_BYTES: usize = 16 * 1024;
 /// Where the status is.
 pub(super) const STATUS: &str = "/api/v1/setup/status";
-const VALIDATE: &str = "/api/v1/setup/validate/";
+const CHECK: &str = "/api/v1/setup/validate/{check}";
 
-/// The routes of the setup service. `Onboard.GetSetupStatus` is the peer's name for the status since 0.6.3; its fields are
-/// published nowhere, so the answer has ours.
+/// The routes of the setup service.
 pub(super) fn routes(service: Arc<SetupService>) -> Router {
-    Router::new()
-        .route(STATUS, get(status))
-        .route("/prpc/GetSetupStatus", get(status).post(status))
-        .route("/prpc/Onboard.GetSetupStatus", get(status).post(status))
-        .route(&format!("{VALIDATE}{{what}}"), post(validate))
-        .with_state(service)
+    let of_status = |path| {
+        let service = Arc::clone(&service);
+        route(Service::Onboard, path, move |request| status(Arc::clone(&service), request))
+    };
+    of_status(STATUS)
+        .merge(of_status("/prpc/GetSetupStatus"))
+        .merge(of_status("/prpc/Onboard.GetSetupStatus"))
+        .merge(route(Service::Onboard, CHECK, move |request| validate(Arc::clone(&service), request)))
 }
 
-async fn status(State(service): State<Arc<SetupService>>, request: Request) -> Response {
+async fn status(service: Arc<SetupService>, request: Request) -> Response {
     answer(asked_status(&service, request.uri().query()).await)
 }
 
@@ -54,14 +52,15 @@ async fn asked_status(service: &SetupService, query: Option<&str>) -> Result<Sta
     service.status(patience).await
 }
 
-async fn validate(State(service): State<Arc<SetupService>>, request: Request) -> Response {
+async fn validate(service: Arc<SetupService>, request: Request) -> Response {
     answer(validated(&service, request).await)
 }
 
 async fn validated(service: &SetupService, request: Request) -> Result<Finding> {
     let (parts, incoming) = request.into_parts();
-    let check = Check::named(parts.uri.path().strip_prefix(VALIDATE).unwrap_or_default())?;
-    let body = body::read(incoming, BODY_BYTES).await.map_err(|error| error.cause)?;
+    let check = Check::named(parts.uri.path().rsplit('/').next().unwrap_or_default())?;
+    let limit = Route::at(Service::Onboard, CHECK).body_limit;
+    let body = body::read(incoming, limit).await.map_err(|error| error.cause)?;
     let about = match body.trim_ascii() {
         b"" => About::default(),
         json => kms_attest::json::from_utf8(json).map_err(|error| Error::invalid(error.to_string()))?,

@@ -47,3 +47,20 @@ fn file(kind: &'static str, content: &'static str) -> Response {
     }
     answer
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::service::{
+        Access, Service,
+        routes::{Route, Verbs},
+    };
+
+    #[test]
+    fn the_table_has_every_file_and_leaves_it_open() {
+        for (path, _, _) in FILES {
+            let row = Route::serving(Service::Onboard, path).expect("a row");
+            assert_eq!((row.verbs, row.access), (Verbs::Get, Access::Open), "{path}");
+        }
+    }
+}

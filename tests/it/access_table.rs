@@ -20,6 +20,7 @@ use cvm_kms::{
         Access, METHODS,
         Method::{self, *},
         Service,
+        routes::{ROUTES, Route, Verbs},
     },
 };
 use http::Request;
@@ -65,7 +66,7 @@ const WRONG_TOKEN: Outcome = Refused(Code::Unauthenticated, "this is not the onb
 /// The main listener of a KMS with keys. Columns: no certificate, an unattested one, an attested app, an attested KMS.
 const SERVING: [Row<{ Certificate::ALL.len() }>; 12] = [
     row(GetAppKey, Ask::Valid, [APP_WITHOUT_EVIDENCE, APP_WITHOUT_EVIDENCE, Answered, APP_UNREGISTERED]),
-    row(GetKmsKey, Ask::Valid, [NO_EVIDENCE, NO_EVIDENCE, NO_KMS, Answered]),
+    row(KmsGetKmsKey, Ask::Valid, [NO_EVIDENCE, NO_EVIDENCE, NO_KMS, Answered]),
     row(GetAppEnvEncryptPubKey, Ask::Valid, [Answered, Answered, Answered, Answered]),
     row(GetMeta, Ask::Valid, [Answered, Answered, Answered, Answered]),
     row(GetTempCaCert, Ask::Valid, [Answered, Answered, Answered, Answered]),
@@ -73,9 +74,9 @@ const SERVING: [Row<{ Certificate::ALL.len() }>; 12] = [
     row(SignCert, Ask::ByStranger, [UNREGISTERED, UNREGISTERED, UNREGISTERED, UNREGISTERED]),
     row(SignCert, Ask::Unbound, [UNBOUND, UNBOUND, UNBOUND, UNBOUND]),
     row(SignCert, Ask::Empty, [NO_VERSION, NO_VERSION, NO_VERSION, NO_VERSION]),
-    row(LegacyClearImageCache, Ask::Valid, [Answered, Answered, Answered, Answered]),
-    row(LegacyClearImageCache, Ask::WrongToken, [BAD_TOKEN, BAD_TOKEN, BAD_TOKEN, BAD_TOKEN]),
-    row(LegacyClearImageCache, Ask::Empty, [BAD_TOKEN, BAD_TOKEN, BAD_TOKEN, BAD_TOKEN]),
+    row(KmsClearImageCache, Ask::Valid, [Answered, Answered, Answered, Answered]),
+    row(KmsClearImageCache, Ask::WrongToken, [BAD_TOKEN, BAD_TOKEN, BAD_TOKEN, BAD_TOKEN]),
+    row(KmsClearImageCache, Ask::Empty, [BAD_TOKEN, BAD_TOKEN, BAD_TOKEN, BAD_TOKEN]),
 ];
 
 /// A KMS without keys. Columns: plain HTTP, then over TLS as above; no certificate makes a difference.
@@ -98,7 +99,7 @@ const GUARDED_ONBOARDING: [Row<{ Credential::ALL.len() }>; 4] = [
 
 /// The admin listener. Columns: no token, a wrong one, the right one.
 const ADMIN: [Row<{ Credential::ALL.len() }>; 13] = [
-    row(ClearImageCache, Ask::Valid, [Challenged, Challenged, Answered]),
+    row(AdminClearImageCache, Ask::Valid, [Challenged, Challenged, Answered]),
     row(AdminGetKmsKey, Ask::Valid, [Challenged, Challenged, NO_EVIDENCE]),
     row(Explain, Ask::Valid, [Challenged, Challenged, Answered]),
     row(ListDenials, Ask::Valid, [Challenged, Challenged, Answered]),
@@ -426,6 +427,67 @@ async fn each_listener(serving: &World, onboarding: &World, visit: impl AsyncFn(
     }
 }
 
+/// The statuses of a route's row, with the credentials of `Credential::ALL`: refused before anything is looked at, or not.
+fn is_let_in(access: Access, credential: Credential) -> bool {
+    match access {
+        Access::Open => true,
+        Access::Onboarding | Access::Operator => matches!(credential, Credential::Right),
+        Access::AttestedCertificate
+        | Access::AttestedMessage
+        | Access::TokenInMessage
+        | Access::OperatorAndAttestedCertificate => panic!("no route asks for {access:?}"),
+    }
+}
+
+#[tokio::test]
+async fn every_route_asks_for_what_its_row_says_and_is_served_nowhere_else() {
+    let (serving, onboarding) = (World::ready().await, guarded_world().await);
+    let admin = Caller::new(serving.admin_address().await).plain();
+    for (service, caller) in [
+        (Service::Kms, serving.caller()),
+        (Service::Onboard, onboarding.caller().plain()),
+        (Service::Onboard, onboarding.caller()),
+        (Service::Admin, admin),
+    ] {
+        let mut to = connected(&caller).await;
+        for route in &ROUTES {
+            let path = route.path.replace("{file}", "view.js").replace("{check}", "clock");
+            let here = Route::serving(service, &path);
+            for verb in ["GET", "POST", "PUT"] {
+                for credential in Credential::ALL {
+                    let mut call = request(verb, &path, "");
+                    if let Some(value) = credential.header() {
+                        call = with(call, "authorization", &value);
+                    }
+                    let status = to.send(call).await.status;
+                    let told = format!("{verb} {path} at {service:?} with {credential:?}: {status}");
+                    let Some(row) = here else {
+                        assert!([401, 404, 405].contains(&status), "{told}");
+                        continue;
+                    };
+                    let is_served = match row.verbs {
+                        Verbs::Get => verb == "GET",
+                        Verbs::Post => verb == "POST",
+                        Verbs::GetAndPost => verb != "PUT",
+                    };
+                    match (is_let_in(row.access, credential), is_served) {
+                        (false, _) => assert_eq!(status, 401, "{told}"),
+                        (true, false) => assert_eq!(status, 405, "{told}"),
+                        (true, true) => assert!(![401, 403, 404, 405].contains(&status), "{told}"),
+                    }
+                }
+            }
+            if let Some(row) = here.filter(|row| row.verbs == Verbs::Post) {
+                let authorization = Credential::Right.header().expect("a token");
+                for (length, is_taken) in [(row.body_limit, true), (row.body_limit + 1, false)] {
+                    let call = with(post(&path, vec![b' '; length]), "authorization", &authorization);
+                    assert_eq!(to.send(call).await.status != 413, is_taken, "{path}: {length} bytes");
+                }
+            }
+        }
+    }
+}
+
 #[tokio::test]
 async fn the_methods_of_another_service_are_unknown() {
     let (serving, onboarding) = (World::ready().await, World::onboarding().await);
@@ -556,9 +618,8 @@ async fn each_call_is_counted_once_under_its_methods_name() {
     let calls = |row: &cvm_kms::service::Row| match row.method {
         // Once more each to get here.
         Bootstrap | Finish => 4,
-        // Two services have one of this name.
-        ClearImageCache | LegacyClearImageCache | GetKmsKey | AdminGetKmsKey => 6,
-        _ => 3,
+        // Two services may have one of the same name.
+        _ => 3 * METHODS.iter().filter(|other| other.name == row.name).count() as u64,
     };
     for row in &METHODS {
         let (before, after) = (of_method(&before, row.name), of_method(&after, row.name));

@@ -5,6 +5,7 @@ use crate::{
     admission::{Role, denials::Denial},
     error::{Error, Result},
     proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse},
+    service::Caller,
 };
 
 /// What a page has when the request does not say.
@@ -17,21 +18,20 @@ impl AdminService {
     ///
     /// # Errors
     /// An app id of another length.
-    pub fn list_denials(&self, request: &ListDenialsRequest) -> Result<ListDenialsResponse> {
+    pub async fn list_denials(&self, _: &Caller, request: ListDenialsRequest) -> Result<ListDenialsResponse> {
         let ListDenialsRequest { limit, before, code, app_id } = request;
         if !app_id.is_empty() && app_id.len() != 20 {
             return Err(Error::invalid(format!("app_id must be 20 bytes or empty, got {}", app_id.len())));
         }
-        let limit = match usize::try_from(*limit).unwrap_or(LARGEST_PAGE) {
+        let limit = match usize::try_from(limit).unwrap_or(LARGEST_PAGE) {
             0 => PAGE,
             limit => limit.min(LARGEST_PAGE),
         };
         let matches = |denial: &Denial| {
-            let is_app = || denial.identity.as_ref().is_some_and(|identity| identity.app_id == *app_id);
+            let is_app = || denial.identity.as_ref().is_some_and(|identity| identity.app_id == app_id);
             (code.is_empty() || denial.code == code) && (app_id.is_empty() || is_app())
         };
-        let (page, next) =
-            self.parts.denials.page(Some(*before).filter(|before| *before > 0), limit, matches);
+        let (page, next) = self.parts.denials.page(Some(before).filter(|before| *before > 0), limit, matches);
         Ok(ListDenialsResponse {
             denials: page.iter().map(|denial| record(denial)).collect(),
             next: next.unwrap_or(0),

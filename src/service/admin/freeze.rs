@@ -61,14 +61,22 @@ impl AdminService {
     }
 
     /// `Admin.RecentReleases`: what a freeze of everything would stop.
-    pub fn recent_releases(&self) -> RecentReleasesResponse {
+    ///
+    /// # Errors
+    /// None.
+    pub async fn recent_releases(&self, _: &Caller, (): ()) -> Result<RecentReleasesResponse> {
         let RecentApps { apps, since } = self.parts.freezes.recent_apps();
-        RecentReleasesResponse { apps: u32::try_from(apps).unwrap_or(u32::MAX), since }
+        Ok(RecentReleasesResponse { apps: u32::try_from(apps).unwrap_or(u32::MAX), since })
     }
 
     /// `Admin.ListFrozen`.
-    pub fn list_frozen(&self) -> ListFrozenResponse {
-        ListFrozenResponse { frozen: self.parts.freezes.list().iter().map(|freeze| entry(freeze)).collect() }
+    ///
+    /// # Errors
+    /// None.
+    pub async fn list_frozen(&self, _: &Caller, (): ()) -> Result<ListFrozenResponse> {
+        Ok(ListFrozenResponse {
+            frozen: self.parts.freezes.list().iter().map(|freeze| entry(freeze)).collect(),
+        })
     }
 }
 

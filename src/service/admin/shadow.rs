@@ -56,19 +56,21 @@ impl AdminService {
     }
 
     /// `Admin.ShadowReport`.
-    pub fn shadow_report(&self) -> ShadowReportResponse {
+    ///
+    /// # Errors
+    /// None.
+    pub async fn shadow_report(&self, _: &Caller, (): ()) -> Result<ShadowReportResponse> {
         let own = self.judged_own();
-        self.parts.shadow.report().map_or_else(ShadowReportResponse::default, |report| ShadowReportResponse {
-            running: true,
-            ..response(report, own)
-        })
+        Ok(self.parts.shadow.report().map_or_else(ShadowReportResponse::default, |report| {
+            ShadowReportResponse { running: true, ..response(report, own) }
+        }))
     }
 
     /// `Admin.StopShadow`.
     ///
     /// # Errors
     /// None so far.
-    pub async fn stop_shadow(&self, caller: &Caller) -> Result<ShadowReportResponse> {
+    pub async fn stop_shadow(&self, caller: &Caller, (): ()) -> Result<ShadowReportResponse> {
         let own = self.judged_own();
         let Some(report) = self.parts.shadow.stop() else { return Ok(ShadowReportResponse::default()) };
         let author = caller.author();

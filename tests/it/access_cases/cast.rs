@@ -4,14 +4,16 @@ use std::sync::Arc;
 
 use cvm_kms::{
     proto::{
-        AppId, BootstrapRequest, ClearImageCacheRequest, ExplainRequest, FreezeRequest, GetAppKeyRequest,
-        GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, LowerClockFloorRequest,
-        OnboardRequest, SignCertRequest, StartShadowRequest, UnfreezeRequest,
+        AppId, BootstrapRequest, ClearImageCacheRequest, DESCRIPTORS, ExplainRequest, FreezeRequest,
+        GetAppKeyRequest, GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest,
+        LowerClockFloorRequest, OnboardRequest, SignCertRequest, StartShadowRequest, UnfreezeRequest,
     },
     service::Method,
 };
 use kms_attest::{binding::ReportData, csr::Csr, p256::P256Key};
 use kms_simulator::Cvm;
+use prost::Message as _;
+use prost_types::FileDescriptorSet;
 
 use super::codec::Message;
 use crate::support::{ADMIN_TOKEN, DOMAIN, Identity, World};
@@ -124,9 +126,8 @@ impl Cast {
             (GetAppKey, Ask::Valid) => {
                 Message::of(&GetAppKeyRequest { api_version: 1, ..Default::default() })
             }
-            (GetKmsKey | AdminGetKmsKey, Ask::Valid) => Message::of(&GetKmsKeyRequest::default()),
+            (KmsGetKmsKey | AdminGetKmsKey, Ask::Valid) => Message::of(&GetKmsKeyRequest::default()),
             (GetAppEnvEncryptPubKey, Ask::Valid) => Message::of(&AppId { app_id: vec![1; 20] }),
-            (GetMeta | GetTempCaCert | GetAttestationInfo | Finish, Ask::Valid) => Message::empty(),
             (SignCert, Ask::Valid) => Message::of(&sign_request(&self.app, &P256Key::generate(), Bound::Yes)),
             (SignCert, Ask::ByStranger) => {
                 Message::of(&sign_request(&self.stranger, &P256Key::generate(), Bound::Yes))
@@ -134,8 +135,8 @@ impl Cast {
             (SignCert, Ask::Unbound) => {
                 Message::of(&sign_request(&self.app, &P256Key::generate(), Bound::No))
             }
-            (LegacyClearImageCache, Ask::Valid) => Message::of(&legacy_clear(ADMIN_TOKEN)),
-            (LegacyClearImageCache, Ask::WrongToken) => Message::of(&legacy_clear("another token")),
+            (KmsClearImageCache, Ask::Valid) => Message::of(&legacy_clear(ADMIN_TOKEN)),
+            (KmsClearImageCache, Ask::WrongToken) => Message::of(&legacy_clear("another token")),
             (Bootstrap, Ask::Valid | Ask::Again) => {
                 Message::of(&BootstrapRequest { domain: DOMAIN.to_owned() })
             }
@@ -144,7 +145,7 @@ impl Cast {
                 domain: DOMAIN.to_owned(),
                 source_token: String::new(),
             }),
-            (ClearImageCache, Ask::Valid) => Message::of(&ClearImageCacheRequest::default()),
+            (AdminClearImageCache, Ask::Valid) => Message::of(&ClearImageCacheRequest::default()),
             (Explain, Ask::Valid) => {
                 let evidence = self.app.evidence(ReportData::ZERO).encode();
                 Message::of(&ExplainRequest { evidence, ..Default::default() })
@@ -162,9 +163,6 @@ impl Cast {
                     UnfreezeRequest { scope: "app".to_owned(), value: vec![9; 20], ..Default::default() };
                 Message::of(&request)
             }
-            (ListFrozen | ShadowReport | StopShadow | RefreshCollateral | RecentReleases, Ask::Valid) => {
-                Message::empty()
-            }
             (LowerClockFloor, Ask::Valid) => {
                 let now = std::time::UNIX_EPOCH.elapsed().expect("after 1970").as_secs();
                 Message::of(&LowerClockFloorRequest { reason: "a test".to_owned(), now })
@@ -173,9 +171,21 @@ impl Cast {
                 let auth_config_json = "{}".to_owned();
                 Message::of(&StartShadowRequest { auth_config_json, ..Default::default() })
             }
+            (method, Ask::Valid) if takes_nothing(method) => Message::empty(),
             (method, ask) => panic!("{method:?} cannot be asked for {ask:?}"),
         }
     }
+}
+
+/// Whether the proto file says that the method's request has no field.
+fn takes_nothing(method: Method) -> bool {
+    let row = method.row();
+    let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the descriptor set");
+    let file = set.file.into_iter().find(|file| file.package() == "kms").expect("the API");
+    let service = file.service.into_iter().find(|service| service.name() == row.service.name());
+    let methods = service.expect("the service").method;
+    let method = methods.iter().find(|method| method.name() == row.name).expect("the method");
+    method.input_type() == ".google.protobuf.Empty"
 }
 
 fn legacy_clear(token: &str) -> LegacyClearImageCacheRequest {

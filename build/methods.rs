@@ -1,0 +1,188 @@
+//! The methods of `kms.proto` with the options of `access.proto`, and the Rust that follows from them.
+
+use std::{collections::BTreeSet, fmt::Write as _};
+
+use protox::prost_reflect::{
+    DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, ReflectMessage as _,
+    ServiceDescriptor, Value,
+};
+
+/// A service and its methods.
+pub(crate) struct Service {
+    /// As in the proto file.
+    name: String,
+    methods: Vec<Method>,
+}
+
+/// A method, and what its options say.
+pub(crate) struct Method {
+    /// As in the proto file.
+    name: String,
+    /// Its variant of `service::Method`.
+    variant: String,
+    /// Rust types of its messages.
+    request: String,
+    response: String,
+    access: String,
+    body_bytes: u64,
+    get: String,
+}
+
+/// All services of the package `kms`.
+pub(crate) fn read(pool: &DescriptorPool) -> Result<Vec<Service>, String> {
+    let services: Vec<_> = pool.services().filter(|service| service.package_name() == "kms").collect();
+    let in_two_services = |name: &str| {
+        services.iter().flat_map(ServiceDescriptor::methods).filter(|method| method.name() == name).count()
+            > 1
+    };
+    services
+        .iter()
+        .map(|service| {
+            let methods = service.methods().map(|method| {
+                let prefix =
+                    if in_two_services(method.name()) { camel(service.name()) } else { String::new() };
+                method_of(&method, prefix + method.name())
+            });
+            Ok(Service { name: service.name().to_owned(), methods: methods.collect::<Result<_, String>>()? })
+        })
+        .collect()
+}
+
+fn method_of(method: &MethodDescriptor, variant: String) -> Result<Method, String> {
+    if method.is_client_streaming() || method.is_server_streaming() {
+        return Err(format!("{}: a method has one request and one answer", method.full_name()));
+    }
+    let rule = method
+        .parent_pool()
+        .get_extension_by_name("cvm_kms.rule")
+        .map(|extension| method.options().get_extension(&extension).into_owned());
+    let Some(Value::Message(rule)) = rule else {
+        return Err("proto/access.proto declares no option `rule`".to_owned());
+    };
+    let chosen = |field: &str| {
+        let missing = format!("{}: its option (cvm_kms.rule) names no {field}", method.full_name());
+        enum_value(&rule, field).ok_or(missing)
+    };
+    let body_kib = rule.get_field_by_name("body_kib").and_then(|value| value.as_u32()).unwrap_or(0);
+    if body_kib == 0 {
+        return Err(format!("{}: its option (cvm_kms.rule) names no body_kib", method.full_name()));
+    }
+    Ok(Method {
+        name: method.name().to_owned(),
+        variant,
+        request: rust_type(&method.input()),
+        response: rust_type(&method.output()),
+        access: camel(&chosen("access")?),
+        body_bytes: u64::from(body_kib) * 1024,
+        get: camel(chosen("get")?.trim_start_matches("BY_")),
+    })
+}
+
+/// The name of a value that was chosen.
+fn enum_value(rule: &DynamicMessage, field: &str) -> Option<String> {
+    let value = rule.get_field_by_name(field)?.as_enum_number().filter(|number| *number != 0)?;
+    let kind = rule.descriptor().get_field_by_name(field)?.kind();
+    Some(kind.as_enum()?.get_value(value)?.name().to_owned())
+}
+
+fn rust_type(message: &MessageDescriptor) -> String {
+    match message.full_name() {
+        "google.protobuf.Empty" => "()".to_owned(),
+        _ => format!("crate::proto::{}", message.name()),
+    }
+}
+
+/// `KMS` and `ATTESTED_MESSAGE` as Rust writes types: `Kms`, `AttestedMessage`; `Onboard` stays.
+fn camel(name: &str) -> String {
+    let word = |word: &str| match word.chars().all(|letter| letter.is_ascii_uppercase()) {
+        true => word[..1].to_owned() + &word[1..].to_ascii_lowercase(),
+        false => word.to_owned(),
+    };
+    name.split('_').map(word).collect()
+}
+
+/// `GetAppKey` as Rust writes functions: `get_app_key`.
+fn snake(name: &str) -> String {
+    let letter = |(at, letter): (usize, char)| match letter.is_ascii_uppercase() && at > 0 {
+        true => format!("_{}", letter.to_ascii_lowercase()),
+        false => letter.to_ascii_lowercase().to_string(),
+    };
+    name.chars().enumerate().map(letter).collect()
+}
+
+/// `service::Method` and `service::METHODS`.
+pub(crate) fn table(services: &[Service]) -> String {
+    let mut variants = String::new();
+    let mut rows = String::new();
+    for service in services {
+        for method in &service.methods {
+            let Method { name, variant, access, body_bytes, get, .. } = method;
+            let (of, kind) = (&service.name, camel(&service.name));
+            let _ = writeln!(variants, "    /// `{of}.{name}`\n    {variant},");
+            let _ = writeln!(
+                rows,
+                "    Row {{ method: Method::{variant}, service: Service::{kind}, name: {name:?}, \
+                 access: Access::{access}, body_limit: {body_bytes}, by_get: ByGet::{get} }},"
+            );
+        }
+    }
+    let count = services.iter().map(|service| service.methods.len()).sum::<usize>();
+    format!(
+        "/// One method of the API.\n#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]\npub enum Method {{\n{variants}}}\n\n\
+         /// Every method there is.\npub const METHODS: [Row; {count}] = [\n{rows}];\n"
+    )
+}
+
+/// `config::METHODS`: the names that a table of limits can have.
+pub(crate) fn names(services: &[Service]) -> String {
+    let names: BTreeSet<&str> =
+        services.iter().flat_map(|service| &service.methods).map(|method| &*method.name).collect();
+    format!(
+        "/// The methods that have a body limit.\npub const METHODS: [&str; {}] = {names:?};\n",
+        names.len()
+    )
+    .replace('{', "[")
+    .replace('}', "]")
+}
+
+/// How prpc and gRPC reach each method: an async function of its service, by the method's name, with the caller and the request.
+pub(crate) fn dispatch(services: &[Service]) -> String {
+    let mut code = String::new();
+    for service in services {
+        let kind = camel(&service.name);
+        let mut arms = String::new();
+        let mut functions = String::new();
+        for Method { name, variant, request, response, .. } in &service.methods {
+            let function = snake(name);
+            let call = format!("async |caller, request| self.0.{function}(caller, request).await");
+            let prpc = match request.as_str() {
+                "()" => format!("nullary::<{response}, _>(async || self.{function}(caller, ()).await)"),
+                _ => format!(
+                    "unary::<{request}, {response}, _>(async |request| self.{function}(caller, request).await)"
+                ),
+            };
+            let _ = writeln!(arms, "            Method::{variant} => call.{prpc}.await,");
+            let _ = writeln!(
+                functions,
+                "    async fn {function}(&self, request: tonic::Request<{request}>) -> grpc::GrpcResult<{response}> {{\n        \
+                 grpc::unary(Method::{variant}, request, {call}).await\n    }}"
+            );
+        }
+        let others: Vec<_> = services
+            .iter()
+            .filter(|other| other.name != service.name)
+            .flat_map(|other| &other.methods)
+            .map(|method| format!("Method::{}", method.variant))
+            .collect();
+        let others = others.join(" | ");
+        let module = snake(&kind);
+        let _ = writeln!(
+            code,
+            "impl Dispatch for {kind}Service {{\n    const SERVICE: Service = Service::{kind};\n\n    \
+             async fn call(&self, method: Method, caller: &Caller, call: Call) -> Result<Bytes> {{\n        \
+             match method {{\n{arms}            {others} => Err(elsewhere(method)),\n        }}\n    }}\n}}\n\n\
+             #[tonic::async_trait]\nimpl crate::proto::{module}_server::{kind} for grpc::Served<{kind}Service> {{\n{functions}}}\n"
+        );
+    }
+    code
+}

@@ -1,0 +1,116 @@
+//! The routes that are no methods of the proto file: the page and the JSON API of setup, and what probes and monitors read.
+
+use super::{Access, Service};
+
+/// The HTTP methods that a route is served for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verbs {
+    /// GET, hence HEAD too.
+    Get,
+    /// POST.
+    Post,
+    /// Both.
+    GetAndPost,
+}
+
+/// One route: the row of the table, with the fields that [`super::Row`] has for a method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Route {
+    /// Where it is; a part in braces stands for any text without a slash.
+    pub path: &'static str,
+    /// The service that it goes with, hence phase and listener.
+    pub service: Service,
+    /// How it is asked for.
+    pub verbs: Verbs,
+    /// Who may ask.
+    pub access: Access,
+    /// The largest request body that is read, in bytes.
+    pub body_limit: usize,
+}
+
+/// A short JSON object.
+const SHORT: usize = 16 * 1024;
+
+/// Every route there is. The routers, who is let in while a KMS onboards, and `tests/it/access_table.rs` read it.
+pub const ROUTES: [Route; 16] = {
+    use Access::{Onboarding, Open, Operator};
+    use Service::{Admin, Kms, Onboard};
+    use Verbs::{Get, GetAndPost, Post};
+    const fn row(
+        service: Service,
+        path: &'static str,
+        verbs: Verbs,
+        access: Access,
+        body_limit: usize,
+    ) -> Route {
+        Route { path, service, verbs, access, body_limit }
+    }
+    [
+        row(Kms, "/health", Get, Open, 0),
+        row(Kms, "/livez", Get, Open, 0),
+        row(Kms, "/readyz", Get, Open, 0),
+        row(Kms, "/metrics", Get, Open, 0),
+        row(Onboard, "/", Get, Open, 0),
+        row(Onboard, "/assets/{file}", Get, Open, 0),
+        row(Onboard, "/health", Get, Open, 0),
+        row(Onboard, "/livez", Get, Open, 0),
+        row(Onboard, "/readyz", Get, Open, 0),
+        row(Onboard, "/api/v1/setup/status", Get, Onboarding, 0),
+        row(Onboard, "/api/v1/setup/validate/{check}", Post, Onboarding, SHORT),
+        // The peer's names for the status since its release 0.6.3. Its fields are published nowhere, so the answer has ours.
+        row(Onboard, "/prpc/GetSetupStatus", GetAndPost, Onboarding, SHORT),
+        row(Onboard, "/prpc/Onboard.GetSetupStatus", GetAndPost, Onboarding, SHORT),
+        row(Onboard, "/finish", Get, Onboarding, 0),
+        row(Admin, "/livez", Get, Operator, 0),
+        row(Admin, "/readyz", Get, Operator, 0),
+    ]
+};
+
+impl Route {
+    /// The route of `service` whose row has this very `path`.
+    ///
+    /// # Panics
+    /// Where the table has no such row: nothing is served beside it.
+    pub fn at(service: Service, path: &str) -> &'static Self {
+        ROUTES
+            .iter()
+            .find(|route| route.service == service && route.path == path)
+            .unwrap_or_else(|| panic!("no row for {path} in service/routes.rs"))
+    }
+
+    /// The route that serves a request to `path`.
+    pub fn serving(service: Service, path: &str) -> Option<&'static Self> {
+        ROUTES.iter().find(|route| route.service == service && route.matches(path))
+    }
+
+    fn matches(&self, path: &str) -> bool {
+        match self.path.split_once('{') {
+            None => self.path == path,
+            Some((before, _)) => {
+                path.strip_prefix(before).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_part_in_braces_stands_for_one_part_of_a_path() {
+        let served = |path| Route::serving(Service::Onboard, path).map(|route| route.path);
+        assert_eq!(served("/assets/view.js"), Some("/assets/{file}"));
+        for other in ["/assets/", "/assets/a/b", "/assets", "/assets/../api/v1/setup/status", "/Health", ""] {
+            assert_eq!(served(other), None, "{other}");
+        }
+        assert_eq!(served("/"), Some("/"));
+    }
+
+    #[test]
+    fn no_row_is_there_twice() {
+        for route in &ROUTES {
+            assert_eq!(Route::at(route.service, route.path), route);
+        }
+    }
+}
