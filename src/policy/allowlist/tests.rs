@@ -224,13 +224,13 @@ async fn a_change_that_someone_else_has_read_meanwhile_is_none_any_more() {
     let file = &setup.allowlist.file;
     // One sees that the file has changed, and is held up before it says so;
     let asked = Instant::now();
-    assert!(!is_current(&file).await);
+    assert!(!is_current(file).await);
     // another sees the same, and reads it to its end.
     assert_eq!(setup.decide().await, Ok(()));
-    assert!(is_current(&file).await && file.changed.load().is_none());
+    assert!(is_current(file).await && file.changed.load().is_none());
     let seen = file.lookout.look().await.unwrap();
     setup.allowlist.read_changed(asked, seen).await;
-    assert!(is_current(&file).await && file.changed.load().is_none(), "nobody would read it again");
+    assert!(is_current(file).await && file.changed.load().is_none(), "nobody would read it again");
     assert_eq!(setup.decide().await, Ok(()));
 }
 
