@@ -689,9 +689,13 @@ async fn an_entry_with_an_unknown_release_stage_makes_the_file_unusable() {
     let world = World::ready().await;
     let app = world.app(1);
     world.allow_app(&app);
+    let caller = world.caller().shows(&world.attested(&app).await);
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
     world.allowlist.change(|rules| {
         rules["apps"][hex::encode(app.app_id())]["releaseStage"] = json!("never");
     });
-    let caller = world.caller().shows(&world.attested(&app).await);
-    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 403);
+    eventually("the file is read again", async || {
+        (caller.json("GetAppKey", json!({})).await.status == 403).then_some(())
+    })
+    .await;
 }

@@ -41,7 +41,8 @@ const FILES: [&str; 10] = [
 fn key_files(world: &World) -> Vec<String> {
     let Ok(entries) = fs::read_dir(world.path("certs")) else { return Vec::new() };
     let names = entries.map(|entry| entry.expect("entry").file_name().into_string().expect("a name"));
-    let is_beside = |name: &String| name.starts_with("audit.jsonl") || name == "collateral-floors.json";
+    let is_beside =
+        |name: &String| name.starts_with("audit.jsonl") || name.starts_with("collateral-floors.json");
     let mut names: Vec<String> = names.filter(|name| !is_beside(name)).collect();
     names.sort_unstable();
     names

@@ -70,7 +70,7 @@ fn snapshot(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).expect("directory") {
         let path = entry.expect("entry").path();
-        if path.file_name().is_some_and(|name| name == "collateral-floors.json") {
+        if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("collateral-floors.json")) {
             continue;
         }
         if path.is_dir() {
