@@ -134,7 +134,10 @@ impl Review {
                 Grant::KmsMeasurement { .. } => summary.kms_measurements += 1,
                 Grant::TcbStatus { .. } => summary.tcb_statuses += 1,
                 Grant::Advisory { .. } => summary.advisories += 1,
-                Grant::KmsDevice { .. } | Grant::AppDevice { .. } | Grant::Gateway { .. } => {}
+                Grant::KmsDevice { .. }
+                | Grant::AppDevice { .. }
+                | Grant::Running { .. }
+                | Grant::Gateway { .. } => {}
             }
         }
         Some(summary)
@@ -143,10 +146,16 @@ impl Review {
     /// What changes when this file takes the place of `old`. A file that cannot be used allows nothing.
     pub fn against(&self, old: &Self) -> Difference {
         let nothing = BTreeSet::new();
+        let are_usable = self.is_usable() && old.is_usable();
         let (new, old) = (self.grants.as_ref().unwrap_or(&nothing), old.grants.as_ref().unwrap_or(&nothing));
+        // When an app as such is new or gone, its stage is no news.
+        let is_news = |grant: &&Grant, other: &BTreeSet<Grant>| match grant {
+            Grant::Running { app, .. } if are_usable => other.contains(&Grant::App { app: app.clone() }),
+            _ => true,
+        };
         Difference {
-            newly_allowed: new.difference(old).cloned().collect(),
-            newly_denied: old.difference(new).cloned().collect(),
+            newly_allowed: new.difference(old).filter(|grant| is_news(grant, old)).cloned().collect(),
+            newly_denied: old.difference(new).filter(|grant| is_news(grant, new)).cloned().collect(),
         }
     }
 

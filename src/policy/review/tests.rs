@@ -243,3 +243,25 @@ fn a_difference_is_what_one_file_allows_and_the_other_does_not() {
     assert_eq!(broken.against(&old).newly_denied.len(), old.grants.as_ref().unwrap().len());
     assert_eq!(broken.against(&old).newly_allowed, []);
 }
+
+#[test]
+fn a_difference_says_when_keys_are_released_at_other_stages() {
+    let review = |stage: Value| {
+        let text = with(|f| f["apps"][APP]["releaseStage"] = stage);
+        Review::of(text.as_bytes(), EmptyDevices::NoDevice)
+    };
+    let shown = |grants: &[Grant]| -> Vec<String> { grants.iter().map(ToString::to_string).collect() };
+    let running = |rule: &str| vec![format!("app {APP} after it has booted ({rule} any)")];
+    let (by_entry, by_default) = (running("releaseStage"), running("core.release_stage"));
+    for (old, new, allowed, denied) in [
+        (json!(null), json!("boot"), vec![], by_default.clone()),
+        (json!("boot"), json!(null), by_default.clone(), vec![]),
+        (json!("boot"), json!("any"), by_entry.clone(), vec![]),
+        (json!("any"), json!("boot"), vec![], by_entry.clone()),
+        (json!(null), json!("any"), by_entry, by_default),
+        (json!("boot"), json!("boot"), vec![], vec![]),
+    ] {
+        let Difference { newly_allowed, newly_denied } = review(new.clone()).against(&review(old.clone()));
+        assert_eq!((shown(&newly_allowed), shown(&newly_denied)), (allowed, denied), "{old} {new}");
+    }
+}

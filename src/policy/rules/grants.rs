@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{Devices, Rules};
-use crate::config::EmptyDevices;
+use crate::config::{EmptyDevices, ReleaseStage};
 
 /// One entry of an allow-list that can let somebody through. Hashes and ids are lower-case hex without `0x`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -55,6 +55,13 @@ pub enum Grant {
         /// 32 bytes; `any` where every device will do.
         device: String,
     },
+    /// `apps.<id>.releaseStage`, unless it is `boot`: keys after the guest has booted.
+    Running {
+        /// Its app.
+        app: String,
+        /// What says so: `releaseStage`, or `core.release_stage` where the entry says nothing and that is `any`.
+        rule: &'static str,
+    },
     /// `gatewayAppId`
     Gateway {
         /// As it is handed to apps.
@@ -73,6 +80,7 @@ impl std::fmt::Display for Grant {
             Self::App { app } => write!(f, "app {app}"),
             Self::ComposeHash { app, hash } => write!(f, "app {app} with compose hash {hash}"),
             Self::AppDevice { app, device } => write!(f, "app {app} on device {device}"),
+            Self::Running { app, rule } => write!(f, "app {app} after it has booted ({rule} any)"),
             Self::Gateway { app } => write!(f, "gateway {app}"),
         }
     }
@@ -99,6 +107,12 @@ impl Rules {
             }
             let devices = entry.devices.granted(empty_devices);
             grants.extend(devices.map(|device| Grant::AppDevice { app: app.clone(), device }));
+            let rule = match entry.release_stage {
+                Some(ReleaseStage::Boot) => continue,
+                Some(ReleaseStage::Any) => "releaseStage",
+                None => "core.release_stage",
+            };
+            grants.insert(Grant::Running { app, rule });
         }
         if !self.gateway_app_id.is_empty() {
             grants.insert(Grant::Gateway { app: self.gateway_app_id.clone() });
