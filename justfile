@@ -38,6 +38,14 @@ attack *cases:
 attack-quick:
     cargo bench -p cvm-kms --bench attack -- --quick
 
+# The mixed load of `just attack` for longer: memory and descriptors must not grow
+soak seconds="120":
+    cargo bench -p cvm-kms --bench attack -- --seconds={{seconds}} soak
+
+# `kill -9` under load for longer: every key handed out must have its line in the audit log
+kills seconds="120":
+    cargo bench -p cvm-kms --bench attack -- --seconds={{seconds}} kill
+
 # Run every fuzz target for some minutes (needs cargo-fuzz; the stable compiler will do); fails on a finding
 fuzz-all minutes:
     fuzz/all.sh {{minutes}}

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
@@ -22,7 +22,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// 40 connections with 64 streams, each with an unfinished body of almost 1 MiB.
-fn unfinished_bodies(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn unfinished_bodies(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let sent = many(40, until, |number| async move {
             let last = 1 + u8::try_from(number % 4).unwrap_or(0);
@@ -51,11 +51,11 @@ fn unfinished_bodies(target: &Target, until: Instant) -> BoxFuture<'_, Result<St
         .await;
         Ok(format!("{} MB in bodies", sent / 1_000_000))
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// Bodies that come byte by byte.
-fn slow_bodies(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn slow_bodies(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let caller = target.caller().http1();
         let opened = many(300, until, |_| {
@@ -76,11 +76,11 @@ fn slow_bodies(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, 
         .await;
         Ok(format!("{opened} connections given up by the server"))
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// Lengths for which a careless server makes room, and compressed bodies that nobody asked for.
-fn announced_lengths(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn announced_lengths(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let caller = target.caller().http1();
         let grpc = |flag: u8| {
@@ -111,11 +111,11 @@ fn announced_lengths(target: &Target, until: Instant) -> BoxFuture<'_, Result<St
         .await;
         Ok(format!("{sent} requests"))
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// One stream with as many messages as fit, which count as requests.
-fn reflection(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn reflection(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         // Message 7 of ServerReflectionRequest: list_services = "".
         let message = [0, 0, 0, 0, 2, 0x3a, 0];
@@ -143,5 +143,5 @@ fn reflection(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, S
         .await;
         Ok(format!("{sent} messages"))
     }
-    .boxed()
+    .boxed_local()
 }

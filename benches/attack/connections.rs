@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
 use crate::{Case, target::Target, wire::many};
@@ -17,7 +17,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Two addresses hold all slots that they can get, and ask for `/health` now and then.
-fn all_slots(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn all_slots(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let caller = target.caller().http1();
         let asked = many(300, until, |number| {
@@ -45,11 +45,11 @@ fn all_slots(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, St
         .await;
         Ok(format!("{asked} probes"))
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// A request line and headers, byte by byte.
-fn slow_headers(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn slow_headers(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let caller = target.caller().http1();
         let opened = many(300, until, |_| {
@@ -69,12 +69,12 @@ fn slow_headers(target: &Target, until: Instant) -> BoxFuture<'_, Result<String,
         .await;
         Ok(format!("{opened} connections given up by the server"))
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// Requests whose length two readers could see differently, each before a second request that must not be answered as one
 /// of its own unless the first was well-formed.
-fn smuggling(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn smuggling(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     const SECOND: &str = "GET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n";
     async move {
         let caller = target.caller().http1();
@@ -119,5 +119,5 @@ fn smuggling(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, St
             }
         }
     }
-    .boxed()
+    .boxed_local()
 }

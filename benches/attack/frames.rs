@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 
 use crate::{
     Case,
@@ -32,7 +32,7 @@ fn flood<'a>(
     target: &'a Target,
     until: Instant,
     batch: fn(&mut Raw, bool) -> Vec<u8>,
-) -> BoxFuture<'a, Result<String, String>> {
+) -> LocalBoxFuture<'a, Result<String, String>> {
     async move {
         let sent = many(CONNECTIONS, until, |_| async move {
             let Ok(mut raw) = Raw::open(target, 1).await else { return 0 };
@@ -50,7 +50,7 @@ fn flood<'a>(
         .await;
         Ok(format!("{sent} times"))
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// Requests that are taken back at once (CVE-2023-44487).

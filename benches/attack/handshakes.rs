@@ -5,7 +5,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use futures_util::{FutureExt as _, future::BoxFuture};
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
 use kms_attest::{
     certificate::{self, CertificateSpec, Issuer, Role},
     p256::P256Key,
@@ -31,7 +31,7 @@ pub(crate) const CASES: &[Case] = &[
 ];
 
 /// Certificates that lead to no root, followed by as many of one name as a handshake holds.
-fn look_alike_chains(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn look_alike_chains(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let ca_key = P256Key::generate();
         let ca = CertificateSpec { role: Role::Ca { path_len: 255 }, common_name: LOOK_ALIKE, ..spec() };
@@ -70,11 +70,11 @@ fn look_alike_chains(target: &Target, until: Instant) -> BoxFuture<'_, Result<St
         }
         Ok(format!("{sent} handshakes, {:.2} ms each", each * 1000.0))
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// As many handshakes of one address as it can make, with hybrid and with classic key exchange.
-fn new_connections(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn new_connections(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let middle = until - until.saturating_duration_since(Instant::now()) / 2;
         let hybrid = target.caller();
@@ -88,11 +88,11 @@ fn new_connections(target: &Target, until: Instant) -> BoxFuture<'_, Result<Stri
         }
         Ok(did.join("; "))
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// The beginning of a handshake, byte by byte.
-fn slow_tls(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn slow_tls(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let opened = many(400, until, |_| async {
             let Ok(mut stream) = target.tcp(1).await else { return 0 };
@@ -107,11 +107,11 @@ fn slow_tls(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, Str
         .await;
         Ok(format!("{opened} connections given up by the server"))
     }
-    .boxed()
+    .boxed_local()
 }
 
 /// Records that are none.
-fn junk(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>> {
+fn junk(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let sent = many(16, until, |number| async move {
             let Ok(mut stream) = target.tcp(1).await else { return 0 };
@@ -127,5 +127,5 @@ fn junk(target: &Target, until: Instant) -> BoxFuture<'_, Result<String, String>
         .await;
         Ok(format!("{sent} connections"))
     }
-    .boxed()
+    .boxed_local()
 }

@@ -1,11 +1,12 @@
 //! Each RPC over loopback TLS, beside nginx and a bare axum + rustls, in one run: `cargo bench --bench rpc`.
 //!
 //! Servers are processes of their own that share the machine with the load generator. `CVM_KMS_BENCH_SECONDS` sets
-//! the length of a round (default 2).
+//! the length of a round (default 2). With `--before=PATH`, the `kms` of this tree beside that older one instead.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
 
+mod before;
 mod load;
 mod parts;
 mod servers;
@@ -25,10 +26,11 @@ use parts::Parts;
 use prost::Message as _;
 use rustls::{
     ClientConfig,
+    crypto::{SupportedKxGroup, aws_lc_rs},
     pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
 };
 use servers::Server;
-use support::{Caller, Identity, World};
+use support::{Caller, Identity, World, program::KMS};
 
 /// Every kind of load runs this often, in turn with what it is compared with; the median counts.
 const ROUNDS: usize = 3;
@@ -74,7 +76,10 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         servers::be_bare_if_asked().await;
-        bench().await;
+        match std::env::args().find_map(|argument| Some(argument.strip_prefix("--before=")?.to_owned())) {
+            Some(program) => before::compare(&program).await,
+            None => bench().await,
+        }
     });
 }
 
@@ -128,11 +133,7 @@ async fn bench() {
         .await,
     );
 
-    let app_key = Arc::new({
-        let body = GetAppKeyRequest { api_version: 1, vm_config: String::new() }.encode_to_vec();
-        let request = request("POST", "/prpc/GetAppKey", &body);
-        move |_| Arc::clone(&request)
-    });
+    let app_key = app_key();
     let guests = setting.guests(GUESTS as u64).await;
     let kept = Load {
         connections: Connections::Kept,
@@ -181,16 +182,13 @@ struct Setting {
     world: World,
     app: Arc<Cvm>,
     port: u16,
+    program: String,
 }
 
 impl Setting {
     /// Keys are made by a KMS in this process, which then ends.
     async fn new() -> Self {
-        let most = 4_000_000_000_u32;
-        let limits: String = ["unauthenticated", "app", "instance"]
-            .map(|who| format!("core.limits.{who}_per_second = {most}\ncore.limits.{who}_burst = {most}\n"))
-            .concat();
-        let mut world = World::ready_with(&limits).await;
+        let mut world = World::ready_with(&limits(&["unauthenticated", "app", "instance"])).await;
         let app = world.app(1);
         world.allow_app(&app);
         world.stop().await;
@@ -198,7 +196,7 @@ impl Setting {
         world
             .configure(&format!("rpc.port = {port}\ncore.onboard.port = {port}\ncore.admin.enabled = false"));
         fs::write(world.path("kms.toml"), toml::to_string(&world.config).expect("TOML")).expect("kms.toml");
-        Self { world, app, port }
+        Self { world, app, port, program: KMS.to_owned() }
     }
 
     /// Starts the `kms` binary; the time is from then to its first answer to `GetMeta` over TLS. Leaves its
@@ -206,7 +204,7 @@ impl Setting {
     async fn start(&self) -> (Server, Duration) {
         let tls = Arc::new(Caller::new(([127, 0, 0, 1], self.port).into()).http1().tls());
         let meta = request("GET", "/prpc/GetMeta", b"");
-        let kms = Server::kms(&self.world.path("kms.toml"), self.port);
+        let kms = Server::kms(&self.program, &self.world.path("kms.toml"), self.port);
         let answer = loop {
             kms.accepts().await;
             if let Ok(answer) = load::once(kms.address, Arc::clone(&tls), &meta).await {
@@ -228,6 +226,15 @@ impl Setting {
 
     /// TLS configurations of `count` guests, each with a key and evidence of its own.
     async fn guests(&self, count: u64) -> Vec<Arc<ClientConfig>> {
+        self.guests_that_exchange(count, &aws_lc_rs::default_provider().kx_groups).await
+    }
+
+    /// The same with these key exchange groups.
+    async fn guests_that_exchange(
+        &self,
+        count: u64,
+        groups: &[&'static dyn SupportedKxGroup],
+    ) -> Vec<Arc<ClientConfig>> {
         let ca = cvm_kms::proto::GetTempCaCertResponse {
             temp_ca_cert: text(&self.world.key_file("tmp-ca.crt")),
             temp_ca_key: text(&self.world.key_file("tmp-ca.key")),
@@ -236,7 +243,7 @@ impl Setting {
         let threads = 2;
         let workers = (0..threads).map(|_| {
             let (ca, app) = (ca.clone(), Arc::clone(&self.app));
-            let caller = Caller::new(([127, 0, 0, 1], self.port).into()).http1();
+            let caller = Caller::new(([127, 0, 0, 1], self.port).into()).http1().exchanges(groups);
             tokio::task::spawn_blocking(move || {
                 let guest = || Arc::new(caller.shows(&Identity::attested(&ca, &app)).tls());
                 (0..count.div_ceil(threads)).map(|_| guest()).collect::<Vec<_>>()
@@ -289,6 +296,13 @@ impl Setting {
     }
 }
 
+/// Lifts these limits.
+fn limits(whose: &[&str]) -> String {
+    let most = 4_000_000_000_u32;
+    let lift = |who| format!("core.limits.{who}_per_second = {most}\ncore.limits.{who}_burst = {most}\n");
+    whose.iter().map(lift).collect()
+}
+
 /// Callers without a certificate.
 fn anonymous(connections: Connections, request: Numbered<Arc<[u8]>>) -> Load {
     let tls = Arc::new(Caller::new(([127, 0, 0, 1], 0).into()).http1().tls());
@@ -297,6 +311,13 @@ fn anonymous(connections: Connections, request: Numbered<Arc<[u8]>>) -> Load {
 
 fn numbered(guests: Vec<Arc<ClientConfig>>) -> Numbered<Arc<ClientConfig>> {
     Arc::new(move |number| Arc::clone(&guests[number as usize % guests.len()]))
+}
+
+/// What guests ask.
+fn app_key() -> Numbered<Arc<[u8]>> {
+    let body = GetAppKeyRequest { api_version: 1, vm_config: String::new() }.encode_to_vec();
+    let request = request("POST", "/prpc/GetAppKey", &body);
+    Arc::new(move |_| Arc::clone(&request))
 }
 
 fn env_key_request(number: u64) -> Arc<[u8]> {

@@ -36,9 +36,9 @@ pub(super) struct Server {
 }
 
 impl Server {
-    /// The release `kms` with a configuration file, on `port`.
-    pub(super) fn kms(config: &Path, port: u16) -> Self {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_kms"));
+    /// A `kms` with a configuration file, on `port`.
+    pub(super) fn kms(program: &str, config: &Path, port: u16) -> Self {
+        let mut command = Command::new(program);
         // Not here, where a `./kms.toml` would be read first.
         command.current_dir(config.parent().expect("a directory"));
         command.arg("-c").arg(config).env("RUST_LOG", "error");

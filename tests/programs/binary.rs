@@ -9,8 +9,9 @@ use std::{
 
 use crate::support::{
     ADMIN_TOKEN, DOMAIN, Identity, World, eventually,
+    guests::killed_under_load,
     process::{finish, run},
-    program::{KMS, Setting},
+    program::{KMS, Setting, Stderr},
 };
 use cvm_kms::store::{KeyDirectory, Permissions, State};
 use kms_attest::{p256::P256Key, ra_tls};
@@ -252,37 +253,6 @@ async fn signals_end_it_in_order_in_either_phase() {
             .run(&["audit", "verify", setting.world.key_file("audit.jsonl").to_str().expect("text")])
             .await;
         assert!(verify.expect_ok().out.starts_with(&format!("{} records, unbroken; head ", audit.len())));
-    }
-}
-
-/// What stderr is while the program runs.
-#[derive(Clone, Copy, Debug)]
-enum Stderr {
-    /// A pipe that nobody reads, full before the program starts.
-    Full,
-    /// A pipe whose reader has left.
-    Closed,
-    /// A file on a full disk.
-    FullDisk,
-}
-
-impl Stderr {
-    /// What the program gets, and what must live as long as it.
-    fn open(self) -> (std::process::Stdio, Option<std::io::PipeReader>) {
-        use std::io::Write as _;
-        if let Self::FullDisk = self {
-            let file = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
-            return (file.into(), None);
-        }
-        let (reader, mut writer) = std::io::pipe().expect("a pipe");
-        match self {
-            Self::Full => {
-                let size = rustix::pipe::fcntl_getpipe_size(&writer).expect("its size");
-                writer.write_all(&vec![b'.'; size]).expect("room");
-                (writer.into(), Some(reader))
-            }
-            _ => (writer.into(), None),
-        }
     }
 }
 
@@ -850,6 +820,13 @@ async fn a_kill_at_any_moment_of_bootstrap_leaves_no_keys_or_all_of_them() {
         assert_eq!(program.stop(Signal::TERM).await, Some(0));
     }
     println!("{nothing} times nothing, {everything} times everything, within {usual:?}");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_key_handed_out_before_a_kill_has_its_line() {
+    let setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
+    let killed = killed_under_load(&setting, |kills| kills < 10).await.expect("an account");
+    assert!(killed.handed >= 80 && killed.recorded >= killed.handed, "{} {}", killed.handed, killed.recorded);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

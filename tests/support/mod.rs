@@ -15,6 +15,7 @@ pub mod balancer;
 pub mod config;
 pub mod faults;
 pub mod grpc;
+pub mod guests;
 pub mod http;
 pub mod identity;
 pub mod kmsctl;

@@ -27,7 +27,43 @@ pub struct Setting {
     pub address: SocketAddr,
     /// Where the admin listener will be.
     pub admin: SocketAddr,
+    /// What is started: the program, perhaps behind the words of another one that runs it.
+    pub launcher: Vec<String>,
     file: PathBuf,
+}
+
+/// What stderr is while the program runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stderr {
+    /// A pipe that nobody reads, empty when the program starts.
+    Unread,
+    /// The same, full before the program starts.
+    Full,
+    /// A pipe whose reader has left.
+    Closed,
+    /// A file on a full disk.
+    FullDisk,
+}
+
+impl Stderr {
+    /// What the program gets, and what must live as long as it.
+    pub fn open(self) -> (Stdio, Option<std::io::PipeReader>) {
+        use std::io::Write as _;
+        if let Self::FullDisk = self {
+            let file = fs::OpenOptions::new().write(true).open("/dev/full").expect("/dev/full");
+            return (file.into(), None);
+        }
+        let (reader, mut writer) = std::io::pipe().expect("a pipe");
+        match self {
+            Self::Full => {
+                let size = rustix::pipe::fcntl_getpipe_size(&writer).expect("its size");
+                writer.write_all(&vec![b'.'; size]).expect("room");
+                (writer.into(), Some(reader))
+            }
+            Self::Unread => (writer.into(), Some(reader)),
+            _ => (writer.into(), None),
+        }
+    }
 }
 
 /// A running program; dropping it kills it.
@@ -57,7 +93,7 @@ impl Setting {
             "rpc.port = {port}\ncore.onboard.port = {port}\ncore.admin.port = {admin_port}"
         ));
         let file = world.path("kms.toml");
-        let setting = Self { world, address, admin, file };
+        let setting = Self { world, address, admin, launcher: vec![KMS.to_owned()], file };
         setting.write();
         setting
     }
@@ -74,8 +110,9 @@ impl Setting {
 
     /// `kms -c kms.toml <arguments>`, with no environment of ours.
     pub fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = Command::new(KMS);
-        command.arg("-c").arg(&self.file).args(arguments).env_clear().current_dir("/");
+        let (first, rest) = self.launcher.split_first().expect("a program");
+        let mut command = Command::new(first);
+        command.args(rest).arg("-c").arg(&self.file).args(arguments).env_clear().current_dir("/");
         command
     }
 
@@ -97,7 +134,8 @@ impl Setting {
         self.awaited(self.spawned(command, log)).await
     }
 
-    async fn awaited(&self, program: Program) -> Program {
+    /// Waits for the port of a program that was started.
+    pub async fn awaited(&self, program: Program) -> Program {
         let program = std::sync::Mutex::new(program);
         eventually("the port opens", async || {
             {

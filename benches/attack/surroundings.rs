@@ -1,0 +1,149 @@
+//! What the KMS stands on gives way: the reader of its log, the disk.
+
+use std::time::{Duration, Instant};
+
+use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use rustix::process::{Resource, Rlimit, prlimit};
+use serde_json::json;
+
+use crate::{
+    Case, Outcome,
+    support::{
+        Identity,
+        guests::Guests,
+        program::{Setting, Stderr},
+    },
+    target::Target,
+    wire::many,
+};
+
+pub(crate) const CASES: &[Case] = &[
+    Case { stderr: Some(Stderr::Full), ..Case::new("a log that nobody reads", refusals) },
+    Case { stderr: Some(Stderr::Closed), ..Case::new("a log whose reader is gone", refusals) },
+    Case {
+        prepare: |setting| {
+            // Or the first write beyond the limit would end the process; a full disk does not.
+            started_by(setting, &["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
+            Ok(())
+        },
+        ..Case::new("a full disk, and room again", full_disk)
+    },
+    Case {
+        prepare: |setting| {
+            if !std::path::Path::new("/usr/bin/strace").exists() {
+                return Err("strace is not installed");
+            }
+            let fault = "inject=fdatasync:error=EIO:when=12..14";
+            let strace = ["/usr/bin/strace", "-D", "-f", "--seccomp-bpf", "-qq", "-o", "/dev/null"];
+            started_by(setting, &[&strace[..], &["-e", "trace=fdatasync", "-e", fault]].concat());
+            Ok(())
+        },
+        ..Case::new("syncs that fail", failing_sync)
+    },
+];
+
+/// Between two requests of a guest.
+const PAUSE: Duration = Duration::from_millis(50);
+
+fn started_by(setting: &mut Setting, launcher: &[&str]) {
+    let program = std::mem::take(&mut setting.launcher);
+    setting.launcher = launcher.iter().map(|word| (*word).to_owned()).chain(program).collect();
+}
+
+/// Refusals, each of which logs a line, while an allowed guest asks for its keys.
+fn refusals(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let caller = target.caller();
+        let guests = Guests::of(&target.setting.world, &caller, 1);
+        let stranger = caller.shows(&Identity::self_issued(&target.setting.world.app(2)));
+        let asking = guests.ask(PAUSE);
+        let refused = many(4, until, |_| async {
+            let Ok(mut line) = stranger.connect().await else { return 0 };
+            let mut refused = 0;
+            let request = || crate::support::http::json("GetAppKey", json!({}));
+            while let Ok(answer) = line.try_send(request()).await {
+                refused += u64::from(answer.status == 403);
+                tokio::time::sleep(Duration::from_millis(2)).await;
+                if Instant::now() >= until {
+                    break;
+                }
+            }
+            refused
+        })
+        .await;
+        let last = guests.last();
+        guests.end();
+        asking.join_all().await;
+        match last {
+            Some(last) if last.elapsed() < Duration::from_secs(2) => {}
+            last => return Err(format!("the guest had keys {} times, last {last:?}", guests.handed())),
+        }
+        Ok(format!("{refused} refusals; a guest had its keys {} times", guests.handed()))
+    }
+    .boxed_local()
+}
+
+/// Waits until something is so, for as long as there is time, and at least for some seconds.
+async fn comes(what: &str, until: Instant, is_so: impl Fn() -> bool) -> Result<(), String> {
+    let until = until.max(Instant::now() + Duration::from_secs(8));
+    while !is_so() {
+        if Instant::now() >= until {
+            return Err(format!("{what}: not within the time"));
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    Ok(())
+}
+
+/// Nothing can be written, then everything again: releases stop, and go on by themselves. The log shares the disk.
+fn full_disk(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let guests = Guests::of(&target.setting.world, &target.caller(), 4);
+        let asking = guests.ask(PAUSE);
+        comes("keys", until, || guests.handed() >= 4).await?;
+        let limit = |current| {
+            let limit = Rlimit { current, maximum: None };
+            prlimit(Some(target.pid()), Resource::Fsize, limit).map_err(|error| error.to_string())
+        };
+        limit(Some(0))?;
+        comes("a refusal", until, || guests.refused(503) >= 4).await?;
+        // The disk stays full for a third of what is left.
+        tokio::time::sleep(until.saturating_duration_since(Instant::now()) / 3).await;
+        let before = guests.handed();
+        limit(None)?;
+        let began = Instant::now();
+        comes("keys again", until, || guests.handed() > before).await?;
+        recovered(target, &guests, asking, began.elapsed()).await
+    }
+    .boxed_local()
+}
+
+/// Three syncs fail.
+fn failing_sync(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
+    async move {
+        let guests = Guests::of(&target.setting.world, &target.caller(), 4);
+        let asking = guests.ask(PAUSE);
+        comes("a refusal", until, || guests.refused(503) > 0).await?;
+        let (before, began) = (guests.handed(), Instant::now());
+        comes("keys again", until, || guests.handed() > before + 4).await?;
+        recovered(target, &guests, asking, began.elapsed()).await
+    }
+    .boxed_local()
+}
+
+async fn recovered(
+    target: &Target,
+    guests: &Guests,
+    asking: tokio::task::JoinSet<()>,
+    after: Duration,
+) -> Outcome {
+    guests.end();
+    asking.join_all().await;
+    let recorded = guests.account(&target.setting.world)?;
+    Ok(format!(
+        "{} answers 503, keys again after {:.1} s; {} handed out, {recorded} lines",
+        guests.refused(503),
+        after.as_secs_f64(),
+        guests.handed()
+    ))
+}
