@@ -5,7 +5,7 @@ use std::{
     io::{self, PipeReader},
     net::{Ipv4Addr, SocketAddr},
     sync::{
-        Arc,
+        Arc, Mutex,
         atomic::{AtomicU64, Ordering},
     },
     time::{Duration, Instant},
@@ -61,8 +61,8 @@ pub(crate) async fn setting(case: &Case, program: &str) -> Result<Setting, &'sta
 pub(crate) struct Target {
     pub(crate) setting: Setting,
     program: Program,
-    /// Nobody reads it, but it is there.
-    _log: Option<PipeReader>,
+    /// Nobody reads it, but it is there until it is taken.
+    log: Mutex<Option<PipeReader>>,
 }
 
 impl Target {
@@ -82,7 +82,12 @@ impl Target {
             (answer.status == 200).then_some(())
         })
         .await;
-        Self { setting, program, _log: log }
+        Self { setting, program, log: Mutex::new(log) }
+    }
+
+    /// The reader of its log goes away.
+    pub(crate) fn close_log(&self) {
+        drop(self.log.lock().expect("no panic").take());
     }
 
     /// Its process.
