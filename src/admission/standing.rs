@@ -13,7 +13,7 @@ use kms_attest::{
     tcb::TcbVerdict,
     verify::{Binding, Verified, Verifier, VerifyError},
 };
-use tokio::sync::Semaphore;
+use tokio::sync::{Notify, Semaphore, watch};
 
 use super::{Refusal, Relaxations, TcbTolerance, Tolerated, permit::Standing};
 use crate::policy::{ALLOWLIST_UNUSABLE, Decision, Denial, Policy, PolicyError};
@@ -21,8 +21,14 @@ use crate::policy::{ALLOWLIST_UNUSABLE, Decision, Denial, Policy, PolicyError};
 /// How often policy is asked about ourselves in the background: after a revocation, methods that anyone may call go on
 /// answering for at most this long and the time of one question.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// The same where a chain decides: its blocks come more slowly, and its nodes count requests.
+/// The same where a chain decides and nobody asks us anything: its nodes count requests.
 const ASK_CHAIN_EVERY: Duration = Duration::from_secs(2);
+/// Where a chain decides, a caller that finds an answer of this age has the next question asked, without waiting.
+const ASK_CHAIN_FROM: Duration = Duration::from_millis(200);
+/// One that finds an answer of this age waits for the next one.
+const WAIT_FROM: Duration = Duration::from_millis(400);
+/// And for how long: then the last answer serves, as while the back end is silent.
+const WAIT_FOR: Duration = Duration::from_millis(400);
 /// How long the last answer serves while the back end gives no new one.
 const LIFETIME: Duration = Duration::from_secs(15);
 /// Questions about ourselves at a time: few requests never wait for one another, many share answers.
@@ -53,6 +59,10 @@ pub struct OwnStanding {
     unanswered: ArcSwapOption<Unanswered>,
     /// Who may ask.
     turns: Semaphore,
+    /// Wakes [`OwnStanding::keep_fresh`]: callers of open methods do not ask themselves, however many they are.
+    wanted: Notify,
+    /// A question of [`OwnStanding::keep_fresh`] has ended.
+    ended: watch::Sender<()>,
 }
 
 #[derive(Debug)]
@@ -190,6 +200,8 @@ impl OwnStanding {
             recent: ArcSwapOption::empty(),
             unanswered: ArcSwapOption::empty(),
             turns: Semaphore::new(AT_A_TIME),
+            wanted: Notify::new(),
+            ended: watch::Sender::new(()),
         }
     }
 
@@ -206,6 +218,32 @@ impl OwnStanding {
             Some(recent) => recent.answer.clone().map_err(Refusal::NoStanding),
             None => Err(self.no_recent_answer()),
         }
+    }
+
+    /// As [`OwnStanding::current`], for methods that anyone may call. Where a chain decides, nobody asks it twice a second
+    /// for nothing: whoever comes first after a while has it asked, and waits for that for a moment.
+    ///
+    /// # Errors
+    /// As [`OwnStanding::current`].
+    pub async fn recent(&self) -> Result<Standing, Refusal> {
+        if self.ask_every() > ASK_EVERY {
+            let mut ended = self.ended.subscribe();
+            let age = self.age();
+            if age > ASK_CHAIN_FROM {
+                self.wanted.notify_one();
+            }
+            if age > WAIT_FROM {
+                let _ = tokio::time::timeout(WAIT_FOR, ended.changed()).await;
+            }
+        }
+        self.current()
+    }
+
+    /// How long ago the last question was asked that has ended.
+    fn age(&self) -> Duration {
+        let (recent, unanswered) = (self.recent.load(), self.unanswered.load());
+        let asked = [recent.as_ref().map(|it| it.asked), unanswered.as_ref().map(|it| it.asked)];
+        asked.into_iter().flatten().max().map_or(Duration::MAX, |asked| asked.elapsed())
     }
 
     /// What keeps us from releasing keys by the last question that has ended, whether it was answered or not. Never asks,
@@ -270,7 +308,10 @@ impl OwnStanding {
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         let mut told: Option<String> = None;
         loop {
-            tick.tick().await;
+            tokio::select! {
+                _ = tick.tick() => {}
+                () = self.wanted.notified() => tick.reset(),
+            }
             let trouble = self.fresh().await.err().map(|refusal| match refusal {
                 Refusal::StandingUnknown { what, detail, .. } => format!("{what}: {detail}"),
                 other => other.to_string(),
@@ -283,6 +324,7 @@ impl OwnStanding {
                 }
                 told = trouble;
             }
+            self.ended.send_replace(());
         }
     }
 

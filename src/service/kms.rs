@@ -181,7 +181,7 @@ impl KmsService {
         caller: &Caller,
         request: AppIdMessage,
     ) -> Result<Arc<Prepared<PublicKeyResponse>>> {
-        let standing = self.current_standing(Method::GetAppEnvEncryptPubKey, caller)?;
+        let standing = self.current_standing(Method::GetAppEnvEncryptPubKey, caller).await?;
         let app_id =
             AppId::try_from(request.app_id.as_slice()).map_err(|error| Error::invalid(error.to_string()))?;
         self.env_keys.answer(&self.parts.ready, &standing, app_id, unix_now())
@@ -200,7 +200,7 @@ impl KmsService {
     /// # Errors
     /// No standing.
     pub async fn get_temp_ca_cert(&self, caller: &Caller, (): ()) -> Result<GetTempCaCertResponse> {
-        let standing = self.current_standing(Method::GetTempCaCert, caller)?;
+        let standing = self.current_standing(Method::GetTempCaCert, caller).await?;
         let ready = &self.parts.ready;
         Ok(GetTempCaCertResponse {
             temp_ca_cert: ready.temp_ca_pem().to_owned(),
@@ -317,9 +317,9 @@ impl KmsService {
 
     /// Our standing by the last answer, for methods that give everybody the same. Without it guests learn nothing else, so
     /// it is kept as a refusal that operators can look up.
-    fn current_standing(&self, method: Method, caller: &Caller) -> Result<Standing> {
+    async fn current_standing(&self, method: Method, caller: &Caller) -> Result<Standing> {
         let attempt = Attempt { parts: &self.parts, method, role: None, caller, vm_config: "", csr: None };
-        self.parts.standing.current().map_err(|refusal| attempt.refuse(refusal))
+        self.parts.standing.recent().await.map_err(|refusal| attempt.refuse(refusal))
     }
 
     /// Counts a record; without one nothing goes out.

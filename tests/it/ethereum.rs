@@ -344,6 +344,25 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
     })
     .await;
 
+    // This KMS itself is revoked, each time after nobody has called for a while.
+    let image = measured("os_image_hash");
+    let temp_ca = async |status: u16| {
+        let answer = world.caller().json("GetTempCaCert", json!({})).await;
+        (answer.status == status).then_some(())
+    };
+    let mut waits = Vec::new();
+    for _ in 0..3 {
+        tokio::time::sleep(Duration::from_millis(700)).await;
+        chain.send(chain.kms, crate::anvil::removeOsImageHashCall { image }).await;
+        let revoked = Instant::now();
+        eventually("the own revocation", async || temp_ca(403).await).await;
+        waits.push(revoked.elapsed());
+        chain.send(chain.kms, crate::anvil::addOsImageHashCall { image }).await;
+        eventually("the own permission", async || temp_ca(200).await).await;
+    }
+    waits.sort_unstable();
+    assert!(waits[1] < Duration::from_secs(1), "{waits:?}");
+
     // What was allowed is revoked, and then the node is gone.
     chain.send(contract, crate::anvil::removeComposeHashCall { hash: B256::repeat_byte(7) }).await;
     until_denied("Compose hash not allowed").await;

@@ -37,6 +37,8 @@ const TOTAL: Duration = Duration::from_secs(10);
 const LOOKING: Duration = Duration::from_secs(8);
 /// A view this young serves everyone who asks.
 const FRESH: Duration = Duration::from_secs(1);
+/// The same for the question about this KMS: after its own revocation nothing is given out for a second.
+const OWN_FRESH: Duration = Duration::from_millis(300);
 /// Decisions at a time; the others wait for their turn. An app's contract decides how long a call about it takes.
 const ROOM: Room =
     Room { turns: 256, waiting: 4096, turns_each: 32, waiting_each: 1024, patience: Duration::from_secs(5) };
@@ -97,16 +99,17 @@ impl Ethereum {
             Ok(question) => question,
             Err(denial) => return Ok(Decision::Denied(denial)),
         };
+        let fresh = if matches!(topic, Topic::Own) { OWN_FRESH } else { FRESH };
         let verdict = async {
             let turn = self.queue.turn(topic).await;
             let _turn = turn.map_err(|Shed| unavailable("too many questions wait for the chain"))?;
-            let look = self.look(None).await.map_err(unavailable)?;
+            let look = self.look(None, fresh).await.map_err(unavailable)?;
             match self.chain.ask(&look.view, &question).await {
                 Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
                 Err(why) if why.is_the_contracts() => Err(unavailable(why)),
                 // The chain may have dropped the block meanwhile.
                 Err(_) => {
-                    let look = self.look(Some(&look)).await.map_err(unavailable)?;
+                    let look = self.look(Some(&look), fresh).await.map_err(unavailable)?;
                     match self.chain.ask(&look.view, &question).await {
                         Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
                         Err(why) => self.elsewhere(&look.view, &question, why).await.map_err(unavailable),
@@ -136,7 +139,7 @@ impl Ethereum {
     }
 
     pub(super) async fn info(&self) -> Result<Info, PolicyError> {
-        let look = self.in_time(async { self.look(None).await.map_err(unavailable) }).await?;
+        let look = self.in_time(async { self.look(None, FRESH).await.map_err(unavailable) }).await?;
         Ok(self.info_of(&look.view))
     }
 
@@ -171,11 +174,12 @@ impl Ethereum {
         }
     }
 
-    /// The block to decide by: the current one while it is young and not `outdated`, otherwise a new look.
-    async fn look(&self, outdated: Option<&Arc<Look>>) -> Result<Arc<Look>, Unanswered> {
+    /// The block to decide by: the current one while it is younger than `fresh` and not `outdated`, otherwise
+    /// a new look.
+    async fn look(&self, outdated: Option<&Arc<Look>>, fresh: Duration) -> Result<Arc<Look>, Unanswered> {
         let began = Instant::now();
         let is_current = |look: &Arc<Look>| {
-            look.at.elapsed() < FRESH && outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, look))
+            look.at.elapsed() < fresh && outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, look))
         };
         if let Some(look) = self.current.load_full().filter(is_current) {
             return Ok(look);
