@@ -11,6 +11,7 @@ mod access_cases;
 mod access_table;
 mod admin;
 mod adversaries;
+mod cases;
 mod ethereum;
 mod explain;
 mod freeze;
