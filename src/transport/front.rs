@@ -204,7 +204,8 @@ impl Front {
         });
         let answer = self.router.clone().call(request);
         let answer = match turn {
-            Some(share) => in_turns(share, answer).await,
+            // On the heap: most requests have no turn, and would carry the room for it.
+            Some(share) => Box::pin(in_turns(share, answer)).await,
             None => answer.await,
         };
         match answer {

@@ -8,7 +8,7 @@
 //! are given up for others: a body that does not come, an answer that nobody reads, a stream on which nothing happens.
 
 use std::{
-    collections::{BTreeSet, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     fs,
     path::Path,
     sync::{
@@ -85,6 +85,10 @@ enum Class {
 impl Class {
     const ALL: [Self; 4] = [Self::Stranger, Self::Known, Self::Operator, Self::Probe];
 
+    fn index(self) -> usize {
+        self as usize
+    }
+
     fn of(holder: Holder) -> Self {
         match holder {
             Holder::Stranger => Self::Stranger,
@@ -115,8 +119,10 @@ impl Class {
 #[derive(Debug)]
 struct Held {
     next: u64,
-    requests: HashMap<u64, Request>,
-    by_class: HashMap<Class, usize>,
+    /// In the order in which they came.
+    requests: BTreeMap<u64, Request>,
+    /// By [`Class::index`].
+    by_class: [usize; Class::ALL.len()],
     shares: HashMap<(Class, Party), Share>,
     swept: Instant,
 }
@@ -157,8 +163,8 @@ impl RequestMemory {
     pub fn new(total: usize) -> Arc<Self> {
         let held = Held {
             next: 0,
-            requests: HashMap::new(),
-            by_class: HashMap::new(),
+            requests: BTreeMap::new(),
+            by_class: [0; Class::ALL.len()],
             shares: HashMap::new(),
             swept: Instant::now(),
         };
@@ -240,7 +246,7 @@ impl Held {
 
     /// What is there for a kind of holder, beside what it holds.
     fn room(&self, class: Class, total: usize) -> usize {
-        let of = |class| self.by_class.get(&class).copied().unwrap_or(0);
+        let of = |class: Class| self.by_class[class.index()];
         let own = class.guaranteed(total).saturating_sub(of(class));
         let taken = Class::ALL.map(|class| of(class).max(class.guaranteed(total)));
         let common = total.saturating_sub(taken.into_iter().fold(0, usize::saturating_add));
@@ -320,7 +326,7 @@ impl Held {
         let Some(request) = self.requests.get_mut(&number) else { return };
         let before = std::mem::replace(&mut request.bytes, bytes);
         let moved = |held: usize| held.saturating_sub(before).saturating_add(bytes);
-        let of_class = self.by_class.entry(request.class).or_default();
+        let of_class = &mut self.by_class[request.class.index()];
         *of_class = moved(*of_class);
         let share = self.shares.entry((request.class, request.owner)).or_default();
         share.bytes = moved(share.bytes);
@@ -558,7 +564,7 @@ mod tests {
         held.clear();
         let left = memory.lock();
         assert!(left.requests.is_empty() && left.shares.is_empty());
-        assert!(left.by_class.values().all(|bytes| *bytes == 0));
+        assert!(left.by_class.iter().all(|bytes| *bytes == 0));
     }
 
     #[test]
@@ -697,8 +703,8 @@ mod tests {
         request.receive(8 * MIB).expect("a candidate of 8 MiB");
         request.decode(8 * MIB).expect("and what is decoded");
         let held = memory.lock();
-        assert_eq!(held.by_class.get(&Class::Stranger).copied().unwrap_or(0), 0);
-        assert_eq!(held.by_class[&Class::Operator], REQUEST + 32 * MIB);
+        assert_eq!(held.by_class[Class::Stranger.index()], 0);
+        assert_eq!(held.by_class[Class::Operator.index()], REQUEST + 32 * MIB);
     }
 
     #[test]
