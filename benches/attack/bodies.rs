@@ -1,8 +1,20 @@
 //! Attacks with bodies.
 
-use std::time::{Duration, Instant};
+use std::{
+    convert::Infallible,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::{Duration, Instant},
+};
 
-use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use bytes::Bytes;
+use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream};
+use http::Request;
+use http_body_util::StreamBody;
+use hyper::{body::Frame, client::conn::http2};
+use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
 
 use crate::{
@@ -15,6 +27,10 @@ pub(crate) const CASES: &[Case] = &[
     Case {
         config: "core.limits.max_request_memory = \"64MiB\"",
         ..Case::new("unfinished bodies", unfinished_bodies)
+    },
+    Case {
+        config: "core.limits.max_request_memory = \"64MiB\"",
+        ..Case::new("unfinished bodies in their windows", bodies_in_windows)
     },
     Case::new("slow bodies", slow_bodies),
     Case::new("announced lengths", announced_lengths),
@@ -53,6 +69,47 @@ fn unfinished_bodies(target: &Target, until: Instant) -> LocalBoxFuture<'_, Resu
     }
     .boxed_local()
 }
+
+/// The same as a client sends them that keeps to what the server takes, so that none is refused for that.
+fn bodies_in_windows(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
+    async move {
+        let sent = Arc::new(AtomicU64::new(0));
+        let caller = target.caller().http2();
+        many(40, until, |number| {
+            let (sent, caller) = (&sent, &caller);
+            async move {
+                let last = 1 + u8::try_from(number % 4).unwrap_or(0);
+                let Ok(stream) = target.tls(last, caller).await else { return 0 };
+                let opened = http2::handshake(TokioExecutor::new(), TokioIo::new(stream)).await;
+                let Ok((sender, connection)) = opened else { return 0 };
+                tokio::spawn(connection);
+                let requests = (0..64).map(|_| {
+                    let (mut sender, sent) = (sender.clone(), Arc::clone(sent));
+                    async move {
+                        let chunks = stream::iter(0..63).map(move |_| {
+                            sent.fetch_add(CHUNK.len() as u64, Ordering::Relaxed);
+                            Ok::<_, Infallible>(Frame::data(Bytes::from_static(CHUNK)))
+                        });
+                        // Never the end.
+                        let body = StreamBody::new(chunks.chain(stream::pending()));
+                        let request = Request::post("https://localhost/prpc/SignCert").body(body);
+                        sender.ready().await.ok()?;
+                        sender.send_request(request.expect("a request")).await.ok()
+                    }
+                });
+                futures_util::future::join_all(requests).await;
+                tokio::time::sleep(Duration::from_millis(50)).await;
+                1
+            }
+        })
+        .await;
+        Ok(format!("{} MB in bodies", sent.load(Ordering::Relaxed) / 1_000_000))
+    }
+    .boxed_local()
+}
+
+/// A part of a body.
+const CHUNK: &[u8] = &[b' '; 16 * 1024];
 
 /// Bodies that come byte by byte.
 fn slow_bodies(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
