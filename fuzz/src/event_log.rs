@@ -15,7 +15,7 @@ const SEARCHED: usize = 64;
 
 /// The bytes as an event log of a quote, plain or compressed, and as a list of runtime events.
 pub fn event_log(data: &[u8]) {
-    let log = serde_json::from_slice::<Vec<TdxEvent>>(data).ok();
+    let log = kms_attest::json::from_utf8::<Vec<TdxEvent>>(data).ok();
     let legacy = Evidence::from_legacy(QUOTE, data).ok();
     if data.first() != Some(&b'E') {
         assert_eq!(log.is_some(), legacy.is_some(), "a log is evidence with any quote");
@@ -28,7 +28,7 @@ pub fn event_log(data: &[u8]) {
         assert_eq!(evidence.wire == Wire::V0, v1, "V0 cannot carry V2 events");
         check(&evidence);
     }
-    if let Ok(events) = serde_json::from_slice::<Vec<RuntimeEvent>>(data) {
+    if let Ok(events) = kms_attest::json::from_utf8::<Vec<RuntimeEvent>>(data) {
         check_events(&events);
     }
 }
