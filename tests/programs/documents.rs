@@ -30,6 +30,10 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("bash tests/run", "this test is a part of it"),
     ("cargo build --release", "cargo has built the program for this test"),
     ("cargo bench --bench rpc", "a measurement, which needs an idle machine"),
+    (
+        "cargo bench --bench rpc -- --before=/path/to/an/older/kms",
+        "a measurement, which needs an idle machine",
+    ),
     ("cargo bench --bench parts", "a measurement, which needs an idle machine"),
     ("cargo bench --bench policy", "a measurement, which needs an idle machine"),
     (
