@@ -179,6 +179,7 @@ fn of_quote(error: &TdxError) -> (Step, &'static str) {
         TdxError::ServiceTd => (Step::TdAttributes, "service_td_bound"),
         // Genuine as far as the signatures go: it is the versions that are wrong.
         TdxError::Unlisted { .. } => (Step::TcbStatus, "tcb_level_not_listed"),
+        TdxError::Status(_) => (Step::TcbStatus, "tcb_status_unknown"),
         TdxError::Rejected(reason) => of_rejection(reason),
         _ => (Step::Quote, "quote_not_genuine"),
     }
@@ -191,6 +192,8 @@ fn of_rejection(reason: &str) -> (Step, &'static str) {
         (Step::TdAttributes, "td_debug")
     } else if says("Reserved bits in TD attributes are set") || says("SEPT_VE_DISABLE is not enabled") {
         (Step::TdAttributes, "td_attributes_not_allowed")
+    } else if says("TCB status is invalid: Revoked") {
+        (Step::TcbStatus, "tcb_revoked")
     } else if says("Invalid MR service TD") {
         (Step::TdAttributes, "service_td_bound")
     } else {

@@ -38,7 +38,7 @@ const LARGE: u64 = 256 << 10;
 /// How long a decision waits for a large file.
 const LARGE_PATIENCE: Duration = Duration::from_millis(20);
 
-/// How long the rules of before decide while a file that has changed is being read.
+/// How long the rules of before decide while a large file that has changed is being read.
 const TOLERANCE: Duration = Duration::from_secs(10);
 
 /// What operators are told while nothing is known of the file.
@@ -105,17 +105,22 @@ impl Allowlist {
         let asked = Instant::now();
         let seen = self.file.lookout.look().await?;
         if !self.file.is_current(seen) {
-            self.read_changed(asked, seen).await;
+            self.read_changed(asked, seen).await?;
         }
         Ok(())
     }
 
     /// The file was not the one that was read when this was `asked` for; since then someone may have read it.
-    async fn read_changed(&self, asked: Instant, seen: Option<Stamp>) {
+    async fn read_changed(&self, asked: Instant, seen: Option<Stamp>) -> Result<(), Silent> {
         self.file.has_changed(asked);
         // A task of its own, off the workers: it ends whether or not whoever asked is still there.
         let reading = tokio::spawn(Arc::clone(&self.file).read_again(asked, seen));
-        let _ = tokio::time::timeout(patience(seen), reading).await;
+        match tokio::time::timeout(patience(seen), reading).await {
+            Ok(_) => Ok(()),
+            // The rules of before decide meanwhile, for some seconds.
+            Err(_) if is_large(seen) => Ok(()),
+            Err(_) => Err(Silent),
+        }
     }
 
     pub(super) fn info(&self) -> Info {
@@ -313,11 +318,12 @@ impl Snapshot {
 
 /// How long a decision waits for a file that looks like this.
 fn patience(seen: Option<Stamp>) -> Duration {
-    match seen {
-        // What is too large is refused without being read.
-        Some(file) if file.length > LARGE && file.length <= MAX_FILE => LARGE_PATIENCE,
-        _ => PATIENCE,
-    }
+    if is_large(seen) { LARGE_PATIENCE } else { PATIENCE }
+}
+
+/// What is too large is refused without being read.
+fn is_large(seen: Option<Stamp>) -> bool {
+    seen.is_some_and(|file| file.length > LARGE && file.length <= MAX_FILE)
 }
 
 /// By the time of change, which nobody can set; a clock that was put back does not unsettle a file for ever.

@@ -148,8 +148,8 @@ const CASES: [Case; 9] = [
     Case {
         name: "a revoked platform",
         arrange: |world| at_level(world, TcbLevel::Revoked),
-        code: "quote_not_genuine",
-        step: "quote",
+        code: "tcb_revoked",
+        step: "tcb_status",
         is_healed: false,
     },
 ];

@@ -157,7 +157,7 @@ struct Refusal {
 fn call(cvm: &Cvm, request: &Request, mode: AgentMode) -> Result<Value, Refusal> {
     let body: Value = match request.body.is_empty() {
         true => Value::Null,
-        false => serde_json::from_slice(&request.body).map_err(|_| refused("the body must be JSON"))?,
+        false => kms_attest::json::from_utf8(&request.body).map_err(|_| refused("the body must be JSON"))?,
     };
     match request.path.as_str() {
         "/Attest" => {

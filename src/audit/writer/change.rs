@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 
-use super::{Event, Failure, Need, Rest, Seen, Segment, Writer, directory, segments};
+use super::{Event, Failure, Identity, Need, Rest, Seen, Segment, Writer, directory, segments};
 
 impl Writer {
     /// Leaves the file and goes on in a new one, which is complete before it has the name. Until the name lasts, nothing of
@@ -22,7 +22,7 @@ impl Writer {
         let (lines, link) = self.lines(&events.iter().map(String::as_str).collect::<Vec<_>>())?;
         let file = self.disk.create(&new).map_err(&failed)?;
         let identity = Seen::of(&file.metadata().map_err(&failed)?).identity;
-        self.unproven = Some(identity);
+        let earlier = self.unproven.replace(identity);
         file.try_lock().map_err(|error| failed(error.into()))?;
         let written = self.disk.write(&file, &lines).map_err(&failed);
         let written = written.and_then(|()| self.disk.sync(&file).map_err(Failure::sync(Need::NewSegment)));
@@ -32,7 +32,7 @@ impl Writer {
             self.spend_reserve(&failure.error);
             return Err(failure);
         }
-        self.leave(cause).map_err(&failed)?;
+        self.leave(cause, earlier).map_err(&failed)?;
         // The old file must have a name that lasts before it loses the one that it has.
         self.sync_directory()?;
         fs::rename(&new, &self.path).map_err(&failed)?;
@@ -60,14 +60,14 @@ impl Writer {
         }
     }
 
-    /// Keeps what has the name of the log under another one.
-    fn leave(&mut self, cause: &str) -> io::Result<()> {
+    /// Keeps what has the name of the log under another one, unless it is of an `earlier` attempt that nobody relied on.
+    fn leave(&mut self, cause: &str, earlier: Option<Identity>) -> io::Result<()> {
         let Some(segment) = &self.segment else { return Ok(()) };
         let own = Seen::of(&segment.file.metadata()?);
         match Seen::at(&self.path)? {
             // Nothing, or emptied by the program that copied it.
             None => Ok(()),
-            Some(named) if named.size == 0 || Some(named.identity) == self.unproven => Ok(()),
+            Some(named) if named.size == 0 || Some(named.identity) == earlier => Ok(()),
             Some(named) if named.identity != own.identity => segments::set_aside(&self.path, self.link.seq()),
             Some(_) => {
                 if segment.rest.damaged() == 0

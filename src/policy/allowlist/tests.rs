@@ -198,16 +198,16 @@ async fn a_file_that_is_read_again_and_has_not_changed_is_not_parsed_again() {
 }
 
 #[tokio::test]
-async fn while_a_reading_does_not_end_the_rules_of_before_decide_for_a_while_and_then_nobody() {
+async fn while_a_large_file_is_not_read_to_its_end_the_rules_of_before_decide_for_a_while_and_then_nobody() {
     let setup = Setup::new();
     setup.write(&content(0x22));
     assert_eq!(setup.decide().await, Ok(()));
     let file = Arc::clone(&setup.allowlist.file);
     let reading = file.reading.lock().await;
-    setup.replace(&content(0x23));
+    setup.replace(&(content(0x23) + &" ".repeat(usize::try_from(LARGE).unwrap())));
     let began = Instant::now();
     assert_eq!(setup.decide().await, Ok(()), "by the rules of before");
-    assert!(began.elapsed() >= PATIENCE && began.elapsed() < TOLERANCE);
+    assert!(began.elapsed() >= LARGE_PATIENCE && began.elapsed() < TOLERANCE);
     file.changed.store(Some(Arc::new(Instant::now().checked_sub(TOLERANCE * 2).unwrap())));
     let error = setup.allowlist.decide(Subject::App(&boot_info())).await.unwrap_err();
     assert!(error.detail().contains("has changed and cannot be read"), "{error:?}");
@@ -229,7 +229,7 @@ async fn a_change_that_someone_else_has_read_meanwhile_is_none_any_more() {
     assert_eq!(setup.decide().await, Ok(()));
     assert!(is_current(file).await && file.changed.load().is_none());
     let seen = file.lookout.look().await.unwrap();
-    setup.allowlist.read_changed(asked, seen).await;
+    setup.allowlist.read_changed(asked, seen).await.unwrap();
     assert!(is_current(file).await && file.changed.load().is_none(), "nobody would read it again");
     assert_eq!(setup.decide().await, Ok(()));
 }
@@ -244,6 +244,22 @@ async fn a_file_that_is_current_is_never_overdue() {
     let file = &setup.allowlist.file;
     file.changed.store(Some(Arc::new(Instant::now().checked_sub(TOLERANCE * 2).unwrap())));
     assert_eq!(setup.decide().await, Ok(()));
+}
+
+#[tokio::test]
+async fn an_ordinary_file_that_cannot_be_read_to_its_end_lets_no_removed_app_in() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("auth-config.json");
+    fs::write(&path, content(0x22)).unwrap();
+    let allowlist = Allowlist::open(path.clone(), EmptyDevices::AnyDevice);
+    let decide = async || allowlist.decide(Subject::App(&boot_info())).await;
+    assert!(decide().await.is_ok());
+    // Whoever reads it now does not come to an end.
+    let reading = allowlist.file.reading.lock().await;
+    fs::write(&path, "{}").unwrap();
+    assert!(decide().await.unwrap_err().detail().contains("does not answer"));
+    drop(reading);
+    assert!(decide().await.is_ok(), "it is read after all");
 }
 
 #[tokio::test]

@@ -250,6 +250,12 @@ async fn the_stage_of_an_answer_is_a_known_word_or_there_is_no_answer() {
             }
         }
     }
+    // Nor is one whose key is written in another way: it would be ignored, and keys released too late.
+    for key in ["release_stage", "ReleaseStage", "release-stage", "RELEASESTAGE"] {
+        let answer = json!({"isAllowed": true, "gatewayAppId": "", "reason": "", key: "boot", "other": [1]});
+        let error = decide(&Server::json(answer).await.webhook()).await.unwrap_err();
+        assert!(error.detail().contains("must be written releaseStage"), "{error:?}");
+    }
     // Two of them are no answer either.
     let twice =
         br#"{"isAllowed":true,"gatewayAppId":"","reason":"","releaseStage":"any","releaseStage":"boot"}"#;

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 use super::printable;
 use crate::config::ReleaseStage;
 use crate::policy::signed::{Answer, Signature};
-use crate::policy::{Decision, Denial, Info, contract};
+use crate::policy::{Decision, Denial, Info, contract, rules};
 
 /// The boot info, and once more the name that `teeVariant` had up to 0.5.11.
 #[derive(Serialize)]
@@ -36,6 +36,19 @@ pub(super) struct BootResponse {
     release_stage: Option<ReleaseStage>,
     #[serde(default, deserialize_with = "signature")]
     pub(super) signature: Option<Signature>,
+    #[serde(flatten, deserialize_with = "others")]
+    _others: (),
+}
+
+/// All other keys are ignored, but for one that was meant to be `releaseStage`.
+fn others<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
+    let others = serde_json::Value::deserialize(deserializer)?;
+    match rules::misspelt_stage(&others) {
+        None => Ok(()),
+        Some(key) => {
+            Err(serde::de::Error::custom(format!("`{}` must be written releaseStage", printable(key))))
+        }
+    }
 }
 
 fn release_stage<'de, D: serde::Deserializer<'de>>(
