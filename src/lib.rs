@@ -1,7 +1,7 @@
 //! cvm-kms: a key management service for confidential VMs.
 //!
 //! A request flows one way: `transport` → `service` → `lifecycle` → `admission` → `policy` and `keys`.
-//! `ARCHITECTURE.md` has the map and the reasons.
+//! `ARCHITECTURE.md` has the map, `docs/decisions/` has the reasons.
 
 pub mod address; // addresses that count as one
 pub mod admission; // verify evidence, ask policy, give a permit
