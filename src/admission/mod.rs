@@ -34,7 +34,7 @@ pub use self::{
     stage::{StageRule, StageVerdict},
     standing::{Missing, NoStanding, OwnEvidenceError, OwnStanding, own_evidence, own_identity},
     tcb::{Relaxations, TcbTolerance, Tolerated},
-    timely::{Decided, MAX_DECISION_AGE, both},
+    timely::{Decided, MAX_DECISION_AGE, Verification, both},
     vm_config::Mismatch,
 };
 use permit::{Admitted, Allowed, Basis};
@@ -260,20 +260,37 @@ impl Admission {
     ///
     /// # Errors
     /// Any [`Refusal`].
-    pub async fn app(&self, peer: &Peer, vm_config: &str) -> Result<Permit<App>, Refusal> {
-        self.peer(peer, Role::App, vm_config).await
+    pub async fn app(
+        &self,
+        peer: &Peer,
+        vm_config: &str,
+        verified: Verification,
+    ) -> Result<Permit<App>, Refusal> {
+        self.peer(peer, Role::App, vm_config, verified).await
     }
 
     /// A permit for the root keys: the peer is an allowed KMS.
     ///
     /// # Errors
     /// Any [`Refusal`].
-    pub async fn kms(&self, peer: &Peer, vm_config: &str) -> Result<Permit<Kms>, Refusal> {
-        self.peer(peer, Role::Kms, vm_config).await
+    pub async fn kms(
+        &self,
+        peer: &Peer,
+        vm_config: &str,
+        verified: Verification,
+    ) -> Result<Permit<Kms>, Refusal> {
+        self.peer(peer, Role::Kms, vm_config, verified).await
     }
 
-    async fn peer<R>(&self, peer: &Peer, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {
+    async fn peer<R>(
+        &self,
+        peer: &Peer,
+        role: Role,
+        vm_config: &str,
+        verification: Verification,
+    ) -> Result<Permit<R>, Refusal> {
         let verified = peer.evidence(&self.0.verifier, &self.0.metrics).await?;
+        verification.succeeded();
         let permit = self.admit(&verified, role, vm_config).await?;
         peer.admit(*permit.app_id());
         Ok(permit)
@@ -283,11 +300,18 @@ impl Admission {
     ///
     /// # Errors
     /// Any [`Refusal`].
-    pub async fn certificate(&self, csr: &Csr, vm_config: &str) -> Result<Permit<Certificate>, Refusal> {
+    pub async fn certificate(
+        &self,
+        csr: &Csr,
+        vm_config: &str,
+        verification: Verification,
+    ) -> Result<Permit<Certificate>, Refusal> {
         let outcome = self.0.verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
         let outcome = outcome.map_err(|error| Refusal::unverified(Carrier::CertificateRequest, error));
         self.0.metrics.verification(verification_result(&outcome));
-        self.admit(&outcome?, Role::Certificate, vm_config).await
+        let verified = outcome?;
+        verification.succeeded();
+        self.admit(&verified, Role::Certificate, vm_config).await
     }
 
     async fn admit<R>(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {

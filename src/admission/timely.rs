@@ -2,6 +2,8 @@
 
 use std::time::{Duration, Instant};
 
+use tokio::sync::oneshot;
+
 /// The oldest decision that releases anything.
 pub const MAX_DECISION_AGE: Duration = Duration::from_secs(10);
 
@@ -21,6 +23,23 @@ pub trait Decided {
     /// Whether it must be made again before a release begins at `now`.
     fn is_due(&self, now: Instant) -> bool {
         now.saturating_duration_since(self.decided_at()) > RENEWED_FROM
+    }
+}
+
+/// Tells that evidence has verified: from then on the caller may make us ask others. Dropped when it does not verify.
+#[derive(Debug)]
+pub struct Verification(oneshot::Sender<()>);
+
+impl Verification {
+    /// With what waits for it: `Ok` once evidence has verified, an error when it never will.
+    pub fn pending() -> (Self, oneshot::Receiver<()>) {
+        let (verified, waiting) = oneshot::channel();
+        (Self(verified), waiting)
+    }
+
+    pub(super) fn succeeded(self) {
+        // Nobody may be waiting any more.
+        let _ = self.0.send(());
     }
 }
 

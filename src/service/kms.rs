@@ -16,7 +16,10 @@ use super::{
     wrong_credentials::WrongCredentials,
 };
 use crate::{
-    admission::{Admission, Freezes, OwnStanding, Permit, Refusal, Role, Standing, both, denials::Denials},
+    admission::{
+        Admission, Freezes, OwnStanding, Permit, Refusal, Role, Standing, Verification, both,
+        denials::Denials,
+    },
     audit::Audit,
     ca::Restricted,
     clock::unix_now,
@@ -104,7 +107,9 @@ impl KmsService {
         }
         let parts = &self.parts;
         let attempt = self.attempt(Method::GetAppKey, Role::App, caller, &request.vm_config);
-        let (standing, permit) = self.beside(parts.admission.app(caller.peer(), &request.vm_config)).await;
+        let (standing, permit) = self
+            .beside(async |verified| parts.admission.app(caller.peer(), &request.vm_config, verified).await)
+            .await;
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = match permit {
             Ok(permit) => permit,
@@ -156,7 +161,9 @@ impl KmsService {
     ) -> Result<KmsKeyResponse> {
         let parts = &self.parts;
         let attempt = self.attempt(method, Role::Kms, caller, &request.vm_config);
-        let (standing, permit) = self.beside(parts.admission.kms(caller.peer(), &request.vm_config)).await;
+        let (standing, permit) = self
+            .beside(async |verified| parts.admission.kms(caller.peer(), &request.vm_config, verified).await)
+            .await;
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
         self.within_limits(&permit)?;
@@ -227,7 +234,9 @@ impl KmsService {
             csr: Some(&csr),
             ..self.attempt(Method::SignCert, Role::Certificate, caller, &request.vm_config)
         };
-        let (standing, permit) = self.beside(parts.admission.certificate(&csr, &request.vm_config)).await;
+        let (standing, permit) = self
+            .beside(async |verified| parts.admission.certificate(&csr, &request.vm_config, verified).await)
+            .await;
         let standing = standing.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
         self.within_limits(&permit)?;
@@ -285,14 +294,23 @@ impl KmsService {
 
     /// Our own standing, asked for while a caller is admitted. What took so long that the other has become old, such as the
     /// download of an OS image or a slow back end, has that decided again.
+    ///
+    /// Nobody is asked for a caller whose evidence does not verify: the last answer says enough to refuse it.
     async fn beside<R>(
         &self,
-        admission: impl Future<Output = std::result::Result<Permit<R>, Refusal>>,
+        admission: impl AsyncFnOnce(Verification) -> std::result::Result<Permit<R>, Refusal>,
     ) -> (std::result::Result<Standing, Refusal>, std::result::Result<Permit<R>, Refusal>) {
         let Parts { standing, admission: admissions, .. } = &self.parts;
+        let (verified, is_verified) = Verification::pending();
+        let own = async {
+            match is_verified.await {
+                Ok(()) => standing.fresh().await,
+                Err(_) => standing.current(),
+            }
+        };
         both(
-            standing.fresh(),
-            admission,
+            own,
+            admission(verified),
             async || standing.fresh().await,
             async |permit| admissions.renewed(permit).await,
             Instant::now,

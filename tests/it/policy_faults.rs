@@ -345,6 +345,23 @@ async fn requests_that_come_together_share_the_question_about_this_kms() {
 }
 
 #[tokio::test]
+async fn callers_without_evidence_have_nobody_asked() {
+    let server = FaultServer::answering(good).await;
+    let toml = webhook(&server).replace("enforce_self_authorization = false\n", "");
+    let cast = Cast::new(&toml).await;
+    let caller = cast.world.caller();
+    let (began, before) = (Instant::now(), server.asked().len());
+    for _ in 0..100 {
+        let refusal = caller.json("GetAppKey", json!({})).await.refusal();
+        assert_eq!(refusal, (401, "App not allowed: No attestation provided".to_owned()));
+    }
+    // What the KMS asks for itself twice a second, and about itself.
+    let own = usize::try_from(began.elapsed().as_millis() / 250).expect("few") + 4;
+    let asked = server.asked().len() - before;
+    assert!(asked <= own, "{asked} questions, {own} of them our own");
+}
+
+#[tokio::test]
 async fn nobody_waits_for_a_webhook_that_is_known_to_be_gone() {
     let server = FaultServer::answering(good).await;
     let cast = Cast::new(&webhook(&server)).await;
