@@ -34,24 +34,21 @@ impl Audit {
         };
         let named = || files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
         let chain = audit::verify_files(&files).with_context(named)?;
-        println!("{} records, unbroken; head {}", chain.records(), hex::encode(chain.head));
+        say!("{} records, unbroken; head {}", chain.records(), hex::encode(chain.head));
         if files.len() > 1 {
-            println!("in {} files", files.len());
+            say!("in {} files", files.len());
         }
         if chain.unacknowledged > 0 {
-            println!(
-                "{} more lines were never acknowledged; nothing was released on them",
-                chain.unacknowledged
-            );
+            say!("{} more lines were never acknowledged; nothing was released on them", chain.unacknowledged);
         }
         let mut code = ExitCode::SUCCESS;
         for Damage { file, after, bytes } in &chain.damages {
             let file = file.display();
             if known_damage.contains(after) {
-                println!("known damage: {bytes} bytes after record {after} in {file}");
+                say!("known damage: {bytes} bytes after record {after} in {file}");
                 continue;
             }
-            println!(
+            say!(
                 "DAMAGED: {bytes} bytes after record {after} in {file} are no records. If records were there, they are lost: \
                  the log goes on without them. Look at them, then say --known-damage {after}"
             );
@@ -61,7 +58,7 @@ impl Audit {
         if chain.is_whole() || after.is_some_and(|after| after.eq_ignore_ascii_case(&before)) {
             return Ok(code);
         }
-        println!(
+        say!(
             "INCOMPLETE: the first of them is number {}; the records before it, which end with head {before}, are in other \
              files. Name those too, or give the head that was kept of them with --after",
             chain.first

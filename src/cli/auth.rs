@@ -113,7 +113,10 @@ impl Serve {
         }
         let backend = AuthBackend { policy, token: token.map(OperatorToken::new), signer };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-        runtime.block_on(serve(SocketAddr::new(self.address, self.port), backend))
+        let ended = runtime.block_on(serve(SocketAddr::new(self.address, self.port), backend));
+        // A look at a file that hangs must not keep the process.
+        runtime.shutdown_timeout(Duration::from_millis(200));
+        ended
     }
 }
 
@@ -127,6 +130,13 @@ fn signer(path: &Path) -> anyhow::Result<DecisionSigner> {
 async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
+    // They would end the process, and log rotation and monitoring send them. The file is read again whenever it changes.
+    let _ignored = [
+        signal(SignalKind::hangup())?,
+        signal(SignalKind::user_defined1())?,
+        signal(SignalKind::user_defined2())?,
+        signal(SignalKind::from_raw(super::run::SIGXFSZ))?,
+    ];
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
     let metrics = Arc::new(Metrics::new([("bootAuth", Kind::Other)]));

@@ -17,24 +17,24 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     let (config, notices) = match Config::load(explicit) {
         Ok(loaded) => loaded,
         Err(error) => {
-            println!("{error}");
+            say!("{error}");
             return ExitCode::FAILURE;
         }
     };
     for file in &config.files {
-        println!("read      {}", file.display());
+        say!("read      {}", file.display());
     }
     for notice in &notices {
-        println!("notice    {notice}");
+        say!("notice    {notice}");
     }
     for setting in Config::settings(explicit) {
-        println!("set       {} = {}  (in {})", setting.key, setting.value, setting.file.display());
+        say!("set       {} = {}  (in {})", setting.key, setting.value, setting.file.display());
     }
     let core = &config.core;
-    println!("files     keys in {}, audit log {}", core.cert_dir.display(), core.audit.file.display());
-    println!("listen    {}:{} (main)", config.rpc.address, config.rpc.port);
+    say!("files     keys in {}, audit log {}", core.cert_dir.display(), core.audit.file.display());
+    say!("listen    {}:{} (main)", config.rpc.address, config.rpc.port);
     if core.admin.enabled {
-        println!("listen    {}:{} (admin)", core.admin.address, core.admin.port);
+        say!("listen    {}:{} (admin)", core.admin.address, core.admin.port);
     }
     let Preflight {
         problems,
@@ -48,7 +48,7 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     } = Preflight::of(&config);
     let mut found = Findings::default();
     if is_running {
-        println!("running   a KMS has this audit log open: this is what it would do after a restart");
+        say!("running   a KMS has this audit log open: this is what it would do after a restart");
     }
     match (&prospect, unattested) {
         (Some(Prospect::Ready), Some(problem)) if core.attest_rpc_cert => {
@@ -87,7 +87,7 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
         ));
     }
     for relaxation in config.posture().relaxed() {
-        println!("RELAXED   {}: {}", relaxation.code, relaxation.sentence);
+        say!("RELAXED   {}: {}", relaxation.code, relaxation.sentence);
     }
     for problem in problems {
         found.refuse(&format!("{:#}", anyhow::Error::from(problem)));
@@ -106,17 +106,17 @@ struct Findings {
 
 impl Findings {
     fn refuse(&mut self, text: &str) {
-        println!("REFUSED   {text}");
+        say!("REFUSED   {text}");
         self.refusals += 1;
     }
 
     fn useless(&mut self, text: &str) {
-        println!("USELESS   {text}");
+        say!("USELESS   {text}");
         self.useless += 1;
     }
 
     fn warn(&mut self, text: &str) {
-        println!("warning   {text}");
+        say!("warning   {text}");
         self.warnings += 1;
     }
 
@@ -128,15 +128,15 @@ impl Findings {
         };
         match (self.refusals, self.useless) {
             (0, 0) => {
-                println!("run would start{warnings}");
+                say!("run would start{warnings}");
                 ExitCode::SUCCESS
             }
             (0, _) => {
-                println!("run would come up and release nothing{warnings}");
+                say!("run would come up and release nothing{warnings}");
                 ExitCode::FAILURE
             }
             _ => {
-                println!("run would refuse to start");
+                say!("run would refuse to start");
                 ExitCode::FAILURE
             }
         }
@@ -146,29 +146,29 @@ impl Findings {
 fn keys(prospect: Prospect, config: &Config) {
     let onboard = &config.core.onboard;
     match (prospect, &onboard.auto_bootstrap_domain) {
-        (Prospect::Ready, _) => println!("keys      found, this KMS would serve them"),
+        (Prospect::Ready, _) => say!("keys      found, this KMS would serve them"),
         (Prospect::Onboarding, Some(domain)) => {
-            println!("keys      none: new ones would be made at once for {domain}");
+            say!("keys      none: new ones would be made at once for {domain}");
         }
         (Prospect::Onboarding, None) => {
-            println!("keys      none: onboarding on {}:{}", onboard.address, onboard.port);
+            say!("keys      none: onboarding on {}:{}", onboard.address, onboard.port);
         }
     }
 }
 
 fn decides(policy: &Policy, found: &mut Findings) {
-    println!("policy    {}", policy.kind());
+    say!("policy    {}", policy.kind());
     if let Some(error) = policy.last_error() {
         found.useless(&format!("the policy would deny everyone: {error}"));
     }
     if let Some(relaxation) = policy.relaxation() {
-        println!("RELAXED   {}: {}", relaxation.code, relaxation.sentence);
+        say!("RELAXED   {}: {}", relaxation.code, relaxation.sentence);
     }
 }
 
 /// What `kms policy check` says of the file. That it cannot be read the policy has said.
 fn allowlist(path: &Path, empty_devices: EmptyDevices, found: &mut Findings) {
-    println!("allowlist {}", path.display());
+    say!("allowlist {}", path.display());
     let Ok(content) = policy::read(path) else { return };
     let review = Review::of(&content, empty_devices);
     for finding in review.findings() {

@@ -1,5 +1,13 @@
 //! The command line: one file a subcommand.
 
+/// Prints a line to standard output. Who reads it may have gone: that ends nothing, and the status tells.
+macro_rules! say {
+    ($($line:tt)*) => {{
+        use std::io::Write as _;
+        let _ = writeln!(std::io::stdout(), $($line)*);
+    }};
+}
+
 mod audit;
 mod auth;
 mod check;

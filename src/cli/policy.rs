@@ -76,7 +76,7 @@ impl Check {
                 "against_usable": old.as_ref().map(Review::is_usable),
                 "difference": difference,
             });
-            println!("{shown:#}");
+            say!("{shown:#}");
         } else {
             print(&review);
             if let (Some(old), Some(difference)) = (&old, &difference) {
@@ -103,15 +103,15 @@ fn print(review: &Review) {
             Severity::Warning => "warning",
         };
         match finding.at.as_str() {
-            "" => println!("{severity:<9} the file {}", finding.message),
-            at => println!("{severity:<9} {at} {}", finding.message),
+            "" => say!("{severity:<9} the file {}", finding.message),
+            at => say!("{severity:<9} {at} {}", finding.message),
         }
     }
     if review.unlisted() > 0 {
-        println!("{:<9} and {} more", "", review.unlisted());
+        say!("{:<9} and {} more", "", review.unlisted());
     }
     match review.summary() {
-        Some(allows) => println!(
+        Some(allows) => say!(
             "{:<9} {} apps with {} compose hashes, {} OS images, {} KMS measurements, {} TCB statuses, {} advisories",
             "allows",
             allows.apps,
@@ -121,20 +121,20 @@ fn print(review: &Review) {
             allows.tcb_statuses,
             allows.advisories
         ),
-        None => println!("{:<9} nothing: everything would be denied", "allows"),
+        None => say!("{:<9} nothing: everything would be denied", "allows"),
     }
 }
 
 fn compare(old: &Review, difference: &Difference) {
     if !old.is_usable() {
-        println!("{:<9} the file to compare with cannot be used: it denies everything", "warning");
+        say!("{:<9} the file to compare with cannot be used: it denies everything", "warning");
     }
     let Difference { newly_allowed, newly_denied } = difference;
-    println!("{:<9} {} newly allowed, {} newly denied", "changes", newly_allowed.len(), newly_denied.len());
+    say!("{:<9} {} newly allowed, {} newly denied", "changes", newly_allowed.len(), newly_denied.len());
     for grant in newly_allowed {
-        println!("+         {grant}");
+        say!("+         {grant}");
     }
     for grant in newly_denied {
-        println!("-         {grant}");
+        say!("-         {grant}");
     }
 }

@@ -17,7 +17,7 @@ const AFTER_GRACE: Duration = Duration::from_secs(3);
 const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// A file would grow beyond what the system allows. The write fails too, which says enough.
-const SIGXFSZ: i32 = 25;
+pub(super) const SIGXFSZ: i32 = 25;
 
 /// Serves with the layered configuration and `explicit` on top.
 pub(super) fn run(explicit: Option<&Path>) -> anyhow::Result<ExitCode> {

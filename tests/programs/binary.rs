@@ -315,6 +315,19 @@ async fn signals_of_log_rotation_and_monitoring_do_not_end_it() {
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
 }
 
+/// `kms check | head -n 0` and the like.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_reader_that_has_gone_changes_no_status() {
+    let setting = Setting::with("").await;
+    let file = setting.world.path("kms.toml").display().to_string();
+    let whole = run(KMS, &["check", "-c", &file], "").await;
+    let script = format!("{KMS} check -c {file} | true; exit ${{PIPESTATUS[0]}}");
+    for _ in 0..5 {
+        let unread = run("bash", &["-c", &script], "").await;
+        assert_eq!((unread.code, unread.err.as_str()), (whole.code, whole.err.as_str()));
+    }
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_key_directory_is_for_one_process_and_can_be_checked_meanwhile() {
     let mut setting = Setting::with("core.onboard.auto_bootstrap_domain = \"localhost\"").await;
@@ -423,6 +436,9 @@ async fn what_is_relaxed_is_said_at_each_start_and_no_secret_ever() {
                 |line: &str| line.contains(" RELAXED: ") && line.ends_with(&format!("setting=\"{code}\""));
             assert!(log.lines().any(is_said), "{code}: {log}");
         }
+        // The peer's words (keys-certs-008).
+        let unverified = "os image verification is disabled; os_image_hash is caller-supplied and unverified";
+        assert!(log.contains(unverified), "{log}");
         let root = setting.world.root_keys();
         let secrets = [
             hex::encode(root.k256().scalar()),

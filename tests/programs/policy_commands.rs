@@ -172,6 +172,13 @@ async fn auth_serve_answers_as_auth_simple_does_and_stops_in_order() {
     assert_eq!(caller.get("/elsewhere").await.status, 404);
     assert_eq!(caller.send(request("POST", "/bootAuth/app", "{}")).await.status, 400);
 
+    // What log rotation and monitoring send ends nothing.
+    for signal in [Signal::USR1, Signal::USR2, Signal::XFSZ, Signal::HUP] {
+        kill_process(Pid::from_child(&backend.child), signal).expect("it runs");
+    }
+    tokio::time::sleep(Duration::from_millis(100)).await;
+    assert_eq!(caller.get("/health").await.status, 200);
+
     // Whoever is connected and silent does not hold up the end.
     let mut line = caller.connect().await.expect("a connection");
     assert_eq!(line.send(request("GET", "/", "")).await.status, 200);

@@ -84,17 +84,18 @@ impl Terminal {
 
     /// Says on standard error what the user should know although the command goes on.
     pub(crate) fn warn(&self, text: impl fmt::Display) {
-        eprintln!("{}: {text}", self.toned_for_error(Tone::Doubtful, "warning"));
+        let _ = writeln!(std::io::stderr(), "{}: {text}", self.toned_for_error(Tone::Doubtful, "warning"));
     }
 
     /// Says on standard error what is going on.
     pub(crate) fn note(&self, text: impl fmt::Display) {
-        eprintln!("{text}");
+        let _ = writeln!(std::io::stderr(), "{text}");
     }
 
     /// Says why the command failed: on standard error, for machines also on standard output.
     pub(crate) fn fail(&self, failure: &Failure) {
-        eprintln!("{}: {}", self.toned_for_error(Tone::Bad, "error"), failure.message);
+        let _ =
+            writeln!(std::io::stderr(), "{}: {}", self.toned_for_error(Tone::Bad, "error"), failure.message);
         if self.audience == Audience::Machines {
             let mut report = json!({ "error": failure.message, "exit": failure.exit as u8 });
             if let Some((name, details)) = &failure.details {
