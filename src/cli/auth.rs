@@ -19,6 +19,7 @@ use tokio::{
 };
 use zeroize::Zeroizing;
 
+use super::run::ignored_signals;
 use crate::{
     config::{AuthApi, EmptyDevices},
     log::ProcessLog,
@@ -130,13 +131,8 @@ fn signer(path: &Path) -> anyhow::Result<DecisionSigner> {
 async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // They would end the process, and log rotation and monitoring send them. The file is read again whenever it changes.
-    let _ignored = [
-        signal(SignalKind::hangup())?,
-        signal(SignalKind::user_defined1())?,
-        signal(SignalKind::user_defined2())?,
-        signal(SignalKind::from_raw(super::run::SIGXFSZ))?,
-    ];
+    // SIGHUP asks for what happens anyway: the file is read again whenever it changes.
+    let _ignored = (ignored_signals()?, signal(SignalKind::hangup())?);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
     let metrics = Arc::new(Metrics::new([("bootAuth", Kind::Other)]));

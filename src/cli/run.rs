@@ -17,7 +17,7 @@ const AFTER_GRACE: Duration = Duration::from_secs(3);
 const LAST_LINES: Duration = Duration::from_millis(500);
 
 /// A file would grow beyond what the system allows. The write fails too, which says enough.
-pub(super) const SIGXFSZ: i32 = 25;
+const SIGXFSZ: i32 = 25;
 
 /// Serves with the layered configuration and `explicit` on top.
 pub(super) fn run(explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
@@ -95,14 +95,18 @@ impl Signals {
                 interrupt: signal(SignalKind::interrupt())?,
             },
             reload: signal(SignalKind::hangup())?,
-            // They would end the process, and log rotation and monitoring send them.
-            _ignored: [
-                signal(SignalKind::user_defined1())?,
-                signal(SignalKind::user_defined2())?,
-                signal(SignalKind::from_raw(SIGXFSZ))?,
-            ],
+            _ignored: ignored_signals()?,
         })
     }
+}
+
+/// Signals that would end the process, which log rotation, monitoring and a file's limit send. They are ignored from now on.
+pub(super) fn ignored_signals() -> std::io::Result<[Signal; 3]> {
+    Ok([
+        signal(SignalKind::user_defined1())?,
+        signal(SignalKind::user_defined2())?,
+        signal(SignalKind::from_raw(SIGXFSZ))?,
+    ])
 }
 
 /// The signals that end this process in order.
