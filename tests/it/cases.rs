@@ -8,7 +8,7 @@ use std::{
 };
 
 use crate::support::{
-    Identity, World,
+    Identity, World, csr,
     faults::{Asked, Fault, FaultServer, Reply, SECRET},
     http::{post, with},
     process::run,
@@ -63,17 +63,11 @@ async fn signing() -> (World, Arc<Cvm>, P256Key, Csr) {
     world.allow_app(&app);
     let key = P256Key::generate();
     let csr = Csr {
-        spki: key.spki_der().to_vec(),
-        org_name: None,
-        subject: "app.example".to_owned(),
         subject_alt_names: vec!["app.example".to_owned()],
-        usage_server_auth: true,
         usage_client_auth: true,
         ext_quote: true,
         ext_app_info: true,
-        not_before: None,
-        not_after: None,
-        evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
+        ..csr(&app, &key)
     };
     (world, app, key, csr)
 }

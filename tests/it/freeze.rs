@@ -7,10 +7,10 @@ use std::{
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
-use crate::support::{Answer, Caller, Identity, World, eventually, operator::Operator};
+use crate::support::{Answer, Caller, Identity, World, csr, eventually, operator::Operator};
 use axum::{Router, routing::post};
 use cvm_kms::proto::{FreezeRequest, ListFrozenResponse, SignCertRequest};
-use kms_attest::{binding::ReportData, csr::Csr, p256::P256Key};
+use kms_attest::{csr::Csr, p256::P256Key};
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
@@ -34,19 +34,7 @@ fn scopes_of(cvm: &Cvm) -> [(&'static str, Vec<u8>); 5] {
 
 fn sign_request(cvm: &Cvm) -> Value {
     let key = P256Key::generate();
-    let csr = Csr {
-        spki: key.spki_der().to_vec(),
-        org_name: None,
-        subject: "an app".to_owned(),
-        subject_alt_names: Vec::new(),
-        usage_server_auth: true,
-        usage_client_auth: true,
-        ext_quote: false,
-        ext_app_info: false,
-        not_before: None,
-        not_after: None,
-        evidence: cvm.evidence(ReportData::ra_tls(&key.spki_der())),
-    };
+    let csr = Csr { subject: "an app".to_owned(), usage_client_auth: true, ..csr(cvm, &key) };
     let csr = csr.encode_v2();
     let signature = Csr::sign(&csr, &key);
     serde_json::to_value(SignCertRequest { api_version: 2, csr, signature, vm_config: String::new() })

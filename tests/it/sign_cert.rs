@@ -6,7 +6,7 @@ use std::{
     time::{SystemTime, UNIX_EPOCH},
 };
 
-use crate::support::{World, process::run};
+use crate::support::{World, csr, process::run};
 use cvm_kms::proto::{SignCertRequest, SignCertResponse};
 use kms_attest::{
     binding::ReportData,
@@ -32,19 +32,7 @@ fn unix_now() -> u64 {
 
 /// A request of an app for its own key that asks for little.
 fn wish(app: &Cvm, key: &P256Key) -> Csr {
-    Csr {
-        spki: key.spki_der().to_vec(),
-        org_name: None,
-        subject: "app.example".to_owned(),
-        subject_alt_names: vec!["app.example".to_owned()],
-        usage_server_auth: true,
-        usage_client_auth: false,
-        ext_quote: false,
-        ext_app_info: false,
-        not_before: None,
-        not_after: None,
-        evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
-    }
+    Csr { subject_alt_names: vec!["app.example".to_owned()], ..csr(app, key) }
 }
 
 fn version_1(csr: &Csr, key: &P256Key) -> SignCertRequest {

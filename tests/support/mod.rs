@@ -282,7 +282,12 @@ impl World {
 
 /// `SignCert`'s request of an app for the key that it holds, as JSON.
 pub fn certificate_request(app: &Cvm, key: &P256Key) -> Value {
-    let csr = Csr {
+    serde_json::to_value(sign_cert_request(&csr(app, key), key, "")).expect("JSON")
+}
+
+/// What `app` asks a certificate by for its own `key`: as little as can be.
+pub fn csr(app: &Cvm, key: &P256Key) -> Csr {
+    Csr {
         spki: key.spki_der().to_vec(),
         org_name: None,
         subject: "app.example".to_owned(),
@@ -294,8 +299,7 @@ pub fn certificate_request(app: &Cvm, key: &P256Key) -> Value {
         not_before: None,
         not_after: None,
         evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
-    };
-    serde_json::to_value(sign_cert_request(&csr, key, "")).expect("JSON")
+    }
 }
 
 /// What `attempt` gives once it gives something, for at most half a minute.
