@@ -213,8 +213,8 @@ fn claims(
         .map_err(|e| TdxError::Rejected(reason(&e)))
 }
 
-/// Our own checks, and what was found. Every fact about the platform is one of the `claims` that verification returned;
-/// `quote` and `chain`, which were read before, must say the same.
+/// Our own checks, and what was found. Every fact about the TD and its platform comes from the `claims` that verification
+/// returned. `quote` and `chain` were read before verification; a quote for which they say something else is refused.
 fn conclude(
     claims: QuoteClaims,
     quote: &TdQuote<'_>,

@@ -54,8 +54,9 @@ impl<'a> TdQuote<'a> {
         anchors: &TrustAnchors,
         now: u64,
     ) -> Result<VerifiedQuote, TdxError> {
-        // The library takes bytes only, so this is the second time that they are parsed, and the last. It gets the chain
-        // from us, so there is one reader of it.
+        // The library accepts only bytes and parses them again. Everything that we report comes from its reading;
+        // `conclude` refuses the quote if ours, on which the earlier checks were made, differs. The library gets the PCK
+        // chain from us and does not look for one in the quote.
         let claims =
             claims(self.bytes, collateral.parts_for(chain.pem()), anchors, now).map_err(|error| {
                 let TdxError::Rejected(reason) = error else { return error };

@@ -1,6 +1,7 @@
 //! Quotes of the development PKI and real ones against the answers of the peer's verifier.
 
 use dcap_qvl::configs::RingConfig;
+use dcap_qvl::quote::TDReport15;
 use serde_json::Value;
 
 use super::*;
@@ -170,6 +171,9 @@ fn collateral_is_good_until_its_last_second_and_not_after() {
     assert!(at(collateral.issued() - 1).is_err());
 }
 
+/// The body of a version 4 quote.
+const TD_REPORT: std::ops::Range<usize> = 48..632;
+
 /// Parts of a version 4 quote that are signed: header and body, attestation key, QE report, QE authentication data.
 /// The signatures themselves count too.
 const SIGNED_PARTS: [(&str, std::ops::Range<usize>); 5] = [
@@ -278,6 +282,35 @@ fn one_flipped_bit_in_signed_collateral_is_refused() {
         parts.tcb_info_issuer_chain = format!("{}{rest}", crate::certificate::pem(&der).trim_end());
         refuse(parts, &quote, &anchors, &format!("signer: byte {at}"));
     }
+}
+
+/// The library takes bytes and reads them itself, after us. What it verified and what we read must be the same.
+#[test]
+fn two_readings_of_a_quote_that_differ_are_refused() {
+    let (anchors, collateral, bytes) = (mock_anchors(), collateral_set("good"), mock_quote());
+    let quote = TdQuote::parse(&bytes).unwrap();
+    let chain = PckChain::read(quote.parsed().inner_cert_data()).unwrap();
+    let claims = claims(&bytes, collateral.parts_for(chain.pem()), &anchors, NOW).unwrap();
+    let conclude = |claims: &QuoteClaims, quote: &TdQuote<'_>, chain: &PckChain| {
+        super::conclude(claims.clone(), quote, chain, &collateral)
+    };
+    assert!(conclude(&claims, &quote, &chain).is_ok());
+    for at in TD_REPORT {
+        let mut other = bytes.clone();
+        other[at] ^= 1;
+        let other = TdQuote::parse(&other).unwrap();
+        assert_eq!(conclude(&claims, &other, &chain), Err(TdxError::Platform), "byte {at}");
+    }
+    let mut newer = claims.clone();
+    newer.report = Report::TD15(TDReport15 {
+        base: *claims.report.as_td10().unwrap(),
+        tee_tcb_svn2: [0; 16],
+        mr_service_td: [0; 48],
+    });
+    assert_eq!(conclude(&newer, &quote, &chain), Err(TdxError::Platform));
+    let real = real_quote();
+    let other = PckChain::read(TdQuote::parse(&real).unwrap().parsed().inner_cert_data()).unwrap();
+    assert_eq!(conclude(&claims, &quote, &other), Err(TdxError::Platform));
 }
 
 /// What the library says with our cryptography, cold and warm, and with its own: the same claims, or the same words.
