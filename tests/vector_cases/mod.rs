@@ -51,7 +51,7 @@ const FILES: &[(&str, Role)] = &[
     ("acpi/acpi_peer_sha256.json", Role::OptionalCases(|file, ledger, _| acpi::peers(file, ledger))),
     ("acpi/asl", Role::Elsewhere("listings of some of the tables")),
     ("acpi/tools", Role::Elsewhere("how the tables were made")),
-    ("ledger.json", Role::Elsewhere("a transparency log, which this version does not keep")),
+    ("ledger.json", Role::Elsewhere("run by the tests of kms-ledger")),
     ("README.md", Role::Elsewhere("describes the formats")),
     ("fixtures", Role::Elsewhere("read by fixtures.json, which fails on files that it does not know")),
 ];

@@ -1,0 +1,30 @@
+//! Formats of the record of releases, as pure functions: bytes in, typed values or typed errors out.
+//!
+//! - [`hash`], [`number`]: SHA-256 hashes of RFC 6962, sizes and indexes;
+//! - [`proof`], [`edge`]: inclusion and consistency proofs, and the tree edge that grows by a leaf at a time;
+//! - [`tile`], [`bundle`]: the tree and its entries as static files (C2SP `tlog-tiles`);
+//! - [`key`], [`signature`], [`note`]: verifier keys, signatures and cosignatures (C2SP `signed-note`, `tlog-cosignature`);
+//! - [`checkpoint`], [`log`]: the statement of size and root, and how it is opened and signed (C2SP `tlog-checkpoint`);
+//! - [`proof_file`]: a proof that is verified without a network (C2SP `tlog-proof`).
+//!
+//! Nothing here reads a file, opens a connection or knows the time. Every parser has a bound on what it reads, and where the
+//! specifications leave a choice it takes the strict one.
+
+pub mod bundle;
+pub mod checkpoint;
+pub mod edge;
+pub mod hash;
+pub mod key;
+pub mod log;
+pub mod note;
+pub mod number;
+pub mod proof;
+pub mod proof_file;
+pub mod signature;
+pub mod tile;
+
+pub use hash::Hash;
+pub use number::{Index, Size};
+
+#[cfg(test)]
+mod vector_tests;
