@@ -27,4 +27,6 @@ pub use hash::Hash;
 pub use number::{Index, Size};
 
 #[cfg(test)]
+mod attack_tests;
+#[cfg(test)]
 mod vector_tests;
