@@ -5,7 +5,8 @@
 //! - [`tile`], [`bundle`]: the tree and its entries as static files (C2SP `tlog-tiles`);
 //! - [`key`], [`signature`], [`note`]: verifier keys, signatures and cosignatures (C2SP `signed-note`, `tlog-cosignature`);
 //! - [`checkpoint`], [`log`]: the statement of size and root, and how it is opened and signed (C2SP `tlog-checkpoint`);
-//! - [`proof_file`]: a proof that is verified without a network (C2SP `tlog-proof`).
+//! - [`proof_file`]: a proof that is verified without a network (C2SP `tlog-proof`);
+//! - [`witness`]: what a log says to a witness and what it makes of the answer (C2SP `tlog-witness`).
 //!
 //! Nothing here reads a file, opens a connection or knows the time. Every parser has a bound on what it reads, and where the
 //! specifications leave a choice it takes the strict one.
@@ -22,6 +23,7 @@ pub mod proof;
 pub mod proof_file;
 pub mod signature;
 pub mod tile;
+pub mod witness;
 
 pub use hash::Hash;
 pub use number::{Index, Size};

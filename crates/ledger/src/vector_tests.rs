@@ -17,6 +17,7 @@ use crate::proof::{ConsistencyProof, HashReader, InclusionProof, Node, root};
 use crate::proof_file::ProofFile;
 use crate::signature::{CosigningKey, Signed, SigningKey, cosigned_text, cosigned_tree};
 use crate::tile::{Content, Tile, TileHashes, TileReader, Width};
+use crate::witness::{Answer, AnswerError, Rejection, Request, SIZE_TYPE};
 
 fn file() -> Value {
     let directory = std::env::var_os("KMS_VECTORS_DIR").filter(|path| !path.is_empty());
@@ -399,4 +400,67 @@ fn proof_files() {
             assert_eq!(proof.to_string(), text(case, "text"));
         }
     }
+}
+
+#[test]
+fn a_conversation_with_a_witness() {
+    let file = file();
+    let conversation = &file["witness"];
+    let log = Log::of_key(key(text(conversation, "log"))).expect("an origin");
+    let witness_key = text(conversation, "witness_key");
+    let seed = list(&file, "keys").iter().find(|key| text(key, "vkey") == witness_key).expect("its key");
+    let seed: [u8; 32] = bytes(seed, "seed").try_into().expect("32 bytes");
+    let keys = [key(witness_key)];
+    let witness = CosigningKey::from_seed(keys[0].name().clone(), &seed).expect("a key");
+    let mut last = (Size::ZERO, Hash::EMPTY_ROOT);
+    for step in list(conversation, "steps") {
+        let request = Request::parse(text(step, "request").as_bytes());
+        let judged = request.as_ref().ok().map(|request| request.judge(&log, (last.0, &last.1)));
+        let status = match &judged {
+            None => 400,
+            Some(Ok(())) => 200,
+            Some(Err(rejection)) => rejection.status(),
+        };
+        assert_eq!(u64::from(status), number(step, "status"), "{step}");
+        let Ok(request) = request else { continue };
+        assert_eq!(request.to_string(), text(step, "request"));
+        let read = |content_type, body: &str| {
+            request.read_answer(&Answer { status, content_type, body: body.as_bytes() }, &keys)
+        };
+        match judged {
+            Some(Ok(())) => {
+                let time = 1_700_000_000.try_into().expect("a time");
+                let line = witness.cosign(request.text(), time);
+                assert_eq!(read(None, &line).expect("cosigned")[0].time, time);
+                assert_eq!(read(None, "\u{2014} other.example AAAAAAA=\n"), Err(AnswerError::NotCosigned));
+                assert!(matches!(
+                    read(None, &witness.cosign("another\n", time)),
+                    Err(AnswerError::Signature(_))
+                ));
+                last = (request.checkpoint().size, request.checkpoint().root);
+            }
+            Some(Err(Rejection::Conflict { known })) => {
+                assert_eq!(
+                    (text(step, "body"), text(step, "content_type")),
+                    (format!("{known}\n").as_str(), SIZE_TYPE)
+                );
+                assert_eq!(read(Some(SIZE_TYPE), text(step, "body")), Err(AnswerError::Conflict { known }));
+                let above = Size::try_from(request.checkpoint().size.get() + 1).expect("a size");
+                assert_eq!(
+                    read(Some(SIZE_TYPE), &format!("{above}\n")),
+                    Err(AnswerError::Ahead { known: above })
+                );
+                assert_eq!(read(None, text(step, "body")), Err(AnswerError::Inconsistent));
+                for body in ["", "5", "05\n", "-1\n", &format!("{}\n", request.old())] {
+                    assert_eq!(read(Some(SIZE_TYPE), body), Err(AnswerError::Size), "{body:?}");
+                }
+            }
+            Some(Err(Rejection::Proof(_))) => assert_eq!(read(None, ""), Err(AnswerError::Inconsistent)),
+            _ => assert_eq!(read(None, ""), Err(AnswerError::Status(status))),
+        }
+    }
+    let monitoring = &conversation["monitoring"];
+    assert_eq!(last.0.get(), number(monitoring, "size"));
+    let origin = hex::encode(Sha256::digest(log.origin().as_str()));
+    assert_eq!(format!("{origin}/checkpoint"), text(monitoring, "path"));
 }
