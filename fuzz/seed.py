@@ -420,8 +420,25 @@ def acpi():
     yield "numbers-many-cpus", bytes([4, 255, 255, 8, 0, 0, 1, 0, 0, 0])
 
 
+def ledger():
+    """A choice of format, then the text or bytes."""
+    lists = vectors("ledger")
+    for name, case in named(lists["checkpoints"], "plain", "cosigned", "extension_line", "size_leading_zero").items():
+        yield f"note-{name}", b"\x00" + case["note"].encode()
+    for path in ["tile/0/x001/x234/067.p/255", "tile/entries/000"]:
+        yield path, b"\x01" + path.encode()
+    yield "vkey", b"\x01" + lists["keys"][0]["vkey"].encode()
+    yield "bundle", b"\x02\x03" + bytes.fromhex(lists["entry_bundles"][0]["bundle"])
+    for name, case in named(lists["tlog_proofs"], "plain", "extra", "one_leaf").items():
+        yield f"proof-{name}", b"\x03" + case["text"].encode()
+    for name, step in named(lists["witness"]["steps"], "first", "grow_to_13").items():
+        yield f"request-{name}", b"\x04" + step["request"].encode()
+    yield "answer-size", b"\x055\n"
+    yield "answer-lines", b"\x05" + lists["cosignatures"][0]["note"].split("\n\n")[1].encode()
+
+
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, evidence, identity, key_pem,
-           known_signers, message, operator, os_image, proof, prpc, question, ra_tls_certificate,
+           known_signers, ledger, message, operator, os_image, proof, prpc, question, ra_tls_certificate,
            tcb_info, webhook]
 
 

@@ -15,6 +15,7 @@ pub mod evidence;
 pub mod identity;
 pub mod key;
 pub mod known_signers;
+pub mod ledger;
 mod loopback;
 pub mod message;
 pub mod operator;
@@ -29,7 +30,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 21] = [
+pub const TARGETS: [(&str, Target); 22] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -42,6 +43,7 @@ pub const TARGETS: [(&str, Target); 21] = [
     ("identity", identity::identity),
     ("key_pem", key::key_pem),
     ("known_signers", known_signers::known_signers),
+    ("ledger", ledger::ledger),
     ("message", message::message),
     ("operator", operator::operator),
     ("os_image", os_image::os_image),
