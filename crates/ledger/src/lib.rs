@@ -1,15 +1,16 @@
-//! Formats of the record of releases, as pure functions: bytes in, typed values or typed errors out.
+//! The record of releases: its formats as pure functions, and its tree on a disk.
 //!
 //! - [`hash`], [`number`]: SHA-256 hashes of RFC 6962, sizes and indexes;
 //! - [`proof`], [`edge`]: inclusion and consistency proofs, and the tree edge that grows by a leaf at a time;
+//! - [`recent`], [`store`]: the newest nodes in memory, and all of the tree in files;
 //! - [`tile`], [`bundle`]: the tree and its entries as static files (C2SP `tlog-tiles`);
 //! - [`key`], [`signature`], [`note`]: verifier keys, signatures and cosignatures (C2SP `signed-note`, `tlog-cosignature`);
 //! - [`checkpoint`], [`log`]: the statement of size and root, and how it is opened and signed (C2SP `tlog-checkpoint`);
 //! - [`proof_file`]: a proof that is verified without a network (C2SP `tlog-proof`);
 //! - [`witness`]: what a log says to a witness and what it makes of the answer (C2SP `tlog-witness`).
 //!
-//! Nothing here reads a file, opens a connection or knows the time. Every parser has a bound on what it reads, and where the
-//! specifications leave a choice it takes the strict one.
+//! Only [`store`] reads and writes files; nothing here opens a connection or knows the time. Every parser has a bound on what
+//! it reads, and where the specifications leave a choice it takes the strict one.
 
 pub mod bundle;
 pub mod checkpoint;
@@ -21,7 +22,9 @@ pub mod note;
 pub mod number;
 pub mod proof;
 pub mod proof_file;
+pub mod recent;
 pub mod signature;
+pub mod store;
 pub mod tile;
 pub mod witness;
 

@@ -16,7 +16,7 @@ use crate::proof::{HashReader, Node};
 pub const FULL_WIDTH: u16 = 256;
 
 /// Levels of the tree in a level of tiles.
-const TILE_HEIGHT: u8 = 8;
+pub(crate) const TILE_HEIGHT: u8 = 8;
 
 /// The longest path: a level of two digits, seven groups of digits, a width of three.
 const MAX_PATH: usize = 64;
