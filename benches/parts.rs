@@ -37,7 +37,7 @@ use serde_json::{Map, json};
 
 /// An app.
 const APP: AppId = AppId([1; 20]);
-/// Apps in the allow-list.
+/// Apps in the allowlist.
 const APPS: u64 = 10_000;
 /// Releases that wait for the disk together.
 const WAITING: u64 = 64;
@@ -178,7 +178,7 @@ fn policy(criterion: &mut Criterion) {
     // A file that changed a moment ago is read again each time.
     std::thread::sleep(Duration::from_millis(200));
     assert!(matches!(runtime.block_on(decide()), Decision::Allowed { .. }));
-    criterion.bench_function("policy/allow-list of 10,000 apps", |b| b.iter(|| runtime.block_on(decide())));
+    criterion.bench_function("policy/allowlist of 10,000 apps", |b| b.iter(|| runtime.block_on(decide())));
 }
 
 fn audit(criterion: &mut Criterion) {

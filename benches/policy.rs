@@ -27,7 +27,7 @@ mod faults;
 
 use faults::{Asked, Fault, FaultServer, Reply};
 
-/// Apps in the allow-list.
+/// Apps in the allowlist.
 const APPS: u32 = 10_000;
 /// Guests that boot at once.
 const CALLERS: u64 = 1_000;

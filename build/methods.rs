@@ -18,7 +18,7 @@ pub(crate) struct Service {
 pub(crate) struct Method {
     /// As in the proto file.
     name: String,
-    /// Its variant of `service::Method`.
+    /// Its variant of `api::Method`.
     variant: String,
     /// Rust types of its messages.
     request: String,
@@ -110,7 +110,7 @@ fn snake(name: &str) -> String {
     name.chars().enumerate().map(letter).collect()
 }
 
-/// `service::Method` and `service::METHODS`.
+/// `api::Method` and `api::METHODS`.
 pub(crate) fn table(services: &[Service]) -> String {
     let mut variants = String::new();
     let mut rows = String::new();

@@ -22,22 +22,22 @@ use self::{
     shared::{Shared, key_directory, started},
 };
 use crate::{
+    api::{
+        readiness::Readiness,
+        setup::{Switch, Token},
+    },
     audit::{Audit, Event, FailureReason, Health},
     config::{AuditFailure, Config},
     lifecycle::{Node, Onboarding, Ready},
     log::ProcessLog,
-    operator::OperatorToken,
-    service::{
-        readiness::Readiness,
-        setup::{Switch, Token},
-    },
-    store::Occupancy,
-    transport::{
-        self, Entrance,
-        front::Front,
+    net::{
+        self, OnboardingAuth,
         listener::{Phase, PlainHttp},
+        middleware::Middleware,
         tls,
     },
+    operator::OperatorToken,
+    store::Occupancy,
 };
 
 /// How long the onboarding phase waits for an attested certificate before it begins with one that is not.
@@ -146,9 +146,9 @@ impl Kms {
         let needed = if token.is_some() { Token::Required } else { Token::NotConfigured };
         let setup = Arc::new(shared.setup_service(Arc::clone(&service), needed));
         let limits = &config.core.onboard.limits;
-        let entrance = Entrance::new(token, Arc::clone(&shared.audit), Arc::clone(&shared.metrics));
+        let entrance = OnboardingAuth::new(token, Arc::clone(&shared.audit), Arc::clone(&shared.metrics));
         let readiness = Arc::new(Readiness::onboarding(Arc::clone(&shared.metrics)));
-        let router = transport::onboarding(Arc::clone(&service), setup, limits, entrance, readiness);
+        let router = net::onboarding(Arc::clone(&service), setup, limits, entrance, readiness);
         let certificate = leaf::Ephemeral::new(config.core.onboard.address)?;
         let tls = tls::onboarding(certificate.leaf())?;
         let attester = Arc::clone(&shared.attester);
@@ -160,7 +160,7 @@ impl Kms {
             tls: Some(tls),
             plain: PlainHttp::Served,
             front: Arc::new(
-                Front::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
+                Middleware::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
                     .limited(Arc::clone(&shared.limit)),
             ),
         };

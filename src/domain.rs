@@ -7,8 +7,8 @@ use std::{
 
 use thiserror::Error;
 
-const LONGEST_NAME: usize = 253;
-const LONGEST_LABEL: usize = 63;
+const MAX_NAME: usize = 253;
+const MAX_LABEL: usize = 63;
 
 /// A DNS name or an IPv4 literal that a certificate can carry.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Domain {
     /// port and no IPv6 literal. What ends in a number must be an IPv4 address as it is usually written: clients read it
     /// as an address, and would connect elsewhere or not at all.
     pub fn parse(text: &str) -> Result<Domain, DomainError> {
-        if text.is_empty() || text.len() > LONGEST_NAME || !text.is_ascii() {
+        if text.is_empty() || text.len() > MAX_NAME || !text.is_ascii() {
             return Err(DomainError::Name);
         }
         if !text.split('.').all(is_label) {
@@ -105,7 +105,7 @@ pub fn ends_in_a_number(name: &str) -> bool {
 }
 
 fn is_label(label: &str) -> bool {
-    (1..=LONGEST_LABEL).contains(&label.len())
+    (1..=MAX_LABEL).contains(&label.len())
         && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'-')
         && !label.starts_with('-')
         && !label.ends_with('-')

@@ -4,7 +4,7 @@ use std::{error::Error as StdError, fmt};
 
 type Source = Box<dyn StdError + Send + Sync>;
 
-/// What kind of end it was. `transport::status` maps each to HTTP and gRPC.
+/// What kind of end it was. `net::status` maps each to HTTP and gRPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     /// The request is malformed or asks for something that cannot be.
@@ -197,7 +197,7 @@ mod tests {
 
     #[test]
     fn the_cause_is_in_the_chain_and_not_in_the_message() {
-        let error = Error::unavailable("authorization back end does not answer", "http://10.0.0.1/secret");
+        let error = Error::unavailable("authorization backend does not answer", "http://10.0.0.1/secret");
         assert!(!error.message().contains("10.0.0.1"));
         assert!(error.chain().contains("10.0.0.1"));
     }

@@ -1,10 +1,11 @@
 //! cvm-kms: a key management service for confidential VMs.
 //!
-//! A request flows one way: `transport` → `service` → `lifecycle` → `admission` → `policy` and `keys`.
+//! A request flows one way: `net` → `api` → `lifecycle` → `admission` → `policy` and `keys`.
 //! `ARCHITECTURE.md` has the map, `docs/decisions/` has the reasons.
 
 pub mod address; // addresses that count as one
 pub mod admission; // verify evidence, ask policy, give a permit
+pub mod api; // the methods as plain async functions, and the table of who may call them
 pub mod app; // builds every part from the configuration, lives the lifecycle
 pub mod audit; // hash-chained record of every release, written before the reply
 pub mod ca; // the certificates we issue, and what a certificate request may ask for
@@ -18,10 +19,9 @@ pub mod lifecycle; // without keys or with them, and the one way between
 pub mod log; // the process log: bounded, waits for nobody
 pub mod log_limit; // lines a second
 pub mod metrics; // counters and gauges, owned, not global
+pub mod net;
 pub mod operator; // tokens and htpasswd users
 pub mod os_image; // OS images: downloaded, measured, compared with the registers in a quote
-pub mod policy; // allow all, allowlist, webhook: a closed set
+pub mod policy; // allow all, allowlist, webhook, ethereum: a closed set
 pub mod proto; // messages and gRPC services from `proto/kms.proto`
-pub mod service; // the methods as plain async functions, and the table of who may call them
-pub mod store; // the key directory: empty, complete or broken; one commit point
-pub mod transport; // listener, TLS, prpc and gRPC
+pub mod store; // the key directory: empty, complete or broken; one commit point // listener, TLS, prpc and gRPC

@@ -165,7 +165,7 @@ const MAX_COST: u32 = 18;
 /// A hash of a higher cost makes everybody wait who logs in: some two seconds and more.
 const USUAL_COST: u32 = 14;
 /// Longer credentials are nobody's.
-const LONGEST_HEADER: usize = 4096;
+const MAX_HEADER: usize = 4096;
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
 impl Users {
@@ -261,7 +261,7 @@ impl Credentials {
         let is_token = |candidate: &str| token.as_ref().is_some_and(|token| token.is(candidate));
         let right = |is_right| if is_right { Shown::Right(Operator::Token) } else { Shown::Wrong };
         let text = |name: &str| {
-            let value = headers.get(name).filter(|value| value.len() <= LONGEST_HEADER)?;
+            let value = headers.get(name).filter(|value| value.len() <= MAX_HEADER)?;
             value.to_str().ok()
         };
         if text("x-admin-token").is_some_and(is_token) {

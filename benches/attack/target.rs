@@ -38,7 +38,7 @@ const HONEST: u8 = 200;
 const PAUSE: Duration = Duration::from_millis(50);
 
 /// A larger process is killed, for the sake of the machine: in KiB.
-const MOST_MEMORY: u64 = 2_500 * 1024;
+const MAX_MEMORY: u64 = 2_500 * 1024;
 
 /// What a case is run in, with a `kms` of the caller's choice; why it cannot, if so.
 pub(crate) async fn setting(case: &Case, program: &str) -> Result<Setting, &'static str> {
@@ -188,7 +188,7 @@ impl Watch {
             loop {
                 let memory = status(pid, "VmRSS:");
                 seen.fetch_max(memory, Ordering::Relaxed);
-                if memory > MOST_MEMORY {
+                if memory > MAX_MEMORY {
                     // Nobody has waited for it yet, so the number is still its own.
                     let _ = kill_process(pid, Signal::KILL);
                     return;

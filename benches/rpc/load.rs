@@ -20,7 +20,7 @@ use tokio::{
 use tokio_rustls::{TlsConnector, client::TlsStream};
 
 /// The largest answer that is expected, in bytes.
-const LARGEST_ANSWER: usize = 128 * 1024;
+const MAX_ANSWER: usize = 128 * 1024;
 
 /// What is asked: number in, value out.
 pub(super) type Numbered<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
@@ -81,7 +81,7 @@ pub(super) async fn run(
         let (load, numbers) = (load.clone(), Arc::clone(&numbers));
         let (warm, go) = (Arc::clone(&warm), Arc::clone(&go));
         workers.spawn(async move {
-            let mut buffer = vec![0; LARGEST_ANSWER];
+            let mut buffer = vec![0; MAX_ANSWER];
             let mut kept = match load.connections {
                 Connections::New => None,
                 Connections::Kept => {
@@ -132,7 +132,7 @@ pub(super) async fn run(
 /// One request on a connection of its own: status line, headers and body of the answer.
 pub(super) async fn once(server: SocketAddr, tls: Arc<ClientConfig>, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = connect(server, tls).await?;
-    let mut buffer = vec![0; LARGEST_ANSWER];
+    let mut buffer = vec![0; MAX_ANSWER];
     exchange(&mut stream, request, &mut buffer).await?;
     let end = buffer.iter().rposition(|byte| *byte != 0).map_or(0, |last| last + 1);
     buffer.truncate(end);

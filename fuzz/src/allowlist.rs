@@ -1,4 +1,4 @@
-//! Allow-lists: what a file allows, compared with a second, slow reading of the same rules.
+//! Allowlists: what a file allows, compared with a second, slow reading of the same rules.
 
 use std::fs;
 
@@ -10,7 +10,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 thread_local! {
-    static DIRECTORY: TempDir = TempDir::new().expect("a directory for allow-lists");
+    static DIRECTORY: TempDir = TempDir::new().expect("a directory for allowlists");
 }
 
 /// A file that cannot be used allows nothing; any other allows what the rules say, and no more.
@@ -49,7 +49,7 @@ fn open(data: &[u8], empty_devices: EmptyDevices) -> Policy {
         let path = directory.path().join("auth-config.json");
         fs::write(&path, data).expect("the file can be written");
         Policy::from_config(&AuthApi::Allowlist { path, empty_devices })
-            .expect("an allow-list is always a policy")
+            .expect("an allowlist is always a policy")
     })
 }
 

@@ -8,7 +8,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 /// The longest message of one finding.
-const LONGEST_MESSAGE: usize = 2048;
+const MAX_MESSAGE: usize = 2048;
 
 thread_local! {
     static DIRECTORY: TempDir = TempDir::new().expect("a directory for configuration files");
@@ -56,7 +56,7 @@ fn check(outcome: &Outcome, value: Option<Value>) {
     }
     let said = said(outcome);
     for (_, message) in &said {
-        assert!(message.len() <= LONGEST_MESSAGE, "a message of {} bytes: {message}", message.len());
+        assert!(message.len() <= MAX_MESSAGE, "a message of {} bytes: {message}", message.len());
     }
     for section in ["admin", "onboard"] {
         let Some(token) = value.as_ref().and_then(|value| value["core"][section]["auth_token"].as_str())

@@ -12,7 +12,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::loopback;
 
 /// The longest reason that a caller is shown, in characters.
-const LONGEST_REASON: usize = 512;
+const MAX_REASON: usize = 512;
 /// `gatewayAppId()`
 const GATEWAY_APP_ID: &str = "0x95f51931";
 /// `appImplementation()`
@@ -78,7 +78,7 @@ pub fn ethereum(data: &[u8]) {
             }
             assert!(matches!(place, Verdict | Body), "{place:?} denied");
             let is_printable = !denial.reason.contains(char::is_control);
-            assert!(denial.reason.chars().count() <= LONGEST_REASON && is_printable);
+            assert!(denial.reason.chars().count() <= MAX_REASON && is_printable);
         }
         Err(error) => assert_eq!(error.to_string(), "authorization backend unavailable"),
     }

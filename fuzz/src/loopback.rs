@@ -1,4 +1,4 @@
-//! A back end on loopback that answers what a target tells it to.
+//! A backend on loopback that answers what a target tells it to.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};

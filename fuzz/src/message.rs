@@ -1,7 +1,7 @@
 //! The messages of the API, requests and replies, in each of their encodings.
 
+use cvm_kms::net::prpc;
 use cvm_kms::proto;
-use cvm_kms::transport::prpc;
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 

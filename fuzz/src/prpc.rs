@@ -5,22 +5,22 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 use cvm_kms::admission::Peer;
+use cvm_kms::api::{Caller, METHODS, Method, Row, Service};
 use cvm_kms::config::BodyLimits;
 use cvm_kms::error::Result;
+use cvm_kms::net::prpc::{self, Answer, Call, Dispatch};
 use cvm_kms::proto::{
     AppId, BootstrapRequest, ClearImageCacheRequest, ExplainRequest, FreezeRequest, GetAppKeyRequest,
     GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, LowerClockFloorRequest,
     OnboardRequest, PrpcError, SignCertRequest, StartShadowRequest, UnfreezeRequest,
 };
-use cvm_kms::service::{Caller, METHODS, Method, Row, Service};
-use cvm_kms::transport::prpc::{self, Answer, Call, Dispatch};
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use prost::Message;
 use serde::{Serialize, de::DeserializeOwned};
 
 /// The longest error message a caller may be shown: 1,024 bytes and a sign that it was cut.
-const LONGEST_MESSAGE: usize = 1024 + '…'.len_utf8();
+const MAX_MESSAGE: usize = 1024 + '…'.len_utf8();
 
 thread_local! {
     static RUNTIME: tokio::runtime::Runtime =
@@ -67,7 +67,7 @@ pub fn prpc(data: &[u8]) {
             assert!(again.status == StatusCode::OK && same == body, "the answer is not its own echo");
         }
         StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE => {
-            assert!(error_message(is_json, &body).len() <= LONGEST_MESSAGE);
+            assert!(error_message(is_json, &body).len() <= MAX_MESSAGE);
         }
         StatusCode::NOT_FOUND => assert!(form == Form::OtherVerb),
         status => panic!("{} is answered with {status}", row.name),

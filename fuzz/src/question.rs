@@ -1,6 +1,6 @@
 //! Questions to `kms auth serve`.
 
-use cvm_kms::transport::auth_backend::asked_about;
+use cvm_kms::net::auth_backend::asked_about;
 use serde_json::Value;
 
 /// What must be a text, and what may be one.

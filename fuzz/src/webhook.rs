@@ -10,7 +10,7 @@ use tokio::runtime::{Builder, Runtime};
 use super::{allowlist::boot_info, loopback};
 
 /// The longest reason that a caller is shown, in characters.
-const LONGEST_REASON: usize = 512;
+const MAX_REASON: usize = 512;
 
 /// A backend that says what the target tells it to.
 struct Backend {
@@ -58,9 +58,7 @@ pub fn webhook(data: &[u8]) {
         }
         Ok(Decision::Denied(denial)) => {
             assert_eq!(says("isAllowed"), Some(false.into()));
-            assert!(
-                denial.reason.chars().count() <= LONGEST_REASON && !denial.reason.contains(char::is_control)
-            );
+            assert!(denial.reason.chars().count() <= MAX_REASON && !denial.reason.contains(char::is_control));
         }
         Err(error) => assert!(!error.to_string().contains(&BACKEND.address), "the caller is told an address"),
     }

@@ -20,14 +20,14 @@ use crate::clock::unix_now;
 /// Most refusals of verified callers, and of others.
 const MOST: usize = 500;
 /// Most refusals of one app on one machine, where both are verified.
-const MOST_OF_ONE: usize = 32;
+const MAX_OF_ONE: usize = 32;
 /// Most bytes of evidence kept for each of the two.
-const MOST_BYTES: usize = 16 << 20;
+const MAX_BYTES: usize = 16 << 20;
 /// Evidence that is larger is not kept.
 const LARGEST: usize = 256 << 10;
 
 /// The longest text that is kept in bytes.
-const LONGEST_TEXT: usize = 1024;
+const MAX_TEXT: usize = 1024;
 
 /// What a caller is given to name its refusal by: twelve hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
@@ -192,20 +192,20 @@ struct List {
 
 #[derive(Debug)]
 struct Entry {
-    likeness: [u8; 32],
+    dedup_key: [u8; 32],
     denial: Arc<Denial>,
 }
 
 impl Denials {
     /// Keeps a refusal, or counts it with those that are like it.
     pub fn record(&self, refused: Refused<'_>) -> (DenialId, Novelty) {
-        let likeness = likeness(&refused);
+        let dedup_key = dedup_key(&refused);
         let now = unix_now();
         let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lists.sequence += 1;
         let sequence = lists.sequence;
         let list = if refused.finding.identity.is_some() { &mut lists.verified } else { &mut lists.others };
-        if let Some(known) = list.entries.iter_mut().rev().find(|entry| entry.likeness == likeness) {
+        if let Some(known) = list.entries.iter_mut().rev().find(|entry| entry.dedup_key == dedup_key) {
             let denial = Arc::make_mut(&mut known.denial);
             (denial.sequence, denial.last, denial.remote) = (sequence, now, refused.remote);
             denial.count += 1;
@@ -233,7 +233,7 @@ impl Denials {
             vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
             shown: is_kept.then_some(refused.shown),
         };
-        list.push(Entry { likeness, denial: Arc::new(denial) });
+        list.push(Entry { dedup_key, denial: Arc::new(denial) });
         (id, Novelty::New)
     }
 
@@ -279,7 +279,7 @@ impl List {
         }
         self.bytes += entry.denial.size();
         self.entries.push_back(entry);
-        while self.entries.len() > MOST || self.bytes > MOST_BYTES {
+        while self.entries.len() > MOST || self.bytes > MAX_BYTES {
             self.remove(0);
         }
     }
@@ -290,7 +290,7 @@ impl List {
             let other = entry.denial.identity.as_ref();
             other.is_some_and(|it| it.app_id == identity.app_id && it.device_id == identity.device_id)
         };
-        while self.entries.iter().filter(|entry| of_same(entry)).count() >= MOST_OF_ONE {
+        while self.entries.iter().filter(|entry| of_same(entry)).count() >= MAX_OF_ONE {
             let Some(oldest) = self.entries.iter().position(of_same) else { return };
             self.remove(oldest);
         }
@@ -305,7 +305,7 @@ impl List {
 
 /// What two refusals have in common that are one to an operator: who asked for what, from where, and what was wrong. Not
 /// the evidence itself, which a caller makes anew for each connection, nor the VM configuration, which it makes up.
-fn likeness(refused: &Refused<'_>) -> [u8; 32] {
+fn dedup_key(refused: &Refused<'_>) -> [u8; 32] {
     let finding = &refused.finding;
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
@@ -331,9 +331,9 @@ fn likeness(refused: &Refused<'_>) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// A text that is kept: part of it can come from the caller or a back end.
+/// A text that is kept: part of it can come from the caller or a backend.
 fn bounded(text: &str) -> String {
-    text[..text.floor_char_boundary(LONGEST_TEXT)].to_owned()
+    text[..text.floor_char_boundary(MAX_TEXT)].to_owned()
 }
 
 #[cfg(test)]

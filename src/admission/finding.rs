@@ -16,7 +16,7 @@ use crate::clock::CLOCK_REMEDY;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Step {
     /// This KMS is itself allowed.
-    OwnStanding,
+    SelfAuthorization,
     /// There is evidence, and it decodes.
     Evidence,
     /// It is of a platform that can be verified.
@@ -52,7 +52,7 @@ pub enum Step {
 impl Step {
     /// All steps, in the order in which they are reported.
     pub const ALL: [Self; 16] = [
-        Self::OwnStanding,
+        Self::SelfAuthorization,
         Self::Evidence,
         Self::Platform,
         Self::KeyBinding,
@@ -88,7 +88,7 @@ impl Step {
             Self::Stage => "stage",
             Self::OsImage => "os_image",
             Self::AuditLog => "audit_log",
-            Self::OwnStanding => "own_standing",
+            Self::SelfAuthorization => "own_standing",
         }
     }
 }
@@ -226,7 +226,7 @@ const COLLATERAL_UNAVAILABLE: &str = "collateral_unavailable";
 const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
 
 impl Refusal {
-    /// What is wrong with the caller, or with our own standing; `None` when nothing is known about either, because
+    /// What is wrong with the caller, or with our self-authorization; `None` when nothing is known about either, because
     /// something that is asked does not answer: such a refusal is no denial.
     pub fn finding(&self) -> Option<Finding<'_>> {
         let plain = |step, code| Finding { step, code, expected: None, actual: None, identity: None };
@@ -264,16 +264,16 @@ impl Refusal {
             Self::OsImage { error, identity, .. } if !error.is_unavailable() => {
                 Finding { identity: Some(identity), ..plain(Step::OsImage, OS_IMAGE_NOT_VERIFIED) }
             }
-            Self::NoStanding(no_standing) => Finding {
-                expected: no_standing.expected.as_deref(),
-                actual: no_standing.actual.as_deref(),
-                ..plain(Step::OwnStanding, no_standing.code)
+            Self::SelfDenial(self_denial) => Finding {
+                expected: self_denial.expected.as_deref(),
+                actual: self_denial.actual.as_deref(),
+                ..plain(Step::SelfAuthorization, self_denial.code)
             },
             Self::OsImage { .. }
             | Self::CollateralUnavailable(_)
             | Self::ClockBehind(_)
             | Self::PolicyUnavailable(_)
-            | Self::StandingUnknown { .. } => return None,
+            | Self::SelfAuthorizationUnknown { .. } => return None,
         })
     }
 }
@@ -285,14 +285,14 @@ impl Refusal {
     pub fn outage(&self) -> Option<Finding<'_>> {
         let finding = |step, code, actual| Finding { step, code, expected: None, actual, identity: None };
         Some(match self {
-            Self::StandingUnknown { missing, detail, .. } => {
+            Self::SelfAuthorizationUnknown { missing, detail, .. } => {
                 let code = match missing {
                     Missing::Policy => POLICY_UNAVAILABLE,
                     Missing::Evidence => "own_evidence_unavailable",
                     Missing::Collateral => COLLATERAL_UNAVAILABLE,
                     Missing::Clock => CLOCK,
                 };
-                finding(Step::OwnStanding, code, Some(detail.as_str()))
+                finding(Step::SelfAuthorization, code, Some(detail.as_str()))
             }
             Self::PolicyUnavailable(error) => finding(Step::Policy, POLICY_UNAVAILABLE, Some(error.detail())),
             Self::CollateralUnavailable(_) => finding(Step::Collateral, COLLATERAL_UNAVAILABLE, None),
@@ -302,7 +302,7 @@ impl Refusal {
     }
 }
 
-/// Policy, the audit log and clients see canonical widths: no field is as long as a sender likes, and a back end that pads
+/// Policy, the audit log and clients see canonical widths: no field is as long as a sender likes, and a backend that pads
 /// or ignores an empty compose hash is never asked about one.
 ///
 /// # Errors
@@ -404,7 +404,8 @@ mod tests {
             (Missing::Evidence, "own_evidence_unavailable"),
             (Missing::Collateral, "collateral_unavailable"),
         ] {
-            let outage = Refusal::StandingUnknown { missing, what: "the back end", detail: String::new() };
+            let outage =
+                Refusal::SelfAuthorizationUnknown { missing, what: "the backend", detail: String::new() };
             assert_eq!(outage.finding(), None);
             assert_eq!(outage.outage().map(|finding| finding.code), Some(code), "operators find it listed");
         }

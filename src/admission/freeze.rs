@@ -36,9 +36,9 @@ use crate::{
 /// The code of a refusal by a freeze.
 pub(super) const FROZEN: &str = "frozen";
 /// Most freezes at a time, those that have ended and are still kept included: they give way.
-pub const MOST_FREEZES: usize = 1000;
+pub const MAX_FREEZES: usize = 1000;
 /// The longest reason in bytes.
-pub const LONGEST_REASON: usize = 500;
+pub const MAX_REASON: usize = 500;
 
 /// Who changed something over the admin listener, and from where.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -81,7 +81,7 @@ pub enum FreezeError {
         earlier: Arc<Freeze>,
     },
     /// The list is full.
-    #[error("{MOST_FREEZES} freezes are in force, which is the most; nothing was changed")]
+    #[error("{MAX_FREEZES} freezes are in force, which is the most; nothing was changed")]
     Full,
     /// In force, but only until this process ends.
     #[error("it is frozen now, but the file that keeps freezes over restarts cannot be written: {0}")]
@@ -124,7 +124,7 @@ pub enum Earlier {
 
 /// Whether an unfreeze changed anything.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Thaw {
+pub enum Unfrozen {
     /// It was frozen.
     Done,
     /// It was not.
@@ -301,13 +301,13 @@ impl Freezes {
         author: Author,
         reason: String,
         audit: &Audit,
-    ) -> Result<Thaw, FreezeError> {
+    ) -> Result<Unfrozen, FreezeError> {
         let file = Arc::clone(&self.file).lock_owned().await;
         let mut entries = self.kept();
         let thaw = match entries.remove(&scope) {
-            None => return Ok(Thaw::WasNotFrozen),
-            Some(held) if held.is_live(self.time.now()) => Thaw::Done,
-            Some(_) => Thaw::WasNotFrozen,
+            None => return Ok(Unfrozen::WasNotFrozen),
+            Some(held) if held.is_live(self.time.now()) => Unfrozen::Done,
+            Some(_) => Unfrozen::WasNotFrozen,
         };
         let event = Event::Unfrozen {
             scope: scope.name(),

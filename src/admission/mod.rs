@@ -6,8 +6,8 @@ mod freeze;
 mod outlook;
 mod peer;
 mod permit;
+mod self_authorization;
 mod stage;
-mod standing;
 mod tcb;
 mod timely;
 mod vm_config;
@@ -25,14 +25,14 @@ use kms_attest::{
 pub use self::{
     finding::{BadEvidence, Finding, Step, check_widths},
     freeze::{
-        Author, Earlier, Freeze, FreezeError, FreezeFileError, Freezes, LONGEST_REASON, MOST_FREEZES,
-        NotFrozen, RecentApps, Scope, ScopeError, Thaw,
+        Author, Earlier, Freeze, FreezeError, FreezeFileError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen,
+        RecentApps, Scope, ScopeError, Unfrozen,
     },
     outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
-    permit::{App, Certificate, Kms, Permit, Shown, Standing},
+    permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown},
+    self_authorization::{Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, own_evidence, own_identity},
     stage::{StageRule, StageVerdict},
-    standing::{Missing, NoStanding, OwnEvidenceError, OwnStanding, own_evidence, own_identity},
     tcb::{Relaxations, TcbTolerance, Tolerated},
     timely::{Decided, MAX_DECISION_AGE, Verification, both},
     vm_config::Mismatch,
@@ -115,8 +115,8 @@ pub enum Refusal {
         /// Why policy was told something else.
         relaxations: Relaxations,
     },
-    /// The authorization back end did not answer, so nobody is allowed.
-    #[error("the authorization back end does not answer")]
+    /// The authorization backend did not answer, so nobody is allowed.
+    #[error("the authorization backend does not answer")]
     PolicyUnavailable(#[source] PolicyError),
     /// The caller is allowed, but is not known to have booted the OS image that it names.
     #[error("Failed to verify os image hash: {error}")]
@@ -131,7 +131,7 @@ pub enum Refusal {
     },
     /// It is not known whether we may serve.
     #[error("KMS self authorization failed: {what}")]
-    StandingUnknown {
+    SelfAuthorizationUnknown {
         /// Which part does not answer.
         missing: Missing,
         /// What is missing, in words.
@@ -141,7 +141,7 @@ pub enum Refusal {
     },
     /// Policy says that we may not serve.
     #[error("KMS self authorization failed: {}", .0.reason)]
-    NoStanding(NoStanding),
+    SelfDenial(SelfDenial),
 }
 
 /// What evidence came in: callers are told of each in its own words.

@@ -55,7 +55,7 @@ impl TcbWatch {
     }
 
     /// Looks until dropped.
-    pub async fn keep_looking(&self) {
+    pub async fn refresh_loop(&self) {
         let mut told: HashMap<PlatformTcb, (Warning, Instant)> = HashMap::new();
         tokio::time::sleep(self.every.min(FIRST_LOOK)).await;
         loop {

@@ -158,9 +158,9 @@ impl<R> Permit<R> {
 /// Proof that this KMS itself may serve: its own evidence was verified and allowed, or the operator has switched
 /// self-authorization off (`core.enforce_self_authorization = false`).
 #[derive(Debug, Clone)]
-pub struct Standing(Instant);
+pub struct SelfAuthorization(Instant);
 
-impl Standing {
+impl SelfAuthorization {
     /// Granted now.
     pub(super) fn granted() -> Self {
         Self(Instant::now())
@@ -173,7 +173,7 @@ impl Standing {
     }
 }
 
-impl Decided for Standing {
+impl Decided for SelfAuthorization {
     fn decided_at(&self) -> Instant {
         self.0
     }

@@ -131,7 +131,7 @@ mod tests {
     async fn a_permission_that_was_revoked_meanwhile_is_none() {
         let begin = Instant::now();
         let late = begin + Duration::from_secs(11);
-        let (standing, permit) = both(
+        let (self_authorization, permit) = both(
             async { Ok(Answer("allowed", late)) },
             async { Ok(Answer("allowed", begin)) },
             async || panic!("it is young"),
@@ -139,10 +139,10 @@ mod tests {
             || late,
         )
         .await;
-        assert_eq!(standing, Ok(Answer("allowed", late)));
+        assert_eq!(self_authorization, Ok(Answer("allowed", late)));
         assert_eq!(permit, Err("revoked"));
         // What is refused is not asked again.
-        let (standing, permit) = both(
+        let (self_authorization, permit) = both(
             async { Err("no standing") },
             async { Ok(Answer("allowed", begin)) },
             async || panic!("it was refused"),
@@ -150,7 +150,10 @@ mod tests {
             || late,
         )
         .await;
-        assert!(matches!((standing, permit), (Err::<Answer, _>("no standing"), Ok(Answer("allowed", _)))));
+        assert!(matches!(
+            (self_authorization, permit),
+            (Err::<Answer, _>("no standing"), Ok(Answer("allowed", _)))
+        ));
     }
 
     #[test]

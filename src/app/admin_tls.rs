@@ -18,7 +18,7 @@ use super::{AppError, parts, shared::Shared};
 use crate::{
     config::{AdminTls, Config, MissingFiles},
     lifecycle::Ready,
-    transport::tls::Leaf,
+    net::tls::Leaf,
 };
 
 const KEY: &str = "core.admin.tls.key";

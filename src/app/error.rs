@@ -11,15 +11,15 @@ use kms_attest::{
 
 use crate::{
     admission::FreezeFileError,
+    api::setup::Switch,
     audit::{AuditError, FailureReason},
     ca::CaError,
     error::Error,
     lifecycle::LifecycleError,
+    net::tls::TlsError,
     operator::BadHtpasswd,
     policy::SetupError,
-    service::setup::Switch,
     store::StoreError,
-    transport::tls::TlsError,
 };
 
 /// Why the service does not start, or ended.

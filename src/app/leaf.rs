@@ -21,7 +21,7 @@ use super::{AppError, admin_tls, shared::Shared};
 use crate::{
     ca::{self, CaError},
     lifecycle::Ready,
-    transport::tls::Leaf,
+    net::tls::Leaf,
 };
 
 /// Between attempts to attest the certificate of the onboarding phase.
@@ -46,7 +46,7 @@ pub(super) struct AdminRenewal {
 }
 
 impl Renewal {
-    pub(super) async fn keep_young(self, mut reload: watch::Receiver<u64>) {
+    pub(super) async fn renew_loop(self, mut reload: watch::Receiver<u64>) {
         let mut issued = SystemTime::now();
         loop {
             let is_asked = tokio::select! {

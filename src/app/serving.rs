@@ -17,15 +17,7 @@ use super::{
 };
 use crate::{
     admission::{self, Admission, TcbWatch, denials::Denials},
-    ca,
-    clock::unix_now,
-    config,
-    lifecycle::Ready,
-    metrics::CollateralState,
-    operator::OperatorToken,
-    os_image::ImageCache,
-    policy::Shadow,
-    service::{
+    api::{
         admin::{self, AdminService},
         kms::{self, KmsService},
         meta::Meta,
@@ -33,12 +25,20 @@ use crate::{
         readiness::{self, Readiness},
         setup::Switch,
     },
-    transport::{
+    ca,
+    clock::unix_now,
+    config,
+    lifecycle::Ready,
+    metrics::CollateralState,
+    net::{
         self,
-        front::Front,
         listener::{Phase, PlainHttp},
+        middleware::Middleware,
         tls::{self, ClientPolicy, Leaf},
     },
+    operator::OperatorToken,
+    os_image::ImageCache,
+    policy::Shadow,
 };
 
 /// How often addresses that are quiet are forgotten, and gauges set.
@@ -102,7 +102,7 @@ impl Serving {
         for certificate in [ready.root_ca_pem(), ready.temp_ca_pem()] {
             shared.audit.floor().raise_by_record(ca::issued(certificate));
         }
-        shared.standing.prepare().await;
+        shared.self_authorization.prepare().await;
         let certificate = leaf::issue(shared, &ready).await?;
         let leaf = Leaf::new(vec![certificate], &ready.rpc_key_der())?;
         let clients = match shared.config.rpc.client_certificates {
@@ -112,7 +112,7 @@ impl Serving {
         let posture = shared.config.posture();
         let readiness = Arc::new(Readiness::serving(
             readiness::Sources {
-                standing: Arc::clone(&shared.standing),
+                self_authorization: Arc::clone(&shared.self_authorization),
                 policy: Arc::clone(&shared.policy),
                 freezes: Arc::clone(&shared.freezes),
                 verifier: Arc::clone(&shared.verifier),
@@ -148,7 +148,7 @@ impl Serving {
             policy: Arc::clone(&shared.policy),
             freezes: Arc::clone(&shared.freezes),
             denials: Arc::clone(&denials),
-            standing: Arc::clone(&shared.standing),
+            self_authorization: Arc::clone(&shared.self_authorization),
             audit: Arc::clone(&shared.audit),
             meta: Arc::clone(&meta),
             metrics: Arc::clone(&shared.metrics),
@@ -164,7 +164,7 @@ impl Serving {
             tolerance: Arc::clone(&shared.tolerance),
             image,
             release_stage: core.release_stage,
-            standing: Arc::clone(&shared.standing),
+            self_authorization: Arc::clone(&shared.self_authorization),
             freezes: Arc::clone(&shared.freezes),
             denials,
             shadow,
@@ -181,8 +181,8 @@ impl Serving {
             None => None,
         };
         let shown = core.metrics.enabled.then(|| Arc::clone(&shared.metrics));
-        let router = transport::kms(service, &shared.config.rpc.limits, shown, Arc::clone(&readiness));
-        let front = Front::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
+        let router = net::kms(service, &shared.config.rpc.limits, shown, Arc::clone(&readiness));
+        let front = Middleware::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
             .readable_by(&shared.config.rpc.cors_origins)
             .versioned();
@@ -198,8 +198,8 @@ impl Serving {
     pub(super) async fn bind_admin(&self, shared: &Shared) -> Result<Option<(TcpListener, Phase)>, AppError> {
         let admin = &shared.config.core.admin;
         let Some(credentials) = &shared.credentials else { return Ok(None) };
-        let router = transport::admin(Arc::clone(&self.admin), &admin.limits, Arc::clone(&self.readiness));
-        let front = Front::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
+        let router = net::admin(Arc::clone(&self.admin), &admin.limits, Arc::clone(&self.readiness));
+        let front = Middleware::new(router, Arc::clone(&shared.memory), Arc::clone(&shared.metrics))
             .limited(Arc::clone(&shared.limit))
             .guarded(Arc::clone(credentials), Arc::clone(&shared.audit));
         let (tls, plain) = match &self.admin_tls {
@@ -227,7 +227,7 @@ impl Serving {
         mut stopping: watch::Receiver<bool>,
     ) -> Result<(), AppError> {
         let mut background = JoinSet::new();
-        self.keep_house(shared, &mut background);
+        self.spawn_background(shared, &mut background);
         let mut phases = Vec::new();
         let mut accepting = Vec::new();
         let mut accept = |listener: TcpListener, phase: Phase| {
@@ -259,13 +259,13 @@ impl Serving {
         Ok(())
     }
 
-    fn keep_house(&self, shared: &Shared, background: &mut JoinSet<()>) {
-        let standing = Arc::clone(&shared.standing);
-        background.spawn(async move { standing.keep_fresh().await });
+    fn spawn_background(&self, shared: &Shared, background: &mut JoinSet<()>) {
+        let self_authorization = Arc::clone(&shared.self_authorization);
+        background.spawn(async move { self_authorization.keep_fresh().await });
         let readiness = Arc::clone(&self.readiness);
-        background.spawn(async move { readiness.keep_looking().await });
+        background.spawn(async move { readiness.refresh_loop().await });
         let meta = Arc::clone(&self.meta);
-        background.spawn(async move { meta.keep_current().await });
+        background.spawn(async move { meta.refresh_loop().await });
         let (limit, metrics, verifier) =
             (Arc::clone(&shared.limit), Arc::clone(&shared.metrics), Arc::clone(&shared.verifier));
         let freezes = Arc::clone(&shared.freezes);
@@ -306,7 +306,7 @@ impl Serving {
                 Arc::clone(&shared.metrics),
                 every,
             );
-            background.spawn(async move { watch.keep_looking().await });
+            background.spawn(async move { watch.refresh_loop().await });
         }
         let renewal = Renewal {
             ready: Arc::clone(&self.ready),
@@ -314,7 +314,7 @@ impl Serving {
             admin: self.admin_tls.as_ref().and_then(AdminCertificate::renewed),
             attester: shared.config.core.attest_rpc_cert.then(|| Arc::clone(&shared.attester)),
         };
-        background.spawn(renewal.keep_young(shared.reload.subscribe()));
+        background.spawn(renewal.renew_loop(shared.reload.subscribe()));
     }
 }
 

@@ -11,7 +11,12 @@ use tokio::{net::TcpListener, sync::watch};
 
 use super::{AppError, parts};
 use crate::{
-    admission::{Freezes, OwnStanding, TcbTolerance},
+    admission::{Freezes, SelfAuthorizer, TcbTolerance},
+    api::{
+        METHODS,
+        onboard::{self, OnboardService, Tee, UnattestedAutoBootstrap},
+        setup::{SetupService, Switch, Token},
+    },
     audit::{Audit, Beginning, Event},
     clock::Floor,
     config::{Config, Posture},
@@ -19,21 +24,16 @@ use crate::{
     lifecycle::{Node, Onboarding, Ready},
     log::ProcessLog,
     metrics::Metrics,
-    operator::Credentials,
-    os_image,
-    policy::Policy,
-    service::{
-        METHODS,
-        onboard::{self, OnboardService, Tee, UnattestedAutoBootstrap},
-        setup::{SetupService, Switch, Token},
-    },
-    store::{KeyDirectory, Occupancy, StoreError},
-    transport::{
+    net::{
         handshake::Handshakes,
         limit::RequestLimit,
         listener::{self, Bounds, Phase},
         memory::RequestMemory,
     },
+    operator::Credentials,
+    os_image,
+    policy::Policy,
+    store::{KeyDirectory, Occupancy, StoreError},
 };
 
 /// What both phases use.
@@ -45,7 +45,7 @@ pub(super) struct Shared {
     pub(super) tolerance: Arc<TcbTolerance>,
     /// Who may use the admin listener; `None` where there is none.
     pub(super) credentials: Option<Arc<Credentials>>,
-    pub(super) standing: Arc<OwnStanding>,
+    pub(super) self_authorization: Arc<SelfAuthorizer>,
     pub(super) freezes: Arc<Freezes>,
     pub(super) audit: Arc<Audit>,
     pub(super) metrics: Arc<Metrics>,
@@ -82,14 +82,14 @@ impl Shared {
         let credentials = parts::admin_credentials(core)?.map(Arc::new);
         let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.counted_as()))));
         let tolerance = Arc::new(parts::tolerance(core, &verifier, &metrics));
-        let standing = Arc::new(match core.enforce_self_authorization {
-            true => OwnStanding::enforced(
+        let self_authorization = Arc::new(match core.enforce_self_authorization {
+            true => SelfAuthorizer::enforced(
                 Arc::clone(&attester),
                 Arc::clone(&verifier),
                 Arc::clone(&policy),
                 Arc::clone(&tolerance),
             ),
-            false => OwnStanding::waived(),
+            false => SelfAuthorizer::waived(),
         });
         let mut posture = config.posture();
         if let Some(relaxation) = policy.relaxation() {
@@ -111,7 +111,7 @@ impl Shared {
             policy,
             tolerance,
             credentials,
-            standing,
+            self_authorization,
             metrics,
             posture,
             admin_address: Arc::default(),
@@ -222,7 +222,7 @@ impl Shared {
             verifier: Arc::clone(&self.verifier),
             policy: Arc::clone(&self.policy),
             tolerance: Arc::clone(&self.tolerance),
-            standing: Arc::clone(&self.standing),
+            self_authorization: Arc::clone(&self.self_authorization),
             audit: Arc::clone(&self.audit),
             // So that the answer says what took too long, rather than that something did.
             patience: core.limits.request_timeout * 9 / 10,

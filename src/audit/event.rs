@@ -303,7 +303,7 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// A candidate allow-list began to look on.
+    /// A candidate allowlist began to look on.
     ShadowStarted {
         /// What operators call it.
         name: String,

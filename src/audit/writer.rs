@@ -168,7 +168,7 @@ impl Writer {
                 Ok(_) => self.serve(std::mem::take(&mut batch)),
                 Err(_) => {}
             }
-            self.keep_house();
+            self.spawn_background();
             self.status.rests();
         }
         self.repair();
@@ -176,7 +176,7 @@ impl Writer {
     }
 
     /// What is due although nothing is to be recorded.
-    fn keep_house(&mut self) {
+    fn spawn_background(&mut self) {
         let now = Instant::now();
         let is_due = |last: Option<Instant>, every| last.is_none_or(|last| now.duration_since(last) >= every);
         match &self.trouble {

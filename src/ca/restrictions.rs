@@ -11,9 +11,9 @@ use thiserror::Error;
 use super::{APP_CA_NAME, APP_LEAF, ROOT_CA_NAME, TEMP_CA_NAME};
 use crate::domain::{Domain, ReservedName, ends_in_a_number};
 
-const MOST_NAMES: usize = 32;
-const LONGEST_NAME: usize = 253;
-const LONGEST_LABEL: usize = 63;
+const MAX_NAMES: usize = 32;
+const MAX_NAME: usize = 253;
+const MAX_LABEL: usize = 63;
 
 /// The names under which this KMS and others of its cluster are known. No certificate of an app may carry one.
 #[derive(Debug, Clone)]
@@ -67,13 +67,13 @@ pub struct Restricted {
 #[derive(Debug, Clone, PartialEq, Eq, Error)]
 pub enum RestrictionError {
     /// Too many subject alternative names.
-    #[error("at most {MOST_NAMES} subject alternative names are allowed, got {0}")]
+    #[error("at most {MAX_NAMES} subject alternative names are allowed, got {0}")]
     TooManyNames(usize),
     /// A subject alternative name that is neither a DNS name nor an IP address.
-    #[error("subject alternative name {} is neither a DNS name of at most {LONGEST_NAME} bytes nor an IP address", .0 + 1)]
+    #[error("subject alternative name {} is neither a DNS name of at most {MAX_NAME} bytes nor an IP address", .0 + 1)]
     BadName(usize),
     /// Subject or organization is too long or has control characters.
-    #[error("{0} must be text of at most {LONGEST_NAME} bytes without control characters")]
+    #[error("{0} must be text of at most {MAX_NAME} bytes without control characters")]
     BadText(&'static str),
     /// A name of this KMS or of its authorities.
     #[error("{0} is a name of this KMS, no app may have it")]
@@ -105,7 +105,7 @@ impl Restricted {
             return Err(RestrictionError::OwnName(common_name));
         }
         own.refuse(&common_name)?;
-        if csr.subject_alt_names.len() > MOST_NAMES {
+        if csr.subject_alt_names.len() > MAX_NAMES {
             return Err(RestrictionError::TooManyNames(csr.subject_alt_names.len()));
         }
         for (position, name) in csr.subject_alt_names.iter().enumerate() {
@@ -182,7 +182,7 @@ fn dates(csr: &Csr, now: SystemTime) -> Result<Validity, RestrictionError> {
 }
 
 fn plain_text(field: &'static str, text: &str) -> Result<String, RestrictionError> {
-    if text.len() > LONGEST_NAME || text.chars().any(char::is_control) {
+    if text.len() > MAX_NAME || text.chars().any(char::is_control) {
         return Err(RestrictionError::BadText(field));
     }
     Ok(text.to_owned())
@@ -193,12 +193,12 @@ fn plain_text(field: &'static str, text: &str) -> Result<String, RestrictionErro
 fn is_dns_name(name: &str) -> bool {
     let rest = name.strip_prefix("*.").unwrap_or(name);
     let is_label = |label: &str| {
-        (1..=LONGEST_LABEL).contains(&label.len())
+        (1..=MAX_LABEL).contains(&label.len())
             && label.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'))
             && !label.starts_with('-')
             && !label.ends_with('-')
     };
-    name.len() <= LONGEST_NAME && rest.split('.').all(is_label) && !ends_in_a_number(rest)
+    name.len() <= MAX_NAME && rest.split('.').all(is_label) && !ends_in_a_number(rest)
 }
 
 /// Whether `name` in a certificate matches a server called `own`: the same address, the same name in any case and with

@@ -1,4 +1,4 @@
-//! `kms auth serve`: the embedded allow-list as an authorization back end for others.
+//! `kms auth serve`: the embedded allowlist as an authorization backend for others.
 
 use std::{
     fs::File,
@@ -24,15 +24,15 @@ use crate::{
     config::{AuthApi, EmptyDevices},
     log::ProcessLog,
     metrics::{Kind, Metrics},
-    operator::OperatorToken,
-    policy::{Policy, signed::DecisionSigner},
-    transport::{
+    net::{
         auth_backend::{self, AuthBackend},
-        front::Front,
         handshake::Handshakes,
         listener::{self, Bounds, Phase, PlainHttp},
         memory::RequestMemory,
+        middleware::Middleware,
     },
+    operator::OperatorToken,
+    policy::{Policy, signed::DecisionSigner},
 };
 
 /// Holds the token that askers must show.
@@ -49,7 +49,7 @@ const BOUNDS: Bounds = Bounds {
     grace: Duration::from_secs(5),
 };
 
-/// What to do as an authorization back end.
+/// What to do as an authorization backend.
 #[derive(Debug, Subcommand)]
 pub(super) enum Auth {
     /// Answer questions of KMS nodes by an auth-config.json, as auth-simple does
@@ -63,7 +63,7 @@ impl Auth {
     }
 }
 
-/// The back end and how it is reached.
+/// The backend and how it is reached.
 #[derive(Debug, Args)]
 #[command(
     about = "Answer questions of KMS nodes by an auth-config.json, as auth-simple does",
@@ -71,7 +71,7 @@ impl Auth {
                   With KMS_WEBHOOK_TOKEN in the environment, askers must show it as a bearer token."
 )]
 pub(super) struct Serve {
-    /// The allow-list; read again when it changes
+    /// The allowlist; read again when it changes
     #[arg(long, value_name = "FILE", default_value = "auth-config.json")]
     file: PathBuf,
     /// An empty device list means any device; without this it means none, unless allowAnyDevice is true
@@ -138,7 +138,7 @@ async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<Exit
     let metrics = Arc::new(Metrics::new([("bootAuth", Kind::Other)]));
     let memory = RequestMemory::new(RequestMemory::default_total());
     let handshakes = Arc::new(Handshakes::new(Arc::clone(&metrics)));
-    let front = Arc::new(Front::new(auth_backend::router(backend), memory, Arc::clone(&metrics)));
+    let front = Arc::new(Middleware::new(auth_backend::router(backend), memory, Arc::clone(&metrics)));
     let phase = Phase { number: 0, tls: None, plain: PlainHttp::Served, front };
     let (phases, phase) = watch::channel(phase);
     let serving = tokio::spawn(listener::serve(listener, phase, BOUNDS, handshakes, metrics));

@@ -50,10 +50,10 @@ enum Command {
     /// Look at an audit log
     #[command(subcommand)]
     Audit(audit::Audit),
-    /// Look at an allow-list
+    /// Look at an allowlist
     #[command(subcommand)]
     Policy(policy::Policy),
-    /// Be the authorization back end of other KMS nodes
+    /// Be the authorization backend of other KMS nodes
     #[command(subcommand)]
     Auth(auth::Auth),
 }

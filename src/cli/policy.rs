@@ -1,4 +1,4 @@
-//! `kms policy check`: an allow-list, looked at before it decides anything.
+//! `kms policy check`: an allowlist, looked at before it decides anything.
 
 use std::{
     fs,
@@ -16,10 +16,10 @@ use crate::{
     policy::review::{Difference, Review, Severity},
 };
 
-/// One byte more than any allow-list may have.
+/// One byte more than any allowlist may have.
 const LONGEST: u64 = (64 << 20) + 1;
 
-/// What to do with an allow-list.
+/// What to do with an allowlist.
 #[derive(Debug, Subcommand)]
 pub(super) enum Policy {
     /// Say what is wrong with an auth-config.json, what it allows, and what it would change

@@ -191,10 +191,10 @@ fn may_lock(limit: Option<u64>, authority: &Authority) -> Result<(), String> {
     }
 }
 
-/// Descriptors for files, back ends and the listeners themselves.
+/// Descriptors for files, backends and the listeners themselves.
 const OTHER_DESCRIPTORS: u64 = 256;
 
-/// As many descriptors as the system lets us have: each connection is one, and so is each question to a back end. If they
+/// As many descriptors as the system lets us have: each connection is one, and so is each question to a backend. If they
 /// are not enough for `core.limits.max_connections`, there will be fewer connections: a listener without descriptors
 /// could not accept anyone, nor could the policy be asked.
 fn fit_descriptors(config: &mut Config) {

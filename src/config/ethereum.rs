@@ -12,7 +12,7 @@ use super::values::{self, Endpoint};
 /// No decision asks more endpoints.
 const MAX_ENDPOINTS: usize = 8;
 /// A decision ends within ten seconds: where one endpoint hangs, there must be time for another.
-const LONGEST_REQUEST: Duration = Duration::from_secs(5);
+const MAX_REQUEST: Duration = Duration::from_secs(5);
 /// More confirmations are older than any node keeps the state of.
 const MAX_CONFIRMATIONS: u64 = 10_000;
 
@@ -109,9 +109,9 @@ pub(super) fn read(section: &mut Section<'_>, need: Need) -> Ethereum {
     if agreement > 1 && share_a_host(&rpc_urls) {
         section.notice("rpc_urls", "some endpoints share a host: what they agree on is one operator's word");
     }
-    let request_timeout = section.required("request_timeout", LONGEST_REQUEST, |value| {
+    let request_timeout = section.required("request_timeout", MAX_REQUEST, |value| {
         Some(finite(&values::string(value)?)?)
-            .filter(|timeout| *timeout <= LONGEST_REQUEST)
+            .filter(|timeout| *timeout <= MAX_REQUEST)
             .ok_or_else(|| "must be at most 5s".to_owned())
     });
     let ca_file = section.path("ca_file");

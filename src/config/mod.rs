@@ -265,7 +265,7 @@ impl ReleaseStage {
     }
 }
 
-/// What an empty `devices` list of the allow-list means when `allowAnyDevice` is false.
+/// What an empty `devices` list of the allowlist means when `allowAnyDevice` is false.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EmptyDevices {
     /// No device, as auth-simple has it since 0.6.0.

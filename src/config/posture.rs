@@ -95,7 +95,7 @@ impl Config {
             (
                 matches!(core.auth_api, AuthApi::Allowlist { empty_devices: EmptyDevices::AnyDevice, .. }),
                 "empty_devices_allow_any",
-                "an empty device list in the allow-list means any device \
+                "an empty device list in the allowlist means any device \
                  (core.auth_api.allowlist.insecure_empty_devices_allow_any)",
             ),
             (

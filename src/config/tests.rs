@@ -541,7 +541,7 @@ fn policies_and_attesters_are_closed_sets() {
     let (config, _) = read("core.auth_api = {type = 'allowlist', allowlist.path = '/a.json'}");
     let file = |config: Config| match config.core.auth_api {
         AuthApi::Allowlist { path, empty_devices } => (path, empty_devices),
-        _ => panic!("an allow-list"),
+        _ => panic!("an allowlist"),
     };
     assert_eq!(file(config), (PathBuf::from("/a.json"), EmptyDevices::NoDevice));
     for (key, expected) in [

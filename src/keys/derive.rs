@@ -28,7 +28,7 @@ pub struct AppKeys {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DeriveError {
     /// More bytes than HKDF-Expand gives.
-    #[error("cannot derive {0} bytes, at most {MOST_BYTES}")]
+    #[error("cannot derive {0} bytes, at most {MAX_BYTES}")]
     TooLong(usize),
     /// No disk key.
     #[error("the app has no disk key")]
@@ -44,7 +44,7 @@ pub enum DeriveError {
     K256Key(#[source] K256Error),
 }
 
-const MOST_BYTES: usize = 255 * 32;
+const MAX_BYTES: usize = 255 * 32;
 
 /// All keys of an app instance. `instance_id` is empty when the app runs without one: then all instances share a disk
 /// key.
@@ -90,7 +90,7 @@ pub fn p256_child(parent: &P256Key, context: &[&[u8]]) -> Result<P256Key, KeyErr
 /// `HKDF-SHA256[salt "RATLS", info c₁ ‖ c₂ ‖ …](ikm, length)`. Nothing separates the context items: every list starts
 /// with an app id of fixed length and ends with its own label.
 pub fn kdf(ikm: &[u8], context: &[&[u8]], length: usize) -> Result<Zeroizing<Vec<u8>>, DeriveError> {
-    if length > MOST_BYTES {
+    if length > MAX_BYTES {
         return Err(DeriveError::TooLong(length));
     }
     let mut okm = Zeroizing::new(vec![0; length]);
@@ -106,5 +106,5 @@ fn kdf_32(ikm: &[u8], context: &[&[u8]]) -> Zeroizing<[u8; 32]> {
 
 fn expand(ikm: &[u8], context: &[&[u8]], okm: &mut [u8]) {
     let hkdf = Hkdf::<Sha256>::new(Some(label::KDF_SALT), ikm);
-    hkdf.expand_multi_info(context, okm).expect("both callers ask for at most MOST_BYTES");
+    hkdf.expand_multi_info(context, okm).expect("both callers ask for at most MAX_BYTES");
 }

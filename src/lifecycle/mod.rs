@@ -9,7 +9,7 @@ use std::time::SystemTime;
 pub use self::{
     onboarding::{HandoverError, Held, Onboarding, Prepared, Sight},
     ready::{EnvPublicKey, Handover, Ready, RpcIdentity},
-    released::{Door, NotReleased, Released},
+    released::{NotReleased, ReleaseGuards, Released},
 };
 use crate::{
     ca::{self, CaError},

@@ -12,7 +12,7 @@ use crate::{
     domain::Domain,
     keys::{K256Error, K256Key, RootKeys, statement},
     proto::BootstrapResponse,
-    store::{KeyDirectory, NewKeys, Outline, State},
+    store::{DirectorySnapshot, KeyDirectory, NewKeys, State},
 };
 
 /// The powers of a KMS without keys.
@@ -46,7 +46,7 @@ pub enum Held {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sight {
     held: Held,
-    outline: Outline,
+    snapshot: DirectorySnapshot,
 }
 
 impl Sight {
@@ -105,8 +105,8 @@ impl Onboarding {
     /// When the directory cannot be read.
     pub fn look(&self, before: Option<Sight>) -> Result<Sight, LifecycleError> {
         // Before it is read, so that a change during that is found at the next look.
-        let outline = self.directory.outline()?;
-        if let Some(before) = before.filter(|before| before.outline == outline) {
+        let snapshot = self.directory.snapshot()?;
+        if let Some(before) = before.filter(|before| before.snapshot == snapshot) {
             return Ok(before);
         }
         let held = match self.directory.state()? {
@@ -114,7 +114,7 @@ impl Onboarding {
             State::Complete(_) => Held::Keys,
             State::Broken { reason, .. } => Held::Part { reason },
         };
-        Ok(Sight { held, outline })
+        Ok(Sight { held, snapshot })
     }
 
     /// Writes a file into the key directory, syncs it and removes it again.

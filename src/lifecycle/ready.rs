@@ -1,4 +1,4 @@
-//! A KMS with keys. Secrets leave only against a recorded permit, public answers only with our own standing.
+//! A KMS with keys. Secrets leave only against a recorded permit, public answers only with our self-authorization.
 
 use std::time::SystemTime;
 
@@ -8,7 +8,7 @@ use zeroize::Zeroizing;
 
 use super::{LifecycleError, Released};
 use crate::{
-    admission::{App, Certificate, Kms, Standing},
+    admission::{App, Certificate, Kms, SelfAuthorization},
     ca::{self, CaError, Freshness, OwnNames, RPC_LEAF, Restricted},
     domain::{Domain, ReservedName},
     keys::{
@@ -130,7 +130,7 @@ impl Ready {
     }
 
     /// Key of the temporary CA, the text of its file. Public by design (docs/compatibility.md).
-    pub fn temp_ca_key_pem(&self, _: &Standing) -> &str {
+    pub fn temp_ca_key_pem(&self, _: &SelfAuthorization) -> &str {
         &self.temp_ca_key_pem
     }
 
@@ -193,7 +193,7 @@ impl Ready {
     ///
     /// # Errors
     /// As [`Ready::app_keys`].
-    pub fn env_public_key(&self, _: &Standing, app_id: &AppId) -> Result<EnvPublicKey, DeriveError> {
+    pub fn env_public_key(&self, _: &SelfAuthorization, app_id: &AppId) -> Result<EnvPublicKey, DeriveError> {
         let public_key = derive::env_public_key(&self.root, app_id)?;
         let signature = statement::sign_env_public_key(&self.root, app_id, &public_key);
         Ok(EnvPublicKey { public_key, signature })
@@ -202,7 +202,7 @@ impl Ready {
     /// The signature over an env public key and a time in Unix seconds.
     pub fn sign_env_public_key_at(
         &self,
-        _: &Standing,
+        _: &SelfAuthorization,
         app_id: &AppId,
         key: &EnvPublicKey,
         timestamp: u64,

@@ -3,7 +3,9 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use crate::{
-    admission::{App, Certificate, Decided, Freeze, Freezes, Kms, NotFrozen, Permit, StageRule, Standing},
+    admission::{
+        App, Certificate, Decided, Freeze, Freezes, Kms, NotFrozen, Permit, SelfAuthorization, StageRule,
+    },
     audit::{Audit, AuditError, Basis, Event, Receipt, Subject},
 };
 
@@ -34,7 +36,7 @@ impl From<AuditError> for NotReleased {
 
 /// Where releases are recorded and what stops them.
 #[derive(Debug, Clone, Copy)]
-pub struct Door<'a> {
+pub struct ReleaseGuards<'a> {
     /// Where they are recorded.
     pub audit: &'a Audit,
     /// What operators have stopped.
@@ -51,16 +53,16 @@ impl<R> Released<R> {
     /// then, and the log says so.
     async fn after(
         event: impl FnOnce(Subject) -> Event,
-        door: Door<'_>,
+        guards: ReleaseGuards<'_>,
         permit: Permit<R>,
-        standing: &Standing,
+        self_authorization: &SelfAuthorization,
         to: IpAddr,
         clock: impl Fn() -> Instant,
     ) -> Result<Self, (NotReleased, Permit<R>)> {
-        let Door { audit, freezes } = door;
+        let ReleaseGuards { audit, freezes } = guards;
         let may_go = |permit: &Permit<R>| {
             let now = clock();
-            if permit.is_outdated(now) || standing.is_outdated(now) {
+            if permit.is_outdated(now) || self_authorization.is_outdated(now) {
                 return Err(NotReleased::Outdated);
             }
             freezes.check(permit.identity()).map_err(NotReleased::Frozen)
@@ -94,57 +96,57 @@ impl<R> Released<R> {
 }
 
 impl Released<App> {
-    /// Records that the keys of an app go out, while this KMS has its own `standing`.
+    /// Records that the keys of an app go out, while this KMS has its own `self_authorization`.
     ///
     /// # Errors
     /// [`NotReleased`], with the permit, which opens nothing.
     pub async fn app(
-        door: Door<'_>,
+        guards: ReleaseGuards<'_>,
         permit: Permit<App>,
-        standing: &Standing,
+        self_authorization: &SelfAuthorization,
         to: IpAddr,
     ) -> Result<Self, (NotReleased, Permit<App>)> {
         let released = Self::after(
             |subject| Event::AppKeyReleased { subject },
-            door,
+            guards,
             permit,
-            standing,
+            self_authorization,
             to,
             Instant::now,
         )
         .await?;
-        door.freezes.note_release(released.permit.identity());
+        guards.freezes.note_release(released.permit.identity());
         Ok(released)
     }
 }
 
 impl Released<Kms> {
-    /// Records that the root keys go to a replica, while this KMS has its own `standing`, and which operator has shown
+    /// Records that the root keys go to a replica, while this KMS has its own `self_authorization`, and which operator has shown
     /// credentials for it.
     ///
     /// # Errors
     /// [`NotReleased`], with the permit, which opens nothing.
     pub async fn kms(
-        door: Door<'_>,
+        guards: ReleaseGuards<'_>,
         permit: Permit<Kms>,
-        standing: &Standing,
+        self_authorization: &SelfAuthorization,
         to: IpAddr,
         operator: Option<String>,
     ) -> Result<Self, (NotReleased, Permit<Kms>)> {
         let event = |subject: Subject| Event::KmsKeyReleased { subject: subject.by(operator) };
-        Self::after(event, door, permit, standing, to, Instant::now).await
+        Self::after(event, guards, permit, self_authorization, to, Instant::now).await
     }
 }
 
 impl Released<Certificate> {
-    /// Records that a certificate is issued, while this KMS has its own `standing`.
+    /// Records that a certificate is issued, while this KMS has its own `self_authorization`.
     ///
     /// # Errors
     /// [`NotReleased`], with the permit, which opens nothing.
     pub async fn certificate(
-        door: Door<'_>,
+        guards: ReleaseGuards<'_>,
         permit: Permit<Certificate>,
-        standing: &Standing,
+        self_authorization: &SelfAuthorization,
         to: IpAddr,
         common_name: &str,
         names: &[String],
@@ -154,8 +156,8 @@ impl Released<Certificate> {
             common_name: common_name.to_owned(),
             names: names.to_vec(),
         };
-        let released = Self::after(event, door, permit, standing, to, Instant::now).await?;
-        door.freezes.note_release(released.permit.identity());
+        let released = Self::after(event, guards, permit, self_authorization, to, Instant::now).await?;
+        guards.freezes.note_release(released.permit.identity());
         Ok(released)
     }
 }
@@ -190,8 +192,8 @@ mod tests {
             Self { directory, audit, freezes }
         }
 
-        fn door(&self) -> Door<'_> {
-            Door { audit: &self.audit, freezes: &self.freezes }
+        fn guards(&self) -> ReleaseGuards<'_> {
+            ReleaseGuards { audit: &self.audit, freezes: &self.freezes }
         }
 
         fn permit(&self) -> Permit<App> {
@@ -224,12 +226,12 @@ mod tests {
         let disk = Disk::new();
         let permit = disk.permit();
         disk.freeze().await;
-        let standing = Standing::for_test(Instant::now());
+        let self_authorization = SelfAuthorization::for_test(Instant::now());
         let outcome = Released::after(
             |subject| Event::AppKeyReleased { subject },
-            disk.door(),
+            disk.guards(),
             permit,
-            &standing,
+            &self_authorization,
             [192, 0, 2, 1].into(),
             Instant::now,
         );
@@ -245,9 +247,9 @@ mod tests {
             block_in_place(|| Handle::current().block_on(disk.freeze()));
             Event::AppKeyReleased { subject }
         };
-        let standing = Standing::for_test(Instant::now());
-        let (door, permit, to) = (disk.door(), disk.permit(), [192, 0, 2, 1].into());
-        let outcome = Released::after(event, door, permit, &standing, to, Instant::now).await;
+        let self_authorization = SelfAuthorization::for_test(Instant::now());
+        let (guards, permit, to) = (disk.guards(), disk.permit(), [192, 0, 2, 1].into());
+        let outcome = Released::after(event, guards, permit, &self_authorization, to, Instant::now).await;
         assert!(matches!(outcome, Err((NotReleased::Frozen(_), _))));
         let (names, last) = disk.log();
         assert_eq!(names, ["frozen", "app_key_released", "withheld"]);
@@ -259,8 +261,8 @@ mod tests {
         let at = |seconds| begin + Duration::from_secs(seconds);
         let recorded = ["app_key_released"].as_slice();
         let withheld = ["app_key_released", "withheld"].as_slice();
-        // When permit and standing were decided; the time at the door, and once the line is on the disk.
-        for (permit, standing, before, after, released, log) in [
+        // When permit and self-authorization were decided; the time at the guards, and once the line is on the disk.
+        for (permit, self_authorization, before, after, released, log) in [
             (0, 0, 0, 0, true, recorded),
             (0, 0, 5, 10, true, recorded),
             (0, 0, 11, 11, false, [].as_slice()),
@@ -278,14 +280,15 @@ mod tests {
                 *clock.lock().unwrap() = at(after);
                 Event::AppKeyReleased { subject }
             };
-            let (permit_then, standing_then) = (at(permit), at(standing));
-            let (door, permit_made) = (disk.door(), disk.permit_of(permit_then));
-            let standing_made = Standing::for_test(standing_then);
+            let (permit_then, self_authorization_then) = (at(permit), at(self_authorization));
+            let (guards, permit_made) = (disk.guards(), disk.permit_of(permit_then));
+            let self_authorization_made = SelfAuthorization::for_test(self_authorization_then);
             let to = [192, 0, 2, 1].into();
-            let outcome =
-                Released::after(event, door, permit_made, &standing_made, to, || *clock.lock().unwrap())
-                    .await;
-            let case = format!("{permit} {standing} {before} {after}");
+            let outcome = Released::after(event, guards, permit_made, &self_authorization_made, to, || {
+                *clock.lock().unwrap()
+            })
+            .await;
+            let case = format!("{permit} {self_authorization} {before} {after}");
             match outcome {
                 Ok(_) => assert!(released, "{case}"),
                 Err((NotReleased::Outdated, _)) => assert!(!released, "{case}"),

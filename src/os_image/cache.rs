@@ -21,17 +21,17 @@ use sha2::{Digest as _, Sha256};
 use super::origin::Origin;
 
 /// Longest key, in hexadecimal digits: SHA-512.
-const LONGEST_KEY: usize = 128;
+const MAX_KEY: usize = 128;
 /// Version of the measurements that the peer's 0.6.0 reads.
 const VERSION: u32 = 3;
 /// Longest measurement file in bytes.
-const LONGEST_MEASUREMENT: u64 = 4096;
+const MAX_MEASUREMENT: u64 = 4096;
 /// Most measurements that are kept, since a VM can vary its configuration. Past that the oldest give way.
-const MOST_MEASUREMENTS: usize = 16 * 1024;
+const MAX_MEASUREMENTS: usize = 16 * 1024;
 /// The part of a full cache that gives way at a time, so that not each measurement looks at all.
 const GIVES_WAY: usize = 16;
 /// Most attempts to delete what others are writing into.
-const MOST_ATTEMPTS: usize = 100;
+const MAX_ATTEMPTS: usize = 100;
 const IMAGES: &str = "images";
 const MEASUREMENTS: &str = "measurements";
 /// What we measured ourselves, with what made it. Files of `measurements/` do not say that, so none of them is read.
@@ -92,7 +92,7 @@ impl ImageCache {
         Self {
             directory,
             clearings: Arc::default(),
-            most_measurements: MOST_MEASUREMENTS,
+            most_measurements: MAX_MEASUREMENTS,
             told_full: Arc::new(Once::new()),
             turn: Arc::default(),
         }
@@ -179,7 +179,7 @@ impl ImageCache {
     pub(super) fn read(&self, key: &str, origin: &Origin) -> Option<Measured> {
         let file = fs::File::open(self.entry(MEASURED, key)).ok()?;
         let mut text = Vec::new();
-        file.take(LONGEST_MEASUREMENT).read_to_end(&mut text).ok()?;
+        file.take(MAX_MEASUREMENT).read_to_end(&mut text).ok()?;
         let kept: Record = kms_attest::json::from_utf8(&text).ok()?;
         (kept.origin == origin.as_str() && kept.key == key).then_some(kept.measured)
     }
@@ -252,9 +252,7 @@ pub(super) fn measurement_key(config: &VmConfig) -> String {
 }
 
 fn is_hash(key: &str) -> bool {
-    key.len() <= LONGEST_KEY
-        && key.len().is_multiple_of(2)
-        && key.bytes().all(|byte| byte.is_ascii_hexdigit())
+    key.len() <= MAX_KEY && key.len().is_multiple_of(2) && key.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
 /// Moves what is at `path` aside, so that it is gone at once, and then deletes it: those who are writing into it may
@@ -266,7 +264,7 @@ fn remove(directory: &Path, path: &Path) -> io::Result<()> {
     };
     let moved = fs::rename(path, trash.join("entry"));
     let mut deleted = fs::remove_dir_all(&trash);
-    for _ in 0..MOST_ATTEMPTS {
+    for _ in 0..MAX_ATTEMPTS {
         if !deleted.as_ref().is_err_and(|error| error.kind() == io::ErrorKind::DirectoryNotEmpty) {
             break;
         }

@@ -51,9 +51,9 @@ use self::{
 };
 
 /// Most images that are downloaded at a time.
-const MOST_DOWNLOADS: usize = 4;
+const MAX_DOWNLOADS: usize = 4;
 /// Most configurations that are waited for.
-const MOST_MEASUREMENTS: usize = 64;
+const MAX_MEASUREMENTS: usize = 64;
 /// Most images that are measured at a time: each needs its kernel and firmware in memory.
 const MEASURED_AT_ONCE: usize = 2;
 
@@ -228,8 +228,8 @@ impl OsImages {
             program,
             lite: settings.lite,
             acpi_digests: settings.acpi_digests,
-            downloads: Flights::new(MOST_DOWNLOADS),
-            measurements: Flights::new(MOST_MEASUREMENTS),
+            downloads: Flights::new(MAX_DOWNLOADS),
+            measurements: Flights::new(MAX_MEASUREMENTS),
             measuring: Semaphore::new(MEASURED_AT_ONCE),
             listener,
             tell_every,

@@ -15,7 +15,7 @@ use super::{
 };
 
 /// Most attempts at something while operators clear the cache.
-const MOST_ATTEMPTS: usize = 16;
+const MAX_ATTEMPTS: usize = 16;
 
 impl Shared {
     /// Measures, and keeps it as that of `origin`, unless what measures was changed meanwhile.
@@ -39,7 +39,7 @@ impl Shared {
                     if is_whole {
                         return Err(error);
                     }
-                    if attempts == MOST_ATTEMPTS {
+                    if attempts == MAX_ATTEMPTS {
                         return Err(OsImageError::Stopped);
                     }
                 }
@@ -122,7 +122,7 @@ impl Shared {
             let clearings = self.clearings().await?;
             let outcome = Arc::clone(self).download(hash, deadline).await;
             attempts += 1;
-            if outcome.is_ok() || attempts == MOST_ATTEMPTS || self.clearings().await? == clearings {
+            if outcome.is_ok() || attempts == MAX_ATTEMPTS || self.clearings().await? == clearings {
                 return outcome;
             }
         }

@@ -14,8 +14,8 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
 use self::lookout::{Lookout, Silent};
+use super::drop_in_background::drop_in_background;
 use super::examine::Examination;
-use super::letting_go::let_go;
 use super::rules::Rules;
 use super::{Decision, Denial, Info, PolicyError, Subject};
 use crate::config::{EmptyDevices, Relaxation};
@@ -23,7 +23,7 @@ use crate::config::{EmptyDevices, Relaxation};
 /// The code of a denial because the file cannot be read or is invalid.
 pub const ALLOWLIST_UNUSABLE: &str = "allowlist_unusable";
 
-/// No allow-list is larger.
+/// No allowlist is larger.
 pub(super) const MAX_FILE: u64 = 64 << 20;
 
 /// A file that changed this recently may change again without a new time stamp.
@@ -200,7 +200,7 @@ impl WatchedFile {
         let read = tokio::task::spawn_blocking(move || {
             let snapshot = Snapshot::read(&file.path, Some(&old));
             file.replace(&old, snapshot);
-            let_go(old);
+            drop_in_background(old);
         });
         if read.await.is_err() {
             let old = self.snapshot.load_full();
@@ -286,7 +286,7 @@ impl Snapshot {
         match (self.rules.decide(subject, empty_devices), &self.error) {
             (Decision::Denied(denial), Some(error)) => Decision::Denied(Denial {
                 code: ALLOWLIST_UNUSABLE,
-                expected: Some(format!("a readable allow-list: it {error}")),
+                expected: Some(format!("a readable allowlist: it {error}")),
                 ..denial
             }),
             (decision, _) => decision,
@@ -305,7 +305,7 @@ impl Snapshot {
 
     fn log(&self) {
         match &self.error {
-            None => tracing::info!(rules = self.rules.summary(), "allow-list read"),
+            None => tracing::info!(rules = self.rules.summary(), "allowlist read"),
             Some(error) => {
                 tracing::error!(
                     error,

@@ -2,11 +2,11 @@
 
 use super::Denial;
 
-/// What auth-eth gives as the reason of a denial while its node does not answer, and dstack-auth while its back end
+/// What auth-eth gives as the reason of a denial while its node does not answer, and dstack-auth while its backend
 /// does not.
 pub(super) const OUTAGE: &str = "authorization backend unavailable";
 
-/// A rule of the allow-list, in the order in which they are applied.
+/// A rule of the allowlist, in the order in which they are applied.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rule {
     TcbStatus,

@@ -30,7 +30,7 @@ pub enum Outcome {
     Skipped(&'static str),
 }
 
-/// The entry of an allow-list that comes nearest to a caller.
+/// The entry of an allowlist that comes nearest to a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nearest {
     /// Where it stands: `apps."00…"`, or `kms`.
@@ -57,11 +57,11 @@ pub struct Difference {
 pub struct Examination {
     /// The decision, by the same way as for a live request.
     pub decision: Result<Decision, PolicyError>,
-    /// Every rule in its order; empty where only the back end knows them.
+    /// Every rule in its order; empty where only the backend knows them.
     pub rules: Vec<RuleOutcome>,
-    /// `None` with other policies than an allow-list, and where nothing is near.
+    /// `None` with other policies than an allowlist, and where nothing is near.
     pub nearest: Option<Nearest>,
-    /// At which stages the policy wants the keys of the app released, where that is known: with an allow-list, of an app
+    /// At which stages the policy wants the keys of the app released, where that is known: with an allowlist, of an app
     /// that is denied too.
     pub release_stage: Option<ReleaseStage>,
 }
@@ -188,7 +188,7 @@ mod tests {
             std::fs::write(&path, file.to_string()).expect("file");
             let empty_devices = if strict { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
             let policy =
-                Policy::from_config(&AuthApi::Allowlist { path, empty_devices }).expect("an allow-list");
+                Policy::from_config(&AuthApi::Allowlist { path, empty_devices }).expect("an allowlist");
             let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("runtime");
             for identity in &identities {
                 for subject in [Subject::App(identity), Subject::Kms(identity)] {

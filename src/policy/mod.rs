@@ -3,10 +3,10 @@
 mod allow_all;
 mod allowlist;
 mod contract;
+mod drop_in_background;
 mod ethereum;
 pub mod examine;
 mod file;
-mod letting_go;
 mod queue;
 pub mod remedy;
 pub mod review;
@@ -26,10 +26,10 @@ use crate::metrics::{ChainState, Metrics};
 pub use allow_all::AllowAll;
 pub use allowlist::{ALLOWLIST_UNUSABLE, Allowlist};
 pub use ethereum::Ethereum;
-pub use shadow::{CandidateError, Change, Effect, LARGEST_CANDIDATE, Report, Shadow};
+pub use shadow::{CandidateError, Change, Effect, MAX_CANDIDATE, Report, Shadow};
 pub use webhook::Webhook;
 
-use queue::Topic;
+use queue::FairnessKey;
 
 /// Whom a decision is about, and as what.
 #[derive(Clone, Copy)]
@@ -152,7 +152,7 @@ impl fmt::Debug for Policy {
 }
 
 impl Policy {
-    /// Builds the policy that the configuration names. A bad allow-list file is no error here: it denies.
+    /// Builds the policy that the configuration names. A bad allowlist file is no error here: it denies.
     pub fn from_config(config: &AuthApi) -> Result<Self, SetupError> {
         Ok(match config {
             AuthApi::Dev { gateway_app_id } => Self::AllowAll(AllowAll::new(gateway_app_id.clone())),
@@ -166,15 +166,19 @@ impl Policy {
 
     /// Decides on the newest rules.
     pub async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
-        self.decide_in_turn(subject, Topic::of(subject)).await
+        self.decide_in_turn(subject, FairnessKey::of(subject)).await
     }
 
     /// Decides about this KMS itself, on the newest rules, whatever else waits for a decision.
     pub async fn decide_own(&self, own: &BootInfo) -> Result<Decision, PolicyError> {
-        self.decide_in_turn(Subject::Kms(own), Topic::Own).await
+        self.decide_in_turn(Subject::Kms(own), FairnessKey::Own).await
     }
 
-    async fn decide_in_turn(&self, subject: Subject<'_>, topic: Topic) -> Result<Decision, PolicyError> {
+    async fn decide_in_turn(
+        &self,
+        subject: Subject<'_>,
+        topic: FairnessKey,
+    ) -> Result<Decision, PolicyError> {
         match self {
             Self::AllowAll(policy) => Ok(policy.decide()),
             Self::Allowlist(policy) => policy.decide(subject).await,

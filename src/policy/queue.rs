@@ -13,18 +13,18 @@ use super::Subject;
 
 /// What a question is about. Whoever makes the questions about one thing hang does not take the turns of all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum Topic {
+pub(super) enum FairnessKey {
     /// One app, by the hash of its id.
     App([u8; 32]),
     /// Any KMS that asks for keys: what would tell them apart is theirs to choose.
     Kms,
-    /// This KMS, without whose own standing nobody has keys: no stranger's questions are in its way.
+    /// This KMS, without whose self-authorization nobody has keys: no stranger's questions are in its way.
     Own,
-    /// The back end itself.
+    /// The backend itself.
     Backend,
 }
 
-impl Topic {
+impl FairnessKey {
     pub(super) fn of(subject: Subject<'_>) -> Self {
         match subject {
             Subject::App(boot_info) => Self::App(Sha256::digest(&boot_info.app_id).into()),
@@ -35,7 +35,7 @@ impl Topic {
 
 /// How much room there is.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct Room {
+pub(super) struct ConcurrencyLimits {
     /// Questions at once.
     pub(super) turns: usize,
     /// Questions that wait, beyond those.
@@ -45,17 +45,17 @@ pub(super) struct Room {
     /// Of `waiting`, what one topic can have.
     pub(super) waiting_each: usize,
     /// How long each waits at most.
-    pub(super) patience: Duration,
+    pub(super) queue_timeout: Duration,
 }
 
 /// Turns, and places to wait for one.
 #[derive(Debug)]
 pub(super) struct Queue {
-    room: Room,
+    room: ConcurrencyLimits,
     places: Semaphore,
     turns: Semaphore,
     /// Topics with a question here, so never more than there are places.
-    shares: Mutex<HashMap<Topic, Share>>,
+    shares: Mutex<HashMap<FairnessKey, Share>>,
 }
 
 /// What one topic has of a queue.
@@ -66,17 +66,17 @@ struct Share {
 }
 
 /// A question's turn; dropping it gives it to the next.
-pub(super) struct Turn<'a> {
+pub(super) struct SlotPermit<'a> {
     _turn: SemaphorePermit<'a>,
     _own: OwnedSemaphorePermit,
-    _seat: Seat<'a>,
+    _seat: Slot<'a>,
     _place: SemaphorePermit<'a>,
 }
 
 /// A question's place in the share of its topic.
-struct Seat<'a> {
+struct Slot<'a> {
     queue: &'a Queue,
-    topic: Topic,
+    topic: FairnessKey,
     turns: Arc<Semaphore>,
 }
 
@@ -86,7 +86,7 @@ pub(super) struct Shed;
 
 impl Queue {
     /// A queue in which nobody waits.
-    pub(super) fn new(room: Room) -> Self {
+    pub(super) fn new(room: ConcurrencyLimits) -> Self {
         Self {
             room,
             places: Semaphore::new(room.turns + room.waiting),
@@ -96,7 +96,7 @@ impl Queue {
     }
 
     /// A turn, as soon as there is one.
-    pub(super) async fn turn(&self, topic: Topic) -> Result<Turn<'_>, Shed> {
+    pub(super) async fn turn(&self, topic: FairnessKey) -> Result<SlotPermit<'_>, Shed> {
         let place = self.places.try_acquire().map_err(|_| Shed)?;
         let seat = self.seat(topic)?;
         // First of the topic's own: what waits for that takes nobody's turn.
@@ -104,14 +104,14 @@ impl Queue {
             let own = Arc::clone(&seat.turns).acquire_owned().await?;
             Ok::<_, AcquireError>((own, self.turns.acquire().await?))
         };
-        let turns = tokio::time::timeout(self.room.patience, turns).await;
+        let turns = tokio::time::timeout(self.room.queue_timeout, turns).await;
         // No semaphore here is ever closed.
         let (own, turn) = turns.map_err(|_| Shed)?.map_err(|_| Shed)?;
-        Ok(Turn { _turn: turn, _own: own, _seat: seat, _place: place })
+        Ok(SlotPermit { _turn: turn, _own: own, _seat: seat, _place: place })
     }
 
-    fn seat(&self, topic: Topic) -> Result<Seat<'_>, Shed> {
-        let Room { turns_each, waiting_each, .. } = self.room;
+    fn seat(&self, topic: FairnessKey) -> Result<Slot<'_>, Shed> {
+        let ConcurrencyLimits { turns_each, waiting_each, .. } = self.room;
         let mut shares = self.shares();
         let new = || Share { questions: 0, turns: Arc::new(Semaphore::new(turns_each)) };
         let share = shares.entry(topic).or_insert_with(new);
@@ -119,15 +119,15 @@ impl Queue {
             return Err(Shed);
         }
         share.questions += 1;
-        Ok(Seat { queue: self, topic, turns: Arc::clone(&share.turns) })
+        Ok(Slot { queue: self, topic, turns: Arc::clone(&share.turns) })
     }
 
-    fn shares(&self) -> MutexGuard<'_, HashMap<Topic, Share>> {
+    fn shares(&self) -> MutexGuard<'_, HashMap<FairnessKey, Share>> {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Drop for Seat<'_> {
+impl Drop for Slot<'_> {
     fn drop(&mut self) {
         let mut shares = self.queue.shares();
         if let Entry::Occupied(mut share) = shares.entry(self.topic) {
@@ -145,12 +145,18 @@ mod tests {
 
     use super::*;
 
-    const PATIENCE: Duration = Duration::from_millis(200);
+    const QUEUE_TIMEOUT: Duration = Duration::from_millis(200);
 
-    const ROOM: Room = Room { turns: 2, waiting: 1, turns_each: 2, waiting_each: 1, patience: PATIENCE };
+    const ROOM: ConcurrencyLimits = ConcurrencyLimits {
+        turns: 2,
+        waiting: 1,
+        turns_each: 2,
+        waiting_each: 1,
+        queue_timeout: QUEUE_TIMEOUT,
+    };
 
-    const FIRST: Topic = Topic::App([1; 32]);
-    const SECOND: Topic = Topic::App([2; 32]);
+    const FIRST: FairnessKey = FairnessKey::App([1; 32]);
+    const SECOND: FairnessKey = FairnessKey::App([2; 32]);
 
     #[tokio::test]
     async fn one_too_many_is_shed_at_once_and_who_waits_too_long_later() {
@@ -159,18 +165,20 @@ mod tests {
         let second = queue.turn(FIRST).await;
         assert!(first.is_ok() && second.is_ok());
         let started = Instant::now();
-        let (third, fourth) =
-            tokio::join!(queue.turn(SECOND), async { (queue.turn(Topic::Kms).await.err(), Instant::now()) });
+        let (third, fourth) = tokio::join!(queue.turn(SECOND), async {
+            (queue.turn(FairnessKey::Kms).await.err(), Instant::now())
+        });
         assert_eq!(third.err(), Some(Shed));
         assert_eq!(fourth.0, Some(Shed));
-        assert!(started.elapsed() >= PATIENCE && fourth.1.duration_since(started) < PATIENCE);
+        assert!(started.elapsed() >= QUEUE_TIMEOUT && fourth.1.duration_since(started) < QUEUE_TIMEOUT);
         drop(first);
         assert!(queue.turn(SECOND).await.is_ok());
     }
 
     #[tokio::test]
     async fn a_turn_passes_on() {
-        let queue = Queue::new(Room { turns: 1, patience: Duration::from_secs(60), ..ROOM });
+        let queue =
+            Queue::new(ConcurrencyLimits { turns: 1, queue_timeout: Duration::from_secs(60), ..ROOM });
         let first = queue.turn(FIRST).await.ok();
         let (second, ()) = tokio::join!(queue.turn(SECOND), async {
             tokio::task::yield_now().await;
@@ -181,14 +189,17 @@ mod tests {
 
     #[tokio::test]
     async fn one_topic_has_its_share_and_no_more() {
-        let queue = Queue::new(Room { turns: 4, waiting: 100, ..ROOM });
+        let queue = Queue::new(ConcurrencyLimits { turns: 4, waiting: 100, ..ROOM });
         let (first, second) = (queue.turn(FIRST).await, queue.turn(FIRST).await);
         assert!(first.is_ok() && second.is_ok());
         let (third, fourth, others) = tokio::join!(queue.turn(FIRST), queue.turn(FIRST), async {
-            (queue.turn(SECOND).await.is_ok(), queue.turn(Topic::Kms).await.is_ok(), Instant::now())
+            (queue.turn(SECOND).await.is_ok(), queue.turn(FairnessKey::Kms).await.is_ok(), Instant::now())
         });
         assert_eq!((third.err(), fourth.err()), (Some(Shed), Some(Shed)), "two turns, and one place to wait");
-        assert!(others.0 && others.1 && others.2.elapsed() >= PATIENCE / 2, "the others had theirs at once");
+        assert!(
+            others.0 && others.1 && others.2.elapsed() >= QUEUE_TIMEOUT / 2,
+            "the others had theirs at once"
+        );
         drop(first);
         assert!(queue.turn(FIRST).await.is_ok());
     }
@@ -197,13 +208,13 @@ mod tests {
     async fn nothing_is_kept_about_a_topic_without_questions() {
         let queue = Queue::new(ROOM);
         for number in 0..100 {
-            let turn = queue.turn(Topic::App([number; 32])).await;
+            let turn = queue.turn(FairnessKey::App([number; 32])).await;
             assert!(turn.is_ok());
             assert_eq!(queue.shares().len(), 1);
         }
         let turns = (queue.turn(FIRST).await.ok(), queue.turn(FIRST).await.ok());
         // Gives up, or is shed: nothing of it stays either.
-        let given_up = tokio::time::timeout(PATIENCE / 4, queue.turn(SECOND)).await;
+        let given_up = tokio::time::timeout(QUEUE_TIMEOUT / 4, queue.turn(SECOND)).await;
         assert!(given_up.is_err());
         assert_eq!(queue.turn(SECOND).await.err(), Some(Shed));
         assert_eq!(queue.shares().len(), 1);
@@ -216,9 +227,9 @@ mod tests {
         let one = crate::policy::testing::boot_info();
         let mut other = one.clone();
         other.instance_id = vec![9; 20];
-        assert_eq!(Topic::of(Subject::App(&one)), Topic::of(Subject::App(&other)));
+        assert_eq!(FairnessKey::of(Subject::App(&one)), FairnessKey::of(Subject::App(&other)));
         other.app_id = vec![9; 20];
-        assert_ne!(Topic::of(Subject::App(&one)), Topic::of(Subject::App(&other)));
-        assert_eq!(Topic::of(Subject::Kms(&one)), Topic::of(Subject::Kms(&other)));
+        assert_ne!(FairnessKey::of(Subject::App(&one)), FairnessKey::of(Subject::App(&other)));
+        assert_eq!(FairnessKey::of(Subject::Kms(&one)), FairnessKey::of(Subject::Kms(&other)));
     }
 }

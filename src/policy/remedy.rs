@@ -40,7 +40,7 @@ impl Policy {
         match self {
             Self::Ethereum(_) => self.on_chain(code, subject),
             Self::Webhook(_) => addition(code, subject).map(|(sentence, fragment)| {
-                let sentence = format!("at the authorization back end, {sentence}");
+                let sentence = format!("at the authorization backend, {sentence}");
                 Remedy { code, sentence, fragment: Some(fragment), call: None }
             }),
             Self::AllowAll(_) | Self::Allowlist(_) => addition(code, subject)
@@ -198,7 +198,7 @@ mod tests {
 
     fn policy(file: &std::path::Path) -> Policy {
         let config = AuthApi::Allowlist { path: file.to_owned(), empty_devices: EmptyDevices::NoDevice };
-        Policy::from_config(&config).expect("an allow-list")
+        Policy::from_config(&config).expect("an allowlist")
     }
 
     /// Follows remedies until the caller is allowed: each must get one rule further.

@@ -1,4 +1,4 @@
-//! A candidate allow-list, looked at before it decides anything.
+//! A candidate allowlist, looked at before it decides anything.
 
 mod walk;
 

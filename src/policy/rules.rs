@@ -37,7 +37,7 @@ struct App {
     release_stage: Option<ReleaseStage>,
 }
 
-/// Why a file is no allow-list. The parser's message names keys and types, not contents.
+/// Why a file is no allowlist. The parser's message names keys and types, not contents.
 #[derive(Debug, thiserror::Error)]
 #[error("is no valid auth-config.json: {0}")]
 pub(super) struct RulesError(String);
@@ -169,7 +169,7 @@ impl Rules {
         Some(Relaxation {
             code: "empty_device_list",
             sentence: format!(
-                "an empty device list in the allow-list means any device \
+                "an empty device list in the allowlist means any device \
                  (core.auth_api.allowlist.insecure_empty_devices_allow_any): {}",
                 names.join(", ")
             )

@@ -1,4 +1,4 @@
-//! A candidate allow-list beside the policy in force: it judges the same live requests, and decides nothing.
+//! A candidate allowlist beside the policy in force: it judges the same live requests, and decides nothing.
 
 use std::{
     collections::HashMap,
@@ -12,25 +12,25 @@ use std::{
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
 
-use super::{Decision, Denial, Subject, letting_go::let_go, rules::Rules};
+use super::{Decision, Denial, Subject, drop_in_background::drop_in_background, rules::Rules};
 use crate::{
     clock::unix_now,
     config::{EmptyDevices, ReleaseStage},
 };
 
 /// Most distinct changes that are listed.
-const MOST_CHANGES: usize = 256;
+const MAX_CHANGES: usize = 256;
 /// The largest candidate in bytes, some ten thousand apps; and the largest request that brings one, unless the
 /// configuration has another limit.
-pub const LARGEST_CANDIDATE: usize = 8 << 20;
+pub const MAX_CANDIDATE: usize = 8 << 20;
 
 /// Why a text is no candidate.
 #[derive(Debug, thiserror::Error)]
 pub enum CandidateError {
-    /// More than [`LARGEST_CANDIDATE`].
-    #[error("the candidate must be at most {LARGEST_CANDIDATE} bytes, got {0}")]
+    /// More than [`MAX_CANDIDATE`].
+    #[error("the candidate must be at most {MAX_CANDIDATE} bytes, got {0}")]
     TooLarge(usize),
-    /// No allow-list.
+    /// No allowlist.
     #[error("the candidate {0}")]
     Rules(String),
 }
@@ -98,7 +98,7 @@ pub struct Report {
     pub omitted: u64,
 }
 
-/// An allow-list with its tally.
+/// An allowlist with its tally.
 struct Candidate {
     name: String,
     rules: Rules,
@@ -149,7 +149,7 @@ impl Shadow {
         json: &[u8],
         empty_devices: EmptyDevices,
     ) -> Result<(String, Option<Report>), CandidateError> {
-        if json.len() > LARGEST_CANDIDATE {
+        if json.len() > MAX_CANDIDATE {
             return Err(CandidateError::TooLarge(json.len()));
         }
         let rules = Rules::parse(json).map_err(|error| CandidateError::Rules(error.to_string()))?;
@@ -214,7 +214,7 @@ impl Candidate {
     /// The last report.
     fn end(self: Arc<Self>) -> Report {
         let report = self.report();
-        let_go(self);
+        drop_in_background(self);
         report
     }
 
@@ -256,16 +256,16 @@ impl Candidate {
             Subject::Kms(_) => "kms",
         };
         let fields = [app_id, compose_hash, device_id, os_image_hash, mr_aggregated].map(Vec::clone);
-        let likeness = Likeness { effect, subject, code: denial.code, fields };
+        let dedup_key = Likeness { effect, subject, code: denial.code, fields };
         let now = unix_now();
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(known) = changes.seen.get_mut(&likeness) {
+        if let Some(known) = changes.seen.get_mut(&dedup_key) {
             known.count += 1;
             known.last = now;
-        } else if changes.seen.len() < MOST_CHANGES {
+        } else if changes.seen.len() < MAX_CHANGES {
             let (denial, identity) = (denial.clone(), identity.clone());
             let change = Change { effect, subject, denial, identity, count: 1, first: now, last: now };
-            changes.seen.insert(likeness, change);
+            changes.seen.insert(dedup_key, change);
         } else {
             changes.omitted += 1;
         }
@@ -389,14 +389,14 @@ mod tests {
     fn the_list_of_changes_is_bounded_and_says_so() {
         let shadow = Shadow::default();
         shadow.start(String::new(), b"{}", EmptyDevices::AnyDevice).unwrap();
-        for number in 0..MOST_CHANGES as u32 + 7 {
+        for number in 0..MAX_CHANGES as u32 + 7 {
             let app_id = [&[0; 16][..], &number.to_be_bytes()].concat();
             let identity = BootInfo { app_id, ..boot_info() };
             shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false);
         }
         let report = shadow.report().expect("running");
-        assert_eq!((report.changes.len(), report.omitted), (MOST_CHANGES, 7));
-        assert_eq!(report.newly_denied, MOST_CHANGES as u64 + 7);
+        assert_eq!((report.changes.len(), report.omitted), (MAX_CHANGES, 7));
+        assert_eq!(report.newly_denied, MAX_CHANGES as u64 + 7);
     }
 
     #[test]
@@ -417,8 +417,8 @@ mod tests {
         let shadow = Shadow::default();
         let padded = |length: usize| format!("{{}}{}", " ".repeat(length - 2));
         let start = |text: String| shadow.start(String::new(), text.as_bytes(), EmptyDevices::AnyDevice);
-        assert!(start(padded(LARGEST_CANDIDATE)).is_ok());
-        let error = start(padded(LARGEST_CANDIDATE + 1)).expect_err("too large").to_string();
+        assert!(start(padded(MAX_CANDIDATE)).is_ok());
+        let error = start(padded(MAX_CANDIDATE + 1)).expect_err("too large").to_string();
         assert_eq!(error, "the candidate must be at most 8388608 bytes, got 8388609");
     }
 

@@ -1,8 +1,8 @@
 //! The policy of an HTTP service, in the peer's protocol.
 
+mod backend;
 mod breaker;
 mod client;
-mod line;
 mod wire;
 
 use std::sync::Arc;
@@ -12,9 +12,9 @@ use arc_swap::ArcSwapOption;
 use reqwest::RequestBuilder;
 use tokio::sync::Mutex;
 
-use self::line::Line;
+use self::backend::Backend;
 use self::wire::{BootRequest, BootResponse, InfoResponse};
-use super::queue::Topic;
+use super::queue::FairnessKey;
 use super::signed::{self, Kind, NONCE_HEADER, Nonce, Question};
 use super::{Decision, Info, PolicyError, SetupError, Subject};
 use crate::config::{self, DecisionKey};
@@ -33,7 +33,7 @@ struct Bounds {
     concurrent_each: usize,
     waiting_each: usize,
     /// For a turn; what is left of `total` then is enough for an answer.
-    patience: Duration,
+    queue_timeout: Duration,
     /// An asker that leaves after this long has seen a service that does not answer.
     slow: Duration,
 }
@@ -44,7 +44,7 @@ impl Bounds {
         Self {
             connect: self.connect.min(total),
             total,
-            patience: total / 2,
+            queue_timeout: total / 2,
             slow: self.slow.min(total / 2),
             ..self
         }
@@ -59,7 +59,7 @@ const BOUNDS: Bounds = Bounds {
     waiting: 4096,
     concurrent_each: 32,
     waiting_each: 1024,
-    patience: Duration::from_secs(5),
+    queue_timeout: Duration::from_secs(5),
     slow: Duration::from_secs(3),
 };
 
@@ -71,7 +71,7 @@ const FRESH: Duration = Duration::from_secs(1);
 
 /// Asks `<base>/bootAuth/app` and `<base>/bootAuth/kms`, each time anew.
 pub struct Webhook {
-    line: Arc<Line>,
+    line: Arc<Backend>,
     decision_key: Option<DecisionKey>,
     /// One asks for the info, the others wait and find the answer.
     asking: Mutex<()>,
@@ -94,7 +94,7 @@ impl Webhook {
 
     fn with_bounds(webhook: &config::Webhook, bounds: Bounds) -> Result<Self, SetupError> {
         Ok(Self {
-            line: Arc::new(Line::new(webhook, bounds)?),
+            line: Arc::new(Backend::new(webhook, bounds)?),
             decision_key: webhook.decision_key,
             asking: Mutex::new(()),
             info: ArcSwapOption::empty(),
@@ -106,7 +106,11 @@ impl Webhook {
         self.line.show_in(metrics);
     }
 
-    pub(super) async fn decide(&self, subject: Subject<'_>, topic: Topic) -> Result<Decision, PolicyError> {
+    pub(super) async fn decide(
+        &self,
+        subject: Subject<'_>,
+        topic: FairnessKey,
+    ) -> Result<Decision, PolicyError> {
         let kind = match subject {
             Subject::App(_) => Kind::App,
             Subject::Kms(_) => Kind::Kms,
@@ -120,7 +124,7 @@ impl Webhook {
         if answer.is_an_outage() {
             return Err(self
                 .line
-                .unusable("the webhook answered that its own back end is unavailable".to_owned()));
+                .unusable("the webhook answered that its own backend is unavailable".to_owned()));
         }
         Ok(answer.into())
     }
@@ -128,7 +132,7 @@ impl Webhook {
     async fn signed_answer(
         &self,
         key: &DecisionKey,
-        topic: Topic,
+        topic: FairnessKey,
         kind: Kind,
         body: &[u8],
     ) -> Result<BootResponse, PolicyError> {
@@ -162,7 +166,7 @@ impl Webhook {
         if let Some(info) = self.fresh_info() {
             return Ok(info);
         }
-        let answer: InfoResponse = self.line.ask(Topic::Backend, self.line.get()).await?;
+        let answer: InfoResponse = self.line.ask(FairnessKey::Backend, self.line.get()).await?;
         let info = Arc::new(Info::from(answer));
         self.info.store(Some(Arc::new(Answered { info: info.clone(), at: Instant::now() })));
         Ok(info)

@@ -11,7 +11,7 @@ use std::time::{Duration, Instant};
 use super::StoreError;
 
 /// A commit takes milliseconds; who waits longer waits for a process that hangs.
-const LONGEST_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
+const MAX_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 const PAUSE: Duration = Duration::from_millis(20);
 
 /// What changes a file system. Nothing else in `store` does.
@@ -132,7 +132,7 @@ fn locked(path: &Path) -> Result<fs::File, StoreError> {
     loop {
         match directory.try_lock() {
             Ok(()) => return Ok(directory),
-            Err(fs::TryLockError::WouldBlock) if started.elapsed() < LONGEST_WAIT => thread::sleep(PAUSE),
+            Err(fs::TryLockError::WouldBlock) if started.elapsed() < MAX_WAIT => thread::sleep(PAUSE),
             Err(fs::TryLockError::WouldBlock) => return Err(StoreError::InUse),
             Err(fs::TryLockError::Error(error)) => return Err(failed("lock", path)(error)),
         }

@@ -6,7 +6,7 @@ mod crash_tests;
 mod disk;
 mod file;
 mod fingerprints;
-mod outline;
+mod snapshot;
 mod state;
 #[cfg(test)]
 mod tests;
@@ -21,7 +21,7 @@ pub use self::commit::NewKeys;
 use self::disk::{Disk, Lock, OsDisk};
 pub use self::disk::{Occupancy, is_occupied};
 pub use self::file::{Derived, Permissions};
-pub use self::outline::Outline;
+pub use self::snapshot::DirectorySnapshot;
 pub use self::state::{State, Stored};
 
 /// A directory that holds, or will hold, the keys of this node.

@@ -316,9 +316,9 @@ fn the_outline_is_another_one_after_each_change_and_the_same_without() {
     let (directory, _) = filled();
     let at = |name: &str| directory.path().join(name);
     let kept = open(directory.path());
-    let mut before = kept.outline().unwrap();
+    let mut before = kept.snapshot().unwrap();
     let mut changes = |what: &str, does: bool| {
-        let now = kept.outline().unwrap();
+        let now = kept.snapshot().unwrap();
         assert_eq!(now != before, does, "{what}");
         before = now;
     };

@@ -1,14 +1,14 @@
-//! A dry run releases nothing: what an explanation says opens no door.
+//! A dry run releases nothing: what an explanation says opens no guards.
 
 use cvm_kms::{
-    admission::{App, Standing},
-    lifecycle::{Door, Ready, Released},
+    admission::{App, SelfAuthorization},
+    lifecycle::{ReleaseGuards, Ready, Released},
     proto::ExplainResponse,
 };
 
-async fn steal(ready: &Ready, door: Door<'_>, explanation: ExplainResponse, standing: &Standing) {
+async fn steal(ready: &Ready, guards: ReleaseGuards<'_>, explanation: ExplainResponse, self_authorization: &SelfAuthorization) {
     let _ = ready.app_keys(&explanation);
-    let _ = Released::<App>::app(door, explanation, standing, [127, 0, 0, 1].into()).await;
+    let _ = Released::<App>::app(guards, explanation, self_authorization, [127, 0, 0, 1].into()).await;
 }
 
 fn main() {}

@@ -3,8 +3,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use crate::access_cases::{
-    cast::{Ask, Cast, Certificate, Credential},
     codec::{Codec, Message, Told},
+    fixtures::{Ask, Certificate, Credential, Fixtures},
 };
 use crate::support::{
     ADMIN_TOKEN, Answer, Caller, Line, World,
@@ -13,15 +13,15 @@ use crate::support::{
 use base64::Engine as _;
 use bytes::Bytes;
 use cvm_kms::{
-    error::Code,
-    keys::derive,
-    proto::{ClearImageCacheRequest, DESCRIPTORS},
-    service::{
+    api::{
         Access, METHODS,
         Method::{self, *},
         Service,
         routes::{ROUTES, Route, Verbs},
     },
+    error::Code,
+    keys::derive,
+    proto::{ClearImageCacheRequest, DESCRIPTORS},
 };
 use http::Request;
 use kms_attest::identity::AppId;
@@ -251,12 +251,12 @@ async fn connected(caller: &Caller) -> Line {
 
 #[tokio::test]
 async fn a_kms_with_keys_answers_each_caller_as_the_table_says() {
-    let cast = Cast::gather().await;
+    let fixtures = Fixtures::gather().await;
     for (column, certificate) in Certificate::ALL.into_iter().enumerate() {
-        let mut to = connected(&cast.world.caller().shows(cast.identity(certificate))).await;
+        let mut to = connected(&fixtures.world.caller().shows(fixtures.identity(certificate))).await;
         for row in &SERVING {
             for codec in Codec::ALL {
-                let message = cast.message(row.method, row.ask);
+                let message = fixtures.message(row.method, row.ask);
                 check(&mut to, codec, row.method, &message, Credential::None, row.expected[column]).await;
             }
         }
@@ -270,7 +270,7 @@ fn works_once(method: Method, expected: Outcome) -> bool {
 
 #[tokio::test]
 async fn a_kms_without_keys_answers_each_caller_as_the_table_says() {
-    let cast = Cast::gather().await;
+    let fixtures = Fixtures::gather().await;
     let (empty, committed) = (World::onboarding().await, World::onboarding().await);
     committed.bootstrap().await;
     let visitors = [None].into_iter().chain(Certificate::ALL.map(Some));
@@ -283,9 +283,11 @@ async fn a_kms_without_keys_answers_each_caller_as_the_table_says() {
                 let world = own.as_ref().unwrap_or(if row.ask == Ask::Again { &committed } else { &empty });
                 let mut to = match visitor {
                     None => connected(&world.caller().plain().http2()).await,
-                    Some(certificate) => connected(&world.caller().shows(cast.identity(certificate))).await,
+                    Some(certificate) => {
+                        connected(&world.caller().shows(fixtures.identity(certificate))).await
+                    }
                 };
-                let message = cast.message(row.method, row.ask);
+                let message = fixtures.message(row.method, row.ask);
                 check(&mut to, codec, row.method, &message, Credential::None, expected).await;
             }
         }
@@ -298,7 +300,7 @@ async fn guarded_world() -> World {
 
 #[tokio::test]
 async fn a_kms_that_asks_for_its_onboarding_token_answers_as_the_table_says() {
-    let cast = Cast::gather().await;
+    let fixtures = Fixtures::gather().await;
     let empty = guarded_world().await;
     for (column, credential) in Credential::ALL.into_iter().enumerate() {
         for row in &GUARDED_ONBOARDING {
@@ -309,7 +311,7 @@ async fn a_kms_that_asks_for_its_onboarding_token_answers_as_the_table_says() {
                         if works_once(row.method, expected) { Some(guarded_world().await) } else { None };
                     let caller = own.as_ref().unwrap_or(&empty).caller();
                     let mut to = connected(&if is_plain { caller.plain().http2() } else { caller }).await;
-                    let message = cast.message(row.method, row.ask);
+                    let message = fixtures.message(row.method, row.ask);
                     check(&mut to, codec, row.method, &message, credential, expected).await;
                 }
             }
@@ -337,13 +339,13 @@ async fn a_name_that_is_decoded_twice_does_not_get_around_the_onboarding_token()
 
 #[tokio::test]
 async fn the_admin_listener_answers_each_caller_as_the_table_says() {
-    let cast = Cast::gather().await;
-    let caller = Caller::new(cast.world.admin_address().await).plain().http2();
+    let fixtures = Fixtures::gather().await;
+    let caller = Caller::new(fixtures.world.admin_address().await).plain().http2();
     let mut to = connected(&caller).await;
     for (column, credential) in Credential::ALL.into_iter().enumerate() {
         for row in &ADMIN {
             for codec in Codec::ALL {
-                let message = cast.message(row.method, row.ask);
+                let message = fixtures.message(row.method, row.ask);
                 check(&mut to, codec, row.method, &message, credential, row.expected[column]).await;
             }
             // Right credentials between the wrong ones: this is about access, not about lockouts.
@@ -355,16 +357,16 @@ async fn the_admin_listener_answers_each_caller_as_the_table_says() {
 
 #[tokio::test]
 async fn the_admin_listener_over_tls_answers_each_caller_as_the_table_says() {
-    let mut cast = Cast::gather().await;
-    let (key, certs) = (cast.world.key_file("rpc.key"), cast.world.key_file("rpc.crt"));
-    cast.world.configure(&format!("core.admin.tls = {{ key = {key:?}, certs = {certs:?} }}"));
-    cast.world.start().await.expect("it starts again");
-    let admin = Caller::new(cast.world.admin_address().await);
+    let mut fixtures = Fixtures::gather().await;
+    let (key, certs) = (fixtures.world.key_file("rpc.key"), fixtures.world.key_file("rpc.crt"));
+    fixtures.world.configure(&format!("core.admin.tls = {{ key = {key:?}, certs = {certs:?} }}"));
+    fixtures.world.start().await.expect("it starts again");
+    let admin = Caller::new(fixtures.world.admin_address().await);
     for (column, certificate) in Certificate::ALL.into_iter().enumerate() {
-        let mut to = connected(&admin.shows(cast.identity(certificate))).await;
+        let mut to = connected(&admin.shows(fixtures.identity(certificate))).await;
         for row in &ADMIN_OVER_TLS {
             for codec in Codec::ALL {
-                let message = cast.message(row.method, row.ask);
+                let message = fixtures.message(row.method, row.ask);
                 check(&mut to, codec, row.method, &message, Credential::None, Challenged).await;
                 let expected = row.expected[column];
                 check(&mut to, codec, row.method, &message, Credential::Right, expected).await;
@@ -615,7 +617,7 @@ async fn each_call_is_counted_once_under_its_methods_name() {
     call_all(Service::Admin, &Caller::new(world.admin_address().await).plain().http2()).await;
     let after = counted(&world).await;
 
-    let calls = |row: &cvm_kms::service::Row| match row.method {
+    let calls = |row: &cvm_kms::api::Row| match row.method {
         // Once more each to get here.
         Bootstrap | Finish => 4,
         // Two services may have one of the same name.
@@ -638,9 +640,9 @@ async fn each_call_is_counted_once_under_its_methods_name() {
 }
 
 /// Every secret that this KMS could give to the allowed app or to a replica, in every form that an answer could have.
-fn secrets(cast: &Cast) -> Vec<Vec<u8>> {
-    let root = cast.world.root_keys();
-    let app = cast.app();
+fn secrets(fixtures: &Fixtures) -> Vec<Vec<u8>> {
+    let root = fixtures.world.root_keys();
+    let app = fixtures.app();
     let keys = derive::app_keys(&root, &AppId(*app.app_id()), app.instance_id()).expect("keys");
     let raw = [
         root.ca().scalar(),
@@ -663,8 +665,8 @@ fn holds(answer: &Answer, secrets: &[Vec<u8>]) -> bool {
 
 #[tokio::test]
 async fn no_answer_without_attestation_holds_a_key() {
-    let cast = Cast::gather().await;
-    let secrets = secrets(&cast);
+    let fixtures = Fixtures::gather().await;
+    let secrets = secrets(&fixtures);
     for row in &SERVING {
         let gives_keys = match row.method.row().access {
             Access::AttestedCertificate => true,
@@ -672,8 +674,8 @@ async fn no_answer_without_attestation_holds_a_key() {
             _ => continue,
         };
         for (column, certificate) in Certificate::ALL.into_iter().enumerate() {
-            let mut to = connected(&cast.world.caller().shows(cast.identity(certificate))).await;
-            let message = cast.message(row.method, row.ask);
+            let mut to = connected(&fixtures.world.caller().shows(fixtures.identity(certificate))).await;
+            let message = fixtures.message(row.method, row.ask);
             let gives_keys = gives_keys && row.expected[column] == Answered;
             for codec in Codec::ALL {
                 let answer =

@@ -368,7 +368,7 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
     until_denied("Compose hash not allowed").await;
     node.suffer(Fault::Down).await;
     let message = eventually("no answer without the node", async || refused(503).await).await;
-    assert!(message.ends_with("the authorization back end does not answer"), "{message}");
+    assert!(message.ends_with("the authorization backend does not answer"), "{message}");
     assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
     node.recover().await;
     until_denied("Compose hash not allowed").await;

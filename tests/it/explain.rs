@@ -41,13 +41,13 @@ fn check<'a>(explanation: &'a ExplainResponse, step: &str, rule: &str) -> &'a Ch
 }
 
 fn rules(world: &World) -> Value {
-    serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("allow-list")).expect("JSON")
+    serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("allowlist")).expect("JSON")
 }
 
 /// A way to be refused.
 struct Case {
     name: &'static str,
-    /// What the caller runs, and what the allow-list says of it.
+    /// What the caller runs, and what the allowlist says of it.
     arrange: fn(&World) -> Arc<Cvm>,
     code: &'static str,
     step: &'static str,
@@ -475,7 +475,7 @@ async fn a_webhooks_words_are_shown_as_they_are() {
     assert_eq!((&*failure.step, &*failure.code), ("policy", "compose_hash_not_allowed"));
     let compose = hex::encode(app.compose_hash());
     let sentence = &explanation.remedies[0].sentence;
-    assert!(sentence.starts_with("at the authorization back end, add the compose hash"), "{sentence}");
+    assert!(sentence.starts_with("at the authorization backend, add the compose hash"), "{sentence}");
     assert!(explanation.allowlist_fragment.contains(&compose), "{}", explanation.allowlist_fragment);
     let asked = server.asked().iter().filter(|asked| asked.path.ends_with("/app")).count();
     assert_eq!(asked, 2, "once live and once to explain");

@@ -747,7 +747,7 @@ async fn a_source_is_not_trusted_while_the_replicas_own_back_end_is_silent() {
     let toml = format!("core.auth_api = {{ type = \"webhook\", webhook.url = \"http://{address}/path\" }}");
     let replica = World::onboarding_with(&toml).await;
     let text = "Failed to onboard: Source KMS is not allowed for onboarding: failed to call KMS auth check: the \
-                authorization back end does not answer";
+                authorization backend does not answer";
     assert_eq!(onboard(&replica, &source).await.refusal(), (503, text.to_owned()));
     nothing_is_stored(&replica);
     assert!(source.audited("kms_key_released").is_empty());

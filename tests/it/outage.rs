@@ -26,7 +26,7 @@ use tonic_health::pb::{
 };
 
 const NO_COLLATERAL: &str = "the collateral service does not answer, evidence cannot be verified now";
-const NO_POLICY: &str = "the authorization back end does not answer";
+const NO_POLICY: &str = "the authorization backend does not answer";
 
 /// Nothing here may take longer than this, whatever is silent.
 const QUICK: Duration = Duration::from_secs(3);
@@ -197,7 +197,7 @@ async fn a_missing_or_broken_allow_list_denies_everyone_until_it_is_back() {
         world.allow_app(&app);
         let caller = world.caller().shows(&world.attested(&app).await);
         assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
-        let good = std::fs::read_to_string(world.allowlist.path()).expect("allow-list");
+        let good = std::fs::read_to_string(world.allowlist.path()).expect("allowlist");
         let prefix = if enforce {
             "KMS self authorization failed: KMS is not allowed"
         } else {
@@ -217,7 +217,7 @@ async fn a_missing_or_broken_allow_list_denies_everyone_until_it_is_back() {
     }
 }
 
-/// How the back end treats the next questions.
+/// How the backend treats the next questions.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Allow,
@@ -229,7 +229,7 @@ enum Mode {
     Silent,
 }
 
-/// An authorization back end on loopback, as auth-simple speaks.
+/// An authorization backend on loopback, as auth-simple speaks.
 struct BackEnd {
     url: String,
     state: Arc<State>,
@@ -359,7 +359,7 @@ async fn a_back_end_that_is_down_or_talks_nonsense_allows_nobody_and_get_meta_an
     let world = back_end.world().await;
     let app = world.app(1);
     let caller = world.caller().shows(&world.attested(&app).await);
-    eventually("the back end's description", async || {
+    eventually("the backend's description", async || {
         let meta: GetMetaResponse = caller.json("GetMeta", json!({})).await.message();
         (meta.chain_id == Some(9)).then_some(())
     })
@@ -527,7 +527,7 @@ async fn a_kms_that_can_release_nothing_says_so_to_every_probe() {
     assert_eq!(grpc_health(&world, "").await, ServingStatus::Serving);
     let meta: GetMetaResponse = world.caller().json("GetMeta", json!({})).await.message();
     assert_eq!((meta.ready, meta.not_ready.len()), (Some(true), 0));
-    let good = std::fs::read_to_string(world.allowlist.path()).expect("allow-list");
+    let good = std::fs::read_to_string(world.allowlist.path()).expect("allowlist");
     let recovers = async || {
         eventually("ready again", async || not_ready(&world).await.is_empty().then_some(())).await;
         assert_eq!(grpc_health(&world, "kms.KMS").await, ServingStatus::Serving);
@@ -613,7 +613,7 @@ async fn an_audit_log_that_cannot_be_written_makes_a_kms_not_ready() {
 #[tokio::test]
 async fn after_the_own_revocation_open_methods_answer_for_less_than_a_second() {
     let world = World::ready().await;
-    let good = std::fs::read_to_string(world.allowlist.path()).expect("allow-list");
+    let good = std::fs::read_to_string(world.allowlist.path()).expect("allowlist");
     for _ in 0..3 {
         assert_eq!(world.caller().json("GetTempCaCert", json!({})).await.status, 200);
         world.allowlist.change(|rules| rules["kms"]["mrAggregated"] = json!([]));

@@ -1,5 +1,5 @@
-//! Every way in which the authorization back end can fail, and for each: what the caller is told, how soon, what is
-//! recorded, that nothing is released, and that keys flow again when the back end does.
+//! Every way in which the authorization backend can fail, and for each: what the caller is told, how soon, what is
+//! recorded, that nothing is released, and that keys flow again when the backend does.
 
 use std::{
     fs, io,
@@ -23,7 +23,7 @@ use cvm_kms::{
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 
-const NO_POLICY: &str = "the authorization back end does not answer";
+const NO_POLICY: &str = "the authorization backend does not answer";
 
 /// The longest that a webhook is waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -85,13 +85,13 @@ impl io::Write for Log {
 }
 
 /// A KMS, who asks it, and what it has counted.
-struct Cast {
+struct Fixtures {
     world: World,
     app: Caller,
     replica: Caller,
 }
 
-impl Cast {
+impl Fixtures {
     async fn new(toml: &str) -> Self {
         let world = World::ready_with(toml).await;
         let app = world.caller().shows(&Identity::self_issued(&world.app(1)));
@@ -136,7 +136,7 @@ impl Cast {
         .await;
     }
 
-    /// Both releases are refused as unavailable, in both protocols, and nothing of the back end is told.
+    /// Both releases are refused as unavailable, in both protocols, and nothing of the backend is told.
     async fn gets_nothing(&self, server: &FaultServer, fault: &str, limit: Duration) {
         let before = (self.releases(), self.answers("allowed").await, self.answers("unavailable").await);
         let failed = self.failed().await;
@@ -177,14 +177,14 @@ impl Cast {
 #[tokio::test]
 async fn a_webhook_that_fails_at_once_allows_nobody_and_is_found_again() {
     let server = FaultServer::answering(good).await;
-    let cast = Cast::new(&webhook(&server)).await;
-    cast.recovered("nothing").await;
+    let fixtures = Fixtures::new(&webhook(&server)).await;
+    fixtures.recovered("nothing").await;
     let table = Fault::table(PATIENCE).into_iter().chain([denied_by_an_outage()]);
     for fault in table.filter(|fault| !fault.is_slow()) {
         server.suffer(fault.clone()).await;
-        cast.gets_nothing(&server, &fault.to_string(), QUICK).await;
+        fixtures.gets_nothing(&server, &fault.to_string(), QUICK).await;
         server.recover().await;
-        cast.recovered(&fault.to_string()).await;
+        fixtures.recovered(&fault.to_string()).await;
     }
 }
 
@@ -193,7 +193,7 @@ async fn the_log_tells_what_callers_are_not_told_but_not_where_the_webhook_is() 
     let log = Log::default();
     let _kept = log.kept();
     let server = FaultServer::answering(good).await;
-    let cast = Cast::new(&webhook(&server)).await;
+    let fixtures = Fixtures::new(&webhook(&server)).await;
     let port = server.address().port().to_string();
     for (fault, cause) in [
         (Fault::Down, "error sending request to the webhook: "),
@@ -203,11 +203,11 @@ async fn the_log_tells_what_callers_are_not_told_but_not_where_the_webhook_is() 
         ),
         (Fault::Page(200, b"[]".to_vec()), "the webhook returned 200 OK but not the expected JSON"),
         (Fault::Closing, "error sending request to the webhook: "),
-        (denied_by_an_outage(), "the webhook answered that its own back end is unavailable"),
+        (denied_by_an_outage(), "the webhook answered that its own backend is unavailable"),
     ] {
         server.suffer(fault.clone()).await;
         let before = log.failures().len();
-        cast.gets_nothing(&server, &fault.to_string(), QUICK).await;
+        fixtures.gets_nothing(&server, &fault.to_string(), QUICK).await;
         let failures = log.failures().split_off(before);
         assert_eq!(failures.len(), 2, "{fault}: {failures:?}");
         for (line, method) in failures.iter().zip(["GetAppKey", "GetKmsKey"]) {
@@ -217,51 +217,59 @@ async fn the_log_tells_what_callers_are_not_told_but_not_where_the_webhook_is() 
             assert!(!line.contains(SECRET_PATH) && !line.contains(&port), "{fault}: {line}");
         }
         server.recover().await;
-        cast.recovered(&fault.to_string()).await;
+        fixtures.recovered(&fault.to_string()).await;
     }
 }
 
 #[tokio::test]
 async fn grpc_callers_are_told_the_same() {
     let server = FaultServer::answering(good).await;
-    let cast = Cast::new(&webhook(&server)).await;
+    let fixtures = Fixtures::new(&webhook(&server)).await;
     for fault in
         [Fault::Down, Fault::Page(500, SECRET.into()), Fault::Page(200, SECRET.into()), denied_by_an_outage()]
     {
         server.suffer(fault.clone()).await;
-        let app = cast.app.grpc().await.get_app_key(GetAppKeyRequest::default()).await.expect_err("nothing");
+        let app =
+            fixtures.app.grpc().await.get_app_key(GetAppKeyRequest::default()).await.expect_err("nothing");
         assert_eq!(
             (app.code(), app.message()),
             (tonic::Code::Unavailable, &*format!("App not allowed: {NO_POLICY}"))
         );
-        let kms =
-            cast.replica.grpc().await.get_kms_key(GetKmsKeyRequest::default()).await.expect_err("nothing");
+        let kms = fixtures
+            .replica
+            .grpc()
+            .await
+            .get_kms_key(GetKmsKeyRequest::default())
+            .await
+            .expect_err("nothing");
         assert_eq!((kms.code(), kms.message()), (tonic::Code::Unavailable, NO_POLICY), "{fault}");
         server.recover().await;
-        cast.recovered(&fault.to_string()).await;
+        fixtures.recovered(&fault.to_string()).await;
     }
 }
 
 /// One fault that only time tells; each has a KMS of its own, so that they can be waited for together.
 async fn waited_for(fault: Fault) {
     let server = FaultServer::answering(good).await;
-    let cast = Cast::new(&webhook(&server)).await;
+    let fixtures = Fixtures::new(&webhook(&server)).await;
     server.suffer(fault.clone()).await;
     let began = Instant::now();
-    let (first, second) =
-        tokio::join!(cast.app.json("GetAppKey", json!({})), cast.replica.json("GetKmsKey", json!({})));
+    let (first, second) = tokio::join!(
+        fixtures.app.json("GetAppKey", json!({})),
+        fixtures.replica.json("GetKmsKey", json!({}))
+    );
     let took = began.elapsed();
     assert!(took >= PATIENCE / 2 && took < PATIENCE * 2, "{fault}: {took:?}");
     assert_eq!(first.refusal(), (503, format!("App not allowed: {NO_POLICY}")), "{fault}");
     assert_eq!(second.refusal(), (503, NO_POLICY.to_owned()), "{fault}");
     assert_eq!(first.header("retry-after"), "1");
-    assert_eq!(cast.releases(), 0, "{fault}");
-    assert_eq!(cast.answers("unavailable").await, 2, "{fault}: counted as unavailable");
-    assert_eq!(cast.failed().await, [1, 1], "{fault}: counted as answered with 503");
-    assert_eq!(cast.denials().await, 0, "{fault}: counted as denied");
-    assert!(cast.world.audited("denied").is_empty(), "{fault}: an outage is no denial");
+    assert_eq!(fixtures.releases(), 0, "{fault}");
+    assert_eq!(fixtures.answers("unavailable").await, 2, "{fault}: counted as unavailable");
+    assert_eq!(fixtures.failed().await, [1, 1], "{fault}: counted as answered with 503");
+    assert_eq!(fixtures.denials().await, 0, "{fault}: counted as denied");
+    assert!(fixtures.world.audited("denied").is_empty(), "{fault}: an outage is no denial");
     server.recover().await;
-    cast.recovered(&fault.to_string()).await;
+    fixtures.recovered(&fault.to_string()).await;
 }
 
 #[tokio::test]
@@ -275,20 +283,20 @@ async fn a_webhook_that_keeps_callers_waiting_is_given_up_and_found_again() {
 #[tokio::test]
 async fn a_slow_webhook_is_still_one() {
     let server = FaultServer::answering(good).await;
-    let cast = Cast::new(&webhook(&server)).await;
+    let fixtures = Fixtures::new(&webhook(&server)).await;
     for fault in [Fault::Slow(Duration::from_millis(500)), Fault::Dripping(Duration::from_millis(2))] {
         server.suffer(fault.clone()).await;
-        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200, "{fault}");
+        assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 200, "{fault}");
     }
 }
 
 #[tokio::test]
 async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
     let server = FaultServer::answering(good).await;
-    let cast = Cast::new(&webhook(&server)).await;
+    let fixtures = Fixtures::new(&webhook(&server)).await;
     let hanging = hex::encode([2; 20]);
     server.suffer_when(Fault::Hanging, move |asked| asked.json()["appId"] == hanging.as_str()).await;
-    let other = cast.world.caller().shows(&Identity::self_issued(&cast.world.app(2)));
+    let other = fixtures.world.caller().shows(&Identity::self_issued(&fixtures.world.app(2)));
     // More than one app may ask at once.
     let waiting: Vec<_> = (0..48)
         .map(|_| {
@@ -303,18 +311,18 @@ async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
     .await;
     for _ in 0..50 {
         let began = Instant::now();
-        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
+        assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 200);
         assert!(began.elapsed() < PATIENCE / 2, "{:?}", began.elapsed());
     }
     for waiting in waiting {
         assert_eq!(waiting.await.expect("an answer").status, 503);
     }
     assert_eq!(
-        cast.count("cvm_kms_webhook_breaker_openings_total ").await,
+        fixtures.count("cvm_kms_webhook_breaker_openings_total ").await,
         0,
         "they do not take it from the others"
     );
-    assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
+    assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 200);
 }
 
 /// Whoever asks for keys must know that this KMS may serve, by a question that is not older than the request.
@@ -322,16 +330,16 @@ async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
 async fn requests_that_come_together_share_the_question_about_this_kms() {
     let server = FaultServer::answering(good).await;
     let toml = webhook(&server).replace("enforce_self_authorization = false\n", "");
-    let cast = Cast::new(&toml).await;
+    let fixtures = Fixtures::new(&toml).await;
     let about_us = || server.asked().iter().filter(|asked| asked.path.ends_with("/bootAuth/kms")).count();
 
     let before = about_us();
-    assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
+    assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 200);
     assert!(about_us() > before, "an answer from before the request does not count");
 
     server.suffer_when(Fault::Slow(Duration::from_secs(1)), |asked| asked.path.ends_with("/kms")).await;
     let before = about_us();
-    let requests = (0..200).map(|_| cast.app.json("GetAppKey", json!({})));
+    let requests = (0..200).map(|_| fixtures.app.json("GetAppKey", json!({})));
     let answers = join_all(requests).await;
     assert!(answers.iter().all(|answer| answer.status == 200), "all are served, none is shed");
     let asked = about_us() - before;
@@ -341,15 +349,15 @@ async fn requests_that_come_together_share_the_question_about_this_kms() {
     let denial = json!({"isAllowed": false, "gatewayAppId": "", "reason": "revoked"});
     let denied = Fault::Page(200, denial.to_string().into_bytes());
     server.suffer_when(denied, |asked| asked.path.ends_with("/kms")).await;
-    assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 403);
+    assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 403);
 }
 
 #[tokio::test]
 async fn callers_without_evidence_have_nobody_asked() {
     let server = FaultServer::answering(good).await;
     let toml = webhook(&server).replace("enforce_self_authorization = false\n", "");
-    let cast = Cast::new(&toml).await;
-    let caller = cast.world.caller();
+    let fixtures = Fixtures::new(&toml).await;
+    let caller = fixtures.world.caller();
     let (began, before) = (Instant::now(), server.asked().len());
     for _ in 0..100 {
         let refusal = caller.json("GetAppKey", json!({})).await.refusal();
@@ -364,11 +372,11 @@ async fn callers_without_evidence_have_nobody_asked() {
 #[tokio::test]
 async fn nobody_waits_for_a_webhook_that_is_known_to_be_gone() {
     let server = FaultServer::answering(good).await;
-    let cast = Cast::new(&webhook(&server)).await;
+    let fixtures = Fixtures::new(&webhook(&server)).await;
     server.suffer(Fault::Down).await;
     eventually("the breaker opens", async || {
-        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 503);
-        (cast.count("cvm_kms_webhook_breaker_open ").await == 1).then_some(())
+        assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 503);
+        (fixtures.count("cvm_kms_webhook_breaker_open ").await == 1).then_some(())
     })
     .await;
     // Not even one that takes everyone's time now.
@@ -376,7 +384,7 @@ async fn nobody_waits_for_a_webhook_that_is_known_to_be_gone() {
     let (mut quick, mut trials) = (0, 0);
     for _ in 0..20 {
         let began = Instant::now();
-        let answer = tokio::time::timeout(PATIENCE / 4, cast.app.json("GetAppKey", json!({}))).await;
+        let answer = tokio::time::timeout(PATIENCE / 4, fixtures.app.json("GetAppKey", json!({}))).await;
         match answer {
             Ok(answer) => {
                 assert_eq!(answer.refusal(), (503, format!("App not allowed: {NO_POLICY}")));
@@ -392,8 +400,8 @@ async fn nobody_waits_for_a_webhook_that_is_known_to_be_gone() {
     }
     assert!(quick >= 5, "{quick} at once, {trials} as trials");
     server.recover().await;
-    cast.recovered("an outage").await;
-    assert_eq!(cast.count("cvm_kms_webhook_breaker_open ").await, 0);
+    fixtures.recovered("an outage").await;
+    assert_eq!(fixtures.count("cvm_kms_webhook_breaker_open ").await, 0);
 }
 
 /// A signer whose public key can be pinned.
@@ -433,42 +441,42 @@ async fn a_replayed_decision_is_none() {
     let server = FaultServer::answering(move |asked| signed(&signing, asked)).await;
     let key = signer.public_key();
     let toml = format!("{}\nauth_api.webhook.decision_key = \"{key}\"", webhook(&server));
-    let cast = Cast::new(&toml).await;
+    let fixtures = Fixtures::new(&toml).await;
     // The very same caller asks the very same question.
     for _ in 0..3 {
-        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200);
+        assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 200);
     }
     server.suffer(Fault::Replay).await;
-    cast.gets_nothing(&server, "Replay", QUICK).await;
+    fixtures.gets_nothing(&server, "Replay", QUICK).await;
     server.recover().await;
-    cast.recovered("Replay").await;
+    fixtures.recovered("Replay").await;
 }
 
 #[tokio::test]
 async fn an_unsigned_decision_is_none_where_a_key_is_pinned() {
     let server = FaultServer::answering(good).await;
     let toml = format!("{}\nauth_api.webhook.decision_key = \"{}\"", webhook(&server), signer().public_key());
-    let cast = Cast::new(&toml).await;
-    cast.gets_nothing(&server, "unsigned", QUICK).await;
-    let meta = cast.world.caller().json("GetMeta", json!({})).await.value();
+    let fixtures = Fixtures::new(&toml).await;
+    fixtures.gets_nothing(&server, "unsigned", QUICK).await;
+    let meta = fixtures.world.caller().json("GetMeta", json!({})).await.value();
     assert_eq!(
         meta["relaxed_settings"].as_array().map(|all| all.iter().any(|code| code == "webhook_unencrypted")),
         Some(false)
     );
 }
 
-/// What is done to the allow-list, and what is said about it.
+/// What is done to the allowlist, and what is said about it.
 type Damage = fn(&Path);
 
 #[tokio::test]
 async fn an_allow_list_that_cannot_be_used_denies_and_the_next_good_one_allows() {
-    let cast = Cast::new("core.enforce_self_authorization = false").await;
-    let (app, replica) = (cast.world.app(1), cast.world.replica());
-    cast.world.allow_app(&app);
-    cast.world.allow_kms(&replica);
-    let path = cast.world.allowlist.path().to_owned();
-    let good = fs::read(&path).expect("an allow-list");
-    cast.recovered("nothing").await;
+    let fixtures = Fixtures::new("core.enforce_self_authorization = false").await;
+    let (app, replica) = (fixtures.world.app(1), fixtures.world.replica());
+    fixtures.world.allow_app(&app);
+    fixtures.world.allow_kms(&replica);
+    let path = fixtures.world.allowlist.path().to_owned();
+    let good = fs::read(&path).expect("an allowlist");
+    fixtures.recovered("nothing").await;
     let table: [(&str, Damage); 14] = [
         ("missing", |_| {}),
         ("a directory", |path| fs::create_dir(path).expect("a directory")),
@@ -491,12 +499,12 @@ async fn an_allow_list_that_cannot_be_used_denies_and_the_next_good_one_allows()
         ("HTML", |path| fs::write(path, format!("<html>{SECRET}")).expect("a file")),
     ];
     for (name, damage) in table {
-        let (releases, denials) = (cast.releases(), cast.world.audited("denied").len());
+        let (releases, denials) = (fixtures.releases(), fixtures.world.audited("denied").len());
         let _ = fs::remove_file(&path);
         damage(&path);
         for (caller, method, text) in [
-            (&cast.app, "GetAppKey", "App not allowed: Boot denied: OS image is not allowed"),
-            (&cast.replica, "GetKmsKey", "Boot denied: OS image is not allowed"),
+            (&fixtures.app, "GetAppKey", "App not allowed: Boot denied: OS image is not allowed"),
+            (&fixtures.replica, "GetKmsKey", "Boot denied: OS image is not allowed"),
         ] {
             let began = Instant::now();
             let answer = caller.json(method, json!({})).await;
@@ -508,7 +516,7 @@ async fn an_allow_list_that_cannot_be_used_denies_and_the_next_good_one_allows()
         }
         // Denials are written soon, not before the answer.
         let denied = eventually(&format!("two denials about {name}"), async || {
-            Some(cast.world.audited("denied")).filter(|denied| denied.len() >= denials + 2)
+            Some(fixtures.world.audited("denied")).filter(|denied| denied.len() >= denials + 2)
         })
         .await;
         assert_eq!(denied.len(), denials + 2, "{name}");
@@ -516,28 +524,28 @@ async fn an_allow_list_that_cannot_be_used_denies_and_the_next_good_one_allows()
             denied[denials..].iter().all(|line| line["code"] == "allowlist_unusable"),
             "{name}: {denied:?}"
         );
-        assert_eq!(cast.releases(), releases, "{name}: a release is recorded");
+        assert_eq!(fixtures.releases(), releases, "{name}: a release is recorded");
         let _ = fs::remove_file(&path);
         let _ = fs::remove_dir(&path);
-        fs::write(&path, &good).expect("an allow-list");
-        assert_eq!(cast.app.json("GetAppKey", json!({})).await.status, 200, "at once after {name}");
-        assert_eq!(cast.replica.json("GetKmsKey", json!({})).await.status, 200, "at once after {name}");
+        fs::write(&path, &good).expect("an allowlist");
+        assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 200, "at once after {name}");
+        assert_eq!(fixtures.replica.json("GetKmsKey", json!({})).await.status, 200, "at once after {name}");
     }
 }
 
 #[tokio::test]
 async fn a_large_allow_list_that_changes_all_the_time_keeps_deciding() {
-    let cast = Cast::new("core.enforce_self_authorization = false").await;
-    cast.world.allow_app(&cast.world.app(1));
-    cast.world.allowlist.change(|file| {
+    let fixtures = Fixtures::new("core.enforce_self_authorization = false").await;
+    fixtures.world.allow_app(&fixtures.world.app(1));
+    fixtures.world.allowlist.change(|file| {
         for number in 0..10_000_u32 {
             file["apps"][format!("{number:040x}")] =
                 json!({"composeHashes": ["77".repeat(32)], "allowAnyDevice": true});
         }
     });
-    cast.recovered("nothing").await;
-    let path = cast.world.allowlist.path().to_owned();
-    let text = fs::read_to_string(&path).expect("an allow-list");
+    fixtures.recovered("nothing").await;
+    let path = fixtures.world.allowlist.path().to_owned();
+    let text = fs::read_to_string(&path).expect("an allowlist");
     let stop = Arc::new(AtomicBool::new(false));
     let stopped = Arc::clone(&stop);
     let writing = std::thread::spawn(move || {
@@ -552,7 +560,7 @@ async fn a_large_allow_list_that_changes_all_the_time_keeps_deciding() {
         }
         written
     });
-    let mut line = cast.app.connect().await.expect("a connection");
+    let mut line = fixtures.app.connect().await.expect("a connection");
     let mut longest = Duration::ZERO;
     for _ in 0..100 {
         let began = Instant::now();
@@ -580,15 +588,15 @@ async fn what_is_revoked_while_our_own_standing_is_waited_for_is_not_released() 
     .await;
     let toml =
         webhook(&server).replace("enforce_self_authorization = false", "enforce_self_authorization = true");
-    let cast = Cast::new(&toml).await;
+    let fixtures = Fixtures::new(&toml).await;
     server
         .suffer_when(Fault::Slow(Duration::from_secs(6)), |asked| asked.path.ends_with("/bootAuth/kms"))
         .await;
-    let answer = cast.app.json("GetAppKey", json!({})).await;
+    let answer = fixtures.app.json("GetAppKey", json!({})).await;
     assert_eq!(answer.status, 403, "{answer:?}");
     assert!(answer.refusal().1.contains("App not registered"), "{answer:?}");
     assert_eq!(questions.lock().expect("no panic").len(), 2, "it was allowed at first, and asked again");
-    assert_eq!(cast.releases(), 0);
+    assert_eq!(fixtures.releases(), 0);
 }
 
 #[tokio::test]
@@ -601,10 +609,10 @@ async fn a_webhook_says_at_which_stage_keys_are_released() {
         Reply::json(&reply)
     })
     .await;
-    let cast = Cast::new(&webhook(&server)).await;
-    let app = cast.world.app(1);
+    let fixtures = Fixtures::new(&webhook(&server)).await;
+    let app = fixtures.world.app(1);
     app.finish_boot(&kms_simulator::KeyProvider::None);
-    let running = cast.world.caller().shows(&Identity::self_issued(&app));
+    let running = fixtures.world.caller().shows(&Identity::self_issued(&app));
     for (word, status, rule) in [
         (json!(null), 200, "core.release_stage any"),
         (json!("boot"), 403, "releaseStage boot"),
@@ -612,16 +620,16 @@ async fn a_webhook_says_at_which_stage_keys_are_released() {
         (json!("late"), 503, ""),
     ] {
         *stage.lock().expect("no panic") = word.clone();
-        let before = cast.releases();
+        let before = fixtures.releases();
         let answer = running.json("GetAppKey", json!({})).await;
         assert_eq!(answer.status, status, "{word}: {answer:?}");
-        assert_eq!(cast.releases() - before, usize::from(status == 200), "{word}");
+        assert_eq!(fixtures.releases() - before, usize::from(status == 200), "{word}");
         let event = match status {
             200 => "app_key_released",
             403 => "denied",
             _ => continue,
         };
-        let line = eventually("its record", async || cast.world.audited(event).pop()).await;
+        let line = eventually("its record", async || fixtures.world.audited(event).pop()).await;
         assert_eq!((&line["stage"], &line["stage_rule"]), (&stage_of(status), &json!(rule)), "{line}");
     }
 }

@@ -110,7 +110,7 @@ async fn with_dev_authorization_everyone_attested_is_allowed_and_everyone_can_se
     let world = World::ready_with("core.auth_api = { type = \"dev\", dev.gateway_app_id = \"0xdev\" }").await;
     let meta: GetMetaResponse = world.caller().json("GetMeta", json!({})).await.message();
     assert!(meta.is_dev && meta.allow_any_upgrade);
-    // As the peer: the gateway that is configured, and nothing of a back end.
+    // As the peer: the gateway that is configured, and nothing of a backend.
     assert_eq!((meta.gateway_app_id.as_deref(), meta.chain_id), (Some("0xdev"), None));
     let caller = world.caller().shows(&world.attested(&world.app(9)).await);
     let keys: AppKeyResponse = caller.json("GetAppKey", json!({})).await.message();

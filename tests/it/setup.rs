@@ -408,7 +408,7 @@ async fn a_silent_back_end_is_told_without_its_address() {
     let found = finding(&world, "authorization", json!({})).await;
     assert_eq!(
         (&found["ok"], &found["detail"]),
-        (&json!(false), &json!("The authorization back end does not answer."))
+        (&json!(false), &json!("The authorization backend does not answer."))
     );
     for inside in [closed.to_string(), closed.port().to_string(), "secret-path".to_owned()] {
         assert!(!found.to_string().contains(&inside), "{found}");

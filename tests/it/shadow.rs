@@ -1,12 +1,12 @@
-//! A candidate allow-list is tried on live requests: it changes no answer, and says what it would change.
+//! A candidate allowlist is tried on live requests: it changes no answer, and says what it would change.
 
 use crate::support::{World, operator::Operator};
 use cvm_kms::proto::ShadowReportResponse;
 use serde_json::{Value, json};
 
-/// What the world's allow-list says now.
+/// What the world's allowlist says now.
 fn active(world: &World) -> Value {
-    serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("allow-list")).expect("JSON")
+    serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("allowlist")).expect("JSON")
 }
 
 async fn report(operator: &Operator) -> ShadowReportResponse {
@@ -88,7 +88,7 @@ async fn a_candidate_looks_on_beside_any_policy() {
     assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
     let seen = report(&operator).await;
     assert_eq!((seen.decisions, seen.newly_denied), (1, 1));
-    assert_eq!(seen.changes[0].code, "os_image_not_allowed", "an empty allow-list allows no image");
+    assert_eq!(seen.changes[0].code, "os_image_not_allowed", "an empty allowlist allows no image");
 }
 
 #[tokio::test]

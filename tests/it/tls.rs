@@ -12,7 +12,7 @@ use crate::support::{
     identity::{LOOK_ALIKE, look_alikes, spec},
     process::run,
 };
-use cvm_kms::transport::tls::{self, ClientPolicy, Leaf};
+use cvm_kms::net::tls::{self, ClientPolicy, Leaf};
 use kms_attest::{
     binding::ReportData,
     certificate::{self, CertificateSpec, Issuer, LAST_SECOND, LONG_AGO, Role, Validity},

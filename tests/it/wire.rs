@@ -8,11 +8,11 @@ use crate::support::{
 };
 use bytes::Bytes;
 use cvm_kms::{
+    api::{METHODS, Service},
     proto::{
         AppId, AppKeyResponse, BootstrapRequest, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
         PrpcError, PublicKeyResponse, SignCertRequest,
     },
-    service::{METHODS, Service},
 };
 use http::Request;
 use prost::Message as _;
@@ -342,7 +342,7 @@ async fn answers_carry_every_field_in_order_compactly_and_numbers_as_numbers() {
             "readiness_warnings",
         ]
     );
-    let meta = crate::support::eventually("the allow-list's answer", async || {
+    let meta = crate::support::eventually("the allowlist's answer", async || {
         let meta = world.caller().json("GetMeta", json!({})).await.value();
         (!meta["chain_id"].is_null()).then_some(meta)
     })

@@ -1,4 +1,4 @@
-//! `kmsctl` in an operator's hands: why was it refused, stop it now, and what would another allow-list change.
+//! `kmsctl` in an operator's hands: why was it refused, stop it now, and what would another allowlist change.
 
 use crate::support::{Caller, Identity, World, http, kmsctl::Desk};
 use kms_attest::binding::ReportData;
@@ -324,7 +324,7 @@ async fn status_says_that_a_kms_can_release_nothing_and_denials_says_why() {
     // What a guest does first.
     assert_eq!(world.caller().json("GetTempCaCert", json!({})).await.status, 403);
     let listed = desk.run(&["denials"]).await;
-    for text in ["allowlist_unusable", "GetTempCaCert", "a readable allow-list"] {
+    for text in ["allowlist_unusable", "GetTempCaCert", "a readable allowlist"] {
         assert!(listed.out.contains(text), "{text}: {}", listed.out);
     }
 }

@@ -166,7 +166,7 @@ async fn whoever_keeps_the_check_of_the_source_busy_keeps_nobody_from_onboarding
 async fn refusals_are_told_with_the_reason_of_the_kms_and_can_be_retried() {
     let source = World::ready().await;
     let replica = other_image().await;
-    let allows_itself = std::fs::read_to_string(replica.allowlist.path()).expect("allow-list");
+    let allows_itself = std::fs::read_to_string(replica.allowlist.path()).expect("allowlist");
     replica.allowlist.write(&json!({}));
     // The replica comes to allow itself and the source; the source comes to allow the replica.
     let with = |rules: &str, cvm: &Cvm| {
@@ -179,7 +179,7 @@ async fn refusals_are_told_with_the_reason_of_the_kms_and_can_be_retried() {
         }
         rules.to_string()
     };
-    let theirs = std::fs::read_to_string(source.allowlist.path()).expect("allow-list");
+    let theirs = std::fs::read_to_string(source.allowlist.path()).expect("allowlist");
     let seen = play(
         "refused",
         &page_of(&replica),

@@ -1,4 +1,4 @@
-//! The commands about policy: `kms auth serve` as another KMS's back end, and `kms policy check` before a change.
+//! The commands about policy: `kms auth serve` as another KMS's backend, and `kms policy check` before a change.
 
 use std::{
     fs,
@@ -109,14 +109,14 @@ async fn a_kms_asks_another_programs_allow_list_with_token_and_signature() {
     file.allow_app(&app);
     let keys = caller.json("GetAppKey", json!({})).await;
     assert_eq!((keys.status, &keys.value()["gateway_app_id"]), (200, &json!("0xgateway")));
-    eventually("the back end's description", async || {
+    eventually("the backend's description", async || {
         let meta = world.caller().json("GetMeta", json!({})).await.value();
         (meta["chain_id"] == 7 && meta["gateway_app_id"] == "0xgateway").then_some(())
     })
     .await;
     file.write_text("{");
     let refusal = caller.json("GetAppKey", json!({})).await.refusal();
-    assert_eq!(refusal.0, 403, "the allow-list cannot be used: {}", refusal.1);
+    assert_eq!(refusal.0, 403, "the allowlist cannot be used: {}", refusal.1);
 
     // A key that is not the pinned one, and a token that is not the right one, are no answers.
     let other = "00".repeat(32);

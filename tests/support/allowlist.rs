@@ -1,4 +1,4 @@
-//! The allow-list file of a KMS under test.
+//! The allowlist file of a KMS under test.
 
 use std::{
     fs,
@@ -54,7 +54,7 @@ impl AllowlistFile {
 
     /// Changes the rules.
     pub fn change(&self, change: impl FnOnce(&mut Value)) {
-        let mut rules = serde_json::from_slice(&fs::read(&self.path).expect("allow-list")).expect("JSON");
+        let mut rules = serde_json::from_slice(&fs::read(&self.path).expect("allowlist")).expect("JSON");
         change(&mut rules);
         self.write(&rules);
     }
@@ -67,13 +67,13 @@ impl AllowlistFile {
     /// Replaces the file's content.
     pub fn write_text(&self, text: &str) {
         let new = self.path.with_extension("new");
-        fs::write(&new, text).expect("allow-list");
-        fs::rename(&new, &self.path).expect("allow-list");
+        fs::write(&new, text).expect("allowlist");
+        fs::rename(&new, &self.path).expect("allowlist");
     }
 
     /// Removes the file.
     pub fn remove(&self) {
-        fs::remove_file(&self.path).expect("allow-list");
+        fs::remove_file(&self.path).expect("allowlist");
     }
 }
 

@@ -1,4 +1,4 @@
-//! A TCP balancer on loopback: round robin, what a client says goes through untouched, dead back ends are passed over.
+//! A TCP balancer on loopback: round robin, what a client says goes through untouched, dead backends are passed over.
 
 use std::{
     net::SocketAddr,
@@ -17,7 +17,7 @@ use tokio::{
     time::timeout,
 };
 
-/// A back end on loopback takes a connection at once or not at all.
+/// A backend on loopback takes a connection at once or not at all.
 const CONNECT: Duration = Duration::from_secs(2);
 /// No connection here lives longer.
 const LIFE: Duration = Duration::from_secs(60);
@@ -72,12 +72,12 @@ impl Balancer {
         self.address
     }
 
-    /// How many connections each back end got.
+    /// How many connections each backend got.
     pub fn served(&self) -> Vec<usize> {
         self.served.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }
 
-    /// How often a dead back end was passed over.
+    /// How often a dead backend was passed over.
     pub fn passed_over(&self) -> usize {
         self.passed_over.load(Ordering::Relaxed)
     }

@@ -12,7 +12,7 @@ pub struct Surroundings<'a> {
     pub root: &'a Path,
     /// Address of the guest agent.
     pub agent: &'a str,
-    /// The allow-list.
+    /// The allowlist.
     pub allowlist: &'a Path,
 }
 

@@ -1,4 +1,4 @@
-//! An HTTP back end on loopback that can be made to fail in every way a back end fails, and to recover.
+//! An HTTP backend on loopback that can be made to fail in every way a backend fails, and to recover.
 //!
 //! ```ignore
 //! let server = FaultServer::answering(|asked| Reply::json(&json!({"isAllowed": true, …}))).await;
@@ -216,7 +216,7 @@ enum Port {
     Closed(TcpSocket),
 }
 
-/// The back end; dropping it closes everything.
+/// The backend; dropping it closes everything.
 pub struct FaultServer {
     address: SocketAddr,
     state: Arc<State>,

@@ -57,7 +57,7 @@ pub const ADMIN_TOKEN: &str = "the token of operators";
 /// One machine for all tests: making one costs ten signatures.
 static PLATFORM: LazyLock<Arc<Platform>> = LazyLock::new(|| Platform::from_seed(b"integration tests"));
 
-/// A KMS with its machine, its collateral service, its guest agent, its allow-list and its directory.
+/// A KMS with its machine, its collateral service, its guest agent, its allowlist and its directory.
 pub struct World {
     /// The machine; its root is the one that the KMS trusts.
     pub platform: Arc<Platform>,

@@ -44,7 +44,7 @@ pub(super) fn check(file: &Json, ledger: &mut Ledger, directory: &Directory) -> 
             }
         }
     })?;
-    ledger.named("questions to the authorization back end", |notes| {
+    ledger.named("questions to the authorization backend", |notes| {
         let back_end = BackEnd::start()?;
         asked.iter().try_for_each(|boot_info| back_end.is_asked(boot_info))?;
         notes.differs("after the peer's keys it gets attestationMode, the name of teeVariant up to 0.5.11");

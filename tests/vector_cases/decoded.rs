@@ -162,7 +162,7 @@ pub(super) fn is_app_info<E: Display>(expected: &Json, ours: Result<AppInfo, E>)
     }
 }
 
-/// Compares boot info as an object, and as the text that a back end gets.
+/// Compares boot info as an object, and as the text that a backend gets.
 pub(super) fn is_boot_info(expected: &Json, ours: &BootInfo) -> Check {
     expected.at("boot_info")?.is_json(&serde_json::to_value(ours)?)?;
     expected.at("boot_info_json_text")?.is_text(&serde_json::to_string(ours)?)

@@ -1,4 +1,4 @@
-//! Servers on the loopback interface: one that answers from a table, and an authorization back end.
+//! Servers on the loopback interface: one that answers from a table, and an authorization backend.
 
 use std::collections::HashMap;
 use std::convert::Infallible;
@@ -103,7 +103,7 @@ fn lock(arrivals: &Arrivals) -> MutexGuard<'_, Vec<Arrived>> {
     arrivals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An authorization back end that allows everything, and the policy that asks it.
+/// An authorization backend that allows everything, and the policy that asks it.
 pub(super) struct BackEnd {
     server: Server,
     policy: Policy,
@@ -118,18 +118,18 @@ impl BackEnd {
         Ok(Self { server, policy: Policy::from_config(&AuthApi::Webhook(Box::new(Webhook::at(url))))? })
     }
 
-    /// The back end gets the boot info as it is, and behind it the older name of `teeVariant`.
+    /// The backend gets the boot info as it is, and behind it the older name of `teeVariant`.
     pub(super) fn is_asked(&self, boot_info: &BootInfo) -> Check {
         let (decision, arrived) = self.server.talk(self.policy.decide(Subject::App(boot_info)));
-        ensure!(matches!(decision?, Decision::Allowed { .. }), "the back end was not understood");
+        ensure!(matches!(decision?, Decision::Allowed { .. }), "the backend was not understood");
         let text = serde_json::to_string(boot_info)?;
         let variant = &boot_info.tee_variant;
         let expected = format!(r#"{},"attestationMode":"{variant}"}}"#, text.trim_end_matches('}'));
         let [Arrived { line, body }] = arrived.as_slice() else {
-            return Err(Failure(format!("the back end was asked {} times", arrived.len())));
+            return Err(Failure(format!("the backend was asked {} times", arrived.len())));
         };
-        ensure!(line == "POST /bootAuth/app", "the back end was asked {line}");
-        ensure!(body == expected.as_bytes(), "the back end was asked {}", String::from_utf8_lossy(body));
+        ensure!(line == "POST /bootAuth/app", "the backend was asked {line}");
+        ensure!(body == expected.as_bytes(), "the backend was asked {}", String::from_utf8_lossy(body));
         Ok(())
     }
 }

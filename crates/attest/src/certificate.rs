@@ -30,7 +30,7 @@ const FIRST_YEAR_OF_GENERALIZED_TIME: i32 = 2050;
 const IDENTIFIER_LENGTH: usize = 20;
 const PEM_COLUMNS: usize = 64;
 /// A text longer than this is not one certificate.
-const LONGEST_PEM: usize = 24 * 1024 * 1024;
+const MAX_PEM: usize = 24 * 1024 * 1024;
 
 /// What a certificate says.
 #[derive(Debug, Clone)]
@@ -164,7 +164,7 @@ pub fn pem(der: &[u8]) -> String {
 
 /// The DER of the first certificate of a PEM text.
 pub fn der(pem: &str) -> Result<Vec<u8>, CertificateError> {
-    if pem.len() > LONGEST_PEM {
+    if pem.len() > MAX_PEM {
         return Err(CertificateError::Pem);
     }
     let (_, rest) = pem.split_once("-----BEGIN CERTIFICATE-----").ok_or(CertificateError::Pem)?;

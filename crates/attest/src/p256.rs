@@ -33,7 +33,7 @@ pub const PKCS8_LENGTH: usize = 138;
 /// Length of a SubjectPublicKeyInfo with an uncompressed point.
 pub const SPKI_LENGTH: usize = 91;
 /// A text longer than this is not a key file.
-const LONGEST_PEM: usize = 64 * 1024;
+const MAX_PEM: usize = 64 * 1024;
 const PEM_COLUMNS: usize = 64;
 
 /// Why bytes are not a P-256 private key.
@@ -98,7 +98,7 @@ impl P256Key {
 
     /// Reads the private key of a PEM text; LF or CRLF, and text around the block, are accepted.
     pub fn from_pem(text: &str) -> Result<P256Key, KeyError> {
-        if text.len() > LONGEST_PEM {
+        if text.len() > MAX_PEM {
             return Err(KeyError::Pem);
         }
         let body =
@@ -323,7 +323,7 @@ mod tests {
             "-----BEGIN PRIVATE KEY-----".to_owned(),
             body.replace("END PRIVATE", "END PUBLIC"),
             body.replace('M', "*"),
-            format!("{}{}", *body, " ".repeat(LONGEST_PEM)),
+            format!("{}{}", *body, " ".repeat(MAX_PEM)),
         ];
         for text in texts {
             assert_eq!(P256Key::from_pem(&text).err(), Some(KeyError::Pem));

@@ -27,7 +27,7 @@ use crate::{
     url::KmsUrl,
 };
 
-/// How long the source may take to describe itself. The peer's answer waits for its authorization back end.
+/// How long the source may take to describe itself. The peer's answer waits for its authorization backend.
 const META_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Receives the root keys of a running KMS.

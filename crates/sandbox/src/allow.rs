@@ -1,4 +1,4 @@
-//! The operator's pen: what is measured is entered into the allow-list that the KMS decides by.
+//! The operator's pen: what is measured is entered into the allowlist that the KMS decides by.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
@@ -17,7 +17,7 @@ pub(crate) enum Entry {
     Known,
 }
 
-/// Writes an allow-list that allows nobody, where there is none.
+/// Writes an allowlist that allows nobody, where there is none.
 pub(crate) fn prepare(state: &StateDir) -> Result<()> {
     match state.read(FILE)? {
         Some(_) => Ok(()),
@@ -87,7 +87,7 @@ fn edit(state: &StateDir, change: impl FnOnce(&mut Value)) -> Result<Entry> {
     Ok(Entry::New)
 }
 
-/// An allow-list that allows nobody.
+/// An allowlist that allows nobody.
 fn nobody() -> Value {
     json!({
         "gatewayAppId": "",

@@ -7,9 +7,9 @@ use kms_simulator::{Cvm, KeyProvider};
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    narrator::fingerprint,
+    env::{Env, Machine},
+    output::fingerprint,
     state::StateDir,
-    world::{Machine, World},
 };
 
 /// What the app is: its hash is measured, so other text is another app.
@@ -28,18 +28,18 @@ pub(crate) struct Guest {
 
 impl Guest {
     /// Boots the first customer up to there.
-    pub(crate) async fn boot(world: &World) -> Result<Self> {
-        Ok(Self { machine: world.boot("app", COMPOSE).await?, verifier: world.verifier()? })
+    pub(crate) async fn boot(env: &Env) -> Result<Self> {
+        Ok(Self { machine: env.boot("app", COMPOSE).await?, verifier: env.verifier()? })
     }
 
     /// Boots another instance of the same app, for `kmsctl` to act in.
-    pub(crate) async fn boot_another(world: &World) -> Result<Self> {
-        Ok(Self { machine: world.boot("kmsctl", COMPOSE).await?, verifier: world.verifier()? })
+    pub(crate) async fn boot_another(env: &Env) -> Result<Self> {
+        Ok(Self { machine: env.boot("kmsctl", COMPOSE).await?, verifier: env.verifier()? })
     }
 
     /// Boots an app that nobody has allowed.
-    pub(crate) async fn boot_stranger(world: &World) -> Result<Self> {
-        Ok(Self { machine: world.boot("stranger", STRANGER).await?, verifier: world.verifier()? })
+    pub(crate) async fn boot_stranger(env: &Env) -> Result<Self> {
+        Ok(Self { machine: env.boot("stranger", STRANGER).await?, verifier: env.verifier()? })
     }
 
     /// Where its guest agent answers.

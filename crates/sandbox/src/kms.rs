@@ -17,7 +17,7 @@ use kms_client::{
     proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse},
 };
 
-use crate::{state::StateDir, world::World};
+use crate::{env::Env, state::StateDir};
 
 /// How long the change from onboarding to serving may take.
 const SWITCH_TIME: Duration = Duration::from_secs(30);
@@ -44,16 +44,16 @@ pub(crate) struct Kms {
 }
 
 impl Kms {
-    /// Starts the one that the story is about, and leaves its configuration in the state directory.
-    pub(crate) async fn start(state: &StateDir, world: &World, node: &Node) -> Result<Self> {
-        let text = configuration(state, world, node);
+    /// Starts the one that the demo is about, and leaves its configuration in the state directory.
+    pub(crate) async fn start(state: &StateDir, env: &Env, node: &Node) -> Result<Self> {
+        let text = configuration(state, env, node);
         state.write("kms.toml", &text)?;
         Self::with(&text).await
     }
 
     /// Starts one without keys, which somebody else may onboard.
-    pub(crate) async fn spare(state: &StateDir, world: &World, certs: PathBuf) -> Result<Self> {
-        Self::with(&configuration(state, world, &Node { certs, port: 0, admin: None })).await
+    pub(crate) async fn spare(state: &StateDir, env: &Env, certs: PathBuf) -> Result<Self> {
+        Self::with(&configuration(state, env, &Node { certs, port: 0, admin: None })).await
     }
 
     async fn with(toml: &str) -> Result<Self> {
@@ -163,7 +163,7 @@ pub(crate) fn public_key(certificate_pem: &str) -> Result<Vec<u8>> {
     Ok(ra_tls::spki_of(&certificate::der(certificate_pem)?)?)
 }
 
-fn configuration(state: &StateDir, world: &World, node: &Node) -> String {
+fn configuration(state: &StateDir, env: &Env, node: &Node) -> String {
     let text = |text: &str| toml::Value::String(text.to_owned()).to_string();
     let path = |path: std::path::PathBuf| text(&path.display().to_string());
     let admin = node.admin.as_ref().map_or_else(String::new, |Admin { port, token }| {
@@ -212,9 +212,9 @@ port = {port}
 {admin}"#,
         port = node.port,
         certs = path(node.certs.clone()),
-        pccs = text(&world.pccs_url()),
+        pccs = text(&env.pccs_url()),
         root = path(state.hardware_root()),
-        agent = text(world.kms_agent()),
+        agent = text(env.kms_agent()),
         images = path(state.images()),
         policy = path(state.policy()),
     )

@@ -1,13 +1,13 @@
 //! `kms-sandbox`: a KMS and a confidential VM on simulated TDX hardware, in one process, on a laptop.
 
 mod allow;
+mod demo;
+mod env;
 mod guest;
 mod kms;
-mod narrator;
+mod output;
 mod paste;
 mod state;
-mod story;
-mod world;
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -15,9 +15,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::Parser;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use narrator::Narrator;
+use demo::{Demo, Ports};
+use output::Output;
 use state::StateDir;
-use story::{Ports, Story};
 
 /// Shows the whole life of a KMS: simulated TDX hardware, onboarding, policy, and a confidential VM that fetches its
 /// keys. Everything is real except the hardware; the keys it makes protect nothing.
@@ -40,46 +40,46 @@ struct Arguments {
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    let mut narrator = Narrator::new();
-    match run(Arguments::parse(), &mut narrator).await {
+    let mut output = Output::new();
+    match run(Arguments::parse(), &mut output).await {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            narrator.failure(&error);
+            output.failure(&error);
             ExitCode::FAILURE
         }
     }
 }
 
-async fn run(arguments: Arguments, narrator: &mut Narrator) -> Result<()> {
+async fn run(arguments: Arguments, output: &mut Output) -> Result<()> {
     let mut interruption = Interruption::new()?;
     let state = StateDir::open(arguments.dir)?;
     log_to(&state)?;
-    let mut story = Story::new(state, Ports { main: arguments.port, admin: arguments.admin_port });
-    let lived = live(&mut story, narrator, &mut interruption, arguments.once).await;
-    narrator.stopping();
-    story.end().await;
+    let mut demo = Demo::new(state, Ports { main: arguments.port, admin: arguments.admin_port });
+    let lived = live(&mut demo, output, &mut interruption, arguments.once).await;
+    output.stopping();
+    demo.end().await;
     lived
 }
 
 async fn live(
-    story: &mut Story,
-    narrator: &mut Narrator,
+    demo: &mut Demo,
+    output: &mut Output,
     interruption: &mut Interruption,
     once: bool,
 ) -> Result<()> {
     tokio::select! {
-        told = story.tell(narrator) => told?,
+        told = demo.tell(output) => told?,
         () = interruption.comes() => bail!("interrupted before the CVM had its keys"),
     }
     if once {
         return Ok(());
     }
     tokio::select! {
-        invited = story.invite(narrator) => invited?,
+        invited = demo.invite(output) => invited?,
         () = interruption.comes() => return Ok(()),
     }
     tokio::select! {
-        ended = story.kms_ended() => ended,
+        ended = demo.kms_ended() => ended,
         () = interruption.comes() => Ok(()),
     }
 }
@@ -103,7 +103,7 @@ impl Interruption {
     }
 }
 
-/// What the KMS logs goes to a file: the terminal is for the story.
+/// What the KMS logs goes to a file: the terminal is for the demo.
 fn log_to(state: &StateDir) -> Result<()> {
     let path = state.log();
     let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;

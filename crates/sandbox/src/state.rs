@@ -58,7 +58,7 @@ impl StateDir {
         self.certs().join("root-ca.key").exists()
     }
 
-    /// The allow-list that the KMS decides by.
+    /// The allowlist that the KMS decides by.
     pub(crate) fn policy(&self) -> PathBuf {
         self.path.join("auth-config.json")
     }

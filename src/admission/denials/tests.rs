@@ -92,7 +92,7 @@ fn an_app_on_one_machine_pushes_out_its_own_refusals_only() {
         .collect();
     assert!(bystanders.iter().all(|id| denials.find(*id).is_some()));
     let kept: Vec<_> = ids.iter().filter(|id| denials.find(**id).is_some()).collect();
-    assert_eq!(kept, ids[ids.len() - MOST_OF_ONE..].iter().collect::<Vec<_>>(), "the newest");
+    assert_eq!(kept, ids[ids.len() - MAX_OF_ONE..].iter().collect::<Vec<_>>(), "the newest");
     let lists = denials.0.lock().unwrap();
     let sizes: usize = lists.verified.entries.iter().map(|entry| entry.denial.size()).sum();
     assert_eq!(sizes, lists.verified.bytes);
@@ -105,7 +105,7 @@ fn evidence_is_bounded_in_each_and_in_all() {
         denials.record(refused(None, number.to_be_bytes(), 200 << 10));
     }
     let lists = denials.0.lock().unwrap();
-    assert!(lists.others.bytes <= MOST_BYTES);
+    assert!(lists.others.bytes <= MAX_BYTES);
     let sizes: usize = lists.others.entries.iter().map(|entry| entry.denial.size()).sum();
     assert_eq!(sizes, lists.others.bytes);
     drop(lists);

@@ -6,9 +6,9 @@ use kms_attest::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
-use super::{Author, Entries, Freeze, LONGEST_REASON, MOST_FREEZES, Scope};
+use super::{Author, Entries, Freeze, MAX_FREEZES, MAX_REASON, Scope};
 
-/// No file of [`MOST_FREEZES`] is larger.
+/// No file of [`MAX_FREEZES`] is larger.
 const MAX_FILE: u64 = 8 << 20;
 /// The version that is written and the only one that is read.
 const VERSION: u32 = 1;
@@ -97,8 +97,8 @@ fn parse(bytes: &[u8]) -> Result<Vec<Freeze>, String> {
     if content.version != VERSION {
         return Err(format!("version must be {VERSION}, got {}", content.version));
     }
-    if content.frozen.len() > MOST_FREEZES {
-        return Err(format!("at most {MOST_FREEZES} entries are allowed, got {}", content.frozen.len()));
+    if content.frozen.len() > MAX_FREEZES {
+        return Err(format!("at most {MAX_FREEZES} entries are allowed, got {}", content.frozen.len()));
     }
     content.frozen.into_iter().map(Freeze::try_from).collect()
 }
@@ -121,11 +121,8 @@ impl TryFrom<Line> for Freeze {
     type Error = String;
 
     fn try_from(line: Line) -> Result<Self, String> {
-        if line.reason.len() > LONGEST_REASON {
-            return Err(format!(
-                "a reason must be at most {LONGEST_REASON} bytes, got {}",
-                line.reason.len()
-            ));
+        if line.reason.len() > MAX_REASON {
+            return Err(format!("a reason must be at most {MAX_REASON} bytes, got {}", line.reason.len()));
         }
         Ok(Self {
             scope: Scope::parse(&line.scope, &line.value).map_err(|error| error.to_string())?,

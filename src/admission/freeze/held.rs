@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::{Earlier, Entries, Freeze, FreezeError, MOST_FREEZES};
+use super::{Earlier, Entries, Freeze, FreezeError, MAX_FREEZES};
 use crate::clock::unix_now;
 
 /// How long a freeze is kept after its end: a clock that is set back within this time brings it back.
@@ -101,7 +101,7 @@ pub(super) fn with(
     if let Some(held) = replaced.filter(|held| earlier == Earlier::MayBeExtended && lasts_longer(held)) {
         return Err(FreezeError::Shortens { earlier: Arc::clone(&held.freeze) });
     }
-    while entries.len() >= MOST_FREEZES {
+    while entries.len() >= MAX_FREEZES {
         let ended = entries.values().filter(|held| !held.is_live(now));
         let first = ended.min_by_key(|held| held.freeze.expires_at).map(|held| held.freeze.scope);
         entries.remove(&first.ok_or(FreezeError::Full)?);

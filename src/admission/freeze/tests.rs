@@ -137,11 +137,11 @@ async fn what_was_answered_holds_after_a_restart() {
     }
     for scope in scopes() {
         let thaw = freezes.unfreeze(scope, author(), String::new(), &disk.audit).await.unwrap();
-        assert_eq!(thaw, Thaw::Done);
+        assert_eq!(thaw, Unfrozen::Done);
         assert_eq!(disk.open().list(), freezes.list());
     }
     let thaw = freezes.unfreeze(Scope::Kms, author(), String::new(), &disk.audit).await.unwrap();
-    assert_eq!(thaw, Thaw::WasNotFrozen);
+    assert_eq!(thaw, Unfrozen::WasNotFrozen);
     assert!(disk.open().check(&boot_info()).is_ok());
     let mode = fs::metadata(disk.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -211,7 +211,7 @@ async fn what_has_ended_can_be_taken_back_before_a_clock_brings_it_back() {
     freezes.freeze(freeze, Earlier::IsReplaced, &disk.audit).await.unwrap();
     time.pass(3600);
     let thaw = freezes.unfreeze(scope, author(), String::new(), &disk.audit).await.unwrap();
-    assert_eq!((thaw, disk.events("unfrozen")), (Thaw::WasNotFrozen, 1));
+    assert_eq!((thaw, disk.events("unfrozen")), (Unfrozen::WasNotFrozen, 1));
     time.jump(-3600);
     assert!(freezes.check(&boot_info()).is_ok() && disk.open_at(&time).list().is_empty());
 }
@@ -231,10 +231,10 @@ async fn what_ended_first_gives_way_when_the_list_is_full() {
         serde_json::json!({ "scope": "app", "value": value, "reason": "r", "since": 1, "expires_at": expires_at,
             "by": "token", "remote": "127.0.0.1" })
     };
-    let lines: Vec<_> = (0..MOST_FREEZES as u32).map(line).collect();
+    let lines: Vec<_> = (0..MAX_FREEZES as u32).map(line).collect();
     fs::write(disk.path(), serde_json::json!({ "version": 1, "frozen": lines }).to_string()).unwrap();
     let freezes = disk.open_at(&time);
-    assert_eq!(freezes.list().len(), MOST_FREEZES - 2);
+    assert_eq!(freezes.list().len(), MAX_FREEZES - 2);
     let app =
         |number| Scope::App(AppId([[0; 16].as_slice(), &[0, 0, 0, number]].concat().try_into().unwrap()));
     let held = |scope| freezes.current.load().contains_key(&scope);
@@ -251,7 +251,7 @@ async fn what_ended_first_gives_way_when_the_list_is_full() {
         .freeze(freeze_of(Scope::Device([1; 32])), Earlier::IsReplaced, &disk.audit)
         .await
         .expect("in place of itself");
-    assert_eq!(disk.open_at(&time).list().len(), MOST_FREEZES);
+    assert_eq!(disk.open_at(&time).list().len(), MAX_FREEZES);
 }
 
 #[tokio::test]
@@ -325,7 +325,7 @@ async fn the_audit_log_has_changes_in_the_order_in_which_they_happened() {
 #[tokio::test]
 async fn the_list_is_bounded() {
     let disk = Disk::new();
-    let lines: Vec<_> = (0..MOST_FREEZES as u32)
+    let lines: Vec<_> = (0..MAX_FREEZES as u32)
         .map(|number| {
             let value = hex::encode([&[0; 16][..], &number.to_be_bytes()].concat());
             serde_json::json!({ "scope": "app", "value": value, "reason": "r", "since": 1, "expires_at": null,
@@ -334,7 +334,7 @@ async fn the_list_is_bounded() {
         .collect();
     fs::write(disk.path(), serde_json::json!({ "version": 1, "frozen": lines }).to_string()).unwrap();
     let freezes = disk.open();
-    assert_eq!(freezes.list().len(), MOST_FREEZES);
+    assert_eq!(freezes.list().len(), MAX_FREEZES);
     let error = freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::Full), "{error}");
     assert!(freezes.of_kms().is_none());

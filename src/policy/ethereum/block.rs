@@ -7,8 +7,8 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
+use super::error::NodeError;
 use super::rpc;
-use super::trouble::Trouble;
 use crate::clock::unix;
 
 /// How far a block may be ahead of our clock.
@@ -32,8 +32,8 @@ struct Header {
 
 impl Block {
     /// From the result of `eth_getBlockByNumber`; `None` where the node does not have it.
-    pub(super) fn parse(result: Option<&RawValue>) -> Result<Option<Self>, Trouble> {
-        const OTHER: Trouble = Trouble::NotJsonRpc("a result that is no block");
+    pub(super) fn parse(result: Option<&RawValue>) -> Result<Option<Self>, NodeError> {
+        const OTHER: NodeError = NodeError::NotJsonRpc("a result that is no block");
         let Some(result) = result else { return Ok(None) };
         if !result.get().starts_with('{') {
             return Err(OTHER);
@@ -57,14 +57,14 @@ impl Block {
     }
 
     /// The block, unless it says too little about the present.
-    pub(super) fn recent(self, now: SystemTime, limit: Duration) -> Result<Self, Trouble> {
+    pub(super) fn recent(self, now: SystemTime, limit: Duration) -> Result<Self, NodeError> {
         let number = self.number;
         let ahead = self.timestamp.saturating_sub(unix(now));
         if ahead > SKEW.as_secs() {
-            return Err(Trouble::Ahead { number, ahead });
+            return Err(NodeError::Ahead { number, ahead });
         }
         match self.age(now) {
-            age if age > limit => Err(Trouble::Stale { number, age: age.as_secs() }),
+            age if age > limit => Err(NodeError::Stale { number, age: age.as_secs() }),
             _ => Ok(self),
         }
     }
@@ -85,7 +85,7 @@ pub(super) fn by_number(number: u64) -> String {
 mod tests {
     use super::*;
 
-    fn parse(result: &Value) -> Result<Option<Block>, Trouble> {
+    fn parse(result: &Value) -> Result<Option<Block>, NodeError> {
         let raw = serde_json::value::to_raw_value(result).expect("JSON");
         Block::parse(Some(&raw))
     }

@@ -8,9 +8,9 @@ use alloy_primitives::Address;
 
 use super::abi::{self, CallData, Verdict};
 use super::block::Block;
+use super::error::{ChainError, NodeError};
 use super::marks::{Marks, Now};
 use super::node::{Head, Node};
-use super::trouble::{Trouble, Unanswered};
 use crate::clock::unix_now;
 use crate::config::BlockChoice;
 
@@ -68,15 +68,15 @@ impl Newest {
     }
 
     /// Refuses a number that is too far below or above.
-    fn judge(&self, number: u64, now: Instant, lifetime: Duration) -> Result<(), Trouble> {
+    fn judge(&self, number: u64, now: Instant, lifetime: Duration) -> Result<(), NodeError> {
         let Some((newest, at)) = self.current(now, lifetime) else { return Ok(()) };
         let elapsed = now.saturating_duration_since(at).as_secs();
         let leap = MAX_LEAP.saturating_add(BLOCKS_A_SECOND.saturating_mul(elapsed));
         if newest.saturating_sub(number) > MAX_BACK {
-            return Err(Trouble::FarBack { number, highest: newest });
+            return Err(NodeError::FarBack { number, highest: newest });
         }
         match number.saturating_sub(newest) > leap {
-            true => Err(Trouble::FarAhead { number, highest: newest }),
+            true => Err(NodeError::FarAhead { number, highest: newest }),
             false => Ok(()),
         }
     }
@@ -112,7 +112,7 @@ impl Chain {
     /// The newest block that the terms accept. With `finalized` and `safe` it is never one before that of `previous`:
     /// what was seen revoked stays revoked, whichever node is asked. With `latest` it is at most [`MAX_BACK`] before the
     /// newest that there was: a node that stands still, or pretends to, cannot take the place of one that went on.
-    pub(super) async fn view(&self, previous: Option<&Arc<State>>) -> Result<View, Unanswered> {
+    pub(super) async fn view(&self, previous: Option<&Arc<State>>) -> Result<View, ChainError> {
         match self.terms.agreement {
             1 => self.view_of_first(previous).await,
             agreement => {
@@ -125,7 +125,7 @@ impl Chain {
     }
 
     /// What the contract says to `question` in the state of `view`.
-    pub(super) async fn ask(&self, view: &View, question: &CallData) -> Result<Verdict, Unanswered> {
+    pub(super) async fn ask(&self, view: &View, question: &CallData) -> Result<Verdict, ChainError> {
         match self.terms.agreement {
             1 => self.ask_first(view, question).await,
             agreement => self.ask_many(agreement, view, question).await,
@@ -137,14 +137,14 @@ impl Chain {
         self.disagreements.load(Ordering::Relaxed)
     }
 
-    pub(super) fn disagree(&self, about: &'static str) -> Unanswered {
+    pub(super) fn disagree(&self, about: &'static str) -> ChainError {
         self.disagreements.fetch_add(1, Ordering::Relaxed);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
         if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
             *told = Some(Instant::now());
             tracing::warn!(about, "chain endpoints disagree");
         }
-        Unanswered::Disagreement { about }
+        ChainError::Disagreement { about }
     }
 
     /// The block behind which no decision may go back.
@@ -155,7 +155,7 @@ impl Chain {
 
     /// The node's newest block that the terms name, unless it is `latest` and too far back or ahead. Where there is a floor, one
     /// below it may confirm it still.
-    pub(super) async fn head(&self, node: &Node) -> Result<Head, Trouble> {
+    pub(super) async fn head(&self, node: &Node) -> Result<Head, NodeError> {
         let head = node.head(self.terms.chain_id, self.terms.block).await?;
         if matches!(self.terms.block, BlockChoice::Latest { .. }) {
             match self.terms.agreement {
@@ -181,11 +181,11 @@ impl Chain {
         self.newest.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    pub(super) fn recent(&self, block: Block) -> Result<Block, Trouble> {
+    pub(super) fn recent(&self, block: Block) -> Result<Block, NodeError> {
         block.recent(SystemTime::now(), self.terms.max_block_age)
     }
 
-    pub(super) async fn state_at(&self, node: &Node, block: Block) -> Result<State, Trouble> {
+    pub(super) async fn state_at(&self, node: &Node, block: Block) -> Result<State, NodeError> {
         let contract = self.terms.contract;
         let (gateway, implementation) = (CallData::gateway_app_id(), CallData::app_implementation());
         let (gateway, implementation) = tokio::try_join!(
@@ -204,7 +204,7 @@ impl Chain {
         node: &Node,
         view: &View,
         question: &CallData,
-    ) -> Result<Verdict, Trouble> {
+    ) -> Result<Verdict, NodeError> {
         let answer = node.call(self.terms.contract, question, &view.state.block).await?;
         Ok(abi::verdict(&answer)?)
     }
@@ -226,8 +226,8 @@ mod tests {
         let mut newest = Newest::default();
         assert_eq!(newest.judge(u64::MAX, start, LIFETIME), Ok(()), "nothing has decided yet");
         newest.note(1_000, start, LIFETIME);
-        let back = |number| Err(Trouble::FarBack { number, highest: 1_000 });
-        let ahead = |number| Err(Trouble::FarAhead { number, highest: 1_000 });
+        let back = |number| Err(NodeError::FarBack { number, highest: 1_000 });
+        let ahead = |number| Err(NodeError::FarAhead { number, highest: 1_000 });
         for (seconds, number, expected) in [
             (0, 1_000, Ok(())),
             (0, 1_000 - MAX_BACK, Ok(())),

@@ -5,11 +5,11 @@ use std::sync::Arc;
 use super::abi::{CallData, Verdict};
 use super::block::Block;
 use super::chain::{Chain, State, View};
+use super::error::{ChainError, NodeError};
 use super::node::{Head, Node};
-use super::trouble::{Trouble, Unanswered};
 
 impl Chain {
-    pub(super) async fn view_of_first(&self, previous: Option<&Arc<State>>) -> Result<View, Unanswered> {
+    pub(super) async fn view_of_first(&self, previous: Option<&Arc<State>>) -> Result<View, ChainError> {
         let mut troubles = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
             let state = self.state_by(node, previous).await;
@@ -22,7 +22,7 @@ impl Chain {
                 Err(trouble) => troubles.push((node.number, trouble)),
             }
         }
-        Err(Unanswered::Troubles(troubles))
+        Err(ChainError::Nodes(troubles))
     }
 
     /// The state that a node names, and its newest block.
@@ -30,7 +30,7 @@ impl Chain {
         &self,
         node: &Node,
         previous: Option<&Arc<State>>,
-    ) -> Result<(Arc<State>, Block), Trouble> {
+    ) -> Result<(Arc<State>, Block), NodeError> {
         let Head { latest, mut block } = self.head(node).await?;
         let floor = self.floor(previous).filter(|floor| block.number <= floor.number);
         if let Some(floor) = floor.filter(|floor| !self.is_disproved(floor, &block)) {
@@ -40,7 +40,7 @@ impl Chain {
             }
             if block != floor {
                 self.disagree("a block that was final or safe");
-                return Err(Trouble::NotFinal(floor.number));
+                return Err(NodeError::NotFinal(floor.number));
             }
         }
         let block = self.recent(block)?;
@@ -78,7 +78,7 @@ impl Chain {
         None
     }
 
-    pub(super) async fn ask_first(&self, view: &View, question: &CallData) -> Result<Verdict, Unanswered> {
+    pub(super) async fn ask_first(&self, view: &View, question: &CallData) -> Result<Verdict, ChainError> {
         let (mut troubles, chosen) = (Vec::new(), &view.by);
         let others = (0..self.nodes.len()).filter(|index| !chosen.contains(index));
         for index in chosen.iter().copied().chain(others) {
@@ -93,11 +93,11 @@ impl Chain {
                 Ok(verdict) => return Ok(verdict),
                 // Any other node would say the same.
                 Err(trouble) if trouble.is_the_contracts() => {
-                    return Err(Unanswered::Troubles(vec![(node.number, trouble)]));
+                    return Err(ChainError::Nodes(vec![(node.number, trouble)]));
                 }
                 Err(trouble) => troubles.push((node.number, trouble)),
             }
         }
-        Err(Unanswered::Troubles(troubles))
+        Err(ChainError::Nodes(troubles))
     }
 }

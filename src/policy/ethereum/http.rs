@@ -7,7 +7,7 @@ use reqwest::{Client, Response, redirect};
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 
-use super::trouble::Trouble;
+use super::error::NodeError;
 use crate::config::Endpoint;
 
 /// Longest wait for a connection.
@@ -45,19 +45,19 @@ impl Http {
     }
 
     /// The body of the answer to `body`, of at most `limit` bytes.
-    pub(super) async fn post(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, Trouble> {
-        tokio::time::timeout(self.timeout, self.answer(body, limit)).await.unwrap_or(Err(Trouble::Silent))
+    pub(super) async fn post(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, NodeError> {
+        tokio::time::timeout(self.timeout, self.answer(body, limit)).await.unwrap_or(Err(NodeError::Silent))
     }
 
-    async fn answer(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, Trouble> {
+    async fn answer(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, NodeError> {
         let mut response = self.send(body).await.map_err(trouble)?;
         if !response.status().is_success() {
-            return Err(Trouble::Status(response.status()));
+            return Err(NodeError::Status(response.status()));
         }
         let mut read = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(trouble)? {
             if read.len() + chunk.len() > limit {
-                return Err(Trouble::TooLarge(limit));
+                return Err(NodeError::TooLarge(limit));
             }
             read.extend_from_slice(&chunk);
         }
@@ -99,11 +99,11 @@ fn secrets(endpoint: &Endpoint) -> Vec<String> {
 }
 
 /// The kind of an error: its words may hold the URL.
-fn trouble(error: reqwest::Error) -> Trouble {
+fn trouble(error: reqwest::Error) -> NodeError {
     if error.is_timeout() {
-        return Trouble::Silent;
+        return NodeError::Silent;
     }
-    Trouble::Connection(Cause::of(&error).to_string())
+    NodeError::Connection(Cause::of(&error).to_string())
 }
 
 /// What endpoints are trusted by: the public roots, and `extra_roots`.

@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use super::block::Block;
 use super::chain::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP};
-use super::trouble::Trouble;
+use super::error::NodeError;
 
 /// How much older than a block that decided another may be whose number is far below, in seconds. Time is what all nodes
 /// share: an honest node's newest block is not older than this, whatever number another node makes up.
@@ -51,7 +51,7 @@ impl Marks {
     }
 
     /// Refuses the newest block of a node that goes far back, or ahead of what a chain does.
-    pub(super) fn judge(&self, node: usize, newest: Block, now: Now) -> Result<(), Trouble> {
+    pub(super) fn judge(&self, node: usize, newest: Block, now: Now) -> Result<(), NodeError> {
         let number = newest.number;
         for (marked, mark, age) in self.current(now) {
             let highest = mark.number;
@@ -59,12 +59,12 @@ impl Marks {
             let is_older = mark.time.saturating_sub(newest.timestamp) > MAX_OLDER;
             let contradicts_itself = marked == node && is_remembered;
             if highest.saturating_sub(number) > MAX_BACK && (is_older || contradicts_itself) {
-                return Err(Trouble::FarBack { number, highest });
+                return Err(NodeError::FarBack { number, highest });
             }
             let elapsed = age.as_secs().max(newest.timestamp.min(now.unix).saturating_sub(mark.time));
             let leap = MAX_LEAP.saturating_add(BLOCKS_A_SECOND.saturating_mul(elapsed));
             if marked <= node && is_remembered && number.saturating_sub(highest) > leap {
-                return Err(Trouble::FarAhead { number, highest });
+                return Err(NodeError::FarAhead { number, highest });
             }
         }
         Ok(())

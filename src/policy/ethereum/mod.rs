@@ -7,13 +7,13 @@ mod abi;
 mod block;
 mod chain;
 mod denial;
+mod error;
 mod failover;
 mod http;
 mod marks;
 mod node;
 mod quorum;
 mod rpc;
-mod trouble;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -23,9 +23,9 @@ use tokio::sync::Mutex;
 
 use self::abi::{CallData, Verdict};
 use self::chain::{Chain, State, Terms, View};
+use self::error::ChainError;
 use self::node::Node;
-use self::trouble::Unanswered;
-use super::queue::{Queue, Room, Shed, Topic};
+use super::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
 use super::{Decision, Info, PolicyError, SetupError, Subject};
 use crate::config;
 use crate::metrics::ChainState;
@@ -40,8 +40,13 @@ const FRESH: Duration = Duration::from_secs(1);
 /// The same for the question about this KMS: after its own revocation nothing is given out for a second.
 const OWN_FRESH: Duration = Duration::from_millis(300);
 /// Decisions at a time; the others wait for their turn. An app's contract decides how long a call about it takes.
-const ROOM: Room =
-    Room { turns: 256, waiting: 4096, turns_each: 32, waiting_each: 1024, patience: Duration::from_secs(5) };
+const ROOM: ConcurrencyLimits = ConcurrencyLimits {
+    turns: 256,
+    waiting: 4096,
+    turns_each: 32,
+    waiting_each: 1024,
+    queue_timeout: Duration::from_secs(5),
+};
 
 /// Asks `isAppAllowed` and `isKmsAllowed` of a DstackKms contract, each time anew.
 pub struct Ethereum {
@@ -60,7 +65,7 @@ struct Look {
 }
 
 struct Failure {
-    why: Unanswered,
+    why: ChainError,
     at: Instant,
 }
 
@@ -94,12 +99,16 @@ impl Ethereum {
         })
     }
 
-    pub(super) async fn decide(&self, subject: Subject<'_>, topic: Topic) -> Result<Decision, PolicyError> {
+    pub(super) async fn decide(
+        &self,
+        subject: Subject<'_>,
+        topic: FairnessKey,
+    ) -> Result<Decision, PolicyError> {
         let question = match CallData::question(subject) {
             Ok(question) => question,
             Err(denial) => return Ok(Decision::Denied(denial)),
         };
-        let fresh = if matches!(topic, Topic::Own) { OWN_FRESH } else { FRESH };
+        let fresh = if matches!(topic, FairnessKey::Own) { OWN_FRESH } else { FRESH };
         let verdict = async {
             let turn = self.queue.turn(topic).await;
             let _turn = turn.map_err(|Shed| unavailable("too many questions wait for the chain"))?;
@@ -130,8 +139,8 @@ impl Ethereum {
         &self,
         view: &View,
         question: &CallData,
-        why: Unanswered,
-    ) -> Result<(Verdict, Arc<State>), Unanswered> {
+        why: ChainError,
+    ) -> Result<(Verdict, Arc<State>), ChainError> {
         if self.chain.terms.agreement > 1 || why.is_the_contracts() {
             return Err(why);
         }
@@ -176,7 +185,7 @@ impl Ethereum {
 
     /// The block to decide by: the current one while it is younger than `fresh` and not `outdated`, otherwise
     /// a new look.
-    async fn look(&self, outdated: Option<&Arc<Look>>, fresh: Duration) -> Result<Arc<Look>, Unanswered> {
+    async fn look(&self, outdated: Option<&Arc<Look>>, fresh: Duration) -> Result<Arc<Look>, ChainError> {
         let began = Instant::now();
         let is_current = |look: &Arc<Look>| {
             look.at.elapsed() < fresh && outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, look))
@@ -194,7 +203,7 @@ impl Ethereum {
         }
         let previous = self.current.load_full();
         let view = self.chain.view(previous.as_ref().map(|look| &look.view.state));
-        match tokio::time::timeout(LOOKING, view).await.unwrap_or(Err(Unanswered::Late)) {
+        match tokio::time::timeout(LOOKING, view).await.unwrap_or(Err(ChainError::Late)) {
             Ok(view) => {
                 let look = Arc::new(Look { view, at: Instant::now() });
                 self.current.store(Some(Arc::clone(&look)));
@@ -212,7 +221,7 @@ impl Ethereum {
         &self,
         answer: impl Future<Output = Result<T, PolicyError>>,
     ) -> Result<T, PolicyError> {
-        tokio::time::timeout(TOTAL, answer).await.unwrap_or_else(|_| Err(unavailable(Unanswered::Late)))
+        tokio::time::timeout(TOTAL, answer).await.unwrap_or_else(|_| Err(unavailable(ChainError::Late)))
     }
 }
 

@@ -11,9 +11,9 @@ use serde_json::{Value, json};
 
 use super::abi::CallData;
 use super::block::{self, Block};
+use super::error::NodeError;
 use super::http::Http;
 use super::rpc;
-use super::trouble::Trouble;
 use crate::config::{BlockChoice, Endpoint};
 
 /// A block comes with the hashes of its transactions, 69 bytes each.
@@ -26,7 +26,7 @@ const GAS: &str = "0x1000000";
 const INVALID_PARAMS: i64 = -32602;
 /// How long a node that hung is left alone, at first and at most.
 const REST: Duration = Duration::from_secs(5);
-const LONGEST_REST: Duration = Duration::from_secs(60);
+const MAX_REST: Duration = Duration::from_secs(60);
 
 pub(super) struct Node {
     /// Counted from one in the order of the configuration: what the log calls it.
@@ -56,7 +56,7 @@ impl From<Block> for Head {
 /// How looking for a block on a node went lately.
 #[derive(Default)]
 struct Health {
-    trouble: Option<Trouble>,
+    trouble: Option<NodeError>,
     rests_until: Option<Instant>,
     rest: Duration,
 }
@@ -93,26 +93,26 @@ impl Node {
     }
 
     /// Makes sure that it serves `chain` and is not left alone just now.
-    pub(super) async fn usable(&self, chain: u64) -> Result<(), Trouble> {
+    pub(super) async fn usable(&self, chain: u64) -> Result<(), NodeError> {
         self.awake()?;
         self.serves(chain).await
     }
 
-    fn awake(&self) -> Result<(), Trouble> {
+    fn awake(&self) -> Result<(), NodeError> {
         match self.health().rests_until {
-            Some(until) if Instant::now() < until => Err(Trouble::Resting),
+            Some(until) if Instant::now() < until => Err(NodeError::Resting),
             _ => Ok(()),
         }
     }
 
     /// The block that `choice` means on this node now, after making sure that it serves `chain`.
-    pub(super) async fn head(&self, chain: u64, choice: BlockChoice) -> Result<Head, Trouble> {
+    pub(super) async fn head(&self, chain: u64, choice: BlockChoice) -> Result<Head, NodeError> {
         self.awake()?;
         let (chain, head) = tokio::join!(self.serves(chain), self.newest(choice));
         chain.and(head)
     }
 
-    async fn newest(&self, choice: BlockChoice) -> Result<Head, Trouble> {
+    async fn newest(&self, choice: BlockChoice) -> Result<Head, NodeError> {
         let confirmations = match choice {
             BlockChoice::Finalized => return Ok(self.block("finalized").await?.into()),
             BlockChoice::Safe => return Ok(self.block("safe").await?.into()),
@@ -123,33 +123,33 @@ impl Node {
             0 => Ok(latest.into()),
             _ => match latest.number.checked_sub(confirmations) {
                 Some(number) => Ok(Head { latest, block: self.block_at(number).await? }),
-                None => Err(Trouble::NoBlock(format!("with {confirmations} confirmations"))),
+                None => Err(NodeError::NoBlock(format!("with {confirmations} confirmations"))),
             },
         }
     }
 
-    async fn serves(&self, expected: u64) -> Result<(), Trouble> {
+    async fn serves(&self, expected: u64) -> Result<(), NodeError> {
         let body = self.ask("eth_chainId", &json!([]), MAX_ANSWER).await?;
         let found = rpc::quantity(&rpc::text(body.result()?)?);
-        match found.ok_or(Trouble::NotJsonRpc("a chain id that is no number"))? {
-            found if found != expected => Err(Trouble::OtherChain { found, expected }),
+        match found.ok_or(NodeError::NotJsonRpc("a chain id that is no number"))? {
+            found if found != expected => Err(NodeError::OtherChain { found, expected }),
             _ => Ok(()),
         }
     }
 
     /// Its canonical block of this number.
-    pub(super) async fn block_at(&self, number: u64) -> Result<Block, Trouble> {
+    pub(super) async fn block_at(&self, number: u64) -> Result<Block, NodeError> {
         match self.block(&block::by_number(number)).await? {
             block if block.number != number => {
-                Err(Trouble::OtherBlock { asked: number, found: block.number })
+                Err(NodeError::OtherBlock { asked: number, found: block.number })
             }
             block => Ok(block),
         }
     }
 
-    async fn block(&self, name: &str) -> Result<Block, Trouble> {
+    async fn block(&self, name: &str) -> Result<Block, NodeError> {
         let body = self.ask("eth_getBlockByNumber", &json!([name, false]), MAX_BLOCK).await?;
-        Block::parse(body.result()?)?.ok_or_else(|| Trouble::NoBlock(name.to_owned()))
+        Block::parse(body.result()?)?.ok_or_else(|| NodeError::NoBlock(name.to_owned()))
     }
 
     /// What `contract` returns to `data` in the state of `block`, and of no other.
@@ -158,17 +158,17 @@ impl Node {
         contract: Address,
         data: &CallData,
         block: &Block,
-    ) -> Result<Vec<u8>, Trouble> {
+    ) -> Result<Vec<u8>, NodeError> {
         if !self.knows_no_hashes.load(Ordering::Relaxed) {
             match self.call_in(contract, data, block.by_hash()).await {
-                Err(Trouble::Error { code: INVALID_PARAMS, .. }) => {}
+                Err(NodeError::Error { code: INVALID_PARAMS, .. }) => {}
                 answer => return answer,
             }
         }
         let answer = self.call_in(contract, data, block::by_number(block.number).into()).await;
         // Had the chain changed its mind meanwhile, the answer would be about another block of this number.
         if self.block_at(block.number).await? != *block {
-            return Err(Trouble::Moved(block.number));
+            return Err(NodeError::Moved(block.number));
         }
         if answer.is_ok() {
             self.knows_no_hashes.store(true, Ordering::Relaxed);
@@ -176,23 +176,23 @@ impl Node {
         answer
     }
 
-    async fn call_in(&self, contract: Address, data: &CallData, block: Value) -> Result<Vec<u8>, Trouble> {
+    async fn call_in(&self, contract: Address, data: &CallData, block: Value) -> Result<Vec<u8>, NodeError> {
         let to = format!("0x{}", hex::encode(contract));
         let call = json!([{ "to": to, "data": data.to_hex(), "gas": GAS }, block]);
         let body = self.ask("eth_call", &call, MAX_ANSWER).await?;
-        rpc::bytes(&rpc::text(body.result()?)?).ok_or(Trouble::NotJsonRpc("a result that is not hex"))
+        rpc::bytes(&rpc::text(body.result()?)?).ok_or(NodeError::NotJsonRpc("a result that is not hex"))
     }
 
-    async fn ask(&self, method: &'static str, params: &Value, limit: usize) -> Result<Answer, Trouble> {
+    async fn ask(&self, method: &'static str, params: &Value, limit: usize) -> Result<Answer, NodeError> {
         let id = self.next_id.fetch_add(1, Ordering::Relaxed);
         let body = self.http.post(rpc::request(id, method, params), limit).await?;
         match rpc::result(id, &body) {
             Ok(_) => Ok(Answer { id, body }),
-            Err(Trouble::Error { code, message }) => {
-                Err(Trouble::Error { code, message: self.http.redacted(&message) })
+            Err(NodeError::Error { code, message }) => {
+                Err(NodeError::Error { code, message: self.http.redacted(&message) })
             }
-            Err(Trouble::Reverted { message }) => {
-                Err(Trouble::Reverted { message: self.http.redacted(&message) })
+            Err(NodeError::Reverted { message }) => {
+                Err(NodeError::Reverted { message: self.http.redacted(&message) })
             }
             Err(trouble) => Err(trouble),
         }
@@ -201,12 +201,12 @@ impl Node {
     /// Remembers how looking for a block on this node ended, and tells the log when that changes. A node that hung is
     /// left alone for a while. What apps' contracts do to a call is never noted here: it must not keep others from
     /// their keys.
-    pub(super) fn note(&self, trouble: Option<&Trouble>) {
+    pub(super) fn note(&self, trouble: Option<&NodeError>) {
         let mut health = self.health();
         match trouble {
-            Some(Trouble::Resting) => return,
-            Some(Trouble::Silent) => {
-                health.rest = (health.rest * 2).clamp(REST, LONGEST_REST);
+            Some(NodeError::Resting) => return,
+            Some(NodeError::Silent) => {
+                health.rest = (health.rest * 2).clamp(REST, MAX_REST);
                 health.rests_until = Some(Instant::now() + health.rest);
             }
             _ => (health.rests_until, health.rest) = (None, Duration::ZERO),
@@ -214,7 +214,7 @@ impl Node {
         if health.trouble.as_ref().map(std::mem::discriminant) != trouble.map(std::mem::discriminant) {
             let endpoint = self.number;
             match trouble {
-                Some(problem @ Trouble::Slow) => {
+                Some(problem @ NodeError::Slow) => {
                     tracing::debug!(endpoint, %problem, "a chain endpoint is left out")
                 }
                 Some(problem) => tracing::warn!(endpoint, %problem, "a chain endpoint cannot be used"),
@@ -236,7 +236,7 @@ struct Answer {
 }
 
 impl Answer {
-    fn result(&self) -> Result<Option<&RawValue>, Trouble> {
+    fn result(&self) -> Result<Option<&RawValue>, NodeError> {
         rpc::result(self.id, &self.body)
     }
 }

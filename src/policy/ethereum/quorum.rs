@@ -10,7 +10,7 @@ use tokio::time::{Instant, timeout_at};
 use super::abi::{CallData, Verdict};
 use super::block::Block;
 use super::chain::{Chain, State, View};
-use super::trouble::{Trouble, Unanswered};
+use super::error::{ChainError, NodeError};
 
 /// What slower nodes get once enough have answered.
 const GRACE: Duration = Duration::from_millis(200);
@@ -18,7 +18,7 @@ const GRACE: Duration = Duration::from_millis(200);
 /// What nodes said, by their index.
 struct Answers<T> {
     given: Vec<(usize, T)>,
-    troubles: Vec<(usize, Trouble)>,
+    troubles: Vec<(usize, NodeError)>,
 }
 
 impl Chain {
@@ -26,7 +26,7 @@ impl Chain {
         &self,
         agreement: usize,
         previous: Option<&Arc<State>>,
-    ) -> Result<View, Unanswered> {
+    ) -> Result<View, ChainError> {
         let heads = (0..self.nodes.len())
             .map(async |index| (index, self.head(&self.nodes[index]).await.map(|head| head.block)));
         let heads = Answers::gather(heads, GRACE, |heads| heads.given.len() >= agreement).await;
@@ -52,7 +52,7 @@ impl Chain {
         for (index, node) in self.nodes.iter().enumerate() {
             if heads.given.iter().all(|(given, _)| *given != index) {
                 let trouble = heads.troubles.iter().find(|(troubled, _)| *troubled == index);
-                node.note(Some(trouble.map_or(&Trouble::Slow, |(_, trouble)| trouble)));
+                node.note(Some(trouble.map_or(&NodeError::Slow, |(_, trouble)| trouble)));
             }
         }
     }
@@ -67,7 +67,7 @@ impl Chain {
         agreement: usize,
         view: &View,
         question: &CallData,
-    ) -> Result<Verdict, Unanswered> {
+    ) -> Result<Verdict, ChainError> {
         let asked = view
             .by
             .iter()
@@ -84,7 +84,7 @@ impl Chain {
         agreement: usize,
         heads: Answers<Block>,
         floor: Option<Block>,
-    ) -> Result<(Block, Vec<usize>), Unanswered> {
+    ) -> Result<(Block, Vec<usize>), ChainError> {
         let mut numbers: Vec<u64> = heads.given.iter().map(|(_, head)| head.number).collect();
         numbers.sort_unstable_by(|one, other| other.cmp(one));
         let mut reached_by_enough = numbers.split_off(numbers.len().min(agreement - 1));
@@ -137,7 +137,7 @@ impl Chain {
         agreement: usize,
         answers: Answers<T>,
         about: &'static str,
-    ) -> Result<(T, Vec<usize>), Unanswered> {
+    ) -> Result<(T, Vec<usize>), ChainError> {
         let disagreement = answers.differ().then(|| self.disagree(about));
         match answers.agreed(agreement) {
             Some(agreed) => Ok(agreed),
@@ -147,9 +147,9 @@ impl Chain {
 }
 
 impl Chain {
-    fn named(&self, troubles: Vec<(usize, Trouble)>) -> Unanswered {
+    fn named(&self, troubles: Vec<(usize, NodeError)>) -> ChainError {
         let named = troubles.into_iter().map(|(index, trouble)| (self.nodes[index].number, trouble));
-        Unanswered::Troubles(named.collect())
+        ChainError::Nodes(named.collect())
     }
 }
 
@@ -161,7 +161,7 @@ impl<T: Clone + PartialEq> Answers<T> {
         enough: impl Fn(&Self) -> bool,
     ) -> Self
     where
-        F: Future<Output = (usize, Result<T, Trouble>)>,
+        F: Future<Output = (usize, Result<T, NodeError>)>,
     {
         let mut running: FuturesUnordered<F> = asked.collect();
         let mut answers = Self { given: Vec::new(), troubles: Vec::new() };

@@ -4,7 +4,7 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
-use super::trouble::Trouble;
+use super::error::NodeError;
 
 /// How much of a node's words reaches the log, in characters.
 const MAX_QUOTE: usize = 256;
@@ -36,26 +36,26 @@ struct Failure {
 }
 
 /// The result in the answer to request `id`; `None` where it is `null`.
-pub(super) fn result(id: u64, body: &[u8]) -> Result<Option<&RawValue>, Trouble> {
-    let body = std::str::from_utf8(body).map_err(|_| Trouble::NotJsonRpc("not UTF-8"))?;
+pub(super) fn result(id: u64, body: &[u8]) -> Result<Option<&RawValue>, NodeError> {
+    let body = std::str::from_utf8(body).map_err(|_| NodeError::NotJsonRpc("not UTF-8"))?;
     // Serde would take an array for an object.
     if !body.trim_start().starts_with('{') {
-        return Err(Trouble::NotJsonRpc("not an object"));
+        return Err(NodeError::NotJsonRpc("not an object"));
     }
     let answer: Response<'_> =
-        serde_json::from_str(body).map_err(|_| Trouble::NotJsonRpc("not its members"))?;
+        serde_json::from_str(body).map_err(|_| NodeError::NotJsonRpc("not its members"))?;
     if answer.jsonrpc != "2.0" {
-        return Err(Trouble::NotJsonRpc("another version"));
+        return Err(NodeError::NotJsonRpc("another version"));
     }
     match (answer.id, answer.result, answer.error) {
-        (Some(found), ..) if found != id => Err(Trouble::NotJsonRpc("the answer to another request")),
+        (Some(found), ..) if found != id => Err(NodeError::NotJsonRpc("the answer to another request")),
         (_, None, Some(failure)) => Err(failure.into()),
         (Some(_), result, None) => Ok(result),
-        _ => Err(Trouble::NotJsonRpc("neither a result nor an error")),
+        _ => Err(NodeError::NotJsonRpc("neither a result nor an error")),
     }
 }
 
-impl From<Failure> for Trouble {
+impl From<Failure> for NodeError {
     fn from(Failure { code, message }: Failure) -> Self {
         let message: String = message.chars().take(MAX_QUOTE).map(printable).collect();
         // No other words count: "out of gas" may be this node's own limit, "reverted" its proxy's.
@@ -85,9 +85,9 @@ pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
 }
 
 /// A text result.
-pub(super) fn text(result: Option<&RawValue>) -> Result<String, Trouble> {
-    let result = result.ok_or(Trouble::NotJsonRpc("no result"))?;
-    serde_json::from_str(result.get()).map_err(|_| Trouble::NotJsonRpc("a result of another type"))
+pub(super) fn text(result: Option<&RawValue>) -> Result<String, NodeError> {
+    let result = result.ok_or(NodeError::NotJsonRpc("no result"))?;
+    serde_json::from_str(result.get()).map_err(|_| NodeError::NotJsonRpc("a result of another type"))
 }
 
 #[cfg(test)]
@@ -149,14 +149,14 @@ mod tests {
             }
         }
         let not_text = result(7, b"{\"jsonrpc\":\"\xff\"}").err();
-        assert_eq!(not_text, Some(Trouble::NotJsonRpc("not UTF-8")));
+        assert_eq!(not_text, Some(NodeError::NotJsonRpc("not UTF-8")));
     }
 
     #[test]
     fn a_nodes_words_are_cut_between_characters() {
         let body = json!({ "jsonrpc": "2.0", "id": 7, "error": { "code": 1, "message": "é".repeat(9000) } });
         let error = result(7, body.to_string().as_bytes()).err();
-        assert_eq!(error, Some(Trouble::Error { code: 1, message: "é".repeat(MAX_QUOTE) }));
+        assert_eq!(error, Some(NodeError::Error { code: 1, message: "é".repeat(MAX_QUOTE) }));
     }
 
     #[test]

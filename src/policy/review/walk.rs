@@ -1,4 +1,4 @@
-//! Walks through the JSON of an allow-list, key by key.
+//! Walks through the JSON of an allowlist, key by key.
 
 use std::collections::{HashMap, HashSet};
 

@@ -1,4 +1,4 @@
-//! Every rule of an allow-list instead of the first that fails, and the entry that comes nearest.
+//! Every rule of an allowlist instead of the first that fails, and the entry that comes nearest.
 
 use super::{App, Devices, EXAMPLES, Hashes, Rule, Rules, examples, listed};
 use crate::{

@@ -7,7 +7,7 @@ use serde::Serialize;
 use super::{Devices, Rules};
 use crate::config::{EmptyDevices, ReleaseStage};
 
-/// One entry of an allow-list that can let somebody through. Hashes and ids are lower-case hex without `0x`.
+/// One entry of an allowlist that can let somebody through. Hashes and ids are lower-case hex without `0x`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Grant {

@@ -23,7 +23,7 @@ const QUICK: Bounds = Bounds {
     waiting: 100,
     concurrent_each: 4,
     waiting_each: 100,
-    patience: Duration::from_millis(250),
+    queue_timeout: Duration::from_millis(250),
     slow: Duration::from_millis(100),
 };
 
@@ -146,7 +146,7 @@ async fn decide(webhook: &Webhook) -> Result<Decision, PolicyError> {
 }
 
 async fn ask(webhook: &Webhook, subject: Subject<'_>) -> Result<Decision, PolicyError> {
-    webhook.decide(subject, Topic::of(subject)).await
+    webhook.decide(subject, FairnessKey::of(subject)).await
 }
 
 #[tokio::test]
@@ -288,7 +288,7 @@ async fn a_denial_because_of_an_outage_is_none() {
     let webhook = server.webhook();
     for number in 1..=20 {
         let detail = detail(decide(&webhook).await);
-        assert_eq!(detail, "the webhook answered that its own back end is unavailable");
+        assert_eq!(detail, "the webhook answered that its own backend is unavailable");
         assert_eq!(webhook.last_error(), Some(detail));
         assert_eq!(server.requests.lock().unwrap().len(), number, "it answers: the breaker stays closed");
     }
@@ -482,7 +482,7 @@ async fn more_questions_than_allowed_at_once_end_in_time() {
 fn a_configured_time_out_bounds_everything_on_the_way() {
     let ten = BOUNDS.within(Duration::from_secs(10));
     let of = |bounds: Bounds| {
-        [bounds.connect, bounds.total, bounds.patience, bounds.slow].map(|it| it.as_millis())
+        [bounds.connect, bounds.total, bounds.queue_timeout, bounds.slow].map(|it| it.as_millis())
     };
     assert_eq!(of(ten), of(BOUNDS));
     assert_eq!(of(BOUNDS.within(Duration::from_secs(2))), [2_000, 2_000, 1_000, 1_000]);

@@ -1,7 +1,7 @@
 //! One call in each codec, and what its answer says, brought down to a code and a text.
 
 use bytes::Bytes;
-use cvm_kms::{error::Code, proto::PrpcError, service::Service};
+use cvm_kms::{api::Service, error::Code, proto::PrpcError};
 use http::Request;
 use prost::Message as _;
 use serde::Serialize;
@@ -72,7 +72,7 @@ impl Told {
         Self { status: if codec == Codec::Grpc { 0 } else { 200 }, text: String::new() }
     }
 
-    /// The end with `code`. The numbers are those of `docs/protocol.md`, on purpose not those of `transport::status`.
+    /// The end with `code`. The numbers are those of `docs/protocol.md`, on purpose not those of `net::status`.
     pub fn error(codec: Codec, code: Code, text: impl Into<String>) -> Self {
         let (http, grpc) = match code {
             Code::InvalidRequest => (400, tonic::Code::InvalidArgument),

@@ -1,5 +1,5 @@
 //! What `access_table.rs` is made of: callers, requests, codecs.
 #![allow(unreachable_pub)]
 
-pub mod cast;
 pub mod codec;
+pub mod fixtures;

@@ -185,7 +185,7 @@ async fn killed_and_started_again() {
     }
     let took = began.elapsed();
     assert_eq!(fleet.done.load(Ordering::Relaxed), FETCHES);
-    assert!(fleet.balancer.passed_over() > 0, "dead back ends were met");
+    assert!(fleet.balancer.passed_over() > 0, "dead backends were met");
     assert!(fleet.balancer.served().iter().all(|served| *served > 0), "{:?}", fleet.balancer.served());
 
     let asked = fleet.asked.lock().expect("no panic").clone();

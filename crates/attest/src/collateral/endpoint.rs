@@ -10,7 +10,7 @@ use super::{FetchFailure, Pccs, ServiceFailure};
 /// First pause after a failure; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
 /// Longest pause.
-const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// One service and its record.
 pub(super) struct Endpoint {
@@ -73,7 +73,7 @@ impl Endpoint {
         }
         let pause = FIRST_PAUSE.saturating_mul(1 << record.failures_in_a_row.min(16));
         record.failures_in_a_row = record.failures_in_a_row.saturating_add(1);
-        record.paused_until = Some(Instant::now() + pause.min(LONGEST_PAUSE));
+        record.paused_until = Some(Instant::now() + pause.min(MAX_PAUSE));
     }
 
     /// Why it gave nothing when it was asked last.

@@ -208,7 +208,7 @@ async fn an_app_or_a_stranger_kms_that_hangs_takes_its_own_turns_and_no_more() {
     });
     // With the real numbers, and so much time that nothing ends by itself.
     let endless = Duration::from_secs(600);
-    let bounds = Bounds { connect: endless, total: endless, patience: endless, ..BOUNDS };
+    let bounds = Bounds { connect: endless, total: endless, queue_timeout: endless, ..BOUNDS };
     let webhook = config::Webhook::at(Endpoint::parse(&base).unwrap());
     let webhook = Arc::new(Webhook::with_bounds(&webhook, bounds).unwrap());
     let hanging: Vec<_> = (0..BOUNDS.concurrent * 2)
@@ -229,7 +229,8 @@ async fn an_app_or_a_stranger_kms_that_hangs_takes_its_own_turns_and_no_more() {
     }
     for _ in 0..20 {
         let own = boot_info();
-        let others = async { (decide(&webhook).await, webhook.decide(Subject::Kms(&own), Topic::Own).await) };
+        let others =
+            async { (decide(&webhook).await, webhook.decide(Subject::Kms(&own), FairnessKey::Own).await) };
         let (app, own) = tokio::time::timeout(Duration::from_secs(60), others).await.expect("not held up");
         assert!(app.is_ok() && own.is_ok());
     }

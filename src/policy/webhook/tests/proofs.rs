@@ -247,7 +247,7 @@ async fn a_signed_denial_because_of_an_outage_is_none_either() {
     let sign: Box<Forge> = Box::new(|signer, question, answer| Some(signer.sign(question, answer, soon())));
     let server = Signing::answering(OUTAGE, sign).await;
     let detail = detail(decide(&server.webhook()).await);
-    assert_eq!(detail, "the webhook answered that its own back end is unavailable");
+    assert_eq!(detail, "the webhook answered that its own backend is unavailable");
     // Whoever is in between gains nothing by it.
     let server = Signing::answering(OUTAGE, Box::new(|_, _, _| None)).await;
     let detail = self::detail(decide(&server.webhook()).await);

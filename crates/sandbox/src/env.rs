@@ -1,0 +1,100 @@
+//! The machines: simulated TDX hardware, the CVM that the KMS runs in, and what connects them to the software.
+
+use std::{path::PathBuf, sync::Arc};
+
+use anyhow::{Context as _, Result};
+use kms_attest::{
+    attester::Attester,
+    collateral::{CacheOptions, CollateralCache},
+    trust::TrustAnchors,
+    verify::Verifier,
+};
+use kms_simulator::{Cvm, GuestAgent, KeyProvider, PccsServer, Platform, Stage};
+use sha2::{Digest as _, Sha256};
+use tempfile::TempDir;
+
+use crate::state::StateDir;
+
+/// What runs in the KMS's own CVM, as its compose file would say.
+const KMS_COMPOSE: &str = concat!("kms-sandbox: cvm-kms ", env!("CARGO_PKG_VERSION"));
+
+/// The hardware and everything that stands on it.
+pub(crate) struct Env {
+    platform: Arc<Platform>,
+    pccs: PccsServer,
+    kms_agent: GuestAgent,
+    sockets: TempDir,
+}
+
+/// A CVM with its guest agent's socket.
+pub(crate) struct Machine {
+    pub(crate) cvm: Arc<Cvm>,
+    agent: GuestAgent,
+}
+
+impl Env {
+    /// Switches the machines on. What is derived from the seed is the same at every start.
+    pub(crate) async fn start(state: &StateDir) -> Result<Self> {
+        let platform = Platform::from_seed(&state.seed()?);
+        state.write("simulated-root-ca.pem", platform.root_pem())?;
+        let pccs = PccsServer::start(&platform).await.context("start the simulated collateral service")?;
+        // Not in the state directory: the path of a unix socket is at most 107 bytes long.
+        let sockets =
+            tempfile::Builder::new().prefix("kms-sandbox-").tempdir().context("make a directory")?;
+        let cvm = Cvm::builder(&platform)
+            .compose_hash(Sha256::digest(KMS_COMPOSE).into())
+            .key_provider(KeyProvider::LocalSgx(vec![0x51; 32]))
+            .stage(Stage::Ready)
+            .build();
+        let socket = sockets.path().join("kms.sock");
+        let kms_agent = GuestAgent::serve(&cvm, socket).await.context("start the KMS's guest agent")?;
+        Ok(Self { platform, pccs, kms_agent, sockets })
+    }
+
+    /// The simulated TDX machine.
+    pub(crate) fn platform(&self) -> &Platform {
+        &self.platform
+    }
+
+    /// Where collateral is served.
+    pub(crate) fn pccs_url(&self) -> String {
+        self.pccs.url()
+    }
+
+    /// Where the KMS finds its guest agent.
+    pub(crate) fn kms_agent(&self) -> &str {
+        self.kms_agent.address()
+    }
+
+    /// Boots a CVM for an app, up to where it needs its keys. `name` tells its guest agent from the others.
+    pub(crate) async fn boot(&self, name: &str, compose: &str) -> Result<Machine> {
+        let cvm = Cvm::builder(&self.platform).compose_hash(Sha256::digest(compose).into()).build();
+        let socket: PathBuf = self.sockets.path().join(format!("{name}.sock"));
+        let agent = GuestAgent::serve(&cvm, socket).await.context("start the app's guest agent")?;
+        Ok(Machine { cvm, agent })
+    }
+
+    /// A directory that ends with this run.
+    pub(crate) fn passing_directory(&self, name: &str) -> PathBuf {
+        self.sockets.path().join(name)
+    }
+
+    /// A verifier that trusts the simulated hardware: each CVM has its own.
+    pub(crate) fn verifier(&self) -> Result<Verifier> {
+        let anchors = TrustAnchors::with_tdx_root(self.platform.root_der())?;
+        let cache = CollateralCache::new(&[self.pccs.url()], &anchors, CacheOptions::default())?;
+        Ok(Verifier::new(anchors, cache))
+    }
+}
+
+impl Machine {
+    /// Where its guest agent answers.
+    pub(crate) fn agent_address(&self) -> &str {
+        self.agent.address()
+    }
+
+    /// The source of this CVM's evidence.
+    pub(crate) fn attester(&self) -> Result<Attester> {
+        Ok(Attester::at(self.agent.address())?)
+    }
+}

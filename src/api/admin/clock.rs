@@ -1,0 +1,53 @@
+//! `LowerClockFloor`: an operator says that records were made by a clock that was ahead.
+
+use std::sync::Arc;
+
+use super::AdminService;
+use crate::{
+    api::Caller,
+    audit::LowerFloorError,
+    clock::{MAX_BEHIND, unix_now},
+    error::{Error, Result},
+    proto::{LowerClockFloorRequest, LowerClockFloorResponse},
+};
+
+impl AdminService {
+    /// `Admin.LowerClockFloor`: the dates of earlier audit records count no more, because the clock is right now and was
+    /// ahead when they were made.
+    ///
+    /// # Errors
+    /// No reason; a clock that differs from the operator's own, or is behind what others have signed; an audit log that
+    /// does not take the record: nothing changes then.
+    pub async fn lower_clock_floor(
+        &self,
+        caller: &Caller,
+        request: LowerClockFloorRequest,
+    ) -> Result<LowerClockFloorResponse> {
+        let LowerClockFloorRequest { reason, now: theirs } = request;
+        let reason = super::freeze::reason(reason)?;
+        if reason.is_empty() {
+            return Err(Error::invalid("reason must not be empty: say how the clock came to be ahead"));
+        }
+        let ours = unix_now();
+        if ours.abs_diff(theirs) > MAX_BEHIND {
+            return Err(Error::invalid(format!(
+                "the clock of this KMS shows {ours} (Unix seconds) and yours {theirs}: set the one that is wrong first; \
+                 nothing was changed"
+            )));
+        }
+        let (audit, author) = (Arc::clone(&self.parts.audit), caller.author());
+        // A client that goes away leaves nothing half done.
+        let change =
+            tokio::spawn(async move { audit.lower_clock_floor(reason, author.by, author.remote).await });
+        let lowered = change.await.map_err(|error| Error::internal("the change ended in a panic", error))?;
+        match lowered {
+            Ok(Some(from)) => Ok(LowerClockFloorResponse { was_behind: true, from }),
+            Ok(None) => Ok(LowerClockFloorResponse { was_behind: false, from: 0 }),
+            Err(error @ LowerFloorError::Signed(_)) => Err(Error::invalid(error.to_string())),
+            Err(error @ LowerFloorError::NotRecorded(_)) => {
+                let text = error.to_string();
+                Err(Error::unavailable("the audit log does not take the record; nothing was changed", text))
+            }
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! `RefreshCollateral`: what Intel publishes, fetched again now.
+
+use std::{sync::Arc, time::Duration};
+
+use kms_attest::collateral::{CollateralError, Refreshed};
+
+use super::AdminService;
+use crate::{
+    api::Caller,
+    audit::Event,
+    error::{Error, Result},
+    proto::{RefreshCollateralResponse, RefreshedCollateral},
+};
+
+/// How long an answer waits for the services.
+const FETCH_TIME: Duration = Duration::from_secs(25);
+
+impl AdminService {
+    /// `Admin.RefreshCollateral`: asks the collateral services for everything that is held, and verifies everybody again
+    /// by what they have. What cannot be had leaves what is held in use.
+    ///
+    /// # Errors
+    /// The services take too long: fetching goes on, and is recorded when it ends.
+    pub async fn refresh_collateral(&self, caller: &Caller, (): ()) -> Result<RefreshCollateralResponse> {
+        let (verifier, audit) = (Arc::clone(&self.parts.verifier), Arc::clone(&self.parts.audit));
+        let author = caller.author();
+        // A client that goes away leaves nothing half done.
+        let refresh = tokio::spawn(async move {
+            let refreshed = verifier.cache().refresh_all().await;
+            let failed = refreshed.iter().filter(|model| model.outcome.is_err()).count();
+            audit.note(Event::CollateralRefreshed {
+                models: refreshed.len() as u64,
+                failed: failed as u64,
+                by: author.by,
+                remote: author.remote,
+            });
+            refreshed
+        });
+        let models = match tokio::time::timeout(FETCH_TIME, refresh).await {
+            Ok(Ok(refreshed)) => refreshed.iter().map(shown).collect(),
+            Ok(Err(error)) => return Err(Error::internal("the refresh ended in a panic", error)),
+            Err(slow) => {
+                return Err(Error::unavailable("the collateral services are slow; fetching goes on", slow));
+            }
+        };
+        Ok(RefreshCollateralResponse { models })
+    }
+}
+
+fn shown(Refreshed { platform, before, outcome }: &Refreshed) -> RefreshedCollateral {
+    let (numbers, issued, expires, failure) = match outcome {
+        Ok(collateral) => (collateral.numbers(), collateral.issued(), collateral.expires(), String::new()),
+        Err(error) => (*before, 0, 0, why(error)),
+    };
+    RefreshedCollateral {
+        fmspc: platform.fmspc.to_vec(),
+        ca: platform.ca.as_str().to_owned(),
+        failure,
+        tcb_evaluation_number: numbers.tcb_info,
+        qe_evaluation_number: numbers.qe_identity,
+        root_crl_number: numbers.root_crl,
+        pck_crl_number: numbers.pck_crl,
+        is_newer: numbers != *before,
+        issued,
+        expires,
+    }
+}
+
+/// Operators are told what each service did; no text names one.
+fn why(error: &CollateralError) -> String {
+    match error {
+        CollateralError::Unavailable { failures } if !failures.is_empty() => {
+            failures.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ")
+        }
+        error => error.to_string(),
+    }
+}

@@ -1,0 +1,63 @@
+//! `ListDenials`: who was refused lately.
+
+use super::{AdminService, shown};
+use crate::{
+    admission::{Role, denials::Denial},
+    api::Caller,
+    error::{Error, Result},
+    proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse},
+};
+
+/// What a page has when the request does not say.
+const PAGE: usize = 50;
+/// The most that a page has.
+const MAX_PAGE: usize = 200;
+
+impl AdminService {
+    /// `Admin.ListDenials`, the newest first.
+    ///
+    /// # Errors
+    /// An app id of another length.
+    pub async fn list_denials(&self, _: &Caller, request: ListDenialsRequest) -> Result<ListDenialsResponse> {
+        let ListDenialsRequest { limit, before, code, app_id } = request;
+        if !app_id.is_empty() && app_id.len() != 20 {
+            return Err(Error::invalid(format!("app_id must be 20 bytes or empty, got {}", app_id.len())));
+        }
+        let limit = match usize::try_from(limit).unwrap_or(MAX_PAGE) {
+            0 => PAGE,
+            limit => limit.min(MAX_PAGE),
+        };
+        let matches = |denial: &Denial| {
+            let is_app = || denial.identity.as_ref().is_some_and(|identity| identity.app_id == app_id);
+            (code.is_empty() || denial.code == code) && (app_id.is_empty() || is_app())
+        };
+        let (page, next) = self.parts.denials.page(Some(before).filter(|before| *before > 0), limit, matches);
+        Ok(ListDenialsResponse {
+            denials: page.iter().map(|denial| record(denial)).collect(),
+            next: next.unwrap_or(0),
+        })
+    }
+}
+
+/// A denial as operators are shown it.
+pub(super) fn record(denial: &Denial) -> DenialRecord {
+    let text = |value: &Option<String>| value.clone().unwrap_or_default();
+    DenialRecord {
+        id: denial.id.to_string(),
+        sequence: denial.sequence,
+        first: denial.first,
+        last: denial.last,
+        count: denial.count,
+        method: denial.method.to_owned(),
+        remote: denial.remote.to_string(),
+        subject: denial.role.map_or("", Role::name).to_owned(),
+        code: denial.code.to_owned(),
+        step: denial.step.name().to_owned(),
+        reason: denial.reason.clone(),
+        expected: text(&denial.expected),
+        actual: text(&denial.actual),
+        remedy: text(&denial.remedy),
+        identity: denial.identity.as_ref().map(shown),
+        explainable: denial.shown.is_some(),
+    }
+}

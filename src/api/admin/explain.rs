@@ -1,0 +1,204 @@
+//! `Explain`: why somebody is refused, every check in order. A dry run: nothing here can make a permit, for only
+//! `admission` can, and `Parts` has no way into it.
+
+mod checklist;
+mod checks;
+
+use std::sync::Arc;
+
+use kms_attest::{certificate, identity::BootInfo};
+
+use self::checklist::Checklist;
+use super::{AdminService, denials::record, shown};
+use crate::{
+    admission::{
+        Role, Step,
+        denials::{Denial, DenialId, Shown},
+    },
+    api::Caller,
+    audit::Event,
+    error::{Error, Result},
+    policy::{
+        examine::Nearest,
+        remedy::{self, merged},
+    },
+    proto::{Difference, ExplainRequest, ExplainResponse, NearestEntry, Remedy},
+};
+
+/// What is explained.
+struct Question {
+    shown: Shown,
+    role: Role,
+    vm_config: String,
+    denial: Option<Arc<Denial>>,
+    /// For the audit log.
+    input: String,
+}
+
+/// What the checks found out besides.
+#[derive(Default)]
+struct Found {
+    identity: Option<BootInfo>,
+    nearest: Option<Nearest>,
+    relaxations: Vec<String>,
+}
+
+impl AdminService {
+    /// `Admin.Explain`. Releases nothing.
+    ///
+    /// # Errors
+    /// Nothing to explain, or more than one thing; a denial that is not known any more; an unknown subject.
+    pub async fn explain(&self, caller: &Caller, request: ExplainRequest) -> Result<ExplainResponse> {
+        let question = self.question(request)?;
+        let mut list = Checklist::default();
+        let (self_authorization, verified) =
+            tokio::join!(self.parts.self_authorization.fresh(), self.verified(&question));
+        match self_authorization {
+            Ok(_) => list.pass(Step::SelfAuthorization, "", "this KMS may serve"),
+            Err(refusal) => list.refuse(Step::SelfAuthorization, &refusal),
+        }
+        let found = match verified {
+            Ok(verified) => self.judge(&mut list, &question, &verified).await,
+            Err(refusal) => {
+                list.evidence_refused(&refusal, question.binding());
+                self.unjudged(&mut list);
+                Found::default()
+            }
+        };
+        let response = self.response(&question, list, found);
+        let author = caller.author();
+        self.recorded(Event::Explained {
+            input: question.input,
+            subject: question.role.name(),
+            verdict: response.verdict.clone(),
+            code: response.code.clone(),
+            by: author.by,
+            remote: author.remote,
+        })
+        .await;
+        Ok(response)
+    }
+
+    fn question(&self, request: ExplainRequest) -> Result<Question> {
+        let ExplainRequest { evidence, certificate, denial_id, subject, vm_config } = request;
+        let role = match subject.as_str() {
+            "" => None,
+            name => Some(Role::named(name).ok_or_else(|| {
+                Error::invalid("subject must be app, kms or certificate, or empty for what was asked for")
+            })?),
+        };
+        let (shown, denial, input) = match (&evidence[..], &certificate[..], denial_id.trim()) {
+            ([_, ..], [], "") => {
+                (Shown::Evidence { evidence, spki: Vec::new() }, None, "evidence".to_owned())
+            }
+            ([], [_, ..], "") => (Shown::Certificate(der(certificate)?), None, "certificate".to_owned()),
+            ([], [], id) if !id.is_empty() => {
+                let denial = self.denial(id)?;
+                let shown = denial.shown.clone().ok_or_else(|| {
+                    Error::invalid("the evidence of this denial was too large to keep; send it itself")
+                })?;
+                let input = format!("denial {}", denial.id);
+                (shown, Some(denial), input)
+            }
+            _ => {
+                return Err(Error::invalid(
+                    "exactly one of evidence, certificate and denial_id must be given",
+                ));
+            }
+        };
+        let asked = denial.as_ref().map(|denial| (denial.role, denial.vm_config.clone()));
+        let (role_then, config_then) = asked.unwrap_or_default();
+        let role_then = role_then.unwrap_or(Role::App);
+        Ok(Question {
+            shown,
+            role: role.unwrap_or(role_then),
+            vm_config: if vm_config.is_empty() { config_then } else { vm_config },
+            denial,
+            input,
+        })
+    }
+
+    fn denial(&self, id: &str) -> Result<Arc<Denial>> {
+        let id = DenialId::parse(id).ok_or_else(|| Error::invalid("denial_id must be twelve hex digits"))?;
+        self.parts.denials.find(id).ok_or_else(|| {
+            Error::invalid(format!(
+                "no denial {id} is kept here: it is too old, from before the last start, or another replica's"
+            ))
+        })
+    }
+
+    fn response(&self, question: &Question, list: Checklist, found: Found) -> ExplainResponse {
+        let policy = &self.parts.policy;
+        let Found { identity, nearest, relaxations } = found;
+        let of_policy = |code| {
+            let identity = identity.as_ref()?;
+            policy.remedy(code, question.role.subject(identity))
+        };
+        let mut fragments = Vec::new();
+        let mut remedies = Vec::new();
+        for failure in list.failures() {
+            if let Some(remedy) = of_policy(failure.code) {
+                fragments.extend(remedy.fragment.clone());
+                remedies.push(wire(remedy));
+            } else if let Some(sentence) = &failure.remedy {
+                let (code, sentence) = (failure.code.to_owned(), sentence.clone());
+                remedies.push(Remedy { code, sentence, ..Remedy::default() });
+            }
+        }
+        let allowlist_fragment = match fragments.is_empty() {
+            true => String::new(),
+            false => format!("{:#}", merged(&fragments)),
+        };
+        let verdict = list.verdict();
+        ExplainResponse {
+            verdict: verdict.word.to_owned(),
+            code: verdict.code.to_owned(),
+            reason: verdict.reason,
+            checks: list.into_checks(),
+            identity: identity.as_ref().map(shown),
+            nearest: nearest.map(nearest_entry),
+            remedies,
+            allowlist_fragment,
+            policy: policy.kind().to_owned(),
+            relaxations,
+            denial: question.denial.as_ref().map(|denial| record(denial)),
+        }
+    }
+}
+
+/// A certificate in either of its two forms, as DER.
+fn der(certificate: Vec<u8>) -> Result<Vec<u8>> {
+    match std::str::from_utf8(&certificate) {
+        Ok(text) if text.contains("-----BEGIN") => {
+            certificate::der(text).map_err(|error| Error::invalid(error.to_string()).within("certificate"))
+        }
+        _ => Ok(certificate),
+    }
+}
+
+fn wire(remedy: remedy::Remedy) -> Remedy {
+    let remedy::Remedy { code, sentence, fragment, call } = remedy;
+    let (contract, function, argument) =
+        call.map(|call| (call.contract, call.function.to_owned(), call.argument)).unwrap_or_default();
+    Remedy {
+        code: code.to_owned(),
+        sentence,
+        allowlist_fragment: fragment.map(|fragment| fragment.to_string()).unwrap_or_default(),
+        contract,
+        function,
+        argument,
+    }
+}
+
+fn nearest_entry(nearest: Nearest) -> NearestEntry {
+    let differences = nearest.differences.into_iter().map(|difference| Difference {
+        field: difference.field.to_owned(),
+        listed: difference.listed,
+        measured: difference.measured,
+    });
+    NearestEntry {
+        entry: nearest.entry,
+        reason: nearest.reason.to_owned(),
+        differences: differences.collect(),
+    }
+}

@@ -1,0 +1,133 @@
+//! `Freeze`, `Unfreeze`, `ListFrozen`: stopping one thing now.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::task::JoinHandle;
+
+use super::AdminService;
+use crate::{
+    admission::{Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Scope, Unfrozen},
+    api::Caller,
+    clock::unix_now,
+    error::{Code, Error, Result},
+    proto::{
+        FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse,
+        UnfreezeRequest, UnfreezeResponse,
+    },
+};
+
+/// How long an answer waits for the file and the audit log.
+const DISK_TIME: Duration = Duration::from_secs(10);
+
+impl AdminService {
+    /// `Admin.Freeze`: from the answer on nothing is released to what is named.
+    ///
+    /// # Errors
+    /// An invalid scope, no reason, an end in the past or before that of a freeze in force, the most freezes in force. Where the file or the audit log
+    /// cannot be written, the error says so, and that it is frozen nevertheless.
+    pub async fn freeze(&self, caller: &Caller, request: FreezeRequest) -> Result<FreezeResponse> {
+        let scope = scope(&request.scope, &request.value)?;
+        let reason = reason(request.reason)?;
+        if reason.is_empty() {
+            return Err(Error::invalid("reason must not be empty: say why, for whoever finds this later"));
+        }
+        let since = unix_now();
+        if let Some(end) = request.expires_at.filter(|end| *end <= since) {
+            return Err(Error::invalid(format!("expires_at must be later than now, {since}, got {end}")));
+        }
+        let freeze = Freeze { scope, reason, since, expires_at: request.expires_at, author: caller.author() };
+        let earlier = if request.replace { Earlier::IsReplaced } else { Earlier::MayBeExtended };
+        let frozen = Some(entry(&freeze));
+        let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
+        let change = tokio::spawn(async move { freezes.freeze(freeze, earlier, &audit).await });
+        finished(change, "it is frozen now, but the disk does not answer: it may not be over a restart")
+            .await?;
+        Ok(FreezeResponse { frozen })
+    }
+
+    /// `Admin.Unfreeze`.
+    ///
+    /// # Errors
+    /// A scope that is none; a file or an audit log that cannot be written: it stays frozen then.
+    pub async fn unfreeze(&self, caller: &Caller, request: UnfreezeRequest) -> Result<UnfreezeResponse> {
+        let scope = scope(&request.scope, &request.value)?;
+        let reason = reason(request.reason)?;
+        let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
+        let author = caller.author();
+        let change = tokio::spawn(async move { freezes.unfreeze(scope, author, reason, &audit).await });
+        let thaw =
+            finished(change, "the disk does not answer: it may still be frozen, ListFrozen tells").await?;
+        Ok(UnfreezeResponse { was_frozen: thaw == Unfrozen::Done })
+    }
+
+    /// `Admin.RecentReleases`: what a freeze of everything would stop.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn recent_releases(&self, _: &Caller, (): ()) -> Result<RecentReleasesResponse> {
+        let RecentApps { apps, since } = self.parts.freezes.recent_apps();
+        Ok(RecentReleasesResponse { apps: u32::try_from(apps).unwrap_or(u32::MAX), since })
+    }
+
+    /// `Admin.ListFrozen`.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn list_frozen(&self, _: &Caller, (): ()) -> Result<ListFrozenResponse> {
+        Ok(ListFrozenResponse {
+            frozen: self.parts.freezes.list().iter().map(|freeze| entry(freeze)).collect(),
+        })
+    }
+}
+
+/// The end of a change, which is a task of its own: a client that goes away leaves nothing half done.
+async fn finished<T>(
+    change: JoinHandle<std::result::Result<T, FreezeError>>,
+    when_slow: &'static str,
+) -> Result<T> {
+    match tokio::time::timeout(DISK_TIME, change).await {
+        Ok(Ok(outcome)) => outcome.map_err(failed),
+        Ok(Err(error)) => Err(Error::internal("the change ended in a panic", error)),
+        Err(slow) => Err(Error::unavailable(when_slow, slow)),
+    }
+}
+
+fn scope(name: &str, value: &[u8]) -> Result<Scope> {
+    Scope::parse(name, value).map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// One line of text that fits.
+pub(super) fn reason(text: String) -> Result<String> {
+    let trimmed = text.trim();
+    if trimmed.len() > MAX_REASON {
+        return Err(Error::invalid(format!(
+            "reason must be at most {MAX_REASON} bytes, got {}",
+            trimmed.len()
+        )));
+    }
+    if trimmed.chars().any(char::is_control) {
+        return Err(Error::invalid("reason must be one line of text"));
+    }
+    Ok(trimmed.to_owned())
+}
+
+/// Operators are told what the system says: they are authenticated, and it names no path.
+fn failed(error: FreezeError) -> Error {
+    let code = match error {
+        FreezeError::Full | FreezeError::Shortens { .. } => Code::InvalidRequest,
+        _ => Code::Unavailable,
+    };
+    Error::new(code, error.to_string()).caused_by(error)
+}
+
+fn entry(freeze: &Freeze) -> FrozenEntry {
+    FrozenEntry {
+        scope: freeze.scope.name().to_owned(),
+        value: freeze.scope.value().to_vec(),
+        reason: freeze.reason.clone(),
+        since: freeze.since,
+        expires_at: freeze.expires_at,
+        by: freeze.author.by.clone(),
+        remote: freeze.author.remote.to_string(),
+    }
+}

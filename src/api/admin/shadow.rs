@@ -1,0 +1,133 @@
+//! `StartShadow`, `ShadowReport`, `StopShadow`: trying an allowlist on live requests before it decides.
+
+use std::sync::Arc;
+
+use sha2::{Digest as _, Sha256};
+
+use super::{AdminService, shown};
+use crate::{
+    api::Caller,
+    audit::Event,
+    config::EmptyDevices,
+    error::{Error, Result},
+    policy::{Change, Decision, Report, Subject},
+    proto::{ShadowChange, ShadowReportResponse, StartShadowRequest, StartShadowResponse},
+};
+
+/// The longest name in bytes.
+const MAX_NAME: usize = 100;
+
+impl AdminService {
+    /// `Admin.StartShadow`.
+    ///
+    /// # Errors
+    /// A text that is no allowlist, or a name that is too long; nothing changes then.
+    pub async fn start_shadow(
+        &self,
+        caller: &Caller,
+        request: StartShadowRequest,
+    ) -> Result<StartShadowResponse> {
+        let StartShadowRequest { auth_config_json, name, strict_devices } = request;
+        if name.len() > MAX_NAME || name.chars().any(char::is_control) {
+            return Err(Error::invalid(format!("name must be one line of at most {MAX_NAME} bytes")));
+        }
+        let empty_devices = match strict_devices {
+            None => self.parts.empty_devices,
+            Some(true) => EmptyDevices::NoDevice,
+            Some(false) => EmptyDevices::AnyDevice,
+        };
+        let (shadow, called) = (Arc::clone(&self.parts.shadow), name.clone());
+        // A large file takes a while to parse.
+        let started = tokio::task::spawn_blocking(move || {
+            let sha256 = hex::encode(Sha256::digest(auth_config_json.as_bytes()));
+            shadow.start(called, auth_config_json.as_bytes(), empty_devices).map(|started| (started, sha256))
+        });
+        let started = started.await.map_err(|error| Error::internal("the parser ended in a panic", error))?;
+        let ((rules, before), sha256) = started.map_err(|error| Error::invalid(error.to_string()))?;
+        let author = caller.author();
+        tracing::info!(name, rules, by = author.by, "a candidate allowlist looks on");
+        self.recorded(Event::ShadowStarted { name, sha256, by: author.by, remote: author.remote }).await;
+        let own = self.judged_own();
+        Ok(StartShadowResponse {
+            rules,
+            replaced: before.is_some(),
+            allows_this_kms: own.map(|decision| matches!(decision, Decision::Allowed { .. })),
+        })
+    }
+
+    /// `Admin.ShadowReport`.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn shadow_report(&self, _: &Caller, (): ()) -> Result<ShadowReportResponse> {
+        let own = self.judged_own();
+        Ok(self.parts.shadow.report().map_or_else(ShadowReportResponse::default, |report| {
+            ShadowReportResponse { running: true, ..response(report, own) }
+        }))
+    }
+
+    /// `Admin.StopShadow`.
+    ///
+    /// # Errors
+    /// None so far.
+    pub async fn stop_shadow(&self, caller: &Caller, (): ()) -> Result<ShadowReportResponse> {
+        let own = self.judged_own();
+        let Some(report) = self.parts.shadow.stop() else { return Ok(ShadowReportResponse::default()) };
+        let author = caller.author();
+        self.recorded(Event::ShadowStopped {
+            name: report.name.clone(),
+            newly_allowed: report.newly_allowed,
+            newly_denied: report.newly_denied,
+            by: author.by,
+            remote: author.remote,
+        })
+        .await;
+        Ok(response(report, own))
+    }
+
+    /// Whether the candidate would let this KMS serve: one that does not would stop everything.
+    fn judged_own(&self) -> Option<Decision> {
+        let own = self.parts.self_authorization.told_identity()?;
+        self.parts.shadow.judge(Subject::Kms(&own))
+    }
+}
+
+fn response(report: Report, own: Option<Decision>) -> ShadowReportResponse {
+    let (allows, because) = match own {
+        None => (None, String::new()),
+        Some(Decision::Allowed { .. }) => (Some(true), String::new()),
+        Some(Decision::Denied(denial)) => (Some(false), denial.reason),
+    };
+    let Report { allowed_by_both, denied_by_both, newly_allowed, newly_denied, .. } = report;
+    ShadowReportResponse {
+        running: false,
+        name: report.name,
+        rules: report.rules,
+        since: report.since,
+        decisions: allowed_by_both + denied_by_both + newly_allowed + newly_denied,
+        allowed_by_both,
+        denied_by_both,
+        newly_allowed,
+        newly_denied,
+        without_answer: report.without_answer,
+        changes: report.changes.into_iter().map(change).collect(),
+        omitted: report.omitted,
+        allows_this_kms: allows,
+        denies_this_kms_because: because,
+    }
+}
+
+fn change(change: Change) -> ShadowChange {
+    ShadowChange {
+        effect: change.effect.name().to_owned(),
+        subject: change.subject.to_owned(),
+        code: change.denial.code.to_owned(),
+        reason: change.denial.reason,
+        expected: change.denial.expected.unwrap_or_default(),
+        actual: change.denial.actual.unwrap_or_default(),
+        identity: Some(shown(&change.identity)),
+        count: change.count,
+        first: change.first,
+        last: change.last,
+    }
+}

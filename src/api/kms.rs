@@ -1,0 +1,402 @@
+//! The KMS service. Each handler is a ladder: parse, admit, record, reply.
+
+use std::{
+    num::NonZeroU32,
+    sync::Arc,
+    time::{Instant, SystemTime},
+};
+
+use kms_attest::{
+    csr::{ApiVersion, Csr},
+    identity::{AppId, BootInfo},
+};
+
+use super::{
+    Caller, Method, env_keys::EnvKeys, meta::Meta, prepared::Prepared, quota::ReleaseLimit, refusal::Attempt,
+    wrong_credentials::WrongCredentials,
+};
+use crate::{
+    admission::{
+        Admission, Freezes, Permit, Refusal, Role, SelfAuthorization, SelfAuthorizer, Verification, both,
+        denials::Denials,
+    },
+    audit::Audit,
+    ca::Restricted,
+    clock::unix_now,
+    config::PublicHandover,
+    error::{Code, Error, Result},
+    lifecycle::{NotReleased, Ready, ReleaseGuards, Released},
+    log_limit::LogLimit,
+    metrics::Metrics,
+    operator::{Operator, OperatorToken},
+    os_image::{CacheError, ImageCache},
+    policy::Policy,
+    proto::{
+        AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
+        GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,
+        SignCertRequest, SignCertResponse,
+    },
+};
+
+/// The parts that the service is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The keys.
+    pub ready: Arc<Ready>,
+    /// Who may have what.
+    pub admission: Admission,
+    /// What says how a denial could be healed.
+    pub policy: Arc<Policy>,
+    /// What operators have stopped.
+    pub freezes: Arc<Freezes>,
+    /// Where refusals are kept for operators.
+    pub denials: Arc<Denials>,
+    /// Whether we may serve at all.
+    pub self_authorization: Arc<SelfAuthorizer>,
+    /// Where releases are recorded.
+    pub audit: Arc<Audit>,
+    /// What `GetMeta` shows.
+    pub meta: Arc<Meta>,
+    /// Where refusals are counted.
+    pub metrics: Arc<Metrics>,
+    /// How much one app and one instance may have.
+    pub limit: Arc<ReleaseLimit>,
+    /// What `ClearImageCache` clears.
+    pub images: ImageCache,
+    /// What the legacy `ClearImageCache` asks for; `None` refuses every token.
+    pub operator: Option<OperatorToken>,
+    /// Whether `KMS.GetKmsKey` hands root keys over.
+    pub public_handover: PublicHandover,
+}
+
+/// `service KMS` of the proto file.
+#[derive(Debug)]
+pub struct KmsService {
+    parts: Parts,
+    env_keys: EnvKeys,
+    wrong_tokens: WrongCredentials,
+    releases: LogLimit,
+    root_releases: LogLimit,
+}
+
+/// The peer's words, by which operators know what to change.
+const NO_PUBLIC_HANDOVER: &str = "public KMS key handover is disabled; use the admin listener";
+
+/// Lines a second about what is released to apps.
+const LINES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
+
+/// Highest `api_version` of `GetAppKey`.
+const APP_KEY_API_VERSION: u32 = 1;
+
+impl KmsService {
+    /// The service over its parts. There is none without keys: [`Ready`] is one of them.
+    pub fn new(parts: Parts) -> Self {
+        let [releases, root_releases] = [LINES; 2].map(LogLimit::per_second);
+        let wrong_tokens =
+            WrongCredentials::new("main", Arc::clone(&parts.audit), Arc::clone(&parts.metrics));
+        Self { parts, env_keys: EnvKeys::default(), wrong_tokens, releases, root_releases }
+    }
+
+    /// `KMS.GetAppKey`: the keys of the app that the caller proves to run.
+    ///
+    /// # Errors
+    /// Unsupported version, No self-authorization, no or bad evidence, denied by policy, audit log not writable.
+    pub async fn get_app_key(&self, caller: &Caller, request: GetAppKeyRequest) -> Result<AppKeyResponse> {
+        if request.api_version > APP_KEY_API_VERSION {
+            return Err(Error::invalid(format!("Unsupported API version: {}", request.api_version)));
+        }
+        let parts = &self.parts;
+        let attempt = self.attempt(Method::GetAppKey, Role::App, caller, &request.vm_config);
+        let (self_authorization, permit) = self
+            .beside(async |verified| parts.admission.app(caller.peer(), &request.vm_config, verified).await)
+            .await;
+        let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
+        let permit = match permit {
+            Ok(permit) => permit,
+            // The peer verifies evidence before the method, so that error has no prefix.
+            Err(refusal @ Refusal::BadEvidence(_)) => return Err(attempt.refuse(refusal)),
+            Err(refusal) => return Err(attempt.refuse(refusal).within("App not allowed")),
+        };
+        self.within_limits(&permit)?;
+        let released = Released::app(self.guards(), permit, &self_authorization, caller.remote()).await;
+        let released = self.recorded(released, &attempt).map_err(|error| match error.code() {
+            Code::Denied => error.within("App not allowed"),
+            _ => error,
+        })?;
+        let keys = parts
+            .ready
+            .app_keys(&released)
+            .map_err(|error| Error::internal("the keys of this app cannot be derived", error))?;
+        let permit = released.permit();
+        tell(&self.releases, "app keys released", permit, caller);
+        Ok(AppKeyResponse {
+            ca_cert: parts.ready.root_ca_pem().to_owned(),
+            disk_crypt_key: keys.disk_crypt_key.expose().to_vec(),
+            env_crypt_key: keys.env_crypt_key.expose().to_vec(),
+            k256_key: keys.k256_key.expose().to_vec(),
+            k256_signature: keys.k256_signature.to_vec(),
+            tproxy_app_id: permit.gateway_app_id().to_owned(),
+            gateway_app_id: permit.gateway_app_id().to_owned(),
+            os_image_hash: permit.identity().os_image_hash.clone(),
+        })
+    }
+
+    /// `KMS.GetKmsKey`: the root keys, for an allowed replica.
+    ///
+    /// # Errors
+    /// No self-authorization, no or bad evidence, denied by policy, audit log not writable.
+    pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
+        match self.parts.public_handover {
+            PublicHandover::Enabled => self.hand_over(Method::KmsGetKmsKey, caller, request).await,
+            PublicHandover::Disabled => Err(Error::new(Code::Denied, NO_PUBLIC_HANDOVER)),
+        }
+    }
+
+    /// The root keys, for an allowed replica that asks by `method`.
+    pub(super) async fn hand_over(
+        &self,
+        method: Method,
+        caller: &Caller,
+        request: GetKmsKeyRequest,
+    ) -> Result<KmsKeyResponse> {
+        let parts = &self.parts;
+        let attempt = self.attempt(method, Role::Kms, caller, &request.vm_config);
+        let (self_authorization, permit) = self
+            .beside(async |verified| parts.admission.kms(caller.peer(), &request.vm_config, verified).await)
+            .await;
+        let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
+        let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
+        self.within_limits(&permit)?;
+        let released =
+            Released::kms(self.guards(), permit, &self_authorization, caller.remote(), caller.operator())
+                .await;
+        let released = self.recorded(released, &attempt)?;
+        let handover = parts.ready.handover(&released);
+        tell(&self.root_releases, "ROOT KEYS given to a replica", released.permit(), caller);
+        let keys = KmsKeys {
+            ca_key: handover.ca_key_pem.to_string(),
+            k256_key: handover.k256_key.expose().to_vec(),
+        };
+        Ok(KmsKeyResponse { temp_ca_key: handover.temp_ca_key_pem.to_owned(), keys: vec![keys] })
+    }
+
+    /// `KMS.GetAppEnvEncryptPubKey`: the public key that an app's environment is encrypted to, signed.
+    ///
+    /// # Errors
+    /// No self-authorization, `app_id` not of 20 bytes.
+    pub async fn get_app_env_encrypt_pub_key(
+        &self,
+        caller: &Caller,
+        request: AppIdMessage,
+    ) -> Result<Arc<Prepared<PublicKeyResponse>>> {
+        let self_authorization =
+            self.current_self_authorization(Method::GetAppEnvEncryptPubKey, caller).await?;
+        let app_id =
+            AppId::try_from(request.app_id.as_slice()).map_err(|error| Error::invalid(error.to_string()))?;
+        self.env_keys.answer(&self.parts.ready, &self_authorization, app_id, unix_now())
+    }
+
+    /// `KMS.GetMeta`: never asks anyone, so it answers whatever else is down.
+    ///
+    /// # Errors
+    /// None.
+    pub async fn get_meta(&self, _: &Caller, (): ()) -> Result<Arc<Prepared<GetMetaResponse>>> {
+        Ok(self.parts.meta.answer())
+    }
+
+    /// `KMS.GetTempCaCert`: the temporary CA, key included.
+    ///
+    /// # Errors
+    /// No self-authorization.
+    pub async fn get_temp_ca_cert(&self, caller: &Caller, (): ()) -> Result<GetTempCaCertResponse> {
+        let self_authorization = self.current_self_authorization(Method::GetTempCaCert, caller).await?;
+        let ready = &self.parts.ready;
+        Ok(GetTempCaCertResponse {
+            temp_ca_cert: ready.temp_ca_pem().to_owned(),
+            temp_ca_key: ready.temp_ca_key_pem(&self_authorization).to_owned(),
+            ca_cert: ready.root_ca_pem().to_owned(),
+        })
+    }
+
+    /// `KMS.SignCert`: a certificate for an app, to the key of the attested request.
+    ///
+    /// # Errors
+    /// Unsupported version, malformed or wrongly signed request, a name or date that an app may not have, No self-authorization,
+    /// bad evidence, denied by policy, audit log not writable.
+    pub async fn sign_cert(&self, caller: &Caller, request: SignCertRequest) -> Result<SignCertResponse> {
+        let parts = &self.parts;
+        let version = match request.api_version {
+            1 => ApiVersion::V1,
+            2 => ApiVersion::V2,
+            other => return Err(Error::invalid(format!("Unsupported API version: {other}"))),
+        };
+        let csr = Csr::parse(version, &request.csr, &request.signature)
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        let attempt = Attempt {
+            csr: Some(&csr),
+            ..self.attempt(Method::SignCert, Role::Certificate, caller, &request.vm_config)
+        };
+        let (self_authorization, permit) = self
+            .beside(async |verified| parts.admission.certificate(&csr, &request.vm_config, verified).await)
+            .await;
+        let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
+        let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
+        self.within_limits(&permit)?;
+        let restricted = Restricted::parse(&csr, parts.ready.names(), SystemTime::now())
+            .map_err(|error| Error::invalid(error.to_string()))?;
+        let released = Released::certificate(
+            self.guards(),
+            permit,
+            &self_authorization,
+            caller.remote(),
+            &csr.subject,
+            &csr.subject_alt_names,
+        )
+        .await;
+        let released = self.recorded(released, &attempt)?;
+        let certificate_chain = parts
+            .ready
+            .app_certificate(&released, &restricted)
+            .map_err(|error| Error::internal("the certificate cannot be issued", error))?;
+        tell(&self.releases, "app certificate issued", released.permit(), caller);
+        Ok(SignCertResponse { certificate_chain })
+    }
+
+    /// `KMS.ClearImageCache`, the older form with the token in the message.
+    ///
+    /// # Errors
+    /// `Invalid token`, a hash that is not one, or a cache that cannot be cleared.
+    pub async fn clear_image_cache(
+        &self,
+        caller: &Caller,
+        request: LegacyClearImageCacheRequest,
+    ) -> Result<()> {
+        let address = caller.remote();
+        if !self.parts.operator.as_ref().is_some_and(|operator| operator.is(&request.token)) {
+            // The peer's answer, late where too many came. None shown is none wrong.
+            if !request.token.is_empty() {
+                self.wrong_tokens.token(address).await;
+            }
+            return Err(Error::invalid("Invalid token"));
+        }
+        self.wrong_tokens.token_was_right(address);
+        clear(&self.parts.images, &request.image_hash, &request.config_hash).await?;
+        let author = caller.clone().identified(Operator::Token).author();
+        super::admin::note_cleared(&self.parts.audit, author, &request.image_hash, &request.config_hash);
+        Ok(())
+    }
+
+    /// Callers that may have keys may not fill the disk with the lines about them.
+    fn within_limits<R>(&self, permit: &Permit<R>) -> Result<()> {
+        self.parts.limit.admit(*permit.app_id(), permit.identity()).map_err(|exceeded| {
+            self.parts.metrics.release_limited(exceeded.limit());
+            Error::new(Code::TooManyRequests, exceeded.text())
+        })
+    }
+
+    /// Our self-authorization, asked for while a caller is admitted. What took so long that the other has become old, such as the
+    /// download of an OS image or a slow backend, has that decided again.
+    ///
+    /// Nobody is asked for a caller whose evidence does not verify: the last answer says enough to refuse it.
+    async fn beside<R>(
+        &self,
+        admission: impl AsyncFnOnce(Verification) -> std::result::Result<Permit<R>, Refusal>,
+    ) -> (std::result::Result<SelfAuthorization, Refusal>, std::result::Result<Permit<R>, Refusal>) {
+        let Parts { self_authorization, admission: admissions, .. } = &self.parts;
+        let (verified, is_verified) = Verification::pending();
+        let own = async {
+            match is_verified.await {
+                Ok(()) => self_authorization.fresh().await,
+                Err(_) => self_authorization.current(),
+            }
+        };
+        both(
+            own,
+            admission(verified),
+            async || self_authorization.fresh().await,
+            async |permit| admissions.renewed(permit).await,
+            Instant::now,
+        )
+        .await
+    }
+
+    fn guards(&self) -> ReleaseGuards<'_> {
+        ReleaseGuards { audit: &self.parts.audit, freezes: &self.parts.freezes }
+    }
+
+    /// Somebody who shows its certificate and asks for something.
+    fn attempt<'a>(
+        &'a self,
+        method: Method,
+        role: Role,
+        caller: &'a Caller,
+        vm_config: &'a str,
+    ) -> Attempt<'a> {
+        Attempt { parts: &self.parts, method, role: Some(role), caller, vm_config, csr: None }
+    }
+
+    /// our self-authorization by the last answer, for methods that give everybody the same. Without it guests learn nothing else, so
+    /// it is kept as a refusal that operators can look up.
+    async fn current_self_authorization(&self, method: Method, caller: &Caller) -> Result<SelfAuthorization> {
+        let attempt = Attempt { parts: &self.parts, method, role: None, caller, vm_config: "", csr: None };
+        self.parts.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal))
+    }
+
+    /// Counts a record; without one nothing goes out.
+    fn recorded<R>(
+        &self,
+        outcome: std::result::Result<Released<R>, (NotReleased, Permit<R>)>,
+        attempt: &Attempt<'_>,
+    ) -> Result<Released<R>> {
+        match outcome {
+            Ok(released) => {
+                self.parts.metrics.audit_recorded();
+                Ok(released)
+            }
+            Err((NotReleased::Frozen(frozen), permit)) => {
+                let identity = Some(Box::new(permit.identity().clone()));
+                Err(attempt.refuse(Refusal::Frozen { frozen, identity }))
+            }
+            Err((NotReleased::Outdated, _)) => Err(Error::new(
+                Code::Unavailable,
+                "the release took too long to be decided and recorded, try again",
+            )),
+            Err((NotReleased::Unrecorded(error), _)) => {
+                self.parts.metrics.audit_failed();
+                Err(attempt.unrecorded(error))
+            }
+        }
+    }
+}
+
+/// One line in the process log for each release, beside its line in the audit log: to whom, never what.
+fn tell<R>(log: &LogLimit, what: &'static str, permit: &Permit<R>, caller: &Caller) {
+    let Some(omitted) = log.admit() else { return };
+    let BootInfo { app_id, instance_id, compose_hash, device_id, mr_aggregated, .. } = permit.identity();
+    tracing::info!(
+        app_id = hex::encode(app_id),
+        instance_id = hex::encode(instance_id),
+        compose_hash = hex::encode(compose_hash),
+        device_id = hex::encode(device_id),
+        mr_aggregated = hex::encode(mr_aggregated),
+        remote = %caller.remote(),
+        omitted,
+        "{what}"
+    );
+}
+
+/// Clears both caches, the image cache first.
+pub(super) async fn clear(images: &ImageCache, image_hash: &str, config_hash: &str) -> Result<()> {
+    images.clear_images(image_hash).await.map_err(|e| uncleared("failed to clear image cache", e))?;
+    images
+        .clear_measurements(config_hash)
+        .await
+        .map_err(|e| uncleared("failed to clear measurement cache", e))
+}
+
+fn uncleared(what: &'static str, error: CacheError) -> Error {
+    match error {
+        CacheError::InvalidKey => Error::invalid(error.to_string()).within(what),
+        CacheError::Io(_) => Error::internal(what, error),
+    }
+}

@@ -1,0 +1,148 @@
+//! What `GetMeta` says: always at hand, never asked for on the way.
+
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use arc_swap::ArcSwap;
+use tokio::sync::watch;
+
+use super::{
+    prepared::Prepared,
+    readiness::{Effect, Readiness},
+};
+use crate::{
+    config::Posture,
+    lifecycle::Ready,
+    metrics::Metrics,
+    policy::{Info, Policy},
+    proto::GetMetaResponse,
+};
+
+/// How often the authorization backend is asked about itself.
+const ASK_EVERY: Duration = Duration::from_secs(10);
+/// How often the age in the answer moves on.
+const AGE_EVERY: Duration = Duration::from_secs(1);
+
+/// The answer of `GetMeta`, kept current in the background.
+#[derive(Debug)]
+pub struct Meta {
+    fixed: GetMetaResponse,
+    policy: Arc<Policy>,
+    configured: Posture,
+    readiness: Arc<Readiness>,
+    metrics: Arc<Metrics>,
+    current: ArcSwap<Prepared<GetMetaResponse>>,
+}
+
+impl Meta {
+    /// The answer for this KMS. What is relaxed is what is `configured` so, and what the rules of `policy` relax while
+    /// they are in force.
+    pub fn new(
+        ready: &Ready,
+        policy: Arc<Policy>,
+        configured: Posture,
+        readiness: Arc<Readiness>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let everything_is_allowed = policy.is_dev();
+        let posture = relaxed(&configured, &policy);
+        let fixed = GetMetaResponse {
+            ca_cert: ready.root_ca_pem().to_owned(),
+            allow_any_upgrade: everything_is_allowed,
+            k256_pubkey: ready.k256_public_key().to_vec(),
+            bootstrap_info: ready.bootstrap_info().cloned(),
+            is_dev: everything_is_allowed,
+            // What is configured, where no backend has to be asked.
+            gateway_app_id: policy
+                .last_info()
+                .filter(|_| everything_is_allowed)
+                .and_then(|info| info.gateway_app_id),
+            os_image_verification: Some(configured.verifies_os_images()),
+            version: env!("CVM_KMS_VERSION").to_owned(),
+            relaxed_settings: posture.codes().map(str::to_owned).collect(),
+            relaxed_details: posture.details().map(str::to_owned).collect(),
+            ..GetMetaResponse::default()
+        };
+        let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));
+        let meta = Self { fixed, policy, configured, readiness, metrics, current };
+        meta.show(None);
+        meta
+    }
+
+    /// The current answer.
+    pub fn answer(&self) -> Arc<Prepared<GetMetaResponse>> {
+        self.current.load_full()
+    }
+
+    /// Keeps the answer current until dropped. The backend is asked about itself now and then; when it does not answer, the
+    /// last answer stays and shows its age.
+    pub async fn refresh_loop(&self) {
+        let (tell, mut told) = watch::channel(None);
+        let ask = async {
+            let mut tick = tokio::time::interval(ASK_EVERY);
+            loop {
+                tick.tick().await;
+                match self.policy.info().await {
+                    Ok(info) => drop(tell.send_replace(Some((info, Instant::now())))),
+                    Err(error) => {
+                        tracing::warn!(%error, "the authorization backend does not tell about itself")
+                    }
+                }
+            }
+        };
+        let show = async {
+            let mut readiness = self.readiness.watch();
+            let mut tick = tokio::time::interval(AGE_EVERY);
+            loop {
+                tokio::select! {
+                    _ = tick.tick() => {}
+                    _ = told.changed() => {}
+                    _ = readiness.changed() => {}
+                }
+                readiness.mark_unchanged();
+                let known = told.borrow_and_update().clone();
+                self.show(known.as_ref().map(|(info, at): &(Info, Instant)| (info, at.elapsed())));
+            }
+        };
+        tokio::join!(ask, show);
+    }
+
+    fn show(&self, known: Option<(&Info, Duration)>) {
+        let posture = relaxed(&self.configured, &self.policy);
+        let mut shown = GetMetaResponse {
+            relaxed_settings: posture.codes().map(str::to_owned).collect(),
+            relaxed_details: posture.details().map(str::to_owned).collect(),
+            ..self.fixed.clone()
+        };
+        let report = self.readiness.report();
+        shown.ready = Some(report.is_ready());
+        shown.not_ready = report.shown(Effect::Stops);
+        shown.readiness_warnings = report.shown(Effect::Warns);
+        if let Some((info, age)) = known {
+            shown.gateway_app_id.clone_from(&info.gateway_app_id);
+            shown.kms_contract_address.clone_from(&info.kms_contract_address);
+            shown.chain_id = info.chain_id;
+            shown.app_auth_implementation.clone_from(&info.app_auth_implementation);
+            shown.auth_info_age_seconds = Some(age.as_secs());
+        }
+        let before = self.current.load();
+        if before.message().relaxed_settings != shown.relaxed_settings {
+            tracing::warn!(settings = shown.relaxed_settings.join(", "), "what is relaxed has changed");
+            self.metrics.set_relaxed(posture.codes());
+        }
+        if before.message() != &shown {
+            self.current.store(Arc::new(Prepared::new(shown)));
+        }
+    }
+}
+
+/// What is configured so, and what the rules of the policy relax as they are now.
+fn relaxed(configured: &Posture, policy: &Policy) -> Posture {
+    let mut posture = configured.clone();
+    if let Some(relaxation) = policy.relaxation() {
+        posture.relax(relaxation);
+    }
+    posture
+}

@@ -1,0 +1,361 @@
+//! The onboarding service: how a KMS comes to hold keys.
+
+mod source;
+
+use std::{
+    sync::Arc,
+    time::{Duration, SystemTime},
+};
+
+use kms_attest::{
+    attester::Attester,
+    verify::{Verified, Verifier},
+};
+use kms_client::{operator::OperatorToken, url::KmsUrl};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
+use zeroize::Zeroizing;
+
+use crate::{
+    admission::{OwnEvidenceError, Refusal, SelfAuthorizer, TcbTolerance, own_evidence, own_identity},
+    api::Caller,
+    audit::{Audit, Event},
+    domain::Domain,
+    error::{Code, Error, Result},
+    lifecycle::{LifecycleError, Onboarding, Prepared},
+    policy::{ALLOWLIST_UNUSABLE, Policy},
+    proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse},
+};
+
+/// How long the backend may take to tell about itself while an operator looks.
+const INFO_TIME: Duration = Duration::from_secs(3);
+
+/// How many `Onboard` calls may wait for their source at once; more are refused, none is queued.
+const RECEIVERS: usize = 4;
+/// Said when there are keys already, before and after they are received.
+const ONBOARDED: &str = "KMS has already been onboarded";
+
+/// The right to change the key directory; held by one call at a time.
+type Turn = OwnedMutexGuard<()>;
+
+/// The parts that the service is made of.
+#[derive(Debug)]
+pub struct Parts {
+    /// The empty key directory.
+    pub onboarding: Arc<Onboarding>,
+    /// Our own evidence; `Attester::None` only without a TEE.
+    pub attester: Arc<Attester>,
+    /// Verifies our evidence and a source's.
+    pub verifier: Arc<Verifier>,
+    /// Who may be a source, and what we show of the backend.
+    pub policy: Arc<Policy>,
+    /// What of Intel's verdict on a source is tolerated.
+    pub tolerance: Arc<TcbTolerance>,
+    /// Whether we may hold keys.
+    pub self_authorization: Arc<SelfAuthorizer>,
+    /// Where new keys are recorded.
+    pub audit: Arc<Audit>,
+    /// How long a handover may take altogether.
+    pub patience: Duration,
+    /// `core.site_name`.
+    pub site_name: String,
+    /// Whether new keys need our evidence.
+    pub tee: Tee,
+    /// Whether automatic bootstrap may go on without evidence.
+    pub unattested_auto_bootstrap: UnattestedAutoBootstrap,
+}
+
+/// What automatic bootstrap does when no evidence over the new keys is to be had.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum UnattestedAutoBootstrap {
+    /// It fails.
+    Refused,
+    /// It goes on, and there is no statement to show: the peer's development setting, where neither the certificate is
+    /// attested nor this KMS asks whether it is allowed itself.
+    Tolerated,
+}
+
+/// Whether this KMS runs in a TEE.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tee {
+    /// It does.
+    Present,
+    /// `core.insecure_no_tee = true`: statements carry no attestation.
+    InsecureAbsent,
+}
+
+/// `service Onboard` of the proto file.
+#[derive(Debug)]
+pub struct OnboardService {
+    parts: Parts,
+    one_at_a_time: Arc<Mutex<()>>,
+    receiving: Semaphore,
+    finished: watch::Sender<bool>,
+}
+
+/// What `Finish` came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Finished {
+    /// The KMS goes on to serve its keys.
+    Yes,
+    /// There are none yet, so nothing has changed.
+    NoKeys,
+}
+
+impl OnboardService {
+    /// The service over its parts.
+    pub fn new(parts: Parts) -> Self {
+        Self {
+            parts,
+            one_at_a_time: Arc::default(),
+            receiving: Semaphore::new(RECEIVERS),
+            finished: watch::Sender::new(false),
+        }
+    }
+
+    /// What it is made of.
+    pub(super) fn parts(&self) -> &Parts {
+        &self.parts
+    }
+
+    /// Resolves when keys exist and onboarding was finished.
+    pub fn finished(&self) -> watch::Receiver<bool> {
+        self.finished.subscribe()
+    }
+
+    /// `Onboard.Bootstrap`: new root keys, for the first KMS of a cluster.
+    ///
+    /// # Errors
+    /// Bad domain, keys exist, this KMS is not allowed, no evidence, directory not writable; nothing is saved then.
+    pub async fn bootstrap(&self, _: &Caller, request: BootstrapRequest) -> Result<BootstrapResponse> {
+        let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
+        let turn = self.turn().await;
+        self.refuse_if_committed("KMS has already been bootstrapped")?;
+        self.allowed("KMS is not allowed to bootstrap").await?;
+        let mut prepared = self.parts.onboarding.bootstrap();
+        let statement = self.state(&mut prepared).await?;
+        self.commit_new(turn, prepared, domain).await?;
+        Ok(statement)
+    }
+
+    /// Bootstraps without a caller (`core.onboard.auto_bootstrap_domain`).
+    ///
+    /// # Errors
+    /// As [`OnboardService::bootstrap`].
+    pub async fn auto_bootstrap(&self, domain: &Domain) -> Result<()> {
+        let turn = self.turn().await;
+        self.refuse_if_committed("KMS has already been bootstrapped")?;
+        self.allowed("KMS is not allowed to auto-bootstrap").await?;
+        let mut prepared = self.parts.onboarding.bootstrap();
+        if let Err(error) = self.state(&mut prepared).await {
+            if self.parts.unattested_auto_bootstrap == UnattestedAutoBootstrap::Refused {
+                return Err(error);
+            }
+            tracing::warn!(
+                error = error.chain(),
+                "new keys without evidence over them: GetMeta will show none"
+            );
+        }
+        self.commit_new(turn, prepared, domain.clone()).await
+    }
+
+    async fn allowed(&self, when_denied: &'static str) -> Result<()> {
+        self.parts
+            .self_authorization
+            .fresh()
+            .await
+            .map(|_| ())
+            .map_err(|refusal| not_allowed(refusal, when_denied))
+    }
+
+    /// The statement over new keys, with our evidence unless there is no TEE.
+    async fn state(&self, prepared: &mut Prepared) -> Result<BootstrapResponse> {
+        let attestation = match self.parts.tee {
+            Tee::InsecureAbsent => Vec::new(),
+            Tee::Present => {
+                let evidence = self.parts.attester.attest(prepared.report_data()).await;
+                evidence.map_err(|error| unattested(error.into()))?.encode()
+            }
+        };
+        Ok(prepared.stated(attestation))
+    }
+
+    async fn commit_new(&self, turn: Turn, prepared: Prepared, domain: Domain) -> Result<()> {
+        let event = Event::KeysBootstrapped {
+            domain: domain.as_str().to_owned(),
+            ca_pubkey: hex::encode(prepared.ca_public_key()),
+            k256_pubkey: hex::encode(prepared.k256_public_key()),
+        };
+        let k256_pubkey = hex::encode(prepared.k256_public_key());
+        let name = domain.as_str().to_owned();
+        self.commit(turn, prepared, domain, event).await?;
+        tracing::info!(domain = name, k256_pubkey, "root keys made");
+        Ok(())
+    }
+
+    /// `Onboard.Onboard`: the root keys of a running KMS, for a replica.
+    ///
+    /// # Errors
+    /// Bad domain or URL, keys exist, source not attested or not allowed, we are refused there; nothing is saved then.
+    pub async fn onboard(&self, _: &Caller, request: OnboardRequest) -> Result<OnboardResponse> {
+        let credential = credential(&request).map_err(|error| error.within("Failed to onboard"))?;
+        let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
+        let url: KmsUrl = request.source_url.parse().map_err(|error: kms_client::url::UrlError| {
+            Error::invalid(error.to_string()).within("Failed to onboard")
+        })?;
+        self.refuse_if_committed(ONBOARDED)?;
+        // No turn is held while others are waited for: a source that keeps silent holds up nobody else.
+        let receiving = self.receiving.try_acquire().map_err(|_| {
+            Error::new(Code::NotReady, "other Onboard calls are waiting for their source KMS; try again")
+        })?;
+        let received = source::receive(&self.parts, &url, credential.as_ref()).await;
+        let prepared = received.map_err(|error| error.within("Failed to onboard"))?;
+        drop(receiving);
+        let turn = self.turn().await;
+        self.refuse_if_committed(ONBOARDED)?;
+        let k256_pubkey = prepared.k256_public_key().to_vec();
+        let event = Event::KeysReceived {
+            domain: domain.as_str().to_owned(),
+            source: url.to_string(),
+            k256_pubkey: hex::encode(&k256_pubkey),
+        };
+        let name = domain.as_str().to_owned();
+        self.commit(turn, prepared, domain, event).await?;
+        let shown = hex::encode(&k256_pubkey);
+        tracing::info!(domain = name, k256_pubkey = shown, "root keys received from another KMS");
+        Ok(OnboardResponse { k256_pubkey })
+    }
+
+    /// Waits for the commits and bootstraps before this one.
+    pub(super) async fn turn(&self) -> Turn {
+        Arc::clone(&self.one_at_a_time).lock_owned().await
+    }
+
+    /// Asks our policy about the source; an older one that names no OS image is taken to run ours.
+    pub(super) async fn authorize_source(&self, source: &Verified) -> std::result::Result<(), String> {
+        source::authorize(&self.parts, source).await.map_err(|unacceptable| unacceptable.to_string())
+    }
+
+    /// `Onboard.GetAttestationInfo`: what an operator must allow.
+    ///
+    /// # Errors
+    /// No evidence, or evidence that does not verify.
+    pub async fn get_attestation_info(&self, _: &Caller, (): ()) -> Result<AttestationInfoResponse> {
+        let parts = &self.parts;
+        let verified = own_evidence(&parts.attester, &parts.verifier).await.map_err(unattested)?;
+        let identity = own_identity(&verified).map_err(unattested)?;
+        // Shown, not needed: a backend that is down does not keep an operator from reading the rest.
+        let info = match tokio::time::timeout(INFO_TIME, parts.policy.info()).await {
+            Ok(Ok(info)) => info,
+            Ok(Err(_)) | Err(_) => parts.policy.last_info().unwrap_or_default(),
+        };
+        Ok(AttestationInfoResponse {
+            device_id: Sha256::digest(verified.ppid()).to_vec(),
+            mr_aggregated: identity.mr_aggregated,
+            os_image_hash: identity.os_image_hash,
+            tee_variant: identity.tee_variant,
+            site_name: parts.site_name.clone(),
+            eth_rpc_url: info.eth_rpc_url.as_deref().map(origin).unwrap_or_default(),
+            kms_contract_address: info.kms_contract_address.unwrap_or_default(),
+            ppid: verified.ppid().to_vec(),
+        })
+    }
+
+    /// `Onboard.Finish`: on to the KMS phase. As by the peer's service, the answer is without content whether there are keys
+    /// or not.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn finish(&self, _: &Caller, (): ()) -> Result<()> {
+        self.finish_onboarding().await.map(|_| ())
+    }
+
+    /// Goes on to the KMS phase. Before keys exist it changes nothing: a caller without credentials cannot stop this process.
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub async fn finish_onboarding(&self) -> Result<Finished> {
+        let _turn = self.turn().await;
+        if !self.parts.onboarding.is_committed().map_err(unreadable)? {
+            tracing::warn!("Finish was called before there are keys: still onboarding");
+            return Ok(Finished::NoKeys);
+        }
+        self.finished.send_replace(true);
+        Ok(Finished::Yes)
+    }
+
+    fn refuse_if_committed(&self, message: &'static str) -> Result<()> {
+        match self.parts.onboarding.is_committed().map_err(unreadable)? {
+            true => Err(Error::new(Code::AlreadyOnboarded, message)),
+            false => Ok(()),
+        }
+    }
+
+    /// Records, then saves: a line without keys is harmless, keys without a line are not.
+    async fn commit(&self, turn: Turn, prepared: Prepared, domain: Domain, event: Event) -> Result<()> {
+        let receipt = self.parts.audit.record(event).await.map_err(|error| {
+            Error::unavailable("the new keys cannot be recorded, so none are kept", error)
+                .because("audit_unavailable")
+        })?;
+        let onboarding = Arc::clone(&self.parts.onboarding);
+        // The turn lasts as long as the commit, which goes on when the caller has hung up.
+        let commit = move || {
+            let _turn = turn;
+            onboarding.commit(&prepared, &domain, receipt, SystemTime::now())
+        };
+        tokio::task::spawn_blocking(commit)
+            .await
+            .map_err(|error| Error::internal("Failed to store keys", error).because("keys_not_saved"))?
+            .map_err(|error| Error::internal("Failed to store keys", error).because("keys_not_saved"))
+    }
+}
+
+/// The operator's token for the admin listener of the source, if there is one.
+fn credential(request: &OnboardRequest) -> Result<Option<OperatorToken>> {
+    if request.source_token.is_empty() {
+        return Ok(None);
+    }
+    let text = Zeroizing::new(request.source_token.clone());
+    let token = OperatorToken::new(text);
+    token.map(Some).map_err(|error| Error::invalid(format!("source_token: {error}")))
+}
+
+/// Scheme, host and port: the path of a chain endpoint is often a key.
+fn origin(url: &str) -> String {
+    let parsed = url::Url::parse(url).ok().filter(url::Url::has_host);
+    parsed.map(|url| url.origin().ascii_serialization()).unwrap_or_default()
+}
+
+fn unreadable(error: LifecycleError) -> Error {
+    Error::internal("the key directory cannot be read", error)
+}
+
+fn unattested(error: OwnEvidenceError) -> Error {
+    let message = match &error {
+        OwnEvidenceError::Attester(_) => {
+            "Failed to get attestation: the attester of this machine does not answer"
+        }
+        OwnEvidenceError::Verify(_) => "Failed to verify attestation",
+        OwnEvidenceError::Identity(_) => "Failed to decode app info",
+    };
+    Error::unavailable(message, error).because("attester_unavailable")
+}
+
+fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
+    let (code, reason) = match &refusal {
+        Refusal::SelfAuthorizationUnknown { .. } => (Code::Unavailable, "policy_unavailable"),
+        _ => (Code::Denied, "kms_not_allowed"),
+    };
+    let message = match &refusal {
+        // The operator has to mend the file, not to add an entry.
+        Refusal::SelfDenial(self_denial) if self_denial.code == ALLOWLIST_UNUSABLE => {
+            "boot denied: the allowlist of this KMS is missing or cannot be read".to_owned()
+        }
+        Refusal::SelfDenial(self_denial) => {
+            self_denial.reason.replace("KMS is not allowed: ", "boot denied: ")
+        }
+        Refusal::SelfAuthorizationUnknown { what, .. } => (*what).to_owned(),
+        other => other.to_string(),
+    };
+    Error::new(code, message).because(reason).within(context).caused_by(refusal)
+}

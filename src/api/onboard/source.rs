@@ -1,0 +1,178 @@
+//! The replica's half of a handover: a source is verified, allowed by our policy, and asked for its root keys.
+
+use std::fmt;
+
+use kms_attest::verify::Verified;
+use kms_client::{
+    CallError,
+    operator::OperatorToken,
+    source::{self, SourceError},
+    url::KmsUrl,
+};
+use tokio::time::timeout;
+
+use super::{Parts, Tee};
+use crate::{
+    admission::{OwnEvidenceError, Tolerated, check_widths, own_evidence, own_identity},
+    audit::Event,
+    error::{Code, Error, Result},
+    lifecycle::Prepared,
+    policy::{Decision, PolicyError, Subject},
+};
+
+/// Why our policy does not let us take keys from a source.
+#[derive(Debug, thiserror::Error)]
+pub(in crate::api) enum Unacceptable {
+    /// It said no.
+    Denied(String),
+    /// The source's evidence verifies, but says nothing that policy could be asked about.
+    NoIdentity(#[source] OwnEvidenceError),
+    /// A field of it has an impossible length.
+    Malformed(String),
+    /// The source names no OS image, and what we run ourselves cannot be told.
+    NoOwnIdentity(#[source] OwnEvidenceError),
+    /// It does not answer, so nobody is allowed.
+    NoAnswer(#[source] PolicyError),
+}
+
+impl fmt::Display for Unacceptable {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Denied(reason) => write!(f, "boot denied: {reason}"),
+            Self::NoIdentity(error) => write!(f, "{error}"),
+            Self::Malformed(what) => f.write_str(what),
+            Self::NoOwnIdentity(_) => {
+                f.write_str("it names no OS image, and the attester of this machine does not tell ours")
+            }
+            Self::NoAnswer(_) => {
+                f.write_str("failed to call KMS auth check: the authorization backend does not answer")
+            }
+        }
+    }
+}
+
+impl Unacceptable {
+    fn code(&self) -> Code {
+        match self {
+            Self::Denied(_) => Code::Denied,
+            Self::NoIdentity(_) | Self::Malformed(_) => Code::InvalidRequest,
+            Self::NoOwnIdentity(_) | Self::NoAnswer(_) => Code::Unavailable,
+        }
+    }
+}
+
+/// The root keys of the KMS at `url`, from its admin listener if there is a token for it; nothing is saved.
+pub(super) async fn receive(parts: &Parts, url: &KmsUrl, token: Option<&OperatorToken>) -> Result<Prepared> {
+    if parts.tee == Tee::InsecureAbsent {
+        return Err(Error::invalid(
+            "this KMS runs without a TEE (core.insecure_no_tee) and cannot prove itself to a source; use Bootstrap",
+        ));
+    }
+    let limit = parts.patience;
+    timeout(limit, handed_over(parts, url, token)).await.unwrap_or_else(|_| {
+        let seconds = limit.as_secs_f32();
+        Err(Error::new(
+            Code::Unavailable,
+            format!(
+                "the source KMS did not hand over its keys within {seconds} s; nothing was stored, try again"
+            ),
+        )
+        .because("source_unavailable"))
+    })
+}
+
+async fn handed_over(parts: &Parts, url: &KmsUrl, token: Option<&OperatorToken>) -> Result<Prepared> {
+    let vm_config = parts.attester.vm_config().await.map_err(|error| {
+        Error::unavailable("Failed to get VM info", error).because("attester_unavailable")
+    })?;
+    let authorize = async |source: &Verified| authorize(parts, source).await;
+    let (attester, verifier) = (&*parts.attester, &*parts.verifier);
+    let handover = match token {
+        None => source::receive_root_keys(url, attester, verifier, &vm_config, authorize).await,
+        Some(token) => {
+            source::receive_root_keys_as_operator(url, token, attester, verifier, &vm_config, authorize).await
+        }
+    };
+    let handover = handover.map_err(unreceived)?;
+    parts.onboarding.receive(handover).map_err(|error| Error::invalid(error.to_string()).caused_by(error))
+}
+
+/// Asks our policy about the source; an older one that names no OS image is taken to run ours.
+pub(in crate::api) async fn authorize(
+    parts: &Parts,
+    source: &Verified,
+) -> std::result::Result<(), Unacceptable> {
+    let mut identity = own_identity(source).map_err(Unacceptable::NoIdentity)?;
+    check_widths(&identity).map_err(Unacceptable::Malformed)?;
+    if identity.os_image_hash.is_empty() {
+        let own = own_evidence(&parts.attester, &parts.verifier).await.and_then(|own| own_identity(&own));
+        identity.os_image_hash = own.map_err(Unacceptable::NoOwnIdentity)?.os_image_hash;
+    }
+    let Tolerated { shown, relaxations } = parts.tolerance.apply(source.verdict(), &identity);
+    match parts.policy.decide(Subject::Kms(&shown)).await {
+        Ok(Decision::Allowed { .. }) => {
+            parts.tolerance.needed(&relaxations, &identity, "the source of the root keys");
+            if !relaxations.is_empty() {
+                parts.audit.note(Event::SourceRelaxed {
+                    mr_aggregated: hex::encode(&identity.mr_aggregated),
+                    tcb_status: identity.tcb_status.clone(),
+                    advisory_ids: identity.advisory_ids.clone(),
+                    relaxations: relaxations.labels().to_vec(),
+                });
+            }
+            Ok(())
+        }
+        Ok(Decision::Denied(denial)) => Err(Unacceptable::Denied(denial.reason)),
+        Err(error) => Err(Unacceptable::NoAnswer(error)),
+    }
+}
+
+/// Whose turn it is that no keys came: nobody's for long, the source's policy or ours, or the request's.
+fn unreceived(error: SourceError<Unacceptable>) -> Error {
+    let code = match &error {
+        SourceError::NotAllowed(unacceptable) => unacceptable.code(),
+        SourceError::Call(CallError::Refused { status, .. }) if matches!(status.as_u16(), 401 | 403) => {
+            Code::Denied
+        }
+        temporary if temporary.is_temporary() => Code::Unavailable,
+        _ => Code::InvalidRequest,
+    };
+    Error::new(code, error.to_string()).because(reason(&error)).caused_by(error)
+}
+
+/// What an operator can do something about, in a word.
+fn reason(error: &SourceError<Unacceptable>) -> &'static str {
+    match error {
+        SourceError::Connect { .. } => "source_unreachable",
+        SourceError::NoKeys => "source_has_no_keys",
+        SourceError::NoCertificate
+        | SourceError::Certificate(_)
+        | SourceError::NotAKms(_)
+        | SourceError::NoAttestation => "source_not_attested",
+        SourceError::Attestation(cause) if cause.is_unavailable() => "source_not_verified",
+        SourceError::StolenCertificate { .. } | SourceError::Attestation(_) => "source_not_genuine",
+        SourceError::NotAllowed(Unacceptable::NoAnswer(_)) => "policy_unavailable",
+        SourceError::NotAllowed(Unacceptable::NoOwnIdentity(_)) | SourceError::Identity(_) => {
+            "attester_unavailable"
+        }
+        SourceError::NotAllowed(_) => "source_not_allowed",
+        SourceError::Call(CallError::Refused { method, status, .. }) => {
+            match (status.as_u16(), method.as_str()) {
+                (401, "GetTempCaCert") => "source_token_needed",
+                (401, _) => "source_token_refused",
+                (400 | 403, "GetKmsKey") => "source_denies",
+                _ => "source_unavailable",
+            }
+        }
+        SourceError::Call(_) | SourceError::Broken { .. } => "source_unavailable",
+        SourceError::OtherRoot(_) | SourceError::OtherServer | SourceError::CertificateRefused(_) => {
+            "source_ambiguous"
+        }
+        SourceError::RootCa
+        | SourceError::InvalidKeys
+        | SourceError::CaKey
+        | SourceError::TempCaKey
+        | SourceError::K256Key
+        | SourceError::OtherKey { .. } => "source_keys_unusable",
+    }
+}

@@ -1,0 +1,414 @@
+//! Whether this KMS can release keys at the moment, and if not, why. `/readyz`, gRPC health, `GetMeta`, the metrics and the
+//! log say what is decided here.
+
+use std::{sync::Arc, time::Duration};
+
+use kms_attest::verify::Verifier;
+use tokio::sync::watch;
+
+use crate::{
+    admission::{Freezes, Missing, Refusal, SelfAuthorizer},
+    audit::{Audit, FailureReason, Health},
+    clock::{CLOCK_REMEDY, unix_now},
+    metrics::Metrics,
+    policy::{ALLOWLIST_UNUSABLE, Policy},
+    proto::ReadinessReason,
+};
+
+/// How often the state is looked at where nobody asks for it.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// How often a policy that is not asked about this KMS is asked about itself.
+const PROBE_EVERY: Duration = Duration::from_secs(2);
+
+/// What keeps keys from being released, or will do so soon.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Cause {
+    /// Onboarding is not finished.
+    NoKeys,
+    /// The policy gives no answer.
+    PolicyUnavailable,
+    /// The allowlist is missing or invalid.
+    AllowlistUnusable,
+    /// The policy denies this KMS.
+    KmsNotAllowed,
+    /// The attester gives no usable evidence of this KMS.
+    OwnEvidenceUnavailable,
+    /// The evidence of this KMS does not verify.
+    OwnEvidenceRefused,
+    /// No collateral to verify evidence with.
+    CollateralUnavailable,
+    /// Releases cannot be recorded.
+    AuditLogUnavailable,
+    /// The clock is behind what is known to be past.
+    Clock,
+    /// An operator has frozen everything.
+    Frozen,
+    /// Little space is left for the audit log.
+    DiskNearlyFull,
+}
+
+/// What a cause does to the release of keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Effect {
+    /// Nothing is released.
+    Stops,
+    /// Keys are released; an operator should look at it.
+    Warns,
+}
+
+impl Cause {
+    /// All causes, in the order in which they are reported.
+    pub const ALL: [Self; 11] = [
+        Self::NoKeys,
+        Self::Frozen,
+        Self::AllowlistUnusable,
+        Self::PolicyUnavailable,
+        Self::KmsNotAllowed,
+        Self::OwnEvidenceUnavailable,
+        Self::OwnEvidenceRefused,
+        Self::CollateralUnavailable,
+        Self::AuditLogUnavailable,
+        Self::Clock,
+        Self::DiskNearlyFull,
+    ];
+
+    /// The stable name; a refusal for this cause has the same code.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NoKeys => "no_keys",
+            Self::PolicyUnavailable => "policy_unavailable",
+            Self::AllowlistUnusable => ALLOWLIST_UNUSABLE,
+            Self::KmsNotAllowed => "kms_not_allowed",
+            Self::OwnEvidenceUnavailable => "own_evidence_unavailable",
+            Self::OwnEvidenceRefused => "own_evidence_refused",
+            Self::CollateralUnavailable => "collateral_unavailable",
+            Self::AuditLogUnavailable => "audit_log_unavailable",
+            Self::Clock => "clock",
+            Self::Frozen => "frozen",
+            Self::DiskNearlyFull => "disk_nearly_full",
+        }
+    }
+
+    /// A sentence for anybody: it names no address, path or other internal.
+    pub fn text(self) -> &'static str {
+        match self {
+            Self::NoKeys => "this KMS does not serve keys yet: onboarding is not finished",
+            Self::PolicyUnavailable => "the authorization backend does not answer",
+            Self::AllowlistUnusable => "the allowlist is missing or invalid, so everything is denied",
+            Self::KmsNotAllowed => "the policy does not allow this KMS itself",
+            Self::OwnEvidenceUnavailable => "the attester of this KMS gives no usable evidence",
+            Self::OwnEvidenceRefused => "the evidence of this KMS itself does not verify",
+            Self::CollateralUnavailable => "there is no valid collateral to verify evidence with",
+            Self::AuditLogUnavailable => "the audit log cannot be written, so nothing is released",
+            Self::Clock => "the clock is wrong: it is behind what is known to be past",
+            Self::Frozen => "an operator has frozen this KMS",
+            Self::DiskNearlyFull => "little disk space is left for the audit log",
+        }
+    }
+
+    /// What it does.
+    pub fn effect(self) -> Effect {
+        match self {
+            Self::DiskNearlyFull => Effect::Warns,
+            Self::NoKeys
+            | Self::PolicyUnavailable
+            | Self::AllowlistUnusable
+            | Self::KmsNotAllowed
+            | Self::OwnEvidenceUnavailable
+            | Self::OwnEvidenceRefused
+            | Self::CollateralUnavailable
+            | Self::AuditLogUnavailable
+            | Self::Clock
+            | Self::Frozen => Effect::Stops,
+        }
+    }
+}
+
+/// One cause, with what operators are told of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reason {
+    /// The cause.
+    pub cause: Cause,
+    /// What happened, for operators only: it may name hosts and files, and quote a backend. Empty where the cause says all.
+    pub detail: String,
+}
+
+/// The state at one moment.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Report {
+    reasons: Vec<Reason>,
+}
+
+impl Report {
+    fn new(mut reasons: Vec<Reason>) -> Self {
+        let place = |cause: Cause| Cause::ALL.iter().position(|other| *other == cause);
+        reasons.sort_by_key(|reason| place(reason.cause));
+        reasons.dedup_by_key(|reason| reason.cause);
+        Self { reasons }
+    }
+
+    /// Whether keys can be released.
+    pub fn is_ready(&self) -> bool {
+        self.with(Effect::Stops).next().is_none()
+    }
+
+    /// The reasons with this effect.
+    pub fn with(&self, effect: Effect) -> impl Iterator<Item = &Reason> {
+        self.reasons.iter().filter(move |reason| reason.cause.effect() == effect)
+    }
+
+    /// The causes with this effect, as `GetMeta` shows them to anybody.
+    pub fn shown(&self, effect: Effect) -> Vec<ReadinessReason> {
+        let shown = |reason: &Reason| ReadinessReason {
+            code: reason.cause.name().to_owned(),
+            text: reason.cause.text().to_owned(),
+        };
+        self.with(effect).map(shown).collect()
+    }
+
+    /// The same causes, whatever the details say.
+    fn has_causes_of(&self, other: &Self) -> bool {
+        let causes = |report: &Self| report.reasons.iter().map(|reason| reason.cause).collect::<Vec<_>>();
+        causes(self) == causes(other)
+    }
+}
+
+/// What the state of a serving KMS is read from.
+#[derive(Debug)]
+pub struct Sources {
+    /// Whether this KMS itself is allowed.
+    pub self_authorization: Arc<SelfAuthorizer>,
+    /// What decides.
+    pub policy: Arc<Policy>,
+    /// What operators have stopped.
+    pub freezes: Arc<Freezes>,
+    /// What evidence is verified with.
+    pub verifier: Arc<Verifier>,
+    /// Where releases are recorded.
+    pub audit: Arc<Audit>,
+}
+
+/// The state of this KMS, for everybody who asks.
+#[derive(Debug)]
+pub struct Readiness {
+    /// `None` while onboarding.
+    sources: Option<Sources>,
+    metrics: Arc<Metrics>,
+    current: watch::Sender<Report>,
+}
+
+impl Readiness {
+    /// Of a KMS without keys.
+    pub fn onboarding(metrics: Arc<Metrics>) -> Self {
+        Self::with(None, metrics)
+    }
+
+    /// Of a KMS with keys.
+    pub fn serving(sources: Sources, metrics: Arc<Metrics>) -> Self {
+        Self::with(Some(sources), metrics)
+    }
+
+    fn with(sources: Option<Sources>, metrics: Arc<Metrics>) -> Self {
+        Self { sources, metrics, current: watch::Sender::new(Report::default()) }
+    }
+
+    /// The state now: looked up in memory, without waiting for anything.
+    pub fn report(&self) -> Report {
+        let report = Report::new(match &self.sources {
+            None => vec![plain(Cause::NoKeys)],
+            Some(sources) => sources.reasons(),
+        });
+        self.metrics.set_ready(report.is_ready());
+        for cause in Cause::ALL {
+            let applies = report.reasons.iter().any(|reason| reason.cause == cause);
+            self.metrics.set_not_ready(cause.name(), applies);
+        }
+        self.current.send_if_modified(|known| {
+            let is_news = !known.has_causes_of(&report);
+            if is_news {
+                tell(known, &report);
+                known.clone_from(&report);
+            }
+            is_news
+        });
+        report
+    }
+
+    /// Wakes up when the causes change.
+    pub fn watch(&self) -> watch::Receiver<Report> {
+        self.current.subscribe()
+    }
+
+    /// Looks at the state now and then, until dropped.
+    pub async fn refresh_loop(&self) {
+        let Some(sources) = &self.sources else { return };
+        let look = async {
+            let mut tick = tokio::time::interval(LOOK_EVERY);
+            tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+            loop {
+                tick.tick().await;
+                self.report();
+            }
+        };
+        tokio::join!(look, sources.probe());
+    }
+}
+
+impl Sources {
+    fn reasons(&self) -> Vec<Reason> {
+        let Self { self_authorization, policy, freezes, verifier, audit } = self;
+        let mut reasons = Vec::new();
+        if let Some(frozen) = freezes.of_kms() {
+            let detail = format!("by {}: {}", frozen.author.by, frozen.reason);
+            reasons.push(Reason { cause: Cause::Frozen, detail });
+        }
+        if let Err(behind) = verifier.cache().clock().check() {
+            reasons.push(Reason { cause: Cause::Clock, detail: format!("{behind}. {CLOCK_REMEDY}") });
+        }
+        if let Err(refusal) = self_authorization.last_outcome() {
+            reasons.push(of_self_authorization(&refusal));
+        }
+        if let Some(detail) = policy.last_error().filter(|_| !self_authorization.is_enforced()) {
+            let cause = match **policy {
+                Policy::Allowlist(_) => Cause::AllowlistUnusable,
+                Policy::AllowAll(_) | Policy::Webhook(_) | Policy::Ethereum(_) => Cause::PolicyUnavailable,
+            };
+            reasons.push(Reason { cause, detail });
+        }
+        if has_no_collateral(verifier) {
+            reasons.push(plain(Cause::CollateralUnavailable));
+        }
+        if let Health::Failing { since, reason } = audit.health() {
+            let cause = match reason {
+                FailureReason::ClockBehind => Cause::Clock,
+                FailureReason::DiskFull
+                | FailureReason::Write
+                | FailureReason::Sync
+                | FailureReason::Stalled
+                | FailureReason::FileChanged
+                | FailureReason::Ended => Cause::AuditLogUnavailable,
+            };
+            reasons.push(Reason { cause, detail: format!("{reason}, since Unix time {since}") });
+        }
+        if let Some(detail) = audit.space().shortage() {
+            reasons.push(Reason { cause: Cause::DiskNearlyFull, detail });
+        }
+        reasons
+    }
+
+    /// Asks a policy about itself that nobody may be asking anything else.
+    async fn probe(&self) {
+        if self.self_authorization.is_enforced() {
+            return;
+        }
+        let mut tick = tokio::time::interval(PROBE_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            // What comes of it is in `last_error`.
+            let _ = self.policy.info().await;
+        }
+    }
+}
+
+fn plain(cause: Cause) -> Reason {
+    Reason { cause, detail: String::new() }
+}
+
+fn of_self_authorization(refusal: &Refusal) -> Reason {
+    match refusal {
+        Refusal::SelfAuthorizationUnknown { missing, detail, .. } => {
+            let cause = match missing {
+                Missing::Policy => Cause::PolicyUnavailable,
+                Missing::Evidence => Cause::OwnEvidenceUnavailable,
+                Missing::Collateral => Cause::CollateralUnavailable,
+                Missing::Clock => Cause::Clock,
+            };
+            Reason { cause, detail: detail.clone() }
+        }
+        Refusal::SelfDenial(self_denial) => {
+            let named = [Cause::AllowlistUnusable, Cause::OwnEvidenceRefused]
+                .into_iter()
+                .find(|cause| cause.name() == self_denial.code);
+            let mut detail = self_denial.reason.clone();
+            for (what, value) in [("expected", &self_denial.expected), ("found", &self_denial.actual)] {
+                if let Some(value) = value {
+                    detail.push_str(&format!("; {what} {value}"));
+                }
+            }
+            Reason { cause: named.unwrap_or(Cause::KmsNotAllowed), detail }
+        }
+        other => Reason { cause: Cause::KmsNotAllowed, detail: other.to_string() },
+    }
+}
+
+/// Whether all that is kept has ended, or nothing is kept and no service gives any.
+fn has_no_collateral(verifier: &Verifier) -> bool {
+    let stats = verifier.cache().stats();
+    let now = unix_now();
+    stats.entries.iter().all(|entry| entry.expires <= now)
+        && (!stats.entries.is_empty() || stats.endpoints.iter().all(|endpoint| endpoint.paused))
+}
+
+/// One line in the log for each change.
+fn tell(before: &Report, now: &Report) {
+    let names = |effect| {
+        let names: Vec<_> = now.with(effect).map(|reason| reason.cause.name()).collect();
+        names.join(", ")
+    };
+    let (reasons, warnings) = (names(Effect::Stops), names(Effect::Warns));
+    match (before.is_ready(), now.is_ready()) {
+        (_, false) => tracing::warn!(reasons, "NOT READY: nothing is released"),
+        (false, true) => tracing::info!(warnings, "ready again: keys are released"),
+        (true, true) if warnings.is_empty() => tracing::info!("what was warned of is over"),
+        (true, true) => tracing::warn!(warnings, "keys are released, but something needs an operator"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_cause_is_reported_once_under_a_name_of_its_own() {
+        let names: BTreeSet<_> = Cause::ALL.iter().map(|cause| cause.name()).collect();
+        assert_eq!(names.len(), Cause::ALL.len());
+        for cause in Cause::ALL {
+            assert!(!cause.text().is_empty() && !cause.text().contains('/'), "{cause:?}");
+        }
+    }
+
+    #[test]
+    fn a_warning_does_not_stop_anything_and_a_reason_does() {
+        let report = |causes: &[Cause]| Report::new(causes.iter().map(|cause| plain(*cause)).collect());
+        for (causes, is_ready) in [
+            (&[][..], true),
+            (&[Cause::DiskNearlyFull][..], true),
+            (&[Cause::DiskNearlyFull, Cause::AuditLogUnavailable][..], false),
+            (&[Cause::Frozen][..], false),
+        ] {
+            assert_eq!(report(causes).is_ready(), is_ready, "{causes:?}");
+        }
+        let both = report(&[Cause::DiskNearlyFull, Cause::PolicyUnavailable, Cause::Frozen, Cause::Frozen]);
+        let codes: Vec<_> = both.shown(Effect::Stops).into_iter().map(|reason| reason.code).collect();
+        assert_eq!(codes, ["frozen", "policy_unavailable"]);
+        assert_eq!(both.shown(Effect::Warns).len(), 1);
+    }
+
+    #[test]
+    fn a_kms_without_keys_is_not_ready_and_the_metrics_say_so() {
+        let metrics = Arc::new(Metrics::new([]));
+        let readiness = Readiness::onboarding(Arc::clone(&metrics));
+        let mut watch = readiness.watch();
+        assert!(!readiness.report().is_ready());
+        assert!(watch.has_changed().expect("a sender"));
+        assert!(!watch.borrow_and_update().is_ready());
+        readiness.report();
+        assert!(!watch.has_changed().expect("a sender"), "the same again is no news");
+        let text = metrics.render();
+        assert!(text.contains("cvm_kms_ready 0"), "{text}");
+        assert!(text.contains("cvm_kms_not_ready{reason=\"no_keys\"} 1"), "{text}");
+    }
+}

@@ -1,0 +1,246 @@
+//! What each check does: the real call, up to where it would begin to matter.
+
+use std::sync::Arc;
+
+use kms_attest::{
+    binding::ReportData,
+    collateral::{Collateral, CollateralError},
+    evidence::{Evidence, Platform},
+    verify::{Binding, Verified},
+};
+use kms_client::{
+    source::{AttestedSource, SourceError},
+    url::{KmsUrl, UrlError},
+};
+
+use super::{
+    SetupService,
+    checks::Listener,
+    finding::{self, Failure},
+    reasons::{date, is_not_current, unattested, unreached, unverified},
+};
+use crate::{
+    admission::own_identity,
+    api::onboard::Parts,
+    domain::Domain,
+    policy::{ALLOWLIST_UNUSABLE, Decision, Subject},
+};
+
+/// No program of this version ran before this time (1 January 2026), so a clock that shows less is wrong.
+const WRITTEN: u64 = 1_767_225_600;
+
+/// What was found, or why the real call would not succeed.
+type Passed = Result<String, Failure>;
+
+impl SetupService {
+    fn parts(&self) -> &Parts {
+        self.onboard.parts()
+    }
+
+    pub(super) async fn key_directory(&self) -> Passed {
+        let onboarding = Arc::clone(&self.parts().onboarding);
+        let broken = |cause: String| {
+            let advice = "Make core.cert_dir a directory on a disk with room, which the user of this process may write.";
+            Failure::new(cause, advice)
+        };
+        tokio::task::spawn_blocking(move || onboarding.probe())
+            .await
+            .map_err(|error| broken("internal error".to_owned()).caused_by(error.to_string()))?
+            .map_err(|error| broken(error.to_string()))?;
+        Ok("A file was written, synced to the disk and removed.".to_owned())
+    }
+
+    pub(super) async fn clock(&self) -> Passed {
+        let clock = self.parts().verifier.cache().clock();
+        let now = clock.now();
+        if now < WRITTEN {
+            return Err(Failure::new(
+                format!("It is set to {}, before this program was written.", date(now)),
+                "Set the clock of this machine: the validity of certificates and collateral is judged by it.",
+            ));
+        }
+        // A clock that is off is not told by a server's word: whoever answers without a signature may be off too.
+        let unsigned = |why| {
+            let now = date(now);
+            Ok(format!("{now}: after this program was written. {why}: nothing signed to compare it with."))
+        };
+        let Ok((evidence, _)) = self.evidence().await else {
+            return unsigned("This machine gives no evidence");
+        };
+        match self.collateral_for(&evidence).await {
+            Ok(collateral) => Ok(format!(
+                "{}: within the validity of Intel's signed collateral, {} to {}.",
+                date(now),
+                date(collateral.issued()),
+                date(collateral.expires())
+            )),
+            Err(error) if is_not_current(&error) => Err(Failure::new(
+                format!(
+                    "It is set to {}; the collateral that was fetched is not valid at that time.",
+                    date(now)
+                ),
+                "Compare the clock of this machine with another one. If it is right, the collateral service is stale: \
+                 list another one in core.attestation.urls.pccs.",
+            )),
+            Err(_) => unsigned("Intel's collateral is not to be had"),
+        }
+    }
+
+    pub(super) async fn attester(&self) -> Passed {
+        let (evidence, bound) = self.evidence().await?;
+        match self.parts().verifier.verify(&evidence, Binding::ReportData(&bound)).await {
+            Ok(verified) => Ok(format!(
+                "Evidence over fresh random data was made and verified: {}, TCB status {}.",
+                evidence.platform.tee_variant(),
+                status_of(&verified)
+            )),
+            Err(error) => Err(unverified(error).within("Evidence was made. ")),
+        }
+    }
+
+    pub(super) async fn collateral(&self) -> Passed {
+        let (evidence, bound) = self.evidence().await.map_err(|failure| {
+            failure
+                .within("Which collateral is needed only evidence of this machine tells, and there is none: ")
+        })?;
+        let verifier = &self.parts().verifier;
+        let before = verifier.cache().stats().fetches;
+        let verified = verifier.verify(&evidence, Binding::ReportData(&bound)).await.map_err(unverified)?;
+        let origin = if verifier.cache().stats().fetches > before { "Fetched now" } else { "Fetched before" };
+        Ok(format!(
+            "{origin} and verified, for platforms of kind {}; valid until {}.",
+            hex::encode(verified.fmspc()),
+            date(verified.collateral_expires())
+        ))
+    }
+
+    pub(super) async fn authorization(&self) -> Passed {
+        let (evidence, bound) = self.evidence().await.map_err(|failure| {
+            failure.within("What the policy is asked about is this machine's evidence, and there is none: ")
+        })?;
+        let parts = self.parts();
+        let verified =
+            parts.verifier.verify(&evidence, Binding::ReportData(&bound)).await.map_err(unverified)?;
+        let identity = own_identity(&verified).map_err(|error| {
+            Failure::new(
+                format!("The evidence of this machine names no KMS: {error}"),
+                "Start it in a measured CVM.",
+            )
+        })?;
+        // As for our self-authorization: after what core.tcb tolerates.
+        let tolerated = parts.tolerance.apply(verified.verdict(), &identity);
+        match parts.policy.decide(Subject::Kms(&tolerated.shown)).await {
+            Err(error) => Err(Failure::new(
+                "The authorization backend does not answer.",
+                "Make sure that the backend of core.auth_api runs and can be reached from here; the log has the cause.",
+            )
+            .caused_by(error.detail())),
+            Ok(Decision::Denied(denial)) if denial.code == ALLOWLIST_UNUSABLE => Err(Failure::new(
+                "The policy denies everybody: the allowlist of this KMS is missing or cannot be read.",
+                "Mend the file of core.auth_api.allowlist.path; the log and `kms policy check` name the fault.",
+            )
+            .caused_by(denial.expected.unwrap_or_default())),
+            Ok(Decision::Denied(denial)) => Err(Failure::new(
+                format!("The policy denies this KMS: {}.", denial.reason),
+                match denial.code {
+                    code if code.starts_with("tcb") || code.starts_with("advisory") => {
+                        "Update this platform, or allow its TCB status and advisories in the policy."
+                    }
+                    _ => {
+                        "Allow the values that GetAttestationInfo shows in the policy: mrAggregated, OS image hash and \
+                         device."
+                    }
+                },
+            )
+            .caused_by(format!(
+                "{}: {}, expected {}, found {}",
+                denial.reason,
+                denial.code,
+                denial.expected.as_deref().unwrap_or("unknown"),
+                denial.actual.as_deref().unwrap_or("unknown")
+            ))),
+            Ok(Decision::Allowed { .. }) => {
+                Ok(format!("The policy ({}) allows this KMS{}.", parts.policy.kind(), self.about_policy().await))
+            }
+        }
+    }
+
+    /// What the backend says about itself; keys can be made while it says nothing.
+    async fn about_policy(&self) -> String {
+        let Ok(info) = self.parts().policy.info().await else {
+            return "; it says nothing about itself now".to_owned();
+        };
+        let is_one = |address: &String| address.bytes().any(|digit| !matches!(digit, b'0' | b'x'));
+        let contract = info.kms_contract_address.filter(is_one);
+        match (contract, info.chain_id) {
+            (Some(contract), Some(chain)) => format!(", by contract {contract} on chain {chain}"),
+            (Some(contract), None) => format!(", by contract {contract}"),
+            _ => String::new(),
+        }
+    }
+
+    pub(super) async fn source(&self, url: &str, listener: Listener) -> Result<finding::Passed, Failure> {
+        let url: KmsUrl = url.parse().map_err(|error: UrlError| {
+            Failure::new(format!("{error}."), "Give the URL under which CVMs reach the running KMS.")
+        })?;
+        // Onboard asks for this first of all.
+        self.parts().attester.vm_config().await.map_err(unattested)?;
+        let source = AttestedSource::open(&url, &self.parts().verifier).await.map_err(unreached)?;
+        let allowed = self.onboard.authorize_source(source.verified()).await;
+        allowed.map_err(|reason| unreached(SourceError::NotAllowed(reason)))?;
+        let described = match listener {
+            Listener::Main => {
+                source.temp_ca_cert().await.map_err(unreached)?;
+                source.described().await
+            }
+            Listener::Admin => None,
+        };
+        let k256 = described.map(|meta| hex::encode(meta.k256_pubkey)).filter(|key| !key.is_empty());
+        let measured = own_identity(source.verified()).map(|identity| hex::encode(identity.mr_aggregated));
+        let detail = format!(
+            "It is an attested KMS (TCB status {}, mrAggregated {}), and our policy allows it. Whether its policy allows \
+             this one shows when it is asked for the keys.",
+            status_of(source.verified()),
+            measured.unwrap_or_default()
+        );
+        Ok(finding::Passed::from(detail).showing(k256))
+    }
+
+    /// Evidence over fresh random data, and those.
+    async fn evidence(&self) -> Result<(Evidence, ReportData), Failure> {
+        let mut random = [0; 64];
+        aws_lc_rs::rand::fill(&mut random).expect("the system has randomness");
+        let bound = ReportData(random);
+        let evidence = self.parts().attester.attest(bound).await.map_err(unattested)?;
+        Ok((evidence, bound))
+    }
+
+    async fn collateral_for(&self, evidence: &Evidence) -> Result<Arc<Collateral>, CollateralError> {
+        match &evidence.platform {
+            Platform::Tdx(tdx) => self.parts().verifier.cache().get(&tdx.quote).await,
+            other => Err(CollateralError::Quote(other.kind().to_owned())),
+        }
+    }
+}
+
+pub(super) fn domain(text: &str) -> Passed {
+    let domain = Domain::parse(text).map_err(|error| {
+        Failure::new(
+            format!("{error}."),
+            "Give the name or IPv4 address under which CVMs will reach this KMS, without scheme, port and path.",
+        )
+    })?;
+    let kind = match domain.as_str().parse::<std::net::Ipv4Addr>() {
+        Ok(_) => "an IPv4 address",
+        Err(_) => "a DNS name",
+    };
+    Ok(format!("The TLS certificate will be for {domain}, {kind}."))
+}
+
+/// Status and advisories, in Intel's words.
+fn status_of(verified: &Verified) -> String {
+    match verified.advisory_ids() {
+        [] => verified.tcb_status().to_owned(),
+        advisories => format!("{} ({})", verified.tcb_status(), advisories.join(", ")),
+    }
+}

@@ -1,0 +1,114 @@
+//! What a pre-flight check found, in words for whoever may run it.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+/// What a check found. No text here names a backend, a path or an address that the caller did not send.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    /// The name of the check.
+    pub what: &'static str,
+    /// Whether the real call would succeed now.
+    pub ok: bool,
+    /// How long it took, in milliseconds.
+    pub latency_ms: u64,
+    /// What was found, or why it would not succeed.
+    pub detail: String,
+    /// What to do about it; empty where nothing is to be done.
+    pub advice: String,
+    /// Of a source: its root secp256k1 public key, compressed, in hexadecimal, if it says.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub k256_pubkey: Option<String>,
+}
+
+/// Details are shown on a line or two.
+const MAX_DETAIL: usize = 600;
+
+/// How a check ended.
+pub(super) enum Outcome {
+    /// The real call succeeds, with what was found.
+    Passed(Passed),
+    /// It does not.
+    Failed(Failure),
+}
+
+/// What was found where the real call succeeds.
+pub(super) struct Passed {
+    detail: String,
+    k256_pubkey: Option<String>,
+}
+
+impl Passed {
+    /// With the root key that a source shows.
+    pub(super) fn showing(self, k256_pubkey: Option<String>) -> Self {
+        Self { k256_pubkey, ..self }
+    }
+}
+
+impl From<String> for Passed {
+    fn from(detail: String) -> Self {
+        Self { detail, k256_pubkey: None }
+    }
+}
+
+/// Why the real call would not succeed.
+pub(super) struct Failure {
+    /// For the caller.
+    detail: String,
+    /// What the caller can do.
+    advice: &'static str,
+    /// For the log, where it says more than `detail`.
+    cause: Option<String>,
+}
+
+impl Failure {
+    pub(super) fn new(detail: impl Into<String>, advice: &'static str) -> Self {
+        Self { detail: detail.into(), advice, cause: None }
+    }
+
+    /// The same, told as a part of something larger.
+    pub(super) fn within(self, context: &str) -> Self {
+        Self { detail: format!("{context}{}", self.detail), ..self }
+    }
+
+    pub(super) fn caused_by(self, cause: impl Into<String>) -> Self {
+        Self { cause: Some(cause.into()), ..self }
+    }
+}
+
+impl<P: Into<Passed>> From<std::result::Result<P, Failure>> for Outcome {
+    fn from(result: std::result::Result<P, Failure>) -> Self {
+        match result {
+            Ok(passed) => Self::Passed(passed.into()),
+            Err(failure) => Self::Failed(failure),
+        }
+    }
+}
+
+impl Outcome {
+    /// The finding, and a line in the log where something is wrong.
+    pub(super) fn found(self, what: &'static str, took: Duration) -> Finding {
+        let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
+        match self {
+            Self::Passed(Passed { detail, k256_pubkey }) => {
+                let (detail, advice) = (bounded(detail), String::new());
+                Finding { what, ok: true, latency_ms, detail, advice, k256_pubkey }
+            }
+            Self::Failed(Failure { detail, advice, cause }) => {
+                let cause = cause.as_deref().unwrap_or(&detail);
+                tracing::warn!(check = what, latency_ms, cause, "a check before setup fails");
+                let (detail, advice) = (bounded(detail), advice.to_owned());
+                Finding { what, ok: false, latency_ms, detail, advice, k256_pubkey: None }
+            }
+        }
+    }
+}
+
+fn bounded(mut text: String) -> String {
+    if text.len() > MAX_DETAIL {
+        text.truncate(text.floor_char_boundary(MAX_DETAIL));
+        text.push('…');
+    }
+    text
+}

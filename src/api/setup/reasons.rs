@@ -1,0 +1,103 @@
+//! Why a check fails, and what an operator can do about it.
+
+use kms_attest::{
+    attester::AttesterError,
+    collateral::{CollateralError, FetchFailure},
+    verify::VerifyError,
+};
+use kms_client::source::SourceError;
+use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+
+use super::finding::Failure;
+
+/// Of several services that failed, this many are told.
+const MAX_FAILURES: usize = 4;
+
+/// This machine gives no evidence.
+pub(super) fn unattested(error: AttesterError) -> Failure {
+    let advice = match &error {
+        AttesterError::NotConfigured => {
+            "This KMS runs without a TEE (core.insecure_no_tee). It can make keys, but nobody can verify them, and it \
+             can neither be nor have a replica."
+        }
+        AttesterError::Unreachable { .. } => {
+            "Make sure that the guest agent runs, and that its socket is where core.attester says and mounted here."
+        }
+        _ => "Look into the log of the guest agent, or of whatever core.attester names.",
+    };
+    Failure::new(format!("{}.", capitalized(&error.to_string())), advice)
+}
+
+/// Our own evidence does not verify, or cannot be verified now.
+pub(super) fn unverified(error: VerifyError) -> Failure {
+    match &error {
+        VerifyError::Collateral(CollateralError::Unavailable { failures }) => {
+            let told: Vec<String> = failures.iter().take(MAX_FAILURES).map(FetchFailure::to_string).collect();
+            Failure::new(
+                format!("Intel's collateral for this machine is not to be had: {}.", told.join("; ")),
+                "Make sure that a service of core.attestation.urls.pccs can be reached from here and knows this \
+                 platform; list several.",
+            )
+        }
+        VerifyError::Collateral(CollateralError::UntrustedPlatform) => Failure::new(
+            "The certificate of this platform does not lead to the trusted root.",
+            "Make sure that this machine is genuine. A simulated one needs core.attestation.root_ca.tdx.",
+        ),
+        VerifyError::Clock(behind) => Failure::new(
+            format!("{}.", capitalized(&behind.to_string())),
+            "Set the clock of this machine: the validity of certificates and collateral is judged by it.",
+        ),
+        _ => Failure::new(
+            format!("The evidence of this machine does not verify: {error}."),
+            "Make sure that this machine is genuine and its firmware updated.",
+        ),
+    }
+}
+
+/// A source cannot be onboarded from.
+pub(super) fn unreached(error: SourceError<String>) -> Failure {
+    let advice = match &error {
+        SourceError::Connect { .. } => {
+            "Make sure that the URL is right, that the KMS there serves, and that it can be reached from here."
+        }
+        SourceError::NoKeys => "Give the URL of a KMS that serves, or finish the setup of that one first.",
+        SourceError::NoAttestation => {
+            "The KMS there runs with core.attest_rpc_cert = false, or has a proxy in front that ends TLS."
+        }
+        SourceError::NotAKms(_) | SourceError::NoCertificate | SourceError::Certificate(_) => {
+            "Give the URL of a running KMS, without a proxy in front that ends TLS."
+        }
+        SourceError::Attestation(cause) if cause.is_unavailable() => {
+            "The source cannot be verified now: see the check of the collateral service."
+        }
+        SourceError::Attestation(_) => "Do not take keys from it: it cannot prove what it runs.",
+        SourceError::NotAllowed(_) => {
+            "Allow the source in the policy of this KMS: its mrAggregated, OS image hash and device."
+        }
+        SourceError::OtherRoot(_) => {
+            "Use the address of one KMS: several that are unrelated seem to answer there."
+        }
+        _ => "Look into the log of the source.",
+    };
+    Failure::new(format!("{}.", capitalized(&error.to_string())), advice)
+}
+
+/// Whether collateral was had, but is of another time than the clock shows.
+pub(super) fn is_not_current(error: &CollateralError) -> bool {
+    matches!(error, CollateralError::Unavailable { failures } if failures.contains(&FetchFailure::NotCurrent))
+}
+
+/// A time in seconds as people write it, UTC.
+pub(super) fn date(unix_seconds: u64) -> String {
+    let time = i64::try_from(unix_seconds).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
+    time.and_then(|time| time.format(&Rfc3339).ok())
+        .unwrap_or_else(|| "a time beyond all calendars".to_owned())
+}
+
+fn capitalized(text: &str) -> String {
+    let mut characters = text.chars();
+    match characters.next() {
+        Some(first) => first.to_uppercase().chain(characters).collect(),
+        None => String::new(),
+    }
+}

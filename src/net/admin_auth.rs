@@ -1,0 +1,161 @@
+//! Before the admin listener: credentials, and the wait of those who show wrong ones.
+//!
+//! The token is compared first, at once and in constant time: a caller that shows it is admitted, whatever others do at the same
+//! address. Wrong ones are slowed down.
+
+use std::{net::IpAddr, sync::Arc, time::Duration};
+
+use axum::body::Body;
+use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, Uri, header};
+
+use super::{
+    middleware::{Answer, refusal},
+    passwords::{Passwords, Verdict},
+    prpc, same_site,
+};
+use crate::{
+    api::wrong_credentials::WrongCredentials,
+    audit::Audit,
+    error::{Code, Error},
+    metrics::Metrics,
+    operator::{Credentials, Operator, Password, Shown},
+};
+
+/// When a password is to be tried again that could not be looked at.
+const BUSY: Duration = Duration::from_secs(2);
+/// How late the answer to a password comes that was wrong before.
+const AGAIN: Duration = Duration::from_secs(1);
+
+/// Why a request does not pass the guard.
+#[derive(Debug)]
+pub(super) enum Refused {
+    /// TRACE and the like: gRPC would serve any verb.
+    Verb,
+    /// None are shown, or wrong ones.
+    Credentials,
+    /// Too many wrong ones came from this address, which has to wait.
+    Locked(Duration),
+    /// Too many others show passwords.
+    Busy,
+    /// A page of another site has made a browser send it, with the credentials that the browser keeps.
+    OtherSite,
+}
+
+/// Asks every request for credentials.
+#[derive(Debug)]
+pub(super) struct AdminAuth {
+    credentials: Arc<Credentials>,
+    passwords: Passwords,
+    wrong: WrongCredentials,
+}
+
+impl AdminAuth {
+    pub(super) fn new(credentials: Arc<Credentials>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
+        let wrong = WrongCredentials::new("admin", audit, metrics);
+        let passwords = Passwords::new(Arc::clone(&credentials), Arc::clone(wrong.lockout()));
+        Self { credentials, passwords, wrong }
+    }
+
+    /// Whether these headers show the token, or none is needed: what is known without hashing a password.
+    pub(super) fn knows_at_once(&self, headers: &HeaderMap) -> bool {
+        matches!(self.credentials.shown(headers), Shown::Right(_))
+    }
+
+    /// Who asks, or why the request may not pass.
+    pub(super) async fn identify(
+        &self,
+        verb: &Verb,
+        uri: &Uri,
+        headers: &HeaderMap,
+        address: IpAddr,
+        metrics: &Metrics,
+    ) -> Result<Operator, Refused> {
+        const GUARDED: [Verb; 7] =
+            [Verb::GET, Verb::POST, Verb::PUT, Verb::PATCH, Verb::DELETE, Verb::OPTIONS, Verb::HEAD];
+        if !GUARDED.contains(verb) {
+            return Err(Refused::Verb);
+        }
+        if same_site::is_of_another_site(verb, uri, headers) {
+            return Err(Refused::OtherSite);
+        }
+        match self.credentials.shown(headers) {
+            Shown::Nothing => Err(Refused::Credentials),
+            Shown::Right(operator) => {
+                if operator == Operator::Token {
+                    self.wrong.token_was_right(address);
+                    self.passwords.knows(address);
+                }
+                Ok(operator)
+            }
+            Shown::Wrong => Err(match self.wrong.token(address).await {
+                None => Refused::Credentials,
+                Some(wait) => Refused::Locked(wait),
+            }),
+            Shown::Password(shown) => self.password(shown, address, metrics).await,
+        }
+    }
+
+    async fn password(
+        &self,
+        shown: Password,
+        address: IpAddr,
+        metrics: &Metrics,
+    ) -> Result<Operator, Refused> {
+        let user = shown.user().to_owned();
+        match self.passwords.check(shown, address).await {
+            Verdict::Right => Ok(Operator::User(user)),
+            Verdict::Wrong(lock) => {
+                self.wrong.password(address, lock);
+                Err(Refused::Credentials)
+            }
+            Verdict::Again => {
+                self.wrong.password(address, None);
+                self.wrong.slow(AGAIN).await;
+                Err(Refused::Credentials)
+            }
+            Verdict::Locked(wait) => {
+                self.wrong.slow(wait).await;
+                Err(Refused::Locked(wait))
+            }
+            Verdict::Busy => {
+                metrics.password_shed();
+                Err(Refused::Busy)
+            }
+        }
+    }
+}
+
+impl Refused {
+    /// 404; 401 without a body; 403, 429 and 503 in the protocol of the request.
+    pub(super) fn answer(self, is_grpc: bool) -> Answer {
+        match self {
+            Self::Verb => prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new),
+            Self::Credentials => {
+                let mut answer = Response::new(Body::empty());
+                *answer.status_mut() = StatusCode::UNAUTHORIZED;
+                let challenge = HeaderValue::from_static("Basic realm=\"dstack-kms admin\"");
+                answer.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+                answer
+            }
+            Self::OtherSite => {
+                let text = "a page of another site may not do this; use kmsctl, or curl";
+                refusal(is_grpc, &Error::new(Code::Denied, text))
+            }
+            Self::Locked(wait) => {
+                let text = "too many wrong credentials from this address; try later";
+                try_again(is_grpc, wait, &Error::new(Code::TooManyRequests, text))
+            }
+            Self::Busy => {
+                let text = "too many passwords are being checked; try again";
+                try_again(is_grpc, BUSY, &Error::new(Code::Unavailable, text))
+            }
+        }
+    }
+}
+
+fn try_again(is_grpc: bool, wait: Duration, cause: &Error) -> Answer {
+    let mut answer = refusal(is_grpc, cause);
+    let seconds = HeaderValue::from(wait.as_secs() + 1);
+    answer.headers_mut().insert(header::RETRY_AFTER, seconds);
+    answer
+}

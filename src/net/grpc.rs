@@ -1,0 +1,290 @@
+//! gRPC: the same services behind tonic's generated traits, with health, reflection and gRPC-web.
+
+use std::{
+    pin::Pin,
+    sync::Arc,
+    task::{Context, Poll},
+};
+
+use bytes::Bytes;
+use http::{HeaderValue, Request as HttpRequest, StatusCode, header};
+use http_body::{Body, Frame, SizeHint};
+use tonic::{Request, Response, Status, service::Routes};
+
+use super::{body, grpc_health::Probe, limit::MessageLimit, media, prpc, refusal_log::RefusalLog, status};
+use crate::{
+    api::{
+        Caller, METHODS, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
+        prepared::Reply, readiness::Readiness,
+    },
+    config::BodyLimits,
+    error::Result,
+    proto::{self, DESCRIPTORS},
+};
+
+/// Largest body read before the answer to a request that is not gRPC, in bytes; more is drained.
+const UNTYPED_BODY: usize = 16 * 1024;
+
+/// Flag and length before each message.
+const FRAME_HEADER: usize = 5;
+/// A message to the health or reflection service: a name.
+const MAX_STREAM_MESSAGE: usize = 16 * 1024;
+/// All messages of one stream to them.
+const MAX_STREAM: usize = 1024 * 1024;
+
+pub(super) type GrpcResult<T> = std::result::Result<Response<T>, Status>;
+
+/// The routes of the KMS phase.
+pub fn kms(service: Arc<KmsService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> axum::Router {
+    let server = proto::kms_server::KmsServer::new(Served(service))
+        .max_decoding_message_size(largest(Service::Kms, limits));
+    let health = Probe::server(readiness, Service::Kms);
+    finish(Routes::new(server).add_service(health), Service::Kms, limits)
+}
+
+/// The routes of the onboarding phase.
+pub fn onboarding(
+    service: Arc<OnboardService>,
+    limits: &BodyLimits,
+    readiness: Arc<Readiness>,
+) -> axum::Router {
+    let server = proto::onboard_server::OnboardServer::new(Served(service))
+        .max_decoding_message_size(largest(Service::Onboard, limits));
+    let health = Probe::server(readiness, Service::Onboard);
+    finish(Routes::new(server).add_service(health), Service::Onboard, limits)
+}
+
+/// The routes of the admin listener.
+pub fn admin(service: Arc<AdminService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> axum::Router {
+    let server = proto::admin_server::AdminServer::new(Served(service))
+        .max_decoding_message_size(largest(Service::Admin, limits));
+    let health = Probe::server(readiness, Service::Admin);
+    finish(Routes::new(server).add_service(health), Service::Admin, limits)
+}
+
+/// The largest message any method of a service takes: tonic makes room for what a frame announces. What each method
+/// takes is enforced on its body.
+fn largest(service: Service, limits: &BodyLimits) -> usize {
+    let rows = METHODS.iter().filter(|row| row.service == service);
+    rows.map(|row| limits.of(row.name).unwrap_or(row.body_limit)).max().unwrap_or(0)
+}
+
+fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router {
+    let limits = Arc::new(limits.clone());
+    let reflection = || {
+        // Listed is what this listener serves; described is everything.
+        let served = [
+            format!("kms.{}", service.name()),
+            "grpc.health.v1.Health".to_owned(),
+            "grpc.reflection.v1.ServerReflection".to_owned(),
+            "grpc.reflection.v1alpha.ServerReflection".to_owned(),
+        ];
+        let builder = tonic_reflection::server::Builder::configure()
+            .register_encoded_file_descriptor_set(DESCRIPTORS)
+            .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1::FILE_DESCRIPTOR_SET)
+            .register_encoded_file_descriptor_set(tonic_reflection::pb::v1alpha::FILE_DESCRIPTOR_SET)
+            .include_reflection_service(false);
+        served.into_iter().fold(builder, |builder, name| builder.with_service_name(name))
+    };
+    let v1 = reflection().build_v1().expect("our descriptors are valid: the build made them");
+    let v1alpha = reflection().build_v1alpha().expect("our descriptors are valid: the build made them");
+    routes
+        .add_service(v1)
+        .add_service(v1alpha)
+        .prepare()
+        .into_axum_router()
+        .layer(axum::middleware::map_request(move |request| limited(service, Arc::clone(&limits), request)))
+        // Before the bound, so that what is bounded is the message and not the form that gRPC-web carries it in.
+        .layer(tonic_web::GrpcWebLayer::new())
+        .layer(axum::middleware::from_fn(typed))
+}
+
+/// The media types of gRPC and gRPC-web, as `tonic` and `tonic-web` compare them: letter by letter.
+const MEDIA_TYPES: [&str; 6] = [
+    "application/grpc",
+    "application/grpc+proto",
+    WEB,
+    "application/grpc-web+proto",
+    WEB_TEXT,
+    WEB_TEXT_PROTO,
+];
+const WEB: &str = "application/grpc-web";
+const WEB_TEXT: &str = "application/grpc-web-text";
+const WEB_TEXT_PROTO: &str = "application/grpc-web-text+proto";
+
+/// Lets only requests of gRPC and gRPC-web pass, with the media types as the layers below compare them.
+async fn typed(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
+    let (mut parts, body) = request.into_parts();
+    if parts.method != http::Method::POST {
+        let mut answer = untyped(body, StatusCode::METHOD_NOT_ALLOWED, "gRPC is served by POST").await;
+        answer.headers_mut().insert(header::ALLOW, HeaderValue::from_static("POST"));
+        return answer;
+    }
+    let kind = media::of_body(&parts.headers);
+    let Some(kind) = MEDIA_TYPES.into_iter().find(|known| *known == kind) else {
+        let text = "gRPC needs the content type application/grpc or application/grpc-web";
+        return untyped(body, StatusCode::UNSUPPORTED_MEDIA_TYPE, text).await;
+    };
+    parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if kind.starts_with(WEB) {
+        // Where no form of gRPC-web is asked for, the answer has that of the request.
+        let asked = media::accepted(&parts.headers).find(|accepted| accepted.starts_with(WEB));
+        let is_text = asked.as_deref().unwrap_or(kind).starts_with(WEB_TEXT);
+        let form = if is_text { WEB_TEXT_PROTO } else { WEB };
+        parts.headers.insert(header::ACCEPT, HeaderValue::from_static(form));
+    }
+    next.run(axum::extract::Request::from_parts(parts, body)).await
+}
+
+/// An answer to what is not gRPC; a body of it is read first, because HTTP/2 loses answers that come before its end.
+async fn untyped(body: axum::body::Body, status: StatusCode, text: &'static str) -> axum::response::Response {
+    let _ = body::read(body, UNTYPED_BODY).await;
+    prpc::plain(status, text).map(axum::body::Body::new)
+}
+
+/// Bounds the body of a request: by its method's limit, or message by message where it may be a stream.
+async fn limited(
+    service: Service,
+    limits: Arc<BodyLimits>,
+    request: axum::extract::Request,
+) -> axum::extract::Request {
+    let method = request.uri().path().rsplit('/').next().unwrap_or_default();
+    let bounds = match Method::find(service, method) {
+        Some(row) => {
+            let message = limits.of(row.name).unwrap_or(row.body_limit);
+            Bounds { message, body: message + FRAME_HEADER, rate: None }
+        }
+        // Health and reflection.
+        None => {
+            let rate = request.extensions().get().cloned();
+            Bounds { message: MAX_STREAM_MESSAGE, body: MAX_STREAM, rate }
+        }
+    };
+    request.map(|body| axum::body::Body::new(LimitedBody { body, bounds, frame: Frames::default() }))
+}
+
+/// What a body may bring.
+struct Bounds {
+    /// The length of a message.
+    message: usize,
+    /// All bytes that may still come.
+    body: usize,
+    /// Messages behind the first, which the request was counted for.
+    rate: Option<MessageLimit>,
+}
+
+/// A body that ends in the gRPC status for too much of it: as soon as a frame announces too long a message, for which
+/// room would be made, and again when more comes than was announced.
+struct LimitedBody {
+    body: axum::body::Body,
+    bounds: Bounds,
+    frame: Frames,
+}
+
+/// How far the frames of gRPC have come in a body.
+#[derive(Default)]
+struct Frames {
+    /// Flag and length of the running frame, as far as they have come.
+    header: Vec<u8>,
+    /// What is missing of its message.
+    missing: usize,
+    /// How many have begun.
+    begun: u64,
+}
+
+impl Frames {
+    /// Reads on in `data`, and calls `begin` with the length that each new frame announces.
+    fn read(
+        &mut self,
+        mut data: &[u8],
+        mut begin: impl FnMut(u64, usize) -> std::result::Result<(), Status>,
+    ) -> std::result::Result<(), Status> {
+        while !data.is_empty() {
+            if self.missing > 0 {
+                let (_, rest) = data.split_at(self.missing.min(data.len()));
+                self.missing -= data.len() - rest.len();
+                data = rest;
+                continue;
+            }
+            let (header, rest) = data.split_at((FRAME_HEADER - self.header.len()).min(data.len()));
+            self.header.extend_from_slice(header);
+            data = rest;
+            if let [_, a, b, c, d] = self.header[..] {
+                self.missing = u32::from_be_bytes([a, b, c, d]) as usize;
+                self.header.clear();
+                self.begun += 1;
+                begin(self.begun, self.missing)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+impl LimitedBody {
+    fn admit(&mut self, data: &[u8]) -> std::result::Result<(), Status> {
+        let large = || Status::resource_exhausted("failed to read data: payload too large");
+        let Bounds { message, body, rate } = &mut self.bounds;
+        *body = body.checked_sub(data.len()).ok_or_else(large)?;
+        self.frame.read(data, |number, announced| {
+            if announced > *message {
+                return Err(large());
+            }
+            match rate {
+                Some(rate) if number > 1 && !rate.admits() => Err(Status::resource_exhausted(rate.refusal())),
+                _ => Ok(()),
+            }
+        })
+    }
+}
+
+impl Body for LimitedBody {
+    type Data = Bytes;
+    type Error = Status;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        context: &mut Context<'_>,
+    ) -> Poll<Option<std::result::Result<Frame<Bytes>, Status>>> {
+        let this = &mut *self;
+        let frame = std::task::ready!(Pin::new(&mut this.body).poll_frame(context));
+        Poll::Ready(frame.map(|frame| {
+            let frame = frame.map_err(|error| status::grpc(&body::broken(&error)))?;
+            frame.data_ref().map_or(Ok(()), |data| this.admit(data))?;
+            Ok(frame)
+        }))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.body.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.body.size_hint()
+    }
+}
+
+/// A service behind its generated trait (`dispatch.rs`).
+pub(super) struct Served<S>(pub(super) Arc<S>);
+
+/// Calls a method of a service, and tells the log when it gives no result.
+pub(super) async fn unary<Q, M, A: Reply<M>>(
+    method: Method,
+    request: Request<Q>,
+    call: impl AsyncFnOnce(&Caller, Q) -> Result<A>,
+) -> GrpcResult<M> {
+    let missing = || Status::internal("no connection information");
+    let caller: Caller = request.extensions().get().cloned().ok_or_else(missing)?;
+    let log: RefusalLog = request.extensions().get().cloned().ok_or_else(missing)?;
+    call(&caller, request.into_inner()).await.map(|reply| Response::new(reply.into_message())).map_err(
+        |error| {
+            log.tell(method.row().name, caller.remote(), &error);
+            status::grpc(&error)
+        },
+    )
+}
+
+/// Whether a request is gRPC or gRPC-web by its content type.
+pub fn is_grpc<B>(request: &HttpRequest<B>) -> bool {
+    media::of_body(request.headers()).starts_with("application/grpc")
+}

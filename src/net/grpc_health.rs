@@ -1,0 +1,112 @@
+//! `grpc.health.v1.Health`: the readiness of this KMS for gRPC's own probes.
+
+use std::{pin::Pin, sync::Arc};
+
+use futures_util::{Stream, stream};
+use tokio::sync::watch;
+use tonic::{Request, Response, Status};
+use tonic_health::pb::{
+    HealthCheckRequest, HealthCheckResponse,
+    health_check_response::ServingStatus,
+    health_server::{Health, HealthServer},
+};
+
+use crate::api::{
+    Service,
+    readiness::{Readiness, Report},
+};
+
+/// The name under which a process that answers is SERVING, whatever it can do: for liveness probes.
+const LIVENESS: &str = "liveness";
+
+/// Answers about what one listener serves.
+pub(super) struct Probe {
+    readiness: Arc<Readiness>,
+    service: Service,
+}
+
+/// What a name stands for.
+#[derive(Clone, Copy)]
+enum Subject {
+    /// The process.
+    Process,
+    /// The release of keys.
+    Keys,
+}
+
+impl Probe {
+    /// The health service of the listener and phase that serve `service`.
+    pub(super) fn server(readiness: Arc<Readiness>, service: Service) -> HealthServer<Self> {
+        HealthServer::new(Self { readiness, service })
+    }
+
+    /// The empty name is the KMS as a whole: it serves when it can release keys.
+    fn subject(&self, name: &str) -> Result<Subject, Status> {
+        match (name, self.service) {
+            ("", _) => Ok(Subject::Keys),
+            (LIVENESS, _) => Ok(Subject::Process),
+            (name, service) if name.strip_prefix("kms.") == Some(service.name()) => Ok(match service {
+                Service::Kms => Subject::Keys,
+                Service::Onboard | Service::Admin => Subject::Process,
+            }),
+            _ => Err(Status::not_found("service not registered")),
+        }
+    }
+}
+
+impl Subject {
+    fn status(self, report: &Report) -> ServingStatus {
+        match self {
+            Self::Keys if !report.is_ready() => ServingStatus::NotServing,
+            Self::Keys | Self::Process => ServingStatus::Serving,
+        }
+    }
+}
+
+type Statuses = Pin<Box<dyn Stream<Item = Result<HealthCheckResponse, Status>> + Send>>;
+
+#[tonic::async_trait]
+impl Health for Probe {
+    async fn check(
+        &self,
+        request: Request<HealthCheckRequest>,
+    ) -> Result<Response<HealthCheckResponse>, Status> {
+        let subject = self.subject(&request.get_ref().service)?;
+        Ok(Response::new(response(subject.status(&self.readiness.report()))))
+    }
+
+    type WatchStream = Statuses;
+
+    async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Statuses>, Status> {
+        let subject = self.subject(&request.get_ref().service)?;
+        // So that the first answer is about now.
+        self.readiness.report();
+        let watched = Watched { subject, reports: self.readiness.watch(), last: None };
+        Ok(Response::new(Box::pin(stream::unfold(watched, Watched::next))))
+    }
+}
+
+/// What a watch has been told so far.
+struct Watched {
+    subject: Subject,
+    reports: watch::Receiver<Report>,
+    last: Option<ServingStatus>,
+}
+
+impl Watched {
+    /// The status now, then each other one. Ends with the phase.
+    async fn next(mut self) -> Option<(Result<HealthCheckResponse, Status>, Self)> {
+        loop {
+            let status = self.subject.status(&self.reports.borrow_and_update());
+            if self.last != Some(status) {
+                self.last = Some(status);
+                return Some((Ok(response(status)), self));
+            }
+            self.reports.changed().await.ok()?;
+        }
+    }
+}
+
+fn response(status: ServingStatus) -> HealthCheckResponse {
+    HealthCheckResponse { status: status.into() }
+}

@@ -1,0 +1,185 @@
+//! How often an address may ask before it has proved anything, and an app afterwards.
+
+use std::{
+    fmt,
+    net::IpAddr,
+    sync::{
+        Arc,
+        atomic::{AtomicU32, Ordering},
+    },
+};
+
+use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
+
+use kms_attest::identity::AppId;
+
+use crate::{
+    address::bucket,
+    api::Caller,
+    config::{Limits, Rate},
+    metrics::Metrics,
+};
+
+/// Above this many addresses, or apps, those that are quiet are forgotten.
+const MAX_REMEMBERED: usize = 16 * 1024;
+/// After so many requests it is looked whether there are.
+const LOOK_EACH: u32 = 4096;
+
+/// A token bucket per IPv4 address or IPv6 /64 for callers that have proved nothing, and one per app for the others.
+#[derive(Debug)]
+pub struct RequestLimit {
+    addresses: DefaultKeyedRateLimiter<IpAddr>,
+    apps: DefaultKeyedRateLimiter<AppId>,
+    asked: AtomicU32,
+}
+
+impl RequestLimit {
+    /// Rates of an address and of an app.
+    pub fn new(address: Rate, app: Rate) -> Self {
+        let quota = |rate: Rate| Quota::per_second(rate.per_second).allow_burst(rate.burst);
+        Self {
+            addresses: RateLimiter::keyed(quota(address)),
+            apps: RateLimiter::keyed(quota(app)),
+            asked: AtomicU32::new(0),
+        }
+    }
+
+    /// As configured. An allowed app, over all its instances, gets what an address gets, or what may be released to it if
+    /// that is more: it must not keep everybody else out either.
+    pub fn of(limits: &Limits) -> Self {
+        let address =
+            Rate { per_second: limits.unauthenticated_per_second, burst: limits.unauthenticated_burst };
+        let app = Rate {
+            per_second: limits.app.per_second.max(address.per_second),
+            burst: limits.app.burst.max(address.burst),
+        };
+        Self::new(address, app)
+    }
+
+    /// Takes one token of `address`; false when it has none left.
+    fn admits(&self, address: IpAddr) -> bool {
+        self.look();
+        self.addresses.check_key(&bucket(address)).is_ok()
+    }
+
+    /// Takes one token of `app`; false when it has none left.
+    fn admits_app(&self, app: AppId) -> bool {
+        self.apps.check_key(&app).is_ok()
+    }
+
+    /// Between two prunings many addresses can come.
+    fn look(&self) {
+        if self.asked.fetch_add(1, Ordering::Relaxed) % LOOK_EACH == LOOK_EACH - 1 {
+            self.prune();
+        }
+    }
+
+    /// Forgets quiet addresses and apps; called now and then.
+    pub fn prune(&self) {
+        if self.addresses.len() > MAX_REMEMBERED {
+            self.addresses.retain_recent();
+            self.addresses.shrink_to_fit();
+        }
+        if self.apps.len() > MAX_REMEMBERED {
+            self.apps.retain_recent();
+            self.apps.shrink_to_fit();
+        }
+    }
+}
+
+/// The limit as one request meets it: each message of a stream counts as a request.
+#[derive(Clone)]
+pub(super) struct MessageLimit {
+    limit: Arc<RequestLimit>,
+    caller: Caller,
+    metrics: Arc<Metrics>,
+}
+
+impl MessageLimit {
+    /// What a caller is told beyond the limit.
+    pub(super) fn refusal(&self) -> &'static str {
+        match self.caller.peer().is_admitted() {
+            true => "too many requests of this app; slow down",
+            false => "too many requests from this address; slow down",
+        }
+    }
+
+    pub(super) fn new(limit: Arc<RequestLimit>, caller: Caller, metrics: Arc<Metrics>) -> Self {
+        Self { limit, caller, metrics }
+    }
+
+    /// Takes a token for a message: of the app as which policy has given a permit on the connection, or of the address.
+    pub(super) fn admits(&self) -> bool {
+        let admits = match self.caller.peer().admitted_as() {
+            Some(app) => self.limit.admits_app(app),
+            None => self.limit.admits(self.caller.remote()),
+        };
+        if !admits {
+            self.metrics.address_limited();
+        }
+        admits
+    }
+}
+
+impl fmt::Debug for MessageLimit {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("MessageLimit").finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::num::NonZeroU32;
+
+    use super::*;
+
+    fn limit(burst: u32) -> RequestLimit {
+        let rate =
+            |burst| Rate { per_second: NonZeroU32::MIN, burst: NonZeroU32::new(burst).expect("not zero") };
+        RequestLimit::new(rate(burst), rate(2 * burst))
+    }
+
+    #[test]
+    fn an_app_has_a_limit_of_its_own() {
+        let limit = limit(3);
+        assert!((0..6).all(|_| limit.admits_app(AppId([1; 20]))));
+        assert!(!limit.admits_app(AppId([1; 20])));
+        assert!(limit.admits_app(AppId([2; 20])));
+        assert!(limit.admits("192.0.2.1".parse().expect("address")));
+    }
+
+    #[test]
+    fn addresses_that_are_quiet_are_forgotten_in_a_flood_too() {
+        let fast = Rate { per_second: NonZeroU32::MAX, burst: NonZeroU32::MIN };
+        let limit = RequestLimit::new(fast, fast);
+        let many = MAX_REMEMBERED as u32 + 2 * LOOK_EACH;
+        for number in 0..many {
+            limit.admits(IpAddr::from((0x0a00_0000 + number).to_be_bytes()));
+        }
+        assert!(limit.addresses.len() <= LOOK_EACH as usize + 1, "{}", limit.addresses.len());
+    }
+
+    #[test]
+    fn a_burst_is_admitted_and_the_next_is_not() {
+        let limit = limit(3);
+        let address: IpAddr = "192.0.2.1".parse().expect("address");
+        assert!((0..3).all(|_| limit.admits(address)));
+        assert!(!limit.admits(address));
+        assert!(limit.admits("192.0.2.2".parse().expect("address")));
+    }
+
+    #[test]
+    fn one_ipv6_customer_is_one_bucket() {
+        let limit = limit(1);
+        assert!(limit.admits("2001:db8::1".parse().expect("address")));
+        assert!(!limit.admits("2001:db8::2".parse().expect("address")));
+        assert!(limit.admits("2001:db8:0:1::1".parse().expect("address")));
+    }
+
+    #[test]
+    fn a_mapped_address_is_its_ipv4_address() {
+        let limit = limit(1);
+        assert!(limit.admits("192.0.2.9".parse().expect("address")));
+        assert!(!limit.admits("::ffff:192.0.2.9".parse().expect("address")));
+    }
+}

@@ -1,0 +1,254 @@
+//! The listener: accepts connections for whichever phase this KMS is in, and never closes in between.
+
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
+
+use hyper_util::{
+    rt::{TokioExecutor, TokioIo, TokioTimer},
+    server::conn::auto,
+};
+use tokio::{
+    io::{AsyncRead, AsyncWrite},
+    net::{TcpListener, TcpStream},
+    sync::watch,
+    task::JoinSet,
+    time::timeout,
+};
+
+use super::{activity::Activity, handshake::Handshakes, middleware::Middleware, slots::Slots, tls};
+use crate::{admission::Peer, api::Caller, metrics::Metrics};
+
+/// The first byte of a TLS record that opens a handshake (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: u8 = 0x16;
+
+/// How long connections of a phase that is over are still served, for what their callers had already sent.
+const UNDER_WAY: Duration = Duration::from_millis(250);
+
+/// What HTTP/2 callers may send ahead on one stream and on all streams of a connection, in bytes: this much is held for
+/// them before anybody counts it.
+const STREAM_WINDOW: u32 = 64 * 1024;
+const CONNECTION_WINDOW: u32 = 128 * 1024;
+
+/// What a connection meets: the phase at the time it was accepted.
+#[derive(Clone, Debug)]
+pub struct Phase {
+    /// Counts up with each phase; a connection of an older phase is asked to leave.
+    pub number: u64,
+    /// How TLS is spoken; `None` speaks plain HTTP only (the admin listener).
+    pub tls: Option<tls::Acceptor>,
+    /// Whether plain HTTP is answered.
+    pub plain: PlainHttp,
+    /// What answers requests.
+    pub front: Arc<Middleware>,
+}
+
+/// What happens to a connection that does not begin with a TLS handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PlainHttp {
+    /// It is served: the onboarding phase, where tools come both ways, and the admin listener.
+    Served,
+    /// It is closed without an answer.
+    Closed,
+}
+
+/// Time limits and the number of connections.
+#[derive(Debug, Clone, Copy)]
+pub struct Bounds {
+    /// Connections at once. A further one takes the place of an idle connection of a stranger, or is closed at once.
+    pub connections: usize,
+    /// From accept to the end of the handshake.
+    pub handshake: Duration,
+    /// Between requests, and for the header of one.
+    pub idle: Duration,
+    /// For the answer to one request.
+    pub request: Duration,
+    /// For running requests when the phase or the process ends.
+    pub grace: Duration,
+}
+
+/// Accepts until `phase` closes, then lets the open connections finish.
+pub async fn serve(
+    listener: TcpListener,
+    phase: watch::Receiver<Phase>,
+    bounds: Bounds,
+    handshakes: Arc<Handshakes>,
+    metrics: Arc<Metrics>,
+) {
+    let slots = Slots::new(bounds.connections);
+    let mut connections = JoinSet::new();
+    let mut closing = phase.clone();
+    loop {
+        tokio::select! {
+            biased;
+            () = closed(&mut closing) => break,
+            Some(_) = connections.join_next() => {}
+            accepted = listener.accept() => match accepted {
+                Ok((stream, remote)) => {
+                    let Some(slot) = slots.take(remote.ip()) else {
+                        metrics.connection_shed();
+                        continue;
+                    };
+                    if slot.has_replaced {
+                        metrics.connection_evicted();
+                    }
+                    let phase = phase.clone();
+                    let (handshakes, metrics) = (Arc::clone(&handshakes), Arc::clone(&metrics));
+                    connections.spawn(async move {
+                        let activity = slot.activity();
+                        tokio::select! {
+                            biased;
+                            () = slot.evicted() => {}
+                            () = connection(stream, remote, activity, phase, bounds, &handshakes, &metrics) => {}
+                        }
+                    });
+                }
+                // Out of descriptors, or a peer that left: the next accept may do.
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(Duration::from_millis(20)).await;
+                }
+            },
+        }
+    }
+    drop(listener);
+    let all = async { while connections.join_next().await.is_some() {} };
+    if timeout(bounds.grace, all).await.is_err() {
+        connections.shutdown().await;
+    }
+}
+
+/// Ends when the sender of phases is gone.
+async fn closed(phase: &mut watch::Receiver<Phase>) {
+    while phase.changed().await.is_ok() {}
+}
+
+async fn connection(
+    stream: TcpStream,
+    remote: SocketAddr,
+    activity: &Arc<Activity>,
+    mut phases: watch::Receiver<Phase>,
+    bounds: Bounds,
+    handshakes: &Handshakes,
+    metrics: &Metrics,
+) {
+    let _open = metrics.connection();
+    // Answers are written whole; waiting for more to send only delays them.
+    let _ = stream.set_nodelay(true);
+    let phase = phases.borrow_and_update().clone();
+    let opened = timeout(bounds.handshake, open(stream, remote.ip(), &phase, handshakes)).await;
+    let outcome = match opened {
+        Ok(Ok(Opened::Tls(stream, peer))) => {
+            metrics.handshake("ok");
+            metrics.key_exchange(tls::group_name(&stream));
+            let caller = Caller::new(remote.ip(), Arc::new(peer));
+            exchange(*stream, caller, activity, &phase, phases, bounds).await
+        }
+        Ok(Ok(Opened::Plain(stream))) => {
+            let caller = Caller::new(remote.ip(), Arc::new(Peer::new(None)));
+            exchange(stream, caller, activity, &phase, phases, bounds).await
+        }
+        Ok(Ok(Opened::Refused)) => Ok(()),
+        Ok(Err(error)) => {
+            metrics.handshake("failed");
+            tracing::debug!(%remote, %error, "handshake failed");
+            Ok(())
+        }
+        Err(_) => {
+            metrics.handshake("timeout");
+            Ok(())
+        }
+    };
+    if let Err(error) = outcome {
+        tracing::debug!(%remote, %error, "connection ended early");
+    }
+}
+
+enum Opened {
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, Peer),
+    Plain(TcpStream),
+    Refused,
+}
+
+async fn open(
+    stream: TcpStream,
+    address: IpAddr,
+    phase: &Phase,
+    handshakes: &Handshakes,
+) -> io::Result<Opened> {
+    let mut first = [0];
+    let begins_tls = stream.peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE;
+    match (&phase.tls, phase.plain) {
+        (Some(acceptor), _) if begins_tls => {
+            let acceptor = acceptor.clone();
+            let stream = handshakes.run(address, async move { acceptor.accept(stream).await }).await?;
+            let certificate = stream
+                .get_ref()
+                .1
+                .peer_certificates()
+                .and_then(|chain| chain.first())
+                .map(|leaf| leaf.clone().into_owned());
+            if certificate.as_ref().is_some_and(|leaf| !tls::is_current(leaf)) {
+                return Ok(Opened::Refused);
+            }
+            Ok(Opened::Tls(Box::new(stream), Peer::new(certificate)))
+        }
+        (_, PlainHttp::Served) if !begins_tls => Ok(Opened::Plain(stream)),
+        _ => Ok(Opened::Refused),
+    }
+}
+
+type Failure = Box<dyn std::error::Error + Send + Sync>;
+
+/// Serves requests until the caller leaves, or until the phase changes and the running ones are answered.
+async fn exchange<S>(
+    stream: S,
+    caller: Caller,
+    activity: &Arc<Activity>,
+    phase: &Phase,
+    mut phases: watch::Receiver<Phase>,
+    bounds: Bounds,
+) -> Result<(), Failure>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    let mut builder = auto::Builder::new(TokioExecutor::new());
+    builder.http1().timer(TokioTimer::new()).header_read_timeout(bounds.idle).max_buf_size(64 * 1024);
+    builder
+        .http2()
+        .timer(TokioTimer::new())
+        .max_concurrent_streams(64)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .max_header_list_size(32 * 1024)
+        .keep_alive_interval(Some(bounds.idle))
+        .keep_alive_timeout(bounds.handshake);
+    let service = phase.front.for_caller(caller, activity, bounds.request);
+    let exchange = builder.serve_connection(TokioIo::new(stream), service);
+    tokio::pin!(exchange);
+    loop {
+        tokio::select! {
+            ended = exchange.as_mut() => return ended,
+            () = activity.quiet_for(bounds.idle) => {
+                exchange.as_mut().graceful_shutdown();
+                return timeout(bounds.grace, exchange).await.unwrap_or(Ok(()));
+            }
+            change = phases.changed() => {
+                if change.is_ok() && phases.borrow_and_update().number == phase.number {
+                    continue;
+                }
+                // The port stays open across phases, so a request may be on its way on a connection that just opened.
+                if change.is_ok()
+                    && let Ok(ended) = timeout(UNDER_WAY, exchange.as_mut()).await
+                {
+                    return ended;
+                }
+                exchange.as_mut().graceful_shutdown();
+                return timeout(bounds.grace, exchange).await.unwrap_or(Ok(()));
+            }
+        }
+    }
+}

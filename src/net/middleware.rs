@@ -1,0 +1,409 @@
+//! What every request passes first: the caller is attached, the address limited, the path tidied, panics kept in.
+
+use std::{
+    convert::Infallible,
+    panic::AssertUnwindSafe,
+    pin::Pin,
+    sync::Arc,
+    time::{Duration, Instant},
+};
+
+use axum::{Router, body::Body};
+use futures_util::FutureExt as _;
+use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, Uri, header};
+use hyper::body::Incoming;
+use tokio::time::timeout;
+use tower::Service as _;
+
+use super::{
+    activity::{Activity, PeerTrust, Use},
+    admin_auth::AdminAuth,
+    body::{HeldBody, RequestBody, Rest},
+    cors::Cors,
+    grpc,
+    limit::{MessageLimit, RequestLimit},
+    memory::{Exhausted, Holder, RequestMemory, Reservation},
+    party::Party,
+    probes,
+    prpc::{self, Encoding},
+    refusal_log::RefusalLog,
+    status,
+    turns::{Turns, in_turns},
+};
+use crate::{
+    address::bucket,
+    api::{Access, Caller, METHODS, Method},
+    audit::Audit,
+    error::{Code, Error},
+    metrics::Metrics,
+    operator::{Credentials, Operator},
+};
+
+pub(super) type Answer = Response<Body>;
+
+/// The front of one phase of one listener.
+#[derive(Debug)]
+pub struct Middleware {
+    router: Router,
+    limit: Option<Arc<RequestLimit>>,
+    guard: Option<AdminAuth>,
+    cors: Option<Cors>,
+    headers: HeaderMap,
+    memory: Arc<RequestMemory>,
+    turns: Turns,
+    metrics: Arc<Metrics>,
+    log: RefusalLog,
+}
+
+impl Middleware {
+    /// A front before `router`; its requests share `memory` with those of other fronts.
+    pub fn new(router: Router, memory: Arc<RequestMemory>, metrics: Arc<Metrics>) -> Self {
+        let threads = std::thread::available_parallelism().map_or(1, usize::from);
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+            (header::X_FRAME_OPTIONS, "SAMEORIGIN"),
+            (HeaderName::from_static("permissions-policy"), "interest-cohort=()"),
+        ] {
+            headers.insert(name, HeaderValue::from_static(value));
+        }
+        Self {
+            router,
+            limit: None,
+            guard: None,
+            cors: None,
+            headers,
+            memory,
+            turns: Turns::new(threads, threads),
+            metrics,
+            log: RefusalLog::default(),
+        }
+    }
+
+    /// Limits addresses, and apps on connections on which policy has given a permit.
+    #[must_use]
+    pub fn limited(mut self, limit: Arc<RequestLimit>) -> Self {
+        self.limit = Some(limit);
+        self
+    }
+
+    /// Asks every request for credentials.
+    #[must_use]
+    pub fn guarded(mut self, credentials: Arc<Credentials>, audit: Arc<Audit>) -> Self {
+        self.guard = Some(AdminAuth::new(credentials, audit, Arc::clone(&self.metrics)));
+        self
+    }
+
+    /// Lets pages of these origins read the answers.
+    #[must_use]
+    pub fn readable_by(mut self, origins: &[String]) -> Self {
+        self.cors = Cors::of(origins);
+        self
+    }
+
+    /// Names our version in every answer.
+    #[must_use]
+    pub fn versioned(mut self) -> Self {
+        let version = HeaderValue::from_static(env!("CVM_KMS_VERSION"));
+        self.headers.insert(HeaderName::from_static("x-app-version"), version);
+        self
+    }
+
+    /// The front as one connection sees it; each request has `limit` to be answered.
+    pub(super) fn for_caller(
+        self: &Arc<Self>,
+        caller: Caller,
+        activity: &Arc<Activity>,
+        limit: Duration,
+    ) -> ForCaller {
+        ForCaller { front: Arc::clone(self), caller, activity: Arc::clone(activity), limit }
+    }
+
+    /// Memory for a request: its line and headers, and for a guest the evidence in its certificate, which is decoded.
+    fn reserve<B>(
+        &self,
+        caller: &Caller,
+        activity: &Arc<Activity>,
+        request: &Request<B>,
+        purpose: Use,
+    ) -> Result<Arc<Reservation>, Exhausted> {
+        let (uri, headers) = (request.uri(), request.headers());
+        let holder = match caller.peer().admitted_as() {
+            // An answer of 503 would make an orchestrator end a process that is only busy.
+            _ if purpose == Use::Probe => Holder::Probe,
+            _ if self.guard.as_ref().is_some_and(|guard| guard.knows_at_once(headers)) => Holder::Operator,
+            Some(app) => Holder::Admitted(app),
+            None if activity.is_known() => Holder::Known,
+            None => Holder::Stranger,
+        };
+        let line = uri.path().len() + uri.query().map_or(0, str::len);
+        let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
+        let reservation = self.memory.open(activity, holder, line + headers)?;
+        if let Some(certificate) = caller.peer().certificate()
+            && is_for_guests(uri.path())
+        {
+            reservation.decode(certificate.len())?;
+        }
+        Ok(reservation)
+    }
+
+    /// The refusal of a request beyond the limit of its address or app. What the request sends as a stream counts on.
+    fn over_limit(&self, caller: &Caller, request: &mut Request<Body>, purpose: Use) -> Option<Answer> {
+        let limit = self.limit.as_ref().filter(|_| purpose != Use::Probe)?;
+        let limit = MessageLimit::new(Arc::clone(limit), caller.clone(), Arc::clone(&self.metrics));
+        if !limit.admits() {
+            let cause = Error::new(Code::TooManyRequests, limit.refusal());
+            return Some(refusal(grpc::is_grpc(request), &cause));
+        }
+        request.extensions_mut().insert(limit);
+        None
+    }
+
+    async fn answer(
+        &self,
+        caller: &Caller,
+        activity: &Activity,
+        reservation: &Reservation,
+        mut request: Request<Body>,
+        purpose: Use,
+    ) -> Answer {
+        // Behind a guard right credentials come first: others at the operator's address must not use up the limit.
+        if self.guard.is_none()
+            && let Some(answer) = self.over_limit(caller, &mut request, purpose)
+        {
+            return answer;
+        }
+        if let Some(answer) = self.cors.as_ref().and_then(|cors| cors.preflight(&request)) {
+            return answer;
+        }
+        let caller = match &self.guard {
+            None => caller.clone(),
+            Some(guard) => {
+                let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
+                match guard.identify(verb, uri, headers, caller.remote(), &self.metrics).await {
+                    Ok(operator) => {
+                        // Where no credentials are needed, anyone is an operator.
+                        if operator != Operator::Anyone {
+                            activity.admit(PeerTrust::Operator);
+                            reservation.belongs_to_operator();
+                        } else if let Some(answer) = self.over_limit(caller, &mut request, purpose) {
+                            return answer;
+                        }
+                        caller.clone().identified(operator)
+                    }
+                    Err(refused) => return refused.answer(grpc::is_grpc(&request)),
+                }
+            }
+        };
+        let (caller_address, admitted_as) = (caller.remote(), caller.peer().admitted_as());
+        request.extensions_mut().insert(caller);
+        request.extensions_mut().insert(self.log.clone());
+        let turn = is_costly(request.uri().path()).then(|| {
+            let address = Party::Address(bucket(caller_address));
+            self.turns.share(admitted_as.map_or(address, Party::App))
+        });
+        let answer = self.router.clone().call(request);
+        let answer = match turn {
+            // On the heap: most requests have no turn, and would carry the room for it.
+            Some(share) => Box::pin(in_turns(share, answer)).await,
+            None => answer.await,
+        };
+        match answer {
+            Ok(answer) => answer,
+            Err(never) => match never {},
+        }
+    }
+}
+
+/// Whether a method at this path reads the evidence in the caller's certificate.
+fn is_for_guests(path: &str) -> bool {
+    let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+    METHODS.iter().any(|row| row.access == Access::AttestedCertificate && row.name == name)
+}
+
+/// Whether a method at this path verifies evidence or signs: callers of one address or app take turns, so that a flood of
+/// them delays others by no more than one such request.
+fn is_costly(path: &str) -> bool {
+    let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+    METHODS.iter().any(|row| {
+        let has_evidence = matches!(row.access, Access::AttestedCertificate | Access::AttestedMessage);
+        row.name == name && (has_evidence || row.method == Method::GetAppEnvEncryptPubKey)
+    })
+}
+
+/// Collapses repeated slashes and decodes `%2E`: URLs are built by appending to a configured one, and some clients
+/// encode the dot of a method's prefix.
+fn tidy(uri: &mut Uri) {
+    let path = uri.path();
+    if !path.contains("//") && !path.contains('%') {
+        return;
+    }
+    let decoded = percent_encoding::percent_decode_str(path).decode_utf8_lossy();
+    let mut tidied = String::with_capacity(decoded.len());
+    for character in decoded.chars() {
+        if character != '/' || !tidied.ends_with('/') {
+            tidied.push(character);
+        }
+    }
+    let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
+    let mut parts = uri.clone().into_parts();
+    // A path that is none after decoding stays as it came, and is not found.
+    if let Ok(path_and_query) = format!("{tidied}{query}").parse() {
+        parts.path_and_query = Some(path_and_query);
+        if let Ok(rebuilt) = Uri::from_parts(parts) {
+            *uri = rebuilt;
+        }
+    }
+}
+
+/// The front for one connection.
+#[derive(Debug, Clone)]
+pub(super) struct ForCaller {
+    front: Arc<Middleware>,
+    caller: Caller,
+    activity: Arc<Activity>,
+    limit: Duration,
+}
+
+impl hyper::service::Service<Request<Incoming>> for ForCaller {
+    type Response = Answer;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Answer, Infallible>> + Send>>;
+
+    fn call(&self, request: Request<Incoming>) -> Self::Future {
+        let Self { front, caller, activity, limit } = self.clone();
+        Box::pin(async move {
+            let started = Instant::now();
+            let is_grpc = grpc::is_grpc(&request);
+            let is_head = request.method() == Verb::HEAD;
+            let origin = front.cors.as_ref().map(|cors| cors.admitted(request.headers()));
+            let waits_for_continue = request.headers().contains_key(header::EXPECT);
+            let mut request = request;
+            tidy(request.uri_mut());
+            let purpose =
+                if probes::PATHS.contains(&request.uri().path()) { Use::Probe } else { Use::Method };
+            // gRPC's probes count towards the limit, and are no reason to keep a connection either.
+            let is_health = request.uri().path().starts_with(probes::GRPC);
+            let running = Arc::new(activity.begin(if is_health { Use::Probe } else { purpose }));
+            let observed = front.metrics.observe(request.uri().path());
+            let (reservation, answer, rest) = match front.reserve(&caller, &activity, &request, purpose) {
+                Ok(reservation) => {
+                    let (parts, body) = request.into_parts();
+                    let (body, rest) = RequestBody::new(body, Arc::clone(&reservation), &running);
+                    let request = Request::from_parts(parts, Body::new(body));
+                    let answer = front.answer(&caller, &activity, &reservation, request, purpose);
+                    let answer = AssertUnwindSafe(answer).catch_unwind();
+                    let answer = timeout(limit, answer).await;
+                    if reservation.was_refused() {
+                        front.metrics.memory_refused();
+                    }
+                    (Some(reservation), answer, rest)
+                }
+                Err(exhausted) => {
+                    front.metrics.memory_refused();
+                    let cause = Error::new(Code::Unavailable, exhausted.to_string());
+                    (None, Ok(Ok(refusal(is_grpc, &cause))), Rest::of(request.into_body()))
+                }
+            };
+            let mut answer = match answer {
+                Ok(Ok(answer)) => answer,
+                Ok(Err(_)) => {
+                    tracing::error!("a request ended in a panic; it was answered with an internal error");
+                    refusal(is_grpc, &Error::new(Code::Internal, "internal error"))
+                }
+                Err(_) => {
+                    tracing::warn!(?limit, "a request took too long and was given up");
+                    refusal(is_grpc, &Error::new(Code::Unavailable, "the request took too long"))
+                }
+            };
+            for (name, value) in &front.headers {
+                answer.headers_mut().insert(name, value.clone());
+            }
+            if let Some(origin) = origin {
+                Cors::mark(origin, &mut answer);
+            }
+            let counted = status::counted(&answer);
+            front.metrics.answered(observed, counted.as_u16(), started.elapsed());
+            if let Some(app) = caller.peer().admitted_as() {
+                activity.admit(PeerTrust::Admitted(app));
+            }
+            if counted.is_client_error() || counted.is_server_error() {
+                running.refused();
+            }
+            let answer = if is_head { without_body(answer) } else { answer };
+            let answer = match reservation {
+                Some(reservation) => answer.map(|body| Body::new(HeldBody::new(body, reservation))),
+                None => answer,
+            };
+            // What is thrown away is held by nobody.
+            if waits_for_continue {
+                rest.forget_unread();
+            }
+            rest.drain().await;
+            Ok(answer)
+        })
+    }
+}
+
+/// A refusal of ours in the protocol of the request, where its encoding is not known: JSON then.
+pub(super) fn refusal(is_grpc: bool, cause: &Error) -> Answer {
+    match is_grpc {
+        true => status::grpc_answer(cause),
+        false => prpc::error(Encoding::Json, cause).map(Body::new),
+    }
+}
+
+/// An answer to HEAD: the headers of the answer to GET.
+fn without_body(answer: Answer) -> Answer {
+    let length = http_body::Body::size_hint(answer.body()).exact();
+    let mut answer = answer.map(|_| Body::empty());
+    if let Some(length) = length {
+        // The router has stated the length already where it has dropped the body already.
+        answer.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
+    }
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn paths_are_tidied_and_queries_kept() {
+        for (given, expected) in [
+            ("/prpc/GetMeta?json", "/prpc/GetMeta?json"),
+            ("//prpc/GetMeta", "/prpc/GetMeta"),
+            ("/prpc//GetMeta?a=//b", "/prpc/GetMeta?a=//b"),
+            ("/prpc/KMS%2EGetMeta", "/prpc/KMS.GetMeta"),
+            ("/prpc/%2e%2e/x", "/prpc/../x"),
+            ("https://kms:8000//prpc/GetMeta", "https://kms:8000/prpc/GetMeta"),
+        ] {
+            let mut uri: Uri = given.parse().expect("uri");
+            tidy(&mut uri);
+            assert_eq!(uri.to_string(), expected);
+        }
+    }
+
+    #[test]
+    fn what_verifies_evidence_or_signs_is_done_in_turns() {
+        for (path, costly) in [
+            ("/prpc/GetAppKey", true),
+            ("/prpc/KMS.KMS.SignCert", true),
+            ("/kms.KMS/GetKmsKey", true),
+            ("/prpc/GetAppEnvEncryptPubKey", true),
+            ("/prpc/GetMeta", false),
+            ("/kms.KMS/GetTempCaCert", false),
+            ("/metrics", false),
+            ("/kms.Admin/Freeze", false),
+        ] {
+            assert_eq!(is_costly(path), costly, "{path}");
+        }
+    }
+
+    #[test]
+    fn a_path_that_decodes_to_no_path_stays_as_it_came() {
+        let mut uri: Uri = "/prpc/%20%00".parse().expect("uri");
+        tidy(&mut uri);
+        assert_eq!(uri.path(), "/prpc/%20%00");
+    }
+}

@@ -1,0 +1,33 @@
+//! Bytes in, service calls, bytes out: listener, TLS, and the codecs of the API on one router.
+
+mod activity;
+mod admin_auth;
+pub mod auth_backend;
+mod body;
+mod cors;
+mod dispatch;
+pub mod grpc;
+mod grpc_health;
+pub mod handshake;
+pub mod limit;
+pub mod listener;
+mod media;
+pub mod memory;
+pub mod middleware;
+mod onboarding_auth;
+mod party;
+mod passwords;
+mod probes;
+pub mod prpc;
+pub mod refusal_log;
+mod router;
+mod same_site;
+mod setup;
+mod slots;
+pub mod status;
+pub mod tls;
+mod turns;
+mod web;
+
+pub use onboarding_auth::OnboardingAuth;
+pub use router::{admin, kms, onboarding};

@@ -1,0 +1,183 @@
+//! Who comes in while a KMS onboards: the holders of the token, where there is one, and no page of another site.
+
+use std::{num::NonZeroU32, sync::Arc};
+
+use axum::{
+    body::Body,
+    extract::{Request, State},
+    middleware::Next,
+    response::Response,
+};
+use http::HeaderMap;
+
+use super::{
+    grpc,
+    prpc::{self, Encoding},
+    same_site, setup, status,
+};
+use crate::{
+    api::{Access, Caller, Method, Service, routes::Route},
+    audit::{Audit, Event},
+    error::{Code, Error},
+    log_limit::LogLimit,
+    metrics::Metrics,
+    operator::OperatorToken,
+};
+
+/// Lines a second about wrong tokens.
+const LINES: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
+
+/// The setup service, which speaks JSON only.
+const SETUP: &str = "/api/";
+
+/// What the routes of the onboarding phase ask of a request.
+#[derive(Debug)]
+pub struct OnboardingAuth {
+    token: Option<OperatorToken>,
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
+    log: LogLimit,
+}
+
+/// What a request shows of the token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shown {
+    Nothing,
+    Wrong,
+    Right,
+}
+
+impl OnboardingAuth {
+    /// Asks for `token`, if there is one: `X-Onboard-Token` or `Authorization: Bearer`. `/?token=` is for the page alone,
+    /// which takes it out of the address: a link that carries a token does nothing by itself.
+    ///
+    /// Wrong ones are counted in `metrics`, logged, and recorded in `audit`.
+    pub fn new(token: Option<OperatorToken>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
+        Self { token, audit, metrics, log: LogLimit::per_second(LINES) }
+    }
+
+    fn refuses(&self, request: &Request) -> Option<Error> {
+        // What is open is listed, so that whatever is not understood here is guarded.
+        if is_open(request.uri().path()) {
+            return None;
+        }
+        let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
+        // A page of another site cannot read an answer, so asking for the status gives it nothing.
+        if uri.path() != setup::STATUS && same_site::is_of_another_site(verb, uri, headers) {
+            let text = "a page of another site may not do this; use the page of this KMS, or curl";
+            return Some(Error::new(Code::Denied, text).because("foreign_page"));
+        }
+        let text = match shown(self.token.as_ref()?, headers) {
+            Shown::Right => return None,
+            Shown::Nothing => "this KMS asks for its onboarding token",
+            Shown::Wrong => {
+                self.tell(request);
+                "this is not the onboarding token of this KMS"
+            }
+        };
+        Some(Error::new(Code::Unauthenticated, text))
+    }
+
+    /// Somebody who can reach this KMS guesses, or has the token of another one.
+    fn tell(&self, request: &Request) {
+        self.metrics.onboarding_token_failed();
+        let Some(remote) = request.extensions().get::<Caller>().map(Caller::remote) else { return };
+        if let Some(omitted) = self.log.admit() {
+            tracing::warn!(%remote, omitted, "a wrong onboarding token was shown");
+        }
+        self.audit.note_of_strangers(Event::CredentialsRefused {
+            listener: "onboarding",
+            shown: "token",
+            remote,
+        });
+    }
+}
+
+/// Lets a request pass, or refuses it in its own protocol.
+pub(super) async fn pass(
+    State(entrance): State<Arc<OnboardingAuth>>,
+    request: Request,
+    next: Next,
+) -> Response {
+    match entrance.refuses(&request) {
+        None => next.run(request).await,
+        Some(refusal) if grpc::is_grpc(&request) => status::grpc_answer(&refusal),
+        Some(refusal) if request.uri().path().starts_with(SETUP) => {
+            prpc::error(Encoding::Json, &refusal).map(Body::new)
+        }
+        Some(refusal) => prpc::refuse(request, &refusal).await.map(Body::new),
+    }
+}
+
+/// What the tables say is open. What is in neither of them, and is not gRPC's reflection or health, is guarded too.
+fn is_open(path: &str) -> bool {
+    if let Some(route) = Route::serving(Service::Onboard, path) {
+        return route.access == Access::Open;
+    }
+    let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+    path.starts_with("/grpc.")
+        || !path.starts_with(SETUP)
+            && Method::find(Service::Onboard, name).is_some_and(|row| row.access == Access::Open)
+}
+
+fn shown(token: &OperatorToken, headers: &HeaderMap) -> Shown {
+    const HEADERS: [&str; 2] = ["x-onboard-token", "authorization"];
+    let text = |name: &str| headers.get(name).and_then(|value| value.to_str().ok());
+    let bearer = || text("authorization").and_then(|value| value.strip_prefix("Bearer "));
+    let is_right = text("x-onboard-token").is_some_and(|shown| token.is(shown))
+        || bearer().is_some_and(|shown| token.is(shown.trim()));
+    // An empty one comes from a variable that is not set.
+    match HEADERS.iter().any(|name| headers.get(*name).is_some_and(|value| !value.is_empty())) {
+        _ if is_right => Shown::Right,
+        true => Shown::Wrong,
+        false => Shown::Nothing,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_token_is_told_from_none() {
+        let token = OperatorToken::new("s3cret");
+        for (header, expected) in [
+            (None, Shown::Nothing),
+            (Some(("x-admin-token", "s3cret")), Shown::Nothing),
+            (Some(("x-onboard-token", "")), Shown::Nothing),
+            (Some(("x-onboard-token", "s3cret")), Shown::Right),
+            (Some(("authorization", "Bearer s3cret")), Shown::Right),
+            (Some(("x-onboard-token", "S3cret")), Shown::Wrong),
+            (Some(("authorization", "Bearer x")), Shown::Wrong),
+            (Some(("authorization", "Basic s3cret")), Shown::Wrong),
+        ] {
+            let mut headers = HeaderMap::new();
+            if let Some((name, value)) = header {
+                headers.insert(name, http::HeaderValue::from_static(value));
+            }
+            assert_eq!(shown(&token, &headers), expected, "{header:?}");
+        }
+    }
+
+    #[test]
+    fn what_changes_nothing_is_open() {
+        for (path, open) in [
+            ("/", true),
+            ("/health", true),
+            ("/livez", true),
+            ("/readyz", true),
+            ("/readyz/x", false),
+            ("/assets/page.js", true),
+            ("/prpc/GetAttestationInfo", true),
+            ("/prpc/Onboard.GetAttestationInfo", true),
+            ("/grpc.health.v1.Health/Check", true),
+            ("/prpc/Bootstrap", false),
+            ("/finish", false),
+            ("/api/v1/setup/status", false),
+            ("/api/v1/setup/validate/clock", false),
+            ("/api/v1/setup/validate/GetAttestationInfo", false),
+        ] {
+            assert_eq!(is_open(path), open, "{path}");
+        }
+    }
+}

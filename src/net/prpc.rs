@@ -1,0 +1,362 @@
+//! prpc: the API as JSON, protobuf or query strings over plain HTTP requests (`docs/protocol.md`).
+
+use bytes::Bytes;
+use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use http_body::Body;
+use http_body_util::Full;
+use prost::Message;
+use serde::de::DeserializeOwned;
+
+use super::{body, media, refusal_log::RefusalLog, same_site, status};
+use crate::{
+    api::{ByGet, Caller, Method, Row, Service, prepared::Reply},
+    config::BodyLimits,
+    error::{Code, Error, Result},
+    proto::PrpcError,
+};
+
+/// The body of every answer of ours.
+pub type Answer = Response<Full<Bytes>>;
+
+/// Largest body read for a method that does not exist, in bytes: enough to see which encoding to answer in.
+const UNKNOWN_METHOD_BODY: usize = 16 * 1024;
+
+/// How one exchange is encoded, in both directions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Encoding {
+    /// JSON, asked for by the request.
+    Json,
+    /// JSON, because the body begins with `{` and its type does not rule it out: what `curl -d '{}'` sends. As protobuf
+    /// the byte would start a group, which no message has.
+    SniffedJson,
+    /// Protobuf.
+    Protobuf,
+}
+
+impl Encoding {
+    /// What the request line and headers ask for; `None` leaves it to the body.
+    fn asked(verb: &Verb, query: Option<&str>, headers: &HeaderMap) -> Option<Self> {
+        let by_query = || {
+            form_urlencoded::parse(query.unwrap_or_default().as_bytes())
+                .any(|(key, value)| key == "json" && matches!(&*value, "" | "1" | "true"))
+        };
+        if is_read(verb) || by_query() {
+            return Some(Self::Json);
+        }
+        match &*media::of_body(headers) {
+            "application/json" => Some(Self::Json),
+            // `curl -d` names the first, whatever it sends.
+            "application/x-www-form-urlencoded" | "text/json" => None,
+            kind if kind.ends_with("+json") => None,
+            _ => Some(Self::Protobuf),
+        }
+    }
+
+    /// White space before the brace is ambiguous: a line feed is also how protobuf begins field 1, and white space may be
+    /// its length. A body that is well-formed protobuf to its end is protobuf.
+    fn of_body(body: &[u8]) -> Self {
+        let is_protobuf = || <()>::decode(body).is_ok();
+        match body.trim_ascii_start().first() {
+            Some(b'{') if body.starts_with(b"{") || !is_protobuf() => Self::SniffedJson,
+            _ => Self::Protobuf,
+        }
+    }
+
+    fn content_type(self) -> HeaderValue {
+        HeaderValue::from_static(match self {
+            Self::Json | Self::SniffedJson => "application/json",
+            Self::Protobuf => "application/octet-stream",
+        })
+    }
+}
+
+fn is_read(verb: &Verb) -> bool {
+    matches!(*verb, Verb::GET | Verb::HEAD)
+}
+
+/// A request on its way to a method: decode it once, encode the answer in kind.
+#[derive(Debug)]
+pub struct Call {
+    encoding: Encoding,
+    payload: Payload,
+}
+
+#[derive(Debug)]
+enum Payload {
+    Body(Bytes),
+    Query(String),
+}
+
+impl Call {
+    /// Calls a method with its message `Q`, for its answer `M`.
+    pub async fn unary<Q, M, A>(self, method: impl AsyncFnOnce(Q) -> Result<A>) -> Result<Bytes>
+    where
+        Q: Message + Default + DeserializeOwned,
+        A: Reply<M>,
+    {
+        let reply = method(self.decode()?).await?;
+        Ok(self.encoded(&reply))
+    }
+
+    /// As [`Call::unary`], for a method whose request has no field: whatever came is ignored.
+    pub async fn nullary<M, A: Reply<M>>(self, method: impl AsyncFnOnce() -> Result<A>) -> Result<Bytes> {
+        let reply = method().await?;
+        Ok(self.encoded(&reply))
+    }
+
+    fn encoded<M>(&self, reply: &impl Reply<M>) -> Bytes {
+        match self.encoding {
+            Encoding::Json | Encoding::SniffedJson => reply.json(),
+            Encoding::Protobuf => reply.protobuf(),
+        }
+    }
+
+    /// The message of the request; an empty payload is the default message.
+    pub fn decode<Q: Message + Default + DeserializeOwned>(&self) -> Result<Q> {
+        match &self.payload {
+            Payload::Body(bytes) if bytes.is_empty() => Ok(Q::default()),
+            Payload::Body(bytes) => match self.encoding {
+                Encoding::Json | Encoding::SniffedJson => {
+                    kms_attest::json::from_utf8(bytes).map_err(|error| Error::invalid(error.to_string()))
+                }
+                Encoding::Protobuf => {
+                    Q::decode(bytes.clone()).map_err(|error| Error::invalid(error.to_string()))
+                }
+            },
+            Payload::Query(query) => from_query(query),
+        }
+    }
+}
+
+/// A message out of a query string: text values, unknown keys ignored.
+pub fn from_query<Q: DeserializeOwned>(query: &str) -> Result<Q> {
+    let pairs = form_urlencoded::parse(query.as_bytes());
+    let map = serde::de::value::MapDeserializer::<_, serde::de::value::Error>::new(pairs);
+    Q::deserialize(map).map_err(|error| Error::invalid(error.to_string()))
+}
+
+/// What serves the methods of one service.
+pub trait Dispatch {
+    /// The service whose prefix is stripped and whose methods exist here.
+    const SERVICE: Service;
+
+    /// Calls `method`.
+    fn call(&self, method: Method, caller: &Caller, call: Call)
+    -> impl Future<Output = Result<Bytes>> + Send;
+}
+
+/// Serves one request to `/prpc/<name>`.
+pub async fn serve<D: Dispatch, B>(
+    dispatch: &D,
+    limits: &BodyLimits,
+    name: &str,
+    request: Request<B>,
+) -> Answer
+where
+    B: Body<Data = Bytes> + Unpin,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    if !is_read(request.method()) && request.method() != Verb::POST {
+        return plain(StatusCode::NOT_FOUND, "not found");
+    }
+    let (parts, incoming) = request.into_parts();
+    let asked = Encoding::asked(&parts.method, parts.uri.query(), &parts.headers);
+    let Some(caller) = parts.extensions.get::<Caller>() else {
+        return error(
+            Encoding::Json,
+            &Error::internal("no connection information", "caller extension missing"),
+        );
+    };
+
+    let name = stripped(name, D::SERVICE);
+    let row = Method::find(D::SERVICE, name);
+    let limit = row.map_or(UNKNOWN_METHOD_BODY, |row| limits.of(row.name).unwrap_or(row.body_limit));
+    let (payload, encoding) = match body::read(incoming, limit).await {
+        Ok(bytes) => {
+            let encoding = asked.unwrap_or_else(|| Encoding::of_body(&bytes));
+            let payload = if is_read(&parts.method) {
+                Payload::Query(parts.uri.query().unwrap_or_default().to_owned())
+            } else {
+                Payload::Body(bytes)
+            };
+            (payload, encoding)
+        }
+        Err(body::ReadError { begin, cause }) => {
+            return error(asked.unwrap_or_else(|| Encoding::of_body(&begin)), &cause);
+        }
+    };
+    let Some(row @ Row { method, .. }) = row else {
+        let unknown = Error::new(Code::UnknownMethod, format!("Service not found: {name}"));
+        return error(encoding, &unknown);
+    };
+    let may_read = match row.by_get {
+        ByGet::Anyone => true,
+        ByGet::Programs => !same_site::is_by_browser(&parts.headers),
+        ByGet::Nobody => false,
+    };
+    if is_read(&parts.method) && !may_read {
+        return error(encoding, &Error::invalid(format!("{name} changes something: ask for it by POST")));
+    }
+    match dispatch.call(*method, caller, Call { encoding, payload }).await {
+        Ok(bytes) => success(*method, encoding, bytes),
+        Err(cause) => {
+            if let Some(log) = parts.extensions.get::<RefusalLog>() {
+                log.tell(name, caller.remote(), &cause);
+            }
+            error(encoding, &cause)
+        }
+    }
+}
+
+/// Refuses a request that is not to reach its method, in the encoding in which [`serve`] would have answered it.
+pub async fn refuse<B>(request: Request<B>, cause: &Error) -> Answer
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    let (parts, incoming) = request.into_parts();
+    let encoding = match Encoding::asked(&parts.method, parts.uri.query(), &parts.headers) {
+        Some(encoding) => encoding,
+        None => Encoding::of_body(&match body::read(incoming, UNKNOWN_METHOD_BODY).await {
+            Ok(body) => body,
+            Err(body::ReadError { begin, .. }) => begin,
+        }),
+    };
+    error(encoding, cause)
+}
+
+fn stripped(name: &str, service: Service) -> &str {
+    let mut name = name;
+    while let Some(rest) = name.strip_prefix(service.name()).and_then(|rest| rest.strip_prefix('.')) {
+        name = rest;
+    }
+    name
+}
+
+fn success(method: Method, encoding: Encoding, bytes: Bytes) -> Answer {
+    let mut answer = match (method, encoding) {
+        // The older API answers with nothing; the peer's client reads an empty body as `null`.
+        (Method::KmsClearImageCache, _) => Response::new(Full::new(Bytes::new())),
+        // The older API answers with text, and its callers send `{}` without a type.
+        (Method::Finish, Encoding::SniffedJson) => return plain(StatusCode::OK, "OK"),
+        _ => Response::new(Full::new(bytes)),
+    };
+    answer.headers_mut().insert(header::CONTENT_TYPE, encoding.content_type());
+    answer
+}
+
+/// An error in the encoding of its request.
+pub fn error(encoding: Encoding, cause: &Error) -> Answer {
+    let message = cause.message();
+    let body = match encoding {
+        Encoding::Json | Encoding::SniffedJson => {
+            let mut object = serde_json::json!({ "error": message });
+            if let Some(denial) = cause.denial() {
+                object["code"] = denial.code.into();
+                object["denial_id"] = denial.id.as_str().into();
+            }
+            serde_json::to_vec_pretty(&object).expect("an object of texts")
+        }
+        Encoding::Protobuf => PrpcError { message: message.to_owned() }.encode_to_vec(),
+    };
+    let mut answer = Response::new(Full::new(body.into()));
+    *answer.status_mut() = status::http(cause.code());
+    answer.headers_mut().insert(header::CONTENT_TYPE, encoding.content_type());
+    if status::is_temporary(cause.code()) {
+        answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
+    }
+    answer.headers_mut().insert(status::ERROR_CODE, HeaderValue::from_static(cause.reason()));
+    if let Some(id) = cause.denial().and_then(|denial| HeaderValue::from_str(&denial.id).ok()) {
+        answer.headers_mut().insert(status::DENIAL_ID, id);
+    }
+    answer.extensions_mut().insert(cause.code());
+    answer
+}
+
+/// A short text.
+pub fn plain(status: StatusCode, text: &'static str) -> Answer {
+    let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
+    *answer.status_mut() = status;
+    let text = HeaderValue::from_static("text/plain; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, text);
+    answer
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::{AppId, GetAppKeyRequest, GetKmsKeyRequest};
+
+    #[test]
+    fn the_encoding_is_asked_for_by_verb_query_or_type_and_some_types_leave_it_to_the_body() {
+        let (json, protobuf, by_body) = (Some(Encoding::Json), Some(Encoding::Protobuf), None);
+        for (verb, query, kind, expected) in [
+            (Verb::GET, None, "", json),
+            (Verb::HEAD, None, "", json),
+            (Verb::POST, None, "", protobuf),
+            (Verb::POST, Some("json"), "", json),
+            (Verb::POST, Some("json="), "", json),
+            (Verb::POST, Some("json=1"), "application/octet-stream", json),
+            (Verb::POST, Some("a=b&json=true"), "", json),
+            (Verb::POST, Some("json=0"), "", protobuf),
+            (Verb::POST, Some("json=yes"), "", protobuf),
+            (Verb::POST, None, "application/json", json),
+            (Verb::POST, None, "Application/JSON; charset=utf-8", json),
+            (Verb::POST, None, "application/x-www-form-urlencoded", by_body),
+            (Verb::POST, None, "application/vnd.api+json", by_body),
+            (Verb::POST, None, "text/json", by_body),
+            (Verb::POST, None, "application/jsonx", protobuf),
+            (Verb::POST, None, "application/x-not-a-thing", protobuf),
+            (Verb::POST, None, "application/octet-stream", protobuf),
+            (Verb::POST, None, "text/plain", protobuf),
+            (Verb::POST, None, "multipart/form-data; boundary=x", protobuf),
+        ] {
+            let mut headers = HeaderMap::new();
+            if !kind.is_empty() {
+                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+            }
+            assert_eq!(Encoding::asked(&verb, query, &headers), expected, "{verb} {query:?} {kind}");
+        }
+    }
+
+    #[test]
+    fn a_body_that_begins_with_a_brace_is_json() {
+        assert_eq!(Encoding::of_body(b"{}"), Encoding::SniffedJson);
+        assert_eq!(Encoding::of_body(b" \n  {}"), Encoding::SniffedJson);
+        assert_eq!(Encoding::of_body(b""), Encoding::Protobuf);
+        assert_eq!(Encoding::of_body(&[0x0a, 0x01, b'{']), Encoding::Protobuf);
+    }
+
+    #[test]
+    fn protobuf_that_begins_with_line_feeds_and_a_brace_is_not_json() {
+        let vm_config = r#"{"a":"bc"}"#.to_owned();
+        let body = GetKmsKeyRequest { vm_config }.encode_to_vec();
+        assert_eq!(body[..3], *b"\n\n{");
+        assert_eq!(Encoding::of_body(&body), Encoding::Protobuf);
+    }
+
+    #[test]
+    fn query_strings_carry_hex_and_numbers_and_drop_unknown_keys() {
+        let app: AppId = from_query("json&app_id=0x00FF&other=1").expect("hex");
+        assert_eq!(app.app_id, [0, 255]);
+        let request: GetAppKeyRequest = from_query("api_version=1&vm_config=%7B%7D").expect("number");
+        assert_eq!((request.api_version, request.vm_config.as_str()), (1, "{}"));
+    }
+
+    #[test]
+    fn query_strings_with_bad_values_are_refused_by_name() {
+        for query in ["app_id=0", "app_id=zz", "app_id=00&app_id=01"] {
+            assert!(from_query::<AppId>(query).is_err(), "{query}");
+        }
+        for query in ["api_version=-1", "api_version=1.5", "api_version=4294967296", "api_version="] {
+            assert!(from_query::<GetAppKeyRequest>(query).is_err(), "{query}");
+        }
+    }
+
+    #[test]
+    fn prefixes_of_the_own_service_are_stripped_repeatedly() {
+        assert_eq!(stripped("KMS.KMS.GetMeta", Service::Kms), "GetMeta");
+        assert_eq!(stripped("kms.KMS.GetMeta", Service::Kms), "kms.KMS.GetMeta");
+        assert_eq!(stripped("Admin.ClearImageCache", Service::Kms), "Admin.ClearImageCache");
+    }
+}

@@ -1,0 +1,178 @@
+//! The routes of each listener and phase.
+
+use std::sync::Arc;
+
+use axum::{
+    Router,
+    body::Body,
+    extract::{Request, State},
+    handler::Handler,
+    middleware::{self, Next},
+    response::Response,
+    routing::{MethodFilter, any, on},
+};
+use http::{HeaderValue, StatusCode, header};
+use tokio::sync::watch;
+
+use super::{
+    grpc,
+    onboarding_auth::{self, OnboardingAuth},
+    probes::{self, Reader},
+    prpc::{self, Dispatch, Encoding},
+    setup, status, web,
+};
+use crate::{
+    api::{
+        Method, Service,
+        admin::AdminService,
+        kms::KmsService,
+        onboard::{Finished, OnboardService},
+        readiness::Readiness,
+        routes::{Route, Verbs},
+        setup::SetupService,
+    },
+    config::BodyLimits,
+    error::{Code, Error},
+    metrics::Metrics,
+};
+
+/// The KMS phase of the main listener.
+pub fn kms(
+    service: Arc<KmsService>,
+    limits: &BodyLimits,
+    metrics: Option<Arc<Metrics>>,
+    readiness: Arc<Readiness>,
+) -> Router {
+    let mut router = prpc_routes(Arc::clone(&service), limits)
+        .merge(route(Service::Kms, "/health", health))
+        .merge(probes::routes(Service::Kms, Arc::clone(&readiness), Reader::Anyone));
+    if let Some(metrics) = metrics {
+        let readiness = Arc::clone(&readiness);
+        let metrics = route(Service::Kms, "/metrics", move || async move {
+            // So that they say how it is, not how it was when it was last looked at.
+            readiness.report();
+            exposition(&metrics)
+        });
+        router = router.merge(metrics);
+    }
+    router.merge(grpc::kms(service, limits, readiness)).fallback(not_found)
+}
+
+/// The onboarding phase of the main listener; `entrance` guards all but the page and what it shows of this KMS.
+pub fn onboarding(
+    service: Arc<OnboardService>,
+    setup: Arc<SetupService>,
+    limits: &BodyLimits,
+    entrance: OnboardingAuth,
+    readiness: Arc<Readiness>,
+) -> Router {
+    let finish = {
+        let service = Arc::clone(&service);
+        route(Service::Onboard, "/finish", move || async move {
+            match service.finish_onboarding().await {
+                Ok(Finished::NoKeys) => {
+                    let text =
+                        "there are no keys yet, so nothing is finished: Bootstrap or Onboard comes first";
+                    prpc::error(Encoding::Json, &Error::new(Code::NotReady, text)).map(Body::new)
+                }
+                Ok(Finished::Yes) => prpc::plain(StatusCode::OK, "OK").map(Body::new),
+                Err(error) => prpc::error(Encoding::Json, &error).map(Body::new),
+            }
+        })
+    };
+    let finished = service.finished();
+    let router = prpc_routes(Arc::clone(&service), limits)
+        .merge(web::onboarding())
+        .merge(setup::routes(setup))
+        .merge(route(Service::Onboard, "/health", health))
+        .merge(probes::routes(Service::Onboard, Arc::clone(&readiness), Reader::Anyone))
+        .merge(finish)
+        .merge(grpc::onboarding(service, limits, readiness))
+        .fallback(not_found)
+        .layer(middleware::from_fn_with_state(finished, not_yet));
+    router.layer(middleware::from_fn_with_state(Arc::new(entrance), onboarding_auth::pass))
+}
+
+/// After `Finish`, until keys are served, a method of the KMS phase is not unknown but about to come.
+async fn not_yet(State(finished): State<watch::Receiver<bool>>, request: Request, next: Next) -> Response {
+    let path = request.uri().path();
+    let name = path.rsplit(['/', '.']).next().unwrap_or_default();
+    let is_method = path.starts_with("/prpc/") || path.starts_with("/kms.KMS/");
+    let comes = Method::find(Service::Kms, name).is_some() && Method::find(Service::Onboard, name).is_none();
+    if !(*finished.borrow() && is_method && comes) {
+        return next.run(request).await;
+    }
+    let cause = Error::new(Code::NotReady, "onboarding is over, and keys are not served yet; try again");
+    if grpc::is_grpc(&request) {
+        return status::grpc_answer(&cause);
+    }
+    prpc::refuse(request, &cause).await.map(Body::new)
+}
+
+/// The admin listener.
+pub fn admin(service: Arc<AdminService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> Router {
+    let grpc = grpc::admin(Arc::clone(&service), limits, Arc::clone(&readiness));
+    prpc_routes(service, limits)
+        .merge(probes::routes(Service::Admin, readiness, Reader::Operator))
+        .merge(grpc)
+        .fallback(not_found)
+}
+
+/// What serves prpc, and how large its requests may be.
+struct Prpc<D> {
+    dispatch: Arc<D>,
+    limits: BodyLimits,
+}
+
+fn prpc_routes<D: Dispatch + Send + Sync + 'static>(dispatch: Arc<D>, limits: &BodyLimits) -> Router {
+    Router::new()
+        .route(
+            "/prpc/",
+            any(|| async { prpc::plain(StatusCode::UNPROCESSABLE_ENTITY, "no method named").map(Body::new) }),
+        )
+        .route("/prpc/{name}", any(prpc_call::<D>))
+        .with_state(Arc::new(Prpc { dispatch, limits: limits.clone() }))
+}
+
+async fn prpc_call<D: Dispatch + Send + Sync>(
+    State(prpc): State<Arc<Prpc<D>>>,
+    request: Request,
+) -> Response {
+    // Not `extract::Path`: it decodes once more, to a name that the entrance has not seen.
+    let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
+    prpc::serve(&*prpc.dispatch, &prpc.limits, &name, request).await.map(Body::new)
+}
+
+/// Serves a row of [`ROUTES`](crate::api::routes::ROUTES).
+pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Handler<T, ()>) -> Router {
+    let row = Route::at(service, path);
+    let verbs = match row.verbs {
+        Verbs::Get => MethodFilter::GET,
+        Verbs::Post => MethodFilter::POST,
+        Verbs::GetAndPost => MethodFilter::GET.or(MethodFilter::POST),
+    };
+    Router::new().route(row.path, on(verbs, handler))
+}
+
+async fn health() -> &'static str {
+    "OK"
+}
+
+fn exposition(metrics: &Metrics) -> Response {
+    let mut answer = Response::new(Body::from(metrics.render()));
+    let kind = HeaderValue::from_static("text/plain; version=0.0.4; charset=utf-8");
+    answer.headers_mut().insert(header::CONTENT_TYPE, kind);
+    answer
+}
+
+async fn not_found(request: Request) -> Response {
+    if grpc::is_grpc(&request) {
+        return tonic::Status::unimplemented("no such service").into_http();
+    }
+    let wants_json = request.headers().get(header::ACCEPT).is_some_and(|accept| accept == "application/json");
+    if wants_json {
+        let unknown = Error::new(Code::UnknownMethod, "not found");
+        return prpc::error(Encoding::Json, &unknown).map(Body::new);
+    }
+    prpc::plain(StatusCode::NOT_FOUND, "not found").map(Body::new)
+}

@@ -1,0 +1,62 @@
+//! Letting go of what is large without holding up whoever decides.
+
+use std::{
+    sync::Arc,
+    thread,
+    time::{Duration, Instant},
+};
+
+use tokio::runtime::Handle;
+
+/// Whoever still uses what is let go decides by it, which takes microseconds.
+const PATIENCE: Duration = Duration::from_secs(1);
+/// Between two looks at whether it is still used.
+const NAP: Duration = Duration::from_millis(1);
+
+/// Drops `last` on a thread of its own, once nobody else uses it: freeing the rules of a hundred thousand apps takes a
+/// while, and whoever comes last pays for it. Outside of a runtime it is dropped at once.
+pub(super) fn drop_in_background<T: Send + Sync + 'static>(last: Arc<T>) {
+    let Ok(runtime) = Handle::try_current() else { return };
+    runtime.spawn_blocking(move || {
+        let began = Instant::now();
+        while Arc::strong_count(&last) > 1 && began.elapsed() < PATIENCE {
+            thread::sleep(NAP);
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use std::{
+        sync::mpsc::{self, SyncSender},
+        thread::ThreadId,
+    };
+
+    use super::*;
+
+    /// Tells which thread drops it.
+    struct Large(SyncSender<ThreadId>);
+
+    impl Drop for Large {
+        fn drop(&mut self) {
+            let _ = self.0.send(thread::current().id());
+        }
+    }
+
+    #[tokio::test]
+    async fn it_is_not_dropped_by_who_used_it_last() {
+        let (dropped, by) = mpsc::sync_channel(1);
+        let large = Arc::new(Large(dropped));
+        let used = Arc::clone(&large);
+        drop_in_background(large);
+        drop(used);
+        assert_ne!(by.recv_timeout(PATIENCE * 30).expect("it is dropped"), thread::current().id());
+    }
+
+    #[test]
+    fn without_a_runtime_it_is_dropped_at_once() {
+        let (dropped, by) = mpsc::sync_channel(1);
+        drop_in_background(Arc::new(Large(dropped)));
+        assert_eq!(by.try_recv(), Ok(thread::current().id()));
+    }
+}

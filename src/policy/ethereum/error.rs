@@ -1,0 +1,101 @@
+//! Why the chain gave no answer, for the log and never for callers.
+
+use std::fmt;
+
+use reqwest::StatusCode;
+
+use super::abi::NotAbi;
+use super::chain::MAX_BACK;
+
+/// Why one endpoint gave no answer that counts: no URL, and a bounded part of a node's words.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NodeError {
+    #[error("no answer in time")]
+    Silent,
+    #[error("hung a moment ago, left alone for now")]
+    Resting,
+    #[error("slower than the others")]
+    Slow,
+    #[error("{0}")]
+    Connection(String),
+    #[error("HTTP status {}", .0.as_u16())]
+    Status(StatusCode),
+    #[error("an answer of more than {0} bytes")]
+    TooLarge(usize),
+    #[error("no answer of JSON-RPC: {0}")]
+    NotJsonRpc(&'static str),
+    #[error("JSON-RPC error {code}: {message}")]
+    Error { code: i64, message: String },
+    #[error("the contract call failed: {message}")]
+    Reverted { message: String },
+    #[error("the contract returned {0}")]
+    Contract(#[from] NotAbi),
+    #[error("serves chain {found} instead of chain {expected}, so it is not used")]
+    OtherChain { found: u64, expected: u64 },
+    #[error("does not have block {0}")]
+    NoBlock(String),
+    #[error("answered with block {found} when asked for block {asked}")]
+    OtherBlock { asked: u64, found: u64 },
+    #[error("its block {number} is {age} s old, more than max_block_age")]
+    Stale { number: u64, age: u64 },
+    #[error("its block {number} is {ahead} s ahead of this machine's clock; one of the two is wrong")]
+    Ahead { number: u64, ahead: u64 },
+    #[error("contradicts block {0}, which was final or safe before")]
+    NotFinal(u64),
+    #[error("its block {number} is more than {MAX_BACK} below block {highest}, which decided before")]
+    FarBack { number: u64, highest: u64 },
+    #[error(
+        "its block {number} is further above block {highest}, which decided before, than a chain goes in that time"
+    )]
+    FarAhead { number: u64, highest: u64 },
+    #[error("block {0} is no longer what it was when the call began")]
+    Moved(u64),
+}
+
+impl NodeError {
+    /// Whether asking another honest node about the same block would give the same. An empty answer would not: it is
+    /// also what a node says that no longer has the state.
+    pub(super) fn is_the_contracts(&self) -> bool {
+        matches!(self, Self::Reverted { .. } | Self::Contract(NotAbi::Malformed | NotAbi::TooLong))
+    }
+}
+
+/// Why all of them together gave none.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum ChainError {
+    /// Too few answered, each for its reason, by the endpoint's number.
+    Nodes(Vec<(usize, NodeError)>),
+    /// Looking for a block took too long.
+    Late,
+    /// They answered, and not the same.
+    Disagreement {
+        /// About what.
+        about: &'static str,
+    },
+}
+
+impl ChainError {
+    /// Whether the reason is the contract that was called, so that asking again is of no use.
+    pub(super) fn is_the_contracts(&self) -> bool {
+        match self {
+            Self::Nodes(troubles) => troubles.iter().any(|(_, trouble)| trouble.is_the_contracts()),
+            Self::Late | Self::Disagreement { .. } => false,
+        }
+    }
+}
+
+impl fmt::Display for ChainError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Late => f.write_str("the chain endpoints did not answer in time"),
+            Self::Disagreement { about } => write!(f, "the chain endpoints disagree about {about}"),
+            Self::Nodes(troubles) => {
+                f.write_str("too few chain endpoints can be used")?;
+                let mut separator = ": ";
+                troubles.iter().try_for_each(|(number, trouble)| {
+                    write!(f, "{}endpoint {number}: {trouble}", std::mem::replace(&mut separator, "; "))
+                })
+            }
+        }
+    }
+}
