@@ -1,27 +1,52 @@
 //! Known answers of the peer: every case of `tests/vectors`, or of the directory that `KMS_VECTORS_DIR` names, through
-//! the functions that the service itself uses.
+//! the functions that the service itself uses. A case is a test, and `cargo test --test vectors inclusion` runs those with
+//! `inclusion` in their name: file, list, place and name of the case.
 //!
 //! Nothing here depends on which values or cases the files have. What the test does not know (a file, a list, a key, a
-//! kind of case) fails it; where ours differs from the peer on purpose, a property of the case says so, and the summary
-//! names case and reason.
+//! kind of case) fails it; where ours differs from the peer on purpose, a property of the case says so, and the last lines
+//! of the output name reason and case.
 
 mod vector_cases;
 
-use std::io::Write;
+use std::collections::BTreeMap;
+use std::process::ExitCode;
+use std::sync::{Arc, Mutex, PoisonError};
 
-use self::vector_cases::{Directory, Ledger};
+use libtest_mimic::{Arguments, Failed, Trial};
 
-#[test]
-fn every_case_of_every_file_has_the_peers_answer() {
-    let directory = Directory::chosen();
-    let ledgers = directory.run();
-    // Straight to standard error: the summary is to be seen when the test passes, too.
-    let mut output = std::io::stderr().lock();
-    let _ = writeln!(output, "\nvectors of {}", directory.path().display());
-    for ledger in &ledgers {
-        let _ = write!(output, "{}", ledger.summary());
+use self::vector_cases::json::Failure;
+use self::vector_cases::{Case, Directory, Notes, strictness};
+
+/// Cases by what they say about themselves.
+type Remarks = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::from_args();
+    // For the life of the process, as tests are.
+    let directory: &Directory = Box::leak(Box::new(Directory::chosen()));
+    let mut cases = vec![directory.listing()];
+    for (name, file) in directory.files() {
+        cases.extend(directory.cases(name, Box::leak(Box::new(file))));
     }
-    drop(output);
-    let failures: Vec<&str> = ledgers.iter().flat_map(Ledger::failures).map(String::as_str).collect();
-    assert!(failures.is_empty(), "{} failures:\n{}", failures.len(), failures.join("\n"));
+    cases.extend(strictness());
+    let remarks = Remarks::default();
+    let trials = cases.into_iter().map(|case| trial(case, &remarks)).collect();
+    let conclusion = libtest_mimic::run(&arguments, trials);
+    for (remark, cases) in &*remarks.lock().unwrap_or_else(PoisonError::into_inner) {
+        eprintln!("{remark}\n    {}", cases.join("\n    "));
+    }
+    conclusion.exit_code()
+}
+
+fn trial(case: Case<'static>, remarks: &Remarks) -> Trial {
+    let (Case { name, run }, remarks) = (case, Arc::clone(remarks));
+    Trial::test(name.clone(), move || {
+        let mut notes = Notes::default();
+        let outcome = run(&mut notes);
+        let mut remarks = remarks.lock().unwrap_or_else(PoisonError::into_inner);
+        for remark in notes.0 {
+            remarks.entry(remark).or_default().push(name.clone());
+        }
+        outcome.map_err(|Failure(why)| Failed::from(why))
+    })
 }

@@ -8,17 +8,17 @@ use kms_attest::os_image::acpi::{AcpiFiles, Shape};
 use kms_attest::vm_config::VmConfig;
 use sha2::{Digest as _, Sha256, Sha384};
 
+use super::cases::{Cases, Notes};
 use super::json::{Check, Failure, Json, ensure};
-use super::ledger::{Ledger, Notes};
 
 const AS_AMD: &str =
     "memory above 4 GiB stays where QEMU has it on an Intel CPU; the peer moves it as on AMD's";
 
-pub(super) fn tables(file: &Json, ledger: &mut Ledger) -> Check {
+pub(super) fn tables<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
     for key in ["what", "fields", "defaults"] {
         file.at("note")?.at(key)?.informative();
     }
-    ledger.list(file, "vectors", |case, _| files(case))
+    cases.list(file, "vectors", |case, _| files(case))
 }
 
 /// The shape that a configuration describes. Both were written by the same program, the shape for QEMU.
@@ -61,9 +61,8 @@ fn files(case: &Json) -> Check {
 }
 
 /// What the peer's tests state.
-pub(super) fn peers(file: &Json, ledger: &mut Ledger) -> Check {
-    file.at("about")?.informative();
-    ledger.list(file, "vectors", peer)
+pub(super) fn peers<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
+    cases.list(file, "vectors", peer)
 }
 
 fn peer(case: &Json, notes: &mut Notes) -> Check {

@@ -10,9 +10,9 @@ use kms_attest::verify::{Binding, Verified, VerifyError};
 use kms_attest::vm_config::VmConfig;
 
 use super::Directory;
+use super::cases::{Cases, Notes};
 use super::decoded::{check_decoded, is_boot_info};
 use super::json::{Check, Failure, Json, ensure};
-use super::ledger::{Ledger, Notes};
 use super::pki::DevelopmentPki;
 use super::server::BackEnd;
 
@@ -27,30 +27,19 @@ pub(super) const STRIPPED_V2_EVENTS: &str =
 const NESTED_CONFIG: &str =
     "a nested vm_config is unwrapped in verified evidence too, which fills an empty image hash";
 
-pub(super) fn check(file: &Json, ledger: &mut Ledger, directory: &Directory) -> Check {
-    file.at("about")?.informative();
+pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>, directory: &'a Directory) -> Check {
     let pki = DevelopmentPki::of(file, directory)?;
     let request_config = file.at("request_vm_config")?.text()?;
     VmConfig::parse(request_config)?;
-    let mut asked = Vec::new();
-    ledger.list(file, "blobs", |case, notes| {
+    cases.list(file, "blobs", move |case, notes| {
         let evidence = check_decoded(&case.at("bytes")?.bytes()?, case.at("decoded")?)?;
         let ours = pki.verify(&evidence, Binding::SelfReported);
         match case.maybe("peer_verify") {
             None => is_refused(&evidence, ours, notes),
-            Some(peer) => {
-                asked.extend(peer_verify(peer, &evidence, ours, request_config, notes)?);
-                Ok(())
-            }
+            Some(peer) => peer_verify(peer, &evidence, ours, request_config, notes),
         }
     })?;
-    ledger.named("questions to the authorization backend", |notes| {
-        let back_end = BackEnd::start()?;
-        asked.iter().try_for_each(|boot_info| back_end.is_asked(boot_info))?;
-        notes.differs("after the peer's keys it gets attestationMode, the name of teeVariant up to 0.5.11");
-        Ok(())
-    });
-    ledger.list(file, "decode_failures", |case, _| {
+    cases.list(file, "decode_failures", |case, _| {
         let decoded = Evidence::decode(&case.at("bytes")?.bytes()?);
         let error = case.at("error")?;
         if !error.is_null() {
@@ -68,7 +57,7 @@ pub(super) fn check(file: &Json, ledger: &mut Ledger, directory: &Directory) -> 
         }
         Ok(())
     })?;
-    ledger.list(file, "mr_config_ids", |case, _| mr_config_id(case))
+    cases.list(file, "mr_config_ids", |case, _| mr_config_id(case))
 }
 
 /// Evidence on which the peer's verdict is not given: real, or of another platform.
@@ -91,29 +80,29 @@ pub(super) fn is_refused(
     Ok(())
 }
 
-/// Gives the boot infos that agree.
+/// Compares the boot infos, and asks an authorization backend about those.
 fn peer_verify(
     peer: &Json,
     evidence: &Evidence,
     ours: Result<Verified, VerifyError>,
     request_config: &str,
     notes: &mut Notes,
-) -> Check<Vec<BootInfo>> {
+) -> Check {
     let verifies = peer.at("ok")?.boolean()?;
     if !verifies {
         peer.at("error")?.text()?;
     }
     let verified = match ours {
         Ok(verified) if verifies => verified,
-        Err(_) if !verifies => return Ok(Vec::new()),
+        Err(_) if !verifies => return Ok(()),
         Ok(_) if has_stripped_v2_events(evidence) => {
             notes.differs(STRIPPED_V2_EVENTS);
-            return Ok(Vec::new());
+            return Ok(());
         }
         Ok(_) => return Err(Failure("the peer refuses it, ours does not".into())),
         refused @ Err(VerifyError::UnsupportedPlatform(_)) => {
             peer.informative();
-            return is_refused(evidence, refused, notes).map(|()| Vec::new());
+            return is_refused(evidence, refused, notes);
         }
         Err(error) => return Err(Failure(format!("ours refuses it: {error}"))),
     };
@@ -123,7 +112,8 @@ fn peer_verify(
         ("boot_info_signcert_embedded_config", Registers::BootTime, ""),
         ("boot_info_signcert_request_config", Registers::BootTime, request_config),
     ];
-    let mut agreed = Vec::new();
+    let back_end = BackEnd::start()?;
+    let mut agreed = 0;
     for (name, registers, config) in questions {
         let Some(expected) = peer.maybe(name) else { continue };
         let ours = verified.boot_info(registers, config);
@@ -138,10 +128,12 @@ fn peer_verify(
             ours.os_image_hash.clear();
         }
         is_boot_info(expected, &ours)?;
-        agreed.push(ours);
+        back_end.is_asked(&ours)?;
+        agreed += 1;
     }
-    ensure!(!agreed.is_empty(), "{}: there is no boot info", peer.path());
-    Ok(agreed)
+    ensure!(agreed > 0, "{}: there is no boot info", peer.path());
+    notes.differs("the backend also gets attestationMode, the name of teeVariant up to 0.5.11");
+    Ok(())
 }
 
 /// Whether evidence has V2 events whose digests are gone, as in certificates.

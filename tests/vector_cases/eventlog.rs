@@ -10,16 +10,15 @@ use kms_attest::measurement::{
 use kms_attest::vm_config::VmConfig;
 use sha2::{Digest, Sha384};
 
+use super::cases::Cases;
 use super::decoded::{is_app_info, runtime_event};
 use super::json::{Check, Failure, Json, ensure};
-use super::ledger::Ledger;
 
-pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
-    file.at("about")?.informative();
+pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
     file.at("event_type")?.is_number(RUNTIME_EVENT_TYPE)?;
-    ledger.list(file, "scenarios", |case, _| scenario(case))?;
+    cases.list(file, "scenarios", |case, _| scenario(case))?;
     let v2 = v2_events(file)?;
-    ledger.list(file, "v2_preimage_validation", |case, _| v2_preimage_validation(case, &v2))
+    cases.list(file, "v2_preimage_validation", move |case, _| v2_preimage_validation(case, &v2))
 }
 
 fn scenario(case: &Json) -> Check {

@@ -1,8 +1,9 @@
 //! JSON that cannot be overlooked: each value has to be taken by a check, or what is left over is a failure.
 
-use std::cell::Cell;
+use std::fmt;
+use std::sync::atomic::{AtomicBool, Ordering};
 
-use super::tree::Tree;
+use serde::de::{Deserialize, DeserializeOwned, Deserializer, Error, MapAccess, SeqAccess, Visitor};
 
 /// The result of a check: a failure says which value, and what is wrong with it.
 pub(crate) type Check<T = ()> = Result<T, Failure>;
@@ -32,7 +33,10 @@ pub(crate) use ensure;
 pub(crate) struct Json {
     path: String,
     value: Value,
-    taken: Cell<bool>,
+    /// Whether a check has read it. What is below is taken by itself.
+    taken: AtomicBool,
+    /// Whether it is a case by itself, which answers for everything in it.
+    is_case: AtomicBool,
 }
 
 enum Value {
@@ -44,35 +48,84 @@ enum Value {
     Map(Vec<(String, Json)>),
 }
 
+/// A value as it is read, before it knows its place.
+impl From<Value> for Json {
+    fn from(value: Value) -> Self {
+        Self { path: String::new(), value, taken: AtomicBool::default(), is_case: AtomicBool::default() }
+    }
+}
+
+impl<'de> Deserialize<'de> for Json {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        deserializer.deserialize_any(JsonVisitor)
+    }
+}
+
+struct JsonVisitor;
+
+impl<'de> Visitor<'de> for JsonVisitor {
+    type Value = Json;
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("JSON with numbers from 0 on")
+    }
+
+    fn visit_unit<E>(self) -> Result<Json, E> {
+        Ok(Value::Null.into())
+    }
+
+    fn visit_bool<E>(self, value: bool) -> Result<Json, E> {
+        Ok(Value::Bool(value).into())
+    }
+
+    fn visit_u64<E>(self, value: u64) -> Result<Json, E> {
+        Ok(Value::Number(value).into())
+    }
+
+    fn visit_str<E>(self, value: &str) -> Result<Json, E> {
+        Ok(Value::Text(value.to_owned()).into())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<Json, A::Error> {
+        let mut list = Vec::new();
+        while let Some(item) = items.next_element()? {
+            list.push(item);
+        }
+        Ok(Value::List(list).into())
+    }
+
+    fn visit_map<A: MapAccess<'de>>(self, mut entries: A) -> Result<Json, A::Error> {
+        let mut map: Vec<(String, Json)> = Vec::new();
+        while let Some((key, item)) = entries.next_entry::<String, Json>()? {
+            if map.iter().any(|(known, _)| *known == key) {
+                return Err(A::Error::custom(format!("the key {key:?} is there twice")));
+            }
+            map.push((key, item));
+        }
+        Ok(Value::Map(map).into())
+    }
+}
+
 impl Json {
     /// Reads a file; a key that is there twice is an error.
     pub(crate) fn parse(name: &str, bytes: &[u8]) -> Check<Self> {
-        let tree: Tree =
+        let mut file: Self =
             serde_json::from_slice(bytes).map_err(|error| Failure(format!("{name}: {error}")))?;
-        Ok(Self::rooted(name.to_owned(), tree))
+        file.place(name.to_owned());
+        Ok(file)
     }
 
-    fn rooted(path: String, tree: Tree) -> Self {
-        let value = match tree {
-            Tree::Null => Value::Null,
-            Tree::Bool(value) => Value::Bool(value),
-            Tree::Number(value) => Value::Number(value),
-            Tree::Text(value) => Value::Text(value),
-            Tree::List(items) => {
-                let items = items.into_iter().enumerate();
-                Value::List(
-                    items.map(|(index, item)| Self::rooted(format!("{path}[{index}]"), item)).collect(),
-                )
+    fn place(&mut self, path: String) {
+        match &mut self.value {
+            Value::List(items) => {
+                items.iter_mut().enumerate().for_each(|(index, item)| item.place(format!("{path}[{index}]")));
             }
-            Tree::Map(entries) => {
-                let entry = |(key, item)| {
-                    let item = Self::rooted(format!("{path}.{key}"), item);
-                    (key, item)
-                };
-                Value::Map(entries.into_iter().map(entry).collect())
+            Value::Map(entries) => {
+                entries.iter_mut().for_each(|(key, item)| item.place(format!("{path}.{key}")));
             }
-        };
-        Self { path, value, taken: Cell::new(false) }
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) => {}
+        }
+        self.path = path;
     }
 
     /// Where in which file the value stands.
@@ -88,7 +141,7 @@ impl Json {
     /// The value under a key that may be missing.
     pub(crate) fn maybe(&self, key: &str) -> Option<&Json> {
         let Value::Map(entries) = &self.value else { return None };
-        self.taken.set(true);
+        self.taken.store(true, Ordering::Relaxed);
         entries.iter().find(|(name, _)| name == key).map(|(_, item)| item)
     }
 
@@ -97,7 +150,7 @@ impl Json {
         let item = self.maybe(key)?;
         match item.value {
             Value::Null => {
-                item.taken.set(true);
+                item.taken.store(true, Ordering::Relaxed);
                 None
             }
             _ => Some(item),
@@ -107,7 +160,7 @@ impl Json {
     /// Whether there is `null`.
     pub(crate) fn is_null(&self) -> bool {
         let is_null = matches!(self.value, Value::Null);
-        self.taken.set(self.taken.get() || is_null);
+        self.taken.fetch_or(is_null, Ordering::Relaxed);
         is_null
     }
 
@@ -194,7 +247,7 @@ impl Json {
         use serde_json::Value as Ours;
         match (&self.value, ours) {
             (Value::Null, Ours::Null) => {
-                self.taken.set(true);
+                self.taken.store(true, Ordering::Relaxed);
                 Ok(())
             }
             (Value::Bool(_), Ours::Bool(ours)) => self.is_bool(*ours),
@@ -229,7 +282,7 @@ impl Json {
     /// Everything below, as plain JSON.
     pub(crate) fn plain(&self) -> serde_json::Value {
         use serde_json::Value as Plain;
-        self.taken.set(true);
+        self.taken.store(true, Ordering::Relaxed);
         match &self.value {
             Value::Null => Plain::Null,
             Value::Bool(value) => Plain::Bool(*value),
@@ -245,20 +298,38 @@ impl Json {
         self.plain();
     }
 
-    /// The places below that no check has taken.
-    pub(crate) fn left_over(&self) -> Vec<String> {
-        match &self.value {
-            Value::List(items) if self.taken.get() => items.iter().flat_map(Json::left_over).collect(),
-            Value::Map(entries) if self.taken.get() => {
-                entries.iter().flat_map(|(_, item)| item.left_over()).collect()
-            }
-            _ if self.taken.get() => Vec::new(),
-            _ => vec![self.path.clone()],
+    /// Everything below, as a type of ours.
+    pub(crate) fn read<T: DeserializeOwned>(&self) -> Check<T> {
+        serde_json::from_value(self.plain()).map_err(|error| Failure(format!("{}: {error}", self.path)))
+    }
+
+    /// Makes it a case by itself: nothing in it is left over for the file to answer for.
+    pub(super) fn make_case(&self) {
+        self.is_case.store(true, Ordering::Relaxed);
+    }
+
+    /// Fails if there is a value below that no check has taken.
+    pub(crate) fn is_read_whole(&self) -> Check {
+        let unknown = self.left_over();
+        ensure!(unknown.is_empty(), "not known to this test: {}", unknown.join(", "));
+        Ok(())
+    }
+
+    fn left_over(&self) -> Vec<String> {
+        if !self.taken.load(Ordering::Relaxed) {
+            return vec![self.path.clone()];
         }
+        let below: Vec<&Json> = match &self.value {
+            Value::List(items) => items.iter().collect(),
+            Value::Map(entries) => entries.iter().map(|(_, item)| item).collect(),
+            Value::Null | Value::Bool(_) | Value::Number(_) | Value::Text(_) => Vec::new(),
+        };
+        let of_the_file = below.into_iter().filter(|item| !item.is_case.load(Ordering::Relaxed));
+        of_the_file.flat_map(Json::left_over).collect()
     }
 
     fn take<'a, T: ?Sized>(&self, value: &'a T) -> &'a T {
-        self.taken.set(true);
+        self.taken.store(true, Ordering::Relaxed);
         value
     }
 

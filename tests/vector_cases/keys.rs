@@ -11,20 +11,19 @@ use secp256k1::{Message, PublicKey as K256Public};
 use sha3::{Digest, Keccak256};
 use x25519_dalek::{PublicKey, StaticSecret};
 
+use super::cases::Cases;
 use super::json::{Check, Failure, Json, ensure};
-use super::ledger::Ledger;
 
-pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
-    file.at("about")?.informative();
-    let root = root(file)?;
-    ledger.single(file, "root_ca", |case, _| root_ca(case, root.ca()))?;
-    ledger.single(file, "root_k256", |case, _| root_k256(case, &root))?;
-    ledger.list(file, "hkdf_derive_key", |case, _| {
+pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
+    cases.single(file, "root_ca", |case, _| root_ca(case, root(file)?.ca()))?;
+    cases.single(file, "root_k256", |case, _| root_k256(case, &root(file)?))?;
+    cases.list(file, "hkdf_derive_key", |case, _| {
         let length = usize::try_from(case.at("len")?.number()?)?;
         let okm = kdf(&case.at("ikm")?.bytes()?, &borrowed(&context(case)?), length)?;
         case.at("okm")?.is_bytes(&okm[..])
     })?;
-    ledger.list(file, "p256_derivations_from_root_ca", |case, _| {
+    cases.list(file, "p256_derivations_from_root_ca", |case, _| {
+        let root = root(file)?;
         let context = context(case)?;
         let child = p256_child(root.ca(), &borrowed(&context))?;
         case.at("derived_scalar")?.is_bytes(child.scalar())?;
@@ -32,22 +31,23 @@ pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
         case.at("derived_spki_der")?.is_bytes(child.spki_der())?;
         case.at("dh_secret")?.is_bytes(dh_secret(root.ca(), &borrowed(&context))?.expose())
     })?;
-    ledger.single(file, "pinned_dh_secret", |case, _| {
+    cases.single(file, "pinned_dh_secret", |case, _| {
         let root = P256Key::from_pkcs8_der(&case.at("root_pkcs8_der")?.bytes()?)?;
         case.at("dh_secret")?.is_bytes(dh_secret(&root, &borrowed(&context(case)?))?.expose())
     })?;
-    ledger.list(file, "app_keys", |case, _| app(case, &root))?;
-    ledger.list(file, "env_pubkey_signatures", |case, _| env_pubkey_signatures(case, &root))?;
-    ledger.list(file, "sign_message", |case, _| {
+    cases.list(file, "app_keys", |case, _| app(case, &root(file)?))?;
+    cases.list(file, "env_pubkey_signatures", |case, _| env_pubkey_signatures(case, &root(file)?))?;
+    cases.list(file, "sign_message", |case, _| {
+        let root = root(file)?;
         let [prefix, app_id, message] = [case.at("prefix")?, case.at("appid")?, case.at("message")?];
         let [prefix, app_id, message] = [prefix.bytes()?, app_id.bytes()?, message.bytes()?];
         case.at("digest")?.is_bytes(statement::digest(&prefix, &app_id, &message))?;
         case.at("signature")?.is_bytes(statement::sign_message(root.k256(), &prefix, &app_id, &message))
     })?;
-    ledger.list(file, "env_encryption", |case, _| env_encryption(case, &root))?;
-    ledger.list(file, "guest_getkey_chain", |case, _| guest_getkey_chain(case, &root))?;
-    ledger.single(file, "bootstrap_report_data", |case, _| bootstrap_report_data(case))?;
-    ledger.list(file, "published_known_answers", |case, _| published_known_answer(case))
+    cases.list(file, "env_encryption", |case, _| env_encryption(case, &root(file)?))?;
+    cases.list(file, "guest_getkey_chain", |case, _| guest_getkey_chain(case, &root(file)?))?;
+    cases.single(file, "bootstrap_report_data", |case, _| bootstrap_report_data(case))?;
+    cases.list(file, "published_known_answers", |case, _| published_known_answer(case))
 }
 
 fn root(file: &Json) -> Check<RootKeys> {

@@ -2,12 +2,11 @@
 
 use kms_attest::evidence::Evidence;
 
+use super::cases::Cases;
 use super::json::{Check, Json, ensure};
-use super::ledger::Ledger;
 
-pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
-    file.at("about")?.informative();
-    ledger.list(file, "cases", |case, _| {
+pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
+    cases.list(file, "cases", |case, _| {
         let decoded = Evidence::decode(&case.at("bytes")?.bytes()?);
         let (accepts, error) = (case.at("peer_accepts")?, case.at("peer_error")?);
         match decoded {

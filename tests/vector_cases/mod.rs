@@ -2,6 +2,7 @@
 
 mod acpi;
 mod attestation;
+mod cases;
 mod certs;
 mod decoded;
 mod eventlog;
@@ -9,7 +10,6 @@ mod firmware_log;
 mod fixtures;
 pub(crate) mod json;
 mod keys;
-mod ledger;
 mod leniency;
 mod os_image;
 mod os_image_v4;
@@ -18,42 +18,47 @@ mod pki;
 mod quotes;
 mod server;
 mod strictness;
-mod tree;
 
 use std::path::{Path, PathBuf};
 
-use self::json::{Check, Failure, Json};
-pub(crate) use self::ledger::Ledger;
+use self::cases::Cases;
+pub(crate) use self::cases::{Case, Notes};
+use self::json::{Check, Failure, Json, ensure};
+pub(crate) use self::strictness::cases as strictness;
+
+type Build = for<'a> fn(&'a Json, &mut Cases<'a>, &'a Directory) -> Check;
 
 /// What a file is to this test.
 enum Role {
     /// Its cases run here.
-    Cases(fn(&Json, &mut Ledger, &Directory) -> Check),
+    Cases(Build),
     /// Its cases run here where it is: it is not part of the project.
-    OptionalCases(fn(&Json, &mut Ledger, &Directory) -> Check),
-    /// Known, may be missing, and not run here.
-    Elsewhere(&'static str),
+    OptionalCases(Build),
+    /// Known, may be missing, and without cases: why.
+    Elsewhere,
 }
 
 /// Every file that may be in the directory. Another one is a failure, and so is a missing one with cases.
 const FILES: &[(&str, Role)] = &[
-    ("keys.json", Role::Cases(|file, ledger, _| keys::check(file, ledger))),
+    ("keys.json", Role::Cases(|file, cases, _| keys::check(file, cases))),
     ("certs.json", Role::Cases(certs::check)),
     ("attestation.json", Role::Cases(attestation::check)),
-    ("eventlog.json", Role::Cases(|file, ledger, _| eventlog::check(file, ledger))),
-    ("msgpack_leniency.json", Role::Cases(|file, ledger, _| leniency::check(file, ledger))),
-    ("tdx_quotes.json", Role::Cases(|file, ledger, _| quotes::check(file, ledger))),
+    ("eventlog.json", Role::Cases(|file, cases, _| eventlog::check(file, cases))),
+    ("msgpack_leniency.json", Role::Cases(|file, cases, _| leniency::check(file, cases))),
+    ("tdx_quotes.json", Role::Cases(|file, cases, _| quotes::check(file, cases))),
     ("pccs.json", Role::Cases(pccs::check)),
     ("fixtures.json", Role::Cases(fixtures::check)),
-    ("os_image.json", Role::Cases(|file, ledger, _| os_image::check(file, ledger))),
-    ("os_image_v4.json", Role::Cases(|file, ledger, _| os_image_v4::check(file, ledger))),
-    ("acpi/acpi_tables.json", Role::Cases(|file, ledger, _| acpi::tables(file, ledger))),
-    ("acpi/acpi_peer_sha256.json", Role::OptionalCases(|file, ledger, _| acpi::peers(file, ledger))),
-    ("acpi/asl", Role::Elsewhere("listings of some of the tables")),
-    ("acpi/tools", Role::Elsewhere("how the tables were made")),
-    ("ledger.json", Role::Elsewhere("run by the tests of kms-ledger")),
-    ("README.md", Role::Elsewhere("describes the formats")),
-    ("fixtures", Role::Elsewhere("read by fixtures.json, which fails on files that it does not know")),
+    ("os_image.json", Role::Cases(|file, cases, _| os_image::check(file, cases))),
+    ("os_image_v4.json", Role::Cases(|file, cases, _| os_image_v4::check(file, cases))),
+    ("acpi/acpi_tables.json", Role::Cases(|file, cases, _| acpi::tables(file, cases))),
+    ("acpi/acpi_peer_sha256.json", Role::OptionalCases(|file, cases, _| acpi::peers(file, cases))),
+    // Listings of some of the tables, how they were made, and what the formats are.
+    ("acpi/asl", Role::Elsewhere),
+    ("acpi/tools", Role::Elsewhere),
+    ("README.md", Role::Elsewhere),
+    // Read by the cases of fixtures.json, which fail on files that they do not know.
+    ("fixtures", Role::Elsewhere),
+    ("ledger.json", Role::Elsewhere),
 ];
 
 /// A directory of vectors.
@@ -74,7 +79,7 @@ impl Directory {
     }
 
     /// Where it is.
-    pub(crate) fn path(&self) -> &Path {
+    fn path(&self) -> &Path {
         &self.0
     }
 
@@ -88,71 +93,48 @@ impl Directory {
         Json::parse(name, &self.bytes(name)?)
     }
 
-    /// Runs every file; the last ledger is of the directory itself.
-    pub(crate) fn run(&self) -> Vec<Ledger> {
-        let run = FILES.iter().filter(|(name, role)| match role {
+    /// Every file that has cases, read. A file that cannot be read is an error in its place.
+    pub(crate) fn files(&self) -> Vec<(&'static str, Check<Json>)> {
+        let has_cases = FILES.iter().filter(|(name, role)| match role {
             Role::Cases(_) => true,
             Role::OptionalCases(_) => self.0.join(name).exists(),
-            Role::Elsewhere(_) => false,
+            Role::Elsewhere => false,
         });
-        let mut ledgers: Vec<Ledger> = run.map(|(name, _)| self.run_file(name)).collect();
-        ledgers.push(self.listing());
-        ledgers
+        has_cases.map(|(name, _)| (*name, self.json(name))).collect()
     }
 
-    /// Runs one file that has cases.
-    pub(crate) fn run_file(&self, name: &str) -> Ledger {
-        match self.bytes(name) {
-            Ok(bytes) => self.run_bytes(name, &bytes),
-            Err(Failure(problem)) => {
-                let mut ledger = Ledger::new(name);
-                ledger.fail(problem);
-                ledger
-            }
-        }
-    }
-
-    /// Runs other bytes in the place of one file.
-    pub(crate) fn run_bytes(&self, name: &str, bytes: &[u8]) -> Ledger {
-        let mut ledger = Ledger::new(name);
+    /// The cases of one file. What is wrong with the file itself is a case that fails.
+    pub(crate) fn cases<'a>(&'a self, name: &str, file: &'a Check<Json>) -> Vec<Case<'a>> {
+        let mut cases = Cases::of(name);
         let role = FILES.iter().find(|(known, _)| *known == name).map(|(_, role)| role);
-        match (role, Json::parse(name, bytes)) {
-            (Some(Role::Cases(check) | Role::OptionalCases(check)), Ok(file)) => {
-                let outcome = check(&file, &mut ledger, self);
-                ledger.close(&file, outcome);
+        let outcome = match (role, file) {
+            (Some(Role::Cases(build) | Role::OptionalCases(build)), Ok(file)) => {
+                if let Some(about) = file.maybe("about") {
+                    about.informative();
+                }
+                build(file, &mut cases, self).and_then(|()| file.is_read_whole())
             }
-            (_, Err(Failure(problem))) => ledger.fail(problem),
-            _ => ledger.fail(format!("{name}: not a file with cases")),
+            (_, Err(Failure(problem))) => Err(Failure(problem.clone())),
+            (_, Ok(_)) => Err(Failure("not a file with cases".to_owned())),
+        };
+        if outcome.is_err() {
+            cases.named("file", |_| outcome);
         }
-        ledger
+        cases.all
     }
 
     /// The files themselves: none may be unknown.
-    fn listing(&self) -> Ledger {
-        let mut ledger = Ledger::new("directory");
-        for folder in ["", "acpi/"] {
-            self.list_folder(folder, &mut ledger);
-        }
-        ledger
-    }
-
-    fn list_folder(&self, folder: &str, ledger: &mut Ledger) {
-        let path = self.0.join(folder);
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries.flatten(),
-            Err(error) => {
-                ledger.fail(format!("{}: {error}", path.display()));
-                return;
+    pub(crate) fn listing(&self) -> Case<'_> {
+        let run = || {
+            for folder in ["", "acpi/"] {
+                for entry in std::fs::read_dir(self.0.join(folder))? {
+                    let name = format!("{folder}{}", entry?.file_name().to_string_lossy());
+                    let is_known = name == "acpi" || FILES.iter().any(|(known, _)| *known == name);
+                    ensure!(is_known, "{name}: not a file that this test knows");
+                }
             }
+            Ok(())
         };
-        for entry in entries {
-            let name = format!("{folder}{}", entry.file_name().to_string_lossy());
-            match FILES.iter().find(|(known, _)| *known == name) {
-                Some((_, Role::Cases(_) | Role::OptionalCases(_))) => {}
-                Some((_, Role::Elsewhere(reason))) => ledger.elsewhere(&name, reason),
-                None if name == "acpi" => {}
-                None => ledger.fail(format!("{name}: not a file that this test knows")),
-            }
-        }
+        Case { name: "directory".to_owned(), run: Box::new(move |_| run()) }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
+use std::sync::Arc;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cvm_kms::os_image::{AcpiPins, ImageCache, LiteAttestation, OsImages, Settings};
@@ -18,8 +19,8 @@ use kms_attest::vm_config::VmConfig;
 use serde_json::json;
 use sha2::{Digest as _, Sha384};
 
+use super::cases::{Cases, Notes};
 use super::json::{Check, Failure, Json, ensure};
-use super::ledger::{Ledger, Notes};
 use super::server::{Route, Server};
 
 /// An image as the peer packed it.
@@ -68,35 +69,39 @@ fn base64(value: &Json) -> Check<Vec<u8>> {
     }
 }
 
-pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
-    file.at("about")?.informative();
+pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
     let images = file.at("images")?.list()?.iter().map(Packed::read).collect::<Check<Vec<_>>>()?;
-    ledger.list(file, "images", |case, _| image(case))?;
+    cases.list(file, "images", |case, _| image(case))?;
     let tables = file.at("acpi_tables")?.bytes()?;
-    ledger.single(file, "tdx_measurement_cbor_as_json", |case, _| document(case, &images))?;
-    let mut kept = BTreeSet::new();
-    ledger.list(file, "legacy", |case, _| legacy(case, &images, &tables, &mut kept))?;
-    ledger.list(file, "lite", lite)?;
+    let images = Arc::new(images);
+    let of = Arc::clone(&images);
+    cases.single(file, "tdx_measurement_cbor_as_json", move |case, _| document(case, &of))?;
+    let of = Arc::clone(&images);
+    cases.list(file, "legacy", move |case, _| legacy(case, &of, &tables))?;
+    cases.list(file, "lite", lite)?;
     file.at("lite_without_document_error")?.is_text(
         &lite::boot_registers(&VmConfig::default(), &[])
             .err()
             .map_or(String::new(), |error| error.to_string()),
     )?;
-    ledger.list(file, "download_failures", |case, _| download_failure(case))?;
-    ledger.single(file, "http_requests_seen", |case, _| {
-        let requests = images.iter().map(|image| format!("GET /{}.tar.gz HTTP/1.1", image.hash));
+    cases.list(file, "download_failures", |case, _| download_failure(case))?;
+    let of = Arc::clone(&images);
+    cases.single(file, "http_requests_seen", move |case, _| {
+        let requests = of.iter().map(|image| format!("GET /{}.tar.gz HTTP/1.1", image.hash));
         case.is_json(&requests.collect())
     })?;
-    ledger.single(file, "cache_listing", |case, _| case.is_json(&listing(&images, &kept)))?;
-    let first = file.at("legacy")?.list()?.first();
-    ledger.single(file, "measurement_cache_file_example", |case, _| {
+    cases.single(file, "cache_listing", move |case, _| {
+        case.is_json(&listing(&images, file.at("legacy")?.list()?)?)
+    })?;
+    cases.single(file, "measurement_cache_file_example", |case, _| {
+        let first = file.at("legacy")?.list()?.first();
         let first = first.ok_or_else(|| Failure("there is no legacy case".into()))?;
         case.at("name")?.is_text(&format!("{}.json", first.at("measurement_cache_key")?.text()?))?;
-        let registers: BootRegisters = serde_json::from_value(first.at("expected")?.plain())?;
+        let registers: BootRegisters = first.at("expected")?.read()?;
         let ours = json!({"version": 3, "measurements": registers});
         case.at("content")?.is_text(&ours.to_string())
     })?;
-    ledger.list(file, "sev_snp", sev_snp)
+    cases.list(file, "sev_snp", sev_snp)
 }
 
 fn image(case: &Json) -> Check {
@@ -148,8 +153,7 @@ fn write(value: &Json, key: &str, output: &mut Vec<u8>) -> Check {
     Ok(())
 }
 
-fn legacy(case: &Json, images: &[Packed], tables: &[u8], kept: &mut BTreeSet<String>) -> Check {
-    case.at("name")?.informative();
+fn legacy(case: &Json, images: &[Packed], tables: &[u8]) -> Check {
     let config = VmConfig::parse(case.at("vm_config")?.text()?)?;
     let written = serde_json::to_string(&config)?;
     case.at("vm_config_reserialized")?.is_text(&written)?;
@@ -175,7 +179,6 @@ fn legacy(case: &Json, images: &[Packed], tables: &[u8], kept: &mut BTreeSet<Str
     case.at("acpi_tool_env_and_args")?.is_json(&json!(words))?;
     let registers = image.registers(&config, AcpiTables::Given(tables))?;
     expected.is_json(&json!(registers))?;
-    kept.insert(key);
     let matching = case.at("verify_matching")?;
     let refusal = registers.compare(&quoted(&registers)).err();
     matching.at("error")?.is_json(&json!(refusal.map(|error| error.to_string())))?;
@@ -192,9 +195,8 @@ const INVENTED_TABLES: &str =
 
 /// Cases of before the digests of ACPI tables were recomputed: their logs have invented ones.
 fn lite(case: &Json, notes: &mut Notes) -> Check {
-    case.at("name")?.informative();
     let config = VmConfig::parse(case.at("vm_config")?.text()?)?;
-    let mut log: Vec<TdxEvent> = serde_json::from_value(case.at("event_log")?.plain())?;
+    let mut log: Vec<TdxEvent> = case.at("event_log")?.read()?;
     let outcome = lite::boot_registers(&config, &log);
     if let Some(error) = case.some("verify_error_with_matching_report") {
         error.text()?;
@@ -220,7 +222,6 @@ fn lite(case: &Json, notes: &mut Notes) -> Check {
 }
 
 fn download_failure(case: &Json) -> Check {
-    case.at("name")?.informative();
     let hash = case.at("requested_hash")?.array::<32>()?;
     let status = u16::try_from(case.at("http_status")?.number()?)?;
     let route = Route { status, headers: Vec::new(), body: base64(case.at("body_base64")?)? };
@@ -244,20 +245,23 @@ fn download_failure(case: &Json) -> Check {
     Ok(())
 }
 
-/// The peer's caches when all cases have run.
-fn listing(images: &[Packed], kept: &BTreeSet<String>) -> serde_json::Value {
+/// The peer's caches when all cases have run: images, and what was measured without an error.
+fn listing(images: &[Packed], legacy: &[Json]) -> Check<serde_json::Value> {
     let mut names = BTreeSet::from(["images/", "images/tmp/", "measurements/"].map(str::to_owned));
     for Packed { hash, files } in images {
         names.extend([format!("images/{hash}/"), format!("images/{hash}/sha256sum.txt")]);
         names.extend(files.keys().map(|name| format!("images/{hash}/{name}")));
     }
-    names.extend(kept.iter().map(|key| format!("measurements/{key}.json")));
-    json!(names)
+    for case in legacy {
+        if case.at("expected")?.maybe("error").is_none() {
+            names.insert(format!("measurements/{}.json", case.at("measurement_cache_key")?.text()?));
+        }
+    }
+    Ok(json!(names))
 }
 
 /// A launch as its parts make it, and as the configuration of a guest claims it.
 fn sev_snp(case: &Json, _: &mut Notes) -> Check {
-    case.at("name")?.informative();
     let launch = launch(case.at("input")?)?;
     let measured = launch
         .as_ref()

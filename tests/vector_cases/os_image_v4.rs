@@ -10,8 +10,8 @@ use kms_attest::vm_config::VmConfig;
 use serde_json::json;
 use sha2::{Digest as _, Sha384};
 
+use super::cases::{Cases, Notes};
 use super::json::{Check, Failure, Json, ensure};
-use super::ledger::{Ledger, Notes};
 use super::os_image::{Packed, quoted};
 
 const VERSION_3: &str = "a document of version 3 is read too: older images carry one";
@@ -19,17 +19,15 @@ const ROOT_PORTS: &str =
     "root ports with hot-plugging are described as QEMU does: refused by their digests instead";
 const STRICTER: &str = "ours is stricter, as a verifier may be here";
 
-pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
-    file.at("about")?.informative();
+pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
     file.at("either")?.informative();
     let images = file.at("images")?.list()?.iter().map(Packed::read).collect::<Check<Vec<_>>>()?;
-    ledger.list(file, "images", |case, _| image(case))?;
-    ledger.list(file, "lite", lite)?;
-    ledger.list(file, "legacy", |case, _| legacy(case, &images, file))
+    cases.list(file, "images", |case, _| image(case))?;
+    cases.list(file, "lite", lite)?;
+    cases.list(file, "legacy", move |case, _| legacy(case, &images, file))
 }
 
 fn image(case: &Json) -> Check {
-    case.at("name")?.informative();
     let image = Packed::read(case)?;
     let list = case.at("sha256sum_txt")?.text()?;
     case.at("os_image_hash")?.is_bytes(image_hash(list.as_bytes()))?;
@@ -44,7 +42,6 @@ fn image(case: &Json) -> Check {
 }
 
 fn lite(case: &Json, notes: &mut Notes) -> Check {
-    case.at("name")?.informative();
     if let Some(fixture) = case.maybe("fixture") {
         fixture.informative();
     }
@@ -53,10 +50,10 @@ fn lite(case: &Json, notes: &mut Notes) -> Check {
         None => false,
     };
     let config = VmConfig::parse(case.at("vm_config")?.text()?)?;
-    let log: Vec<TdxEvent> = serde_json::from_value(case.at("event_log")?.plain())?;
+    let log: Vec<TdxEvent> = case.at("event_log")?.read()?;
     let computed = lite::boot_registers(&config, &log);
     let actual: Option<BootRegisters> = match case.maybe("actual").or(case.maybe("expected")) {
-        Some(registers) => Some(serde_json::from_value(registers.plain())?),
+        Some(registers) => Some(registers.read()?),
         None => None,
     };
     match case.at("verify")?.text()? {

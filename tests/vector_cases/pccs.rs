@@ -6,8 +6,8 @@ use kms_attest::collateral::{Http, Pccs};
 use kms_attest::platform::tdx::verify_quote;
 
 use super::Directory;
+use super::cases::{Cases, Notes};
 use super::json::{Check, Failure, Json, ensure};
-use super::ledger::{Ledger, Notes};
 use super::pki::{DevelopmentPki, middle};
 use super::quotes::{is_collateral_set, is_outcome};
 use super::server::{Route, Server};
@@ -17,14 +17,13 @@ type Routes = HashMap<String, Route>;
 /// Answers that the peer fails on and that are read here: services differ in the form of their revocation lists.
 const READ_HERE: [&str; 1] = ["root CRL served as raw DER"];
 
-pub(super) fn check(file: &Json, ledger: &mut Ledger, directory: &Directory) -> Check {
-    file.at("about")?.informative();
+pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>, directory: &'a Directory) -> Check {
     let pki = DevelopmentPki::of_quotes(directory)?;
     let quote = file.at("quote")?.bytes()?;
     let expected = file.at("expected_collateral")?;
     is_collateral_set(expected)?;
     let normal = normal_routes(file)?;
-    ledger.list(file, "exchanges", |case, notes| {
+    cases.list(file, "exchanges", move |case, notes| {
         let mut routes = normal.clone();
         routes.extend(routes_of(case.maybe("routes"))?);
         routes.extend(routes_of(case.maybe("routes_differing_from_normal"))?);

@@ -4,8 +4,8 @@ use kms_attest::collateral::Collateral;
 use kms_attest::platform::tdx::{TdReport, TdxError, VerifiedQuote, verify_quote};
 use kms_attest::trust::TrustAnchors;
 
+use super::cases::{Cases, Notes};
 use super::json::{Check, Failure, Json, ensure};
-use super::ledger::{Ledger, Notes};
 use super::pki::is_of_seed;
 
 /// TDATTRIBUTES that a TD may have here: SEPT_VE_DISABLE, PKS, KL.
@@ -24,19 +24,23 @@ const PARTS: [&str; 9] = [
     "qe_identity_signature",
 ];
 
-pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
-    file.at("about")?.informative();
+pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
     let (roots, sets) = (file.at("root_ca")?, file.at("collateral")?);
-    let mut of_seed = 0;
-    ledger.cases("root_ca", roots.entries()?.iter().map(|(_, root)| root), |root, _| {
-        of_seed += usize::from(is_of_seed(&anchors(root)?, file.at("mock_seed")?)?);
+    let seed = file.at("mock_seed")?;
+    seed.bytes()?;
+    cases.each("root_ca", roots.entries()?.iter().map(|(_, root)| root), |root, _| anchors(root).map(drop));
+    cases.named("mock_seed", move |_| {
+        let mut of_seed = 0;
+        for (_, root) in roots.entries()? {
+            of_seed += usize::from(is_of_seed(&anchors(root)?, seed)?);
+        }
+        ensure!(of_seed == 1, "{of_seed} roots are of mock_seed, expected one");
         Ok(())
     });
-    ensure!(of_seed == 1, "root_ca: {of_seed} roots are of mock_seed, expected one");
-    let mut used = Vec::new();
-    ledger.list(file, "cases", |case, notes| {
+    let sets_used = file.at("cases")?.list()?.iter().map(|case| case.at("collateral")?.text());
+    let used = sets_used.collect::<Check<Vec<_>>>()?;
+    cases.list(file, "cases", move |case, notes| {
         let set = case.at("collateral")?.text()?;
-        used.push(set.to_owned());
         let set = sets.at(set)?.plain().to_string();
         let anchors = anchors(roots.at(case.at("root_ca")?.text()?)?)?;
         let quote = case.at("quote")?.bytes()?;
@@ -46,7 +50,7 @@ pub(super) fn check(file: &Json, ledger: &mut Ledger) -> Check {
             .and_then(|set| verify_quote(&quote, &set, &anchors, now).map_err(|error| error.to_string()));
         is_outcome(case.at("expected")?, &quote, ours, notes)
     })?;
-    ledger.cases("collateral", sets.entries()?.iter().map(|(_, set)| set), |set, notes| {
+    cases.each("collateral", sets.entries()?.iter().map(|(_, set)| set), move |set, notes| {
         is_collateral_set(set)?;
         if !used.iter().any(|name| set.path().ends_with(&format!(".{name}"))) {
             notes.aside("no case uses this collateral");

@@ -8,8 +8,8 @@ use kms_attest::verify::{Binding, VerifyError};
 use super::Authorities;
 use super::x509::{Vector, is_parsed, issue_again, said, to_be_signed};
 use crate::vector_cases::attestation::{STRIPPED_V2_EVENTS, has_stripped_v2_events, is_refused};
+use crate::vector_cases::cases::Notes;
 use crate::vector_cases::json::{Check, Failure, Json, ensure};
-use crate::vector_cases::ledger::Notes;
 use crate::vector_cases::pki::DevelopmentPki;
 
 /// What a compressed event log begins with.
@@ -17,13 +17,12 @@ const GZIP_PREFIX: &[u8] = b"ELGZv1";
 
 const UNBOUND_V2_EVENTS: &str = "V2 events with half of digest and preimage are refused, as by the peer";
 
-/// Gives the configuration in the evidence.
 pub(super) fn check(
     case: &Json,
     authorities: &Authorities<'_>,
     pki: &DevelopmentPki,
     notes: &mut Notes,
-) -> Check<Option<String>> {
+) -> Check {
     let vector = Vector::read(case)?;
     is_parsed(case.at("parsed")?, &vector.der)?;
     let issuer = authorities.issuer_of(&vector)?;
@@ -43,8 +42,7 @@ pub(super) fn check(
     is_verified(&evidence, &spki, pki, notes)?;
     let again = issue_again(&said, vector.validity, &vector.key, issuer)?;
     vector.is_issued_alike(&again, &issuer.key)?;
-    is_made_by_a_client(&vector, &evidence, issuer)?;
-    Ok(Some(evidence.stack.config))
+    is_made_by_a_client(&vector, &evidence, issuer)
 }
 
 /// Evidence bound to a key verifies with that key, and with no other.
@@ -88,14 +86,14 @@ fn legacy(
     ours: Result<Option<Evidence>, ra_tls::RaTlsError>,
     pki: &DevelopmentPki,
     notes: &mut Notes,
-) -> Check<Option<String>> {
+) -> Check {
     ensure!(vector.says()?.is_legacy, "it has no legacy extension");
     let expected_events = match (peer.maybe("error"), &ours) {
         (None, _) => {
             peer.at("ok_config_is_empty")?.is_bool(true)?;
             Some(peer.at("runtime_events")?)
         }
-        (Some(error), Err(_)) => return error.text().map(|_| None),
+        (Some(error), Err(_)) => return error.text().map(drop),
         (Some(error), Ok(_)) => {
             error.text()?;
             let is_compressed = vector.der.windows(GZIP_PREFIX.len()).any(|window| window == GZIP_PREFIX);
@@ -109,6 +107,5 @@ fn legacy(
     if let Some(expected) = expected_events {
         expected.is_number(evidence.stack.runtime_events.len())?;
     }
-    is_verified(&evidence, &ra_tls::spki_of(&vector.der)?, pki, notes)?;
-    Ok(None)
+    is_verified(&evidence, &ra_tls::spki_of(&vector.der)?, pki, notes)
 }

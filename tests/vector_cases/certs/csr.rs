@@ -13,8 +13,8 @@ use sha2::{Digest, Sha256};
 use super::client::is_verified;
 use super::x509::{Vector, is_parsed, root_keys};
 use super::{Authorities, app_info_array, issued_at};
+use crate::vector_cases::cases::Notes;
 use crate::vector_cases::json::{Check, Failure, Json, ensure};
-use crate::vector_cases::ledger::Notes;
 use crate::vector_cases::pki::DevelopmentPki;
 
 /// Where the text of the first field begins: behind its length in one byte.
@@ -22,20 +22,19 @@ const CONFIRM_OFFSET: usize = 1;
 
 const APP_INFO_MAP: &str = "app info is the map of 0.6.0, no array";
 
-/// Gives the configuration in the evidence.
 pub(super) fn check(
     case: &Json,
     authorities: &Authorities<'_>,
     pki: &DevelopmentPki,
     notes: &mut Notes,
-) -> Check<Option<String>> {
+) -> Check {
     let version = ApiVersion::try_from(u32::try_from(case.at("api_version")?.number()?)?)?;
     let (encoded, signature) = (case.at("csr")?.bytes()?, case.at("signature")?.bytes()?);
     let parsed = Csr::parse(version, &encoded, &signature);
     if let Some(error) = case.some("decode_error") {
         error.text()?;
         ensure!(matches!(parsed, Err(CsrError::Field(_) | CsrError::Evidence(_))), "ours decodes it");
-        return Ok(None);
+        return Ok(());
     }
     let is_refused = case.some("verify_error").is_some()
         || case.some("verify_of_decoded").map(Json::boolean).transpose()? == Some(false);
@@ -44,12 +43,12 @@ pub(super) fn check(
         Ok(csr) if version == ApiVersion::V2 && !encoded.ends_with(&csr.evidence.encode()) => {
             case.at("verify_error")?.text()?;
             notes.differs("the signature covers the bytes that were sent, not their canonical form");
-            return Ok(None);
+            return Ok(());
         }
         Ok(_) => return Err(Failure("the peer refuses it, ours does not".into())),
         Err(CsrError::Algorithm | CsrError::Signature | CsrError::ConfirmWord) if is_refused => {
             case.some("verify_error").map(Json::text).transpose()?;
-            return Ok(None);
+            return Ok(());
         }
         Err(error) => return Err(error.into()),
     };
@@ -69,7 +68,7 @@ pub(super) fn check(
         is_parsed(example.at("parsed")?, &leaf.der)?;
         is_the_leaf(&leaf, &csr, authorities, notes)?;
     }
-    Ok(Some(csr.evidence.stack.config))
+    Ok(())
 }
 
 fn fields_are(fields: &Json, version: ApiVersion, csr: &Csr, encoded: &[u8]) -> Check {

@@ -4,6 +4,7 @@ mod client;
 mod csr;
 mod x509;
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cvm_kms::ca::{self, Lifetime};
@@ -12,12 +13,13 @@ use cvm_kms::keys::derive::app_ca_key;
 use kms_attest::binding::{self, ReportData};
 use kms_attest::certificate::{self, Role, oid};
 use kms_attest::identity::{AppId, AppInfo};
+use kms_attest::ra_tls;
 use kms_attest::vm_config::VmConfig;
 
 use self::x509::{Said, Vector, is_parsed, issue_again, root_keys};
 use super::Directory;
+use super::cases::{Cases, Notes};
 use super::json::{Check, Failure, Json, ensure};
-use super::ledger::{Ledger, Notes};
 use super::pki::DevelopmentPki;
 
 const USAGE_RPC: &str = "kms:rpc";
@@ -66,24 +68,27 @@ impl<'a> Authorities<'a> {
     }
 }
 
-pub(super) fn check(file: &Json, ledger: &mut Ledger, directory: &Directory) -> Check {
-    file.at("about")?.informative();
+pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>, directory: &'a Directory) -> Check {
     let pki = DevelopmentPki::of(file, directory)?;
     let vm_config = file.at("vm_config")?.text()?;
     VmConfig::parse(vm_config)?;
-    let authorities = Authorities::read(file)?;
-    let mut configurations = Vec::new();
-    ledger.list(file, "certificates", |case, notes| issued(case, &authorities, notes))?;
-    ledger.list(file, "client_certificates", |case, notes| {
-        configurations.extend(client::check(case, &authorities, &pki, notes)?);
-        Ok(())
-    })?;
-    ledger.list(file, "csr", |case, notes| {
-        configurations.extend(csr::check(case, &authorities, &pki, notes)?);
-        Ok(())
-    })?;
-    ensure!(configurations.iter().any(|config| config == vm_config), "vm_config: no evidence has it");
-    ledger.list(file, "report_data", |case, _| {
+    let context = Arc::new((Authorities::read(file)?, pki));
+    let with = Arc::clone(&context);
+    cases.list(file, "certificates", move |case, notes| issued(case, &with.0, notes))?;
+    let with = Arc::clone(&context);
+    cases
+        .list(file, "client_certificates", move |case, notes| client::check(case, &with.0, &with.1, notes))?;
+    cases.list(file, "csr", move |case, notes| csr::check(case, &context.0, &context.1, notes))?;
+    cases.named("vm_config", move |_| {
+        for case in file.at("client_certificates")?.list()? {
+            let evidence = ra_tls::evidence_in(&case.at("der")?.bytes()?);
+            if evidence.is_ok_and(|found| found.is_some_and(|evidence| evidence.stack.config == vm_config)) {
+                return Ok(());
+            }
+        }
+        Err(Failure("no evidence has it".to_owned()))
+    });
+    cases.list(file, "report_data", |case, _| {
         let (tag, hash) = (case.at("tag")?.text()?, case.at("hash")?.text()?);
         let content = case.at("content")?.bytes()?;
         let ours = ReportData::for_content(tag, hash, &content)?;
@@ -97,8 +102,8 @@ pub(super) fn check(file: &Json, ledger: &mut Ledger, directory: &Directory) -> 
         }
         Ok(())
     })?;
-    ledger.list(file, "app_info_extension", |case, _| app_info(case))?;
-    ledger.single(file, "oids", |case, _| oids(case))
+    cases.list(file, "app_info_extension", |case, _| app_info(case))?;
+    cases.single(file, "oids", |case, _| oids(case))
 }
 
 /// A certificate of the file, said once more by the shape, and issued by the CA if it is one of ours.
@@ -162,7 +167,7 @@ fn app_info(case: &Json) -> Check {
     for name in ["fields", "json"] {
         case.at(name)?.is_json(&serde_json::to_value(&ours)?)?;
     }
-    let read: AppInfo = serde_json::from_value(case.at("json")?.plain())?;
+    let read: AppInfo = case.at("json")?.read()?;
     ensure!(read == ours, "the JSON form reads as another");
     match encoded.bytes()?.first() {
         // An old writer's array, with or without the last element: read, never written.
