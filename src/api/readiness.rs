@@ -286,6 +286,9 @@ impl Sources {
                 | FailureReason::Sync
                 | FailureReason::Stalled
                 | FailureReason::FileChanged
+                | FailureReason::NotAsSigned
+                | FailureReason::BuildingTree
+                | FailureReason::Tree
                 | FailureReason::Ended => Cause::AuditLogUnavailable,
             };
             reasons.push(Reason { cause, detail: format!("{reason}, since Unix time {since}") });

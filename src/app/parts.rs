@@ -16,7 +16,7 @@ use rustls_pki_types::CertificateDer;
 use super::AppError;
 use crate::{
     admission::{ImageCheck, TcbTolerance, WATCHED_FOR},
-    audit::{Audit, Event},
+    audit::{Audit, Event, Storage},
     clock::Floor,
     config::{self, Config, Core},
     metrics::Metrics,
@@ -84,6 +84,11 @@ pub(super) fn image_check(
         extra_roots: ca_file("core.image.ca_file", image.ca_file.as_deref())?,
     };
     Ok(ImageCheck::Required(OsImages::heard_by(settings, cache.clone(), listener)?))
+}
+
+pub(super) fn audit_storage(core: &Core) -> Storage {
+    let config::Ledger { segment_size, segment_age } = core.ledger;
+    Storage { reserve: core.audit.reserve, segment_size, segment_age }
 }
 
 /// Records how downloads of OS images go on.

@@ -99,7 +99,7 @@ impl Shared {
         policy.show_in(&metrics);
         Ok(Self {
             freezes: Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?),
-            audit: Arc::new(Audit::open_with(&core.audit.file, core.audit.reserve, clock_floor)?),
+            audit: Arc::new(Audit::open_with(&core.audit.file, parts::audit_storage(core), clock_floor)?),
             limit: Arc::new(RequestLimit::of(&core.limits)),
             memory: RequestMemory::new(
                 core.limits.max_request_memory.unwrap_or_else(RequestMemory::default_total),

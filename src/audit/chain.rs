@@ -1,12 +1,19 @@
 //! The chain: each record names the hash of the one before it and carries its own.
 
+use std::fmt;
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
 use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 /// No line is longer, newline included.
+///
+/// Its entry in the tree is shorter by the hash and the newline, so that it fits into a bundle.
 pub(super) const MAX_LINE: usize = 64 << 10;
+
+const _: () = assert!(MAX_LINE - 1 - (SEAL - 1) <= kms_ledger::bundle::MAX_ENTRY);
 
 /// The event by which an operator says that the dates of the records before it are wrong.
 pub(super) const CLOCK_FLOOR_LOWERED: &str = "clock_floor_lowered";
@@ -40,6 +47,27 @@ pub enum LinkProblem {
     Order,
 }
 
+/// What nobody can guess of a record: neither its hash nor its leaf hash gives away what else is in it.
+///
+/// Random, not derived: two contents at one number after a roll-back must not share it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Salt(pub(super) [u8; 16]);
+
+impl Salt {
+    pub(super) fn random() -> Self {
+        let mut salt = [0; 16];
+        aws_lc_rs::rand::fill(&mut salt).expect("the system has randomness");
+        Self(salt)
+    }
+}
+
+/// 22 characters of base64url.
+impl fmt::Display for Salt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&URL_SAFE_NO_PAD.encode(self.0))
+    }
+}
+
 /// The end of a chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Link {
@@ -57,6 +85,11 @@ impl Link {
     /// Before the first record: number 0 and 32 zero bytes.
     pub(super) const GENESIS: Self = Self { seq: 0, hash: [0; 32] };
 
+    /// A record of which only the number is known.
+    pub(super) const fn numbered(seq: u64) -> Self {
+        Self { seq, hash: [0; 32] }
+    }
+
     pub(super) fn seq(&self) -> u64 {
         self.seq
     }
@@ -67,11 +100,12 @@ impl Link {
 
     /// Appends a record with its newline to `lines` and returns the new end. `fields` is the event's JSON object.
     ///
-    /// `{"seq":…,"time":…,"prev":…,<fields>,"hash":…}`, where `hash` is the SHA-256 of the same line without it.
-    pub(super) fn append(&self, time: &str, fields: &str, lines: &mut Vec<u8>) -> Self {
+    /// `{"seq":…,"time":…,"prev":…,"salt":…,<fields>,"hash":…}`, where `hash` is the SHA-256 of the same line without it.
+    pub(super) fn append(&self, time: &str, salt: Salt, fields: &str, lines: &mut Vec<u8>) -> Self {
         let seq = self.seq + 1;
         let start = lines.len();
-        let head = format!(r#"{{"seq":{seq},"time":"{time}","prev":"{}","#, hex::encode(self.hash));
+        let prev = hex::encode(self.hash);
+        let head = format!(r#"{{"seq":{seq},"time":"{time}","prev":"{prev}","salt":"{salt}","#);
         lines.extend_from_slice(head.as_bytes());
         lines.extend_from_slice(fields.trim_start_matches('{').as_bytes());
         let hash: [u8; 32] = Sha256::digest(&lines[start..]).into();
@@ -127,6 +161,29 @@ impl Link {
         hex::decode_to_slice(prev, &mut previous).map_err(|_| LinkProblem::Malformed)?;
         Ok((Self { seq, hash }, previous))
     }
+}
+
+/// What the hash of a record is over: the record without it. `None` if it is too short for a record.
+pub(super) fn content(record: &[u8]) -> Option<Vec<u8>> {
+    let content = &record[..record.len().checked_sub(SEAL)?];
+    Some([content, b"}"].concat())
+}
+
+/// Whether a record has a salt: those of versions without a ledger have none.
+pub(super) fn is_salted(record: &[u8]) -> bool {
+    #[derive(Deserialize)]
+    struct Salted {
+        #[serde(rename = "salt")]
+        _salt: String,
+    }
+    serde_json::from_slice::<Salted>(record).is_ok()
+}
+
+/// The number that a line begins with, read without looking at anything else of it.
+pub(super) fn number(line: &[u8]) -> Option<u64> {
+    let digits = line.strip_prefix(br#"{"seq":"#)?;
+    let digits = digits.split(|byte| *byte == b',').next()?;
+    std::str::from_utf8(digits).ok()?.parse().ok()
 }
 
 /// What a record says about the clock.

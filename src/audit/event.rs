@@ -103,6 +103,19 @@ pub enum Event {
         /// Why: `keys_exist`.
         reason: &'static str,
     },
+    /// The records before this one are of a version without a ledger. They were verified, and this record seals them.
+    Imported {
+        /// The number of the first of them.
+        first: u64,
+        /// How many.
+        lines: u64,
+        /// How long they are together, with their newlines.
+        bytes: u64,
+        /// SHA-256 of them all, hex: of the file, where they are in one.
+        sha256: String,
+        /// The hash of the last of them, hex.
+        head: String,
+    },
     /// An OS image is downloaded, because an allowed caller names it.
     ImageDownloadStarted {
         /// Its hash, hex.

@@ -48,6 +48,12 @@ pub enum FailureReason {
     FileChanged,
     /// The clock is behind what is known to be past.
     ClockBehind,
+    /// The records are not those that were signed: an older log was brought back, or it was changed.
+    NotAsSigned,
+    /// The tree over the records is being built.
+    BuildingTree,
+    /// The tree over the records cannot be used.
+    Tree,
     /// The writer has ended.
     Ended,
 }
@@ -62,6 +68,9 @@ impl FailureReason {
             Self::Stalled => "stalled",
             Self::FileChanged => "file_changed",
             Self::ClockBehind => "clock_behind",
+            Self::NotAsSigned => "not_as_signed",
+            Self::BuildingTree => "building_tree",
+            Self::Tree => "tree_failed",
             Self::Ended => "ended",
         }
     }
@@ -83,6 +92,11 @@ impl fmt::Display for FailureReason {
             Self::Stalled => "the disk of the audit log does not answer",
             Self::FileChanged => "the audit file was removed, replaced or changed by somebody else",
             Self::ClockBehind => "the clock is behind what is known to be past",
+            Self::NotAsSigned => {
+                "the audit log is not the one that was signed: an older one was brought back, or it was changed"
+            }
+            Self::BuildingTree => "the tree over the audit log is being built",
+            Self::Tree => "the tree over the audit log cannot be used",
             Self::Ended => "the audit writer has ended",
         })
     }

@@ -4,7 +4,9 @@ mod chain;
 mod disk;
 mod event;
 mod health;
+mod ledger;
 mod pace;
+mod records;
 mod segments;
 mod tail;
 mod verify;
@@ -18,12 +20,14 @@ use std::sync::{Arc, Mutex, PoisonError, mpsc as std_mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+use kms_ledger::tile::Tile;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
 pub use chain::LinkProblem;
 pub use event::{Basis, Event, Subject, Why};
 pub use health::{FailureReason, Health, Reserve, Space};
+pub use ledger::{Head, Leaf, LegacySalts, LogKey, LogKeys, NodeId};
 pub use segments::segments;
 pub use tail::Inspected;
 pub use verify::{Chain, Damage, Verified, verify_file, verify_files};
@@ -31,8 +35,9 @@ pub use verify::{Chain, Damage, Verified, verify_file, verify_files};
 use chain::MAX_LINE;
 use disk::{Disk, OsDisk};
 use health::Status;
+use ledger::Published;
 use pace::{Admission, Pace};
-use writer::{Entry, Writer};
+use writer::{Entry, Job, Writer};
 
 use crate::clock::{ClockBehind, Floor, unix_now};
 
@@ -41,12 +46,18 @@ use crate::clock::{ClockBehind, Floor, unix_now};
 #[must_use = "a receipt is what allows the reply"]
 pub struct Receipt {
     seq: u64,
+    leaf: Option<Leaf>,
 }
 
 impl Receipt {
     /// The event's number in the file.
     pub fn seq(&self) -> u64 {
         self.seq
+    }
+
+    /// That it is in the signed tree; `None` where nothing signs: before there are keys, and in a log that is no file.
+    pub fn leaf(&self) -> Option<&Leaf> {
+        self.leaf.as_ref()
     }
 }
 
@@ -78,6 +89,12 @@ pub enum AuditError {
         /// What is wrong with it.
         problem: LinkProblem,
     },
+    /// Its file is elsewhere, or lost.
+    #[error("audit record {seq} is in none of the files: bring the file with it back")]
+    Missing {
+        /// Number of the record.
+        seq: u64,
+    },
     /// The event is larger than a line may be.
     #[error("audit event is larger than {MAX_LINE} bytes")]
     TooLarge,
@@ -102,17 +119,35 @@ fn name(path: &Path) -> std::path::Display<'_> {
 
 /// The open audit file, with its one writer.
 pub struct Audit {
-    queue: Option<mpsc::Sender<Entry>>,
+    queue: Option<mpsc::Sender<Job>>,
     writer: Option<JoinHandle<()>>,
     pace: Mutex<Pace>,
     pace_of_strangers: Mutex<Pace>,
     beginning: Beginning,
     status: Arc<Status>,
+    published: Arc<Published>,
     floor: Floor,
     /// One operator at a time lowers it.
     lowering: tokio::sync::Mutex<()>,
     /// Closed when the writer has ended.
     ended: Mutex<std_mpsc::Receiver<()>>,
+}
+
+/// How much of a disk an audit log takes, and in which pieces.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// Bytes that are kept for it alone; 0 keeps none.
+    pub reserve: u64,
+    /// A file that is larger is closed.
+    pub segment_size: u64,
+    /// A file whose first record is older is closed; `None` for no age.
+    pub segment_age: Option<Duration>,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { reserve: 0, segment_size: 64 << 20, segment_age: Some(Duration::from_secs(30 * 24 * 60 * 60)) }
+    }
 }
 
 /// What the audit file held when it was opened.
@@ -136,21 +171,23 @@ const QUEUE: usize = 1024;
 impl Audit {
     /// As [`Audit::open_with`], without a reserve and without a floor of its own.
     pub fn open(path: &Path) -> Result<Self, AuditError> {
-        Self::open_with(path, 0, Floor::default())
+        Self::open_with(path, Storage::default(), Floor::default())
     }
 
     /// Opens or creates the file, checks the end of its chain, and repairs a line that a crash cut short: the rest is
     /// cut off and a `recovered` event takes its place. After an end that is no record the log goes on in a new file. A file
-    /// that cannot be opened because the disk is full or fails is opened later. So many bytes of the disk are reserved for it, and nothing is
-    /// recorded while the clock is below the floor, which rises with each record.
-    pub fn open_with(path: &Path, reserve: u64, floor: Floor) -> Result<Self, AuditError> {
-        Self::open_on(Box::new(OsDisk), path, reserve, floor)
+    /// that cannot be opened because the disk is full or fails is opened later. Records of versions without a ledger are verified once and
+    /// sealed. Nothing is recorded while the clock is below the floor, which rises with each record.
+    pub fn open_with(path: &Path, storage: Storage, floor: Floor) -> Result<Self, AuditError> {
+        Self::open_on(Box::new(OsDisk), path, storage, floor)
     }
 
-    fn open_on(disk: Box<dyn Disk>, path: &Path, reserve: u64, floor: Floor) -> Result<Self, AuditError> {
+    fn open_on(disk: Box<dyn Disk>, path: &Path, storage: Storage, floor: Floor) -> Result<Self, AuditError> {
         let unusable = |source| AuditError::Open { path: path.to_owned(), source };
         let status = Arc::new(Status::new());
-        let mut writer = Writer::open(disk, path, reserve, Arc::clone(&status), floor.clone())?;
+        let published = Arc::<Published>::default();
+        let told = (Arc::clone(&status), Arc::clone(&published));
+        let mut writer = Writer::open(disk, path, storage, told, floor.clone())?;
         let beginning = writer.beginning();
         let (queue, entries) = mpsc::channel(QUEUE);
         let (alive, ended) = std_mpsc::sync_channel(1);
@@ -172,6 +209,7 @@ impl Audit {
             pace_of_strangers,
             beginning,
             status,
+            published,
             floor,
             lowering: tokio::sync::Mutex::default(),
             ended: Mutex::new(ended),
@@ -209,8 +247,32 @@ impl Audit {
         }
     }
 
-    /// Returns once the event is on disk. Events that wait together share one write and one sync. While the log takes
-    /// no records it says so at once.
+    /// From now on the tree over the records is signed, and a record counts when it is in a signed tree. Returns when the tree is
+    /// open, or after some seconds: until it is, no records are taken.
+    pub async fn sign_with(&self, keys: Arc<dyn LogKeys>) {
+        let Some(queue) = &self.queue else { return };
+        let (tell, told) = oneshot::channel();
+        if queue.send(Job::Sign(keys, tell)).await.is_ok() {
+            // The writer goes on with it; whether it has ended, `health` says.
+            let _ = tokio::time::timeout(MAX_WAIT, told).await;
+        }
+    }
+
+    /// The newest signed checkpoint; `None` before there are keys to sign with.
+    pub fn head(&self) -> Option<Arc<Head>> {
+        self.published.head()
+    }
+
+    /// The content of a tile of hashes or of a bundle of entries; `None` if the signed tree does not have it. Reads files.
+    ///
+    /// # Errors
+    /// They cannot be read, or are elsewhere.
+    pub fn tile(&self, tile: &Tile) -> Result<Option<Vec<u8>>, AuditError> {
+        self.published.tile(tile)
+    }
+
+    /// Returns once the event is on disk, and in a signed tree where there is one. Events that wait together share one write, one sync
+    /// and one signature. While the log takes no records it says so at once.
     pub async fn record(&self, event: Event) -> Result<Receipt, AuditError> {
         if let Health::Failing { reason, .. } = self.health() {
             return Err(reason.error());
@@ -224,7 +286,7 @@ impl Audit {
         let recorded = async {
             let (acknowledge, acknowledged) = oneshot::channel();
             let entry = Entry { fields, acknowledge: Some(acknowledge) };
-            queue.send(entry).await.map_err(|_| AuditError::Stopped)?;
+            queue.send(Job::Record(entry)).await.map_err(|_| AuditError::Stopped)?;
             acknowledged.await.unwrap_or(Err(AuditError::Stopped))
         };
         tokio::time::timeout(MAX_WAIT, recorded).await.unwrap_or(Err(AuditError::TimedOut))
@@ -287,7 +349,8 @@ impl Audit {
     fn enqueue(&self, event: Event) -> Result<(), AuditError> {
         let fields = event.fields()?;
         let queue = self.queue.as_ref().ok_or(AuditError::Stopped)?;
-        queue.try_send(Entry { fields, acknowledge: None }).map_err(|error| match error {
+        let job = Job::Record(Entry { fields, acknowledge: None });
+        queue.try_send(job).map_err(|error| match error {
             TrySendError::Full(_) => AuditError::Overloaded,
             TrySendError::Closed(_) => AuditError::Stopped,
         })

@@ -53,6 +53,11 @@ pub fn segments(path: &Path) -> io::Result<Vec<PathBuf>> {
 
 /// The closed files of the log at `path` in the order of their records.
 pub(super) fn closed(path: &Path) -> io::Result<Vec<PathBuf>> {
+    Ok(numbered(path)?.into_iter().map(|(_, path)| path).collect())
+}
+
+/// The same, each with the number of its last record. Lines after that one were never acknowledged.
+pub(super) fn numbered(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut closed = Vec::new();
     if let Some(names) = Names::of(path) {
         for entry in fs::read_dir(names.directory)? {
@@ -63,7 +68,7 @@ pub(super) fn closed(path: &Path) -> io::Result<Vec<PathBuf>> {
         }
     }
     closed.sort();
-    Ok(closed.into_iter().map(|(_, path)| path).collect())
+    Ok(closed)
 }
 
 /// Where a new file stands until it is the one that grows.
@@ -74,6 +79,16 @@ pub(super) fn new_name(path: &Path) -> PathBuf {
 /// The file that holds space for the log.
 pub(super) fn reserve_name(path: &Path) -> PathBuf {
     suffixed(path, ".reserve")
+}
+
+/// The directory of the tree over the records.
+pub(super) fn tree_name(path: &Path) -> PathBuf {
+    path.with_extension("tree")
+}
+
+/// The file that says which node of a cluster the log is of.
+pub(super) fn node_name(path: &Path) -> PathBuf {
+    path.with_extension("node")
 }
 
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {

@@ -5,7 +5,7 @@ use std::io;
 use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
-use super::chain::{Link, LinkProblem, MAX_LINE, Stamp};
+use super::chain::{Link, LinkProblem, MAX_LINE, Stamp, is_salted};
 use super::{AuditError, Use};
 
 /// How much before the end of the last line is checked when a file is opened. Holds many lines of the largest size.
@@ -43,6 +43,10 @@ pub(super) struct End {
     pub(super) length: u64,
     /// What follows it.
     pub(super) rest: Rest,
+    /// When the first record of the file was made, in Unix seconds; `None` in a file without records.
+    pub(super) began: Option<u64>,
+    /// Whether the last record is of a version without a ledger.
+    pub(super) is_legacy: bool,
 }
 
 impl End {
@@ -63,7 +67,7 @@ impl End {
                 bytes.iter().position(|byte| *byte == b'\n').map_or(&[][..], |newline| &bytes[newline + 1..])
             }
         };
-        let (mut links, mut newest) = (Vec::new(), 0);
+        let (mut links, mut newest, mut is_legacy) = (Vec::new(), 0, false);
         for line in whole.split_inclusive(|byte| *byte == b'\n') {
             let record = line.strip_suffix(b"\n").unwrap_or(line);
             let broken = |seq| move |problem| AuditError::Broken { seq, problem };
@@ -76,22 +80,34 @@ impl End {
             };
             links.push(link);
             newest = Stamp::of(record).newest_after(newest);
+            is_legacy = !is_salted(record);
         }
         let Some(link) = links.last().copied() else {
             return match length {
                 0 => {
                     let links = vec![Link::GENESIS];
-                    Ok(Self { link: Link::GENESIS, links, before: None, newest, length, rest })
+                    Ok(Self {
+                        link: Link::GENESIS,
+                        links,
+                        before: None,
+                        newest,
+                        length,
+                        rest,
+                        began: None,
+                        is_legacy,
+                    })
                 }
                 // One line that is longer than a record can be.
                 _ => Err(AuditError::Broken { seq: 0, problem: LinkProblem::Malformed }),
             };
         };
+        let first = first_line(file, length).map_err(unusable)?;
         let before = match start {
             0 => links.first().copied(),
-            _ => first_line(file, length).map_err(unusable)?.and_then(|line| Link::before(&line).ok()),
+            _ => first.as_ref().and_then(|line| Link::before(line).ok()),
         };
-        Ok(Self { link, links, before, newest, length, rest })
+        let began = first.map(|line| Stamp::of(&line).newest_after(0));
+        Ok(Self { link, links, before, newest, length, rest, began, is_legacy })
     }
 
     /// Whether `new`, the end of another file, can be the end of the same log.

@@ -56,7 +56,7 @@ async fn records_are_chained_lines_that_only_the_owner_reads() {
     drop(audit);
     let lines = lines(&path);
     let keys: Vec<_> = lines[0].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys, ["seq", "time", "prev", "event", "version", "phase", "posture", "hash"]);
+    assert_eq!(keys, ["seq", "time", "prev", "salt", "event", "version", "phase", "posture", "hash"]);
     assert_eq!(lines[0]["seq"], 1);
     assert_eq!(lines[0]["prev"], "0".repeat(64));
     assert_eq!(lines[0]["event"], "started");
@@ -214,7 +214,12 @@ async fn a_changed_file_is_found_out_at_its_first_broken_link() {
 async fn a_record_out_of_order_is_found_out() {
     let (_directory, path) = temporary();
     let mut text = Vec::new();
-    let link = Link::GENESIS.append("2026-01-01T00:00:00Z", r#"{"event":"stopped"}"#, &mut text);
+    let link = Link::GENESIS.append(
+        "2026-01-01T00:00:00Z",
+        chain::Salt([7; 16]),
+        r#"{"event":"stopped"}"#,
+        &mut text,
+    );
     fs::create_dir_all(path.parent().unwrap()).unwrap();
     let forged = format!(r#"{{"seq":7,"time":"","prev":"{}","event":"x"}}"#, hex::encode(link.hash()));
     let hash =
@@ -357,7 +362,8 @@ impl FaultyDisk {
     }
 
     fn audit(&self, path: &Path, reserve: u64) -> Audit {
-        Audit::open_on(Box::new(self.clone()), path, reserve, Floor::default()).unwrap()
+        let storage = Storage { reserve, ..Storage::default() };
+        Audit::open_on(Box::new(self.clone()), path, storage, Floor::default()).unwrap()
     }
 }
 
@@ -513,7 +519,7 @@ async fn lines_that_were_never_acknowledged_and_cannot_be_cut_off_are_told_apart
     let mut text = Vec::new();
     let began =
         Event::SegmentBegan { reason: "sync_failed", after: 2, damaged_bytes: None }.fields().unwrap();
-    let end = link.append("2026-01-01T00:00:00Z", &began, &mut text);
+    let end = link.append("2026-01-01T00:00:00Z", chain::Salt([8; 16]), &began, &mut text);
     fs::write(&path, text).unwrap();
     let chain = verify_files(&[closed.clone(), path.clone()]).unwrap();
     assert_eq!((chain.records(), chain.unacknowledged, chain.head), (3, 1, *end.hash()));
@@ -737,7 +743,7 @@ async fn a_file_that_cannot_be_made_on_a_full_disk_is_made_when_there_is_space()
     let (_directory, path) = temporary();
     let disk = FaultyDisk::new(&path);
     disk.set(Fault::Create(13));
-    let refused = Audit::open_on(Box::new(disk), &path, 0, Floor::default());
+    let refused = Audit::open_on(Box::new(disk), &path, Storage::default(), Floor::default());
     assert!(matches!(refused, Err(AuditError::Open { .. })));
 }
 
@@ -928,7 +934,7 @@ async fn a_disk_that_does_not_answer_holds_up_neither_callers_nor_the_end() {
 async fn nothing_is_recorded_while_the_clock_is_behind_what_is_past() {
     let (_directory, path) = temporary();
     let floor = Floor::default();
-    let audit = Audit::open_with(&path, 0, floor.clone()).unwrap();
+    let audit = Audit::open_with(&path, Storage::default(), floor.clone()).unwrap();
     let _ = audit.record(started()).await.unwrap();
     floor.raise(crate::clock::unix_now() + crate::clock::MAX_BEHIND + 60);
     assert!(matches!(audit.record(started()).await, Err(AuditError::Write(_))));
@@ -936,7 +942,12 @@ async fn nothing_is_recorded_while_the_clock_is_behind_what_is_past() {
     drop(audit);
     // The last record is such a date too.
     let mut text = Vec::new();
-    let link = Link::GENESIS.append("2999-01-01T00:00:00Z", r#"{"event":"stopped"}"#, &mut text);
+    let link = Link::GENESIS.append(
+        "2999-01-01T00:00:00Z",
+        chain::Salt([7; 16]),
+        r#"{"event":"stopped"}"#,
+        &mut text,
+    );
     assert_eq!(link.seq(), 1);
     fs::write(&path, text).unwrap();
     let audit = Audit::open(&path).unwrap();
@@ -949,13 +960,18 @@ async fn only_an_operator_makes_the_records_of_a_clock_that_was_ahead_count_no_m
     let now = unix_now();
     let ahead = |path: &Path| {
         let mut text = Vec::new();
-        let _ = Link::GENESIS.append("2999-01-01T00:00:00Z", r#"{"event":"stopped"}"#, &mut text);
+        let _ = Link::GENESIS.append(
+            "2999-01-01T00:00:00Z",
+            chain::Salt([7; 16]),
+            r#"{"event":"stopped"}"#,
+            &mut text,
+        );
         fs::create_dir_all(path.parent().unwrap()).unwrap();
         fs::write(path, text).unwrap();
     };
     ahead(&path);
     let floor = Floor::default();
-    let audit = Audit::open_with(&path, 0, floor.clone()).unwrap();
+    let audit = Audit::open_with(&path, Storage::default(), floor.clone()).unwrap();
     assert!(audit.record(started()).await.is_err());
     assert!(inspect(&path).unwrap().used == Use::InUse);
     let lower = async |audit: &Audit| {
@@ -968,7 +984,7 @@ async fn only_an_operator_makes_the_records_of_a_clock_that_was_ahead_count_no_m
     signed.raise(now + 86_400);
     let other = path.with_file_name("other.jsonl");
     ahead(&other);
-    let late = Audit::open_with(&other, 0, signed).unwrap();
+    let late = Audit::open_with(&other, Storage::default(), signed).unwrap();
     assert!(matches!(lower(&late).await, Err(LowerFloorError::Signed(_))));
     assert!(late.record(started()).await.is_err());
 
@@ -983,7 +999,7 @@ async fn only_an_operator_makes_the_records_of_a_clock_that_was_ahead_count_no_m
     assert_eq!(record["from"], 32_472_144_000_u64);
     // It holds over a restart, and from there on the newest record counts again.
     let floor = Floor::default();
-    let audit = Audit::open_with(&path, 0, floor.clone()).unwrap();
+    let audit = Audit::open_with(&path, Storage::default(), floor.clone()).unwrap();
     let _ = audit.record(started()).await.unwrap();
     assert!(floor.newest() >= now && floor.newest() < now + 3600);
     drop(audit);
@@ -996,7 +1012,7 @@ async fn a_floor_is_not_lowered_without_a_record() {
     let (_directory, path) = temporary();
     let disk = FaultyDisk::new(&path);
     let floor = Floor::default();
-    let audit = Audit::open_on(Box::new(disk.clone()), &path, 0, floor.clone()).unwrap();
+    let audit = Audit::open_on(Box::new(disk.clone()), &path, Storage::default(), floor.clone()).unwrap();
     let _ = audit.record(started()).await.unwrap();
     floor.raise_by_record(unix_now() + 86_400);
     disk.set(Fault::Write(ENOSPC));

@@ -4,7 +4,8 @@
 //! else: it goes on in a new file, chained to the last acknowledged record. It does the same when its file is gone,
 //! replaced or changed. While it cannot write, releases are refused, and it tries again by itself.
 //!
-//! How a file is opened, also one that cannot be opened yet, is in `opening`; how the writer leaves one, in `change`.
+//! How a file is opened, also one that cannot be opened yet, is in `opening`; how the writer leaves one, in `change`; the tree over
+//! the records, in `tree`.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};
@@ -19,12 +20,13 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
-use super::chain::Link;
+use super::chain::{Link, Salt};
 use super::disk::{Disk, Identity, Seen, directory};
 use super::event::Event;
 use super::health::{FailureReason, Reserve, Space, Status};
+use super::ledger::{Ledger, LogKeys, Published, each};
 use super::tail::Rest;
-use super::{AuditError, Receipt, segments};
+use super::{AuditError, Receipt, Storage, segments};
 use crate::clock::{Floor, unix_now};
 
 /// No more events share one write.
@@ -49,6 +51,14 @@ const MAX_PAUSE: Duration = Duration::from_secs(5);
 /// After this time without a failure, the next one is the first again.
 const STEADY: Duration = Duration::from_secs(30);
 
+/// What the writer is asked to do.
+pub(super) enum Job {
+    /// To write an event.
+    Record(Entry),
+    /// To sign the tree over the records from now on, and to say when it does.
+    Sign(Arc<dyn LogKeys>, oneshot::Sender<()>),
+}
+
 /// An event on its way to the disk.
 pub(super) struct Entry {
     /// A JSON object.
@@ -59,6 +69,7 @@ pub(super) struct Entry {
 
 mod change;
 mod opening;
+mod tree;
 
 pub(super) struct Writer {
     disk: Box<dyn Disk>,
@@ -76,12 +87,20 @@ pub(super) struct Writer {
     recovered: Option<Instant>,
     looked: Option<Instant>,
     asked_space: Option<Instant>,
+    /// What seals records of a version without a ledger, until it is written.
+    import: Option<String>,
     /// Events that nothing waits for and that are not written yet.
     kept: VecDeque<String>,
     /// How many more there were.
     lost: u64,
     /// How large the reserve is to be.
     reserve: u64,
+    storage: Storage,
+    /// What signs; `None` before there are keys.
+    keys: Option<Arc<dyn LogKeys>>,
+    /// The tree over the records up to `link`; `None` while it is not open.
+    ledger: Option<Ledger>,
+    published: Arc<Published>,
     /// When it was given to the log.
     spent: Option<Instant>,
     status: Arc<Status>,
@@ -96,6 +115,8 @@ struct Segment {
     /// What follows that was there when the file was opened, and is no record.
     rest: Rest,
     is_file: bool,
+    /// When its first record was made, in Unix seconds; `None` without one.
+    began: Option<u64>,
 }
 
 /// Why nothing is written, and what must be done first.
@@ -151,28 +172,44 @@ impl Failure {
 
 impl Writer {
     /// Serves until every sender is gone.
-    pub(super) fn run(&mut self, mut entries: Receiver<Entry>, runtime: &Runtime) {
+    pub(super) fn run(&mut self, mut jobs: Receiver<Job>, runtime: &Runtime) {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             let wait = match &self.trouble {
                 Some(trouble) => trouble.next_try.saturating_duration_since(Instant::now()),
                 None => LOOK_EVERY,
             };
-            let received = runtime.block_on(async {
-                tokio::time::timeout(wait, entries.recv_many(&mut batch, MAX_BATCH)).await
-            });
+            let received = runtime
+                .block_on(async { tokio::time::timeout(wait, jobs.recv_many(&mut batch, MAX_BATCH)).await });
             // Any look at a disk can hang: what takes long is told while it does.
             self.status.begins();
             match received {
                 Ok(0) => break,
-                Ok(_) => self.serve(std::mem::take(&mut batch)),
+                Ok(_) => self.work(std::mem::take(&mut batch)),
                 Err(_) => {}
             }
             self.spawn_background();
             self.status.rests();
         }
         self.repair();
+        self.sync_tree();
         self.status.rests();
+    }
+
+    fn work(&mut self, jobs: Vec<Job>) {
+        let mut entries = Vec::with_capacity(jobs.len());
+        for job in jobs {
+            match job {
+                Job::Record(entry) => entries.push(entry),
+                Job::Sign(keys, tell) => {
+                    self.sign_with(keys);
+                    let _ = tell.send(());
+                }
+            }
+        }
+        if !entries.is_empty() {
+            self.serve(entries);
+        }
     }
 
     /// What is due although nothing is to be recorded.
@@ -181,7 +218,10 @@ impl Writer {
         let is_due = |last: Option<Instant>, every| last.is_none_or(|last| now.duration_since(last) >= every);
         match &self.trouble {
             Some(trouble) if now >= trouble.next_try => self.repair(),
-            None if is_due(self.looked, LOOK_EVERY) => self.look_and_repair(),
+            None if is_due(self.looked, LOOK_EVERY) => {
+                self.look_and_repair();
+                self.sync_tree();
+            }
             _ => {}
         }
         if is_due(self.asked_space, SPACE_EVERY) {
@@ -201,6 +241,7 @@ impl Writer {
             }
             Some(_) => {}
         }
+        self.rotate();
         if let Some(trouble) = &self.trouble {
             let reason = trouble.reason;
             return self.refuse(batch, || reason.error());
@@ -209,11 +250,11 @@ impl Writer {
         let fields: Vec<&str> = batch.iter().map(|entry| entry.fields.as_str()).collect();
         self.status.begins();
         match self.write(&fields) {
-            Ok(()) => {
+            Ok(lines) => {
                 self.status.succeeded();
-                for (seq, entry) in (first..).zip(batch) {
+                for ((seq, record), entry) in (first..).zip(each(&lines)).zip(batch) {
                     // A caller that gave up does not wait for its receipt.
-                    drop(entry.acknowledge.map(|acknowledge| acknowledge.send(Ok(Receipt { seq }))));
+                    drop(entry.acknowledge.map(|acknowledge| acknowledge.send(self.receipt(seq, record))));
                 }
             }
             Err(failure) => {
@@ -222,6 +263,11 @@ impl Writer {
                 self.refuse(batch, || AuditError::Write(copy(&error)));
             }
         }
+    }
+
+    fn receipt(&self, seq: u64, record: &[u8]) -> Result<Receipt, AuditError> {
+        let leaf = self.ledger.as_ref().map(|ledger| ledger.leaf(seq, record)).transpose();
+        Ok(Receipt { seq, leaf: leaf.map_err(AuditError::Write)? })
     }
 
     /// Callers that wait are told; what nobody waits for is written later.
@@ -315,9 +361,26 @@ impl Writer {
         }))
     }
 
-    /// All of them, or none.
-    fn write(&mut self, events: &[&str]) -> Result<(), Failure> {
+    /// Goes on in a new file where this one is large or old enough.
+    fn rotate(&mut self) {
+        let Some(segment) = self.segment.as_ref().filter(|segment| segment.is_file) else { return };
+        let age = segment.began.map_or(0, |began| unix_now().saturating_sub(began));
+        let cause = match () {
+            () if segment.length >= self.storage.segment_size => "size",
+            () if self.storage.segment_age.is_some_and(|max| age >= max.as_secs()) => "age",
+            () => return,
+        };
+        if self.trouble.is_none()
+            && let Err(failure) = self.begin_segment(cause)
+        {
+            self.fail(failure);
+        }
+    }
+
+    /// All of them, or none. Gives the lines.
+    fn write(&mut self, events: &[&str]) -> Result<Vec<u8>, Failure> {
         let (lines, link) = self.lines(events)?;
+        let staged = self.stage(&lines)?;
         while let Err(error) = self.disk.write(&self.segment()?.file, &lines) {
             if self.rewind().is_err() {
                 return Err(Failure::write(Need::NewSegment)(error));
@@ -343,9 +406,11 @@ impl Writer {
         }
         if let Some(segment) = &mut self.segment {
             segment.length += lines.len() as u64;
+            segment.began.get_or_insert_with(unix_now);
         }
         self.link = link;
-        Ok(())
+        self.commit(staged)?;
+        Ok(lines)
     }
 
     fn segment(&self) -> Result<&Segment, Failure> {
@@ -366,13 +431,15 @@ impl Writer {
         let fields = |event: Event| {
             event.fields().map_err(|error| Failure::write(Need::Write)(io::Error::other(error.to_string())))
         };
-        let mut events: Vec<String> = first.map(fields).transpose()?.into_iter().collect();
+        let mut events: Vec<String> = self.import.iter().cloned().collect();
+        events.extend(first.map(fields).transpose()?);
         events.extend(self.kept.iter().cloned());
         events.extend(lost.map(fields).transpose()?);
         Ok(events)
     }
 
     fn forget_kept(&mut self) {
+        self.import = None;
         self.kept.clear();
         self.lost = 0;
     }
@@ -385,7 +452,9 @@ impl Writer {
         let time =
             time.format(&Rfc3339).map_err(|error| Failure::write(Need::Write)(io::Error::other(error)))?;
         let mut lines = Vec::new();
-        let link = events.iter().fold(self.link, |link, fields| link.append(&time, fields, &mut lines));
+        let link = events
+            .iter()
+            .fold(self.link, |link, fields| link.append(&time, Salt::random(), fields, &mut lines));
         self.floor.raise_by_record(unix);
         Ok((lines, link))
     }

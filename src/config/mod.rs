@@ -156,6 +156,8 @@ pub struct Core {
     pub metrics: Metrics,
     /// `[core.audit]`
     pub audit: Audit,
+    /// `[core.ledger]`
+    pub ledger: Ledger,
     /// `[core.freeze]`
     pub freeze: Freeze,
     /// `[core.limits]`
@@ -359,6 +361,15 @@ pub struct Audit {
     pub reserve: u64,
     /// What happens while it cannot be written.
     pub on_failure: AuditFailure,
+}
+
+/// `[core.ledger]`
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Ledger {
+    /// A file of the audit log that is larger is closed.
+    pub segment_size: u64,
+    /// A file whose first record is older is closed; `None` for no age.
+    pub segment_age: Option<Duration>,
 }
 
 /// What happens while the audit log cannot be written. No key is released in either case.

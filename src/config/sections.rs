@@ -12,7 +12,7 @@ use super::reader::{ConfigError, Notice, Report, Section};
 use super::values::{self, Endpoint};
 use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
-    Limits, LiteAttestation, Metrics, Rate, ReleaseStage,
+    Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage,
 };
 use super::{consistency, ethereum, listeners, webhook};
 
@@ -92,6 +92,10 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
                 Some("exit") => Ok(AuditFailure::Exit),
                 _ => Err("must be \"retry\" or \"exit\"".to_owned()),
             }),
+        }),
+        ledger: section.section("ledger", |section| Ledger {
+            segment_size: section.required("segment_size", 64 << 20, values::segment_size),
+            segment_age: section.required("segment_age", None, values::age),
         }),
         freeze: section.section("freeze", |section| Freeze {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("frozen.json")),

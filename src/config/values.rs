@@ -181,6 +181,31 @@ pub(super) fn reserve(value: Value) -> Result<u64, String> {
     bytes.map(|bytes| bytes as u64).ok_or_else(|| "must be a size up to 16GiB such as 16MiB, or 0".to_owned())
 }
 
+/// Files of the audit log are not closed below this size: each has a first record that says so.
+const MIN_SEGMENT: usize = 64 << 10;
+
+/// The size at which a file of the audit log is closed.
+pub(super) fn segment_size(value: Value) -> Result<u64, String> {
+    let bytes = match value {
+        Value::Number(number) => number.as_u64().and_then(|number| usize::try_from(number).ok()),
+        Value::String(text) => size(&text).ok(),
+        _ => None,
+    };
+    let bytes = bytes.filter(|bytes| (MIN_SEGMENT..=MAX_RESERVE).contains(bytes));
+    bytes
+        .map(|bytes| bytes as u64)
+        .ok_or_else(|| "must be a size from 64KiB to 16GiB such as 64MiB".to_owned())
+}
+
+/// An age from one minute on, or `never`.
+pub(super) fn age(value: Value) -> Result<Option<Duration>, String> {
+    let age = duration(&string(value)?)?;
+    match age {
+        Some(age) if age < Duration::from_secs(60) => Err("must be 1m or more, or never".to_owned()),
+        _ => Ok(age),
+    }
+}
+
 /// A size with an optional unit: `B`, `kB`, `KiB`, `MB`, `MiB`, `GB`, `GiB`, in any case.
 pub(super) fn size(text: &str) -> Result<usize, String> {
     let error = || "must be a size such as 65536, 512KiB or 1MiB".to_owned();

@@ -136,6 +136,17 @@ impl Tree {
         proof::root(&self.tiles.hashes(size), size).map_err(|error| io::Error::other(error.to_string()))
     }
 
+    /// The hash of the last leaf, as the file has it; the root of an empty tree where there is none.
+    ///
+    /// # Errors
+    /// The file cannot be read.
+    pub fn last_leaf(&self) -> io::Result<Hash> {
+        let Some(index) = self.size().get().checked_sub(1) else { return Ok(Hash::EMPTY_ROOT) };
+        let mut hash = [0; Hash::LEN];
+        self.levels[0].read_exact_at(&mut hash, index * HASH)?;
+        Ok(hash.into())
+    }
+
     /// Writes the hashes of leaves that follow, in this order, without counting them.
     ///
     /// # Errors

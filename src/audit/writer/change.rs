@@ -3,7 +3,7 @@
 use std::fs::{self, File};
 use std::io;
 
-use super::{Event, Failure, Identity, Need, Rest, Seen, Segment, Writer, directory, segments};
+use super::{Event, Failure, Identity, Need, Rest, Seen, Segment, Writer, directory, segments, unix_now};
 
 impl Writer {
     /// Leaves the file and goes on in a new one, which is complete before it has the name. Until the name lasts, nothing of
@@ -20,6 +20,7 @@ impl Writer {
         };
         let events = self.with_kept(Some(began))?;
         let (lines, link) = self.lines(&events.iter().map(String::as_str).collect::<Vec<_>>())?;
+        let staged = self.stage(&lines)?;
         let file = self.disk.create(&new).map_err(&failed)?;
         let identity = Seen::of(&file.metadata().map_err(&failed)?).identity;
         let earlier = self.unproven.replace(identity);
@@ -38,11 +39,15 @@ impl Writer {
         fs::rename(&new, &self.path).map_err(&failed)?;
         self.sync_directory()?;
         let length = lines.len() as u64;
-        self.segment = Some(Segment { file, length, rest: Rest::None, is_file: true });
+        self.segment =
+            Some(Segment { file, length, rest: Rest::None, is_file: true, began: Some(unix_now()) });
         self.link = link;
         self.unproven = None;
         self.is_directory_in_doubt = false;
         self.forget_kept();
+        self.commit(staged)?;
+        // The file that was left may be moved away from now on.
+        self.sync_tree();
         Ok(())
     }
 

@@ -8,6 +8,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::super::Beginning;
+use super::super::Storage;
+use super::super::ledger::{Published, legacy};
 use super::super::tail::{End, Rest};
 use super::{
     AuditError, Disk, Event, Failure, Floor, Link, Need, Seen, Segment, Status, Writer, is_full, segments,
@@ -19,8 +21,8 @@ impl Writer {
     pub(in super::super) fn open(
         disk: Box<dyn Disk>,
         path: &Path,
-        reserve: u64,
-        status: Arc<Status>,
+        storage: Storage,
+        (status, published): (Arc<Status>, Arc<Published>),
         floor: Floor,
     ) -> Result<Self, AuditError> {
         let mut writer = Self {
@@ -35,9 +37,14 @@ impl Writer {
             recovered: None,
             looked: None,
             asked_space: None,
+            import: None,
             kept: VecDeque::new(),
             lost: 0,
-            reserve,
+            reserve: storage.reserve,
+            storage,
+            keys: None,
+            ledger: None,
+            published,
             spent: None,
             status,
             floor,
@@ -105,7 +112,7 @@ impl Writer {
                 if end.rest == Rest::None {
                     gap = Some(Event::SegmentBegan { reason: "file_gone", after, damaged_bytes: None });
                 }
-                end = End { length: 0, rest: end.rest, ..closed };
+                end = End { length: 0, rest: end.rest, began: None, ..closed };
             }
             if let Some((adopted, new)) = self.adopt(&end, seen).map_err(unusable)? {
                 (file, end, gap) = (adopted, new, None);
@@ -136,7 +143,11 @@ impl Writer {
         self.floor.raise_by_record(end.newest);
         self.link = end.link;
         self.status.damaged(end.rest.damaged());
-        self.segment = Some(Segment { file, length: end.length, rest: end.rest, is_file: seen.is_file });
+        let (length, rest, began) = (end.length, end.rest, end.began);
+        self.segment = Some(Segment { file, length, rest, is_file: seen.is_file, began });
+        if end.is_legacy && seen.is_file {
+            self.import = Some(legacy::import(&path, end.link.seq())?.fields()?);
+        }
         Ok(())
     }
 
@@ -148,7 +159,7 @@ impl Writer {
             Rest::Unfinished(_) => self.rewind().map_err(Failure::write(Need::NewSegment))?,
             Rest::None => {}
         }
-        if first.is_none() && self.kept.is_empty() {
+        if first.is_none() && self.kept.is_empty() && self.import.is_none() {
             return Ok(());
         }
         self.write_kept(first)

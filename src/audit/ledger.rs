@@ -1,0 +1,377 @@
+//! The tree over the records, and the signed statements of it: what makes the log one that others can check.
+//!
+//! Leaf i is record `first` + i. Its entry is the bytes that the record's hash is over; records of versions without a ledger have
+//! an entry that stands for them ([`legacy`]).
+
+pub(super) mod legacy;
+mod node;
+
+use std::fs::{File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use kms_ledger::checkpoint::Checkpoint;
+use kms_ledger::note::Note;
+use kms_ledger::proof::InclusionProof;
+use kms_ledger::signature::SigningKey;
+use kms_ledger::store::{Staged, StoreError, TileFiles, Tree};
+use kms_ledger::tile::{Content, Tile, TileReader as _};
+use kms_ledger::{Hash, Index, Size, bundle};
+
+use super::AuditError;
+use super::chain::{self, Link};
+use super::records::{self, Records};
+use super::segments;
+
+pub use legacy::LegacySalts;
+pub use node::NodeId;
+
+/// The file of the last signed checkpoint, in the directory of the tree.
+const CHECKPOINT: &str = "checkpoint";
+
+/// Longest checkpoint that is read back: two names and three lines.
+const MAX_CHECKPOINT: usize = 4096;
+
+/// Leaves that are added together when the tree is completed.
+const GROUP: usize = 1024;
+
+/// What signs for a log and speaks for it. Made from the root keys and the log's origin.
+pub struct LogKey {
+    /// Signs checkpoints; its name is the origin.
+    pub signing: SigningKey,
+    /// What hides the records of versions without a ledger.
+    pub legacy: LegacySalts,
+    /// The root secp256k1 key's signature over the log's verifier key.
+    pub vouching: [u8; 65],
+}
+
+/// Where the key of a log comes from.
+pub trait LogKeys: Send + Sync {
+    /// The key of the log of this node; `None` if it has a name that no log can have.
+    fn log_key(&self, node: &NodeId) -> Option<LogKey>;
+}
+
+/// Why the tree cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum LedgerError {
+    #[error(transparent)]
+    Disk(#[from] io::Error),
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    #[error(transparent)]
+    Records(#[from] AuditError),
+    #[error("the domain of this KMS cannot be part of the name of a log")]
+    Origin,
+    /// Somebody has brought back an older log: signing on would contradict what was signed.
+    #[error(
+        "the audit log has {found} records, and a checkpoint of {signed} was signed: it was rolled back. Bring the newer files \
+         back; if they are lost, move the .node file and the .tree directory beside the log away, and it goes on under a new name"
+    )]
+    RolledBack { signed: u64, found: u64 },
+    #[error(
+        "the audit log has other records than those that were signed: it was changed. Bring the right files back; if they are \
+         lost, move the .node file and the .tree directory beside the log away, and it goes on under a new name"
+    )]
+    Forked,
+}
+
+/// A signed checkpoint, and who signs.
+#[derive(Debug)]
+pub struct Head {
+    /// How many leaves the tree has.
+    pub size: Size,
+    /// The signed note, with the log's own line.
+    pub checkpoint: Arc<str>,
+    /// The log's verifier key.
+    pub key: Arc<str>,
+    /// The root secp256k1 key's signature over it.
+    pub vouching: [u8; 65],
+}
+
+/// That a record is in the tree that the log has signed.
+#[derive(Debug, Clone)]
+pub struct Leaf {
+    /// The bytes that the leaf hash is over.
+    pub entry: Vec<u8>,
+    /// Its place.
+    pub index: Index,
+    /// From the leaf to the root.
+    pub proof: InclusionProof,
+    /// The signed checkpoint.
+    pub checkpoint: Arc<str>,
+}
+
+/// The tree with its one writer.
+pub(super) struct Ledger {
+    tree: Tree,
+    key: Arc<LogKey>,
+    kept: KeptCheckpoint,
+    /// Number of the record that is leaf 0.
+    first: u64,
+    head: Arc<Head>,
+    published: Arc<Published>,
+}
+
+impl Ledger {
+    /// Opens the tree over the records up to `end`, adds those that it lacks, and signs. Nothing is signed that an earlier
+    /// checkpoint contradicts.
+    pub(super) fn open(
+        path: &Path,
+        keys: &dyn LogKeys,
+        end: &Link,
+        published: &Arc<Published>,
+    ) -> Result<Self, LedgerError> {
+        let directory = segments::tree_name(path);
+        let mut tree = Tree::open(&directory)?;
+        let node = node::open_or_create(&segments::node_name(path), records::first(path)?)?;
+        let key = Arc::new(keys.log_key(&node.id).ok_or(LedgerError::Origin)?);
+        // As many as there are leaves.
+        let found = (end.seq() + 1).saturating_sub(node.first);
+        let kept = KeptCheckpoint::open(&directory.join(CHECKPOINT))?;
+        let signed = kept.read()?;
+        let known = signed.as_ref().map_or(0, |signed| signed.size.get()).max(tree.size().get());
+        if known > found {
+            return Err(LedgerError::RolledBack { signed: known, found });
+        }
+        check_last(&tree, path, &key.legacy, node.first)?;
+        complete(&mut tree, path, &key.legacy, node.first, end)?;
+        if let Some(signed) = signed
+            && tree.root_at(signed.size)? != signed.root
+        {
+            return Err(LedgerError::Forked);
+        }
+        tree.sync()?;
+        let head = Arc::new(head(&tree, &key)?);
+        let mut ledger = Self { tree, key, kept, first: node.first, head, published: Arc::clone(published) };
+        ledger.publish(path)?;
+        Ok(ledger)
+    }
+
+    /// Writes the hashes of records that follow, before they are on the disk themselves.
+    pub(super) fn stage(&self, lines: &[u8]) -> Result<Staged, LedgerError> {
+        let leaf = |line: &[u8]| chain::content(line).map(|entry| Hash::leaf(&entry));
+        let leaves: Vec<Hash> = each(lines).filter_map(leaf).collect();
+        Ok(self.tree.stage(&leaves)?)
+    }
+
+    /// Counts them, now that they are on the disk, and signs.
+    pub(super) fn commit(&mut self, staged: Staged) -> Result<(), LedgerError> {
+        self.tree.commit(staged);
+        let head = head(&self.tree, &self.key)?;
+        self.kept.write(&head.checkpoint)?;
+        self.head = Arc::new(head);
+        self.published.set(Arc::clone(&self.head));
+        Ok(())
+    }
+
+    /// The leaf of one of the newest records.
+    pub(super) fn leaf(&self, seq: u64, record: &[u8]) -> io::Result<Leaf> {
+        let index = index(seq, self.first)?;
+        let proof = self.tree.prove_recent(index).map_err(|error| io::Error::other(error.to_string()))?;
+        let entry = chain::content(record).ok_or(io::ErrorKind::InvalidData)?;
+        Ok(Leaf { entry, index, proof, checkpoint: Arc::clone(&self.head.checkpoint) })
+    }
+
+    /// Brings the tree's files to the disk.
+    pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.tree.sync()
+    }
+
+    fn publish(&mut self, path: &Path) -> io::Result<()> {
+        self.kept.write(&self.head.checkpoint)?;
+        self.published.open(Reader {
+            path: path.to_owned(),
+            tiles: TileFiles::new(&segments::tree_name(path)),
+            first: self.first,
+            key: Arc::clone(&self.key),
+        });
+        self.published.set(Arc::clone(&self.head));
+        Ok(())
+    }
+}
+
+fn index(seq: u64, first: u64) -> io::Result<Index> {
+    let index = seq.checked_sub(first).and_then(|index| Index::try_from(index).ok());
+    index.ok_or_else(|| io::Error::other("the record is not in the tree"))
+}
+
+/// The records in written lines.
+pub(super) fn each(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
+    lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+/// That the last leaf is the record in the files: those before it are chained to it.
+fn check_last(tree: &Tree, path: &Path, legacy: &LegacySalts, first: u64) -> Result<(), LedgerError> {
+    let Some(index) = tree.size().get().checked_sub(1) else { return Ok(()) };
+    let seq = first + index;
+    let record =
+        Records::between(path, seq, seq).and_then(|mut records| Ok(records.next()?.map(<[u8]>::to_vec)));
+    match record {
+        Ok(Some(record)) if Hash::leaf(&entry(&record, seq, index, legacy)?) != tree.last_leaf()? => {
+            Err(LedgerError::Forked)
+        }
+        // Operators may keep closed files elsewhere.
+        Ok(_) | Err(AuditError::Missing { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Adds the records that the tree lacks, from the files.
+fn complete(
+    tree: &mut Tree,
+    path: &Path,
+    legacy: &LegacySalts,
+    first: u64,
+    end: &Link,
+) -> Result<(), LedgerError> {
+    let mut records = Records::between(path, first + tree.size().get(), end.seq())?;
+    let mut leaves = Vec::with_capacity(GROUP);
+    let mut next = tree.size().get();
+    loop {
+        let record = records.next()?;
+        let is_end = record.is_none();
+        if let Some(record) = record {
+            leaves.push(Hash::leaf(&entry(record, first + next, next, legacy)?));
+            next += 1;
+        }
+        if leaves.len() == GROUP || is_end && !leaves.is_empty() {
+            let staged = tree.stage(&leaves)?;
+            tree.commit(staged);
+            leaves.clear();
+        }
+        if is_end {
+            return Ok(());
+        }
+    }
+}
+
+/// The entry of a record.
+fn entry(record: &[u8], seq: u64, index: u64, legacy: &LegacySalts) -> io::Result<Vec<u8>> {
+    if chain::is_salted(record) {
+        chain::content(record).ok_or_else(|| io::ErrorKind::InvalidData.into())
+    } else {
+        Ok(legacy.entry(record, seq, index))
+    }
+}
+
+fn head(tree: &Tree, key: &LogKey) -> io::Result<Head> {
+    let name = key.signing.verifying_key();
+    let origin = name.name().as_str().parse().map_err(io::Error::other)?;
+    let checkpoint = key.signing.sign_checkpoint(&Checkpoint::new(origin, tree.size(), tree.root()));
+    let (checkpoint, key_text) = (Arc::from(checkpoint), Arc::from(name.to_string()));
+    Ok(Head { size: tree.size(), checkpoint, key: key_text, vouching: key.vouching })
+}
+
+/// The file that holds the newest signed checkpoint: a log that ends before it was rolled back.
+///
+/// Written in place and not synced: the records are on the disk before it is signed, so that an older one is no harm.
+struct KeptCheckpoint(File);
+
+impl KeptCheckpoint {
+    fn open(path: &Path) -> io::Result<Self> {
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .mode(0o600)
+            .open(path)
+            .map(Self)
+    }
+
+    /// `None` without one, or with one that a crash has torn.
+    fn read(&self) -> io::Result<Option<Checkpoint>> {
+        let length = self.0.metadata()?.len().min(MAX_CHECKPOINT as u64);
+        let mut text = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+        self.0.read_exact_at(&mut text, 0)?;
+        let checkpoint = Note::parse(&text).ok().and_then(|note| note.text().parse().ok());
+        if checkpoint.is_none() && length > 0 {
+            tracing::error!(
+                "the last signed checkpoint of the audit log cannot be read: whether the log was rolled back is unknown"
+            );
+        }
+        Ok(checkpoint)
+    }
+
+    fn write(&self, checkpoint: &str) -> io::Result<()> {
+        self.0.write_all_at(checkpoint.as_bytes(), 0)?;
+        self.0.set_len(checkpoint.len() as u64)
+    }
+}
+
+/// What others may see of the log while it grows.
+#[derive(Default)]
+pub(super) struct Published(Mutex<Shown>);
+
+#[derive(Default)]
+struct Shown {
+    head: Option<Arc<Head>>,
+    reader: Option<Arc<Reader>>,
+}
+
+impl Published {
+    fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn open(&self, reader: Reader) {
+        self.shown().reader = Some(Arc::new(reader));
+    }
+
+    fn set(&self, head: Arc<Head>) {
+        self.shown().head = Some(head);
+    }
+
+    pub(super) fn head(&self) -> Option<Arc<Head>> {
+        self.shown().head.clone()
+    }
+
+    /// The content of a tile or of a bundle; `None` if the signed tree does not have it.
+    pub(super) fn tile(&self, tile: &Tile) -> Result<Option<Vec<u8>>, AuditError> {
+        let (head, reader) = {
+            let shown = self.shown();
+            (shown.head.clone(), shown.reader.clone())
+        };
+        match (head, reader) {
+            (Some(head), Some(reader)) if tile.is_within(head.size) => reader.read(tile).map(Some),
+            _ => Ok(None),
+        }
+    }
+}
+
+/// Reads what is in the signed tree.
+struct Reader {
+    path: PathBuf,
+    tiles: TileFiles,
+    first: u64,
+    key: Arc<LogKey>,
+}
+
+impl Reader {
+    fn read(&self, tile: &Tile) -> Result<Vec<u8>, AuditError> {
+        let unusable = |source| AuditError::Open { path: self.path.clone(), source };
+        match tile.content() {
+            Content::Hashes(_) => self.tiles.read_tile(tile).map_err(unusable),
+            Content::Entries => {
+                let index = tile.number() * u64::from(kms_ledger::tile::FULL_WIDTH);
+                let first = self.first + index;
+                let last = first + u64::from(tile.width().get()) - 1;
+                let mut records = Records::between(&self.path, first, last)?;
+                let (mut content, mut place) = (Vec::new(), index);
+                while let Some(record) = records.next()? {
+                    let entry =
+                        entry(record, self.first + place, place, &self.key.legacy).map_err(unusable)?;
+                    bundle::append(&mut content, &entry)
+                        .map_err(|error| unusable(io::Error::other(error)))?;
+                    place += 1;
+                }
+                Ok(content)
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,79 @@
+//! Which log of a cluster this is: a name that is made once and stays with the files.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::Path;
+
+use serde::{Deserialize, Serialize};
+
+/// Longest file that is read.
+const MAX_FILE: u64 = 256;
+
+/// The name of a node in the origin of its log: 16 hex digits, random.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct NodeId(String);
+
+impl NodeId {
+    fn random() -> Self {
+        let mut bytes = [0; 8];
+        aws_lc_rs::rand::fill(&mut bytes).expect("the system has randomness");
+        Self(hex::encode(bytes))
+    }
+
+    fn parse(text: &str) -> Option<Self> {
+        let is_name = text.len() == 16 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_name.then(|| Self(text.to_owned()))
+    }
+}
+
+impl fmt::Display for NodeId {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// The node of a log, and where its tree begins.
+#[derive(Debug)]
+pub(super) struct Node {
+    pub(super) id: NodeId,
+    /// Number of the record that is leaf 0.
+    pub(super) first: u64,
+}
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Stored {
+    node: String,
+    first: u64,
+}
+
+/// Reads the file, or makes it for a log whose first record has this number.
+pub(super) fn open_or_create(path: &Path, first: Option<u64>) -> io::Result<Node> {
+    let mut text = String::new();
+    match File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)) {
+        Ok(_) => {
+            let stored: Stored = serde_json::from_str(&text).map_err(io::Error::from)?;
+            let id = NodeId::parse(&stored.node).ok_or(io::ErrorKind::InvalidData)?;
+            Ok(Node { id, first: stored.first.max(1) })
+        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            let node = Node { id: NodeId::random(), first: first.unwrap_or(1) };
+            let stored = Stored { node: node.id.to_string(), first: node.first };
+            write(path, &serde_json::to_string(&stored)?)?;
+            Ok(node)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Under another name first, so that there is never half of it.
+fn write(path: &Path, text: &str) -> io::Result<()> {
+    let new = path.with_extension("node.new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
+    writeln!(file, "{text}")?;
+    file.sync_data()?;
+    fs::rename(&new, path)?;
+    File::open(super::super::disk::directory(path))?.sync_data()
+}

@@ -1,0 +1,396 @@
+//! The audit log as a ledger: receipts, restarts, roll-backs, files of older versions, and what readers are given.
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use kms_ledger::log::Log;
+use kms_ledger::proof::ConsistencyProof;
+use kms_ledger::signature::SigningKey;
+use kms_ledger::store::TileFiles;
+use kms_ledger::{Hash, Size, bundle};
+use serde_json::{Value, json};
+use sha2::{Digest as _, Sha256};
+
+use super::super::chain::{Link, content};
+use super::super::*;
+use super::*;
+
+struct TestKeys;
+
+impl LogKeys for TestKeys {
+    fn log_key(&self, node: &NodeId) -> Option<LogKey> {
+        let name = format!("kms.example/cvm-kms/{node}").parse().ok()?;
+        Some(LogKey {
+            signing: SigningKey::from_seed(name, &[7; 32]).ok()?,
+            legacy: LegacySalts::new(&[9; 32]),
+            vouching: [3; 65],
+        })
+    }
+}
+
+struct Place {
+    _directory: tempfile::TempDir,
+    path: PathBuf,
+}
+
+impl Place {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        Self { _directory: directory, path }
+    }
+
+    async fn signing(&self) -> Audit {
+        self.signing_with(Storage::default()).await
+    }
+
+    async fn signing_with(&self, storage: Storage) -> Audit {
+        let audit = Audit::open_with(&self.path, storage, Floor::default()).unwrap();
+        audit.sign_with(Arc::new(TestKeys)).await;
+        audit
+    }
+
+    async fn filled(&self, records: u64) {
+        let audit = self.signing().await;
+        for seq in 1..=records {
+            assert_eq!(audit.record(event(seq)).await.unwrap().seq(), seq);
+        }
+    }
+
+    fn tree(&self) -> PathBuf {
+        self.path.with_extension("tree")
+    }
+
+    fn lines(&self) -> Vec<String> {
+        fs::read_to_string(&self.path).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    /// Takes the salts out of the records, as versions without a ledger wrote them.
+    fn make_legacy(&self) {
+        let mut text = Vec::new();
+        let mut hash = "0".repeat(64);
+        for line in self.lines() {
+            let mut record: serde_json::Map<String, Value> = serde_json::from_str(&line).unwrap();
+            (record.remove("salt"), record.remove("hash"));
+            record.insert("prev".to_owned(), json!(hash));
+            let record = serde_json::to_string(&record).unwrap();
+            hash = hex::encode(Sha256::digest(&record));
+            text.push(format!("{},\"hash\":\"{hash}\"}}\n", record.strip_suffix('}').unwrap()));
+        }
+        fs::write(&self.path, text.concat()).unwrap();
+        fs::remove_dir_all(self.tree()).unwrap();
+        fs::remove_file(self.path.with_extension("node")).unwrap();
+    }
+}
+
+fn event(seq: u64) -> Event {
+    Event::Started { version: format!("version {seq}"), phase: "ready", posture: Vec::new() }
+}
+
+fn log(head: &Head) -> Log {
+    Log::of_key(head.key.parse().unwrap()).unwrap()
+}
+
+/// That the leaf is in the tree of its own checkpoint. Gives that tree.
+fn verified(head: &Head, leaf: &Leaf) -> (Size, Hash) {
+    let signed = log(head).open(leaf.checkpoint.as_bytes(), &[]).unwrap();
+    let tree = signed.checkpoint();
+    leaf.proof.verify(&leaf.entry, leaf.index, tree.size, &tree.root).unwrap();
+    (tree.size, tree.root)
+}
+
+fn root(place: &Place, audit: &Audit) -> (Size, Hash) {
+    let head = audit.head().unwrap();
+    let signed = log(&head).open(head.checkpoint.as_bytes(), &[]).unwrap();
+    let tree = signed.checkpoint();
+    let stored =
+        kms_ledger::proof::root(&TileFiles::new(&place.tree()).hashes(tree.size), tree.size).unwrap();
+    assert_eq!(stored, tree.root);
+    (tree.size, tree.root)
+}
+
+/// Waits until the log takes records again.
+async fn healed(audit: &Audit) {
+    let began = Instant::now();
+    while !audit.health().is_writing() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not heal");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn reason(audit: &Audit) -> FailureReason {
+    match audit.health() {
+        Health::Failing { reason, .. } => reason,
+        Health::Writing => panic!("it takes records"),
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn every_record_is_proven_to_be_in_the_tree_that_was_signed() {
+    let place = Place::new();
+    let audit = Arc::new(place.signing().await);
+    let tasks: Vec<_> = (0..1000)
+        .map(|seq| {
+            let audit = Arc::clone(&audit);
+            tokio::spawn(async move { audit.record(event(seq)).await.unwrap() })
+        })
+        .collect();
+    let lines_hash = |entry: &[u8]| hex::encode(Sha256::digest(entry));
+    let mut salts = std::collections::BTreeSet::new();
+    for task in tasks {
+        let receipt = task.await.unwrap();
+        let leaf = receipt.leaf().unwrap();
+        verified(&audit.head().unwrap(), leaf);
+        assert_eq!(leaf.index.get() + 1, receipt.seq());
+        let line: Value =
+            serde_json::from_str(&place.lines()[usize::try_from(leaf.index.get()).unwrap()]).unwrap();
+        assert_eq!(line["hash"], lines_hash(&leaf.entry));
+        let salt = line["salt"].as_str().unwrap().to_owned();
+        assert_eq!(URL_SAFE_NO_PAD.decode(&salt).unwrap().len(), 16);
+        assert!(salts.insert(salt), "a salt is used once");
+    }
+    assert_eq!(root(&place, &audit).0.get(), 1000);
+}
+
+#[tokio::test]
+async fn before_there_are_keys_nothing_is_signed_and_afterwards_everything_is() {
+    let place = Place::new();
+    let audit = Audit::open(&place.path).unwrap();
+    assert!(audit.record(event(1)).await.unwrap().leaf().is_none());
+    assert!(audit.head().is_none());
+    audit.sign_with(Arc::new(TestKeys)).await;
+    assert_eq!(audit.head().unwrap().size.get(), 1);
+    let receipt = audit.record(event(2)).await.unwrap();
+    assert_eq!(verified(&audit.head().unwrap(), receipt.leaf().unwrap()).0.get(), 2);
+}
+
+#[tokio::test]
+async fn the_tree_goes_on_after_a_restart_under_the_same_name_and_is_consistent() {
+    let place = Place::new();
+    place.filled(300).await;
+    let audit = place.signing().await;
+    let (before, head) = (root(&place, &audit), audit.head().unwrap());
+    assert_eq!(before.0.get(), 300);
+    let receipt = audit.record(event(301)).await.unwrap();
+    let after = verified(&head, receipt.leaf().unwrap());
+    assert_eq!(log(&head), log(&audit.head().unwrap()));
+    let reader = TileFiles::new(&place.tree()).hashes(after.0);
+    let proof = ConsistencyProof::build(&reader, before.0, after.0).unwrap();
+    proof.verify((before.0, &before.1), (after.0, &after.1)).unwrap();
+}
+
+#[tokio::test]
+async fn a_tree_that_is_lost_or_shorter_is_built_again_from_the_records() {
+    type Loss = fn(&Path);
+    let losses: [Loss; 4] = [
+        |tree| fs::remove_dir_all(tree).unwrap(),
+        |tree| fs::remove_file(tree.join("0")).unwrap(),
+        |tree| fs::write(tree.join("synced"), "").unwrap(),
+        |tree| fs::File::options().write(true).open(tree.join("0")).unwrap().set_len(290 * 32).unwrap(),
+    ];
+    for loss in losses {
+        let place = Place::new();
+        let storage = Storage { segment_size: 20_000, ..Storage::default() };
+        let audit = place.signing_with(storage).await;
+        for seq in 0..300 {
+            let _ = audit.record(event(seq)).await.unwrap();
+        }
+        let before = root(&place, &audit);
+        assert!(segments(&place.path).unwrap().len() > 2);
+        drop(audit);
+        loss(&place.tree());
+        let audit = place.signing().await;
+        assert_eq!(root(&place, &audit), before);
+    }
+}
+
+#[tokio::test]
+async fn a_log_that_was_rolled_back_signs_nothing_until_it_is_brought_back() {
+    let place = Place::new();
+    place.filled(4).await;
+    let all = fs::read(&place.path).unwrap();
+    for lines in [3, 1, 0] {
+        let older: Vec<String> = place.lines()[..lines].iter().map(|line| format!("{line}\n")).collect();
+        fs::write(&place.path, older.concat()).unwrap();
+        let audit = Audit::open(&place.path).unwrap();
+        // Whatever the start records.
+        audit.note(event(9));
+        audit.sign_with(Arc::new(TestKeys)).await;
+        let error = audit.record(event(5)).await.unwrap_err().to_string();
+        assert_eq!(error, "audit record cannot be written");
+        assert_eq!(reason(&audit), FailureReason::NotAsSigned);
+        assert!(audit.head().is_none());
+        drop(audit);
+        fs::write(&place.path, &all).unwrap();
+    }
+    let audit = place.signing().await;
+    assert_eq!(audit.record(event(5)).await.unwrap().seq(), 5);
+}
+
+#[tokio::test]
+async fn a_log_with_another_record_in_it_signs_nothing_until_it_has_another_name() {
+    let place = Place::new();
+    place.filled(4).await;
+    let origin = |audit: &Audit| audit.head().unwrap().key.to_string();
+    let name = origin(&place.signing().await);
+    // The last record again with another salt: a chain that holds.
+    let lines = place.lines();
+    let mut text: Vec<u8> = lines[..3].iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect();
+    let link = lines[..3].iter().fold(Link::GENESIS, |link, line| link.next(line.as_bytes()).unwrap());
+    link.append("2026-01-01T00:00:00Z", chain::Salt([1; 16]), r#"{"event":"stopped"}"#, &mut text);
+    fs::write(&place.path, text).unwrap();
+    let audit = place.signing().await;
+    assert_eq!(reason(&audit), FailureReason::NotAsSigned);
+    fs::remove_dir_all(place.tree()).unwrap();
+    fs::remove_file(place.path.with_extension("node")).unwrap();
+    healed(&audit).await;
+    let receipt = audit.record(event(5)).await.unwrap();
+    verified(&audit.head().unwrap(), receipt.leaf().unwrap());
+    assert_ne!(origin(&audit), name);
+}
+
+#[tokio::test]
+async fn a_file_of_an_older_version_becomes_segment_0_and_its_import_can_be_repeated() {
+    let place = Place::new();
+    place.filled(300).await;
+    place.make_legacy();
+    let file = fs::read(&place.path).unwrap();
+    let last: Value = serde_json::from_str(place.lines().last().unwrap()).unwrap();
+
+    let audit = place.signing().await;
+    let before = root(&place, &audit);
+    assert_eq!(before.0.get(), 301);
+    let imported: Value = serde_json::from_str(place.lines().last().unwrap()).unwrap();
+    assert_eq!(imported["event"], "imported");
+    assert_eq!((&imported["first"], &imported["lines"]), (&json!(1), &json!(300)));
+    assert_eq!(imported["bytes"], json!(file.len()));
+    assert_eq!(imported["sha256"], hex::encode(Sha256::digest(&file)));
+    assert_eq!((&imported["head"], &imported["prev"]), (&last["hash"], &last["hash"]));
+    assert!(fs::read(&place.path).unwrap().starts_with(&file), "the old records stay as they are");
+    let receipt = audit.record(event(1)).await.unwrap();
+    verified(&audit.head().unwrap(), receipt.leaf().unwrap());
+
+    // What an auditor reads: the old records by their hashes, with salts that nobody can guess.
+    let bundle = audit.tile(&"tile/entries/000".parse().unwrap()).unwrap().unwrap();
+    let tile = audit.tile(&"tile/0/000".parse().unwrap()).unwrap().unwrap();
+    let hashes = kms_ledger::tile::hashes(&tile, kms_ledger::tile::Width::FULL).unwrap();
+    let entries = bundle::verified_entries(&bundle, &hashes).unwrap();
+    let entry: Value = serde_json::from_slice(entries[4]).unwrap();
+    assert_eq!(entry["line_sha256"], hex::encode(Sha256::digest(place.lines()[4].as_bytes())));
+    assert_eq!((&entry["seq"], &entry["type"]), (&json!(5), &json!("legacy")));
+    assert_eq!(entries[4], entry.to_string().as_bytes(), "canonical JSON");
+    drop(audit);
+
+    // An import that was cut short, whatever was there of the tree.
+    fs::remove_dir_all(place.tree()).unwrap();
+    let audit = place.signing().await;
+    let reader = TileFiles::new(&place.tree()).hashes(before.0);
+    assert_eq!(kms_ledger::proof::root(&reader, before.0).unwrap(), before.1);
+    assert_eq!(root(&place, &audit).0.get(), 302);
+}
+
+#[tokio::test]
+async fn a_changed_record_of_an_older_version_is_found_when_it_is_imported() {
+    let place = Place::new();
+    place.filled(5).await;
+    place.make_legacy();
+    let text = fs::read_to_string(&place.path).unwrap();
+    fs::write(&place.path, text.replacen("version 2", "version X", 1)).unwrap();
+    let error = Audit::open(&place.path).unwrap_err();
+    assert!(matches!(error, AuditError::Broken { seq: 2, problem: LinkProblem::Hash }), "{error}");
+}
+
+#[tokio::test]
+async fn files_are_closed_by_size_and_bundles_reach_over_them() {
+    let place = Place::new();
+    let storage = Storage { segment_size: 5_000, ..Storage::default() };
+    let audit = place.signing_with(storage).await;
+    let mut entries = Vec::new();
+    for seq in 0..280 {
+        let receipt = audit.record(event(seq)).await.unwrap();
+        entries.push((receipt.seq(), receipt.leaf().unwrap().entry.clone()));
+    }
+    let files = segments(&place.path).unwrap();
+    assert!(files.len() > 10);
+    for file in &files[..files.len() - 1] {
+        assert!((5_000..20_000).contains(&fs::metadata(file).unwrap().len()));
+    }
+    let content = [
+        audit.tile(&"tile/entries/000".parse().unwrap()).unwrap().unwrap(),
+        audit.tile(&"tile/entries/001.p/7".parse().unwrap()).unwrap().unwrap(),
+    ];
+    let mut read = bundle::entries(&content[0], kms_ledger::tile::Width::FULL).unwrap();
+    read.extend(bundle::entries(&content[1], kms_ledger::tile::Width::new(7).unwrap()).unwrap());
+    for (seq, entry) in entries {
+        let index = usize::try_from(seq).unwrap() - 1;
+        assert!(index >= read.len() || read[index] == entry, "{seq}");
+    }
+    let chain = verify_files(&files).unwrap();
+    assert_eq!(chain.records(), audit.head().unwrap().size.get());
+}
+
+#[tokio::test]
+async fn a_file_whose_first_record_is_old_is_closed() {
+    let place = Place::new();
+    let mut text = Vec::new();
+    let _ = Link::GENESIS.append(
+        "2026-01-01T00:00:00Z",
+        chain::Salt([1; 16]),
+        r#"{"event":"stopped"}"#,
+        &mut text,
+    );
+    fs::write(&place.path, text).unwrap();
+    let audit = place.signing().await;
+    assert_eq!(audit.record(event(1)).await.unwrap().seq(), 3);
+    let first: Value = serde_json::from_str(&place.lines()[0]).unwrap();
+    assert_eq!((&first["event"], &first["reason"]), (&json!("segment_began"), &json!("age")));
+    assert!(place.path.with_file_name("audit.1.jsonl").exists());
+}
+
+#[tokio::test]
+async fn nothing_is_recorded_while_the_tree_cannot_grow_and_it_resumes_by_itself() {
+    let place = Place::new();
+    fs::create_dir(place.tree()).unwrap();
+    symlink("/dev/full", place.tree().join("0")).unwrap();
+    let audit = place.signing().await;
+    let began = Instant::now();
+    assert!(audit.record(event(1)).await.is_err());
+    assert!(began.elapsed() < Duration::from_secs(2));
+    assert_eq!(reason(&audit), FailureReason::DiskFull);
+    assert_eq!(fs::read(&place.path).unwrap(), b"", "no line without its leaf");
+    fs::remove_dir_all(place.tree()).unwrap();
+    // The files that are open are those of before.
+    drop(audit);
+    let audit = place.signing().await;
+    assert!(audit.health().is_writing());
+    let receipt = audit.record(event(1)).await.unwrap();
+    verified(&audit.head().unwrap(), receipt.leaf().unwrap());
+}
+
+#[tokio::test]
+async fn readers_are_given_what_is_signed_and_nothing_else() {
+    let place = Place::new();
+    place.filled(300).await;
+    let audit = place.signing().await;
+    for (path, length) in [
+        ("tile/0/000", Some(8192)),
+        ("tile/0/001.p/44", Some(44 * 32)),
+        ("tile/0/001.p/1", Some(32)),
+        ("tile/0/001.p/45", None),
+        ("tile/0/001", None),
+        ("tile/1/000.p/1", Some(32)),
+        ("tile/1/000", None),
+        ("tile/63/000.p/1", None),
+        ("tile/entries/002.p/1", None),
+    ] {
+        let content = audit.tile(&path.parse().unwrap()).unwrap();
+        assert_eq!(content.map(|content| content.len()), length, "{path}");
+    }
+    let entry = content(place.lines()[0].as_bytes()).unwrap();
+    let bundle = audit.tile(&"tile/entries/000.p/1".parse().unwrap()).unwrap().unwrap();
+    assert_eq!(bundle::entries(&bundle, kms_ledger::tile::Width::new(1).unwrap()).unwrap(), [entry]);
+}
