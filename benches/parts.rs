@@ -24,9 +24,9 @@ use kms_attest::{
     collateral::Collateral,
     csr::{ApiVersion, Csr},
     evidence::Evidence,
-    identity::{AppId, BootInfo, Registers, decode_unverified},
-    os_image::acpi::{AcpiDigests, Shape},
+    identity::{AppId, BootInfo, Registers},
     p256::P256Key,
+    platform::tdx::image::acpi::{AcpiDigests, Shape},
     ra_tls,
     trust::TrustAnchors,
     verify::{Binding, Verified, verify},
@@ -151,7 +151,7 @@ fn certificates(criterion: &mut Criterion) {
     let domain = Domain::parse("kms.example").expect("a domain");
     let evidence = guest.evidence.encode();
     let request = Restricted::parse(&guest.request(), &OwnNames::new(&domain, []), now).expect("a request");
-    let app_info = decode_unverified(&guest.evidence, Registers::RunTime).expect("app info");
+    let app_info = guest.evidence.unverified_app_info(Registers::RunTime).expect("app info");
     let mut group = criterion.benchmark_group("certificates");
     group.bench_function("rpc leaf with evidence", |b| {
         b.iter(|| ca::rpc_leaf(&issuer(), &domain, &guest.key, Some(&evidence), now));

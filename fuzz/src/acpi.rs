@@ -1,6 +1,6 @@
 //! The ACPI files of VMs of any shape, and the loader commands of any tables.
 
-use kms_attest::os_image::acpi::{AcpiFiles, MAX_CPUS, Shape};
+use kms_attest::platform::tdx::image::acpi::{AcpiFiles, MAX_CPUS, Shape};
 use kms_attest::vm_config::{NumaNode, VmConfig};
 
 /// Most bytes of the tables of any VM.

@@ -1,7 +1,7 @@
 //! Evidence in either wire form, and the identity that it claims.
 
 use kms_attest::evidence::{Evidence, Platform, Wire};
-use kms_attest::identity::{self, AppInfo, Registers};
+use kms_attest::identity::{AppInfo, Registers};
 use kms_attest::measurement::EventVersion;
 
 /// Evidence that decodes keeps [`check`]; V0 has one form only, so what was read is what is written; nothing may stand
@@ -41,8 +41,8 @@ pub fn check(evidence: &Evidence) {
     assert!(stripped.encode().len() <= evidence.encode().len(), "stripping made it longer");
     assert!(decoded(&stripped.encode()) == carried(&stripped), "encoding lost something");
     for registers in [Registers::BootTime, Registers::RunTime] {
-        let app_info = identity::decode_unverified(evidence, registers).ok();
-        assert_eq!(identity::decode_unverified(&stripped, registers).ok(), app_info);
+        let app_info = evidence.unverified_app_info(registers).ok();
+        assert_eq!(stripped.unverified_app_info(registers).ok(), app_info);
         if let Some(app_info) = app_info {
             check_app_info(&app_info);
         }

@@ -1,8 +1,9 @@
 //! What identity is read from: quotes, reports and documents of the platforms, VM configurations, app info.
 
 use kms_attest::evidence::{Evidence, Platform, Stack, Tdx, Wire};
+use kms_attest::identity::AppInfo;
 use kms_attest::identity::mr_config::MrConfigDocument;
-use kms_attest::identity::{AppInfo, Quoted};
+use kms_attest::platform::tdx::Quoted;
 use kms_attest::vm_config::VmConfig;
 
 use super::evidence::{check, check_app_info};

@@ -5,13 +5,13 @@ use std::path::Path;
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use kms_attest::identity::mr_config::host_data;
 use kms_attest::measurement::TdxEvent;
-use kms_attest::os_image::acpi::{AcpiDigests, Shape};
-use kms_attest::os_image::kernel::Header;
-use kms_attest::os_image::legacy::{self, AcpiTables, Image, Metadata};
-use kms_attest::os_image::lite;
-use kms_attest::os_image::manifest::{Manifest, image_hash, is_plain};
-use kms_attest::os_image::qemu::AcpiCall;
-use kms_attest::os_image::sev_snp::{Claim, SevSnpError};
+use kms_attest::platform::manifest::{Manifest, image_hash, is_plain};
+use kms_attest::platform::sev_snp::image::{Claim, SevSnpError};
+use kms_attest::platform::tdx::image::acpi::{AcpiDigests, Shape};
+use kms_attest::platform::tdx::image::kernel::Header;
+use kms_attest::platform::tdx::image::legacy::{self, AcpiTables, Image, Metadata};
+use kms_attest::platform::tdx::image::lite;
+use kms_attest::platform::tdx::image::qemu::AcpiCall;
 use kms_attest::vm_config::{ImageMeasurement, VmConfig};
 
 /// Length of every firmware here; its end is the input's.

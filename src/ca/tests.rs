@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kms_attest::certificate::LAST_SECOND;
 use kms_attest::csr::{ApiVersion, Csr};
-use kms_attest::identity::{AppInfo, Registers, decode_unverified};
+use kms_attest::identity::{AppInfo, Registers};
 use kms_attest::ra_tls::app_info_in;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
@@ -99,7 +99,7 @@ fn app_chains_equal_the_peers() {
         }
         let csr = request(&vectors, name);
         let request = Restricted::parse(&csr, &own_names(), at(THEN)).unwrap();
-        let verified = decode_unverified(&csr.evidence, Registers::RunTime).unwrap();
+        let verified = csr.evidence.unverified_app_info(Registers::RunTime).unwrap();
         let chain = app_chain(&issuer, &root, &app_id, &verified, &request, at(THEN)).unwrap();
         let example = bytes(&case["leaf_example"]["der"]);
         match app_info_in(&example).unwrap() {
@@ -203,7 +203,7 @@ fn issued() -> Issued {
     let mut csr = request(&vectors, "v2-config0-attestation-v0");
     (csr.not_before, csr.not_after) = (None, None);
     let request = Restricted::parse(&csr, &own_names(), now).unwrap();
-    let verified = decode_unverified(&csr.evidence, Registers::RunTime).unwrap();
+    let verified = csr.evidence.unverified_app_info(Registers::RunTime).unwrap();
     let temp = temp_ca(&root, None, now).unwrap().pem;
     let client_spec = CertificateSpec {
         organization: None,

@@ -10,9 +10,9 @@ use std::{
 };
 
 use flate2::bufread::MultiGzDecoder;
-use kms_attest::os_image::{
-    legacy::METADATA,
+use kms_attest::platform::{
     manifest::{self, Manifest, ManifestError},
+    tdx::image::legacy::METADATA,
 };
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Entry, EntryType, PaxExtensions};

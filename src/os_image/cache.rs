@@ -12,7 +12,7 @@ use std::{
 };
 
 use kms_attest::{
-    os_image::{BootRegisters, legacy::METADATA},
+    platform::tdx::image::{BootRegisters, legacy::METADATA},
     vm_config::VmConfig,
 };
 use serde::{Deserialize, Serialize};

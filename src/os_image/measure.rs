@@ -8,10 +8,10 @@ use std::{
 };
 
 use kms_attest::{
-    os_image::{
+    platform::manifest::Manifest,
+    platform::tdx::image::{
         acpi::{AcpiDigests, Shape},
         legacy::{self, AcpiTables, Image, LegacyError, METADATA, Metadata},
-        manifest::Manifest,
         qemu::AcpiCall,
     },
     vm_config::VmConfig,

@@ -1,6 +1,6 @@
 //! OS images: whether the registers in a quote are those of the image that the VM claims to have booted.
 //!
-//! Files are downloaded, kept and measured here; what they measure to is computed by [`kms_attest::os_image`].
+//! Files are downloaded, kept and measured here; what they measure to is computed by [`kms_attest::platform::tdx::image`].
 
 mod archive;
 mod cache;
@@ -18,9 +18,9 @@ use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
 
 use kms_attest::{
     evidence::Platform,
-    identity::Quoted,
     measurement::TdxEvent,
-    os_image::{
+    platform::tdx::Quoted,
+    platform::tdx::image::{
         BootRegisters, Mismatch,
         acpi::{AcpiDigests, Shape, ShapeError},
         legacy::LegacyError,

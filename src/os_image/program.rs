@@ -11,7 +11,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-use kms_attest::os_image::qemu::AcpiCall;
+use kms_attest::platform::tdx::image::qemu::AcpiCall;
 use rustix::process::{Pid, Signal, kill_process_group};
 use sha2::{Digest as _, Sha256};
 

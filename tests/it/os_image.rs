@@ -17,7 +17,9 @@ use crate::support::{
 };
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use cvm_kms::proto::{AppKeyResponse, SignCertResponse};
-use kms_attest::{measurement::TdxEvent, os_image::BootRegisters, p256::P256Key, vm_config::VmConfig};
+use kms_attest::{
+    measurement::TdxEvent, p256::P256Key, platform::tdx::image::BootRegisters, vm_config::VmConfig,
+};
 use kms_simulator::{Cvm, CvmBuilder, Registers, Stage};
 use serde_json::{Value, json};
 use tokio::{

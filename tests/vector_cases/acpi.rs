@@ -4,7 +4,7 @@ use std::io::Read as _;
 
 use base64::{Engine as _, engine::general_purpose::STANDARD};
 use flate2::read::GzDecoder;
-use kms_attest::os_image::acpi::{AcpiFiles, Shape};
+use kms_attest::platform::tdx::image::acpi::{AcpiFiles, Shape};
 use kms_attest::vm_config::VmConfig;
 use sha2::{Digest as _, Sha256, Sha384};
 

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 
 use kms_attest::evidence::{Evidence, Platform, TpmPlatform, TpmQuote, Wire};
-use kms_attest::identity::{AppInfo, BootInfo, Registers, decode_unverified};
+use kms_attest::identity::{AppInfo, BootInfo, Registers};
 use kms_attest::measurement::{EventVersion, RuntimeEvent, TdxEvent};
 use serde_json::json;
 use sha2::{Digest, Sha256};
@@ -32,7 +32,7 @@ pub(super) fn check_decoded(encoded: &[u8], expected: &Json) -> Check<Evidence> 
         ("app_info_unverified_runtime", Registers::RunTime),
         ("app_info_unverified_boottime", Registers::BootTime),
     ] {
-        is_app_info(expected.at(name)?, decode_unverified(&evidence, registers))?;
+        is_app_info(expected.at(name)?, evidence.unverified_app_info(registers))?;
     }
     Ok(evidence)
 }

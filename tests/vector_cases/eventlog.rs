@@ -2,11 +2,12 @@
 
 use kms_attest::binding::ReportData;
 use kms_attest::evidence::{Evidence, Wire};
-use kms_attest::identity::{Quoted, Registers, tdx_identity};
+use kms_attest::identity::Registers;
 use kms_attest::measurement::{
     EventVersion, PreimageError, RUNTIME_EVENT_TYPE, RuntimeEvent, TdxEvent, Until, replay_pcr14_sha256,
     replay_pcr14_sha384, replay_rtmr3, runtime_events_of, validate_v2_preimages,
 };
+use kms_attest::platform::tdx::{Quoted, tdx_identity};
 use kms_attest::vm_config::VmConfig;
 use sha2::{Digest, Sha384};
 

@@ -1,11 +1,11 @@
 //! `os_image_v4.json`: measurement documents of version 4, each refusal with its step, and legacy register sets.
 
 use kms_attest::measurement::TdxEvent;
-use kms_attest::os_image::acpi::{AcpiDigests, Shape, ShapeError};
-use kms_attest::os_image::legacy::AcpiTables;
-use kms_attest::os_image::lite::{self, LiteError};
-use kms_attest::os_image::manifest::{Manifest, UnvouchedError, image_hash};
-use kms_attest::os_image::{BootRegisters, Mismatch};
+use kms_attest::platform::manifest::{Manifest, UnvouchedError, image_hash};
+use kms_attest::platform::tdx::image::acpi::{AcpiDigests, Shape, ShapeError};
+use kms_attest::platform::tdx::image::legacy::AcpiTables;
+use kms_attest::platform::tdx::image::lite::{self, LiteError};
+use kms_attest::platform::tdx::image::{BootRegisters, Mismatch};
 use kms_attest::vm_config::VmConfig;
 use serde_json::json;
 use sha2::{Digest as _, Sha384};
@@ -185,7 +185,7 @@ fn rtmr1(kernel: [u8; 48]) -> [u8; 48] {
 pub(super) fn recording(
     config: &VmConfig,
     log: &[TdxEvent],
-    registers: &kms_attest::identity::Quoted,
+    registers: &kms_attest::platform::tdx::Quoted,
 ) -> Check {
     lite::boot_registers(config, log)?.compare(registers)?;
     let refusal = |change: &dyn Fn(&mut VmConfig, &mut Vec<TdxEvent>)| {
@@ -230,7 +230,7 @@ pub(super) fn recording(
         ensure!(refused.is_err_and(|error| step_of(&error) == 9), "no {name}");
     }
     let computed = lite::boot_registers(config, log)?;
-    type Register = fn(&mut kms_attest::identity::Quoted) -> &mut [u8; 48];
+    type Register = fn(&mut kms_attest::platform::tdx::Quoted) -> &mut [u8; 48];
     let quoted: [(&str, Register); 4] = [
         ("MRTD", |quoted| &mut quoted.mr_td),
         ("RTMR0", |quoted| &mut quoted.rt_mr0),

@@ -5,7 +5,7 @@ use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY};
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
 
-use crate::evidence::scale::{Reader, Writer};
+use crate::codec::scale::{Reader, Writer};
 use crate::evidence::{Evidence, EvidenceError, FieldError, LegacyError};
 use crate::p256::P256Key;
 

@@ -1,5 +1,7 @@
 //! Verification of evidence: from bytes that anybody can send to a [`Verified`] that says what runs where.
 
+mod outlook;
+
 use std::fmt;
 use std::sync::{Arc, OnceLock};
 
@@ -9,11 +11,12 @@ use crate::binding::ReportData;
 use crate::clock_floor::ClockBehind;
 use crate::collateral::{Collateral, CollateralCache, CollateralError};
 use crate::evidence::{Evidence, EvidenceError, Platform, Tdx};
-use crate::identity::{AppId, AppIdLength, AppInfo, BootInfo, IdentityError, Registers, tdx_identity};
+use crate::identity::{AppId, AppIdLength, AppInfo, BootInfo, Registers};
 use crate::measurement::{
     EventVersion, PreimageError, RuntimeEvent, SYSTEM_READY, Stage, Until, replay_rtmr3, validate_v2_events,
 };
-use crate::platform::tdx::{TdQuote, TdReport, TdxError, VerifiedQuote};
+use crate::platform::IdentityError;
+use crate::platform::tdx::{TdQuote, TdReport, TdxError, VerifiedQuote, tdx_identity};
 use crate::tcb::{SeenPlatforms, TcbVerdict};
 use crate::trust::TrustAnchors;
 use crate::vm_config::VmConfig;
@@ -288,10 +291,6 @@ impl Verifier {
             seen.note(*verified.platform(), quote.bytes(), fetched.as_deref(), now);
         }
         Ok((verified, collateral))
-    }
-
-    pub(crate) fn seen(&self) -> Option<&SeenPlatforms> {
-        self.seen.as_deref()
     }
 
     /// What is trusted.

@@ -4,7 +4,7 @@ use std::{fmt, time::Duration};
 
 use kms_attest::{
     attester::Attester,
-    identity::{self, AppId, Registers},
+    identity::{AppId, Registers},
     ra_tls,
     verify::Verified,
 };
@@ -207,7 +207,7 @@ impl Guest<'_> {
 /// Whom the evidence in our own certificate names, which the KMS has just verified.
 fn app_id_of(identity: &ClientIdentity) -> Option<AppId> {
     let evidence = ra_tls::evidence_in(identity.certificate()).ok()??;
-    let app_info = identity::decode_unverified(&evidence, Registers::BootTime).ok()?;
+    let app_info = evidence.unverified_app_info(Registers::BootTime).ok()?;
     AppId::try_from(app_info.app_id.as_slice()).ok()
 }
 

@@ -5,7 +5,7 @@ use cvm_kms::domain::Domain;
 use kms_attest::certificate::{self, CertificateSpec, Issuer, Role, Validity};
 use kms_attest::csr::{ApiVersion, Csr, CsrError};
 use kms_attest::evidence::Wire;
-use kms_attest::identity::{AppId, Registers, decode_unverified};
+use kms_attest::identity::{AppId, Registers};
 use kms_attest::measurement::TdxEvent;
 use kms_attest::p256::P256Key;
 use sha2::{Digest, Sha256};
@@ -159,12 +159,12 @@ fn is_signed_again(version: ApiVersion, csr: &Csr, key: &P256Key) -> Check {
 fn is_the_leaf(leaf: &Vector<'_>, csr: &Csr, authorities: &Authorities<'_>, notes: &mut Notes) -> Check {
     let said = leaf.says()?;
     let app_id = AppId::try_from(said.app_id.as_deref().unwrap_or_default())?;
-    let identity = decode_unverified(&csr.evidence, Registers::BootTime)?;
+    let identity = csr.evidence.unverified_app_info(Registers::BootTime)?;
     ensure!(identity.app_id == app_id.0, "the leaf is of another app than the evidence");
     // The shape, with whatever dates the peer wrote.
     let app_ca = authorities.issuer_of(leaf)?;
     let issuer = Issuer::new(&app_ca.der, &app_ca.key)?;
-    let verified = decode_unverified(&csr.evidence, Registers::RunTime)?;
+    let verified = csr.evidence.unverified_app_info(Registers::RunTime)?;
     // Before 0.6.0 the peer wrote app info as an array, since then it writes a map, as ours does.
     let ours = csr.ext_app_info.then(|| verified.to_msgpack());
     let theirs = match said.app_info.as_deref() {

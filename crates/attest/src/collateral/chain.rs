@@ -11,10 +11,10 @@ use dcap_qvl::intel::parse_pck_extension_with;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
+use super::crypto::Dcap;
 use super::origin::{CaKind, PlatformKey};
 use super::{CollateralError, authentic};
 use crate::certificate;
-use crate::platform::tdx::Dcap;
 
 /// Intel's chains have three certificates at most: leaf, CA, root.
 const MAX_CHAIN: usize = 3;

@@ -4,8 +4,8 @@ use std::io::Read;
 
 use super::{Evidence, MAX_BYTES, MAX_ELEMENTS};
 use crate::binding::ReportData;
-use crate::identity::{Quoted, QuotedError};
 use crate::measurement::{self, TdxEvent};
+use crate::platform::tdx::{Quoted, QuotedError};
 
 /// What a compressed event log begins with.
 const GZIP_PREFIX: &[u8] = b"ELGZv1";

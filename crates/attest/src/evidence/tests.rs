@@ -313,7 +313,7 @@ mod legacy {
         let replayed =
             crate::measurement::replay_rtmr3(&evidence.stack.runtime_events, crate::measurement::Until::End);
         assert_eq!(hex::encode(replayed), expected["rtmr3_replay_from_log"]);
-        assert_eq!(crate::identity::Quoted::parse(&quote).unwrap().rt_mr3, replayed);
+        assert_eq!(crate::platform::tdx::Quoted::parse(&quote).unwrap().rt_mr3, replayed);
     }
 
     #[test]
@@ -462,7 +462,7 @@ mod properties {
                     prop_assert!(evidence.encode() == damaged);
                 }
                 prop_assert_eq!(&Evidence::decode(&evidence.encode()).unwrap(), &evidence);
-                let _ = crate::identity::decode_unverified(&evidence, crate::identity::Registers::BootTime);
+                let _ = evidence.unverified_app_info(crate::identity::Registers::BootTime);
             }
         }
     }

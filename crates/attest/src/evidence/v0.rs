@@ -1,9 +1,9 @@
 //! Evidence V0: SCALE behind a zero byte. It does not carry the version or preimage of events.
 
-use super::problem::{FieldError, Problem};
-use super::scale::{Reader, Writer};
 use super::{Evidence, MAX_ELEMENTS, PcrValue, Platform, Stack, Tdx, TpmEvent, TpmPlatform, TpmQuote, Wire};
 use crate::binding::ReportData;
+use crate::codec::scale::{Reader, Writer};
+use crate::codec::{FieldError, Problem};
 use crate::measurement::{EventVersion, RuntimeEvent, TdxEvent};
 
 const TPM_PLATFORMS: [TpmPlatform; 4] =

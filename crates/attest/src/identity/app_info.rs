@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::evidence::pack::{Known, Reader, TextForm, Writer, required, set};
-use crate::evidence::{FieldError, Problem};
+use crate::codec::pack::{Known, Reader, TextForm, Writer, required, set};
+use crate::codec::{FieldError, Problem};
 
 /// The most init scripts that an identity can hold.
 pub const MAX_INIT_SCRIPTS: usize = 5;

@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::*;
-use crate::evidence::scale;
+use crate::codec::scale;
 
 fn scenarios() -> Value {
     crate::test_vectors::json("eventlog.json")

@@ -1,18 +1,23 @@
 //! TDX quotes: the registers of a TD, and the verification of a quote against collateral and a root.
 
-mod crypto;
+mod evidence;
+mod identity;
+pub mod image;
 mod quote;
+mod quoted;
 mod shortfall;
 
 use dcap_qvl::quote::{Report, TDReport10};
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuoteCollateralV3, QuotePolicy};
 
-pub(crate) use self::crypto::Dcap;
+pub use self::evidence::Tdx;
+pub(crate) use self::identity::decode;
+pub use self::identity::tdx_identity;
 pub use self::quote::TdQuote;
+pub use self::quoted::{Quoted, QuotedError};
 pub use self::shortfall::Shortfall;
-use crate::collateral::{ChainError, Collateral, PckChain};
-use crate::identity::Quoted;
+use crate::collateral::{ChainError, Collateral, Dcap, PckChain};
 use crate::tcb::{Lag, PlatformTcb, TcbStatus, TcbVerdict, is_known};
 use crate::trust::TrustAnchors;
 

@@ -20,14 +20,14 @@ pub struct SeenPlatforms {
 
 /// A platform's latest appearance.
 #[derive(Debug, Clone)]
-pub(super) struct Seen {
-    pub(super) platform: PlatformTcb,
+pub(crate) struct Seen {
+    pub(crate) platform: PlatformTcb,
     /// A quote of it that verified.
-    pub(super) quote: Vec<u8>,
+    pub(crate) quote: Vec<u8>,
     /// The PCK certificate chain, if the quote does not have it.
-    pub(super) pck_chain: Option<String>,
+    pub(crate) pck_chain: Option<String>,
     /// Unix seconds.
-    pub(super) at: u64,
+    pub(crate) at: u64,
 }
 
 impl SeenPlatforms {
@@ -55,7 +55,7 @@ impl SeenPlatforms {
     }
 
     /// The platforms seen lately, in a stable order; forgets the others.
-    pub(super) fn lately(&self, now: u64) -> Vec<Seen> {
+    pub(crate) fn lately(&self, now: u64) -> Vec<Seen> {
         let mut platforms = self.lock();
         platforms.retain(|_, seen| seen.at.saturating_add(self.keep.as_secs()) >= now);
         let mut seen: Vec<Seen> = platforms.values().cloned().collect();

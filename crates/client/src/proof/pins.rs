@@ -2,7 +2,7 @@
 
 use kms_attest::{
     identity::{AppId, AppInfo},
-    os_image::lite,
+    platform::tdx::image::lite,
     verify::Verified,
     vm_config::{TdxAttestationVariant, VmConfig},
 };

@@ -1,8 +1,8 @@
 //! Reading evidence V1: key order is free, unknown keys are skipped, and bytes are taken in every form that the peer
 //! takes.
 
-use crate::evidence::pack::{Known, Reader, TextForm, required, set};
-use crate::evidence::problem::{FieldError, Problem};
+use crate::codec::pack::{Known, Reader, TextForm, required, set};
+use crate::codec::{FieldError, Problem};
 use crate::evidence::{
     Evidence, EvidenceError, MAX_ELEMENTS, PcrValue, Platform, Stack, Tdx, TpmEvent, TpmPlatform, TpmQuote,
     Wire,

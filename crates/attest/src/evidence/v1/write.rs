@@ -1,6 +1,6 @@
 //! Writing evidence V1 exactly as the peer does: keys in one order, and a mixture of bin and arrays of numbers.
 
-use crate::evidence::pack::Writer;
+use crate::codec::pack::Writer;
 use crate::evidence::{Evidence, Platform, Stack, Tdx, TpmPlatform, TpmQuote};
 use crate::measurement::{EventVersion, RuntimeEvent, TdxEvent};
 

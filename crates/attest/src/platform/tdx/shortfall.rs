@@ -5,8 +5,8 @@ use std::fmt;
 use dcap_qvl::intel::parse_pck_extension_with;
 use dcap_qvl::{QeIdentity, SvnComponent, SvnShortfall, TcbInfo, TcbLevel};
 
-use super::{Dcap, TdQuote};
-use crate::collateral::{Collateral, PckChain};
+use super::TdQuote;
+use crate::collateral::{Collateral, Dcap, PckChain};
 use crate::tcb::TcbPart;
 
 /// Where the ISVSVN stands in the report of a quoting enclave.

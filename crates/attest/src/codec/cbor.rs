@@ -1,0 +1,192 @@
+//! The part of CBOR that Nitro documents and image measurements are written in: a reader bounded by its input and in depth.
+
+/// Deepest nesting of a value that is skipped.
+const MAX_DEPTH: u8 = 16;
+
+/// Why CBOR does not read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum CborError {
+    /// The input ends inside a value.
+    #[error("the input ends inside a value")]
+    Truncated,
+    /// A reserved form.
+    #[error("a reserved form of value")]
+    Reserved,
+    /// Deeper than [`MAX_DEPTH`].
+    #[error("nested deeper than {MAX_DEPTH}")]
+    TooDeep,
+    /// Another type than the place holds.
+    #[error("expected {0}")]
+    Expected(&'static str),
+    /// Text that is not UTF-8.
+    #[error("text is not UTF-8")]
+    NotUtf8,
+    /// Bytes behind the value.
+    #[error("{0} trailing byte(s) after the CBOR document")]
+    Trailing(usize),
+}
+
+/// What a value begins with: its type, and its length or value where it has one (an indefinite one has none).
+#[derive(Clone, Copy, PartialEq, Eq)]
+struct Head {
+    major: u8,
+    argument: Option<u64>,
+}
+
+const BYTES: u8 = 2;
+const TEXT: u8 = 3;
+const ARRAY: u8 = 4;
+const MAP: u8 = 5;
+const TAG: u8 = 6;
+const SIMPLE: u8 = 7;
+
+/// Reads values from the front of a byte string.
+pub(crate) struct Reader<'a> {
+    rest: &'a [u8],
+}
+
+impl<'a> Reader<'a> {
+    pub(crate) fn new(input: &'a [u8]) -> Self {
+        Self { rest: input }
+    }
+
+    fn take(&mut self, length: u64) -> Result<&'a [u8], CborError> {
+        let length = usize::try_from(length).map_err(|_| CborError::Truncated)?;
+        let (head, tail) = self.rest.split_at_checked(length).ok_or(CborError::Truncated)?;
+        self.rest = tail;
+        Ok(head)
+    }
+
+    fn head(&mut self) -> Result<Head, CborError> {
+        let initial = self.take(1)?[0];
+        let argument = match initial & 0x1f {
+            small @ 0..24 => Some(u64::from(small)),
+            width @ 24..28 => {
+                let bytes = self.take(1 << (width - 24))?;
+                Some(bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+            }
+            31 => None,
+            _ => return Err(CborError::Reserved),
+        };
+        Ok(Head { major: initial >> 5, argument })
+    }
+
+    /// Reads a break, the end of an indefinite value, if one is next.
+    fn at_break(&mut self) -> bool {
+        let at_break = self.rest.first() == Some(&0xff);
+        if at_break {
+            self.rest = &self.rest[1..];
+        }
+        at_break
+    }
+
+    pub(crate) fn unsigned(&mut self) -> Result<u64, CborError> {
+        match self.head()? {
+            Head { major: 0, argument: Some(value) } => Ok(value),
+            _ => Err(CborError::Expected("an unsigned number")),
+        }
+    }
+
+    pub(crate) fn bytes(&mut self) -> Result<&'a [u8], CborError> {
+        match self.head()? {
+            Head { major: BYTES, argument: Some(length) } => self.take(length),
+            _ => Err(CborError::Expected("bytes")),
+        }
+    }
+
+    pub(crate) fn text(&mut self) -> Result<&'a str, CborError> {
+        match self.head()? {
+            Head { major: TEXT, argument: Some(length) } => {
+                std::str::from_utf8(self.take(length)?).map_err(|_| CborError::NotUtf8)
+            }
+            _ => Err(CborError::Expected("text")),
+        }
+    }
+
+    pub(crate) fn boolean(&mut self) -> Result<bool, CborError> {
+        match self.head()? {
+            Head { major: SIMPLE, argument: Some(value @ (20 | 21)) } => Ok(value == 21),
+            _ => Err(CborError::Expected("true or false")),
+        }
+    }
+
+    /// Nothing may be left.
+    pub(crate) fn end(self) -> Result<(), CborError> {
+        match self.rest.len() {
+            0 => Ok(()),
+            left => Err(CborError::Trailing(left)),
+        }
+    }
+
+    /// Reads the head of an array of four behind an optional tag: COSE_Sign1.
+    pub(crate) fn cose_sign1(&mut self) -> Result<(), CborError> {
+        let mut head = self.head()?;
+        if head == (Head { major: TAG, argument: Some(18) }) {
+            head = self.head()?;
+        }
+        if head == (Head { major: ARRAY, argument: Some(4) }) {
+            Ok(())
+        } else {
+            Err(CborError::Expected("a COSE_Sign1 document"))
+        }
+    }
+
+    /// Reads a map; `read` reads a key and its value.
+    pub(crate) fn map(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<(), CborError>,
+    ) -> Result<(), CborError> {
+        match self.head()? {
+            Head { major: MAP, argument: Some(count) } => (0..count).try_for_each(|_| read(self)),
+            Head { major: MAP, argument: None } => {
+                while !self.at_break() {
+                    read(self)?;
+                }
+                Ok(())
+            }
+            _ => Err(CborError::Expected("a map")),
+        }
+    }
+
+    /// Reads an array (only the document of SEV-SNP has one); `read` reads an element.
+    #[cfg(any(test, feature = "sev-snp-image"))]
+    pub(crate) fn array(
+        &mut self,
+        mut read: impl FnMut(&mut Self) -> Result<(), CborError>,
+    ) -> Result<(), CborError> {
+        match self.head()? {
+            Head { major: ARRAY, argument: Some(count) } => (0..count).try_for_each(|_| read(self)),
+            Head { major: ARRAY, argument: None } => {
+                while !self.at_break() {
+                    read(self)?;
+                }
+                Ok(())
+            }
+            _ => Err(CborError::Expected("an array")),
+        }
+    }
+
+    pub(crate) fn skip(&mut self) -> Result<(), CborError> {
+        self.skip_within(MAX_DEPTH)
+    }
+
+    fn skip_within(&mut self, depth: u8) -> Result<(), CborError> {
+        let deeper = depth.checked_sub(1).ok_or(CborError::TooDeep)?;
+        let Head { major, argument } = self.head()?;
+        let children = match (major, argument) {
+            (BYTES | TEXT, Some(length)) => return self.take(length).map(drop),
+            (ARRAY, Some(count)) => count,
+            (MAP, Some(count)) => count.checked_mul(2).ok_or(CborError::Truncated)?,
+            (TAG, Some(_)) => 1,
+            (BYTES | TEXT | ARRAY | MAP, None) => {
+                while !self.at_break() {
+                    self.skip_within(deeper)?;
+                }
+                return Ok(());
+            }
+            (0 | 1 | SIMPLE, Some(_)) => return Ok(()),
+            _ => return Err(CborError::Reserved),
+        };
+        (0..children).try_for_each(|_| self.skip_within(deeper))
+    }
+}

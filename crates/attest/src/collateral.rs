@@ -1,0 +1,283 @@
+//! Collateral: what Intel signs about platforms (TCB info, QE identity, CRLs), fetched, checked and kept while valid.
+
+mod authentic;
+mod cache;
+mod chain;
+mod clock;
+mod crl;
+mod crypto;
+mod endpoint;
+mod error;
+mod floors;
+mod http;
+mod options;
+mod origin;
+mod pccs;
+mod refresh;
+#[cfg(test)]
+pub(crate) mod testing;
+
+pub use cache::{CacheStats, CollateralCache, EntryStats, Refreshed};
+pub(crate) use chain::PckChain;
+pub use chain::{ChainError, certificates as read_chain};
+pub use clock::Clock;
+pub use crl::decode as read_crl;
+pub(crate) use crypto::Dcap;
+pub use endpoint::EndpointStats;
+pub use error::{CollateralError, EndpointError, FetchFailure, Resource, ServiceFailure};
+pub use floors::{FloorKind, Floors, FloorsFileError, TcbSet};
+pub use http::Http;
+pub use options::CacheOptions;
+use origin::Origin;
+pub use origin::{CaKind, PlatformKey};
+pub use pccs::{DEFAULT_PCCS_URL, Pccs};
+pub use refresh::RefreshTask;
+
+use dcap_qvl::QuoteCollateralV3;
+use rustls_pki_types::CertificateDer;
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
+
+use crate::trust::TrustAnchors;
+
+/// A complete set of collateral for one kind of platform, with the time until which all of it is valid.
+///
+/// Holding one says nothing about its signatures: the quote verifier checks them each time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Collateral {
+    parts: QuoteCollateralV3,
+    model: PlatformKey,
+    issued: u64,
+    expires: u64,
+    numbers: Numbers,
+}
+
+/// The numbers by which Intel counts the parts of collateral. Each only rises.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Numbers {
+    /// `tcbEvaluationDataNumber` of TCB info.
+    pub tcb_info: u32,
+    /// `tcbEvaluationDataNumber` of QE identity.
+    pub qe_identity: u32,
+    /// CRL number of the root's CRL.
+    pub root_crl: u64,
+    /// CRL number of the CRL of the CA of platform certificates.
+    pub pck_crl: u64,
+}
+
+impl Collateral {
+    /// Reads the dates of `parts`. Issuer chains are kept in one form, whatever they came in, so that everybody reads
+    /// the same certificates in them.
+    pub fn new(mut parts: QuoteCollateralV3) -> Result<Self, CollateralError> {
+        let tcb_info = Dated::read(&parts.tcb_info, "tcb info")?;
+        let qe_identity = Dated::read(&parts.qe_identity, "qe identity")?;
+        let fmspc = tcb_info.fmspc.as_deref().unwrap_or_default();
+        let fmspc = hex::decode(fmspc).ok().and_then(|bytes| bytes.try_into().ok());
+        let mut expires = tcb_info.next_update()?.min(qe_identity.next_update()?);
+        for (crl, name) in [(&parts.root_ca_crl, "root crl"), (&parts.pck_crl, "pck crl")] {
+            expires = expires.min(crl_next_update(crl).ok_or(CollateralError::Malformed(name))?);
+        }
+        for (chain, name) in [
+            (&mut parts.pck_crl_issuer_chain, "pck crl issuer chain"),
+            (&mut parts.tcb_info_issuer_chain, "tcb info issuer chain"),
+            (&mut parts.qe_identity_issuer_chain, "qe identity issuer chain"),
+        ] {
+            let malformed = CollateralError::Malformed(name);
+            let certificates = chain::certificates(chain.as_bytes()).map_err(|_| malformed.clone())?;
+            expires = expires.min(earliest_not_after(&certificates).ok_or(malformed)?);
+            *chain = chain::pem_of(&certificates);
+        }
+        let ca = crl_issuer(&parts.pck_crl).ok_or(CollateralError::Malformed("pck crl"))?;
+        Ok(Self {
+            model: PlatformKey { fmspc: fmspc.ok_or(CollateralError::Malformed("fmspc of tcb info"))?, ca },
+            issued: tcb_info.issued()?,
+            expires,
+            numbers: Numbers {
+                tcb_info: tcb_info.tcb_evaluation_data_number,
+                qe_identity: qe_identity.tcb_evaluation_data_number,
+                root_crl: crl::number(&parts.root_ca_crl).ok_or(CollateralError::Malformed("root crl"))?,
+                pck_crl: crl::number(&parts.pck_crl).ok_or(CollateralError::Malformed("pck crl"))?,
+            },
+            parts,
+        })
+    }
+
+    /// Reads the JSON form: texts as they are, binary parts as hex.
+    pub fn from_json(json: &[u8]) -> Result<Self, CollateralError> {
+        Self::new(crate::json::from_utf8(json).map_err(|_| CollateralError::Malformed("json"))?)
+    }
+
+    /// The parts as the quote verifier takes them.
+    pub fn parts(&self) -> &QuoteCollateralV3 {
+        &self.parts
+    }
+
+    /// The kind of platform that the TCB info is about.
+    pub fn fmspc(&self) -> [u8; 6] {
+        self.model.fmspc
+    }
+
+    /// The same, and the CA whose revocations are in it. Where a quote verifies by this collateral, they are the
+    /// platform's: a platform certificate of another model or CA is refused.
+    pub fn model(&self) -> PlatformKey {
+        self.model
+    }
+
+    /// Issue date of the TCB info, Unix seconds.
+    pub fn issued(&self) -> u64 {
+        self.issued
+    }
+
+    /// Unix seconds of the earliest end: `nextUpdate` of TCB info, QE identity and both CRLs, `notAfter` of the chains.
+    pub fn expires(&self) -> u64 {
+        self.expires
+    }
+
+    /// PEM chain of the platform's own PCK certificate, if it had to be fetched with the collateral.
+    pub fn pck_certificate_chain(&self) -> Option<&str> {
+        self.parts.pck_certificate_chain.as_deref()
+    }
+
+    /// `tcbEvaluationDataNumber` of the TCB info: Intel raises it with each TCB recovery.
+    pub fn evaluation_number(&self) -> u32 {
+        self.numbers.tcb_info
+    }
+
+    /// The numbers by which Intel counts the parts.
+    pub fn numbers(&self) -> Numbers {
+        self.numbers
+    }
+
+    pub(crate) fn with_pck_certificate_chain(&self, chain: String) -> Self {
+        Self { parts: self.parts_for(chain), ..self.clone() }
+    }
+
+    /// The parts with the chain of a platform's PCK certificate, which the quote verifier prefers to the quote's.
+    pub(crate) fn parts_for(&self, pck_certificate_chain: String) -> QuoteCollateralV3 {
+        QuoteCollateralV3 { pck_certificate_chain: Some(pck_certificate_chain), ..self.parts.clone() }
+    }
+}
+
+/// Whether the platform certificates in `quote` lead to the trusted root: found out without collateral. A quote that
+/// carries none, because its PPID is encrypted, passes; what it is judged by is fetched with the collateral.
+///
+/// # Errors
+/// [`CollateralError::UntrustedPlatform`], or that the quote names no platform.
+pub fn platform_is_rooted(quote: &[u8], anchors: &TrustAnchors) -> Result<(), CollateralError> {
+    let Origin::Certificate(chain) = Origin::of(quote)? else { return Ok(()) };
+    match chain.leads_to(anchors.tdx_root()) {
+        true => Ok(()),
+        false => Err(CollateralError::UntrustedPlatform),
+    }
+}
+
+/// The dates that both signed JSON texts carry.
+#[derive(Deserialize)]
+#[serde(rename_all = "camelCase")]
+struct Dated {
+    issue_date: String,
+    next_update: String,
+    fmspc: Option<String>,
+    #[serde(default)]
+    tcb_evaluation_data_number: u32,
+    #[serde(skip)]
+    name: &'static str,
+}
+
+impl Dated {
+    fn read(json: &str, name: &'static str) -> Result<Self, CollateralError> {
+        let dated: Self = serde_json::from_str(json).map_err(|_| CollateralError::Malformed(name))?;
+        Ok(Self { name, ..dated })
+    }
+
+    fn issued(&self) -> Result<u64, CollateralError> {
+        unix_seconds(&self.issue_date).ok_or(CollateralError::Malformed(self.name))
+    }
+
+    fn next_update(&self) -> Result<u64, CollateralError> {
+        unix_seconds(&self.next_update).ok_or(CollateralError::Malformed(self.name))
+    }
+}
+
+pub(crate) fn unix_seconds(rfc3339: &str) -> Option<u64> {
+    OffsetDateTime::parse(rfc3339, &Rfc3339).ok()?.unix_timestamp().try_into().ok()
+}
+
+fn crl_next_update(der: &[u8]) -> Option<u64> {
+    let (_, crl) = CertificateRevocationList::from_der(der).ok()?;
+    crl.next_update()?.timestamp().try_into().ok()
+}
+
+fn crl_issuer(der: &[u8]) -> Option<CaKind> {
+    let (_, crl) = CertificateRevocationList::from_der(der).ok()?;
+    Some(CaKind::of_issuer(&crl.issuer().to_string()))
+}
+
+fn earliest_not_after(chain: &[CertificateDer<'_>]) -> Option<u64> {
+    let mut earliest = u64::MAX;
+    for certificate in chain {
+        let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
+        earliest = earliest.min(certificate.validity().not_after.timestamp().try_into().ok()?);
+    }
+    Some(earliest)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DAY: u64 = 86_400;
+
+    #[test]
+    fn every_collateral_set_reads_or_is_refused_by_the_part_that_is_missing() {
+        for (name, json) in testing::collateral_sets() {
+            let read = Collateral::from_json(json.to_string().as_bytes());
+            match name.as_str() {
+                "no-root-crl" => assert_eq!(read, Err(CollateralError::Malformed("root crl"))),
+                _ => assert!(read.is_ok(), "{name}: {read:?}"),
+            }
+        }
+    }
+
+    #[test]
+    fn the_earliest_end_of_any_part_ends_the_whole() {
+        // QE identity and both CRLs of the real set end later than its TCB info.
+        let real = testing::real_collateral();
+        let next_update = unix_seconds(&Dated::read(&real.parts.tcb_info, "").unwrap().next_update);
+        assert!(real.expires() <= next_update.unwrap());
+        assert!((1_752_000_000..1_753_000_000).contains(&real.expires()));
+        assert_eq!(hex::encode_upper(real.fmspc()), "B0C06F000000");
+
+        let mut parts = real.parts.clone();
+        let early = real.expires() - DAY;
+        let date = OffsetDateTime::from_unix_timestamp(early as i64).unwrap().format(&Rfc3339).unwrap();
+        let mut identity: serde_json::Value = serde_json::from_str(&parts.qe_identity).unwrap();
+        identity["nextUpdate"] = date.into();
+        parts.qe_identity = identity.to_string();
+        assert_eq!(Collateral::new(parts).unwrap().expires(), early);
+    }
+
+    #[test]
+    fn malformed_parts_are_refused_by_name() {
+        type Spoil = fn(&mut QuoteCollateralV3);
+        let cases: [(&'static str, Spoil); 8] = [
+            ("tcb info", |p| p.tcb_info.truncate(40)),
+            ("qe identity", |p| p.qe_identity.clear()),
+            ("qe identity", |p| p.qe_identity = p.qe_identity.replace("-", "/")),
+            ("pck crl", |p| p.pck_crl.truncate(20)),
+            ("root crl", |p| p.root_ca_crl.clear()),
+            ("tcb info issuer chain", |p| p.tcb_info_issuer_chain.clear()),
+            ("qe identity issuer chain", |p| {
+                p.qe_identity_issuer_chain = p.qe_identity_issuer_chain.repeat(3);
+            }),
+            ("fmspc of tcb info", |p| p.tcb_info = p.tcb_info.replace("\"fmspc\"", "\"fmspd\"")),
+        ];
+        for (name, spoil) in cases {
+            let mut parts = testing::real_collateral().parts;
+            spoil(&mut parts);
+            assert_eq!(Collateral::new(parts), Err(CollateralError::Malformed(name)));
+        }
+    }
+}

@@ -1,0 +1,126 @@
+//! The kinds of hardware: a folder for each, and the one place that tells them apart.
+
+pub mod command_line;
+mod events;
+mod gcp;
+pub mod manifest;
+mod nitro;
+pub mod sev_snp;
+pub mod tdx;
+
+pub use gcp::{PcrValue, TpmEvent, TpmPlatform, TpmQuote};
+pub use nitro::NitroError;
+use sev_snp::SevSnpError;
+use tdx::{QuotedError, Tdx};
+
+use crate::identity::{AppInfo, MAX_INIT_SCRIPTS, Registers};
+use crate::measurement::RuntimeEvent;
+use crate::vm_config::{VmConfig, VmConfigError};
+
+/// Evidence of the platform, by its kind.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Platform {
+    /// Intel TDX.
+    Tdx(Tdx),
+    /// Intel TDX and a virtual TPM, at Google.
+    GcpTdx {
+        /// The TDX part.
+        tdx: Tdx,
+        /// The TPM's part.
+        tpm: TpmQuote,
+    },
+    /// AWS Nitro Enclave.
+    NitroEnclave {
+        /// COSE_Sign1 document.
+        nsm_quote: Vec<u8>,
+    },
+    /// AMD SEV-SNP.
+    SevSnp {
+        /// Attestation report, 1184 bytes.
+        report: Vec<u8>,
+        /// Certificates of the key that signed it; empty where they are to be fetched.
+        cert_chain: Vec<Vec<u8>>,
+        /// The document whose hash the report vouches for.
+        mr_config: String,
+    },
+    /// AWS EC2 with a NitroTPM.
+    AwsNitroTpm {
+        /// COSE_Sign1 document.
+        attestation_doc: Vec<u8>,
+    },
+}
+
+impl Platform {
+    /// The kind's name on the V1 wire.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::Tdx(_) => "tdx",
+            Self::GcpTdx { .. } => "gcp-tdx",
+            Self::NitroEnclave { .. } => "nitro-enclave",
+            Self::SevSnp { .. } => "sev-snp",
+            Self::AwsNitroTpm { .. } => "aws-nitro-tpm",
+        }
+    }
+
+    /// The kind's name in boot info.
+    pub fn tee_variant(&self) -> &'static str {
+        match self {
+            Self::Tdx(_) => "dstack-tdx",
+            Self::GcpTdx { .. } => "dstack-gcp-tdx",
+            Self::NitroEnclave { .. } => "dstack-nitro-enclave",
+            Self::SevSnp { .. } => "dstack-amd-sev-snp",
+            Self::AwsNitroTpm { .. } => "dstack-aws-nitro-tpm",
+        }
+    }
+}
+
+/// Why evidence has no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IdentityError {
+    /// The configuration does not parse.
+    #[error(transparent)]
+    VmConfig(#[from] VmConfigError),
+    /// The TDX quote does not parse.
+    #[error(transparent)]
+    Quote(#[from] QuotedError),
+    /// The SEV-SNP report does not parse.
+    #[error(transparent)]
+    SevSnp(#[from] SevSnpError),
+    /// The Nitro document does not parse.
+    #[error(transparent)]
+    Nitro(#[from] NitroError),
+    /// The TPM quote has no such PCR.
+    #[error("the TPM quote has no SHA-256 value of PCR {0}")]
+    NoPcr(u32),
+    /// An `init-script-hash` event that is not a hash.
+    #[error("an init-script-hash event must be 32 bytes, got {0}")]
+    InitScriptHash(usize),
+    /// More `init-script-hash` events than an identity has room for.
+    #[error("at most {MAX_INIT_SCRIPTS} init-script-hash events are allowed, got {0}")]
+    TooManyInitScripts(usize),
+}
+
+/// What evidence of any platform says, on the device that verification found (its raw id; not used for SEV-SNP, whose
+/// report has it).
+pub fn decode(
+    platform: &Platform,
+    runtime_events: &[RuntimeEvent],
+    registers: Registers,
+    config: &VmConfig,
+    device: &[u8],
+) -> Result<AppInfo, IdentityError> {
+    match platform {
+        Platform::Tdx(tdx) => tdx::decode(tdx, runtime_events, registers, config, device),
+        Platform::GcpTdx { tpm, .. } => gcp::identity(tpm, runtime_events, registers, config, device),
+        Platform::SevSnp { report, mr_config, .. } => Ok(sev_snp::identity(report, mr_config, config)?),
+        Platform::NitroEnclave { nsm_quote } => {
+            nitro::enclave_identity(nsm_quote, runtime_events, registers, config, device)
+        }
+        Platform::AwsNitroTpm { attestation_doc } => {
+            nitro::tpm_identity(attestation_doc, runtime_events, registers, config, device)
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,77 @@
+//! Google's TDX guests: a virtual TPM beside TDX, which has the registers that identify the guest.
+
+use super::IdentityError;
+use super::events::{Events, sha256};
+use crate::identity::{AppInfo, Registers};
+use crate::measurement::{self, RuntimeEvent};
+use crate::vm_config::VmConfig;
+
+/// A TPM's quote.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TpmQuote {
+    /// TPMS_ATTEST.
+    pub message: Vec<u8>,
+    /// Signature over it.
+    pub signature: Vec<u8>,
+    /// The values that the quote's digest is over.
+    pub pcr_values: Vec<PcrValue>,
+    /// Certificate of the attestation key.
+    pub ak_cert: Vec<u8>,
+    /// Where the TPM is.
+    pub platform: TpmPlatform,
+    /// What PCRs were extended with.
+    pub event_log: Vec<TpmEvent>,
+}
+
+/// The value of one PCR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PcrValue {
+    /// The PCR.
+    pub index: u32,
+    /// Its bank, such as `sha256`.
+    pub algorithm: String,
+    /// Its value.
+    pub value: Vec<u8>,
+}
+
+/// One extension of a PCR.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TpmEvent {
+    /// The PCR.
+    pub pcr_index: u32,
+    /// What it was extended with.
+    pub digest: Vec<u8>,
+}
+
+/// Where a TPM is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TpmPlatform {
+    /// A host of dstack's own.
+    Dstack,
+    /// Google.
+    Gcp,
+    /// AWS Nitro Enclave.
+    NitroEnclave,
+    /// AWS EC2.
+    AwsEc2,
+}
+
+/// `mr_system = SHA-256(os_image_hash ‖ mr_key_provider)`; `mr_aggregated = SHA-256(PCR0 ‖ PCR2 ‖ PCR14 replayed)`.
+pub(super) fn identity(
+    tpm: &TpmQuote,
+    runtime_events: &[RuntimeEvent],
+    registers: Registers,
+    config: &VmConfig,
+    ppid: &[u8],
+) -> Result<AppInfo, IdentityError> {
+    let events = Events::decode(runtime_events, registers)?;
+    let pcr = |index| {
+        let mut values = tpm.pcr_values.iter();
+        let value = values.find(|pcr| pcr.index == index && pcr.algorithm == "sha256");
+        value.map(|pcr| pcr.value.as_slice()).ok_or(IdentityError::NoPcr(index))
+    };
+    let replayed = measurement::replay_pcr14_sha256(runtime_events, registers.until());
+    let system = sha256(&[&config.os_image_hash, &events.mr_key_provider()]);
+    let aggregated = sha256(&[pcr(0)?, pcr(2)?, &replayed]);
+    Ok(events.into_app_info(system, aggregated, config, ppid))
+}

@@ -1,0 +1,145 @@
+//! SEV-SNP: the launch measurement of a guest, computed from what its image hash vouches for, without the image.
+
+mod document;
+mod launch;
+mod vmsa;
+
+use serde::Deserialize;
+
+use self::document::VERSION;
+pub use self::launch::{Image, Launch, LaunchError, MAX_PAGES, MAX_SECTIONS, MAX_VCPUS, Section};
+pub use self::vmsa::CpuModel;
+use crate::codec::cbor::CborError;
+use crate::identity::mr_config;
+use crate::measurement::base64_text;
+use crate::platform::manifest::{self, UnvouchedError};
+use crate::vm_config::{self, Layout};
+
+/// The entry of the image's list that the measurement is.
+const DOCUMENT: &str = "measurement.snp.cbor";
+/// Longest configuration, nested ones included.
+const MAX_CONFIG: usize = 1 << 20;
+
+/// Why a report does not show that its guest booted its image. The words are the peer's where a caller may look for
+/// them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SevSnpError {
+    /// The configuration does not parse, or lacks what a SEV-SNP guest's has.
+    #[error("vm_config of a SEV-SNP guest must have {0}")]
+    Config(&'static str),
+    /// The image hash does not vouch for the measurement.
+    #[error(transparent)]
+    Unvouched(#[from] UnvouchedError),
+    /// The measurement does not decode.
+    #[error("{DOCUMENT} does not decode: {0}")]
+    Cbor(#[from] CborError),
+    /// Another version.
+    #[error("{DOCUMENT} must be of version {VERSION}, got {0}")]
+    Version(u64),
+    /// A part is missing, twice there, or out of its range.
+    #[error("{DOCUMENT} must have exactly one {0}, in its range")]
+    Field(&'static str),
+    /// The guest cannot have been launched so.
+    #[error(transparent)]
+    Launch(#[from] LaunchError),
+    /// The guest booted something else.
+    #[error("amd sev-snp measurement mismatch")]
+    Measurement,
+    /// The guest was launched for something else.
+    #[error("amd sev-snp host_data mismatch")]
+    HostData,
+}
+
+/// What the configuration of a SEV-SNP guest says about its launch. It is a claim until it is compared with a report.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Claim {
+    /// SHA-256 of the image's list of files.
+    pub os_image_hash: [u8; 32],
+    /// What was launched.
+    pub launch: Launch,
+    /// The document whose hash is HOST_DATA, as it stands.
+    pub mr_config: String,
+}
+
+#[derive(Deserialize)]
+struct Config {
+    #[serde(default, with = "hex::serde")]
+    os_image_hash: Vec<u8>,
+    sev_snp_measurement: Option<String>,
+    mr_config: Option<String>,
+}
+
+/// `sev_snp_measurement`: JSON in a text.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Measurement {
+    #[serde(with = "base64_text")]
+    checksum_file: Vec<u8>,
+    #[serde(with = "base64_text")]
+    measurement: Vec<u8>,
+    vcpus: u32,
+    vcpu_type: String,
+    guest_features: u64,
+}
+
+impl Claim {
+    /// Reads a configuration, or one that is nested as text in the key `vm_config`.
+    ///
+    /// # Errors
+    /// Every [`SevSnpError`] but the two mismatches.
+    pub fn parse(vm_config: &str) -> Result<Self, SevSnpError> {
+        let config = Config::read(vm_config)?;
+        let os_image_hash: [u8; 32] =
+            config.os_image_hash.try_into().map_err(|_| SevSnpError::Config("os_image_hash"))?;
+        let mr_config = config.mr_config.ok_or(SevSnpError::Config("mr_config"))?;
+        let measurement = config.sev_snp_measurement.ok_or(SevSnpError::Config("sev_snp_measurement"))?;
+        let measurement: Measurement = serde_json::from_str(&measurement)
+            .map_err(|_| SevSnpError::Config("sev_snp_measurement of known keys only"))?;
+        let document = manifest::vouched(
+            &os_image_hash,
+            &measurement.checksum_file,
+            DOCUMENT,
+            &measurement.measurement,
+        )?;
+        let launch = Launch {
+            image: document::parse(document)?,
+            vcpus: measurement.vcpus,
+            cpu: CpuModel::parse(&measurement.vcpu_type)?,
+            guest_features: measurement.guest_features,
+        };
+        Ok(Self { os_image_hash, launch, mr_config })
+    }
+
+    /// Whether a report with this measurement and HOST_DATA is of a guest that was launched so. The report itself must
+    /// have been verified.
+    ///
+    /// # Errors
+    /// [`SevSnpError::Launch`], [`SevSnpError::Measurement`], [`SevSnpError::HostData`].
+    pub fn compare(&self, measurement: &[u8; 48], host_data: &[u8; 32]) -> Result<(), SevSnpError> {
+        if self.launch.measurement()? != *measurement {
+            return Err(SevSnpError::Measurement);
+        }
+        if mr_config::host_data(&self.mr_config) != *host_data {
+            return Err(SevSnpError::HostData);
+        }
+        Ok(())
+    }
+}
+
+impl Config {
+    fn read(text: &str) -> Result<Self, SevSnpError> {
+        let parse = |text: &str| -> Result<Self, SevSnpError> {
+            serde_json::from_str(text).map_err(|_| SevSnpError::Config("the form of JSON"))
+        };
+        if text.len() > MAX_CONFIG {
+            return Err(SevSnpError::Config("1 MiB at most"));
+        }
+        match vm_config::layout(text).map_err(|_| SevSnpError::Config("the form of JSON"))? {
+            Layout::Plain => parse(text),
+            Layout::Nested(nested) => parse(&nested),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

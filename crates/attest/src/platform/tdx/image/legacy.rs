@@ -1,0 +1,153 @@
+//! Legacy verification: the registers are computed from the image's files.
+
+use serde::Deserialize;
+
+use super::{
+    MrtdError, TdHobError,
+    acpi::{AcpiDigests, AcpiError, Shape, ShapeError},
+    kernel::{self, Header, KernelError},
+    mrtd::mrtd,
+    qemu::{Machine, MachineError},
+    registers::{self, BootRegisters},
+    td_hob::MemoryLayout,
+    tdvf::{self, TdvfError},
+};
+use crate::platform::manifest::is_plain;
+use crate::vm_config::VmConfig;
+
+/// The name of an image's description.
+pub const METADATA: &str = "metadata.json";
+
+/// `metadata.json`: which of an image's files is what. Other keys are ignored.
+#[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
+pub struct Metadata {
+    /// The kernel's command line.
+    pub cmdline: String,
+    /// File name of the kernel.
+    pub kernel: String,
+    /// File name of the initial file system.
+    pub initrd: String,
+    /// File name of the firmware.
+    pub bios: String,
+    /// The image's version.
+    #[serde(default)]
+    pub version: String,
+    /// Whether the kernel's setup header is measured as it is in the file.
+    #[serde(default)]
+    pub kernel_header_normalized: bool,
+    /// Whether it is an image for development.
+    #[serde(default)]
+    pub is_dev: bool,
+}
+
+/// Why a description is of no use.
+#[derive(Debug, thiserror::Error)]
+pub enum MetadataError {
+    /// Not the JSON it has to be.
+    #[error("metadata.json does not parse: {0}")]
+    Json(#[from] serde_json::Error),
+    /// A file outside the image's directory.
+    #[error("metadata.json names a {0} with an unsafe path")]
+    UnsafePath(&'static str),
+}
+
+impl Metadata {
+    /// What of the kernel's setup header is measured.
+    pub fn kernel_header(&self) -> Header {
+        if self.kernel_header_normalized { Header::AsShipped } else { Header::FilledInByQemu }
+    }
+
+    /// Reads a description.
+    ///
+    /// # Errors
+    /// [`MetadataError`].
+    pub fn parse(text: &[u8]) -> Result<Self, MetadataError> {
+        let metadata: Self = crate::json::from_utf8(text)?;
+        let names = [("bios", &metadata.bios), ("kernel", &metadata.kernel), ("initrd", &metadata.initrd)];
+        if let Some((what, _)) = names.into_iter().find(|(_, name)| !is_plain(name)) {
+            return Err(MetadataError::UnsafePath(what));
+        }
+        Ok(metadata)
+    }
+}
+
+/// An image as far as it is measured.
+#[derive(Clone, Debug)]
+pub struct Image<'a> {
+    /// The firmware.
+    pub firmware: &'a [u8],
+    /// The kernel; changed while it is measured.
+    pub kernel: Vec<u8>,
+    /// What of the kernel's setup header is measured.
+    pub kernel_header: Header,
+    /// Length of the initial file system.
+    pub initrd_size: u64,
+    /// SHA-384 of the initial file system.
+    pub initrd_sha384: [u8; 48],
+    /// The kernel's command line.
+    pub command_line: &'a str,
+}
+
+/// Why an image has no registers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LegacyError {
+    /// The configuration names no machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The firmware is not one for TDX.
+    #[error(transparent)]
+    Tdvf(#[from] TdvfError),
+    /// The firmware cannot be measured.
+    #[error(transparent)]
+    Mrtd(#[from] MrtdError),
+    /// The firmware does not fit the VM's memory.
+    #[error(transparent)]
+    TdHob(#[from] TdHobError),
+    /// The ACPI tables of such a VM are not known.
+    #[error(transparent)]
+    Shape(#[from] ShapeError),
+    /// The ACPI tables are not those of a VM.
+    #[error(transparent)]
+    Acpi(#[from] AcpiError),
+    /// The kernel cannot be measured.
+    #[error(transparent)]
+    Kernel(#[from] KernelError),
+}
+
+/// What the firmware is given about ACPI.
+#[derive(Clone, Copy, Debug)]
+pub enum AcpiTables<'a> {
+    /// What QEMU gives to such a VM.
+    OfVm,
+    /// Tables that a program printed.
+    Given(&'a [u8]),
+}
+
+/// The registers of the VM that `config` describes, with this image and these ACPI tables.
+///
+/// # Errors
+/// [`LegacyError`].
+pub fn boot_registers(
+    config: &VmConfig,
+    image: Image<'_>,
+    acpi_tables: AcpiTables<'_>,
+) -> Result<BootRegisters, LegacyError> {
+    let machine = Machine::of(config)?;
+    let sections = tdvf::sections(image.firmware)?;
+    let memory = config.memory_size;
+    let td_hob = MemoryLayout::of(&sections)?.digest(memory)?;
+    let acpi = match acpi_tables {
+        AcpiTables::OfVm => AcpiDigests::of_vm(&Shape::of(config)?),
+        AcpiTables::Given(tables) => AcpiDigests::of_tables(tables)?,
+    };
+    let kernel = match image.kernel_header {
+        Header::FilledInByQemu => kernel::digest_filled_in(image.kernel, image.initrd_size, memory)?,
+        Header::AsShipped => kernel::digest_as_shipped(&image.kernel)?,
+    };
+    Ok(BootRegisters {
+        mrtd: mrtd(image.firmware, &sections, machine.passes)?,
+        rtmr0: registers::rtmr0(td_hob, &acpi),
+        rtmr1: registers::rtmr1(kernel),
+        rtmr2: registers::rtmr2(registers::command_line(image.command_line), image.initrd_sha384),
+    })
+}

@@ -1,0 +1,393 @@
+//! Lite verification: the registers are computed from digests that the image hash vouches for, without the image.
+
+use super::{
+    TdHobError,
+    acpi::{AcpiDigests, Shape, ShapeError},
+    kernel::Header,
+    qemu::{Machine, MachineError, Passes},
+    registers::{self, BootRegisters, Digest},
+    td_hob::{LOW_MEMORY, MemoryLayout, Range, SPLIT_FROM},
+    tdvf::{MAX_SECTIONS, PAGE},
+};
+use crate::{
+    codec::cbor::{CborError, Reader},
+    measurement::TdxEvent,
+    platform::command_line::{self, RootfsHashError},
+    platform::manifest::{self, UnvouchedError},
+    vm_config::{OvmfVariant, VmConfig},
+};
+
+/// The entry of the image's list that the measurement is.
+const DOCUMENT: &str = "measurement.tdx.cbor";
+/// Longest command line of the kernel: COMMAND_LINE_SIZE of x86-64.
+const MAX_COMMAND_LINE: usize = 2048;
+
+/// What guests name the events of the ACPI tables.
+pub(super) const ACPI_EVENT_NAMES: [&str; 3] = ["acpi-loader", "acpi-rsdp", "acpi-tables"];
+
+/// Why there are no registers to compare with. The words are the peer's where a caller may look for them.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LiteError {
+    /// No measurement came along.
+    #[error("tdx lite attestation requires vm_config.tdx_measurement")]
+    NoDocument,
+    /// The image hash does not vouch for the measurement.
+    #[error(transparent)]
+    Unvouched(#[from] UnvouchedError),
+    /// The measurement does not decode.
+    #[error("{DOCUMENT}: failed to decode CBOR: {0}")]
+    Cbor(#[from] CborError),
+    /// Another version.
+    #[error("{DOCUMENT}: unsupported version {0}, expected 4 (or 3)")]
+    Version(u64),
+    /// A part is missing, or twice there.
+    #[error("{DOCUMENT} must have exactly one {0}")]
+    Field(&'static str),
+    /// Longer than a kernel takes.
+    #[error(
+        "{DOCUMENT}: kernel command line is {0} bytes, over the {MAX_COMMAND_LINE} byte x86_64 COMMAND_LINE_SIZE"
+    )]
+    CommandLine(usize),
+    /// A digest of another length.
+    #[error("tdx.measurement.{name} has invalid length {length}, expected 48")]
+    Digest {
+        /// Of which part.
+        name: &'static str,
+        /// How long it is.
+        length: usize,
+    },
+    /// The description of the memory does not decode.
+    #[error("TD HOB witness of {DOCUMENT} does not decode: {0}")]
+    Witness(#[from] WitnessError),
+    /// Firmware that is not known.
+    #[error("{DOCUMENT}: failed to decode CBOR: unknown ovmf {0:?}")]
+    Ovmf(String),
+    /// The image has another firmware than the configuration says.
+    #[error("tdx measurement ovmf_variant mismatch with {DOCUMENT}")]
+    OvmfVariant,
+    /// Not three events.
+    #[error("TDX lite attestation requires exactly 3 RTMR0 ACPI DATA events; found {0}")]
+    AcpiEvents(usize),
+    /// An event without its name.
+    #[error("TDX lite attestation requires exactly one RTMR0 ACPI DATA event named {0}")]
+    AcpiEventName(&'static str),
+    /// An event whose digest is no SHA-384.
+    #[error("TDX RTMR0 ACPI DATA event has invalid digest length {0}, expected 48")]
+    AcpiDigest(usize),
+    /// The ACPI tables of such a VM are not known.
+    #[error("failed to recompute expected TDX lite ACPI table digests: {0}")]
+    Shape(#[from] ShapeError),
+    /// The firmware measured other ACPI tables than QEMU gives to such a VM.
+    #[error("TDX lite {name} digest mismatch: expected {expected}, reported {reported}")]
+    AcpiMismatch {
+        /// Which of the three.
+        name: &'static str,
+        /// What QEMU gives to such a VM, in hexadecimal.
+        expected: String,
+        /// What the log has, in hexadecimal.
+        reported: String,
+    },
+    /// The kernel measures differently by memory size, except for these.
+    #[error(
+        "TDX lite attestation without image download requires memory_size == 2147483648 bytes (2048 MiB) or \
+         >= 2952790016 bytes (2816 MiB); got {0} bytes"
+    )]
+    Memory(u64),
+    /// The command line does not bind a root file system.
+    #[error("failed to parse dstack.rootfs_hash from tdx.measurement.image.base_cmdline: {0}")]
+    RootfsHash(#[from] RootfsHashError),
+    /// The configuration names no machine.
+    #[error(transparent)]
+    Machine(#[from] MachineError),
+    /// The image does not fit the VM's memory.
+    #[error(transparent)]
+    TdHob(#[from] TdHobError),
+}
+
+/// The registers of the VM that `config` describes, whose firmware logged these events. The log is not believed: its
+/// digests of ACPI tables must be those that are computed here.
+///
+/// # Errors
+/// [`LiteError`].
+pub fn boot_registers(config: &VmConfig, event_log: &[TdxEvent]) -> Result<BootRegisters, LiteError> {
+    let measurement = config.tdx_measurement.as_ref().ok_or(LiteError::NoDocument)?;
+    let document = manifest::vouched(
+        &config.os_image_hash,
+        &measurement.checksum_file,
+        DOCUMENT,
+        &measurement.measurement,
+    )?;
+    let document = Document::parse(document)?;
+    if config.ovmf_variant.is_some_and(|variant| variant != document.ovmf) {
+        return Err(LiteError::OvmfVariant);
+    }
+    let reported = registers::logged_acpi(event_log)?;
+    let acpi = AcpiDigests::of_vm(&Shape::of(config)?);
+    same_acpi(&acpi, &reported)?;
+    let memory = config.memory_size;
+    if document.kernel_header == Header::FilledInByQemu && memory != LOW_MEMORY && memory < SPLIT_FROM {
+        return Err(LiteError::Memory(memory));
+    }
+    let single_pass = digest("tdvf.mrtd.single_pass", document.single_pass)?;
+    let two_pass = digest("tdvf.mrtd.two_pass", document.two_pass)?;
+    let layout = witness(document.td_hob)?;
+    let kernel = digest("image.kernel_authenticode", document.kernel)?;
+    let initrd = digest("image.initrd_sha384", document.initrd)?;
+    let command_line = document.command_line.digest()?;
+    Ok(BootRegisters {
+        mrtd: match Machine::of(config)?.passes {
+            Passes::Single => single_pass,
+            Passes::Two => two_pass,
+        },
+        rtmr0: registers::rtmr0(layout.digest(memory)?, &acpi),
+        rtmr1: registers::rtmr1(kernel),
+        rtmr2: registers::rtmr2(command_line, initrd),
+    })
+}
+
+fn same_acpi(expected: &AcpiDigests, reported: &AcpiDigests) -> Result<(), LiteError> {
+    let pairs = [
+        (&expected.loader, &reported.loader),
+        (&expected.rsdp, &reported.rsdp),
+        (&expected.tables, &reported.tables),
+    ];
+    match ACPI_EVENT_NAMES.into_iter().zip(pairs).find(|(_, (expected, reported))| expected != reported) {
+        None => Ok(()),
+        Some((name, (expected, reported))) => Err(LiteError::AcpiMismatch {
+            name,
+            expected: hex::encode(expected),
+            reported: hex::encode(reported),
+        }),
+    }
+}
+
+fn digest(name: &'static str, bytes: &[u8]) -> Result<Digest, LiteError> {
+    bytes.try_into().map_err(|_| LiteError::Digest { name, length: bytes.len() })
+}
+
+/// `measurement.tdx.cbor`, version 3 or 4.
+#[derive(Debug)]
+struct Document<'a> {
+    command_line: CommandLine<'a>,
+    kernel: &'a [u8],
+    kernel_header: Header,
+    initrd: &'a [u8],
+    ovmf: OvmfVariant,
+    single_pass: &'a [u8],
+    two_pass: &'a [u8],
+    td_hob: &'a [u8],
+}
+
+/// The command line, by version.
+#[derive(Debug)]
+enum CommandLine<'a> {
+    /// Version 3: its digest. Which root file system it names is not known; the image hash vouches for it.
+    Digest(&'a [u8]),
+    /// Version 4.
+    Text(&'a str),
+}
+
+impl CommandLine<'_> {
+    fn digest(&self) -> Result<Digest, LiteError> {
+        match self {
+            Self::Digest(bytes) => digest("image.cmdline_sha384", bytes),
+            Self::Text(text) => {
+                command_line::rootfs_hash(text)?;
+                Ok(registers::command_line(text))
+            }
+        }
+    }
+}
+
+/// The parts of a document as they are met; each must be there once.
+#[derive(Default)]
+struct Parts<'a> {
+    version: Vec<u64>,
+    ovmf: Vec<&'a str>,
+    command_line: Vec<&'a str>,
+    normalized: Vec<bool>,
+    /// Names with what they name.
+    bytes: Vec<(&'static str, &'a [u8])>,
+    /// Maps that are there at least once.
+    maps: Vec<&'static str>,
+}
+
+const IMAGE: [&str; 3] = ["cmdline_sha384", "kernel_authenticode", "initrd_sha384"];
+const MRTD: [&str; 2] = ["single_pass", "two_pass"];
+const TD_HOB: &str = "td_hob";
+/// Longest list of parts: each is there once.
+const MAX_PARTS: usize = 16;
+
+/// Appends, unless more is there than can be right: then the part is there twice, which is refused when it is taken.
+fn push<T>(parts: &mut Vec<T>, part: T) {
+    if parts.len() < MAX_PARTS {
+        parts.push(part);
+    }
+}
+
+impl<'a> Parts<'a> {
+    fn read(&mut self, document: &'a [u8]) -> Result<(), CborError> {
+        let mut reader = Reader::new(document);
+        reader.map(|reader| match reader.text()? {
+            "version" => reader.unsigned().map(|version| push(&mut self.version, version)),
+            "image" => {
+                push(&mut self.maps, "image");
+                reader.map(|reader| self.image(reader))
+            }
+            "tdvf" => {
+                push(&mut self.maps, "tdvf");
+                reader.map(|reader| self.tdvf(reader))
+            }
+            _ => reader.skip(),
+        })?;
+        reader.end()
+    }
+
+    fn image(&mut self, reader: &mut Reader<'a>) -> Result<(), CborError> {
+        match reader.text()? {
+            "cmdline" => reader.text().map(|text| push(&mut self.command_line, text)),
+            "kernel_header_normalized" => reader.boolean().map(|is| push(&mut self.normalized, is)),
+            name => self.bytes(reader, name, &IMAGE),
+        }
+    }
+
+    fn tdvf(&mut self, reader: &mut Reader<'a>) -> Result<(), CborError> {
+        match reader.text()? {
+            "ovmf" => reader.text().map(|ovmf| push(&mut self.ovmf, ovmf)),
+            "mrtd" => {
+                push(&mut self.maps, "mrtd");
+                reader.map(|reader| {
+                    let name = reader.text()?;
+                    self.bytes(reader, name, &MRTD)
+                })
+            }
+            TD_HOB => reader.bytes().map(|bytes| push(&mut self.bytes, (TD_HOB, bytes))),
+            _ => reader.skip(),
+        }
+    }
+
+    fn bytes(
+        &mut self,
+        reader: &mut Reader<'a>,
+        name: &str,
+        names: &[&'static str],
+    ) -> Result<(), CborError> {
+        match names.iter().find(|known| **known == name) {
+            Some(known) => reader.bytes().map(|bytes| push(&mut self.bytes, (known, bytes))),
+            None => reader.skip(),
+        }
+    }
+
+    fn take(&self, name: &'static str) -> Result<&'a [u8], LiteError> {
+        let mut named = self.bytes.iter().filter(|(known, _)| *known == name);
+        match (named.next(), named.next()) {
+            (Some((_, bytes)), None) => Ok(bytes),
+            _ => Err(LiteError::Field(name)),
+        }
+    }
+}
+
+fn once<T: Copy>(parts: &[T], name: &'static str) -> Result<T, LiteError> {
+    match parts {
+        [part] => Ok(*part),
+        _ => Err(LiteError::Field(name)),
+    }
+}
+
+impl<'a> Document<'a> {
+    fn parse(document: &'a [u8]) -> Result<Self, LiteError> {
+        let mut parts = Parts::default();
+        parts.read(document)?;
+        for name in ["image", "tdvf", "mrtd"] {
+            let met: Vec<_> = parts.maps.iter().filter(|map| **map == name).collect();
+            once(&met, name)?;
+        }
+        let command_line = match once(&parts.version, "version")? {
+            3 => CommandLine::Digest(parts.take("cmdline_sha384")?),
+            4 => CommandLine::Text(once(&parts.command_line, "cmdline")?),
+            other => return Err(LiteError::Version(other)),
+        };
+        let ovmf = match once(&parts.ovmf, "ovmf")? {
+            "pre202505" => OvmfVariant::Pre202505,
+            other => return Err(LiteError::Ovmf(other.to_owned())),
+        };
+        let document = Self {
+            command_line,
+            kernel: parts.take("kernel_authenticode")?,
+            kernel_header: match parts.normalized.as_slice() {
+                [] | [false] => Header::FilledInByQemu,
+                [true] => Header::AsShipped,
+                _ => return Err(LiteError::Field("kernel_header_normalized")),
+            },
+            initrd: parts.take("initrd_sha384")?,
+            ovmf,
+            single_pass: parts.take("single_pass")?,
+            two_pass: parts.take("two_pass")?,
+            td_hob: parts.take(TD_HOB)?,
+        };
+        match document.command_line {
+            CommandLine::Text(text) if text.len() > MAX_COMMAND_LINE => {
+                Err(LiteError::CommandLine(text.len()))
+            }
+            _ => Ok(document),
+        }
+    }
+}
+
+/// Why a witness is not a description of memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum WitnessError {
+    /// It ends inside a number.
+    #[error("it is truncated")]
+    Truncated,
+    /// More ranges than firmware has.
+    #[error("it declares {0} ranges, more than the {MAX_SECTIONS} supported")]
+    TooManyRanges(u64),
+    /// A number or an address beyond 64 bits.
+    #[error("an address overflows")]
+    Overflow,
+    /// Something stands behind it.
+    #[error("it has {0} trailing bytes")]
+    Trailing(usize),
+}
+
+/// Numbers of pages: base, hand-off block from there, count, then for each range its start from there and its length.
+fn witness(mut bytes: &[u8]) -> Result<MemoryLayout, WitnessError> {
+    let base = leb128(&mut bytes)?;
+    let address = |page: u64| {
+        let page = base.checked_add(page).and_then(|page| page.checked_mul(PAGE));
+        page.ok_or(WitnessError::Overflow)
+    };
+    let hob = address(leb128(&mut bytes)?)?;
+    let count = leb128(&mut bytes)?;
+    if count > u64::from(MAX_SECTIONS) {
+        return Err(WitnessError::TooManyRanges(count));
+    }
+    let mut accepted = Vec::new();
+    for _ in 0..count {
+        let (start, pages) = (address(leb128(&mut bytes)?)?, leb128(&mut bytes)?);
+        let end = pages.checked_mul(PAGE).and_then(|length| start.checked_add(length));
+        accepted.push(Range { start, end: end.ok_or(WitnessError::Overflow)? });
+    }
+    match bytes.len() {
+        0 => Ok(MemoryLayout { hob, accepted }),
+        left => Err(WitnessError::Trailing(left)),
+    }
+}
+
+fn leb128(bytes: &mut &[u8]) -> Result<u64, WitnessError> {
+    let mut value = 0u64;
+    for shift in (0..64).step_by(7) {
+        let (byte, rest) = bytes.split_first().ok_or(WitnessError::Truncated)?;
+        *bytes = rest;
+        let group = u64::from(byte & 0x7f);
+        if group << shift >> shift != group {
+            return Err(WitnessError::Overflow);
+        }
+        value |= group << shift;
+        if byte & 0x80 == 0 {
+            return Ok(value);
+        }
+    }
+    Err(WitnessError::Overflow)
+}

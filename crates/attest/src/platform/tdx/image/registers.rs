@@ -1,0 +1,195 @@
+//! The four registers that the firmware, the kernel and its file system are measured into.
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha384};
+
+use super::{
+    acpi::AcpiDigests,
+    bytes::guid,
+    lite::{ACPI_EVENT_NAMES, LiteError},
+};
+use crate::{measurement::TdxEvent, platform::tdx::Quoted};
+
+/// A SHA-384 value.
+pub(super) type Digest = [u8; 48];
+
+/// MRTD and RTMR0 to RTMR2. Its JSON is the `measurements` of the peer's measurement cache.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BootRegisters {
+    /// The initial contents of the TD: the firmware.
+    #[serde(with = "hex::serde")]
+    pub mrtd: [u8; 48],
+    /// The virtual hardware: memory, firmware configuration, ACPI tables.
+    #[serde(with = "hex::serde")]
+    pub rtmr0: [u8; 48],
+    /// The kernel.
+    #[serde(with = "hex::serde")]
+    pub rtmr1: [u8; 48],
+    /// The kernel's command line and initial file system.
+    #[serde(with = "hex::serde")]
+    pub rtmr2: [u8; 48],
+}
+
+/// One of the four.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Register {
+    /// The initial contents of the TD.
+    Mrtd,
+    /// The virtual hardware.
+    Rtmr0,
+    /// The kernel.
+    Rtmr1,
+    /// Command line and initial file system.
+    Rtmr2,
+}
+
+impl fmt::Display for Register {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Mrtd => "MRTD",
+            Self::Rtmr0 => "RTMR0",
+            Self::Rtmr1 => "RTMR1",
+            Self::Rtmr2 => "RTMR2",
+        })
+    }
+}
+
+/// The first register that is not what the image measures to. The words are the peer's.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("MRs do not match: {register} mismatch: expected={expected}, actual={actual}")]
+pub struct Mismatch {
+    /// Which.
+    pub register: Register,
+    /// What the image measures to, in hexadecimal.
+    pub expected: String,
+    /// What the quote vouches for, in hexadecimal.
+    pub actual: String,
+}
+
+impl BootRegisters {
+    /// Compares with what a quote vouches for, in the order MRTD, RTMR0, RTMR1, RTMR2.
+    ///
+    /// # Errors
+    /// The first difference.
+    pub fn compare(&self, quoted: &Quoted) -> Result<(), Mismatch> {
+        let pairs = [
+            (Register::Mrtd, &self.mrtd, &quoted.mr_td),
+            (Register::Rtmr0, &self.rtmr0, &quoted.rt_mr0),
+            (Register::Rtmr1, &self.rtmr1, &quoted.rt_mr1),
+            (Register::Rtmr2, &self.rtmr2, &quoted.rt_mr2),
+        ];
+        match pairs.into_iter().find(|(_, expected, actual)| expected != actual) {
+            None => Ok(()),
+            Some((register, expected, actual)) => {
+                Err(Mismatch { register, expected: hex::encode(expected), actual: hex::encode(actual) })
+            }
+        }
+    }
+}
+
+/// SHA-384 of the parts, one after the other.
+pub(super) fn sha384(parts: &[&[u8]]) -> Digest {
+    let mut hash = Sha384::new();
+    parts.iter().for_each(|part| hash.update(part));
+    hash.finalize().into()
+}
+
+/// A register after these extensions: each time register := SHA-384(register ‖ digest), from 48 zero bytes.
+fn extended(digests: &[Digest]) -> Digest {
+    digests.iter().fold([0; 48], |register, digest| sha384(&[&register, digest]))
+}
+
+/// Digest of the configuration firmware volume of the peer's firmware.
+const CONFIGURATION_VOLUME: &str =
+    "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790";
+/// Digest of the boot option `Boot0000`.
+const BOOT_0000: &str =
+    "23ada07f5261f12f34a0bd8e46760962d6b4d576a416f1fea1c64bc656b1d28eacf7047ae6e967c58fd2a98bfa74c298";
+
+const GLOBAL_VARIABLES: [u8; 16] =
+    guid(0x8be4_df61, 0x93ca, 0x11d2, [0xaa, 0x0d, 0x00, 0xe0, 0x98, 0x03, 0x2b, 0x8c]);
+const IMAGE_SECURITY: [u8; 16] =
+    guid(0xd719_b2cb, 0x3d3a, 0x4596, [0xa3, 0xbc, 0xda, 0xd0, 0x0e, 0x67, 0x65, 0x6f]);
+
+fn constant(hex: &str) -> Digest {
+    let mut digest = [0; 48];
+    hex::decode_to_slice(hex, &mut digest).expect("the constants above have 96 hexadecimal digits");
+    digest
+}
+
+/// The measurement of an EFI variable that is not set.
+fn efi_variable(vendor: &[u8; 16], name: &str) -> Digest {
+    let length = (name.len() as u64).to_le_bytes();
+    sha384(&[vendor, &length, &[0; 8], &utf16(name)])
+}
+
+fn utf16(text: &str) -> Vec<u8> {
+    text.encode_utf16().flat_map(u16::to_le_bytes).collect()
+}
+
+/// RTMR0 from the digests that differ between VMs.
+pub(super) fn rtmr0(td_hob: Digest, acpi: &AcpiDigests) -> Digest {
+    extended(&[
+        td_hob,
+        constant(CONFIGURATION_VOLUME),
+        efi_variable(&GLOBAL_VARIABLES, "SecureBoot"),
+        efi_variable(&GLOBAL_VARIABLES, "PK"),
+        efi_variable(&GLOBAL_VARIABLES, "KEK"),
+        efi_variable(&IMAGE_SECURITY, "db"),
+        efi_variable(&IMAGE_SECURITY, "dbx"),
+        sha384(&[&[0; 4]]),
+        acpi.loader,
+        acpi.rsdp,
+        acpi.tables,
+        sha384(&[&[0; 2]]),
+        constant(BOOT_0000),
+    ])
+}
+
+/// RTMR1 from the kernel's Authenticode digest.
+pub(super) fn rtmr1(kernel: Digest) -> Digest {
+    extended(&[
+        kernel,
+        sha384(&[b"Calling EFI Application from Boot Option"]),
+        sha384(&[&[0; 4]]),
+        sha384(&[b"Exit Boot Services Invocation"]),
+        sha384(&[b"Exit Boot Services Returned with Success"]),
+    ])
+}
+
+/// RTMR2 from the digests of the command line and of the initial file system.
+pub(super) fn rtmr2(command_line: Digest, initrd: Digest) -> Digest {
+    extended(&[command_line, initrd])
+}
+
+/// The measurement of the command line as the boot loader hands it over.
+pub(super) fn command_line(text: &str) -> Digest {
+    sha384(&[&utf16(text), &utf16(" initrd=initrd"), &[0; 2]])
+}
+
+/// The digests of the ACPI tables in a guest's event log: three events of RTMR0, named by the guest.
+pub(super) fn logged_acpi(event_log: &[TdxEvent]) -> Result<AcpiDigests, LiteError> {
+    let is_acpi = |event: &&TdxEvent| {
+        event.imr == 0 && event.event_type == ACPI_EVENT_TYPE && event.event_payload == ACPI_PAYLOAD
+    };
+    let events: Vec<&TdxEvent> = event_log.iter().filter(is_acpi).take(ACPI_EVENT_NAMES.len() + 1).collect();
+    if events.len() != ACPI_EVENT_NAMES.len() {
+        return Err(LiteError::AcpiEvents(events.len()));
+    }
+    let digest = |name: &'static str| {
+        let mut named = events.iter().filter(|event| event.event == name);
+        match (named.next(), named.next()) {
+            (Some(event), None) => {
+                event.digest.as_slice().try_into().map_err(|_| LiteError::AcpiDigest(event.digest.len()))
+            }
+            _ => Err(LiteError::AcpiEventName(name)),
+        }
+    };
+    let [loader, rsdp, tables] = ACPI_EVENT_NAMES;
+    Ok(AcpiDigests { loader: digest(loader)?, rsdp: digest(rsdp)?, tables: digest(tables)? })
+}
+
+const ACPI_EVENT_TYPE: u32 = 10;
+const ACPI_PAYLOAD: &[u8] = b"ACPI DATA";

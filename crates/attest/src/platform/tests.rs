@@ -1,0 +1,379 @@
+//! Identities against the peer's: every platform's evidence, every scenario of events.
+
+use serde_json::Value;
+
+use super::events::{Events, sha256};
+use super::tdx::{Quoted, tdx_identity};
+use super::*;
+use crate::evidence::Evidence;
+use crate::identity::{AppId, BootInfo};
+use crate::measurement::{EventVersion, Until, replay_pcr14_sha256, replay_rtmr3};
+use crate::test_vectors;
+
+fn bytes(value: &Value) -> Vec<u8> {
+    hex::decode(value.as_str().unwrap()).unwrap()
+}
+
+fn app_info(value: &Value) -> AppInfo {
+    serde_json::from_value(value.clone()).unwrap()
+}
+
+#[test]
+fn evidence_of_every_platform_decodes_to_the_peers_identity() {
+    let vectors = test_vectors::json("attestation.json");
+    let fixtures = test_vectors::json("fixtures.json");
+    let mut cases: Vec<(String, Vec<u8>, &Value)> = vectors["blobs"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|blob| (blob["name"].as_str().unwrap().into(), bytes(&blob["bytes"]), &blob["decoded"]))
+        .collect();
+    for (name, file) in [
+        ("tdx_lite_attestation", "tdx-lite-attestation.json"),
+        ("sev_snp_verifier_fixture", "sev-snp-attestation.json"),
+    ] {
+        let encoded = bytes(&test_vectors::json(&format!("fixtures/dstack/{file}"))["attestation"]);
+        cases.push((name.into(), encoded, &fixtures["fixtures"][name]["decoded"]));
+    }
+    let mut decoded = 0;
+    for (name, encoded, expected) in cases {
+        let evidence = Evidence::decode(&encoded).unwrap();
+        for (registers, key) in [
+            (Registers::RunTime, "app_info_unverified_runtime"),
+            (Registers::BootTime, "app_info_unverified_boottime"),
+        ] {
+            let identity = evidence.unverified_app_info(registers);
+            if expected[key]["error"].is_string() {
+                assert!(identity.is_err(), "{name} {registers:?}: {identity:?}");
+            } else {
+                assert_eq!(identity.unwrap(), app_info(&expected[key]), "{name} {registers:?}");
+                decoded += 1;
+            }
+        }
+    }
+    assert!(decoded >= 40, "{decoded}");
+}
+
+#[test]
+fn events_of_every_scenario_decode_to_the_peers_identity() {
+    let vectors = test_vectors::json("eventlog.json");
+    let scenarios = vectors["scenarios"].as_array().unwrap();
+    assert_eq!(scenarios.len(), 9);
+    for scenario in scenarios {
+        let events: Vec<_> = scenario["events"]
+            .as_array()
+            .unwrap()
+            .iter()
+            .map(|event| RuntimeEvent {
+                event: event["event"].as_str().unwrap().into(),
+                payload: bytes(&event["payload"]),
+                version: EventVersion::from_number(event["version"].as_u64().unwrap()).unwrap(),
+            })
+            .collect();
+        for case in scenario["decoded"].as_array().unwrap() {
+            let register = |name: &str| bytes(&case[name]).try_into().unwrap();
+            let quoted = Quoted {
+                mr_td: register("mr_td"),
+                rt_mr0: register("rt_mr0"),
+                rt_mr1: register("rt_mr1"),
+                rt_mr2: register("rt_mr2"),
+                rt_mr3: register("rt_mr3"),
+                mr_config_id: register("mr_config_id"),
+                mr_owner: register("mr_owner"),
+                mr_owner_config: register("mr_owner_config"),
+                report_data: [0; 64],
+            };
+            let config = VmConfig::parse(case["vm_config"].as_str().unwrap()).unwrap();
+            for (registers, key) in [
+                (Registers::RunTime, "app_info_unverified_runtime"),
+                (Registers::BootTime, "app_info_unverified_boottime"),
+            ] {
+                let identity = tdx_identity(&quoted, &events, registers, &config, &[]).unwrap();
+                let name = format!("{} {} {registers:?}", scenario["name"], case["case"]);
+                assert_eq!(identity, app_info(&case[key]), "{name}");
+            }
+        }
+        assert_eq!(hex::encode(replay_rtmr3(&events, Until::End)), scenario["rtmr3_full"]);
+        assert_eq!(
+            hex::encode(replay_pcr14_sha256(&events, Until::BootMrDone)),
+            scenario["pcr14_sha256_to_boot_mr_done"]
+        );
+    }
+}
+
+#[test]
+fn boot_info_of_verified_evidence_is_the_peers_to_the_byte() {
+    let vectors = test_vectors::json("attestation.json");
+    // The raw id of the development PKI's device, which only verification finds.
+    let ppid = [0; 16];
+    let mut compared = 0;
+    for blob in vectors["blobs"].as_array().unwrap() {
+        let Some(verified) = blob["peer_verify"].as_object().filter(|verified| verified["ok"] == true) else {
+            continue;
+        };
+        let evidence = Evidence::decode(&bytes(&blob["bytes"])).unwrap();
+        for (name, expected) in verified.iter().filter(|(name, _)| name.starts_with("boot_info")) {
+            let requested = if name.contains("request_config") {
+                vectors["request_vm_config"].as_str().unwrap()
+            } else {
+                ""
+            };
+            let registers = if name.contains("signcert") { Registers::BootTime } else { Registers::RunTime };
+            let identity = evidence.app_info(registers, requested, &ppid);
+            let Some(text) = expected["boot_info_json_text"].as_str() else {
+                assert!(expected["error"].is_string() && identity.is_err(), "{} {name}", blob["name"]);
+                continue;
+            };
+            let expected: BootInfo = serde_json::from_str(text).unwrap();
+            let ours = BootInfo::new(
+                identity.unwrap(),
+                evidence.platform.tee_variant(),
+                expected.tcb_status.clone(),
+                expected.advisory_ids.clone(),
+            );
+            let nested = blob["name"] == "mock-tdx-v0-nested-config" && requested.is_empty();
+            if nested {
+                // Ours unwraps a nested configuration, which turns an empty hash into the right one.
+                assert!(expected.os_image_hash.is_empty() && ours.os_image_hash.len() == 32);
+                continue;
+            }
+            assert_eq!(serde_json::to_string(&ours).unwrap(), text, "{} {name}", blob["name"]);
+            compared += 1;
+        }
+    }
+    assert!(compared >= 20, "{compared}");
+}
+
+#[test]
+fn boot_info_of_real_evidence_of_other_platforms_is_the_peers_to_the_byte() {
+    let fixtures = test_vectors::json("fixtures.json");
+    let fixtures = &fixtures["fixtures"];
+    let snp = test_vectors::json("fixtures/dstack/sev-snp-attestation.json");
+    let cases = [
+        (
+            test_vectors::file("fixtures/dstack/nitro_attestation.bin"),
+            &fixtures["nitro_enclave"]["boot_info"]["boot_info_json_text"],
+        ),
+        (
+            test_vectors::file("fixtures/dstack/nitro_attestation_dbg.bin"),
+            &fixtures["nitro_enclave_debug"]["boot_info"]["boot_info_json_text"],
+        ),
+        (
+            bytes(&snp["attestation"]),
+            &fixtures["sev_snp_verifier_fixture"]["peer_verify"]["attest_layer"]["boot_info_json_text"],
+        ),
+    ];
+    for (encoded, expected) in cases {
+        let evidence = Evidence::decode(&encoded).unwrap();
+        // The device of an enclave is its module id up to the first hyphen.
+        let identity = evidence.app_info(Registers::RunTime, "", b"i").unwrap();
+        let text = expected.as_str().unwrap();
+        let tcb_status = serde_json::from_str::<BootInfo>(text).unwrap().tcb_status;
+        let boot_info = BootInfo::new(identity, evidence.platform.tee_variant(), tcb_status, []);
+        assert_eq!(serde_json::to_string(&boot_info).unwrap(), text);
+    }
+    let other = test_vectors::file("fixtures/dstack/sev_snp_attestation.bin");
+    let evidence = Evidence::decode(&other).unwrap();
+    assert_eq!(evidence.encode(), other);
+    evidence.unverified_app_info(Registers::RunTime).unwrap();
+}
+
+#[test]
+fn app_info_survives_its_messagepack_form() {
+    let vectors = test_vectors::json("certs.json");
+    for case in vectors["app_info_extension"].as_array().unwrap() {
+        let encoded = bytes(&case["msgpack"]);
+        let decoded = AppInfo::from_msgpack(&encoded).unwrap();
+        assert_eq!(decoded, app_info(&case["json"]));
+        assert_eq!(serde_json::to_value(&decoded).unwrap(), case["json"]);
+        // The vectors have the array of older writers; the map is written.
+        let written = decoded.to_msgpack();
+        assert_eq!((written[0], AppInfo::from_msgpack(&written)), (0x89, Ok(decoded)));
+    }
+}
+
+/// The keys of the map in the peer's order, and what the tests put behind them, encoded.
+fn map_fields() -> Vec<(&'static str, Vec<u8>)> {
+    let bin = |length: u8| [vec![0xc4, length], vec![length; length.into()]].concat();
+    vec![
+        ("app_id", bin(20)),
+        ("compose_hash", bin(32)),
+        ("instance_id", bin(20)),
+        ("device_id", bin(32)),
+        ("mr_system", bin(32)),
+        ("mr_aggregated", bin(32)),
+        ("os_image_hash", bin(32)),
+        ("key_provider_info", bin(0)),
+        ("init_script_hashes", [vec![0x91], bin(32)].concat()),
+    ]
+}
+
+fn map_of(fields: &[(&str, Vec<u8>)]) -> Vec<u8> {
+    let mut encoded = vec![0x80 | fields.len() as u8];
+    for (key, value) in fields {
+        encoded.extend([&[0xa0 | key.len() as u8], key.as_bytes(), value].concat());
+    }
+    encoded
+}
+
+#[test]
+fn app_info_is_a_map_of_named_values_in_the_peers_order() {
+    let encoded = map_of(&map_fields());
+    let read = AppInfo::from_msgpack(&encoded).unwrap();
+    assert_eq!((&read.app_id[..], &read.os_image_hash[..]), (&[20; 20][..], &[32; 32][..]));
+    assert_eq!(read.init_script_hashes, Some(vec![[32; 32]]));
+    assert_eq!(read.to_msgpack(), encoded);
+    let nil = AppInfo { init_script_hashes: None, ..read.clone() }.to_msgpack();
+    assert_eq!(nil.last(), Some(&0xc0));
+    assert_eq!(AppInfo::from_msgpack(&nil).unwrap().init_script_hashes, None);
+
+    // In any order, with keys of later versions between them, and without the last.
+    let mut fields = map_fields();
+    fields.reverse();
+    fields.insert(3, ("launch_ticket", vec![0x82, 0xa1, b'a', 0x01, 0xa1, b'b', 0x91, 0xc0]));
+    assert_eq!(AppInfo::from_msgpack(&map_of(&fields)), Ok(read.clone()));
+    fields.remove(0);
+    let without = AppInfo { init_script_hashes: None, ..read };
+    assert_eq!(AppInfo::from_msgpack(&map_of(&fields)), Ok(without));
+    // And with a marker of sixteen bits.
+    let long = [&[0xde, 0, 9], &encoded[1..]].concat();
+    assert!(AppInfo::from_msgpack(&long).is_ok());
+}
+
+#[test]
+fn app_info_with_a_key_missing_repeated_or_of_another_form_is_refused_by_name() {
+    for (index, (key, _)) in map_fields().iter().enumerate() {
+        let refusal =
+            |fields: &[(&str, Vec<u8>)]| AppInfo::from_msgpack(&map_of(fields)).unwrap_err().to_string();
+        let mut missing = map_fields();
+        missing.remove(index);
+        if *key != "init_script_hashes" {
+            assert_eq!(refusal(&missing), format!("app info does not decode: {key}: missing"), "{key}");
+        }
+        let mut repeated = map_fields();
+        repeated.push(repeated[index].clone());
+        assert!(refusal(&repeated).starts_with(&format!("app info does not decode: {key}: ")), "{key}");
+        let mut text = map_fields();
+        text[index].1 = vec![0xa1, b'x'];
+        assert!(refusal(&text).starts_with(&format!("app info does not decode: {key}: expected ")), "{key}");
+    }
+    let mut short = map_fields();
+    short[4].1 = vec![0xc4, 1, 0];
+    let refusal = |encoded: &[u8]| AppInfo::from_msgpack(encoded).unwrap_err().to_string();
+    assert_eq!(refusal(&map_of(&short)), "mr_system in app info must be 32 bytes, got 1");
+    let trailing = [map_of(&map_fields()), vec![0]].concat();
+    assert_eq!(refusal(&trailing), "1 trailing bytes after the app info");
+}
+
+#[test]
+fn app_info_of_eight_elements_has_no_init_scripts_and_other_lengths_are_refused() {
+    let element = |length: usize| [vec![0xc4, length as u8], vec![1; length]].concat();
+    let array = |marker: u8, measurement: usize, tail: &[u8]| {
+        let mut encoded = vec![marker];
+        for length in [20, 32, 20, 32, 32, measurement, 32, 0] {
+            encoded.extend(element(length));
+        }
+        [encoded, tail.to_vec()].concat()
+    };
+    let six = [vec![0x96], element(32).repeat(6)].concat();
+    assert_eq!(AppInfo::from_msgpack(&array(0x98, 32, &[])).unwrap().init_script_hashes, None);
+    assert_eq!(AppInfo::from_msgpack(&array(0x99, 32, &[0x90])).unwrap().init_script_hashes, Some(vec![]));
+    let cases: [(Vec<u8>, &str); 8] = [
+        (array(0x97, 32, &[]), "app info must have 8 or 9 elements, got 7"),
+        (array(0x98, 31, &[]), "mr_aggregated in app info must be 32 bytes, got 31"),
+        (array(0x98, 32, &[0]), "1 trailing bytes after the app info"),
+        (array(0x99, 32, &six), "app info does not decode: init_script_hashes: more than 5 elements"),
+        (
+            array(0x99, 32, &[0x91, 0xc4, 1, 0]),
+            "app info does not decode: init_script_hashes: expected 32 bytes",
+        ),
+        (vec![0x81], "app info does not decode: app_info: the input ends inside it"),
+        (vec![0xc0], "app info does not decode: app_info: expected an array"),
+        (vec![], "app info does not decode: app_info: the input ends inside it"),
+    ];
+    for (encoded, text) in cases {
+        assert_eq!(AppInfo::from_msgpack(&encoded).unwrap_err().to_string(), text);
+    }
+}
+
+#[test]
+fn an_app_id_is_20_bytes() {
+    assert_eq!(AppId::try_from([1; 20].as_slice()).unwrap().to_string(), "01".repeat(20));
+    let error = AppId::try_from([1; 32].as_slice()).unwrap_err();
+    assert_eq!(error.to_string(), "app_id must be 20 bytes, got 32");
+}
+
+#[test]
+fn init_script_events_that_fit_no_identity_are_refused() {
+    let event = |length: usize| RuntimeEvent {
+        event: "init-script-hash".into(),
+        payload: vec![0; length],
+        version: EventVersion::V1,
+    };
+    let decode = |events: &[RuntimeEvent]| Events::decode(events, Registers::RunTime).map(drop);
+    assert!(decode(&[event(32), event(32), event(32), event(32), event(32)]).is_ok());
+    let error = decode(&vec![event(32); 6]).unwrap_err().to_string();
+    assert_eq!(error, "at most 5 init-script-hash events are allowed, got 6");
+    let error = decode(&[event(31)]).unwrap_err().to_string();
+    assert_eq!(error, "an init-script-hash event must be 32 bytes, got 31");
+}
+
+#[test]
+fn platform_evidence_that_does_not_parse_has_no_identity() {
+    let stack = |platform| Evidence {
+        platform,
+        ..Evidence::new_tdx(vec![], vec![], vec![], crate::binding::ReportData::ZERO, String::new())
+    };
+    let snp = |report: Vec<u8>, mr_config: &str| Platform::SevSnp {
+        report,
+        cert_chain: vec![],
+        mr_config: mr_config.into(),
+    };
+    let mut report = vec![0; 1184];
+    report[0] = 3;
+    let nitro = |hex: &str| Platform::NitroEnclave { nsm_quote: hex::decode(hex).unwrap() };
+    let nitro_tpm = |hex: &str| Platform::AwsNitroTpm { attestation_doc: hex::decode(hex).unwrap() };
+    let document = "the Nitro attestation document";
+    let cases = [
+        (snp(vec![0; 100], "{}"), "a SEV-SNP report must be 1184 bytes, got 100".into()),
+        (snp(vec![0; 1184], "{}"), "a SEV-SNP report must be of version 2 or 3, got 0".into()),
+        (snp(report, "{}"), "the mr_config document does not parse: ".into()),
+        (nitro("a0"), format!("{document} does not parse: expected a COSE_Sign1 document")),
+        (nitro("8440a0"), format!("{document} does not parse: the input ends inside a value")),
+        (nitro("8440a041a040"), format!("{document} has no 48-byte PCR 0")),
+        (nitro("d28440a041a040"), format!("{document} has no 48-byte PCR 0")),
+        (nitro("8440a041bf40"), format!("{document} does not parse: the input ends inside a value")),
+        (nitro("8440a043a1614140"), format!("{document} does not parse: ")),
+        (nitro("8440a04aa1657063727300f600000040"), format!("{document} does not parse: ")),
+        (
+            nitro(&format!("8440{}", "81".repeat(40))),
+            format!("{document} does not parse: nested deeper than 16"),
+        ),
+        (nitro("8440a05bffffffffffffffff"), format!("{document} does not parse: the input ends")),
+        (nitro("84401c"), format!("{document} does not parse: a reserved form of value")),
+        (nitro_tpm("8440a041a040"), format!("{document} has no 48-byte PCR 4")),
+    ];
+    for (platform, text) in cases {
+        let error = stack(platform).unverified_app_info(Registers::RunTime).unwrap_err().to_string();
+        assert!(error.starts_with(&text), "{error} instead of {text}");
+    }
+}
+
+#[test]
+fn the_nitro_tpm_is_measured_by_its_boot_registers_and_events() {
+    let map: Vec<u8> =
+        [4u8, 7, 12].iter().flat_map(|pcr| [vec![*pcr, 0x58, 48], vec![*pcr; 48]].concat()).collect();
+    let payload = [vec![0xa1, 0x6d], b"nitrotpm_pcrs".to_vec(), vec![0xa3], map].concat();
+    let document = [vec![0x84, 0x40, 0xa0, 0x58, payload.len() as u8], payload, vec![0x40]].concat();
+    let events =
+        vec![RuntimeEvent { event: "app-id".into(), payload: vec![9; 20], version: EventVersion::V1 }];
+    let replayed = replay_rtmr3(&events, Until::End);
+    let mut evidence =
+        Evidence::new_tdx(vec![], events, vec![], crate::binding::ReportData::ZERO, String::new());
+    evidence.platform = Platform::AwsNitroTpm { attestation_doc: document };
+    let identity = evidence.unverified_app_info(Registers::RunTime).unwrap();
+    let boot = [[4u8; 48], [7; 48], [12; 48]].concat();
+    assert_eq!(identity.app_id, [9; 20]);
+    assert_eq!(identity.mr_system, sha256(&[&boot, &[0; 32]]));
+    assert_eq!(identity.mr_aggregated, sha256(&[&boot, &replayed]));
+}

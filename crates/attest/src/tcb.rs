@@ -1,0 +1,77 @@
+//! The security versions of a platform, what Intel makes of them, and what it is about to make of them.
+
+mod lag;
+mod outlook;
+mod seen;
+
+use dcap_qvl::QuoteClaims;
+pub use dcap_qvl::TcbStatus;
+
+pub use self::lag::{Lag, Objection, TcbPart};
+pub use self::outlook::{Ahead, EarlySets, Forecast, Outlook};
+pub(crate) use self::seen::Seen;
+pub use self::seen::SeenPlatforms;
+use crate::collateral::{CaKind, PlatformKey};
+
+/// Every status that a verified platform can have, besides `UpToDate`. `Revoked` is not one: it does not verify.
+pub const TOLERABLE: [TcbStatus; 7] = [
+    TcbStatus::SWHardeningNeeded,
+    TcbStatus::ConfigurationNeeded,
+    TcbStatus::ConfigurationAndSWHardeningNeeded,
+    TcbStatus::OutOfDate,
+    TcbStatus::OutOfDateConfigurationNeeded,
+    TcbStatus::TDRelaunchAdvised,
+    TcbStatus::TDRelaunchAdvisedConfigurationNeeded,
+];
+
+/// Whether a verified platform can have this status: not `Revoked`, nor one that the library learns later than we do.
+pub(crate) fn is_known(status: TcbStatus) -> bool {
+    status == TcbStatus::UpToDate || TOLERABLE.contains(&status)
+}
+
+/// The security versions of a platform: what TCB info and QE identity are compared with. Platforms with the same
+/// versions get the same verdict.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct PlatformTcb {
+    /// The model, and whose CRL applies to it.
+    pub model: PlatformKey,
+    /// CPUSVN of the PCK certificate, by component.
+    pub cpu_svn: [u8; 16],
+    /// PCESVN of the PCK certificate.
+    pub pce_svn: u16,
+    /// TEE_TCB_SVN of the quote: the TDX module's versions when the TD was launched.
+    pub tee_tcb_svn: [u8; 16],
+    /// TEE_TCB_SVN2 of the quote: the same now. TD 1.5 only.
+    pub tee_tcb_svn2: Option<[u8; 16]>,
+    /// ISVSVN of the quoting enclave.
+    pub qe_isv_svn: u16,
+}
+
+impl PlatformTcb {
+    /// The versions in what verification returned; `ca` is whose revocations it looked at.
+    pub(crate) fn of(claims: &QuoteClaims, ca: CaKind) -> Option<Self> {
+        let pck = &claims.platform.pck;
+        Some(Self {
+            model: PlatformKey { fmspc: pck.fmspc, ca },
+            cpu_svn: pck.cpu_svn,
+            pce_svn: pck.pce_svn,
+            tee_tcb_svn: claims.report.as_td10()?.tee_tcb_svn,
+            tee_tcb_svn2: claims.report.as_td15().map(|td| td.tee_tcb_svn2),
+            qe_isv_svn: claims.qe.report.isv_svn,
+        })
+    }
+}
+
+/// What Intel says of a platform.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcbVerdict {
+    /// Worst status of platform, TDX module and quoting enclave, as Intel combines them; never `Revoked`. It does not
+    /// show everything that is wrong: `lag` has the parts.
+    pub status: TcbStatus,
+    /// Advisories that apply, without repeats.
+    pub advisory_ids: Vec<String>,
+    /// The platform's model.
+    pub fmspc: [u8; 6],
+    /// How far a platform that is not `UpToDate` is behind. `None` also where the collateral does not tell.
+    pub lag: Option<Lag>,
+}
