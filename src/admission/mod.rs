@@ -1,11 +1,11 @@
 //! Who may have what: evidence is verified, policy is asked, and a permit is the only way on.
 
 pub mod denials;
-mod finding;
 mod freeze;
 mod outlook;
 mod peer;
 mod permit;
+mod refusal;
 mod self_authorization;
 mod stage;
 mod tcb;
@@ -16,14 +16,12 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use kms_attest::{
-    clock_floor::ClockBehind,
     csr::Csr,
     identity::{AppId, AppInfo, BootInfo, Registers},
-    verify::{Binding, Verified, Verifier, VerifyError},
+    verify::{Binding, Verified, Verifier},
 };
 
 pub use self::{
-    finding::{BadEvidence, Finding, Step, check_widths},
     freeze::{
         Author, Earlier, Freeze, FreezeError, FreezeFileError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen,
         RecentApps, Scope, ScopeError, Unfrozen,
@@ -31,6 +29,7 @@ pub use self::{
     outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
     permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown},
+    refusal::{BadEvidence, Carrier, Finding, Refusal, Step, check_widths},
     self_authorization::{Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, own_evidence, own_identity},
     stage::{StageRule, StageVerdict},
     tcb::{Relaxations, TcbTolerance, Tolerated},
@@ -41,8 +40,8 @@ use permit::{Admitted, Allowed, Basis};
 
 use crate::config::ReleaseStage;
 use crate::metrics::Metrics;
-use crate::os_image::{OsImageError, OsImages};
-use crate::policy::{Decision, Denial, Policy, PolicyError, Shadow, Subject};
+use crate::os_image::OsImages;
+use crate::policy::{Decision, Policy, Shadow, Subject};
 
 /// Whether the measured registers are compared with the OS image before a permit is given.
 #[derive(Debug, Clone)]
@@ -51,125 +50,6 @@ pub enum ImageCheck {
     Required(OsImages),
     /// `core.image.verify = false`: policy decides on the image hash that the caller names.
     Waived,
-}
-
-/// Why a caller gets no permit.
-#[derive(Debug, thiserror::Error)]
-pub enum Refusal {
-    /// No client certificate, or none with an attestation.
-    #[error("No attestation provided")]
-    NoAttestation,
-    /// The evidence in the client certificate does not decode, does not verify, or is not bound to the caller's key.
-    #[error("invalid quote: {}", .0.reason)]
-    BadEvidence(BadEvidence),
-    /// The same of the evidence in a certificate request.
-    #[error("Quote verification failed: {}", .0.reason)]
-    BadRequest(BadEvidence),
-    /// Intel's collateral could not be had: nothing is known about the evidence.
-    #[error("the collateral service does not answer, evidence cannot be verified now")]
-    CollateralUnavailable(#[source] VerifyError),
-    /// Our clock is behind what is known to be past: whether anything is valid now cannot be said.
-    #[error("the clock of this KMS is wrong, evidence cannot be verified now")]
-    ClockBehind(#[source] ClockBehind),
-    /// The evidence verifies, but what it says is not the identity of an app.
-    #[error("{0}")]
-    BadIdentity(String),
-    /// The request's VM configuration is not the one in the evidence.
-    #[error(
-        "the vm_config of the request differs from the one in the attestation{}",
-        if mismatch.key.is_empty() { String::new() } else { format!(": {}", mismatch.key) }
-    )]
-    ConfigMismatch {
-        /// Where they differ.
-        mismatch: Mismatch,
-        /// Who it is, by the request's configuration.
-        identity: Box<BootInfo>,
-    },
-    /// An operator has frozen the caller, or everything. The operator's reason is not the caller's business.
-    #[error("Boot denied: frozen by the operator")]
-    Frozen {
-        /// The freeze.
-        frozen: Arc<Freeze>,
-        /// Whom it stopped, where that is known.
-        identity: Option<Box<BootInfo>>,
-    },
-    /// Policy said no.
-    #[error("Boot denied: {}", .denial.reason)]
-    Denied {
-        /// What policy said.
-        denial: Denial,
-        /// Whom it said it about, as measured.
-        identity: Box<BootInfo>,
-        /// Why policy was told something else.
-        relaxations: Relaxations,
-    },
-    /// Policy allowed it, but the guest has booted already, and keys are released before.
-    #[error(
-        "Boot denied: keys are released to a guest that boots, and this evidence is from after system-ready"
-    )]
-    AfterBoot {
-        /// What says so.
-        rule: StageRule,
-        /// Who asked, as measured.
-        identity: Box<BootInfo>,
-        /// Why policy was told something else.
-        relaxations: Relaxations,
-    },
-    /// The authorization backend did not answer, so nobody is allowed.
-    #[error("the authorization backend does not answer")]
-    PolicyUnavailable(#[source] PolicyError),
-    /// The caller is allowed, but is not known to have booted the OS image that it names.
-    #[error("Failed to verify os image hash: {error}")]
-    OsImage {
-        /// Why not.
-        #[source]
-        error: OsImageError,
-        /// Whom policy allowed, as measured.
-        identity: Box<BootInfo>,
-        /// Why policy was told something else.
-        relaxations: Relaxations,
-    },
-    /// It is not known whether we may serve.
-    #[error("KMS self authorization failed: {what}")]
-    SelfAuthorizationUnknown {
-        /// Which part does not answer.
-        missing: Missing,
-        /// What is missing, in words.
-        what: &'static str,
-        /// Why, for the log only.
-        detail: String,
-    },
-    /// Policy says that we may not serve.
-    #[error("KMS self authorization failed: {}", .0.reason)]
-    SelfDenial(SelfDenial),
-}
-
-/// What evidence came in: callers are told of each in its own words.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Carrier {
-    /// The client certificate of the connection.
-    ClientCertificate,
-    /// A certificate request.
-    CertificateRequest,
-}
-
-impl Refusal {
-    /// Evidence that cannot be believed, or not now.
-    pub fn unverified(carrier: Carrier, error: VerifyError) -> Self {
-        match error {
-            VerifyError::Clock(behind) => Self::ClockBehind(behind),
-            error if error.is_unavailable() => Self::CollateralUnavailable(error),
-            error => Self::bad(carrier, (&error).into()),
-        }
-    }
-
-    /// Evidence that is wrong.
-    pub fn bad(carrier: Carrier, bad: BadEvidence) -> Self {
-        match carrier {
-            Carrier::ClientCertificate => Self::BadEvidence(bad),
-            Carrier::CertificateRequest => Self::BadRequest(bad),
-        }
-    }
 }
 
 /// What a caller asks to be.

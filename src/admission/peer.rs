@@ -13,7 +13,7 @@ use kms_attest::{
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 
-use super::{Carrier, Refusal, finding::BadEvidence};
+use super::{BadEvidence, Carrier, Refusal};
 use crate::{clock::unix_now, metrics::Metrics};
 
 /// How long verified evidence is believed without looking again: newer collateral may judge a platform otherwise.

@@ -3,6 +3,7 @@
 mod allow_all;
 mod allowlist;
 mod contract;
+mod decision;
 mod drop_in_background;
 mod ethereum;
 pub mod examine;
@@ -20,81 +21,17 @@ use std::sync::Arc;
 
 use kms_attest::identity::BootInfo;
 
-use crate::config::{AuthApi, Relaxation, ReleaseStage};
+use crate::config::{AuthApi, Relaxation};
 use crate::metrics::{ChainState, Metrics};
 
 pub use allow_all::AllowAll;
 pub use allowlist::{ALLOWLIST_UNUSABLE, Allowlist};
+pub use decision::{Decision, Denial, PolicyError, Subject};
 pub use ethereum::Ethereum;
 pub use shadow::{CandidateError, Change, Effect, MAX_CANDIDATE, Report, Shadow};
 pub use webhook::Webhook;
 
 use queue::FairnessKey;
-
-/// Whom a decision is about, and as what.
-#[derive(Clone, Copy)]
-pub enum Subject<'a> {
-    /// An app that asks for its keys or a certificate.
-    App(&'a BootInfo),
-    /// A KMS: this one, a replica, or the source of a replica.
-    Kms(&'a BootInfo),
-}
-
-impl<'a> Subject<'a> {
-    /// The verified identity.
-    pub fn boot_info(self) -> &'a BootInfo {
-        match self {
-            Self::App(boot_info) | Self::Kms(boot_info) => boot_info,
-        }
-    }
-}
-
-/// What a policy answers.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Decision {
-    /// Go on.
-    Allowed {
-        /// Handed to the app as its gateway.
-        gateway_app_id: String,
-        /// At which stages of a guest the keys of this app are released; `None` where the policy does not say, and for a KMS.
-        release_stage: Option<ReleaseStage>,
-    },
-    /// Stop, and say why.
-    Denied(Denial),
-}
-
-/// Why a policy said no.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Denial {
-    /// Stable, for metrics and machines: `compose_hash_not_allowed`.
-    pub code: &'static str,
-    /// For the caller, in the backend's own words: `compose hash not allowed`.
-    pub reason: String,
-    /// For the operator: what would have been allowed. Bounded.
-    pub expected: Option<String>,
-    /// For the operator: what was measured.
-    pub actual: Option<String>,
-}
-
-/// No decision could be had. Keys stay where they are.
-#[derive(Debug, thiserror::Error)]
-pub enum PolicyError {
-    /// The backend did not answer, or not in its protocol.
-    #[error("authorization backend unavailable")]
-    Unavailable {
-        /// What happened. For the log only: it may name hosts and quote the backend.
-        detail: String,
-    },
-}
-
-impl PolicyError {
-    /// What happened, for the log only.
-    pub fn detail(&self) -> &str {
-        match self {
-            Self::Unavailable { detail } => detail,
-        }
-    }
-}
 
 /// A policy that cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]

@@ -1,0 +1,70 @@
+//! The words of a decision: about whom, what a policy answers, and why it says no.
+
+use kms_attest::identity::BootInfo;
+
+use crate::config::ReleaseStage;
+
+/// Whom a decision is about, and as what.
+#[derive(Clone, Copy)]
+pub enum Subject<'a> {
+    /// An app that asks for its keys or a certificate.
+    App(&'a BootInfo),
+    /// A KMS: this one, a replica, or the source of a replica.
+    Kms(&'a BootInfo),
+}
+
+impl<'a> Subject<'a> {
+    /// The verified identity.
+    pub fn boot_info(self) -> &'a BootInfo {
+        match self {
+            Self::App(boot_info) | Self::Kms(boot_info) => boot_info,
+        }
+    }
+}
+
+/// What a policy answers.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Decision {
+    /// Go on.
+    Allowed {
+        /// Handed to the app as its gateway.
+        gateway_app_id: String,
+        /// At which stages of a guest the keys of this app are released; `None` where the policy does not say, and for a KMS.
+        release_stage: Option<ReleaseStage>,
+    },
+    /// Stop, and say why.
+    Denied(Denial),
+}
+
+/// Why a policy said no.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Denial {
+    /// Stable, for metrics and machines: `compose_hash_not_allowed`.
+    pub code: &'static str,
+    /// For the caller, in the backend's own words: `compose hash not allowed`.
+    pub reason: String,
+    /// For the operator: what would have been allowed. Bounded.
+    pub expected: Option<String>,
+    /// For the operator: what was measured.
+    pub actual: Option<String>,
+}
+
+/// No decision could be had. Keys stay where they are.
+#[derive(Debug, thiserror::Error)]
+pub enum PolicyError {
+    /// The backend did not answer, or not in its protocol.
+    #[error("authorization backend unavailable")]
+    Unavailable {
+        /// What happened. For the log only: it may name hosts and quote the backend.
+        detail: String,
+    },
+}
+
+impl PolicyError {
+    /// What happened, for the log only.
+    pub fn detail(&self) -> &str {
+        match self {
+            Self::Unavailable { detail } => detail,
+        }
+    }
+}
