@@ -33,7 +33,7 @@ pub fn allowlist(data: &[u8]) {
                         true
                     }
                     Decision::Denied(denial) => {
-                        assert_eq!(denial.code == "allowlist_unusable", file.is_none());
+                        assert_eq!(denial.code.name() == "allowlist_unusable", file.is_none());
                         false
                     }
                 };

@@ -14,7 +14,7 @@ use std::{
 use kms_attest::identity::BootInfo;
 use sha2::{Digest as _, Sha256};
 
-use super::{Finding, Role, Step};
+use super::{RefusalCode, RefusalDetail, Role, Step};
 use crate::clock::unix_now;
 
 /// Most refusals of verified callers, and of others.
@@ -97,7 +97,7 @@ pub enum Concerns {
 
 /// One refused request.
 #[derive(Debug)]
-pub struct Refused<'a> {
+pub struct RefusedRequest<'a> {
     /// The method that was called.
     pub method: &'static str,
     /// Where the request came from.
@@ -106,8 +106,8 @@ pub struct Refused<'a> {
     pub role: Option<Role>,
     /// Whether it is about this caller.
     pub concerns: Concerns,
-    /// What is wrong.
-    pub finding: Finding<'a>,
+    /// What is wrong, or does not answer.
+    pub detail: RefusalDetail<'a>,
     /// What the caller is told.
     pub reason: &'a str,
     /// What would allow it.
@@ -120,7 +120,7 @@ pub struct Refused<'a> {
 
 /// A refusal as it is kept.
 #[derive(Debug, Clone)]
-pub struct Denial {
+pub struct RefusalRecord {
     /// What the caller was given.
     pub id: DenialId,
     /// Grows with each refusal, also with a repeated one.
@@ -139,8 +139,8 @@ pub struct Denial {
     pub role: Option<Role>,
     /// Where admission stopped.
     pub step: Step,
-    /// Stable code.
-    pub code: &'static str,
+    /// Why.
+    pub code: RefusalCode,
     /// What the caller was told.
     pub reason: String,
     /// What would have been right.
@@ -157,7 +157,7 @@ pub struct Denial {
     pub vm_config: String,
 }
 
-impl Denial {
+impl RefusalRecord {
     fn size(&self) -> usize {
         self.shown.as_ref().map_or(0, Shown::size) + self.vm_config.len()
     }
@@ -193,28 +193,28 @@ struct List {
 #[derive(Debug)]
 struct Entry {
     dedup_key: [u8; 32],
-    denial: Arc<Denial>,
+    record: Arc<RefusalRecord>,
 }
 
 impl Denials {
     /// Keeps a refusal, or counts it with those that are like it.
-    pub fn record(&self, refused: Refused<'_>) -> (DenialId, Novelty) {
+    pub fn record(&self, refused: RefusedRequest<'_>) -> (DenialId, Novelty) {
         let dedup_key = dedup_key(&refused);
         let now = unix_now();
         let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lists.sequence += 1;
         let sequence = lists.sequence;
-        let list = if refused.finding.identity.is_some() { &mut lists.verified } else { &mut lists.others };
+        let list = if refused.detail.identity.is_some() { &mut lists.verified } else { &mut lists.others };
         if let Some(known) = list.entries.iter_mut().rev().find(|entry| entry.dedup_key == dedup_key) {
-            let denial = Arc::make_mut(&mut known.denial);
-            (denial.sequence, denial.last, denial.remote) = (sequence, now, refused.remote);
-            denial.count += 1;
-            return (denial.id, Novelty::Repeated);
+            let record = Arc::make_mut(&mut known.record);
+            (record.sequence, record.last, record.remote) = (sequence, now, refused.remote);
+            record.count += 1;
+            return (record.id, Novelty::Repeated);
         }
         let id = DenialId::random();
-        let finding = refused.finding;
+        let detail = refused.detail;
         let is_kept = refused.shown.size() + refused.vm_config.len() <= LARGEST;
-        let denial = Denial {
+        let record = RefusalRecord {
             id,
             sequence,
             first: now,
@@ -223,24 +223,24 @@ impl Denials {
             method: refused.method,
             remote: refused.remote,
             role: refused.role,
-            step: finding.step,
-            code: finding.code,
+            step: detail.step,
+            code: detail.code,
             reason: bounded(refused.reason),
-            expected: finding.expected.map(bounded),
-            actual: finding.actual.map(bounded),
+            expected: detail.expected.map(bounded),
+            actual: detail.actual.map(bounded),
             remedy: refused.remedy,
-            identity: finding.identity.cloned(),
+            identity: detail.identity.cloned(),
             vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
             shown: is_kept.then_some(refused.shown),
         };
-        list.push(Entry { dedup_key, denial: Arc::new(denial) });
+        list.push(Entry { dedup_key, record: Arc::new(record) });
         (id, Novelty::New)
     }
 
     /// The refusal with this id, if it is still kept.
-    pub fn find(&self, id: DenialId) -> Option<Arc<Denial>> {
+    pub fn find(&self, id: DenialId) -> Option<Arc<RefusalRecord>> {
         let lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        lists.all().find(|denial| denial.id == id).map(Arc::clone)
+        lists.all().find(|record| record.id == id).map(Arc::clone)
     }
 
     /// Refusals before `before` (a sequence number) that `matches`, the newest first, at most `limit`; and where the
@@ -249,35 +249,35 @@ impl Denials {
         &self,
         before: Option<u64>,
         limit: usize,
-        matches: impl Fn(&Denial) -> bool,
-    ) -> (Vec<Arc<Denial>>, Option<u64>) {
+        matches: impl Fn(&RefusalRecord) -> bool,
+    ) -> (Vec<Arc<RefusalRecord>>, Option<u64>) {
         let lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut found: Vec<Arc<Denial>> = lists
+        let mut found: Vec<Arc<RefusalRecord>> = lists
             .all()
-            .filter(|denial| before.is_none_or(|before| denial.sequence < before) && matches(denial))
+            .filter(|record| before.is_none_or(|before| record.sequence < before) && matches(record))
             .map(Arc::clone)
             .collect();
         drop(lists);
-        found.sort_by_key(|denial| std::cmp::Reverse(denial.sequence));
+        found.sort_by_key(|record| std::cmp::Reverse(record.sequence));
         let is_more = found.len() > limit;
         found.truncate(limit);
-        let next = found.last().filter(|_| is_more).map(|denial| denial.sequence);
+        let next = found.last().filter(|_| is_more).map(|record| record.sequence);
         (found, next)
     }
 }
 
 impl Lists {
-    fn all(&self) -> impl Iterator<Item = &Arc<Denial>> {
-        self.verified.entries.iter().chain(&self.others.entries).map(|entry| &entry.denial)
+    fn all(&self) -> impl Iterator<Item = &Arc<RefusalRecord>> {
+        self.verified.entries.iter().chain(&self.others.entries).map(|entry| &entry.record)
     }
 }
 
 impl List {
     fn push(&mut self, entry: Entry) {
-        if let Some(identity) = &entry.denial.identity {
+        if let Some(identity) = &entry.record.identity {
             self.make_room_for(identity);
         }
-        self.bytes += entry.denial.size();
+        self.bytes += entry.record.size();
         self.entries.push_back(entry);
         while self.entries.len() > MOST || self.bytes > MAX_BYTES {
             self.remove(0);
@@ -287,7 +287,7 @@ impl List {
     /// Takes out the oldest refusals of an app on one machine, until there is room for one more.
     fn make_room_for(&mut self, identity: &BootInfo) {
         let of_same = |entry: &Entry| {
-            let other = entry.denial.identity.as_ref();
+            let other = entry.record.identity.as_ref();
             other.is_some_and(|it| it.app_id == identity.app_id && it.device_id == identity.device_id)
         };
         while self.entries.iter().filter(|entry| of_same(entry)).count() >= MAX_OF_ONE {
@@ -298,25 +298,25 @@ impl List {
 
     fn remove(&mut self, index: usize) {
         if let Some(removed) = self.entries.remove(index) {
-            self.bytes -= removed.denial.size();
+            self.bytes -= removed.record.size();
         }
     }
 }
 
 /// What two refusals have in common that are one to an operator: who asked for what, from where, and what was wrong. Not
 /// the evidence itself, which a caller makes anew for each connection, nor the VM configuration, which it makes up.
-fn dedup_key(refused: &Refused<'_>) -> [u8; 32] {
-    let finding = &refused.finding;
+fn dedup_key(refused: &RefusedRequest<'_>) -> [u8; 32] {
+    let detail = &refused.detail;
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     };
     let role = refused.role.map_or("", Role::name);
-    for text in [refused.method, role, finding.code, finding.step.name(), refused.reason] {
+    for text in [refused.method, role, detail.code.name(), detail.step.name(), refused.reason] {
         add(text.as_bytes());
     }
-    match finding.identity {
+    match detail.identity {
         Some(identity) => {
             let BootInfo {
                 app_id, instance_id, compose_hash, device_id, os_image_hash, mr_aggregated, ..

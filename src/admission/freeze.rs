@@ -33,8 +33,6 @@ use crate::{
     metrics::Metrics,
 };
 
-/// The code of a refusal by a freeze.
-pub(super) const FROZEN: &str = "frozen";
 /// Most freezes at a time, those that have ended and are still kept included: they give way.
 pub const MAX_FREEZES: usize = 1000;
 /// The longest reason in bytes.

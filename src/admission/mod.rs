@@ -29,8 +29,11 @@ pub use self::{
     outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
     permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown},
-    refusal::{BadEvidence, Carrier, Finding, Refusal, Step, check_widths},
-    self_authorization::{Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, own_evidence, own_identity},
+    refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step, check_widths},
+    self_authorization::{
+        Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, SelfDenialCode, SelfRefusal, own_evidence,
+        own_identity,
+    },
     stage::{StageRule, StageVerdict},
     tcb::{Relaxations, TcbTolerance, Tolerated},
     timely::{Decided, MAX_DECISION_AGE, Verification, both},

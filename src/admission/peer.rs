@@ -13,7 +13,7 @@ use kms_attest::{
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 
-use super::{BadEvidence, Carrier, Refusal};
+use super::{Carrier, EvidenceRefusal, Refusal};
 use crate::{clock::unix_now, metrics::Metrics};
 
 /// How long verified evidence is believed without looking again: newer collateral may judge a platform otherwise.
@@ -33,7 +33,7 @@ enum Memory {
     #[default]
     Unasked,
     Verified(Arc<Verified>, Instant),
-    Refused(BadEvidence),
+    Refused(EvidenceRefusal),
 }
 
 impl Peer {

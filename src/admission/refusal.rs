@@ -1,5 +1,6 @@
 //! A request that ends without a permit: why, for the caller; and the step, code and values that operators read.
 
+mod code;
 mod evidence;
 mod step;
 
@@ -11,12 +12,12 @@ use kms_attest::{
     verify::{BootInfoError, VerifyError},
 };
 
-pub use self::{evidence::BadEvidence, step::Step};
-use super::{Freeze, Mismatch, Missing, Relaxations, SelfDenial, StageRule, freeze::FROZEN};
+pub use self::{code::RefusalCode, evidence::EvidenceRefusal, step::Step};
+use super::{Freeze, Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
 use crate::{
     clock::CLOCK_REMEDY,
     os_image::OsImageError,
-    policy::{Denial, PolicyError},
+    policy::{Denial, DenialCode, PolicyError},
 };
 
 /// Why a caller gets no permit.
@@ -27,10 +28,10 @@ pub enum Refusal {
     NoAttestation,
     /// The evidence in the client certificate does not decode, does not verify, or is not bound to the caller's key.
     #[error("invalid quote: {}", .0.reason)]
-    BadEvidence(BadEvidence),
+    BadEvidence(EvidenceRefusal),
     /// The same of the evidence in a certificate request.
     #[error("Quote verification failed: {}", .0.reason)]
-    BadRequest(BadEvidence),
+    BadRequest(EvidenceRefusal),
     /// Intel's collateral could not be had: nothing is known about the evidence.
     #[error("the collateral service does not answer, evidence cannot be verified now")]
     CollateralUnavailable(#[source] VerifyError),
@@ -95,19 +96,9 @@ pub enum Refusal {
         /// Why policy was told something else.
         relaxations: Relaxations,
     },
-    /// It is not known whether we may serve.
-    #[error("KMS self authorization failed: {what}")]
-    SelfAuthorizationUnknown {
-        /// Which part does not answer.
-        missing: Missing,
-        /// What is missing, in words.
-        what: &'static str,
-        /// Why, for the log only.
-        detail: String,
-    },
-    /// Policy says that we may not serve.
-    #[error("KMS self authorization failed: {}", .0.reason)]
-    SelfDenial(SelfDenial),
+    /// This KMS itself may not serve, or it is not known whether it may.
+    #[error("KMS self authorization failed: {0}")]
+    SelfAuthorization(#[from] SelfRefusal),
 }
 
 /// What evidence came in: callers are told of each in its own words.
@@ -130,7 +121,7 @@ impl Refusal {
     }
 
     /// Evidence that is wrong.
-    pub fn bad(carrier: Carrier, bad: BadEvidence) -> Self {
+    pub fn bad(carrier: Carrier, bad: EvidenceRefusal) -> Self {
         match carrier {
             Carrier::ClientCertificate => Self::BadEvidence(bad),
             Carrier::CertificateRequest => Self::BadRequest(bad),
@@ -140,11 +131,11 @@ impl Refusal {
 
 /// What only operators read of a refusal, and the code that the caller gets too.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Finding<'a> {
+pub struct RefusalDetail<'a> {
     /// Where admission stopped.
     pub step: Step,
-    /// Stable, for metrics and machines: `compose_hash_not_allowed`.
-    pub code: &'static str,
+    /// For metrics and machines; the caller gets it too.
+    pub code: RefusalCode,
     /// What would have been right.
     pub expected: Option<&'a str>,
     /// What was found.
@@ -153,64 +144,56 @@ pub struct Finding<'a> {
     pub identity: Option<&'a BootInfo>,
 }
 
-/// The code of a refusal because the policy does not answer.
-const POLICY_UNAVAILABLE: &str = "policy_unavailable";
-/// The code of a refusal because our clock is behind what is known to be past.
-const CLOCK: &str = "clock";
-/// The code of a refusal because there is no collateral.
-const COLLATERAL_UNAVAILABLE: &str = "collateral_unavailable";
-/// The code of a denial that is not the policy's: the registers are not those of the image.
-const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
-
 impl Refusal {
     /// What is wrong with the caller, or with our self-authorization; `None` when nothing is known about either, because
     /// something that is asked does not answer: such a refusal is no denial.
-    pub fn finding(&self) -> Option<Finding<'_>> {
-        let plain = |step, code| Finding { step, code, expected: None, actual: None, identity: None };
+    pub fn fault(&self) -> Option<RefusalDetail<'_>> {
+        let plain = |step, code| RefusalDetail { step, code, expected: None, actual: None, identity: None };
         Some(match self {
-            Self::NoAttestation => plain(Step::Evidence, "no_attestation"),
-            Self::BadEvidence(bad) | Self::BadRequest(bad) => Finding {
+            Self::NoAttestation => plain(Step::Evidence, RefusalCode::NoAttestation),
+            Self::BadEvidence(bad) | Self::BadRequest(bad) => RefusalDetail {
                 expected: bad.expected.as_deref(),
                 actual: bad.actual.as_deref(),
                 ..plain(bad.step, bad.code)
             },
-            Self::BadIdentity(_) => plain(Step::Identity, "identity_malformed"),
-            Self::ConfigMismatch { mismatch, identity } => Finding {
+            Self::BadIdentity(_) => plain(Step::Identity, RefusalCode::IdentityMalformed),
+            Self::ConfigMismatch { mismatch, identity } => RefusalDetail {
                 expected: Some(&mismatch.attested),
                 actual: Some(&mismatch.requested),
                 identity: Some(identity),
-                ..plain(Step::Identity, "vm_config_mismatch")
+                ..plain(Step::Identity, RefusalCode::VmConfigMismatch)
             },
-            Self::Frozen { frozen, identity } => Finding {
+            Self::Frozen { frozen, identity } => RefusalDetail {
                 actual: Some(&frozen.reason),
                 identity: identity.as_deref(),
-                ..plain(Step::Frozen, FROZEN)
+                ..plain(Step::Frozen, RefusalCode::Frozen)
             },
-            Self::Denied { denial, identity, .. } => Finding {
+            Self::Denied { denial, identity, .. } => RefusalDetail {
                 expected: denial.expected.as_deref(),
                 actual: denial.actual.as_deref(),
                 identity: Some(identity),
-                ..plain(Step::Policy, denial.code)
+                ..plain(Step::Policy, RefusalCode::Denied(denial.code))
             },
-            Self::AfterBoot { identity, .. } => Finding {
+            Self::AfterBoot { identity, .. } => RefusalDetail {
                 expected: Some("boot"),
                 actual: Some("running"),
                 identity: Some(identity),
-                ..plain(Step::Stage, "guest_has_booted")
+                ..plain(Step::Stage, RefusalCode::Denied(DenialCode::GuestHasBooted))
             },
-            Self::OsImage { error, identity, .. } if !error.is_unavailable() => {
-                Finding { identity: Some(identity), ..plain(Step::OsImage, OS_IMAGE_NOT_VERIFIED) }
-            }
-            Self::SelfDenial(self_denial) => Finding {
-                expected: self_denial.expected.as_deref(),
-                actual: self_denial.actual.as_deref(),
-                ..plain(Step::SelfAuthorization, self_denial.code)
+            Self::OsImage { error, identity, .. } if !error.is_unavailable() => RefusalDetail {
+                identity: Some(identity),
+                ..plain(Step::OsImage, RefusalCode::OsImageNotVerified)
+            },
+            Self::SelfAuthorization(SelfRefusal::Denied(denial)) => RefusalDetail {
+                expected: denial.expected.as_deref(),
+                actual: denial.actual.as_deref(),
+                ..plain(Step::SelfAuthorization, RefusalCode::SelfDenied(denial.code))
             },
             Self::OsImage { .. }
             | Self::CollateralUnavailable(_)
             | Self::ClockBehind(_)
             | Self::PolicyUnavailable(_)
-            | Self::SelfAuthorizationUnknown { .. } => return None,
+            | Self::SelfAuthorization(SelfRefusal::Unknown { .. }) => return None,
         })
     }
 }
@@ -219,23 +202,115 @@ impl Refusal {
     /// What does not answer, so that everybody is refused: such a refusal is no denial, but operators find it listed with
     /// them, because guests are told nothing else. `None` where something is known about the caller, or where only the
     /// caller's OS image is missing.
-    pub fn outage(&self) -> Option<Finding<'_>> {
-        let finding = |step, code, actual| Finding { step, code, expected: None, actual, identity: None };
+    pub fn outage(&self) -> Option<RefusalDetail<'_>> {
+        let silent =
+            |step, code, actual| RefusalDetail { step, code, expected: None, actual, identity: None };
         Some(match self {
-            Self::SelfAuthorizationUnknown { missing, detail, .. } => {
+            Self::SelfAuthorization(SelfRefusal::Unknown { missing, detail }) => {
                 let code = match missing {
-                    Missing::Policy => POLICY_UNAVAILABLE,
-                    Missing::Evidence => "own_evidence_unavailable",
-                    Missing::Collateral => COLLATERAL_UNAVAILABLE,
-                    Missing::Clock => CLOCK,
+                    Missing::Policy => RefusalCode::PolicyUnavailable,
+                    Missing::Evidence => RefusalCode::OwnEvidenceUnavailable,
+                    Missing::Collateral => RefusalCode::CollateralUnavailable,
+                    Missing::Clock => RefusalCode::Clock,
                 };
-                finding(Step::SelfAuthorization, code, Some(detail.as_str()))
+                silent(Step::SelfAuthorization, code, Some(detail.as_str()))
             }
-            Self::PolicyUnavailable(error) => finding(Step::Policy, POLICY_UNAVAILABLE, Some(error.detail())),
-            Self::CollateralUnavailable(_) => finding(Step::Collateral, COLLATERAL_UNAVAILABLE, None),
-            Self::ClockBehind(_) => finding(Step::Collateral, CLOCK, Some(CLOCK_REMEDY)),
-            _ => return None,
+            Self::PolicyUnavailable(error) => {
+                silent(Step::Policy, RefusalCode::PolicyUnavailable, Some(error.detail()))
+            }
+            Self::CollateralUnavailable(_) => {
+                silent(Step::Collateral, RefusalCode::CollateralUnavailable, None)
+            }
+            Self::ClockBehind(_) => silent(Step::Collateral, RefusalCode::Clock, Some(CLOCK_REMEDY)),
+            Self::NoAttestation
+            | Self::BadEvidence(_)
+            | Self::BadRequest(_)
+            | Self::BadIdentity(_)
+            | Self::ConfigMismatch { .. }
+            | Self::Frozen { .. }
+            | Self::Denied { .. }
+            | Self::AfterBoot { .. }
+            | Self::OsImage { .. }
+            | Self::SelfAuthorization(SelfRefusal::Denied(_)) => return None,
         })
+    }
+}
+
+impl Refusal {
+    /// What the policy has against the caller, where that is why.
+    pub fn denial(&self) -> Option<&Denial> {
+        match self {
+            Self::Denied { denial, .. } => Some(denial),
+            Self::NoAttestation
+            | Self::BadEvidence(_)
+            | Self::BadRequest(_)
+            | Self::CollateralUnavailable(_)
+            | Self::ClockBehind(_)
+            | Self::BadIdentity(_)
+            | Self::ConfigMismatch { .. }
+            | Self::Frozen { .. }
+            | Self::AfterBoot { .. }
+            | Self::PolicyUnavailable(_)
+            | Self::OsImage { .. }
+            | Self::SelfAuthorization(_) => None,
+        }
+    }
+
+    /// The reason for a record: the peer's words alone, where they are the peer's.
+    pub fn words(&self) -> String {
+        match self {
+            Self::Denied { denial, .. } => denial.reason.clone(),
+            Self::OsImage { error, .. } => error.to_string(),
+            Self::NoAttestation
+            | Self::BadEvidence(_)
+            | Self::BadRequest(_)
+            | Self::CollateralUnavailable(_)
+            | Self::ClockBehind(_)
+            | Self::BadIdentity(_)
+            | Self::ConfigMismatch { .. }
+            | Self::Frozen { .. }
+            | Self::AfterBoot { .. }
+            | Self::PolicyUnavailable(_)
+            | Self::SelfAuthorization(_) => self.to_string(),
+        }
+    }
+
+    /// Why policy was told something else than what was measured; empty where it was not asked.
+    pub fn relaxations(&self) -> &[String] {
+        match self {
+            Self::Denied { relaxations, .. }
+            | Self::AfterBoot { relaxations, .. }
+            | Self::OsImage { relaxations, .. } => relaxations.labels(),
+            Self::NoAttestation
+            | Self::BadEvidence(_)
+            | Self::BadRequest(_)
+            | Self::CollateralUnavailable(_)
+            | Self::ClockBehind(_)
+            | Self::BadIdentity(_)
+            | Self::ConfigMismatch { .. }
+            | Self::Frozen { .. }
+            | Self::PolicyUnavailable(_)
+            | Self::SelfAuthorization(_) => &[],
+        }
+    }
+
+    /// The rule about the guest's stage, where that is why.
+    pub fn stage_rule(&self) -> Option<StageRule> {
+        match self {
+            Self::AfterBoot { rule, .. } => Some(*rule),
+            Self::NoAttestation
+            | Self::BadEvidence(_)
+            | Self::BadRequest(_)
+            | Self::CollateralUnavailable(_)
+            | Self::ClockBehind(_)
+            | Self::BadIdentity(_)
+            | Self::ConfigMismatch { .. }
+            | Self::Frozen { .. }
+            | Self::Denied { .. }
+            | Self::PolicyUnavailable(_)
+            | Self::OsImage { .. }
+            | Self::SelfAuthorization(_) => None,
+        }
     }
 }
 
@@ -297,12 +372,15 @@ mod tests {
             (Missing::Evidence, "own_evidence_unavailable"),
             (Missing::Collateral, "collateral_unavailable"),
         ] {
-            let outage =
-                Refusal::SelfAuthorizationUnknown { missing, what: "the backend", detail: String::new() };
-            assert_eq!(outage.finding(), None);
-            assert_eq!(outage.outage().map(|finding| finding.code), Some(code), "operators find it listed");
+            let outage = Refusal::from(SelfRefusal::Unknown { missing, detail: String::new() });
+            assert_eq!(outage.fault(), None);
+            assert_eq!(
+                outage.outage().map(|detail| detail.code.name()),
+                Some(code),
+                "operators find it listed"
+            );
         }
-        assert!(Refusal::NoAttestation.finding().is_some());
+        assert!(Refusal::NoAttestation.fault().is_some());
         assert_eq!(Refusal::NoAttestation.outage(), None);
     }
 }

@@ -15,8 +15,8 @@ use kms_attest::{
 };
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::{Refusal, Relaxations, TcbTolerance, Tolerated, permit::SelfAuthorization};
-use crate::policy::{ALLOWLIST_UNUSABLE, Decision, Denial, Policy, PolicyError};
+use super::{Relaxations, TcbTolerance, Tolerated, permit::SelfAuthorization};
+use crate::policy::{Decision, Denial, DenialCode, Policy, PolicyError};
 
 /// How often policy is asked about ourselves in the background: after a revocation, methods that anyone may call go on
 /// answering for at most this long and the time of one question.
@@ -56,7 +56,7 @@ pub struct SelfAuthorizer {
     requirement: Requirement,
     recent: ArcSwapOption<Recent>,
     /// The last question that had no answer.
-    unanswered: ArcSwapOption<ChainError>,
+    unanswered: ArcSwapOption<Outage>,
     /// Who may ask.
     turns: Semaphore,
     /// Wakes [`SelfAuthorizer::keep_fresh`]: callers of open methods do not ask themselves, however many they are.
@@ -96,29 +96,94 @@ struct Recent {
     asked: Instant,
 }
 
-/// Why policy, or our own evidence, says that this KMS may not serve.
+/// Why this KMS itself may not serve.
+#[derive(Debug, Clone, thiserror::Error)]
+pub enum SelfRefusal {
+    /// Something says no.
+    #[error("{}", .0.reason())]
+    Denied(SelfDenial),
+    /// It is not known whether it may.
+    #[error("{}", missing.words())]
+    Unknown {
+        /// What does not answer.
+        missing: Missing,
+        /// Why, for the log only.
+        detail: String,
+    },
+}
+
+/// What policy, or the check of our own evidence, has against this KMS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelfDenial {
-    /// Stable: `kms_not_allowed`, `allowlist_unusable` or `own_evidence_refused`.
-    pub code: &'static str,
-    /// What callers are told.
-    pub reason: String,
+    /// For metrics and machines.
+    pub code: SelfDenialCode,
+    /// In the words of the policy or of the check.
+    pub cause: String,
     /// For operators: what would have been right.
     pub expected: Option<String>,
     /// For operators: what was found.
     pub actual: Option<String>,
 }
 
+/// What is wrong with this KMS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SelfDenialCode {
+    /// Policy denies it.
+    NotAllowed,
+    /// The allowlist is missing or invalid, so everything is denied.
+    AllowlistUnusable,
+    /// Its own evidence does not verify.
+    EvidenceRefused,
+}
+
+impl SelfDenialCode {
+    /// The stable name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::NotAllowed => "kms_not_allowed",
+            Self::AllowlistUnusable => DenialCode::AllowlistUnusable.name(),
+            Self::EvidenceRefused => "own_evidence_refused",
+        }
+    }
+}
+
+impl From<DenialCode> for SelfDenialCode {
+    fn from(code: DenialCode) -> Self {
+        match code {
+            DenialCode::AllowlistUnusable => Self::AllowlistUnusable,
+            DenialCode::TcbStatus
+            | DenialCode::Advisory
+            | DenialCode::OsImage
+            | DenialCode::KmsMeasurement
+            | DenialCode::Device
+            | DenialCode::AppNotRegistered
+            | DenialCode::ComposeHash
+            | DenialCode::AppNotDeployed
+            | DenialCode::InvalidRequest
+            | DenialCode::GuestHasBooted
+            | DenialCode::Backend => Self::NotAllowed,
+        }
+    }
+}
+
 impl SelfDenial {
     fn denied(denial: Denial) -> Self {
-        let code = if denial.code == ALLOWLIST_UNUSABLE { ALLOWLIST_UNUSABLE } else { KMS_NOT_ALLOWED };
-        let reason = format!("KMS is not allowed: {}", denial.reason);
-        Self { code, reason, expected: denial.expected, actual: denial.actual }
+        let Denial { code, reason, expected, actual } = denial;
+        Self { code: code.into(), cause: reason, expected, actual }
     }
 
     fn unproven(error: &VerifyError) -> Self {
-        let reason = format!("{NO_BOOT_INFO}: {error}");
-        Self { code: OWN_EVIDENCE_REFUSED, reason, expected: None, actual: None }
+        let code = SelfDenialCode::EvidenceRefused;
+        Self { code, cause: error.to_string(), expected: None, actual: None }
+    }
+
+    /// What callers are told.
+    pub fn reason(&self) -> String {
+        let what = match self.code {
+            SelfDenialCode::NotAllowed | SelfDenialCode::AllowlistUnusable => "KMS is not allowed",
+            SelfDenialCode::EvidenceRefused => NO_BOOT_INFO,
+        };
+        format!("{what}: {}", self.cause)
     }
 }
 
@@ -153,22 +218,18 @@ impl Missing {
     }
 }
 
-/// A question without an answer.
+/// The last request to the policy that had no response.
 #[derive(Debug)]
-struct ChainError {
+struct Outage {
     missing: Missing,
     detail: String,
-    asked: Instant,
+    began: Instant,
 }
 
-impl ChainError {
-    fn refusal(&self) -> Refusal {
-        unknown(self.missing, self.detail.clone())
+impl Outage {
+    fn refusal(&self) -> SelfRefusal {
+        SelfRefusal::Unknown { missing: self.missing, detail: self.detail.clone() }
     }
-}
-
-fn unknown(missing: Missing, detail: impl Into<String>) -> Refusal {
-    Refusal::SelfAuthorizationUnknown { missing, what: missing.words(), detail: detail.into() }
 }
 
 impl SelfAuthorizer {
@@ -205,17 +266,17 @@ impl SelfAuthorizer {
         }
     }
 
-    /// our self-authorization by the last answer. Never asks, never waits: [`SelfAuthorizer::keep_fresh`] asks.
+    /// Our self-authorization by the last answer. Never asks, never waits: [`SelfAuthorizer::keep_fresh`] asks.
     ///
     /// # Errors
-    /// [`Refusal::SelfDenial`] when we are denied, [`Refusal::SelfAuthorizationUnknown`] when there is no recent answer.
-    pub fn current(&self) -> Result<SelfAuthorization, Refusal> {
+    /// [`SelfRefusal::Denied`] when we are denied, [`SelfRefusal::Unknown`] when there is no recent answer.
+    pub fn current(&self) -> Result<SelfAuthorization, SelfRefusal> {
         if matches!(self.requirement, Requirement::Waived) {
             return Ok(SelfAuthorization::granted());
         }
         let recent = self.recent.load();
         match recent.as_ref().filter(|recent| recent.asked.elapsed() < LIFETIME) {
-            Some(recent) => recent.answer.clone().map_err(Refusal::SelfDenial),
+            Some(recent) => recent.answer.clone().map_err(SelfRefusal::Denied),
             None => Err(self.no_recent_answer()),
         }
     }
@@ -225,7 +286,7 @@ impl SelfAuthorizer {
     ///
     /// # Errors
     /// As [`SelfAuthorizer::current`].
-    pub async fn recent(&self) -> Result<SelfAuthorization, Refusal> {
+    pub async fn recent(&self) -> Result<SelfAuthorization, SelfRefusal> {
         if self.ask_every() > ASK_EVERY {
             let mut ended = self.ended.subscribe();
             let age = self.age();
@@ -242,7 +303,7 @@ impl SelfAuthorizer {
     /// How long ago the last question was asked that has ended.
     fn age(&self) -> Duration {
         let (recent, unanswered) = (self.recent.load(), self.unanswered.load());
-        let asked = [recent.as_ref().map(|it| it.asked), unanswered.as_ref().map(|it| it.asked)];
+        let asked = [recent.as_ref().map(|it| it.asked), unanswered.as_ref().map(|it| it.began)];
         asked.into_iter().flatten().max().map_or(Duration::MAX, |asked| asked.elapsed())
     }
 
@@ -251,15 +312,15 @@ impl SelfAuthorizer {
     ///
     /// # Errors
     /// As [`SelfAuthorizer::current`], which goes on believing an answer while later questions have none.
-    pub fn last_outcome(&self) -> Result<(), Refusal> {
+    pub fn last_outcome(&self) -> Result<(), SelfRefusal> {
         if matches!(self.requirement, Requirement::Waived) {
             return Ok(());
         }
         let (recent, unanswered) = (self.recent.load(), self.unanswered.load());
         match (recent.as_ref(), unanswered.as_ref()) {
-            (Some(recent), Some(unanswered)) if unanswered.asked > recent.asked => Err(unanswered.refusal()),
+            (Some(recent), Some(unanswered)) if unanswered.began > recent.asked => Err(unanswered.refusal()),
             (Some(recent), _) if recent.asked.elapsed() < LIFETIME => {
-                recent.answer.clone().map(|_| ()).map_err(Refusal::SelfDenial)
+                recent.answer.clone().map(|_| ()).map_err(SelfRefusal::Denied)
             }
             (None, Some(unanswered)) => Err(unanswered.refusal()),
             _ => Err(self.no_recent_answer()),
@@ -271,10 +332,10 @@ impl SelfAuthorizer {
         matches!(self.requirement, Requirement::Enforced { .. })
     }
 
-    fn no_recent_answer(&self) -> Refusal {
+    fn no_recent_answer(&self) -> SelfRefusal {
         let missing =
             self.unanswered.load().as_ref().map_or(Missing::Policy, |unanswered| unanswered.missing);
-        unknown(missing, "no answer in the last seconds")
+        SelfRefusal::Unknown { missing, detail: "no answer in the last seconds".to_owned() }
     }
 
     /// Asks for the first time, so that the first callers find an answer; gives up soon.
@@ -282,13 +343,13 @@ impl SelfAuthorizer {
         let _ = tokio::time::timeout(FIRST_ANSWER, self.fresh()).await;
     }
 
-    /// our self-authorization as policy sees it at this moment: for what releases keys, and after an operator changed something.
+    /// Our self-authorization as policy sees it at this moment: for what releases keys, and after an operator changed something.
     /// The question is never older than the call; calls that come together share it.
     ///
     /// # Errors
-    /// [`Refusal::SelfDenial`] when we are denied, [`Refusal::SelfAuthorizationUnknown`] when the backend does not answer or our
+    /// [`SelfRefusal::Denied`] when we are denied, [`SelfRefusal::Unknown`] when the backend does not answer or our
     /// evidence cannot be had.
-    pub async fn fresh(&self) -> Result<SelfAuthorization, Refusal> {
+    pub async fn fresh(&self) -> Result<SelfAuthorization, SelfRefusal> {
         match self.requirement {
             Requirement::Waived => Ok(SelfAuthorization::granted()),
             Requirement::Enforced { .. } => self.refresh().await,
@@ -313,8 +374,8 @@ impl SelfAuthorizer {
                 () = self.wanted.notified() => tick.reset(),
             }
             let trouble = self.fresh().await.err().map(|refusal| match refusal {
-                Refusal::SelfAuthorizationUnknown { what, detail, .. } => format!("{what}: {detail}"),
-                other => other.to_string(),
+                SelfRefusal::Unknown { missing, detail } => format!("{}: {detail}", missing.words()),
+                denied @ SelfRefusal::Denied(_) => format!("KMS self authorization failed: {denied}"),
             });
             // A change is news, the same trouble again and again is not.
             if trouble != told {
@@ -337,7 +398,7 @@ impl SelfAuthorizer {
         }
     }
 
-    async fn refresh(&self) -> Result<SelfAuthorization, Refusal> {
+    async fn refresh(&self) -> Result<SelfAuthorization, SelfRefusal> {
         let called = Instant::now();
         // It is never closed.
         let _turn = self.turns.acquire().await;
@@ -348,18 +409,18 @@ impl SelfAuthorizer {
         let answer = match self.decide().await {
             Ok(Decision::Allowed { .. }) => Ok(SelfAuthorization::granted()),
             Ok(Decision::Denied(denial)) => Err(SelfDenial::denied(denial)),
-            Err(NoAnswer::Evidence(OwnEvidenceError::Verify(error))) if !error.is_unavailable() => {
+            Err(OwnDecisionError::Evidence(OwnEvidenceError::Verify(error))) if !error.is_unavailable() => {
                 Err(SelfDenial::unproven(&error))
             }
             // An outage is no answer: the last one serves until it is too old.
-            Err(NoAnswer::Evidence(error)) => {
+            Err(OwnDecisionError::Evidence(error)) => {
                 return Err(self.unanswered(Missing::of(&error), error, asked));
             }
-            Err(NoAnswer::Policy(error)) => {
+            Err(OwnDecisionError::Policy(error)) => {
                 return Err(self.unanswered(Missing::Policy, error.detail(), asked));
             }
         };
-        self.newest(Recent { answer, asked }).answer.clone().map_err(Refusal::SelfDenial)
+        self.newest(Recent { answer, asked }).answer.clone().map_err(SelfRefusal::Denied)
     }
 
     /// Remembers an answer and gives it back, unless there is one to a later question: then that one stays and counts,
@@ -374,22 +435,22 @@ impl SelfAuthorizer {
     }
 
     /// How a question ended that was asked after `called`, if one was and has.
-    fn outcome_since(&self, called: Instant) -> Option<Result<SelfAuthorization, Refusal>> {
+    fn outcome_since(&self, called: Instant) -> Option<Result<SelfAuthorization, SelfRefusal>> {
         if let Some(recent) = self.recent.load().as_ref().filter(|recent| recent.asked >= called) {
-            return Some(recent.answer.clone().map_err(Refusal::SelfDenial));
+            return Some(recent.answer.clone().map_err(SelfRefusal::Denied));
         }
         let unanswered = self.unanswered.load();
-        unanswered.as_ref().filter(|unanswered| unanswered.asked >= called).map(|it| Err(it.refusal()))
+        unanswered.as_ref().filter(|unanswered| unanswered.began >= called).map(|it| Err(it.refusal()))
     }
 
-    fn unanswered(&self, missing: Missing, detail: impl ToString, asked: Instant) -> Refusal {
-        let unanswered = ChainError { missing, detail: detail.to_string(), asked };
+    fn unanswered(&self, missing: Missing, detail: impl ToString, asked: Instant) -> SelfRefusal {
+        let unanswered = Outage { missing, detail: detail.to_string(), began: asked };
         let refusal = unanswered.refusal();
         self.unanswered.store(Some(Arc::new(unanswered)));
         refusal
     }
 
-    async fn decide(&self) -> Result<Decision, NoAnswer> {
+    async fn decide(&self) -> Result<Decision, OwnDecisionError> {
         let Requirement::Enforced { attester, verifier, policy, tolerance, own, needed } = &self.requirement
         else {
             return Ok(Decision::Allowed { gateway_app_id: String::new(), release_stage: None });
@@ -415,7 +476,7 @@ impl SelfAuthorizer {
             }
         };
         let Tolerated { shown, relaxations } = tolerance.apply(&known.verdict, &known.identity);
-        let decision = policy.decide_own(&shown).await.map_err(NoAnswer::Policy)?;
+        let decision = policy.decide_own(&shown).await.map_err(OwnDecisionError::Policy)?;
         // The same again is no news.
         if matches!(decision, Decision::Allowed { .. }) && **needed.load() != relaxations {
             tolerance.needed(&relaxations, &known.identity, "this KMS");
@@ -425,22 +486,18 @@ impl SelfAuthorizer {
     }
 }
 
-/// The code of a refusal because policy denies this KMS.
-const KMS_NOT_ALLOWED: &str = "kms_not_allowed";
-/// The code of a refusal because our evidence does not verify.
-const OWN_EVIDENCE_REFUSED: &str = "own_evidence_refused";
-
 /// What is missing when our evidence is.
 const NO_BOOT_INFO: &str = "failed to build local KMS boot info";
 /// What is missing when the backend's answer is.
 const NO_CHECK: &str = "failed to call KMS auth check: the authorization backend does not answer";
 
-enum NoAnswer {
+/// Why policy decided nothing about this KMS.
+enum OwnDecisionError {
     Evidence(OwnEvidenceError),
     Policy(PolicyError),
 }
 
-impl From<OwnEvidenceError> for NoAnswer {
+impl From<OwnEvidenceError> for OwnDecisionError {
     fn from(error: OwnEvidenceError) -> Self {
         Self::Evidence(error)
     }
@@ -475,8 +532,8 @@ mod tests {
         let second = first + Duration::from_millis(1);
         let allowed = |asked| Recent { answer: Ok(SelfAuthorization::granted()), asked };
         let self_denial = || SelfDenial {
-            code: KMS_NOT_ALLOWED,
-            reason: "KMS is not allowed".to_owned(),
+            code: SelfDenialCode::NotAllowed,
+            cause: "closed".to_owned(),
             expected: None,
             actual: None,
         };

@@ -100,7 +100,7 @@ impl KmsService {
     /// `KMS.GetAppKey`: the keys of the app that the caller proves to run.
     ///
     /// # Errors
-    /// Unsupported version, No self-authorization, no or bad evidence, denied by policy, audit log not writable.
+    /// Unsupported version, no self-authorization, no or bad evidence, denied by policy, audit log not writable.
     pub async fn get_app_key(&self, caller: &Caller, request: GetAppKeyRequest) -> Result<AppKeyResponse> {
         if request.api_version > APP_KEY_API_VERSION {
             return Err(Error::invalid(format!("Unsupported API version: {}", request.api_version)));
@@ -221,7 +221,7 @@ impl KmsService {
     /// `KMS.SignCert`: a certificate for an app, to the key of the attested request.
     ///
     /// # Errors
-    /// Unsupported version, malformed or wrongly signed request, a name or date that an app may not have, No self-authorization,
+    /// Unsupported version, malformed or wrongly signed request, a name or date that an app may not have, no self-authorization,
     /// bad evidence, denied by policy, audit log not writable.
     pub async fn sign_cert(&self, caller: &Caller, request: SignCertRequest) -> Result<SignCertResponse> {
         let parts = &self.parts;
@@ -306,14 +306,14 @@ impl KmsService {
         let (verified, is_verified) = Verification::pending();
         let own = async {
             match is_verified.await {
-                Ok(()) => self_authorization.fresh().await,
-                Err(_) => self_authorization.current(),
+                Ok(()) => self_authorization.fresh().await.map_err(Refusal::from),
+                Err(_) => self_authorization.current().map_err(Refusal::from),
             }
         };
         both(
             own,
             admission(verified),
-            async || self_authorization.fresh().await,
+            async || self_authorization.fresh().await.map_err(Refusal::from),
             async |permit| admissions.renewed(permit).await,
             Instant::now,
         )
@@ -335,11 +335,11 @@ impl KmsService {
         Attempt { parts: &self.parts, method, role: Some(role), caller, vm_config, csr: None }
     }
 
-    /// our self-authorization by the last answer, for methods that give everybody the same. Without it guests learn nothing else, so
+    /// Our self-authorization by the last answer, for methods that give everybody the same. Without it guests learn nothing else, so
     /// it is kept as a refusal that operators can look up.
     async fn current_self_authorization(&self, method: Method, caller: &Caller) -> Result<SelfAuthorization> {
         let attempt = Attempt { parts: &self.parts, method, role: None, caller, vm_config: "", csr: None };
-        self.parts.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal))
+        self.parts.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal.into()))
     }
 
     /// Counts a record; without one nothing goes out.

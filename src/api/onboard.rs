@@ -17,13 +17,16 @@ use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 use zeroize::Zeroizing;
 
 use crate::{
-    admission::{OwnEvidenceError, Refusal, SelfAuthorizer, TcbTolerance, own_evidence, own_identity},
+    admission::{
+        OwnEvidenceError, Refusal, SelfAuthorizer, SelfDenialCode, SelfRefusal, TcbTolerance, own_evidence,
+        own_identity,
+    },
     api::Caller,
     audit::{Audit, Event},
     domain::Domain,
     error::{Code, Error, Result},
     lifecycle::{LifecycleError, Onboarding, Prepared},
-    policy::{ALLOWLIST_UNUSABLE, Policy},
+    policy::Policy,
     proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse},
 };
 
@@ -341,21 +344,20 @@ fn unattested(error: OwnEvidenceError) -> Error {
     Error::unavailable(message, error).because("attester_unavailable")
 }
 
-fn not_allowed(refusal: Refusal, context: &'static str) -> Error {
-    let (code, reason) = match &refusal {
-        Refusal::SelfAuthorizationUnknown { .. } => (Code::Unavailable, "policy_unavailable"),
-        _ => (Code::Denied, "kms_not_allowed"),
-    };
-    let message = match &refusal {
-        // The operator has to mend the file, not to add an entry.
-        Refusal::SelfDenial(self_denial) if self_denial.code == ALLOWLIST_UNUSABLE => {
-            "boot denied: the allowlist of this KMS is missing or cannot be read".to_owned()
+fn not_allowed(refusal: SelfRefusal, context: &'static str) -> Error {
+    let (code, reason, message) = match &refusal {
+        SelfRefusal::Unknown { .. } => (Code::Unavailable, "policy_unavailable", refusal.to_string()),
+        SelfRefusal::Denied(denial) => {
+            let message = match denial.code {
+                // The operator has to repair the file, not to add an entry.
+                SelfDenialCode::AllowlistUnusable => {
+                    "boot denied: the allowlist of this KMS is missing or cannot be read".to_owned()
+                }
+                SelfDenialCode::NotAllowed => format!("boot denied: {}", denial.cause),
+                SelfDenialCode::EvidenceRefused => denial.reason(),
+            };
+            (Code::Denied, "kms_not_allowed", message)
         }
-        Refusal::SelfDenial(self_denial) => {
-            self_denial.reason.replace("KMS is not allowed: ", "boot denied: ")
-        }
-        Refusal::SelfAuthorizationUnknown { what, .. } => (*what).to_owned(),
-        other => other.to_string(),
     };
-    Error::new(code, message).because(reason).within(context).caused_by(refusal)
+    Error::new(code, message).because(reason).within(context).caused_by(Refusal::from(refusal))
 }

@@ -7,11 +7,11 @@ use kms_attest::verify::Verifier;
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Freezes, Missing, Refusal, SelfAuthorizer},
+    admission::{Freezes, Missing, SelfAuthorizer, SelfDenialCode, SelfRefusal},
     audit::{Audit, FailureReason, Health},
     clock::{CLOCK_REMEDY, unix_now},
     metrics::Metrics,
-    policy::{ALLOWLIST_UNUSABLE, Policy},
+    policy::{DenialCode, Policy},
     proto::ReadinessReason,
 };
 
@@ -77,7 +77,7 @@ impl Cause {
         match self {
             Self::NoKeys => "no_keys",
             Self::PolicyUnavailable => "policy_unavailable",
-            Self::AllowlistUnusable => ALLOWLIST_UNUSABLE,
+            Self::AllowlistUnusable => DenialCode::AllowlistUnusable.name(),
             Self::KmsNotAllowed => "kms_not_allowed",
             Self::OwnEvidenceUnavailable => "own_evidence_unavailable",
             Self::OwnEvidenceRefused => "own_evidence_refused",
@@ -266,7 +266,7 @@ impl Sources {
             reasons.push(Reason { cause: Cause::Clock, detail: format!("{behind}. {CLOCK_REMEDY}") });
         }
         if let Err(refusal) = self_authorization.last_outcome() {
-            reasons.push(of_self_authorization(&refusal));
+            reasons.push(of_self_authorization(refusal));
         }
         if let Some(detail) = policy.last_error().filter(|_| !self_authorization.is_enforced()) {
             let cause = match **policy {
@@ -318,30 +318,31 @@ fn plain(cause: Cause) -> Reason {
     Reason { cause, detail: String::new() }
 }
 
-fn of_self_authorization(refusal: &Refusal) -> Reason {
+fn of_self_authorization(refusal: SelfRefusal) -> Reason {
     match refusal {
-        Refusal::SelfAuthorizationUnknown { missing, detail, .. } => {
+        SelfRefusal::Unknown { missing, detail } => {
             let cause = match missing {
                 Missing::Policy => Cause::PolicyUnavailable,
                 Missing::Evidence => Cause::OwnEvidenceUnavailable,
                 Missing::Collateral => Cause::CollateralUnavailable,
                 Missing::Clock => Cause::Clock,
             };
-            Reason { cause, detail: detail.clone() }
+            Reason { cause, detail }
         }
-        Refusal::SelfDenial(self_denial) => {
-            let named = [Cause::AllowlistUnusable, Cause::OwnEvidenceRefused]
-                .into_iter()
-                .find(|cause| cause.name() == self_denial.code);
-            let mut detail = self_denial.reason.clone();
-            for (what, value) in [("expected", &self_denial.expected), ("found", &self_denial.actual)] {
+        SelfRefusal::Denied(denial) => {
+            let cause = match denial.code {
+                SelfDenialCode::NotAllowed => Cause::KmsNotAllowed,
+                SelfDenialCode::AllowlistUnusable => Cause::AllowlistUnusable,
+                SelfDenialCode::EvidenceRefused => Cause::OwnEvidenceRefused,
+            };
+            let mut detail = denial.reason();
+            for (what, value) in [("expected", &denial.expected), ("found", &denial.actual)] {
                 if let Some(value) = value {
                     detail.push_str(&format!("; {what} {value}"));
                 }
             }
-            Reason { cause: named.unwrap_or(Cause::KmsNotAllowed), detail }
+            Reason { cause, detail }
         }
-        other => Reason { cause: Cause::KmsNotAllowed, detail: other.to_string() },
     }
 }
 

@@ -5,8 +5,8 @@ use kms_attest::{csr::Csr, ra_tls};
 use super::{Caller, Method, kms::Parts};
 use crate::{
     admission::{
-        Finding, Refusal, Role, Step,
-        denials::{Concerns, Novelty, Refused, Shown},
+        Refusal, RefusalCode, RefusalDetail, Role, SelfRefusal, StageRule, Step,
+        denials::{Concerns, Novelty, RefusedRequest, Shown},
     },
     audit::{AuditError, Event, Subject, Why},
     clock::CLOCK_REMEDY,
@@ -29,83 +29,69 @@ impl Attempt<'_> {
     /// Turns a refusal into the error that the caller gets. What is a denial can be looked up afterwards, and so can an
     /// outage because of which everybody is refused.
     pub(super) fn refuse(&self, refusal: Refusal) -> Error {
-        let Some(finding) = refusal.finding() else { return self.outage(refusal) };
+        let Some(detail) = refusal.fault() else { return self.outage(refusal) };
         let reason = refusal.to_string();
-        let remedy = finding.identity.zip(self.role).and_then(|(identity, role)| {
-            self.parts.policy.remedy(finding.code, role.subject(identity)).map(|remedy| remedy.sentence)
-        });
-        self.parts.metrics.denied(finding.code);
-        let concerns = match &refusal {
-            Refusal::SelfDenial(_) => Concerns::Everyone,
-            _ => Concerns::Caller,
-        };
-        let (id, novelty) = self.parts.denials.record(Refused {
+        let remedy = self.remedy(&refusal);
+        self.parts.metrics.denied(detail.code.name());
+        let (id, novelty) = self.parts.denials.record(RefusedRequest {
             method: self.method.row().name,
             remote: self.caller.remote(),
             role: self.role,
-            concerns,
-            finding: finding.clone(),
+            concerns: concerns(&refusal),
+            detail: detail.clone(),
             reason: &reason,
             remedy: remedy.clone(),
             shown: self.shown(),
             vm_config: self.vm_config,
         });
-        // The peer's words alone, where they are the peer's.
-        let words = match &refusal {
-            Refusal::Denied { denial, .. } => denial.reason.clone(),
-            Refusal::OsImage { error, .. } => error.to_string(),
-            _ => reason,
-        };
-        let relaxations = match &refusal {
-            Refusal::Denied { relaxations, .. }
-            | Refusal::AfterBoot { relaxations, .. }
-            | Refusal::OsImage { relaxations, .. } => relaxations.labels(),
-            _ => &[],
-        };
-        let (code, id) = (finding.code, id.to_string());
+        let (code, id) = (detail.code.name(), id.to_string());
         let why = Why {
-            step: finding.step.name(),
-            expected: finding.expected.map(str::to_owned),
-            actual: finding.actual.map(str::to_owned),
+            step: detail.step.name(),
+            expected: detail.expected.map(str::to_owned),
+            actual: detail.actual.map(str::to_owned),
             remedy,
             denial_id: id.clone(),
             evidence_sha256: None,
-            stage_rule: match &refusal {
-                Refusal::AfterBoot { rule, .. } => Some(rule.name()),
-                _ => None,
-            },
+            stage_rule: refusal.stage_rule().map(StageRule::name),
         };
-        self.audit(&finding, words, relaxations, why, novelty);
+        self.audit(&detail, refusal.words(), refusal.relaxations(), why, novelty);
         refused(refusal).denied_as(DenialReference { code, id })
+    }
+
+    /// What would change the policy's mind.
+    fn remedy(&self, refusal: &Refusal) -> Option<String> {
+        let denial = refusal.denial()?;
+        let subject = self.role?.subject(refusal.fault()?.identity?);
+        self.parts.policy.remedy(denial.code, subject).map(|remedy| remedy.sentence)
     }
 
     /// Nothing is known about the caller: it is listed for operators, but neither counted nor recorded as a denial.
     fn outage(&self, refusal: Refusal) -> Error {
-        let Some(finding) = refusal.outage() else { return refused(refusal) };
-        let id = self.listed(finding.clone(), &refusal.to_string());
-        let code = finding.code;
+        let Some(detail) = refusal.outage() else { return refused(refusal) };
+        let id = self.listed(detail.clone(), &refusal.to_string());
+        let code = detail.code.name();
         refused(refusal).denied_as(DenialReference { code, id })
     }
 
     /// A release that the audit log does not take. Nothing is wrong with the caller.
     pub(super) fn unrecorded(&self, error: AuditError) -> Error {
         let text = "the release cannot be recorded, so nothing is released";
-        let code = "audit_log_unavailable";
+        let code = RefusalCode::AuditLogUnavailable;
         let cause = error.to_string();
         let (expected, identity) = (None, None);
-        let finding = Finding { step: Step::AuditLog, code, expected, actual: Some(&cause), identity };
-        let id = self.listed(finding, text);
-        Error::unavailable(text, error).denied_as(DenialReference { code, id })
+        let detail = RefusalDetail { step: Step::AuditLog, code, expected, actual: Some(&cause), identity };
+        let id = self.listed(detail, text);
+        Error::unavailable(text, error).denied_as(DenialReference { code: code.name(), id })
     }
 
     /// The id under which an outage is kept for operators.
-    fn listed(&self, finding: Finding<'_>, reason: &str) -> String {
-        let (id, _) = self.parts.denials.record(Refused {
+    fn listed(&self, detail: RefusalDetail<'_>, reason: &str) -> String {
+        let (id, _) = self.parts.denials.record(RefusedRequest {
             method: self.method.row().name,
             remote: self.caller.remote(),
             role: self.role,
             concerns: Concerns::Everyone,
-            finding,
+            detail,
             reason,
             remedy: None,
             shown: self.shown(),
@@ -134,19 +120,19 @@ impl Attempt<'_> {
 
     fn audit(
         &self,
-        finding: &Finding<'_>,
+        detail: &RefusalDetail<'_>,
         reason: String,
         relaxations: &[String],
         mut why: Why,
         novelty: Novelty,
     ) {
-        if finding.identity.is_none() && novelty != Novelty::New {
+        if detail.identity.is_none() && novelty != Novelty::New {
             return;
         }
         why.evidence_sha256 = self.digest();
         let (audit, remote) = (&self.parts.audit, self.caller.remote());
-        let code = finding.code.to_owned();
-        match finding.identity {
+        let code = detail.code.name().to_owned();
+        match detail.identity {
             Some(identity) => {
                 let subject = Subject::new(identity, remote).relaxed(relaxations).by(self.caller.operator());
                 audit.note(Event::Denied { subject, code, reason, why });
@@ -168,36 +154,63 @@ fn refused(refusal: Refusal) -> Error {
         | Refusal::Denied { .. }
         | Refusal::AfterBoot { .. }
         | Refusal::OsImage { .. }
-        | Refusal::SelfDenial(_) => Code::Denied,
+        | Refusal::SelfAuthorization(SelfRefusal::Denied(_)) => Code::Denied,
         Refusal::CollateralUnavailable(_)
         | Refusal::ClockBehind(_)
         | Refusal::PolicyUnavailable(_)
-        | Refusal::SelfAuthorizationUnknown { .. } => Code::Unavailable,
+        | Refusal::SelfAuthorization(SelfRefusal::Unknown { .. }) => Code::Unavailable,
     };
     Error::new(code, refusal.to_string()).caused_by(detail(&refusal))
+}
+
+/// Whom a refusal is about.
+fn concerns(refusal: &Refusal) -> Concerns {
+    match refusal {
+        Refusal::SelfAuthorization(_)
+        | Refusal::CollateralUnavailable(_)
+        | Refusal::ClockBehind(_)
+        | Refusal::PolicyUnavailable(_) => Concerns::Everyone,
+        Refusal::NoAttestation
+        | Refusal::BadEvidence(_)
+        | Refusal::BadRequest(_)
+        | Refusal::BadIdentity(_)
+        | Refusal::ConfigMismatch { .. }
+        | Refusal::Frozen { .. }
+        | Refusal::Denied { .. }
+        | Refusal::AfterBoot { .. }
+        | Refusal::OsImage { .. } => Concerns::Caller,
+    }
 }
 
 /// What only the log says of a refusal: what was expected and found, or why something did not answer.
 pub(super) fn detail(refusal: &Refusal) -> String {
     match refusal {
         Refusal::PolicyUnavailable(error) => error.detail().to_owned(),
-        Refusal::SelfAuthorizationUnknown { detail, .. } => detail.clone(),
+        Refusal::SelfAuthorization(SelfRefusal::Unknown { detail, .. }) => detail.clone(),
         Refusal::CollateralUnavailable(error) => error.to_string(),
         Refusal::ClockBehind(behind) => format!("{behind}. {CLOCK_REMEDY}"),
         Refusal::OsImage { error, .. } => error.to_string(),
-        other => match other.finding() {
-            Some(finding) => shown(&finding),
-            None => other.to_string(),
-        },
+        Refusal::NoAttestation
+        | Refusal::BadEvidence(_)
+        | Refusal::BadRequest(_)
+        | Refusal::BadIdentity(_)
+        | Refusal::ConfigMismatch { .. }
+        | Refusal::Frozen { .. }
+        | Refusal::Denied { .. }
+        | Refusal::AfterBoot { .. }
+        | Refusal::SelfAuthorization(SelfRefusal::Denied(_)) => {
+            refusal.fault().map_or_else(|| refusal.to_string(), |detail| shown(&detail))
+        }
     }
 }
 
-fn shown(finding: &Finding<'_>) -> String {
+fn shown(detail: &RefusalDetail<'_>) -> String {
+    let code = detail.code.name();
     let or_nothing = |value: Option<&str>| value.unwrap_or("nothing").to_owned();
-    match (finding.expected, finding.actual) {
-        (None, None) => finding.code.to_owned(),
+    match (detail.expected, detail.actual) {
+        (None, None) => code.to_owned(),
         (expected, actual) => {
-            format!("{}, expected {}, found {}", finding.code, or_nothing(expected), or_nothing(actual))
+            format!("{code}, expected {}, found {}", or_nothing(expected), or_nothing(actual))
         }
     }
 }

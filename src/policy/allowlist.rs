@@ -17,11 +17,8 @@ use self::lookout::{Lookout, Silent};
 use super::drop_in_background::drop_in_background;
 use super::examine::Examination;
 use super::rules::Rules;
-use super::{Decision, Denial, Info, PolicyError, Subject};
+use super::{Decision, Denial, DenialCode, Info, PolicyError, Subject};
 use crate::config::{EmptyDevices, Relaxation};
-
-/// The code of a denial because the file cannot be read or is invalid.
-pub const ALLOWLIST_UNUSABLE: &str = "allowlist_unusable";
 
 /// No allowlist is larger.
 pub(super) const MAX_FILE: u64 = 64 << 20;
@@ -285,7 +282,7 @@ impl Snapshot {
     fn decide(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Decision {
         match (self.rules.decide(subject, empty_devices), &self.error) {
             (Decision::Denied(denial), Some(error)) => Decision::Denied(Denial {
-                code: ALLOWLIST_UNUSABLE,
+                code: DenialCode::AllowlistUnusable,
                 expected: Some(format!("a readable allowlist: it {error}")),
                 ..denial
             }),

@@ -1,6 +1,6 @@
 //! The reasons of the known backends and the stable codes they get here.
 
-use super::Denial;
+use super::{Denial, DenialCode};
 
 /// What auth-eth gives as the reason of a denial while its node does not answer, and dstack-auth while its backend
 /// does not.
@@ -20,16 +20,16 @@ pub(super) enum Rule {
 }
 
 impl Rule {
-    /// For metrics and machines.
-    pub(super) fn code(self) -> &'static str {
+    /// What is denied where it fails.
+    pub(super) fn code(self) -> DenialCode {
         match self {
-            Self::TcbStatus => "tcb_status_not_allowed",
-            Self::Advisory => "advisory_not_allowed",
-            Self::OsImage => "os_image_not_allowed",
-            Self::KmsMeasurement => "kms_measurement_not_allowed",
-            Self::KmsDevice | Self::AppDevice => "device_not_allowed",
-            Self::App => "app_not_registered",
-            Self::ComposeHash => "compose_hash_not_allowed",
+            Self::TcbStatus => DenialCode::TcbStatus,
+            Self::Advisory => DenialCode::Advisory,
+            Self::OsImage => DenialCode::OsImage,
+            Self::KmsMeasurement => DenialCode::KmsMeasurement,
+            Self::KmsDevice | Self::AppDevice => DenialCode::Device,
+            Self::App => DenialCode::AppNotRegistered,
+            Self::ComposeHash => DenialCode::ComposeHash,
         }
     }
 
@@ -58,20 +58,20 @@ impl Rule {
 }
 
 /// The code of a reason in the words of auth-simple, dstack-auth, auth-eth or the contracts, in any case of letters.
-pub(super) fn code_of(reason: &str) -> &'static str {
+pub(super) fn code_of(reason: &str) -> DenialCode {
     match reason.to_ascii_lowercase().as_str() {
-        "tcb status is not allowed" | "tcb status is not up to date" => Rule::TcbStatus.code(),
-        "advisory id is not allowed" => Rule::Advisory.code(),
-        "os image is not allowed" | "os image not allowed" => Rule::OsImage.code(),
-        "aggregated mr not allowed" | "kms mraggregated not allowed" => Rule::KmsMeasurement.code(),
+        "tcb status is not allowed" | "tcb status is not up to date" => DenialCode::TcbStatus,
+        "advisory id is not allowed" => DenialCode::Advisory,
+        "os image is not allowed" | "os image not allowed" => DenialCode::OsImage,
+        "aggregated mr not allowed" | "kms mraggregated not allowed" => DenialCode::KmsMeasurement,
         "kms is not allowed to boot on this device"
         | "app is not allowed to boot on this device"
-        | "device not allowed" => Rule::AppDevice.code(),
-        "app not registered" => Rule::App.code(),
-        "compose hash not allowed" => Rule::ComposeHash.code(),
-        "app not deployed or invalid address" => "app_not_deployed",
-        "invalid authorization request" => "invalid_request",
-        _ => "denied_by_backend",
+        | "device not allowed" => DenialCode::Device,
+        "app not registered" => DenialCode::AppNotRegistered,
+        "compose hash not allowed" => DenialCode::ComposeHash,
+        "app not deployed or invalid address" => DenialCode::AppNotDeployed,
+        "invalid authorization request" => DenialCode::InvalidRequest,
+        _ => DenialCode::Backend,
     }
 }
 
@@ -90,7 +90,7 @@ mod tests {
             ("mock policy: denied", "denied_by_backend"),
             ("", "denied_by_backend"),
         ] {
-            assert_eq!(code_of(reason), code, "{reason:?}");
+            assert_eq!(code_of(reason).name(), code, "{reason:?}");
         }
     }
 

@@ -39,14 +39,64 @@ pub enum Decision {
 /// Why a policy said no.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// Stable, for metrics and machines: `compose_hash_not_allowed`.
-    pub code: &'static str,
+    /// For metrics and machines.
+    pub code: DenialCode,
     /// For the caller, in the backend's own words: `compose hash not allowed`.
     pub reason: String,
     /// For the operator: what would have been allowed. Bounded.
     pub expected: Option<String>,
     /// For the operator: what was measured.
     pub actual: Option<String>,
+}
+
+/// What a policy has against a caller.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum DenialCode {
+    /// The TCB status of the platform.
+    TcbStatus,
+    /// An advisory that applies to the platform.
+    Advisory,
+    /// The OS image.
+    OsImage,
+    /// `mrAggregated` of a KMS.
+    KmsMeasurement,
+    /// The machine.
+    Device,
+    /// The policy does not know the app.
+    AppNotRegistered,
+    /// The app's compose hash.
+    ComposeHash,
+    /// The app has no contract at its address.
+    AppNotDeployed,
+    /// The backend's protocol cannot express this identity.
+    InvalidRequest,
+    /// The guest has booted, and keys are released before.
+    GuestHasBooted,
+    /// The allowlist is missing or invalid, so everything is denied.
+    AllowlistUnusable,
+    /// A backend's own reason. The webhook protocol and the contracts have only a text, which is in [`Denial::reason`],
+    /// bounded.
+    Backend,
+}
+
+impl DenialCode {
+    /// The stable name: `compose_hash_not_allowed`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::TcbStatus => "tcb_status_not_allowed",
+            Self::Advisory => "advisory_not_allowed",
+            Self::OsImage => "os_image_not_allowed",
+            Self::KmsMeasurement => "kms_measurement_not_allowed",
+            Self::Device => "device_not_allowed",
+            Self::AppNotRegistered => "app_not_registered",
+            Self::ComposeHash => "compose_hash_not_allowed",
+            Self::AppNotDeployed => "app_not_deployed",
+            Self::InvalidRequest => "invalid_request",
+            Self::GuestHasBooted => "guest_has_booted",
+            Self::AllowlistUnusable => "allowlist_unusable",
+            Self::Backend => "denied_by_backend",
+        }
+    }
 }
 
 /// No decision could be had. Keys stay where they are.

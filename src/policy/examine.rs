@@ -1,6 +1,6 @@
 //! A decision with everything behind it: every rule instead of the first that fails, and the entry that comes nearest.
 
-use super::{Decision, Denial, Policy, PolicyError, Subject};
+use super::{Decision, Denial, DenialCode, Policy, PolicyError, Subject};
 use crate::config::ReleaseStage;
 
 /// How one rule judges a caller.
@@ -14,7 +14,7 @@ pub struct RuleOutcome {
 
 impl RuleOutcome {
     /// Whether it fails with this code.
-    pub fn is_failure_of(&self, code: &str) -> bool {
+    pub fn is_failure_of(&self, code: DenialCode) -> bool {
         matches!(&self.outcome, Outcome::Fails(denial) if denial.code == code)
     }
 }
@@ -69,10 +69,10 @@ pub struct Examination {
 impl Policy {
     /// Decides as for a live request, and looks at every rule besides.
     pub async fn examine(&self, subject: Subject<'_>) -> Examination {
-        if let Self::Allowlist(policy) = self {
-            return policy.examine(subject).await;
-        }
-        let decision = self.decide(subject).await;
+        let decision = match self {
+            Self::Allowlist(policy) => return policy.examine(subject).await,
+            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => self.decide(subject).await,
+        };
         let release_stage = match &decision {
             Ok(Decision::Allowed { release_stage, .. }) => *release_stage,
             Ok(Decision::Denied(_)) | Err(_) => None,
@@ -206,7 +206,7 @@ mod tests {
                             prop_assert_eq!(examined.release_stage, release_stage);
                         }
                         // Of a file that cannot be used the rules say more than one denial.
-                        Decision::Denied(denial) if denial.code == crate::policy::ALLOWLIST_UNUSABLE => {
+                        Decision::Denied(denial) if denial.code == DenialCode::AllowlistUnusable => {
                             prop_assert!(first.is_some());
                         }
                         Decision::Denied(denial) => {

@@ -25,8 +25,8 @@ use crate::config::{AuthApi, Relaxation};
 use crate::metrics::{ChainState, Metrics};
 
 pub use allow_all::AllowAll;
-pub use allowlist::{ALLOWLIST_UNUSABLE, Allowlist};
-pub use decision::{Decision, Denial, PolicyError, Subject};
+pub use allowlist::Allowlist;
+pub use decision::{Decision, Denial, DenialCode, PolicyError, Subject};
 pub use ethereum::Ethereum;
 pub use shadow::{CandidateError, Change, Effect, MAX_CANDIDATE, Report, Shadow};
 pub use webhook::Webhook;
@@ -157,10 +157,11 @@ impl Policy {
         }
     }
 
-    /// Shows how the way to the backend is, in `metrics` from now on.
+    /// Registers the backend's health in `metrics`.
     pub fn show_in(&self, metrics: &Arc<Metrics>) {
-        if let Self::Webhook(policy) = self {
-            policy.show_in(metrics);
+        match self {
+            Self::Webhook(policy) => policy.show_in(metrics),
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Ethereum(_) => {}
         }
     }
 
@@ -174,7 +175,10 @@ impl Policy {
 
     /// Whether everything is allowed: `is_dev` and `allow_any_upgrade` of `GetMeta`.
     pub fn is_dev(&self) -> bool {
-        matches!(self, Self::AllowAll(_))
+        match self {
+            Self::AllowAll(_) => true,
+            Self::Allowlist(_) | Self::Webhook(_) | Self::Ethereum(_) => false,
+        }
     }
 
     /// The configuration's word for it: `dev`, `allowlist`, `webhook` or `ethereum`.

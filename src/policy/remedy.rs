@@ -2,13 +2,13 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{Policy, Subject};
+use super::{DenialCode, Policy, Subject};
 
-/// What to do about one code.
+/// What to do about one denial.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Remedy {
     /// The denial's code.
-    pub code: &'static str,
+    pub code: DenialCode,
     /// What to do, and what it gives up if it gives up anything.
     pub sentence: String,
     /// JSON object to merge into an `auth-config.json`: lists grow by what is here.
@@ -36,7 +36,7 @@ pub(super) enum Contract {
 
 impl Policy {
     /// What would allow `subject` after a denial with `code`; `None` where no addition does.
-    pub fn remedy(&self, code: &'static str, subject: Subject<'_>) -> Option<Remedy> {
+    pub fn remedy(&self, code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
         match self {
             Self::Ethereum(_) => self.on_chain(code, subject),
             Self::Webhook(_) => addition(code, subject).map(|(sentence, fragment)| {
@@ -48,23 +48,36 @@ impl Policy {
         }
     }
 
-    fn on_chain(&self, code: &'static str, subject: Subject<'_>) -> Option<Remedy> {
+    fn on_chain(&self, code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
         let app = || prefixed(&subject.boot_info().app_id);
         let (sentence, call) = match (code, subject) {
-            ("tcb_status_not_allowed", Subject::Kms(_)) => {
+            (DenialCode::TcbStatus, Subject::Kms(_)) => {
                 ("update the machine's firmware, or tolerate its state in core.tcb".to_owned(), None)
             }
-            ("tcb_status_not_allowed", Subject::App(_)) => {
+            (DenialCode::TcbStatus, Subject::App(_)) => {
                 let sentence = "update the machine's firmware, tolerate its state in core.tcb, or have the app's \
                                 owner accept every state";
                 let function = "setRequireTcbUpToDate(bool)";
                 let call = Call { contract: app(), function, argument: "false".to_owned() };
                 (sentence.to_owned(), Some(call))
             }
-            ("app_not_deployed", Subject::App(_)) => {
+            (DenialCode::AppNotDeployed, Subject::App(_)) => {
                 (format!("deploy the app's contract at {}, and register it", app()), None)
             }
-            _ => {
+            (DenialCode::AppNotDeployed, Subject::Kms(_)) => return None,
+            (
+                DenialCode::Advisory
+                | DenialCode::OsImage
+                | DenialCode::KmsMeasurement
+                | DenialCode::Device
+                | DenialCode::AppNotRegistered
+                | DenialCode::ComposeHash
+                | DenialCode::InvalidRequest
+                | DenialCode::GuestHasBooted
+                | DenialCode::AllowlistUnusable
+                | DenialCode::Backend,
+                Subject::App(_) | Subject::Kms(_),
+            ) => {
                 let (contract, function, value) = call(code, subject)?;
                 let (contract, owner) = match contract {
                     Contract::App => (app(), "the app's contract"),
@@ -81,14 +94,15 @@ impl Policy {
     }
 }
 
-fn addition(code: &str, subject: Subject<'_>) -> Option<(String, Value)> {
+/// What to do about a denial, and the addition to an `auth-config.json` that does it.
+fn addition(code: DenialCode, subject: Subject<'_>) -> Option<(String, Value)> {
     let identity = subject.boot_info();
     let app = hex::encode(&identity.app_id);
     let compose = hex::encode(&identity.compose_hash);
     let device = hex::encode(&identity.device_id);
     let image = hex::encode(&identity.os_image_hash);
     Some(match (code, subject) {
-        ("tcb_status_not_allowed", _) => {
+        (DenialCode::TcbStatus, _) => {
             let status = &identity.tcb_status;
             let sentence = format!(
                 "update the machine's firmware, tolerate its state in core.tcb, or accept it by adding {status} to \
@@ -96,59 +110,80 @@ fn addition(code: &str, subject: Subject<'_>) -> Option<(String, Value)> {
             );
             (sentence, json!({ "allowedTcbStatuses": ["UpToDate", status] }))
         }
-        ("advisory_not_allowed", _) => {
+        (DenialCode::Advisory, _) => {
             let sentence = "update the machine's firmware, tolerate the advisories in core.tcb, or accept them in \
                             allowedAdvisoryIds, for everyone";
             (sentence.to_owned(), json!({ "allowedAdvisoryIds": identity.advisory_ids }))
         }
-        ("os_image_not_allowed", _) if image.is_empty() => return None,
-        ("os_image_not_allowed", _) => {
+        (DenialCode::OsImage, _) if image.is_empty() => return None,
+        (DenialCode::OsImage, _) => {
             (format!("add the OS image {image} to osImages"), json!({ "osImages": [image] }))
         }
-        ("kms_measurement_not_allowed", Subject::Kms(_)) => {
+        (DenialCode::KmsMeasurement, Subject::Kms(_)) => {
             let measurement = hex::encode(&identity.mr_aggregated);
             let sentence = format!("add the measurement {measurement} to kms.mrAggregated");
             (sentence, json!({ "kms": { "mrAggregated": [measurement] } }))
         }
-        ("device_not_allowed", Subject::Kms(_)) => {
+        (DenialCode::Device, Subject::Kms(_)) => {
             (format!("add the device {device} to kms.devices"), json!({ "kms": { "devices": [device] } }))
         }
-        ("device_not_allowed", Subject::App(_)) => {
+        (DenialCode::Device, Subject::App(_)) => {
             let sentence = format!("add the device {device} to apps.{app}.devices");
             (sentence, json!({ "apps": { app: { "devices": [device] } } }))
         }
-        ("compose_hash_not_allowed", Subject::App(_)) => {
+        (DenialCode::ComposeHash, Subject::App(_)) => {
             let sentence = format!("add the compose hash {compose} to apps.{app}.composeHashes");
             (sentence, json!({ "apps": { app: { "composeHashes": [compose] } } }))
         }
-        ("app_not_registered", Subject::App(_)) => {
+        (DenialCode::AppNotRegistered, Subject::App(_)) => {
             let sentence = format!("register the app {app}, with this compose hash and this device");
             let entry = json!({ "composeHashes": [compose], "devices": [device], "allowAnyDevice": false });
             (sentence, json!({ "apps": { app: entry } }))
         }
-        _ => return None,
+        (DenialCode::KmsMeasurement, Subject::App(_))
+        | (DenialCode::ComposeHash | DenialCode::AppNotRegistered, Subject::Kms(_))
+        | (
+            DenialCode::AppNotDeployed
+            | DenialCode::InvalidRequest
+            | DenialCode::GuestHasBooted
+            | DenialCode::AllowlistUnusable
+            | DenialCode::Backend,
+            _,
+        ) => return None,
     })
 }
 
 /// The contract, the canonical signature and the argument of the call that helps against a denial with `code`.
-pub(super) fn call<'a>(code: &str, subject: Subject<'a>) -> Option<(Contract, &'static str, &'a [u8])> {
+pub(super) fn call(code: DenialCode, subject: Subject<'_>) -> Option<(Contract, &'static str, &[u8])> {
     let identity = subject.boot_info();
     Some(match (code, subject) {
-        ("os_image_not_allowed", _) if !identity.os_image_hash.is_empty() => {
-            (Contract::Kms, "addOsImageHash(bytes32)", &identity.os_image_hash)
-        }
-        ("kms_measurement_not_allowed", Subject::Kms(_)) => {
+        (DenialCode::OsImage, _) if identity.os_image_hash.is_empty() => return None,
+        (DenialCode::OsImage, _) => (Contract::Kms, "addOsImageHash(bytes32)", &identity.os_image_hash),
+        (DenialCode::KmsMeasurement, Subject::Kms(_)) => {
             (Contract::Kms, "addKmsAggregatedMr(bytes32)", &identity.mr_aggregated)
         }
-        ("device_not_allowed", Subject::Kms(_)) => {
+        (DenialCode::Device, Subject::Kms(_)) => {
             (Contract::Kms, "addKmsDevice(bytes32)", &identity.device_id)
         }
-        ("device_not_allowed", Subject::App(_)) => (Contract::App, "addDevice(bytes32)", &identity.device_id),
-        ("compose_hash_not_allowed", Subject::App(_)) => {
+        (DenialCode::Device, Subject::App(_)) => (Contract::App, "addDevice(bytes32)", &identity.device_id),
+        (DenialCode::ComposeHash, Subject::App(_)) => {
             (Contract::App, "addComposeHash(bytes32)", &identity.compose_hash)
         }
-        ("app_not_registered", Subject::App(_)) => (Contract::Kms, "registerApp(address)", &identity.app_id),
-        _ => return None,
+        (DenialCode::AppNotRegistered, Subject::App(_)) => {
+            (Contract::Kms, "registerApp(address)", &identity.app_id)
+        }
+        (DenialCode::KmsMeasurement, Subject::App(_))
+        | (DenialCode::ComposeHash | DenialCode::AppNotRegistered, Subject::Kms(_))
+        | (
+            DenialCode::TcbStatus
+            | DenialCode::Advisory
+            | DenialCode::AppNotDeployed
+            | DenialCode::InvalidRequest
+            | DenialCode::GuestHasBooted
+            | DenialCode::AllowlistUnusable
+            | DenialCode::Backend,
+            _,
+        ) => return None,
     })
 }
 
@@ -216,7 +251,7 @@ mod tests {
             loop {
                 let rules = Rules::parse(whole.to_string().as_bytes()).expect("rules");
                 let Decision::Denied(denial) = rules.decide(subject, EmptyDevices::NoDevice) else { break };
-                assert!(!seen.contains(&denial.code), "{} did not help: {whole}", denial.code);
+                assert!(!seen.contains(&denial.code), "{} did not help: {whole}", denial.code.name());
                 seen.push(denial.code);
                 let remedy = policy.remedy(denial.code, subject).expect("a remedy");
                 whole = merged([&whole, remedy.fragment.as_ref().expect("a fragment")]);
@@ -240,25 +275,24 @@ mod tests {
         let identity = boot_info();
         let (app, kms) = (Subject::App(&identity), Subject::Kms(&identity));
         for (subject, code, function, argument) in [
-            (app, "app_not_registered", "registerApp(address)", "11".repeat(20)),
-            (app, "compose_hash_not_allowed", "addComposeHash(bytes32)", "22".repeat(32)),
-            (app, "device_not_allowed", "addDevice(bytes32)", "33".repeat(32)),
-            (app, "os_image_not_allowed", "addOsImageHash(bytes32)", "44".repeat(32)),
-            (kms, "device_not_allowed", "addKmsDevice(bytes32)", "33".repeat(32)),
-            (kms, "kms_measurement_not_allowed", "addKmsAggregatedMr(bytes32)", "55".repeat(32)),
+            (app, DenialCode::AppNotRegistered, "registerApp(address)", "11".repeat(20)),
+            (app, DenialCode::ComposeHash, "addComposeHash(bytes32)", "22".repeat(32)),
+            (app, DenialCode::Device, "addDevice(bytes32)", "33".repeat(32)),
+            (app, DenialCode::OsImage, "addOsImageHash(bytes32)", "44".repeat(32)),
+            (kms, DenialCode::Device, "addKmsDevice(bytes32)", "33".repeat(32)),
+            (kms, DenialCode::KmsMeasurement, "addKmsAggregatedMr(bytes32)", "55".repeat(32)),
         ] {
-            let remedy = policy.remedy(code, subject).expect(code);
-            let call = remedy.call.expect(code);
-            assert_eq!((call.function, call.argument), (function, format!("0x{argument}")), "{code}");
-            assert_eq!(remedy.fragment, None, "{code}");
+            let remedy = policy.remedy(code, subject).unwrap_or_else(|| panic!("{code:?}"));
+            let call = remedy.call.unwrap_or_else(|| panic!("{code:?}"));
+            assert_eq!((call.function, call.argument), (function, format!("0x{argument}")), "{code:?}");
+            assert_eq!(remedy.fragment, None, "{code:?}");
         }
-        let compose = policy.remedy("compose_hash_not_allowed", app).and_then(|remedy| remedy.call);
+        let compose = policy.remedy(DenialCode::ComposeHash, app).and_then(|remedy| remedy.call);
         assert_eq!(compose.expect("a call").contract, format!("0x{}", "11".repeat(20)));
-        let tcb =
-            policy.remedy("tcb_status_not_allowed", app).and_then(|remedy| remedy.call).expect("a call");
+        let tcb = policy.remedy(DenialCode::TcbStatus, app).and_then(|remedy| remedy.call).expect("a call");
         assert_eq!((tcb.function, &*tcb.argument), ("setRequireTcbUpToDate(bool)", "false"));
-        assert_eq!(policy.remedy("tcb_status_not_allowed", kms).expect("a sentence").call, None);
-        assert_eq!(policy.remedy("denied_by_backend", app), None);
+        assert_eq!(policy.remedy(DenialCode::TcbStatus, kms).expect("a sentence").call, None);
+        assert_eq!(policy.remedy(DenialCode::Backend, app), None);
     }
 
     #[test]
@@ -279,6 +313,6 @@ mod tests {
         let mut identity = boot_info();
         identity.os_image_hash.clear();
         let file = tempfile::NamedTempFile::new().expect("file");
-        assert_eq!(policy(file.path()).remedy("os_image_not_allowed", Subject::App(&identity)), None);
+        assert_eq!(policy(file.path()).remedy(DenialCode::OsImage, Subject::App(&identity)), None);
     }
 }

@@ -12,7 +12,7 @@ use std::{
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
 
-use super::{Decision, Denial, Subject, drop_in_background::drop_in_background, rules::Rules};
+use super::{Decision, Denial, DenialCode, Subject, drop_in_background::drop_in_background, rules::Rules};
 use crate::{
     clock::unix_now,
     config::{EmptyDevices, ReleaseStage},
@@ -123,7 +123,7 @@ struct Changes {
 struct Likeness {
     effect: Effect,
     subject: &'static str,
-    code: &'static str,
+    code: DenialCode,
     fields: [Vec<u8>; 5],
 }
 
@@ -203,7 +203,7 @@ impl Shadow {
 /// What keeps keys from a guest that has booted, in the words of a live request.
 fn too_late() -> Denial {
     Denial {
-        code: "guest_has_booted",
+        code: DenialCode::GuestHasBooted,
         reason: "keys are released to a guest that boots".to_owned(),
         expected: Some("boot".to_owned()),
         actual: Some("running".to_owned()),
@@ -316,7 +316,7 @@ mod tests {
 
     fn denied() -> Decision {
         Decision::Denied(Denial {
-            code: "app_not_registered",
+            code: DenialCode::AppNotRegistered,
             reason: "app not registered".to_owned(),
             expected: None,
             actual: None,
@@ -343,8 +343,11 @@ mod tests {
         let report = shadow.stop().expect("running");
         assert_eq!((report.newly_allowed, report.newly_denied), (3, 3));
         assert_eq!((report.allowed_by_both, report.denied_by_both, report.without_answer), (3, 3, 3));
-        let mut changes: Vec<_> =
-            report.changes.iter().map(|c| (c.effect, c.denial.code, c.identity.app_id[0], c.count)).collect();
+        let mut changes: Vec<_> = report
+            .changes
+            .iter()
+            .map(|c| (c.effect, c.denial.code.name(), c.identity.app_id[0], c.count))
+            .collect();
         changes.sort_by_key(|change| change.2);
         let expected = [
             (Effect::NewlyAllowed, "app_not_registered", 0x11, 3),
@@ -381,7 +384,7 @@ mod tests {
             let counts =
                 [report.allowed_by_both, report.denied_by_both, report.newly_allowed, report.newly_denied];
             assert_eq!(counts, expected, "{active:?} {candidate_stage} {has_booted}");
-            assert!(report.changes.iter().all(|change| change.denial.code == "guest_has_booted"));
+            assert!(report.changes.iter().all(|change| change.denial.code == DenialCode::GuestHasBooted));
         }
     }
 

@@ -27,22 +27,28 @@ async fn a_kms_is_denied_for_each_reason_in_order_and_then_allowed() {
     let hex = |byte: &str| format!("0x{}", byte.repeat(32));
 
     let denial = chain.denial(Subject::Kms(&info)).await;
-    assert_eq!((denial.code, &*denial.reason), ("tcb_status_not_allowed", "TCB status is not up to date"));
+    assert_eq!(
+        (denial.code.name(), &*denial.reason),
+        ("tcb_status_not_allowed", "TCB status is not up to date")
+    );
     info.tcb_status = "UpToDate".to_owned();
 
     let denial = chain.denial(Subject::Kms(&info)).await;
-    assert_eq!((denial.code, &*denial.reason), ("os_image_not_allowed", "OS image is not allowed"));
+    assert_eq!((denial.code.name(), &*denial.reason), ("os_image_not_allowed", "OS image is not allowed"));
     assert_eq!(denial.expected, Some(format!("addOsImageHash({}) {on_kms}", hex("44"))));
     chain.send(chain.kms, crate::anvil::addOsImageHashCall { image: word(&info.os_image_hash) }).await;
 
     let denial = chain.denial(Subject::Kms(&info)).await;
-    assert_eq!((denial.code, &*denial.reason), ("kms_measurement_not_allowed", "Aggregated MR not allowed"));
+    assert_eq!(
+        (denial.code.name(), &*denial.reason),
+        ("kms_measurement_not_allowed", "Aggregated MR not allowed")
+    );
     assert_eq!(denial.expected, Some(format!("addKmsAggregatedMr({}) {on_kms}", hex("55"))));
     chain.send(chain.kms, crate::anvil::addKmsAggregatedMrCall { mr: word(&info.mr_aggregated) }).await;
 
     let denial = chain.denial(Subject::Kms(&info)).await;
     assert_eq!(
-        (denial.code, &*denial.reason),
+        (denial.code.name(), &*denial.reason),
         ("device_not_allowed", "KMS is not allowed to boot on this device")
     );
     assert_eq!(denial.expected, Some(format!("addKmsDevice({}) {on_kms}", hex("33"))));
@@ -51,7 +57,7 @@ async fn a_kms_is_denied_for_each_reason_in_order_and_then_allowed() {
 
     assert_eq!(allowed(chain.decide(Subject::Kms(&info)).await), "0xgateway");
     // What allows a KMS allows no app.
-    assert_eq!(chain.denial(Subject::App(&info)).await.code, "app_not_registered");
+    assert_eq!(chain.denial(Subject::App(&info)).await.code.name(), "app_not_registered");
 }
 
 #[tokio::test]
@@ -67,28 +73,34 @@ async fn an_app_is_denied_for_each_reason_in_order_and_then_allowed() {
     let hex = |byte: &str| format!("0x{}", byte.repeat(32));
 
     let denial = chain.denial(Subject::App(&info)).await;
-    assert_eq!((denial.code, &*denial.reason), ("app_not_registered", "App not registered"));
+    assert_eq!((denial.code.name(), &*denial.reason), ("app_not_registered", "App not registered"));
     assert_eq!(denial.expected, Some(format!("registerApp(0x{}) {on_kms}", hex::encode(app))));
     chain.send(chain.kms, crate::anvil::registerAppCall { app }).await;
 
     let denial = chain.denial(Subject::App(&info)).await;
-    assert_eq!((denial.code, &*denial.reason), ("os_image_not_allowed", "OS image is not allowed"));
+    assert_eq!((denial.code.name(), &*denial.reason), ("os_image_not_allowed", "OS image is not allowed"));
     chain.allow_image(&info).await;
 
     chain.send(app, crate::anvil::setRequireTcbUpToDateCall { value: true }).await;
     let denial = chain.denial(Subject::App(&info)).await;
-    assert_eq!((denial.code, &*denial.reason), ("tcb_status_not_allowed", "TCB status is not up to date"));
+    assert_eq!(
+        (denial.code.name(), &*denial.reason),
+        ("tcb_status_not_allowed", "TCB status is not up to date")
+    );
     assert_eq!(denial.expected, Some(format!("UpToDate, or setRequireTcbUpToDate(false) {on_app}")));
     assert_eq!(denial.actual.as_deref(), Some("OutOfDate"));
     chain.send(app, crate::anvil::setRequireTcbUpToDateCall { value: false }).await;
 
     let denial = chain.denial(Subject::App(&info)).await;
-    assert_eq!((denial.code, &*denial.reason), ("compose_hash_not_allowed", "Compose hash not allowed"));
+    assert_eq!(
+        (denial.code.name(), &*denial.reason),
+        ("compose_hash_not_allowed", "Compose hash not allowed")
+    );
     assert_eq!(denial.expected, Some(format!("addComposeHash({}) {on_app}", hex("22"))));
     chain.send(app, crate::anvil::addComposeHashCall { hash: word(&info.compose_hash) }).await;
 
     let denial = chain.denial(Subject::App(&info)).await;
-    assert_eq!((denial.code, &*denial.reason), ("device_not_allowed", "Device not allowed"));
+    assert_eq!((denial.code.name(), &*denial.reason), ("device_not_allowed", "Device not allowed"));
     assert_eq!(denial.expected, Some(format!("addDevice({}) {on_app}", hex("33"))));
     chain.send(app, crate::anvil::setAllowAnyDeviceCall { value: true }).await;
 
@@ -97,7 +109,10 @@ async fn an_app_is_denied_for_each_reason_in_order_and_then_allowed() {
     let nowhere = boot_info(Address::repeat_byte(0x12));
     chain.send(chain.kms, crate::anvil::registerAppCall { app: Address::repeat_byte(0x12) }).await;
     let denial = chain.denial(Subject::App(&nowhere)).await;
-    assert_eq!((denial.code, &*denial.reason), ("app_not_deployed", "App not deployed or invalid address"));
+    assert_eq!(
+        (denial.code.name(), &*denial.reason),
+        ("app_not_deployed", "App not deployed or invalid address")
+    );
 }
 
 #[tokio::test]
@@ -109,7 +124,7 @@ async fn an_app_may_have_rules_of_its_own() {
 
     info.advisory_ids.pop();
     let denial = chain.denial(Subject::App(&info)).await;
-    assert_eq!((denial.code, &*denial.reason), ("denied_by_backend", "advisories differ"));
+    assert_eq!((denial.code.name(), &*denial.reason), ("denied_by_backend", "advisories differ"));
     assert_eq!(denial.expected, None);
 
     info.instance_id = Vec::new();
@@ -138,7 +153,10 @@ async fn what_the_contract_has_no_words_for_is_denied_without_asking() {
         alter(&mut info);
         for subject in [Subject::App(&info), Subject::Kms(&info)] {
             let denial = denied(policy.decide(subject).await);
-            assert_eq!((denial.code, &*denial.reason), ("invalid_request", "invalid authorization request"));
+            assert_eq!(
+                (denial.code.name(), &*denial.reason),
+                ("invalid_request", "invalid authorization request")
+            );
             assert_eq!(denial.expected.as_deref(), Some(expected));
         }
     }
@@ -152,7 +170,7 @@ async fn a_caller_without_instance_or_image_is_asked_about_as_zero() {
     info.instance_id = Vec::new();
     assert_eq!(allowed(chain.decide(Subject::App(&info)).await), "0xgateway");
     info.os_image_hash = Vec::new();
-    assert_eq!(chain.denial(Subject::App(&info)).await.code, "os_image_not_allowed");
+    assert_eq!(chain.denial(Subject::App(&info)).await.code.name(), "os_image_not_allowed");
     chain.send(chain.kms, crate::anvil::addOsImageHashCall { image: B256::ZERO }).await;
     assert_eq!(
         allowed(chain.decide(Subject::App(&info)).await),

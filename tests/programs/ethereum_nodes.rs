@@ -65,13 +65,13 @@ async fn a_decision_in_a_block_that_the_chain_drops_is_made_anew() {
     allowed(policy.decide(Subject::App(&info)).await);
     assert_eq!(chain.rpc("evm_revert", json!([before])).await, true);
     // At once, while the dropped block is still taken for the newest.
-    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code, "compose_hash_not_allowed");
+    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "compose_hash_not_allowed");
 
     chain.send(app, crate::anvil::addComposeHashCall { hash: word(&info.compose_hash) }).await;
     tokio::time::sleep(LOOK).await;
     allowed(policy.decide(Subject::App(&info)).await);
     chain.rpc("anvil_reorg", json!([1, []])).await;
-    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code, "compose_hash_not_allowed");
+    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "compose_hash_not_allowed");
 }
 
 #[tokio::test]
@@ -81,11 +81,11 @@ async fn what_is_not_final_does_not_count() {
     let decide = async |toml: &str| chain.policy(toml).decide(Subject::App(&info)).await;
     let (finalized, confirmed) = ("block = 'finalized'", "confirmations = 3");
     // The last of them allowed the device; three blocks below it, there is not even its compose hash.
-    assert_eq!(denied(decide(finalized).await).code, "compose_hash_not_allowed");
-    assert_eq!(denied(decide(confirmed).await).code, "os_image_not_allowed");
+    assert_eq!(denied(decide(finalized).await).code.name(), "compose_hash_not_allowed");
+    assert_eq!(denied(decide(confirmed).await).code.name(), "os_image_not_allowed");
     chain.mine(2).await;
     allowed(decide(finalized).await);
-    assert_eq!(denied(decide(confirmed).await).code, "device_not_allowed");
+    assert_eq!(denied(decide(confirmed).await).code.name(), "device_not_allowed");
     chain.mine(1).await;
     allowed(decide(confirmed).await);
     let detail = unanswered(decide("confirmations = 9999").await);
@@ -103,7 +103,7 @@ async fn what_was_final_or_safe_stays_so_on_nodes_that_lag() {
         ahead.mine(depth).await;
         let first = FaultServer::before(ahead.address()).await;
         let policy = policy(&[first.url(), behind.url()], ahead.kms, block);
-        let deny = async || denied(policy.decide(Subject::App(&info)).await).code;
+        let deny = async || denied(policy.decide(Subject::App(&info)).await).code.name();
         assert_eq!(deny().await, "os_image_not_allowed");
 
         // The other one would allow it still.
@@ -132,7 +132,7 @@ async fn the_newest_block_goes_back_by_a_few_at_most() {
     let first = FaultServer::before(ahead.address()).await;
     let policy = policy(&[first.url(), behind.url()], ahead.kms, "");
     let decide = async || policy.decide(Subject::App(&info)).await;
-    assert_eq!(denied(decide().await).code, "os_image_not_allowed");
+    assert_eq!(denied(decide().await).code.name(), "os_image_not_allowed");
     first.suffer(Fault::Down).await;
     tokio::time::sleep(LOOK).await;
     allowed(decide().await);
@@ -140,7 +140,7 @@ async fn the_newest_block_goes_back_by_a_few_at_most() {
     first.recover().await;
     ahead.mine(1).await;
     tokio::time::sleep(LOOK).await;
-    assert_eq!(denied(decide().await).code, "os_image_not_allowed");
+    assert_eq!(denied(decide().await).code.name(), "os_image_not_allowed");
     first.suffer(Fault::Down).await;
     tokio::time::sleep(LOOK).await;
     let detail = unanswered(decide().await);
@@ -153,7 +153,7 @@ async fn the_newest_block_goes_back_by_a_few_at_most() {
     ahead.mine(1).await;
     first.recover().await;
     tokio::time::sleep(LOOK).await;
-    assert_eq!(denied(decide().await).code, "os_image_not_allowed");
+    assert_eq!(denied(decide().await).code.name(), "os_image_not_allowed");
     first.suffer(Fault::Down).await;
     tokio::time::sleep(LOOK).await;
     unanswered(decide().await);
@@ -332,7 +332,7 @@ async fn two_final_blocks_of_one_number_are_a_contradiction() {
     }
     let first = FaultServer::before(one.address()).await;
     let policy = policy(&[first.url(), other.url()], one.kms, "block = 'finalized'");
-    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code, "os_image_not_allowed");
+    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "os_image_not_allowed");
     first.suffer(Fault::Down).await;
     tokio::time::sleep(LOOK).await;
     let detail = unanswered(policy.decide(Subject::App(&info)).await);
@@ -364,7 +364,7 @@ async fn a_node_that_says_too_little_about_the_present_is_not_used() {
     current.forbid_image(&info).await;
     let chains = [old, early, current];
     let policy = policy(&urls(&chains), chains[0].kms, "");
-    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code, "os_image_not_allowed");
+    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "os_image_not_allowed");
 }
 
 #[tokio::test]
@@ -386,7 +386,7 @@ async fn a_node_of_another_chain_is_never_asked_who_is_allowed() {
     assert_eq!(alone.chain_state().expect("a chain").endpoints, 0);
 
     let policy = policy(&[wrong.url(), chain.url()], chain.kms, "");
-    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code, "compose_hash_not_allowed");
+    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "compose_hash_not_allowed");
     assert_eq!(policy.last_error(), None);
     assert_eq!(calls(&wrong, "eth_call"), 0);
 
@@ -663,7 +663,7 @@ async fn nodes_that_disagree_about_the_contract_decide_nothing_unless_enough_agr
     // Two that lie are the majority: no more than the word of so many endpoints is checked.
     chains[1].lie_about_image(&info, false).await;
     let policy: Policy = policy(&urls(&chains), chains[0].kms, "agreement = 2");
-    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code, "os_image_not_allowed");
+    assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "os_image_not_allowed");
 }
 
 #[tokio::test]

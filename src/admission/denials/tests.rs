@@ -1,17 +1,17 @@
 //! What is counted, what is bounded, and who pushes out whom.
 
 use super::*;
-use crate::policy::testing::boot_info;
+use crate::policy::{DenialCode, testing::boot_info};
 
-fn refused<'a>(identity: Option<&'a BootInfo>, remote: [u8; 4], evidence: usize) -> Refused<'a> {
-    Refused {
+fn refused<'a>(identity: Option<&'a BootInfo>, remote: [u8; 4], evidence: usize) -> RefusedRequest<'a> {
+    RefusedRequest {
         method: "GetAppKey",
         remote: remote.into(),
         role: Some(Role::App),
         concerns: Concerns::Caller,
-        finding: Finding {
+        detail: RefusalDetail {
             step: Step::Policy,
-            code: "app_not_registered",
+            code: RefusalCode::Denied(DenialCode::AppNotRegistered),
             expected: Some("one of 3 apps"),
             actual: None,
             identity,
@@ -30,8 +30,8 @@ fn the_same_refusal_keeps_its_id_and_is_counted() {
     let (id, first) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
     let (again, second) = denials.record(refused(Some(&identity), [192, 0, 2, 2], 99));
     assert_eq!((id, first, second), (again, Novelty::New, Novelty::Repeated));
-    let denial = denials.find(id).expect("kept");
-    assert_eq!((denial.count, denial.sequence), (2, 2));
+    let record = denials.find(id).expect("kept");
+    assert_eq!((record.count, record.sequence), (2, 2));
     let other = BootInfo { app_id: vec![9; 20], ..boot_info() };
     assert_eq!(denials.record(refused(Some(&other), [192, 0, 2, 1], 10)).1, Novelty::New);
 }
@@ -39,7 +39,7 @@ fn the_same_refusal_keeps_its_id_and_is_counted() {
 #[test]
 fn what_stops_everybody_is_one_refusal_whoever_asks() {
     let denials = Denials::default();
-    let everybody = |last: u8| Refused {
+    let everybody = |last: u8| RefusedRequest {
         role: None,
         concerns: Concerns::Everyone,
         ..refused(None, [192, 0, 2, last], 0)
@@ -71,7 +71,7 @@ fn what_a_caller_varies_of_its_configuration_is_one_refusal() {
     let (id, _) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
     for number in 0..MOST {
         let vm_config = format!("{{\"cpu_count\":{number}}}");
-        let varied = Refused { vm_config: &vm_config, ..refused(Some(&identity), [192, 0, 2, 1], 10) };
+        let varied = RefusedRequest { vm_config: &vm_config, ..refused(Some(&identity), [192, 0, 2, 1], 10) };
         assert_eq!(denials.record(varied), (id, Novelty::Repeated));
     }
     assert_eq!(denials.page(None, usize::MAX, |_| true).0.len(), 1);
@@ -94,7 +94,7 @@ fn an_app_on_one_machine_pushes_out_its_own_refusals_only() {
     let kept: Vec<_> = ids.iter().filter(|id| denials.find(**id).is_some()).collect();
     assert_eq!(kept, ids[ids.len() - MAX_OF_ONE..].iter().collect::<Vec<_>>(), "the newest");
     let lists = denials.0.lock().unwrap();
-    let sizes: usize = lists.verified.entries.iter().map(|entry| entry.denial.size()).sum();
+    let sizes: usize = lists.verified.entries.iter().map(|entry| entry.record.size()).sum();
     assert_eq!(sizes, lists.verified.bytes);
 }
 
@@ -106,12 +106,12 @@ fn evidence_is_bounded_in_each_and_in_all() {
     }
     let lists = denials.0.lock().unwrap();
     assert!(lists.others.bytes <= MAX_BYTES);
-    let sizes: usize = lists.others.entries.iter().map(|entry| entry.denial.size()).sum();
+    let sizes: usize = lists.others.entries.iter().map(|entry| entry.record.size()).sum();
     assert_eq!(sizes, lists.others.bytes);
     drop(lists);
     let (id, _) = denials.record(refused(None, [9, 9, 9, 9], LARGEST + 1));
-    let denial = denials.find(id).expect("kept");
-    assert_eq!(denial.shown, None);
+    let record = denials.find(id).expect("kept");
+    assert_eq!(record.shown, None);
 }
 
 #[test]
@@ -124,7 +124,7 @@ fn pages_follow_each_other_without_gap_or_repeat() {
     let mut before = None;
     loop {
         let (page, next) = denials.page(before, 10, |_| true);
-        seen.extend(page.iter().map(|denial| denial.sequence));
+        seen.extend(page.iter().map(|record| record.sequence));
         match next {
             Some(next) => before = Some(next),
             None => break,

@@ -4,15 +4,15 @@ use kms_attest::{
     collateral::CollateralError, platform::tdx::TdxError, ra_tls::RaTlsError, verify::VerifyError,
 };
 
-use super::{CLOCK, Step};
+use super::{RefusalCode, Step};
 
 /// Why evidence is refused.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BadEvidence {
+pub struct EvidenceRefusal {
     /// Where verification stopped.
     pub step: Step,
-    /// Stable, for metrics and machines: `event_log_mismatch`.
-    pub code: &'static str,
+    /// For metrics and machines.
+    pub code: RefusalCode,
     /// What was found, for the caller too.
     pub reason: String,
     /// What the quote says, where two values differ.
@@ -21,38 +21,38 @@ pub struct BadEvidence {
     pub actual: Option<String>,
 }
 
-impl BadEvidence {
-    fn new(step: Step, code: &'static str, error: &impl ToString) -> Self {
+impl EvidenceRefusal {
+    fn new(step: Step, code: RefusalCode, error: &impl ToString) -> Self {
         Self { step, code, reason: error.to_string(), expected: None, actual: None }
     }
 
     /// Bytes that are no evidence.
     pub fn malformed(error: &impl ToString) -> Self {
-        Self::new(Step::Evidence, "evidence_malformed", error)
+        Self::new(Step::Evidence, RefusalCode::EvidenceMalformed, error)
     }
 }
 
-impl From<&RaTlsError> for BadEvidence {
+impl From<&RaTlsError> for EvidenceRefusal {
     fn from(error: &RaTlsError) -> Self {
         Self::malformed(error)
     }
 }
 
-impl From<&VerifyError> for BadEvidence {
+impl From<&VerifyError> for EvidenceRefusal {
     fn from(error: &VerifyError) -> Self {
         let (step, code) = match error {
-            VerifyError::UnsupportedPlatform(_) => (Step::Platform, "platform_not_supported"),
-            VerifyError::Evidence(_) => (Step::Evidence, "evidence_malformed"),
-            VerifyError::ReportData | VerifyError::PodPayload => (Step::KeyBinding, "evidence_not_bound"),
-            VerifyError::EventName => (Step::EventLog, "event_name_not_allowed"),
-            VerifyError::Rtmr3 { .. } => (Step::EventLog, "event_log_mismatch"),
-            VerifyError::Preimages(_) => (Step::EventLog, "event_preimage_mismatch"),
-            VerifyError::QuotedReportData => (Step::ReportData, "report_data_mismatch"),
-            VerifyError::Clock(_) => (Step::Collateral, CLOCK),
+            VerifyError::UnsupportedPlatform(_) => (Step::Platform, RefusalCode::PlatformNotSupported),
+            VerifyError::Evidence(_) => (Step::Evidence, RefusalCode::EvidenceMalformed),
+            VerifyError::ReportData | VerifyError::PodPayload => {
+                (Step::KeyBinding, RefusalCode::EvidenceNotBound)
+            }
+            VerifyError::EventName => (Step::EventLog, RefusalCode::EventNameNotAllowed),
+            VerifyError::Rtmr3 { .. } => (Step::EventLog, RefusalCode::EventLogMismatch),
+            VerifyError::Preimages(_) => (Step::EventLog, RefusalCode::EventPreimageMismatch),
+            VerifyError::QuotedReportData => (Step::ReportData, RefusalCode::ReportDataMismatch),
+            VerifyError::Clock(_) => (Step::Collateral, RefusalCode::Clock),
             VerifyError::Collateral(error) => of_collateral(error),
             VerifyError::Quote(error) => of_quote(error),
-            #[allow(unreachable_patterns)]
-            _ => (Step::Quote, "evidence_refused"),
         };
         let bad = Self::new(step, code, error);
         match error {
@@ -65,52 +65,52 @@ impl From<&VerifyError> for BadEvidence {
 }
 
 /// What is wrong with a quote shows first where its collateral is looked for.
-fn of_collateral(error: &CollateralError) -> (Step, &'static str) {
+fn of_collateral(error: &CollateralError) -> (Step, RefusalCode) {
     match error {
         CollateralError::Quote(_) | CollateralError::PckChain(_) | CollateralError::NotATd => {
-            (Step::Platform, "quote_malformed")
+            (Step::Platform, RefusalCode::QuoteMalformed)
         }
-        CollateralError::UntrustedPlatform => (Step::Quote, "quote_not_genuine"),
+        CollateralError::UntrustedPlatform => (Step::Quote, RefusalCode::QuoteNotGenuine),
         CollateralError::Unavailable { .. } | CollateralError::Malformed(_) => {
-            (Step::Collateral, "collateral_not_found")
+            (Step::Collateral, RefusalCode::CollateralNotFound)
         }
     }
 }
 
-fn of_quote(error: &TdxError) -> (Step, &'static str) {
+fn of_quote(error: &TdxError) -> (Step, RefusalCode) {
     match error {
         TdxError::Malformed(_)
         | TdxError::NotATd
         | TdxError::UnsupportedBody
         | TdxError::PckChain(_)
-        | TdxError::NoPckChain => (Step::Platform, "quote_malformed"),
-        TdxError::Debug => (Step::TdAttributes, "td_debug"),
+        | TdxError::NoPckChain => (Step::Platform, RefusalCode::QuoteMalformed),
+        TdxError::Debug => (Step::TdAttributes, RefusalCode::TdDebug),
         TdxError::Attributes(_) | TdxError::SeptVeEnabled => {
-            (Step::TdAttributes, "td_attributes_not_allowed")
+            (Step::TdAttributes, RefusalCode::TdAttributesNotAllowed)
         }
-        TdxError::ForeignModule => (Step::TdAttributes, "tdx_module_not_allowed"),
-        TdxError::ServiceTd => (Step::TdAttributes, "service_td_bound"),
+        TdxError::ForeignModule => (Step::TdAttributes, RefusalCode::TdxModuleNotAllowed),
+        TdxError::ServiceTd => (Step::TdAttributes, RefusalCode::ServiceTdBound),
         // Genuine as far as the signatures go: it is the versions that are wrong.
-        TdxError::Unlisted { .. } => (Step::TcbStatus, "tcb_level_not_listed"),
-        TdxError::Status(_) => (Step::TcbStatus, "tcb_status_unknown"),
+        TdxError::Unlisted { .. } => (Step::TcbStatus, RefusalCode::TcbLevelNotListed),
+        TdxError::Status(_) => (Step::TcbStatus, RefusalCode::TcbStatusUnknown),
         TdxError::Rejected(reason) => of_rejection(reason),
-        _ => (Step::Quote, "quote_not_genuine"),
+        _ => (Step::Quote, RefusalCode::QuoteNotGenuine),
     }
 }
 
 /// The library looks at the TD too, after the signatures; only its words tell these apart from a bad signature.
-fn of_rejection(reason: &str) -> (Step, &'static str) {
+fn of_rejection(reason: &str) -> (Step, RefusalCode) {
     let says = |text| reason.contains(text);
     if says("Debug mode is enabled") {
-        (Step::TdAttributes, "td_debug")
+        (Step::TdAttributes, RefusalCode::TdDebug)
     } else if says("Reserved bits in TD attributes are set") || says("SEPT_VE_DISABLE is not enabled") {
-        (Step::TdAttributes, "td_attributes_not_allowed")
+        (Step::TdAttributes, RefusalCode::TdAttributesNotAllowed)
     } else if says("TCB status is invalid: Revoked") {
-        (Step::TcbStatus, "tcb_revoked")
+        (Step::TcbStatus, RefusalCode::TcbRevoked)
     } else if says("Invalid MR service TD") {
-        (Step::TdAttributes, "service_td_bound")
+        (Step::TdAttributes, RefusalCode::ServiceTdBound)
     } else {
-        (Step::Quote, "quote_not_genuine")
+        (Step::Quote, RefusalCode::QuoteNotGenuine)
     }
 }
 
@@ -143,15 +143,15 @@ mod tests {
             ),
             (VerifyError::UnsupportedPlatform("sev-snp"), Step::Platform, "platform_not_supported"),
         ] {
-            let bad = BadEvidence::from(&error);
-            assert_eq!((bad.step, bad.code, bad.reason), (step, code, error.to_string()));
+            let bad = EvidenceRefusal::from(&error);
+            assert_eq!((bad.step, bad.code.name(), bad.reason), (step, code, error.to_string()));
         }
     }
 
     #[test]
     fn an_event_log_that_does_not_replay_shows_both_values() {
         let error = VerifyError::Rtmr3 { quoted: "aa".to_owned(), replayed: "bb".to_owned() };
-        let bad = BadEvidence::from(&error);
+        let bad = EvidenceRefusal::from(&error);
         assert_eq!((bad.expected.as_deref(), bad.actual.as_deref()), (Some("aa"), Some("bb")));
     }
 }

@@ -1,8 +1,8 @@
-//! `ListDenials`: who was refused lately.
+//! `ListDenials`: the requests that were refused recently.
 
 use super::{AdminService, shown};
 use crate::{
-    admission::{Role, denials::Denial},
+    admission::{Role, denials::RefusalRecord},
     api::Caller,
     error::{Error, Result},
     proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse},
@@ -27,9 +27,9 @@ impl AdminService {
             0 => PAGE,
             limit => limit.min(MAX_PAGE),
         };
-        let matches = |denial: &Denial| {
+        let matches = |denial: &RefusalRecord| {
             let is_app = || denial.identity.as_ref().is_some_and(|identity| identity.app_id == app_id);
-            (code.is_empty() || denial.code == code) && (app_id.is_empty() || is_app())
+            (code.is_empty() || denial.code.name() == code) && (app_id.is_empty() || is_app())
         };
         let (page, next) = self.parts.denials.page(Some(before).filter(|before| *before > 0), limit, matches);
         Ok(ListDenialsResponse {
@@ -39,8 +39,8 @@ impl AdminService {
     }
 }
 
-/// A denial as operators are shown it.
-pub(super) fn record(denial: &Denial) -> DenialRecord {
+/// A refused request as operators are shown it.
+pub(super) fn record(denial: &RefusalRecord) -> DenialRecord {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     DenialRecord {
         id: denial.id.to_string(),
@@ -51,7 +51,7 @@ pub(super) fn record(denial: &Denial) -> DenialRecord {
         method: denial.method.to_owned(),
         remote: denial.remote.to_string(),
         subject: denial.role.map_or("", Role::name).to_owned(),
-        code: denial.code.to_owned(),
+        code: denial.code.name().to_owned(),
         step: denial.step.name().to_owned(),
         reason: denial.reason.clone(),
         expected: text(&denial.expected),

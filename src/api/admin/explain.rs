@@ -12,8 +12,8 @@ use self::checklist::Checklist;
 use super::{AdminService, denials::record, shown};
 use crate::{
     admission::{
-        Role, Step,
-        denials::{Denial, DenialId, Shown},
+        RefusalCode, Role, Step,
+        denials::{DenialId, RefusalRecord, Shown},
     },
     api::Caller,
     audit::Event,
@@ -30,7 +30,7 @@ struct Question {
     shown: Shown,
     role: Role,
     vm_config: String,
-    denial: Option<Arc<Denial>>,
+    denial: Option<Arc<RefusalRecord>>,
     /// For the audit log.
     input: String,
 }
@@ -55,7 +55,7 @@ impl AdminService {
             tokio::join!(self.parts.self_authorization.fresh(), self.verified(&question));
         match self_authorization {
             Ok(_) => list.pass(Step::SelfAuthorization, "", "this KMS may serve"),
-            Err(refusal) => list.refuse(Step::SelfAuthorization, &refusal),
+            Err(refusal) => list.refuse(Step::SelfAuthorization, &refusal.into()),
         }
         let found = match verified {
             Ok(verified) => self.judge(&mut list, &question, &verified).await,
@@ -118,7 +118,7 @@ impl AdminService {
         })
     }
 
-    fn denial(&self, id: &str) -> Result<Arc<Denial>> {
+    fn denial(&self, id: &str) -> Result<Arc<RefusalRecord>> {
         let id = DenialId::parse(id).ok_or_else(|| Error::invalid("denial_id must be twelve hex digits"))?;
         self.parts.denials.find(id).ok_or_else(|| {
             Error::invalid(format!(
@@ -130,9 +130,11 @@ impl AdminService {
     fn response(&self, question: &Question, list: Checklist, found: Found) -> ExplainResponse {
         let policy = &self.parts.policy;
         let Found { identity, nearest, relaxations } = found;
-        let of_policy = |code| {
-            let identity = identity.as_ref()?;
-            policy.remedy(code, question.role.subject(identity))
+        let of_policy = |code| match (code, &identity) {
+            (RefusalCode::Denied(code), Some(identity)) => {
+                policy.remedy(code, question.role.subject(identity))
+            }
+            _ => None,
         };
         let mut fragments = Vec::new();
         let mut remedies = Vec::new();
@@ -141,7 +143,7 @@ impl AdminService {
                 fragments.extend(remedy.fragment.clone());
                 remedies.push(wire(remedy));
             } else if let Some(sentence) = &failure.remedy {
-                let (code, sentence) = (failure.code.to_owned(), sentence.clone());
+                let (code, sentence) = (failure.code.name().to_owned(), sentence.clone());
                 remedies.push(Remedy { code, sentence, ..Remedy::default() });
             }
         }
@@ -181,7 +183,7 @@ fn wire(remedy: remedy::Remedy) -> Remedy {
     let (contract, function, argument) =
         call.map(|call| (call.contract, call.function.to_owned(), call.argument)).unwrap_or_default();
     Remedy {
-        code: code.to_owned(),
+        code: code.name().to_owned(),
         sentence,
         allowlist_fragment: fragment.map(|fragment| fragment.to_string()).unwrap_or_default(),
         contract,

@@ -121,7 +121,7 @@ fn change(change: Change) -> ShadowChange {
     ShadowChange {
         effect: change.effect.name().to_owned(),
         subject: change.subject.to_owned(),
-        code: change.denial.code.to_owned(),
+        code: change.denial.code.name().to_owned(),
         reason: change.denial.reason,
         expected: change.denial.expected.unwrap_or_default(),
         actual: change.denial.actual.unwrap_or_default(),

@@ -32,7 +32,7 @@ pub(in crate::api) enum Unacceptable {
     /// The source names no OS image, and what we run ourselves cannot be told.
     NoOwnIdentity(#[source] OwnEvidenceError),
     /// It does not answer, so nobody is allowed.
-    NoAnswer(#[source] PolicyError),
+    PolicyUnavailable(#[source] PolicyError),
 }
 
 impl fmt::Display for Unacceptable {
@@ -44,7 +44,7 @@ impl fmt::Display for Unacceptable {
             Self::NoOwnIdentity(_) => {
                 f.write_str("it names no OS image, and the attester of this machine does not tell ours")
             }
-            Self::NoAnswer(_) => {
+            Self::PolicyUnavailable(_) => {
                 f.write_str("failed to call KMS auth check: the authorization backend does not answer")
             }
         }
@@ -56,7 +56,7 @@ impl Unacceptable {
         match self {
             Self::Denied(_) => Code::Denied,
             Self::NoIdentity(_) | Self::Malformed(_) => Code::InvalidRequest,
-            Self::NoOwnIdentity(_) | Self::NoAnswer(_) => Code::Unavailable,
+            Self::NoOwnIdentity(_) | Self::PolicyUnavailable(_) => Code::Unavailable,
         }
     }
 }
@@ -123,7 +123,7 @@ pub(in crate::api) async fn authorize(
             Ok(())
         }
         Ok(Decision::Denied(denial)) => Err(Unacceptable::Denied(denial.reason)),
-        Err(error) => Err(Unacceptable::NoAnswer(error)),
+        Err(error) => Err(Unacceptable::PolicyUnavailable(error)),
     }
 }
 
@@ -151,7 +151,7 @@ fn reason(error: &SourceError<Unacceptable>) -> &'static str {
         | SourceError::NoAttestation => "source_not_attested",
         SourceError::Attestation(cause) if cause.is_unavailable() => "source_not_verified",
         SourceError::StolenCertificate { .. } | SourceError::Attestation(_) => "source_not_genuine",
-        SourceError::NotAllowed(Unacceptable::NoAnswer(_)) => "policy_unavailable",
+        SourceError::NotAllowed(Unacceptable::PolicyUnavailable(_)) => "policy_unavailable",
         SourceError::NotAllowed(Unacceptable::NoOwnIdentity(_)) | SourceError::Identity(_) => {
             "attester_unavailable"
         }

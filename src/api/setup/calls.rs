@@ -23,7 +23,7 @@ use crate::{
     admission::own_identity,
     api::onboard::Parts,
     domain::Domain,
-    policy::{ALLOWLIST_UNUSABLE, Decision, Subject},
+    policy::{Decision, Denial, DenialCode, Subject},
 };
 
 /// No program of this version ran before this time (1 January 2026), so a clock that shows less is wrong.
@@ -135,30 +135,7 @@ impl SetupService {
                 "Make sure that the backend of core.auth_api runs and can be reached from here; the log has the cause.",
             )
             .caused_by(error.detail())),
-            Ok(Decision::Denied(denial)) if denial.code == ALLOWLIST_UNUSABLE => Err(Failure::new(
-                "The policy denies everybody: the allowlist of this KMS is missing or cannot be read.",
-                "Mend the file of core.auth_api.allowlist.path; the log and `kms policy check` name the fault.",
-            )
-            .caused_by(denial.expected.unwrap_or_default())),
-            Ok(Decision::Denied(denial)) => Err(Failure::new(
-                format!("The policy denies this KMS: {}.", denial.reason),
-                match denial.code {
-                    code if code.starts_with("tcb") || code.starts_with("advisory") => {
-                        "Update this platform, or allow its TCB status and advisories in the policy."
-                    }
-                    _ => {
-                        "Allow the values that GetAttestationInfo shows in the policy: mrAggregated, OS image hash and \
-                         device."
-                    }
-                },
-            )
-            .caused_by(format!(
-                "{}: {}, expected {}, found {}",
-                denial.reason,
-                denial.code,
-                denial.expected.as_deref().unwrap_or("unknown"),
-                denial.actual.as_deref().unwrap_or("unknown")
-            ))),
+            Ok(Decision::Denied(denial)) => Err(denied(denial)),
             Ok(Decision::Allowed { .. }) => {
                 Ok(format!("The policy ({}) allows this KMS{}.", parts.policy.kind(), self.about_policy().await))
             }
@@ -235,6 +212,40 @@ pub(super) fn domain(text: &str) -> Passed {
         Err(_) => "a DNS name",
     };
     Ok(format!("The TLS certificate will be for {domain}, {kind}."))
+}
+
+/// What the policy has against this KMS.
+fn denied(denial: Denial) -> Failure {
+    let advice = match denial.code {
+        DenialCode::AllowlistUnusable => {
+            return Failure::new(
+                "The policy denies everybody: the allowlist of this KMS is missing or cannot be read.",
+                "Mend the file of core.auth_api.allowlist.path; the log and `kms policy check` name the fault.",
+            )
+            .caused_by(denial.expected.unwrap_or_default());
+        }
+        DenialCode::TcbStatus | DenialCode::Advisory => {
+            "Update this platform, or allow its TCB status and advisories in the policy."
+        }
+        DenialCode::OsImage
+        | DenialCode::KmsMeasurement
+        | DenialCode::Device
+        | DenialCode::AppNotRegistered
+        | DenialCode::ComposeHash
+        | DenialCode::AppNotDeployed
+        | DenialCode::InvalidRequest
+        | DenialCode::GuestHasBooted
+        | DenialCode::Backend => {
+            "Allow the values that GetAttestationInfo shows in the policy: mrAggregated, OS image hash and device."
+        }
+    };
+    Failure::new(format!("The policy denies this KMS: {}.", denial.reason), advice).caused_by(format!(
+        "{}: {}, expected {}, found {}",
+        denial.reason,
+        denial.code.name(),
+        denial.expected.as_deref().unwrap_or("unknown"),
+        denial.actual.as_deref().unwrap_or("unknown")
+    ))
 }
 
 /// Status and advisories, in Intel's words.

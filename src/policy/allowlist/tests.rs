@@ -56,7 +56,7 @@ impl Setup {
 fn result(decision: Decision) -> Result<(), (&'static str, String)> {
     match decision {
         Decision::Allowed { .. } => Ok(()),
-        Decision::Denied(denial) => Err((denial.code, denial.reason)),
+        Decision::Denied(denial) => Err((denial.code.name(), denial.reason)),
     }
 }
 

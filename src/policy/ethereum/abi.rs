@@ -4,7 +4,7 @@ use alloy_primitives::{Address, B256};
 use alloy_sol_types::{SolCall, abi::AbiDecoderConfig};
 use kms_attest::identity::BootInfo;
 
-use super::super::{Denial, Subject};
+use super::super::{Denial, DenialCode, Subject};
 use contract::{AppBootInfo, DstackKms};
 
 /// No text of the contract is longer, in bytes.
@@ -116,7 +116,7 @@ fn word(name: &str, bytes: &[u8]) -> Result<B256, Denial> {
 /// In auth-eth's words.
 fn malformed(name: &str, expected: String, found: usize) -> Denial {
     Denial {
-        code: "invalid_request",
+        code: DenialCode::InvalidRequest,
         reason: "invalid authorization request".to_owned(),
         expected: Some(format!("{name} of length {expected}")),
         actual: Some(format!("{name} of length {found}")),

@@ -3,7 +3,7 @@
 use alloy_primitives::Address;
 
 use super::super::remedy::{self, Contract};
-use super::super::{Denial, Subject, contract};
+use super::super::{Denial, DenialCode, Subject, contract};
 use super::rpc::printable;
 
 /// How much of a reason is shown, in characters.
@@ -17,24 +17,35 @@ pub(super) fn denial(subject: Subject<'_>, kms: Address, reason: &str) -> Denial
     Denial { code, reason, expected, actual }
 }
 
-/// The call that would change the answer, and what it is about. An app may have a contract of its own making; these are
+/// The call that would change the response, and what it is about. An app may have a contract of its own making; these are
 /// the calls of the usual one.
-fn remedy(subject: Subject<'_>, kms: Address, code: &str) -> Option<(String, String)> {
+fn remedy(subject: Subject<'_>, kms: Address, code: DenialCode) -> Option<(String, String)> {
     let boot_info = subject.boot_info();
     let app = hex(&boot_info.app_id);
-    let (kms, app_contract) = (format!("the DstackKms contract {kms}"), format!("the app's contract {app}"));
-    match (code, subject) {
-        ("tcb_status_not_allowed", Subject::Kms(_)) => {
-            Some(("UpToDate".to_owned(), boot_info.tcb_status.clone()))
+    let app_contract = format!("the app's contract {app}");
+    match code {
+        DenialCode::TcbStatus => {
+            let expected = match subject {
+                Subject::Kms(_) => "UpToDate".to_owned(),
+                Subject::App(_) => {
+                    format!("UpToDate, or setRequireTcbUpToDate(false) on {app_contract}")
+                }
+            };
+            Some((expected, boot_info.tcb_status.clone()))
         }
-        ("tcb_status_not_allowed", Subject::App(_)) => Some((
-            format!("UpToDate, or setRequireTcbUpToDate(false) on {app_contract}"),
-            boot_info.tcb_status.clone(),
-        )),
-        ("app_not_deployed", _) => Some((format!("a contract at {app}"), "no code there".to_owned())),
-        _ => remedy::call(code, subject).map(|(contract, function, argument)| {
+        DenialCode::AppNotDeployed => Some((format!("a contract at {app}"), "no code there".to_owned())),
+        DenialCode::Advisory
+        | DenialCode::OsImage
+        | DenialCode::KmsMeasurement
+        | DenialCode::Device
+        | DenialCode::AppNotRegistered
+        | DenialCode::ComposeHash
+        | DenialCode::InvalidRequest
+        | DenialCode::GuestHasBooted
+        | DenialCode::AllowlistUnusable
+        | DenialCode::Backend => remedy::call(code, subject).map(|(contract, function, argument)| {
             let contract = match contract {
-                Contract::Kms => kms,
+                Contract::Kms => format!("the DstackKms contract {kms}"),
                 Contract::App => app_contract,
             };
             let name = function.split('(').next().unwrap_or(function);
@@ -137,7 +148,7 @@ mod tests {
             ),
         ] {
             let denial = denial(subject, kms, reason);
-            assert_eq!((denial.code, &*denial.reason), (code, reason));
+            assert_eq!((denial.code.name(), &*denial.reason), (code, reason));
             assert_eq!((denial.expected, denial.actual), (Some(expected), Some(actual)), "{reason}");
         }
     }
@@ -147,7 +158,7 @@ mod tests {
         let boot_info = boot_info();
         let reason = format!("closed on Sundays\n{}", "é".repeat(1000));
         let denial = denial(Subject::App(&boot_info), Address::ZERO, &reason);
-        assert_eq!(denial.code, "denied_by_backend");
+        assert_eq!(denial.code, DenialCode::Backend);
         assert!(
             denial.reason.starts_with("closed on Sundays é") && denial.reason.chars().count() == MAX_REASON
         );

@@ -5,6 +5,7 @@ use serde_json::json;
 
 use super::super::testing::boot_info;
 use super::*;
+use crate::policy::DenialCode;
 
 fn file() -> Value {
     json!({
@@ -240,7 +241,7 @@ fn denials_say_what_was_expected_and_what_was_there() {
         panic!("the compose hash is not in the file")
     };
     let expected = Denial {
-        code: "compose_hash_not_allowed",
+        code: DenialCode::ComposeHash,
         reason: "compose hash not allowed".to_owned(),
         expected: Some("22".repeat(32)),
         actual: Some("00".repeat(32)),

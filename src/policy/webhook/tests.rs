@@ -12,8 +12,8 @@ use tokio::net::{TcpListener, TcpStream};
 use super::super::testing::boot_info;
 use super::*;
 use crate::config::Endpoint;
-use crate::policy::Denial;
 use crate::policy::signed::Answer;
+use crate::policy::{Denial, DenialCode};
 
 const QUICK: Bounds = Bounds {
     connect: Duration::from_millis(300),
@@ -207,7 +207,7 @@ async fn answers_become_decisions() {
     let server =
         Server::json(json!({"isAllowed": false, "gatewayAppId": "", "reason": "App not registered"})).await;
     let denied = Denial {
-        code: "app_not_registered",
+        code: DenialCode::AppNotRegistered,
         reason: "App not registered".to_owned(),
         expected: None,
         actual: None,
@@ -216,7 +216,7 @@ async fn answers_become_decisions() {
     let long = "ä\n".repeat(1000);
     let server = Server::json(json!({"isAllowed": false, "gatewayAppId": "", "reason": long})).await;
     let Decision::Denied(denial) = decide(&server.webhook()).await.unwrap() else { panic!("it is denied") };
-    assert_eq!((denial.code, denial.reason), ("denied_by_backend", "ä ".repeat(256)));
+    assert_eq!((denial.code.name(), denial.reason), ("denied_by_backend", "ä ".repeat(256)));
 }
 
 #[tokio::test]
@@ -296,7 +296,7 @@ async fn a_denial_because_of_an_outage_is_none() {
     for reason in ["authorization backend unavailable.", "Authorization backend unavailable", "unavailable"] {
         let answer = decide(&Server::json(said(Answer { reason, ..OUTAGE })).await.webhook()).await.unwrap();
         let Decision::Denied(denial) = answer else { panic!("it is denied") };
-        assert_eq!((denial.code, &*denial.reason), ("denied_by_backend", reason));
+        assert_eq!((denial.code.name(), &*denial.reason), ("denied_by_backend", reason));
     }
     let allowing = Answer { is_allowed: true, ..OUTAGE };
     let allowed = Decision::Allowed { gateway_app_id: String::new(), release_stage: None };

@@ -1,10 +1,10 @@
 //! The list of checks as it grows, and what it comes to.
 
 use crate::{
-    admission::{Refusal, Step},
+    admission::{Refusal, RefusalCode, SelfDenialCode, Step},
     api::refusal::detail,
     policy::{
-        ALLOWLIST_UNUSABLE,
+        DenialCode,
         examine::{Outcome, RuleOutcome},
     },
     proto::Check,
@@ -37,7 +37,7 @@ const OF_IDENTITY: [Step; 5] = [Step::Identity, Step::Frozen, Step::Policy, Step
 
 /// A check that failed.
 pub(super) struct Failure {
-    pub(super) code: &'static str,
+    pub(super) code: RefusalCode,
     /// What to do, where that is not the policy's to say.
     pub(super) remedy: Option<String>,
     /// What a caller is told.
@@ -79,26 +79,26 @@ impl Checklist {
     /// As [`Checklist::refuse`], by a rule of the policy.
     pub(super) fn refuse_by(&mut self, step: Step, rule: &'static str, refusal: &Refusal) {
         let reason = refusal.to_string();
-        let Some(finding) = refusal.finding() else {
+        let Some(found) = refusal.fault() else {
             self.unanswered.get_or_insert((reason, self.failures.len()));
             let check = Check { rule: rule.to_owned(), detail: detail(refusal), ..Check::default() };
             self.push(step, "unknown", check);
             return;
         };
         let text = |value: Option<&str>| value.unwrap_or_default().to_owned();
-        let said = match refusal {
-            Refusal::AfterBoot { rule, .. } => format!("{reason} ({})", rule.name()),
-            _ => reason.clone(),
+        let said = match refusal.stage_rule() {
+            Some(rule) => format!("{reason} ({})", rule.name()),
+            None => reason.clone(),
         };
         let check = Check {
             rule: rule.to_owned(),
-            code: finding.code.to_owned(),
-            expected: text(finding.expected),
-            actual: text(finding.actual),
+            code: found.code.name().to_owned(),
+            expected: text(found.expected),
+            actual: text(found.actual),
             detail: said,
             ..Check::default()
         };
-        self.failures.push(Failure { code: finding.code, remedy: hint(refusal, finding.code), reason });
+        self.failures.push(Failure { code: found.code, remedy: hint(refusal, found.code), reason });
         self.push(step, "fail", check);
     }
 
@@ -107,7 +107,7 @@ impl Checklist {
         let (result, actual, detail) = match &rule.outcome {
             Outcome::Holds(measured) => ("pass", measured.clone(), ""),
             Outcome::Skipped(why) => ("skipped", String::new(), *why),
-            Outcome::Fails(denial) => ("fail", String::new(), denial.code),
+            Outcome::Fails(denial) => ("fail", String::new(), denial.code.name()),
         };
         let check =
             Check { rule: rule.rule.to_owned(), actual, detail: detail.to_owned(), ..Check::default() };
@@ -116,7 +116,7 @@ impl Checklist {
 
     /// Evidence that verification has refused: what comes before that step holds, what comes after was not looked at.
     pub(super) fn evidence_refused(&mut self, refusal: &Refusal, binding: KeyBinding) {
-        let failed = refusal.finding().map_or(Step::Collateral, |finding| finding.step);
+        let failed = refusal.fault().map_or(Step::Collateral, |fault| fault.step);
         for step in OF_EVIDENCE {
             if step < failed {
                 match (step, binding) {
@@ -151,7 +151,7 @@ impl Checklist {
             // As in a live request, which goes no further.
             (_, Some((reason, 0))) => Verdict { word: "unknown", code: "", reason: reason.clone() },
             (Some(failure), _) => {
-                Verdict { word: "denied", code: failure.code, reason: failure.reason.clone() }
+                Verdict { word: "denied", code: failure.code.name(), reason: failure.reason.clone() }
             }
             (None, Some((reason, _))) => Verdict { word: "unknown", code: "", reason: reason.clone() },
             (None, None) => Verdict { word: "allowed", code: "", reason: String::new() },
@@ -171,7 +171,7 @@ impl Checklist {
 pub(super) const NO_KEY: &str = "evidence was sent without the key that it must vouch for";
 
 /// What to do about what is not the policy's to allow.
-fn hint(refusal: &Refusal, code: &str) -> Option<String> {
+fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
     if let Refusal::Frozen { frozen, .. } = refusal {
         let scope = frozen.scope;
         let value =
@@ -183,35 +183,75 @@ fn hint(refusal: &Refusal, code: &str) -> Option<String> {
         return Some(format!("kmsctl unfreeze {}{value}{end}", scope.name().replace('_', "-")));
     }
     let hint = match code {
-        "no_attestation" => {
+        RefusalCode::NoAttestation => {
             "connect with an RA-TLS client certificate that carries evidence, and let no proxy terminate TLS"
         }
-        "evidence_not_bound" => "make a new certificate: this evidence vouches for another key",
-        "td_debug" => "start the VM without the debug attribute",
-        "td_attributes_not_allowed" => "start the VM with the usual TD attributes",
-        "tdx_module_not_allowed" => "run Intel's TDX module on the host",
-        "service_td_bound" => "start the VM without a service TD",
-        "platform_not_supported" => "run on Intel TDX: other platforms are not verified by this version",
-        "vm_config_mismatch" => {
+        RefusalCode::EvidenceNotBound => "make a new certificate: this evidence vouches for another key",
+        RefusalCode::TdDebug => "start the VM without the debug attribute",
+        RefusalCode::TdAttributesNotAllowed => "start the VM with the usual TD attributes",
+        RefusalCode::TdxModuleNotAllowed => "run Intel's TDX module on the host",
+        RefusalCode::ServiceTdBound => "start the VM without a service TD",
+        RefusalCode::PlatformNotSupported => {
+            "run on Intel TDX: other platforms are not verified by this version"
+        }
+        RefusalCode::VmConfigMismatch => {
             "send the vm_config that the guest was started with: the request's and the attestation's copy must be equal"
         }
-        "guest_has_booted" => {
-            "ask while the guest boots, before system-ready; or let the app have its keys at any time: releaseStage \"any\" \
-             in its entry of the allowlist or in the webhook's answer, or core.release_stage"
-        }
-        "os_image_not_verified" => {
+        RefusalCode::Denied(code) => return of_denial(code).map(str::to_owned),
+        RefusalCode::OsImageNotVerified => {
             "boot the OS image that the VM configuration names, on a machine as the configuration describes it"
         }
-        ALLOWLIST_UNUSABLE => {
-            "mend the allowlist: until it can be read, everything is denied; `kms policy check` names the fault"
+        RefusalCode::SelfDenied(SelfDenialCode::AllowlistUnusable) => MEND_THE_ALLOWLIST,
+        RefusalCode::SelfDenied(SelfDenialCode::EvidenceRefused) => {
+            "mend the platform of this KMS: its own evidence does not verify"
         }
-        "own_evidence_refused" => "mend the platform of this KMS: its own evidence does not verify",
-        "kms_not_allowed" => {
+        RefusalCode::SelfDenied(SelfDenialCode::NotAllowed) => {
             "allow this KMS in its own policy: `kmsctl verify` shows its measurement, OS image and device"
         }
-        _ => return None,
+        RefusalCode::EvidenceMalformed
+        | RefusalCode::EventNameNotAllowed
+        | RefusalCode::EventLogMismatch
+        | RefusalCode::EventPreimageMismatch
+        | RefusalCode::ReportDataMismatch
+        | RefusalCode::QuoteMalformed
+        | RefusalCode::QuoteNotGenuine
+        | RefusalCode::CollateralNotFound
+        | RefusalCode::TcbLevelNotListed
+        | RefusalCode::TcbStatusUnknown
+        | RefusalCode::TcbRevoked
+        | RefusalCode::IdentityMalformed
+        | RefusalCode::Frozen
+        | RefusalCode::PolicyUnavailable
+        | RefusalCode::OwnEvidenceUnavailable
+        | RefusalCode::CollateralUnavailable
+        | RefusalCode::Clock
+        | RefusalCode::AuditLogUnavailable => return None,
     };
     Some(hint.to_owned())
+}
+
+const MEND_THE_ALLOWLIST: &str =
+    "mend the allowlist: until it can be read, everything is denied; `kms policy check` names the fault";
+
+/// The same of a denial that no addition to the policy helps against.
+fn of_denial(code: DenialCode) -> Option<&'static str> {
+    match code {
+        DenialCode::GuestHasBooted => Some(
+            "ask while the guest boots, before system-ready; or let the app have its keys at any time: releaseStage \"any\" \
+             in its entry of the allowlist or in the webhook's answer, or core.release_stage",
+        ),
+        DenialCode::AllowlistUnusable => Some(MEND_THE_ALLOWLIST),
+        DenialCode::TcbStatus
+        | DenialCode::Advisory
+        | DenialCode::OsImage
+        | DenialCode::KmsMeasurement
+        | DenialCode::Device
+        | DenialCode::AppNotRegistered
+        | DenialCode::ComposeHash
+        | DenialCode::AppNotDeployed
+        | DenialCode::InvalidRequest
+        | DenialCode::Backend => None,
+    }
 }
 
 #[cfg(test)]

@@ -17,11 +17,11 @@ use super::{
 };
 use crate::{
     admission::{
-        BadEvidence, Carrier, ImageCheck, Refusal, Relaxations, Role, StageRule, StageVerdict, Step,
+        Carrier, EvidenceRefusal, ImageCheck, Refusal, Relaxations, Role, StageRule, StageVerdict, Step,
         Tolerated, denials::Shown, identified,
     },
     policy::{
-        Decision, Denial, PolicyError,
+        Decision, Denial, DenialCode, PolicyError,
         examine::{Examination, Outcome, RuleOutcome},
     },
 };
@@ -46,7 +46,7 @@ impl AdminService {
             Role::Certificate => Carrier::CertificateRequest,
         };
         let malformed = |error: kms_attest::evidence::EvidenceError| {
-            Refusal::bad(carrier, BadEvidence::malformed(&error))
+            Refusal::bad(carrier, EvidenceRefusal::malformed(&error))
         };
         let of_certificate = |error: ra_tls::RaTlsError| Refusal::bad(carrier, (&error).into());
         let (evidence, spki) = match &question.shown {
@@ -215,7 +215,7 @@ fn policy(
 ) -> ImageRefused {
     let mut by_policy = ImageRefused::No;
     let mut refuse = |list: &mut Checklist, rule: &'static str, denial: Denial| {
-        if denial.code == "os_image_not_allowed" {
+        if denial.code == DenialCode::OsImage {
             by_policy = ImageRefused::Yes;
         }
         let (identity, relaxations) = (Box::new(identity.clone()), Relaxations::default());
