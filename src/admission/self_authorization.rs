@@ -391,10 +391,11 @@ impl SelfAuthorizer {
 
     fn ask_every(&self) -> Duration {
         match &self.requirement {
-            Requirement::Enforced { policy, .. } if matches!(**policy, Policy::Ethereum(_)) => {
-                ASK_CHAIN_EVERY
-            }
-            Requirement::Enforced { .. } | Requirement::Waived => ASK_EVERY,
+            Requirement::Waived => ASK_EVERY,
+            Requirement::Enforced { policy, .. } => match **policy {
+                Policy::Ethereum(_) => ASK_CHAIN_EVERY,
+                Policy::AllowAll(_) | Policy::Allowlist(_) | Policy::Webhook(_) => ASK_EVERY,
+            },
         }
     }
 

@@ -145,7 +145,9 @@ pub(super) fn admin_token(core: &Core) -> Option<OperatorToken> {
 pub(super) fn empty_devices(core: &Core) -> config::EmptyDevices {
     match core.auth_api {
         config::AuthApi::Allowlist { empty_devices, .. } => empty_devices,
-        _ => config::EmptyDevices::NoDevice,
+        config::AuthApi::Webhook(_) | config::AuthApi::Ethereum(_) | config::AuthApi::Dev { .. } => {
+            config::EmptyDevices::NoDevice
+        }
     }
 }
 

@@ -72,8 +72,9 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     if let Some(policy) = policy {
         decides(&policy, &mut found);
     }
-    if let AuthApi::Allowlist { path, empty_devices } = &core.auth_api {
-        allowlist(path, *empty_devices, &mut found);
+    match &core.auth_api {
+        AuthApi::Allowlist { path, empty_devices } => allowlist(path, *empty_devices, &mut found),
+        AuthApi::Webhook(_) | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}
     }
     let image = &core.image;
     if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program)) {

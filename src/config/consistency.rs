@@ -21,12 +21,13 @@ pub(super) fn check(config: &Config, report: &mut Report) {
             }
         }
     }
-    if let AuthApi::Allowlist { path, .. } = &core.auth_api
-        && path.as_os_str().is_empty()
-    {
-        report.find("core.auth_api.allowlist.path", "must name a file");
+    match &core.auth_api {
+        AuthApi::Allowlist { path, .. } if path.as_os_str().is_empty() => {
+            report.find("core.auth_api.allowlist.path", "must name a file");
+        }
+        AuthApi::Webhook(webhook) => webhook::check(webhook, report),
+        AuthApi::Allowlist { .. } | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}
     }
-    webhook::check(&core.auth_api, report);
     super::tcb::check(&core.tcb, report);
     if core.onboard.public_handover == PublicHandover::Disabled {
         let key = "core.onboard.public_key_handover";
@@ -63,16 +64,18 @@ fn admin(admin: &Admin, rpc: &Rpc, auth_api: &AuthApi, report: &mut Report) {
     if admin.port != 0 && admin.port == rpc.port && same_address {
         report.find("core.admin.port", format!("{} is the port of the main listener too", admin.port));
     }
-    if let AuthApi::Webhook(webhook) = auth_api
-        && webhook.url.is_loopback()
-        && webhook.url.url().port_or_known_default() == Some(admin.port)
-    {
-        report.find(
-            "core.admin.port",
-            format!(
-                "{} is the port of core.auth_api.webhook.url too: the policy would be this service",
-                admin.port
-            ),
-        );
+    match auth_api {
+        AuthApi::Webhook(webhook)
+            if webhook.url.is_loopback() && webhook.url.url().port_or_known_default() == Some(admin.port) =>
+        {
+            report.find(
+                "core.admin.port",
+                format!(
+                    "{} is the port of core.auth_api.webhook.url too: the policy would be this service",
+                    admin.port
+                ),
+            );
+        }
+        AuthApi::Webhook(_) | AuthApi::Allowlist { .. } | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}
     }
 }

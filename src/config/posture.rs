@@ -2,7 +2,7 @@
 
 use std::borrow::Cow;
 
-use super::{AuthApi, BlockChoice, Config, EmptyDevices, Endpoint};
+use super::{AuthApi, BlockChoice, Config, EmptyDevices, Endpoint, Ethereum, Webhook};
 
 /// The code of `core.image.verify = false`.
 const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
@@ -60,19 +60,40 @@ impl Posture {
     }
 }
 
+/// What a policy of any kind can relax.
+struct PolicyPosture<'a> {
+    allows_everything: bool,
+    empty_devices: EmptyDevices,
+    webhook: Option<&'a Webhook>,
+    chain: Option<&'a Ethereum>,
+}
+
+impl<'a> PolicyPosture<'a> {
+    fn of(config: &'a AuthApi) -> Self {
+        let none = Self {
+            allows_everything: false,
+            empty_devices: EmptyDevices::NoDevice,
+            webhook: None,
+            chain: None,
+        };
+        match config {
+            AuthApi::Dev { gateway_app_id: _ } => Self { allows_everything: true, ..none },
+            AuthApi::Allowlist { path: _, empty_devices } => Self { empty_devices: *empty_devices, ..none },
+            AuthApi::Webhook(webhook) => Self { webhook: Some(webhook), ..none },
+            AuthApi::Ethereum(chain) => Self { chain: Some(chain), ..none },
+        }
+    }
+}
+
 impl Config {
     /// What this configuration relaxes.
     pub fn posture(&self) -> Posture {
         let core = &self.core;
-        let exposed_webhook = matches!(&core.auth_api, AuthApi::Webhook(webhook) if webhook.is_exposed());
-        let chain = match &core.auth_api {
-            AuthApi::Ethereum(chain) => Some(chain),
-            _ => None,
-        };
+        let policy = PolicyPosture::of(&core.auth_api);
         let relaxed = [
             (core.insecure_no_tee, "no_tee", "no TEE protects the keys, and nothing attests this service"),
             (
-                matches!(core.auth_api, AuthApi::Dev { .. }),
+                policy.allows_everything,
                 "dev_auth",
                 "every attested caller is allowed: anyone with a TDX machine can have the keys of any app",
             ),
@@ -93,7 +114,7 @@ impl Config {
                 "os image verification is disabled; os_image_hash is caller-supplied and unverified: anyone with a TDX machine can boot an image of their own and claim an app",
             ),
             (
-                matches!(core.auth_api, AuthApi::Allowlist { empty_devices: EmptyDevices::AnyDevice, .. }),
+                policy.empty_devices == EmptyDevices::AnyDevice,
                 "empty_devices_allow_any",
                 "an empty device list in the allowlist means any device \
                  (core.auth_api.allowlist.insecure_empty_devices_allow_any)",
@@ -114,17 +135,17 @@ impl Config {
                 "the key directory may be readable by others on this machine",
             ),
             (
-                exposed_webhook,
+                policy.webhook.is_some_and(Webhook::is_exposed),
                 "webhook_unencrypted",
                 "the policy is asked over plain http beyond this machine: whoever is in between decides",
             ),
             (
-                chain.is_some_and(|chain| chain.rpc_urls.iter().any(Endpoint::is_exposed)),
+                policy.chain.is_some_and(|chain| chain.rpc_urls.iter().any(Endpoint::is_exposed)),
                 "chain_unencrypted",
                 "the chain is read over plain http beyond this machine: whoever is in between decides",
             ),
             (
-                chain.is_some_and(|chain| matches!(chain.block, BlockChoice::Latest { .. })),
+                policy.chain.is_some_and(|chain| matches!(chain.block, BlockChoice::Latest { .. })),
                 CHAIN_NOT_FINAL,
                 "policy is read from blocks that the chain may still drop: what was revoked may hold again for a while",
             ),
@@ -140,7 +161,7 @@ impl Config {
                 })
                 .collect(),
         };
-        if let Some(BlockChoice::Latest { confirmations }) = chain.map(|chain| chain.block) {
+        if let Some(BlockChoice::Latest { confirmations }) = policy.chain.map(|chain| chain.block) {
             let not_final =
                 posture.relaxed.iter_mut().filter(|relaxation| relaxation.code == CHAIN_NOT_FINAL);
             not_final

@@ -248,13 +248,22 @@ fn acpi_digest(value: &Value) -> Option<[u8; 48]> {
     Some(digest)
 }
 
+/// `core.auth_api.type`
+#[derive(Clone, Copy)]
+enum PolicyKind {
+    Webhook,
+    Allowlist,
+    Ethereum,
+    Dev,
+}
+
 fn auth_api(section: &mut Section<'_>, environment: Environment<'_>) -> AuthApi {
-    let kind = section.required("type", "webhook".to_owned(), |value| {
-        let kind = values::string(value)?;
-        match kind.as_str() {
-            "webhook" | "allowlist" | "ethereum" | "dev" => Ok(kind),
-            _ => Err("must be \"webhook\", \"allowlist\", \"ethereum\" or \"dev\"".to_owned()),
-        }
+    let kind = section.required("type", PolicyKind::Webhook, |value| match values::string(value)?.as_str() {
+        "webhook" => Ok(PolicyKind::Webhook),
+        "allowlist" => Ok(PolicyKind::Allowlist),
+        "ethereum" => Ok(PolicyKind::Ethereum),
+        "dev" => Ok(PolicyKind::Dev),
+        _ => Err("must be \"webhook\", \"allowlist\", \"ethereum\" or \"dev\"".to_owned()),
     });
     let webhook = section.section("webhook", |section| webhook::read(section, environment));
     let (path, empty_devices) = section.section("allowlist", |allowlist| {
@@ -268,14 +277,17 @@ fn auth_api(section: &mut Section<'_>, environment: Environment<'_>) -> AuthApi 
         };
         (allowlist.path("path").unwrap_or_default(), empty_devices)
     });
-    let need = if kind == "ethereum" { ethereum::Need::Chosen } else { ethereum::Need::Unused };
+    let need = match kind {
+        PolicyKind::Ethereum => ethereum::Need::Chosen,
+        PolicyKind::Webhook | PolicyKind::Allowlist | PolicyKind::Dev => ethereum::Need::Unused,
+    };
     let ethereum = section.section("ethereum", |section| ethereum::read(section, need));
     let gateway_app_id = section.section("dev", |dev| dev.text("gateway_app_id"));
-    match kind.as_str() {
-        "allowlist" => AuthApi::Allowlist { path, empty_devices },
-        "ethereum" => AuthApi::Ethereum(Box::new(ethereum)),
-        "dev" => AuthApi::Dev { gateway_app_id },
-        _ => AuthApi::Webhook(Box::new(webhook)),
+    match kind {
+        PolicyKind::Webhook => AuthApi::Webhook(Box::new(webhook)),
+        PolicyKind::Allowlist => AuthApi::Allowlist { path, empty_devices },
+        PolicyKind::Ethereum => AuthApi::Ethereum(Box::new(ethereum)),
+        PolicyKind::Dev => AuthApi::Dev { gateway_app_id },
     }
 }
 

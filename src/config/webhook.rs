@@ -8,10 +8,10 @@ use rustls_pki_types::SubjectPublicKeyInfoDer;
 use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 
+use super::listeners;
 use super::reader::{Report, Section};
 use super::sections::Environment;
 use super::values::{self, Endpoint, Secret};
-use super::{AuthApi, listeners};
 
 /// `[core.auth_api.webhook]`
 pub struct Webhook {
@@ -140,8 +140,7 @@ pub(super) fn read(section: &mut Section<'_>, environment: Environment<'_>) -> W
 }
 
 /// What would not do what it looks like.
-pub(super) fn check(auth_api: &AuthApi, report: &mut Report) {
-    let AuthApi::Webhook(webhook) = auth_api else { return };
+pub(super) fn check(webhook: &Webhook, report: &mut Report) {
     if webhook.url.url().scheme() == "http" {
         for (is_set, key) in
             [(webhook.ca_file.is_some(), "ca_file"), (webhook.client.is_some(), "client_cert_file")]
@@ -165,7 +164,7 @@ pub(super) fn check(auth_api: &AuthApi, report: &mut Report) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Notice};
+    use crate::config::{AuthApi, Config, Notice};
 
     const HEX: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
 
