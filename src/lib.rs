@@ -19,9 +19,10 @@ pub mod lifecycle; // without keys or with them, and the one way between
 pub mod log; // the process log: bounded, waits for nobody
 pub mod log_limit; // lines a second
 pub mod metrics; // counters and gauges, owned, not global
-pub mod net;
+pub mod net; // listener, TLS, prpc and gRPC
 pub mod operator; // tokens and htpasswd users
 pub mod os_image; // OS images: downloaded, measured, compared with the registers in a quote
 pub mod policy; // allow all, allowlist, webhook, ethereum: a closed set
 pub mod proto; // messages and gRPC services from `proto/kms.proto`
-pub mod store; // the key directory: empty, complete or broken; one commit point // listener, TLS, prpc and gRPC
+pub mod small_file; // a file read whole, with a limit
+pub mod store; // the key directory: empty, complete or broken; one commit point

@@ -20,7 +20,7 @@ const ROWS: [&[&str]; 11] = [
     &["policy", "keys", "audit"],
     &["config"],
     &["os_image", "operator"],
-    &["address", "clock", "domain", "error", "log", "log_limit", "metrics", "proto"],
+    &["address", "clock", "domain", "error", "log", "log_limit", "metrics", "proto", "small_file"],
 ];
 
 /// The modules of `crates/attest/src/`, in the same way.

@@ -1,7 +1,9 @@
 //! Who may have what: evidence is verified, policy is asked, and a permit is the only way on.
 
 pub mod denials;
+mod foundation;
 mod freeze;
+mod image_check;
 mod outlook;
 mod peer;
 mod permit;
@@ -18,14 +20,16 @@ use std::time::Instant;
 use kms_attest::{
     csr::Csr,
     identity::{AppId, AppInfo, BootInfo, Registers},
-    verify::{Binding, Verified, Verifier},
+    verify::{Binding, Verified},
 };
 
 pub use self::{
+    foundation::Foundation,
     freeze::{
         Author, Earlier, Freeze, FreezeError, FreezeFileError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen,
         RecentApps, Scope, ScopeError, Unfrozen,
     },
+    image_check::{ImageCheck, ImageCheckError},
     outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
     permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown},
@@ -42,18 +46,7 @@ pub use self::{
 use permit::{Admitted, Allowed, Basis};
 
 use crate::config::ReleaseStage;
-use crate::metrics::Metrics;
-use crate::os_image::OsImages;
-use crate::policy::{Decision, Policy, Shadow, Subject};
-
-/// Whether the measured registers are compared with the OS image before a permit is given.
-#[derive(Debug, Clone)]
-pub enum ImageCheck {
-    /// `core.image.verify = true`.
-    Required(OsImages),
-    /// `core.image.verify = false`: policy decides on the image hash that the caller names.
-    Waived,
-}
+use crate::policy::{Decision, Shadow, Subject};
 
 /// What a caller asks to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -108,35 +101,26 @@ fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
     }
 }
 
-/// What admission is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// Verifies evidence.
-    pub verifier: Arc<Verifier>,
-    /// Decides.
-    pub policy: Arc<Policy>,
-    /// What policy is told of Intel's verdict.
-    pub tolerance: Arc<TcbTolerance>,
-    /// Looks on.
-    pub shadow: Arc<Shadow>,
-    /// Whether the measured registers are compared with the OS image.
-    pub image: ImageCheck,
-    /// At which stages of a guest the keys of its app are released.
-    pub release_stage: ReleaseStage,
-    /// What operators have stopped.
-    pub freezes: Arc<Freezes>,
-    /// Where outcomes are counted.
-    pub metrics: Arc<Metrics>,
-}
-
 /// Verifies callers and asks policy about them.
 #[derive(Debug)]
-pub struct Admission(Parts);
+pub struct Admission {
+    foundation: Arc<Foundation>,
+    /// Evaluates requests without deciding.
+    shadow: Arc<Shadow>,
+    image: ImageCheck,
+    release_stage: ReleaseStage,
+}
 
 impl Admission {
-    /// Admission by evidence, freezes, policy and OS image, in this order.
-    pub fn new(parts: Parts) -> Self {
-        Self(parts)
+    /// Admission by evidence, freezes, policy and OS image, in this order. `shadow` is shown each request, and keys are
+    /// released at `release_stage` unless the policy says otherwise.
+    pub fn new(
+        foundation: Arc<Foundation>,
+        shadow: Arc<Shadow>,
+        image: ImageCheck,
+        release_stage: ReleaseStage,
+    ) -> Self {
+        Self { foundation, shadow, image, release_stage }
     }
 
     /// A permit for the keys of the app that the peer runs.
@@ -172,7 +156,7 @@ impl Admission {
         vm_config: &str,
         verification: Verification,
     ) -> Result<Permit<R>, Refusal> {
-        let verified = peer.evidence(&self.0.verifier, &self.0.metrics).await?;
+        let verified = peer.evidence(&self.foundation.verifier, &self.foundation.metrics).await?;
         verification.succeeded();
         let permit = self.admit(&verified, role, vm_config).await?;
         peer.admit(*permit.app_id());
@@ -189,16 +173,16 @@ impl Admission {
         vm_config: &str,
         verification: Verification,
     ) -> Result<Permit<Certificate>, Refusal> {
-        let outcome = self.0.verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
+        let outcome = self.foundation.verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
         let outcome = outcome.map_err(|error| Refusal::unverified(Carrier::CertificateRequest, error));
-        self.0.metrics.verification(verification_result(&outcome));
+        self.foundation.metrics.verification(verification_result(&outcome));
         let verified = outcome?;
         verification.succeeded();
         self.admit(&verified, Role::Certificate, vm_config).await
     }
 
     async fn admit<R>(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {
-        let Parts { tolerance, image, freezes, .. } = &self.0;
+        let Foundation { tolerance, freezes, .. } = &*self.foundation;
         let Identified { boot_info: identity, app_info } = identified(verified, role, vm_config)?;
         let app_id = AppId::try_from(identity.app_id.as_slice())
             .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
@@ -213,7 +197,7 @@ impl Admission {
         let basis = Basis { verdict: verified.verdict().clone(), role, stage: shown_evidence.stage };
         let allowed = self.decided(&basis, &identity).await?;
         // Only now: a denial costs no download. What takes long here is noticed by the age of the decision.
-        if let ImageCheck::Required(images) = image
+        if let ImageCheck::Required(images) = &self.image
             && let Err(error) = images.verify(verified, vm_config).await
         {
             let Allowed { relaxations, .. } = allowed;
@@ -232,23 +216,22 @@ impl Admission {
     pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
         let admitted = permit.into_admitted();
         let allowed = self.decided(&admitted.basis, &admitted.identity).await?;
-        let not_frozen = self.0.freezes.check(&admitted.identity).map_err(|frozen| Refusal::Frozen {
-            frozen,
-            identity: Some(Box::new(admitted.identity.clone())),
+        let not_frozen = self.foundation.freezes.check(&admitted.identity).map_err(|frozen| {
+            Refusal::Frozen { frozen, identity: Some(Box::new(admitted.identity.clone())) }
         })?;
-        self.0.tolerance.needed(&allowed.relaxations, &admitted.identity, "a caller");
+        self.foundation.tolerance.needed(&allowed.relaxations, &admitted.identity, "a caller");
         Ok(Permit::new(Admitted { allowed, ..admitted }, not_frozen))
     }
 
     /// What policy says now, and whether keys are released at this stage of the guest.
     async fn decided(&self, basis: &Basis, identity: &BootInfo) -> Result<Allowed, Refusal> {
-        let Parts { policy, tolerance, shadow, metrics, release_stage, .. } = &self.0;
+        let Foundation { policy, tolerance, metrics, .. } = &*self.foundation;
         let Basis { verdict, role, stage } = basis;
         let Tolerated { shown, relaxations } = tolerance.apply(verdict, identity);
         let answer = policy.decide(role.subject(&shown)).await;
         let at = Instant::now();
-        let verdict = |by_policy| StageRule::of(by_policy, *release_stage).judge(*role, *stage);
-        shadow.observe(role.subject(&shown), answer.as_ref().ok(), |by_policy| {
+        let verdict = |by_policy| StageRule::of(by_policy, self.release_stage).judge(*role, *stage);
+        self.shadow.observe(role.subject(&shown), answer.as_ref().ok(), |by_policy| {
             matches!(verdict(by_policy), StageVerdict::TooLate(_))
         });
         drop(shown);

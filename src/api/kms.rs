@@ -12,25 +12,29 @@ use kms_attest::{
 };
 
 use super::{
-    Caller, Method, env_keys::EnvKeys, meta::Meta, prepared::Prepared, quota::ReleaseLimit, refusal::Attempt,
+    Caller, Method,
+    env_keys::EnvKeys,
+    images::{clear, download_recorder, note_cleared},
+    meta::Meta,
+    prepared::Prepared,
+    quota::ReleaseLimit,
+    refusal::Attempt,
     wrong_credentials::WrongCredentials,
 };
 use crate::{
     admission::{
-        Admission, Freezes, Permit, Refusal, Role, SelfAuthorization, SelfAuthorizer, Verification, both,
-        denials::Denials,
+        Admission, Foundation, ImageCheck, ImageCheckError, Permit, Refusal, Role, SelfAuthorization,
+        Verification, both, denials::Denials,
     },
-    audit::Audit,
     ca::Restricted,
     clock::unix_now,
-    config::PublicHandover,
+    config::{Core, PublicHandover},
     error::{Code, Error, Result},
     lifecycle::{NotReleased, Ready, ReleaseGuards, Released},
     log_limit::LogLimit,
-    metrics::Metrics,
     operator::{Operator, OperatorToken},
-    os_image::{CacheError, ImageCache},
-    policy::Policy,
+    os_image::ImageCache,
+    policy::Shadow,
     proto::{
         AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
         GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,
@@ -38,41 +42,25 @@ use crate::{
     },
 };
 
-/// The parts that the service is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// The keys.
-    pub ready: Arc<Ready>,
-    /// Who may have what.
-    pub admission: Admission,
-    /// What says how a denial could be healed.
-    pub policy: Arc<Policy>,
-    /// What operators have stopped.
-    pub freezes: Arc<Freezes>,
-    /// Where refusals are kept for operators.
-    pub denials: Arc<Denials>,
-    /// Whether we may serve at all.
-    pub self_authorization: Arc<SelfAuthorizer>,
-    /// Where releases are recorded.
-    pub audit: Arc<Audit>,
-    /// What `GetMeta` shows.
-    pub meta: Arc<Meta>,
-    /// Where refusals are counted.
-    pub metrics: Arc<Metrics>,
-    /// How much one app and one instance may have.
-    pub limit: Arc<ReleaseLimit>,
-    /// What `ClearImageCache` clears.
-    pub images: ImageCache,
-    /// What the legacy `ClearImageCache` asks for; `None` refuses every token.
-    pub operator: Option<OperatorToken>,
-    /// Whether `KMS.GetKmsKey` hands root keys over.
-    pub public_handover: PublicHandover,
-}
-
 /// `service KMS` of the proto file.
 #[derive(Debug)]
 pub struct KmsService {
-    parts: Parts,
+    pub(super) foundation: Arc<Foundation>,
+    ready: Arc<Ready>,
+    admission: Admission,
+    /// Shown each request without deciding.
+    pub(super) shadow: Arc<Shadow>,
+    /// Where refusals are kept for operators.
+    pub(super) denials: Arc<Denials>,
+    /// What `ClearImageCache` clears.
+    pub(super) images: ImageCache,
+    pub(super) image: ImageCheck,
+    meta: Arc<Meta>,
+    /// How much one app and one instance may have.
+    limit: ReleaseLimit,
+    /// What the legacy `ClearImageCache` asks for; `None` refuses every token.
+    operator: Option<OperatorToken>,
+    public_handover: PublicHandover,
     env_keys: EnvKeys,
     wrong_tokens: WrongCredentials,
     releases: LogLimit,
@@ -89,12 +77,48 @@ const LINES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 const APP_KEY_API_VERSION: u32 = 1;
 
 impl KmsService {
-    /// The service over its parts. There is none without keys: [`Ready`] is one of them.
-    pub fn new(parts: Parts) -> Self {
+    /// The service over `[core]`. There is none without keys: [`Ready`] holds them.
+    ///
+    /// # Errors
+    /// [`ImageCheckError`].
+    pub fn new(
+        core: &Core,
+        foundation: Arc<Foundation>,
+        ready: Arc<Ready>,
+        meta: Arc<Meta>,
+    ) -> std::result::Result<Self, ImageCheckError> {
         let [releases, root_releases] = [LINES; 2].map(LogLimit::per_second);
-        let wrong_tokens =
-            WrongCredentials::new("main", Arc::clone(&parts.audit), Arc::clone(&parts.metrics));
-        Self { parts, env_keys: EnvKeys::default(), wrong_tokens, releases, root_releases }
+        let (audit, metrics) = (Arc::clone(&foundation.audit), Arc::clone(&foundation.metrics));
+        let images = ImageCache::new(core.image.cache_dir.clone());
+        let image = ImageCheck::from_config(&core.image, &images, download_recorder(&audit))?;
+        let shadow = Arc::<Shadow>::default();
+        Ok(Self {
+            admission: Admission::new(
+                Arc::clone(&foundation),
+                Arc::clone(&shadow),
+                image.clone(),
+                core.release_stage,
+            ),
+            foundation,
+            ready,
+            shadow,
+            denials: Arc::default(),
+            images,
+            image,
+            meta,
+            limit: ReleaseLimit::new(&core.limits),
+            operator: core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| core.admin.token()),
+            public_handover: core.onboard.public_handover,
+            env_keys: EnvKeys::default(),
+            wrong_tokens: WrongCredentials::new("main", audit, metrics),
+            releases,
+            root_releases,
+        })
+    }
+
+    /// Forgets apps and instances that have been quiet.
+    pub fn prune(&self) {
+        self.limit.prune();
     }
 
     /// `KMS.GetAppKey`: the keys of the app that the caller proves to run.
@@ -105,10 +129,9 @@ impl KmsService {
         if request.api_version > APP_KEY_API_VERSION {
             return Err(Error::invalid(format!("Unsupported API version: {}", request.api_version)));
         }
-        let parts = &self.parts;
         let attempt = self.attempt(Method::GetAppKey, Role::App, caller, &request.vm_config);
         let (self_authorization, permit) = self
-            .beside(async |verified| parts.admission.app(caller.peer(), &request.vm_config, verified).await)
+            .beside(async |verified| self.admission.app(caller.peer(), &request.vm_config, verified).await)
             .await;
         let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = match permit {
@@ -123,14 +146,14 @@ impl KmsService {
             Code::Denied => error.within("App not allowed"),
             _ => error,
         })?;
-        let keys = parts
+        let keys = self
             .ready
             .app_keys(&released)
             .map_err(|error| Error::internal("the keys of this app cannot be derived", error))?;
         let permit = released.permit();
         tell(&self.releases, "app keys released", permit, caller);
         Ok(AppKeyResponse {
-            ca_cert: parts.ready.root_ca_pem().to_owned(),
+            ca_cert: self.ready.root_ca_pem().to_owned(),
             disk_crypt_key: keys.disk_crypt_key.expose().to_vec(),
             env_crypt_key: keys.env_crypt_key.expose().to_vec(),
             k256_key: keys.k256_key.expose().to_vec(),
@@ -146,7 +169,7 @@ impl KmsService {
     /// # Errors
     /// No self-authorization, no or bad evidence, denied by policy, audit log not writable.
     pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
-        match self.parts.public_handover {
+        match self.public_handover {
             PublicHandover::Enabled => self.hand_over(Method::KmsGetKmsKey, caller, request).await,
             PublicHandover::Disabled => Err(Error::new(Code::Denied, NO_PUBLIC_HANDOVER)),
         }
@@ -159,10 +182,9 @@ impl KmsService {
         caller: &Caller,
         request: GetKmsKeyRequest,
     ) -> Result<KmsKeyResponse> {
-        let parts = &self.parts;
         let attempt = self.attempt(method, Role::Kms, caller, &request.vm_config);
         let (self_authorization, permit) = self
-            .beside(async |verified| parts.admission.kms(caller.peer(), &request.vm_config, verified).await)
+            .beside(async |verified| self.admission.kms(caller.peer(), &request.vm_config, verified).await)
             .await;
         let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
@@ -171,7 +193,7 @@ impl KmsService {
             Released::kms(self.guards(), permit, &self_authorization, caller.remote(), caller.operator())
                 .await;
         let released = self.recorded(released, &attempt)?;
-        let handover = parts.ready.handover(&released);
+        let handover = self.ready.handover(&released);
         tell(&self.root_releases, "ROOT KEYS given to a replica", released.permit(), caller);
         let keys = KmsKeys {
             ca_key: handover.ca_key_pem.to_string(),
@@ -193,7 +215,7 @@ impl KmsService {
             self.current_self_authorization(Method::GetAppEnvEncryptPubKey, caller).await?;
         let app_id =
             AppId::try_from(request.app_id.as_slice()).map_err(|error| Error::invalid(error.to_string()))?;
-        self.env_keys.answer(&self.parts.ready, &self_authorization, app_id, unix_now())
+        self.env_keys.answer(&self.ready, &self_authorization, app_id, unix_now())
     }
 
     /// `KMS.GetMeta`: never asks anyone, so it answers whatever else is down.
@@ -201,7 +223,7 @@ impl KmsService {
     /// # Errors
     /// None.
     pub async fn get_meta(&self, _: &Caller, (): ()) -> Result<Arc<Prepared<GetMetaResponse>>> {
-        Ok(self.parts.meta.answer())
+        Ok(self.meta.answer())
     }
 
     /// `KMS.GetTempCaCert`: the temporary CA, key included.
@@ -210,7 +232,7 @@ impl KmsService {
     /// No self-authorization.
     pub async fn get_temp_ca_cert(&self, caller: &Caller, (): ()) -> Result<GetTempCaCertResponse> {
         let self_authorization = self.current_self_authorization(Method::GetTempCaCert, caller).await?;
-        let ready = &self.parts.ready;
+        let ready = &self.ready;
         Ok(GetTempCaCertResponse {
             temp_ca_cert: ready.temp_ca_pem().to_owned(),
             temp_ca_key: ready.temp_ca_key_pem(&self_authorization).to_owned(),
@@ -224,7 +246,6 @@ impl KmsService {
     /// Unsupported version, malformed or wrongly signed request, a name or date that an app may not have, no self-authorization,
     /// bad evidence, denied by policy, audit log not writable.
     pub async fn sign_cert(&self, caller: &Caller, request: SignCertRequest) -> Result<SignCertResponse> {
-        let parts = &self.parts;
         let version = match request.api_version {
             1 => ApiVersion::V1,
             2 => ApiVersion::V2,
@@ -237,12 +258,12 @@ impl KmsService {
             ..self.attempt(Method::SignCert, Role::Certificate, caller, &request.vm_config)
         };
         let (self_authorization, permit) = self
-            .beside(async |verified| parts.admission.certificate(&csr, &request.vm_config, verified).await)
+            .beside(async |verified| self.admission.certificate(&csr, &request.vm_config, verified).await)
             .await;
         let self_authorization = self_authorization.map_err(|refusal| attempt.refuse(refusal))?;
         let permit = permit.map_err(|refusal| attempt.refuse(refusal))?;
         self.within_limits(&permit)?;
-        let restricted = Restricted::parse(&csr, parts.ready.names(), SystemTime::now())
+        let restricted = Restricted::parse(&csr, self.ready.names(), SystemTime::now())
             .map_err(|error| Error::invalid(error.to_string()))?;
         let released = Released::certificate(
             self.guards(),
@@ -254,7 +275,7 @@ impl KmsService {
         )
         .await;
         let released = self.recorded(released, &attempt)?;
-        let certificate_chain = parts
+        let certificate_chain = self
             .ready
             .app_certificate(&released, &restricted)
             .map_err(|error| Error::internal("the certificate cannot be issued", error))?;
@@ -272,7 +293,7 @@ impl KmsService {
         request: LegacyClearImageCacheRequest,
     ) -> Result<()> {
         let address = caller.remote();
-        if !self.parts.operator.as_ref().is_some_and(|operator| operator.is(&request.token)) {
+        if !self.operator.as_ref().is_some_and(|operator| operator.is(&request.token)) {
             // The peer's answer, late where too many came. None shown is none wrong.
             if !request.token.is_empty() {
                 self.wrong_tokens.token(address).await;
@@ -280,16 +301,16 @@ impl KmsService {
             return Err(Error::invalid("Invalid token"));
         }
         self.wrong_tokens.token_was_right(address);
-        clear(&self.parts.images, &request.image_hash, &request.config_hash).await?;
+        clear(&self.images, &request.image_hash, &request.config_hash).await?;
         let author = caller.clone().identified(Operator::Token).author();
-        super::admin::note_cleared(&self.parts.audit, author, &request.image_hash, &request.config_hash);
+        note_cleared(&self.foundation.audit, author, &request.image_hash, &request.config_hash);
         Ok(())
     }
 
     /// Callers that may have keys may not fill the disk with the lines about them.
     fn within_limits<R>(&self, permit: &Permit<R>) -> Result<()> {
-        self.parts.limit.admit(*permit.app_id(), permit.identity()).map_err(|exceeded| {
-            self.parts.metrics.release_limited(exceeded.limit());
+        self.limit.admit(*permit.app_id(), permit.identity()).map_err(|exceeded| {
+            self.foundation.metrics.release_limited(exceeded.limit());
             Error::new(Code::TooManyRequests, exceeded.text())
         })
     }
@@ -302,7 +323,7 @@ impl KmsService {
         &self,
         admission: impl AsyncFnOnce(Verification) -> std::result::Result<Permit<R>, Refusal>,
     ) -> (std::result::Result<SelfAuthorization, Refusal>, std::result::Result<Permit<R>, Refusal>) {
-        let Parts { self_authorization, admission: admissions, .. } = &self.parts;
+        let self_authorization = &self.foundation.self_authorization;
         let (verified, is_verified) = Verification::pending();
         let own = async {
             match is_verified.await {
@@ -314,14 +335,14 @@ impl KmsService {
             own,
             admission(verified),
             async || self_authorization.fresh().await.map_err(Refusal::from),
-            async |permit| admissions.renewed(permit).await,
+            async |permit| self.admission.renewed(permit).await,
             Instant::now,
         )
         .await
     }
 
     fn guards(&self) -> ReleaseGuards<'_> {
-        ReleaseGuards { audit: &self.parts.audit, freezes: &self.parts.freezes }
+        ReleaseGuards { audit: &self.foundation.audit, freezes: &self.foundation.freezes }
     }
 
     /// Somebody who shows its certificate and asks for something.
@@ -332,14 +353,14 @@ impl KmsService {
         caller: &'a Caller,
         vm_config: &'a str,
     ) -> Attempt<'a> {
-        Attempt { parts: &self.parts, method, role: Some(role), caller, vm_config, csr: None }
+        Attempt { service: self, method, role: Some(role), caller, vm_config, csr: None }
     }
 
     /// Our self-authorization by the last answer, for methods that give everybody the same. Without it guests learn nothing else, so
     /// it is kept as a refusal that operators can look up.
     async fn current_self_authorization(&self, method: Method, caller: &Caller) -> Result<SelfAuthorization> {
-        let attempt = Attempt { parts: &self.parts, method, role: None, caller, vm_config: "", csr: None };
-        self.parts.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal.into()))
+        let attempt = Attempt { service: self, method, role: None, caller, vm_config: "", csr: None };
+        self.foundation.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal.into()))
     }
 
     /// Counts a record; without one nothing goes out.
@@ -350,7 +371,7 @@ impl KmsService {
     ) -> Result<Released<R>> {
         match outcome {
             Ok(released) => {
-                self.parts.metrics.audit_recorded();
+                self.foundation.metrics.audit_recorded();
                 Ok(released)
             }
             Err((NotReleased::Frozen(frozen), permit)) => {
@@ -362,7 +383,7 @@ impl KmsService {
                 "the release took too long to be decided and recorded, try again",
             )),
             Err((NotReleased::Unrecorded(error), _)) => {
-                self.parts.metrics.audit_failed();
+                self.foundation.metrics.audit_failed();
                 Err(attempt.unrecorded(error))
             }
         }
@@ -383,20 +404,4 @@ fn tell<R>(log: &LogLimit, what: &'static str, permit: &Permit<R>, caller: &Call
         omitted,
         "{what}"
     );
-}
-
-/// Clears both caches, the image cache first.
-pub(super) async fn clear(images: &ImageCache, image_hash: &str, config_hash: &str) -> Result<()> {
-    images.clear_images(image_hash).await.map_err(|e| uncleared("failed to clear image cache", e))?;
-    images
-        .clear_measurements(config_hash)
-        .await
-        .map_err(|e| uncleared("failed to clear measurement cache", e))
-}
-
-fn uncleared(what: &'static str, error: CacheError) -> Error {
-    match error {
-        CacheError::InvalidKey => Error::invalid(error.to_string()).within(what),
-        CacheError::Io(_) => Error::internal(what, error),
-    }
 }

@@ -13,6 +13,7 @@ use super::{
     readiness::{Effect, Readiness},
 };
 use crate::{
+    admission::Foundation,
     config::Posture,
     lifecycle::Ready,
     metrics::Metrics,
@@ -37,15 +38,15 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// The answer for this KMS. What is relaxed is what is `configured` so, and what the rules of `policy` relax while
+    /// The answer for this KMS. What is relaxed is what is `configured` so, and what the rules of the policy relax while
     /// they are in force.
     pub fn new(
         ready: &Ready,
-        policy: Arc<Policy>,
+        foundation: &Foundation,
         configured: Posture,
         readiness: Arc<Readiness>,
-        metrics: Arc<Metrics>,
     ) -> Self {
+        let (policy, metrics) = (Arc::clone(&foundation.policy), Arc::clone(&foundation.metrics));
         let everything_is_allowed = policy.is_dev();
         let posture = relaxed(&configured, &policy);
         let fixed = GetMetaResponse {

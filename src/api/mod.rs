@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod env_keys;
+mod images;
 pub mod kms;
 pub mod lockout;
 pub mod meta;

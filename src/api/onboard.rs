@@ -7,10 +7,7 @@ use std::{
     time::{Duration, SystemTime},
 };
 
-use kms_attest::{
-    attester::Attester,
-    verify::{Verified, Verifier},
-};
+use kms_attest::verify::Verified;
 use kms_client::{operator::OperatorToken, url::KmsUrl};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
@@ -18,15 +15,14 @@ use zeroize::Zeroizing;
 
 use crate::{
     admission::{
-        OwnEvidenceError, Refusal, SelfAuthorizer, SelfDenialCode, SelfRefusal, TcbTolerance, own_evidence,
-        own_identity,
+        Foundation, OwnEvidenceError, Refusal, SelfDenialCode, SelfRefusal, own_evidence, own_identity,
     },
     api::Caller,
-    audit::{Audit, Event},
+    audit::Event,
+    config::Core,
     domain::Domain,
     error::{Code, Error, Result},
     lifecycle::{LifecycleError, Onboarding, Prepared},
-    policy::Policy,
     proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse},
 };
 
@@ -40,33 +36,6 @@ const ONBOARDED: &str = "KMS has already been onboarded";
 
 /// The right to change the key directory; held by one call at a time.
 type Turn = OwnedMutexGuard<()>;
-
-/// The parts that the service is made of.
-#[derive(Debug)]
-pub struct Parts {
-    /// The empty key directory.
-    pub onboarding: Arc<Onboarding>,
-    /// Our own evidence; `Attester::None` only without a TEE.
-    pub attester: Arc<Attester>,
-    /// Verifies our evidence and a source's.
-    pub verifier: Arc<Verifier>,
-    /// Who may be a source, and what we show of the backend.
-    pub policy: Arc<Policy>,
-    /// What of Intel's verdict on a source is tolerated.
-    pub tolerance: Arc<TcbTolerance>,
-    /// Whether we may hold keys.
-    pub self_authorization: Arc<SelfAuthorizer>,
-    /// Where new keys are recorded.
-    pub audit: Arc<Audit>,
-    /// How long a handover may take altogether.
-    pub patience: Duration,
-    /// `core.site_name`.
-    pub site_name: String,
-    /// Whether new keys need our evidence.
-    pub tee: Tee,
-    /// Whether automatic bootstrap may go on without evidence.
-    pub unattested_auto_bootstrap: UnattestedAutoBootstrap,
-}
 
 /// What automatic bootstrap does when no evidence over the new keys is to be had.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,7 +59,14 @@ pub enum Tee {
 /// `service Onboard` of the proto file.
 #[derive(Debug)]
 pub struct OnboardService {
-    parts: Parts,
+    pub(super) foundation: Arc<Foundation>,
+    /// The empty key directory.
+    pub(super) onboarding: Arc<Onboarding>,
+    /// How long a handover may take altogether.
+    handover_timeout: Duration,
+    site_name: String,
+    tee: Tee,
+    unattested_auto_bootstrap: UnattestedAutoBootstrap,
     one_at_a_time: Arc<Mutex<()>>,
     receiving: Semaphore,
     finished: watch::Sender<bool>,
@@ -106,19 +82,23 @@ pub enum Finished {
 }
 
 impl OnboardService {
-    /// The service over its parts.
-    pub fn new(parts: Parts) -> Self {
+    /// The service over `[core]` and an empty key directory.
+    pub fn new(core: &Core, foundation: Arc<Foundation>, onboarding: Onboarding) -> Self {
         Self {
-            parts,
+            foundation,
+            onboarding: Arc::new(onboarding),
+            // So that the answer says what took too long, rather than that something did.
+            handover_timeout: core.limits.request_timeout * 9 / 10,
+            site_name: core.site_name.clone(),
+            tee: if core.insecure_no_tee { Tee::InsecureAbsent } else { Tee::Present },
+            unattested_auto_bootstrap: match (core.attest_rpc_cert, core.enforce_self_authorization) {
+                (false, false) => UnattestedAutoBootstrap::Tolerated,
+                (true, _) | (_, true) => UnattestedAutoBootstrap::Refused,
+            },
             one_at_a_time: Arc::default(),
             receiving: Semaphore::new(RECEIVERS),
             finished: watch::Sender::new(false),
         }
-    }
-
-    /// What it is made of.
-    pub(super) fn parts(&self) -> &Parts {
-        &self.parts
     }
 
     /// Resolves when keys exist and onboarding was finished.
@@ -135,7 +115,7 @@ impl OnboardService {
         let turn = self.turn().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;
         self.allowed("KMS is not allowed to bootstrap").await?;
-        let mut prepared = self.parts.onboarding.bootstrap();
+        let mut prepared = self.onboarding.bootstrap();
         let statement = self.state(&mut prepared).await?;
         self.commit_new(turn, prepared, domain).await?;
         Ok(statement)
@@ -149,9 +129,9 @@ impl OnboardService {
         let turn = self.turn().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;
         self.allowed("KMS is not allowed to auto-bootstrap").await?;
-        let mut prepared = self.parts.onboarding.bootstrap();
+        let mut prepared = self.onboarding.bootstrap();
         if let Err(error) = self.state(&mut prepared).await {
-            if self.parts.unattested_auto_bootstrap == UnattestedAutoBootstrap::Refused {
+            if self.unattested_auto_bootstrap == UnattestedAutoBootstrap::Refused {
                 return Err(error);
             }
             tracing::warn!(
@@ -163,7 +143,7 @@ impl OnboardService {
     }
 
     async fn allowed(&self, when_denied: &'static str) -> Result<()> {
-        self.parts
+        self.foundation
             .self_authorization
             .fresh()
             .await
@@ -173,10 +153,10 @@ impl OnboardService {
 
     /// The statement over new keys, with our evidence unless there is no TEE.
     async fn state(&self, prepared: &mut Prepared) -> Result<BootstrapResponse> {
-        let attestation = match self.parts.tee {
+        let attestation = match self.tee {
             Tee::InsecureAbsent => Vec::new(),
             Tee::Present => {
-                let evidence = self.parts.attester.attest(prepared.report_data()).await;
+                let evidence = self.foundation.attester.attest(prepared.report_data()).await;
                 evidence.map_err(|error| unattested(error.into()))?.encode()
             }
         };
@@ -211,7 +191,7 @@ impl OnboardService {
         let receiving = self.receiving.try_acquire().map_err(|_| {
             Error::new(Code::NotReady, "other Onboard calls are waiting for their source KMS; try again")
         })?;
-        let received = source::receive(&self.parts, &url, credential.as_ref()).await;
+        let received = source::receive(self, &url, credential.as_ref()).await;
         let prepared = received.map_err(|error| error.within("Failed to onboard"))?;
         drop(receiving);
         let turn = self.turn().await;
@@ -236,7 +216,7 @@ impl OnboardService {
 
     /// Asks our policy about the source; an older one that names no OS image is taken to run ours.
     pub(super) async fn authorize_source(&self, source: &Verified) -> std::result::Result<(), String> {
-        source::authorize(&self.parts, source).await.map_err(|unacceptable| unacceptable.to_string())
+        source::authorize(&self.foundation, source).await.map_err(|unacceptable| unacceptable.to_string())
     }
 
     /// `Onboard.GetAttestationInfo`: what an operator must allow.
@@ -244,20 +224,20 @@ impl OnboardService {
     /// # Errors
     /// No evidence, or evidence that does not verify.
     pub async fn get_attestation_info(&self, _: &Caller, (): ()) -> Result<AttestationInfoResponse> {
-        let parts = &self.parts;
-        let verified = own_evidence(&parts.attester, &parts.verifier).await.map_err(unattested)?;
+        let Foundation { attester, verifier, policy, .. } = &*self.foundation;
+        let verified = own_evidence(attester, verifier).await.map_err(unattested)?;
         let identity = own_identity(&verified).map_err(unattested)?;
         // Shown, not needed: a backend that is down does not keep an operator from reading the rest.
-        let info = match tokio::time::timeout(INFO_TIME, parts.policy.info()).await {
+        let info = match tokio::time::timeout(INFO_TIME, policy.info()).await {
             Ok(Ok(info)) => info,
-            Ok(Err(_)) | Err(_) => parts.policy.last_info().unwrap_or_default(),
+            Ok(Err(_)) | Err(_) => policy.last_info().unwrap_or_default(),
         };
         Ok(AttestationInfoResponse {
             device_id: Sha256::digest(verified.ppid()).to_vec(),
             mr_aggregated: identity.mr_aggregated,
             os_image_hash: identity.os_image_hash,
             tee_variant: identity.tee_variant,
-            site_name: parts.site_name.clone(),
+            site_name: self.site_name.clone(),
             eth_rpc_url: info.eth_rpc_url.as_deref().map(origin).unwrap_or_default(),
             kms_contract_address: info.kms_contract_address.unwrap_or_default(),
             ppid: verified.ppid().to_vec(),
@@ -279,7 +259,7 @@ impl OnboardService {
     /// When the directory cannot be read.
     pub async fn finish_onboarding(&self) -> Result<Finished> {
         let _turn = self.turn().await;
-        if !self.parts.onboarding.is_committed().map_err(unreadable)? {
+        if !self.onboarding.is_committed().map_err(unreadable)? {
             tracing::warn!("Finish was called before there are keys: still onboarding");
             return Ok(Finished::NoKeys);
         }
@@ -288,7 +268,7 @@ impl OnboardService {
     }
 
     fn refuse_if_committed(&self, message: &'static str) -> Result<()> {
-        match self.parts.onboarding.is_committed().map_err(unreadable)? {
+        match self.onboarding.is_committed().map_err(unreadable)? {
             true => Err(Error::new(Code::AlreadyOnboarded, message)),
             false => Ok(()),
         }
@@ -296,11 +276,11 @@ impl OnboardService {
 
     /// Records, then saves: a line without keys is harmless, keys without a line are not.
     async fn commit(&self, turn: Turn, prepared: Prepared, domain: Domain, event: Event) -> Result<()> {
-        let receipt = self.parts.audit.record(event).await.map_err(|error| {
+        let receipt = self.foundation.audit.record(event).await.map_err(|error| {
             Error::unavailable("the new keys cannot be recorded, so none are kept", error)
                 .because("audit_unavailable")
         })?;
-        let onboarding = Arc::clone(&self.parts.onboarding);
+        let onboarding = Arc::clone(&self.onboarding);
         // The turn lasts as long as the commit, which goes on when the caller has hung up.
         let commit = move || {
             let _turn = turn;

@@ -7,8 +7,8 @@ use kms_attest::verify::Verifier;
 use tokio::sync::watch;
 
 use crate::{
-    admission::{Freezes, Missing, SelfAuthorizer, SelfDenialCode, SelfRefusal},
-    audit::{Audit, FailureReason, Health},
+    admission::{Foundation, Missing, SelfDenialCode, SelfRefusal},
+    audit::{FailureReason, Health},
     clock::{CLOCK_REMEDY, unix_now},
     metrics::Metrics,
     policy::{DenialCode, Policy},
@@ -173,26 +173,11 @@ impl Report {
     }
 }
 
-/// What the state of a serving KMS is read from.
-#[derive(Debug)]
-pub struct Sources {
-    /// Whether this KMS itself is allowed.
-    pub self_authorization: Arc<SelfAuthorizer>,
-    /// What decides.
-    pub policy: Arc<Policy>,
-    /// What operators have stopped.
-    pub freezes: Arc<Freezes>,
-    /// What evidence is verified with.
-    pub verifier: Arc<Verifier>,
-    /// Where releases are recorded.
-    pub audit: Arc<Audit>,
-}
-
 /// The state of this KMS, for everybody who asks.
 #[derive(Debug)]
 pub struct Readiness {
     /// `None` while onboarding.
-    sources: Option<Sources>,
+    foundation: Option<Arc<Foundation>>,
     metrics: Arc<Metrics>,
     current: watch::Sender<Report>,
 }
@@ -204,19 +189,20 @@ impl Readiness {
     }
 
     /// Of a KMS with keys.
-    pub fn serving(sources: Sources, metrics: Arc<Metrics>) -> Self {
-        Self::with(Some(sources), metrics)
+    pub fn serving(foundation: Arc<Foundation>) -> Self {
+        let metrics = Arc::clone(&foundation.metrics);
+        Self::with(Some(foundation), metrics)
     }
 
-    fn with(sources: Option<Sources>, metrics: Arc<Metrics>) -> Self {
-        Self { sources, metrics, current: watch::Sender::new(Report::default()) }
+    fn with(foundation: Option<Arc<Foundation>>, metrics: Arc<Metrics>) -> Self {
+        Self { foundation, metrics, current: watch::Sender::new(Report::default()) }
     }
 
     /// The state now: looked up in memory, without waiting for anything.
     pub fn report(&self) -> Report {
-        let report = Report::new(match &self.sources {
+        let report = Report::new(match &self.foundation {
             None => vec![plain(Cause::NoKeys)],
-            Some(sources) => sources.reasons(),
+            Some(foundation) => reasons(foundation),
         });
         self.metrics.set_ready(report.is_ready());
         for cause in Cause::ALL {
@@ -241,7 +227,7 @@ impl Readiness {
 
     /// Looks at the state now and then, until dropped.
     pub async fn refresh_loop(&self) {
-        let Some(sources) = &self.sources else { return };
+        let Some(foundation) = &self.foundation else { return };
         let look = async {
             let mut tick = tokio::time::interval(LOOK_EVERY);
             tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -250,67 +236,65 @@ impl Readiness {
                 self.report();
             }
         };
-        tokio::join!(look, sources.probe());
+        tokio::join!(look, probe(foundation));
     }
 }
 
-impl Sources {
-    fn reasons(&self) -> Vec<Reason> {
-        let Self { self_authorization, policy, freezes, verifier, audit } = self;
-        let mut reasons = Vec::new();
-        if let Some(frozen) = freezes.of_kms() {
-            let detail = format!("by {}: {}", frozen.author.by, frozen.reason);
-            reasons.push(Reason { cause: Cause::Frozen, detail });
-        }
-        if let Err(behind) = verifier.cache().clock().check() {
-            reasons.push(Reason { cause: Cause::Clock, detail: format!("{behind}. {CLOCK_REMEDY}") });
-        }
-        if let Err(refusal) = self_authorization.last_outcome() {
-            reasons.push(of_self_authorization(refusal));
-        }
-        if let Some(detail) = policy.last_error().filter(|_| !self_authorization.is_enforced()) {
-            let cause = match **policy {
-                Policy::Allowlist(_) => Cause::AllowlistUnusable,
-                Policy::AllowAll(_) | Policy::Webhook(_) | Policy::Ethereum(_) => Cause::PolicyUnavailable,
-            };
-            reasons.push(Reason { cause, detail });
-        }
-        if has_no_collateral(verifier) {
-            reasons.push(plain(Cause::CollateralUnavailable));
-        }
-        if let Health::Failing { since, reason } = audit.health() {
-            let cause = match reason {
-                FailureReason::ClockBehind => Cause::Clock,
-                FailureReason::DiskFull
-                | FailureReason::Write
-                | FailureReason::Sync
-                | FailureReason::Stalled
-                | FailureReason::FileChanged
-                | FailureReason::NotAsSigned
-                | FailureReason::BuildingTree
-                | FailureReason::Tree
-                | FailureReason::Ended => Cause::AuditLogUnavailable,
-            };
-            reasons.push(Reason { cause, detail: format!("{reason}, since Unix time {since}") });
-        }
-        if let Some(detail) = audit.space().shortage() {
-            reasons.push(Reason { cause: Cause::DiskNearlyFull, detail });
-        }
-        reasons
+fn reasons(foundation: &Foundation) -> Vec<Reason> {
+    let Foundation { self_authorization, policy, freezes, verifier, audit, .. } = foundation;
+    let mut reasons = Vec::new();
+    if let Some(frozen) = freezes.of_kms() {
+        let detail = format!("by {}: {}", frozen.author.by, frozen.reason);
+        reasons.push(Reason { cause: Cause::Frozen, detail });
     }
+    if let Err(behind) = verifier.cache().clock().check() {
+        reasons.push(Reason { cause: Cause::Clock, detail: format!("{behind}. {CLOCK_REMEDY}") });
+    }
+    if let Err(refusal) = self_authorization.last_outcome() {
+        reasons.push(of_self_authorization(refusal));
+    }
+    if let Some(detail) = policy.last_error().filter(|_| !self_authorization.is_enforced()) {
+        let cause = match **policy {
+            Policy::Allowlist(_) => Cause::AllowlistUnusable,
+            Policy::AllowAll(_) | Policy::Webhook(_) | Policy::Ethereum(_) => Cause::PolicyUnavailable,
+        };
+        reasons.push(Reason { cause, detail });
+    }
+    if has_no_collateral(verifier) {
+        reasons.push(plain(Cause::CollateralUnavailable));
+    }
+    if let Health::Failing { since, reason } = audit.health() {
+        let cause = match reason {
+            FailureReason::ClockBehind => Cause::Clock,
+            FailureReason::DiskFull
+            | FailureReason::Write
+            | FailureReason::Sync
+            | FailureReason::Stalled
+            | FailureReason::FileChanged
+            | FailureReason::NotAsSigned
+            | FailureReason::BuildingTree
+            | FailureReason::Tree
+            | FailureReason::Ended => Cause::AuditLogUnavailable,
+        };
+        reasons.push(Reason { cause, detail: format!("{reason}, since Unix time {since}") });
+    }
+    if let Some(detail) = audit.space().shortage() {
+        reasons.push(Reason { cause: Cause::DiskNearlyFull, detail });
+    }
+    reasons
+}
 
-    /// Asks a policy about itself that nobody may be asking anything else.
-    async fn probe(&self) {
-        if self.self_authorization.is_enforced() {
-            return;
-        }
-        let mut tick = tokio::time::interval(PROBE_EVERY);
-        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        loop {
-            tick.tick().await;
-            // What comes of it is in `last_error`.
-            let _ = self.policy.info().await;
-        }
+/// Asks a policy about itself that nobody may be asking anything else.
+async fn probe(foundation: &Foundation) {
+    if foundation.self_authorization.is_enforced() {
+        return;
+    }
+    let mut tick = tokio::time::interval(PROBE_EVERY);
+    tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        tick.tick().await;
+        // What comes of it is in `last_error`.
+        let _ = foundation.policy.info().await;
     }
 }
 

@@ -2,7 +2,7 @@
 
 use kms_attest::{csr::Csr, ra_tls};
 
-use super::{Caller, Method, kms::Parts};
+use super::{Caller, Method, kms::KmsService};
 use crate::{
     admission::{
         Refusal, RefusalCode, RefusalDetail, Role, SelfRefusal, StageRule, Step,
@@ -15,7 +15,7 @@ use crate::{
 
 /// Somebody who asks for something that is released.
 pub(super) struct Attempt<'a> {
-    pub(super) parts: &'a Parts,
+    pub(super) service: &'a KmsService,
     pub(super) method: Method,
     /// What the caller asks to be; `None` where the method gives everybody the same.
     pub(super) role: Option<Role>,
@@ -32,8 +32,8 @@ impl Attempt<'_> {
         let Some(detail) = refusal.fault() else { return self.outage(refusal) };
         let reason = refusal.to_string();
         let remedy = self.remedy(&refusal);
-        self.parts.metrics.denied(detail.code.name());
-        let (id, novelty) = self.parts.denials.record(RefusedRequest {
+        self.service.foundation.metrics.denied(detail.code.name());
+        let (id, novelty) = self.service.denials.record(RefusedRequest {
             method: self.method.row().name,
             remote: self.caller.remote(),
             role: self.role,
@@ -62,7 +62,7 @@ impl Attempt<'_> {
     fn remedy(&self, refusal: &Refusal) -> Option<String> {
         let denial = refusal.denial()?;
         let subject = self.role?.subject(refusal.fault()?.identity?);
-        self.parts.policy.remedy(denial.code, subject).map(|remedy| remedy.sentence)
+        self.service.foundation.policy.remedy(denial.code, subject).map(|remedy| remedy.sentence)
     }
 
     /// Nothing is known about the caller: it is listed for operators, but neither counted nor recorded as a denial.
@@ -86,7 +86,7 @@ impl Attempt<'_> {
 
     /// The id under which an outage is kept for operators.
     fn listed(&self, detail: RefusalDetail<'_>, reason: &str) -> String {
-        let (id, _) = self.parts.denials.record(RefusedRequest {
+        let (id, _) = self.service.denials.record(RefusedRequest {
             method: self.method.row().name,
             remote: self.caller.remote(),
             role: self.role,
@@ -130,7 +130,7 @@ impl Attempt<'_> {
             return;
         }
         why.evidence_sha256 = self.digest();
-        let (audit, remote) = (&self.parts.audit, self.caller.remote());
+        let (audit, remote) = (&self.service.foundation.audit, self.caller.remote());
         let code = detail.code.name().to_owned();
         match detail.identity {
             Some(identity) => {

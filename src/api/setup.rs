@@ -221,7 +221,7 @@ impl SetupService {
     }
 
     async fn sight(&self, before: Option<Sight>) -> Result<Sight> {
-        let onboarding = Arc::clone(&self.onboard.parts().onboarding);
+        let onboarding = Arc::clone(&self.onboard.onboarding);
         let unreadable = "the key directory cannot be read";
         tokio::task::spawn_blocking(move || onboarding.look(before))
             .await

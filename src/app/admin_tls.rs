@@ -14,9 +14,9 @@ use kms_attest::{attester::Attester, binding::ReportData, certificate, p256::P25
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
 use zeroize::Zeroizing;
 
-use super::{AppError, parts, shared::Shared};
+use super::{AppError, leaf::AdminRenewal};
 use crate::{
-    config::{AdminTls, Config, MissingFiles},
+    config::{AdminTls, Config, FileError, MissingFiles, read_file},
     lifecycle::Ready,
     net::tls::Leaf,
 };
@@ -28,7 +28,7 @@ const KEY_MODE: u32 = 0o600;
 const CERTS_MODE: u32 = 0o644;
 
 /// Where the certificate of the admin listener comes from.
-pub(super) enum Source {
+enum Source {
     /// It is the main listener's, renewed with it: the files of the key directory are named.
     Main,
     /// The files are the operator's, and stay as they are.
@@ -45,9 +45,40 @@ pub(super) struct Own {
     names: Arc<[String]>,
 }
 
+/// The certificate of the admin listener, and where it comes from.
+pub(super) struct AdminCertificate {
+    source: Source,
+    pub(super) leaf: Arc<Leaf>,
+}
+
+impl AdminCertificate {
+    /// As `[core.admin.tls]` has it; `None` where there is no admin listener, or it speaks plain HTTP. `main` is the
+    /// certificate of the main listener.
+    pub(super) async fn find(
+        config: &Config,
+        main: &Arc<Leaf>,
+        ready: &Arc<Ready>,
+        attester: Option<&Attester>,
+    ) -> Result<Option<Self>, AppError> {
+        let admin = &config.core.admin;
+        let Some(tls) = admin.tls.as_ref().filter(|_| admin.enabled) else { return Ok(None) };
+        let source = Source::find(tls, config, ready)?;
+        let leaf = source.leaf(main, ready, attester).await?;
+        Ok(Some(Self { source, leaf }))
+    }
+
+    /// What renews it; an operator's own files, and the certificate of the main listener, are not renewed here.
+    pub(super) fn renewal(&self) -> Option<AdminRenewal> {
+        match &self.source {
+            Source::Issued(own) => Some(AdminRenewal { own: own.clone(), leaf: Arc::clone(&self.leaf) }),
+            Source::Main | Source::Files(..) => None,
+        }
+    }
+}
+
 impl Source {
     /// Looks at the files, and makes the key where it is missing and may be made.
-    pub(super) fn find(tls: &Arc<AdminTls>, config: &Config, ready: &Ready) -> Result<Self, AppError> {
+    fn find(tls: &Arc<AdminTls>, config: &Config, ready: &Ready) -> Result<Self, AppError> {
         if is_main(tls, config) {
             return Ok(Self::Main);
         }
@@ -74,7 +105,7 @@ impl Source {
     }
 
     /// The certificate as new handshakes get it; `main` is the main listener's.
-    pub(super) async fn leaf(
+    async fn leaf(
         &self,
         main: &Arc<Leaf>,
         ready: &Arc<Ready>,
@@ -123,16 +154,11 @@ impl Own {
 
 /// A full or read-only disk does not keep the KMS from serving: what was made is used as it is, and made again at the next
 /// start.
-fn kept(written: Result<(), AppError>) {
-    if let Err(AppError::File { key, source }) = written {
+fn kept(written: Result<(), FileError>) {
+    if let Err(FileError::Unreadable { key, source }) = written {
         // Without the whole error, which names the file.
         tracing::warn!(error = %source.kind(), "{key} cannot be written: the admin listener goes on without the file");
     }
-}
-
-/// The attester that certificates of ours need; `None` where they carry no attestation.
-pub(super) fn attester(shared: &Shared) -> Option<&Attester> {
-    shared.config.core.attest_rpc_cert.then_some(&*shared.attester)
 }
 
 /// Whether the files could be used, or made, by a KMS that serves.
@@ -142,7 +168,7 @@ pub(super) fn check(tls: &AdminTls, config: &Config) -> Result<(), AppError> {
         return Ok(());
     }
     if tls.missing_files == MissingFiles::Created && !exists(CERTS, &tls.certs)? {
-        return own_key(&tls.key).map(drop);
+        return own_key(&tls.key).map(drop).map_err(AppError::from);
     }
     let (chain, key) = files(tls)?;
     Leaf::with_key(chain, key).map(drop).map_err(AppError::from)
@@ -165,14 +191,14 @@ fn names(tls: &AdminTls, config: &Config, ready: &Ready) -> Vec<String> {
     names
 }
 
-fn files(tls: &AdminTls) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), AppError> {
+fn files(tls: &AdminTls) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>), FileError> {
     let unreadable = |key, what: &str| {
         let source = io::Error::new(io::ErrorKind::InvalidData, what);
-        AppError::File { key, source }
+        FileError::Unreadable { key, source }
     };
-    let pem = parts::read_small(KEY, &tls.key)?;
+    let pem = read_file(KEY, &tls.key)?;
     let key = PrivateKeyDer::from_pem_slice(&pem).map_err(|_| unreadable(KEY, "not a private key in PEM"))?;
-    let pem = parts::read_small(CERTS, &tls.certs)?;
+    let pem = read_file(CERTS, &tls.certs)?;
     let chain = CertificateDer::pem_slice_iter(&pem).collect::<Result<Vec<_>, _>>();
     match chain {
         Ok(chain) if !chain.is_empty() => Ok((chain, key)),
@@ -181,21 +207,21 @@ fn files(tls: &AdminTls) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<
 }
 
 /// The key of a certificate of ours.
-fn own_key(path: &Path) -> Result<P256Key, AppError> {
-    let pem = Zeroizing::new(parts::read_small(KEY, path)?);
+fn own_key(path: &Path) -> Result<P256Key, FileError> {
+    let pem = Zeroizing::new(read_file(KEY, path)?);
     let text = std::str::from_utf8(&pem).ok();
     text.and_then(|text| P256Key::from_pem(text).ok()).ok_or_else(|| {
         let what = "not a P-256 private key in PEM, for which a certificate could be issued";
-        AppError::File { key: KEY, source: io::Error::new(io::ErrorKind::InvalidData, what) }
+        FileError::Unreadable { key: KEY, source: io::Error::new(io::ErrorKind::InvalidData, what) }
     })
 }
 
-fn exists(key: &'static str, path: &Path) -> Result<bool, AppError> {
-    fs::exists(path).map_err(|source| AppError::File { key, source })
+fn exists(key: &'static str, path: &Path) -> Result<bool, FileError> {
+    fs::exists(path).map_err(|source| FileError::Unreadable { key, source })
 }
 
 /// Writes a file whole or not at all; the directories above it are made where they are missing.
-fn write(key: &'static str, path: &Path, mode: u32, content: &[u8]) -> Result<(), AppError> {
+fn write(key: &'static str, path: &Path, mode: u32, content: &[u8]) -> Result<(), FileError> {
     let written = || {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());
         let directory = directory.unwrap_or(Path::new("."));
@@ -207,5 +233,5 @@ fn write(key: &'static str, path: &Path, mode: u32, content: &[u8]) -> Result<()
         file.persist(path)?;
         fs::File::open(directory)?.sync_all()
     };
-    written().map_err(|source: io::Error| AppError::File { key, source })
+    written().map_err(|source: io::Error| FileError::Unreadable { key, source })
 }

@@ -2,22 +2,17 @@
 
 use std::{io, net::SocketAddr};
 
-use kms_attest::{
-    attester::AttesterError,
-    collateral::{EndpointError, FloorsFileError},
-    outgoing::CaFileError,
-    trust::TrustError,
-};
+use kms_attest::attester::AttesterError;
 
 use crate::{
-    admission::FreezeFileError,
+    admission::{FreezeFileError, ImageCheckError},
     api::setup::Switch,
     audit::{AuditError, FailureReason},
     ca::CaError,
+    config::{CredentialsError, FileError, VerifierError},
     error::Error,
     lifecycle::LifecycleError,
     net::tls::TlsError,
-    operator::BadHtpasswd,
     policy::SetupError,
     store::StoreError,
 };
@@ -64,26 +59,12 @@ pub enum AppError {
     /// What is frozen is not known.
     #[error(transparent)]
     Freezes(#[from] FreezeFileError),
-    /// Which collateral is too old is not known.
+    /// Evidence cannot be verified.
     #[error(transparent)]
-    Floors(#[from] FloorsFileError),
-    /// A file with certificates of servers is unusable.
-    #[error("{key} {problem}")]
-    CaFile {
-        /// The key that names it.
-        key: &'static str,
-        /// Why.
-        problem: CaFileError,
-    },
-    /// A trust anchor is unusable.
-    #[error("core.attestation.root_ca.tdx: {0}")]
-    Trust(#[from] TrustError),
-    /// The client for OS images cannot be set up.
+    Verifier(#[from] VerifierError),
+    /// OS images cannot be verified.
     #[error(transparent)]
-    OsImage(#[from] crate::os_image::SetupError),
-    /// The collateral client cannot be set up.
-    #[error(transparent)]
-    Collateral(#[from] EndpointError),
+    OsImage(#[from] ImageCheckError),
     /// The attester cannot be set up, or does not answer.
     #[error(transparent)]
     Attester(#[from] AttesterError),
@@ -98,17 +79,12 @@ pub enum AppError {
         /// Why.
         source: io::Error,
     },
-    /// A file that the configuration names cannot be read.
-    #[error("{key} cannot be read")]
-    File {
-        /// The key that names it.
-        key: &'static str,
-        /// Why.
-        source: io::Error,
-    },
-    /// The htpasswd file is malformed.
-    #[error("core.admin.htpasswd_file: {0}")]
-    Htpasswd(#[from] BadHtpasswd),
+    /// A file that the configuration names is unusable.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// It is not known who may use the admin listener.
+    #[error(transparent)]
+    Credentials(#[from] CredentialsError),
 }
 
 impl AppError {
@@ -123,7 +99,9 @@ impl AppError {
             Self::Freezes(_) | Self::FreezeFileInUse => {
                 Switch::Lacking("what operators have frozen is not known; the log says why")
             }
-            Self::Floors(_) => Switch::Lacking("which collateral is too old is not known; the log says why"),
+            Self::Verifier(VerifierError::Floors(_)) => {
+                Switch::Lacking("which collateral is too old is not known; the log says why")
+            }
             Self::Lifecycle(LifecycleError::NoDomain | LifecycleError::Domain(_)) => Switch::Stuck(
                 "nothing says under which domain this KMS serves (core.onboard.auto_bootstrap_domain)",
             ),
@@ -134,12 +112,12 @@ impl AppError {
             | Self::Ca(_)
             | Self::Tls(_)
             | Self::Policy(_)
-            | Self::Trust(_)
+            | Self::Verifier(
+                VerifierError::File(_) | VerifierError::Trust(_) | VerifierError::Collateral(_),
+            )
             | Self::OsImage(_)
-            | Self::Collateral(_)
-            | Self::CaFile { .. }
-            | Self::File { .. }
-            | Self::Htpasswd(_) => {
+            | Self::File(_)
+            | Self::Credentials(_) => {
                 Switch::Stuck("its configuration keeps this KMS from serving; the log says why")
             }
         }

@@ -17,7 +17,12 @@ use kms_client::server::ONBOARDING_USAGE;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use super::{AppError, admin_tls, shared::Shared};
+use super::{
+    AppError,
+    admin_tls::{self, AdminCertificate},
+    process::Process,
+    serving::Serving,
+};
 use crate::{
     ca::{self, CaError},
     lifecycle::Ready,
@@ -32,11 +37,11 @@ const CHECK: Duration = Duration::from_secs(3600);
 
 /// Issues the TLS certificate again before it ages; open connections keep theirs.
 pub(super) struct Renewal {
-    pub(super) ready: Arc<Ready>,
-    pub(super) leaf: Arc<Leaf>,
+    ready: Arc<Ready>,
+    leaf: Arc<Leaf>,
     /// That of the admin listener, if it is one of ours.
-    pub(super) admin: Option<AdminRenewal>,
-    pub(super) attester: Option<Arc<Attester>>,
+    admin: Option<AdminRenewal>,
+    attester: Option<Arc<Attester>>,
 }
 
 /// The certificate of the admin listener, as it is issued again.
@@ -46,6 +51,15 @@ pub(super) struct AdminRenewal {
 }
 
 impl Renewal {
+    pub(super) fn of(process: &Process, serving: &Serving) -> Self {
+        Self {
+            ready: Arc::clone(&serving.ready),
+            leaf: Arc::clone(&serving.leaf),
+            admin: serving.admin_certificate.as_ref().and_then(AdminCertificate::renewal),
+            attester: process.certificate_attester(),
+        }
+    }
+
     pub(super) async fn renew_loop(self, mut reload: watch::Receiver<u64>) {
         let mut issued = SystemTime::now();
         loop {
@@ -81,10 +95,14 @@ impl Renewal {
     }
 }
 
-pub(super) async fn issue(shared: &Shared, ready: &Arc<Ready>) -> Result<CertificateDer<'static>, AppError> {
-    let evidence = match shared.config.core.attest_rpc_cert {
-        true => Some(shared.attester.attest(ready.rpc_report_data()).await.map_err(AppError::Unattested)?),
-        false => None,
+/// Issues the TLS certificate, attested by `attester` where there is one.
+pub(super) async fn issue(
+    attester: Option<&Attester>,
+    ready: &Arc<Ready>,
+) -> Result<CertificateDer<'static>, AppError> {
+    let evidence = match attester {
+        Some(attester) => Some(attester.attest(ready.rpc_report_data()).await.map_err(AppError::Unattested)?),
+        None => None,
     };
     issued(ready, evidence, SystemTime::now()).await
 }

@@ -8,9 +8,9 @@ use std::{
 
 use kms_attest::attester::{Attester, AttesterError};
 
-use super::{AppError, admin_tls, parts};
+use super::{AppError, admin_tls};
 use crate::{
-    admission::Freezes,
+    admission::{Freezes, ImageCheck},
     audit::{self, AuditError},
     clock::{ClockBehind, Floor, unix_now},
     config::Config,
@@ -51,18 +51,16 @@ impl Preflight {
         let core = &config.core;
         let mut problems = Problems(Vec::new());
         let prospect = problems.note(prospect(config));
-        let attester = problems.note(parts::attester(core));
-        problems.note(parts::verifier(core, Floor::default()));
-        let policy = problems.note(parts::policy(core).map_err(AppError::from));
-        problems.note(parts::image_check(
-            core,
-            &ImageCache::new(core.image.cache_dir.clone()),
-            Default::default(),
-        ));
+        let attester = problems.note(core.attester.build().map_err(AppError::from));
+        problems.note(core.verifier(Floor::default()).map_err(AppError::from));
+        let policy = problems.note(Policy::from_config(&core.auth_api).map_err(AppError::from));
+        let images = ImageCache::new(core.image.cache_dir.clone());
+        problems
+            .note(ImageCheck::from_config(&core.image, &images, Default::default()).map_err(AppError::from));
         if let Some(tls) = core.admin.tls.as_ref().filter(|_| core.admin.enabled) {
             problems.note(admin_tls::check(tls, config));
         }
-        let credentials = problems.note(parts::admin_credentials(core)).flatten();
+        let credentials = problems.note(core.admin.credentials().map_err(AppError::from)).flatten();
         let slow_users = credentials.iter().flat_map(Credentials::slow_users);
         let slow_users = slow_users.map(|(user, cost)| (user.to_owned(), cost)).collect();
         let is_running = store::is_occupied(&core.cert_dir);
@@ -120,7 +118,7 @@ impl Problems {
 fn prospect(config: &Config) -> Result<Prospect, AppError> {
     let core = &config.core;
     let directory = &core.cert_dir;
-    let state = KeyDirectory::inspect(directory, parts::key_permissions(config))?;
+    let state = KeyDirectory::inspect(directory, core.into())?;
     let prospect = Node::foresee(state, core.onboard.auto_bootstrap_domain.clone(), SystemTime::now())?;
     if prospect == Prospect::Onboarding {
         if !core.onboard.enabled {

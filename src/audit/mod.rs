@@ -40,6 +40,7 @@ use pace::{Admission, Pace};
 use writer::{Entry, Job, Writer};
 
 use crate::clock::{ClockBehind, Floor, unix_now};
+use crate::config::{Core, Ledger};
 
 /// Proof that an event is on disk. Only [`Audit::record`] makes one.
 #[derive(Debug)]
@@ -147,6 +148,13 @@ pub struct Storage {
 impl Default for Storage {
     fn default() -> Self {
         Self { reserve: 0, segment_size: 64 << 20, segment_age: Some(Duration::from_secs(30 * 24 * 60 * 60)) }
+    }
+}
+
+impl From<&Core> for Storage {
+    fn from(core: &Core) -> Self {
+        let Ledger { segment_size, segment_age } = core.ledger;
+        Self { reserve: core.audit.reserve, segment_size, segment_age }
     }
 }
 

@@ -8,7 +8,7 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use rustix::thread::{CapabilitySet, capabilities};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{app::Kms, config::Config, log::ProcessLog};
+use crate::{app, config::Config, log::ProcessLog};
 
 /// What may be left to do when the time for running requests is over.
 const AFTER_GRACE: Duration = Duration::from_secs(3);
@@ -51,7 +51,7 @@ fn lived(explicit: Option<&Path>, log: &ProcessLog) -> anyhow::Result<ExitCode> 
 async fn serve(config: Config, log: &ProcessLog) -> anyhow::Result<ExitCode> {
     let mut signals = Signals::new()?;
     let grace = config.core.limits.shutdown_grace;
-    let start = Kms::start_logging_to(config, Some(log.clone()));
+    let start = app::start_logging_to(config, Some(log.clone()));
     tokio::pin!(start);
     let mut kms = tokio::select! {
         started = &mut start => started?,

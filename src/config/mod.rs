@@ -1,8 +1,12 @@
 //! Configuration: layers in, one fixed-type `Config` out, or everything that is wrong with it at once.
 
+mod admin;
+mod attestation;
 mod consistency;
 mod duplicates;
 mod ethereum;
+mod file;
+mod image;
 mod layers;
 mod listeners;
 mod posture;
@@ -22,8 +26,11 @@ use std::time::Duration;
 use crate::domain::{Domain, ReservedName};
 pub use crate::os_image::{AcpiPins, LiteAttestation};
 
+pub use admin::CredentialsError;
+pub use attestation::VerifierError;
 pub use duplicates::duplicate_keys;
 pub use ethereum::{BlockChoice, Ethereum};
+pub use file::{FileError, read_file};
 pub use layers::{DEFAULTS, Setting, Sources};
 pub use listeners::METHODS;
 pub use posture::{Posture, Relaxation};

@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{activity::Activity, handshake::Handshakes, middleware::Middleware, slots::Slots, tls};
-use crate::{admission::Peer, api::Caller, metrics::Metrics};
+use crate::{admission::Peer, api::Caller, config::Limits, metrics::Metrics};
 
 /// The first byte of a TLS record that opens a handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
@@ -68,6 +68,18 @@ pub struct Bounds {
     pub request: Duration,
     /// For running requests when the phase or the process ends.
     pub grace: Duration,
+}
+
+impl From<&Limits> for Bounds {
+    fn from(limits: &Limits) -> Self {
+        Self {
+            connections: limits.max_connections,
+            handshake: limits.handshake_timeout,
+            idle: limits.idle_timeout,
+            request: limits.request_timeout,
+            grace: limits.shutdown_grace,
+        }
+    }
 }
 
 /// Accepts until `phase` closes, then lets the open connections finish.

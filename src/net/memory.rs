@@ -24,6 +24,7 @@ use kms_attest::identity::AppId;
 use tokio::time::Instant;
 
 use super::{activity::Activity, party::Party};
+use crate::config::Limits;
 
 /// The smallest default.
 const MIN_DEFAULT: usize = 64 << 20;
@@ -169,6 +170,11 @@ impl RequestMemory {
             swept: Instant::now(),
         };
         Arc::new(Self { total, held: Mutex::new(held) })
+    }
+
+    /// The budget that `[core.limits]` sets.
+    pub fn of(limits: &Limits) -> Arc<Self> {
+        Self::new(limits.max_request_memory.unwrap_or_else(Self::default_total))
     }
 
     /// A tenth of the memory that the control group or the machine has, at least 64 MiB.

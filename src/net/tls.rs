@@ -27,6 +27,8 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
+use crate::config;
+
 /// Resumable sessions kept, as many as the peer keeps.
 const SESSIONS: usize = 1024;
 
@@ -195,6 +197,15 @@ pub enum ClientPolicy {
     Optional,
     /// It may not.
     Mandatory,
+}
+
+impl From<config::ClientCertificates> for ClientPolicy {
+    fn from(configured: config::ClientCertificates) -> Self {
+        match configured {
+            config::ClientCertificates::Optional => Self::Optional,
+            config::ClientCertificates::Mandatory => Self::Mandatory,
+        }
+    }
 }
 
 /// Accepts a certificate that carries an attestation, from any issuer, or one that chains to our temporary CA.

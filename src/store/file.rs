@@ -10,6 +10,7 @@ use rustix::io::Errno;
 use zeroize::Zeroizing;
 
 use super::StoreError;
+use crate::config::Core;
 
 const KIB: u64 = 1024;
 const MIB: u64 = 1024 * KIB;
@@ -21,6 +22,15 @@ pub enum Permissions {
     OwnerOnly,
     /// Use them, with a warning.
     InsecureAllowLoose,
+}
+
+impl From<&Core> for Permissions {
+    fn from(core: &Core) -> Self {
+        match core.insecure_world_readable_keys {
+            true => Self::InsecureAllowLoose,
+            false => Self::OwnerOnly,
+        }
+    }
 }
 
 /// A file of the key directory. All but the last have the peer's names: either program starts on the other's

@@ -33,7 +33,7 @@ use std::{
 };
 
 use cvm_kms::{
-    app::{AppError, Kms, Running},
+    app::{self, AppError, Running},
     config::Config,
     proto::{BootstrapResponse, GetTempCaCertResponse},
 };
@@ -144,7 +144,7 @@ impl World {
         self.stop().await;
         let text = toml::to_string(&self.config).expect("TOML");
         let (config, _) = Config::from_toml(&text).expect("a valid configuration");
-        self.kms = Some(Kms::start(config).await?);
+        self.kms = Some(app::start(config).await?);
         Ok(())
     }
 

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use cvm_kms::{
-    app::{AppError, Kms as Service, Running},
+    app::{self, AppError, Running},
     config::Config,
 };
 use kms_attest::{certificate, ra_tls};
@@ -58,7 +58,7 @@ impl Kms {
 
     async fn with(toml: &str) -> Result<Self> {
         let (config, _) = Config::from_toml(toml).context("the sandbox's own kms.toml")?;
-        let running = Service::start(config).await.map_err(|error| match error {
+        let running = app::start(config).await.map_err(|error| match error {
             AppError::Listen { address, source } => anyhow!(source).context(format!(
                 "cannot listen on {address}; choose another port with --port or --admin-port"
             )),

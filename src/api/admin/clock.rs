@@ -35,7 +35,7 @@ impl AdminService {
                  nothing was changed"
             )));
         }
-        let (audit, author) = (Arc::clone(&self.parts.audit), caller.author());
+        let (audit, author) = (Arc::clone(&self.foundation.audit), caller.author());
         // A client that goes away leaves nothing half done.
         let change =
             tokio::spawn(async move { audit.lower_clock_floor(reason, author.by, author.remote).await });

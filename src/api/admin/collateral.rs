@@ -22,7 +22,7 @@ impl AdminService {
     /// # Errors
     /// The services take too long: fetching goes on, and is recorded when it ends.
     pub async fn refresh_collateral(&self, caller: &Caller, (): ()) -> Result<RefreshCollateralResponse> {
-        let (verifier, audit) = (Arc::clone(&self.parts.verifier), Arc::clone(&self.parts.audit));
+        let (verifier, audit) = (Arc::clone(&self.foundation.verifier), Arc::clone(&self.foundation.audit));
         let author = caller.author();
         // A client that goes away leaves nothing half done.
         let refresh = tokio::spawn(async move {

@@ -31,7 +31,7 @@ impl AdminService {
             let is_app = || denial.identity.as_ref().is_some_and(|identity| identity.app_id == app_id);
             (code.is_empty() || denial.code.name() == code) && (app_id.is_empty() || is_app())
         };
-        let (page, next) = self.parts.denials.page(Some(before).filter(|before| *before > 0), limit, matches);
+        let (page, next) = self.kms.denials.page(Some(before).filter(|before| *before > 0), limit, matches);
         Ok(ListDenialsResponse {
             denials: page.iter().map(|denial| record(denial)).collect(),
             next: next.unwrap_or(0),

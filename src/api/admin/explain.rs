@@ -1,5 +1,5 @@
-//! `Explain`: why somebody is refused, every check in order. A dry run: nothing here can make a permit, for only
-//! `admission` can, and `Parts` has no way into it.
+//! `Explain`: why somebody is refused, every check in order. A dry run: nothing here makes a permit, because
+//! only `Admission` can, which the admin service does not hold.
 
 mod checklist;
 mod checks;
@@ -52,7 +52,7 @@ impl AdminService {
         let question = self.question(request)?;
         let mut list = Checklist::default();
         let (self_authorization, verified) =
-            tokio::join!(self.parts.self_authorization.fresh(), self.verified(&question));
+            tokio::join!(self.foundation.self_authorization.fresh(), self.verified(&question));
         match self_authorization {
             Ok(_) => list.pass(Step::SelfAuthorization, "", "this KMS may serve"),
             Err(refusal) => list.refuse(Step::SelfAuthorization, &refusal.into()),
@@ -120,7 +120,7 @@ impl AdminService {
 
     fn denial(&self, id: &str) -> Result<Arc<RefusalRecord>> {
         let id = DenialId::parse(id).ok_or_else(|| Error::invalid("denial_id must be twelve hex digits"))?;
-        self.parts.denials.find(id).ok_or_else(|| {
+        self.kms.denials.find(id).ok_or_else(|| {
             Error::invalid(format!(
                 "no denial {id} is kept here: it is too old, from before the last start, or another replica's"
             ))
@@ -128,7 +128,7 @@ impl AdminService {
     }
 
     fn response(&self, question: &Question, list: Checklist, found: Found) -> ExplainResponse {
-        let policy = &self.parts.policy;
+        let policy = &self.foundation.policy;
         let Found { identity, nearest, relaxations } = found;
         let of_policy = |code| match (code, &identity) {
             (RefusalCode::Denied(code), Some(identity)) => {

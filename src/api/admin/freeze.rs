@@ -38,7 +38,7 @@ impl AdminService {
         let freeze = Freeze { scope, reason, since, expires_at: request.expires_at, author: caller.author() };
         let earlier = if request.replace { Earlier::IsReplaced } else { Earlier::MayBeExtended };
         let frozen = Some(entry(&freeze));
-        let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
+        let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
         let change = tokio::spawn(async move { freezes.freeze(freeze, earlier, &audit).await });
         finished(change, "it is frozen now, but the disk does not answer: it may not be over a restart")
             .await?;
@@ -52,7 +52,7 @@ impl AdminService {
     pub async fn unfreeze(&self, caller: &Caller, request: UnfreezeRequest) -> Result<UnfreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;
         let reason = reason(request.reason)?;
-        let (freezes, audit) = (Arc::clone(&self.parts.freezes), Arc::clone(&self.parts.audit));
+        let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
         let author = caller.author();
         let change = tokio::spawn(async move { freezes.unfreeze(scope, author, reason, &audit).await });
         let thaw =
@@ -65,7 +65,7 @@ impl AdminService {
     /// # Errors
     /// None.
     pub async fn recent_releases(&self, _: &Caller, (): ()) -> Result<RecentReleasesResponse> {
-        let RecentApps { apps, since } = self.parts.freezes.recent_apps();
+        let RecentApps { apps, since } = self.foundation.freezes.recent_apps();
         Ok(RecentReleasesResponse { apps: u32::try_from(apps).unwrap_or(u32::MAX), since })
     }
 
@@ -75,7 +75,7 @@ impl AdminService {
     /// None.
     pub async fn list_frozen(&self, _: &Caller, (): ()) -> Result<ListFrozenResponse> {
         Ok(ListFrozenResponse {
-            frozen: self.parts.freezes.list().iter().map(|freeze| entry(freeze)).collect(),
+            frozen: self.foundation.freezes.list().iter().map(|freeze| entry(freeze)).collect(),
         })
     }
 }

@@ -32,11 +32,11 @@ impl AdminService {
             return Err(Error::invalid(format!("name must be one line of at most {MAX_NAME} bytes")));
         }
         let empty_devices = match strict_devices {
-            None => self.parts.empty_devices,
+            None => self.empty_devices,
             Some(true) => EmptyDevices::NoDevice,
             Some(false) => EmptyDevices::AnyDevice,
         };
-        let (shadow, called) = (Arc::clone(&self.parts.shadow), name.clone());
+        let (shadow, called) = (Arc::clone(&self.kms.shadow), name.clone());
         // A large file takes a while to parse.
         let started = tokio::task::spawn_blocking(move || {
             let sha256 = hex::encode(Sha256::digest(auth_config_json.as_bytes()));
@@ -61,7 +61,7 @@ impl AdminService {
     /// None.
     pub async fn shadow_report(&self, _: &Caller, (): ()) -> Result<ShadowReportResponse> {
         let own = self.judged_own();
-        Ok(self.parts.shadow.report().map_or_else(ShadowReportResponse::default, |report| {
+        Ok(self.kms.shadow.report().map_or_else(ShadowReportResponse::default, |report| {
             ShadowReportResponse { running: true, ..response(report, own) }
         }))
     }
@@ -72,7 +72,7 @@ impl AdminService {
     /// None so far.
     pub async fn stop_shadow(&self, caller: &Caller, (): ()) -> Result<ShadowReportResponse> {
         let own = self.judged_own();
-        let Some(report) = self.parts.shadow.stop() else { return Ok(ShadowReportResponse::default()) };
+        let Some(report) = self.kms.shadow.stop() else { return Ok(ShadowReportResponse::default()) };
         let author = caller.author();
         self.recorded(Event::ShadowStopped {
             name: report.name.clone(),
@@ -87,8 +87,8 @@ impl AdminService {
 
     /// Whether the candidate would let this KMS serve: one that does not would stop everything.
     fn judged_own(&self) -> Option<Decision> {
-        let own = self.parts.self_authorization.told_identity()?;
-        self.parts.shadow.judge(Subject::Kms(&own))
+        let own = self.foundation.self_authorization.told_identity()?;
+        self.kms.shadow.judge(Subject::Kms(&own))
     }
 }
 

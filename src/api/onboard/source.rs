@@ -11,9 +11,9 @@ use kms_client::{
 };
 use tokio::time::timeout;
 
-use super::{Parts, Tee};
+use super::{OnboardService, Tee};
 use crate::{
-    admission::{OwnEvidenceError, Tolerated, check_widths, own_evidence, own_identity},
+    admission::{Foundation, OwnEvidenceError, Tolerated, check_widths, own_evidence, own_identity},
     audit::Event,
     error::{Code, Error, Result},
     lifecycle::Prepared,
@@ -62,14 +62,18 @@ impl Unacceptable {
 }
 
 /// The root keys of the KMS at `url`, from its admin listener if there is a token for it; nothing is saved.
-pub(super) async fn receive(parts: &Parts, url: &KmsUrl, token: Option<&OperatorToken>) -> Result<Prepared> {
-    if parts.tee == Tee::InsecureAbsent {
+pub(super) async fn receive(
+    service: &OnboardService,
+    url: &KmsUrl,
+    token: Option<&OperatorToken>,
+) -> Result<Prepared> {
+    if service.tee == Tee::InsecureAbsent {
         return Err(Error::invalid(
             "this KMS runs without a TEE (core.insecure_no_tee) and cannot prove itself to a source; use Bootstrap",
         ));
     }
-    let limit = parts.patience;
-    timeout(limit, handed_over(parts, url, token)).await.unwrap_or_else(|_| {
+    let limit = service.handover_timeout;
+    timeout(limit, handed_over(service, url, token)).await.unwrap_or_else(|_| {
         let seconds = limit.as_secs_f32();
         Err(Error::new(
             Code::Unavailable,
@@ -81,12 +85,17 @@ pub(super) async fn receive(parts: &Parts, url: &KmsUrl, token: Option<&Operator
     })
 }
 
-async fn handed_over(parts: &Parts, url: &KmsUrl, token: Option<&OperatorToken>) -> Result<Prepared> {
-    let vm_config = parts.attester.vm_config().await.map_err(|error| {
+async fn handed_over(
+    service: &OnboardService,
+    url: &KmsUrl,
+    token: Option<&OperatorToken>,
+) -> Result<Prepared> {
+    let foundation = &*service.foundation;
+    let vm_config = foundation.attester.vm_config().await.map_err(|error| {
         Error::unavailable("Failed to get VM info", error).because("attester_unavailable")
     })?;
-    let authorize = async |source: &Verified| authorize(parts, source).await;
-    let (attester, verifier) = (&*parts.attester, &*parts.verifier);
+    let authorize = async |source: &Verified| authorize(foundation, source).await;
+    let (attester, verifier) = (&*foundation.attester, &*foundation.verifier);
     let handover = match token {
         None => source::receive_root_keys(url, attester, verifier, &vm_config, authorize).await,
         Some(token) => {
@@ -94,26 +103,27 @@ async fn handed_over(parts: &Parts, url: &KmsUrl, token: Option<&OperatorToken>)
         }
     };
     let handover = handover.map_err(unreceived)?;
-    parts.onboarding.receive(handover).map_err(|error| Error::invalid(error.to_string()).caused_by(error))
+    service.onboarding.receive(handover).map_err(|error| Error::invalid(error.to_string()).caused_by(error))
 }
 
 /// Asks our policy about the source; an older one that names no OS image is taken to run ours.
 pub(in crate::api) async fn authorize(
-    parts: &Parts,
+    foundation: &Foundation,
     source: &Verified,
 ) -> std::result::Result<(), Unacceptable> {
     let mut identity = own_identity(source).map_err(Unacceptable::NoIdentity)?;
     check_widths(&identity).map_err(Unacceptable::Malformed)?;
     if identity.os_image_hash.is_empty() {
-        let own = own_evidence(&parts.attester, &parts.verifier).await.and_then(|own| own_identity(&own));
+        let own =
+            own_evidence(&foundation.attester, &foundation.verifier).await.and_then(|own| own_identity(&own));
         identity.os_image_hash = own.map_err(Unacceptable::NoOwnIdentity)?.os_image_hash;
     }
-    let Tolerated { shown, relaxations } = parts.tolerance.apply(source.verdict(), &identity);
-    match parts.policy.decide(Subject::Kms(&shown)).await {
+    let Tolerated { shown, relaxations } = foundation.tolerance.apply(source.verdict(), &identity);
+    match foundation.policy.decide(Subject::Kms(&shown)).await {
         Ok(Decision::Allowed { .. }) => {
-            parts.tolerance.needed(&relaxations, &identity, "the source of the root keys");
+            foundation.tolerance.needed(&relaxations, &identity, "the source of the root keys");
             if !relaxations.is_empty() {
-                parts.audit.note(Event::SourceRelaxed {
+                foundation.audit.note(Event::SourceRelaxed {
                     mr_aggregated: hex::encode(&identity.mr_aggregated),
                     tcb_status: identity.tcb_status.clone(),
                     advisory_ids: identity.advisory_ids.clone(),

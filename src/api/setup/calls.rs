@@ -20,8 +20,7 @@ use super::{
     reasons::{date, is_not_current, unattested, unreached, unverified},
 };
 use crate::{
-    admission::own_identity,
-    api::onboard::Parts,
+    admission::{Foundation, own_identity},
     domain::Domain,
     policy::{Decision, Denial, DenialCode, Subject},
 };
@@ -33,12 +32,12 @@ const WRITTEN: u64 = 1_767_225_600;
 type Passed = Result<String, Failure>;
 
 impl SetupService {
-    fn parts(&self) -> &Parts {
-        self.onboard.parts()
+    fn foundation(&self) -> &Foundation {
+        &self.onboard.foundation
     }
 
     pub(super) async fn key_directory(&self) -> Passed {
-        let onboarding = Arc::clone(&self.parts().onboarding);
+        let onboarding = Arc::clone(&self.onboard.onboarding);
         let broken = |cause: String| {
             let advice = "Make core.cert_dir a directory on a disk with room, which the user of this process may write.";
             Failure::new(cause, advice)
@@ -51,7 +50,7 @@ impl SetupService {
     }
 
     pub(super) async fn clock(&self) -> Passed {
-        let clock = self.parts().verifier.cache().clock();
+        let clock = self.foundation().verifier.cache().clock();
         let now = clock.now();
         if now < WRITTEN {
             return Err(Failure::new(
@@ -88,7 +87,7 @@ impl SetupService {
 
     pub(super) async fn attester(&self) -> Passed {
         let (evidence, bound) = self.evidence().await?;
-        match self.parts().verifier.verify(&evidence, Binding::ReportData(&bound)).await {
+        match self.foundation().verifier.verify(&evidence, Binding::ReportData(&bound)).await {
             Ok(verified) => Ok(format!(
                 "Evidence over fresh random data was made and verified: {}, TCB status {}.",
                 evidence.platform.tee_variant(),
@@ -103,7 +102,7 @@ impl SetupService {
             failure
                 .within("Which collateral is needed only evidence of this machine tells, and there is none: ")
         })?;
-        let verifier = &self.parts().verifier;
+        let verifier = &self.foundation().verifier;
         let before = verifier.cache().stats().fetches;
         let verified = verifier.verify(&evidence, Binding::ReportData(&bound)).await.map_err(unverified)?;
         let origin = if verifier.cache().stats().fetches > before { "Fetched now" } else { "Fetched before" };
@@ -118,9 +117,9 @@ impl SetupService {
         let (evidence, bound) = self.evidence().await.map_err(|failure| {
             failure.within("What the policy is asked about is this machine's evidence, and there is none: ")
         })?;
-        let parts = self.parts();
+        let foundation = self.foundation();
         let verified =
-            parts.verifier.verify(&evidence, Binding::ReportData(&bound)).await.map_err(unverified)?;
+            foundation.verifier.verify(&evidence, Binding::ReportData(&bound)).await.map_err(unverified)?;
         let identity = own_identity(&verified).map_err(|error| {
             Failure::new(
                 format!("The evidence of this machine names no KMS: {error}"),
@@ -128,8 +127,8 @@ impl SetupService {
             )
         })?;
         // As for our self-authorization: after what core.tcb tolerates.
-        let tolerated = parts.tolerance.apply(verified.verdict(), &identity);
-        match parts.policy.decide(Subject::Kms(&tolerated.shown)).await {
+        let tolerated = foundation.tolerance.apply(verified.verdict(), &identity);
+        match foundation.policy.decide(Subject::Kms(&tolerated.shown)).await {
             Err(error) => Err(Failure::new(
                 "The authorization backend does not answer.",
                 "Make sure that the backend of core.auth_api runs and can be reached from here; the log has the cause.",
@@ -137,14 +136,14 @@ impl SetupService {
             .caused_by(error.detail())),
             Ok(Decision::Denied(denial)) => Err(denied(denial)),
             Ok(Decision::Allowed { .. }) => {
-                Ok(format!("The policy ({}) allows this KMS{}.", parts.policy.kind(), self.about_policy().await))
+                Ok(format!("The policy ({}) allows this KMS{}.", foundation.policy.kind(), self.about_policy().await))
             }
         }
     }
 
     /// What the backend says about itself; keys can be made while it says nothing.
     async fn about_policy(&self) -> String {
-        let Ok(info) = self.parts().policy.info().await else {
+        let Ok(info) = self.foundation().policy.info().await else {
             return "; it says nothing about itself now".to_owned();
         };
         let is_one = |address: &String| address.bytes().any(|digit| !matches!(digit, b'0' | b'x'));
@@ -161,8 +160,8 @@ impl SetupService {
             Failure::new(format!("{error}."), "Give the URL under which CVMs reach the running KMS.")
         })?;
         // Onboard asks for this first of all.
-        self.parts().attester.vm_config().await.map_err(unattested)?;
-        let source = AttestedSource::open(&url, &self.parts().verifier).await.map_err(unreached)?;
+        self.foundation().attester.vm_config().await.map_err(unattested)?;
+        let source = AttestedSource::open(&url, &self.foundation().verifier).await.map_err(unreached)?;
         let allowed = self.onboard.authorize_source(source.verified()).await;
         allowed.map_err(|reason| unreached(SourceError::NotAllowed(reason)))?;
         let described = match listener {
@@ -188,13 +187,13 @@ impl SetupService {
         let mut random = [0; 64];
         aws_lc_rs::rand::fill(&mut random).expect("the system has randomness");
         let bound = ReportData(random);
-        let evidence = self.parts().attester.attest(bound).await.map_err(unattested)?;
+        let evidence = self.foundation().attester.attest(bound).await.map_err(unattested)?;
         Ok((evidence, bound))
     }
 
     async fn collateral_for(&self, evidence: &Evidence) -> Result<Arc<Collateral>, CollateralError> {
         match &evidence.platform {
-            Platform::Tdx(tdx) => self.parts().verifier.cache().get(&tdx.quote).await,
+            Platform::Tdx(tdx) => self.foundation().verifier.cache().get(&tdx.quote).await,
             other => Err(CollateralError::Quote(other.kind().to_owned())),
         }
     }

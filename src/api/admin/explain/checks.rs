@@ -64,13 +64,13 @@ impl AdminService {
             true => Binding::SelfReported,
             false => Binding::PublicKey(&spki),
         };
-        let outcome = self.parts.verifier.verify(&evidence, binding).await;
+        let outcome = self.foundation.verifier.verify(&evidence, binding).await;
         outcome.map_err(|error| Refusal::unverified(carrier, error))
     }
 
     /// What a freeze of everything says when it is not known who asks.
     pub(super) fn unjudged(&self, list: &mut Checklist) {
-        let frozen = self.parts.freezes.of_kms();
+        let frozen = self.foundation.freezes.of_kms();
         let refusal = frozen.map(|frozen| Refusal::Frozen { frozen, identity: None });
         list.no_identity(refusal.as_ref());
     }
@@ -95,17 +95,17 @@ impl AdminService {
             }
         };
         list.pass(Step::Identity, format!("app {}", hex::encode(&identity.app_id)), "");
-        match self.parts.freezes.check(&identity) {
+        match self.foundation.freezes.check(&identity) {
             Ok(_) => list.pass(Step::Frozen, "", "not frozen"),
             Err(frozen) => {
                 let identity = Some(Box::new(identity.clone()));
                 list.refuse(Step::Frozen, &Refusal::Frozen { frozen, identity });
             }
         }
-        let Tolerated { shown, relaxations } = self.parts.tolerance.apply(verified.verdict(), &identity);
-        let examination = self.parts.policy.examine(question.role.subject(&shown)).await;
+        let Tolerated { shown, relaxations } = self.foundation.tolerance.apply(verified.verdict(), &identity);
+        let examination = self.foundation.policy.examine(question.role.subject(&shown)).await;
         let Examination { decision, rules, nearest, release_stage } = examination;
-        let rule = StageRule::of(release_stage, self.parts.release_stage);
+        let rule = StageRule::of(release_stage, self.release_stage);
         let by_policy = policy(list, decision, &rules, &identity);
         drop(shown);
         stage(list, rule, question.role, verified.stage(), &identity);
@@ -122,7 +122,7 @@ impl AdminService {
         by_policy: ImageRefused,
         identity: &BootInfo,
     ) {
-        let images = match &self.parts.image {
+        let images = match &self.kms.image {
             ImageCheck::Waived => return list.skip(Step::OsImage, "core.image.verify is false"),
             ImageCheck::Required(_) if by_policy == ImageRefused::Yes => {
                 return list.skip(Step::OsImage, "the policy does not allow the image, so it is not fetched");

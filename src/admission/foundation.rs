@@ -1,0 +1,29 @@
+//! What the services of both phases share: it attests, verifies, decides, stops and records.
+
+use std::sync::Arc;
+
+use kms_attest::{attester::Attester, verify::Verifier};
+
+use super::{Freezes, SelfAuthorizer, TcbTolerance};
+use crate::{audit::Audit, metrics::Metrics, policy::Policy};
+
+/// What the services of both phases share. Nothing in it can make a permit: only [`Admission`](super::Admission) can.
+#[derive(Debug)]
+pub struct Foundation {
+    /// Our own evidence; `Attester::None` only without a TEE.
+    pub attester: Arc<Attester>,
+    /// Verifies evidence, ours and that of others.
+    pub verifier: Arc<Verifier>,
+    /// Decides who is allowed, and says how a denial could be healed.
+    pub policy: Arc<Policy>,
+    /// What policy is told of Intel's verdict.
+    pub tolerance: Arc<TcbTolerance>,
+    /// Whether this KMS may serve or hold keys at all.
+    pub self_authorization: Arc<SelfAuthorizer>,
+    /// What operators have stopped.
+    pub freezes: Arc<Freezes>,
+    /// Where releases, denials and changes are recorded.
+    pub audit: Arc<Audit>,
+    /// Where outcomes are counted.
+    pub metrics: Arc<Metrics>,
+}

@@ -1,0 +1,64 @@
+//! The caches of OS images: how an operator clears them, and what is recorded of them.
+
+use std::sync::Arc;
+
+use crate::{
+    admission::Author,
+    audit::{Audit, Event},
+    error::{Error, Result},
+    os_image::{CacheError, ImageCache, Listener, Progress},
+};
+
+/// Clears both caches, the image cache first.
+pub(super) async fn clear(images: &ImageCache, image_hash: &str, config_hash: &str) -> Result<()> {
+    images.clear_images(image_hash).await.map_err(|e| uncleared("failed to clear image cache", e))?;
+    images
+        .clear_measurements(config_hash)
+        .await
+        .map_err(|e| uncleared("failed to clear measurement cache", e))
+}
+
+fn uncleared(what: &'static str, error: CacheError) -> Error {
+    match error {
+        CacheError::InvalidKey => Error::invalid(error.to_string()).within(what),
+        CacheError::Io(_) => Error::internal(what, error),
+    }
+}
+
+/// Records that caches were cleared.
+pub(super) fn note_cleared(audit: &Audit, author: Author, image_hash: &str, config_hash: &str) {
+    if image_hash.is_empty() && config_hash.is_empty() {
+        return;
+    }
+    audit.note(Event::CachesCleared {
+        image_hash: image_hash.to_owned(),
+        config_hash: config_hash.to_owned(),
+        by: author.by,
+        remote: author.remote,
+    });
+}
+
+/// Records how downloads of OS images go on.
+pub(super) fn download_recorder(audit: &Arc<Audit>) -> Listener {
+    let audit = Arc::clone(audit);
+    Listener::new(move |image, progress| {
+        if let Some(event) = download_event(image, progress) {
+            audit.note(event);
+        }
+    })
+}
+
+/// What is recorded of a download.
+fn download_event(image: &str, progress: &Progress) -> Option<Event> {
+    let image = image.to_owned();
+    Some(match progress {
+        Progress::Started => Event::ImageDownloadStarted { image },
+        Progress::Fetching { bytes, of } => {
+            let percent = of.filter(|of| *of > 0).map(|of| bytes.saturating_mul(100) / of);
+            Event::ImageDownloadProgress { image, bytes: *bytes, percent }
+        }
+        Progress::Unpacking { .. } => return None,
+        Progress::Done { seconds } => Event::ImageDownloaded { image, seconds: *seconds },
+        Progress::Failed { reason } => Event::ImageDownloadFailed { image, reason: reason.clone() },
+    })
+}

@@ -1,0 +1,83 @@
+//! What runs beside the KMS phase: caches are kept fresh, gauges set, quiet addresses forgotten, certificates renewed.
+
+use std::{sync::Arc, time::Duration};
+
+use kms_attest::collateral::{CacheStats, FloorKind};
+use tokio::task::JoinSet;
+
+use super::{leaf::Renewal, process::Process, serving::Serving};
+use crate::{
+    admission::{Foundation, TcbWatch},
+    clock::unix_now,
+    metrics::CollateralState,
+};
+
+/// How often quiet addresses are forgotten, and gauges set.
+const HOUSEKEEPING: Duration = Duration::from_secs(15);
+
+/// Runs until the set is shut down.
+pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
+    let mut background = JoinSet::new();
+    let foundation = process.foundation();
+    let self_authorization = Arc::clone(&foundation.self_authorization);
+    background.spawn(async move { self_authorization.keep_fresh().await });
+    let readiness = Arc::clone(&serving.readiness);
+    background.spawn(async move { readiness.refresh_loop().await });
+    let meta = Arc::clone(&serving.meta);
+    background.spawn(async move { meta.refresh_loop().await });
+    background.spawn(housekeeping(process, serving));
+    if let Some(every) = process.config.core.tcb.look_ahead {
+        let Foundation { verifier, tolerance, metrics, .. } = &*foundation;
+        let watch = TcbWatch::new(Arc::clone(verifier), Arc::clone(tolerance), Arc::clone(metrics), every);
+        background.spawn(async move { watch.refresh_loop().await });
+    }
+    background.spawn(Renewal::of(process, serving).renew_loop(process.reload.subscribe()));
+    background
+}
+
+fn housekeeping(process: &Process, serving: &Serving) -> impl Future<Output = ()> + Send + use<> {
+    let (foundation, limit, kms) = (process.foundation(), process.limit(), Arc::clone(&serving.kms));
+    let (log, mut reload) = (process.log.clone(), process.reload.subscribe());
+    async move {
+        let Foundation { verifier, policy, freezes, audit, metrics, .. } = &*foundation;
+        let mut tick = tokio::time::interval(HOUSEKEEPING);
+        let _refresh = verifier.cache().spawn_refresh();
+        loop {
+            tokio::select! {
+                _ = tick.tick() => {}
+                // Asking an allowlist reads it again.
+                Ok(()) = reload.changed() => drop(policy.info().await),
+            }
+            limit.prune();
+            kms.prune();
+            freezes.count();
+            metrics.set_audit_writable(audit.health().is_writing());
+            let space = audit.space();
+            metrics.set_audit_space(space.free, space.is_low);
+            metrics.set_audit_damaged(audit.damaged_bytes());
+            if let Some(log) = &log {
+                metrics.set_log_dropped(log.dropped());
+            }
+            metrics.set_collateral(collateral_state(&verifier.cache().stats()));
+            if let Some(chain) = policy.chain_state() {
+                metrics.set_chain(chain);
+            }
+        }
+    }
+}
+
+fn collateral_state(stats: &CacheStats) -> CollateralState {
+    let now = unix_now();
+    let expires = stats.entries.iter().map(|entry| entry.expires).min();
+    CollateralState {
+        entries: stats.entries.len() as u64,
+        oldest_age: Duration::from_secs(stats.entries.iter().map(|entry| entry.age).max().unwrap_or(0)),
+        expires_in: Duration::from_secs(expires.map_or(0, |expires| expires.saturating_sub(now))),
+        fetches: stats.fetches,
+        failures: stats.failures,
+        refused_as_older: std::array::from_fn(|index| {
+            (FloorKind::NAMES[index], stats.refused_as_older[index])
+        }),
+        floors_unsaved: stats.floors_unsaved,
+    }
+}

@@ -1,0 +1,153 @@
+//! The onboarding phase: an operator makes keys or gets them from another KMS, and the same process goes on to serve them.
+
+use std::{net::SocketAddr, sync::Arc, time::Duration};
+
+use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+
+use super::{
+    AppError,
+    leaf::Ephemeral,
+    process::{Process, address_of, bind},
+    running::Running,
+    serving::{MainListener, Serving},
+};
+use crate::{
+    api::{
+        onboard::OnboardService,
+        readiness::Readiness,
+        setup::{SetupService, Switch, Token},
+    },
+    lifecycle::Onboarding,
+    net::{
+        self, OnboardingAuth,
+        listener::{Phase, PlainHttp},
+        middleware::Middleware,
+        tls,
+    },
+    operator::OperatorToken,
+};
+
+/// How long the onboarding phase waits for an attested certificate before it begins with one that is not.
+const ATTEST_TIME: Duration = Duration::from_secs(2);
+
+/// Between attempts to serve keys that exist.
+const SWITCH_RETRY: Duration = Duration::from_secs(1);
+
+/// The onboarding phase while it runs.
+struct Phases {
+    /// Dropped to end it.
+    sender: watch::Sender<Phase>,
+    accepting: JoinHandle<()>,
+    attesting: JoinHandle<()>,
+    finished: watch::Receiver<bool>,
+}
+
+/// Serves onboarding until an operator calls `Finish`, then the keys.
+pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Running, AppError> {
+    let core = &process.config.core;
+    let listener = bind(SocketAddr::new(core.onboard.address, core.onboard.port)).await?;
+    let address = address_of(&listener)?;
+    let token = core.onboard.auth_token.as_ref().map(|token| OperatorToken::new(token.expose()));
+    if token.is_none() {
+        tracing::warn!(
+            "onboarding is open to whoever reaches {address} first; core.onboard.auth_token guards it"
+        );
+    }
+    let needed = if token.is_some() { Token::Required } else { Token::NotConfigured };
+    let service = Arc::new(OnboardService::new(core, process.foundation(), onboarding));
+    let finished = service.finished();
+    let setup = SetupService::new(
+        Arc::clone(&service),
+        process.switch.subscribe(),
+        needed,
+        process.other_serving_port(),
+        process.started,
+    );
+    let auth = OnboardingAuth::new(token, process.audit(), process.metrics());
+    let readiness = Arc::new(Readiness::onboarding(process.metrics()));
+    let router = net::onboarding(service, Arc::new(setup), &core.onboard.limits, auth, readiness);
+    let certificate = Ephemeral::new(core.onboard.address)?;
+    let tls = tls::onboarding(certificate.leaf())?;
+    let attester = process.attester();
+    let mut attesting = tokio::spawn(async move { certificate.attest(&attester).await });
+    // So that the first callers can already tell which KMS they reach; a missing attester delays nobody.
+    let _ = timeout(ATTEST_TIME, &mut attesting).await;
+    let middleware = Middleware::new(router, process.memory(), process.metrics()).limited(process.limit());
+    let phase = Phase { number: 0, tls: Some(tls), plain: PlainHttp::Served, front: Arc::new(middleware) };
+    let (sender, phase) = watch::channel(phase);
+    let accepting = tokio::spawn(process.listen(listener, phase));
+    process.note_start("onboarding");
+    tracing::info!(%address, "onboarding: open the page, or call Bootstrap or Onboard, then Finish");
+    let phases = Phases { sender, accepting, attesting, finished };
+    Ok(Running::new(address, process, async move |process| phases.live(&process).await))
+}
+
+impl Phases {
+    /// The life of the process: onboarding, the switch, and the KMS phase.
+    async fn live(mut self, process: &Process) -> Result<(), AppError> {
+        let is_finished = tokio::select! {
+            () = process.stopping() => false,
+            _ = self.finished.wait_for(|finished| *finished) => true,
+        };
+        self.attesting.abort();
+        let prepared = match is_finished {
+            true => tokio::select! {
+                () = process.stopping() => None,
+                prepared = switched(process) => Some(prepared),
+            },
+            false => None,
+        };
+        let Some(Prepared { serving, main, admin }) = prepared else {
+            drop(self.sender);
+            let _ = self.accepting.await;
+            return Ok(());
+        };
+        let listener = match main {
+            None => MainListener::Inherited { phases: self.sender, accepting: self.accepting },
+            Some(listener) => {
+                // Connections to it wait by now: callers that wait for the switch need not delay it.
+                process.switch.send_replace(Switch::Done);
+                drop(self.sender);
+                let _ = self.accepting.await;
+                MainListener::Bound(listener)
+            }
+        };
+        serving.live(process, listener, admin).await
+    }
+}
+
+/// The KMS phase with its listeners, ready to be served.
+struct Prepared {
+    serving: Serving,
+    /// The main listener, where onboarding used another address.
+    main: Option<TcpListener>,
+    admin: Option<(TcpListener, Phase)>,
+}
+
+/// Everything that the KMS phase needs. The keys are safe by now, so whatever is missing (the attester, a port) is tried
+/// again until it is there; onboarding goes on answering meanwhile, and says what is missing.
+async fn switched(process: &Process) -> Prepared {
+    process.switch.send_replace(Switch::Trying);
+    loop {
+        match prepared(process).await {
+            Ok(prepared) => return prepared,
+            Err(error) => {
+                process.switch.send_replace(error.hindrance());
+                tracing::error!(%error, "keys exist but cannot be served yet; trying again");
+            }
+        }
+        tokio::time::sleep(SWITCH_RETRY).await;
+    }
+}
+
+async fn prepared(process: &Process) -> Result<Prepared, AppError> {
+    let serving = Serving::prepare(process, process.reopen()?).await?;
+    let onboard = &process.config.core.onboard;
+    let main = process.main_address();
+    let main = match main == SocketAddr::new(onboard.address, onboard.port) {
+        true => None,
+        false => Some(bind(main).await?),
+    };
+    let admin = serving.bind_admin(process).await?;
+    Ok(Prepared { serving, main, admin })
+}

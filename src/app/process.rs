@@ -1,0 +1,280 @@
+//! What lives as long as the process, each part built from its section of the configuration.
+
+use std::{
+    fmt, io,
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::SystemTime,
+};
+
+use kms_attest::{attester::Attester, state_file, tcb::SeenPlatforms};
+use tokio::{net::TcpListener, sync::watch};
+
+use super::AppError;
+use crate::{
+    admission::{Foundation, Freezes, SelfAuthorizer, TcbTolerance, WATCHED_FOR},
+    api::{METHODS, setup::Switch},
+    audit::{Audit, Beginning, Event},
+    clock::Floor,
+    config::{Config, Core, Posture},
+    lifecycle::{Node, Ready},
+    log::ProcessLog,
+    metrics::Metrics,
+    net::{
+        handshake::Handshakes,
+        limit::RequestLimit,
+        listener::{self, Phase},
+        memory::RequestMemory,
+    },
+    operator::Credentials,
+    os_image,
+    policy::Policy,
+    store::{KeyDirectory, Occupancy, StoreError},
+};
+
+/// What lives as long as the process.
+pub(super) struct Process {
+    pub(super) config: Config,
+    foundation: Arc<Foundation>,
+    /// Who may use the admin listener; `None` where there is none.
+    pub(super) credentials: Option<Arc<Credentials>>,
+    limit: Arc<RequestLimit>,
+    handshakes: Arc<Handshakes>,
+    memory: Arc<RequestMemory>,
+    posture: Posture,
+    pub(super) admin_address: Arc<OnceLock<SocketAddr>>,
+    /// How far the switch to the KMS phase has come.
+    pub(super) switch: watch::Sender<Switch>,
+    pub(super) started: SystemTime,
+    /// No other process uses the key directory.
+    occupancy: Arc<Occupancy>,
+    /// Nor the file of freezes, where it is elsewhere.
+    _freeze_file: Option<state_file::Lock>,
+    /// Changes when the operator asks to reload.
+    pub(super) reload: watch::Sender<u64>,
+    /// Becomes true when the service is to end.
+    pub(super) stop: watch::Sender<bool>,
+    /// The process log, where there is one of ours.
+    pub(super) log: Option<ProcessLog>,
+}
+
+impl Process {
+    pub(super) fn build(
+        config: Config,
+        occupancy: Arc<Occupancy>,
+        log: Option<ProcessLog>,
+    ) -> Result<Self, AppError> {
+        let core = &config.core;
+        let freeze_file = freeze_lock(core)?;
+        let clock_floor = Floor::default();
+        let attester = Arc::new(core.attester.build()?);
+        let verifier = core.verifier(clock_floor.clone())?.remembering(SeenPlatforms::new(WATCHED_FOR));
+        let verifier = Arc::new(verifier);
+        let policy = Arc::new(Policy::from_config(&core.auth_api)?);
+        let credentials = core.admin.credentials()?.map(Arc::new);
+        let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.counted_as()))));
+        let clock = verifier.cache().clock().clone();
+        let tolerance = Arc::new(TcbTolerance::new(core.tcb.clone(), clock, Arc::clone(&metrics)));
+        let self_authorization = Arc::new(match core.enforce_self_authorization {
+            true => SelfAuthorizer::enforced(
+                Arc::clone(&attester),
+                Arc::clone(&verifier),
+                Arc::clone(&policy),
+                Arc::clone(&tolerance),
+            ),
+            false => SelfAuthorizer::waived(),
+        });
+        let mut posture = config.posture();
+        if let Some(relaxation) = policy.relaxation() {
+            posture.relax(relaxation);
+        }
+        metrics.set_relaxed(posture.codes());
+        policy.show_in(&metrics);
+        let freezes = Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?);
+        let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
+        Ok(Self {
+            limit: Arc::new(RequestLimit::of(&core.limits)),
+            memory: RequestMemory::of(&core.limits),
+            handshakes: Arc::new(Handshakes::new(Arc::clone(&metrics))),
+            foundation: Arc::new(Foundation {
+                attester,
+                verifier,
+                policy,
+                tolerance,
+                self_authorization,
+                freezes,
+                audit,
+                metrics,
+            }),
+            config,
+            credentials,
+            posture,
+            admin_address: Arc::default(),
+            switch: watch::Sender::new(Switch::Resting),
+            started: SystemTime::now(),
+            reload: watch::Sender::new(0),
+            stop: watch::Sender::new(false),
+            occupancy,
+            _freeze_file: freeze_file,
+            log,
+        })
+    }
+
+    pub(super) fn foundation(&self) -> Arc<Foundation> {
+        Arc::clone(&self.foundation)
+    }
+
+    pub(super) fn attester(&self) -> Arc<Attester> {
+        Arc::clone(&self.foundation.attester)
+    }
+
+    /// The attester that certificates of ours need; `None` where they carry no attestation.
+    pub(super) fn certificate_attester(&self) -> Option<Arc<Attester>> {
+        self.config.core.attest_rpc_cert.then(|| self.attester())
+    }
+
+    pub(super) fn audit(&self) -> Arc<Audit> {
+        Arc::clone(&self.foundation.audit)
+    }
+
+    pub(super) fn metrics(&self) -> Arc<Metrics> {
+        Arc::clone(&self.foundation.metrics)
+    }
+
+    pub(super) fn limit(&self) -> Arc<RequestLimit> {
+        Arc::clone(&self.limit)
+    }
+
+    pub(super) fn memory(&self) -> Arc<RequestMemory> {
+        Arc::clone(&self.memory)
+    }
+
+    /// Where the main listener is.
+    pub(super) fn main_address(&self) -> SocketAddr {
+        SocketAddr::new(self.config.rpc.address, self.config.rpc.port)
+    }
+
+    /// Where the keys will be served, if that is another port than onboarding's.
+    pub(super) fn other_serving_port(&self) -> Option<u16> {
+        let serving = self.config.rpc.port;
+        (serving != self.config.core.onboard.port).then_some(serving)
+    }
+
+    /// Says at each start what is relaxed.
+    pub(super) fn announce(&self) {
+        let policy = &self.foundation.policy;
+        tracing::info!(version = env!("CVM_KMS_VERSION"), policy = policy.kind(), "cvm-kms starts");
+        for relaxation in self.posture.relaxed() {
+            tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
+        }
+        let image = &self.config.core.image;
+        if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program))
+        {
+            tracing::warn!(
+                "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation will have no keys"
+            );
+        }
+        for (user, cost) in self.credentials.iter().flat_map(|credentials| credentials.slow_users()) {
+            tracing::warn!(
+                user,
+                cost,
+                "core.admin.htpasswd_file: this hash makes everybody wait who logs in; use a cost of 10 to 12"
+            );
+        }
+        if let Some(error) = policy.last_error() {
+            tracing::warn!(error, "the policy denies everyone for now");
+        }
+        if policy.chain_state().is_some() {
+            // So that the log says at the start which endpoints cannot be used.
+            let policy = Arc::clone(policy);
+            tokio::spawn(async move { policy.info().await });
+        }
+    }
+
+    /// Says that the audit log begins although there are keys: earlier records are in another file, or lost.
+    pub(super) fn announce_new_log(&self) {
+        let audit = &self.foundation.audit;
+        if audit.beginning() == Beginning::Empty {
+            tracing::warn!(
+                "the audit log begins here, but there are keys already: what was released until now is in another \
+                 file, or nowhere"
+            );
+            audit.note(Event::LogBegan { reason: "keys_exist" });
+        }
+    }
+
+    /// Records that a phase begins.
+    pub(super) fn note_start(&self, phase: &'static str) {
+        self.foundation.audit.note(Event::Started {
+            version: env!("CVM_KMS_VERSION").to_owned(),
+            phase,
+            posture: self.posture.codes().map(str::to_owned).collect(),
+        });
+    }
+
+    /// Accepts connections until the sender of phases is gone.
+    pub(super) fn listen(
+        &self,
+        listener: TcpListener,
+        phase: watch::Receiver<Phase>,
+    ) -> impl Future<Output = ()> + Send + use<> {
+        let bounds = (&self.config.core.limits).into();
+        listener::serve(listener, phase, bounds, Arc::clone(&self.handshakes), self.metrics())
+    }
+
+    /// Resolves when the service is to end.
+    pub(super) async fn stopping(&self) {
+        let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
+    }
+
+    pub(super) fn open(&self, directory: KeyDirectory) -> Result<Node, AppError> {
+        let core = &self.config.core;
+        let configured = core.onboard.auto_bootstrap_domain.clone();
+        Ok(Node::open(directory, configured, &core.reserved_names(), SystemTime::now())?)
+    }
+
+    /// The node after a commit: read back from the disk, so that what is served is what was saved.
+    pub(super) fn reopen(&self) -> Result<Ready, AppError> {
+        match self.open(key_directory(&self.config, &self.occupancy)?)? {
+            Node::Ready(ready) => Ok(*ready),
+            Node::Onboarding(_) => Err(AppError::NoKeys),
+        }
+    }
+}
+
+impl fmt::Debug for Process {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Process").finish_non_exhaustive()
+    }
+}
+
+pub(super) fn key_directory(config: &Config, occupancy: &Arc<Occupancy>) -> Result<KeyDirectory, StoreError> {
+    KeyDirectory::open_occupied(&config.core.cert_dir, (&config.core).into(), Arc::clone(occupancy))
+}
+
+/// Another KMS must not replace what operators have frozen here. Nobody else is in the key directory.
+fn freeze_lock(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
+    let file = &core.freeze.file;
+    if file.parent() == Some(&*core.cert_dir) {
+        return Ok(None);
+    }
+    match state_file::Lock::take(file) {
+        Ok(lock) => Ok(Some(lock)),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(AppError::FreezeFileInUse),
+        // Such as a full disk: freezes count in memory then, and a freeze says that it is not kept.
+        Err(error) => {
+            tracing::warn!(%error, "the file of core.freeze.file cannot be locked against other processes");
+            Ok(None)
+        }
+    }
+}
+
+pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
+    TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })
+}
+
+/// Where a listener actually is: port 0 lets the system choose.
+pub(super) fn address_of(listener: &TcpListener) -> Result<SocketAddr, AppError> {
+    let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
+    listener.local_addr().map_err(|source| AppError::Listen { address: unknown, source })
+}

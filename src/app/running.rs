@@ -1,0 +1,115 @@
+//! A running service, as the program that started it sees it.
+
+use std::{
+    net::SocketAddr,
+    sync::{Arc, OnceLock},
+    time::Duration,
+};
+
+use tokio::{sync::watch, task::JoinHandle};
+
+use super::{AppError, process::Process};
+use crate::{
+    audit::{Audit, Event, FailureReason, Health},
+    config::AuditFailure,
+};
+
+/// How often it is asked whether the audit log can be written, where that ends the process.
+const AUDIT_CHECK: Duration = Duration::from_millis(500);
+
+/// A running service; dropping it stops it at once.
+#[derive(Debug)]
+pub struct Running {
+    address: SocketAddr,
+    admin_address: Arc<OnceLock<SocketAddr>>,
+    stop: watch::Sender<bool>,
+    reload: watch::Sender<u64>,
+    life: JoinHandle<Result<(), AppError>>,
+}
+
+impl Running {
+    /// Runs `life` beside the caller; its first phase listens at `address`.
+    pub(super) fn new<F>(address: SocketAddr, process: Process, life: impl FnOnce(Process) -> F) -> Self
+    where
+        F: Future<Output = Result<(), AppError>> + Send + 'static,
+    {
+        let (audit, on_failure) = (process.audit(), process.config.core.audit.on_failure);
+        Self {
+            address,
+            admin_address: Arc::clone(&process.admin_address),
+            stop: process.stop.clone(),
+            reload: process.reload.clone(),
+            life: tokio::spawn(recorded(audit, on_failure, life(process))),
+        }
+    }
+
+    /// Where the first phase listens.
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Where the admin service listens, if it is enabled and keys are served.
+    pub fn admin_address(&self) -> Option<SocketAddr> {
+        self.admin_address.get().copied()
+    }
+
+    /// Waits until the service ends by itself.
+    ///
+    /// # Errors
+    /// Why it ended.
+    pub async fn stopped(&mut self) -> Result<(), AppError> {
+        (&mut self.life).await.map_err(AppError::Panicked)?
+    }
+
+    /// Reads the allowlist again and issues the TLS certificate again. What `kms.toml` says needs a new start.
+    pub fn reload(&self) {
+        tracing::info!("reloading: the allowlist is read and the TLS certificate issued again");
+        self.reload.send_modify(|count| *count += 1);
+    }
+
+    /// Lets running requests finish, then ends.
+    ///
+    /// # Errors
+    /// Why it had ended before.
+    pub async fn stop(mut self) -> Result<(), AppError> {
+        self.stop.send_replace(true);
+        self.stopped().await
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop.send_replace(true);
+    }
+}
+
+/// The life of a service, with its orderly end in the audit log.
+async fn recorded(
+    audit: Arc<Audit>,
+    on_failure: AuditFailure,
+    life: impl Future<Output = Result<(), AppError>>,
+) -> Result<(), AppError> {
+    let ended = match on_failure {
+        AuditFailure::Retry => life.await,
+        AuditFailure::Exit => tokio::select! {
+            ended = life => ended,
+            reason = audit_fails(&audit) => Err(AppError::AuditFails(reason)),
+        },
+    };
+    if ended.is_ok() {
+        audit.note(Event::Stopped);
+    }
+    ended
+}
+
+/// Waits until the audit log takes no records for longer than a passing moment.
+async fn audit_fails(audit: &Audit) -> FailureReason {
+    let mut failed = false;
+    loop {
+        tokio::time::sleep(AUDIT_CHECK).await;
+        match audit.health() {
+            Health::Failing { reason, .. } if failed => return reason,
+            health => failed = !health.is_writing(),
+        }
+    }
+}

@@ -1,0 +1,77 @@
+//! Who may use the admin listener, as `[core.admin]` has it.
+
+use super::{
+    Admin, AuthApi, Core, EmptyDevices,
+    file::{FileError, read_file},
+};
+use crate::{
+    domain::ReservedName,
+    operator::{BadHtpasswd, Credentials, OperatorToken, Users},
+};
+
+/// Why it is not known who may use the admin listener.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialsError {
+    /// The file with users cannot be read.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The file with users is malformed.
+    #[error("core.admin.htpasswd_file: {0}")]
+    Htpasswd(#[from] BadHtpasswd),
+}
+
+impl Admin {
+    /// The token of the admin listener, if there is one.
+    pub fn token(&self) -> Option<OperatorToken> {
+        self.auth_token.as_ref().map(|token| OperatorToken::new(token.expose()))
+    }
+
+    /// Who may use the admin listener; `None` where there is none.
+    ///
+    /// # Errors
+    /// [`CredentialsError`].
+    pub fn credentials(&self) -> Result<Option<Credentials>, CredentialsError> {
+        if !self.enabled {
+            return Ok(None);
+        }
+        let users = match &self.htpasswd_file {
+            Some(path) => Users::read(&read_file("core.admin.htpasswd_file", path)?)?,
+            None => Users::default(),
+        };
+        let token = self.token();
+        if self.htpasswd_file.is_some() && users.is_empty() && token.is_none() {
+            return Err(BadHtpasswd::NoUsers.into());
+        }
+        // Without either, the configuration was refused unless it says so.
+        Ok(Some(match (&token, &self.htpasswd_file, self.insecure_no_auth) {
+            (None, None, true) => Credentials::NoneNeeded,
+            (Some(_), _, _) | (_, Some(_), _) | (_, _, false) => Credentials::Needed { token, users },
+        }))
+    }
+
+    /// Names under which clients that trust our root look for the admin listener.
+    fn names(&self) -> Vec<ReservedName> {
+        let Some(tls) = self.tls.as_ref().filter(|_| self.enabled) else { return Vec::new() };
+        let is_own = !self.address.is_unspecified() && !self.address.is_loopback();
+        let mut names = tls.hosts.clone();
+        names.extend(is_own.then(|| ReservedName::from(self.address)));
+        names
+    }
+}
+
+impl Core {
+    /// Names and addresses that no app's certificate may carry.
+    pub fn reserved_names(&self) -> Vec<ReservedName> {
+        [self.reserved_domains.clone(), self.admin.names()].concat()
+    }
+}
+
+impl AuthApi {
+    /// What an empty device list of a candidate means, unless its operator says: what it means in the policy in force.
+    pub fn empty_devices(&self) -> EmptyDevices {
+        match self {
+            Self::Allowlist { empty_devices, .. } => *empty_devices,
+            Self::Webhook(_) | Self::Ethereum(_) | Self::Dev { .. } => EmptyDevices::NoDevice,
+        }
+    }
+}

@@ -1,0 +1,78 @@
+//! Our attester and the verifier of evidence, as `[core.attester]`, `[core.attestation]` and `[core.tcb]` have them.
+
+use kms_attest::{
+    attester::{self, AttesterError, ConfigfsTsm, GuestAgent},
+    collateral::{CacheOptions, Clock, CollateralCache, EndpointError, Floors, FloorsFileError},
+    trust::{TrustAnchors, TrustError},
+    verify::Verifier,
+};
+
+use super::{
+    Attestation, Attester, Core, Endpoint,
+    file::{FileError, ca_file, read_file},
+};
+use crate::clock::Floor;
+
+/// Why evidence cannot be verified at all.
+#[derive(Debug, thiserror::Error)]
+pub enum VerifierError {
+    /// A file that `[core.attestation]` names is unusable.
+    #[error(transparent)]
+    File(#[from] FileError),
+    /// The trust anchor is unusable.
+    #[error("core.attestation.root_ca.tdx: {0}")]
+    Trust(#[from] TrustError),
+    /// It is not known which collateral is too old.
+    #[error(transparent)]
+    Floors(#[from] FloorsFileError),
+    /// The client for collateral cannot be set up.
+    #[error(transparent)]
+    Collateral(#[from] EndpointError),
+}
+
+impl Attester {
+    /// What gives evidence of this machine.
+    ///
+    /// # Errors
+    /// The address of the guest agent is invalid.
+    pub fn build(&self) -> Result<attester::Attester, AttesterError> {
+        Ok(match self {
+            Self::GuestAgent { address: Some(address) } => attester::Attester::at(address)?,
+            // The configuration has looked at the environment already.
+            Self::GuestAgent { address: None } => attester::Attester::GuestAgent(GuestAgent::usual()),
+            Self::ConfigfsTsm { event_log } => {
+                attester::Attester::ConfigfsTsm(ConfigfsTsm::new(event_log.clone(), String::new()))
+            }
+            Self::None => attester::Attester::None,
+        })
+    }
+}
+
+impl Attestation {
+    fn trust_anchors(&self) -> Result<TrustAnchors, VerifierError> {
+        match &self.tdx_root {
+            None => Ok(TrustAnchors::intel()),
+            Some(path) => Ok(TrustAnchors::with_tdx_root(&read_file("core.attestation.root_ca.tdx", path)?)?),
+        }
+    }
+}
+
+impl Core {
+    /// What verifies evidence, by a clock that is never behind `floor`.
+    ///
+    /// # Errors
+    /// [`VerifierError`].
+    pub fn verifier(&self, floor: Floor) -> Result<Verifier, VerifierError> {
+        let Self { attestation, tcb, .. } = self;
+        let anchors = attestation.trust_anchors()?;
+        let endpoints: Vec<&str> = attestation.pccs.iter().map(Endpoint::as_str).collect();
+        let options = CacheOptions {
+            clock: Clock::system().above(floor),
+            extra_tls_roots: ca_file("core.attestation.ca_file", attestation.ca_file.as_deref())?,
+            floors: Floors::open(tcb.floors_file.clone(), anchors.tdx_root(), tcb.min_evaluation_number)?,
+            ..CacheOptions::default()
+        };
+        let cache = CollateralCache::new(&endpoints, &anchors, options)?;
+        Ok(Verifier::new(anchors, cache))
+    }
+}
