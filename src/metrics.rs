@@ -33,7 +33,7 @@ pub struct CollateralState {
 
 /// What Intel's early TCB set says about the platforms seen lately.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
-pub struct OutlookState {
+pub struct TcbForecastState {
     /// Kinds of platform that it judges worse.
     pub falling_behind: u64,
     /// Unix seconds of the first TCB recovery that does so.
@@ -423,7 +423,7 @@ impl Metrics {
     }
 
     /// Shows what Intel's early TCB set says.
-    pub fn set_outlook(&self, state: OutlookState) {
+    pub fn set_tcb_forecast(&self, state: TcbForecastState) {
         let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
         self.tcb_falling_behind.set(number(state.falling_behind));
         self.tcb_recovery.set(number(state.recovery.unwrap_or(0)));

@@ -1,7 +1,7 @@
 //! TCB info and QE identity, standard or early: how far a platform is behind.
 
 use kms_attest::collateral::{CaKind, PlatformKey};
-use kms_attest::tcb::{Lag, PlatformTcb, TcbStatus};
+use kms_attest::tcb::{PlatformTcb, TcbGap, TcbStatus};
 
 /// The documents one after the other, with a zero byte between them.
 ///
@@ -13,7 +13,7 @@ pub fn tcb_info(data: &[u8]) {
     else {
         return;
     };
-    let lag = |svn: u8, module: u8| {
+    let gap = |svn: u8, module: u8| {
         let platform = PlatformTcb {
             model: PlatformKey { fmspc: [0; 6], ca: CaKind::Platform },
             cpu_svn: [svn; 16],
@@ -22,13 +22,13 @@ pub fn tcb_info(data: &[u8]) {
             tee_tcb_svn2: None,
             qe_isv_svn: svn.into(),
         };
-        Lag::read(&platform, TcbStatus::OutOfDate, tcb_info, qe_identity)
+        TcbGap::read(&platform, TcbStatus::OutOfDate, tcb_info, qe_identity)
     };
     for module in [0, 1] {
         for svn in [0, 3, u8::MAX] {
-            let read = lag(svn, module);
-            assert_eq!(lag(svn, module), read, "the same documents say the same");
-            for advisory in read.iter().flat_map(|lag| lag.settled_by_update(|_| true)) {
+            let read = gap(svn, module);
+            assert_eq!(gap(svn, module), read, "the same documents say the same");
+            for advisory in read.iter().flat_map(|gap| gap.settled_by_update(|_| true)) {
                 let is_there = |text: &str| text.contains(advisory) || text.contains('\\');
                 assert!(is_there(tcb_info) || is_there(qe_identity), "{advisory:?}");
             }

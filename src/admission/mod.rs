@@ -4,13 +4,13 @@ pub mod denials;
 mod foundation;
 mod freeze;
 mod image_check;
-mod outlook;
 mod peer;
 mod permit;
 mod refusal;
 mod self_authorization;
 mod stage;
 mod tcb;
+mod tcb_forecast;
 mod timely;
 mod vm_config;
 
@@ -30,7 +30,6 @@ pub use self::{
         RecentApps, Scope, ScopeError, Unfrozen,
     },
     image_check::{ImageCheck, ImageCheckError},
-    outlook::{TcbWatch, WATCHED_FOR},
     peer::Peer,
     permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown},
     refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step, check_widths},
@@ -40,6 +39,7 @@ pub use self::{
     },
     stage::{StageRule, StageVerdict},
     tcb::{Relaxations, TcbTolerance, Tolerated},
+    tcb_forecast::{TcbWatch, WATCHED_FOR},
     timely::{Decided, MAX_DECISION_AGE, Verification, both},
     vm_config::Mismatch,
 };

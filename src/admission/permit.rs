@@ -109,7 +109,7 @@ impl<R> Permit<R> {
                     status: TcbStatus::UpToDate,
                     advisory_ids: Vec::new(),
                     fmspc: [0; 6],
-                    lag: None,
+                    gap: None,
                 },
                 role: Role::App,
                 stage: Stage::Boot,

@@ -6,7 +6,7 @@ use std::{borrow::Cow, fmt, sync::Arc};
 use kms_attest::{
     collateral::Clock,
     identity::BootInfo,
-    tcb::{Objection, TcbPart, TcbStatus, TcbVerdict},
+    tcb::{PartGap, TcbPart, TcbStatus, TcbVerdict},
 };
 
 use crate::{
@@ -69,10 +69,10 @@ impl TcbTolerance {
     /// What policy is to be told about the platform of `verdict`, on which `identity` runs.
     pub fn apply<'a>(&self, verdict: &TcbVerdict, identity: &'a BootInfo) -> Tolerated<'a> {
         let covers = self.covers(verdict);
-        let is_by_grace = |objection: &Objection| {
-            covers.iter().any(|(covered, by)| *covered == objection && matches!(by, Cover::Grace(_)))
+        let is_by_grace = |part: &PartGap| {
+            covers.iter().any(|(covered, by)| *covered == part && matches!(by, Cover::Grace(_)))
         };
-        let covered = verdict.lag.as_ref().map(|lag| lag.settled_by_update(is_by_grace)).unwrap_or_default();
+        let covered = verdict.gap.as_ref().map(|gap| gap.settled_by_update(is_by_grace)).unwrap_or_default();
         let mut relaxations = Vec::new();
         for (_, by) in &covers {
             let label = match by {
@@ -122,43 +122,43 @@ impl TcbTolerance {
 
     /// What each part that Intel objects to is tolerated by, now; empty if one of them is not, and where the collateral
     /// does not tell which they are.
-    fn covers<'a>(&'a self, verdict: &'a TcbVerdict) -> Vec<(&'a Objection, Cover<'a>)> {
-        let Some(lag) = verdict.lag.as_ref().filter(|_| verdict.status != TcbStatus::UpToDate) else {
+    fn covers<'a>(&'a self, verdict: &'a TcbVerdict) -> Vec<(&'a PartGap, Cover<'a>)> {
+        let Some(gap) = verdict.gap.as_ref().filter(|_| verdict.status != TcbStatus::UpToDate) else {
             return Vec::new();
         };
         let now = self.clock.now();
-        let cover = |objection: &'a Objection| {
-            let in_time = self.grace(verdict, objection).filter(|(_, ends)| now <= *ends);
+        let cover = |part: &'a PartGap| {
+            let in_time = self.grace(verdict, part).filter(|(_, ends)| now <= *ends);
             let by = match in_time {
                 Some((grace, _)) => Some(Cover::Grace(grace)),
-                None => self.is_exempt(verdict, objection).then_some(Cover::Model),
+                None => self.is_exempt(verdict, part).then_some(Cover::Model),
             };
-            Some((objection, by?))
+            Some((part, by?))
         };
-        lag.objections().iter().map(cover).collect::<Option<_>>().unwrap_or_default()
+        gap.parts().iter().map(cover).collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// The grace that covers an objection for longest, and when it ends.
-    fn grace(&self, verdict: &TcbVerdict, objection: &Objection) -> Option<(&Grace, u64)> {
-        let ends = |grace: &Grace| objection.since().saturating_add(grace.lasts.as_secs());
-        let fits = self.tcb.grace.iter().filter(|grace| is_named(grace.status, verdict, objection));
+    /// The grace that covers a part for longest, and when it ends.
+    fn grace(&self, verdict: &TcbVerdict, part: &PartGap) -> Option<(&Grace, u64)> {
+        let ends = |grace: &Grace| part.since().saturating_add(grace.lasts.as_secs());
+        let fits = self.tcb.grace.iter().filter(|grace| is_named(grace.status, verdict, part));
         fits.map(|grace| (grace, ends(grace))).max_by_key(|(_, ends)| *ends)
     }
 
     /// A model stands for its firmware and microcode. Module and quoting enclave are software that can be replaced on
     /// any model.
-    fn is_exempt(&self, verdict: &TcbVerdict, objection: &Objection) -> bool {
-        objection.part() == TcbPart::Platform && self.tcb.fmspcs.contains(&verdict.fmspc)
+    fn is_exempt(&self, verdict: &TcbVerdict, part: &PartGap) -> bool {
+        part.part() == TcbPart::Platform && self.tcb.fmspcs.contains(&verdict.fmspc)
     }
 
     /// Unix seconds at which the first grace that a platform needs ends; `None` if it needs none or lacks one.
     pub fn grace_ends(&self, verdict: &TcbVerdict) -> Option<u64> {
         let mut first: Option<u64> = None;
-        for objection in verdict.lag.as_ref()?.objections() {
-            if self.is_exempt(verdict, objection) {
+        for part in verdict.gap.as_ref()?.parts() {
+            if self.is_exempt(verdict, part) {
                 continue;
             }
-            let (_, ends) = self.grace(verdict, objection)?;
+            let (_, ends) = self.grace(verdict, part)?;
             first = Some(first.map_or(ends, |first| first.min(ends)));
         }
         first
@@ -176,10 +176,10 @@ enum Cover<'a> {
     Model,
 }
 
-/// Whether a grace for `named` is one for this objection: it names the part's own status, or it names the verdict, and
+/// Whether a grace for `named` is one for this part: it names the part's own status, or it names the verdict, and
 /// the part's status is one of those that the verdict's name combines.
-fn is_named(named: TcbStatus, verdict: &TcbVerdict, objection: &Objection) -> bool {
-    named == objection.status() || (named == verdict.status && combined(named).contains(&objection.status()))
+fn is_named(named: TcbStatus, verdict: &TcbVerdict, part: &PartGap) -> bool {
+    named == part.status() || (named == verdict.status && combined(named).contains(&part.status()))
 }
 
 /// What a name of Intel's says at once.

@@ -489,7 +489,7 @@ async fn a_ca_file_that_cannot_be_used_keeps_the_kms_from_starting() {
 }
 
 /// The gauges of the warning: platforms, date, models by state.
-async fn outlook(world: &World) -> (Option<u64>, Option<u64>, [Option<u64>; 3]) {
+async fn tcb_forecast(world: &World) -> (Option<u64>, Option<u64>, [Option<u64>; 3]) {
     let state = async |state| metric(world, &format!("cvm_kms_early_tcb_sets{{state=\"{state}\"}}")).await;
     (
         metric(world, "cvm_kms_tcb_falling_behind").await,
@@ -502,7 +502,7 @@ async fn outlook(world: &World) -> (Option<u64>, Option<u64>, [Option<u64>; 3]) 
 async fn the_early_set_warns_ahead_and_changes_nothing_today() {
     let world = ready_with(&CollateralSpec::default(), "core.tcb.look_ahead = '1s'").await;
     let shows = async |what: &str, expected| {
-        eventually(what, async || (outlook(&world).await == expected).then_some(())).await;
+        eventually(what, async || (tcb_forecast(&world).await == expected).then_some(())).await;
     };
     shows("no recovery", (Some(0), Some(0), [Some(0), Some(1), Some(0)])).await;
 
@@ -535,7 +535,7 @@ async fn an_early_set_that_cannot_be_had_or_is_not_intels_warns_of_nothing_and_d
     let world = ready_with(&CollateralSpec::default(), "core.tcb.look_ahead = '1s'").await;
     let unavailable = (Some(0), Some(0), [Some(0), Some(0), Some(1)]);
     let shows = async |what: &str| {
-        eventually(what, async || (outlook(&world).await == unavailable).then_some(())).await;
+        eventually(what, async || (tcb_forecast(&world).await == unavailable).then_some(())).await;
     };
     world.pccs.set_early(EarlySet::Refused);
     shows("a service that does not know the parameter").await;

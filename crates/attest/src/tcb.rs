@@ -1,14 +1,14 @@
 //! The security versions of a platform, what Intel makes of them, and what it is about to make of them.
 
-mod lag;
-mod outlook;
+mod forecast;
+mod gap;
 mod seen;
 
 use dcap_qvl::QuoteClaims;
 pub use dcap_qvl::TcbStatus;
 
-pub use self::lag::{Lag, Objection, TcbPart};
-pub use self::outlook::{Ahead, EarlySets, Forecast, Outlook};
+pub use self::forecast::{EarlySets, EarlyVerdict, TcbForecast, TcbForecasts};
+pub use self::gap::{PartGap, TcbGap, TcbPart};
 pub(crate) use self::seen::Seen;
 pub use self::seen::SeenPlatforms;
 use crate::collateral::{CaKind, PlatformKey};
@@ -66,12 +66,12 @@ impl PlatformTcb {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcbVerdict {
     /// Worst status of platform, TDX module and quoting enclave, as Intel combines them; never `Revoked`. It does not
-    /// show everything that is wrong: `lag` has the parts.
+    /// show everything that is wrong: `gap` has the parts.
     pub status: TcbStatus,
     /// Advisories that apply, without repeats.
     pub advisory_ids: Vec<String>,
     /// The platform's model.
     pub fmspc: [u8; 6],
     /// How far a platform that is not `UpToDate` is behind. `None` also where the collateral does not tell.
-    pub lag: Option<Lag>,
+    pub gap: Option<TcbGap>,
 }

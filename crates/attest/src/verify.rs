@@ -1,6 +1,6 @@
 //! Verification of evidence: from bytes that anybody can send to a [`Verified`] that says what runs where.
 
-mod outlook;
+mod forecast;
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -260,7 +260,7 @@ impl Verifier {
         Self { anchors: Arc::new(anchors), cache, seen: None }
     }
 
-    /// The same, which remembers in `seen` what it verifies, so that [`Verifier::outlook`] has something to tell.
+    /// The same, which remembers in `seen` what it verifies, so that [`Verifier::tcb_forecasts`] has something to tell.
     #[must_use]
     pub fn remembering(self, seen: SeenPlatforms) -> Self {
         Self { seen: Some(Arc::new(seen)), ..self }

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kms_attest::tcb::Lag;
+use kms_attest::tcb::TcbGap;
 
 use super::*;
 use crate::config::Grace;
@@ -13,12 +13,12 @@ const DAY: u64 = 86_400;
 const FMSPC: [u8; 6] = *b"SIM\0\0\0";
 
 /// What real collateral says of a platform one recovery behind, with another date.
-fn lag(status: &str, advisories: &[&str], newest: &[&str]) -> Option<Lag> {
+fn gap(status: &str, advisories: &[&str], newest: &[&str]) -> Option<TcbGap> {
     lag_with_qe("UpToDate", status, advisories, newest)
 }
 
 /// The same with a quoting enclave behind since 2024, which no update settles.
-fn lag_with_qe(qe: &str, status: &str, advisories: &[&str], newest: &[&str]) -> Option<Lag> {
+fn lag_with_qe(qe: &str, status: &str, advisories: &[&str], newest: &[&str]) -> Option<TcbGap> {
     let level = |svn: u8, date: &str, status: &str, advisories: &[&str]| {
         let components = |svn| vec![serde_json::json!({ "svn": svn }); 16];
         serde_json::json!({
@@ -53,23 +53,23 @@ fn lag_with_qe(qe: &str, status: &str, advisories: &[&str], newest: &[&str]) -> 
         tee_tcb_svn2: None,
         qe_isv_svn: 1,
     };
-    Lag::read(&platform, TcbStatus::OutOfDate, &tcb_info.to_string(), &qe_identity.to_string())
+    TcbGap::read(&platform, TcbStatus::OutOfDate, &tcb_info.to_string(), &qe_identity.to_string())
 }
 
 /// A platform and a quoting enclave by themselves, and what Intel makes of both.
 fn both(platform: &str, qe: &str, verdict: TcbStatus) -> (TcbVerdict, BootInfo) {
-    let lag = lag_with_qe(qe, platform, &[], &[]);
+    let gap = lag_with_qe(qe, platform, &[], &[]);
     let identity = BootInfo { tcb_status: verdict.to_string(), ..boot_info() };
-    (TcbVerdict { status: verdict, advisory_ids: Vec::new(), fmspc: FMSPC, lag }, identity)
+    (TcbVerdict { status: verdict, advisory_ids: Vec::new(), fmspc: FMSPC, gap }, identity)
 }
 
 /// An identity on a platform with a status and advisories, and what Intel says of it.
 fn measured(status: TcbStatus, advisories: &[&str], newest: &[&str]) -> (TcbVerdict, BootInfo) {
     let advisory_ids: Vec<String> = advisories.iter().map(|id| (*id).to_owned()).collect();
-    let lag = lag(&status.to_string(), advisories, newest);
+    let gap = gap(&status.to_string(), advisories, newest);
     let identity =
         BootInfo { tcb_status: status.to_string(), advisory_ids: advisory_ids.clone(), ..boot_info() };
-    (TcbVerdict { status, advisory_ids, fmspc: FMSPC, lag }, identity)
+    (TcbVerdict { status, advisory_ids, fmspc: FMSPC, gap }, identity)
 }
 
 fn tolerance(text: &str, now: u64) -> TcbTolerance {
@@ -127,7 +127,7 @@ fn a_grace_counts_from_the_recovery_and_covers_what_an_update_settles() {
     let other = measured(TcbStatus::OutOfDateConfigurationNeeded, &[], &[]);
     assert_eq!(applied(grace, RECOVERY, &other).0, "OutOfDateConfigurationNeeded");
     let (mut verdict, identity) = measured(TcbStatus::OutOfDate, &[], &[]);
-    verdict.lag = None;
+    verdict.gap = None;
     assert_eq!(applied(grace, RECOVERY, &(verdict, identity)).0, "OutOfDate", "nothing tells since when");
 }
 
@@ -240,7 +240,7 @@ fn an_exempted_model_is_forgiven_its_platform_and_no_other_part() {
     );
     // Which part it is cannot be told: none is forgiven.
     let (mut verdict, identity) = measured;
-    verdict.lag = None;
+    verdict.gap = None;
     assert_eq!(applied(with_grace, RECOVERY, &(verdict, identity)).0, "OutOfDate");
 }
 

@@ -1,9 +1,9 @@
 //! Collateral kept until Intel's own `nextUpdate`: one fetch at a time per platform, several services in order.
 
 mod early;
+mod entries;
 mod lane;
 mod refreshed;
-mod shelf;
 mod stats;
 
 use std::collections::HashMap;
@@ -14,9 +14,9 @@ use dcap_qvl::quote::Quote;
 use tokio::sync::{Semaphore, watch};
 use tokio::time::timeout;
 
+use self::entries::Entries;
 use self::lane::Lane;
 pub use self::refreshed::Refreshed;
-use self::shelf::Shelf;
 pub use self::stats::{CacheStats, EntryStats};
 use super::endpoint::Endpoint;
 use super::floors::TcbSet;
@@ -61,7 +61,7 @@ struct Shared {
 
 #[derive(Default)]
 struct State {
-    shelf: Shelf,
+    entries: Entries,
     flights: HashMap<PlatformKey, Flight>,
 }
 
@@ -147,7 +147,7 @@ impl CollateralCache {
             misses: self.shared.misses.load(Ordering::Relaxed),
             fetches: self.shared.fetches.load(Ordering::Relaxed),
             failures: self.shared.failures.load(Ordering::Relaxed),
-            entries: self.state().shelf.stats(self.clock().now()),
+            entries: self.state().entries.stats(self.clock().now()),
             endpoints: self.shared.endpoints.iter().map(Endpoint::stats).collect(),
             refused_as_older: self.shared.options.floors.refused(),
             floors_unsaved: self.shared.options.floors.unsaved(),
@@ -166,7 +166,7 @@ impl CollateralCache {
 
     /// Fetches every entry that is due; drops those that have ended. A failure leaves the entry in use.
     pub(super) async fn refresh_due(&self) {
-        let due = self.state().shelf.due(self.clock().now());
+        let due = self.state().entries.due(self.clock().now());
         for platform in due {
             let flight = self.board(&mut self.state(), platform);
             let landing = match flight {
@@ -175,14 +175,14 @@ impl CollateralCache {
             };
             if landing.is_err() {
                 let later = self.clock().now().saturating_add(REFRESH_RETRY_SECONDS);
-                self.state().shelf.postpone(platform, later);
+                self.state().entries.postpone(platform, later);
             }
         }
     }
 
     async fn platform(&self, chain: &PckChain) -> Landing {
         let platform = chain.platform();
-        if let Some(kept) = self.state().shelf.take(platform, self.clock().now()) {
+        if let Some(kept) = self.state().entries.take(platform, self.clock().now()) {
             self.shared.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(kept);
         }
@@ -193,10 +193,10 @@ impl CollateralCache {
         }
         let flight = {
             let mut state = self.state();
-            if let Some(kept) = state.shelf.take(platform, self.clock().now()) {
+            if let Some(kept) = state.entries.take(platform, self.clock().now()) {
                 return Ok(kept);
             }
-            if let Some(error) = state.shelf.refusal(platform) {
+            if let Some(error) = state.entries.refusal(platform) {
                 return Err(error);
             }
             self.board(&mut state, platform)?
@@ -310,18 +310,18 @@ impl CollateralCache {
 
     /// Files the outcome of a fetch.
     fn keep(&self, platform: PlatformKey, fetched: Result<Collateral, CollateralError>) -> Landing {
-        let shelf = &mut self.state().shelf;
+        let entries = &mut self.state().entries;
         let options = &self.shared.options;
         match fetched {
             Ok(collateral) => {
                 let now = self.clock().now();
-                let placed = shelf.place(platform, collateral, now, options);
+                let placed = entries.place(platform, collateral, now, options);
                 // Others may now hold what is older than this. It is valid, so it is used until there is newer.
-                shelf.hasten(|held| options.floors.is_below(held, TcbSet::Standard), now);
+                entries.hasten(|held| options.floors.is_below(held, TcbSet::Standard), now);
                 Ok(placed)
             }
             Err(error) => {
-                shelf.refuse(platform, &error, options);
+                entries.refuse(platform, &error, options);
                 Err(error)
             }
         }

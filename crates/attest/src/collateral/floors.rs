@@ -152,7 +152,7 @@ impl Floors {
     /// is not refused. Whether any rose, or could not be saved before: then they are to be saved.
     pub(super) fn admit(&self, collateral: &Collateral, set: TcbSet) -> Result<bool, FetchFailure> {
         let mut floors = self.lock();
-        if let Some(failure) = self.objection(&floors, collateral, set) {
+        if let Some(failure) = self.violation(&floors, collateral, set) {
             let index = FloorKind::NAMES.iter().position(|name| *name == failure.0.name());
             self.shared.refused[index.unwrap_or_default()].fetch_add(1, Ordering::Relaxed);
             return Err(failure.1);
@@ -171,10 +171,10 @@ impl Floors {
 
     /// Whether collateral would be refused.
     pub(super) fn is_below(&self, collateral: &Collateral, set: TcbSet) -> bool {
-        self.objection(&self.lock(), collateral, set).is_some()
+        self.violation(&self.lock(), collateral, set).is_some()
     }
 
-    fn objection(
+    fn violation(
         &self,
         floors: &BTreeMap<FloorKind, u64>,
         collateral: &Collateral,

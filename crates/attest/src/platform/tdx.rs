@@ -18,7 +18,7 @@ pub use self::quote::TdQuote;
 pub use self::quoted::{Quoted, QuotedError};
 pub use self::shortfall::Shortfall;
 use crate::collateral::{ChainError, Collateral, Dcap, PckChain};
-use crate::tcb::{Lag, PlatformTcb, TcbStatus, TcbVerdict, is_known};
+use crate::tcb::{PlatformTcb, TcbGap, TcbStatus, TcbVerdict, is_known};
 use crate::trust::TrustAnchors;
 
 /// TDATTRIBUTES a TD may have: SEPT_VE_DISABLE (28), PKS (30) and KL (31). Everything else is refused: the debug
@@ -239,8 +239,8 @@ fn conclude(
         return Err(TdxError::Status(status.to_string()));
     }
     let parts = collateral.parts();
-    let lag = (status != TcbStatus::UpToDate)
-        .then(|| Lag::read(&platform, status, &parts.tcb_info, &parts.qe_identity))
+    let gap = (status != TcbStatus::UpToDate)
+        .then(|| TcbGap::read(&platform, status, &parts.tcb_info, &parts.qe_identity))
         .flatten();
     let fmspc = platform.model.fmspc;
     Ok(VerifiedQuote {
@@ -248,7 +248,7 @@ fn conclude(
         status: status.to_string(),
         platform_status: claims.platform.tcb_level.tcb_status.to_string(),
         qe_status: claims.qe.tcb_level.tcb_status.to_string(),
-        verdict: TcbVerdict { status, advisory_ids: claims.tcb.advisory_ids, fmspc, lag },
+        verdict: TcbVerdict { status, advisory_ids: claims.tcb.advisory_ids, fmspc, gap },
         platform,
         ppid,
     })

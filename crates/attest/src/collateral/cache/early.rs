@@ -12,7 +12,7 @@ impl CollateralCache {
     pub(crate) async fn of_known(&self, model: PlatformKey) -> Result<Arc<Collateral>, CollateralError> {
         let flight = {
             let mut state = self.state();
-            if let Some(kept) = state.shelf.look(model, self.clock().now()) {
+            if let Some(kept) = state.entries.look(model, self.clock().now()) {
                 return Ok(kept);
             }
             self.board(&mut state, model)?

@@ -23,8 +23,8 @@ impl CollateralCache {
     pub async fn refresh_all(&self) -> Vec<Refreshed> {
         let held = {
             let mut state = self.state();
-            state.shelf.forget_refusals();
-            state.shelf.held()
+            state.entries.forget_refusals();
+            state.entries.held()
         };
         let mut refreshed = Vec::new();
         for some in held.chunks(MAX_FLIGHTS / 2) {

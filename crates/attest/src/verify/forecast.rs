@@ -1,23 +1,23 @@
-//! Asks for the early TCB sets of the platforms seen lately, and judges the platforms by them.
+//! Fetches the early TCB sets for the platforms seen recently, and judges the platforms by them.
 
 use std::sync::Arc;
 
 use super::Verifier;
 use crate::collateral::{Collateral, PlatformKey};
 use crate::platform::tdx::TdQuote;
-use crate::tcb::{Ahead, Forecast, Outlook, Seen};
+use crate::tcb::{EarlyVerdict, Seen, TcbForecast, TcbForecasts};
 use crate::trust::TrustAnchors;
 
 /// Models asked about in one look.
 const MAX_MODELS: usize = 64;
 
 impl Verifier {
-    /// Asks for the early set of every model seen lately, and judges the platforms by it, one after the other and
-    /// never on the thread of whoever waits: that are two verifications for each of hundreds of platforms. What cannot
-    /// be had is counted and left out.
-    pub async fn outlook(&self) -> Outlook {
-        let mut outlook = Outlook::default();
-        let Some(seen) = &self.seen else { return outlook };
+    /// Fetches the early set of every model seen recently, and judges the platforms by it, one after the other and on
+    /// threads that may block: each of hundreds of platforms takes two verifications. A model without an early set is
+    /// counted and left out.
+    pub async fn tcb_forecasts(&self) -> TcbForecasts {
+        let mut found = TcbForecasts::default();
+        let Some(seen) = &self.seen else { return found };
         let mut platforms = seen.lately(self.cache().clock().now());
         let mut models: Vec<PlatformKey> = platforms.iter().map(|seen| seen.platform.model).collect();
         models.dedup();
@@ -25,19 +25,19 @@ impl Verifier {
         for model in models {
             let of_model = platforms.extract_if(.., |seen| seen.platform.model == model).collect();
             match self.sets(model).await {
-                None => outlook.early_sets.unavailable += 1,
+                None => found.early_sets.unavailable += 1,
                 Some((standard, early)) if early.evaluation_number() <= standard.evaluation_number() => {
-                    outlook.early_sets.same += 1;
+                    found.early_sets.same += 1;
                 }
                 Some((standard, early)) => {
-                    outlook.early_sets.newer += 1;
+                    found.early_sets.newer += 1;
                     let anchors = self.anchors().clone();
                     let judge = Judge { standard, early, anchors, now: self.cache().clock().now() };
-                    outlook.forecasts.extend(Arc::new(judge).forecasts(of_model).await);
+                    found.forecasts.extend(Arc::new(judge).forecasts(of_model).await);
                 }
             }
         }
-        outlook
+        found
     }
 
     /// The standard and the early set of a model.
@@ -64,7 +64,7 @@ struct Judge {
 impl Judge {
     /// Of the platforms that verify today. Each is a short task of its own for the threads that may block: no more than
     /// one runs at a time, and no more than one is left when nobody waits any longer.
-    async fn forecasts(self: Arc<Self>, platforms: Vec<Seen>) -> Vec<Forecast> {
+    async fn forecasts(self: Arc<Self>, platforms: Vec<Seen>) -> Vec<TcbForecast> {
         let mut forecasts = Vec::new();
         for seen in platforms {
             let judge = Arc::clone(&self);
@@ -75,7 +75,7 @@ impl Judge {
     }
 
     /// `None` if the platform does not verify today either.
-    fn forecast(&self, seen: &Seen) -> Option<Forecast> {
+    fn forecast(&self, seen: &Seen) -> Option<TcbForecast> {
         let quote = TdQuote::parse(&seen.quote).ok()?;
         let verified = |set: &Collateral| match &seen.pck_chain {
             Some(chain) => {
@@ -84,11 +84,11 @@ impl Judge {
             None => quote.verify(set, &self.anchors, self.now),
         };
         let today = verified(&self.standard).ok()?.verdict().clone();
-        let ahead = match verified(&self.early) {
-            Ok(verified) => Ahead::Verdict(verified.verdict().clone()),
-            Err(refusal) => Ahead::Refused(refusal.to_string()),
+        let early = match verified(&self.early) {
+            Ok(verified) => EarlyVerdict::Verdict(verified.verdict().clone()),
+            Err(refusal) => EarlyVerdict::Refused(refusal.to_string()),
         };
-        Some(Forecast { platform: seen.platform, seen_at: seen.at, today, ahead })
+        Some(TcbForecast { platform: seen.platform, seen_at: seen.at, today, early })
     }
 }
 
@@ -127,7 +127,7 @@ mod tests {
             [0, 1, 2, 3, 4, 5, 6, 7]
         );
         for forecast in &forecasts {
-            assert_eq!(forecast.ahead, Ahead::Verdict(forecast.today.clone()));
+            assert_eq!(forecast.early, EarlyVerdict::Verdict(forecast.today.clone()));
         }
         assert!(turns.load(Ordering::Relaxed) > 0, "this thread was held all the time");
     }

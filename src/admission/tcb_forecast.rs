@@ -1,4 +1,4 @@
-//! A warning ahead: platforms seen lately that Intel's early TCB set judges worse than the standard one does today.
+//! Warns of platforms seen recently that Intel's early TCB set judges worse than the standard one does today.
 
 use std::{
     collections::HashMap,
@@ -7,13 +7,13 @@ use std::{
 };
 
 use kms_attest::{
-    tcb::{Ahead, Forecast, Outlook, PlatformTcb, TcbStatus, TcbVerdict},
+    tcb::{EarlyVerdict, PlatformTcb, TcbForecast, TcbForecasts, TcbStatus, TcbVerdict},
     verify::Verifier,
 };
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 
 use super::TcbTolerance;
-use crate::metrics::{Metrics, OutlookState};
+use crate::metrics::{Metrics, TcbForecastState};
 
 /// How long platforms are watched after they were last seen.
 pub const WATCHED_FOR: Duration = Duration::from_secs(14 * 86_400);
@@ -59,14 +59,14 @@ impl TcbWatch {
         let mut told: HashMap<PlatformTcb, (Warning, Instant)> = HashMap::new();
         tokio::time::sleep(self.every.min(FIRST_LOOK)).await;
         loop {
-            let outlook = self.verifier.outlook().await;
-            let warnings = self.warnings(&outlook);
-            self.metrics.set_outlook(OutlookState {
+            let found = self.verifier.tcb_forecasts().await;
+            let warnings = self.warnings(&found);
+            self.metrics.set_tcb_forecast(TcbForecastState {
                 falling_behind: warnings.len() as u64,
                 recovery: warnings.iter().filter_map(|(_, warning)| warning.recovery).min(),
-                newer: outlook.early_sets.newer as u64,
-                same: outlook.early_sets.same as u64,
-                unavailable: outlook.early_sets.unavailable as u64,
+                newer: found.early_sets.newer as u64,
+                same: found.early_sets.same as u64,
+                unavailable: found.early_sets.unavailable as u64,
             });
             told.retain(|platform, _| warnings.iter().any(|(warned, _)| warned == platform));
             for (platform, warning) in warnings {
@@ -81,30 +81,30 @@ impl TcbWatch {
         }
     }
 
-    fn warnings(&self, outlook: &Outlook) -> Vec<(PlatformTcb, Warning)> {
+    fn warnings(&self, found: &TcbForecasts) -> Vec<(PlatformTcb, Warning)> {
         let warning =
-            |forecast: &Forecast| Some((forecast.platform, Warning::of(forecast, &self.tolerance)?));
-        outlook.forecasts.iter().filter_map(warning).collect()
+            |forecast: &TcbForecast| Some((forecast.platform, Warning::of(forecast, &self.tolerance)?));
+        found.forecasts.iter().filter_map(warning).collect()
     }
 }
 
 impl Warning {
     /// `None` if the early set judges no worse.
-    fn of(forecast: &Forecast, tolerance: &TcbTolerance) -> Option<Self> {
+    fn of(forecast: &TcbForecast, tolerance: &TcbTolerance) -> Option<Self> {
         let today = &forecast.today;
-        let (ahead, verdict) = match &forecast.ahead {
-            Ahead::Verdict(verdict) if is_worse(verdict, today, tolerance) => {
+        let (ahead, verdict) = match &forecast.early {
+            EarlyVerdict::Verdict(verdict) if is_worse(verdict, today, tolerance) => {
                 (verdict.status.to_string(), Some(verdict))
             }
-            Ahead::Verdict(_) => return None,
-            Ahead::Refused(reason) => (format!("refused: {reason}"), None),
+            EarlyVerdict::Verdict(_) => return None,
+            EarlyVerdict::Refused(reason) => (format!("refused: {reason}"), None),
         };
         let advisories = verdict.map(|verdict| new_advisories(verdict, today, tolerance).cloned().collect());
         Some(Self {
             today: today.status.to_string(),
             ahead,
             advisories: advisories.unwrap_or_default(),
-            recovery: verdict.and_then(|verdict| verdict.lag.as_ref()).map(|lag| lag.since()),
+            recovery: verdict.and_then(|verdict| verdict.gap.as_ref()).map(|gap| gap.since()),
             tolerated_until: verdict.and_then(|verdict| tolerance.grace_ends(verdict)),
         })
     }
@@ -171,10 +171,10 @@ mod tests {
 
     fn verdict(status: TcbStatus, advisories: &[&str]) -> TcbVerdict {
         let advisory_ids = advisories.iter().map(|id| (*id).to_owned()).collect();
-        TcbVerdict { status, advisory_ids, fmspc: [0; 6], lag: None }
+        TcbVerdict { status, advisory_ids, fmspc: [0; 6], gap: None }
     }
 
-    fn warning(today: TcbVerdict, ahead: Ahead) -> Option<Warning> {
+    fn warning(today: TcbVerdict, early: EarlyVerdict) -> Option<Warning> {
         let platform = PlatformTcb {
             model: PlatformKey { fmspc: [0; 6], ca: CaKind::Platform },
             cpu_svn: [0; 16],
@@ -186,7 +186,7 @@ mod tests {
         let (config, _) =
             crate::config::Config::from_toml("core.tcb.advisories = ['INTEL-SA-00837']").expect("valid");
         let tolerance = TcbTolerance::new(config.core.tcb, Clock::fixed(0), Arc::new(Metrics::new([])));
-        Warning::of(&Forecast { platform, seen_at: 0, today, ahead }, &tolerance)
+        Warning::of(&TcbForecast { platform, seen_at: 0, today, early }, &tolerance)
     }
 
     #[test]
@@ -202,11 +202,11 @@ mod tests {
             (verdict(OutOfDate, &["INTEL-SA-00960"]), verdict(OutOfDate, &["INTEL-SA-00960"]), false),
             (fine(), verdict(UpToDate, &["intel-sa-00837"]), false),
         ] {
-            let warned = warning(today.clone(), Ahead::Verdict(ahead.clone())).is_some();
+            let warned = warning(today.clone(), EarlyVerdict::Verdict(ahead.clone())).is_some();
             assert_eq!(warned, is_worse, "{today:?} to {ahead:?}");
         }
         let refused =
-            warning(fine(), Ahead::Refused("TCB status is invalid: Revoked".into())).expect("worse");
+            warning(fine(), EarlyVerdict::Refused("TCB status is invalid: Revoked".into())).expect("worse");
         assert_eq!(refused.ahead, "refused: TCB status is invalid: Revoked");
         assert_eq!((refused.recovery, refused.tolerated_until), (None, None));
     }

@@ -14,7 +14,7 @@ use crate::collateral::{
 pub(super) const MAX_REFUSALS: usize = 256;
 
 #[derive(Default)]
-pub(super) struct Shelf {
+pub(super) struct Entries {
     entries: HashMap<PlatformKey, Entry>,
     refusals: HashMap<PlatformKey, Refusal>,
     uses: u64,
@@ -32,7 +32,7 @@ struct Refusal {
     until: Instant,
 }
 
-impl Shelf {
+impl Entries {
     /// Collateral that is valid at `now`.
     pub(super) fn take(&mut self, platform: PlatformKey, now: u64) -> Option<Arc<Collateral>> {
         self.uses += 1;
@@ -41,7 +41,7 @@ impl Shelf {
         Some(Arc::clone(&entry.collateral))
     }
 
-    /// As [`Shelf::take`], but it is no use of the entry.
+    /// As [`Entries::take`], but it is no use of the entry.
     pub(super) fn look(&self, platform: PlatformKey, now: u64) -> Option<Arc<Collateral>> {
         let entry = self.entries.get(&platform).filter(|entry| entry.collateral.expires() >= now)?;
         Some(Arc::clone(&entry.collateral))
@@ -190,11 +190,11 @@ mod tests {
         };
         let (higher, lower) = (with_number("good", 20), with_number("short-validity", 17));
         assert!(lower.issued() > higher.issued());
-        let (options, mut shelf) = (CacheOptions::default(), Shelf::default());
+        let (options, mut entries) = (CacheOptions::default(), Entries::default());
         let now = lower.issued();
-        shelf.place(MOCK, lower, now, &options);
+        entries.place(MOCK, lower, now, &options);
         assert_eq!(options.floors.admit(&higher, TcbSet::Standard), Ok(true));
-        assert_eq!(*shelf.place(MOCK, higher.clone(), now, &options), higher);
+        assert_eq!(*entries.place(MOCK, higher.clone(), now, &options), higher);
     }
 
     #[test]
@@ -203,39 +203,39 @@ mod tests {
         assert!(newer.issued() > older.issued());
         let options = CacheOptions::default();
         for (now, kept) in [(newer.expires(), &newer), (newer.expires() + 1, &older)] {
-            let mut shelf = Shelf::default();
-            shelf.place(MOCK, newer.clone(), newer.issued(), &options);
-            assert_eq!(*shelf.place(MOCK, older.clone(), now, &options), *kept);
-            assert_eq!(*shelf.take(MOCK, now).unwrap(), *kept);
+            let mut entries = Entries::default();
+            entries.place(MOCK, newer.clone(), newer.issued(), &options);
+            assert_eq!(*entries.place(MOCK, older.clone(), now, &options), *kept);
+            assert_eq!(*entries.take(MOCK, now).unwrap(), *kept);
         }
     }
 
     #[test]
     fn the_least_recently_used_platform_goes_first() {
         let options = CacheOptions { capacity: 3, ..CacheOptions::default() };
-        let mut shelf = Shelf::default();
+        let mut entries = Entries::default();
         for n in 0..3 {
-            shelf.take(key(n), NOW);
-            shelf.place(key(n), collateral_set("good"), NOW, &options);
+            entries.take(key(n), NOW);
+            entries.place(key(n), collateral_set("good"), NOW, &options);
         }
-        assert!(shelf.take(key(0), NOW).is_some());
+        assert!(entries.take(key(0), NOW).is_some());
         // A refresh is not a use.
-        shelf.place(key(1), collateral_set("good"), NOW, &options);
-        shelf.place(key(3), collateral_set("good"), NOW, &options);
-        let held: Vec<bool> = (0..4).map(|n| shelf.take(key(n), NOW).is_some()).collect();
+        entries.place(key(1), collateral_set("good"), NOW, &options);
+        entries.place(key(3), collateral_set("good"), NOW, &options);
+        let held: Vec<bool> = (0..4).map(|n| entries.take(key(n), NOW).is_some()).collect();
         assert_eq!(held, [true, false, true, true]);
     }
 
     #[test]
     fn remembered_failures_are_bounded() {
-        let (mut shelf, options) = (Shelf::default(), CacheOptions::default());
+        let (mut entries, options) = (Entries::default(), CacheOptions::default());
         let error = CollateralError::unavailable(FetchFailure::Deadline);
         for n in 0..2 * MAX_REFUSALS as u64 {
-            shelf.refuse(key(n), &error, &options);
+            entries.refuse(key(n), &error, &options);
         }
-        assert_eq!(shelf.refusals.len(), MAX_REFUSALS);
-        assert_eq!(shelf.refusal(key(0)), Some(error));
-        assert_eq!(shelf.refusal(key(MAX_REFUSALS as u64)), None);
+        assert_eq!(entries.refusals.len(), MAX_REFUSALS);
+        assert_eq!(entries.refusal(key(0)), Some(error));
+        assert_eq!(entries.refusal(key(MAX_REFUSALS as u64)), None);
     }
 
     #[test]
@@ -245,12 +245,12 @@ mod tests {
         let short = collateral_set("short-validity");
         let hour_before = short.expires() - 3600;
         for (collateral, now, wait) in [(collateral_set("good"), NOW, day), (short, hour_before, 1800)] {
-            let mut shelf = Shelf::default();
-            shelf.place(MOCK, collateral, now, &options);
-            assert!(shelf.due(now + wait - wait / 10 - 1).is_empty());
-            assert_eq!(shelf.due(now + wait), [MOCK]);
-            shelf.postpone(MOCK, now + wait + 1);
-            assert!(shelf.due(now + wait).is_empty());
+            let mut entries = Entries::default();
+            entries.place(MOCK, collateral, now, &options);
+            assert!(entries.due(now + wait - wait / 10 - 1).is_empty());
+            assert_eq!(entries.due(now + wait), [MOCK]);
+            entries.postpone(MOCK, now + wait + 1);
+            assert!(entries.due(now + wait).is_empty());
         }
     }
 

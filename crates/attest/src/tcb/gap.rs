@@ -29,7 +29,7 @@ pub enum TcbPart {
 
 /// A part that is not `UpToDate`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Objection {
+pub struct PartGap {
     part: TcbPart,
     status: TcbStatus,
     since: u64,
@@ -37,7 +37,7 @@ pub struct Objection {
     settled: Vec<String>,
 }
 
-impl Objection {
+impl PartGap {
     /// Which part.
     pub fn part(&self) -> TcbPart {
         self.part
@@ -57,14 +57,14 @@ impl Objection {
 
 /// How far a platform is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Lag {
-    /// Never none.
-    objections: Vec<Objection>,
+pub struct TcbGap {
+    /// At least one.
+    parts: Vec<PartGap>,
     /// Advisories of any part that no update settles.
     open: Vec<String>,
 }
 
-impl Lag {
+impl TcbGap {
     /// Reads it out of both documents for a platform whose verdict is `status`. `None` if nothing about it is behind,
     /// if it reaches no level, or if a document does not parse.
     pub fn read(
@@ -84,44 +84,43 @@ impl Lag {
 
         let mut parts = tdx_parts(platform, &platform.tee_tcb_svn, &tcb_info)?;
         if matches!(status, TcbStatus::TDRelaunchAdvised | TcbStatus::TDRelaunchAdvisedConfigurationNeeded) {
-            parts.iter_mut().for_each(|part| part.objection.status = until_relaunch(part.objection.status));
+            parts.iter_mut().for_each(|part| part.gap.status = until_relaunch(part.gap.status));
         }
         if let Some(current) = &platform.tee_tcb_svn2 {
             parts.extend(tdx_parts(platform, current, &tcb_info)?);
         }
         parts.push(Part::of(TcbPart::QuotingEnclave, &qe_levels(platform, &qe_identity)?)?);
 
-        let (mut objections, mut open) = (Vec::new(), Vec::new());
+        let (mut behind, mut open) = (Vec::new(), Vec::new());
         for part in parts {
             open.extend(part.open);
-            if part.objection.status != TcbStatus::UpToDate && !objections.contains(&part.objection) {
-                objections.push(part.objection);
+            if part.gap.status != TcbStatus::UpToDate && !behind.contains(&part.gap) {
+                behind.push(part.gap);
             }
         }
-        (!objections.is_empty()).then_some(Self { objections, open })
+        (!behind.is_empty()).then_some(Self { parts: behind, open })
     }
 
     /// Every part that is not `UpToDate`: at least one. A part is there twice if it is behind in different ways as it
     /// was when the TD was launched and as it is now.
-    pub fn objections(&self) -> &[Objection] {
-        &self.objections
+    pub fn parts(&self) -> &[PartGap] {
+        &self.parts
     }
 
     /// Unix seconds since when the platform is behind, by the part that is so for longest.
     pub fn since(&self) -> u64 {
-        self.objections.iter().map(|objection| objection.since).min().unwrap_or(0)
+        self.parts.iter().map(|part| part.since).min().unwrap_or(0)
     }
 
     /// Advisories that apply only because updates are missing of parts that are `chosen`: the best level that the part
     /// does not reach no longer has them, and no other part has them.
-    pub fn settled_by_update(&self, chosen: impl Fn(&Objection) -> bool) -> Vec<&str> {
-        let (chosen, others): (Vec<_>, Vec<_>) =
-            self.objections.iter().partition(|objection| chosen(objection));
+    pub fn settled_by_update(&self, chosen: impl Fn(&PartGap) -> bool) -> Vec<&str> {
+        let (chosen, others): (Vec<_>, Vec<_>) = self.parts.iter().partition(|part| chosen(part));
         let is_elsewhere = |advisory: &String| {
             self.open.contains(advisory) || others.iter().any(|other| other.settled.contains(advisory))
         };
         let mut settled: Vec<&str> = Vec::new();
-        for advisory in chosen.iter().flat_map(|objection| &objection.settled) {
+        for advisory in chosen.iter().flat_map(|part| &part.settled) {
             if !is_elsewhere(advisory) && !settled.contains(&advisory.as_str()) {
                 settled.push(advisory);
             }
@@ -180,8 +179,8 @@ fn qe_levels<'a>(platform: &PlatformTcb, identity: &'a QeIdentity) -> Option<Vec
 
 /// How one of platform, module and quoting enclave stands.
 struct Part {
-    /// None in truth, if its status is `UpToDate`.
-    objection: Objection,
+    /// Its status may be `UpToDate`: then it is no gap.
+    gap: PartGap,
     /// Advisories that no update settles.
     open: Vec<String>,
 }
@@ -198,7 +197,7 @@ impl Part {
         let (settled, open) = own.advisories.iter().cloned().partition(is_settled);
         let later = better.iter().map(|level| level.date).filter(|date| *date > own.date).min();
         let since = later.filter(|_| is_missing_updates).unwrap_or(own.date);
-        Some(Self { objection: Objection { part, status: own.status, since, settled }, open })
+        Some(Self { gap: PartGap { part, status: own.status, since, settled }, open })
     }
 }
 
