@@ -9,7 +9,7 @@ use std::{
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use cvm_kms::{
-    audit::{Audit, Event, Subject},
+    audit::{Audit, Event, LegacySalts, LogKey, LogKeys, NodeId, Subject},
     ca::{self, OwnNames, Restricted},
     config::{AuthApi, EmptyDevices},
     domain::Domain,
@@ -32,6 +32,7 @@ use kms_attest::{
     verify::{Binding, Verified, verify},
     vm_config::VmConfig,
 };
+use kms_ledger::signature::SigningKey;
 use kms_simulator::{Cvm, Platform};
 use serde_json::{Map, json};
 
@@ -40,7 +41,7 @@ const APP: AppId = AppId([1; 20]);
 /// Apps in the allowlist.
 const APPS: u64 = 10_000;
 /// Releases that wait for the disk together.
-const WAITING: u64 = 64;
+const WAITING: [u64; 3] = [1, 64, 256];
 
 /// A guest with its evidence, and what verifies it.
 struct Guest {
@@ -181,19 +182,33 @@ fn policy(criterion: &mut Criterion) {
     criterion.bench_function("policy/allowlist of 10,000 apps", |b| b.iter(|| runtime.block_on(decide())));
 }
 
+/// What signs the log.
+struct LogSeed;
+
+impl LogKeys for LogSeed {
+    fn log_key(&self, node: &NodeId) -> Option<LogKey> {
+        let name = format!("kms.example/cvm-kms/{node}").parse().ok()?;
+        let signing = SigningKey::from_seed(name, &[7; 32]).ok()?;
+        Some(LogKey { signing, legacy: LegacySalts::new(&[7; 32]), vouching: [0; 65] })
+    }
+}
+
 fn audit(criterion: &mut Criterion) {
     let identity = Guest::new().identity();
     let directory = tempfile::tempdir().expect("a directory");
-    let audit = Audit::open(&directory.path().join("audit.jsonl")).expect("an audit log");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let event = || Event::AppKeyReleased { subject: Subject::new(&identity, [127, 0, 0, 1].into()) };
-    let audit = Arc::new(audit);
+    let open = |name| Arc::new(Audit::open(&directory.path().join(name)).expect("an audit log"));
+    let (plain, signed) = (open("plain.jsonl"), open("signed.jsonl"));
+    runtime.block_on(signed.sign_with(Arc::new(LogSeed)));
     let mut group = criterion.benchmark_group("audit");
-    for waiting in [1, WAITING] {
-        group.throughput(Throughput::Elements(waiting));
-        group.bench_function(format!("{waiting} waiting together"), |b| {
-            b.iter(|| runtime.block_on(join_all((0..waiting).map(|_| audit.record(event())))));
-        });
+    for (audit, what) in [(plain, ""), (signed, ", with receipts")] {
+        for waiting in WAITING {
+            group.throughput(Throughput::Elements(waiting));
+            group.bench_function(format!("{waiting} waiting together{what}"), |b| {
+                b.iter(|| runtime.block_on(join_all((0..waiting).map(|_| audit.record(event())))));
+            });
+        }
     }
     group.finish();
 }

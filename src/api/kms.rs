@@ -161,6 +161,7 @@ impl KmsService {
             tproxy_app_id: permit.gateway_app_id().to_owned(),
             gateway_app_id: permit.gateway_app_id().to_owned(),
             os_image_hash: permit.identity().os_image_hash.clone(),
+            receipt: released.leaf().map(Into::into),
         })
     }
 
@@ -199,7 +200,11 @@ impl KmsService {
             ca_key: handover.ca_key_pem.to_string(),
             k256_key: handover.k256_key.expose().to_vec(),
         };
-        Ok(KmsKeyResponse { temp_ca_key: handover.temp_ca_key_pem.to_owned(), keys: vec![keys] })
+        Ok(KmsKeyResponse {
+            temp_ca_key: handover.temp_ca_key_pem.to_owned(),
+            keys: vec![keys],
+            receipt: released.leaf().map(Into::into),
+        })
     }
 
     /// `KMS.GetAppEnvEncryptPubKey`: the public key that an app's environment is encrypted to, signed.
@@ -280,7 +285,7 @@ impl KmsService {
             .app_certificate(&released, &restricted)
             .map_err(|error| Error::internal("the certificate cannot be issued", error))?;
         tell(&self.releases, "app certificate issued", released.permit(), caller);
-        Ok(SignCertResponse { certificate_chain })
+        Ok(SignCertResponse { certificate_chain, receipt: released.leaf().map(Into::into) })
     }
 
     /// `KMS.ClearImageCache`, the older form with the token in the message.

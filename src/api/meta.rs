@@ -14,6 +14,7 @@ use super::{
 };
 use crate::{
     admission::Foundation,
+    audit::Audit,
     config::Posture,
     lifecycle::Ready,
     metrics::Metrics,
@@ -33,6 +34,7 @@ pub struct Meta {
     policy: Arc<Policy>,
     configured: Posture,
     readiness: Arc<Readiness>,
+    audit: Arc<Audit>,
     metrics: Arc<Metrics>,
     current: ArcSwap<Prepared<GetMetaResponse>>,
 }
@@ -47,6 +49,7 @@ impl Meta {
         readiness: Arc<Readiness>,
     ) -> Self {
         let (policy, metrics) = (Arc::clone(&foundation.policy), Arc::clone(&foundation.metrics));
+        let audit = Arc::clone(&foundation.audit);
         let everything_is_allowed = policy.is_dev();
         let posture = relaxed(&configured, &policy);
         let fixed = GetMetaResponse {
@@ -67,7 +70,7 @@ impl Meta {
             ..GetMetaResponse::default()
         };
         let current = ArcSwap::from_pointee(Prepared::new(fixed.clone()));
-        let meta = Self { fixed, policy, configured, readiness, metrics, current };
+        let meta = Self { fixed, policy, configured, readiness, audit, metrics, current };
         meta.show(None);
         meta
     }
@@ -121,6 +124,10 @@ impl Meta {
         shown.ready = Some(report.is_ready());
         shown.not_ready = report.shown(Effect::Stops);
         shown.readiness_warnings = report.shown(Effect::Warns);
+        if let Some(head) = self.audit.head() {
+            shown.log_key = head.key.to_string();
+            shown.log_key_signature = head.vouching.to_vec();
+        }
         if let Some((info, age)) = known {
             shown.gateway_app_id.clone_from(&info.gateway_app_id);
             shown.kms_contract_address.clone_from(&info.kms_contract_address);

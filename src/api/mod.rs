@@ -10,6 +10,7 @@ pub mod onboard;
 pub mod prepared;
 pub mod quota;
 pub mod readiness;
+mod receipt;
 mod refusal;
 pub mod routes;
 pub mod setup;

@@ -16,7 +16,7 @@ pub enum Verbs {
 /// One route: the row of the table, with the fields that [`super::Row`] has for a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// Where it is; a part in braces stands for any text without a slash.
+    /// Where it is; a part in braces stands for any text without a slash, and one with `*` for any text.
     pub path: &'static str,
     /// The service that it goes with, hence phase and listener.
     pub service: Service,
@@ -32,7 +32,7 @@ pub struct Route {
 const SHORT: usize = 16 * 1024;
 
 /// Every route there is. The routers, who is let in while a KMS onboards, and `tests/it/access_table.rs` read it.
-pub const ROUTES: [Route; 16] = {
+pub const ROUTES: [Route; 20] = {
     use Access::{Onboarding, Open, Operator};
     use Service::{Admin, Kms, Onboard};
     use Verbs::{Get, GetAndPost, Post};
@@ -50,6 +50,9 @@ pub const ROUTES: [Route; 16] = {
         row(Kms, "/livez", Get, Open, 0),
         row(Kms, "/readyz", Get, Open, 0),
         row(Kms, "/metrics", Get, Open, 0),
+        // Hashes only: entries are on the admin listener.
+        row(Kms, "/log/checkpoint", Get, Open, 0),
+        row(Kms, "/log/tile/{*tile}", Get, Open, 0),
         row(Onboard, "/", Get, Open, 0),
         row(Onboard, "/assets/{file}", Get, Open, 0),
         row(Onboard, "/health", Get, Open, 0),
@@ -63,6 +66,8 @@ pub const ROUTES: [Route; 16] = {
         row(Onboard, "/finish", Get, Onboarding, 0),
         row(Admin, "/livez", Get, Operator, 0),
         row(Admin, "/readyz", Get, Operator, 0),
+        row(Admin, "/log/checkpoint", Get, Operator, 0),
+        row(Admin, "/log/tile/{*tile}", Get, Operator, 0),
     ]
 };
 
@@ -86,9 +91,9 @@ impl Route {
     fn matches(&self, path: &str) -> bool {
         match self.path.split_once('{') {
             None => self.path == path,
-            Some((before, _)) => {
-                path.strip_prefix(before).is_some_and(|rest| !rest.is_empty() && !rest.contains('/'))
-            }
+            Some((before, part)) => path
+                .strip_prefix(before)
+                .is_some_and(|rest| !rest.is_empty() && (part.starts_with('*') || !rest.contains('/'))),
         }
     }
 }
@@ -105,6 +110,9 @@ mod tests {
             assert_eq!(served(other), None, "{other}");
         }
         assert_eq!(served("/"), Some("/"));
+        let served = |path| Route::serving(Service::Kms, path).map(|route| route.path);
+        assert_eq!(served("/log/tile/0/x001/234.p/5"), Some("/log/tile/{*tile}"));
+        assert_eq!(served("/log/tile/"), None);
     }
 
     #[test]

@@ -108,6 +108,8 @@ async fn audit_fails(audit: &Audit) -> FailureReason {
     loop {
         tokio::time::sleep(AUDIT_CHECK).await;
         match audit.health() {
+            // It ends by itself, and would have to be begun again.
+            Health::Failing { reason: FailureReason::BuildingTree, .. } => failed = false,
             Health::Failing { reason, .. } if failed => return reason,
             health => failed = !health.is_writing(),
         }

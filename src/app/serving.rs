@@ -53,6 +53,7 @@ impl Serving {
         for certificate in [ready.root_ca_pem(), ready.temp_ca_pem()] {
             audit.floor().raise_by_record(ca::issued(certificate));
         }
+        audit.sign_with(Arc::<Ready>::clone(&ready)).await;
         self_authorization.prepare().await;
         let attester = process.certificate_attester();
         let certificate = leaf::issue(attester.as_deref(), &ready).await?;
@@ -65,7 +66,8 @@ impl Serving {
         let admin_certificate =
             AdminCertificate::find(&process.config, &leaf, &ready, attester.as_deref()).await?;
         let shown = core.metrics.enabled.then(|| Arc::clone(metrics));
-        let router = net::kms(Arc::clone(&kms), &rpc.limits, shown, Arc::clone(&readiness));
+        let router =
+            net::kms(Arc::clone(&kms), &rpc.limits, shown, Arc::clone(&readiness), Arc::clone(audit));
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .limited(process.limit())
             .readable_by(&rpc.cors_origins)
@@ -85,7 +87,8 @@ impl Serving {
     ) -> Result<Option<(TcpListener, Phase)>, AppError> {
         let admin = &process.config.core.admin;
         let Some(credentials) = &process.credentials else { return Ok(None) };
-        let router = net::admin(Arc::clone(&self.admin), &admin.limits, Arc::clone(&self.readiness));
+        let router =
+            net::admin(Arc::clone(&self.admin), &admin.limits, Arc::clone(&self.readiness), process.audit());
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .limited(process.limit())
             .guarded(Arc::clone(credentials), process.audit());

@@ -37,6 +37,9 @@ const MAX_CHECKPOINT: usize = 4096;
 /// Leaves that are added together when the tree is completed.
 const GROUP: usize = 1024;
 
+/// So many groups are brought to the disk together meanwhile.
+const GROUPS_SYNCED: u64 = 256;
+
 /// What signs for a log and speaks for it. Made from the root keys and the log's origin.
 pub struct LogKey {
     /// Signs checkpoints; its name is the origin.
@@ -240,6 +243,10 @@ fn complete(
             let staged = tree.stage(&leaves)?;
             tree.commit(staged);
             leaves.clear();
+            if (next / GROUP as u64).is_multiple_of(GROUPS_SYNCED) {
+                // A start that is cut short goes on here.
+                tree.sync()?;
+            }
         }
         if is_end {
             return Ok(());
@@ -267,25 +274,23 @@ fn head(tree: &Tree, key: &LogKey) -> io::Result<Head> {
 /// The file that holds the newest signed checkpoint: a log that ends before it was rolled back.
 ///
 /// Written in place and not synced: the records are on the disk before it is signed, so that an older one is no harm.
-struct KeptCheckpoint(File);
+struct KeptCheckpoint {
+    file: File,
+    length: u64,
+}
 
 impl KeptCheckpoint {
     fn open(path: &Path) -> io::Result<Self> {
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .mode(0o600)
-            .open(path)
-            .map(Self)
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        Ok(Self { length: file.metadata()?.len(), file })
     }
 
     /// `None` without one, or with one that a crash has torn.
     fn read(&self) -> io::Result<Option<Checkpoint>> {
-        let length = self.0.metadata()?.len().min(MAX_CHECKPOINT as u64);
+        let length = self.length.min(MAX_CHECKPOINT as u64);
         let mut text = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-        self.0.read_exact_at(&mut text, 0)?;
+        self.file.read_exact_at(&mut text, 0)?;
         let checkpoint = Note::parse(&text).ok().and_then(|note| note.text().parse().ok());
         if checkpoint.is_none() && length > 0 {
             tracing::error!(
@@ -295,9 +300,14 @@ impl KeptCheckpoint {
         Ok(checkpoint)
     }
 
-    fn write(&self, checkpoint: &str) -> io::Result<()> {
-        self.0.write_all_at(checkpoint.as_bytes(), 0)?;
-        self.0.set_len(checkpoint.len() as u64)
+    fn write(&mut self, checkpoint: &str) -> io::Result<()> {
+        self.file.write_all_at(checkpoint.as_bytes(), 0)?;
+        let length = checkpoint.len() as u64;
+        if length < self.length {
+            self.file.set_len(length)?;
+        }
+        self.length = length;
+        Ok(())
     }
 }
 

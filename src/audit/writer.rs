@@ -38,6 +38,9 @@ const MAX_KEPT: usize = 1024;
 /// How often the file is looked at while there is nothing to write.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
+/// How often the files of the tree are brought to the disk.
+const SYNC_TREE_EVERY: Duration = Duration::from_secs(5);
+
 /// How often free space is asked for.
 const SPACE_EVERY: Duration = Duration::from_secs(10);
 
@@ -86,6 +89,7 @@ pub(super) struct Writer {
     pause: Duration,
     recovered: Option<Instant>,
     looked: Option<Instant>,
+    synced_tree: Option<Instant>,
     asked_space: Option<Instant>,
     /// What seals records of a version without a ledger, until it is written.
     import: Option<String>,
@@ -218,11 +222,12 @@ impl Writer {
         let is_due = |last: Option<Instant>, every| last.is_none_or(|last| now.duration_since(last) >= every);
         match &self.trouble {
             Some(trouble) if now >= trouble.next_try => self.repair(),
-            None if is_due(self.looked, LOOK_EVERY) => {
-                self.look_and_repair();
-                self.sync_tree();
-            }
+            None if is_due(self.looked, LOOK_EVERY) => self.look_and_repair(),
             _ => {}
+        }
+        if self.trouble.is_none() && is_due(self.synced_tree, SYNC_TREE_EVERY) {
+            self.synced_tree = Some(now);
+            self.sync_tree();
         }
         if is_due(self.asked_space, SPACE_EVERY) {
             self.asked_space = Some(now);

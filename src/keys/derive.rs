@@ -64,6 +64,21 @@ pub fn env_public_key(root: &RootKeys, app_id: &AppId) -> Result<[u8; 32], Deriv
     Ok(PublicKey::from(&secret).to_bytes())
 }
 
+/// What a node's log is signed and salted with.
+#[derive(Debug)]
+pub struct LogKeys {
+    /// `KDF(root k256, origin ‖ "cvm-kms-log-key", 32)`: the seed of an Ed25519 key.
+    pub seed: Secret,
+    /// `KDF(root k256, origin ‖ "cvm-kms-log-legacy-salts", 32)`
+    pub legacy_salts: Secret,
+}
+
+/// The keys of the log with this origin.
+pub fn log_keys(root: &RootKeys, origin: &str) -> LogKeys {
+    let key = |label| Secret::new(kdf_32(root.k256().scalar(), &[origin.as_bytes(), label]));
+    LogKeys { seed: key(label::LOG_KEY), legacy_salts: key(label::LOG_LEGACY_SALTS) }
+}
+
 /// P-256 child of the root CA key with context `app_id ‖ "app-ca"`.
 pub fn app_ca_key(root: &RootKeys, app_id: &AppId) -> Result<P256Key, DeriveError> {
     p256_child(root.ca(), &[&app_id.0, label::APP_CA]).map_err(DeriveError::AppCaKey)
@@ -88,7 +103,7 @@ pub fn p256_child(parent: &P256Key, context: &[&[u8]]) -> Result<P256Key, KeyErr
 }
 
 /// `HKDF-SHA256[salt "RATLS", info c₁ ‖ c₂ ‖ …](ikm, length)`. Nothing separates the context items: every list starts
-/// with an app id of fixed length and ends with its own label.
+/// with an app id of fixed length and ends with its own label, or is the origin of a log and a label that is the end of no other.
 pub fn kdf(ikm: &[u8], context: &[&[u8]], length: usize) -> Result<Zeroizing<Vec<u8>>, DeriveError> {
     if length > MAX_BYTES {
         return Err(DeriveError::TooLong(length));
@@ -107,4 +122,20 @@ fn kdf_32(ikm: &[u8], context: &[&[u8]]) -> Zeroizing<[u8; 32]> {
 fn expand(ikm: &[u8], context: &[&[u8]], okm: &mut [u8]) {
     let hkdf = Hkdf::<Sha256>::new(Some(label::KDF_SALT), ikm);
     hkdf.expand_multi_info(context, okm).expect("both callers ask for at most MAX_BYTES");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Computed with another implementation of HKDF. A changed byte is another log.
+    #[test]
+    fn the_keys_of_a_log_have_known_answers() {
+        let k256 = K256Key::from_scalar(&[2; 32]).unwrap();
+        let root = RootKeys::from_parts(P256Key::generate(), P256Key::generate(), k256);
+        let keys = log_keys(&root, "kms.example/cvm-kms/0011223344556677");
+        let [seed, salts] = [&keys.seed, &keys.legacy_salts].map(|key| hex::encode(key.expose()));
+        assert_eq!(seed, "b815129f86687ac65d63ed2cf5bf582f8897c94788d5407c5d33b8295d663f77");
+        assert_eq!(salts, "70fa62640eaeb1b7e40957c868b277627aaf7345b92e6032bfc1ede940b0a74a");
+    }
 }

@@ -11,10 +11,16 @@ pub const ENV_ENCRYPT_KEY: &[u8] = b"env-encrypt-key";
 pub const APP_CA: &[u8] = b"app-ca";
 /// secp256k1 key of an app.
 pub const APP_KEY: &[u8] = b"app-key";
+/// Ed25519 key that signs a node's log of releases. Not of the peer.
+pub const LOG_KEY: &[u8] = b"cvm-kms-log-key";
+/// Key of the salts of records that have none of their own. Not of the peer.
+pub const LOG_LEGACY_SALTS: &[u8] = b"cvm-kms-log-legacy-salts";
 
 /// Prefix of the statement "this secp256k1 key belongs to this app".
 pub const KMS_ISSUED: &[u8] = b"dstack-kms-issued";
 /// Prefix of the statement "this X25519 key encrypts the environment of this app".
 pub const ENV_ENCRYPT_PUBKEY: &[u8] = b"dstack-env-encrypt-pubkey";
+/// Prefix of the statement "this key signs the log of one of our nodes". Not of the peer.
+pub const LOG_KEY_STATEMENT: &[u8] = b"cvm-kms-log-key-v1";
 /// Prefix of what the bootstrap quote vouches for. Misspelt by the peer, and so for ever: `docs/compatibility.md`.
 pub const BOOTSTRAP_KEYS: &str = "dstack-kms-genereted-keys-v1:";

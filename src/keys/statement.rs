@@ -31,6 +31,12 @@ pub fn sign_env_public_key_at(
     sign_message(root.k256(), label::ENV_ENCRYPT_PUBKEY, &app_id.0, &message)
 }
 
+/// "This key signs the log of one of our nodes": `Sign("cvm-kms-log-key-v1" ‖ ":" ‖ vkey)`, where `vkey` is the text of the log's
+/// verifier key (C2SP `signed-note`).
+pub fn sign_log_key(root: &RootKeys, vkey: &str) -> [u8; 65] {
+    sign_message(root.k256(), label::LOG_KEY_STATEMENT, &[], vkey.as_bytes())
+}
+
 /// `r ‖ s ‖ v` over [`digest`]`(prefix, app_id, message)`. Nothing separates app id and message: both have fixed
 /// lengths in every statement.
 pub fn sign_message(key: &K256Key, prefix: &[u8], app_id: &[u8], message: &[u8]) -> [u8; 65] {

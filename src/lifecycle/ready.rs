@@ -3,12 +3,14 @@
 use std::time::SystemTime;
 
 use kms_attest::{binding::ReportData, certificate, evidence::Evidence, identity::AppId, p256::P256Key};
+use kms_ledger::signature::SigningKey;
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::{LifecycleError, Released};
 use crate::{
     admission::{App, Certificate, Kms, SelfAuthorization},
+    audit::{LegacySalts, LogKey, LogKeys, NodeId},
     ca::{self, CaError, Freshness, OwnNames, RPC_LEAF, Restricted},
     domain::{Domain, ReservedName},
     keys::{
@@ -274,5 +276,16 @@ impl Ready {
         certificate::der(&self.temp_ca_pem)
             .map(CertificateDer::from)
             .expect("the CA parsed or wrote this text when the node came up")
+    }
+}
+
+/// The log of a node is called `<domain>/cvm-kms/<node id>`; each log has a key of its own.
+impl LogKeys for Ready {
+    fn log_key(&self, node: &NodeId) -> Option<LogKey> {
+        let origin = format!("{}/cvm-kms/{node}", self.rpc.domain);
+        let keys = derive::log_keys(&self.root, &origin);
+        let signing = SigningKey::from_seed(origin.parse().ok()?, keys.seed.expose()).ok()?;
+        let vouching = statement::sign_log_key(&self.root, &signing.verifying_key().to_string());
+        Some(LogKey { signing, legacy: LegacySalts::new(keys.legacy_salts.expose()), vouching })
     }
 }

@@ -6,14 +6,14 @@ use crate::{
     admission::{
         App, Certificate, Decided, Freeze, Freezes, Kms, NotFrozen, Permit, SelfAuthorization, StageRule,
     },
-    audit::{Audit, AuditError, Basis, Event, Receipt, Subject},
+    audit::{Audit, AuditError, Basis, Event, Leaf, Receipt, Subject},
 };
 
 /// A permit in the role `R`, recorded, of somebody who is not frozen: no line, no key.
 #[derive(Debug)]
 pub struct Released<R> {
     permit: Permit<R>,
-    _receipt: Receipt,
+    receipt: Receipt,
     _not_frozen: NotFrozen,
 }
 
@@ -47,6 +47,11 @@ impl<R> Released<R> {
     /// The recorded permit.
     pub fn permit(&self) -> &Permit<R> {
         &self.permit
+    }
+
+    /// That the release is in the signed log; `None` in a log that is no file.
+    pub fn leaf(&self) -> Option<&Leaf> {
+        self.receipt.leaf()
     }
 
     /// Writing the line takes its time: what was frozen meanwhile is not released, nor by decisions that are too old by
@@ -83,7 +88,7 @@ impl<R> Released<R> {
             Err(error) => return Err((NotReleased::Unrecorded(error), permit)),
         };
         match may_go(&permit) {
-            Ok(not_frozen) => Ok(Self { permit, _receipt: receipt, _not_frozen: not_frozen }),
+            Ok(not_frozen) => Ok(Self { permit, receipt, _not_frozen: not_frozen }),
             Err(refused) => {
                 let withheld = Event::Withheld { subject, released: receipt.seq() };
                 if let Err(error) = audit.record(withheld).await {

@@ -9,6 +9,7 @@ mod dispatch;
 pub mod grpc;
 mod grpc_health;
 pub mod handshake;
+mod ledger;
 pub mod limit;
 pub mod listener;
 mod media;

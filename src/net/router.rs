@@ -15,7 +15,7 @@ use http::{HeaderValue, StatusCode, header};
 use tokio::sync::watch;
 
 use super::{
-    grpc,
+    grpc, ledger,
     onboarding_auth::{self, OnboardingAuth},
     probes::{self, Reader},
     prpc::{self, Dispatch, Encoding},
@@ -31,6 +31,7 @@ use crate::{
         routes::{Route, Verbs},
         setup::SetupService,
     },
+    audit::Audit,
     config::BodyLimits,
     error::{Code, Error},
     metrics::Metrics,
@@ -42,10 +43,12 @@ pub fn kms(
     limits: &BodyLimits,
     metrics: Option<Arc<Metrics>>,
     readiness: Arc<Readiness>,
+    audit: Arc<Audit>,
 ) -> Router {
     let mut router = prpc_routes(Arc::clone(&service), limits)
         .merge(route(Service::Kms, "/health", health))
-        .merge(probes::routes(Service::Kms, Arc::clone(&readiness), Reader::Anyone));
+        .merge(probes::routes(Service::Kms, Arc::clone(&readiness), Reader::Anyone))
+        .merge(ledger::routes(Service::Kms, audit, Reader::Anyone));
     if let Some(metrics) = metrics {
         let readiness = Arc::clone(&readiness);
         let metrics = route(Service::Kms, "/metrics", move || async move {
@@ -110,10 +113,16 @@ async fn not_yet(State(finished): State<watch::Receiver<bool>>, request: Request
 }
 
 /// The admin listener.
-pub fn admin(service: Arc<AdminService>, limits: &BodyLimits, readiness: Arc<Readiness>) -> Router {
+pub fn admin(
+    service: Arc<AdminService>,
+    limits: &BodyLimits,
+    readiness: Arc<Readiness>,
+    audit: Arc<Audit>,
+) -> Router {
     let grpc = grpc::admin(Arc::clone(&service), limits, Arc::clone(&readiness));
     prpc_routes(service, limits)
         .merge(probes::routes(Service::Admin, readiness, Reader::Operator))
+        .merge(ledger::routes(Service::Admin, audit, Reader::Operator))
         .merge(grpc)
         .fallback(not_found)
 }

@@ -453,7 +453,11 @@ async fn every_route_asks_for_what_its_row_says_and_is_served_nowhere_else() {
     ] {
         let mut to = connected(&caller).await;
         for route in &ROUTES {
-            let path = route.path.replace("{file}", "view.js").replace("{check}", "clock");
+            let path = route
+                .path
+                .replace("{file}", "view.js")
+                .replace("{check}", "clock")
+                .replace("{*tile}", "0/000.p/1");
             let here = Route::serving(service, &path);
             for verb in ["GET", "POST", "PUT"] {
                 for credential in Credential::ALL {

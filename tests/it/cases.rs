@@ -217,7 +217,10 @@ async fn attestatio_005_a_file_of_the_released_peer_starts_and_serves() {
         assert_eq!((described.os_image_verification, described.is_dev), (Some(false), true), "{start}");
         let answer = app_key(&world, &app).await;
         assert_eq!(answer.status, 200, "{start}: {answer:?}");
-        keys.push(answer.message::<AppKeyResponse>());
+        let mut answer = answer.message::<AppKeyResponse>();
+        // Each release has its own.
+        assert!(answer.receipt.take().is_some(), "{start}");
+        keys.push(answer);
         let replica = world.caller().shows(&Identity::self_issued(&world.replica()));
         let (status, text) = replica.json("GetKmsKey", json!({})).await.refusal();
         let disabled = "public KMS key handover is disabled; use the admin listener";

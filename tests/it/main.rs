@@ -18,6 +18,7 @@ mod freeze;
 mod fuzz_corpus;
 mod key_directory;
 mod key_release;
+mod ledger;
 mod onboarding;
 mod os_image;
 mod outage;

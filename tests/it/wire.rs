@@ -340,6 +340,8 @@ async fn answers_carry_every_field_in_order_compactly_and_numbers_as_numbers() {
             "ready",
             "not_ready",
             "readiness_warnings",
+            "log_key",
+            "log_key_signature",
         ]
     );
     let meta = crate::support::eventually("the allowlist's answer", async || {

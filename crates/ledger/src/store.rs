@@ -3,8 +3,8 @@
 //! Hash i of level L stands at byte 32·i of file `L`, so that a tile, full or partial, is a range of one file. The files hold
 //! nothing that the entries do not say: whatever of them is lost is computed again.
 
-use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{self, Write as _};
+use std::fs::{DirBuilder, File, OpenOptions};
+use std::io;
 use std::os::unix::fs::{DirBuilderExt as _, FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 
@@ -82,6 +82,7 @@ pub struct Tree {
     levels: Vec<File>,
     edge: Edge,
     recent: Recent,
+    mark: File,
     /// What [`Tree::sync`] has brought to the disk.
     synced: Size,
 }
@@ -105,14 +106,17 @@ impl Tree {
     pub fn open(directory: &Path) -> io::Result<Self> {
         DirBuilder::new().recursive(true).mode(0o700).create(directory)?;
         let tiles = TileFiles::new(directory);
-        let levels = (0..LEVELS).map(|level| open_level(&tiles.level(level))).collect::<io::Result<_>>()?;
-        let known = read_mark(&directory.join(MARK))?.and_then(|(size, root)| {
+        let levels = (0..LEVELS).map(|level| open_file(&tiles.level(level))).collect::<io::Result<_>>()?;
+        let mark = open_file(&directory.join(MARK))?;
+        // So that the names last.
+        File::open(directory)?.sync_data()?;
+        let known = read_mark(&mark)?.and_then(|(size, root)| {
             let reader = tiles.hashes(size);
             let edge = Edge::read(&reader, size).ok().filter(|edge| edge.root() == root)?;
             Some((edge, Recent::read(&reader, size).ok()?))
         });
         let (edge, recent) = known.unwrap_or_default();
-        Ok(Self { tiles, levels, synced: edge.size(), edge, recent })
+        Ok(Self { tiles, levels, mark, synced: edge.size(), edge, recent })
     }
 
     /// How many leaves it has.
@@ -192,42 +196,32 @@ impl Tree {
         if self.synced == self.size() {
             return Ok(());
         }
-        for file in &self.levels {
-            file.sync_data()?;
+        for (level, file) in (0..LEVELS).zip(&self.levels) {
+            if self.size().get() >> (level * TILE_HEIGHT) > 0 {
+                file.sync_data()?;
+            }
         }
-        let mark = self.tiles.directory.join(MARK);
-        replace(&mark, format!("{}\n{}\n", self.size(), self.root().to_base64()).as_bytes())?;
+        // Within one sector, so that it is not torn; a torn one leads to no root, and the tree is built again.
+        let mark = format!("{}\n{}\n", self.size(), self.root().to_base64());
+        self.mark.write_all_at(mark.as_bytes(), 0)?;
+        self.mark.set_len(mark.len() as u64)?;
+        self.mark.sync_data()?;
         self.synced = self.size();
         Ok(())
     }
 }
 
-fn open_level(path: &Path) -> io::Result<File> {
+fn open_file(path: &Path) -> io::Result<File> {
     // The hashes of staged leaves that never counted are overwritten.
     OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)
 }
 
-/// Replaces a file by one with this content, which is on the disk before it has the name.
-fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
-    let new = path.with_extension("new");
-    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
-    file.write_all(content)?;
-    file.sync_data()?;
-    fs::rename(&new, path)?;
-    File::open(path.parent().unwrap_or(Path::new(".")))?.sync_data()
-}
-
 /// `None` without a mark, or with one that nothing can be made of.
-fn read_mark(path: &Path) -> io::Result<Option<(Size, Hash)>> {
-    use io::Read as _;
-    let mut text = String::new();
-    match File::open(path).and_then(|file| file.take(MAX_MARK).read_to_string(&mut text)) {
-        Ok(_) => Ok(parse_mark(&text)),
-        Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::InvalidData) => {
-            Ok(None)
-        }
-        Err(error) => Err(error),
-    }
+fn read_mark(mark: &File) -> io::Result<Option<(Size, Hash)>> {
+    let length = mark.metadata()?.len().min(MAX_MARK);
+    let mut text = vec![0; usize::try_from(length).map_err(io::Error::other)?];
+    mark.read_exact_at(&mut text, 0)?;
+    Ok(std::str::from_utf8(&text).ok().and_then(parse_mark))
 }
 
 fn parse_mark(text: &str) -> Option<(Size, Hash)> {
@@ -237,6 +231,8 @@ fn parse_mark(text: &str) -> Option<(Size, Hash)> {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     fn leaf(index: u64) -> Hash {

@@ -36,6 +36,7 @@ impl Writer {
             pause: Duration::ZERO,
             recovered: None,
             looked: None,
+            synced_tree: None,
             asked_space: None,
             import: None,
             kept: VecDeque::new(),
