@@ -9,11 +9,11 @@ pub fn unix_now() -> u64 {
     unix(SystemTime::now())
 }
 
-/// Unix seconds of `time`; what is before 1970 is 0.
+/// Unix seconds of `time`; a time before 1970 is 0.
 pub fn unix(time: SystemTime) -> u64 {
     time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
-/// What an operator does about a clock that is behind.
+/// Advice to the operator of a machine whose clock is slow.
 pub const CLOCK_REMEDY: &str =
     "Set the clock. If it is right and an earlier one was ahead, kmsctl clock-floor lower says so";

@@ -23,7 +23,8 @@ pub enum DomainError {
     /// A label is empty, too long, has other characters, or a hyphen at an end.
     #[error("domain contains an invalid DNS label")]
     Label,
-    /// Clients read it as an address, and it is not one. Our text: the peer takes it.
+    /// Clients would read it as an address, but it is not a valid one. The text is ours, since the peer
+    /// accepts such names.
     #[error(
         "domain ends in a number, so clients read it as an IPv4 address: it must be one such as 10.0.2.2"
     )]
@@ -32,7 +33,8 @@ pub enum DomainError {
 
 impl Domain {
     /// Letters, digits and hyphens in labels of 1 to 63 bytes, 253 bytes in all; so no trailing dot, no wildcard, no
-    /// port and no IPv6 literal. What ends in a number must be an IPv4 address as it is usually written: clients read it
+    /// port and no IPv6 literal. What ends in a number must be an IPv4 address as it is usually written:
+    /// clients read it
     /// as an address, and would connect elsewhere or not at all.
     pub fn parse(text: &str) -> Result<Domain, DomainError> {
         if text.is_empty() || text.len() > MAX_NAME || !text.is_ascii() {

@@ -4,7 +4,7 @@ use std::{error::Error as StdError, fmt};
 
 type Source = Box<dyn StdError + Send + Sync>;
 
-/// What kind of end it was. `net::status` maps each to HTTP and gRPC.
+/// Why a request ended without a result. `net::status` maps each code to HTTP and gRPC.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
     /// The request is malformed or asks for something that cannot be.
@@ -21,11 +21,11 @@ pub enum Code {
     UnknownMethod,
     /// The request is larger than the method takes.
     TooLarge,
-    /// The caller's address asks too often.
+    /// The caller's address sends too many requests.
     TooManyRequests,
     /// Something that this KMS depends on does not answer; the same request may succeed later.
     Unavailable,
-    /// A fault of ours.
+    /// A fault in this KMS.
     Internal,
 }
 
@@ -47,7 +47,7 @@ impl Code {
     }
 }
 
-/// The end of a request: `message` is for the caller, `source` only for the log.
+/// Why a request ended: `message` is for the caller, `source` only for the log.
 #[derive(Debug)]
 pub struct Error {
     code: Code,
@@ -75,7 +75,8 @@ const MAX_MESSAGE: usize = 2048;
 const OMISSION: &str = " … ";
 
 impl Error {
-    /// An error whose message the caller sees. One of over 2,048 bytes loses its middle, at characters: its end names the
+    /// An error whose message the caller sees. One of over 2,048 bytes loses its middle, at characters: its
+    /// end names the
     /// innermost cause.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let mut message = message.into();
@@ -94,12 +95,12 @@ impl Error {
         self
     }
 
-    /// Says more exactly than the code what kind of end it was: a stable word such as `source_not_allowed`.
+    /// Adds a stable word that is more exact than the code, such as `source_not_allowed`.
     pub fn because(self, reason: &'static str) -> Self {
         Self { reason, ..self }
     }
 
-    /// What kind of end it was, for programs that tell people what to do: the code's name, or a more exact word.
+    /// The code's name, or the more exact word, for programs that advise people.
     pub fn reason(&self) -> &'static str {
         self.reason
     }
@@ -136,12 +137,12 @@ impl Error {
         Self::new(Code::Internal, message).caused_by(source)
     }
 
-    /// What kind of end it was.
+    /// The code.
     pub fn code(&self) -> Code {
         self.code
     }
 
-    /// What the caller is told.
+    /// The message for the caller.
     pub fn message(&self) -> &str {
         &self.message
     }

@@ -1,4 +1,4 @@
-//! The process log: lines wait in a bounded queue for stderr, so that nothing waits for the reader of stderr.
+//! The process log: lines go through a bounded queue to stderr, so that a slow reader of stderr delays nothing.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,13 +19,13 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Filter, Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Bytes that wait for stderr; further lines are dropped.
+/// Bytes in the queue to stderr; further lines are dropped.
 const MAX_QUEUE: usize = 1 << 20;
 /// A longer line is cut.
 const MAX_LINE: usize = 16 << 10;
 /// Bytes of one write.
 const MAX_WRITE: usize = 64 << 10;
-/// Lines a second of all libraries together, as many as of refusals: further ones are dropped.
+/// Lines a second of all libraries together, the same bound as for refusals; further ones are dropped.
 const LINES_OF_LIBRARIES: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
 /// How often the log says how many lines were dropped.
 const SAY_DROPPED_EVERY: Duration = Duration::from_secs(10);

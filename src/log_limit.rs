@@ -1,4 +1,4 @@
-//! A bound on lines in the process log, so that a flood of requests is no flood of lines.
+//! Limits lines in the process log, so that a flood of requests does not become a flood of lines.
 
 use std::{
     fmt,
@@ -8,7 +8,7 @@ use std::{
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-/// So many lines a second, and what was left out.
+/// A number of lines a second, and how many were left out.
 pub struct LogLimit {
     lines: DefaultDirectRateLimiter,
     omitted: AtomicU64,

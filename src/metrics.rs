@@ -31,7 +31,7 @@ pub struct CollateralState {
     pub floors_unsaved: u64,
 }
 
-/// What Intel's early TCB set says about the platforms seen lately.
+/// What Intel's early TCB set says about recently seen platforms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcbForecastState {
     /// Kinds of platform that it judges worse.
@@ -42,7 +42,7 @@ pub struct TcbForecastState {
     pub newer: u64,
     /// Models whose early set is the standard one.
     pub same: u64,
-    /// Models whose early set cannot be had.
+    /// Models whose early set is not available.
     pub unavailable: u64,
 }
 
@@ -396,17 +396,17 @@ impl Metrics {
         self.verifications.with_label_values(&[result]).inc();
     }
 
-    /// Counts a question to the policy: `allowed`, `denied` or `unavailable`.
+    /// Counts a decision of the policy: `allowed`, `denied` or `unavailable`.
     pub fn policy_answer(&self, answer: &'static str) {
         self.policy_answers.with_label_values(&[answer]).inc();
     }
 
-    /// Counts a question that the webhook was not asked: `webhook_queue` or `webhook_breaker`.
+    /// Counts a request that was not sent to the webhook: `webhook_queue` or `webhook_breaker`.
     pub fn question_shed(&self, limit: &'static str) {
         self.shed.with_label_values(&[limit]).inc();
     }
 
-    /// The webhook has stopped answering: questions are refused at once.
+    /// The webhook has stopped answering: requests fail at once.
     pub fn webhook_breaker_opened(&self) {
         self.breaker_openings.inc();
         self.breaker_open.set(1);
@@ -469,7 +469,7 @@ impl Metrics {
         self.failed_onboarding_tokens.inc();
     }
 
-    /// Counts a password that could not be looked at: too many others are being hashed.
+    /// Counts a password that was not checked, because too many others are being hashed.
     pub fn password_shed(&self) {
         self.shed.with_label_values(&["passwords"]).inc();
     }
@@ -575,7 +575,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// The status where it is one that tells something, its class otherwise: few label values.
+/// The status if it is one of the interesting ones, otherwise its class, so that there are few label values.
 fn label(status: u16) -> &'static str {
     match (status, status / 100) {
         (200, _) => "200",

@@ -35,10 +35,10 @@ impl fmt::Debug for OperatorToken {
     }
 }
 
-/// Who has shown credentials.
+/// The operator that a request's credentials identify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operator {
-    /// Somebody, where none are needed.
+    /// Anyone: no credentials are needed.
     Anyone,
     /// A holder of the token.
     Token,
@@ -70,7 +70,7 @@ pub enum Credentials {
     },
 }
 
-/// What headers show, as far as it costs nothing to tell.
+/// The credentials in the headers, as far as they can be judged without hashing a password.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Shown {
     /// No credentials.
@@ -79,7 +79,7 @@ pub enum Shown {
     Right(Operator),
     /// Something that is neither the token nor a user's name and password.
     Wrong,
-    /// A name and a password: only [`Users::admits`] tells, and that takes a while.
+    /// A name and a password: [`Users::admits`] decides, which takes a bcrypt computation.
     Password(Password),
 }
 
@@ -91,12 +91,12 @@ pub struct Password {
 }
 
 impl Password {
-    /// Whose it is said to be.
+    /// The user name.
     pub fn user(&self) -> &str {
         &self.user
     }
 
-    /// Name and password as one text, which no other pair has: a name has no colon.
+    /// Name and password as one text. It is unique, because a name contains no colon.
     pub fn joined(&self) -> Zeroizing<String> {
         Zeroizing::new(format!("{}:{}", self.user, self.password.as_str()))
     }
@@ -112,7 +112,7 @@ impl fmt::Debug for Password {
 #[derive(Default)]
 pub struct Users {
     hashes: BTreeMap<String, Hash>,
-    /// What a name that is nobody's is compared with, so that the time of an answer does not tell who exists.
+    /// The hash for unknown names, so that the time of an answer does not tell which names exist.
     nobody: Option<String>,
 }
 
@@ -124,13 +124,13 @@ struct Hash {
 /// Why an htpasswd file is refused.
 #[derive(Debug, thiserror::Error, PartialEq, Eq)]
 pub enum BadHtpasswd {
-    /// A line is no entry.
+    /// A line is not an entry.
     #[error("line {line} of the htpasswd file is not `user:bcrypt hash` ($2a$, $2b$ or $2y$)")]
     Malformed {
         /// Counted from one.
         line: usize,
     },
-    /// A hash that takes no time, or too long.
+    /// A hash whose cost is too low or too high.
     #[error(
         "line {line} of the htpasswd file has a bcrypt cost of {cost}; {MIN_COST} to {MAX_COST} can be used, 10 to 12 are usual"
     )]
@@ -146,25 +146,25 @@ pub enum BadHtpasswd {
         /// Counted from one.
         line: usize,
     },
-    /// The first name would begin with the mark.
+    /// A byte order mark, which would become part of the first name.
     #[error("the htpasswd file starts with a byte order mark; save it as UTF-8 without one")]
     ByteOrderMark,
     /// Not text, or not in this encoding.
     #[error("the htpasswd file is not UTF-8")]
     NotUtf8,
-    /// It is all that could admit somebody, and is empty.
+    /// It is empty, and there is no token either.
     #[error("the htpasswd file names no user, and there is no token: nobody could log in")]
     NoUsers,
 }
 
 const BCRYPT_LENGTH: usize = 60;
-/// The lowest cost that bcrypt has.
+/// bcrypt's lowest cost.
 const MIN_COST: u32 = 4;
 /// A hash of a higher cost takes longer than a request may.
 const MAX_COST: u32 = 18;
-/// A hash of a higher cost makes everybody wait who logs in: some two seconds and more.
+/// A hash of a higher cost delays everybody's log-in by two seconds or more.
 const USUAL_COST: u32 = 14;
-/// Longer credentials are nobody's.
+/// Longer credentials are refused.
 const MAX_HEADER: usize = 4096;
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
@@ -180,7 +180,7 @@ impl Users {
     /// Reads `user:hash` lines; empty lines and lines that start with `#` are skipped.
     ///
     /// # Errors
-    /// [`BadHtpasswd`] with the first line because of which somebody could not log in.
+    /// [`BadHtpasswd`] with the first invalid line.
     pub fn parse(text: &str) -> Result<Self, BadHtpasswd> {
         if text.starts_with(BYTE_ORDER_MARK) {
             return Err(BadHtpasswd::ByteOrderMark);
@@ -212,12 +212,12 @@ impl Users {
         Ok(Self { nobody: nobody(&hashes), hashes })
     }
 
-    /// Whether there is nobody.
+    /// Whether the file has no entries.
     pub fn is_empty(&self) -> bool {
         self.hashes.is_empty()
     }
 
-    /// Those whose log-in takes so long that others wait for it, with the cost of their hash.
+    /// Users whose log-in takes so long that others have to wait, with the cost of their hashes.
     pub fn slow(&self) -> impl Iterator<Item = (&str, u32)> {
         let slow = self.hashes.iter().filter(|(_, hash)| hash.cost > USUAL_COST);
         slow.map(|(name, hash)| (name.as_str(), hash.cost))
@@ -231,7 +231,7 @@ impl Users {
     }
 }
 
-/// A hash of the cost that most users have, the lowest of them; not of one that makes everybody wait.
+/// A hash with the most frequent cost (the lowest of these), but not a cost that delays everybody.
 fn nobody(hashes: &BTreeMap<String, Hash>) -> Option<String> {
     let pattern = hashes.values().next()?;
     let mut users_by_cost = BTreeMap::<u32, usize>::new();
@@ -240,7 +240,7 @@ fn nobody(hashes: &BTreeMap<String, Hash>) -> Option<String> {
     }
     let commonest = users_by_cost.iter().max_by_key(|(cost, users)| (**users, std::cmp::Reverse(**cost)));
     let cost = commonest.map_or(pattern.cost, |(cost, _)| *cost).min(USUAL_COST);
-    // A hash begins with `$2y$12$`; with another cost it is that of no password anybody knows.
+    // A hash begins with `$2y$12$`. With its cost replaced, no known password matches it.
     Some(format!("{}{cost:02}{}", &pattern.text[..4], &pattern.text[6..]))
 }
 

@@ -13,7 +13,7 @@ const DAY: u64 = 24 * 60 * 60;
 pub struct Lifetime {
     /// Days from issue to notAfter.
     days: u64,
-    /// Days left at which it is renewed; `None` if it is issued anew for every request.
+    /// Days left at which it is renewed; `None` if a new one is issued for every request.
     renew_at_days_left: Option<u64>,
 }
 
@@ -29,7 +29,7 @@ pub const TEMP_CA: Lifetime = Lifetime { days: 3650, renew_at_days_left: Some(36
 pub const RPC_LEAF: Lifetime = Lifetime { days: 90, renew_at_days_left: Some(60) };
 /// Made for each request and not stored.
 pub const APP_CA: Lifetime = Lifetime { days: 3650, renew_at_days_left: None };
-/// What a request gets that names no dates, and the most that one gets that does: the life of its app CA.
+/// The lifetime of a leaf whose request names no dates, and the longest that a request can ask for: that of its app CA.
 pub const APP_LEAF: Lifetime = Lifetime { days: 3650, renew_at_days_left: None };
 
 impl Lifetime {

@@ -24,7 +24,7 @@ const TEMP_CA_NAME: &str = "Dstack Client Temp CA";
 const APP_CA_NAME: &str = "Dstack App CA";
 const RPC_USAGE: &str = "kms:rpc";
 const APP_CA_USAGE: &str = "app:ca";
-/// What every app leaf says, whatever its request says: never `kms:rpc`.
+/// The usage in every app leaf, whatever its request says: never `kms:rpc`.
 const APP_USAGE: &str = "app:custom";
 
 /// Why a certificate cannot be issued.
@@ -33,7 +33,7 @@ pub enum CaError {
     /// The app's CA key does not exist.
     #[error(transparent)]
     Derive(#[from] DeriveError),
-    /// The stored CA certificate is not the key's, or a field cannot be expressed.
+    /// The stored CA certificate belongs to another key, or a field cannot be encoded.
     #[error(transparent)]
     Certificate(#[from] CertificateError),
 }
@@ -50,13 +50,13 @@ pub struct CaCertificate {
 /// Where a [`CaCertificate`] comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Freshness {
-    /// It is the stored one.
+    /// The stored certificate.
     Kept,
-    /// There was none, or it is near its end: this one has to be written.
+    /// A new certificate, because none was stored or the stored one expires soon: it must be written.
     Renewed,
 }
 
-/// When a certificate (PEM) says that it was issued, in Unix seconds; 0 where it does not say.
+/// The issue time that a certificate (PEM) states, in Unix seconds; 0 where it states none.
 pub fn issued(pem: &str) -> u64 {
     let issued = || {
         let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
@@ -147,7 +147,8 @@ pub fn has_issued(root: &RootKeys, certificate: &[u8]) -> bool {
     certificate::is_signed_by(certificate, &root.ca_spki())
 }
 
-/// The certificate of an app's key and of the app's CA. `app_info` is what was verified and authorized; the leaf says it
+/// The certificate of an app's key and of the app's CA. `app_info` is what was verified and authorized; the leaf
+/// says it
 /// if the request asks for that.
 pub fn app_chain(
     issuer: &Issuer<'_>,

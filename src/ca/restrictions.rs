@@ -35,7 +35,7 @@ impl OwnNames {
         OwnNames { reserved: self.reserved.into_iter().chain(names).collect(), ..self }
     }
 
-    /// Refuses a name that a client which looks for one of these would accept.
+    /// Refuses a name that would make a client accept the certificate for one of these.
     fn refuse(&self, name: &str) -> Result<(), RestrictionError> {
         let plain = name.trim();
         if self.own.iter().any(|own| claims(plain, own)) {
@@ -50,7 +50,7 @@ impl OwnNames {
 
 /// A certificate request within its limits: the only thing [`app_chain`](super::app_chain) issues a certificate for.
 ///
-/// App id, app info, usage and CA flag are not in it; no request decides about them.
+/// It does not contain app id, app info, usage or CA flag, because a request must not choose them.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Restricted {
     spki: Vec<u8>,
@@ -93,7 +93,7 @@ pub enum RestrictionError {
 }
 
 impl Restricted {
-    /// Holds a request to the limits. Its evidence has to be verified by the caller: here it is only copied.
+    /// Applies the limits to a request. The caller must have verified its evidence: here it is only copied.
     pub fn parse(csr: &Csr, own: &OwnNames, now: SystemTime) -> Result<Restricted, RestrictionError> {
         let organization =
             csr.org_name.as_deref().map(|text| plain_text("organization", text)).transpose()?;
@@ -145,7 +145,8 @@ impl Restricted {
         &self.spki
     }
 
-    /// The payload of the app info extension, if the request asks for it: what was verified, whatever its evidence says.
+    /// The payload of the app info extension, if the request asks for it: what was verified, whatever its
+    /// evidence says.
     pub(super) fn app_info(&self, verified: &AppInfo) -> Option<Vec<u8>> {
         self.shows_app_info.then(|| verified.to_msgpack())
     }
@@ -165,7 +166,7 @@ impl Restricted {
     }
 }
 
-/// Within the life of the app CA: later ends are cut to it, earlier beginnings to 1975.
+/// Keeps the dates within the lifetime of the app CA: a later end is cut to it, an earlier start to 1975.
 fn dates(csr: &Csr, now: SystemTime) -> Result<Validity, RestrictionError> {
     let latest = APP_LEAF.end(now);
     let limits = [("not_before", csr.not_before), ("not_after", csr.not_after)];

@@ -1,4 +1,4 @@
-//! `kms audit`: for whoever has to prove which keys went to whom.
+//! `kms audit`: proves which keys went to whom.
 
 use std::{path::PathBuf, process::ExitCode};
 
@@ -12,7 +12,8 @@ use crate::audit::{self, Damage};
 pub(super) enum Audit {
     /// Check the hash chain from the first line to the last
     Verify {
-        /// The log, by default `audit.jsonl` in the key directory; closed files beside it (`audit.1234.jsonl`) belong to
+        /// The log, by default `audit.jsonl` in the key directory; closed files beside it
+        /// (`audit.1234.jsonl`) belong to
         /// it. Several files: these, in the order of their records
         #[arg(required = true)]
         files: Vec<PathBuf>,

@@ -35,10 +35,10 @@ use crate::{
     policy::{Policy, signed::DecisionSigner},
 };
 
-/// Holds the token that askers must show.
+/// The environment variable with the token that callers must send.
 const TOKEN: &str = "KMS_WEBHOOK_TOKEN";
 
-/// No signing key is larger.
+/// The largest file of a signing key, in bytes.
 const MAX_KEY: u64 = 64 * 1024;
 
 const BOUNDS: Bounds = Bounds {
@@ -49,7 +49,7 @@ const BOUNDS: Bounds = Bounds {
     grace: Duration::from_secs(5),
 };
 
-/// What to do as an authorization backend.
+/// Subcommands of the authorization backend.
 #[derive(Debug, Subcommand)]
 pub(super) enum Auth {
     /// Answer questions of KMS nodes by an auth-config.json, as auth-simple does
@@ -104,7 +104,7 @@ impl Serve {
         };
         let policy = Policy::from_config(&AuthApi::Allowlist { path: self.file.clone(), empty_devices })?;
         if token.is_none() && !self.address.is_loopback() {
-            tracing::warn!("whoever reaches this address may ask: {TOKEN} guards it");
+            tracing::warn!("anyone who can reach this address may ask; set {TOKEN} to require a token");
         }
         if let Some(relaxation) = policy.relaxation() {
             tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
@@ -115,7 +115,7 @@ impl Serve {
         let backend = AuthBackend { policy, token: token.map(OperatorToken::new), signer };
         let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
         let ended = runtime.block_on(serve(SocketAddr::new(self.address, self.port), backend));
-        // A look at a file that hangs must not keep the process.
+        // A file system that hangs must not keep the process from ending.
         runtime.shutdown_timeout(Duration::from_millis(200));
         ended
     }

@@ -1,4 +1,4 @@
-//! `kms check`: what `run` would do, all findings at once, nothing changed.
+//! `kms check`: shows what `run` would do, with all findings at once, and changes nothing.
 
 use std::{path::Path, process::ExitCode};
 

@@ -15,15 +15,16 @@ use serde::Deserialize;
 
 use crate::config::Config;
 
-/// Where a KMS is asked that nothing else is said about.
+/// The default address of a KMS.
 const DEFAULT_URL: &str = "https://127.0.0.1:8000";
-/// An answer that is longer is no answer of a KMS.
+/// The largest answer of a KMS, in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
 /// Asks `GET /readyz` whether it can release keys, or `GET /livez` whether it lives
 #[derive(Debug, Args)]
 pub(super) struct Health {
-    /// Base URL of the KMS; `https://` is not verified, this is a probe [default: the main listener of the file given with
+    /// Base URL of the KMS; `https://` is not verified, this is a probe [default: the main listener of the
+    /// file given with
     /// -c, else https://127.0.0.1:8000]
     #[arg(long)]
     url: Option<String>,

@@ -1,6 +1,6 @@
 //! The command line: one file a subcommand.
 
-/// Prints a line to standard output. Who reads it may have gone: that ends nothing, and the status tells.
+/// Prints a line to standard output. A closed pipe is not an error: the exit status carries the result.
 macro_rules! say {
     ($($line:tt)*) => {{
         use std::io::Write as _;

@@ -1,4 +1,4 @@
-//! `kms run`: serve until SIGINT or SIGTERM.
+//! `kms run`: serves until SIGINT or SIGTERM.
 
 use std::{path::Path, process::ExitCode, thread, time::Duration};
 
@@ -10,7 +10,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::{app, config::Config, log::ProcessLog};
 
-/// What may be left to do when the time for running requests is over.
+/// Extra time for the shutdown after the time for running requests is over.
 const AFTER_GRACE: Duration = Duration::from_secs(3);
 
 /// How long the end waits for lines of the log.
@@ -80,7 +80,7 @@ async fn serve(config: Config, log: &ProcessLog) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The signals that this process hears.
+/// The signals that this process handles.
 struct Signals {
     stop: Stop,
     reload: Signal,
@@ -100,7 +100,8 @@ impl Signals {
     }
 }
 
-/// Signals that would end the process, which log rotation, monitoring and a file's limit send. They are ignored from now on.
+/// Signals that would end the process, which log rotation, monitoring and a file's limit send. They are ignored
+/// from now on.
 pub(super) fn ignored_signals() -> std::io::Result<[Signal; 3]> {
     Ok([
         signal(SignalKind::user_defined1())?,
@@ -132,7 +133,7 @@ impl Stop {
 fn end_by_force_after(time: Duration, log: ProcessLog) -> anyhow::Result<()> {
     thread::Builder::new().name("end".to_owned()).spawn(move || {
         thread::sleep(time);
-        tracing::error!("something does not end: the process ends without it");
+        tracing::error!("the shutdown takes too long: the process ends without completing it");
         log.flush(LAST_LINES);
         std::process::exit(1);
     })?;
@@ -146,7 +147,8 @@ fn keep_memory_in() -> anyhow::Result<()> {
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("this process cannot be made undumpable")
 }
 
-/// Keys must not get to a swap device. All memory or none: pages of keys alone cannot be told from those of their copies.
+/// Keys must not get to a swap device. All memory or none: pages of keys alone cannot be told from those of their
+/// copies.
 fn lock_memory() {
     let limit = getrlimit(Resource::Memlock);
     let _ = setrlimit(Resource::Memlock, Rlimit { current: limit.maximum, ..limit });
@@ -175,7 +177,8 @@ struct Authority {
     uid_map: String,
 }
 
-/// Whether all memory can be locked. Under a limit it must not: the lock would succeed now, and allocations fail when the
+/// Whether all memory can be locked. Under a limit it must not: the lock would succeed now, and allocations fail
+/// when the
 /// limit is reached. `CAP_IPC_LOCK` lifts the limit only in the first user namespace, whatever it is called in another.
 fn may_lock(limit: Option<u64>, authority: &Authority) -> Result<(), String> {
     let Some(limit) = limit else { return Ok(()) };
@@ -194,7 +197,8 @@ fn may_lock(limit: Option<u64>, authority: &Authority) -> Result<(), String> {
 /// Descriptors for files, backends and the listeners themselves.
 const OTHER_DESCRIPTORS: u64 = 256;
 
-/// As many descriptors as the system lets us have: each connection is one, and so is each question to a backend. If they
+/// As many descriptors as the system lets us have: each connection is one, and so is each question to a backend.
+/// If they
 /// are not enough for `core.limits.max_connections`, there will be fewer connections: a listener without descriptors
 /// could not accept anyone, nor could the policy be asked.
 fn fit_descriptors(config: &mut Config) {

@@ -1,4 +1,4 @@
-//! What no single key shows: settings that contradict each other.
+//! Checks across keys: settings that contradict each other.
 
 use super::reader::Report;
 use super::{Admin, AuthApi, Config, PublicHandover, Rpc, webhook};

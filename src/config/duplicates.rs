@@ -1,19 +1,19 @@
-//! Keys that one JSON object holds twice: parsers silently take one of them, and people see the other.
+//! Finds keys that occur twice in one JSON object: parsers silently take one of them, while a reader may see the other.
 
 use std::collections::HashSet;
 use std::fmt;
 
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
-/// No more of them are named.
+/// At most this many are reported.
 const MOST: usize = 16;
 
 /// The paths of keys that an object gives more than once, such as `core.rpc.port` or `list[2].key`, in the order of
-/// the text; at most 16. Empty for a text that is no JSON.
+/// the text; at most 16. Empty if the text is not JSON.
 pub fn duplicate_keys(json: &[u8]) -> Vec<String> {
     let mut found = Found::default();
     let mut deserializer = serde_json::Deserializer::from_slice(json);
-    // Whether it is JSON is for its reader to say.
+    // The reader of the file reports invalid JSON.
     let _ = Walk(&mut found).deserialize(&mut deserializer);
     found.paths
 }

@@ -9,7 +9,7 @@ use serde_json::Value;
 use super::reader::Section;
 use super::values::{self, Endpoint};
 
-/// No decision asks more endpoints.
+/// The most endpoints that one decision asks.
 const MAX_ENDPOINTS: usize = 8;
 /// A decision ends within ten seconds: where one endpoint hangs, there must be time for another.
 const MAX_REQUEST: Duration = Duration::from_secs(5);
@@ -27,7 +27,7 @@ pub struct Ethereum {
     pub kms_contract: Address,
     /// The block whose state decides.
     pub block: BlockChoice,
-    /// Nobody is allowed by an older block.
+    /// Older blocks allow nothing.
     pub max_block_age: Duration,
     /// How many endpoints must say the same: one, or more than half of them.
     pub agreement: usize,
@@ -52,7 +52,8 @@ pub enum BlockChoice {
 }
 
 impl BlockChoice {
-    /// How old such a block may get while all is well, and then some. `finalized` is 13 to 20 minutes old on Ethereum,
+    /// The age that such a block may reach in normal operation, with a margin. `finalized` is 13 to 20
+    /// minutes old on Ethereum,
     /// up to half an hour on chains above it, and 6 minutes more for each epoch that is late.
     fn usual_age(self) -> Duration {
         Duration::from_secs(match self {
@@ -152,13 +153,13 @@ fn address(text: &str) -> Result<Address, String> {
     }
 }
 
-/// One endpoint's word, or that of so many that no two groups of them can say different things.
+/// One endpoint, or so many that two disagreeing groups of this size cannot exist.
 fn agreement(value: &Value, endpoints: usize) -> Result<usize, String> {
     let error = || "must be a whole number from 1 to the number of rpc_urls".to_owned();
     let count = value.as_u64().and_then(|count| usize::try_from(count).ok()).ok_or_else(error)?;
     match count {
         0 => Err(error()),
-        // Whatever is wrong with the URLs is said already.
+        // Problems of the URLs were reported already.
         _ if endpoints == 0 => Ok(1),
         _ if count > endpoints => Err(error()),
         1 => Ok(1),

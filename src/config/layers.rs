@@ -15,7 +15,7 @@ use super::values::Endpoint;
 /// The compiled-in first layer: every key with its meaning and default.
 pub const DEFAULTS: &str = include_str!("../../kms.toml");
 
-/// No configuration file is larger.
+/// The largest configuration file, in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
 /// Where [`super::Config::from_sources`] reads.
@@ -24,7 +24,7 @@ pub struct Sources<'a> {
     pub system: &'a Path,
     /// Directory of the working directory's `kms.toml` and `kms.json`.
     pub working: &'a Path,
-    /// The file named on the command line: TOML if it is called so, JSON otherwise. It must exist.
+    /// The file named on the command line: TOML if its name ends in `.toml`, JSON otherwise. It must exist.
     pub explicit: Option<&'a Path>,
     /// Value of an environment variable.
     pub environment: &'a dyn Fn(&str) -> Option<String>,

@@ -12,7 +12,7 @@ use super::values::{self, Secret};
 use super::{Admin, AdminTls, BodyLimits, ClientCertificates, MissingFiles, Onboard, PublicHandover, Rpc};
 use crate::domain::Domain;
 
-/// Settings of the peer's HTTP server that reach it from its listeners' sections; here they do nothing.
+/// Settings of the peer's HTTP server in the sections of listeners; they have no effect here.
 const SERVER_SETTINGS: [&str; 13] = [
     "workers",
     "max_blocking",
@@ -94,7 +94,7 @@ impl TlsFiles {
         self.0.extend(path.map(|path| TlsFile { key, path, name_in_cert_dir }));
     }
 
-    /// Says which of them are elsewhere.
+    /// Adds a notice for each file that is elsewhere.
     pub(super) fn check(&self, cert_dir: &Path, report: &mut Report) {
         for file in &self.0 {
             if file.path != cert_dir.join(file.name_in_cert_dir) {
@@ -130,7 +130,7 @@ pub(super) fn onboard(
     }
 }
 
-/// An old file must never turn attestation off without a word.
+/// Refuses old keys that would silently turn attestation off.
 fn quote_enabled(section: &mut Section<'_>, insecure_no_tee: bool) {
     let message = match (section.value("quote_enabled").and_then(Value::as_bool), insecure_no_tee) {
         (Some(false), false) => {

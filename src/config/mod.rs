@@ -1,4 +1,4 @@
-//! Configuration: layers in, one fixed-type `Config` out, or everything that is wrong with it at once.
+//! Configuration: reads layers into one typed `Config`, or reports all errors at once.
 
 mod admin;
 mod attestation;
@@ -61,7 +61,7 @@ impl Config {
         })
     }
 
-    /// What files set over the defaults, as [`Config::load`] reads them.
+    /// The keys that files set, as [`Config::load`] reads them.
     pub fn settings(explicit: Option<&Path>) -> Vec<Setting> {
         let sources = Sources {
             system: Path::new("/etc/kms"),
@@ -72,7 +72,7 @@ impl Config {
         layers::settings(&layers::read(&sources))
     }
 
-    /// Reads the layers below given directories; what [`Config::load`] does with everything injected.
+    /// [`Config::load`] with injected directories and environment.
     pub fn from_sources(sources: &Sources<'_>) -> Result<(Self, Vec<Notice>), ConfigError> {
         sections::read(layers::read(sources), sources.environment)
     }
@@ -285,7 +285,7 @@ pub enum EmptyDevices {
 
 /// `[core.onboard]`
 pub struct Onboard {
-    /// Offer onboarding when there are no keys.
+    /// Offer onboarding if there are no keys.
     pub enabled: bool,
     /// Bootstrap without interaction.
     pub auto_bootstrap_domain: Option<Domain>,
@@ -293,7 +293,7 @@ pub struct Onboard {
     pub address: IpAddr,
     /// Port of the onboarding listener.
     pub port: u16,
-    /// Needed by the methods that change state.
+    /// The token that methods which change state need.
     pub auth_token: Option<Secret>,
     /// Whether the main listener hands root keys over.
     pub public_handover: PublicHandover,
@@ -306,7 +306,7 @@ pub struct Onboard {
 pub enum PublicHandover {
     /// To attested replicas that policy allows, as the admin listener does.
     Enabled,
-    /// Only the admin listener does, to who also has an operator's credentials.
+    /// Only through the admin listener, which also needs an operator's credentials.
     Disabled,
 }
 
@@ -324,7 +324,7 @@ pub struct Admin {
     pub htpasswd_file: Option<PathBuf>,
     /// Serve without credentials.
     pub insecure_no_auth: bool,
-    /// How it speaks HTTPS; `None` is plain HTTP.
+    /// HTTPS settings; `None` is plain HTTP.
     pub tls: Option<Arc<AdminTls>>,
     /// Body limits by method of the admin listener.
     pub limits: BodyLimits,
@@ -346,7 +346,7 @@ pub struct AdminTls {
 /// `core.admin.tls.create_if_missing`
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum MissingFiles {
-    /// They are made, with a certificate that our root CA issues.
+    /// They are created, with a certificate that our root CA issues.
     Created,
     /// This KMS does not serve.
     Refused,
@@ -364,7 +364,7 @@ pub struct Metrics {
 pub struct Audit {
     /// The audit file, already resolved to `<cert_dir>/audit.jsonl` where the key is empty.
     pub file: PathBuf,
-    /// Bytes of its disk that are kept for it alone; 0 keeps none.
+    /// Bytes of its disk that are reserved for it; 0 reserves none.
     pub reserve: u64,
     /// What happens while it cannot be written.
     pub on_failure: AuditFailure,
@@ -382,9 +382,9 @@ pub struct Ledger {
 /// What happens while the audit log cannot be written. No key is released in either case.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum AuditFailure {
-    /// It is tried again until it can.
+    /// Writing is retried until it succeeds.
     Retry,
-    /// The process ends, for its supervisor to do something about it.
+    /// The process ends, so that its supervisor can act.
     Exit,
 }
 
@@ -395,12 +395,12 @@ pub struct Freeze {
     pub file: PathBuf,
 }
 
-/// So many a second on average, and so many at once.
+/// A rate limit: the average per second and the largest burst.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Rate {
-    /// On average.
+    /// Average per second.
     pub per_second: NonZeroU32,
-    /// At once.
+    /// Largest burst.
     pub burst: NonZeroU32,
 }
 
@@ -409,7 +409,7 @@ pub struct Rate {
 pub struct Limits {
     /// Requests per second of one address that has not proved what it runs.
     pub unauthenticated_per_second: NonZeroU32,
-    /// How many of them may come at once.
+    /// The largest burst of them.
     pub unauthenticated_burst: NonZeroU32,
     /// What is released to one app, over all its instances.
     pub app: Rate,
@@ -417,15 +417,15 @@ pub struct Limits {
     pub instance: Rate,
     /// Open connections of one listener.
     pub max_connections: usize,
-    /// Bytes that all requests together may hold; `None` is a tenth of the memory there is.
+    /// Bytes that all requests together may hold; `None` is a tenth of the machine's memory.
     pub max_request_memory: Option<usize>,
-    /// End of a TLS handshake.
+    /// Timeout of a TLS handshake.
     pub handshake_timeout: Duration,
-    /// End of one request.
+    /// Timeout of one request.
     pub request_timeout: Duration,
-    /// End of a connection without a request.
+    /// Timeout of an idle connection.
     pub idle_timeout: Duration,
-    /// What running requests get at shutdown.
+    /// Time that running requests have at shutdown.
     pub shutdown_grace: Duration,
 }
 

@@ -1,4 +1,4 @@
-//! What the configuration relaxes, as stable codes for `GetMeta`, metrics and the log.
+//! The relaxed settings of a configuration, as stable codes for `GetMeta`, metrics and the log.
 
 use std::borrow::Cow;
 
@@ -17,8 +17,9 @@ pub struct Relaxation {
     pub code: &'static str,
     /// One sentence for people: what is given up.
     pub sentence: Cow<'static, str>,
-    /// How far it goes, an entry for each thing that is relaxed: `tcb_grace:OutOfDate:60d`. Everybody may read it, so no
-    /// URL and no path. Empty where the code says it all.
+    /// One entry for each relaxed item: `tcb_grace:OutOfDate:60d`. It is public, so it contains no URL and no
+    /// path. Empty
+    /// where the code is enough.
     pub details: Vec<String>,
 }
 
@@ -60,7 +61,7 @@ impl Posture {
     }
 }
 
-/// What a policy of any kind can relax.
+/// The relaxations that a policy can have.
 struct PolicyPosture<'a> {
     allows_everything: bool,
     empty_devices: EmptyDevices,

@@ -1,4 +1,4 @@
-//! Takes typed values out of merged layers, one section at a time, and gathers everything that is wrong.
+//! Reads typed values from merged layers, one section at a time, and collects all errors.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -49,12 +49,12 @@ impl fmt::Display for ConfigError {
 
 impl std::error::Error for ConfigError {}
 
-/// Something that works, but not as its author may believe.
+/// A setting that works, but perhaps not as its author expects.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Notice {
     /// The key with its path.
     pub key: String,
-    /// What happens instead.
+    /// What it does.
     pub message: String,
     /// The file that set the key.
     pub file: Option<PathBuf>,
@@ -67,7 +67,7 @@ impl fmt::Display for Notice {
     }
 }
 
-/// What reading has gathered so far.
+/// Findings and notices so far.
 pub(super) struct Report {
     pub(super) files: Vec<PathBuf>,
     pub(super) findings: Vec<Finding>,
@@ -93,7 +93,7 @@ impl Report {
     }
 }
 
-/// One table while it is read: what is taken is known, what is left at the end is not.
+/// One table while it is read. Keys that are left at the end are unknown.
 pub(super) struct Section<'a> {
     path: String,
     table: Table,
@@ -107,7 +107,7 @@ pub(super) struct Section<'a> {
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum TableState {
     Present,
-    /// Something else stands in its place, and that was said already.
+    /// The table itself is invalid, which was reported already.
     Replaced,
 }
 
@@ -170,7 +170,7 @@ impl<'a> Section<'a> {
         self.retired(key, parse)
     }
 
-    /// As [`Section::optional`], for a key that nobody should write any more.
+    /// As [`Section::optional`], for a deprecated key.
     pub(super) fn retired<T>(
         &mut self,
         key: &'static str,
@@ -227,7 +227,7 @@ impl<'a> Section<'a> {
         self.table.get(key).is_some_and(|node| node.layer != Layer::Defaults)
     }
 
-    /// Accepts a key that has no effect; says so where a file sets it.
+    /// Accepts a key that has no effect, with a notice where a file sets it.
     pub(super) fn inert(&mut self, key: &'static str, message: &str) {
         if self.is_set(key) {
             self.notice(key, message);

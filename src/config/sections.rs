@@ -1,4 +1,4 @@
-//! Which keys exist, section by section, and what they must look like.
+//! The keys of each section and their types.
 
 use std::num::NonZeroU32;
 use std::path::PathBuf;

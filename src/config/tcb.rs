@@ -1,4 +1,4 @@
-//! `[core.tcb]`: what Intel objects to in a platform and is tolerated all the same. Nothing, unless it is said here.
+//! `[core.tcb]`: which TCB statuses below UpToDate and which advisories are accepted. None by default.
 
 use std::{
     path::{Path, PathBuf},
@@ -29,7 +29,8 @@ pub struct Tcb {
     pub look_ahead: Option<Duration>,
     /// The lowest `tcbEvaluationDataNumber` that TCB info and QE identity may have; 0 is any.
     pub min_evaluation_number: u32,
-    /// The file that keeps the highest numbers seen, already resolved to `<cert_dir>/collateral-floors.json` where the key
+    /// The file that keeps the highest numbers seen, already resolved to `<cert_dir>/collateral-floors.json`
+    /// where the key
     /// is empty.
     pub floors_file: PathBuf,
 }
@@ -44,7 +45,7 @@ pub struct Grace {
 }
 
 impl Tcb {
-    /// What is tolerated, for the posture.
+    /// The accepted exceptions, for the posture.
     pub(super) fn relaxations(&self) -> Vec<Relaxation> {
         let lasts = |grace: &Grace| format!("{}:{}", grace.status, shortest(grace.lasts));
         let graces: Vec<String> = self.grace.iter().map(lasts).collect();
@@ -80,7 +81,7 @@ impl Tcb {
     }
 }
 
-/// As one writes it in the configuration, in the largest unit that is exact: `60d`, `90m`.
+/// In the form of the configuration, in the largest exact unit: `60d`, `90m`.
 fn shortest(time: Duration) -> String {
     let seconds = time.as_secs();
     let units = [(86_400, 'd'), (3600, 'h'), (60, 'm')];
@@ -100,7 +101,7 @@ pub(super) fn read(section: &mut Section<'_>, cert_dir: &Path) -> Tcb {
     }
 }
 
-/// Says what works, but hardly as it was meant.
+/// Adds a notice for settings that are valid but hardly intended.
 pub(super) fn check(tcb: &Tcb, report: &mut Report) {
     let counts_from_recovery =
         |status| matches!(status, TcbStatus::OutOfDate | TcbStatus::OutOfDateConfigurationNeeded);
@@ -160,7 +161,7 @@ fn list<T: PartialEq>(value: Value, entry: impl Fn(&str) -> Result<T, String>) -
     Ok(list)
 }
 
-/// `INTEL-SA-00837`, or `INTEL-DOC-10000` as Intel has it for what is no advisory.
+/// `INTEL-SA-00837`, or `INTEL-DOC-10000`, which Intel uses for documents that are not advisories.
 fn advisory(text: &str) -> Result<String, String> {
     let advisory = text.to_ascii_uppercase();
     let number = advisory.strip_prefix("INTEL-SA-").or_else(|| advisory.strip_prefix("INTEL-DOC-"));

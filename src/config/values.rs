@@ -46,7 +46,7 @@ impl Endpoint {
         Ok(Self { text: text.to_owned(), url })
     }
 
-    /// Stands in where a finding keeps the configuration from being used.
+    /// A placeholder after a finding: the configuration is not used then.
     pub(super) fn placeholder() -> Self {
         Self::parse("http://placeholder.invalid").expect("a constant URL is valid")
     }
@@ -167,10 +167,10 @@ pub(super) fn duration(text: &str) -> Result<Option<Duration>, String> {
     Ok(Some(Duration::from_secs(seconds)))
 }
 
-/// No more of a disk is reserved.
+/// The most that can be reserved on a disk, in bytes.
 const MAX_RESERVE: usize = 16 << 30;
 
-/// Space that is reserved on a disk; 0 is none.
+/// Space reserved on a disk; 0 is none.
 pub(super) fn reserve(value: Value) -> Result<u64, String> {
     let bytes = match value {
         Value::Number(number) => number.as_u64().and_then(|number| usize::try_from(number).ok()),

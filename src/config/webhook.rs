@@ -1,4 +1,4 @@
-//! `[core.auth_api.webhook]`: where the service that decides is, and how each side proves who it is.
+//! `[core.auth_api.webhook]`: the URL of the service that decides, and how both sides authenticate.
 
 use std::fmt;
 use std::path::PathBuf;
@@ -21,7 +21,7 @@ pub struct Webhook {
     pub bearer_token: Option<Secret>,
     /// PEM: what the service's certificate must lead to, in place of the public roots.
     pub ca_file: Option<PathBuf>,
-    /// What is shown to the service: mutual TLS.
+    /// The client certificate for mutual TLS.
     pub client: Option<ClientFiles>,
     /// Decisions count only when they are signed by this key.
     pub decision_key: Option<DecisionKey>,
@@ -44,12 +44,12 @@ pub struct ClientFiles {
 }
 
 impl Webhook {
-    /// The service at `url`, with nothing proved but what its TLS certificate proves.
+    /// The service at `url`, authenticated by its TLS certificate only.
     pub fn at(url: Endpoint) -> Self {
         Self { url, bearer_token: None, ca_file: None, client: None, decision_key: None, timeout: TIMEOUT }
     }
 
-    /// Whether whoever is between this service and the other can decide.
+    /// Whether a man in the middle could decide.
     pub fn is_exposed(&self) -> bool {
         self.url.is_exposed() && self.decision_key.is_none()
     }
@@ -139,7 +139,7 @@ pub(super) fn read(section: &mut Section<'_>, environment: Environment<'_>) -> W
     Webhook { url, bearer_token, ca_file, client, decision_key, timeout }
 }
 
-/// What would not do what it looks like.
+/// Refuses combinations that would not have the effect that they suggest.
 pub(super) fn check(webhook: &Webhook, report: &mut Report) {
     if webhook.url.url().scheme() == "http" {
         for (is_set, key) in

@@ -23,11 +23,11 @@ pub struct AppKeys {
     pub k256_signature: [u8; 65],
 }
 
-/// Why a key cannot be derived. A scalar out of range happens to about one app in 2³² and is final: a second try
-/// would make a key that the peer cannot make.
+/// Why a key cannot be derived. A scalar is out of range for about one app in 2³². This is final: a retry would
+/// derive a key that the peer does not derive.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
 pub enum DeriveError {
-    /// More bytes than HKDF-Expand gives.
+    /// More bytes than HKDF-Expand can give.
     #[error("cannot derive {0} bytes, at most {MAX_BYTES}")]
     TooLong(usize),
     /// No disk key.
@@ -103,7 +103,8 @@ pub fn p256_child(parent: &P256Key, context: &[&[u8]]) -> Result<P256Key, KeyErr
 }
 
 /// `HKDF-SHA256[salt "RATLS", info c₁ ‖ c₂ ‖ …](ikm, length)`. Nothing separates the context items: every list starts
-/// with an app id of fixed length and ends with its own label, or is the origin of a log and a label that is the end of no other.
+/// with an app id of fixed length and ends with its own label, or is the origin of a log and a label that is the
+/// end of no other.
 pub fn kdf(ikm: &[u8], context: &[&[u8]], length: usize) -> Result<Zeroizing<Vec<u8>>, DeriveError> {
     if length > MAX_BYTES {
         return Err(DeriveError::TooLong(length));

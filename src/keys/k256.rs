@@ -78,7 +78,7 @@ impl fmt::Debug for K256Key {
     }
 }
 
-/// Lends the library a key of its own type, which does not wipe itself, and wipes it.
+/// Lends the library a key of its own type and wipes it afterwards, because that type does not wipe itself.
 fn with_secret<T>(scalar: &[u8; 32], work: impl FnOnce(&SecretKey) -> T) -> Result<T, K256Error> {
     let mut secret = SecretKey::from_secret_bytes(*scalar).map_err(|_| K256Error::ScalarOutOfRange)?;
     let result = work(&secret);

@@ -15,7 +15,7 @@ use kms_attest::p256::{P256Key, SPKI_LENGTH};
 pub use self::k256::{K256Error, K256Key};
 pub use self::secret::Secret;
 
-/// The keys that are the same on all replicas. Every other key is derived from them or private to a node.
+/// The keys that all replicas share. Every other key is derived from them or private to one node.
 ///
 /// Cannot be cloned; printing shows public keys only.
 pub struct RootKeys {

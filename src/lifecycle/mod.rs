@@ -1,4 +1,4 @@
-//! Without keys or with them: the two states of a KMS, and the one way from the first to the second.
+//! The two states of a KMS, without keys and with keys, and the only transition between them.
 
 mod onboarding;
 mod ready;
@@ -26,7 +26,7 @@ pub enum Node {
     Ready(Box<Ready>),
 }
 
-/// Why a node cannot come up, or a commit did not happen.
+/// Why a node cannot start, or a commit did not happen.
 #[derive(Debug, thiserror::Error)]
 pub enum LifecycleError {
     /// The key directory cannot be read or written.
@@ -38,7 +38,7 @@ pub enum LifecycleError {
         /// What is missing or wrong.
         reason: String,
     },
-    /// Nothing says under which name clients reach this KMS.
+    /// The name under which clients reach this KMS is not known.
     #[error("neither the key directory nor core.onboard.auto_bootstrap_domain names the domain of this KMS")]
     NoDomain,
     /// `rpc-domain` holds no domain.
@@ -94,7 +94,7 @@ impl Node {
     }
 }
 
-/// What a node would come up as.
+/// The state in which a node would start.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Prospect {
     /// There are no keys yet.

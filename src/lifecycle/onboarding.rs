@@ -1,4 +1,4 @@
-//! A KMS without keys: it makes them or receives them, and saves nothing before the commit.
+//! A KMS without keys: it generates or receives them, and saves nothing before the commit.
 
 use std::time::SystemTime;
 
@@ -42,7 +42,7 @@ pub enum Held {
     },
 }
 
-/// What was found in the key directory, and how that looked from outside.
+/// The state of the key directory, with the snapshot of its files that the state belongs to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sight {
     held: Held,
@@ -56,13 +56,13 @@ impl Sight {
     }
 }
 
-/// Why handed-over keys are no root keys.
+/// Why keys that a source handed over are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
-    /// The secp256k1 key is none.
+    /// The secp256k1 key is invalid.
     #[error("Failed to parse ECDSA key")]
     K256(#[source] K256Error),
-    /// The secp256k1 key is another than the source says it has.
+    /// The secp256k1 key differs from the one that the source states.
     #[error("the ECDSA key does not belong to k256_pubkey in GetMeta of the source KMS")]
     OtherK256,
 }
@@ -98,13 +98,14 @@ impl Onboarding {
         Ok(!matches!(self.directory.state()?, State::Empty))
     }
 
-    /// What the key directory holds now. It is read only if it looks otherwise than when `before` was seen: callers who
-    /// wait ask often.
+    /// What the key directory holds now. It is read again only if its files have changed since `before`,
+    /// because waiting
+    /// callers poll often.
     ///
     /// # Errors
     /// When the directory cannot be read.
     pub fn look(&self, before: Option<Sight>) -> Result<Sight, LifecycleError> {
-        // Before it is read, so that a change during that is found at the next look.
+        // Taken before the directory is read, so that a change during the read is found the next time.
         let snapshot = self.directory.snapshot()?;
         if let Some(before) = before.filter(|before| before.snapshot == snapshot) {
             return Ok(before);
@@ -125,7 +126,8 @@ impl Onboarding {
         Ok(self.directory.probe()?)
     }
 
-    /// Saves the keys, once their event is recorded: after this call, or a crash during it, the directory holds everything or nothing.
+    /// Saves the keys, once their event is recorded: after this call, or a crash during it, the directory
+    /// holds everything or nothing.
     ///
     /// # Errors
     /// When keys exist already, or the directory cannot be written.

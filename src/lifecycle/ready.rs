@@ -61,7 +61,7 @@ pub struct EnvPublicKey {
     pub signature: [u8; 65],
 }
 
-/// Keeps what can be made again. A disk that does not take it is no reason not to serve.
+/// Saves a file that can be made again from the keys. If the disk refuses it, the KMS serves without it.
 fn keep(directory: &KeyDirectory, file: Derived, content: &[u8]) {
     if let Err(error) = directory.write_derived(file, content) {
         tracing::warn!(file = file.name(), %error, "a file cannot be kept; it is served from memory and made again later");

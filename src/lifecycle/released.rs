@@ -9,7 +9,7 @@ use crate::{
     audit::{Audit, AuditError, Basis, Event, Leaf, Receipt, Subject},
 };
 
-/// A permit in the role `R`, recorded, of somebody who is not frozen: no line, no key.
+/// A permit in the role `R` that is recorded and whose holder is not frozen. Without a line in the log, no key.
 #[derive(Debug)]
 pub struct Released<R> {
     permit: Permit<R>,
@@ -20,7 +20,7 @@ pub struct Released<R> {
 /// Why a permit releases nothing.
 #[derive(Debug)]
 pub enum NotReleased {
-    /// The line is not safely on the disk.
+    /// The line could not be written to the disk.
     Unrecorded(AuditError),
     /// An operator has frozen the caller, or everything, since the permit was made.
     Frozen(Arc<Freeze>),
@@ -126,7 +126,8 @@ impl Released<App> {
 }
 
 impl Released<Kms> {
-    /// Records that the root keys go to a replica, while this KMS has its own `self_authorization`, and which operator has shown
+    /// Records that the root keys go to a replica, while this KMS has its own `self_authorization`, and which
+    /// operator has shown
     /// credentials for it.
     ///
     /// # Errors

@@ -26,7 +26,7 @@ const MAX_PATH: u64 = 4096;
 /// Deepest path.
 const MAX_DEPTH: usize = 32;
 
-/// Why an archive is not the image. The words are the peer's where it has some; none is out of the archive.
+/// Why an archive is not the image. The texts are the peer's where it has some; none contains text of the archive.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ArchiveError {
     /// Not a gzipped tar archive, or one that breaks off.

@@ -30,11 +30,11 @@ const MAX_MEASUREMENT: u64 = 4096;
 const MAX_MEASUREMENTS: usize = 16 * 1024;
 /// The part of a full cache that gives way at a time, so that not each measurement looks at all.
 const GIVES_WAY: usize = 16;
-/// Most attempts to delete what others are writing into.
+/// Most attempts to delete a directory into which others write.
 const MAX_ATTEMPTS: usize = 100;
 const IMAGES: &str = "images";
 const MEASUREMENTS: &str = "measurements";
-/// What we measured ourselves, with what made it. Files of `measurements/` do not say that, so none of them is read.
+/// Our own measurements, with their origin. Files of `measurements/` have no origin, so none of them is read.
 const MEASURED: &str = "measured";
 
 /// `core.image.cache_dir`. Clones know of each other's clearing.
@@ -175,7 +175,8 @@ impl ImageCache {
         self.directory.join(below).join(format!("{key}.json"))
     }
 
-    /// What `origin` has measured under `key`; what something else has measured, or anything unreadable, is as good as none.
+    /// What `origin` has measured under `key`; what something else has measured, or anything unreadable, is
+    /// as good as none.
     pub(super) fn read(&self, key: &str, origin: &Origin) -> Option<Measured> {
         let file = fs::File::open(self.entry(MEASURED, key)).ok()?;
         let mut text = Vec::new();
@@ -184,8 +185,9 @@ impl ImageCache {
         (kept.origin == origin.as_str() && kept.key == key).then_some(kept.measured)
     }
 
-    /// Keeps what `origin` has measured under `key`, and the registers where the peer looks for them, each by one rename,
-    /// unless something was cleared since there were `clearings`: they may rest on what had to go.
+    /// Keeps what `origin` has measured under `key`, and the registers where the peer looks for them, each by
+    /// one rename,
+    /// unless the cache was cleared since the count was `clearings`: they may depend on removed files.
     pub(super) fn write(
         &self,
         key: &str,
@@ -221,7 +223,7 @@ impl ImageCache {
         let mut kept = Vec::new();
         for entry in fs::read_dir(directory)? {
             let entry = entry?;
-            // What disappears meanwhile is none of the oldest any more.
+            // A file that disappears meanwhile needs no removal.
             if let Ok(metadata) = entry.metadata() {
                 kept.push((metadata.modified().unwrap_or(SystemTime::UNIX_EPOCH), entry.path()));
             }

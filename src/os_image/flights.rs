@@ -1,4 +1,4 @@
-//! Work that is done once for everyone who waits for it, and goes on when nobody does any more.
+//! Work that runs once for all callers that wait for it, and goes on when none waits any more.
 
 use std::{
     collections::HashMap,
@@ -16,7 +16,7 @@ type Running<T> = Arc<Mutex<HashMap<String, Flight<T>>>>;
 /// Why work has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum NoLanding {
-    /// Too much is being done already.
+    /// Too much work is running already.
     Busy,
     /// The work was torn down with the program.
     Stopped,

@@ -1,6 +1,7 @@
 //! OS images: whether the registers in a quote are those of the image that the VM claims to have booted.
 //!
-//! Files are downloaded, kept and measured here; what they measure to is computed by [`kms_attest::platform::tdx::image`].
+//! Files are downloaded, kept and measured here; what they measure to is computed by
+//! [`kms_attest::platform::tdx::image`].
 
 mod archive;
 mod cache;
@@ -62,7 +63,7 @@ const MEASURED_AT_ONCE: usize = 2;
 pub struct Settings {
     /// URL with the placeholder `{OS_IMAGE_HASH}`.
     pub download_url: String,
-    /// For a whole download: fetching, unpacking, checking. `None` is without end.
+    /// Timeout of a whole download: fetching, unpacking, checking. `None` is no timeout.
     pub download_timeout: Option<Duration>,
     /// Whether digests that come with the evidence may stand for the image's files.
     pub lite: LiteAttestation,
@@ -101,7 +102,7 @@ pub enum OsImageError {
     /// Only TDX evidence has the registers.
     #[error("OS images of {0} evidence cannot be verified")]
     Platform(&'static str),
-    /// No image hash, or one that is none.
+    /// No image hash, or an invalid one.
     #[error("legacy TDX attestation requires os_image_hash = sha256(sha256sum.txt)")]
     NoHash,
     /// The configuration describes no machine that can be measured.
@@ -146,13 +147,13 @@ pub enum OsImageError {
     /// Too many images at a time.
     #[error("too many OS images are being verified, try again")]
     Busy,
-    /// The work was torn down.
+    /// The work was cancelled.
     #[error("the OS image could not be verified, try again")]
     Stopped,
 }
 
 impl OsImageError {
-    /// Whether nothing is known about the VM: not its fault, and worth another try.
+    /// Whether the failure says nothing about the VM, so that a retry can succeed.
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Download(_) | Self::Program(_) | Self::Busy | Self::Stopped => true,
@@ -205,7 +206,7 @@ impl OsImages {
         Self::heard_by(settings, cache, Listener::default())
     }
 
-    /// The same; `listener` is told how downloads go on.
+    /// The same; `listener` is told about the progress of downloads.
     ///
     /// # Errors
     /// [`SetupError`].
@@ -299,7 +300,8 @@ impl OsImages {
         }
     }
 
-    /// The registers of a VM by its image: kept, or computed once for all who wait. The tables that they were measured with,
+    /// The registers of a VM by its image: kept, or computed once for all who wait. The tables that they were
+    /// measured with,
     /// computed or by a program, must be pinned if any are.
     async fn legacy(&self, config: VmConfig) -> Result<BootRegisters, OsImageError> {
         let hash: [u8; 32] = config.os_image_hash.as_slice().try_into().map_err(|_| OsImageError::NoHash)?;
@@ -315,8 +317,9 @@ impl OsImages {
             return Ok(measured);
         }
         let shared = Arc::clone(&self.0);
-        // What was begun before the cache was cleared, or by another program, is for those who asked before: it may rest on
-        // what had to go.
+        // Work that began before the cache was cleared, or with another program, serves earlier callers
+        // only: it may depend
+        // on files that were removed.
         let made_by = origin.as_ref().map_or("", Origin::as_str);
         let flight = format!("{} {key} {made_by}", shared.cache.clearings());
         self.0
@@ -325,7 +328,7 @@ impl OsImages {
             .await?
     }
 
-    /// What is known of a VM before its image is looked at. Blocks.
+    /// The facts about a VM that need no image. Blocks.
     fn known(&self, config: &VmConfig) -> Result<Known, OsImageError> {
         let program = self.0.program.as_ref();
         measure::is_measurable(config, program)?;
@@ -339,7 +342,7 @@ impl OsImages {
     }
 }
 
-/// What is known of a VM without its image.
+/// The facts about a VM that need no image.
 struct Known {
     /// The configuration's.
     key: String,

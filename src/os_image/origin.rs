@@ -1,5 +1,5 @@
-//! What made a measurement: this program, and the ACPI program where one is configured. What another one measured is not
-//! taken for ours.
+//! What made a measurement: this program, and the ACPI program where one is configured. Measurements of other programs
+//! are not used.
 
 use std::{
     fs::{File, Metadata},
@@ -30,7 +30,8 @@ static OUR_DIGEST: LazyLock<Option<[u8; 32]>> =
 pub(super) struct Origin(String);
 
 impl Origin {
-    /// By this program, with the tables of `program` where there is one. `None` where either cannot be read: then nothing
+    /// By this program, with the tables of `program` where there is one. `None` where either cannot be read:
+    /// then nothing
     /// is kept. Blocks, and reads the program at the first call and whenever it has changed.
     pub(super) fn of(program: Option<&AcpiProgram>) -> Option<Self> {
         let ours = (*OUR_DIGEST)?;

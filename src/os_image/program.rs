@@ -21,7 +21,7 @@ use super::origin::WatchedDigest;
 const PATIENCE: Duration = Duration::from_secs(30);
 /// Longest output. A VM's tables have some 10 KiB.
 const MAX_OUTPUT: u64 = 1 << 20;
-/// How much of the program's complaints reaches the log.
+/// Bytes of the program's standard error that reach the log.
 const MAX_COMPLAINT: u64 = 2048;
 /// What the program sees of our environment; the rest may hold tokens.
 const ENVIRONMENT: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
@@ -81,7 +81,8 @@ impl AcpiProgram {
         Self { path, patience, digest: Arc::default() }
     }
 
-    /// What its tables depend on: which file runs, what is in it, and what it sees of our environment. `None` where there is
+    /// What its tables depend on: which file runs, what is in it, and what it sees of our environment. `None`
+    /// where there is
     /// no such file. Blocks.
     pub(super) fn identity(&self) -> Option<[u8; 32]> {
         let path = installed(&self.path)?;
@@ -160,7 +161,7 @@ impl Running {
             if let Ok(complaint) = complaint
                 && !complaint.is_empty()
             {
-                tracing::debug!(stderr = %String::from_utf8_lossy(&complaint), "the ACPI program complains");
+                tracing::debug!(stderr = %String::from_utf8_lossy(&complaint), "the ACPI program wrote to standard error");
             }
         });
         Ok(running)
@@ -186,7 +187,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // A child that was waited for is gone, and its number may be somebody else's.
+        // After the wait the process id may belong to another process.
         if matches!(self.child.try_wait(), Ok(None)) {
             if let Ok(Some(group)) = i32::try_from(self.child.id()).map(Pid::from_raw) {
                 let _ = kill_process_group(group, Signal::KILL);

@@ -1,4 +1,4 @@
-//! How a download goes on, for the log and for whoever listens: as often as people want to read it.
+//! Progress of a download, for the log and for listeners, at a rate that people can read.
 
 use std::{
     fmt,
@@ -6,7 +6,7 @@ use std::{
     time::{Duration, Instant},
 };
 
-/// How often it is said how far a download is.
+/// Between two reports of one download.
 pub(super) const TELL_EVERY: Duration = Duration::from_secs(10);
 
 /// What happens to the download of an image.
@@ -40,7 +40,7 @@ pub enum Progress {
 
 type Told = dyn Fn(&str, &Progress) + Send + Sync;
 
-/// Somebody who is told, with the hash of the image in hex.
+/// A callback that gets the progress, with the hash of the image in hex.
 #[derive(Clone)]
 pub struct Listener(Arc<Told>);
 
@@ -62,7 +62,9 @@ impl Listener {
                 tracing::info!(image, bytes, "an OS image is unpacked and checked");
             }
             Progress::Done { seconds } => tracing::info!(image, seconds, "an OS image is here"),
-            Progress::Failed { reason } => tracing::warn!(image, reason, "an OS image could not be had"),
+            Progress::Failed { reason } => {
+                tracing::warn!(image, reason, "an OS image could not be downloaded")
+            }
         }
         (self.0)(image, progress);
     }

@@ -33,7 +33,7 @@ impl Shared {
             match self.measured(&config, hash).await {
                 Ok(measured) => break (measured, clearings),
                 Err(error) => {
-                    // An operator may have cleared the cache under our hands: once more.
+                    // An operator may have cleared the cache meanwhile: try again.
                     attempts += 1;
                     let is_whole = self.clearings().await? == clearings && self.has_image(hash).await?;
                     if is_whole {
@@ -59,7 +59,7 @@ impl Shared {
         Ok(measured)
     }
 
-    /// How often the cache was cleared, once a clearing that is under way has ended.
+    /// The cache's clear count, after waiting for a clear in progress.
     async fn clearings(self: &Arc<Self>) -> Result<u64, OsImageError> {
         let shared = Arc::clone(self);
         blocking(move || shared.cache.clearings_done()).await
@@ -106,7 +106,7 @@ impl Shared {
             Ok(()) => Progress::Done { seconds: started.elapsed().as_secs() },
             Err(error) => {
                 if let Some(cause) = std::error::Error::source(error) {
-                    tracing::warn!(image, %cause, "why an OS image could not be had");
+                    tracing::warn!(image, %cause, "why an OS image could not be downloaded");
                 }
                 Progress::Failed { reason: error.to_string() }
             }
@@ -172,7 +172,7 @@ impl Drop for Workspace {
     }
 }
 
-/// Runs what waits for the disk or computes for long.
+/// Runs blocking work: disk access or a long computation.
 pub(super) async fn blocking<T: Send + 'static>(
     work: impl FnOnce() -> T + Send + 'static,
 ) -> Result<T, OsImageError> {

@@ -1,8 +1,8 @@
-//! How keys reach the disk: all of them or none, whenever the process stops.
+//! Writes keys to the disk: all of them or none, whenever the process stops.
 //!
 //! A commit writes and syncs everything into `.staging`, renames that to `.commit`, which is the commit point, and then
-//! moves the files into place. Opening a directory finishes what stopped after the commit point and throws away what
-//! stopped before.
+//! moves the files into place. Opening a directory completes a commit that was interrupted after the
+//! commit point and discards one that was interrupted before.
 
 use std::fs;
 use std::path::Path;
@@ -59,7 +59,7 @@ impl KeyDirectory {
         }
         self.stage(keys)?;
         if keys.bootstrap_info.is_none() {
-            // Else a replica would report the bootstrap of an attempt that was never finished.
+            // Otherwise a replica would report the bootstrap of an attempt that was never completed.
             self.disk.remove_file(&self.path.join(File::BootstrapInfo.name()))?;
         }
         self.disk.rename(&self.path.join(STAGING), &self.path.join(COMMIT))?;
@@ -86,7 +86,7 @@ impl KeyDirectory {
     /// here, the next start clears it away.
     ///
     /// # Errors
-    /// What keeps the directory from taking files.
+    /// Why files cannot be written to the directory.
     pub fn probe(&self) -> Result<(), StoreError> {
         let _lock = self.lock()?;
         let file = Derived::RpcCertificate;
@@ -99,7 +99,8 @@ impl KeyDirectory {
         written.and(removed)
     }
 
-    /// Finishes or undoes what an earlier process left. A clean directory is not touched: it may be read-only.
+    /// Completes or undoes the commit of an earlier process. A clean directory is not changed, since it may
+    /// be read-only.
     pub(super) fn recover(&self) -> Result<(), StoreError> {
         let unfinished =
             [STAGING.to_owned(), COMMIT.to_owned()].into_iter().chain(Derived::ALL.map(Derived::new_name));
@@ -190,7 +191,7 @@ impl KeyDirectory {
         self.disk.sync(&open, path)
     }
 
-    /// Removes a directory of ours and what a commit puts into it.
+    /// Removes a staging directory with the files that a commit puts into it.
     fn remove_set(&self, path: &Path) -> Result<(), StoreError> {
         for file in File::ALL {
             self.disk.remove_file(&path.join(file.name()))?;

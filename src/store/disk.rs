@@ -10,11 +10,11 @@ use std::time::{Duration, Instant};
 
 use super::StoreError;
 
-/// A commit takes milliseconds; who waits longer waits for a process that hangs.
+/// A commit takes milliseconds: a longer wait means that the other process hangs.
 const MAX_WAIT: Duration = Duration::from_secs(if cfg!(test) { 1 } else { 5 });
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// What changes a file system. Nothing else in `store` does.
+/// The operations that change the file system. All changes of `store` go through it.
 pub(super) trait Disk: Send + Sync {
     /// A new file with these permission bits (before umask); an error if there is one.
     fn create(&self, path: &Path, mode: u32) -> Result<fs::File, StoreError>;
@@ -72,12 +72,12 @@ impl Disk for OsDisk {
     }
 }
 
-/// An error in the words of what was tried.
+/// An error that names the operation and the path.
 pub(super) fn failed(doing: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> StoreError {
     move |cause| StoreError::Io { doing, path: path.to_owned(), cause }
 }
 
-/// Whether anything, even a dangling link, has this name.
+/// Whether this name exists, even as a dangling link.
 pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
     match fs::symlink_metadata(path) {
         Ok(_) => Ok(true),
@@ -90,7 +90,7 @@ pub(super) fn exists(path: &Path) -> Result<bool, StoreError> {
 pub(super) enum Lock<'a> {
     /// Taken for this change. Ends with it, or with the process.
     Taken(#[expect(dead_code, reason = "holds the lock until dropped")] fs::File),
-    /// The process has it anyway; this is the turn among its threads.
+    /// The process holds the lock already; this orders its threads.
     Turn(#[expect(dead_code, reason = "holds the turn until dropped")] MutexGuard<'a, ()>),
 }
 
@@ -100,7 +100,7 @@ impl Lock<'_> {
     }
 }
 
-/// A key directory that this process has for itself until this is dropped. Another process is told so.
+/// Exclusive use of a key directory by this process until this is dropped. Another process gets an error.
 #[derive(Debug)]
 pub struct Occupancy {
     _directory: fs::File,
@@ -108,8 +108,9 @@ pub struct Occupancy {
 }
 
 impl Occupancy {
-    /// Takes a directory, made with mode 0700 (parents too) if there is none. Waits a moment for a process that is
-    /// about to end.
+    /// Takes a directory, which is created with mode 0700 (parents too) if it is missing. Waits a moment for
+    /// a process that
+    /// is about to end.
     pub fn take(path: &Path) -> Result<Self, StoreError> {
         OsDisk.create_dir_all(path)?;
         Ok(Self { _directory: locked(path)?, turn: Mutex::new(()) })
@@ -120,7 +121,7 @@ impl Occupancy {
     }
 }
 
-/// Whether a process has this key directory for itself. It is not locked for longer than this takes.
+/// Whether a process uses this key directory exclusively. The lock is held only for this check.
 pub fn is_occupied(path: &Path) -> bool {
     let locked = fs::File::open(path).map(|directory| directory.try_lock_shared());
     matches!(locked, Ok(Err(fs::TryLockError::WouldBlock)))

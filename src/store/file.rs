@@ -1,4 +1,4 @@
-//! The files of a key directory, nine of the peer's and one of ours: names, modes, sizes, and how they are read.
+//! The files of a key directory, nine of the peer and one of ours: names, modes, sizes, and how to read them.
 
 use std::fs;
 use std::io::{ErrorKind, Read};
@@ -33,7 +33,7 @@ impl From<&Core> for Permissions {
     }
 }
 
-/// A file of the key directory. All but the last have the peer's names: either program starts on the other's
+/// A file of the key directory. All but the last have the peer's names, so that either program starts on the other's
 /// directory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum File {
@@ -99,8 +99,8 @@ impl Derived {
 }
 
 impl File {
-    /// In the order in which a commit moves them into place: root keys first, so that from the first move on nobody
-    /// takes the directory for an empty one.
+    /// In the order in which a commit moves them into place. Root keys come first, so that the directory does not look
+    /// empty from the first move on.
     pub(super) const ALL: [File; 10] = [
         File::RootCaKey,
         File::RootK256Key,
@@ -114,7 +114,7 @@ impl File {
         File::Fingerprints,
     ];
 
-    /// The keys that nothing can bring back.
+    /// The keys that cannot be derived again.
     pub(super) const ROOT_KEYS: [File; 2] = [File::RootCaKey, File::RootK256Key];
 
     pub(super) fn name(self) -> &'static str {
@@ -174,7 +174,7 @@ impl File {
         if metadata.len() > self.limit() {
             return Err(too_large);
         }
-        // Room for all from the start: a vector that grows leaves copies behind.
+        // Full capacity from the start, because a vector that grows leaves copies of the key in memory.
         let mut content =
             Zeroizing::new(vec![0; usize::try_from(self.limit().min(metadata.len() + 1)).unwrap_or(0)]);
         let length = fill(&file, &mut content).map_err(io)?;

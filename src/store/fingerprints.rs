@@ -1,5 +1,5 @@
-//! Fingerprints of the root keys, in a file of ours beside the peer's: a key with a flipped bit is another key, and
-//! nothing else would tell.
+//! Fingerprints of the root keys, in a file of ours beside the peer's files. They detect a flipped bit, which would
+//! otherwise be a different valid key.
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};

@@ -29,7 +29,7 @@ pub struct KeyDirectory {
     path: PathBuf,
     permissions: Permissions,
     disk: Box<dyn Disk>,
-    /// Held for as long as the process lives, where that is wanted.
+    /// Exclusive use of the directory by this process, where it was requested.
     occupancy: Option<Arc<Occupancy>>,
 }
 
@@ -66,7 +66,7 @@ impl KeyDirectory {
         disk.create_dir_all(path)?;
         let directory = KeyDirectory { path: path.to_owned(), permissions, disk, occupancy };
         match directory.recover() {
-            // Two sets of root keys are for the operator to sort out: `state` tells.
+            // `state` reports two sets of root keys, which the operator has to resolve.
             Ok(()) | Err(StoreError::TwoSets(_)) => {}
             Err(error) => return Err(error),
         }
@@ -74,7 +74,7 @@ impl KeyDirectory {
         Ok(directory)
     }
 
-    /// What a directory holds, without touching it: a missing one is empty, and an interrupted commit stays as it is.
+    /// The state of a directory, read without changing it: a missing directory is empty, an interrupted commit stays.
     pub fn inspect(path: &Path, permissions: Permissions) -> Result<State, StoreError> {
         if !disk::exists(path)? {
             return Ok(State::Empty);
@@ -97,7 +97,7 @@ impl fmt::Debug for KeyDirectory {
     }
 }
 
-/// What a path is called in a log: the name of a file of ours, or the directory itself, wherever it is.
+/// The name of a path in a log: the file's name, or the key directory, without its location.
 fn place(path: &Path) -> String {
     match path.file_name().and_then(|name| name.to_str()).filter(|name| file::is_ours(name)) {
         Some(name) => format!("{name} in the key directory"),

@@ -1,4 +1,4 @@
-//! How a key directory looks from outside: enough to know that nothing in it has changed since it was read.
+//! A snapshot of a key directory's file metadata, to tell whether it has changed since it was read.
 
 use std::fs;
 use std::io::ErrorKind;
@@ -10,11 +10,11 @@ use super::disk::failed;
 use super::file::File;
 use super::{KeyDirectory, StoreError};
 
-/// How the files of a key directory look. As long as it is the same, so is what [`KeyDirectory::state`] says.
+/// File metadata of a key directory. While it is unchanged, [`KeyDirectory::state`] is too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DirectorySnapshot(Vec<Option<FileStat>>);
 
-/// What changes with each change of a file or of its mode.
+/// Metadata that changes with each change of a file or of its mode.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct FileStat {
     inode: u64,
@@ -23,9 +23,9 @@ struct FileStat {
 }
 
 impl KeyDirectory {
-    /// How the directory looks now; no file is opened.
+    /// The current metadata; no file is opened.
     pub fn snapshot(&self) -> Result<DirectorySnapshot, StoreError> {
-        // Files of others come and go in it: of the directory itself only the mode counts.
+        // Other files come and go in the directory, so only its own mode counts.
         let mut stats = vec![stat(&self.path)?.map(|own| FileStat { changed: (0, 0), ..own })];
         for file in File::ALL {
             stats.push(stat(&self.path.join(file.name()))?);

@@ -1,4 +1,4 @@
-//! What a key directory holds: nothing, everything, or a part that nothing may be written over.
+//! The state of a key directory: empty, complete, or broken, which must not be overwritten.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;
@@ -15,14 +15,14 @@ use super::{KeyDirectory, StoreError};
 use crate::keys::{K256Key, RootKeys};
 use crate::proto::BootstrapResponse;
 
-/// What a [`KeyDirectory`] holds.
+/// The state of a [`KeyDirectory`].
 #[derive(Debug)]
 pub enum State {
-    /// No root key: keys may be made or received. What an unfinished attempt left does not matter.
+    /// No root key: keys may be generated or received. Files of an unfinished attempt do not matter.
     Empty,
     /// All keys that cannot be derived.
     Complete(Box<Stored>),
-    /// A part of the keys, or unusable ones. Nothing is written over them.
+    /// Some keys are missing or unusable. Nothing is overwritten.
     Broken {
         /// The files that are not there.
         missing: Vec<&'static str>,
@@ -31,8 +31,8 @@ pub enum State {
     },
 }
 
-/// The content of a complete directory. What can be derived may be absent or damaged: `ca` makes it again, and
-/// [`KeyDirectory::write_derived`] writes it.
+/// The content of a complete directory. Files that can be derived may be missing or damaged: `ca` makes them again, and
+/// [`KeyDirectory::write_derived`] writes them.
 #[derive(Debug)]
 pub struct Stored {
     /// The root keys.
@@ -70,7 +70,7 @@ impl KeyDirectory {
         }
     }
 
-    /// Whoever may write here may put keys of their own in the place of ours, whatever the modes of the files.
+    /// Write access to the directory allows replacing the keys, whatever the modes of the files.
     fn check_mode(&self) -> Result<(), StoreError> {
         let metadata = fs::metadata(&self.path).map_err(failed("look at", &self.path))?;
         let mode = metadata.permissions().mode() & 0o7777;
@@ -81,7 +81,7 @@ impl KeyDirectory {
         }
     }
 
-    /// Says once, as the directory is opened, what is odd about it and yet accepted: later looks come often.
+    /// Logs accepted oddities once, when the directory is opened, because later reads are frequent.
     pub(super) fn warn(&self) {
         let mode = |path: &Path| Some(fs::symlink_metadata(path).ok()?.permissions().mode() & 0o7777);
         let found: Vec<(File, u32)> = File::ALL
@@ -110,7 +110,7 @@ impl KeyDirectory {
     }
 
     fn state_with(&self, ca: &[u8], k256: &[u8]) -> Result<State, StoreError> {
-        // A new temporary CA would part this node from its replicas and from every guest that holds the old one.
+        // A new temporary CA would not be accepted by replicas and by guests that hold the old one.
         let Some(temp_ca) = self.read(File::TempCaKey)? else {
             let reason = "tmp-ca.key is missing; it is public and the same on all replicas: take it from a backup, or \
                           from temp_ca_key in a replica's answer to GetTempCaCert";
@@ -166,7 +166,7 @@ impl KeyDirectory {
     }
 }
 
-/// What says that the root keys are not those that were committed.
+/// Evidence that the root keys differ from the committed ones.
 fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option<&[u8]>) -> Option<String> {
     let found = Fingerprints::of(root);
     if let Some(text) = fingerprints {
@@ -191,7 +191,7 @@ fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option
             }
         }
     }
-    // A statement that cannot be read says nothing, as with the peer.
+    // An unreadable statement is ignored, as in the peer.
     let statement: BootstrapResponse = kms_attest::json::from_utf8(statement?).ok()?;
     let pairs = [
         (File::RootCaKey, &statement.ca_pubkey[..], &root.ca_spki()[..]),
