@@ -273,6 +273,16 @@ def operator():
     yield "htpasswd-md5", b"alice:$apr1$x\n"
 
 
+def events():
+    yield "query", b"since=2h&until=2026-01-01T00:00:00Z&type=denied&app_id=0xab&source=kms&limit=5&cursor=9&format=text"
+    yield "id", b"17"
+    yield "lines", b"disk swapped\n\x1b[31mred\xff\r\n" + "\u202e\u2028".encode() + b"\nno end"
+    yield "record", (b'{"seq":7,"time":"2026-01-02T03:04:05.678Z","prev":"00","event":"denied","app_id":"aa","code":"c",'
+                     b'"reason":"a\\nb","remote":"::1","hash":"11"}')
+    yield "reported", (b'{"seq":8,"time":"2026-01-02T03:04:05.678Z","prev":"00","event":"reported","source":"api",'
+                       b'"message":"hello","by":"user eve","remote":"::1","hash":"11"}')
+
+
 def dotenv():
     """Files as people write them, and plaintexts."""
     yield "plain", b"# comment\nA=1\n B = two words \r\nC='quoted'\nD=x # y\nA=2\n"
@@ -437,9 +447,9 @@ def ledger():
     yield "answer-lines", b"\x05" + lists["cosignatures"][0]["note"].split("\n\n")[1].encode()
 
 
-TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, evidence, identity, key_pem,
-           known_signers, ledger, message, operator, os_image, proof, prpc, question, ra_tls_certificate,
-           tcb_info, webhook]
+TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
+           key_pem, known_signers, ledger, message, operator, os_image, proof, prpc, question,
+           ra_tls_certificate, tcb_info, webhook]
 
 
 def main():

@@ -14,6 +14,7 @@ pub mod clock; // Unix seconds
 pub mod config; // layers in, one fixed-type `Config` out
 pub mod domain; // the name in our TLS certificate
 pub mod error; // what a caller is told when there is no result
+pub mod events; // the audit log as people read it: queries, live streams, what is reported from outside
 pub mod keys; // root keys, derivations, signed statements
 pub mod lifecycle; // without keys or with them, and the one way between
 pub mod log; // the process log: bounded, waits for nobody

@@ -16,7 +16,7 @@ const ROWS: [&[&str]; 11] = [
     &["net"],
     &["api"],
     &["lifecycle"],
-    &["admission", "ca", "store"],
+    &["admission", "ca", "events", "store"],
     &["policy", "keys", "audit"],
     &["config"],
     &["os_image", "operator"],

@@ -11,6 +11,7 @@ pub mod csr;
 pub mod dotenv;
 pub mod ethereum;
 pub mod event_log;
+pub mod events;
 pub mod evidence;
 pub mod identity;
 pub mod key;
@@ -30,7 +31,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 22] = [
+pub const TARGETS: [(&str, Target); 23] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -39,6 +40,7 @@ pub const TARGETS: [(&str, Target); 22] = [
     ("dotenv", dotenv::dotenv),
     ("ethereum", ethereum::ethereum),
     ("event_log", event_log::event_log),
+    ("events", events::events),
     ("evidence", evidence::evidence),
     ("identity", identity::identity),
     ("key_pem", key::key_pem),

@@ -2,6 +2,7 @@
 
 pub mod admin;
 mod env_keys;
+pub mod events;
 mod images;
 pub mod kms;
 pub mod lockout;

@@ -32,7 +32,7 @@ pub struct Route {
 const SHORT: usize = 16 * 1024;
 
 /// Every route there is. The routers, who is let in while a KMS onboards, and `tests/it/access_table.rs` read it.
-pub const ROUTES: [Route; 20] = {
+pub const ROUTES: [Route; 25] = {
     use Access::{Onboarding, Open, Operator};
     use Service::{Admin, Kms, Onboard};
     use Verbs::{Get, GetAndPost, Post};
@@ -68,6 +68,11 @@ pub const ROUTES: [Route; 20] = {
         row(Admin, "/readyz", Get, Operator, 0),
         row(Admin, "/log/checkpoint", Get, Operator, 0),
         row(Admin, "/log/tile/{*tile}", Get, Operator, 0),
+        row(Admin, "/logs", Get, Operator, 0),
+        row(Admin, "/api/v1/events", Get, Operator, 0),
+        row(Admin, "/api/v1/events/stream", Get, Operator, 0),
+        row(Admin, "/api/v1/new_event", GetAndPost, Operator, SHORT),
+        row(Admin, "/api/v1/audit-logs", Get, Operator, 0),
     ]
 };
 

@@ -11,6 +11,7 @@ use crate::{
     ca::CaError,
     config::{CredentialsError, FileError, VerifierError},
     error::Error,
+    events::PipeError,
     lifecycle::LifecycleError,
     net::tls::TlsError,
     policy::SetupError,
@@ -85,6 +86,12 @@ pub enum AppError {
     /// It is not known who may use the admin listener.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
+    /// Events cannot be reported through a pipe.
+    #[error("core.events.fifo: {0}")]
+    Pipe(#[from] PipeError),
+    /// The audit log cannot be followed.
+    #[error("the audit log cannot be followed")]
+    Events(#[source] io::Error),
 }
 
 impl AppError {
@@ -117,6 +124,8 @@ impl AppError {
             )
             | Self::OsImage(_)
             | Self::File(_)
+            | Self::Pipe(_)
+            | Self::Events(_)
             | Self::Credentials(_) => {
                 Switch::Stuck("its configuration keeps this KMS from serving; the log says why")
             }

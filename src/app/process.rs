@@ -8,7 +8,7 @@ use std::{
 };
 
 use kms_attest::{attester::Attester, state_file, tcb::SeenPlatforms};
-use tokio::{net::TcpListener, sync::watch};
+use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use super::AppError;
 use crate::{
@@ -17,6 +17,7 @@ use crate::{
     audit::{Audit, Beginning, Event},
     clock::Floor,
     config::{Config, Core, Posture},
+    events::{Events, Pipe, Reports, Settings},
     lifecycle::{Node, Ready},
     log::ProcessLog,
     metrics::Metrics,
@@ -38,6 +39,10 @@ pub(super) struct Process {
     foundation: Arc<Foundation>,
     /// Who may use the admin listener; `None` where there is none.
     pub(super) credentials: Option<Arc<Credentials>>,
+    pub(super) events: Arc<Events>,
+    pub(super) reports: Arc<Reports>,
+    /// Reads `core.events.fifo`.
+    _pipe: JoinSet<()>,
     limit: Arc<RequestLimit>,
     handshakes: Arc<Handshakes>,
     memory: Arc<RequestMemory>,
@@ -92,7 +97,16 @@ impl Process {
         policy.show_in(&metrics);
         let freezes = Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?);
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
+        let events = Events::follow(Settings::from(core), &audit).map_err(AppError::Events)?;
+        let reports = Arc::new(Reports::new(Arc::clone(&audit)));
+        let mut pipe = JoinSet::new();
+        if let Some(path) = &core.events.fifo {
+            pipe.spawn(Pipe::open(path)?.record(Arc::downgrade(&reports)));
+        }
         Ok(Self {
+            events: Arc::new(events),
+            reports,
+            _pipe: pipe,
             limit: Arc::new(RequestLimit::of(&core.limits)),
             memory: RequestMemory::of(&core.limits),
             handshakes: Arc::new(Handshakes::new(Arc::clone(&metrics))),

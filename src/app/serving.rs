@@ -12,7 +12,10 @@ use super::{
 };
 use crate::{
     admission::Foundation,
-    api::{admin::AdminService, kms::KmsService, meta::Meta, readiness::Readiness, setup::Switch},
+    api::{
+        admin::AdminService, events::EventService, kms::KmsService, meta::Meta, readiness::Readiness,
+        setup::Switch,
+    },
     ca,
     lifecycle::Ready,
     net::{
@@ -87,8 +90,9 @@ impl Serving {
     ) -> Result<Option<(TcpListener, Phase)>, AppError> {
         let admin = &process.config.core.admin;
         let Some(credentials) = &process.credentials else { return Ok(None) };
-        let router =
-            net::admin(Arc::clone(&self.admin), &admin.limits, Arc::clone(&self.readiness), process.audit());
+        let events = EventService::new(Arc::clone(&process.events), Arc::clone(&process.reports));
+        let (service, readiness) = (Arc::clone(&self.admin), Arc::clone(&self.readiness));
+        let router = net::admin(service, Arc::new(events), &admin.limits, readiness, process.audit());
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .limited(process.limit())
             .guarded(Arc::clone(credentials), process.audit());
@@ -139,6 +143,7 @@ impl Serving {
         process.note_start("ready");
         tracing::info!("serving keys");
         process.stopping().await;
+        process.events.end_streams();
         drop(phases);
         for listener in accepting {
             let _ = listener.await;

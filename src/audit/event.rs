@@ -360,6 +360,19 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// A program beside this KMS or an operator reported something. Its words are theirs, with control characters escaped.
+    Reported {
+        /// `pipe` or `api`: how it came.
+        source: &'static str,
+        /// What they say.
+        message: String,
+        /// Who reported it, where credentials said so.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        by: Option<String>,
+        /// Where the request came from.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        remote: Option<IpAddr>,
+    },
     /// An operator has cleared caches of OS images.
     CachesCleared {
         /// Hash, `all`, or empty.

@@ -162,6 +162,8 @@ struct Told {
     space: Space,
     /// Bytes at the end of files that were no records, since the start.
     damaged: u64,
+    /// The number of the last acknowledged record.
+    acknowledged: u64,
 }
 
 impl Status {
@@ -171,6 +173,7 @@ impl Status {
             under_way: None,
             space: Space::default(),
             damaged: 0,
+            acknowledged: 0,
         }))
     }
 
@@ -218,6 +221,15 @@ impl Status {
 
     pub(super) fn damaged_bytes(&self) -> u64 {
         self.told().damaged
+    }
+
+    /// Every record up to this number is on the disk.
+    pub(super) fn acknowledges(&self, seq: u64) {
+        self.told().acknowledged = seq;
+    }
+
+    pub(super) fn acknowledged(&self) -> u64 {
+        self.told().acknowledged
     }
 
     pub(super) fn space(&self) -> Space {

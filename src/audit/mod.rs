@@ -6,8 +6,10 @@ mod event;
 mod health;
 mod ledger;
 mod pace;
+mod reader;
 mod records;
 mod segments;
+mod sentence;
 mod tail;
 mod verify;
 mod writer;
@@ -28,7 +30,9 @@ pub use chain::LinkProblem;
 pub use event::{Basis, Event, Subject, Why};
 pub use health::{FailureReason, Health, Reserve, Space};
 pub use ledger::{Head, Leaf, LegacySalts, LogKey, LogKeys, NodeId};
+pub use reader::Reader;
 pub use segments::segments;
+pub use sentence::{Record, Severity, printable};
 pub use tail::Inspected;
 pub use verify::{Chain, Damage, Verified, verify_file, verify_files};
 
@@ -234,6 +238,11 @@ impl Audit {
         self.status.damaged_bytes()
     }
 
+    /// Tells how far the log is, also when this is gone.
+    pub fn progress(&self) -> Progress {
+        Progress(Arc::clone(&self.status))
+    }
+
     /// How much space its disk has, as last looked at. Cheap, as [`Audit::health`].
     pub fn space(&self) -> Space {
         self.status.space()
@@ -362,6 +371,22 @@ impl Audit {
             TrySendError::Full(_) => AuditError::Overloaded,
             TrySendError::Closed(_) => AuditError::Stopped,
         })
+    }
+}
+
+/// How far a log is.
+#[derive(Debug, Clone)]
+pub struct Progress(Arc<Status>);
+
+impl Progress {
+    /// Every record up to this number is on the disk.
+    pub fn acknowledged(&self) -> u64 {
+        self.0.acknowledged()
+    }
+
+    /// As [`Audit::space`].
+    pub fn space(&self) -> Space {
+        self.0.space()
     }
 }
 

@@ -179,6 +179,7 @@ impl Writer {
     pub(super) fn run(&mut self, mut jobs: Receiver<Job>, runtime: &Runtime) {
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
+            self.status.acknowledges(self.link.seq());
             let wait = match &self.trouble {
                 Some(trouble) => trouble.next_try.saturating_duration_since(Instant::now()),
                 None => LOOK_EVERY,

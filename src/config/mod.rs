@@ -5,6 +5,7 @@ mod attestation;
 mod consistency;
 mod duplicates;
 mod ethereum;
+mod events;
 mod file;
 mod image;
 mod layers;
@@ -30,6 +31,7 @@ pub use admin::CredentialsError;
 pub use attestation::VerifierError;
 pub use duplicates::duplicate_keys;
 pub use ethereum::{BlockChoice, Ethereum};
+pub use events::Events;
 pub use file::{FileError, read_file};
 pub use layers::{DEFAULTS, Setting, Sources};
 pub use listeners::METHODS;
@@ -165,6 +167,8 @@ pub struct Core {
     pub audit: Audit,
     /// `[core.ledger]`
     pub ledger: Ledger,
+    /// `[core.events]`
+    pub events: Events,
     /// `[core.freeze]`
     pub freeze: Freeze,
     /// `[core.limits]`

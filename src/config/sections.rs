@@ -14,7 +14,7 @@ use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
     Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage,
 };
-use super::{consistency, ethereum, listeners, webhook};
+use super::{consistency, ethereum, events, listeners, webhook};
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
 /// The default of `core.attestation.urls.amd_kds`.
@@ -97,6 +97,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
             segment_size: section.required("segment_size", 64 << 20, values::segment_size),
             segment_age: section.required("segment_age", None, values::age),
         }),
+        events: section.section("events", |section| events::read(section, &cert_dir)),
         freeze: section.section("freeze", |section| Freeze {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("frozen.json")),
         }),

@@ -100,6 +100,8 @@ fn the_defaults_are_the_peers() {
     assert!(core.metrics.enabled);
     assert_eq!(core.audit.file, Path::new("/etc/kms/certs/audit.jsonl"));
     assert_eq!((core.audit.reserve, core.audit.on_failure), (16 << 20, AuditFailure::Retry));
+    assert_eq!(core.events.index, Path::new("/etc/kms/certs/events.redb"));
+    assert_eq!((core.events.keep, core.events.fifo.as_deref()), (1_000_000, None));
     assert_eq!(core.freeze.file, Path::new("/etc/kms/certs/frozen.json"));
     assert_eq!(core.limits.unauthenticated_per_second.get(), 2000);
     let shares =
@@ -315,6 +317,7 @@ fn every_wrong_value_is_a_finding() {
             "core.onboard.auto_bootstrap_domain = 'a_b'",
             "core.onboard.auto_bootstrap_domain: domain contains an invalid DNS label",
         ),
+        ("core.events.keep = 999", "core.events.keep: must be a whole number from 1000 to 10000000"),
         ("core.limits.max_connections = 0", "core.limits.max_connections: must be a whole number from 1"),
         (
             "core.limits.max_request_memory = '1MiB'",

@@ -158,6 +158,11 @@ impl Running {
         }
     }
 
+    /// Ends the connection of the request: its caller does not take what it asked for.
+    pub(super) fn end_connection(&self) {
+        self.activity.evict();
+    }
+
     /// The request is refused: it was no reason to keep the connection.
     pub(super) fn refused(&self) {
         self.is_refused.store(true, Ordering::Relaxed);

@@ -20,7 +20,7 @@ use super::{
     admin_auth::AdminAuth,
     body::{HeldBody, RequestBody, Rest},
     cors::Cors,
-    grpc,
+    events, grpc,
     limit::{MessageLimit, RequestLimit},
     memory::{Exhausted, Holder, RequestMemory, Reservation},
     party::Party,
@@ -290,7 +290,11 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
                 Ok(reservation) => {
                     let (parts, body) = request.into_parts();
                     let (body, rest) = RequestBody::new(body, Arc::clone(&reservation), &running);
-                    let request = Request::from_parts(parts, Body::new(body));
+                    let mut request = Request::from_parts(parts, Body::new(body));
+                    // An answer that never ends is no reason to call its connection idle.
+                    if request.uri().path() == events::STREAM {
+                        request.extensions_mut().insert(Arc::clone(&running));
+                    }
                     let answer = front.answer(&caller, &activity, &reservation, request, purpose);
                     let answer = AssertUnwindSafe(answer).catch_unwind();
                     let answer = timeout(limit, answer).await;

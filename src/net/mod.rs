@@ -6,6 +6,7 @@ pub mod auth_backend;
 mod body;
 mod cors;
 mod dispatch;
+mod events;
 pub mod grpc;
 mod grpc_health;
 pub mod handshake;

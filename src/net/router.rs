@@ -15,7 +15,7 @@ use http::{HeaderValue, StatusCode, header};
 use tokio::sync::watch;
 
 use super::{
-    grpc, ledger,
+    events, grpc, ledger,
     onboarding_auth::{self, OnboardingAuth},
     probes::{self, Reader},
     prpc::{self, Dispatch, Encoding},
@@ -25,6 +25,7 @@ use crate::{
     api::{
         Method, Service,
         admin::AdminService,
+        events::EventService,
         kms::KmsService,
         onboard::{Finished, OnboardService},
         readiness::Readiness,
@@ -115,6 +116,7 @@ async fn not_yet(State(finished): State<watch::Receiver<bool>>, request: Request
 /// The admin listener.
 pub fn admin(
     service: Arc<AdminService>,
+    events: Arc<EventService>,
     limits: &BodyLimits,
     readiness: Arc<Readiness>,
     audit: Arc<Audit>,
@@ -123,6 +125,7 @@ pub fn admin(
     prpc_routes(service, limits)
         .merge(probes::routes(Service::Admin, readiness, Reader::Operator))
         .merge(ledger::routes(Service::Admin, audit, Reader::Operator))
+        .merge(events::routes(events))
         .merge(grpc)
         .fallback(not_found)
 }

@@ -13,6 +13,7 @@ mod admin;
 mod adversaries;
 mod cases;
 mod ethereum;
+mod events;
 mod explain;
 mod freeze;
 mod fuzz_corpus;

@@ -62,6 +62,7 @@ impl Writer {
             }
             Err(error) => return Err(error),
         }
+        writer.status.acknowledges(writer.link.seq());
         writer.status.rests();
         Ok(writer)
     }

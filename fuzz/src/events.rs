@@ -1,0 +1,54 @@
+//! What operators and programs beside a KMS send to its event log, and the records that are read for people.
+
+use cvm_kms::{
+    audit::{Record, printable},
+    events::{Lines, MAX_LIMIT, Message, Query, json, last_event_id, text},
+};
+
+/// A moment in 2027, in milliseconds.
+const NOW: u64 = 1_800_000_000_000;
+
+/// The bytes as a query, as the id of an event, as a message, as what comes through the pipe and as a record.
+pub fn events(data: &[u8]) {
+    if let Ok(query) = std::str::from_utf8(data) {
+        match Query::read(query, NOW) {
+            Ok(query) => assert!(query.limit() <= MAX_LIMIT),
+            Err(error) => assert!(error.to_string().len() < 150, "{error}"),
+        }
+    }
+    if let Ok(id) = last_event_id(data) {
+        let text = std::str::from_utf8(data).expect("digits").trim();
+        assert_eq!(text.trim_start_matches('0'), if id == 0 { String::new() } else { id.to_string() });
+    }
+    if let Ok(message) = Message::read(data) {
+        is_one_line(message.as_str(), data);
+    }
+    let whole = lines(&[data]);
+    for message in &whole {
+        is_one_line(message, data);
+    }
+    // Where a read ends says nothing.
+    let (first, second) = data.split_at(data.len() / 3);
+    assert_eq!(lines(&[first, second]), whole);
+    if let Some(record) = Record::read(data) {
+        let line = text(&record);
+        is_one_line(line.strip_suffix('\n').expect("a line"), data);
+        let is_from_outside = record.kind == "reported";
+        assert!(is_from_outside == record.sentence().starts_with('[') || record.kind.ends_with("frozen"));
+        assert_eq!(is_from_outside, record.source() != "kms");
+        assert_eq!(json(&record)["seq"], record.seq);
+    }
+}
+
+fn lines(parts: &[&[u8]]) -> Vec<String> {
+    let mut lines = Lines::default();
+    let mut messages: Vec<_> = parts.iter().flat_map(|part| lines.take(part)).collect();
+    messages.extend(lines.end());
+    messages.iter().map(|message| message.as_str().to_owned()).collect()
+}
+
+/// Nothing in it can look like another line, or hide what is there. Each character takes ten at most.
+fn is_one_line(text: &str, data: &[u8]) {
+    assert!(text.len() <= 10 * data.len() + 1000, "{} bytes", text.len());
+    assert_eq!(printable(&text.replace('\\', "")), text.replace('\\', ""));
+}

@@ -1,0 +1,396 @@
+//! What a record says in one plain sentence, for people: the one place that knows these texts.
+
+use std::fmt::Write as _;
+
+use serde::Deserialize;
+use serde_json::{Map, Value};
+
+/// A longer value is cut in a sentence; the record has it whole.
+const MAX_VALUE: usize = 300;
+
+/// How much a record matters to the people who run this KMS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Everyday life.
+    Info,
+    /// Somebody should look at it today.
+    Warning,
+    /// Somebody should look at it now.
+    Critical,
+}
+
+impl Severity {
+    /// Each of them, the least first.
+    pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
+
+    /// A stable name, for machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+}
+
+/// A record as it was written, read for people.
+#[derive(Debug, Clone, PartialEq, Deserialize)]
+pub struct Record {
+    /// Its number.
+    pub seq: u64,
+    /// When it was recorded, RFC 3339.
+    pub time: String,
+    /// Its type: the name of a variant of [`super::Event`].
+    #[serde(rename = "event")]
+    pub kind: String,
+    /// What else it holds.
+    #[serde(flatten)]
+    pub fields: Map<String, Value>,
+}
+
+/// Members of a line that belong to the chain and to the tree, not to the event.
+const CHAIN: [&str; 3] = ["prev", "hash", "salt"];
+
+impl Record {
+    /// A line of the log; `None` if it is not a record.
+    pub fn read(line: &[u8]) -> Option<Self> {
+        let mut record: Self = serde_json::from_str(std::str::from_utf8(line).ok()?).ok()?;
+        for member in CHAIN {
+            record.fields.remove(member);
+        }
+        Some(record)
+    }
+
+    /// Who reported it: `kms`, or `pipe` or `api` for what comes from outside.
+    pub fn source(&self) -> &'static str {
+        match self.kind.as_str() {
+            "reported" => match self.text("source") {
+                "pipe" => "pipe",
+                "api" => "api",
+                _ => "outside",
+            },
+            _ => "kms",
+        }
+    }
+
+    /// The app that it is about, hex; empty if it is about none.
+    pub fn app_id(&self) -> &str {
+        self.text("app_id")
+    }
+
+    /// How much it matters.
+    pub fn severity(&self) -> Severity {
+        match self.kind.as_str() {
+            "resumed"
+            | "segment_began"
+            | "withheld"
+            | "clock_floor_lowered"
+            | "image_download_failed"
+            | "credentials_refused"
+            | "suppressed"
+            | "recovered"
+            | "log_began"
+            | "source_relaxed"
+            | "unfrozen" => match self.text("reason") {
+                "damaged_end" | "file_replaced" | "file_truncated" | "file_written_by_others" => {
+                    Severity::Critical
+                }
+                _ => Severity::Warning,
+            },
+            "frozen" | "kms_key_released" | "keys_bootstrapped" | "keys_received" => Severity::Critical,
+            _ => Severity::Info,
+        }
+    }
+
+    fn text(&self, field: &str) -> &str {
+        self.fields.get(field).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// What was reported, which is printable since it was taken.
+    fn message(&self) -> String {
+        let message = self.text("message");
+        if message.contains(is_deceptive) { printable(message) } else { message.to_owned() }
+    }
+
+    /// A value as it stands in a sentence.
+    fn value(&self, field: &str) -> String {
+        match self.fields.get(field) {
+            None | Some(Value::Null) => "unknown".to_owned(),
+            Some(Value::String(text)) if text.is_empty() => "unknown".to_owned(),
+            Some(Value::String(text)) => short(&printable(text)),
+            Some(Value::Array(list)) if list.is_empty() => "none".to_owned(),
+            Some(Value::Array(list)) => {
+                let texts: Vec<_> = list
+                    .iter()
+                    .map(|item| item.as_str().map_or_else(|| item.to_string(), printable))
+                    .collect();
+                short(&texts.join(", "))
+            }
+            Some(other) => short(&other.to_string()),
+        }
+    }
+
+    /// One sentence. What is reported from outside begins with its source in brackets, which no sentence of ours does.
+    pub fn sentence(&self) -> String {
+        self.known_sentence().unwrap_or_else(|| format!("event of type {}", short(&printable(&self.kind))))
+    }
+
+    /// `None` for a type that this version does not know.
+    fn known_sentence(&self) -> Option<String> {
+        let v = |field| self.value(field);
+        let by = || format!("{} from {}", self.value("by"), self.value("remote"));
+        let because = || match self.text("reason") {
+            "" => String::new(),
+            reason => format!(": {}", short(&printable(reason))),
+        };
+        let of_app = || format!("app {} (instance {})", v("app_id"), v("instance_id"));
+        Some(match self.kind.as_str() {
+            "started" => format!(
+                "KMS version {} started, phase {}; relaxed: {}",
+                v("version"),
+                v("phase"),
+                v("posture")
+            ),
+            "stopped" => "KMS stopped".to_owned(),
+            "log_began" => "the log begins here, but the root keys are older than it".to_owned(),
+            "imported" => format!(
+                "{} records of an older version, up to {} bytes, were verified and sealed",
+                v("lines"),
+                v("bytes")
+            ),
+            "image_download_started" => format!("download of OS image {} started", v("image")),
+            "image_download_progress" => match self.fields.get("percent") {
+                Some(percent) => format!("download of OS image {}: {percent} %", v("image")),
+                None => format!("download of OS image {}: {} bytes", v("image"), v("bytes")),
+            },
+            "image_downloaded" => format!("OS image {} downloaded in {} s", v("image"), v("seconds")),
+            "image_download_failed" => format!("download of OS image {} failed{}", v("image"), because()),
+            "recovered" => format!(
+                "a crash had left an unfinished record of {} bytes, which was cut off; it was never acknowledged",
+                v("dropped_bytes")
+            ),
+            "resumed" => format!("records are written again after {} s ({})", v("seconds"), v("reason")),
+            "segment_began" => {
+                let mut text =
+                    format!("the log goes on in a new file after record {} ({})", v("after"), v("reason"));
+                if let Some(bytes) = self.fields.get("damaged_bytes") {
+                    let _ = write!(text, "; {bytes} bytes at the end of the old one are damaged");
+                }
+                text
+            }
+            "clock_floor_lowered" => format!(
+                "the clock floor was lowered from {} to {} (Unix seconds) by {}{}",
+                v("from"),
+                v("to"),
+                by(),
+                because()
+            ),
+            "suppressed" => format!("{} events came too fast to be recorded", v("events")),
+            "keys_bootstrapped" => format!("root keys were generated for domain {}", v("domain")),
+            "keys_received" => {
+                format!("root keys for domain {} were received from {}", v("domain"), v("source"))
+            }
+            "source_relaxed" => format!(
+                "the KMS that root keys came from was allowed by relaxed rules only: {}",
+                v("relaxations")
+            ),
+            "app_key_released" => format!("keys were released to {} at {}", of_app(), v("remote")),
+            "kms_key_released" => {
+                format!(
+                    "root keys were handed over to a KMS (mr_aggregated {}) at {}",
+                    v("mr_aggregated"),
+                    v("remote")
+                )
+            }
+            "certificate_issued" => {
+                format!("certificate {} was issued to {} at {}", v("common_name"), of_app(), v("remote"))
+            }
+            "denied" => format!("{} at {} was denied ({}){}", of_app(), v("remote"), v("code"), because()),
+            "refused" => format!("a request from {} was refused ({}){}", v("remote"), v("code"), because()),
+            "withheld" => format!(
+                "the release of record {} to {} did not happen: it was withheld",
+                v("released"),
+                of_app()
+            ),
+            "frozen" => match self.text("scope") {
+                "kms" => format!("the whole KMS was frozen by {}{}", by(), because()),
+                scope => {
+                    format!("{} {} was frozen by {}{}", short(&printable(scope)), v("value"), by(), because())
+                }
+            },
+            "unfrozen" => match self.text("scope") {
+                "kms" => format!("the whole KMS was unfrozen by {}{}", by(), because()),
+                scope => format!(
+                    "{} {} was unfrozen by {}{}",
+                    short(&printable(scope)),
+                    v("value"),
+                    by(),
+                    because()
+                ),
+            },
+            "explained" => format!("it was explained to {} how a caller is judged: {}", by(), v("verdict")),
+            "shadow_started" => {
+                format!("candidate allowlist {} began to run in shadow mode, by {}", v("name"), by())
+            }
+            "shadow_stopped" => format!(
+                "candidate allowlist {} ended: it would have newly allowed {} and newly denied {}; by {}",
+                v("name"),
+                v("newly_allowed"),
+                v("newly_denied"),
+                by()
+            ),
+            "collateral_refreshed" => {
+                format!(
+                    "collateral of {} models was fetched again, {} failed; by {}",
+                    v("models"),
+                    v("failed"),
+                    by()
+                )
+            }
+            "credentials_refused" => {
+                format!("wrong {} from {} on the {} listener", v("shown"), v("remote"), v("listener"))
+            }
+            "reported" => match self.text("by") {
+                "" => format!("[{}] {}", self.source(), self.message()),
+                by => format!("[{}, {}] {}", self.source(), short(&printable(by)), self.message()),
+            },
+            "caches_cleared" => format!("caches of OS images were cleared by {}", by()),
+            _ => return None,
+        })
+    }
+}
+
+fn short(text: &str) -> String {
+    match text.char_indices().nth(MAX_VALUE) {
+        None => text.to_owned(),
+        Some((end, _)) => format!("{}…", &text[..end]),
+    }
+}
+
+/// The text without anything that can change how a line looks: control characters, line and paragraph separators, marks of
+/// direction and characters without width become `\u{…}`, and a backslash becomes two.
+pub fn printable(text: &str) -> String {
+    let mut printable = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '\\' => printable.push_str(r"\\"),
+            '\n' => printable.push_str(r"\n"),
+            '\t' => printable.push_str(r"\t"),
+            '\r' => printable.push_str(r"\r"),
+            _ if is_deceptive(character) => {
+                let _ = write!(printable, "{}", character.escape_unicode());
+            }
+            _ => printable.push(character),
+        }
+    }
+    printable
+}
+
+fn is_deceptive(character: char) -> bool {
+    character.is_control()
+        || matches!(character,
+            '\u{ad}' | '\u{34f}' | '\u{61c}' | '\u{115f}' | '\u{1160}' | '\u{17b4}' | '\u{17b5}'
+            | '\u{180b}'..='\u{180f}' | '\u{200b}'..='\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2060}'..='\u{206f}'
+            | '\u{3164}' | '\u{fe00}'..='\u{fe0f}' | '\u{feff}' | '\u{ffa0}' | '\u{fff0}'..='\u{fffb}'
+            | '\u{e0000}'..='\u{e0fff}')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: &str, fields: &str) -> Record {
+        let line = format!(
+            r#"{{"seq":7,"time":"2026-01-02T03:04:05.678Z","prev":"00","event":"{kind}"{fields},"hash":"11"}}"#
+        );
+        Record::read(line.as_bytes()).expect("a record")
+    }
+
+    /// The names of the variants of `Event`, as they are recorded.
+    fn kinds() -> Vec<String> {
+        let source = include_str!("event.rs");
+        let variants = source.split_once("pub enum Event {").expect("the enum").1;
+        let variants = variants.split_once("\n}\n").expect("its end").0;
+        let is_variant = |line: &&str| line.starts_with("    ") && line.as_bytes()[4].is_ascii_uppercase();
+        let name = |line: &str| line.trim().trim_end_matches([' ', '{', ',']).to_owned();
+        let snake = |name: String| {
+            let parts = name.char_indices().map(|(at, c)| match c.is_ascii_uppercase() && at > 0 {
+                true => format!("_{}", c.to_ascii_lowercase()),
+                false => c.to_ascii_lowercase().to_string(),
+            });
+            parts.collect::<String>()
+        };
+        variants.lines().filter(|line| line.len() > 5).filter(is_variant).map(name).map(snake).collect()
+    }
+
+    #[test]
+    fn every_type_of_event_has_a_sentence() {
+        let kinds = kinds();
+        assert!(kinds.len() >= 28 && kinds.contains(&"app_key_released".to_owned()), "{kinds:?}");
+        for kind in kinds {
+            let record = record(&kind, "");
+            assert!(record.known_sentence().is_some(), "no sentence for {kind}");
+            assert!(!record.sentence().contains('\n'));
+        }
+        assert_eq!(record("of_later", "").sentence(), "event of type of_later");
+    }
+
+    #[test]
+    fn sentences_say_who_and_what() {
+        for (kind, fields, sentence) in [
+            (
+                "app_key_released",
+                r#","app_id":"aa","instance_id":"bb","remote":"10.0.0.1""#,
+                "keys were released to app aa (instance bb) at 10.0.0.1",
+            ),
+            (
+                "frozen",
+                r#","scope":"app","value":"aa","reason":"stolen","by":"user eve","remote":"::1""#,
+                "app aa was frozen by user eve from ::1: stolen",
+            ),
+            ("reported", r#","source":"pipe","message":"disk swapped""#, "[pipe] disk swapped"),
+            ("reported", r#","source":"api","message":"x","by":"token","remote":"::1""#, "[api, token] x"),
+            (
+                "started",
+                r#","version":"1","phase":"ready","posture":[]"#,
+                "KMS version 1 started, phase ready; relaxed: none",
+            ),
+        ] {
+            assert_eq!(record(kind, fields).sentence(), sentence);
+        }
+    }
+
+    #[test]
+    fn values_of_others_neither_break_a_line_nor_fill_it() {
+        let long = "x".repeat(5000);
+        let fields =
+            format!(r#","app_id":"aa","code":"c","reason":"a\nb\u001b[2J\u202e{long}","remote":"::1""#);
+        let sentence = record("denied", &fields).sentence();
+        assert!(sentence.ends_with('…') && sentence.len() < 500, "{sentence}");
+        assert!(sentence.contains(r"a\nb\u{1b}[2J\u{202e}xxx"), "{sentence}");
+    }
+
+    #[test]
+    fn no_sentence_of_ours_begins_like_one_from_outside() {
+        for kind in kinds().iter().filter(|kind| *kind != "reported") {
+            let record =
+                record(kind, r#","source":"[pipe] x","scope":"[pipe] x","by":"[pipe] x","reason":"[pipe]""#);
+            assert_eq!(record.source(), "kms");
+            // The scope is one of our own words.
+            assert!(kind.ends_with("frozen") || !record.sentence().starts_with('['), "{kind}");
+        }
+    }
+
+    #[test]
+    fn what_is_printable_stays_and_the_rest_is_named() {
+        for (given, shown) in [
+            ("plain – ünïcode 漢字 🙂", "plain – ünïcode 漢字 🙂"),
+            ("a\0b\u{7f}\u{85}", r"a\u{0}b\u{7f}\u{85}"),
+            ("line\u{2028}para\u{2029}", r"line\u{2028}para\u{2029}"),
+            ("\u{202e}evil\u{200b}\u{feff}", r"\u{202e}evil\u{200b}\u{feff}"),
+            (r"\n", r"\\n"),
+        ] {
+            assert_eq!(printable(given), shown);
+        }
+    }
+}

@@ -1,0 +1,112 @@
+//! Tests of the thread that follows the log.
+
+use std::path::Path;
+
+use super::super::{Events, Filter, Order, index::Ask, live::Next};
+use crate::audit::{Audit, Event};
+
+use super::*;
+
+fn settings(directory: &Path) -> Settings {
+    let (log, index) = (directory.join("audit.jsonl"), Some(directory.join("events.redb")));
+    Settings { log, index, keep: 1_000_000 }
+}
+
+async fn record(audit: &Audit, count: u64) {
+    for events in 0..count {
+        let _ = audit.record(Event::Suppressed { events }).await.unwrap();
+    }
+}
+
+/// How many events the index has once it has `expected`, or after five seconds.
+fn counted(events: &Events, expected: u64) -> u64 {
+    let mut count = 0;
+    for _ in 0..500 {
+        count = events.index().map_or(0, |index| index.count().unwrap());
+        if count == expected {
+            break;
+        }
+        thread::sleep(Duration::from_millis(10));
+    }
+    count
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_index_is_built_again_and_one_that_is_behind_catches_up() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let path = settings.index.clone().unwrap();
+    let audit = Audit::open(&settings.log).unwrap();
+    record(&audit, 3).await;
+    let events = Events::follow(settings.clone(), &audit).unwrap();
+    assert_eq!(counted(&events, 3), 3);
+    record(&audit, 2).await;
+    assert_eq!(counted(&events, 5), 5);
+    drop(events);
+    record(&audit, 2).await;
+    let events = Events::follow(settings.clone(), &audit).unwrap();
+    assert_eq!(counted(&events, 7), 7, "behind");
+    drop(events);
+    fs::remove_file(&path).unwrap();
+    let events = Events::follow(settings.clone(), &audit).unwrap();
+    assert_eq!(counted(&events, 7), 7, "lost");
+    drop(events);
+    for damage in [&b"garbage"[..], &[0; 8192]] {
+        fs::write(&path, damage).unwrap();
+        let events = Events::follow(settings.clone(), &audit).unwrap();
+        assert_eq!(counted(&events, 7), 7, "damaged");
+    }
+    let whole = fs::read(&path).unwrap();
+    let mut torn = whole.clone();
+    let middle = torn.len() / 2;
+    torn[4096..middle].fill(0xa5);
+    fs::write(&path, torn).unwrap();
+    let events = Events::follow(settings.clone(), &audit).unwrap();
+    assert_eq!(counted(&events, 7), 7, "torn");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_index_of_another_log_is_not_believed() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    for (before, now) in [(5, 2), (2, 5), (3, 3)] {
+        let _ = fs::remove_file(&settings.log);
+        let audit = Audit::open(&settings.log).unwrap();
+        record(&audit, before).await;
+        let events = Events::follow(settings.clone(), &audit).unwrap();
+        assert_eq!(counted(&events, before), before);
+        drop((events, audit));
+        fs::remove_file(&settings.log).unwrap();
+        let audit = Audit::open(&settings.log).unwrap();
+        record(&audit, now).await;
+        let events = Events::follow(settings.clone(), &audit).unwrap();
+        assert_eq!(counted(&events, now), now);
+        let filter = Filter::default();
+        let ask =
+            Ask { filter: &filter, since: 0, until: u64::MAX, beyond: None, order: Order::Oldest, limit: 9 };
+        let page = events.index().unwrap().page(&ask).unwrap();
+        let log = fs::read_to_string(&settings.log).unwrap();
+        for (record, line) in page.records.iter().zip(log.lines()) {
+            assert_eq!(Some(record), Record::read(line.as_bytes()).as_ref());
+        }
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_go_on_without_an_index() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = Settings { index: Some(directory.path().join("no/index")), ..settings(directory.path()) };
+    let audit = Audit::open(&settings.log).unwrap();
+    record(&audit, 3).await;
+    let events = Events::follow(settings, &audit).unwrap();
+    let mut stream = events.live().subscribe(Filter::default(), None);
+    record(&audit, 2).await;
+    let mut seen = 0;
+    while seen < 2 {
+        let changed = tokio::time::timeout(Duration::from_secs(5), stream.changed());
+        assert!(changed.await.unwrap());
+        let Next::Frames(frames) = stream.next(10) else { panic!("behind") };
+        seen += frames.len();
+    }
+    assert!(events.index().is_none());
+}

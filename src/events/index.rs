@@ -1,0 +1,393 @@
+//! The index: the records of the log by number, with a set of numbers for each type, app and source.
+//!
+//! It is derived from the log: what is in doubt is thrown away and built again. Records are counted in blocks of 1,024. For each
+//! block it has the earliest and latest time, because a clock can go back, and for each property of its records a set of offsets.
+//! A question joins the sets block by block, so that even one without an answer reads no more than some thousand small entries.
+
+use std::{
+    fs::{self, OpenOptions},
+    io,
+    iter::Peekable,
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+};
+
+use redb::{
+    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _,
+    ReadableTableMetadata as _, TableDefinition, WriteTransaction,
+};
+use sha2::{Digest as _, Sha256};
+
+use super::{
+    offsets::{BLOCK, Offsets},
+    query::{Filter, milliseconds},
+};
+use crate::audit::Record;
+
+/// By number: time in milliseconds in eight bytes, and the line of the log.
+const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
+/// By property and block: the offsets of the records that have it.
+const SETS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("sets");
+/// By block: the earliest and the latest time in it.
+const TIMES: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("times");
+
+/// Memory for pages.
+const CACHE: usize = 16 << 20;
+/// So many records are looked at for one page. One that is not full by then says where to go on.
+const MAX_EXAMINED: usize = 10_000;
+/// No page of text and JSON is larger, unless one record is.
+const MAX_PAGE: usize = 1 << 20;
+
+/// Why the index is of no use now.
+#[derive(Debug, thiserror::Error)]
+pub enum IndexError {
+    /// Its file cannot be opened, read or written.
+    #[error("the index of events cannot be used")]
+    Database(#[source] Box<redb::Error>),
+    /// Its file is not what was written.
+    #[error("the index of events is damaged")]
+    Damaged,
+    /// The same, for another reason.
+    #[error("the index of events cannot be used")]
+    Io(#[from] io::Error),
+}
+
+/// Any error of the library.
+fn unusable<E: Into<redb::Error>>(error: E) -> IndexError {
+    IndexError::Database(Box::new(error.into()))
+}
+
+impl IndexError {
+    /// Whether its file is not what was written.
+    pub(super) fn is_damage(&self) -> bool {
+        match self {
+            Self::Damaged => true,
+            Self::Database(error) => matches!(**error, redb::Error::Corrupted(_)),
+            Self::Io(_) => false,
+        }
+    }
+
+    /// Whether another process, or an earlier index of this one, still has it.
+    pub(super) fn is_in_use(&self) -> bool {
+        matches!(self, Self::Database(error) if matches!(**error, redb::Error::DatabaseAlreadyOpen))
+    }
+}
+
+/// In which order records are looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Order {
+    /// The newest first.
+    Newest,
+    /// The oldest first.
+    Oldest,
+}
+
+/// What a page is about.
+#[derive(Debug, Clone)]
+pub struct Ask<'a> {
+    /// Which records.
+    pub filter: &'a Filter,
+    /// Not before this, in milliseconds since 1970.
+    pub since: u64,
+    /// Not after this.
+    pub until: u64,
+    /// Only those beyond this one, in the order in which they are looked at.
+    pub beyond: Option<u64>,
+    /// The order.
+    pub order: Order,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// Some records.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Page {
+    /// The oldest first, in either order.
+    pub records: Vec<Record>,
+    /// Where to go on, if there may be more.
+    pub next: Option<u64>,
+}
+
+/// The open index.
+#[derive(Debug)]
+pub struct Index {
+    database: Database,
+    path: PathBuf,
+}
+
+impl Index {
+    /// Opens the index at `path`, or makes one.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn open(path: &Path) -> Result<Self, IndexError> {
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path)?;
+        let database = Database::builder().set_cache_size(CACHE).create(path).map_err(unusable)?;
+        let index = Self { database, path: path.to_owned() };
+        index.write(Durability::None, |transaction| {
+            transaction.open_table(RECORDS).map_err(unusable)?;
+            transaction.open_table(SETS).map_err(unusable)?;
+            transaction.open_table(TIMES).map_err(unusable)?;
+            Ok(())
+        })?;
+        Ok(index)
+    }
+
+    /// Removes its file.
+    pub(super) fn remove(self) -> io::Result<()> {
+        let path = self.path.clone();
+        drop(self);
+        fs::remove_file(path)
+    }
+
+    /// The number of its last record, and that line; `None` if it is empty.
+    pub fn last(&self) -> Result<Option<(u64, Vec<u8>)>, IndexError> {
+        let records = self.records()?;
+        let last = records.last().map_err(unusable)?;
+        Ok(last.map(|(seq, row)| (seq.value(), row.value().get(8..).unwrap_or_default().to_vec())))
+    }
+
+    /// How many records it has.
+    pub fn count(&self) -> Result<u64, IndexError> {
+        self.records()?.len().map_err(unusable)
+    }
+
+    fn records(&self) -> Result<ReadOnlyTable<u64, &'static [u8]>, IndexError> {
+        self.database.begin_read().map_err(unusable)?.open_table(RECORDS).map_err(unusable)
+    }
+
+    fn write<T>(
+        &self,
+        durability: Durability,
+        change: impl FnOnce(&WriteTransaction) -> Result<T, IndexError>,
+    ) -> Result<T, IndexError> {
+        let mut transaction = self.database.begin_write().map_err(unusable)?;
+        // So that no start after a crash reads all of it.
+        transaction.set_quick_repair(matches!(durability, Durability::Immediate));
+        transaction.set_durability(durability).map_err(|error| io::Error::other(error.to_string()))?;
+        let changed = change(&transaction)?;
+        transaction.commit().map_err(unusable)?;
+        Ok(changed)
+    }
+
+    /// Adds records, the oldest first, and removes old ones down to `keep`. They are on the disk after [`Index::sync`].
+    ///
+    /// # Errors
+    /// [`IndexError`]; none of them is added then.
+    pub fn add(&self, lines: &[(Record, Vec<u8>)], keep: u64) -> Result<(), IndexError> {
+        self.write(Durability::None, |transaction| {
+            let mut records = transaction.open_table(RECORDS).map_err(unusable)?;
+            let mut sets = transaction.open_table(SETS).map_err(unusable)?;
+            let mut times = transaction.open_table(TIMES).map_err(unusable)?;
+            for block in lines.chunk_by(|(one, _), (next, _)| one.seq / BLOCK == next.seq / BLOCK) {
+                let Some((first, _)) = block.first() else { continue };
+                let number = first.seq / BLOCK;
+                let known = times.get(number).map_err(unusable)?.map(|times| times.value());
+                let (mut earliest, mut latest) = known.unwrap_or((u64::MAX, 0));
+                let mut found = std::collections::HashMap::<u64, Offsets>::new();
+                for (record, line) in block {
+                    let time = milliseconds(&record.time).unwrap_or(0);
+                    (earliest, latest) = (earliest.min(time), latest.max(time));
+                    let row = [&time.to_be_bytes()[..], line].concat();
+                    records.insert(record.seq, &row[..]).map_err(unusable)?;
+                    for property in properties(record) {
+                        found.entry(property).or_insert(Offsets::NONE).insert(record.seq);
+                    }
+                }
+                times.insert(number, (earliest, latest)).map_err(unusable)?;
+                for (property, mut offsets) in found {
+                    if let Some(known) = sets.get((property, number)).map_err(unusable)? {
+                        offsets = offsets.or(&Offsets::from_bytes(known.value()));
+                    }
+                    sets.insert((property, number), &offsets.to_bytes()[..]).map_err(unusable)?;
+                }
+            }
+            // Whole blocks, of which one more than asked for may stay.
+            while records.len().map_err(unusable)? > keep.max(1) + BLOCK {
+                let Some(oldest) = records.first().map_err(unusable)?.map(|(seq, _)| seq.value() / BLOCK)
+                else {
+                    break;
+                };
+                let all = oldest * BLOCK..(oldest + 1) * BLOCK;
+                let mut properties_of_block = std::collections::HashSet::new();
+                for row in records.range(all.clone()).map_err(unusable)? {
+                    if let Some(record) = line(row.map_err(unusable)?.1.value()).and_then(Record::read) {
+                        properties_of_block.extend(properties(&record));
+                    }
+                }
+                records.retain_in(all, |_, _| false).map_err(unusable)?;
+                for property in properties_of_block {
+                    sets.remove((property, oldest)).map_err(unusable)?;
+                }
+                times.remove(oldest).map_err(unusable)?;
+            }
+            Ok(())
+        })
+    }
+
+    /// Returns when all that was added is on the disk.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn sync(&self) -> Result<(), IndexError> {
+        self.write(Durability::Immediate, |_| Ok(()))
+    }
+
+    /// Some of the records that are asked for.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn page(&self, ask: &Ask<'_>) -> Result<Page, IndexError> {
+        let transaction = self.database.begin_read().map_err(unusable)?;
+        let records = transaction.open_table(RECORDS).map_err(unusable)?;
+        let sets = transaction.open_table(SETS).map_err(unusable)?;
+        let times = transaction.open_table(TIMES).map_err(unusable)?;
+        // The first and the last that may be in it.
+        let (from, to) = match (ask.order, ask.beyond) {
+            (_, None) => (0, u64::MAX),
+            (Order::Newest, Some(beyond)) => match beyond.checked_sub(1) {
+                Some(to) => (0, to),
+                None => return Ok(Page::default()),
+            },
+            (Order::Oldest, Some(beyond)) => match beyond.checked_add(1) {
+                Some(from) => (from, u64::MAX),
+                None => return Ok(Page::default()),
+            },
+        };
+        let (first, last) = (from / BLOCK, to / BLOCK);
+        let in_time = times.range(first..=last).map_err(unusable)?.filter_map(|entry| match entry {
+            Ok((block, times)) => {
+                let (earliest, latest) = times.value();
+                let is_in = earliest <= ask.until && latest >= ask.since;
+                is_in.then(|| Ok((block.value(), Offsets::ALL)))
+            }
+            Err(error) => Some(Err(unusable(error))),
+        });
+        let mut streams = vec![ordered(in_time, ask.order)];
+        for property in asked_properties(ask.filter) {
+            let set = sets.range((property, first)..=(property, last)).map_err(unusable)?.map(|entry| {
+                let (key, offsets) = entry.map_err(unusable)?;
+                Ok((key.value().1, Offsets::from_bytes(offsets.value())))
+            });
+            streams.push(ordered(set, ask.order));
+        }
+        let mut page = Page::default();
+        let (mut examined, mut bytes) = (0, 0);
+        'blocks: while let Some((block, offsets)) = common(&mut streams, ask.order)? {
+            for offset in in_order(offsets, ask.order) {
+                let seq = block * BLOCK + offset;
+                if seq < from || seq > to {
+                    continue;
+                }
+                if page.records.len() >= ask.limit || bytes >= MAX_PAGE || examined >= MAX_EXAMINED {
+                    break 'blocks;
+                }
+                let Some(row) = records.get(seq).map_err(unusable)? else { continue };
+                examined += 1;
+                page.next = Some(seq);
+                let is_in = time(row.value()).is_some_and(|time| (ask.since..=ask.until).contains(&time));
+                // Two properties can have one number: the record itself says what it is.
+                let record = line(row.value()).filter(|_| is_in).and_then(Record::read);
+                if let Some(record) = record.filter(|record| ask.filter.admits(record)) {
+                    bytes += row.value().len();
+                    page.records.push(record);
+                }
+            }
+        }
+        let is_full = page.records.len() >= ask.limit || bytes >= MAX_PAGE || examined >= MAX_EXAMINED;
+        page.next = page.next.filter(|_| is_full);
+        if ask.order == Order::Newest {
+            page.records.reverse();
+        }
+        Ok(page)
+    }
+}
+
+fn time(row: &[u8]) -> Option<u64> {
+    row.first_chunk().map(|time| u64::from_be_bytes(*time))
+}
+
+fn line(row: &[u8]) -> Option<&[u8]> {
+    row.get(8..)
+}
+
+/// What a record can be found by.
+fn properties(record: &Record) -> impl Iterator<Item = u64> {
+    let app = (!record.app_id().is_empty()).then(|| property("app", record.app_id()));
+    [property("type", &record.kind), property("source", record.source())].into_iter().chain(app)
+}
+
+fn asked_properties(filter: &Filter) -> impl Iterator<Item = u64> {
+    let Filter { kind, app_id, source } = filter;
+    [("type", kind), ("app", app_id), ("source", source)]
+        .into_iter()
+        .filter_map(|(name, value)| value.as_ref().map(|value| property(name, value)))
+}
+
+fn property(name: &str, value: &str) -> u64 {
+    let digest: [u8; 32] =
+        Sha256::new().chain_update(name).chain_update([0]).chain_update(value).finalize().into();
+    u64::from_be_bytes(*digest.first_chunk().expect("32 bytes have 8"))
+}
+
+/// Blocks and what is in them, in some order.
+type Blocks<'a> = Peekable<Box<dyn Iterator<Item = Result<(u64, Offsets), IndexError>> + 'a>>;
+
+fn ordered<'a>(
+    blocks: impl DoubleEndedIterator<Item = Result<(u64, Offsets), IndexError>> + 'a,
+    order: Order,
+) -> Blocks<'a> {
+    let blocks: Box<dyn Iterator<Item = _> + 'a> = match order {
+        Order::Newest => Box::new(blocks.rev()),
+        Order::Oldest => Box::new(blocks),
+    };
+    blocks.peekable()
+}
+
+fn in_order(offsets: Offsets, order: Order) -> Vec<u64> {
+    match order {
+        Order::Newest => offsets.ascending().rev().collect(),
+        Order::Oldest => offsets.ascending().collect(),
+    }
+}
+
+/// The next block that all have, with what is in all of them; the streams are behind it then.
+fn common(streams: &mut [Blocks<'_>], order: Order) -> Result<Option<(u64, Offsets)>, IndexError> {
+    let is_before = |one: u64, other: u64| match order {
+        Order::Newest => one > other,
+        Order::Oldest => one < other,
+    };
+    loop {
+        let mut target: Option<u64> = None;
+        for stream in &mut *streams {
+            // Skip to where the others are.
+            while let (Some(target), Some(Ok((block, _)))) = (target, stream.peek())
+                && is_before(*block, target)
+            {
+                stream.next();
+            }
+            match stream.peek() {
+                None => return Ok(None),
+                Some(Err(_)) => return stream.next().transpose(),
+                Some(Ok((block, _))) => target = Some(*block),
+            }
+        }
+        let Some(block) = target else { return Ok(None) };
+        let is_common =
+            streams.iter_mut().all(|stream| matches!(stream.peek(), Some(Ok((at, _))) if *at == block));
+        let mut offsets = Offsets::ALL;
+        for stream in &mut *streams {
+            let is_due = matches!(stream.peek(), Some(Ok((at, _))) if is_common || is_before(*at, block));
+            if is_due && let Some(Ok((_, of_stream))) = stream.next() {
+                offsets = offsets.and(&of_stream);
+            }
+        }
+        if is_common {
+            return Ok(Some((block, offsets)));
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "index_tests.rs"]
+mod tests;

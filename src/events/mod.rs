@@ -1,0 +1,179 @@
+//! The events of the audit log as people read them: queries, live streams, and what is reported from outside.
+//!
+//! A thread follows the files of the log. The writer of the log, hence a release, knows nothing of it and waits for nothing here.
+
+mod follow;
+mod index;
+mod live;
+mod offsets;
+mod outside;
+mod pipe;
+mod query;
+
+use std::{
+    io,
+    panic::{AssertUnwindSafe, catch_unwind},
+    path::PathBuf,
+    sync::{
+        Arc,
+        atomic::{AtomicBool, Ordering},
+        mpsc,
+    },
+    thread::JoinHandle,
+    time::Duration,
+};
+
+use arc_swap::ArcSwapOption;
+use serde_json::{Value, json};
+
+pub use self::{
+    index::{Ask, Index, IndexError, Order, Page},
+    live::{Live, Next, Subscription, frame},
+    outside::{MAX_MESSAGE, Message, MessageError, ReportError, Reports},
+    pipe::{Lines, Pipe, PipeError},
+    query::{Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, last_event_id},
+};
+use crate::{
+    audit::{Audit, Record},
+    config,
+};
+
+/// How long the end waits for the thread.
+const MAX_END: Duration = Duration::from_secs(2);
+
+/// Where the log is, and where its index is kept.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The file of the audit log that grows.
+    pub log: PathBuf,
+    /// The file of the index; `None` keeps none.
+    pub index: Option<PathBuf>,
+    /// How many events it holds. Older ones are in the log only.
+    pub keep: u64,
+}
+
+/// Nobody could ask the index for anything without an admin listener.
+impl From<&config::Core> for Settings {
+    fn from(core: &config::Core) -> Self {
+        let config::Events { index, keep, .. } = &core.events;
+        let index = core.admin.enabled.then(|| index.clone());
+        Self { log: core.audit.file.clone(), index, keep: *keep }
+    }
+}
+
+/// The events of one log. Dropping it ends its thread.
+#[derive(Debug)]
+pub struct Events {
+    index: Arc<ArcSwapOption<Index>>,
+    live: Arc<Live>,
+    is_damaged: Arc<AtomicBool>,
+    is_over: Arc<AtomicBool>,
+    ended: std::sync::Mutex<mpsc::Receiver<()>>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Events {
+    /// Follows the log. An index that is missing, unusable or of another log is built again.
+    ///
+    /// # Errors
+    /// There is no thread for it.
+    pub fn follow(settings: Settings, audit: &Audit) -> io::Result<Self> {
+        let index = Arc::<ArcSwapOption<Index>>::default();
+        let live = Arc::<Live>::default();
+        let [is_damaged, is_over] = [(), ()].map(|()| Arc::<AtomicBool>::default());
+        let (alive, ended) = mpsc::sync_channel(1);
+        let follower = follow::Follower::new(
+            settings,
+            audit.progress(),
+            Arc::clone(&index),
+            Arc::clone(&live),
+            [Arc::clone(&is_damaged), Arc::clone(&is_over)],
+        );
+        let thread = std::thread::Builder::new().name("events".to_owned()).spawn(move || {
+            let _alive: mpsc::SyncSender<()> = alive;
+            follower.run();
+        })?;
+        Ok(Self {
+            index,
+            live,
+            is_damaged,
+            is_over,
+            ended: std::sync::Mutex::new(ended),
+            thread: Some(thread),
+        })
+    }
+
+    /// The index; `None` while there is none.
+    pub fn index(&self) -> Option<Arc<Index>> {
+        self.index.load_full()
+    }
+
+    /// Puts a question to the index, on this thread; `None` while there is none. An index whose file is damaged is built again.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn ask<T>(
+        &self,
+        question: impl FnOnce(&Index) -> Result<T, IndexError>,
+    ) -> Option<Result<T, IndexError>> {
+        let index = self.index()?;
+        // The library says that it panics on a damaged file.
+        let answer = catch_unwind(AssertUnwindSafe(|| question(&index))).unwrap_or(Err(IndexError::Damaged));
+        if let Err(error) = &answer
+            && error.is_damage()
+        {
+            self.is_damaged.store(true, Ordering::Relaxed);
+        }
+        Some(answer)
+    }
+
+    /// What happens from now on.
+    pub fn live(&self) -> &Arc<Live> {
+        &self.live
+    }
+
+    /// Ends every stream, because this KMS stops.
+    pub fn end_streams(&self) {
+        self.live.end();
+    }
+}
+
+impl Drop for Events {
+    fn drop(&mut self) {
+        self.is_over.store(true, Ordering::Relaxed);
+        self.live.end();
+        let Some(thread) = self.thread.take() else { return };
+        thread.thread().unpark();
+        let ended = self.ended.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
+        // A disk that does not answer is not waited for.
+        if ended.recv_timeout(MAX_END) != Err(mpsc::RecvTimeoutError::Timeout) {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A line of `/logs`: time and message.
+pub fn text(record: &Record) -> String {
+    format!("{} {}\n", crate::audit::printable(&record.time), record.sentence())
+}
+
+/// An event of `/api/v1/events`.
+pub fn json(record: &Record) -> Value {
+    let message = match record.kind.as_str() {
+        "reported" => record.fields.get("message").cloned().unwrap_or_default(),
+        _ => record.sentence().into(),
+    };
+    let mut event = json!({
+        "seq": record.seq,
+        "received_at": record.time,
+        "source": record.source(),
+        "type": record.kind,
+        "severity": record.severity().name(),
+        "message": message,
+    });
+    if !record.app_id().is_empty() {
+        event["app_id"] = record.app_id().into();
+    }
+    event["details"] = record.fields.clone().into();
+    event
+}

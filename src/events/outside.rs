@@ -1,0 +1,176 @@
+//! What is reported from outside: bounded, made printable, and recorded as such.
+
+use std::{
+    net::IpAddr,
+    num::NonZeroU32,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+
+use crate::audit::{Audit, AuditError, Event, printable};
+
+/// No message is longer, in bytes as it comes.
+pub const MAX_MESSAGE: usize = 4096;
+
+/// How many messages of one source there may be at once, and how long it takes until one more may come.
+const BURST: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
+const API_PERIOD: Duration = Duration::from_secs(1);
+const PIPE_PERIOD: Duration = Duration::from_secs(5);
+
+/// Why a message is not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum MessageError {
+    /// It says nothing.
+    #[error("message must not be empty")]
+    Empty,
+    /// It is over [`MAX_MESSAGE`].
+    #[error("message must be at most {MAX_MESSAGE} bytes")]
+    TooLong,
+    /// It is not UTF-8.
+    #[error("message must be UTF-8")]
+    NotText,
+}
+
+/// What somebody reports, with nothing in it that changes how a line looks.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Message(String);
+
+impl Message {
+    /// The message that these bytes are. Blank space around it is left out.
+    ///
+    /// # Errors
+    /// [`MessageError`].
+    pub fn read(bytes: &[u8]) -> Result<Self, MessageError> {
+        if bytes.len() > MAX_MESSAGE {
+            return Err(MessageError::TooLong);
+        }
+        let text = std::str::from_utf8(bytes).map_err(|_| MessageError::NotText)?.trim();
+        if text.is_empty() {
+            return Err(MessageError::Empty);
+        }
+        Ok(Self(printable(text)))
+    }
+
+    /// A line of a pipe, whatever it is: nobody could be told what is wrong with it. `None` if it is blank.
+    pub(super) fn of_line(line: &[u8], is_cut: bool) -> Option<Self> {
+        let text = String::from_utf8_lossy(&line[..line.len().min(MAX_MESSAGE)]);
+        let text = text.trim();
+        let end = if is_cut { "…" } else { "" };
+        (!text.is_empty()).then(|| Self(printable(text) + end))
+    }
+
+    /// It as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// Records what is reported, as fast as the log may grow by it.
+#[derive(Debug)]
+pub struct Reports {
+    audit: Arc<Audit>,
+    api: DefaultDirectRateLimiter,
+    pipe: DefaultDirectRateLimiter,
+    left_out: AtomicU64,
+}
+
+/// A message that is not recorded.
+#[derive(Debug, thiserror::Error)]
+pub enum ReportError {
+    /// There were too many before it.
+    #[error("too many events are reported; slow down")]
+    TooMany,
+    /// The log does not take it.
+    #[error(transparent)]
+    Audit(AuditError),
+}
+
+impl Reports {
+    /// Records in this log.
+    pub fn new(audit: Arc<Audit>) -> Self {
+        let limiter = |period| {
+            let quota = Quota::with_period(period).unwrap_or(Quota::per_second(BURST));
+            RateLimiter::direct(quota.allow_burst(BURST))
+        };
+        Self { audit, api: limiter(API_PERIOD), pipe: limiter(PIPE_PERIOD), left_out: AtomicU64::new(0) }
+    }
+
+    /// Records what an operator reports; the number of the record.
+    ///
+    /// # Errors
+    /// [`ReportError`].
+    pub async fn of_operator(
+        &self,
+        message: Message,
+        by: String,
+        remote: IpAddr,
+    ) -> Result<u64, ReportError> {
+        self.api.check().map_err(|_| ReportError::TooMany)?;
+        let (by, remote) = (Some(by), Some(remote));
+        let event = Event::Reported { source: "api", message: message.0, by, remote };
+        Ok(self.audit.record(event).await.map_err(ReportError::Audit)?.seq())
+    }
+
+    /// Records what came through the pipe. Where there is too much of it, it is counted.
+    pub(super) async fn of_pipe(&self, message: Message) {
+        if self.pipe.check().is_err() {
+            self.left_out.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let left_out = self.left_out.swap(0, Ordering::Relaxed);
+        let counted = (left_out > 0).then_some(Event::Suppressed { events: left_out });
+        let event = Event::Reported { source: "pipe", message: message.0, by: None, remote: None };
+        for event in counted.into_iter().chain([event]) {
+            if let Err(error) = self.audit.record(event).await {
+                self.left_out.fetch_add(1, Ordering::Relaxed);
+                tracing::warn!(%error, "an event from the pipe is missing from the audit file");
+            }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_is_bounded_text_on_one_line() {
+        for (bytes, expected) in [
+            (&b" hello world \n"[..], Ok("hello world")),
+            (b"a\nb", Ok(r"a\nb")),
+            (
+                "2026-01-01T00:00:00Z [x]\u{2028}\u{1b}[31m".as_bytes(),
+                Ok(r"2026-01-01T00:00:00Z [x]\u{2028}\u{1b}[31m"),
+            ),
+            (b" \t\n", Err(MessageError::Empty)),
+            (b"\xff", Err(MessageError::NotText)),
+        ] {
+            assert_eq!(
+                Message::read(bytes).as_ref().map(Message::as_str),
+                expected.as_ref().map(|text| *text)
+            );
+        }
+        assert!(Message::read(&[b'x'; MAX_MESSAGE]).is_ok());
+        assert_eq!(Message::read(&[b'x'; MAX_MESSAGE + 1]), Err(MessageError::TooLong));
+    }
+
+    #[tokio::test]
+    async fn a_flood_through_the_pipe_is_counted_and_holds_up_no_operator() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let reports = Reports::new(Arc::new(Audit::open(&path).unwrap()));
+        for _ in 0..500 {
+            reports.of_pipe(Message("x".to_owned())).await;
+        }
+        assert_eq!(reports.left_out.load(Ordering::Relaxed), 400);
+        assert_eq!(std::fs::read_to_string(&path).unwrap().lines().count(), 100);
+        let message = Message("y".to_owned());
+        let seq = reports.of_operator(message, "token".to_owned(), IpAddr::from([127, 0, 0, 1])).await;
+        assert_eq!(seq.unwrap(), 101);
+    }
+}

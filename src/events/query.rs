@@ -1,0 +1,302 @@
+//! What operators ask for: the query string of `/logs`, `/api/v1/events` and `/api/v1/audit-logs`, and `Last-Event-ID`.
+
+use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
+
+use crate::audit::Record;
+
+/// A longer query string is refused.
+pub const MAX_QUERY: usize = 4096;
+/// No page holds more events.
+pub const MAX_LIMIT: usize = 1000;
+/// So many, unless the query says.
+const USUAL_LIMIT: usize = 100;
+/// No type, app id or source is longer.
+const MAX_WORD: usize = 128;
+/// The first moment that cannot be written as a date of four digits, in milliseconds.
+const MAX_TIME: u64 = 253_402_300_800_000;
+
+const SOURCES: [&str; 3] = ["kms", "pipe", "api"];
+const KEYS: &str = "since, until, type, app_id, source, limit, cursor, format";
+
+/// Why a query is not answered.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum QueryError {
+    /// It is over [`MAX_QUERY`] bytes.
+    #[error("the query is longer than {MAX_QUERY} bytes")]
+    TooLong,
+    /// There is no such parameter.
+    #[error("unknown parameter; there are {KEYS}")]
+    Unknown,
+    /// It is there twice.
+    #[error("{0} is there twice")]
+    Repeated(&'static str),
+    /// It cannot be read.
+    #[error("{key} must be {expected}")]
+    Malformed {
+        /// The parameter.
+        key: &'static str,
+        /// What it must be.
+        expected: &'static str,
+    },
+}
+
+/// Which events are meant. What is empty is not asked about.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Filter {
+    /// Their type.
+    pub kind: Option<String>,
+    /// The app, lower-case hex.
+    pub app_id: Option<String>,
+    /// `kms`, `pipe` or `api`.
+    pub source: Option<String>,
+}
+
+impl Filter {
+    /// Whether it is one of those.
+    pub fn admits(&self, record: &Record) -> bool {
+        let is =
+            |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
+        is(&self.kind, &record.kind) && is(&self.app_id, record.app_id()) && is(&self.source, record.source())
+    }
+}
+
+/// How an answer is written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Format {
+    /// A JSON array.
+    Json,
+    /// A line for each event.
+    Text,
+}
+
+/// A question for events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Query {
+    /// Which.
+    pub filter: Filter,
+    /// Not before this, in milliseconds since 1970.
+    pub since: Option<u64>,
+    /// Not after this.
+    pub until: Option<u64>,
+    /// At most so many.
+    pub limit: Option<usize>,
+    /// Only those before this one.
+    pub cursor: Option<u64>,
+    /// How they are written, if the query says.
+    pub format: Option<Format>,
+}
+
+impl Query {
+    /// Reads the query string of a request; `now` is in milliseconds since 1970, for times such as `2h` ago.
+    ///
+    /// # Errors
+    /// [`QueryError`].
+    pub fn read(query: &str, now: u64) -> Result<Self, QueryError> {
+        if query.len() > MAX_QUERY {
+            return Err(QueryError::TooLong);
+        }
+        let mut read = Self {
+            filter: Filter::default(),
+            since: None,
+            until: None,
+            limit: None,
+            cursor: None,
+            format: None,
+        };
+        for (key, value) in form_urlencoded::parse(query.as_bytes()) {
+            match &*key {
+                "since" => set(&mut read.since, "since", time(&value, now), A_TIME)?,
+                "until" => set(&mut read.until, "until", time(&value, now), A_TIME)?,
+                "type" => {
+                    set(&mut read.filter.kind, "type", kind(&value), "the name of a type, such as denied")?
+                }
+                "app_id" => set(&mut read.filter.app_id, "app_id", hex(&value), "hex digits")?,
+                "source" => set(&mut read.filter.source, "source", source(&value), "kms, pipe or api")?,
+                "limit" => set(&mut read.limit, "limit", limit(&value), "a whole number up to 1000")?,
+                "cursor" => set(&mut read.cursor, "cursor", number(&value), "what an answer has said")?,
+                "format" => set(&mut read.format, "format", format(&value), "json or text")?,
+                _ => return Err(QueryError::Unknown),
+            }
+        }
+        Ok(read)
+    }
+
+    /// At most so many events.
+    pub fn limit(&self) -> usize {
+        self.limit.unwrap_or(USUAL_LIMIT)
+    }
+}
+
+const A_TIME: &str =
+    "a date, a time as in RFC 3339, Unix seconds, or a span until now such as 90s, 15m, 2h or 7d";
+
+fn set<T>(
+    field: &mut Option<T>,
+    key: &'static str,
+    value: Option<T>,
+    expected: &'static str,
+) -> Result<(), QueryError> {
+    let value = value.ok_or(QueryError::Malformed { key, expected })?;
+    match field.replace(value) {
+        None => Ok(()),
+        Some(_) => Err(QueryError::Repeated(key)),
+    }
+}
+
+/// In milliseconds since 1970.
+fn time(text: &str, now: u64) -> Option<u64> {
+    if let Some(seconds) = number(text) {
+        return seconds.checked_mul(1000).filter(|time| *time < MAX_TIME);
+    }
+    if let Some((count, unit)) = text.split_at_checked(text.len().saturating_sub(1))
+        && let Some(count) = number(count)
+    {
+        let seconds = match unit {
+            "s" => 1,
+            "m" => 60,
+            "h" => 60 * 60,
+            "d" => 24 * 60 * 60,
+            _ => return None,
+        };
+        return Some(now.saturating_sub(count.saturating_mul(seconds).saturating_mul(1000)));
+    }
+    milliseconds(text)
+}
+
+/// A time as the log has it, or one that a person types.
+pub(super) fn milliseconds(text: &str) -> Option<u64> {
+    if text.len() > 40 {
+        return None;
+    }
+    // In a query string a plus sign is a space.
+    let text = text.replace(' ', "+");
+    let time = OffsetDateTime::parse(&text, &Rfc3339).ok().or_else(|| {
+        let date = Date::parse(&text, format_description!("[year]-[month]-[day]")).ok()?;
+        Some(date.midnight().assume_utc())
+    })?;
+    u64::try_from(time.unix_timestamp_nanos() / 1_000_000).ok().filter(|time| *time < MAX_TIME)
+}
+
+fn number(text: &str) -> Option<u64> {
+    let is_number = !text.is_empty() && text.len() <= 20 && text.bytes().all(|byte| byte.is_ascii_digit());
+    if is_number { text.parse().ok() } else { None }
+}
+
+fn kind(text: &str) -> Option<String> {
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    (!text.is_empty() && text.len() <= MAX_WORD && text.bytes().all(is_word)).then(|| text.to_owned())
+}
+
+fn hex(text: &str) -> Option<String> {
+    let digits = text.strip_prefix("0x").unwrap_or(text);
+    let is_hex =
+        !digits.is_empty() && digits.len() <= MAX_WORD && digits.bytes().all(|byte| byte.is_ascii_hexdigit());
+    is_hex.then(|| digits.to_ascii_lowercase())
+}
+
+fn source(text: &str) -> Option<String> {
+    SOURCES.contains(&text).then(|| text.to_owned())
+}
+
+fn limit(text: &str) -> Option<usize> {
+    number(text).and_then(|limit| usize::try_from(limit).ok()).filter(|limit| *limit <= MAX_LIMIT)
+}
+
+fn format(text: &str) -> Option<Format> {
+    match text {
+        "json" => Some(Format::Json),
+        "text" => Some(Format::Text),
+        _ => None,
+    }
+}
+
+/// The event after which a stream goes on, as a client says in `Last-Event-ID`.
+///
+/// # Errors
+/// It is no id of ours.
+pub fn last_event_id(header: &[u8]) -> Result<u64, QueryError> {
+    let malformed = QueryError::Malformed { key: "Last-Event-ID", expected: "the id of an event" };
+    std::str::from_utf8(header).ok().and_then(|text| number(text.trim())).ok_or(malformed)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const NOW: u64 = 1_800_000_000_000;
+
+    #[test]
+    fn times_are_read_as_people_write_them() {
+        for (text, expected) in [
+            ("1700000000", Some(1_700_000_000_000)),
+            ("2023-11-14T22:13:20Z", Some(1_700_000_000_000)),
+            ("2023-11-14T22:13:20.5Z", Some(1_700_000_000_500)),
+            ("2023-11-15T00:13:20 02:00", Some(1_700_000_000_000)),
+            ("2023-11-14", Some(1_699_920_000_000)),
+            ("90s", Some(NOW - 90_000)),
+            ("7d", Some(NOW - 7 * 86_400_000)),
+            ("99999999999999999999d", None),
+            ("9999999999999999999d", Some(0)),
+            ("253402300800", None),
+            ("0", Some(0)),
+            ("", None),
+            ("h", None),
+            ("-1", None),
+            ("1w", None),
+            ("1ä", None),
+            ("yesterday", None),
+            ("1969-12-31T23:59:59Z", None),
+        ] {
+            assert_eq!(time(text, NOW), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn a_query_is_read_whole_or_refused() {
+        let query = Query::read(
+            "since=1h&until=0s&type=denied&app_id=0xAB&source=kms&limit=5&cursor=9&format=text",
+            NOW,
+        );
+        let filter = Filter {
+            kind: Some("denied".to_owned()),
+            app_id: Some("ab".to_owned()),
+            source: Some("kms".to_owned()),
+        };
+        let (since, until) = (Some(NOW - 3_600_000), Some(NOW));
+        let expected =
+            Query { filter, since, until, limit: Some(5), cursor: Some(9), format: Some(Format::Text) };
+        assert_eq!(query, Ok(expected));
+        let long = format!("type={}", "x".repeat(MAX_QUERY));
+        for (query, told) in [
+            ("limit=1001", "limit must be a whole number up to 1000"),
+            ("limit=-1", "limit must be a whole number up to 1000"),
+            ("limit=1&limit=1", "limit is there twice"),
+            ("type=", "type must be the name of a type, such as denied"),
+            ("type=A%00", "type must be the name of a type, such as denied"),
+            ("app_id=zz", "app_id must be hex digits"),
+            ("source=operator", "source must be kms, pipe or api"),
+            ("cursor=x", "cursor must be what an answer has said"),
+            ("format=xml", "format must be json or text"),
+            (
+                "sincd=1h",
+                "unknown parameter; there are since, until, type, app_id, source, limit, cursor, format",
+            ),
+            (&*long, "the query is longer than 4096 bytes"),
+        ] {
+            assert_eq!(
+                Query::read(query, NOW).map_err(|error| error.to_string()),
+                Err(told.to_owned()),
+                "{query}"
+            );
+        }
+        assert_eq!(Query::read("", NOW).map(|query| query.limit()), Ok(100));
+    }
+
+    #[test]
+    fn only_ids_of_ours_are_taken_up() {
+        assert_eq!(last_event_id(b"17"), Ok(17));
+        for id in [&b""[..], b"-1", b"1.5", b"x", b"\xff", b"123456789012345678901"] {
+            assert!(last_event_id(id).is_err(), "{id:?}");
+        }
+    }
+}

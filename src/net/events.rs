@@ -1,0 +1,163 @@
+//! The event log over HTTP: `/logs`, `/api/v1/events`, its stream, `/api/v1/new_event` and `/api/v1/audit-logs`.
+
+mod stream;
+
+use std::sync::Arc;
+
+use axum::{Router, body::Body, extract::Request, response::Response};
+use http::{HeaderName, HeaderValue, Method as Verb, header};
+use kms_ledger::{
+    Size,
+    tile::{Content, Tile},
+};
+use serde_json::{Value, json};
+
+use super::{
+    body,
+    prpc::{self, Encoding},
+    router::route,
+    same_site,
+};
+use crate::{
+    api::{
+        Caller, Service,
+        events::{EventService, now},
+        routes::Route,
+    },
+    error::{Error, Result},
+    events::{self, Format, Page, Query},
+};
+
+/// Where the stream is.
+pub(super) const STREAM: &str = "/api/v1/events/stream";
+const LOGS: &str = "/logs";
+const EVENTS: &str = "/api/v1/events";
+const NEW_EVENT: &str = "/api/v1/new_event";
+const AUDIT_LOGS: &str = "/api/v1/audit-logs";
+
+/// What to ask for to get the events before those of an answer.
+const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-next-cursor");
+
+/// The routes of the event log.
+pub(super) fn routes(service: Arc<EventService>) -> Router {
+    let page = |path, usual, shape: Shape| {
+        let service = Arc::clone(&service);
+        route(Service::Admin, path, move |request: Request| async move {
+            answered(page(&service, request.uri().query(), usual, shape).await)
+        })
+    };
+    let streamed = Arc::clone(&service);
+    let report = Arc::clone(&service);
+    page(LOGS, Format::Text, Shape::Event)
+        .merge(page(EVENTS, Format::Json, Shape::Event))
+        .merge(page(AUDIT_LOGS, Format::Json, Shape::Proven))
+        .merge(route(Service::Admin, STREAM, move |request: Request| async move {
+            answered(stream::open(&streamed, request))
+        }))
+        .merge(route(Service::Admin, NEW_EVENT, move |request: Request| async move {
+            answered(new_event(&report, request).await)
+        }))
+}
+
+/// What is said of an event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Shape {
+    /// What happened.
+    Event,
+    /// And where in the ledger it is.
+    Proven,
+}
+
+async fn page(service: &EventService, query: Option<&str>, usual: Format, shape: Shape) -> Result<Response> {
+    let query = read(query)?;
+    let page = service.page(&query).await?;
+    let (kind, body) = match query.format.unwrap_or(usual) {
+        Format::Text => ("text/plain; charset=utf-8", page.records.iter().map(events::text).collect()),
+        Format::Json => ("application/json", json_of(&page, shape, service.newest())),
+    };
+    let mut answer = Response::new(Body::from(body));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
+    if let Some(next) = page.next {
+        answer.headers_mut().insert(NEXT_CURSOR, next.into());
+    }
+    Ok(answer)
+}
+
+fn read(query: Option<&str>) -> Result<Query> {
+    Query::read(query.unwrap_or_default(), now()).map_err(|error| Error::invalid(error.to_string()))
+}
+
+fn json_of(page: &Page, shape: Shape, newest: u64) -> String {
+    let events = page.records.iter().map(|record| {
+        let mut event = events::json(record);
+        if shape == Shape::Proven {
+            event["proof"] = proof(record.seq, newest.max(record.seq));
+        }
+        event
+    });
+    Value::Array(events.collect()).to_string()
+}
+
+/// Where the proof is that a record is in the ledger: record n is leaf n − 1, and a tile holds 256 leaves. `newest` is the size of the
+/// tree, or less, and a log has the tiles of smaller trees too.
+fn proof(seq: u64, newest: u64) -> Value {
+    let leaf = seq.saturating_sub(1);
+    let tile = |content| {
+        Tile::at(content, leaf / 256, Size::try_from(newest).ok()?).map(|tile| format!("/log/{tile}"))
+    };
+    json!({
+        "leaf_index": leaf,
+        "checkpoint": "/log/checkpoint",
+        "hashes": tile(Content::Hashes(0)),
+        "entries": tile(Content::Entries),
+    })
+}
+
+async fn new_event(service: &EventService, request: Request) -> Result<Response> {
+    let (parts, incoming) = request.into_parts();
+    let caller = parts.extensions.get::<Caller>();
+    let caller =
+        caller.ok_or_else(|| Error::internal("no connection information", "caller extension missing"))?;
+    let message = match parts.method {
+        Verb::GET | Verb::HEAD if same_site::is_by_browser(&parts.headers) => {
+            return Err(Error::invalid("new_event changes something: ask for it by POST"));
+        }
+        Verb::GET => in_form(parts.uri.query().unwrap_or_default().as_bytes()),
+        Verb::HEAD => return Err(Error::invalid("new_event changes something: ask for it by POST")),
+        _ => {
+            let limit = Route::at(Service::Admin, NEW_EVENT).body_limit;
+            let body = body::read(incoming, limit).await.map_err(|error| error.cause)?;
+            in_body(&body)?
+        }
+    };
+    let seq = service.report(caller, &message).await?;
+    let mut answer = Response::new(Body::from(json!({ "seq": seq }).to_string()));
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    Ok(answer)
+}
+
+/// The message in a body: `message=…` as forms have it, `{"message": "…"}`, or all of it as text.
+fn in_body(body: &[u8]) -> Result<Vec<u8>> {
+    if body.starts_with(b"message=") {
+        return Ok(in_form(body));
+    }
+    if body.trim_ascii_start().starts_with(b"{")
+        && let Ok(Value::Object(object)) = kms_attest::json::from_utf8::<Value>(body)
+        && let Some(Value::String(message)) = object.get("message")
+    {
+        return Ok(message.as_bytes().to_vec());
+    }
+    Ok(body.to_vec())
+}
+
+/// The value of `message` in a form; empty without it.
+fn in_form(form: &[u8]) -> Vec<u8> {
+    let found = form_urlencoded::parse(form).find(|(key, _)| key == "message");
+    found.map(|(_, message)| message.into_owned().into_bytes()).unwrap_or_default()
+}
+
+fn answered(result: Result<Response>) -> Response {
+    let mut answer = result.unwrap_or_else(|error| prpc::error(Encoding::Json, &error).map(Body::new));
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

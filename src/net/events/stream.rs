@@ -1,0 +1,84 @@
+//! A stream of events as server-sent events. What a caller does not take is not kept for it: its connection ends.
+
+use std::{convert::Infallible, sync::Arc, time::Duration};
+
+use axum::{body::Body, extract::Request, response::Response};
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method as Verb, header};
+use tokio::{
+    sync::mpsc::{self, Sender},
+    time::timeout,
+};
+
+use super::super::activity::Running;
+use crate::{
+    api::events::{EventService, Stream},
+    error::{Error, Result},
+    events::last_event_id,
+};
+
+/// A comment is sent when nothing has happened for this long, so that what is in between keeps the connection, and so that we notice
+/// a caller that is gone.
+const KEEP_ALIVE: Duration = Duration::from_secs(15);
+/// How long a caller may take nothing.
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// Pieces on their way to one caller.
+const QUEUE: usize = 2;
+
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Response> {
+    let query = super::read(request.uri().query())?;
+    if query.since.is_some() || query.until.is_some() || query.cursor.is_some() || query.format.is_some() {
+        return Err(Error::invalid(
+            "a stream takes type, app_id, source and limit; Last-Event-ID says where it goes on",
+        ));
+    }
+    let after = request.headers().get(LAST_EVENT_ID).map(|id| last_event_id(id.as_bytes())).transpose();
+    let after = after.map_err(|error| Error::invalid(error.to_string()))?;
+    let body = match *request.method() {
+        Verb::HEAD => Body::empty(),
+        _ => {
+            let stream = service.stream(query, after)?;
+            let running = request.extensions().get::<Arc<Running>>().map(Arc::clone);
+            let (pieces, taken) = mpsc::channel(QUEUE);
+            tokio::spawn(pump(stream, pieces, running));
+            Body::from_stream(futures_util::stream::unfold(taken, async |mut taken| {
+                taken.recv().await.map(|piece: Bytes| (Ok::<_, Infallible>(piece), taken))
+            }))
+        }
+    };
+    let mut answer = Response::new(body);
+    answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+    // For a reverse proxy that would otherwise wait for the end.
+    answer.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
+    Ok(answer)
+}
+
+/// Hands pieces on until the stream or the caller ends.
+async fn pump(mut stream: Stream, pieces: Sender<Bytes>, running: Option<Arc<Running>>) {
+    loop {
+        let next = tokio::select! {
+            next = timeout(KEEP_ALIVE, stream.next()) => next,
+            () = pieces.closed() => return,
+        };
+        let frames = match next {
+            Ok(None) => return,
+            Ok(Some(frames)) => frames,
+            Err(_) => vec![Bytes::from_static(b":\n\n")],
+        };
+        for frame in frames {
+            match timeout(MAX_PAUSE, pieces.send(frame)).await {
+                Ok(Ok(())) => {}
+                Ok(Err(_)) => return,
+                Err(_) => {
+                    tracing::debug!("a stream of events is ended: its caller is too slow");
+                    if let Some(running) = running {
+                        running.end_connection();
+                    }
+                    return;
+                }
+            }
+        }
+    }
+}
