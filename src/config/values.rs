@@ -151,20 +151,8 @@ pub(super) fn duration(text: &str) -> Result<Option<Duration>, String> {
     if text == "never" {
         return Ok(None);
     }
-    let error = || "must be a duration such as 30s, 2m, 1h, 7d, or never".to_owned();
-    let unit = match text.bytes().last() {
-        Some(b's') => 1,
-        Some(b'm') => 60,
-        Some(b'h') => 3600,
-        Some(b'd') => 86400,
-        _ => return Err(error()),
-    };
-    let number = &text[..text.len() - 1];
-    if !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(error());
-    }
-    let seconds = number.parse::<u64>().ok().and_then(|number| number.checked_mul(unit)).ok_or_else(error)?;
-    Ok(Some(Duration::from_secs(seconds)))
+    let duration = kms_client::text::duration(text);
+    duration.map(Some).ok_or_else(|| "must be a duration such as 30s, 2m, 1h, 7d, or never".to_owned())
 }
 
 /// The most that can be reserved on a disk, in bytes.

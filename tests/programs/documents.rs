@@ -41,7 +41,7 @@ const NOT_RUN: &[(&str, &str)] = &[
         "serves until it is stopped; tests/policy_commands.rs runs it",
     ),
     (
-        "cargo build --release -p cvm-kms -p kms-client -p kms-simulator",
+        "cargo build --release -p cvm-kms -p kmsctl -p kms-simulator",
         "cargo has built the programs for this test",
     ),
     ("mkdir -p /tmp/kms-try", "a directory that others may use; the test of this section has one of its own"),
@@ -387,7 +387,7 @@ fn programs(directory: &Path, line: &Line) -> OsString {
 fn kmsctl(directory: &Path) -> String {
     let program = Path::new(KMS).with_file_name("kmsctl");
     let (program, root) = (program.display(), directory.join("root.der"));
-    assert!(Path::new(&program.to_string()).is_file(), "{program} is not built: cargo build -p kms-client");
+    assert!(Path::new(&program.to_string()).is_file(), "{program} is not built: cargo build -p kmsctl");
     let root = root.display();
     format!(
         "case $1 in app-key | sign-cert | verify) exec {program} \"$@\" --dangerous-root {root} ;; esac\n\

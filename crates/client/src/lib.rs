@@ -12,7 +12,7 @@
 //! | [`proto`], [`text`] | the messages; errors with all that caused them |
 //!
 //! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties check
-//! (`statement`, `environment`, `proof`), the feature `kmsctl` the program; neither is needed to fetch keys.
+//! (`statement`, `environment`, `proof`); it is not needed to fetch keys. The program `kmsctl` is a crate of its own.
 //!
 //! ```no_run
 //! use kms_attest::{attester::Attester, verify::Verifier};

@@ -1,4 +1,4 @@
-//! A small TLS server for the tests: certificates as asked, answers as told. `tests/support` uses it too.
+//! A small TLS server for the tests: certificates as asked, answers as told. the tests of `kmsctl` use it too.
 #![allow(dead_code)]
 
 use std::{

@@ -1,6 +1,6 @@
-//! Texts for people: what came from the other side, made safe to print, and errors with all that caused them.
+//! Texts of people and for people: durations, foreign text made safe to print, errors with all that caused them.
 
-use std::error::Error;
+use std::{error::Error, time::Duration};
 
 /// Longest part kept, in characters.
 pub(crate) const MAX_CHARS: usize = 512;
@@ -23,6 +23,21 @@ pub fn causes(error: &dyn Error) -> String {
         next = cause.source();
     }
     text
+}
+
+/// The duration of a text such as `90s`, `30m`, `8h` or `7d`: digits and one unit.
+pub fn duration(text: &str) -> Option<Duration> {
+    let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
+    let seconds = match unit {
+        "s" => 1,
+        "m" => 60,
+        "h" => 3600,
+        "d" => 24 * 3600,
+        _ => return None,
+    };
+    let is_number = number.bytes().all(|byte| byte.is_ascii_digit());
+    let number: u64 = number.parse().ok().filter(|_| is_number)?;
+    Some(Duration::from_secs(number.checked_mul(seconds)?))
 }
 
 #[cfg(test)]

@@ -125,7 +125,7 @@ impl Demo {
             }
         }
         output.command("");
-        output.fact("kmsctl", "built by cargo build --release -p kms-client, into target/release");
+        output.fact("kmsctl", "built by cargo build --release -p kmsctl, into target/release");
         output.fact("audit log", state.certs().join("audit.jsonl").display());
         output.fact("log", state.log().display());
         output.fact("configuration", state.config().display());

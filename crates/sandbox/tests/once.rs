@@ -137,7 +137,7 @@ fn commands_of_the_readme() -> Vec<String> {
 #[test]
 fn every_row_of_the_readme_has_a_line_and_every_line_works_when_pasted() {
     let kmsctl = Path::new(env!("CARGO_BIN_EXE_kms-sandbox")).with_file_name("kmsctl");
-    assert!(kmsctl.is_file(), "{} is not built: cargo build -p kms-client", kmsctl.display());
+    assert!(kmsctl.is_file(), "{} is not built: cargo build -p kmsctl", kmsctl.display());
     let programs = kmsctl.parent().expect("a directory").display();
     let home = tempfile::tempdir().expect("directory");
     let dir = home.path().join("it's mine");

@@ -1,7 +1,7 @@
 //! A simulated machine, a KMS that answers as told, and the real `kmsctl` beside them.
 #![allow(dead_code, unreachable_pub)]
 
-#[path = "../../../src/testing.rs"]
+#[path = "../../../../client/src/testing.rs"]
 pub mod testing;
 
 use std::{

@@ -20,23 +20,13 @@ pub(crate) fn at(seconds: u64) -> String {
 
 /// `90s`, `30m`, `8h` or `7d`, at least a second and at most ten years.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
-    const LONGEST: u64 = 10 * 365 * 24 * 3600;
-    let wrong = || "must be a whole number with s, m, h or d behind it, such as 8h".to_owned();
-    let (number, unit) = text.split_at_checked(text.len().saturating_sub(1)).ok_or_else(wrong)?;
-    let seconds = match unit {
-        "s" => 1,
-        "m" => 60,
-        "h" => 3600,
-        "d" => 24 * 3600,
-        _ => return Err(wrong()),
-    };
-    if number.is_empty() || !number.bytes().all(|byte| byte.is_ascii_digit()) {
-        return Err(wrong());
-    }
-    let total = number.parse::<u64>().ok().and_then(|number| number.checked_mul(seconds));
-    match total {
-        Some(total @ 1..=LONGEST) => Ok(Duration::from_secs(total)),
-        _ => Err("must be at least 1s and at most 3650d".to_owned()),
+    const MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
+    match kms_client::text::duration(text) {
+        None => Err("must be a whole number with s, m, h or d behind it, such as 8h".to_owned()),
+        Some(duration) if duration.is_zero() || duration > MAX => {
+            Err("must be at least 1s and at most 3650d".to_owned())
+        }
+        Some(duration) => Ok(duration),
     }
 }
 

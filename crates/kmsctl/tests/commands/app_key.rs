@@ -1,5 +1,4 @@
 //! `kmsctl app-key` against KMSs that are, and are not, what a guest may trust.
-#![cfg(feature = "kmsctl")]
 
 use std::{sync::Arc, time::Instant};
 

@@ -1,6 +1,6 @@
 //! `kmsctl` as users run it, against a KMS that answers as told.
 
-// What `src/testing.rs`, which is compiled into this crate too, calls by these names.
+// What `crates/client/src/testing.rs`, which is compiled into this crate too, calls by these names.
 use kms_client::{Connection, KmsUrl, Trust};
 
 mod app_key;

@@ -1,5 +1,4 @@
 //! `kmsctl env`: encrypted to the right key or not at all, and readable by the app alone.
-#![cfg(feature = "kmsctl")]
 
 use std::{
     io::{Read as _, Write as _},

@@ -2,15 +2,15 @@
 
 use std::process::Command;
 
-/// Names of all packages that a feature set links.
-fn tree(features: &[&str]) -> Vec<String> {
+/// Names of all packages that a package of ours links.
+fn tree(package: &str, features: &[&str]) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
         .args([
             "tree",
             "--offline",
             "--locked",
             "-p",
-            "kms-client",
+            package,
             "-e",
             "normal",
             "--prefix",
@@ -29,8 +29,10 @@ fn tree(features: &[&str]) -> Vec<String> {
 
 #[test]
 fn no_server_no_policy_no_ca_is_linked() {
-    for features in [&["--no-default-features"][..], &[], &["--all-features"]] {
-        let tree = tree(features);
+    for (package, features) in
+        [("kms-client", &[][..]), ("kms-client", &["--all-features"]), ("kmsctl", &[])]
+    {
+        let tree = tree(package, features);
         for needed in ["kms-client", "kms-attest", "rustls"] {
             assert!(tree.iter().any(|name| name == needed), "{needed} is in the tree");
         }
@@ -47,17 +49,17 @@ fn no_server_no_policy_no_ca_is_linked() {
             "openssl-sys",
             "native-tls",
         ] {
-            assert!(!tree.iter().any(|name| name == forbidden), "{forbidden} is linked with {features:?}");
+            assert!(!tree.iter().any(|name| name == forbidden), "{forbidden} is linked into {package} {features:?}");
         }
     }
 }
 
 #[test]
 fn the_library_links_nothing_of_the_program() {
-    let tree = tree(&["--no-default-features"]);
+    let tree = tree("kms-client", &[]);
     for program in ["clap", "clap_complete", "clap_mangen", "indicatif", "secp256k1", "tempfile"] {
         assert!(!tree.iter().any(|name| name == program), "{program} is linked into the library");
     }
-    let all: Vec<String> = self::tree(&[]);
+    let all: Vec<String> = self::tree("kmsctl", &[]);
     assert!(all.iter().any(|name| name == "clap"), "the program's tree is another");
 }

@@ -1,5 +1,4 @@
 //! The commands of operators: onboarding over plain HTTP and TLS, status, and what every command has in common.
-#![cfg(feature = "kmsctl")]
 
 use std::{
     convert::Infallible,
