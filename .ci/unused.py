@@ -11,7 +11,7 @@ import subprocess
 import tomllib
 
 # Named only by what build.rs generates from proto/.
-GENERATED = {"cvm-kms": {"prost", "tonic-prost"}, "kms-client": {"prost"}}
+GENERATED = {"cvm-kms": {"prost", "tonic-prost"}}
 
 
 def text_of(package, kinds):

@@ -2,50 +2,9 @@
 
 use std::{error::Error as StdError, fmt};
 
+pub use kms_wire::code::Code;
+
 type Source = Box<dyn StdError + Send + Sync>;
-
-/// Why a request ended without a result. `net::status` maps each code to HTTP and gRPC.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Code {
-    /// The request is malformed or asks for something that cannot be.
-    InvalidRequest,
-    /// The method needs an attestation and the caller brought none that verifies.
-    Unauthenticated,
-    /// Policy said no.
-    Denied,
-    /// This KMS cannot answer yet.
-    NotReady,
-    /// Keys exist already.
-    AlreadyOnboarded,
-    /// No such method here.
-    UnknownMethod,
-    /// The request is larger than the method takes.
-    TooLarge,
-    /// The caller's address sends too many requests.
-    TooManyRequests,
-    /// Something that this KMS depends on does not answer; the same request may succeed later.
-    Unavailable,
-    /// A fault in this KMS.
-    Internal,
-}
-
-impl Code {
-    /// The stable name, as logs and metrics carry it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::InvalidRequest => "invalid_request",
-            Self::Unauthenticated => "unauthenticated",
-            Self::Denied => "denied",
-            Self::NotReady => "not_ready",
-            Self::AlreadyOnboarded => "already_onboarded",
-            Self::UnknownMethod => "unknown_method",
-            Self::TooLarge => "too_large",
-            Self::TooManyRequests => "too_many_requests",
-            Self::Unavailable => "unavailable",
-            Self::Internal => "internal",
-        }
-    }
-}
 
 /// Why a request ended: `message` is for the caller, `source` only for the log.
 #[derive(Debug)]

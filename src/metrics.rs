@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::Duration;
 
+use kms_wire::method::Access;
 use prometheus::core::Collector;
 use prometheus::{
     Counter, Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
@@ -122,6 +123,17 @@ pub enum Kind {
     Attestation,
     /// It is counted by our own metrics only.
     Other,
+}
+
+impl From<Access> for Kind {
+    fn from(access: Access) -> Self {
+        match access {
+            Access::AttestedCertificate
+            | Access::AttestedMessage
+            | Access::OperatorAndAttestedCertificate => Self::Attestation,
+            Access::Open | Access::Onboarding | Access::TokenInMessage | Access::Operator => Self::Other,
+        }
+    }
 }
 
 impl fmt::Debug for Metrics {

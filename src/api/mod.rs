@@ -19,9 +19,10 @@ pub mod wrong_credentials;
 
 use std::{net::IpAddr, sync::Arc};
 
+pub use kms_wire::method::{Access, ByGet, METHODS, Method, Row, Service};
+
 use crate::{
     admission::{Author, Peer},
-    metrics::Kind,
     operator::Operator,
 };
 
@@ -66,130 +67,12 @@ impl Caller {
     }
 }
 
-/// The services of the proto file, each with the phase and the listener that serves it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Service {
-    /// Main listener, once keys exist.
-    Kms,
-    /// Main listener, until keys exist.
-    Onboard,
-    /// Admin listener, once keys exist.
-    Admin,
-}
-
-impl Service {
-    /// Its name in the proto file.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Kms => "KMS",
-            Self::Onboard => "Onboard",
-            Self::Admin => "Admin",
-        }
-    }
-}
-
-/// Who may call a method.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Access {
-    /// Anyone who can connect.
-    Open,
-    /// Anyone, or holders of the onboarding token where one is configured.
-    Onboarding,
-    /// Callers whose client certificate carries an attestation that verifies and that policy allows.
-    AttestedCertificate,
-    /// Anyone whose message carries an attestation that verifies and that policy allows.
-    AttestedMessage,
-    /// Anyone whose message carries the operator's token.
-    TokenInMessage,
-    /// Operators: the listener has authenticated the request.
-    Operator,
-    /// Operators, for a caller whose client certificate carries an attestation that verifies and that policy allows.
-    OperatorAndAttestedCertificate,
-}
-
-impl Access {
-    /// Whether the peer's counters of attestation requests count it.
-    pub fn counted_as(self) -> Kind {
-        match self {
-            Self::AttestedCertificate | Self::AttestedMessage | Self::OperatorAndAttestedCertificate => {
-                Kind::Attestation
-            }
-            Self::Open | Self::Onboarding | Self::TokenInMessage | Self::Operator => Kind::Other,
-        }
-    }
-}
-
-/// Who may ask for a method by GET.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ByGet {
-    /// It changes nothing, or, as `Finish`, nothing that was not decided before.
-    Anyone,
-    /// It has always been served by GET, and scripts rely on it. Browsers, which follow links, have to POST.
-    Programs,
-    /// It changes something.
-    Nobody,
-}
-
-/// What is fixed about a method: the row of the table.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Row {
-    /// The method.
-    pub method: Method,
-    /// The service it belongs to, hence phase and listener.
-    pub service: Service,
-    /// Its name in the proto file.
-    pub name: &'static str,
-    /// Who may call it.
-    pub access: Access,
-    /// The largest request body in bytes.
-    pub body_limit: usize,
-    /// Who may ask for it by GET.
-    pub by_get: ByGet,
-}
-
-// From `proto/kms.proto`: adding a method there, with its options, adds it to dispatch, limits, metrics and the tests' table.
-include!(concat!(env!("OUT_DIR"), "/methods.rs"));
-
-impl Method {
-    /// The method `name` of `service`; names are case sensitive.
-    pub fn find(service: Service, name: &str) -> Option<&'static Row> {
-        METHODS.iter().find(|row| row.service == service && row.name == name)
-    }
-
-    /// Its row in the table.
-    pub fn row(self) -> &'static Row {
-        METHODS.iter().find(|row| row.method == self).expect("the table lists every method")
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     #[test]
-    fn names_are_case_sensitive_and_bound_to_their_service() {
-        assert!(Method::find(Service::Kms, "GetMeta").is_some());
-        assert!(Method::find(Service::Kms, "getmeta").is_none());
-        assert!(Method::find(Service::Onboard, "GetMeta").is_none());
-    }
-
-    #[test]
-    fn every_method_has_exactly_one_row() {
-        for row in &METHODS {
-            assert_eq!(METHODS.iter().filter(|other| other.method == row.method).count(), 1, "{row:?}");
-            assert_eq!(row.method.row(), row);
-        }
-    }
-
-    #[test]
     fn a_candidate_for_the_policy_fits_into_its_request() {
         assert_eq!(Method::StartShadow.row().body_limit, crate::policy::MAX_CANDIDATE);
-    }
-
-    #[test]
-    fn callers_without_attestation_cannot_send_large_bodies() {
-        for row in METHODS.iter().filter(|row| row.access == Access::Open) {
-            assert!(row.body_limit <= 64 * 1024, "{row:?}");
-        }
     }
 }

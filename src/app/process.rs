@@ -77,7 +77,7 @@ impl Process {
         let verifier = Arc::new(verifier);
         let policy = Arc::new(Policy::from_config(&core.auth_api)?);
         let credentials = core.admin.credentials()?.map(Arc::new);
-        let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.counted_as()))));
+        let metrics = Arc::new(Metrics::new(METHODS.iter().map(|row| (row.name, row.access.into()))));
         let clock = verifier.cache().clock().clone();
         let tolerance = Arc::new(TcbTolerance::new(core.tcb.clone(), clock, Arc::clone(&metrics)));
         let self_authorization = Arc::new(match core.enforce_self_authorization {

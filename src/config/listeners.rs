@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use kms_wire::method::NAMES;
 use serde_json::Value;
 
 use super::reader::{Report, Section};
@@ -31,9 +32,6 @@ const SERVER_SETTINGS: [&str; 13] = [
 
 /// The limits of the peer's HTTP server that belong to no method.
 const SERVER_LIMITS: [&str; 7] = ["form", "data-form", "file", "string", "bytes", "json", "msgpack"];
-
-// From `proto/kms.proto`.
-include!(concat!(env!("OUT_DIR"), "/method_names.rs"));
 
 const MAX_BODY_LIMIT: usize = 64 << 20;
 
@@ -198,7 +196,7 @@ fn body_limits(section: &mut Section<'_>) -> BTreeMap<String, usize> {
     for name in SERVER_LIMITS {
         section.inert(name, "a limit of the peer's HTTP server, without effect here");
     }
-    METHODS
+    NAMES
         .into_iter()
         .filter_map(|method| Some((method.to_owned(), section.optional(method, body_limit)?)))
         .collect()

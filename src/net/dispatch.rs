@@ -13,7 +13,7 @@ use crate::{
     error::{Code, Error, Result},
 };
 
-include!(concat!(env!("OUT_DIR"), "/dispatch.rs"));
+include!(env!("KMS_DISPATCH"));
 
 /// The table found the method in another service: [`Method::find`] does not do that.
 fn elsewhere(method: Method) -> Error {

@@ -9,9 +9,10 @@ use std::{
 use bytes::Bytes;
 use http::{HeaderValue, Request as HttpRequest, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
+use kms_wire::media;
 use tonic::{Request, Response, Status, service::Routes};
 
-use super::{body, grpc_health::Probe, limit::MessageLimit, media, prpc, refusal_log::RefusalLog, status};
+use super::{body, grpc_health::Probe, limit::MessageLimit, prpc, refusal_log::RefusalLog, status};
 use crate::{
     api::{
         Caller, METHODS, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,

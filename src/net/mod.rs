@@ -13,7 +13,6 @@ pub mod handshake;
 mod ledger;
 pub mod limit;
 pub mod listener;
-mod media;
 pub mod memory;
 pub mod middleware;
 mod onboarding_auth;

@@ -1,13 +1,18 @@
 //! prpc: the API as JSON, protobuf or query strings over plain HTTP requests (`docs/protocol.md`).
 
 use bytes::Bytes;
-use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::Full;
+pub use kms_wire::encoding::{Encoding, from_query};
+use kms_wire::{
+    code::{DENIAL_ID, ERROR_CODE},
+    encoding::is_read,
+};
 use prost::Message;
 use serde::de::DeserializeOwned;
 
-use super::{body, media, refusal_log::RefusalLog, same_site, status};
+use super::{body, refusal_log::RefusalLog, same_site};
 use crate::{
     api::{ByGet, Caller, Method, Row, Service, prepared::Reply},
     config::BodyLimits,
@@ -20,59 +25,6 @@ pub type Answer = Response<Full<Bytes>>;
 
 /// Largest body read for a method that does not exist, in bytes: enough to see which encoding to answer in.
 const UNKNOWN_METHOD_BODY: usize = 16 * 1024;
-
-/// How one exchange is encoded, in both directions.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Encoding {
-    /// JSON, asked for by the request.
-    Json,
-    /// JSON, because the body begins with `{` and its type does not rule it out: what `curl -d '{}'` sends. As protobuf
-    /// the byte would start a group, which no message has.
-    SniffedJson,
-    /// Protobuf.
-    Protobuf,
-}
-
-impl Encoding {
-    /// What the request line and headers ask for; `None` leaves it to the body.
-    fn asked(verb: &Verb, query: Option<&str>, headers: &HeaderMap) -> Option<Self> {
-        let by_query = || {
-            form_urlencoded::parse(query.unwrap_or_default().as_bytes())
-                .any(|(key, value)| key == "json" && matches!(&*value, "" | "1" | "true"))
-        };
-        if is_read(verb) || by_query() {
-            return Some(Self::Json);
-        }
-        match &*media::of_body(headers) {
-            "application/json" => Some(Self::Json),
-            // `curl -d` names the first, whatever it sends.
-            "application/x-www-form-urlencoded" | "text/json" => None,
-            kind if kind.ends_with("+json") => None,
-            _ => Some(Self::Protobuf),
-        }
-    }
-
-    /// White space before the brace is ambiguous: a line feed is also how protobuf begins field 1, and white space may be
-    /// its length. A body that is well-formed protobuf to its end is protobuf.
-    fn of_body(body: &[u8]) -> Self {
-        let is_protobuf = || <()>::decode(body).is_ok();
-        match body.trim_ascii_start().first() {
-            Some(b'{') if body.starts_with(b"{") || !is_protobuf() => Self::SniffedJson,
-            _ => Self::Protobuf,
-        }
-    }
-
-    fn content_type(self) -> HeaderValue {
-        HeaderValue::from_static(match self {
-            Self::Json | Self::SniffedJson => "application/json",
-            Self::Protobuf => "application/octet-stream",
-        })
-    }
-}
-
-fn is_read(verb: &Verb) -> bool {
-    matches!(*verb, Verb::GET | Verb::HEAD)
-}
 
 /// A request on its way to a method: decode it once, encode the answer in kind.
 #[derive(Debug)]
@@ -113,26 +65,12 @@ impl Call {
 
     /// The message of the request; an empty payload is the default message.
     pub fn decode<Q: Message + Default + DeserializeOwned>(&self) -> Result<Q> {
-        match &self.payload {
-            Payload::Body(bytes) if bytes.is_empty() => Ok(Q::default()),
-            Payload::Body(bytes) => match self.encoding {
-                Encoding::Json | Encoding::SniffedJson => {
-                    kms_attest::json::from_utf8(bytes).map_err(|error| Error::invalid(error.to_string()))
-                }
-                Encoding::Protobuf => {
-                    Q::decode(bytes.clone()).map_err(|error| Error::invalid(error.to_string()))
-                }
-            },
+        let message = match &self.payload {
+            Payload::Body(bytes) => self.encoding.decode(bytes.clone()),
             Payload::Query(query) => from_query(query),
-        }
+        };
+        message.map_err(|error| Error::invalid(error.to_string()))
     }
-}
-
-/// A message out of a query string: text values, unknown keys ignored.
-pub fn from_query<Q: DeserializeOwned>(query: &str) -> Result<Q> {
-    let pairs = form_urlencoded::parse(query.as_bytes());
-    let map = serde::de::value::MapDeserializer::<_, serde::de::value::Error>::new(pairs);
-    Q::deserialize(map).map_err(|error| Error::invalid(error.to_string()))
 }
 
 /// What serves the methods of one service.
@@ -260,14 +198,14 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
         Encoding::Protobuf => PrpcError { message: message.to_owned() }.encode_to_vec(),
     };
     let mut answer = Response::new(Full::new(body.into()));
-    *answer.status_mut() = status::http(cause.code());
+    *answer.status_mut() = cause.code().http();
     answer.headers_mut().insert(header::CONTENT_TYPE, encoding.content_type());
-    if status::is_temporary(cause.code()) {
+    if cause.code().is_temporary() {
         answer.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from_static("1"));
     }
-    answer.headers_mut().insert(status::ERROR_CODE, HeaderValue::from_static(cause.reason()));
+    answer.headers_mut().insert(ERROR_CODE, HeaderValue::from_static(cause.reason()));
     if let Some(id) = cause.denial().and_then(|denial| HeaderValue::from_str(&denial.id).ok()) {
-        answer.headers_mut().insert(status::DENIAL_ID, id);
+        answer.headers_mut().insert(DENIAL_ID, id);
     }
     answer.extensions_mut().insert(cause.code());
     answer
@@ -285,73 +223,6 @@ pub fn plain(status: StatusCode, text: &'static str) -> Answer {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::proto::{AppId, GetAppKeyRequest, GetKmsKeyRequest};
-
-    #[test]
-    fn the_encoding_is_asked_for_by_verb_query_or_type_and_some_types_leave_it_to_the_body() {
-        let (json, protobuf, by_body) = (Some(Encoding::Json), Some(Encoding::Protobuf), None);
-        for (verb, query, kind, expected) in [
-            (Verb::GET, None, "", json),
-            (Verb::HEAD, None, "", json),
-            (Verb::POST, None, "", protobuf),
-            (Verb::POST, Some("json"), "", json),
-            (Verb::POST, Some("json="), "", json),
-            (Verb::POST, Some("json=1"), "application/octet-stream", json),
-            (Verb::POST, Some("a=b&json=true"), "", json),
-            (Verb::POST, Some("json=0"), "", protobuf),
-            (Verb::POST, Some("json=yes"), "", protobuf),
-            (Verb::POST, None, "application/json", json),
-            (Verb::POST, None, "Application/JSON; charset=utf-8", json),
-            (Verb::POST, None, "application/x-www-form-urlencoded", by_body),
-            (Verb::POST, None, "application/vnd.api+json", by_body),
-            (Verb::POST, None, "text/json", by_body),
-            (Verb::POST, None, "application/jsonx", protobuf),
-            (Verb::POST, None, "application/x-not-a-thing", protobuf),
-            (Verb::POST, None, "application/octet-stream", protobuf),
-            (Verb::POST, None, "text/plain", protobuf),
-            (Verb::POST, None, "multipart/form-data; boundary=x", protobuf),
-        ] {
-            let mut headers = HeaderMap::new();
-            if !kind.is_empty() {
-                headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-            }
-            assert_eq!(Encoding::asked(&verb, query, &headers), expected, "{verb} {query:?} {kind}");
-        }
-    }
-
-    #[test]
-    fn a_body_that_begins_with_a_brace_is_json() {
-        assert_eq!(Encoding::of_body(b"{}"), Encoding::SniffedJson);
-        assert_eq!(Encoding::of_body(b" \n  {}"), Encoding::SniffedJson);
-        assert_eq!(Encoding::of_body(b""), Encoding::Protobuf);
-        assert_eq!(Encoding::of_body(&[0x0a, 0x01, b'{']), Encoding::Protobuf);
-    }
-
-    #[test]
-    fn protobuf_that_begins_with_line_feeds_and_a_brace_is_not_json() {
-        let vm_config = r#"{"a":"bc"}"#.to_owned();
-        let body = GetKmsKeyRequest { vm_config }.encode_to_vec();
-        assert_eq!(body[..3], *b"\n\n{");
-        assert_eq!(Encoding::of_body(&body), Encoding::Protobuf);
-    }
-
-    #[test]
-    fn query_strings_carry_hex_and_numbers_and_drop_unknown_keys() {
-        let app: AppId = from_query("json&app_id=0x00FF&other=1").expect("hex");
-        assert_eq!(app.app_id, [0, 255]);
-        let request: GetAppKeyRequest = from_query("api_version=1&vm_config=%7B%7D").expect("number");
-        assert_eq!((request.api_version, request.vm_config.as_str()), (1, "{}"));
-    }
-
-    #[test]
-    fn query_strings_with_bad_values_are_refused_by_name() {
-        for query in ["app_id=0", "app_id=zz", "app_id=00&app_id=01"] {
-            assert!(from_query::<AppId>(query).is_err(), "{query}");
-        }
-        for query in ["api_version=-1", "api_version=1.5", "api_version=4294967296", "api_version="] {
-            assert!(from_query::<GetAppKeyRequest>(query).is_err(), "{query}");
-        }
-    }
 
     #[test]
     fn prefixes_of_the_own_service_are_stripped_repeatedly() {

@@ -38,7 +38,7 @@ pub mod identity;
 pub mod operator;
 #[cfg(feature = "proof")]
 pub mod proof;
-pub mod proto;
+pub use kms_wire::message as proto;
 pub mod rpc;
 pub mod server;
 pub mod sign;

@@ -29,8 +29,7 @@ fn tree(package: &str, features: &[&str]) -> Vec<String> {
 
 #[test]
 fn no_server_no_policy_no_ca_is_linked() {
-    for (package, features) in
-        [("kms-client", &[][..]), ("kms-client", &["--all-features"]), ("kmsctl", &[])]
+    for (package, features) in [("kms-client", &[][..]), ("kms-client", &["--all-features"]), ("kmsctl", &[])]
     {
         let tree = tree(package, features);
         for needed in ["kms-client", "kms-attest", "rustls"] {
@@ -49,7 +48,10 @@ fn no_server_no_policy_no_ca_is_linked() {
             "openssl-sys",
             "native-tls",
         ] {
-            assert!(!tree.iter().any(|name| name == forbidden), "{forbidden} is linked into {package} {features:?}");
+            assert!(
+                !tree.iter().any(|name| name == forbidden),
+                "{forbidden} is linked into {package} {features:?}"
+            );
         }
     }
 }

@@ -1,9 +1,12 @@
-//! Generates the API's messages from `proto/kms.proto`, with their JSON form. Needs no `protoc`.
+//! The messages of `kms.proto`, with their JSON form.
 
 use prost_build::Config;
-use prost_types::field_descriptor_proto::{Label, Type};
+use prost_types::{
+    FileDescriptorSet,
+    field_descriptor_proto::{Label, Type},
+};
 
-/// Messages that carry secrets: no derived `Debug`, wiped on drop (`src/proto.rs`).
+/// Messages that carry secrets: no derived `Debug`, wiped on drop (`src/message.rs`).
 const SECRET_MESSAGES: [&str; 6] = [
     "AppKeyResponse",
     "KmsKeys",
@@ -13,12 +16,8 @@ const SECRET_MESSAGES: [&str; 6] = [
     "OnboardRequest",
 ];
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
-    // Cargo runs build scripts in the folder of their package.
-    let root = "../../proto";
-    println!("cargo:rerun-if-changed={root}");
-    let descriptors = protox::compile(["kms.proto"], [root])?;
-
+/// Writes `kms.rs`.
+pub(crate) fn generate(descriptors: FileDescriptorSet) -> std::io::Result<()> {
     let mut config = Config::new();
     config.skip_debug(SECRET_MESSAGES.map(|name| format!(".kms.{name}")));
     config.type_attribute(".kms", "#[derive(serde::Serialize, serde::Deserialize)]");
@@ -32,23 +31,22 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
             );
         }
     }
-    config.compile_fds(descriptors)?;
-    Ok(())
+    config.compile_fds(descriptors)
 }
 
 /// How a field is written in JSON. The default is set field by field: messages that implement `Drop` cannot take it
 /// from the whole.
 fn json_form(message: &str, field: &prost_types::FieldDescriptorProto) -> &'static str {
     if message == "AttestationInfoResponse" && field.name() == "tee_variant" {
-        return r#"#[serde(flatten, with = "crate::proto::json::tee_variant")]"#;
+        return r#"#[serde(flatten, with = "crate::message::json::tee_variant")]"#;
     }
     match (field.r#type(), field.label(), field.proto3_optional()) {
-        (Type::Bytes, Label::Optional, _) => r#"#[serde(default, with = "crate::proto::json::hex_bytes")]"#,
+        (Type::Bytes, Label::Optional, _) => r#"#[serde(default, with = "crate::message::json::hex_bytes")]"#,
         (Type::Uint32 | Type::Uint64, Label::Optional, true) => {
-            r#"#[serde(default, deserialize_with = "crate::proto::json::optional_number")]"#
+            r#"#[serde(default, deserialize_with = "crate::message::json::optional_number")]"#
         }
         (Type::Uint32 | Type::Uint64, Label::Optional, false) => {
-            r#"#[serde(default, deserialize_with = "crate::proto::json::number")]"#
+            r#"#[serde(default, deserialize_with = "crate::message::json::number")]"#
         }
         _ => "#[serde(default)]",
     }

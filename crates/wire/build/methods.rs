@@ -18,7 +18,7 @@ pub(crate) struct Service {
 pub(crate) struct Method {
     /// As in the proto file.
     name: String,
-    /// Its variant of `api::Method`.
+    /// Its variant of `Method`.
     variant: String,
     /// Rust types of its messages.
     request: String,
@@ -110,7 +110,7 @@ fn snake(name: &str) -> String {
     name.chars().enumerate().map(letter).collect()
 }
 
-/// `api::Method` and `api::METHODS`.
+/// `Method` and `METHODS`.
 pub(crate) fn table(services: &[Service]) -> String {
     let mut variants = String::new();
     let mut rows = String::new();
@@ -133,12 +133,12 @@ pub(crate) fn table(services: &[Service]) -> String {
     )
 }
 
-/// `config::METHODS`: the names that a table of limits can have.
+/// `NAMES`: the names that a table of limits can have.
 pub(crate) fn names(services: &[Service]) -> String {
     let names: BTreeSet<&str> =
         services.iter().flat_map(|service| &service.methods).map(|method| &*method.name).collect();
     format!(
-        "/// The methods that have a body limit.\npub const METHODS: [&str; {}] = {names:?};\n",
+        "/// The names of all methods, each once: what a table of limits can have.\npub const NAMES: [&str; {}] = {names:?};\n",
         names.len()
     )
     .replace('{', "[")

@@ -3,13 +3,13 @@
 use http::{HeaderMap, header};
 
 /// The media type of the body, in lower case; empty if the request names none, or something that is not text.
-pub(super) fn of_body(headers: &HeaderMap) -> String {
+pub fn of_body(headers: &HeaderMap) -> String {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     essence(value.unwrap_or_default())
 }
 
 /// The media types that the caller accepts, in its order.
-pub(super) fn accepted(headers: &HeaderMap) -> impl Iterator<Item = String> {
+pub fn accepted(headers: &HeaderMap) -> impl Iterator<Item = String> {
     let lines = headers.get_all(header::ACCEPT).into_iter().filter_map(|value| value.to_str().ok());
     lines.flat_map(|line| line.split(',')).map(essence)
 }
