@@ -1,26 +1,40 @@
 //! Reads a small file whole.
 
 use std::{
-    fs,
+    fs::{self, File, Metadata},
     io::{self, Read as _},
     path::Path,
 };
 
-/// The content of a regular file of at most `limit` bytes. A pipe is refused: it would be waited for.
+/// The content of a regular file of at most `limit` bytes.
+///
+/// # Errors
+/// As [`with_metadata`].
+pub fn small_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    with_metadata(path, limit).map(|(content, _)| content)
+}
+
+/// The content of a regular file of at most `limit` bytes, and what the system said of it before it was read. A pipe is
+/// refused: it would be waited for.
 ///
 /// # Errors
 /// It cannot be read, is not a regular file, or is larger.
-pub fn small_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let metadata = fs::metadata(path)?;
-    if !metadata.is_file() {
+pub fn with_metadata(path: &Path, limit: u64) -> io::Result<(Vec<u8>, Metadata)> {
+    if !fs::metadata(path)?.is_file() {
         return Err(io::Error::other("not a file"));
     }
-    // Room for all of it: growing would leave copies of a secret behind.
-    let mut content = Vec::with_capacity(usize::try_from(metadata.len().min(limit)).unwrap_or(0) + 1);
-    fs::File::open(path)?.take(limit.saturating_add(1)).read_to_end(&mut content)?;
-    match u64::try_from(content.len()) {
-        Ok(length) if length <= limit => Ok(content),
-        _ => Err(io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {}", shown(limit)))),
+    let file = File::open(path)?;
+    let metadata = file.metadata()?;
+    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {}", shown(limit)));
+    if metadata.len() > limit {
+        return Err(too_large());
+    }
+    // Room for all of it: growing would leave copies of a secret behind. It may grow meanwhile.
+    let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1);
+    file.take(limit.saturating_add(1)).read_to_end(&mut content)?;
+    match content.len() as u64 > limit {
+        true => Err(too_large()),
+        false => Ok((content, metadata)),
     }
 }
 

@@ -9,9 +9,7 @@ use std::{
 use arc_swap::ArcSwap;
 use kms_attest::{ra_tls, tls::ChainLimit};
 use rustls::{
-    CertificateError, CipherSuite, DigitallySignedStruct, DistinguishedName, NamedGroup, ServerConfig,
-    SignatureScheme,
-    client::danger::HandshakeSignatureValid,
+    CertificateError, CipherSuite, DistinguishedName, NamedGroup, ServerConfig,
     crypto::{
         CryptoProvider, WebPkiSupportedAlgorithms,
         aws_lc_rs::{self, kx_group},
@@ -268,27 +266,7 @@ impl ClientCertVerifier for ClientCertificates {
         Ok(ClientCertVerified::assertion())
     }
 
-    fn verify_tls12_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls12_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn verify_tls13_signature(
-        &self,
-        message: &[u8],
-        cert: &CertificateDer<'_>,
-        dss: &DigitallySignedStruct,
-    ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        rustls::crypto::verify_tls13_signature(message, cert, dss, &self.algorithms)
-    }
-
-    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
-        self.algorithms.supported_schemes()
-    }
+    kms_attest::usual_signatures!(verifier => &verifier.algorithms);
 }
 
 /// Version 3 and inside its validity; the one check that both kinds of certificate share.

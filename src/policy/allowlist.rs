@@ -1,7 +1,6 @@
 //! The policy of a file: auth-simple's `auth-config.json`, inside this process.
 
-use std::fs::{self, File, Metadata};
-use std::io::{self, Read};
+use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -19,6 +18,7 @@ use super::examine::Examination;
 use super::rules::Rules;
 use super::{Decision, Denial, DenialCode, Info, PolicyError, Subject};
 use crate::config::{EmptyDevices, Relaxation};
+use crate::small_file;
 
 /// No allowlist is larger.
 pub(super) const MAX_FILE: u64 = 64 << 20;
@@ -252,7 +252,7 @@ impl Snapshot {
     /// Parses nothing where the content is that of `before`.
     fn read(path: &Path, before: Option<&Self>) -> Self {
         let begun = Instant::now();
-        let (bytes, metadata) = match contents(path) {
+        let (bytes, metadata) = match small_file::with_metadata(path, MAX_FILE) {
             Ok(read) => read,
             Err(error) => return Self { begun, ..Self::unreadable(format!("cannot be read: {error}")) },
         };
@@ -330,26 +330,6 @@ fn is_settled(metadata: &Metadata) -> bool {
     let changed = SystemTime::UNIX_EPOCH + Duration::new(seconds, nanoseconds);
     let age = SystemTime::now().duration_since(changed).unwrap_or_else(|ahead| ahead.duration());
     age > UNSETTLED
-}
-
-fn contents(path: &Path) -> io::Result<(Vec<u8>, Metadata)> {
-    // A pipe would be waited for.
-    if !fs::metadata(path)?.is_file() {
-        return Err(io::Error::other("not a file"));
-    }
-    let mut file = File::open(path)?;
-    let metadata = file.metadata()?;
-    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, "larger than 64 MiB");
-    if metadata.len() > MAX_FILE {
-        return Err(too_large());
-    }
-    let mut bytes = Vec::new();
-    // It may grow meanwhile.
-    (&mut file).take(MAX_FILE + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > MAX_FILE {
-        return Err(too_large());
-    }
-    Ok((bytes, metadata))
 }
 
 #[cfg(test)]

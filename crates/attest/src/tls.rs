@@ -124,6 +124,38 @@ impl ServerCertVerifier for Bounded {
     }
 }
 
+/// The methods of a certificate verifier that check signatures of handshakes, as rustls does by itself: by the algorithms
+/// that the expression names of the verifier.
+#[macro_export]
+macro_rules! usual_signatures {
+    ($verifier:ident => $algorithms:expr) => {
+        fn verify_tls12_signature(
+            &self,
+            message: &[u8],
+            certificate: &::rustls::pki_types::CertificateDer<'_>,
+            signature: &::rustls::DigitallySignedStruct,
+        ) -> Result<::rustls::client::danger::HandshakeSignatureValid, ::rustls::Error> {
+            let $verifier = self;
+            ::rustls::crypto::verify_tls12_signature(message, certificate, signature, $algorithms)
+        }
+
+        fn verify_tls13_signature(
+            &self,
+            message: &[u8],
+            certificate: &::rustls::pki_types::CertificateDer<'_>,
+            signature: &::rustls::DigitallySignedStruct,
+        ) -> Result<::rustls::client::danger::HandshakeSignatureValid, ::rustls::Error> {
+            let $verifier = self;
+            ::rustls::crypto::verify_tls13_signature(message, certificate, signature, $algorithms)
+        }
+
+        fn supported_verify_schemes(&self) -> Vec<::rustls::SignatureScheme> {
+            let $verifier = self;
+            $algorithms.supported_schemes()
+        }
+    };
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

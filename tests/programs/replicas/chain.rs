@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 
 use cvm_kms::proto::{AppKeyResponse, GetTempCaCertResponse, PublicKeyResponse, SignCertResponse};
-use kms_attest::{binding::ReportData, certificate, csr::Csr, p256::P256Key, ra_tls};
+use kms_attest::{certificate, csr::Csr, p256::P256Key, ra_tls};
 use kms_client::{Connection, KmsUrl, Trust, sign::sign_cert_request};
 use kms_simulator::Cvm;
 use serde_json::json;
@@ -13,7 +13,7 @@ use x509_parser::{
 };
 
 use super::Node;
-use crate::support::{Identity, process::run};
+use crate::support::{Identity, csr, process::run};
 
 /// The last two are names by which a test can connect.
 const DOMAINS: [&str; 4] = ["kms-a.example", "10.0.2.2", "127.0.0.1", "localhost"];
@@ -147,17 +147,9 @@ async fn interchangeable_certificates(nodes: &[Node]) {
     for node in nodes {
         let key = P256Key::generate();
         let csr = Csr {
-            spki: key.spki_der().to_vec(),
-            org_name: None,
             subject: "app".to_owned(),
             subject_alt_names: vec!["app.example".to_owned()],
-            usage_server_auth: true,
-            usage_client_auth: false,
-            ext_quote: false,
-            ext_app_info: false,
-            not_before: None,
-            not_after: None,
-            evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
+            ..csr(&app, &key)
         };
         let request = serde_json::to_value(sign_cert_request(&csr, &key, "")).expect("JSON");
         let answer = node.caller().json("SignCert", request).await;
