@@ -2,7 +2,7 @@
 
 use crate::{
     config::{self, FileError},
-    os_image::{ImageCache, Listener, OsImages, SetupError},
+    os_image::{ImageCache, OsImages, ProgressListener, SetupError},
 };
 
 /// Whether the measured registers are compared with the OS image before a permit is given.
@@ -33,7 +33,7 @@ impl ImageCheck {
     pub fn from_config(
         image: &config::Image,
         cache: &ImageCache,
-        listener: Listener,
+        listener: ProgressListener,
     ) -> Result<Self, ImageCheckError> {
         if !image.verify {
             return Ok(Self::Waived);

@@ -6,7 +6,7 @@ use crate::{
     admission::Author,
     audit::{Audit, Event},
     error::{Error, Result},
-    os_image::{CacheError, ImageCache, Listener, Progress},
+    os_image::{CacheError, ImageCache, Progress, ProgressListener},
 };
 
 /// Clears both caches, the image cache first.
@@ -39,9 +39,9 @@ pub(super) fn note_cleared(audit: &Audit, author: Author, image_hash: &str, conf
 }
 
 /// Records how downloads of OS images go on.
-pub(super) fn download_recorder(audit: &Arc<Audit>) -> Listener {
+pub(super) fn download_recorder(audit: &Arc<Audit>) -> ProgressListener {
     let audit = Arc::clone(audit);
-    Listener::new(move |image, progress| {
+    ProgressListener::new(move |image, progress| {
         if let Some(event) = download_event(image, progress) {
             audit.note(event);
         }

@@ -40,7 +40,7 @@ use chain::MAX_LINE;
 use disk::{Disk, OsDisk};
 use health::Status;
 use ledger::Published;
-use pace::{Admission, Pace};
+use pace::{Pace, Paced};
 use writer::{Entry, Job, Writer};
 
 use crate::clock::{ClockBehind, Floor, unix_now};
@@ -354,7 +354,7 @@ impl Audit {
 
     fn note_at(&self, pace: &Mutex<Pace>, event: Event) {
         let admission = pace.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
-        let Admission::Record { suppressed } = admission else { return };
+        let Paced::Record { suppressed } = admission else { return };
         let told = (suppressed > 0).then_some(Event::Suppressed { events: suppressed });
         for event in told.into_iter().chain([event]) {
             if let Err(error) = self.enqueue(event) {

@@ -27,7 +27,7 @@ pub(super) struct Pace {
 
 /// Whether an event is recorded.
 #[derive(Debug, PartialEq, Eq)]
-pub(super) enum Admission {
+pub(super) enum Paced {
     /// It is, after saying how many were not.
     Record { suppressed: u64 },
     /// It is counted.
@@ -39,16 +39,16 @@ impl Pace {
         Self { allowance, tokens: allowance.burst, filled: now, suppressed: 0 }
     }
 
-    pub(super) fn admit(&mut self, now: Instant) -> Admission {
+    pub(super) fn admit(&mut self, now: Instant) -> Paced {
         let elapsed = now.saturating_duration_since(self.filled).as_secs_f64();
         self.tokens = (self.tokens + elapsed * self.allowance.rate).min(self.allowance.burst);
         self.filled = now;
         if self.tokens < 1.0 {
             self.suppressed += 1;
-            return Admission::Suppress;
+            return Paced::Suppress;
         }
         self.tokens -= 1.0;
-        Admission::Record { suppressed: std::mem::take(&mut self.suppressed) }
+        Paced::Record { suppressed: std::mem::take(&mut self.suppressed) }
     }
 }
 
@@ -62,11 +62,11 @@ mod tests {
     fn a_flood_is_counted_and_the_count_is_told_once() {
         let start = Instant::now();
         let mut pace = Pace::new(VERIFIED, start);
-        let recorded = (0..5000).filter(|_| pace.admit(start) != Admission::Suppress).count();
+        let recorded = (0..5000).filter(|_| pace.admit(start) != Paced::Suppress).count();
         assert_eq!(recorded, 1000);
         let later = start + Duration::from_millis(250);
-        assert_eq!(pace.admit(later), Admission::Record { suppressed: 4000 });
-        assert_eq!(pace.admit(later), Admission::Record { suppressed: 0 });
-        assert_eq!(pace.admit(later), Admission::Suppress);
+        assert_eq!(pace.admit(later), Paced::Record { suppressed: 4000 });
+        assert_eq!(pace.admit(later), Paced::Record { suppressed: 0 });
+        assert_eq!(pace.admit(later), Paced::Suppress);
     }
 }

@@ -39,7 +39,7 @@ pub use self::{
     cache::{CacheError, ImageCache},
     download::DownloadError,
     program::{ProgramError, is_installed},
-    progress::{Listener, Progress},
+    progress::{Progress, ProgressListener},
 };
 use self::{
     cache::{Measured, measurement_key},
@@ -193,7 +193,7 @@ struct Shared {
     downloads: Flights<Result<(), OsImageError>>,
     measurements: Flights<Result<Measured, OsImageError>>,
     measuring: Semaphore,
-    listener: Listener,
+    listener: ProgressListener,
     tell_every: Duration,
 }
 
@@ -203,14 +203,18 @@ impl OsImages {
     /// # Errors
     /// [`SetupError`].
     pub fn new(settings: Settings, cache: ImageCache) -> Result<Self, SetupError> {
-        Self::heard_by(settings, cache, Listener::default())
+        Self::heard_by(settings, cache, ProgressListener::default())
     }
 
     /// The same; `listener` is told about the progress of downloads.
     ///
     /// # Errors
     /// [`SetupError`].
-    pub fn heard_by(settings: Settings, cache: ImageCache, listener: Listener) -> Result<Self, SetupError> {
+    pub fn heard_by(
+        settings: Settings,
+        cache: ImageCache,
+        listener: ProgressListener,
+    ) -> Result<Self, SetupError> {
         let program = settings.acpi_tables.clone().map(AcpiProgram::new);
         Self::with_program(settings, cache, program, listener, TELL_EVERY)
     }
@@ -219,7 +223,7 @@ impl OsImages {
         settings: Settings,
         cache: ImageCache,
         program: Option<AcpiProgram>,
-        listener: Listener,
+        listener: ProgressListener,
         tell_every: Duration,
     ) -> Result<Self, SetupError> {
         Ok(Self(Arc::new(Shared {

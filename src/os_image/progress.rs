@@ -42,9 +42,9 @@ type Told = dyn Fn(&str, &Progress) + Send + Sync;
 
 /// A callback that gets the progress, with the hash of the image in hex.
 #[derive(Clone)]
-pub struct Listener(Arc<Told>);
+pub struct ProgressListener(Arc<Told>);
 
-impl Listener {
+impl ProgressListener {
     /// Calls `told`, which must not wait.
     pub fn new(told: impl Fn(&str, &Progress) + Send + Sync + 'static) -> Self {
         Self(Arc::new(told))
@@ -70,15 +70,15 @@ impl Listener {
     }
 }
 
-impl Default for Listener {
+impl Default for ProgressListener {
     fn default() -> Self {
         Self::new(|_, _| ())
     }
 }
 
-impl fmt::Debug for Listener {
+impl fmt::Debug for ProgressListener {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Listener")
+        f.write_str("ProgressListener")
     }
 }
 

@@ -449,7 +449,7 @@ async fn whoever_listens_hears_how_a_download_goes_on_and_how_it_ends() {
     let world = World::new(&archives.template);
     let heard: Arc<std::sync::Mutex<Vec<(String, Progress)>>> = Arc::default();
     let told = Arc::clone(&heard);
-    let listener = Listener::new(move |image, progress| {
+    let listener = ProgressListener::new(move |image, progress| {
         told.lock().expect("no panic").push((image.to_owned(), progress.clone()));
     });
     let settings = settings(&archives.template, Some(world.path("acpi-program")));
@@ -502,7 +502,7 @@ async fn without_its_program_or_with_a_broken_one_images_are_not_measured() {
         let settings = settings(&archives.template, Some(path.clone()));
         let installed = path.clone();
         let acpi = AcpiProgram::with_patience(path, Duration::from_secs(1));
-        let (cache, listener) = (world.cache.clone(), Listener::default());
+        let (cache, listener) = (world.cache.clone(), ProgressListener::default());
         let images =
             OsImages::with_program(settings, cache, Some(acpi), listener, TELL_EVERY).expect("client");
         assert_eq!(is_installed(&installed), script.is_some());

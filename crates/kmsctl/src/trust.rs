@@ -14,6 +14,7 @@ use crate::{
     exit::{Failure, Outcome},
     files,
     output::Terminal,
+    target::Kms,
 };
 
 /// A root certificate is small.
@@ -75,6 +76,17 @@ pub(crate) fn explained(failure: Failure, verifier: &Verifier) -> Failure {
     let details = serde_json::json!(&told);
     let failure = failure.hint(&format!("collateral services: {}", told.join("; ")));
     if failure.details.is_some() { failure } else { failure.with("collateral_services", details) }
+}
+
+/// What a command takes that proves this CVM to a KMS.
+#[derive(Args, Debug)]
+pub(crate) struct Guest {
+    #[command(flatten)]
+    pub(crate) kms: Kms,
+    #[command(flatten)]
+    pub(crate) evidence: OwnEvidence,
+    #[command(flatten)]
+    pub(crate) verification: Verification,
 }
 
 /// The CVM that this program runs in.

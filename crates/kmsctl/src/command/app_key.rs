@@ -15,8 +15,7 @@ use crate::{
     files::{self, Existing, Readers},
     input::{self, Hex},
     output::{Terminal, Tone},
-    target::Kms,
-    trust::{self, OwnEvidence, Verification},
+    trust::{self, Guest},
 };
 
 /// SubjectPublicKeyInfo of a P-256 key.
@@ -26,11 +25,7 @@ const SPKI_BYTES: usize = kms_attest::p256::SPKI_LENGTH;
 #[derive(Args, Debug)]
 pub(crate) struct AppKey {
     #[command(flatten)]
-    kms: Kms,
-    #[command(flatten)]
-    evidence: OwnEvidence,
-    #[command(flatten)]
-    verification: Verification,
+    guest: Guest,
     /// Public key of the root CA that the app insists on (SubjectPublicKeyInfo DER, hex)
     #[arg(long, value_name = "HEX")]
     key_provider_id: Option<Hex<SPKI_BYTES>>,
@@ -55,8 +50,8 @@ impl AppKey {
         if !to_stdout {
             files::check_writable(&self.out, existing)?;
         }
-        let attester = self.evidence.attester()?;
-        let verifier = self.verification.verifier(terminal)?;
+        let attester = self.guest.evidence.attester()?;
+        let verifier = self.guest.verification.verifier(terminal)?;
         let server = if self.dangerous_unattested_server {
             terminal.warn("a server without attestation is accepted (--dangerous-unattested-server)");
             ServerAttestation::IfPresent(&verifier)
@@ -66,7 +61,7 @@ impl AppKey {
         let progress = terminal.progress("asking the guest agent");
         let altogether = Duration::from_secs(self.timeout);
         let deadline = Instant::now() + altogether;
-        let vm_config = tokio::time::timeout(altogether, self.evidence.vm_config(&attester));
+        let vm_config = tokio::time::timeout(altogether, self.guest.evidence.vm_config(&attester));
         let vm_config = vm_config.await.unwrap_or_else(|_| {
             Err(Failure::failed(format_args!("the guest agent gives no vm_config within {} s", self.timeout)))
         })?;
@@ -75,7 +70,7 @@ impl AppKey {
         let altogether = deadline.saturating_duration_since(Instant::now());
         let per_kms = Deadlines::default().per_kms.min(altogether);
         let deadlines = Deadlines { per_kms, altogether };
-        let keys = fetch_app_keys_within(deadlines, self.kms.all(), &attester, server, &vm_config, pin)
+        let keys = fetch_app_keys_within(deadlines, self.guest.kms.all(), &attester, server, &vm_config, pin)
             .await
             .map_err(|error| trust::explained(error.into(), &verifier))?;
         drop(progress);

@@ -20,8 +20,7 @@ use crate::{
     files::{self, Existing, Readers},
     input::Hex,
     output::Terminal,
-    target::Kms,
-    trust::{self, OwnEvidence, Verification},
+    trust::{self, Guest},
     when::now,
 };
 
@@ -31,11 +30,7 @@ const MAX_KEY_BYTES: usize = 64 << 10;
 #[derive(Args, Debug)]
 pub(crate) struct SignCert {
     #[command(flatten)]
-    kms: Kms,
-    #[command(flatten)]
-    evidence: OwnEvidence,
-    #[command(flatten)]
-    verification: Verification,
+    guest: Guest,
     /// Public key of the root CA that the app insists on (SubjectPublicKeyInfo DER, hex)
     #[arg(long, value_name = "HEX", conflicts_with = "app_keys")]
     key_provider_id: Option<Hex<SPKI_LENGTH>>,
@@ -84,14 +79,14 @@ impl SignCert {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         let existing = if self.force { Existing::Replaced } else { Existing::Kept };
         files::check_writable(&self.out, existing)?;
-        let attester = self.evidence.attester()?;
-        let verifier = self.verification.verifier(terminal)?;
+        let attester = self.guest.evidence.attester()?;
+        let verifier = self.guest.verification.verifier(terminal)?;
         let known_root = match &self.app_keys {
             Some(path) => Some(app_key::read_keys(path)?.ca_cert.clone()),
             None => None,
         };
         let key = self.own_key()?;
-        let url = self.kms.one()?;
+        let url = self.guest.kms.one()?;
         let progress = terminal.progress("verifying the KMS");
         let root = match known_root {
             Some(root) => root,
@@ -102,7 +97,7 @@ impl SignCert {
             .await
             .map_err(|error| trust::explained(error.into(), &verifier))?;
         progress.now("proving this CVM and having the certificate issued");
-        let vm_config = self.evidence.vm_config(&attester).await?;
+        let vm_config = self.guest.evidence.vm_config(&attester).await?;
         let chain = kms.sign_cert(&self.leaf(), &key, &attester, &vm_config).await?;
         drop(progress);
         check(&chain, &key, &root, self.usage(), self.valid_at())?;
