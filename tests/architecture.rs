@@ -190,3 +190,29 @@ fn the_server_does_not_link_the_simulator() {
         assert!(!tree.contains(forbidden), "{forbidden} is linked into the server");
     }
 }
+
+/// Paths in code spans of ARCHITECTURE.md that name a file or a folder.
+fn named_paths(text: &str) -> Vec<&str> {
+    let prose = text.split("```").step_by(2);
+    let spans = prose.flat_map(|prose| prose.split('`').skip(1).step_by(2));
+    let is_path = |span: &&str| {
+        span.contains('/')
+            && !span.contains(['<', '(', ' '])
+            && [".rs", ".proto", ".toml", ".md", "/"].iter().any(|end| span.ends_with(end))
+    };
+    spans.filter(is_path).collect()
+}
+
+#[test]
+fn the_architecture_page_names_paths_that_exist() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the page");
+    let named = named_paths(&text);
+    assert!(named.len() > 20, "the page says which files to touch: {named:?}");
+    // Of the server's modules the page gives the path below `src/`.
+    let missing: Vec<_> = named
+        .into_iter()
+        .filter(|path| !root.join(path).exists() && !root.join("src").join(path).exists())
+        .collect();
+    assert!(missing.is_empty(), "ARCHITECTURE.md names paths that do not exist: {missing:?}");
+}
