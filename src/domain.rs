@@ -5,8 +5,6 @@ use std::{
     net::{IpAddr, Ipv4Addr},
 };
 
-use thiserror::Error;
-
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;
 
@@ -15,7 +13,7 @@ const MAX_LABEL: usize = 63;
 pub struct Domain(String);
 
 /// Why a text is not a [`Domain`]. The peer's texts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DomainError {
     /// Empty, too long, or not ASCII.
     #[error("domain must be a non-empty ASCII DNS name of at most 253 bytes")]
@@ -36,7 +34,7 @@ impl Domain {
     /// port and no IPv6 literal. What ends in a number must be an IPv4 address as it is usually written:
     /// clients read it
     /// as an address, and would connect elsewhere or not at all.
-    pub fn parse(text: &str) -> Result<Domain, DomainError> {
+    pub fn parse(text: &str) -> Result<Self, DomainError> {
         if text.is_empty() || text.len() > MAX_NAME || !text.is_ascii() {
             return Err(DomainError::Name);
         }
@@ -67,7 +65,7 @@ impl fmt::Display for Domain {
 pub struct ReservedName(String);
 
 /// Why a text is not a [`ReservedName`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("must be DNS names and IP addresses, without wildcards, ports and final dots")]
 pub struct ReservedNameError;
 
@@ -82,7 +80,7 @@ impl ReservedName {
     ///
     /// # Errors
     /// [`ReservedNameError`].
-    pub fn parse(text: &str) -> Result<ReservedName, ReservedNameError> {
+    pub fn parse(text: &str) -> Result<Self, ReservedNameError> {
         match (text.parse::<IpAddr>(), Domain::parse(text)) {
             (Ok(address), _) => Ok(ReservedName(address.to_string())),
             (Err(_), Ok(Domain(name))) => Ok(ReservedName(name)),

@@ -23,7 +23,7 @@ impl<M: prost::Message + serde::Serialize> Reply<M> for M {
         self.encode_to_vec().into()
     }
 
-    fn into_message(self) -> M {
+    fn into_message(self) -> Self {
         self
     }
 }

@@ -10,7 +10,6 @@ use std::time::SystemTime;
 use kms_attest::certificate::{self, CertificateError, CertificateSpec, Issuer, Role, Validity};
 use kms_attest::identity::{AppId, AppInfo};
 use kms_attest::p256::P256Key;
-use thiserror::Error;
 
 pub use self::lifetimes::{APP_CA, APP_LEAF, Lifetime, ROOT_CA, RPC_LEAF, TEMP_CA};
 pub use self::restrictions::{OwnNames, Restricted, RestrictionError};
@@ -28,7 +27,7 @@ const APP_CA_USAGE: &str = "app:ca";
 const APP_USAGE: &str = "app:custom";
 
 /// Why a certificate cannot be issued.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum CaError {
     /// The app's CA key does not exist.
     #[error(transparent)]

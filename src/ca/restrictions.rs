@@ -6,7 +6,6 @@ use std::time::SystemTime;
 use kms_attest::certificate::{CertificateSpec, LAST_SECOND, LONG_AGO, Role, Validity};
 use kms_attest::csr::Csr;
 use kms_attest::identity::AppInfo;
-use thiserror::Error;
 
 use super::{APP_CA_NAME, APP_LEAF, ROOT_CA_NAME, TEMP_CA_NAME};
 use crate::domain::{Domain, ReservedName, ends_in_a_number};
@@ -24,14 +23,14 @@ pub struct OwnNames {
 
 impl OwnNames {
     /// The domain of the RPC certificate and any further names and addresses of this KMS.
-    pub fn new(domain: &Domain, further: impl IntoIterator<Item = String>) -> OwnNames {
+    pub fn new(domain: &Domain, further: impl IntoIterator<Item = String>) -> Self {
         let own = [domain.as_str().to_owned()].into_iter().chain(further).collect();
         OwnNames { own, reserved: Vec::new() }
     }
 
     /// With names of the cluster that are not this node's own (`core.reserved_domains`).
     #[must_use]
-    pub fn reserving(self, names: impl IntoIterator<Item = ReservedName>) -> OwnNames {
+    pub fn reserving(self, names: impl IntoIterator<Item = ReservedName>) -> Self {
         OwnNames { reserved: self.reserved.into_iter().chain(names).collect(), ..self }
     }
 
@@ -64,7 +63,7 @@ pub struct Restricted {
 }
 
 /// Why a certificate request is refused.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum RestrictionError {
     /// Too many subject alternative names.
     #[error("at most {MAX_NAMES} subject alternative names are allowed, got {0}")]
@@ -94,7 +93,7 @@ pub enum RestrictionError {
 
 impl Restricted {
     /// Applies the limits to a request. The caller must have verified its evidence: here it is only copied.
-    pub fn parse(csr: &Csr, own: &OwnNames, now: SystemTime) -> Result<Restricted, RestrictionError> {
+    pub fn parse(csr: &Csr, own: &OwnNames, now: SystemTime) -> Result<Self, RestrictionError> {
         let organization =
             csr.org_name.as_deref().map(|text| plain_text("organization", text)).transpose()?;
         let common_name = plain_text("subject", &csr.subject)?;

@@ -4,7 +4,6 @@ use hkdf::Hkdf;
 use kms_attest::identity::AppId;
 use kms_attest::p256::{KeyError, P256Key};
 use sha2::{Digest, Sha256};
-use thiserror::Error;
 use x25519_dalek::{PublicKey, StaticSecret};
 use zeroize::Zeroizing;
 
@@ -25,7 +24,7 @@ pub struct AppKeys {
 
 /// Why a key cannot be derived. A scalar is out of range for about one app in 2³². This is final: a retry would
 /// derive a key that the peer does not derive.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DeriveError {
     /// More bytes than HKDF-Expand can give.
     #[error("cannot derive {0} bytes, at most {MAX_BYTES}")]

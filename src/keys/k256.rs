@@ -4,11 +4,10 @@ use std::fmt;
 
 use secp256k1::ecdsa::RecoverableSignature;
 use secp256k1::{Message, SecretKey};
-use thiserror::Error;
 use zeroize::Zeroizing;
 
 /// Why bytes are not a secp256k1 private key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum K256Error {
     /// The raw key has another length.
     #[error("secp256k1 key must be 32 raw bytes, got {0}")]
@@ -26,7 +25,7 @@ pub struct K256Key {
 
 impl K256Key {
     /// A new random key.
-    pub fn generate() -> K256Key {
+    pub fn generate() -> Self {
         loop {
             let mut scalar = Zeroizing::new([0; 32]);
             aws_lc_rs::rand::fill(&mut scalar[..]).expect("the system has randomness");
@@ -37,13 +36,13 @@ impl K256Key {
     }
 
     /// The key with this big-endian scalar; zero and the group order upwards are refused, never reduced.
-    pub fn from_scalar(scalar: &[u8; 32]) -> Result<K256Key, K256Error> {
+    pub fn from_scalar(scalar: &[u8; 32]) -> Result<Self, K256Error> {
         let public = with_secret(scalar, |secret| secret.public_key().serialize())?;
         Ok(K256Key { scalar: Zeroizing::new(*scalar), public })
     }
 
     /// The key in raw bytes: the content of `root-k256.key`, and the form in which it is handed over.
-    pub fn from_bytes(bytes: &[u8]) -> Result<K256Key, K256Error> {
+    pub fn from_bytes(bytes: &[u8]) -> Result<Self, K256Error> {
         let scalar = bytes.try_into().map_err(|_| K256Error::Length(bytes.len()))?;
         K256Key::from_scalar(scalar)
     }

@@ -26,12 +26,12 @@ pub struct RootKeys {
 
 impl RootKeys {
     /// New random root keys: a new cluster.
-    pub fn generate() -> RootKeys {
+    pub fn generate() -> Self {
         RootKeys { ca: P256Key::generate(), temp_ca: P256Key::generate(), k256: K256Key::generate() }
     }
 
     /// Root keys that were stored or handed over.
-    pub fn from_parts(ca: P256Key, temp_ca: P256Key, k256: K256Key) -> RootKeys {
+    pub fn from_parts(ca: P256Key, temp_ca: P256Key, k256: K256Key) -> Self {
         RootKeys { ca, temp_ca, k256 }
     }
 

@@ -10,7 +10,7 @@ pub struct Secret(Zeroizing<[u8; 32]>);
 
 impl Secret {
     /// Takes secret bytes over.
-    pub fn new(bytes: Zeroizing<[u8; 32]>) -> Secret {
+    pub fn new(bytes: Zeroizing<[u8; 32]>) -> Self {
         Secret(bytes)
     }
 

@@ -34,7 +34,7 @@ struct Limited {
 }
 
 impl Limited {
-    fn new(steps: usize, end: End) -> Limited {
+    fn new(steps: usize, end: End) -> Self {
         Limited { steps, end, done: Mutex::default() }
     }
 

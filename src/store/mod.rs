@@ -15,8 +15,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::{fmt, io};
 
-use thiserror::Error;
-
 pub use self::commit::NewKeys;
 use self::disk::{Disk, Lock, OsDisk};
 pub use self::disk::{Occupancy, is_occupied};
@@ -36,7 +34,7 @@ pub struct KeyDirectory {
 impl KeyDirectory {
     /// Opens a directory, made with mode 0700 (parents too) if there is none, and finishes or undoes a commit that was
     /// interrupted.
-    pub fn open(path: &Path, permissions: Permissions) -> Result<KeyDirectory, StoreError> {
+    pub fn open(path: &Path, permissions: Permissions) -> Result<Self, StoreError> {
         KeyDirectory::open_on(Box::new(OsDisk), path, permissions, None)
     }
 
@@ -45,7 +43,7 @@ impl KeyDirectory {
         path: &Path,
         permissions: Permissions,
         occupancy: Arc<Occupancy>,
-    ) -> Result<KeyDirectory, StoreError> {
+    ) -> Result<Self, StoreError> {
         KeyDirectory::open_on(Box::new(OsDisk), path, permissions, Some(occupancy))
     }
 
@@ -62,7 +60,7 @@ impl KeyDirectory {
         path: &Path,
         permissions: Permissions,
         occupancy: Option<Arc<Occupancy>>,
-    ) -> Result<KeyDirectory, StoreError> {
+    ) -> Result<Self, StoreError> {
         disk.create_dir_all(path)?;
         let directory = KeyDirectory { path: path.to_owned(), permissions, disk, occupancy };
         match directory.recover() {
@@ -106,7 +104,7 @@ fn place(path: &Path) -> String {
 }
 
 /// Why the key directory cannot be used or written.
-#[derive(Debug, Error)]
+#[derive(Debug, thiserror::Error)]
 pub enum StoreError {
     /// The operating system refused.
     #[error("cannot {doing} {}: {cause}", place(path))]

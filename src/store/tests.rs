@@ -29,7 +29,7 @@ pub(super) struct Set {
 
 impl Set {
     /// The same set for the same number, in any process.
-    pub(super) fn number(number: u8) -> Set {
+    pub(super) fn number(number: u8) -> Self {
         let p256 =
             |last| P256Key::from_scalar(&[&[number; 31][..], &[last]].concat().try_into().unwrap()).unwrap();
         let k256 = K256Key::from_scalar(&[number; 32]).unwrap();
@@ -52,7 +52,7 @@ impl Set {
     }
 
     /// As of a replica.
-    fn without_bootstrap_info(self) -> Set {
+    fn without_bootstrap_info(self) -> Self {
         Set { bootstrap_info: None, ..self }
     }
 

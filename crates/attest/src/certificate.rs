@@ -11,7 +11,6 @@ mod tests;
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
-use thiserror::Error;
 use time::OffsetDateTime;
 use x509_parser::prelude::FromDer;
 use x509_parser::x509::SubjectPublicKeyInfo;
@@ -87,7 +86,7 @@ impl Role {
 }
 
 /// Why a certificate cannot be issued or read.
-#[derive(Debug, Clone, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CertificateError {
     /// A date that X.509 cannot express.
     #[error("certificate date {0} is after 9999-12-31T23:59:59Z")]
@@ -231,7 +230,7 @@ fn sign(
 struct Date(OffsetDateTime);
 
 impl Date {
-    fn new(unix: u64) -> Result<Date, CertificateError> {
+    fn new(unix: u64) -> Result<Self, CertificateError> {
         if unix > LAST_SECOND {
             return Err(CertificateError::Date(unix));
         }

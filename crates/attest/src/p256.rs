@@ -9,7 +9,6 @@ use aws_lc_rs::rand::SystemRandom;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1_SIGNING, EcdsaKeyPair};
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
-use thiserror::Error;
 use x509_parser::asn1_rs::{Any, FromDer};
 use zeroize::Zeroizing;
 
@@ -37,7 +36,7 @@ const MAX_PEM: usize = 64 * 1024;
 const PEM_COLUMNS: usize = 64;
 
 /// Why bytes are not a P-256 private key.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Error)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum KeyError {
     /// The scalar is zero or not below the group order.
     #[error("scalar is not in the range of a P-256 private key")]
@@ -63,7 +62,7 @@ pub struct P256Key {
 
 impl P256Key {
     /// A new random key.
-    pub fn generate() -> P256Key {
+    pub fn generate() -> Self {
         loop {
             let mut scalar = Zeroizing::new([0; 32]);
             aws_lc_rs::rand::fill(&mut scalar[..]).expect("the system has randomness");
@@ -74,7 +73,7 @@ impl P256Key {
     }
 
     /// The key with this big-endian scalar; zero and the group order upwards are refused, never reduced.
-    pub fn from_scalar(scalar: &[u8; 32]) -> Result<P256Key, KeyError> {
+    pub fn from_scalar(scalar: &[u8; 32]) -> Result<Self, KeyError> {
         let public = PrivateKey::from_private_key(&ECDH_P256, scalar)
             .map_err(|_| KeyError::ScalarOutOfRange)?
             .compute_public_key()
@@ -84,7 +83,7 @@ impl P256Key {
     }
 
     /// Reads PKCS#8 (with or without the public key, with or without the inner curve) or SEC1 DER.
-    pub fn from_pkcs8_der(der: &[u8]) -> Result<P256Key, KeyError> {
+    pub fn from_pkcs8_der(der: &[u8]) -> Result<Self, KeyError> {
         let (rest, _) = Any::from_der(der).map_err(|_| KeyError::Encoding)?;
         if !rest.is_empty() {
             return Err(KeyError::Encoding);
@@ -97,7 +96,7 @@ impl P256Key {
     }
 
     /// Reads the private key of a PEM text; LF or CRLF, and text around the block, are accepted.
-    pub fn from_pem(text: &str) -> Result<P256Key, KeyError> {
+    pub fn from_pem(text: &str) -> Result<Self, KeyError> {
         if text.len() > MAX_PEM {
             return Err(KeyError::Pem);
         }
