@@ -18,6 +18,7 @@ mod pki;
 mod quotes;
 mod server;
 mod strictness;
+mod transparency_log;
 
 use std::path::{Path, PathBuf};
 
@@ -52,13 +53,13 @@ const FILES: &[(&str, Role)] = &[
     ("os_image_v4.json", Role::Cases(|file, cases, _| os_image_v4::check(file, cases))),
     ("acpi/acpi_tables.json", Role::Cases(|file, cases, _| acpi::tables(file, cases))),
     ("acpi/acpi_peer_sha256.json", Role::OptionalCases(|file, cases, _| acpi::peers(file, cases))),
+    ("ledger.json", Role::Cases(|file, cases, _| transparency_log::check(file, cases))),
     // Listings of some of the tables, how they were made, and what the formats are.
     ("acpi/asl", Role::Elsewhere),
     ("acpi/tools", Role::Elsewhere),
     ("README.md", Role::Elsewhere),
     // Read by the cases of fixtures.json, which fail on files that they do not know.
     ("fixtures", Role::Elsewhere),
-    ("ledger.json", Role::Elsewhere),
 ];
 
 /// A directory of vectors.

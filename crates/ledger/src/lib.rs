@@ -33,5 +33,3 @@ pub use number::{Index, Size};
 
 #[cfg(test)]
 mod attack_tests;
-#[cfg(test)]
-mod vector_tests;
