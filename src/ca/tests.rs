@@ -1,4 +1,4 @@
-//! Issued certificates against the peer's, against openssl and against webpki.
+//! Issued certificates against openssl and webpki. `tests/vectors.rs` compares them with the peer's.
 
 use std::path::Path;
 use std::process::Command;
@@ -6,14 +6,12 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use kms_attest::certificate::LAST_SECOND;
 use kms_attest::csr::{ApiVersion, Csr};
-use kms_attest::identity::{AppInfo, Registers};
-use kms_attest::ra_tls::app_info_in;
+use kms_attest::identity::Registers;
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use serde_json::Value;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
 use super::*;
-use crate::keys::K256Key;
 
 const DAY: u64 = 24 * 60 * 60;
 /// When the vectors were made: their ten years end at 2110670501.
@@ -37,108 +35,12 @@ pub(super) fn request(vectors: &Value, name: &str) -> Csr {
     Csr::parse(version, &bytes(&case["csr"]), &bytes(&case["signature"])).unwrap()
 }
 
-fn certificate<'a>(vectors: &'a Value, name: &str) -> &'a Value {
-    vectors["certificates"].as_array().unwrap().iter().find(|case| case["name"] == name).unwrap()
-}
-
-fn key_of(vector: &Value) -> P256Key {
-    P256Key::from_pem(vector["private_key_pem"].as_str().unwrap()).unwrap()
-}
-
-fn vector_root(vectors: &Value) -> RootKeys {
-    let [ca, temp_ca] = ["kms-root-ca", "temp-ca"].map(|name| key_of(certificate(vectors, name)));
-    RootKeys::from_parts(ca, temp_ca, K256Key::generate())
-}
-
-/// All of a certificate but its random signature.
-fn to_be_signed(der: &[u8]) -> Vec<u8> {
-    x509_parser::parse_x509_certificate(der).unwrap().1.tbs_certificate.as_ref().to_vec()
-}
-
 fn own_names() -> OwnNames {
     OwnNames::new(&domain(), [])
 }
 
 fn domain() -> Domain {
     Domain::parse("kms.example.com").unwrap()
-}
-
-#[test]
-fn authorities_and_rpc_leaves_equal_the_peers() {
-    let vectors = vectors();
-    let root = vector_root(&vectors);
-    let issuer = root_issuer(&root, certificate(&vectors, "kms-root-ca")["pem"].as_str().unwrap()).unwrap();
-    let attested = certificate(&vectors, "kms-rpc");
-    let extensions = attested["parsed"]["extensions"].as_array().unwrap();
-    let evidence = bytes(&extensions.last().unwrap()["inner_octet_string"]);
-    let key = key_of(attested);
-    // Only the lifetime differs from the peer's ten years, so let it end at the same second.
-    let rpc_now = at(2_110_670_501 - 90 * DAY);
-    let cases = [
-        ("kms-root-ca", root_certificate(&root, at(THEN)).unwrap()),
-        ("temp-ca", temp_certificate(&root, at(THEN)).unwrap()),
-        ("kms-rpc", rpc_leaf(&issuer, &domain(), &key, Some(&evidence), rpc_now).unwrap()),
-        ("kms-rpc-unattested", rpc_leaf(&issuer, &domain(), &key, None, rpc_now).unwrap()),
-    ];
-    for (name, ours) in cases {
-        assert_eq!(to_be_signed(&ours), to_be_signed(&bytes(&certificate(&vectors, name)["der"])), "{name}");
-    }
-}
-
-#[test]
-fn app_chains_equal_the_peers() {
-    let vectors = vectors();
-    let root = vector_root(&vectors);
-    let issuer = root_issuer(&root, certificate(&vectors, "kms-root-ca")["pem"].as_str().unwrap()).unwrap();
-    let app_id = AppId(bytes(&certificate(&vectors, "app-ca")["parsed"]["app_id"]).try_into().unwrap());
-    let mut compared = 0;
-    for case in vectors["csr"].as_array().unwrap().iter().filter(|case| case["leaf_example"].is_object()) {
-        let name = case["name"].as_str().unwrap();
-        if name.contains("config2") {
-            continue; // asks for dates outside the life of its CA: the peer obeys
-        }
-        let csr = request(&vectors, name);
-        let request = Restricted::parse(&csr, &own_names(), at(THEN)).unwrap();
-        let verified = csr.evidence.unverified_app_info(Registers::RunTime).unwrap();
-        let chain = app_chain(&issuer, &root, &app_id, &verified, &request, at(THEN)).unwrap();
-        let example = bytes(&case["leaf_example"]["der"]);
-        match app_info_in(&example).unwrap() {
-            None => assert_eq!(to_be_signed(&chain.leaf), to_be_signed(&example), "{name}"),
-            // The peer of the vectors wrote an array, ours writes the map of 0.6.0; the rest is equal.
-            Some(app_info) => {
-                assert_eq!(app_info, verified, "{name}");
-                assert_eq!(app_info_in(&chain.leaf).unwrap().as_ref(), Some(&verified), "{name}");
-                let map = verified.to_msgpack();
-                assert_eq!(map[0], 0x89);
-                assert!(chain.leaf.windows(map.len()).any(|window| window == map), "{name}");
-                let key = derive::app_ca_key(&root, &app_id).unwrap();
-                let spec = CertificateSpec {
-                    app_id: Some(&app_id.0),
-                    app_info: Some(array_in(&example, &app_info)),
-                    usage: Some(APP_USAGE),
-                    ..request.spec()
-                };
-                let alike =
-                    certificate::issue(&spec, request.spki(), &Issuer::new(&chain.app_ca, &key).unwrap());
-                assert_eq!(to_be_signed(&alike.unwrap()), to_be_signed(&example), "{name}");
-            }
-        }
-        assert_eq!(
-            to_be_signed(&chain.app_ca),
-            to_be_signed(&bytes(&certificate(&vectors, "app-ca")["der"]))
-        );
-        compared += 1;
-    }
-    assert_eq!(compared, 7);
-}
-
-/// The array of nine elements in a certificate of the vectors: from its first byte, as long as it reads as `app_info`.
-fn array_in<'a>(certificate: &'a [u8], app_info: &AppInfo) -> &'a [u8] {
-    let head = [&[0x99, 0xc4, 20][..], &app_info.app_id].concat();
-    let start = certificate.windows(head.len()).position(|window| window == head).expect("an array");
-    let rest = &certificate[start..];
-    let length = (1..=rest.len()).find(|length| AppInfo::from_msgpack(&rest[..*length]).is_ok());
-    &rest[..length.expect("app info")]
 }
 
 #[test]

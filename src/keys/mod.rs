@@ -6,7 +6,7 @@ pub mod label;
 mod secret;
 pub mod statement;
 #[cfg(test)]
-mod vector_tests;
+mod tests;
 
 use std::fmt;
 

@@ -18,7 +18,9 @@ pub(super) fn check_decoded(encoded: &[u8], expected: &Json) -> Check<Evidence> 
         Wire::V1 => "v1-msgpack",
     })?;
     expected.at("reencodes_identically")?.is_bool(evidence.encode() == encoded)?;
-    expected.at("stripped")?.is_bytes(evidence.stripped().encode())?;
+    let stripped = evidence.stripped();
+    expected.at("stripped")?.is_bytes(stripped.encode())?;
+    ensure!(stripped.stripped() == stripped, "stripping again changes it");
     expected.at("v1_msgpack")?.is_bytes(evidence.to_v1_bytes())?;
     is_v0_form(expected.at("v0_scale")?, &evidence)?;
     expected.at("report_data")?.is_bytes(evidence.report_data()?.0)?;

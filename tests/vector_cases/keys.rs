@@ -6,6 +6,7 @@ use cvm_kms::keys::derive::{app_ca_key, app_keys, dh_secret, env_public_key, kdf
 use cvm_kms::keys::{K256Key, RootKeys, label, statement};
 use kms_attest::identity::AppId;
 use kms_attest::p256::P256Key;
+use kms_client::statement::{self as client, Signer};
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{Message, PublicKey as K256Public};
 use sha3::{Digest, Keccak256};
@@ -15,7 +16,7 @@ use super::cases::Cases;
 use super::json::{Check, Failure, Json, ensure};
 
 pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
-    cases.single(file, "root_ca", |case, _| root_ca(case, root(file)?.ca()))?;
+    cases.single(file, "root_ca", |case, _| root_ca(case, &root(file)?))?;
     cases.single(file, "root_k256", |case, _| root_k256(case, &root(file)?))?;
     cases.list(file, "hkdf_derive_key", |case, _| {
         let length = usize::try_from(case.at("len")?.number()?)?;
@@ -56,14 +57,15 @@ fn root(file: &Json) -> Check<RootKeys> {
     Ok(RootKeys::from_parts(ca, P256Key::generate(), k256))
 }
 
-fn root_ca(case: &Json, root: &P256Key) -> Check {
+fn root_ca(case: &Json, root: &RootKeys) -> Check {
     let [der, pem] = [case.at("pkcs8_der")?, case.at("pkcs8_pem")?];
     for read in [P256Key::from_pkcs8_der(&der.bytes()?)?, P256Key::from_pem(pem.text()?)?] {
         case.at("scalar")?.is_bytes(read.scalar())?;
     }
-    der.is_bytes(&root.pkcs8_der()[..])?;
-    pem.is_text(&root.pem())?;
-    case.at("spki_der")?.is_bytes(root.spki_der())
+    der.is_bytes(&root.ca().pkcs8_der()[..])?;
+    pem.is_text(&root.ca().pem())?;
+    case.at("spki_der")?.is_bytes(root.ca().spki_der())?;
+    case.at("spki_der")?.is_bytes(root.ca_spki())
 }
 
 fn root_k256(case: &Json, root: &RootKeys) -> Check {
@@ -89,6 +91,10 @@ fn app(case: &Json, root: &RootKeys) -> Check {
     is_preimage(case.at("k256_signature_preimage")?, digest)?;
     ensure!(recover(digest, &keys.k256_signature)? == root.k256_public(), "the root key did not sign");
     let app_ca = app_ca_key(root, &app_id)?;
+    let key = Signer::of_secret(keys.k256_key.expose())?;
+    case.at("k256_public_key_compressed")?.is_text(&key.to_string())?;
+    let signer = client::app_key_signer(app_id, &key, &keys.k256_signature)?;
+    ensure!(signer.as_bytes() == &root.k256_public(), "a client finds that {signer} signed");
     case.at("app_ca_scalar")?.is_bytes(app_ca.scalar())?;
     case.at("app_ca_key_pem")?.is_text(&app_ca.pem())?;
     case.at("app_ca_spki_der")?.is_bytes(app_ca.spki_der())
@@ -111,6 +117,22 @@ fn env_pubkey_signatures(case: &Json, root: &RootKeys) -> Check {
         is_preimage(case.at(&format!("{name}_preimage"))?, digest)?;
         ensure!(recover(digest, &signature)? == root.k256_public(), "the root key did not sign");
     }
+    let by_root = |signer: Result<Signer, client::SignatureError>| {
+        signer.is_ok_and(|signer| signer.as_bytes() == &root.k256_public())
+    };
+    let (old, new) = (case.at("signature")?.bytes()?, case.at("signature_v1")?.bytes()?);
+    ensure!(by_root(client::timeless_env_key_signer(app_id, &public, &old)), "a client refuses it");
+    ensure!(
+        by_root(client::env_key_signer(app_id, timestamp, &public, &new)),
+        "a client refuses it with its date"
+    );
+    let other_date = client::env_key_signer(app_id, timestamp ^ 1, &public, &new);
+    ensure!(!by_root(other_date), "a client takes it with another date");
+    let tampered: Vec<u8> = new.iter().enumerate().map(|(at, byte)| byte ^ u8::from(at == 40)).collect();
+    ensure!(
+        !by_root(client::env_key_signer(app_id, timestamp, &public, &tampered)),
+        "a client takes another signature"
+    );
     Ok(())
 }
 
@@ -172,6 +194,8 @@ fn bootstrap_report_data(case: &Json) -> Check {
     let k256 = case.at("k256_pubkey_compressed")?.array()?;
     let report_data = statement::bootstrap_report_data(&spki, &k256);
     case.at("report_data")?.is_bytes(report_data.0)?;
+    let signer = case.at("k256_pubkey_compressed")?.text()?.parse()?;
+    case.at("report_data")?.is_bytes(client::bootstrap_report_data(&spki, &signer).0)?;
     let hash: [u8; 32] = Keccak256::digest(case.at("content")?.text()?).into();
     ensure!(report_data.0[..32] == hash, "the report data is not the hash of the content");
     Ok(())
@@ -184,7 +208,10 @@ fn published_known_answer(case: &Json) -> Check {
         "env_pubkey_signature_legacy" => {
             let public = case.at("public_key")?.bytes()?;
             let digest = statement::digest(label::ENV_ENCRYPT_PUBKEY, &app_id(case)?.0, &public);
-            case.at("recovers_to")?.is_bytes(recover(digest, &case.at("signature")?.bytes()?)?)
+            let signature = case.at("signature")?.bytes()?;
+            let signer = client::timeless_env_key_signer(app_id(case)?, &public, &signature)?;
+            case.at("recovers_to")?.is_text(&signer.to_string())?;
+            case.at("recovers_to")?.is_bytes(recover(digest, &signature)?)
         }
         "k256_app_key_signature" => {
             let key = K256Key::from_bytes(&case.at("k256_key")?.bytes()?)?;

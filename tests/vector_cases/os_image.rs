@@ -168,8 +168,12 @@ fn legacy(case: &Json, images: &[Packed], tables: &[u8]) -> Check {
     let call = AcpiCall::of(&config, &path(&metadata.bios), &path(&metadata.kernel));
     let expected = case.at("expected")?;
     if let Some(error) = expected.maybe("error") {
-        error.text()?;
-        ensure!(call.is_err(), "{}: is not refused", case.path());
+        let Err(refusal) = call else { return Err(Failure(format!("{}: is not refused", case.path()))) };
+        // Versions and modes are written differently.
+        let (peer, ours) = (error.text()?, refusal.to_string());
+        let is_alike = peer.rsplit(": ").next() == Some(&ours)
+            || peer.contains(ours.split(": ").next().unwrap_or(&ours));
+        ensure!(is_alike, "{}: ours is {ours:?}", case.path());
         ensure!(case.at("acpi_tool_env_and_args")?.is_null(), "{}: the program is called", case.path());
         return Ok(());
     }
@@ -199,18 +203,20 @@ fn lite(case: &Json, notes: &mut Notes) -> Check {
     let mut log: Vec<TdxEvent> = case.at("event_log")?.read()?;
     let outcome = lite::boot_registers(&config, &log);
     if let Some(error) = case.some("verify_error_with_matching_report") {
-        error.text()?;
         case.at("expected")?.informative();
         ensure!(outcome.is_err(), "{}: is not refused", case.path());
+        log_acpi(&config, &mut log)?;
+        let Err(refusal) = lite::boot_registers(&config, &log) else {
+            return Err(Failure(format!("{}: is not refused with the right digests", case.path())));
+        };
+        let ours = refusal.to_string();
+        let is_alike = error.text()?.contains(ours.split("; found").next().unwrap_or(&ours));
+        ensure!(is_alike, "{}: ours is {ours:?}", case.path());
         return Ok(());
     }
     let is_named = matches!(&outcome, Err(LiteError::AcpiMismatch { name: "acpi-loader", .. }));
     ensure!(is_named, "{}: the log is believed: {outcome:?}", case.path());
-    let AcpiDigests { loader, rsdp, tables } = AcpiDigests::of_vm(&Shape::of(&config)?);
-    for (name, digest) in [("acpi-loader", loader), ("acpi-rsdp", rsdp), ("acpi-tables", tables)] {
-        let event = log.iter_mut().find(|event| event.event == name);
-        event.ok_or_else(|| Failure(format!("{}: logs no {name}", case.path())))?.digest = digest.to_vec();
-    }
+    log_acpi(&config, &mut log)?;
     let ours = lite::boot_registers(&config, &log)?;
     let expected = case.at("expected")?;
     for (name, register) in [("mrtd", ours.mrtd), ("rtmr1", ours.rtmr1), ("rtmr2", ours.rtmr2)] {
@@ -218,6 +224,17 @@ fn lite(case: &Json, notes: &mut Notes) -> Check {
     }
     expected.at("rtmr0")?.informative();
     notes.differs(INVENTED_TABLES);
+    Ok(())
+}
+
+/// Puts the right digests of ACPI tables into the events that are named for them.
+fn log_acpi(config: &VmConfig, log: &mut [TdxEvent]) -> Check {
+    let AcpiDigests { loader, rsdp, tables } = AcpiDigests::of_vm(&Shape::of(config)?);
+    for (name, digest) in [("acpi-loader", loader), ("acpi-rsdp", rsdp), ("acpi-tables", tables)] {
+        for event in log.iter_mut().filter(|event| event.event == name) {
+            event.digest = digest.to_vec();
+        }
+    }
     Ok(())
 }
 

@@ -16,6 +16,7 @@ pub(crate) fn cases() -> Vec<Case<'static>> {
         case("strictness/altered cases".to_owned(), Box::new(|_| altered_cases_fail())),
         case("strictness/a key twice".to_owned(), Box::new(|_| a_key_that_is_there_twice_fails())),
         case("strictness/altered directory".to_owned(), Box::new(|_| altered_directories_fail())),
+        case("strictness/number of cases".to_owned(), Box::new(|_| our_own_vectors_are_all_there())),
     ];
     for (name, role) in FILES {
         if matches!(role, Role::Cases(_)) {
@@ -216,6 +217,65 @@ fn altered_cases_fail() -> Check {
         ensure!(fails(name, &altered, pointer, |failure| failure.contains(list)), "{name} {pointer}");
     }
     Ok(())
+}
+
+/// What a case has or expects, by how often our own vectors have it: none may get lost. A quote of theirs gets the peer's
+/// answer, and signatures have both recovery ids.
+fn our_own_vectors_are_all_there() -> Check {
+    const PRESENT: [(&str, &str, usize); 19] = [
+        ("tdx_quotes.json", "quote", 43),
+        ("certs.json", "api_version", 13),
+        ("certs.json", "leaf_example", 9),
+        ("certs.json", "tag", 40),
+        ("certs.json", "attestation_prefix_byte", 3),
+        ("certs.json", "msgpack", 3),
+        ("msgpack_leniency.json", "peer_accepts", 18),
+        ("eventlog.json", "rtmr3_full", 9),
+        ("eventlog.json", "sha384_digest", 65),
+        ("eventlog.json", "mr_td", 27),
+        ("attestation.json", "peer_verify", 17),
+        ("attestation.json", "boot_info_json_text", 29),
+        ("attestation.json", "decoded", 27),
+        ("attestation.json", "mr_config_id", 10),
+        ("fixtures.json", "boot_info_json_text", 3),
+        ("os_image.json", "verify_matching", 8),
+        ("os_image.json", "verify_error_with_matching_report", 4),
+        ("os_image.json", "ovmf_sections", 7),
+        ("ledger.json", "expect", 634),
+    ];
+    for (name, key, least) in PRESENT {
+        let found = occurrences(&content(name)?, key);
+        ensure!(found >= least, "{name} has {key:?} {found} times, expected {least}");
+    }
+    let keys = content("keys.json")?;
+    for id in ["00", "01"] {
+        let ends = |case: &Value| case["signature"].as_str().is_some_and(|signature| signature.ends_with(id));
+        ensure!(
+            keys["sign_message"].as_array().is_some_and(|list| list.iter().any(ends)),
+            "recovery id {id}"
+        );
+    }
+    let (directory, mut notes) = (Directory::own(), Notes::default());
+    let file = directory.json("tdx_quotes.json");
+    for case in directory.cases("tdx_quotes.json", &file) {
+        if case.name.starts_with("tdx_quotes.json/cases/") {
+            (case.run)(&mut notes)?;
+        }
+    }
+    ensure!(notes.0.is_empty(), "{:?}", notes.0);
+    Ok(())
+}
+
+/// How often a key has a value, anywhere below.
+fn occurrences(value: &Value, key: &str) -> usize {
+    match value {
+        Value::Array(items) => items.iter().map(|item| occurrences(item, key)).sum(),
+        Value::Object(entries) => {
+            let here = entries.get(key).is_some_and(|value| !value.is_null());
+            usize::from(here) + entries.values().map(|item| occurrences(item, key)).sum::<usize>()
+        }
+        Value::Null | Value::Bool(_) | Value::Number(_) | Value::String(_) => 0,
+    }
 }
 
 fn a_key_that_is_there_twice_fails() -> Check {

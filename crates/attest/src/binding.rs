@@ -99,22 +99,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn report_data_of_every_tag_and_hash_is_the_peers() {
-        let vectors = crate::test_vectors::json("certs.json");
-        let cases = vectors["report_data"].as_array().unwrap();
-        assert!(cases.len() >= 40);
-        for case in cases {
-            let text = |key: &str| case[key].as_str().unwrap();
-            let content = hex::decode(text("content")).unwrap();
-            let report_data = ReportData::for_content(text("tag"), text("hash"), &content).unwrap();
-            assert_eq!(report_data.to_string(), text("report_data"), "{} {}", text("tag"), text("hash"));
-            if text("tag") == RA_TLS && text("hash").is_empty() {
-                assert_eq!(ReportData::ra_tls(&content), report_data);
-            }
-        }
-    }
-
-    #[test]
     fn raw_content_is_used_as_it_is_and_must_be_64_bytes() {
         assert_eq!(ReportData::for_content("tag", "raw", &[7; 64]), Ok(ReportData([7; 64])));
         let error = ReportData::for_content("tag", "raw", &[7; 63]).unwrap_err();

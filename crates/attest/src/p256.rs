@@ -241,20 +241,6 @@ mod tests {
     }
 
     #[test]
-    fn encodings_are_those_of_the_peer() {
-        let vectors = vectors();
-        let root = root();
-        assert_eq!(hex::encode(&root.pkcs8_der()[..]), vectors["root_ca"]["pkcs8_der"]);
-        assert_eq!(root.pem().as_str(), vectors["root_ca"]["pkcs8_pem"]);
-        assert_eq!(hex::encode(root.spki_der()), vectors["root_ca"]["spki_der"]);
-        for case in vectors["p256_derivations_from_root_ca"].as_array().unwrap() {
-            let child = key(case["derived_scalar"].as_str().unwrap()).unwrap();
-            assert_eq!(hex::encode(&child.pkcs8_der()[..]), case["derived_pkcs8_der"]);
-            assert_eq!(hex::encode(child.spki_der()), case["derived_spki_der"]);
-        }
-    }
-
-    #[test]
     fn every_form_of_a_private_key_is_read_as_the_same_key() {
         let root = root();
         let point = Some(root.public_point());

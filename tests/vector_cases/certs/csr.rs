@@ -46,8 +46,11 @@ pub(super) fn check(
             return Ok(());
         }
         Ok(_) => return Err(Failure("the peer refuses it, ours does not".into())),
-        Err(CsrError::Algorithm | CsrError::Signature | CsrError::ConfirmWord) if is_refused => {
-            case.some("verify_error").map(Json::text).transpose()?;
+        Err(error @ (CsrError::Algorithm | CsrError::Signature | CsrError::ConfirmWord)) if is_refused => {
+            if let Some(reason) = case.some("verify_error") {
+                let expected = format!("Failed to verify csr signature: {}", reason.text()?.to_lowercase());
+                ensure!(error.to_string() == expected, "ours says: {error}");
+            }
             return Ok(());
         }
         Err(error) => return Err(error.into()),
@@ -104,6 +107,7 @@ fn fields_are(fields: &Json, version: ApiVersion, csr: &Csr, encoded: &[u8]) -> 
             let start = encoded.len().checked_sub(length).ok_or_else(|| Failure("attestation_len".into()))?;
             let sent = &encoded[start..];
             fields.at("attestation_sha256")?.is_bytes(Sha256::digest(sent))?;
+            fields.at("attestation_sha256")?.is_bytes(Sha256::digest(csr.evidence.encode()))?;
             let read = kms_attest::evidence::Evidence::decode(sent)?;
             ensure!(read == csr.evidence, "the attestation is another");
             Ok(())
@@ -121,6 +125,7 @@ fn fields_of_v1(fields: &Json, csr: &Csr, encoded: &[u8]) -> Check {
     let text = fields.at("event_log_utf8")?.text()?;
     let log: Vec<TdxEvent> = serde_json::from_str(text)?;
     ensure!(log == tdx.event_log, "the event log is another");
+    fields.at("event_log_utf8")?.is_text(&serde_json::to_string(&log)?)?;
     let is_sent = encoded.windows(text.len()).any(|window| window == text.as_bytes());
     ensure!(is_sent, "the event log is not in the request");
     ensure!(
@@ -130,16 +135,13 @@ fn fields_of_v1(fields: &Json, csr: &Csr, encoded: &[u8]) -> Check {
     Ok(())
 }
 
-/// What is sent in canonical form is written again as it was.
+/// It is written again as it was.
 fn is_written_alike(version: ApiVersion, csr: &Csr, encoded: &[u8]) -> Check {
-    let (ours, is_canonical) = match version {
-        ApiVersion::V1 => {
-            let log = serde_json::to_vec(&csr.evidence.tdx().map(|tdx| &tdx.event_log))?;
-            (csr.encode_v1()?, encoded.ends_with(&log))
-        }
-        ApiVersion::V2 => (csr.encode_v2(), encoded.ends_with(&csr.evidence.encode())),
+    let ours = match version {
+        ApiVersion::V1 => csr.encode_v1()?,
+        ApiVersion::V2 => csr.encode_v2(),
     };
-    ensure!(!is_canonical || ours == encoded, "ours writes {}", hex::encode(ours));
+    ensure!(ours == encoded, "ours writes {}", hex::encode(ours));
     Ok(())
 }
 

@@ -176,6 +176,7 @@ fn app_info(case: &Json) -> Check {
         _ => encoded.is_bytes(ours.to_msgpack())?,
     }
     ensure!(AppInfo::from_msgpack(&ours.to_msgpack())? == ours, "reads as another");
+    ensure!(ours.to_msgpack()[0] == 0x89, "ours is no map of nine");
     Ok(())
 }
 

@@ -2,6 +2,7 @@
 
 use cvm_kms::keys::RootKeys;
 use kms_attest::certificate::{self, CertificateSpec, Issuer, Role, Validity, oid};
+use kms_attest::identity::AppInfo;
 use kms_attest::p256::P256Key;
 use kms_attest::ra_tls;
 use sha2::{Digest, Sha256};
@@ -191,6 +192,13 @@ pub(super) fn is_parsed(expected: &Json, der: &[u8]) -> Check {
             inner.is_bytes(octets(extension.value)?)?;
         }
     }
+    let said = said(der)?;
+    if !said.is_legacy {
+        let evidence = ra_tls::evidence_in(der)?.map(|evidence| evidence.encode());
+        ensure!(evidence == said.evidence, "ours finds other evidence");
+    }
+    let app_info = said.app_info.as_deref().map(AppInfo::from_msgpack).transpose()?;
+    ensure!(ra_tls::app_info_in(der)? == app_info, "ours finds other app info");
     let usage = ra_tls::special_usage(der)?;
     match expected.some("special_usage") {
         Some(theirs) => theirs.is_text(&usage.ok_or_else(|| Failure("ours finds no usage".into()))?)?,

@@ -173,32 +173,6 @@ mod tests {
     use super::*;
 
     #[test]
-    fn mr_config_ids_of_all_versions_are_the_peers() {
-        let vectors = crate::test_vectors::json("attestation.json");
-        let cases = vectors["mr_config_ids"].as_array().unwrap();
-        assert!(cases.len() >= 10);
-        for case in cases {
-            let bytes = |key: &str| hex::decode(case[key].as_str().unwrap()).unwrap();
-            let id = match case["version"].as_u64().unwrap() {
-                1 => version_1(&bytes("compose_hash").try_into().unwrap()),
-                2 => version_2(
-                    &bytes("compose_hash").try_into().unwrap(),
-                    &AppId::try_from(bytes("app_id").as_slice()).unwrap(),
-                    serde_json::from_value(case["key_provider"].clone()).unwrap(),
-                    &bytes("key_provider_id"),
-                ),
-                _ => {
-                    let document = case["document"].as_str().unwrap();
-                    assert_eq!(MrConfigDocument::parse(document).unwrap().to_text(), document);
-                    assert_eq!(host_data(document).to_vec(), bytes("snp_host_data"));
-                    version_3(document)
-                }
-            };
-            assert_eq!(id.to_vec(), bytes("mr_config_id"), "{case}");
-        }
-    }
-
-    #[test]
     fn a_document_with_an_unknown_key_or_another_version_is_refused() {
         let cases = [
             (r#"{"compose_hash":"00","key_provider":"kms","version":3,"x":1}"#, "unknown field `x`"),

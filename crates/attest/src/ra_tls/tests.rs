@@ -1,11 +1,9 @@
-//! Certificates against the peer's, ours read back, and what must be refused.
+//! Ours read back, and what must be refused. The peer's certificates are read by `tests/vectors.rs`.
 
 use proptest::prelude::*;
 use serde_json::Value;
 
 use super::*;
-use crate::binding::ReportData;
-use crate::evidence::Wire;
 use crate::test_vectors;
 
 fn bytes(value: &Value) -> Vec<u8> {
@@ -19,24 +17,6 @@ fn client(name: &str) -> Value {
 }
 
 #[test]
-fn evidence_in_client_certificates_is_bound_to_their_key() {
-    let wires =
-        [("ra-client-v0", Wire::V0), ("ra-client-v1", Wire::V1), ("ra-client-v1-with-v2-events", Wire::V1)];
-    for (name, wire) in wires {
-        let client = client(name);
-        let der = bytes(&client["der"]);
-        let spki = spki_of(&der).unwrap();
-        assert_eq!(hex::encode(&spki), client["parsed"]["spki_der"], "{name}");
-        let evidence = evidence_in(&der).unwrap().unwrap();
-        assert_eq!(evidence.wire, wire, "{name}");
-        assert_eq!(evidence, evidence.stripped(), "{name}");
-        let report_data = ReportData::ra_tls(&spki);
-        assert_eq!(report_data.to_string(), client["expected_report_data"], "{name}");
-        assert_eq!(evidence.report_data().unwrap(), report_data, "{name}");
-    }
-}
-
-#[test]
 fn legacy_extensions_are_read_with_a_plain_or_compressed_log_and_refused_without_one() {
     let read = |name: &str| evidence_in(&bytes(&client(name)["der"]));
     let evidence = read("ra-client-legacy-oids").unwrap().unwrap();
@@ -44,42 +24,6 @@ fn legacy_extensions_are_read_with_a_plain_or_compressed_log_and_refused_without
     assert_eq!(read("ra-client-legacy-oids-gzip-log").unwrap().unwrap(), evidence);
     let error = read("ra-client-legacy-oids-no-log").unwrap_err().to_string();
     assert_eq!(error, "TDX event log missing");
-}
-
-#[test]
-fn private_extensions_of_every_certificate_are_the_peers() {
-    let vectors = test_vectors::json("certs.json");
-    let leaves = vectors["csr"].as_array().unwrap().iter().filter_map(|csr| csr.get("leaf_example"));
-    let certificates = vectors["certificates"].as_array().unwrap().iter().chain(leaves);
-    let (mut with_evidence, mut with_app_info) = (0, 0);
-    for certificate in certificates {
-        let (der, name) = (bytes(&certificate["der"]), &certificate["name"]);
-        let parsed = &certificate["parsed"];
-        assert_eq!(special_usage(&der).unwrap().as_deref(), parsed["special_usage"].as_str(), "{name}");
-        let app_id = app_id_in(&der).unwrap().map(|app_id| app_id.to_string());
-        assert_eq!(app_id.as_deref(), parsed["app_id"].as_str(), "{name}");
-        let extension = |suffix: &str| {
-            let mut extensions = parsed["extensions"].as_array().unwrap().iter();
-            let oid = format!("1.3.6.1.4.1.62397.1.{suffix}");
-            extensions.find(|extension| extension["oid"] == oid).map(|found| bytes(&found["value"]))
-        };
-        let evidence = evidence_in(&der).unwrap();
-        assert_eq!(evidence.is_some(), extension("8").is_some(), "{name}");
-        if let Some(evidence) = evidence {
-            assert!(extension("8").unwrap().ends_with(&evidence.encode()), "{name}");
-            with_evidence += 1;
-        }
-        let app_info = app_info_in(&der).unwrap();
-        assert_eq!(app_info.is_some(), extension("9").is_some(), "{name}");
-        if let Some(app_info) = app_info {
-            // The payload is behind the headers of an OCTET STRING, of two bytes or more.
-            let value = extension("9").unwrap();
-            let mut payloads = (2..8).map(|header| AppInfo::from_msgpack(&value[header..]));
-            assert!(payloads.any(|read| read.as_ref() == Ok(&app_info)), "{name}");
-            with_app_info += 1;
-        }
-    }
-    assert!(with_evidence >= 5 && with_app_info >= 4, "{with_evidence} {with_app_info}");
 }
 
 fn evidence() -> Evidence {

@@ -126,55 +126,6 @@ fn quoted(registers: &BootRegisters) -> Quoted {
 }
 
 #[test]
-fn legacy_registers_are_the_peers() {
-    let vectors = Vectors::load();
-    let mut measured = 0;
-    for case in vectors.list("legacy") {
-        let config = config(case);
-        match registers(case) {
-            Some(expected) => {
-                assert_eq!(vectors.measure(&config), Ok(expected), "{}", case["name"]);
-                measured += 1;
-            }
-            None => {
-                let [firmware, kernel] = [Path::new("ovmf.fd"), Path::new("bzImage")];
-                let refused = AcpiCall::of(&config, firmware, kernel).unwrap_err().to_string();
-                let peer = text(&case["expected"]["error"]);
-                let last = peer.rsplit(": ").next().unwrap();
-                // Versions and modes are written differently.
-                let ours = refused.split(": ").next().unwrap();
-                assert!(last == refused || peer.contains(ours), "{}: {refused}", case["name"]);
-            }
-        }
-    }
-    assert_eq!(measured, 8);
-}
-
-#[test]
-fn the_acpi_program_is_called_as_by_the_peer() {
-    let vectors = Vectors::load();
-    for case in vectors.list("legacy").iter().filter(|case| registers(case).is_some()) {
-        let config = config(case);
-        let directory = format!("{{CACHE}}/images/{}", hex::encode(&config.os_image_hash));
-        let path = |name: &str| Path::new(&directory).join(name);
-        let call = AcpiCall::of(&config, &path("ovmf.fd"), &path("bzImage")).unwrap();
-        let mut words = vec![format!("{}={}", AcpiCall::VARIABLE, call.version)];
-        words.extend(call.arguments.iter().map(|word| word.to_str().unwrap().to_owned()));
-        let peers: Vec<String> = serde_json::from_value(case["acpi_tool_env_and_args"].clone()).unwrap();
-        assert_eq!(words, peers, "{}", case["name"]);
-    }
-}
-
-#[test]
-fn configurations_are_written_as_by_the_peer() {
-    for case in Vectors::load().list("legacy") {
-        let written = serde_json::to_string(&config(case)).unwrap();
-        assert_eq!(written, text(&case["vm_config_reserialized"]), "{}", case["name"]);
-        assert_eq!(hex::encode(image_hash(written.as_bytes())), text(&case["measurement_cache_key"]));
-    }
-}
-
-#[test]
 fn the_first_register_that_differs_is_named() {
     let vectors = Vectors::load();
     for case in vectors.list("legacy").iter().filter(|case| registers(case).is_some()) {
@@ -196,38 +147,6 @@ fn the_first_register_that_differs_is_named() {
     let mut actual = quoted(&expected);
     actual.rt_mr2[0] ^= 1;
     assert_eq!(expected.compare(&actual).unwrap_err().register, Register::Rtmr2);
-}
-
-#[test]
-fn lite_registers_and_refusals_are_the_peers() {
-    let vectors = Vectors::load();
-    let mut refused = 0;
-    for case in vectors.list("lite") {
-        let config = config(case);
-        let mut log = events(case);
-        let as_logged = lite::boot_registers(&config, &log);
-        log_acpi_of(&config, &mut log);
-        let outcome = lite::boot_registers(&config, &log);
-        match case["verify_error_with_matching_report"].as_str() {
-            None => {
-                // The digests in these logs are invented, and all of RTMR0's difference.
-                assert!(matches!(as_logged, Err(LiteError::AcpiMismatch { name: "acpi-loader", .. })));
-                let rtmr0 = registers(case).unwrap().rtmr0;
-                let ours = outcome.map(|ours| BootRegisters { rtmr0, ..ours });
-                assert_eq!(ours.ok(), registers(case), "{}", case["name"]);
-            }
-            Some(peer) => {
-                let ours = outcome.unwrap_err().to_string();
-                let ours = ours.split("; found").next().unwrap();
-                assert!(peer.contains(ours), "{}: {ours}", case["name"]);
-                refused += 1;
-            }
-        }
-    }
-    assert_eq!(refused, 4);
-    let without = VmConfig { tdx_measurement: None, ..vectors.lite().0 };
-    let error = lite::boot_registers(&without, &[]).unwrap_err();
-    assert_eq!(error.to_string(), text(&vectors.0["lite_without_document_error"]));
 }
 
 #[test]

@@ -1,59 +1,10 @@
-//! The files of real QEMUs, byte for byte, and the shapes that are refused.
-
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use serde_json::Value;
+//! The shapes that are refused. `tests/vectors.rs` compares the files with those of real QEMUs.
 
 use super::{AcpiFiles, Shape, ShapeError};
 use crate::{
-    platform::tdx::image::{qemu::MachineError, registers::sha384},
-    test_vectors,
+    platform::tdx::image::qemu::MachineError,
     vm_config::{NumaNode, VmConfig},
 };
-
-fn config(case: &Value) -> VmConfig {
-    serde_json::from_value(case["vm_config"].clone()).unwrap()
-}
-
-/// A file of a case, whose trailing zeros are left out.
-fn file(case: &Value, name: &str) -> Vec<u8> {
-    let packed = STANDARD.decode(case["gz_base64_without_trailing_zeros"][name].as_str().unwrap()).unwrap();
-    let mut bytes = Vec::new();
-    std::io::Read::read_to_end(&mut flate2::read::GzDecoder::new(&packed[..]), &mut bytes).unwrap();
-    bytes.resize(case["sizes"][name].as_u64().unwrap() as usize, 0);
-    bytes
-}
-
-#[test]
-fn files_are_those_of_qemu() {
-    let vectors = test_vectors::json("acpi/acpi_tables.json");
-    let mut failures = Vec::new();
-    for case in vectors["vectors"].as_array().unwrap() {
-        let files = AcpiFiles::of_vm(&Shape::of(&config(case)).unwrap());
-        for (name, ours) in [("tables", &files.tables), ("rsdp", &files.rsdp), ("loader", &files.loader)] {
-            let theirs = file(case, name);
-            let differs = ours.iter().zip(&theirs).position(|(ours, theirs)| ours != theirs);
-            let differs = differs.or((ours.len() != theirs.len()).then_some(ours.len().min(theirs.len())));
-            if let Some(at) = differs {
-                let around =
-                    |bytes: &[u8]| hex::encode(&bytes[at.saturating_sub(40)..bytes.len().min(at + 40)]);
-                let (version, shape) = (&case["qemu_version"], &case["shape"]);
-                failures.push(format!(
-                    "{version} {shape} {name} at {at}:\n{}\n{}",
-                    around(ours),
-                    around(&theirs)
-                ));
-            } else {
-                assert_eq!(hex::encode(sha384(&[ours])), case["sha384"][name], "{}", case["shape"]);
-            }
-        }
-    }
-    assert!(
-        failures.is_empty(),
-        "{} differ\n{}",
-        failures.len(),
-        failures[..failures.len().min(6)].join("\n")
-    );
-}
 
 #[test]
 fn shapes_that_cannot_be_described_are_refused_by_what_is_wrong() {
