@@ -124,6 +124,15 @@ impl Policy {
         }
     }
 
+    /// Takes the block of the chain that is known for an old one, as it is after a second: the next decision looks for the
+    /// newest. The other policies have nothing to forget.
+    pub fn look_again(&self) {
+        match self {
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Webhook(_) => {}
+            Self::Ethereum(policy) => policy.look_again(),
+        }
+    }
+
     /// Decides at once on the rules that were last read; `None` where only the backend can
     /// tell. For decisions that release no key.
     pub fn snapshot_decide(&self, subject: Subject<'_>) -> Option<Decision> {

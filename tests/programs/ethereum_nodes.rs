@@ -15,8 +15,6 @@ use serde_json::{Value, json};
 
 /// A decision ends within ten seconds; the machine may be busy.
 const TOTAL: Duration = Duration::from_secs(14);
-/// How long a block is taken for the newest one, and a little more.
-const LOOK: Duration = Duration::from_millis(1200);
 
 fn method(asked: &Asked) -> String {
     asked.json()["method"].as_str().unwrap_or_default().to_owned()
@@ -68,7 +66,7 @@ async fn a_decision_in_a_block_that_the_chain_drops_is_made_anew() {
     assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "compose_hash_not_allowed");
 
     chain.send(app, crate::anvil::addComposeHashCall { hash: word(&info.compose_hash) }).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     allowed(policy.decide(Subject::App(&info)).await);
     chain.rpc("anvil_reorg", json!([1, []])).await;
     assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "compose_hash_not_allowed");
@@ -110,7 +108,7 @@ async fn what_was_final_or_safe_stays_so_on_nodes_that_lag() {
         let other = crate::chain::policy(&[behind.url()], ahead.kms, block);
         allowed(other.decide(Subject::App(&info)).await);
         first.suffer(Fault::Down).await;
-        tokio::time::sleep(LOOK).await;
+        policy.look_again();
         let detail = unanswered(policy.decide(Subject::App(&info)).await);
         assert!(detail.contains("endpoint 2: does not have block"), "{block}: {detail}");
 
@@ -118,7 +116,7 @@ async fn what_was_final_or_safe_stays_so_on_nodes_that_lag() {
         behind.forbid_image(&info).await;
         assert_eq!(deny().await, "os_image_not_allowed");
         behind.mine(5).await;
-        tokio::time::sleep(LOOK).await;
+        policy.look_again();
         assert_eq!(deny().await, "os_image_not_allowed");
     }
 }
@@ -134,28 +132,28 @@ async fn the_newest_block_goes_back_by_a_few_at_most() {
     let decide = async || policy.decide(Subject::App(&info)).await;
     assert_eq!(denied(decide().await).code.name(), "os_image_not_allowed");
     first.suffer(Fault::Down).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     allowed(decide().await);
 
     first.recover().await;
     ahead.mine(1).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     assert_eq!(denied(decide().await).code.name(), "os_image_not_allowed");
     first.suffer(Fault::Down).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     let detail = unanswered(decide().await);
     let expected = format!("endpoint 2: its block {height} is more than 64 below block {}", height + 65);
     assert!(detail.contains(&expected), "{detail}");
     behind.mine(1).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     allowed(decide().await);
     // Step by step it goes no further: the newest that there was counts, not the last.
     ahead.mine(1).await;
     first.recover().await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     assert_eq!(denied(decide().await).code.name(), "os_image_not_allowed");
     first.suffer(Fault::Down).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     unanswered(decide().await);
 }
 
@@ -169,11 +167,11 @@ async fn nodes_that_agree_on_going_far_back_are_not_believed() {
     let policy = policy(&[one.url(), two.url()], chain.kms, "agreement = 2");
     allowed(policy.decide(Subject::App(&info)).await);
     assert_eq!(chain.rpc("evm_revert", json!([before])).await, true);
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     let detail = unanswered(policy.decide(Subject::App(&info)).await);
     assert!(detail.contains("is more than 64 below block"), "{detail}");
     chain.mine(1).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     allowed(policy.decide(Subject::App(&info)).await);
 }
 
@@ -189,11 +187,11 @@ async fn one_absurd_block_number_does_not_end_the_use_of_honest_nodes() {
     let decide = async || policy.decide(Subject::App(&info)).await;
     allowed(decide().await);
     honest.suffer(Fault::Down).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     let detail = unanswered(decide().await);
     assert!(detail.contains("endpoint 2: its block 18446744073709551600 is further above block"), "{detail}");
     honest.recover().await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     allowed(decide().await);
 }
 
@@ -221,7 +219,7 @@ async fn a_node_that_is_ahead_by_its_own_word_keeps_no_honest_node_out() {
         allowed(first.decide(Subject::App(&info)).await);
         assert!(calls(&liar, "eth_call") > 0, "{lead}: it was asked");
         liar.suffer(Fault::Down).await;
-        tokio::time::sleep(LOOK).await;
+        first.look_again();
         allowed(first.decide(Subject::App(&info)).await);
         liar.recover().await;
 
@@ -229,12 +227,12 @@ async fn a_node_that_is_ahead_by_its_own_word_keeps_no_honest_node_out() {
         let second = policy(&[honest.url(), liar.url()], chain.kms, "");
         allowed(second.decide(Subject::App(&info)).await);
         honest.suffer(Fault::Down).await;
-        tokio::time::sleep(LOOK).await;
+        second.look_again();
         unanswered(second.decide(Subject::App(&info)).await);
         let number = second.chain_state().expect("a chain").block;
         assert_eq!(number, Some(chain.height().await + lead), "its block was taken");
         honest.recover().await;
-        tokio::time::sleep(LOOK).await;
+        second.look_again();
         allowed(second.decide(Subject::App(&info)).await);
         assert_eq!(second.chain_state().expect("a chain").block, Some(chain.height().await));
     }
@@ -250,12 +248,12 @@ async fn an_absurd_final_block_counts_until_a_later_one_is_final() {
     let policy = policy(&[liar.url(), chain.url()], chain.kms, "block = 'finalized'");
     policy.info().await.expect("its word");
     liar.suffer(Fault::Down).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     // As old as what it said, so nothing tells which of the two is wrong.
     let detail = unanswered(policy.decide(Subject::App(&info)).await);
     assert!(detail.contains("endpoint 2: does not have block 0x8000000000000000"), "{detail}");
     chain.mine(1).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     allowed(policy.decide(Subject::App(&info)).await);
     assert!(policy.chain_state().expect("a chain").disagreements > 0);
 }
@@ -334,7 +332,7 @@ async fn two_final_blocks_of_one_number_are_a_contradiction() {
     let policy = policy(&[first.url(), other.url()], one.kms, "block = 'finalized'");
     assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "os_image_not_allowed");
     first.suffer(Fault::Down).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     let detail = unanswered(policy.decide(Subject::App(&info)).await);
     assert!(detail.contains("endpoint 2: contradicts block"), "{detail}");
     assert_eq!(policy.chain_state().expect("a chain").disagreements, 1);
@@ -416,13 +414,13 @@ async fn the_next_endpoint_serves_while_the_first_is_down_and_the_first_serves_a
     assert_eq!(calls(&second, "eth_call"), 1);
 
     first.suffer(Fault::Down).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     decide().await;
     assert!(looks(&second) > 0);
     assert_eq!(policy.chain_state().expect("a chain").endpoints, 1);
 
     first.recover().await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     let before = second.asked().len();
     decide().await;
     assert_eq!(second.asked().len(), before);
@@ -440,7 +438,7 @@ async fn an_endpoint_that_hangs_is_left_alone_for_a_while() {
     let decide = async || policy.decide(Subject::App(&info)).await;
     allowed(decide().await);
     let asked = first.asked().len();
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     let began = Instant::now();
     allowed(decide().await);
     if began.elapsed() < Duration::from_secs(2) {
@@ -449,7 +447,7 @@ async fn an_endpoint_that_hangs_is_left_alone_for_a_while() {
 
     // Where no other is left, that is said at once.
     second.suffer(Fault::Hanging).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     let began = Instant::now();
     unanswered(decide().await);
     assert!(began.elapsed() < TOTAL);
@@ -469,7 +467,7 @@ async fn an_endpoint_that_hangs_is_left_alone_for_a_while() {
     eventually("a decision", async || decide().await.ok()).await;
     eventually("the first one", async || {
         let before = second.asked().len();
-        tokio::time::sleep(LOOK).await;
+        policy.look_again();
         allowed(decide().await);
         (second.asked().len() == before).then_some(())
     })
@@ -573,7 +571,7 @@ async fn a_node_that_knows_no_hashes_is_asked_by_number_and_checked() {
     // Another block of that number takes the place of the one that is known: nothing of the two is mixed.
     let before = chain.rpc("evm_snapshot", json!([])).await;
     chain.send(chain.kms, crate::anvil::setGatewayAppIdCall { value: "0xother".to_owned() }).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     assert_eq!(allowed(policy.decide(Subject::App(&info)).await), "0xother");
     assert_eq!(chain.rpc("evm_revert", json!([before])).await, true);
     chain.mine(1).await;
@@ -609,19 +607,19 @@ async fn so_many_must_agree_and_one_that_is_down_does_not_matter() {
     allowed(decide().await);
     for fault in [Fault::Down, Fault::Page(500, Vec::new()), Fault::Hanging] {
         first.suffer(fault.clone()).await;
-        tokio::time::sleep(LOOK).await;
+        policy.look_again();
         let began = Instant::now();
         allowed(decide().await);
         assert!(began.elapsed() < Duration::from_secs(5), "{fault}: it was waited for");
         eventually("word of it", async || {
-            tokio::time::sleep(LOOK).await;
+            policy.look_again();
             allowed(decide().await);
             (policy.chain_state()?.endpoints == 2).then_some(())
         })
         .await;
     }
     second.suffer(Fault::Down).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     let began = Instant::now();
     unanswered(decide().await);
     assert!(began.elapsed() < TOTAL);
@@ -638,7 +636,7 @@ async fn nodes_that_disagree_about_the_chain_decide_nothing() {
     // From here on each has a block that the other does not have, of the same number.
     one.forbid_image(&info).await;
     other.mine(1).await;
-    tokio::time::sleep(LOOK).await;
+    policy.look_again();
     let detail = unanswered(policy.decide(Subject::App(&info)).await);
     assert_eq!(detail, "the chain endpoints disagree about a block");
     assert_eq!(policy.last_error(), Some(detail));
@@ -680,7 +678,7 @@ async fn one_node_cannot_keep_the_others_from_agreeing() {
         allowed(policy.decide(Subject::App(&info)).await);
         let state = policy.chain_state().expect("a chain");
         assert_eq!(state.block, Some(height));
-        tokio::time::sleep(LOOK).await;
+        policy.look_again();
         (state.disagreements > 0).then_some(())
     };
     eventually("a word about the other block", disagreements).await;

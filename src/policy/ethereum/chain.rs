@@ -90,6 +90,7 @@ impl Newest {
 }
 
 /// The block that decides for now, and which nodes say so.
+#[derive(Clone)]
 pub(super) struct View {
     pub(super) state: Arc<State>,
     /// Indices of nodes; never none.

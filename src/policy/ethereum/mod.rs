@@ -58,10 +58,10 @@ pub struct Ethereum {
     last_failure: ArcSwapOption<Failure>,
 }
 
-/// A view, and since when it is known.
+/// A view, and since when it is known; `None` if it is to be taken for an old one.
 struct Look {
     view: View,
-    at: Instant,
+    at: Option<Instant>,
 }
 
 struct Failure {
@@ -188,7 +188,8 @@ impl Ethereum {
     async fn look(&self, outdated: Option<&Arc<Look>>, fresh: Duration) -> Result<Arc<Look>, ChainError> {
         let began = Instant::now();
         let is_current = |look: &Arc<Look>| {
-            look.at.elapsed() < fresh && outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, look))
+            look.at.is_some_and(|at| at.elapsed() < fresh)
+                && outdated.is_none_or(|outdated| !Arc::ptr_eq(outdated, look))
         };
         if let Some(look) = self.current.load_full().filter(is_current) {
             return Ok(look);
@@ -205,7 +206,7 @@ impl Ethereum {
         let view = self.chain.view(previous.as_ref().map(|look| &look.view.state));
         match tokio::time::timeout(LOOKING, view).await.unwrap_or(Err(ChainError::Late)) {
             Ok(view) => {
-                let look = Arc::new(Look { view, at: Instant::now() });
+                let look = Arc::new(Look { view, at: Some(Instant::now()) });
                 self.current.store(Some(Arc::clone(&look)));
                 self.last_failure.store(None);
                 Ok(look)
@@ -214,6 +215,12 @@ impl Ethereum {
                 self.last_failure.store(Some(Arc::new(Failure { why: why.clone(), at: Instant::now() })));
                 Err(why)
             }
+        }
+    }
+
+    pub(super) fn look_again(&self) {
+        if let Some(look) = &*self.current.load() {
+            self.current.store(Some(Arc::new(Look { view: look.view.clone(), at: None })));
         }
     }
 
