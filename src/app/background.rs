@@ -26,6 +26,13 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     let meta = Arc::clone(&serving.meta);
     background.spawn(async move { meta.refresh_loop().await });
     background.spawn(housekeeping(process, serving));
+    let witnesses = &process.config.core.ledger.witnesses;
+    if !witnesses.list.is_empty() {
+        match foundation.audit.witness_loop(witnesses) {
+            Ok(cosigning) => drop(background.spawn(cosigning)),
+            Err(error) => tracing::error!(%error, "no witness can be asked"),
+        }
+    }
     if let Some(every) = process.config.core.tcb.look_ahead {
         let Foundation { verifier, tolerance, metrics, .. } = &*foundation;
         let watch = TcbWatch::new(Arc::clone(verifier), Arc::clone(tolerance), Arc::clone(metrics), every);

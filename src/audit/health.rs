@@ -157,6 +157,8 @@ pub(super) struct Status(Mutex<Told>);
 #[derive(Debug)]
 struct Told {
     health: Health,
+    /// Since when a witness says that the log has contradicted itself. Only an operator ends that.
+    contradicted: Option<u64>,
     /// When what the disk can hold up began: a write, or a look at the file.
     under_way: Option<Instant>,
     space: Space,
@@ -170,6 +172,7 @@ impl Status {
     pub(super) fn new() -> Self {
         Self(Mutex::new(Told {
             health: Health::Writing,
+            contradicted: None,
             under_way: None,
             space: Space::default(),
             damaged: 0,
@@ -179,6 +182,9 @@ impl Status {
 
     pub(super) fn health(&self) -> Health {
         let told = self.told();
+        if let Some(since) = told.contradicted {
+            return Health::Failing { since, reason: FailureReason::NotAsSigned };
+        }
         match (told.health, told.under_way.map(|began| began.elapsed())) {
             (Health::Writing, Some(elapsed)) if elapsed > MAX_WRITE_TIME => Health::Failing {
                 since: unix_now().saturating_sub(elapsed.as_secs()),
@@ -212,6 +218,11 @@ impl Status {
             Health::Writing => unix_now(),
         };
         (told.health, told.under_way) = (Health::Failing { since, reason }, None);
+    }
+
+    /// A witness says that the log has contradicted itself.
+    pub(super) fn contradicted(&self) {
+        self.told().contradicted.get_or_insert_with(unix_now);
     }
 
     /// So many bytes at the end of a file are no records.

@@ -11,6 +11,7 @@ use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use kms_ledger::checkpoint::Checkpoint;
 use kms_ledger::note::Note;
@@ -19,6 +20,7 @@ use kms_ledger::signature::SigningKey;
 use kms_ledger::store::{Staged, StoreError, TileFiles, Tree};
 use kms_ledger::tile::{Content, Tile, TileReader as _};
 use kms_ledger::{Hash, Index, Size, bundle};
+use tokio::sync::watch;
 
 use super::AuditError;
 use super::chain::{self, Link};
@@ -311,19 +313,36 @@ impl KeptCheckpoint {
     }
 }
 
+/// A cosigned checkpoint is shown for so long although there are newer ones: witnesses take their time.
+const SHOWN_COSIGNED: Duration = Duration::from_secs(60);
+
 /// What others may see of the log while it grows.
 #[derive(Default)]
-pub(super) struct Published(Mutex<Shown>);
+pub(super) struct Published {
+    shown: Mutex<Shown>,
+    /// The newest checkpoint, for who waits for it.
+    heads: watch::Sender<Option<(Arc<Head>, TileFiles)>>,
+    /// How many leaves enough witnesses have cosigned.
+    witnessed: watch::Sender<u64>,
+}
 
 #[derive(Default)]
 struct Shown {
     head: Option<Arc<Head>>,
     reader: Option<Arc<Reader>>,
+    cosigned: Option<Cosigned>,
+}
+
+/// A checkpoint with the lines of witnesses.
+struct Cosigned {
+    size: Size,
+    note: Arc<str>,
+    at: Instant,
 }
 
 impl Published {
     fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn open(&self, reader: Reader) {
@@ -331,7 +350,44 @@ impl Published {
     }
 
     fn set(&self, head: Arc<Head>) {
-        self.shown().head = Some(head);
+        let mut shown = self.shown();
+        shown.head = Some(Arc::clone(&head));
+        if let Some(reader) = &shown.reader {
+            self.heads.send_replace(Some((head, reader.tiles.clone())));
+        }
+    }
+
+    pub(super) fn heads(&self) -> watch::Receiver<Option<(Arc<Head>, TileFiles)>> {
+        self.heads.subscribe()
+    }
+
+    /// Witnesses have cosigned a checkpoint, by these lines; whether they are enough.
+    pub(super) fn cosigned(&self, head: &Head, lines: &[String], is_enough: bool) {
+        let note = Arc::from(format!("{}{}", head.checkpoint, lines.concat()));
+        self.shown().cosigned = Some(Cosigned { size: head.size, note, at: Instant::now() });
+        if is_enough {
+            self.witnessed.send_if_modified(|size| {
+                let is_newer = head.size.get() > *size;
+                *size = head.size.get().max(*size);
+                is_newer
+            });
+        }
+    }
+
+    /// Returns when enough witnesses have cosigned so many leaves.
+    pub(super) async fn witnessed(&self, size: u64) {
+        // The sender is ours.
+        let _ = self.witnessed.subscribe().wait_for(|known| *known >= size).await;
+    }
+
+    /// The checkpoint to show, with the cosignatures that there are.
+    pub(super) fn checkpoint(&self) -> Option<Arc<str>> {
+        let shown = self.shown();
+        let head = shown.head.as_ref()?;
+        let is_shown =
+            |cosigned: &&Cosigned| cosigned.size == head.size || cosigned.at.elapsed() < SHOWN_COSIGNED;
+        let cosigned = shown.cosigned.as_ref().filter(is_shown);
+        Some(Arc::clone(cosigned.map_or(&head.checkpoint, |cosigned| &cosigned.note)))
     }
 
     pub(super) fn head(&self) -> Option<Arc<Head>> {

@@ -12,6 +12,7 @@ mod segments;
 mod sentence;
 mod tail;
 mod verify;
+mod witness;
 mod writer;
 
 use std::fmt;
@@ -44,7 +45,7 @@ use pace::{Pace, Paced};
 use writer::{Entry, Job, Writer};
 
 use crate::clock::{ClockBehind, Floor, unix_now};
-use crate::config::{Core, Ledger};
+use crate::config::{self, Core, Ledger};
 
 /// Proof that an event is on disk. Only [`Audit::record`] makes one.
 #[derive(Debug)]
@@ -109,6 +110,9 @@ pub enum AuditError {
     /// Too many events wait already.
     #[error("too many audit events are waiting for the disk")]
     Overloaded,
+    /// Too few witnesses have seen the tree that has the record.
+    #[error("too few witnesses have cosigned the audit log in time")]
+    NotWitnessed,
     /// The disk does not answer.
     #[error("the disk does not take the audit record in time")]
     TimedOut,
@@ -131,6 +135,7 @@ pub struct Audit {
     beginning: Beginning,
     status: Arc<Status>,
     published: Arc<Published>,
+    witness_wait: Option<Duration>,
     floor: Floor,
     /// One operator at a time lowers it.
     lowering: tokio::sync::Mutex<()>,
@@ -147,18 +152,26 @@ pub struct Storage {
     pub segment_size: u64,
     /// A file whose first record is older is closed; `None` for no age.
     pub segment_age: Option<Duration>,
+    /// How long a release waits for witnesses; `None` where none are required.
+    pub witness_wait: Option<Duration>,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { reserve: 0, segment_size: 64 << 20, segment_age: Some(Duration::from_secs(30 * 24 * 60 * 60)) }
+        let segment_age = Some(Duration::from_secs(30 * 24 * 60 * 60));
+        Self { reserve: 0, segment_size: 64 << 20, segment_age, witness_wait: None }
     }
 }
 
 impl From<&Core> for Storage {
     fn from(core: &Core) -> Self {
-        let Ledger { segment_size, segment_age } = core.ledger;
-        Self { reserve: core.audit.reserve, segment_size, segment_age }
+        let Ledger { segment_size, segment_age, witnesses } = &core.ledger;
+        Self {
+            reserve: core.audit.reserve,
+            segment_size: *segment_size,
+            segment_age: *segment_age,
+            witness_wait: (witnesses.require > 0).then_some(witnesses.max_wait),
+        }
     }
 }
 
@@ -222,6 +235,7 @@ impl Audit {
             beginning,
             status,
             published,
+            witness_wait: storage.witness_wait,
             floor,
             lowering: tokio::sync::Mutex::default(),
             ended: Mutex::new(ended),
@@ -273,6 +287,35 @@ impl Audit {
             // The writer goes on with it; whether it has ended, `health` says.
             let _ = tokio::time::timeout(MAX_WAIT, told).await;
         }
+    }
+
+    /// Shows checkpoints to witnesses, for ever. Where so many are required, [`Audit::witnessed`] waits for them.
+    ///
+    /// # Errors
+    /// Requests cannot be made at all.
+    pub fn witness_loop(
+        &self,
+        settings: &config::Witnesses,
+    ) -> io::Result<impl Future<Output = ()> + Send + use<>> {
+        let witnesses = witness::Witnesses::new(settings)?;
+        Ok(witnesses.cosign_loop(Arc::clone(&self.published), Arc::clone(&self.status)))
+    }
+
+    /// Returns once as many witnesses as are required have cosigned a tree that has the record.
+    ///
+    /// # Errors
+    /// [`AuditError::NotWitnessed`]: they have not in time.
+    pub async fn witnessed(&self, receipt: &Receipt) -> Result<(), AuditError> {
+        let Some(max_wait) = self.witness_wait else { return Ok(()) };
+        let leaf = receipt.leaf().ok_or(AuditError::NotWitnessed)?;
+        let witnessed = self.published.witnessed(leaf.index.get() + 1);
+        tokio::time::timeout(max_wait, witnessed).await.map_err(|_| AuditError::NotWitnessed)
+    }
+
+    /// The newest signed checkpoint with the cosignatures of witnesses, or a newer one without; `None` before there are keys to sign
+    /// with.
+    pub fn checkpoint(&self) -> Option<Arc<str>> {
+        self.published.checkpoint()
     }
 
     /// The newest signed checkpoint; `None` before there are keys to sign with.

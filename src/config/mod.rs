@@ -24,6 +24,9 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use kms_ledger::key::VerifyingKey;
+use url::Url;
+
 use crate::domain::{Domain, ReservedName};
 pub use crate::os_image::{AcpiPins, LiteAttestation};
 
@@ -375,12 +378,43 @@ pub struct Audit {
 }
 
 /// `[core.ledger]`
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ledger {
     /// A file of the audit log that is larger is closed.
     pub segment_size: u64,
     /// A file whose first record is older is closed; `None` for no age.
     pub segment_age: Option<Duration>,
+    /// `[core.ledger.witnesses]`
+    pub witnesses: Witnesses,
+}
+
+/// `[core.ledger.witnesses]`: who else signs what the log states.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witnesses {
+    /// All of them, each key once.
+    pub list: Vec<Witness>,
+    /// So many must have cosigned a release before it is answered.
+    pub require: usize,
+    /// How long a release waits for them.
+    pub max_wait: Duration,
+}
+
+/// A witness.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Witness {
+    /// Its key: of type 04 or 06.
+    pub key: VerifyingKey,
+    /// Its submission prefix.
+    pub url: Endpoint,
+}
+
+impl Witness {
+    /// Where checkpoints are sent.
+    pub fn add_checkpoint(&self) -> Url {
+        let mut url = self.url.url().clone();
+        url.set_path(&format!("{}/add-checkpoint", url.path().trim_end_matches('/')));
+        url
+    }
 }
 
 /// What happens while the audit log cannot be written. No key is released in either case.

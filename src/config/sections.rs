@@ -12,7 +12,7 @@ use super::reader::{ConfigError, Notice, Report, Section};
 use super::values::{self, Endpoint};
 use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
-    Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage,
+    Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage, Witnesses,
 };
 use super::{consistency, ethereum, events, listeners, webhook};
 
@@ -96,6 +96,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         ledger: section.section("ledger", |section| Ledger {
             segment_size: section.required("segment_size", 64 << 20, values::segment_size),
             segment_age: section.required("segment_age", None, values::age),
+            witnesses: section.section("witnesses", witnesses),
         }),
         events: section.section("events", |section| events::read(section, &cert_dir)),
         freeze: section.section("freeze", |section| Freeze {
@@ -104,6 +105,16 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         limits: section.section("limits", limits),
         cert_dir,
     }
+}
+
+fn witnesses(section: &mut Section<'_>) -> Witnesses {
+    let list = section.required("list", Vec::new(), values::witnesses);
+    let require = section.required("require", 0, |value| match value.as_u64() {
+        Some(count) if count <= list.len() as u64 => Ok(usize::try_from(count).unwrap_or(list.len())),
+        _ => Err("must be a number, at most that of the witnesses in list".to_owned()),
+    });
+    let max_wait = section.required("max_wait", Duration::ZERO, finite_duration);
+    Witnesses { list, require, max_wait }
 }
 
 /// A flag for a platform whose evidence this version does not verify.

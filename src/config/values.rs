@@ -3,10 +3,12 @@
 use std::fmt;
 use std::time::Duration;
 
+use kms_ledger::key::{KeyError, PublicKey, VerifyingKey};
 use serde_json::Value;
 use url::{Host, Url};
 use zeroize::Zeroizing;
 
+use super::Witness;
 use crate::domain::ReservedName;
 
 /// A secret text: no `Debug`, `Display` or `Clone`; wiped when dropped.
@@ -183,6 +185,31 @@ pub(super) fn segment_size(value: Value) -> Result<u64, String> {
     bytes
         .map(|bytes| bytes as u64)
         .ok_or_else(|| "must be a size from 64KiB to 16GiB such as 64MiB".to_owned())
+}
+
+/// No log has more witnesses.
+const MAX_WITNESSES: usize = 16;
+
+/// Witnesses of the log: `<verifier key> <URL>` each, as in a C2SP `tlog-policy`.
+pub(super) fn witnesses(value: Value) -> Result<Vec<Witness>, String> {
+    let Value::Array(list) = value else { return Err("must be a list of texts in quotes".to_owned()) };
+    let mut witnesses: Vec<Witness> = Vec::new();
+    for text in list {
+        let text = string(text)?;
+        let (key, url) = text.split_once(' ').ok_or("must have \"<verifier key> <URL>\" for each witness")?;
+        let key: VerifyingKey = key.parse().map_err(|error: KeyError| error.to_string())?;
+        if matches!(key.key(), PublicKey::Ed25519(_)) {
+            return Err("a witness must have a key for cosignatures (type 04 or 06)".to_owned());
+        }
+        if witnesses.iter().any(|other| other.key.name() == key.name() || other.key.key() == key.key()) {
+            return Err("must not name a witness twice".to_owned());
+        }
+        witnesses.push(Witness { key, url: Endpoint::parse(url)? });
+    }
+    if witnesses.len() > MAX_WITNESSES {
+        return Err(format!("must name at most {MAX_WITNESSES} witnesses"));
+    }
+    Ok(witnesses)
 }
 
 /// An age from one minute on, or `never`.

@@ -87,7 +87,8 @@ impl<R> Released<R> {
             Ok(receipt) => receipt,
             Err(error) => return Err((NotReleased::Unrecorded(error), permit)),
         };
-        match may_go(&permit) {
+        let witnessed = audit.witnessed(&receipt).await.map_err(NotReleased::from);
+        match witnessed.and_then(|()| may_go(&permit)) {
             Ok(not_frozen) => Ok(Self { permit, receipt, _not_frozen: not_frozen }),
             Err(refused) => {
                 let withheld = Event::Withheld { subject, released: receipt.seq() };

@@ -27,10 +27,10 @@ pub(super) fn routes(service: Service, audit: Arc<Audit>, reader: Reader) -> Rou
 }
 
 fn checkpoint(audit: &Audit) -> Response {
-    match audit.head() {
-        Some(head) => {
+    match audit.checkpoint() {
+        Some(checkpoint) => {
             let mut answer = answer(StatusCode::OK, "text/plain; charset=utf-8", "no-cache");
-            *answer.body_mut() = Body::from(head.checkpoint.to_string());
+            *answer.body_mut() = Body::from(checkpoint.to_string());
             answer
         }
         None => told(StatusCode::SERVICE_UNAVAILABLE, "nothing is signed yet"),

@@ -31,3 +31,4 @@ mod sign_cert;
 mod tcb;
 mod tls;
 mod wire;
+mod witness;

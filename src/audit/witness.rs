@@ -1,0 +1,254 @@
+//! Witnesses: others who remember the newest checkpoint that they saw of this log, and sign that it continues the one before
+//! (C2SP `tlog-witness`). A log that shows two histories needs their help for that.
+
+use std::io;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use kms_attest::outgoing;
+use kms_ledger::key::VerifyingKey;
+use kms_ledger::note::{MAX_NOTE, Note};
+use kms_ledger::proof::ConsistencyProof;
+use kms_ledger::store::TileFiles;
+use kms_ledger::witness::{Answer, AnswerError, Request, RequestError};
+use kms_ledger::{Size, tile::TileReadError};
+use reqwest::{Client, redirect};
+
+use super::Head;
+use super::health::Status;
+use super::ledger::Published;
+use crate::config;
+
+/// How long a witness may take.
+const MAX_REQUEST_TIME: Duration = Duration::from_secs(5);
+/// How long the others are waited for where enough have answered.
+const GRACE: Duration = Duration::from_millis(500);
+/// Between checkpoints that are shown to witnesses, where no release waits for them.
+const PACE: Duration = Duration::from_secs(1);
+/// How often a checkpoint that stays is cosigned again, with a newer time.
+const FRESH: Duration = Duration::from_secs(600);
+/// Between attempts at a witness that fails; doubled each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+const MAX_PAUSE: Duration = Duration::from_secs(10);
+/// A witness that cosigns for others at the same time may tell another size each time.
+const MAX_ATTEMPTS: usize = 10;
+
+/// Why a witness gives no cosignature.
+#[derive(Debug, thiserror::Error)]
+enum WitnessError {
+    #[error("no connection, or none in time: {0}")]
+    Connection(String),
+    #[error("the answer is too long")]
+    TooLong,
+    #[error(transparent)]
+    Answer(#[from] AnswerError),
+    #[error(transparent)]
+    Request(#[from] RequestError),
+    #[error("the tree cannot be read: {0}")]
+    Tree(String),
+}
+
+impl WitnessError {
+    /// Whether the witness says that this log has contradicted itself.
+    fn is_fork(&self) -> bool {
+        match self {
+            Self::Answer(AnswerError::Ahead { .. } | AnswerError::Inconsistent) => true,
+            Self::Answer(_) | Self::Connection(_) | Self::TooLong | Self::Request(_) | Self::Tree(_) => false,
+        }
+    }
+}
+
+/// The witnesses of a log.
+pub(super) struct Witnesses {
+    client: Client,
+    members: Vec<Member>,
+    require: usize,
+}
+
+struct Member {
+    key: VerifyingKey,
+    url: url::Url,
+    /// What it has cosigned last, as far as we know.
+    known: Size,
+    pause: Duration,
+    next_try: Instant,
+}
+
+impl Witnesses {
+    /// # Errors
+    /// Our own requests cannot be made.
+    pub(super) fn new(settings: &config::Witnesses) -> io::Result<Self> {
+        let tls = outgoing::client_config(&[]).map_err(|error| io::Error::other(error.to_string()))?;
+        let client = Client::builder()
+            .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
+            .tls_backend_preconfigured(tls)
+            .redirect(redirect::Policy::none())
+            .timeout(MAX_REQUEST_TIME)
+            .build()
+            .map_err(io::Error::other)?;
+        let member = |witness: &config::Witness| Member {
+            key: witness.key.clone(),
+            url: witness.add_checkpoint(),
+            known: Size::ZERO,
+            pause: Duration::ZERO,
+            next_try: Instant::now(),
+        };
+        Ok(Self { client, members: settings.list.iter().map(member).collect(), require: settings.require })
+    }
+
+    /// Shows each new checkpoint to the witnesses, for ever.
+    pub(super) async fn cosign_loop(mut self, published: Arc<Published>, status: Arc<Status>) {
+        let mut heads = published.heads();
+        loop {
+            let Some((head, tiles)) = heads.borrow_and_update().clone() else {
+                if heads.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            };
+            let began = Instant::now();
+            let is_complete = self.round(&head, &tiles, &published, &status).await;
+            if self.require == 0 || !is_complete {
+                tokio::time::sleep(PACE.saturating_sub(began.elapsed())).await;
+            }
+            let wait = if is_complete { FRESH } else { PACE };
+            if let Ok(Err(_)) = tokio::time::timeout(wait, heads.changed()).await {
+                return;
+            }
+        }
+    }
+
+    /// Shows one checkpoint to all of them at once. Whether enough have cosigned it.
+    async fn round(
+        &mut self,
+        head: &Arc<Head>,
+        tiles: &TileFiles,
+        published: &Published,
+        status: &Status,
+    ) -> bool {
+        let now = Instant::now();
+        let (client, require) = (&self.client, self.require.max(1));
+        let is_due = |member: &&mut Member| member.next_try <= now;
+        let mut asked: FuturesUnordered<_> = self
+            .members
+            .iter_mut()
+            .filter(is_due)
+            .map(async |member| {
+                let outcome = member.cosign(client, head, tiles).await;
+                member.note(&outcome);
+                outcome
+            })
+            .collect();
+        let mut lines = Vec::new();
+        loop {
+            let next = async {
+                match lines.len() >= require {
+                    true => tokio::time::timeout(GRACE, asked.next()).await.ok().flatten(),
+                    false => asked.next().await,
+                }
+            };
+            match next.await {
+                Some(Ok(line)) => {
+                    lines.push(line);
+                    published.cosigned(head, &lines, lines.len() >= require);
+                }
+                Some(Err(error)) if error.is_fork() => status.contradicted(),
+                Some(Err(_)) => {}
+                None => return lines.len() >= require,
+            }
+        }
+    }
+}
+
+impl Member {
+    fn note(&mut self, outcome: &Result<String, WitnessError>) {
+        let name = self.key.name();
+        match outcome {
+            Ok(_) => {
+                if !self.pause.is_zero() {
+                    tracing::info!(witness = %name, "the witness cosigns again");
+                }
+                self.pause = Duration::ZERO;
+            }
+            Err(error) if error.is_fork() => {
+                tracing::error!(witness = %name, %error, "FORK: nothing is released until an operator has looked");
+                self.pause = MAX_PAUSE;
+            }
+            Err(error) => {
+                if self.pause.is_zero() {
+                    tracing::warn!(witness = %name, %error, "the witness does not cosign");
+                }
+                self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);
+            }
+        }
+        self.next_try = Instant::now() + self.pause;
+    }
+
+    /// The cosignature lines for a checkpoint.
+    async fn cosign(
+        &mut self,
+        client: &Client,
+        head: &Head,
+        tiles: &TileFiles,
+    ) -> Result<String, WitnessError> {
+        let mut attempt = 0;
+        loop {
+            attempt += 1;
+            let proof = proven(tiles, self.known.min(head.size), head.size).await?;
+            let request = Request::new(self.known.min(head.size), proof, &head.checkpoint)?;
+            let (status, kind, body) = self.ask(client, &request).await?;
+            let answer = Answer { status, content_type: kind.as_deref(), body: &body };
+            match request.read_answer(&answer, std::slice::from_ref(&self.key)) {
+                Ok(_) => {
+                    self.known = head.size;
+                    return Ok(self.own_lines(&body));
+                }
+                Err(AnswerError::Conflict { known }) if attempt < MAX_ATTEMPTS => self.known = known,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn ask(
+        &self,
+        client: &Client,
+        request: &Request,
+    ) -> Result<(u16, Option<String>, Vec<u8>), WitnessError> {
+        let broken = |error: reqwest::Error| WitnessError::Connection(error.without_url().to_string());
+        let mut answer =
+            client.post(self.url.clone()).body(request.to_string()).send().await.map_err(broken)?;
+        let kind = answer.headers().get(http::header::CONTENT_TYPE);
+        let kind = kind.and_then(|kind| Some(kind.to_str().ok()?.to_owned()));
+        let mut body = Vec::new();
+        while let Some(chunk) = answer.chunk().await.map_err(broken)? {
+            if body.len() + chunk.len() > MAX_NOTE {
+                return Err(WitnessError::TooLong);
+            }
+            body.extend_from_slice(&chunk);
+        }
+        Ok((answer.status().as_u16(), kind, body))
+    }
+
+    /// The lines of this witness in an answer that was verified.
+    fn own_lines(&self, body: &[u8]) -> String {
+        let body = String::from_utf8_lossy(body);
+        let is_own = |line: &&str| {
+            let note = format!("x\n\n{line}");
+            Note::parse(note.as_bytes()).is_ok_and(|note| {
+                note.signatures().iter().any(|by| by.name() == self.key.name() && by.id() == self.key.id())
+            })
+        };
+        body.split_inclusive('\n').filter(is_own).collect()
+    }
+}
+
+async fn proven(tiles: &TileFiles, old: Size, new: Size) -> Result<ConsistencyProof, WitnessError> {
+    let tiles = tiles.clone();
+    let built = tokio::task::spawn_blocking(move || {
+        ConsistencyProof::build(&tiles.hashes(new), old, new)
+            .map_err(|error: kms_ledger::proof::BuildError<TileReadError<io::Error>>| error.to_string())
+    });
+    let built = built.await.map_err(|error| WitnessError::Tree(error.to_string()))?;
+    built.map_err(WitnessError::Tree)
+}
