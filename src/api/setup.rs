@@ -10,10 +10,11 @@ use std::{
     time::{Duration, SystemTime},
 };
 
+use kms_attest::single_flight::{Answer, Latest};
 use serde::Serialize;
 use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use tokio::{
-    sync::{Mutex, Semaphore, watch},
+    sync::{Semaphore, watch},
     time::Instant,
 };
 
@@ -114,14 +115,7 @@ pub struct SetupService {
     started_at: String,
     turns: Turns,
     waiting: Semaphore,
-    seen: Mutex<Option<Seen>>,
-}
-
-/// What the key directory held when it was last looked at.
-#[derive(Debug)]
-struct Seen {
-    sight: Sight,
-    looked: Instant,
+    seen: Latest<Sight>,
 }
 
 impl SetupService {
@@ -147,7 +141,7 @@ impl SetupService {
             started_at: started_at.format(&Rfc3339).unwrap_or_default(),
             turns: Turns::default(),
             waiting: Semaphore::new(WAITING),
-            seen: Mutex::default(),
+            seen: Latest::default(),
         }
     }
 
@@ -202,22 +196,18 @@ impl SetupService {
     /// What the key directory holds. One look at a time serves everyone who asked before it began, and keys are read only
     /// after something has changed.
     async fn held(&self) -> Result<Held> {
-        let asked = Instant::now();
-        let mut seen = self.seen.lock().await;
-        if let Some(seen) = seen.as_ref().filter(|seen| seen.looked > asked) {
-            return Ok(seen.sight.held().clone());
-        }
-        let looked = Instant::now();
-        let before = seen.as_ref().map(|seen| seen.sight.clone());
-        let mut sight = self.sight(before.clone()).await?;
-        if matches!(sight.held(), Held::Part { .. }) && before.as_ref() != Some(&sight) {
-            // Or it is in the middle of a commit: whoever saves keys holds the turn until all are there.
-            let _turn = self.onboard.turn().await;
-            sight = self.sight(None).await?;
-        }
-        let held = sight.held().clone();
-        *seen = Some(Seen { sight, looked });
-        Ok(held)
+        let asked = std::time::Instant::now();
+        let look = async |before: Option<Arc<Answer<Sight>>>| {
+            let before = before.map(|seen| seen.value.clone());
+            let sight = self.sight(before.clone()).await?;
+            if matches!(sight.held(), Held::Part { .. }) && before.as_ref() != Some(&sight) {
+                // Or it is in the middle of a commit: the one that saves keys holds the turn until all are there.
+                let _turn = self.onboard.turn().await;
+                return self.sight(None).await;
+            }
+            Ok(sight)
+        };
+        Ok(self.seen.get(|seen| seen.asked > asked, look).await?.value.held().clone())
     }
 
     async fn sight(&self, before: Option<Sight>) -> Result<Sight> {

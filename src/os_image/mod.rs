@@ -6,7 +6,6 @@
 mod archive;
 mod cache;
 mod download;
-mod flights;
 mod measure;
 mod origin;
 mod program;
@@ -28,6 +27,7 @@ use kms_attest::{
         lite::{self, LiteError},
         qemu::MachineError,
     },
+    single_flight::{SingleFlight, Unfinished},
     verify::Verified,
     vm_config::{TdxAttestationVariant, VmConfig, VmConfigError},
 };
@@ -44,7 +44,6 @@ pub use self::{
 use self::{
     cache::{Measured, measurement_key},
     download::Source,
-    flights::{Flights, NoLanding},
     origin::Origin,
     program::AcpiProgram,
     progress::TELL_EVERY,
@@ -169,11 +168,11 @@ impl From<VmConfigError> for OsImageError {
     }
 }
 
-impl From<NoLanding> for OsImageError {
-    fn from(error: NoLanding) -> Self {
+impl From<Unfinished> for OsImageError {
+    fn from(error: Unfinished) -> Self {
         match error {
-            NoLanding::Busy => Self::Busy,
-            NoLanding::Stopped => Self::Stopped,
+            Unfinished::Busy => Self::Busy,
+            Unfinished::Abandoned => Self::Stopped,
         }
     }
 }
@@ -190,8 +189,8 @@ struct Shared {
     program: Option<AcpiProgram>,
     lite: LiteAttestation,
     acpi_digests: AcpiPins,
-    downloads: Flights<Result<(), OsImageError>>,
-    measurements: Flights<Result<Measured, OsImageError>>,
+    downloads: SingleFlight<[u8; 32], Result<(), OsImageError>>,
+    measurements: SingleFlight<String, Result<Measured, OsImageError>>,
     measuring: Semaphore,
     listener: ProgressListener,
     tell_every: Duration,
@@ -233,8 +232,8 @@ impl OsImages {
             program,
             lite: settings.lite,
             acpi_digests: settings.acpi_digests,
-            downloads: Flights::new(MAX_DOWNLOADS),
-            measurements: Flights::new(MAX_MEASUREMENTS),
+            downloads: SingleFlight::new(MAX_DOWNLOADS),
+            measurements: SingleFlight::new(MAX_MEASUREMENTS),
             measuring: Semaphore::new(MEASURED_AT_ONCE),
             listener,
             tell_every,
@@ -325,10 +324,11 @@ impl OsImages {
         // only: it may depend
         // on files that were removed.
         let made_by = origin.as_ref().map_or("", Origin::as_str);
-        let flight = format!("{} {key} {made_by}", shared.cache.clearings());
+        let work = format!("{} {key} {made_by}", shared.cache.clearings());
         self.0
             .measurements
-            .join(&flight, || async move { shared.measure(config, hash, &key, origin).await })
+            .join(work, || async move { shared.measure(config, hash, &key, origin).await })?
+            .result()
             .await?
     }
 

@@ -83,7 +83,7 @@ impl Shared {
     /// Waits for an image to be there.
     pub(super) async fn image(self: &Arc<Self>, hash: [u8; 32]) -> Result<(), OsImageError> {
         let shared = Arc::clone(self);
-        self.downloads.join(&hex::encode(hash), || shared.ensure_image(hash)).await?
+        self.downloads.join(hash, || shared.ensure_image(hash))?.result().await?
     }
 
     /// Downloads an image unless it is there.

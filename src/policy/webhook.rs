@@ -6,11 +6,10 @@ mod client;
 mod wire;
 
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, SystemTime};
 
-use arc_swap::ArcSwapOption;
+use kms_attest::single_flight::{Answer, Latest};
 use reqwest::RequestBuilder;
-use tokio::sync::Mutex;
 
 use self::backend::Backend;
 use self::wire::{BootRequest, BootResponse, InfoResponse};
@@ -73,14 +72,7 @@ const FRESH: Duration = Duration::from_secs(1);
 pub struct Webhook {
     line: Arc<Backend>,
     decision_key: Option<DecisionKey>,
-    /// One asks for the info, the others wait and find the answer.
-    asking: Mutex<()>,
-    info: ArcSwapOption<Answered>,
-}
-
-struct Answered {
-    info: Arc<Info>,
-    at: Instant,
+    info: Latest<Arc<Info>>,
 }
 
 impl Webhook {
@@ -96,8 +88,7 @@ impl Webhook {
         Ok(Self {
             line: Arc::new(Backend::new(webhook, bounds)?),
             decision_key: webhook.decision_key,
-            asking: Mutex::new(()),
-            info: ArcSwapOption::empty(),
+            info: Latest::default(),
         })
     }
 
@@ -151,42 +142,25 @@ impl Webhook {
     }
 
     pub(super) async fn info(&self) -> Result<Arc<Info>, PolicyError> {
-        if let Some(info) = self.fresh_info() {
-            return Ok(info);
-        }
-        // Nobody waits for one asker after the other.
-        match tokio::time::timeout(self.line.total(), self.ask_info()).await {
-            Ok(info) => info,
+        let is_fresh = |answer: &Arc<Answer<Arc<Info>>>| answer.answered.elapsed() < FRESH;
+        let ask = async |_| {
+            let answer: InfoResponse = self.line.ask(FairnessKey::Backend, self.line.get()).await?;
+            Ok(Arc::new(Info::from(answer)))
+        };
+        // Of the callers that wait, none waits for one request after another.
+        match tokio::time::timeout(self.line.total(), self.info.get(is_fresh, ask)).await {
+            Ok(answer) => Ok(Arc::clone(&answer?.value)),
             Err(_) => Err(unavailable("the webhook did not answer in time".to_owned())),
         }
     }
 
-    async fn ask_info(&self) -> Result<Arc<Info>, PolicyError> {
-        let _asking = self.asking.lock().await;
-        if let Some(info) = self.fresh_info() {
-            return Ok(info);
-        }
-        let answer: InfoResponse = self.line.ask(FairnessKey::Backend, self.line.get()).await?;
-        let info = Arc::new(Info::from(answer));
-        self.info.store(Some(Arc::new(Answered { info: info.clone(), at: Instant::now() })));
-        Ok(info)
-    }
-
     pub(super) fn last_info(&self) -> Option<Arc<Info>> {
-        self.info.load().as_ref().map(|answered| answered.info.clone())
+        self.info.last().map(|answer| Arc::clone(&answer.value))
     }
 
     /// Why the last question was not answered; `None` once one is.
     pub(super) fn last_error(&self) -> Option<String> {
         self.line.last_error()
-    }
-
-    fn fresh_info(&self) -> Option<Arc<Info>> {
-        let answered = self.info.load();
-        answered
-            .as_ref()
-            .filter(|answered| answered.at.elapsed() < FRESH)
-            .map(|answered| answered.info.clone())
     }
 }
 

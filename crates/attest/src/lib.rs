@@ -15,6 +15,7 @@ pub mod outgoing;
 pub mod p256;
 pub mod platform;
 pub mod ra_tls;
+pub mod single_flight;
 pub mod state_file;
 pub mod tcb;
 pub mod tls;

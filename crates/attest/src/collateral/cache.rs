@@ -6,12 +6,11 @@ mod lane;
 mod refreshed;
 mod stats;
 
-use std::collections::HashMap;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use dcap_qvl::quote::Quote;
-use tokio::sync::{Semaphore, watch};
+use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
 use self::entries::Entries;
@@ -25,10 +24,11 @@ use super::{
     CacheOptions, Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, Pccs, PckChain,
     PlatformKey, RefreshTask, ServiceFailure,
 };
+use crate::single_flight::{InFlight, SingleFlight, Unfinished};
 use crate::trust::TrustAnchors;
 
 /// Fetches under way at the same time, over all platforms.
-const MAX_FLIGHTS: usize = 32;
+const MAX_FETCHES: usize = 32;
 /// Of those, this many talk to a service; the others wait their turn within their deadline.
 const MAX_UPSTREAM: usize = 8;
 /// Requests for PCK certificates at the same time: anyone can cause these, so they get a lane of their own, in which those
@@ -51,7 +51,8 @@ struct Shared {
     options: CacheOptions,
     upstream: Semaphore,
     chain_requests: Lane,
-    state: Mutex<State>,
+    entries: Mutex<Entries>,
+    in_flight: SingleFlight<PlatformKey, Fetched>,
     hits: AtomicU64,
     misses: AtomicU64,
     fetches: AtomicU64,
@@ -59,14 +60,8 @@ struct Shared {
     generation: AtomicU64,
 }
 
-#[derive(Default)]
-struct State {
-    entries: Entries,
-    flights: HashMap<PlatformKey, Flight>,
-}
-
-type Landing = Result<Arc<Collateral>, CollateralError>;
-type Flight = watch::Receiver<Option<Landing>>;
+/// The outcome of a fetch.
+type Fetched = Result<Arc<Collateral>, CollateralError>;
 
 impl CollateralCache {
     /// A cache in front of the services at `endpoints`, tried in this order (none: the default one).
@@ -94,7 +89,8 @@ impl CollateralCache {
             options,
             upstream: Semaphore::new(MAX_UPSTREAM),
             chain_requests,
-            state: Mutex::default(),
+            entries: Mutex::default(),
+            in_flight: SingleFlight::new(MAX_FETCHES),
             hits: AtomicU64::new(0),
             misses: AtomicU64::new(0),
             fetches: AtomicU64::new(0),
@@ -147,7 +143,7 @@ impl CollateralCache {
             misses: self.shared.misses.load(Ordering::Relaxed),
             fetches: self.shared.fetches.load(Ordering::Relaxed),
             failures: self.shared.failures.load(Ordering::Relaxed),
-            entries: self.state().entries.stats(self.clock().now()),
+            entries: self.entries().stats(self.clock().now()),
             endpoints: self.shared.endpoints.iter().map(Endpoint::stats).collect(),
             refused_as_older: self.shared.options.floors.refused(),
             floors_unsaved: self.shared.options.floors.unsaved(),
@@ -166,23 +162,19 @@ impl CollateralCache {
 
     /// Fetches every entry that is due; drops those that have ended. A failure leaves the entry in use.
     pub(super) async fn refresh_due(&self) {
-        let due = self.state().entries.due(self.clock().now());
+        let due = self.entries().due(self.clock().now());
         for platform in due {
-            let flight = self.board(&mut self.state(), platform);
-            let landing = match flight {
-                Ok(flight) => landed(flight).await,
-                Err(busy) => Err(busy),
-            };
-            if landing.is_err() {
+            let fetch = self.join_fetch(platform);
+            if finished(fetch).await.is_err() {
                 let later = self.clock().now().saturating_add(REFRESH_RETRY_SECONDS);
-                self.state().entries.postpone(platform, later);
+                self.entries().postpone(platform, later);
             }
         }
     }
 
-    async fn platform(&self, chain: &PckChain) -> Landing {
+    async fn platform(&self, chain: &PckChain) -> Fetched {
         let platform = chain.platform();
-        if let Some(kept) = self.state().entries.take(platform, self.clock().now()) {
+        if let Some(kept) = self.entries().take(platform, self.clock().now()) {
             self.shared.hits.fetch_add(1, Ordering::Relaxed);
             return Ok(kept);
         }
@@ -191,36 +183,30 @@ impl CollateralCache {
         if !chain.leads_to(self.shared.anchors.tdx_root()) {
             return Err(CollateralError::UntrustedPlatform);
         }
-        let flight = {
-            let mut state = self.state();
-            if let Some(kept) = state.entries.take(platform, self.clock().now()) {
+        let fetch = {
+            // Held until the fetch is joined: one that ends meanwhile files its outcome here first.
+            let mut entries = self.entries();
+            if let Some(kept) = entries.take(platform, self.clock().now()) {
                 return Ok(kept);
             }
-            if let Some(error) = state.entries.refusal(platform) {
+            if let Some(error) = entries.refusal(platform) {
                 return Err(error);
             }
-            self.board(&mut state, platform)?
+            self.join_fetch(platform)
         };
-        landed(flight).await
+        finished(fetch).await
     }
 
-    /// Joins the fetch for `platform` that is under way, or starts one. It goes on when all who wait for it have left.
-    fn board(&self, state: &mut State, platform: PlatformKey) -> Result<Flight, CollateralError> {
-        if let Some(flight) = state.flights.get(&platform) {
-            return Ok(flight.clone());
-        }
-        if state.flights.len() >= MAX_FLIGHTS {
-            return Err(CollateralError::unavailable(FetchFailure::Busy));
-        }
-        let (arrival, flight) = watch::channel(None);
-        state.flights.insert(platform, flight.clone());
-        let runway = Runway { cache: self.clone(), platform };
-        tokio::spawn(async move {
-            let fetched = runway.cache.fetch(platform).await;
-            let landing = runway.cache.keep(platform, fetched);
-            arrival.send_replace(Some(landing));
-        });
-        Ok(flight)
+    /// Joins the fetch for `platform` that is under way, or starts one. It goes on when all callers that wait for it have
+    /// left.
+    fn join_fetch(&self, platform: PlatformKey) -> Result<InFlight<Fetched>, Unfinished> {
+        self.shared.in_flight.join(platform, || {
+            let cache = self.clone();
+            async move {
+                let fetched = cache.fetch(platform).await;
+                cache.keep(platform, fetched)
+            }
+        })
     }
 
     async fn fetch(&self, platform: PlatformKey) -> Result<Collateral, CollateralError> {
@@ -309,8 +295,8 @@ impl CollateralCache {
     }
 
     /// Files the outcome of a fetch.
-    fn keep(&self, platform: PlatformKey, fetched: Result<Collateral, CollateralError>) -> Landing {
-        let entries = &mut self.state().entries;
+    fn keep(&self, platform: PlatformKey, fetched: Result<Collateral, CollateralError>) -> Fetched {
+        let mut entries = self.entries();
         let options = &self.shared.options;
         match fetched {
             Ok(collateral) => {
@@ -327,26 +313,22 @@ impl CollateralCache {
         }
     }
 
-    fn state(&self) -> MutexGuard<'_, State> {
-        self.shared.state.lock().unwrap_or_else(PoisonError::into_inner)
+    fn entries(&self) -> MutexGuard<'_, Entries> {
+        self.shared.entries.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-async fn landed(mut flight: Flight) -> Landing {
-    let landing = flight.wait_for(Option::is_some).await.ok().and_then(|landing| landing.clone());
-    landing.unwrap_or_else(|| Err(CollateralError::unavailable(FetchFailure::Abandoned)))
-}
-
-/// Takes a fetch off the list when it ends, even by a panic.
-struct Runway {
-    cache: CollateralCache,
-    platform: PlatformKey,
-}
-
-impl Drop for Runway {
-    fn drop(&mut self) {
-        self.cache.state().flights.remove(&self.platform);
-    }
+async fn finished(fetch: Result<InFlight<Fetched>, Unfinished>) -> Fetched {
+    let fetched = match fetch {
+        Ok(fetch) => fetch.result().await,
+        Err(unfinished) => Err(unfinished),
+    };
+    fetched.unwrap_or_else(|unfinished| {
+        Err(CollateralError::unavailable(match unfinished {
+            Unfinished::Busy => FetchFailure::Busy,
+            Unfinished::Abandoned => FetchFailure::Abandoned,
+        }))
+    })
 }
 
 #[cfg(test)]

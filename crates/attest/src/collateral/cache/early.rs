@@ -4,20 +4,20 @@ use std::sync::Arc;
 
 use tokio::time::timeout;
 
-use super::{CollateralCache, landed};
+use super::{CollateralCache, finished};
 use crate::collateral::{Collateral, CollateralError, FetchFailure, PlatformKey, TcbSet};
 
 impl CollateralCache {
     /// Collateral of a model whose platforms were verified before: kept, or fetched.
     pub(crate) async fn of_known(&self, model: PlatformKey) -> Result<Arc<Collateral>, CollateralError> {
-        let flight = {
-            let mut state = self.state();
-            if let Some(kept) = state.entries.look(model, self.clock().now()) {
+        let fetch = {
+            let entries = self.entries();
+            if let Some(kept) = entries.look(model, self.clock().now()) {
                 return Ok(kept);
             }
-            self.board(&mut state, model)?
+            self.join_fetch(model)
         };
-        landed(flight).await
+        finished(fetch).await
     }
 
     /// `standard` with Intel's early TCB info and QE identity in place of its own, from the first service that has

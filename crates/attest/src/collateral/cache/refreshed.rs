@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use super::{CollateralCache, MAX_FLIGHTS, landed};
+use super::{CollateralCache, MAX_FETCHES, finished};
 use crate::collateral::{Collateral, CollateralError, Numbers, PlatformKey};
 
 /// What a forced refresh came to, for one model.
@@ -22,22 +22,18 @@ impl CollateralCache {
     /// that new collateral judges who is connected already.
     pub async fn refresh_all(&self) -> Vec<Refreshed> {
         let held = {
-            let mut state = self.state();
-            state.entries.forget_refusals();
-            state.entries.held()
+            let mut entries = self.entries();
+            entries.forget_refusals();
+            entries.held()
         };
         let mut refreshed = Vec::new();
-        for some in held.chunks(MAX_FLIGHTS / 2) {
-            let flights: Vec<_> = some
+        for some in held.chunks(MAX_FETCHES / 2) {
+            let fetches: Vec<_> = some
                 .iter()
-                .map(|(platform, before)| (*platform, *before, self.board(&mut self.state(), *platform)))
+                .map(|(platform, before)| (*platform, *before, self.join_fetch(*platform)))
                 .collect();
-            for (platform, before, flight) in flights {
-                let outcome = match flight {
-                    Ok(flight) => landed(flight).await,
-                    Err(busy) => Err(busy),
-                };
-                refreshed.push(Refreshed { platform, before, outcome });
+            for (platform, before, fetch) in fetches {
+                refreshed.push(Refreshed { platform, before, outcome: finished(fetch).await });
             }
         }
         self.shared.generation.fetch_add(1, std::sync::atomic::Ordering::Relaxed);

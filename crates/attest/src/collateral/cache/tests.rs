@@ -139,13 +139,13 @@ async fn services_are_tried_in_order_and_a_failed_one_goes_to_the_end() {
 
     // Shortly after, the second is asked first; the first, although well again, is not asked at all.
     first.set_routes(normal_routes());
-    cache.state().entries = Entries::default();
+    *cache.entries() = Entries::default();
     assert!(cache.get(&mock_quote()).await.is_ok());
     assert_eq!((first.requests().len(), second.requests().len()), (1, 2 * REQUESTS_PER_FETCH));
 
     // Paused or not, a service is asked before giving up.
     second.set_routes(down());
-    cache.state().entries = Entries::default();
+    *cache.entries() = Entries::default();
     assert!(cache.get(&mock_quote()).await.is_ok());
     assert!(time.load(Ordering::SeqCst) < expires);
     assert_eq!(first.requests().len(), 1 + REQUESTS_PER_FETCH);

@@ -1,0 +1,244 @@
+//! Work and questions that are shared: done once for all callers that wait at the same time.
+//!
+//! [`SingleFlight`] runs work by key and forgets it when it is done. [`Latest`] keeps the last answer to one question.
+//! In neither does a caller get an answer to a question that was asked before it came, unless it says that it is recent
+//! enough.
+
+use std::collections::HashMap;
+use std::hash::Hash;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::watch;
+
+/// Why work has no result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unfinished {
+    /// As much work as is allowed is running.
+    Busy,
+    /// The work panicked, or was dropped with the runtime.
+    Abandoned,
+}
+
+/// Running work by its key; each runs as a task of its own, to its end even if no caller waits any longer.
+#[derive(Debug)]
+pub struct SingleFlight<K, T> {
+    running: Running<K, T>,
+    max_running: usize,
+}
+
+type Running<K, T> = Arc<Mutex<HashMap<K, InFlight<T>>>>;
+
+/// Work that is running.
+#[derive(Debug, Clone)]
+pub struct InFlight<T>(watch::Receiver<Option<T>>);
+
+impl<T: Clone> InFlight<T> {
+    /// Waits for the end of the work.
+    ///
+    /// # Errors
+    /// [`Unfinished::Abandoned`].
+    pub async fn result(mut self) -> Result<T, Unfinished> {
+        let result = self.0.wait_for(Option::is_some).await.ok().and_then(|result| result.clone());
+        result.ok_or(Unfinished::Abandoned)
+    }
+}
+
+/// Takes work off the list when it ends, even by a panic.
+struct Entry<K: Eq + Hash, T> {
+    running: Running<K, T>,
+    key: K,
+}
+
+impl<K: Eq + Hash, T> Drop for Entry<K, T> {
+    fn drop(&mut self) {
+        lock(&self.running).remove(&self.key);
+    }
+}
+
+fn lock<K, T>(running: &Running<K, T>) -> MutexGuard<'_, HashMap<K, InFlight<T>>> {
+    running.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl<K, T> SingleFlight<K, T>
+where
+    K: Eq + Hash + Clone + Send + 'static,
+    T: Clone + Send + Sync + 'static,
+{
+    /// At most `max_running` pieces of work at a time.
+    pub fn new(max_running: usize) -> Self {
+        Self { running: Arc::default(), max_running }
+    }
+
+    /// Joins the work under `key`, which `start` begins unless it is running.
+    ///
+    /// # Errors
+    /// [`Unfinished::Busy`].
+    pub fn join<W>(&self, key: K, start: impl FnOnce() -> W) -> Result<InFlight<T>, Unfinished>
+    where
+        W: Future<Output = T> + Send + 'static,
+    {
+        let mut running = lock(&self.running);
+        if let Some(work) = running.get(&key) {
+            return Ok(work.clone());
+        }
+        if running.len() >= self.max_running {
+            return Err(Unfinished::Busy);
+        }
+        let (finished, in_flight) = watch::channel(None);
+        let in_flight = InFlight(in_flight);
+        running.insert(key.clone(), in_flight.clone());
+        let (ours, work) = (Arc::clone(&self.running), start());
+        tokio::spawn(async move {
+            // Made here, not outside: a task that never starts must not take the lock that is held there.
+            let entry = Entry { running: ours, key };
+            let result = work.await;
+            drop(entry);
+            finished.send_replace(Some(result));
+        });
+        Ok(in_flight)
+    }
+}
+
+/// The last answer to one question; one caller asks at a time, the others wait and take its answer if it serves them.
+#[derive(Debug)]
+pub struct Latest<T> {
+    asking: tokio::sync::Mutex<()>,
+    answer: ArcSwapOption<Answer<T>>,
+}
+
+/// An answer with its times.
+#[derive(Debug)]
+pub struct Answer<T> {
+    /// What was answered.
+    pub value: T,
+    /// When the question was asked.
+    pub asked: Instant,
+    /// When it was answered.
+    pub answered: Instant,
+}
+
+impl<T> Default for Latest<T> {
+    fn default() -> Self {
+        Self { asking: tokio::sync::Mutex::default(), answer: ArcSwapOption::empty() }
+    }
+}
+
+impl<T> Latest<T> {
+    /// The last answer, however old.
+    pub fn last(&self) -> Option<Arc<Answer<T>>> {
+        self.answer.load_full()
+    }
+
+    /// The last answer if it `serves`, without and with waiting for the caller that asks now; otherwise that of `ask`,
+    /// which is given the last answer. A failure is not kept.
+    ///
+    /// # Errors
+    /// Those of `ask`.
+    pub async fn get<E>(
+        &self,
+        serves: impl Fn(&Arc<Answer<T>>) -> bool,
+        ask: impl AsyncFnOnce(Option<Arc<Answer<T>>>) -> Result<T, E>,
+    ) -> Result<Arc<Answer<T>>, E> {
+        if let Some(answer) = self.last().filter(&serves) {
+            return Ok(answer);
+        }
+        let _asking = self.asking.lock().await;
+        let last = self.last();
+        if let Some(answer) = last.clone().filter(serves) {
+            return Ok(answer);
+        }
+        let asked = Instant::now();
+        let value = ask(last).await?;
+        let answer = Arc::new(Answer { value, asked, answered: Instant::now() });
+        self.answer.store(Some(Arc::clone(&answer)));
+        Ok(answer)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::time::Duration;
+
+    use super::*;
+
+    async fn result<T: Clone>(joined: Result<InFlight<T>, Unfinished>) -> Result<T, Unfinished> {
+        joined?.result().await
+    }
+
+    #[tokio::test]
+    async fn all_who_wait_share_one_piece_of_work() {
+        let flights = SingleFlight::new(1);
+        let done = Arc::new(AtomicUsize::new(0));
+        let join = || {
+            let done = Arc::clone(&done);
+            result(flights.join("a", || async move {
+                tokio::time::sleep(Duration::from_millis(20)).await;
+                done.fetch_add(1, Ordering::SeqCst)
+            }))
+        };
+        let answers = tokio::join!(join(), join(), join());
+        assert_eq!(answers, (Ok(0), Ok(0), Ok(0)));
+        assert_eq!(join().await, Ok(1), "what is done is forgotten");
+    }
+
+    #[tokio::test]
+    async fn work_goes_on_when_nobody_waits() {
+        let flights = SingleFlight::new(1);
+        let (landed, done) = tokio::sync::oneshot::channel();
+        let work = result(flights.join("a", || async move {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+            let _ = landed.send(());
+        }));
+        assert!(tokio::time::timeout(Duration::from_millis(1), work).await.is_err());
+        done.await.expect("it ended");
+    }
+
+    #[tokio::test]
+    async fn too_much_work_is_refused_and_a_panic_is_forgotten() {
+        let flights: SingleFlight<&str, ()> = SingleFlight::new(1);
+        let long = result(flights.join("a", std::future::pending::<()>));
+        assert!(tokio::time::timeout(Duration::from_millis(1), long).await.is_err());
+        assert_eq!(result(flights.join("b", || async {})).await, Err(Unfinished::Busy));
+        let flights: SingleFlight<&str, ()> = SingleFlight::new(1);
+        let panics = flights.join("a", || async { panic!("on purpose") });
+        assert_eq!(result(panics).await, Err(Unfinished::Abandoned));
+        assert_eq!(result(flights.join("a", || async {})).await, Ok(()));
+    }
+
+    #[tokio::test]
+    async fn callers_that_wait_take_an_answer_that_was_asked_for_after_they_came() {
+        let latest = Latest::default();
+        let asked = AtomicUsize::new(0);
+        let get = async || {
+            let came = Instant::now();
+            let ask = async |_: Option<Arc<Answer<usize>>>| {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+                Ok::<_, ()>(asked.fetch_add(1, Ordering::SeqCst))
+            };
+            latest.get(|answer| answer.asked > came, ask).await.map(|answer| answer.value)
+        };
+        assert_eq!(get().await, Ok(0));
+        // The first of them asks; the second came before that, and is served by it.
+        let both = tokio::join!(get(), get());
+        assert!(both.0.is_ok() && both.1.is_ok());
+        assert_eq!(get().await.map(|answer| answer > 1), Ok(true), "a later caller asks again");
+    }
+
+    #[tokio::test]
+    async fn a_failure_is_told_and_keeps_the_last_answer() {
+        let latest = Latest::default();
+        assert_eq!(latest.get(|_| true, async |_| Ok::<_, &str>(1)).await.map(|answer| answer.value), Ok(1));
+        let failed = latest.get(
+            |_| false,
+            async |last| {
+                assert_eq!(last.map(|answer| answer.value), Some(1));
+                Err("not now")
+            },
+        );
+        assert_eq!(failed.await.map(|answer| answer.value), Err("not now"));
+        assert_eq!(latest.last().map(|answer| answer.value), Some(1));
+    }
+}
