@@ -191,7 +191,7 @@ impl Evidence {
     pub fn tdx(&self) -> Option<&Tdx> {
         match &self.platform {
             Platform::Tdx(tdx) | Platform::GcpTdx { tdx, .. } => Some(tdx),
-            _ => None,
+            Platform::NitroEnclave { .. } | Platform::SevSnp { .. } | Platform::AwsNitroTpm { .. } => None,
         }
     }
 }

@@ -353,7 +353,15 @@ impl VerifyError {
         match self {
             Self::Clock(_) => true,
             Self::Collateral(error) => !error.is_senders_fault(),
-            _ => false,
+            Self::UnsupportedPlatform(_)
+            | Self::Evidence(_)
+            | Self::ReportData
+            | Self::EventName
+            | Self::PodPayload
+            | Self::Quote(_)
+            | Self::Rtmr3 { .. }
+            | Self::QuotedReportData
+            | Self::Preimages(_) => false,
         }
     }
 }

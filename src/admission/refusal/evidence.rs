@@ -1,7 +1,10 @@
 //! Why evidence is refused: the step, the code, and the two values that differ.
 
 use kms_attest::{
-    collateral::CollateralError, platform::tdx::TdxError, ra_tls::RaTlsError, verify::VerifyError,
+    collateral::CollateralError,
+    platform::tdx::{Rejection, TdxError},
+    ra_tls::RaTlsError,
+    verify::VerifyError,
 };
 
 use super::{RefusalCode, Step};
@@ -55,12 +58,8 @@ impl From<&VerifyError> for EvidenceRefusal {
             VerifyError::Quote(error) => of_quote(error),
         };
         let bad = Self::new(step, code, error);
-        match error {
-            VerifyError::Rtmr3 { quoted, replayed } => {
-                Self { expected: Some(quoted.clone()), actual: Some(replayed.clone()), ..bad }
-            }
-            _ => bad,
-        }
+        let VerifyError::Rtmr3 { quoted, replayed } = error else { return bad };
+        Self { expected: Some(quoted.clone()), actual: Some(replayed.clone()), ..bad }
     }
 }
 
@@ -93,24 +92,19 @@ fn of_quote(error: &TdxError) -> (Step, RefusalCode) {
         // Genuine as far as the signatures go: it is the versions that are wrong.
         TdxError::Unlisted { .. } => (Step::TcbStatus, RefusalCode::TcbLevelNotListed),
         TdxError::Status(_) => (Step::TcbStatus, RefusalCode::TcbStatusUnknown),
-        TdxError::Rejected(reason) => of_rejection(reason),
-        _ => (Step::Quote, RefusalCode::QuoteNotGenuine),
+        TdxError::Rejected { rejection, .. } => of_rejection(*rejection),
+        TdxError::Platform | TdxError::Ppid { .. } => (Step::Quote, RefusalCode::QuoteNotGenuine),
     }
 }
 
-/// The library looks at the TD too, after the signatures; only its words tell these apart from a bad signature.
-fn of_rejection(reason: &str) -> (Step, RefusalCode) {
-    let says = |text| reason.contains(text);
-    if says("Debug mode is enabled") {
-        (Step::TdAttributes, RefusalCode::TdDebug)
-    } else if says("Reserved bits in TD attributes are set") || says("SEPT_VE_DISABLE is not enabled") {
-        (Step::TdAttributes, RefusalCode::TdAttributesNotAllowed)
-    } else if says("TCB status is invalid: Revoked") {
-        (Step::TcbStatus, RefusalCode::TcbRevoked)
-    } else if says("Invalid MR service TD") {
-        (Step::TdAttributes, RefusalCode::ServiceTdBound)
-    } else {
-        (Step::Quote, RefusalCode::QuoteNotGenuine)
+/// The library looks at the TD too, after the signatures.
+fn of_rejection(rejection: Rejection) -> (Step, RefusalCode) {
+    match rejection {
+        Rejection::Debug => (Step::TdAttributes, RefusalCode::TdDebug),
+        Rejection::Attributes => (Step::TdAttributes, RefusalCode::TdAttributesNotAllowed),
+        Rejection::Revoked => (Step::TcbStatus, RefusalCode::TcbRevoked),
+        Rejection::ServiceTd => (Step::TdAttributes, RefusalCode::ServiceTdBound),
+        Rejection::NotGenuine => (Step::Quote, RefusalCode::QuoteNotGenuine),
     }
 }
 
@@ -120,6 +114,10 @@ mod tests {
 
     use super::*;
 
+    fn rejected(reason: &str) -> TdxError {
+        TdxError::Rejected { reason: reason.to_owned(), rejection: Rejection::NotGenuine }
+    }
+
     #[test]
     fn what_is_wrong_with_a_quote_has_a_code_of_its_own() {
         for (error, step, code) in [
@@ -128,7 +126,7 @@ mod tests {
             (VerifyError::QuotedReportData, Step::ReportData, "report_data_mismatch"),
             (VerifyError::Quote(TdxError::Debug), Step::TdAttributes, "td_debug"),
             (VerifyError::Quote(TdxError::ServiceTd), Step::TdAttributes, "service_td_bound"),
-            (VerifyError::Quote(TdxError::Rejected("revoked".to_owned())), Step::Quote, "quote_not_genuine"),
+            (VerifyError::Quote(rejected("revoked")), Step::Quote, "quote_not_genuine"),
             (VerifyError::Quote(TdxError::NotATd), Step::Platform, "quote_malformed"),
             (
                 VerifyError::Collateral(CollateralError::PckChain(ChainError::Order)),

@@ -5,6 +5,7 @@ mod identity;
 pub mod image;
 mod quote;
 mod quoted;
+mod rejection;
 mod shortfall;
 
 use dcap_qvl::quote::{Report, TDReport10};
@@ -16,6 +17,7 @@ pub(crate) use self::identity::decode;
 pub use self::identity::tdx_identity;
 pub use self::quote::TdQuote;
 pub use self::quoted::{Quoted, QuotedError};
+pub use self::rejection::Rejection;
 pub use self::shortfall::Shortfall;
 use crate::collateral::{ChainError, Collateral, Dcap, PckChain};
 use crate::tcb::{PlatformTcb, TcbGap, TcbStatus, TcbVerdict, is_known};
@@ -206,16 +208,16 @@ pub fn verify_quote(
     TdQuote::parse(quote)?.verify(collateral, anchors, now)
 }
 
-/// The library's checks, and what it found. It has no say in what is acceptable.
+/// The library's checks, and what it found, or its words. It has no say in what is acceptable.
 fn claims(
     quote: &[u8],
     parts: QuoteCollateralV3,
     anchors: &TrustAnchors,
     now: u64,
-) -> Result<QuoteClaims, TdxError> {
+) -> Result<QuoteClaims, String> {
     QuoteVerifier::<Dcap>::new_with_config(anchors.tdx_root().to_vec())
         .verify_with_policy(quote, parts, now, &QuotePolicy::claims_only(now))
-        .map_err(|e| TdxError::Rejected(reason(&e)))
+        .map_err(|error| reason(&error))
 }
 
 /// Our own checks, and what was found. Every fact about the TD and its platform comes from the `claims` that verification
@@ -266,8 +268,13 @@ pub enum TdxError {
     #[error("failed to parse TDX quote: {0}")]
     Malformed(String),
     /// The verifier's answer.
-    #[error("failed to verify TDX quote: {0}")]
-    Rejected(String),
+    #[error("failed to verify TDX quote: {reason}")]
+    Rejected {
+        /// Its words.
+        reason: String,
+        /// What it objects to.
+        rejection: Rejection,
+    },
     /// Security versions below every level that Intel lists. All signatures were right before this was looked at; of a
     /// quoting enclave, those up to its own report.
     #[error("failed to verify TDX quote: {reason}: {shortfall}")]

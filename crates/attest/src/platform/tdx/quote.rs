@@ -2,7 +2,7 @@
 
 use dcap_qvl::quote::Quote;
 
-use super::{Shortfall, TdReport, TdxError, VerifiedQuote, claims, conclude, reason};
+use super::{Rejection, Shortfall, TdReport, TdxError, VerifiedQuote, claims, conclude, reason};
 use crate::collateral::{Collateral, CollateralError, PckChain};
 use crate::trust::TrustAnchors;
 
@@ -58,11 +58,13 @@ impl<'a> TdQuote<'a> {
         // `conclude` refuses the quote if ours, on which the earlier checks were made, differs. The library gets the PCK
         // chain from us and does not look for one in the quote.
         let claims =
-            claims(self.bytes, collateral.parts_for(chain.pem()), anchors, now).map_err(|error| {
-                let TdxError::Rejected(reason) = error else { return error };
+            claims(self.bytes, collateral.parts_for(chain.pem()), anchors, now).map_err(|reason| {
                 match Shortfall::of(&reason, self, chain, collateral) {
                     Some(shortfall) => TdxError::Unlisted { reason, shortfall: Box::new(shortfall) },
-                    None => TdxError::Rejected(reason),
+                    None => {
+                        let rejection = Rejection::of(&reason, &self.report);
+                        TdxError::Rejected { reason, rejection }
+                    }
                 }
             })?;
         conclude(claims, self, chain, collateral)
@@ -74,7 +76,11 @@ impl<'a> TdQuote<'a> {
         let chain = chain.or_else(|| self.has_chain().then(|| self.parsed.inner_cert_data()));
         PckChain::read(chain.ok_or(TdxError::NoPckChain)?).map_err(|error| match error {
             CollateralError::PckChain(error) => TdxError::PckChain(error),
-            _ => TdxError::Platform,
+            CollateralError::Quote(_)
+            | CollateralError::NotATd
+            | CollateralError::UntrustedPlatform
+            | CollateralError::Unavailable { .. }
+            | CollateralError::Malformed(_) => TdxError::Platform,
         })
     }
 
