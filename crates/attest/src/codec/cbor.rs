@@ -1,5 +1,7 @@
 //! The part of CBOR that Nitro documents and image measurements are written in: a reader bounded by its input and in depth.
 
+use super::cursor::Cursor;
+
 /// Deepest nesting of a value that is skipped.
 const MAX_DEPTH: u8 = 16;
 
@@ -42,29 +44,24 @@ const SIMPLE: u8 = 7;
 
 /// Reads values from the front of a byte string.
 pub(crate) struct Reader<'a> {
-    rest: &'a [u8],
+    cursor: Cursor<'a>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(input: &'a [u8]) -> Self {
-        Self { rest: input }
+        Self { cursor: Cursor::new(input) }
     }
 
     fn take(&mut self, length: u64) -> Result<&'a [u8], CborError> {
         let length = usize::try_from(length).map_err(|_| CborError::Truncated)?;
-        let (head, tail) = self.rest.split_at_checked(length).ok_or(CborError::Truncated)?;
-        self.rest = tail;
-        Ok(head)
+        self.cursor.take(length).ok_or(CborError::Truncated)
     }
 
     fn head(&mut self) -> Result<Head, CborError> {
         let initial = self.take(1)?[0];
         let argument = match initial & 0x1f {
             small @ 0..24 => Some(u64::from(small)),
-            width @ 24..28 => {
-                let bytes = self.take(1 << (width - 24))?;
-                Some(bytes.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
-            }
+            width @ 24..28 => Some(self.cursor.big_endian(1 << (width - 24)).ok_or(CborError::Truncated)?),
             31 => None,
             _ => return Err(CborError::Reserved),
         };
@@ -73,11 +70,7 @@ impl<'a> Reader<'a> {
 
     /// Reads a break, the end of an indefinite value, if one is next.
     fn at_break(&mut self) -> bool {
-        let at_break = self.rest.first() == Some(&0xff);
-        if at_break {
-            self.rest = &self.rest[1..];
-        }
-        at_break
+        self.cursor.next_is(0xff)
     }
 
     pub(crate) fn unsigned(&mut self) -> Result<u64, CborError> {
@@ -112,7 +105,7 @@ impl<'a> Reader<'a> {
 
     /// Nothing may be left.
     pub(crate) fn end(self) -> Result<(), CborError> {
-        match self.rest.len() {
+        match self.cursor.rest().len() {
             0 => Ok(()),
             left => Err(CborError::Trailing(left)),
         }

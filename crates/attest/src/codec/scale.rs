@@ -1,35 +1,31 @@
 //! SCALE as evidence V0 and certificate requests use it: a reader that allocates no more than it was given, and a
 //! writer.
 
+use crate::codec::cursor::Cursor;
 use crate::codec::{FieldError, Problem};
 
 /// Reads values from the front of a byte string. Every length is checked against what is left before anything is
 /// allocated, and only the shortest form of a length is accepted, so reading and writing are inverse.
 pub(crate) struct Reader<'a> {
-    rest: &'a [u8],
+    cursor: Cursor<'a>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(input: &'a [u8]) -> Self {
-        Self { rest: input }
+        Self { cursor: Cursor::new(input) }
     }
 
     /// What has not been read.
     pub(crate) fn rest(&self) -> &'a [u8] {
-        self.rest
+        self.cursor.rest()
     }
 
     pub(crate) fn take(&mut self, length: usize, field: &'static str) -> Result<&'a [u8], FieldError> {
-        let (head, tail) =
-            self.rest.split_at_checked(length).ok_or_else(|| Problem::Truncated.in_field(field))?;
-        self.rest = tail;
-        Ok(head)
+        self.cursor.take(length).ok_or_else(|| Problem::Truncated.in_field(field))
     }
 
     pub(crate) fn array<const N: usize>(&mut self, field: &'static str) -> Result<[u8; N], FieldError> {
-        let (head, tail) = self.rest.split_first_chunk().ok_or_else(|| Problem::Truncated.in_field(field))?;
-        self.rest = tail;
-        Ok(*head)
+        self.cursor.array().ok_or_else(|| Problem::Truncated.in_field(field))
     }
 
     pub(crate) fn u8(&mut self, field: &'static str) -> Result<u8, FieldError> {
@@ -100,7 +96,7 @@ impl<'a> Reader<'a> {
             return Err(Problem::TooMany { limit }.in_field(field));
         }
         // Each element takes at least one byte, so a count beyond the input fails before it costs memory.
-        if count > self.rest.len() {
+        if !self.cursor.has_room_for(count as u64) {
             return Err(Problem::Truncated.in_field(field));
         }
         (0..count).map(|_| read(self)).collect()

@@ -2,6 +2,7 @@
 
 use rmp::Marker;
 
+use crate::codec::cursor::Cursor;
 use crate::codec::{FieldError, Problem};
 
 /// How a byte field may be written as text.
@@ -16,24 +17,21 @@ pub(crate) enum TextForm {
 /// Reads values from the front of a byte string. Nothing recurses and nothing is allocated beyond a multiple of the
 /// input, however deep or long the input claims to be.
 pub(crate) struct Reader<'a> {
-    rest: &'a [u8],
+    cursor: Cursor<'a>,
 }
 
 impl<'a> Reader<'a> {
     pub(crate) fn new(input: &'a [u8]) -> Self {
-        Self { rest: input }
+        Self { cursor: Cursor::new(input) }
     }
 
     /// What has not been read.
     pub(crate) fn rest(&self) -> &'a [u8] {
-        self.rest
+        self.cursor.rest()
     }
 
     fn take(&mut self, length: usize, field: &'static str) -> Result<&'a [u8], FieldError> {
-        let (head, tail) =
-            self.rest.split_at_checked(length).ok_or_else(|| Problem::Truncated.in_field(field))?;
-        self.rest = tail;
-        Ok(head)
+        self.cursor.take(length).ok_or_else(|| Problem::Truncated.in_field(field))
     }
 
     fn marker(&mut self, field: &'static str) -> Result<Marker, FieldError> {
@@ -42,7 +40,7 @@ impl<'a> Reader<'a> {
 
     /// A big-endian number of `width` bytes.
     fn number(&mut self, width: usize, field: &'static str) -> Result<u64, FieldError> {
-        Ok(self.take(width, field)?.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
+        self.cursor.big_endian(width).ok_or_else(|| Problem::Truncated.in_field(field))
     }
 
     fn count(&mut self, width: usize, field: &'static str) -> Result<usize, FieldError> {
@@ -77,11 +75,7 @@ impl<'a> Reader<'a> {
 
     /// Whether the next value is nil, which is then read.
     pub(crate) fn nil(&mut self) -> bool {
-        let nil = self.rest.first() == Some(&Marker::Null.to_u8());
-        if nil {
-            self.rest = &self.rest[1..];
-        }
-        nil
+        self.cursor.next_is(Marker::Null.to_u8())
     }
 
     /// Text, also where it was written as bin.
@@ -130,7 +124,7 @@ impl<'a> Reader<'a> {
         }
         if let Some(length) = self.array_length(marker, field)? {
             // Each number takes at least one byte.
-            if length > self.rest.len() {
+            if !self.cursor.has_room_for(length as u64) {
                 return Err(Problem::Truncated.in_field(field));
             }
             return (0..length).map(|_| self.small_number(field)).collect();
@@ -158,7 +152,7 @@ impl<'a> Reader<'a> {
         match self.array_length(marker, field)? {
             Some(count) if count > limit => Err(Problem::TooMany { limit }.in_field(field)),
             // Each element takes at least one byte.
-            Some(count) if count > self.rest.len() => Err(Problem::Truncated.in_field(field)),
+            Some(count) if !self.cursor.has_room_for(count as u64) => Err(Problem::Truncated.in_field(field)),
             Some(count) => Ok(count),
             None => Err(Problem::WrongType { expected: "an array" }.in_field(field)),
         }
@@ -234,7 +228,7 @@ impl<'a> Reader<'a> {
             self.take(bytes, field)?;
             // Every pending value takes at least one byte: more of them than bytes cannot be satisfied.
             pending += children;
-            if pending > self.rest.len() as u64 {
+            if !self.cursor.has_room_for(pending) {
                 return Err(Problem::Truncated.in_field(field));
             }
         }
