@@ -32,7 +32,7 @@ const ATTEST_ROWS: [&[&str]; 8] = [
     &["collateral"],
     &["certificate", "identity", "outgoing", "trust", "vm_config"],
     &["codec", "measurement", "p256", "tls"],
-    &["binding", "clock_floor", "json", "single_flight", "state_file"],
+    &["binding", "clock_floor", "json", "pem", "single_flight", "state_file"],
 ];
 
 fn sources(directory: &Path, found: &mut Vec<PathBuf>) {

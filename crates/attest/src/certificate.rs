@@ -19,6 +19,7 @@ use yasna::{DERWriter, DERWriterSeq, Tag};
 
 use self::extensions::{GeneralName, extensions, says_anything};
 use crate::p256::P256Key;
+use crate::pem;
 
 /// The last second that X.509 can express, 9999-12-31T23:59:59Z, as Unix time.
 pub const LAST_SECOND: u64 = 253_402_300_799;
@@ -27,7 +28,7 @@ pub const LONG_AGO: u64 = 157_766_400;
 
 const FIRST_YEAR_OF_GENERALIZED_TIME: i32 = 2050;
 const IDENTIFIER_LENGTH: usize = 20;
-const PEM_COLUMNS: usize = 64;
+const PEM_LABEL: &str = "CERTIFICATE";
 /// A text longer than this is not one certificate.
 const MAX_PEM: usize = 24 * 1024 * 1024;
 
@@ -150,26 +151,16 @@ pub fn issue(
 
 /// One certificate as PEM: 64 columns, LF, final LF.
 pub fn pem(der: &[u8]) -> String {
-    let base64 = STANDARD.encode(der);
-    let mut pem = String::with_capacity(base64.len() + base64.len() / PEM_COLUMNS + 64);
-    pem.push_str("-----BEGIN CERTIFICATE-----\n");
-    for line in base64.as_bytes().chunks(PEM_COLUMNS) {
-        pem.extend(line.iter().map(|&byte| char::from(byte)));
-        pem.push('\n');
-    }
-    pem.push_str("-----END CERTIFICATE-----\n");
-    pem
+    pem::write(PEM_LABEL, STANDARD.encode(der).as_bytes())
 }
 
 /// The DER of the first certificate of a PEM text.
-pub fn der(pem: &str) -> Result<Vec<u8>, CertificateError> {
-    if pem.len() > MAX_PEM {
+pub fn der(text: &str) -> Result<Vec<u8>, CertificateError> {
+    if text.len() > MAX_PEM {
         return Err(CertificateError::Pem);
     }
-    let (_, rest) = pem.split_once("-----BEGIN CERTIFICATE-----").ok_or(CertificateError::Pem)?;
-    let (body, _) = rest.split_once("-----END CERTIFICATE-----").ok_or(CertificateError::Pem)?;
-    let base64: Vec<u8> = body.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect();
-    STANDARD.decode(base64).map_err(|_| CertificateError::Pem)
+    let der = pem::read(text, PEM_LABEL).flatten().ok_or(CertificateError::Pem)?;
+    Ok(der.to_vec())
 }
 
 /// Whether the holder of this public key (SubjectPublicKeyInfo DER) has signed a certificate (DER), whatever its dates.

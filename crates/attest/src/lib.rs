@@ -13,6 +13,7 @@ pub mod json;
 pub mod measurement;
 pub mod outgoing;
 pub mod p256;
+mod pem;
 pub mod platform;
 pub mod ra_tls;
 pub mod single_flight;

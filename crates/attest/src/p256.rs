@@ -12,6 +12,8 @@ use base64::engine::general_purpose::STANDARD;
 use x509_parser::asn1_rs::{Any, FromDer};
 use zeroize::Zeroizing;
 
+use crate::pem;
+
 /// What precedes the scalar in [`P256Key::pkcs8_der`]: PKCS#8 version 0, id-ecPublicKey over prime256v1, and an
 /// `ECPrivateKey` without its own copy of the curve.
 const PKCS8_BEFORE_SCALAR: [u8; 36] = [
@@ -33,7 +35,6 @@ pub const PKCS8_LENGTH: usize = 138;
 pub const SPKI_LENGTH: usize = 91;
 /// A text longer than this is not a key file.
 const MAX_PEM: usize = 64 * 1024;
-const PEM_COLUMNS: usize = 64;
 
 /// Why bytes are not a P-256 private key.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -100,13 +101,8 @@ impl P256Key {
         if text.len() > MAX_PEM {
             return Err(KeyError::Pem);
         }
-        let body =
-            block(text, "PRIVATE KEY").or_else(|| block(text, "EC PRIVATE KEY")).ok_or(KeyError::Pem)?;
-        let mut base64 = Zeroizing::new(Vec::with_capacity(body.len()));
-        base64.extend(body.bytes().filter(|byte| !byte.is_ascii_whitespace()));
-        let mut der = Zeroizing::new(vec![0; base64.len()]);
-        let length = STANDARD.decode_slice(&base64[..], &mut der).map_err(|_| KeyError::Pem)?;
-        P256Key::from_pkcs8_der(&der[..length])
+        let block = pem::read(text, "PRIVATE KEY").or_else(|| pem::read(text, "EC PRIVATE KEY"));
+        P256Key::from_pkcs8_der(&block.flatten().ok_or(KeyError::Pem)?)
     }
 
     /// The secret scalar, big-endian: the input of key derivation.
@@ -129,14 +125,7 @@ impl P256Key {
         let mut base64 = Zeroizing::new([0; PKCS8_LENGTH.div_ceil(3) * 4]);
         let length =
             STANDARD.encode_slice(&self.pkcs8_der()[..], &mut base64[..]).expect("the buffer has the size");
-        let mut pem = Zeroizing::new(String::with_capacity(256));
-        pem.push_str("-----BEGIN PRIVATE KEY-----\n");
-        for line in base64[..length].chunks(PEM_COLUMNS) {
-            pem.extend(line.iter().map(|&byte| char::from(byte)));
-            pem.push('\n');
-        }
-        pem.push_str("-----END PRIVATE KEY-----\n");
-        pem
+        Zeroizing::new(pem::write("PRIVATE KEY", &base64[..length]))
     }
 
     /// The public point, uncompressed: `04 ‖ X ‖ Y`.
@@ -187,12 +176,6 @@ impl rcgen::SigningKey for P256Key {
     fn sign(&self, message: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
         Ok(self.sign_der(message))
     }
-}
-
-/// What stands between the BEGIN and END lines of the first block with this label.
-fn block<'a>(text: &'a str, label: &str) -> Option<&'a str> {
-    let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
-    Some(rest.split_once(&format!("-----END {label}-----"))?.0)
 }
 
 #[cfg(test)]

@@ -1,0 +1,37 @@
+//! PEM (RFC 7468): the one form in which blocks are written, and the first block of a text.
+//!
+//! Read as the peer reads: text around a block is ignored, and so is white space inside it. A chain inside evidence is
+//! read more strictly: `collateral::read_chain`.
+
+use base64::Engine;
+use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
+
+/// Columns of the base64 lines.
+const COLUMNS: usize = 64;
+
+/// A block with lines of 64 columns, LF line ends and a final LF. It is allocated once, so that a secret in `base64` has no
+/// second copy.
+pub(crate) fn write(label: &str, base64: &[u8]) -> String {
+    let mut pem = String::with_capacity(base64.len() + base64.len() / COLUMNS + 2 * label.len() + 64);
+    pem.extend(["-----BEGIN ", label, "-----\n"]);
+    for line in base64.chunks(COLUMNS) {
+        pem.extend(line.iter().map(|&byte| char::from(byte)));
+        pem.push('\n');
+    }
+    pem.extend(["-----END ", label, "-----\n"]);
+    pem
+}
+
+/// The contents of the first block with this label. The inner `None`: it is not base64.
+pub(crate) fn read(text: &str, label: &str) -> Option<Option<Zeroizing<Vec<u8>>>> {
+    let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
+    let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;
+    let mut base64 = Zeroizing::new(Vec::with_capacity(body.len()));
+    base64.extend(body.bytes().filter(|byte| !byte.is_ascii_whitespace()));
+    let mut der = Zeroizing::new(vec![0; base64.len()]);
+    Some(STANDARD.decode_slice(&base64[..], &mut der).ok().map(|length| {
+        der.truncate(length);
+        der
+    }))
+}
