@@ -62,9 +62,7 @@ impl Source {
     /// `template` is `core.image.download_url`; the server is trusted by the public roots and by `extra_roots`.
     pub(super) fn new(template: String, extra_roots: &[CertificateDer<'static>]) -> Result<Self, SetupError> {
         let tls = outgoing::client_config(extra_roots).map_err(|error| SetupError(error.to_string()))?;
-        let client = Client::builder()
-            .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls)
+        let client = outgoing::client(tls)
             .redirect(redirect::Policy::limited(MAX_REDIRECTS))
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)

@@ -1,4 +1,4 @@
-//! Whom our own requests trust besides the public roots, and what went wrong, in words that name no host.
+//! Our own HTTP requests: what they trust, bounded bodies, and what went wrong in words that name no host.
 
 use std::error::Error;
 use std::fmt;
@@ -142,6 +142,40 @@ impl ServerCertVerifier for Known {
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
         self.public.supported_verify_schemes()
     }
+}
+
+/// The beginning of every HTTP client of ours: our TLS, our name.
+pub fn client(tls: ClientConfig) -> reqwest::ClientBuilder {
+    reqwest::Client::builder()
+        .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
+        .tls_backend_preconfigured(tls)
+}
+
+/// Why the body of an answer could not be read.
+#[derive(Debug)]
+pub enum BodyError {
+    /// It is longer than what is read.
+    TooLarge,
+    /// The connection broke, or the time is over.
+    Connection(reqwest::Error),
+}
+
+/// The body of `response`, of at most `limit` bytes.
+///
+/// # Errors
+/// [`BodyError`].
+pub async fn read_at_most(response: &mut reqwest::Response, limit: usize) -> Result<Vec<u8>, BodyError> {
+    if response.content_length().is_some_and(|length| length > limit as u64) {
+        return Err(BodyError::TooLarge);
+    }
+    let mut body = Vec::new();
+    while let Some(chunk) = response.chunk().await.map_err(BodyError::Connection)? {
+        if chunk.len() > limit - body.len() {
+            return Err(BodyError::TooLarge);
+        }
+        body.extend_from_slice(&chunk);
+    }
+    Ok(body)
 }
 
 /// Why a request did not get through: a closed set of words, without host, address or what the other side wrote.

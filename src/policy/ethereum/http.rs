@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kms_attest::outgoing::{self, Cause};
+use kms_attest::outgoing::{self, BodyError, Cause};
 use reqwest::{Client, Response, redirect};
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
@@ -30,9 +30,7 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(url: Endpoint, timeout: Duration, tls: ClientConfig) -> reqwest::Result<Self> {
-        let client = Client::builder()
-            .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls)
+        let client = outgoing::client(tls)
             .redirect(redirect::Policy::none())
             .connect_timeout(CONNECT.min(timeout))
             .pool_max_idle_per_host(IDLE)
@@ -54,14 +52,10 @@ impl Http {
         if !response.status().is_success() {
             return Err(NodeError::Status(response.status()));
         }
-        let mut read = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(trouble)? {
-            if read.len() + chunk.len() > limit {
-                return Err(NodeError::TooLarge(limit));
-            }
-            read.extend_from_slice(&chunk);
-        }
-        Ok(read)
+        outgoing::read_at_most(&mut response, limit).await.map_err(|error| match error {
+            BodyError::TooLarge => NodeError::TooLarge(limit),
+            BodyError::Connection(error) => trouble(error),
+        })
     }
 
     /// Sends, and once more if the connection broke: an endpoint may close an idle one just when it is used again.

@@ -4,6 +4,7 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
+use kms_attest::outgoing::{self, BodyError};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 
@@ -148,16 +149,15 @@ impl Backend {
         let mut response =
             client::send(request).await.map_err(|error| broken("sending request to", error))?;
         let status = response.status();
-        let mut body = Vec::new();
-        while let Some(chunk) = response.chunk().await.map_err(|error| broken("reading from", error))? {
-            if body.len() + chunk.len() > self.bounds.body {
+        match outgoing::read_at_most(&mut response, self.bounds.body).await {
+            Ok(body) => Ok((status, Ok(body))),
+            Err(BodyError::TooLarge) => {
                 let large =
                     format!("the webhook answered {status} with more than {} bytes", self.bounds.body);
-                return Ok((status, Err(large)));
+                Ok((status, Err(large)))
             }
-            body.extend_from_slice(&chunk);
+            Err(BodyError::Connection(error)) => Err(broken("reading from", error)),
         }
-        Ok((status, Ok(body)))
     }
 
     /// An answer that is none; remembered as the last error.

@@ -9,7 +9,7 @@ use reqwest::{Client, ClientBuilder};
 use rustls_pki_types::CertificateDer;
 
 use super::{EndpointError, FetchFailure, Resource};
-use crate::outgoing::{self, Cause};
+use crate::outgoing::{self, BodyError, Cause};
 
 /// Time for a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -41,9 +41,7 @@ impl Http {
         let config =
             outgoing::client_config(extra_roots).map_err(|e| EndpointError::Client(e.to_string()))?;
         let builder = || -> Result<ClientBuilder, EndpointError> {
-            Ok(Client::builder()
-                .tls_backend_preconfigured(config.clone())
-                .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
+            Ok(outgoing::client(config.clone())
                 .connect_timeout(CONNECT)
                 .timeout(REQUEST)
                 .pool_max_idle_per_host(2))
@@ -92,21 +90,14 @@ async fn read(client: &Client, resource: Resource, url: &str, limit: usize) -> R
             detail: innermost(&error.without_url()),
         },
     };
-    let too_large = || FetchFailure::TooLarge { resource, limit };
     let mut response = client.get(url).send().await.map_err(failure)?;
     if !response.status().is_success() {
         return Err(FetchFailure::Status { resource, status: response.status().as_u16() });
     }
-    if response.content_length().is_some_and(|length| length > limit as u64) {
-        return Err(too_large());
-    }
-    let mut body = Vec::new();
-    while let Some(chunk) = response.chunk().await.map_err(failure)? {
-        if chunk.len() > limit - body.len() {
-            return Err(too_large());
-        }
-        body.extend_from_slice(&chunk);
-    }
+    let body = outgoing::read_at_most(&mut response, limit).await.map_err(|error| match error {
+        BodyError::TooLarge => FetchFailure::TooLarge { resource, limit },
+        BodyError::Connection(error) => failure(error),
+    })?;
     Ok(Answer { headers: std::mem::take(response.headers_mut()), body })
 }
 
