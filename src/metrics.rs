@@ -1,13 +1,12 @@
 //! Counters, gauges and histograms of this service, in a registry of their own, rendered for Prometheus.
 
-use std::fmt;
-use std::time::Duration;
+use std::{fmt, sync::OnceLock, time::Duration};
 
 use kms_wire::method::Access;
 use prometheus::core::Collector;
 use prometheus::{
-    Counter, Encoder, Gauge, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, TextEncoder,
+    Counter, Encoder, Gauge, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
 /// Content type of [`Metrics::render`].
@@ -63,7 +62,9 @@ pub struct ChainState {
 /// All metrics of one service.
 pub struct Metrics {
     registry: Registry,
-    methods: Vec<(&'static str, Kind)>,
+    methods: Vec<Method>,
+    /// Paths of no method.
+    other: Method,
     attestation_requests: IntCounter,
     attestation_failures: IntCounter,
     requests: IntCounterVec,
@@ -108,10 +109,25 @@ pub struct Metrics {
     chain_disagreements: IntCounter,
 }
 
+/// A method, with its most used metrics once they were used: before that they are not shown.
+struct Method {
+    name: &'static str,
+    kind: Kind,
+    ok: OnceLock<IntCounter>,
+    latency: OnceLock<Histogram>,
+}
+
+impl Method {
+    fn new(name: &'static str, kind: Kind) -> Self {
+        Self { name, kind, ok: OnceLock::new(), latency: OnceLock::new() }
+    }
+}
+
 /// What a request counts as, by its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
-    method: &'static str,
+    /// Its place among the methods.
+    method: Option<usize>,
     is_attestation: bool,
 }
 
@@ -145,10 +161,11 @@ impl fmt::Debug for Metrics {
 impl Metrics {
     /// A registry with everything at zero. Requests to other methods than `methods` are counted as one.
     pub fn new(methods: impl IntoIterator<Item = (&'static str, Kind)>) -> Self {
-        Self::register(methods.into_iter().collect()).expect("the names below are valid and distinct")
+        Self::register(methods.into_iter().map(|(name, kind)| Method::new(name, kind)).collect())
+            .expect("the names below are valid and distinct")
     }
 
-    fn register(methods: Vec<(&'static str, Kind)>) -> prometheus::Result<Self> {
+    fn register(methods: Vec<Method>) -> prometheus::Result<Self> {
         let registry = Registry::new();
         let r = &registry;
         let metrics = Self {
@@ -351,6 +368,7 @@ impl Metrics {
             )?,
             registry: registry.clone(),
             methods,
+            other: Method::new("other", Kind::Other),
         };
         let build =
             Opts::new("cvm_kms_build_info", "Version of this program.").const_label("version", VERSION);
@@ -365,8 +383,8 @@ impl Metrics {
         let name = name.rsplit_once("%2E").or_else(|| name.rsplit_once("%2e")).map_or(name, |(_, name)| name);
         let below_prpc = path.strip_prefix("prpc/").map(|rest| rest.trim_start_matches('/'));
         let is_kms = below_prpc.is_some_and(|rest| rest.len() == name.len() || rest.starts_with("KMS"));
-        let known = self.methods.iter().find(|(method, _)| *method == name);
-        let (method, kind) = known.copied().unwrap_or(("other", Kind::Other));
+        let method = self.methods.iter().position(|method| method.name == name);
+        let kind = self.method(method).kind;
         Observed { method, is_attestation: is_kms && kind == Kind::Attestation }
     }
 
@@ -379,8 +397,18 @@ impl Metrics {
                 self.attestation_failures.inc();
             }
         }
-        self.requests.with_label_values(&[observed.method, label(status)]).inc();
-        self.latency.with_label_values(&[observed.method]).observe(took.as_secs_f64());
+        let method = self.method(observed.method);
+        let answers = |status| self.requests.with_label_values(&[method.name, label(status)]);
+        match status {
+            200 => method.ok.get_or_init(|| answers(200)).inc(),
+            other => answers(other).inc(),
+        }
+        let latency = || self.latency.with_label_values(&[method.name]);
+        method.latency.get_or_init(latency).observe(took.as_secs_f64());
+    }
+
+    fn method(&self, index: Option<usize>) -> &Method {
+        index.and_then(|index| self.methods.get(index)).unwrap_or(&self.other)
     }
 
     /// Counts a denial by its stable code.

@@ -11,7 +11,7 @@ use std::{
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
-use tokio::time::{Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep};
 
 use super::{
     activity::Running,
@@ -53,6 +53,9 @@ where
     B: Body<Data = Bytes>,
     B::Error: Into<BoxError>,
 {
+    if body.is_end_stream() {
+        return Ok(Bytes::new());
+    }
     let mut body = pin!(body);
     let mut all = BytesMut::new();
     let mut only: Option<Bytes> = None;
@@ -234,7 +237,16 @@ impl<B: Body<Data = Bytes> + Unpin> Rest<B> {
     /// stream, and callers that are still sending lose it. A large or slow rest is given up.
     pub(super) async fn drain(self) {
         let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
-        let Some(Left { mut body, read }) = left else { return };
+        if let Some(left) = left {
+            // On the heap: most requests leave nothing, and would carry the room for it.
+            Box::pin(left.drain()).await;
+        }
+    }
+}
+
+impl<B: Body<Data = Bytes> + Unpin> Left<B> {
+    async fn drain(self) {
+        let Self { mut body, read } = self;
         let limit = if read == 0 { MAX_DRAIN } else { MAX_OVERSIZE_DRAIN };
         if body.size_hint().lower() > limit as u64 {
             return;
@@ -261,9 +273,9 @@ pub(super) struct HeldBody {
 }
 
 impl HeldBody {
-    /// Counts `body` in place of its request.
-    pub(super) fn new(body: axum::body::Body, reservation: Arc<Reservation>) -> Self {
-        reservation.answered(body.size_hint().exact());
+    /// Counts `body` in place of its request, which was answered `now`.
+    pub(super) fn new(body: axum::body::Body, reservation: Arc<Reservation>, now: Instant) -> Self {
+        reservation.answered(body.size_hint().exact(), now);
         Self { body, reservation, is_ours: false }
     }
 }
@@ -379,7 +391,7 @@ mod tests {
 
         let (mut body, _rest) = RequestBody::new(begun(), reservation(1 << 20), &running());
         body.max_pause = Duration::from_millis(1);
-        body.reservation.answered(None);
+        body.reservation.answered(None, Instant::now());
         let all = read(axum::body::Body::new(body), 1 << 20);
         let waits = tokio::time::timeout(Duration::from_millis(100), all).await;
         assert!(waits.is_err(), "a stream whose answer has begun may rest");

@@ -21,6 +21,7 @@ use std::{
 
 use futures_util::task::AtomicWaker;
 use kms_attest::identity::AppId;
+use slab::Slab;
 use tokio::time::Instant;
 
 use super::{activity::Activity, party::Party};
@@ -124,13 +125,20 @@ struct Held {
     requests: BTreeMap<u64, Request>,
     /// By [`Class::index`].
     by_class: [usize; Class::ALL.len()],
-    shares: HashMap<(Class, Party), Share>,
+    /// One for each owner that has requests.
+    shares: Slab<Share>,
+    /// Where the share of an owner is. Looked up when a request comes and when the last of its owner ends: a request
+    /// remembers its own.
+    by_owner: HashMap<(Class, Party), usize>,
     swept: Instant,
 }
 
 /// What an address or app holds.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct Share {
+    class: Class,
+    owner: Party,
+    requests: usize,
     bytes: usize,
     /// Its requests that wait for their caller, by since when.
     waiting: BTreeSet<(Instant, u64)>,
@@ -139,7 +147,8 @@ struct Share {
 #[derive(Debug)]
 struct Request {
     class: Class,
-    owner: Party,
+    /// Its owner's, in [`Held::shares`].
+    share: usize,
     bytes: usize,
     waits: Option<Instant>,
     /// Whether it waits because there is nothing to tell it.
@@ -166,7 +175,8 @@ impl RequestMemory {
             next: 0,
             requests: BTreeMap::new(),
             by_class: [0; Class::ALL.len()],
-            shares: HashMap::new(),
+            shares: Slab::new(),
+            by_owner: HashMap::new(),
             swept: Instant::now(),
         };
         Arc::new(Self { total, held: Mutex::new(held) })
@@ -182,10 +192,7 @@ impl RequestMemory {
         default_total(Path::new("/"))
     }
 
-    /// Memory for a request on the connection of `activity` whose line and headers have `head` bytes.
-    ///
-    /// # Errors
-    /// [`Exhausted`].
+    #[cfg(test)]
     pub(super) fn open(
         self: &Arc<Self>,
         activity: &Arc<Activity>,
@@ -195,7 +202,11 @@ impl RequestMemory {
         self.open_at(activity, holder, head, Instant::now())
     }
 
-    fn open_at(
+    /// Memory for a request that came `now` on the connection of `activity` and whose line and headers have `head` bytes.
+    ///
+    /// # Errors
+    /// [`Exhausted`].
+    pub(super) fn open_at(
         self: &Arc<Self>,
         activity: &Arc<Activity>,
         holder: Holder,
@@ -208,15 +219,16 @@ impl RequestMemory {
             body: AtomicWaker::new(),
             activity: Arc::clone(activity),
         });
-        let number = {
+        let class = Class::of(holder);
+        let (number, taken) = {
             let mut held = self.lock();
             held.sweep(now);
             let number = held.next;
             held.next += 1;
-            let owner = owner(holder, activity);
+            let share = held.join(class, owner(holder, activity));
             let request = Request {
-                class: Class::of(holder),
-                owner,
+                class,
+                share,
                 bytes: 0,
                 waits: None,
                 rests: false,
@@ -226,10 +238,10 @@ impl RequestMemory {
             };
             held.requests.insert(number, request);
             held.wait(number, Some(now));
-            number
+            (number, held.take(number, REQUEST + head, self.total, now))
         };
         let reservation = Reservation { memory: Arc::clone(self), number, signal };
-        reservation.grow(REQUEST + head, 0, now)?;
+        taken?;
         Ok(Arc::new(reservation))
     }
 
@@ -246,8 +258,37 @@ fn owner(holder: Holder, activity: &Activity) -> Party {
 }
 
 impl Held {
-    fn share(&self, class: Class, owner: Party) -> usize {
-        self.shares.get(&(class, owner)).map_or(0, |share| share.bytes)
+    /// The share of an owner who has one more request now.
+    fn join(&mut self, class: Class, owner: Party) -> usize {
+        let new = || Share { class, owner, requests: 0, bytes: 0, waiting: BTreeSet::new() };
+        let index = *self.by_owner.entry((class, owner)).or_insert_with(|| self.shares.insert(new()));
+        self.shares[index].requests += 1;
+        index
+    }
+
+    /// A request, which holds nothing any more, leaves a share; the last one ends it.
+    fn leave(&mut self, index: usize) {
+        let share = &mut self.shares[index];
+        share.requests -= 1;
+        if share.requests == 0 {
+            let Share { class, owner, .. } = self.shares.remove(index);
+            self.by_owner.remove(&(class, owner));
+        }
+    }
+
+    /// A request is another kind of holder's from now on, with all that it holds.
+    fn becomes(&mut self, number: u64, class: Class) {
+        let Some(request) = self.requests.get(&number) else { return };
+        let (bytes, waits, before) = (request.bytes, request.waits, request.share);
+        self.wait(number, None);
+        self.settle(number, 0);
+        let share = self.join(class, self.shares[before].owner);
+        self.leave(before);
+        if let Some(request) = self.requests.get_mut(&number) {
+            (request.class, request.share) = (class, share);
+        }
+        self.settle(number, bytes);
+        self.wait(number, waits);
     }
 
     /// What is there for a kind of holder, beside what it holds.
@@ -259,9 +300,9 @@ impl Held {
         if class == Class::Probe { own } else { own + common }
     }
 
-    fn fits(&self, class: Class, owner: Party, bytes: usize, total: usize) -> bool {
+    fn fits(&self, class: Class, share: usize, bytes: usize, total: usize) -> bool {
         let room = self.room(class, total);
-        let share = self.share(class, owner);
+        let share = self.shares[share].bytes;
         let after = share.saturating_add(bytes);
         match class {
             Class::Operator => bytes <= room,
@@ -269,13 +310,46 @@ impl Held {
         }
     }
 
+    /// Takes `bytes` more for a request, in place of others where that is needed.
+    fn take(&mut self, number: u64, bytes: usize, total: usize, now: Instant) -> Result<(), Exhausted> {
+        let taken = self.make_room(number, bytes, total, now);
+        let Some(own) = taken else {
+            if let Some(request) = self.requests.get(&number) {
+                request.signal.was_refused.store(true, Ordering::Relaxed);
+            }
+            return Err(Exhausted);
+        };
+        self.settle(number, own + bytes);
+        Ok(())
+    }
+
+    /// Gives up other requests until a request can have `bytes` beside what it has, which is returned.
+    fn make_room(&mut self, number: u64, bytes: usize, total: usize, now: Instant) -> Option<usize> {
+        let Request { class, share, bytes: own, ref signal, .. } = *self.requests.get(&number)?;
+        if signal.is_given_up.load(Ordering::Relaxed)
+            || own.saturating_add(bytes) > class.largest_share(total)
+        {
+            return None;
+        }
+        for _ in 0..MAX_GIVEN_UP {
+            if self.fits(class, share, bytes, total) {
+                return Some(own);
+            }
+            let after = self.shares[share].bytes.saturating_add(bytes);
+            let victim = self.victim(number, after, total, now)?;
+            self.give_up(victim);
+        }
+        None
+    }
+
     /// The request to give up for one of `owner`, which would have `after` then: of the largest holder of the same kind, or
     /// its own where it has as much, the one that has waited for its caller for longest.
     fn victim(&self, newcomer: u64, after: usize, total: usize, now: Instant) -> Option<u64> {
-        let Request { class, owner, .. } = self.requests.get(&newcomer)?;
-        let own = self.shares.get(&(*class, *owner));
-        let others = self.shares.iter().filter(|((of, _), share)| of == class && share.bytes > after);
-        let largest = others.max_by_key(|(_, share)| share.bytes).map(|(_, share)| share);
+        let Request { class, share, .. } = self.requests.get(&newcomer)?;
+        let own = self.shares.get(*share);
+        let shares = self.shares.iter().map(|(_, share)| share);
+        let others = shares.filter(|share| share.class == *class && share.bytes > after);
+        let largest = others.max_by_key(|share| share.bytes);
         let from = if after > class.largest_share(total) { own } else { largest.or(own) };
         let mut waiting = from?.waiting.iter();
         let (since, number) = waiting.find(|(_, number)| *number != newcomer)?;
@@ -313,7 +387,7 @@ impl Held {
     /// From now on a request waits for its caller, or does not.
     fn wait(&mut self, number: u64, since: Option<Instant>) {
         let Some(request) = self.requests.get_mut(&number) else { return };
-        let share = self.shares.entry((request.class, request.owner)).or_default();
+        let share = &mut self.shares[request.share];
         if let Some(before) = request.waits.take() {
             share.waiting.remove(&(before, number));
         }
@@ -324,7 +398,6 @@ impl Held {
             (request.rests, request.fresh) = (false, 0);
             share.waiting.insert((since, number));
         }
-        self.forget_if_empty(number);
     }
 
     /// From now on a request holds so many bytes.
@@ -334,17 +407,8 @@ impl Held {
         let moved = |held: usize| held.saturating_sub(before).saturating_add(bytes);
         let of_class = &mut self.by_class[request.class.index()];
         *of_class = moved(*of_class);
-        let share = self.shares.entry((request.class, request.owner)).or_default();
+        let share = &mut self.shares[request.share];
         share.bytes = moved(share.bytes);
-        self.forget_if_empty(number);
-    }
-
-    fn forget_if_empty(&mut self, number: u64) {
-        let Some(request) = self.requests.get(&number) else { return };
-        let key = (request.class, request.owner);
-        if self.shares.get(&key).is_some_and(|share| share.bytes == 0 && share.waiting.is_empty()) {
-            self.shares.remove(&key);
-        }
     }
 }
 
@@ -383,26 +447,12 @@ impl Reservation {
 
     /// The caller has shown an operator's credentials.
     pub(super) fn belongs_to_operator(&self) {
-        let mut held = self.memory.lock();
-        let Some(request) = held.requests.get(&self.number) else { return };
-        let (bytes, waits) = (request.bytes, request.waits);
-        held.wait(self.number, None);
-        held.settle(self.number, 0);
-        if let Some(request) = held.requests.get_mut(&self.number) {
-            request.class = Class::Operator;
-        }
-        held.settle(self.number, bytes);
-        held.wait(self.number, waits);
+        self.memory.lock().becomes(self.number, Class::Operator);
     }
 
     fn grow(&self, bytes: usize, fresh: usize, now: Instant) -> Result<(), Exhausted> {
-        let total = self.memory.total;
         let mut held = self.memory.lock();
-        let taken = self.take(&mut held, bytes, total, now);
-        if taken.is_none() {
-            self.signal.was_refused.store(true, Ordering::Relaxed);
-            return Err(Exhausted);
-        }
+        held.take(self.number, bytes, self.memory.total, now)?;
         if let Some(request) = held.requests.get_mut(&self.number) {
             request.fresh += fresh;
             if request.fresh >= PROGRESS && request.waits.is_some() && !request.is_answered {
@@ -410,25 +460,6 @@ impl Reservation {
             }
         }
         Ok(())
-    }
-
-    fn take(&self, held: &mut Held, bytes: usize, total: usize, now: Instant) -> Option<()> {
-        let Request { class, owner, bytes: own, .. } = *held.requests.get(&self.number)?;
-        if self.signal.is_given_up.load(Ordering::Relaxed)
-            || own.saturating_add(bytes) > class.largest_share(total)
-        {
-            return None;
-        }
-        for _ in 0..MAX_GIVEN_UP {
-            if held.fits(class, owner, bytes, total) {
-                held.settle(self.number, own + bytes);
-                return Some(());
-            }
-            let after = held.share(class, owner).saturating_add(bytes);
-            let victim = held.victim(self.number, after, total, now)?;
-            held.give_up(victim);
-        }
-        None
     }
 
     /// Takes what decoding `body` bytes needs beside them.
@@ -440,14 +471,14 @@ impl Reservation {
     }
 
     /// The request is done; from now on its answer is held, and waits to be read. It is never refused: the work is done.
-    pub(super) fn answered(&self, length: Option<u64>) {
+    pub(super) fn answered(&self, length: Option<u64>, now: Instant) {
         let answer = length.map_or(ANSWER, |length| usize::try_from(length).unwrap_or(usize::MAX));
         let mut held = self.memory.lock();
         if let Some(request) = held.requests.get_mut(&self.number) {
             request.is_answered = true;
         }
         held.settle(self.number, REQUEST.saturating_add(answer));
-        held.wait(self.number, Some(Instant::now()));
+        held.wait(self.number, Some(now));
     }
 
     /// Part of the answer was taken, and there is more.
@@ -480,7 +511,9 @@ impl Drop for Reservation {
         let mut held = self.memory.lock();
         held.wait(self.number, None);
         held.settle(self.number, 0);
-        held.requests.remove(&self.number);
+        if let Some(request) = held.requests.remove(&self.number) {
+            held.leave(request.share);
+        }
     }
 }
 
@@ -569,7 +602,7 @@ mod tests {
         }
         held.clear();
         let left = memory.lock();
-        assert!(left.requests.is_empty() && left.shares.is_empty());
+        assert!(left.requests.is_empty() && left.shares.is_empty() && left.by_owner.is_empty());
         assert!(left.by_class.iter().all(|bytes| *bytes == 0));
     }
 
@@ -606,9 +639,7 @@ mod tests {
     ) -> Arc<Reservation> {
         let request = memory.open_at(activity, Holder::Operator, 0, now).expect("room");
         let mut held = memory.lock();
-        held.wait(request.number, None);
-        held.settle(request.number, 0);
-        held.requests.get_mut(&request.number).expect("open").class = Class::Stranger;
+        held.becomes(request.number, Class::Stranger);
         held.settle(request.number, bytes);
         held.wait(request.number, Some(now));
         drop(held);
@@ -619,7 +650,7 @@ mod tests {
     fn answers_beyond_the_budget_take_nothing_from_other_kinds() {
         let memory = RequestMemory::new(16 * MIB);
         let request = memory.open(&on(1), Holder::Stranger, 0).expect("room");
-        request.answered(Some(500 * MIB as u64));
+        request.answered(Some(500 * MIB as u64), Instant::now());
         assert!(memory.open(&on(2), Holder::Stranger, 0).is_err(), "they count, and are not refused");
         for holder in [Holder::Known, app(1), Holder::Operator, Holder::Probe] {
             memory.open(&on(3), holder, 1024).expect("its own part");
@@ -633,7 +664,7 @@ mod tests {
         request.receive(MIB).expect("body");
         request.decode(MIB).expect_err("with what is decoded it would be more than its share");
         assert!(request.was_refused());
-        request.answered(Some(500));
+        request.answered(Some(500), Instant::now());
         assert_eq!(memory.lock().requests[&request.number].bytes, REQUEST + 500);
     }
 
@@ -679,7 +710,7 @@ mod tests {
         let (read, unread) = (open(&reads), open(&does_not));
         for request in [&read, &unread] {
             request.received();
-            request.answered(None);
+            request.answered(None, Instant::now());
         }
         read.rests();
         let mut now = Instant::now();

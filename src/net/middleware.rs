@@ -1,18 +1,12 @@
 //! What every request passes first: the caller is attached, the address limited, the path tidied, panics kept in.
 
-use std::{
-    convert::Infallible,
-    panic::AssertUnwindSafe,
-    pin::Pin,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
 
 use axum::{Router, body::Body};
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, Uri, header};
 use hyper::body::Incoming;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
 
 use super::{
@@ -126,6 +120,7 @@ impl Middleware {
         activity: &Arc<Activity>,
         request: &Request<B>,
         purpose: Use,
+        now: Instant,
     ) -> Result<Arc<Reservation>, Exhausted> {
         let (uri, headers) = (request.uri(), request.headers());
         let holder = match caller.peer().admitted_as() {
@@ -138,11 +133,11 @@ impl Middleware {
         };
         let line = uri.path().len() + uri.query().map_or(0, str::len);
         let headers: usize = headers.iter().map(|(name, value)| name.as_str().len() + value.len()).sum();
-        let reservation = self.memory.open(activity, holder, line + headers)?;
+        let reservation = self.memory.open_at(activity, holder, line + headers, now)?;
         if let Some(certificate) = caller.peer().certificate()
             && is_for_guests(uri.path())
         {
-            reservation.decode(certificate.len())?;
+            reservation.decode(certificate.der().len())?;
         }
         Ok(reservation)
     }
@@ -155,7 +150,10 @@ impl Middleware {
             let cause = Error::new(Code::TooManyRequests, limit.refusal());
             return Some(refusal(grpc::is_grpc(request), &cause));
         }
-        request.extensions_mut().insert(limit);
+        // Others have one message.
+        if grpc::is_grpc(request) {
+            request.extensions_mut().insert(limit);
+        }
         None
     }
 
@@ -180,7 +178,9 @@ impl Middleware {
             None => caller.clone(),
             Some(guard) => {
                 let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
-                match guard.identify(verb, uri, headers, caller.remote(), &self.metrics).await {
+                // On the heap: most requests need no credentials, and would carry the room for it.
+                let identified = guard.identify(verb, uri, headers, caller.remote(), &self.metrics);
+                match Box::pin(identified).await {
                     Ok(operator) => {
                         // Where no credentials are needed, anyone is an operator.
                         if operator != Operator::Anyone {
@@ -286,29 +286,30 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             let is_health = request.uri().path().starts_with(probes::GRPC);
             let running = Arc::new(activity.begin(if is_health { Use::Probe } else { purpose }));
             let observed = front.metrics.observe(request.uri().path());
-            let (reservation, answer, rest) = match front.reserve(&caller, &activity, &request, purpose) {
-                Ok(reservation) => {
-                    let (parts, body) = request.into_parts();
-                    let (body, rest) = RequestBody::new(body, Arc::clone(&reservation), &running);
-                    let mut request = Request::from_parts(parts, Body::new(body));
-                    // An answer that never ends is no reason to call its connection idle.
-                    if request.uri().path() == events::STREAM {
-                        request.extensions_mut().insert(Arc::clone(&running));
+            let (reservation, answer, rest) =
+                match front.reserve(&caller, &activity, &request, purpose, started) {
+                    Ok(reservation) => {
+                        let (parts, body) = request.into_parts();
+                        let (body, rest) = RequestBody::new(body, Arc::clone(&reservation), &running);
+                        let mut request = Request::from_parts(parts, Body::new(body));
+                        // An answer that never ends is no reason to call its connection idle.
+                        if request.uri().path() == events::STREAM {
+                            request.extensions_mut().insert(Arc::clone(&running));
+                        }
+                        let answer = front.answer(&caller, &activity, &reservation, request, purpose);
+                        let answer = AssertUnwindSafe(answer).catch_unwind();
+                        let answer = timeout_at(started + limit, answer).await;
+                        if reservation.was_refused() {
+                            front.metrics.memory_refused();
+                        }
+                        (Some(reservation), answer, rest)
                     }
-                    let answer = front.answer(&caller, &activity, &reservation, request, purpose);
-                    let answer = AssertUnwindSafe(answer).catch_unwind();
-                    let answer = timeout(limit, answer).await;
-                    if reservation.was_refused() {
+                    Err(exhausted) => {
                         front.metrics.memory_refused();
+                        let cause = Error::new(Code::Unavailable, exhausted.to_string());
+                        (None, Ok(Ok(refusal(is_grpc, &cause))), Rest::of(request.into_body()))
                     }
-                    (Some(reservation), answer, rest)
-                }
-                Err(exhausted) => {
-                    front.metrics.memory_refused();
-                    let cause = Error::new(Code::Unavailable, exhausted.to_string());
-                    (None, Ok(Ok(refusal(is_grpc, &cause))), Rest::of(request.into_body()))
-                }
-            };
+                };
             let mut answer = match answer {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => {
@@ -327,7 +328,8 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
                 Cors::mark(origin, &mut answer);
             }
             let counted = status::counted(&answer);
-            front.metrics.answered(observed, counted.as_u16(), started.elapsed());
+            let ended = Instant::now();
+            front.metrics.answered(observed, counted.as_u16(), ended - started);
             if let Some(app) = caller.peer().admitted_as() {
                 activity.admit(PeerTrust::Admitted(app));
             }
@@ -336,7 +338,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             }
             let answer = if is_head { without_body(answer) } else { answer };
             let answer = match reservation {
-                Some(reservation) => answer.map(|body| Body::new(HeldBody::new(body, reservation))),
+                Some(reservation) => answer.map(|body| Body::new(HeldBody::new(body, reservation, ended))),
                 None => answer,
             };
             // What is thrown away is held by nobody.

@@ -152,13 +152,18 @@ pub(crate) fn dispatch(services: &[Service]) -> String {
         let kind = camel(&service.name);
         let mut arms = String::new();
         let mut functions = String::new();
-        for Method { name, variant, request, response, .. } in &service.methods {
+        for Method { name, variant, access, request, response, .. } in &service.methods {
             let function = snake(name);
             let call = format!("async |caller, request| self.0.{function}(caller, request).await");
             let prpc = match request.as_str() {
                 "()" => format!("nullary::<{response}, _>(async || self.{function}(caller, ()).await)"),
                 _ => format!(
-                    "unary::<{request}, {response}, _>(async |request| self.{function}(caller, request).await)"
+                    "unary::<{request}, {response}, _>(async |request| {{ {} }})",
+                    // On the heap: requests to open methods would carry the room for the others.
+                    match access.as_str() {
+                        "Open" => format!("self.{function}(caller, request).await"),
+                        _ => format!("Box::pin(self.{function}(caller, request)).await"),
+                    }
                 ),
             };
             let _ = writeln!(arms, "            Method::{variant} => call.{prpc}.await,");
