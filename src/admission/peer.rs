@@ -7,10 +7,9 @@ use std::{
 
 use kms_attest::{
     identity::AppId,
-    ra_tls,
+    ra_tls::ParsedCertificate,
     verify::{Binding, Verified, Verifier},
 };
-use rustls_pki_types::CertificateDer;
 use tokio::sync::Mutex;
 
 use super::{Carrier, EvidenceRefusal, Refusal};
@@ -22,7 +21,7 @@ const MEMORY: Duration = Duration::from_secs(3600);
 /// The other end of one connection.
 #[derive(Debug, Default)]
 pub struct Peer {
-    certificate: Option<CertificateDer<'static>>,
+    certificate: Option<ParsedCertificate>,
     memory: Mutex<Memory>,
     admitted: OnceLock<AppId>,
 }
@@ -38,7 +37,7 @@ enum Memory {
 
 impl Peer {
     /// A peer whose certificate passed the TLS layer (validity, possession of the key), or that sent none.
-    pub fn new(certificate: Option<CertificateDer<'static>>) -> Self {
+    pub fn new(certificate: Option<ParsedCertificate>) -> Self {
         Self { certificate, ..Self::default() }
     }
 
@@ -53,9 +52,9 @@ impl Peer {
         self.admitted.get().copied()
     }
 
-    /// The client certificate, DER.
-    pub fn certificate(&self) -> Option<&[u8]> {
-        self.certificate.as_ref().map(|certificate| certificate.as_ref())
+    /// The client certificate.
+    pub fn certificate(&self) -> Option<&ParsedCertificate> {
+        self.certificate.as_ref()
     }
 
     pub(super) fn admit(&self, app: AppId) {
@@ -84,7 +83,8 @@ impl Peer {
             Memory::Refused(bad) => return Err(Refusal::BadEvidence(bad.clone())),
             Memory::Verified(..) | Memory::Unasked => {}
         }
-        let outcome = verify(certificate, verifier).await;
+        // On the heap: it is done once for a connection.
+        let outcome = Box::pin(verify(certificate, verifier)).await;
         metrics.verification(super::verification_result(&outcome));
         match outcome {
             Ok(verified) => {
@@ -102,12 +102,13 @@ impl Peer {
     }
 }
 
-async fn verify(certificate: &CertificateDer<'_>, verifier: &Verifier) -> Result<Verified, Refusal> {
-    let evidence = ra_tls::evidence_in(certificate)
+async fn verify(certificate: &ParsedCertificate, verifier: &Verifier) -> Result<Verified, Refusal> {
+    let evidence = certificate
+        .evidence()
         .map_err(|error| Refusal::BadEvidence((&error).into()))?
         .ok_or(Refusal::NoAttestation)?;
-    let key = ra_tls::spki_of(certificate).map_err(|error| Refusal::BadEvidence((&error).into()))?;
-    let outcome = verifier.verify(&evidence, Binding::PublicKey(&key)).await;
+    let key = certificate.spki().map_err(|error| Refusal::BadEvidence(error.into()))?;
+    let outcome = verifier.verify_shared(&evidence, Binding::PublicKey(key)).await;
     outcome.map_err(|error| Refusal::unverified(Carrier::ClientCertificate, error))
 }
 

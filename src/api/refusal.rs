@@ -1,6 +1,6 @@
 //! A refusal on its way out: counted, recorded, kept for operators, and told to the caller as far as it may know.
 
-use kms_attest::{csr::Csr, ra_tls};
+use kms_attest::csr::Csr;
 
 use super::{Caller, Method, kms::KmsService};
 use crate::{
@@ -103,7 +103,7 @@ impl Attempt<'_> {
     fn shown(&self) -> Shown {
         match (self.csr, self.caller.peer().certificate()) {
             (Some(csr), _) => Shown::Evidence { evidence: csr.evidence.encode(), spki: csr.spki.clone() },
-            (None, Some(certificate)) => Shown::Certificate(certificate.to_vec()),
+            (None, Some(certificate)) => Shown::Certificate(certificate.der().to_vec()),
             (None, None) => Shown::Nothing,
         }
     }
@@ -112,7 +112,7 @@ impl Attempt<'_> {
     fn digest(&self) -> Option<String> {
         let digest = match (self.csr, self.caller.peer().certificate()) {
             (Some(csr), _) => csr.evidence.digest(),
-            (None, Some(certificate)) => ra_tls::evidence_in(certificate).ok()??.digest(),
+            (None, Some(certificate)) => certificate.evidence().ok()??.digest(),
             (None, None) => return None,
         };
         Some(hex::encode(digest))

@@ -156,7 +156,7 @@ async fn connection(
         Ok(Ok(Opened::Tls(stream, peer))) => {
             metrics.handshake("ok");
             metrics.key_exchange(tls::group_name(&stream));
-            let caller = Caller::new(remote.ip(), Arc::new(peer));
+            let caller = Caller::new(remote.ip(), peer);
             exchange(*stream, caller, activity, &phase, phases, bounds).await
         }
         Ok(Ok(Opened::Plain(stream))) => {
@@ -180,7 +180,7 @@ async fn connection(
 }
 
 enum Opened {
-    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, Peer),
+    Tls(Box<tokio_rustls::server::TlsStream<TcpStream>>, Arc<Peer>),
     Plain(TcpStream),
     Refused,
 }
@@ -196,17 +196,12 @@ async fn open(
     match (&phase.tls, phase.plain) {
         (Some(acceptor), _) if begins_tls => {
             let acceptor = acceptor.clone();
-            let stream = handshakes.run(address, async move { acceptor.accept(stream).await }).await?;
-            let certificate = stream
-                .get_ref()
-                .1
-                .peer_certificates()
-                .and_then(|chain| chain.first())
-                .map(|leaf| leaf.clone().into_owned());
-            if certificate.as_ref().is_some_and(|leaf| !tls::is_current(leaf)) {
+            let accept = async move { acceptor.accept(stream).await };
+            let (stream, certificate) = handshakes.run(address, accept).await?;
+            if certificate.as_ref().is_some_and(|certificate| !tls::is_current(certificate)) {
                 return Ok(Opened::Refused);
             }
-            Ok(Opened::Tls(Box::new(stream), Peer::new(certificate)))
+            Ok(Opened::Tls(Box::new(stream), Arc::new(Peer::new(certificate))))
         }
         (_, PlainHttp::Served) if !begins_tls => Ok(Opened::Plain(stream)),
         _ => Ok(Opened::Refused),

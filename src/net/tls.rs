@@ -1,13 +1,14 @@
 //! TLS: which client certificates pass the handshake, and a server certificate that can be swapped while serving.
 
 use std::{
+    cell::RefCell,
     fmt, io,
     sync::Arc,
     time::{Duration, SystemTime, UNIX_EPOCH},
 };
 
 use arc_swap::ArcSwap;
-use kms_attest::{ra_tls, tls::ChainLimit};
+use kms_attest::{ra_tls::ParsedCertificate, tls::ChainLimit};
 use rustls::{
     CertificateError, CipherSuite, DistinguishedName, NamedGroup, ServerConfig,
     crypto::{
@@ -23,7 +24,6 @@ use rustls::{
 };
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
-use x509_parser::{certificate::X509Certificate, prelude::FromDer as _};
 
 use crate::config;
 
@@ -117,6 +117,11 @@ pub fn onboarding(leaf: Arc<Leaf>) -> Result<Acceptor, TlsError> {
 
 type Builder = rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>;
 
+tokio::task_local! {
+    /// What [`ClientCertificates`] has read in the handshake of this task: rustls itself returns bytes only.
+    static SHOWN: RefCell<Option<ParsedCertificate>>;
+}
+
 /// Answers handshakes. Key exchange is X25519MLKEM768 with every client that has it, although rustls alone would follow
 /// the client's order: keys that are released live longer than today's key exchange. Clients that do not prefer it are
 /// asked to say hello again.
@@ -145,11 +150,11 @@ impl Acceptor {
         Ok(Self { hybrid: config(hybrid)?, classic: config(aws_lc_rs::default_provider())? })
     }
 
-    /// Takes a connection through its handshake.
+    /// Takes a connection through its handshake, and returns it with the client's certificate, which is read once.
     ///
     /// # Errors
     /// What the other side did wrong, or the connection.
-    pub async fn accept<IO>(&self, stream: IO) -> io::Result<TlsStream<IO>>
+    pub async fn accept<IO>(&self, stream: IO) -> io::Result<(TlsStream<IO>, Option<ParsedCertificate>)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
     {
@@ -158,7 +163,20 @@ impl Acceptor {
             true => &self.hybrid,
             false => &self.classic,
         };
-        hello.into_stream(Arc::clone(config)).await
+        let handshake = async {
+            let stream = hello.into_stream(Arc::clone(config)).await;
+            (stream, SHOWN.with(RefCell::take))
+        };
+        let (stream, shown) = SHOWN.scope(RefCell::default(), handshake).await;
+        let stream = stream?;
+        // A resumed session brings the certificate of its first handshake, which was not looked at in this one.
+        let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
+        let certificate = match (leaf, shown) {
+            (None, _) => None,
+            (Some(leaf), Some(shown)) if shown.der() == &**leaf => Some(shown),
+            (Some(leaf), _) => Some(ParsedCertificate::parse(leaf).map_err(io::Error::other)?),
+        };
+        Ok((stream, certificate))
     }
 }
 
@@ -258,11 +276,14 @@ impl ClientCertVerifier for ClientCertificates {
         now: UnixTime,
     ) -> Result<ClientCertVerified, rustls::Error> {
         ChainLimit::KMS.check(intermediates)?;
-        check_dates(leaf, now)?;
+        let certificate = ParsedCertificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
+        check_dates(&certificate, now)?;
         // A path to the temporary CA adds nothing to an attestation, so none is searched then.
-        if !carries_attestation(leaf) {
+        if !certificate.has_evidence() {
             self.chains_to_temp_ca(leaf, intermediates, now).map_err(|_| CertificateError::UnknownIssuer)?;
         }
+        // Outside of [`Acceptor::accept`] nobody asks for it.
+        let _ = SHOWN.try_with(|shown| shown.replace(Some(certificate)));
         Ok(ClientCertVerified::assertion())
     }
 
@@ -270,27 +291,22 @@ impl ClientCertVerifier for ClientCertificates {
 }
 
 /// Version 3 and inside its validity; the one check that both kinds of certificate share.
-fn check_dates(leaf: &CertificateDer<'_>, now: UnixTime) -> Result<(), rustls::Error> {
-    let (rest, certificate) = X509Certificate::from_der(leaf).map_err(|_| CertificateError::BadEncoding)?;
-    if !rest.is_empty() || certificate.version() != x509_parser::x509::X509Version::V3 {
+fn check_dates(certificate: &ParsedCertificate, now: UnixTime) -> Result<(), rustls::Error> {
+    if !certificate.is_version_3() {
         return Err(CertificateError::BadEncoding.into());
     }
     let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
-    if now < certificate.validity().not_before.timestamp() {
+    if now < certificate.not_before() {
         return Err(CertificateError::NotValidYet.into());
     }
-    if now > certificate.validity().not_after.timestamp() {
+    if now > certificate.not_after() {
         return Err(CertificateError::Expired.into());
     }
     Ok(())
 }
 
-fn carries_attestation(leaf: &CertificateDer<'_>) -> bool {
-    matches!(ra_tls::evidence_in(leaf), Ok(Some(_)))
-}
-
 /// Whether a certificate is inside its validity now: a resumed session brings the one of its first handshake.
-pub fn is_current(certificate: &CertificateDer<'_>) -> bool {
+pub fn is_current(certificate: &ParsedCertificate) -> bool {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     check_dates(certificate, UnixTime::since_unix_epoch(since)).is_ok()
 }

@@ -1,12 +1,14 @@
 //! RA-TLS certificates: X.509 certificates that hold evidence, and what else the private extensions say.
 
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use x509_parser::asn1_rs::{Any, FromDer};
 use x509_parser::certificate::X509Certificate;
+use x509_parser::x509::X509Version;
 
 use crate::certificate::{self, CertificateError, CertificateSpec, Issuer, LONG_AGO, Role, Validity, oid};
-use crate::evidence::{Evidence, EvidenceError};
+use crate::evidence::{Evidence, EvidenceError, Platform};
 use crate::identity::{AppId, AppIdLength, AppInfo, AppInfoError};
 use crate::p256::P256Key;
 
@@ -67,15 +69,109 @@ const SPECIAL_USAGE: Extension = Extension { oid: oid::SPECIAL_USAGE, name: "spe
 const ATTESTATION: Extension = Extension { oid: oid::ATTESTATION, name: "attestation" };
 const APP_INFO: Extension = Extension { oid: oid::APP_INFO, name: "app info" };
 
+/// The largest certificate whose evidence is kept decoded, and the most events in it: those of guests have about 9 KiB and
+/// 40 events. Decoded evidence can be many times as large as its bytes, and anyone may open a connection.
+const MAX_KEPT_BYTES: usize = 16 * 1024;
+const MAX_KEPT_EVENTS: usize = 128;
+
+/// A certificate that was parsed once, with everything that a connection needs of it.
+#[derive(Debug)]
+pub struct ParsedCertificate {
+    der: Vec<u8>,
+    is_version_3: bool,
+    not_before: i64,
+    not_after: i64,
+    spki: Result<Vec<u8>, RaTlsError>,
+    has_evidence: bool,
+    /// The evidence, where it is small.
+    evidence: Option<Arc<Evidence>>,
+}
+
+impl ParsedCertificate {
+    /// Parses a certificate, and decodes the evidence in it.
+    ///
+    /// # Errors
+    /// [`RaTlsError::TooLarge`], [`RaTlsError::Malformed`]. What is wrong with its key or its evidence is said where those
+    /// are asked for.
+    pub fn parse(der: &[u8]) -> Result<Self, RaTlsError> {
+        let certificate = parse(der)?;
+        let validity = certificate.validity();
+        let evidence = evidence(&certificate).ok().flatten();
+        Ok(Self {
+            is_version_3: certificate.version() == X509Version::V3,
+            not_before: validity.not_before.timestamp(),
+            not_after: validity.not_after.timestamp(),
+            spki: spki(&certificate),
+            has_evidence: evidence.is_some(),
+            evidence: evidence.filter(|evidence| is_kept(der, evidence)).map(Arc::new),
+            der: der.to_vec(),
+        })
+    }
+
+    /// Its bytes.
+    pub fn der(&self) -> &[u8] {
+        &self.der
+    }
+
+    /// Whether it is of version 3.
+    pub fn is_version_3(&self) -> bool {
+        self.is_version_3
+    }
+
+    /// Its first second, Unix time.
+    pub fn not_before(&self) -> i64 {
+        self.not_before
+    }
+
+    /// Its last second, Unix time.
+    pub fn not_after(&self) -> i64 {
+        self.not_after
+    }
+
+    /// As [`spki_of`].
+    ///
+    /// # Errors
+    /// As [`spki_of`].
+    pub fn spki(&self) -> Result<&[u8], &RaTlsError> {
+        self.spki.as_deref()
+    }
+
+    /// Whether there is evidence in it that can be decoded.
+    pub fn has_evidence(&self) -> bool {
+        self.has_evidence
+    }
+
+    /// As [`evidence_in`]. Small evidence is not decoded again.
+    ///
+    /// # Errors
+    /// As [`evidence_in`].
+    pub fn evidence(&self) -> Result<Option<Arc<Evidence>>, RaTlsError> {
+        match &self.evidence {
+            Some(evidence) => Ok(Some(Arc::clone(evidence))),
+            None => Ok(evidence_in(&self.der)?.map(Arc::new)),
+        }
+    }
+}
+
+fn is_kept(certificate: &[u8], evidence: &Evidence) -> bool {
+    // Evidence of other platforms has more lists, and is refused anyway.
+    let Platform::Tdx(tdx) = &evidence.platform else { return false };
+    let events = tdx.event_log.len().saturating_add(evidence.stack.runtime_events.len());
+    certificate.len() <= MAX_KEPT_BYTES && events <= MAX_KEPT_EVENTS
+}
+
 /// The evidence in a certificate, if it has any: the attestation extension, else the legacy pair of a quote and its
 /// event log.
 pub fn evidence_in(certificate: &[u8]) -> Result<Option<Evidence>, RaTlsError> {
-    let certificate = parse(certificate)?;
-    if let Some(attestation) = payload(&certificate, &ATTESTATION)? {
+    evidence(&parse(certificate)?)
+}
+
+fn evidence(certificate: &X509Certificate<'_>) -> Result<Option<Evidence>, RaTlsError> {
+    if let Some(attestation) = payload(certificate, &ATTESTATION)? {
         return Ok(Some(Evidence::decode(attestation)?));
     }
-    let Some(quote) = payload(&certificate, &TDX_QUOTE)? else { return Ok(None) };
-    let event_log = payload(&certificate, &EVENT_LOG)?.ok_or(RaTlsError::EventLogMissing)?;
+    let Some(quote) = payload(certificate, &TDX_QUOTE)? else { return Ok(None) };
+    let event_log = payload(certificate, &EVENT_LOG)?.ok_or(RaTlsError::EventLogMissing)?;
     Ok(Some(Evidence::from_legacy(quote, event_log).map_err(EvidenceError::from)?))
 }
 
@@ -102,7 +198,11 @@ pub fn app_info_in(certificate: &[u8]) -> Result<Option<AppInfo>, RaTlsError> {
 
 /// The SubjectPublicKeyInfo of a certificate, as it stands there.
 pub fn spki_of(certificate: &[u8]) -> Result<Vec<u8>, RaTlsError> {
-    let spki = parse(certificate)?.tbs_certificate.subject_pki.raw;
+    spki(&parse(certificate)?)
+}
+
+fn spki(certificate: &X509Certificate<'_>) -> Result<Vec<u8>, RaTlsError> {
+    let spki = certificate.tbs_certificate.subject_pki.raw;
     match Any::from_der(spki) {
         Ok(([], _)) => Ok(spki.to_vec()),
         _ => Err(RaTlsError::Malformed),

@@ -35,7 +35,7 @@ pub enum Binding<'a> {
 /// Evidence that passed [`verify`]. There is no other way to make one.
 #[derive(Debug, Clone)]
 pub struct Verified {
-    evidence: Evidence,
+    evidence: Arc<Evidence>,
     report_data: ReportData,
     quote: VerifiedQuote,
     collateral_expires: u64,
@@ -153,7 +153,8 @@ pub fn verify(
     anchors: &TrustAnchors,
     now: u64,
 ) -> Result<Verified, VerifyError> {
-    let consistent = Consistent::check(evidence, binding)?;
+    let evidence = Arc::new(evidence.clone());
+    let consistent = Consistent::check(&evidence, binding)?;
     let quote = consistent.quote.verify(collateral, anchors, now)?;
     Ok(consistent.vouched_by(quote, collateral))
 }
@@ -161,13 +162,13 @@ pub fn verify(
 /// Evidence whose parts say the same and that is bound as demanded. Nothing vouches for its quote yet; but what fails
 /// here costs no signature check and no request.
 struct Consistent<'a> {
-    evidence: &'a Evidence,
+    evidence: &'a Arc<Evidence>,
     quote: TdQuote<'a>,
     report_data: ReportData,
 }
 
 impl<'a> Consistent<'a> {
-    fn check(evidence: &'a Evidence, binding: Binding<'_>) -> Result<Self, VerifyError> {
+    fn check(evidence: &'a Arc<Evidence>, binding: Binding<'_>) -> Result<Self, VerifyError> {
         let tdx = tdx_of(evidence)?;
         let report_data = bound_report_data(evidence, binding)?;
         let events = &evidence.stack.runtime_events;
@@ -190,7 +191,7 @@ impl<'a> Consistent<'a> {
     /// was parsed from.
     fn vouched_by(self, quote: VerifiedQuote, collateral: &Collateral) -> Verified {
         Verified {
-            evidence: self.evidence.clone(),
+            evidence: Arc::clone(self.evidence),
             report_data: self.report_data,
             quote,
             collateral_expires: collateral.expires(),
@@ -267,7 +268,22 @@ impl Verifier {
     }
 
     /// [`verify`], with collateral for the platform of the evidence, now.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
     pub async fn verify(&self, evidence: &Evidence, binding: Binding<'_>) -> Result<Verified, VerifyError> {
+        self.verify_shared(&Arc::new(evidence.clone()), binding).await
+    }
+
+    /// The same of evidence that is kept anyway.
+    ///
+    /// # Errors
+    /// [`VerifyError`].
+    pub async fn verify_shared(
+        &self,
+        evidence: &Arc<Evidence>,
+        binding: Binding<'_>,
+    ) -> Result<Verified, VerifyError> {
         // Before any request: evidence that is not bound is refused whatever its quote says.
         let consistent = Consistent::check(evidence, binding)?;
         // Read before the collateral: what is refreshed meanwhile may be newer than it.

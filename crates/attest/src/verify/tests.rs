@@ -368,7 +368,7 @@ fn a_status_other_than_revoked_is_for_the_policy() {
 fn evidence_without_an_app_id_names_nobody() {
     let evidence = blob("mock-tdx-v0");
     let mut nameless = verified(&evidence).unwrap();
-    nameless.evidence.stack.runtime_events.clear();
+    Arc::make_mut(&mut nameless.evidence).stack.runtime_events.clear();
     let error = nameless.boot_info(Registers::RunTime, "").unwrap_err();
     assert_eq!(error.to_string(), "app_id must be 20 bytes, got 0");
 }
