@@ -23,6 +23,7 @@ pub mod prpc;
 pub mod refusal_log;
 mod router;
 mod same_site;
+mod sessions;
 mod setup;
 mod slots;
 pub mod status;

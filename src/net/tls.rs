@@ -17,7 +17,7 @@ use rustls::{
     },
     pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
     server::{
-        ClientHello, ResolvesServerCert, ServerSessionMemoryCache, StoresServerSessions,
+        ClientHello, ResolvesServerCert, StoresServerSessions,
         danger::{ClientCertVerified, ClientCertVerifier},
     },
     sign::CertifiedKey,
@@ -25,10 +25,8 @@ use rustls::{
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
 
+use super::sessions::Sessions;
 use crate::config;
-
-/// Resumable sessions kept, as many as the peer keeps.
-const SESSIONS: usize = 1024;
 
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
@@ -135,7 +133,7 @@ pub struct Acceptor {
 
 impl Acceptor {
     fn new(finish: impl Fn(Builder) -> ServerConfig) -> Result<Self, TlsError> {
-        let sessions = ServerSessionMemoryCache::new(SESSIONS);
+        let sessions = Arc::new(Sessions::new());
         let config = |provider: CryptoProvider| -> Result<_, TlsError> {
             let builder = ServerConfig::builder_with_provider(Arc::new(provider))
                 .with_protocol_versions(&[&rustls::version::TLS13, &rustls::version::TLS12])?;
