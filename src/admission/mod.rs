@@ -198,7 +198,7 @@ impl Admission {
         let allowed = self.decided(&basis, &identity).await?;
         // Only now: a denial costs no download. What takes long here is noticed by the age of the decision.
         if let ImageCheck::Required(images) = &self.image
-            && let Err(error) = images.verify(verified, vm_config).await
+            && let Err(error) = Box::pin(images.verify(verified, vm_config)).await
         {
             let Allowed { relaxations, .. } = allowed;
             return Err(Refusal::OsImage { error, identity: Box::new(identity), relaxations });

@@ -465,7 +465,7 @@ impl SelfAuthorizer {
         let known = match known {
             Some(known) => known,
             None => {
-                let verified = own_evidence(attester, verifier).await?;
+                let verified = Box::pin(own_evidence(attester, verifier)).await?;
                 let identity = own_identity(&verified)?;
                 let until = verified.collateral_expires();
                 let verdict = verified.verdict().clone();

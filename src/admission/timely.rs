@@ -59,13 +59,14 @@ pub async fn both<A: Decided, B: Decided, E>(
     let now = clock();
     let first = async {
         match first.is_due(now) {
-            true => first_again().await,
+            // On the heap, like the other: they are rare, and each request would carry the room for them.
+            true => Box::pin(first_again()).await,
             false => Ok(first),
         }
     };
     let second = async {
         match second.is_due(now) {
-            true => second_again(second).await,
+            true => Box::pin(second_again(second)).await,
             false => Ok(second),
         }
     };

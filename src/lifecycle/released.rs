@@ -92,7 +92,7 @@ impl<R> Released<R> {
             Ok(not_frozen) => Ok(Self { permit, receipt, _not_frozen: not_frozen }),
             Err(refused) => {
                 let withheld = Event::Withheld { subject, released: receipt.seq() };
-                if let Err(error) = audit.record(withheld).await {
+                if let Err(error) = Box::pin(audit.record(withheld)).await {
                     tracing::error!(%error, "the audit log does not say that a release was withheld");
                 }
                 Err((refused, permit))

@@ -119,8 +119,9 @@ impl Policy {
         match self {
             Self::AllowAll(policy) => Ok(policy.decide()),
             Self::Allowlist(policy) => policy.decide(subject).await,
-            Self::Webhook(policy) => policy.decide(subject, topic).await,
-            Self::Ethereum(policy) => policy.decide(subject, topic).await,
+            // On the heap: the others would carry the room for it.
+            Self::Webhook(policy) => Box::pin(policy.decide(subject, topic)).await,
+            Self::Ethereum(policy) => Box::pin(policy.decide(subject, topic)).await,
         }
     }
 
