@@ -57,9 +57,11 @@ impl Serving {
             audit.floor().raise_by_record(ca::issued(certificate));
         }
         audit.sign_with(Arc::<Ready>::clone(&ready)).await;
-        self_authorization.prepare().await;
         let attester = process.certificate_attester();
-        let certificate = leaf::issue(attester.as_deref(), &ready).await?;
+        // Side by side: one waits for the network, the other for the disk, and both for the attester.
+        let issued = leaf::issue(attester.as_deref(), &ready);
+        let ((), certificate) = tokio::join!(self_authorization.prepare(), issued);
+        let certificate = certificate?;
         let leaf = Leaf::new(vec![certificate], &ready.rpc_key_der())?;
         let readiness = Arc::new(Readiness::serving(Arc::clone(&foundation)));
         let meta = Arc::new(Meta::new(&ready, &foundation, process.config.posture(), Arc::clone(&readiness)));
