@@ -126,7 +126,7 @@ async fn pairs(
 
 impl Setting {
     /// Keys are made by this program itself; what it does not know of the limits is left out.
-    async fn of(program: &str) -> Self {
+    pub(super) async fn of(program: &str) -> Self {
         let mut world = World::stopped_with(&limits(&["unauthenticated"])).await;
         let port = servers::free_port();
         world.configure(&format!(

@@ -1,7 +1,8 @@
 //! Each RPC over loopback TLS, beside nginx and a bare axum + rustls, in one run: `cargo bench --bench rpc`.
 //!
 //! Servers are processes of their own that share the machine with the load generator. `CVM_KMS_BENCH_SECONDS` sets
-//! the length of a round (default 2). With `--before=PATH`, the `kms` of this tree beside that older one instead.
+//! the length of a round (default 2). With `--before=PATH`, the `kms` of this tree beside that older one instead; with
+//! `--process`, start and memory of the `kms` of this tree, or with `--process=PATH` of another.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -9,6 +10,7 @@ mod support;
 mod before;
 mod load;
 mod parts;
+mod process;
 mod servers;
 
 use std::{
@@ -19,7 +21,7 @@ use std::{
 };
 
 use cvm_kms::proto::{GetAppKeyRequest, SignCertRequest};
-use kms_attest::{binding::ReportData, csr::Csr, p256::P256Key};
+use kms_attest::{binding::ReportData, collateral::Collateral, csr::Csr, p256::P256Key, trust::TrustAnchors};
 use kms_simulator::Cvm;
 use load::{Connections, Load, Numbered, Outcome};
 use parts::Parts;
@@ -76,9 +78,11 @@ fn main() {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build().expect("a runtime");
     runtime.block_on(async {
         servers::be_bare_if_asked().await;
-        match std::env::args().find_map(|argument| Some(argument.strip_prefix("--before=")?.to_owned())) {
-            Some(program) => before::compare(&program).await,
-            None => bench().await,
+        let option = |name| std::env::args().find_map(|given| Some(given.strip_prefix(name)?.to_owned()));
+        match (option("--process"), option("--before=")) {
+            (Some(program), _) => process::measure(program.strip_prefix('=')).await,
+            (None, Some(program)) => before::compare(&program).await,
+            (None, None) => bench().await,
         }
     });
 }
@@ -87,6 +91,7 @@ async fn bench() {
     println!("{}", machine());
     let setting = Setting::new().await;
     let (kms, first_answer) = setting.start().await;
+    println!("an answer of GetMeta has {} bytes", text(&setting.world.path("body")).len());
     tokio::time::sleep(Duration::from_secs(1)).await;
     let idle = kms.resident();
 
@@ -148,11 +153,11 @@ async fn bench() {
     );
 
     let guests = setting.guests(COLD_GUESTS).await;
-    let alone = setting.parts(&guests[..64]);
+    let alone = setting.parts(&guests[..64], 0);
     // The whole runs while the load generator keeps the other core busy; cores can share what makes them fast.
     let beside = std::thread::scope(|scope| {
-        let other = scope.spawn(|| setting.parts(&guests[64..128]));
-        let parts = setting.parts(&guests[..64]);
+        let other = scope.spawn(|| setting.parts(&guests[64..128], 1));
+        let parts = setting.parts(&guests[..64], 2);
         other.join().map(|_| parts).expect("the other core's parts")
     });
     let mut cold = Vec::new();
@@ -213,7 +218,6 @@ impl Setting {
         };
         let first_answer = kms.started.elapsed();
         let head = answer.windows(4).position(|window| window == b"\r\n\r\n").expect("headers") + 4;
-        println!("an answer of GetMeta has {} bytes", answer.len() - head);
         fs::write(self.world.path("body"), "x".repeat(answer.len() - head)).expect("body");
         fs::copy(self.world.key_file("rpc.crt"), self.world.path("tls.crt")).expect("certificate");
         fs::copy(self.world.key_file("rpc.key"), self.world.path("tls.key")).expect("key");
@@ -278,19 +282,28 @@ impl Setting {
         Arc::new(move |_| Arc::clone(&request))
     }
 
-    fn parts(&self, guests: &[Arc<ClientConfig>]) -> Parts {
+    /// The parts of a request, with quotes that no other `run` has.
+    fn parts(&self, guests: &[Arc<ClientConfig>], run: u8) -> Parts {
         let certificate = |path| CertificateDer::from_pem_file(path).expect("certificate");
         let server = parts::asking_server(
             certificate(self.world.path("tls.crt")),
             PrivateKeyDer::from_pem_file(self.world.path("tls.key")).expect("key"),
             certificate(self.world.key_file("tmp-ca.crt")),
         );
-        let quotes: Vec<_> = (0..64_u8).map(|number| self.app.quote([number; 64])).collect();
+        let quotes: Vec<_> = (0..parts::TIMES)
+            .map(|number| {
+                let mut report_data = [run; 64];
+                report_data[..2].copy_from_slice(&number.to_be_bytes());
+                self.app.quote(report_data)
+            })
+            .collect();
         let now = SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs();
-        let collateral = self.world.platform.collateral();
+        let collateral = Collateral::new(self.world.platform.collateral()).expect("collateral");
+        let anchors = TrustAnchors::with_tdx_root(self.world.platform.root_der()).expect("a root");
         Parts {
             handshake: parts::handshake(&server, guests),
-            quote: parts::quote(&quotes, &collateral, self.world.platform.root_der(), now),
+            quote: parts::quote(&quotes, &collateral, &anchors, now),
+            library: parts::library(&quotes, &collateral, &anchors, now),
             derivation: parts::derivation(&self.world.root_keys()),
         }
     }
@@ -417,11 +430,12 @@ fn print_verdicts(rows: &[Row], alone: &Parts, beside: &Parts) {
     }
     println!("\n| part, CPU on one core | alone | other core busy |\n|---|---:|---:|");
     type Part = fn(&Parts) -> Duration;
-    let parts: [(&str, Part); 4] = [
+    let parts: [(&str, Part); 5] = [
         ("TLS handshake with client certificate, server's side", |parts| parts.handshake),
-        ("verification of a quote by dcap-qvl", |parts| parts.quote),
+        ("verification of a quote, signatures of its platform remembered", |parts| parts.quote),
         ("keys of an app and their signature", |parts| parts.derivation),
         ("sum", Parts::sum),
+        ("for comparison: the quote by dcap-qvl as it is, nothing remembered", |parts| parts.library),
     ];
     for (name, part) in parts {
         println!("| {name} | {:.0} µs | {:.0} µs |", microseconds(part(alone)), microseconds(part(beside)));

@@ -85,6 +85,11 @@ impl Server {
         Duration::from_millis(ticks * 1000 / TICKS)
     }
 
+    /// The process.
+    pub(super) fn id(&self) -> u32 {
+        self.process.id()
+    }
+
     /// Resident memory in bytes.
     pub(super) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("/proc");
