@@ -116,6 +116,15 @@ pub enum Event {
         /// The hash of the last of them, hex.
         head: String,
     },
+    /// A closed file was moved away by `kms audit archive`.
+    SegmentArchived {
+        /// The number of the last record in it.
+        last: u64,
+        /// Its length.
+        bytes: u64,
+        /// SHA-256 of it, hex.
+        sha256: String,
+    },
     /// An OS image is downloaded, because an allowed caller names it.
     ImageDownloadStarted {
         /// Its hash, hex.

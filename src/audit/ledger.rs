@@ -19,6 +19,7 @@ use kms_ledger::proof::InclusionProof;
 use kms_ledger::signature::SigningKey;
 use kms_ledger::store::{Staged, StoreError, TileFiles, Tree};
 use kms_ledger::tile::{Content, Tile, TileReader as _};
+use kms_ledger::vouched::VouchedKey;
 use kms_ledger::{Hash, Index, Size, bundle};
 use tokio::sync::watch;
 
@@ -32,6 +33,9 @@ pub use node::NodeId;
 
 /// The file of the last signed checkpoint, in the directory of the tree.
 const CHECKPOINT: &str = "checkpoint";
+
+/// The file of the log's key and of the root key's signature over it, in the directory of the tree.
+const KEY: &str = "key";
 
 /// Longest checkpoint that is read back: two names and three lines.
 const MAX_CHECKPOINT: usize = 4096;
@@ -132,6 +136,7 @@ impl Ledger {
         let mut tree = Tree::open(&directory)?;
         let node = node::open_or_create(&segments::node_name(path), records::first(path)?)?;
         let key = Arc::new(keys.log_key(&node.id).ok_or(LedgerError::Origin)?);
+        write_key(&directory.join(KEY), &key)?;
         // As many as there are leaves.
         let found = (end.seq() + 1).saturating_sub(node.first);
         let kept = KeptCheckpoint::open(&directory.join(CHECKPOINT))?;
@@ -263,6 +268,17 @@ fn entry(record: &[u8], seq: u64, index: u64, legacy: &LegacySalts) -> io::Resul
     } else {
         Ok(legacy.entry(record, seq, index))
     }
+}
+
+/// For those who verify the files without asking the KMS. The same at each start.
+fn write_key(path: &Path, key: &LogKey) -> io::Result<()> {
+    let vouched = VouchedKey { key: key.signing.verifying_key().clone(), vouching: key.vouching }.to_string();
+    if std::fs::read(path).is_ok_and(|known| known == vouched.as_bytes()) {
+        return Ok(());
+    }
+    let file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(path)?;
+    file.write_all_at(vouched.as_bytes(), 0)?;
+    file.sync_data()
 }
 
 fn head(tree: &Tree, key: &LogKey) -> io::Result<Head> {

@@ -1,5 +1,6 @@
 //! Hash-chained record of everything that touches keys, on disk before the reply: no line, no key.
 
+mod archived;
 mod chain;
 mod disk;
 mod event;
@@ -27,15 +28,17 @@ use kms_ledger::tile::Tile;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-pub use chain::LinkProblem;
+pub use archived::{ArchivedFile, append_archived};
 pub use event::{Basis, Event, Subject, Why};
 pub use health::{FailureReason, Health, Reserve, Space};
+pub use kms_ledger::chain::LinkProblem;
+pub use kms_ledger::walk::{Chain, Damage};
 pub use ledger::{Head, Leaf, LegacySalts, LogKey, LogKeys, NodeId};
 pub use reader::Reader;
 pub use segments::segments;
 pub use sentence::{Record, Severity, printable};
 pub use tail::Inspected;
-pub use verify::{Chain, Damage, Verified, verify_file, verify_files};
+pub use verify::{Verified, verify_file, verify_files};
 
 use chain::MAX_LINE;
 use disk::{Disk, OsDisk};

@@ -158,6 +158,12 @@ impl Record {
                 v("lines"),
                 v("bytes")
             ),
+            "segment_archived" => format!(
+                "a closed file was moved away, up to record {}: {} bytes, SHA-256 {}",
+                v("last"),
+                v("bytes"),
+                v("sha256")
+            ),
             "image_download_started" => format!("download of OS image {} started", v("image")),
             "image_download_progress" => match self.fields.get("percent") {
                 Some(percent) => format!("download of OS image {}: {percent} %", v("image")),

@@ -1,11 +1,12 @@
-//! Verification of a whole log: every link of every file, and from each file to the next.
+//! Verification of the chain of a whole log, or of some of its files. [`kms_ledger::verify`] also verifies its tree.
 
-use std::fs::File;
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::{Path, PathBuf};
 
+use kms_ledger::files::Directories;
+use kms_ledger::walk::{Chain, WalkError, walk};
+
 use super::AuditError;
-use super::chain::{Link, LinkProblem, MAX_LINE};
+use super::chain::LinkProblem;
 use super::segments::segments;
 
 /// What a whole audit log says about itself.
@@ -15,47 +16,6 @@ pub struct Verified {
     pub records: u64,
     /// SHA-256 of the last one: who keeps it elsewhere can later tell whether the end was cut off.
     pub head: [u8; 32],
-}
-
-/// What one or more files of a log say about themselves.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Chain {
-    /// Number of the first record; 1 at the beginning of a log.
-    pub first: u64,
-    /// SHA-256 of the record before the first; zeros at the beginning of a log.
-    pub after: [u8; 32],
-    /// Number of the last record.
-    pub last: u64,
-    /// SHA-256 of the last one.
-    pub head: [u8; 32],
-    /// Lines at the end of closed files that the chain goes on without: they were never acknowledged, and nothing was
-    /// released on them.
-    pub unacknowledged: u64,
-    /// What at the end of closed files is no record.
-    pub damages: Vec<Damage>,
-}
-
-impl Chain {
-    /// How many records are in these files.
-    pub fn records(&self) -> u64 {
-        self.last + 1 - self.first
-    }
-
-    /// Whether the log begins in these files.
-    pub fn is_whole(&self) -> bool {
-        self.first == 1
-    }
-}
-
-/// Bytes at the end of a closed file that are no records. The chain goes on without them, and nobody can say what they were.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Damage {
-    /// The file.
-    pub file: PathBuf,
-    /// The number of the last record before them.
-    pub after: u64,
-    /// How many.
-    pub bytes: u64,
 }
 
 /// Checks every link of the log at `path`, with the closed files beside it; the error names the first broken one.
@@ -70,108 +30,8 @@ pub fn verify_file(path: &Path) -> Result<Verified, AuditError> {
 
 /// Checks every link of files that hold one log, or its end, in this order.
 pub fn verify_files(files: &[PathBuf]) -> Result<Chain, AuditError> {
-    let mut chain: Option<(Link, Link)> = None;
-    let mut unacknowledged = 0;
-    let mut damages = Vec::new();
-    for (index, file) in files.iter().enumerate() {
-        let mut records = Records::open(file)?;
-        // An empty file says nothing: the one after it does.
-        let mut next = None;
-        for later in files.iter().skip(index + 1) {
-            next = Records::open(later)?.peek()?;
-            if next.is_some() {
-                break;
-            }
-        }
-        let Some(before) = records.peek()? else { continue };
-        let begin = chain.map_or(before, |(_, end)| end);
-        let mut end = begin;
-        // Where the next file goes on, if it is not at the end of this one.
-        let mut joint = None;
-        while records.read()? {
-            if next.is_some_and(|next| next == end) {
-                joint = Some(end);
-            }
-            end = match records.follow(end) {
-                Ok(end) => end,
-                // A file that was left because of this: the next one goes on before it.
-                Err(AuditError::Broken { .. }) if joint == Some(end) => {
-                    let bytes = records.rest()?;
-                    damages.push(Damage { file: file.clone(), after: end.seq(), bytes });
-                    break;
-                }
-                Err(error) => return Err(error),
-            };
-        }
-        if let (Some(joint), Some(next)) = (joint, next)
-            && next != end
-        {
-            unacknowledged += end.seq() - joint.seq();
-            end = joint;
-        }
-        chain = Some((chain.map_or(before, |(begin, _)| begin), end));
-    }
-    let (begin, end) = chain.unwrap_or((Link::GENESIS, Link::GENESIS));
-    Ok(Chain {
-        first: begin.seq() + 1,
-        after: *begin.hash(),
-        last: end.seq(),
-        head: *end.hash(),
-        unacknowledged,
-        damages,
+    walk(&Directories::default(), files, &mut |_| Ok(())).map_err(|error: WalkError| match error {
+        WalkError::Read { file, source } => AuditError::Open { path: file, source },
+        WalkError::Broken { seq, problem } => AuditError::Broken { seq, problem },
     })
-}
-
-/// The lines of a file.
-struct Records<'a> {
-    path: &'a Path,
-    reader: BufReader<File>,
-    line: Vec<u8>,
-    /// `line` is read, but not followed.
-    is_peeked: bool,
-}
-
-impl<'a> Records<'a> {
-    fn open(path: &'a Path) -> Result<Self, AuditError> {
-        let file = File::open(path).map_err(|source| AuditError::Open { path: path.to_owned(), source })?;
-        Ok(Self { path, reader: BufReader::new(file), line: Vec::new(), is_peeked: false })
-    }
-
-    /// What the first record follows, as it says; `None` in an empty file.
-    fn peek(&mut self) -> Result<Option<Link>, AuditError> {
-        if !self.read()? {
-            return Ok(None);
-        }
-        self.is_peeked = true;
-        let record = self.line.strip_suffix(b"\n").unwrap_or(&self.line);
-        // A first line that is no record is reported as the first record of a log.
-        Ok(Some(Link::before(record).unwrap_or(Link::GENESIS)))
-    }
-
-    /// Reads a line; `false` at the end.
-    fn read(&mut self) -> Result<bool, AuditError> {
-        if std::mem::take(&mut self.is_peeked) {
-            return Ok(true);
-        }
-        self.line.clear();
-        let length = (&mut self.reader)
-            .take(MAX_LINE as u64 + 1)
-            .read_until(b'\n', &mut self.line)
-            .map_err(|source| AuditError::Open { path: self.path.to_owned(), source })?;
-        Ok(length > 0)
-    }
-
-    /// How many bytes there are from the line that was read to the end of the file.
-    fn rest(&mut self) -> Result<u64, AuditError> {
-        let unusable = |source| AuditError::Open { path: self.path.to_owned(), source };
-        let further = std::io::copy(&mut self.reader, &mut std::io::sink()).map_err(unusable)?;
-        Ok(self.line.len() as u64 + further)
-    }
-
-    /// The end after the line that was read, if it follows.
-    fn follow(&self, link: Link) -> Result<Link, AuditError> {
-        let broken = |problem| AuditError::Broken { seq: link.seq() + 1, problem };
-        let record = self.line.strip_suffix(b"\n").ok_or_else(|| broken(LinkProblem::Unfinished))?;
-        link.next(record).map_err(broken)
-    }
 }

@@ -20,6 +20,7 @@ use tokio::runtime::Runtime;
 use tokio::sync::mpsc::Receiver;
 use tokio::sync::oneshot;
 
+use super::archived;
 use super::chain::{Link, Salt};
 use super::disk::{Disk, Identity, Seen, directory};
 use super::event::Event;
@@ -229,6 +230,7 @@ impl Writer {
         if self.trouble.is_none() && is_due(self.synced_tree, SYNC_TREE_EVERY) {
             self.synced_tree = Some(now);
             self.sync_tree();
+            self.record_archived();
         }
         if is_due(self.asked_space, SPACE_EVERY) {
             self.asked_space = Some(now);
@@ -338,6 +340,28 @@ impl Writer {
         if let Err(failure) = self.look() {
             self.fail(failure);
             self.repair();
+        }
+    }
+
+    /// Records what an operator has moved away. After a crash in between, it is recorded twice.
+    fn record_archived(&mut self) {
+        let events = archived::unrecorded(&self.path);
+        if events.is_empty() || self.trouble.is_some() {
+            return;
+        }
+        for event in events {
+            if let Ok(fields) = event.fields() {
+                self.keep(fields);
+            }
+        }
+        let recorded = self.write_kept(None);
+        match recorded {
+            Ok(()) => {
+                if let Err(error) = archived::forget(&self.path) {
+                    tracing::warn!(%error, "the note of archived files cannot be removed: they are recorded again");
+                }
+            }
+            Err(failure) => self.fail(failure),
         }
     }
 

@@ -1,51 +1,138 @@
-//! `kms audit`: proves which keys went to whom.
+//! `kms audit`: verifies the audit log, proves what is in it, and moves closed files of it away.
 
-use std::{path::PathBuf, process::ExitCode};
+mod archive;
+mod prove;
+
+use std::{
+    fs,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
 
 use anyhow::Context as _;
-use clap::Subcommand;
+use clap::{Args, Subcommand};
+use kms_ledger::{
+    files::{Directories, Names},
+    log::Log,
+    verify::{Known, TreeState, Verified, verify},
+};
 
 use crate::audit::{self, Damage};
 
 /// What to do with an audit log.
 #[derive(Debug, Subcommand)]
 pub(super) enum Audit {
-    /// Check the hash chain from the first line to the last
-    Verify {
-        /// The log, by default `audit.jsonl` in the key directory; closed files beside it
-        /// (`audit.1234.jsonl`) belong to
-        /// it. Several files: these, in the order of their records
-        #[arg(required = true)]
-        files: Vec<PathBuf>,
-        /// The head that was kept when the files before these were verified
-        #[arg(long, value_name = "HEAD")]
-        after: Option<String>,
-        /// Damage that has been looked into: the number of the last record before it
-        #[arg(long, value_name = "NUMBER")]
-        known_damage: Vec<u64>,
-    },
+    /// Check the hash chain from the first line to the last, and the signed tree over it
+    Verify(Verify),
+    /// Print a proof that a record is in the signed tree (`c2sp.org/tlog-proof@v1`)
+    Prove(prove::Prove),
+    /// Move closed files to another directory: the tree still proves what is in them
+    Archive(archive::Archive),
 }
 
 impl Audit {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
-        let Self::Verify { files, after, known_damage } = self;
-        let files = match &files[..] {
-            [file] => audit::segments(file).with_context(|| file.display().to_string())?,
-            _ => files,
+        match self {
+            Self::Verify(verify) => verify.run(),
+            Self::Prove(prove) => prove.run(),
+            Self::Archive(archive) => archive.run(),
+        }
+    }
+}
+
+/// A log, and where closed files of it are.
+#[derive(Debug, Args)]
+pub(super) struct Place {
+    /// The log, by default `audit.jsonl` in the key directory; its tree and closed files are beside it
+    file: PathBuf,
+    /// A directory to which closed files were moved
+    #[arg(long, value_name = "DIR")]
+    archive: Vec<PathBuf>,
+}
+
+impl Place {
+    fn names(&self) -> anyhow::Result<Names> {
+        Names::of(&self.file).context("the name of the log is no text")
+    }
+
+    fn directories(&self) -> Directories {
+        let own = self.file.parent().filter(|parent| !parent.as_os_str().is_empty());
+        let own = own.unwrap_or(Path::new(".")).to_owned();
+        Directories { directories: [own].into_iter().chain(self.archive.iter().cloned()).collect() }
+    }
+}
+
+#[derive(Debug, Args)]
+pub(super) struct Verify {
+    /// The log, by default `audit.jsonl` in the key directory; closed files beside it (`audit.1234.jsonl`) belong to
+    /// it. Several files: the chain of these, in the order of their records
+    #[arg(required = true)]
+    files: Vec<PathBuf>,
+    /// The head that was kept when the files before these were verified
+    #[arg(long, value_name = "HEAD")]
+    after: Option<String>,
+    /// Damage that has been looked into: the number of the last record before it
+    #[arg(long, value_name = "NUMBER")]
+    known_damage: Vec<u64>,
+    /// A directory to which closed files were moved
+    #[arg(long, value_name = "DIR")]
+    archive: Vec<PathBuf>,
+    /// The log's key, as GetMeta shows it (`log_key`); otherwise the one beside the log is believed
+    #[arg(long, value_name = "KEY")]
+    log_key: Option<String>,
+    /// A signed checkpoint of this log that was kept elsewhere: the log must begin with what it states
+    #[arg(long, value_name = "CHECKPOINT")]
+    pin: Option<PathBuf>,
+}
+
+impl Verify {
+    fn run(self) -> anyhow::Result<ExitCode> {
+        let verified = match &self.files[..] {
+            [file] => self.verify_log(file)?,
+            files => {
+                let named =
+                    || files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
+                Verified {
+                    chain: audit::verify_files(files).with_context(named)?,
+                    sealed: 0,
+                    archived: 0,
+                    tree: None,
+                }
+            }
         };
-        let named = || files.iter().map(|file| file.display().to_string()).collect::<Vec<_>>().join(", ");
-        let chain = audit::verify_files(&files).with_context(named)?;
+        Ok(self.tell(&verified))
+    }
+
+    fn verify_log(&self, file: &Path) -> anyhow::Result<Verified> {
+        let place = Place { file: file.to_owned(), archive: self.archive.clone() };
+        let log = match &self.log_key {
+            Some(key) => Some(Log::of_key(key.parse().context("--log-key")?).context("--log-key")?),
+            None => None,
+        };
+        let pin = match &self.pin {
+            Some(pin) => Some(fs::read(pin).with_context(|| pin.display().to_string())?),
+            None => None,
+        };
+        let known = Known { log: log.as_ref(), pin: pin.as_deref() };
+        verify(&place.directories(), &place.names()?, known).with_context(|| file.display().to_string())
+    }
+
+    fn tell(self, verified: &Verified) -> ExitCode {
+        let chain = &verified.chain;
         say!("{} records, unbroken; head {}", chain.records(), hex::encode(chain.head));
-        if files.len() > 1 {
-            say!("in {} files", files.len());
+        if self.files.len() > 1 {
+            say!("in {} files", self.files.len());
         }
         if chain.unacknowledged > 0 {
             say!("{} more lines were never acknowledged; nothing was released on them", chain.unacknowledged);
         }
+        if let Some(tree) = &verified.tree {
+            tell_tree(tree, self.log_key.is_some());
+        }
         let mut code = ExitCode::SUCCESS;
         for Damage { file, after, bytes } in &chain.damages {
             let file = file.display();
-            if known_damage.contains(after) {
+            if self.known_damage.contains(after) {
                 say!("known damage: {bytes} bytes after record {after} in {file}");
                 continue;
             }
@@ -56,14 +143,35 @@ impl Audit {
             code = ExitCode::FAILURE;
         }
         let before = hex::encode(chain.after);
-        if chain.is_whole() || after.is_some_and(|after| after.eq_ignore_ascii_case(&before)) {
-            return Ok(code);
+        if chain.is_whole() || self.after.is_some_and(|after| after.eq_ignore_ascii_case(&before)) {
+            return code;
+        }
+        if verified.archived + 1 >= chain.first {
+            say!("the records before number {} were moved away, as the log says", chain.first);
+            return code;
         }
         say!(
             "INCOMPLETE: the first of them is number {}; the records before it, which end with head {before}, are in other \
              files. Name those too, or give the head that was kept of them with --after",
             chain.first
         );
-        Ok(ExitCode::FAILURE)
+        ExitCode::FAILURE
+    }
+}
+
+fn tell_tree(tree: &TreeState, is_key_known: bool) {
+    let whose = if is_key_known { "" } else { ", by the key beside the log (--log-key checks it)" };
+    say!(
+        "{} leaves, {} signed by {}{whose}; root {}",
+        tree.leaves,
+        tree.checkpoint.size,
+        tree.checkpoint.origin,
+        tree.checkpoint.root
+    );
+    if tree.stale > 0 {
+        say!(
+            "{} hashes of the tree are not those of the records yet: they are computed at the next start",
+            tree.stale
+        );
     }
 }

@@ -83,8 +83,8 @@ pub struct Tree {
     edge: Edge,
     recent: Recent,
     mark: File,
-    /// What [`Tree::sync`] has brought to the disk.
-    synced: Size,
+    /// What [`Tree::sync`] has brought to the disk; `None` without a mark that says so.
+    synced: Option<Size>,
 }
 
 /// Leaves whose hashes are written, but which do not count yet: the tree is as it was until [`Tree::commit`].
@@ -115,8 +115,9 @@ impl Tree {
             let edge = Edge::read(&reader, size).ok().filter(|edge| edge.root() == root)?;
             Some((edge, Recent::read(&reader, size).ok()?))
         });
+        let synced = known.as_ref().map(|(edge, _)| edge.size());
         let (edge, recent) = known.unwrap_or_default();
-        Ok(Self { tiles, levels, mark, synced: edge.size(), edge, recent })
+        Ok(Self { tiles, levels, edge, recent, mark, synced })
     }
 
     /// How many leaves it has.
@@ -193,7 +194,7 @@ impl Tree {
     /// # Errors
     /// The disk does not confirm. What the files hold is in doubt then: the tree has to be opened again.
     pub fn sync(&mut self) -> io::Result<()> {
-        if self.synced == self.size() {
+        if self.synced == Some(self.size()) {
             return Ok(());
         }
         for (level, file) in (0..LEVELS).zip(&self.levels) {
@@ -206,7 +207,7 @@ impl Tree {
         self.mark.write_all_at(mark.as_bytes(), 0)?;
         self.mark.set_len(mark.len() as u64)?;
         self.mark.sync_data()?;
-        self.synced = self.size();
+        self.synced = Some(self.size());
         Ok(())
     }
 }

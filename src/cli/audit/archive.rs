@@ -1,0 +1,99 @@
+//! `kms audit archive`: closed files go elsewhere, and the log says so.
+
+use std::{
+    fs::{self, File, OpenOptions},
+    io::{self, Read as _, Write as _},
+    os::unix::fs::OpenOptionsExt as _,
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, bail, ensure};
+use clap::Args;
+use kms_ledger::{
+    files::Names,
+    verify::{Known, verify},
+};
+use sha2::{Digest as _, Sha256};
+
+use super::Place;
+use crate::audit::{ArchivedFile, append_archived};
+
+#[derive(Debug, Args)]
+pub(in super::super) struct Archive {
+    #[command(flatten)]
+    place: Place,
+    /// The directory to which they go
+    #[arg(long, value_name = "DIR")]
+    to: PathBuf,
+}
+
+impl Archive {
+    pub(super) fn run(self) -> anyhow::Result<ExitCode> {
+        let names = self.place.names()?;
+        // What does not hold stays where it is, for those who look into it.
+        let verified = verify(&self.place.directories(), &names, Known::default())?;
+        let Some(tree) = verified.tree else {
+            bail!("the log has no signed tree: nothing would prove what was moved away");
+        };
+        ensure!(
+            verified.chain.damages.is_empty(),
+            "the log is damaged: look into it with `kms audit verify`"
+        );
+        ensure!(fs::metadata(&self.to)?.is_dir(), "{} is no directory", self.to.display());
+        let own = Place { archive: Vec::new(), ..self.place };
+        let mut moved = 0_u64;
+        for file in names.segments(&own.directories())? {
+            let Some(last) = names.last_record(&file) else { continue };
+            // The tree must be on the disk without them.
+            if last >= tree.first + tree.checkpoint.size.get() || tree.stale > 0 {
+                bail!("the tree is not on the disk up to record {last} yet: try again");
+            }
+            let archived = copy(&names, &file, last, &self.to)?;
+            append_archived(&own.file, &archived).context("the log cannot be told")?;
+            fs::remove_file(&file).with_context(|| file.display().to_string())?;
+            sync(file.parent())?;
+            say!("{} was moved to {}", file.display(), self.to.display());
+            moved += 1;
+        }
+        say!("{moved} files were moved");
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+/// A copy that is whole, and on the disk, before it has its name. One that is there already must be the same.
+fn copy(names: &Names, file: &Path, last: u64, to: &Path) -> anyhow::Result<ArchivedFile> {
+    let name = file.file_name().context("a file has a name")?;
+    let (target, part) = (to.join(name), to.join(format!("{}.part", name.to_string_lossy())));
+    let (sha256, bytes) = digest(file)?;
+    if !target.exists() {
+        let mut copy = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
+        io::copy(&mut File::open(file)?, &mut copy)?;
+        copy.flush()?;
+        copy.sync_all()?;
+        ensure!(digest(&part)? == (sha256, bytes), "the copy of {} is another", file.display());
+        fs::rename(&part, &target)?;
+        sync(Some(to))?;
+    }
+    ensure!(digest(&target)? == (sha256, bytes), "{} is another file", target.display());
+    debug_assert_eq!(names.last_record(&target), Some(last));
+    Ok(ArchivedFile { last, bytes, sha256: hex::encode(sha256) })
+}
+
+fn digest(file: &Path) -> anyhow::Result<([u8; 32], u64)> {
+    let mut reader = File::open(file).with_context(|| file.display().to_string())?;
+    let (mut digest, mut bytes, mut buffer) = (Sha256::new(), 0, vec![0; 1 << 16]);
+    loop {
+        let read = reader.read(&mut buffer)?;
+        if read == 0 {
+            return Ok((digest.finalize().into(), bytes));
+        }
+        digest.update(&buffer[..read]);
+        bytes += read as u64;
+    }
+}
+
+fn sync(directory: Option<&Path>) -> io::Result<()> {
+    let directory = directory.filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    File::open(directory)?.sync_all()
+}
