@@ -35,6 +35,8 @@ struct Bounds {
     queue_timeout: Duration,
     /// An asker that leaves after this long has seen a service that does not answer.
     slow: Duration,
+    /// An info answer this young serves every caller.
+    fresh: Duration,
 }
 
 impl Bounds {
@@ -60,13 +62,11 @@ const BOUNDS: Bounds = Bounds {
     waiting_each: 1024,
     queue_timeout: Duration::from_secs(5),
     slow: Duration::from_secs(3),
+    fresh: Duration::from_secs(1),
 };
 
 /// How much of a backend's words reaches the log or the caller, in characters.
 const MAX_QUOTE: usize = 512;
-
-/// An info answer this young serves everyone who asks.
-const FRESH: Duration = Duration::from_secs(1);
 
 /// Asks `<base>/bootAuth/app` and `<base>/bootAuth/kms`, each time anew.
 pub struct Webhook {
@@ -142,13 +142,13 @@ impl Webhook {
     }
 
     pub(super) async fn info(&self) -> Result<Arc<Info>, PolicyError> {
-        let is_fresh = |answer: &Arc<Answer<Arc<Info>>>| answer.answered.elapsed() < FRESH;
+        let is_fresh = |answer: &Arc<Answer<Arc<Info>>>| answer.answered.elapsed() < self.line.bounds().fresh;
         let ask = async |_| {
             let answer: InfoResponse = self.line.ask(FairnessKey::Backend, self.line.get()).await?;
             Ok(Arc::new(Info::from(answer)))
         };
         // Of the callers that wait, none waits for one request after another.
-        match tokio::time::timeout(self.line.total(), self.info.get(is_fresh, ask)).await {
+        match tokio::time::timeout(self.line.bounds().total, self.info.get(is_fresh, ask)).await {
             Ok(answer) => Ok(Arc::clone(&answer?.value)),
             Err(_) => Err(unavailable("the webhook did not answer in time".to_owned())),
         }

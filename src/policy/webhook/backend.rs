@@ -59,9 +59,9 @@ impl Backend {
         let _ = self.metrics.set(Arc::clone(metrics));
     }
 
-    /// How long a question may take.
-    pub(super) fn total(&self) -> Duration {
-        self.bounds.total
+    /// The bounds of its requests.
+    pub(super) fn bounds(&self) -> &Bounds {
+        &self.bounds
     }
 
     /// A question about the service itself.

@@ -3,7 +3,7 @@
 mod breaking;
 mod proofs;
 
-use std::sync::Mutex as StdMutex;
+use std::{sync::Mutex as StdMutex, time::Instant};
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -25,6 +25,7 @@ const QUICK: Bounds = Bounds {
     waiting_each: 100,
     queue_timeout: Duration::from_millis(250),
     slow: Duration::from_millis(100),
+    fresh: Duration::from_secs(1),
 };
 
 /// What a server does with each request.
@@ -449,13 +450,14 @@ async fn info_needs_all_its_keys() {
 #[tokio::test]
 async fn the_last_info_outlives_an_outage() {
     let server = Server::json(info()).await;
-    let webhook = server.webhook();
+    let bounds = Bounds { fresh: Duration::ZERO, ..QUICK };
+    let config = config::Webhook::at(Endpoint::parse(&server.base).unwrap());
+    let webhook = Webhook::with_bounds(&config, bounds).unwrap();
     webhook.info().await.unwrap();
-    let answered = webhook.info.load_full().unwrap();
-    let old = Answered { info: answered.info.clone(), at: Instant::now().checked_sub(FRESH * 2).unwrap() };
-    webhook.info.store(Some(Arc::new(old)));
     let hanging = Server::new(Behaviour::Hang).await;
-    let webhook = Webhook { line: self::webhook(&hanging.base).line, ..webhook };
+    let hanging = config::Webhook::at(Endpoint::parse(&hanging.base).unwrap());
+    let line = Webhook::with_bounds(&hanging, bounds).unwrap().line;
+    let webhook = Webhook { line, ..webhook };
     assert!(webhook.info().await.is_err());
     assert!(webhook.last_info().is_some());
 }
