@@ -1,9 +1,11 @@
 //! Who may have what: evidence is verified, policy is asked, and a permit is the only way on.
 
 pub mod denials;
+mod explainer;
 mod foundation;
 mod freeze;
 mod image_check;
+mod live;
 mod peer;
 mod permit;
 mod refusal;
@@ -13,17 +15,18 @@ mod tcb;
 mod tcb_forecast;
 mod timely;
 mod vm_config;
+mod walk;
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use kms_attest::{
     csr::Csr,
-    identity::{AppId, AppInfo, BootInfo, Registers},
+    identity::{AppInfo, BootInfo, Registers},
     verify::{Binding, Verified},
 };
 
 pub use self::{
+    explainer::Explainer,
     foundation::Foundation,
     freeze::{
         Author, Earlier, Freeze, FreezeError, FreezeFileError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen,
@@ -42,11 +45,16 @@ pub use self::{
     tcb_forecast::{TcbWatch, WATCHED_FOR},
     timely::{Decided, MAX_DECISION_AGE, Verification, both},
     vm_config::Mismatch,
+    walk::{Observer, Passed, Until},
 };
-use permit::{Admitted, Allowed, Basis};
+use self::{
+    live::Live,
+    permit::{Admitted, Basis},
+    walk::Walk,
+};
 
 use crate::config::ReleaseStage;
-use crate::policy::{Decision, Shadow, Subject};
+use crate::policy::{Shadow, Subject, SubjectKind};
 
 /// What a caller asks to be.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -63,8 +71,8 @@ impl Role {
     /// Its name: `app`, `kms` or `certificate`.
     pub fn name(self) -> &'static str {
         match self {
-            Self::App => "app",
-            Self::Kms => "kms",
+            Self::App => SubjectKind::App.name(),
+            Self::Kms => SubjectKind::Kms.name(),
             Self::Certificate => "certificate",
         }
     }
@@ -103,13 +111,7 @@ fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
 
 /// Verifies callers and asks policy about them.
 #[derive(Debug)]
-pub struct Admission {
-    foundation: Arc<Foundation>,
-    /// Evaluates requests without deciding.
-    shadow: Arc<Shadow>,
-    image: ImageCheck,
-    release_stage: ReleaseStage,
-}
+pub struct Admission(Arc<Walk>);
 
 impl Admission {
     /// Admission by evidence, freezes, policy and OS image, in this order. `shadow` is shown each request, and keys are
@@ -120,7 +122,12 @@ impl Admission {
         image: ImageCheck,
         release_stage: ReleaseStage,
     ) -> Self {
-        Self { foundation, shadow, image, release_stage }
+        Self(Arc::new(Walk { foundation, shadow, image, release_stage }))
+    }
+
+    /// Explains the same, without a way to a permit.
+    pub fn explainer(&self) -> Explainer {
+        Explainer::new(&self.0)
     }
 
     /// A permit for the keys of the app that the peer runs.
@@ -156,7 +163,8 @@ impl Admission {
         vm_config: &str,
         verification: Verification,
     ) -> Result<Permit<R>, Refusal> {
-        let verified = peer.evidence(&self.foundation.verifier, &self.foundation.metrics).await?;
+        let Foundation { verifier, metrics, .. } = &*self.0.foundation;
+        let verified = peer.evidence(verifier, metrics).await?;
         verification.succeeded();
         let permit = self.admit(&verified, role, vm_config).await?;
         peer.admit(*permit.app_id());
@@ -173,83 +181,39 @@ impl Admission {
         vm_config: &str,
         verification: Verification,
     ) -> Result<Permit<Certificate>, Refusal> {
-        let outcome = self.foundation.verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
+        let Foundation { verifier, metrics, .. } = &*self.0.foundation;
+        let outcome = verifier.verify(&csr.evidence, Binding::PublicKey(&csr.spki)).await;
         let outcome = outcome.map_err(|error| Refusal::unverified(Carrier::CertificateRequest, error));
-        self.foundation.metrics.verification(verification_result(&outcome));
+        metrics.verification(verification_result(&outcome));
         let verified = outcome?;
         verification.succeeded();
         self.admit(&verified, Role::Certificate, vm_config).await
     }
 
     async fn admit<R>(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {
-        let Foundation { tolerance, freezes, .. } = &*self.foundation;
-        let Identified { boot_info: identity, app_info } = identified(verified, role, vm_config)?;
-        let app_id = AppId::try_from(identity.app_id.as_slice())
-            .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
-        let shown_evidence = Shown { digest: verified.evidence_digest(), stage: verified.stage() };
-        let thawed = |identity: &BootInfo| {
-            freezes
-                .check(identity)
-                .map_err(|frozen| Refusal::Frozen { frozen, identity: Some(Box::new(identity.clone())) })
-        };
-        // Here, so that what is frozen costs no question; and once more at the end.
-        thawed(&identity)?;
-        let basis = Basis { verdict: verified.verdict().clone(), role, stage: shown_evidence.stage };
-        let allowed = self.decided(&basis, &identity).await?;
-        // Only now: a denial costs no download. What takes long here is noticed by the age of the decision.
-        if let ImageCheck::Required(images) = &self.image
-            && let Err(error) = Box::pin(images.verify(verified, vm_config)).await
-        {
-            let Allowed { relaxations, .. } = allowed;
-            return Err(Refusal::OsImage { error, identity: Box::new(identity), relaxations });
-        }
-        let not_frozen = thawed(&identity)?;
-        tolerance.needed(&allowed.relaxations, &identity, "a caller");
-        let shown = shown_evidence;
-        Ok(Permit::new(Admitted { identity, app_id, app_info, allowed, basis, shown }, not_frozen))
+        let mut live = Live { walk: &self.0, role, stage: verified.stage() };
+        let admitted = self.0.run(verified, role, vm_config, &mut live).await?;
+        self.permit(admitted)
     }
 
     /// The permit by what policy says now.
     ///
     /// # Errors
-    /// [`Refusal`]: what was allowed before is so no longer, or nobody can tell.
+    /// [`Refusal`]: what was allowed before is denied now, or nothing answers.
     pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
         let admitted = permit.into_admitted();
-        let allowed = self.decided(&admitted.basis, &admitted.identity).await?;
-        let not_frozen = self.foundation.freezes.check(&admitted.identity).map_err(|frozen| {
-            Refusal::Frozen { frozen, identity: Some(Box::new(admitted.identity.clone())) }
-        })?;
-        self.foundation.tolerance.needed(&allowed.relaxations, &admitted.identity, "a caller");
-        Ok(Permit::new(Admitted { allowed, ..admitted }, not_frozen))
+        let Basis { role, stage, .. } = admitted.basis;
+        let mut live = Live { walk: &self.0, role, stage };
+        let allowed = self.0.judge(&admitted.basis, &admitted.identity, &mut live).await?;
+        self.permit(Admitted { allowed, ..admitted })
     }
 
-    /// What policy says now, and whether keys are released at this stage of the guest.
-    async fn decided(&self, basis: &Basis, identity: &BootInfo) -> Result<Allowed, Refusal> {
-        let Foundation { policy, tolerance, metrics, .. } = &*self.foundation;
-        let Basis { verdict, role, stage } = basis;
-        let Tolerated { shown, relaxations } = tolerance.apply(verdict, identity);
-        let answer = policy.decide(role.subject(&shown)).await;
-        let at = Instant::now();
-        let verdict = |by_policy| StageRule::of(by_policy, self.release_stage).judge(*role, *stage);
-        self.shadow.observe(role.subject(&shown), answer.as_ref().ok(), |by_policy| {
-            matches!(verdict(by_policy), StageVerdict::TooLate(_))
-        });
-        drop(shown);
-        metrics.policy_answer(match &answer {
-            Ok(Decision::Allowed { .. }) => "allowed",
-            Ok(Decision::Denied(_)) => "denied",
-            Err(_) => "unavailable",
-        });
-        let identity = || Box::new(identity.clone());
-        match answer.map_err(Refusal::PolicyUnavailable)? {
-            Decision::Denied(denial) => Err(Refusal::Denied { denial, identity: identity(), relaxations }),
-            Decision::Allowed { gateway_app_id, release_stage: by_policy } => match verdict(by_policy) {
-                StageVerdict::Released(rule) => Ok(Allowed { gateway_app_id, relaxations, rule, at }),
-                StageVerdict::TooLate(rule) => {
-                    Err(Refusal::AfterBoot { rule, identity: identity(), relaxations })
-                }
-            },
-        }
+    /// The end of a walk on which nothing was refused, unless an operator has frozen the caller meanwhile.
+    fn permit<R>(&self, admitted: Admitted) -> Result<Permit<R>, Refusal> {
+        let not_frozen = self.0.not_frozen(&admitted.identity)?;
+        let relaxations = &admitted.allowed.relaxations;
+        self.0.foundation.tolerance.needed(relaxations, &admitted.identity, "a caller");
+        Ok(Permit::new(admitted, not_frozen))
     }
 }
 

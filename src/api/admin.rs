@@ -17,9 +17,9 @@ use super::{
     kms::KmsService,
 };
 use crate::{
-    admission::Foundation,
+    admission::{Explainer, Foundation},
     audit::Event,
-    config::{Core, EmptyDevices, ReleaseStage},
+    config::{Core, EmptyDevices},
     error::Result,
     proto::{ClearImageCacheRequest, GetKmsKeyRequest, KmsKeyResponse, VerifiedIdentity},
 };
@@ -33,7 +33,7 @@ pub struct AdminService {
     foundation: Arc<Foundation>,
     /// Hands root keys over; nothing else here can make a permit.
     kms: Arc<KmsService>,
-    release_stage: ReleaseStage,
+    explainer: Explainer,
     /// What an empty device list means in a candidate that does not say.
     empty_devices: EmptyDevices,
 }
@@ -43,8 +43,8 @@ impl AdminService {
     pub fn new(core: &Core, kms: Arc<KmsService>) -> Self {
         Self {
             foundation: Arc::clone(&kms.foundation),
+            explainer: kms.explainer(),
             kms,
-            release_stage: core.release_stage,
             empty_devices: core.auth_api.empty_devices(),
         }
     }

@@ -23,8 +23,8 @@ use super::{
 };
 use crate::{
     admission::{
-        Admission, Foundation, ImageCheck, ImageCheckError, Permit, Refusal, Role, SelfAuthorization,
-        Verification, both, denials::Denials,
+        Admission, Explainer, Foundation, ImageCheck, ImageCheckError, Permit, Refusal, Role,
+        SelfAuthorization, Verification, both, denials::Denials,
     },
     ca::Restricted,
     clock::unix_now,
@@ -54,7 +54,6 @@ pub struct KmsService {
     pub(super) denials: Arc<Denials>,
     /// What `ClearImageCache` clears.
     pub(super) images: ImageCache,
-    pub(super) image: ImageCheck,
     meta: Arc<Meta>,
     /// How much one app and one instance may have.
     limit: ReleaseLimit,
@@ -96,7 +95,7 @@ impl KmsService {
             admission: Admission::new(
                 Arc::clone(&foundation),
                 Arc::clone(&shadow),
-                image.clone(),
+                image,
                 core.release_stage,
             ),
             foundation,
@@ -104,7 +103,6 @@ impl KmsService {
             shadow,
             denials: Arc::default(),
             images,
-            image,
             meta,
             limit: ReleaseLimit::new(&core.limits),
             operator: core.admin_token_hash.map(OperatorToken::from_hash).or_else(|| core.admin.token()),
@@ -114,6 +112,11 @@ impl KmsService {
             releases,
             root_releases,
         })
+    }
+
+    /// Explains how callers are admitted.
+    pub(super) fn explainer(&self) -> Explainer {
+        self.admission.explainer()
     }
 
     /// Forgets apps and instances that have been quiet.

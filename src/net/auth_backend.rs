@@ -19,8 +19,8 @@ use crate::{
     clock::unix_now,
     operator::OperatorToken,
     policy::{
-        Decision, Policy, Subject,
-        signed::{Answer, DecisionSigner, Kind, NONCE_HEADER, Nonce, Question},
+        Decision, Policy, SubjectKind,
+        signed::{Answer, DecisionSigner, NONCE_HEADER, Nonce, Question},
     },
 };
 
@@ -52,8 +52,8 @@ pub fn router(backend: AuthBackend) -> Router {
     let backend = Arc::new(backend);
     let guarded = Router::new()
         .route("/", get(info))
-        .route("/bootAuth/app", post(|state: Backend, request| decide(state, Kind::App, request)))
-        .route("/bootAuth/kms", post(|state: Backend, request| decide(state, Kind::Kms, request)))
+        .route("/bootAuth/app", post(|state: Backend, request| decide(state, SubjectKind::App, request)))
+        .route("/bootAuth/kms", post(|state: Backend, request| decide(state, SubjectKind::Kms, request)))
         .route_layer(middleware::from_fn_with_state(Arc::clone(&backend), authorized))
         .with_state(backend);
     guarded
@@ -96,7 +96,7 @@ async fn info(State(backend): Backend) -> Response {
     }
 }
 
-async fn decide(State(backend): Backend, kind: Kind, request: Request<Body>) -> Response {
+async fn decide(State(backend): Backend, kind: SubjectKind, request: Request<Body>) -> Response {
     let (parts, body) = request.into_parts();
     if !is_json(&parts.headers) {
         return invalid("the content type must be application/json");
@@ -111,11 +111,7 @@ async fn decide(State(backend): Backend, kind: Kind, request: Request<Body>) -> 
         Ok(identity) => identity,
         Err(problem) => return invalid(&problem),
     };
-    let subject = match kind {
-        Kind::App => Subject::App(&identity),
-        Kind::Kms => Subject::Kms(&identity),
-    };
-    let decision = backend.policy.decide(subject).await;
+    let decision = backend.policy.decide(kind.subject(&identity)).await;
     let known = backend.policy.last_info().and_then(|info| info.gateway_app_id).unwrap_or_default();
     let (is_allowed, gateway_app_id, reason, release_stage) = match decision {
         Ok(Decision::Allowed { gateway_app_id, release_stage }) => {

@@ -81,7 +81,7 @@ impl Allowlist {
         match read {
             Ok(()) => Examination {
                 decision: Ok(snapshot.decide(subject, self.empty_devices)),
-                rules: rules.examine(subject, self.empty_devices),
+                rules: rules.checks(subject, self.empty_devices).collect(),
                 nearest: rules.nearest(subject, self.empty_devices),
                 release_stage: rules.release_stage(subject),
             },

@@ -1,61 +1,10 @@
 //! The reasons of the known backends and the stable codes they get here.
 
-use super::{Denial, DenialCode};
+use super::DenialCode;
 
 /// What auth-eth gives as the reason of a denial while its node does not answer, and dstack-auth while its backend
 /// does not.
 pub(super) const OUTAGE: &str = "authorization backend unavailable";
-
-/// A rule of the allowlist, in the order in which they are applied.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Rule {
-    TcbStatus,
-    Advisory,
-    OsImage,
-    KmsMeasurement,
-    KmsDevice,
-    App,
-    ComposeHash,
-    AppDevice,
-}
-
-impl Rule {
-    /// What is denied where it fails.
-    pub(super) fn code(self) -> DenialCode {
-        match self {
-            Self::TcbStatus => DenialCode::TcbStatus,
-            Self::Advisory => DenialCode::Advisory,
-            Self::OsImage => DenialCode::OsImage,
-            Self::KmsMeasurement => DenialCode::KmsMeasurement,
-            Self::KmsDevice | Self::AppDevice => DenialCode::Device,
-            Self::App => DenialCode::AppNotRegistered,
-            Self::ComposeHash => DenialCode::ComposeHash,
-        }
-    }
-
-    /// auth-simple's words, verbatim: operators and their documentation know them.
-    pub(super) fn reason(self) -> &'static str {
-        match self {
-            Self::TcbStatus => "TCB status is not allowed",
-            Self::Advisory => "advisory ID is not allowed",
-            Self::OsImage => "OS image is not allowed",
-            Self::KmsMeasurement => "aggregated MR not allowed",
-            Self::KmsDevice => "KMS is not allowed to boot on this device",
-            Self::App => "app not registered",
-            Self::ComposeHash => "compose hash not allowed",
-            Self::AppDevice => "app is not allowed to boot on this device",
-        }
-    }
-
-    pub(super) fn denial(self, expected: String, actual: String) -> Denial {
-        Denial {
-            code: self.code(),
-            reason: self.reason().to_owned(),
-            expected: Some(expected),
-            actual: Some(actual),
-        }
-    }
-}
 
 /// The code of a reason in the words of auth-simple, dstack-auth, auth-eth or the contracts, in any case of letters.
 pub(super) fn code_of(reason: &str) -> DenialCode {
@@ -78,6 +27,7 @@ pub(super) fn code_of(reason: &str) -> DenialCode {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::policy::rule::Rule;
 
     #[test]
     fn reasons_of_all_backends_have_codes() {
@@ -97,7 +47,7 @@ mod tests {
     #[test]
     fn a_rules_own_reason_leads_back_to_its_code() {
         use Rule::*;
-        for rule in [TcbStatus, Advisory, OsImage, KmsMeasurement, KmsDevice, App, ComposeHash, AppDevice] {
+        for rule in [TcbStatus, Advisories, OsImage, KmsMeasurement, KmsDevice, App, ComposeHash, AppDevice] {
             assert_eq!(code_of(rule.reason()), rule.code());
         }
     }

@@ -13,7 +13,50 @@ pub enum Subject<'a> {
     Kms(&'a BootInfo),
 }
 
+/// What kind of caller a decision is about.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum SubjectKind {
+    /// An app.
+    App,
+    /// A KMS.
+    Kms,
+}
+
+impl SubjectKind {
+    /// `app` or `kms`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::App => "app",
+            Self::Kms => "kms",
+        }
+    }
+
+    /// The webhook protocol's path for it, below the base URL.
+    pub fn path(self) -> &'static str {
+        match self {
+            Self::App => "bootAuth/app",
+            Self::Kms => "bootAuth/kms",
+        }
+    }
+
+    /// A decision about `identity` as this.
+    pub fn subject(self, identity: &BootInfo) -> Subject<'_> {
+        match self {
+            Self::App => Subject::App(identity),
+            Self::Kms => Subject::Kms(identity),
+        }
+    }
+}
+
 impl<'a> Subject<'a> {
+    /// As what it is judged.
+    pub fn kind(self) -> SubjectKind {
+        match self {
+            Self::App(_) => SubjectKind::App,
+            Self::Kms(_) => SubjectKind::Kms,
+        }
+    }
+
     /// The verified identity.
     pub fn boot_info(self) -> &'a BootInfo {
         match self {

@@ -1,34 +1,7 @@
-//! A decision with everything behind it: every rule instead of the first that fails, and the entry that comes nearest.
+//! A decision with everything behind it: every rule, and the entry that comes nearest.
 
-use super::{Decision, Denial, DenialCode, Policy, PolicyError, Subject};
+use super::{Decision, Policy, PolicyError, Subject, rule::RuleOutcome};
 use crate::config::ReleaseStage;
-
-/// How one rule judges a caller.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RuleOutcome {
-    /// The rule's stable name: `compose_hash`.
-    pub rule: &'static str,
-    /// What it found.
-    pub outcome: Outcome,
-}
-
-impl RuleOutcome {
-    /// Whether it fails with this code.
-    pub fn is_failure_of(&self, code: DenialCode) -> bool {
-        matches!(&self.outcome, Outcome::Fails(denial) if denial.code == code)
-    }
-}
-
-/// Whether a rule holds.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Outcome {
-    /// It does; with what was measured.
-    Holds(String),
-    /// It does not.
-    Fails(Denial),
-    /// There is nothing to compare with, because an earlier rule failed.
-    Skipped(&'static str),
-}
 
 /// The entry of an allowlist that comes nearest to a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -66,18 +39,26 @@ pub struct Examination {
     pub release_stage: Option<ReleaseStage>,
 }
 
-impl Policy {
-    /// Decides as for a live request, and looks at every rule besides.
-    pub async fn examine(&self, subject: Subject<'_>) -> Examination {
-        let decision = match self {
-            Self::Allowlist(policy) => return policy.examine(subject).await,
-            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => self.decide(subject).await,
-        };
+impl Examination {
+    /// A decision of which nothing else is known.
+    pub fn of(decision: Result<Decision, PolicyError>) -> Self {
         let release_stage = match &decision {
             Ok(Decision::Allowed { release_stage, .. }) => *release_stage,
             Ok(Decision::Denied(_)) | Err(_) => None,
         };
-        Examination { decision, rules: Vec::new(), nearest: None, release_stage }
+        Self { decision, rules: Vec::new(), nearest: None, release_stage }
+    }
+}
+
+impl Policy {
+    /// Decides as for a live request, and looks at every rule besides.
+    pub async fn examine(&self, subject: Subject<'_>) -> Examination {
+        match self {
+            Self::Allowlist(policy) => policy.examine(subject).await,
+            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => {
+                Examination::of(self.decide(subject).await)
+            }
+        }
     }
 }
 
@@ -89,6 +70,7 @@ mod tests {
 
     use super::*;
     use crate::config::{AuthApi, EmptyDevices};
+    use crate::policy::DenialCode;
 
     /// Few values, so that rules and identities meet.
     fn hash() -> impl Strategy<Value = Vec<u8>> {
@@ -196,10 +178,7 @@ mod tests {
                     let examined = runtime.block_on(policy.examine(subject));
                     let decision = examined.decision.expect("a decision");
                     prop_assert_eq!(&decision, &live);
-                    let first = examined.rules.iter().find_map(|rule| match &rule.outcome {
-                        Outcome::Fails(denial) => Some(denial),
-                        Outcome::Holds(_) | Outcome::Skipped(_) => None,
-                    });
+                    let first = examined.rules.iter().find_map(RuleOutcome::failure);
                     match live {
                         Decision::Allowed { release_stage, .. } => {
                             prop_assert_eq!(first, None);

@@ -11,6 +11,7 @@ mod file;
 mod queue;
 pub mod remedy;
 pub mod review;
+pub mod rule;
 mod rules;
 mod shadow;
 pub mod signed;
@@ -26,7 +27,7 @@ use crate::metrics::{ChainState, Metrics};
 
 pub use allow_all::AllowAll;
 pub use allowlist::Allowlist;
-pub use decision::{Decision, Denial, DenialCode, PolicyError, Subject};
+pub use decision::{Decision, Denial, DenialCode, PolicyError, Subject, SubjectKind};
 pub use ethereum::Ethereum;
 pub use shadow::{CandidateError, Change, Effect, MAX_CANDIDATE, Report, Shadow};
 pub use webhook::Webhook;

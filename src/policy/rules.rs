@@ -1,19 +1,23 @@
 //! The rules of an `auth-config.json`, parsed into sets so that a decision costs the same for ten thousand apps.
 
-mod examine;
 pub(super) mod grants;
+mod nearest;
 
 use std::collections::{HashMap, HashSet};
 
+use kms_attest::identity::BootInfo;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::contract::Rule;
+use super::rule::{Outcome, Rule, RuleOutcome};
 use super::{Decision, Denial, Info, Subject};
 use crate::config::{EmptyDevices, Relaxation, ReleaseStage};
 
 const ZERO_ADDRESS: &str = "0x0000000000000000000000000000000000000000";
+
+/// Of an app that is not registered.
+const NO_ENTRY: Outcome = Outcome::Skipped("the app has no entry");
 
 /// The parsed file.
 #[derive(Debug)]
@@ -78,8 +82,9 @@ impl Rules {
         }
     }
 
+    /// The first rule that fails decides.
     pub(super) fn decide(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Decision {
-        match self.denial(subject, empty_devices) {
+        match self.checks(subject, empty_devices).find_map(RuleOutcome::into_failure) {
             None => Decision::Allowed {
                 gateway_app_id: self.gateway_app_id.clone(),
                 release_stage: self.release_stage(subject),
@@ -88,35 +93,57 @@ impl Rules {
         }
     }
 
-    /// The first rule that fails answers.
-    fn denial(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Option<Denial> {
-        let boot = subject.boot_info();
-        if !self.tcb_statuses.contains(&boot.tcb_status) {
-            return Some(Rule::TcbStatus.denial(listed(&self.tcb_statuses), boot.tcb_status.clone()));
-        }
-        if let Some(advisory) = boot.advisory_ids.iter().find(|advisory| !self.advisories.contains(*advisory))
-        {
-            return Some(Rule::Advisory.denial(listed(&self.advisories), advisory.clone()));
-        }
-        if let Some(denial) = self.os_images.denial(Rule::OsImage, &boot.os_image_hash[..]) {
-            return Some(denial);
-        }
-        match subject {
-            Subject::Kms(_) => {
-                let measurement = self.kms_measurements.denial(Rule::KmsMeasurement, &boot.mr_aggregated[..]);
-                measurement
-                    .or_else(|| self.kms_devices.denial(Rule::KmsDevice, &boot.device_id[..], empty_devices))
+    /// How each rule judges `subject`, in the order in which they decide; each is applied when it is asked for.
+    pub(super) fn checks<'a>(
+        &'a self,
+        subject: Subject<'a>,
+        empty_devices: EmptyDevices,
+    ) -> impl Iterator<Item = RuleOutcome> + use<'a> {
+        let boot_info = subject.boot_info();
+        let app = match subject {
+            Subject::App(_) => self.apps.get(&boot_info.app_id[..]),
+            Subject::Kms(_) => None,
+        };
+        Rule::all_for(subject).iter().map(move |rule| RuleOutcome {
+            rule: *rule,
+            outcome: self.check(*rule, boot_info, app, empty_devices),
+        })
+    }
+
+    fn check(
+        &self,
+        rule: Rule,
+        boot_info: &BootInfo,
+        app: Option<&App>,
+        empty_devices: EmptyDevices,
+    ) -> Outcome {
+        match rule {
+            Rule::TcbStatus if self.tcb_statuses.contains(&boot_info.tcb_status) => Outcome::Holds,
+            Rule::TcbStatus => {
+                Outcome::Fails(rule.denial(listed(&self.tcb_statuses), rule.measured(boot_info)))
             }
-            Subject::App(_) => match self.apps.get(&boot.app_id[..]) {
-                None => Some(
-                    Rule::App.denial(format!("one of {} apps", self.apps.len()), hex::encode(&boot.app_id)),
-                ),
-                Some(app) => {
-                    let compose = app.compose_hashes.denial(Rule::ComposeHash, &boot.compose_hash[..]);
-                    compose
-                        .or_else(|| app.devices.denial(Rule::AppDevice, &boot.device_id[..], empty_devices))
+            Rule::Advisories => {
+                let ids = boot_info.advisory_ids.iter();
+                let unlisted: Vec<&str> =
+                    ids.filter(|id| !self.advisories.contains(*id)).map(String::as_str).collect();
+                let denial = || rule.denial(listed(&self.advisories), unlisted.join(", "));
+                (!unlisted.is_empty()).then(denial).into()
+            }
+            Rule::OsImage => self.os_images.denial(rule, &boot_info.os_image_hash).into(),
+            Rule::KmsMeasurement => self.kms_measurements.denial(rule, &boot_info.mr_aggregated).into(),
+            Rule::KmsDevice => self.kms_devices.denial(rule, &boot_info.device_id, empty_devices).into(),
+            Rule::App => match app {
+                Some(_) => Outcome::Holds,
+                None => {
+                    let known = format!("one of {} apps", self.apps.len());
+                    Outcome::Fails(rule.denial(known, rule.measured(boot_info)))
                 }
             },
+            Rule::ComposeHash => {
+                app.map_or(NO_ENTRY, |app| app.compose_hashes.denial(rule, &boot_info.compose_hash).into())
+            }
+            Rule::AppDevice => app
+                .map_or(NO_ENTRY, |app| app.devices.denial(rule, &boot_info.device_id, empty_devices).into()),
         }
     }
 

@@ -12,7 +12,9 @@ use std::{
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
 
-use super::{Decision, Denial, DenialCode, Subject, drop_in_background::drop_in_background, rules::Rules};
+use super::{
+    Decision, Denial, DenialCode, Subject, SubjectKind, drop_in_background::drop_in_background, rules::Rules,
+};
 use crate::{
     clock::unix_now,
     config::{EmptyDevices, ReleaseStage},
@@ -59,8 +61,8 @@ impl Effect {
 pub struct Change {
     /// Which way.
     pub effect: Effect,
-    /// `app` or `kms`.
-    pub subject: &'static str,
+    /// As what it is judged.
+    pub subject: SubjectKind,
     /// The denial of the side that denies.
     pub denial: Denial,
     /// Whom it was first seen of.
@@ -122,7 +124,7 @@ struct Changes {
 #[derive(PartialEq, Eq, Hash)]
 struct Likeness {
     effect: Effect,
-    subject: &'static str,
+    subject: SubjectKind,
     code: DenialCode,
     fields: [Vec<u8>; 5],
 }
@@ -251,10 +253,7 @@ impl Candidate {
     fn note(&self, effect: Effect, subject: Subject<'_>, denial: &Denial) {
         let identity = subject.boot_info();
         let BootInfo { app_id, compose_hash, device_id, os_image_hash, mr_aggregated, .. } = identity;
-        let subject = match subject {
-            Subject::App(_) => "app",
-            Subject::Kms(_) => "kms",
-        };
+        let subject = subject.kind();
         let fields = [app_id, compose_hash, device_id, os_image_hash, mr_aggregated].map(Vec::clone);
         let dedup_key = Likeness { effect, subject, code: denial.code, fields };
         let now = unix_now();

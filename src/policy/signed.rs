@@ -10,6 +10,7 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::SubjectKind;
 use crate::config::{DecisionKey, ReleaseStage};
 
 /// The request header that makes each question different from all others: 32 hex digits.
@@ -19,32 +20,6 @@ pub const NONCE_HEADER: &str = "x-kms-nonce";
 const TITLE: &str = "cvm-kms decision v1";
 /// The same of an answer that says a release stage: one line more.
 const TITLE_WITH_STAGE: &str = "cvm-kms decision v2";
-
-/// What a question is about: the last part of its path.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    /// `bootAuth/app`
-    App,
-    /// `bootAuth/kms`
-    Kms,
-}
-
-impl Kind {
-    /// The path behind the base URL.
-    pub fn path(self) -> &'static str {
-        match self {
-            Self::App => "bootAuth/app",
-            Self::Kms => "bootAuth/kms",
-        }
-    }
-
-    fn name(self) -> &'static str {
-        match self {
-            Self::App => "app",
-            Self::Kms => "kms",
-        }
-    }
-}
 
 /// A number used once.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -74,7 +49,7 @@ impl Nonce {
 #[derive(Debug, Clone, Copy)]
 pub struct Question<'a> {
     /// What it is about.
-    pub kind: Kind,
+    pub kind: SubjectKind,
     /// The exact bytes of its body.
     pub body: &'a [u8],
     /// Its [`NONCE_HEADER`].

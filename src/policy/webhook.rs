@@ -14,8 +14,8 @@ use reqwest::RequestBuilder;
 use self::backend::Backend;
 use self::wire::{BootRequest, BootResponse, InfoResponse};
 use super::queue::FairnessKey;
-use super::signed::{self, Kind, NONCE_HEADER, Nonce, Question};
-use super::{Decision, Info, PolicyError, SetupError, Subject};
+use super::signed::{self, NONCE_HEADER, Nonce, Question};
+use super::{Decision, Info, PolicyError, SetupError, Subject, SubjectKind};
 use crate::config::{self, DecisionKey};
 use crate::metrics::Metrics;
 
@@ -102,11 +102,8 @@ impl Webhook {
         subject: Subject<'_>,
         topic: FairnessKey,
     ) -> Result<Decision, PolicyError> {
-        let kind = match subject {
-            Subject::App(_) => Kind::App,
-            Subject::Kms(_) => Kind::Kms,
-        };
-        let body = serde_json::to_vec(&BootRequest::of(subject.boot_info()))
+        let kind = subject.kind();
+        let body = serde_json::to_vec(&BootRequest::from(subject.boot_info()))
             .map_err(|error| unavailable(error.to_string()))?;
         let answer = match &self.decision_key {
             None => self.line.ask(topic, self.post(kind).body(body)).await?,
@@ -124,7 +121,7 @@ impl Webhook {
         &self,
         key: &DecisionKey,
         topic: FairnessKey,
-        kind: Kind,
+        kind: SubjectKind,
         body: &[u8],
     ) -> Result<BootResponse, PolicyError> {
         let nonce =
@@ -137,7 +134,7 @@ impl Webhook {
         Ok(answer)
     }
 
-    fn post(&self, kind: Kind) -> RequestBuilder {
+    fn post(&self, kind: SubjectKind) -> RequestBuilder {
         self.line.post(kind.path()).header("content-type", "application/json")
     }
 

@@ -17,7 +17,10 @@ use crate::support::{
 };
 use base64::Engine as _;
 use cvm_kms::{
-    policy::signed::{Answer, DecisionSigner, Kind, NONCE_HEADER, Nonce, Question},
+    policy::{
+        SubjectKind,
+        signed::{Answer, DecisionSigner, NONCE_HEADER, Nonce, Question},
+    },
     proto::{GetAppKeyRequest, GetKmsKeyRequest},
 };
 use futures_util::future::join_all;
@@ -421,8 +424,8 @@ fn pkcs8() -> Vec<u8> {
 
 fn signed(signer: &DecisionSigner, asked: &Asked) -> Reply {
     let kind = match asked.path.rsplit('/').next() {
-        Some("app") => Kind::App,
-        Some("kms") => Kind::Kms,
+        Some("app") => SubjectKind::App,
+        Some("kms") => SubjectKind::Kms,
         _ => return good(asked),
     };
     let nonce = Nonce::parse(asked.header(NONCE_HEADER).expect("a nonce")).expect("hex");

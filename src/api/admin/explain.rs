@@ -1,8 +1,9 @@
-//! `Explain`: why somebody is refused, every check in order. A dry run: nothing here makes a permit, because
-//! only `Admission` can, which the admin service does not hold.
+//! `Explain`: why a caller is refused, every check in order. A dry run: only `Admission` makes permits, and this has only its
+//! `Explainer`.
 
 mod checklist;
 mod checks;
+mod observer;
 
 use std::sync::Arc;
 

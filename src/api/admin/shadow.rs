@@ -120,7 +120,7 @@ fn response(report: Report, own: Option<Decision>) -> ShadowReportResponse {
 fn change(change: Change) -> ShadowChange {
     ShadowChange {
         effect: change.effect.name().to_owned(),
-        subject: change.subject.to_owned(),
+        subject: change.subject.name().to_owned(),
         code: change.denial.code.name().to_owned(),
         reason: change.denial.reason,
         expected: change.denial.expected.unwrap_or_default(),

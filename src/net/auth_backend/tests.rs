@@ -144,7 +144,7 @@ async fn an_apps_stage_is_said_with_its_decision_and_signed() {
                 (StatusCode::OK, expected)
             );
             let signature: Signature = serde_json::from_value(said["signature"].clone()).unwrap();
-            let kind = if path.ends_with("app") { Kind::App } else { Kind::Kms };
+            let kind = if path.ends_with("app") { SubjectKind::App } else { SubjectKind::Kms };
             let question = Question { kind, body: text.as_bytes(), nonce: &nonce };
             let answer = Answer {
                 is_allowed: said["isAllowed"].as_bool().unwrap(),

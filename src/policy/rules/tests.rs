@@ -1,6 +1,7 @@
 //! Every rule with its reason, the normalisation of hex, and what files are refused.
 
 use kms_attest::identity::BootInfo;
+use proptest::prelude::*;
 use serde_json::json;
 
 use super::super::testing::boot_info;
@@ -346,5 +347,45 @@ fn a_misspelt_stage_makes_the_file_unusable() {
         let mut file = file();
         file["apps"][&id][key] = json!("boot");
         assert!(Rules::parse(file.to_string().as_bytes()).is_ok(), "{key}");
+    }
+}
+
+fn hash(byte: u8) -> String {
+    hex::encode([byte; 32])
+}
+
+proptest! {
+    /// What decides and what explains read the same rules.
+    #[test]
+    fn the_first_rule_that_fails_is_the_one_that_decides(
+        picks in prop::collection::vec(any::<bool>(), 8),
+        strict in any::<bool>(),
+    ) {
+        let some = |pick: bool, value: String| if pick { vec![value] } else { Vec::new() };
+        let identity = boot_info();
+        let file = json!({
+            "allowedTcbStatuses": some(picks[0], "UpToDate".to_owned()),
+            "osImages": some(picks[1], hash(0x44)),
+            "kms": { "mrAggregated": some(picks[2], hash(0x55)), "devices": some(picks[3], hash(0x33)) },
+            "apps": match picks[4] {
+                false => json!({}),
+                true => json!({ hex::encode([0x11; 20]): {
+                    "composeHashes": some(picks[5], hash(0x22)),
+                    "devices": some(picks[6], hash(0x33)),
+                    "allowAnyDevice": picks[7],
+                } }),
+            },
+        });
+        let rules = Rules::parse(file.to_string().as_bytes()).expect("rules");
+        let empty = if strict { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
+        for subject in [Subject::App(&identity), Subject::Kms(&identity)] {
+            let first = rules.checks(subject, empty).collect::<Vec<_>>().into_iter();
+            let first = first.filter_map(RuleOutcome::into_failure).next();
+            let decided = match rules.decide(subject, empty) {
+                Decision::Denied(denial) => Some(denial),
+                Decision::Allowed { .. } => None,
+            };
+            prop_assert_eq!(first, decided);
+        }
     }
 }

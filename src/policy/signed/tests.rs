@@ -47,7 +47,7 @@ fn signature(ed25519: &str) -> Signature {
 fn what_openssl_signs_is_what_we_sign_and_verify() {
     let signer = DecisionSigner::from_pem(PEM.as_bytes()).unwrap();
     assert_eq!(signer.public_key(), key());
-    for (kind, answer, known) in [(Kind::App, ALLOW, ALLOWED), (Kind::Kms, DENY, DENIED)] {
+    for (kind, answer, known) in [(SubjectKind::App, ALLOW, ALLOWED), (SubjectKind::Kms, DENY, DENIED)] {
         let nonce = nonce();
         let question = Question { kind, body: BODY, nonce: &nonce };
         assert_eq!(signer.sign(question, answer, EXPIRES), signature(known));
@@ -55,7 +55,7 @@ fn what_openssl_signs_is_what_we_sign_and_verify() {
             assert_eq!(verify(&key(), question, answer, Some(&signature(known)), at(now)), Ok(()));
         }
     }
-    let text = statement(Question { kind: Kind::App, body: BODY, nonce: &nonce() }, ALLOW, EXPIRES);
+    let text = statement(Question { kind: SubjectKind::App, body: BODY, nonce: &nonce() }, ALLOW, EXPIRES);
     let expected = format!("cvm-kms decision v1\napp\n{DIGEST}\n{NONCE}\n1760000000\nallow\n616e79\n\n");
     assert_eq!(text, expected);
 }
@@ -63,7 +63,8 @@ fn what_openssl_signs_is_what_we_sign_and_verify() {
 #[test]
 fn the_example_in_the_documentation_is_the_known_answer() {
     let documentation = include_str!("../../../docs/configuration.md");
-    let statement = statement(Question { kind: Kind::App, body: BODY, nonce: &nonce() }, ALLOW, EXPIRES);
+    let statement =
+        statement(Question { kind: SubjectKind::App, body: BODY, nonce: &nonce() }, ALLOW, EXPIRES);
     assert!(documentation.contains(&format!("```text\n{statement}```")), "the statement");
     let body = std::str::from_utf8(BODY).unwrap();
     for part in [ALLOWED, PUBLIC, DIGEST, NONCE, body, &EXPIRES.to_string()] {
@@ -74,7 +75,7 @@ fn the_example_in_the_documentation_is_the_known_answer() {
 #[test]
 fn a_stage_is_a_line_of_its_own_in_another_version() {
     let nonce = nonce();
-    let question = Question { kind: Kind::App, body: BODY, nonce: &nonce };
+    let question = Question { kind: SubjectKind::App, body: BODY, nonce: &nonce };
     let answer = Answer { release_stage: Some(ReleaseStage::Boot), ..ALLOW };
     let text = statement(question, answer, EXPIRES);
     let expected =
@@ -98,7 +99,7 @@ fn a_stage_is_a_line_of_its_own_in_another_version() {
 fn nothing_else_is_vouched_for() {
     use SignatureError::*;
     let (nonce, other_nonce) = (nonce(), Nonce::parse("0f").unwrap());
-    let asked = Question { kind: Kind::App, body: BODY, nonce: &nonce };
+    let asked = Question { kind: SubjectKind::App, body: BODY, nonce: &nonce };
     let good = signature(ALLOWED);
     let check = |question, answer, signature: Option<&Signature>, now| {
         verify(&key(), question, answer, signature, at(now)).unwrap_err()
@@ -107,7 +108,7 @@ fn nothing_else_is_vouched_for() {
     assert_eq!(check(asked, ALLOW, Some(&good), EXPIRES + 1), Expired);
     assert_eq!(check(Question { body: b"{}", ..asked }, ALLOW, Some(&good), EXPIRES), OtherRequest);
     assert_eq!(check(Question { nonce: &other_nonce, ..asked }, ALLOW, Some(&good), EXPIRES), Replayed);
-    assert_eq!(check(Question { kind: Kind::Kms, ..asked }, ALLOW, Some(&good), EXPIRES), WrongKey);
+    assert_eq!(check(Question { kind: SubjectKind::Kms, ..asked }, ALLOW, Some(&good), EXPIRES), WrongKey);
     for answer in [
         Answer { is_allowed: false, ..ALLOW },
         Answer { gateway_app_id: "anyone", ..ALLOW },

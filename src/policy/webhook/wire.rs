@@ -19,8 +19,8 @@ pub(super) struct BootRequest<'a> {
     attestation_mode: &'a str,
 }
 
-impl<'a> BootRequest<'a> {
-    pub(super) fn of(boot_info: &'a BootInfo) -> Self {
+impl<'a> From<&'a BootInfo> for BootRequest<'a> {
+    fn from(boot_info: &'a BootInfo) -> Self {
         Self { boot_info, attestation_mode: &boot_info.tee_variant }
     }
 }

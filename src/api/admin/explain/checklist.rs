@@ -3,10 +3,7 @@
 use crate::{
     admission::{Refusal, RefusalCode, SelfDenialCode, Step},
     api::refusal::detail,
-    policy::{
-        DenialCode,
-        examine::{Outcome, RuleOutcome},
-    },
+    policy::DenialCode,
     proto::Check,
 };
 
@@ -102,16 +99,15 @@ impl Checklist {
         self.push(step, "fail", check);
     }
 
-    /// A rule of an allowlist that holds or has nothing to compare with.
-    pub(super) fn rule(&mut self, rule: &RuleOutcome) {
-        let (result, actual, detail) = match &rule.outcome {
-            Outcome::Holds(measured) => ("pass", measured.clone(), ""),
-            Outcome::Skipped(why) => ("skipped", String::new(), *why),
-            Outcome::Fails(denial) => ("fail", String::new(), denial.code.name()),
-        };
-        let check =
-            Check { rule: rule.rule.to_owned(), actual, detail: detail.to_owned(), ..Check::default() };
-        self.push(Step::Policy, result, check);
+    /// A rule of an allowlist that holds, with what it judged.
+    pub(super) fn pass_rule(&mut self, rule: &str, actual: String) {
+        self.push(Step::Policy, "pass", Check { rule: rule.to_owned(), actual, ..Check::default() });
+    }
+
+    /// A rule of an allowlist that has nothing to compare with.
+    pub(super) fn skip_rule(&mut self, rule: &str, why: &str) {
+        let check = Check { rule: rule.to_owned(), detail: why.to_owned(), ..Check::default() };
+        self.push(Step::Policy, "skipped", check);
     }
 
     /// Evidence that verification has refused: what comes before that step holds, what comes after was not looked at.

@@ -1,11 +1,7 @@
-//! The checks of an explanation: the same calls as for a live request, in the same order, with nothing at their end.
-
-use std::time::Duration;
+//! What an explanation begins with: the evidence, verified as in a live request, and what verification found.
 
 use kms_attest::{
     evidence::{Evidence, Wire},
-    identity::BootInfo,
-    measurement::Stage,
     ra_tls,
     verify::{Binding, Verified},
 };
@@ -14,20 +10,9 @@ use time::{OffsetDateTime, format_description::well_known::Rfc3339};
 use super::{
     AdminService, Found, Question,
     checklist::{Checklist, KeyBinding, NO_KEY},
+    observer::Explanation,
 };
-use crate::{
-    admission::{
-        Carrier, EvidenceRefusal, ImageCheck, Refusal, Relaxations, Role, StageRule, StageVerdict, Step,
-        Tolerated, denials::Shown, identified,
-    },
-    policy::{
-        Decision, Denial, DenialCode, PolicyError,
-        examine::{Examination, Outcome, RuleOutcome},
-    },
-};
-
-/// How long an explanation waits for an OS image; the download goes on without it.
-const IMAGE_TIME: Duration = Duration::from_secs(20);
+use crate::admission::{Carrier, EvidenceRefusal, Refusal, Role, Step, denials::Shown};
 
 impl Question {
     pub(super) fn binding(&self) -> KeyBinding {
@@ -83,84 +68,9 @@ impl AdminService {
         verified: &Verified,
     ) -> Found {
         evidence_held(list, verified, question.binding());
-        let identity = identified(verified, question.role, &question.vm_config);
-        let identity = match identity {
-            Ok(identified) => identified.boot_info,
-            Err(refusal) => {
-                list.refuse(Step::Identity, &refusal);
-                for step in [Step::Frozen, Step::Policy, Step::Stage, Step::OsImage] {
-                    list.skip(step, "it is not known who it is");
-                }
-                return Found::default();
-            }
-        };
-        list.pass(Step::Identity, format!("app {}", hex::encode(&identity.app_id)), "");
-        match self.foundation.freezes.check(&identity) {
-            Ok(_) => list.pass(Step::Frozen, "", "not frozen"),
-            Err(frozen) => {
-                let identity = Some(Box::new(identity.clone()));
-                list.refuse(Step::Frozen, &Refusal::Frozen { frozen, identity });
-            }
-        }
-        let Tolerated { shown, relaxations } = self.foundation.tolerance.apply(verified.verdict(), &identity);
-        let examination = self.foundation.policy.examine(question.role.subject(&shown)).await;
-        let Examination { decision, rules, nearest, release_stage } = examination;
-        let rule = StageRule::of(release_stage, self.release_stage);
-        let by_policy = policy(list, decision, &rules, &identity);
-        drop(shown);
-        stage(list, rule, question.role, verified.stage(), &identity);
-        self.image(list, question, verified, by_policy, &identity).await;
-        let relaxations = relaxations.labels().to_vec();
-        Found { identity: Some(identity), nearest, relaxations }
-    }
-
-    async fn image(
-        &self,
-        list: &mut Checklist,
-        question: &Question,
-        verified: &Verified,
-        by_policy: ImageRefused,
-        identity: &BootInfo,
-    ) {
-        let images = match &self.kms.image {
-            ImageCheck::Waived => return list.skip(Step::OsImage, "core.image.verify is false"),
-            ImageCheck::Required(_) if by_policy == ImageRefused::Yes => {
-                return list.skip(Step::OsImage, "the policy does not allow the image, so it is not fetched");
-            }
-            ImageCheck::Required(images) => images,
-        };
-        match tokio::time::timeout(IMAGE_TIME, images.verify(verified, &question.vm_config)).await {
-            Ok(Ok(())) => {
-                list.pass(
-                    Step::OsImage,
-                    hex::encode(&identity.os_image_hash),
-                    "the registers are the image's",
-                );
-            }
-            Ok(Err(error)) => {
-                let (identity, relaxations) = (Box::new(identity.clone()), Relaxations::default());
-                list.refuse(Step::OsImage, &Refusal::OsImage { error, identity, relaxations });
-            }
-            Err(_) => list.skip(Step::OsImage, "it is still being fetched or measured: ask again in a while"),
-        }
-    }
-}
-
-/// Whether keys are released at this stage of the guest, and by which rule.
-fn stage(list: &mut Checklist, rule: StageRule, role: Role, stage: Stage, identity: &BootInfo) {
-    match rule.judge(role, stage) {
-        StageVerdict::Released(Some(rule)) => {
-            let detail = format!("keys are released at this stage of the guest ({})", rule.name());
-            list.pass(Step::Stage, stage.name(), detail);
-        }
-        StageVerdict::Released(None) => {
-            list.pass(Step::Stage, stage.name(), "released at every stage of a guest");
-        }
-        StageVerdict::TooLate(rule) => {
-            let (identity, relaxations) = (Box::new(identity.clone()), Relaxations::default());
-            let refusal = Refusal::AfterBoot { rule, identity, relaxations };
-            list.refuse(Step::Stage, &refusal);
-        }
+        let mut explanation = Explanation::new(list, verified.stage());
+        self.explainer.explain(verified, question.role, &question.vm_config, &mut explanation).await;
+        explanation.found()
     }
 }
 
@@ -198,47 +108,4 @@ fn evidence_held(list: &mut Checklist, verified: &Verified, binding: KeyBinding)
         false => format!("{}; {advisories}", verified.tcb_status()),
     };
     list.pass(Step::TcbStatus, status, "the policy judges it");
-}
-
-/// Whether the policy has anything against the OS image.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum ImageRefused {
-    Yes,
-    No,
-}
-
-fn policy(
-    list: &mut Checklist,
-    decision: Result<Decision, PolicyError>,
-    rules: &[RuleOutcome],
-    identity: &BootInfo,
-) -> ImageRefused {
-    let mut by_policy = ImageRefused::No;
-    let mut refuse = |list: &mut Checklist, rule: &'static str, denial: Denial| {
-        if denial.code == DenialCode::OsImage {
-            by_policy = ImageRefused::Yes;
-        }
-        let (identity, relaxations) = (Box::new(identity.clone()), Relaxations::default());
-        list.refuse_by(Step::Policy, rule, &Refusal::Denied { denial, identity, relaxations });
-    };
-    // The decision itself, where no rule has it: a backend's, or that of a file that cannot be read.
-    match decision {
-        Ok(Decision::Denied(denial)) => {
-            if !rules.iter().any(|rule| rule.is_failure_of(denial.code)) {
-                refuse(list, "", denial);
-            }
-        }
-        Ok(Decision::Allowed { .. }) if rules.is_empty() => {
-            list.pass(Step::Policy, "", "the policy allows it");
-        }
-        Ok(Decision::Allowed { .. }) => {}
-        Err(error) => list.refuse(Step::Policy, &Refusal::PolicyUnavailable(error)),
-    }
-    for rule in rules {
-        match &rule.outcome {
-            Outcome::Fails(denial) => refuse(list, rule.rule, denial.clone()),
-            Outcome::Holds(_) | Outcome::Skipped(_) => list.rule(rule),
-        }
-    }
-    by_policy
 }

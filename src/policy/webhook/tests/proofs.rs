@@ -178,7 +178,8 @@ impl Signing {
                             name.eq_ignore_ascii_case(NONCE_HEADER).then(|| Nonce::parse(value))?
                         });
                         let nonce = nonce.expect("a nonce");
-                        let question = Question { kind: Kind::App, body: body.as_bytes(), nonce: &nonce };
+                        let question =
+                            Question { kind: SubjectKind::App, body: body.as_bytes(), nonce: &nonce };
                         let mut said = said(answer);
                         if let Some(signature) = forge(&signer, question, answer) {
                             said["signature"] = serde_json::to_value(signature).unwrap();
@@ -279,7 +280,7 @@ async fn whatever_is_not_signed_for_this_question_is_no_decision() {
         (
             "is not signed by",
             Box::new(|signer, question, answer| {
-                Some(signer.sign(Question { kind: Kind::Kms, ..question }, answer, soon()))
+                Some(signer.sign(Question { kind: SubjectKind::Kms, ..question }, answer, soon()))
             }),
         ),
         (

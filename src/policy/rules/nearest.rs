@@ -1,11 +1,11 @@
-//! Every rule of an allowlist instead of the first that fails, and the entry that comes nearest.
+//! The entry of an allowlist that comes nearest to a caller, with what differs.
 
-use super::{App, Devices, EXAMPLES, Hashes, Rule, Rules, examples, listed};
+use super::{App, Devices, EXAMPLES, Hashes, Rule, Rules, examples};
 use crate::{
     config::EmptyDevices,
     policy::{
-        Denial, Subject,
-        examine::{Difference, Nearest, Outcome, RuleOutcome},
+        Subject,
+        examine::{Difference, Nearest},
     },
 };
 
@@ -13,71 +13,6 @@ use crate::{
 const SLIP: usize = 4;
 
 impl Rules {
-    /// How each rule judges `subject`, in the order in which they decide.
-    pub(in crate::policy) fn examine(
-        &self,
-        subject: Subject<'_>,
-        empty_devices: EmptyDevices,
-    ) -> Vec<RuleOutcome> {
-        let boot = subject.boot_info();
-        let device = hex::encode(&boot.device_id);
-        let status = match self.tcb_statuses.contains(&boot.tcb_status) {
-            true => Outcome::Holds(boot.tcb_status.clone()),
-            false => {
-                Outcome::Fails(Rule::TcbStatus.denial(listed(&self.tcb_statuses), boot.tcb_status.clone()))
-            }
-        };
-        let unlisted: Vec<_> =
-            boot.advisory_ids.iter().filter(|id| !self.advisories.contains(*id)).cloned().collect();
-        let advisories = match unlisted.is_empty() {
-            true => Outcome::Holds(boot.advisory_ids.join(", ")),
-            false => Outcome::Fails(Rule::Advisory.denial(listed(&self.advisories), unlisted.join(", "))),
-        };
-        let outcome = |denial: Option<Denial>, measured: String| match denial {
-            Some(denial) => Outcome::Fails(denial),
-            None => Outcome::Holds(measured),
-        };
-        let image = outcome(
-            self.os_images.denial(Rule::OsImage, &boot.os_image_hash),
-            hex::encode(&boot.os_image_hash),
-        );
-        let mut rules = vec![
-            RuleOutcome { rule: "tcb_status", outcome: status },
-            RuleOutcome { rule: "advisories", outcome: advisories },
-            RuleOutcome { rule: "os_image", outcome: image },
-        ];
-        let mut add = |rule, outcome| rules.push(RuleOutcome { rule, outcome });
-        match subject {
-            Subject::Kms(_) => {
-                let measured = &boot.mr_aggregated;
-                let denial = self.kms_measurements.denial(Rule::KmsMeasurement, measured);
-                add("kms_measurement", outcome(denial, hex::encode(measured)));
-                let denial = self.kms_devices.denial(Rule::KmsDevice, &boot.device_id, empty_devices);
-                add("kms_device", outcome(denial, device));
-            }
-            Subject::App(_) => {
-                let id = hex::encode(&boot.app_id);
-                match self.apps.get(&boot.app_id[..]) {
-                    None => {
-                        let known = format!("one of {} apps", self.apps.len());
-                        add("app", Outcome::Fails(Rule::App.denial(known, id)));
-                        add("compose_hash", Outcome::Skipped("the app has no entry"));
-                        add("app_device", Outcome::Skipped("the app has no entry"));
-                    }
-                    Some(app) => {
-                        add("app", Outcome::Holds(id));
-                        let compose = hex::encode(&boot.compose_hash);
-                        let denial = app.compose_hashes.denial(Rule::ComposeHash, &boot.compose_hash);
-                        add("compose_hash", outcome(denial, compose));
-                        let denial = app.devices.denial(Rule::AppDevice, &boot.device_id, empty_devices);
-                        add("app_device", outcome(denial, device));
-                    }
-                }
-            }
-        }
-        rules
-    }
-
     /// The entry that comes nearest to `subject`, with what differs.
     pub(in crate::policy) fn nearest(
         &self,
@@ -172,11 +107,10 @@ impl Devices {
 
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use serde_json::json;
 
     use super::*;
-    use crate::policy::{Decision, testing::boot_info};
+    use crate::policy::testing::boot_info;
 
     fn rules(value: serde_json::Value) -> Rules {
         Rules::parse(value.to_string().as_bytes()).expect("rules")
@@ -184,44 +118,6 @@ mod tests {
 
     fn hashes(byte: u8) -> String {
         hex::encode([byte; 32])
-    }
-
-    proptest! {
-        /// What decides and what explains are two readers of the same rules.
-        #[test]
-        fn the_first_rule_that_fails_is_the_one_that_decides(
-            picks in prop::collection::vec(any::<bool>(), 8),
-            strict in any::<bool>(),
-        ) {
-            let some = |pick: bool, value: String| if pick { vec![value] } else { Vec::new() };
-            let identity = boot_info();
-            let file = json!({
-                "allowedTcbStatuses": some(picks[0], "UpToDate".to_owned()),
-                "osImages": some(picks[1], hashes(0x44)),
-                "kms": { "mrAggregated": some(picks[2], hashes(0x55)), "devices": some(picks[3], hashes(0x33)) },
-                "apps": match picks[4] {
-                    false => json!({}),
-                    true => json!({ hex::encode([0x11; 20]): {
-                        "composeHashes": some(picks[5], hashes(0x22)),
-                        "devices": some(picks[6], hashes(0x33)),
-                        "allowAnyDevice": picks[7],
-                    } }),
-                },
-            });
-            let rules = rules(file);
-            let empty = if strict { EmptyDevices::NoDevice } else { EmptyDevices::AnyDevice };
-            for subject in [Subject::App(&identity), Subject::Kms(&identity)] {
-                let first = rules.examine(subject, empty).into_iter().find_map(|rule| match rule.outcome {
-                    Outcome::Fails(denial) => Some(denial),
-                    _ => None,
-                });
-                let decided = match rules.decide(subject, empty) {
-                    Decision::Denied(denial) => Some(denial),
-                    Decision::Allowed { .. } => None,
-                };
-                prop_assert_eq!(first, decided);
-            }
-        }
     }
 
     #[test]

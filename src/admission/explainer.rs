@@ -1,0 +1,32 @@
+//! The same walk as for a live request, to its last step, and with no permit at its end.
+
+use std::sync::Arc;
+
+use kms_attest::verify::Verified;
+
+use super::{
+    Role,
+    walk::{Observer, Walk},
+};
+
+/// Explains how a caller would be judged. It has no way to a permit.
+#[derive(Debug, Clone)]
+pub struct Explainer(Arc<Walk>);
+
+impl Explainer {
+    pub(super) fn new(walk: &Arc<Walk>) -> Self {
+        Self(Arc::clone(walk))
+    }
+
+    /// Tells `observer` of every step.
+    pub async fn explain(
+        &self,
+        verified: &Verified,
+        role: Role,
+        vm_config: &str,
+        observer: &mut impl Observer,
+    ) {
+        // Whatever it found is dropped here: the observer has seen it.
+        drop(self.0.run(verified, role, vm_config, observer).await);
+    }
+}

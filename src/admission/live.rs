@@ -1,0 +1,53 @@
+//! Looks on at a live request: tells the candidate allowlist and the metrics what policy decided.
+
+use kms_attest::measurement::Stage;
+
+use super::{
+    Refusal, Relaxations, Role, StageRule, StageVerdict, Step,
+    walk::{Observer, Passed, Until, Walk},
+};
+use crate::{
+    os_image::OsImageError,
+    policy::{Decision, Policy, Subject, examine::Examination},
+};
+
+/// The observer whose walk can lead to a permit: it ends with the first refusal.
+pub(super) struct Live<'a> {
+    pub(super) walk: &'a Walk,
+    pub(super) role: Role,
+    pub(super) stage: Stage,
+}
+
+impl Observer for Live<'_> {
+    const UNTIL: Until = Until::Refused;
+
+    async fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> Examination {
+        let Walk { foundation, shadow, release_stage, .. } = self.walk;
+        let decision = policy.decide(subject).await;
+        shadow.observe(subject, decision.as_ref().ok(), |by_policy| {
+            match StageRule::of(by_policy, *release_stage).judge(self.role, self.stage) {
+                StageVerdict::TooLate(_) => true,
+                StageVerdict::Released(_) => false,
+            }
+        });
+        foundation.metrics.policy_answer(match &decision {
+            Ok(Decision::Allowed { .. }) => "allowed",
+            Ok(Decision::Denied(_)) => "denied",
+            Err(_) => "unavailable",
+        });
+        Examination::of(decision)
+    }
+
+    async fn image(
+        &mut self,
+        comparison: impl Future<Output = Result<(), OsImageError>> + Send,
+    ) -> Option<Result<(), OsImageError>> {
+        Some(comparison.await)
+    }
+
+    fn tolerated(&mut self, _: &Relaxations) {}
+
+    fn passed(&mut self, _: Passed<'_>) {}
+
+    fn refused(&mut self, _: Step, _: &Refusal) {}
+}

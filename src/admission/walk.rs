@@ -1,0 +1,208 @@
+//! The steps of admission after verification, in order: written once, for live requests and for explanations.
+
+use std::{sync::Arc, time::Instant};
+
+use kms_attest::{
+    identity::{AppId, BootInfo},
+    verify::Verified,
+};
+
+use super::{
+    Foundation, Identified, ImageCheck, NotFrozen, Refusal, Relaxations, Role, Shown, StageRule,
+    StageVerdict, Step, Tolerated, identified,
+    permit::{Admitted, Allowed, Basis},
+};
+use crate::{
+    config::ReleaseStage,
+    os_image::OsImageError,
+    policy::{Decision, Policy, Shadow, Subject, examine::Examination},
+};
+
+/// When a walk ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Until {
+    /// At the first refusal, as a live request does.
+    Refused,
+    /// After the last step, whatever the steps before said. Without an identity there are no further steps.
+    Done,
+}
+
+/// What a step found where it holds.
+#[derive(Debug)]
+pub enum Passed<'a> {
+    /// [`Step::Identity`].
+    Identity(&'a BootInfo),
+    /// [`Step::Frozen`].
+    NotFrozen,
+    /// [`Step::Policy`].
+    Policy,
+    /// [`Step::Stage`], by this rule; `None` for what is released at every stage.
+    Stage(Option<StageRule>),
+    /// [`Step::OsImage`], of this identity.
+    OsImage(&'a BootInfo),
+    /// [`Step::OsImage`], which the configuration waives.
+    OsImageWaived,
+}
+
+/// Is told of each step. Only the observer of [`super::Admission`] leads to a permit.
+pub trait Observer: Send {
+    /// When the walk ends.
+    const UNTIL: Until;
+
+    /// Asks policy about `subject`, as policy is told of it: for the decision alone, or with every rule.
+    fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> impl Future<Output = Examination> + Send;
+
+    /// The OS image is compared; `None` if the observer does not wait for that.
+    fn image(
+        &mut self,
+        comparison: impl Future<Output = Result<(), OsImageError>> + Send,
+    ) -> impl Future<Output = Option<Result<(), OsImageError>>> + Send;
+
+    /// What of Intel's verdict is tolerated before policy is asked.
+    fn tolerated(&mut self, relaxations: &Relaxations);
+
+    /// A step holds.
+    fn passed(&mut self, passed: Passed<'_>);
+
+    /// A step refuses, or what it asks does not answer.
+    fn refused(&mut self, step: Step, refusal: &Refusal);
+}
+
+/// What the steps ask.
+#[derive(Debug)]
+pub(super) struct Walk {
+    pub(super) foundation: Arc<Foundation>,
+    /// Judges live requests too, and decides nothing.
+    pub(super) shadow: Arc<Shadow>,
+    pub(super) image: ImageCheck,
+    pub(super) release_stage: ReleaseStage,
+}
+
+impl Walk {
+    /// All steps, until the observer has seen enough.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub(super) async fn run<O: Observer>(
+        &self,
+        verified: &Verified,
+        role: Role,
+        vm_config: &str,
+        observer: &mut O,
+    ) -> Result<Admitted, Refusal> {
+        let identified = app_of(verified, role, vm_config);
+        match &identified {
+            Ok((_, Identified { boot_info, .. })) => observer.passed(Passed::Identity(boot_info)),
+            Err(refusal) => observer.refused(Step::Identity, refusal),
+        }
+        let (app_id, Identified { boot_info: identity, app_info }) = identified?;
+        let shown = Shown { digest: verified.evidence_digest(), stage: verified.stage() };
+        // Here, so that policy is not asked about what is frozen; and once more before there is a permit.
+        let not_frozen = self.not_frozen(&identity);
+        let not_frozen = tell(observer, Step::Frozen, not_frozen, |_| Passed::NotFrozen)?;
+        let basis = Basis { verdict: verified.verdict().clone(), role, stage: shown.stage };
+        let allowed = ends::<O, _>(self.judge(&basis, &identity, observer).await)?;
+        // Only now: a denial costs no download. What takes long here is noticed by the age of the decision.
+        let image = match &self.image {
+            ImageCheck::Waived => {
+                observer.passed(Passed::OsImageWaived);
+                Ok(())
+            }
+            ImageCheck::Required(images) => match observer
+                .image(Box::pin(images.verify(verified, vm_config)))
+                .await
+            {
+                None => Ok(()),
+                Some(compared) => {
+                    let compared = compared.map_err(|error| Refusal::OsImage {
+                        error,
+                        identity: Box::new(identity.clone()),
+                        relaxations: allowed.as_ref().map(|it| it.relaxations.clone()).unwrap_or_default(),
+                    });
+                    tell(observer, Step::OsImage, compared, |()| Passed::OsImage(&identity))?
+                }
+            },
+        };
+        not_frozen?;
+        let allowed = allowed?;
+        image?;
+        Ok(Admitted { identity, app_id, app_info, allowed, basis, shown })
+    }
+
+    /// What policy says now, and whether keys are released at this stage of the guest.
+    ///
+    /// # Errors
+    /// The first refusal.
+    pub(super) async fn judge<O: Observer>(
+        &self,
+        basis: &Basis,
+        identity: &BootInfo,
+        observer: &mut O,
+    ) -> Result<Allowed, Refusal> {
+        let Foundation { policy, tolerance, .. } = &*self.foundation;
+        let Tolerated { shown, relaxations } = tolerance.apply(&basis.verdict, identity);
+        observer.tolerated(&relaxations);
+        let examined = observer.policy(policy, basis.role.subject(&shown)).await;
+        let at = Instant::now();
+        drop(shown);
+        let Examination { decision, release_stage, .. } = examined;
+        let boxed = || Box::new(identity.clone());
+        let gateway_app_id = match decision {
+            Ok(Decision::Allowed { gateway_app_id, .. }) => Ok(gateway_app_id),
+            Ok(Decision::Denied(denial)) => {
+                Err(Refusal::Denied { denial, identity: boxed(), relaxations: relaxations.clone() })
+            }
+            Err(error) => Err(Refusal::PolicyUnavailable(error)),
+        };
+        let gateway_app_id = tell(observer, Step::Policy, gateway_app_id, |_| Passed::Policy)?;
+        let rule = match StageRule::of(release_stage, self.release_stage).judge(basis.role, basis.stage) {
+            StageVerdict::Released(rule) => Ok(rule),
+            StageVerdict::TooLate(rule) => {
+                Err(Refusal::AfterBoot { rule, identity: boxed(), relaxations: relaxations.clone() })
+            }
+        };
+        let rule = tell(observer, Step::Stage, rule, |rule| Passed::Stage(*rule))?;
+        Ok(Allowed { gateway_app_id: gateway_app_id?, rule: rule?, relaxations, at })
+    }
+
+    /// Proof that `identity` is not frozen at this moment.
+    ///
+    /// # Errors
+    /// [`Refusal::Frozen`].
+    pub(super) fn not_frozen(&self, identity: &BootInfo) -> Result<NotFrozen, Refusal> {
+        self.foundation
+            .freezes
+            .check(identity)
+            .map_err(|frozen| Refusal::Frozen { frozen, identity: Some(Box::new(identity.clone())) })
+    }
+}
+
+/// The app that asks in a role.
+fn app_of(verified: &Verified, role: Role, vm_config: &str) -> Result<(AppId, Identified), Refusal> {
+    let identified = identified(verified, role, vm_config)?;
+    let app_id = AppId::try_from(identified.boot_info.app_id.as_slice())
+        .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
+    Ok((app_id, identified))
+}
+
+/// Tells what a step found. The outer result is whether the walk goes on.
+fn tell<'p, O: Observer, T>(
+    observer: &mut O,
+    step: Step,
+    outcome: Result<T, Refusal>,
+    passed: impl FnOnce(&T) -> Passed<'p>,
+) -> Result<Result<T, Refusal>, Refusal> {
+    match &outcome {
+        Ok(found) => observer.passed(passed(found)),
+        Err(refusal) => observer.refused(step, refusal),
+    }
+    ends::<O, T>(outcome)
+}
+
+/// The outer result is whether the walk goes on.
+fn ends<O: Observer, T>(outcome: Result<T, Refusal>) -> Result<Result<T, Refusal>, Refusal> {
+    match (outcome, O::UNTIL) {
+        (Err(refusal), Until::Refused) => Err(refusal),
+        (outcome, Until::Refused | Until::Done) => Ok(outcome),
+    }
+}

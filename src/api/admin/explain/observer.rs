@@ -1,0 +1,146 @@
+//! The walk of admission as an explanation sees it: each step becomes a check of the list.
+
+use std::time::Duration;
+
+use kms_attest::{identity::BootInfo, measurement::Stage};
+
+use super::{Found, checklist::Checklist};
+use crate::{
+    admission::{Observer, Passed, Refusal, Relaxations, Step, Until},
+    os_image::OsImageError,
+    policy::{
+        Denial, DenialCode, Policy, Subject,
+        examine::Examination,
+        rule::{Outcome, RuleOutcome},
+    },
+};
+
+/// How long an explanation waits for an OS image; the download goes on without it.
+const IMAGE_TIME: Duration = Duration::from_secs(20);
+
+/// Writes a list of checks.
+pub(super) struct Explanation<'a> {
+    list: &'a mut Checklist,
+    stage: Stage,
+    found: Found,
+    /// Every rule of an allowlist, with what it judged.
+    rules: Vec<(RuleOutcome, String)>,
+    /// Whether the policy has anything against the OS image.
+    image: ByPolicy,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum ByPolicy {
+    NotDenied,
+    Denied,
+}
+
+impl<'a> Explanation<'a> {
+    /// Of evidence of a guest at this stage.
+    pub(super) fn new(list: &'a mut Checklist, stage: Stage) -> Self {
+        Self { list, stage, found: Found::default(), rules: Vec::new(), image: ByPolicy::NotDenied }
+    }
+
+    pub(super) fn found(self) -> Found {
+        self.found
+    }
+
+    fn deny(&mut self, rule: &'static str, denial: Denial, identity: &BootInfo) {
+        if denial.code == DenialCode::OsImage {
+            self.image = ByPolicy::Denied;
+        }
+        let (identity, relaxations) = (Box::new(identity.clone()), Relaxations::default());
+        self.list.refuse_by(Step::Policy, rule, &Refusal::Denied { denial, identity, relaxations });
+    }
+
+    fn rules(&mut self, identity: &BootInfo) {
+        for (outcome, measured) in std::mem::take(&mut self.rules) {
+            let rule = outcome.rule.name();
+            match outcome.outcome {
+                Outcome::Holds => self.list.pass_rule(rule, measured),
+                Outcome::Skipped(why) => self.list.skip_rule(rule, why),
+                Outcome::Fails(denial) => self.deny(rule, denial, identity),
+            }
+        }
+    }
+}
+
+impl Observer for Explanation<'_> {
+    const UNTIL: Until = Until::Done;
+
+    async fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> Examination {
+        let mut examined = policy.examine(subject).await;
+        let told = subject.boot_info();
+        let rules = std::mem::take(&mut examined.rules).into_iter();
+        self.rules = rules.map(|outcome| (outcome.clone(), outcome.rule.measured(told))).collect();
+        self.found.nearest = examined.nearest.take();
+        examined
+    }
+
+    async fn image(
+        &mut self,
+        comparison: impl Future<Output = Result<(), OsImageError>> + Send,
+    ) -> Option<Result<(), OsImageError>> {
+        if self.image == ByPolicy::Denied {
+            self.list.skip(Step::OsImage, "the policy does not allow the image, so it is not fetched");
+            return None;
+        }
+        let compared = tokio::time::timeout(IMAGE_TIME, comparison).await;
+        if compared.is_err() {
+            self.list.skip(Step::OsImage, "it is still being fetched or measured: ask again in a while");
+        }
+        compared.ok()
+    }
+
+    fn tolerated(&mut self, relaxations: &Relaxations) {
+        self.found.relaxations = relaxations.labels().to_vec();
+    }
+
+    fn passed(&mut self, passed: Passed<'_>) {
+        match passed {
+            Passed::Identity(identity) => {
+                self.list.pass(Step::Identity, format!("app {}", hex::encode(&identity.app_id)), "");
+                self.found.identity = Some(identity.clone());
+            }
+            Passed::NotFrozen => self.list.pass(Step::Frozen, "", "not frozen"),
+            Passed::Policy if self.rules.is_empty() => {
+                self.list.pass(Step::Policy, "", "the policy allows it");
+            }
+            Passed::Policy => {
+                if let Some(identity) = self.found.identity.clone() {
+                    self.rules(&identity);
+                }
+            }
+            Passed::Stage(Some(rule)) => {
+                let detail = format!("keys are released at this stage of the guest ({})", rule.name());
+                self.list.pass(Step::Stage, self.stage.name(), detail);
+            }
+            Passed::Stage(None) => {
+                self.list.pass(Step::Stage, self.stage.name(), "released at every stage of a guest");
+            }
+            Passed::OsImage(identity) => {
+                let image = hex::encode(&identity.os_image_hash);
+                self.list.pass(Step::OsImage, image, "the registers are the image's");
+            }
+            Passed::OsImageWaived => self.list.skip(Step::OsImage, "core.image.verify is false"),
+        }
+    }
+
+    fn refused(&mut self, step: Step, refusal: &Refusal) {
+        match refusal {
+            Refusal::Denied { denial, identity, .. } => {
+                // The decision itself, where no rule has it: a backend's, or that of a file that cannot be read.
+                if !self.rules.iter().any(|(rule, _)| rule.is_failure_of(denial.code)) {
+                    self.deny("", denial.clone(), identity);
+                }
+                self.rules(identity);
+            }
+            other => self.list.refuse(step, other),
+        }
+        if step == Step::Identity {
+            for step in [Step::Frozen, Step::Policy, Step::Stage, Step::OsImage] {
+                self.list.skip(step, "it is not known who it is");
+            }
+        }
+    }
+}
