@@ -1,6 +1,6 @@
 //! cvm-kms: a key management service for confidential VMs.
 //!
-//! A request flows one way: `net` → `api` → `lifecycle` → `admission` → `policy` and `keys`.
+//! A request flows one way: `net` → `api` → `admission` → `audit` → `lifecycle` → `keys`.
 //! `ARCHITECTURE.md` has the map, `docs/decisions/` has the reasons.
 
 pub mod address; // addresses that count as one
@@ -12,6 +12,7 @@ pub mod ca; // the certificates we issue, and what a certificate request may ask
 pub mod cli; // one file a subcommand
 pub mod clock; // Unix seconds
 pub mod config; // layers in, one fixed-type `Config` out
+pub mod control; // what operators change at run time
 pub mod domain; // the name in our TLS certificate
 pub mod error; // what a caller is told when there is no result
 pub mod events; // the audit log as people read it: queries, live streams, what is reported from outside
@@ -26,4 +27,5 @@ pub mod os_image; // OS images: downloaded, measured, compared with the register
 pub mod policy; // allow all, allowlist, webhook, ethereum: a closed set
 pub mod proto; // messages and gRPC services from `proto/kms.proto`
 pub mod small_file; // a file read whole, with a limit
+pub mod state; // where `control` keeps what operators changed
 pub mod store; // the key directory: empty, complete or broken; one commit point

@@ -4,10 +4,8 @@ use std::sync::Arc;
 
 use kms_attest::verify::Verified;
 
-use super::{
-    Role,
-    walk::{Observer, Walk},
-};
+use super::walk::{Observer, Walk};
+use crate::policy::Role;
 
 /// Explains how a caller would be judged. It has no way to a permit.
 #[derive(Debug, Clone)]

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use kms_attest::{attester::Attester, verify::Verifier};
 
-use super::{Freezes, SelfAuthorizer, TcbTolerance};
-use crate::{audit::Audit, metrics::Metrics, policy::Policy};
+use super::{SelfAuthorizer, TcbTolerance};
+use crate::{audit::Audit, control::Freezes, metrics::Metrics, policy::Policy};
 
 /// What the services of both phases share. Nothing in it can make a permit: only [`Admission`](super::Admission) can.
 #[derive(Debug)]

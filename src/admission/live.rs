@@ -3,12 +3,12 @@
 use kms_attest::measurement::Stage;
 
 use super::{
-    Refusal, Relaxations, Role, StageRule, StageVerdict, Step,
+    Refusal, Relaxations, StageRule, StageVerdict, Step,
     walk::{Observer, Passed, Until, Walk},
 };
 use crate::{
     os_image::OsImageError,
-    policy::{Decision, Policy, Subject, examine::Examination},
+    policy::{Decision, Policy, Role, Subject, examine::Examination},
 };
 
 /// The observer whose walk can lead to a permit: it ends with the first refusal.

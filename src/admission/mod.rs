@@ -1,9 +1,7 @@
 //! Who may have what: evidence is verified, policy is asked, and a permit is the only way on.
 
-pub mod denials;
 mod explainer;
 mod foundation;
-mod freeze;
 mod image_check;
 mod live;
 mod peer;
@@ -28,10 +26,6 @@ use kms_attest::{
 pub use self::{
     explainer::Explainer,
     foundation::Foundation,
-    freeze::{
-        Author, Earlier, Freeze, FreezeError, FreezeFileError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen,
-        RecentApps, Scope, ScopeError, Unfrozen,
-    },
     image_check::{ImageCheck, ImageCheckError},
     peer::Peer,
     permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown},
@@ -53,52 +47,7 @@ use self::{
     walk::Walk,
 };
 
-use crate::config::ReleaseStage;
-use crate::policy::{Shadow, Subject, SubjectKind};
-
-/// What a caller asks to be.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum Role {
-    /// An app that wants its keys.
-    App,
-    /// A replica that wants the root keys.
-    Kms,
-    /// An app that wants a certificate.
-    Certificate,
-}
-
-impl Role {
-    /// Its name: `app`, `kms` or `certificate`.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::App => SubjectKind::App.name(),
-            Self::Kms => SubjectKind::Kms.name(),
-            Self::Certificate => "certificate",
-        }
-    }
-
-    /// The role of that name.
-    pub fn named(name: &str) -> Option<Self> {
-        [Self::App, Self::Kms, Self::Certificate].into_iter().find(|role| role.name() == name)
-    }
-
-    /// The registers that its identity is read from. A certificate needs those at the end of booting, which an app
-    /// cannot change later.
-    pub fn registers(self) -> Registers {
-        match self {
-            Self::App | Self::Kms => Registers::RunTime,
-            Self::Certificate => Registers::BootTime,
-        }
-    }
-
-    /// What policy is asked about.
-    pub fn subject(self, identity: &BootInfo) -> Subject<'_> {
-        match self {
-            Self::App | Self::Certificate => Subject::App(identity),
-            Self::Kms => Subject::Kms(identity),
-        }
-    }
-}
+use crate::{config::ReleaseStage, control::Shadow, policy::Role};
 
 /// The word by which a verification is counted.
 fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {

@@ -9,7 +9,8 @@ use kms_attest::{
     tcb::TcbVerdict,
 };
 
-use super::{Decided, Relaxations, Role, StageRule, freeze::NotFrozen};
+use super::{Decided, Relaxations, StageRule};
+use crate::{control::NotFrozen, policy::Role};
 
 /// May have the keys of its app.
 #[derive(Debug)]

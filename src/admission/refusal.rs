@@ -13,9 +13,10 @@ use kms_attest::{
 };
 
 pub use self::{code::RefusalCode, evidence::EvidenceRefusal, step::Step};
-use super::{Freeze, Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
+use super::{Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
 use crate::{
     clock::CLOCK_REMEDY,
+    control::Freeze,
     os_image::OsImageError,
     policy::{Denial, DenialCode, PolicyError},
 };

@@ -2,8 +2,7 @@
 
 use kms_attest::measurement::Stage;
 
-use super::Role;
-use crate::config::ReleaseStage;
+use crate::{config::ReleaseStage, policy::Role};
 
 /// The rule that decides about the stage of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -8,14 +8,15 @@ use kms_attest::{
 };
 
 use super::{
-    Foundation, Identified, ImageCheck, NotFrozen, Refusal, Relaxations, Role, Shown, StageRule,
-    StageVerdict, Step, Tolerated, identified,
+    Foundation, Identified, ImageCheck, Refusal, Relaxations, Shown, StageRule, StageVerdict, Step,
+    Tolerated, identified,
     permit::{Admitted, Allowed, Basis},
 };
 use crate::{
     config::ReleaseStage,
+    control::{NotFrozen, Shadow},
     os_image::OsImageError,
-    policy::{Decision, Policy, Shadow, Subject, examine::Examination},
+    policy::{Decision, Policy, Role, Subject, examine::Examination},
 };
 
 /// When a walk ends.

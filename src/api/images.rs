@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::{
-    admission::Author,
     audit::{Audit, Event},
+    control::Author,
     error::{Error, Result},
     os_image::{CacheError, ImageCache, Progress, ProgressListener},
 };

@@ -23,18 +23,19 @@ use super::{
 };
 use crate::{
     admission::{
-        Admission, Explainer, Foundation, ImageCheck, ImageCheckError, Permit, Refusal, Role,
-        SelfAuthorization, Verification, both, denials::Denials,
+        Admission, Explainer, Foundation, ImageCheck, ImageCheckError, Permit, Refusal, SelfAuthorization,
+        Verification, both,
     },
     ca::Restricted,
     clock::unix_now,
     config::{Core, PublicHandover},
+    control::{Denials, Shadow},
     error::{Code, Error, Result},
     lifecycle::{NotReleased, Ready, ReleaseGuards, Released},
     log_limit::LogLimit,
     operator::{Operator, OperatorToken},
     os_image::ImageCache,
-    policy::Shadow,
+    policy::Role,
     proto::{
         AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
         GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,

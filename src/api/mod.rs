@@ -21,10 +21,7 @@ use std::{net::IpAddr, sync::Arc};
 
 pub use kms_wire::method::{Access, ByGet, METHODS, Method, Row, Service};
 
-use crate::{
-    admission::{Author, Peer},
-    operator::Operator,
-};
+use crate::{admission::Peer, control::Author, operator::Operator};
 
 /// Who is asking: an address, what the TLS layer knows of the peer, and the operator whose credentials were shown.
 #[derive(Clone, Debug)]
@@ -73,6 +70,6 @@ mod tests {
 
     #[test]
     fn a_candidate_for_the_policy_fits_into_its_request() {
-        assert_eq!(Method::StartShadow.row().body_limit, crate::policy::MAX_CANDIDATE);
+        assert_eq!(Method::StartShadow.row().body_limit, crate::control::MAX_CANDIDATE);
     }
 }

@@ -4,13 +4,12 @@ use kms_attest::csr::Csr;
 
 use super::{Caller, Method, kms::KmsService};
 use crate::{
-    admission::{
-        Refusal, RefusalCode, RefusalDetail, Role, SelfRefusal, StageRule, Step,
-        denials::{Concerns, Novelty, RefusedRequest, Shown},
-    },
+    admission::{Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step},
     audit::{AuditError, Event, Subject, Why},
     clock::CLOCK_REMEDY,
+    control::{Concerns, Novelty, RefusedRequest, Shown},
     error::{Code, DenialReference, Error},
+    policy::Role,
 };
 
 /// Somebody who asks for something that is released.
@@ -38,7 +37,11 @@ impl Attempt<'_> {
             remote: self.caller.remote(),
             role: self.role,
             concerns: concerns(&refusal),
-            detail: detail.clone(),
+            step: detail.step.name(),
+            code: detail.code.name(),
+            expected: detail.expected,
+            actual: detail.actual,
+            identity: detail.identity,
             reason: &reason,
             remedy: remedy.clone(),
             shown: self.shown(),
@@ -91,7 +94,11 @@ impl Attempt<'_> {
             remote: self.caller.remote(),
             role: self.role,
             concerns: Concerns::Everyone,
-            detail,
+            step: detail.step.name(),
+            code: detail.code.name(),
+            expected: detail.expected,
+            actual: detail.actual,
+            identity: detail.identity,
             reason,
             remedy: None,
             shown: self.shown(),

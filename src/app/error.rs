@@ -5,7 +5,7 @@ use std::{io, net::SocketAddr};
 use kms_attest::attester::AttesterError;
 
 use crate::{
-    admission::{FreezeFileError, ImageCheckError},
+    admission::ImageCheckError,
     api::setup::Switch,
     audit::{AuditError, FailureReason},
     ca::CaError,
@@ -15,6 +15,7 @@ use crate::{
     lifecycle::LifecycleError,
     net::tls::TlsError,
     policy::SetupError,
+    state::FreezeFileError,
     store::StoreError,
 };
 

@@ -10,10 +10,11 @@ use kms_attest::attester::{Attester, AttesterError};
 
 use super::{AppError, admin_tls};
 use crate::{
-    admission::{Freezes, ImageCheck},
+    admission::ImageCheck,
     audit::{self, AuditError},
     clock::{ClockBehind, Floor, unix_now},
     config::Config,
+    control::Freezes,
     lifecycle::{Node, Prospect},
     operator::Credentials,
     os_image::ImageCache,

@@ -12,11 +12,12 @@ use tokio::{net::TcpListener, sync::watch, task::JoinSet};
 
 use super::AppError;
 use crate::{
-    admission::{Foundation, Freezes, SelfAuthorizer, TcbTolerance, WATCHED_FOR},
+    admission::{Foundation, SelfAuthorizer, TcbTolerance, WATCHED_FOR},
     api::{METHODS, setup::Switch},
     audit::{Audit, Beginning, Event},
     clock::Floor,
     config::{Config, Core, Posture},
+    control::Freezes,
     events::{Events, Pipe, Reports, Settings},
     lifecycle::{Node, Ready},
     log::ProcessLog,

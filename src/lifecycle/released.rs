@@ -3,10 +3,9 @@
 use std::{net::IpAddr, sync::Arc, time::Instant};
 
 use crate::{
-    admission::{
-        App, Certificate, Decided, Freeze, Freezes, Kms, NotFrozen, Permit, SelfAuthorization, StageRule,
-    },
+    admission::{App, Certificate, Decided, Kms, Permit, SelfAuthorization, StageRule},
     audit::{Audit, AuditError, Basis, Event, Leaf, Receipt, Subject},
+    control::{Freeze, Freezes, NotFrozen},
 };
 
 /// A permit in the role `R` that is recorded and whose holder is not frozen. Without a line in the log, no key.
@@ -179,7 +178,7 @@ mod tests {
 
     use super::*;
     use crate::{
-        admission::{Author, Earlier, Scope},
+        control::{Author, Earlier, Scope},
         metrics::Metrics,
         policy::testing::boot_info,
     };

@@ -1,6 +1,6 @@
 //! The words of a decision: about whom, what a policy answers, and why it says no.
 
-use kms_attest::identity::BootInfo;
+use kms_attest::identity::{BootInfo, Registers};
 
 use crate::config::ReleaseStage;
 
@@ -61,6 +61,50 @@ impl<'a> Subject<'a> {
     pub fn boot_info(self) -> &'a BootInfo {
         match self {
             Self::App(boot_info) | Self::Kms(boot_info) => boot_info,
+        }
+    }
+}
+
+/// What a caller asks to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// An app that wants its keys.
+    App,
+    /// A replica that wants the root keys.
+    Kms,
+    /// An app that wants a certificate.
+    Certificate,
+}
+
+impl Role {
+    /// Its name: `app`, `kms` or `certificate`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::App => SubjectKind::App.name(),
+            Self::Kms => SubjectKind::Kms.name(),
+            Self::Certificate => "certificate",
+        }
+    }
+
+    /// The role of that name.
+    pub fn named(name: &str) -> Option<Self> {
+        [Self::App, Self::Kms, Self::Certificate].into_iter().find(|role| role.name() == name)
+    }
+
+    /// The registers that its identity is read from. A certificate needs those at the end of booting, which an app
+    /// cannot change later.
+    pub fn registers(self) -> Registers {
+        match self {
+            Self::App | Self::Kms => Registers::RunTime,
+            Self::Certificate => Registers::BootTime,
+        }
+    }
+
+    /// What policy is asked about.
+    pub fn subject(self, identity: &BootInfo) -> Subject<'_> {
+        match self {
+            Self::App | Self::Certificate => Subject::App(identity),
+            Self::Kms => Subject::Kms(identity),
         }
     }
 }

@@ -1,4 +1,4 @@
-//! Letting go of what is large without holding up whoever decides.
+//! Drops large values off the request path.
 
 use std::{
     sync::Arc,
@@ -8,13 +8,13 @@ use std::{
 
 use tokio::runtime::Handle;
 
-/// Whoever still uses what is let go decides by it, which takes microseconds.
+/// How long to wait for the last readers: they hold the value only while they decide, which takes microseconds.
 const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two looks at whether it is still used.
+/// Between two checks whether it is still used.
 const NAP: Duration = Duration::from_millis(1);
 
-/// Drops `last` on a thread of its own, once nobody else uses it: freeing the rules of a hundred thousand apps takes a
-/// while, and whoever comes last pays for it. Outside of a runtime it is dropped at once.
+/// Drops `last` on a thread of its own, once it has no other users: freeing the rules of a hundred thousand apps takes a
+/// while, which the last user would otherwise wait for. Outside of a runtime it is dropped at once.
 pub(super) fn drop_in_background<T: Send + Sync + 'static>(last: Arc<T>) {
     let Ok(runtime) = Handle::try_current() else { return };
     runtime.spawn_blocking(move || {

@@ -13,7 +13,7 @@ pub mod remedy;
 pub mod review;
 pub mod rule;
 mod rules;
-mod shadow;
+mod ruleset;
 pub mod signed;
 mod webhook;
 
@@ -27,9 +27,10 @@ use crate::metrics::{ChainState, Metrics};
 
 pub use allow_all::AllowAll;
 pub use allowlist::Allowlist;
-pub use decision::{Decision, Denial, DenialCode, PolicyError, Subject, SubjectKind};
+pub use decision::{Decision, Denial, DenialCode, PolicyError, Role, Subject, SubjectKind};
 pub use ethereum::Ethereum;
-pub use shadow::{CandidateError, Change, Effect, MAX_CANDIDATE, Report, Shadow};
+pub use rules::RulesError;
+pub use ruleset::Ruleset;
 pub use webhook::Webhook;
 
 use queue::FairnessKey;

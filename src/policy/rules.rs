@@ -44,7 +44,7 @@ struct App {
 /// Why a file is no allowlist. The parser's message names keys and types, not contents.
 #[derive(Debug, thiserror::Error)]
 #[error("is no valid auth-config.json: {0}")]
-pub(super) struct RulesError(String);
+pub struct RulesError(String);
 
 impl RulesError {
     fn new(error: serde_json::Error) -> Self {

@@ -1,6 +1,6 @@
 //! Only admission makes permits.
 
-use cvm_kms::admission::{App, NotFrozen, Permit};
+use cvm_kms::{admission::{App, Permit}, control::NotFrozen};
 
 fn forge(not_frozen: NotFrozen) -> Permit<App> {
     Permit::new(unreachable!(), not_frozen)

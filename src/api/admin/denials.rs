@@ -2,9 +2,10 @@
 
 use super::{AdminService, shown};
 use crate::{
-    admission::{Role, denials::RefusalRecord},
     api::Caller,
+    control::RefusalRecord,
     error::{Error, Result},
+    policy::Role,
     proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse},
 };
 
@@ -29,7 +30,7 @@ impl AdminService {
         };
         let matches = |denial: &RefusalRecord| {
             let is_app = || denial.identity.as_ref().is_some_and(|identity| identity.app_id == app_id);
-            (code.is_empty() || denial.code.name() == code) && (app_id.is_empty() || is_app())
+            (code.is_empty() || denial.code == code) && (app_id.is_empty() || is_app())
         };
         let (page, next) = self.kms.denials.page(Some(before).filter(|before| *before > 0), limit, matches);
         Ok(ListDenialsResponse {
@@ -51,8 +52,8 @@ pub(super) fn record(denial: &RefusalRecord) -> DenialRecord {
         method: denial.method.to_owned(),
         remote: denial.remote.to_string(),
         subject: denial.role.map_or("", Role::name).to_owned(),
-        code: denial.code.name().to_owned(),
-        step: denial.step.name().to_owned(),
+        code: denial.code.to_owned(),
+        step: denial.step.to_owned(),
         reason: denial.reason.clone(),
         expected: text(&denial.expected),
         actual: text(&denial.actual),

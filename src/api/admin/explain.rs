@@ -12,14 +12,13 @@ use kms_attest::{certificate, identity::BootInfo};
 use self::checklist::Checklist;
 use super::{AdminService, denials::record, shown};
 use crate::{
-    admission::{
-        RefusalCode, Role, Step,
-        denials::{DenialId, RefusalRecord, Shown},
-    },
+    admission::{RefusalCode, Step},
     api::Caller,
     audit::Event,
+    control::{DenialId, RefusalRecord, Shown},
     error::{Error, Result},
     policy::{
+        Role,
         examine::Nearest,
         remedy::{self, merged},
     },

@@ -6,9 +6,9 @@ use tokio::task::JoinHandle;
 
 use super::AdminService;
 use crate::{
-    admission::{Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Scope, Unfrozen},
     api::Caller,
     clock::unix_now,
+    control::{Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Scope, Unfrozen},
     error::{Code, Error, Result},
     proto::{
         FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse,

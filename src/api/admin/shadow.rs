@@ -9,8 +9,9 @@ use crate::{
     api::Caller,
     audit::Event,
     config::EmptyDevices,
+    control::{Change, Report},
     error::{Error, Result},
-    policy::{Change, Decision, Report, Subject},
+    policy::{Decision, Subject},
     proto::{ShadowChange, ShadowReportResponse, StartShadowRequest, StartShadowResponse},
 };
 
@@ -45,7 +46,7 @@ impl AdminService {
         let started = started.await.map_err(|error| Error::internal("the parser ended in a panic", error))?;
         let ((rules, before), sha256) = started.map_err(|error| Error::invalid(error.to_string()))?;
         let author = caller.author();
-        tracing::info!(name, rules, by = author.by, "a candidate allowlist looks on");
+        tracing::info!(name, rules, by = author.by, "shadow policy started");
         self.recorded(Event::ShadowStarted { name, sha256, by: author.by, remote: author.remote }).await;
         let own = self.judged_own();
         Ok(StartShadowResponse {

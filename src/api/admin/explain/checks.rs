@@ -12,7 +12,11 @@ use super::{
     checklist::{Checklist, KeyBinding, NO_KEY},
     observer::Explanation,
 };
-use crate::admission::{Carrier, EvidenceRefusal, Refusal, Role, Step, denials::Shown};
+use crate::{
+    admission::{Carrier, EvidenceRefusal, Refusal, Step},
+    control::Shown,
+    policy::Role,
+};
 
 impl Question {
     pub(super) fn binding(&self) -> KeyBinding {

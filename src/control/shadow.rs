@@ -1,4 +1,4 @@
-//! A candidate allowlist beside the policy in force: it judges the same live requests, and decides nothing.
+//! Shadow policy: a candidate allowlist judges the same live requests as the policy in force, and decides nothing.
 
 use std::{
     collections::HashMap,
@@ -12,12 +12,10 @@ use std::{
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
 
-use super::{
-    Decision, Denial, DenialCode, Subject, SubjectKind, drop_in_background::drop_in_background, rules::Rules,
-};
 use crate::{
     clock::unix_now,
     config::{EmptyDevices, ReleaseStage},
+    policy::{Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind},
 };
 
 /// Most distinct changes that are listed.
@@ -34,7 +32,7 @@ pub enum CandidateError {
     TooLarge(usize),
     /// No allowlist.
     #[error("the candidate {0}")]
-    Rules(String),
+    Rules(#[source] RulesError),
 }
 
 /// What a candidate would change for somebody.
@@ -65,7 +63,7 @@ pub struct Change {
     pub subject: SubjectKind,
     /// The denial of the side that denies.
     pub denial: Denial,
-    /// Whom it was first seen of.
+    /// The identity it was first seen for.
     pub identity: BootInfo,
     /// How often.
     pub count: u64,
@@ -103,8 +101,7 @@ pub struct Report {
 /// An allowlist with its tally.
 struct Candidate {
     name: String,
-    rules: Rules,
-    empty_devices: EmptyDevices,
+    rules: Ruleset,
     since: u64,
     allowed_by_both: AtomicU64,
     denied_by_both: AtomicU64,
@@ -116,13 +113,13 @@ struct Candidate {
 
 #[derive(Default)]
 struct Changes {
-    seen: HashMap<Likeness, Change>,
+    seen: HashMap<ChangeKey, Change>,
     omitted: u64,
 }
 
 /// What makes two changes one: who, and which rule.
 #[derive(PartialEq, Eq, Hash)]
-struct Likeness {
+struct ChangeKey {
     effect: Effect,
     subject: SubjectKind,
     code: DenialCode,
@@ -154,12 +151,11 @@ impl Shadow {
         if json.len() > MAX_CANDIDATE {
             return Err(CandidateError::TooLarge(json.len()));
         }
-        let rules = Rules::parse(json).map_err(|error| CandidateError::Rules(error.to_string()))?;
+        let rules = Ruleset::parse(json, empty_devices).map_err(CandidateError::Rules)?;
         let summary = rules.summary();
         let candidate = Candidate {
             name,
             rules,
-            empty_devices,
             since: unix_now(),
             allowed_by_both: AtomicU64::new(0),
             denied_by_both: AtomicU64::new(0),
@@ -169,7 +165,7 @@ impl Shadow {
             changes: Mutex::default(),
         };
         let before = self.0.swap(Some(Arc::new(candidate)));
-        Ok((summary, before.map(Candidate::end)))
+        Ok((summary, before.map(|candidate| candidate.report())))
     }
 
     /// Compares the candidate with what the active policy has decided; `None` if it gave no answer. Who is allowed gets
@@ -188,7 +184,7 @@ impl Shadow {
     /// How the candidate judges somebody, without counting it.
     pub fn judge(&self, subject: Subject<'_>) -> Option<Decision> {
         let candidate = self.0.load();
-        candidate.as_ref().map(|candidate| candidate.rules.decide(subject, candidate.empty_devices))
+        candidate.as_ref().map(|candidate| candidate.rules.decide(subject))
     }
 
     /// What was found so far; `None` if no candidate is running.
@@ -198,7 +194,7 @@ impl Shadow {
 
     /// Ends the candidate, with its last report.
     pub fn stop(&self) -> Option<Report> {
-        self.0.swap(None).map(Candidate::end)
+        self.0.swap(None).map(|candidate| candidate.report())
     }
 }
 
@@ -213,13 +209,6 @@ fn too_late() -> Denial {
 }
 
 impl Candidate {
-    /// The last report.
-    fn end(self: Arc<Self>) -> Report {
-        let report = self.report();
-        drop_in_background(self);
-        report
-    }
-
     fn observe(
         &self,
         subject: Subject<'_>,
@@ -234,7 +223,7 @@ impl Candidate {
             Decision::Denied(denial) => Some(denial.clone()),
             Decision::Allowed { release_stage, .. } => is_too_late(*release_stage).then(too_late),
         };
-        let candidate = self.rules.decide(subject, self.empty_devices);
+        let candidate = self.rules.decide(subject);
         let counter = match (denial(active), denial(&candidate)) {
             (None, None) => &self.allowed_by_both,
             (Some(_), Some(_)) => &self.denied_by_both,
@@ -255,7 +244,7 @@ impl Candidate {
         let BootInfo { app_id, compose_hash, device_id, os_image_hash, mr_aggregated, .. } = identity;
         let subject = subject.kind();
         let fields = [app_id, compose_hash, device_id, os_image_hash, mr_aggregated].map(Vec::clone);
-        let dedup_key = Likeness { effect, subject, code: denial.code, fields };
+        let dedup_key = ChangeKey { effect, subject, code: denial.code, fields };
         let now = unix_now();
         let mut changes = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(known) = changes.seen.get_mut(&dedup_key) {

@@ -1,51 +1,40 @@
 //! Freezes: what an operator has stopped, whoever the policy allows. Kept over restarts.
 //!
-//! A freeze counts in memory before it is on the disk, whatever the disk does, and is on the disk before it is answered. An unfreeze is in the
-//! audit log before it is on the disk, and on the disk before it counts. Whenever the process stops, what was answered
-//! holds, and what was not has erred on the side of the freeze.
+//! A freeze counts in memory before it is on the disk, whatever the disk does, and is on the disk before it is answered. An
+//! unfreeze is in the audit log before it is on the disk, and on the disk before it counts. Whenever the process stops, what
+//! was answered holds, and what was not answered is still frozen.
 //!
-//! A freeze that has ended does not count, and is held and kept for a while all the same: the clock that ended it can be
-//! wrong, for the host has a hand in it.
+//! A freeze that has ended does not count, but is kept for a while: the host controls the clock, so an expiry may be wrong.
 
-mod file;
 mod held;
 mod recent;
 mod scope;
 
-use std::{collections::HashMap, net::IpAddr, path::PathBuf, sync::Arc};
+use std::{collections::HashMap, path::PathBuf, sync::Arc};
 
 use arc_swap::ArcSwap;
 use kms_attest::identity::BootInfo;
 use tokio::sync::Mutex;
 
-pub use self::{
-    file::FreezeFileError,
-    recent::RecentApps,
-    scope::{Scope, ScopeError},
-};
 use self::{
-    file::{FreezeFile, Written},
     held::{Held, MachineTime, TellTime},
     recent::Recent,
 };
+pub use self::{
+    recent::RecentApps,
+    scope::{Scope, ScopeError},
+};
+use super::Author;
 use crate::{
     audit::{Audit, AuditError, Event},
     metrics::Metrics,
+    state::{self, FreezeFile, FreezeFileError, FreezeRecord, Written},
 };
 
 /// Most freezes at a time, those that have ended and are still kept included: they give way.
 pub const MAX_FREEZES: usize = 1000;
 /// The longest reason in bytes.
 pub const MAX_REASON: usize = 500;
-
-/// Who changed something over the admin listener, and from where.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Author {
-    /// `token`, `user <name>` or `anyone`.
-    pub by: String,
-    /// The address that the request came from.
-    pub remote: IpAddr,
-}
 
 /// One freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -170,7 +159,7 @@ impl Freezes {
         let file = FreezeFile::new(path);
         let now = time.now();
         let held = |freeze: Freeze| (freeze.scope, Arc::new(Held::new(freeze, now)));
-        let entries: Entries = file.read()?.into_iter().map(held).collect();
+        let entries: Entries = frozen(&file)?.into_iter().map(held).collect();
         let current = ArcSwap::from_pointee(entries);
         let freezes =
             Self { current, file: Arc::new(Mutex::new(file)), time, metrics, recent: Recent::new() };
@@ -186,7 +175,7 @@ impl Freezes {
     /// # Errors
     /// [`FreezeFileError`].
     pub fn inspect(path: PathBuf) -> Result<(), FreezeFileError> {
-        FreezeFile::new(path).read().map(drop)
+        frozen(&FreezeFile::new(path)).map(drop)
     }
 
     /// Proof that `identity` is not frozen at this moment.
@@ -260,7 +249,7 @@ impl Freezes {
             by: freeze.author.by.clone(),
             remote: freeze.author.remote,
         };
-        let Written { outcome: kept, turn: _turn } = file::write(file, self.kept()).await;
+        let Written { outcome: kept, turn: _turn } = state::write(file, records(&self.kept())).await;
         tracing::warn!(what = %freeze.scope, by = freeze.author.by, reason = freeze.reason, "FROZEN");
         let recorded = audit.record(event).await;
         match (kept, recorded) {
@@ -315,7 +304,7 @@ impl Freezes {
             remote: author.remote,
         };
         let _ = audit.record(event).await.map_err(FreezeError::ThawNotRecorded)?;
-        let Written { outcome, turn: _turn } = file::write(file, entries).await;
+        let Written { outcome, turn: _turn } = state::write(file, records(&entries)).await;
         outcome.map_err(FreezeError::ThawNotKept)?;
         tracing::warn!(what = %scope, by = author.by, "no longer frozen");
         self.current.rcu(|current| {
@@ -338,6 +327,53 @@ impl Freezes {
 
     fn kept(&self) -> Entries {
         held::kept(&self.current.load(), self.time.now())
+    }
+}
+
+/// What the file keeps.
+fn frozen(file: &FreezeFile) -> Result<Vec<Freeze>, FreezeFileError> {
+    let records = file.read()?;
+    if records.len() > MAX_FREEZES {
+        let found = records.len();
+        return Err(FreezeFileError::Damaged(format!(
+            "at most {MAX_FREEZES} entries are allowed, got {found}"
+        )));
+    }
+    records.into_iter().map(|record| Freeze::try_from(record).map_err(FreezeFileError::Damaged)).collect()
+}
+
+fn records(entries: &Entries) -> Vec<FreezeRecord> {
+    entries.values().map(|held| FreezeRecord::from(&*held.freeze)).collect()
+}
+
+impl From<&Freeze> for FreezeRecord {
+    fn from(freeze: &Freeze) -> Self {
+        Self {
+            scope: freeze.scope.name().to_owned(),
+            value: freeze.scope.value().to_vec(),
+            reason: freeze.reason.clone(),
+            since: freeze.since,
+            expires_at: freeze.expires_at,
+            by: freeze.author.by.clone(),
+            remote: freeze.author.remote,
+        }
+    }
+}
+
+impl TryFrom<FreezeRecord> for Freeze {
+    type Error = String;
+
+    fn try_from(record: FreezeRecord) -> Result<Self, String> {
+        if record.reason.len() > MAX_REASON {
+            return Err(format!("a reason must be at most {MAX_REASON} bytes, got {}", record.reason.len()));
+        }
+        Ok(Self {
+            scope: Scope::parse(&record.scope, &record.value).map_err(|error| error.to_string())?,
+            reason: record.reason,
+            since: record.since,
+            expires_at: record.expires_at,
+            author: Author { by: record.by, remote: record.remote },
+        })
     }
 }
 

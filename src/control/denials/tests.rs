@@ -1,7 +1,7 @@
 //! What is counted, what is bounded, and who pushes out whom.
 
 use super::*;
-use crate::policy::{DenialCode, testing::boot_info};
+use crate::policy::testing::boot_info;
 
 fn refused<'a>(identity: Option<&'a BootInfo>, remote: [u8; 4], evidence: usize) -> RefusedRequest<'a> {
     RefusedRequest {
@@ -9,13 +9,11 @@ fn refused<'a>(identity: Option<&'a BootInfo>, remote: [u8; 4], evidence: usize)
         remote: remote.into(),
         role: Some(Role::App),
         concerns: Concerns::Caller,
-        detail: RefusalDetail {
-            step: Step::Policy,
-            code: RefusalCode::Denied(DenialCode::AppNotRegistered),
-            expected: Some("one of 3 apps"),
-            actual: None,
-            identity,
-        },
+        step: "policy",
+        code: "app_not_registered",
+        expected: Some("one of 3 apps"),
+        actual: None,
+        identity,
         reason: "Boot denied: app not registered",
         remedy: None,
         shown: Shown::Certificate(vec![7; evidence]),

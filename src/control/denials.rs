@@ -1,8 +1,8 @@
-//! Who was refused lately: a bounded list in memory, with the evidence, so that an operator can ask why.
+//! The requests that were refused recently: a bounded list in memory, with the evidence, so that an operator can ask why.
 //!
-//! Callers whose evidence does not verify have a list of their own, so that a flood of them leaves the others alone. Of
-//! the others, an app on one machine has a share of the list, whatever it varies in its requests.
-//! Who is refused for the same reason again is counted and keeps the id it was given.
+//! Requests whose evidence does not verify have a list of their own, so that a flood of them leaves the others alone. An app
+//! on one machine has a bounded share of the other list, whatever it varies in its requests. A request that is refused again
+//! for the same reason is counted, and keeps the id that it was given.
 
 use std::{
     collections::VecDeque,
@@ -14,8 +14,7 @@ use std::{
 use kms_attest::identity::BootInfo;
 use sha2::{Digest as _, Sha256};
 
-use super::{RefusalCode, RefusalDetail, Role, Step};
-use crate::clock::unix_now;
+use crate::{clock::unix_now, policy::Role};
 
 /// Most refusals of verified callers, and of others.
 const MOST: usize = 500;
@@ -29,7 +28,7 @@ const LARGEST: usize = 256 << 10;
 /// The longest text that is kept in bytes.
 const MAX_TEXT: usize = 1024;
 
-/// What a caller is given to name its refusal by: twelve hex digits.
+/// The id by which a caller can quote its refusal: twelve hex digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DenialId([u8; 6]);
 
@@ -106,8 +105,16 @@ pub struct RefusedRequest<'a> {
     pub role: Option<Role>,
     /// Whether it is about this caller.
     pub concerns: Concerns,
-    /// What is wrong, or does not answer.
-    pub detail: RefusalDetail<'a>,
+    /// The name of the step where admission stopped.
+    pub step: &'static str,
+    /// The name of the code.
+    pub code: &'static str,
+    /// What would have been right.
+    pub expected: Option<&'a str>,
+    /// What was found.
+    pub actual: Option<&'a str>,
+    /// Whom it is about, where that is verified.
+    pub identity: Option<&'a BootInfo>,
     /// What the caller is told.
     pub reason: &'a str,
     /// What would allow it.
@@ -137,10 +144,10 @@ pub struct RefusalRecord {
     pub remote: IpAddr,
     /// What the caller asked to be; `None` where a method gives everybody the same.
     pub role: Option<Role>,
-    /// Where admission stopped.
-    pub step: Step,
-    /// Why.
-    pub code: RefusalCode,
+    /// The name of the step where admission stopped.
+    pub step: &'static str,
+    /// The name of the code.
+    pub code: &'static str,
     /// What the caller was told.
     pub reason: String,
     /// What would have been right.
@@ -163,16 +170,16 @@ impl RefusalRecord {
     }
 }
 
-/// Whether a refusal is news.
+/// Whether a refusal is like one that is kept.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Novelty {
-    /// Nobody was refused like this lately.
+    /// No kept refusal is like it.
     New,
     /// It was counted.
     Repeated,
 }
 
-/// The refusals of the last time.
+/// The refused requests that are kept.
 #[derive(Debug, Default)]
 pub struct Denials(Mutex<Lists>);
 
@@ -185,7 +192,7 @@ struct Lists {
 
 #[derive(Debug, Default)]
 struct List {
-    /// The oldest refusal first. Those that repeat keep their place, so that none stays for ever.
+    /// The oldest refusal first. Those that repeat keep their place, so that none stays forever.
     entries: VecDeque<Entry>,
     bytes: usize,
 }
@@ -204,7 +211,7 @@ impl Denials {
         let mut lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lists.sequence += 1;
         let sequence = lists.sequence;
-        let list = if refused.detail.identity.is_some() { &mut lists.verified } else { &mut lists.others };
+        let list = if refused.identity.is_some() { &mut lists.verified } else { &mut lists.others };
         if let Some(known) = list.entries.iter_mut().rev().find(|entry| entry.dedup_key == dedup_key) {
             let record = Arc::make_mut(&mut known.record);
             (record.sequence, record.last, record.remote) = (sequence, now, refused.remote);
@@ -212,7 +219,6 @@ impl Denials {
             return (record.id, Novelty::Repeated);
         }
         let id = DenialId::random();
-        let detail = refused.detail;
         let is_kept = refused.shown.size() + refused.vm_config.len() <= LARGEST;
         let record = RefusalRecord {
             id,
@@ -223,13 +229,13 @@ impl Denials {
             method: refused.method,
             remote: refused.remote,
             role: refused.role,
-            step: detail.step,
-            code: detail.code,
+            step: refused.step,
+            code: refused.code,
             reason: bounded(refused.reason),
-            expected: detail.expected.map(bounded),
-            actual: detail.actual.map(bounded),
+            expected: refused.expected.map(bounded),
+            actual: refused.actual.map(bounded),
             remedy: refused.remedy,
-            identity: detail.identity.cloned(),
+            identity: refused.identity.cloned(),
             vm_config: if is_kept { refused.vm_config.to_owned() } else { String::new() },
             shown: is_kept.then_some(refused.shown),
         };
@@ -303,20 +309,20 @@ impl List {
     }
 }
 
-/// What two refusals have in common that are one to an operator: who asked for what, from where, and what was wrong. Not
-/// the evidence itself, which a caller makes anew for each connection, nor the VM configuration, which it makes up.
+/// Refusals with the same key count as one: the caller, what it asked for, where it asked from, and what was wrong. The
+/// evidence is not part of it, because a caller makes new evidence for each connection, nor is the VM configuration, which the
+/// caller chooses.
 fn dedup_key(refused: &RefusedRequest<'_>) -> [u8; 32] {
-    let detail = &refused.detail;
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
         digest.update((part.len() as u64).to_be_bytes());
         digest.update(part);
     };
     let role = refused.role.map_or("", Role::name);
-    for text in [refused.method, role, detail.code.name(), detail.step.name(), refused.reason] {
+    for text in [refused.method, role, refused.code, refused.step, refused.reason] {
         add(text.as_bytes());
     }
-    match detail.identity {
+    match refused.identity {
         Some(identity) => {
             let BootInfo {
                 app_id, instance_id, compose_hash, device_id, os_image_hash, mr_aggregated, ..

@@ -1,0 +1,17 @@
+//! What operators change at run time, and what they look into: freezes, the requests that were refused, a candidate
+//! allowlist. Admission reads it only through proofs such as [`NotFrozen`].
+
+mod author;
+mod denials;
+mod freeze;
+mod shadow;
+
+pub use self::{
+    author::Author,
+    denials::{Concerns, DenialId, Denials, Novelty, RefusalRecord, RefusedRequest, Shown},
+    freeze::{
+        Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Scope,
+        ScopeError, Unfrozen,
+    },
+    shadow::{CandidateError, Change, Effect, MAX_CANDIDATE, Report, Shadow},
+};
