@@ -442,7 +442,7 @@ impl Metrics {
     }
 
     /// Counts a request that was not sent to the webhook: `webhook_queue` or `webhook_breaker`.
-    pub fn question_shed(&self, limit: &'static str) {
+    pub fn policy_request_shed(&self, limit: &'static str) {
         self.shed.with_label_values(&[limit]).inc();
     }
 

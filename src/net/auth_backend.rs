@@ -20,7 +20,7 @@ use crate::{
     operator::OperatorToken,
     policy::{
         Decision, Policy, SubjectKind,
-        signed::{Answer, DecisionSigner, NONCE_HEADER, Nonce, Question},
+        signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest},
     },
 };
 
@@ -128,7 +128,7 @@ async fn decide(State(backend): Backend, kind: SubjectKind, request: Request<Bod
         }
     };
     tracing::debug!(kind = kind.path(), is_allowed, reason, "decided");
-    let answer = Answer { is_allowed, gateway_app_id: &gateway_app_id, reason: &reason, release_stage };
+    let answer = Claims { is_allowed, gateway_app_id: &gateway_app_id, reason: &reason, release_stage };
     let mut said = json!({"isAllowed": is_allowed, "gatewayAppId": gateway_app_id, "reason": reason});
     if let Some(stage) = release_stage {
         said["releaseStage"] = json!(stage.name());
@@ -136,7 +136,7 @@ async fn decide(State(backend): Backend, kind: SubjectKind, request: Request<Bod
     let nonce = parts.headers.get(NONCE_HEADER).and_then(|value| Nonce::parse(value.to_str().ok()?));
     if let (Some(signer), Some(nonce)) = (&backend.signer, &nonce) {
         let expires = unix_now() + SIGNED_FOR;
-        let question = Question { kind, body: &body, nonce };
+        let question = SignedRequest { kind, body: &body, nonce };
         said["signature"] = json!(signer.sign(question, answer, expires));
     }
     json_answer(StatusCode::OK, &said)

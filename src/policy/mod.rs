@@ -105,25 +105,21 @@ impl Policy {
 
     /// Decides on the newest rules.
     pub async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
-        self.decide_in_turn(subject, FairnessKey::of(subject)).await
+        self.decide_for(subject, FairnessKey::of(subject)).await
     }
 
-    /// Decides about this KMS itself, on the newest rules, whatever else waits for a decision.
+    /// Decides about this KMS itself, on the newest rules. Requests for others do not delay it.
     pub async fn decide_own(&self, own: &BootInfo) -> Result<Decision, PolicyError> {
-        self.decide_in_turn(Subject::Kms(own), FairnessKey::Own).await
+        self.decide_for(Subject::Kms(own), FairnessKey::Own).await
     }
 
-    async fn decide_in_turn(
-        &self,
-        subject: Subject<'_>,
-        topic: FairnessKey,
-    ) -> Result<Decision, PolicyError> {
+    async fn decide_for(&self, subject: Subject<'_>, key: FairnessKey) -> Result<Decision, PolicyError> {
         match self {
             Self::AllowAll(policy) => Ok(policy.decide()),
             Self::Allowlist(policy) => policy.decide(subject).await,
             // On the heap: the others would carry the room for it.
-            Self::Webhook(policy) => Box::pin(policy.decide(subject, topic)).await,
-            Self::Ethereum(policy) => Box::pin(policy.decide(subject, topic)).await,
+            Self::Webhook(policy) => Box::pin(policy.decide(subject, key)).await,
+            Self::Ethereum(policy) => Box::pin(policy.decide(subject, key)).await,
         }
     }
 

@@ -1,4 +1,4 @@
-//! How many questions are asked at once, how many wait for their turn, and how many of them may be about the same.
+//! How many requests a backend gets at once, how many wait for a slot, and how many of them may be for the same caller.
 
 use std::{
     collections::{HashMap, hash_map::Entry},
@@ -11,14 +11,14 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit
 
 use super::Subject;
 
-/// What a question is about. Whoever makes the questions about one thing hang does not take the turns of all others.
+/// What a request is for. Slow requests for one key leave slots to all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(super) enum FairnessKey {
     /// One app, by the hash of its id.
     App([u8; 32]),
-    /// Any KMS that asks for keys: what would tell them apart is theirs to choose.
+    /// Any KMS that requests keys: it chooses itself what would tell it from another.
     Kms,
-    /// This KMS, without whose self-authorization nobody has keys: no stranger's questions are in its way.
+    /// This KMS. Without its self-authorization nothing is released, so requests for others must not delay it.
     Own,
     /// The backend itself.
     Backend,
@@ -33,93 +33,93 @@ impl FairnessKey {
     }
 }
 
-/// How much room there is.
+/// How many requests there may be.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct ConcurrencyLimits {
-    /// Questions at once.
-    pub(super) turns: usize,
-    /// Questions that wait, beyond those.
-    pub(super) waiting: usize,
-    /// Of `turns`, what one topic can have.
-    pub(super) turns_each: usize,
-    /// Of `waiting`, what one topic can have.
-    pub(super) waiting_each: usize,
+    /// Requests in flight.
+    pub(super) slots: usize,
+    /// Requests that wait for a slot.
+    pub(super) queued: usize,
+    /// Of `slots`, what one key can have.
+    pub(super) slots_each: usize,
+    /// Of `queued`, what one key can have.
+    pub(super) queued_each: usize,
     /// How long each waits at most.
     pub(super) queue_timeout: Duration,
 }
 
-/// Turns, and places to wait for one.
+/// Slots, and places in the queue for them.
 #[derive(Debug)]
 pub(super) struct Queue {
-    room: ConcurrencyLimits,
+    limits: ConcurrencyLimits,
     places: Semaphore,
-    turns: Semaphore,
-    /// Topics with a question here, so never more than there are places.
+    slots: Semaphore,
+    /// Keys with a request here, so never more than there are places.
     shares: Mutex<HashMap<FairnessKey, Share>>,
 }
 
-/// What one topic has of a queue.
+/// What one key has of a queue.
 #[derive(Debug)]
 struct Share {
-    questions: usize,
-    turns: Arc<Semaphore>,
+    requests: usize,
+    slots: Arc<Semaphore>,
 }
 
-/// A question's turn; dropping it gives it to the next.
+/// The right to send one request; dropping it passes the slot on.
 pub(super) struct SlotPermit<'a> {
-    _turn: SemaphorePermit<'a>,
+    _slot: SemaphorePermit<'a>,
     _own: OwnedSemaphorePermit,
-    _seat: Slot<'a>,
+    _member: Member<'a>,
     _place: SemaphorePermit<'a>,
 }
 
-/// A question's place in the share of its topic.
-struct Slot<'a> {
+/// A request's place in the share of its key.
+struct Member<'a> {
     queue: &'a Queue,
-    topic: FairnessKey,
-    turns: Arc<Semaphore>,
+    key: FairnessKey,
+    slots: Arc<Semaphore>,
 }
 
-/// There are too many questions.
+/// There are too many requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Shed;
 
 impl Queue {
-    /// A queue in which nobody waits.
-    pub(super) fn new(room: ConcurrencyLimits) -> Self {
+    /// An empty queue.
+    pub(super) fn new(limits: ConcurrencyLimits) -> Self {
         Self {
-            room,
-            places: Semaphore::new(room.turns + room.waiting),
-            turns: Semaphore::new(room.turns),
+            limits,
+            places: Semaphore::new(limits.slots + limits.queued),
+            slots: Semaphore::new(limits.slots),
             shares: Mutex::default(),
         }
     }
 
-    /// A turn, as soon as there is one.
-    pub(super) async fn turn(&self, topic: FairnessKey) -> Result<SlotPermit<'_>, Shed> {
+    /// A slot, as soon as one is free.
+    pub(super) async fn slot(&self, key: FairnessKey) -> Result<SlotPermit<'_>, Shed> {
         let place = self.places.try_acquire().map_err(|_| Shed)?;
-        let seat = self.seat(topic)?;
-        // First of the topic's own: what waits for that takes nobody's turn.
-        let turns = async {
-            let own = Arc::clone(&seat.turns).acquire_owned().await?;
-            Ok::<_, AcquireError>((own, self.turns.acquire().await?))
+        let member = self.member(key)?;
+        // First a slot of the key's own share: a request that waits for that occupies none of the common slots.
+        let slots = async {
+            let own = Arc::clone(&member.slots).acquire_owned().await?;
+            Ok::<_, AcquireError>((own, self.slots.acquire().await?))
         };
-        let turns = tokio::time::timeout(self.room.queue_timeout, turns).await;
+        let slots = tokio::time::timeout(self.limits.queue_timeout, slots).await;
         // No semaphore here is ever closed.
-        let (own, turn) = turns.map_err(|_| Shed)?.map_err(|_| Shed)?;
-        Ok(SlotPermit { _turn: turn, _own: own, _seat: seat, _place: place })
+        let (own, slot) = slots.map_err(|_| Shed)?.map_err(|_| Shed)?;
+        Ok(SlotPermit { _slot: slot, _own: own, _member: member, _place: place })
     }
 
-    fn seat(&self, topic: FairnessKey) -> Result<Slot<'_>, Shed> {
-        let ConcurrencyLimits { turns_each, waiting_each, .. } = self.room;
+    fn member(&self, key: FairnessKey) -> Result<Member<'_>, Shed> {
+        let ConcurrencyLimits { slots_each, queued_each, .. } = self.limits;
         let mut shares = self.shares();
-        let new = || Share { questions: 0, turns: Arc::new(Semaphore::new(turns_each)) };
-        let share = shares.entry(topic).or_insert_with(new);
-        if share.questions >= turns_each + waiting_each {
+        let new = || Share { requests: 0, slots: Arc::new(Semaphore::new(slots_each)) };
+        let share = shares.entry(key).or_insert_with(new);
+        if share.requests >= slots_each + queued_each {
             return Err(Shed);
         }
-        share.questions += 1;
-        Ok(Slot { queue: self, topic, turns: Arc::clone(&share.turns) })
+        share.requests += 1;
+        Ok(Member { queue: self, key, slots: Arc::clone(&share.slots) })
     }
 
     fn shares(&self) -> MutexGuard<'_, HashMap<FairnessKey, Share>> {
@@ -127,12 +127,12 @@ impl Queue {
     }
 }
 
-impl Drop for Slot<'_> {
+impl Drop for Member<'_> {
     fn drop(&mut self) {
         let mut shares = self.queue.shares();
-        if let Entry::Occupied(mut share) = shares.entry(self.topic) {
-            share.get_mut().questions -= 1;
-            if share.get().questions == 0 {
+        if let Entry::Occupied(mut share) = shares.entry(self.key) {
+            share.get_mut().requests -= 1;
+            if share.get().requests == 0 {
                 share.remove();
             }
         }
@@ -147,11 +147,11 @@ mod tests {
 
     const QUEUE_TIMEOUT: Duration = Duration::from_millis(200);
 
-    const ROOM: ConcurrencyLimits = ConcurrencyLimits {
-        turns: 2,
-        waiting: 1,
-        turns_each: 2,
-        waiting_each: 1,
+    const LIMITS: ConcurrencyLimits = ConcurrencyLimits {
+        slots: 2,
+        queued: 1,
+        slots_each: 2,
+        queued_each: 1,
         queue_timeout: QUEUE_TIMEOUT,
     };
 
@@ -160,27 +160,27 @@ mod tests {
 
     #[tokio::test]
     async fn one_too_many_is_shed_at_once_and_who_waits_too_long_later() {
-        let queue = Queue::new(ROOM);
-        let first = queue.turn(FIRST).await;
-        let second = queue.turn(FIRST).await;
+        let queue = Queue::new(LIMITS);
+        let first = queue.slot(FIRST).await;
+        let second = queue.slot(FIRST).await;
         assert!(first.is_ok() && second.is_ok());
         let started = Instant::now();
-        let (third, fourth) = tokio::join!(queue.turn(SECOND), async {
-            (queue.turn(FairnessKey::Kms).await.err(), Instant::now())
+        let (third, fourth) = tokio::join!(queue.slot(SECOND), async {
+            (queue.slot(FairnessKey::Kms).await.err(), Instant::now())
         });
         assert_eq!(third.err(), Some(Shed));
         assert_eq!(fourth.0, Some(Shed));
         assert!(started.elapsed() >= QUEUE_TIMEOUT && fourth.1.duration_since(started) < QUEUE_TIMEOUT);
         drop(first);
-        assert!(queue.turn(SECOND).await.is_ok());
+        assert!(queue.slot(SECOND).await.is_ok());
     }
 
     #[tokio::test]
-    async fn a_turn_passes_on() {
+    async fn a_slot_passes_on() {
         let queue =
-            Queue::new(ConcurrencyLimits { turns: 1, queue_timeout: Duration::from_secs(60), ..ROOM });
-        let first = queue.turn(FIRST).await.ok();
-        let (second, ()) = tokio::join!(queue.turn(SECOND), async {
+            Queue::new(ConcurrencyLimits { slots: 1, queue_timeout: Duration::from_secs(60), ..LIMITS });
+        let first = queue.slot(FIRST).await.ok();
+        let (second, ()) = tokio::join!(queue.slot(SECOND), async {
             tokio::task::yield_now().await;
             drop(first);
         });
@@ -188,42 +188,46 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_topic_has_its_share_and_no_more() {
-        let queue = Queue::new(ConcurrencyLimits { turns: 4, waiting: 100, ..ROOM });
-        let (first, second) = (queue.turn(FIRST).await, queue.turn(FIRST).await);
+    async fn one_key_has_its_share_and_no_more() {
+        let queue = Queue::new(ConcurrencyLimits { slots: 4, queued: 100, ..LIMITS });
+        let (first, second) = (queue.slot(FIRST).await, queue.slot(FIRST).await);
         assert!(first.is_ok() && second.is_ok());
-        let (third, fourth, others) = tokio::join!(queue.turn(FIRST), queue.turn(FIRST), async {
-            (queue.turn(SECOND).await.is_ok(), queue.turn(FairnessKey::Kms).await.is_ok(), Instant::now())
+        let (third, fourth, others) = tokio::join!(queue.slot(FIRST), queue.slot(FIRST), async {
+            (queue.slot(SECOND).await.is_ok(), queue.slot(FairnessKey::Kms).await.is_ok(), Instant::now())
         });
-        assert_eq!((third.err(), fourth.err()), (Some(Shed), Some(Shed)), "two turns, and one place to wait");
+        assert_eq!(
+            (third.err(), fourth.err()),
+            (Some(Shed), Some(Shed)),
+            "two slots, and one place in the queue"
+        );
         assert!(
             others.0 && others.1 && others.2.elapsed() >= QUEUE_TIMEOUT / 2,
             "the others had theirs at once"
         );
         drop(first);
-        assert!(queue.turn(FIRST).await.is_ok());
+        assert!(queue.slot(FIRST).await.is_ok());
     }
 
     #[tokio::test]
-    async fn nothing_is_kept_about_a_topic_without_questions() {
-        let queue = Queue::new(ROOM);
+    async fn nothing_is_kept_about_a_key_without_requests() {
+        let queue = Queue::new(LIMITS);
         for number in 0..100 {
-            let turn = queue.turn(FairnessKey::App([number; 32])).await;
-            assert!(turn.is_ok());
+            let slot = queue.slot(FairnessKey::App([number; 32])).await;
+            assert!(slot.is_ok());
             assert_eq!(queue.shares().len(), 1);
         }
-        let turns = (queue.turn(FIRST).await.ok(), queue.turn(FIRST).await.ok());
+        let slots = (queue.slot(FIRST).await.ok(), queue.slot(FIRST).await.ok());
         // Gives up, or is shed: nothing of it stays either.
-        let given_up = tokio::time::timeout(QUEUE_TIMEOUT / 4, queue.turn(SECOND)).await;
+        let given_up = tokio::time::timeout(QUEUE_TIMEOUT / 4, queue.slot(SECOND)).await;
         assert!(given_up.is_err());
-        assert_eq!(queue.turn(SECOND).await.err(), Some(Shed));
+        assert_eq!(queue.slot(SECOND).await.err(), Some(Shed));
         assert_eq!(queue.shares().len(), 1);
-        drop(turns);
+        drop(slots);
         assert!(queue.shares().is_empty());
     }
 
     #[test]
-    fn a_topic_is_an_app_or_all_kms() {
+    fn a_key_is_an_app_or_all_kms() {
         let one = crate::policy::testing::boot_info();
         let mut other = one.clone();
         other.instance_id = vec![9; 20];

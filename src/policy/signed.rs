@@ -1,4 +1,4 @@
-//! Signed decisions: the answer of a webhook, vouched for by a key that is pinned, for one question and some seconds.
+//! Signed decisions: a webhook's response, signed by a pinned key, valid for one request and some seconds.
 
 use std::fmt::Write as _;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -13,12 +13,12 @@ use sha2::{Digest as _, Sha256};
 use super::SubjectKind;
 use crate::config::{DecisionKey, ReleaseStage};
 
-/// The request header that makes each question different from all others: 32 hex digits.
+/// The request header that makes each request different from all others: 32 hex digits.
 pub const NONCE_HEADER: &str = "x-kms-nonce";
 
 /// What is signed, and in which version of the format.
 const TITLE: &str = "cvm-kms decision v1";
-/// The same of an answer that says a release stage: one line more.
+/// The same of a response with a release stage: one line more.
 const TITLE_WITH_STAGE: &str = "cvm-kms decision v2";
 
 /// A number used once.
@@ -45,9 +45,9 @@ impl Nonce {
     }
 }
 
-/// A question as it went over the wire.
+/// A request as it went over the wire.
 #[derive(Debug, Clone, Copy)]
-pub struct Question<'a> {
+pub struct SignedRequest<'a> {
     /// What it is about.
     pub kind: SubjectKind,
     /// The exact bytes of its body.
@@ -56,34 +56,34 @@ pub struct Question<'a> {
     pub nonce: &'a Nonce,
 }
 
-/// An answer, as its JSON says it.
+/// What a response claims, as its JSON says it.
 #[derive(Debug, Clone, Copy)]
-pub struct Answer<'a> {
+pub struct Claims<'a> {
     /// `isAllowed`
     pub is_allowed: bool,
     /// `gatewayAppId`
     pub gateway_app_id: &'a str,
     /// `reason`
     pub reason: &'a str,
-    /// `releaseStage`, if the answer has it.
+    /// `releaseStage`, if the response has it.
     pub release_stage: Option<ReleaseStage>,
 }
 
-/// The key `signature` of an answer.
+/// The key `signature` of a response.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct Signature {
-    /// SHA-256 of the question's body, 64 hex digits.
+    /// SHA-256 of the request's body, 64 hex digits.
     pub request_sha256: String,
-    /// The question's [`NONCE_HEADER`] as it came.
+    /// The request's [`NONCE_HEADER`] as it came.
     pub nonce: String,
-    /// Unix seconds; the last second in which the answer counts.
+    /// Unix seconds; the last second in which the response counts.
     pub expires: u64,
     /// RFC 8032 over [`statement`], 128 hex digits.
     pub ed25519: String,
 }
 
-/// Why a signature does not vouch for an answer.
+/// Why a signature does not vouch for a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// There is none.
@@ -93,7 +93,7 @@ pub enum SignatureError {
     #[error("is signed for another request")]
     OtherRequest,
     /// It is for the same body, asked at another time.
-    #[error("is signed for an earlier question: replayed")]
+    #[error("is signed for an earlier request: replayed")]
     Replayed,
     /// Its time is over.
     #[error("is signed, but the signature has expired")]
@@ -116,24 +116,24 @@ pub enum SignatureError {
 /// <reason>                       lower-case hex of its UTF-8
 /// ```
 ///
-/// An answer with `releaseStage` has version 2 in its first line and the stage as a ninth line, so that nobody can add, change
+/// A response with `releaseStage` has version 2 in its first line and the stage as a ninth line, so that nobody can add, change
 /// or remove it on the way.
-pub fn statement(question: Question<'_>, answer: Answer<'_>, expires: u64) -> String {
+pub fn statement(request: SignedRequest<'_>, claims: Claims<'_>, expires: u64) -> String {
     let mut text = String::new();
-    let decision = if answer.is_allowed { "allow" } else { "deny" };
-    let (title, stage) = match answer.release_stage {
+    let decision = if claims.is_allowed { "allow" } else { "deny" };
+    let (title, stage) = match claims.release_stage {
         None => (TITLE, None),
         Some(stage) => (TITLE_WITH_STAGE, Some(stage.name())),
     };
     let lines = [
         title,
-        question.kind.name(),
-        &digest(question.body),
-        question.nonce.as_str(),
+        request.kind.name(),
+        &digest(request.body),
+        request.nonce.as_str(),
         &expires.to_string(),
         decision,
-        &hex::encode(answer.gateway_app_id),
-        &hex::encode(answer.reason),
+        &hex::encode(claims.gateway_app_id),
+        &hex::encode(claims.reason),
     ];
     for line in lines.into_iter().chain(stage) {
         // Writing to memory does not fail.
@@ -142,22 +142,22 @@ pub fn statement(question: Question<'_>, answer: Answer<'_>, expires: u64) -> St
     text
 }
 
-/// Checks that `key` vouches for `answer` to `question` at `now`.
+/// Checks that `key` vouches for `claims` to `request` at `now`.
 ///
 /// # Errors
-/// [`SignatureError`]: then the answer is none.
+/// [`SignatureError`]: the response must be ignored.
 pub fn verify(
     key: &DecisionKey,
-    question: Question<'_>,
-    answer: Answer<'_>,
+    request: SignedRequest<'_>,
+    claims: Claims<'_>,
     signature: Option<&Signature>,
     now: SystemTime,
 ) -> Result<(), SignatureError> {
     let signature = signature.ok_or(SignatureError::Missing)?;
-    if signature.request_sha256 != digest(question.body) {
+    if signature.request_sha256 != digest(request.body) {
         return Err(SignatureError::OtherRequest);
     }
-    if signature.nonce != question.nonce.as_str() {
+    if signature.nonce != request.nonce.as_str() {
         return Err(SignatureError::Replayed);
     }
     // A clock before 1970 tells nothing.
@@ -167,7 +167,7 @@ pub fn verify(
     }
     let mut bytes = [0; 64];
     hex::decode_to_slice(&signature.ed25519, &mut bytes).map_err(|_| SignatureError::WrongKey)?;
-    let statement = statement(question, answer, signature.expires);
+    let statement = statement(request, claims, signature.expires);
     UnparsedPublicKey::new(&ED25519, key.as_bytes())
         .verify(statement.as_bytes(), &bytes)
         .map_err(|_| SignatureError::WrongKey)
@@ -204,12 +204,12 @@ impl DecisionSigner {
         DecisionKey::from(key)
     }
 
-    /// Vouches for `answer` to `question` until `expires`, in Unix seconds.
-    pub fn sign(&self, question: Question<'_>, answer: Answer<'_>, expires: u64) -> Signature {
-        let statement = statement(question, answer, expires);
+    /// Vouches for `claims` to `request` until `expires`, in Unix seconds.
+    pub fn sign(&self, request: SignedRequest<'_>, claims: Claims<'_>, expires: u64) -> Signature {
+        let statement = statement(request, claims, expires);
         Signature {
-            request_sha256: digest(question.body),
-            nonce: question.nonce.as_str().to_owned(),
+            request_sha256: digest(request.body),
+            nonce: request.nonce.as_str().to_owned(),
             expires,
             ed25519: hex::encode(self.0.sign(statement.as_bytes())),
         }

@@ -14,33 +14,33 @@ use reqwest::RequestBuilder;
 use self::backend::Backend;
 use self::wire::{BootRequest, BootResponse, InfoResponse};
 use super::queue::FairnessKey;
-use super::signed::{self, NONCE_HEADER, Nonce, Question};
+use super::signed::{self, NONCE_HEADER, Nonce, SignedRequest};
 use super::{Decision, Info, PolicyError, SetupError, Subject, SubjectKind};
 use crate::config::{self, DecisionKey};
 use crate::metrics::Metrics;
 
-/// Bounds of one question and of all together.
+/// Bounds of one request and of all together.
 #[derive(Clone, Copy)]
 struct Bounds {
     connect: Duration,
-    /// From the question to the decoded answer, waiting for a turn included.
+    /// From the request to the decoded response, waiting for a slot included.
     total: Duration,
     body: usize,
     concurrent: usize,
-    waiting: usize,
-    /// Of `concurrent` and of `waiting`, what one app can have, or all KMS together.
+    queued: usize,
+    /// Of `concurrent` and of `queued`, what one app can have, or all KMS together.
     concurrent_each: usize,
-    waiting_each: usize,
-    /// For a turn; what is left of `total` then is enough for an answer.
+    queued_each: usize,
+    /// For a slot; what is left of `total` then is enough for a response.
     queue_timeout: Duration,
-    /// An asker that leaves after this long has seen a service that does not answer.
+    /// A request that is cancelled after this long counts as one without a response.
     slow: Duration,
     /// An info answer this young serves every caller.
     fresh: Duration,
 }
 
 impl Bounds {
-    /// The same with another end of a question; what is waited for on the way keeps its share.
+    /// The same with another `total`; the waits within it keep their share.
     fn within(self, total: Duration) -> Self {
         Self {
             connect: self.connect.min(total),
@@ -57,9 +57,9 @@ const BOUNDS: Bounds = Bounds {
     total: Duration::from_secs(10),
     body: 64 << 10,
     concurrent: 256,
-    waiting: 4096,
+    queued: 4096,
     concurrent_each: 32,
-    waiting_each: 1024,
+    queued_each: 1024,
     queue_timeout: Duration::from_secs(5),
     slow: Duration::from_secs(3),
     fresh: Duration::from_secs(1),
@@ -70,7 +70,7 @@ const MAX_QUOTE: usize = 512;
 
 /// Asks `<base>/bootAuth/app` and `<base>/bootAuth/kms`, each time anew.
 pub struct Webhook {
-    line: Arc<Backend>,
+    backend: Arc<Backend>,
     decision_key: Option<DecisionKey>,
     info: Latest<Arc<Info>>,
 }
@@ -86,7 +86,7 @@ impl Webhook {
 
     fn with_bounds(webhook: &config::Webhook, bounds: Bounds) -> Result<Self, SetupError> {
         Ok(Self {
-            line: Arc::new(Backend::new(webhook, bounds)?),
+            backend: Arc::new(Backend::new(webhook, bounds)?),
             decision_key: webhook.decision_key,
             info: Latest::default(),
         })
@@ -94,58 +94,65 @@ impl Webhook {
 
     /// Shows the breaker and what is shed in `metrics` from now on.
     pub(super) fn show_in(&self, metrics: &Arc<Metrics>) {
-        self.line.show_in(metrics);
+        self.backend.show_in(metrics);
     }
 
     pub(super) async fn decide(
         &self,
         subject: Subject<'_>,
-        topic: FairnessKey,
+        key: FairnessKey,
     ) -> Result<Decision, PolicyError> {
         let kind = subject.kind();
         let body = serde_json::to_vec(&BootRequest::from(subject.boot_info()))
             .map_err(|error| unavailable(error.to_string()))?;
-        let answer = match &self.decision_key {
-            None => self.line.ask(topic, self.post(kind).body(body)).await?,
-            Some(key) => self.signed_answer(key, topic, kind, &body).await?,
+        let response = match &self.decision_key {
+            None => self.backend.send(key, self.post(kind).body(body)).await?,
+            Some(decision_key) => self.signed_response(decision_key, key, kind, &body).await?,
         };
-        if answer.is_an_outage() {
+        if response.is_an_outage() {
             return Err(self
-                .line
+                .backend
                 .unusable("the webhook answered that its own backend is unavailable".to_owned()));
         }
-        Ok(answer.into())
+        Ok(response.into())
     }
 
-    async fn signed_answer(
+    async fn signed_response(
         &self,
-        key: &DecisionKey,
-        topic: FairnessKey,
+        decision_key: &DecisionKey,
+        key: FairnessKey,
         kind: SubjectKind,
         body: &[u8],
     ) -> Result<BootResponse, PolicyError> {
-        let nonce =
-            Nonce::random().ok_or_else(|| unavailable("no random numbers are to be had".to_owned()))?;
+        let nonce = Nonce::random()
+            .ok_or_else(|| unavailable("the system random number generator failed".to_owned()))?;
         let post = self.post(kind).header(NONCE_HEADER, nonce.as_str()).body(body.to_vec());
-        let answer: BootResponse = self.line.ask(topic, post).await?;
-        let question = Question { kind, body, nonce: &nonce };
-        signed::verify(key, question, answer.answer(), answer.signature.as_ref(), SystemTime::now())
-            .map_err(|error| self.line.unusable(format!("the webhook's answer {error}")))?;
-        Ok(answer)
+        let response: BootResponse = self.backend.send(key, post).await?;
+        let request = SignedRequest { kind, body, nonce: &nonce };
+        signed::verify(
+            decision_key,
+            request,
+            response.claims(),
+            response.signature.as_ref(),
+            SystemTime::now(),
+        )
+        .map_err(|error| self.backend.unusable(format!("the webhook's answer {error}")))?;
+        Ok(response)
     }
 
     fn post(&self, kind: SubjectKind) -> RequestBuilder {
-        self.line.post(kind.path()).header("content-type", "application/json")
+        self.backend.post(kind.path()).header("content-type", "application/json")
     }
 
     pub(super) async fn info(&self) -> Result<Arc<Info>, PolicyError> {
-        let is_fresh = |answer: &Arc<Answer<Arc<Info>>>| answer.answered.elapsed() < self.line.bounds().fresh;
+        let is_fresh =
+            |answer: &Arc<Answer<Arc<Info>>>| answer.answered.elapsed() < self.backend.bounds().fresh;
         let ask = async |_| {
-            let answer: InfoResponse = self.line.ask(FairnessKey::Backend, self.line.get()).await?;
+            let answer: InfoResponse = self.backend.send(FairnessKey::Backend, self.backend.get()).await?;
             Ok(Arc::new(Info::from(answer)))
         };
         // Of the callers that wait, none waits for one request after another.
-        match tokio::time::timeout(self.line.bounds().total, self.info.get(is_fresh, ask)).await {
+        match tokio::time::timeout(self.backend.bounds().total, self.info.get(is_fresh, ask)).await {
             Ok(answer) => Ok(Arc::clone(&answer?.value)),
             Err(_) => Err(unavailable("the webhook did not answer in time".to_owned())),
         }
@@ -155,9 +162,9 @@ impl Webhook {
         self.info.last().map(|answer| Arc::clone(&answer.value))
     }
 
-    /// Why the last question was not answered; `None` once one is.
+    /// Why the last request had no usable response; `None` once one has.
     pub(super) fn last_error(&self) -> Option<String> {
-        self.line.last_error()
+        self.backend.last_error()
     }
 }
 

@@ -75,7 +75,8 @@ impl Place {
         let mut hash = "0".repeat(64);
         for line in self.lines() {
             let mut record: serde_json::Map<String, Value> = serde_json::from_str(&line).unwrap();
-            (record.remove("salt"), record.remove("hash"));
+            record.remove("salt");
+            record.remove("hash");
             record.insert("prev".to_owned(), json!(hash));
             let record = serde_json::to_string(&record).unwrap();
             hash = hex::encode(Sha256::digest(&record));

@@ -145,8 +145,8 @@ async fn an_apps_stage_is_said_with_its_decision_and_signed() {
             );
             let signature: Signature = serde_json::from_value(said["signature"].clone()).unwrap();
             let kind = if path.ends_with("app") { SubjectKind::App } else { SubjectKind::Kms };
-            let question = Question { kind, body: text.as_bytes(), nonce: &nonce };
-            let answer = Answer {
+            let question = SignedRequest { kind, body: text.as_bytes(), nonce: &nonce };
+            let answer = Claims {
                 is_allowed: said["isAllowed"].as_bool().unwrap(),
                 gateway_app_id: said["gatewayAppId"].as_str().unwrap(),
                 reason: said["reason"].as_str().unwrap(),

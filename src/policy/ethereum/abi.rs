@@ -1,4 +1,4 @@
-//! The words of the DstackKms contract: a question as call data, and its answers, read strictly.
+//! The interface of the DstackKms contract: requests as call data, and responses, decoded strictly.
 
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::{SolCall, abi::AbiDecoderConfig};
@@ -49,7 +49,7 @@ impl CallData {
     ///
     /// # Errors
     /// A denial: the contract has no words for such an identity.
-    pub(super) fn question(subject: Subject<'_>) -> Result<Self, Denial> {
+    pub(super) fn decision(subject: Subject<'_>) -> Result<Self, Denial> {
         let info = words(subject.boot_info())?;
         Ok(Self(match subject {
             Subject::App(_) => DstackKms::isAppAllowedCall::new((info,)).abi_encode(),
@@ -123,7 +123,7 @@ fn malformed(name: &str, expected: String, found: usize) -> Denial {
     }
 }
 
-/// What the contract says to a question.
+/// The contract's decision.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Verdict {
     pub(super) is_allowed: bool,

@@ -125,11 +125,11 @@ impl Chain {
         }
     }
 
-    /// What the contract says to `question` in the state of `view`.
-    pub(super) async fn ask(&self, view: &View, question: &CallData) -> Result<Verdict, ChainError> {
+    /// The contract's verdict on `call` in the state of `view`.
+    pub(super) async fn call(&self, view: &View, call: &CallData) -> Result<Verdict, ChainError> {
         match self.terms.agreement {
-            1 => self.ask_first(view, question).await,
-            agreement => self.ask_many(agreement, view, question).await,
+            1 => self.call_first(view, call).await,
+            agreement => self.call_many(agreement, view, call).await,
         }
     }
 
@@ -204,9 +204,9 @@ impl Chain {
         &self,
         node: &Node,
         view: &View,
-        question: &CallData,
+        call: &CallData,
     ) -> Result<Verdict, NodeError> {
-        let answer = node.call(self.terms.contract, question, &view.state.block).await?;
+        let answer = node.call(self.terms.contract, call, &view.state.block).await?;
         Ok(abi::verdict(&answer)?)
     }
 }

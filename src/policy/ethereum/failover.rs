@@ -63,7 +63,7 @@ impl Chain {
 
     /// What other nodes than those of `view` say, each in the state of its own newest block: one that shows a block that no
     /// other node has, and does not answer in its state, keeps nobody from an answer.
-    pub(super) async fn ask_others(&self, view: &View, question: &CallData) -> Option<(Verdict, Arc<State>)> {
+    pub(super) async fn call_others(&self, view: &View, call: &CallData) -> Option<(Verdict, Arc<State>)> {
         for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| !view.by.contains(index)) {
             let previous = self.floor(Some(&view.state)).map(|_| &view.state);
             let Ok((state, _)) = self.state_by(node, previous).await else { continue };
@@ -71,14 +71,14 @@ impl Chain {
                 continue;
             }
             let own = View { state, by: vec![index] };
-            if let Ok(verdict) = self.verdict(node, &own, question).await {
+            if let Ok(verdict) = self.verdict(node, &own, call).await {
                 return Some((verdict, own.state));
             }
         }
         None
     }
 
-    pub(super) async fn ask_first(&self, view: &View, question: &CallData) -> Result<Verdict, ChainError> {
+    pub(super) async fn call_first(&self, view: &View, call: &CallData) -> Result<Verdict, ChainError> {
         let (mut troubles, chosen) = (Vec::new(), &view.by);
         let others = (0..self.nodes.len()).filter(|index| !chosen.contains(index));
         for index in chosen.iter().copied().chain(others) {
@@ -87,7 +87,7 @@ impl Chain {
                 if !chosen.contains(&index) {
                     node.usable(self.terms.chain_id).await?;
                 }
-                self.verdict(node, view, question).await
+                self.verdict(node, view, call).await
             };
             match verdict.await {
                 Ok(verdict) => return Ok(verdict),

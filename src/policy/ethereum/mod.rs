@@ -33,26 +33,26 @@ use crate::metrics::ChainState;
 const CA_FILE: &str = "core.auth_api.ethereum.ca_file";
 /// End of a decision, whatever the endpoints do.
 const TOTAL: Duration = Duration::from_secs(10);
-/// End of looking for a block, so that who waited for it has time left.
+/// End of looking for a block, so that the decisions that wait for it have time left.
 const LOOKING: Duration = Duration::from_secs(8);
-/// A view this young serves everyone who asks.
+/// A view this young serves all decisions.
 const FRESH: Duration = Duration::from_secs(1);
-/// The same for the question about this KMS: after its own revocation nothing is given out for a second.
+/// The same for decisions about this KMS: after its own revocation nothing is released for a second.
 const OWN_FRESH: Duration = Duration::from_millis(300);
-/// Decisions at a time; the others wait for their turn. An app's contract decides how long a call about it takes.
-const ROOM: ConcurrencyLimits = ConcurrencyLimits {
-    turns: 256,
-    waiting: 4096,
-    turns_each: 32,
-    waiting_each: 1024,
+/// Decisions in flight; the others wait for a slot. An app's contract decides how long a call about it takes.
+const LIMITS: ConcurrencyLimits = ConcurrencyLimits {
+    slots: 256,
+    queued: 4096,
+    slots_each: 32,
+    queued_each: 1024,
     queue_timeout: Duration::from_secs(5),
 };
 
-/// Asks `isAppAllowed` and `isKmsAllowed` of a DstackKms contract, each time anew.
+/// Calls `isAppAllowed` and `isKmsAllowed` of a DstackKms contract for each decision.
 pub struct Ethereum {
     chain: Chain,
     queue: Queue,
-    /// One looks the block up, the others wait and find it.
+    /// One task looks the block up, the others wait for it.
     looking: Mutex<()>,
     current: ArcSwapOption<Look>,
     last_failure: ArcSwapOption<Failure>,
@@ -92,7 +92,7 @@ impl Ethereum {
         };
         Ok(Self {
             chain: Chain::new(nodes.collect::<Result<_, _>>().map_err(SetupError::Client)?, terms),
-            queue: Queue::new(ROOM),
+            queue: Queue::new(LIMITS),
             looking: Mutex::new(()),
             current: ArcSwapOption::empty(),
             last_failure: ArcSwapOption::empty(),
@@ -102,49 +102,49 @@ impl Ethereum {
     pub(super) async fn decide(
         &self,
         subject: Subject<'_>,
-        topic: FairnessKey,
+        key: FairnessKey,
     ) -> Result<Decision, PolicyError> {
-        let question = match CallData::question(subject) {
-            Ok(question) => question,
+        let call = match CallData::decision(subject) {
+            Ok(call) => call,
             Err(denial) => return Ok(Decision::Denied(denial)),
         };
-        let fresh = if matches!(topic, FairnessKey::Own) { OWN_FRESH } else { FRESH };
+        let fresh = if matches!(key, FairnessKey::Own) { OWN_FRESH } else { FRESH };
         let verdict = async {
-            let turn = self.queue.turn(topic).await;
-            let _turn = turn.map_err(|Shed| unavailable("too many questions wait for the chain"))?;
+            let slot = self.queue.slot(key).await;
+            let _slot = slot.map_err(|Shed| unavailable("too many requests wait for the chain"))?;
             let look = self.look(None, fresh).await.map_err(unavailable)?;
-            match self.chain.ask(&look.view, &question).await {
+            match self.chain.call(&look.view, &call).await {
                 Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
                 Err(why) if why.is_the_contracts() => Err(unavailable(why)),
                 // The chain may have dropped the block meanwhile.
                 Err(_) => {
                     let look = self.look(Some(&look), fresh).await.map_err(unavailable)?;
-                    match self.chain.ask(&look.view, &question).await {
+                    match self.chain.call(&look.view, &call).await {
                         Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
-                        Err(why) => self.elsewhere(&look.view, &question, why).await.map_err(unavailable),
+                        Err(why) => self.elsewhere(&look.view, &call, why).await.map_err(unavailable),
                     }
                 }
             }
         };
         let (verdict, state) = self.in_time(verdict).await?;
         Ok(match verdict.is_allowed {
-            // The contract has no word for stages.
+            // The contract cannot express stages.
             true => Decision::Allowed { gateway_app_id: state.gateway_app_id.clone(), release_stage: None },
             false => Decision::Denied(denial::denial(subject, self.chain.terms.contract, &verdict.reason)),
         })
     }
 
-    /// What nodes say that did not choose the block, where one node's word is enough and `why` is not the contract.
+    /// The verdict of nodes that did not choose the block, where one node is enough and `why` is not the contract.
     async fn elsewhere(
         &self,
         view: &View,
-        question: &CallData,
+        call: &CallData,
         why: ChainError,
     ) -> Result<(Verdict, Arc<State>), ChainError> {
         if self.chain.terms.agreement > 1 || why.is_the_contracts() {
             return Err(why);
         }
-        self.chain.ask_others(view, question).await.ok_or(why)
+        self.chain.call_others(view, call).await.ok_or(why)
     }
 
     pub(super) async fn info(&self) -> Result<Info, PolicyError> {
@@ -156,7 +156,7 @@ impl Ethereum {
         self.current.load().as_ref().map(|look| self.info_of(&look.view))
     }
 
-    /// Why no block could be had when one was last looked for; `None` once one is.
+    /// Why the last look found no block; `None` once one is found.
     pub(super) fn last_error(&self) -> Option<String> {
         self.last_failure.load().as_ref().map(|failure| failure.why.to_string())
     }
@@ -198,7 +198,7 @@ impl Ethereum {
         if let Some(look) = self.current.load_full().filter(is_current) {
             return Ok(look);
         }
-        // Whoever looked while we waited looked for us too.
+        // A look that began while this one waited counts for this one too.
         if let Some(failure) = self.last_failure.load().as_ref().filter(|failure| failure.at >= began) {
             return Err(failure.why.clone());
         }

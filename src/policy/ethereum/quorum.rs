@@ -62,16 +62,14 @@ impl Chain {
         View { state, by }
     }
 
-    pub(super) async fn ask_many(
+    pub(super) async fn call_many(
         &self,
         agreement: usize,
         view: &View,
-        question: &CallData,
+        call: &CallData,
     ) -> Result<Verdict, ChainError> {
-        let asked = view
-            .by
-            .iter()
-            .map(async |&index| (index, self.verdict(&self.nodes[index], view, question).await));
+        let asked =
+            view.by.iter().map(async |&index| (index, self.verdict(&self.nodes[index], view, call).await));
         let answers =
             Answers::gather(asked, Duration::ZERO, |answers| answers.agreed(agreement).is_some()).await;
         Ok(self.settle(agreement, answers, "who is allowed")?.0)

@@ -18,9 +18,9 @@ const ALLOWED: &str = "bbd5e83c3d2687ee914d623052d6ccc37e4bb6a6920a7087909b8f8f4
 const DENIED: &str = "676d4a7052b0715e6df8ae5ca4506a96451a04cc70838f69c6f32075deee8322\
                       4255343abbcc195c0ed5ca1f25277752402f6c97d196eb1b609edf78af2cf60d";
 
-const ALLOW: Answer<'_> = Answer { is_allowed: true, gateway_app_id: "any", reason: "", release_stage: None };
-const DENY: Answer<'_> =
-    Answer { is_allowed: false, gateway_app_id: "", reason: "grün nicht", release_stage: None };
+const ALLOW: Claims<'_> = Claims { is_allowed: true, gateway_app_id: "any", reason: "", release_stage: None };
+const DENY: Claims<'_> =
+    Claims { is_allowed: false, gateway_app_id: "", reason: "grün nicht", release_stage: None };
 
 fn nonce() -> Nonce {
     Nonce::parse(NONCE).unwrap()
@@ -49,13 +49,14 @@ fn what_openssl_signs_is_what_we_sign_and_verify() {
     assert_eq!(signer.public_key(), key());
     for (kind, answer, known) in [(SubjectKind::App, ALLOW, ALLOWED), (SubjectKind::Kms, DENY, DENIED)] {
         let nonce = nonce();
-        let question = Question { kind, body: BODY, nonce: &nonce };
+        let question = SignedRequest { kind, body: BODY, nonce: &nonce };
         assert_eq!(signer.sign(question, answer, EXPIRES), signature(known));
         for now in [0, EXPIRES - 1, EXPIRES] {
             assert_eq!(verify(&key(), question, answer, Some(&signature(known)), at(now)), Ok(()));
         }
     }
-    let text = statement(Question { kind: SubjectKind::App, body: BODY, nonce: &nonce() }, ALLOW, EXPIRES);
+    let text =
+        statement(SignedRequest { kind: SubjectKind::App, body: BODY, nonce: &nonce() }, ALLOW, EXPIRES);
     let expected = format!("cvm-kms decision v1\napp\n{DIGEST}\n{NONCE}\n1760000000\nallow\n616e79\n\n");
     assert_eq!(text, expected);
 }
@@ -64,7 +65,7 @@ fn what_openssl_signs_is_what_we_sign_and_verify() {
 fn the_example_in_the_documentation_is_the_known_answer() {
     let documentation = include_str!("../../../docs/configuration.md");
     let statement =
-        statement(Question { kind: SubjectKind::App, body: BODY, nonce: &nonce() }, ALLOW, EXPIRES);
+        statement(SignedRequest { kind: SubjectKind::App, body: BODY, nonce: &nonce() }, ALLOW, EXPIRES);
     assert!(documentation.contains(&format!("```text\n{statement}```")), "the statement");
     let body = std::str::from_utf8(BODY).unwrap();
     for part in [ALLOWED, PUBLIC, DIGEST, NONCE, body, &EXPIRES.to_string()] {
@@ -75,8 +76,8 @@ fn the_example_in_the_documentation_is_the_known_answer() {
 #[test]
 fn a_stage_is_a_line_of_its_own_in_another_version() {
     let nonce = nonce();
-    let question = Question { kind: SubjectKind::App, body: BODY, nonce: &nonce };
-    let answer = Answer { release_stage: Some(ReleaseStage::Boot), ..ALLOW };
+    let question = SignedRequest { kind: SubjectKind::App, body: BODY, nonce: &nonce };
+    let answer = Claims { release_stage: Some(ReleaseStage::Boot), ..ALLOW };
     let text = statement(question, answer, EXPIRES);
     let expected =
         format!("cvm-kms decision v2\napp\n{DIGEST}\n{NONCE}\n1760000000\nallow\n616e79\n\nboot\n");
@@ -86,7 +87,7 @@ fn a_stage_is_a_line_of_its_own_in_another_version() {
     let signed = signer.sign(question, answer, EXPIRES);
     assert_eq!(verify(&key(), question, answer, Some(&signed), at(EXPIRES)), Ok(()));
     for other in [None, Some(ReleaseStage::Any)] {
-        let other = Answer { release_stage: other, ..ALLOW };
+        let other = Claims { release_stage: other, ..ALLOW };
         let outcome = verify(&key(), question, other, Some(&signed), at(EXPIRES));
         assert_eq!(outcome, Err(SignatureError::WrongKey), "{other:?}");
         let outcome =
@@ -99,20 +100,23 @@ fn a_stage_is_a_line_of_its_own_in_another_version() {
 fn nothing_else_is_vouched_for() {
     use SignatureError::*;
     let (nonce, other_nonce) = (nonce(), Nonce::parse("0f").unwrap());
-    let asked = Question { kind: SubjectKind::App, body: BODY, nonce: &nonce };
+    let asked = SignedRequest { kind: SubjectKind::App, body: BODY, nonce: &nonce };
     let good = signature(ALLOWED);
     let check = |question, answer, signature: Option<&Signature>, now| {
         verify(&key(), question, answer, signature, at(now)).unwrap_err()
     };
     assert_eq!(check(asked, ALLOW, None, EXPIRES), Missing);
     assert_eq!(check(asked, ALLOW, Some(&good), EXPIRES + 1), Expired);
-    assert_eq!(check(Question { body: b"{}", ..asked }, ALLOW, Some(&good), EXPIRES), OtherRequest);
-    assert_eq!(check(Question { nonce: &other_nonce, ..asked }, ALLOW, Some(&good), EXPIRES), Replayed);
-    assert_eq!(check(Question { kind: SubjectKind::Kms, ..asked }, ALLOW, Some(&good), EXPIRES), WrongKey);
+    assert_eq!(check(SignedRequest { body: b"{}", ..asked }, ALLOW, Some(&good), EXPIRES), OtherRequest);
+    assert_eq!(check(SignedRequest { nonce: &other_nonce, ..asked }, ALLOW, Some(&good), EXPIRES), Replayed);
+    assert_eq!(
+        check(SignedRequest { kind: SubjectKind::Kms, ..asked }, ALLOW, Some(&good), EXPIRES),
+        WrongKey
+    );
     for answer in [
-        Answer { is_allowed: false, ..ALLOW },
-        Answer { gateway_app_id: "anyone", ..ALLOW },
-        Answer { reason: "x", ..ALLOW },
+        Claims { is_allowed: false, ..ALLOW },
+        Claims { gateway_app_id: "anyone", ..ALLOW },
+        Claims { reason: "x", ..ALLOW },
         DENY,
     ] {
         assert_eq!(check(asked, answer, Some(&good), EXPIRES), WrongKey, "{answer:?}");
@@ -128,9 +132,12 @@ fn nothing_else_is_vouched_for() {
     }
     // What the signature says about the question is not believed either.
     let relabelled = Signature { request_sha256: digest(b"{}"), ..good.clone() };
-    assert_eq!(check(Question { body: b"{}", ..asked }, ALLOW, Some(&relabelled), EXPIRES), WrongKey);
+    assert_eq!(check(SignedRequest { body: b"{}", ..asked }, ALLOW, Some(&relabelled), EXPIRES), WrongKey);
     let renonced = Signature { nonce: "0f".to_owned(), ..good.clone() };
-    assert_eq!(check(Question { nonce: &other_nonce, ..asked }, ALLOW, Some(&renonced), EXPIRES), WrongKey);
+    assert_eq!(
+        check(SignedRequest { nonce: &other_nonce, ..asked }, ALLOW, Some(&renonced), EXPIRES),
+        WrongKey
+    );
     let mut other = *key().as_bytes();
     other[0] ^= 1;
     let error = verify(&DecisionKey::from(other), asked, ALLOW, Some(&good), at(EXPIRES));

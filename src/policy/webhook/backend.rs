@@ -1,7 +1,7 @@
-//! The way to a webhook: turns, a breaker, one HTTP client, and what came of the last question.
+//! A client of a webhook: slots, a breaker, one HTTP client, and how the last request ended.
 
 use std::sync::{Arc, OnceLock, Weak};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use kms_attest::outgoing::{self, BodyError};
@@ -15,7 +15,7 @@ use crate::metrics::Metrics;
 use crate::policy::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
 use crate::policy::{PolicyError, SetupError};
 
-/// The way to the service: what is shared by all questions.
+/// What all requests to the service share.
 pub(super) struct Backend {
     base: Endpoint,
     client: Client,
@@ -26,13 +26,13 @@ pub(super) struct Backend {
     metrics: OnceLock<Arc<Metrics>>,
 }
 
-/// What came back: whether the service lives, and what it said.
+/// What came back.
 enum Exchange<T> {
-    /// It answered what it should.
+    /// A response of the protocol.
     Good(T),
-    /// It answered something else.
+    /// Another response.
     Nonsense(String),
-    /// It did not answer.
+    /// No response.
     Nothing(String),
 }
 
@@ -43,10 +43,10 @@ impl Backend {
             client: client::build(webhook, &bounds)?,
             bounds,
             queue: Queue::new(ConcurrencyLimits {
-                turns: bounds.concurrent,
-                waiting: bounds.waiting,
-                turns_each: bounds.concurrent_each,
-                waiting_each: bounds.waiting_each,
+                slots: bounds.concurrent,
+                queued: bounds.queued,
+                slots_each: bounds.concurrent_each,
+                queued_each: bounds.queued_each,
                 queue_timeout: bounds.queue_timeout,
             }),
             breaker: Breaker::closed(Instant::now()),
@@ -64,17 +64,17 @@ impl Backend {
         &self.bounds
     }
 
-    /// A question about the service itself.
+    /// A request about the service itself.
     pub(super) fn get(&self) -> RequestBuilder {
         self.client.get(self.base.as_str())
     }
 
-    /// A question below the base URL.
+    /// A request below the base URL.
     pub(super) fn post(&self, path: &str) -> RequestBuilder {
         self.client.post(self.url(path))
     }
 
-    /// Why the last question was not answered; `None` once one is.
+    /// Why the last request had no usable response; `None` once one has.
     pub(super) fn last_error(&self) -> Option<String> {
         self.last_error.load_full().map(Arc::unwrap_or_clone)
     }
@@ -86,10 +86,10 @@ impl Backend {
         format!("{base}{slash}{path}")
     }
 
-    /// The decoded answer to `request`, which is about `topic`, within all bounds.
-    pub(super) async fn ask<T: DeserializeOwned>(
+    /// The decoded response to `request`, which counts for `key`, within all bounds.
+    pub(super) async fn send<T: DeserializeOwned>(
         self: &Arc<Self>,
-        topic: FairnessKey,
+        key: FairnessKey,
         request: RequestBuilder,
     ) -> Result<T, PolicyError> {
         let came = Instant::now();
@@ -99,32 +99,32 @@ impl Backend {
             let last = last.as_deref().map_or("it did not answer", String::as_str);
             return Err(unavailable(format!("the webhook is not asked for a moment, {last}")));
         }
-        let turn = self.queue.turn(topic).await.map_err(|Shed| {
+        let slot = self.queue.slot(key).await.map_err(|Shed| {
             self.count_shed("webhook_queue");
-            unavailable("too many questions wait for the webhook".to_owned())
+            unavailable("too many requests wait for the webhook".to_owned())
         })?;
-        let mut attempt = Attempt { line: self, asked: Instant::now(), is_open: true };
+        let mut in_flight = InFlight { backend: self, began: Instant::now(), is_open: true };
         let left = self.bounds.total.saturating_sub(came.elapsed());
         let exchange = tokio::time::timeout(left, self.exchange(request)).await;
-        drop(turn);
+        drop(slot);
         match exchange {
-            Ok(Exchange::Good(answer)) => {
-                attempt.is_answered();
+            Ok(Exchange::Good(response)) => {
+                in_flight.has_response();
                 self.last_error.store(None);
-                Ok(answer)
+                Ok(response)
             }
             Ok(Exchange::Nonsense(detail)) => {
-                attempt.is_answered();
+                in_flight.has_response();
                 Err(self.unusable(detail))
             }
             Ok(Exchange::Nothing(detail)) => {
                 let error = self.unusable(detail);
-                attempt.has_failed();
+                in_flight.has_failed();
                 Err(error)
             }
             Err(_) => {
                 let error = self.unusable("the webhook did not answer in time".to_owned());
-                attempt.has_failed();
+                in_flight.has_failed();
                 Err(error)
             }
         }
@@ -136,14 +136,14 @@ impl Backend {
             Ok((status, Err(detail))) if is_down(status) => Exchange::Nothing(detail),
             Ok((_, Err(detail))) => Exchange::Nonsense(detail),
             Ok((status, Ok(body))) => match wire::decode(status, &body) {
-                Ok(answer) => Exchange::Good(answer),
+                Ok(response) => Exchange::Good(response),
                 Err(problem) if is_down(status) => Exchange::Nothing(format!("the webhook {problem}")),
                 Err(problem) => Exchange::Nonsense(format!("the webhook {problem}")),
             },
         }
     }
 
-    /// Status and body of an answer; the body is an error where it is too large.
+    /// Status and body of a response; the body is an error where it is too large.
     async fn fetch(&self, request: RequestBuilder) -> Result<(StatusCode, Result<Vec<u8>, String>), String> {
         let broken = |what, error| format!("error {what} the webhook: {}", client::causes(error));
         let mut response =
@@ -160,7 +160,7 @@ impl Backend {
         }
     }
 
-    /// An answer that is none; remembered as the last error.
+    /// Records an unusable response as the last error.
     pub(super) fn unusable(&self, detail: String) -> PolicyError {
         self.last_error.store(Some(Arc::new(detail.clone())));
         unavailable(detail)
@@ -168,7 +168,7 @@ impl Backend {
 
     fn count_shed(&self, limit: &'static str) {
         if let Some(metrics) = self.metrics.get() {
-            metrics.question_shed(limit);
+            metrics.policy_request_shed(limit);
         }
     }
 
@@ -181,7 +181,7 @@ impl Backend {
                 let error = self.last_error().unwrap_or_default();
                 tracing::warn!(
                     error,
-                    "the webhook does not answer: until it does, questions are refused at once"
+                    "the webhook does not answer: until it does, requests are refused at once"
                 );
                 tokio::spawn(probe(Arc::downgrade(self), nth));
             }
@@ -193,51 +193,53 @@ impl Backend {
     }
 }
 
-/// What a service behind a gateway does not say itself.
+/// Whether a gateway says that the service behind it does not answer.
 fn is_down(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-/// Asks a service that has stopped answering about itself until anyone gets an answer. Callers choose what a question
-/// is about, and with that perhaps how long it takes; nobody chooses this one.
-async fn probe(line: Weak<Backend>, nth: u64) {
+/// Sends requests about the service itself until there is a response. Callers choose what their requests are about, and with
+/// that perhaps how long they take; no caller chooses this one.
+async fn probe(backend: Weak<Backend>, nth: u64) {
     loop {
         tokio::time::sleep(breaker::RETRY).await;
-        let Some(line) = line.upgrade().filter(|line| line.breaker.is_open_since(nth)) else { return };
-        let question = line.fetch(line.get());
-        let answer = tokio::time::timeout(line.bounds.slow, question).await;
-        if let Ok(Ok((status, _))) = answer
+        let Some(backend) = backend.upgrade().filter(|backend| backend.breaker.is_open_since(nth)) else {
+            return;
+        };
+        let request = backend.fetch(backend.get());
+        let response = tokio::time::timeout(backend.bounds.slow, request).await;
+        if let Ok(Ok((status, _))) = response
             && !is_down(status)
         {
-            line.note(line.breaker.answered(Instant::now()));
+            backend.note(backend.breaker.answered(Instant::now()));
         }
     }
 }
 
-/// A question on its way. If the asker leaves before the end, a long wait still tells something.
-struct Attempt<'a> {
-    line: &'a Arc<Backend>,
-    asked: Instant,
+/// An in-flight request. If it is cancelled after `slow`, it counts as a failure.
+struct InFlight<'a> {
+    backend: &'a Arc<Backend>,
+    began: Instant,
     is_open: bool,
 }
 
-impl Attempt<'_> {
-    fn is_answered(&mut self) {
+impl InFlight<'_> {
+    fn has_response(&mut self) {
         self.is_open = false;
-        self.line.note(self.line.breaker.answered(Instant::now()));
+        self.backend.note(self.backend.breaker.answered(Instant::now()));
     }
 
     fn has_failed(&mut self) {
         self.is_open = false;
-        self.line.note(self.line.breaker.failed(self.asked, Instant::now()));
+        self.backend.note(self.backend.breaker.failed(self.began, Instant::now()));
     }
 }
 
-impl Drop for Attempt<'_> {
+impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        if self.is_open && self.asked.elapsed() >= self.line.bounds.slow {
+        if self.is_open && self.began.elapsed() >= self.backend.bounds.slow {
             let gone = "the webhook did not answer before its askers left".to_owned();
-            self.line.last_error.store(Some(Arc::new(gone)));
+            self.backend.last_error.store(Some(Arc::new(gone)));
             self.has_failed();
         }
     }

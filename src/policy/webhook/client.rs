@@ -92,7 +92,7 @@ fn roots(file: Option<&Path>) -> Result<RootCertStore, SetupError> {
     let mut roots = RootCertStore::empty();
     for certificate in certificates(CA_FILE, file)? {
         roots.add(certificate).map_err(|error| {
-            SetupError::file(CA_FILE, format!("holds a certificate that is none: {error}"))
+            SetupError::file(CA_FILE, format!("contains an invalid certificate: {error}"))
         })?;
     }
     Ok(roots)
@@ -108,7 +108,7 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
 }
 
 /// Sends, and once more if the connection broke before it brought an answer: a service may close an idle one just when
-/// it is used again. A question may be asked twice, for the answer changes nothing over there.
+/// it is used again. A request may arrive twice, which changes nothing at the service.
 pub(super) async fn send(request: RequestBuilder) -> reqwest::Result<Response> {
     let again = request.try_clone();
     match (request.send().await, again) {
@@ -214,7 +214,7 @@ mod tests {
             (Some("."), None, Err("core.auth_api.webhook.ca_file cannot be read: not a file")),
             (Some("empty"), None, Err("core.auth_api.webhook.ca_file holds no certificate in PEM")),
             (Some("one.key"), None, Err("core.auth_api.webhook.ca_file holds no certificate in PEM")),
-            (Some("other"), None, Err("core.auth_api.webhook.ca_file holds a certificate that is none")),
+            (Some("other"), None, Err("core.auth_api.webhook.ca_file contains an invalid certificate")),
             (
                 None,
                 Some(("missing", "one.key")),

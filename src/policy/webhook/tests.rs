@@ -12,7 +12,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::super::testing::boot_info;
 use super::*;
 use crate::config::Endpoint;
-use crate::policy::signed::Answer;
+use crate::policy::signed::Claims;
 use crate::policy::{Denial, DenialCode};
 
 const QUICK: Bounds = Bounds {
@@ -20,9 +20,9 @@ const QUICK: Bounds = Bounds {
     total: Duration::from_millis(500),
     body: 64 << 10,
     concurrent: 4,
-    waiting: 100,
+    queued: 100,
     concurrent_each: 4,
-    waiting_each: 100,
+    queued_each: 100,
     queue_timeout: Duration::from_millis(250),
     slow: Duration::from_millis(100),
     fresh: Duration::from_secs(1),
@@ -264,14 +264,14 @@ async fn the_stage_of_an_answer_is_a_known_word_or_there_is_no_answer() {
 }
 
 /// What auth-eth says while its node does not answer.
-const OUTAGE: Answer<'_> = Answer {
+const OUTAGE: Claims<'_> = Claims {
     is_allowed: false,
     gateway_app_id: "",
     reason: "authorization backend unavailable",
     release_stage: None,
 };
 
-fn said(answer: Answer<'_>) -> Value {
+fn said(answer: Claims<'_>) -> Value {
     let mut said = json!({
         "isAllowed": answer.is_allowed,
         "gatewayAppId": answer.gateway_app_id,
@@ -295,11 +295,11 @@ async fn a_denial_because_of_an_outage_is_none() {
     }
     // Only these words, and only where they deny.
     for reason in ["authorization backend unavailable.", "Authorization backend unavailable", "unavailable"] {
-        let answer = decide(&Server::json(said(Answer { reason, ..OUTAGE })).await.webhook()).await.unwrap();
+        let answer = decide(&Server::json(said(Claims { reason, ..OUTAGE })).await.webhook()).await.unwrap();
         let Decision::Denied(denial) = answer else { panic!("it is denied") };
         assert_eq!((denial.code.name(), &*denial.reason), ("denied_by_backend", reason));
     }
-    let allowing = Answer { is_allowed: true, ..OUTAGE };
+    let allowing = Claims { is_allowed: true, ..OUTAGE };
     let allowed = Decision::Allowed { gateway_app_id: String::new(), release_stage: None };
     assert_eq!(decide(&Server::json(said(allowing)).await.webhook()).await.unwrap(), allowed);
 }
@@ -456,8 +456,8 @@ async fn the_last_info_outlives_an_outage() {
     webhook.info().await.unwrap();
     let hanging = Server::new(Behaviour::Hang).await;
     let hanging = config::Webhook::at(Endpoint::parse(&hanging.base).unwrap());
-    let line = Webhook::with_bounds(&hanging, bounds).unwrap().line;
-    let webhook = Webhook { line, ..webhook };
+    let backend = Webhook::with_bounds(&hanging, bounds).unwrap().backend;
+    let webhook = Webhook { backend, ..webhook };
     assert!(webhook.info().await.is_err());
     assert!(webhook.last_info().is_some());
 }

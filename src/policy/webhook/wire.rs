@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::printable;
 use crate::config::ReleaseStage;
-use crate::policy::signed::{Answer, Signature};
+use crate::policy::signed::{Claims, Signature};
 use crate::policy::{Decision, Denial, Info, contract, rules};
 
 /// The boot info, and once more the name that `teeVariant` had up to 0.5.11.
@@ -31,7 +31,7 @@ pub(super) struct BootResponse {
     is_allowed: bool,
     gateway_app_id: String,
     reason: String,
-    /// A key of ours: another word than those that are known is no answer, because keys could be released too late.
+    /// A key of ours: a response with an unknown word is unusable, because keys could be released too late.
     #[serde(default, deserialize_with = "release_stage")]
     release_stage: Option<ReleaseStage>,
     #[serde(default, deserialize_with = "signature")]
@@ -59,20 +59,20 @@ fn release_stage<'de, D: serde::Deserializer<'de>>(
     stage.map_err(|problem| serde::de::Error::custom(format!("releaseStage {problem}")))
 }
 
-/// A signature of another format is none: whether one is needed is not known here.
+/// A signature of another format counts as missing: whether one is needed is not known here.
 fn signature<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Signature>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(serde_json::from_value(value).ok())
 }
 
 impl BootResponse {
-    /// auth-eth denies everyone while its node does not answer. That is no decision.
+    /// auth-eth denies everyone while its node does not respond. That is not a decision.
     pub(super) fn is_an_outage(&self) -> bool {
         !self.is_allowed && self.reason == contract::OUTAGE
     }
 
-    pub(super) fn answer(&self) -> Answer<'_> {
-        Answer {
+    pub(super) fn claims(&self) -> Claims<'_> {
+        Claims {
             is_allowed: self.is_allowed,
             gateway_app_id: &self.gateway_app_id,
             reason: &self.reason,
@@ -82,12 +82,12 @@ impl BootResponse {
 }
 
 impl From<BootResponse> for Decision {
-    fn from(answer: BootResponse) -> Self {
-        if answer.is_allowed {
-            let BootResponse { gateway_app_id, release_stage, .. } = answer;
+    fn from(response: BootResponse) -> Self {
+        if response.is_allowed {
+            let BootResponse { gateway_app_id, release_stage, .. } = response;
             return Self::Allowed { gateway_app_id, release_stage };
         }
-        let reason = printable(&answer.reason);
+        let reason = printable(&response.reason);
         Self::Denied(Denial { code: contract::code_of(&reason), reason, expected: None, actual: None })
     }
 }
@@ -106,18 +106,18 @@ pub(super) struct InfoResponse {
 }
 
 impl From<InfoResponse> for Info {
-    fn from(answer: InfoResponse) -> Self {
+    fn from(response: InfoResponse) -> Self {
         Self {
-            gateway_app_id: Some(answer.gateway_app_id),
-            kms_contract_address: Some(answer.kms_contract_addr),
-            chain_id: Some(answer.chain_id),
-            app_auth_implementation: Some(answer.app_implementation),
-            eth_rpc_url: Some(answer.eth_rpc_url),
+            gateway_app_id: Some(response.gateway_app_id),
+            kms_contract_address: Some(response.kms_contract_addr),
+            chain_id: Some(response.chain_id),
+            app_auth_implementation: Some(response.app_implementation),
+            eth_rpc_url: Some(response.eth_rpc_url),
         }
     }
 }
 
-/// The message in an answer. The error quotes the body: it is for the log.
+/// The message in an response. The error quotes the body: it is for the log.
 pub(super) fn decode<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, String> {
     if !status.is_success() {
         return Err(format!("returned {status}: {}", quote(body)));

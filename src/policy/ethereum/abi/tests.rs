@@ -31,8 +31,8 @@ fn selectors_are_those_of_the_canonical_signatures() {
     }
     let boot_info = boot_info();
     for (call, signature) in [
-        (CallData::question(Subject::App(&boot_info)).expect("words"), format!("isAppAllowed({TUPLE})")),
-        (CallData::question(Subject::Kms(&boot_info)).expect("words"), format!("isKmsAllowed({TUPLE})")),
+        (CallData::decision(Subject::App(&boot_info)).expect("words"), format!("isAppAllowed({TUPLE})")),
+        (CallData::decision(Subject::Kms(&boot_info)).expect("words"), format!("isKmsAllowed({TUPLE})")),
         (CallData::gateway_app_id(), "gatewayAppId()".to_owned()),
         (CallData::app_implementation(), "appImplementation()".to_owned()),
     ] {
@@ -47,7 +47,7 @@ fn a_question_is_laid_out_as_the_abi_says() {
     boot_info.instance_id = Vec::new();
     boot_info.os_image_hash = Vec::new();
     boot_info.advisory_ids = vec!["INTEL-SA-1".to_owned(), String::new()];
-    let question = CallData::question(Subject::App(&boot_info)).expect("words").to_hex();
+    let question = CallData::decision(Subject::App(&boot_info)).expect("words").to_hex();
     let number = |number: u64| format!("{number:064x}");
     let text = |text: &str| format!("{}{:0<64}", number(text.len() as u64), hex::encode(text));
     let expected = [

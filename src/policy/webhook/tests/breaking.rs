@@ -140,11 +140,11 @@ async fn whoever_leaves_early_tells_nothing_and_whoever_waited_long_does() {
     for _ in 0..20 {
         let _ = tokio::time::timeout(Duration::from_millis(10), decide(&webhook)).await;
     }
-    assert!(!webhook.line.breaker.is_open_since(1));
+    assert!(!webhook.backend.breaker.is_open_since(1));
     for _ in 0..5 {
         assert!(tokio::time::timeout(QUICK.slow * 2, decide(&webhook)).await.is_err());
     }
-    assert!(webhook.line.breaker.is_open_since(1));
+    assert!(webhook.backend.breaker.is_open_since(1));
 }
 
 #[tokio::test]
@@ -240,14 +240,14 @@ async fn an_app_or_a_stranger_kms_that_hangs_takes_its_own_turns_and_no_more() {
 }
 
 #[tokio::test]
-async fn beyond_the_line_questions_are_shed_at_once() {
+async fn beyond_the_queue_requests_are_shed_at_once() {
     let server = Server::new(Behaviour::Hang).await;
-    let bounds = Bounds { concurrent: 1, waiting: 2, ..QUICK };
+    let bounds = Bounds { concurrent: 1, queued: 2, ..QUICK };
     let webhook = config::Webhook::at(Endpoint::parse(&server.base).unwrap());
     let webhook = Arc::new(Webhook::with_bounds(&webhook, bounds).unwrap());
     let metrics = Arc::new(Metrics::new([("GetMeta", Counted::Other)]));
     webhook.show_in(&metrics);
-    let waiting: Vec<_> = (0..3)
+    let queued: Vec<_> = (0..3)
         .map(|_| {
             let webhook = webhook.clone();
             tokio::spawn(async move { decide(&webhook).await })
@@ -255,9 +255,9 @@ async fn beyond_the_line_questions_are_shed_at_once() {
         .collect();
     tokio::time::sleep(Duration::from_millis(50)).await;
     let detail = detail(decide(&webhook).await);
-    assert!(detail.contains("too many questions wait for the webhook"), "{detail}");
+    assert!(detail.contains("too many requests wait for the webhook"), "{detail}");
     assert!(shown(&metrics, "cvm_kms_shed_total{limit=\"webhook_queue\"} 1"));
-    for task in waiting {
+    for task in queued {
         assert!(task.await.unwrap().is_err());
     }
 }

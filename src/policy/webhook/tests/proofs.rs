@@ -140,10 +140,10 @@ struct Signing {
     signer: Arc<DecisionSigner>,
 }
 
-type Forge = dyn Fn(&DecisionSigner, Question<'_>, Answer<'_>) -> Option<Signature> + Send + Sync;
+type Forge = dyn Fn(&DecisionSigner, SignedRequest<'_>, Claims<'_>) -> Option<Signature> + Send + Sync;
 
-const ALLOW: Answer<'_> =
-    Answer { is_allowed: true, gateway_app_id: "0xgate", reason: "", release_stage: None };
+const ALLOW: Claims<'_> =
+    Claims { is_allowed: true, gateway_app_id: "0xgate", reason: "", release_stage: None };
 
 fn signer() -> DecisionSigner {
     let key = aws_lc_rs::signature::Ed25519KeyPair::generate_pkcs8v1(&aws_lc_rs::rand::SystemRandom::new())
@@ -160,7 +160,7 @@ impl Signing {
         Self::answering(ALLOW, forge).await
     }
 
-    async fn answering(answer: Answer<'static>, forge: Box<Forge>) -> Self {
+    async fn answering(answer: Claims<'static>, forge: Box<Forge>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let base = format!("http://{}", listener.local_addr().unwrap());
         let signer = Arc::new(signer());
@@ -179,7 +179,7 @@ impl Signing {
                         });
                         let nonce = nonce.expect("a nonce");
                         let question =
-                            Question { kind: SubjectKind::App, body: body.as_bytes(), nonce: &nonce };
+                            SignedRequest { kind: SubjectKind::App, body: body.as_bytes(), nonce: &nonce };
                         let mut said = said(answer);
                         if let Some(signature) = forge(&signer, question, answer) {
                             said["signature"] = serde_json::to_value(signature).unwrap();
@@ -222,9 +222,9 @@ async fn nobody_on_the_way_adds_changes_or_removes_the_stage_of_a_signed_decisio
     use crate::config::ReleaseStage::{Any, Boot};
     for said in [None, Some(Boot), Some(Any)] {
         for meant in [None, Some(Boot), Some(Any)] {
-            let answer = Answer { release_stage: said, ..ALLOW };
+            let answer = Claims { release_stage: said, ..ALLOW };
             let sign: Box<Forge> = Box::new(move |signer, question, answer| {
-                Some(signer.sign(question, Answer { release_stage: meant, ..answer }, soon()))
+                Some(signer.sign(question, Claims { release_stage: meant, ..answer }, soon()))
             });
             let server = Signing::answering(answer, sign).await;
             let decision = decide(&server.webhook()).await;
@@ -260,7 +260,7 @@ async fn whatever_is_not_signed_for_this_question_is_no_decision() {
     let first = Arc::new(StdMutex::new(None));
     let replay = {
         let first = first.clone();
-        move |signer: &DecisionSigner, question: Question<'_>, answer: Answer<'_>| {
+        move |signer: &DecisionSigner, question: SignedRequest<'_>, answer: Claims<'_>| {
             let mut first = first.lock().unwrap();
             Some(first.get_or_insert_with(|| signer.sign(question, answer, soon())).clone())
         }
@@ -274,25 +274,25 @@ async fn whatever_is_not_signed_for_this_question_is_no_decision() {
         (
             "another request",
             Box::new(|signer, question, answer| {
-                Some(signer.sign(Question { body: b"{}", ..question }, answer, soon()))
+                Some(signer.sign(SignedRequest { body: b"{}", ..question }, answer, soon()))
             }),
         ),
         (
             "is not signed by",
             Box::new(|signer, question, answer| {
-                Some(signer.sign(Question { kind: SubjectKind::Kms, ..question }, answer, soon()))
+                Some(signer.sign(SignedRequest { kind: SubjectKind::Kms, ..question }, answer, soon()))
             }),
         ),
         (
             "is not signed by",
             Box::new(|signer, question, answer| {
-                Some(signer.sign(question, Answer { is_allowed: false, ..answer }, soon()))
+                Some(signer.sign(question, Claims { is_allowed: false, ..answer }, soon()))
             }),
         ),
         (
             "is not signed by",
             Box::new(|signer, question, answer| {
-                Some(signer.sign(question, Answer { gateway_app_id: "any", ..answer }, soon()))
+                Some(signer.sign(question, Claims { gateway_app_id: "any", ..answer }, soon()))
             }),
         ),
         (
