@@ -7,7 +7,7 @@ use std::{
 };
 
 use crate::support::{
-    DOMAIN, Identity, World,
+    DOMAIN, Identity, World, eventually,
     http::{json, request},
     identity::{LOOK_ALIKE, look_alikes, spec},
     process::run,
@@ -538,7 +538,7 @@ async fn connections_that_say_nothing_are_closed_at_every_stage() {
     let after_a_request = async |caller: crate::support::Caller| {
         let mut line = caller.connect().await.expect("a connection");
         assert_eq!(line.json("GetMeta", json!({})).await.status, 200);
-        tokio::time::sleep(Duration::from_millis(1800)).await;
+        eventually("an idle connection is closed", async || line.is_closed().then_some(())).await;
         assert!(line.try_send(json("GetMeta", json!({}))).await.is_err(), "still open");
     };
     tokio::join!(
@@ -574,7 +574,7 @@ async fn the_certificate_is_swapped_under_open_connections() {
             let (tcp, _) = listener.accept().await.expect("a connection");
             let acceptor = acceptor.clone();
             tokio::spawn(async move {
-                let stream = acceptor.accept(tcp).await.expect("a handshake");
+                let (stream, _) = acceptor.accept(tcp).await.expect("a handshake");
                 let (mut read, mut write) = tokio::io::split(stream);
                 tokio::io::copy(&mut read, &mut write).await
             });

@@ -251,6 +251,14 @@ impl Line {
         timeout(LIMIT, self.exchange(request)).await.expect("an answer in time").map_err(io::Error::other)
     }
 
+    /// Whether the server has closed the connection.
+    pub fn is_closed(&self) -> bool {
+        match &self.sender {
+            Sender::Http1(sender) => sender.is_closed(),
+            Sender::Http2(sender) => sender.is_closed(),
+        }
+    }
+
     /// `POST /prpc/<method>` with a JSON body.
     pub async fn json(&mut self, method: &str, body: Value) -> Answer {
         self.send(json(method, body)).await
