@@ -7,10 +7,13 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use base64::{Engine as _, engine::general_purpose::URL_SAFE_NO_PAD};
+use kms_ledger::files::{Directories, Names};
 use kms_ledger::log::Log;
 use kms_ledger::proof::ConsistencyProof;
 use kms_ledger::signature::SigningKey;
 use kms_ledger::store::TileFiles;
+use kms_ledger::verify::{Known, Verified as Verdict, VerifyError, verify};
+use kms_ledger::vouched::VouchedKey;
 use kms_ledger::{Hash, Size, bundle};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
@@ -394,4 +397,60 @@ async fn readers_are_given_what_is_signed_and_nothing_else() {
     let entry = content(place.lines()[0].as_bytes()).unwrap();
     let bundle = audit.tile(&"tile/entries/000.p/1".parse().unwrap()).unwrap().unwrap();
     assert_eq!(bundle::entries(&bundle, kms_ledger::tile::Width::new(1).unwrap()).unwrap(), [entry]);
+}
+
+fn verified_by_auditor(place: &Place, pin: Option<&[u8]>) -> Result<Verdict, VerifyError> {
+    let directory = place.path.parent().unwrap().to_owned();
+    let names = Names::of(&place.path).unwrap();
+    let key = VouchedKey::parse(&fs::read(names.tree("key")).unwrap()).unwrap();
+    let log = Log::of_key(key.key).unwrap();
+    verify(&Directories { directories: vec![directory] }, &names, Known { log: Some(&log), pin })
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_auditor_verifies_the_files_that_the_writer_leaves() {
+    let place = Place::new();
+    place.filled(300).await;
+    place.make_legacy();
+    let storage = Storage { segment_size: 20_000, ..Storage::default() };
+    let audit = place.signing_with(storage).await;
+    for seq in 0..300 {
+        let _ = audit.record(event(seq)).await.unwrap();
+    }
+    // While the log grows.
+    verified_by_auditor(&place, None).unwrap();
+    drop(audit);
+    let verdict = verified_by_auditor(&place, None).unwrap();
+    let tree = verdict.tree.unwrap();
+    assert_eq!((verdict.sealed, verdict.chain.first, tree.first), (300, 1, 1));
+    assert_eq!((tree.leaves, tree.checkpoint.size.get()), (verdict.chain.last, verdict.chain.last));
+    assert_eq!((tree.stale, tree.ahead), (0, 0));
+    let pin = fs::read(place.tree().join("checkpoint")).unwrap();
+
+    // Closed files go elsewhere, and the log says so.
+    let closed = segments::numbered(&place.path).unwrap();
+    assert!(closed.len() > 2, "{closed:?}");
+    for (last, file) in &closed[..2] {
+        let archived = ArchivedFile { last: *last, bytes: 1, sha256: "00".repeat(32) };
+        append_archived(&place.path, &archived).unwrap();
+        fs::remove_file(file).unwrap();
+    }
+    let audit = place.signing_with(storage).await;
+    let noted = place.path.with_extension("archived");
+    let began = Instant::now();
+    while noted.exists() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it is not recorded");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    drop(audit);
+    let verdict = verified_by_auditor(&place, Some(&pin)).unwrap();
+    assert_eq!((verdict.archived, verdict.chain.first), (closed[1].0, closed[1].0 + 1));
+    assert_eq!(verdict.tree.unwrap().elsewhere, closed[1].0);
+
+    // What was signed is not forgotten.
+    let text = fs::read_to_string(&place.path).unwrap();
+    let kept: Vec<&str> = text.split_inclusive('\n').collect();
+    fs::write(&place.path, kept[..kept.len() - 1].concat()).unwrap();
+    let cut = verified_by_auditor(&place, None).unwrap_err();
+    assert!(matches!(cut, VerifyError::RolledBack { .. }), "{cut}");
 }
