@@ -358,7 +358,10 @@ async fn an_audit_log_that_begins_beside_existing_keys_says_so_first() {
     world.start().await.expect("starts");
     assert_eq!(world.audited("log_began").len(), 0, "it goes on");
     world.stop().await;
-    fs::rename(world.key_file("audit.jsonl"), world.path("elsewhere")).expect("moved");
+    // With its tree and name: a log alone that is gone was rolled back.
+    for part in ["audit.jsonl", "audit.node", "audit.tree"] {
+        fs::rename(world.key_file(part), world.path(&format!("elsewhere-{part}"))).expect("moved");
+    }
     world.start().await.expect("starts");
     let first = eventually("the first line", async || world.audit().into_iter().next()).await;
     assert_eq!(

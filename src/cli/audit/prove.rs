@@ -51,7 +51,7 @@ impl Prove {
         let log = Log::of_key(key.key)?;
         let signed = log.open(&checkpoint, &[])?;
         let tree = signed.checkpoint();
-        let node: Node = serde_json::from_slice(&read(names.node())?)?;
+        let node: Node = kms_attest::json::from_utf8(&read(names.node())?)?;
         let index = match (self.index, self.seq) {
             (Some(index), _) => Some(index),
             (None, seq) => seq.and_then(|seq| seq.checked_sub(node.first)),

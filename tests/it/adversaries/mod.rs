@@ -32,7 +32,7 @@ fn nothing_is_kept(replica: &World, what: &str) {
         .expect("the key directory")
         .map(|entry| entry.expect("an entry").file_name())
         .filter(|name| {
-            !["audit.jsonl", "collateral-floors.json"]
+            !["audit.jsonl", "collateral-floors.json", "events.redb"]
                 .iter()
                 .any(|ours| name.to_string_lossy().starts_with(ours))
         })
