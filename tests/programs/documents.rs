@@ -34,6 +34,7 @@ const NOT_RUN: &[(&str, &str)] = &[
         "cargo bench --bench rpc -- --before=/path/to/an/older/kms",
         "a measurement, which needs an idle machine",
     ),
+    ("cargo bench --bench rpc -- --process", "a measurement, which needs an idle machine"),
     ("cargo bench --bench parts", "a measurement, which needs an idle machine"),
     ("cargo bench --bench policy", "a measurement, which needs an idle machine"),
     (
@@ -356,7 +357,9 @@ impl Stage {
             line = line.replace(name, DOMAIN);
         }
         let certs = setting.world.path("certs").display().to_string();
-        line.replace("/etc/kms/certs", &certs).replace("target/release/kms", "kms")
+        line.replace("/etc/kms/certs", &certs)
+            .replace("/srv/audit", &format!("{certs}/archived"))
+            .replace("target/release/kms", "kms")
     }
 }
 

@@ -1,9 +1,9 @@
 //! `kms audit archive`: closed files go elsewhere, and the log says so.
 
 use std::{
-    fs::{self, File, OpenOptions},
+    fs::{self, DirBuilder, File, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
+    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -23,7 +23,7 @@ use crate::audit::{ArchivedFile, append_archived};
 pub(in super::super) struct Archive {
     #[command(flatten)]
     place: Place,
-    /// The directory to which they go
+    /// The directory to which they go; created if it is missing
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
 }
@@ -40,7 +40,10 @@ impl Archive {
             verified.chain.damages.is_empty(),
             "the log is damaged: look into it with `kms audit verify`"
         );
-        ensure!(fs::metadata(&self.to)?.is_dir(), "{} is no directory", self.to.display());
+        let made = DirBuilder::new().mode(0o700).create(&self.to);
+        if made.is_err() && !self.to.is_dir() {
+            made.with_context(|| format!("{} is not a directory and cannot be created", self.to.display()))?;
+        }
         let own = Place { archive: Vec::new(), ..self.place };
         let mut moved = 0_u64;
         for file in names.segments(&own.directories())? {
