@@ -93,6 +93,8 @@ async fn from_nothing_to_keys(version: EventVersion) {
         root,
         "--out",
         "keys.json",
+        "--receipt",
+        "keys.tlog-proof",
         "--force",
     ];
     let denied = desk.json(3, &fetch).await;
@@ -100,6 +102,8 @@ async fn from_nothing_to_keys(version: EventVersion) {
     world.allow_app(&app);
     let report = desk.json(0, &fetch).await;
     assert_eq!(report["app_id"], hex::encode(app.app_id()));
+    let receipt = desk.read("keys.tlog-proof");
+    assert!(receipt.starts_with("c2sp.org/tlog-proof@v1\nextra "), "{receipt}");
     let with_keys = [&["verify", &url, "--app-keys", "keys.json"], &pins[..]].concat();
     assert_eq!(outcome(&desk.json(0, &with_keys).await, "released_keys"), "passed");
 

@@ -12,7 +12,7 @@
 //! | [`proto`], [`text`] | the messages; errors with all that caused them |
 //!
 //! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties check
-//! (`statement`, `environment`, `proof`); it is not needed to fetch keys. The program `kmsctl` is a crate of its own.
+//! (`statement`, `environment`, `proof`, `receipt`); it is not needed to fetch keys. The program `kmsctl` is a crate of its own.
 //!
 //! ```no_run
 //! use kms_attest::{attester::Attester, verify::Verifier};
@@ -38,6 +38,8 @@ pub mod identity;
 pub mod operator;
 #[cfg(feature = "proof")]
 pub mod proof;
+#[cfg(feature = "proof")]
+pub mod receipt;
 pub use kms_wire::message as proto;
 pub mod rpc;
 pub mod server;

@@ -16,6 +16,7 @@ const KEY_BYTES: usize = 33;
 
 const ENV_KEY: &[u8] = b"dstack-env-encrypt-pubkey";
 const APP_KEY: &[u8] = b"dstack-kms-issued";
+const LOG_KEY: &[u8] = b"cvm-kms-log-key-v1";
 /// The misspelling is part of the protocol (docs/compatibility.md).
 const BOOTSTRAP_KEYS: &str = "dstack-kms-genereted-keys-v1:";
 
@@ -116,6 +117,13 @@ pub fn timeless_env_key_signer(
 /// `Keccak-256("dstack-kms-issued:" ‖ app_id ‖ key)`
 pub fn app_key_signer(app_id: AppId, key: &Signer, signature: &[u8]) -> Result<Signer, SignatureError> {
     recover(digest(APP_KEY, &[app_id.as_ref(), key.as_bytes()]), signature)
+}
+
+/// Who signed that `log_key` (the text of a C2SP verifier key) signs the log of one of its nodes.
+///
+/// `Keccak-256("cvm-kms-log-key-v1:" ‖ log_key)`
+pub fn log_key_signer(log_key: &str, signature: &[u8]) -> Result<Signer, SignatureError> {
+    recover(digest(LOG_KEY, &[log_key.as_bytes()]), signature)
 }
 
 /// Report data of the evidence over new root keys.

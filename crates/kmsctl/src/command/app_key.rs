@@ -6,7 +6,14 @@ use std::{
 };
 
 use clap::Args;
-use kms_client::{AppKeys, ServerAttestation, boot::Deadlines, boot::fetch_app_keys_within};
+use kms_client::{
+    AppKeys, Connection, ServerAttestation, Trust,
+    boot::{Deadlines, fetch_app_keys_within},
+    receipt,
+    statement::{Signer, app_key_signer},
+};
+use kms_ledger::proof_file::ProofFile;
+use serde::Deserialize;
 use serde_json::json;
 
 use crate::{
@@ -18,6 +25,8 @@ use crate::{
     trust::{self, Guest},
 };
 
+/// How long the key of the log is waited for.
+const RECEIPT_TIME: Duration = Duration::from_secs(30);
 /// SubjectPublicKeyInfo of a P-256 key.
 const SPKI_BYTES: usize = kms_attest::p256::SPKI_LENGTH;
 
@@ -35,7 +44,10 @@ pub(crate) struct AppKey {
     /// File for the keys, readable by its owner only; - is standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Overwrite the file
+    /// Verify the receipt of the release and keep it in this file (c2sp.org/tlog-proof)
+    #[arg(long, value_name = "FILE")]
+    receipt: Option<PathBuf>,
+    /// Overwrite the files
     #[arg(long)]
     force: bool,
     /// How long the guest agent and all URLs together may take, in seconds
@@ -49,6 +61,9 @@ impl AppKey {
         let to_stdout = self.out == Path::new("-");
         if !to_stdout {
             files::check_writable(&self.out, existing)?;
+        }
+        if let Some(receipt) = &self.receipt {
+            files::check_writable(receipt, existing)?;
         }
         let attester = self.guest.evidence.attester()?;
         let verifier = self.guest.verification.verifier(terminal)?;
@@ -80,10 +95,20 @@ impl AppKey {
         let file = AppKeysFile::from(&keys).to_json()?;
         if to_stdout {
             terminal.write(file.as_bytes())?;
-            return Ok(Exit::Done);
+        } else {
+            files::write(&self.out, file.as_bytes(), Readers::Owner, existing)?;
         }
-        files::write(&self.out, file.as_bytes(), Readers::Owner, existing)?;
-        self.report(terminal, &keys)?;
+        // After the keys: a guest whose receipt proves nothing has them, and the exit status says so.
+        if let Some(path) = &self.receipt {
+            let proof = tokio::time::timeout(RECEIPT_TIME, proven(&keys)).await;
+            let proof = proof
+                .unwrap_or_else(|_| Err(Failure::failed("the KMS does not show the key of its log in time")));
+            let proof = proof.map_err(|failure| failure.hint("the keys were received and kept"))?;
+            files::write(path, proof.to_string().as_bytes(), Readers::Everyone, existing)?;
+        }
+        if !to_stdout {
+            self.report(terminal, &keys)?;
+        }
         Ok(Exit::Done)
     }
 
@@ -100,6 +125,7 @@ impl AppKey {
             "gateway_app_id": keys.response.gateway_app_id,
             "os_image_hash": hex::encode(&keys.response.os_image_hash),
             "file": self.out.display().to_string(),
+            "receipt": self.receipt.as_ref().map(|path| path.display().to_string()),
             "failed": exit::earlier_attempts(keys),
         });
         terminal.show(&report, |page| {
@@ -109,12 +135,47 @@ impl AppKey {
             page.field("key provider id", hex::encode(&keys.key_provider));
             page.field("server TCB status", server.unwrap_or("the server is not attested"));
             page.field("file", self.out.display());
+            if let Some(receipt) = &self.receipt {
+                page.field("receipt", receipt.display());
+            }
             if self.key_provider_id.is_none() {
                 page.line("");
                 page.line("The key provider was not pinned: whoever relies on this app must check its id.");
             }
         })
     }
+}
+
+/// The proof that this release is in the log of the KMS. The root key that vouches for the log is the one that signed the
+/// app's key, which came over the connection that was verified.
+async fn proven(keys: &AppKeys) -> Outcome<ProofFile> {
+    let unproven = |error: &dyn std::fmt::Display| {
+        Failure::unproven(format_args!("the receipt proves nothing: {error}"))
+    };
+    let response = &keys.response;
+    let Some(receipt) = &response.receipt else {
+        return Err(Failure::unproven("the KMS gave no receipt: it signs no log, or is of an older version"));
+    };
+    let app_id = keys.app_id.ok_or_else(|| Failure::unproven("the own evidence names no app"))?;
+    let scalar =
+        response.k256_key.as_slice().try_into().map_err(|_| unproven(&"the app's key is malformed"))?;
+    let app_key = Signer::of_secret(scalar).map_err(|error| unproven(&error))?;
+    let root =
+        app_key_signer(app_id, &app_key, &response.k256_signature).map_err(|error| unproven(&error))?;
+    let meta = Connection::open(&keys.url, Trust::RootCa(&response.ca_cert), None).await?.meta().await?;
+    let proof = receipt::verify(receipt, &meta, &root).map_err(|error| unproven(&error))?;
+    let record: Record = serde_json::from_slice(&receipt.entry).map_err(|error| unproven(&error))?;
+    if record.event != "app_key_released" || record.app_id != app_id.to_string() {
+        return Err(unproven(&"its record is about another release"));
+    }
+    Ok(proof)
+}
+
+/// What a record says of its release.
+#[derive(Deserialize)]
+struct Record {
+    event: String,
+    app_id: String,
 }
 
 /// Keys of an app from a file, with its name in errors.

@@ -38,6 +38,17 @@ async fn keys_go_into_a_file_that_only_its_owner_reads() {
 }
 
 #[tokio::test]
+async fn keys_without_a_receipt_are_kept_and_the_status_says_so() {
+    let world = World::start().await;
+    let kms = Kms::honest(&world).await;
+    let desk = Desk::in_world(&world);
+    let ran = desk.run(&fetch(&kms.url(), &["--receipt", "keys.tlog-proof"])).await.expect(4);
+    ran.says("gave no receipt").says("the keys were received and kept");
+    assert!(desk.read("keys.json").contains("disk_crypt_key"));
+    assert!(!desk.path("keys.tlog-proof").exists());
+}
+
+#[tokio::test]
 async fn an_existing_file_is_overwritten_on_demand_only() {
     let world = World::start().await;
     let kms = Kms::honest(&world).await;
