@@ -15,6 +15,7 @@ use crate::{
     clock::{ClockBehind, Floor, unix_now},
     config::Config,
     control::Freezes,
+    events::Pipe,
     lifecycle::{Node, Prospect},
     operator::Credentials,
     os_image::ImageCache,
@@ -76,6 +77,9 @@ impl Preflight {
         });
         let damaged_log = log.map_or(0, |log| log.damaged);
         problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
+        if let Some(fifo) = &core.events.fifo {
+            problems.note(Pipe::check(fifo).map_err(AppError::from));
+        }
         let unattested = attester.and_then(|attester| unattested(&attester));
         Self {
             problems: problems.0,

@@ -18,7 +18,7 @@ use crate::{
     clock::Floor,
     config::{Config, Core, Posture},
     control::Freezes,
-    events::{Events, Pipe, Reports, Settings},
+    events::{Events, Pipe, PipeError, Reports, Settings},
     lifecycle::{Node, Ready},
     log::ProcessLog,
     metrics::Metrics,
@@ -102,7 +102,14 @@ impl Process {
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
         let mut pipe = JoinSet::new();
         if let Some(path) = &core.events.fifo {
-            pipe.spawn(Pipe::open(path)?.record(Arc::downgrade(&reports)));
+            match Pipe::open(path) {
+                Ok(opened) => _ = pipe.spawn(opened.record(Arc::downgrade(&reports))),
+                Err(error @ PipeError::Other) => return Err(error.into()),
+                // A full or read-only disk keeps no key from anyone.
+                Err(error) => {
+                    tracing::error!(%error, "core.events.fifo: there is no pipe until the next start")
+                }
+            }
         }
         Ok(Self {
             events: Arc::new(events),

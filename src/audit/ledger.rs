@@ -75,13 +75,15 @@ pub(super) enum LedgerError {
     Origin,
     /// Somebody has brought back an older log: signing on would contradict what was signed.
     #[error(
-        "the audit log has {found} records, and a checkpoint of {signed} was signed: it was rolled back. Bring the newer files \
-         back; if they are lost, move the .node file and the .tree directory beside the log away, and it goes on under a new name"
+        "the audit log has {found} records, and a checkpoint of {signed} was signed: it was rolled back. Stop this KMS and \
+         bring the newer files back; if they are lost, move the .node file and the .tree directory beside the log away: the log then \
+         has a new name"
     )]
     RolledBack { signed: u64, found: u64 },
     #[error(
-        "the audit log has other records than those that were signed: it was changed. Bring the right files back; if they are \
-         lost, move the .node file and the .tree directory beside the log away, and it goes on under a new name"
+        "the audit log has other records than those that were signed: it was changed. Stop this KMS and bring the \
+         right files back; if they are lost, move the .node file and the .tree directory beside the log away: the log then has a \
+         new name"
     )]
     Forked,
 }
@@ -136,7 +138,6 @@ impl Ledger {
         let mut tree = Tree::open(&directory)?;
         let node = node::open_or_create(&segments::node_name(path), records::first(path)?)?;
         let key = Arc::new(keys.log_key(&node.id).ok_or(LedgerError::Origin)?);
-        write_key(&directory.join(KEY), &key)?;
         // As many as there are leaves.
         let found = (end.seq() + 1).saturating_sub(node.first);
         let kept = KeptCheckpoint::open(&directory.join(CHECKPOINT))?;
@@ -152,6 +153,7 @@ impl Ledger {
         {
             return Err(LedgerError::Forked);
         }
+        write_key(&directory.join(KEY), &key)?;
         tree.sync()?;
         let head = Arc::new(head(&tree, &key)?);
         let mut ledger = Self { tree, key, kept, first: node.first, head, published: Arc::clone(published) };

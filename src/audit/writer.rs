@@ -295,10 +295,12 @@ impl Writer {
     fn fail(&mut self, failure: Failure) {
         let Failure { cause, reason, need, error } = failure;
         let now = Instant::now();
-        if self.trouble.is_none() {
-            if self.recovered.is_none_or(|recovered| now.duration_since(recovered) > STEADY) {
-                self.pause = Duration::ZERO;
-            }
+        if self.trouble.is_none()
+            && self.recovered.is_none_or(|recovered| now.duration_since(recovered) > STEADY)
+        {
+            self.pause = Duration::ZERO;
+        }
+        if self.trouble.as_ref().is_none_or(|known| known.reason != reason) {
             tracing::error!(cause, %error, "audit records cannot be written: no keys are released");
         }
         self.pause = (self.pause * 2).clamp(FIRST_PAUSE, MAX_PAUSE);

@@ -133,11 +133,12 @@ impl Follower {
         let Some(path) = self.settings.index.clone() else { return Ok(()) };
         self.try_again = Instant::now() + RETRY;
         let mut index = Index::open(&path).or_else(|error| {
-            if error.is_in_use() || !path.exists() {
+            if error.is_in_use() || error.is_of_the_system() || !path.exists() {
                 return Err(error);
             }
-            tracing::warn!(%error, "the index of events is unusable: it is built again");
-            fs::remove_file(&path)?;
+            // Not removed: core.events.index may name a file of somebody else by mistake.
+            tracing::warn!(%error, "the index of events is unusable: its file is set aside and it is built again");
+            fs::rename(&path, path.with_added_extension("unusable"))?;
             Index::open(&path)
         })?;
         let mut last = index.last()?;

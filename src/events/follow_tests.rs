@@ -56,6 +56,8 @@ async fn a_lost_index_is_built_again_and_one_that_is_behind_catches_up() {
         let events = Events::follow(settings.clone(), &audit).unwrap();
         assert_eq!(counted(&events, 7), 7, "damaged");
     }
+    let aside = fs::read(path.with_added_extension("unusable")).unwrap();
+    assert_eq!(aside, [0; 8192], "what was there is set aside, in case it was somebody else's");
     let whole = fs::read(&path).unwrap();
     let mut torn = whole.clone();
     let middle = torn.len() / 2;

@@ -67,6 +67,18 @@ impl IndexError {
         }
     }
 
+    /// Whether the system kept the file from being opened, which says nothing about what is in it.
+    pub(super) fn is_of_the_system(&self) -> bool {
+        let is_content = |error: &io::Error| {
+            matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
+        };
+        match self {
+            Self::Damaged => false,
+            Self::Database(error) => matches!(&**error, redb::Error::Io(error) if !is_content(error)),
+            Self::Io(error) => !is_content(error),
+        }
+    }
+
     /// Whether another process, or an earlier index of this one, still has it.
     pub(super) fn is_in_use(&self) -> bool {
         matches!(self, Self::Database(error) if matches!(**error, redb::Error::DatabaseAlreadyOpen))

@@ -99,7 +99,9 @@ impl Live {
     /// A stream of what `filter` admits, after the event `after`, or of what happens from now on.
     pub fn subscribe(self: &Arc<Self>, filter: Filter, after: Option<u64>) -> Subscription {
         let progress = self.progress.subscribe();
-        let place = after.unwrap_or(progress.borrow().newest);
+        // An event that is not there yet is of another log, which had more.
+        let newest = progress.borrow().newest;
+        let place = after.filter(|after| *after <= newest).unwrap_or(newest);
         Subscription { live: Arc::clone(self), progress, filter, place }
     }
 

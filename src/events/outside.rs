@@ -53,15 +53,19 @@ impl Message {
         if text.is_empty() {
             return Err(MessageError::Empty);
         }
-        Ok(Self(printable(text)))
+        let text = printable(text);
+        // Escapes are longer than what they stand for.
+        if text.len() > MAX_MESSAGE { Err(MessageError::TooLong) } else { Ok(Self(text)) }
     }
 
     /// A line of a pipe, whatever it is: nobody could be told what is wrong with it. `None` if it is blank.
     pub(super) fn of_line(line: &[u8], is_cut: bool) -> Option<Self> {
         let text = String::from_utf8_lossy(&line[..line.len().min(MAX_MESSAGE)]);
         let text = text.trim();
-        let end = if is_cut { "…" } else { "" };
-        (!text.is_empty()).then(|| Self(printable(text) + end))
+        let mut message = printable(text);
+        let end = if is_cut || message.len() > MAX_MESSAGE { "…" } else { "" };
+        message.truncate(message.floor_char_boundary(MAX_MESSAGE));
+        (!text.is_empty()).then(|| Self(message + end))
     }
 
     /// It as text.
@@ -157,6 +161,13 @@ mod tests {
         }
         assert!(Message::read(&[b'x'; MAX_MESSAGE]).is_ok());
         assert_eq!(Message::read(&[b'x'; MAX_MESSAGE + 1]), Err(MessageError::TooLong));
+    }
+
+    #[test]
+    fn escapes_do_not_make_a_message_longer_than_it_may_be() {
+        assert_eq!(Message::read(&[0x7f; MAX_MESSAGE]), Err(MessageError::TooLong));
+        let cut = Message::of_line(&[0x7f; MAX_MESSAGE], false).expect("a message");
+        assert!(cut.as_str().len() <= MAX_MESSAGE + "…".len() && cut.as_str().ends_with('…'));
     }
 
     #[tokio::test]

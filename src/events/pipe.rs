@@ -37,6 +37,17 @@ pub enum PipeError {
 pub struct Pipe(pipe::Receiver);
 
 impl Pipe {
+    /// Whether `path` is a pipe, or a name for one that can be made.
+    ///
+    /// # Errors
+    /// [`PipeError::Other`].
+    pub fn check(path: &Path) -> Result<(), PipeError> {
+        match std::fs::symlink_metadata(path) {
+            Ok(found) if !found.file_type().is_fifo() => Err(PipeError::Other),
+            _ => Ok(()),
+        }
+    }
+
     /// Opens the pipe at `path`, and makes it if nothing is there. Must be called inside a runtime.
     ///
     /// # Errors

@@ -155,6 +155,8 @@ pub struct TreeState {
     pub key: VouchedKey,
     /// Number of the record that is leaf 0.
     pub first: u64,
+    /// How many leaves are in the tree's files for certain, by the mark.
+    pub synced: u64,
     /// How many leaves there are: those after the checkpoint are not signed yet.
     pub leaves: u64,
     /// How many leaves are in the tree by their hashes only: their records are elsewhere.
@@ -353,8 +355,16 @@ impl<'a> TreeCheck<'a> {
             })?;
             levels.push(Level { reader: BufReader::with_capacity(1 << 15, content), file });
         }
-        let state =
-            TreeState { checkpoint, key, first: node.first, leaves: 0, elsewhere: 0, stale: 0, ahead: 0 };
+        let state = TreeState {
+            checkpoint,
+            key,
+            first: node.first,
+            synced: size.get(),
+            leaves: 0,
+            elsewhere: 0,
+            stale: 0,
+            ahead: 0,
+        };
         let mut check =
             Self { levels, edge: Edge::EMPTY, first: node.first, safe: size.get(), claims, state };
         check.compare_claims()?;

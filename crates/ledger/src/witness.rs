@@ -158,9 +158,14 @@ impl Request {
     }
 
     fn read_conflict(&self, answer: &Answer<'_>) -> AnswerError {
-        // Before sizes were told, 409 said that the witness knows another root of this size.
-        if answer.content_type != Some(SIZE_TYPE) {
-            return AnswerError::Inconsistent;
+        // Parameters, which servers add to any text, and case say nothing (RFC 9110, section 8.3.1).
+        let media_type = answer.content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
+        if !media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case(SIZE_TYPE)) {
+            // Before sizes were told, 409 said that the witness knows another root of this size.
+            return match self.old == self.checkpoint.size {
+                true => AnswerError::Inconsistent,
+                false => AnswerError::Size,
+            };
         }
         let size = std::str::from_utf8(answer.body).ok().and_then(|body| body.strip_suffix('\n'));
         let Some(Ok(known)) = size.map(str::parse::<Size>) else { return AnswerError::Size };

@@ -102,6 +102,9 @@ impl Writer {
             if seen.size == 0 {
                 // A new file's name must last, and one whose name did not last yet is empty.
                 self.sync_directory().map_err(|failure| unusable(failure.error))?;
+            } else {
+                // A process that was killed may have left records that are not on the disk yet; they are signed next.
+                self.disk.sync(&file).map_err(unusable)?;
             }
             if end.before.is_none()
                 && let Some(closed) = self.last_closed()

@@ -1,9 +1,9 @@
 //! `kms audit archive`: closed files go elsewhere, and the log says so.
 
 use std::{
-    fs::{self, DirBuilder, File, OpenOptions},
+    fs::{self, DirBuilder, File, Metadata, OpenOptions},
     io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _},
+    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
     path::{Path, PathBuf},
     process::ExitCode,
 };
@@ -41,15 +41,24 @@ impl Archive {
             "the log is damaged: look into it with `kms audit verify`"
         );
         let made = DirBuilder::new().mode(0o700).create(&self.to);
-        if made.is_err() && !self.to.is_dir() {
+        if made.is_ok() {
+            sync(self.to.parent())?;
+        } else if !self.to.is_dir() {
             made.with_context(|| format!("{} is not a directory and cannot be created", self.to.display()))?;
         }
         let own = Place { archive: Vec::new(), ..self.place };
+        let beside =
+            own.file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        ensure!(
+            !is_same(&fs::metadata(&self.to)?, &fs::metadata(beside)?),
+            "{} is the directory of the log itself",
+            self.to.display()
+        );
         let mut moved = 0_u64;
         for file in names.segments(&own.directories())? {
             let Some(last) = names.last_record(&file) else { continue };
             // The tree must be on the disk without them.
-            if last >= tree.first + tree.checkpoint.size.get() || tree.stale > 0 {
+            if last >= tree.first + tree.checkpoint.size.get().min(tree.synced) || tree.stale > 0 {
                 bail!("the tree is not on the disk up to record {last} yet: try again");
             }
             let archived = copy(&names, &file, last, &self.to)?;
@@ -69,7 +78,10 @@ fn copy(names: &Names, file: &Path, last: u64, to: &Path) -> anyhow::Result<Arch
     let name = file.file_name().context("a file has a name")?;
     let (target, part) = (to.join(name), to.join(format!("{}.part", name.to_string_lossy())));
     let (sha256, bytes) = digest(file)?;
-    if !target.exists() {
+    if let Ok(found) = fs::symlink_metadata(&target) {
+        let is_copy = found.is_file() && !is_same(&found, &fs::metadata(file)?);
+        ensure!(is_copy, "{} is not a file of its own", target.display());
+    } else {
         let mut copy = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
         io::copy(&mut File::open(file)?, &mut copy)?;
         copy.flush()?;
@@ -81,6 +93,11 @@ fn copy(names: &Names, file: &Path, last: u64, to: &Path) -> anyhow::Result<Arch
     ensure!(digest(&target)? == (sha256, bytes), "{} is another file", target.display());
     debug_assert_eq!(names.last_record(&target), Some(last));
     Ok(ArchivedFile { last, bytes, sha256: hex::encode(sha256) })
+}
+
+/// Whether both are the same file or directory, by whatever names.
+fn is_same(one: &Metadata, other: &Metadata) -> bool {
+    (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
 
 fn digest(file: &Path) -> anyhow::Result<([u8; 32], u64)> {
@@ -99,4 +116,35 @@ fn digest(file: &Path) -> anyhow::Result<([u8; 32], u64)> {
 fn sync(directory: Option<&Path>) -> io::Result<()> {
     let directory = directory.filter(|directory| !directory.as_os_str().is_empty()).unwrap_or(Path::new("."));
     File::open(directory)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_log_itself_is_no_place_for_its_copies() {
+        let home = tempfile::tempdir().expect("a directory");
+        let (log, to) = (home.path().join("audit.jsonl"), home.path().join("to"));
+        let closed = home.path().join("audit.7.jsonl");
+        fs::write(&closed, "record\n").expect("a file");
+        fs::create_dir(&to).expect("a directory");
+        let names = Names::of(&log).expect("names");
+        // A file has other names too.
+        fs::hard_link(&closed, to.join("audit.7.jsonl")).expect("a link");
+        assert!(copy(&names, &closed, 7, &to).is_err());
+        fs::remove_file(to.join("audit.7.jsonl")).expect("removed");
+        std::os::unix::fs::symlink(&closed, to.join("audit.7.jsonl")).expect("a link");
+        assert!(copy(&names, &closed, 7, &to).is_err());
+        fs::remove_file(to.join("audit.7.jsonl")).expect("removed");
+        for _ in 0..2 {
+            assert_eq!(
+                copy(&names, &closed, 7, &to).expect("copied").bytes,
+                7,
+                "also when it is there already"
+            );
+        }
+        let metadata = |path: &Path| fs::metadata(path).expect("metadata");
+        assert!(is_same(&metadata(home.path()), &metadata(&to.join(".."))));
+    }
 }
