@@ -492,6 +492,11 @@ fn step(case: &Json, file: &Json, _: &mut Notes) -> Check {
             is_refused(Some(SIZE_TYPE), body.text()?, AnswerError::Conflict { known })?;
             let above = Size::try_from(request.checkpoint().size.get() + 1)?;
             is_refused(Some(SIZE_TYPE), &format!("{above}\n"), AnswerError::Ahead { known: above })?;
+            is_refused(
+                Some("Text/x.tlog.size; charset=utf-8"),
+                body.text()?,
+                AnswerError::Conflict { known },
+            )?;
             is_refused(None, body.text()?, AnswerError::Inconsistent)?;
             for body in ["", "5", "05\n", "-1\n", &format!("{}\n", request.old())] {
                 is_refused(Some(SIZE_TYPE), body, AnswerError::Size)?;

@@ -162,10 +162,7 @@ impl Request {
         let media_type = answer.content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
         if !media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case(SIZE_TYPE)) {
             // Before sizes were told, 409 said that the witness knows another root of this size.
-            return match self.old == self.checkpoint.size {
-                true => AnswerError::Inconsistent,
-                false => AnswerError::Size,
-            };
+            return AnswerError::Inconsistent;
         }
         let size = std::str::from_utf8(answer.body).ok().and_then(|body| body.strip_suffix('\n'));
         let Some(Ok(known)) = size.map(str::parse::<Size>) else { return AnswerError::Size };

@@ -15,7 +15,7 @@ pub struct Quoted {
     pub rt_mr2: [u8; 48],
     /// Runtime events.
     pub rt_mr3: [u8; 48],
-    /// What the host said at launch: see [`super::mr_config`].
+    /// What the host said at launch: see [`crate::identity::mr_config`].
     pub mr_config_id: [u8; 48],
     /// The TD's owner, as the host said at launch.
     pub mr_owner: [u8; 48],
