@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use kms_ledger::checkpoint::Checkpoint;
+use kms_ledger::checkpoint::{Checkpoint, Origin};
 use kms_ledger::note::Note;
 use kms_ledger::proof::InclusionProof;
 use kms_ledger::signature::SigningKey;
@@ -141,7 +141,8 @@ impl Ledger {
         // As many as there are leaves.
         let found = (end.seq() + 1).saturating_sub(node.first);
         let kept = KeptCheckpoint::open(&directory.join(CHECKPOINT))?;
-        let signed = kept.read()?;
+        let origin: Origin = key.signing.verifying_key().name().as_str().parse().map_err(io::Error::other)?;
+        let signed = published.newest_signed(kept.read()?, &origin);
         let known = signed.as_ref().map_or(0, |signed| signed.size.get()).max(tree.size().get());
         if known > found {
             return Err(LedgerError::RolledBack { signed: known, found });
@@ -311,7 +312,7 @@ impl KeptCheckpoint {
         let length = self.length.min(MAX_CHECKPOINT as u64);
         let mut text = vec![0; usize::try_from(length).map_err(io::Error::other)?];
         self.file.read_exact_at(&mut text, 0)?;
-        let checkpoint = Note::parse(&text).ok().and_then(|note| note.text().parse().ok());
+        let checkpoint = parsed(&text);
         if checkpoint.is_none() && length > 0 {
             tracing::error!(
                 "the last signed checkpoint of the audit log cannot be read: whether the log was rolled back is unknown"
@@ -331,6 +332,11 @@ impl KeptCheckpoint {
     }
 }
 
+/// The checkpoint in a note of ours.
+fn parsed(note: &[u8]) -> Option<Checkpoint> {
+    Note::parse(note).ok().and_then(|note| note.text().parse().ok())
+}
+
 /// A cosigned checkpoint is shown for so long although there are newer ones: witnesses take their time.
 const SHOWN_COSIGNED: Duration = Duration::from_secs(60);
 
@@ -342,6 +348,8 @@ pub(super) struct Published {
     heads: watch::Sender<Option<(Arc<Head>, TileFiles)>>,
     /// How many leaves enough witnesses have cosigned.
     witnessed: watch::Sender<u64>,
+    /// The newest checkpoint that this process knows to be signed, also when the tree's directory is moved away.
+    signed: Mutex<Option<Checkpoint>>,
 }
 
 #[derive(Default)]
@@ -361,6 +369,15 @@ struct Cosigned {
 impl Published {
     fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The newest signed checkpoint of the log `origin`: the one that is kept on the disk, or one that was seen before.
+    fn newest_signed(&self, kept: Option<Checkpoint>, origin: &Origin) -> Option<Checkpoint> {
+        let head = self.shown().head.as_ref().and_then(|head| parsed(head.checkpoint.as_bytes()));
+        let mut known = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
+        let all = [known.take(), head, kept].into_iter().flatten().filter(|signed| signed.origin == *origin);
+        *known = all.max_by_key(|signed| signed.size);
+        known.clone()
     }
 
     fn open(&self, reader: Reader) {

@@ -249,7 +249,12 @@ async fn a_log_with_another_record_in_it_signs_nothing_until_it_has_another_name
     fs::write(&place.path, text).unwrap();
     let audit = place.signing().await;
     assert_eq!(reason(&audit), FailureReason::NotAsSigned);
+    // Without its tree it does not forget under which name it signed.
     fs::remove_dir_all(place.tree()).unwrap();
+    for _ in 0..20 {
+        assert!(audit.record(event(5)).await.is_err() && audit.head().is_none());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
     fs::remove_file(place.path.with_extension("node")).unwrap();
     healed(&audit).await;
     let receipt = audit.record(event(5)).await.unwrap();
