@@ -196,6 +196,9 @@ pub enum Event {
     Suppressed {
         /// How many are missing here.
         events: u64,
+        /// Where they came from; absent for those of this KMS.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        source: Option<&'static str>,
     },
     /// Root keys were generated.
     KeysBootstrapped {

@@ -401,7 +401,7 @@ impl Audit {
     fn note_at(&self, pace: &Mutex<Pace>, event: Event) {
         let admission = pace.lock().unwrap_or_else(PoisonError::into_inner).admit(Instant::now());
         let Paced::Record { suppressed } = admission else { return };
-        let told = (suppressed > 0).then_some(Event::Suppressed { events: suppressed });
+        let told = (suppressed > 0).then_some(Event::Suppressed { events: suppressed, source: None });
         for event in told.into_iter().chain([event]) {
             if let Err(error) = self.enqueue(event) {
                 tracing::warn!(%error, "an event is missing from the audit file");

@@ -64,10 +64,11 @@ impl Record {
     /// Who reported it: `kms`, or `pipe` or `api` for what comes from outside.
     pub fn source(&self) -> &'static str {
         match self.kind.as_str() {
-            "reported" => match self.text("source") {
-                "pipe" => "pipe",
-                "api" => "api",
-                _ => "outside",
+            "reported" | "suppressed" => match (self.text("source"), self.kind.as_str()) {
+                ("pipe", _) => "pipe",
+                ("api", _) => "api",
+                ("", "suppressed") => "kms",
+                (_, _) => "outside",
             },
             _ => "kms",
         }
@@ -191,7 +192,13 @@ impl Record {
                 by(),
                 because()
             ),
-            "suppressed" => format!("{} events came too fast to be recorded", v("events")),
+            "suppressed" => {
+                let from = match self.source() {
+                    "kms" => String::new(),
+                    outside => format!("[{outside}] "),
+                };
+                format!("{from}{} events came too fast to be recorded", v("events"))
+            }
             "keys_bootstrapped" => format!("root keys were generated for domain {}", v("domain")),
             "keys_received" => {
                 format!("root keys for domain {} were received from {}", v("domain"), v("source"))
@@ -354,6 +361,8 @@ mod tests {
                 r#","scope":"app","value":"aa","reason":"stolen","by":"user eve","remote":"::1""#,
                 "app aa was frozen by user eve from ::1: stolen",
             ),
+            ("suppressed", r#","events":3"#, "3 events came too fast to be recorded"),
+            ("suppressed", r#","events":3,"source":"pipe""#, "[pipe] 3 events came too fast to be recorded"),
             ("reported", r#","source":"pipe","message":"disk swapped""#, "[pipe] disk swapped"),
             ("reported", r#","source":"api","message":"x","by":"token","remote":"::1""#, "[api, token] x"),
             (
@@ -378,7 +387,9 @@ mod tests {
 
     #[test]
     fn no_sentence_of_ours_begins_like_one_from_outside() {
-        for kind in kinds().iter().filter(|kind| *kind != "reported") {
+        // These two have a source.
+        let is_ours = |kind: &&String| !["reported", "suppressed"].contains(&kind.as_str());
+        for kind in kinds().iter().filter(is_ours) {
             let record =
                 record(kind, r#","source":"[pipe] x","scope":"[pipe] x","by":"[pipe] x","reason":"[pipe]""#);
             assert_eq!(record.source(), "kms");

@@ -459,7 +459,7 @@ impl Writer {
     }
 
     fn with_kept(&self, first: Option<Event>) -> Result<Vec<String>, Failure> {
-        let lost = (self.lost > 0).then_some(Event::Suppressed { events: self.lost });
+        let lost = (self.lost > 0).then_some(Event::Suppressed { events: self.lost, source: None });
         let fields = |event: Event| {
             event.fields().map_err(|error| Failure::write(Need::Write)(io::Error::other(error.to_string())))
         };

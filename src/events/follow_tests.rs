@@ -14,7 +14,7 @@ fn settings(directory: &Path) -> Settings {
 
 async fn record(audit: &Audit, count: u64) {
     for events in 0..count {
-        let _ = audit.record(Event::Suppressed { events }).await.unwrap();
+        let _ = audit.record(Event::Suppressed { events, source: None }).await.unwrap();
     }
 }
 

@@ -127,11 +127,12 @@ impl Reports {
             return;
         }
         let left_out = self.left_out.swap(0, Ordering::Relaxed);
-        let counted = (left_out > 0).then_some(Event::Suppressed { events: left_out });
+        let counted = (left_out > 0).then_some(Event::Suppressed { events: left_out, source: Some("pipe") });
         let event = Event::Reported { source: "pipe", message: message.0, by: None, remote: None };
-        for event in counted.into_iter().chain([event]) {
+        let counted = counted.map(|event| (event, left_out));
+        for (event, count) in counted.into_iter().chain([(event, 1)]) {
             if let Err(error) = self.audit.record(event).await {
-                self.left_out.fetch_add(1, Ordering::Relaxed);
+                self.left_out.fetch_add(count, Ordering::Relaxed);
                 tracing::warn!(%error, "an event from the pipe is missing from the audit file");
             }
         }
