@@ -238,10 +238,18 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// What the policy has against the caller, where that is why.
-    pub fn denial(&self) -> Option<&Denial> {
+    /// What policy had to do with it: nothing where it was not asked.
+    fn policy(&self) -> PolicyPart<'_> {
         match self {
-            Self::Denied { denial, .. } => Some(denial),
+            Self::Denied { denial, relaxations, .. } => {
+                PolicyPart { denial: Some(denial), stage_rule: None, relaxations: relaxations.labels() }
+            }
+            Self::AfterBoot { rule, relaxations, .. } => {
+                PolicyPart { denial: None, stage_rule: Some(*rule), relaxations: relaxations.labels() }
+            }
+            Self::OsImage { relaxations, .. } => {
+                PolicyPart { denial: None, stage_rule: None, relaxations: relaxations.labels() }
+            }
             Self::NoAttestation
             | Self::BadEvidence(_)
             | Self::BadRequest(_)
@@ -250,11 +258,14 @@ impl Refusal {
             | Self::BadIdentity(_)
             | Self::ConfigMismatch { .. }
             | Self::Frozen { .. }
-            | Self::AfterBoot { .. }
             | Self::PolicyUnavailable(_)
-            | Self::OsImage { .. }
-            | Self::SelfAuthorization(_) => None,
+            | Self::SelfAuthorization(_) => PolicyPart { denial: None, stage_rule: None, relaxations: &[] },
         }
+    }
+
+    /// What the policy has against the caller, where that is why.
+    pub fn denial(&self) -> Option<&Denial> {
+        self.policy().denial
     }
 
     /// The reason for a record: the peer's words alone, where they are the peer's.
@@ -278,41 +289,20 @@ impl Refusal {
 
     /// Why policy was told something else than what was measured; empty where it was not asked.
     pub fn relaxations(&self) -> &[String] {
-        match self {
-            Self::Denied { relaxations, .. }
-            | Self::AfterBoot { relaxations, .. }
-            | Self::OsImage { relaxations, .. } => relaxations.labels(),
-            Self::NoAttestation
-            | Self::BadEvidence(_)
-            | Self::BadRequest(_)
-            | Self::CollateralUnavailable(_)
-            | Self::ClockBehind(_)
-            | Self::BadIdentity(_)
-            | Self::ConfigMismatch { .. }
-            | Self::Frozen { .. }
-            | Self::PolicyUnavailable(_)
-            | Self::SelfAuthorization(_) => &[],
-        }
+        self.policy().relaxations
     }
 
     /// The rule about the guest's stage, where that is why.
     pub fn stage_rule(&self) -> Option<StageRule> {
-        match self {
-            Self::AfterBoot { rule, .. } => Some(*rule),
-            Self::NoAttestation
-            | Self::BadEvidence(_)
-            | Self::BadRequest(_)
-            | Self::CollateralUnavailable(_)
-            | Self::ClockBehind(_)
-            | Self::BadIdentity(_)
-            | Self::ConfigMismatch { .. }
-            | Self::Frozen { .. }
-            | Self::Denied { .. }
-            | Self::PolicyUnavailable(_)
-            | Self::OsImage { .. }
-            | Self::SelfAuthorization(_) => None,
-        }
+        self.policy().stage_rule
     }
+}
+
+/// What a refusal has of policy.
+struct PolicyPart<'a> {
+    denial: Option<&'a Denial>,
+    stage_rule: Option<StageRule>,
+    relaxations: &'a [String],
 }
 
 /// Policy, the audit log and clients see canonical widths: no field is as long as a sender likes, and a backend that pads
