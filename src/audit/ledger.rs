@@ -56,6 +56,13 @@ pub struct LogKey {
     pub vouching: [u8; 65],
 }
 
+impl LogKey {
+    /// The name of the log.
+    fn origin(&self) -> io::Result<Origin> {
+        self.signing.verifying_key().name().as_str().parse().map_err(io::Error::other)
+    }
+}
+
 /// Where the key of a log comes from.
 pub trait LogKeys: Send + Sync {
     /// The key of the log of this node; `None` if it has a name that no log can have.
@@ -141,8 +148,7 @@ impl Ledger {
         // As many as there are leaves.
         let found = (end.seq() + 1).saturating_sub(node.first);
         let kept = KeptCheckpoint::open(&directory.join(CHECKPOINT))?;
-        let origin: Origin = key.signing.verifying_key().name().as_str().parse().map_err(io::Error::other)?;
-        let signed = published.newest_signed(kept.read()?, &origin);
+        let signed = published.newest_signed(kept.read()?, &key.origin()?);
         let known = signed.as_ref().map_or(0, |signed| signed.size.get()).max(tree.size().get());
         if known > found {
             return Err(LedgerError::RolledBack { signed: known, found });
@@ -285,10 +291,8 @@ fn write_key(path: &Path, key: &LogKey) -> io::Result<()> {
 }
 
 fn head(tree: &Tree, key: &LogKey) -> io::Result<Head> {
-    let name = key.signing.verifying_key();
-    let origin = name.name().as_str().parse().map_err(io::Error::other)?;
-    let checkpoint = key.signing.sign_checkpoint(&Checkpoint::new(origin, tree.size(), tree.root()));
-    let (checkpoint, key_text) = (Arc::from(checkpoint), Arc::from(name.to_string()));
+    let checkpoint = key.signing.sign_checkpoint(&Checkpoint::new(key.origin()?, tree.size(), tree.root()));
+    let (checkpoint, key_text) = (Arc::from(checkpoint), Arc::from(key.signing.verifying_key().to_string()));
     Ok(Head { size: tree.size(), checkpoint, key: key_text, vouching: key.vouching })
 }
 
