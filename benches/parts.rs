@@ -1,40 +1,32 @@
 //! What each part of a request costs alone: `cargo bench --bench parts`.
 
-use std::{
-    fs,
-    hint::black_box,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::fs;
+use std::hint::black_box;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use cvm_kms::{
-    audit::{Audit, Event, LegacySalts, LogKey, LogKeys, NodeId, Subject},
-    ca::{self, OwnNames, Restricted},
-    config::{AuthApi, EmptyDevices},
-    domain::Domain,
-    keys::{K256Key, RootKeys, derive, statement},
-    policy::{self, Decision, Policy},
-};
+use cvm_kms::audit::{Audit, Event, LegacySalts, LogKey, LogKeys, NodeId, Subject};
+use cvm_kms::ca::{self, OwnNames, Restricted};
+use cvm_kms::config::{AuthApi, EmptyDevices};
+use cvm_kms::domain::Domain;
+use cvm_kms::keys::{K256Key, RootKeys, derive, statement};
+use cvm_kms::policy::{self, Decision, Policy};
 use dcap_qvl::verify::QuoteVerifier;
 use futures_util::future::join_all;
-use kms_attest::{
-    binding::ReportData,
-    certificate,
-    collateral::Collateral,
-    csr::{ApiVersion, Csr},
-    evidence::Evidence,
-    identity::{AppId, BootInfo, Registers},
-    p256::P256Key,
-    platform::tdx::{
-        image::acpi::{AcpiDigests, Shape},
-        verify_quote,
-    },
-    ra_tls::{self, ParsedCertificate},
-    trust::TrustAnchors,
-    verify::{Binding, Verified, verify},
-    vm_config::VmConfig,
-};
+use kms_attest::binding::ReportData;
+use kms_attest::certificate;
+use kms_attest::collateral::Collateral;
+use kms_attest::csr::{ApiVersion, Csr};
+use kms_attest::evidence::Evidence;
+use kms_attest::identity::{AppId, BootInfo, Registers};
+use kms_attest::p256::P256Key;
+use kms_attest::platform::tdx::image::acpi::{AcpiDigests, Shape};
+use kms_attest::platform::tdx::verify_quote;
+use kms_attest::ra_tls::{self, ParsedCertificate};
+use kms_attest::trust::TrustAnchors;
+use kms_attest::verify::{Binding, Verified, verify};
+use kms_attest::vm_config::VmConfig;
 use kms_ledger::signature::SigningKey;
 use kms_simulator::{Cvm, Platform};
 use serde_json::{Map, json};

@@ -1,21 +1,14 @@
 //! What a decision costs, also while the rules change and while others hang: `cargo bench --bench policy`.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
-use cvm_kms::{
-    config::{AuthApi, EmptyDevices, Endpoint, Webhook},
-    policy::{Decision, Policy, Subject},
-};
+use cvm_kms::config::{AuthApi, EmptyDevices, Endpoint, Webhook};
+use cvm_kms::policy::{Decision, Policy, Subject};
 use futures_util::future::join_all;
 use kms_attest::identity::BootInfo;
 use serde_json::{Map, Value, json};

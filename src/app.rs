@@ -14,18 +14,16 @@ use std::sync::Arc;
 
 use tokio::net::TcpListener;
 
-pub use self::{error::AppError, preflight::Preflight, running::Running};
-use self::{
-    process::{Process, bind, key_directory},
-    serving::{MainListener, Serving},
-};
-use crate::{
-    api::onboard::OnboardService,
-    config::Config,
-    lifecycle::{Node, Ready},
-    log::ProcessLog,
-    store::Occupancy,
-};
+pub use self::error::AppError;
+pub use self::preflight::Preflight;
+use self::process::{Process, bind, key_directory};
+pub use self::running::Running;
+use self::serving::{MainListener, Serving};
+use crate::api::onboard::OnboardService;
+use crate::config::Config;
+use crate::lifecycle::{Node, Ready};
+use crate::log::ProcessLog;
+use crate::store::Occupancy;
 
 /// Builds every part, binds the listeners and starts serving the phase that the key directory calls for.
 ///

@@ -1,9 +1,7 @@
 //! The domain name (or IPv4 address) under which a KMS serves, and the names of others that no app may have.
 
-use std::{
-    fmt,
-    net::{IpAddr, Ipv4Addr},
-};
+use std::fmt;
+use std::net::{IpAddr, Ipv4Addr};
 
 const MAX_NAME: usize = 253;
 const MAX_LABEL: usize = 63;

@@ -1,6 +1,7 @@
 //! What a caller is told when a request ends without a result.
 
-use std::{error::Error as StdError, fmt};
+use std::error::Error as StdError;
+use std::fmt;
 
 pub use kms_wire::code::Code;
 

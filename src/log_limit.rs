@@ -1,10 +1,8 @@
 //! Limits lines in the process log, so that a flood of requests does not become a flood of lines.
 
-use std::{
-    fmt,
-    num::NonZeroU32,
-    sync::atomic::{AtomicU64, Ordering},
-};
+use std::fmt;
+use std::num::NonZeroU32;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 

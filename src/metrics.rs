@@ -1,6 +1,8 @@
 //! Counters, gauges and histograms of this service, in a registry of their own, rendered for Prometheus.
 
-use std::{fmt, sync::OnceLock, time::Duration};
+use std::fmt;
+use std::sync::OnceLock;
+use std::time::Duration;
 
 use kms_wire::method::Access;
 use prometheus::core::Collector;

@@ -1,6 +1,7 @@
 //! How operators prove who they are: a token, or a user of an htpasswd file.
 
-use std::{collections::BTreeMap, fmt};
+use std::collections::BTreeMap;
+use std::fmt;
 
 use base64::Engine as _;
 use http::{HeaderMap, header};

@@ -1,6 +1,7 @@
 //! The API: messages and descriptors (from `kms_wire`) and gRPC services, all from `proto/kms.proto`.
 
-pub use kms_wire::{DESCRIPTORS, message::*};
+pub use kms_wire::DESCRIPTORS;
+pub use kms_wire::message::*;
 
 #[allow(missing_docs, clippy::all, unreachable_pub)]
 mod generated {

@@ -1,10 +1,8 @@
 //! Reads a small file whole.
 
-use std::{
-    fs::{self, File, Metadata},
-    io::{self, Read as _},
-    path::Path,
-};
+use std::fs::{self, File, Metadata};
+use std::io::{self, Read as _};
+use std::path::Path;
 
 /// The content of a regular file of at most `limit` bytes.
 ///

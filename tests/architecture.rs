@@ -1,11 +1,9 @@
 //! Imports point one way, and the simulator is nowhere near the `kms` binary.
 
-use std::{
-    collections::BTreeSet,
-    fs,
-    path::{Path, PathBuf},
-    process::Command,
-};
+use std::collections::BTreeSet;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
 
 /// The modules of `src/`, top to bottom. A module may import those of lower rows only; those of one row import none of
 /// each other. `ARCHITECTURE.md` draws it.

@@ -3,12 +3,10 @@
 //! The compiler is called on the library that this test was built with, so that nothing is built once more. With
 //! `KMS_BLESS=1` the errors of today are written down as the expected ones.
 
-use std::{
-    env, fs,
-    path::{Path, PathBuf},
-    process::Command,
-    time::SystemTime,
-};
+use std::path::{Path, PathBuf};
+use std::process::Command;
+use std::time::SystemTime;
+use std::{env, fs};
 
 /// What the compiler says of `source`, an error a line; nothing if it compiles.
 fn errors(library: &Path, source: &str) -> String {

@@ -1,27 +1,23 @@
 //! Attacks with bodies.
 
-use std::{
-    convert::Infallible,
-    sync::{
-        Arc,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use futures_util::{FutureExt as _, StreamExt as _, future::LocalBoxFuture, stream};
+use futures_util::future::LocalBoxFuture;
+use futures_util::{FutureExt as _, StreamExt as _, stream};
 use http::Request;
 use http_body_util::StreamBody;
-use hyper::{body::Frame, client::conn::http2};
+use hyper::body::Frame;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use tokio::io::AsyncWriteExt as _;
 
-use crate::{
-    Case,
-    target::Target,
-    wire::{DATA, END_HEADERS, HEADERS, Raw, frame, many, post},
-};
+use crate::Case;
+use crate::target::Target;
+use crate::wire::{DATA, END_HEADERS, HEADERS, Raw, frame, many, post};
 
 pub(crate) const CASES: &[Case] = &[
     Case {

@@ -2,10 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::{Case, target::Target, wire::many};
+use crate::Case;
+use crate::target::Target;
+use crate::wire::many;
 
 pub(crate) const CASES: &[Case] = &[
     Case {

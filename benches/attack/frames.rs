@@ -2,15 +2,14 @@
 
 use std::time::Instant;
 
-use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 
-use crate::{
-    Case,
-    target::Target,
-    wire::{
-        CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE,
-        frame, get_meta, many, post, text,
-    },
+use crate::Case;
+use crate::target::Target;
+use crate::wire::{
+    CONTINUATION, DATA, END_HEADERS, END_STREAM, HEADERS, PING, RST_STREAM, Raw, SETTINGS, WINDOW_UPDATE,
+    frame, get_meta, many, post, text,
 };
 
 pub(crate) const CASES: &[Case] = &[

@@ -1,26 +1,20 @@
 //! Many guests, kills, and a long run.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use cvm_kms::proto::GetTempCaCertResponse;
-use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use kms_simulator::Cvm;
 use serde_json::json;
 
-use crate::{
-    Attack, Case, Outcome,
-    support::{
-        Caller, Identity,
-        guests::{Guests, killed_under_load},
-        http,
-        program::Setting,
-    },
-    target::Target,
-    wire::many,
-};
+use crate::support::guests::{Guests, killed_under_load};
+use crate::support::program::Setting;
+use crate::support::{Caller, Identity, http};
+use crate::target::Target;
+use crate::wire::many;
+use crate::{Attack, Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[
     Case { attack: Attack::Alone(kills), ..Case::new("kill -9 under load", soak) },

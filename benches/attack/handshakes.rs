@@ -1,27 +1,20 @@
 //! Attacks on the TLS handshake.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt as _, future::LocalBoxFuture};
-use kms_attest::{
-    certificate::{self, CertificateSpec, Issuer, Role},
-    p256::P256Key,
-};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use kms_attest::certificate::{self, CertificateSpec, Issuer, Role};
+use kms_attest::p256::P256Key;
 use rustls::crypto::aws_lc_rs::kx_group;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 
-use crate::{
-    Case,
-    support::{
-        Identity,
-        identity::{LOOK_ALIKE, look_alikes, spec},
-    },
-    target::Target,
-    wire::many,
-};
+use crate::Case;
+use crate::support::Identity;
+use crate::support::identity::{LOOK_ALIKE, look_alikes, spec};
+use crate::target::Target;
+use crate::wire::many;
 
 pub(crate) const CASES: &[Case] = &[
     Case::new("chains of look-alikes", look_alike_chains),

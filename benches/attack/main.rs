@@ -22,13 +22,12 @@ mod surroundings;
 mod target;
 mod wire;
 
-use std::{
-    panic::AssertUnwindSafe,
-    process::ExitCode,
-    time::{Duration, Instant},
-};
+use std::panic::AssertUnwindSafe;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::program::{KMS, Setting, Stderr};
 use target::{Honest, Report, Target, Watch};

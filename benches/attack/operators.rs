@@ -1,21 +1,22 @@
 //! Attacks on the admin listener, beside an operator who has to get in.
 
-use std::{
-    fs, io,
-    net::Ipv4Addr,
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::net::Ipv4Addr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+use std::{fs, io};
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
-use futures_util::{FutureExt as _, future::LocalBoxFuture};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpSocket,
-    time::timeout,
-};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpSocket;
+use tokio::time::timeout;
 
-use crate::{Case, Outcome, support::ADMIN_TOKEN, target::Target, wire::many};
+use crate::support::ADMIN_TOKEN;
+use crate::target::Target;
+use crate::wire::many;
+use crate::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[
     Case {

@@ -1,24 +1,19 @@
 //! What the KMS stands on gives way: the reader of its log, the disk.
 
-use std::{
-    sync::atomic::{AtomicU64, Ordering},
-    time::{Duration, Instant},
-};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
-use futures_util::{FutureExt as _, future::LocalBoxFuture};
+use futures_util::FutureExt as _;
+use futures_util::future::LocalBoxFuture;
 use rustix::process::{Resource, Rlimit, prlimit};
 use serde_json::json;
 
-use crate::{
-    Case, Outcome,
-    support::{
-        Identity,
-        guests::Guests,
-        program::{Setting, Stderr},
-    },
-    target::Target,
-    wire::many,
-};
+use crate::support::Identity;
+use crate::support::guests::Guests;
+use crate::support::program::{Setting, Stderr};
+use crate::target::Target;
+use crate::wire::many;
+use crate::{Case, Outcome};
 
 pub(crate) const CASES: &[Case] = &[
     Case { stderr: Some(Stderr::Unread), ..Case::new("a log that nobody reads", refusals) },

@@ -1,34 +1,25 @@
 //! The KMS under attack, and the honest caller beside it.
 
-use std::{
-    fs,
-    io::{self, PipeReader},
-    net::{Ipv4Addr, SocketAddr},
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::io::{self, PipeReader};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, Signal, kill_process};
 use rustls::pki_types::ServerName;
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpSocket, TcpStream},
-    task::JoinHandle,
-    time::timeout,
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpSocket, TcpStream};
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use crate::{
-    Case,
-    support::{
-        Caller, DOMAIN, eventually,
-        program::{Program, Setting, Stderr},
-    },
-};
+use crate::Case;
+use crate::support::program::{Program, Setting, Stderr};
+use crate::support::{Caller, DOMAIN, eventually};
 
 /// Clock ticks a second in `/proc/<pid>/stat` on Linux.
 const TICKS: u64 = 100;

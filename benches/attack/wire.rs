@@ -1,12 +1,11 @@
 //! HTTP/2 frames by hand, so that they can be wrong, and helpers for many connections at once.
 
-use std::{io, time::Instant};
+use std::io;
+use std::time::Instant;
 
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf},
-    net::TcpStream,
-    task::JoinHandle,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
 use tokio_rustls::client::TlsStream;
 
 use crate::target::Target;

@@ -1,15 +1,18 @@
 //! The `kms` of this tree beside an older one: the same calls from the same load generator, in turn.
 
-use std::{process::Command, sync::Arc, time::Duration};
+use std::process::Command;
+use std::sync::Arc;
+use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs::kx_group;
 
+use super::load::{Connections, Load, Numbered};
+use super::servers::{self, Server};
+use super::support::program::KMS;
+use super::support::{Caller, DOMAIN, World};
 use super::{
-    CALLERS, GUESTS, Round, Setting, anonymous, app_key, env_key_request, limits,
-    load::{Connections, Load, Numbered},
-    machine, measure, microseconds, numbered, request,
-    servers::{self, Server},
-    support::{Caller, DOMAIN, World, program::KMS},
+    CALLERS, GUESTS, Round, Setting, anonymous, app_key, env_key_request, limits, machine, measure,
+    microseconds, numbered, request,
 };
 
 /// How often each of the two is measured, in turn.

@@ -13,26 +13,28 @@ mod parts;
 mod process;
 mod servers;
 
-use std::{
-    fs,
-    path::Path,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::fs;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use cvm_kms::proto::{GetAppKeyRequest, SignCertRequest};
-use kms_attest::{binding::ReportData, collateral::Collateral, csr::Csr, p256::P256Key, trust::TrustAnchors};
+use kms_attest::binding::ReportData;
+use kms_attest::collateral::Collateral;
+use kms_attest::csr::Csr;
+use kms_attest::p256::P256Key;
+use kms_attest::trust::TrustAnchors;
 use kms_simulator::Cvm;
 use load::{Connections, Load, Numbered, Outcome};
 use parts::Parts;
 use prost::Message as _;
-use rustls::{
-    ClientConfig,
-    crypto::{SupportedKxGroup, aws_lc_rs},
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-};
+use rustls::ClientConfig;
+use rustls::crypto::{SupportedKxGroup, aws_lc_rs};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use servers::Server;
-use support::{Caller, Identity, World, program::KMS};
+use support::program::KMS;
+use support::{Caller, Identity, World};
 
 /// Every kind of load runs this often, in turn with what it is compared with; the median counts.
 const ROUNDS: usize = 3;

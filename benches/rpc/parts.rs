@@ -1,17 +1,19 @@
 //! What the parts of a cold `GetAppKey` cost alone: CPU time of one thread, in the same run as the whole.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use cvm_kms::keys::{RootKeys, derive};
 use dcap_qvl::verify::QuoteVerifier;
-use kms_attest::{collateral::Collateral, identity::AppId, platform::tdx::verify_quote, trust::TrustAnchors};
+use kms_attest::collateral::Collateral;
+use kms_attest::identity::AppId;
+use kms_attest::platform::tdx::verify_quote;
+use kms_attest::trust::TrustAnchors;
 use rustix::time::{ClockId, clock_gettime};
-use rustls::{
-    ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, ServerName},
-    server::WebPkiClientVerifier,
-};
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
+use rustls::server::WebPkiClientVerifier;
+use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
 /// How often each part is done.
 pub(super) const TIMES: u16 = 400;

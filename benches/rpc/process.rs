@@ -1,14 +1,13 @@
 //! The process itself: from its start to its first answer, and the memory that it holds after each kind of load.
 
-use std::{fs, sync::Arc, time::Duration};
+use std::fs;
+use std::sync::Arc;
+use std::time::Duration;
 
-use super::{
-    Setting, anonymous, app_key, env_key_request,
-    load::{self, Connections, Load},
-    machine, milliseconds, numbered, request,
-    servers::Server,
-    support::program::KMS,
-};
+use super::load::{self, Connections, Load};
+use super::servers::Server;
+use super::support::program::KMS;
+use super::{Setting, anonymous, app_key, env_key_request, machine, milliseconds, numbered, request};
 
 /// How often the program is started.
 const STARTS: usize = 21;

@@ -1,22 +1,21 @@
 //! The servers that are loaded, each a process of its own, so that its CPU time and memory are its own.
 
-use std::{
-    fs, io,
-    net::{Ipv4Addr, SocketAddr, TcpListener},
-    path::Path,
-    process::{Child, Command, Stdio},
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::net::{Ipv4Addr, SocketAddr, TcpListener};
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+use std::{fs, io};
 
-use axum::{Router, routing::any};
-use hyper_util::{rt::TokioIo, service::TowerToHyperService};
+use axum::Router;
+use axum::routing::any;
+use hyper_util::rt::TokioIo;
+use hyper_util::service::TowerToHyperService;
 use rustix::process::{Pid, Signal, kill_process};
-use rustls::{
-    ServerConfig,
-    crypto::aws_lc_rs,
-    pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _},
-};
+use rustls::ServerConfig;
+use rustls::crypto::aws_lc_rs;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 /// Where the environment names the directory for this program to be the bare server.

@@ -1,9 +1,7 @@
 //! Collateral in its JSON form, as services of collateral and guests hand it out.
 
-use kms_attest::{
-    certificate::pem,
-    collateral::{Collateral, read_chain, read_crl},
-};
+use kms_attest::certificate::pem;
+use kms_attest::collateral::{Collateral, read_chain, read_crl};
 
 /// Collateral survives JSON, and ends after 1970. A chain is the same when it is written again, and so is a revocation list.
 pub fn collateral(data: &[u8]) {

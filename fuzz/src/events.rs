@@ -1,9 +1,7 @@
 //! What operators and programs beside a KMS send to its event log, and the records that are read for people.
 
-use cvm_kms::{
-    audit::{Record, printable},
-    events::{Lines, MAX_LIMIT, Message, Query, json, last_event_id, text},
-};
+use cvm_kms::audit::{Record, printable};
+use cvm_kms::events::{Lines, MAX_LIMIT, Message, Query, json, last_event_id, text};
 
 /// A moment in 2027, in milliseconds.
 const NOW: u64 = 1_800_000_000_000;

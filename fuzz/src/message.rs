@@ -3,7 +3,8 @@
 use cvm_kms::net::prpc;
 use cvm_kms::proto;
 use prost::Message;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// Reads one type of message.
 type Read = fn(&[u8]);

@@ -2,7 +2,8 @@
 
 use std::path::Path;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use kms_attest::identity::mr_config::host_data;
 use kms_attest::measurement::TdxEvent;
 use kms_attest::platform::manifest::{Manifest, image_hash, is_plain};

@@ -17,7 +17,8 @@ use cvm_kms::proto::{
 use http::{Request, StatusCode, Uri, header};
 use http_body_util::{BodyExt as _, Full};
 use prost::Message;
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 /// The longest error message a caller may be shown: 1,024 bytes and a sign that it was cut.
 const MAX_MESSAGE: usize = 1024 + '…'.len_utf8();

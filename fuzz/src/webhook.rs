@@ -7,7 +7,8 @@ use cvm_kms::policy::{Decision, Policy, Subject};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 
-use super::{allowlist::boot_info, loopback};
+use super::allowlist::boot_info;
+use super::loopback;
 
 /// The longest reason that a caller is shown, in characters.
 const MAX_REASON: usize = 512;

@@ -1,9 +1,7 @@
 //! Whether the measured registers are compared with the OS image.
 
-use crate::{
-    config::{self, FileError},
-    os_image::{ImageCache, OsImages, ProgressListener, SetupError},
-};
+use crate::config::{self, FileError};
+use crate::os_image::{ImageCache, OsImages, ProgressListener, SetupError};
 
 /// Whether the measured registers are compared with the OS image before a permit is given.
 #[derive(Debug, Clone)]

@@ -2,14 +2,11 @@
 
 use kms_attest::measurement::Stage;
 
-use super::{
-    Refusal, Relaxations, StageRule, StageVerdict, Step,
-    walk::{Observer, Passed, Until, Walk},
-};
-use crate::{
-    os_image::OsImageError,
-    policy::{Decision, Policy, Role, Subject, examine::Examination},
-};
+use super::walk::{Observer, Passed, Until, Walk};
+use super::{Refusal, Relaxations, StageRule, StageVerdict, Step};
+use crate::os_image::OsImageError;
+use crate::policy::examine::Examination;
+use crate::policy::{Decision, Policy, Role, Subject};
 
 /// The observer whose walk can lead to a permit: it ends with the first refusal.
 pub(super) struct Live<'a> {

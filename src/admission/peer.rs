@@ -1,19 +1,16 @@
 //! The other end of a TLS connection: its certificate, and the evidence in it, verified at most once.
 
-use std::{
-    sync::{Arc, OnceLock},
-    time::{Duration, Instant},
-};
+use std::sync::{Arc, OnceLock};
+use std::time::{Duration, Instant};
 
-use kms_attest::{
-    identity::AppId,
-    ra_tls::ParsedCertificate,
-    verify::{Binding, Verified, Verifier},
-};
+use kms_attest::identity::AppId;
+use kms_attest::ra_tls::ParsedCertificate;
+use kms_attest::verify::{Binding, Verified, Verifier};
 use tokio::sync::Mutex;
 
 use super::{Carrier, EvidenceRefusal, Refusal};
-use crate::{clock::unix_now, metrics::Metrics};
+use crate::clock::unix_now;
+use crate::metrics::Metrics;
 
 /// How long verified evidence is believed without looking again: newer collateral may judge a platform otherwise.
 const MEMORY: Duration = Duration::from_secs(3600);

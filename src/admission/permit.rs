@@ -3,14 +3,13 @@
 use std::marker::PhantomData;
 use std::time::Instant;
 
-use kms_attest::{
-    identity::{AppId, AppInfo, BootInfo},
-    measurement::Stage,
-    tcb::TcbVerdict,
-};
+use kms_attest::identity::{AppId, AppInfo, BootInfo};
+use kms_attest::measurement::Stage;
+use kms_attest::tcb::TcbVerdict;
 
 use super::{Decided, Relaxations, StageRule};
-use crate::{control::NotFrozen, policy::Role};
+use crate::control::NotFrozen;
+use crate::policy::Role;
 
 /// May have the keys of its app.
 #[derive(Debug)]

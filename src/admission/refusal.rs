@@ -6,20 +6,18 @@ mod step;
 
 use std::sync::Arc;
 
-use kms_attest::{
-    clock_floor::ClockBehind,
-    identity::BootInfo,
-    verify::{BootInfoError, VerifyError},
-};
+use kms_attest::clock_floor::ClockBehind;
+use kms_attest::identity::BootInfo;
+use kms_attest::verify::{BootInfoError, VerifyError};
 
-pub use self::{code::RefusalCode, evidence::EvidenceRefusal, step::Step};
+pub use self::code::RefusalCode;
+pub use self::evidence::EvidenceRefusal;
+pub use self::step::Step;
 use super::{Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
-use crate::{
-    clock::CLOCK_REMEDY,
-    control::Freeze,
-    os_image::OsImageError,
-    policy::{Denial, DenialCode, PolicyError},
-};
+use crate::clock::CLOCK_REMEDY;
+use crate::control::Freeze;
+use crate::os_image::OsImageError;
+use crate::policy::{Denial, DenialCode, PolicyError};
 
 /// Why a caller gets no permit.
 #[derive(Debug, thiserror::Error)]

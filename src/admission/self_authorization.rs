@@ -1,21 +1,18 @@
 //! Our self-authorization: this KMS asks policy about itself before it serves anyone.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use kms_attest::{
-    attester::{Attester, AttesterError},
-    binding::ReportData,
-    identity::{BootInfo, Registers},
-    tcb::TcbVerdict,
-    verify::{Binding, Verified, Verifier, VerifyError},
-};
+use kms_attest::attester::{Attester, AttesterError};
+use kms_attest::binding::ReportData;
+use kms_attest::identity::{BootInfo, Registers};
+use kms_attest::tcb::TcbVerdict;
+use kms_attest::verify::{Binding, Verified, Verifier, VerifyError};
 use tokio::sync::{Notify, Semaphore, watch};
 
-use super::{Relaxations, TcbTolerance, Tolerated, permit::SelfAuthorization};
+use super::permit::SelfAuthorization;
+use super::{Relaxations, TcbTolerance, Tolerated};
 use crate::policy::{Decision, Denial, DenialCode, Policy, PolicyError};
 
 /// How often policy is asked about ourselves in the background: after a revocation, methods that anyone may call go on

@@ -2,7 +2,8 @@
 
 use kms_attest::measurement::Stage;
 
-use crate::{config::ReleaseStage, policy::Role};
+use crate::config::ReleaseStage;
+use crate::policy::Role;
 
 /// The rule that decides about the stage of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

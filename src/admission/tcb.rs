@@ -1,18 +1,16 @@
 //! What the operator tolerates of Intel's verdict on a platform: applied before policy is asked, whoever it is asked
 //! about, and carried by every decision that needed it.
 
-use std::{borrow::Cow, fmt, sync::Arc};
+use std::borrow::Cow;
+use std::fmt;
+use std::sync::Arc;
 
-use kms_attest::{
-    collateral::Clock,
-    identity::BootInfo,
-    tcb::{PartGap, TcbPart, TcbStatus, TcbVerdict},
-};
+use kms_attest::collateral::Clock;
+use kms_attest::identity::BootInfo;
+use kms_attest::tcb::{PartGap, TcbPart, TcbStatus, TcbVerdict};
 
-use crate::{
-    config::{Grace, Tcb},
-    metrics::Metrics,
-};
+use crate::config::{Grace, Tcb};
+use crate::metrics::Metrics;
 
 /// `[core.tcb]`, at this moment.
 ///

@@ -1,16 +1,13 @@
 //! Warns of platforms seen recently that Intel's early TCB set judges worse than the standard one does today.
 
-use std::{
-    collections::HashMap,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use kms_attest::{
-    tcb::{EarlyVerdict, PlatformTcb, TcbForecast, TcbForecasts, TcbStatus, TcbVerdict},
-    verify::Verifier,
-};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use kms_attest::tcb::{EarlyVerdict, PlatformTcb, TcbForecast, TcbForecasts, TcbStatus, TcbVerdict};
+use kms_attest::verify::Verifier;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::TcbTolerance;
 use crate::metrics::{Metrics, TcbForecastState};

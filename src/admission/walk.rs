@@ -1,23 +1,21 @@
 //! The steps of admission after verification, in order: written once, for live requests and for explanations.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
-use kms_attest::{
-    identity::{AppId, BootInfo},
-    verify::Verified,
-};
+use kms_attest::identity::{AppId, BootInfo};
+use kms_attest::verify::Verified;
 
+use super::permit::{Admitted, Allowed, Basis};
 use super::{
     Foundation, Identified, ImageCheck, Refusal, Relaxations, Shown, StageRule, StageVerdict, Step,
     Tolerated, identified,
-    permit::{Admitted, Allowed, Basis},
 };
-use crate::{
-    config::ReleaseStage,
-    control::{NotFrozen, Shadow},
-    os_image::OsImageError,
-    policy::{Decision, Policy, Role, Subject, examine::Examination},
-};
+use crate::config::ReleaseStage;
+use crate::control::{NotFrozen, Shadow};
+use crate::os_image::OsImageError;
+use crate::policy::examine::Examination;
+use crate::policy::{Decision, Policy, Role, Subject};
 
 /// When a walk ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -7,22 +7,19 @@ mod explain;
 mod freeze;
 mod shadow;
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use kms_attest::identity::BootInfo;
 
-use super::{
-    Caller, Method,
-    images::{clear, note_cleared},
-    kms::KmsService,
-};
-use crate::{
-    admission::{Explainer, Foundation},
-    audit::Event,
-    config::{Core, EmptyDevices},
-    error::Result,
-    proto::{ClearImageCacheRequest, GetKmsKeyRequest, KmsKeyResponse, VerifiedIdentity},
-};
+use super::images::{clear, note_cleared};
+use super::kms::KmsService;
+use super::{Caller, Method};
+use crate::admission::{Explainer, Foundation};
+use crate::audit::Event;
+use crate::config::{Core, EmptyDevices};
+use crate::error::Result;
+use crate::proto::{ClearImageCacheRequest, GetKmsKeyRequest, KmsKeyResponse, VerifiedIdentity};
 
 /// How long an answer waits for its line in the audit log, where it does not depend on it.
 const NOTE_TIME: Duration = Duration::from_secs(2);

@@ -6,12 +6,10 @@ use kms_attest::identity::AppId;
 use quick_cache::sync::Cache;
 
 use super::prepared::Prepared;
-use crate::{
-    admission::SelfAuthorization,
-    error::{Error, Result},
-    lifecycle::{EnvPublicKey, Ready},
-    proto::PublicKeyResponse,
-};
+use crate::admission::SelfAuthorization;
+use crate::error::{Error, Result};
+use crate::lifecycle::{EnvPublicKey, Ready};
+use crate::proto::PublicKeyResponse;
 
 /// Apps remembered; the least used go first. Some 600 bytes each.
 const APPS: usize = 4096;

@@ -5,13 +5,11 @@ use std::sync::Arc;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Caller;
-use crate::{
-    clock::unix_now,
-    error::{Code, Error, Result},
-    events::{
-        Ask, Events, Index, Live, Message, MessageError, Next, Order, Page, Query, ReportError, Reports,
-        Subscription, frame,
-    },
+use crate::clock::unix_now;
+use crate::error::{Code, Error, Result};
+use crate::events::{
+    Ask, Events, Index, Live, Message, MessageError, Next, Order, Page, Query, ReportError, Reports,
+    Subscription, frame,
 };
 
 /// Questions to the index that are answered at once. Further ones wait.

@@ -2,12 +2,10 @@
 
 use std::sync::Arc;
 
-use crate::{
-    audit::{Audit, Event},
-    control::Author,
-    error::{Error, Result},
-    os_image::{CacheError, ImageCache, Progress, ProgressListener},
-};
+use crate::audit::{Audit, Event};
+use crate::control::Author;
+use crate::error::{Error, Result};
+use crate::os_image::{CacheError, ImageCache, Progress, ProgressListener};
 
 /// Clears both caches, the image cache first.
 pub(super) async fn clear(images: &ImageCache, image_hash: &str, config_hash: &str) -> Result<()> {

@@ -1,46 +1,38 @@
 //! The KMS service. Each handler is a ladder: parse, admit, record, reply.
 
-use std::{
-    num::NonZeroU32,
-    sync::Arc,
-    time::{Instant, SystemTime},
-};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Instant, SystemTime};
 
-use kms_attest::{
-    csr::{ApiVersion, Csr},
-    identity::{AppId, BootInfo},
-};
+use kms_attest::csr::{ApiVersion, Csr};
+use kms_attest::identity::{AppId, BootInfo};
 
-use super::{
-    Caller, Method,
-    env_keys::EnvKeys,
-    images::{clear, download_recorder, note_cleared},
-    meta::Meta,
-    prepared::Prepared,
-    quota::ReleaseLimit,
-    refusal::Attempt,
-    wrong_credentials::WrongCredentials,
+use super::env_keys::EnvKeys;
+use super::images::{clear, download_recorder, note_cleared};
+use super::meta::Meta;
+use super::prepared::Prepared;
+use super::quota::ReleaseLimit;
+use super::refusal::Attempt;
+use super::wrong_credentials::WrongCredentials;
+use super::{Caller, Method};
+use crate::admission::{
+    Admission, Explainer, Foundation, ImageCheck, ImageCheckError, Permit, Refusal, SelfAuthorization,
+    Verification, both,
 };
-use crate::{
-    admission::{
-        Admission, Explainer, Foundation, ImageCheck, ImageCheckError, Permit, Refusal, SelfAuthorization,
-        Verification, both,
-    },
-    ca::Restricted,
-    clock::unix_now,
-    config::{Core, PublicHandover},
-    control::{Denials, Shadow},
-    error::{Code, Error, Result},
-    lifecycle::{NotReleased, Ready, ReleaseGuards, Released},
-    log_limit::LogLimit,
-    operator::{Operator, OperatorToken},
-    os_image::ImageCache,
-    policy::Role,
-    proto::{
-        AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
-        GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,
-        SignCertRequest, SignCertResponse,
-    },
+use crate::ca::Restricted;
+use crate::clock::unix_now;
+use crate::config::{Core, PublicHandover};
+use crate::control::{Denials, Shadow};
+use crate::error::{Code, Error, Result};
+use crate::lifecycle::{NotReleased, Ready, ReleaseGuards, Released};
+use crate::log_limit::LogLimit;
+use crate::operator::{Operator, OperatorToken};
+use crate::os_image::ImageCache;
+use crate::policy::Role;
+use crate::proto::{
+    AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
+    GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,
+    SignCertRequest, SignCertResponse,
 };
 
 /// `service KMS` of the proto file.

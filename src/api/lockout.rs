@@ -3,12 +3,10 @@
 //! An attempt is counted before it is known whether it is right, so that many at once do not pass a lock by. What was
 //! guessed is part of the key: guesses at one user's password lock out neither the token nor other users.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::address::bucket;
 

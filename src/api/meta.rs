@@ -1,26 +1,20 @@
 //! What `GetMeta` says: always at hand, never asked for on the way.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
 
-use super::{
-    prepared::Prepared,
-    readiness::{Effect, Readiness},
-};
-use crate::{
-    admission::Foundation,
-    audit::Audit,
-    config::Posture,
-    lifecycle::Ready,
-    metrics::Metrics,
-    policy::{Info, Policy},
-    proto::GetMetaResponse,
-};
+use super::prepared::Prepared;
+use super::readiness::{Effect, Readiness};
+use crate::admission::Foundation;
+use crate::audit::Audit;
+use crate::config::Posture;
+use crate::lifecycle::Ready;
+use crate::metrics::Metrics;
+use crate::policy::{Info, Policy};
+use crate::proto::GetMetaResponse;
 
 /// How often the authorization backend is asked about itself.
 const ASK_EVERY: Duration = Duration::from_secs(10);

@@ -2,28 +2,27 @@
 
 mod source;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use kms_attest::verify::Verified;
-use kms_client::{operator::OperatorToken, url::KmsUrl};
+use kms_client::operator::OperatorToken;
+use kms_client::url::KmsUrl;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{Mutex, OwnedMutexGuard, Semaphore, watch};
 use zeroize::Zeroizing;
 
-use crate::{
-    admission::{
-        Foundation, OwnEvidenceError, Refusal, SelfDenialCode, SelfRefusal, own_evidence, own_identity,
-    },
-    api::Caller,
-    audit::Event,
-    config::Core,
-    domain::Domain,
-    error::{Code, Error, Result},
-    lifecycle::{LifecycleError, Onboarding, Prepared},
-    proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse},
+use crate::admission::{
+    Foundation, OwnEvidenceError, Refusal, SelfDenialCode, SelfRefusal, own_evidence, own_identity,
+};
+use crate::api::Caller;
+use crate::audit::Event;
+use crate::config::Core;
+use crate::domain::Domain;
+use crate::error::{Code, Error, Result};
+use crate::lifecycle::{LifecycleError, Onboarding, Prepared};
+use crate::proto::{
+    AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse,
 };
 
 /// How long the backend may take to tell about itself while an operator looks.

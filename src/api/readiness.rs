@@ -1,19 +1,18 @@
 //! Whether this KMS can release keys at the moment, and if not, why. `/readyz`, gRPC health, `GetMeta`, the metrics and the
 //! log say what is decided here.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use kms_attest::verify::Verifier;
 use tokio::sync::watch;
 
-use crate::{
-    admission::{Foundation, Missing, SelfDenialCode, SelfRefusal},
-    audit::{FailureReason, Health},
-    clock::{CLOCK_REMEDY, unix_now},
-    metrics::Metrics,
-    policy::{DenialCode, Policy},
-    proto::ReadinessReason,
-};
+use crate::admission::{Foundation, Missing, SelfDenialCode, SelfRefusal};
+use crate::audit::{FailureReason, Health};
+use crate::clock::{CLOCK_REMEDY, unix_now};
+use crate::metrics::Metrics;
+use crate::policy::{DenialCode, Policy};
+use crate::proto::ReadinessReason;
 
 /// How often the state is looked at where nobody asks for it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);

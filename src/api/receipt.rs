@@ -1,6 +1,7 @@
 //! What a caller keeps of a release: that it is in the log, with proof.
 
-use crate::{audit::Leaf, proto::Receipt};
+use crate::audit::Leaf;
+use crate::proto::Receipt;
 
 impl From<&Leaf> for Receipt {
     fn from(leaf: &Leaf) -> Self {

@@ -2,15 +2,14 @@
 
 use kms_attest::csr::Csr;
 
-use super::{Caller, Method, kms::KmsService};
-use crate::{
-    admission::{Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step},
-    audit::{AuditError, Event, Subject, Why},
-    clock::CLOCK_REMEDY,
-    control::{Concerns, Novelty, RefusedRequest, Shown},
-    error::{Code, DenialReference, Error},
-    policy::Role,
-};
+use super::kms::KmsService;
+use super::{Caller, Method};
+use crate::admission::{Refusal, RefusalCode, RefusalDetail, SelfRefusal, StageRule, Step};
+use crate::audit::{AuditError, Event, Subject, Why};
+use crate::clock::CLOCK_REMEDY;
+use crate::control::{Concerns, Novelty, RefusedRequest, Shown};
+use crate::error::{Code, DenialReference, Error};
+use crate::policy::Role;
 
 /// Somebody who asks for something that is released.
 pub(super) struct Attempt<'a> {

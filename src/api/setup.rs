@@ -5,29 +5,22 @@ mod checks;
 mod finding;
 mod reasons;
 
-use std::{
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
 use kms_attest::single_flight::{Answer, Latest};
 use serde::Serialize;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
-use tokio::{
-    sync::{Semaphore, watch},
-    time::Instant,
-};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{Semaphore, watch};
+use tokio::time::Instant;
 
 use self::checks::Turns;
-pub use self::{
-    checks::{About, Check},
-    finding::Finding,
-};
+pub use self::checks::{About, Check};
+pub use self::finding::Finding;
 use super::onboard::OnboardService;
-use crate::{
-    error::{Error, Result},
-    lifecycle::{Held, Sight},
-};
+use crate::error::{Error, Result};
+use crate::lifecycle::{Held, Sight};
 
 /// The longest time that an answer to `status` is held back until something changes.
 pub const MAX_WAIT: Duration = Duration::from_secs(20);

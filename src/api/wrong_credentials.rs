@@ -1,20 +1,16 @@
 //! Wrong credentials of operators: counted, logged, recorded, and slowed down.
 
-use std::{
-    net::IpAddr,
-    num::NonZeroU32,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Semaphore;
 
 use super::lockout::{Guess, Guesser, Lockout};
-use crate::{
-    audit::{Audit, Event},
-    log_limit::LogLimit,
-    metrics::Metrics,
-};
+use crate::audit::{Audit, Event};
+use crate::log_limit::LogLimit;
+use crate::metrics::Metrics;
 
 /// What somebody who is locked out waits for an answer that says so: a program that tries again at once is slowed down.
 const SLOWED: Duration = Duration::from_secs(1);

@@ -1,25 +1,26 @@
 //! The certificate of the admin listener (`[core.admin.tls]`): the main listener's, an operator's own, or one that our
 //! root CA issues.
 
-use std::{
-    fs,
-    io::{self, Write as _},
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    sync::Arc,
-    time::SystemTime,
-};
+use std::fs;
+use std::io::{self, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::SystemTime;
 
-use kms_attest::{attester::Attester, binding::ReportData, certificate, p256::P256Key};
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, pem::PemObject as _};
+use kms_attest::attester::Attester;
+use kms_attest::binding::ReportData;
+use kms_attest::certificate;
+use kms_attest::p256::P256Key;
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use super::{AppError, leaf::AdminRenewal};
-use crate::{
-    config::{AdminTls, Config, FileError, MissingFiles, read_file},
-    lifecycle::Ready,
-    net::tls::Leaf,
-};
+use super::AppError;
+use super::leaf::AdminRenewal;
+use crate::config::{AdminTls, Config, FileError, MissingFiles, read_file};
+use crate::lifecycle::Ready;
+use crate::net::tls::Leaf;
 
 const KEY: &str = "core.admin.tls.key";
 const CERTS: &str = "core.admin.tls.certs";

@@ -1,16 +1,17 @@
 //! What runs beside the KMS phase: caches are kept fresh, gauges set, quiet addresses forgotten, certificates renewed.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use kms_attest::collateral::{CacheStats, FloorKind};
 use tokio::task::JoinSet;
 
-use super::{leaf::Renewal, process::Process, serving::Serving};
-use crate::{
-    admission::{Foundation, TcbWatch},
-    clock::unix_now,
-    metrics::CollateralState,
-};
+use super::leaf::Renewal;
+use super::process::Process;
+use super::serving::Serving;
+use crate::admission::{Foundation, TcbWatch};
+use crate::clock::unix_now;
+use crate::metrics::CollateralState;
 
 /// How often quiet addresses are forgotten, and gauges set.
 const HOUSEKEEPING: Duration = Duration::from_secs(15);

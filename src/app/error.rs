@@ -1,23 +1,22 @@
 //! Why the service does not start, or ended.
 
-use std::{io, net::SocketAddr};
+use std::io;
+use std::net::SocketAddr;
 
 use kms_attest::attester::AttesterError;
 
-use crate::{
-    admission::ImageCheckError,
-    api::setup::Switch,
-    audit::{AuditError, FailureReason},
-    ca::CaError,
-    config::{CredentialsError, FileError, VerifierError},
-    error::Error,
-    events::PipeError,
-    lifecycle::LifecycleError,
-    net::tls::TlsError,
-    policy::SetupError,
-    state::FreezeFileError,
-    store::StoreError,
-};
+use crate::admission::ImageCheckError;
+use crate::api::setup::Switch;
+use crate::audit::{AuditError, FailureReason};
+use crate::ca::CaError;
+use crate::config::{CredentialsError, FileError, VerifierError};
+use crate::error::Error;
+use crate::events::PipeError;
+use crate::lifecycle::LifecycleError;
+use crate::net::tls::TlsError;
+use crate::policy::SetupError;
+use crate::state::FreezeFileError;
+use crate::store::StoreError;
 
 /// Why the service does not start, or ended.
 #[derive(Debug, thiserror::Error)]

@@ -1,33 +1,25 @@
 //! The TLS certificate: issued at each start, issued again before it ages.
 
-use std::{
-    net::IpAddr,
-    sync::Arc,
-    time::{Duration, SystemTime},
-};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
 
-use kms_attest::{
-    attester::Attester,
-    binding::ReportData,
-    certificate::{self, CertificateSpec, Role},
-    evidence::Evidence,
-    p256::P256Key,
-};
+use kms_attest::attester::Attester;
+use kms_attest::binding::ReportData;
+use kms_attest::certificate::{self, CertificateSpec, Role};
+use kms_attest::evidence::Evidence;
+use kms_attest::p256::P256Key;
 use kms_client::server::ONBOARDING_USAGE;
 use rustls_pki_types::CertificateDer;
 use tokio::sync::watch;
 
-use super::{
-    AppError,
-    admin_tls::{self, AdminCertificate},
-    process::Process,
-    serving::Serving,
-};
-use crate::{
-    ca::{self, CaError},
-    lifecycle::Ready,
-    net::tls::Leaf,
-};
+use super::AppError;
+use super::admin_tls::{self, AdminCertificate};
+use super::process::Process;
+use super::serving::Serving;
+use crate::ca::{self, CaError};
+use crate::lifecycle::Ready;
+use crate::net::tls::Leaf;
 
 /// Between attempts to attest the certificate of the onboarding phase.
 const ATTEST_RETRY: Duration = Duration::from_secs(5);

@@ -1,31 +1,27 @@
 //! The onboarding phase: an operator makes keys or gets them from another KMS, and the same process goes on to serve them.
 
-use std::{net::SocketAddr, sync::Arc, time::Duration};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle, time::timeout};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+use tokio::time::timeout;
 
-use super::{
-    AppError,
-    leaf::Ephemeral,
-    process::{Process, address_of, bind},
-    running::Running,
-    serving::{MainListener, Serving},
-};
-use crate::{
-    api::{
-        onboard::OnboardService,
-        readiness::Readiness,
-        setup::{SetupService, Switch, Token},
-    },
-    lifecycle::Onboarding,
-    net::{
-        self, OnboardingAuth,
-        listener::{Phase, PlainHttp},
-        middleware::Middleware,
-        tls,
-    },
-    operator::OperatorToken,
-};
+use super::AppError;
+use super::leaf::Ephemeral;
+use super::process::{Process, address_of, bind};
+use super::running::Running;
+use super::serving::{MainListener, Serving};
+use crate::api::onboard::OnboardService;
+use crate::api::readiness::Readiness;
+use crate::api::setup::{SetupService, Switch, Token};
+use crate::lifecycle::Onboarding;
+use crate::net::listener::{Phase, PlainHttp};
+use crate::net::middleware::Middleware;
+use crate::net::{self, OnboardingAuth, tls};
+use crate::operator::OperatorToken;
 
 /// How long the onboarding phase waits for an attested certificate before it begins with one that is not.
 const ATTEST_TIME: Duration = Duration::from_secs(2);

@@ -1,27 +1,23 @@
 //! What a start would do, found out without changing anything.
 
-use std::{
-    io,
-    path::{Path, PathBuf},
-    time::{Duration, SystemTime},
-};
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
 
 use kms_attest::attester::{Attester, AttesterError};
 
 use super::{AppError, admin_tls};
-use crate::{
-    admission::ImageCheck,
-    audit::{self, AuditError},
-    clock::{ClockBehind, Floor, unix_now},
-    config::Config,
-    control::Freezes,
-    events::Pipe,
-    lifecycle::{Node, Prospect},
-    operator::Credentials,
-    os_image::ImageCache,
-    policy::Policy,
-    store::{self, KeyDirectory, StoreError},
-};
+use crate::admission::ImageCheck;
+use crate::audit::{self, AuditError};
+use crate::clock::{ClockBehind, Floor, unix_now};
+use crate::config::Config;
+use crate::control::Freezes;
+use crate::events::Pipe;
+use crate::lifecycle::{Node, Prospect};
+use crate::operator::Credentials;
+use crate::os_image::ImageCache;
+use crate::policy::Policy;
+use crate::store::{self, KeyDirectory, StoreError};
 
 /// What a start would do.
 #[derive(Debug)]

@@ -1,38 +1,37 @@
 //! What lives as long as the process, each part built from its section of the configuration.
 
-use std::{
-    fmt, io,
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::SystemTime,
-};
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::SystemTime;
+use std::{fmt, io};
 
-use kms_attest::{attester::Attester, state_file, tcb::SeenPlatforms};
-use tokio::{net::TcpListener, sync::watch, task::JoinSet};
+use kms_attest::attester::Attester;
+use kms_attest::state_file;
+use kms_attest::tcb::SeenPlatforms;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
 
 use super::AppError;
-use crate::{
-    admission::{Foundation, SelfAuthorizer, TcbTolerance, WATCHED_FOR},
-    api::{METHODS, setup::Switch},
-    audit::{Audit, Beginning, Event},
-    clock::Floor,
-    config::{Config, Core, Posture},
-    control::Freezes,
-    events::{Events, Pipe, PipeError, Reports, Settings},
-    lifecycle::{Node, Ready},
-    log::ProcessLog,
-    metrics::Metrics,
-    net::{
-        handshake::Handshakes,
-        limit::RequestLimit,
-        listener::{self, Phase},
-        memory::RequestMemory,
-    },
-    operator::Credentials,
-    os_image,
-    policy::Policy,
-    store::{KeyDirectory, Occupancy, StoreError},
-};
+use crate::admission::{Foundation, SelfAuthorizer, TcbTolerance, WATCHED_FOR};
+use crate::api::METHODS;
+use crate::api::setup::Switch;
+use crate::audit::{Audit, Beginning, Event};
+use crate::clock::Floor;
+use crate::config::{Config, Core, Posture};
+use crate::control::Freezes;
+use crate::events::{Events, Pipe, PipeError, Reports, Settings};
+use crate::lifecycle::{Node, Ready};
+use crate::log::ProcessLog;
+use crate::metrics::Metrics;
+use crate::net::handshake::Handshakes;
+use crate::net::limit::RequestLimit;
+use crate::net::listener::{self, Phase};
+use crate::net::memory::RequestMemory;
+use crate::operator::Credentials;
+use crate::os_image;
+use crate::policy::Policy;
+use crate::store::{KeyDirectory, Occupancy, StoreError};
 
 /// What lives as long as the process.
 pub(super) struct Process {

@@ -1,18 +1,16 @@
 //! A running service, as the program that started it sees it.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::net::SocketAddr;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
-use tokio::{sync::watch, task::JoinHandle};
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use super::{AppError, process::Process};
-use crate::{
-    audit::{Audit, Event, FailureReason, Health},
-    config::AuditFailure,
-};
+use super::AppError;
+use super::process::Process;
+use crate::audit::{Audit, Event, FailureReason, Health};
+use crate::config::AuditFailure;
 
 /// How often it is asked whether the audit log can be written, where that ends the process.
 const AUDIT_CHECK: Duration = Duration::from_millis(500);

@@ -1,30 +1,28 @@
 //! The KMS phase: keys are served.
 
-use std::{net::SocketAddr, sync::Arc};
+use std::net::SocketAddr;
+use std::sync::Arc;
 
-use tokio::{net::TcpListener, sync::watch, task::JoinHandle};
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
-use super::{
-    AppError,
-    admin_tls::AdminCertificate,
-    background, leaf,
-    process::{Process, bind},
-};
-use crate::{
-    admission::Foundation,
-    api::{
-        admin::AdminService, events::EventService, kms::KmsService, meta::Meta, readiness::Readiness,
-        setup::Switch,
-    },
-    ca,
-    lifecycle::Ready,
-    net::{
-        self,
-        listener::{Phase, PlainHttp},
-        middleware::Middleware,
-        tls::{self, ClientPolicy, Leaf},
-    },
-};
+use super::admin_tls::AdminCertificate;
+use super::process::{Process, bind};
+use super::{AppError, background, leaf};
+use crate::admission::Foundation;
+use crate::api::admin::AdminService;
+use crate::api::events::EventService;
+use crate::api::kms::KmsService;
+use crate::api::meta::Meta;
+use crate::api::readiness::Readiness;
+use crate::api::setup::Switch;
+use crate::ca;
+use crate::lifecycle::Ready;
+use crate::net::listener::{Phase, PlainHttp};
+use crate::net::middleware::Middleware;
+use crate::net::tls::{self, ClientPolicy, Leaf};
+use crate::net::{self};
 
 /// Where the KMS phase gets its connections from.
 pub(super) enum MainListener {

@@ -5,14 +5,16 @@ use std::io;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::{StreamExt as _, stream::FuturesUnordered};
+use futures_util::StreamExt as _;
+use futures_util::stream::FuturesUnordered;
 use kms_attest::outgoing;
+use kms_ledger::Size;
 use kms_ledger::key::VerifyingKey;
 use kms_ledger::note::{MAX_NOTE, Note};
 use kms_ledger::proof::ConsistencyProof;
 use kms_ledger::store::TileFiles;
+use kms_ledger::tile::TileReadError;
 use kms_ledger::witness::{Answer, AnswerError, Request, RequestError};
-use kms_ledger::{Size, tile::TileReadError};
 use reqwest::{Client, redirect};
 
 use super::Head;

@@ -3,19 +3,15 @@
 mod archive;
 mod prove;
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use kms_ledger::{
-    files::{Directories, Names},
-    log::Log,
-    verify::{Known, TreeState, Verified, verify},
-};
+use kms_ledger::files::{Directories, Names};
+use kms_ledger::log::Log;
+use kms_ledger::verify::{Known, TreeState, Verified, verify};
 
 use crate::audit::{self, Damage};
 

@@ -1,39 +1,32 @@
 //! `kms auth serve`: the embedded allowlist as an authorization backend for others.
 
-use std::{
-    fs::File,
-    io::{self, Read as _, Write as _},
-    net::{IpAddr, Ipv4Addr, SocketAddr},
-    path::{Path, PathBuf},
-    process::ExitCode,
-    sync::Arc,
-    time::Duration,
-};
+use std::fs::File;
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
-use tokio::{
-    net::TcpListener,
-    signal::unix::{SignalKind, signal},
-    sync::watch,
-};
+use tokio::net::TcpListener;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
 use zeroize::Zeroizing;
 
 use super::run::ignored_signals;
-use crate::{
-    config::{AuthApi, EmptyDevices},
-    log::ProcessLog,
-    metrics::{Kind, Metrics},
-    net::{
-        auth_backend::{self, AuthBackend},
-        handshake::Handshakes,
-        listener::{self, Bounds, Phase, PlainHttp},
-        memory::RequestMemory,
-        middleware::Middleware,
-    },
-    operator::OperatorToken,
-    policy::{Policy, signed::DecisionSigner},
-};
+use crate::config::{AuthApi, EmptyDevices};
+use crate::log::ProcessLog;
+use crate::metrics::{Kind, Metrics};
+use crate::net::auth_backend::{self, AuthBackend};
+use crate::net::handshake::Handshakes;
+use crate::net::listener::{self, Bounds, Phase, PlainHttp};
+use crate::net::memory::RequestMemory;
+use crate::net::middleware::Middleware;
+use crate::operator::OperatorToken;
+use crate::policy::Policy;
+use crate::policy::signed::DecisionSigner;
 
 /// The environment variable with the token that callers must send.
 const TOKEN: &str = "KMS_WEBHOOK_TOKEN";

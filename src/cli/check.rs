@@ -1,16 +1,16 @@
 //! `kms check`: shows what `run` would do, with all findings at once, and changes nothing.
 
-use std::{path::Path, process::ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
 
 use super::policy;
-use crate::{
-    app::Preflight,
-    clock::CLOCK_REMEDY,
-    config::{AuthApi, Config, EmptyDevices},
-    lifecycle::Prospect,
-    os_image,
-    policy::{Policy, review::Review},
-};
+use crate::app::Preflight;
+use crate::clock::CLOCK_REMEDY;
+use crate::config::{AuthApi, Config, EmptyDevices};
+use crate::lifecycle::Prospect;
+use crate::os_image;
+use crate::policy::Policy;
+use crate::policy::review::Review;
 
 /// Prints what is in force and what follows from it; status 1 if `run` would refuse, or come up and release nothing.
 pub(super) fn check(explicit: Option<&Path>) -> ExitCode {

@@ -1,20 +1,16 @@
 //! `kms policy check`: an allowlist, looked at before it decides anything.
 
-use std::{
-    fs,
-    io::Read as _,
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::fs;
+use std::io::Read as _;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
 use serde_json::json;
 
-use crate::{
-    config::EmptyDevices,
-    policy::review::{Difference, Review, Severity},
-};
+use crate::config::EmptyDevices;
+use crate::policy::review::{Difference, Review, Severity};
 
 /// One byte more than any allowlist may have.
 const LONGEST: u64 = (64 << 20) + 1;

@@ -1,6 +1,9 @@
 //! `kms run`: serves until SIGINT or SIGTERM.
 
-use std::{path::Path, process::ExitCode, thread, time::Duration};
+use std::path::Path;
+use std::process::ExitCode;
+use std::thread;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use rustix::mm::{MlockAllFlags, mlockall};
@@ -8,7 +11,9 @@ use rustix::process::{DumpableBehavior, Resource, Rlimit, getrlimit, set_dumpabl
 use rustix::thread::{CapabilitySet, capabilities};
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use crate::{app, config::Config, log::ProcessLog};
+use crate::app;
+use crate::config::Config;
+use crate::log::ProcessLog;
 
 /// Extra time for the shutdown after the time for running requests is over.
 const AFTER_GRACE: Duration = Duration::from_secs(3);

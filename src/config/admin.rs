@@ -1,13 +1,9 @@
 //! Who may use the admin listener, as `[core.admin]` has it.
 
-use super::{
-    Admin, AuthApi, Core, EmptyDevices,
-    file::{FileError, read_file},
-};
-use crate::{
-    domain::ReservedName,
-    operator::{BadHtpasswd, Credentials, OperatorToken, Users},
-};
+use super::file::{FileError, read_file};
+use super::{Admin, AuthApi, Core, EmptyDevices};
+use crate::domain::ReservedName;
+use crate::operator::{BadHtpasswd, Credentials, OperatorToken, Users};
 
 /// Why it is not known who may use the admin listener.
 #[derive(Debug, thiserror::Error)]

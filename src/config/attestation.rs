@@ -1,16 +1,12 @@
 //! Our attester and the verifier of evidence, as `[core.attester]`, `[core.attestation]` and `[core.tcb]` have them.
 
-use kms_attest::{
-    attester::{self, AttesterError, ConfigfsTsm, GuestAgent},
-    collateral::{CacheOptions, Clock, CollateralCache, EndpointError, Floors, FloorsFileError},
-    trust::{TrustAnchors, TrustError},
-    verify::Verifier,
-};
+use kms_attest::attester::{self, AttesterError, ConfigfsTsm, GuestAgent};
+use kms_attest::collateral::{CacheOptions, Clock, CollateralCache, EndpointError, Floors, FloorsFileError};
+use kms_attest::trust::{TrustAnchors, TrustError};
+use kms_attest::verify::Verifier;
 
-use super::{
-    Attestation, Attester, Core, Endpoint,
-    file::{FileError, ca_file, read_file},
-};
+use super::file::{FileError, ca_file, read_file};
+use super::{Attestation, Attester, Core, Endpoint};
 use crate::clock::Floor;
 
 /// Why evidence cannot be verified at all.

@@ -1,6 +1,7 @@
 //! Files that the configuration names.
 
-use std::{io, path::Path};
+use std::io;
+use std::path::Path;
 
 use kms_attest::outgoing::{self, CaFileError};
 use rustls_pki_types::CertificateDer;

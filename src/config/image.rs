@@ -1,9 +1,7 @@
 //! How OS images are verified, as `[core.image]` has it.
 
-use super::{
-    Image,
-    file::{FileError, ca_file},
-};
+use super::Image;
+use super::file::{FileError, ca_file};
 use crate::os_image::Settings;
 
 impl Image {

@@ -1,9 +1,7 @@
 //! `[core.tcb]`: which TCB statuses below UpToDate and which advisories are accepted. None by default.
 
-use std::{
-    path::{Path, PathBuf},
-    time::Duration,
-};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use kms_attest::tcb::{TOLERABLE, TcbStatus};
 use serde_json::Value;

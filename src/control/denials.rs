@@ -4,17 +4,16 @@
 //! on one machine has a bounded share of the other list, whatever it varies in its requests. A request that is refused again
 //! for the same reason is counted, and keeps the id that it was given.
 
-use std::{
-    collections::VecDeque,
-    fmt,
-    net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
-};
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use kms_attest::identity::BootInfo;
 use sha2::{Digest as _, Sha256};
 
-use crate::{clock::unix_now, policy::Role};
+use crate::clock::unix_now;
+use crate::policy::Role;
 
 /// Most refusals of verified callers, and of others.
 const MOST: usize = 500;

@@ -10,26 +10,22 @@ mod held;
 mod recent;
 mod scope;
 
-use std::{collections::HashMap, path::PathBuf, sync::Arc};
+use std::collections::HashMap;
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use arc_swap::ArcSwap;
 use kms_attest::identity::BootInfo;
 use tokio::sync::Mutex;
 
-use self::{
-    held::{Held, MachineTime, TellTime},
-    recent::Recent,
-};
-pub use self::{
-    recent::RecentApps,
-    scope::{Scope, ScopeError},
-};
+use self::held::{Held, MachineTime, TellTime};
+use self::recent::Recent;
+pub use self::recent::RecentApps;
+pub use self::scope::{Scope, ScopeError};
 use super::Author;
-use crate::{
-    audit::{Audit, AuditError, Event},
-    metrics::Metrics,
-    state::{self, FreezeFile, FreezeFileError, FreezeRecord, Written},
-};
+use crate::audit::{Audit, AuditError, Event};
+use crate::metrics::Metrics;
+use crate::state::{self, FreezeFile, FreezeFileError, FreezeRecord, Written};
 
 /// Most freezes at a time, those that have ended and are still kept included: they give way.
 pub const MAX_FREEZES: usize = 1000;

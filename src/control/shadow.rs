@@ -1,22 +1,16 @@
 //! Shadow policy: a candidate allowlist judges the same live requests as the policy in force, and decides nothing.
 
-use std::{
-    collections::HashMap,
-    fmt,
-    sync::{
-        Arc, Mutex, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-};
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
 
-use crate::{
-    clock::unix_now,
-    config::{EmptyDevices, ReleaseStage},
-    policy::{Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind},
-};
+use crate::clock::unix_now;
+use crate::config::{EmptyDevices, ReleaseStage};
+use crate::policy::{Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind};
 
 /// Most distinct changes that are listed.
 const MAX_CHANGES: usize = 256;

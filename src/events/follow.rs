@@ -1,23 +1,16 @@
 //! The thread that follows the log into the index and to the streams.
 
-use std::{
-    fs,
-    panic::{AssertUnwindSafe, catch_unwind},
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    thread,
-    time::{Duration, Instant},
-};
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use arc_swap::ArcSwapOption;
 
-use super::{
-    Settings,
-    index::{Index, IndexError},
-    live::Live,
-};
+use super::Settings;
+use super::index::{Index, IndexError};
+use super::live::Live;
 use crate::audit::{Progress, Reader, Record};
 
 /// How often the log is asked for more.

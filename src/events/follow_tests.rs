@@ -2,7 +2,9 @@
 
 use std::path::Path;
 
-use super::super::{Events, Filter, Order, index::Ask, live::Next};
+use super::super::index::Ask;
+use super::super::live::Next;
+use super::super::{Events, Filter, Order};
 use crate::audit::{Audit, Event};
 
 use super::*;

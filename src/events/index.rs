@@ -4,13 +4,11 @@
 //! block it has the earliest and latest time, because a clock can go back, and for each property of its records a set of offsets.
 //! A question joins the sets block by block, so that even one without an answer reads no more than some thousand small entries.
 
-use std::{
-    fs::{self, OpenOptions},
-    io,
-    iter::Peekable,
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::fs::{self, OpenOptions};
+use std::io;
+use std::iter::Peekable;
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use redb::{
     Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _,
@@ -18,10 +16,8 @@ use redb::{
 };
 use sha2::{Digest as _, Sha256};
 
-use super::{
-    offsets::{BLOCK, Offsets},
-    query::{Filter, milliseconds},
-};
+use super::offsets::{BLOCK, Offsets};
+use super::query::{Filter, milliseconds};
 use crate::audit::Record;
 
 /// By number: time in milliseconds in eight bytes, and the line of the log.

@@ -2,10 +2,8 @@
 //!
 //! A stream keeps a number, not a queue: each event is rendered once and shared. One that falls behind reads the index.
 
-use std::{
-    collections::VecDeque,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use tokio::sync::watch;

@@ -1,16 +1,16 @@
 //! The named pipe through which programs beside this KMS report events, one a line: `core.events.fifo`.
 
-use std::{
-    fs::Permissions,
-    io,
-    os::unix::fs::{FileTypeExt as _, PermissionsExt as _},
-    path::Path,
-    sync::Weak,
-    time::Duration,
-};
+use std::fs::Permissions;
+use std::io;
+use std::os::unix::fs::{FileTypeExt as _, PermissionsExt as _};
+use std::path::Path;
+use std::sync::Weak;
+use std::time::Duration;
 
 use rustix::fs::{CWD, FileType, Mode, mknodat};
-use tokio::{io::AsyncReadExt as _, net::unix::pipe, time::timeout};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::unix::pipe;
+use tokio::time::timeout;
 
 use super::outside::{MAX_MESSAGE, Message, Reports};
 
@@ -136,7 +136,9 @@ impl Lines {
 
 #[cfg(test)]
 mod tests {
-    use std::{fs, io::Write as _, sync::Arc};
+    use std::fs;
+    use std::io::Write as _;
+    use std::sync::Arc;
 
     use super::*;
     use crate::audit::Audit;

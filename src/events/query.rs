@@ -1,6 +1,8 @@
 //! What operators ask for: the query string of `/logs`, `/api/v1/events` and `/api/v1/audit-logs`, and `Last-Event-ID`.
 
-use time::{Date, OffsetDateTime, format_description::well_known::Rfc3339, macros::format_description};
+use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime};
 
 use crate::audit::Record;
 

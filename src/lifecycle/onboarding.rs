@@ -2,18 +2,18 @@
 
 use std::time::SystemTime;
 
-use kms_attest::{binding::ReportData, certificate, p256::P256Key};
+use kms_attest::binding::ReportData;
+use kms_attest::certificate;
+use kms_attest::p256::P256Key;
 use kms_client::source::RootKeyParts;
 
 use super::LifecycleError;
-use crate::{
-    audit::Receipt,
-    ca,
-    domain::Domain,
-    keys::{K256Error, K256Key, RootKeys, statement},
-    proto::BootstrapResponse,
-    store::{DirectorySnapshot, KeyDirectory, NewKeys, State},
-};
+use crate::audit::Receipt;
+use crate::ca;
+use crate::domain::Domain;
+use crate::keys::{K256Error, K256Key, RootKeys, statement};
+use crate::proto::BootstrapResponse;
+use crate::store::{DirectorySnapshot, KeyDirectory, NewKeys, State};
 
 /// The powers of a KMS without keys.
 #[derive(Debug)]

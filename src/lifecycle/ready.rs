@@ -2,25 +2,24 @@
 
 use std::time::SystemTime;
 
-use kms_attest::{binding::ReportData, certificate, evidence::Evidence, identity::AppId, p256::P256Key};
+use kms_attest::binding::ReportData;
+use kms_attest::certificate;
+use kms_attest::evidence::Evidence;
+use kms_attest::identity::AppId;
+use kms_attest::p256::P256Key;
 use kms_ledger::signature::SigningKey;
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::{LifecycleError, Released};
-use crate::{
-    admission::{App, Certificate, Kms, SelfAuthorization},
-    audit::{LegacySalts, LogKey, LogKeys, NodeId},
-    ca::{self, CaError, Freshness, OwnNames, RPC_LEAF, Restricted},
-    domain::{Domain, ReservedName},
-    keys::{
-        RootKeys, Secret,
-        derive::{self, AppKeys, DeriveError},
-        statement,
-    },
-    proto::BootstrapResponse,
-    store::{Derived, KeyDirectory, Stored},
-};
+use crate::admission::{App, Certificate, Kms, SelfAuthorization};
+use crate::audit::{LegacySalts, LogKey, LogKeys, NodeId};
+use crate::ca::{self, CaError, Freshness, OwnNames, RPC_LEAF, Restricted};
+use crate::domain::{Domain, ReservedName};
+use crate::keys::derive::{self, AppKeys, DeriveError};
+use crate::keys::{RootKeys, Secret, statement};
+use crate::proto::BootstrapResponse;
+use crate::store::{Derived, KeyDirectory, Stored};
 
 /// The powers of a KMS that holds its root keys.
 #[derive(Debug)]

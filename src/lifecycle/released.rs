@@ -1,12 +1,12 @@
 //! A permit whose release has been written to the audit log: what `Ready` asks for before it hands anything out.
 
-use std::{net::IpAddr, sync::Arc, time::Instant};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Instant;
 
-use crate::{
-    admission::{App, Certificate, Decided, Kms, Permit, SelfAuthorization, StageRule},
-    audit::{Audit, AuditError, Basis, Event, Leaf, Receipt, Subject},
-    control::{Freeze, Freezes, NotFrozen},
-};
+use crate::admission::{App, Certificate, Decided, Kms, Permit, SelfAuthorization, StageRule};
+use crate::audit::{Audit, AuditError, Basis, Event, Leaf, Receipt, Subject};
+use crate::control::{Freeze, Freezes, NotFrozen};
 
 /// A permit in the role `R` that is recorded and whose holder is not frozen. Without a line in the log, no key.
 #[derive(Debug)]
@@ -174,14 +174,13 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
-    use tokio::{runtime::Handle, task::block_in_place};
+    use tokio::runtime::Handle;
+    use tokio::task::block_in_place;
 
     use super::*;
-    use crate::{
-        control::{Author, Earlier, Scope},
-        metrics::Metrics,
-        policy::testing::boot_info,
-    };
+    use crate::control::{Author, Earlier, Scope};
+    use crate::metrics::Metrics;
+    use crate::policy::testing::boot_info;
 
     struct Disk {
         directory: tempfile::TempDir,

@@ -3,23 +3,21 @@
 //! The token is compared first, at once and in constant time: a caller that shows it is admitted, whatever others do at the same
 //! address. Wrong ones are slowed down.
 
-use std::{net::IpAddr, sync::Arc, time::Duration};
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::Duration;
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, Uri, header};
 
-use super::{
-    middleware::{Answer, refusal},
-    passwords::{Passwords, Verdict},
-    prpc, same_site,
-};
-use crate::{
-    api::wrong_credentials::WrongCredentials,
-    audit::Audit,
-    error::{Code, Error},
-    metrics::Metrics,
-    operator::{Credentials, Operator, Password, Shown},
-};
+use super::middleware::{Answer, refusal};
+use super::passwords::{Passwords, Verdict};
+use super::{prpc, same_site};
+use crate::api::wrong_credentials::WrongCredentials;
+use crate::audit::Audit;
+use crate::error::{Code, Error};
+use crate::metrics::Metrics;
+use crate::operator::{Credentials, Operator, Password, Shown};
 
 /// When a password is to be tried again that could not be looked at.
 const BUSY: Duration = Duration::from_secs(2);

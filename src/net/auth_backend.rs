@@ -1,28 +1,23 @@
 //! The allowlist as an authorization backend for others: the routes of auth-simple, and signed decisions if wanted.
 
-use std::{fmt, sync::Arc};
+use std::fmt;
+use std::sync::Arc;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::State,
-    middleware::{self, Next},
-    response::Response,
-    routing::{get, post},
-};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::State;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use kms_attest::identity::BootInfo;
 use serde_json::{Map, Value, json};
 
-use crate::{
-    clock::unix_now,
-    operator::OperatorToken,
-    policy::{
-        Decision, Policy, SubjectKind,
-        signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest},
-    },
-};
+use crate::clock::unix_now;
+use crate::operator::OperatorToken;
+use crate::policy::signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest};
+use crate::policy::{Decision, Policy, SubjectKind};
 
 /// The longest question in bytes.
 const LONGEST: usize = 64 * 1024;

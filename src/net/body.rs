@@ -1,22 +1,18 @@
 //! Bodies: those of requests bounded in size, time and memory, and read to their end before the answer.
 
-use std::{
-    error::Error as StdError,
-    pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError, Weak},
-    task::{Context, Poll, ready},
-    time::Duration,
-};
+use std::error::Error as StdError;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame, SizeHint};
 use http_body_util::BodyExt as _;
 use tokio::time::{Instant, Sleep, sleep};
 
-use super::{
-    activity::Running,
-    memory::{Exhausted, Reservation},
-};
+use super::activity::Running;
+use super::memory::{Exhausted, Reservation};
 use crate::error::{Code, Error};
 
 /// How long a caller may take to send a body.
@@ -314,13 +310,9 @@ mod tests {
 
     use http_body_util::{Full, StreamBody};
 
-    use super::{
-        super::{
-            activity::{Activity, Use},
-            memory::{Holder, RequestMemory},
-        },
-        *,
-    };
+    use super::super::activity::{Activity, Use};
+    use super::super::memory::{Holder, RequestMemory};
+    use super::*;
 
     #[tokio::test]
     async fn the_limit_itself_is_accepted_and_one_byte_more_is_not() {

@@ -4,14 +4,13 @@
 
 use bytes::Bytes;
 
-use super::{
-    grpc,
-    prpc::{Call, Dispatch},
-};
-use crate::{
-    api::{Caller, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService},
-    error::{Code, Error, Result},
-};
+use super::grpc;
+use super::prpc::{Call, Dispatch};
+use crate::api::admin::AdminService;
+use crate::api::kms::KmsService;
+use crate::api::onboard::OnboardService;
+use crate::api::{Caller, Method, Service};
+use crate::error::{Code, Error, Result};
 
 include!(env!("KMS_DISPATCH"));
 

@@ -4,29 +4,23 @@ mod stream;
 
 use std::sync::Arc;
 
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use http::{HeaderName, HeaderValue, Method as Verb, header};
-use kms_ledger::{
-    Size,
-    tile::{Content, Tile},
-};
+use kms_ledger::Size;
+use kms_ledger::tile::{Content, Tile};
 use serde_json::{Value, json};
 
-use super::{
-    body,
-    prpc::{self, Encoding},
-    router::route,
-    same_site,
-};
-use crate::{
-    api::{
-        Caller, Service,
-        events::{EventService, now},
-        routes::Route,
-    },
-    error::{Error, Result},
-    events::{self, Format, Page, Query},
-};
+use super::prpc::{self, Encoding};
+use super::router::route;
+use super::{body, same_site};
+use crate::api::events::{EventService, now};
+use crate::api::routes::Route;
+use crate::api::{Caller, Service};
+use crate::error::{Error, Result};
+use crate::events::{self, Format, Page, Query};
 
 /// Where the stream is.
 pub(super) const STREAM: &str = "/api/v1/events/stream";

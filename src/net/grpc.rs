@@ -1,27 +1,29 @@
 //! gRPC: the same services behind tonic's generated traits, with health, reflection and gRPC-web.
 
-use std::{
-    pin::Pin,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
 use bytes::Bytes;
 use http::{HeaderValue, Request as HttpRequest, StatusCode, header};
 use http_body::{Body, Frame, SizeHint};
 use kms_wire::media;
-use tonic::{Request, Response, Status, service::Routes};
+use tonic::service::Routes;
+use tonic::{Request, Response, Status};
 
-use super::{body, grpc_health::Probe, limit::MessageLimit, prpc, refusal_log::RefusalLog, status};
-use crate::{
-    api::{
-        Caller, METHODS, Method, Service, admin::AdminService, kms::KmsService, onboard::OnboardService,
-        prepared::Reply, readiness::Readiness,
-    },
-    config::BodyLimits,
-    error::Result,
-    proto::{self, DESCRIPTORS},
-};
+use super::grpc_health::Probe;
+use super::limit::MessageLimit;
+use super::refusal_log::RefusalLog;
+use super::{body, prpc, status};
+use crate::api::admin::AdminService;
+use crate::api::kms::KmsService;
+use crate::api::onboard::OnboardService;
+use crate::api::prepared::Reply;
+use crate::api::readiness::Readiness;
+use crate::api::{Caller, METHODS, Method, Service};
+use crate::config::BodyLimits;
+use crate::error::Result;
+use crate::proto::{self, DESCRIPTORS};
 
 /// Largest body read before the answer to a request that is not gRPC, in bytes; more is drained.
 const UNTYPED_BODY: usize = 16 * 1024;

@@ -1,20 +1,17 @@
 //! `grpc.health.v1.Health`: the readiness of this KMS for gRPC's own probes.
 
-use std::{pin::Pin, sync::Arc};
+use std::pin::Pin;
+use std::sync::Arc;
 
 use futures_util::{Stream, stream};
 use tokio::sync::watch;
 use tonic::{Request, Response, Status};
-use tonic_health::pb::{
-    HealthCheckRequest, HealthCheckResponse,
-    health_check_response::ServingStatus,
-    health_server::{Health, HealthServer},
-};
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_server::{Health, HealthServer};
+use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 
-use crate::api::{
-    Service,
-    readiness::{Readiness, Report},
-};
+use crate::api::Service;
+use crate::api::readiness::{Readiness, Report};
 
 /// The name under which a process that answers is SERVING, whatever it can do: for liveness probes.
 const LIVENESS: &str = "liveness";

@@ -3,26 +3,21 @@
 //! A handshake verifies signatures and reads certificates that a stranger sends. The threads that serve requests never do
 //! that work, and callers of one address cannot take the turns of another.
 
-use std::{
-    future::poll_fn,
-    io,
-    net::IpAddr,
-    pin::pin,
-    sync::{Arc, OnceLock},
-    time::Duration,
-};
+use std::future::poll_fn;
+use std::io;
+use std::net::IpAddr;
+use std::pin::pin;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use rustix::time::{ClockId, clock_gettime};
-use tokio::{
-    runtime::{Builder, Runtime},
-    task::AbortHandle,
-};
+use tokio::runtime::{Builder, Runtime};
+use tokio::task::AbortHandle;
 
-use super::{
-    party::Party,
-    turns::{Turns, in_turns},
-};
-use crate::{address::bucket, metrics::Metrics};
+use super::party::Party;
+use super::turns::{Turns, in_turns};
+use crate::address::bucket;
+use crate::metrics::Metrics;
 
 /// The threads on which handshakes run.
 #[derive(Debug)]

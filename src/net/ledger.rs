@@ -1,16 +1,19 @@
 //! The log of releases as others check it: signed checkpoints and tiles (C2SP `tlog-tiles`) under `/log/`.
 
-use std::{io, sync::Arc};
+use std::io;
+use std::sync::Arc;
 
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use kms_ledger::tile::{Content, Tile};
 
-use super::{probes::Reader, router::route};
-use crate::{
-    api::Service,
-    audit::{Audit, AuditError},
-};
+use super::probes::Reader;
+use super::router::route;
+use crate::api::Service;
+use crate::audit::{Audit, AuditError};
 
 /// Tiles never change.
 const FOR_EVER: &str = "public, max-age=604800, immutable";

@@ -1,24 +1,18 @@
 //! How often an address may ask before it has proved anything, and an app afterwards.
 
-use std::{
-    fmt,
-    net::IpAddr,
-    sync::{
-        Arc,
-        atomic::{AtomicU32, Ordering},
-    },
-};
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
 
 use kms_attest::identity::AppId;
 
-use crate::{
-    address::bucket,
-    api::Caller,
-    config::{Limits, Rate},
-    metrics::Metrics,
-};
+use crate::address::bucket;
+use crate::api::Caller;
+use crate::config::{Limits, Rate};
+use crate::metrics::Metrics;
 
 /// Above this many addresses, or apps, those that are quiet are forgotten.
 const MAX_REMEMBERED: usize = 16 * 1024;

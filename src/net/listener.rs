@@ -1,26 +1,27 @@
 //! The listener: accepts connections for whichever phase this KMS is in, and never closes in between.
 
-use std::{
-    io,
-    net::{IpAddr, SocketAddr},
-    sync::Arc,
-    time::Duration,
-};
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::Duration;
 
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo, TokioTimer},
-    server::conn::auto,
-};
-use tokio::{
-    io::{AsyncRead, AsyncWrite},
-    net::{TcpListener, TcpStream},
-    sync::watch,
-    task::JoinSet,
-    time::timeout,
-};
+use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
+use tokio::io::{AsyncRead, AsyncWrite};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::{activity::Activity, handshake::Handshakes, middleware::Middleware, slots::Slots, tls};
-use crate::{admission::Peer, api::Caller, config::Limits, metrics::Metrics};
+use super::activity::Activity;
+use super::handshake::Handshakes;
+use super::middleware::Middleware;
+use super::slots::Slots;
+use super::tls;
+use crate::admission::Peer;
+use crate::api::Caller;
+use crate::config::Limits;
+use crate::metrics::Metrics;
 
 /// The first byte of a TLS record that opens a handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;

@@ -7,24 +7,21 @@
 //! it, an address or app may have half, so that something is left for the next one. Requests that wait for their caller
 //! are given up for others: a body that does not come, an answer that nobody reads, a stream on which nothing happens.
 
-use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
-    fs,
-    path::Path,
-    sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicBool, Ordering},
-    },
-    task::Waker,
-    time::Duration,
-};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::fs;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::Waker;
+use std::time::Duration;
 
 use futures_util::task::AtomicWaker;
 use kms_attest::identity::AppId;
 use slab::Slab;
 use tokio::time::Instant;
 
-use super::{activity::Activity, party::Party};
+use super::activity::Activity;
+use super::party::Party;
 use crate::config::Limits;
 
 /// The smallest default.
@@ -561,7 +558,8 @@ fn machine(root: &Path) -> Option<u64> {
 
 #[cfg(test)]
 mod tests {
-    use std::{net::IpAddr, sync::Weak};
+    use std::net::IpAddr;
+    use std::sync::Weak;
 
     use super::*;
 

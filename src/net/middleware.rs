@@ -1,37 +1,36 @@
 //! What every request passes first: the caller is attached, the address limited, the path tidied, panics kept in.
 
-use std::{convert::Infallible, panic::AssertUnwindSafe, pin::Pin, sync::Arc, time::Duration};
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::{Router, body::Body};
+use axum::Router;
+use axum::body::Body;
 use futures_util::FutureExt as _;
 use http::{HeaderMap, HeaderName, HeaderValue, Method as Verb, Request, Response, Uri, header};
 use hyper::body::Incoming;
 use tokio::time::{Instant, timeout_at};
 use tower::Service as _;
 
-use super::{
-    activity::{Activity, PeerTrust, Use},
-    admin_auth::AdminAuth,
-    body::{HeldBody, RequestBody, Rest},
-    cors::Cors,
-    events, grpc,
-    limit::{MessageLimit, RequestLimit},
-    memory::{Exhausted, Holder, RequestMemory, Reservation},
-    party::Party,
-    probes,
-    prpc::{self, Encoding},
-    refusal_log::RefusalLog,
-    status,
-    turns::{Turns, in_turns},
-};
-use crate::{
-    address::bucket,
-    api::{Access, Caller, METHODS, Method},
-    audit::Audit,
-    error::{Code, Error},
-    metrics::Metrics,
-    operator::{Credentials, Operator},
-};
+use super::activity::{Activity, PeerTrust, Use};
+use super::admin_auth::AdminAuth;
+use super::body::{HeldBody, RequestBody, Rest};
+use super::cors::Cors;
+use super::limit::{MessageLimit, RequestLimit};
+use super::memory::{Exhausted, Holder, RequestMemory, Reservation};
+use super::party::Party;
+use super::prpc::{self, Encoding};
+use super::refusal_log::RefusalLog;
+use super::turns::{Turns, in_turns};
+use super::{events, grpc, probes, status};
+use crate::address::bucket;
+use crate::api::{Access, Caller, METHODS, Method};
+use crate::audit::Audit;
+use crate::error::{Code, Error};
+use crate::metrics::Metrics;
+use crate::operator::{Credentials, Operator};
 
 pub(super) type Answer = Response<Body>;
 

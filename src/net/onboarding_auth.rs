@@ -1,28 +1,23 @@
 //! Who comes in while a KMS onboards: the holders of the token, where there is one, and no page of another site.
 
-use std::{num::NonZeroU32, sync::Arc};
+use std::num::NonZeroU32;
+use std::sync::Arc;
 
-use axum::{
-    body::Body,
-    extract::{Request, State},
-    middleware::Next,
-    response::Response,
-};
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::middleware::Next;
+use axum::response::Response;
 use http::HeaderMap;
 
-use super::{
-    grpc,
-    prpc::{self, Encoding},
-    same_site, setup, status,
-};
-use crate::{
-    api::{Access, Caller, Method, Service, routes::Route},
-    audit::{Audit, Event},
-    error::{Code, Error},
-    log_limit::LogLimit,
-    metrics::Metrics,
-    operator::OperatorToken,
-};
+use super::prpc::{self, Encoding};
+use super::{grpc, same_site, setup, status};
+use crate::api::routes::Route;
+use crate::api::{Access, Caller, Method, Service};
+use crate::audit::{Audit, Event};
+use crate::error::{Code, Error};
+use crate::log_limit::LogLimit;
+use crate::metrics::Metrics;
+use crate::operator::OperatorToken;
 
 /// Lines a second about wrong tokens.
 const LINES: NonZeroU32 = NonZeroU32::new(5).expect("not zero");

@@ -7,26 +7,21 @@
 
 mod queue;
 
-use std::{
-    collections::HashMap,
-    fmt,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
-use aws_lc_rs::{hmac, rand::SystemRandom};
-use futures_util::{
-    FutureExt as _,
-    future::{BoxFuture, Shared},
-};
+use aws_lc_rs::hmac;
+use aws_lc_rs::rand::SystemRandom;
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
 
 use self::queue::{Queue, Rank};
-use crate::{
-    address::bucket,
-    api::lockout::{Guess, Guesser, Lockout},
-    operator::{Credentials, Password},
-};
+use crate::address::bucket;
+use crate::api::lockout::{Guess, Guesser, Lockout};
+use crate::operator::{Credentials, Password};
 
 /// How long the right password is remembered. Its user hashes it once more then.
 const REMEMBERED_FOR: Duration = Duration::from_secs(12 * 3600);

@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use axum::{Router, body::Body, response::Response};
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
 use http::{HeaderValue, StatusCode, header};
 use serde_json::{Value, json};
 
 use super::router::route;
-use crate::api::{
-    Service,
-    readiness::{Effect, Readiness, Reason},
-};
+use crate::api::Service;
+use crate::api::readiness::{Effect, Readiness, Reason};
 
 /// The paths here, and the older `/health`. Probes come from the address of a balancer, which everyone else shares: they
 /// are not limited, and need no token.

@@ -4,21 +4,19 @@ use bytes::Bytes;
 use http::{HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 use http_body::Body;
 use http_body_util::Full;
+use kms_wire::code::{DENIAL_ID, ERROR_CODE};
+use kms_wire::encoding::is_read;
 pub use kms_wire::encoding::{Encoding, from_query};
-use kms_wire::{
-    code::{DENIAL_ID, ERROR_CODE},
-    encoding::is_read,
-};
 use prost::Message;
 use serde::de::DeserializeOwned;
 
-use super::{body, refusal_log::RefusalLog, same_site};
-use crate::{
-    api::{ByGet, Caller, Method, Row, Service, prepared::Reply},
-    config::BodyLimits,
-    error::{Code, Error, Result},
-    proto::PrpcError,
-};
+use super::refusal_log::RefusalLog;
+use super::{body, same_site};
+use crate::api::prepared::Reply;
+use crate::api::{ByGet, Caller, Method, Row, Service};
+use crate::config::BodyLimits;
+use crate::error::{Code, Error, Result};
+use crate::proto::PrpcError;
 
 /// The body of every answer of ours.
 pub type Answer = Response<Full<Bytes>>;

@@ -1,6 +1,8 @@
 //! Why requests ended without a result: the log has the cause that the caller does not see.
 
-use std::{net::IpAddr, num::NonZeroU32, sync::Arc};
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 

@@ -2,41 +2,32 @@
 
 use std::sync::Arc;
 
-use axum::{
-    Router,
-    body::Body,
-    extract::{Request, State},
-    handler::Handler,
-    middleware::{self, Next},
-    response::Response,
-    routing::{MethodFilter, any, on},
-};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Request, State};
+use axum::handler::Handler;
+use axum::middleware::{self, Next};
+use axum::response::Response;
+use axum::routing::{MethodFilter, any, on};
 use http::{HeaderValue, StatusCode, header};
 use tokio::sync::watch;
 
-use super::{
-    events, grpc, ledger,
-    onboarding_auth::{self, OnboardingAuth},
-    probes::{self, Reader},
-    prpc::{self, Dispatch, Encoding},
-    setup, status, web,
-};
-use crate::{
-    api::{
-        Method, Service,
-        admin::AdminService,
-        events::EventService,
-        kms::KmsService,
-        onboard::{Finished, OnboardService},
-        readiness::Readiness,
-        routes::{Route, Verbs},
-        setup::SetupService,
-    },
-    audit::Audit,
-    config::BodyLimits,
-    error::{Code, Error},
-    metrics::Metrics,
-};
+use super::onboarding_auth::{self, OnboardingAuth};
+use super::probes::{self, Reader};
+use super::prpc::{self, Dispatch, Encoding};
+use super::{events, grpc, ledger, setup, status, web};
+use crate::api::admin::AdminService;
+use crate::api::events::EventService;
+use crate::api::kms::KmsService;
+use crate::api::onboard::{Finished, OnboardService};
+use crate::api::readiness::Readiness;
+use crate::api::routes::{Route, Verbs};
+use crate::api::setup::SetupService;
+use crate::api::{Method, Service};
+use crate::audit::Audit;
+use crate::config::BodyLimits;
+use crate::error::{Code, Error};
+use crate::metrics::Metrics;
 
 /// The KMS phase of the main listener.
 pub fn kms(

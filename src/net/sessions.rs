@@ -1,6 +1,7 @@
 //! TLS sessions that can be resumed: bounded by the memory that they take, since that of a guest holds its certificate.
 
-use quick_cache::{Weighter, sync::Cache};
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use rustls::server::StoresServerSessions;
 
 /// The memory of all sessions, in bytes: about 200 of guests, or [`MAX_SESSIONS`] of callers without a certificate.

@@ -1,24 +1,22 @@
 //! The setup service over HTTP: JSON answers for the onboarding page, `curl` and other tools.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::{Router, body::Body, extract::Request, response::Response};
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use http::{HeaderValue, header};
 use serde::Serialize;
 
-use super::{
-    body,
-    prpc::{self, Encoding},
-    router::route,
-};
-use crate::{
-    api::{
-        Service,
-        routes::Route,
-        setup::{About, Check, Finding, SetupService, Status},
-    },
-    error::{Error, Result},
-};
+use super::body;
+use super::prpc::{self, Encoding};
+use super::router::route;
+use crate::api::Service;
+use crate::api::routes::Route;
+use crate::api::setup::{About, Check, Finding, SetupService, Status};
+use crate::error::{Error, Result};
 
 /// Where the status is.
 pub(super) const STATUS: &str = "/api/v1/setup/status";

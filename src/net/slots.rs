@@ -1,20 +1,16 @@
 //! Slots for connections: shares of one address or app, slots kept for callers that are known, and idle connections that
 //! make room for new ones.
 
-use std::{
-    collections::HashMap,
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use kms_attest::identity::AppId;
 use tokio::time::Instant;
 
-use super::{
-    activity::{Activity, PeerTrust},
-    party::Party,
-};
+use super::activity::{Activity, PeerTrust};
+use super::party::Party;
 use crate::address::bucket;
 
 /// A connection may be closed for a new one when nothing was done for it for this long.
@@ -373,7 +369,8 @@ impl Known {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::activity::Use, *};
+    use super::super::activity::Use;
+    use super::*;
 
     fn address(last: u8) -> IpAddr {
         IpAddr::from([192, 0, 2, last])

@@ -1,29 +1,23 @@
 //! TLS: which client certificates pass the handshake, and a server certificate that can be swapped while serving.
 
-use std::{
-    cell::RefCell,
-    fmt, io,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::cell::RefCell;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fmt, io};
 
 use arc_swap::ArcSwap;
-use kms_attest::{ra_tls::ParsedCertificate, tls::ChainLimit};
-use rustls::{
-    CertificateError, CipherSuite, DistinguishedName, NamedGroup, ServerConfig,
-    crypto::{
-        CryptoProvider, WebPkiSupportedAlgorithms,
-        aws_lc_rs::{self, kx_group},
-    },
-    pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime},
-    server::{
-        ClientHello, ResolvesServerCert, StoresServerSessions,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
-    sign::CertifiedKey,
-};
+use kms_attest::ra_tls::ParsedCertificate;
+use kms_attest::tls::ChainLimit;
+use rustls::crypto::aws_lc_rs::{self, kx_group};
+use rustls::crypto::{CryptoProvider, WebPkiSupportedAlgorithms};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::server::{ClientHello, ResolvesServerCert, StoresServerSessions};
+use rustls::sign::CertifiedKey;
+use rustls::{CertificateError, CipherSuite, DistinguishedName, NamedGroup, ServerConfig};
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio_rustls::{LazyConfigAcceptor, server::TlsStream};
+use tokio_rustls::LazyConfigAcceptor;
+use tokio_rustls::server::TlsStream;
 
 use super::sessions::Sessions;
 use crate::config;

@@ -1,12 +1,10 @@
 //! Turns at work that costs CPU: as many at once as there are cores, and none for those who wait for something else.
 
-use std::{
-    collections::HashMap,
-    future::poll_fn,
-    pin::{Pin, pin},
-    sync::{Arc, Mutex, PoisonError},
-    task::Poll,
-};
+use std::collections::HashMap;
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::Poll;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 

@@ -1,6 +1,9 @@
 //! The onboarding page: its files are inside the program, nothing comes from elsewhere.
 
-use axum::{Router, body::Body, response::Response, routing::get};
+use axum::Router;
+use axum::body::Body;
+use axum::response::Response;
+use axum::routing::get;
 use http::{HeaderName, HeaderValue, header};
 
 /// The page loads its own files, and asks its own server; nothing else.
@@ -51,10 +54,8 @@ fn file(kind: &'static str, content: &'static str) -> Response {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::api::{
-        Access, Service,
-        routes::{Route, Verbs},
-    };
+    use crate::api::routes::{Route, Verbs};
+    use crate::api::{Access, Service};
 
     #[test]
     fn the_table_has_every_file_and_leaves_it_open() {

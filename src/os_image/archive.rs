@@ -1,19 +1,15 @@
 //! Unpacking an image archive, and checking that it is the image that was asked for.
 
-use std::{
-    collections::HashSet,
-    fs::{self, File},
-    io::{self, BufReader, Read},
-    path::{Component, Path, PathBuf},
-    sync::Arc,
-    time::Instant,
-};
+use std::collections::HashSet;
+use std::fs::{self, File};
+use std::io::{self, BufReader, Read};
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Instant;
 
 use flate2::bufread::MultiGzDecoder;
-use kms_attest::platform::{
-    manifest::{self, Manifest, ManifestError},
-    tdx::image::legacy::METADATA,
-};
+use kms_attest::platform::manifest::{self, Manifest, ManifestError};
+use kms_attest::platform::tdx::image::legacy::METADATA;
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Entry, EntryType, PaxExtensions};
 

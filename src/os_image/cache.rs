@@ -1,20 +1,15 @@
 //! The directories of cached OS images and measurements: what lies where, and how operators clear them.
 
-use std::{
-    fs,
-    io::{self, Read as _, Write as _},
-    path::{Path, PathBuf},
-    sync::{
-        Arc, Mutex, MutexGuard, Once, PoisonError,
-        atomic::{AtomicU64, Ordering},
-    },
-    time::SystemTime,
-};
+use std::fs;
+use std::io::{self, Read as _, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, Once, PoisonError};
+use std::time::SystemTime;
 
-use kms_attest::{
-    platform::tdx::image::{BootRegisters, legacy::METADATA},
-    vm_config::VmConfig,
-};
+use kms_attest::platform::tdx::image::BootRegisters;
+use kms_attest::platform::tdx::image::legacy::METADATA;
+use kms_attest::vm_config::VmConfig;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 

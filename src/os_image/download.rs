@@ -1,6 +1,9 @@
 //! Downloading an image archive: one address by the image hash, bounded in time and size.
 
-use std::{io, path::Path, sync::Arc, time::Duration};
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
 
 use kms_attest::outgoing;
 use reqwest::{Client, StatusCode, redirect};

@@ -1,24 +1,21 @@
 //! Measuring a cached image: its files in, the registers of a VM out. Everything here blocks.
 
-use std::{
-    fs::File,
-    io::{self, Read},
-    path::Path,
-    sync::Arc,
-};
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::Path;
+use std::sync::Arc;
 
-use kms_attest::{
-    platform::manifest::Manifest,
-    platform::tdx::image::{
-        acpi::{AcpiDigests, Shape},
-        legacy::{self, AcpiTables, Image, LegacyError, METADATA, Metadata},
-        qemu::AcpiCall,
-    },
-    vm_config::VmConfig,
-};
+use kms_attest::platform::manifest::Manifest;
+use kms_attest::platform::tdx::image::acpi::{AcpiDigests, Shape};
+use kms_attest::platform::tdx::image::legacy::{self, AcpiTables, Image, LegacyError, METADATA, Metadata};
+use kms_attest::platform::tdx::image::qemu::AcpiCall;
+use kms_attest::vm_config::VmConfig;
 use sha2::{Digest as _, Sha384};
 
-use super::{OsImageError, archive::read_manifest, cache::Measured, program::AcpiProgram};
+use super::OsImageError;
+use super::archive::read_manifest;
+use super::cache::Measured;
+use super::program::AcpiProgram;
 
 /// Longest description.
 const MAX_METADATA: u64 = 64 << 10;

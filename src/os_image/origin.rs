@@ -1,14 +1,12 @@
 //! What made a measurement: this program, and the ACPI program where one is configured. Measurements of other programs
 //! are not used.
 
-use std::{
-    fs::{File, Metadata},
-    io::{self, Read},
-    os::unix::fs::MetadataExt,
-    path::Path,
-    sync::{LazyLock, Mutex, PoisonError},
-    time::{Duration, SystemTime},
-};
+use std::fs::{File, Metadata};
+use std::io::{self, Read};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+use std::sync::{LazyLock, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use sha2::{Digest as _, Sha256};
 

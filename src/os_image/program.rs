@@ -1,15 +1,13 @@
 //! The program that prints a VM's ACPI tables: found, called, limited, and killed when it takes too long.
 
-use std::{
-    env,
-    io::{self, Read},
-    os::unix::{fs::PermissionsExt, process::CommandExt},
-    path::{Path, PathBuf},
-    process::{Child, Command, Stdio},
-    sync::{Arc, mpsc},
-    thread,
-    time::{Duration, Instant},
-};
+use std::io::{self, Read};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
+use std::sync::{Arc, mpsc};
+use std::time::{Duration, Instant};
+use std::{env, thread};
 
 use kms_attest::platform::tdx::image::qemu::AcpiCall;
 use rustix::process::{Pid, Signal, kill_process_group};

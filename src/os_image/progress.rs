@@ -1,10 +1,8 @@
 //! Progress of a download, for the log and for listeners, at a rate that people can read.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 /// Between two reports of one download.
 pub(super) const TELL_EVERY: Duration = Duration::from_secs(10);

@@ -1,18 +1,16 @@
 //! The slow work on OS images: downloading and measuring, each once for everyone who waits, whatever operators clear.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use kms_attest::vm_config::VmConfig;
 
-use super::{
-    OsImageError, Shared,
-    archive::{self, Deadline},
-    cache::Measured,
-    download::DownloadError,
-    measure,
-    origin::Origin,
-    progress::{Meter, Progress},
-};
+use super::archive::{self, Deadline};
+use super::cache::Measured;
+use super::download::DownloadError;
+use super::origin::Origin;
+use super::progress::{Meter, Progress};
+use super::{OsImageError, Shared, measure};
 
 /// Most attempts at something while operators clear the cache.
 const MAX_ATTEMPTS: usize = 16;

@@ -1,10 +1,8 @@
 //! Drops large values off the request path.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Duration, Instant},
-};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
@@ -27,10 +25,8 @@ pub(super) fn drop_in_background<T: Send + Sync + 'static>(last: Arc<T>) {
 
 #[cfg(test)]
 mod tests {
-    use std::{
-        sync::mpsc::{self, SyncSender},
-        thread::ThreadId,
-    };
+    use std::sync::mpsc::{self, SyncSender};
+    use std::thread::ThreadId;
 
     use super::*;
 

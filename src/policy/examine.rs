@@ -1,6 +1,7 @@
 //! A decision with everything behind it: every rule, and the entry that comes nearest.
 
-use super::{Decision, Policy, PolicyError, Subject, rule::RuleOutcome};
+use super::rule::RuleOutcome;
+use super::{Decision, Policy, PolicyError, Subject};
 use crate::config::ReleaseStage;
 
 /// The entry of an allowlist that comes nearest to a caller.

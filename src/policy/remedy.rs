@@ -227,7 +227,9 @@ fn merge(into: &mut Value, from: &Value) {
 mod tests {
     use std::io::Write as _;
 
-    use super::super::{Decision, rules::Rules, testing::boot_info};
+    use super::super::Decision;
+    use super::super::rules::Rules;
+    use super::super::testing::boot_info;
     use super::*;
     use crate::config::{AuthApi, EmptyDevices};
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use super::{Decision, RulesError, Subject, drop_in_background::drop_in_background, rules::Rules};
+use super::drop_in_background::drop_in_background;
+use super::rules::Rules;
+use super::{Decision, RulesError, Subject};
 use crate::config::EmptyDevices;
 
 /// The rules of an `auth-config.json`, with what an empty device list means.

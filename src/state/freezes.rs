@@ -1,6 +1,8 @@
 //! The file that keeps freezes over restarts: replaced as a whole, by one rename.
 
-use std::{io, net::IpAddr, path::PathBuf};
+use std::io;
+use std::net::IpAddr;
+use std::path::PathBuf;
 
 use kms_attest::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};

@@ -2,7 +2,8 @@
 
 use std::time::SystemTime;
 
-use cvm_kms::{domain::Domain, lifecycle::Onboarding};
+use cvm_kms::domain::Domain;
+use cvm_kms::lifecycle::Onboarding;
 
 fn commit(onboarding: &Onboarding, domain: &Domain) {
     let prepared = onboarding.bootstrap();

@@ -1,10 +1,8 @@
 //! A dry run releases nothing: what an explanation says opens no guards.
 
-use cvm_kms::{
-    admission::{App, SelfAuthorization},
-    lifecycle::{ReleaseGuards, Ready, Released},
-    proto::ExplainResponse,
-};
+use cvm_kms::admission::{App, SelfAuthorization};
+use cvm_kms::lifecycle::{ReleaseGuards, Ready, Released};
+use cvm_kms::proto::ExplainResponse;
 
 async fn steal(ready: &Ready, guards: ReleaseGuards<'_>, explanation: ExplainResponse, self_authorization: &SelfAuthorization) {
     let _ = ready.app_keys(&explanation);

@@ -1,6 +1,7 @@
 //! Only admission makes permits.
 
-use cvm_kms::{admission::{App, Permit}, control::NotFrozen};
+use cvm_kms::admission::{App, Permit};
+use cvm_kms::control::NotFrozen;
 
 fn forge(not_frozen: NotFrozen) -> Permit<App> {
     Permit::new(unreachable!(), not_frozen)

@@ -1,6 +1,7 @@
 //! No line, no key: a permit that was not written to the audit log is not enough.
 
-use cvm_kms::{admission::{App, Permit}, lifecycle::Ready};
+use cvm_kms::admission::{App, Permit};
+use cvm_kms::lifecycle::Ready;
 
 fn steal(ready: &Ready, permit: &Permit<App>) {
     let _ = ready.app_keys(permit);

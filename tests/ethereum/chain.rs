@@ -6,17 +6,13 @@
 use std::ops::Deref;
 
 use alloy_primitives::{Address, B256, keccak256};
-use cvm_kms::{
-    config::Config,
-    policy::{Decision, Denial, Policy, PolicyError, Subject},
-};
+use cvm_kms::config::Config;
+use cvm_kms::policy::{Decision, Denial, Policy, PolicyError, Subject};
 use kms_attest::identity::BootInfo;
 use serde_json::json;
 
-use super::{
-    anvil::{self, Anvil, CHAIN_ID},
-    support::config::laid_over,
-};
+use super::anvil::{self, Anvil, CHAIN_ID};
+use super::support::config::laid_over;
 
 /// A node with a DstackKms contract on its chain that allows nobody yet.
 pub(crate) struct Chain {

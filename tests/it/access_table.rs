@@ -2,27 +2,18 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::access_cases::{
-    codec::{Codec, Message, Told},
-    fixtures::{Ask, Certificate, Credential, Fixtures},
-};
-use crate::support::{
-    ADMIN_TOKEN, Answer, Caller, Line, World,
-    http::{post, request, with},
-};
+use crate::access_cases::codec::{Codec, Message, Told};
+use crate::access_cases::fixtures::{Ask, Certificate, Credential, Fixtures};
+use crate::support::http::{post, request, with};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, Line, World};
 use base64::Engine as _;
 use bytes::Bytes;
-use cvm_kms::{
-    api::{
-        Access, METHODS,
-        Method::{self, *},
-        Service,
-        routes::{ROUTES, Route, Verbs},
-    },
-    error::Code,
-    keys::derive,
-    proto::{ClearImageCacheRequest, DESCRIPTORS},
-};
+use cvm_kms::api::Method::{self, *};
+use cvm_kms::api::routes::{ROUTES, Route, Verbs};
+use cvm_kms::api::{Access, METHODS, Service};
+use cvm_kms::error::Code;
+use cvm_kms::keys::derive;
+use cvm_kms::proto::{ClearImageCacheRequest, DESCRIPTORS};
 use http::Request;
 use kms_attest::identity::AppId;
 use prost::Message as _;

@@ -1,22 +1,18 @@
 //! What operators do: clear caches, by the admin listener and by the older method on the main one.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
 
-use crate::support::{
-    ADMIN_TOKEN, Answer, Caller, World,
-    http::{json, post, request, with},
-};
+use crate::support::http::{json, post, request, with};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
 use base64::Engine as _;
-use cvm_kms::{
-    app::Preflight,
-    config::Config,
-    proto::{ClearImageCacheRequest, LegacyClearImageCacheRequest, PrpcError},
-};
-use kms_attest::{binding::ReportData, certificate, p256::P256Key, ra_tls};
+use cvm_kms::app::Preflight;
+use cvm_kms::config::Config;
+use cvm_kms::proto::{ClearImageCacheRequest, LegacyClearImageCacheRequest, PrpcError};
+use kms_attest::binding::ReportData;
+use kms_attest::p256::P256Key;
+use kms_attest::{certificate, ra_tls};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 

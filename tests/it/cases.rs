@@ -1,30 +1,21 @@
 //! The cases of the peer's acceptance suite that need no hardware, each under its name, as far as they were not met
 //! before. `docs/compatibility.md` has a table of them; where ours differs on purpose, it says why.
 
-use std::{
-    fs,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
-use crate::support::{
-    Identity, World, csr,
-    faults::{Asked, Fault, FaultServer, Reply, SECRET},
-    http::{post, with},
-    process::run,
-};
-use cvm_kms::{
-    config::Config,
-    proto::{AppKeyResponse, GetMetaResponse, PrpcError, SignCertRequest, SignCertResponse},
-};
-use kms_attest::{
-    binding::ReportData,
-    certificate,
-    csr::Csr,
-    evidence::{Evidence, Platform, Tdx, TpmPlatform, TpmQuote},
-    p256::P256Key,
-    ra_tls,
-};
+use crate::support::faults::{Asked, Fault, FaultServer, Reply, SECRET};
+use crate::support::http::{post, with};
+use crate::support::process::run;
+use crate::support::{Identity, World, csr};
+use cvm_kms::config::Config;
+use cvm_kms::proto::{AppKeyResponse, GetMetaResponse, PrpcError, SignCertRequest, SignCertResponse};
+use kms_attest::binding::ReportData;
+use kms_attest::csr::Csr;
+use kms_attest::evidence::{Evidence, Platform, Tdx, TpmPlatform, TpmQuote};
+use kms_attest::p256::P256Key;
+use kms_attest::{certificate, ra_tls};
 use kms_client::sign::sign_cert_request;
 use kms_simulator::Cvm;
 use serde_json::{Value, json};

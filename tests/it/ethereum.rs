@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::anvil::{CHAIN_ID, GENESIS_AGE};
 use crate::chain::{Chain, allowed, boot_info, denied, policy, unanswered, word};
-use crate::support::{
-    DOMAIN, World, eventually,
-    faults::{Fault, FaultServer, Reply},
-};
+use crate::support::faults::{Fault, FaultServer, Reply};
+use crate::support::{DOMAIN, World, eventually};
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolValue as _;
 use cvm_kms::policy::{Info, Subject};

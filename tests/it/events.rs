@@ -1,17 +1,13 @@
 //! The event log that operators read and write, over the admin listener and through the pipe.
 
-use std::{
-    io::{Read as _, Write as _},
-    net::TcpStream,
-    time::{Duration, Instant},
-};
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use crate::support::{
-    ADMIN_TOKEN, Answer, Caller, World,
-    http::{post, request, with},
-};
+use crate::support::http::{post, request, with};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
 
 async fn admin(world: &World) -> Caller {
     Caller::new(world.admin_address().await).plain()

@@ -1,19 +1,22 @@
 //! What operators stop is stopped: for every request that begins after the answer, over restarts, and on the record.
 
-use std::{
-    fs,
-    net::SocketAddr,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::fs;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
-use crate::support::{Answer, Caller, Identity, World, csr, eventually, operator::Operator};
-use axum::{Router, routing::post};
+use crate::support::operator::Operator;
+use crate::support::{Answer, Caller, Identity, World, csr, eventually};
+use axum::Router;
+use axum::routing::post;
 use cvm_kms::proto::{FreezeRequest, ListFrozenResponse, SignCertRequest};
-use kms_attest::{csr::Csr, p256::P256Key};
+use kms_attest::csr::Csr;
+use kms_attest::p256::P256Key;
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, sync::Semaphore, task::JoinSet};
+use tokio::net::TcpListener;
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 const TOLD: &str = "Boot denied: frozen by the operator";
 

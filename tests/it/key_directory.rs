@@ -1,11 +1,14 @@
 //! Key directories change hands between the peer and this program: either starts on what the other wrote.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, path::Path};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
-use crate::support::{DOMAIN, Identity, World, process::run};
-use cvm_kms::{
-    keys::K256Key,
-    proto::{AppKeyResponse, BootstrapResponse, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse},
+use crate::support::process::run;
+use crate::support::{DOMAIN, Identity, World};
+use cvm_kms::keys::K256Key;
+use cvm_kms::proto::{
+    AppKeyResponse, BootstrapResponse, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse,
 };
 use kms_attest::{certificate, ra_tls};
 use kms_simulator::Cvm;

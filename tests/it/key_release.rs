@@ -1,29 +1,20 @@
 //! Who gets keys, which ones, and what everyone else is told.
 
 use crate::support::{Identity, World, certificate_request, eventually};
-use cvm_kms::{
-    audit,
-    keys::{
-        K256Key,
-        derive::{self, AppKeys},
-        statement,
-    },
-    proto::{
-        AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
-        KmsKeyResponse, PublicKeyResponse,
-    },
+use cvm_kms::audit;
+use cvm_kms::keys::derive::{self, AppKeys};
+use cvm_kms::keys::{K256Key, statement};
+use cvm_kms::proto::{
+    AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
+    KmsKeyResponse, PublicKeyResponse,
 };
-use kms_attest::{
-    binding::ReportData,
-    evidence::{Evidence, Platform, TpmPlatform, TpmQuote},
-    identity::AppId,
-    p256::P256Key,
-};
+use kms_attest::binding::ReportData;
+use kms_attest::evidence::{Evidence, Platform, TpmPlatform, TpmQuote};
+use kms_attest::identity::AppId;
+use kms_attest::p256::P256Key;
 use kms_simulator::{Cvm, PccsMode, QuoteFormat, TcbLevel, TdReport};
-use secp256k1::{
-    Message,
-    ecdsa::{RecoverableSignature, RecoveryId},
-};
+use secp256k1::Message;
+use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use serde_json::json;
 
 /// The public key whose signature over `digest` this is: `r ‖ s ‖ v`.

@@ -1,23 +1,17 @@
 //! The log of releases from outside: receipts, the key that signs it, and what its routes give to whom.
 
 use kms_attest::p256::P256Key;
-use kms_ledger::{
-    Hash, Index, bundle,
-    log::Log,
-    proof::InclusionProof,
-    tile::{Width, hashes},
-};
-use secp256k1::{
-    Message,
-    ecdsa::{RecoverableSignature, RecoveryId},
-};
+use kms_ledger::log::Log;
+use kms_ledger::proof::InclusionProof;
+use kms_ledger::tile::{Width, hashes};
+use kms_ledger::{Hash, Index, bundle};
+use secp256k1::Message;
+use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use serde_json::{Value, json};
 use sha3::{Digest as _, Keccak256};
 
-use crate::support::{
-    ADMIN_TOKEN, Answer, Caller, World, certificate_request,
-    http::{request, with},
-};
+use crate::support::http::{request, with};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World, certificate_request};
 use cvm_kms::proto::{
     AppKeyResponse, GetAppKeyRequest, GetMetaResponse, KmsKeyResponse, Receipt, SignCertResponse,
 };

@@ -1,24 +1,18 @@
 //! How a KMS comes to hold keys, and how it goes from the phase without to the phase with them.
 
-use std::{
-    fs,
-    os::unix::fs::PermissionsExt as _,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
 
-use crate::support::{
-    DOMAIN, World, eventually,
-    http::{json, post, request, with},
-};
-use cvm_kms::{
-    keys::statement,
-    proto::{AppKeyResponse, BootstrapRequest, BootstrapResponse, GetMetaResponse, OnboardResponse},
-};
-use kms_attest::{certificate, evidence::Evidence, measurement::EventVersion, ra_tls};
+use crate::support::http::{json, post, request, with};
+use crate::support::{DOMAIN, World, eventually};
+use cvm_kms::keys::statement;
+use cvm_kms::proto::{AppKeyResponse, BootstrapRequest, BootstrapResponse, GetMetaResponse, OnboardResponse};
+use kms_attest::evidence::Evidence;
+use kms_attest::measurement::EventVersion;
+use kms_attest::{certificate, ra_tls};
 use kms_simulator::{AgentMode, Cvm, Platform, Stage};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;

@@ -1,31 +1,25 @@
 //! With `core.image.verify = true`: keys only for guests that booted the image which they name and policy allows.
 
-use std::{
-    fs,
-    path::Path,
-    process::Command,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::Duration,
-};
+use std::fs;
+use std::path::Path;
+use std::process::Command;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::Duration;
 
-use crate::support::{
-    ADMIN_TOKEN, Caller, World, certificate_request, eventually,
-    http::{post, with},
-};
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use crate::support::http::{post, with};
+use crate::support::{ADMIN_TOKEN, Caller, World, certificate_request, eventually};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cvm_kms::proto::{AppKeyResponse, SignCertResponse};
-use kms_attest::{
-    measurement::TdxEvent, p256::P256Key, platform::tdx::image::BootRegisters, vm_config::VmConfig,
-};
+use kms_attest::measurement::TdxEvent;
+use kms_attest::p256::P256Key;
+use kms_attest::platform::tdx::image::BootRegisters;
+use kms_attest::vm_config::VmConfig;
 use kms_simulator::{Cvm, CvmBuilder, Registers, Stage};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 fn vectors() -> Value {
     vectors_of("os_image.json")

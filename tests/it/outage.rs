@@ -1,29 +1,28 @@
 //! What happens when something this KMS depends on is down, slow, or talks nonsense: keys stay, answers come, it recovers.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use crate::support::{
-    ADMIN_TOKEN, Caller, Identity, World, eventually,
-    grpc::origin,
-    http::{post, request, with},
-    operator::Operator,
-};
+use crate::support::grpc::origin;
+use crate::support::http::{post, request, with};
+use crate::support::operator::Operator;
+use crate::support::{ADMIN_TOKEN, Caller, Identity, World, eventually};
 use cvm_kms::proto::{AppKeyResponse, GetAppKeyRequest, GetMetaResponse};
 use http::{Request, Response};
 use http_body_util::BodyExt as _;
-use hyper::{body::Incoming, server::conn::http1, service::service_fn};
+use hyper::body::Incoming;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use kms_attest::{attester::Attester, p256::P256Key};
+use kms_attest::attester::Attester;
+use kms_attest::p256::P256Key;
 use kms_client::sign::LeafRequest;
 use kms_simulator::{AgentMode, Cvm, Endpoint, GuestAgent, PccsMode, Stage};
 use serde_json::{Value, json};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
 
 const NO_COLLATERAL: &str = "the collateral service does not answer, evidence cannot be verified now";
 const NO_POLICY: &str = "the authorization backend does not answer";

@@ -1,28 +1,18 @@
 //! Every way in which the authorization backend can fail, and for each: what the caller is told, how soon, what is
 //! recorded, that nothing is released, and that keys flow again when the backend does.
 
-use std::{
-    fs, io,
-    path::Path,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
 
-use crate::support::{
-    Caller, Identity, World, eventually,
-    faults::{Asked, ELSEWHERE, Fault, FaultServer, Reply, SECRET, SECRET_PATH},
-};
+use crate::support::faults::{Asked, ELSEWHERE, Fault, FaultServer, Reply, SECRET, SECRET_PATH};
+use crate::support::{Caller, Identity, World, eventually};
 use base64::Engine as _;
-use cvm_kms::{
-    policy::{
-        SubjectKind,
-        signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest},
-    },
-    proto::{GetAppKeyRequest, GetKmsKeyRequest},
-};
+use cvm_kms::policy::SubjectKind;
+use cvm_kms::policy::signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest};
+use cvm_kms::proto::{GetAppKeyRequest, GetKmsKeyRequest};
 use futures_util::future::join_all;
 use serde_json::{Value, json};
 

@@ -1,15 +1,16 @@
 //! Relaxed settings show, and callers without proof cannot take more than their share.
 
-use std::{fs, os::unix::fs::PermissionsExt as _, time::Duration};
+use std::fs;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
-use crate::support::{
-    World, eventually,
-    http::{post, request},
-};
+use crate::support::http::{post, request};
+use crate::support::{World, eventually};
 use cvm_kms::proto::{AppKeyResponse, GetAppKeyRequest, GetMetaResponse};
 use http_body_util::BodyExt as _;
 use serde_json::json;
-use tokio::{io::AsyncReadExt as _, net::TcpStream};
+use tokio::io::AsyncReadExt as _;
+use tokio::net::TcpStream;
 
 /// What every KMS under test relaxes, since its platform is simulated.
 const ALWAYS: [&str; 2] = ["os_image_not_verified", "external_trust_anchors"];

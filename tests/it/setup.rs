@@ -1,24 +1,22 @@
 //! The setup service: where a KMS stands before it serves, and the checks that an operator runs beforehand.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    fs::{self, Permissions},
-    mem::MaybeUninit,
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-    process::Stdio,
-    time::{Duration, Instant},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, Permissions};
+use std::mem::MaybeUninit;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
 
-use crate::support::{
-    Answer, DOMAIN, World, eventually,
-    http::{post, request, with},
-    program::Setting,
-};
+use crate::support::http::{post, request, with};
+use crate::support::program::Setting;
+use crate::support::{Answer, DOMAIN, World, eventually};
 use kms_simulator::{AgentMode, CollateralSpec, Cvm, PccsMode, Platform, Stage, Validity};
-use rustix::{fs::inotify, process::Signal};
+use rustix::fs::inotify;
+use rustix::process::Signal;
 use serde_json::{Value, json};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 const STATUS: &str = "/api/v1/setup/status";
 const UNSET: &str = "this KMS asks for its onboarding token";

@@ -1,6 +1,7 @@
 //! A candidate allowlist is tried on live requests: it changes no answer, and says what it would change.
 
-use crate::support::{World, operator::Operator};
+use crate::support::World;
+use crate::support::operator::Operator;
 use cvm_kms::proto::ShadowReportResponse;
 use serde_json::{Value, json};
 

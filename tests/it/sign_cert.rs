@@ -1,28 +1,23 @@
 //! Certificates for apps: what a request may ask for, what it never gets, and what the caller is told.
 
-use std::{
-    fs,
-    net::Ipv4Addr,
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::support::{World, csr, process::run};
+use crate::support::process::run;
+use crate::support::{World, csr};
 use cvm_kms::proto::{SignCertRequest, SignCertResponse};
-use kms_attest::{
-    binding::ReportData,
-    certificate::{self, LAST_SECOND, LONG_AGO},
-    csr::Csr,
-    evidence::Wire,
-    p256::P256Key,
-    ra_tls,
-};
+use kms_attest::binding::ReportData;
+use kms_attest::certificate::{self, LAST_SECOND, LONG_AGO};
+use kms_attest::csr::Csr;
+use kms_attest::evidence::Wire;
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls;
 use kms_client::sign::sign_cert_request;
 use kms_simulator::Cvm;
 use serde_json::json;
-use x509_parser::{
-    extensions::GeneralName,
-    prelude::{FromDer as _, X509Certificate},
-};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 const DAY: u64 = 86_400;
 

@@ -1,22 +1,21 @@
 //! What happens when Intel says that a platform is behind: refused, unless the operator tolerates it, and then everyone
 //! can see it; and the warning some weeks ahead.
 
-use std::{
-    sync::{Arc, Mutex},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use crate::support::{Answer, Caller, Identity, World, eventually, program::Setting};
+use crate::support::program::Setting;
+use crate::support::{Answer, Caller, Identity, World, eventually};
 use cvm_kms::proto::{GetMetaResponse, RefreshCollateralResponse};
-use kms_attest::{binding::ReportData, evidence::Platform, p256::P256Key};
+use kms_attest::binding::ReportData;
+use kms_attest::evidence::Platform;
+use kms_attest::p256::P256Key;
 use kms_simulator::{
     CollateralSpec, Cvm, EarlySet, Endpoint, PccsMode, PccsServer, Stage, Standing, TcbLevel, Validity,
 };
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::TcpListener,
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpListener;
 
 const DAY: u64 = 86_400;
 

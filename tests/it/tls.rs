@@ -1,42 +1,31 @@
 //! TLS: versions, protocols, which client certificates pass, and what the server shows.
 
-use std::{
-    fs, io,
-    sync::Arc,
-    time::{Duration, SystemTime, UNIX_EPOCH},
-};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::{fs, io};
 
-use crate::support::{
-    DOMAIN, Identity, World, eventually,
-    http::{json, request},
-    identity::{LOOK_ALIKE, look_alikes, spec},
-    process::run,
-};
+use crate::support::http::{json, request};
+use crate::support::identity::{LOOK_ALIKE, look_alikes, spec};
+use crate::support::process::run;
+use crate::support::{DOMAIN, Identity, World, eventually};
 use cvm_kms::net::tls::{self, ClientPolicy, Leaf};
-use kms_attest::{
-    binding::ReportData,
-    certificate::{self, CertificateSpec, Issuer, LAST_SECOND, LONG_AGO, Role, Validity},
-    p256::P256Key,
-    ra_tls,
-};
+use kms_attest::binding::ReportData;
+use kms_attest::certificate::{self, CertificateSpec, Issuer, LAST_SECOND, LONG_AGO, Role, Validity};
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls;
 use kms_client::{ClientIdentity, Connection, Trust};
-use rustls::{
-    HandshakeKind, ProtocolVersion, SupportedProtocolVersion,
-    client::Resumption,
-    crypto::{SupportedKxGroup, aws_lc_rs::kx_group},
-    pki_types::{CertificateDer, ServerName},
-    version::{TLS12, TLS13},
-};
+use rustls::client::Resumption;
+use rustls::crypto::SupportedKxGroup;
+use rustls::crypto::aws_lc_rs::kx_group;
+use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::version::{TLS12, TLS13};
+use rustls::{HandshakeKind, ProtocolVersion, SupportedProtocolVersion};
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::{TcpListener, TcpStream},
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
 use tokio_rustls::TlsConnector;
-use x509_parser::{
-    extensions::{GeneralName, ParsedExtension},
-    prelude::{FromDer as _, X509Certificate},
-};
+use x509_parser::extensions::{GeneralName, ParsedExtension};
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 /// Each TLS version alone.
 const VERSIONS: [&[&SupportedProtocolVersion]; 2] = [&[&TLS13], &[&TLS12]];

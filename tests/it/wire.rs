@@ -1,29 +1,25 @@
 //! What travels: URLs, verbs, encodings, errors, limits, headers, and gRPC beside prpc on one port.
 
-use crate::support::{
-    Caller, World,
-    grpc::origin,
-    http::{json, post, request, with},
-    process::run,
-};
+use crate::support::grpc::origin;
+use crate::support::http::{json, post, request, with};
+use crate::support::process::run;
+use crate::support::{Caller, World};
 use bytes::Bytes;
-use cvm_kms::{
-    api::{METHODS, Service},
-    proto::{
-        AppId, AppKeyResponse, BootstrapRequest, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
-        PrpcError, PublicKeyResponse, SignCertRequest,
-    },
+use cvm_kms::api::{METHODS, Service};
+use cvm_kms::proto::{
+    AppId, AppKeyResponse, BootstrapRequest, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse, PrpcError,
+    PublicKeyResponse, SignCertRequest,
 };
 use http::Request;
 use prost::Message as _;
 use serde_json::{Value, json};
-use tonic_health::pb::{
-    HealthCheckRequest, health_check_response::ServingStatus, health_client::HealthClient,
-};
-use tonic_reflection::pb::v1::{
-    ServerReflectionRequest, server_reflection_client::ServerReflectionClient,
-    server_reflection_request::MessageRequest, server_reflection_response::MessageResponse,
-};
+use tonic_health::pb::HealthCheckRequest;
+use tonic_health::pb::health_check_response::ServingStatus;
+use tonic_health::pb::health_client::HealthClient;
+use tonic_reflection::pb::v1::ServerReflectionRequest;
+use tonic_reflection::pb::v1::server_reflection_client::ServerReflectionClient;
+use tonic_reflection::pb::v1::server_reflection_request::MessageRequest;
+use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 
 const APP: [u8; 20] = [0xab; 20];
 

@@ -1,23 +1,24 @@
 //! Witnesses of the log: what they are shown, what is shown of them, and what waits for them.
 
-use std::{
-    net::SocketAddr,
-    sync::{Arc, Mutex},
-    time::{Duration, Instant},
-};
+use std::net::SocketAddr;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use axum::{Router, extract::State, http::StatusCode, response::IntoResponse, routing::post};
+use axum::Router;
+use axum::extract::State;
+use axum::http::StatusCode;
+use axum::response::IntoResponse;
+use axum::routing::post;
 use bytes::Bytes;
-use kms_ledger::{
-    Hash, Size,
-    key::VerifyingKey,
-    log::Log,
-    signature::CosigningKey,
-    witness::{Rejection, Request, SIZE_TYPE},
-};
+use kms_ledger::key::VerifyingKey;
+use kms_ledger::log::Log;
+use kms_ledger::signature::CosigningKey;
+use kms_ledger::witness::{Rejection, Request, SIZE_TYPE};
+use kms_ledger::{Hash, Size};
 use serde_json::json;
 
-use crate::support::{Identity, World, eventually, http::request};
+use crate::support::http::request;
+use crate::support::{Identity, World, eventually};
 use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
 
 /// A witness that follows the rules, with its one log.

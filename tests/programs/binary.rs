@@ -1,20 +1,17 @@
 //! The `kms` program as operators meet it: `curl`, signals, exit statuses, and what it prints.
 
-use std::{
-    fs,
-    net::TcpListener,
-    os::unix::fs::PermissionsExt as _,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::net::TcpListener;
+use std::os::unix::fs::PermissionsExt as _;
+use std::time::{Duration, Instant};
 
-use crate::support::{
-    ADMIN_TOKEN, DOMAIN, Identity, World, eventually,
-    guests::killed_under_load,
-    process::{finish, run},
-    program::{KMS, Setting, Stderr},
-};
+use crate::support::guests::killed_under_load;
+use crate::support::process::{finish, run};
+use crate::support::program::{KMS, Setting, Stderr};
+use crate::support::{ADMIN_TOKEN, DOMAIN, Identity, World, eventually};
 use cvm_kms::store::{KeyDirectory, Permissions, State};
-use kms_attest::{p256::P256Key, ra_tls};
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls;
 use kms_simulator::AgentMode;
 use rustix::process::Signal;
 use serde_json::{Value, json};

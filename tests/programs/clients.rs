@@ -4,20 +4,18 @@
 
 use std::process::Command;
 
-use crate::support::{
-    ADMIN_TOKEN, DOMAIN, World, eventually,
-    process::{Ran, finish},
-    program::Setting,
-    tools,
-};
-use aes_gcm::{Aes256Gcm, KeyInit as _, aead::Aead as _};
-use cvm_kms::{
-    keys::statement,
-    proto::{AppKeyResponse, GetMetaResponse, PublicKeyResponse},
-};
-use kms_attest::{
-    binding::ReportData, evidence::Evidence, identity::AppId, measurement::EventVersion, ra_tls,
-};
+use crate::support::process::{Ran, finish};
+use crate::support::program::Setting;
+use crate::support::{ADMIN_TOKEN, DOMAIN, World, eventually, tools};
+use aes_gcm::aead::Aead as _;
+use aes_gcm::{Aes256Gcm, KeyInit as _};
+use cvm_kms::keys::statement;
+use cvm_kms::proto::{AppKeyResponse, GetMetaResponse, PublicKeyResponse};
+use kms_attest::binding::ReportData;
+use kms_attest::evidence::Evidence;
+use kms_attest::identity::AppId;
+use kms_attest::measurement::EventVersion;
+use kms_attest::ra_tls;
 use kms_simulator::{Cvm, GuestAgent, KeyProvider, Platform, Stage};
 use serde_json::{Value, json};
 

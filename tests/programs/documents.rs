@@ -4,23 +4,17 @@
 //! that begins with a program, and a code span that begins with `curl`, `openssl` or `grpcurl` and names a host, or begins with `kms` or `kmsctl` and has an option or a path.
 //! Each must run and do what it is there for. What cannot run is in [`NOT_RUN`], with the reason.
 
-use std::{
-    collections::{BTreeMap, BTreeSet},
-    env,
-    ffi::OsString,
-    fs,
-    io::{BufRead as _, BufReader},
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ffi::OsString;
+use std::io::{BufRead as _, BufReader};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::{env, fs};
 
-use crate::support::{
-    DOMAIN, eventually,
-    process::{Ran, finish},
-    program::{KMS, Program, Setting},
-    tools,
-};
+use crate::support::process::{Ran, finish};
+use crate::support::program::{KMS, Program, Setting};
+use crate::support::{DOMAIN, eventually, tools};
 use kms_simulator::{Cvm, GuestAgent};
 use serde_json::{Value, json};
 

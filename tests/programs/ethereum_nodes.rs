@@ -4,10 +4,8 @@ use std::time::{Duration, Instant};
 
 use crate::anvil::{Anvil, CHAIN_ID, GENESIS_AGE, now};
 use crate::chain::{Chain, allowed, boot_info, denied, policy, unanswered, word};
-use crate::support::{
-    eventually,
-    faults::{Asked, ELSEWHERE, Fault, FaultServer, Reply, SECRET, SECRET_PATH},
-};
+use crate::support::eventually;
+use crate::support::faults::{Asked, ELSEWHERE, Fault, FaultServer, Reply, SECRET, SECRET_PATH};
 use alloy_primitives::Address;
 use cvm_kms::policy::{Policy, Subject};
 use kms_attest::identity::BootInfo;

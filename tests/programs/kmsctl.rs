@@ -1,6 +1,7 @@
 //! `kmsctl` against the real KMS: from an empty directory to an app's keys, and everything that a user proves about it.
 
-use crate::support::{World, kmsctl::Desk};
+use crate::support::World;
+use crate::support::kmsctl::Desk;
 use kms_attest::measurement::EventVersion;
 use kms_simulator::{Cvm, GuestAgent, Platform, Stage};
 use serde_json::{Value, json};

@@ -1,6 +1,7 @@
 //! `kmsctl` in an operator's hands: why was it refused, stop it now, and what would another allowlist change.
 
-use crate::support::{Caller, Identity, World, http, kmsctl::Desk};
+use crate::support::kmsctl::Desk;
+use crate::support::{Caller, Identity, World, http};
 use kms_attest::binding::ReportData;
 use kms_simulator::{CollateralSpec, PccsMode};
 use serde_json::json;

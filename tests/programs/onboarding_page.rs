@@ -1,9 +1,12 @@
 //! What a real browser does: the onboarding page, looked at by axe, and gRPC-web from pages of other sites. Debian's Chromium,
 //! driven by Playwright.
 
-use std::{path::Path, process::Command, sync::LazyLock};
+use std::path::Path;
+use std::process::Command;
+use std::sync::LazyLock;
 
-use crate::support::{World, http::request, process, tools};
+use crate::support::http::request;
+use crate::support::{World, process, tools};
 use cvm_kms::proto::GetMetaResponse;
 use kms_simulator::{AgentMode, Cvm, Platform, Stage};
 use serde_json::{Value, json};

@@ -1,20 +1,16 @@
 //! The commands about policy: `kms auth serve` as another KMS's backend, and `kms policy check` before a change.
 
-use std::{
-    fs,
-    io::{BufRead as _, BufReader},
-    net::SocketAddr,
-    path::Path,
-    process::{Child, Command, Stdio},
-    time::Duration,
-};
+use std::fs;
+use std::io::{BufRead as _, BufReader};
+use std::net::SocketAddr;
+use std::path::Path;
+use std::process::{Child, Command, Stdio};
+use std::time::Duration;
 
-use crate::support::{
-    AllowlistFile, Caller, Identity, World, eventually,
-    http::{post, request, with},
-    process::{Ran, finish},
-    program::KMS,
-};
+use crate::support::http::{post, request, with};
+use crate::support::process::{Ran, finish};
+use crate::support::program::KMS;
+use crate::support::{AllowlistFile, Caller, Identity, World, eventually};
 use base64::Engine as _;
 use http::Request;
 use rustix::process::{Pid, Signal, kill_process};

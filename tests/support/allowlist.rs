@@ -1,9 +1,7 @@
 //! The allowlist file of a KMS under test.
 
-use std::{
-    fs,
-    path::{Path, PathBuf},
-};
+use std::fs;
+use std::path::{Path, PathBuf};
 
 use kms_simulator::Cvm;
 use serde_json::{Value, json};

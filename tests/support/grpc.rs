@@ -1,16 +1,16 @@
 //! gRPC over the same connections and identities as everything else.
 
-use std::{
-    io,
-    net::SocketAddr,
-    sync::Arc,
-    task::{Context, Poll},
-};
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::task::{Context, Poll};
 
-use cvm_kms::proto::{kms_client::KmsClient, onboard_client::OnboardClient};
+use cvm_kms::proto::kms_client::KmsClient;
+use cvm_kms::proto::onboard_client::OnboardClient;
 use futures_util::future::BoxFuture;
 use http::{Request, Response, Uri};
-use hyper::{body::Incoming, client::conn::http2};
+use hyper::body::Incoming;
+use hyper::client::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;

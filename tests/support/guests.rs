@@ -1,22 +1,20 @@
 //! Guests of one app that ask for their keys again and again, and the account of what they were given.
 
-use std::{
-    collections::HashMap,
-    fs,
-    sync::{
-        Arc, Mutex, MutexGuard,
-        atomic::{AtomicBool, Ordering},
-    },
-    time::Duration,
-};
+use std::collections::HashMap;
+use std::fs;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::time::Duration;
 
 use cvm_kms::audit::segments;
 use kms_simulator::Cvm;
 use rustix::process::Signal;
 use serde_json::{Value, json};
-use tokio::{task::JoinSet, time::timeout};
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 
-use super::{Caller, Identity, World, eventually, http, program::Setting};
+use super::program::Setting;
+use super::{Caller, Identity, World, eventually, http};
 
 /// No answer takes longer, unless there is none.
 const PATIENCE: Duration = Duration::from_secs(12);

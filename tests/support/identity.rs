@@ -1,13 +1,11 @@
 //! Client certificates: who a caller claims and proves to be.
 
 use cvm_kms::proto::GetTempCaCertResponse;
-use kms_attest::{
-    binding::ReportData,
-    certificate::{self, CertificateSpec, Issuer, LAST_SECOND, LONG_AGO, Role, Validity},
-    evidence::Evidence,
-    p256::P256Key,
-    ra_tls,
-};
+use kms_attest::binding::ReportData;
+use kms_attest::certificate::{self, CertificateSpec, Issuer, LAST_SECOND, LONG_AGO, Role, Validity};
+use kms_attest::evidence::Evidence;
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls;
 use kms_simulator::Cvm;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
 

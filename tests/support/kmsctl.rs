@@ -1,19 +1,15 @@
 //! The real `kmsctl` program, beside a world.
 
-use std::{
-    collections::BTreeMap,
-    path::PathBuf,
-    process::{Command, Stdio},
-    sync::LazyLock,
-};
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::process::{Command, Stdio};
+use std::sync::LazyLock;
 
 use serde_json::Value;
 use tempfile::TempDir;
 
-use super::{
-    World,
-    process::{Ran, finish},
-};
+use super::World;
+use super::process::{Ran, finish};
 
 /// Built once for each test binary: cargo makes it a matter of a second where nothing changed.
 static KMSCTL: LazyLock<PathBuf> = LazyLock::new(|| {

@@ -25,29 +25,25 @@ pub mod program;
 pub mod source;
 pub mod tools;
 
-use std::{
-    net::SocketAddr,
-    path::PathBuf,
-    sync::{Arc, LazyLock},
-    time::{Duration, Instant},
-};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::{Arc, LazyLock};
+use std::time::{Duration, Instant};
 
-use cvm_kms::{
-    app::{self, AppError, Running},
-    config::Config,
-    proto::{BootstrapResponse, GetTempCaCertResponse},
-};
-use kms_attest::{binding::ReportData, csr::Csr, p256::P256Key};
+use cvm_kms::app::{self, AppError, Running};
+use cvm_kms::config::Config;
+use cvm_kms::proto::{BootstrapResponse, GetTempCaCertResponse};
+use kms_attest::binding::ReportData;
+use kms_attest::csr::Csr;
+use kms_attest::p256::P256Key;
 use kms_client::sign::sign_cert_request;
 use kms_simulator::{Cvm, GuestAgent, PccsServer, Platform, Stage};
 use serde_json::{Value, json};
 
-pub use self::{
-    allowlist::AllowlistFile,
-    grpc::Channel,
-    http::{Answer, Caller, Line},
-    identity::Identity,
-};
+pub use self::allowlist::AllowlistFile;
+pub use self::grpc::Channel;
+pub use self::http::{Answer, Caller, Line};
+pub use self::identity::Identity;
 
 /// The name under which every KMS here serves.
 pub const DOMAIN: &str = "localhost";

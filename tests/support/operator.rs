@@ -3,10 +3,8 @@
 use cvm_kms::proto::{ExplainRequest, ExplainResponse};
 use serde_json::{Value, json};
 
-use super::{
-    ADMIN_TOKEN, Answer, Caller, World,
-    http::{self, with},
-};
+use super::http::{self, with};
+use super::{ADMIN_TOKEN, Answer, Caller, World};
 
 /// Calls the admin service with the right token.
 pub struct Operator(Caller);

@@ -1,9 +1,7 @@
 //! Other programs: `openssl`, `curl`.
 
-use std::{
-    io::Write as _,
-    process::{Command, Output, Stdio},
-};
+use std::io::Write as _;
+use std::process::{Command, Output, Stdio};
 
 /// What a program printed, and whether it was content.
 pub struct Ran {

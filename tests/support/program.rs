@@ -1,20 +1,16 @@
 //! The real `kms` program, beside a world that stands around it.
 
-use std::{
-    fs,
-    hash::{BuildHasher as _, Hasher as _, RandomState},
-    net::{SocketAddr, TcpListener},
-    path::PathBuf,
-    process::{Child, Command, ExitStatus, Stdio},
-    time::Duration,
-};
+use std::fs;
+use std::hash::{BuildHasher as _, Hasher as _, RandomState};
+use std::net::{SocketAddr, TcpListener};
+use std::path::PathBuf;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::{
-    Caller, World, eventually,
-    process::{Ran, finish},
-};
+use super::process::{Ran, finish};
+use super::{Caller, World, eventually};
 
 /// The program as cargo built it.
 pub const KMS: &str = env!("CARGO_BIN_EXE_kms");

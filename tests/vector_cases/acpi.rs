@@ -2,7 +2,8 @@
 
 use std::io::Read as _;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use flate2::read::GzDecoder;
 use kms_attest::platform::tdx::image::acpi::{AcpiFiles, Shape};
 use kms_attest::vm_config::VmConfig;

@@ -4,7 +4,8 @@ use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use cvm_kms::os_image::{AcpiPins, ImageCache, LiteAttestation, OsImages, Settings};
 use kms_attest::measurement::TdxEvent;
 use kms_attest::platform::manifest::{Manifest, image_hash};

@@ -1,24 +1,21 @@
 //! What a CVM does at boot: find a KMS, verify it, prove what it runs, receive the keys of its app.
 
-use std::{fmt, time::Duration};
+use std::fmt;
+use std::time::Duration;
 
-use kms_attest::{
-    attester::Attester,
-    identity::{AppId, Registers},
-    ra_tls,
-    verify::Verified,
-};
+use kms_attest::attester::Attester;
+use kms_attest::identity::{AppId, Registers};
+use kms_attest::ra_tls;
+use kms_attest::verify::Verified;
 use tokio::time::{Instant, timeout_at};
 
-use crate::{
-    connection::{ConnectError, Connection},
-    identity::IdentityError,
-    proto::{AppKeyResponse, GetTempCaCertResponse},
-    rpc::CallError,
-    server::{ServerAttestation, ServerError},
-    tls::{self, ClientIdentity, Trust},
-    url::KmsUrl,
-};
+use crate::connection::{ConnectError, Connection};
+use crate::identity::IdentityError;
+use crate::proto::{AppKeyResponse, GetTempCaCertResponse};
+use crate::rpc::CallError;
+use crate::server::{ServerAttestation, ServerError};
+use crate::tls::{self, ClientIdentity, Trust};
+use crate::url::KmsUrl;
 
 /// How long it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -2,24 +2,24 @@
 //!
 //! A connection is one server identity: it never reconnects, so what was learnt about its server holds for every call.
 
-use std::{fmt, io, net::SocketAddr, sync::Arc, time::Duration};
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+use std::{fmt, io};
 
 use bytes::Bytes;
 use http_body_util::Full;
 use hyper::client::conn::{http1, http2};
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls_pki_types::CertificateDer;
-use tokio::{
-    net::{TcpStream, lookup_host},
-    sync::{Mutex, oneshot},
-    time::{Instant, timeout, timeout_at},
-};
-use tokio_rustls::{TlsConnector, client::TlsStream};
+use tokio::net::{TcpStream, lookup_host};
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
 
-use crate::{
-    tls::{self, ClientIdentity, TlsConfigError, Trust},
-    url::KmsUrl,
-};
+use crate::tls::{self, ClientIdentity, TlsConfigError, Trust};
+use crate::url::KmsUrl;
 
 /// From the name look-up to the end of the TLS handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);

@@ -1,13 +1,12 @@
 //! The client certificate that proves what the caller runs (RA-TLS).
 
-use kms_attest::{
-    attester::{Attester, AttesterError},
-    binding::ReportData,
-    p256::P256Key,
-    ra_tls::{self, RaTlsError},
-};
+use kms_attest::attester::{Attester, AttesterError};
+use kms_attest::binding::ReportData;
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls::{self, RaTlsError};
 
-use crate::{proto::GetTempCaCertResponse, tls::ClientIdentity};
+use crate::proto::GetTempCaCertResponse;
+use crate::tls::ClientIdentity;
 
 /// Why there is no attested client certificate.
 #[derive(Debug, thiserror::Error)]

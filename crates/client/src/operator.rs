@@ -1,26 +1,27 @@
 //! Calls of an operator: the onboarding, setup and admin services, over plain HTTP or TLS.
 
-use std::{fmt, net::IpAddr, str::FromStr, time::Duration};
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
+use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Method, Request, header, uri::PathAndQuery};
+use http::uri::PathAndQuery;
+use http::{HeaderValue, Method, Request, header};
 use http_body_util::Full;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
-use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tokio::{
-    sync::{Mutex, oneshot},
-    time::{Instant, timeout},
-};
+use tokio::sync::{Mutex, oneshot};
+use tokio::time::{Instant, timeout};
 use zeroize::Zeroizing;
 
-use crate::{
-    connection::{CONNECT_TIMEOUT, ConnectError, Connection, MAX_HEADER_BYTES, drive, reach},
-    rpc::{CallError, answer, encode},
-    tls::Trust,
-    url::{KmsUrl, UrlError},
-};
+use crate::connection::{CONNECT_TIMEOUT, ConnectError, Connection, MAX_HEADER_BYTES, drive, reach};
+use crate::rpc::{CallError, answer, encode};
+use crate::tls::Trust;
+use crate::url::{KmsUrl, UrlError};
 
 const DEFAULT_HTTP_PORT: u16 = 80;
 const HTTP: &str = "http://";
@@ -324,10 +325,8 @@ impl fmt::Debug for OperatorConnection {
 #[cfg(test)]
 mod tests {
     use serde_json::{Value, json};
-    use tokio::{
-        io::{AsyncReadExt as _, AsyncWriteExt as _},
-        net::TcpListener,
-    };
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+    use tokio::net::TcpListener;
 
     use super::*;
     use crate::testing::{Reply, TestServer};

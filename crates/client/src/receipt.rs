@@ -1,19 +1,15 @@
 //! The receipt of a release, verified from the root key down to the record in the log.
 
-use kms_ledger::{
-    Hash, Index,
-    checkpoint::CheckpointError,
-    key::{KeyError, VerifyingKey},
-    log::Log,
-    number::NumberError,
-    proof::{InclusionProof, MAX_PROOF_HASHES},
-    proof_file::{ProofFile, VerifyError},
-};
+use kms_ledger::checkpoint::CheckpointError;
+use kms_ledger::key::{KeyError, VerifyingKey};
+use kms_ledger::log::Log;
+use kms_ledger::number::NumberError;
+use kms_ledger::proof::{InclusionProof, MAX_PROOF_HASHES};
+use kms_ledger::proof_file::{ProofFile, VerifyError};
+use kms_ledger::{Hash, Index};
 
-use crate::{
-    proto::{GetMetaResponse, Receipt},
-    statement::{SignatureError, Signer, log_key_signer},
-};
+use crate::proto::{GetMetaResponse, Receipt};
+use crate::statement::{SignatureError, Signer, log_key_signer};
 
 /// Why a receipt proves nothing.
 #[derive(Debug, thiserror::Error)]
@@ -77,8 +73,12 @@ pub fn verify(receipt: &Receipt, meta: &GetMetaResponse, root: &Signer) -> Resul
 
 #[cfg(test)]
 mod tests {
-    use kms_ledger::{Size, checkpoint::Checkpoint, key::KeyName, signature::SigningKey};
-    use secp256k1::{Message, SecretKey, ecdsa::RecoverableSignature};
+    use kms_ledger::Size;
+    use kms_ledger::checkpoint::Checkpoint;
+    use kms_ledger::key::KeyName;
+    use kms_ledger::signature::SigningKey;
+    use secp256k1::ecdsa::RecoverableSignature;
+    use secp256k1::{Message, SecretKey};
     use sha3::{Digest as _, Keccak256};
 
     use super::*;

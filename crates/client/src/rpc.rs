@@ -3,24 +3,21 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{
-    HeaderValue, Method, Request, Response, StatusCode, Uri, header, request,
-    uri::{PathAndQuery, Scheme},
-};
+use http::uri::{PathAndQuery, Scheme};
+use http::{HeaderValue, Method, Request, Response, StatusCode, Uri, header, request};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Body as _, Incoming};
-use serde::{Serialize, de::DeserializeOwned};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
-use crate::{
-    connection::{Connection, Sender},
-    operator::OperatorToken,
-    proto::{
-        AppId, AppKeyResponse, GetAppKeyRequest, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse,
-    },
-    text,
+use crate::connection::{Connection, Sender};
+use crate::operator::OperatorToken;
+use crate::proto::{
+    AppId, AppKeyResponse, GetAppKeyRequest, GetMetaResponse, GetTempCaCertResponse, PublicKeyResponse,
 };
+use crate::text;
 
 /// One call, from the first byte sent to the last received.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);

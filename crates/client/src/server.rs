@@ -1,11 +1,10 @@
 //! Is the server a KMS? Its certificate's usage and attestation, judged before anything is sent to it.
 
-use kms_attest::{
-    ra_tls::{self, RaTlsError},
-    verify::{Binding, Verified, Verifier, VerifyError},
-};
+use kms_attest::ra_tls::{self, RaTlsError};
+use kms_attest::verify::{Binding, Verified, Verifier, VerifyError};
 
-use crate::{connection::Connection, text};
+use crate::connection::Connection;
+use crate::text;
 
 /// The special usage of the certificate of a KMS.
 pub const KMS_USAGE: &str = "kms:rpc";

@@ -1,17 +1,13 @@
 //! Certificates for an app: a request that carries its own attestation, and the call that has it signed.
 
-use kms_attest::{
-    attester::{Attester, AttesterError},
-    binding::ReportData,
-    csr::Csr,
-    p256::P256Key,
-};
+use kms_attest::attester::{Attester, AttesterError};
+use kms_attest::binding::ReportData;
+use kms_attest::csr::Csr;
+use kms_attest::p256::P256Key;
 
-use crate::{
-    connection::Connection,
-    proto::{SignCertRequest, SignCertResponse},
-    rpc::CallError,
-};
+use crate::connection::Connection;
+use crate::proto::{SignCertRequest, SignCertResponse};
+use crate::rpc::CallError;
 
 /// The only version that can carry every attestation.
 const API_VERSION: u32 = 2;
@@ -106,7 +102,8 @@ impl Connection {
 mod tests {
     use std::sync::Arc;
 
-    use kms_attest::{csr::ApiVersion, verify::Binding};
+    use kms_attest::csr::ApiVersion;
+    use kms_attest::verify::Binding;
     use serde_json::json;
 
     use super::*;

@@ -7,25 +7,23 @@ mod tests;
 
 use std::time::Duration;
 
-use kms_attest::{
-    attester::Attester,
-    ra_tls,
-    verify::{Binding, Verified, Verifier},
-};
+use kms_attest::attester::Attester;
+use kms_attest::ra_tls;
+use kms_attest::verify::{Binding, Verified, Verifier};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
 
-pub use self::{error::SourceError, handover::RootKeyParts};
-use self::{error::unanswered, handover::Shown};
-use crate::{
-    connection::Connection,
-    operator::OperatorToken,
-    proto::{GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse},
-    rpc::CallError,
-    server::{self, ONBOARDING_USAGE, ServerError},
-    tls::{self, ClientIdentity, Trust},
-    url::KmsUrl,
-};
+pub use self::error::SourceError;
+use self::error::unanswered;
+pub use self::handover::RootKeyParts;
+use self::handover::Shown;
+use crate::connection::Connection;
+use crate::operator::OperatorToken;
+use crate::proto::{GetKmsKeyRequest, GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse};
+use crate::rpc::CallError;
+use crate::server::{self, ONBOARDING_USAGE, ServerError};
+use crate::tls::{self, ClientIdentity, Trust};
+use crate::url::KmsUrl;
 
 /// How long the source may take to describe itself. The peer's answer waits for its authorization backend.
 const META_TIMEOUT: Duration = Duration::from_secs(5);

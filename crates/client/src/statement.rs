@@ -1,12 +1,12 @@
 //! What the secp256k1 root key of a KMS signs, and who signed it. `src/keys/statement.rs` of the server is the other side.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
+use std::str::FromStr;
 
-use kms_attest::{binding::ReportData, identity::AppId};
-use secp256k1::{
-    Message, PublicKey, SecretKey,
-    ecdsa::{RecoverableSignature, RecoveryId},
-};
+use kms_attest::binding::ReportData;
+use kms_attest::identity::AppId;
+use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
+use secp256k1::{Message, PublicKey, SecretKey};
 use sha3::{Digest as _, Keccak256};
 
 /// Length of a recoverable signature: r ‖ s ‖ v.

@@ -13,34 +13,28 @@ use std::{
 use bytes::Bytes;
 use http::{Request, Response, StatusCode};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, service::service_fn};
-use hyper_util::{
-    rt::{TokioExecutor, TokioIo},
-    server::conn::auto,
-};
-use kms_attest::{
-    attester::Attester,
-    binding::ReportData,
-    certificate::{self, CertificateSpec, Issuer, LONG_AGO, Role, Validity},
-    collateral::{CacheOptions, CollateralCache},
-    p256::P256Key,
-    trust::TrustAnchors,
-    verify::Verifier,
-};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
+use hyper_util::rt::{TokioExecutor, TokioIo};
+use hyper_util::server::conn::auto;
+use kms_attest::attester::Attester;
+use kms_attest::binding::ReportData;
+use kms_attest::certificate::{self, CertificateSpec, Issuer, LONG_AGO, Role, Validity};
+use kms_attest::collateral::{CacheOptions, CollateralCache};
+use kms_attest::p256::P256Key;
+use kms_attest::trust::TrustAnchors;
+use kms_attest::verify::Verifier;
 use kms_simulator::{Cvm, CvmBuilder, GuestAgent, PccsServer, Platform};
-use rustls::{
-    DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme,
-    client::danger::HandshakeSignatureValid,
-    crypto::aws_lc_rs,
-    server::{
-        WebPkiClientVerifier,
-        danger::{ClientCertVerified, ClientCertVerifier},
-    },
-    sign::{CertifiedKey, SingleCertAndKey},
-};
+use rustls::client::danger::HandshakeSignatureValid;
+use rustls::crypto::aws_lc_rs;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::{ClientCertVerified, ClientCertVerifier};
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::{DigitallySignedStruct, DistinguishedName, RootCertStore, ServerConfig, SignatureScheme};
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, UnixTime};
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 use tokio_rustls::TlsAcceptor;
 
 use crate::{Connection, KmsUrl, Trust};

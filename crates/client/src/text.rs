@@ -1,6 +1,7 @@
 //! Texts of people and for people: durations, foreign text made safe to print, errors with all that caused them.
 
-use std::{error::Error, time::Duration};
+use std::error::Error;
+use std::time::Duration;
 
 /// Longest part kept, in characters.
 pub(crate) const MAX_CHARS: usize = 512;

@@ -5,21 +5,16 @@
 
 use std::sync::Arc;
 
-use kms_attest::{
-    p256::P256Key,
-    tls::{ChainLimit, trusting},
-};
+use kms_attest::p256::P256Key;
+use kms_attest::tls::{ChainLimit, trusting};
+use rustls::client::danger::{ServerCertVerified, ServerCertVerifier};
+use rustls::client::{Resumption, WantsClientCert};
+use rustls::crypto::{WebPkiSupportedAlgorithms, aws_lc_rs};
 use rustls::{
     CertificateError, ClientConfig, ConfigBuilder, Error as TlsError, RootCertStore, WantsVerifier,
-    client::{
-        Resumption, WantsClientCert,
-        danger::{ServerCertVerified, ServerCertVerifier},
-    },
-    crypto::{WebPkiSupportedAlgorithms, aws_lc_rs},
 };
-use rustls_pki_types::{
-    CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime, pem::PemObject as _,
-};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use webpki::EndEntityCert;
 
 /// Which server is accepted.
@@ -167,11 +162,9 @@ impl ServerCertVerifier for KeyHolder {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{
-        Connection,
-        connection::ConnectError,
-        testing::{Authority, Leaf, Reply, TestServer, look_alike},
-    };
+    use crate::Connection;
+    use crate::connection::ConnectError;
+    use crate::testing::{Authority, Leaf, Reply, TestServer, look_alike};
 
     async fn server(leaf: Leaf) -> TestServer {
         TestServer::start(Arc::new(Authority::new()), &[leaf], &["h2"], |_, _| Reply::Json(().into())).await

@@ -1,11 +1,11 @@
 //! The address of a KMS: an `https` URL, with or without `/prpc`, with or without trailing slashes.
 
-use std::{fmt, net::IpAddr, str::FromStr};
+use std::fmt;
+use std::net::IpAddr;
+use std::str::FromStr;
 
-use http::{
-    Uri,
-    uri::{Authority, PathAndQuery, Scheme},
-};
+use http::Uri;
+use http::uri::{Authority, PathAndQuery, Scheme};
 use rustls_pki_types::ServerName;
 
 /// Longer URLs are refused: longer than any real one, short enough to print.

@@ -3,14 +3,13 @@
 use std::path::Path;
 
 use kms_attest::identity::AppId;
-use kms_client::{AppKeys, proto::AppKeyResponse};
+use kms_client::AppKeys;
+use kms_client::proto::AppKeyResponse;
 use serde::{Deserialize, Serialize};
 use zeroize::{Zeroize as _, Zeroizing};
 
-use crate::{
-    exit::{Failure, Outcome},
-    files, input,
-};
+use crate::exit::{Failure, Outcome};
+use crate::{files, input};
 
 const MAX_BYTES: usize = 256 << 10;
 

@@ -2,31 +2,28 @@
 
 use std::process::ExitCode;
 
-use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand, parser::ValueSource};
+use clap::parser::ValueSource;
+use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
-use crate::{
-    command::{
-        app_key::AppKey,
-        bootstrap::Bootstrap,
-        clock_floor::ClockFloor,
-        collateral::RefreshCollateral,
-        completions::Completions,
-        denials::Denials,
-        env::Env,
-        explain::Explain,
-        finish::Finish,
-        freeze::{Freeze, Frozen, Unfreeze},
-        man::Man,
-        meta::Meta,
-        onboard::Onboard,
-        shadow::Shadow,
-        sign_cert::SignCert,
-        status::Status,
-        verify::{Origin, Verify},
-    },
-    exit::{self, Failure, Outcome},
-    output::{Audience, Terminal},
-};
+use crate::command::app_key::AppKey;
+use crate::command::bootstrap::Bootstrap;
+use crate::command::clock_floor::ClockFloor;
+use crate::command::collateral::RefreshCollateral;
+use crate::command::completions::Completions;
+use crate::command::denials::Denials;
+use crate::command::env::Env;
+use crate::command::explain::Explain;
+use crate::command::finish::Finish;
+use crate::command::freeze::{Freeze, Frozen, Unfreeze};
+use crate::command::man::Man;
+use crate::command::meta::Meta;
+use crate::command::onboard::Onboard;
+use crate::command::shadow::Shadow;
+use crate::command::sign_cert::SignCert;
+use crate::command::status::Status;
+use crate::command::verify::{Origin, Verify};
+use crate::exit::{self, Failure, Outcome};
+use crate::output::{Audience, Terminal};
 
 const EXAMPLES: &str = "\
 Examples:

@@ -1,11 +1,15 @@
 //! How the program ends: five exit codes, and the failure that carries one.
 
-use std::{fmt, io, path::Path, process::ExitCode};
+use std::path::Path;
+use std::process::ExitCode;
+use std::{fmt, io};
 
-use kms_client::{
-    AppKeys, BootError, CallError, ConnectError, boot::AttemptError, identity::IdentityError,
-    server::ServerError, sign::SignError, text::causes,
-};
+use kms_client::boot::AttemptError;
+use kms_client::identity::IdentityError;
+use kms_client::server::ServerError;
+use kms_client::sign::SignError;
+use kms_client::text::causes;
+use kms_client::{AppKeys, BootError, CallError, ConnectError};
 use serde_json::Value;
 
 /// What `--help` and `docs/kmsctl.md` say about them.

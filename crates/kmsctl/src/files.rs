@@ -1,11 +1,9 @@
 //! Files: read with a bound, written whole or not at all, secrets for their owner only.
 
-use std::{
-    fs::{self, File},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::PermissionsExt as _,
-    path::Path,
-};
+use std::fs::{self, File};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use tempfile::{Builder, PersistError};
 use zeroize::Zeroizing;

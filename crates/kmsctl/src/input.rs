@@ -1,6 +1,7 @@
 //! Values that people type or keep in files, parsed once.
 
-use std::{fmt, str::FromStr};
+use std::fmt;
+use std::str::FromStr;
 
 use kms_attest::identity::AppId;
 use zeroize::Zeroizing;

@@ -1,10 +1,8 @@
 //! What the program prints: results on standard output for people or machines, progress and warnings on standard error.
 
-use std::{
-    fmt,
-    io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _},
-    time::Duration,
-};
+use std::fmt;
+use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;

@@ -3,18 +3,15 @@
 use std::time::Duration;
 
 use clap::Args;
-use kms_attest::{
-    identity::Registers,
-    ra_tls,
-    verify::{Binding, Verifier},
-};
-use kms_client::{Connection, proof::pins::UP_TO_DATE};
+use kms_attest::identity::Registers;
+use kms_attest::ra_tls;
+use kms_attest::verify::{Binding, Verifier};
+use kms_client::Connection;
+use kms_client::proof::pins::UP_TO_DATE;
 
-use crate::{
-    exit::{Failure, Outcome},
-    input::Hex,
-    output::printable,
-};
+use crate::exit::{Failure, Outcome};
+use crate::input::Hex;
+use crate::output::printable;
 
 /// Collateral is fetched; without any nothing is proven.
 const VERIFY_TIME: Duration = Duration::from_secs(30);

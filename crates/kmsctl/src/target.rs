@@ -1,28 +1,23 @@
 //! Which KMS a command talks to, and the operator's token for it.
 
-use std::{
-    env,
-    io::ErrorKind,
-    path::{Path, PathBuf},
-    str::FromStr,
-    time::Duration,
-};
+use std::env;
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+use std::time::Duration;
 
 use clap::Args;
-use kms_client::{
-    CallError, ConnectError, Connection, KmsUrl, Trust,
-    operator::{OperatorConnection, OperatorToken, OperatorUrl, SetupStatus},
-};
-use serde::{Serialize, de::DeserializeOwned};
+use kms_client::operator::{OperatorConnection, OperatorToken, OperatorUrl, SetupStatus};
+use kms_client::{CallError, ConnectError, Connection, KmsUrl, Trust};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
 use zeroize::Zeroizing;
 
-use crate::{
-    exit::{Failure, Outcome},
-    files, input,
-    output::Terminal,
-    pin::Pin,
-    trust::Verification,
-};
+use crate::exit::{Failure, Outcome};
+use crate::output::Terminal;
+use crate::pin::Pin;
+use crate::trust::Verification;
+use crate::{files, input};
 
 /// A root certificate is small.
 const MAX_ROOT_BYTES: usize = 64 << 10;

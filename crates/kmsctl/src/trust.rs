@@ -3,19 +3,15 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use kms_attest::{
-    attester::Attester,
-    collateral::{CacheOptions, Clock, CollateralCache},
-    trust::TrustAnchors,
-    verify::Verifier,
-};
+use kms_attest::attester::Attester;
+use kms_attest::collateral::{CacheOptions, Clock, CollateralCache};
+use kms_attest::trust::TrustAnchors;
+use kms_attest::verify::Verifier;
 
-use crate::{
-    exit::{Failure, Outcome},
-    files,
-    output::Terminal,
-    target::Kms,
-};
+use crate::exit::{Failure, Outcome};
+use crate::files;
+use crate::output::Terminal;
+use crate::target::Kms;
 
 /// A root certificate is small.
 const MAX_ROOT_BYTES: usize = 64 << 10;

@@ -1,6 +1,7 @@
 //! Signed notes: a text with signature lines below it (C2SP `signed-note`).
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::key::{KeyId, KeyName, VerifyingKey};
 use crate::signature::{SignatureError, Signed};

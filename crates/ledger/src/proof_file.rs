@@ -2,7 +2,8 @@
 
 use std::fmt;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 
 use crate::hash::Hash;
 use crate::key::VerifyingKey;

@@ -4,26 +4,20 @@ use std::time::Instant;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use cvm_kms::keys::statement;
-use kms_attest::{
-    binding::ReportData,
-    evidence::Evidence,
-    verify::{Binding, Verifier},
-};
-use kms_client::{
-    BootError, CallError, ServerAttestation,
-    boot::{AttemptError, FailedAttempt},
-    proto::BootstrapResponse,
-};
+use kms_attest::binding::ReportData;
+use kms_attest::evidence::Evidence;
+use kms_attest::verify::{Binding, Verifier};
+use kms_client::boot::{AttemptError, FailedAttempt};
+use kms_client::proto::BootstrapResponse;
+use kms_client::{BootError, CallError, ServerAttestation};
 
-use crate::{
-    allow::{self, Entry},
-    env::Env,
-    guest::{Fingerprints, Guest, Memory},
-    kms::{self, Admin, Kms, Node},
-    output::{Output, fingerprint},
-    paste::{Refusal, Yours},
-    state::StateDir,
-};
+use crate::allow::{self, Entry};
+use crate::env::Env;
+use crate::guest::{Fingerprints, Guest, Memory};
+use crate::kms::{self, Admin, Kms, Node};
+use crate::output::{Output, fingerprint};
+use crate::paste::{Refusal, Yours};
+use crate::state::StateDir;
 
 /// Everything that runs, for as long as it runs.
 pub(crate) struct Demo {

@@ -1,14 +1,13 @@
 //! The machines: simulated TDX hardware, the CVM that the KMS runs in, and what connects them to the software.
 
-use std::{path::PathBuf, sync::Arc};
+use std::path::PathBuf;
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
-use kms_attest::{
-    attester::Attester,
-    collateral::{CacheOptions, CollateralCache},
-    trust::TrustAnchors,
-    verify::Verifier,
-};
+use kms_attest::attester::Attester;
+use kms_attest::collateral::{CacheOptions, CollateralCache};
+use kms_attest::trust::TrustAnchors;
+use kms_attest::verify::Verifier;
 use kms_simulator::{Cvm, GuestAgent, KeyProvider, PccsServer, Platform, Stage};
 use sha2::{Digest as _, Sha256};
 use tempfile::TempDir;

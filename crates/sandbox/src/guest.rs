@@ -6,11 +6,9 @@ use kms_client::{AppKeys, BootError, KmsUrl, ServerAttestation, fetch_app_keys};
 use kms_simulator::{Cvm, KeyProvider};
 use serde::{Deserialize, Serialize};
 
-use crate::{
-    env::{Env, Machine},
-    output::fingerprint,
-    state::StateDir,
-};
+use crate::env::{Env, Machine};
+use crate::output::fingerprint;
+use crate::state::StateDir;
 
 /// What the app is: its hash is measured, so other text is another app.
 const COMPOSE: &str = r#"{"manifest_version":2,"name":"hello","runner":"docker-compose","docker_compose_file":"services:\n  hello:\n    image: busybox\n    command: httpd -f\n"}"#;

@@ -1,23 +1,18 @@
 //! The KMS under show: its configuration, its life in this process, and its onboarding through its own API.
 
-use std::{
-    net::{Ipv4Addr, SocketAddr},
-    path::PathBuf,
-    time::{Duration, Instant},
-};
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
-use cvm_kms::{
-    app::{self, AppError, Running},
-    config::Config,
-};
+use cvm_kms::app::{self, AppError, Running};
+use cvm_kms::config::Config;
 use kms_attest::{certificate, ra_tls};
-use kms_client::{
-    Connection, KmsUrl, Trust,
-    proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse},
-};
+use kms_client::proto::{AttestationInfoResponse, BootstrapRequest, BootstrapResponse};
+use kms_client::{Connection, KmsUrl, Trust};
 
-use crate::{env::Env, state::StateDir};
+use crate::env::Env;
+use crate::state::StateDir;
 
 /// How long the change from onboarding to serving may take.
 const SWITCH_TIME: Duration = Duration::from_secs(30);

@@ -1,10 +1,8 @@
 //! What the sandbox says: chapters, facts, and a spinner where there is a terminal to spin on.
 
-use std::{
-    fmt::Display,
-    io::{IsTerminal as _, Write as _, stderr, stdout},
-    time::Duration,
-};
+use std::fmt::Display;
+use std::io::{IsTerminal as _, Write as _, stderr, stdout};
+use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};

@@ -1,10 +1,13 @@
 //! Lines to paste into a shell while the sandbox runs: `curl`, and one for everything that `kmsctl` does.
 
-use std::{fmt::Display, net::SocketAddr, path::Path};
+use std::fmt::Display;
+use std::net::SocketAddr;
+use std::path::Path;
 
 use anyhow::Result;
 
-use crate::{allow, state::StateDir};
+use crate::allow;
+use crate::state::StateDir;
 
 /// What the app's environment says.
 const ENVIRONMENT: &str = "GREETING=hello\n";

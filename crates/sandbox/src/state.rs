@@ -1,11 +1,9 @@
 //! The directory that stays between runs: keys, policy, log, and the seed of the simulated hardware.
 
-use std::{
-    fs::{self, DirBuilder, File, TryLockError},
-    io::{ErrorKind, Write as _},
-    os::unix::fs::DirBuilderExt as _,
-    path::{Path, PathBuf},
-};
+use std::fs::{self, DirBuilder, File, TryLockError};
+use std::io::{ErrorKind, Write as _};
+use std::os::unix::fs::DirBuilderExt as _;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context as _, Result, anyhow, bail};
 

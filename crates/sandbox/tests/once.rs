@@ -1,10 +1,8 @@
 //! The whole story, told twice in one directory.
 
-use std::{
-    io::{BufRead as _, BufReader},
-    path::Path,
-    process::{Command, Output, Stdio},
-};
+use std::io::{BufRead as _, BufReader};
+use std::path::Path;
+use std::process::{Command, Output, Stdio};
 
 fn sandbox(dir: &Path) -> Output {
     Command::new(env!("CARGO_BIN_EXE_kms-sandbox"))

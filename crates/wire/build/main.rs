@@ -4,7 +4,8 @@
 mod messages;
 mod methods;
 
-use std::{env, fs, path::PathBuf};
+use std::path::PathBuf;
+use std::{env, fs};
 
 use protox::Compiler;
 

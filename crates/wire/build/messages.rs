@@ -1,10 +1,8 @@
 //! The messages of `kms.proto`, with their JSON form.
 
 use prost_build::Config;
-use prost_types::{
-    FileDescriptorSet,
-    field_descriptor_proto::{Label, Type},
-};
+use prost_types::FileDescriptorSet;
+use prost_types::field_descriptor_proto::{Label, Type};
 
 /// Messages that carry secrets: no derived `Debug`, wiped on drop (`src/message.rs`).
 const SECRET_MESSAGES: [&str; 6] = [

@@ -1,6 +1,7 @@
 //! The methods of `kms.proto` with the options of `access.proto`, and the Rust that follows from them.
 
-use std::{collections::BTreeSet, fmt::Write as _};
+use std::collections::BTreeSet;
+use std::fmt::Write as _;
 
 use protox::prost_reflect::{
     DescriptorPool, DynamicMessage, MessageDescriptor, MethodDescriptor, ReflectMessage as _,

@@ -1,11 +1,9 @@
 //! Why evidence is refused: the step, the code, and the two values that differ.
 
-use kms_attest::{
-    collateral::CollateralError,
-    platform::tdx::{Rejection, TdxError},
-    ra_tls::RaTlsError,
-    verify::VerifyError,
-};
+use kms_attest::collateral::CollateralError;
+use kms_attest::platform::tdx::{Rejection, TdxError};
+use kms_attest::ra_tls::RaTlsError;
+use kms_attest::verify::VerifyError;
 
 use super::{RefusalCode, Step};
 

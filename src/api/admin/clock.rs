@@ -3,13 +3,11 @@
 use std::sync::Arc;
 
 use super::AdminService;
-use crate::{
-    api::Caller,
-    audit::LowerFloorError,
-    clock::{MAX_BEHIND, unix_now},
-    error::{Error, Result},
-    proto::{LowerClockFloorRequest, LowerClockFloorResponse},
-};
+use crate::api::Caller;
+use crate::audit::LowerFloorError;
+use crate::clock::{MAX_BEHIND, unix_now};
+use crate::error::{Error, Result};
+use crate::proto::{LowerClockFloorRequest, LowerClockFloorResponse};
 
 impl AdminService {
     /// `Admin.LowerClockFloor`: the dates of earlier audit records count no more, because the clock is right now and was

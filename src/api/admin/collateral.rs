@@ -1,16 +1,15 @@
 //! `RefreshCollateral`: what Intel publishes, fetched again now.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use kms_attest::collateral::{CollateralError, Refreshed};
 
 use super::AdminService;
-use crate::{
-    api::Caller,
-    audit::Event,
-    error::{Error, Result},
-    proto::{RefreshCollateralResponse, RefreshedCollateral},
-};
+use crate::api::Caller;
+use crate::audit::Event;
+use crate::error::{Error, Result};
+use crate::proto::{RefreshCollateralResponse, RefreshedCollateral};
 
 /// How long an answer waits for the services.
 const FETCH_TIME: Duration = Duration::from_secs(25);

@@ -1,13 +1,11 @@
 //! `ListDenials`: the requests that were refused recently.
 
 use super::{AdminService, shown};
-use crate::{
-    api::Caller,
-    control::RefusalRecord,
-    error::{Error, Result},
-    policy::Role,
-    proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse},
-};
+use crate::api::Caller;
+use crate::control::RefusalRecord;
+use crate::error::{Error, Result};
+use crate::policy::Role;
+use crate::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse};
 
 /// What a page has when the request does not say.
 const PAGE: usize = 50;

@@ -7,23 +7,21 @@ mod observer;
 
 use std::sync::Arc;
 
-use kms_attest::{certificate, identity::BootInfo};
+use kms_attest::certificate;
+use kms_attest::identity::BootInfo;
 
 use self::checklist::Checklist;
-use super::{AdminService, denials::record, shown};
-use crate::{
-    admission::{RefusalCode, Step},
-    api::Caller,
-    audit::Event,
-    control::{DenialId, RefusalRecord, Shown},
-    error::{Error, Result},
-    policy::{
-        Role,
-        examine::Nearest,
-        remedy::{self, merged},
-    },
-    proto::{Difference, ExplainRequest, ExplainResponse, NearestEntry, Remedy},
-};
+use super::denials::record;
+use super::{AdminService, shown};
+use crate::admission::{RefusalCode, Step};
+use crate::api::Caller;
+use crate::audit::Event;
+use crate::control::{DenialId, RefusalRecord, Shown};
+use crate::error::{Error, Result};
+use crate::policy::Role;
+use crate::policy::examine::Nearest;
+use crate::policy::remedy::{self, merged};
+use crate::proto::{Difference, ExplainRequest, ExplainResponse, NearestEntry, Remedy};
 
 /// What is explained.
 struct Question {

@@ -1,19 +1,18 @@
 //! `Freeze`, `Unfreeze`, `ListFrozen`: stopping one thing now.
 
-use std::{sync::Arc, time::Duration};
+use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::task::JoinHandle;
 
 use super::AdminService;
-use crate::{
-    api::Caller,
-    clock::unix_now,
-    control::{Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Scope, Unfrozen},
-    error::{Code, Error, Result},
-    proto::{
-        FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse,
-        UnfreezeRequest, UnfreezeResponse,
-    },
+use crate::api::Caller;
+use crate::clock::unix_now;
+use crate::control::{Earlier, Freeze, FreezeError, MAX_REASON, RecentApps, Scope, Unfrozen};
+use crate::error::{Code, Error, Result};
+use crate::proto::{
+    FreezeRequest, FreezeResponse, FrozenEntry, ListFrozenResponse, RecentReleasesResponse, UnfreezeRequest,
+    UnfreezeResponse,
 };
 
 /// How long an answer waits for the file and the audit log.

@@ -5,15 +5,13 @@ use std::sync::Arc;
 use sha2::{Digest as _, Sha256};
 
 use super::{AdminService, shown};
-use crate::{
-    api::Caller,
-    audit::Event,
-    config::EmptyDevices,
-    control::{Change, Report},
-    error::{Error, Result},
-    policy::{Decision, Subject},
-    proto::{ShadowChange, ShadowReportResponse, StartShadowRequest, StartShadowResponse},
-};
+use crate::api::Caller;
+use crate::audit::Event;
+use crate::config::EmptyDevices;
+use crate::control::{Change, Report};
+use crate::error::{Error, Result};
+use crate::policy::{Decision, Subject};
+use crate::proto::{ShadowChange, ShadowReportResponse, StartShadowRequest, StartShadowResponse};
 
 /// The longest name in bytes.
 const MAX_NAME: usize = 100;

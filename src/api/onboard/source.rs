@@ -3,22 +3,18 @@
 use std::fmt;
 
 use kms_attest::verify::Verified;
-use kms_client::{
-    CallError,
-    operator::OperatorToken,
-    source::{self, SourceError},
-    url::KmsUrl,
-};
+use kms_client::CallError;
+use kms_client::operator::OperatorToken;
+use kms_client::source::{self, SourceError};
+use kms_client::url::KmsUrl;
 use tokio::time::timeout;
 
 use super::{OnboardService, Tee};
-use crate::{
-    admission::{Foundation, OwnEvidenceError, Tolerated, check_widths, own_evidence, own_identity},
-    audit::Event,
-    error::{Code, Error, Result},
-    lifecycle::Prepared,
-    policy::{Decision, PolicyError, Subject},
-};
+use crate::admission::{Foundation, OwnEvidenceError, Tolerated, check_widths, own_evidence, own_identity};
+use crate::audit::Event;
+use crate::error::{Code, Error, Result};
+use crate::lifecycle::Prepared;
+use crate::policy::{Decision, PolicyError, Subject};
 
 /// Why our policy does not let us take keys from a source.
 #[derive(Debug, thiserror::Error)]

@@ -2,28 +2,20 @@
 
 use std::sync::Arc;
 
-use kms_attest::{
-    binding::ReportData,
-    collateral::{Collateral, CollateralError},
-    evidence::{Evidence, Platform},
-    verify::{Binding, Verified},
-};
-use kms_client::{
-    source::{AttestedSource, SourceError},
-    url::{KmsUrl, UrlError},
-};
+use kms_attest::binding::ReportData;
+use kms_attest::collateral::{Collateral, CollateralError};
+use kms_attest::evidence::{Evidence, Platform};
+use kms_attest::verify::{Binding, Verified};
+use kms_client::source::{AttestedSource, SourceError};
+use kms_client::url::{KmsUrl, UrlError};
 
-use super::{
-    SetupService,
-    checks::Listener,
-    finding::{self, Failure},
-    reasons::{date, is_not_current, unattested, unreached, unverified},
-};
-use crate::{
-    admission::{Foundation, own_identity},
-    domain::Domain,
-    policy::{Decision, Denial, DenialCode, Subject},
-};
+use super::SetupService;
+use super::checks::Listener;
+use super::finding::{self, Failure};
+use super::reasons::{date, is_not_current, unattested, unreached, unverified};
+use crate::admission::{Foundation, own_identity};
+use crate::domain::Domain;
+use crate::policy::{Decision, Denial, DenialCode, Subject};
 
 /// No program of this version ran before this time (1 January 2026), so a clock that shows less is wrong.
 const WRITTEN: u64 = 1_767_225_600;

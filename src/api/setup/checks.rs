@@ -3,15 +3,11 @@
 use std::time::Duration;
 
 use serde::Deserialize;
-use tokio::{
-    sync::Mutex,
-    time::{Instant, sleep_until, timeout},
-};
+use tokio::sync::Mutex;
+use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{
-    SetupService, calls,
-    finding::{Failure, Finding, Outcome},
-};
+use super::finding::{Failure, Finding, Outcome};
+use super::{SetupService, calls};
 use crate::error::{Code, Error, Result};
 
 /// How long a check may run.

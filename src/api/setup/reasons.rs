@@ -1,12 +1,11 @@
 //! Why a check fails, and what an operator can do about it.
 
-use kms_attest::{
-    attester::AttesterError,
-    collateral::{CollateralError, FetchFailure},
-    verify::VerifyError,
-};
+use kms_attest::attester::AttesterError;
+use kms_attest::collateral::{CollateralError, FetchFailure};
+use kms_attest::verify::VerifyError;
 use kms_client::source::SourceError;
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::finding::Failure;
 

@@ -1,19 +1,15 @@
 //! `kms audit archive`: closed files go elsewhere, and the log says so.
 
-use std::{
-    fs::{self, DirBuilder, File, Metadata, OpenOptions},
-    io::{self, Read as _, Write as _},
-    os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _},
-    path::{Path, PathBuf},
-    process::ExitCode,
-};
+use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _, OpenOptionsExt as _};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
-use kms_ledger::{
-    files::Names,
-    verify::{Known, verify},
-};
+use kms_ledger::files::Names;
+use kms_ledger::verify::{Known, verify};
 use sha2::{Digest as _, Sha256};
 
 use super::Place;

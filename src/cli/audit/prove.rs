@@ -1,19 +1,19 @@
 //! `kms audit prove`: the proof file of one record.
 
-use std::{fs, io::Read as _, process::ExitCode};
+use std::fs;
+use std::io::Read as _;
+use std::process::ExitCode;
 
 use anyhow::{Context as _, bail};
 use clap::Args;
-use kms_ledger::{
-    Index, chain,
-    log::Log,
-    note::MAX_NOTE,
-    proof::InclusionProof,
-    proof_file::ProofFile,
-    store::TileFiles,
-    vouched::VouchedKey,
-    walk::{WalkError, walk},
-};
+use kms_ledger::log::Log;
+use kms_ledger::note::MAX_NOTE;
+use kms_ledger::proof::InclusionProof;
+use kms_ledger::proof_file::ProofFile;
+use kms_ledger::store::TileFiles;
+use kms_ledger::vouched::VouchedKey;
+use kms_ledger::walk::{WalkError, walk};
+use kms_ledger::{Index, chain};
 use serde::Deserialize;
 
 use super::Place;

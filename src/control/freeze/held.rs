@@ -1,10 +1,8 @@
 //! A freeze with what is known of its end: it has ended only when two clocks say so.
 
-use std::{
-    fmt,
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use super::{Earlier, Entries, Freeze, FreezeError, MAX_FREEZES};
 use crate::clock::unix_now;

@@ -1,10 +1,8 @@
 //! Which apps got keys or certificates in the last day: what a freeze of everything would stop.
 
-use std::{
-    collections::HashMap,
-    sync::{Mutex, PoisonError},
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
 use crate::clock::unix_now;
 

@@ -1,18 +1,18 @@
 //! What holds whenever the process stops, and what a damaged file does.
 
-use std::{
-    fs,
-    net::Ipv4Addr,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    sync::Mutex as StdMutex,
-    time::{Duration, Instant},
-};
+use std::fs;
+use std::net::Ipv4Addr;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::sync::Mutex as StdMutex;
+use std::time::{Duration, Instant};
 
 use kms_attest::identity::AppId;
 
-use super::{held::Moment, *};
-use crate::{clock::unix_now, policy::testing::boot_info};
+use super::held::Moment;
+use super::*;
+use crate::clock::unix_now;
+use crate::policy::testing::boot_info;
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new([]))

@@ -1,21 +1,21 @@
 //! A stream of events as server-sent events. What a caller does not take is not kept for it: its connection ends.
 
-use std::{convert::Infallible, sync::Arc, time::Duration};
+use std::convert::Infallible;
+use std::sync::Arc;
+use std::time::Duration;
 
-use axum::{body::Body, extract::Request, response::Response};
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
 use bytes::Bytes;
 use http::{HeaderName, HeaderValue, Method as Verb, header};
-use tokio::{
-    sync::mpsc::{self, Sender},
-    time::timeout,
-};
+use tokio::sync::mpsc::{self, Sender};
+use tokio::time::timeout;
 
 use super::super::activity::Running;
-use crate::{
-    api::events::{EventService, Stream},
-    error::{Error, Result},
-    events::last_event_id,
-};
+use crate::api::events::{EventService, Stream};
+use crate::error::{Error, Result};
+use crate::events::last_event_id;
 
 /// A comment is sent when nothing has happened for this long, so that what is in between keeps the connection, and so that we notice
 /// a caller that is gone.

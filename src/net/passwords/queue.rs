@@ -1,9 +1,7 @@
 //! Two turns at a time, and a short queue for them: the better known go first, and push the others out when it is full.
 
-use std::{
-    net::IpAddr,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-};
+use std::net::IpAddr;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
@@ -115,7 +113,8 @@ impl Drop for Turn {
 mod tests {
     use std::time::Duration;
 
-    use tokio::{task::JoinHandle, time::timeout};
+    use tokio::task::JoinHandle;
+    use tokio::time::timeout;
 
     use super::*;
 

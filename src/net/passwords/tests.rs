@@ -1,6 +1,7 @@
 //! What is hashed, how often, and who waits for whom.
 
-use std::{sync::LazyLock, time::Instant};
+use std::sync::LazyLock;
+use std::time::Instant;
 
 use http::{HeaderMap, HeaderValue, header};
 

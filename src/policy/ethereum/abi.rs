@@ -1,7 +1,8 @@
 //! The interface of the DstackKms contract: requests as call data, and responses, decoded strictly.
 
 use alloy_primitives::{Address, B256};
-use alloy_sol_types::{SolCall, abi::AbiDecoderConfig};
+use alloy_sol_types::SolCall;
+use alloy_sol_types::abi::AbiDecoderConfig;
 use kms_attest::identity::BootInfo;
 
 use super::super::{Denial, DenialCode, Subject};

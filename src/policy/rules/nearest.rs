@@ -1,13 +1,9 @@
 //! The entry of an allowlist that comes nearest to a caller, with what differs.
 
 use super::{App, Devices, EXAMPLES, Hashes, Rule, Rules, examples};
-use crate::{
-    config::EmptyDevices,
-    policy::{
-        Subject,
-        examine::{Difference, Nearest},
-    },
-};
+use crate::config::EmptyDevices;
+use crate::policy::Subject;
+use crate::policy::examine::{Difference, Nearest};
 
 /// Hex digits in which two ids may differ and still look like one with a slip of the pen.
 const SLIP: usize = 4;

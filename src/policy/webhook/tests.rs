@@ -3,7 +3,8 @@
 mod breaking;
 mod proofs;
 
-use std::{sync::Mutex as StdMutex, time::Instant};
+use std::sync::Mutex as StdMutex;
+use std::time::Instant;
 
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};

@@ -1,16 +1,16 @@
 //! One call in each codec, and what its answer says, brought down to a code and a text.
 
 use bytes::Bytes;
-use cvm_kms::{api::Service, error::Code, proto::PrpcError};
+use cvm_kms::api::Service;
+use cvm_kms::error::Code;
+use cvm_kms::proto::PrpcError;
 use http::Request;
 use prost::Message as _;
 use serde::Serialize;
 use serde_json::json;
 
-use crate::support::{
-    Answer,
-    http::{post, with},
-};
+use crate::support::Answer;
+use crate::support::http::{post, with};
 
 /// How a call is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

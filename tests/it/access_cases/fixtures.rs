@@ -2,15 +2,15 @@
 
 use std::sync::Arc;
 
-use cvm_kms::{
-    api::Method,
-    proto::{
-        AppId, BootstrapRequest, ClearImageCacheRequest, DESCRIPTORS, ExplainRequest, FreezeRequest,
-        GetAppKeyRequest, GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest,
-        LowerClockFloorRequest, OnboardRequest, SignCertRequest, StartShadowRequest, UnfreezeRequest,
-    },
+use cvm_kms::api::Method;
+use cvm_kms::proto::{
+    AppId, BootstrapRequest, ClearImageCacheRequest, DESCRIPTORS, ExplainRequest, FreezeRequest,
+    GetAppKeyRequest, GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest,
+    LowerClockFloorRequest, OnboardRequest, SignCertRequest, StartShadowRequest, UnfreezeRequest,
 };
-use kms_attest::{binding::ReportData, csr::Csr, p256::P256Key};
+use kms_attest::binding::ReportData;
+use kms_attest::csr::Csr;
+use kms_attest::p256::P256Key;
 use kms_simulator::Cvm;
 use prost::Message as _;
 use prost_types::FileDescriptorSet;

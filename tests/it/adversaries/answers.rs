@@ -3,10 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{Case, each_is_refused};
-use crate::support::{
-    World,
-    source::{Cluster, Reply, Source},
-};
+use crate::support::World;
+use crate::support::source::{Cluster, Reply, Source};
 
 #[tokio::test]
 async fn answers_that_no_source_gives_are_refused_one_by_one() {

@@ -2,31 +2,26 @@
 
 use std::fs;
 
-use cvm_kms::{
-    keys::derive,
-    proto::{AppKeyResponse, SignCertResponse},
-};
-use kms_attest::{
-    attester::Attester,
-    binding::ReportData,
-    certificate::{self, Issuer},
-    collateral::{CacheOptions, CollateralCache},
-    csr::Csr,
-    identity::AppId,
-    p256::P256Key,
-    ra_tls,
-    trust::TrustAnchors,
-    verify::Verifier,
-};
-use kms_client::{Connection, KmsUrl, ServerAttestation, Trust, fetch_app_keys, sign::sign_cert_request};
+use cvm_kms::keys::derive;
+use cvm_kms::proto::{AppKeyResponse, SignCertResponse};
+use kms_attest::attester::Attester;
+use kms_attest::binding::ReportData;
+use kms_attest::certificate::{self, Issuer};
+use kms_attest::collateral::{CacheOptions, CollateralCache};
+use kms_attest::csr::Csr;
+use kms_attest::identity::AppId;
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls;
+use kms_attest::trust::TrustAnchors;
+use kms_attest::verify::Verifier;
+use kms_client::sign::sign_cert_request;
+use kms_client::{Connection, KmsUrl, ServerAttestation, Trust, fetch_app_keys};
 use kms_simulator::{Cvm, GuestAgent};
 use serde_json::json;
 
 use super::{PREFIX, nothing_is_kept, onboard};
-use crate::support::{
-    Answer, Identity, World,
-    source::{Answers, Cluster, Reply, Shown, Source, loopback, names},
-};
+use crate::support::source::{Answers, Cluster, Reply, Shown, Source, loopback, names};
+use crate::support::{Answer, Identity, World};
 
 /// A request that asks for as much as an app can have.
 fn wish(app: &Cvm, key: &P256Key, names: &[&str]) -> Csr {

@@ -2,15 +2,14 @@
 
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use kms_attest::{binding::ReportData, p256::P256Key};
+use kms_attest::binding::ReportData;
+use kms_attest::p256::P256Key;
 use kms_simulator::{CollateralSpec, Cvm, Stage, Validity};
 use serde_json::json;
 
 use super::{PREFIX, nothing_is_kept, onboard};
-use crate::support::{
-    Identity, World, eventually,
-    source::{Cluster, Source},
-};
+use crate::support::source::{Cluster, Source};
+use crate::support::{Identity, World, eventually};
 
 const UNAVAILABLE: &str = "Failed to verify the attestation of the source KMS: collateral for the platform of this \
                            quote is not available at the moment";

@@ -1,19 +1,18 @@
 //! Whoever sits between a replica and its source, or keeps it waiting.
 
-use std::{fs, time::Duration};
+use std::fs;
+use std::time::Duration;
 
 use cvm_kms::proto::OnboardResponse;
-use kms_attest::{certificate, p256::P256Key};
+use kms_attest::certificate;
+use kms_attest::p256::P256Key;
 use serde_json::json;
 use tokio::time::{Instant, sleep};
 
 use super::{PREFIX, nothing_is_kept, onboard};
-use crate::support::{
-    DOMAIN, World,
-    balancer::Balancer,
-    eventually,
-    source::{Clients, Cluster, Reply, Shown, Source},
-};
+use crate::support::balancer::Balancer;
+use crate::support::source::{Clients, Cluster, Reply, Shown, Source};
+use crate::support::{DOMAIN, World, eventually};
 
 const OTHER_SERVER: &str = "Failed to onboard: GetKmsKey: the server has another key than the source KMS that was \
                             attested on the first connection; use the address of that one KMS, without a load \

@@ -2,14 +2,15 @@
 
 use std::sync::Arc;
 
-use kms_attest::{binding::ReportData, certificate::CertificateSpec, p256::P256Key, ra_tls};
+use kms_attest::binding::ReportData;
+use kms_attest::certificate::CertificateSpec;
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls;
 use kms_simulator::{Cvm, Platform, Stage, TcbLevel};
 
 use super::{Case, each_is_refused, kms};
-use crate::support::{
-    World,
-    source::{Cluster, Shown, Source, loopback, names},
-};
+use crate::support::World;
+use crate::support::source::{Cluster, Shown, Source, loopback, names};
 
 #[tokio::test]
 async fn servers_that_are_no_source_are_told_apart_and_asked_for_nothing() {

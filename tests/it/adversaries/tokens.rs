@@ -5,10 +5,8 @@ use kms_simulator::{Cvm, Stage};
 use serde_json::{Value, json};
 
 use super::{PREFIX, kms, nothing_is_kept};
-use crate::support::{
-    Answer, World,
-    source::{Cluster, Reply, Source},
-};
+use crate::support::source::{Cluster, Reply, Source};
+use crate::support::{Answer, World};
 
 const TOKEN: &str = "t0ken-of-the-source";
 

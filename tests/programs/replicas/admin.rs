@@ -4,11 +4,9 @@
 use serde_json::json;
 
 use super::Node;
-use crate::support::{
-    Answer, Caller, Identity,
-    http::{json, post, with},
-    program::Setting,
-};
+use crate::support::http::{json, post, with};
+use crate::support::program::Setting;
+use crate::support::{Answer, Caller, Identity};
 
 const TOKEN: &str = "s3cret-t0ken-of-the-source";
 const WRONG_TOKEN: &str = "s3cret-t0ken-of-another";

@@ -3,17 +3,19 @@
 use std::net::Ipv4Addr;
 
 use cvm_kms::proto::{AppKeyResponse, GetTempCaCertResponse, PublicKeyResponse, SignCertResponse};
-use kms_attest::{certificate, csr::Csr, p256::P256Key, ra_tls};
-use kms_client::{Connection, KmsUrl, Trust, sign::sign_cert_request};
+use kms_attest::csr::Csr;
+use kms_attest::p256::P256Key;
+use kms_attest::{certificate, ra_tls};
+use kms_client::sign::sign_cert_request;
+use kms_client::{Connection, KmsUrl, Trust};
 use kms_simulator::Cvm;
 use serde_json::json;
-use x509_parser::{
-    extensions::GeneralName,
-    prelude::{FromDer as _, X509Certificate},
-};
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::{FromDer as _, X509Certificate};
 
 use super::Node;
-use crate::support::{Identity, csr, process::run};
+use crate::support::process::run;
+use crate::support::{Identity, csr};
 
 /// The last two are names by which a test can connect.
 const DOMAINS: [&str; 4] = ["kms-a.example", "10.0.2.2", "127.0.0.1", "localhost"];

@@ -1,21 +1,17 @@
 //! A replica that is killed while it onboards comes back empty or complete; so does its source.
 
-use std::{
-    collections::BTreeSet,
-    fs::DirEntry,
-    net::SocketAddr,
-    time::{Duration, Instant},
-};
+use std::collections::BTreeSet;
+use std::fs::DirEntry;
+use std::net::SocketAddr;
+use std::time::{Duration, Instant};
 
 use cvm_kms::store::{KeyDirectory, Permissions, State};
 use rustix::process::{Pid, Signal};
 use serde_json::json;
-use tokio::{
-    io::{AsyncReadExt, AsyncWriteExt},
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-    time::{sleep, timeout},
-};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
+use tokio::time::{sleep, timeout};
 
 use super::Node;
 use crate::support::{Answer, World};

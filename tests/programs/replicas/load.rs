@@ -1,35 +1,26 @@
 //! A thousand key fetches through a balancer while any one replica is killed and started again.
 
-use std::{
-    collections::HashMap,
-    sync::{
-        Arc, Mutex,
-        atomic::{AtomicUsize, Ordering},
-    },
-    time::{Duration, Instant},
-};
+use std::collections::HashMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
 
-use cvm_kms::{
-    keys::{RootKeys, derive},
-    proto::AppKeyResponse,
-};
-use kms_attest::{
-    attester::Attester,
-    collateral::{CacheOptions, CollateralCache},
-    identity::AppId,
-    trust::TrustAnchors,
-    verify::Verifier,
-};
+use cvm_kms::keys::{RootKeys, derive};
+use cvm_kms::proto::AppKeyResponse;
+use kms_attest::attester::Attester;
+use kms_attest::collateral::{CacheOptions, CollateralCache};
+use kms_attest::identity::AppId;
+use kms_attest::trust::TrustAnchors;
+use kms_attest::verify::Verifier;
 use kms_client::{KmsUrl, ServerAttestation, fetch_app_keys};
 use kms_simulator::{Cvm, GuestAgent, Platform};
 use serde_json::json;
-use tokio::{
-    sync::Semaphore,
-    time::{sleep, timeout},
-};
+use tokio::sync::Semaphore;
+use tokio::time::{sleep, timeout};
 
 use super::Node;
-use crate::support::{Caller, Identity, balancer::Balancer, eventually};
+use crate::support::balancer::Balancer;
+use crate::support::{Caller, Identity, eventually};
 
 const FETCHES: usize = 1_000;
 /// How often each node is killed.

@@ -1,13 +1,15 @@
 //! Replicas that run the peer's program: what they send, step by step, and what they make of the answers.
 
-use cvm_kms::{
-    keys::K256Key,
-    proto::{GetTempCaCertResponse, KmsKeyResponse},
-};
-use kms_attest::{binding::ReportData, evidence::Wire, p256::P256Key, ra_tls};
+use cvm_kms::keys::K256Key;
+use cvm_kms::proto::{GetTempCaCertResponse, KmsKeyResponse};
+use kms_attest::binding::ReportData;
+use kms_attest::evidence::Wire;
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls;
 use serde_json::json;
 
-use crate::support::{Caller, Identity, World, source::legacy};
+use crate::support::source::legacy;
+use crate::support::{Caller, Identity, World};
 
 /// `GetKmsKey` as the peer calls it, on a connection that shows `identity`.
 async fn handed_over(

@@ -8,7 +8,8 @@ use std::sync::LazyLock;
 use aws_lc_rs::digest::{Context, SHA256, SHA384, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use dcap_qvl::config::{Config, CryptoProvider};
-use dcap_qvl::{signature::DerSigEncoder, x509::X509CertBackend};
+use dcap_qvl::signature::DerSigEncoder;
+use dcap_qvl::x509::X509CertBackend;
 use quick_cache::sync::Cache;
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
 

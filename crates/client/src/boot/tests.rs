@@ -2,11 +2,9 @@
 
 use std::sync::{Arc, Mutex};
 
-use kms_attest::{
-    p256::P256Key,
-    ra_tls,
-    verify::{Binding, Verifier},
-};
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls;
+use kms_attest::verify::{Binding, Verifier};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
 

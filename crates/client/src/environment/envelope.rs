@@ -3,10 +3,8 @@
 //! The raw shared secret is the AES key, and nothing is authenticated besides: anyone can encrypt for an app. That is the
 //! protocol (docs/compatibility.md).
 
-use aws_lc_rs::{
-    aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey},
-    agreement::{self, PrivateKey, UnparsedPublicKey, X25519},
-};
+use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
+use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use zeroize::Zeroizing;
 
 /// Length of an X25519 key, public or secret.

@@ -3,10 +3,8 @@
 use kms_attest::identity::AppId;
 
 use super::envelope;
-use crate::{
-    proto::PublicKeyResponse,
-    statement::{SignatureError, Signer, env_key_signer, timeless_env_key_signer},
-};
+use crate::proto::PublicKeyResponse;
+use crate::statement::{SignatureError, Signer, env_key_signer, timeless_env_key_signer};
 
 /// An older statement may be one that was replayed.
 pub const MAX_AGE_SECONDS: u64 = 300;

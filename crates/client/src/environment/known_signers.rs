@@ -2,10 +2,8 @@
 
 use std::fmt;
 
-use crate::{
-    statement::{NotASigner, Signer},
-    url::KmsUrl,
-};
+use crate::statement::{NotASigner, Signer};
+use crate::url::KmsUrl;
 
 /// A larger file is not a list of signers.
 pub const MAX_BYTES: usize = 1 << 20;

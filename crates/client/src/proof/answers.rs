@@ -2,11 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use kms_attest::{
-    certificate,
-    collateral::{Collateral, CollateralError},
-    identity::AppId,
-};
+use kms_attest::certificate;
+use kms_attest::collateral::{Collateral, CollateralError};
+use kms_attest::identity::AppId;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 

@@ -2,17 +2,17 @@
 
 use std::time::Duration;
 
-use kms_attest::{ra_tls, trust::TrustAnchors};
+use kms_attest::ra_tls;
+use kms_attest::trust::TrustAnchors;
 use rustls_pki_types::{CertificateDer, UnixTime};
 use sha2::{Digest as _, Sha256};
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 
-use super::{Answers, Check, Outcome, Pins, Quoted, Report, Step, pins::RootPin};
-use crate::{
-    server::{KMS_USAGE, kms_certificate},
-    text, tls,
-    url::KmsUrl,
-};
+use super::pins::RootPin;
+use super::{Answers, Check, Outcome, Pins, Quoted, Report, Step};
+use crate::server::{KMS_USAGE, kms_certificate};
+use crate::url::KmsUrl;
+use crate::{text, tls};
 
 /// Judges the answers at `now` (Unix seconds).
 pub fn examine(answers: &Answers, pins: &Pins, anchors: &TrustAnchors, now: u64) -> Report {

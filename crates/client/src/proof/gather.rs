@@ -1,11 +1,9 @@
 //! Asking a KMS, and its hardware vendor, for everything that a proof needs.
 
-use kms_attest::{
-    collateral::{CollateralCache, CollateralError, ServiceFailure},
-    evidence::{Evidence, Platform},
-    identity::AppId,
-    ra_tls,
-};
+use kms_attest::collateral::{CollateralCache, CollateralError, ServiceFailure};
+use kms_attest::evidence::{Evidence, Platform};
+use kms_attest::identity::AppId;
+use kms_attest::ra_tls;
 
 use super::answers::{Answers, EnvKeyAnswer, Quote};
 use crate::{Connection, KmsUrl, Trust, text};

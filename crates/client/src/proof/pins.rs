@@ -1,11 +1,9 @@
 //! What a KMS must be: identities that are allowed, keys that are known, statuses that are accepted.
 
-use kms_attest::{
-    identity::{AppId, AppInfo},
-    platform::tdx::image::lite,
-    verify::Verified,
-    vm_config::{TdxAttestationVariant, VmConfig},
-};
+use kms_attest::identity::{AppId, AppInfo};
+use kms_attest::platform::tdx::image::lite;
+use kms_attest::verify::Verified;
+use kms_attest::vm_config::{TdxAttestationVariant, VmConfig};
 use serde::Deserialize;
 
 use crate::statement::Signer;

@@ -1,24 +1,20 @@
 //! The steps about the quote in the server's certificate: is it genuine, what does it vouch for, and what runs there?
 
-use kms_attest::{
-    binding::ReportData,
-    collateral::{Collateral, platform_is_rooted},
-    evidence::{Evidence, Platform},
-    identity::{AppInfo, Registers},
-    platform::tdx::{TdReport, TdxError, VerifiedQuote, verify_quote},
-    ra_tls,
-    tcb::TcbPart,
-    verify::{Binding, Verified, verify},
-};
+use kms_attest::binding::ReportData;
+use kms_attest::collateral::{Collateral, platform_is_rooted};
+use kms_attest::evidence::{Evidence, Platform};
+use kms_attest::identity::{AppInfo, Registers};
+use kms_attest::platform::tdx::{TdReport, TdxError, VerifiedQuote, verify_quote};
+use kms_attest::ra_tls;
+use kms_attest::tcb::TcbPart;
+use kms_attest::verify::{Binding, Verified, verify};
 
 use rustls_pki_types::CertificateDer;
 
-use super::{
-    Check, Outcome, Quoted,
-    answers::Quote,
-    examine::Examination,
-    pins::{self, ImageProof},
-};
+use super::answers::Quote;
+use super::examine::Examination;
+use super::pins::{self, ImageProof};
+use super::{Check, Outcome, Quoted};
 use crate::{text, tls};
 
 /// TDATTRIBUTES that let others look in.

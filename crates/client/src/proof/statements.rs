@@ -1,18 +1,17 @@
 //! The steps about the secp256k1 root key: where it comes from, and what it signs.
 
-use kms_attest::{
-    collateral::platform_is_rooted,
-    evidence::{Evidence, Platform},
-    identity::Registers,
-    verify::{Binding, Verified, VerifyError, verify},
-};
+use kms_attest::collateral::platform_is_rooted;
+use kms_attest::evidence::{Evidence, Platform};
+use kms_attest::identity::Registers;
+use kms_attest::verify::{Binding, Verified, VerifyError, verify};
 
-use super::{Check, Outcome, answers::Quote, examine::Examination, pins};
-use crate::{
-    environment::{EnvKey, key::MAX_AHEAD_SECONDS},
-    proto::BootstrapResponse,
-    statement::{Signer, app_key_signer, bootstrap_report_data},
-};
+use super::answers::Quote;
+use super::examine::Examination;
+use super::{Check, Outcome, pins};
+use crate::environment::EnvKey;
+use crate::environment::key::MAX_AHEAD_SECONDS;
+use crate::proto::BootstrapResponse;
+use crate::statement::{Signer, app_key_signer, bootstrap_report_data};
 
 impl Examination<'_> {
     /// The key that `GetMeta` names, attested or pinned or not.

@@ -1,13 +1,17 @@
 //! Why a source handed no root keys over, in words that say what to change.
 
-use std::{error::Error as StdError, io};
+use std::error::Error as StdError;
+use std::io;
 
-use kms_attest::{ra_tls::RaTlsError, verify::VerifyError};
+use kms_attest::ra_tls::RaTlsError;
+use kms_attest::verify::VerifyError;
 use rustls::CertificateError;
 
-use crate::{
-    connection::ConnectError, identity::IdentityError, rpc::CallError, server::ServerError, url::KmsUrl,
-};
+use crate::connection::ConnectError;
+use crate::identity::IdentityError;
+use crate::rpc::CallError;
+use crate::server::ServerError;
+use crate::url::KmsUrl;
 
 /// The call that shows our certificate.
 const HANDOVER: &str = "GetKmsKey";

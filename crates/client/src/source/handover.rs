@@ -1,13 +1,12 @@
 //! The keys in a handover: parsed once, and each the one that the source showed before.
 
-use kms_attest::{certificate, p256::P256Key};
+use kms_attest::certificate;
+use kms_attest::p256::P256Key;
 use zeroize::Zeroizing;
 
 use super::SourceError;
-use crate::{
-    proto::{GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse},
-    tls,
-};
+use crate::proto::{GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse};
+use crate::tls;
 
 /// The root keys of a cluster, as its source handed them over.
 pub struct RootKeyParts {

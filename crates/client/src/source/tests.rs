@@ -2,7 +2,8 @@
 
 use std::sync::{Arc, Mutex};
 
-use kms_attest::{p256::P256Key, ra_tls};
+use kms_attest::p256::P256Key;
+use kms_attest::ra_tls;
 use serde_json::{Value, json};
 
 use super::*;

@@ -1,29 +1,22 @@
 //! `kmsctl app-key`: what a guest does at boot. Verify a KMS, prove what runs here, receive the keys of the app.
 
-use std::{
-    path::{Path, PathBuf},
-    time::{Duration, Instant},
-};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use clap::Args;
-use kms_client::{
-    AppKeys, Connection, ServerAttestation, Trust,
-    boot::{Deadlines, fetch_app_keys_within},
-    receipt,
-    statement::{Signer, app_key_signer},
-};
+use kms_client::boot::{Deadlines, fetch_app_keys_within};
+use kms_client::statement::{Signer, app_key_signer};
+use kms_client::{AppKeys, Connection, ServerAttestation, Trust, receipt};
 use kms_ledger::proof_file::ProofFile;
 use serde::Deserialize;
 use serde_json::json;
 
-use crate::{
-    app_keys_file::AppKeysFile,
-    exit::{self, Exit, Failure, Outcome},
-    files::{self, Existing, Readers},
-    input::{self, Hex},
-    output::{Terminal, Tone},
-    trust::{self, Guest},
-};
+use crate::app_keys_file::AppKeysFile;
+use crate::exit::{self, Exit, Failure, Outcome};
+use crate::files::{self, Existing, Readers};
+use crate::input::{self, Hex};
+use crate::output::{Terminal, Tone};
+use crate::trust::{self, Guest};
 
 /// How long the key of the log is waited for.
 const RECEIPT_TIME: Duration = Duration::from_secs(30);

@@ -3,23 +3,17 @@
 use std::time::Duration;
 
 use clap::Args;
-use kms_attest::{
-    evidence::Evidence,
-    verify::{Binding, VerifyError},
-};
-use kms_client::{
-    proto::{BootstrapRequest, BootstrapResponse},
-    statement::{Signer, bootstrap_report_data},
-    text::causes,
-};
+use kms_attest::evidence::Evidence;
+use kms_attest::verify::{Binding, VerifyError};
+use kms_client::proto::{BootstrapRequest, BootstrapResponse};
+use kms_client::statement::{Signer, bootstrap_report_data};
+use kms_client::text::causes;
 
-use crate::{
-    exit::{Exit, Failure, Outcome},
-    output::{Terminal, Tone},
-    pin::Pin,
-    target::{Operated, Pinned},
-    trust::{self, Verification},
-};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Terminal, Tone};
+use crate::pin::Pin;
+use crate::target::{Operated, Pinned};
+use crate::trust::{self, Verification};
 
 /// The KMS asks its policy, its guest agent and perhaps a collateral service.
 const CALL_TIME: Duration = Duration::from_secs(120);

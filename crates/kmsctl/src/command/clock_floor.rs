@@ -3,12 +3,10 @@
 use clap::{Args, Subcommand};
 use kms_client::proto::{LowerClockFloorRequest, LowerClockFloorResponse};
 
-use crate::{
-    exit::{Exit, Outcome},
-    output::{Terminal, Tone},
-    target::Administered,
-    when,
-};
+use crate::exit::{Exit, Outcome};
+use crate::output::{Terminal, Tone};
+use crate::target::Administered;
+use crate::when;
 
 /// What a KMS believes about its clock.
 #[derive(Debug, Subcommand)]

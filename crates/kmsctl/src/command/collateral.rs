@@ -3,12 +3,10 @@
 use clap::Args;
 use kms_client::proto::{RefreshCollateralResponse, RefreshedCollateral};
 
-use crate::{
-    exit::{Exit, Outcome},
-    output::{Page, Terminal, Tone, printable},
-    target::Administered,
-    when,
-};
+use crate::exit::{Exit, Outcome};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::Administered;
+use crate::when;
 
 /// Arguments of `kmsctl refresh-collateral`.
 #[derive(Args, Debug)]

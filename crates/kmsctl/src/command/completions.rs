@@ -3,10 +3,8 @@
 use clap::Args;
 use clap_complete::{Shell, generate};
 
-use crate::{
-    exit::{Exit, Outcome},
-    output::Terminal,
-};
+use crate::exit::{Exit, Outcome};
+use crate::output::Terminal;
 
 /// Arguments of `kmsctl completions`.
 #[derive(Args, Debug)]

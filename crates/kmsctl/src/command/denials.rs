@@ -4,13 +4,10 @@ use clap::Args;
 use kms_attest::identity::AppId;
 use kms_client::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse, VerifiedIdentity};
 
-use crate::{
-    exit::{Exit, Outcome},
-    input,
-    output::{Page, Terminal, Tone, printable},
-    target::Administered,
-    when,
-};
+use crate::exit::{Exit, Outcome};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::Administered;
+use crate::{input, when};
 
 /// What one request may bring.
 const PAGE: u32 = 200;

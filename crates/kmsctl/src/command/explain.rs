@@ -6,12 +6,10 @@ use clap::{ArgGroup, Args, ValueEnum};
 use kms_client::proto::{Check, ExplainRequest, ExplainResponse};
 
 use super::denials;
-use crate::{
-    exit::{Exit, Outcome},
-    files, input,
-    output::{Page, Terminal, Tone, printable},
-    target::Administered,
-};
+use crate::exit::{Exit, Outcome};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::Administered;
+use crate::{files, input};
 
 /// The most that the KMS takes, as hexadecimal in JSON.
 const MAX_EVIDENCE_BYTES: usize = 500 << 10;

@@ -3,14 +3,14 @@
 use std::time::{Duration, Instant};
 
 use clap::Args;
-use kms_client::{Connection, KmsUrl, Trust, operator::SetupStatus, proto::GetMetaResponse};
+use kms_client::operator::SetupStatus;
+use kms_client::proto::GetMetaResponse;
+use kms_client::{Connection, KmsUrl, Trust};
 use serde_json::json;
 
-use crate::{
-    exit::{Exit, Failure, Outcome},
-    output::{Terminal, printable},
-    target::{Operated, Service},
-};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Terminal, printable};
+use crate::target::{Operated, Service};
 
 const CALL_TIME: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(250);

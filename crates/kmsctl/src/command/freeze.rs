@@ -10,13 +10,10 @@ use kms_client::proto::{
 use serde::Serialize;
 use serde_json::json;
 
-use crate::{
-    exit::{Exit, Failure, Outcome},
-    input,
-    output::{Page, Terminal, Tone, printable},
-    target::{AdminService, Administered},
-    when,
-};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::{AdminService, Administered};
+use crate::{input, when};
 
 /// What is stopped.
 #[derive(Args, Debug)]

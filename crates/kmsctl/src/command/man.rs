@@ -5,11 +5,9 @@ use std::path::PathBuf;
 use clap::Args;
 use clap_mangen::Man as Page;
 
-use crate::{
-    exit::{Exit, Failure, Outcome},
-    files::{self, Existing, Readers},
-    output::Terminal,
-};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::files::{self, Existing, Readers};
+use crate::output::Terminal;
 
 /// Arguments of `kmsctl man`.
 #[derive(Args, Debug)]

@@ -3,14 +3,13 @@
 use std::path::PathBuf;
 
 use clap::Args;
-use kms_client::{Connection, Trust, proto::GetMetaResponse};
+use kms_client::proto::GetMetaResponse;
+use kms_client::{Connection, Trust};
 
-use crate::{
-    exit::{Exit, Failure, Outcome},
-    files,
-    output::{Page, Terminal, Tone, printable},
-    target::Kms,
-};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::files;
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::Kms;
 
 const MAX_CERTIFICATE_BYTES: usize = 64 << 10;
 

@@ -1,20 +1,17 @@
 //! `kmsctl onboard`: a new KMS receives the root keys of a running one.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use kms_client::{
-    KmsUrl,
-    proto::{OnboardRequest, OnboardResponse},
-};
+use kms_client::KmsUrl;
+use kms_client::proto::{OnboardRequest, OnboardResponse};
 
-use crate::{
-    exit::{Exit, Failure, Outcome},
-    output::Terminal,
-    pin::Pin,
-    target::{Operated, Pinned, token_in},
-    trust::Verification,
-};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::Terminal;
+use crate::pin::Pin;
+use crate::target::{Operated, Pinned, token_in};
+use crate::trust::Verification;
 
 /// Two connections to the source, evidence of both sides, two policies.
 const CALL_TIME: Duration = Duration::from_secs(300);

@@ -5,13 +5,10 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use kms_client::proto::{ShadowChange, ShadowReportResponse, StartShadowRequest, StartShadowResponse};
 
-use crate::{
-    exit::{Exit, Outcome},
-    files,
-    output::{Page, Terminal, Tone, printable},
-    target::Administered,
-    when,
-};
+use crate::exit::{Exit, Outcome};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::Administered;
+use crate::{files, when};
 
 /// The most that the KMS takes.
 const MAX_ALLOWLIST_BYTES: usize = 7 << 20;

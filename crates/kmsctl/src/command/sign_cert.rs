@@ -1,28 +1,26 @@
 //! `kmsctl sign-cert`: a certificate for the app that runs in this CVM, from a KMS that is verified first.
 
-use std::{path::PathBuf, time::Duration};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use clap::Args;
-use kms_attest::{
-    certificate,
-    p256::{P256Key, SPKI_LENGTH},
-    ra_tls,
-};
-use kms_client::{Connection, KmsUrl, ServerAttestation, Trust, sign::LeafRequest};
+use kms_attest::p256::{P256Key, SPKI_LENGTH};
+use kms_attest::{certificate, ra_tls};
+use kms_client::sign::LeafRequest;
+use kms_client::{Connection, KmsUrl, ServerAttestation, Trust};
 use rustls_pki_types::{CertificateDer, UnixTime};
 use serde_json::json;
 use webpki::{EndEntityCert, KeyUsage, anchor_from_trusted_cert};
 use zeroize::Zeroizing;
 
-use super::{app_key, meta::public_key};
-use crate::{
-    exit::{Exit, Failure, Outcome},
-    files::{self, Existing, Readers},
-    input::Hex,
-    output::Terminal,
-    trust::{self, Guest},
-    when::now,
-};
+use super::app_key;
+use super::meta::public_key;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::files::{self, Existing, Readers};
+use crate::input::Hex;
+use crate::output::Terminal;
+use crate::trust::{self, Guest};
+use crate::when::now;
 
 const MAX_KEY_BYTES: usize = 64 << 10;
 

@@ -3,21 +3,17 @@
 use std::time::Duration;
 
 use clap::Args;
-use kms_client::{
-    CallError, Trust,
-    operator::{OperatorConnection, OperatorUrl, SetupStatus},
-    proto::{AttestationInfoResponse, GetMetaResponse},
-    text::causes,
-};
+use kms_client::operator::{OperatorConnection, OperatorUrl, SetupStatus};
+use kms_client::proto::{AttestationInfoResponse, GetMetaResponse};
+use kms_client::text::causes;
+use kms_client::{CallError, Trust};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::meta::public_key;
-use crate::{
-    exit::{Exit, Outcome},
-    output::{Page, Terminal, Tone, printable},
-    target::{Belief, Credentials, Server, Service, other_side},
-};
+use crate::exit::{Exit, Outcome};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::{Belief, Credentials, Server, Service, other_side};
 
 const CALL_TIME: Duration = Duration::from_secs(30);
 

@@ -3,31 +3,26 @@
 use std::path::PathBuf;
 
 use clap::{ArgGroup, Args};
-use kms_attest::{collateral::Clock, identity::AppId, p256::SPKI_LENGTH};
-use kms_client::{
-    KmsUrl,
-    environment::envelope,
-    proof::{
-        Answers, Identity, Outcome as StepOutcome, Pins, ReleasedKeys, Report, Verdict, answers, examine,
-        gather,
-        pins::{self, RootPin},
-    },
-    statement::Signer,
+use kms_attest::collateral::Clock;
+use kms_attest::identity::AppId;
+use kms_attest::p256::SPKI_LENGTH;
+use kms_client::KmsUrl;
+use kms_client::environment::envelope;
+use kms_client::proof::pins::{self, RootPin};
+use kms_client::proof::{
+    Answers, Identity, Outcome as StepOutcome, Pins, ReleasedKeys, Report, Verdict, answers, examine, gather,
 };
+use kms_client::statement::Signer;
 use serde_json::{Value, json};
 
-use super::{
-    app_key::{app_id_argument, field_of, read_keys},
-    meta::public_key,
-};
-use crate::{
-    exit::{Exit, Failure, Outcome},
-    files::{self, Existing, Readers},
-    input::{self, Hex},
-    output::{Page, Terminal, Tone, printable},
-    trust::Verification,
-    when::now,
-};
+use super::app_key::{app_id_argument, field_of, read_keys};
+use super::meta::public_key;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::files::{self, Existing, Readers};
+use crate::input::{self, Hex};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::trust::Verification;
+use crate::when::now;
 
 /// Arguments of `kmsctl verify`.
 #[derive(Args, Debug)]

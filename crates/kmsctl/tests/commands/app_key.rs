@@ -1,6 +1,7 @@
 //! `kmsctl app-key` against KMSs that are, and are not, what a guest may trust.
 
-use std::{sync::Arc, time::Instant};
+use std::sync::Arc;
+use std::time::Instant;
 
 use kms_attest::p256::P256Key;
 use serde_json::{Value, json};

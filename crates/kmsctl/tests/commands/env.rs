@@ -1,17 +1,13 @@
 //! `kmsctl env`: encrypted to the right key or not at all, and readable by the app alone.
 
-use std::{
-    io::{Read as _, Write as _},
-    os::fd::OwnedFd,
-    process::Stdio,
-};
+use std::io::{Read as _, Write as _};
+use std::os::fd::OwnedFd;
+use std::process::Stdio;
 
 use kms_attest::identity::AppId;
 use kms_client::environment::envelope;
-use rustix::{
-    fs::{Mode, OFlags},
-    pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt},
-};
+use rustix::fs::{Mode, OFlags};
+use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 

@@ -1,21 +1,19 @@
 //! The commands of operators: onboarding over plain HTTP and TLS, status, and what every command has in common.
 
-use std::{
-    convert::Infallible,
-    sync::{Arc, Mutex},
-};
+use std::convert::Infallible;
+use std::sync::{Arc, Mutex};
 
 use bytes::Bytes;
 use http::{Request, Response};
 use http_body_util::{BodyExt as _, Full};
-use hyper::{body::Incoming, service::service_fn};
+use hyper::body::Incoming;
+use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
-use kms_attest::{
-    certificate::{self, CertificateSpec, Issuer, LONG_AGO, Role, Validity},
-    p256::P256Key,
-};
+use kms_attest::certificate::{self, CertificateSpec, Issuer, LONG_AGO, Role, Validity};
+use kms_attest::p256::P256Key;
 use serde_json::{Value, json};
-use tokio::{net::TcpListener, task::JoinHandle};
+use tokio::net::TcpListener;
+use tokio::task::JoinHandle;
 
 use crate::support::{Desk, Kms, Leaf, Reply, TestServer, World};
 

@@ -2,17 +2,13 @@
 
 use std::sync::Arc;
 
-use kms_attest::{
-    binding::ReportData,
-    identity::{BootInfo, Registers},
-    p256::P256Key,
-    verify::{Binding, Verified},
-};
+use kms_attest::binding::ReportData;
+use kms_attest::identity::{BootInfo, Registers};
+use kms_attest::p256::P256Key;
+use kms_attest::verify::{Binding, Verified};
 use serde_json::{Value, json};
-use tokio::{
-    io::{AsyncReadExt as _, AsyncWriteExt as _},
-    net::TcpListener,
-};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpListener;
 
 // Where the test server looks for them.
 use crate::support::{Authority, Desk, Kms, Leaf, Ran, RootKey, World, now, refusal};

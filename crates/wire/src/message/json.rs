@@ -1,12 +1,11 @@
 //! JSON forms that serde does not derive: hex bytes, lenient integers, a field with two names.
 
-use std::{fmt, marker::PhantomData};
+use std::fmt;
+use std::marker::PhantomData;
 
-use serde::{
-    Deserialize, Deserializer, Serialize, Serializer,
-    de::{self, Visitor},
-    ser::SerializeMap as _,
-};
+use serde::de::{self, Visitor};
+use serde::ser::SerializeMap as _;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 /// Bytes as hexadecimal: written lower case without `0x`, read in any case after any number of `0x`.
 pub mod hex_bytes {

@@ -1,11 +1,9 @@
 //! The list of checks as it grows, and what it comes to.
 
-use crate::{
-    admission::{Refusal, RefusalCode, SelfDenialCode, Step},
-    api::refusal::detail,
-    policy::DenialCode,
-    proto::Check,
-};
+use crate::admission::{Refusal, RefusalCode, SelfDenialCode, Step};
+use crate::api::refusal::detail;
+use crate::policy::DenialCode;
+use crate::proto::Check;
 
 /// Whether a key was there to compare the evidence with.
 #[derive(Clone, Copy, PartialEq, Eq)]

@@ -1,22 +1,17 @@
 //! What an explanation begins with: the evidence, verified as in a live request, and what verification found.
 
-use kms_attest::{
-    evidence::{Evidence, Wire},
-    ra_tls,
-    verify::{Binding, Verified},
-};
-use time::{OffsetDateTime, format_description::well_known::Rfc3339};
+use kms_attest::evidence::{Evidence, Wire};
+use kms_attest::ra_tls;
+use kms_attest::verify::{Binding, Verified};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-use super::{
-    AdminService, Found, Question,
-    checklist::{Checklist, KeyBinding, NO_KEY},
-    observer::Explanation,
-};
-use crate::{
-    admission::{Carrier, EvidenceRefusal, Refusal, Step},
-    control::Shown,
-    policy::Role,
-};
+use super::checklist::{Checklist, KeyBinding, NO_KEY};
+use super::observer::Explanation;
+use super::{AdminService, Found, Question};
+use crate::admission::{Carrier, EvidenceRefusal, Refusal, Step};
+use crate::control::Shown;
+use crate::policy::Role;
 
 impl Question {
     pub(super) fn binding(&self) -> KeyBinding {

@@ -2,18 +2,16 @@
 
 use std::time::Duration;
 
-use kms_attest::{identity::BootInfo, measurement::Stage};
+use kms_attest::identity::BootInfo;
+use kms_attest::measurement::Stage;
 
-use super::{Found, checklist::Checklist};
-use crate::{
-    admission::{Observer, Passed, Refusal, Relaxations, Step, Until},
-    os_image::OsImageError,
-    policy::{
-        Denial, DenialCode, Policy, Subject,
-        examine::Examination,
-        rule::{Outcome, RuleOutcome},
-    },
-};
+use super::Found;
+use super::checklist::Checklist;
+use crate::admission::{Observer, Passed, Refusal, Relaxations, Step, Until};
+use crate::os_image::OsImageError;
+use crate::policy::examine::Examination;
+use crate::policy::rule::{Outcome, RuleOutcome};
+use crate::policy::{Denial, DenialCode, Policy, Subject};
 
 /// How long an explanation waits for an OS image; the download goes on without it.
 const IMAGE_TIME: Duration = Duration::from_secs(20);

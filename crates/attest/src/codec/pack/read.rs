@@ -135,7 +135,8 @@ impl<'a> Reader<'a> {
                 hex::decode(self.take(length, field)?).map_err(|_| Problem::NotHex.in_field(field))
             }
             (TextForm::Base64, Some(length)) => {
-                use base64::{Engine, prelude::BASE64_STANDARD};
+                use base64::Engine;
+                use base64::prelude::BASE64_STANDARD;
                 let text = self.take(length, field)?;
                 BASE64_STANDARD.decode(text).map_err(|_| Problem::NotBase64.in_field(field))
             }

@@ -6,13 +6,11 @@ use clap::Args;
 use kms_client::environment::{Environment, envelope};
 use zeroize::Zeroizing;
 
-use crate::{
-    command::app_key::{field_of, read_keys},
-    exit::{Exit, Failure, Outcome},
-    files::{self, Existing, Readers},
-    input,
-    output::{Audience, Terminal},
-};
+use crate::command::app_key::{field_of, read_keys};
+use crate::exit::{Exit, Failure, Outcome};
+use crate::files::{self, Existing, Readers};
+use crate::input;
+use crate::output::{Audience, Terminal};
 
 /// Hexadecimal doubles the length.
 const MAX_FILE_BYTES: usize = 2 * envelope::MAX_BYTES + 2;

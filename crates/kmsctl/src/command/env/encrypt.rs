@@ -4,22 +4,18 @@ use std::path::PathBuf;
 
 use clap::Args;
 use kms_attest::identity::AppId;
-use kms_client::{
-    Connection, KmsUrl, Trust,
-    environment::{AppCompose, EnvKey, Environment, app_compose, dotenv, envelope},
-};
+use kms_client::environment::{AppCompose, EnvKey, Environment, app_compose, dotenv, envelope};
+use kms_client::{Connection, KmsUrl, Trust};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::signer::Signers;
-use crate::{
-    command::app_key::app_id_argument,
-    exit::{Exit, Failure, Outcome},
-    files::{self, Existing, Readers},
-    output::{Audience, Terminal, Tone},
-    target::Kms,
-    when::now,
-};
+use crate::command::app_key::app_id_argument;
+use crate::exit::{Exit, Failure, Outcome};
+use crate::files::{self, Existing, Readers};
+use crate::output::{Audience, Terminal, Tone};
+use crate::target::Kms;
+use crate::when::now;
 
 /// Arguments of `kmsctl env encrypt`.
 #[derive(Args, Debug)]

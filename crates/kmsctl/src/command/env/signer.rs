@@ -1,28 +1,20 @@
 //! Whether the signer of an app's public key is believed: pinned, known from before, or asked about once, as ssh does.
 
-use std::{
-    env,
-    fs::OpenOptions,
-    io::{self, IsTerminal as _, Write as _},
-    os::unix::fs::OpenOptionsExt as _,
-    path::{Path, PathBuf},
-};
+use std::env;
+use std::fs::OpenOptions;
+use std::io::{self, IsTerminal as _, Write as _};
+use std::os::unix::fs::OpenOptionsExt as _;
+use std::path::{Path, PathBuf};
 
 use clap::Args;
-use kms_client::{
-    KmsUrl,
-    environment::{
-        KnownSigners,
-        known_signers::{self, Entry, KmsName, MAX_BYTES, Standing},
-    },
-    statement::Signer,
-};
+use kms_client::KmsUrl;
+use kms_client::environment::KnownSigners;
+use kms_client::environment::known_signers::{self, Entry, KmsName, MAX_BYTES, Standing};
+use kms_client::statement::Signer;
 
-use crate::{
-    exit::{Failure, Outcome},
-    files,
-    output::Terminal,
-};
+use crate::exit::{Failure, Outcome};
+use crate::files;
+use crate::output::Terminal;
 
 /// Whose signature is believed.
 #[derive(Args, Debug)]

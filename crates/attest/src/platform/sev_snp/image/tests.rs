@@ -139,7 +139,8 @@ fn launches_out_of_bounds_are_refused() {
 
 /// A configuration whose parts fit each other.
 fn configured(document: &[u8], list: &str, measurement: impl FnOnce(&mut Value)) -> String {
-    use base64::{Engine as _, engine::general_purpose::STANDARD};
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
     let mut value = json!({
         "checksum_file": STANDARD.encode(list), "measurement": STANDARD.encode(document),
         "vcpus": 1, "vcpu_type": "EPYC", "guest_features": 1,

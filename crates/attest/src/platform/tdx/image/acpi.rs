@@ -26,10 +26,8 @@ mod srat;
 #[cfg(test)]
 mod tests;
 
-pub use self::{
-    blobs::AcpiError,
-    shape::{MAX_CPUS, MAX_EXPANDER_PORTS, MAX_NODES, Shape, ShapeError},
-};
+pub use self::blobs::AcpiError;
+pub use self::shape::{MAX_CPUS, MAX_EXPANDER_PORTS, MAX_NODES, Shape, ShapeError};
 use super::registers::sha384;
 
 /// QEMU pads the tables to a multiple of this.

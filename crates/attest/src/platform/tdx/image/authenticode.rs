@@ -2,10 +2,8 @@
 
 use sha2::{Digest as _, Sha384};
 
-use super::{
-    bytes::{OutOfBounds, slice, u16_at, u32_at},
-    registers::Digest,
-};
+use super::bytes::{OutOfBounds, slice, u16_at, u32_at};
+use super::registers::Digest;
 
 /// Why bytes are not an EFI program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -1,11 +1,9 @@
 //! The kernel as the firmware measures it: with the setup header as QEMU fills it in, or as it is in the file.
 
-use super::{
-    authenticode::{self, AuthenticodeError},
-    bytes::{OutOfBounds, put, u16_at, u32_at},
-    registers::Digest,
-    td_hob::{LOW_MEMORY, SPLIT_FROM},
-};
+use super::authenticode::{self, AuthenticodeError};
+use super::bytes::{OutOfBounds, put, u16_at, u32_at};
+use super::registers::Digest;
+use super::td_hob::{LOW_MEMORY, SPLIT_FROM};
 
 /// What the firmware measures of the kernel's setup header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

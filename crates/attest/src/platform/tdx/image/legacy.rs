@@ -2,16 +2,14 @@
 
 use serde::Deserialize;
 
-use super::{
-    MrtdError, TdHobError,
-    acpi::{AcpiDigests, AcpiError, Shape, ShapeError},
-    kernel::{self, Header, KernelError},
-    mrtd::mrtd,
-    qemu::{Machine, MachineError},
-    registers::{self, BootRegisters},
-    td_hob::MemoryLayout,
-    tdvf::{self, TdvfError},
-};
+use super::acpi::{AcpiDigests, AcpiError, Shape, ShapeError};
+use super::kernel::{self, Header, KernelError};
+use super::mrtd::mrtd;
+use super::qemu::{Machine, MachineError};
+use super::registers::{self, BootRegisters};
+use super::td_hob::MemoryLayout;
+use super::tdvf::{self, TdvfError};
+use super::{MrtdError, TdHobError};
 use crate::platform::manifest::is_plain;
 use crate::vm_config::VmConfig;
 

@@ -1,21 +1,17 @@
 //! Lite verification: the registers are computed from digests that the image hash vouches for, without the image.
 
-use super::{
-    TdHobError,
-    acpi::{AcpiDigests, Shape, ShapeError},
-    kernel::Header,
-    qemu::{Machine, MachineError, Passes},
-    registers::{self, BootRegisters, Digest},
-    td_hob::{LOW_MEMORY, MemoryLayout, Range, SPLIT_FROM},
-    tdvf::{MAX_SECTIONS, PAGE},
-};
-use crate::{
-    codec::cbor::{CborError, Reader},
-    measurement::TdxEvent,
-    platform::command_line::{self, RootfsHashError},
-    platform::manifest::{self, UnvouchedError},
-    vm_config::{OvmfVariant, VmConfig},
-};
+use super::TdHobError;
+use super::acpi::{AcpiDigests, Shape, ShapeError};
+use super::kernel::Header;
+use super::qemu::{Machine, MachineError, Passes};
+use super::registers::{self, BootRegisters, Digest};
+use super::td_hob::{LOW_MEMORY, MemoryLayout, Range, SPLIT_FROM};
+use super::tdvf::{MAX_SECTIONS, PAGE};
+use crate::codec::cbor::{CborError, Reader};
+use crate::measurement::TdxEvent;
+use crate::platform::command_line::{self, RootfsHashError};
+use crate::platform::manifest::{self, UnvouchedError};
+use crate::vm_config::{OvmfVariant, VmConfig};
 
 /// The entry of the image's list that the measurement is.
 const DOCUMENT: &str = "measurement.tdx.cbor";

@@ -2,12 +2,10 @@
 
 use sha2::{Digest as _, Sha384};
 
-use super::{
-    bytes::{OutOfBounds, slice},
-    qemu::Passes,
-    registers::Digest,
-    tdvf::{PAGE, Section},
-};
+use super::bytes::{OutOfBounds, slice};
+use super::qemu::Passes;
+use super::registers::Digest;
+use super::tdvf::{PAGE, Section};
 
 /// Most pages that are measured: 1 GiB. Real firmware has a few thousand.
 const MAX_PAGES: u64 = 1 << 18;

@@ -2,16 +2,12 @@
 
 use proptest::prelude::*;
 
-use super::{
-    acpi::AcpiDigests,
-    authenticode,
-    kernel::{self, Header},
-    legacy::{self, AcpiTables, Image, Metadata},
-    lite,
-    qemu::Machine,
-    tdvf,
-    tests::Vectors,
-};
+use super::acpi::AcpiDigests;
+use super::kernel::{self, Header};
+use super::legacy::{self, AcpiTables, Image, Metadata};
+use super::qemu::Machine;
+use super::tests::Vectors;
+use super::{authenticode, lite, tdvf};
 use crate::platform::manifest::{Manifest, image_hash};
 use crate::vm_config::{ImageMeasurement, VmConfig};
 

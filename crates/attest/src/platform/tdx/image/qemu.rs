@@ -1,6 +1,8 @@
 //! What QEMU does by its version, and how the program is called that prints a VM's ACPI tables.
 
-use std::{ffi::OsString, fmt, path::Path};
+use std::ffi::OsString;
+use std::fmt;
+use std::path::Path;
 
 use crate::vm_config::VmConfig;
 

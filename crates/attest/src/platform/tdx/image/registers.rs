@@ -5,12 +5,11 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha384};
 
-use super::{
-    acpi::AcpiDigests,
-    bytes::guid,
-    lite::{ACPI_EVENT_NAMES, LiteError},
-};
-use crate::{measurement::TdxEvent, platform::tdx::Quoted};
+use super::acpi::AcpiDigests;
+use super::bytes::guid;
+use super::lite::{ACPI_EVENT_NAMES, LiteError};
+use crate::measurement::TdxEvent;
+use crate::platform::tdx::Quoted;
 
 /// A SHA-384 value.
 pub(super) type Digest = [u8; 48];

@@ -1,9 +1,7 @@
 //! The TD hand-off block: the memory map that QEMU gives to the firmware.
 
-use super::{
-    registers::{Digest, sha384},
-    tdvf::{self, Section},
-};
+use super::registers::{Digest, sha384};
+use super::tdvf::{self, Section};
 
 /// Why there is no hand-off block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]

@@ -2,28 +2,25 @@
 
 use std::path::Path;
 
-use base64::{Engine as _, engine::general_purpose::STANDARD};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use serde_json::Value;
 
-use super::{
-    BootRegisters, Register,
-    acpi::{AcpiDigests, AcpiError, Shape},
-    kernel::{Header, KernelError},
-    legacy::{self, AcpiTables, Image, LegacyError, Metadata, MetadataError},
-    lite::{self, LiteError},
-    qemu::{AcpiCall, Machine, MachineError, Passes, Pic},
-    registers::sha384,
-    tdvf::{self, TdvfError},
-};
+use super::acpi::{AcpiDigests, AcpiError, Shape};
+use super::kernel::{Header, KernelError};
+use super::legacy::{self, AcpiTables, Image, LegacyError, Metadata, MetadataError};
+use super::lite::{self, LiteError};
+use super::qemu::{AcpiCall, Machine, MachineError, Passes, Pic};
+use super::registers::sha384;
+use super::tdvf::{self, TdvfError};
+use super::{BootRegisters, Register};
+use crate::codec::cbor::CborError;
+use crate::evidence::{Evidence, Platform};
+use crate::measurement::TdxEvent;
 use crate::platform::manifest::{Manifest, ManifestError, StrictError, UnvouchedError, image_hash};
-use crate::{
-    codec::cbor::CborError,
-    evidence::{Evidence, Platform},
-    measurement::TdxEvent,
-    platform::tdx::Quoted,
-    test_vectors,
-    vm_config::{NumaNode, VmConfig},
-};
+use crate::platform::tdx::Quoted;
+use crate::test_vectors;
+use crate::vm_config::{NumaNode, VmConfig};
 
 /// `os_image.json`.
 pub(super) struct Vectors(Value);

@@ -7,7 +7,8 @@ mod pci_root;
 mod slots;
 mod system;
 
-use super::{header::Table, shape::Shape};
+use super::header::Table;
+use super::shape::Shape;
 
 pub(super) fn dsdt(shape: &Shape) -> Vec<u8> {
     let mut table = Table::new(b"DSDT", 1);

@@ -1,6 +1,7 @@
 //! FACP, the Fixed ACPI Description Table: power management registers of the ICH9 (ACPI 6.5, 5.2.9; revision 3).
 
-use super::{header::Table, shape::Shape};
+use super::header::Table;
+use super::shape::Shape;
 
 const LENGTH: usize = 244;
 /// Flags: WBINVD, C1, SLP_BUTTON, RTC wake, reset register, ….

@@ -1,10 +1,8 @@
 //! APIC, the Multiple APIC Description Table: CPUs and interrupt controllers (ACPI 6.5, 5.2.12; revision 3).
 
-use super::{
-    super::qemu::Pic,
-    header::Table,
-    shape::{Release, Shape},
-};
+use super::super::qemu::Pic;
+use super::header::Table;
+use super::shape::{Release, Shape};
 
 /// From this APIC id on a CPU has an x2APIC record.
 pub(super) const X2APIC_FROM: u32 = 255;

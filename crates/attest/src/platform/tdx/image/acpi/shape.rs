@@ -1,9 +1,7 @@
 //! What of a VM shows in its ACPI tables, and which VMs can be described.
 
-use super::super::{
-    qemu::{Machine, MachineError, Pic, Version},
-    td_hob::{LOW_MEMORY, SPLIT_FROM},
-};
+use super::super::qemu::{Machine, MachineError, Pic, Version};
+use super::super::td_hob::{LOW_MEMORY, SPLIT_FROM};
 use crate::vm_config::VmConfig;
 
 /// Most CPUs of QEMU's q35 machine.

@@ -1,6 +1,8 @@
 //! SRAT, the System Resource Affinity Table: which CPUs and memory belong to which NUMA node (ACPI 6.5, 5.2.16).
 
-use super::{header::Table, madt::X2APIC_FROM, shape::Shape};
+use super::header::Table;
+use super::madt::X2APIC_FROM;
+use super::shape::Shape;
 
 /// Memory that PCs leave out.
 const HOLE: (u64, u64) = (640 << 10, 1 << 20);

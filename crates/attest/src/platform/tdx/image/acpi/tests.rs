@@ -1,10 +1,8 @@
 //! The shapes that are refused. `tests/vectors.rs` compares the files with those of real QEMUs.
 
 use super::{AcpiFiles, Shape, ShapeError};
-use crate::{
-    platform::tdx::image::qemu::MachineError,
-    vm_config::{NumaNode, VmConfig},
-};
+use crate::platform::tdx::image::qemu::MachineError;
+use crate::vm_config::{NumaNode, VmConfig};
 
 #[test]
 fn shapes_that_cannot_be_described_are_refused_by_what_is_wrong() {

@@ -1,19 +1,15 @@
 //! The CPUs, and how they are hot-plugged.
 
-use super::super::{
-    aml::{
-        Access::{ByteZeros, DWord},
-        Aml,
-        Serialization::{NotSerialized, Serialized},
-        Space, Unit, acquire, arg, both, break_, call, debug, dereferenced, device, eisa_id, either, else_,
-        empty_package, equal, field, if_, increment, index, int, less, local, method, mutex, name, path,
-        ports, put_arg, put_buffer, put_device, put_equal, put_if, put_int, put_method, put_name, put_notify,
-        put_path, put_processor, put_return, put_string, region, release, resources, return_, scope, store,
-        string, while_,
-    },
-    madt::{self, X2APIC_FROM},
-    shape::{Release, Shape},
+use super::super::aml::Access::{ByteZeros, DWord};
+use super::super::aml::Serialization::{NotSerialized, Serialized};
+use super::super::aml::{
+    Aml, Space, Unit, acquire, arg, both, break_, call, debug, dereferenced, device, eisa_id, either, else_,
+    empty_package, equal, field, if_, increment, index, int, less, local, method, mutex, name, path, ports,
+    put_arg, put_buffer, put_device, put_equal, put_if, put_int, put_method, put_name, put_notify, put_path,
+    put_processor, put_return, put_string, region, release, resources, return_, scope, store, string, while_,
 };
+use super::super::madt::{self, X2APIC_FROM};
+use super::super::shape::{Release, Shape};
 
 /// Most CPUs that one run of a scan remembers.
 const QUEUE: u8 = 255;

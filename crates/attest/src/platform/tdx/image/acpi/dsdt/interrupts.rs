@@ -1,14 +1,11 @@
 //! How the interrupts of PCI slots are routed: to the links of the PIC, or to inputs of the I/O APIC.
 
-use super::super::{
-    aml::{
-        Aml,
-        Serialization::{NotSerialized, Serialized},
-        Trigger, and, arg, call, device, dword_field, eisa_id, else_, equal, if_, int, interrupts, method,
-        name, or, package, path, resources, return_, scope, store,
-    },
-    shape::{Release, Shape},
+use super::super::aml::Serialization::{NotSerialized, Serialized};
+use super::super::aml::{
+    Aml, Trigger, and, arg, call, device, dword_field, eisa_id, else_, equal, if_, int, interrupts, method,
+    name, or, package, path, resources, return_, scope, store,
 };
+use super::super::shape::{Release, Shape};
 
 const LINKS: [char; 8] = ['A', 'B', 'C', 'D', 'E', 'F', 'G', 'H'];
 const PINS: u8 = 4;

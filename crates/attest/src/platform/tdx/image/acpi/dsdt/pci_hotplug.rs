@@ -1,19 +1,14 @@
 //! Hot-plugging of PCI devices by ACPI: the registers of QEMU, and the events of root ports.
 
-use super::{
-    super::{
-        aml::{
-            Access::DWordZeros,
-            Aml,
-            Serialization::{NotSerialized, Serialized},
-            Space, Unit, acquire, and, arg, call, device, either, empty_package, equal, field, if_, index,
-            int, local, method, mutex, name, not, notify, nowhere, or, package, path, region, release,
-            return_, scope, shift_left, store, string,
-        },
-        shape::{Release, Shape},
-    },
-    pci_root::{element, without_labels},
+use super::super::aml::Access::DWordZeros;
+use super::super::aml::Serialization::{NotSerialized, Serialized};
+use super::super::aml::{
+    Aml, Space, Unit, acquire, and, arg, call, device, either, empty_package, equal, field, if_, index, int,
+    local, method, mutex, name, not, notify, nowhere, or, package, path, region, release, return_, scope,
+    shift_left, store, string,
 };
+use super::super::shape::{Release, Shape};
+use super::pci_root::{element, without_labels};
 
 /// PCST, SEJ and BNMR, and the methods on them.
 pub(super) fn registers(shape: &Shape) -> Aml {

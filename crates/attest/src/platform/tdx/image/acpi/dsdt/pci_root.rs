@@ -1,18 +1,13 @@
 //! The root of PCI: host bridge, configuration space, expander bridges, and the resources that they hand down.
 
-use super::{
-    super::{
-        aml::{
-            Aml, Caching,
-            Serialization::{NotSerialized, Serialized},
-            and, arg, buffer, bus_numbers, dereferenced, device, dword_field, eisa_id, else_, equal, if_,
-            index, int, io_window, less, local, memory_window, method, name, not, or, package, path, ports,
-            resources, return_, scope, store, string, uuid, wide_memory_window,
-        },
-        shape::Shape,
-    },
-    interrupts,
+use super::super::aml::Serialization::{NotSerialized, Serialized};
+use super::super::aml::{
+    Aml, Caching, and, arg, buffer, bus_numbers, dereferenced, device, dword_field, eisa_id, else_, equal,
+    if_, index, int, io_window, less, local, memory_window, method, name, not, or, package, path, ports,
+    resources, return_, scope, store, string, uuid, wide_memory_window,
 };
+use super::super::shape::Shape;
+use super::interrupts;
 
 /// PCI0 without its resources, and the area of configuration space.
 pub(super) fn bridge(shape: &Shape) -> Aml {

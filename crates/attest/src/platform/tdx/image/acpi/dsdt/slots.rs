@@ -1,15 +1,11 @@
 //! The devices on the root bus, and behind the LPC bridge.
 
-use super::{
-    super::{
-        aml::{
-            Access::Byte, Aml, Space, Unit, device, eisa_id, field, int, irq, level_irq, name, ports, region,
-            resources, scope,
-        },
-        shape::{Device, LPC, Release, Shape},
-    },
-    pci_hotplug,
+use super::super::aml::Access::Byte;
+use super::super::aml::{
+    Aml, Space, Unit, device, eisa_id, field, int, irq, level_irq, name, ports, region, resources, scope,
 };
+use super::super::shape::{Device, LPC, Release, Shape};
+use super::pci_hotplug;
 
 pub(super) fn slots(shape: &Shape) -> Aml {
     let mut devices = Vec::new();

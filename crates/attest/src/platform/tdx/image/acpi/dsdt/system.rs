@@ -1,9 +1,11 @@
 //! What every VM has: debug port, general-purpose events, sleep states, the firmware configuration device.
 
+use super::super::aml::Access::Byte;
+use super::super::aml::Serialization::NotSerialized;
 use super::super::aml::{
-    Access::Byte, Aml, Serialization::NotSerialized, Space, Unit, arg, dereferenced, device, field,
-    increment, index, int, less, local, method, name, package, path, ports, region, resources, scope,
-    size_of, store, string, subtract, to_buffer, to_hex_string, while_,
+    Aml, Space, Unit, arg, dereferenced, device, field, increment, index, int, less, local, method, name,
+    package, path, ports, region, resources, scope, size_of, store, string, subtract, to_buffer,
+    to_hex_string, while_,
 };
 
 pub(super) fn debug_port() -> Aml {

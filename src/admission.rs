@@ -17,37 +17,33 @@ mod walk;
 
 use std::sync::Arc;
 
-use kms_attest::{
-    csr::Csr,
-    identity::{AppInfo, BootInfo, Registers},
-    verify::{Binding, Verified},
-};
+use kms_attest::csr::Csr;
+use kms_attest::identity::{AppInfo, BootInfo, Registers};
+use kms_attest::verify::{Binding, Verified};
 
-pub use self::{
-    explainer::Explainer,
-    foundation::Foundation,
-    image_check::{ImageCheck, ImageCheckError},
-    peer::Peer,
-    permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown},
-    refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step, check_widths},
-    self_authorization::{
-        Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, SelfDenialCode, SelfRefusal, own_evidence,
-        own_identity,
-    },
-    stage::{StageRule, StageVerdict},
-    tcb::{Relaxations, TcbTolerance, Tolerated},
-    tcb_forecast::{TcbWatch, WATCHED_FOR},
-    timely::{Decided, MAX_DECISION_AGE, Verification, both},
-    vm_config::Mismatch,
-    walk::{Observer, Passed, Until},
+pub use self::explainer::Explainer;
+pub use self::foundation::Foundation;
+pub use self::image_check::{ImageCheck, ImageCheckError};
+use self::live::Live;
+pub use self::peer::Peer;
+use self::permit::{Admitted, Basis};
+pub use self::permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown};
+pub use self::refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step, check_widths};
+pub use self::self_authorization::{
+    Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, SelfDenialCode, SelfRefusal, own_evidence,
+    own_identity,
 };
-use self::{
-    live::Live,
-    permit::{Admitted, Basis},
-    walk::Walk,
-};
+pub use self::stage::{StageRule, StageVerdict};
+pub use self::tcb::{Relaxations, TcbTolerance, Tolerated};
+pub use self::tcb_forecast::{TcbWatch, WATCHED_FOR};
+pub use self::timely::{Decided, MAX_DECISION_AGE, Verification, both};
+pub use self::vm_config::Mismatch;
+use self::walk::Walk;
+pub use self::walk::{Observer, Passed, Until};
 
-use crate::{config::ReleaseStage, control::Shadow, policy::Role};
+use crate::config::ReleaseStage;
+use crate::control::Shadow;
+use crate::policy::Role;
 
 /// The word by which a verification is counted.
 fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {

@@ -6,18 +6,14 @@ mod killed;
 mod load;
 mod peers;
 
-use cvm_kms::{
-    keys::RootKeys,
-    proto::{GetMetaResponse, OnboardResponse},
-};
+use cvm_kms::keys::RootKeys;
+use cvm_kms::proto::{GetMetaResponse, OnboardResponse};
 use kms_simulator::Cvm;
 use rustix::process::Signal;
 use serde_json::json;
 
-use crate::support::{
-    Answer, Caller, eventually,
-    program::{Program, Setting},
-};
+use crate::support::program::{Program, Setting};
+use crate::support::{Answer, Caller, eventually};
 
 /// One KMS of a cluster: what stands around it, and its process while it runs.
 struct Node {

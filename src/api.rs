@@ -17,11 +17,14 @@ pub mod routes;
 pub mod setup;
 pub mod wrong_credentials;
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
+use std::sync::Arc;
 
 pub use kms_wire::method::{Access, ByGet, METHODS, Method, Row, Service};
 
-use crate::{admission::Peer, control::Author, operator::Operator};
+use crate::admission::Peer;
+use crate::control::Author;
+use crate::operator::Operator;
 
 /// Who is asking: an address, what the TLS layer knows of the peer, and the operator whose credentials were shown.
 #[derive(Clone, Debug)]

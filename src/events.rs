@@ -10,33 +10,24 @@ mod outside;
 mod pipe;
 mod query;
 
-use std::{
-    io,
-    panic::{AssertUnwindSafe, catch_unwind},
-    path::PathBuf,
-    sync::{
-        Arc,
-        atomic::{AtomicBool, Ordering},
-        mpsc,
-    },
-    thread::JoinHandle,
-    time::Duration,
-};
+use std::io;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
+use std::thread::JoinHandle;
+use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 use serde_json::{Value, json};
 
-pub use self::{
-    index::{Ask, Index, IndexError, Order, Page},
-    live::{Live, Next, Subscription, frame},
-    outside::{MAX_MESSAGE, Message, MessageError, ReportError, Reports},
-    pipe::{Lines, Pipe, PipeError},
-    query::{Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, last_event_id},
-};
-use crate::{
-    audit::{Audit, Record},
-    config,
-};
+pub use self::index::{Ask, Index, IndexError, Order, Page};
+pub use self::live::{Live, Next, Subscription, frame};
+pub use self::outside::{MAX_MESSAGE, Message, MessageError, ReportError, Reports};
+pub use self::pipe::{Lines, Pipe, PipeError};
+pub use self::query::{Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, last_event_id};
+use crate::audit::{Audit, Record};
+use crate::config;
 
 /// How long the end waits for the thread.
 const MAX_END: Duration = Duration::from_secs(2);

@@ -15,7 +15,8 @@ mod health;
 mod policy;
 mod run;
 
-use std::{path::PathBuf, process::ExitCode};
+use std::path::PathBuf;
+use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 

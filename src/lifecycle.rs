@@ -6,16 +6,12 @@ mod released;
 
 use std::time::SystemTime;
 
-pub use self::{
-    onboarding::{HandoverError, Held, Onboarding, Prepared, Sight},
-    ready::{EnvPublicKey, Handover, Ready, RpcIdentity},
-    released::{NotReleased, ReleaseGuards, Released},
-};
-use crate::{
-    ca::{self, CaError},
-    domain::{Domain, DomainError, ReservedName},
-    store::{KeyDirectory, State, StoreError, Stored},
-};
+pub use self::onboarding::{HandoverError, Held, Onboarding, Prepared, Sight};
+pub use self::ready::{EnvPublicKey, Handover, Ready, RpcIdentity};
+pub use self::released::{NotReleased, ReleaseGuards, Released};
+use crate::ca::{self, CaError};
+use crate::domain::{Domain, DomainError, ReservedName};
+use crate::store::{KeyDirectory, State, StoreError, Stored};
 
 /// A KMS as its key directory says it is.
 #[derive(Debug)]

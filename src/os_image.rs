@@ -14,41 +14,37 @@ mod progress;
 mod tests;
 mod work;
 
-use std::{collections::HashMap, io, path::PathBuf, sync::Arc, time::Duration};
+use std::collections::HashMap;
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
 
-use kms_attest::{
-    evidence::Platform,
-    measurement::TdxEvent,
-    platform::tdx::Quoted,
-    platform::tdx::image::{
-        BootRegisters, Mismatch,
-        acpi::{AcpiDigests, Shape, ShapeError},
-        legacy::LegacyError,
-        lite::{self, LiteError},
-        qemu::MachineError,
-    },
-    single_flight::{SingleFlight, Unfinished},
-    verify::Verified,
-    vm_config::{TdxAttestationVariant, VmConfig, VmConfigError},
-};
+use kms_attest::evidence::Platform;
+use kms_attest::measurement::TdxEvent;
+use kms_attest::platform::tdx::Quoted;
+use kms_attest::platform::tdx::image::acpi::{AcpiDigests, Shape, ShapeError};
+use kms_attest::platform::tdx::image::legacy::LegacyError;
+use kms_attest::platform::tdx::image::lite::{self, LiteError};
+use kms_attest::platform::tdx::image::qemu::MachineError;
+use kms_attest::platform::tdx::image::{BootRegisters, Mismatch};
+use kms_attest::single_flight::{SingleFlight, Unfinished};
+use kms_attest::verify::Verified;
+use kms_attest::vm_config::{TdxAttestationVariant, VmConfig, VmConfigError};
 use rustls_pki_types::CertificateDer;
 use tokio::sync::Semaphore;
 
-pub use self::{
-    archive::ArchiveError,
-    cache::{CacheError, ImageCache},
-    download::DownloadError,
-    program::{ProgramError, is_installed},
-    progress::{Progress, ProgressListener},
-};
-use self::{
-    cache::{Measured, measurement_key},
-    download::Source,
-    origin::Origin,
-    program::AcpiProgram,
-    progress::TELL_EVERY,
-    work::blocking,
-};
+pub use self::archive::ArchiveError;
+pub use self::cache::{CacheError, ImageCache};
+use self::cache::{Measured, measurement_key};
+pub use self::download::DownloadError;
+use self::download::Source;
+use self::origin::Origin;
+use self::program::AcpiProgram;
+pub use self::program::{ProgramError, is_installed};
+use self::progress::TELL_EVERY;
+pub use self::progress::{Progress, ProgressListener};
+use self::work::blocking;
 
 /// Most images that are downloaded at a time.
 const MAX_DOWNLOADS: usize = 4;

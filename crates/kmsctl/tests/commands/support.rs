@@ -1,22 +1,23 @@
 //! A simulated machine, a KMS that answers as told, and the real `kmsctl` beside them.
 #![allow(dead_code, unreachable_pub)]
 
-#[path = "../../../../client/src/testing.rs"]
+#[path = "../../../client/src/testing.rs"]
 pub mod testing;
 
-use std::{
-    collections::BTreeMap,
-    io::Write as _,
-    os::unix::fs::PermissionsExt as _,
-    path::{Path, PathBuf},
-    process::{Command, Stdio},
-    sync::{Arc, Mutex},
-    time::{SystemTime, UNIX_EPOCH},
-};
+use std::collections::BTreeMap;
+use std::io::Write as _;
+use std::os::unix::fs::PermissionsExt as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{SystemTime, UNIX_EPOCH};
 
-use kms_attest::{binding::ReportData, identity::AppId};
-use kms_client::{environment::envelope, statement};
-use secp256k1::{Message, SecretKey, ecdsa::RecoverableSignature};
+use kms_attest::binding::ReportData;
+use kms_attest::identity::AppId;
+use kms_client::environment::envelope;
+use kms_client::statement;
+use secp256k1::ecdsa::RecoverableSignature;
+use secp256k1::{Message, SecretKey};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 use sha3::Keccak256;

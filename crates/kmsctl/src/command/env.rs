@@ -6,8 +6,10 @@ mod signer;
 
 use clap::Subcommand;
 
-use self::{decrypt::Decrypt, encrypt::Encrypt};
-use crate::{exit::Outcome, output::Terminal};
+use self::decrypt::Decrypt;
+use self::encrypt::Encrypt;
+use crate::exit::Outcome;
+use crate::output::Terminal;
 
 /// Commands below `kmsctl env`.
 #[derive(Debug, Subcommand)]

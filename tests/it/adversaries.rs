@@ -7,16 +7,16 @@ mod network;
 mod servers;
 mod tokens;
 
-use std::{fs, sync::Arc, time::Instant};
+use std::fs;
+use std::sync::Arc;
+use std::time::Instant;
 
 use cvm_kms::proto::OnboardResponse;
 use kms_simulator::{Cvm, Platform, Stage};
 use serde_json::json;
 
-use crate::support::{
-    Answer, World,
-    source::{Cluster, Source},
-};
+use crate::support::source::{Cluster, Source};
+use crate::support::{Answer, World};
 
 /// What every failure of a handover begins with.
 const PREFIX: &str = "Failed to onboard: ";

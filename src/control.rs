@@ -1,0 +1,15 @@
+//! What operators change at run time, and what they look into: freezes, the requests that were refused, a candidate
+//! allowlist. Admission reads it only through proofs such as [`NotFrozen`].
+
+mod author;
+mod denials;
+mod freeze;
+mod shadow;
+
+pub use self::author::Author;
+pub use self::denials::{Concerns, DenialId, Denials, Novelty, RefusalRecord, RefusedRequest, Shown};
+pub use self::freeze::{
+    Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Scope, ScopeError,
+    Unfrozen,
+};
+pub use self::shadow::{CandidateError, Change, Effect, MAX_CANDIDATE, Report, Shadow};
