@@ -1,4 +1,4 @@
-//! What a connection does: requests that run, since when none does, and what its caller has proved.
+//! What happens on a connection: running requests, idle time, and what its caller has proved.
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -20,7 +20,7 @@ pub(super) struct Activity {
     state: Mutex<State>,
 }
 
-/// What the caller on a connection has proved.
+/// What the caller on a connection has proved: later variants prove more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum PeerTrust {
     /// Nothing.
@@ -37,19 +37,19 @@ struct State {
     /// Whether a caller from the address was admitted recently.
     is_known: bool,
     running: usize,
-    /// Those of them that are whole, so that we are the ones who take time.
+    /// Those of them whose body has been received, so that the delay is ours.
     working: usize,
     quiet_since: Instant,
-    /// Since when we have done nothing for it: nothing that was asked for, or only what was refused.
+    /// Since when nothing useful has been done for the connection: no request, or only refused ones.
     idle_since: Instant,
 }
 
 /// What a request is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Use {
-    /// It asks for something.
+    /// A call of a method.
     Method,
-    /// It asks whether we are there (`/health`), which is no reason to keep a connection that others need.
+    /// A health probe (`/health`), which is no reason to keep a connection that others need.
     Probe,
 }
 
@@ -63,7 +63,7 @@ pub(super) struct Running {
 }
 
 impl Activity {
-    /// A connection from `address`, on which nothing has run yet. `table` hears of it when its caller is admitted.
+    /// A connection from `address` without requests so far. `table` is told when its caller is admitted.
     pub(super) fn new(address: IpAddr, table: Weak<Table>, is_known: bool) -> Self {
         let now = Instant::now();
         let trust = PeerTrust::Stranger;
@@ -76,24 +76,24 @@ impl Activity {
         self.address
     }
 
-    /// Ends the connection.
+    /// Tells the connection to close.
     pub(super) fn evict(&self) {
         self.evicted.notify_one();
     }
 
-    /// Ends when the connection is to end.
+    /// Resolves when the connection must close.
     pub(super) async fn evicted(&self) {
         self.evicted.notified().await;
     }
 
-    /// A request begins.
+    /// Starts a request.
     pub(super) fn begin(self: &Arc<Self>, purpose: Use) -> Running {
         self.lock().running += 1;
         let (is_whole, is_refused) = (AtomicBool::new(false), AtomicBool::new(false));
         Running { activity: Arc::clone(self), purpose, is_whole, is_refused }
     }
 
-    /// The caller has proved something; the first proof counts, and an operator's credentials most.
+    /// Records what the caller has proved. The first proof is kept, unless an operator's credentials follow.
     pub(super) fn admit(&self, trust: PeerTrust) {
         let is_news = {
             let mut state = self.lock();
@@ -113,18 +113,19 @@ impl Activity {
         }
     }
 
-    /// What the caller has proved, and how long we have done nothing for the connection: `None` while we do.
+    /// What the caller has proved, and how long the connection has been idle: `None` while a request runs.
     pub(super) fn idle_for(&self, now: Instant) -> (PeerTrust, Option<Duration>) {
         let state = self.lock();
         (state.trust, (state.working == 0).then(|| now.duration_since(state.idle_since)))
     }
 
-    /// Whether a caller from its address was admitted before.
+    /// Whether a caller from its address was admitted recently.
     pub(super) fn is_known(&self) -> bool {
         self.lock().is_known
     }
 
-    /// Ends when nothing has run for `limit`. A streaming answer counts as nothing once it has begun.
+    /// Resolves when nothing has run for `limit`. A streaming response does not count as running once it has
+    /// begun.
     pub(super) async fn quiet_for(&self, limit: Duration) {
         loop {
             let now = Instant::now();
@@ -145,19 +146,19 @@ impl Activity {
 }
 
 impl Running {
-    /// The request has come to its end: from now on it waits for us.
+    /// The body has been received: from now on the delay is ours.
     pub(super) fn received(&self) {
         if self.purpose == Use::Method && !self.is_whole.swap(true, Ordering::Relaxed) {
             self.activity.lock().working += 1;
         }
     }
 
-    /// Ends the connection of the request: its caller does not take what it asked for.
+    /// Closes the connection, because its caller does not read the response.
     pub(super) fn end_connection(&self) {
         self.activity.evict();
     }
 
-    /// The request is refused: it was no reason to keep the connection.
+    /// Marks the request as refused: it does not make the connection less idle.
     pub(super) fn refused(&self) {
         self.is_refused.store(true, Ordering::Relaxed);
     }

@@ -1,7 +1,7 @@
-//! Before the admin listener: credentials, and the wait of those who show wrong ones.
+//! Authentication on the admin listener, and the delay for wrong credentials.
 //!
-//! The token is compared first, at once and in constant time: a caller that shows it is admitted, whatever others do at the same
-//! address. Wrong ones are slowed down.
+//! The token is compared first, at once and in constant time: a caller with the token is admitted whatever
+//! others at the same address do. Wrong credentials are slowed down.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -19,27 +19,27 @@ use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 use crate::operator::{Credentials, Operator, Password, Shown};
 
-/// When a password is to be tried again that could not be looked at.
+/// `Retry-After` when a password could not be checked.
 const BUSY: Duration = Duration::from_secs(2);
-/// How late the answer to a password comes that was wrong before.
+/// How long the response is delayed for a password that was wrong before.
 const AGAIN: Duration = Duration::from_secs(1);
 
-/// Why a request does not pass the guard.
+/// Why a request is not let through.
 #[derive(Debug)]
 pub(super) enum Refused {
-    /// TRACE and the like: gRPC would serve any verb.
+    /// TRACE and other unusual methods: gRPC would serve any.
     Verb,
-    /// None are shown, or wrong ones.
+    /// No credentials, or wrong ones.
     Credentials,
-    /// Too many wrong ones came from this address, which has to wait.
+    /// Too many wrong credentials from this address, which is locked for this long.
     Locked(Duration),
-    /// Too many others show passwords.
+    /// Too many other passwords are being checked.
     Busy,
-    /// A page of another site has made a browser send it, with the credentials that the browser keeps.
+    /// A page of another site made a browser send it, with the credentials that the browser stores.
     OtherSite,
 }
 
-/// Asks every request for credentials.
+/// Authenticates every request.
 #[derive(Debug)]
 pub(super) struct AdminAuth {
     credentials: Arc<Credentials>,
@@ -54,12 +54,13 @@ impl AdminAuth {
         Self { credentials, passwords, wrong }
     }
 
-    /// Whether these headers show the token, or none is needed: what is known without hashing a password.
+    /// Whether these headers show the token, or no credentials are needed: the checks that need no password
+    /// hash.
     pub(super) fn knows_at_once(&self, headers: &HeaderMap) -> bool {
         matches!(self.credentials.shown(headers), Shown::Right(_))
     }
 
-    /// Who asks, or why the request may not pass.
+    /// The operator who sent the request, or why it is refused.
     pub(super) async fn identify(
         &self,
         verb: &Verb,

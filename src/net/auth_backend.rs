@@ -1,4 +1,4 @@
-//! The allowlist as an authorization backend for others: the routes of auth-simple, and signed decisions if wanted.
+//! The allowlist as an authorization backend for other KMSs: the routes of auth-simple, and signed decisions.
 
 use std::fmt;
 use std::sync::Arc;
@@ -19,18 +19,18 @@ use crate::operator::OperatorToken;
 use crate::policy::signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest};
 use crate::policy::{Decision, Policy, SubjectKind};
 
-/// The longest question in bytes.
-const LONGEST: usize = 64 * 1024;
-/// How long a signed decision counts, in seconds.
+/// The largest request body in bytes.
+const MAX_REQUEST: usize = 64 * 1024;
+/// How long a signed decision is valid, in seconds.
 const SIGNED_FOR: u64 = 60;
 
-/// What answers, and how it proves itself.
+/// What decides, and how its responses are authenticated.
 pub struct AuthBackend {
-    /// Who decides.
+    /// What decides.
     pub policy: Policy,
-    /// What askers must show, as `Authorization: Bearer`; `None` asks for nothing.
+    /// The token that callers must send as `Authorization: Bearer`; `None` admits everyone.
     pub token: Option<OperatorToken>,
-    /// Signs decisions for those who send a nonce.
+    /// Signs the decisions on requests with a nonce.
     pub signer: Option<DecisionSigner>,
 }
 
@@ -96,9 +96,9 @@ async fn decide(State(backend): Backend, kind: SubjectKind, request: Request<Bod
     if !is_json(&parts.headers) {
         return invalid("the content type must be application/json");
     }
-    let Ok(body) = Limited::new(body, LONGEST).collect().await else {
+    let Ok(body) = Limited::new(body, MAX_REQUEST).collect().await else {
         let body =
-            json!({"error": format!("the request must be complete and no longer than {LONGEST} bytes")});
+            json!({"error": format!("the request must be complete and no longer than {MAX_REQUEST} bytes")});
         return json_answer(StatusCode::PAYLOAD_TOO_LARGE, &body);
     };
     let body = body.to_bytes();
@@ -113,7 +113,7 @@ async fn decide(State(backend): Backend, kind: SubjectKind, request: Request<Bod
             (true, gateway_app_id, String::new(), release_stage)
         }
         Ok(Decision::Denied(denial)) => (false, known, denial.reason, None),
-        // No decision: nothing that looks like one may be told, or even signed.
+        // Without a decision the response must not look like one, and must not be signed.
         Err(error) => {
             tracing::warn!(kind = kind.path(), error = error.detail(), "not decided");
             let mut answer =
@@ -144,11 +144,11 @@ fn is_json(headers: &HeaderMap) -> bool {
     subtype.is_some_and(|subtype| subtype == "json" || subtype.ends_with("+json"))
 }
 
-/// Whom a question is about, by the strict schema: six texts must be there, four more things may be, and each is of its
-/// type.
+/// The subject of a request, by the strict schema: six strings are required, four more fields are optional,
+/// and each must have its type.
 ///
 /// # Errors
-/// What is missing or of another type; for the asker, who is told nothing else.
+/// Which field is missing or has another type, in words for the caller.
 pub fn asked_about(body: &[u8]) -> Result<BootInfo, String> {
     let Ok(Value::Object(fields)) = kms_attest::json::from_utf8(body) else {
         return Err("the body must be a JSON object".to_owned());
@@ -189,7 +189,7 @@ fn advisories(fields: &Map<String, Value>) -> Result<Vec<String>, String> {
     }
 }
 
-/// The bytes of a hex text, with or without `0x`. What is no hex is nothing, which no rule allows.
+/// The bytes of a hexadecimal text, with or without `0x`. Invalid text gives no bytes, which no rule allows.
 fn measured(text: &str) -> Vec<u8> {
     let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
     hex::decode(digits).unwrap_or_default()

@@ -1,4 +1,4 @@
-//! Bodies: those of requests bounded in size, time and memory, and read to their end before the answer.
+//! Bodies: those of requests are bounded in size, time and memory, and read to their end before the response.
 
 use std::error::Error as StdError;
 use std::pin::{Pin, pin};
@@ -17,33 +17,33 @@ use crate::error::{Code, Error};
 
 /// How long a caller may take to send a body.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
-/// And how long nothing may come of it.
+/// How long a body may pause.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// How much of a body that was too large is read and thrown away.
+/// How many bytes of a body that is too large are read and discarded.
 const MAX_OVERSIZE_DRAIN: usize = 16 * 1024 * 1024;
-/// The same of a body that the answer did not depend on.
+/// The same for the rest of a body that the response did not need.
 const MAX_DRAIN: usize = 1024 * 1024;
-/// And for how long.
+/// How long the rest of a body is read.
 const DRAIN_TIME: Duration = Duration::from_secs(2);
-/// Bodies from this length are large when they are decoded.
+/// From this length on, the memory for decoding is reserved.
 const LARGE: usize = 16 * 1024;
 
 type BoxError = Box<dyn StdError + Send + Sync>;
 
-/// A body that could not be read, with what was read of it.
+/// A body that could not be read, with the part that was.
 #[derive(Debug)]
 pub(super) struct ReadError {
-    /// The beginning of the body.
+    /// The first bytes of the body.
     pub(super) begin: Bytes,
     /// What to tell the caller.
     pub(super) cause: Error,
 }
 
-/// The whole body, at most `limit` bytes of it.
+/// Reads the whole body, at most `limit` bytes.
 ///
 /// # Errors
-/// [`Code::TooLarge`] over the limit, [`Code::Unavailable`] without memory for it, [`Code::InvalidRequest`] when the
-/// connection breaks or the time is over.
+/// [`Code::TooLarge`] over the limit, [`Code::Unavailable`] without memory for it, [`Code::InvalidRequest`]
+/// when the connection breaks or the time is over.
 pub(super) async fn read<B>(body: B, limit: usize) -> Result<Bytes, ReadError>
 where
     B: Body<Data = Bytes>,
@@ -84,14 +84,14 @@ where
     }
 }
 
-/// Nothing came of a body for [`MAX_PAUSE`].
+/// A body paused for [`MAX_PAUSE`].
 #[derive(Debug, Clone, Copy, thiserror::Error)]
 #[error("{TOO_SLOW}")]
 struct Paused;
 
 const TOO_SLOW: &str = "failed to read data: the body took too long";
 
-/// What a caller is told whose body broke off with `error`.
+/// The error for a caller whose body ended with `error`.
 pub(super) fn broken(error: &(dyn StdError + 'static)) -> Error {
     let mut cause = Some(error);
     while let Some(error) = cause {
@@ -106,15 +106,15 @@ pub(super) fn broken(error: &(dyn StdError + 'static)) -> Error {
     Error::invalid("failed to read data: the body ended early")
 }
 
-/// The body of a request: what has come of it is counted, and what is left of it when nobody wants more is kept for
-/// [`Rest::drain`].
+/// The body of a request. Its bytes are counted as they arrive, and the rest of a body that is dropped early
+/// is kept for [`Rest::drain`].
 pub(super) struct RequestBody<B: Body> {
     body: Option<B>,
     reservation: Arc<Reservation>,
     request: Weak<Running>,
     read: usize,
     max_pause: Duration,
-    /// Ends when nothing has come for that long; there while we wait.
+    /// Ends a pause that is too long; `Some` while we wait for data.
     pause: Option<Pin<Box<Sleep>>>,
     rest: Weak<Mutex<Option<Left<B>>>>,
 }
@@ -125,11 +125,11 @@ struct Left<B> {
     read: usize,
 }
 
-/// What a request body leaves behind.
+/// Where a request body leaves its rest.
 pub(super) struct Rest<B>(Arc<Mutex<Option<Left<B>>>>);
 
 impl<B: Body<Data = Bytes> + Unpin> RequestBody<B> {
-    /// The body of `request`, counted in `reservation`.
+    /// The body of a request, counted in `reservation`.
     pub(super) fn new(body: B, reservation: Arc<Reservation>, request: &Arc<Running>) -> (Self, Rest<B>) {
         if body.is_end_stream() {
             request.received();
@@ -166,7 +166,7 @@ where
             let pause = this.pause.get_or_insert_with(|| Box::pin(sleep(this.max_pause)));
             ready!(pause.as_mut().poll(context));
             this.pause = None;
-            // A stream whose answer has begun may rest.
+            // A stream may pause once its response has begun.
             return match this.reservation.is_answered() {
                 true => Poll::Pending,
                 false => Poll::Ready(Some(Err(Paused.into()))),
@@ -200,7 +200,7 @@ where
     }
 
     fn is_end_stream(&self) -> bool {
-        // A large one ends in what its decoding takes.
+        // The end of a large body comes after its decoding was reserved.
         self.body.as_ref().is_none_or(|body| self.read < LARGE && body.is_end_stream())
     }
 
@@ -219,22 +219,23 @@ impl<B: Body> Drop for RequestBody<B> {
 }
 
 impl<B: Body<Data = Bytes> + Unpin> Rest<B> {
-    /// All of a body that nobody reads.
+    /// The rest of a request whose body was not read at all.
     pub(super) fn of(body: B) -> Self {
         Self(Arc::new(Mutex::new(Some(Left { body, read: 0 }))))
     }
 
-    /// Forgets a body of which nothing was read: its sender waits to be asked for it (`Expect: 100-continue`).
+    /// Discards a body of which nothing was read, because its sender waits to be told to send it
+    /// (`Expect: 100-continue`).
     pub(super) fn forget_unread(&self) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).take_if(|left| left.read == 0);
     }
 
-    /// Reads what the answer did not need and throws it away: in HTTP/2 an answer before the end of the body resets the
-    /// stream, and callers that are still sending lose it. A large or slow rest is given up.
+    /// Reads the rest of the body and discards it: in HTTP/2 a response before the end of the body resets the
+    /// stream, and a caller that is still sending would lose the response. Gives up on a large or slow rest.
     pub(super) async fn drain(self) {
         let left = self.0.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(left) = left {
-            // On the heap: most requests leave nothing, and would carry the room for it.
+            // Boxed, because most requests leave no rest and would still carry a future of this size.
             Box::pin(left.drain()).await;
         }
     }
@@ -260,16 +261,16 @@ impl<B: Body<Data = Bytes> + Unpin> Left<B> {
     }
 }
 
-/// The body of an answer, which counts until it is sent.
+/// The body of a response, whose memory is counted until it is sent.
 pub(super) struct HeldBody {
     body: axum::body::Body,
     reservation: Arc<Reservation>,
-    /// Whether the next part of it is not here yet, so that it is not the caller who is slow.
+    /// Whether the next part does not exist yet, so that the delay is ours.
     is_ours: bool,
 }
 
 impl HeldBody {
-    /// Counts `body` in place of its request, which was answered `now`.
+    /// Counts the response `body` in place of its request, from `now` on.
     pub(super) fn new(body: axum::body::Body, reservation: Arc<Reservation>, now: Instant) -> Self {
         reservation.answered(body.size_hint().exact(), now);
         Self { body, reservation, is_ours: false }
@@ -336,7 +337,7 @@ mod tests {
 
     fn reservation(total: usize) -> Arc<Reservation> {
         let activity = Activity::new(IpAddr::from([192, 0, 2, 1]), Weak::new(), false);
-        // Without the parts of others.
+        // `total` is chosen so that an operator may have this much.
         RequestMemory::new(total * 16 / 9).open(&Arc::new(activity), Holder::Operator, 0).expect("room")
     }
 
@@ -350,7 +351,7 @@ mod tests {
         for (count, code) in
             [(8, None), (15, None), (16, Some(Code::Unavailable)), (40, Some(Code::Unavailable))]
         {
-            // 4 KiB are the request's. A body of 16 KiB fits, and what is decoded from it does not.
+            // 4 KiB are the request's. A body of 16 KiB fits, but not with what is decoded from it.
             let (body, rest) = RequestBody::new(parts(count), reservation((4 + 32) * 1024), &running());
             let outcome = read(axum::body::Body::new(body), 1 << 20).await;
             assert_eq!(outcome.err().map(|error| error.cause.code()), code, "{count} KiB");

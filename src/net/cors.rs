@@ -1,40 +1,41 @@
-//! Which pages of other sites may read answers of the main listener (`rpc.cors_origins`), by the Fetch standard.
+//! Which pages of other sites may read responses of the main listener (`rpc.cors_origins`), by the Fetch
+//! standard.
 
 use axum::body::Body;
 use http::{HeaderMap, HeaderValue, Method as Verb, Request, Response, StatusCode, header};
 
 use super::middleware::Answer;
 
-/// What such a page may send: what gRPC-web clients and `fetch` with JSON do.
+/// The methods that such a page may use: those of gRPC-web clients and of `fetch` with JSON.
 const METHODS: HeaderValue = HeaderValue::from_static("GET, POST");
 const HEADERS: HeaderValue = HeaderValue::from_static("content-type, grpc-timeout, x-grpc-web, x-user-agent");
-/// What it may read besides the body.
+/// The response headers that it may read.
 const EXPOSED: HeaderValue = HeaderValue::from_static(
     "grpc-message, grpc-status, retry-after, x-denial-code, x-denial-id, x-error-code",
 );
-/// How long a browser may remember the answer to a preflight request, in seconds.
+/// How long a browser may cache the response to a preflight request, in seconds.
 const MAX_AGE: HeaderValue = HeaderValue::from_static("600");
 
-/// The origins whose pages may read answers. Credentials of the browser are never allowed: neither a client certificate
-/// nor a cookie comes with what such a page sends.
+/// The origins whose pages may read responses. Credentials are never allowed: a browser sends neither client
+/// certificates nor cookies with such requests.
 #[derive(Debug)]
 pub(super) struct Cors(Vec<HeaderValue>);
 
 impl Cors {
-    /// `None` if there is no origin: then there is nothing to add to any answer.
+    /// `None` without origins: responses then need no header.
     pub(super) fn of(origins: &[String]) -> Option<Self> {
-        // An origin is ASCII without control characters: the configuration has it from a URL parser.
+        // An origin is ASCII without control characters, because the configuration parses it as a URL.
         let origins: Vec<_> = origins.iter().filter_map(|origin| origin.parse().ok()).collect();
         (!origins.is_empty()).then_some(Self(origins))
     }
 
-    /// The origin of a request, if its pages may read answers.
+    /// The origin of a request, if its pages may read the response.
     pub(super) fn admitted(&self, headers: &HeaderMap) -> Option<HeaderValue> {
         let origin = headers.get(header::ORIGIN)?;
         self.0.contains(origin).then(|| origin.clone())
     }
 
-    /// The answer to a preflight request of an admitted origin.
+    /// The response to a preflight request of an admitted origin.
     pub(super) fn preflight<B>(&self, request: &Request<B>) -> Option<Answer> {
         let headers = request.headers();
         let is_preflight =
@@ -55,7 +56,7 @@ impl Cors {
         Some(answer)
     }
 
-    /// Says in an answer whose pages may read it; `origin` is the admitted one.
+    /// Sets the header that lets pages of `origin`, an admitted one, read a response.
     pub(super) fn mark(origin: Option<HeaderValue>, answer: &mut Answer) {
         let headers = answer.headers_mut();
         headers.append(header::VARY, HeaderValue::from_static("origin"));

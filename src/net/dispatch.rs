@@ -1,6 +1,8 @@
-//! From a method of the table to the function of its service that answers it, by prpc and by gRPC; generated from `proto/kms.proto`.
+//! Calls the function of a service that implements a method, for prpc and gRPC; generated from
+//! `proto/kms.proto`.
 //!
-//! The function has the method's name, and takes the caller and the request. A method without one does not compile.
+//! The function has the method's name and takes the caller and the request. A method without its function
+//! does not compile.
 
 use bytes::Bytes;
 
@@ -14,7 +16,7 @@ use crate::error::{Code, Error, Result};
 
 include!(env!("KMS_DISPATCH"));
 
-/// The table found the method in another service: [`Method::find`] does not do that.
+/// For a method of another service, which [`Method::find`] never returns.
 fn elsewhere(method: Method) -> Error {
     Error::new(Code::UnknownMethod, format!("Service not found: {}", method.row().name))
 }

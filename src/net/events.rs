@@ -22,14 +22,14 @@ use crate::api::{Caller, Service};
 use crate::error::{Error, Result};
 use crate::events::{self, Format, Page, Query};
 
-/// Where the stream is.
+/// The path of the event stream.
 pub(super) const STREAM: &str = "/api/v1/events/stream";
 const LOGS: &str = "/logs";
 const EVENTS: &str = "/api/v1/events";
 const NEW_EVENT: &str = "/api/v1/new_event";
 const AUDIT_LOGS: &str = "/api/v1/audit-logs";
 
-/// What to ask for to get the events before those of an answer.
+/// The response header with the cursor of the next, older page.
 const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-next-cursor");
 
 /// The routes of the event log.
@@ -53,12 +53,12 @@ pub(super) fn routes(service: Arc<EventService>) -> Router {
         }))
 }
 
-/// What is said of an event.
+/// How much is sent of an event.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shape {
-    /// What happened.
+    /// The event alone.
     Event,
-    /// And where in the ledger it is.
+    /// The event, and where its proof is in the ledger.
     Proven,
 }
 
@@ -92,8 +92,8 @@ fn json_of(page: &Page, shape: Shape, newest: u64) -> String {
     Value::Array(events.collect()).to_string()
 }
 
-/// Where the proof is that a record is in the ledger: record n is leaf n − 1, and a tile holds 256 leaves. `newest` is the size of the
-/// tree, or less, and a log has the tiles of smaller trees too.
+/// Where a record's inclusion proof is: record n is leaf n − 1, and a tile holds 256 leaves. `newest` is the
+/// size of the tree, or smaller: a log has the tiles of smaller trees too.
 fn proof(seq: u64, newest: u64) -> Value {
     let leaf = seq.saturating_sub(1);
     let tile = |content| {
@@ -130,7 +130,7 @@ async fn new_event(service: &EventService, request: Request) -> Result<Response>
     Ok(answer)
 }
 
-/// The message in a body: `message=…` as forms have it, `{"message": "…"}`, or all of it as text.
+/// The message in a body: a form field `message`, JSON `{"message": "…"}`, or the whole body as text.
 fn in_body(body: &[u8]) -> Result<Vec<u8>> {
     if body.starts_with(b"message=") {
         return Ok(in_form(body));
@@ -144,7 +144,7 @@ fn in_body(body: &[u8]) -> Result<Vec<u8>> {
     Ok(body.to_vec())
 }
 
-/// The value of `message` in a form; empty without it.
+/// The value of `message` in a form; empty if there is none.
 fn in_form(form: &[u8]) -> Vec<u8> {
     let found = form_urlencoded::parse(form).find(|(key, _)| key == "message");
     found.map(|(_, message)| message.into_owned().into_bytes()).unwrap_or_default()

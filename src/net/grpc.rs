@@ -1,4 +1,4 @@
-//! gRPC: the same services behind tonic's generated traits, with health, reflection and gRPC-web.
+//! gRPC: the same services through tonic's generated traits, with health, reflection and gRPC-web.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -25,14 +25,14 @@ use crate::config::BodyLimits;
 use crate::error::Result;
 use crate::proto::{self, DESCRIPTORS};
 
-/// Largest body read before the answer to a request that is not gRPC, in bytes; more is drained.
+/// The most bytes read of the body of a request that is not gRPC, before it is refused. More is drained.
 const UNTYPED_BODY: usize = 16 * 1024;
 
-/// Flag and length before each message.
+/// The bytes before each message: a flag and the length.
 const FRAME_HEADER: usize = 5;
-/// A message to the health or reflection service: a name.
+/// The largest message to the health or reflection service, which holds a name.
 const MAX_STREAM_MESSAGE: usize = 16 * 1024;
-/// All messages of one stream to them.
+/// The most bytes of all messages on one such stream.
 const MAX_STREAM: usize = 1024 * 1024;
 
 pub(super) type GrpcResult<T> = std::result::Result<Response<T>, Status>;
@@ -65,8 +65,8 @@ pub fn admin(service: Arc<AdminService>, limits: &BodyLimits, readiness: Arc<Rea
     finish(Routes::new(server).add_service(health), Service::Admin, limits)
 }
 
-/// The largest message any method of a service takes: tonic makes room for what a frame announces. What each method
-/// takes is enforced on its body.
+/// The largest message that any method of a service takes, because tonic allocates the length that a frame
+/// announces. The limit of each method is enforced on its body.
 fn largest(service: Service, limits: &BodyLimits) -> usize {
     let rows = METHODS.iter().filter(|row| row.service == service);
     rows.map(|row| limits.of(row.name).unwrap_or(row.body_limit)).max().unwrap_or(0)
@@ -75,7 +75,7 @@ fn largest(service: Service, limits: &BodyLimits) -> usize {
 fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router {
     let limits = Arc::new(limits.clone());
     let reflection = || {
-        // Listed is what this listener serves; described is everything.
+        // A listener lists the services that it serves; the descriptors describe all of them.
         let served = [
             format!("kms.{}", service.name()),
             "grpc.health.v1.Health".to_owned(),
@@ -98,12 +98,12 @@ fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router
         .prepare()
         .into_axum_router()
         .layer(axum::middleware::map_request(move |request| limited(service, Arc::clone(&limits), request)))
-        // Before the bound, so that what is bounded is the message and not the form that gRPC-web carries it in.
+        // Before the limit, so that the limit applies to the message and not to its gRPC-web encoding.
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(axum::middleware::from_fn(typed))
 }
 
-/// The media types of gRPC and gRPC-web, as `tonic` and `tonic-web` compare them: letter by letter.
+/// The media types of gRPC and gRPC-web, exactly as `tonic` and `tonic-web` compare them.
 const MEDIA_TYPES: [&str; 6] = [
     "application/grpc",
     "application/grpc+proto",
@@ -116,7 +116,7 @@ const WEB: &str = "application/grpc-web";
 const WEB_TEXT: &str = "application/grpc-web-text";
 const WEB_TEXT_PROTO: &str = "application/grpc-web-text+proto";
 
-/// Lets only requests of gRPC and gRPC-web pass, with the media types as the layers below compare them.
+/// Lets only requests of gRPC and gRPC-web through, with the media types that the layers below expect.
 async fn typed(request: axum::extract::Request, next: axum::middleware::Next) -> axum::response::Response {
     let (mut parts, body) = request.into_parts();
     if parts.method != http::Method::POST {
@@ -131,7 +131,7 @@ async fn typed(request: axum::extract::Request, next: axum::middleware::Next) ->
     };
     parts.headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
     if kind.starts_with(WEB) {
-        // Where no form of gRPC-web is asked for, the answer has that of the request.
+        // Without an `Accept` for a form of gRPC-web, the response has the form of the request.
         let asked = media::accepted(&parts.headers).find(|accepted| accepted.starts_with(WEB));
         let is_text = asked.as_deref().unwrap_or(kind).starts_with(WEB_TEXT);
         let form = if is_text { WEB_TEXT_PROTO } else { WEB };
@@ -140,13 +140,15 @@ async fn typed(request: axum::extract::Request, next: axum::middleware::Next) ->
     next.run(axum::extract::Request::from_parts(parts, body)).await
 }
 
-/// An answer to what is not gRPC; a body of it is read first, because HTTP/2 loses answers that come before its end.
+/// Refuses a request that is not gRPC. Its body is read first, because HTTP/2 loses responses that come
+/// before the end of the body.
 async fn untyped(body: axum::body::Body, status: StatusCode, text: &'static str) -> axum::response::Response {
     let _ = body::read(body, UNTYPED_BODY).await;
     prpc::plain(status, text).map(axum::body::Body::new)
 }
 
-/// Bounds the body of a request: by its method's limit, or message by message where it may be a stream.
+/// Limits the body of a request: to the limit of its method, or message by message for health and reflection,
+/// which may stream.
 async fn limited(
     service: Service,
     limits: Arc<BodyLimits>,
@@ -167,37 +169,37 @@ async fn limited(
     request.map(|body| axum::body::Body::new(LimitedBody { body, bounds, frame: Frames::default() }))
 }
 
-/// What a body may bring.
+/// The limits of a body.
 struct Bounds {
-    /// The length of a message.
+    /// The largest message.
     message: usize,
-    /// All bytes that may still come.
+    /// How many more bytes may come.
     body: usize,
-    /// Messages behind the first, which the request was counted for.
+    /// Counts each message after the first, which was counted with the request.
     rate: Option<MessageLimit>,
 }
 
-/// A body that ends in the gRPC status for too much of it: as soon as a frame announces too long a message, for which
-/// room would be made, and again when more comes than was announced.
+/// A body that fails with the gRPC status for an oversized one: as soon as a frame announces too long a
+/// message, before tonic allocates it, and when more arrives than was announced.
 struct LimitedBody {
     body: axum::body::Body,
     bounds: Bounds,
     frame: Frames,
 }
 
-/// How far the frames of gRPC have come in a body.
+/// The position in the gRPC frames of a body.
 #[derive(Default)]
 struct Frames {
-    /// Flag and length of the running frame, as far as they have come.
+    /// Flag and length of the current frame, as far as they have arrived.
     header: Vec<u8>,
-    /// What is missing of its message.
+    /// How many bytes of its message are missing.
     missing: usize,
-    /// How many have begun.
+    /// How many frames have begun.
     begun: u64,
 }
 
 impl Frames {
-    /// Reads on in `data`, and calls `begin` with the length that each new frame announces.
+    /// Advances over `data`, and calls `begin` with the length that each new frame announces.
     fn read(
         &mut self,
         mut data: &[u8],
@@ -267,10 +269,10 @@ impl Body for LimitedBody {
     }
 }
 
-/// A service behind its generated trait (`dispatch.rs`).
+/// A service, for which `dispatch.rs` implements the generated trait.
 pub(super) struct Served<S>(pub(super) Arc<S>);
 
-/// Calls a method of a service, and tells the log when it gives no result.
+/// Calls a method of a service, and logs why it gives no result.
 pub(super) async fn unary<Q, M, A: Reply<M>>(
     method: Method,
     request: Request<Q>,
@@ -287,7 +289,7 @@ pub(super) async fn unary<Q, M, A: Reply<M>>(
     )
 }
 
-/// Whether a request is gRPC or gRPC-web by its content type.
+/// Whether a request is gRPC or gRPC-web, by its content type.
 pub fn is_grpc<B>(request: &HttpRequest<B>) -> bool {
     media::of_body(request.headers()).starts_with("application/grpc")
 }

@@ -1,4 +1,4 @@
-//! `grpc.health.v1.Health`: the readiness of this KMS for gRPC's own probes.
+//! `grpc.health.v1.Health`: the readiness of this KMS for gRPC health probes.
 
 use std::pin::Pin;
 use std::sync::Arc;
@@ -13,21 +13,21 @@ use tonic_health::pb::{HealthCheckRequest, HealthCheckResponse};
 use crate::api::Service;
 use crate::api::readiness::{Readiness, Report};
 
-/// The name under which a process that answers is SERVING, whatever it can do: for liveness probes.
+/// A service name that is SERVING whenever the process responds: for liveness probes.
 const LIVENESS: &str = "liveness";
 
-/// Answers about what one listener serves.
+/// Reports the health of the services on one listener.
 pub(super) struct Probe {
     readiness: Arc<Readiness>,
     service: Service,
 }
 
-/// What a name stands for.
+/// What a service name stands for.
 #[derive(Clone, Copy)]
 enum Subject {
     /// The process.
     Process,
-    /// The release of keys.
+    /// Whether keys can be released.
     Keys,
 }
 
@@ -37,7 +37,7 @@ impl Probe {
         HealthServer::new(Self { readiness, service })
     }
 
-    /// The empty name is the KMS as a whole: it serves when it can release keys.
+    /// The empty name stands for the KMS as a whole, which is SERVING when it can release keys.
     fn subject(&self, name: &str) -> Result<Subject, Status> {
         match (name, self.service) {
             ("", _) => Ok(Subject::Keys),
@@ -76,14 +76,14 @@ impl Health for Probe {
 
     async fn watch(&self, request: Request<HealthCheckRequest>) -> Result<Response<Statuses>, Status> {
         let subject = self.subject(&request.get_ref().service)?;
-        // So that the first answer is about now.
+        // Checks now, so that the first response is current.
         self.readiness.report();
         let watched = Watched { subject, reports: self.readiness.watch(), last: None };
         Ok(Response::new(Box::pin(stream::unfold(watched, Watched::next))))
     }
 }
 
-/// What a watch has been told so far.
+/// What a watcher has been told so far.
 struct Watched {
     subject: Subject,
     reports: watch::Receiver<Report>,
@@ -91,7 +91,7 @@ struct Watched {
 }
 
 impl Watched {
-    /// The status now, then each other one. Ends with the phase.
+    /// The current status, then each change. Ends with the phase.
     async fn next(mut self) -> Option<(Result<HealthCheckResponse, Status>, Self)> {
         loop {
             let status = self.subject.status(&self.reports.borrow_and_update());

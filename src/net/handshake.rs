@@ -1,7 +1,7 @@
-//! TLS handshakes: on threads of their own, in turns by address, with their CPU time counted.
+//! TLS handshakes: on threads of their own, in turns by address, with their CPU time measured.
 //!
-//! A handshake verifies signatures and reads certificates that a stranger sends. The threads that serve requests never do
-//! that work, and callers of one address cannot take the turns of another.
+//! A handshake verifies signatures and parses certificates that a stranger sends. The threads that serve
+//! requests never do that work, and callers of one address cannot take the turns of another.
 
 use std::future::poll_fn;
 use std::io;
@@ -22,7 +22,7 @@ use crate::metrics::Metrics;
 /// The threads on which handshakes run.
 #[derive(Debug)]
 pub struct Handshakes {
-    /// Made for the first handshake: a plain HTTP listener has none.
+    /// Started with the first handshake, because a plain HTTP listener needs none.
     runtime: OnceLock<Runtime>,
     threads: usize,
     turns: Turns,
@@ -30,16 +30,16 @@ pub struct Handshakes {
 }
 
 impl Handshakes {
-    /// As many threads as there are cores, half of them for one address.
+    /// As many turns as there are cores, at most half of them for one address.
     pub fn new(metrics: Arc<Metrics>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         Self { runtime: OnceLock::new(), threads, turns: Turns::new(threads, threads.div_ceil(2)), metrics }
     }
 
-    /// Runs a handshake of `address` to its end. Dropping the future ends it early.
+    /// Runs a handshake of `address` to its end. Dropping the future aborts it.
     ///
     /// # Errors
-    /// Those of the handshake, and a failure to start threads.
+    /// Those of the handshake; threads that cannot be started.
     pub(super) async fn run<T>(
         &self,
         address: IpAddr,
@@ -64,7 +64,7 @@ impl Handshakes {
             .max_blocking_threads(1)
             .thread_name("handshake")
             .build()?;
-        // Two connections may come first. A runtime must not be dropped where asynchronous code runs.
+        // Two first connections may race. A runtime must not be dropped in asynchronous code.
         if let Err(second) = self.runtime.set(runtime) {
             second.shutdown_background();
         }
@@ -88,7 +88,7 @@ impl Drop for AbortOnDrop {
     }
 }
 
-/// Counts the CPU time of each poll of `future`.
+/// Measures the CPU time of each poll of `future`.
 async fn timed<F: Future>(metrics: Arc<Metrics>, future: F) -> F::Output {
     let mut future = pin!(future);
     poll_fn(|context| {
@@ -121,7 +121,7 @@ mod tests {
         let metrics = Arc::new(Metrics::new([]));
         let handshakes = Handshakes::new(Arc::clone(&metrics));
         let (sender, receiver) = tokio::sync::oneshot::channel::<()>();
-        // More than there are turns: all wait for the same thing at once.
+        // More handshakes than turns, all waiting for the same event.
         let waiting = Arc::new(AtomicUsize::new(0));
         let many = 4 * handshakes.threads;
         let receiver = futures_util::FutureExt::shared(receiver);

@@ -1,4 +1,4 @@
-//! The log of releases as others check it: signed checkpoints and tiles (C2SP `tlog-tiles`) under `/log/`.
+//! The audit log for outside verifiers: signed checkpoints and tiles (C2SP `tlog-tiles`) under `/log/`.
 
 use std::io;
 use std::sync::Arc;
@@ -16,10 +16,11 @@ use crate::api::Service;
 use crate::audit::{Audit, AuditError};
 
 /// Tiles never change.
-const FOR_EVER: &str = "public, max-age=604800, immutable";
-const FOR_EVER_BUT_NOT_SHARED: &str = "private, max-age=604800, immutable";
+const IMMUTABLE: &str = "public, max-age=604800, immutable";
+const IMMUTABLE_PRIVATE: &str = "private, max-age=604800, immutable";
 
-/// `GET /log/checkpoint` and `GET /log/tile/…`. Tiles hold hashes, which say nothing; entries name apps and are for operators.
+/// `GET /log/checkpoint` and `GET /log/tile/…`. Hash tiles are public; entries name apps, so only operators
+/// may read them.
 pub(super) fn routes(service: Service, audit: Arc<Audit>, reader: Reader) -> Router {
     let tiles = Arc::clone(&audit);
     route(service, "/log/checkpoint", move || async move { checkpoint(&audit) }).merge(route(
@@ -43,11 +44,11 @@ fn checkpoint(audit: &Audit) -> Response {
 async fn tile(audit: Arc<Audit>, reader: Reader, request: Request) -> Response {
     let path = request.uri().path();
     let Some(Ok(tile)) = path.strip_prefix("/log/").map(str::parse::<Tile>) else {
-        return told(StatusCode::NOT_FOUND, "no path of a tile");
+        return told(StatusCode::NOT_FOUND, "not the path of a tile");
     };
     let caching = match (tile.content(), reader) {
-        (Content::Hashes(_), _) => FOR_EVER,
-        (Content::Entries, Reader::Operator) => FOR_EVER_BUT_NOT_SHARED,
+        (Content::Hashes(_), _) => IMMUTABLE,
+        (Content::Entries, Reader::Operator) => IMMUTABLE_PRIVATE,
         (Content::Entries, Reader::Anyone) => {
             return told(
                 StatusCode::FORBIDDEN,
@@ -64,7 +65,7 @@ async fn tile(audit: Arc<Audit>, reader: Reader, request: Request) -> Response {
         }
         Ok(Ok(None)) => told(StatusCode::NOT_FOUND, "the signed tree does not have this tile"),
         Ok(Err(AuditError::Missing { seq })) => {
-            tracing::warn!(seq, "a record of the audit log that is asked for is in none of its files");
+            tracing::warn!(seq, "a requested record is in no file of the audit log");
             told(StatusCode::NOT_FOUND, "the records are not kept here any more")
         }
         Ok(Err(error)) | Err(error) => {

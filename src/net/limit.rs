@@ -1,4 +1,4 @@
-//! How often an address may ask before it has proved anything, and an app afterwards.
+//! Request rates: per address until a caller has proved something, then per app.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -14,12 +14,13 @@ use crate::api::Caller;
 use crate::config::{Limits, Rate};
 use crate::metrics::Metrics;
 
-/// Above this many addresses, or apps, those that are quiet are forgotten.
+/// From this many addresses or apps on, idle ones are forgotten.
 const MAX_REMEMBERED: usize = 16 * 1024;
-/// After so many requests it is looked whether there are.
+/// How many requests pass between two checks of that number.
 const LOOK_EACH: u32 = 4096;
 
-/// A token bucket per IPv4 address or IPv6 /64 for callers that have proved nothing, and one per app for the others.
+/// A token bucket per IPv4 address or IPv6 /64 for callers that have proved nothing, and one per app for the
+/// others.
 #[derive(Debug)]
 pub struct RequestLimit {
     addresses: DefaultKeyedRateLimiter<IpAddr>,
@@ -28,7 +29,7 @@ pub struct RequestLimit {
 }
 
 impl RequestLimit {
-    /// Rates of an address and of an app.
+    /// The rates for an address and for an app.
     pub fn new(address: Rate, app: Rate) -> Self {
         let quota = |rate: Rate| Quota::per_second(rate.per_second).allow_burst(rate.burst);
         Self {
@@ -38,8 +39,8 @@ impl RequestLimit {
         }
     }
 
-    /// As configured. An allowed app, over all its instances, gets what an address gets, or what may be released to it if
-    /// that is more: it must not keep everybody else out either.
+    /// The configured rates. An allowed app, over all its instances, gets the rate of an address, or the rate
+    /// of its releases if that is higher: an app must not keep others out either.
     pub fn of(limits: &Limits) -> Self {
         let address =
             Rate { per_second: limits.unauthenticated_per_second, burst: limits.unauthenticated_burst };
@@ -50,25 +51,25 @@ impl RequestLimit {
         Self::new(address, app)
     }
 
-    /// Takes one token of `address`; false when it has none left.
+    /// Takes one token of `address`; false if it has none left.
     fn admits(&self, address: IpAddr) -> bool {
         self.look();
         self.addresses.check_key(&bucket(address)).is_ok()
     }
 
-    /// Takes one token of `app`; false when it has none left.
+    /// Takes one token of `app`; false if it has none left.
     fn admits_app(&self, app: AppId) -> bool {
         self.apps.check_key(&app).is_ok()
     }
 
-    /// Between two prunings many addresses can come.
+    /// Prunes when too many addresses have come since the last regular pruning.
     fn look(&self) {
         if self.asked.fetch_add(1, Ordering::Relaxed) % LOOK_EACH == LOOK_EACH - 1 {
             self.prune();
         }
     }
 
-    /// Forgets quiet addresses and apps; called now and then.
+    /// Forgets idle addresses and apps; called periodically.
     pub fn prune(&self) {
         if self.addresses.len() > MAX_REMEMBERED {
             self.addresses.retain_recent();
@@ -81,7 +82,7 @@ impl RequestLimit {
     }
 }
 
-/// The limit as one request meets it: each message of a stream counts as a request.
+/// The limit as it applies to one request: each message of a stream counts as a request.
 #[derive(Clone)]
 pub(super) struct MessageLimit {
     limit: Arc<RequestLimit>,
@@ -90,7 +91,7 @@ pub(super) struct MessageLimit {
 }
 
 impl MessageLimit {
-    /// What a caller is told beyond the limit.
+    /// The message for a caller over the limit.
     pub(super) fn refusal(&self) -> &'static str {
         match self.caller.peer().is_admitted() {
             true => "too many requests of this app; slow down",
@@ -102,7 +103,8 @@ impl MessageLimit {
         Self { limit, caller, metrics }
     }
 
-    /// Takes a token for a message: of the app as which policy has given a permit on the connection, or of the address.
+    /// Takes a token for one message: of the app that policy has permitted on this connection, or else of the
+    /// address.
     pub(super) fn admits(&self) -> bool {
         let admits = match self.caller.peer().admitted_as() {
             Some(app) => self.limit.admits_app(app),

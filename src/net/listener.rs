@@ -1,4 +1,4 @@
-//! The listener: accepts connections for whichever phase this KMS is in, and never closes in between.
+//! The listener: accepts connections in every phase of this KMS, and stays open between them.
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};
@@ -23,49 +23,49 @@ use crate::api::Caller;
 use crate::config::Limits;
 use crate::metrics::Metrics;
 
-/// The first byte of a TLS record that opens a handshake (RFC 8446, section 5.1).
+/// The first byte of a TLS record that starts a handshake (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: u8 = 0x16;
 
-/// How long connections of a phase that is over are still served, for what their callers had already sent.
+/// How long connections of an ended phase are still served, for requests that were already sent.
 const UNDER_WAY: Duration = Duration::from_millis(250);
 
-/// What HTTP/2 callers may send ahead on one stream and on all streams of a connection, in bytes: this much is held for
-/// them before anybody counts it.
+/// What HTTP/2 callers may send ahead on one stream, and on all streams of a connection, in bytes: it is
+/// buffered before it is counted.
 const STREAM_WINDOW: u32 = 64 * 1024;
 const CONNECTION_WINDOW: u32 = 128 * 1024;
 
-/// What a connection meets: the phase at the time it was accepted.
+/// How connections are served: the phase at the time of accept.
 #[derive(Clone, Debug)]
 pub struct Phase {
-    /// Counts up with each phase; a connection of an older phase is asked to leave.
+    /// Increases with each phase; connections of an older phase are asked to close.
     pub number: u64,
-    /// How TLS is spoken; `None` speaks plain HTTP only (the admin listener).
+    /// The TLS configuration; `None` serves plain HTTP only (the admin listener).
     pub tls: Option<tls::Acceptor>,
-    /// Whether plain HTTP is answered.
+    /// Whether plain HTTP is served.
     pub plain: PlainHttp,
-    /// What answers requests.
+    /// What responds to requests.
     pub front: Arc<Middleware>,
 }
 
-/// What happens to a connection that does not begin with a TLS handshake.
+/// What happens to a connection that does not start with a TLS handshake.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum PlainHttp {
-    /// It is served: the onboarding phase, where tools come both ways, and the admin listener.
+    /// It is served: in the onboarding phase, where tools use both, and on the admin listener.
     Served,
-    /// It is closed without an answer.
+    /// It is closed without a response.
     Closed,
 }
 
 /// Time limits and the number of connections.
 #[derive(Debug, Clone, Copy)]
 pub struct Bounds {
-    /// Connections at once. A further one takes the place of an idle connection of a stranger, or is closed at once.
+    /// Connections at once. A further one replaces an idle connection of a stranger, or is closed at once.
     pub connections: usize,
     /// From accept to the end of the handshake.
     pub handshake: Duration,
     /// Between requests, and for the header of one.
     pub idle: Duration,
-    /// For the answer to one request.
+    /// For the response to one request.
     pub request: Duration,
     /// For running requests when the phase or the process ends.
     pub grace: Duration,
@@ -83,7 +83,7 @@ impl From<&Limits> for Bounds {
     }
 }
 
-/// Accepts until `phase` closes, then lets the open connections finish.
+/// Accepts connections until `phase` closes, then lets the open ones finish.
 pub async fn serve(
     listener: TcpListener,
     phase: watch::Receiver<Phase>,
@@ -119,7 +119,7 @@ pub async fn serve(
                         }
                     });
                 }
-                // Out of descriptors, or a peer that left: the next accept may do.
+                // Out of descriptors, or the peer has left: the next accept may succeed.
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
                     tokio::time::sleep(Duration::from_millis(20)).await;
@@ -134,7 +134,7 @@ pub async fn serve(
     }
 }
 
-/// Ends when the sender of phases is gone.
+/// Resolves when the sender of phases is dropped.
 async fn closed(phase: &mut watch::Receiver<Phase>) {
     while phase.changed().await.is_ok() {}
 }
@@ -149,7 +149,7 @@ async fn connection(
     metrics: &Metrics,
 ) {
     let _open = metrics.connection();
-    // Answers are written whole; waiting for more to send only delays them.
+    // Responses are written whole, so waiting for more data would only delay them.
     let _ = stream.set_nodelay(true);
     let phase = phases.borrow_and_update().clone();
     let opened = timeout(bounds.handshake, open(stream, remote.ip(), &phase, handshakes)).await;
@@ -211,7 +211,7 @@ async fn open(
 
 type Failure = Box<dyn std::error::Error + Send + Sync>;
 
-/// Serves requests until the caller leaves, or until the phase changes and the running ones are answered.
+/// Serves requests until the caller leaves, or until the phase changes and the running requests are done.
 async fn exchange<S>(
     stream: S,
     caller: Caller,
@@ -248,7 +248,8 @@ where
                 if change.is_ok() && phases.borrow_and_update().number == phase.number {
                     continue;
                 }
-                // The port stays open across phases, so a request may be on its way on a connection that just opened.
+                // The port stays open across phases, so a request may arrive on a connection that was just
+                // opened.
                 if change.is_ok()
                     && let Ok(ended) = timeout(UNDER_WAY, exchange.as_mut()).await
                 {

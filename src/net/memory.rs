@@ -1,11 +1,13 @@
-//! Memory that requests hold: bounded for all together, for each kind of caller, and for one address or app.
+//! Memory that requests hold: bounded in total, for each kind of caller, and for one address or app.
 //!
-//! Counted are a request with its headers, its body as far as it has come, what is decoded from it, and the answer until
-//! it is sent. Limits of single bodies do not bound their sum: one connection may have 64 of them.
+//! Counted are a request with its headers, the received part of its body, what is decoded from it, and the
+//! response until it is sent. Limits on single bodies do not bound their sum: one connection may carry 64 of
+//! them.
 //!
-//! Each kind of caller has a part that no other kind can take, and what is left is for all but probes. Of what is there for
-//! it, an address or app may have half, so that something is left for the next one. Requests that wait for their caller
-//! are given up for others: a body that does not come, an answer that nobody reads, a stream on which nothing happens.
+//! Each kind of caller has a part that no other kind can take; the rest is shared by all but probes. An
+//! address or app may hold half of what is available to its kind, so that something is left for the next one.
+//! Requests that wait for their caller (a body that does not arrive, a response that is not read, a stream
+//! without events) are cancelled when others need the memory.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
@@ -24,55 +26,55 @@ use super::activity::Activity;
 use super::party::Party;
 use crate::config::Limits;
 
-/// The smallest default.
+/// The smallest default budget.
 const MIN_DEFAULT: usize = 64 << 20;
 /// What a request holds beside its headers and body: the stream, the task and its buffers.
 const REQUEST: usize = 4 * 1024;
-/// The buffer of a body grows by doubling.
+/// Factor for the buffer of a body, which grows by doubling.
 const BUFFER: usize = 2;
-/// Decoded messages and evidence, beside that buffer, for each byte of the body.
+/// Factor for messages and evidence decoded from a body, beside that buffer.
 const DECODED: usize = 2;
-/// An answer whose length is not known before it is sent.
+/// Counted for a response of unknown length.
 const ANSWER: usize = 16 * 1024;
-/// A request that waits for its caller for this long may be given up for another.
+/// A request that has waited for its caller this long may be cancelled for another.
 const MIN_WAIT: Duration = Duration::from_secs(1);
-/// A body of which this much has come since waits from now on.
+/// A body that has brought this many bytes since its wait began has made progress, and the wait begins again.
 const PROGRESS: usize = 16 * 1024;
-/// How many requests are given up for one.
+/// How many requests may be cancelled for one.
 const MAX_GIVEN_UP: usize = 64;
-/// An answer that nobody reads for this long ends its connection.
+/// A response that is not read for this long ends its connection.
 const MAX_UNREAD: Duration = Duration::from_secs(10);
-/// How often such answers are looked for.
+/// How often such responses are looked for.
 const SWEEP: Duration = Duration::from_secs(1);
 
-/// No memory is left for a request.
+/// No memory is left for this request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("too many requests are being received at the moment; try again")]
 pub(super) struct Exhausted;
 
-/// The budget of all requests of a process.
+/// The memory budget of all requests in the process.
 #[derive(Debug)]
 pub struct RequestMemory {
     total: usize,
     held: Mutex<Held>,
 }
 
-/// Who holds memory.
+/// What kind of caller holds memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Holder {
-    /// Has proved nothing.
+    /// The caller has proved nothing.
     Stranger,
-    /// Comes from an address from which a caller was admitted before.
+    /// The caller's address is one from which a caller was admitted before.
     Known,
     /// Policy has given this app a permit on the connection.
     Admitted(AppId),
-    /// Has shown an operator's credentials.
+    /// The caller has shown an operator's credentials.
     Operator,
-    /// Asks whether we are there.
+    /// A health probe.
     Probe,
 }
 
-/// Kinds of holders.
+/// The kinds of holders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Class {
     Stranger,
@@ -97,7 +99,7 @@ impl Class {
         }
     }
 
-    /// What no other kind can take.
+    /// The part that no other kind can take.
     fn guaranteed(self, total: usize) -> usize {
         match self {
             Self::Stranger | Self::Known => total / 16 * 3,
@@ -105,7 +107,7 @@ impl Class {
         }
     }
 
-    /// The most that one address or app has, whatever is free.
+    /// The most that one address or app may hold, however much is free.
     fn largest_share(self, total: usize) -> usize {
         match self {
             Self::Stranger | Self::Known => total / 4,
@@ -118,14 +120,14 @@ impl Class {
 #[derive(Debug)]
 struct Held {
     next: u64,
-    /// In the order in which they came.
+    /// In the order of their arrival.
     requests: BTreeMap<u64, Request>,
-    /// By [`Class::index`].
+    /// Bytes by [`Class::index`].
     by_class: [usize; Class::ALL.len()],
-    /// One for each owner that has requests.
+    /// One share for each owner with requests.
     shares: Slab<Share>,
-    /// Where the share of an owner is. Looked up when a request comes and when the last of its owner ends: a request
-    /// remembers its own.
+    /// The index of each owner's share. Looked up when a request arrives and when an owner's last one ends: a
+    /// request stores its own index.
     by_owner: HashMap<(Class, Party), usize>,
     swept: Instant,
 }
@@ -137,26 +139,26 @@ struct Share {
     owner: Party,
     requests: usize,
     bytes: usize,
-    /// Its requests that wait for their caller, by since when.
+    /// Its requests that wait for their caller, with the start of the wait.
     waiting: BTreeSet<(Instant, u64)>,
 }
 
 #[derive(Debug)]
 struct Request {
     class: Class,
-    /// Its owner's, in [`Held::shares`].
+    /// Its owner's index in [`Held::shares`].
     share: usize,
     bytes: usize,
     waits: Option<Instant>,
-    /// Whether it waits because there is nothing to tell it.
+    /// Whether it waits because there is nothing to send.
     rests: bool,
-    /// What has come of its body since then.
+    /// How many bytes of its body have arrived since the wait began.
     fresh: usize,
     is_answered: bool,
     signal: Arc<Signal>,
 }
 
-/// Tells a request that it is given up.
+/// Tells a request that it was cancelled.
 #[derive(Debug)]
 struct Signal {
     is_given_up: AtomicBool,
@@ -184,7 +186,7 @@ impl RequestMemory {
         Self::new(limits.max_request_memory.unwrap_or_else(Self::default_total))
     }
 
-    /// A tenth of the memory that the control group or the machine has, at least 64 MiB.
+    /// A tenth of the memory of the control group or the machine, at least 64 MiB.
     pub fn default_total() -> usize {
         default_total(Path::new("/"))
     }
@@ -199,7 +201,8 @@ impl RequestMemory {
         self.open_at(activity, holder, head, Instant::now())
     }
 
-    /// Memory for a request that came `now` on the connection of `activity` and whose line and headers have `head` bytes.
+    /// Memory for a request that arrived `now` on the connection of `activity`, with `head` bytes of request
+    /// line and headers.
     ///
     /// # Errors
     /// [`Exhausted`].
@@ -255,7 +258,7 @@ fn owner(holder: Holder, activity: &Activity) -> Party {
 }
 
 impl Held {
-    /// The share of an owner who has one more request now.
+    /// The share of an owner that has one more request.
     fn join(&mut self, class: Class, owner: Party) -> usize {
         let new = || Share { class, owner, requests: 0, bytes: 0, waiting: BTreeSet::new() };
         let index = *self.by_owner.entry((class, owner)).or_insert_with(|| self.shares.insert(new()));
@@ -263,7 +266,7 @@ impl Held {
         index
     }
 
-    /// A request, which holds nothing any more, leaves a share; the last one ends it.
+    /// Removes a request that holds nothing any more from its share, and the share with its last request.
     fn leave(&mut self, index: usize) {
         let share = &mut self.shares[index];
         share.requests -= 1;
@@ -273,7 +276,7 @@ impl Held {
         }
     }
 
-    /// A request is another kind of holder's from now on, with all that it holds.
+    /// Moves a request, with all that it holds, to another kind of holder.
     fn becomes(&mut self, number: u64, class: Class) {
         let Some(request) = self.requests.get(&number) else { return };
         let (bytes, waits, before) = (request.bytes, request.waits, request.share);
@@ -288,7 +291,7 @@ impl Held {
         self.wait(number, waits);
     }
 
-    /// What is there for a kind of holder, beside what it holds.
+    /// The bytes available to a kind of holder, beside what it holds.
     fn room(&self, class: Class, total: usize) -> usize {
         let of = |class: Class| self.by_class[class.index()];
         let own = class.guaranteed(total).saturating_sub(of(class));
@@ -307,7 +310,7 @@ impl Held {
         }
     }
 
-    /// Takes `bytes` more for a request, in place of others where that is needed.
+    /// Takes `bytes` more for a request, and cancels others where that is needed.
     fn take(&mut self, number: u64, bytes: usize, total: usize, now: Instant) -> Result<(), Exhausted> {
         let taken = self.make_room(number, bytes, total, now);
         let Some(own) = taken else {
@@ -320,7 +323,7 @@ impl Held {
         Ok(())
     }
 
-    /// Gives up other requests until a request can have `bytes` beside what it has, which is returned.
+    /// Cancels other requests until this one can have `bytes` more; returns its new total.
     fn make_room(&mut self, number: u64, bytes: usize, total: usize, now: Instant) -> Option<usize> {
         let Request { class, share, bytes: own, ref signal, .. } = *self.requests.get(&number)?;
         if signal.is_given_up.load(Ordering::Relaxed)
@@ -339,8 +342,9 @@ impl Held {
         None
     }
 
-    /// The request to give up for one of `owner`, which would have `after` then: of the largest holder of the same kind, or
-    /// its own where it has as much, the one that has waited for its caller for longest.
+    /// The request to cancel for one whose owner would then hold `after` bytes: the one that has waited
+    /// longest among those of the largest holder of the same kind, or among the owner's own if it holds as
+    /// much.
     fn victim(&self, newcomer: u64, after: usize, total: usize, now: Instant) -> Option<u64> {
         let Request { class, share, .. } = self.requests.get(&newcomer)?;
         let own = self.shares.get(*share);
@@ -365,7 +369,7 @@ impl Held {
         }
     }
 
-    /// Ends the connections of callers that do not read what they asked for.
+    /// Ends the connections of callers that do not read their responses.
     fn sweep(&mut self, now: Instant) {
         if now.duration_since(self.swept) < SWEEP {
             return;
@@ -381,7 +385,7 @@ impl Held {
         }
     }
 
-    /// From now on a request waits for its caller, or does not.
+    /// Sets since when a request waits for its caller; `None` if it does not.
     fn wait(&mut self, number: u64, since: Option<Instant>) {
         let Some(request) = self.requests.get_mut(&number) else { return };
         let share = &mut self.shares[request.share];
@@ -397,7 +401,7 @@ impl Held {
         }
     }
 
-    /// From now on a request holds so many bytes.
+    /// Sets how many bytes a request holds.
     fn settle(&mut self, number: u64, bytes: usize) {
         let Some(request) = self.requests.get_mut(&number) else { return };
         let before = std::mem::replace(&mut request.bytes, bytes);
@@ -409,7 +413,7 @@ impl Held {
     }
 }
 
-/// The memory of one request; dropping it gives it back.
+/// The memory of one request, released when dropped.
 #[derive(Debug)]
 pub(super) struct Reservation {
     memory: Arc<RequestMemory>,
@@ -421,22 +425,22 @@ impl Reservation {
     /// Takes what receiving `body` bytes more needs.
     ///
     /// # Errors
-    /// [`Exhausted`]; what is held already stays held.
+    /// [`Exhausted`]; what is already held stays held.
     pub(super) fn receive(&self, body: usize) -> Result<(), Exhausted> {
         self.grow(body.saturating_mul(BUFFER), body, Instant::now())
     }
 
-    /// The body has come to its end: from now on it waits for us.
+    /// The body has been received: from now on the caller waits for us.
     pub(super) fn received(&self) {
         self.memory.lock().wait(self.number, None);
     }
 
-    /// Whether memory was asked for that there was not, or was taken back.
+    /// Whether memory was denied or taken back.
     pub(super) fn was_refused(&self) -> bool {
         self.signal.was_refused.load(Ordering::Relaxed)
     }
 
-    /// Whether it was given up for others. If not, `waker` is woken when it is.
+    /// Whether the request was cancelled for others. If not, `waker` is woken when it is.
     pub(super) fn is_given_up(&self, waker: &Waker) -> bool {
         self.signal.body.register(waker);
         self.signal.is_given_up.load(Ordering::Relaxed)
@@ -459,7 +463,7 @@ impl Reservation {
         Ok(())
     }
 
-    /// Takes what decoding `body` bytes needs beside them.
+    /// Takes what decoding a body of `body` bytes needs beside it.
     ///
     /// # Errors
     /// [`Exhausted`].
@@ -467,7 +471,8 @@ impl Reservation {
         self.grow(body.saturating_mul(DECODED), 0, Instant::now())
     }
 
-    /// The request is done; from now on its answer is held, and waits to be read. It is never refused: the work is done.
+    /// The request is done: from now on its response is held until it is read. This never fails, because the
+    /// work is already done.
     pub(super) fn answered(&self, length: Option<u64>, now: Instant) {
         let answer = length.map_or(ANSWER, |length| usize::try_from(length).unwrap_or(usize::MAX));
         let mut held = self.memory.lock();
@@ -478,12 +483,13 @@ impl Reservation {
         held.wait(self.number, Some(now));
     }
 
-    /// Part of the answer was taken, and there is more.
+    /// Part of the response was read, and more follows.
     pub(super) fn read_on(&self) {
         self.memory.lock().wait(self.number, Some(Instant::now()));
     }
 
-    /// There is nothing more of the answer for now: it waits for something to happen, and only others' need ends it.
+    /// Nothing more of the response exists for now: it waits for an event, and is cancelled only when others
+    /// need the memory.
     pub(super) fn rests(&self) {
         let mut held = self.memory.lock();
         held.wait(self.number, Some(Instant::now()));
@@ -497,7 +503,7 @@ impl Reservation {
         self.memory.lock().give_up(self.number);
     }
 
-    /// Whether the answer is under way, or done.
+    /// Whether the response has begun.
     pub(super) fn is_answered(&self) -> bool {
         self.memory.lock().requests.get(&self.number).is_none_or(|request| request.is_answered)
     }
@@ -514,15 +520,15 @@ impl Drop for Reservation {
     }
 }
 
-/// [`RequestMemory::default_total`], with the system's files below `root`.
+/// [`RequestMemory::default_total`], with the system's files under `root`.
 fn default_total(root: &Path) -> usize {
     let limit = group_limit(root).into_iter().chain(machine(root)).min();
     let tenth = limit.and_then(|limit| usize::try_from(limit / 10).ok());
     tenth.unwrap_or(0).max(MIN_DEFAULT)
 }
 
-/// The least memory limit of the control groups that this process is in, of version 1 or 2. In a container the path of the
-/// group may be that outside, which does not exist inside: the limit is at the top then.
+/// The smallest memory limit of the control groups of this process, version 1 or 2. In a container the path
+/// may be that of the host, which does not exist inside: the limit is then at the top.
 fn group_limit(root: &Path) -> Option<u64> {
     let groups = fs::read_to_string(root.join("proc/self/cgroup")).ok()?;
     let mut least = None;
@@ -539,7 +545,7 @@ fn group_limit(root: &Path) -> Option<u64> {
         };
         let top = root.join(top);
         let own = top.join(path.trim_start_matches('/'));
-        // A group has no more than those above it.
+        // A group has at most the memory of those above it.
         for group in own.ancestors().take_while(|group| group.starts_with(&top)) {
             let limit = fs::read_to_string(group.join(file)).ok();
             let limit = limit.and_then(|limit| limit.trim().parse::<u64>().ok());
@@ -573,7 +579,7 @@ mod tests {
         Holder::Admitted(AppId([last; 20]))
     }
 
-    /// As much as there is for a new request, in steps of 64 KiB.
+    /// Takes as much as a new request can have, in steps of 64 KiB.
     fn fill(memory: &Arc<RequestMemory>, last: u8, holder: Holder) -> (Arc<Reservation>, usize) {
         let request = memory.open(&on(last), holder, 64 * 1024 - REQUEST).expect("room");
         while request.grow(64 * 1024, 0, Instant::now()).is_ok() {}
@@ -628,7 +634,7 @@ mod tests {
         held.push(memory.open(&on(207), Holder::Probe, 1024).expect("another probe"));
     }
 
-    /// A stranger's request with so many bytes, of which a body is still to come.
+    /// A stranger's request that has received so many bytes of a body and expects more.
     fn with(
         memory: &Arc<RequestMemory>,
         activity: &Arc<Activity>,
@@ -666,7 +672,7 @@ mod tests {
         assert_eq!(memory.lock().requests[&request.number].bytes, REQUEST + 500);
     }
 
-    /// Three addresses hold all with bodies that do not come; a fourth needs some.
+    /// Three addresses hold everything with bodies that do not arrive; a fourth needs some.
     #[test]
     fn a_body_that_makes_no_progress_gives_its_memory_to_another() {
         let memory = RequestMemory::new(16 * MIB);

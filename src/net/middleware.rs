@@ -1,4 +1,5 @@
-//! What every request passes first: the caller is attached, the address limited, the path tidied, panics kept in.
+//! What every request passes first: identifies the caller, limits its rate, normalizes the path, catches
+//! panics.
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -34,7 +35,7 @@ use crate::operator::{Credentials, Operator};
 
 pub(super) type Answer = Response<Body>;
 
-/// The front of one phase of one listener.
+/// The middleware of one phase of one listener.
 #[derive(Debug)]
 pub struct Middleware {
     router: Router,
@@ -49,7 +50,7 @@ pub struct Middleware {
 }
 
 impl Middleware {
-    /// A front before `router`; its requests share `memory` with those of other fronts.
+    /// Middleware before `router`; its requests share `memory` with those of other listeners.
     pub fn new(router: Router, memory: Arc<RequestMemory>, metrics: Arc<Metrics>) -> Self {
         let threads = std::thread::available_parallelism().map_or(1, usize::from);
         let mut headers = HeaderMap::new();
@@ -73,28 +74,28 @@ impl Middleware {
         }
     }
 
-    /// Limits addresses, and apps on connections on which policy has given a permit.
+    /// Limits the rate of addresses, and of apps on connections on which policy has given a permit.
     #[must_use]
     pub fn limited(mut self, limit: Arc<RequestLimit>) -> Self {
         self.limit = Some(limit);
         self
     }
 
-    /// Asks every request for credentials.
+    /// Requires credentials with every request.
     #[must_use]
     pub fn guarded(mut self, credentials: Arc<Credentials>, audit: Arc<Audit>) -> Self {
         self.guard = Some(AdminAuth::new(credentials, audit, Arc::clone(&self.metrics)));
         self
     }
 
-    /// Lets pages of these origins read the answers.
+    /// Lets pages of these origins read responses.
     #[must_use]
     pub fn readable_by(mut self, origins: &[String]) -> Self {
         self.cors = Cors::of(origins);
         self
     }
 
-    /// Names our version in every answer.
+    /// Names our version in every response.
     #[must_use]
     pub fn versioned(mut self) -> Self {
         let version = HeaderValue::from_static(env!("CVM_KMS_VERSION"));
@@ -102,7 +103,7 @@ impl Middleware {
         self
     }
 
-    /// The front as one connection sees it; each request has `limit` to be answered.
+    /// The middleware for one connection; each request must be served within `limit`.
     pub(super) fn for_caller(
         self: &Arc<Self>,
         caller: Caller,
@@ -112,7 +113,7 @@ impl Middleware {
         ForCaller { front: Arc::clone(self), caller, activity: Arc::clone(activity), limit }
     }
 
-    /// Memory for a request: its line and headers, and for a guest the evidence in its certificate, which is decoded.
+    /// Memory for a request: its line and headers, and for a guest the decoded evidence of its certificate.
     fn reserve<B>(
         &self,
         caller: &Caller,
@@ -123,7 +124,7 @@ impl Middleware {
     ) -> Result<Arc<Reservation>, Exhausted> {
         let (uri, headers) = (request.uri(), request.headers());
         let holder = match caller.peer().admitted_as() {
-            // An answer of 503 would make an orchestrator end a process that is only busy.
+            // A response of 503 would make an orchestrator stop a process that is only busy.
             _ if purpose == Use::Probe => Holder::Probe,
             _ if self.guard.as_ref().is_some_and(|guard| guard.knows_at_once(headers)) => Holder::Operator,
             Some(app) => Holder::Admitted(app),
@@ -141,7 +142,8 @@ impl Middleware {
         Ok(reservation)
     }
 
-    /// The refusal of a request beyond the limit of its address or app. What the request sends as a stream counts on.
+    /// The refusal of a request over the rate of its address or app. Further messages of a stream are counted
+    /// too.
     fn over_limit(&self, caller: &Caller, request: &mut Request<Body>, purpose: Use) -> Option<Answer> {
         let limit = self.limit.as_ref().filter(|_| purpose != Use::Probe)?;
         let limit = MessageLimit::new(Arc::clone(limit), caller.clone(), Arc::clone(&self.metrics));
@@ -149,7 +151,7 @@ impl Middleware {
             let cause = Error::new(Code::TooManyRequests, limit.refusal());
             return Some(refusal(grpc::is_grpc(request), &cause));
         }
-        // Others have one message.
+        // Only gRPC has more than one message in a request.
         if grpc::is_grpc(request) {
             request.extensions_mut().insert(limit);
         }
@@ -164,7 +166,8 @@ impl Middleware {
         mut request: Request<Body>,
         purpose: Use,
     ) -> Answer {
-        // Behind a guard right credentials come first: others at the operator's address must not use up the limit.
+        // On the admin listener valid credentials come first: others at the operator's address must not use
+        // up the limit.
         if self.guard.is_none()
             && let Some(answer) = self.over_limit(caller, &mut request, purpose)
         {
@@ -177,11 +180,12 @@ impl Middleware {
             None => caller.clone(),
             Some(guard) => {
                 let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
-                // On the heap: most requests need no credentials, and would carry the room for it.
+                // Boxed, because most requests need no credentials and would still carry a future of this
+                // size.
                 let identified = guard.identify(verb, uri, headers, caller.remote(), &self.metrics);
                 match Box::pin(identified).await {
                     Ok(operator) => {
-                        // Where no credentials are needed, anyone is an operator.
+                        // Without configured credentials every caller is an operator.
                         if operator != Operator::Anyone {
                             activity.admit(PeerTrust::Operator);
                             reservation.belongs_to_operator();
@@ -203,7 +207,7 @@ impl Middleware {
         });
         let answer = self.router.clone().call(request);
         let answer = match turn {
-            // On the heap: most requests have no turn, and would carry the room for it.
+            // Boxed, because most requests wait for no turn and would still carry a future of this size.
             Some(share) => Box::pin(in_turns(share, answer)).await,
             None => answer.await,
         };
@@ -214,14 +218,14 @@ impl Middleware {
     }
 }
 
-/// Whether a method at this path reads the evidence in the caller's certificate.
+/// Whether the method at this path reads the evidence in the caller's certificate.
 fn is_for_guests(path: &str) -> bool {
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
     METHODS.iter().any(|row| row.access == Access::AttestedCertificate && row.name == name)
 }
 
-/// Whether a method at this path verifies evidence or signs: callers of one address or app take turns, so that a flood of
-/// them delays others by no more than one such request.
+/// Whether the method at this path verifies evidence or signs. Callers of one address or app take turns at
+/// these, so that a flood of them delays others by at most one such request.
 fn is_costly(path: &str) -> bool {
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
     METHODS.iter().any(|row| {
@@ -230,8 +234,8 @@ fn is_costly(path: &str) -> bool {
     })
 }
 
-/// Collapses repeated slashes and decodes `%2E`: URLs are built by appending to a configured one, and some clients
-/// encode the dot of a method's prefix.
+/// Collapses repeated slashes and decodes `%2E`: clients append paths to a configured URL, and some encode
+/// the dot of a method's prefix.
 fn tidy(uri: &mut Uri) {
     let path = uri.path();
     if !path.contains("//") && !path.contains('%') {
@@ -246,7 +250,7 @@ fn tidy(uri: &mut Uri) {
     }
     let query = uri.query().map(|query| format!("?{query}")).unwrap_or_default();
     let mut parts = uri.clone().into_parts();
-    // A path that is none after decoding stays as it came, and is not found.
+    // A path that is invalid after decoding stays as it came, and is not found.
     if let Ok(path_and_query) = format!("{tidied}{query}").parse() {
         parts.path_and_query = Some(path_and_query);
         if let Ok(rebuilt) = Uri::from_parts(parts) {
@@ -255,7 +259,7 @@ fn tidy(uri: &mut Uri) {
     }
 }
 
-/// The front for one connection.
+/// The middleware for one connection.
 #[derive(Debug, Clone)]
 pub(super) struct ForCaller {
     front: Arc<Middleware>,
@@ -281,7 +285,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             tidy(request.uri_mut());
             let purpose =
                 if probes::PATHS.contains(&request.uri().path()) { Use::Probe } else { Use::Method };
-            // gRPC's probes count towards the limit, and are no reason to keep a connection either.
+            // gRPC health probes count towards the rate, but do not keep a connection from being idle.
             let is_health = request.uri().path().starts_with(probes::GRPC);
             let running = Arc::new(activity.begin(if is_health { Use::Probe } else { purpose }));
             let observed = front.metrics.observe(request.uri().path());
@@ -291,7 +295,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
                         let (parts, body) = request.into_parts();
                         let (body, rest) = RequestBody::new(body, Arc::clone(&reservation), &running);
                         let mut request = Request::from_parts(parts, Body::new(body));
-                        // An answer that never ends is no reason to call its connection idle.
+                        // The stream holds its request, so that its connection does not count as idle.
                         if request.uri().path() == events::STREAM {
                             request.extensions_mut().insert(Arc::clone(&running));
                         }
@@ -312,11 +316,11 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
             let mut answer = match answer {
                 Ok(Ok(answer)) => answer,
                 Ok(Err(_)) => {
-                    tracing::error!("a request ended in a panic; it was answered with an internal error");
+                    tracing::error!("a request panicked; its response was an internal error");
                     refusal(is_grpc, &Error::new(Code::Internal, "internal error"))
                 }
                 Err(_) => {
-                    tracing::warn!(?limit, "a request took too long and was given up");
+                    tracing::warn!(?limit, "a request took too long and was cancelled");
                     refusal(is_grpc, &Error::new(Code::Unavailable, "the request took too long"))
                 }
             };
@@ -340,7 +344,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
                 Some(reservation) => answer.map(|body| Body::new(HeldBody::new(body, reservation, ended))),
                 None => answer,
             };
-            // What is thrown away is held by nobody.
+            // What is discarded need not be counted.
             if waits_for_continue {
                 rest.forget_unread();
             }
@@ -350,7 +354,7 @@ impl hyper::service::Service<Request<Incoming>> for ForCaller {
     }
 }
 
-/// A refusal of ours in the protocol of the request, where its encoding is not known: JSON then.
+/// A refusal in the protocol of the request; JSON where the encoding is not known.
 pub(super) fn refusal(is_grpc: bool, cause: &Error) -> Answer {
     match is_grpc {
         true => status::grpc_answer(cause),
@@ -358,12 +362,12 @@ pub(super) fn refusal(is_grpc: bool, cause: &Error) -> Answer {
     }
 }
 
-/// An answer to HEAD: the headers of the answer to GET.
+/// The response to HEAD: the headers of the response to GET.
 fn without_body(answer: Answer) -> Answer {
     let length = http_body::Body::size_hint(answer.body()).exact();
     let mut answer = answer.map(|_| Body::empty());
     if let Some(length) = length {
-        // The router has stated the length already where it has dropped the body already.
+        // The router has set the length where it has already dropped the body.
         answer.headers_mut().entry(header::CONTENT_LENGTH).or_insert(length.into());
     }
     answer

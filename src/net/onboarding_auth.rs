@@ -1,4 +1,4 @@
-//! Who comes in while a KMS onboards: the holders of the token, where there is one, and no page of another site.
+//! Access control during onboarding: the onboarding token, if one is set, and no pages of other sites.
 
 use std::num::NonZeroU32;
 use std::sync::Arc;
@@ -19,13 +19,13 @@ use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
 use crate::operator::OperatorToken;
 
-/// Lines a second about wrong tokens.
+/// Log lines a second about wrong tokens.
 const LINES: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
 
 /// The setup service, which speaks JSON only.
 const SETUP: &str = "/api/";
 
-/// What the routes of the onboarding phase ask of a request.
+/// What the routes of the onboarding phase require of a request.
 #[derive(Debug)]
 pub struct OnboardingAuth {
     token: Option<OperatorToken>,
@@ -34,7 +34,7 @@ pub struct OnboardingAuth {
     log: LogLimit,
 }
 
-/// What a request shows of the token.
+/// Which token a request shows.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Shown {
     Nothing,
@@ -43,21 +43,21 @@ enum Shown {
 }
 
 impl OnboardingAuth {
-    /// Asks for `token`, if there is one: `X-Onboard-Token` or `Authorization: Bearer`. `/?token=` is for the page alone,
-    /// which takes it out of the address: a link that carries a token does nothing by itself.
+    /// Requires `token`, if there is one, as `X-Onboard-Token` or `Authorization: Bearer`. Only the page
+    /// reads `/?token=`, and removes it from the address: a link with a token has no effect by itself.
     ///
-    /// Wrong ones are counted in `metrics`, logged, and recorded in `audit`.
+    /// Wrong tokens are counted in `metrics`, logged, and recorded in `audit`.
     pub fn new(token: Option<OperatorToken>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
         Self { token, audit, metrics, log: LogLimit::per_second(LINES) }
     }
 
     fn refuses(&self, request: &Request) -> Option<Error> {
-        // What is open is listed, so that whatever is not understood here is guarded.
+        // The open paths are listed, so that every other path is guarded.
         if is_open(request.uri().path()) {
             return None;
         }
         let (verb, uri, headers) = (request.method(), request.uri(), request.headers());
-        // A page of another site cannot read an answer, so asking for the status gives it nothing.
+        // A page of another site cannot read the response, so it learns nothing from the status.
         if uri.path() != setup::STATUS && same_site::is_of_another_site(verb, uri, headers) {
             let text = "a page of another site may not do this; use the page of this KMS, or curl";
             return Some(Error::new(Code::Denied, text).because("foreign_page"));
@@ -73,7 +73,7 @@ impl OnboardingAuth {
         Some(Error::new(Code::Unauthenticated, text))
     }
 
-    /// Somebody who can reach this KMS guesses, or has the token of another one.
+    /// Reports a wrong token: someone who can reach this KMS guesses, or has the token of another one.
     fn tell(&self, request: &Request) {
         self.metrics.onboarding_token_failed();
         let Some(remote) = request.extensions().get::<Caller>().map(Caller::remote) else { return };
@@ -88,7 +88,7 @@ impl OnboardingAuth {
     }
 }
 
-/// Lets a request pass, or refuses it in its own protocol.
+/// Lets a request through, or refuses it in its own protocol.
 pub(super) async fn pass(
     State(entrance): State<Arc<OnboardingAuth>>,
     request: Request,
@@ -104,7 +104,7 @@ pub(super) async fn pass(
     }
 }
 
-/// What the tables say is open. What is in neither of them, and is not gRPC's reflection or health, is guarded too.
+/// Whether the tables list the path as open. Any other path is guarded, except gRPC reflection and health.
 fn is_open(path: &str) -> bool {
     if let Some(route) = Route::serving(Service::Onboard, path) {
         return route.access == Access::Open;
@@ -121,7 +121,7 @@ fn shown(token: &OperatorToken, headers: &HeaderMap) -> Shown {
     let bearer = || text("authorization").and_then(|value| value.strip_prefix("Bearer "));
     let is_right = text("x-onboard-token").is_some_and(|shown| token.is(shown))
         || bearer().is_some_and(|shown| token.is(shown.trim()));
-    // An empty one comes from a variable that is not set.
+    // An empty header comes from a variable that is not set.
     match HEADERS.iter().any(|name| headers.get(*name).is_some_and(|value| !value.is_empty())) {
         _ if is_right => Shown::Right,
         true => Shown::Wrong,

@@ -1,9 +1,10 @@
-//! Passwords of operators: hashing one takes a tenth of a second and more, so a flood of them must cost little.
+//! Passwords of operators: hashing one takes a tenth of a second or more, so a flood of them must cost
+//! little.
 //!
-//! Two are hashed at a time. The others wait in a short queue, in which those go first whose address has logged in before,
-//! and then those whose address has failed least. What was right once is remembered as a keyed digest: an operator who
-//! has logged in is known without hashing, and no lock and no queue holds him up. So is what was wrong: a program that
-//! shows the same wrong password again and again locks nobody out who shares its address.
+//! Two are hashed at a time. The others wait in a short queue: first those whose address has logged in
+//! before, then those whose address has failed least often. A right password is remembered as a keyed digest,
+//! so an operator who has logged in is admitted without hashing, lock or queue. A wrong one is remembered
+//! too: a program that keeps sending the same wrong password locks out nobody who shares its address.
 
 mod queue;
 
@@ -23,35 +24,35 @@ use crate::address::bucket;
 use crate::api::lockout::{Guess, Guesser, Lockout};
 use crate::operator::{Credentials, Password};
 
-/// How long the right password is remembered. Its user hashes it once more then.
+/// How long a right password is remembered before it is hashed again.
 const REMEMBERED_FOR: Duration = Duration::from_secs(12 * 3600);
-/// As many of them as are remembered.
+/// How many right passwords are remembered.
 const MAX_REMEMBERED: usize = 256;
 /// How long a wrong password is remembered.
 const WRONG_FOR: Duration = Duration::from_secs(600);
-/// As many of them as are remembered.
+/// How many wrong passwords are remembered.
 const MAX_WRONG: usize = 1024;
-/// As many requests wait for a verdict, over all passwords: several may show the same one.
+/// How many requests may wait for a verdict, over all passwords: several requests may show the same one.
 const MAX_WAITERS: usize = 256;
-/// As many of them are from addresses from which nobody has logged in.
+/// How many of them may be from addresses from which nobody has logged in.
 const MAX_UNKNOWN_WAITERS: usize = MAX_WAITERS / 4 * 3;
-/// As many addresses as are remembered to have logged in.
+/// How many addresses with a login are remembered.
 const MAX_KNOWN_ADDRESSES: usize = 1024;
-/// Longer than this nobody waits for a turn.
+/// The longest wait for a turn.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
-/// What a password comes to.
+/// The result of checking a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is its user's.
+    /// It is its user's password.
     Right,
-    /// It is not; the lock that this brings.
+    /// It is wrong, and may have locked the address for this long.
     Wrong(Option<Duration>),
-    /// It was wrong recently, and is no guess.
+    /// It was wrong recently, so it is no new guess.
     Again,
-    /// Its guesser has to wait; it was not looked at.
+    /// The address is locked; the password was not checked.
     Locked(Duration),
-    /// Too many others are being hashed, or wait for it; it was not looked at.
+    /// Too many passwords are being checked; this one was not.
     Busy,
 }
 
@@ -71,15 +72,15 @@ type Hashing = Shared<BoxFuture<'static, Verdict>>;
 
 #[derive(Default)]
 struct Memory {
-    /// Digests of passwords that were right, and when they were hashed.
+    /// Digests of right passwords, and when they were hashed.
     right: HashMap<Digest, Instant>,
-    /// Digests of passwords that were wrong.
+    /// Digests of wrong passwords, and when they were hashed.
     wrong: HashMap<Digest, Instant>,
     /// Addresses from which somebody has logged in, and when.
     addresses: HashMap<IpAddr, Instant>,
-    /// What is being hashed: the same password from the same address is hashed once, however many show it at a time.
+    /// What is being hashed: requests from one address with the same password share one hash.
     hashing: HashMap<(IpAddr, Digest), Hashing>,
-    /// Requests that wait for a verdict, by address.
+    /// The number of requests that wait for a verdict, by address.
     waiters: HashMap<IpAddr, usize>,
 }
 
@@ -102,7 +103,8 @@ impl Drop for Waiter<'_> {
 }
 
 impl Memory {
-    /// Whether one more may wait: of what is there for it, an address may have half, so that others may wait too.
+    /// Whether one more request may wait: an address may have half of the places available to it, so that
+    /// others may wait too.
     fn admits_waiter(&self, address: IpAddr) -> bool {
         let all: usize = self.waiters.values().sum();
         let own = self.waiters.get(&address).copied().unwrap_or(0);
@@ -112,19 +114,19 @@ impl Memory {
 }
 
 impl Passwords {
-    /// Those of the users of `credentials`.
+    /// Checks passwords against `credentials`.
     pub(super) fn new(credentials: Arc<Credentials>, lockout: Arc<Lockout>) -> Self {
         let key = hmac::Key::generate(hmac::HMAC_SHA256, &SystemRandom::new()).expect("random numbers");
         let (queue, memory) = (Arc::default(), Mutex::default());
         Self(Arc::new(Inner { credentials, lockout, queue, key, memory }))
     }
 
-    /// Somebody has logged in from `address`, by token or password.
+    /// Records a login from `address`, by token or password.
     pub(super) fn knows(&self, address: IpAddr) {
         self.0.knows(address);
     }
 
-    /// What a password comes to that is shown from `address`.
+    /// Checks a password shown from `address`.
     pub(super) async fn check(&self, shown: Password, address: IpAddr) -> Verdict {
         let digest = self.0.digest(&shown);
         let key = (bucket(address), digest);
@@ -156,14 +158,14 @@ impl Passwords {
 }
 
 impl Inner {
-    /// A task of its own: it ends, and is counted, though the caller hangs up.
+    /// A task of its own, so that the hash ends and is counted even if the caller hangs up.
     fn hashing(self: Arc<Self>, shown: Password, address: IpAddr, digest: Digest) -> Hashing {
         let work = tokio::spawn(async move {
             let verdict = self.hash(shown, address, digest).await;
             self.memory().hashing.remove(&(bucket(address), digest));
             verdict
         });
-        // A task that ends in a panic admits nobody.
+        // A task that panicked admits nobody.
         async move { work.await.unwrap_or(Verdict::Busy) }.boxed().shared()
     }
 
@@ -180,14 +182,14 @@ impl Inner {
         else {
             return Verdict::Busy;
         };
-        // Only now: those that came together and waited find the lock that the first of them brought.
+        // Checked only here, so that requests that came together see the lock that the first of them caused.
         let lock = match self.lockout.begin(guesser, Instant::now()) {
             Ok(lock) => lock,
             Err(wait) => return Verdict::Locked(wait),
         };
         let credentials = Arc::clone(&self.credentials);
         let hashed = tokio::task::spawn_blocking(move || {
-            // It lasts as long as the work, which nothing stops.
+            // The turn lasts as long as the work, which cannot be stopped.
             let _turn = turn;
             credentials.admits(&shown)
         });
@@ -197,7 +199,7 @@ impl Inner {
                 remember(&mut self.memory().wrong, digest, MAX_WRONG);
                 return Verdict::Wrong(lock);
             }
-            // It is not known what the password is worth.
+            // Not known to be wrong, so not counted as a guess.
             Err(_) => return Verdict::Busy,
         }
         self.lockout.succeeded(guesser);
@@ -215,7 +217,7 @@ impl Inner {
         tag.as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 
-    /// Where the name falls among those that share a lock.
+    /// The number of the lock that the name shares with others.
     fn slot(&self, user: &str) -> u8 {
         hmac::sign(&self.key, user.as_bytes()).as_ref()[0]
     }
@@ -225,7 +227,7 @@ impl Inner {
     }
 }
 
-/// Keeps at most so many, the newest.
+/// Keeps at most `most` entries, the newest ones.
 fn remember<K: std::hash::Hash + Eq + Copy>(memory: &mut HashMap<K, Instant>, key: K, most: usize) {
     if memory.len() >= most
         && !memory.contains_key(&key)

@@ -1,4 +1,4 @@
-//! Whether this KMS lives, and whether it can release keys: for balancers, orchestrators and scripts.
+//! Liveness and readiness for load balancers, orchestrators and scripts.
 
 use std::sync::Arc;
 
@@ -12,22 +12,22 @@ use super::router::route;
 use crate::api::Service;
 use crate::api::readiness::{Effect, Readiness, Reason};
 
-/// The paths here, and the older `/health`. Probes come from the address of a balancer, which everyone else shares: they
-/// are not limited, and need no token.
+/// The paths here, and the older `/health`. Probes come from the address of a load balancer, which all its
+/// clients share: they are not rate-limited, and need no token.
 pub(super) const PATHS: [&str; 3] = ["/health", LIVE, READY];
 
-/// Where gRPC's own probes ask.
+/// The prefix of gRPC health probes.
 pub(super) const GRPC: &str = "/grpc.health.v1.Health/";
 
 const LIVE: &str = "/livez";
 const READY: &str = "/readyz";
 
-/// Who reads an answer.
+/// Who reads a response, which decides how much it says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Reader {
-    /// Anybody: the answer names causes only.
+    /// Anyone: causes only.
     Anyone,
-    /// An operator: the answer also says what happened.
+    /// An operator: also the error messages.
     Operator,
 }
 
@@ -40,7 +40,7 @@ pub(super) fn routes(service: Service, readiness: Arc<Readiness>, reader: Reader
     ))
 }
 
-/// 200 or 503, with the reasons.
+/// 200, or 503 with the reasons.
 fn ready(readiness: &Readiness, reader: Reader) -> Response {
     let report = readiness.report();
     let list = |effect| report.with(effect).map(|reason| shown(reason, reader)).collect::<Vec<_>>();

@@ -18,13 +18,13 @@ use crate::config::BodyLimits;
 use crate::error::{Code, Error, Result};
 use crate::proto::PrpcError;
 
-/// The body of every answer of ours.
+/// A response with all of its body in memory.
 pub type Answer = Response<Full<Bytes>>;
 
-/// Largest body read for a method that does not exist, in bytes: enough to see which encoding to answer in.
+/// The most bytes read of the body for an unknown method: enough to choose the encoding of the response.
 const UNKNOWN_METHOD_BODY: usize = 16 * 1024;
 
-/// A request on its way to a method: decode it once, encode the answer in kind.
+/// A request to a method: decodes its message once, and encodes the response in the same encoding.
 #[derive(Debug)]
 pub struct Call {
     encoding: Encoding,
@@ -38,7 +38,7 @@ enum Payload {
 }
 
 impl Call {
-    /// Calls a method with its message `Q`, for its answer `M`.
+    /// Calls a method with its message `Q`, for its response `M`.
     pub async fn unary<Q, M, A>(self, method: impl AsyncFnOnce(Q) -> Result<A>) -> Result<Bytes>
     where
         Q: Message + Default + DeserializeOwned,
@@ -48,7 +48,7 @@ impl Call {
         Ok(self.encoded(&reply))
     }
 
-    /// As [`Call::unary`], for a method whose request has no field: whatever came is ignored.
+    /// Like [`Call::unary`], for a method whose request has no fields: the payload is ignored.
     pub async fn nullary<M, A: Reply<M>>(self, method: impl AsyncFnOnce() -> Result<A>) -> Result<Bytes> {
         let reply = method().await?;
         Ok(self.encoded(&reply))
@@ -61,7 +61,7 @@ impl Call {
         }
     }
 
-    /// The message of the request; an empty payload is the default message.
+    /// Decodes the message; an empty payload is the default message.
     pub fn decode<Q: Message + Default + DeserializeOwned>(&self) -> Result<Q> {
         let message = match &self.payload {
             Payload::Body(bytes) => self.encoding.decode(bytes.clone()),
@@ -71,9 +71,9 @@ impl Call {
     }
 }
 
-/// What serves the methods of one service.
+/// Calls the methods of one service.
 pub trait Dispatch {
-    /// The service whose prefix is stripped and whose methods exist here.
+    /// The service, whose name is the prefix of its methods.
     const SERVICE: Service;
 
     /// Calls `method`.
@@ -144,7 +144,7 @@ where
     }
 }
 
-/// Refuses a request that is not to reach its method, in the encoding in which [`serve`] would have answered it.
+/// Refuses a request before its method is called, in the encoding in which [`serve`] would have responded.
 pub async fn refuse<B>(request: Request<B>, cause: &Error) -> Answer
 where
     B: Body<Data = Bytes>,
@@ -171,9 +171,9 @@ fn stripped(name: &str, service: Service) -> &str {
 
 fn success(method: Method, encoding: Encoding, bytes: Bytes) -> Answer {
     let mut answer = match (method, encoding) {
-        // The older API answers with nothing; the peer's client reads an empty body as `null`.
+        // The older API sends an empty body, which the peer's client reads as `null`.
         (Method::KmsClearImageCache, _) => Response::new(Full::new(Bytes::new())),
-        // The older API answers with text, and its callers send `{}` without a type.
+        // The older API sends text, to callers that send `{}` without a content type.
         (Method::Finish, Encoding::SniffedJson) => return plain(StatusCode::OK, "OK"),
         _ => Response::new(Full::new(bytes)),
     };
@@ -181,7 +181,7 @@ fn success(method: Method, encoding: Encoding, bytes: Bytes) -> Answer {
     answer
 }
 
-/// An error in the encoding of its request.
+/// An error in the encoding of the request.
 pub fn error(encoding: Encoding, cause: &Error) -> Answer {
     let message = cause.message();
     let body = match encoding {
@@ -209,7 +209,7 @@ pub fn error(encoding: Encoding, cause: &Error) -> Answer {
     answer
 }
 
-/// A short text.
+/// A short response in plain text.
 pub fn plain(status: StatusCode, text: &'static str) -> Answer {
     let mut answer = Response::new(Full::new(Bytes::from_static(text.as_bytes())));
     *answer.status_mut() = status;

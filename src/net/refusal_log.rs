@@ -1,4 +1,4 @@
-//! Why requests ended without a result: the log has the cause that the caller does not see.
+//! Logs why requests ended without a result, including the causes that callers are not told.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -8,10 +8,10 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::error::{Code, Error};
 
-/// Lines a second; further ones are left out, so that a flood of requests is no flood of lines.
+/// Log lines a second; the rest is only counted, so that a flood of requests does not flood the log.
 const LINES: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
 
-/// Tells the log about refused and failed requests.
+/// Logs refused and failed requests, up to a rate.
 #[derive(Debug, Clone)]
 pub struct RefusalLog(Arc<DefaultDirectRateLimiter>);
 
@@ -22,8 +22,8 @@ impl Default for RefusalLog {
 }
 
 impl RefusalLog {
-    /// One line, with the whole chain of causes. What is our fault or an upstream's is a warning; what is the
-    /// caller's is information, or debugging where anyone can cause it.
+    /// Writes one line with the whole chain of causes: a warning if the fault is ours or an upstream's,
+    /// `info` if it is the caller's, and `debug` if anyone can cause it.
     pub(super) fn tell(&self, method: &str, remote: IpAddr, error: &Error) {
         if self.0.check().is_err() {
             return;

@@ -29,7 +29,7 @@ use crate::config::BodyLimits;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
 
-/// The KMS phase of the main listener.
+/// The routes of the KMS phase on the main listener.
 pub fn kms(
     service: Arc<KmsService>,
     limits: &BodyLimits,
@@ -44,7 +44,7 @@ pub fn kms(
     if let Some(metrics) = metrics {
         let readiness = Arc::clone(&readiness);
         let metrics = route(Service::Kms, "/metrics", move || async move {
-            // So that they say how it is, not how it was when it was last looked at.
+            // Checks now, so that the metrics are current and not of the last check.
             readiness.report();
             exposition(&metrics)
         });
@@ -53,7 +53,8 @@ pub fn kms(
     router.merge(grpc::kms(service, limits, readiness)).fallback(not_found)
 }
 
-/// The onboarding phase of the main listener; `entrance` guards all but the page and what it shows of this KMS.
+/// The routes of the onboarding phase on the main listener; `entrance` guards all but the page and the files
+/// it loads.
 pub fn onboarding(
     service: Arc<OnboardService>,
     setup: Arc<SetupService>,
@@ -88,7 +89,7 @@ pub fn onboarding(
     router.layer(middleware::from_fn_with_state(Arc::new(entrance), onboarding_auth::pass))
 }
 
-/// After `Finish`, until keys are served, a method of the KMS phase is not unknown but about to come.
+/// After `Finish`, until keys are served, a method of the KMS phase is not unknown but not ready.
 async fn not_yet(State(finished): State<watch::Receiver<bool>>, request: Request, next: Next) -> Response {
     let path = request.uri().path();
     let name = path.rsplit(['/', '.']).next().unwrap_or_default();
@@ -104,7 +105,7 @@ async fn not_yet(State(finished): State<watch::Receiver<bool>>, request: Request
     prpc::refuse(request, &cause).await.map(Body::new)
 }
 
-/// The admin listener.
+/// The routes of the admin listener.
 pub fn admin(
     service: Arc<AdminService>,
     events: Arc<EventService>,
@@ -121,7 +122,7 @@ pub fn admin(
         .fallback(not_found)
 }
 
-/// What serves prpc, and how large its requests may be.
+/// A service that is called by prpc, and the limits of its request bodies.
 struct Prpc<D> {
     dispatch: Arc<D>,
     limits: BodyLimits,
@@ -141,12 +142,12 @@ async fn prpc_call<D: Dispatch + Send + Sync>(
     State(prpc): State<Arc<Prpc<D>>>,
     request: Request,
 ) -> Response {
-    // Not `extract::Path`: it decodes once more, to a name that the entrance has not seen.
+    // Not `extract::Path`, which decodes again: the name must be the one that access control has seen.
     let name = request.uri().path().rsplit('/').next().unwrap_or_default().to_owned();
     prpc::serve(&*prpc.dispatch, &prpc.limits, &name, request).await.map(Body::new)
 }
 
-/// Serves a row of [`ROUTES`](crate::api::routes::ROUTES).
+/// Adds the handler of a row of [`ROUTES`](crate::api::routes::ROUTES).
 pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Handler<T, ()>) -> Router {
     let row = Route::at(service, path);
     let verbs = match row.verbs {

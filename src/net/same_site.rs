@@ -1,18 +1,19 @@
-//! What browsers tell of the page that makes them ask: no page of another site may use what an operator's browser reaches.
+//! Cross-site request checks: pages of other sites may not use what an operator's browser can reach.
 
 use http::{HeaderMap, Method as Verb, Uri, header};
 
-/// Whether a browser sent this for a page that is not ours: what an operator's browser can reach, any page that it shows
-/// could otherwise call, with the credentials that the browser keeps. A browser says where a request comes from in
+/// Whether a browser sent this for a page that is not ours. Such a page could otherwise call whatever the
+/// operator's browser can reach, with the credentials that the browser stores. Browsers state the origin in
 /// headers that a page cannot change; other programs send none of them.
 pub(super) fn is_of_another_site(verb: &Verb, uri: &Uri, headers: &HeaderMap) -> bool {
     let text = |name| headers.get(name).and_then(|value| value.to_str().ok());
     if let Some(site) = headers.get("sec-fetch-site") {
-        // `none`: typed by the user, or a link in another program; `is_by_browser` keeps those from changing much.
+        // `none` is a typed address, or a link in another program; `is_by_browser` keeps these from changing
+        // state.
         return site != "same-origin" && site != "none";
     }
     if let Some(origin) = headers.get(header::ORIGIN) {
-        // HTTP/2 has the host in the address.
+        // HTTP/2 has the host in the URI.
         let host = uri.authority().map(|authority| authority.as_str()).or_else(|| text(header::HOST));
         let origin = origin.to_str().ok().and_then(|origin| origin.split_once("://")).map(|(_, host)| host);
         return match (origin, host) {
@@ -20,13 +21,13 @@ pub(super) fn is_of_another_site(verb: &Verb, uri: &Uri, headers: &HeaderMap) ->
             _ => true,
         };
     }
-    // Without TLS a browser keeps both back from a GET, which an image or a link on any page can cause.
+    // Without TLS, browsers omit both headers on a GET, which an image or a link on any page can cause.
     let is_browser = text(header::USER_AGENT).is_some_and(|agent| agent.contains("Mozilla/"))
         && headers.contains_key(header::ACCEPT_LANGUAGE);
     is_browser && matches!(*verb, Verb::GET | Verb::HEAD)
 }
 
-/// Whether the request says that a browser sent it, wherever it comes from: a link in a mail counts as typed.
+/// Whether a browser sent the request, from whatever page: a link in an e-mail counts as a typed address.
 pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
     headers.contains_key("sec-fetch-site")
 }

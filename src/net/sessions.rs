@@ -1,19 +1,20 @@
-//! TLS sessions that can be resumed: bounded by the memory that they take, since that of a guest holds its certificate.
+//! Resumable TLS sessions, bounded by memory because a guest's session holds its certificate.
 
 use quick_cache::Weighter;
 use quick_cache::sync::Cache;
 use rustls::server::StoresServerSessions;
 
-/// The memory of all sessions, in bytes: about 200 of guests, or [`MAX_SESSIONS`] of callers without a certificate.
+/// The memory of all sessions in bytes: about 200 sessions of guests, or [`MAX_SESSIONS`] without client
+/// certificates.
 const MAX_BYTES: u64 = 2 * 1024 * 1024;
-/// The most sessions, as many as the peer keeps.
+/// The most sessions, the same number as the peer keeps.
 const MAX_SESSIONS: u64 = 1024;
 
-/// The newest and the most used sessions, by their ids.
+/// The most recent and most used sessions by id.
 #[derive(Debug)]
 pub(super) struct Sessions(Cache<Vec<u8>, Box<[u8]>, Bytes>);
 
-/// What a session counts as.
+/// Weighs a session by its bytes.
 #[derive(Debug, Clone)]
 struct Bytes;
 
@@ -25,14 +26,14 @@ impl Weighter<Vec<u8>, Box<[u8]>> for Bytes {
 
 impl Sessions {
     pub(super) fn new() -> Self {
-        // Room for a few; it grows.
+        // The initial capacity.
         Self(Cache::with_weighter(64, MAX_BYTES, Bytes))
     }
 }
 
 impl StoresServerSessions for Sessions {
     fn put(&self, id: Vec<u8>, session: Vec<u8>) -> bool {
-        // rustls grows the vector by doubling: up to half of it is unused.
+        // rustls grows the vector by doubling, so up to half of it is unused.
         self.0.insert(id, session.into_boxed_slice());
         true
     }

@@ -1,4 +1,4 @@
-//! The setup service over HTTP: JSON answers for the onboarding page, `curl` and other tools.
+//! The setup service over HTTP: JSON for the onboarding page, `curl` and other tools.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,7 +18,7 @@ use crate::api::routes::Route;
 use crate::api::setup::{About, Check, Finding, SetupService, Status};
 use crate::error::{Error, Result};
 
-/// Where the status is.
+/// The path of the status.
 pub(super) const STATUS: &str = "/api/v1/setup/status";
 const CHECK: &str = "/api/v1/setup/validate/{check}";
 

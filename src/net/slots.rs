@@ -1,5 +1,5 @@
-//! Slots for connections: shares of one address or app, slots kept for callers that are known, and idle connections that
-//! make room for new ones.
+//! Connection slots: shares of one address or app, slots reserved for known callers, and idle connections
+//! that are closed for new ones.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -13,20 +13,20 @@ use super::activity::{Activity, PeerTrust};
 use super::party::Party;
 use crate::address::bucket;
 
-/// A connection may be closed for a new one when nothing was done for it for this long.
+/// A connection that has been idle this long may be closed for a new one.
 const MIN_IDLE: Duration = Duration::from_secs(1);
-/// At once, if its group has more than this many times the connections of the newcomer's: a caller that opens connections
-/// faster than they become idle keeps only its own kind out.
+/// It may be closed at once if its group has more than this many times the connections of the newcomer's
+/// group: a caller that opens connections faster than they become idle only displaces its own.
 const CROWD: usize = 8;
-/// After a search for idle connections that found none.
+/// The pause after a search that found no idle connection.
 const SEARCH_PAUSE: Duration = Duration::from_millis(50);
-/// How many connections a search finds at most.
+/// The most connections that one search returns.
 const MAX_FOUND: usize = 64;
-/// How many searches are remembered.
+/// How many searches are cached.
 const MAX_SEARCHES: usize = 256;
-/// How long an address is known after a caller from it was admitted.
+/// How long an address stays known after a caller from it was admitted.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
-/// How many addresses are known at once.
+/// How many addresses are known at most.
 const MAX_KNOWN: usize = 16 * 1024;
 
 /// The slots of one listener.
@@ -36,7 +36,7 @@ pub(super) struct Slots(Arc<Table>);
 #[derive(Debug)]
 pub(super) struct Table {
     all: usize,
-    /// Those that only known addresses get.
+    /// The slots that only known addresses get.
     reserved: usize,
     of_one_group: usize,
     connections: Mutex<Connections>,
@@ -47,27 +47,27 @@ struct Connections {
     next: u64,
     open: HashMap<u64, Connection>,
     by_group: HashMap<Party, usize>,
-    /// How many of the reserved slots each group has.
+    /// How many reserved slots each group holds.
     reserved_by_group: HashMap<Party, usize>,
     known: Known,
     searches: HashMap<(Option<Party>, Reach), Search>,
 }
 
-/// Which connections a newcomer may replace beside those of its own group.
+/// Which connections a newcomer may replace, beside those of its own group.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Reach {
-    /// Those in slots for everybody.
+    /// Those in common slots.
     Common,
     /// Those in reserved slots too.
     Reserved,
 }
 
-/// What the last search for idle connections gave.
+/// The result of the last search for idle connections.
 #[derive(Debug, Default)]
 struct Search {
-    /// Those that go next, the first one last.
+    /// The connections to close next, in reverse order.
     found: Vec<u64>,
-    /// When it gave nothing, and for how many connections of the newcomer's group.
+    /// When it last found nothing, and how many connections the newcomer's group had then.
     in_vain: Option<(Instant, usize)>,
 }
 
@@ -79,24 +79,25 @@ struct Connection {
     activity: Arc<Activity>,
 }
 
-/// A connection's slot; dropping it gives it back.
+/// The slot of one connection, freed when dropped.
 #[derive(Debug)]
 pub(super) struct Slot {
     table: Arc<Table>,
     number: u64,
     activity: Arc<Activity>,
-    /// Whether another connection had to go for it.
+    /// Whether another connection was closed for it.
     pub(super) has_replaced: bool,
 }
 
 impl Slots {
-    /// `all` slots: an address or app gets three quarters, known addresses the last eighth.
+    /// `all` slots: an address or app gets at most three quarters, and the last eighth is for known
+    /// addresses.
     pub(super) fn new(all: usize) -> Self {
         let of_one_group = (all * 3).div_ceil(4).max(1);
         Self(Arc::new(Table { all, reserved: all / 8, of_one_group, connections: Mutex::default() }))
     }
 
-    /// A slot for a connection from `address`, if there is one or an idle connection can go.
+    /// A slot for a connection from `address`, if one is free or an idle connection can be closed.
     pub(super) fn take(&self, address: IpAddr) -> Option<Slot> {
         self.take_at(address, Instant::now())
     }
@@ -110,7 +111,7 @@ impl Slots {
         let of_group = connections.by_group.get(&group).copied().unwrap_or(0);
         let reserved_taken: usize = connections.reserved_by_group.values().sum();
         let reserved_of_group = connections.reserved_by_group.get(&group).copied().unwrap_or(0);
-        // At most half of what is there for it, so that something is left for the next one.
+        // At most half of what is available to it, so that something is left for the next one.
         let reserved_share =
             (table.reserved.saturating_sub(reserved_taken) + reserved_of_group).div_ceil(2).max(1);
         let may_reserve = is_known && table.reserved > 0 && reserved_of_group < reserved_share;
@@ -147,7 +148,7 @@ impl Table {
         self.connections.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// A caller from this address was admitted.
+    /// Records that a caller from this address was admitted.
     pub(super) fn knows(&self, address: IpAddr, trust: PeerTrust) {
         let mut connections = self.lock();
         let before = connections.known.group(address);
@@ -156,7 +157,7 @@ impl Table {
         if group == before {
             return;
         }
-        // What is open from there belongs to the new group too.
+        // Its open connections move to the new group.
         let open = connections.open.iter().filter(|(_, open)| open.address == address);
         for number in open.map(|(number, _)| *number).collect::<Vec<_>>() {
             if let Some(connection) = connections.remove(number) {
@@ -167,9 +168,9 @@ impl Table {
 }
 
 impl Connections {
-    /// The connection that goes first, of one group or of all: one of a stranger before one of an admitted caller, then
-    /// of the group with the most connections, the one that is idle for longest. Those of operators stay. A search looks
-    /// at all of them, so what it finds is kept for the next ones, and so is that it found nothing.
+    /// The connection to close, of one group or of all: strangers' before admitted callers', then of the
+    /// group with the most connections, then the one idle for longest. Operators' connections stay. A search
+    /// visits all connections, so its result is cached, even an empty one.
     fn victim(
         &mut self,
         now: Instant,
@@ -182,7 +183,8 @@ impl Connections {
         }
         let search = self.searches.entry((whose, reach)).or_default();
         let (open, by_group) = (&self.open, &self.by_group);
-        // Whether it is a stranger's, how many its group has, and for how long it is idle, if it may go.
+        // For a connection that may be closed: whether it is not a stranger's, the size of its group, and how
+        // long it has been idle.
         let goes = |connection: &Connection| {
             if connection.is_reserved && reach == Reach::Common && connection.group != group {
                 return None;
@@ -219,7 +221,7 @@ impl Connections {
         search.found.pop()
     }
 
-    /// Ends a connection; whether its slot was a reserved one.
+    /// Closes a connection; returns whether its slot was a reserved one.
     fn evict(&mut self, number: u64) -> bool {
         let Some(connection) = self.remove(number) else { return false };
         connection.activity.evict();
@@ -244,7 +246,7 @@ impl Connections {
     }
 }
 
-/// Counts down, and forgets what has come to nothing.
+/// Decrements a count, and removes it at zero.
 fn one_less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
     if let Some(count) = counts.get_mut(key) {
         *count -= 1;
@@ -255,7 +257,7 @@ fn one_less<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, usize>, key: &K) {
 }
 
 impl Slot {
-    /// Ends when the slot has gone to another connection.
+    /// Resolves when the slot was given to another connection.
     pub(super) async fn evicted(&self) {
         self.activity.evicted().await;
     }
@@ -285,17 +287,17 @@ struct Proof {
     last: Instant,
 }
 
-/// Whose callers were admitted from an address.
+/// Which app's callers were admitted from an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Owner {
     App(AppId),
-    /// Those of several apps: it is shared, and stands for itself.
+    /// Several apps': the address is shared, and is a group of its own.
     Several,
     Operator,
 }
 
 impl Known {
-    /// A caller from this address was admitted.
+    /// Records that a caller from this address was admitted.
     fn add(&mut self, address: IpAddr, trust: PeerTrust, now: Instant) {
         let owner = match trust {
             PeerTrust::Stranger => return,
@@ -321,8 +323,8 @@ impl Known {
         *self.by_owner.entry(owner).or_insert(0) += 1;
     }
 
-    /// Forgets one address of the app that has the most, unless the newcomer's has as many: an app with many addresses
-    /// must not push out those of others, nor keep them from being known.
+    /// Forgets one address of the app that has the most, unless the newcomer's app has as many: an app with
+    /// many addresses must not displace those of others, nor keep them from becoming known.
     fn make_room(&mut self, newcomer: Owner, now: Instant) -> bool {
         let is_over = |proof: &Proof| now.duration_since(proof.last) >= KNOWN_FOR;
         let over: Vec<_> =
@@ -380,7 +382,7 @@ mod tests {
         slots.take(address(last)).expect("a slot")
     }
 
-    /// A slot, asked for when every connection that does nothing has been idle for long enough.
+    /// Takes a slot after every idle connection has been idle for long enough.
     fn take_later(slots: &Slots, last: u8) -> Option<Slot> {
         slots.take_at(address(last), Instant::now() + MIN_IDLE)
     }
@@ -451,7 +453,7 @@ mod tests {
         drop(crowd);
     }
 
-    /// All of them are at work.
+    /// Starts a request on each of them.
     fn busy(slots: &[Slot]) -> Vec<super::super::activity::Running> {
         let running: Vec<_> = slots.iter().map(|slot| slot.activity().begin(Use::Method)).collect();
         running.iter().for_each(|request| request.received());

@@ -1,4 +1,5 @@
-//! An error as a whole gRPC answer, and the HTTP status as which an answer is counted. `kms_wire::code` maps the codes.
+//! An error as a whole gRPC response, and the HTTP status under which a response is counted. `kms_wire::code`
+//! maps the codes.
 
 use axum::body::Body;
 use http::{Response, StatusCode};
@@ -6,7 +7,7 @@ use kms_wire::code::{DENIAL_CODE_KEY, DENIAL_ID_KEY};
 
 use crate::error::{Code, Error};
 
-/// The gRPC status of an error, with its message and how a refusal can be looked up.
+/// The gRPC status of an error, with its message and the ids with which a refusal can be looked up.
 pub fn grpc(error: &Error) -> tonic::Status {
     let mut status = tonic::Status::new(tonic::Code::from_i32(error.code().grpc() as i32), error.message());
     if let Some(denial) = error.denial()
@@ -20,15 +21,15 @@ pub fn grpc(error: &Error) -> tonic::Status {
     status
 }
 
-/// The whole gRPC answer that an error is, for a request that does not reach its service.
+/// The whole gRPC response for an error, for a request that does not reach its service.
 pub fn grpc_answer(error: &Error) -> Response<Body> {
     let mut answer = grpc(error).into_http();
     answer.extensions_mut().insert(error.code());
     answer
 }
 
-/// The HTTP status as which an answer is counted. A gRPC refusal is 200 on the wire; it counts as what the same error
-/// is in prpc.
+/// The HTTP status under which a response is counted. A gRPC refusal is 200 on the wire; it is counted as the
+/// status of the same error in prpc.
 pub fn counted<B>(answer: &Response<B>) -> StatusCode {
     if let Some(code) = answer.extensions().get::<Code>() {
         return code.http();
@@ -68,7 +69,7 @@ mod tests {
         for code in CODES {
             let error = Error::new(code, "text");
             assert_eq!(counted(&grpc_answer(&error)), code.http(), "{code:?}");
-            // The answers of services say less, but a request that is one too many never reaches one.
+            // Services give fewer details, but a request over the rate never reaches one.
             if code != Code::TooManyRequests {
                 assert_eq!(counted(&grpc(&error).into_http::<Body>()), code.http(), "{code:?}");
             }

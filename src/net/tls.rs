@@ -1,4 +1,4 @@
-//! TLS: which client certificates pass the handshake, and a server certificate that can be swapped while serving.
+//! TLS: which client certificates are accepted, and a server certificate that can be replaced while serving.
 
 use std::cell::RefCell;
 use std::sync::Arc;
@@ -25,15 +25,15 @@ use crate::config;
 /// Why TLS cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
-    /// rustls refuses the key, the certificate or the settings.
+    /// rustls rejects the key, the certificate or the settings.
     #[error("tls: {0}")]
     Rustls(#[from] rustls::Error),
-    /// The temporary CA certificate is not one.
+    /// The temporary CA certificate cannot be parsed.
     #[error("the certificate of the temporary CA is unusable: {0}")]
     TempCa(webpki::Error),
 }
 
-/// The server certificate that new handshakes get; swapped without touching open connections.
+/// The server certificate for new handshakes; replacing it leaves open connections alone.
 pub struct Leaf(ArcSwap<CertifiedKey>);
 
 impl Leaf {
@@ -45,10 +45,10 @@ impl Leaf {
         Ok(Arc::new(Self(ArcSwap::from_pointee(certified(chain, pkcs8)?))))
     }
 
-    /// As [`Leaf::new`], with a key in any form.
+    /// Like [`Leaf::new`], with a key in any form.
     ///
     /// # Errors
-    /// As [`Leaf::new`].
+    /// Like [`Leaf::new`].
     pub fn with_key(
         chain: Vec<CertificateDer<'static>>,
         key: PrivateKeyDer<'static>,
@@ -57,10 +57,10 @@ impl Leaf {
         Ok(Arc::new(Self(ArcSwap::from_pointee(certified))))
     }
 
-    /// From the next handshake on.
+    /// Uses this certificate from the next handshake on.
     ///
     /// # Errors
-    /// As [`Leaf::new`]; the old certificate stays then.
+    /// Like [`Leaf::new`]; the old certificate then stays.
     pub fn swap(&self, chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<(), TlsError> {
         self.0.store(Arc::new(certified(chain, pkcs8)?));
         Ok(())
@@ -84,7 +84,7 @@ fn certified(chain: Vec<CertificateDer<'static>>, pkcs8: &[u8]) -> Result<Certif
     Ok(CertifiedKey::from_der(chain, key, &aws_lc_rs::default_provider())?)
 }
 
-/// The KMS phase: client certificates are asked for.
+/// For the KMS phase: requests client certificates.
 ///
 /// # Errors
 /// [`TlsError`].
@@ -99,7 +99,7 @@ pub fn serving(
     })
 }
 
-/// The onboarding phase: nobody is asked for a certificate.
+/// For the onboarding phase: requests no client certificate.
 ///
 /// # Errors
 /// [`TlsError`].
@@ -110,16 +110,17 @@ pub fn onboarding(leaf: Arc<Leaf>) -> Result<Acceptor, TlsError> {
 type Builder = rustls::ConfigBuilder<ServerConfig, rustls::WantsVerifier>;
 
 tokio::task_local! {
-    /// What [`ClientCertificates`] has read in the handshake of this task: rustls itself returns bytes only.
+    /// What [`ClientCertificates`] has parsed in the handshake of this task, because rustls itself returns
+    /// only bytes.
     static SHOWN: RefCell<Option<ParsedCertificate>>;
 }
 
-/// Answers handshakes. Key exchange is X25519MLKEM768 with every client that has it, although rustls alone would follow
-/// the client's order: keys that are released live longer than today's key exchange. Clients that do not prefer it are
-/// asked to say hello again.
+/// Accepts handshakes. Key exchange is X25519MLKEM768 with every client that supports it, although rustls
+/// alone would follow the client's order: released keys must stay secret for longer than classic key exchange
+/// may. Clients that do not prefer it receive a HelloRetryRequest.
 #[derive(Clone, Debug)]
 pub struct Acceptor {
-    /// For clients with X25519MLKEM768: no other group.
+    /// For clients with X25519MLKEM768: offers no other group.
     hybrid: Arc<ServerConfig>,
     /// For all others.
     classic: Arc<ServerConfig>,
@@ -142,10 +143,10 @@ impl Acceptor {
         Ok(Self { hybrid: config(hybrid)?, classic: config(aws_lc_rs::default_provider())? })
     }
 
-    /// Takes a connection through its handshake, and returns it with the client's certificate, which is read once.
+    /// Does the handshake, and returns the connection with the client's parsed certificate.
     ///
     /// # Errors
-    /// What the other side did wrong, or the connection.
+    /// Those of the handshake and of the connection.
     pub async fn accept<IO>(&self, stream: IO) -> io::Result<(TlsStream<IO>, Option<ParsedCertificate>)>
     where
         IO: AsyncRead + AsyncWrite + Unpin,
@@ -161,7 +162,7 @@ impl Acceptor {
         };
         let (stream, shown) = SHOWN.scope(RefCell::default(), handshake).await;
         let stream = stream?;
-        // A resumed session brings the certificate of its first handshake, which was not looked at in this one.
+        // A resumed session brings the certificate of its first handshake, which was not parsed in this one.
         let leaf = stream.get_ref().1.peer_certificates().and_then(|chain| chain.first());
         let certificate = match (leaf, shown) {
             (None, _) => None,
@@ -172,7 +173,7 @@ impl Acceptor {
     }
 }
 
-/// Whether a client has X25519MLKEM768, which TLS 1.2 cannot use.
+/// Whether a client supports X25519MLKEM768, which TLS 1.2 cannot use.
 fn has_hybrid(hello: &ClientHello<'_>) -> bool {
     const TLS13_SUITES: [CipherSuite; 3] = [
         CipherSuite::TLS13_AES_256_GCM_SHA384,
@@ -184,7 +185,7 @@ fn has_hybrid(hello: &ClientHello<'_>) -> bool {
         && hello.cipher_suites().iter().any(|suite| TLS13_SUITES.contains(suite))
 }
 
-/// The key exchange group that both sides agreed on, by its name in the TLS registry.
+/// The negotiated key exchange group, by its name in the TLS registry.
 pub(super) fn group_name<IO>(stream: &TlsStream<IO>) -> &'static str {
     let group = stream.get_ref().1.negotiated_key_exchange_group();
     match group.map(|group| group.name()) {
@@ -193,7 +194,7 @@ pub(super) fn group_name<IO>(stream: &TlsStream<IO>) -> &'static str {
         Some(NamedGroup::secp256r1) => "secp256r1",
         Some(NamedGroup::secp384r1) => "secp384r1",
         Some(_) => "other",
-        // A resumed session of TLS 1.2.
+        // TLS 1.2 has no key exchange in a resumed session.
         None => "none",
     }
 }
@@ -201,9 +202,9 @@ pub(super) fn group_name<IO>(stream: &TlsStream<IO>) -> &'static str {
 /// Whether a client may come without a certificate (`rpc.tls.mutual.mandatory`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ClientPolicy {
-    /// It may.
+    /// Yes.
     Optional,
-    /// It may not.
+    /// No.
     Mandatory,
 }
 
@@ -216,10 +217,10 @@ impl From<config::ClientCertificates> for ClientPolicy {
     }
 }
 
-/// Accepts a certificate that carries an attestation, from any issuer, or one that chains to our temporary CA.
+/// Accepts a certificate with evidence from any issuer, or one that chains to our temporary CA.
 ///
-/// Neither proves more than possession of its key: the temporary CA's key is public. What proves is the attestation,
-/// which is verified when a method needs it.
+/// Both prove only possession of the key, because the temporary CA's key is public. The evidence is what
+/// proves an identity, and is verified when a method needs it.
 #[derive(Debug)]
 struct ClientCertificates {
     temp_ca: rustls::pki_types::TrustAnchor<'static>,
@@ -256,7 +257,7 @@ impl ClientCertVerifier for ClientCertificates {
         self.policy == ClientPolicy::Mandatory
     }
 
-    /// Empty: a list of names would make clients withhold certificates that they issued themselves.
+    /// Empty, because clients would withhold self-signed certificates if names were listed.
     fn root_hint_subjects(&self) -> &[DistinguishedName] {
         &[]
     }
@@ -270,11 +271,11 @@ impl ClientCertVerifier for ClientCertificates {
         ChainLimit::KMS.check(intermediates)?;
         let certificate = ParsedCertificate::parse(leaf).map_err(|_| CertificateError::BadEncoding)?;
         check_dates(&certificate, now)?;
-        // A path to the temporary CA adds nothing to an attestation, so none is searched then.
+        // Evidence needs no path to the temporary CA.
         if !certificate.has_evidence() {
             self.chains_to_temp_ca(leaf, intermediates, now).map_err(|_| CertificateError::UnknownIssuer)?;
         }
-        // Outside of [`Acceptor::accept`] nobody asks for it.
+        // Outside [`Acceptor::accept`] the certificate is not used.
         let _ = SHOWN.try_with(|shown| shown.replace(Some(certificate)));
         Ok(ClientCertVerified::assertion())
     }
@@ -282,7 +283,7 @@ impl ClientCertVerifier for ClientCertificates {
     kms_attest::usual_signatures!(verifier => &verifier.algorithms);
 }
 
-/// Version 3 and inside its validity; the one check that both kinds of certificate share.
+/// Version 3 and inside its validity: the check that both kinds of certificates share.
 fn check_dates(certificate: &ParsedCertificate, now: UnixTime) -> Result<(), rustls::Error> {
     if !certificate.is_version_3() {
         return Err(CertificateError::BadEncoding.into());
@@ -297,7 +298,8 @@ fn check_dates(certificate: &ParsedCertificate, now: UnixTime) -> Result<(), rus
     Ok(())
 }
 
-/// Whether a certificate is inside its validity now: a resumed session brings the one of its first handshake.
+/// Whether a certificate is inside its validity now, because a resumed session brings the one of its first
+/// handshake.
 pub fn is_current(certificate: &ParsedCertificate) -> bool {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     check_dates(certificate, UnixTime::since_unix_epoch(since)).is_ok()

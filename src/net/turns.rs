@@ -1,4 +1,4 @@
-//! Turns at work that costs CPU: as many at once as there are cores, and none for those who wait for something else.
+//! Turns at work that costs CPU: as many at once as there are cores. Waiting for I/O needs no turn.
 
 use std::collections::HashMap;
 use std::future::poll_fn;
@@ -10,8 +10,8 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::party::Party;
 
-/// Who may work now: a number at once, so many of one party. Those of one party that wait stand behind each other, so a
-/// party that comes with many delays one that comes with few by one turn at most.
+/// Limits how much work runs at once, in total and per party. The work of one party waits in its own queue,
+/// so a party with many requests delays one with few by at most one turn.
 #[derive(Debug)]
 pub(super) struct Turns {
     all: Arc<Semaphore>,
@@ -30,7 +30,7 @@ pub(super) struct Share {
 }
 
 impl Turns {
-    /// `at_once` for all, so many of them for one party.
+    /// `at_once` turns in total, at most `of_one` for one party.
     pub(super) fn new(at_once: usize, of_one: usize) -> Self {
         Self { all: Arc::new(Semaphore::new(at_once)), of_one, parties: Parties::default() }
     }
@@ -44,10 +44,10 @@ impl Turns {
 }
 
 impl Share {
-    /// A turn, once there is one; dropping it gives it back.
+    /// Waits for a turn, which is returned when dropped.
     fn turn(&self) -> Pin<Box<dyn Future<Output = Turn> + Send>> {
         let (own, all) = (Arc::clone(&self.own), Arc::clone(&self.all));
-        // Neither is ever closed.
+        // The semaphores are never closed.
         Box::pin(async move {
             Turn { _own: own.acquire_owned().await.ok(), _all: all.acquire_owned().await.ok() }
         })
@@ -62,14 +62,14 @@ struct Turn {
 impl Drop for Share {
     fn drop(&mut self) {
         let mut parties = self.parties.lock().unwrap_or_else(PoisonError::into_inner);
-        // One is in the map, one is ours.
+        // One reference is in the map, one is ours.
         if Arc::strong_count(&self.own) == 2 {
             parties.remove(&self.party);
         }
     }
 }
 
-/// Polls `future` only while it has a turn: it waits for the network without one.
+/// Polls `future` only while holding a turn, so that waiting for the network holds none.
 pub(super) async fn in_turns<F: Future>(share: Share, future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
@@ -78,13 +78,13 @@ pub(super) async fn in_turns<F: Future>(share: Share, future: F) -> F::Output {
         drop(turn);
         match polled {
             Poll::Ready(output) => return output,
-            // The future has kept the waker of this task.
+            // The future has registered the waker of this task.
             Poll::Pending => woken().await,
         }
     }
 }
 
-/// Ends when the task is woken next.
+/// Resolves when the task is woken next.
 async fn woken() {
     let mut is_first = true;
     poll_fn(|_| match std::mem::replace(&mut is_first, false) {

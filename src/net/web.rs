@@ -1,4 +1,4 @@
-//! The onboarding page: its files are inside the program, nothing comes from elsewhere.
+//! The onboarding page, embedded in the program; it loads nothing from other sites.
 
 use axum::Router;
 use axum::body::Body;
@@ -6,7 +6,7 @@ use axum::response::Response;
 use axum::routing::get;
 use http::{HeaderName, HeaderValue, header};
 
-/// The page loads its own files, and asks its own server; nothing else.
+/// The page may load its own files and call its own server, nothing else.
 const POLICY: &str = "default-src 'none'; style-src 'self'; script-src 'self'; img-src 'self'; connect-src 'self'; \
                       base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'";
 

@@ -1,4 +1,4 @@
-//! The routes as auth-simple has them, and what ours add.
+//! The routes as auth-simple has them, and our additions.
 
 use tower::ServiceExt as _;
 

@@ -1,4 +1,5 @@
-//! A stream of events as server-sent events. What a caller does not take is not kept for it: its connection ends.
+//! A stream of events as server-sent events. Nothing is buffered for a caller that does not read: its
+//! connection is closed.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -17,12 +18,12 @@ use crate::api::events::{EventService, Stream};
 use crate::error::{Error, Result};
 use crate::events::last_event_id;
 
-/// A comment is sent when nothing has happened for this long, so that what is in between keeps the connection, and so that we notice
-/// a caller that is gone.
+/// A comment is sent when nothing has happened for this long, so that proxies keep the connection and we
+/// notice a caller that has left.
 const KEEP_ALIVE: Duration = Duration::from_secs(15);
-/// How long a caller may take nothing.
+/// How long a caller may read nothing.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// Pieces on their way to one caller.
+/// Pieces that are queued for one caller.
 const QUEUE: usize = 2;
 
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
@@ -31,7 +32,7 @@ pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Resp
     let query = super::read(request.uri().query())?;
     if query.since.is_some() || query.until.is_some() || query.cursor.is_some() || query.format.is_some() {
         return Err(Error::invalid(
-            "a stream takes type, app_id, source and limit; Last-Event-ID says where it goes on",
+            "a stream takes type, app_id, source and limit; Last-Event-ID continues one",
         ));
     }
     let after = request.headers().get(LAST_EVENT_ID).map(|id| last_event_id(id.as_bytes())).transpose();
@@ -50,12 +51,12 @@ pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Resp
     };
     let mut answer = Response::new(body);
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
-    // For a reverse proxy that would otherwise wait for the end.
+    // Tells a buffering reverse proxy to forward the response at once.
     answer.headers_mut().insert(HeaderName::from_static("x-accel-buffering"), HeaderValue::from_static("no"));
     Ok(answer)
 }
 
-/// Hands pieces on until the stream or the caller ends.
+/// Forwards pieces until the stream ends or the caller leaves.
 async fn pump(mut stream: Stream, pieces: Sender<Bytes>, running: Option<Arc<Running>>) {
     loop {
         let next = tokio::select! {
@@ -72,7 +73,7 @@ async fn pump(mut stream: Stream, pieces: Sender<Bytes>, running: Option<Arc<Run
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
                 Err(_) => {
-                    tracing::debug!("a stream of events is ended: its caller is too slow");
+                    tracing::debug!("a stream of events was closed: its caller reads too slowly");
                     if let Some(running) = running {
                         running.end_connection();
                     }

@@ -1,21 +1,22 @@
-//! Two turns at a time, and a short queue for them: the better known go first, and push the others out when it is full.
+//! Two turns at a time, and a short queue: callers that have logged in before go first, and push out others
+//! when it is full.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::oneshot;
 
-/// As many at a time: a flood of passwords gets no more of the machine.
+/// How many passwords are hashed at a time, which bounds the CPU that a flood of them takes.
 pub(super) const MAX_RUNNING: usize = 2;
-/// As many wait.
+/// How many wait.
 pub(super) const MAX_WAITING: usize = 64;
 
-/// Who goes first; the smaller, the earlier.
+/// The position in the queue; the smallest goes first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Rank {
-    /// Whether nobody has logged in from the address yet.
+    /// Whether nobody has logged in from the address.
     pub(super) is_stranger: bool,
-    /// How often the address has failed recently.
+    /// How many recent failures the address has.
     pub(super) failures: u32,
 }
 
@@ -25,7 +26,7 @@ pub(super) struct Queue(Mutex<State>);
 #[derive(Debug, Default)]
 struct State {
     running: usize,
-    /// Grows with each that comes.
+    /// Increases with each arrival.
     sequence: u64,
     waiting: Vec<Waiting>,
 }
@@ -37,15 +38,15 @@ struct Waiting {
     turn: oneshot::Sender<Turn>,
 }
 
-/// Rank, those of its own address that wait already, and when it came.
+/// The rank, how many of the same address already wait, and the time of arrival.
 type Place = (Rank, usize, u64);
 
-/// The right to hash; dropping it gives it to the next.
+/// The right to hash one password; passed on when dropped.
 #[derive(Debug)]
 pub(super) struct Turn(Option<Arc<Queue>>);
 
 impl Queue {
-    /// Waits for a turn; `None` when others need the place more.
+    /// Waits for a turn; `None` if others with a better rank have filled the queue.
     pub(super) async fn turn(self: &Arc<Self>, address: IpAddr, rank: Rank) -> Option<Turn> {
         let receiver = {
             let mut state = self.state();
@@ -53,7 +54,7 @@ impl Queue {
                 state.running += 1;
                 return Some(Turn(Some(Arc::clone(self))));
             }
-            // A caller that has gone leaves its place.
+            // Callers that have left give up their place.
             state.waiting.retain(|waiting| !waiting.turn.is_closed());
             state.sequence += 1;
             let alike = state.waiting.iter().filter(|waiting| waiting.address == address).count();
@@ -77,7 +78,7 @@ impl Queue {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The best of those who wait; where nobody does, one less runs.
+    /// The first in the queue. Without one, the turn becomes free.
     fn next(&self) -> Option<oneshot::Sender<Turn>> {
         let mut state = self.state();
         match state
@@ -102,7 +103,7 @@ impl Drop for Turn {
         while let Some(next) = queue.next() {
             match next.send(Self(Some(Arc::clone(&queue)))) {
                 Ok(()) => return,
-                // It has gone: the turn is another's.
+                // The caller has left, so the turn goes to the next.
                 Err(mut unwanted) => unwanted.0 = None,
             }
         }

@@ -1,4 +1,4 @@
-//! What is hashed, how often, and who waits for whom.
+//! Which passwords are hashed, how often, and in which order.
 
 use std::sync::LazyLock;
 use std::time::Instant;
@@ -116,7 +116,7 @@ async fn the_same_wrong_password_again_and_again_is_hashed_once_and_locks_nobody
 #[tokio::test]
 async fn who_waits_for_a_verdict_is_bounded_and_others_may_wait_too() {
     let (passwords, _) = passwords();
-    // Both turns are taken, so that nobody gets a verdict.
+    // Both turns are taken, so that no request gets a verdict.
     let busy = Rank { is_stranger: true, failures: 0 };
     let turns = [(); 2].map(|()| passwords.0.queue.turn(HERE.into(), busy));
     let turns = futures_util::future::join_all(turns).await;
