@@ -219,7 +219,7 @@ async fn the_schema_is_strict() {
         assert_eq!(setup.send(request, body).await.0, StatusCode::BAD_REQUEST);
     }
     let request = Request::post("/bootAuth/app").header("content-type", "application/json");
-    let large = format!("{}{}", asked(), " ".repeat(LONGEST));
+    let large = format!("{}{}", asked(), " ".repeat(MAX_REQUEST));
     assert_eq!(setup.send(request, large).await.0, StatusCode::PAYLOAD_TOO_LARGE);
 }
 
