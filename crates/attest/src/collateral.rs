@@ -1,4 +1,5 @@
-//! Collateral: what Intel signs about platforms (TCB info, QE identity, CRLs), fetched, checked and kept while valid.
+//! Collateral, the documents Intel signs about platforms (TCB info, QE identity, CRLs): fetched, checked, and
+//! cached while valid.
 
 mod authentic;
 mod cache;
@@ -42,9 +43,10 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 
 use crate::trust::TrustAnchors;
 
-/// A complete set of collateral for one kind of platform, with the time until which all of it is valid.
+/// A complete set of collateral for one platform model, with the time at which the first of its documents
+/// expires.
 ///
-/// Holding one says nothing about its signatures: the quote verifier checks them each time.
+/// Holding a value says nothing about its signatures: the quote verifier checks them for each quote.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Collateral {
     parts: QuoteCollateralV3,
@@ -54,7 +56,7 @@ pub struct Collateral {
     numbers: Numbers,
 }
 
-/// The numbers by which Intel counts the parts of collateral. Each only rises.
+/// The version numbers that Intel gives the documents. They only rise.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Numbers {
     /// `tcbEvaluationDataNumber` of TCB info.
@@ -63,13 +65,13 @@ pub struct Numbers {
     pub qe_identity: u32,
     /// CRL number of the root's CRL.
     pub root_crl: u64,
-    /// CRL number of the CRL of the CA of platform certificates.
+    /// CRL number of the PCK CA's CRL.
     pub pck_crl: u64,
 }
 
 impl Collateral {
-    /// Reads the dates of `parts`. Issuer chains are kept in one form, whatever they came in, so that everybody reads
-    /// the same certificates in them.
+    /// Reads the dates and numbers of `parts`. Issuer chains are rewritten in one PEM form, so that every
+    /// later reader sees the same certificates in them.
     pub fn new(mut parts: QuoteCollateralV3) -> Result<Self, CollateralError> {
         let tcb_info = Dated::read(&parts.tcb_info, "tcb info")?;
         let qe_identity = Dated::read(&parts.qe_identity, "qe identity")?;
@@ -104,23 +106,23 @@ impl Collateral {
         })
     }
 
-    /// Reads the JSON form: texts as they are, binary parts as hex.
+    /// Reads the JSON form of [`QuoteCollateralV3`]: text as it is, binary fields in hex.
     pub fn from_json(json: &[u8]) -> Result<Self, CollateralError> {
         Self::new(crate::json::from_utf8(json).map_err(|_| CollateralError::Malformed("json"))?)
     }
 
-    /// The parts as the quote verifier takes them.
+    /// The documents, in the type of the quote verifier.
     pub fn parts(&self) -> &QuoteCollateralV3 {
         &self.parts
     }
 
-    /// The kind of platform that the TCB info is about.
+    /// FMSPC of the TCB info.
     pub fn fmspc(&self) -> [u8; 6] {
         self.model.fmspc
     }
 
-    /// The same, and the CA whose revocations are in it. Where a quote verifies by this collateral, they are the
-    /// platform's: a platform certificate of another model or CA is refused.
+    /// The FMSPC and the PCK CA of the CRL. If a quote verifies with this collateral, both are its
+    /// platform's: the verifier refuses a PCK certificate of another model or CA.
     pub fn model(&self) -> PlatformKey {
         self.model
     }
@@ -130,12 +132,13 @@ impl Collateral {
         self.issued
     }
 
-    /// Unix seconds of the earliest end: `nextUpdate` of TCB info, QE identity and both CRLs, `notAfter` of the chains.
+    /// When the first part expires, Unix seconds: the earliest `nextUpdate` of TCB info, QE identity and both
+    /// CRLs, or `notAfter` of the chains.
     pub fn expires(&self) -> u64 {
         self.expires
     }
 
-    /// PEM chain of the platform's own PCK certificate, if it had to be fetched with the collateral.
+    /// PEM chain of the platform's PCK certificate, if it was fetched with the collateral.
     pub fn pck_certificate_chain(&self) -> Option<&str> {
         self.parts.pck_certificate_chain.as_deref()
     }
@@ -145,7 +148,7 @@ impl Collateral {
         self.numbers.tcb_info
     }
 
-    /// The numbers by which Intel counts the parts.
+    /// The version numbers of all documents.
     pub fn numbers(&self) -> Numbers {
         self.numbers
     }
@@ -154,17 +157,19 @@ impl Collateral {
         Self { parts: self.parts_for(chain), ..self.clone() }
     }
 
-    /// The parts with the chain of a platform's PCK certificate, which the quote verifier prefers to the quote's.
+    /// The parts with the given PCK certificate chain. The quote verifier prefers it to the chain in the
+    /// quote.
     pub(crate) fn parts_for(&self, pck_certificate_chain: String) -> QuoteCollateralV3 {
         QuoteCollateralV3 { pck_certificate_chain: Some(pck_certificate_chain), ..self.parts.clone() }
     }
 }
 
-/// Whether the platform certificates in `quote` lead to the trusted root: found out without collateral. A quote that
-/// carries none, because its PPID is encrypted, passes; what it is judged by is fetched with the collateral.
+/// Checks, without collateral, that the PCK certificate in `quote` chains to the trusted root. A quote with
+/// an encrypted PPID carries no certificate and passes; its chain is fetched with the collateral and checked
+/// then.
 ///
 /// # Errors
-/// [`CollateralError::UntrustedPlatform`], or that the quote names no platform.
+/// [`CollateralError::UntrustedPlatform`], or the error of a quote that does not name its platform.
 pub fn platform_is_rooted(quote: &[u8], anchors: &TrustAnchors) -> Result<(), CollateralError> {
     let Origin::Certificate(chain) = Origin::of(quote)? else { return Ok(()) };
     match chain.leads_to(anchors.tdx_root()) {
@@ -173,7 +178,7 @@ pub fn platform_is_rooted(quote: &[u8], anchors: &TrustAnchors) -> Result<(), Co
     }
 }
 
-/// The dates that both signed JSON texts carry.
+/// The dates that TCB info and QE identity have in common.
 #[derive(Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct Dated {
@@ -243,7 +248,7 @@ mod tests {
 
     #[test]
     fn the_earliest_end_of_any_part_ends_the_whole() {
-        // QE identity and both CRLs of the real set end later than its TCB info.
+        // In the real set, QE identity and both CRLs expire after the TCB info.
         let real = testing::real_collateral();
         let next_update = unix_seconds(&Dated::read(&real.parts.tcb_info, "").unwrap().next_update);
         assert!(real.expires() <= next_update.unwrap());

@@ -1,4 +1,5 @@
-//! Attestation evidence in, verified identity out: wire forms, TDX verification, collateral, RA-TLS and own quotes.
+//! Attestation: decodes and verifies evidence (TDX), fetches its collateral, builds and reads RA-TLS
+//! certificates, and obtains quotes of our own.
 
 pub mod attester;
 pub mod binding;

@@ -1,8 +1,8 @@
-//! What collateral must show before it is kept: signatures up to the trusted root, the right platform, the right time.
+//! The checks before collateral is cached: signed up to the trusted root, for the right platform, valid now.
 //!
-//! The quote verifier checks all of this again for each quote, and more. Here it keeps a wrong answer of an endpoint
-//! out of the cache, where it would refuse everybody until it expires, and keeps quotes of made-up platforms from
-//! causing requests.
+//! The quote verifier repeats all of these checks, and more, for each quote. They are made here too, because
+//! a bad response in the cache would refuse every quote of the model until it expires, and because quotes of
+//! invented platforms must not cause requests.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use dcap_qvl::QuoteCollateralV3;
@@ -12,8 +12,8 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer, X509Certificate};
 use super::chain::certificates;
 use super::{CaKind, Clock, Collateral, Dated, FetchFailure, PlatformKey, Resource, unix_seconds};
 
-/// Turns an endpoint's answer into collateral for `platform` that is valid now and signed up to `root`. What is signed was
-/// signed before now, so it raises the floor of the clock.
+/// Makes collateral from an endpoint's response, if it is for `platform`, valid now and signed up to `root`.
+/// Its dates of issue are in the past, so they raise the clock's floor.
 pub(super) fn admit(
     parts: QuoteCollateralV3,
     platform: PlatformKey,
@@ -41,7 +41,8 @@ pub(super) fn admit(
     if !pck_crl_is_signed(&parts, platform.ca, root) {
         return Err(FetchFailure::Untrusted(Resource::PckCrl));
     }
-    // As the quote verifier reads them: what it cannot read would refuse everybody until it ends.
+    // The quote verifier's own types: a document that it cannot read would refuse every quote until it
+    // expires.
     if serde_json::from_str::<dcap_qvl::TcbInfo>(&parts.tcb_info).is_err() {
         return Err(malformed("has a status or a form that this version does not know"));
     }
@@ -49,7 +50,8 @@ pub(super) fn admit(
         let problem = "has a status or a form that this version does not know";
         return Err(FetchFailure::Malformed { resource: Resource::QeIdentity, problem });
     }
-    // Intel signs documents of the same form about SGX: with them no TD would verify, and no other service be asked.
+    // Intel signs documents of the same form for SGX. Accepting one would refuse every TD, and no other
+    // service would be tried.
     if !is_about(&parts.tcb_info, "TDX") {
         return Err(malformed("is not about TDX"));
     }
@@ -70,7 +72,7 @@ pub(super) fn admit(
     Ok(collateral)
 }
 
-/// Whether the document names `what` as its subject.
+/// Whether the `id` of the document is `what`.
 fn is_about(document: &str, what: &str) -> bool {
     #[derive(serde::Deserialize)]
     struct Subject {
@@ -104,7 +106,7 @@ fn signed_json(
     signed().ok_or(FetchFailure::Untrusted(resource))
 }
 
-/// Whether the PCK CRL is of the CA asked for, and that CA's certificate is signed by the root.
+/// Whether the PCK CRL is of the requested CA, and a CA certificate signed by the root signed it.
 fn pck_crl_is_signed(parts: &QuoteCollateralV3, ca: CaKind, root: &CertificateDer<'_>) -> bool {
     let Ok((_, crl)) = CertificateRevocationList::from_der(&parts.pck_crl) else { return false };
     let issuers = certificates(parts.pck_crl_issuer_chain.as_bytes()).unwrap_or_default();
@@ -114,7 +116,7 @@ fn pck_crl_is_signed(parts: &QuoteCollateralV3, ca: CaKind, root: &CertificateDe
             .any(|issuer| issuer != root && is_signed(issuer, root) && crl_is_signed(&parts.pck_crl, issuer))
 }
 
-/// Whether `certificate` is signed by `issuer`, which is a CA.
+/// Whether `certificate` is signed by `issuer`, and `issuer` is a CA.
 pub(super) fn is_signed(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
     let (Ok((_, certificate)), Ok((_, issuer))) =
         (X509Certificate::from_der(certificate), X509Certificate::from_der(issuer))
@@ -133,7 +135,7 @@ fn crl_is_signed(crl: &[u8], issuer: &CertificateDer<'_>) -> bool {
     crl.verify_signature(issuer.public_key()).is_ok()
 }
 
-/// When the newest of the CRLs was signed; 0 where they do not say.
+/// The later `thisUpdate` of the two CRLs, Unix seconds; 0 if there is none.
 fn latest_update(parts: &QuoteCollateralV3) -> u64 {
     let updates = [&parts.root_ca_crl, &parts.pck_crl].into_iter().filter_map(|crl| {
         let (_, crl) = CertificateRevocationList::from_der(crl).ok()?;

@@ -1,4 +1,5 @@
-//! Collateral kept until Intel's own `nextUpdate`: one fetch at a time per platform, several services in order.
+//! The collateral cache: keeps entries until `nextUpdate`, runs one fetch per platform at a time, tries
+//! several services in order.
 
 mod early;
 mod entries;
@@ -27,19 +28,19 @@ use super::{
 use crate::single_flight::{InFlight, SingleFlight, Unfinished};
 use crate::trust::TrustAnchors;
 
-/// Fetches under way at the same time, over all platforms.
+/// Concurrent fetches over all platforms.
 const MAX_FETCHES: usize = 32;
-/// Of those, this many talk to a service; the others wait their turn within their deadline.
+/// Of these, the number that send requests to a service; the others wait within their deadline.
 const MAX_UPSTREAM: usize = 8;
-/// Requests for PCK certificates at the same time: anyone can cause these, so they get a lane of their own, in which those
-/// that hang cannot stay.
+/// Concurrent requests for PCK certificates. Any caller can cause them, so they have a limit of their own,
+/// which slow requests cannot exhaust.
 const MAX_CHAIN_REQUESTS: usize = 4;
-/// Of those that take longer than [`CacheOptions::chain_turn_time`], this many more.
+/// Further requests that have taken longer than [`CacheOptions::chain_turn_time`].
 const MAX_SLOW_CHAIN_REQUESTS: usize = 32;
-/// Pause before a failed background refresh is tried again.
+/// Delay before a failed background refresh is repeated.
 const REFRESH_RETRY_SECONDS: u64 = 300;
 
-/// The collateral of all platforms seen lately. Clones share it.
+/// A cache of collateral by platform model. Clones share it.
 #[derive(Clone)]
 pub struct CollateralCache {
     shared: Arc<Shared>,
@@ -64,9 +65,10 @@ struct Shared {
 type Fetched = Result<Arc<Collateral>, CollateralError>;
 
 impl CollateralCache {
-    /// A cache in front of the services at `endpoints`, tried in this order (none: the default one).
+    /// A cache in front of the services at `endpoints`, tried in this order
+    /// ([`DEFAULT_PCCS_URL`](super::DEFAULT_PCCS_URL) if empty).
     ///
-    /// `anchors` is what collateral must be signed up to before it is kept.
+    /// Collateral must be signed up to `anchors` before it is cached.
     pub fn new(
         endpoints: &[impl AsRef<str>],
         anchors: &TrustAnchors,
@@ -102,8 +104,9 @@ impl CollateralCache {
 
     /// Collateral for `quote`, valid now.
     ///
-    /// A quote that carries its platform's certificate chain, as nearly all do, needs no request while the cache holds
-    /// its kind of platform. One with an encrypted PPID needs one request each time: its chain is its own.
+    /// For a quote with its PCK certificate chain (nearly all), no request is needed while its model is
+    /// cached. A quote with an encrypted PPID needs one request each time, because its chain is the
+    /// platform's own.
     pub async fn get(&self, quote: &[u8]) -> Result<Arc<Collateral>, CollateralError> {
         let origin = Origin::of(quote)?;
         let is_fetched = matches!(origin, Origin::EncryptedPpid(_));
@@ -114,8 +117,8 @@ impl CollateralCache {
         Ok(collateral)
     }
 
-    /// [`CollateralCache::get`] for a quote that was parsed already, with the chain by which it is to be verified: its
-    /// own, or the one that was fetched for it.
+    /// [`CollateralCache::get`] for a parsed quote, with the PCK chain to verify it by: the quote's own, or
+    /// the fetched one.
     pub(crate) async fn get_parsed(
         &self,
         quote: &Quote,
@@ -131,12 +134,12 @@ impl CollateralCache {
         Ok((self.platform(&chain).await?, chain))
     }
 
-    /// The time by which the cache judges validity.
+    /// The clock by which validity is decided.
     pub fn clock(&self) -> &Clock {
         &self.shared.options.clock
     }
 
-    /// Numbers for metrics.
+    /// Counters for metrics.
     pub fn stats(&self) -> CacheStats {
         CacheStats {
             hits: self.shared.hits.load(Ordering::Relaxed),
@@ -150,17 +153,18 @@ impl CollateralCache {
         }
     }
 
-    /// The services that gave nothing when they were asked last, and why. For an operator's own terminal.
+    /// The services whose last request failed, with the error. Shown only on an operator's terminal, because
+    /// it names addresses.
     pub fn service_failures(&self) -> Vec<ServiceFailure> {
         self.shared.endpoints.iter().filter_map(Endpoint::last_failure).collect()
     }
 
-    /// Starts the task that fetches entries again before they end. It stops when the handle is dropped.
+    /// Starts the task that refreshes entries before they expire. It stops when the handle is dropped.
     pub fn spawn_refresh(&self) -> RefreshTask {
         RefreshTask::spawn(self.clone(), self.shared.options.refresh_every)
     }
 
-    /// Fetches every entry that is due; drops those that have ended. A failure leaves the entry in use.
+    /// Fetches every entry that is due and drops expired ones. After a failed fetch the entry stays in use.
     pub(super) async fn refresh_due(&self) {
         let due = self.entries().due(self.clock().now());
         for platform in due {
@@ -179,12 +183,13 @@ impl CollateralCache {
             return Ok(kept);
         }
         self.shared.misses.fetch_add(1, Ordering::Relaxed);
-        // A made-up platform must not reach the services: anyone can write a quote with any FMSPC.
+        // Checked before any request: anyone can write a quote with any FMSPC.
         if !chain.leads_to(self.shared.anchors.tdx_root()) {
             return Err(CollateralError::UntrustedPlatform);
         }
         let fetch = {
-            // Held until the fetch is joined: one that ends meanwhile files its outcome here first.
+            // Locked until the fetch is joined, so that a fetch that ends in between has stored its result
+            // first.
             let mut entries = self.entries();
             if let Some(kept) = entries.take(platform, self.clock().now()) {
                 return Ok(kept);
@@ -197,8 +202,7 @@ impl CollateralCache {
         finished(fetch).await
     }
 
-    /// Joins the fetch for `platform` that is under way, or starts one. It goes on when all callers that wait for it have
-    /// left.
+    /// Joins the running fetch for `platform`, or starts one. It continues when all its callers have left.
     fn join_fetch(&self, platform: PlatformKey) -> Result<InFlight<Fetched>, Unfinished> {
         self.shared.in_flight.join(platform, || {
             let cache = self.clone();
@@ -232,19 +236,19 @@ impl CollateralCache {
         Err(CollateralError::Unavailable { failures })
     }
 
-    /// What a service has, if nothing in it is older than what was seen before.
+    /// Collateral from one service, if no part is older than one seen before.
     async fn newest(&self, endpoint: &Endpoint, platform: PlatformKey) -> Result<Collateral, FetchFailure> {
         let collateral = endpoint.pccs.platform(platform, self.clock()).await?;
         self.raise_floors(&collateral, TcbSet::Standard).await?;
         Ok(collateral)
     }
 
-    /// Refuses what is older than what was seen before; remembers what is newer, on the disk before it is used.
+    /// Refuses collateral older than seen before. New floors are on the disk before the collateral is used.
     async fn raise_floors(&self, collateral: &Collateral, set: TcbSet) -> Result<(), FetchFailure> {
         let floors = &self.shared.options.floors;
         if floors.admit(collateral, set)? {
             let floors = floors.clone();
-            // A panic of the writer is no reason to believe less.
+            // If the writing task panics, the floors still hold in memory.
             let _ = tokio::task::spawn_blocking(move || floors.save()).await;
         }
         Ok(())
@@ -281,20 +285,20 @@ impl CollateralCache {
             Ok(_) => endpoint.succeeded(self.clock().now()),
             Err(failure) => {
                 endpoint.failed(failure);
-                tracing::warn!(endpoint = endpoint.index, %failure, "collateral endpoint gave nothing usable");
+                tracing::warn!(endpoint = endpoint.index, %failure, "collateral endpoint returned nothing usable");
             }
         }
         answer
     }
 
-    /// Services that are fine in the configured order, then those that failed lately, the longest ago first.
+    /// Working services in the configured order, then the paused ones, the longest paused first.
     fn endpoints_in_order(&self) -> Vec<&Endpoint> {
         let mut endpoints: Vec<&Endpoint> = self.shared.endpoints.iter().collect();
         endpoints.sort_by_key(|endpoint| endpoint.paused_until());
         endpoints
     }
 
-    /// Files the outcome of a fetch.
+    /// Stores the outcome of a fetch.
     fn keep(&self, platform: PlatformKey, fetched: Result<Collateral, CollateralError>) -> Fetched {
         let mut entries = self.entries();
         let options = &self.shared.options;
@@ -302,7 +306,8 @@ impl CollateralCache {
             Ok(collateral) => {
                 let now = self.clock().now();
                 let placed = entries.place(platform, collateral, now, options);
-                // Others may now hold what is older than this. It is valid, so it is used until there is newer.
+                // Other entries may now be below the floors. They are valid, so they stay in use until
+                // refreshed.
                 entries.hasten(|held| options.floors.is_below(held, TcbSet::Standard), now);
                 Ok(placed)
             }

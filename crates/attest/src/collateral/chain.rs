@@ -1,9 +1,9 @@
-//! Certificate chains in PEM, as quotes and collateral carry them: one reader for all of them, which takes certificates in
-//! order and nothing else.
+//! Certificate chains in PEM, in quotes and in collateral. There is one reader, and it is strict:
+//! certificates in order and nothing else.
 //!
-//! Chains are not signed, so a sender can put anything around the certificates. Two readers that disagree about what
-//! counts as a certificate would verify one and believe another. So what is not in this form is refused, and what is
-//! handed on is written again from what was read ([`pem_of`]).
+//! The text of a chain is not signed, so a sender can put anything around the certificates. If two readers
+//! disagreed about what counts as a certificate, one would verify a chain that the other does not use. So
+//! other forms are refused, and what is passed on is written again from the certificates read ([`pem_of`]).
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -18,36 +18,37 @@ use crate::certificate;
 
 /// Intel's chains have three certificates at most: leaf, CA, root.
 const MAX_CHAIN: usize = 3;
-/// Intel's have some 4 KiB.
+/// Intel's chains have about 4 KiB.
 const MAX_CHAIN_BYTES: usize = 32 << 10;
 
 const BEGIN: &[u8] = b"-----BEGIN CERTIFICATE-----";
 const END: &[u8] = b"-----END CERTIFICATE-----";
 
-/// Why a text is not a chain of certificates.
+/// Why a text is not a certificate chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ChainError {
-    /// Longer than any chain.
+    /// More bytes than the limit.
     #[error("is longer than {MAX_CHAIN_BYTES} bytes")]
     TooLong,
     /// More certificates than a leaf, its CA and the root.
     #[error("has more than {MAX_CHAIN} certificates")]
     TooMany,
-    /// Nothing, text between the blocks, or a block with another label.
+    /// No block, text between the blocks, or a block with another label.
     #[error("has something that is not a CERTIFICATE block")]
     NotACertificate,
-    /// A block whose contents are not one certificate.
+    /// A block that does not hold exactly one certificate.
     #[error("has a certificate that does not parse")]
     Malformed,
-    /// A certificate that is not issued by the next one.
+    /// A certificate whose issuer is not the subject of the next one.
     #[error("is not in order: leaf, CA, root")]
     Order,
 }
 
-/// The certificates of a chain: one to three, each issued by the next one if names are believed.
+/// The certificates of a chain: one to three, each naming the next one's subject as its issuer. Signatures
+/// are not checked.
 ///
-/// Between and before the blocks there may be white space, after the last one also NUL bytes: quotes carry the chain as a
-/// C string.
+/// White space is allowed before and between the blocks, and white space and NUL bytes after the last one,
+/// because quotes carry the chain as a C string.
 ///
 /// # Errors
 /// Any [`ChainError`].
@@ -67,7 +68,7 @@ pub fn certificates(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, ChainErr
             return Err(ChainError::TooMany);
         }
         let Names { der, subject, issuer } = decode(base64)?;
-        // Issued by itself is the end, so nothing stands behind it.
+        // A self-issued certificate ends the chain: no further one may follow.
         if issuer_before.is_some_and(|issuer_before| issuer_before != subject) {
             return Err(ChainError::Order);
         }
@@ -81,14 +82,14 @@ fn is_end(rest: &[u8]) -> bool {
     rest.iter().all(|byte| *byte == 0 || byte.is_ascii_whitespace())
 }
 
-/// A certificate with its names, DER.
+/// A certificate with its subject and issuer names, all DER.
 struct Names {
     der: CertificateDer<'static>,
     subject: Vec<u8>,
     issuer: Vec<u8>,
 }
 
-/// White space anywhere in the base64 is harmless: it says nothing.
+/// Ignores white space anywhere in the base64.
 fn decode(base64: &[u8]) -> Result<Names, ChainError> {
     let digits: Vec<u8> = base64.iter().copied().filter(|byte| !byte.is_ascii_whitespace()).collect();
     let der = STANDARD.decode(digits).map_err(|_| ChainError::Malformed)?;
@@ -97,15 +98,15 @@ fn decode(base64: &[u8]) -> Result<Names, ChainError> {
     Ok(Names { der: der.into(), subject, issuer })
 }
 
-/// A chain in the one form in which it is handed on: 64 columns, LF, nothing between the blocks.
+/// The only form in which chains are passed on: 64 columns, LF, nothing between the blocks.
 pub(super) fn pem_of(chain: &[CertificateDer<'_>]) -> String {
     chain.iter().map(|der| certificate::pem(der)).collect()
 }
 
-/// The chain of a platform's PCK certificate: that certificate, its CA and perhaps the root.
+/// The chain of a platform's PCK certificate: the certificate, its CA and perhaps the root.
 ///
-/// Only [`PckChain::pem`] is what the quote verifier reads, so the certificates here are the ones that it judges. Nothing
-/// is known about their signatures yet.
+/// The quote verifier reads only [`PckChain::pem`], so it judges exactly these certificates. Their signatures
+/// are not verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PckChain {
     certificates: Vec<CertificateDer<'static>>,
@@ -122,13 +123,13 @@ impl PckChain {
         let leaf = &certificates[0];
         let fmspc = parse_pck_extension_with::<Dcap>(leaf).map_err(|_| malformed())?.fmspc;
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| malformed())?;
-        // As of the CRL of collateral: the two must say the same.
+        // The same rule as for the issuer of a CRL: the two must agree.
         let ca = CaKind::of_issuer(&parsed.issuer().to_string());
         Ok(Self { certificates, platform: PlatformKey { fmspc, ca } })
     }
 
-    /// What collateral for the platform is filed under: what the leaf says. A verifier that is given other collateral
-    /// refuses the quote.
+    /// The cache key of the platform's collateral, from the leaf. With collateral of another model the
+    /// verifier refuses the quote.
     pub(crate) fn platform(&self) -> PlatformKey {
         self.platform
     }
@@ -138,7 +139,7 @@ impl PckChain {
         &self.certificates[0]
     }
 
-    /// As the quote verifier is to read it.
+    /// The chain in PEM, for the quote verifier.
     pub(crate) fn pem(&self) -> String {
         pem_of(&self.certificates)
     }

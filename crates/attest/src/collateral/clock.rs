@@ -6,7 +6,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::clock_floor::{ClockBehind, Floor};
 
-/// Tells the time in Unix seconds, and below which date it cannot be.
+/// Gives the time in Unix seconds, and the floor below which a time must be wrong.
 #[derive(Clone)]
 pub struct Clock {
     tell: Arc<dyn Fn() -> u64 + Send + Sync>,
@@ -14,33 +14,33 @@ pub struct Clock {
 }
 
 impl Clock {
-    /// The system's clock.
+    /// The system clock.
     pub fn system() -> Self {
         Self::from_fn(|| SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs()))
     }
 
-    /// A clock that stands still.
+    /// A clock that always gives `unix_seconds`.
     pub fn fixed(unix_seconds: u64) -> Self {
         Self::from_fn(move || unix_seconds)
     }
 
-    /// A clock that asks `now` each time.
+    /// A clock that calls `now` each time.
     pub fn from_fn(now: impl Fn() -> u64 + Send + Sync + 'static) -> Self {
         Self { tell: Arc::new(now), floor: Floor::default() }
     }
 
-    /// The same clock, which cannot be below `floor`. Collateral raises it.
+    /// This clock with `floor`, which collateral raises.
     #[must_use]
     pub fn above(self, floor: Floor) -> Self {
         Self { floor, ..self }
     }
 
-    /// The date below which it cannot be.
+    /// The earliest time that can be right.
     pub fn floor(&self) -> &Floor {
         &self.floor
     }
 
-    /// Whether it can be right.
+    /// Checks the time against the floor.
     ///
     /// # Errors
     /// [`ClockBehind`].
@@ -48,7 +48,7 @@ impl Clock {
         self.floor.check(self.now())
     }
 
-    /// Unix seconds.
+    /// The time, Unix seconds.
     pub fn now(&self) -> u64 {
         (self.tell)()
     }

@@ -1,4 +1,4 @@
-//! Revocation lists in every form that services have them in, and the number by which a CA counts them.
+//! CRLs in each encoding that collateral services use, and their CRL numbers.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -8,9 +8,9 @@ use x509_parser::prelude::{CertificateRevocationList, FromDer};
 const BEGIN: &str = "-----BEGIN X509 CRL-----";
 const END: &str = "-----END X509 CRL-----";
 
-/// The DER of a revocation list: as it is (Intel's PCS with `encoding=der`), as PEM (Intel's PCCS without), or as hex digits
-/// (`rootcacrl` of every PCCS, `pckcrl` of old ones), with white space or a terminating NUL. Nothing is known about its
-/// signature yet.
+/// The DER of a CRL that comes as DER (Intel's PCS with `encoding=der`), as PEM (Intel's PCCS without it) or
+/// as hex (`rootcacrl` of every PCCS, `pckcrl` of old ones), with optional white space or a terminating NUL.
+/// The signature is not checked.
 pub fn decode(body: Vec<u8>) -> Option<Vec<u8>> {
     let is_crl =
         |der: &Vec<u8>| CertificateRevocationList::from_der(der).is_ok_and(|(rest, _)| rest.is_empty());
@@ -20,7 +20,7 @@ pub fn decode(body: Vec<u8>) -> Option<Vec<u8>> {
     let text = std::str::from_utf8(&body).ok()?;
     let text =
         text.trim_start_matches('\u{feff}').trim_matches(|c: char| c.is_ascii_whitespace() || c == '\0');
-    // One service quotes its text as JSON does.
+    // One service sends the text as a JSON string.
     let text = text.strip_prefix('"').and_then(|text| text.strip_suffix('"')).unwrap_or(text);
     let der = match text.strip_prefix(BEGIN) {
         Some(rest) => STANDARD.decode(dense(rest.strip_suffix(END)?)).ok()?,
@@ -33,7 +33,7 @@ fn dense(text: &str) -> Vec<u8> {
     text.bytes().filter(|byte| !byte.is_ascii_whitespace()).collect()
 }
 
-/// The CRL number; 0 if there is none. `None` if it is larger than any CA counts.
+/// The CRL number (RFC 5280, section 5.2.3), 0 if absent; `None` if it does not fit in 64 bits.
 pub(super) fn number(der: &[u8]) -> Option<u64> {
     let (_, crl) = CertificateRevocationList::from_der(der).ok()?;
     let mut number = 0;

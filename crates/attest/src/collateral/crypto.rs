@@ -1,7 +1,7 @@
-//! The cryptography that the quote library is given: that of AWS-LC, like everything else here, with a memory of signatures
-//! that were right.
+//! The cryptography for the quote library: AWS-LC, as everywhere in this project, with a cache of valid
+//! signatures.
 //!
-//! The library asks whoever brings a provider of their own to show that it answers as the library's own does: `tests.rs`.
+//! The library asks for a test that a custom provider gives the same results as its own: see the tests below.
 
 use std::sync::LazyLock;
 
@@ -13,14 +13,14 @@ use dcap_qvl::x509::X509CertBackend;
 use quick_cache::sync::Cache;
 use rustls_pki_types::{AlgorithmIdentifier, InvalidSignature, SignatureVerificationAlgorithm, alg_id};
 
-/// Signatures that are remembered. Of each platform there are about ten (certificates, CRLs, TCB info, QE identity, its QE
-/// report) that come again with each of its quotes; the quote's own signature comes once.
+/// Maximum number of cached signatures. About ten belong to a platform and repeat with each quote
+/// (certificates, CRLs, TCB info, QE identity, QE report); the quote's own signature occurs once.
 const MAX_REMEMBERED: usize = 4096;
 
-/// First byte of a point that is not compressed (SEC 1, section 2.3.3).
+/// First byte of an uncompressed point (SEC 1, section 2.3.3).
 const UNCOMPRESSED: u8 = 4;
 
-/// The library's readers of certificates and signatures, and our cryptography.
+/// The configuration of the quote library: its own parsers, our cryptography.
 pub(crate) struct Dcap;
 
 impl Config for Dcap {
@@ -29,7 +29,7 @@ impl Config for Dcap {
     type Crypto = AwsLc;
 }
 
-/// AWS-LC.
+/// The AWS-LC provider.
 pub(crate) struct AwsLc;
 
 impl CryptoProvider for AwsLc {
@@ -50,10 +50,10 @@ impl CryptoProvider for AwsLc {
     }
 }
 
-/// ECDSA on P-256 with SHA-256, the only kind of signature that DCAP has.
+/// ECDSA on P-256 with SHA-256, the only signature algorithm of DCAP.
 ///
-/// Whether a signature is right depends on nothing but key, message and signature. So one that was right once is right:
-/// it is remembered by the SHA-256 of the three. One that was wrong is never remembered.
+/// Validity depends on key, message and signature alone, so a valid signature stays valid: it is cached by a
+/// SHA-256 over all three. Failures are never cached.
 #[derive(Debug)]
 struct EcdsaP256;
 
@@ -66,12 +66,12 @@ impl SignatureVerificationAlgorithm for EcdsaP256 {
         message: &[u8],
         signature: &[u8],
     ) -> Result<(), InvalidSignature> {
-        let question = question(public_key, message, signature);
-        if REMEMBERED.get(&question).is_some() {
+        let key = cache_key(public_key, message, signature);
+        if REMEMBERED.get(&key).is_some() {
             return Ok(());
         }
         verify(public_key, message, signature)?;
-        REMEMBERED.insert(question, ());
+        REMEMBERED.insert(key, ());
         Ok(())
     }
 
@@ -85,7 +85,8 @@ impl SignatureVerificationAlgorithm for EcdsaP256 {
 }
 
 fn verify(public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), InvalidSignature> {
-    // AWS-LC also takes compressed points. Intel's certificates have none, and the library's own provider refuses them.
+    // AWS-LC also accepts compressed points. Intel's certificates have none, and the library's own provider
+    // refuses them.
     if public_key.first() != Some(&UNCOMPRESSED) {
         return Err(InvalidSignature);
     }
@@ -94,8 +95,9 @@ fn verify(public_key: &[u8], message: &[u8], signature: &[u8]) -> Result<(), Inv
         .map_err(|_| InvalidSignature)
 }
 
-/// SHA-256 over the three, each with its length before it, so that no two questions have the same bytes.
-fn question(public_key: &[u8], message: &[u8], signature: &[u8]) -> [u8; 32] {
+/// The cache key: SHA-256 over the three, each preceded by its length, so that different inputs never hash
+/// the same bytes.
+fn cache_key(public_key: &[u8], message: &[u8], signature: &[u8]) -> [u8; 32] {
     let mut context = Context::new(&SHA256);
     for part in [public_key, message, signature] {
         context.update(&(part.len() as u64).to_le_bytes());
@@ -119,7 +121,7 @@ mod tests {
         let (message, algorithm) = (b"a message", AwsLc::sig_algo());
         let (public_key, signature) = (key.public_point(), key.sign_der(message));
         let is_remembered =
-            |message: &[u8]| REMEMBERED.get(&question(public_key, message, &signature)).is_some();
+            |message: &[u8]| REMEMBERED.get(&cache_key(public_key, message, &signature)).is_some();
         assert!(algorithm.verify_signature(public_key, b"a massage", &signature).is_err());
         assert!(!is_remembered(b"a massage"));
         assert!(!is_remembered(message));
@@ -134,14 +136,14 @@ mod tests {
                 altered[bit / 8] ^= 1 << (bit % 8);
                 assert!(algorithm.verify_signature(public_key, message, &altered).is_err(), "bit {bit}");
             }
-            // The same bytes, parted elsewhere.
+            // The same bytes, split at another place.
             let (head, tail) = signature.split_at(1);
             let moved = [&message[..], head].concat();
             assert!(algorithm.verify_signature(public_key, &moved, tail).is_err());
         }
     }
 
-    /// Keys and signatures in every form that one of the two might take and the other not.
+    /// Keys and signatures in forms that one provider might accept and the other refuse.
     #[test]
     fn it_answers_as_the_library_s_own_provider() {
         let key = P256Key::generate();

@@ -1,4 +1,4 @@
-//! A configured collateral service and how it has been doing: services that failed lately are tried last.
+//! One configured collateral service and its recent results: services that failed recently are tried last.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -7,12 +7,12 @@ use tokio::time::Instant;
 
 use super::{FetchFailure, Pccs, ServiceFailure};
 
-/// First pause after a failure; doubled with each further one.
+/// Pause after the first failure; doubled with each further one.
 const FIRST_PAUSE: Duration = Duration::from_secs(2);
-/// Longest pause.
+/// Upper bound of the pause.
 const MAX_PAUSE: Duration = Duration::from_secs(60);
 
-/// One service and its record.
+/// A service with its counters.
 pub(super) struct Endpoint {
     pub(super) index: usize,
     pub(super) pccs: Pccs,
@@ -29,18 +29,18 @@ struct Record {
     last_failure: Option<FetchFailure>,
 }
 
-/// How a configured service has been doing.
+/// Counters of a configured service.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct EndpointStats {
-    /// Its place in the configuration, from 0.
+    /// Position in the configuration, from 0.
     pub index: usize,
-    /// Times it was asked.
+    /// Attempts to fetch from it.
     pub fetches: u64,
-    /// Times it gave nothing usable.
+    /// Attempts that gave nothing usable.
     pub failures: u64,
-    /// Unix seconds of its last usable answer.
+    /// Time of the last usable response, Unix seconds.
     pub last_success: Option<u64>,
-    /// Whether it failed lately and is tried after the others.
+    /// Whether it failed recently and is tried after the others.
     pub paused: bool,
 }
 
@@ -49,7 +49,7 @@ impl Endpoint {
         Self { index, pccs, record: Mutex::default() }
     }
 
-    /// Until when this service is to be tried after the others; `None` if it is fine.
+    /// The end of the pause after a failure; `None` if the service is not paused.
     pub(super) fn paused_until(&self) -> Option<Instant> {
         self.record().paused_until.filter(|until| *until > Instant::now())
     }
@@ -76,7 +76,7 @@ impl Endpoint {
         record.paused_until = Some(Instant::now() + pause.min(MAX_PAUSE));
     }
 
-    /// Why it gave nothing when it was asked last.
+    /// The failure of the last attempt, if it failed.
     pub(super) fn last_failure(&self) -> Option<ServiceFailure> {
         let failure = self.record().last_failure.clone()?;
         Some(ServiceFailure { url: self.pccs.base().to_owned(), failure })

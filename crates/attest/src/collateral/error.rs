@@ -1,38 +1,39 @@
-//! Why there is no collateral for a quote. No text here names an endpoint: these errors may be shown outside.
+//! Why there is no collateral for a quote. No message names an endpoint, because callers may see these
+//! errors.
 
 use std::fmt;
 
 use super::FloorKind;
 use crate::outgoing::Cause;
 
-/// Why a quote got no collateral.
+/// Why there is no collateral for a quote.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CollateralError {
-    /// The quote does not say on which platform it was made. The sender's fault.
+    /// The quote does not name its platform. The sender's fault.
     #[error("quote does not name its platform: {0}")]
     Quote(String),
-    /// The chain of the platform's certificate is not in the form that quotes have it in. The sender's fault.
+    /// The PCK certificate chain in the quote has the wrong form. The sender's fault.
     #[error("pck certificate chain of the quote {0}")]
     PckChain(super::ChainError),
     /// The quote is of an SGX enclave. The sender's fault.
     #[error("no td report")]
     NotATd,
-    /// The platform certificate in the quote is not Intel's (or not of the configured root). The sender's fault.
+    /// The PCK certificate in the quote does not chain to the trusted root. The sender's fault.
     #[error("platform certificate of the quote does not lead to the trusted root")]
     UntrustedPlatform,
     /// No endpoint has usable collateral now.
     #[error("collateral for the platform of this quote is not available at the moment")]
     Unavailable {
-        /// What happened, in the order of the attempts. For the log.
+        /// The failures, in the order of the attempts. For the log.
         failures: Vec<FetchFailure>,
     },
-    /// A part of given collateral does not parse.
+    /// A part of the given collateral does not parse.
     #[error("collateral is malformed: {0}")]
     Malformed(&'static str),
 }
 
 impl CollateralError {
-    /// Whether the sender of the quote can do something about it; otherwise it is worth trying again later.
+    /// Whether the quote itself is wrong. Otherwise a later attempt may succeed.
     pub fn is_senders_fault(&self) -> bool {
         matches!(self, Self::Quote(_) | Self::PckChain(_) | Self::NotATd | Self::UntrustedPlatform)
     }
@@ -42,20 +43,20 @@ impl CollateralError {
     }
 }
 
-/// The answers that make up collateral.
+/// The responses that make up collateral.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Resource {
-    /// The platform's own certificate, for quotes that carry an encrypted PPID only.
+    /// The platform's PCK certificate, only for quotes with an encrypted PPID.
     PckCertificate,
-    /// Revocations by the CA of platform certificates.
+    /// CRL of the PCK CA.
     PckCrl,
-    /// TCB levels of the kind of platform.
+    /// TCB levels of the platform model.
     TcbInfo,
-    /// Identity of the quoting enclave.
+    /// Identity of the TD quoting enclave.
     QeIdentity,
-    /// Revocations by the root, from the endpoint.
+    /// CRL of the root CA, from the endpoint.
     RootCrl,
-    /// Revocations by the root, from where the root certificate says.
+    /// CRL of the root CA, from the distribution point in the root certificate.
     DistributionPoint,
 }
 
@@ -78,99 +79,99 @@ pub enum FetchFailure {
     /// No connection, or it broke.
     #[error("{resource}: no connection: {cause}")]
     Connection {
-        /// What was asked for.
+        /// The requested document.
         resource: Resource,
-        /// Why not.
+        /// The cause, without host names.
         cause: Cause,
-        /// The innermost reason, such as `Connection refused` or what is wrong with a TLS certificate. It may name hosts,
-        /// so it is for an operator's own terminal.
+        /// The innermost error, such as `Connection refused` or a TLS certificate error. It may name hosts,
+        /// so it is only for an operator's terminal.
         detail: String,
     },
-    /// No complete answer in time.
-    #[error("{0}: no answer in time")]
+    /// No complete response in time.
+    #[error("{0}: no response in time")]
     Timeout(Resource),
-    /// An answer that is not 2xx.
+    /// A status other than 2xx.
     #[error("{resource}: answered {status}")]
     Status {
-        /// What was asked for.
+        /// The requested document.
         resource: Resource,
         /// HTTP status.
         status: u16,
     },
-    /// A body longer than we read.
+    /// A body longer than the limit.
     #[error("{resource}: more than {limit} bytes")]
     TooLarge {
-        /// What was asked for.
+        /// The requested document.
         resource: Resource,
-        /// Bytes we read.
+        /// The limit, bytes.
         limit: usize,
     },
-    /// A response header that must be there.
+    /// A required response header is missing.
     #[error("{resource}: missing {header}")]
     MissingHeader {
-        /// What was asked for.
+        /// The requested document.
         resource: Resource,
-        /// Its name.
+        /// Name of the header.
         header: &'static str,
     },
-    /// An answer that does not parse.
+    /// A response that does not parse.
     #[error("{resource}: {problem}")]
     Malformed {
-        /// What was asked for.
+        /// The requested document.
         resource: Resource,
-        /// What is wrong with it.
+        /// What is wrong.
         problem: &'static str,
     },
-    /// Intel knows the platform only at an older TCB level than it says it has.
+    /// Intel's registration of the platform is at an older TCB level than the platform reports (`SGX-TCBm`).
     #[error("pck certificate: platform is not registered at its current tcb level")]
     TcbLevel,
     /// The root certificate names no CRL distribution point.
     #[error("root crl: root certificate has no crl distribution point")]
     NoDistributionPoint,
-    /// An answer that is not signed up to the trusted root, or is about another platform.
+    /// A response that is not signed up to the trusted root, or is about another platform.
     #[error("{0}: not signed by the trusted root")]
     Untrusted(Resource),
-    /// An answer that is past its `nextUpdate` or not yet valid.
+    /// A response that is past its `nextUpdate` or not yet valid.
     #[error("collateral is not valid at this time")]
     NotCurrent,
-    /// A number is lower than one that was seen before: the service has an older set.
+    /// A number is lower than one seen before.
     #[error(
         "{kind}: number {number} is lower than {seen}, which was seen before; the service has an older set"
     )]
     RolledBack {
-        /// Of what.
+        /// The kind of number.
         kind: FloorKind,
-        /// The answer's.
+        /// The number in the response.
         number: u64,
-        /// The highest before.
+        /// The highest number seen before.
         seen: u64,
     },
     /// A number is lower than the operator allows.
     #[error("{kind}: number {number} is lower than core.tcb.min_evaluation_number, {minimum}")]
     BelowMinimum {
-        /// Of what.
+        /// The kind of number.
         kind: FloorKind,
-        /// The answer's.
+        /// The number in the response.
         number: u64,
-        /// The operator's.
+        /// The configured minimum.
         minimum: u64,
     },
-    /// The answer is about another kind of platform than asked for.
+    /// The TCB info is for another FMSPC than requested.
     #[error("tcb info: about another platform")]
     OtherPlatform,
-    /// All endpoints together took too long.
+    /// All endpoints together exceeded the deadline.
     #[error("no collateral in time")]
     Deadline,
-    /// Too many fetches are under way.
+    /// Too many concurrent fetches.
     #[error("too many collateral requests are under way")]
     Busy,
     /// A fetch ended without a result.
-    #[error("collateral request was given up")]
+    #[error("collateral request was abandoned")]
     Abandoned,
 }
 
 impl FetchFailure {
-    /// With everything that is known, hosts included: for an operator's own terminal.
+    /// The message with all details, hosts included: only for an operator's terminal.
     pub fn detailed(&self) -> String {
         match self {
             Self::Connection { resource, detail, .. } => format!("{resource}: no connection: {detail}"),
@@ -178,7 +179,7 @@ impl FetchFailure {
         }
     }
 
-    /// Whether the endpoint answered properly that it does not know the platform.
+    /// Whether the endpoint gave a regular response that it does not know the platform.
     pub(crate) fn is_unknown_platform(&self) -> bool {
         matches!(
             self,
@@ -188,12 +189,12 @@ impl FetchFailure {
     }
 }
 
-/// A configured service that gave no collateral, and why. For an operator's own terminal.
+/// A configured service that gave no collateral, and the reason. Only for an operator's terminal.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ServiceFailure {
-    /// Its address as configured.
+    /// The address as configured.
     pub url: String,
-    /// What happened when it was asked last.
+    /// The failure of the last request.
     pub failure: FetchFailure,
 }
 
@@ -209,21 +210,21 @@ pub enum EndpointError {
     /// Not an absolute `http` or `https` URL.
     #[error("collateral endpoint {index} is not an http or https url")]
     NotHttp {
-        /// Its place in the list, from 0.
+        /// Position in the list, from 0.
         index: usize,
     },
     /// Has a query or a fragment.
     #[error("collateral endpoint {index} must not have a query or a fragment")]
     HasQuery {
-        /// Its place in the list, from 0.
+        /// Position in the list, from 0.
         index: usize,
     },
-    /// An address of an older version of the API, which knows no TDX.
+    /// An address of an older version of the API, which has no TDX.
     #[error("collateral endpoint {index} names version {version} of the API: TDX needs v4")]
     Version {
-        /// Its place in the list, from 0.
+        /// Position in the list, from 0.
         index: usize,
-        /// The version in its path.
+        /// The version in the path.
         version: u32,
     },
     /// The HTTP client could not be built.

@@ -1,9 +1,11 @@
-//! Numbers below which collateral is not believed: those that were seen before, and the operator's minimum.
+//! Floors: numbers below which collateral is refused, because a higher one was seen before or the operator
+//! requires it.
 //!
-//! Intel's signatures and dates alone let a collateral service choose among every set that has not ended: with one of last
-//! month, a platform that is out of date since is up to date again. So the numbers by which Intel counts its sets only
-//! rise here: `tcbEvaluationDataNumber` of TCB info (by model) and of QE identity, and the numbers of both CRLs (by CA).
-//! Intel's early set runs some weeks ahead of the standard one and both are genuine, so each has floors of its own.
+//! Signatures and dates alone let a collateral service choose any set that has not expired. With last month's
+//! set, a platform that is out of date now would be up to date again. So Intel's version numbers may only
+//! rise: `tcbEvaluationDataNumber` of TCB info (per FMSPC) and of QE identity, and the CRL numbers of the
+//! root and of each PCK CA. Intel's early set is some weeks ahead of the standard one, and both are genuine,
+//! so each has its own floors.
 
 mod file;
 
@@ -17,15 +19,15 @@ use self::file::FloorsFile;
 pub use self::file::FloorsFileError;
 use super::{CaKind, Collateral, FetchFailure};
 
-/// Most floors that are kept. Only what is signed up to the root raises one, and there are some hundred models.
+/// Maximum number of floors. Only collateral signed up to the root adds one; there are a few hundred models.
 const MAX_FLOORS: usize = 4096;
 
-/// Which of Intel's two TCB sets a document was asked for from.
+/// The TCB set that was requested: Intel's `update` parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum TcbSet {
-    /// What decisions are made by.
+    /// The set that decisions use (`update=standard`).
     Standard,
-    /// What is ahead: `update=early`.
+    /// The set with the next TCB recovery (`update=early`).
     Early,
 }
 
@@ -38,21 +40,21 @@ impl TcbSet {
     }
 }
 
-/// What a floor is about.
+/// What a floor applies to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum FloorKind {
-    /// `tcbEvaluationDataNumber` of the TCB info of a model.
+    /// `tcbEvaluationDataNumber` of the TCB info of an FMSPC.
     TcbInfo(TcbSet, [u8; 6]),
     /// `tcbEvaluationDataNumber` of QE identity.
     QeIdentity(TcbSet),
-    /// The number of the root's CRL.
+    /// CRL number of the root CA.
     RootCrl,
-    /// The number of the CRL of a CA of platform certificates.
+    /// CRL number of a PCK CA.
     PckCrl(CaKind),
 }
 
 impl FloorKind {
-    /// The stable name for metrics: `tcb_info`, `qe_identity`, `root_crl`, `pck_crl`.
+    /// Stable name in metrics: `tcb_info`, `qe_identity`, `root_crl`, `pck_crl`.
     pub fn name(self) -> &'static str {
         match self {
             Self::TcbInfo(..) => "tcb_info",
@@ -65,7 +67,7 @@ impl FloorKind {
     /// All names.
     pub const NAMES: [&'static str; 4] = ["tcb_info", "qe_identity", "root_crl", "pck_crl"];
 
-    /// The kinds of a collateral that was asked for from `set`, with its numbers.
+    /// The four numbers of collateral from `set`, by kind.
     fn of(collateral: &Collateral, set: TcbSet) -> [(Self, u64); 4] {
         let (model, numbers) = (collateral.model(), collateral.numbers());
         [
@@ -77,7 +79,7 @@ impl FloorKind {
     }
 }
 
-/// `tcb_info/standard/b0c06f000000`, `pck_crl/platform`: as in the file.
+/// The form in the file: `tcb_info/standard/b0c06f000000`, `pck_crl/platform`.
 impl fmt::Display for FloorKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -108,7 +110,7 @@ impl FloorKind {
             ("pck_crl", Some(word), None) => Self::PckCrl(ca(word)?),
             _ => return None,
         };
-        // One spelling.
+        // Only the spelling that `Display` writes is accepted.
         (words.next().is_none() && kind.to_string() == text).then_some(kind)
     }
 }
@@ -126,21 +128,22 @@ struct Shared {
     file: Option<Mutex<FloorsFile>>,
     refused: [AtomicU64; FloorKind::NAMES.len()],
     unsaved: AtomicU64,
-    /// Whether the file has less than what is held: the next collateral tries again.
+    /// Whether the file lacks floors that are in memory; the next collateral writes it again.
     is_behind: AtomicBool,
 }
 
 impl Floors {
-    /// Floors that last as long as the process; `minimum` is for `tcbEvaluationDataNumber` of every document.
+    /// Floors kept in memory only. `minimum` applies to `tcbEvaluationDataNumber` of TCB info and QE
+    /// identity.
     pub fn in_memory(minimum: u32) -> Self {
         Self { shared: Arc::new(Shared { minimum, ..Shared::default() }) }
     }
 
-    /// Floors that are kept in the file at `path`, of the root whose certificate is `root` (DER). Reads the file, and
-    /// writes nothing until there is a first number.
+    /// Floors kept in the file at `path`, for the root certificate `root` (DER). Reads the file; writes
+    /// nothing before the first number.
     ///
     /// # Errors
-    /// A file that is there and cannot be read, or is not what this program wrote: then it is not known what was seen.
+    /// The file exists but cannot be read or is damaged: the numbers seen before are then unknown.
     pub fn open(path: PathBuf, root: &[u8], minimum: u32) -> Result<Self, FloorsFileError> {
         let file = FloorsFile::new(path, root);
         let floors = Mutex::new(file.read()?);
@@ -148,8 +151,8 @@ impl Floors {
         Ok(Self { shared: Arc::new(shared) })
     }
 
-    /// Refuses collateral of which any number is lower than one seen before, or than the minimum; raises the floors to what
-    /// is not refused. Whether any rose, or could not be saved before: then they are to be saved.
+    /// Refuses collateral with a number below its floor or the minimum; otherwise raises the floors to its
+    /// numbers. `true` if the floors must be saved: one rose, or an earlier save failed.
     pub(super) fn admit(&self, collateral: &Collateral, set: TcbSet) -> Result<bool, FetchFailure> {
         let mut floors = self.lock();
         if let Some(failure) = self.violation(&floors, collateral, set) {
@@ -169,7 +172,7 @@ impl Floors {
         Ok(has_risen || self.shared.is_behind.load(Ordering::Relaxed))
     }
 
-    /// Whether collateral would be refused.
+    /// Whether [`Floors::admit`] would refuse the collateral.
     pub(super) fn is_below(&self, collateral: &Collateral, set: TcbSet) -> bool {
         self.violation(&self.lock(), collateral, set).is_some()
     }
@@ -195,11 +198,12 @@ impl Floors {
         })
     }
 
-    /// Writes them down. They hold in memory though the disk does not take them; the next collateral tries again.
+    /// Writes the floors to the file. If that fails they still hold in memory, and the next collateral tries
+    /// again.
     pub(super) fn save(&self) {
         let Some(file) = &self.shared.file else { return };
         let file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        // Copied after the turn has come: who comes later writes what is later.
+        // Copied under the file's lock, so that a later writer never writes earlier numbers.
         let floors = self.lock().clone();
         let replaced = file.replace(&floors);
         self.shared.is_behind.store(replaced.is_err(), Ordering::Relaxed);
@@ -215,23 +219,23 @@ impl Floors {
                 self.shared.unsaved.fetch_add(1, Ordering::Relaxed);
                 tracing::error!(
                     %error,
-                    "the lowest collateral numbers cannot be saved: a restart would believe older collateral"
+                    "the floors of collateral numbers cannot be saved: a restart would accept older collateral"
                 );
             }
         }
     }
 
-    /// Refusals by [`FloorKind::NAMES`].
+    /// Refusals, indexed as [`FloorKind::NAMES`].
     pub(super) fn refused(&self) -> [u64; FloorKind::NAMES.len()] {
         std::array::from_fn(|index| self.shared.refused[index].load(Ordering::Relaxed))
     }
 
-    /// Times that the file could not be written.
+    /// Failed writes of the file.
     pub(super) fn unsaved(&self) -> u64 {
         self.shared.unsaved.load(Ordering::Relaxed)
     }
 
-    /// What is kept, in a stable order.
+    /// All floors, in a stable order.
     pub fn list(&self) -> Vec<(FloorKind, u64)> {
         self.lock().iter().map(|(kind, number)| (*kind, *number)).collect()
     }

@@ -1,4 +1,4 @@
-//! How the collateral cache behaves: its size, its deadlines, its clock.
+//! Options of the collateral cache: size, deadlines, clock.
 
 use std::time::Duration;
 
@@ -6,30 +6,30 @@ use rustls_pki_types::CertificateDer;
 
 use super::{Clock, Floors};
 
-/// How the cache behaves. The defaults suit production.
+/// Options of the cache. The defaults are for production.
 #[derive(Debug, Clone)]
 pub struct CacheOptions {
-    /// Kinds of platform kept; the least recently used one goes first.
+    /// Maximum number of platform models; the least recently used one is dropped first.
     pub capacity: usize,
-    /// The time that decides whether collateral is valid.
+    /// The clock that decides whether collateral is valid.
     pub clock: Clock,
-    /// Certificates of collateral services, or of their CAs, that are trusted besides Mozilla's roots.
+    /// TLS certificates of collateral services or of their CAs, trusted besides Mozilla's roots.
     pub extra_tls_roots: Vec<CertificateDer<'static>>,
-    /// Time for one service to answer all requests.
+    /// Time for one service to return a complete set.
     pub endpoint_deadline: Duration,
     /// Time for all services together.
     pub deadline: Duration,
-    /// How long a platform that no service could serve is not asked for again.
+    /// How long a platform is not requested again after all services failed.
     pub retry_after: Duration,
-    /// How long a platform that the services do not know is not asked for again.
+    /// How long a platform is not requested again after all services said that they do not know it.
     pub unknown_for: Duration,
-    /// How long a request for a PCK certificate holds its turn: one that takes longer makes room for others.
+    /// How long a PCK certificate request may hold its slot; after that it makes room for others.
     pub chain_turn_time: Duration,
-    /// The numbers below which collateral is not believed.
+    /// Floors of the version numbers.
     pub floors: Floors,
-    /// Age at which an entry is fetched again in the background, if its validity is not half over before.
+    /// Age at which an entry is refreshed in the background; earlier if half of its validity has passed.
     pub refresh_after: Duration,
-    /// How often the background task looks.
+    /// Interval of the background task.
     pub refresh_every: Duration,
 }
 

@@ -1,20 +1,20 @@
-//! Which platform a quote comes from, read from the certification data inside it. Nothing here is verified yet.
+//! The platform that a quote names in its certification data. Nothing here is verified yet.
 
 use dcap_qvl::quote::{EncryptedPpidParams, Quote};
 
 use super::{CollateralError, PckChain};
 
-/// The CA that issued a platform's PCK certificate.
+/// The PCK CA that issued a platform's PCK certificate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum CaKind {
-    /// Single-socket platforms; also what an unknown issuer counts as.
+    /// Single-socket platforms; also used for an unknown issuer.
     Processor,
     /// Platforms registered as a whole.
     Platform,
 }
 
 impl CaKind {
-    /// As the collateral service spells it.
+    /// The value of the `ca` parameter of a collateral service.
     pub fn as_str(self) -> &'static str {
         match self {
             CaKind::Processor => "processor",
@@ -22,31 +22,31 @@ impl CaKind {
         }
     }
 
-    /// By the name of the CA.
+    /// By the CA's subject name.
     pub(super) fn of_issuer(name: &str) -> Self {
         let is_platform = name.contains("Platform") && !name.contains("Processor");
         if is_platform { CaKind::Platform } else { CaKind::Processor }
     }
 }
 
-/// What TDX collateral is filed under: platforms with the same key share it.
+/// The key of TDX collateral: platforms with the same key share it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PlatformKey {
     /// Family, model, stepping, platform type and custom SKU.
     pub fmspc: [u8; 6],
-    /// Whose CRL applies to the PCK certificate.
+    /// The PCK CA whose CRL applies to the PCK certificate.
     pub ca: CaKind,
 }
 
 /// How a quote names its platform.
 pub(super) enum Origin {
-    /// By the PCK certificate chain inside the quote.
+    /// By the PCK certificate chain in the quote.
     Certificate(PckChain),
-    /// By parameters with which the chain is fetched.
+    /// By the parameters of a PCK certificate request.
     EncryptedPpid(Box<PckRequest>),
 }
 
-/// Parameters of the request for a PCK certificate.
+/// Parameters of a PCK certificate request (`pckcert`).
 pub(super) struct PckRequest {
     pub(super) qe_id: [u8; 16],
     pub(super) parameters: EncryptedPpidParams,
@@ -116,7 +116,7 @@ mod tests {
         for at in (0..quote.len()).step_by(7) {
             let mut junk = quote.clone();
             junk[at] ^= 0xff;
-            // Only what names the platform is looked at here; whatever is accepted must still name this one.
+            // Only the platform is read here; an accepted quote must still name this one.
             if let Ok(Origin::Certificate(chain)) = Origin::of(&junk) {
                 assert_eq!(Ok(chain.platform()), platform(&quote), "byte {at}");
             }

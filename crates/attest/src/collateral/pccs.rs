@@ -1,4 +1,5 @@
-//! One collateral service (a PCCS or Intel's own): the requests, in the order of the peer, and what is read of them.
+//! Requests to one collateral service (a PCCS or Intel's PCS), in the order in which the peer makes them, and
+//! the parsing of its responses.
 
 use dcap_qvl::QuoteCollateralV3;
 use percent_encoding::percent_decode_str;
@@ -19,13 +20,13 @@ use super::{
 };
 use crate::trust::TrustAnchors;
 
-/// The service used when none is configured.
+/// The service if none is configured.
 pub const DEFAULT_PCCS_URL: &str = "https://pccs.phala.network";
 
-/// Intel's own service: it has no `rootcacrl`.
+/// Intel's own service, which has no `rootcacrl`.
 const INTEL_PCS_URL: &str = "https://api.trustedservices.intel.com";
 
-/// An issuer chain in a header, percent-encoded. Intel's have some 3 KiB.
+/// Maximum length of a percent-encoded issuer chain in a header, bytes. Intel's have about 3 KiB.
 const MAX_CHAIN_HEADER: usize = 32 * 1024;
 
 const PCK_CHAIN: &str = "SGX-PCK-Certificate-Issuer-Chain";
@@ -43,14 +44,14 @@ pub struct Pccs {
 }
 
 impl Pccs {
-    /// The service at `url` (blank: [`DEFAULT_PCCS_URL`]).
+    /// The service at `url`; [`DEFAULT_PCCS_URL`] if blank.
     ///
-    /// Trailing slashes and a trailing `/sgx/certification/v4` or `/tdx/certification/v4` are cut off.
+    /// Trailing slashes and a trailing `/sgx/certification/v4` or `/tdx/certification/v4` are removed.
     pub fn new(url: &str, http: Http, anchors: &TrustAnchors) -> Result<Self, EndpointError> {
         Self::numbered(0, url, http, anchors)
     }
 
-    /// The same for the service at place `index` of the configuration, which errors name.
+    /// [`Pccs::new`] for the service at position `index` of the configuration, which errors name.
     pub(super) fn numbered(
         index: usize,
         url: &str,
@@ -78,13 +79,13 @@ impl Pccs {
         Ok(Self { base: base.to_owned(), http, root: anchors.tdx_root().clone() })
     }
 
-    /// Its address as configured.
+    /// The base address.
     pub(super) fn base(&self) -> &str {
         &self.base
     }
 
-    /// Collateral for `quote`, asked for afresh, with the platform's certificate chain. What is fetched is not checked
-    /// against the root or the time: the quote verifier does.
+    /// Fetches collateral for `quote`, with the PCK certificate chain. Signatures and dates are not checked
+    /// here: the quote verifier does that.
     pub async fn fetch(&self, quote: &[u8]) -> Result<Collateral, CollateralError> {
         let chain = match Origin::of(quote)? {
             Origin::Certificate(chain) => chain,
@@ -96,7 +97,7 @@ impl Pccs {
         Ok(Collateral::new(parts)?.with_pck_certificate_chain(chain.pem()))
     }
 
-    /// Collateral for `platform`, signed up to the trusted root and valid now.
+    /// Fetches collateral for `platform`, signed up to the trusted root and valid now.
     pub(super) async fn platform(
         &self,
         platform: PlatformKey,
@@ -106,7 +107,7 @@ impl Pccs {
         authentic::admit(parts, platform, &self.root, clock)
     }
 
-    /// The chain of a PCK certificate.
+    /// Fetches the chain of a PCK certificate.
     pub(super) async fn pck_chain(&self, request: &PckRequest) -> Result<PckChain, FetchFailure> {
         let resource = Resource::PckCertificate;
         let PckRequest { qe_id, parameters } = request;
@@ -160,7 +161,7 @@ impl Pccs {
         })
     }
 
-    /// Issuer chain and answer. `update` is what to add to the query: the peer adds nothing here.
+    /// The issuer chain and the body. `update` is appended to the query; the peer appends nothing.
     async fn tcb_info(&self, platform: PlatformKey, update: &str) -> Result<(String, String), FetchFailure> {
         let fmspc = hex::encode_upper(platform.fmspc);
         let url = format!("{}/tdx/certification/v4/tcb?fmspc={fmspc}{update}", self.base);
@@ -169,7 +170,7 @@ impl Pccs {
         Ok((chain, text(answer, Resource::TcbInfo)?))
     }
 
-    /// Issuer chain and answer.
+    /// The issuer chain and the body.
     async fn qe_identity(&self, update: &str) -> Result<(String, String), FetchFailure> {
         let url = format!("{}/tdx/certification/v4/qe/identity?update={update}", self.base);
         let answer = self.http.get(Resource::QeIdentity, &url, MAX_DOCUMENT).await?;
@@ -177,8 +178,8 @@ impl Pccs {
         Ok((chain, text(answer, Resource::QeIdentity)?))
     }
 
-    /// `standard` with the TCB info and QE identity that Intel has for who asks early, signed up to the trusted root
-    /// and valid now.
+    /// `standard` with Intel's early TCB info and QE identity in place of its own, signed up to the trusted
+    /// root and valid now.
     pub(super) async fn early(
         &self,
         platform: PlatformKey,
@@ -205,7 +206,7 @@ impl Pccs {
         !self.base.starts_with(INTEL_PCS_URL)
     }
 
-    /// The root's CRL from the service; else from the root certificate's distribution point.
+    /// The root CA's CRL from the service, otherwise from the distribution point in the root certificate.
     async fn root_crl(&self, qe_identity_issuer_chain: &str) -> Result<Vec<u8>, FetchFailure> {
         if self.has_root_crl() {
             let url = format!("{}/sgx/certification/v4/rootcacrl", self.base);
@@ -216,7 +217,8 @@ impl Pccs {
             }
         }
         let chain = certificates(qe_identity_issuer_chain.as_bytes()).unwrap_or_default();
-        // The address must stand in a certificate of the trusted root: a service could name any host in another.
+        // Only a certificate of the trusted root may name the address: otherwise a service could make us send
+        // requests to any host.
         let url = chain
             .last()
             .filter(|last| authentic::is_rooted(last, &self.root))
@@ -226,7 +228,7 @@ impl Pccs {
     }
 }
 
-/// The `4` of `/sgx/certification/v4` or `/tdx/certification/v4` in a path.
+/// The API version in a path: `4` in `/sgx/certification/v4` or `/tdx/certification/v4`.
 fn api_version(url: &Url) -> Option<u32> {
     let segments: Vec<&str> = url.path_segments()?.collect();
     segments.windows(3).find_map(|window| match window {
@@ -235,7 +237,7 @@ fn api_version(url: &Url) -> Option<u32> {
     })
 }
 
-/// First `http` or `https` address in the CRL distribution points of a certificate.
+/// The first `http` or `https` URL in a certificate's CRL distribution points.
 fn distribution_point(certificate: &CertificateDer<'_>) -> Option<String> {
     let (_, certificate) = X509Certificate::from_der(certificate).ok()?;
     let points =
@@ -297,8 +299,8 @@ fn signed_document(
     Ok((compact(document.get()), signature))
 }
 
-/// Valid JSON without the white space between its tokens: the signed form. Nothing else changes, neither the order of
-/// keys nor how a number or a character is written.
+/// Removes the white space between tokens of valid JSON, which gives the form that is signed. The order of
+/// keys and the spelling of numbers and characters stay.
 fn compact(json: &str) -> String {
     let mut compact = String::with_capacity(json.len());
     let mut in_string = false;
@@ -333,14 +335,14 @@ fn issuer_chain(answer: &Answer, resource: Resource, names: &[&'static str]) -> 
     Ok(chain.into_owned())
 }
 
-/// A text, without the byte order mark that some put before it.
+/// The body as text, without a byte order mark.
 fn text(answer: Answer, resource: Resource) -> Result<String, FetchFailure> {
     let text = String::from_utf8(answer.body).map_err(|_| malformed(resource, "is not utf-8"))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
 fn crl(answer: Answer, resource: Resource) -> Result<Vec<u8>, FetchFailure> {
-    crl::decode(answer.body).ok_or(malformed(resource, "is no crl in DER, PEM or hex"))
+    crl::decode(answer.body).ok_or(malformed(resource, "is not a crl in DER, PEM or hex"))
 }
 
 fn malformed(resource: Resource, problem: &'static str) -> FetchFailure {

@@ -1,4 +1,4 @@
-//! The background task that fetches collateral again before it ends.
+//! The background task that refreshes collateral before it expires.
 
 use std::time::Duration;
 
@@ -6,7 +6,7 @@ use tokio::task::JoinHandle;
 
 use super::CollateralCache;
 
-/// Refreshes a cache as long as it lives.
+/// A handle on the refresh task of a cache.
 #[derive(Debug)]
 #[must_use = "the refresh stops when this is dropped"]
 pub struct RefreshTask(JoinHandle<()>);

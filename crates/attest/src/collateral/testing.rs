@@ -1,4 +1,4 @@
-//! Test support: vectors, the development PKI's collateral, and a collateral server in this process.
+//! Test support: vectors, the collateral of the development PKI, and a collateral server in this process.
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex};
@@ -48,7 +48,7 @@ pub(crate) fn other_anchors() -> TrustAnchors {
     TrustAnchors::with_tdx_root(&root).unwrap()
 }
 
-/// PEM of the certificate that signs the development TCB info: no CA.
+/// PEM of the certificate that signs the development TCB info. It is not a CA.
 pub(crate) fn leaf_pem() -> String {
     let chain = collateral_set("good").parts().tcb_info_issuer_chain.clone();
     let end = "-----END CERTIFICATE-----\n";
@@ -85,7 +85,7 @@ pub(crate) fn with_encrypted_ppid(quote: &[u8], kind: u16, length: usize) -> Vec
     with_certification(quote, kind, &inner)
 }
 
-/// The version 4 `quote` with other certification data. They are not signed.
+/// The version 4 `quote` with other certification data. The result is not signed.
 pub(crate) fn with_certification(quote: &[u8], kind: u16, inner: &[u8]) -> Vec<u8> {
     const SIGNED: usize = 632;
     const BEFORE_INNER: usize = 64 + 64 + 6 + 384 + 64 + 2 + 32;
@@ -101,12 +101,12 @@ pub(crate) fn with_certification(quote: &[u8], kind: u16, inner: &[u8]) -> Vec<u
     changed
 }
 
-/// `collateral` as if its parts were counted otherwise. Its signatures are no longer right.
+/// `collateral` with other version numbers. Its signatures no longer verify.
 pub(crate) fn numbered(collateral: Collateral, numbers: super::Numbers) -> Collateral {
     Collateral { numbers, ..collateral }
 }
 
-/// One answer of the server.
+/// One response of the server.
 #[derive(Debug, Clone)]
 pub(crate) struct Route {
     pub(crate) status: u16,
@@ -139,7 +139,7 @@ impl Route {
 
 pub(crate) type Routes = HashMap<String, Route>;
 
-/// The answers of the exchange named `normal`, changed by those of `exchange`.
+/// The responses of the exchange named `normal`, changed by those of `exchange`.
 pub(crate) fn routes_of(vectors: &Value, exchange: &Value) -> Routes {
     let normal = &vectors["exchanges"][0]["routes"];
     let changes = &exchange["routes_differing_from_normal"];
@@ -156,7 +156,7 @@ pub(crate) fn normal_routes() -> Routes {
     routes_of(&vectors, &vectors["exchanges"][0])
 }
 
-/// The answers of a service that has `collateral`, of the model `fmspc`, for platforms of the Platform CA.
+/// The responses of a service that has `collateral` for the model `fmspc` and the Platform CA.
 pub(crate) fn routes_serving(collateral: &Collateral, fmspc: &str) -> Routes {
     let parts = collateral.parts();
     let chain = |name: &str, pem: &str| {
@@ -194,7 +194,7 @@ pub(crate) fn routes_serving(collateral: &Collateral, fmspc: &str) -> Routes {
     .into()
 }
 
-/// A collateral server on a port of its own.
+/// A collateral server on its own port.
 pub(crate) struct Server {
     pub(crate) base: String,
     state: Arc<Mutex<ServerState>>,

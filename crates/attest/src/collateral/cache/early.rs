@@ -1,4 +1,5 @@
-//! Intel's early set for a platform model: asked for on the side, never in place of the standard one, and kept by nobody.
+//! Intel's early TCB set of a model: fetched in addition to the standard one, never used for decisions, never
+//! cached.
 
 use std::sync::Arc;
 
@@ -8,7 +9,7 @@ use super::{CollateralCache, finished};
 use crate::collateral::{Collateral, CollateralError, FetchFailure, PlatformKey, TcbSet};
 
 impl CollateralCache {
-    /// Collateral of a model whose platforms were verified before: kept, or fetched.
+    /// Collateral of a model seen before: from the cache, otherwise fetched.
     pub(crate) async fn of_known(&self, model: PlatformKey) -> Result<Arc<Collateral>, CollateralError> {
         let fetch = {
             let entries = self.entries();
@@ -20,8 +21,8 @@ impl CollateralCache {
         finished(fetch).await
     }
 
-    /// `standard` with Intel's early TCB info and QE identity in place of its own, from the first service that has
-    /// them. Services that do not are fine: this counts against nobody.
+    /// `standard` with Intel's early TCB info and QE identity, from the first service that has them. A
+    /// service without an early set does not count as failed.
     pub(crate) async fn early(
         &self,
         model: PlatformKey,
@@ -34,7 +35,7 @@ impl CollateralCache {
             for endpoint in self.endpoints_in_order() {
                 let answer = async {
                     let early = endpoint.pccs.early(model, standard, self.clock()).await?;
-                    // What is not newer is the standard set, from a service that does not know the parameter.
+                    // A set that is not newer is the standard one, from a service that ignores the parameter.
                     if early.evaluation_number() > standard.evaluation_number() {
                         self.raise_floors(&early, TcbSet::Early).await?;
                     }

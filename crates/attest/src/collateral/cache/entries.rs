@@ -1,4 +1,4 @@
-//! What the cache holds: collateral by platform, and the platforms for which there was none lately.
+//! The contents of the cache: collateral by platform, and the platforms whose last fetch failed.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -10,7 +10,7 @@ use crate::collateral::{
     CacheOptions, Collateral, CollateralError, FetchFailure, Numbers, PlatformKey, TcbSet,
 };
 
-/// Failed platforms remembered.
+/// Maximum number of failed platforms remembered.
 pub(super) const MAX_REFUSALS: usize = 256;
 
 #[derive(Default)]
@@ -33,7 +33,7 @@ struct Refusal {
 }
 
 impl Entries {
-    /// Collateral that is valid at `now`.
+    /// Collateral valid at `now`, counted as a use.
     pub(super) fn take(&mut self, platform: PlatformKey, now: u64) -> Option<Arc<Collateral>> {
         self.uses += 1;
         let entry = self.entries.get_mut(&platform).filter(|entry| entry.collateral.expires() >= now)?;
@@ -41,14 +41,15 @@ impl Entries {
         Some(Arc::clone(&entry.collateral))
     }
 
-    /// As [`Entries::take`], but it is no use of the entry.
+    /// Like [`Entries::take`], but not counted as a use.
     pub(super) fn look(&self, platform: PlatformKey, now: u64) -> Option<Arc<Collateral>> {
         let entry = self.entries.get(&platform).filter(|entry| entry.collateral.expires() >= now)?;
         Some(Arc::clone(&entry.collateral))
     }
 
-    /// Files `collateral` and gives what is filed now: never an earlier issue in place of one that is still valid, unless a
-    /// number of that one has fallen below what was seen. Intel issues lower numbers later than higher ones too.
+    /// Stores `collateral` and returns what is stored now. An entry that is still valid is not replaced by an
+    /// earlier issue, unless the entry has fallen below the floors: Intel sometimes issues lower numbers
+    /// after higher ones.
     pub(super) fn place(
         &mut self,
         platform: PlatformKey,
@@ -89,13 +90,13 @@ impl Entries {
         }
     }
 
-    /// The error of the last fetch, while it is too early for another.
+    /// The error of the last fetch, while no new fetch is allowed.
     pub(super) fn refusal(&self, platform: PlatformKey) -> Option<CollateralError> {
         let refusal = self.refusals.get(&platform).filter(|refusal| refusal.until > Instant::now())?;
         Some(refusal.error.clone())
     }
 
-    /// Remembers that a fetch failed.
+    /// Remembers a failed fetch.
     pub(super) fn refuse(&mut self, platform: PlatformKey, error: &CollateralError, options: &CacheOptions) {
         let is_unknown = match error {
             CollateralError::Unavailable { failures } => {
@@ -111,21 +112,21 @@ impl Entries {
         }
     }
 
-    /// Drops what has ended; gives the platforms that are to be fetched again.
+    /// Drops expired entries; returns the platforms to refresh.
     pub(super) fn due(&mut self, now: u64) -> Vec<PlatformKey> {
         self.entries.retain(|_, entry| entry.collateral.expires() >= now);
         let due = self.entries.iter().filter(|(_, entry)| entry.refresh_at <= now);
         due.map(|(platform, _)| *platform).collect()
     }
 
-    /// Makes what `is_old` due now.
+    /// Makes entries due at `now` whose collateral `is_old`.
     pub(super) fn hasten(&mut self, is_old: impl Fn(&Collateral) -> bool, now: u64) {
         for entry in self.entries.values_mut().filter(|entry| is_old(&entry.collateral)) {
             entry.refresh_at = entry.refresh_at.min(now);
         }
     }
 
-    /// What is held, with its numbers, by platform.
+    /// Each platform's version numbers, sorted by platform.
     pub(super) fn held(&self) -> Vec<(PlatformKey, Numbers)> {
         let mut held: Vec<_> =
             self.entries.iter().map(|(platform, entry)| (*platform, entry.collateral.numbers())).collect();
@@ -133,19 +134,19 @@ impl Entries {
         held
     }
 
-    /// Lets every platform be asked for again.
+    /// Forgets failures, so that each platform can be fetched again.
     pub(super) fn forget_refusals(&mut self) {
         self.refusals.clear();
     }
 
-    /// Puts the next refresh off.
+    /// Postpones the next refresh.
     pub(super) fn postpone(&mut self, platform: PlatformKey, until: u64) {
         if let Some(entry) = self.entries.get_mut(&platform) {
             entry.refresh_at = until;
         }
     }
 
-    /// Numbers about each entry, by platform.
+    /// Figures for each entry, sorted by platform.
     pub(super) fn stats(&self, now: u64) -> Vec<EntryStats> {
         let entry_stats = |(platform, entry): (&PlatformKey, &Entry)| EntryStats {
             platform: *platform,
@@ -159,10 +160,11 @@ impl Entries {
     }
 }
 
-/// Between nine tenths of `seconds` and all of it, so that nodes started together do not ask together.
+/// Between nine tenths of `seconds` and all of it, so that nodes started together do not send requests
+/// together.
 fn jittered(seconds: u64) -> u64 {
     let mut random = [0; 2];
-    // Without randomness there is no jitter, which is no reason to fail.
+    // If the random number generator fails there is no jitter.
     let _ = aws_lc_rs::rand::fill(&mut random);
     seconds - seconds / 10 * u64::from(u16::from_le_bytes(random)) / 65_536
 }

@@ -1,4 +1,4 @@
-//! A few turns for work that strangers cause, which slow work cannot hold: who takes long makes room.
+//! A concurrency limit for work that callers can cause: slow work is moved aside and cannot hold the slots.
 
 use std::pin::pin;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::Semaphore;
 use tokio::time::timeout;
 
-/// Turns, and room beside them.
+/// Slots for normal work, and further ones for slow work.
 pub(super) struct Lane {
     turns: Semaphore,
     slow: Semaphore,
@@ -14,12 +14,13 @@ pub(super) struct Lane {
 }
 
 impl Lane {
-    /// So many `turns` at the same time, each for as long as `turn_time`; up to `slow` more that take longer.
+    /// `turns` slots, held for at most `turn_time`, and up to `slow` jobs that take longer.
     pub(super) fn new(turns: usize, slow: usize, turn_time: Duration) -> Self {
         Self { turns: Semaphore::new(turns), slow: Semaphore::new(slow), turn_time }
     }
 
-    /// Does `work` when its turn comes. `None` if it takes longer than a turn lasts and there is no more room for slow work.
+    /// Runs `work` when a slot is free. `None` if it takes longer than `turn_time` and there is no room for
+    /// slow work.
     pub(super) async fn run<T>(&self, work: impl Future<Output = T>) -> Option<T> {
         let turn = self.turns.acquire().await.ok()?;
         let mut work = pin!(work);

@@ -1,25 +1,25 @@
-//! Fetching everything again at once, because an operator says so.
+//! A refresh of all entries at once, on an operator's request.
 
 use std::sync::Arc;
 
 use super::{CollateralCache, MAX_FETCHES, finished};
 use crate::collateral::{Collateral, CollateralError, Numbers, PlatformKey};
 
-/// What a forced refresh came to, for one model.
+/// The result of a forced refresh for one model.
 #[derive(Debug, Clone)]
 pub struct Refreshed {
     /// The model.
     pub platform: PlatformKey,
-    /// The numbers of what was held before.
+    /// The version numbers before the refresh.
     pub before: Numbers,
-    /// What is held now, or why it is what was held before.
+    /// The new collateral, or why the previous one stays in use.
     pub outcome: Result<Arc<Collateral>, CollateralError>,
 }
 
 impl CollateralCache {
-    /// Fetches the collateral of every model that is held, now, and forgets which models could not be fetched recently. What is
-    /// held stays in use until there is newer. Evidence that was verified before counts as not verified from now on, so
-    /// that new collateral judges who is connected already.
+    /// Fetches the collateral of every cached model now, and forgets failed fetches. Cached collateral stays
+    /// in use until it is replaced. Raises the generation, so that evidence verified before, also that of
+    /// open connections, is verified again with the new collateral.
     pub async fn refresh_all(&self) -> Vec<Refreshed> {
         let held = {
             let mut entries = self.entries();
@@ -40,7 +40,8 @@ impl CollateralCache {
         refreshed
     }
 
-    /// Rises with each [`CollateralCache::refresh_all`]: what was verified under an earlier one is verified again.
+    /// Rises with each [`CollateralCache::refresh_all`]: evidence verified under an earlier generation is
+    /// verified again.
     pub fn generation(&self) -> u64 {
         self.shared.generation.load(std::sync::atomic::Ordering::Relaxed)
     }

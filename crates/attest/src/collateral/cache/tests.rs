@@ -1,4 +1,4 @@
-//! What the cache promises, against collateral servers in this process.
+//! The cache against collateral servers in this process.
 
 use std::sync::atomic::AtomicU64 as Cell;
 use std::time::Duration;
@@ -25,7 +25,7 @@ fn cache_of(servers: &[&Server], options: CacheOptions) -> CollateralCache {
     CollateralCache::new(&bases, &mock_anchors(), options).unwrap()
 }
 
-/// The answers of a service whose TCB info and QE identity are those of the named set.
+/// The responses of a service with the TCB info and QE identity of the named set.
 fn routes_with(set: &str) -> Routes {
     let parts = collateral_set(set).parts().clone();
     let mut routes = normal_routes();
@@ -107,7 +107,7 @@ async fn an_entry_is_used_to_its_last_second_and_not_after() {
     let (clock, time) = movable(expires - 1000);
     let cache = cache_of(&[&server], CacheOptions { clock, retry_after: Duration::ZERO, ..options() });
     assert_eq!(cache.get(&mock_quote()).await.unwrap().expires(), expires);
-    // Every service is down from now on.
+    // Every service is down from here on.
     server.set_routes(down());
     time.store(expires, Ordering::SeqCst);
     assert!(cache.get(&mock_quote()).await.is_ok());
@@ -137,13 +137,13 @@ async fn services_are_tried_in_order_and_a_failed_one_goes_to_the_end() {
     let stats = cache.stats().endpoints;
     assert_eq!((stats[0].paused, stats[0].failures, stats[1].paused), (true, 1, false));
 
-    // Shortly after, the second is asked first; the first, although well again, is not asked at all.
+    // The second service is tried first; the first, although it works again, gets no request.
     first.set_routes(normal_routes());
     *cache.entries() = Entries::default();
     assert!(cache.get(&mock_quote()).await.is_ok());
     assert_eq!((first.requests().len(), second.requests().len()), (1, 2 * REQUESTS_PER_FETCH));
 
-    // Paused or not, a service is asked before giving up.
+    // A paused service is still tried before giving up.
     second.set_routes(down());
     *cache.entries() = Entries::default();
     assert!(cache.get(&mock_quote()).await.is_ok());
@@ -168,7 +168,7 @@ async fn a_service_with_unsigned_collateral_is_passed_over() {
 #[tokio::test]
 async fn made_up_platforms_cause_no_request() {
     let server = Server::start(normal_routes()).await;
-    // The development PKI's quote, where only Intel's is trusted, and the other way round.
+    // The development PKI's quote with Intel's root only, and the other way round.
     let intels = CollateralCache::new(&[&server.base], &TrustAnchors::intel(), options()).unwrap();
     assert_eq!(intels.get(&mock_quote()).await, Err(CollateralError::UntrustedPlatform));
     let cache = cache_of(&[&server], options());
@@ -201,7 +201,7 @@ async fn a_platform_that_no_service_knows_is_not_asked_for_again_at_once() {
     }
     assert_eq!(server.requests().len(), 2);
     assert!(!cache.stats().endpoints[0].paused, "a service that answers properly is fine");
-    // Another kind of failure is remembered for a shorter time: here, for none.
+    // Other failures are remembered for `retry_after`; here that is zero.
     let quick = CacheOptions { unknown_for: Duration::ZERO, ..options() };
     let cache = cache_of(&[&server], quick);
     for _ in 0..3 {
@@ -317,7 +317,8 @@ async fn an_encrypted_ppid_costs_one_request_and_its_chain_stays_its_own() {
     assert_eq!(server.requests().len(), REQUESTS_PER_FETCH + 2);
 }
 
-/// A quote of a platform that is named by an encrypted PPID of its own, and the path at which its chain is asked for.
+/// A quote that names its platform by an encrypted PPID of its own, and the path at which its chain is
+/// requested.
 fn with_ppid(ppid: u8) -> (Vec<u8>, String) {
     let inner = [&[ppid; 256][..], &[7; 16], &0x0102_u16.to_le_bytes(), &[3, 4]].concat();
     let path = format!(
@@ -387,7 +388,7 @@ async fn what_is_older_than_what_was_seen_is_refused_and_counted() {
         assert!(matches!(failures[..], [FetchFailure::RolledBack { .. }]), "{failures:?}");
         assert_eq!(cache.stats().refused_as_older, refused);
     }
-    // The early set is ahead, and that is no floor for the standard one.
+    // A floor of the early set does not apply to the standard set.
     let floors = Floors::in_memory(0);
     floors.admit(&newer(|numbers| numbers.tcb_info += 1), TcbSet::Early).unwrap();
     let cache = cache_of(&[&server], CacheOptions { floors, ..options() });

@@ -1,4 +1,4 @@
-//! The file that keeps floors over restarts: replaced as a whole, by one rename, with a digest over what it says.
+//! The file that keeps floors across restarts, replaced atomically by a rename and protected by a digest.
 
 use std::collections::BTreeMap;
 use std::io;
@@ -10,30 +10,30 @@ use sha2::{Digest, Sha256};
 use super::{FloorKind, MAX_FLOORS};
 use crate::state_file::{self, StateFileError};
 
-/// No file of this program's is larger.
+/// Larger files are refused; ours are always smaller.
 const MAX_FILE: u64 = 4 << 20;
-/// The version that is written and the only one that is read.
+/// The only version written and read.
 const VERSION: u32 = 1;
-/// Roots whose floors are kept: the vendor's, and those of tests on the same machine.
+/// Maximum number of roots in one file: Intel's, and those of tests on the same machine.
 const MAX_ROOTS: usize = 8;
 
-/// Why it is not known which collateral is too old.
+/// Why the floors are unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum FloorsFileError {
-    /// The system does not give it.
+    /// The system cannot read the file.
     #[error(
         "the file that core.tcb.floors_file names cannot be read, so it is not known which collateral is too old"
     )]
     Unreadable(#[source] io::Error),
-    /// It is not what this program wrote.
+    /// The file is not one that this program wrote.
     #[error(
         "the file that core.tcb.floors_file names is damaged ({0}), so it is not known which collateral is too old; \
-         restore it, or remove it to believe whatever the collateral service has now"
+         restore it, or remove it to accept what the collateral service has now"
     )]
     Damaged(String),
 }
 
-/// The file, and the root whose floors are ours.
+/// The file, and the root whose floors are used.
 #[derive(Debug)]
 pub(super) struct FloorsFile {
     path: PathBuf,
@@ -46,7 +46,7 @@ struct Content {
     version: u32,
     /// By SHA-256 of the root certificate, then by kind.
     floors: Roots,
-    /// Over the two before, as compact JSON.
+    /// SHA-256 of the two fields above as compact JSON.
     sha256: String,
 }
 
@@ -57,12 +57,12 @@ impl FloorsFile {
         Self { path, root: hex::encode(Sha256::digest(root)) }
     }
 
-    /// The floors of our root; none if there is no file.
+    /// The floors of our root; empty if there is no file.
     pub(super) fn read(&self) -> Result<BTreeMap<FloorKind, u64>, FloorsFileError> {
         self.ours(&mut self.roots()?)
     }
 
-    /// Takes the floors of our root out of those of all.
+    /// Removes and parses the floors of our root.
     fn ours(&self, roots: &mut Roots) -> Result<BTreeMap<FloorKind, u64>, FloorsFileError> {
         let ours = roots.remove(&self.root).unwrap_or_default();
         ours.into_iter()
@@ -79,9 +79,10 @@ impl FloorsFile {
         bytes.map_or_else(|| Ok(Roots::new()), |bytes| parse(&bytes).map_err(FloorsFileError::Damaged))
     }
 
-    /// Replaces the file by `floors`, raised by what another process has written in the meantime; gives what was written.
+    /// Replaces the file with `floors`, raised by what another process has written since; returns what was
+    /// written.
     pub(super) fn replace(&self, floors: &BTreeMap<FloorKind, u64>) -> io::Result<BTreeMap<FloorKind, u64>> {
-        // From reading to writing: what another process writes in between would be lost.
+        // Held from read to write: otherwise another process's update in between would be lost.
         let _lock = state_file::Lock::take(&self.path)?;
         let mut roots = self.roots().map_err(io::Error::other)?;
         let mut merged = self.ours(&mut roots).map_err(io::Error::other)?;
@@ -106,7 +107,7 @@ impl FloorsFile {
     }
 }
 
-/// Reads what [`FloorsFile::write`] wrote, and nothing else.
+/// Reads what [`FloorsFile::write`] writes, and nothing else.
 fn parse(bytes: &[u8]) -> Result<Roots, String> {
     let Content { version, floors, sha256 } =
         crate::json::from_utf8(bytes).map_err(|error| error.to_string())?;

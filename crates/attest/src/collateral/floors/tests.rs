@@ -46,7 +46,7 @@ fn the_early_set_does_not_raise_the_floor_of_the_standard_one() {
     assert_eq!(floors.admit(&standard, TcbSet::Standard), Ok(true));
     assert!(floors.admit(&standard, TcbSet::Early).is_err(), "the early set falls back");
     assert_eq!(floors.admit(&early, TcbSet::Early), Ok(false));
-    // Revocations know no two sets.
+    // CRLs are the same in both sets.
     assert!(floors.admit(&of(18, 18, 4, 5), TcbSet::Early).is_err());
 }
 
@@ -109,7 +109,7 @@ impl Disk {
         Floors::open(self.path(), &mock_root_der(), 0)
     }
 
-    /// Floors after 20, 19, 7 and 300.
+    /// Floors that have seen 20, 19, 7 and 300.
     fn filled() -> Self {
         let disk = Self::new();
         let floors = disk.open().unwrap();
@@ -127,7 +127,7 @@ fn a_new_process_believes_nothing_older_than_the_one_before() {
     let floors = disk.open().unwrap();
     assert!(floors.admit(&of(17, 19, 7, 300), TcbSet::Standard).is_err());
     assert_eq!(floors.admit(&of(20, 19, 7, 300), TcbSet::Standard), Ok(false));
-    // Another root's numbers are its own.
+    // Each root has its own floors.
     let other = Floors::open(disk.path(), b"another root", 0).unwrap();
     assert_eq!(other.admit(&of(1, 1, 1, 1), TcbSet::Standard), Ok(true));
     other.save();
@@ -160,7 +160,7 @@ fn what_another_process_writes_between_reading_and_writing_is_not_lost() {
     theirs.save();
     let newer = std::fs::read(disk.path()).unwrap();
     std::fs::remove_file(disk.path()).unwrap();
-    // The other process has the lock: it has read, and writes a little later.
+    // The other process holds the lock: it has read, and writes a little later.
     let lock = Lock::take(&disk.path()).unwrap();
     std::thread::scope(|scope| {
         let saving = scope.spawn(|| ours.save());
@@ -204,7 +204,7 @@ fn a_damaged_file_is_an_error_and_no_lower_floor() {
         std::fs::write(disk.path(), &case).unwrap();
         match disk.open() {
             Err(error) => assert!(matches!(error, FloorsFileError::Damaged(_)), "{error}"),
-            // Only white space was changed, or another root's name.
+            // Only white space or another root's name was changed.
             Ok(read) => assert_eq!(read.list(), floors, "{}", String::from_utf8_lossy(&case)),
         }
     }

@@ -1,4 +1,4 @@
-//! The exchanges of the vectors, and what a service can do wrong.
+//! The exchanges of the vectors, and faulty services.
 
 use std::collections::HashMap;
 use std::time::Duration;
@@ -50,7 +50,7 @@ async fn every_exchange_of_the_vectors_goes_as_the_peers() {
         let url = format!("{}{}", server.base, exchange["base_url_suffix"].as_str().unwrap());
         let result = client(&url).unwrap().fetch(&quote).await;
         assert_eq!(serde_json::json!(server.requests()), exchange["requests"], "{name}");
-        // The peer reads hex only; others send it as it is.
+        // The peer reads only hex; DER is what other services send.
         let error = exchange.get("error").filter(|_| name != "root CRL served as raw DER");
         match error {
             Some(_) => assert!(result.is_err(), "{name}"),
@@ -126,7 +126,7 @@ async fn an_encrypted_ppid_is_exchanged_for_the_platforms_chain_first() {
     );
     assert_eq!(server.requests()[0], format!("GET {path}"));
     assert_eq!(server.requests().len(), 5);
-    // The chain in the collateral stands for the one that the quote does not have.
+    // The fetched chain takes the place of the one missing in the quote.
     assert!(verify_quote(&quote, &collateral, &mock_anchors(), NOW).is_ok());
 
     for (level, expected) in [
@@ -189,7 +189,7 @@ async fn an_answer_that_is_not_the_expected_one_is_named() {
         (
             ROOT_CRL_PATH,
             |r| r.body = b"zz".to_vec(),
-            malformed(Resource::RootCrl, "is no crl in DER, PEM or hex"),
+            malformed(Resource::RootCrl, "is not a crl in DER, PEM or hex"),
         ),
         (ROOT_CRL_PATH, |r| r.status = 500, FetchFailure::NoDistributionPoint),
     ];
@@ -239,13 +239,13 @@ async fn a_redirect_is_followed_within_the_host_only() {
     routes.insert(PCK_CRL_PATH.into(), to("/moved".into()));
     let server = Server::start(routes.clone()).await;
     assert!(fetch(&server).await.is_ok());
-    // Another port: another service.
+    // Another port is another service.
     routes.insert(PCK_CRL_PATH.into(), to(format!("{}{PCK_CRL_PATH}", normal.base)));
     server.set_routes(routes.clone());
     let refused = FetchFailure::Status { resource: Resource::PckCrl, status: 302 };
     assert_eq!(failure(&server).await, refused);
     assert!(normal.requests().is_empty());
-    // A circle ends.
+    // A redirect loop ends.
     routes.insert(PCK_CRL_PATH.into(), to(PCK_CRL_PATH.into()));
     server.set_routes(routes);
     assert_eq!(failure(&server).await, refused);
@@ -328,7 +328,7 @@ mod distribution_points {
 
     use super::*;
 
-    /// A root of our own whose CRL is said to be at `url`.
+    /// A root of our own with a CRL distribution point at `url`.
     fn root(url: &str) -> CertificateDer<'static> {
         let mut params = CertificateParams::default();
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
