@@ -1,4 +1,4 @@
-//! The methods of the API as plain async functions, the table of who may call what, and the caller.
+//! The methods of the API as plain async functions, the access table, and the caller.
 
 pub mod admin;
 mod env_keys;
@@ -26,7 +26,8 @@ use crate::admission::Peer;
 use crate::control::Author;
 use crate::operator::Operator;
 
-/// Who is asking: an address, what the TLS layer knows of the peer, and the operator whose credentials were shown.
+/// The caller: an address, what the TLS layer knows of the peer, and the operator whose credentials were
+/// shown.
 #[derive(Clone, Debug)]
 pub struct Caller {
     remote: IpAddr,
@@ -45,23 +46,23 @@ impl Caller {
         self.remote
     }
 
-    /// The same caller, whose credentials were looked at.
+    /// The same caller, authenticated as `operator`.
     pub fn identified(self, operator: Operator) -> Self {
         Self { operator: Some(Arc::new(operator)), ..self }
     }
 
-    /// The operator whose credentials were shown, if they were asked for: `token`, `user <name>` or `anyone`.
+    /// The operator, where credentials are required: `token`, `user <name>` or `anyone`.
     pub fn operator(&self) -> Option<String> {
         self.operator.as_ref().map(ToString::to_string)
     }
 
-    /// Who answers for what this caller changes.
+    /// The author of what this caller changes.
     pub fn author(&self) -> Author {
         let by = self.operator.as_ref().map_or_else(|| "anyone".to_owned(), ToString::to_string);
         Author { by, remote: self.remote }
     }
 
-    /// What the TLS layer knows, with the evidence that was verified on this connection.
+    /// What the TLS layer knows, with the evidence verified on this connection.
     pub fn peer(&self) -> &Peer {
         &self.peer
     }

@@ -21,22 +21,22 @@ use crate::config::{Core, EmptyDevices};
 use crate::error::Result;
 use crate::proto::{ClearImageCacheRequest, GetKmsKeyRequest, KmsKeyResponse, VerifiedIdentity};
 
-/// How long an answer waits for its line in the audit log, where it does not depend on it.
+/// How long a response waits for its line in the audit log, where it does not depend on it.
 const NOTE_TIME: Duration = Duration::from_secs(2);
 
 /// `service Admin` of the proto file.
 #[derive(Debug)]
 pub struct AdminService {
     foundation: Arc<Foundation>,
-    /// Hands root keys over; nothing else here can make a permit.
+    /// Hands over root keys; nothing else here can make a permit.
     kms: Arc<KmsService>,
     explainer: Explainer,
-    /// What an empty device list means in a candidate that does not say.
+    /// What an empty device list means in a candidate allowlist without the setting.
     empty_devices: EmptyDevices,
 }
 
 impl AdminService {
-    /// The service over `[core]`, beside that of the main listener.
+    /// The service over `[core]`; `kms` is the service of the main listener.
     pub fn new(core: &Core, kms: Arc<KmsService>) -> Self {
         Self {
             foundation: Arc::clone(&kms.foundation),
@@ -49,7 +49,7 @@ impl AdminService {
     /// `Admin.ClearImageCache`.
     ///
     /// # Errors
-    /// A hash that is not one, or a cache that cannot be cleared.
+    /// An invalid hash; a cache that cannot be cleared.
     pub async fn clear_image_cache(&self, caller: &Caller, request: ClearImageCacheRequest) -> Result<()> {
         let ClearImageCacheRequest { image_hash, config_hash } = request;
         clear(&self.kms.images, &image_hash, &config_hash).await?;
@@ -57,26 +57,28 @@ impl AdminService {
         Ok(())
     }
 
-    /// `Admin.GetKmsKey`: the root keys, for an allowed replica whose operator has credentials here. All that
-    /// `KMS.GetKmsKey` asks for is asked for here too.
+    /// `Admin.GetKmsKey`: the root keys, for an allowed replica whose operator has credentials here. The
+    /// requirements of `KMS.GetKmsKey` apply as well.
     ///
     /// # Errors
-    /// As [`KmsService::get_kms_key`].
+    /// Those of [`KmsService::get_kms_key`].
     pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
         self.kms.hand_over(Method::AdminGetKmsKey, caller, request).await
     }
 
-    /// Records what an operator did; what was done stands though the log does not take it.
+    /// Records an operator's action. If the record fails, the action still stands.
     async fn recorded(&self, event: Event) {
         match tokio::time::timeout(NOTE_TIME, self.foundation.audit.record(event)).await {
             Ok(Ok(_)) => {}
-            Ok(Err(error)) => tracing::error!(%error, "what an operator did is missing from the audit file"),
-            Err(_) => tracing::error!("the audit file is slow to take what an operator did"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "an operator's action could not be written to the audit log")
+            }
+            Err(_) => tracing::error!("the audit log is slow to record an operator's action"),
         }
     }
 }
 
-/// An identity as operators are shown it.
+/// An identity in the form that operators see.
 fn shown(identity: &BootInfo) -> VerifiedIdentity {
     VerifiedIdentity {
         app_id: identity.app_id.clone(),

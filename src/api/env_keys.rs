@@ -1,4 +1,5 @@
-//! Signed env public keys, remembered: an app's key never changes, and its signature with time holds for a second.
+//! A cache of signed env public keys: an app's key never changes, and its signature with a timestamp is valid
+//! for one second.
 
 use std::sync::Arc;
 
@@ -11,10 +12,10 @@ use crate::error::{Error, Result};
 use crate::lifecycle::{EnvPublicKey, Ready};
 use crate::proto::PublicKeyResponse;
 
-/// Apps remembered; the least used go first. Some 600 bytes each.
+/// How many apps are cached, least used first out. About 600 bytes each.
 const APPS: usize = 4096;
 
-/// The answers of `GetAppEnvEncryptPubKey`.
+/// The responses of `GetAppEnvEncryptPubKey`.
 #[derive(Debug)]
 pub(super) struct EnvKeys(Cache<[u8; 20], Entry>);
 
@@ -31,7 +32,7 @@ impl Default for EnvKeys {
 }
 
 impl EnvKeys {
-    /// The answer for `app_id` at `now` (Unix seconds).
+    /// The response for `app_id` at `now` (Unix seconds).
     pub(super) fn answer(
         &self,
         ready: &Ready,

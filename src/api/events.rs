@@ -1,4 +1,4 @@
-//! What operators read of the event log, and what they report into it.
+//! How operators read the event log, and report events into it.
 
 use std::sync::Arc;
 
@@ -12,11 +12,11 @@ use crate::events::{
     Subscription, frame,
 };
 
-/// Questions to the index that are answered at once. Further ones wait.
+/// Concurrent queries of the index; further ones wait.
 const QUESTIONS: usize = 4;
-/// Streams at once.
+/// Concurrent streams.
 pub const MAX_STREAMS: usize = 1024;
-/// What a stream takes from the index in one step.
+/// How many events a stream reads from the index at a time.
 const STEP: usize = 64;
 
 /// The event log for operators.
@@ -40,10 +40,10 @@ impl EventService {
         self.events.live().newest()
     }
 
-    /// The newest events that are asked for, the oldest of them first.
+    /// The newest events that match, in ascending order.
     ///
     /// # Errors
-    /// There is no index for now.
+    /// The index is not available.
     pub async fn page(&self, query: &Query) -> Result<Page> {
         let Query { filter, since, until, cursor, .. } = query.clone();
         let limit = query.limit();
@@ -74,10 +74,11 @@ impl EventService {
         }
     }
 
-    /// Records what an operator reports; the number of the event.
+    /// Records an event that an operator reports; returns its number.
     ///
     /// # Errors
-    /// A message that is empty, too long or not text; too many of them; an audit log that does not take it.
+    /// A message that is empty, too long or not UTF-8; too many messages; an audit log that cannot be
+    /// written.
     pub async fn report(&self, caller: &Caller, message: &[u8]) -> Result<u64> {
         let message = Message::read(message).map_err(|error| match error {
             MessageError::TooLong => Error::new(Code::TooLarge, error.to_string()),
@@ -92,10 +93,10 @@ impl EventService {
         })
     }
 
-    /// A stream of events after the event `after`, or of what happens from now on. It ends after `limit` events.
+    /// A stream of the events after number `after`, or of future events. It ends after `limit` events.
     ///
     /// # Errors
-    /// There are too many streams.
+    /// Too many streams.
     pub fn stream(self: &Arc<Self>, query: Query, after: Option<u64>) -> Result<Stream> {
         let permit = Arc::clone(&self.streams).try_acquire_owned().map_err(|_| {
             Error::new(Code::Unavailable, "too many streams of events are open; try again later")
@@ -116,7 +117,7 @@ pub struct Stream {
 }
 
 impl Stream {
-    /// Waits for the next events, as they are sent; `None` at the end.
+    /// Waits for the next events, already encoded; `None` at the end.
     pub async fn next(&mut self) -> Option<Vec<bytes::Bytes>> {
         loop {
             if self.left == Some(0) {
@@ -137,7 +138,7 @@ impl Stream {
         }
     }
 
-    /// What it has missed. Without an index it goes on with what is newest.
+    /// The events that it has missed. Without an index the stream continues with the newest ones.
     async fn missed(&mut self, limit: usize) -> Vec<bytes::Bytes> {
         let (filter, place) = (self.subscription.filter().clone(), self.subscription.place());
         let page = self.service.ask(move |index| {
@@ -150,7 +151,7 @@ impl Stream {
     }
 }
 
-/// The time from which spans in a query count, in milliseconds since 1970.
+/// The reference time for relative times in a query, in milliseconds since 1970.
 pub fn now() -> u64 {
     unix_now().saturating_mul(1000)
 }

@@ -1,4 +1,4 @@
-//! The caches of OS images: how an operator clears them, and what is recorded of them.
+//! Clearing the caches of OS images, and audit records about them.
 
 use std::sync::Arc;
 
@@ -36,7 +36,7 @@ pub(super) fn note_cleared(audit: &Audit, author: Author, image_hash: &str, conf
     });
 }
 
-/// Records how downloads of OS images go on.
+/// Records the progress of OS image downloads.
 pub(super) fn download_recorder(audit: &Arc<Audit>) -> ProgressListener {
     let audit = Arc::clone(audit);
     ProgressListener::new(move |image, progress| {
@@ -46,7 +46,7 @@ pub(super) fn download_recorder(audit: &Arc<Audit>) -> ProgressListener {
     })
 }
 
-/// What is recorded of a download.
+/// The audit event for a step of a download, if it has one.
 fn download_event(image: &str, progress: &Progress) -> Option<Event> {
     let image = image.to_owned();
     Some(match progress {

@@ -41,16 +41,16 @@ pub struct KmsService {
     pub(super) foundation: Arc<Foundation>,
     ready: Arc<Ready>,
     admission: Admission,
-    /// Shown each request without deciding.
+    /// Evaluates each request without deciding.
     pub(super) shadow: Arc<Shadow>,
-    /// Where refusals are kept for operators.
+    /// Keeps refusals for operators.
     pub(super) denials: Arc<Denials>,
     /// What `ClearImageCache` clears.
     pub(super) images: ImageCache,
     meta: Arc<Meta>,
-    /// How much one app and one instance may have.
+    /// The release rate of each app and instance.
     limit: ReleaseLimit,
-    /// What the legacy `ClearImageCache` asks for; `None` refuses every token.
+    /// The token for the legacy `ClearImageCache`; `None` refuses every token.
     operator: Option<OperatorToken>,
     public_handover: PublicHandover,
     env_keys: EnvKeys,
@@ -59,17 +59,17 @@ pub struct KmsService {
     root_releases: LogLimit,
 }
 
-/// The peer's words, by which operators know what to change.
+/// The peer's text, by which operators know which setting to change.
 const NO_PUBLIC_HANDOVER: &str = "public KMS key handover is disabled; use the admin listener";
 
-/// Lines a second about what is released to apps.
+/// Log lines a second about releases to apps.
 const LINES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
-/// Highest `api_version` of `GetAppKey`.
+/// The highest `api_version` of `GetAppKey`.
 const APP_KEY_API_VERSION: u32 = 1;
 
 impl KmsService {
-    /// The service over `[core]`. There is none without keys: [`Ready`] holds them.
+    /// The service over `[core]`. It needs [`Ready`], which holds the keys.
     ///
     /// # Errors
     /// [`ImageCheckError`].
@@ -107,12 +107,12 @@ impl KmsService {
         })
     }
 
-    /// Explains how callers are admitted.
+    /// Explains decisions of this service's admission.
     pub(super) fn explainer(&self) -> Explainer {
         self.admission.explainer()
     }
 
-    /// Forgets apps and instances that have been quiet.
+    /// Forgets the limits of idle apps and instances.
     pub fn prune(&self) {
         self.limit.prune();
     }
@@ -120,7 +120,8 @@ impl KmsService {
     /// `KMS.GetAppKey`: the keys of the app that the caller proves to run.
     ///
     /// # Errors
-    /// Unsupported version, no self-authorization, no or bad evidence, denied by policy, audit log not writable.
+    /// Unsupported version, no self-authorization, missing or bad evidence, denied by policy, audit log not
+    /// writable.
     pub async fn get_app_key(&self, caller: &Caller, request: GetAppKeyRequest) -> Result<AppKeyResponse> {
         if request.api_version > APP_KEY_API_VERSION {
             return Err(Error::invalid(format!("Unsupported API version: {}", request.api_version)));
@@ -164,7 +165,7 @@ impl KmsService {
     /// `KMS.GetKmsKey`: the root keys, for an allowed replica.
     ///
     /// # Errors
-    /// No self-authorization, no or bad evidence, denied by policy, audit log not writable.
+    /// No self-authorization, missing or bad evidence, denied by policy, audit log not writable.
     pub async fn get_kms_key(&self, caller: &Caller, request: GetKmsKeyRequest) -> Result<KmsKeyResponse> {
         match self.public_handover {
             PublicHandover::Enabled => self.hand_over(Method::KmsGetKmsKey, caller, request).await,
@@ -172,7 +173,7 @@ impl KmsService {
         }
     }
 
-    /// The root keys, for an allowed replica that asks by `method`.
+    /// Hands the root keys to an allowed replica that called `method`.
     pub(super) async fn hand_over(
         &self,
         method: Method,
@@ -203,10 +204,10 @@ impl KmsService {
         })
     }
 
-    /// `KMS.GetAppEnvEncryptPubKey`: the public key that an app's environment is encrypted to, signed.
+    /// `KMS.GetAppEnvEncryptPubKey`: the public key to which an app's environment is encrypted, signed.
     ///
     /// # Errors
-    /// No self-authorization, `app_id` not of 20 bytes.
+    /// No self-authorization; an `app_id` that is not 20 bytes.
     pub async fn get_app_env_encrypt_pub_key(
         &self,
         caller: &Caller,
@@ -219,15 +220,12 @@ impl KmsService {
         self.env_keys.answer(&self.ready, &self_authorization, app_id, unix_now())
     }
 
-    /// `KMS.GetMeta`: never asks anyone, so it answers whatever else is down.
-    ///
-    /// # Errors
-    /// None.
+    /// `KMS.GetMeta`. Calls no other service, so it responds whatever else is down.
     pub async fn get_meta(&self, _: &Caller, (): ()) -> Result<Arc<Prepared<GetMetaResponse>>> {
         Ok(self.meta.answer())
     }
 
-    /// `KMS.GetTempCaCert`: the temporary CA, key included.
+    /// `KMS.GetTempCaCert`: the temporary CA, including its key.
     ///
     /// # Errors
     /// No self-authorization.
@@ -241,11 +239,11 @@ impl KmsService {
         })
     }
 
-    /// `KMS.SignCert`: a certificate for an app, to the key of the attested request.
+    /// `KMS.SignCert`: a certificate for an app, over the key of the attested request.
     ///
     /// # Errors
-    /// Unsupported version, malformed or wrongly signed request, a name or date that an app may not have, no self-authorization,
-    /// bad evidence, denied by policy, audit log not writable.
+    /// Unsupported version, malformed or wrongly signed request, a name or date that an app may not have, no
+    /// self-authorization, bad evidence, denied by policy, audit log not writable.
     pub async fn sign_cert(&self, caller: &Caller, request: SignCertRequest) -> Result<SignCertResponse> {
         let version = match request.api_version {
             1 => ApiVersion::V1,
@@ -287,7 +285,7 @@ impl KmsService {
     /// `KMS.ClearImageCache`, the older form with the token in the message.
     ///
     /// # Errors
-    /// `Invalid token`, a hash that is not one, or a cache that cannot be cleared.
+    /// `Invalid token`, an invalid hash, or a cache that cannot be cleared.
     pub async fn clear_image_cache(
         &self,
         caller: &Caller,
@@ -295,7 +293,8 @@ impl KmsService {
     ) -> Result<()> {
         let address = caller.remote();
         if !self.operator.as_ref().is_some_and(|operator| operator.is(&request.token)) {
-            // The peer's answer, late where too many came. None shown is none wrong.
+            // The peer's error, delayed after too many wrong tokens. An empty token does not count as a wrong
+            // one.
             if !request.token.is_empty() {
                 self.wrong_tokens.token(address).await;
             }
@@ -308,7 +307,7 @@ impl KmsService {
         Ok(())
     }
 
-    /// Callers that may have keys may not fill the disk with the lines about them.
+    /// Limits even callers that may have keys, because each release adds a line to the audit log.
     fn within_limits<R>(&self, permit: &Permit<R>) -> Result<()> {
         self.limit.admit(*permit.app_id(), permit.identity()).map_err(|exceeded| {
             self.foundation.metrics.release_limited(exceeded.limit());
@@ -316,10 +315,12 @@ impl KmsService {
         })
     }
 
-    /// Our self-authorization, asked for while a caller is admitted. What took so long that the other has become old, such as the
-    /// download of an OS image or a slow backend, has that decided again.
+    /// Obtains the self-authorization while the caller is admitted. If one of them took so long that the
+    /// other has expired, for example because an OS image was downloaded or a backend is slow, the other is
+    /// decided again.
     ///
-    /// Nobody is asked for a caller whose evidence does not verify: the last answer says enough to refuse it.
+    /// For a caller whose evidence does not verify, the last self-authorization is used: it is refused in any
+    /// case.
     async fn beside<R>(
         &self,
         admission: impl AsyncFnOnce(Verification) -> std::result::Result<Permit<R>, Refusal>,
@@ -346,7 +347,7 @@ impl KmsService {
         ReleaseGuards { audit: &self.foundation.audit, freezes: &self.foundation.freezes }
     }
 
-    /// Somebody who shows its certificate and asks for something.
+    /// The attempt of a caller that identifies itself by its client certificate.
     fn attempt<'a>(
         &'a self,
         method: Method,
@@ -357,14 +358,14 @@ impl KmsService {
         Attempt { service: self, method, role: Some(role), caller, vm_config, csr: None }
     }
 
-    /// Our self-authorization by the last answer, for methods that give everybody the same. Without it guests learn nothing else, so
-    /// it is kept as a refusal that operators can look up.
+    /// The self-authorization from the last check, for methods that give every caller the same. Without it a
+    /// guest learns nothing more, so the refusal is kept for operators.
     async fn current_self_authorization(&self, method: Method, caller: &Caller) -> Result<SelfAuthorization> {
         let attempt = Attempt { service: self, method, role: None, caller, vm_config: "", csr: None };
         self.foundation.self_authorization.recent().await.map_err(|refusal| attempt.refuse(refusal.into()))
     }
 
-    /// Counts a record; without one nothing goes out.
+    /// Counts the outcome of a record; nothing is sent without one.
     fn recorded<R>(
         &self,
         outcome: std::result::Result<Released<R>, (NotReleased, Permit<R>)>,
@@ -391,7 +392,7 @@ impl KmsService {
     }
 }
 
-/// One line in the process log for each release, beside its line in the audit log: to whom, never what.
+/// Logs a release, beside its line in the audit log: its receiver, never its content.
 fn tell<R>(log: &LogLimit, what: &'static str, permit: &Permit<R>, caller: &Caller) {
     let Some(omitted) = log.admit() else { return };
     let BootInfo { app_id, instance_id, compose_hash, device_id, mr_aggregated, .. } = permit.identity();

@@ -1,7 +1,8 @@
-//! Who shows wrong credentials again and again waits, longer each time.
+//! A caller with repeated wrong credentials must wait, longer each time.
 //!
-//! An attempt is counted before it is known whether it is right, so that many at once do not pass a lock by. What was
-//! guessed is part of the key: guesses at one user's password lock out neither the token nor other users.
+//! An attempt is counted before its result is known, so that many parallel attempts cannot bypass a lock.
+//! What was guessed is part of the key: guesses at one user's password lock out neither the token nor other
+//! users.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -10,22 +11,22 @@ use std::time::{Duration, Instant};
 
 use crate::address::bucket;
 
-/// So many failures within [`WINDOW`] lock a guesser out; each further one does it again, for twice as long.
+/// This many failures within [`WINDOW`] lock a guesser out; each further one doubles the time.
 const FAILURES: u32 = 5;
 const WINDOW: Duration = Duration::from_secs(60);
 const MAX_LOCK: Duration = Duration::from_secs(60);
-/// After this time without a failure a guesser begins again.
+/// After this time without a failure a guesser's count is reset.
 const FORGOTTEN: Duration = Duration::from_secs(600);
-/// Of more guessers than this, the one that has been quiet for longest is forgotten.
+/// How many guessers are remembered; the one idle for longest goes first.
 const MAX_GUESSERS: usize = 4096;
 
-/// What somebody tries to find out.
+/// What a guess is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Guess {
     /// The token.
     Token,
-    /// The password of a user, whose name falls into this slot: names that nobody has fall into the same slots, so that
-    /// locks do not tell who exists, and an address has few of them.
+    /// The password of a user, whose name falls into this slot: names that do not exist share the same slots,
+    /// so that locks do not tell which users exist, and an address has few of them.
     Password(u8),
 }
 
@@ -37,7 +38,7 @@ pub struct Guesser {
 }
 
 impl Guesser {
-    /// Whoever is at `address` and guesses at `guess`.
+    /// A caller at `address` that guesses `guess`.
     pub fn new(address: IpAddr, guess: Guess) -> Self {
         Self { bucket: bucket(address), guess }
     }
@@ -50,7 +51,7 @@ pub struct Lockout(Mutex<HashMap<Guesser, Failures>>);
 #[derive(Debug)]
 struct Failures {
     count: u32,
-    /// Start of the window in which `count` is counted.
+    /// The start of the window that `count` refers to.
     since: Instant,
     last: Instant,
     /// How often the guesser was locked out, and until when.
@@ -59,7 +60,8 @@ struct Failures {
 }
 
 impl Lockout {
-    /// Counts an attempt as a failure, until [`Lockout::succeeded`] says otherwise. The lock that it brings, if it is one.
+    /// Counts an attempt as a failure, until [`Lockout::succeeded`] corrects that. Returns the lock that it
+    /// caused, if any.
     ///
     /// # Errors
     /// How long the guesser has to wait; the attempt is not counted then.
@@ -75,17 +77,17 @@ impl Lockout {
         Ok(failures.add(now))
     }
 
-    /// How long a guesser has to wait before it may try.
+    /// How long a guesser has to wait before its next attempt.
     pub fn wait(&self, guesser: Guesser, now: Instant) -> Option<Duration> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).get(&guesser)?.wait(now)
     }
 
-    /// The credentials were right: the guesser begins again.
+    /// The credentials were right: resets the guesser.
     pub fn succeeded(&self, guesser: Guesser) {
         self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(&guesser);
     }
 
-    /// How often `address` has failed recently, whatever it guessed at.
+    /// How many recent failures `address` has, over all guesses.
     pub fn failures(&self, address: IpAddr) -> u32 {
         let bucket = bucket(address);
         let guessers = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -103,7 +105,7 @@ impl Failures {
         self.until?.checked_duration_since(now).filter(|wait| !wait.is_zero())
     }
 
-    /// One failure more; the lock that it brings.
+    /// Adds a failure; returns the lock that it caused.
     fn add(&mut self, now: Instant) -> Option<Duration> {
         if now.saturating_duration_since(self.last) > FORGOTTEN {
             *self = Self::new(now);

@@ -1,4 +1,4 @@
-//! What `GetMeta` says: always at hand, never asked for on the way.
+//! The response of `GetMeta`, prepared in the background so that a call waits for nothing.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -16,12 +16,12 @@ use crate::metrics::Metrics;
 use crate::policy::{Info, Policy};
 use crate::proto::GetMetaResponse;
 
-/// How often the authorization backend is asked about itself.
+/// How often the authorization backend is asked for its description.
 const ASK_EVERY: Duration = Duration::from_secs(10);
-/// How often the age in the answer moves on.
+/// How often the age in the response is updated.
 const AGE_EVERY: Duration = Duration::from_secs(1);
 
-/// The answer of `GetMeta`, kept current in the background.
+/// The response of `GetMeta`, kept current in the background.
 #[derive(Debug)]
 pub struct Meta {
     fixed: GetMetaResponse,
@@ -34,8 +34,8 @@ pub struct Meta {
 }
 
 impl Meta {
-    /// The answer for this KMS. What is relaxed is what is `configured` so, and what the rules of the policy relax while
-    /// they are in force.
+    /// The response for this KMS. Its relaxed settings are those in `configured`, and those of the policy's
+    /// rules while they are in force.
     pub fn new(
         ready: &Ready,
         foundation: &Foundation,
@@ -52,7 +52,7 @@ impl Meta {
             k256_pubkey: ready.k256_public_key().to_vec(),
             bootstrap_info: ready.bootstrap_info().cloned(),
             is_dev: everything_is_allowed,
-            // What is configured, where no backend has to be asked.
+            // As configured, where no backend has to be asked.
             gateway_app_id: policy
                 .last_info()
                 .filter(|_| everything_is_allowed)
@@ -69,13 +69,13 @@ impl Meta {
         meta
     }
 
-    /// The current answer.
+    /// The current response.
     pub fn answer(&self) -> Arc<Prepared<GetMetaResponse>> {
         self.current.load_full()
     }
 
-    /// Keeps the answer current until dropped. The backend is asked about itself now and then; when it does not answer, the
-    /// last answer stays and shows its age.
+    /// Keeps the response current until dropped. While the backend does not respond, its last description
+    /// stays, and its age is shown.
     pub async fn refresh_loop(&self) {
         let (tell, mut told) = watch::channel(None);
         let ask = async {
@@ -85,7 +85,7 @@ impl Meta {
                 match self.policy.info().await {
                     Ok(info) => drop(tell.send_replace(Some((info, Instant::now())))),
                     Err(error) => {
-                        tracing::warn!(%error, "the authorization backend does not tell about itself")
+                        tracing::warn!(%error, "the authorization backend gives no description of itself")
                     }
                 }
             }
@@ -131,7 +131,7 @@ impl Meta {
         }
         let before = self.current.load();
         if before.message().relaxed_settings != shown.relaxed_settings {
-            tracing::warn!(settings = shown.relaxed_settings.join(", "), "what is relaxed has changed");
+            tracing::warn!(settings = shown.relaxed_settings.join(", "), "the relaxed settings have changed");
             self.metrics.set_relaxed(posture.codes());
         }
         if before.message() != &shown {
@@ -140,7 +140,7 @@ impl Meta {
     }
 }
 
-/// What is configured so, and what the rules of the policy relax as they are now.
+/// The relaxed settings of the configuration and of the policy's current rules.
 fn relaxed(configured: &Posture, policy: &Policy) -> Posture {
     let mut posture = configured.clone();
     if let Some(relaxation) = policy.relaxation() {

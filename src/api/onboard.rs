@@ -1,4 +1,4 @@
-//! The onboarding service: how a KMS comes to hold keys.
+//! The onboarding service: creates or receives the root keys.
 
 mod source;
 
@@ -25,24 +25,24 @@ use crate::proto::{
     AttestationInfoResponse, BootstrapRequest, BootstrapResponse, OnboardRequest, OnboardResponse,
 };
 
-/// How long the backend may take to tell about itself while an operator looks.
+/// How long `GetAttestationInfo` waits for the backend's description.
 const INFO_TIME: Duration = Duration::from_secs(3);
 
-/// How many `Onboard` calls may wait for their source at once; more are refused, none is queued.
+/// How many `Onboard` calls may wait for their source at once; further ones are refused.
 const RECEIVERS: usize = 4;
-/// Said when there are keys already, before and after they are received.
+/// The error when keys exist already, before and after they are received.
 const ONBOARDED: &str = "KMS has already been onboarded";
 
-/// The right to change the key directory; held by one call at a time.
+/// The right to change the key directory, held by one call at a time.
 type Turn = OwnedMutexGuard<()>;
 
-/// What automatic bootstrap does when no evidence over the new keys is to be had.
+/// What automatic bootstrap does when no evidence over the new keys is available.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum UnattestedAutoBootstrap {
     /// It fails.
     Refused,
-    /// It goes on, and there is no statement to show: the peer's development setting, where neither the certificate is
-    /// attested nor this KMS asks whether it is allowed itself.
+    /// It continues without a statement, as the peer does in its development setting, where neither the
+    /// certificate is attested nor this KMS checks whether it is allowed.
     Tolerated,
 }
 
@@ -61,7 +61,7 @@ pub struct OnboardService {
     pub(super) foundation: Arc<Foundation>,
     /// The empty key directory.
     pub(super) onboarding: Arc<Onboarding>,
-    /// How long a handover may take altogether.
+    /// The time limit of a whole handover.
     handover_timeout: Duration,
     site_name: String,
     tee: Tee,
@@ -71,12 +71,12 @@ pub struct OnboardService {
     finished: watch::Sender<bool>,
 }
 
-/// What `Finish` came to.
+/// The result of `Finish`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Finished {
-    /// The KMS goes on to serve its keys.
+    /// The KMS phase starts.
     Yes,
-    /// There are none yet, so nothing has changed.
+    /// There are no keys yet; nothing has changed.
     NoKeys,
 }
 
@@ -86,7 +86,7 @@ impl OnboardService {
         Self {
             foundation,
             onboarding: Arc::new(onboarding),
-            // So that the answer says what took too long, rather than that something did.
+            // Shorter than the request's own limit, so that the error can say what took too long.
             handover_timeout: core.limits.request_timeout * 9 / 10,
             site_name: core.site_name.clone(),
             tee: if core.insecure_no_tee { Tee::InsecureAbsent } else { Tee::Present },
@@ -100,7 +100,7 @@ impl OnboardService {
         }
     }
 
-    /// Resolves when keys exist and onboarding was finished.
+    /// Becomes true when keys exist and onboarding is finished.
     pub fn finished(&self) -> watch::Receiver<bool> {
         self.finished.subscribe()
     }
@@ -108,7 +108,8 @@ impl OnboardService {
     /// `Onboard.Bootstrap`: new root keys, for the first KMS of a cluster.
     ///
     /// # Errors
-    /// Bad domain, keys exist, this KMS is not allowed, no evidence, directory not writable; nothing is saved then.
+    /// Invalid domain, keys exist, this KMS is not allowed, no evidence, directory not writable; nothing is
+    /// saved then.
     pub async fn bootstrap(&self, _: &Caller, request: BootstrapRequest) -> Result<BootstrapResponse> {
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
         let turn = self.turn().await;
@@ -123,7 +124,7 @@ impl OnboardService {
     /// Bootstraps without a caller (`core.onboard.auto_bootstrap_domain`).
     ///
     /// # Errors
-    /// As [`OnboardService::bootstrap`].
+    /// Those of [`OnboardService::bootstrap`].
     pub async fn auto_bootstrap(&self, domain: &Domain) -> Result<()> {
         let turn = self.turn().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;
@@ -178,7 +179,8 @@ impl OnboardService {
     /// `Onboard.Onboard`: the root keys of a running KMS, for a replica.
     ///
     /// # Errors
-    /// Bad domain or URL, keys exist, source not attested or not allowed, we are refused there; nothing is saved then.
+    /// Invalid domain or URL, keys exist, source not attested or not allowed, this KMS not allowed by the
+    /// source; nothing is saved then.
     pub async fn onboard(&self, _: &Caller, request: OnboardRequest) -> Result<OnboardResponse> {
         let credential = credential(&request).map_err(|error| error.within("Failed to onboard"))?;
         let domain = Domain::parse(&request.domain).map_err(|error| Error::invalid(error.to_string()))?;
@@ -186,7 +188,7 @@ impl OnboardService {
             Error::invalid(error.to_string()).within("Failed to onboard")
         })?;
         self.refuse_if_committed(ONBOARDED)?;
-        // No turn is held while others are waited for: a source that keeps silent holds up nobody else.
+        // Without a turn while waiting: a source that does not respond must not block other calls.
         let receiving = self.receiving.try_acquire().map_err(|_| {
             Error::new(Code::NotReady, "other Onboard calls are waiting for their source KMS; try again")
         })?;
@@ -208,17 +210,17 @@ impl OnboardService {
         Ok(OnboardResponse { k256_pubkey })
     }
 
-    /// Waits for the commits and bootstraps before this one.
+    /// Waits for earlier commits and bootstraps.
     pub(super) async fn turn(&self) -> Turn {
         Arc::clone(&self.one_at_a_time).lock_owned().await
     }
 
-    /// Asks our policy about the source; an older one that names no OS image is taken to run ours.
+    /// Asks our policy about the source. An older source that names no OS image is assumed to run ours.
     pub(super) async fn authorize_source(&self, source: &Verified) -> std::result::Result<(), String> {
         source::authorize(&self.foundation, source).await.map_err(|unacceptable| unacceptable.to_string())
     }
 
-    /// `Onboard.GetAttestationInfo`: what an operator must allow.
+    /// `Onboard.GetAttestationInfo`: the values that an operator must allow.
     ///
     /// # Errors
     /// No evidence, or evidence that does not verify.
@@ -226,7 +228,7 @@ impl OnboardService {
         let Foundation { attester, verifier, policy, .. } = &*self.foundation;
         let verified = own_evidence(attester, verifier).await.map_err(unattested)?;
         let identity = own_identity(&verified).map_err(unattested)?;
-        // Shown, not needed: a backend that is down does not keep an operator from reading the rest.
+        // Optional: a backend that is down must not hide the other values.
         let info = match tokio::time::timeout(INFO_TIME, policy.info()).await {
             Ok(Ok(info)) => info,
             Ok(Err(_)) | Err(_) => policy.last_info().unwrap_or_default(),
@@ -243,19 +245,20 @@ impl OnboardService {
         })
     }
 
-    /// `Onboard.Finish`: on to the KMS phase. As by the peer's service, the answer is without content whether there are keys
+    /// `Onboard.Finish`: starts the KMS phase. Like the peer's, the response is empty whether there are keys
     /// or not.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// The directory cannot be read.
     pub async fn finish(&self, _: &Caller, (): ()) -> Result<()> {
         self.finish_onboarding().await.map(|_| ())
     }
 
-    /// Goes on to the KMS phase. Before keys exist it changes nothing: a caller without credentials cannot stop this process.
+    /// Starts the KMS phase. Without keys it changes nothing, so that a caller without credentials cannot
+    /// stop this process.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// The directory cannot be read.
     pub async fn finish_onboarding(&self) -> Result<Finished> {
         let _turn = self.turn().await;
         if !self.onboarding.is_committed().map_err(unreadable)? {
@@ -273,14 +276,14 @@ impl OnboardService {
         }
     }
 
-    /// Records, then saves: a line without keys is harmless, keys without a line are not.
+    /// Records first, then saves: a record without keys is harmless, keys without a record are not.
     async fn commit(&self, turn: Turn, prepared: Prepared, domain: Domain, event: Event) -> Result<()> {
         let receipt = self.foundation.audit.record(event).await.map_err(|error| {
             Error::unavailable("the new keys cannot be recorded, so none are kept", error)
                 .because("audit_unavailable")
         })?;
         let onboarding = Arc::clone(&self.onboarding);
-        // The turn lasts as long as the commit, which goes on when the caller has hung up.
+        // The turn lasts as long as the commit, which continues if the caller disconnects.
         let commit = move || {
             let _turn = turn;
             onboarding.commit(&prepared, &domain, receipt, SystemTime::now())
@@ -292,7 +295,7 @@ impl OnboardService {
     }
 }
 
-/// The operator's token for the admin listener of the source, if there is one.
+/// The operator's token for the admin listener of the source, if given.
 fn credential(request: &OnboardRequest) -> Result<Option<OperatorToken>> {
     if request.source_token.is_empty() {
         return Ok(None);
@@ -302,7 +305,7 @@ fn credential(request: &OnboardRequest) -> Result<Option<OperatorToken>> {
     token.map(Some).map_err(|error| Error::invalid(format!("source_token: {error}")))
 }
 
-/// Scheme, host and port: the path of a chain endpoint is often a key.
+/// Scheme, host and port only, because the path of a chain endpoint is often a key.
 fn origin(url: &str) -> String {
     let parsed = url::Url::parse(url).ok().filter(url::Url::has_host);
     parsed.map(|url| url.origin().ascii_serialization()).unwrap_or_default()
@@ -328,7 +331,7 @@ fn not_allowed(refusal: SelfRefusal, context: &'static str) -> Error {
         SelfRefusal::Unknown { .. } => (Code::Unavailable, "policy_unavailable", refusal.to_string()),
         SelfRefusal::Denied(denial) => {
             let message = match denial.code {
-                // The operator has to repair the file, not to add an entry.
+                // The operator has to repair the file; an added entry would not help.
                 SelfDenialCode::AllowlistUnusable => {
                     "boot denied: the allowlist of this KMS is missing or cannot be read".to_owned()
                 }

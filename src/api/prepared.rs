@@ -1,16 +1,16 @@
-//! What a method answers: a message, or one that is encoded once and sent many times.
+//! The results of methods: a message, or one that is encoded once and sent many times.
 
 use std::sync::{Arc, OnceLock};
 
 use bytes::Bytes;
 
-/// Something to answer the message `M` with.
+/// A result of message type `M`, in each encoding.
 pub trait Reply<M> {
-    /// Its compact JSON.
+    /// As compact JSON.
     fn json(&self) -> Bytes;
-    /// Its protobuf bytes.
+    /// As protobuf.
     fn protobuf(&self) -> Bytes;
-    /// The message itself.
+    /// As the message itself.
     fn into_message(self) -> M;
 }
 
@@ -42,7 +42,7 @@ impl<M: prost::Message + serde::Serialize + Clone> Reply<M> for Arc<Prepared<M>>
     }
 }
 
-/// A message with its encodings, each made when first asked for.
+/// A message with its encodings, each made at its first use.
 #[derive(Debug)]
 pub struct Prepared<M> {
     message: M,
@@ -51,7 +51,7 @@ pub struct Prepared<M> {
 }
 
 impl<M: prost::Message + serde::Serialize> Prepared<M> {
-    /// Nothing is encoded yet.
+    /// Encodes nothing yet.
     pub fn new(message: M) -> Self {
         Self { message, json: OnceLock::new(), protobuf: OnceLock::new() }
     }

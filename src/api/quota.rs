@@ -1,5 +1,5 @@
-//! How much is released to one app and to one instance: each release is a line on the disk, and whoever may have keys may
-//! not fill it.
+//! Limits how often keys are released to one app and one instance, because each release adds a line to the
+//! audit log and even allowed callers must not fill the disk.
 
 use std::fmt;
 
@@ -8,7 +8,7 @@ use kms_attest::identity::{AppId, BootInfo};
 
 use crate::config::{Limits, Rate};
 
-/// Above this many apps or instances those that are quiet are forgotten.
+/// From this many apps or instances on, idle ones are forgotten.
 const MAX_REMEMBERED: usize = 16 * 1024;
 
 /// A token bucket for each app, and for each instance of it.
@@ -17,7 +17,7 @@ pub struct ReleaseLimit {
     instances: DefaultKeyedRateLimiter<(AppId, Vec<u8>)>,
 }
 
-/// Whose share is used up.
+/// Which limit was exceeded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Exceeded {
     /// That of the app, over all its instances.
@@ -35,7 +35,7 @@ impl Exceeded {
         }
     }
 
-    /// For the caller.
+    /// The error text for the caller.
     pub fn text(self) -> &'static str {
         match self {
             Self::App => "too many requests of this app; slow down",
@@ -45,7 +45,7 @@ impl Exceeded {
 }
 
 impl ReleaseLimit {
-    /// As configured.
+    /// The configured limits.
     pub fn new(limits: &Limits) -> Self {
         let quota = |rate: Rate| Quota::per_second(rate.per_second).allow_burst(rate.burst);
         Self {
@@ -54,8 +54,8 @@ impl ReleaseLimit {
         }
     }
 
-    /// Takes a token of an allowed caller's instance, then one of its app. Where the image gives instances no id, the app
-    /// on one machine is one.
+    /// Takes a token of an allowed caller's instance, then one of its app. Without an instance id, the app on
+    /// one machine counts as one instance.
     ///
     /// # Errors
     /// Which of them has none left.
@@ -68,7 +68,7 @@ impl ReleaseLimit {
         self.apps.check_key(&app).map_err(|_| Exceeded::App)
     }
 
-    /// Forgets who is quiet; called now and then.
+    /// Forgets idle apps and instances; called periodically.
     pub fn prune(&self) {
         if self.apps.len() > MAX_REMEMBERED {
             self.apps.retain_recent();

@@ -1,5 +1,5 @@
-//! Whether this KMS can release keys at the moment, and if not, why. `/readyz`, gRPC health, `GetMeta`, the metrics and the
-//! log say what is decided here.
+//! Whether this KMS can release keys now, and if not, why. `/readyz`, gRPC health, `GetMeta`, the metrics and
+//! the log report what is decided here.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,17 +14,17 @@ use crate::metrics::Metrics;
 use crate::policy::{DenialCode, Policy};
 use crate::proto::ReadinessReason;
 
-/// How often the state is looked at where nobody asks for it.
+/// How often the state is checked when no one requests it.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// How often a policy that is not asked about this KMS is asked about itself.
+/// How often a policy is asked for its description, where it is not asked about this KMS.
 const PROBE_EVERY: Duration = Duration::from_secs(2);
 
-/// What keeps keys from being released, or will do so soon.
+/// What stops the release of keys, or will soon.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Cause {
     /// Onboarding is not finished.
     NoKeys,
-    /// The policy gives no answer.
+    /// The policy does not respond.
     PolicyUnavailable,
     /// The allowlist is missing or invalid.
     AllowlistUnusable,
@@ -38,20 +38,20 @@ pub enum Cause {
     CollateralUnavailable,
     /// Releases cannot be recorded.
     AuditLogUnavailable,
-    /// The clock is behind what is known to be past.
+    /// The clock is behind dates that have certainly passed.
     Clock,
     /// An operator has frozen everything.
     Frozen,
-    /// Little space is left for the audit log.
+    /// The disk of the audit log is nearly full.
     DiskNearlyFull,
 }
 
-/// What a cause does to the release of keys.
+/// The effect of a cause on the release of keys.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Effect {
     /// Nothing is released.
     Stops,
-    /// Keys are released; an operator should look at it.
+    /// Keys are released, but an operator should act.
     Warns,
 }
 
@@ -71,7 +71,7 @@ impl Cause {
         Self::DiskNearlyFull,
     ];
 
-    /// The stable name; a refusal for this cause has the same code.
+    /// The stable name, which is also the code of a refusal for this cause.
     pub fn name(self) -> &'static str {
         match self {
             Self::NoKeys => "no_keys",
@@ -88,7 +88,7 @@ impl Cause {
         }
     }
 
-    /// A sentence for anybody: it names no address, path or other internal.
+    /// A sentence that anyone may read: it contains no address, path or other internal.
     pub fn text(self) -> &'static str {
         match self {
             Self::NoKeys => "this KMS does not serve keys yet: onboarding is not finished",
@@ -105,7 +105,7 @@ impl Cause {
         }
     }
 
-    /// What it does.
+    /// Its effect.
     pub fn effect(self) -> Effect {
         match self {
             Self::DiskNearlyFull => Effect::Warns,
@@ -123,12 +123,13 @@ impl Cause {
     }
 }
 
-/// One cause, with what operators are told of it.
+/// One cause with its details.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Reason {
     /// The cause.
     pub cause: Cause,
-    /// What happened, for operators only: it may name hosts and files, and quote a backend. Empty where the cause says all.
+    /// Details for operators only: may name hosts and files, and quote a backend. Empty if the cause says
+    /// everything.
     pub detail: String,
 }
 
@@ -156,7 +157,7 @@ impl Report {
         self.reasons.iter().filter(move |reason| reason.cause.effect() == effect)
     }
 
-    /// The causes with this effect, as `GetMeta` shows them to anybody.
+    /// The causes with this effect, in the public form that `GetMeta` shows.
     pub fn shown(&self, effect: Effect) -> Vec<ReadinessReason> {
         let shown = |reason: &Reason| ReadinessReason {
             code: reason.cause.name().to_owned(),
@@ -165,14 +166,14 @@ impl Report {
         self.with(effect).map(shown).collect()
     }
 
-    /// The same causes, whatever the details say.
+    /// Whether both have the same causes, with whatever details.
     fn has_causes_of(&self, other: &Self) -> bool {
         let causes = |report: &Self| report.reasons.iter().map(|reason| reason.cause).collect::<Vec<_>>();
         causes(self) == causes(other)
     }
 }
 
-/// The state of this KMS, for everybody who asks.
+/// The state of this KMS, shared by all that report it.
 #[derive(Debug)]
 pub struct Readiness {
     /// `None` while onboarding.
@@ -182,12 +183,12 @@ pub struct Readiness {
 }
 
 impl Readiness {
-    /// Of a KMS without keys.
+    /// For a KMS without keys.
     pub fn onboarding(metrics: Arc<Metrics>) -> Self {
         Self::with(None, metrics)
     }
 
-    /// Of a KMS with keys.
+    /// For a KMS with keys.
     pub fn serving(foundation: Arc<Foundation>) -> Self {
         let metrics = Arc::clone(&foundation.metrics);
         Self::with(Some(foundation), metrics)
@@ -197,7 +198,7 @@ impl Readiness {
         Self { foundation, metrics, current: watch::Sender::new(Report::default()) }
     }
 
-    /// The state now: looked up in memory, without waiting for anything.
+    /// The current state, from memory and without waiting.
     pub fn report(&self) -> Report {
         let report = Report::new(match &self.foundation {
             None => vec![plain(Cause::NoKeys)],
@@ -219,12 +220,12 @@ impl Readiness {
         report
     }
 
-    /// Wakes up when the causes change.
+    /// Notifies when the causes change.
     pub fn watch(&self) -> watch::Receiver<Report> {
         self.current.subscribe()
     }
 
-    /// Looks at the state now and then, until dropped.
+    /// Checks the state periodically, until dropped.
     pub async fn refresh_loop(&self) {
         let Some(foundation) = &self.foundation else { return };
         let look = async {
@@ -283,7 +284,7 @@ fn reasons(foundation: &Foundation) -> Vec<Reason> {
     reasons
 }
 
-/// Asks a policy about itself that nobody may be asking anything else.
+/// Asks an otherwise idle policy for its description, to learn whether it responds.
 async fn probe(foundation: &Foundation) {
     if foundation.self_authorization.is_enforced() {
         return;
@@ -292,7 +293,7 @@ async fn probe(foundation: &Foundation) {
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         tick.tick().await;
-        // What comes of it is in `last_error`.
+        // The result is in `last_error`.
         let _ = foundation.policy.info().await;
     }
 }
@@ -329,7 +330,7 @@ fn of_self_authorization(refusal: SelfRefusal) -> Reason {
     }
 }
 
-/// Whether all that is kept has ended, or nothing is kept and no service gives any.
+/// Whether all cached collateral has expired, or none is cached and no service provides any.
 fn has_no_collateral(verifier: &Verifier) -> bool {
     let stats = verifier.cache().stats();
     let now = unix_now();
@@ -337,7 +338,7 @@ fn has_no_collateral(verifier: &Verifier) -> bool {
         && (!stats.entries.is_empty() || stats.endpoints.iter().all(|endpoint| endpoint.paused))
 }
 
-/// One line in the log for each change.
+/// Logs each change once.
 fn tell(before: &Report, now: &Report) {
     let names = |effect| {
         let names: Vec<_> = now.with(effect).map(|reason| reason.cause.name()).collect();
@@ -347,7 +348,7 @@ fn tell(before: &Report, now: &Report) {
     match (before.is_ready(), now.is_ready()) {
         (_, false) => tracing::warn!(reasons, "NOT READY: nothing is released"),
         (false, true) => tracing::info!(warnings, "ready again: keys are released"),
-        (true, true) if warnings.is_empty() => tracing::info!("what was warned of is over"),
+        (true, true) if warnings.is_empty() => tracing::info!("the warnings are over"),
         (true, true) => tracing::warn!(warnings, "keys are released, but something needs an operator"),
     }
 }

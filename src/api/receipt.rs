@@ -1,4 +1,4 @@
-//! What a caller keeps of a release: that it is in the log, with proof.
+//! The receipt that a caller keeps of a release: a proof that it is in the audit log.
 
 use crate::audit::Leaf;
 use crate::proto::Receipt;

@@ -1,4 +1,5 @@
-//! A refusal on its way out: counted, recorded, kept for operators, and told to the caller as far as it may know.
+//! How a refusal leaves: counted, recorded, kept for operators, and reported to the caller as far as it may
+//! know.
 
 use kms_attest::csr::Csr;
 
@@ -11,21 +12,21 @@ use crate::control::{Concerns, Novelty, RefusedRequest, Shown};
 use crate::error::{Code, DenialReference, Error};
 use crate::policy::Role;
 
-/// Somebody who asks for something that is released.
+/// A request for something that is only released with permission.
 pub(super) struct Attempt<'a> {
     pub(super) service: &'a KmsService,
     pub(super) method: Method,
-    /// What the caller asks to be; `None` where the method gives everybody the same.
+    /// The role that the caller claims; `None` where every caller gets the same.
     pub(super) role: Option<Role>,
     pub(super) caller: &'a Caller,
     pub(super) vm_config: &'a str,
-    /// The certificate request with its evidence; `None` where the client certificate has it.
+    /// The certificate request with its evidence; `None` where the evidence is in the client certificate.
     pub(super) csr: Option<&'a Csr>,
 }
 
 impl Attempt<'_> {
-    /// Turns a refusal into the error that the caller gets. What is a denial can be looked up afterwards, and so can an
-    /// outage because of which everybody is refused.
+    /// Turns a refusal into the caller's error. Denials are kept for operators, and so are outages because of
+    /// which everyone is refused.
     pub(super) fn refuse(&self, refusal: Refusal) -> Error {
         let Some(detail) = refusal.fault() else { return self.outage(refusal) };
         let reason = refusal.to_string();
@@ -60,14 +61,15 @@ impl Attempt<'_> {
         refused(refusal).denied_as(DenialReference { code, id })
     }
 
-    /// What would change the policy's mind.
+    /// What change to the policy would allow the request.
     fn remedy(&self, refusal: &Refusal) -> Option<String> {
         let denial = refusal.denial()?;
         let subject = self.role?.subject(refusal.fault()?.identity?);
         self.service.foundation.policy.remedy(denial.code, subject).map(|remedy| remedy.sentence)
     }
 
-    /// Nothing is known about the caller: it is listed for operators, but neither counted nor recorded as a denial.
+    /// An outage says nothing about the caller: it is listed for operators, but not counted or recorded as a
+    /// denial.
     fn outage(&self, refusal: Refusal) -> Error {
         let Some(detail) = refusal.outage() else { return refused(refusal) };
         let id = self.listed(detail.clone(), &refusal.to_string());
@@ -75,7 +77,7 @@ impl Attempt<'_> {
         refused(refusal).denied_as(DenialReference { code, id })
     }
 
-    /// A release that the audit log does not take. Nothing is wrong with the caller.
+    /// The error for a release that could not be recorded, which is not the caller's fault.
     pub(super) fn unrecorded(&self, error: AuditError) -> Error {
         let text = "the release cannot be recorded, so nothing is released";
         let code = RefusalCode::AuditLogUnavailable;
@@ -86,7 +88,7 @@ impl Attempt<'_> {
         Error::unavailable(text, error).denied_as(DenialReference { code: code.name(), id })
     }
 
-    /// The id under which an outage is kept for operators.
+    /// Keeps an outage for operators, and returns its id.
     fn listed(&self, detail: RefusalDetail<'_>, reason: &str) -> String {
         let (id, _) = self.service.denials.record(RefusedRequest {
             method: self.method.row().name,
@@ -114,7 +116,7 @@ impl Attempt<'_> {
         }
     }
 
-    /// What names the evidence that was shown, where there is some and it can be read.
+    /// The hash of the evidence, if the request has any that can be read.
     fn digest(&self) -> Option<String> {
         let digest = match (self.csr, self.caller.peer().certificate()) {
             (Some(csr), _) => csr.evidence.digest(),
@@ -143,13 +145,13 @@ impl Attempt<'_> {
                 let subject = Subject::new(identity, remote).relaxed(relaxations).by(self.caller.operator());
                 audit.note(Event::Denied { subject, code, reason, why });
             }
-            // Anyone can cause these: only what is news comes here.
+            // Anyone can cause these, so the audit log gets only new ones.
             None => audit.note_of_strangers(Event::Refused { remote, code, reason, why }),
         }
     }
 }
 
-/// What a caller is told of a refusal.
+/// The error for the caller.
 fn refused(refusal: Refusal) -> Error {
     let code = match &refusal {
         Refusal::NoAttestation | Refusal::BadEvidence(_) | Refusal::BadRequest(_) => Code::Unauthenticated,
@@ -169,7 +171,7 @@ fn refused(refusal: Refusal) -> Error {
     Error::new(code, refusal.to_string()).caused_by(detail(&refusal))
 }
 
-/// Whom a refusal is about.
+/// What a refusal is about: this caller, or everyone.
 fn concerns(refusal: &Refusal) -> Concerns {
     match refusal {
         Refusal::SelfAuthorization(_)
@@ -188,7 +190,7 @@ fn concerns(refusal: &Refusal) -> Concerns {
     }
 }
 
-/// What only the log says of a refusal: what was expected and found, or why something did not answer.
+/// Details for the log only: what was expected and found, or why a service did not respond.
 pub(super) fn detail(refusal: &Refusal) -> String {
     match refusal {
         Refusal::PolicyUnavailable(error) => error.detail().to_owned(),

@@ -1,11 +1,12 @@
-//! The routes that are no methods of the proto file: the page and the JSON API of setup, and what probes and monitors read.
+//! The routes that are not methods of the proto file: the page and the JSON API of setup, and paths for
+//! probes and monitoring.
 
 use super::{Access, Service};
 
 /// The HTTP methods that a route is served for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Verbs {
-    /// GET, hence HEAD too.
+    /// GET, and therefore HEAD.
     Get,
     /// POST.
     Post,
@@ -13,25 +14,25 @@ pub enum Verbs {
     GetAndPost,
 }
 
-/// One route: the row of the table, with the fields that [`super::Row`] has for a method.
+/// One route: a row of the table, with the fields that [`super::Row`] has for a method.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Route {
-    /// Where it is; a part in braces stands for any text without a slash, and one with `*` for any text.
+    /// Its path; a part in braces matches any text without a slash, and one with `*` any text.
     pub path: &'static str,
-    /// The service that it goes with, hence phase and listener.
+    /// The service it belongs to, which decides its phase and listener.
     pub service: Service,
-    /// How it is asked for.
+    /// Its HTTP methods.
     pub verbs: Verbs,
-    /// Who may ask.
+    /// Who may call it.
     pub access: Access,
-    /// The largest request body that is read, in bytes.
+    /// The largest request body in bytes.
     pub body_limit: usize,
 }
 
-/// A short JSON object.
+/// Enough for a short JSON object.
 const SHORT: usize = 16 * 1024;
 
-/// Every route there is. The routers, who is let in while a KMS onboards, and `tests/it/access_table.rs` read it.
+/// All routes. The routers, access control during onboarding, and `tests/it/access_table.rs` read this table.
 pub const ROUTES: [Route; 25] = {
     use Access::{Onboarding, Open, Operator};
     use Service::{Admin, Kms, Onboard};
@@ -50,7 +51,7 @@ pub const ROUTES: [Route; 25] = {
         row(Kms, "/livez", Get, Open, 0),
         row(Kms, "/readyz", Get, Open, 0),
         row(Kms, "/metrics", Get, Open, 0),
-        // Hashes only: entries are on the admin listener.
+        // Hashes only; entries are on the admin listener.
         row(Kms, "/log/checkpoint", Get, Open, 0),
         row(Kms, "/log/tile/{*tile}", Get, Open, 0),
         row(Onboard, "/", Get, Open, 0),
@@ -60,7 +61,8 @@ pub const ROUTES: [Route; 25] = {
         row(Onboard, "/readyz", Get, Open, 0),
         row(Onboard, "/api/v1/setup/status", Get, Onboarding, 0),
         row(Onboard, "/api/v1/setup/validate/{check}", Post, Onboarding, SHORT),
-        // The peer's names for the status since its release 0.6.3. Its fields are published nowhere, so the answer has ours.
+        // The peer's names for the status since its release 0.6.3. Its fields are not documented, so the
+        // response has ours.
         row(Onboard, "/prpc/GetSetupStatus", GetAndPost, Onboarding, SHORT),
         row(Onboard, "/prpc/Onboard.GetSetupStatus", GetAndPost, Onboarding, SHORT),
         row(Onboard, "/finish", Get, Onboarding, 0),
@@ -77,18 +79,18 @@ pub const ROUTES: [Route; 25] = {
 };
 
 impl Route {
-    /// The route of `service` whose row has this very `path`.
+    /// The route of `service` with exactly this `path`.
     ///
     /// # Panics
-    /// Where the table has no such row: nothing is served beside it.
+    /// If the table has no such row, so that no route is served without one.
     pub fn at(service: Service, path: &str) -> &'static Self {
         ROUTES
             .iter()
             .find(|route| route.service == service && route.path == path)
-            .unwrap_or_else(|| panic!("no row for {path} in service/routes.rs"))
+            .unwrap_or_else(|| panic!("no row for {path} in src/api/routes.rs"))
     }
 
-    /// The route that serves a request to `path`.
+    /// The route that matches a request's `path`.
     pub fn serving(service: Service, path: &str) -> Option<&'static Self> {
         ROUTES.iter().find(|route| route.service == service && route.matches(path))
     }

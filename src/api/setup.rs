@@ -1,4 +1,5 @@
-//! The setup service: what this KMS waits for before it serves, and checks that an operator can run beforehand.
+//! The setup service: what this KMS is waiting for before it serves, and checks that an operator can run
+//! beforehand.
 
 mod calls;
 mod checks;
@@ -22,78 +23,79 @@ use super::onboard::OnboardService;
 use crate::error::{Error, Result};
 use crate::lifecycle::{Held, Sight};
 
-/// The longest time that an answer to `status` is held back until something changes.
+/// The longest time that `status` waits for a change.
 pub const MAX_WAIT: Duration = Duration::from_secs(20);
-/// How often the key directory is looked at meanwhile.
+/// How often the key directory is checked meanwhile.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// So many callers may wait for a change; further ones are answered at once.
+/// How many callers may wait for a change; further ones get the status at once.
 const WAITING: usize = 32;
 
-/// How far the switch to the KMS phase has come.
+/// The progress of the switch to the KMS phase.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Switch {
-    /// Nobody has called `Finish`, or there were no keys then.
+    /// `Finish` was not called, or there were no keys then.
     Resting,
     /// Keys exist, and the KMS phase is being prepared.
     Trying,
-    /// What is named here is missing; it is tried again until it is there.
+    /// The named thing is missing; tried again until it is there.
     Lacking(&'static str),
-    /// What is named here is as it is until the next start.
+    /// The named fault can only be corrected by a restart.
     Stuck(&'static str),
     /// The KMS phase serves.
     Done,
 }
 
-/// Where this KMS stands.
+/// The state of this KMS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Mode {
     /// There are no keys yet.
     Onboarding,
-    /// Keys are saved. `Finish` is next, or the KMS phase is being prepared.
+    /// Keys are saved. `Finish` comes next, or the KMS phase is being prepared.
     Committed,
-    /// The KMS phase serves. Seen only by who asked before the switch: afterwards there is no setup service.
+    /// The KMS phase serves. Only calls that began before the switch see this: afterwards there is no setup
+    /// service.
     Serving,
-    /// The key directory holds a part of the keys. Nothing is written over them.
+    /// The key directory holds some of the keys. Nothing is overwritten.
     Broken,
     /// Keys are saved, but this process cannot serve them: its configuration has to change.
     RestartRequired,
 }
 
-/// Something that an operator can do now.
+/// What an operator can do next.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// A word for it: `allow`, `bootstrap`, `onboard`, `finish`, `wait`, `restore`, `restart` or `use`.
+    /// Its name: `allow`, `bootstrap`, `onboard`, `finish`, `wait`, `restore`, `restart` or `use`.
     pub step: &'static str,
-    /// What it is, in a sentence.
+    /// A sentence about it.
     pub text: String,
 }
 
-/// What `status` answers.
+/// The response of `status`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Status {
-    /// Where this KMS stands.
+    /// The state of this KMS.
     pub mode: Mode,
-    /// Its version.
+    /// The program's version.
     pub version: &'static str,
-    /// Another one after each start of the process: 32 hex digits.
+    /// 32 hexadecimal digits, different after each start.
     pub boot_id: String,
-    /// When the process started, RFC 3339.
+    /// When the process started (RFC 3339).
     pub started_at: String,
     /// Whether `core.onboard.auth_token` is set.
     pub token_required: bool,
-    /// Where the keys will be served, if that is another port than this one.
+    /// The port that will serve the keys, if it is not this one.
     pub serving_port: Option<u16>,
-    /// What can be done now.
+    /// The next steps.
     pub next: Vec<Step>,
 }
 
-/// Whether what changes something asks for the onboarding token.
+/// Whether calls that change something need the onboarding token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Token {
     /// `core.onboard.auth_token` is set.
     Required,
-    /// Whoever reaches the port is served.
+    /// They need no token.
     NotConfigured,
 }
 
@@ -112,8 +114,8 @@ pub struct SetupService {
 }
 
 impl SetupService {
-    /// The setup service beside `onboard`, in a process that started at `started` and serves keys at `serving_port`, if
-    /// that is another port.
+    /// The setup service beside `onboard`, in a process that started at `started` and will serve keys at
+    /// `serving_port`, if that is another port.
     pub fn new(
         onboard: Arc<OnboardService>,
         switch: watch::Receiver<Switch>,
@@ -138,11 +140,10 @@ impl SetupService {
         }
     }
 
-    /// Where this KMS stands and what can be done. Waits at most `patience`, and never longer than [`MAX_WAIT`], for
-    /// another mode, or for something else to be missing.
+    /// The status. Waits up to `patience`, at most [`MAX_WAIT`], for another mode or another missing thing.
     ///
     /// # Errors
-    /// When the key directory cannot be read.
+    /// The key directory cannot be read.
     pub async fn status(&self, patience: Duration) -> Result<Status> {
         let (first, before) = self.look().await?;
         if patience.is_zero() || first.mode == Mode::Serving {
@@ -153,10 +154,11 @@ impl SetupService {
         let mut switch = self.switch.clone();
         loop {
             let wake = deadline.min(Instant::now() + LOOK_EVERY);
-            // A sender that is gone changes nothing any more: the deadline ends the wait.
+            // If the sender is gone nothing changes any more, and the deadline ends the wait.
             let _ = tokio::time::timeout_at(wake, changed(&mut switch)).await;
             let (now, after) = self.look().await?;
-            // That the switch has begun is no news: who asks again then may find the port changed already.
+            // The start of the switch alone is not reported: a caller that then reconnects may find that the
+            // port has changed.
             let is_news = now.mode != first.mode || missing(after) != missing(before);
             if is_news || Instant::now() >= deadline {
                 return Ok(now);
@@ -186,15 +188,15 @@ impl SetupService {
         Ok((status, switch))
     }
 
-    /// What the key directory holds. One look at a time serves everyone who asked before it began, and keys are read only
-    /// after something has changed.
+    /// What the key directory holds. One read serves all callers that came before it began, and the keys are
+    /// only read after a change.
     async fn held(&self) -> Result<Held> {
         let asked = std::time::Instant::now();
         let look = async |before: Option<Arc<Answer<Sight>>>| {
             let before = before.map(|seen| seen.value.clone());
             let sight = self.sight(before.clone()).await?;
             if matches!(sight.held(), Held::Part { .. }) && before.as_ref() != Some(&sight) {
-                // Or it is in the middle of a commit: the one that saves keys holds the turn until all are there.
+                // Maybe in the middle of a commit, which holds the turn until all keys are there.
                 let _turn = self.onboard.turn().await;
                 return self.sight(None).await;
             }
@@ -239,7 +241,9 @@ fn next(mode: Mode, switch: Switch, held: Held) -> Vec<Step> {
             Switch::Lacking(what) => {
                 vec![Step { step: "wait", text: format!("{what}; it is tried again every second") }]
             }
-            _ => vec![step("wait", "the keys are being brought into service")],
+            Switch::Trying | Switch::Stuck(_) | Switch::Done => {
+                vec![step("wait", "the keys are being brought into service")]
+            }
         },
         Mode::Serving => vec![step("use", "this KMS serves its keys over TLS: ask it for GetMeta")],
         Mode::Broken => {

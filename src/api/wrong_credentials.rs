@@ -12,14 +12,14 @@ use crate::audit::{Audit, Event};
 use crate::log_limit::LogLimit;
 use crate::metrics::Metrics;
 
-/// What somebody who is locked out waits for an answer that says so: a program that tries again at once is slowed down.
+/// How long a locked-out caller waits for its response, which slows down a program that retries at once.
 const SLOWED: Duration = Duration::from_secs(1);
-/// As many are slowed down at a time; further ones are answered at once, so that they hold nothing.
+/// How many are delayed at a time; further ones get their response at once, so that they hold no memory.
 const MAX_SLOWED: usize = 64;
-/// Lines a second.
+/// Log lines a second.
 const LINES: NonZeroU32 = NonZeroU32::new(5).expect("not zero");
 
-/// Those that are shown on one listener.
+/// Wrong credentials on one listener.
 #[derive(Debug)]
 pub struct WrongCredentials {
     listener: &'static str,
@@ -31,23 +31,24 @@ pub struct WrongCredentials {
 }
 
 impl WrongCredentials {
-    /// Those of `listener`, as the logs name it.
+    /// For `listener`, as the logs name it.
     pub fn new(listener: &'static str, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
         let (lockout, slowed) = (Arc::default(), Semaphore::new(MAX_SLOWED));
         Self { listener, lockout, slowed, audit, metrics, log: LogLimit::per_second(LINES) }
     }
 
-    /// Who has failed how often.
+    /// The failures of each guesser.
     pub fn lockout(&self) -> &Arc<Lockout> {
         &self.lockout
     }
 
-    /// The right token was shown: its address begins again.
+    /// Resets an address that has shown the right token.
     pub fn token_was_right(&self, address: IpAddr) {
         self.lockout.succeeded(Guesser::new(address, Guess::Token));
     }
 
-    /// A wrong token was shown. How long its address has to wait, if it is locked out; it has waited a part of that then.
+    /// Counts a wrong token. Returns how long its address is locked out, if it is; part of that time has then
+    /// passed.
     pub async fn token(&self, address: IpAddr) -> Option<Duration> {
         self.tell("token", address);
         match self.lockout.begin(Guesser::new(address, Guess::Token), Instant::now()) {
@@ -62,20 +63,21 @@ impl WrongCredentials {
         }
     }
 
-    /// A wrong password was shown, which brought this lock.
+    /// Counts a wrong password and the lock that it caused.
     pub fn password(&self, address: IpAddr, lock: Option<Duration>) {
         self.tell("password", address);
         tell_lock(address, lock);
     }
 
-    /// The answer to somebody who is locked out comes late.
+    /// Delays the response to a locked-out caller.
     pub async fn slow(&self, wait: Duration) {
         if let Ok(_slot) = self.slowed.try_acquire() {
             tokio::time::sleep(wait.min(SLOWED)).await;
         }
     }
 
-    /// What was shown, never what it said. A name may be a password that was typed into the wrong field.
+    /// Logs what kind of credentials was shown, never their content: a user name may be a password typed into
+    /// the wrong field.
     fn tell(&self, shown: &'static str, remote: IpAddr) {
         let listener = self.listener;
         self.metrics.credentials_failed();

@@ -368,7 +368,7 @@ async fn each_check_names_what_is_wrong() {
 
     world.pccs.set_mode(PccsMode::Down);
     world.start().await.expect("starts, with nothing cached");
-    fails(&world, "collateral", json!({}), "is not to be had: ").await;
+    fails(&world, "collateral", json!({}), "is not available: ").await;
     fails(&world, "attester", json!({}), "Evidence was made. Intel's collateral").await;
     world.pccs.set_mode(PccsMode::Up);
 

@@ -1,4 +1,4 @@
-//! `LowerClockFloor`: an operator says that records were made by a clock that was ahead.
+//! `LowerClockFloor`: an operator states that earlier audit records were made by a clock that was ahead.
 
 use std::sync::Arc;
 
@@ -10,12 +10,12 @@ use crate::error::{Error, Result};
 use crate::proto::{LowerClockFloorRequest, LowerClockFloorResponse};
 
 impl AdminService {
-    /// `Admin.LowerClockFloor`: the dates of earlier audit records count no more, because the clock is right now and was
-    /// ahead when they were made.
+    /// `Admin.LowerClockFloor`: ignores the dates of earlier audit records, because the clock was ahead when
+    /// they were made and is right now.
     ///
     /// # Errors
-    /// No reason; a clock that differs from the operator's own, or is behind what others have signed; an audit log that
-    /// does not take the record: nothing changes then.
+    /// No reason; a clock that differs from the operator's own, or is behind signed data of others; an audit
+    /// log that cannot be written. Nothing changes then.
     pub async fn lower_clock_floor(
         &self,
         caller: &Caller,
@@ -34,7 +34,7 @@ impl AdminService {
             )));
         }
         let (audit, author) = (Arc::clone(&self.foundation.audit), caller.author());
-        // A client that goes away leaves nothing half done.
+        // A task of its own, so that a caller that disconnects does not leave it half done.
         let change =
             tokio::spawn(async move { audit.lower_clock_floor(reason, author.by, author.remote).await });
         let lowered = change.await.map_err(|error| Error::internal("the change ended in a panic", error))?;

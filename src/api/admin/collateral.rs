@@ -1,4 +1,4 @@
-//! `RefreshCollateral`: what Intel publishes, fetched again now.
+//! `RefreshCollateral`: fetches Intel's collateral again now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,19 +11,19 @@ use crate::audit::Event;
 use crate::error::{Error, Result};
 use crate::proto::{RefreshCollateralResponse, RefreshedCollateral};
 
-/// How long an answer waits for the services.
+/// How long a response waits for the collateral services.
 const FETCH_TIME: Duration = Duration::from_secs(25);
 
 impl AdminService {
-    /// `Admin.RefreshCollateral`: asks the collateral services for everything that is held, and verifies everybody again
-    /// by what they have. What cannot be had leaves what is held in use.
+    /// `Admin.RefreshCollateral`: fetches everything in the cache again, and verifies every caller again by
+    /// the result. What cannot be fetched stays as it is.
     ///
     /// # Errors
     /// The services take too long: fetching goes on, and is recorded when it ends.
     pub async fn refresh_collateral(&self, caller: &Caller, (): ()) -> Result<RefreshCollateralResponse> {
         let (verifier, audit) = (Arc::clone(&self.foundation.verifier), Arc::clone(&self.foundation.audit));
         let author = caller.author();
-        // A client that goes away leaves nothing half done.
+        // A task of its own, so that a caller that disconnects does not leave it half done.
         let refresh = tokio::spawn(async move {
             let refreshed = verifier.cache().refresh_all().await;
             let failed = refreshed.iter().filter(|model| model.outcome.is_err()).count();
@@ -65,7 +65,7 @@ fn shown(Refreshed { platform, before, outcome }: &Refreshed) -> RefreshedCollat
     }
 }
 
-/// Operators are told what each service did; no text names one.
+/// What each service did, for operators; no text contains a service's address.
 fn why(error: &CollateralError) -> String {
     match error {
         CollateralError::Unavailable { failures } if !failures.is_empty() => {

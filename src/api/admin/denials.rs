@@ -7,13 +7,13 @@ use crate::error::{Error, Result};
 use crate::policy::Role;
 use crate::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse};
 
-/// What a page has when the request does not say.
+/// Records on a page by default.
 const PAGE: usize = 50;
-/// The most that a page has.
+/// The most records on a page.
 const MAX_PAGE: usize = 200;
 
 impl AdminService {
-    /// `Admin.ListDenials`, the newest first.
+    /// `Admin.ListDenials`, newest first.
     ///
     /// # Errors
     /// An app id of another length.
@@ -38,7 +38,7 @@ impl AdminService {
     }
 }
 
-/// A refused request as operators are shown it.
+/// A refused request in the form that operators see.
 pub(super) fn record(denial: &RefusalRecord) -> DenialRecord {
     let text = |value: &Option<String>| value.clone().unwrap_or_default();
     DenialRecord {

@@ -1,5 +1,5 @@
-//! `Explain`: why a caller is refused, every check in order. A dry run: only `Admission` makes permits, and this has only its
-//! `Explainer`.
+//! `Explain`: why a caller is refused, every check in order. A dry run: it has only `Admission`'s
+//! `Explainer`, and only `Admission` makes permits.
 
 mod checklist;
 mod checks;
@@ -33,7 +33,7 @@ struct Question {
     input: String,
 }
 
-/// What the checks found out besides.
+/// The results beside the list of checks.
 #[derive(Default)]
 struct Found {
     identity: Option<BootInfo>,
@@ -45,7 +45,7 @@ impl AdminService {
     /// `Admin.Explain`. Releases nothing.
     ///
     /// # Errors
-    /// Nothing to explain, or more than one thing; a denial that is not known any more; an unknown subject.
+    /// Nothing to explain, or more than one thing; a denial that is not kept; an unknown subject.
     pub async fn explain(&self, caller: &Caller, request: ExplainRequest) -> Result<ExplainResponse> {
         let question = self.question(request)?;
         let mut list = Checklist::default();
@@ -166,7 +166,7 @@ impl AdminService {
     }
 }
 
-/// A certificate in either of its two forms, as DER.
+/// A certificate, given as PEM or DER, as DER.
 fn der(certificate: Vec<u8>) -> Result<Vec<u8>> {
     match std::str::from_utf8(&certificate) {
         Ok(text) if text.contains("-----BEGIN") => {

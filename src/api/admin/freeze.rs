@@ -1,4 +1,4 @@
-//! `Freeze`, `Unfreeze`, `ListFrozen`: stopping one thing now.
+//! `Freeze`, `Unfreeze`, `ListFrozen`: stop releases to one target now.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,15 +15,16 @@ use crate::proto::{
     UnfreezeResponse,
 };
 
-/// How long an answer waits for the file and the audit log.
+/// How long a response waits for the file and the audit log.
 const DISK_TIME: Duration = Duration::from_secs(10);
 
 impl AdminService {
-    /// `Admin.Freeze`: from the answer on nothing is released to what is named.
+    /// `Admin.Freeze`: once this returns, nothing is released to the target.
     ///
     /// # Errors
-    /// An invalid scope, no reason, an end in the past or before that of a freeze in force, the most freezes in force. Where the file or the audit log
-    /// cannot be written, the error says so, and that it is frozen nevertheless.
+    /// An invalid scope; no reason; an end in the past, or before that of a freeze in force; too many
+    /// freezes. If the file or the audit log cannot be written, the error says so, and that the freeze is in
+    /// force nevertheless.
     pub async fn freeze(&self, caller: &Caller, request: FreezeRequest) -> Result<FreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;
         let reason = reason(request.reason)?;
@@ -39,15 +40,18 @@ impl AdminService {
         let frozen = Some(entry(&freeze));
         let (freezes, audit) = (Arc::clone(&self.foundation.freezes), Arc::clone(&self.foundation.audit));
         let change = tokio::spawn(async move { freezes.freeze(freeze, earlier, &audit).await });
-        finished(change, "it is frozen now, but the disk does not answer: it may not be over a restart")
-            .await?;
+        finished(
+            change,
+            "it is frozen now, but the disk does not respond: the freeze may not survive a restart",
+        )
+        .await?;
         Ok(FreezeResponse { frozen })
     }
 
     /// `Admin.Unfreeze`.
     ///
     /// # Errors
-    /// A scope that is none; a file or an audit log that cannot be written: it stays frozen then.
+    /// An invalid scope; a file or an audit log that cannot be written. The freeze stays then.
     pub async fn unfreeze(&self, caller: &Caller, request: UnfreezeRequest) -> Result<UnfreezeResponse> {
         let scope = scope(&request.scope, &request.value)?;
         let reason = reason(request.reason)?;
@@ -55,23 +59,17 @@ impl AdminService {
         let author = caller.author();
         let change = tokio::spawn(async move { freezes.unfreeze(scope, author, reason, &audit).await });
         let thaw =
-            finished(change, "the disk does not answer: it may still be frozen, ListFrozen tells").await?;
+            finished(change, "the disk does not respond: it may still be frozen, see ListFrozen").await?;
         Ok(UnfreezeResponse { was_frozen: thaw == Unfrozen::Done })
     }
 
     /// `Admin.RecentReleases`: what a freeze of everything would stop.
-    ///
-    /// # Errors
-    /// None.
     pub async fn recent_releases(&self, _: &Caller, (): ()) -> Result<RecentReleasesResponse> {
         let RecentApps { apps, since } = self.foundation.freezes.recent_apps();
         Ok(RecentReleasesResponse { apps: u32::try_from(apps).unwrap_or(u32::MAX), since })
     }
 
     /// `Admin.ListFrozen`.
-    ///
-    /// # Errors
-    /// None.
     pub async fn list_frozen(&self, _: &Caller, (): ()) -> Result<ListFrozenResponse> {
         Ok(ListFrozenResponse {
             frozen: self.foundation.freezes.list().iter().map(|freeze| entry(freeze)).collect(),
@@ -79,7 +77,8 @@ impl AdminService {
     }
 }
 
-/// The end of a change, which is a task of its own: a client that goes away leaves nothing half done.
+/// Waits for a change. It is a task of its own, so that a caller that disconnects does not leave it half
+/// done.
 async fn finished<T>(
     change: JoinHandle<std::result::Result<T, FreezeError>>,
     when_slow: &'static str,
@@ -95,7 +94,7 @@ fn scope(name: &str, value: &[u8]) -> Result<Scope> {
     Scope::parse(name, value).map_err(|error| Error::invalid(error.to_string()))
 }
 
-/// One line of text that fits.
+/// A reason: one line, at most [`MAX_REASON`] bytes.
 pub(super) fn reason(text: String) -> Result<String> {
     let trimmed = text.trim();
     if trimmed.len() > MAX_REASON {
@@ -110,7 +109,7 @@ pub(super) fn reason(text: String) -> Result<String> {
     Ok(trimmed.to_owned())
 }
 
-/// Operators are told what the system says: they are authenticated, and it names no path.
+/// Includes the system's error text: operators are authenticated, and it contains no path.
 fn failed(error: FreezeError) -> Error {
     let code = match error {
         FreezeError::Full | FreezeError::Shortens { .. } => Code::InvalidRequest,

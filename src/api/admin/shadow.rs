@@ -1,4 +1,4 @@
-//! `StartShadow`, `ShadowReport`, `StopShadow`: trying an allowlist on live requests before it decides.
+//! `StartShadow`, `ShadowReport`, `StopShadow`: evaluate an allowlist on live requests before it decides.
 
 use std::sync::Arc;
 
@@ -20,7 +20,7 @@ impl AdminService {
     /// `Admin.StartShadow`.
     ///
     /// # Errors
-    /// A text that is no allowlist, or a name that is too long; nothing changes then.
+    /// A text that is not an allowlist, or a name that is too long; nothing changes then.
     pub async fn start_shadow(
         &self,
         caller: &Caller,
@@ -36,7 +36,7 @@ impl AdminService {
             Some(false) => EmptyDevices::AnyDevice,
         };
         let (shadow, called) = (Arc::clone(&self.kms.shadow), name.clone());
-        // A large file takes a while to parse.
+        // Parsing a large file blocks for a while.
         let started = tokio::task::spawn_blocking(move || {
             let sha256 = hex::encode(Sha256::digest(auth_config_json.as_bytes()));
             shadow.start(called, auth_config_json.as_bytes(), empty_devices).map(|started| (started, sha256))
@@ -55,9 +55,6 @@ impl AdminService {
     }
 
     /// `Admin.ShadowReport`.
-    ///
-    /// # Errors
-    /// None.
     pub async fn shadow_report(&self, _: &Caller, (): ()) -> Result<ShadowReportResponse> {
         let own = self.judged_own();
         Ok(self.kms.shadow.report().map_or_else(ShadowReportResponse::default, |report| {
@@ -66,9 +63,6 @@ impl AdminService {
     }
 
     /// `Admin.StopShadow`.
-    ///
-    /// # Errors
-    /// None so far.
     pub async fn stop_shadow(&self, caller: &Caller, (): ()) -> Result<ShadowReportResponse> {
         let own = self.judged_own();
         let Some(report) = self.kms.shadow.stop() else { return Ok(ShadowReportResponse::default()) };
@@ -84,7 +78,7 @@ impl AdminService {
         Ok(response(report, own))
     }
 
-    /// Whether the candidate would let this KMS serve: one that does not would stop everything.
+    /// Whether the candidate would allow this KMS: one that does not would stop every release.
     fn judged_own(&self) -> Option<Decision> {
         let own = self.foundation.self_authorization.told_identity()?;
         self.kms.shadow.judge(Subject::Kms(&own))

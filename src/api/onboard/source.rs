@@ -1,4 +1,5 @@
-//! The replica's half of a handover: a source is verified, allowed by our policy, and asked for its root keys.
+//! The replica's side of a handover: verifies the source, asks our policy about it, and requests its root
+//! keys.
 
 use std::fmt;
 
@@ -16,18 +17,18 @@ use crate::error::{Code, Error, Result};
 use crate::lifecycle::Prepared;
 use crate::policy::{Decision, PolicyError, Subject};
 
-/// Why our policy does not let us take keys from a source.
+/// Why our policy does not accept a source.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::api) enum Unacceptable {
-    /// It said no.
+    /// Denied, for this reason.
     Denied(String),
-    /// The source's evidence verifies, but says nothing that policy could be asked about.
+    /// The source's evidence verifies, but contains no identity to ask about.
     NoIdentity(#[source] OwnEvidenceError),
-    /// A field of it has an impossible length.
+    /// A field of its identity has an invalid length.
     Malformed(String),
-    /// The source names no OS image, and what we run ourselves cannot be told.
+    /// The source names no OS image, and our own is unknown.
     NoOwnIdentity(#[source] OwnEvidenceError),
-    /// It does not answer, so nobody is allowed.
+    /// The policy does not respond, so the source is not allowed.
     PolicyUnavailable(#[source] PolicyError),
 }
 
@@ -57,7 +58,7 @@ impl Unacceptable {
     }
 }
 
-/// The root keys of the KMS at `url`, from its admin listener if there is a token for it; nothing is saved.
+/// The root keys of the KMS at `url`, from its admin listener if a token is given; saves nothing.
 pub(super) async fn receive(
     service: &OnboardService,
     url: &KmsUrl,
@@ -102,7 +103,7 @@ async fn handed_over(
     service.onboarding.receive(handover).map_err(|error| Error::invalid(error.to_string()).caused_by(error))
 }
 
-/// Asks our policy about the source; an older one that names no OS image is taken to run ours.
+/// Asks our policy about the source. An older source that names no OS image is assumed to run ours.
 pub(in crate::api) async fn authorize(
     foundation: &Foundation,
     source: &Verified,
@@ -133,7 +134,7 @@ pub(in crate::api) async fn authorize(
     }
 }
 
-/// Whose turn it is that no keys came: nobody's for long, the source's policy or ours, or the request's.
+/// Whose fault it is: a temporary failure, a denial by either policy, or an invalid request.
 fn unreceived(error: SourceError<Unacceptable>) -> Error {
     let code = match &error {
         SourceError::NotAllowed(unacceptable) => unacceptable.code(),
@@ -146,7 +147,7 @@ fn unreceived(error: SourceError<Unacceptable>) -> Error {
     Error::new(code, error.to_string()).because(reason(&error)).caused_by(error)
 }
 
-/// What an operator can do something about, in a word.
+/// The code of the cause, for causes that an operator can act on.
 fn reason(error: &SourceError<Unacceptable>) -> &'static str {
     match error {
         SourceError::Connect { .. } => "source_unreachable",

@@ -1,4 +1,4 @@
-//! What each check does: the real call, up to where it would begin to matter.
+//! The checks: each makes the real call, up to the point where it would have an effect.
 
 use std::sync::Arc;
 
@@ -17,10 +17,10 @@ use crate::admission::{Foundation, own_identity};
 use crate::domain::Domain;
 use crate::policy::{Decision, Denial, DenialCode, Subject};
 
-/// No program of this version ran before this time (1 January 2026), so a clock that shows less is wrong.
+/// A time before this version existed (1 January 2026), so an earlier clock is wrong.
 const WRITTEN: u64 = 1_767_225_600;
 
-/// What was found, or why the real call would not succeed.
+/// What was found, or why the real call would fail.
 type Passed = Result<String, Failure>;
 
 impl SetupService {
@@ -31,7 +31,8 @@ impl SetupService {
     pub(super) async fn key_directory(&self) -> Passed {
         let onboarding = Arc::clone(&self.onboard.onboarding);
         let broken = |cause: String| {
-            let advice = "Make core.cert_dir a directory on a disk with room, which the user of this process may write.";
+            let advice =
+                "Make core.cert_dir a directory with free space that the user of this process may write.";
             Failure::new(cause, advice)
         };
         tokio::task::spawn_blocking(move || onboarding.probe())
@@ -50,7 +51,7 @@ impl SetupService {
                 "Set the clock of this machine: the validity of certificates and collateral is judged by it.",
             ));
         }
-        // A clock that is off is not told by a server's word: whoever answers without a signature may be off too.
+        // Only signed dates can show that the clock is wrong: an unauthenticated server may be wrong itself.
         let unsigned = |why| {
             let now = date(now);
             Ok(format!("{now}: after this program was written. {why}: nothing signed to compare it with."))
@@ -73,7 +74,7 @@ impl SetupService {
                 "Compare the clock of this machine with another one. If it is right, the collateral service is stale: \
                  list another one in core.attestation.urls.pccs.",
             )),
-            Err(_) => unsigned("Intel's collateral is not to be had"),
+            Err(_) => unsigned("Intel's collateral is not available"),
         }
     }
 
@@ -92,7 +93,7 @@ impl SetupService {
     pub(super) async fn collateral(&self) -> Passed {
         let (evidence, bound) = self.evidence().await.map_err(|failure| {
             failure
-                .within("Which collateral is needed only evidence of this machine tells, and there is none: ")
+                .within("Only evidence of this machine tells which collateral is needed, and there is none: ")
         })?;
         let verifier = &self.foundation().verifier;
         let before = verifier.cache().stats().fetches;
@@ -107,7 +108,7 @@ impl SetupService {
 
     pub(super) async fn authorization(&self) -> Passed {
         let (evidence, bound) = self.evidence().await.map_err(|failure| {
-            failure.within("What the policy is asked about is this machine's evidence, and there is none: ")
+            failure.within("The policy judges the evidence of this machine, and there is none: ")
         })?;
         let foundation = self.foundation();
         let verified =
@@ -118,7 +119,7 @@ impl SetupService {
                 "Start it in a measured CVM.",
             )
         })?;
-        // As for our self-authorization: after what core.tcb tolerates.
+        // As for the self-authorization, with what core.tcb tolerates.
         let tolerated = foundation.tolerance.apply(verified.verdict(), &identity);
         match foundation.policy.decide(Subject::Kms(&tolerated.shown)).await {
             Err(error) => Err(Failure::new(
@@ -133,10 +134,10 @@ impl SetupService {
         }
     }
 
-    /// What the backend says about itself; keys can be made while it says nothing.
+    /// The backend's description; keys can be made without it.
     async fn about_policy(&self) -> String {
         let Ok(info) = self.foundation().policy.info().await else {
-            return "; it says nothing about itself now".to_owned();
+            return "; it does not describe itself now".to_owned();
         };
         let is_one = |address: &String| address.bytes().any(|digit| !matches!(digit, b'0' | b'x'));
         let contract = info.kms_contract_address.filter(is_one);
@@ -151,7 +152,7 @@ impl SetupService {
         let url: KmsUrl = url.parse().map_err(|error: UrlError| {
             Failure::new(format!("{error}."), "Give the URL under which CVMs reach the running KMS.")
         })?;
-        // Onboard asks for this first of all.
+        // `Onboard` needs this first.
         self.foundation().attester.vm_config().await.map_err(unattested)?;
         let source = AttestedSource::open(&url, &self.foundation().verifier).await.map_err(unreached)?;
         let allowed = self.onboard.authorize_source(source.verified()).await;
@@ -174,7 +175,7 @@ impl SetupService {
         Ok(finding::Passed::from(detail).showing(k256))
     }
 
-    /// Evidence over fresh random data, and those.
+    /// Evidence over fresh random data, with that data.
     async fn evidence(&self) -> Result<(Evidence, ReportData), Failure> {
         let mut random = [0; 64];
         aws_lc_rs::rand::fill(&mut random).expect("the system has randomness");
@@ -205,13 +206,13 @@ pub(super) fn domain(text: &str) -> Passed {
     Ok(format!("The TLS certificate will be for {domain}, {kind}."))
 }
 
-/// What the policy has against this KMS.
+/// Why the policy denies this KMS.
 fn denied(denial: Denial) -> Failure {
     let advice = match denial.code {
         DenialCode::AllowlistUnusable => {
             return Failure::new(
                 "The policy denies everybody: the allowlist of this KMS is missing or cannot be read.",
-                "Mend the file of core.auth_api.allowlist.path; the log and `kms policy check` name the fault.",
+                "Correct the file of core.auth_api.allowlist.path; the log and `kms policy check` have the fault.",
             )
             .caused_by(denial.expected.unwrap_or_default());
         }
@@ -239,7 +240,7 @@ fn denied(denial: Denial) -> Failure {
     ))
 }
 
-/// Status and advisories, in Intel's words.
+/// TCB status and advisories, in Intel's words.
 fn status_of(verified: &Verified) -> String {
     match verified.advisory_ids() {
         [] => verified.tcb_status().to_owned(),

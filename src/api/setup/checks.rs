@@ -1,4 +1,4 @@
-//! Which checks there are, whose turn it is, and how long one may take.
+//! The pre-flight checks, their order, and their time limits.
 
 use std::time::Duration;
 
@@ -10,34 +10,34 @@ use super::finding::{Failure, Finding, Outcome};
 use super::{SetupService, calls};
 use crate::error::{Code, Error, Result};
 
-/// How long a check may run.
+/// The time limit of a check.
 const RUNNING: Duration = Duration::from_secs(10);
-/// How long a caller waits for the same check of another caller.
+/// How long a caller waits while another one runs the same check.
 const QUEUEING: Duration = Duration::from_secs(5);
-/// From the begin of a check to the begin of the next one of its kind: what they ask is not asked more often.
+/// The shortest time between the starts of two checks of a kind, which limits the requests that they cause.
 const PACE: Duration = Duration::from_millis(250);
 
 /// A check that an operator can run.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Check {
-    /// The key directory takes files.
+    /// The key directory is writable.
     KeyDirectory,
     /// The clock shows a plausible time.
     Clock,
-    /// This machine proves what it runs.
+    /// This machine can produce evidence of what it runs.
     Attester,
-    /// Intel's collateral for this machine is to be had.
+    /// Intel's collateral for this machine is available.
     Collateral,
     /// The policy allows this KMS.
     Authorization,
-    /// A running KMS can be onboarded from, as far as that shows before keys are asked for.
+    /// A running KMS can be onboarded from, as far as can be seen without requesting keys.
     Source,
-    /// A name can be the domain of this KMS.
+    /// A name can be this KMS's domain.
     Domain,
 }
 
 impl Check {
-    /// Every check, in the order in which an operator meets what it is about.
+    /// All checks, in the order in which an operator needs them.
     pub const ALL: [Self; 7] = [
         Self::KeyDirectory,
         Self::Clock,
@@ -61,10 +61,10 @@ impl Check {
         }
     }
 
-    /// The check of this name.
+    /// The check with this name.
     ///
     /// # Errors
-    /// [`Code::UnknownMethod`] with the names that there are.
+    /// [`Code::UnknownMethod`] with the known names.
     pub fn named(name: &str) -> Result<Self> {
         Self::ALL.into_iter().find(|check| check.name() == name).ok_or_else(|| {
             let names: Vec<&str> = Self::ALL.iter().map(|check| check.name()).collect();
@@ -73,13 +73,13 @@ impl Check {
     }
 }
 
-/// What a check is asked about.
+/// The parameters of a check.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default)]
 pub struct About {
     /// `source`: as in `Onboard`.
     pub source_url: Option<String>,
-    /// `source`: which listener of the source that is.
+    /// `source`: which listener of the source the URL is.
     pub source_listener: Listener,
     /// `domain`: as in `Bootstrap` and `Onboard`.
     pub domain: Option<String>,
@@ -89,23 +89,23 @@ pub struct About {
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Listener {
-    /// Where CVMs fetch their keys.
+    /// Where CVMs request their keys.
     #[default]
     Main,
-    /// The one of its operators: it hands out no temporary CA.
+    /// For operators; it hands out no temporary CA.
     Admin,
 }
 
-/// Whose turn it is: one check of a kind at a time, and not faster than [`PACE`].
+/// Runs one check of a kind at a time, no faster than [`PACE`].
 #[derive(Debug, Default)]
 pub(super) struct Turns([Mutex<Option<Instant>>; Check::ALL.len()]);
 
 impl SetupService {
-    /// Runs a check and tells what it found. It changes nothing.
+    /// Runs a check and reports the result. It changes nothing.
     ///
     /// # Errors
-    /// [`Code::InvalidRequest`] when `about` does not say what to check, [`Code::TooManyRequests`] when others run the
-    /// same check all the time.
+    /// [`Code::InvalidRequest`] if `about` lacks a parameter, [`Code::TooManyRequests`] if others keep
+    /// running the same check.
     pub async fn validate(&self, check: Check, about: About) -> Result<Finding> {
         let missing = |field| Error::invalid(format!("{field} is missing from the request"));
         let turn = timeout(QUEUEING, self.turns.0[check as usize].lock()).await;

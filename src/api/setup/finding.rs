@@ -1,46 +1,46 @@
-//! What a pre-flight check found, in words for whoever may run it.
+//! The result of a pre-flight check, in words for the operator.
 
 use std::time::Duration;
 
 use serde::Serialize;
 
-/// What a check found. No text here names a backend, a path or an address that the caller did not send.
+/// The result of a check. No text contains a backend, path or address that the caller did not send.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
     /// The name of the check.
     pub what: &'static str,
     /// Whether the real call would succeed now.
     pub ok: bool,
-    /// How long it took, in milliseconds.
+    /// Its duration in milliseconds.
     pub latency_ms: u64,
-    /// What was found, or why it would not succeed.
+    /// What was found, or why the real call would fail.
     pub detail: String,
-    /// What to do about it; empty where nothing is to be done.
+    /// What to do; empty if nothing has to be done.
     pub advice: String,
-    /// Of a source: its root secp256k1 public key, compressed, in hexadecimal, if it says.
+    /// Of a source: its root secp256k1 public key, compressed, in hexadecimal, if it shows one.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub k256_pubkey: Option<String>,
 }
 
-/// Details are shown on a line or two.
+/// The most characters of a detail, for display on one or two lines.
 const MAX_DETAIL: usize = 600;
 
 /// How a check ended.
 pub(super) enum Outcome {
-    /// The real call succeeds, with what was found.
+    /// The real call would succeed.
     Passed(Passed),
-    /// It does not.
+    /// It would fail.
     Failed(Failure),
 }
 
-/// What was found where the real call succeeds.
+/// What was found by a check that passed.
 pub(super) struct Passed {
     detail: String,
     k256_pubkey: Option<String>,
 }
 
 impl Passed {
-    /// With the root key that a source shows.
+    /// Adds the root public key that a source shows.
     pub(super) fn showing(self, k256_pubkey: Option<String>) -> Self {
         Self { k256_pubkey, ..self }
     }
@@ -52,13 +52,13 @@ impl From<String> for Passed {
     }
 }
 
-/// Why the real call would not succeed.
+/// Why the real call would fail.
 pub(super) struct Failure {
     /// For the caller.
     detail: String,
     /// What the caller can do.
     advice: &'static str,
-    /// For the log, where it says more than `detail`.
+    /// For the log, if it says more than `detail`.
     cause: Option<String>,
 }
 
@@ -67,7 +67,7 @@ impl Failure {
         Self { detail: detail.into(), advice, cause: None }
     }
 
-    /// The same, told as a part of something larger.
+    /// Adds what the failure is part of.
     pub(super) fn within(self, context: &str) -> Self {
         Self { detail: format!("{context}{}", self.detail), ..self }
     }
@@ -87,7 +87,7 @@ impl<P: Into<Passed>> From<std::result::Result<P, Failure>> for Outcome {
 }
 
 impl Outcome {
-    /// The finding, and a line in the log where something is wrong.
+    /// The finding; logs a failure.
     pub(super) fn found(self, what: &'static str, took: Duration) -> Finding {
         let latency_ms = u64::try_from(took.as_millis()).unwrap_or(u64::MAX);
         match self {

@@ -1,4 +1,4 @@
-//! Why a check fails, and what an operator can do about it.
+//! Why a check failed, and what the operator can do.
 
 use kms_attest::attester::AttesterError;
 use kms_attest::collateral::{CollateralError, FetchFailure};
@@ -9,10 +9,10 @@ use time::format_description::well_known::Rfc3339;
 
 use super::finding::Failure;
 
-/// Of several services that failed, this many are told.
+/// How many failed services a text names.
 const MAX_FAILURES: usize = 4;
 
-/// This machine gives no evidence.
+/// No evidence from this machine.
 pub(super) fn unattested(error: AttesterError) -> Failure {
     let advice = match &error {
         AttesterError::NotConfigured => {
@@ -22,7 +22,7 @@ pub(super) fn unattested(error: AttesterError) -> Failure {
         AttesterError::Unreachable { .. } => {
             "Make sure that the guest agent runs, and that its socket is where core.attester says and mounted here."
         }
-        _ => "Look into the log of the guest agent, or of whatever core.attester names.",
+        _ => "See the log of the guest agent, or of what core.attester names.",
     };
     Failure::new(format!("{}.", capitalized(&error.to_string())), advice)
 }
@@ -33,7 +33,7 @@ pub(super) fn unverified(error: VerifyError) -> Failure {
         VerifyError::Collateral(CollateralError::Unavailable { failures }) => {
             let told: Vec<String> = failures.iter().take(MAX_FAILURES).map(FetchFailure::to_string).collect();
             Failure::new(
-                format!("Intel's collateral for this machine is not to be had: {}.", told.join("; ")),
+                format!("Intel's collateral for this machine is not available: {}.", told.join("; ")),
                 "Make sure that a service of core.attestation.urls.pccs can be reached from here and knows this \
                  platform; list several.",
             )
@@ -53,7 +53,7 @@ pub(super) fn unverified(error: VerifyError) -> Failure {
     }
 }
 
-/// A source cannot be onboarded from.
+/// Why a source cannot be used.
 pub(super) fn unreached(error: SourceError<String>) -> Failure {
     let advice = match &error {
         SourceError::Connect { .. } => {
@@ -76,21 +76,20 @@ pub(super) fn unreached(error: SourceError<String>) -> Failure {
         SourceError::OtherRoot(_) => {
             "Use the address of one KMS: several that are unrelated seem to answer there."
         }
-        _ => "Look into the log of the source.",
+        _ => "See the log of the source.",
     };
     Failure::new(format!("{}.", capitalized(&error.to_string())), advice)
 }
 
-/// Whether collateral was had, but is of another time than the clock shows.
+/// Whether collateral was fetched, but is not valid at the clock's time.
 pub(super) fn is_not_current(error: &CollateralError) -> bool {
     matches!(error, CollateralError::Unavailable { failures } if failures.contains(&FetchFailure::NotCurrent))
 }
 
-/// A time in seconds as people write it, UTC.
+/// A Unix time as a date in UTC.
 pub(super) fn date(unix_seconds: u64) -> String {
     let time = i64::try_from(unix_seconds).ok().and_then(|s| OffsetDateTime::from_unix_timestamp(s).ok());
-    time.and_then(|time| time.format(&Rfc3339).ok())
-        .unwrap_or_else(|| "a time beyond all calendars".to_owned())
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_else(|| "a date out of range".to_owned())
 }
 
 fn capitalized(text: &str) -> String {

@@ -1,11 +1,11 @@
-//! The list of checks as it grows, and what it comes to.
+//! The list of checks while it is built, and the verdict at its end.
 
 use crate::admission::{Refusal, RefusalCode, SelfDenialCode, Step};
 use crate::api::refusal::detail;
 use crate::policy::DenialCode;
 use crate::proto::Check;
 
-/// Whether a key was there to compare the evidence with.
+/// Whether the evidence could be compared with a key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum KeyBinding {
     /// The key of a certificate or of a certificate request.
@@ -14,7 +14,7 @@ pub(super) enum KeyBinding {
     Unknown,
 }
 
-/// The steps that evidence passes before anybody is asked about it.
+/// The steps before evidence has an identity.
 const OF_EVIDENCE: [Step; 9] = [
     Step::Evidence,
     Step::Platform,
@@ -27,31 +27,31 @@ const OF_EVIDENCE: [Step; 9] = [
     Step::TcbStatus,
 ];
 
-/// The steps after it.
+/// The steps after that.
 const OF_IDENTITY: [Step; 5] = [Step::Identity, Step::Frozen, Step::Policy, Step::Stage, Step::OsImage];
 
 /// A check that failed.
 pub(super) struct Failure {
     pub(super) code: RefusalCode,
-    /// What to do, where that is not the policy's to say.
+    /// What to do, unless the policy knows.
     pub(super) remedy: Option<String>,
-    /// What a caller is told.
+    /// What the caller is told.
     reason: String,
 }
 
-/// What the checks come to.
+/// What the checks add up to.
 pub(super) struct Verdict {
     pub(super) word: &'static str,
     pub(super) code: &'static str,
     pub(super) reason: String,
 }
 
-/// Checks in their order.
+/// The checks, in order.
 #[derive(Default)]
 pub(super) struct Checklist {
     checks: Vec<Check>,
     failures: Vec<Failure>,
-    /// What a caller is told when something does not answer, and after how many failures.
+    /// What the caller is told when a service does not respond, and after how many failures.
     unanswered: Option<(String, usize)>,
 }
 
@@ -66,12 +66,12 @@ impl Checklist {
         self.push(step, "skipped", Check { detail: detail.into(), ..Check::default() });
     }
 
-    /// A check that refuses, or that nobody answers.
+    /// A check that fails, or whose service does not respond.
     pub(super) fn refuse(&mut self, step: Step, refusal: &Refusal) {
         self.refuse_by(step, "", refusal);
     }
 
-    /// As [`Checklist::refuse`], by a rule of the policy.
+    /// Like [`Checklist::refuse`], by a rule of the policy.
     pub(super) fn refuse_by(&mut self, step: Step, rule: &'static str, refusal: &Refusal) {
         let reason = refusal.to_string();
         let Some(found) = refusal.fault() else {
@@ -108,7 +108,7 @@ impl Checklist {
         self.push(Step::Policy, "skipped", check);
     }
 
-    /// Evidence that verification has refused: what comes before that step holds, what comes after was not looked at.
+    /// Evidence that was refused: the steps before the failed one hold, the later ones were not made.
     pub(super) fn evidence_refused(&mut self, refusal: &Refusal, binding: KeyBinding) {
         let failed = refusal.fault().map_or(Step::Collateral, |fault| fault.step);
         for step in OF_EVIDENCE {
@@ -130,7 +130,7 @@ impl Checklist {
         for step in OF_IDENTITY {
             match (step, frozen) {
                 (Step::Frozen, Some(refusal)) => self.refuse(step, refusal),
-                _ => self.skip(step, "it is not known who it is"),
+                _ => self.skip(step, "the identity is unknown"),
             }
         }
     }
@@ -142,7 +142,7 @@ impl Checklist {
 
     pub(super) fn verdict(&self) -> Verdict {
         match (self.failures.first(), &self.unanswered) {
-            // As in a live request, which goes no further.
+            // A live request ends here too.
             (_, Some((reason, 0))) => Verdict { word: "unknown", code: "", reason: reason.clone() },
             (Some(failure), _) => {
                 Verdict { word: "denied", code: failure.code.name(), reason: failure.reason.clone() }
@@ -161,10 +161,10 @@ impl Checklist {
     }
 }
 
-/// Why evidence alone is not compared with a key.
+/// Why evidence without a key is not compared with one.
 pub(super) const NO_KEY: &str = "evidence was sent without the key that it must vouch for";
 
-/// What to do about what is not the policy's to allow.
+/// What to do where no change of the policy helps.
 fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
     if let Refusal::Frozen { frozen, .. } = refusal {
         let scope = frozen.scope;
@@ -197,7 +197,7 @@ fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
         }
         RefusalCode::SelfDenied(SelfDenialCode::AllowlistUnusable) => MEND_THE_ALLOWLIST,
         RefusalCode::SelfDenied(SelfDenialCode::EvidenceRefused) => {
-            "mend the platform of this KMS: its own evidence does not verify"
+            "repair the platform of this KMS: its own evidence does not verify"
         }
         RefusalCode::SelfDenied(SelfDenialCode::NotAllowed) => {
             "allow this KMS in its own policy: `kmsctl verify` shows its measurement, OS image and device"
@@ -225,9 +225,9 @@ fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
 }
 
 const MEND_THE_ALLOWLIST: &str =
-    "mend the allowlist: until it can be read, everything is denied; `kms policy check` names the fault";
+    "correct the allowlist: until it can be read, everything is denied; `kms policy check` shows the fault";
 
-/// The same of a denial that no addition to the policy helps against.
+/// The same for a denial that no added entry of the policy can avoid.
 fn of_denial(code: DenialCode) -> Option<&'static str> {
     match code {
         DenialCode::GuestHasBooted => Some(

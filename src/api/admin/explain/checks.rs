@@ -1,4 +1,5 @@
-//! What an explanation begins with: the evidence, verified as in a live request, and what verification found.
+//! The first checks of an explanation: the evidence, verified as in a live request, and what that
+//! established.
 
 use kms_attest::evidence::{Evidence, Wire};
 use kms_attest::ra_tls;
@@ -52,7 +53,7 @@ impl AdminService {
         outcome.map_err(|error| Refusal::unverified(carrier, error))
     }
 
-    /// What a freeze of everything says when it is not known who asks.
+    /// Reports a freeze of everything where the identity is unknown.
     pub(super) fn unjudged(&self, list: &mut Checklist) {
         let frozen = self.foundation.freezes.of_kms();
         let refusal = frozen.map(|frozen| Refusal::Frozen { frozen, identity: None });
@@ -73,7 +74,7 @@ impl AdminService {
     }
 }
 
-/// What verification found to be right.
+/// Adds the checks that verification has passed.
 fn evidence_held(list: &mut Checklist, verified: &Verified, binding: KeyBinding) {
     let evidence = verified.evidence();
     let wire = match evidence.wire {

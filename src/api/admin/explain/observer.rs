@@ -1,4 +1,4 @@
-//! The walk of admission as an explanation sees it: each step becomes a check of the list.
+//! Observes the walk of admission for an explanation: each step becomes a check in the list.
 
 use std::time::Duration;
 
@@ -13,17 +13,17 @@ use crate::policy::examine::Examination;
 use crate::policy::rule::{Outcome, RuleOutcome};
 use crate::policy::{Denial, DenialCode, Policy, Subject};
 
-/// How long an explanation waits for an OS image; the download goes on without it.
+/// How long an explanation waits for an OS image; the download continues without it.
 const IMAGE_TIME: Duration = Duration::from_secs(20);
 
-/// Writes a list of checks.
+/// Adds each step to a list of checks.
 pub(super) struct Explanation<'a> {
     list: &'a mut Checklist,
     stage: Stage,
     found: Found,
-    /// Every rule of an allowlist, with what it judged.
+    /// Every rule of an allowlist, with the value it judged.
     rules: Vec<(RuleOutcome, String)>,
-    /// Whether the policy has anything against the OS image.
+    /// Whether the policy objects to the OS image.
     image: ByPolicy,
 }
 
@@ -34,7 +34,7 @@ enum ByPolicy {
 }
 
 impl<'a> Explanation<'a> {
-    /// Of evidence of a guest at this stage.
+    /// For evidence of a guest at this stage.
     pub(super) fn new(list: &'a mut Checklist, stage: Stage) -> Self {
         Self { list, stage, found: Found::default(), rules: Vec::new(), image: ByPolicy::NotDenied }
     }
@@ -85,7 +85,7 @@ impl Observer for Explanation<'_> {
         }
         let compared = tokio::time::timeout(IMAGE_TIME, comparison).await;
         if compared.is_err() {
-            self.list.skip(Step::OsImage, "it is still being fetched or measured: ask again in a while");
+            self.list.skip(Step::OsImage, "it is still being fetched or measured: try again later");
         }
         compared.ok()
     }
@@ -127,7 +127,7 @@ impl Observer for Explanation<'_> {
     fn refused(&mut self, step: Step, refusal: &Refusal) {
         match refusal {
             Refusal::Denied { denial, identity, .. } => {
-                // The decision itself, where no rule has it: a backend's, or that of a file that cannot be read.
+                // The decision itself, if no rule stands for it: a backend's, or that of an unreadable file.
                 if !self.rules.iter().any(|(rule, _)| rule.is_failure_of(denial.code)) {
                     self.deny("", denial.clone(), identity);
                 }
@@ -137,7 +137,7 @@ impl Observer for Explanation<'_> {
         }
         if step == Step::Identity {
             for step in [Step::Frozen, Step::Policy, Step::Stage, Step::OsImage] {
-                self.list.skip(step, "it is not known who it is");
+                self.list.skip(step, "the identity is unknown");
             }
         }
     }
