@@ -25,7 +25,7 @@ use crate::lifecycle::{Node, Ready};
 use crate::log::ProcessLog;
 use crate::store::Occupancy;
 
-/// Builds every part, binds the listeners and starts serving the phase that the key directory calls for.
+/// Builds all parts, binds the listeners, and starts the phase that the key directory requires.
 ///
 /// # Errors
 /// [`AppError`]; nothing is served then.
@@ -33,12 +33,12 @@ pub async fn start(config: Config) -> Result<Running, AppError> {
     start_logging_to(config, None).await
 }
 
-/// As [`start`], in a process whose log is `log`: the metrics show what it dropped.
+/// Like [`start`], with `log` as the process log, so that the metrics show what it dropped.
 ///
 /// # Errors
 /// [`AppError`]; nothing is served then.
 pub async fn start_logging_to(config: Config, log: Option<ProcessLog>) -> Result<Running, AppError> {
-    // First, because it makes the directory as it must be; the audit log is usually in it.
+    // First, because this creates the key directory with its permissions, and the audit log is usually in it.
     let occupancy = Arc::new(Occupancy::take(&config.core.cert_dir)?);
     let directory = key_directory(&config, &occupancy)?;
     let process = Process::build(config, occupancy, log)?;

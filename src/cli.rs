@@ -27,7 +27,7 @@ Examples:
   kms health -c kms.toml                               can it release keys? For probes
   kms policy check new.json --against auth-config.json what a change of the allowlist would do
   kms audit verify /etc/kms/certs/audit.jsonl          is the log unbroken?
-  kms auth serve --file auth-config.json               answer other KMS nodes by an allowlist";
+  kms auth serve --file auth-config.json               serve an allowlist to other KMS nodes";
 
 /// Key management service for confidential VMs.
 #[derive(Debug, Parser)]
@@ -42,19 +42,19 @@ pub struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve; what happens without a subcommand
+    /// Serve; the default without a subcommand
     Run,
-    /// Say what `run` would do with this configuration, with all findings at once, and change nothing
+    /// Show what `run` would do with this configuration, with all findings at once, and change nothing
     Check,
-    /// Ask a KMS whether it can release keys; exit status 0 if it can, and else the reasons
+    /// Check whether a KMS can release keys; exit status 0 if it can, otherwise prints the reasons
     Health(health::Health),
-    /// Look at an audit log
+    /// Inspect an audit log
     #[command(subcommand)]
     Audit(audit::Audit),
-    /// Look at an allowlist
+    /// Inspect an allowlist
     #[command(subcommand)]
     Policy(policy::Policy),
-    /// Be the authorization backend of other KMS nodes
+    /// Serve an authorization backend for other KMS nodes
     #[command(subcommand)]
     Auth(auth::Auth),
 }
@@ -63,7 +63,7 @@ impl Cli {
     /// Runs the subcommand.
     ///
     /// # Errors
-    /// What keeps it from running; `main` prints the chain and ends with status 1.
+    /// Why it cannot run; `main` prints the chain of causes and ends with status 1.
     pub fn run(self) -> anyhow::Result<ExitCode> {
         match self.command.unwrap_or(Command::Run) {
             Command::Run => run::run(self.config.as_deref()),

@@ -1,5 +1,5 @@
-//! What operators change at run time, and what they look into: freezes, the requests that were refused, a candidate
-//! allowlist. Admission reads it only through proofs such as [`NotFrozen`].
+//! What operators control and inspect at run time: freezes, refused requests, a candidate allowlist.
+//! Admission depends on it only through proofs such as [`NotFrozen`].
 
 mod author;
 mod denials;

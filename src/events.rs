@@ -1,6 +1,7 @@
-//! The events of the audit log as people read them: queries, live streams, and what is reported from outside.
+//! The events of the audit log for readers: queries, live streams, and reports from outside.
 //!
-//! A thread follows the files of the log. The writer of the log, hence a release, knows nothing of it and waits for nothing here.
+//! A thread follows the files of the log. Releases never wait for it, because the writer of the log does not
+//! depend on it.
 
 mod follow;
 mod index;
@@ -29,21 +30,21 @@ pub use self::query::{Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, l
 use crate::audit::{Audit, Record};
 use crate::config;
 
-/// How long the end waits for the thread.
+/// How long a shutdown waits for the thread.
 const MAX_END: Duration = Duration::from_secs(2);
 
-/// Where the log is, and where its index is kept.
+/// The paths of the log and its index.
 #[derive(Debug, Clone)]
 pub struct Settings {
-    /// The file of the audit log that grows.
+    /// The file of the audit log that is being written.
     pub log: PathBuf,
-    /// The file of the index; `None` keeps none.
+    /// The file of the index; `None` for no index.
     pub index: Option<PathBuf>,
-    /// How many events it holds. Older ones are in the log only.
+    /// How many events the index holds. Older ones are in the log only.
     pub keep: u64,
 }
 
-/// Nobody could ask the index for anything without an admin listener.
+/// Without an admin listener there is no index, because no one could query it.
 impl From<&config::Core> for Settings {
     fn from(core: &config::Core) -> Self {
         let config::Events { index, keep, .. } = &core.events;
@@ -64,10 +65,10 @@ pub struct Events {
 }
 
 impl Events {
-    /// Follows the log. An index that is missing, unusable or of another log is built again.
+    /// Follows the log. An index that is missing, unusable or of another log is rebuilt.
     ///
     /// # Errors
-    /// There is no thread for it.
+    /// The thread cannot be started.
     pub fn follow(settings: Settings, audit: &Audit) -> io::Result<Self> {
         let index = Arc::<ArcSwapOption<Index>>::default();
         let live = Arc::<Live>::default();
@@ -94,12 +95,12 @@ impl Events {
         })
     }
 
-    /// The index; `None` while there is none.
+    /// The index; `None` while it is unavailable.
     pub fn index(&self) -> Option<Arc<Index>> {
         self.index.load_full()
     }
 
-    /// Puts a question to the index, on this thread; `None` while there is none. An index whose file is damaged is built again.
+    /// Runs a query on the index, on this thread; `None` while it is unavailable. A damaged index is rebuilt.
     ///
     /// # Errors
     /// [`IndexError`].
@@ -108,7 +109,7 @@ impl Events {
         question: impl FnOnce(&Index) -> Result<T, IndexError>,
     ) -> Option<Result<T, IndexError>> {
         let index = self.index()?;
-        // The library says that it panics on a damaged file.
+        // The library may panic on a damaged file.
         let answer = catch_unwind(AssertUnwindSafe(|| question(&index))).unwrap_or(Err(IndexError::Damaged));
         if let Err(error) = &answer
             && error.is_damage()
@@ -118,7 +119,7 @@ impl Events {
         Some(answer)
     }
 
-    /// What happens from now on.
+    /// Future events.
     pub fn live(&self) -> &Arc<Live> {
         &self.live
     }
@@ -136,19 +137,19 @@ impl Drop for Events {
         let Some(thread) = self.thread.take() else { return };
         thread.thread().unpark();
         let ended = self.ended.get_mut().unwrap_or_else(std::sync::PoisonError::into_inner);
-        // A disk that does not answer is not waited for.
+        // Does not wait for a disk that hangs.
         if ended.recv_timeout(MAX_END) != Err(mpsc::RecvTimeoutError::Timeout) {
             let _ = thread.join();
         }
     }
 }
 
-/// A line of `/logs`: time and message.
+/// An event as a line of `/logs`: time and message.
 pub fn text(record: &Record) -> String {
     format!("{} {}\n", crate::audit::printable(&record.time), record.sentence())
 }
 
-/// An event of `/api/v1/events`.
+/// An event as an object of `/api/v1/events`.
 pub fn json(record: &Record) -> Value {
     let message = match record.kind.as_str() {
         "reported" => record.fields.get("message").cloned().unwrap_or_default(),

@@ -1,4 +1,4 @@
-//! Where `control` keeps over restarts what operators changed: files. Never keys, never permits.
+//! The files in which `control` keeps operators' changes over restarts. Never keys, never permits.
 
 mod freezes;
 

@@ -1,5 +1,5 @@
-//! The certificate of the admin listener (`[core.admin.tls]`): the main listener's, an operator's own, or one that our
-//! root CA issues.
+//! The certificate of the admin listener (`[core.admin.tls]`): that of the main listener, an operator's own,
+//! or one issued by our root CA.
 
 use std::fs;
 use std::io::{self, Write as _};
@@ -24,21 +24,21 @@ use crate::net::tls::Leaf;
 
 const KEY: &str = "core.admin.tls.key";
 const CERTS: &str = "core.admin.tls.certs";
-/// Permission bits of the files that are made here.
+/// Permission bits of the files that are created here.
 const KEY_MODE: u32 = 0o600;
 const CERTS_MODE: u32 = 0o644;
 
 /// Where the certificate of the admin listener comes from.
 enum Source {
-    /// It is the main listener's, renewed with it: the files of the key directory are named.
+    /// From the main listener, and renewed with it: the configured files are those of the key directory.
     Main,
-    /// The files are the operator's, and stay as they are.
+    /// From the operator's files, which are never written.
     Files(Vec<CertificateDer<'static>>, PrivateKeyDer<'static>),
-    /// Our root CA issues it, for the key in the file, at each start and again before it ages.
+    /// From our root CA, for the key in the file, at each start and before it expires.
     Issued(Own),
 }
 
-/// A certificate of ours for the admin listener.
+/// A certificate for the admin listener that we issue.
 #[derive(Clone)]
 pub(super) struct Own {
     key: Arc<P256Key>,
@@ -46,15 +46,15 @@ pub(super) struct Own {
     names: Arc<[String]>,
 }
 
-/// The certificate of the admin listener, and where it comes from.
+/// The certificate of the admin listener, and its source.
 pub(super) struct AdminCertificate {
     source: Source,
     pub(super) leaf: Arc<Leaf>,
 }
 
 impl AdminCertificate {
-    /// As `[core.admin.tls]` has it; `None` where there is no admin listener, or it speaks plain HTTP. `main` is the
-    /// certificate of the main listener.
+    /// As `[core.admin.tls]` says; `None` without an admin listener, or if it serves plain HTTP. `main` is
+    /// the certificate of the main listener.
     pub(super) async fn find(
         config: &Config,
         main: &Arc<Leaf>,
@@ -68,7 +68,7 @@ impl AdminCertificate {
         Ok(Some(Self { source, leaf }))
     }
 
-    /// What renews it; an operator's own files, and the certificate of the main listener, are not renewed here.
+    /// The renewal of a certificate that we issue for this listener; `None` for the other sources.
     pub(super) fn renewal(&self) -> Option<AdminRenewal> {
         match &self.source {
             Source::Issued(own) => Some(AdminRenewal { own: own.clone(), leaf: Arc::clone(&self.leaf) }),
@@ -78,7 +78,7 @@ impl AdminCertificate {
 }
 
 impl Source {
-    /// Looks at the files, and makes the key where it is missing and may be made.
+    /// Reads the files, and creates a missing key where that is allowed.
     fn find(tls: &Arc<AdminTls>, config: &Config, ready: &Ready) -> Result<Self, AppError> {
         if is_main(tls, config) {
             return Ok(Self::Main);
@@ -105,7 +105,7 @@ impl Source {
         }
     }
 
-    /// The certificate as new handshakes get it; `main` is the main listener's.
+    /// The certificate for new handshakes; `main` is the main listener's.
     async fn leaf(
         &self,
         main: &Arc<Leaf>,
@@ -124,7 +124,7 @@ impl Source {
 }
 
 impl Own {
-    /// Issues the certificate, attested as the main listener's is, and keeps it in its file.
+    /// Issues the certificate, attested like the main listener's, and writes it to its file.
     pub(super) async fn issue(
         &self,
         ready: &Arc<Ready>,
@@ -153,16 +153,16 @@ impl Own {
     }
 }
 
-/// A full or read-only disk does not keep the KMS from serving: what was made is used as it is, and made again at the next
-/// start.
+/// A full or read-only disk must not stop the KMS: the new certificate is used without the file, and issued
+/// again at the next start.
 fn kept(written: Result<(), FileError>) {
     if let Err(FileError::Unreadable { key, source }) = written {
-        // Without the whole error, which names the file.
-        tracing::warn!(error = %source.kind(), "{key} cannot be written: the admin listener goes on without the file");
+        // Only the kind, because the whole error names the file.
+        tracing::warn!(error = %source.kind(), "{key} cannot be written: the admin listener continues without the file");
     }
 }
 
-/// Whether the files could be used, or made, by a KMS that serves.
+/// Whether a KMS that serves could use or create the files.
 pub(super) fn check(tls: &AdminTls, config: &Config) -> Result<(), AppError> {
     let is_there = exists(KEY, &tls.key)? || exists(CERTS, &tls.certs)?;
     if is_main(tls, config) || (!is_there && tls.missing_files == MissingFiles::Created) {
@@ -180,7 +180,8 @@ fn is_main(tls: &AdminTls, config: &Config) -> bool {
     tls.key == directory.join("rpc.key") && tls.certs == directory.join("rpc.crt")
 }
 
-/// The names in a certificate of ours: those that are configured, else our domain and the address of the listener.
+/// The names in a certificate that we issue: the configured ones, or else our domain and the address of the
+/// listener.
 fn names(tls: &AdminTls, config: &Config, ready: &Ready) -> Vec<String> {
     if !tls.hosts.is_empty() {
         return tls.hosts.iter().map(|host| host.as_str().to_owned()).collect();
@@ -207,7 +208,7 @@ fn files(tls: &AdminTls) -> Result<(Vec<CertificateDer<'static>>, PrivateKeyDer<
     }
 }
 
-/// The key of a certificate of ours.
+/// The key of a certificate that we issue.
 fn own_key(path: &Path) -> Result<P256Key, FileError> {
     let pem = Zeroizing::new(read_file(KEY, path)?);
     let text = std::str::from_utf8(&pem).ok();
@@ -221,7 +222,7 @@ fn exists(key: &'static str, path: &Path) -> Result<bool, FileError> {
     fs::exists(path).map_err(|source| FileError::Unreadable { key, source })
 }
 
-/// Writes a file whole or not at all; the directories above it are made where they are missing.
+/// Writes a whole file or none; creates missing directories.
 fn write(key: &'static str, path: &Path, mode: u32, content: &[u8]) -> Result<(), FileError> {
     let written = || {
         let directory = path.parent().filter(|parent| !parent.as_os_str().is_empty());

@@ -1,4 +1,4 @@
-//! What runs beside the KMS phase: caches are kept fresh, gauges set, quiet addresses forgotten, certificates renewed.
+//! Background tasks of the KMS phase: refresh caches, set gauges, forget idle addresses, renew certificates.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use crate::admission::{Foundation, TcbWatch};
 use crate::clock::unix_now;
 use crate::metrics::CollateralState;
 
-/// How often quiet addresses are forgotten, and gauges set.
+/// How often idle addresses are forgotten and gauges are set.
 const HOUSEKEEPING: Duration = Duration::from_secs(15);
 
-/// Runs until the set is shut down.
+/// Runs until the returned set is shut down.
 pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     let mut background = JoinSet::new();
     let foundation = process.foundation();
@@ -31,7 +31,7 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     if !witnesses.list.is_empty() {
         match foundation.audit.witness_loop(witnesses) {
             Ok(cosigning) => drop(background.spawn(cosigning)),
-            Err(error) => tracing::error!(%error, "no witness can be asked"),
+            Err(error) => tracing::error!(%error, "the witnesses cannot be used"),
         }
     }
     if let Some(every) = process.config.core.tcb.look_ahead {
@@ -53,7 +53,7 @@ fn housekeeping(process: &Process, serving: &Serving) -> impl Future<Output = ()
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
-                // Asking an allowlist reads it again.
+                // `info` of an allowlist reads its file again.
                 Ok(()) = reload.changed() => drop(policy.info().await),
             }
             limit.prune();

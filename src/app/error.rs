@@ -1,4 +1,4 @@
-//! Why the service does not start, or ended.
+//! Why the service does not start, or why it ended.
 
 use std::io;
 use std::net::SocketAddr;
@@ -18,19 +18,19 @@ use crate::policy::SetupError;
 use crate::state::FreezeFileError;
 use crate::store::StoreError;
 
-/// Why the service does not start, or ended.
+/// Why the service does not start, or why it ended.
 #[derive(Debug, thiserror::Error)]
 pub enum AppError {
-    /// The key directory or the keys in it.
+    /// The key directory or its keys are unusable.
     #[error(transparent)]
     Lifecycle(#[from] LifecycleError),
     /// The key directory cannot be opened.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// No keys and no way to get them.
+    /// There are no keys, and onboarding is off.
     #[error("Failed to onboard: there are no keys, and core.onboard.enabled is false")]
     NoKeys,
-    /// Automatic bootstrap was refused or could not be done.
+    /// Automatic bootstrap was refused or failed.
     #[error("auto-bootstrap: {0}")]
     AutoBootstrap(Error),
     /// The TLS certificate cannot carry evidence.
@@ -39,7 +39,7 @@ pub enum AppError {
          certificate"
     )]
     Unattested(#[source] AttesterError),
-    /// A certificate cannot be made.
+    /// A certificate cannot be issued.
     #[error(transparent)]
     Ca(#[from] CaError),
     /// TLS cannot be set up.
@@ -54,39 +54,39 @@ pub enum AppError {
     /// The audit log cannot be written, and the configuration says that this ends the process.
     #[error("{0}, and core.audit.on_failure is \"exit\"")]
     AuditFails(FailureReason),
-    /// Another process keeps its freezes there.
+    /// Another process uses the file of freezes.
     #[error("the file that core.freeze.file names is in use by another process")]
     FreezeFileInUse,
-    /// What is frozen is not known.
+    /// The freezes cannot be read.
     #[error(transparent)]
     Freezes(#[from] FreezeFileError),
-    /// Evidence cannot be verified.
+    /// The verifier of evidence cannot be set up.
     #[error(transparent)]
     Verifier(#[from] VerifierError),
-    /// OS images cannot be verified.
+    /// The verifier of OS images cannot be set up.
     #[error(transparent)]
     OsImage(#[from] ImageCheckError),
-    /// The attester cannot be set up, or does not answer.
+    /// The attester cannot be set up, or does not respond.
     #[error(transparent)]
     Attester(#[from] AttesterError),
-    /// A task of ours ended in a panic.
+    /// A task panicked.
     #[error("internal error")]
     Panicked(#[source] tokio::task::JoinError),
-    /// A listener cannot be had.
+    /// A listener cannot be opened.
     #[error("cannot listen on {address}")]
     Listen {
-        /// Where.
+        /// Its address.
         address: SocketAddr,
-        /// Why.
+        /// The cause.
         source: io::Error,
     },
     /// A file that the configuration names is unusable.
     #[error(transparent)]
     File(#[from] FileError),
-    /// It is not known who may use the admin listener.
+    /// The credentials for the admin listener are unusable.
     #[error(transparent)]
     Credentials(#[from] CredentialsError),
-    /// Events cannot be reported through a pipe.
+    /// The pipe for events cannot be opened.
     #[error("core.events.fifo: {0}")]
     Pipe(#[from] PipeError),
     /// The audit log cannot be followed.
@@ -95,7 +95,8 @@ pub enum AppError {
 }
 
 impl AppError {
-    /// What this means for keys that exist and cannot be served: whether it may pass, or ends with the process only.
+    /// What this means for existing keys that cannot be served: a fault that may pass, or one that needs a
+    /// restart.
     pub(super) fn hindrance(&self) -> Switch {
         match self {
             Self::Unattested(_) | Self::Attester(_) => Switch::Lacking(
@@ -104,14 +105,14 @@ impl AppError {
             Self::Listen { .. } => Switch::Lacking("a port that this KMS needs is taken"),
             Self::Audit(_) | Self::AuditFails(_) => Switch::Lacking("the audit log cannot be written"),
             Self::Freezes(_) | Self::FreezeFileInUse => {
-                Switch::Lacking("what operators have frozen is not known; the log says why")
+                Switch::Lacking("the freezes are unknown; the log says why")
             }
             Self::Verifier(VerifierError::Floors(_)) => {
-                Switch::Lacking("which collateral is too old is not known; the log says why")
+                Switch::Lacking("it is unknown which collateral is too old; the log says why")
             }
-            Self::Lifecycle(LifecycleError::NoDomain | LifecycleError::Domain(_)) => Switch::Stuck(
-                "nothing says under which domain this KMS serves (core.onboard.auto_bootstrap_domain)",
-            ),
+            Self::Lifecycle(LifecycleError::NoDomain | LifecycleError::Domain(_)) => {
+                Switch::Stuck("the domain of this KMS is unknown: set core.onboard.auto_bootstrap_domain")
+            }
             Self::Lifecycle(_) | Self::Store(_) | Self::NoKeys | Self::Panicked(_) => {
                 Switch::Lacking("the key directory cannot be used; the log says why")
             }

@@ -1,4 +1,4 @@
-//! The TLS certificate: issued at each start, issued again before it ages.
+//! The TLS certificate: issued at each start, and again before it expires.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -21,22 +21,22 @@ use crate::ca::{self, CaError};
 use crate::lifecycle::Ready;
 use crate::net::tls::Leaf;
 
-/// Between attempts to attest the certificate of the onboarding phase.
+/// Pause between attempts to attest the certificate of the onboarding phase.
 const ATTEST_RETRY: Duration = Duration::from_secs(5);
 
-/// How often the age of the certificate is looked at.
+/// How often the age of the certificate is checked.
 const CHECK: Duration = Duration::from_secs(3600);
 
-/// Issues the TLS certificate again before it ages; open connections keep theirs.
+/// Renews the TLS certificate before it expires; open connections keep the old one.
 pub(super) struct Renewal {
     ready: Arc<Ready>,
     leaf: Arc<Leaf>,
-    /// That of the admin listener, if it is one of ours.
+    /// The certificate of the admin listener, if we issue it.
     admin: Option<AdminRenewal>,
     attester: Option<Arc<Attester>>,
 }
 
-/// The certificate of the admin listener, as it is issued again.
+/// Renews the certificate of the admin listener.
 pub(super) struct AdminRenewal {
     pub(super) own: admin_tls::Own,
     pub(super) leaf: Arc<Leaf>,
@@ -66,7 +66,7 @@ impl Renewal {
             match self.renew(now).await {
                 Ok(()) => issued = now,
                 Err(error) => {
-                    tracing::error!(%error, "the TLS certificate could not be renewed; the old one serves on")
+                    tracing::error!(%error, "the TLS certificate could not be renewed; the old one stays in use")
                 }
             }
         }
@@ -87,7 +87,7 @@ impl Renewal {
     }
 }
 
-/// Issues the TLS certificate, attested by `attester` where there is one.
+/// Issues the TLS certificate, with evidence if there is an attester.
 pub(super) async fn issue(
     attester: Option<&Attester>,
     ready: &Arc<Ready>,
@@ -99,7 +99,7 @@ pub(super) async fn issue(
     issued(ready, evidence, SystemTime::now()).await
 }
 
-/// Issues the TLS certificate and keeps it, off the workers: the disk may be slow.
+/// Issues and saves the TLS certificate on a blocking thread, because the disk may be slow.
 async fn issued(
     ready: &Arc<Ready>,
     evidence: Option<Evidence>,
@@ -110,8 +110,8 @@ async fn issued(
     Ok(issue.await.map_err(AppError::Panicked)??)
 }
 
-/// The certificate of the onboarding phase: self-signed, and attested as soon as there is evidence, so that an operator
-/// can tell whom secrets are sent to.
+/// The certificate of the onboarding phase: self-signed, and attested as soon as there is evidence, so that
+/// an operator can verify the receiver of a secret.
 pub(super) struct Ephemeral {
     key: P256Key,
     name: String,
@@ -119,7 +119,7 @@ pub(super) struct Ephemeral {
 }
 
 impl Ephemeral {
-    /// Without attestation.
+    /// Without evidence.
     pub(super) fn new(address: IpAddr) -> Result<Self, AppError> {
         let key = P256Key::generate();
         let name = if address.is_unspecified() { "localhost".to_owned() } else { address.to_string() };
@@ -127,12 +127,12 @@ impl Ephemeral {
         Ok(Self { leaf: Leaf::new(vec![certificate], &*key.pkcs8_der())?, key, name })
     }
 
-    /// What new handshakes get.
+    /// The certificate for new handshakes.
     pub(super) fn leaf(&self) -> Arc<Leaf> {
         Arc::clone(&self.leaf)
     }
 
-    /// Attests it; tried again until there is evidence.
+    /// Adds evidence; retries until there is some.
     pub(super) async fn attest(&self, attester: &Attester) {
         while let Err(error) = self.attested(attester).await {
             tracing::debug!(%error, "the certificate of the onboarding phase has no attestation yet");
@@ -147,7 +147,7 @@ impl Ephemeral {
     }
 }
 
-/// A self-signed certificate that lives as long as the onboarding phase.
+/// A self-signed certificate for the duration of the onboarding phase.
 fn ephemeral(
     key: &P256Key,
     name: &str,

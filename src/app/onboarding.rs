@@ -1,4 +1,5 @@
-//! The onboarding phase: an operator makes keys or gets them from another KMS, and the same process goes on to serve them.
+//! The onboarding phase: an operator makes keys or receives them from another KMS; then the same process
+//! serves them.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -23,15 +24,15 @@ use crate::net::middleware::Middleware;
 use crate::net::{self, OnboardingAuth, tls};
 use crate::operator::OperatorToken;
 
-/// How long the onboarding phase waits for an attested certificate before it begins with one that is not.
+/// How long onboarding waits for an attested certificate before it starts with an unattested one.
 const ATTEST_TIME: Duration = Duration::from_secs(2);
 
-/// Between attempts to serve keys that exist.
+/// Pause between attempts to serve existing keys.
 const SWITCH_RETRY: Duration = Duration::from_secs(1);
 
-/// The onboarding phase while it runs.
+/// The running onboarding phase.
 struct Phases {
-    /// Dropped to end it.
+    /// Dropping it ends the phase.
     sender: watch::Sender<Phase>,
     accepting: JoinHandle<()>,
     attesting: JoinHandle<()>,
@@ -46,7 +47,7 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
     let token = core.onboard.auth_token.as_ref().map(|token| OperatorToken::new(token.expose()));
     if token.is_none() {
         tracing::warn!(
-            "onboarding is open to whoever reaches {address} first; core.onboard.auth_token guards it"
+            "anyone who reaches {address} first can onboard this KMS; set core.onboard.auth_token to prevent that"
         );
     }
     let needed = if token.is_some() { Token::Required } else { Token::NotConfigured };
@@ -66,7 +67,7 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
     let tls = tls::onboarding(certificate.leaf())?;
     let attester = process.attester();
     let mut attesting = tokio::spawn(async move { certificate.attest(&attester).await });
-    // So that the first callers can already tell which KMS they reach; a missing attester delays nobody.
+    // So that the first callers can already verify this KMS, without waiting long for a missing attester.
     let _ = timeout(ATTEST_TIME, &mut attesting).await;
     let middleware = Middleware::new(router, process.memory(), process.metrics()).limited(process.limit());
     let phase = Phase { number: 0, tls: Some(tls), plain: PlainHttp::Served, front: Arc::new(middleware) };
@@ -79,7 +80,7 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
 }
 
 impl Phases {
-    /// The life of the process: onboarding, the switch, and the KMS phase.
+    /// Runs onboarding, the switch, and the KMS phase.
     async fn live(mut self, process: &Process) -> Result<(), AppError> {
         let is_finished = tokio::select! {
             () = process.stopping() => false,
@@ -101,7 +102,8 @@ impl Phases {
         let listener = match main {
             None => MainListener::Inherited { phases: self.sender, accepting: self.accepting },
             Some(listener) => {
-                // Connections to it wait by now: callers that wait for the switch need not delay it.
+                // The new listener is bound and queues connections, so callers can already be told that the
+                // switch is done.
                 process.switch.send_replace(Switch::Done);
                 drop(self.sender);
                 let _ = self.accepting.await;
@@ -112,16 +114,16 @@ impl Phases {
     }
 }
 
-/// The KMS phase with its listeners, ready to be served.
+/// The KMS phase with its bound listeners.
 struct Prepared {
     serving: Serving,
-    /// The main listener, where onboarding used another address.
+    /// The main listener, if onboarding used another address.
     main: Option<TcpListener>,
     admin: Option<(TcpListener, Phase)>,
 }
 
-/// Everything that the KMS phase needs. The keys are safe by now, so whatever is missing (the attester, a port) is tried
-/// again until it is there; onboarding goes on answering meanwhile, and says what is missing.
+/// Prepares the KMS phase. The keys are saved by now, so this retries until everything it needs (the
+/// attester, a port) is there. Onboarding still responds meanwhile, and reports what is missing.
 async fn switched(process: &Process) -> Prepared {
     process.switch.send_replace(Switch::Trying);
     loop {

@@ -1,4 +1,4 @@
-//! What a start would do, found out without changing anything.
+//! What a start would do, without changing anything.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -22,25 +22,25 @@ use crate::store::{self, KeyDirectory, StoreError};
 /// What a start would do.
 #[derive(Debug)]
 pub struct Preflight {
-    /// Why it would be refused: everything that can be known before. A port that is taken cannot.
+    /// Why it would be refused: every fault that can be known beforehand, so not a port in use.
     pub problems: Vec<AppError>,
-    /// What the node would come up as; `None` if the key directory is unusable.
+    /// The state in which the node would start; `None` if the key directory is unusable.
     pub prospect: Option<Prospect>,
-    /// The policy that would decide; `None` if there is none.
+    /// The policy that would decide; `None` if it cannot be built.
     pub policy: Option<Policy>,
-    /// Users of the admin listener whose log-in would take so long that others wait, with the cost of their hash.
+    /// Users of the admin listener with a slow password hash, which makes others wait, and its cost.
     pub slow_users: Vec<(String, u32)>,
-    /// Whether a KMS has the key directory for itself now: the one that is to be started again.
+    /// Whether a KMS is using the key directory now.
     pub is_running: bool,
-    /// Why there would be no evidence of this machine, where it is needed. For an operator's own terminal.
+    /// Why there would be no evidence of this machine, if it is needed. For an operator's terminal only.
     pub unattested: Option<String>,
-    /// How far the clock is behind the last audit record, where that is too much: nothing would be released.
+    /// How far the clock is behind the last audit record, if that is too far: nothing would be released.
     pub clock_behind: Option<ClockBehind>,
-    /// How many bytes at the end of the audit file are no records.
+    /// How many bytes at the end of the audit file are not records.
     pub damaged_log: u64,
 }
 
-/// How long the guest agent may take to say that it is there.
+/// The time limit for the guest agent to respond.
 const AGENT_TIME: Duration = Duration::from_secs(5);
 
 impl Preflight {
@@ -90,7 +90,7 @@ impl Preflight {
     }
 }
 
-/// Asks for what costs the attester nothing. Whether it has a quote shows when one is needed.
+/// Makes a cheap request to the attester. Whether it can quote shows only when a quote is needed.
 fn unattested(attester: &Attester) -> Option<String> {
     if matches!(attester, Attester::None) {
         return None;
@@ -99,7 +99,7 @@ fn unattested(attester: &Attester) -> Option<String> {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
         Some(runtime.block_on(async { tokio::time::timeout(AGENT_TIME, attester.vm_config()).await }))
     };
-    // On a thread of its own: the caller may be driving a runtime already.
+    // On a thread of its own, because the caller may be inside a runtime.
     let asked = std::thread::scope(|scope| scope.spawn(ask).join());
     match asked.unwrap_or_else(|panic| std::panic::resume_unwind(panic))? {
         Ok(Ok(_)) => None,
@@ -134,7 +134,7 @@ fn prospect(config: &Config) -> Result<Prospect, AppError> {
     Ok(prospect)
 }
 
-/// What is known of the audit file that is there.
+/// Inspects the existing audit file.
 fn audit_log(path: &Path) -> Result<Option<audit::Inspected>, AppError> {
     match std::fs::symlink_metadata(path) {
         Ok(_) => Ok(Some(audit::inspect(path)?)),
@@ -145,7 +145,7 @@ fn audit_log(path: &Path) -> Result<Option<audit::Inspected>, AppError> {
     }
 }
 
-/// Whether a file could be made at `path`, and the directories above it that are not there.
+/// Whether a file could be created at `path`, with its missing directories.
 fn creatable(path: &Path) -> io::Result<()> {
     use rustix::fs::{Access, access};
     let mut above = path.parent().map(Path::to_owned).unwrap_or_default();

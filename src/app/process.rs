@@ -1,4 +1,4 @@
-//! What lives as long as the process, each part built from its section of the configuration.
+//! The parts with the lifetime of the process, each built from its section of the configuration.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -33,7 +33,7 @@ use crate::os_image;
 use crate::policy::Policy;
 use crate::store::{KeyDirectory, Occupancy, StoreError};
 
-/// What lives as long as the process.
+/// The parts with the lifetime of the process.
 pub(super) struct Process {
     pub(super) config: Config,
     foundation: Arc<Foundation>,
@@ -48,18 +48,18 @@ pub(super) struct Process {
     memory: Arc<RequestMemory>,
     posture: Posture,
     pub(super) admin_address: Arc<OnceLock<SocketAddr>>,
-    /// How far the switch to the KMS phase has come.
+    /// The progress of the switch to the KMS phase.
     pub(super) switch: watch::Sender<Switch>,
     pub(super) started: SystemTime,
-    /// No other process uses the key directory.
+    /// Keeps other processes out of the key directory.
     occupancy: Arc<Occupancy>,
-    /// Nor the file of freezes, where it is elsewhere.
+    /// Keeps other processes from the file of freezes, if it is elsewhere.
     _freeze_file: Option<state_file::Lock>,
-    /// Changes when the operator asks to reload.
+    /// Changes when the operator requests a reload.
     pub(super) reload: watch::Sender<u64>,
-    /// Becomes true when the service is to end.
+    /// Becomes true when the service must end.
     pub(super) stop: watch::Sender<bool>,
-    /// The process log, where there is one of ours.
+    /// The process log, if it is ours.
     pub(super) log: Option<ProcessLog>,
 }
 
@@ -104,7 +104,7 @@ impl Process {
             match Pipe::open(path) {
                 Ok(opened) => _ = pipe.spawn(opened.record(Arc::downgrade(&reports))),
                 Err(error @ PipeError::Other) => return Err(error.into()),
-                // A full or read-only disk keeps no key from anyone.
+                // For example a full or read-only disk, which must not stop the KMS.
                 Err(error) => {
                     tracing::error!(%error, "core.events.fifo: there is no pipe until the next start")
                 }
@@ -149,7 +149,7 @@ impl Process {
         Arc::clone(&self.foundation.attester)
     }
 
-    /// The attester that certificates of ours need; `None` where they carry no attestation.
+    /// The attester for our certificates; `None` if they carry no evidence.
     pub(super) fn certificate_attester(&self) -> Option<Arc<Attester>> {
         self.config.core.attest_rpc_cert.then(|| self.attester())
     }
@@ -170,18 +170,18 @@ impl Process {
         Arc::clone(&self.memory)
     }
 
-    /// Where the main listener is.
+    /// The configured address of the main listener.
     pub(super) fn main_address(&self) -> SocketAddr {
         SocketAddr::new(self.config.rpc.address, self.config.rpc.port)
     }
 
-    /// Where the keys will be served, if that is another port than onboarding's.
+    /// The port that will serve the keys, if it is not the one of onboarding.
     pub(super) fn other_serving_port(&self) -> Option<u16> {
         let serving = self.config.rpc.port;
         (serving != self.config.core.onboard.port).then_some(serving)
     }
 
-    /// Says at each start what is relaxed.
+    /// Logs the version and every relaxed setting.
     pub(super) fn announce(&self) {
         let policy = &self.foundation.policy;
         tracing::info!(version = env!("CVM_KMS_VERSION"), policy = policy.kind(), "cvm-kms starts");
@@ -192,39 +192,39 @@ impl Process {
         if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program))
         {
             tracing::warn!(
-                "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation will have no keys"
+                "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation will get no keys"
             );
         }
         for (user, cost) in self.credentials.iter().flat_map(|credentials| credentials.slow_users()) {
             tracing::warn!(
                 user,
                 cost,
-                "core.admin.htpasswd_file: this hash makes everybody wait who logs in; use a cost of 10 to 12"
+                "core.admin.htpasswd_file: this hash delays every login; use a cost of 10 to 12"
             );
         }
         if let Some(error) = policy.last_error() {
             tracing::warn!(error, "the policy denies everyone for now");
         }
         if policy.chain_state().is_some() {
-            // So that the log says at the start which endpoints cannot be used.
+            // Logs at the start which endpoints are unusable.
             let policy = Arc::clone(policy);
             tokio::spawn(async move { policy.info().await });
         }
     }
 
-    /// Says that the audit log begins although there are keys: earlier records are in another file, or lost.
+    /// Logs that the audit log is new although there are keys: earlier records are in another file, or lost.
     pub(super) fn announce_new_log(&self) {
         let audit = &self.foundation.audit;
         if audit.beginning() == Beginning::Empty {
             tracing::warn!(
-                "the audit log begins here, but there are keys already: what was released until now is in another \
-                 file, or nowhere"
+                "the audit log is new, but keys exist already: earlier releases are recorded in another file, or not \
+                 at all"
             );
             audit.note(Event::LogBegan { reason: "keys_exist" });
         }
     }
 
-    /// Records that a phase begins.
+    /// Records the start of a phase.
     pub(super) fn note_start(&self, phase: &'static str) {
         self.foundation.audit.note(Event::Started {
             version: env!("CVM_KMS_VERSION").to_owned(),
@@ -233,7 +233,7 @@ impl Process {
         });
     }
 
-    /// Accepts connections until the sender of phases is gone.
+    /// Accepts connections until the sender of phases is dropped.
     pub(super) fn listen(
         &self,
         listener: TcpListener,
@@ -243,7 +243,7 @@ impl Process {
         listener::serve(listener, phase, bounds, Arc::clone(&self.handshakes), self.metrics())
     }
 
-    /// Resolves when the service is to end.
+    /// Resolves when the service must end.
     pub(super) async fn stopping(&self) {
         let _ = self.stop.subscribe().wait_for(|stop| *stop).await;
     }
@@ -254,7 +254,7 @@ impl Process {
         Ok(Node::open(directory, configured, &core.reserved_names(), SystemTime::now())?)
     }
 
-    /// The node after a commit: read back from the disk, so that what is served is what was saved.
+    /// The node after a commit, read from the disk again, so that exactly what was saved is served.
     pub(super) fn reopen(&self) -> Result<Ready, AppError> {
         match self.open(key_directory(&self.config, &self.occupancy)?)? {
             Node::Ready(ready) => Ok(*ready),
@@ -273,7 +273,7 @@ pub(super) fn key_directory(config: &Config, occupancy: &Arc<Occupancy>) -> Resu
     KeyDirectory::open_occupied(&config.core.cert_dir, (&config.core).into(), Arc::clone(occupancy))
 }
 
-/// Another KMS must not replace what operators have frozen here. Nobody else is in the key directory.
+/// Keeps another KMS from overwriting the freezes. In the key directory, its own lock does that.
 fn freeze_lock(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
     let file = &core.freeze.file;
     if file.parent() == Some(&*core.cert_dir) {
@@ -282,7 +282,8 @@ fn freeze_lock(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
     match state_file::Lock::take(file) {
         Ok(lock) => Ok(Some(lock)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(AppError::FreezeFileInUse),
-        // Such as a full disk: freezes count in memory then, and a freeze says that it is not kept.
+        // For example a full disk: freezes then hold in memory only, and a freeze reports that it was not
+        // saved.
         Err(error) => {
             tracing::warn!(%error, "the file of core.freeze.file cannot be locked against other processes");
             Ok(None)
@@ -294,7 +295,7 @@ pub(super) async fn bind(address: SocketAddr) -> Result<TcpListener, AppError> {
     TcpListener::bind(address).await.map_err(|source| AppError::Listen { address, source })
 }
 
-/// Where a listener actually is: port 0 lets the system choose.
+/// The actual address of a listener, whose port 0 lets the system choose.
 pub(super) fn address_of(listener: &TcpListener) -> Result<SocketAddr, AppError> {
     let unknown = SocketAddr::from(([0, 0, 0, 0], 0));
     listener.local_addr().map_err(|source| AppError::Listen { address: unknown, source })

@@ -1,4 +1,4 @@
-//! A running service, as the program that started it sees it.
+//! A running service, for the program that started it.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, OnceLock};
@@ -12,7 +12,7 @@ use super::process::Process;
 use crate::audit::{Audit, Event, FailureReason, Health};
 use crate::config::AuditFailure;
 
-/// How often it is asked whether the audit log can be written, where that ends the process.
+/// How often the audit log is checked, if its failure ends the process.
 const AUDIT_CHECK: Duration = Duration::from_millis(500);
 
 /// A running service; dropping it stops it at once.
@@ -26,7 +26,7 @@ pub struct Running {
 }
 
 impl Running {
-    /// Runs `life` beside the caller; its first phase listens at `address`.
+    /// Runs `life` on a task; its first phase listens at `address`.
     pub(super) fn new<F>(address: SocketAddr, process: Process, life: impl FnOnce(Process) -> F) -> Self
     where
         F: Future<Output = Result<(), AppError>> + Send + 'static,
@@ -41,12 +41,12 @@ impl Running {
         }
     }
 
-    /// Where the first phase listens.
+    /// The address of the first phase.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where the admin service listens, if it is enabled and keys are served.
+    /// The address of the admin service, if it is enabled and keys are served.
     pub fn admin_address(&self) -> Option<SocketAddr> {
         self.admin_address.get().copied()
     }
@@ -59,7 +59,7 @@ impl Running {
         (&mut self.life).await.map_err(AppError::Panicked)?
     }
 
-    /// Reads the allowlist again and issues the TLS certificate again. What `kms.toml` says needs a new start.
+    /// Reads the allowlist again and renews the TLS certificate. Changes in `kms.toml` need a restart.
     pub fn reload(&self) {
         tracing::info!("reloading: the allowlist is read and the TLS certificate issued again");
         self.reload.send_modify(|count| *count += 1);
@@ -68,7 +68,7 @@ impl Running {
     /// Lets running requests finish, then ends.
     ///
     /// # Errors
-    /// Why it had ended before.
+    /// Why it had already ended.
     pub async fn stop(mut self) -> Result<(), AppError> {
         self.stop.send_replace(true);
         self.stopped().await
@@ -81,7 +81,7 @@ impl Drop for Running {
     }
 }
 
-/// The life of a service, with its orderly end in the audit log.
+/// Runs the service, and records its orderly end in the audit log.
 async fn recorded(
     audit: Arc<Audit>,
     on_failure: AuditFailure,
@@ -100,13 +100,13 @@ async fn recorded(
     ended
 }
 
-/// Waits until the audit log takes no records for longer than a passing moment.
+/// Resolves when the audit log has failed for longer than a moment.
 async fn audit_fails(audit: &Audit) -> FailureReason {
     let mut failed = false;
     loop {
         tokio::time::sleep(AUDIT_CHECK).await;
         match audit.health() {
-            // It ends by itself, and would have to be begun again.
+            // Building the tree ends by itself, and a restart would begin it again.
             Health::Failing { reason: FailureReason::BuildingTree, .. } => failed = false,
             Health::Failing { reason, .. } if failed => return reason,
             health => failed = !health.is_writing(),

@@ -1,4 +1,4 @@
-//! The KMS phase: keys are served.
+//! The KMS phase, which serves keys.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -24,15 +24,15 @@ use crate::net::middleware::Middleware;
 use crate::net::tls::{self, ClientPolicy, Leaf};
 use crate::net::{self};
 
-/// Where the KMS phase gets its connections from.
+/// The main listener of the KMS phase.
 pub(super) enum MainListener {
     /// A listener of its own.
     Bound(TcpListener),
-    /// The one that onboarding used: it goes on accepting, into the next phase.
+    /// The one of onboarding, which continues into the next phase.
     Inherited { phases: watch::Sender<Phase>, accepting: JoinHandle<()> },
 }
 
-/// The KMS phase, ready to be served.
+/// The KMS phase, prepared.
 pub(super) struct Serving {
     pub(super) ready: Arc<Ready>,
     pub(super) meta: Arc<Meta>,
@@ -50,13 +50,13 @@ impl Serving {
         let (rpc, core, foundation) = (&process.config.rpc, &process.config.core, process.foundation());
         let Foundation { audit, self_authorization, metrics, .. } = &*foundation;
         let ready = Arc::new(ready);
-        // Those of the peer and ours are from 1975. One of another tool says when it was made.
+        // Certificates of the peer and ours are dated 1975. One of another tool says when it was made.
         for certificate in [ready.root_ca_pem(), ready.temp_ca_pem()] {
             audit.floor().raise_by_record(ca::issued(certificate));
         }
         audit.sign_with(Arc::<Ready>::clone(&ready)).await;
         let attester = process.certificate_attester();
-        // Side by side: one waits for the network, the other for the disk, and both for the attester.
+        // Concurrently, because one waits for the network, the other for the disk, and both for the attester.
         let issued = leaf::issue(attester.as_deref(), &ready);
         let ((), certificate) = tokio::join!(self_authorization.prepare(), issued);
         let certificate = certificate?;
@@ -97,7 +97,7 @@ impl Serving {
             .limited(process.limit())
             .guarded(Arc::clone(credentials), process.audit());
         let (tls, plain) = match &self.admin_certificate {
-            // A replica shows its attested certificate; operators need none.
+            // Client certificates are optional: a replica shows its attested one, operators have none.
             Some(AdminCertificate { leaf, .. }) => {
                 let tls = tls::serving(Arc::clone(leaf), &self.ready.temp_ca_der(), ClientPolicy::Optional)?;
                 (Some(tls), PlainHttp::Closed)

@@ -1,4 +1,4 @@
-//! `kms audit`: verifies the audit log, proves what is in it, and moves closed files of it away.
+//! `kms audit`: verifies the audit log, proves records, and archives closed files.
 
 mod archive;
 mod prove;
@@ -36,7 +36,7 @@ impl Audit {
     }
 }
 
-/// A log, and where closed files of it are.
+/// A log, and the directories of its closed files.
 #[derive(Debug, Args)]
 pub(super) struct Place {
     /// The log, by default `audit.jsonl` in the key directory; its tree and closed files are beside it
@@ -48,7 +48,7 @@ pub(super) struct Place {
 
 impl Place {
     fn names(&self) -> anyhow::Result<Names> {
-        Names::of(&self.file).context("the name of the log is no text")
+        Names::of(&self.file).context("the name of the log is not valid UTF-8")
     }
 
     fn directories(&self) -> Directories {
@@ -64,19 +64,19 @@ pub(super) struct Verify {
     /// it. Several files: the chain of these, in the order of their records
     #[arg(required = true)]
     files: Vec<PathBuf>,
-    /// The head that was kept when the files before these were verified
+    /// The head from an earlier verification of the preceding files
     #[arg(long, value_name = "HEAD")]
     after: Option<String>,
-    /// Damage that has been looked into: the number of the last record before it
+    /// Damage that was already investigated: the number of the last record before it
     #[arg(long, value_name = "NUMBER")]
     known_damage: Vec<u64>,
     /// A directory to which closed files were moved
     #[arg(long, value_name = "DIR")]
     archive: Vec<PathBuf>,
-    /// The log's key, as GetMeta shows it (`log_key`); otherwise the one beside the log is believed
+    /// The log's key, as GetMeta shows it (`log_key`); by default the one beside the log is trusted
     #[arg(long, value_name = "KEY")]
     log_key: Option<String>,
-    /// A signed checkpoint of this log that was kept elsewhere: the log must begin with what it states
+    /// A signed checkpoint of this log that was kept elsewhere: the log must contain what it signs
     #[arg(long, value_name = "CHECKPOINT")]
     pin: Option<PathBuf>,
 }
@@ -133,8 +133,8 @@ impl Verify {
                 continue;
             }
             say!(
-                "DAMAGED: {bytes} bytes after record {after} in {file} are no records. If records were there, they are lost: \
-                 the log goes on without them. Look at them, then say --known-damage {after}"
+                "DAMAGED: {bytes} bytes after record {after} in {file} are not records. If records were there, they are lost: \
+                 the log goes on without them. Investigate them, then pass --known-damage {after}"
             );
             code = ExitCode::FAILURE;
         }
@@ -148,7 +148,7 @@ impl Verify {
         }
         say!(
             "INCOMPLETE: the first of them is number {}; the records before it, which end with head {before}, are in other \
-             files. Name those too, or give the head that was kept of them with --after",
+             files. Name those too, or pass the head of their last verification with --after",
             chain.first
         );
         ExitCode::FAILURE

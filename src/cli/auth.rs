@@ -1,4 +1,4 @@
-//! `kms auth serve`: the embedded allowlist as an authorization backend for others.
+//! `kms auth serve`: the allowlist as an authorization backend for other KMSs.
 
 use std::fs::File;
 use std::io::{self, Read as _, Write as _};
@@ -45,7 +45,7 @@ const BOUNDS: Bounds = Bounds {
 /// Subcommands of the authorization backend.
 #[derive(Debug, Subcommand)]
 pub(super) enum Auth {
-    /// Answer questions of KMS nodes by an auth-config.json, as auth-simple does
+    /// Decide requests of KMS nodes by an auth-config.json, as auth-simple does
     Serve(Serve),
 }
 
@@ -56,21 +56,21 @@ impl Auth {
     }
 }
 
-/// The backend and how it is reached.
+/// The backend and its address.
 #[derive(Debug, Args)]
 #[command(
-    about = "Answer questions of KMS nodes by an auth-config.json, as auth-simple does",
+    about = "Decide requests of KMS nodes by an auth-config.json, as auth-simple does",
     after_help = "Serves GET /, POST /bootAuth/app, POST /bootAuth/kms and GET /health over plain HTTP until SIGTERM. \
-                  With KMS_WEBHOOK_TOKEN in the environment, askers must show it as a bearer token."
+                  With KMS_WEBHOOK_TOKEN in the environment, callers must send it as a bearer token."
 )]
 pub(super) struct Serve {
     /// The allowlist; read again when it changes
     #[arg(long, value_name = "FILE", default_value = "auth-config.json")]
     file: PathBuf,
-    /// An empty device list means any device; without this it means none, unless allowAnyDevice is true
+    /// An empty device list allows any device; by default it allows none, unless allowAnyDevice is true
     #[arg(long)]
     insecure_empty_devices_allow_any: bool,
-    /// Retired: this is how it is
+    /// Obsolete: this is now the default
     #[arg(long = "strict-devices", hide = true)]
     _strict_devices: bool,
     /// Address to listen on
@@ -87,7 +87,7 @@ pub(super) struct Serve {
 
 impl Serve {
     fn run(self) -> anyhow::Result<ExitCode> {
-        ProcessLog::to_stderr().context("there is no process log")?.install();
+        ProcessLog::to_stderr().context("the process log cannot be started")?.install();
         let signer = self.signing_key.as_deref().map(signer).transpose()?;
         let token = std::env::var(TOKEN).ok().map(Zeroizing::new);
         let token = token.as_ref().map(|token| token.trim()).filter(|token| !token.is_empty());
@@ -97,7 +97,9 @@ impl Serve {
         };
         let policy = Policy::from_config(&AuthApi::Allowlist { path: self.file.clone(), empty_devices })?;
         if token.is_none() && !self.address.is_loopback() {
-            tracing::warn!("anyone who can reach this address may ask; set {TOKEN} to require a token");
+            tracing::warn!(
+                "anyone who can reach this address may send requests; set {TOKEN} to require a token"
+            );
         }
         if let Some(relaxation) = policy.relaxation() {
             tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
@@ -124,7 +126,7 @@ fn signer(path: &Path) -> anyhow::Result<DecisionSigner> {
 async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<ExitCode> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
-    // SIGHUP asks for what happens anyway: the file is read again whenever it changes.
+    // SIGHUP requests what happens anyway: the file is read again whenever it changes.
     let _ignored = (ignored_signals()?, signal(SignalKind::hangup())?);
     let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
     let address = listener.local_addr()?;
@@ -135,7 +137,7 @@ async fn serve(address: SocketAddr, backend: AuthBackend) -> anyhow::Result<Exit
     let phase = Phase { number: 0, tls: None, plain: PlainHttp::Served, front };
     let (phases, phase) = watch::channel(phase);
     let serving = tokio::spawn(listener::serve(listener, phase, BOUNDS, handshakes, metrics));
-    // The caller may not read it.
+    // The caller may have closed the pipe.
     let _ = writeln!(io::stdout(), "listening on http://{address}");
     tokio::select! {
         _ = terminate.recv() => {}

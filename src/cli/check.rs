@@ -12,7 +12,8 @@ use crate::os_image;
 use crate::policy::Policy;
 use crate::policy::review::Review;
 
-/// Prints what is in force and what follows from it; status 1 if `run` would refuse, or come up and release nothing.
+/// Prints the effective settings and their consequences; status 1 if `run` would refuse to start, or would
+/// release nothing.
 pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     let (config, notices) = match Config::load(explicit) {
         Ok(loaded) => loaded,
@@ -79,12 +80,12 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     let image = &core.image;
     if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program)) {
         found.warn(
-            "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation would have no keys",
+            "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation would get no keys",
         );
     }
     for (user, cost) in slow_users {
         found.warn(&format!(
-            "core.admin.htpasswd_file: the hash of {user} has a cost of {cost}, which makes everybody wait who logs in; 10 to 12 are usual"
+            "core.admin.htpasswd_file: the hash of {user} has a cost of {cost}, which delays every login; 10 to 12 are usual"
         ));
     }
     for relaxation in config.posture().relaxed() {
@@ -96,11 +97,11 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     found.verdict()
 }
 
-/// What is said at the end, and the exit status.
+/// The findings so far, for the summary and the exit status.
 #[derive(Default)]
 struct Findings {
     refusals: usize,
-    /// `run` would start, and release nothing.
+    /// `run` would start but release nothing.
     useless: usize,
     warnings: usize,
 }
@@ -167,7 +168,8 @@ fn decides(policy: &Policy, found: &mut Findings) {
     }
 }
 
-/// What `kms policy check` says of the file. That it cannot be read the policy has said.
+/// Prints the findings of `kms policy check`, except an unreadable file, which the policy has already
+/// reported.
 fn allowlist(path: &Path, empty_devices: EmptyDevices, found: &mut Findings) {
     say!("allowlist {}", path.display());
     let Ok(content) = policy::read(path) else { return };

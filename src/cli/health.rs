@@ -1,4 +1,4 @@
-//! `kms health`: the probe of containers and scripts.
+//! `kms health`: the probe for containers and scripts.
 
 use std::io::Write as _;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
@@ -15,10 +15,10 @@ use crate::config::Config;
 
 /// The default address of a KMS.
 const DEFAULT_URL: &str = "https://127.0.0.1:8000";
-/// The largest answer of a KMS, in bytes.
+/// The largest response of a KMS in bytes.
 const MAX_ANSWER: usize = 64 << 10;
 
-/// Asks `GET /readyz` whether it can release keys, or `GET /livez` whether it lives
+/// Requests `GET /readyz`, whether it can release keys, or `GET /livez`, whether it is running
 #[derive(Debug, Args)]
 pub(super) struct Health {
     /// Base URL of the KMS; `https://` is not verified, this is a probe [default: the main listener of the
@@ -26,7 +26,7 @@ pub(super) struct Health {
     /// -c, else https://127.0.0.1:8000]
     #[arg(long)]
     url: Option<String>,
-    /// Ask only whether the process answers: a restart does not help a KMS that lives and is not ready
+    /// Check only whether the process responds: a restart does not help a KMS that is running but not ready
     #[arg(long)]
     live: bool,
     /// Seconds to wait
@@ -34,7 +34,7 @@ pub(super) struct Health {
     timeout: u64,
 }
 
-/// What `/readyz` says.
+/// The body of `/readyz`.
 #[derive(Debug, Deserialize)]
 struct Answer {
     #[serde(default)]
@@ -67,7 +67,7 @@ impl Health {
         match (status, answer) {
             (status, Some(answer)) if status.is_success() => {
                 if !answer.warnings.is_empty() {
-                    // A ready KMS is ready whether or not somebody reads this.
+                    // A ready KMS is ready even if the reader has closed the pipe.
                     let _ = writeln!(std::io::stderr(), "warning: {}", said(&answer.warnings));
                 }
                 Ok(ExitCode::SUCCESS)
@@ -80,9 +80,9 @@ impl Health {
         }
     }
 
-    /// The status, and what the answer says if it is one of `/readyz`.
+    /// The HTTP status, and the body if it is one of `/readyz`.
     async fn probe(&self, url: &str) -> anyhow::Result<(StatusCode, Option<Answer>)> {
-        // One process, one client: the provider is set where it is needed and nowhere else.
+        // The TLS provider is installed here only, because one process makes one client.
         let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
         let client = reqwest::Client::builder()
             .danger_accept_invalid_certs(true)
@@ -99,7 +99,7 @@ impl Health {
         let status = response.status();
         let mut body = Vec::new();
         while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
-            anyhow::ensure!(body.len() + chunk.len() <= MAX_ANSWER, "the answer is too long");
+            anyhow::ensure!(body.len() + chunk.len() <= MAX_ANSWER, "the response is too long");
             body.extend_from_slice(&chunk);
         }
         let answer = if self.live { None } else { kms_attest::json::from_utf8(&body).ok() };
@@ -107,7 +107,7 @@ impl Health {
     }
 }
 
-/// The main listener of this configuration, as it is reached from this machine.
+/// The URL of this configuration's main listener from this machine.
 fn main_listener(config: &Config) -> String {
     let address = match config.rpc.address {
         IpAddr::V4(any) if any.is_unspecified() => Ipv4Addr::LOCALHOST.into(),

@@ -1,4 +1,4 @@
-//! `kms policy check`: an allowlist, looked at before it decides anything.
+//! `kms policy check`: checks an allowlist before it is used.
 
 use std::fs;
 use std::io::Read as _;
@@ -12,13 +12,13 @@ use serde_json::json;
 use crate::config::EmptyDevices;
 use crate::policy::review::{Difference, Review, Severity};
 
-/// One byte more than any allowlist may have.
+/// One byte more than the largest allowlist.
 const LONGEST: u64 = (64 << 20) + 1;
 
 /// What to do with an allowlist.
 #[derive(Debug, Subcommand)]
 pub(super) enum Policy {
-    /// Say what is wrong with an auth-config.json, what it allows, and what it would change
+    /// Show what is wrong with an auth-config.json, what it allows, and what it would change
     Check(Check),
 }
 
@@ -29,7 +29,7 @@ impl Policy {
     }
 }
 
-/// The candidate and what to say about it.
+/// The candidate and the form of the report.
 #[derive(Debug, Args)]
 #[command(
     about = "Say what is wrong with an auth-config.json, what it allows, and what it would change",
@@ -39,16 +39,17 @@ impl Policy {
 pub(super) struct Check {
     /// The candidate
     file: PathBuf,
-    /// What it would replace: shows what is newly allowed and newly denied
+    /// The file it would replace: shows what is newly allowed and newly denied
     #[arg(long, value_name = "FILE")]
     against: Option<PathBuf>,
-    /// As with core.auth_api.allowlist.insecure_empty_devices_allow_any: an empty device list means any device
+    /// As with core.auth_api.allowlist.insecure_empty_devices_allow_any: an empty device list allows any
+    /// device
     #[arg(long)]
     insecure_empty_devices_allow_any: bool,
-    /// Retired: this is how it is
+    /// Obsolete: this is now the default
     #[arg(long = "strict-devices", hide = true)]
     _strict_devices: bool,
-    /// Machine-readable
+    /// Print JSON
     #[arg(long)]
     json: bool,
 }

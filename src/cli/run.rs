@@ -15,20 +15,20 @@ use crate::app;
 use crate::config::Config;
 use crate::log::ProcessLog;
 
-/// Extra time for the shutdown after the time for running requests is over.
+/// Extra time for the shutdown, after the time for running requests.
 const AFTER_GRACE: Duration = Duration::from_secs(3);
 
-/// How long the end waits for lines of the log.
+/// How long the process waits for its last log lines.
 const LAST_LINES: Duration = Duration::from_millis(500);
 
-/// A file would grow beyond what the system allows. The write fails too, which says enough.
+/// Sent when a file exceeds its size limit. The write fails too, which is enough.
 const SIGXFSZ: i32 = 25;
 
-/// Serves with the layered configuration and `explicit` on top.
+/// Serves with the layered configuration, overridden by `explicit`.
 pub(super) fn run(explicit: Option<&Path>) -> anyhow::Result<ExitCode> {
-    let log = ProcessLog::to_stderr().context("there is no process log")?;
+    let log = ProcessLog::to_stderr().context("the process log cannot be started")?;
     log.install();
-    // Here, not in `main`: nobody may read stderr.
+    // Reported here and not in `main`, because stderr may block.
     let code = lived(explicit, &log).unwrap_or_else(|error| {
         log.say(&format!("Error: {error:#}"));
         ExitCode::FAILURE
@@ -42,13 +42,13 @@ fn lived(explicit: Option<&Path>, log: &ProcessLog) -> anyhow::Result<ExitCode> 
     lock_memory();
     let (mut config, notices) = Config::load(explicit)?;
     for notice in notices {
-        // Without its file: `kms check` names that, and paths do not belong in a log.
+        // Without the file name: `kms check` shows it, and paths do not belong in a log.
         tracing::warn!("{}: {}", notice.key, notice.message);
     }
     fit_descriptors(&mut config);
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let ended = runtime.block_on(serve(config, log));
-    // A task that waits for a disk must not keep the process.
+    // A task that waits for a disk must not keep the process alive.
     runtime.shutdown_timeout(Duration::from_millis(200));
     ended
 }
@@ -61,7 +61,7 @@ async fn serve(config: Config, log: &ProcessLog) -> anyhow::Result<ExitCode> {
     let mut kms = tokio::select! {
         started = &mut start => started?,
         () = signals.stop.asked() => {
-            // Keys may be on their way to the disk. Whatever the start waits for, it does not keep the process.
+            // A commit of keys may be in progress, so shut down in order, but never wait for the start.
             end_by_force_after(grace + AFTER_GRACE, log.clone())?;
             if let Ok(started) = tokio::time::timeout(grace, start).await {
                 started?.stop().await?;
@@ -105,8 +105,7 @@ impl Signals {
     }
 }
 
-/// Signals that would end the process, which log rotation, monitoring and a file's limit send. They are ignored
-/// from now on.
+/// Ignores signals that log rotation, monitoring and file size limits send, and that would end the process.
 pub(super) fn ignored_signals() -> std::io::Result<[Signal; 3]> {
     Ok([
         signal(SignalKind::user_defined1())?,
@@ -115,7 +114,7 @@ pub(super) fn ignored_signals() -> std::io::Result<[Signal; 3]> {
     ])
 }
 
-/// The signals that end this process in order.
+/// The signals that shut this process down.
 struct Stop {
     terminate: Signal,
     interrupt: Signal,
@@ -130,7 +129,7 @@ impl Stop {
     }
 }
 
-/// Ends the process if it has not ended by itself by then: a disk can hold up a thread for ever.
+/// Ends the process if it has not ended by then: a disk can block a thread forever.
 #[expect(
     clippy::disallowed_methods,
     reason = "a thread that hangs would keep the process, and its secrets, for ever"
@@ -145,15 +144,15 @@ fn end_by_force_after(time: Duration, log: ProcessLog) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// No core file and no debugger of the same user: the memory of this process is the root of every key.
+/// Disables core files and debuggers of the same user, because this memory holds the root of every key.
 fn keep_memory_in() -> anyhow::Result<()> {
     setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
         .context("core dumps cannot be switched off")?;
     set_dumpable_behavior(DumpableBehavior::NotDumpable).context("this process cannot be made undumpable")
 }
 
-/// Keys must not get to a swap device. All memory or none: pages of keys alone cannot be told from those of their
-/// copies.
+/// Keeps keys off the swap device. Locks all memory or none, because pages with keys and copies cannot be
+/// told apart.
 fn lock_memory() {
     let limit = getrlimit(Resource::Memlock);
     let _ = setrlimit(Resource::Memlock, Rlimit { current: limit.maximum, ..limit });
@@ -162,9 +161,9 @@ fn lock_memory() {
         uid_map: std::fs::read_to_string("/proc/self/uid_map").unwrap_or_default(),
     };
     match may_lock(getrlimit(Resource::Memlock).current, &authority) {
-        // Only what is used: the stacks of all threads would be much more.
+        // Only pages in use: the stacks of all threads would be much more.
         Ok(()) => match mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT) {
-            Ok(()) => tracing::info!("memory is locked: no page gets to a swap device"),
+            Ok(()) => tracing::info!("memory is locked: no page is written to a swap device"),
             Err(error) => warn_unlocked(&error.to_string()),
         },
         Err(reason) => warn_unlocked(&reason),
@@ -172,19 +171,19 @@ fn lock_memory() {
 }
 
 fn warn_unlocked(reason: &str) {
-    tracing::warn!(reason, "memory cannot be locked: a swap device, if there is one, could see keys");
+    tracing::warn!(reason, "memory cannot be locked: keys could be written to a swap device");
 }
 
-/// What lets a process lock more memory than `RLIMIT_MEMLOCK` says.
+/// What lets a process lock more memory than `RLIMIT_MEMLOCK`.
 struct Authority {
     has_ipc_lock: bool,
     /// `/proc/self/uid_map`.
     uid_map: String,
 }
 
-/// Whether all memory can be locked. Under a limit it must not: the lock would succeed now, and allocations fail
-/// when the
-/// limit is reached. `CAP_IPC_LOCK` lifts the limit only in the first user namespace, whatever it is called in another.
+/// Whether all memory can be locked. Under a limit it must not be: the lock would succeed now, and
+/// allocations fail once the limit is reached. `CAP_IPC_LOCK` lifts the limit only in the first user
+/// namespace, even if another namespace shows the capability.
 fn may_lock(limit: Option<u64>, authority: &Authority) -> Result<(), String> {
     let Some(limit) = limit else { return Ok(()) };
     let is_first_namespace = authority.uid_map.split_whitespace().eq(["0", "0", "4294967295"]);
@@ -202,10 +201,10 @@ fn may_lock(limit: Option<u64>, authority: &Authority) -> Result<(), String> {
 /// Descriptors for files, backends and the listeners themselves.
 const OTHER_DESCRIPTORS: u64 = 256;
 
-/// As many descriptors as the system lets us have: each connection is one, and so is each question to a backend.
-/// If they
-/// are not enough for `core.limits.max_connections`, there will be fewer connections: a listener without descriptors
-/// could not accept anyone, nor could the policy be asked.
+/// Raises the limit of file descriptors as far as the system allows: each connection needs one, and so does
+/// each request to a backend. If they do not suffice for `core.limits.max_connections`, the number of
+/// connections is reduced, because without descriptors the listener could not accept and the policy could not
+/// be asked.
 fn fit_descriptors(config: &mut Config) {
     let limit = getrlimit(Resource::Nofile);
     if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit }) {
@@ -223,7 +222,7 @@ fn fit_descriptors(config: &mut Config) {
     }
 }
 
-/// The connections of each listener for which there are descriptors; no limit is `None`.
+/// The connections of each listener that the descriptors allow; `None` is no limit.
 fn fitting(descriptors: Option<u64>, listeners: u64) -> usize {
     let Some(descriptors) = descriptors else { return usize::MAX };
     let connections = descriptors.saturating_sub(OTHER_DESCRIPTORS) / listeners;
@@ -246,7 +245,7 @@ mod tests {
             (Some(8 << 20), false, FIRST, false),
             (Some(8 << 20), true, ROOTLESS, false),
             (Some(u64::MAX >> 1), true, ROOTLESS, false),
-            // No /proc: nothing says that the capability counts.
+            // Without /proc the capability cannot be relied on.
             (Some(8 << 20), true, "", false),
             (Some(0), false, ROOTLESS, false),
         ] {

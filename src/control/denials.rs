@@ -1,8 +1,9 @@
-//! The requests that were refused recently: a bounded list in memory, with the evidence, so that an operator can ask why.
+//! The requests that were refused recently: a bounded list in memory, with the evidence, so that an operator
+//! can find out why.
 //!
-//! Requests whose evidence does not verify have a list of their own, so that a flood of them leaves the others alone. An app
-//! on one machine has a bounded share of the other list, whatever it varies in its requests. A request that is refused again
-//! for the same reason is counted, and keeps the id that it was given.
+//! Requests whose evidence does not verify have a list of their own, so that a flood of them does not
+//! displace the others. An app on one machine has a bounded share of the other list, however it varies its
+//! requests. A request that is refused again for the same reason is counted, and keeps its id.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -15,31 +16,31 @@ use sha2::{Digest as _, Sha256};
 use crate::clock::unix_now;
 use crate::policy::Role;
 
-/// Most refusals of verified callers, and of others.
+/// The most refusals of verified callers, and the most of others.
 const MOST: usize = 500;
-/// Most refusals of one app on one machine, where both are verified.
+/// The most refusals of one app on one machine, both verified.
 const MAX_OF_ONE: usize = 32;
-/// Most bytes of evidence kept for each of the two.
+/// The most bytes of evidence in each of the two lists.
 const MAX_BYTES: usize = 16 << 20;
-/// Evidence that is larger is not kept.
+/// Larger evidence is not kept.
 const LARGEST: usize = 256 << 10;
 
-/// The longest text that is kept in bytes.
+/// The longest text that is kept, in bytes.
 const MAX_TEXT: usize = 1024;
 
-/// The id by which a caller can quote its refusal: twelve hex digits.
+/// The id with which a caller can quote its refusal: twelve hexadecimal digits.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub struct DenialId([u8; 6]);
 
 impl DenialId {
     fn random() -> Self {
         let mut bytes = [0; 6];
-        // Not a secret: a repeated id would only show another denial.
+        // Not secret: a repeated id would only show another denial.
         let _ = aws_lc_rs::rand::fill(&mut bytes);
         Self(bytes)
     }
 
-    /// The id that this text is, in any case of letters.
+    /// Parses an id in upper or lower case.
     pub fn parse(text: &str) -> Option<Self> {
         let mut bytes = [0; 6];
         hex::decode_to_slice(text.trim(), &mut bytes).ok().map(|()| Self(bytes))
@@ -58,7 +59,7 @@ impl fmt::Debug for DenialId {
     }
 }
 
-/// What a caller showed.
+/// What a caller presented.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Shown {
     /// No certificate.
@@ -69,7 +70,7 @@ pub enum Shown {
     Evidence {
         /// The evidence, encoded.
         evidence: Vec<u8>,
-        /// The key that it must vouch for, SubjectPublicKeyInfo DER.
+        /// The key that it must be bound to, SubjectPublicKeyInfo DER.
         spki: Vec<u8>,
     },
 }
@@ -84,12 +85,12 @@ impl Shown {
     }
 }
 
-/// Whom a refusal is about.
+/// What a refusal is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Concerns {
     /// The caller.
     Caller,
-    /// This KMS, or something that it depends on: everybody is refused, and is counted as one refusal.
+    /// This KMS, or something it depends on: every caller is refused, which counts as one refusal.
     Everyone,
 }
 
@@ -98,11 +99,11 @@ pub enum Concerns {
 pub struct RefusedRequest<'a> {
     /// The method that was called.
     pub method: &'static str,
-    /// Where the request came from.
+    /// The address of the caller.
     pub remote: IpAddr,
-    /// What the caller asked to be; `None` where a method gives everybody the same.
+    /// The role that the caller claimed; `None` where every caller gets the same.
     pub role: Option<Role>,
-    /// Whether it is about this caller.
+    /// Whether the cause is this caller.
     pub concerns: Concerns,
     /// The name of the step where admission stopped.
     pub step: &'static str,
@@ -112,42 +113,42 @@ pub struct RefusedRequest<'a> {
     pub expected: Option<&'a str>,
     /// What was found.
     pub actual: Option<&'a str>,
-    /// Whom it is about, where that is verified.
+    /// The caller's identity, if it was verified.
     pub identity: Option<&'a BootInfo>,
-    /// What the caller is told.
+    /// The text for the caller.
     pub reason: &'a str,
     /// What would allow it.
     pub remedy: Option<String>,
-    /// The evidence.
+    /// What the caller presented.
     pub shown: Shown,
     /// The VM configuration of the request.
     pub vm_config: &'a str,
 }
 
-/// A refusal as it is kept.
+/// A refusal in the list.
 #[derive(Debug, Clone)]
 pub struct RefusalRecord {
-    /// What the caller was given.
+    /// The id that the caller was told.
     pub id: DenialId,
-    /// Grows with each refusal, also with a repeated one.
+    /// Increases with each refusal, including repeated ones.
     pub sequence: u64,
-    /// Unix seconds.
+    /// Time of the first refusal, Unix seconds.
     pub first: u64,
-    /// Unix seconds.
+    /// Time of the last refusal, Unix seconds.
     pub last: u64,
-    /// How often.
+    /// How often it was refused.
     pub count: u64,
     /// The method that was called.
     pub method: &'static str,
-    /// Where the last request came from.
+    /// The address of the last request.
     pub remote: IpAddr,
-    /// What the caller asked to be; `None` where a method gives everybody the same.
+    /// The role that the caller claimed; `None` where every caller gets the same.
     pub role: Option<Role>,
     /// The name of the step where admission stopped.
     pub step: &'static str,
     /// The name of the code.
     pub code: &'static str,
-    /// What the caller was told.
+    /// The text for the caller.
     pub reason: String,
     /// What would have been right.
     pub expected: Option<String>,
@@ -155,9 +156,9 @@ pub struct RefusalRecord {
     pub actual: Option<String>,
     /// What would allow it.
     pub remedy: Option<String>,
-    /// Who it was, where that is verified.
+    /// The caller's identity, if it was verified.
     pub identity: Option<BootInfo>,
-    /// The evidence; `None` where it was too large to keep.
+    /// What the caller presented; `None` if it was too large to keep.
     pub shown: Option<Shown>,
     /// The VM configuration of the request.
     pub vm_config: String,
@@ -169,16 +170,16 @@ impl RefusalRecord {
     }
 }
 
-/// Whether a refusal is like one that is kept.
+/// Whether a similar refusal is in the list.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Novelty {
-    /// No kept refusal is like it.
+    /// None is.
     New,
-    /// It was counted.
+    /// One is, and counts this one.
     Repeated,
 }
 
-/// The refused requests that are kept.
+/// The lists of refused requests.
 #[derive(Debug, Default)]
 pub struct Denials(Mutex<Lists>);
 
@@ -191,7 +192,7 @@ struct Lists {
 
 #[derive(Debug, Default)]
 struct List {
-    /// The oldest refusal first. Those that repeat keep their place, so that none stays forever.
+    /// Oldest first. A repeated refusal keeps its place, so that no entry stays forever.
     entries: VecDeque<Entry>,
     bytes: usize,
 }
@@ -203,7 +204,7 @@ struct Entry {
 }
 
 impl Denials {
-    /// Keeps a refusal, or counts it with those that are like it.
+    /// Adds a refusal, or counts it with a similar one.
     pub fn record(&self, refused: RefusedRequest<'_>) -> (DenialId, Novelty) {
         let dedup_key = dedup_key(&refused);
         let now = unix_now();
@@ -242,14 +243,14 @@ impl Denials {
         (id, Novelty::New)
     }
 
-    /// The refusal with this id, if it is still kept.
+    /// The refusal with this id, if it is still in the list.
     pub fn find(&self, id: DenialId) -> Option<Arc<RefusalRecord>> {
         let lists = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         lists.all().find(|record| record.id == id).map(Arc::clone)
     }
 
-    /// Refusals before `before` (a sequence number) that `matches`, the newest first, at most `limit`; and where the
-    /// next page begins.
+    /// Refusals before sequence number `before` that match, newest first, at most `limit`; and where the next
+    /// page begins.
     pub fn page(
         &self,
         before: Option<u64>,
@@ -289,7 +290,7 @@ impl List {
         }
     }
 
-    /// Takes out the oldest refusals of an app on one machine, until there is room for one more.
+    /// Removes the oldest refusals of an app on one machine until there is room for one more.
     fn make_room_for(&mut self, identity: &BootInfo) {
         let of_same = |entry: &Entry| {
             let other = entry.record.identity.as_ref();
@@ -308,9 +309,9 @@ impl List {
     }
 }
 
-/// Refusals with the same key count as one: the caller, what it asked for, where it asked from, and what was wrong. The
-/// evidence is not part of it, because a caller makes new evidence for each connection, nor is the VM configuration, which the
-/// caller chooses.
+/// Refusals with the same key count as one: the same caller, request, address and fault. The evidence is not
+/// part of the key, because a caller makes new evidence for each connection, nor is the VM configuration,
+/// which the caller chooses.
 fn dedup_key(refused: &RefusedRequest<'_>) -> [u8; 32] {
     let mut digest = Sha256::new();
     let mut add = |part: &[u8]| {
@@ -336,7 +337,7 @@ fn dedup_key(refused: &RefusedRequest<'_>) -> [u8; 32] {
     digest.finalize().into()
 }
 
-/// A text that is kept: part of it can come from the caller or a backend.
+/// Shortens a text, because part of it can come from the caller or a backend.
 fn bounded(text: &str) -> String {
     text[..text.floor_char_boundary(MAX_TEXT)].to_owned()
 }

@@ -1,10 +1,12 @@
-//! Freezes: what an operator has stopped, whoever the policy allows. Kept over restarts.
+//! Freezes: an operator stops releases to a target, whatever the policy allows. They survive restarts.
 //!
-//! A freeze counts in memory before it is on the disk, whatever the disk does, and is on the disk before it is answered. An
-//! unfreeze is in the audit log before it is on the disk, and on the disk before it counts. Whenever the process stops, what
-//! was answered holds, and what was not answered is still frozen.
+//! A freeze is in force in memory before it is written, even if the disk fails, and is on the disk before the
+//! call returns. An unfreeze is in the audit log before it is on the disk, and on the disk before it takes
+//! effect. So whenever the process stops, acknowledged changes hold, and what was not acknowledged is still
+//! frozen.
 //!
-//! A freeze that has ended does not count, but is kept for a while: the host controls the clock, so an expiry may be wrong.
+//! An expired freeze is not in force, but is kept for a while: the host controls the clock, so the expiry may
+//! be wrong.
 
 mod held;
 mod recent;
@@ -27,7 +29,7 @@ use crate::audit::{Audit, AuditError, Event};
 use crate::metrics::Metrics;
 use crate::state::{self, FreezeFile, FreezeFileError, FreezeRecord, Written};
 
-/// Most freezes at a time, those that have ended and are still kept included: they give way.
+/// The most freezes, including expired ones, which are removed first.
 pub const MAX_FREEZES: usize = 1000;
 /// The longest reason in bytes.
 pub const MAX_REASON: usize = 500;
@@ -35,42 +37,42 @@ pub const MAX_REASON: usize = 500;
 /// One freeze.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Freeze {
-    /// What is frozen.
+    /// The target.
     pub scope: Scope,
     /// For operators only; never empty.
     pub reason: String,
-    /// Unix seconds.
+    /// When it began, Unix seconds.
     pub since: u64,
-    /// Unix seconds at which it ends by itself.
+    /// When it expires, Unix seconds; `None` if never.
     pub expires_at: Option<u64>,
-    /// Who did it.
+    /// Who set it.
     pub author: Author,
 }
 
-/// Proof that an identity was not frozen a moment ago: what a permit is made with.
+/// Proof that an identity was just checked against the freezes; a permit needs one.
 #[derive(Debug)]
 pub struct NotFrozen(());
 
-/// Why a freeze or an unfreeze is not as it was asked for.
+/// Why a freeze or an unfreeze failed, wholly or in part.
 #[derive(Debug, thiserror::Error)]
 pub enum FreezeError {
     /// It would end before the freeze that is in force.
     #[error(
-        "it is frozen already until {}, by {} ({}); nothing was changed. To let it end earlier, ask for replace",
+        "it is frozen already until {}, by {} ({}); nothing was changed. To let it end earlier, set replace",
         end(earlier), earlier.author.by, earlier.reason
     )]
     Shortens {
         /// The one in force.
         earlier: Arc<Freeze>,
     },
-    /// The list is full.
-    #[error("{MAX_FREEZES} freezes are in force, which is the most; nothing was changed")]
+    /// Too many freezes are in force.
+    #[error("{MAX_FREEZES} freezes are in force, the maximum; nothing was changed")]
     Full,
     /// In force, but only until this process ends.
     #[error("it is frozen now, but the file that keeps freezes over restarts cannot be written: {0}")]
     NotKept(#[source] std::io::Error),
-    /// In force and kept, but not in the audit log.
-    #[error("it is frozen now and over restarts, but the audit log does not take the record: {0}")]
+    /// In force and saved, but not in the audit log.
+    #[error("it is frozen now and after a restart, but the audit log does not take the record: {0}")]
     NotRecorded(#[source] AuditError),
     /// In force, but only until this process ends, and not in the audit log.
     #[error(
@@ -78,16 +80,16 @@ pub enum FreezeError {
          does not take the record: {recorded}"
     )]
     NeitherKeptNorRecorded {
-        /// Why it is not kept.
+        /// Why it is not saved.
         #[source]
         kept: std::io::Error,
         /// Why it is not recorded.
         recorded: AuditError,
     },
-    /// An unfreeze that is not in the audit log does not happen.
+    /// An unfreeze that cannot be recorded does not happen.
     #[error("it is still frozen: the audit log does not take the record: {0}")]
     ThawNotRecorded(#[source] AuditError),
-    /// An unfreeze that cannot be kept does not happen.
+    /// An unfreeze that cannot be saved does not happen.
     #[error("it is still frozen: the file that keeps freezes over restarts cannot be written: {0}")]
     ThawNotKept(#[source] std::io::Error),
 }
@@ -96,10 +98,10 @@ fn end(freeze: &Freeze) -> String {
     freeze.expires_at.map_or("it is taken back".to_owned(), |end| format!("{end} (Unix seconds)"))
 }
 
-/// What becomes of a freeze of the same scope that is in force.
+/// What happens to a freeze of the same scope that is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Earlier {
-    /// It is replaced if it does not last longer: what somebody else has stopped is not made to end earlier by accident.
+    /// The new one must last at least as long, so that nobody shortens another's freeze by accident.
     MayBeExtended,
     /// It is replaced, whatever its end.
     IsReplaced,
@@ -120,7 +122,7 @@ type Entries = HashMap<Scope, Arc<Held>>;
 #[derive(Debug)]
 pub struct Freezes {
     current: ArcSwap<Entries>,
-    /// One change at a time, from reading the old state to answering.
+    /// Serializes changes, from reading the old state to the response.
     file: Arc<Mutex<FreezeFile>>,
     time: Arc<dyn TellTime>,
     metrics: Arc<Metrics>,
@@ -128,7 +130,7 @@ pub struct Freezes {
 }
 
 impl Freeze {
-    /// Whether it would end before `other` does.
+    /// Whether it would end before `other`.
     pub fn ends_before(&self, other: &Self) -> bool {
         match (self.expires_at, other.expires_at) {
             (None, _) => false,
@@ -139,10 +141,10 @@ impl Freeze {
 }
 
 impl Freezes {
-    /// Reads what is frozen; no file means nothing is.
+    /// Reads the freezes; a missing file means there are none.
     ///
     /// # Errors
-    /// [`FreezeFileError`]: what is frozen is not known, so nothing may be served.
+    /// [`FreezeFileError`]: the freezes are unknown, so nothing may be served.
     pub fn open(path: PathBuf, metrics: Arc<Metrics>) -> Result<Self, FreezeFileError> {
         Self::open_at(path, metrics, Arc::new(MachineTime))
     }
@@ -166,7 +168,7 @@ impl Freezes {
         Ok(freezes)
     }
 
-    /// Whether [`Freezes::open`] would take the file that is there.
+    /// Whether [`Freezes::open`] would accept the existing file.
     ///
     /// # Errors
     /// [`FreezeFileError`].
@@ -174,10 +176,10 @@ impl Freezes {
         frozen(&FreezeFile::new(path)).map(drop)
     }
 
-    /// Proof that `identity` is not frozen at this moment.
+    /// Proof that `identity` is not frozen now.
     ///
     /// # Errors
-    /// The freeze that it is in.
+    /// The freeze that applies to it.
     pub fn check(&self, identity: &BootInfo) -> Result<NotFrozen, Arc<Freeze>> {
         let current = self.current.load();
         if current.is_empty() {
@@ -192,29 +194,29 @@ impl Freezes {
         }
     }
 
-    /// The freeze of the whole KMS, if it is in force.
+    /// The freeze of the whole KMS, if one is in force.
     pub fn of_kms(&self) -> Option<Arc<Freeze>> {
         self.of(Scope::Kms)
     }
 
-    /// The freeze of exactly this, if it is in force.
+    /// The freeze of exactly this scope, if one is in force.
     pub fn of(&self, scope: Scope) -> Option<Arc<Freeze>> {
         let current = self.current.load();
         let held = current.get(&scope).filter(|held| held.is_live(self.time.now()))?;
         Some(Arc::clone(&held.freeze))
     }
 
-    /// Remembers that an app got keys or a certificate.
+    /// Notes that an app received keys or a certificate.
     pub fn note_release(&self, identity: &BootInfo) {
         self.recent.note(&identity.app_id, self.time.now().steady);
     }
 
-    /// How many apps got keys or certificates in the last day.
+    /// How many apps received keys or certificates in the last day.
     pub fn recent_apps(&self) -> RecentApps {
         self.recent.count(self.time.now().steady)
     }
 
-    /// What is frozen now, the oldest first.
+    /// The freezes in force, oldest first.
     pub fn list(&self) -> Vec<Arc<Freeze>> {
         let now = self.time.now();
         let current = self.current.load();
@@ -224,18 +226,20 @@ impl Freezes {
         live
     }
 
-    /// Freezes, in place of an earlier freeze of the same scope. It counts at once, whatever the disk does; when this
-    /// returns without an error, it is also kept and recorded. Neither is left out because the other fails.
+    /// Adds a freeze, or replaces one of the same scope. It is in force at once, whatever the disk does; when
+    /// this returns without an error, it is also saved and recorded. Each of the two is attempted even if the
+    /// other fails.
     ///
     /// # Errors
-    /// [`FreezeError`]; all but [`FreezeError::Full`] and [`FreezeError::Shortens`] say that it is frozen nevertheless.
+    /// [`FreezeError`]. After all but [`FreezeError::Full`] and [`FreezeError::Shortens`] the freeze is in
+    /// force nevertheless.
     pub async fn freeze(&self, freeze: Freeze, earlier: Earlier, audit: &Audit) -> Result<(), FreezeError> {
         let held = Arc::new(Held::new(freeze, self.time.now()));
         let freeze = &held.freeze;
         self.insert(&held, earlier)?;
         let file = Arc::clone(&self.file).lock_owned().await;
-        // An unfreeze that had the turn before us has taken it back: this is the later of the two. A freeze that came
-        // between and lasts longer stays.
+        // Inserts it again: an unfreeze may have run before this change had the file, and this is the later
+        // of the two. A freeze that came in between and lasts longer stays.
         self.insert(&held, earlier)?;
         let event = Event::Frozen {
             scope: freeze.scope.name(),
@@ -256,7 +260,7 @@ impl Freezes {
         }
     }
 
-    /// One step: no other freeze comes between the look at the earlier one and the change.
+    /// Compares and inserts in one step, so that no other freeze comes in between.
     fn insert(&self, new: &Arc<Held>, earlier: Earlier) -> Result<(), FreezeError> {
         let now = self.time.now();
         let mut outcome = Ok(());
@@ -274,10 +278,10 @@ impl Freezes {
         outcome
     }
 
-    /// Takes a freeze back; also one that has ended, which no clock brings back then.
+    /// Removes a freeze, even an expired one, so that no change of the clock revives it.
     ///
     /// # Errors
-    /// [`FreezeError`]; it stays frozen then.
+    /// [`FreezeError`]; the freeze then stays.
     pub async fn unfreeze(
         &self,
         scope: Scope,
@@ -312,7 +316,7 @@ impl Freezes {
         Ok(thaw)
     }
 
-    /// Shows in the metrics what is in force; called now and then, for freezes that end by themselves.
+    /// Updates the metrics; called periodically, because freezes expire by themselves.
     pub fn count(&self) {
         let live = self.list();
         for name in Scope::NAMES {
@@ -326,7 +330,7 @@ impl Freezes {
     }
 }
 
-/// What the file keeps.
+/// Parses the entries of the file.
 fn frozen(file: &FreezeFile) -> Result<Vec<Freeze>, FreezeFileError> {
     let records = file.read()?;
     if records.len() > MAX_FREEZES {

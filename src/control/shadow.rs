@@ -1,4 +1,5 @@
-//! Shadow policy: a candidate allowlist judges the same live requests as the policy in force, and decides nothing.
+//! Shadow policy: a candidate allowlist evaluates the same live requests as the active policy, without
+//! deciding.
 
 use std::collections::HashMap;
 use std::fmt;
@@ -12,24 +13,24 @@ use crate::clock::unix_now;
 use crate::config::{EmptyDevices, ReleaseStage};
 use crate::policy::{Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind};
 
-/// Most distinct changes that are listed.
+/// The most distinct changes in the list.
 const MAX_CHANGES: usize = 256;
-/// The largest candidate in bytes, some ten thousand apps; and the largest request that brings one, unless the
-/// configuration has another limit.
+/// The largest candidate in bytes, about ten thousand apps; also the largest request with one, unless the
+/// configuration sets another limit.
 pub const MAX_CANDIDATE: usize = 8 << 20;
 
-/// Why a text is no candidate.
+/// Why a text is not a candidate.
 #[derive(Debug, thiserror::Error)]
 pub enum CandidateError {
-    /// More than [`MAX_CANDIDATE`].
+    /// Larger than [`MAX_CANDIDATE`].
     #[error("the candidate must be at most {MAX_CANDIDATE} bytes, got {0}")]
     TooLarge(usize),
-    /// No allowlist.
+    /// Not a valid allowlist.
     #[error("the candidate {0}")]
     Rules(#[source] RulesError),
 }
 
-/// What a candidate would change for somebody.
+/// What a candidate would change for a caller.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Effect {
     /// It allows what the active policy denies.
@@ -48,33 +49,33 @@ impl Effect {
     }
 }
 
-/// One change, however often it was seen.
+/// One kind of change, and how often it was seen.
 #[derive(Debug, Clone)]
 pub struct Change {
-    /// Which way.
+    /// Its direction.
     pub effect: Effect,
-    /// As what it is judged.
+    /// The role that is judged.
     pub subject: SubjectKind,
     /// The denial of the side that denies.
     pub denial: Denial,
     /// The identity it was first seen for.
     pub identity: BootInfo,
-    /// How often.
+    /// How often it was seen.
     pub count: u64,
-    /// Unix seconds.
+    /// When it was first seen, Unix seconds.
     pub first: u64,
-    /// Unix seconds.
+    /// When it was last seen, Unix seconds.
     pub last: u64,
 }
 
 /// What a candidate would have changed so far.
 #[derive(Debug, Clone)]
 pub struct Report {
-    /// What operators call it.
+    /// The name that the operator gave it.
     pub name: String,
-    /// How much it allows.
+    /// A summary of what it allows.
     pub rules: String,
-    /// Unix seconds.
+    /// When it started, Unix seconds.
     pub since: u64,
     /// Both allow.
     pub allowed_by_both: u64,
@@ -84,15 +85,15 @@ pub struct Report {
     pub newly_allowed: u64,
     /// Only the active policy allows.
     pub newly_denied: u64,
-    /// The active policy gave no answer.
+    /// The active policy gave no decision.
     pub without_answer: u64,
-    /// The changes, the newest first.
+    /// The changes, newest first.
     pub changes: Vec<Change>,
-    /// Changes that found the list full.
+    /// Changes that did not fit in the list.
     pub omitted: u64,
 }
 
-/// An allowlist with its tally.
+/// An allowlist with its counts.
 struct Candidate {
     name: String,
     rules: Ruleset,
@@ -111,7 +112,7 @@ struct Changes {
     omitted: u64,
 }
 
-/// What makes two changes one: who, and which rule.
+/// What identifies a change: the caller and the rule.
 #[derive(PartialEq, Eq, Hash)]
 struct ChangeKey {
     effect: Effect,
@@ -120,7 +121,7 @@ struct ChangeKey {
     fields: [Vec<u8>; 5],
 }
 
-/// Holds the candidate that is running, if one is.
+/// The running candidate, if there is one.
 #[derive(Default)]
 pub struct Shadow(ArcSwapOption<Candidate>);
 
@@ -131,8 +132,9 @@ impl fmt::Debug for Shadow {
 }
 
 impl Shadow {
-    /// Begins with a candidate, in place of the one that was running; returns how much it allows and the last report of
-    /// the other. Parsing ten thousand apps takes tens of milliseconds: call it where that holds up nobody.
+    /// Starts a candidate in place of the running one; returns a summary of what it allows, and the last
+    /// report of the other. Parsing ten thousand apps takes tens of milliseconds, so call it on a blocking
+    /// thread.
     ///
     /// # Errors
     /// [`CandidateError`]; nothing changes then.
@@ -162,8 +164,9 @@ impl Shadow {
         Ok((summary, before.map(|candidate| candidate.report())))
     }
 
-    /// Compares the candidate with what the active policy has decided; `None` if it gave no answer. Who is allowed gets
-    /// nothing all the same where `is_too_late` for what the policy says of the guest's stage.
+    /// Compares the candidate with a decision of the active policy; `None` if there was none. With
+    /// `is_too_late` an allowed caller still counts as denied, because the policy does not release keys at
+    /// this stage of the guest.
     pub fn observe(
         &self,
         subject: Subject<'_>,
@@ -175,24 +178,24 @@ impl Shadow {
         }
     }
 
-    /// How the candidate judges somebody, without counting it.
+    /// How the candidate judges a caller, without counting it.
     pub fn judge(&self, subject: Subject<'_>) -> Option<Decision> {
         let candidate = self.0.load();
         candidate.as_ref().map(|candidate| candidate.rules.decide(subject))
     }
 
-    /// What was found so far; `None` if no candidate is running.
+    /// The report so far; `None` if no candidate is running.
     pub fn report(&self) -> Option<Report> {
         self.0.load().as_ref().map(|candidate| candidate.report())
     }
 
-    /// Ends the candidate, with its last report.
+    /// Stops the candidate and returns its last report.
     pub fn stop(&self) -> Option<Report> {
         self.0.swap(None).map(|candidate| candidate.report())
     }
 }
 
-/// What keeps keys from a guest that has booted, in the words of a live request.
+/// The denial of a guest that has booted, as in a live request.
 fn too_late() -> Denial {
     Denial {
         code: DenialCode::GuestHasBooted,

@@ -1,4 +1,4 @@
-//! The thread that follows the log into the index and to the streams.
+//! The thread that follows the log and feeds the index and the streams.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::Arc;
@@ -13,16 +13,16 @@ use super::index::{Index, IndexError};
 use super::live::Live;
 use crate::audit::{Progress, Reader, Record};
 
-/// How often the log is asked for more.
+/// How often the log is checked for new records.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
-/// Records that are taken together, and their size.
+/// The most records read at a time, and their size.
 const MAX_BATCH: usize = 1000;
 const MAX_BATCH_BYTES: usize = 2 << 20;
-/// How often the index is brought to the disk while it changes.
+/// How often a changing index is synced to the disk.
 const SYNC_EVERY: Duration = Duration::from_secs(5);
-/// How long after a failure the index is opened again.
+/// The pause before a failed index is opened again.
 const RETRY: Duration = Duration::from_secs(30);
-/// The same, where another process or an answer of this one has it, and where it is built again.
+/// The same if another process or a running query still has it open, or if it is rebuilt.
 const RETRY_SOON: Duration = Duration::from_millis(500);
 
 pub(super) struct Follower {
@@ -34,7 +34,7 @@ pub(super) struct Follower {
     is_over: Arc<AtomicBool>,
     reader: Reader,
     try_again: Instant,
-    /// When what is in the index and not on the disk began.
+    /// The time of the oldest change that is not synced.
     unsynced: Option<Instant>,
 }
 
@@ -53,10 +53,10 @@ impl Follower {
         Self { settings, progress, index, live, is_damaged, is_over, reader, try_again, unsynced: None }
     }
 
-    /// Follows until it is over. A fault of the index ends nothing: it is opened again, or built again.
+    /// Follows the log until told to end. After a fault of the index it is opened again, or rebuilt.
     pub(super) fn run(mut self) {
         while !self.is_over() {
-            // The library says that it panics on a damaged file.
+            // The library may panic on a damaged file.
             match catch_unwind(AssertUnwindSafe(|| self.step())) {
                 Ok(Ok(Step::Worked)) => {}
                 Ok(Ok(Step::Rested)) => thread::park_timeout(LOOK_EVERY),
@@ -112,7 +112,7 @@ impl Follower {
         Ok(if has_news { Step::Worked } else { Step::Rested })
     }
 
-    /// How many records the index holds. It does not grow on a disk that the log needs.
+    /// How many records the index holds. It does not grow when disk space is low, because the log needs it.
     fn keep(&self, index: &Index) -> u64 {
         let keep = self.settings.keep;
         match self.progress.space().is_low {
@@ -121,7 +121,7 @@ impl Follower {
         }
     }
 
-    /// Opens the index and goes on after its last record. One that is of another log is built again.
+    /// Opens the index and continues after its last record. An index of another log is rebuilt.
     fn open(&mut self) -> Result<(), IndexError> {
         let Some(path) = self.settings.index.clone() else { return Ok(()) };
         self.try_again = Instant::now() + RETRY;
@@ -129,7 +129,7 @@ impl Follower {
             if error.is_in_use() || error.is_of_the_system() || !path.exists() {
                 return Err(error);
             }
-            // Not removed: core.events.index may name a file of somebody else by mistake.
+            // Renamed instead of removed, because core.events.index may name someone else's file by mistake.
             tracing::warn!(%error, "the index of events is unusable: its file is set aside and it is built again");
             fs::rename(&path, path.with_added_extension("unusable"))?;
             Index::open(&path)
@@ -152,7 +152,7 @@ impl Follower {
         Ok(())
     }
 
-    /// Whether the log has this record, or is not known to have another one.
+    /// Whether the log has this record, or no longer has any with its number.
     fn is_in_log(&self, seq: u64, line: &[u8]) -> Result<bool, IndexError> {
         let acknowledged = self.progress.acknowledged();
         let mut found = Vec::new();
@@ -162,7 +162,7 @@ impl Follower {
 
     fn give_up(&mut self, error: &IndexError) {
         let pause = if error.is_in_use() || error.is_damage() { RETRY_SOON } else { RETRY };
-        tracing::warn!(error = error as &dyn std::error::Error, "the index of events is not kept for now");
+        tracing::warn!(error = error as &dyn std::error::Error, "the index of events is unavailable for now");
         self.index.store(None);
         if error.is_damage()
             && let Some(path) = &self.settings.index
@@ -171,16 +171,16 @@ impl Follower {
         }
         self.unsynced = None;
         self.try_again = Instant::now() + pause;
-        // Without an index the streams go on.
+        // The streams continue without an index.
         self.reader = Reader::after(&self.settings.log, self.live.newest());
         thread::park_timeout(LOOK_EVERY);
     }
 }
 
 enum Step {
-    /// There may be more.
+    /// There may be more records.
     Worked,
-    /// There was nothing to do.
+    /// There was nothing to read.
     Rested,
 }
 

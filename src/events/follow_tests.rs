@@ -20,7 +20,7 @@ async fn record(audit: &Audit, count: u64) {
     }
 }
 
-/// How many events the index has once it has `expected`, or after five seconds.
+/// The number of events in the index, once it is `expected` or after five seconds.
 fn counted(events: &Events, expected: u64) -> u64 {
     let mut count = 0;
     for _ in 0..500 {

@@ -1,8 +1,9 @@
 //! The index: the records of the log by number, with a set of numbers for each type, app and source.
 //!
-//! It is derived from the log: what is in doubt is thrown away and built again. Records are counted in blocks of 1,024. For each
-//! block it has the earliest and latest time, because a clock can go back, and for each property of its records a set of offsets.
-//! A question joins the sets block by block, so that even one without an answer reads no more than some thousand small entries.
+//! It is derived from the log, so it is rebuilt when in doubt. Records are grouped in blocks of 1,024. Each
+//! block has its earliest and latest time, because a clock can go back, and for each property of its records
+//! a set of offsets. A query intersects the sets block by block, so that even one without results reads at
+//! most some thousand small entries.
 
 use std::fs::{self, OpenOptions};
 use std::io;
@@ -20,41 +21,41 @@ use super::offsets::{BLOCK, Offsets};
 use super::query::{Filter, milliseconds};
 use crate::audit::Record;
 
-/// By number: time in milliseconds in eight bytes, and the line of the log.
+/// By number: the time in milliseconds (eight bytes) and the line of the log.
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
-/// By property and block: the offsets of the records that have it.
+/// By property and block: the offsets of the records with the property.
 const SETS: TableDefinition<'_, (u64, u64), &[u8]> = TableDefinition::new("sets");
-/// By block: the earliest and the latest time in it.
+/// By block: its earliest and latest time.
 const TIMES: TableDefinition<'_, u64, (u64, u64)> = TableDefinition::new("times");
 
-/// Memory for pages.
+/// Bytes of the page cache.
 const CACHE: usize = 16 << 20;
-/// So many records are looked at for one page. One that is not full by then says where to go on.
+/// The most records examined for one page. A page that ends early has a cursor to continue.
 const MAX_EXAMINED: usize = 10_000;
-/// No page of text and JSON is larger, unless one record is.
+/// The most bytes of a page, as text or JSON, unless a single record is larger.
 const MAX_PAGE: usize = 1 << 20;
 
-/// Why the index is of no use now.
+/// Why the index is unavailable.
 #[derive(Debug, thiserror::Error)]
 pub enum IndexError {
     /// Its file cannot be opened, read or written.
     #[error("the index of events cannot be used")]
     Database(#[source] Box<redb::Error>),
-    /// Its file is not what was written.
+    /// Its content is damaged.
     #[error("the index of events is damaged")]
     Damaged,
-    /// The same, for another reason.
+    /// An I/O error.
     #[error("the index of events cannot be used")]
     Io(#[from] io::Error),
 }
 
-/// Any error of the library.
+/// Wraps any error of the library.
 fn unusable<E: Into<redb::Error>>(error: E) -> IndexError {
     IndexError::Database(Box::new(error.into()))
 }
 
 impl IndexError {
-    /// Whether its file is not what was written.
+    /// Whether its content is damaged.
     pub(super) fn is_damage(&self) -> bool {
         match self {
             Self::Damaged => true,
@@ -63,7 +64,7 @@ impl IndexError {
         }
     }
 
-    /// Whether the system kept the file from being opened, which says nothing about what is in it.
+    /// Whether the system failed to open the file, which says nothing about its content.
     pub(super) fn is_of_the_system(&self) -> bool {
         let is_content = |error: &io::Error| {
             matches!(error.kind(), io::ErrorKind::InvalidData | io::ErrorKind::UnexpectedEof)
@@ -75,13 +76,13 @@ impl IndexError {
         }
     }
 
-    /// Whether another process, or an earlier index of this one, still has it.
+    /// Whether another process, or an earlier index of this one, still has it open.
     pub(super) fn is_in_use(&self) -> bool {
         matches!(self, Self::Database(error) if matches!(**error, redb::Error::DatabaseAlreadyOpen))
     }
 }
 
-/// In which order records are looked at.
+/// The order in which records are visited.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Order {
     /// The newest first.
@@ -90,33 +91,33 @@ pub enum Order {
     Oldest,
 }
 
-/// What a page is about.
+/// The parameters of a page.
 #[derive(Debug, Clone)]
 pub struct Ask<'a> {
     /// Which records.
     pub filter: &'a Filter,
-    /// Not before this, in milliseconds since 1970.
+    /// The earliest time, in milliseconds since 1970.
     pub since: u64,
-    /// Not after this.
+    /// The latest time.
     pub until: u64,
-    /// Only those beyond this one, in the order in which they are looked at.
+    /// Only records after this one, in the order of the visit.
     pub beyond: Option<u64>,
     /// The order.
     pub order: Order,
-    /// At most so many.
+    /// The most records.
     pub limit: usize,
 }
 
-/// Some records.
+/// A page of records.
 #[derive(Debug, Clone, Default, PartialEq)]
 pub struct Page {
-    /// The oldest first, in either order.
+    /// In ascending order, whatever the order of the visit.
     pub records: Vec<Record>,
-    /// Where to go on, if there may be more.
+    /// The cursor of the next page, if there may be more.
     pub next: Option<u64>,
 }
 
-/// The open index.
+/// An open index.
 #[derive(Debug)]
 pub struct Index {
     database: Database,
@@ -124,7 +125,7 @@ pub struct Index {
 }
 
 impl Index {
-    /// Opens the index at `path`, or makes one.
+    /// Opens the index at `path`, or creates one.
     ///
     /// # Errors
     /// [`IndexError`].
@@ -141,21 +142,21 @@ impl Index {
         Ok(index)
     }
 
-    /// Removes its file.
+    /// Deletes its file.
     pub(super) fn remove(self) -> io::Result<()> {
         let path = self.path.clone();
         drop(self);
         fs::remove_file(path)
     }
 
-    /// The number of its last record, and that line; `None` if it is empty.
+    /// The number and line of its last record; `None` if it is empty.
     pub fn last(&self) -> Result<Option<(u64, Vec<u8>)>, IndexError> {
         let records = self.records()?;
         let last = records.last().map_err(unusable)?;
         Ok(last.map(|(seq, row)| (seq.value(), row.value().get(8..).unwrap_or_default().to_vec())))
     }
 
-    /// How many records it has.
+    /// The number of records.
     pub fn count(&self) -> Result<u64, IndexError> {
         self.records()?.len().map_err(unusable)
     }
@@ -170,7 +171,7 @@ impl Index {
         change: impl FnOnce(&WriteTransaction) -> Result<T, IndexError>,
     ) -> Result<T, IndexError> {
         let mut transaction = self.database.begin_write().map_err(unusable)?;
-        // So that no start after a crash reads all of it.
+        // Avoids reading the whole file after a crash.
         transaction.set_quick_repair(matches!(durability, Durability::Immediate));
         transaction.set_durability(durability).map_err(|error| io::Error::other(error.to_string()))?;
         let changed = change(&transaction)?;
@@ -178,7 +179,8 @@ impl Index {
         Ok(changed)
     }
 
-    /// Adds records, the oldest first, and removes old ones down to `keep`. They are on the disk after [`Index::sync`].
+    /// Adds records in ascending order, and removes old ones beyond `keep`. They are durable after
+    /// [`Index::sync`].
     ///
     /// # Errors
     /// [`IndexError`]; none of them is added then.
@@ -210,7 +212,7 @@ impl Index {
                     sets.insert((property, number), &offsets.to_bytes()[..]).map_err(unusable)?;
                 }
             }
-            // Whole blocks, of which one more than asked for may stay.
+            // Removes whole blocks, so up to one more than requested may stay.
             while records.len().map_err(unusable)? > keep.max(1) + BLOCK {
                 let Some(oldest) = records.first().map_err(unusable)?.map(|(seq, _)| seq.value() / BLOCK)
                 else {
@@ -233,7 +235,7 @@ impl Index {
         })
     }
 
-    /// Returns when all that was added is on the disk.
+    /// Returns when everything added is on the disk.
     ///
     /// # Errors
     /// [`IndexError`].
@@ -241,7 +243,7 @@ impl Index {
         self.write(Durability::Immediate, |_| Ok(()))
     }
 
-    /// Some of the records that are asked for.
+    /// One page of a query.
     ///
     /// # Errors
     /// [`IndexError`].
@@ -250,7 +252,7 @@ impl Index {
         let records = transaction.open_table(RECORDS).map_err(unusable)?;
         let sets = transaction.open_table(SETS).map_err(unusable)?;
         let times = transaction.open_table(TIMES).map_err(unusable)?;
-        // The first and the last that may be in it.
+        // The range of numbers that may match.
         let (from, to) = match (ask.order, ask.beyond) {
             (_, None) => (0, u64::MAX),
             (Order::Newest, Some(beyond)) => match beyond.checked_sub(1) {
@@ -294,7 +296,7 @@ impl Index {
                 examined += 1;
                 page.next = Some(seq);
                 let is_in = time(row.value()).is_some_and(|time| (ask.since..=ask.until).contains(&time));
-                // Two properties can have one number: the record itself says what it is.
+                // Two properties can have the same hash, so the record itself is checked.
                 let record = line(row.value()).filter(|_| is_in).and_then(Record::read);
                 if let Some(record) = record.filter(|record| ask.filter.admits(record)) {
                     bytes += row.value().len();
@@ -319,7 +321,7 @@ fn line(row: &[u8]) -> Option<&[u8]> {
     row.get(8..)
 }
 
-/// What a record can be found by.
+/// The properties by which a record can be found.
 fn properties(record: &Record) -> impl Iterator<Item = u64> {
     let app = (!record.app_id().is_empty()).then(|| property("app", record.app_id()));
     [property("type", &record.kind), property("source", record.source())].into_iter().chain(app)
@@ -338,7 +340,7 @@ fn property(name: &str, value: &str) -> u64 {
     u64::from_be_bytes(*digest.first_chunk().expect("32 bytes have 8"))
 }
 
-/// Blocks and what is in them, in some order.
+/// Blocks with their sets, in some order.
 type Blocks<'a> = Peekable<Box<dyn Iterator<Item = Result<(u64, Offsets), IndexError>> + 'a>>;
 
 fn ordered<'a>(
@@ -359,7 +361,7 @@ fn in_order(offsets: Offsets, order: Order) -> Vec<u64> {
     }
 }
 
-/// The next block that all have, with what is in all of them; the streams are behind it then.
+/// The next block that all streams have, with the intersection of its sets; advances the streams past it.
 fn common(streams: &mut [Blocks<'_>], order: Order) -> Result<Option<(u64, Offsets)>, IndexError> {
     let is_before = |one: u64, other: u64| match order {
         Order::Newest => one > other,
@@ -368,7 +370,7 @@ fn common(streams: &mut [Blocks<'_>], order: Order) -> Result<Option<(u64, Offse
     loop {
         let mut target: Option<u64> = None;
         for stream in &mut *streams {
-            // Skip to where the others are.
+            // Skips to the block of the others.
             while let (Some(target), Some(Ok((block, _)))) = (target, stream.peek())
                 && is_before(*block, target)
             {

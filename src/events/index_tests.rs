@@ -1,4 +1,4 @@
-//! Tests of the index, and its figures over ten million events (ignored: they take minutes and some gigabytes).
+//! Tests of the index, and a benchmark over ten million events (ignored: it takes minutes and gigabytes).
 
 use std::time::Instant;
 
@@ -6,7 +6,7 @@ use super::*;
 
 const APP: [&str; 3] = ["aa", "bb", "cc"];
 
-/// A record as the log has it: a denial every tenth, a report every hundredth, otherwise a release to one of three apps.
+/// A log record: every tenth is a denial, every hundredth a report, the others releases to one of three apps.
 fn entry(seq: u64, time: u64) -> (Record, Vec<u8>) {
     let time = ::time::OffsetDateTime::from_unix_timestamp_nanos(i128::from(time) * 1_000_000).unwrap();
     let time = time.format(&::time::format_description::well_known::Rfc3339).unwrap();
@@ -42,7 +42,7 @@ fn ask(filter: &Filter) -> Ask<'_> {
     Ask { filter, since: 0, until: u64::MAX, beyond: None, order: Order::Newest, limit: 50 }
 }
 
-/// All pages, one after the other, in the order in which they come.
+/// The numbers on all pages, in order.
 fn all(index: &Index, mut ask: Ask<'_>) -> Vec<u64> {
     let mut found = Vec::new();
     loop {

@@ -1,6 +1,7 @@
-//! What happens now: the newest events, ready to be sent, for any number of streams.
+//! Live events: the newest events, already encoded, for any number of streams.
 //!
-//! A stream keeps a number, not a queue: each event is rendered once and shared. One that falls behind reads the index.
+//! A stream holds a number, not a queue: each event is encoded once and shared. A stream that falls behind
+//! reads the index.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -11,18 +12,18 @@ use tokio::sync::watch;
 use super::query::Filter;
 use crate::audit::Record;
 
-/// The newest events that are kept ready, and their size together.
+/// The most events that are kept, and their total size.
 const MAX_EVENTS: usize = 1024;
 const MAX_BYTES: usize = 4 << 20;
 
-/// Streams are told of what is newer than the last event they know.
+/// Notifies streams of events newer than their last one.
 #[derive(Debug)]
 pub struct Live {
     ring: Mutex<Ring>,
     progress: watch::Sender<Progress>,
 }
 
-/// How far it is.
+/// The newest event, and whether there will be more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Progress {
     newest: u64,
@@ -35,7 +36,7 @@ struct Ring {
     bytes: usize,
 }
 
-/// An event as a stream sends it.
+/// An encoded event.
 #[derive(Debug)]
 struct Ready {
     record: Record,
@@ -49,17 +50,17 @@ impl Default for Live {
     }
 }
 
-/// What a stream gets next.
+/// What a stream receives next.
 #[derive(Debug)]
 pub enum Next {
-    /// These, perhaps none of them for it; it knows of all up to its place then.
+    /// These frames, which may be empty; its position has then moved.
     Frames(Vec<Bytes>),
-    /// What it needs is not kept ready any more: the index has it.
+    /// Its next event is no longer here, only in the index.
     Behind,
 }
 
 impl Live {
-    /// Adds events, the oldest first.
+    /// Adds events in ascending order.
     pub(super) fn publish(&self, records: impl IntoIterator<Item = Record>) {
         let mut newest = None;
         {
@@ -80,7 +81,7 @@ impl Live {
         }
     }
 
-    /// From here on, streams begin after this event.
+    /// Starts the numbering: streams begin after this event.
     pub(super) fn begin(&self, newest: u64) {
         self.progress.send_modify(|progress| progress.newest = progress.newest.max(newest));
     }
@@ -94,10 +95,10 @@ impl Live {
         self.progress.send_modify(|progress| progress.is_over = true);
     }
 
-    /// A stream of what `filter` admits, after the event `after`, or of what happens from now on.
+    /// A stream of the events that match `filter`, after number `after`, or of future events.
     pub fn subscribe(self: &Arc<Self>, filter: Filter, after: Option<u64>) -> Subscription {
         let progress = self.progress.subscribe();
-        // An event that is not there yet is of another log, which had more.
+        // A number above the newest is of another log.
         let newest = progress.borrow().newest;
         let place = after.filter(|after| *after <= newest).unwrap_or(newest);
         Subscription { live: Arc::clone(self), progress, filter, place }
@@ -118,21 +119,21 @@ pub struct Subscription {
 }
 
 impl Subscription {
-    /// Waits for news; `false` when there will be none, because this KMS stops.
+    /// Waits for new events; `false` if there will be none, because this KMS stops.
     pub async fn changed(&mut self) -> bool {
         let place = self.place;
         let is_due = |progress: &Progress| progress.is_over || progress.newest > place;
         self.progress.wait_for(is_due).await.is_ok_and(|progress| !progress.is_over)
     }
 
-    /// What is ready for it, at most `limit` events.
+    /// The next frames, at most `limit`.
     pub fn next(&mut self, limit: usize) -> Next {
         let ring = self.live.ring();
         let newest = self.progress.borrow_and_update().newest;
         if self.place >= newest {
             return Next::Frames(Vec::new());
         }
-        // Numbers without a gap, unless records are missing from the log.
+        // Numbers have no gap, unless records are missing from the log.
         let Some(first) = ring.events.front().map(|ready| ready.record.seq) else { return Next::Behind };
         if first > self.place + 1 {
             return Next::Behind;
@@ -151,17 +152,18 @@ impl Subscription {
         Next::Frames(frames)
     }
 
-    /// The events that it is about.
+    /// The filter of the stream.
     pub fn filter(&self) -> &Filter {
         &self.filter
     }
 
-    /// The last event that it knows of.
+    /// The last event that it has passed.
     pub fn place(&self) -> u64 {
         self.place
     }
 
-    /// It has got all up to this one from the index. Without `place` the index has no more for it than the newest events.
+    /// Moves to `place`, up to which it has read the index; without `place`, to the oldest event that is
+    /// still here.
     pub fn skip_to(&mut self, place: Option<u64>) {
         let first = self.live.ring().events.front().map(|ready| ready.record.seq);
         let ready = first.map_or_else(|| self.progress.borrow().newest, |first| first.saturating_sub(1));
@@ -169,7 +171,7 @@ impl Subscription {
     }
 }
 
-/// An event as server-sent events have it (HTML standard, section 9.2): its id and its JSON on one line.
+/// An event as a server-sent event (HTML standard, section 9.2): its id, and its JSON on one line.
 pub fn frame(record: &Record) -> Bytes {
     format!("id: {}\ndata: {}\n\n", record.seq, super::json(record)).into()
 }

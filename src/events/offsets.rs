@@ -1,13 +1,13 @@
-//! A set of events in one block, in as few bytes as its size allows.
+//! A set of events in one block, in a compact encoding.
 
-/// How many events have one entry of the index for each of their properties.
+/// How many events share an index entry for each property.
 pub(super) const BLOCK: u64 = 1024;
 
 const WORDS: usize = (BLOCK / 64) as usize;
-/// A set of this size or larger is kept as bits.
+/// Sets from this size on are stored as a bit map.
 const MANY: u32 = 64;
 
-/// Which of the events of a block.
+/// A set of events of a block.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Offsets([u64; WORDS]);
 
@@ -20,7 +20,7 @@ impl Offsets {
         self.0[offset / 64] |= 1 << (offset % 64);
     }
 
-    /// Those in both.
+    /// The intersection.
     #[must_use]
     pub(super) fn and(mut self, other: &Self) -> Self {
         for (word, other) in self.0.iter_mut().zip(other.0) {
@@ -29,7 +29,7 @@ impl Offsets {
         self
     }
 
-    /// Those in either.
+    /// The union.
     #[must_use]
     pub(super) fn or(mut self, other: &Self) -> Self {
         for (word, other) in self.0.iter_mut().zip(other.0) {
@@ -42,7 +42,7 @@ impl Offsets {
         (0..BLOCK).filter(|offset| self.0[(offset / 64) as usize] >> (offset % 64) & 1 == 1)
     }
 
-    /// Each as two bytes, or all as bits, whichever is shorter. The length says which.
+    /// Two bytes for each event, or a bit map, whichever is shorter. The length tells which.
     pub(super) fn to_bytes(self) -> Vec<u8> {
         let count: u32 = self.0.iter().map(|word| word.count_ones()).sum();
         match count < MANY {
@@ -51,7 +51,7 @@ impl Offsets {
         }
     }
 
-    /// Any bytes are some set.
+    /// Decodes any bytes to some set.
     pub(super) fn from_bytes(bytes: &[u8]) -> Self {
         let mut offsets = Self::NONE;
         if bytes.len() >= WORDS * 8 {

@@ -1,4 +1,4 @@
-//! What is reported from outside: bounded, made printable, and recorded as such.
+//! Events that others report: bounded, made printable, and recorded as reports.
 
 use std::net::IpAddr;
 use std::num::NonZeroU32;
@@ -10,15 +10,15 @@ use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
 use crate::audit::{Audit, AuditError, Event, printable};
 
-/// No message is longer, in bytes as it comes.
+/// The longest message in bytes, as received.
 pub const MAX_MESSAGE: usize = 4096;
 
-/// How many messages of one source there may be at once, and how long it takes until one more may come.
+/// The burst that one source may send, and the interval of further messages.
 const BURST: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
 const API_PERIOD: Duration = Duration::from_secs(1);
 const PIPE_PERIOD: Duration = Duration::from_secs(5);
 
-/// Why a message is not taken.
+/// Why a message is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// It says nothing.
@@ -32,12 +32,12 @@ pub enum MessageError {
     NotText,
 }
 
-/// What somebody reports, with nothing in it that changes how a line looks.
+/// A reported text, without characters that could alter the display of a line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message(String);
 
 impl Message {
-    /// The message that these bytes are. Blank space around it is left out.
+    /// Parses a message, and trims white space.
     ///
     /// # Errors
     /// [`MessageError`].
@@ -50,11 +50,11 @@ impl Message {
             return Err(MessageError::Empty);
         }
         let text = printable(text);
-        // Escapes are longer than what they stand for.
+        // Checked again, because escapes are longer than what they replace.
         if text.len() > MAX_MESSAGE { Err(MessageError::TooLong) } else { Ok(Self(text)) }
     }
 
-    /// A line of a pipe, whatever it is: nobody could be told what is wrong with it. `None` if it is blank.
+    /// Takes a line of a pipe as it is, because there is no one to send an error to. `None` if it is blank.
     pub(super) fn of_line(line: &[u8], is_cut: bool) -> Option<Self> {
         let text = String::from_utf8_lossy(&line[..line.len().min(MAX_MESSAGE)]);
         let text = text.trim();
@@ -64,13 +64,13 @@ impl Message {
         (!text.is_empty()).then(|| Self(message + end))
     }
 
-    /// It as text.
+    /// The message as text.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Records what is reported, as fast as the log may grow by it.
+/// Records reports, up to the rate at which they may grow the log.
 #[derive(Debug)]
 pub struct Reports {
     audit: Arc<Audit>,
@@ -79,13 +79,13 @@ pub struct Reports {
     left_out: AtomicU64,
 }
 
-/// A message that is not recorded.
+/// Why a report is not recorded.
 #[derive(Debug, thiserror::Error)]
 pub enum ReportError {
-    /// There were too many before it.
+    /// Too many were sent before it.
     #[error("too many events are reported; slow down")]
     TooMany,
-    /// The log does not take it.
+    /// The log cannot be written.
     #[error(transparent)]
     Audit(AuditError),
 }
@@ -100,7 +100,7 @@ impl Reports {
         Self { audit, api: limiter(API_PERIOD), pipe: limiter(PIPE_PERIOD), left_out: AtomicU64::new(0) }
     }
 
-    /// Records what an operator reports; the number of the record.
+    /// Records an operator's report; returns the number of the record.
     ///
     /// # Errors
     /// [`ReportError`].
@@ -116,7 +116,7 @@ impl Reports {
         Ok(self.audit.record(event).await.map_err(ReportError::Audit)?.seq())
     }
 
-    /// Records what came through the pipe. Where there is too much of it, it is counted.
+    /// Records a line from the pipe; what exceeds the rate is only counted.
     pub(super) async fn of_pipe(&self, message: Message) {
         if self.pipe.check().is_err() {
             self.left_out.fetch_add(1, Ordering::Relaxed);
@@ -129,7 +129,7 @@ impl Reports {
         for (event, count) in counted.into_iter().chain([(event, 1)]) {
             if let Err(error) = self.audit.record(event).await {
                 self.left_out.fetch_add(count, Ordering::Relaxed);
-                tracing::warn!(%error, "an event from the pipe is missing from the audit file");
+                tracing::warn!(%error, "an event from the pipe could not be recorded");
             }
         }
     }

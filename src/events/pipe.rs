@@ -1,4 +1,4 @@
-//! The named pipe through which programs beside this KMS report events, one a line: `core.events.fifo`.
+//! The named pipe to which other programs write events, one a line: `core.events.fifo`.
 
 use std::fs::Permissions;
 use std::io;
@@ -14,30 +14,30 @@ use tokio::time::timeout;
 
 use super::outside::{MAX_MESSAGE, Message, Reports};
 
-/// Its owner reads and writes, its group writes.
+/// Read and write for the owner, write for the group.
 const MODE: u32 = 0o620;
-/// A line without an end counts as ended when nothing has come for this long.
+/// A line without an end is complete after this pause.
 const PAUSE: Duration = Duration::from_secs(1);
-/// Between attempts after an error.
+/// The pause after an error.
 const RETRY: Duration = Duration::from_secs(1);
 
-/// Why there is no pipe.
+/// Why the pipe cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum PipeError {
-    /// Something else has its name.
+    /// The path is something else.
     #[error("it is not a named pipe: move it away, or name another path")]
     Other,
-    /// It cannot be made or opened.
+    /// It cannot be created or opened.
     #[error(transparent)]
     Io(#[from] io::Error),
 }
 
-/// The pipe, open.
+/// The open pipe.
 #[derive(Debug)]
 pub struct Pipe(pipe::Receiver);
 
 impl Pipe {
-    /// Whether `path` is a pipe, or a name for one that can be made.
+    /// Whether `path` is a pipe, or is free for a new one.
     ///
     /// # Errors
     /// [`PipeError::Other`].
@@ -48,7 +48,7 @@ impl Pipe {
         }
     }
 
-    /// Opens the pipe at `path`, and makes it if nothing is there. Must be called inside a runtime.
+    /// Opens the pipe at `path`, and creates it if it is missing. Must be called in a runtime.
     ///
     /// # Errors
     /// [`PipeError`].
@@ -58,16 +58,18 @@ impl Pipe {
             Ok(_) => return Err(PipeError::Other),
             Err(error) if error.kind() == io::ErrorKind::NotFound => {
                 mknodat(CWD, path, FileType::Fifo, Mode::from_raw_mode(0o600), 0).map_err(io::Error::from)?;
-                // Whatever the umask is.
+                // Independent of the umask.
                 std::fs::set_permissions(path, Permissions::from_mode(MODE))?;
             }
             Err(error) => return Err(error.into()),
         }
-        // Open for writing too: there is a writer at any time, hence no end when the last other one closes.
+        // Opened for writing too, so that there is always a writer, and no end of file when the last other
+        // one closes.
         Ok(Self(pipe::OpenOptions::new().read_write(true).open_receiver(path)?))
     }
 
-    /// Records each line until `reports` is gone. Whatever is written, it is read: no writer waits for long.
+    /// Records each line until `reports` is dropped. Reads everything that is written, so that no writer
+    /// waits for long.
     pub async fn record(mut self, reports: Weak<Reports>) {
         let mut lines = Lines::default();
         let mut bytes = [0; 4096];
@@ -78,7 +80,7 @@ impl Pipe {
             };
             let complete = match read {
                 Ok(Ok(length)) if length > 0 => lines.take(&bytes[..length]),
-                // Cannot end while we hold it open; an error must not become a busy loop either.
+                // There is no end of file while we hold it open, and an error must not cause a busy loop.
                 Ok(_) => {
                     tokio::time::sleep(RETRY).await;
                     Vec::new()
@@ -93,11 +95,11 @@ impl Pipe {
     }
 }
 
-/// Cuts what comes through a pipe into lines. Holds no more than one message.
+/// Splits the bytes of a pipe into lines. Holds at most one message.
 #[derive(Debug, Default)]
 pub struct Lines {
     line: Vec<u8>,
-    /// What comes until the end of the line is left out.
+    /// Whether the rest of the line is discarded.
     is_cut: bool,
 }
 
@@ -107,7 +109,7 @@ impl Lines {
         self.line.is_empty() && !self.is_cut
     }
 
-    /// The lines that end in these bytes.
+    /// The lines that are complete with these bytes.
     pub fn take(&mut self, bytes: &[u8]) -> Vec<Message> {
         let mut messages = Vec::new();
         for part in bytes.split_inclusive(|byte| *byte == b'\n') {
@@ -125,7 +127,7 @@ impl Lines {
         messages
     }
 
-    /// The line that has begun, as if it ended here.
+    /// Ends the current line here.
     pub fn end(&mut self) -> Option<Message> {
         let message = Message::of_line(&self.line, self.is_cut);
         self.line.clear();

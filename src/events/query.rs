@@ -1,4 +1,4 @@
-//! What operators ask for: the query string of `/logs`, `/api/v1/events` and `/api/v1/audit-logs`, and `Last-Event-ID`.
+//! Parses the query strings of `/logs`, `/api/v1/events` and `/api/v1/audit-logs`, and `Last-Event-ID`.
 
 use time::format_description::well_known::Rfc3339;
 use time::macros::format_description;
@@ -6,55 +6,55 @@ use time::{Date, OffsetDateTime};
 
 use crate::audit::Record;
 
-/// A longer query string is refused.
+/// The longest query string.
 pub const MAX_QUERY: usize = 4096;
-/// No page holds more events.
+/// The most events on a page.
 pub const MAX_LIMIT: usize = 1000;
-/// So many, unless the query says.
+/// The default limit.
 const USUAL_LIMIT: usize = 100;
-/// No type, app id or source is longer.
+/// The longest type, app id or source.
 const MAX_WORD: usize = 128;
-/// The first moment that cannot be written as a date of four digits, in milliseconds.
+/// The first time that a date with a four-digit year cannot express, in milliseconds.
 const MAX_TIME: u64 = 253_402_300_800_000;
 
 const SOURCES: [&str; 3] = ["kms", "pipe", "api"];
 const KEYS: &str = "since, until, type, app_id, source, limit, cursor, format";
 
-/// Why a query is not answered.
+/// Why a query is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum QueryError {
-    /// It is over [`MAX_QUERY`] bytes.
+    /// Over [`MAX_QUERY`] bytes.
     #[error("the query is longer than {MAX_QUERY} bytes")]
     TooLong,
-    /// There is no such parameter.
+    /// An unknown parameter.
     #[error("unknown parameter; there are {KEYS}")]
     Unknown,
-    /// It is there twice.
+    /// A parameter is given twice.
     #[error("{0} is there twice")]
     Repeated(&'static str),
-    /// It cannot be read.
+    /// A value cannot be parsed.
     #[error("{key} must be {expected}")]
     Malformed {
         /// The parameter.
         key: &'static str,
-        /// What it must be.
+        /// What its value must be.
         expected: &'static str,
     },
 }
 
-/// Which events are meant. What is empty is not asked about.
+/// Which events match; an empty field matches all.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Filter {
-    /// Their type.
+    /// The type.
     pub kind: Option<String>,
-    /// The app, lower-case hex.
+    /// The app, in lower-case hexadecimal.
     pub app_id: Option<String>,
     /// `kms`, `pipe` or `api`.
     pub source: Option<String>,
 }
 
 impl Filter {
-    /// Whether it is one of those.
+    /// Whether a record matches.
     pub fn admits(&self, record: &Record) -> bool {
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
@@ -62,34 +62,35 @@ impl Filter {
     }
 }
 
-/// How an answer is written.
+/// The format of a response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Format {
     /// A JSON array.
     Json,
-    /// A line for each event.
+    /// One line for each event.
     Text,
 }
 
-/// A question for events.
+/// A query for events.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Query {
-    /// Which.
+    /// Which events match.
     pub filter: Filter,
-    /// Not before this, in milliseconds since 1970.
+    /// The earliest time, in milliseconds since 1970.
     pub since: Option<u64>,
-    /// Not after this.
+    /// The latest time.
     pub until: Option<u64>,
-    /// At most so many.
+    /// The most events.
     pub limit: Option<usize>,
-    /// Only those before this one.
+    /// Only events before this number.
     pub cursor: Option<u64>,
-    /// How they are written, if the query says.
+    /// The format, if given.
     pub format: Option<Format>,
 }
 
 impl Query {
-    /// Reads the query string of a request; `now` is in milliseconds since 1970, for times such as `2h` ago.
+    /// Parses the query string of a request; `now` is in milliseconds since 1970, for relative times such as
+    /// `2h`.
     ///
     /// # Errors
     /// [`QueryError`].
@@ -115,7 +116,7 @@ impl Query {
                 "app_id" => set(&mut read.filter.app_id, "app_id", hex(&value), "hex digits")?,
                 "source" => set(&mut read.filter.source, "source", source(&value), "kms, pipe or api")?,
                 "limit" => set(&mut read.limit, "limit", limit(&value), "a whole number up to 1000")?,
-                "cursor" => set(&mut read.cursor, "cursor", number(&value), "what an answer has said")?,
+                "cursor" => set(&mut read.cursor, "cursor", number(&value), "a cursor from a response")?,
                 "format" => set(&mut read.format, "format", format(&value), "json or text")?,
                 _ => return Err(QueryError::Unknown),
             }
@@ -123,7 +124,7 @@ impl Query {
         Ok(read)
     }
 
-    /// At most so many events.
+    /// The most events, with the default.
     pub fn limit(&self) -> usize {
         self.limit.unwrap_or(USUAL_LIMIT)
     }
@@ -145,7 +146,7 @@ fn set<T>(
     }
 }
 
-/// In milliseconds since 1970.
+/// Parses a time; in milliseconds since 1970.
 fn time(text: &str, now: u64) -> Option<u64> {
     if let Some(seconds) = number(text) {
         return seconds.checked_mul(1000).filter(|time| *time < MAX_TIME);
@@ -165,12 +166,12 @@ fn time(text: &str, now: u64) -> Option<u64> {
     milliseconds(text)
 }
 
-/// A time as the log has it, or one that a person types.
+/// Parses a time as written in the log, or by a person.
 pub(super) fn milliseconds(text: &str) -> Option<u64> {
     if text.len() > 40 {
         return None;
     }
-    // In a query string a plus sign is a space.
+    // A plus sign in a query string is decoded to a space.
     let text = text.replace(' ', "+");
     let time = OffsetDateTime::parse(&text, &Rfc3339).ok().or_else(|| {
         let date = Date::parse(&text, format_description!("[year]-[month]-[day]")).ok()?;
@@ -212,10 +213,10 @@ fn format(text: &str) -> Option<Format> {
     }
 }
 
-/// The event after which a stream goes on, as a client says in `Last-Event-ID`.
+/// The number after which a stream continues, from `Last-Event-ID`.
 ///
 /// # Errors
-/// It is no id of ours.
+/// Not an id of ours.
 pub fn last_event_id(header: &[u8]) -> Result<u64, QueryError> {
     let malformed = QueryError::Malformed { key: "Last-Event-ID", expected: "the id of an event" };
     std::str::from_utf8(header).ok().and_then(|text| number(text.trim())).ok_or(malformed)

@@ -1,4 +1,4 @@
-//! The file that keeps freezes over restarts: replaced as a whole, by one rename.
+//! The file of freezes, replaced as a whole by one rename.
 
 use std::io;
 use std::net::IpAddr;
@@ -8,18 +8,18 @@ use kms_attest::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};
 use tokio::sync::OwnedMutexGuard;
 
-/// No file with as many freezes as can be in force is larger.
+/// The largest file, enough for the most freezes.
 const MAX_FILE: u64 = 8 << 20;
-/// The version that is written and the only one that is read.
+/// The version that is written, and the only one that is read.
 const VERSION: u32 = 1;
 
-/// Why it is not known what is frozen.
+/// Why the freezes are unknown.
 #[derive(Debug, thiserror::Error)]
 pub enum FreezeFileError {
-    /// The system does not give it.
+    /// The file cannot be read.
     #[error("the file that core.freeze.file names cannot be read, so what is frozen is not known")]
     Unreadable(#[source] io::Error),
-    /// It is not what this program wrote.
+    /// The content is invalid.
     #[error(
         "the file that core.freeze.file names is damaged ({0}), so what is frozen is not known; restore it, or remove \
          it to start with nothing frozen"
@@ -38,20 +38,20 @@ struct Content {
     frozen: Vec<FreezeRecord>,
 }
 
-/// One freeze, as the file has it.
+/// One freeze, as it is in the file.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct FreezeRecord {
-    /// The name of what is frozen.
+    /// The name of its scope.
     pub scope: String,
-    /// Its value.
+    /// The value of its scope.
     #[serde(with = "hex::serde")]
     pub value: Vec<u8>,
     /// For operators.
     pub reason: String,
-    /// Unix seconds.
+    /// When it began, Unix seconds.
     pub since: u64,
-    /// Unix seconds.
+    /// When it expires, Unix seconds.
     pub expires_at: Option<u64>,
     /// The operator.
     pub by: String,
@@ -60,12 +60,12 @@ pub struct FreezeRecord {
 }
 
 impl FreezeFile {
-    /// The file at `path`; there need not be one.
+    /// The file at `path`, which may not exist yet.
     pub fn new(path: PathBuf) -> Self {
         Self(path)
     }
 
-    /// All records; none where there is no file.
+    /// All records; empty if there is no file.
     ///
     /// # Errors
     /// [`FreezeFileError`]
@@ -85,15 +85,15 @@ impl FreezeFile {
     }
 }
 
-/// How a replacement of the file ended.
+/// The result of replacing the file.
 pub struct Written {
     /// Whether it is on the disk.
     pub outcome: io::Result<()>,
-    /// The right to write, kept until the change is complete. `None` after a panic.
+    /// The lock for writing, held until the change is complete. `None` after a panic.
     pub turn: Option<OwnedMutexGuard<FreezeFile>>,
 }
 
-/// Replaces the file and gives the right to write back.
+/// Replaces the file, and returns the lock for writing.
 pub async fn write(file: OwnedMutexGuard<FreezeFile>, records: Vec<FreezeRecord>) -> Written {
     let written = tokio::task::spawn_blocking(move || {
         let outcome = file.replace(records);

@@ -1,4 +1,4 @@
-//! `kms audit archive`: closed files go elsewhere, and the log says so.
+//! `kms audit archive`: moves closed files to another directory, and records that in the log.
 
 use std::fs::{self, DirBuilder, File, Metadata, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -19,7 +19,7 @@ use crate::audit::{ArchivedFile, append_archived};
 pub(in super::super) struct Archive {
     #[command(flatten)]
     place: Place,
-    /// The directory to which they go; created if it is missing
+    /// The directory to move them to; created if it is missing
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
 }
@@ -27,10 +27,10 @@ pub(in super::super) struct Archive {
 impl Archive {
     pub(super) fn run(self) -> anyhow::Result<ExitCode> {
         let names = self.place.names()?;
-        // What does not hold stays where it is, for those who look into it.
+        // Files that do not verify are not moved, so that they can be investigated.
         let verified = verify(&self.place.directories(), &names, Known::default())?;
         let Some(tree) = verified.tree else {
-            bail!("the log has no signed tree: nothing would prove what was moved away");
+            bail!("the log has no signed tree: nothing would prove what the moved files held");
         };
         ensure!(
             verified.chain.damages.is_empty(),
@@ -53,12 +53,13 @@ impl Archive {
         let mut moved = 0_u64;
         for file in names.segments(&own.directories())? {
             let Some(last) = names.last_record(&file) else { continue };
-            // The tree must be on the disk without them.
+            // The tree must be complete on the disk without these files.
             if last >= tree.first + tree.checkpoint.size.get().min(tree.synced) || tree.stale > 0 {
                 bail!("the tree is not on the disk up to record {last} yet: try again");
             }
             let archived = copy(&names, &file, last, &self.to)?;
-            append_archived(&own.file, &archived).context("the log cannot be told")?;
+            append_archived(&own.file, &archived)
+                .context("the archived files cannot be recorded in the log")?;
             fs::remove_file(&file).with_context(|| file.display().to_string())?;
             sync(file.parent())?;
             say!("{} was moved to {}", file.display(), self.to.display());
@@ -69,29 +70,29 @@ impl Archive {
     }
 }
 
-/// A copy that is whole, and on the disk, before it has its name. One that is there already must be the same.
+/// Copies a file: complete and synced before it gets its name. An existing copy must be identical.
 fn copy(names: &Names, file: &Path, last: u64, to: &Path) -> anyhow::Result<ArchivedFile> {
     let name = file.file_name().context("a file has a name")?;
     let (target, part) = (to.join(name), to.join(format!("{}.part", name.to_string_lossy())));
     let (sha256, bytes) = digest(file)?;
     if let Ok(found) = fs::symlink_metadata(&target) {
         let is_copy = found.is_file() && !is_same(&found, &fs::metadata(file)?);
-        ensure!(is_copy, "{} is not a file of its own", target.display());
+        ensure!(is_copy, "{} is not a separate file", target.display());
     } else {
         let mut copy = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&part)?;
         io::copy(&mut File::open(file)?, &mut copy)?;
         copy.flush()?;
         copy.sync_all()?;
-        ensure!(digest(&part)? == (sha256, bytes), "the copy of {} is another", file.display());
+        ensure!(digest(&part)? == (sha256, bytes), "the copy of {} differs", file.display());
         fs::rename(&part, &target)?;
         sync(Some(to))?;
     }
-    ensure!(digest(&target)? == (sha256, bytes), "{} is another file", target.display());
+    ensure!(digest(&target)? == (sha256, bytes), "{} is a different file", target.display());
     debug_assert_eq!(names.last_record(&target), Some(last));
     Ok(ArchivedFile { last, bytes, sha256: hex::encode(sha256) })
 }
 
-/// Whether both are the same file or directory, by whatever names.
+/// Whether both are the same file or directory, under whatever names.
 fn is_same(one: &Metadata, other: &Metadata) -> bool {
     (one.dev(), one.ino()) == (other.dev(), other.ino())
 }
@@ -126,7 +127,7 @@ mod tests {
         fs::write(&closed, "record\n").expect("a file");
         fs::create_dir(&to).expect("a directory");
         let names = Names::of(&log).expect("names");
-        // A file has other names too.
+        // A hard link gives the file another name.
         fs::hard_link(&closed, to.join("audit.7.jsonl")).expect("a link");
         assert!(copy(&names, &closed, 7, &to).is_err());
         fs::remove_file(to.join("audit.7.jsonl")).expect("removed");

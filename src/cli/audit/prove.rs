@@ -1,4 +1,4 @@
-//! `kms audit prove`: the proof file of one record.
+//! `kms audit prove`: writes the proof file of one record.
 
 use std::fs;
 use std::io::Read as _;
@@ -23,7 +23,7 @@ use super::Place;
 pub(in super::super) struct Prove {
     #[command(flatten)]
     place: Place,
-    /// Place of the leaf in the tree, from 0
+    /// Index of the leaf in the tree, from 0
     #[arg(long, group = "which")]
     index: Option<u64>,
     /// Number of the record (`seq`)
@@ -45,8 +45,7 @@ impl Prove {
                 .with_context(|| file.display().to_string())?;
             anyhow::Ok(content)
         };
-        let key =
-            VouchedKey::parse(&read(names.tree("key"))?).context("the key of the log has another form")?;
+        let key = VouchedKey::parse(&read(names.tree("key"))?).context("the key of the log is malformed")?;
         let checkpoint = read(names.tree("checkpoint"))?;
         let log = Log::of_key(key.key)?;
         let signed = log.open(&checkpoint, &[])?;
@@ -57,7 +56,7 @@ impl Prove {
             (None, seq) => seq.and_then(|seq| seq.checked_sub(node.first)),
         };
         let Some(index) = index.filter(|index| *index < tree.size.get()) else {
-            bail!("the signed tree has {} leaves, and no such one", tree.size);
+            bail!("the signed tree has {} leaves, but not this one", tree.size);
         };
         let index = Index::try_from(index)?;
         let hashes = TileFiles::new(&names.tree("")).hashes(tree.size);
@@ -74,7 +73,7 @@ impl Prove {
         Ok(ExitCode::SUCCESS)
     }
 
-    /// What the record's leaf hash is over, if its file is there.
+    /// The data under the record's leaf hash, if its file is here.
     fn entry(&self, seq: u64) -> anyhow::Result<Option<Vec<u8>>> {
         let (names, files) = (self.place.names()?, self.place.directories());
         let segments = names.segments(&files)?;

@@ -1,4 +1,4 @@
-//! What is counted, what is bounded, and who pushes out whom.
+//! Counting, limits, and which entries are displaced.
 
 use super::*;
 use crate::policy::testing::boot_info;

@@ -1,4 +1,4 @@
-//! A freeze with what is known of its end: it has ended only when two clocks say so.
+//! A freeze in memory: it has expired only when two clocks say so.
 
 use std::fmt;
 use std::sync::Arc;
@@ -7,10 +7,10 @@ use std::time::{Duration, Instant};
 use super::{Earlier, Entries, Freeze, FreezeError, MAX_FREEZES};
 use crate::clock::unix_now;
 
-/// How long a freeze is kept after its end: a clock that is set back within this time brings it back.
+/// How long an expired freeze is kept: setting the clock back within this time revives it.
 const KEPT: Duration = Duration::from_secs(30 * 86_400);
 
-/// A moment, by the clock that the host can set and by the one that only runs forward.
+/// A moment by both clocks: the one that the host can set, and the monotonic one.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Moment {
     /// Unix seconds.
@@ -18,7 +18,7 @@ pub(super) struct Moment {
     pub(super) steady: Instant,
 }
 
-/// Tells the time.
+/// A source of time.
 pub(super) trait TellTime: fmt::Debug + Send + Sync {
     fn now(&self) -> Moment;
 }
@@ -28,13 +28,13 @@ pub(super) trait TellTime: fmt::Debug + Send + Sync {
 pub(super) struct MachineTime;
 
 impl TellTime for MachineTime {
-    /// A clock before 1970 ends no freeze.
+    /// A clock before 1970 lets no freeze expire.
     fn now(&self) -> Moment {
         Moment { wall: unix_now(), steady: Instant::now() }
     }
 }
 
-/// A freeze as it is held in memory.
+/// A freeze in memory.
 #[derive(Debug)]
 pub(super) struct Held {
     pub(super) freeze: Arc<Freeze>,
@@ -43,18 +43,18 @@ pub(super) struct Held {
 
 #[derive(Debug)]
 enum End {
-    /// An operator takes it back, or nobody does; also where the end is further away than this machine can count.
+    /// It has no end, or one further away than this machine can represent.
     Open,
     At {
         /// Unix seconds.
         wall: u64,
-        /// What was left when it was made or loaded, by the clock that nobody sets.
+        /// The same end by the monotonic clock, from the time left when it was made or loaded.
         steady: Instant,
     },
 }
 
 impl Held {
-    /// Holds a freeze that is made or loaded `now`.
+    /// Takes a freeze that was made or loaded `now`.
     pub(super) fn new(freeze: Freeze, now: Moment) -> Self {
         let end = freeze.expires_at.and_then(|wall| {
             let left = Duration::from_secs(wall.saturating_sub(now.wall));
@@ -70,7 +70,7 @@ impl Held {
         }
     }
 
-    /// Whether it ended so long ago, by both clocks, that no clock is believed to be set back before it.
+    /// Whether it expired so long ago, by both clocks, that it need not be kept.
     fn is_forgotten(&self, now: Moment) -> bool {
         match self.end {
             End::Open => false,
@@ -82,11 +82,12 @@ impl Held {
     }
 }
 
-/// `entries` with `new` in the place of an earlier one of its scope. Where they are too many, those that ended first go.
+/// `entries` with `new`, which replaces an earlier one of its scope. If there are too many, the ones that
+/// expired first are removed.
 ///
 /// # Errors
-/// [`FreezeError::Full`]: there is no place, and none has ended. [`FreezeError::Shortens`]: the earlier one is in force and
-/// lasts longer.
+/// [`FreezeError::Full`]: no room, and none has expired. [`FreezeError::Shortens`]: the earlier one is in
+/// force and lasts longer.
 pub(super) fn with(
     entries: &Entries,
     new: &Arc<Held>,
@@ -108,7 +109,7 @@ pub(super) fn with(
     Ok(entries)
 }
 
-/// What goes on being held.
+/// The entries without those that need not be kept.
 pub(super) fn kept(entries: &Entries, now: Moment) -> Entries {
     let kept = entries.iter().filter(|(_, held)| !held.is_forgotten(now));
     kept.map(|(scope, held)| (*scope, Arc::clone(held))).collect()

@@ -1,4 +1,4 @@
-//! Which apps got keys or certificates in the last day: what a freeze of everything would stop.
+//! Which apps received keys or certificates in the last day: what a freeze of everything would stop.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
@@ -6,24 +6,24 @@ use std::time::{Duration, Instant};
 
 use crate::clock::unix_now;
 
-/// How far back it looks.
+/// The length of the period.
 const DAY: Duration = Duration::from_secs(86_400);
-/// Apps that are remembered: what is beyond is counted no more, so the number is a lower bound then.
+/// The most apps that are remembered; beyond that the number is a lower bound.
 const MAX_APPS: usize = 16_384;
 
-/// The apps by the time of their last release. In memory: it begins with the process.
+/// The apps by the time of their last release. In memory only, so it starts empty with the process.
 #[derive(Debug)]
 pub(super) struct Recent {
     since: u64,
     apps: Mutex<HashMap<Vec<u8>, Instant>>,
 }
 
-/// How many apps there were.
+/// How many apps had a release.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct RecentApps {
     /// Apps with a release in the last day.
     pub apps: usize,
-    /// Unix seconds since when they are counted, at most a day ago.
+    /// Since when they are counted (Unix seconds), at most a day ago.
     pub since: u64,
 }
 
@@ -32,7 +32,7 @@ impl Recent {
         Self { since: unix_now(), apps: Mutex::default() }
     }
 
-    /// Remembers a release to an app.
+    /// Notes a release to an app.
     pub(super) fn note(&self, app_id: &[u8], now: Instant) {
         let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
         if let Some(last) = apps.get_mut(app_id) {

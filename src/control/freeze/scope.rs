@@ -1,13 +1,13 @@
-//! What a freeze is about: a name and a value of fixed width.
+//! The target of a freeze: a name and a value of fixed length.
 
 use std::fmt;
 
 use kms_attest::identity::{AppId, BootInfo};
 
-/// What is frozen.
+/// The target of a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Scope {
-    /// Everybody: this KMS releases nothing.
+    /// Everything: this KMS releases nothing.
     Kms,
     /// An app, with all its instances.
     App(AppId),
@@ -15,22 +15,22 @@ pub enum Scope {
     Instance([u8; 20]),
     /// A machine.
     Device([u8; 32]),
-    /// Everything that names this OS image.
+    /// Every guest that names this OS image.
     OsImage([u8; 32]),
 }
 
-/// Why a scope cannot be.
+/// Why a scope is invalid.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ScopeError {
-    /// None of the five.
+    /// An unknown name.
     #[error("scope must be app, instance, device, os_image or kms")]
     Unknown,
-    /// Another length than the scope's.
+    /// A value of another length.
     #[error("value must be {expected} bytes for this scope, got {found}")]
     Length {
-        /// What it must have.
+        /// The length that it must have.
         expected: usize,
-        /// What it has.
+        /// The length that it has.
         found: usize,
     },
 }
@@ -39,7 +39,7 @@ impl Scope {
     /// The names, in the order of the variants.
     pub const NAMES: [&str; 5] = ["kms", "app", "instance", "device", "os_image"];
 
-    /// The scope called `name` with this value; `kms` has none.
+    /// The scope with this name and value; `kms` has no value.
     ///
     /// # Errors
     /// [`ScopeError`].
@@ -78,7 +78,7 @@ impl Scope {
         }
     }
 
-    /// Every scope that `identity` is in.
+    /// Every scope that applies to `identity`.
     pub(super) fn all_of(identity: &BootInfo) -> impl Iterator<Item = Self> {
         let named = [
             ("app", &identity.app_id),

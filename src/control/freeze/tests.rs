@@ -1,4 +1,4 @@
-//! What holds whenever the process stops, and what a damaged file does.
+//! What holds whenever the process stops, and with a damaged file.
 
 use std::fs;
 use std::net::Ipv4Addr;
@@ -29,13 +29,13 @@ impl SetTime {
         Arc::new(Self(StdMutex::new(Moment { wall: unix_now(), steady: Instant::now() })))
     }
 
-    /// The clock that the host can set goes ahead, back for less than 0.
+    /// Sets the wall clock forward, or back if negative.
     fn jump(&self, seconds: i64) {
         let mut now = self.0.lock().unwrap();
         now.wall = now.wall.checked_add_signed(seconds).unwrap();
     }
 
-    /// Time passes, by both.
+    /// Advances both clocks.
     fn pass(&self, seconds: u64) {
         let mut now = self.0.lock().unwrap();
         now.wall += seconds;
@@ -86,7 +86,7 @@ impl Disk {
         log.matches(&format!("\"event\":\"{name}\"")).count()
     }
 
-    /// A directory in the way: its entries cannot be replaced by a file, whoever runs this.
+    /// Puts a directory in the way, which no file can replace, even for root.
     fn refuse_writes(&self) {
         let in_the_way = self.directory.path().join("frozen.json.new");
         fs::create_dir(&in_the_way).unwrap();
@@ -94,7 +94,7 @@ impl Disk {
     }
 }
 
-/// Everything that [`boot_info`] is in.
+/// Every scope that applies to [`boot_info`].
 fn scopes() -> [Scope; 5] {
     [
         Scope::Kms,
@@ -147,13 +147,13 @@ async fn what_was_answered_holds_after_a_restart() {
     assert_eq!(mode & 0o777, 0o600);
 }
 
-/// A freeze of the instance for an hour, by a clock that is `time`.
+/// A freeze of the instance for an hour, by `time`.
 fn for_an_hour(time: &SetTime) -> Freeze {
     let since = time.now().wall;
     Freeze { since, expires_at: Some(since + 3600), ..freeze_of(Scope::Instance([0x77; 20])) }
 }
 
-/// A change that has nothing to do with who is asked about.
+/// A change of an unrelated scope.
 async fn change_something(freezes: &Freezes, disk: &Disk) {
     let elsewhere = Scope::Device([9; 32]);
     freezes.freeze(freeze_of(elsewhere), Earlier::IsReplaced, &disk.audit).await.unwrap();
@@ -222,7 +222,7 @@ async fn what_ended_first_gives_way_when_the_list_is_full() {
     let now = time.now().wall;
     let line = |number: u32| {
         let value = hex::encode([&[0; 16][..], &number.to_be_bytes()].concat());
-        // The first two have ended, the second of them first.
+        // The first two have expired, the second of them earlier.
         let expires_at = match number {
             0 => Some(now - 10),
             1 => Some(now - 20),
@@ -317,7 +317,7 @@ async fn the_audit_log_has_changes_in_the_order_in_which_they_happened() {
         Freezes::open(disk.directory.path().join("frozen.json"), metrics()).unwrap().list(),
         freezes.list()
     );
-    // A thaw of what was not frozen is not recorded, so two never follow each other.
+    // An unfreeze of what was not frozen is not recorded, so two never follow each other.
     let events: Vec<_> = log.lines().map(|line| line.contains("\"event\":\"unfrozen\"")).collect();
     assert!(events.windows(2).all(|pair| pair != [true, true]), "{log}");
 }
@@ -387,7 +387,7 @@ async fn two_operators_at_once_do_not_shorten_each_others_freeze() {
     let disk = Disk::new();
     let freezes = Arc::new(disk.open());
     let ending = |seconds: u64| Freeze { expires_at: Some(unix_now() + seconds), ..freeze_of(Scope::Kms) };
-    // The turn is somebody else's: both have looked, and neither has written.
+    // Another change holds the file: both have checked, and neither has written.
     let turn = Arc::clone(&freezes.file).lock_owned().await;
     let audit = Arc::new(Audit::open(&disk.directory.path().join("both.jsonl")).unwrap());
     let ask = |seconds: u64, earlier: Earlier| {
@@ -412,7 +412,7 @@ async fn two_operators_at_once_do_not_shorten_each_others_freeze() {
     for freezes in [&*freezes, &disk.open()] {
         assert!(freezes.of_kms().unwrap().expires_at.unwrap() > unix_now() + 7 * 3600);
     }
-    // One that may replace does, and one that has ended is in nobody's way.
+    // A replacement may shorten it, and an expired one never stands in the way.
     ask(3600, Earlier::IsReplaced).await.unwrap().unwrap();
     assert!(freezes.of_kms().unwrap().expires_at.unwrap() < unix_now() + 7 * 3600);
 }
