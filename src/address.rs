@@ -2,7 +2,8 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-/// One customer of IPv6 has a whole /64; mapped addresses are IPv4.
+/// The unit that counts as one client: an IPv4 address (also if mapped to IPv6), or an IPv6 /64, which one
+/// customer has.
 pub fn bucket(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {

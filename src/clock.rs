@@ -1,4 +1,4 @@
-//! The time as the protocol and the files have it: whole seconds since 1970, in UTC.
+//! Time in the protocol and in files: whole seconds since 1970, in UTC.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

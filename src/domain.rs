@@ -1,4 +1,4 @@
-//! The domain name (or IPv4 address) under which a KMS serves, and the names of others that no app may have.
+//! The domain name (or IPv4 address) of this KMS, and reserved names that no app may have.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -10,7 +10,7 @@ const MAX_LABEL: usize = 63;
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Domain(String);
 
-/// Why a text is not a [`Domain`]. The peer's texts.
+/// Why a text is not a [`Domain`]. The texts are the peer's.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum DomainError {
     /// Empty, too long, or not ASCII.
@@ -19,7 +19,7 @@ pub enum DomainError {
     /// A label is empty, too long, has other characters, or a hyphen at an end.
     #[error("domain contains an invalid DNS label")]
     Label,
-    /// Clients would read it as an address, but it is not a valid one. The text is ours, since the peer
+    /// Clients would read it as an address, but it is not a valid one. The text is ours, because the peer
     /// accepts such names.
     #[error(
         "domain ends in a number, so clients read it as an IPv4 address: it must be one such as 10.0.2.2"
@@ -28,10 +28,9 @@ pub enum DomainError {
 }
 
 impl Domain {
-    /// Letters, digits and hyphens in labels of 1 to 63 bytes, 253 bytes in all; so no trailing dot, no wildcard, no
-    /// port and no IPv6 literal. What ends in a number must be an IPv4 address as it is usually written:
-    /// clients read it
-    /// as an address, and would connect elsewhere or not at all.
+    /// Letters, digits and hyphens in labels of 1 to 63 bytes, at most 253 bytes; so no trailing dot,
+    /// wildcard, port or IPv6 literal. A name that ends in a number must be an IPv4 address in its usual
+    /// form, because clients read it as an address, and would connect elsewhere or not at all.
     pub fn parse(text: &str) -> Result<Self, DomainError> {
         if text.is_empty() || text.len() > MAX_NAME || !text.is_ascii() {
             return Err(DomainError::Name);
@@ -57,8 +56,7 @@ impl fmt::Display for Domain {
     }
 }
 
-/// A name or address under which clients reach another KMS of the cluster, or a balancer in front: no app's certificate
-/// may carry it.
+/// A name or address of another KMS of the cluster, or of a load balancer: no app's certificate may carry it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ReservedName(String);
 
@@ -86,14 +84,14 @@ impl ReservedName {
         }
     }
 
-    /// The name as given, an address in its usual form.
+    /// The name as given; an address in its canonical form.
     pub fn as_str(&self) -> &str {
         &self.0
     }
 }
 
-/// Whether clients read a name as an IPv4 address, right or wrong: its last label is a decimal or hexadecimal number
-/// (<https://url.spec.whatwg.org/#ends-in-a-number-checker>).
+/// Whether clients read a name as an IPv4 address, valid or not: its last label is a decimal or hexadecimal
+/// number (<https://url.spec.whatwg.org/#ends-in-a-number-checker>).
 pub fn ends_in_a_number(name: &str) -> bool {
     let name = name.strip_suffix('.').unwrap_or(name);
     let last = name.rsplit('.').next().unwrap_or(name);

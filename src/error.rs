@@ -1,4 +1,4 @@
-//! What a caller is told when a request ends without a result.
+//! The error that a caller receives when a request has no result.
 
 use std::error::Error as StdError;
 use std::fmt;
@@ -17,27 +17,26 @@ pub struct Error {
     denial: Option<DenialReference>,
 }
 
-/// How a refusal can be looked up: what the caller may quote to an operator.
+/// How a refusal can be looked up: the caller may quote this to an operator.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct DenialReference {
     /// Stable, for machines: `compose_hash_not_allowed`.
     pub code: &'static str,
-    /// Names this refusal to `Explain`.
+    /// The id of this refusal, for `Explain`.
     pub id: String,
 }
 
 /// The result of a service method.
 pub type Result<T> = std::result::Result<T, Error>;
 
-/// The longest message that a caller is shown whole, in bytes, as in the peer.
+/// The longest message in bytes that is sent whole, as in the peer.
 const MAX_MESSAGE: usize = 2048;
-/// What stands for the middle of a longer one.
+/// Replaces the middle of a longer one.
 const OMISSION: &str = " … ";
 
 impl Error {
-    /// An error whose message the caller sees. One of over 2,048 bytes loses its middle, at characters: its
-    /// end names the
-    /// innermost cause.
+    /// An error with a message for the caller. A message over [`MAX_MESSAGE`] loses its middle, at character
+    /// boundaries, because its end names the innermost cause.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let mut message = message.into();
         if message.len() > MAX_MESSAGE {
@@ -55,28 +54,28 @@ impl Error {
         self
     }
 
-    /// Adds a stable word that is more exact than the code, such as `source_not_allowed`.
+    /// Adds a stable code that is more exact than [`Error::code`], such as `source_not_allowed`.
     pub fn because(self, reason: &'static str) -> Self {
         Self { reason, ..self }
     }
 
-    /// The code's name, or the more exact word, for programs that advise people.
+    /// The more exact code, or else the name of the code, for programs that advise people.
     pub fn reason(&self) -> &'static str {
         self.reason
     }
 
-    /// Says how the refusal can be looked up.
+    /// Adds how the refusal can be looked up.
     pub fn denied_as(mut self, denial: DenialReference) -> Self {
         self.denial = Some(denial);
         self
     }
 
-    /// How the refusal can be looked up, where it is one.
+    /// How the refusal can be looked up, if it can.
     pub fn denial(&self) -> Option<&DenialReference> {
         self.denial.as_ref()
     }
 
-    /// `context: message`, with everything else kept.
+    /// Prefixes the message with `context: `.
     pub fn within(self, context: &str) -> Self {
         let Self { code, message, reason, source, denial } = self;
         Self { reason, source, denial, ..Self::new(code, format!("{context}: {message}")) }
@@ -146,7 +145,7 @@ mod tests {
                 assert!(message.len() <= MAX_MESSAGE, "{length}");
                 assert_eq!(message == whole, whole.len() <= MAX_MESSAGE, "{length}");
                 assert!(message.starts_with("first") && message.ends_with("last"), "{length}");
-                // Again, as a caller wraps it.
+                // The same for a message that a caller has prefixed.
                 let again = error.within("context");
                 assert!(
                     again.message().len() <= MAX_MESSAGE && again.message().starts_with("context: first")

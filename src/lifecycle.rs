@@ -13,7 +13,7 @@ use crate::ca::{self, CaError};
 use crate::domain::{Domain, DomainError, ReservedName};
 use crate::store::{KeyDirectory, State, StoreError, Stored};
 
-/// A KMS as its key directory says it is.
+/// A KMS in the state that its key directory shows.
 #[derive(Debug)]
 pub enum Node {
     /// There are no keys yet.
@@ -28,30 +28,30 @@ pub enum LifecycleError {
     /// The key directory cannot be read or written.
     #[error(transparent)]
     Store(#[from] StoreError),
-    /// Some of the keys are there and some are not. Nothing is overwritten.
+    /// Some of the keys exist and some do not. Nothing is overwritten.
     #[error("the key directory is incomplete ({reason}); restore it from a backup, nothing was changed")]
     Broken {
         /// What is missing or wrong.
         reason: String,
     },
-    /// The name under which clients reach this KMS is not known.
+    /// The domain of this KMS is unknown.
     #[error("neither the key directory nor core.onboard.auto_bootstrap_domain names the domain of this KMS")]
     NoDomain,
-    /// `rpc-domain` holds no domain.
+    /// `rpc-domain` does not contain a domain.
     #[error("the file rpc-domain in the key directory is unusable: {0}")]
     Domain(#[from] DomainError),
-    /// A certificate could not be made.
+    /// A certificate could not be issued.
     #[error(transparent)]
     Ca(#[from] CaError),
 }
 
 impl Node {
-    /// Reads the state off the directory; `configured` names the domain before the directory does, and no app gets a
-    /// certificate for a `reserved` name. CA certificates that are missing or near their end are made again from their
-    /// keys.
+    /// Reads the state from the directory. `configured` is the domain until the directory has one; no app
+    /// gets a certificate for a `reserved` name. CA certificates that are missing or expire soon are issued
+    /// again for their keys.
     ///
     /// # Errors
-    /// [`LifecycleError`]; a half-filled directory is never taken for an empty one.
+    /// [`LifecycleError`]; a partly filled directory is never treated as an empty one.
     pub fn open(
         directory: KeyDirectory,
         configured: Option<Domain>,
@@ -68,10 +68,10 @@ impl Node {
         }
     }
 
-    /// What [`Node::open`] would come to, without changing anything.
+    /// The state that [`Node::open`] would return, without changing anything.
     ///
     /// # Errors
-    /// Those of [`Node::open`] that can be known before.
+    /// Those of [`Node::open`] that can be known beforehand.
     pub fn foresee(
         state: State,
         configured: Option<Domain>,

@@ -1,4 +1,4 @@
-//! The process log: lines go through a bounded queue to stderr, so that a slow reader of stderr delays nothing.
+//! The process log: lines go to stderr through a bounded queue, so that a slow reader delays nothing.
 
 use std::collections::VecDeque;
 use std::fs::File;
@@ -19,27 +19,27 @@ use tracing_subscriber::fmt::MakeWriter;
 use tracing_subscriber::layer::{Context, Filter, Layer as _, SubscriberExt as _};
 use tracing_subscriber::util::SubscriberInitExt as _;
 
-/// Bytes in the queue to stderr; further lines are dropped.
+/// The size of the queue in bytes; further lines are dropped.
 const MAX_QUEUE: usize = 1 << 20;
-/// A longer line is cut.
+/// Longer lines are cut.
 const MAX_LINE: usize = 16 << 10;
-/// Bytes of one write.
+/// The most bytes in one write.
 const MAX_WRITE: usize = 64 << 10;
-/// Lines a second of all libraries together, the same bound as for refusals; further ones are dropped.
+/// Lines a second of all libraries together, the same limit as for refusals; further ones are dropped.
 const LINES_OF_LIBRARIES: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
-/// How often the log says how many lines were dropped.
+/// How often the number of dropped lines is logged.
 const SAY_DROPPED_EVERY: Duration = Duration::from_secs(10);
-/// Between attempts to write to a stderr that is set to refuse rather than wait.
+/// The pause between attempts to write to a non-blocking stderr.
 const PAUSE: Duration = Duration::from_millis(20);
 
-/// The process log. Clones are the same log.
+/// The process log. Clones share it.
 #[derive(Clone, Debug)]
 pub struct ProcessLog(Arc<Shared>);
 
 #[derive(Debug, Default)]
 struct Shared {
     queue: Mutex<Queue>,
-    /// A line has come, or the queue has become empty.
+    /// Notified when a line is added, and when the queue is empty.
     changed: Condvar,
     dropped: AtomicU64,
 }
@@ -48,7 +48,7 @@ struct Shared {
 struct Queue {
     lines: VecDeque<Vec<u8>>,
     bytes: usize,
-    /// Lines have left the queue that are not written yet.
+    /// Whether lines were taken from the queue that are not written yet.
     is_writing: bool,
 }
 
@@ -56,9 +56,10 @@ impl ProcessLog {
     /// A log on stderr.
     ///
     /// # Errors
-    /// There is no stderr, or no thread for it.
+    /// Stderr is closed, or the thread cannot be started.
     pub fn to_stderr() -> io::Result<Self> {
-        // Not by std's handle: its lock is held while a write waits, and others would wait for the lock.
+        // A descriptor of its own, because std locks its handle during a write, and others would wait for
+        // that lock.
         Self::to(File::from(io::stderr().as_fd().try_clone_to_owned()?))
     }
 
@@ -69,16 +70,16 @@ impl ProcessLog {
         Ok(log)
     }
 
-    /// Makes this the destination of every event and of panics. `RUST_LOG` chooses what is logged.
+    /// Receives all events and panics from now on. `RUST_LOG` selects what is logged.
     pub fn install(&self) {
         let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
         let lines = tracing_subscriber::fmt::layer()
             .with_ansi(false)
             .with_writer(self.clone())
-            // It would print to stderr, and panic where that fails.
+            // Would print to stderr, and panic if that fails.
             .log_internal_errors(false)
             .with_filter(FewOfLibraries::new(self.clone()));
-        // A second installation, which tests could make, changes nothing.
+        // A second installation, as in tests, has no effect.
         let _ = tracing_subscriber::registry().with(filter).with(lines).try_init();
         std::panic::set_hook(Box::new(|panic| {
             tracing::error!(thread = thread::current().name(), "panic: {panic}");
@@ -90,12 +91,12 @@ impl ProcessLog {
         self.0.push(format!("{text}\n").as_bytes());
     }
 
-    /// Lines that were dropped so far.
+    /// The number of dropped lines.
     pub fn dropped(&self) -> u64 {
         self.0.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until everything is written, but not for longer than `limit`.
+    /// Waits until everything is written, at most `limit`.
     pub fn flush(&self, limit: Duration) {
         let end = Instant::now() + limit;
         let mut queue = self.0.lock();
@@ -134,7 +135,7 @@ impl Shared {
     /// Writes until the process ends.
     fn drain(&self, mut sink: impl Write) {
         let mut told = Told { dropped: 0, at: None };
-        // What was written last does not end a line.
+        // Whether the last write ended within a line.
         let mut is_torn = false;
         loop {
             let (lines, count) = self.next(is_torn);
@@ -145,7 +146,7 @@ impl Shared {
                         is_torn = write_all(&mut sink, notice.as_bytes()).is_err();
                     }
                 }
-                // Nobody reads it any more, or the disk is full: the next lines are tried again.
+                // The reader has closed, or the disk is full: continues with the next lines.
                 Err(_) => {
                     is_torn = true;
                     self.drop_lines(count);
@@ -156,7 +157,7 @@ impl Shared {
         }
     }
 
-    /// Waits for lines and gives those that fit into one write, with their number.
+    /// Waits for lines; returns those that fit into one write, and their number.
     fn next(&self, is_torn: bool) -> (Vec<u8>, usize) {
         let mut queue = self.lock();
         while queue.lines.is_empty() {
@@ -176,7 +177,7 @@ impl Shared {
     }
 }
 
-/// How many dropped lines the log has told of, and when.
+/// How many dropped lines were reported, and when.
 struct Told {
     dropped: u64,
     at: Option<Instant>,
@@ -216,7 +217,7 @@ impl MakeWriter<'_> for ProcessLog {
     }
 }
 
-/// Takes one line as a whole. Never fails, never waits for stderr.
+/// Writes one whole line. Never fails, never waits for stderr.
 #[derive(Debug)]
 pub struct Line(Arc<Shared>);
 
@@ -231,7 +232,7 @@ impl Write for Line {
     }
 }
 
-/// Limits what libraries log: a caller can make them log as often as it likes.
+/// Limits the lines of libraries, because callers can cause any number of them.
 struct FewOfLibraries {
     limit: DefaultDirectRateLimiter,
     log: ProcessLog,
@@ -265,7 +266,7 @@ mod tests {
 
     use super::*;
 
-    /// Answers each write as it is told to, and keeps what it took.
+    /// Gives each write a prepared result, and keeps what was written.
     struct Sink {
         answers: mpsc::Receiver<io::Result<()>>,
         taken: Arc<Mutex<Vec<u8>>>,
@@ -273,7 +274,7 @@ mod tests {
 
     impl Write for Sink {
         fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-            // Without an answer it waits, as a full pipe does.
+            // Blocks until a result is prepared, as a full pipe does.
             self.answers.recv().unwrap_or(Ok(()))?;
             self.taken.lock().unwrap().extend_from_slice(bytes);
             Ok(bytes.len())

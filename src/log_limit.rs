@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 
-/// A number of lines a second, and how many were left out.
+/// A rate of lines, and how many lines were left out.
 pub struct LogLimit {
     lines: DefaultDirectRateLimiter,
     omitted: AtomicU64,

@@ -1,4 +1,4 @@
-//! The `kms` binary: parse arguments, run the subcommand, give an exit status.
+//! The `kms` binary: parses arguments, runs the subcommand, returns an exit status.
 
 use std::io::{self, Write as _};
 use std::process::ExitCode;
@@ -9,7 +9,7 @@ fn main() -> ExitCode {
     match cvm_kms::cli::Cli::parse().run() {
         Ok(code) => code,
         Err(error) => {
-            // Nobody may be there to read it.
+            // Stderr may be closed.
             let _ = writeln!(io::stderr(), "Error: {error:#}");
             ExitCode::FAILURE
         }

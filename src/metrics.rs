@@ -14,10 +14,10 @@ use prometheus::{
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
-/// State of the collateral cache when it is scraped.
+/// The state of the collateral cache at the time of a scrape.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct CollateralState {
-    /// Entries held.
+    /// Cached entries.
     pub entries: u64,
     /// Age of the oldest entry.
     pub oldest_age: Duration,
@@ -27,18 +27,18 @@ pub struct CollateralState {
     pub fetches: u64,
     /// Failed fetches so far.
     pub failures: u64,
-    /// Answers refused so far because they are older than what was seen, by kind.
+    /// Responses that were refused because they are older than an earlier one, by kind.
     pub refused_as_older: [(&'static str, u64); 4],
-    /// Times so far that the lowest numbers could not be saved.
+    /// How often the lowest accepted numbers could not be saved.
     pub floors_unsaved: u64,
 }
 
 /// What Intel's early TCB set says about recently seen platforms.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct TcbForecastState {
-    /// Kinds of platform that it judges worse.
+    /// Kinds of platforms that it rates worse.
     pub falling_behind: u64,
-    /// Unix seconds of the first TCB recovery that does so.
+    /// Unix seconds of the first TCB recovery behind that.
     pub recovery: Option<u64>,
     /// Models whose early set is newer than the standard one.
     pub newer: u64,
@@ -48,16 +48,16 @@ pub struct TcbForecastState {
     pub unavailable: u64,
 }
 
-/// What is known of the chain that decides, when it is scraped.
+/// The state of the chain that decides, at the time of a scrape.
 #[derive(Debug, Clone, Copy, Default, PartialEq)]
 pub struct ChainState {
-    /// The block that decides; `None` until one is found.
+    /// The block that decides; `None` if none is known yet.
     pub block: Option<u64>,
-    /// How long ago that block was made.
+    /// The age of that block.
     pub block_age: Option<Duration>,
-    /// Endpoints that could be used when they were last tried.
+    /// Endpoints that worked at the last attempt.
     pub endpoints: u64,
-    /// How often endpoints contradicted each other so far.
+    /// How often endpoints have contradicted each other.
     pub disagreements: u64,
 }
 
@@ -65,7 +65,7 @@ pub struct ChainState {
 pub struct Metrics {
     registry: Registry,
     methods: Vec<Method>,
-    /// Paths of no method.
+    /// For paths that are not methods.
     other: Method,
     attestation_requests: IntCounter,
     attestation_failures: IntCounter,
@@ -111,7 +111,7 @@ pub struct Metrics {
     chain_disagreements: IntCounter,
 }
 
-/// A method, with its most used metrics once they were used: before that they are not shown.
+/// A method, with its most used metrics after their first use: before that they are not shown.
 struct Method {
     name: &'static str,
     kind: Kind,
@@ -125,21 +125,20 @@ impl Method {
     }
 }
 
-/// What a request counts as, by its path.
+/// The labels for a request, from its path.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Observed {
-    /// Its place among the methods.
+    /// The index of its method.
     method: Option<usize>,
     is_attestation: bool,
 }
 
-/// Whether a method is one of those that the peer's two counters count, below `/prpc/`, with or without the prefix
-/// `KMS.`.
+/// Whether the peer's two counters count a method, below `/prpc/`, with or without the prefix `KMS.`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
-    /// Its callers bring an attestation.
+    /// Yes: its callers bring an attestation.
     Attestation,
-    /// It is counted by our own metrics only.
+    /// No, only our own metrics do.
     Other,
 }
 
@@ -161,7 +160,7 @@ impl fmt::Debug for Metrics {
 }
 
 impl Metrics {
-    /// A registry with everything at zero. Requests to other methods than `methods` are counted as one.
+    /// A registry with everything at zero. Requests to methods other than `methods` are counted together.
     pub fn new(methods: impl IntoIterator<Item = (&'static str, Kind)>) -> Self {
         Self::register(methods.into_iter().map(|(name, kind)| Method::new(name, kind)).collect())
             .expect("the names below are valid and distinct")
@@ -184,12 +183,12 @@ impl Metrics {
             requests: counters(
                 r,
                 "cvm_kms_requests_total",
-                "Answered requests by method and HTTP status.",
+                "Requests by method and HTTP status of the response.",
                 &["method", "status"],
             )?,
             latency: {
                 let opts =
-                    HistogramOpts::new("cvm_kms_request_seconds", "Time from request to answer by method.");
+                    HistogramOpts::new("cvm_kms_request_seconds", "Time from request to response by method.");
                 let buckets =
                     vec![0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
                 register(r, HistogramVec::new(opts.buckets(buckets), &["method"])?)?
@@ -204,14 +203,14 @@ impl Metrics {
             handshake_cpu: {
                 let opts = Opts::new(
                     "cvm_kms_handshake_cpu_seconds_total",
-                    "CPU time of TLS handshakes, of those that failed too.",
+                    "CPU time of TLS handshakes, including failed ones.",
                 );
                 register(r, Counter::with_opts(opts)?)?
             },
             key_exchanges: counters(
                 r,
                 "cvm_kms_key_exchanges_total",
-                "TLS handshakes by the key exchange group that was agreed on.",
+                "TLS handshakes by the negotiated key exchange group.",
                 &["group"],
             )?,
             verifications: counters(
@@ -223,7 +222,7 @@ impl Metrics {
             policy_answers: counters(
                 r,
                 "cvm_kms_policy_answers_total",
-                "Questions to the policy by answer.",
+                "Requests to the policy by result.",
                 &["answer"],
             )?,
             relaxed_decisions: counters(
@@ -235,7 +234,7 @@ impl Metrics {
             tcb_falling_behind: gauge(
                 r,
                 "cvm_kms_tcb_falling_behind",
-                "Kinds of platform seen lately that Intel's early TCB set judges worse than the standard one.",
+                "Kinds of platform seen recently that Intel's early TCB set judges worse than the standard one.",
             )?,
             tcb_recovery: gauge(
                 r,
@@ -245,7 +244,7 @@ impl Metrics {
             early_tcb_sets: {
                 let opts = Opts::new(
                     "cvm_kms_early_tcb_sets",
-                    "Platform models seen lately by what their early TCB set is: newer, same or unavailable.",
+                    "Platform models seen recently by what their early TCB set is: newer, same or unavailable.",
                 );
                 register(r, IntGaugeVec::new(opts, &["state"])?)?
             },
@@ -258,12 +257,12 @@ impl Metrics {
             breaker_open: gauge(
                 r,
                 "cvm_kms_webhook_breaker_open",
-                "1 while the webhook does not answer and questions to it are refused at once.",
+                "1 while the webhook does not respond and requests to it fail at once.",
             )?,
             breaker_openings: counter(
                 r,
                 "cvm_kms_webhook_breaker_openings_total",
-                "How often the webhook has stopped answering.",
+                "How often the webhook has stopped responding.",
             )?,
             failed_credentials: counter(
                 r,
@@ -279,7 +278,7 @@ impl Metrics {
             audit_writable: gauge(
                 r,
                 "cvm_kms_audit_writable",
-                "1 while the audit log takes records, 0 while it does not and no key is released.",
+                "1 while the audit log can be written, 0 while it cannot and no key is released.",
             )?,
             audit_free: gauge(r, "cvm_kms_audit_free_bytes", "Free bytes on the disk of the audit log.")?,
             audit_space_low: gauge(
@@ -290,7 +289,7 @@ impl Metrics {
             audit_damaged: gauge(
                 r,
                 "cvm_kms_audit_damaged_bytes",
-                "Bytes at the end of audit files that were found to be no records since the start.",
+                "Bytes at the end of audit files that were found since the start and are not records.",
             )?,
             log_dropped: counter(
                 r,
@@ -378,7 +377,7 @@ impl Metrics {
         Ok(metrics)
     }
 
-    /// What a request to `path` counts as: `/prpc/GetMeta`, `/prpc/KMS.GetMeta`, `/kms.KMS/GetMeta`.
+    /// The labels for a request to `path`: `/prpc/GetMeta`, `/prpc/KMS.GetMeta`, `/kms.KMS/GetMeta`.
     pub fn observe(&self, path: &str) -> Observed {
         let path = path.trim_start_matches('/');
         let name = path.rsplit(['/', '.']).next().unwrap_or_default();
@@ -390,8 +389,8 @@ impl Metrics {
         Observed { method, is_attestation: is_kms && kind == Kind::Attestation }
     }
 
-    /// Counts an answer by its HTTP status. The peer's two counters take 400 and more as a failure, also before
-    /// dispatch.
+    /// Counts a response by its HTTP status. For the peer's two counters 400 and above is a failure, also
+    /// before dispatch.
     pub fn answered(&self, observed: Observed, status: u16, took: Duration) {
         if observed.is_attestation {
             self.attestation_requests.inc();
@@ -423,7 +422,7 @@ impl Metrics {
         self.handshakes.with_label_values(&[result]).inc();
     }
 
-    /// Counts CPU time that a TLS handshake has taken.
+    /// Counts the CPU time of TLS handshakes.
     pub fn handshake_worked(&self, time: Duration) {
         self.handshake_cpu.inc_by(time.as_secs_f64());
     }
@@ -448,23 +447,23 @@ impl Metrics {
         self.shed.with_label_values(&[limit]).inc();
     }
 
-    /// The webhook has stopped answering: requests fail at once.
+    /// The webhook has stopped responding: requests fail at once.
     pub fn webhook_breaker_opened(&self) {
         self.breaker_openings.inc();
         self.breaker_open.set(1);
     }
 
-    /// The webhook answers again.
+    /// The webhook responds again.
     pub fn webhook_breaker_closed(&self) {
         self.breaker_open.set(0);
     }
 
-    /// Counts a decision that needed a relaxed TCB rule. There are as many labels as the configuration names.
+    /// Counts a decision that needed a relaxed TCB rule. The configuration bounds the number of labels.
     pub fn relaxed_decision(&self, relaxation: &str) {
         self.relaxed_decisions.with_label_values(&[relaxation]).inc();
     }
 
-    /// Shows what Intel's early TCB set says.
+    /// Sets the gauges of Intel's early TCB set.
     pub fn set_tcb_forecast(&self, state: TcbForecastState) {
         let number = |count| i64::try_from(count).unwrap_or(i64::MAX);
         self.tcb_falling_behind.set(number(state.falling_behind));
@@ -476,17 +475,17 @@ impl Metrics {
         }
     }
 
-    /// Counts a connection that was closed because there were too many.
+    /// Counts a connection that was closed because of the connection limit.
     pub fn connection_shed(&self) {
         self.shed.with_label_values(&["max_connections"]).inc();
     }
 
-    /// Counts a request of an address that asked too often.
+    /// Counts a request over the rate of its address.
     pub fn address_limited(&self) {
         self.shed.with_label_values(&["unauthenticated_per_second"]).inc();
     }
 
-    /// Counts a request for which there was no memory left.
+    /// Counts a request that was refused for lack of memory.
     pub fn memory_refused(&self) {
         self.shed.with_label_values(&["max_request_memory"]).inc();
     }
@@ -496,7 +495,7 @@ impl Metrics {
         self.shed.with_label_values(&["idle_connection"]).inc();
     }
 
-    /// Counts a request of an allowed caller whose app or instance asked too often.
+    /// Counts a request of an allowed caller over the rate of its app or instance.
     pub fn release_limited(&self, limit: &'static str) {
         self.shed.with_label_values(&[limit]).inc();
     }
@@ -511,7 +510,7 @@ impl Metrics {
         self.failed_onboarding_tokens.inc();
     }
 
-    /// Counts a password that was not checked, because too many others are being hashed.
+    /// Counts a password that was not checked because too many others are being hashed.
     pub fn password_shed(&self) {
         self.shed.with_label_values(&["passwords"]).inc();
     }
@@ -526,49 +525,49 @@ impl Metrics {
         self.audit_failures.inc();
     }
 
-    /// Shows whether the audit log takes records.
+    /// Sets whether the audit log can be written.
     pub fn set_audit_writable(&self, is_writable: bool) {
         self.audit_writable.set(i64::from(is_writable));
     }
 
-    /// Shows how much space the audit log has, and whether that is little.
+    /// Sets the free space for the audit log, and whether it is low.
     pub fn set_audit_space(&self, free: u64, is_low: bool) {
         self.audit_free.set(i64::try_from(free).unwrap_or(i64::MAX));
         self.audit_space_low.set(i64::from(is_low));
     }
 
-    /// Shows how many bytes of audit files are no records.
+    /// Sets how many bytes of audit files are not records.
     pub fn set_audit_damaged(&self, bytes: u64) {
         self.audit_damaged.set(i64::try_from(bytes).unwrap_or(i64::MAX));
     }
 
-    /// Shows how many lines of the process log were dropped so far.
+    /// Sets how many lines of the process log were dropped.
     pub fn set_log_dropped(&self, lines: u64) {
         raise(&self.log_dropped, lines);
     }
 
-    /// Counts a connection for as long as the result lives.
+    /// Counts a connection until the result is dropped.
     pub fn connection(&self) -> OpenConnection {
         self.connections.inc();
         OpenConnection(self.connections.clone())
     }
 
-    /// Shows whether keys can be released.
+    /// Sets whether keys can be released.
     pub fn set_ready(&self, is_ready: bool) {
         self.ready.set(is_ready.into());
     }
 
-    /// Shows whether a cause keeps keys from being released, or will soon.
+    /// Sets whether a cause stops the release of keys, or will soon.
     pub fn set_not_ready(&self, reason: &'static str, applies: bool) {
         self.not_ready.with_label_values(&[reason]).set(applies.into());
     }
 
-    /// Shows how many freezes of a scope are in force.
+    /// Sets how many freezes of a scope are in force.
     pub fn set_frozen(&self, scope: &'static str, count: usize) {
         self.frozen.with_label_values(&[scope]).set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
-    /// Shows what is relaxed, by code.
+    /// Sets what is relaxed, by code.
     pub fn set_relaxed(&self, codes: impl IntoIterator<Item = &'static str>) {
         self.relaxed.reset();
         for code in codes {
@@ -576,7 +575,7 @@ impl Metrics {
         }
     }
 
-    /// Shows the collateral cache as it is now.
+    /// Sets the gauges of the collateral cache.
     pub fn set_collateral(&self, state: CollateralState) {
         self.collateral_entries.set(i64::try_from(state.entries).unwrap_or(i64::MAX));
         self.collateral_age.set(state.oldest_age.as_secs_f64());
@@ -589,7 +588,7 @@ impl Metrics {
         raise(&self.collateral_floors_unsaved, state.floors_unsaved);
     }
 
-    /// Shows the chain as it is known now.
+    /// Sets the gauges of the chain.
     pub fn set_chain(&self, state: ChainState) {
         self.chain_block.set(state.block.and_then(|block| i64::try_from(block).ok()).unwrap_or(0));
         self.chain_block_age.set(state.block_age.map_or(f64::INFINITY, |age| age.as_secs_f64()));
@@ -597,10 +596,10 @@ impl Metrics {
         raise(&self.chain_disagreements, state.disagreements);
     }
 
-    /// The text exposition of everything.
+    /// All metrics in the text format.
     pub fn render(&self) -> String {
         let mut text = Vec::new();
-        // Writing to memory does not fail; a metric that cannot be shown is left out.
+        // Writing to memory does not fail; a metric that cannot be encoded is left out.
         if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
             tracing::error!(%error, "metrics cannot be rendered");
         }
@@ -608,7 +607,7 @@ impl Metrics {
     }
 }
 
-/// An open connection; dropping it counts it out.
+/// An open connection, counted until dropped.
 pub struct OpenConnection(IntGauge);
 
 impl Drop for OpenConnection {
@@ -617,7 +616,7 @@ impl Drop for OpenConnection {
     }
 }
 
-/// The status if it is one of the interesting ones, otherwise its class, so that there are few label values.
+/// The status if it has a label of its own, otherwise its class, so that there are few label values.
 fn label(status: u16) -> &'static str {
     match (status, status / 100) {
         (200, _) => "200",

@@ -1,4 +1,4 @@
-//! How operators prove who they are: a token, or a user of an htpasswd file.
+//! Credentials of operators: a token, or a user of an htpasswd file.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -9,7 +9,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-/// SHA-256 of the operator's token: all comparisons are over digests, in constant time.
+/// SHA-256 of the operator's token: tokens are compared by digest, in constant time.
 pub struct OperatorToken([u8; 32]);
 
 impl OperatorToken {
@@ -39,7 +39,7 @@ impl fmt::Debug for OperatorToken {
 /// The operator that a request's credentials identify.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Operator {
-    /// Anyone: no credentials are needed.
+    /// Anyone, because no credentials are needed.
     Anyone,
     /// A holder of the token.
     Token,
@@ -71,20 +71,20 @@ pub enum Credentials {
     },
 }
 
-/// The credentials in the headers, as far as they can be judged without hashing a password.
+/// The credentials in the headers, as far as they can be checked without hashing a password.
 #[derive(Debug, PartialEq, Eq)]
 pub enum Shown {
     /// No credentials.
     Nothing,
-    /// The token, or no credentials where none are needed.
+    /// The token, or nothing where no credentials are needed.
     Right(Operator),
-    /// Something that is neither the token nor a user's name and password.
+    /// Neither the token nor a user's name and password.
     Wrong,
-    /// A name and a password: [`Users::admits`] decides, which takes a bcrypt computation.
+    /// A name and a password: [`Users::admits`] checks them, which takes a bcrypt computation.
     Password(Password),
 }
 
-/// A name and a password, right or wrong. Prints nothing.
+/// A name and a password that may be wrong. Its `Debug` prints neither.
 #[derive(Clone, PartialEq, Eq)]
 pub struct Password {
     user: String,
@@ -97,7 +97,7 @@ impl Password {
         &self.user
     }
 
-    /// Name and password as one text. It is unique, because a name contains no colon.
+    /// Name and password in one unambiguous text, because a name contains no colon.
     pub fn joined(&self) -> Zeroizing<String> {
         Zeroizing::new(format!("{}:{}", self.user, self.password.as_str()))
     }
@@ -113,7 +113,7 @@ impl fmt::Debug for Password {
 #[derive(Default)]
 pub struct Users {
     hashes: BTreeMap<String, Hash>,
-    /// The hash for unknown names, so that the time of an answer does not tell which names exist.
+    /// The hash for unknown names, so that the response time does not tell which names exist.
     nobody: Option<String>,
 }
 
@@ -128,7 +128,7 @@ pub enum BadHtpasswd {
     /// A line is not an entry.
     #[error("line {line} of the htpasswd file is not `user:bcrypt hash` ($2a$, $2b$ or $2y$)")]
     Malformed {
-        /// Counted from one.
+        /// The line number, from 1.
         line: usize,
     },
     /// A hash whose cost is too low or too high.
@@ -136,15 +136,15 @@ pub enum BadHtpasswd {
         "line {line} of the htpasswd file has a bcrypt cost of {cost}; {MIN_COST} to {MAX_COST} can be used, 10 to 12 are usual"
     )]
     Cost {
-        /// Counted from one.
+        /// The line number, from 1.
         line: usize,
-        /// As the entry has it.
+        /// The cost of the entry.
         cost: u32,
     },
-    /// Two entries for one name, of which only one would count.
+    /// Two entries for one name, of which only one would be used.
     #[error("line {line} of the htpasswd file names a user that an earlier line names")]
     Repeated {
-        /// Counted from one.
+        /// The line number, from 1.
         line: usize,
     },
     /// A byte order mark, which would become part of the first name.
@@ -163,7 +163,7 @@ const BCRYPT_LENGTH: usize = 60;
 const MIN_COST: u32 = 4;
 /// A hash of a higher cost takes longer than a request may.
 const MAX_COST: u32 = 18;
-/// A hash of a higher cost delays everybody's log-in by two seconds or more.
+/// A hash of a higher cost delays every login by two seconds or more.
 const USUAL_COST: u32 = 14;
 /// Longer credentials are refused.
 const MAX_HEADER: usize = 4096;
@@ -218,13 +218,13 @@ impl Users {
         self.hashes.is_empty()
     }
 
-    /// Users whose log-in takes so long that others have to wait, with the cost of their hashes.
+    /// Users with a slow hash, which makes other logins wait, and its cost.
     pub fn slow(&self) -> impl Iterator<Item = (&str, u32)> {
         let slow = self.hashes.iter().filter(|(_, hash)| hash.cost > USUAL_COST);
         slow.map(|(name, hash)| (name.as_str(), hash.cost))
     }
 
-    /// Whether the password is that of the user. Takes as long as bcrypt takes, for every name.
+    /// Whether the password is the user's. Takes the time of a bcrypt hash for every name.
     pub fn admits(&self, shown: &Password) -> bool {
         let known = self.hashes.get(&shown.user);
         let Some(hash) = known.map(|hash| &hash.text).or(self.nobody.as_ref()) else { return false };
@@ -232,7 +232,7 @@ impl Users {
     }
 }
 
-/// A hash with the most frequent cost (the lowest of these), but not a cost that delays everybody.
+/// A hash with the most frequent cost (the lowest of several), but not one that delays every login.
 fn nobody(hashes: &BTreeMap<String, Hash>) -> Option<String> {
     let pattern = hashes.values().next()?;
     let mut users_by_cost = BTreeMap::<u32, usize>::new();
@@ -241,7 +241,7 @@ fn nobody(hashes: &BTreeMap<String, Hash>) -> Option<String> {
     }
     let commonest = users_by_cost.iter().max_by_key(|(cost, users)| (**users, std::cmp::Reverse(**cost)));
     let cost = commonest.map_or(pattern.cost, |(cost, _)| *cost).min(USUAL_COST);
-    // A hash begins with `$2y$12$`. With its cost replaced, no known password matches it.
+    // A hash begins with `$2y$12$`. After its cost is replaced, no known password matches it.
     Some(format!("{}{cost:02}{}", &pattern.text[..4], &pattern.text[6..]))
 }
 
@@ -252,8 +252,9 @@ impl fmt::Debug for Users {
 }
 
 impl Credentials {
-    /// What these headers show: `X-Admin-Token`, then `Authorization` (`Bearer`, or `Basic` with a user of the file, or
-    /// with the token as password, or as user name with an empty password). Hashes no password.
+    /// The credentials in these headers: `X-Admin-Token`, then `Authorization` (`Bearer`; or `Basic` with a
+    /// user of the file, with the token as password, or with the token as user name and an empty password).
+    /// Hashes no password.
     pub fn shown(&self, headers: &HeaderMap) -> Shown {
         let Self::Needed { token, users } = self else { return Shown::Right(Operator::Anyone) };
         if !headers.contains_key("x-admin-token") && !headers.contains_key(header::AUTHORIZATION) {
@@ -283,7 +284,7 @@ impl Credentials {
         if users.is_empty() { Shown::Wrong } else { Shown::Password(shown) }
     }
 
-    /// As [`Users::slow`].
+    /// See [`Users::slow`].
     pub fn slow_users(&self) -> impl Iterator<Item = (&str, u32)> {
         let users = match self {
             Self::NoneNeeded => None,
@@ -292,7 +293,7 @@ impl Credentials {
         users.into_iter().flat_map(Users::slow)
     }
 
-    /// Whether a user of the file has this password. Takes as long as bcrypt takes.
+    /// Whether a user of the file has this password. Takes the time of a bcrypt hash.
     pub fn admits(&self, shown: &Password) -> bool {
         match self {
             Self::NoneNeeded => true,
@@ -328,7 +329,7 @@ mod tests {
     fn hash(cost: u32) -> String {
         let hash = bcrypt::hash_with_result("pass word", 4).expect("bcrypt");
         let hash = hash.format_for_version(bcrypt::Version::TwoY);
-        // Of no password at another cost, but with the form of one.
+        // The hash of no password at another cost, in the form of one.
         format!("$2y${cost:02}{}", &hash[6..])
     }
 
@@ -341,7 +342,7 @@ mod tests {
         Credentials::Needed { token: Some(OperatorToken::new("s3cret")), users }
     }
 
-    /// As the admin listener has it, but for the waiting.
+    /// As on the admin listener, but without delays.
     fn admits(credentials: &Credentials, headers: &HeaderMap) -> bool {
         match credentials.shown(headers) {
             Shown::Nothing | Shown::Wrong => false,

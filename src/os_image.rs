@@ -1,7 +1,7 @@
 //! OS images: whether the registers in a quote are those of the image that the VM claims to have booted.
 //!
-//! Files are downloaded, kept and measured here; what they measure to is computed by
-//! [`kms_attest::platform::tdx::image`].
+//! Files are downloaded, cached and measured here; [`kms_attest::platform::tdx::image`] computes the
+//! registers.
 
 mod archive;
 mod cache;
@@ -46,41 +46,42 @@ use self::progress::TELL_EVERY;
 pub use self::progress::{Progress, ProgressListener};
 use self::work::blocking;
 
-/// Most images that are downloaded at a time.
+/// The most concurrent downloads.
 const MAX_DOWNLOADS: usize = 4;
-/// Most configurations that are waited for.
+/// The most configurations that are waited for.
 const MAX_MEASUREMENTS: usize = 64;
-/// Most images that are measured at a time: each needs its kernel and firmware in memory.
+/// The most images measured at a time, because each needs its kernel and firmware in memory.
 const MEASURED_AT_ONCE: usize = 2;
 
-/// `[core.image]`, as far as images are verified.
+/// The part of `[core.image]` for the verification of images.
 #[derive(Debug, Clone)]
 pub struct Settings {
     /// URL with the placeholder `{OS_IMAGE_HASH}`.
     pub download_url: String,
-    /// Timeout of a whole download: fetching, unpacking, checking. `None` is no timeout.
+    /// The time limit of a whole download: fetching, unpacking, checking. `None` is no limit.
     pub download_timeout: Option<Duration>,
-    /// Whether digests that come with the evidence may stand for the image's files.
+    /// Whether digests in the evidence may replace the image's files.
     pub lite: LiteAttestation,
-    /// A program that prints ACPI tables, in place of those that are computed: a path, or a name that is looked for in
+    /// A program that prints ACPI tables, instead of the computed ones: a path, or a name to look up in
     /// `PATH`.
     pub acpi_tables: Option<PathBuf>,
     /// Which ACPI tables an image may run with.
     pub acpi_digests: AcpiPins,
-    /// What the image server's certificate may lead to, or be, besides the public roots.
+    /// Certificates that are trusted for the image server, besides the public roots.
     pub extra_roots: Vec<CertificateDer<'static>>,
 }
 
 /// `core.image.lite`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum LiteAttestation {
-    /// It counts as legacy attestation does.
+    /// It is accepted like legacy attestation.
     Allow,
     /// Guests that use it are refused.
     Refuse,
 }
 
-/// By image hash: SHA-384 of the ACPI tables that the image may run with. An image that is not listed may run with any.
+/// By image hash: SHA-384 of the ACPI tables that the image may run with. An image that is not listed may run
+/// with any.
 pub type AcpiPins = HashMap<[u8; 32], Vec<[u8; 48]>>;
 
 /// Why images cannot be verified at all.
@@ -88,7 +89,7 @@ pub type AcpiPins = HashMap<[u8; 32], Vec<[u8; 48]>>;
 #[error("the client for image downloads cannot be made: {0}")]
 pub struct SetupError(String);
 
-/// Why a VM is not known to have booted its image. The texts name no address and no path; the sources may.
+/// Why a VM cannot be shown to have booted its image. The texts contain no address or path; the sources may.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OsImageError {
     /// The configuration does not parse.
@@ -103,7 +104,7 @@ pub enum OsImageError {
     /// The configuration describes no machine that can be measured.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// The ACPI tables of such a VM are not known.
+    /// The ACPI tables of such a VM cannot be computed.
     #[error(transparent)]
     Shape(#[from] ShapeError),
     /// Lite attestation is switched off.
@@ -121,25 +122,25 @@ pub enum OsImageError {
     /// The archive is not the image.
     #[error(transparent)]
     Archive(#[from] ArchiveError),
-    /// A file of the image cannot be read, or is not what it has to be.
+    /// A file of the image cannot be read, or is invalid.
     #[error("the OS image has no usable {what}")]
     File {
-        /// Which.
+        /// Which file.
         what: &'static str,
-        /// Why, for the log.
+        /// The cause, for the log.
         #[source]
         source: Arc<io::Error>,
     },
-    /// The ACPI program gave nothing.
+    /// The ACPI program gave no tables.
     #[error(transparent)]
     Program(#[from] ProgramError),
-    /// The image has no registers.
+    /// The registers of the image cannot be computed.
     #[error(transparent)]
     Legacy(#[from] LegacyError),
     /// The VM booted something else.
     #[error(transparent)]
     Mismatch(#[from] Mismatch),
-    /// Too many images at a time.
+    /// Too many images are being verified.
     #[error("too many OS images are being verified, try again")]
     Busy,
     /// The work was cancelled.
@@ -148,7 +149,7 @@ pub enum OsImageError {
 }
 
 impl OsImageError {
-    /// Whether the failure says nothing about the VM, so that a retry can succeed.
+    /// Whether the failure says nothing about the VM, so that a retry may succeed.
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Download(_) | Self::Program(_) | Self::Busy | Self::Stopped => true,
@@ -201,7 +202,7 @@ impl OsImages {
         Self::heard_by(settings, cache, ProgressListener::default())
     }
 
-    /// The same; `listener` is told about the progress of downloads.
+    /// The same; `listener` is told of the progress of downloads.
     ///
     /// # Errors
     /// [`SetupError`].
@@ -236,10 +237,10 @@ impl OsImages {
         })))
     }
 
-    /// Whether the guest booted the image that `vm_config` (empty: the configuration in its evidence) names.
+    /// Checks that the guest booted the image named in `vm_config`, or in its evidence if that is empty.
     ///
     /// # Errors
-    /// Any [`OsImageError`].
+    /// [`OsImageError`].
     pub async fn verify(&self, verified: &Verified, vm_config: &str) -> Result<(), OsImageError> {
         let evidence = verified.evidence();
         let Platform::Tdx(tdx) = &evidence.platform else {
@@ -249,10 +250,11 @@ impl OsImages {
         self.check(config, &tdx.event_log, &verified.td().quoted()).await
     }
 
-    /// Downloads an image into the cache, unless it is there.
+    /// Downloads an image into the cache, unless it is cached.
     ///
     /// # Errors
-    /// [`OsImageError::Download`], [`OsImageError::Archive`], [`OsImageError::Busy`], [`OsImageError::Stopped`].
+    /// [`OsImageError::Download`], [`OsImageError::Archive`], [`OsImageError::Busy`],
+    /// [`OsImageError::Stopped`].
     pub async fn fetch(&self, hash: [u8; 32]) -> Result<(), OsImageError> {
         self.0.image(hash).await
     }
@@ -271,7 +273,8 @@ impl OsImages {
         Ok(registers.compare(quoted)?)
     }
 
-    /// The registers of a VM by the digests in its evidence. Those of its ACPI tables take milliseconds to compute.
+    /// The registers of a VM by the digests in its evidence. Those of its ACPI tables take milliseconds to
+    /// compute.
     async fn lite(&self, config: VmConfig, event_log: &[TdxEvent]) -> Result<BootRegisters, OsImageError> {
         let (images, event_log) = (self.clone(), event_log.to_vec());
         blocking(move || {
@@ -282,7 +285,7 @@ impl OsImages {
         .await?
     }
 
-    /// Whether the image of a VM may run with the ACPI tables that are computed for the VM. Blocks.
+    /// Checks that the image of a VM may run with the ACPI tables computed for that VM. Blocks.
     fn is_pinned(&self, config: &VmConfig) -> Result<(), OsImageError> {
         let hash: Option<[u8; 32]> = config.os_image_hash.as_slice().try_into().ok();
         match hash.filter(|hash| self.0.acpi_digests.contains_key(hash)) {
@@ -291,7 +294,7 @@ impl OsImages {
         }
     }
 
-    /// Whether an image may run with ACPI tables of this SHA-384.
+    /// Checks that an image may run with ACPI tables of this SHA-384.
     fn are_pinned(&self, image: &[u8; 32], tables: &[u8; 48]) -> Result<(), OsImageError> {
         match self.0.acpi_digests.get(image) {
             Some(pins) if !pins.contains(tables) => Err(OsImageError::NotPinned(hex::encode(tables))),
@@ -299,9 +302,8 @@ impl OsImages {
         }
     }
 
-    /// The registers of a VM by its image: kept, or computed once for all who wait. The tables that they were
-    /// measured with,
-    /// computed or by a program, must be pinned if any are.
+    /// The registers of a VM by its image: cached, or computed once for all who wait. The tables that they
+    /// were measured with, computed or from a program, must be pinned if any are.
     async fn legacy(&self, config: VmConfig) -> Result<BootRegisters, OsImageError> {
         let hash: [u8; 32] = config.os_image_hash.as_slice().try_into().map_err(|_| OsImageError::NoHash)?;
         let measured = self.measured(config, hash).await?;
@@ -316,9 +318,8 @@ impl OsImages {
             return Ok(measured);
         }
         let shared = Arc::clone(&self.0);
-        // Work that began before the cache was cleared, or with another program, serves earlier callers
-        // only: it may depend
-        // on files that were removed.
+        // Work that began before the cache was cleared, or with another program, is not shared with later
+        // callers, because it may depend on files that were removed.
         let made_by = origin.as_ref().map_or("", Origin::as_str);
         let work = format!("{} {key} {made_by}", shared.cache.clearings());
         self.0
@@ -332,7 +333,7 @@ impl OsImages {
     fn known(&self, config: &VmConfig) -> Result<Known, OsImageError> {
         let program = self.0.program.as_ref();
         measure::is_measurable(config, program)?;
-        // Tables of a program are known only once it has run.
+        // The tables of a program are known only after it has run.
         if program.is_none() {
             self.is_pinned(config)?;
         }
@@ -344,10 +345,10 @@ impl OsImages {
 
 /// The facts about a VM that need no image.
 struct Known {
-    /// The configuration's.
+    /// The key of the configuration.
     key: String,
-    /// What would measure it now; `None` where that cannot be told, so that nothing is kept.
+    /// What would measure it now; `None` if that is unknown, so that nothing is cached.
     origin: Option<Origin>,
-    /// What was measured before.
+    /// The cached measurement.
     measured: Option<Measured>,
 }

@@ -12,8 +12,8 @@ pub fn small_file(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
     with_metadata(path, limit).map(|(content, _)| content)
 }
 
-/// The content of a regular file of at most `limit` bytes, and what the system said of it before it was read. A pipe is
-/// refused: it would be waited for.
+/// The content of a regular file of at most `limit` bytes, and its metadata from before the read. A pipe is
+/// refused, because reading it could block.
 ///
 /// # Errors
 /// It cannot be read, is not a regular file, or is larger.
@@ -27,7 +27,8 @@ pub fn with_metadata(path: &Path, limit: u64) -> io::Result<(Vec<u8>, Metadata)>
     if metadata.len() > limit {
         return Err(too_large());
     }
-    // Room for all of it: growing would leave copies of a secret behind. It may grow meanwhile.
+    // Allocated at once, because growing would leave copies of a secret in memory. One byte more, in case the
+    // file grows.
     let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1);
     file.take(limit.saturating_add(1)).read_to_end(&mut content)?;
     match content.len() as u64 > limit {
@@ -36,7 +37,7 @@ pub fn with_metadata(path: &Path, limit: u64) -> io::Result<(Vec<u8>, Metadata)>
     }
 }
 
-/// A number of bytes as operators read it.
+/// A number of bytes for operators.
 fn shown(bytes: u64) -> String {
     const MIB: u64 = 1024 * 1024;
     match bytes {

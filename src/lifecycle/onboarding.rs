@@ -1,4 +1,4 @@
-//! A KMS without keys: it generates or receives them, and saves nothing before the commit.
+//! A KMS without keys: it makes or receives them, and saves nothing before the commit.
 
 use std::time::SystemTime;
 
@@ -15,13 +15,13 @@ use crate::keys::{K256Error, K256Key, RootKeys, statement};
 use crate::proto::BootstrapResponse;
 use crate::store::{DirectorySnapshot, KeyDirectory, NewKeys, State};
 
-/// The powers of a KMS without keys.
+/// What a KMS without keys can do.
 #[derive(Debug)]
 pub struct Onboarding {
     directory: KeyDirectory,
 }
 
-/// Keys that are complete but not saved.
+/// Complete keys that are not saved yet.
 #[derive(Debug)]
 pub struct Prepared {
     root: RootKeys,
@@ -35,14 +35,14 @@ pub enum Held {
     Nothing,
     /// All keys.
     Keys,
-    /// A part of the keys, or unusable ones: nothing is written over them.
+    /// Some keys, or unusable ones: nothing is overwritten.
     Part {
         /// What is missing or wrong, and what the operator can do.
         reason: String,
     },
 }
 
-/// The state of the key directory, with the snapshot of its files that the state belongs to.
+/// The state of the key directory, with the file snapshot that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Sight {
     held: Held,
@@ -56,13 +56,13 @@ impl Sight {
     }
 }
 
-/// Why keys that a source handed over are refused.
+/// Why keys from a source are refused.
 #[derive(Debug, thiserror::Error)]
 pub enum HandoverError {
     /// The secp256k1 key is invalid.
     #[error("Failed to parse ECDSA key")]
     K256(#[source] K256Error),
-    /// The secp256k1 key differs from the one that the source states.
+    /// The secp256k1 key differs from the public key that the source states.
     #[error("the ECDSA key does not belong to k256_pubkey in GetMeta of the source KMS")]
     OtherK256,
 }
@@ -72,15 +72,15 @@ impl Onboarding {
         Self { directory }
     }
 
-    /// New root keys; nothing is saved.
+    /// Makes root keys; saves nothing.
     pub fn bootstrap(&self) -> Prepared {
         Prepared { root: RootKeys::generate(), bootstrap_info: None }
     }
 
-    /// The root keys that a source handed over; nothing is saved.
+    /// Checks the root keys from a source; saves nothing.
     ///
     /// # Errors
-    /// [`HandoverError`] with what is wrong.
+    /// [`HandoverError`].
     pub fn receive(&self, handover: RootKeyParts) -> Result<Prepared, HandoverError> {
         let k256 = K256Key::from_scalar(&handover.k256).map_err(HandoverError::K256)?;
         if handover.stated_k256.iter().any(|stated| stated[..] != k256.public_key()[..]) {
@@ -98,12 +98,11 @@ impl Onboarding {
         Ok(!matches!(self.directory.state()?, State::Empty))
     }
 
-    /// What the key directory holds now. It is read again only if its files have changed since `before`,
-    /// because waiting
-    /// callers poll often.
+    /// What the key directory holds now. Read again only if its files have changed since `before`, because
+    /// waiting callers poll often.
     ///
     /// # Errors
-    /// When the directory cannot be read.
+    /// The directory cannot be read.
     pub fn look(&self, before: Option<Sight>) -> Result<Sight, LifecycleError> {
         // Taken before the directory is read, so that a change during the read is found the next time.
         let snapshot = self.directory.snapshot()?;
@@ -118,19 +117,19 @@ impl Onboarding {
         Ok(Sight { held, snapshot })
     }
 
-    /// Writes a file into the key directory, syncs it and removes it again.
+    /// Writes, syncs and removes a file in the key directory.
     ///
     /// # Errors
-    /// What would keep keys from being saved.
+    /// What would prevent keys from being saved.
     pub fn probe(&self) -> Result<(), LifecycleError> {
         Ok(self.directory.probe()?)
     }
 
-    /// Saves the keys, once their event is recorded: after this call, or a crash during it, the directory
-    /// holds everything or nothing.
+    /// Saves the keys, after their event was recorded: after this call, or a crash during it, the directory
+    /// holds all of them or none.
     ///
     /// # Errors
-    /// When keys exist already, or the directory cannot be written.
+    /// Keys exist already; the directory cannot be written.
     pub fn commit(
         &self,
         prepared: &Prepared,
@@ -162,7 +161,8 @@ impl Prepared {
         statement::bootstrap_report_data(&self.root.ca_spki(), &self.root.k256_public())
     }
 
-    /// The public statement over new keys; it is saved with them. `attestation` is empty only without a TEE.
+    /// The public statement over new keys, which is saved with them. `attestation` is empty only without a
+    /// TEE.
     pub fn stated(&mut self, attestation: Vec<u8>) -> BootstrapResponse {
         let statement = BootstrapResponse {
             ca_pubkey: self.root.ca_spki().to_vec(),

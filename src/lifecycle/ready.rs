@@ -1,4 +1,5 @@
-//! A KMS with keys. Secrets leave only against a recorded permit, public answers only with our self-authorization.
+//! A KMS with keys. Secrets are released only with a recorded permit, public values only with our
+//! self-authorization.
 
 use std::time::SystemTime;
 
@@ -21,7 +22,7 @@ use crate::keys::{RootKeys, Secret, statement};
 use crate::proto::BootstrapResponse;
 use crate::store::{Derived, KeyDirectory, Stored};
 
-/// The powers of a KMS that holds its root keys.
+/// What a KMS with its root keys can do.
 #[derive(Debug)]
 pub struct Ready {
     directory: KeyDirectory,
@@ -51,7 +52,7 @@ pub struct Handover<'a> {
     pub temp_ca_key_pem: &'a str,
 }
 
-/// The env public key of an app with the signature that never changes.
+/// The env public key of an app, with its signature without a timestamp, which never changes.
 #[derive(Debug)]
 pub struct EnvPublicKey {
     /// X25519, 32 bytes.
@@ -60,7 +61,7 @@ pub struct EnvPublicKey {
     pub signature: [u8; 65],
 }
 
-/// Saves a file that can be made again from the keys. If the disk refuses it, the KMS serves without it.
+/// Saves a file that can be derived from the keys. If that fails, the KMS serves without it.
 fn keep(directory: &KeyDirectory, file: Derived, content: &[u8]) {
     if let Err(error) = directory.write_derived(file, content) {
         tracing::warn!(file = file.name(), %error, "a file cannot be kept; it is served from memory and made again later");
@@ -68,7 +69,7 @@ fn keep(directory: &KeyDirectory, file: Derived, content: &[u8]) {
 }
 
 impl Ready {
-    /// Takes over what the directory holds; CA certificates that are due are made again, over the same keys.
+    /// Loads the directory's content; issues CA certificates that expire soon again, over the same keys.
     pub(super) fn new(
         directory: KeyDirectory,
         stored: Stored,

@@ -1,4 +1,4 @@
-//! A permit whose release has been written to the audit log: what `Ready` asks for before it hands anything out.
+//! A permit whose release is in the audit log, which `Ready` requires before it returns a secret.
 
 use std::net::IpAddr;
 use std::sync::Arc;
@@ -8,7 +8,7 @@ use crate::admission::{App, Certificate, Decided, Kms, Permit, SelfAuthorization
 use crate::audit::{Audit, AuditError, Basis, Event, Leaf, Receipt, Subject};
 use crate::control::{Freeze, Freezes, NotFrozen};
 
-/// A permit in the role `R` that is recorded and whose holder is not frozen. Without a line in the log, no key.
+/// A recorded permit in the role `R`, whose holder is not frozen. Without a line in the log, no key.
 #[derive(Debug)]
 pub struct Released<R> {
     permit: Permit<R>,
@@ -21,9 +21,9 @@ pub struct Released<R> {
 pub enum NotReleased {
     /// The line could not be written to the disk.
     Unrecorded(AuditError),
-    /// An operator has frozen the caller, or everything, since the permit was made.
+    /// An operator has frozen the caller, or everything, after the permit was made.
     Frozen(Arc<Freeze>),
-    /// Policy was asked about the caller, or about this KMS, too long ago: who was allowed may have been revoked since.
+    /// The decision about the caller or about this KMS is too old: a permission may have been revoked since.
     Outdated,
 }
 
@@ -33,12 +33,12 @@ impl From<AuditError> for NotReleased {
     }
 }
 
-/// Where releases are recorded and what stops them.
+/// What a release must pass: the audit log and the freezes.
 #[derive(Debug, Clone, Copy)]
 pub struct ReleaseGuards<'a> {
-    /// Where they are recorded.
+    /// Records it.
     pub audit: &'a Audit,
-    /// What operators have stopped.
+    /// Stop it.
     pub freezes: &'a Freezes,
 }
 
@@ -48,13 +48,13 @@ impl<R> Released<R> {
         &self.permit
     }
 
-    /// That the release is in the signed log; `None` in a log that is no file.
+    /// The leaf of the release in the signed log; `None` if the log is not a file.
     pub fn leaf(&self) -> Option<&Leaf> {
         self.receipt.leaf()
     }
 
-    /// Writing the line takes its time: what was frozen meanwhile is not released, nor by decisions that are too old by
-    /// then, and the log says so.
+    /// Checks again after the line is written, because that takes time: a caller that was frozen meanwhile
+    /// gets nothing, nor does a decision that has become too old, and the log says so.
     async fn after(
         event: impl FnOnce(Subject) -> Event,
         guards: ReleaseGuards<'_>,
@@ -101,10 +101,10 @@ impl<R> Released<R> {
 }
 
 impl Released<App> {
-    /// Records that the keys of an app go out, while this KMS has its own `self_authorization`.
+    /// Records that an app receives its keys, with this KMS's own `self_authorization`.
     ///
     /// # Errors
-    /// [`NotReleased`], with the permit, which opens nothing.
+    /// [`NotReleased`], with the permit, which gives access to nothing.
     pub async fn app(
         guards: ReleaseGuards<'_>,
         permit: Permit<App>,
@@ -126,12 +126,11 @@ impl Released<App> {
 }
 
 impl Released<Kms> {
-    /// Records that the root keys go to a replica, while this KMS has its own `self_authorization`, and which
-    /// operator has shown
-    /// credentials for it.
+    /// Records that a replica receives the root keys, with this KMS's own `self_authorization`, and the
+    /// operator whose credentials were shown for it.
     ///
     /// # Errors
-    /// [`NotReleased`], with the permit, which opens nothing.
+    /// [`NotReleased`], with the permit, which gives access to nothing.
     pub async fn kms(
         guards: ReleaseGuards<'_>,
         permit: Permit<Kms>,
@@ -145,10 +144,10 @@ impl Released<Kms> {
 }
 
 impl Released<Certificate> {
-    /// Records that a certificate is issued, while this KMS has its own `self_authorization`.
+    /// Records that a certificate is issued, with this KMS's own `self_authorization`.
     ///
     /// # Errors
-    /// [`NotReleased`], with the permit, which opens nothing.
+    /// [`NotReleased`], with the permit, which gives access to nothing.
     pub async fn certificate(
         guards: ReleaseGuards<'_>,
         permit: Permit<Certificate>,
@@ -216,7 +215,7 @@ mod tests {
             self.freezes.freeze(freeze, Earlier::IsReplaced, &self.audit).await.unwrap();
         }
 
-        /// Name of each event in the log, and the whole last line.
+        /// The names of the events in the log, and its last line parsed.
         fn log(&self) -> (Vec<String>, serde_json::Value) {
             let text = std::fs::read_to_string(self.directory.path().join("audit.jsonl")).unwrap();
             let lines: Vec<serde_json::Value> =
@@ -247,7 +246,7 @@ mod tests {
     #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
     async fn what_is_frozen_while_the_line_is_written_is_withheld_and_the_log_says_so() {
         let disk = Disk::new();
-        // The event is made after the first look and before the line is written.
+        // The event is built between the first check and the write of the line.
         let event = |subject| {
             block_in_place(|| Handle::current().block_on(disk.freeze()));
             Event::AppKeyReleased { subject }
@@ -266,7 +265,8 @@ mod tests {
         let at = |seconds| begin + Duration::from_secs(seconds);
         let recorded = ["app_key_released"].as_slice();
         let withheld = ["app_key_released", "withheld"].as_slice();
-        // When permit and self-authorization were decided; the time at the guards, and once the line is on the disk.
+        // The times of permit and self-authorization; the time at the first check, and after the line is on
+        // the disk.
         for (permit, self_authorization, before, after, released, log) in [
             (0, 0, 0, 0, true, recorded),
             (0, 0, 5, 10, true, recorded),
@@ -280,7 +280,7 @@ mod tests {
         ] {
             let disk = Disk::new();
             let clock = Mutex::new(at(before));
-            // The event is made after the first look and before the line is written: a disk that takes its time.
+            // The event is built between the first check and the write of the line: a slow disk.
             let event = |subject| {
                 *clock.lock().unwrap() = at(after);
                 Event::AppKeyReleased { subject }

@@ -1,4 +1,4 @@
-//! Names, help and meaning of what is counted.
+//! Names, help texts and values of the metrics.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Unpacking an image archive, and checking that it is the image that was asked for.
+//! Unpacks an image archive, and checks that it is the requested image.
 
 use std::collections::HashSet;
 use std::fs::{self, File};
@@ -13,28 +13,28 @@ use kms_attest::platform::tdx::image::legacy::METADATA;
 use sha2::{Digest as _, Sha256};
 use tar::{Archive, Entry, EntryType, PaxExtensions};
 
-/// Most bytes of an unpacked archive, its headers included.
+/// The most bytes of an unpacked archive, including its headers.
 pub(super) const MAX_UNPACKED: u64 = 16 << 30;
-/// Most entries of an archive.
+/// The most entries of an archive.
 pub(super) const MAX_ENTRIES: usize = 4096;
-/// Longest path in bytes, and longest extended header.
+/// The longest path in bytes, and the longest extended header.
 const MAX_PATH: u64 = 4096;
-/// Deepest path.
+/// The deepest path.
 const MAX_DEPTH: usize = 32;
 
 /// Why an archive is not the image. The texts are the peer's where it has some; none contains text of the archive.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ArchiveError {
-    /// Not a gzipped tar archive, or one that breaks off.
+    /// Not a gzipped tar archive, or a truncated one.
     #[error("Failed to read image archive entry")]
     Unreadable(#[source] Arc<io::Error>),
-    /// Beyond the limits of entries, bytes or path lengths.
+    /// Over the limit of entries, bytes or path lengths.
     #[error("image archive is larger than allowed")]
     TooLarge,
     /// Something that is neither a file nor a directory.
     #[error("image archive contains unsupported entry")]
     Unsupported,
-    /// A path that leads out of the image, or that is there twice.
+    /// A path that leads out of the image, or occurs twice.
     #[error("image archive contains unsafe path")]
     UnsafePath,
     /// A file cannot be written or read.
@@ -43,19 +43,19 @@ pub enum ArchiveError {
     /// There is no list of files.
     #[error("Failed to read sha256sum.txt")]
     NoManifest(#[source] Arc<io::Error>),
-    /// The list is not that of the image that was asked for.
+    /// The list is not that of the requested image.
     #[error("os_image_hash does not match sha256(sha256sum.txt)")]
     OtherImage,
     /// The list does not parse.
     #[error(transparent)]
     Manifest(#[from] ManifestError),
-    /// A file is missing or another one than the list says.
+    /// A file is missing or differs from the list.
     #[error("Checksum verification failed")]
     Checksum,
     /// The image has no description.
     #[error("metadata.json not found in the extracted archive")]
     NoMetadata,
-    /// It took too long.
+    /// Unpacking took too long.
     #[error("Download image timeout")]
     Timeout,
 }
@@ -64,7 +64,7 @@ fn store(error: io::Error) -> ArchiveError {
     ArchiveError::Store(Arc::new(error))
 }
 
-/// When to give up; `None` is never.
+/// When to stop; `None` is never.
 #[derive(Clone, Copy)]
 pub(super) struct Deadline(pub(super) Option<Instant>);
 
@@ -74,7 +74,7 @@ impl Deadline {
     }
 }
 
-/// A reader that ends with an error at its limit, or when it is too late.
+/// A reader that fails at its limit, or after the deadline.
 struct Bounded<R> {
     inner: R,
     left: u64,
@@ -144,7 +144,7 @@ fn extended(entry: &mut Entry<'_, impl Read>) -> Result<Vec<u8>, ArchiveError> {
     Ok(bytes)
 }
 
-/// The path in a pax header, if it has one. A size in there is for files larger than allowed.
+/// The path in a pax header, if it has one. A size there would be for files larger than allowed.
 fn pax_path(header: &[u8]) -> Result<Option<Vec<u8>>, ArchiveError> {
     let mut path = None;
     for record in PaxExtensions::new(header) {
@@ -158,7 +158,7 @@ fn pax_path(header: &[u8]) -> Result<Option<Vec<u8>>, ArchiveError> {
     Ok(path)
 }
 
-/// A path that stays below its directory; empty for the directory itself.
+/// A path that stays inside its directory; empty for the directory itself.
 fn safe_path(name: &[u8]) -> Result<PathBuf, ArchiveError> {
     let name = std::str::from_utf8(name).map_err(|_| ArchiveError::UnsafePath)?;
     if name.is_empty() || name.contains('\0') || name.len() as u64 > MAX_PATH {
@@ -179,7 +179,7 @@ fn make_directory(into: &Path, path: &Path) -> Result<(), ArchiveError> {
     fs::create_dir_all(into.join(path)).map_err(store)
 }
 
-/// Nothing in `into` is a link, so that no path leads out of it, and nothing is overwritten.
+/// Nothing in `into` is a link, so no path leads out of it, and nothing is overwritten.
 fn write_file(entry: &mut Entry<'_, impl Read>, into: &Path, path: &Path) -> Result<(), ArchiveError> {
     let parent = path.parent().ok_or(ArchiveError::UnsafePath)?;
     make_directory(into, parent)?;
@@ -196,7 +196,7 @@ fn write_file(entry: &mut Entry<'_, impl Read>, into: &Path, path: &Path) -> Res
     }
 }
 
-/// Checks that `directory` holds the image `hash`, and makes it last. What the list does not have is removed.
+/// Checks that `directory` holds the image `hash`, syncs its files, and removes those that are not in the list.
 pub(super) fn check(directory: &Path, hash: &[u8; 32], deadline: Deadline) -> Result<(), ArchiveError> {
     let manifest = read_manifest(directory, hash)?;
     for entry in manifest.entries() {
@@ -252,7 +252,7 @@ fn sha256(file: &File, deadline: Deadline) -> Result<[u8; 32], ArchiveError> {
     }
 }
 
-/// Puts the checked image in its place by one rename; what was there goes to `trash`.
+/// Moves the checked image into place by one rename; a previous one goes to `trash`.
 pub(super) fn install(checked: &Path, place: &Path, trash: &Path) -> Result<(), ArchiveError> {
     match fs::rename(place, trash) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(store(error)),

@@ -1,4 +1,4 @@
-//! The directories of cached OS images and measurements: what lies where, and how operators clear them.
+//! The directories of cached OS images and measurements: their layout, and how operators clear them.
 
 use std::fs;
 use std::io::{self, Read as _, Write as _};
@@ -15,31 +15,31 @@ use sha2::{Digest as _, Sha256};
 
 use super::origin::Origin;
 
-/// Longest key, in hexadecimal digits: SHA-512.
+/// The longest key in hexadecimal digits: SHA-512.
 const MAX_KEY: usize = 128;
-/// Version of the measurements that the peer's 0.6.0 reads.
+/// The version of measurements that the peer's 0.6.0 reads.
 const VERSION: u32 = 3;
-/// Longest measurement file in bytes.
+/// The largest measurement file in bytes.
 const MAX_MEASUREMENT: u64 = 4096;
-/// Most measurements that are kept, since a VM can vary its configuration. Past that the oldest give way.
+/// The most cached measurements, because a VM can vary its configuration. Beyond that the oldest are removed.
 const MAX_MEASUREMENTS: usize = 16 * 1024;
-/// The part of a full cache that gives way at a time, so that not each measurement looks at all.
+/// The fraction of a full cache that is removed at a time, so that not every measurement has to list it.
 const GIVES_WAY: usize = 16;
-/// Most attempts to delete a directory into which others write.
+/// The most attempts to delete a directory while others write into it.
 const MAX_ATTEMPTS: usize = 100;
 const IMAGES: &str = "images";
 const MEASUREMENTS: &str = "measurements";
-/// Our own measurements, with their origin. Files of `measurements/` have no origin, so none of them is read.
+/// Our own measurements, with their origin. Files in `measurements/` have no origin, so they are never read.
 const MEASURED: &str = "measured";
 
-/// `core.image.cache_dir`. Clones know of each other's clearing.
+/// `core.image.cache_dir`. Clones share the clear count.
 #[derive(Debug, Clone)]
 pub struct ImageCache {
     directory: PathBuf,
     clearings: Arc<AtomicU64>,
     most_measurements: usize,
     told_full: Arc<Once>,
-    /// Held while something is cleared or a measurement is kept, so that neither happens within the other.
+    /// Held while something is cleared or a measurement is written, so that these never overlap.
     turn: Arc<Mutex<()>>,
 }
 
@@ -54,14 +54,14 @@ pub enum CacheError {
     Io(#[source] io::Error),
 }
 
-/// A file of `measurements/`, for the peer.
+/// A file in `measurements/`, for the peer.
 #[derive(Serialize)]
 struct Measurement {
     version: u32,
     measurements: BootRegisters,
 }
 
-/// What a VM with an image measures to.
+/// The measurement of a VM with an image.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(super) struct Measured {
@@ -71,18 +71,18 @@ pub(super) struct Measured {
     pub(super) acpi_tables: [u8; 48],
 }
 
-/// A file of `measured/`.
+/// A file in `measured/`.
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Record {
-    /// The configuration's key, so that a file that is renamed is not taken for another configuration's.
+    /// The key of the configuration, so that a renamed file is not used for another configuration.
     key: String,
     origin: String,
     measured: Measured,
 }
 
 impl ImageCache {
-    /// The caches below `directory`.
+    /// The caches in `directory`.
     pub fn new(directory: PathBuf) -> Self {
         Self {
             directory,
@@ -96,16 +96,16 @@ impl ImageCache {
     /// Removes one image (hexadecimal hash), every image (`all`), or none (empty).
     ///
     /// # Errors
-    /// [`CacheError`]; what is not there is no error.
+    /// [`CacheError`]; a missing image is not an error.
     pub async fn clear_images(&self, key: &str) -> Result<(), CacheError> {
         self.clear(&[IMAGES], key, &[""]).await
     }
 
-    /// Removes one measurement, all, or none. Both spellings of the file are removed: operators name it without
-    /// `.json`, which the peer never finds.
+    /// Removes one measurement, all, or none. The file is removed with and without `.json`: operators omit
+    /// it, and the peer then finds no file.
     ///
     /// # Errors
-    /// [`CacheError`]; what is not there is no error.
+    /// [`CacheError`]; a missing measurement is not an error.
     pub async fn clear_measurements(&self, key: &str) -> Result<(), CacheError> {
         self.clear(&[MEASUREMENTS, MEASURED], key, &["", ".json"]).await
     }
@@ -134,12 +134,12 @@ impl ImageCache {
         cleared.await.map_err(io::Error::other).flatten().map_err(CacheError::Io)
     }
 
-    /// How often something was cleared: work that fails while this changes is worth another try.
+    /// How often the cache was cleared: work that fails while this changes should be tried again.
     pub(super) fn clearings(&self) -> u64 {
         self.clearings.load(Ordering::SeqCst)
     }
 
-    /// The same, once a clearing that is under way has ended: who failed within it learns so.
+    /// The same, after waiting for a clear in progress, so that work that failed during it is tried again.
     pub(super) fn clearings_done(&self) -> u64 {
         let _turn = self.turn();
         self.clearings()
@@ -154,7 +154,7 @@ impl ImageCache {
         self.directory.join(IMAGES).join(hex::encode(hash))
     }
 
-    /// Whether an image is there: its description is written last, by one rename of everything.
+    /// Whether an image is cached: all of it appears by one rename.
     pub(super) fn has_image(&self, hash: &[u8; 32]) -> bool {
         self.image(hash).join(METADATA).is_file()
     }
@@ -170,8 +170,7 @@ impl ImageCache {
         self.directory.join(below).join(format!("{key}.json"))
     }
 
-    /// What `origin` has measured under `key`; what something else has measured, or anything unreadable, is
-    /// as good as none.
+    /// What `origin` has measured under `key`; `None` if it was measured by something else, or is unreadable.
     pub(super) fn read(&self, key: &str, origin: &Origin) -> Option<Measured> {
         let file = fs::File::open(self.entry(MEASURED, key)).ok()?;
         let mut text = Vec::new();
@@ -180,9 +179,9 @@ impl ImageCache {
         (kept.origin == origin.as_str() && kept.key == key).then_some(kept.measured)
     }
 
-    /// Keeps what `origin` has measured under `key`, and the registers where the peer looks for them, each by
-    /// one rename,
-    /// unless the cache was cleared since the count was `clearings`: they may depend on removed files.
+    /// Caches what `origin` has measured under `key`, and the registers where the peer looks for them, each
+    /// by one rename. Does nothing if the cache was cleared since the clear count was `clearings`, because
+    /// the measurement may depend on removed files.
     pub(super) fn write(
         &self,
         key: &str,
@@ -210,7 +209,7 @@ impl ImageCache {
         Ok(())
     }
 
-    /// Removes the oldest measurements of a cache that is full, which is said once.
+    /// Removes the oldest measurements of a full cache, and logs that once.
     fn make_room(&self, directory: &Path) -> io::Result<()> {
         if fs::read_dir(directory)?.take(self.most_measurements).count() < self.most_measurements {
             return Ok(());
@@ -235,14 +234,14 @@ impl ImageCache {
         self.told_full.call_once(|| {
             tracing::warn!(
                 most = self.most_measurements,
-                "the cache of measurements is full: from now on the oldest give way (core.image.cache_dir)"
+                "the cache of measurements is full: from now on the oldest are removed (core.image.cache_dir)"
             );
         });
         Ok(())
     }
 }
 
-/// The peer's key of a configuration's registers: SHA-256 of the configuration as it writes it.
+/// The peer's cache key of a configuration: SHA-256 of its JSON.
 pub(super) fn measurement_key(config: &VmConfig) -> String {
     let written = serde_json::to_vec(config).expect("a configuration has text keys and finite numbers only");
     hex::encode(Sha256::digest(written))
@@ -252,8 +251,8 @@ fn is_hash(key: &str) -> bool {
     key.len() <= MAX_KEY && key.len().is_multiple_of(2) && key.bytes().all(|byte| byte.is_ascii_hexdigit())
 }
 
-/// Moves what is at `path` aside, so that it is gone at once, and then deletes it: those who are writing into it may
-/// need some attempts.
+/// Renames `path`, so that it is gone at once, and then deletes it, with several attempts while others write
+/// into it.
 fn remove(directory: &Path, path: &Path) -> io::Result<()> {
     let trash = match tempfile::Builder::new().prefix(".cleared-").tempdir_in(directory) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
@@ -339,7 +338,7 @@ mod tests {
             cache.write(&key, &ours(), measured(1), 0).expect("kept");
             assert_eq!(cache.read(&key, &ours()), Some(measured(1)), "{number}");
             for kind in [MEASUREMENTS, MEASURED] {
-                // The clock of files is coarse.
+                // File times are coarse.
                 let file = fs::File::options().write(true).open(cache.entry(kind, &key)).expect("file");
                 file.set_modified(begin + std::time::Duration::from_secs(number.into())).expect("its time");
                 let below = directory.path().join(kind);
@@ -371,14 +370,14 @@ mod tests {
         assert_eq!(cache.read("ab", &ours()), Some(measured(1)));
         let text = fs::read_to_string(&path).expect("file");
         assert!(text.starts_with(r#"{"version":3,"measurements":{"mrtd":"0101"#), "{text}");
-        // What another program, another version or another configuration of ours made.
+        // From another program, another version or another configuration of ours.
         for origin in ["", "our", "OURS", "theirs"] {
             assert_eq!(cache.read("ab", &Origin::for_test(origin)), None, "{origin}");
         }
         let theirs = Origin::for_test("theirs");
         cache.write("ab", &theirs, measured(9), 0).expect("written");
         assert_eq!((cache.read("ab", &ours()), cache.read("ab", &theirs)), (None, Some(measured(9))));
-        // The peer's own says of nothing what made it.
+        // The peer's file does not say what made it.
         fs::write(&path, text.replace("0101", "0909")).expect("file");
         cache.write("cd", &ours(), measured(1), 0).expect("written");
         fs::copy(&path, directory.path().join("measured/ab.json")).expect("copied");

@@ -1,4 +1,4 @@
-//! Downloading an image archive: one address by the image hash, bounded in time and size.
+//! Downloads an image archive from the address for its hash, with limits on time and size.
 
 use std::io;
 use std::path::Path;
@@ -12,23 +12,23 @@ use tokio::io::AsyncWriteExt;
 
 use super::SetupError;
 
-/// Largest archive: published ones have some 100 MiB, with root file systems for GPUs up to about 2 GiB.
+/// The largest archive: published ones have about 100 MiB, with root file systems for GPUs up to about 2 GiB.
 pub(super) const MAX_ARCHIVE: u64 = 4 << 30;
-/// Time for a connection.
+/// The time limit of connecting.
 const CONNECT: Duration = Duration::from_secs(5);
-/// Longest silence of the server.
+/// The longest pause of the server.
 const SILENCE: Duration = Duration::from_secs(30);
-/// The archive is checked by its hash, wherever it comes from.
+/// Redirects are safe, because the archive is checked by its hash.
 const MAX_REDIRECTS: usize = 5;
 const PLACEHOLDER: &str = "{OS_IMAGE_HASH}";
 
-/// Why there is no archive. The texts name no address; the sources do, for the log.
+/// Why there is no archive. The texts contain no address; the sources do, for the log.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum DownloadError {
-    /// The server does not have it, or does not want to give it.
+    /// The server does not have it, or refuses the request.
     #[error("Failed to download image: HTTP status {0}")]
     Status(StatusCode),
-    /// No answer, or one that breaks off.
+    /// No response, or a truncated one.
     #[error("Failed to download image: the image server does not answer")]
     Connection(#[source] Arc<reqwest::Error>),
     /// Larger than the limit.
@@ -54,7 +54,7 @@ impl From<io::Error> for DownloadError {
     }
 }
 
-/// Where images come from.
+/// The image server.
 #[derive(Debug)]
 pub(super) struct Source {
     client: Client,
@@ -62,7 +62,8 @@ pub(super) struct Source {
 }
 
 impl Source {
-    /// `template` is `core.image.download_url`; the server is trusted by the public roots and by `extra_roots`.
+    /// `template` is `core.image.download_url`; the server is trusted by the public roots and by
+    /// `extra_roots`.
     pub(super) fn new(template: String, extra_roots: &[CertificateDer<'static>]) -> Result<Self, SetupError> {
         let tls = outgoing::client_config(extra_roots).map_err(|error| SetupError(error.to_string()))?;
         let client = outgoing::client(tls)
@@ -75,8 +76,8 @@ impl Source {
         Ok(Self { client, template })
     }
 
-    /// Saves the archive of an image, at most [`MAX_ARCHIVE`] bytes. `fetched` hears of each chunk: its length, and the
-    /// length of everything if the server says it.
+    /// Saves the archive of an image, at most [`MAX_ARCHIVE`] bytes. `fetched` is called for each chunk with
+    /// its length, and with the total length if the server states it.
     pub(super) async fn save(
         &self,
         hash: &[u8; 32],

@@ -1,4 +1,4 @@
-//! Measuring a cached image: its files in, the registers of a VM out. Everything here blocks.
+//! Measures a cached image: computes the registers of a VM from its files. Everything here blocks.
 
 use std::fs::File;
 use std::io::{self, Read};
@@ -17,16 +17,16 @@ use super::archive::read_manifest;
 use super::cache::Measured;
 use super::program::AcpiProgram;
 
-/// Longest description.
+/// The largest description.
 const MAX_METADATA: u64 = 64 << 10;
-/// Largest firmware.
+/// The largest firmware.
 const MAX_FIRMWARE: u64 = 64 << 20;
-/// Largest kernel.
+/// The largest kernel.
 const MAX_KERNEL: u64 = 256 << 20;
-/// Largest initial file system: what fits below 4 GiB.
+/// The largest initial file system: what fits below 4 GiB.
 const MAX_INITRD: u64 = 4 << 30;
 
-/// Whether a VM of this configuration can be measured: asked before anything is downloaded for it.
+/// Whether a VM with this configuration can be measured; checked before anything is downloaded for it.
 pub(super) fn is_measurable(config: &VmConfig, program: Option<&AcpiProgram>) -> Result<(), OsImageError> {
     let nowhere = Path::new("");
     match program {
@@ -36,7 +36,7 @@ pub(super) fn is_measurable(config: &VmConfig, program: Option<&AcpiProgram>) ->
     Ok(())
 }
 
-/// What a VM with the image in `directory` measures to.
+/// The measurement of a VM with the image in `directory`.
 pub(super) fn measured(
     directory: &Path,
     hash: &[u8; 32],
@@ -68,7 +68,7 @@ pub(super) fn measured(
     Ok(Measured { registers, acpi_tables: digests.tables })
 }
 
-/// An image's files: only those that its list, and so its hash, vouches for.
+/// The files of an image that are in its list, and so covered by its hash.
 struct Files<'a> {
     directory: &'a Path,
     list: Manifest,

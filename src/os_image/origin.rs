@@ -1,5 +1,5 @@
-//! What made a measurement: this program, and the ACPI program where one is configured. Measurements of other programs
-//! are not used.
+//! What made a measurement: this program, and the ACPI program if one is configured. Measurements of other
+//! programs are not used.
 
 use std::fs::{File, Metadata};
 use std::io::{self, Read};
@@ -12,25 +12,24 @@ use sha2::{Digest as _, Sha256};
 
 use super::program::AcpiProgram;
 
-/// This process's own program, also where its file was replaced since.
+/// The running program, even if its file was replaced.
 const OURSELVES: &str = "/proc/self/exe";
 
-/// A file that changed this recently may change again without another time of change.
+/// A file that changed this recently may change again without a new modification time.
 const UNSETTLED: Duration = Duration::from_millis(100);
 
-/// SHA-256 of this program; every change of our code gives another one. It does not change while the process runs.
+/// SHA-256 of this program, which changes with every change of our code. Computed once per process.
 static OUR_DIGEST: LazyLock<Option<[u8; 32]>> =
     LazyLock::new(|| digest_of(&mut File::open(OURSELVES).ok()?).ok());
 
-/// A name for everything that a measurement depends on besides the VM's configuration and the image, which its hash
-/// vouches for.
+/// Identifies everything that a measurement depends on besides the VM's configuration and the image, which
+/// its hash identifies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Origin(String);
 
 impl Origin {
-    /// By this program, with the tables of `program` where there is one. `None` where either cannot be read:
-    /// then nothing
-    /// is kept. Blocks, and reads the program at the first call and whenever it has changed.
+    /// This program, with the tables of `program` if there is one. `None` if either cannot be read; then
+    /// nothing is cached. Blocks, and reads the program at the first call and after each change.
     pub(super) fn of(program: Option<&AcpiProgram>) -> Option<Self> {
         let ours = (*OUR_DIGEST)?;
         match program {
@@ -39,7 +38,7 @@ impl Origin {
         }
     }
 
-    /// `program` is empty where tables are computed here.
+    /// `program` is empty if the tables are computed here.
     fn named(ours: &[u8; 32], program: &[u8]) -> Self {
         Self(hex::encode(Sha256::new().chain_update(ours).chain_update(program).finalize()))
     }
@@ -54,7 +53,7 @@ impl Origin {
     }
 }
 
-/// The digest of a file, read again when the file has changed.
+/// The digest of a file, computed again when the file has changed.
 #[derive(Debug, Default)]
 pub(super) struct WatchedDigest(Mutex<Option<(Stamp, [u8; 32])>>);
 
@@ -92,7 +91,7 @@ impl WatchedDigest {
             return Ok(digest);
         }
         let digest = digest_of(&mut file)?;
-        // What was written while it was read, or a moment before, may have the same stamp.
+        // A write during the read, or just before it, may leave the same stamp.
         let is_settled = is_settled(&metadata) && Stamp::of(&file.metadata()?) == stamp;
         *known = is_settled.then_some((stamp, digest));
         Ok(digest)

@@ -1,4 +1,4 @@
-//! The program that prints a VM's ACPI tables: found, called, limited, and killed when it takes too long.
+//! The program that prints a VM's ACPI tables: found, called with limits, and killed when it takes too long.
 
 use std::io::{self, Read};
 use std::os::unix::fs::PermissionsExt;
@@ -15,16 +15,16 @@ use sha2::{Digest as _, Sha256};
 
 use super::origin::WatchedDigest;
 
-/// Time for one call.
+/// The time limit of one call.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// Longest output. A VM's tables have some 10 KiB.
+/// The largest output. A VM's tables have about 10 KiB.
 const MAX_OUTPUT: u64 = 1 << 20;
-/// Bytes of the program's standard error that reach the log.
+/// How much of the program's standard error is logged.
 const MAX_COMPLAINT: u64 = 2048;
-/// What the program sees of our environment; the rest may hold tokens.
+/// The part of our environment that is passed to the program; the rest may contain tokens.
 const ENVIRONMENT: [&str; 3] = ["PATH", "LD_LIBRARY_PATH", "TMPDIR"];
 
-/// Why there are no tables. The texts name no path.
+/// Why there are no tables. The texts contain no path.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum ProgramError {
     /// Not installed.
@@ -36,15 +36,15 @@ pub enum ProgramError {
     /// It ended with an error.
     #[error("the ACPI program failed")]
     Failed,
-    /// It took longer than it may.
+    /// It took longer than [`PATIENCE`].
     #[error("the ACPI program took too long")]
     Timeout,
-    /// It printed more than it may, or nothing.
+    /// It printed too much, or nothing.
     #[error("the ACPI program did not print tables")]
     Output,
 }
 
-/// `core.image.acpi_tables`, where it names a program.
+/// `core.image.acpi_tables`, if it names a program.
 #[derive(Debug, Clone)]
 pub(super) struct AcpiProgram {
     path: PathBuf,
@@ -52,12 +52,12 @@ pub(super) struct AcpiProgram {
     digest: Arc<WatchedDigest>,
 }
 
-/// Whether there is a program at `path`, or, if it is a name only, in `PATH`.
+/// Whether there is a program at `path`, or in `PATH` if it is only a name.
 pub fn is_installed(path: &Path) -> bool {
     installed(path).is_some()
 }
 
-/// The file that runs when `path` is called.
+/// The file that runs for `path`.
 fn installed(path: &Path) -> Option<PathBuf> {
     let runs = |path: &Path| {
         path.metadata().is_ok_and(|found| found.is_file() && found.permissions().mode() & 0o111 != 0)
@@ -79,9 +79,8 @@ impl AcpiProgram {
         Self { path, patience, digest: Arc::default() }
     }
 
-    /// What its tables depend on: which file runs, what is in it, and what it sees of our environment. `None`
-    /// where there is
-    /// no such file. Blocks.
+    /// Identifies what its tables depend on: the file, its content, and the environment passed to it. `None`
+    /// if there is no such file. Blocks.
     pub(super) fn identity(&self) -> Option<[u8; 32]> {
         let path = installed(&self.path)?;
         let digest = self.digest.of(&path).ok()?;
@@ -93,14 +92,14 @@ impl AcpiProgram {
         add(path.as_os_str().as_encoded_bytes());
         add(&digest);
         for name in ENVIRONMENT {
-            // An absent variable is not an empty one.
+            // An unset variable is not an empty one.
             let value = env::var_os(name).map(|value| [b"=", value.as_encoded_bytes()].concat());
             add(&value.unwrap_or_default());
         }
         Some(hash.finalize().into())
     }
 
-    /// The tables; blocks.
+    /// Runs the program for its tables; blocks.
     pub(super) fn tables(&self, call: &AcpiCall) -> Result<Vec<u8>, ProgramError> {
         let deadline = Instant::now() + self.patience;
         let mut running = Running::start(self.command(call))?;
@@ -125,13 +124,13 @@ impl AcpiProgram {
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())
-            // Its own group, so that its children can be killed with it.
+            // A process group of its own, so that its children can be killed with it.
             .process_group(0);
         command
     }
 }
 
-/// A started program; killed with its children when dropped.
+/// A running program; killed with its children when dropped.
 struct Running {
     child: Child,
     output: mpsc::Receiver<io::Result<Vec<u8>>>,
@@ -185,7 +184,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // After the wait the process id may belong to another process.
+        // After the wait, the process id may belong to another process.
         if matches!(self.child.try_wait(), Ok(None)) {
             if let Ok(Some(group)) = i32::try_from(self.child.id()).map(Pid::from_raw) {
                 let _ = kill_process_group(group, Signal::KILL);
@@ -202,7 +201,7 @@ fn read(pipe: impl Read, limit: u64) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
-/// The first words; the rest is read so that the program does not wait for us.
+/// The first bytes; the rest is read too, so that the program is not blocked.
 fn complaint(mut pipe: impl Read) -> io::Result<Vec<u8>> {
     let words = read(&mut pipe, MAX_COMPLAINT)?;
     io::copy(&mut pipe, &mut io::sink())?;

@@ -1,27 +1,27 @@
-//! Progress of a download, for the log and for listeners, at a rate that people can read.
+//! The progress of a download, for the log and for listeners, at a readable rate.
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-/// Between two reports of one download.
+/// The time between two reports of one download.
 pub(super) const TELL_EVERY: Duration = Duration::from_secs(10);
 
-/// What happens to the download of an image.
+/// A step in the download of an image.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Progress {
-    /// It begins.
+    /// It has started.
     Started,
-    /// It goes on.
+    /// It continues.
     Fetching {
         /// Bytes so far.
         bytes: u64,
-        /// Of so many, if the server said.
+        /// The total, if the server stated it.
         of: Option<u64>,
     },
-    /// The archive is here, and is unpacked and checked.
+    /// The archive is complete, and is being unpacked and checked.
     Unpacking {
-        /// Its length.
+        /// Its length in bytes.
         bytes: u64,
     },
     /// The image is in the cache.
@@ -29,37 +29,37 @@ pub enum Progress {
         /// How long it took.
         seconds: u64,
     },
-    /// There is no image.
+    /// It failed.
     Failed {
-        /// Why not; names no address.
+        /// The cause, without any address.
         reason: String,
     },
 }
 
 type Told = dyn Fn(&str, &Progress) + Send + Sync;
 
-/// A callback that gets the progress, with the hash of the image in hex.
+/// A callback for the progress, with the hash of the image in hexadecimal.
 #[derive(Clone)]
 pub struct ProgressListener(Arc<Told>);
 
 impl ProgressListener {
-    /// Calls `told`, which must not wait.
+    /// Calls `told`, which must not block.
     pub fn new(told: impl Fn(&str, &Progress) + Send + Sync + 'static) -> Self {
         Self(Arc::new(told))
     }
 
-    /// Logs and tells.
+    /// Logs the progress and calls the listener.
     pub(super) fn tell(&self, image: &str, progress: &Progress) {
         match progress {
-            Progress::Started => tracing::info!(image, "an OS image is downloaded"),
+            Progress::Started => tracing::info!(image, "the download of an OS image has started"),
             Progress::Fetching { bytes, of } => {
                 let percent = of.filter(|of| *of > 0).map(|of| bytes.saturating_mul(100) / of);
                 tracing::info!(image, bytes, of, percent, "an OS image is being downloaded");
             }
             Progress::Unpacking { bytes } => {
-                tracing::info!(image, bytes, "an OS image is unpacked and checked");
+                tracing::info!(image, bytes, "an OS image is being unpacked and checked");
             }
-            Progress::Done { seconds } => tracing::info!(image, seconds, "an OS image is here"),
+            Progress::Done { seconds } => tracing::info!(image, seconds, "an OS image was downloaded"),
             Progress::Failed { reason } => {
                 tracing::warn!(image, reason, "an OS image could not be downloaded")
             }
@@ -80,7 +80,7 @@ impl fmt::Debug for ProgressListener {
     }
 }
 
-/// Counts the bytes of a download, and says when it is time to tell.
+/// Counts the bytes of a download, and decides when to report.
 #[derive(Debug)]
 pub(super) struct Meter {
     every: Duration,
@@ -98,7 +98,7 @@ impl Meter {
         self.bytes
     }
 
-    /// Adds `bytes`; `true` if it is time.
+    /// Adds `bytes`; `true` if a report is due.
     pub(super) fn add(&mut self, bytes: usize) -> bool {
         self.bytes = self.bytes.saturating_add(bytes as u64);
         let is_time = self.told.elapsed() >= self.every;

@@ -1,4 +1,4 @@
-//! The steps together, against a server of image archives and a stand-in for the ACPI program.
+//! All steps together, against a server of image archives and a substitute for the ACPI program.
 
 use std::fs;
 use std::path::Path;
@@ -88,7 +88,7 @@ fn gzipped(bytes: &[u8]) -> Vec<u8> {
 
 use tar::EntryType;
 
-/// The archive of an image of the vectors.
+/// The archive of an image from the vectors.
 fn archive(vectors: &Value, hash: &str) -> Vec<u8> {
     let images = list(vectors, "images");
     let image = images.iter().find(|image| image["os_image_hash"] == hash).expect("image");
@@ -105,7 +105,7 @@ fn archive(vectors: &Value, hash: &str) -> Vec<u8> {
     packed(&all)
 }
 
-/// What the server answers, and how slowly.
+/// The response of the server, and its delay.
 #[derive(Clone)]
 struct Answer {
     status: u16,
@@ -159,7 +159,7 @@ impl Archives {
         Self { template, requests, paths, instead }
     }
 
-    /// Answers so from now on.
+    /// Responds like this from now on.
     fn answer_with(&self, answer: Answer) {
         *self.instead.lock().expect("no panic") = Some(answer);
     }
@@ -178,7 +178,8 @@ impl Archives {
     }
 }
 
-/// Writes a program by a process of its own: a descriptor that another test's child inherits would keep it busy.
+/// Writes a program from a process of its own: a descriptor inherited by another test's child would keep the
+/// file busy.
 fn program(directory: &Path, script: &str) -> PathBuf {
     let path = directory.join("acpi-program");
     let written = Command::new("sh")
@@ -190,7 +191,7 @@ fn program(directory: &Path, script: &str) -> PathBuf {
     path
 }
 
-/// A program that prints the tables of the vectors and writes down how it was called.
+/// A program that prints the tables of the vectors and records how it was called.
 fn stub(directory: &Path) -> PathBuf {
     let tables = hex::decode(text(&vectors()["acpi_tables"])).expect("hex");
     fs::write(directory.join("tables"), tables).expect("tables");
@@ -247,7 +248,7 @@ impl World {
     }
 }
 
-/// Names below a directory, sorted; directories end with a slash.
+/// The names in a directory, sorted; directories end with a slash.
 fn listing(root: &Path) -> Vec<String> {
     let mut found = Vec::new();
     let mut open = vec![root.to_owned()];
@@ -297,7 +298,7 @@ async fn images_are_downloaded_measured_kept_and_compared_as_by_the_peer() {
     let kept =
         fs::read_to_string(world.path("cache/measurements").join(text(&example["name"]))).expect("file");
     assert_eq!(kept, text(&example["content"]));
-    // Workspaces are removed by a thread of their own.
+    // Workspaces are removed on a thread of their own.
     tokio::time::sleep(Duration::from_millis(200)).await;
     let peers: Vec<String> = serde_json::from_value(vectors["cache_listing"].clone()).expect("list");
     let ours = |name: &String| name.starts_with("measured/");
@@ -398,7 +399,7 @@ async fn a_measurement_that_a_clearing_overtakes_is_not_kept_and_not_given_to_la
     let world = Arc::new(World::new(&archives.template));
     let case = &list(&vectors, "legacy")[0];
     let (config, expected) = (config(case), registers(case).expect("registers"));
-    // The program waits until it may go on, and says each time that it runs.
+    // The program records each run, and then waits until it may continue.
     let (gate, directory) = (world.path("gate"), world.directory.path().display().to_string());
     program(
         world.directory.path(),
@@ -469,7 +470,7 @@ async fn whoever_listens_hears_how_a_download_goes_on_and_how_it_ends() {
     let fetching = Progress::Fetching { bytes: length, of: Some(length) };
     assert_eq!(events.pop().map(|(_, progress)| progress), Some(fetching));
 
-    // An image that is not what it should be.
+    // Not the right image.
     archives.answer_with(Answer { status: 503, ..Answer::ok(Vec::new()) });
     let other = VmConfig { os_image_hash: vec![7; 32], ..config };
     world.refusal(&other).await;
@@ -605,7 +606,7 @@ async fn a_programs_tables_are_held_to_the_pins_whenever_they_were_measured() {
         "the ACPI tables of this VM are not pinned for its image (core.image.acpi_digests): SHA-384 {}",
         hex::encode(tables)
     );
-    // First measured for this, and then kept.
+    // First measured for this program, then cached.
     for _ in 0..2 {
         assert_eq!(check(AcpiPins::from([(image, vec![computed])])).await, Err(refusal.clone()));
         assert_eq!(check(AcpiPins::from([(image, vec![])])).await, Err(refusal.clone()));
@@ -634,14 +635,14 @@ async fn what_another_program_or_none_has_measured_is_not_served() {
     let computed = check(None).await.expect_err("the computed tables are others");
     assert!(computed.contains("RTMR0"), "{computed}");
     assert_eq!(check(Some(&path)).await, Ok(()), "and what was computed is not the program's");
-    // The same path, another program.
+    // The same path, but another program.
     let tables = world.path("tables").display().to_string();
     program(world.directory.path(), &format!("cat {tables}; printf x"));
     check(Some(&path)).await.expect_err("other tables");
     fs::remove_file(&path).expect("removed");
     let missing = check(Some(&path)).await.expect_err("it cannot measure any more");
     assert!(missing.contains("is not installed"), "{missing}");
-    // What the peer keeps under the same name does not say what made it.
+    // The peer's file of the same name does not say what made it.
     let name = format!("cache/measurements/{}.json", text(&case["measurement_cache_key"]));
     let json = json_of(&expected);
     fs::write(world.path(&name), json).expect("file");
@@ -698,7 +699,7 @@ async fn a_cached_image_is_served_only_under_its_own_hash_and_only_by_its_list()
     fs::rename(images.join(&ours), images.join(&theirs)).expect("renamed");
     let refusal = world.refusal(&self::config(second)).await;
     assert_eq!(refusal.to_string(), "os_image_hash does not match sha256(sha256sum.txt)");
-    // A description that names a file which nothing vouches for.
+    // A description with a file that is not in the list.
     fs::rename(images.join(&theirs), images.join(&ours)).expect("renamed");
     let path = images.join(&ours).join("metadata.json");
     let metadata = fs::read_to_string(&path).expect("file").replace("\"ovmf.fd\"", "\"evil.fd\"");

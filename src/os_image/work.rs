@@ -1,4 +1,5 @@
-//! The slow work on OS images: downloading and measuring, each once for everyone who waits, whatever operators clear.
+//! The slow work on OS images: downloads and measurements, each done once for all who wait, even while
+//! operators clear the cache.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -12,11 +13,11 @@ use super::origin::Origin;
 use super::progress::{Meter, Progress};
 use super::{OsImageError, Shared, measure};
 
-/// Most attempts at something while operators clear the cache.
+/// The most attempts while operators clear the cache.
 const MAX_ATTEMPTS: usize = 16;
 
 impl Shared {
-    /// Measures, and keeps it as that of `origin`, unless what measures was changed meanwhile.
+    /// Measures, and caches the result for `origin`, unless the measuring program was changed meanwhile.
     pub(super) async fn measure(
         self: Arc<Self>,
         config: VmConfig,
@@ -31,7 +32,7 @@ impl Shared {
             match self.measured(&config, hash).await {
                 Ok(measured) => break (measured, clearings),
                 Err(error) => {
-                    // An operator may have cleared the cache meanwhile: try again.
+                    // An operator may have cleared the cache meanwhile.
                     attempts += 1;
                     let is_whole = self.clearings().await? == clearings && self.has_image(hash).await?;
                     if is_whole {
@@ -68,7 +69,7 @@ impl Shared {
         blocking(move || shared.cache.has_image(&hash)).await
     }
 
-    /// The measurement by an image that is there.
+    /// Measures with an image that is cached.
     async fn measured(self: &Arc<Self>, config: &VmConfig, hash: [u8; 32]) -> Result<Measured, OsImageError> {
         let _slot = self.measuring.acquire().await.map_err(|_| OsImageError::Stopped)?;
         let (directory, program, config) = (self.cache.image(&hash), self.program.clone(), config.clone());
@@ -78,13 +79,13 @@ impl Shared {
         Ok(measured)
     }
 
-    /// Waits for an image to be there.
+    /// Waits until an image is cached.
     pub(super) async fn image(self: &Arc<Self>, hash: [u8; 32]) -> Result<(), OsImageError> {
         let shared = Arc::clone(self);
         self.downloads.join(hash, || shared.ensure_image(hash))?.result().await?
     }
 
-    /// Downloads an image unless it is there.
+    /// Downloads an image unless it is cached.
     async fn ensure_image(self: Arc<Self>, hash: [u8; 32]) -> Result<(), OsImageError> {
         if self.has_image(hash).await? {
             return Ok(());
@@ -113,7 +114,7 @@ impl Shared {
         outcome
     }
 
-    /// Downloads an image, again if an operator cleared the cache, workspaces included, meanwhile.
+    /// Downloads an image, and again if an operator cleared the cache, including workspaces, meanwhile.
     async fn downloaded(self: &Arc<Self>, hash: [u8; 32], deadline: Deadline) -> Result<(), OsImageError> {
         let mut attempts = 0;
         loop {
@@ -151,7 +152,7 @@ impl Shared {
     }
 }
 
-/// The directory of a download, removed by a thread that may wait for the disk.
+/// The directory of a download, removed on a blocking thread.
 struct Workspace(Option<tempfile::TempDir>);
 
 impl Workspace {
