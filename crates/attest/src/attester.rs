@@ -1,4 +1,4 @@
-//! Where this node gets evidence about itself: the guest agent, the kernel, or nowhere.
+//! Evidence about this node itself: from the guest agent, from the kernel, or none.
 
 mod agent;
 mod configfs;
@@ -12,20 +12,20 @@ use crate::evidence::{Evidence, EvidenceError};
 pub use agent::GuestAgent;
 pub use configfs::ConfigfsTsm;
 
-/// The source of own evidence.
+/// A source of evidence about this node.
 #[derive(Debug, Clone)]
 pub enum Attester {
     /// The guest agent of a dstack guest.
     GuestAgent(GuestAgent),
     /// The kernel's TSM reports, for guests without an agent.
     ConfigfsTsm(ConfigfsTsm),
-    /// None: every request for evidence is an error.
+    /// No source: every request for evidence fails.
     None,
 }
 
 impl Attester {
-    /// The attester at `address`: `unix:<path>` or `http://<host>[:<port>][/<prefix>]` for a guest agent,
-    /// `configfs-tsm:<path of the runtime event log>` for the kernel, `none` for none.
+    /// Parses an attester address: `unix:<path>` or `http://<host>[:<port>][/<prefix>]` for a guest agent,
+    /// `configfs-tsm:<path of the runtime event log>` for the kernel, or `none`.
     pub fn at(address: &str) -> Result<Self, AttesterError> {
         let address = address.trim();
         if address == "none" {
@@ -38,7 +38,7 @@ impl Attester {
         }
     }
 
-    /// Fresh evidence that vouches for `report_data`.
+    /// Requests new evidence whose report data is `report_data`.
     pub async fn attest(&self, report_data: ReportData) -> Result<Evidence, AttesterError> {
         match self {
             Attester::GuestAgent(agent) => agent.attest(report_data).await,
@@ -47,7 +47,7 @@ impl Attester {
         }
     }
 
-    /// The configuration of this VM as its host gave it, JSON; may be empty.
+    /// The configuration of this VM from its host, JSON; may be empty.
     pub async fn vm_config(&self) -> Result<String, AttesterError> {
         match self {
             Attester::GuestAgent(agent) => agent.vm_config().await,
@@ -57,151 +57,149 @@ impl Attester {
     }
 }
 
-/// Why there is no own evidence.
+/// Why there is no evidence about this node.
 #[derive(Debug, thiserror::Error)]
 pub enum AttesterError {
-    /// There is no source of evidence.
+    /// No source of evidence is configured.
     #[error("no attester is configured: this node cannot prove what it runs")]
     NotConfigured,
-    /// Not an address of a known form.
+    /// The address has no known form.
     #[error("attester address must be unix:<path>, http://<host>:<port>, configfs-tsm:<event log> or none")]
     Address,
-    /// An address of a form that is known and not supported.
+    /// A scheme that the peer knows and this program does not support.
     #[error("{0} addresses of a guest agent are not supported, use unix: or http:")]
     UnsupportedScheme(&'static str),
-    /// No connection to the agent.
+    /// No connection to the guest agent.
     #[error("guest agent is not reachable: {kind}")]
     Unreachable {
-        /// Where it was looked for. Not in the text, which others may see.
+        /// The address. Not in the message, which callers may see.
         address: String,
-        /// The system's answer.
+        /// The system's error.
         kind: io::ErrorKind,
     },
-    /// The connection broke.
+    /// The connection closed before the response was complete.
     #[error("connection to the guest agent broke")]
     Broken,
-    /// No complete answer in time.
+    /// No complete response in time.
     #[error("guest agent did not answer in time")]
     Timeout,
-    /// An answer other than 200.
+    /// A status other than 200.
     #[error("guest agent answered {0}")]
     Status(u16),
-    /// More than we read.
+    /// A response longer than the limit.
     #[error("answer of the guest agent has more than {limit} bytes")]
     TooLarge {
-        /// Bytes we read.
+        /// The limit, bytes.
         limit: usize,
     },
-    /// An attestation of no bytes.
+    /// An attestation of zero bytes.
     #[error("guest agent gave an empty attestation")]
     Empty,
-    /// An answer without what was asked for.
+    /// A response without the requested field.
     #[error("answer of the guest agent has no usable {0}")]
     Malformed(&'static str),
-    /// The answer's evidence does not decode.
+    /// The evidence in the response does not decode.
     #[error("own evidence: {0}")]
     Evidence(#[from] EvidenceError),
-    /// The evidence vouches for something else than was asked for.
+    /// The evidence is for other report data than requested.
     #[error("own evidence is for other report data")]
     OtherReportData,
-    /// The kernel has no report interface.
+    /// The kernel has no TSM report interface.
     #[error("configfs-tsm: this kernel offers no reports")]
     NoReports,
-    /// The host gave no quote in time.
+    /// The host returned no quote in time.
     #[error("configfs-tsm: no quote in time")]
     QuoteLate,
     /// The host refused to make a quote.
     #[error("configfs-tsm: the host made no quote: {0}")]
     QuoteRefused(io::ErrorKind),
-    /// A quote of no bytes.
+    /// A quote of zero bytes.
     #[error("configfs-tsm: the quote is empty")]
     EmptyQuote,
-    /// Bytes that are not a quote of a TD.
+    /// The bytes are not a TD quote.
     #[error("configfs-tsm: what the host gave is not the quote of a TD")]
     UnreadableQuote,
-    /// The kernel's report interface failed.
+    /// An operation on the kernel's report interface failed.
     #[error("configfs-tsm: {step}: {kind}")]
     Tsm {
-        /// What was being done.
+        /// The operation.
         step: &'static str,
-        /// The system's answer.
+        /// The system's error.
         kind: io::ErrorKind,
     },
-    /// The kernel's reports are of another platform.
+    /// The kernel's reports are for another TEE.
     #[error("configfs-tsm: provider is not tdx_guest but {0:?}")]
     Provider(String),
-    /// Another process used the report entry each time.
+    /// Another process changed the report entry at every attempt.
     #[error("configfs-tsm: report entry is in use")]
     Conflict,
-    /// The runtime event log is not readable.
+    /// The runtime event log cannot be read.
     #[error("runtime event log: cannot be read: {kind}")]
     EventLogFile {
-        /// Which file. Not in the text, which others may see.
+        /// The file. Not in the message, which callers may see.
         path: PathBuf,
-        /// The system's answer.
+        /// The system's error.
         kind: io::ErrorKind,
     },
-    /// The runtime event log is not of its form.
+    /// The runtime event log has the wrong form.
     #[error("runtime event log: {0}")]
     EventLog(&'static str),
 }
 
 impl AttesterError {
-    /// What to look at, in the guest or on its host.
+    /// What an operator should check, in the guest or on its host.
     pub fn advice(&self) -> &'static str {
         use io::ErrorKind::{ConnectionRefused, NotFound, PermissionDenied};
         match self {
-            Self::NotConfigured => {
-                "configure an attester; without one a KMS can neither be nor have a replica"
-            }
+            Self::NotConfigured => "configure an attester; without one a KMS cannot be a replica or have one",
             Self::Address | Self::UnsupportedScheme(_) => "correct the address of the attester",
             Self::Unreachable { kind: NotFound, .. } => {
                 "there is no such socket: is this a dstack guest, does its guest agent run, and is the socket mounted here?"
             }
             Self::Unreachable { kind: ConnectionRefused, .. } => {
-                "nobody listens there: start the guest agent, or restart it if its socket is a leftover"
+                "nothing listens there: start the guest agent, or restart it if its socket is a leftover"
             }
             Self::Unreachable { kind: PermissionDenied, .. } => {
                 "this user may not open the socket: give it to the user or run as its owner"
             }
             Self::Unreachable { .. } => "make sure that the guest agent runs and can be reached from here",
-            Self::Broken => "something else than a guest agent may listen there, or it crashed: see its log",
+            Self::Broken => "another program than a guest agent may listen there, or it crashed: see its log",
             Self::Timeout => {
-                "the guest agent waits for a quote of the host: see whether the host's quote generation service (QGS) runs"
+                "the guest agent is waiting for a quote from the host: check that the host's quote generation service (QGS) runs"
             }
             Self::Status(404) => {
-                "this guest agent knows no such method: it is older than dstack 0.5, or another service"
+                "this guest agent does not have the method: it is older than dstack 0.5, or another program"
             }
             Self::Status(_) | Self::Empty => {
-                "the guest agent has no quote: see its log, then the quote generation service (QGS) of the host and whether the platform is registered with Intel"
+                "the guest agent got no quote: check its log, then the quote generation service (QGS) of the host, and whether the platform is registered with Intel"
             }
             Self::TooLarge { .. } | Self::Malformed(_) => {
-                "something else than a guest agent may listen there"
+                "another program than a guest agent may listen there"
             }
             Self::Evidence(_) => {
-                "the version of the guest agent and that of this program do not fit: update the older one"
+                "the versions of the guest agent and of this program are not compatible: update the older one"
             }
-            Self::OtherReportData => "the guest agent gives evidence that it keeps, or a simulator answers",
+            Self::OtherReportData => "the guest agent returns cached evidence, or it is a simulator",
             Self::NoReports => {
-                "this is no TD, or its kernel is older than 6.7: mount configfs at /sys/kernel/config, load the module tdx_guest, and see whether the host starts this VM as a TD"
+                "this VM is not a TD, or its kernel is older than 6.7: mount configfs at /sys/kernel/config, load the module tdx_guest, and check that the host starts this VM as a TD"
             }
             Self::QuoteLate => {
-                "the host's quote generation service (QGS) does not answer: see whether it runs and whether the VM has its vsock port or socket (quote-generation-socket of QEMU)"
+                "the host's quote generation service (QGS) does not respond: check that it runs and that the VM has its vsock port or socket (quote-generation-socket of QEMU)"
             }
             Self::QuoteRefused(_) | Self::EmptyQuote => {
-                "the host's quote generation service (QGS) failed: see its log, and whether the platform has its PCK certificate (registration, PCCS)"
+                "the host's quote generation service (QGS) failed: check its log, and whether the platform has its PCK certificate (registration, PCCS)"
             }
             Self::UnreadableQuote => "the host's quote generation service (QGS) makes quotes of another kind",
             Self::Tsm { kind: PermissionDenied, .. } => {
                 "this user may not write to the kernel's reports: run as root, and mount them writable into the container"
             }
             Self::Tsm { .. } => {
-                "see the kernel's log of this guest, and the log of the host's quote generation service"
+                "check the kernel log of this guest, and the log of the host's quote generation service"
             }
             Self::Provider(_) => {
-                "this VM is no TD: another TEE answers, which is not supported; see how the host starts it"
+                "this VM is not a TD but another TEE, which is not supported; check how the host starts it"
             }
-            Self::Conflict => "another process uses the same report entry, again and again: run one of them",
+            Self::Conflict => "another process keeps using the same report entry: run only one of them",
             Self::EventLogFile { kind: NotFound, .. } => {
                 "the guest has written no events yet, or elsewhere: correct the path"
             }
@@ -210,7 +208,7 @@ impl AttesterError {
         }
     }
 
-    /// With address or path and what to look at: for an operator's own terminal.
+    /// The message with address or path and the advice: only for an operator's terminal.
     pub fn detailed(&self) -> String {
         let place = match self {
             Self::Unreachable { address, .. } => format!(" ({address})"),

@@ -1,40 +1,41 @@
-//! Report data: the 64 bytes by which a quote vouches for a key or for an app's own data.
+//! Report data: the 64 bytes in a quote that bind it to a key or to an app's own data.
 
 use std::fmt;
 
 use sha2::{Digest, Sha256, Sha384, Sha512};
 use sha3::{Keccak256, Keccak384, Keccak512, Sha3_256, Sha3_384, Sha3_512};
 
-/// Tag of an RA-TLS certificate's or CSR's public key.
+/// Tag for the public key of an RA-TLS certificate or CSR.
 pub const RA_TLS: &str = "ratls-cert";
-/// Tag of a KMS root CA's public key. The current KMS does not use it.
+/// Tag for a KMS root CA's public key. The current KMS does not use it.
 pub const KMS_ROOT_CA: &str = "kms-root-ca";
-/// Tag of an app's own data.
+/// Tag for an app's own data.
 pub const APP_DATA: &str = "app-data";
 
 /// The report data of a quote.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct ReportData(pub [u8; 64]);
 
-/// Why there is no report data.
+/// Why report data cannot be made.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ReportDataError {
-    /// Not a hash this function knows.
+    /// The hash name is unknown.
     #[error(
         "unknown hash {0:?}: use sha256, sha384, sha512, sha3-256, sha3-384, sha3-512, keccak256, keccak384, \
          keccak512 or raw"
     )]
     UnknownHash(String),
-    /// Raw content, or report data, of another length.
+    /// Raw content, or report data, that is not 64 bytes long.
     #[error("report data must be 64 bytes, got {0}")]
     Length(usize),
 }
 
 impl ReportData {
-    /// 64 zero bytes: evidence that is bound to nothing.
+    /// 64 zero bytes: not bound to anything.
     pub const ZERO: Self = Self([0; 64]);
 
-    /// `SHA-512("ratls-cert:" ‖ SubjectPublicKeyInfo DER)`, with the key's DER as it stands in the certificate or CSR.
+    /// `SHA-512("ratls-cert:" ‖ SubjectPublicKeyInfo DER)`, over the DER bytes exactly as in the certificate
+    /// or CSR.
     pub fn ra_tls(spki_der: &[u8]) -> Self {
         Self::padded(&tagged::<Sha512>(RA_TLS, spki_der))
     }
@@ -44,8 +45,8 @@ impl ReportData {
         Self::padded(&tagged::<Sha512>(APP_DATA, content))
     }
 
-    /// `H(tag ‖ ":" ‖ content)`, padded with zero bytes to 64. The empty name means SHA-512; `raw` means the content
-    /// itself, which must then be 64 bytes, without the tag.
+    /// `H(tag ‖ ":" ‖ content)`, padded with zero bytes to 64. An empty hash name means SHA-512. `raw` means
+    /// the content itself without the tag; it must be 64 bytes.
     pub fn for_content(tag: &str, hash_name: &str, content: &[u8]) -> Result<Self, ReportDataError> {
         let digest = match hash_name {
             "raw" => return Self::try_from(content),

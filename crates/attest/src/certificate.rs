@@ -1,7 +1,8 @@
-//! X.509 certificates in the one shape that every KMS of a cluster issues, extension by extension.
+//! X.509 certificates in the exact form that every KMS of a cluster issues.
 //!
-//! Written with a DER writer rather than a certificate library because the bytes matter: names must be identical on all
-//! replicas, extensions stand in the peer's order, and keyUsage keeps the peer's two-byte form.
+//! They are written with a DER writer instead of a certificate library because the bytes matter: names must
+//! be identical on all replicas, extensions keep the peer's order, and keyUsage keeps the peer's two-byte
+//! form.
 
 mod extensions;
 pub mod oid;
@@ -21,41 +22,41 @@ use self::extensions::{GeneralName, extensions, says_anything};
 use crate::p256::P256Key;
 use crate::pem;
 
-/// The last second that X.509 can express, 9999-12-31T23:59:59Z, as Unix time.
+/// 9999-12-31T23:59:59Z, Unix seconds: the last date in X.509.
 pub const LAST_SECOND: u64 = 253_402_300_799;
-/// 1975-01-01T00:00:00Z as Unix time: the usual notBefore, since guests boot with wrong clocks.
+/// 1975-01-01T00:00:00Z, Unix seconds: the usual notBefore, because guests boot with wrong clocks.
 pub const LONG_AGO: u64 = 157_766_400;
 
 const FIRST_YEAR_OF_GENERALIZED_TIME: i32 = 2050;
 const IDENTIFIER_LENGTH: usize = 20;
 const PEM_LABEL: &str = "CERTIFICATE";
-/// A text longer than this is not one certificate.
+/// Maximum length of a PEM text, bytes.
 const MAX_PEM: usize = 24 * 1024 * 1024;
 
-/// What a certificate says.
+/// The contents of a certificate.
 #[derive(Debug, Clone)]
 pub struct CertificateSpec<'a> {
-    /// Subject `O`, omitted if none.
+    /// Subject `O`, omitted if `None`.
     pub organization: Option<&'a str>,
     /// Subject `CN`.
     pub common_name: &'a str,
     /// Subject alternative names: an IP address becomes an iPAddress, anything else a dNSName.
     pub names: &'a [String],
-    /// First and last second.
+    /// The validity period.
     pub validity: Validity,
     /// Authority or end entity.
     pub role: Role,
-    /// Payload of `.3`.
+    /// App id: the payload of extension `.3` of the peer's arc ([`oid`]).
     pub app_id: Option<&'a [u8]>,
-    /// Payload of `.9`.
+    /// App info: the payload of `.9`.
     pub app_info: Option<&'a [u8]>,
-    /// Payload of `.4`.
+    /// Special usage: the payload of `.4`.
     pub usage: Option<&'a str>,
-    /// Payload of `.8`.
+    /// Evidence: the payload of `.8`.
     pub evidence: Option<&'a [u8]>,
 }
 
-/// The seconds between which a certificate is valid, both included, as Unix time.
+/// A validity period, both ends included, Unix seconds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Validity {
     /// First second.
@@ -67,12 +68,12 @@ pub struct Validity {
 /// What the key of a certificate may be used for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Role {
-    /// Signs certificates, with at most `path_len` authorities below it.
+    /// Signs certificates, with at most `path_len` CAs below it.
     Ca {
         /// The path length constraint.
         path_len: u8,
     },
-    /// Signs handshakes; neither flag set means no extended key usage, hence no restriction.
+    /// Signs handshakes. With neither flag there is no extended key usage, which means no restriction.
     Leaf {
         /// Extended key usage serverAuth.
         server_auth: bool,
@@ -98,25 +99,25 @@ pub enum CertificateError {
     /// The subject's public key is not SubjectPublicKeyInfo DER.
     #[error("public key is not SubjectPublicKeyInfo DER")]
     PublicKey,
-    /// Not one X.509 certificate in DER.
+    /// Not exactly one X.509 certificate in DER.
     #[error("not an X.509 certificate in DER")]
     Certificate,
-    /// No `CERTIFICATE` block, or one that is not Base64.
+    /// No `CERTIFICATE` block, or its content is not base64.
     #[error("no certificate in the PEM text")]
     Pem,
-    /// An authority's certificate and private key do not belong together.
+    /// A CA's certificate and private key do not match.
     #[error("CA certificate does not match private key")]
     KeyMismatch,
 }
 
-/// An authority: its name as its certificate spells it, and its key.
+/// A CA: its name as in its certificate, and its key.
 pub struct Issuer<'a> {
     name: Vec<u8>,
     key: &'a P256Key,
 }
 
 impl<'a> Issuer<'a> {
-    /// The authority of this certificate; the key must be the certificate's.
+    /// The CA of this certificate. `key` must be the certificate's.
     pub fn new(certificate: &[u8], key: &'a P256Key) -> Result<Issuer<'a>, CertificateError> {
         let (rest, parsed) =
             x509_parser::parse_x509_certificate(certificate).map_err(|_| CertificateError::Certificate)?;
@@ -135,12 +136,12 @@ impl<'a> Issuer<'a> {
     }
 }
 
-/// A certificate of `key` signed by itself, DER.
+/// A self-signed certificate of `key`, DER.
 pub fn self_signed(spec: &CertificateSpec<'_>, key: &P256Key) -> Result<Vec<u8>, CertificateError> {
     sign(spec, &key.spki_der(), &name(spec), key)
 }
 
-/// A certificate of the key in `subject_spki` (DER, embedded as given) signed by `issuer`, DER.
+/// A certificate signed by `issuer`, DER. `subject_spki` (DER) is embedded as given.
 pub fn issue(
     spec: &CertificateSpec<'_>,
     subject_spki: &[u8],
@@ -149,12 +150,12 @@ pub fn issue(
     sign(spec, subject_spki, &issuer.name, issuer.key)
 }
 
-/// One certificate as PEM: 64 columns, LF, final LF.
+/// A certificate in PEM: 64 columns, LF, with a final LF.
 pub fn pem(der: &[u8]) -> String {
     pem::write(PEM_LABEL, STANDARD.encode(der).as_bytes())
 }
 
-/// The DER of the first certificate of a PEM text.
+/// The DER of the first certificate in a PEM text.
 pub fn der(text: &str) -> Result<Vec<u8>, CertificateError> {
     if text.len() > MAX_PEM {
         return Err(CertificateError::Pem);
@@ -163,7 +164,7 @@ pub fn der(text: &str) -> Result<Vec<u8>, CertificateError> {
     Ok(der.to_vec())
 }
 
-/// Whether the holder of this public key (SubjectPublicKeyInfo DER) has signed a certificate (DER), whatever its dates.
+/// Whether the key `spki` (SubjectPublicKeyInfo DER) signed the certificate (DER). Dates are not checked.
 pub fn is_signed_by(certificate: &[u8], spki: &[u8]) -> bool {
     match (x509_parser::parse_x509_certificate(certificate), SubjectPublicKeyInfo::from_der(spki)) {
         (Ok(([], certificate)), Ok(([], key))) => certificate.verify_signature(Some(&key)).is_ok(),
@@ -171,7 +172,7 @@ pub fn is_signed_by(certificate: &[u8], spki: &[u8]) -> bool {
     }
 }
 
-/// Last second (Unix time) of the first certificate of a PEM text; 0 if that is before 1970.
+/// `notAfter` of the first certificate in a PEM text, Unix seconds; 0 if it is before 1970.
 pub fn not_after(pem: &str) -> Result<u64, CertificateError> {
     let der = der(pem)?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|_| CertificateError::Certificate)?;
@@ -217,7 +218,7 @@ fn sign(
     }))
 }
 
-/// A second that X.509 can express.
+/// A date that X.509 can express.
 struct Date(OffsetDateTime);
 
 impl Date {
@@ -239,7 +240,7 @@ impl Date {
     }
 }
 
-/// The subject's name: `O` if any, then `CN`, each UTF8String in its own RDN.
+/// The subject: `O` if given, then `CN`, each a UTF8String in its own RDN.
 fn name(spec: &CertificateSpec<'_>) -> Vec<u8> {
     sequence(|name| {
         let attributes = [(oid::ORGANIZATION, spec.organization), (oid::COMMON_NAME, Some(spec.common_name))];
@@ -261,7 +262,8 @@ fn signature_algorithm(writer: DERWriter<'_>) {
     });
 }
 
-/// First 20 bytes of SHA-256(public point), top bit cleared: the same for every certificate of a key.
+/// The first 20 bytes of SHA-256(public point) with the top bit cleared: the same for every certificate of a
+/// key.
 fn serial(point: &[u8]) -> [u8; IDENTIFIER_LENGTH] {
     let mut serial = first_of_sha256(point);
     serial[0] &= 0x7f;

@@ -1,15 +1,16 @@
-//! The date below which the clock cannot be. A host sets the clock of a guest: set back, expired collateral is valid again.
+//! The earliest time that the clock can have. A host controls its guest's clock; set back, it would make
+//! expired collateral valid again.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
-/// How far, in seconds, the clock may be behind the newest date that is known to be past.
+/// Tolerated lag of the clock behind the latest date known to be past, seconds.
 pub const MAX_BEHIND: u64 = 300;
 
-/// The newest date that is known to be past. Clones share it.
+/// The latest date known to be past. Clones share it.
 ///
-/// What others have signed proves its date. A record of our own proves only what our clock was then: an operator can say
-/// that it was wrong.
+/// A date signed by others is proof. A record of our own only proves what our clock said then, and an
+/// operator can declare that it was wrong.
 #[derive(Debug, Clone, Default)]
 pub struct Floor(Arc<Dates>);
 
@@ -19,49 +20,49 @@ struct Dates {
     recorded: AtomicU64,
 }
 
-/// The clock is earlier than it can be.
+/// The clock is earlier than possible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("the clock is {seconds} seconds behind what is known to be past")]
 pub struct ClockBehind {
-    /// How far it is behind.
+    /// The lag, seconds.
     pub seconds: u64,
 }
 
 impl Floor {
-    /// Something was signed at this time, in Unix seconds, by a key that is trusted to tell it.
+    /// Records that a trusted key signed something at `unix`, Unix seconds.
     pub fn raise(&self, unix: u64) {
         self.0.signed.fetch_max(unix, Ordering::Relaxed);
     }
 
-    /// We recorded something at this time, in Unix seconds.
+    /// Records that this program recorded something at `unix`, Unix seconds.
     pub fn raise_by_record(&self, unix: u64) {
         self.0.recorded.fetch_max(unix, Ordering::Relaxed);
     }
 
-    /// The newest date of a record counts no more: it is `unix` from now on. Gives what it was. What is signed stays.
+    /// Replaces the latest date of our own records by `unix` and returns the previous one. Signed dates stay.
     pub fn lower_records(&self, unix: u64) -> u64 {
         self.0.recorded.swap(unix, Ordering::Relaxed)
     }
 
-    /// The newest date that is known to be past, in Unix seconds.
+    /// The latest date known to be past, Unix seconds.
     pub fn newest(&self) -> u64 {
         self.signed().max(self.0.recorded.load(Ordering::Relaxed))
     }
 
-    /// The newest date that others have signed.
+    /// The latest date that others have signed, Unix seconds.
     pub fn signed(&self) -> u64 {
         self.0.signed.load(Ordering::Relaxed)
     }
 
-    /// Whether it can be this time.
+    /// Checks `now` against the floor.
     ///
     /// # Errors
-    /// [`ClockBehind`], by more than [`MAX_BEHIND`].
+    /// [`ClockBehind`] by more than [`MAX_BEHIND`].
     pub fn check(&self, now: u64) -> Result<(), ClockBehind> {
         check(self.newest(), now)
     }
 
-    /// Whether it can be this time, whatever our records say.
+    /// Checks `now` against the signed dates only.
     ///
     /// # Errors
     /// As [`Floor::check`].

@@ -1,4 +1,5 @@
-//! The encodings of evidence, certificate requests and documents: SCALE, MessagePack and CBOR, each bounded by its input.
+//! The encodings of evidence, CSRs and documents: SCALE, MessagePack and CBOR. Each reader is bounded by its
+//! input.
 
 pub(crate) mod cbor;
 mod cursor;

@@ -1,4 +1,4 @@
-//! Certificate signing requests of `SignCert`: two SCALE formats, signed over their own bytes.
+//! Certificate signing requests of `SignCert`: two SCALE formats, each signed over its own bytes.
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use x509_parser::oid_registry::{OID_EC_P256, OID_KEY_TYPE_EC_PUBLIC_KEY};
@@ -9,22 +9,22 @@ use crate::codec::scale::{Reader, Writer};
 use crate::evidence::{Evidence, EvidenceError, FieldError, LegacyError};
 use crate::p256::P256Key;
 
-/// What the first field must say, so that no other signed text can be taken for a request.
+/// The required first field: no other signed text can pass as a request.
 const CONFIRM: &str = "please sign cert:";
 
-/// The most alternative names that are read. Policy allows fewer.
+/// Maximum number of subject alternative names that are decoded. Policy allows fewer.
 const MAX_NAMES: usize = 1024;
 
-/// The format of a request, its `api_version`.
+/// The format of a request: its `api_version`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ApiVersion {
-    /// A TDX quote and its event log.
+    /// With a TDX quote and its event log.
     V1,
-    /// Versioned evidence, dates and app info.
+    /// With versioned evidence, dates and app info.
     V2,
 }
 
-/// There is no such format.
+/// The format does not exist.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("unsupported api version: {0}")]
 pub struct UnsupportedApiVersion(pub u32);
@@ -41,14 +41,14 @@ impl TryFrom<u32> for ApiVersion {
     }
 }
 
-/// A request whose signature by its own key is checked. Its evidence is not.
+/// A request whose signature by its own key is verified. Its evidence is not.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Csr {
     /// SubjectPublicKeyInfo DER of the key to certify, as sent: P-256, any point form.
     pub spki: Vec<u8>,
-    /// Organization, if there is to be one.
+    /// Organization (`O`), optional.
     pub org_name: Option<String>,
-    /// Common name.
+    /// Common name (`CN`).
     pub subject: String,
     /// Domain names and IP addresses.
     pub subject_alt_names: Vec<String>,
@@ -56,19 +56,19 @@ pub struct Csr {
     pub usage_server_auth: bool,
     /// Whether the certificate is for TLS clients.
     pub usage_client_auth: bool,
-    /// Whether the certificate is to hold the evidence.
+    /// Whether the certificate shall contain the evidence.
     pub ext_quote: bool,
-    /// Whether the certificate is to hold the app info. Never in version 1.
+    /// Whether the certificate shall contain the app info. Always false in version 1.
     pub ext_app_info: bool,
-    /// First second of validity, in Unix time. Never in version 1.
+    /// First second of validity, Unix time. Always `None` in version 1.
     pub not_before: Option<u64>,
-    /// Last second of validity, in Unix time. Never in version 1.
+    /// Last second of validity, Unix time. Always `None` in version 1.
     pub not_after: Option<u64>,
-    /// What the requester runs.
+    /// The requester's evidence.
     pub evidence: Evidence,
 }
 
-/// Why a request is refused; the first words are those of dstack-kms.
+/// Why a request is refused. Messages begin with dstack-kms's words.
 #[derive(Debug, thiserror::Error)]
 pub enum CsrError {
     /// A field that does not decode.
@@ -80,13 +80,13 @@ pub enum CsrError {
     /// Not a P-256 key.
     #[error("Failed to verify csr signature: unsupported algorithm: the public key is not a P-256 key")]
     Algorithm,
-    /// Not the key's signature of these bytes.
+    /// The signature does not verify.
     #[error("Failed to verify csr signature: invalid signature")]
     Signature,
     /// The first field is not the confirm word.
     #[error("Failed to verify csr signature: invalid confirm word")]
     ConfirmWord,
-    /// Evidence without a TDX quote, which is all that version 1 can send.
+    /// Evidence without a TDX quote, which version 1 cannot carry.
     #[error("a request of version 1 needs TDX evidence, got {0}")]
     NotTdx(&'static str),
 }
@@ -98,8 +98,8 @@ impl From<LegacyError> for CsrError {
 }
 
 impl Csr {
-    /// Reads a request and checks that the key in it signed it. The signature covers the bytes that were read: version 1
-    /// allows others behind them.
+    /// Decodes a request and verifies its signature by the key in it. The signature covers the decoded bytes
+    /// only; version 1 allows trailing bytes.
     pub fn parse(version: ApiVersion, bytes: &[u8], signature: &[u8]) -> Result<Self, CsrError> {
         let mut reader = Reader::new(bytes);
         let (confirm, csr) = read(version, &mut reader)?;
@@ -111,7 +111,7 @@ impl Csr {
         Ok(csr)
     }
 
-    /// The request in version 2.
+    /// Encodes the request in version 2.
     pub fn encode_v2(&self) -> Vec<u8> {
         let mut writer = self.write_common();
         writer
@@ -122,7 +122,7 @@ impl Csr {
         writer.into_bytes()
     }
 
-    /// The request in version 1, which says nothing of app info, dates and configuration.
+    /// Encodes the request in version 1, which has no app info, dates or configuration.
     pub fn encode_v1(&self) -> Result<Vec<u8>, CsrError> {
         let tdx = self.evidence.tdx().ok_or(CsrError::NotTdx(self.evidence.platform.kind()))?;
         let event_log = serde_json::to_vec(&tdx.event_log).expect("events have a JSON form");
@@ -131,7 +131,7 @@ impl Csr {
         Ok(writer.into_bytes())
     }
 
-    /// The signature of an encoded request by the key it names.
+    /// Signs an encoded request.
     pub fn sign(encoded: &[u8], key: &P256Key) -> Vec<u8> {
         key.sign_der(encoded)
     }
@@ -199,7 +199,7 @@ fn verify_signature(spki: &[u8], message: &[u8], signature: &[u8]) -> Result<(),
     let (_, parsed) = SubjectPublicKeyInfo::from_der(spki).map_err(|_| CsrError::Algorithm)?;
     let curve = parsed.algorithm.parameters.as_ref().and_then(|parameters| parameters.as_oid().ok());
     let is_p256 = parsed.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY && curve == Some(OID_EC_P256);
-    // The key is certified as it was sent: nothing may stand behind it.
+    // The key is certified exactly as sent, so trailing bytes are refused.
     if !is_p256 || parsed.raw != spki {
         return Err(CsrError::Algorithm);
     }

@@ -1,4 +1,4 @@
-//! Attestation evidence: what a CVM shows to prove what it runs, and its two wire forms.
+//! Attestation evidence, by which a CVM proves what it runs, and its two wire forms.
 
 mod legacy;
 mod strip;
@@ -18,48 +18,48 @@ pub use crate::platform::tdx::Tdx;
 pub use crate::platform::{PcrValue, Platform, TpmEvent, TpmPlatform, TpmQuote};
 pub use legacy::LegacyError;
 
-/// The largest evidence that is read, in bytes.
+/// Maximum length of evidence, bytes.
 pub const MAX_BYTES: usize = 10 * 1024 * 1024;
 
-/// The most elements that any list in evidence may have. A guest's log has about thirty events at boot.
+/// Maximum number of elements in any list of evidence. A guest's log has about thirty events at boot.
 pub const MAX_ELEMENTS: usize = 4096;
 
-/// Evidence as sent: nothing in it is verified.
+/// Evidence as received; nothing in it is verified.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Evidence {
-    /// The wire form it came in, and is written in again.
+    /// The wire form it was read from and is written in.
     pub wire: Wire,
-    /// What the platform vouches for.
+    /// The platform's part, signed by the hardware.
     pub platform: Platform,
-    /// What the software in the guest says.
+    /// The guest software's part.
     pub stack: Stack,
 }
 
 /// The two wire forms.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wire {
-    /// SCALE. It does not carry the version or the preimage of events.
+    /// SCALE. It omits the version and the preimage of events.
     V0,
     /// MessagePack.
     V1,
 }
 
-/// What the guest's software says.
+/// The guest software's part of evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Stack {
-    /// What the platform's report vouches for. Evidence with another length than 64 decodes and fails on use, as in the
-    /// peer: see [`Evidence::report_data`].
+    /// The report data in the platform's report. As in the peer, evidence with another length than 64
+    /// decodes, and fails on use: see [`Evidence::report_data`].
     pub report_data: Vec<u8>,
-    /// The events that RTMR3, or PCR14, was extended with.
+    /// The events that extended RTMR3 or PCR14.
     pub runtime_events: Vec<RuntimeEvent>,
-    /// `vm_config`, or a system configuration that has it inside; empty in legacy evidence.
+    /// `vm_config`, or a system configuration that contains it; empty in legacy evidence.
     pub config: String,
-    /// What the report data is made from, where the stack is `dstack-pod`.
+    /// The payload from which the report data is made, for the stack `dstack-pod`.
     pub report_data_payload: Option<String>,
 }
 
 impl Stack {
-    /// The stack's name on the V1 wire.
+    /// The stack's name in the V1 wire form.
     pub fn kind(&self) -> &'static str {
         match self.report_data_payload {
             None => "dstack",
@@ -71,16 +71,16 @@ impl Stack {
 /// Why bytes are not evidence, or evidence cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum EvidenceError {
-    /// Nothing was sent.
+    /// Zero bytes.
     #[error("attestation is empty")]
     Empty,
-    /// More than [`MAX_BYTES`].
+    /// Longer than [`MAX_BYTES`].
     #[error("attestation must be at most {MAX_BYTES} bytes, got {0}")]
     TooLarge(usize),
-    /// Neither of the wire forms begins like this.
+    /// The first byte belongs to neither wire form.
     #[error("unknown attestation wire format: first byte is 0x{0:02x}")]
     UnknownWire(u8),
-    /// V1 says it is another version.
+    /// V1 with another version number.
     #[error("unsupported attestation version: expected 1, got {0}")]
     UnsupportedVersion(u64),
     /// V0 that does not decode.
@@ -89,19 +89,19 @@ pub enum EvidenceError {
     /// V1 that does not decode.
     #[error("attestation in MessagePack form does not decode: {0}")]
     V1(#[source] FieldError),
-    /// Evidence, and something behind it.
+    /// Trailing bytes after the evidence.
     #[error("{0} trailing bytes after the attestation")]
     Trailing(usize),
-    /// The stack's report data has another length.
+    /// The stack's report data is not 64 bytes long.
     #[error("stack.report_data must be 64 bytes, got {0}")]
     ReportDataLength(usize),
-    /// The pair of a quote and an event log that does not make evidence.
+    /// A quote and event log that are not valid legacy evidence.
     #[error(transparent)]
     Legacy(#[from] LegacyError),
 }
 
 impl Evidence {
-    /// Evidence of a TDX guest. The wire form is V0, unless an event is a V2 event, which V0 cannot say.
+    /// Evidence of a TDX guest. The wire form is V0, unless there is a V2 event, which V0 cannot express.
     pub fn new_tdx(
         quote: Vec<u8>,
         runtime_events: Vec<RuntimeEvent>,
@@ -121,7 +121,7 @@ impl Evidence {
         }
     }
 
-    /// Reads evidence in either wire form, to the last byte.
+    /// Decodes evidence in either wire form. Trailing bytes are refused.
     pub fn decode(bytes: &[u8]) -> Result<Self, EvidenceError> {
         if bytes.len() > MAX_BYTES {
             return Err(EvidenceError::TooLarge(bytes.len()));
@@ -138,8 +138,8 @@ impl Evidence {
         Ok(evidence)
     }
 
-    /// The evidence in the wire form it came in. What V0 cannot say, and hence cannot have brought, is written as V1:
-    /// V2 events, a pod's payload, report data of another length than 64.
+    /// Encodes the evidence in its own wire form. Evidence that V0 cannot express is written as V1: V2
+    /// events, a pod's payload, or report data that is not 64 bytes long.
     pub fn encode(&self) -> Vec<u8> {
         let v0 = self.wire == Wire::V0
             && self.stack.report_data_payload.is_none()
@@ -147,36 +147,36 @@ impl Evidence {
         if v0 { self.to_v0_bytes().unwrap_or_else(|_| self.to_v1_bytes()) } else { self.to_v1_bytes() }
     }
 
-    /// The evidence in SCALE, which loses the version and preimage of events and the pod's payload.
+    /// Encodes the evidence in SCALE, without the version and preimage of events and the pod's payload.
     pub fn to_v0_bytes(&self) -> Result<Vec<u8>, EvidenceError> {
         Ok(v0::write(self, &self.report_data()?))
     }
 
-    /// The evidence in MessagePack.
+    /// Encodes the evidence in MessagePack.
     pub fn to_v1_bytes(&self) -> Vec<u8> {
         v1::write(self)
     }
 
-    /// SHA-256 of [`Evidence::encode`]: what names this evidence in a record.
+    /// SHA-256 of [`Evidence::encode`], which identifies the evidence in records.
     pub fn digest(&self) -> [u8; 32] {
         Sha256::digest(self.encode()).into()
     }
 
-    /// The report data that the guest's software says was asked for.
+    /// The report data that the guest software states.
     pub fn report_data(&self) -> Result<ReportData, EvidenceError> {
         let bytes = self.stack.report_data.as_slice();
         bytes.try_into().map(ReportData).map_err(|_| EvidenceError::ReportDataLength(bytes.len()))
     }
 
-    /// What the evidence says, taken at its word: with its own configuration, and without a device, which only
-    /// verification knows (so that `device_id` is the SHA-256 of nothing, except for SEV-SNP, whose report has it). This
-    /// is what the app info extension holds.
+    /// The app info that the evidence claims, unverified, as in the app info extension: with the
+    /// configuration in the evidence and without a device id, which only verification gives. `device_id` is
+    /// therefore SHA-256 of the empty string, except for SEV-SNP, whose report has the id.
     pub fn unverified_app_info(&self, registers: Registers) -> Result<AppInfo, IdentityError> {
         self.app_info(registers, "", &[])
     }
 
-    /// What the evidence says, with the request's configuration if it is not empty, on the device that verification
-    /// found (its raw id; not used for SEV-SNP).
+    /// The app info with the request's configuration, if that is not empty, and the raw device id that
+    /// verification gave (not used for SEV-SNP).
     pub fn app_info(
         &self,
         registers: Registers,
@@ -187,7 +187,7 @@ impl Evidence {
         platform::decode(&self.platform, &self.stack.runtime_events, registers, &config, device)
     }
 
-    /// The TDX part, where there is one.
+    /// The TDX part, if the platform has one.
     pub fn tdx(&self) -> Option<&Tdx> {
         match &self.platform {
             Platform::Tdx(tdx) | Platform::GcpTdx { tdx, .. } => Some(tdx),

@@ -1,9 +1,9 @@
-//! JSON from outside: a body is read as UTF-8 before it is parsed.
+//! JSON from outside, which must be UTF-8.
 
 use serde::de::{DeserializeOwned, Error as _};
 
-/// The value that `body` is the JSON text of. `serde_json` alone does not look at the bytes of texts that it skips, so that
-/// a body which is no JSON text (RFC 8259, section 8.1) would count.
+/// Parses `body`. `serde_json` alone does not check the bytes of strings that it skips, so it would accept a
+/// body that is not JSON text (RFC 8259, section 8.1).
 ///
 /// # Errors
 /// What `serde_json` says, or that the body is not UTF-8.

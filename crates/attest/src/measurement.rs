@@ -1,21 +1,21 @@
-//! Runtime events: their digests, the registers they replay to, and what may be looked up in them.
+//! Runtime events: their digests, the registers that they replay to, and their payloads.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256, Sha384};
 
-/// The event type of runtime events, whichever their version.
+/// The event type of runtime events of both versions.
 pub const RUNTIME_EVENT_TYPE: u32 = 0x0800_0001;
 
-/// The register that runtime events extend.
+/// The RTMR that runtime events extend.
 pub const RUNTIME_REGISTER: u32 = 3;
 
-/// The event after which the system stops measuring what it boots.
+/// The event at which the system stops measuring its boot.
 pub const BOOT_MR_DONE: &str = "boot-mr-done";
 
-/// The event after which the app may extend the register with any name: nothing behind it is identity.
+/// The event after which the app may extend the register with any name: later events carry no identity.
 pub const SYSTEM_READY: &str = "system-ready";
 
-/// How an event is turned into a digest.
+/// How an event's digest is computed.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum EventVersion {
     /// `SHA-384(u32le(type) ‖ ":" ‖ name ‖ ":" ‖ payload)`
@@ -30,7 +30,7 @@ impl EventVersion {
         *self == Self::V1
     }
 
-    /// The version's number on the wire.
+    /// The number on the wire.
     pub fn number(self) -> u64 {
         match self {
             Self::V1 => 1,
@@ -38,7 +38,7 @@ impl EventVersion {
         }
     }
 
-    /// The version with this number, if there is one.
+    /// The version with this number.
     pub fn from_number(number: u64) -> Option<Self> {
         match number {
             1 => Some(Self::V1),
@@ -62,22 +62,22 @@ impl<'de> Deserialize<'de> for EventVersion {
     }
 }
 
-/// An event that the guest extended into RTMR3 (PCR14 where there is a TPM). Its JSON form, a line of the guest's log,
-/// has the payload in base64.
+/// An event that the guest extended into RTMR3 (PCR14 with a TPM). In its JSON form, a line of the guest's
+/// log, the payload is base64.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RuntimeEvent {
     /// Name.
     pub event: String,
-    /// What the event says, as bytes.
+    /// The event's data.
     #[serde(with = "base64_text")]
     pub payload: Vec<u8>,
-    /// How the digest is made.
+    /// How the digest is computed.
     #[serde(default, skip_serializing_if = "EventVersion::is_v1")]
     pub version: EventVersion,
 }
 
 impl RuntimeEvent {
-    /// What is hashed into the digest.
+    /// The bytes that are hashed into the digest.
     pub fn preimage(&self) -> Vec<u8> {
         match self.version {
             EventVersion::V1 => {
@@ -99,12 +99,12 @@ impl RuntimeEvent {
         }
     }
 
-    /// The digest that RTMR3, and PCR14 of AWS, are extended with.
+    /// The digest that extends RTMR3, and PCR14 on AWS.
     pub fn sha384_digest(&self) -> [u8; 48] {
         Sha384::digest(self.preimage()).into()
     }
 
-    /// The digest that PCR14 of GCP is extended with.
+    /// The digest that extends PCR14 on GCP.
     pub fn sha256_digest(&self) -> [u8; 32] {
         Sha256::digest(self.preimage()).into()
     }
@@ -122,37 +122,37 @@ impl RuntimeEvent {
         }
     }
 
-    /// The same entry with the digest's preimage, as the guest agent's `Attest` gives it.
+    /// The same entry with the digest's preimage, as in the guest agent's `Attest` response.
     pub fn to_tdx_event_with_preimage(&self) -> TdxEvent {
         TdxEvent { preimage: Some(hex::encode(self.preimage())), ..self.to_tdx_event() }
     }
 }
 
-/// An entry of the TDX event log, runtime or not. Its JSON form has bytes in hex.
+/// An entry of the TDX event log, a runtime event or not. Its JSON form has bytes in hex.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TdxEvent {
-    /// Register, from 0 for RTMR0.
+    /// The RTMR, from 0.
     pub imr: u32,
-    /// [`RUNTIME_EVENT_TYPE`], or a type of the TCG's.
+    /// [`RUNTIME_EVENT_TYPE`], or a TCG event type.
     pub event_type: u32,
-    /// What the register was extended with; empty where the log was stripped.
+    /// The digest that extended the register; empty in a stripped log.
     #[serde(default, with = "hex::serde")]
     pub digest: Vec<u8>,
     /// Name.
     pub event: String,
-    /// What was measured, as bytes.
+    /// The measured data.
     #[serde(with = "hex::serde")]
     pub event_payload: Vec<u8>,
-    /// How a runtime event's digest is made.
+    /// How a runtime event's digest is computed.
     #[serde(default, skip_serializing_if = "EventVersion::is_v1")]
     pub version: EventVersion,
-    /// What the digest was made from, in hex, where the guest agent filled it in.
+    /// The digest's preimage in hex, if the guest agent added it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub preimage: Option<String>,
 }
 
 impl TdxEvent {
-    /// Whether this is a runtime event. The register is not looked at, as the peer does not.
+    /// Whether this is a runtime event. As in the peer, the register does not matter.
     pub fn is_runtime(&self) -> bool {
         self.event_type == RUNTIME_EVENT_TYPE
     }
@@ -161,30 +161,30 @@ impl TdxEvent {
         self.is_runtime() && self.version == EventVersion::V2
     }
 
-    /// The entry as a runtime event, which it must be.
+    /// The entry as a runtime event. The caller has checked that it is one.
     fn to_runtime_event(&self) -> RuntimeEvent {
         RuntimeEvent { event: self.event.clone(), payload: self.event_payload.clone(), version: self.version }
     }
 }
 
-/// The runtime events of a TDX event log, in its order.
+/// The runtime events of a TDX event log, in order.
 pub fn runtime_events_of(log: &[TdxEvent]) -> Vec<RuntimeEvent> {
     let runtime = log.iter().filter(|entry| entry.is_runtime());
     runtime.map(TdxEvent::to_runtime_event).collect()
 }
 
-/// How far a guest had come when evidence was taken. RTMR3 only grows, so evidence of a later stage cannot pass as that
-/// of an earlier one.
+/// The guest's stage when the evidence was made. RTMR3 is only ever extended, so evidence of a later stage
+/// cannot pass as evidence of an earlier one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// No `system-ready` yet: the guest's system is booting, and no app runs.
+    /// Before `system-ready`: the guest's system is booting and no app runs.
     Boot,
-    /// After `system-ready`: apps run, and everything that reaches the guest agent can have evidence.
+    /// After `system-ready`: apps run, and any process that reaches the guest agent can obtain evidence.
     Running,
 }
 
 impl Stage {
-    /// The stage of a guest that has measured these events.
+    /// The stage after these events.
     pub fn of(events: &[RuntimeEvent]) -> Self {
         match events.iter().any(|event| event.event == SYSTEM_READY) {
             true => Self::Running,
@@ -192,7 +192,7 @@ impl Stage {
         }
     }
 
-    /// Its name: `boot` or `running`.
+    /// The name: `boot` or `running`.
     pub fn name(self) -> &'static str {
         match self {
             Self::Boot => "boot",
@@ -201,12 +201,12 @@ impl Stage {
     }
 }
 
-/// How far a replay goes.
+/// Which events a replay includes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Until {
-    /// Until after the first `boot-mr-done`, or to the end if there is none.
+    /// Up to and including the first `boot-mr-done`; all if there is none.
     BootMrDone,
-    /// To the end.
+    /// All.
     End,
 }
 
@@ -218,87 +218,89 @@ fn replayed(events: &[RuntimeEvent], until: Until) -> &[RuntimeEvent] {
     }
 }
 
-/// `mr₀ = 0⁴⁸, mr := SHA-384(mr ‖ digest)`: RTMR3 after these events.
+/// RTMR3 after these events: `mr₀ = 0⁴⁸, mr := SHA-384(mr ‖ digest)`.
 pub fn replay_rtmr3(events: &[RuntimeEvent], until: Until) -> [u8; 48] {
     replayed(events, until).iter().fold([0; 48], |register, event| {
         Sha384::new().chain_update(register).chain_update(event.sha384_digest()).finalize().into()
     })
 }
 
-/// `mr₀ = 0³², mr := SHA-256(mr ‖ digest)`: PCR14 of a GCP guest after these events.
+/// PCR14 of a GCP guest after these events: `mr₀ = 0³², mr := SHA-256(mr ‖ digest)`.
 pub fn replay_pcr14_sha256(events: &[RuntimeEvent], until: Until) -> [u8; 32] {
     replayed(events, until).iter().fold([0; 32], |register, event| {
         Sha256::new().chain_update(register).chain_update(event.sha256_digest()).finalize().into()
     })
 }
 
-/// PCR14 of an AWS NitroTPM guest after these events: made as RTMR3 is.
+/// PCR14 of an AWS NitroTPM guest after these events: computed like RTMR3.
 pub fn replay_pcr14_sha384(events: &[RuntimeEvent], until: Until) -> [u8; 48] {
     replay_rtmr3(events, until)
 }
 
-/// The payloads of the events with this name, before the first `system-ready`.
+/// The payloads of the events with this name before the first `system-ready`.
 pub fn payloads<'a>(events: &'a [RuntimeEvent], name: &'a str) -> impl Iterator<Item = &'a [u8]> {
     let system = events.iter().take_while(|event| event.event != SYSTEM_READY);
     system.filter(move |event| event.event == name).map(|event| event.payload.as_slice())
 }
 
-/// The payload of the first event with this name before the first `system-ready`; empty if there is none.
+/// The payload of the first event with this name before the first `system-ready`; empty if there is no such
+/// event.
 pub fn first_payload<'a>(events: &'a [RuntimeEvent], name: &'a str) -> &'a [u8] {
     payloads(events, name).next().unwrap_or_default()
 }
 
-/// Why the preimages of V2 runtime events do not stand for their digests; `index` counts entries of the event log.
+/// Why runtime events are refused. `index` is the position in the event log.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum PreimageError {
-    /// No preimage, as in evidence that did not come from `Attest`.
+    /// A V2 event without a preimage: the evidence is not from `Attest`.
     #[error("V2 runtime event {index} is missing its digest preimage")]
     Missing {
-        /// Entry of the log.
+        /// Position in the log.
         index: usize,
     },
-    /// Not hex.
+    /// The preimage is not hex.
     #[error("the digest preimage of V2 runtime event {index} is not hex")]
     NotHex {
-        /// Entry of the log.
+        /// Position in the log.
         index: usize,
     },
-    /// Another preimage than the digest's; in the peer also what a stripped log gives, whose digests are empty.
+    /// The preimage does not hash to the digest. In the peer also the error for a stripped log, whose digests
+    /// are empty.
     #[error("V2 runtime event {index} digest does not match its preimage")]
     DigestMismatch {
-        /// Entry of the log.
+        /// Position in the log.
         index: usize,
     },
-    /// The digest's preimage, which does not say what the event says.
+    /// The preimage hashes to the digest but differs from the event's canonical form.
     #[error("V2 runtime event {index} preimage is not the canonical event representation")]
     NotCanonical {
-        /// Entry of the log.
+        /// Position in the log.
         index: usize,
     },
-    /// A stripped event that is not the event at its place among those that RTMR3 replays to, so nothing binds it.
+    /// A stripped V2 event that differs from the event at its position in the replay, so nothing binds it.
     #[error("V2 runtime event {index} has no digest and is not among the events that replay to the register")]
     NotReplayed {
-        /// Entry of the log.
+        /// Position in the log.
         index: usize,
     },
-    /// A runtime event, of either version, that is not the event at its place among those that RTMR3 replays to.
+    /// A runtime event of either version that differs from the event at its position in the replay.
     #[error("runtime event {index} is not the one that replays to the register at its place")]
     NotMeasured {
-        /// Entry of the log.
+        /// Position in the log.
         index: usize,
     },
-    /// The log has some of the events that RTMR3 replays to, and not all.
+    /// The log has fewer runtime events than the replay.
     #[error("the event log has {logged} runtime events, and {replayed} replay to the register")]
     Fewer {
-        /// Runtime events of the log.
+        /// Number of runtime events in the log.
         logged: usize,
-        /// Events that RTMR3 replays to.
+        /// Number of replayed events.
         replayed: usize,
     },
 }
 
-/// Checks that each V2 runtime event of the log has the preimage of its digest, and that this preimage is the event's
-/// canonical form. This is the peer's check.
+/// Checks that each V2 runtime event of the log has a preimage that hashes to its digest and is its canonical
+/// form. This is the peer's check.
 pub fn validate_v2_preimages(log: &[TdxEvent]) -> Result<(), PreimageError> {
     let mut v2 = log.iter().enumerate().filter(|(_, entry)| entry.is_v2());
     v2.try_for_each(|(index, entry)| validate_v2_preimage(index, entry))
@@ -312,12 +314,12 @@ fn validate_v2_preimage(index: usize, entry: &TdxEvent) -> Result<(), PreimageEr
     is_canonical(index, &preimage, &entry.to_runtime_event())
 }
 
-/// As [`validate_v2_preimages`], and the runtime events of the log must be `replayed`, the events that RTMR3 replays to:
-/// the same names, payloads and versions in the same order, with their digests where those were not stripped. A stripped
-/// event needs no preimage; one that is there must be the event's canonical form.
+/// The check of [`validate_v2_preimages`], and the runtime events of the log must equal `replayed`, the
+/// events that replay to RTMR3: same names, payloads and versions in the same order, with their digests
+/// unless stripped. A stripped event needs no preimage; if it has one, it must be the canonical form.
 ///
-/// Two kinds of log are not compared, because nothing is read from their runtime events and the peer accepts them: one of
-/// V1 events only, and one without any runtime event.
+/// A log with V1 events only and a log without runtime events are not compared: nothing is read from them,
+/// and the peer accepts them.
 pub fn validate_v2_events(log: &[TdxEvent], replayed: &[RuntimeEvent]) -> Result<(), PreimageError> {
     let has_v2 =
         log.iter().any(TdxEvent::is_v2) || replayed.iter().any(|event| event.version == EventVersion::V2);
@@ -336,7 +338,7 @@ pub fn validate_v2_events(log: &[TdxEvent], replayed: &[RuntimeEvent]) -> Result
     }
 }
 
-/// Checks an entry against the event at its place among those that RTMR3 replays to.
+/// Checks an entry against the replayed event at its position.
 fn validate_measured(
     index: usize,
     entry: &TdxEvent,
@@ -374,7 +376,7 @@ fn is_canonical(index: usize, preimage: &[u8], event: &RuntimeEvent) -> Result<(
     }
 }
 
-/// Serde of bytes as standard base64 text.
+/// Serde for bytes as standard base64.
 pub(crate) mod base64_text {
     use base64::Engine;
     use base64::prelude::BASE64_STANDARD;

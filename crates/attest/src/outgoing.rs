@@ -1,4 +1,4 @@
-//! Our own HTTP requests: what they trust, bounded bodies, and what went wrong in words that name no host.
+//! Outgoing HTTP requests: trusted roots, bounded bodies, and error messages without host names.
 
 use std::error::Error;
 use std::fmt;
@@ -14,26 +14,26 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::tls::{ChainLimit, trusting};
 
-/// Most errors that are looked at, each the cause of the one before.
+/// Maximum number of nested errors that are examined.
 const MAX_CAUSES: usize = 16;
-/// Most certificates in a `ca_file`.
+/// Maximum number of certificates in a `ca_file`.
 const MAX_CERTIFICATES: usize = 64;
 
 /// Why a `ca_file` cannot be used.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum CaFileError {
-    /// No certificate in it.
+    /// There is no certificate in it.
     #[error("holds no certificate in PEM")]
     Empty,
-    /// Something in it that is not one.
+    /// It contains a certificate that does not parse.
     #[error("holds a certificate that does not parse")]
     Malformed,
-    /// More than anyone needs.
+    /// It contains more certificates than the limit.
     #[error("holds more than {MAX_CERTIFICATES} certificates")]
     TooMany,
 }
 
-/// The certificates of a `ca_file`, in PEM.
+/// Parses the certificates in a PEM `ca_file`.
 ///
 /// # Errors
 /// Any [`CaFileError`].
@@ -52,19 +52,21 @@ pub fn ca_file(pem: &[u8]) -> Result<Vec<CertificateDer<'static>>, CaFileError> 
     if certificates.is_empty() { Err(CaFileError::Empty) } else { Ok(certificates) }
 }
 
-/// Trusts Mozilla's roots and `extra`: what a certificate of `extra` issued, and the certificate itself where a server shows
-/// it. The latter counts whatever its name, dates and version say, because it is the very key that was named: the certificate
-/// that the installation of Intel's PCCS makes for itself has no name and no extensions.
+/// A TLS configuration that trusts Mozilla's roots and `extra`: certificates issued by a CA in `extra`, and a
+/// server certificate that is itself in `extra`. The latter is accepted whatever its name, dates and version,
+/// because the operator named exactly this key: the certificate that the installer of Intel's PCCS creates
+/// has no name and no extensions.
 ///
 /// # Errors
-/// Something in `extra` that is no certificate.
+/// `extra` contains something that is not a certificate.
 pub fn client_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
     if extra.iter().any(|certificate| X509Certificate::from_der(certificate).is_err()) {
         return Err(CertificateError::BadEncoding.into());
     }
     let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let mut roots = RootCertStore { roots: webpki_roots::TLS_SERVER_ROOTS.to_vec() };
-    // What is no CA vouches for itself only: its key must not make certificates of other servers.
+    // A certificate that is not a CA is trusted only for itself: its key must not issue certificates for
+    // other servers.
     let is_ca =
         |der: &CertificateDer<'_>| X509Certificate::from_der(der).is_ok_and(|(_, parsed)| parsed.is_ca());
     roots.add_parsable_certificates(extra.iter().filter(|der| is_ca(der)).cloned());
@@ -80,7 +82,7 @@ pub fn client_config(extra: &[CertificateDer<'static>]) -> Result<ClientConfig, 
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)).with_no_client_auth())
 }
 
-/// Accepts the certificates that were named, and what leads to the roots.
+/// Accepts the pinned certificates and chains to the roots.
 #[derive(Debug)]
 struct Known {
     pinned: Vec<CertificateDer<'static>>,
@@ -144,23 +146,23 @@ impl ServerCertVerifier for Known {
     }
 }
 
-/// The beginning of every HTTP client of ours: our TLS, our name.
+/// Starts the builder of an HTTP client with our TLS configuration and user agent.
 pub fn client(tls: ClientConfig) -> reqwest::ClientBuilder {
     reqwest::Client::builder()
         .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
         .tls_backend_preconfigured(tls)
 }
 
-/// Why the body of an answer could not be read.
+/// Why the body of a response could not be read.
 #[derive(Debug)]
 pub enum BodyError {
-    /// It is longer than what is read.
+    /// It is longer than the limit.
     TooLarge,
-    /// The connection broke, or the time is over.
+    /// The connection broke, or the time-out passed.
     Connection(reqwest::Error),
 }
 
-/// The body of `response`, of at most `limit` bytes.
+/// Reads the body of `response`, at most `limit` bytes.
 ///
 /// # Errors
 /// [`BodyError`].
@@ -178,7 +180,7 @@ pub async fn read_at_most(response: &mut reqwest::Response, limit: usize) -> Res
     Ok(body)
 }
 
-/// Why a request did not get through: a closed set of words, without host, address or what the other side wrote.
+/// Why a request failed: one of a fixed set of texts, without host, address or text from the server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Cause(&'static str);
 
@@ -189,7 +191,7 @@ impl fmt::Display for Cause {
 }
 
 impl Cause {
-    /// Of an error of the HTTP client.
+    /// The cause of an HTTP client error.
     pub fn of(error: &reqwest::Error) -> Self {
         let mut is_dns = false;
         let mut cause: Option<&(dyn Error + 'static)> = error.source();
@@ -203,7 +205,7 @@ impl Cause {
                 return Self(words);
             }
             is_dns |= error.to_string().starts_with("dns error");
-            // What an error of the system was made of is not its source: that is the source of what it was made of.
+            // `io::Error::source` skips the error that an `io::Error` wraps, so it is examined first.
             let inner = io.and_then(|io| io.get_ref()).map(|inner| inner as &(dyn Error + 'static));
             cause = inner.or_else(|| error.source());
         }

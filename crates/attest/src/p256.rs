@@ -1,4 +1,4 @@
-//! P-256 private keys in the exact encodings that the protocol hashes, stores and hands over.
+//! P-256 private keys in the exact encodings that the protocol hashes, stores and sends.
 
 use std::fmt;
 use std::sync::OnceLock;
@@ -14,26 +14,26 @@ use zeroize::Zeroizing;
 
 use crate::pem;
 
-/// What precedes the scalar in [`P256Key::pkcs8_der`]: PKCS#8 version 0, id-ecPublicKey over prime256v1, and an
-/// `ECPrivateKey` without its own copy of the curve.
+/// The bytes of [`P256Key::pkcs8_der`] before the scalar: PKCS#8 version 0, id-ecPublicKey with prime256v1,
+/// and an `ECPrivateKey` without its own curve parameters.
 const PKCS8_BEFORE_SCALAR: [u8; 36] = [
     0x30, 0x81, 0x87, 0x02, 0x01, 0x00, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01,
     0x06, 0x08, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x04, 0x6d, 0x30, 0x6b, 0x02, 0x01, 0x01,
     0x04, 0x20,
 ];
-/// What stands between the scalar and the public point.
+/// The bytes between the scalar and the public point.
 const PKCS8_BEFORE_POINT: [u8; 5] = [0xa1, 0x44, 0x03, 0x42, 0x00];
-/// What precedes the public point in a SubjectPublicKeyInfo.
+/// The bytes of a SubjectPublicKeyInfo before the public point.
 const SPKI_BEFORE_POINT: [u8; 26] = [
     0x30, 0x59, 0x30, 0x13, 0x06, 0x07, 0x2a, 0x86, 0x48, 0xce, 0x3d, 0x02, 0x01, 0x06, 0x08, 0x2a, 0x86,
     0x48, 0xce, 0x3d, 0x03, 0x01, 0x07, 0x03, 0x42, 0x00,
 ];
 
-/// Length of a private key as PKCS#8 DER.
+/// Length of [`P256Key::pkcs8_der`].
 pub const PKCS8_LENGTH: usize = 138;
 /// Length of a SubjectPublicKeyInfo with an uncompressed point.
 pub const SPKI_LENGTH: usize = 91;
-/// A text longer than this is not a key file.
+/// Maximum length of a key file, bytes.
 const MAX_PEM: usize = 64 * 1024;
 
 /// Why bytes are not a P-256 private key.
@@ -42,27 +42,27 @@ pub enum KeyError {
     /// The scalar is zero or not below the group order.
     #[error("scalar is not in the range of a P-256 private key")]
     ScalarOutOfRange,
-    /// Neither PKCS#8 nor SEC1, another curve, or an embedded public key of another private key.
+    /// Neither PKCS#8 nor SEC1, or another curve, or the public key in it belongs to another private key.
     #[error("not a P-256 private key in PKCS#8 or SEC1 form")]
     Encoding,
-    /// No `PRIVATE KEY` or `EC PRIVATE KEY` block, or one that is not Base64.
+    /// No `PRIVATE KEY` or `EC PRIVATE KEY` block, or its content is not base64.
     #[error("no private key in the PEM text")]
     Pem,
 }
 
 /// A P-256 private key.
 ///
-/// It cannot be cloned, prints its public key only, and is overwritten when dropped. The secret leaves through [`scalar`](Self::scalar),
-/// [`pkcs8_der`](Self::pkcs8_der) and [`pem`](Self::pem) only.
+/// It is not `Clone`, `Debug` prints only its public key, and it is zeroized on drop. Only
+/// [`scalar`](Self::scalar), [`pkcs8_der`](Self::pkcs8_der) and [`pem`](Self::pem) expose the secret.
 pub struct P256Key {
     scalar: Zeroizing<[u8; 32]>,
     point: [u8; 65],
-    /// Made by the first signature: most derived keys are hashed and never sign.
+    /// Created by the first signature: most derived keys are only hashed.
     signer: OnceLock<EcdsaKeyPair>,
 }
 
 impl P256Key {
-    /// A new random key.
+    /// Generates a random key.
     pub fn generate() -> Self {
         loop {
             let mut scalar = Zeroizing::new([0; 32]);
@@ -73,7 +73,8 @@ impl P256Key {
         }
     }
 
-    /// The key with this big-endian scalar; zero and the group order upwards are refused, never reduced.
+    /// The key with this big-endian scalar. Zero and values from the group order upwards are refused, not
+    /// reduced.
     pub fn from_scalar(scalar: &[u8; 32]) -> Result<Self, KeyError> {
         let public = PrivateKey::from_private_key(&ECDH_P256, scalar)
             .map_err(|_| KeyError::ScalarOutOfRange)?
@@ -83,7 +84,7 @@ impl P256Key {
         Ok(P256Key { scalar: Zeroizing::new(*scalar), point, signer: OnceLock::new() })
     }
 
-    /// Reads PKCS#8 (with or without the public key, with or without the inner curve) or SEC1 DER.
+    /// Parses PKCS#8 (with or without public key and inner curve parameters) or SEC1 DER.
     pub fn from_pkcs8_der(der: &[u8]) -> Result<Self, KeyError> {
         let (rest, _) = Any::from_der(der).map_err(|_| KeyError::Encoding)?;
         if !rest.is_empty() {
@@ -96,7 +97,7 @@ impl P256Key {
         P256Key::from_scalar(scalar)
     }
 
-    /// Reads the private key of a PEM text; LF or CRLF, and text around the block, are accepted.
+    /// Parses the private key in a PEM text. LF or CRLF, and text around the block, are accepted.
     pub fn from_pem(text: &str) -> Result<Self, KeyError> {
         if text.len() > MAX_PEM {
             return Err(KeyError::Pem);
@@ -110,7 +111,8 @@ impl P256Key {
         &self.scalar
     }
 
-    /// PKCS#8 version 1 with the public key and without the inner curve: the only form that is ever written or hashed.
+    /// PKCS#8 version 0 with the public key and without inner curve parameters: the only form that is written
+    /// or hashed.
     pub fn pkcs8_der(&self) -> Zeroizing<[u8; PKCS8_LENGTH]> {
         let mut der = Zeroizing::new([0; PKCS8_LENGTH]);
         der[..36].copy_from_slice(&PKCS8_BEFORE_SCALAR);
@@ -120,7 +122,7 @@ impl P256Key {
         der
     }
 
-    /// [`pkcs8_der`](Self::pkcs8_der) as a PEM block with LF line ends and a final LF.
+    /// [`pkcs8_der`](Self::pkcs8_der) in PEM with LF line ends and a final LF.
     pub fn pem(&self) -> Zeroizing<String> {
         let mut base64 = Zeroizing::new([0; PKCS8_LENGTH.div_ceil(3) * 4]);
         let length =
@@ -141,7 +143,7 @@ impl P256Key {
         der
     }
 
-    /// ECDSA over the SHA-256 of `message`, in ASN.1 DER; the nonce is random.
+    /// An ECDSA signature of SHA-256(`message`), ASN.1 DER, with a random nonce.
     pub fn sign_der(&self, message: &[u8]) -> Vec<u8> {
         let signer = self.signer.get_or_init(|| {
             EcdsaKeyPair::from_private_key_and_public_key(
@@ -155,7 +157,7 @@ impl P256Key {
     }
 }
 
-/// Shows the public key only.
+/// Prints the public key only.
 impl fmt::Debug for P256Key {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "P256Key({})", hex::encode(self.point))
@@ -203,7 +205,7 @@ mod tests {
         key(vectors()["root_ca"]["scalar"].as_str().unwrap()).unwrap()
     }
 
-    /// DER of a SEQUENCE or other constructed value.
+    /// DER of a constructed value.
     fn wrap(tag: u8, content: &[&[u8]]) -> Vec<u8> {
         let content = content.concat();
         let length = u8::try_from(content.len()).expect("short");

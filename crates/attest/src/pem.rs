@@ -1,7 +1,7 @@
-//! PEM (RFC 7468): the one form in which blocks are written, and the first block of a text.
+//! PEM (RFC 7468): writes blocks in one form, and reads the first block of a text.
 //!
-//! Read as the peer reads: text around a block is ignored, and so is white space inside it. A chain inside evidence is
-//! read more strictly: `collateral::read_chain`.
+//! Like the peer, the reader ignores text around a block and white space in it. Chains in evidence are read
+//! more strictly: `collateral::read_chain`.
 
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
@@ -10,8 +10,8 @@ use zeroize::Zeroizing;
 /// Columns of the base64 lines.
 const COLUMNS: usize = 64;
 
-/// A block with lines of 64 columns, LF line ends and a final LF. It is allocated once, so that a secret in `base64` has no
-/// second copy.
+/// A block with lines of 64 columns, LF and a final LF. The text is allocated once, so that a secret in
+/// `base64` leaves no second copy.
 pub(crate) fn write(label: &str, base64: &[u8]) -> String {
     let mut pem = String::with_capacity(base64.len() + base64.len() / COLUMNS + 2 * label.len() + 64);
     pem.extend(["-----BEGIN ", label, "-----\n"]);
@@ -23,7 +23,7 @@ pub(crate) fn write(label: &str, base64: &[u8]) -> String {
     pem
 }
 
-/// The contents of the first block with this label. The inner `None`: it is not base64.
+/// The content of the first block with this label; the inner `None` means invalid base64.
 pub(crate) fn read(text: &str, label: &str) -> Option<Option<Zeroizing<Vec<u8>>>> {
     let (_, rest) = text.split_once(&format!("-----BEGIN {label}-----"))?;
     let (body, _) = rest.split_once(&format!("-----END {label}-----"))?;

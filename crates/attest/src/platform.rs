@@ -1,4 +1,4 @@
-//! The kinds of hardware: a folder for each, and the one place that tells them apart.
+//! The TEE platforms: a folder for each, and the only place that dispatches on the platform.
 
 pub mod command_line;
 mod events;
@@ -17,16 +17,16 @@ use crate::identity::{AppInfo, MAX_INIT_SCRIPTS, Registers};
 use crate::measurement::RuntimeEvent;
 use crate::vm_config::{VmConfig, VmConfigError};
 
-/// Evidence of the platform, by its kind.
+/// A platform's part of evidence.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Platform {
     /// Intel TDX.
     Tdx(Tdx),
-    /// Intel TDX and a virtual TPM, at Google.
+    /// Intel TDX with a virtual TPM, on Google Cloud.
     GcpTdx {
         /// The TDX part.
         tdx: Tdx,
-        /// The TPM's part.
+        /// The TPM part.
         tpm: TpmQuote,
     },
     /// AWS Nitro Enclave.
@@ -38,9 +38,9 @@ pub enum Platform {
     SevSnp {
         /// Attestation report, 1184 bytes.
         report: Vec<u8>,
-        /// Certificates of the key that signed it; empty where they are to be fetched.
+        /// The certificates of the key that signed it; empty if they must be fetched.
         cert_chain: Vec<Vec<u8>>,
-        /// The document whose hash the report vouches for.
+        /// The document whose hash is in the report.
         mr_config: String,
     },
     /// AWS EC2 with a NitroTPM.
@@ -51,7 +51,7 @@ pub enum Platform {
 }
 
 impl Platform {
-    /// The kind's name on the V1 wire.
+    /// The platform's name in the V1 wire form.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::Tdx(_) => "tdx",
@@ -62,7 +62,7 @@ impl Platform {
         }
     }
 
-    /// The kind's name in boot info.
+    /// The platform's name in boot info.
     pub fn tee_variant(&self) -> &'static str {
         match self {
             Self::Tdx(_) => "dstack-tdx",
@@ -92,16 +92,16 @@ pub enum IdentityError {
     /// The TPM quote has no such PCR.
     #[error("the TPM quote has no SHA-256 value of PCR {0}")]
     NoPcr(u32),
-    /// An `init-script-hash` event that is not a hash.
+    /// An `init-script-hash` event whose payload is not a hash.
     #[error("an init-script-hash event must be 32 bytes, got {0}")]
     InitScriptHash(usize),
-    /// More `init-script-hash` events than an identity has room for.
+    /// More `init-script-hash` events than an identity holds.
     #[error("at most {MAX_INIT_SCRIPTS} init-script-hash events are allowed, got {0}")]
     TooManyInitScripts(usize),
 }
 
-/// What evidence of any platform says, on the device that verification found (its raw id; not used for SEV-SNP, whose
-/// report has it).
+/// The identity that evidence of any platform claims, with the raw device id that verification gave (not used
+/// for SEV-SNP, whose report has the id).
 pub fn decode(
     platform: &Platform,
     runtime_events: &[RuntimeEvent],

@@ -1,4 +1,4 @@
-//! RA-TLS certificates: X.509 certificates that hold evidence, and what else the private extensions say.
+//! RA-TLS certificates: X.509 certificates with evidence and other private extensions.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -12,40 +12,41 @@ use crate::evidence::{Evidence, EvidenceError, Platform};
 use crate::identity::{AppId, AppIdLength, AppInfo, AppInfoError};
 use crate::p256::P256Key;
 
-/// The largest certificate that is read, in bytes. TLS carries at most 64 KiB; replies of a KMS may hold larger ones.
+/// Maximum length of a certificate, bytes. TLS allows at most 64 KiB; responses of a KMS may contain larger
+/// ones.
 pub const MAX_CERTIFICATE: usize = 1024 * 1024;
 
-/// Subject of client certificates.
+/// Subject `CN` of client certificates.
 const CLIENT_NAME: &str = "RA-TLS TEMP Cert";
 
-/// How long client certificates are valid: what ends them in practice is the collateral of their evidence.
+/// Validity of client certificates. In practice their evidence's collateral expires much earlier.
 const CLIENT_LIFETIME: Duration = Duration::from_secs(3650 * 24 * 60 * 60);
 
-/// Why a certificate cannot be read or made.
+/// Why a certificate cannot be read or issued.
 #[derive(Debug, thiserror::Error)]
 pub enum RaTlsError {
-    /// More than [`MAX_CERTIFICATE`].
+    /// Longer than [`MAX_CERTIFICATE`].
     #[error("a certificate must be at most {MAX_CERTIFICATE} bytes, got {0}")]
     TooLarge(usize),
     /// Not a certificate.
     #[error("the certificate does not parse")]
     Malformed,
-    /// An extension that is there twice.
+    /// An extension that occurs twice.
     #[error("the {0} extension is in the certificate twice")]
     Duplicate(&'static str),
     /// An extension whose payload is not wrapped in an OCTET STRING of its own.
     #[error("the {0} extension does not hold an OCTET STRING")]
     NotOctetString(&'static str),
-    /// A legacy quote without its log.
+    /// A legacy quote without its event log.
     #[error("TDX event log missing")]
     EventLogMissing,
     /// Evidence that does not decode.
     #[error("the attestation extension: {0}")]
     Evidence(#[from] EvidenceError),
-    /// A usage that is not text.
+    /// A special usage that is not text.
     #[error("the special usage extension is not UTF-8")]
     UsageNotUtf8,
-    /// An app id of another length.
+    /// An app id of the wrong length.
     #[error("the app id extension: {0}")]
     AppId(#[from] AppIdLength),
     /// App info that does not decode.
@@ -56,7 +57,7 @@ pub enum RaTlsError {
     Certificate(#[from] CertificateError),
 }
 
-/// A private extension: its object identifier, and its name in error messages.
+/// A private extension: its object identifier, and its name in messages.
 struct Extension {
     oid: &'static [u64],
     name: &'static str,
@@ -69,12 +70,12 @@ const SPECIAL_USAGE: Extension = Extension { oid: oid::SPECIAL_USAGE, name: "spe
 const ATTESTATION: Extension = Extension { oid: oid::ATTESTATION, name: "attestation" };
 const APP_INFO: Extension = Extension { oid: oid::APP_INFO, name: "app info" };
 
-/// The largest certificate whose evidence is kept decoded, and the most events in it: those of guests have about 9 KiB and
-/// 40 events. Decoded evidence can be many times as large as its bytes, and anyone may open a connection.
+/// Limits of certificates whose evidence is kept decoded; a guest's has about 9 KiB and 40 events. Decoded
+/// evidence can be many times larger than its bytes, and anyone may open a connection.
 const MAX_KEPT_BYTES: usize = 16 * 1024;
 const MAX_KEPT_EVENTS: usize = 128;
 
-/// A certificate that was parsed once, with everything that a connection needs of it.
+/// A certificate, parsed once for all that a connection needs.
 #[derive(Debug)]
 pub struct ParsedCertificate {
     der: Vec<u8>,
@@ -83,16 +84,16 @@ pub struct ParsedCertificate {
     not_after: i64,
     spki: Result<Vec<u8>, RaTlsError>,
     has_evidence: bool,
-    /// The evidence, where it is small.
+    /// The decoded evidence, if it is small.
     evidence: Option<Arc<Evidence>>,
 }
 
 impl ParsedCertificate {
-    /// Parses a certificate, and decodes the evidence in it.
+    /// Parses a certificate and decodes the evidence in it.
     ///
     /// # Errors
-    /// [`RaTlsError::TooLarge`], [`RaTlsError::Malformed`]. What is wrong with its key or its evidence is said where those
-    /// are asked for.
+    /// [`RaTlsError::TooLarge`], [`RaTlsError::Malformed`]. Errors in its key or evidence are returned by the
+    /// methods that read those.
     pub fn parse(der: &[u8]) -> Result<Self, RaTlsError> {
         let certificate = parse(der)?;
         let validity = certificate.validity();
@@ -108,27 +109,27 @@ impl ParsedCertificate {
         })
     }
 
-    /// Its bytes.
+    /// The DER bytes.
     pub fn der(&self) -> &[u8] {
         &self.der
     }
 
-    /// Whether it is of version 3.
+    /// Whether it is an X.509 version 3 certificate.
     pub fn is_version_3(&self) -> bool {
         self.is_version_3
     }
 
-    /// Its first second, Unix time.
+    /// `notBefore`, Unix seconds.
     pub fn not_before(&self) -> i64 {
         self.not_before
     }
 
-    /// Its last second, Unix time.
+    /// `notAfter`, Unix seconds.
     pub fn not_after(&self) -> i64 {
         self.not_after
     }
 
-    /// As [`spki_of`].
+    /// The SubjectPublicKeyInfo, as [`spki_of`].
     ///
     /// # Errors
     /// As [`spki_of`].
@@ -136,12 +137,12 @@ impl ParsedCertificate {
         self.spki.as_deref()
     }
 
-    /// Whether there is evidence in it that can be decoded.
+    /// Whether it contains evidence that decodes.
     pub fn has_evidence(&self) -> bool {
         self.has_evidence
     }
 
-    /// As [`evidence_in`]. Small evidence is not decoded again.
+    /// The evidence, as [`evidence_in`]. Small evidence is not decoded again.
     ///
     /// # Errors
     /// As [`evidence_in`].
@@ -154,14 +155,14 @@ impl ParsedCertificate {
 }
 
 fn is_kept(certificate: &[u8], evidence: &Evidence) -> bool {
-    // Evidence of other platforms has more lists, and is refused anyway.
+    // Evidence of other platforms has further lists, and is refused anyway.
     let Platform::Tdx(tdx) = &evidence.platform else { return false };
     let events = tdx.event_log.len().saturating_add(evidence.stack.runtime_events.len());
     certificate.len() <= MAX_KEPT_BYTES && events <= MAX_KEPT_EVENTS
 }
 
-/// The evidence in a certificate, if it has any: the attestation extension, else the legacy pair of a quote and its
-/// event log.
+/// The evidence in a certificate: the attestation extension, otherwise the legacy extensions with a quote and
+/// its event log.
 pub fn evidence_in(certificate: &[u8]) -> Result<Option<Evidence>, RaTlsError> {
     evidence(&parse(certificate)?)
 }
@@ -175,28 +176,28 @@ fn evidence(certificate: &X509Certificate<'_>) -> Result<Option<Evidence>, RaTls
     Ok(Some(Evidence::from_legacy(quote, event_log).map_err(EvidenceError::from)?))
 }
 
-/// What a certificate is for in the protocol, such as `kms:rpc`, if it says.
+/// The special usage of a certificate, such as `kms:rpc`.
 pub fn special_usage(certificate: &[u8]) -> Result<Option<String>, RaTlsError> {
     let certificate = parse(certificate)?;
     let usage = payload(&certificate, &SPECIAL_USAGE)?;
     usage.map(|usage| String::from_utf8(usage.to_vec()).map_err(|_| RaTlsError::UsageNotUtf8)).transpose()
 }
 
-/// The app whose certificate this is, if it says. A claim of the certificate's issuer.
+/// The app id in a certificate: a claim of its issuer.
 pub fn app_id_in(certificate: &[u8]) -> Result<Option<AppId>, RaTlsError> {
     let certificate = parse(certificate)?;
     let app_id = payload(&certificate, &APP_ID)?;
     Ok(app_id.map(AppId::try_from).transpose()?)
 }
 
-/// The identity that the certificate's issuer saw, if the certificate says.
+/// The app info in a certificate: the identity that its issuer saw.
 pub fn app_info_in(certificate: &[u8]) -> Result<Option<AppInfo>, RaTlsError> {
     let certificate = parse(certificate)?;
     let app_info = payload(&certificate, &APP_INFO)?;
     Ok(app_info.map(AppInfo::from_msgpack).transpose()?)
 }
 
-/// The SubjectPublicKeyInfo of a certificate, as it stands there.
+/// The SubjectPublicKeyInfo of a certificate, byte for byte.
 pub fn spki_of(certificate: &[u8]) -> Result<Vec<u8>, RaTlsError> {
     spki(&parse(certificate)?)
 }
@@ -209,8 +210,8 @@ fn spki(certificate: &X509Certificate<'_>) -> Result<Vec<u8>, RaTlsError> {
     }
 }
 
-/// A client certificate of `key`, issued by the temporary CA whose key is public: what proves is the evidence in it,
-/// which must be bound to `key`.
+/// A client certificate of `key`, issued by the temporary CA. That CA's key is public; what proves the
+/// identity is the evidence, whose report data must be bound to `key`.
 pub fn client_certificate(
     temp_ca_cert_pem: &str,
     temp_ca_key: &P256Key,
@@ -222,7 +223,7 @@ pub fn client_certificate(
     Ok(certificate::issue(&client_spec(&evidence), &key.spki_der(), &issuer)?)
 }
 
-/// A certificate of `key`, issued by itself, with evidence that must be bound to `key`.
+/// A self-signed certificate of `key` with evidence whose report data must be bound to `key`.
 pub fn self_issued_certificate(key: &P256Key, evidence: &Evidence) -> Result<Vec<u8>, RaTlsError> {
     let evidence = evidence.stripped().encode();
     Ok(certificate::self_signed(&client_spec(&evidence), key)?)
@@ -254,7 +255,7 @@ fn parse(certificate: &[u8]) -> Result<X509Certificate<'_>, RaTlsError> {
     }
 }
 
-/// The payload of an extension that may be there once: the content of the OCTET STRING inside the extension's own.
+/// The payload of an extension that may occur once: the OCTET STRING inside the extension's own OCTET STRING.
 fn payload<'a>(
     certificate: &X509Certificate<'a>,
     extension: &Extension,

@@ -1,8 +1,8 @@
-//! Work and questions that are shared: done once for all callers that wait at the same time.
+//! Work shared by concurrent callers.
 //!
-//! [`SingleFlight`] runs work by key and forgets it when it is done. [`Latest`] keeps the last answer to one question.
-//! In neither does a caller get an answer to a question that was asked before it came, unless it says that it is recent
-//! enough.
+//! [`SingleFlight`] runs work by key and forgets it when it is done; callers that come while it runs share its
+//! result. [`Latest`] keeps the last result of one request, and each caller decides, by the time at which that
+//! request was sent, whether the result serves it.
 
 use std::collections::HashMap;
 use std::hash::Hash;
@@ -12,16 +12,16 @@ use std::time::Instant;
 use arc_swap::ArcSwapOption;
 use tokio::sync::watch;
 
-/// Why work has no result.
+/// Why shared work has no result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Unfinished {
-    /// As much work as is allowed is running.
+    /// The limit of running work is reached.
     Busy,
-    /// The work panicked, or was dropped with the runtime.
+    /// The work panicked, or the runtime was shut down.
     Abandoned,
 }
 
-/// Running work by its key; each runs as a task of its own, to its end even if no caller waits any longer.
+/// Running work by key. Each piece runs in its own task, to the end even if no caller waits for it.
 #[derive(Debug)]
 pub struct SingleFlight<K, T> {
     running: Running<K, T>,
@@ -30,12 +30,12 @@ pub struct SingleFlight<K, T> {
 
 type Running<K, T> = Arc<Mutex<HashMap<K, InFlight<T>>>>;
 
-/// Work that is running.
+/// A handle on running work.
 #[derive(Debug, Clone)]
 pub struct InFlight<T>(watch::Receiver<Option<T>>);
 
 impl<T: Clone> InFlight<T> {
-    /// Waits for the end of the work.
+    /// Waits for the result.
     ///
     /// # Errors
     /// [`Unfinished::Abandoned`].
@@ -45,7 +45,7 @@ impl<T: Clone> InFlight<T> {
     }
 }
 
-/// Takes work off the list when it ends, even by a panic.
+/// Removes the work from the list when it ends, also by a panic.
 struct Entry<K: Eq + Hash, T> {
     running: Running<K, T>,
     key: K,
@@ -66,12 +66,12 @@ where
     K: Eq + Hash + Clone + Send + 'static,
     T: Clone + Send + Sync + 'static,
 {
-    /// At most `max_running` pieces of work at a time.
+    /// Runs at most `max_running` pieces of work at a time.
     pub fn new(max_running: usize) -> Self {
         Self { running: Arc::default(), max_running }
     }
 
-    /// Joins the work under `key`, which `start` begins unless it is running.
+    /// Joins the work under `key`; calls `start` if none is running.
     ///
     /// # Errors
     /// [`Unfinished::Busy`].
@@ -91,7 +91,8 @@ where
         running.insert(key.clone(), in_flight.clone());
         let (ours, work) = (Arc::clone(&self.running), start());
         tokio::spawn(async move {
-            // Made here, not outside: a task that never starts must not take the lock that is held there.
+            // Created inside the task: if the task never starts, dropping the entry outside would lock
+            // `running` again.
             let entry = Entry { running: ours, key };
             let result = work.await;
             drop(entry);
@@ -101,21 +102,22 @@ where
     }
 }
 
-/// The last answer to one question; one caller asks at a time, the others wait and take its answer if it serves them.
+/// The last result of one request. One caller at a time sends it; the others wait and use its result if it
+/// serves them.
 #[derive(Debug)]
 pub struct Latest<T> {
     asking: tokio::sync::Mutex<()>,
     answer: ArcSwapOption<Answer<T>>,
 }
 
-/// An answer with its times.
+/// A result with its times.
 #[derive(Debug)]
 pub struct Answer<T> {
-    /// What was answered.
+    /// The result.
     pub value: T,
-    /// When the question was asked.
+    /// When the request was sent.
     pub asked: Instant,
-    /// When it was answered.
+    /// When the response arrived.
     pub answered: Instant,
 }
 
@@ -126,13 +128,13 @@ impl<T> Default for Latest<T> {
 }
 
 impl<T> Latest<T> {
-    /// The last answer, however old.
+    /// The last result, of any age.
     pub fn last(&self) -> Option<Arc<Answer<T>>> {
         self.answer.load_full()
     }
 
-    /// The last answer if it `serves`, without and with waiting for the caller that asks now; otherwise that of `ask`,
-    /// which is given the last answer. A failure is not kept.
+    /// The last result if it `serves`, checked before and after waiting for a running request; otherwise the
+    /// result of `ask`, which receives the last one. Errors are not kept.
     ///
     /// # Errors
     /// Those of `ask`.
@@ -221,7 +223,7 @@ mod tests {
             latest.get(|answer| answer.asked > came, ask).await.map(|answer| answer.value)
         };
         assert_eq!(get().await, Ok(0));
-        // The first of them asks; the second came before that, and is served by it.
+        // The first caller asks. The second came before that request was sent, so its result serves both.
         let both = tokio::join!(get(), get());
         assert!(both.0.is_ok() && both.1.is_ok());
         assert_eq!(get().await.map(|answer| answer > 1), Ok(true), "a later caller asks again");

@@ -1,5 +1,5 @@
-//! A small file of our own that outlives the process: read whole, replaced whole by one rename. A lock beside it keeps two
-//! processes from replacing what the other one wrote.
+//! A small state file: read whole, replaced atomically by a rename. A lock file beside it keeps two processes
+//! from overwriting each other's changes.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Read as _, Write as _};
@@ -8,20 +8,20 @@ use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
 
-/// A change takes milliseconds; who waits longer waits for a process that hangs.
+/// A change takes milliseconds, so a longer wait means that the other process hangs.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(2);
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// The right to change a state file, among all processes of this machine, until it is dropped.
+/// The exclusive right among all processes on this machine to change a state file, until dropped.
 #[derive(Debug)]
 pub struct Lock(#[expect(dead_code, reason = "holds the lock until dropped")] File);
 
 impl Lock {
-    /// Waits some seconds for whoever changes the file at `path`. The lock is a file beside it, which stays: the file
-    /// itself is another one after each change. Makes the directory if it is missing.
+    /// Waits up to two seconds for the lock of the file at `path`. The lock is a separate file that stays,
+    /// because the state file itself is replaced by each change. Creates the directory if it is missing.
     ///
     /// # Errors
-    /// Those of the system; [`io::ErrorKind::WouldBlock`] where another process has it all the time.
+    /// Errors of the system; [`io::ErrorKind::WouldBlock`] if another process holds the lock all the time.
     pub fn take(path: &Path) -> io::Result<Self> {
         Self::take_within(path, MAX_LOCK_WAIT)
     }
@@ -36,7 +36,7 @@ impl Lock {
                 Ok(()) => return Ok(Self(file)),
                 Err(TryLockError::WouldBlock) if began.elapsed() < wait => thread::sleep(PAUSE),
                 Err(TryLockError::WouldBlock) => {
-                    return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process has it"));
+                    return Err(io::Error::new(io::ErrorKind::WouldBlock, "another process holds the lock"));
                 }
                 Err(TryLockError::Error(error)) => return Err(error),
             }
@@ -61,10 +61,10 @@ fn make_directory(path: &Path) -> io::Result<()> {
 /// Why a file cannot be read.
 #[derive(Debug, thiserror::Error)]
 pub enum StateFileError {
-    /// The system does not give it.
+    /// The system cannot read the file.
     #[error("it cannot be read")]
     Unreadable(#[source] io::Error),
-    /// This program writes none that is as large.
+    /// Larger than any file that this program writes.
     #[error("it is too large")]
     TooLarge,
 }
@@ -91,11 +91,11 @@ pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StateFileError> 
     }
 }
 
-/// Replaces the file at `path` by one with `content` that only its owner can read. A crash leaves the old one or the new
-/// one. Makes the directory if it is missing.
+/// Replaces the file at `path` with one that contains `content` and only its owner can read. After a crash it
+/// is the old or the new file. Creates the directory if it is missing.
 ///
 /// # Errors
-/// Those of the system; the old file is as it was then, unless only the last sync failed.
+/// Errors of the system. The old file is then unchanged, unless only the last sync failed.
 pub fn replace(path: &Path, content: &[u8]) -> io::Result<()> {
     make_directory(path)?;
     let new = path.with_extension("json.new");

@@ -1,4 +1,4 @@
-//! The security versions of a platform, what Intel makes of them, and what it is about to make of them.
+//! The security versions of a platform, Intel's verdict on them, and the verdict to come.
 
 mod forecast;
 mod gap;
@@ -13,7 +13,7 @@ pub(crate) use self::seen::Seen;
 pub use self::seen::SeenPlatforms;
 use crate::collateral::{CaKind, PlatformKey};
 
-/// Every status that a verified platform can have, besides `UpToDate`. `Revoked` is not one: it does not verify.
+/// Every status besides `UpToDate` that a verified platform can have. A `Revoked` platform does not verify.
 pub const TOLERABLE: [TcbStatus; 7] = [
     TcbStatus::SWHardeningNeeded,
     TcbStatus::ConfigurationNeeded,
@@ -24,31 +24,32 @@ pub const TOLERABLE: [TcbStatus; 7] = [
     TcbStatus::TDRelaunchAdvisedConfigurationNeeded,
 ];
 
-/// Whether a verified platform can have this status: not `Revoked`, nor one that the library learns later than we do.
+/// Whether a verified platform can have this status: not `Revoked`, and not a status that the library adds
+/// later.
 pub(crate) fn is_known(status: TcbStatus) -> bool {
     status == TcbStatus::UpToDate || TOLERABLE.contains(&status)
 }
 
-/// The security versions of a platform: what TCB info and QE identity are compared with. Platforms with the same
-/// versions get the same verdict.
+/// The security versions that TCB info and QE identity are compared with. Platforms with the same versions
+/// get the same verdict.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct PlatformTcb {
-    /// The model, and whose CRL applies to it.
+    /// FMSPC and PCK CA.
     pub model: PlatformKey,
     /// CPUSVN of the PCK certificate, by component.
     pub cpu_svn: [u8; 16],
     /// PCESVN of the PCK certificate.
     pub pce_svn: u16,
-    /// TEE_TCB_SVN of the quote: the TDX module's versions when the TD was launched.
+    /// TEE_TCB_SVN of the quote: the TDX module's versions at launch of the TD.
     pub tee_tcb_svn: [u8; 16],
-    /// TEE_TCB_SVN2 of the quote: the same now. TD 1.5 only.
+    /// TEE_TCB_SVN2 of the quote: the current versions. TD 1.5 only.
     pub tee_tcb_svn2: Option<[u8; 16]>,
     /// ISVSVN of the quoting enclave.
     pub qe_isv_svn: u16,
 }
 
 impl PlatformTcb {
-    /// The versions in what verification returned; `ca` is whose revocations it looked at.
+    /// The versions in the claims of a verified quote; `ca` is the PCK CA whose CRL was checked.
     pub(crate) fn of(claims: &QuoteClaims, ca: CaKind) -> Option<Self> {
         let pck = &claims.platform.pck;
         Some(Self {
@@ -62,16 +63,16 @@ impl PlatformTcb {
     }
 }
 
-/// What Intel says of a platform.
+/// Intel's verdict on a platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcbVerdict {
-    /// Worst status of platform, TDX module and quoting enclave, as Intel combines them; never `Revoked`. It does not
-    /// show everything that is wrong: `gap` has the parts.
+    /// The status of platform, TDX module and quoting enclave, combined by Intel's rules; never `Revoked`. It
+    /// hides some parts: see `gap`.
     pub status: TcbStatus,
-    /// Advisories that apply, without repeats.
+    /// Advisories that apply, without duplicates.
     pub advisory_ids: Vec<String>,
-    /// The platform's model.
+    /// FMSPC.
     pub fmspc: [u8; 6],
-    /// How far a platform that is not `UpToDate` is behind. `None` also where the collateral does not tell.
+    /// How far a platform that is not `UpToDate` is behind; also `None` if the collateral does not tell.
     pub gap: Option<TcbGap>,
 }

@@ -1,4 +1,4 @@
-//! The known answers in `tests/vectors` of the repository, for the unit tests of this crate.
+//! The known-answer files in `tests/vectors`, for this crate's unit tests.
 
 use std::path::PathBuf;
 
@@ -6,12 +6,12 @@ fn path(name: &str) -> PathBuf {
     PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("../../tests/vectors").join(name)
 }
 
-/// A file of known answers.
+/// A JSON file of known answers.
 pub(crate) fn json(name: &str) -> serde_json::Value {
     serde_json::from_slice(&file(name)).unwrap()
 }
 
-/// A file, as it is.
+/// A file, byte for byte.
 pub(crate) fn file(name: &str) -> Vec<u8> {
     std::fs::read(path(name)).unwrap_or_else(|error| panic!("{}: {error}", path(name).display()))
 }

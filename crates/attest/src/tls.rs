@@ -1,7 +1,7 @@
-//! Certificate chains that the other side of a connection sends: bounded before a path through them is searched.
+//! Limits on the certificate chain that a TLS peer sends, checked before path building.
 //!
-//! A path search tries every order of certificates with the same name. Seventy certificates that look alike fit into one
-//! handshake and cost seconds of CPU time.
+//! Path building tries every order of certificates with the same name. Seventy similar certificates fit into
+//! one handshake and cost seconds of CPU time.
 
 use std::sync::Arc;
 
@@ -13,19 +13,19 @@ use rustls::{
 };
 use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 
-/// How many certificates may stand between a leaf and its root, and how large they may be together. The leaf has no limit
-/// of its own: it may carry evidence, and TLS bounds the whole chain.
+/// Limits on the intermediate certificates of a chain. The leaf has no limit here: it may contain evidence,
+/// and TLS limits the whole chain.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct ChainLimit {
-    /// Number of intermediate certificates.
+    /// Maximum number of intermediate certificates.
     pub certificates: usize,
-    /// Bytes of all intermediate certificates.
+    /// Maximum length of all intermediate certificates together, bytes.
     pub bytes: usize,
 }
 
 impl ChainLimit {
-    /// Chains of a KMS, its guests and its replicas. A KMS certificate stands directly under the root CA, a certificate of
-    /// an app one below.
+    /// Chains of a KMS, its guests and its replicas. A KMS certificate is issued by the root CA, an app's
+    /// certificate by a CA below it.
     pub const KMS: Self = Self { certificates: 2, bytes: 16 * 1024 };
     /// Chains of public CAs. Servers send up to three intermediates, some also the root.
     pub const PUBLIC: Self = Self { certificates: 5, bytes: 32 * 1024 };
@@ -43,7 +43,7 @@ impl ChainLimit {
     }
 }
 
-/// A chain beyond its limit. No path through it was searched.
+/// A chain beyond its limit; no path was built.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error(
     "at most {} intermediate certificates of together {} bytes are accepted, got {certificates} of {bytes} bytes",
@@ -62,10 +62,10 @@ impl From<ChainTooLong> for Error {
     }
 }
 
-/// The next step of a client's configuration: servers must chain to `roots` within `limit`.
+/// Continues a client's configuration: servers must chain to `roots` within `limit`.
 ///
 /// # Errors
-/// Without any root.
+/// No roots are given.
 pub fn trusting(
     builder: ConfigBuilder<ClientConfig, WantsVerifier>,
     roots: RootCertStore,
@@ -79,7 +79,7 @@ pub fn trusting(
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(verifier)))
 }
 
-/// Searches a path to a root in chains within the limit only.
+/// A verifier that builds paths only for chains within the limit.
 #[derive(Debug)]
 struct Bounded {
     verifier: Arc<WebPkiServerVerifier>,
@@ -122,8 +122,8 @@ impl ServerCertVerifier for Bounded {
     }
 }
 
-/// The methods of a certificate verifier that check signatures of handshakes, as rustls does by itself: by the algorithms
-/// that the expression names of the verifier.
+/// Implements the signature methods of a certificate verifier as rustls does, with the algorithms that the
+/// expression names.
 #[macro_export]
 macro_rules! usual_signatures {
     ($verifier:ident => $algorithms:expr) => {

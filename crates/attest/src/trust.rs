@@ -1,4 +1,4 @@
-//! The vendor root certificates that evidence is checked against, and the checks an override must pass.
+//! The vendor root certificates for evidence, and the checks of a replacement for one.
 
 use rustls_pki_types::CertificateDer;
 use rustls_pki_types::pem::PemObject;
@@ -7,10 +7,10 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 /// Intel SGX Root CA, valid 2018 to 2049. Origin: `Phala-Network/dcap-qvl`, `src/TrustedRootCA.der`.
 const INTEL_SGX_ROOT_CA: &[u8] = include_bytes!("trust/intel-sgx-root-ca.der");
 
-/// A root certificate file larger than this is not one certificate.
+/// Maximum length of a root certificate file, bytes.
 const MAX_ROOT_BYTES: usize = 64 * 1024;
 
-/// The roots that `core.attestation.root_ca` can replace, one a platform.
+/// The roots that `core.attestation.root_ca` can replace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Root {
     /// TDX quotes and their collateral.
@@ -30,7 +30,7 @@ pub enum Root {
 }
 
 impl Root {
-    /// All of them, in the order of the configuration reference.
+    /// All roots, in the order of the configuration reference.
     pub const ALL: [Root; 7] = [
         Root::Tdx,
         Root::GcpTpm,
@@ -54,7 +54,8 @@ impl Root {
         }
     }
 
-    /// The one certificate in `file`, as DER: PEM, for TDX also DER; a CA; nothing after it.
+    /// The certificate in `file` as DER. The file must hold exactly one CA certificate, in PEM or for TDX
+    /// also in DER.
     pub fn certificate(self, file: &[u8]) -> Result<Vec<u8>, TrustError> {
         let platform = self.key();
         if file.len() > MAX_ROOT_BYTES {
@@ -93,7 +94,7 @@ fn single_pem_certificate(platform: &'static str, file: &[u8]) -> Result<Vec<u8>
     }
 }
 
-/// What evidence is checked against. Read once at the start and never changed.
+/// The roots for verification, read once at start.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TrustAnchors {
     tdx_root: CertificateDer<'static>,
@@ -105,17 +106,17 @@ impl TrustAnchors {
         Self { tdx_root: CertificateDer::from(INTEL_SGX_ROOT_CA) }
     }
 
-    /// The built-in roots with the TDX root **replaced** by the certificate in `file` (PEM or DER).
+    /// The vendor roots with the TDX root **replaced** by the certificate in `file` (PEM or DER).
     pub fn with_tdx_root(file: &[u8]) -> Result<Self, TrustError> {
         Ok(Self { tdx_root: CertificateDer::from(Root::Tdx.certificate(file)?) })
     }
 
-    /// DER of the root above every TDX quote and its collateral.
+    /// DER of the root of TDX quotes and their collateral.
     pub fn tdx_root(&self) -> &CertificateDer<'static> {
         &self.tdx_root
     }
 
-    /// Whether TDX evidence is checked against a root other than Intel's.
+    /// Whether the TDX root is not Intel's.
     pub fn is_external(&self) -> bool {
         self.tdx_root.as_ref() != INTEL_SGX_ROOT_CA
     }
@@ -124,7 +125,7 @@ impl TrustAnchors {
 /// Why a root certificate file is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum TrustError {
-    /// Longer than one certificate can be.
+    /// Longer than the limit.
     #[error("{platform} root certificate file has {bytes} bytes, at most {MAX_ROOT_BYTES} are read")]
     TooLarge {
         /// Configuration key of the root.
@@ -132,7 +133,7 @@ pub enum TrustError {
         /// Length of the file.
         bytes: usize,
     },
-    /// No PEM certificate in a file that must be PEM.
+    /// No PEM certificate where PEM is required.
     #[error("{platform} root certificate is not a PEM certificate")]
     NotPem {
         /// Configuration key of the root.
@@ -144,7 +145,7 @@ pub enum TrustError {
         /// Configuration key of the root.
         platform: &'static str,
     },
-    /// More than one certificate, or bytes after it.
+    /// More than one certificate, or trailing bytes.
     #[error("{platform} root certificate file holds more than one certificate")]
     TrailingData {
         /// Configuration key of the root.

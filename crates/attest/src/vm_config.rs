@@ -1,4 +1,4 @@
-//! The configuration of a VM as its host describes it: what the OS image and the registers are checked against.
+//! `vm_config`: the host's description of a VM, from which the expected measurements follow.
 
 use std::collections::HashSet;
 use std::fmt;
@@ -8,32 +8,32 @@ use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::measurement::base64_text;
 
-/// `vm_config`. It is a claim until the image and the registers are checked; unknown keys are ignored, and every key
-/// may be missing.
+/// `vm_config`. All of it is a claim until image and registers are checked. Unknown keys are ignored, and
+/// every key may be missing.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct VmConfig {
-    /// SHA-256 of the image's `sha256sum.txt`; empty if the host did not say.
+    /// SHA-256 of the image's `sha256sum.txt`; empty if not given.
     #[serde(with = "hex::serde")]
     pub os_image_hash: Vec<u8>,
     /// Virtual CPUs.
     pub cpu_count: u32,
-    /// Bytes.
+    /// Memory size, bytes.
     pub memory_size: u64,
-    /// Inverted in effect: `true` stands for two passes. See `docs/compatibility.md`.
+    /// The meaning is inverted: `true` means two passes. See `docs/compatibility.md`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu_single_pass_add_pages: Option<bool>,
-    /// Whether QEMU has the legacy interrupt controller; by QEMU's version if not given.
+    /// Whether QEMU has the legacy interrupt controller. If absent, QEMU's version decides.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub pic: Option<bool>,
     /// `major.minor.patch`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub qemu_version: Option<String>,
-    /// Bytes.
+    /// Size of the 64-bit PCI hole, bytes.
     pub pci_hole64_size: u64,
     /// Whether memory is backed by huge pages.
     pub hugepages: bool,
-    /// NUMA nodes of the guest, in their order. Empty: what `hugepages` alone implies, one node or none.
+    /// NUMA nodes of the guest, in order. If empty, `hugepages` decides: one node with it, otherwise none.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub numa_nodes: Vec<NumaNode>,
     /// GPUs.
@@ -46,13 +46,13 @@ pub struct VmConfig {
     /// Verity volumes.
     #[serde(skip_serializing_if = "is_zero")]
     pub num_verity_volumes: u32,
-    /// Devices that the host adds behind those above. Their ACPI description is not known here.
+    /// Devices that the host adds after those above. Their ACPI description is unknown here.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub extra_root_devices: Vec<serde_json::Value>,
     /// Whether there is a software TPM.
     #[serde(skip_serializing_if = "is_false")]
     pub swtpm: bool,
-    /// Whether hot-plugging is off.
+    /// Whether hot-plugging is disabled.
     pub hotplug_off: bool,
     /// Name of the image, such as `dstack-0.6.0`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -62,10 +62,10 @@ pub struct VmConfig {
     /// Variant of the firmware.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub ovmf_variant: Option<OvmfVariant>,
-    /// How the registers are to be checked.
+    /// How the registers are checked.
     #[serde(skip_serializing_if = "is_legacy")]
     pub tdx_attestation_variant: TdxAttestationVariant,
-    /// The image's measurement for TDX, lite.
+    /// The image's measurement for TDX lite attestation.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub tdx_measurement: Option<ImageMeasurement>,
     /// The image's measurement for GCP.
@@ -76,7 +76,7 @@ pub struct VmConfig {
     pub aws_measurement: Option<ImageMeasurement>,
 }
 
-/// A NUMA node of a guest. CPUs and memory are split evenly among the nodes.
+/// A NUMA node of a guest. CPUs and memory are divided evenly among the nodes.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct NumaNode {
@@ -85,7 +85,7 @@ pub struct NumaNode {
     pub pxb_bus: Option<u8>,
 }
 
-/// Variants of the firmware that measure differently from the current one.
+/// Firmware variants that are measured differently from the current one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum OvmfVariant {
     /// Before edk2-stable202505.
@@ -100,11 +100,11 @@ pub enum TdxAttestationVariant {
     /// The image is downloaded and measured.
     #[default]
     Legacy,
-    /// The measurement comes with the evidence, and events are named.
+    /// The evidence contains the image's measurement, and the event log names its events.
     Lite,
 }
 
-/// A file with checksums of an image, and the entry of it that says what the image measures to.
+/// An image's checksum file, and the measurement document listed in it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ImageMeasurement {
     /// `sha256sum.txt`.
@@ -115,13 +115,13 @@ pub struct ImageMeasurement {
     pub measurement: Vec<u8>,
 }
 
-/// Why text is not a configuration.
+/// Why a text is not a VM configuration.
 #[derive(Debug, thiserror::Error)]
 #[error("vm_config does not parse: {0}")]
 pub struct VmConfigError(#[from] serde_json::Error);
 
 impl VmConfig {
-    /// Reads a configuration, or one that is nested as text in a guest's whole system configuration ([`layout`]).
+    /// Parses a configuration, or one nested as text in a guest's system configuration ([`layout`]).
     ///
     /// # Errors
     /// [`VmConfigError`].
@@ -132,27 +132,28 @@ impl VmConfig {
         }
     }
 
-    /// The configuration that counts: the request's if it is not empty, else the one in the evidence, else none.
+    /// The effective configuration: the request's if it is not empty, otherwise the evidence's, otherwise the
+    /// default.
     pub fn effective(requested: &str, embedded: &str) -> Result<Self, VmConfigError> {
         let text = [requested, embedded].into_iter().find(|text| !text.is_empty());
         Self::parse(text.unwrap_or("{}"))
     }
 }
 
-/// Where in a text the configuration of the VM stands.
+/// Where a text has the VM configuration.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Layout {
     /// The text is the configuration.
     Plain,
-    /// The text is the system configuration of a guest, whose key `vm_config` holds this text.
+    /// The text is a guest's system configuration, whose key `vm_config` has this text.
     Nested(String),
 }
 
-/// The one layout of a configuration. Everything that reads a configuration starts here, so that two readers cannot
-/// find different configurations in one text.
+/// Determines the layout of a configuration. Every reader of a configuration starts here, so that two readers
+/// cannot find different configurations in one text.
 ///
-/// It is an object in which no key is repeated. A key `vm_config` that is not empty makes it a system configuration, in
-/// which the keys of a VM may not stand as well; the nested text is plain.
+/// The text is an object without repeated keys. A non-empty key `vm_config` makes it a system configuration,
+/// which must not have keys of a VM configuration; the nested text must be plain.
 ///
 /// # Errors
 /// [`VmConfigError`].
@@ -160,7 +161,7 @@ pub fn layout(text: &str) -> Result<Layout, VmConfigError> {
     let Object { nested, of_vm } = serde_json::from_str(text)?;
     let Some(nested) = nested else { return Ok(Layout::Plain) };
     if let Some(key) = of_vm {
-        let why = format!("{key} stands beside a nested vm_config");
+        let why = format!("{key} is beside a nested vm_config");
         return Err(<serde_json::Error as de::Error>::custom(why).into());
     }
     let Object { nested: None, .. } = serde_json::from_str(&nested)? else {
@@ -169,7 +170,7 @@ pub fn layout(text: &str) -> Result<Layout, VmConfigError> {
     Ok(Layout::Nested(nested))
 }
 
-/// Keys that only the configuration of a VM has.
+/// Keys that only a VM configuration has.
 const KEYS_OF_A_VM: [&str; 24] = [
     "os_image_hash",
     "cpu_count",
@@ -197,11 +198,11 @@ const KEYS_OF_A_VM: [&str; 24] = [
     "sev_snp_measurement",
 ];
 
-/// The keys of an object, as far as they tell its layout.
+/// The keys of an object that determine its layout.
 struct Object {
-    /// `vm_config`, unless it is missing, null or empty.
+    /// `vm_config`, unless missing, null or empty.
     nested: Option<String>,
-    /// The first key of [`KEYS_OF_A_VM`].
+    /// The first key that is one of [`KEYS_OF_A_VM`].
     of_vm: Option<&'static str>,
 }
 
@@ -312,20 +313,20 @@ mod tests {
     #[test]
     fn a_configuration_has_one_layout() {
         let cases = [
-            // Which one counts?
+            // It is ambiguous which one counts.
             r#"{"os_image_hash":"bb","vm_config":"{\"os_image_hash\":\"aa\"}"}"#,
             r#"{"os_image_hash":"","vm_config":"{\"os_image_hash\":\"aa\"}"}"#,
             r#"{"vm_config":"{\"os_image_hash\":\"aa\"}","cpu_count":1}"#,
             r#"{"vm_config":"{\"os_image_hash\":\"aa\"}","sev_snp_measurement":""}"#,
             r#"{"vm_config":"{\"vm_config\":\"{}\"}"}"#,
-            // The first, or the last?
+            // The first or the last one?
             r#"{"os_image_hash":"aa","os_image_hash":"bb"}"#,
             r#"{"os_image_hash":"aa","os_image_hash":"aa"}"#,
             r#"{"unknown":1,"unknown":1}"#,
             r#"{"vm_config":"","vm_config":"{}"}"#,
             r#"{"vm_config":"{\"cpu_count\":1,\"cpu_count\":2}"}"#,
             r#"{"cpu_count":1,"cpu_\u0063ount":2}"#,
-            // Neither.
+            // Not text.
             r#"{"vm_config":{"os_image_hash":"aa"}}"#,
             r#"{"vm_config":7}"#,
             r#"["aa",1,2]"#,

@@ -1,4 +1,4 @@
-//! The guest agent: HTTP/1.1 POST with JSON over a Unix socket or TCP.
+//! The guest agent's API: HTTP/1.1 POST with JSON over a Unix socket or TCP.
 
 use std::io;
 use std::path::{Path, PathBuf};
@@ -18,16 +18,16 @@ use super::AttesterError;
 use crate::binding::ReportData;
 use crate::evidence::Evidence;
 
-/// Where the agent listens when nothing is configured; the first that exists is used.
+/// Default sockets of the agent; the first that exists is used.
 const USUAL_SOCKETS: [&str; 2] = ["/var/run/dstack/dstack.sock", "/var/run/dstack.sock"];
-/// Time for a connection.
+/// Time-out of a connection.
 const CONNECT: Duration = Duration::from_secs(3);
-/// Time for an answer: the hardware takes up to some seconds for a quote.
+/// Time-out of a response: the hardware can take some seconds to make a quote.
 const ANSWER: Duration = Duration::from_secs(20);
-/// Evidence in hex, or the Info answer with the app's compose file.
+/// Maximum length of a response, bytes: evidence in hex, or the Info response with the app's compose file.
 const MAX_ANSWER: usize = 8 << 20;
 
-/// A guest agent. Each call is a connection of its own.
+/// A client of a guest agent. Each call opens a connection.
 #[derive(Debug, Clone)]
 pub struct GuestAgent {
     address: Address,
@@ -36,7 +36,7 @@ pub struct GuestAgent {
 
 #[derive(Debug, Clone)]
 enum Address {
-    /// The first of these sockets that exists.
+    /// The first of these sockets that exists is used.
     Sockets(Vec<PathBuf>),
     Tcp {
         host: String,
@@ -57,7 +57,7 @@ struct InfoAnswer {
 }
 
 impl GuestAgent {
-    /// The agent at its usual sockets.
+    /// The agent at its default sockets.
     pub fn usual() -> Self {
         Self::with(Address::Sockets(USUAL_SOCKETS.map(PathBuf::from).to_vec()))
     }
@@ -88,7 +88,7 @@ impl GuestAgent {
         Self { address, answer_within: ANSWER }
     }
 
-    /// Fresh evidence from `Attest`.
+    /// Requests new evidence (`Attest`).
     pub async fn attest(&self, report_data: ReportData) -> Result<Evidence, AttesterError> {
         let request = serde_json::json!({ "report_data": hex::encode(report_data.0) });
         let answer = self.call("/Attest", request.to_string()).await?;
@@ -105,7 +105,7 @@ impl GuestAgent {
         Ok(evidence)
     }
 
-    /// `vm_config` of the agent's `Info`; empty if it has none.
+    /// `vm_config` from the agent's `Info`; empty if absent.
     pub async fn vm_config(&self) -> Result<String, AttesterError> {
         let answer = self.call("/Info", "{}".to_owned()).await?;
         match crate::json::from_utf8(&answer) {
@@ -167,7 +167,7 @@ impl GuestAgent {
             let (mut talk, mut connection) = (std::pin::pin!(talk), std::pin::pin!(connection));
             tokio::select! {
                 answer = &mut talk => answer,
-                // The connection ends first when the agent closes it: what has arrived is still to be read.
+                // The connection ends first if the agent closes it; the response may still be unread.
                 _ = &mut connection => talk.await,
             }
         };
@@ -180,7 +180,7 @@ fn first_existing(paths: &[PathBuf]) -> &Path {
     existing.map_or(Path::new(""), PathBuf::as_path)
 }
 
-/// The sockets that were looked for.
+/// The sockets that were tried, for messages.
 fn shown(paths: &[PathBuf]) -> String {
     let existing = paths.iter().find(|path| path.exists());
     let tried = existing.map_or(paths, std::slice::from_ref);
@@ -229,7 +229,7 @@ mod tests {
             hyper::server::conn::http1::Builder::new().serve_connection(TokioIo::new(stream), service).await;
     }
 
-    /// An agent on a socket of its own that gives one answer to everything.
+    /// An agent on its own socket that sends the same response to every request.
     fn agent(status: u16, answer: Vec<u8>) -> (GuestAgent, Seen, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("dstack.sock");
@@ -333,9 +333,9 @@ mod tests {
         drop(UnixListener::bind(&stale).unwrap());
         let refused = GuestAgent::at(&format!("unix:{}", stale.display())).unwrap().vm_config().await;
         let refused = refused.unwrap_err().detailed();
-        assert!(refused.contains("stale.sock); nobody listens there"), "{refused}");
+        assert!(refused.contains("stale.sock); nothing listens there"), "{refused}");
         let refused = GuestAgent::at("http://127.0.0.1:1").unwrap().vm_config().await.unwrap_err().detailed();
-        assert!(refused.contains("(http://127.0.0.1:1); nobody listens there"), "{refused}");
+        assert!(refused.contains("(http://127.0.0.1:1); nothing listens there"), "{refused}");
 
         let listener = UnixListener::bind(&path).unwrap();
         agent.answer_within = Duration::from_millis(50);

@@ -1,4 +1,4 @@
-//! The kernel's TSM reports (`/sys/kernel/config/tsm/report`): quotes without a guest agent.
+//! Quotes from the kernel's TSM report interface (`/sys/kernel/config/tsm/report`), without a guest agent.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind, Read, Write};
@@ -14,22 +14,22 @@ use crate::platform::tdx::TdReport;
 const REPORT_DIRECTORY: &str = "/sys/kernel/config/tsm/report";
 const ENTRY: &str = "cvm-kms";
 const PROVIDER: &str = "tdx_guest";
-// Numbers of Linux, on every architecture.
+// Linux error numbers, the same on every architecture.
 const EIO: i32 = 5;
 const ENXIO: i32 = 6;
 const ENODEV: i32 = 19;
-/// Characters kept of the name of another provider.
+/// Maximum number of characters of another provider's name in a message.
 const MAX_PROVIDER: usize = 64;
-/// A quote; the kernel gives at most 32 KiB.
+/// Maximum length of a quote, bytes; the kernel's limit is 32 KiB.
 const MAX_QUOTE: u64 = 64 * 1024;
-/// The runtime event log of a guest has some kilobytes.
+/// Maximum length of the runtime event log, bytes; a guest's has a few kilobytes.
 const MAX_EVENT_LOG: u64 = 4 << 20;
-/// Times a quote is asked for while others use the entry.
+/// Attempts to get a quote while other processes use the entry.
 const ATTEMPTS: usize = 5;
 
 /// Evidence from the kernel's TSM report interface and the guest's runtime event log.
 ///
-/// The evidence's event log holds the runtime events only: the firmware's log is not read.
+/// The event log in the evidence has only the runtime events: the firmware's log is not read.
 #[derive(Debug, Clone)]
 pub struct ConfigfsTsm {
     report_directory: PathBuf,
@@ -39,7 +39,7 @@ pub struct ConfigfsTsm {
 }
 
 impl ConfigfsTsm {
-    /// With the runtime events in the file `event_log`, one JSON object a line, and the VM's configuration.
+    /// `event_log` is the file of runtime events, one JSON object per line.
     pub fn new(event_log: PathBuf, vm_config: String) -> Self {
         Self { report_directory: REPORT_DIRECTORY.into(), event_log, vm_config, turn: Arc::default() }
     }
@@ -49,7 +49,7 @@ impl ConfigfsTsm {
         &self.vm_config
     }
 
-    /// Fresh evidence.
+    /// Requests new evidence.
     pub async fn attest(&self, report_data: ReportData) -> Result<Evidence, AttesterError> {
         let own = self.clone();
         let attested = tokio::task::spawn_blocking(move || own.attest_blocking(report_data)).await;
@@ -57,7 +57,7 @@ impl ConfigfsTsm {
     }
 
     fn attest_blocking(&self, report_data: ReportData) -> Result<Evidence, AttesterError> {
-        // The log first: an event that is extended meanwhile makes the replay fall short, never run ahead.
+        // If an event is extended between the two reads, the log lacks it and the evidence does not verify.
         let events = self.runtime_events()?;
         let quote = self.quote(report_data)?;
         let log = events.iter().map(RuntimeEvent::to_tdx_event_with_preimage).collect();
@@ -75,7 +75,7 @@ impl ConfigfsTsm {
             _ => {}
         }
         let quote = without_conflict(|| attempt(&entry, report_data));
-        // An entry that stays behind is used again by the next call.
+        // If the entry cannot be removed, the next call uses it again.
         let _ = fs::remove_dir(&entry);
         quote
     }
@@ -91,13 +91,13 @@ impl ConfigfsTsm {
             .collect::<Result<_, _>>()
             .map_err(|_| AttesterError::EventLog("a line is not a runtime event"))?;
         match events.is_empty() {
-            true => Err(AttesterError::EventLog("there is no event in it")),
+            true => Err(AttesterError::EventLog("has no event")),
             false => Ok(events),
         }
     }
 }
 
-/// The first outcome that is no conflict, within [`ATTEMPTS`].
+/// The first outcome that is not a conflict, within [`ATTEMPTS`].
 fn without_conflict<T>(mut attempt: impl FnMut() -> Result<T, AttesterError>) -> Result<T, AttesterError> {
     (0..ATTEMPTS)
         .map(|_| attempt())
@@ -105,8 +105,8 @@ fn without_conflict<T>(mut attempt: impl FnMut() -> Result<T, AttesterError>) ->
         .unwrap_or(Err(AttesterError::Conflict))
 }
 
-/// Writes the report data and reads the quote. The generation and the quote itself tell whether another process wrote
-/// in between.
+/// Writes the report data and reads the quote. The generation and the quote itself show whether another
+/// process wrote in between.
 fn attempt(entry: &Path, report_data: ReportData) -> Result<Vec<u8>, AttesterError> {
     let write = || OpenOptions::new().write(true).open(entry.join("inblob"))?.write_all(&report_data.0);
     or_conflict("write report data", write())?;
@@ -130,8 +130,8 @@ fn attempt(entry: &Path, report_data: ReportData) -> Result<Vec<u8>, AttesterErr
     }
 }
 
-/// What the kernel answers instead of a quote: `ETIMEDOUT` where the host is silent, `EIO`, `ENXIO` or `ENODEV` where it
-/// refuses.
+/// The kernel's errors in place of a quote: `ETIMEDOUT` if the host does not respond, `EIO`, `ENXIO` or
+/// `ENODEV` if it refuses.
 fn unquoted(error: io::Error) -> AttesterError {
     match error.raw_os_error() {
         _ if error.kind() == ErrorKind::TimedOut => AttesterError::QuoteLate,
@@ -143,7 +143,7 @@ fn unquoted(error: io::Error) -> AttesterError {
     }
 }
 
-/// The kernel answers "busy" while somebody else's write is under way.
+/// The kernel returns "busy" while another process writes.
 fn or_conflict<T>(step: &'static str, result: io::Result<T>) -> Result<T, AttesterError> {
     result.map_err(|error| match error.kind() {
         ErrorKind::ResourceBusy | ErrorKind::Interrupted | ErrorKind::WouldBlock => AttesterError::Conflict,
@@ -174,7 +174,7 @@ mod tests {
     use super::*;
     use crate::collateral::testing::mock_quote;
 
-    /// A directory that looks like the kernel's, with an entry that gives the mock quote (report data 03…03).
+    /// A directory like the kernel's, with an entry that gives the mock quote (report data 03…03).
     fn kernel() -> (tempfile::TempDir, ConfigfsTsm) {
         let directory = tempfile::tempdir().unwrap();
         let entry = directory.path().join(ENTRY);
@@ -221,7 +221,7 @@ mod tests {
         let (directory, kernel) = kernel();
         let generation = directory.path().join(ENTRY).join("generation");
         fs::remove_file(&generation).unwrap();
-        // Another text at each reading.
+        // Reads as another text each time.
         std::os::unix::fs::symlink("/proc/sys/kernel/random/uuid", &generation).unwrap();
         let error = kernel.attest(ReportData([3; 64])).await.unwrap_err();
         assert!(matches!(error, AttesterError::Conflict), "{error}");
@@ -304,7 +304,7 @@ mod tests {
             AttesterError::Provider("sev_guest".to_owned()),
             AttesterError::Tsm { step: "create entry", kind: ErrorKind::PermissionDenied },
             AttesterError::EventLogFile { path: "/run/log".into(), kind },
-            AttesterError::EventLog("there is no event in it"),
+            AttesterError::EventLog("has no event"),
         ];
         let told: std::collections::BTreeSet<String> = failures.iter().map(AttesterError::detailed).collect();
         assert_eq!(told.len(), failures.len());

@@ -7,14 +7,14 @@ use yasna::{DERWriter, DERWriterSeq, Tag};
 
 use super::{CertificateError, CertificateSpec, Role, first_of_sha256, oid, sequence};
 
-/// A certificate that says nothing beyond its name has no extensions at all, not even keyUsage.
-/// Quirk of the peer, see `docs/compatibility.md`.
+/// A certificate with nothing but a name has no extensions at all, not even keyUsage. Quirk of the peer, see
+/// `docs/compatibility.md`.
 pub(super) fn says_anything(spec: &CertificateSpec<'_>) -> bool {
     let private = [spec.app_id, spec.app_info, spec.usage.map(str::as_bytes), spec.evidence];
     !spec.names.is_empty() || spec.role != Role::LEAF || private.iter().any(Option::is_some)
 }
 
-/// Writes the extensions that `spec` asks for, in the peer's order.
+/// Writes the extensions for `spec` in the peer's order.
 pub(super) fn extensions(
     list: &mut DERWriterSeq<'_>,
     spec: &CertificateSpec<'_>,
@@ -25,7 +25,7 @@ pub(super) fn extensions(
         let value = sequence(|list| names.iter().for_each(|name| name.write(list.next())));
         extension(list.next(), oid::SUBJECT_ALTERNATIVE_NAME, Criticality::Ignorable, &value);
     }
-    // Nine bits although the ninth is never set. Quirk of the peer, see `docs/compatibility.md`.
+    // Nine bits, although the ninth is never set. Quirk of the peer, see `docs/compatibility.md`.
     let usage = match spec.role {
         Role::Ca { .. } => yasna::construct_der(|writer| writer.write_bitvec_bytes(&[0x86, 0], 9)),
         Role::Leaf { .. } => yasna::construct_der(|writer| writer.write_bitvec_bytes(&[0x80, 0], 9)),

@@ -1,4 +1,4 @@
-//! Object identifiers of the private extensions, and of what stands in every certificate.
+//! Object identifiers of the private extensions and of standard attributes.
 
 use x509_parser::der_parser::Oid;
 

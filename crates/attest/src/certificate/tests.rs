@@ -1,4 +1,4 @@
-//! What cannot be a certificate or its issuer. The peer's certificates are compared by `tests/vectors.rs`.
+//! Invalid certificates and issuers. `tests/vectors.rs` compares the peer's certificates.
 
 use super::*;
 

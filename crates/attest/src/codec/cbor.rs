@@ -1,11 +1,12 @@
-//! The part of CBOR that Nitro documents and image measurements are written in: a reader bounded by its input and in depth.
+//! The part of CBOR that Nitro documents and image measurements use: a reader bounded by its input and in
+//! depth.
 
 use super::cursor::Cursor;
 
-/// Deepest nesting of a value that is skipped.
+/// Maximum nesting of a skipped value.
 const MAX_DEPTH: u8 = 16;
 
-/// Why CBOR does not read.
+/// Why CBOR does not decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum CborError {
     /// The input ends inside a value.
@@ -17,18 +18,18 @@ pub enum CborError {
     /// Deeper than [`MAX_DEPTH`].
     #[error("nested deeper than {MAX_DEPTH}")]
     TooDeep,
-    /// Another type than the place holds.
+    /// A value of another type.
     #[error("expected {0}")]
     Expected(&'static str),
     /// Text that is not UTF-8.
     #[error("text is not UTF-8")]
     NotUtf8,
-    /// Bytes behind the value.
+    /// Trailing bytes after the value.
     #[error("{0} trailing byte(s) after the CBOR document")]
     Trailing(usize),
 }
 
-/// What a value begins with: its type, and its length or value where it has one (an indefinite one has none).
+/// The head of a value: its type, and its length or number (`None` for an indefinite length).
 #[derive(Clone, Copy, PartialEq, Eq)]
 struct Head {
     major: u8,
@@ -68,7 +69,7 @@ impl<'a> Reader<'a> {
         Ok(Head { major: initial >> 5, argument })
     }
 
-    /// Reads a break, the end of an indefinite value, if one is next.
+    /// Reads the break that ends an indefinite-length value, if it is next.
     fn at_break(&mut self) -> bool {
         self.cursor.next_is(0xff)
     }
@@ -103,7 +104,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Nothing may be left.
+    /// Refuses trailing bytes.
     pub(crate) fn end(self) -> Result<(), CborError> {
         match self.cursor.rest().len() {
             0 => Ok(()),
@@ -111,7 +112,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads the head of an array of four behind an optional tag: COSE_Sign1.
+    /// Reads the head of a COSE_Sign1 structure (RFC 9052): an array of four after an optional tag.
     pub(crate) fn cose_sign1(&mut self) -> Result<(), CborError> {
         let mut head = self.head()?;
         if head == (Head { major: TAG, argument: Some(18) }) {
@@ -141,7 +142,7 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Reads an array (only the document of SEV-SNP has one); `read` reads an element.
+    /// Reads an array (only in the SEV-SNP document); `read` reads an element.
     #[cfg(any(test, feature = "sev-snp-image"))]
     pub(crate) fn array(
         &mut self,

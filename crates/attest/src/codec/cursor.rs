@@ -1,6 +1,6 @@
-//! The front of a byte string that is being read: what the readers of all encodings stand on.
+//! A cursor over a byte string, the base of the readers of all encodings.
 
-/// Bytes that are not read yet. Nothing is allocated here, and nothing beyond the input is read.
+/// The bytes that are not read yet. It allocates nothing and never reads beyond the input.
 pub(super) struct Cursor<'a> {
     rest: &'a [u8],
 }
@@ -10,7 +10,7 @@ impl<'a> Cursor<'a> {
         Self { rest: input }
     }
 
-    /// What is not read yet.
+    /// The bytes that are not read yet.
     pub(super) fn rest(&self) -> &'a [u8] {
         self.rest
     }
@@ -34,7 +34,7 @@ impl<'a> Cursor<'a> {
         Some(self.take(width)?.iter().fold(0, |value, byte| value << 8 | u64::from(*byte)))
     }
 
-    /// Reads `byte` if it is next.
+    /// Consumes `byte` if it is next.
     pub(super) fn next_is(&mut self, byte: u8) -> bool {
         let is_next = self.rest.first() == Some(&byte);
         if is_next {
@@ -43,7 +43,8 @@ impl<'a> Cursor<'a> {
         is_next
     }
 
-    /// Whether `count` elements of at least one byte each can follow: checked before a count costs memory or time.
+    /// Whether `count` elements of at least one byte each can follow. Checked before anything is allocated or
+    /// looped over.
     pub(super) fn has_room_for(&self, count: u64) -> bool {
         count <= self.rest.len() as u64
     }

@@ -1,12 +1,12 @@
-//! What can be wrong with one field of an encoded attestation or CSR, whichever of the two encodings it is in.
+//! Decoding errors of a field of an attestation or CSR, for SCALE and MessagePack.
 
 use std::fmt;
 
-/// A field and what is wrong with it; fields are named by their path, such as `platform.data.quote`.
+/// A field, by its path such as `platform.data.quote`, and what is wrong with it.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("{field}: {problem}")]
 pub struct FieldError {
-    /// The field, as the wire's description names it.
+    /// The field's path on the wire.
     pub field: &'static str,
     /// What is wrong with it.
     pub problem: Problem,
@@ -19,27 +19,27 @@ pub enum Problem {
     Truncated,
     /// More elements than the reader accepts.
     TooMany {
-        /// The largest count accepted.
+        /// The maximum number.
         limit: usize,
     },
-    /// A length, count or integer in a form that its encoding forbids.
+    /// A length, count or integer in a form that the encoding forbids.
     NotCanonical,
     /// Text that is not UTF-8.
     NotUtf8,
-    /// A bool, option or enum index outside its closed set.
+    /// A bool, option or enum index that does not exist.
     UnknownIndex(u8),
-    /// A name outside its closed set.
+    /// A name that does not exist.
     UnknownName(String),
-    /// Another type of value than the field holds.
+    /// A value of another type.
     WrongType {
-        /// What the field holds.
+        /// The expected type.
         expected: &'static str,
     },
     /// The field is not there.
     Missing,
     /// The field is there twice.
     Duplicate,
-    /// `data` before `kind`: the peer cannot read that either.
+    /// `data` before `kind`, which the peer cannot read either.
     DataBeforeKind,
     /// Text that should be hex.
     NotHex,

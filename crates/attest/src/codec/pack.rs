@@ -1,4 +1,4 @@
-//! MessagePack as evidence V1 and the app info extension use it.
+//! MessagePack, as used by evidence V1 and the app info extension.
 
 mod read;
 mod write;

@@ -1,11 +1,11 @@
-//! SCALE as evidence V0 and certificate requests use it: a reader that allocates no more than it was given, and a
-//! writer.
+//! SCALE, as used by evidence V0 and CSRs: a reader that allocates no more than its input, and a writer.
 
 use crate::codec::cursor::Cursor;
 use crate::codec::{FieldError, Problem};
 
-/// Reads values from the front of a byte string. Every length is checked against what is left before anything is
-/// allocated, and only the shortest form of a length is accepted, so reading and writing are inverse.
+/// Reads values from the front of a byte string. Each length is checked against the remaining input before
+/// anything is allocated. Only the shortest form of a length is accepted, so encoding a decoded value gives
+/// the same bytes.
 pub(crate) struct Reader<'a> {
     cursor: Cursor<'a>,
 }
@@ -15,7 +15,7 @@ impl<'a> Reader<'a> {
         Self { cursor: Cursor::new(input) }
     }
 
-    /// What has not been read.
+    /// The input that is not read yet.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.cursor.rest()
     }
@@ -56,7 +56,7 @@ impl<'a> Reader<'a> {
         if self.bool(field)? { read(self).map(Some) } else { Ok(None) }
     }
 
-    /// A compact length. Lengths of 2³⁰ and more have a fourth form; no input here is that long.
+    /// A compact length. The form for 2³⁰ and more is refused: no input here is that long.
     fn length(&mut self, field: &'static str) -> Result<usize, FieldError> {
         let first = self.u8(field)?;
         let (value, least) = match first & 3 {
@@ -95,7 +95,7 @@ impl<'a> Reader<'a> {
         if count > limit {
             return Err(Problem::TooMany { limit }.in_field(field));
         }
-        // Each element takes at least one byte, so a count beyond the input fails before it costs memory.
+        // Each element has at least one byte, so a count beyond the input fails before anything is allocated.
         if !self.cursor.has_room_for(count as u64) {
             return Err(Problem::Truncated.in_field(field));
         }
@@ -146,7 +146,7 @@ impl Writer {
         }
     }
 
-    /// A compact length, including the form for 2³⁰ and more that the reader has no use for.
+    /// A compact length, including the form for 2³⁰ and more, which the reader refuses.
     fn length(&mut self, length: usize) -> &mut Self {
         let value = length as u64;
         match value {

@@ -1,4 +1,4 @@
-//! What must be refused as a request. The peer's requests are read by `tests/vectors.rs`.
+//! Requests that must be refused. `tests/vectors.rs` reads the peer's requests.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -10,7 +10,7 @@ fn bytes(value: &Value) -> Vec<u8> {
     hex::decode(value.as_str().unwrap()).unwrap()
 }
 
-/// A request of the vectors.
+/// A request in the vectors.
 struct Vector {
     version: ApiVersion,
     csr: Vec<u8>,
@@ -50,7 +50,7 @@ fn version_1_allows_trailing_bytes_that_the_signature_does_not_cover_and_version
     assert_eq!(error, "Failed to parse csr: 1 trailing bytes after the attestation");
 }
 
-/// A request of version 2 for `spki`, changed by `change`, and signed by `key`.
+/// A version 2 request for `spki`, changed by `change`, signed by `key`.
 fn signed(spki: &[u8], key: &P256Key, change: impl FnOnce(Vec<u8>) -> Vec<u8>) -> Result<Csr, CsrError> {
     let template = vector("v2-config1-attestation-v0").parse().unwrap();
     let encoded = change(Csr { spki: spki.to_vec(), ..template }.encode_v2());
@@ -88,7 +88,7 @@ fn a_request_that_does_not_decode_is_refused_with_the_field() {
     let cases: [(String, &str); 6] = [
         (refused(|_| vec![]), "Failed to parse csr: confirm: the input ends inside it"),
         (refused(|csr| csr[..60].to_vec()), "Failed to parse csr: pubkey: the input ends inside it"),
-        // The confirm word takes 18 bytes, the key 93: then comes the organization.
+        // The confirm word has 18 bytes and the key 93; the organization follows.
         (
             refused(|csr| [&csr[..111], &[7], &csr[112..]].concat()),
             "Failed to parse csr: org_name: no variant has the index 7",

@@ -1,4 +1,4 @@
-//! Legacy evidence: a TDX quote and its event log as JSON, from before evidence was versioned.
+//! Legacy evidence: a TDX quote and its event log in JSON, from before evidence had versions.
 
 use std::io::Read;
 
@@ -7,16 +7,16 @@ use crate::binding::ReportData;
 use crate::measurement::{self, TdxEvent};
 use crate::platform::tdx::{Quoted, QuotedError};
 
-/// What a compressed event log begins with.
+/// The first bytes of a compressed event log.
 const GZIP_PREFIX: &[u8] = b"ELGZv1";
 
-/// The most that a compressed event log may decompress to.
+/// Maximum length of a decompressed event log, bytes.
 const MAX_DECOMPRESSED: u64 = 16 * 1024;
 
-/// Why a quote and an event log do not make evidence.
+/// Why a quote and an event log are not evidence.
 #[derive(Debug, thiserror::Error)]
 pub enum LegacyError {
-    /// Not a TDX quote.
+    /// The quote is not a TDX quote.
     #[error("legacy quote: {0}")]
     Quote(#[from] QuotedError),
     /// Quote and log together are more than [`MAX_BYTES`].
@@ -28,7 +28,7 @@ pub enum LegacyError {
     /// A compressed log that is too long.
     #[error("the event log must decompress to at most {MAX_DECOMPRESSED} bytes")]
     DecompressedTooLarge,
-    /// Not a JSON array of events.
+    /// The log is not a JSON array of events.
     #[error("the event log does not parse: {0}")]
     EventLog(#[source] serde_json::Error),
     /// More than [`MAX_ELEMENTS`].
@@ -38,7 +38,7 @@ pub enum LegacyError {
 
 impl Evidence {
     /// Evidence from a quote and its event log: report data from the quote, runtime events from the log, no
-    /// configuration. The log may be compressed (`ELGZv1` and gzip), which the peer can no longer read.
+    /// configuration. The log may be compressed (`ELGZv1` and gzip), which the peer no longer reads.
     pub fn from_legacy(quote: &[u8], event_log_json: &[u8]) -> Result<Self, LegacyError> {
         let length = quote.len().saturating_add(event_log_json.len());
         if length > MAX_BYTES {

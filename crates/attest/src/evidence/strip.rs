@@ -1,15 +1,15 @@
-//! Stripping: what of the event log goes into a certificate.
+//! Stripping: which parts of the event log go into a certificate.
 
 use super::{Evidence, Platform};
 use crate::measurement::{RUNTIME_EVENT_TYPE, RUNTIME_REGISTER, TdxEvent};
 
-/// The event that lite attestation needs of the firmware's: the digests of the ACPI tables.
+/// The only firmware event that lite attestation needs: the digests of the ACPI tables.
 const ACPI_EVENT_TYPE: u32 = 10;
 const ACPI_PAYLOAD: &[u8] = b"ACPI DATA";
 
 impl Evidence {
-    /// The evidence as it is put into certificates: the same, with a shorter event log. What is left out can be
-    /// computed from the runtime events, or is not needed. The wire form stays.
+    /// The evidence as put into certificates: with a shorter event log. The omitted data follows from the
+    /// runtime events or is not needed. The wire form stays.
     pub fn stripped(&self) -> Self {
         let mut evidence = self.clone();
         match &mut evidence.platform {

@@ -1,4 +1,5 @@
-//! What must be refused as evidence, and what survives its wire forms. The peer's evidence is decoded by `tests/vectors.rs`.
+//! Evidence that must be refused, and round trips of both wire forms. `tests/vectors.rs` decodes the peer's
+//! evidence.
 
 use proptest::prelude::*;
 use serde_json::Value;

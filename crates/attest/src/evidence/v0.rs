@@ -1,4 +1,4 @@
-//! Evidence V0: SCALE behind a zero byte. It does not carry the version or preimage of events.
+//! Evidence V0: SCALE after a zero byte, without the version and preimage of events.
 
 use super::{Evidence, MAX_ELEMENTS, PcrValue, Platform, Stack, Tdx, TpmEvent, TpmPlatform, TpmQuote, Wire};
 use crate::binding::ReportData;
@@ -9,7 +9,7 @@ use crate::measurement::{EventVersion, RuntimeEvent, TdxEvent};
 const TPM_PLATFORMS: [TpmPlatform; 4] =
     [TpmPlatform::Dstack, TpmPlatform::Gcp, TpmPlatform::NitroEnclave, TpmPlatform::AwsEc2];
 
-/// Reads evidence from behind the first byte, and returns what follows it.
+/// Reads evidence after the first byte; returns it with the bytes after it.
 pub(super) fn read(body: &[u8]) -> Result<(Evidence, &[u8]), FieldError> {
     let mut reader = Reader::new(body);
     let platform = read_platform(&mut reader)?;
@@ -88,7 +88,7 @@ fn read_tpm_quote(reader: &mut Reader<'_>) -> Result<TpmQuote, FieldError> {
     Ok(TpmQuote { message, signature, pcr_values, ak_cert, platform, event_log })
 }
 
-/// The evidence with its first byte.
+/// Writes the evidence, including the first byte.
 pub(super) fn write(evidence: &Evidence, report_data: &ReportData) -> Vec<u8> {
     let mut writer = Writer::default();
     writer.u8(0);

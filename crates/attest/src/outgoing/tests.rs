@@ -1,4 +1,4 @@
-//! What a `ca_file` makes reachable, and the words for what it does not.
+//! Servers that a `ca_file` makes trusted, and the messages for the others.
 
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair, date_time_ymd};
 use rustls::ServerConfig;
@@ -10,8 +10,8 @@ use tokio_rustls::TlsAcceptor;
 
 use super::*;
 
-/// Made by `openssl req -new` and `openssl x509 -req -signkey`, as the installation of Intel's PCCS does: version 1, no
-/// names, no extensions.
+/// Made by `openssl req -new` and `openssl x509 -req -signkey`, as the installer of Intel's PCCS does:
+/// version 1, without names and extensions.
 const VERSION_1: &str = include_str!("version-1.pem");
 const VERSION_1_KEY: &str = include_str!("version-1.key.pem");
 
@@ -27,7 +27,7 @@ impl Drop for Server {
 }
 
 impl Server {
-    /// Answers "ok" under a certificate that nobody has looked at.
+    /// A server that responds "ok", with any certificate.
     async fn start(certificate: CertificateDer<'static>, key: PrivateKeyDer<'static>) -> Self {
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
         let key = provider.key_provider.load_private_key(key).unwrap();
@@ -139,7 +139,7 @@ async fn a_named_certificate_is_trusted_whatever_it_says_and_its_neighbours_are_
         assert_eq!(server.ask(std::slice::from_ref(&certificate)).await, Ok(()), "{case}");
         assert!(server.ask(&[]).await.is_err(), "{case}");
         assert!(server.ask(&[Ca::new().root]).await.is_err(), "{case}");
-        // The certificate without its key is worth nothing.
+        // The certificate without its key is useless.
         let other_key = PrivateKeyDer::try_from(KeyPair::generate().unwrap().serialize_der()).unwrap();
         let thief = Server::start(certificate.clone(), other_key).await;
         assert!(thief.ask(&[certificate]).await.is_err(), "{case}");

@@ -1,4 +1,5 @@
-//! Ours read back, and what must be refused. The peer's certificates are read by `tests/vectors.rs`.
+//! Round trips of our certificates, and certificates that must be refused. `tests/vectors.rs` reads the
+//! peer's.
 
 use proptest::prelude::*;
 use serde_json::Value;
@@ -74,7 +75,7 @@ fn a_self_issued_certificate_is_its_own_issuer() {
     parsed.verify_signature(None).unwrap();
 }
 
-/// The certificate of the vectors whose special usage is `kms:rpc`.
+/// The certificate in the vectors whose special usage is `kms:rpc`.
 fn rpc_certificate() -> Vec<u8> {
     let vectors = test_vectors::json("certs.json");
     let mut certificates = vectors["certificates"].as_array().unwrap().iter();
@@ -105,7 +106,7 @@ fn extensions_that_do_not_hold_what_they_should_are_refused() {
 
 #[test]
 fn an_extension_that_is_there_twice_is_refused() {
-    // The quote's object identifier becomes the log's.
+    // The log's object identifier becomes the quote's.
     let mut der = bytes(&client("ra-client-legacy-oids")["der"]);
     let arc = [0x2b, 0x06, 0x01, 0x04, 0x01, 0x83, 0xe7, 0x3d, 0x01];
     let log = position(&der, &[&arc, [0x02].as_slice()].concat()) + arc.len();

@@ -1,37 +1,37 @@
-//! What Intel's early TCB set says about the platforms seen recently: their verdict some weeks from now.
+//! The verdict of Intel's early TCB set on recently seen platforms: their verdict some weeks from now.
 //!
-//! After a TCB recovery Intel publishes new TCB info and QE identity twice: at once in answer to requests with `update=early`,
-//! and about six weeks later in answer to all others. The early documents are verified like the others, and the quotes
-//! that were seen are judged by them once more.
+//! After a TCB recovery Intel publishes new TCB info and QE identity twice: at once for requests with
+//! `update=early`, and about six weeks later for all others. The early documents are verified like the
+//! standard ones, and the stored quotes are judged by them.
 
 use super::{PlatformTcb, TcbVerdict};
 
-/// The forecasts of all platforms seen recently.
+/// The forecasts of all recently seen platforms.
 #[derive(Debug, Clone, Default)]
 pub struct TcbForecasts {
-    /// Platforms of which the early set is newer than the standard one.
+    /// Platforms whose early set is newer than the standard one.
     pub forecasts: Vec<TcbForecast>,
-    /// What is known of the early sets.
+    /// Availability of the early sets.
     pub early_sets: EarlySets,
 }
 
-/// Numbers of platform models, by what is known of their early set.
+/// Number of platform models by the state of their early set.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct EarlySets {
     /// Newer than the standard set.
     pub newer: usize,
-    /// The same as the standard set. Also what a service looks like that does not know `update=early`.
+    /// The same as the standard set, also if the service ignores `update=early`.
     pub same: usize,
     /// Not available.
     pub unavailable: usize,
 }
 
-/// A platform's verdict today, and by the early set.
+/// A platform's verdict today and by the early set.
 #[derive(Debug, Clone)]
 pub struct TcbForecast {
     /// The platform.
     pub platform: PlatformTcb,
-    /// Unix seconds at which it was last seen.
+    /// When it was last verified, Unix seconds.
     pub seen_at: u64,
     /// By the standard set.
     pub today: TcbVerdict,
@@ -39,11 +39,11 @@ pub struct TcbForecast {
     pub early: EarlyVerdict,
 }
 
-/// The verdict on a platform by the early set.
+/// The verdict of the early set on a platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum EarlyVerdict {
-    /// It verifies.
+    /// The platform verifies.
     Verdict(TcbVerdict),
-    /// It is refused: revoked, or below every level. The verifier's words.
+    /// The platform is refused: revoked, or below every level. The verifier's message.
     Refused(String),
 }

@@ -1,13 +1,15 @@
-//! How far a platform is behind: part by part, with what, since when, and which advisories an update would settle.
+//! How far a platform is behind: which parts, since when, and which advisories an update would settle.
 //!
-//! Intel's verdict is one status for three parts. It hides some of them: a platform that is `SWHardeningNeeded`, with a
-//! quoting enclave that is `OutOfDate`, is just `OutOfDate`. So each part is read for itself.
+//! Intel's verdict is one status for three parts, which can hide one of them: a platform that is
+//! `SWHardeningNeeded` with a quoting enclave that is `OutOfDate` is just `OutOfDate`. So each part is
+//! evaluated on its own.
 //!
-//! TCB info has no date of a change of status. It has a `tcbDate` for each level: up to this date, the level was known
-//! to have no published weakness. So a level fell behind at the `tcbDate` of the next later level, which is about the
-//! day on which Intel disclosed what that one repairs; the standard set follows some six weeks after. Where there is no
-//! later level, or where the status is about software or settings and not about missing updates, nothing tells when it
-//! came about: the level's own `tcbDate` stands in, which is never too late.
+//! TCB info does not say when a status changed. It has a `tcbDate` for each level, until which the level was
+//! known to have no published weakness. So a level fell behind at the `tcbDate` of the next later level,
+//! which is about the day on which Intel disclosed the weakness that it repairs; the standard set follows
+//! about six weeks later. If there is no later level, or if the status is about software or configuration and
+//! not about missing updates, the date is unknown. The level's own `tcbDate` is used then, which is never too
+//! late.
 
 use std::cmp::Reverse;
 
@@ -16,7 +18,7 @@ use dcap_qvl::{QeIdentity, TcbInfo, TcbStatus};
 use super::PlatformTcb;
 use crate::collateral::unix_seconds;
 
-/// A part of a platform that Intel has a status for.
+/// A part of a platform with a status of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum TcbPart {
     /// Microcode, firmware and the other components in the levels of TCB info.
@@ -38,18 +40,18 @@ pub struct PartGap {
 }
 
 impl PartGap {
-    /// Which part.
+    /// The part.
     pub fn part(&self) -> TcbPart {
         self.part
     }
 
-    /// The part's own status. What was out of date when the TD was launched, and by the verdict no longer is, has
-    /// `TDRelaunchAdvised` or `TDRelaunchAdvisedConfigurationNeeded` here.
+    /// The part's own status. A part that was out of date at launch of the TD and is not any more has
+    /// `TDRelaunchAdvised` or `TDRelaunchAdvisedConfigurationNeeded`.
     pub fn status(&self) -> TcbStatus {
         self.status
     }
 
-    /// Unix seconds since when; never later than in truth.
+    /// Start of the status, Unix seconds; never too late.
     pub fn since(&self) -> u64 {
         self.since
     }
@@ -58,15 +60,15 @@ impl PartGap {
 /// How far a platform is behind.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TcbGap {
-    /// At least one.
+    /// Never empty.
     parts: Vec<PartGap>,
     /// Advisories of any part that no update settles.
     open: Vec<String>,
 }
 
 impl TcbGap {
-    /// Reads it out of both documents for a platform whose verdict is `status`. `None` if nothing about it is behind,
-    /// if it reaches no level, or if a document does not parse.
+    /// Evaluates both documents for a platform whose verdict is `status`. `None` if no part is behind, if the
+    /// platform reaches no level, or if a document does not parse.
     pub fn read(
         platform: &PlatformTcb,
         status: TcbStatus,
@@ -74,7 +76,8 @@ impl TcbGap {
         qe_identity: &str,
     ) -> Option<Self> {
         let mut tcb_info: TcbInfo = serde_json::from_str(tcb_info).ok()?;
-        // The verifier's order; without it, "first level reached" would mean something else here than there.
+        // Sorted as the quote verifier does: otherwise "the first level reached" would differ from the
+        // verifier's.
         tcb_info.tcb_levels.sort_by(|a, b| {
             let key =
                 |tcb: &dcap_qvl::Tcb| (tcb.sgx_components.clone(), tcb.pce_svn, tcb.tdx_components.clone());
@@ -101,19 +104,19 @@ impl TcbGap {
         (!behind.is_empty()).then_some(Self { parts: behind, open })
     }
 
-    /// Every part that is not `UpToDate`: at least one. A part is there twice if it is behind in different ways as it
-    /// was when the TD was launched and as it is now.
+    /// The parts that are not `UpToDate`, at least one. A part occurs twice if its status at launch of the TD
+    /// differs from the current one.
     pub fn parts(&self) -> &[PartGap] {
         &self.parts
     }
 
-    /// Unix seconds since when the platform is behind, by the part that is so for longest.
+    /// Start of the earliest status of any part, Unix seconds.
     pub fn since(&self) -> u64 {
         self.parts.iter().map(|part| part.since).min().unwrap_or(0)
     }
 
-    /// Advisories that apply only because updates are missing of parts that are `chosen`: the best level that the part
-    /// does not reach no longer has them, and no other part has them.
+    /// Advisories that apply only because the `chosen` parts lack updates: the best level of the part does
+    /// not list them, and no other part has them.
     pub fn settled_by_update(&self, chosen: impl Fn(&PartGap) -> bool) -> Vec<&str> {
         let (chosen, others): (Vec<_>, Vec<_>) = self.parts.iter().partition(|part| chosen(part));
         let is_elsewhere = |advisory: &String| {
@@ -129,7 +132,7 @@ impl TcbGap {
     }
 }
 
-/// What a part was at launch, where the verdict says that it no longer is.
+/// The status of a part that was behind at launch and, by the verdict, no longer is.
 fn until_relaunch(status: TcbStatus) -> TcbStatus {
     match status {
         TcbStatus::OutOfDate => TcbStatus::TDRelaunchAdvised,
@@ -152,7 +155,7 @@ impl<'a> Level<'a> {
     }
 }
 
-/// The platform and, where TCB info knows modules by generation, its module at these versions.
+/// The platform and, if TCB info lists its generation of TDX module, the module at these versions.
 fn tdx_parts(platform: &PlatformTcb, tee_tcb_svn: &[u8; 16], tcb_info: &TcbInfo) -> Option<Vec<Part>> {
     let levels = tcb_info.tcb_levels.iter().map(|level| {
         let shortfalls = level.shortfalls(&platform.cpu_svn, platform.pce_svn, Some(tee_tcb_svn));
@@ -177,9 +180,9 @@ fn qe_levels<'a>(platform: &PlatformTcb, identity: &'a QeIdentity) -> Option<Vec
     identity.tcb_levels.iter().map(level).collect()
 }
 
-/// How one of platform, module and quoting enclave stands.
+/// The status of a platform, module or quoting enclave.
 struct Part {
-    /// Its status may be `UpToDate`: then it is no gap.
+    /// Its status may be `UpToDate`; it is not a gap then.
     gap: PartGap,
     /// Advisories that no update settles.
     open: Vec<String>,

@@ -1,4 +1,4 @@
-//! The platforms that were verified lately, each with a quote of it: bounded, and in memory only.
+//! Recently verified platforms, each with one of its quotes; bounded, in memory only.
 
 use std::collections::HashMap;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -6,37 +6,37 @@ use std::time::Duration;
 
 use super::PlatformTcb;
 
-/// Platforms with different security versions that are remembered; the one seen longest ago goes first.
+/// Maximum number of platforms with different security versions; the least recently seen is dropped first.
 const CAPACITY: usize = 512;
-/// Longest quote that is kept. They have some 5 KiB.
+/// Maximum length of a quote that is kept, bytes. Quotes have about 5 KiB.
 const MAX_QUOTE: usize = 32 << 10;
 
-/// The platforms that were verified lately: those whose verdict an operator wants to know in advance.
+/// The recently verified platforms, for which a verdict is forecast.
 #[derive(Debug)]
 pub struct SeenPlatforms {
     keep: Duration,
     platforms: Mutex<HashMap<PlatformTcb, Seen>>,
 }
 
-/// A platform's latest appearance.
+/// The latest verification of a platform.
 #[derive(Debug, Clone)]
 pub(crate) struct Seen {
     pub(crate) platform: PlatformTcb,
-    /// A quote of it that verified.
+    /// One of its quotes that verified.
     pub(crate) quote: Vec<u8>,
     /// The PCK certificate chain, if the quote does not have it.
     pub(crate) pck_chain: Option<String>,
-    /// Unix seconds.
+    /// Time of the verification, Unix seconds.
     pub(crate) at: u64,
 }
 
 impl SeenPlatforms {
-    /// Remembers platforms for as long as `keep` after they were last seen.
+    /// Remembers platforms for `keep` after their last verification.
     pub fn new(keep: Duration) -> Self {
         Self { keep, platforms: Mutex::default() }
     }
 
-    /// Notes that `quote` of `platform` was verified at `now`.
+    /// Records that `quote` of `platform` was verified at `now`.
     pub(crate) fn note(&self, platform: PlatformTcb, quote: &[u8], pck_chain: Option<&str>, now: u64) {
         let mut platforms = self.lock();
         if let Some(seen) = platforms.get_mut(&platform) {
@@ -54,7 +54,7 @@ impl SeenPlatforms {
         platforms.insert(platform, seen);
     }
 
-    /// The platforms seen lately, in a stable order; forgets the others.
+    /// The platforms seen within `keep`, in a stable order; forgets the others.
     pub(crate) fn lately(&self, now: u64) -> Vec<Seen> {
         let mut platforms = self.lock();
         platforms.retain(|_, seen| seen.at.saturating_add(self.keep.as_secs()) >= now);

@@ -1,5 +1,5 @@
-//! A quote's certificate chain is not signed: whatever is done to it, every fact about the platform is the one that the
-//! signatures vouch for, or the quote is refused.
+//! A quote's PCK chain text is not signed: whatever is changed in it, each fact about the platform is the one
+//! that the signatures prove, or the quote is refused.
 
 use super::*;
 use crate::certificate::pem;
@@ -13,7 +13,7 @@ use crate::tcb::PlatformTcb;
 const REAL_NOW: u64 = 1_751_000_000;
 const PCK_CHAIN: u16 = 5;
 
-/// Where the quote, its collateral and its root come from.
+/// A quote with its collateral and root.
 struct World {
     name: &'static str,
     quote: Vec<u8>,
@@ -50,7 +50,7 @@ impl World {
     }
 }
 
-/// The blocks of a genuine chain, and leaves that somebody made.
+/// The blocks of a genuine chain, and forged leaves.
 struct Blocks {
     leaf: String,
     ca: String,
@@ -61,7 +61,7 @@ struct Blocks {
     other_model: String,
 }
 
-/// `1.2.840.113741.1.13.1.` and the rest, then the header of the value.
+/// The object identifiers below `1.2.840.113741.1.13.1`, with the header of the value.
 const CPU_SVN: &[u8] = b"\x2a\x86\x48\x86\xf8\x4d\x01\x0d\x01\x02\x12\x04\x10";
 const FMSPC: &[u8] = b"\x2a\x86\x48\x86\xf8\x4d\x01\x0d\x01\x04\x04\x06";
 
@@ -93,7 +93,7 @@ impl Blocks {
     }
 }
 
-/// What is done to a chain, and whether the quote may still verify: then by the genuine leaf.
+/// A change to a chain, and whether the quote may still verify, by the genuine leaf.
 type Case = (&'static str, fn(&Blocks) -> Vec<u8>, bool);
 
 fn text(parts: &[&str]) -> Vec<u8> {

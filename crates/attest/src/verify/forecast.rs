@@ -1,4 +1,4 @@
-//! Fetches the early TCB sets for the platforms seen recently, and judges the platforms by them.
+//! Fetches the early TCB sets of recently seen platforms and evaluates the platforms by them.
 
 use std::sync::Arc;
 
@@ -8,13 +8,13 @@ use crate::platform::tdx::TdQuote;
 use crate::tcb::{EarlyVerdict, Seen, TcbForecast, TcbForecasts};
 use crate::trust::TrustAnchors;
 
-/// Models asked about in one look.
+/// Maximum number of models per run.
 const MAX_MODELS: usize = 64;
 
 impl Verifier {
-    /// Fetches the early set of every model seen recently, and judges the platforms by it, one after the other and on
-    /// threads that may block: each of hundreds of platforms takes two verifications. A model without an early set is
-    /// counted and left out.
+    /// Fetches the early set of every recently seen model and evaluates its platforms by it, one after the
+    /// other on blocking threads: each platform costs two verifications, and there may be hundreds. Models
+    /// without an early set are only counted.
     pub async fn tcb_forecasts(&self) -> TcbForecasts {
         let mut found = TcbForecasts::default();
         let Some(seen) = &self.seen else { return found };
@@ -53,7 +53,7 @@ impl Verifier {
     }
 }
 
-/// Both sets of a model, and what it takes to verify by them.
+/// Both sets of a model, with all that a verification by them needs.
 struct Judge {
     standard: Arc<Collateral>,
     early: Collateral,
@@ -62,8 +62,8 @@ struct Judge {
 }
 
 impl Judge {
-    /// Of the platforms that verify today. Each is a short task of its own for the threads that may block: no more than
-    /// one runs at a time, and no more than one is left when nobody waits any longer.
+    /// The forecasts of the platforms that verify today. Each is a short blocking task: at most one runs at a
+    /// time, and at most one is left if the caller stops waiting.
     async fn forecasts(self: Arc<Self>, platforms: Vec<Seen>) -> Vec<TcbForecast> {
         let mut forecasts = Vec::new();
         for seen in platforms {
@@ -74,7 +74,7 @@ impl Judge {
         forecasts
     }
 
-    /// `None` if the platform does not verify today either.
+    /// `None` if the platform does not verify today.
     fn forecast(&self, seen: &Seen) -> Option<TcbForecast> {
         let quote = TdQuote::parse(&seen.quote).ok()?;
         let verified = |set: &Collateral| match &seen.pck_chain {

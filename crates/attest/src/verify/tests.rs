@@ -1,4 +1,4 @@
-//! Whole attestations of the vectors against the peer's answers, and each refusal by its text.
+//! Attestations of the vectors with the peer's results, and each refusal with its message.
 
 use super::*;
 use crate::collateral::testing::{NOW, bytes_of, collateral_set, json, mock_anchors, other_anchors};
@@ -100,7 +100,7 @@ fn identity_does_not_come_from_the_event_log() {
     assert_eq!(before, after);
 }
 
-/// Spoils one entry of an event log.
+/// Alters one entry of an event log.
 type Spoil = fn(&mut TdxEvent);
 
 fn log_of(evidence: &mut Evidence) -> &mut Vec<TdxEvent> {
@@ -119,12 +119,12 @@ fn v2_entries(evidence: &Evidence) -> Vec<usize> {
 fn v2_events_pass_with_their_preimages_and_stripped_for_a_certificate() {
     let whole = blob("mock-tdx-v1-v2events-with-preimages");
     assert!(verified(&whole).is_ok());
-    // As the peer strips: the digest goes, a preimage stays.
+    // Stripped like the peer does: without digest, with preimage.
     let stripped = whole.stripped();
     assert!(!v2_entries(&stripped).is_empty());
     assert!(log_of(&mut stripped.clone()).iter().all(|event| event.digest.is_empty() || event.imr != 3));
     assert!(verified(&stripped).is_ok());
-    // And as a guest sends it that asks for its keys: it has no preimages.
+    // As in a guest's request for its keys: without preimages.
     let mut bare = stripped.clone();
     log_of(&mut bare).iter_mut().for_each(|event| event.preimage = None);
     assert!(verified(&bare).is_ok());
@@ -162,7 +162,7 @@ fn each_v2_event_that_was_altered_is_refused_whole_and_stripped() {
             [Some(mismatch), Some(not_canonical), Some(not_canonical)],
         ),
         ("another digest", |e| e.digest = vec![1; 48], [Some(mismatch), Some(mismatch), Some(missing)]),
-        // What is left is a stripped event with its preimage.
+        // The result is a stripped event with its preimage.
         ("no digest", |e| e.digest.clear(), [None, None, None]),
     ];
     for (form, (name, good)) in
@@ -213,12 +213,12 @@ fn a_stripped_log_has_the_events_that_were_replayed_in_their_order() {
     let mut evidence = good.clone();
     log_of(&mut evidence).truncate(last);
     assert!(refusal(&evidence).contains("replay to the register"));
-    // No log at all says nothing, and is the peer's too.
+    // A log without runtime events is accepted, as in the peer.
     log_of(&mut evidence).clear();
     assert!(verified(&evidence).is_ok());
 }
 
-/// The entry as the guest agent would write it: its digest and preimage say what its name and payload say.
+/// The entry as the guest agent would write it: with the digest and preimage of its name and payload.
 fn sealed(entry: &mut TdxEvent) {
     let (event, payload, version) = (entry.event.clone(), entry.event_payload.clone(), entry.version);
     let event = RuntimeEvent { event, payload, version };
@@ -271,7 +271,7 @@ fn no_runtime_event_of_a_v2_log_differs_from_what_was_replayed() {
         assert!(runtime.len() >= 5, "{form}");
         for index in runtime.iter().copied() {
             for (case, alter) in &cases {
-                // As it is, and with digests and preimages that agree with what was altered.
+                // Unsealed, and with a digest and preimage that match the alteration.
                 let keeps_digest = ["digest", "short digest", "preimage"].contains(case);
                 for seal in [false, true].into_iter().filter(|seal| !(*seal && keeps_digest)) {
                     let mut evidence = Evidence::clone(good);
@@ -308,7 +308,7 @@ fn the_stage_is_what_was_replayed() {
         assert_eq!(Stage::of(&events[..end]), expected, "{end}");
     }
     assert_eq!(verified(&evidence).unwrap().stage(), Stage::of(&events));
-    // Leaving the event out, or calling it something else, is evidence of nobody.
+    // Evidence that omits or renames the event does not verify.
     let ready = events.iter().position(|event| event.event == SYSTEM_READY);
     if let Some(ready) = ready {
         evidence.stack.runtime_events.remove(ready);
@@ -421,7 +421,7 @@ mod with_a_cache {
         let evidence = blob("mock-tdx-v0");
         assert!(verifier.verify(&evidence, Binding::SelfReported).await.is_ok());
         clock.floor().raise(NOW);
-        // Everything is still held, and valid at both times.
+        // All collateral is still cached, and valid at both times.
         time.store(NOW - crate::clock_floor::MAX_BEHIND, Ordering::Relaxed);
         assert!(verifier.verify(&evidence, Binding::SelfReported).await.is_ok());
         time.store(NOW - crate::clock_floor::MAX_BEHIND - 1, Ordering::Relaxed);

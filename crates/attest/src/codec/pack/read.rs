@@ -1,21 +1,21 @@
-//! Reading MessagePack: every form that the peer reads, bounded by the input.
+//! Reads MessagePack in every form that the peer accepts, bounded by the input.
 
 use rmp::Marker;
 
 use crate::codec::cursor::Cursor;
 use crate::codec::{FieldError, Problem};
 
-/// How a byte field may be written as text.
+/// The text form in which a byte field is also accepted.
 #[derive(Clone, Copy)]
 pub(crate) enum TextForm {
-    /// Not at all.
+    /// Text is not accepted.
     None,
     Hex,
     Base64,
 }
 
-/// Reads values from the front of a byte string. Nothing recurses and nothing is allocated beyond a multiple of the
-/// input, however deep or long the input claims to be.
+/// Reads values from the front of a byte string. It never recurses and allocates at most a multiple of the
+/// input, whatever depth or length the input claims.
 pub(crate) struct Reader<'a> {
     cursor: Cursor<'a>,
 }
@@ -25,7 +25,7 @@ impl<'a> Reader<'a> {
         Self { cursor: Cursor::new(input) }
     }
 
-    /// What has not been read.
+    /// The input that is not read yet.
     pub(crate) fn rest(&self) -> &'a [u8] {
         self.cursor.rest()
     }
@@ -47,7 +47,7 @@ impl<'a> Reader<'a> {
         usize::try_from(self.number(width, field)?).map_err(|_| Problem::OutOfRange.in_field(field))
     }
 
-    /// An unsigned number in any integer form, signed forms of positive numbers included.
+    /// An unsigned number in any integer form, including signed forms of positive numbers.
     pub(crate) fn unsigned(&mut self, field: &'static str) -> Result<u64, FieldError> {
         let (width, signed) = match self.marker(field)? {
             Marker::FixPos(value) => return Ok(value.into()),
@@ -73,12 +73,12 @@ impl<'a> Reader<'a> {
         u32::try_from(self.unsigned(field)?).map_err(|_| Problem::OutOfRange.in_field(field))
     }
 
-    /// Whether the next value is nil, which is then read.
+    /// Consumes nil if it is next.
     pub(crate) fn nil(&mut self) -> bool {
         self.cursor.next_is(Marker::Null.to_u8())
     }
 
-    /// Text, also where it was written as bin.
+    /// Text, also if encoded as bin.
     pub(crate) fn text(&mut self, field: &'static str) -> Result<&'a str, FieldError> {
         let marker = self.marker(field)?;
         let bytes = match self.text_length(marker, field)?.or(self.bin_length(marker, field)?) {
@@ -116,14 +116,14 @@ impl<'a> Reader<'a> {
         }
     }
 
-    /// Bytes in any of the forms the peer reads: bin, an array of small numbers, or text.
+    /// Bytes in any form that the peer accepts: bin, an array of small numbers, or text.
     pub(crate) fn bytes(&mut self, text: TextForm, field: &'static str) -> Result<Vec<u8>, FieldError> {
         let marker = self.marker(field)?;
         if let Some(length) = self.bin_length(marker, field)? {
             return Ok(self.take(length, field)?.to_vec());
         }
         if let Some(length) = self.array_length(marker, field)? {
-            // Each number takes at least one byte.
+            // Each number has at least one byte.
             if !self.cursor.has_room_for(length as u64) {
                 return Err(Problem::Truncated.in_field(field));
             }
@@ -147,12 +147,12 @@ impl<'a> Reader<'a> {
         u8::try_from(self.unsigned(field)?).map_err(|_| Problem::OutOfRange.in_field(field))
     }
 
-    /// The number of elements of an array of at most `limit`.
+    /// Reads an array head; returns the number of elements, at most `limit`.
     pub(crate) fn array(&mut self, limit: usize, field: &'static str) -> Result<usize, FieldError> {
         let marker = self.marker(field)?;
         match self.array_length(marker, field)? {
             Some(count) if count > limit => Err(Problem::TooMany { limit }.in_field(field)),
-            // Each element takes at least one byte.
+            // Each element has at least one byte.
             Some(count) if !self.cursor.has_room_for(count as u64) => Err(Problem::Truncated.in_field(field)),
             Some(count) => Ok(count),
             None => Err(Problem::WrongType { expected: "an array" }.in_field(field)),
@@ -170,8 +170,8 @@ impl<'a> Reader<'a> {
         (0..count).map(|_| read(self)).collect()
     }
 
-    /// A map with text keys: `read` is called with each key and reads its value, or reads nothing and says that it does
-    /// not know the key, whose value is then skipped.
+    /// A map with text keys. `read` is called with each key and reads its value, or returns [`Known::No`],
+    /// and the value is skipped.
     pub(crate) fn map(
         &mut self,
         field: &'static str,
@@ -227,7 +227,7 @@ impl<'a> Reader<'a> {
             };
             let bytes = usize::try_from(bytes).map_err(|_| Problem::OutOfRange.in_field(field))?;
             self.take(bytes, field)?;
-            // Every pending value takes at least one byte: more of them than bytes cannot be satisfied.
+            // Each pending value has at least one byte, so there cannot be more of them than bytes.
             pending += children;
             if !self.cursor.has_room_for(pending) {
                 return Err(Problem::Truncated.in_field(field));
@@ -237,13 +237,13 @@ impl<'a> Reader<'a> {
     }
 }
 
-/// Whether a reader of maps knew a key.
+/// Whether `read` knew the key of a map.
 pub(crate) enum Known {
     Yes,
     No,
 }
 
-/// A field that may be set once.
+/// Sets a field that may occur once.
 pub(crate) fn set<T>(slot: &mut Option<T>, field: &'static str, value: T) -> Result<Known, FieldError> {
     match slot.replace(value) {
         None => Ok(Known::Yes),
@@ -251,7 +251,7 @@ pub(crate) fn set<T>(slot: &mut Option<T>, field: &'static str, value: T) -> Res
     }
 }
 
-/// A field that must have been set.
+/// The value of a required field.
 pub(crate) fn required<T>(slot: Option<T>, field: &'static str) -> Result<T, FieldError> {
     slot.ok_or_else(|| Problem::Missing.in_field(field))
 }

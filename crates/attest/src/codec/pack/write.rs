@@ -1,4 +1,4 @@
-//! Writing MessagePack: every value in its shortest form.
+//! Writes MessagePack, each value in its shortest form.
 
 use rmp::encode::buffer::ByteBuf;
 
@@ -47,7 +47,7 @@ impl Writer {
         self
     }
 
-    /// Bytes as an array of numbers.
+    /// Writes bytes as an array of numbers.
     pub(crate) fn numbers(&mut self, bytes: &[u8]) -> &mut Self {
         self.array(bytes.len());
         for byte in bytes {
@@ -65,7 +65,7 @@ impl Writer {
     }
 }
 
-/// Nothing that is written comes near 4 GiB: decoded evidence is at most 10 MiB, our own a few kilobytes.
+/// Nothing written here comes near 4 GiB: decoded evidence has at most 10 MiB, our own a few kilobytes.
 fn length(length: usize) -> u32 {
     u32::try_from(length).expect("evidence is smaller than 4 GiB")
 }

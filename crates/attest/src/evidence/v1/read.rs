@@ -1,5 +1,5 @@
-//! Reading evidence V1: key order is free, unknown keys are skipped, and bytes are taken in every form that the peer
-//! takes.
+//! Reads evidence V1: keys in any order, unknown keys are skipped, and bytes are accepted in every form that
+//! the peer accepts.
 
 use crate::codec::pack::{Known, Reader, TextForm, required, set};
 use crate::codec::{FieldError, Problem};
@@ -11,7 +11,7 @@ use crate::measurement::{EventVersion, RuntimeEvent, TdxEvent};
 
 type Read<T> = Result<T, FieldError>;
 
-/// Reads evidence, and returns what follows it.
+/// Reads evidence; returns it with the bytes after it.
 pub(crate) fn read(bytes: &[u8]) -> Result<(Evidence, &[u8]), EvidenceError> {
     let mut reader = Reader::new(bytes);
     let (mut version, mut platform, mut stack) = (None, None, None);
@@ -32,7 +32,7 @@ pub(crate) fn read(bytes: &[u8]) -> Result<(Evidence, &[u8]), EvidenceError> {
     Ok((Evidence { wire: Wire::V1, platform, stack }, reader.rest()))
 }
 
-/// `{"kind": …, "data": {…}}`: `data` is read by what `kind` said, so `kind` must be first.
+/// Reads `{"kind": …, "data": {…}}`. `kind` must be first, because it determines how to read `data`.
 fn read_tagged<'a, T>(
     reader: &mut Reader<'a>,
     [field, kind_field, data_field]: [&'static str; 3],
@@ -75,7 +75,7 @@ fn read_platform(reader: &mut Reader<'_>) -> Read<Platform> {
     })
 }
 
-/// A map of which one byte field counts.
+/// A map of which one byte field is used.
 fn read_only(reader: &mut Reader<'_>, name: &str, field: &'static str) -> Read<Vec<u8>> {
     let mut bytes = None;
     reader.map("platform.data", |reader, key| {
@@ -84,7 +84,7 @@ fn read_only(reader: &mut Reader<'_>, name: &str, field: &'static str) -> Read<V
     required(bytes, field)
 }
 
-/// The data of `tdx` and, with a TPM's quote, of `gcp-tdx`.
+/// The data of `tdx`, or with a TPM quote of `gcp-tdx`.
 fn read_tdx(reader: &mut Reader<'_>, kind: &str) -> Read<(Tdx, Option<TpmQuote>)> {
     const QUOTE: &str = "platform.data.quote";
     const EVENT_LOG: &str = "platform.data.event_log";
@@ -287,7 +287,7 @@ fn read_stack_data(reader: &mut Reader<'_>, kind: &str) -> Read<Stack> {
     })
 }
 
-/// A name from outside, cut to what an error message should show.
+/// A name from outside, shortened for an error message.
 fn shortened(name: &str) -> String {
     name.chars().take(40).collect()
 }

@@ -1,4 +1,5 @@
-//! Writing evidence V1 exactly as the peer does: keys in one order, and a mixture of bin and arrays of numbers.
+//! Writes evidence V1 exactly as the peer does: keys in a fixed order, some byte fields as bin and some as
+//! arrays of numbers.
 
 use crate::codec::pack::Writer;
 use crate::evidence::{Evidence, Platform, Stack, Tdx, TpmPlatform, TpmQuote};
@@ -77,7 +78,7 @@ fn write_runtime_event(writer: &mut Writer, event: &RuntimeEvent) {
     write_version(writer, event.version);
 }
 
-/// The version only goes without saying if it is 1.
+/// The version is omitted if it is 1.
 fn write_version(writer: &mut Writer, version: EventVersion) {
     if version != EventVersion::V1 {
         writer.text("version").number(version.number());

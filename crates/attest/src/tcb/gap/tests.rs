@@ -1,4 +1,4 @@
-//! Dates and advisories out of real and made-up TCB info.
+//! Dates and advisories from real and constructed TCB info.
 
 use serde_json::{Value, json};
 
@@ -15,7 +15,7 @@ fn outdated() -> (Value, Value) {
     (parse("tcb_info"), parse("qe_identity"))
 }
 
-/// A platform at the best level of the real set, whose module is of the first generation.
+/// A platform at the best level of the real set, whose TDX module is of the first generation.
 fn current() -> PlatformTcb {
     PlatformTcb {
         model: PlatformKey { fmspc: [0x90, 0xc0, 0x6f, 0, 0, 0], ca: CaKind::Platform },
@@ -40,7 +40,7 @@ fn gap_of(
     TcbGap::read(platform, verdict, &tcb_info.to_string(), &qe_identity.to_string())
 }
 
-/// Part, status and date of each part.
+/// Part, status and date of each entry.
 fn parts(gap: &TcbGap) -> Vec<(TcbPart, TcbStatus, u64)> {
     gap.parts().iter().map(|part| (part.part, part.status, part.since)).collect()
 }
@@ -62,7 +62,7 @@ fn a_platform_is_behind_since_the_date_of_the_next_level() {
     let behind = gap(&second, &outdated()).unwrap();
     assert_eq!(behind.since(), day("2024-11-13"));
     assert_eq!(behind.settled_by_update(|_| true).len(), 5);
-    // Two recoveries behind: the first one that it missed counts, not the last.
+    // Two TCB recoveries behind: the first that it missed counts, not the last.
     let third = PlatformTcb { pce_svn: 5, ..second };
     let behind = gap(&third, &outdated()).unwrap();
     assert_eq!(behind.since(), day("2024-03-13"));
@@ -102,7 +102,7 @@ fn what_is_not_about_updates_counts_from_the_levels_own_date_and_settles_nothing
         let behind = gap(&current(), &(tcb_info, qe_identity)).unwrap();
         assert_eq!((behind.since(), behind.settled_by_update(|_| true)), (day("2024-11-13"), vec![]));
     }
-    // Out of date without any later level: nothing tells since when.
+    // Out of date without a later level: the date of the change is unknown.
     let (mut tcb_info, qe_identity) = outdated();
     tcb_info["tcbLevels"][0]["tcbStatus"] = json!("OutOfDate");
     assert_eq!(gap(&current(), &(tcb_info, qe_identity)).unwrap().since(), day("2024-11-13"));
@@ -186,7 +186,7 @@ fn a_launch_that_was_out_of_date_is_told_from_what_runs_now() {
         (TcbPart::Module, relaunch, day("2024-11-13")),
     ];
     assert_eq!(parts(&behind), expected, "the same platform counts once");
-    // A module that is out of date now as well is just that.
+    // If the module is also out of date now, that alone is reported.
     launched.tee_tcb_svn2 = Some(launched.tee_tcb_svn);
     let behind = gap_of(&launched, TcbStatus::OutOfDate, &tcb_info, &qe_identity).unwrap();
     assert_eq!(behind.parts()[1].status(), TcbStatus::OutOfDate);
