@@ -253,7 +253,7 @@ mod tests {
                 |d| fs::write(d.join("cvm-kms/outblob"), "x").unwrap(),
                 "configfs-tsm: what the host gave is not",
             ),
-            (|d| fs::write(d.join("events.log"), "\n").unwrap(), "runtime event log: there is no event"),
+            (|d| fs::write(d.join("events.log"), "\n").unwrap(), "runtime event log: has no event"),
             (
                 |d| fs::write(d.join("cvm-kms/provider"), "sev_guest").unwrap(),
                 "configfs-tsm: provider is not",
