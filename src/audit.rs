@@ -36,7 +36,7 @@ pub use kms_ledger::walk::{Chain, Damage};
 pub use ledger::{Head, Leaf, LegacySalts, LogKey, LogKeys, NodeId};
 pub use reader::Reader;
 pub use segments::segments;
-pub use sentence::{Record, Severity, printable};
+pub use sentence::{Record, printable};
 pub use tail::Inspected;
 pub use verify::{Verified, verify_file, verify_files};
 
@@ -433,6 +433,11 @@ impl Progress {
     /// As [`Audit::space`].
     pub fn space(&self) -> Space {
         self.0.space()
+    }
+
+    /// As [`Audit::health`], but a writer that has ended is not noticed.
+    pub fn health(&self) -> Health {
+        self.0.health()
     }
 }
 

@@ -15,6 +15,7 @@ pub mod config; // layers in, one fixed-type `Config` out
 pub mod control; // what operators change at run time
 pub mod domain; // the name in our TLS certificate
 pub mod error; // what a caller is told when there is no result
+pub mod event_type; // the types of events and conditions, and how much each matters
 pub mod events; // the audit log as people read it: queries, live streams, what is reported from outside
 pub mod keys; // root keys, derivations, signed statements
 pub mod lifecycle; // without keys or with them, and the one way between

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::AuditError;
 use super::chain::MAX_LINE;
+use crate::event_type::EventType;
 
 /// Room in a line for what the chain adds to an event.
 const CHAIN_FIELDS: usize = 512;
@@ -420,6 +421,44 @@ pub struct Why {
 }
 
 impl Event {
+    /// Its type, whose name is `event` in the record. An event without a type does not build.
+    pub fn event_type(&self) -> EventType {
+        match self {
+            Self::Started { .. } => EventType::Started,
+            Self::LogBegan { .. } => EventType::LogBegan,
+            Self::Imported { .. } => EventType::Imported,
+            Self::SegmentArchived { .. } => EventType::SegmentArchived,
+            Self::ImageDownloadStarted { .. } => EventType::ImageDownloadStarted,
+            Self::ImageDownloadProgress { .. } => EventType::ImageDownloadProgress,
+            Self::ImageDownloaded { .. } => EventType::ImageDownloaded,
+            Self::ImageDownloadFailed { .. } => EventType::ImageDownloadFailed,
+            Self::Stopped => EventType::Stopped,
+            Self::Recovered { .. } => EventType::Recovered,
+            Self::Resumed { .. } => EventType::Resumed,
+            Self::SegmentBegan { .. } => EventType::SegmentBegan,
+            Self::ClockFloorLowered { .. } => EventType::ClockFloorLowered,
+            Self::Suppressed { .. } => EventType::Suppressed,
+            Self::KeysBootstrapped { .. } => EventType::KeysBootstrapped,
+            Self::KeysReceived { .. } => EventType::KeysReceived,
+            Self::SourceRelaxed { .. } => EventType::SourceRelaxed,
+            Self::AppKeyReleased { .. } => EventType::AppKeyReleased,
+            Self::KmsKeyReleased { .. } => EventType::KmsKeyReleased,
+            Self::CertificateIssued { .. } => EventType::CertificateIssued,
+            Self::Denied { .. } => EventType::Denied,
+            Self::Refused { .. } => EventType::Refused,
+            Self::Withheld { .. } => EventType::Withheld,
+            Self::Frozen { .. } => EventType::Frozen,
+            Self::Unfrozen { .. } => EventType::Unfrozen,
+            Self::Explained { .. } => EventType::Explained,
+            Self::ShadowStarted { .. } => EventType::ShadowStarted,
+            Self::ShadowStopped { .. } => EventType::ShadowStopped,
+            Self::CollateralRefreshed { .. } => EventType::CollateralRefreshed,
+            Self::CredentialsRefused { .. } => EventType::CredentialsRefused,
+            Self::Reported { .. } => EventType::Reported,
+            Self::CachesCleared { .. } => EventType::CachesCleared,
+        }
+    }
+
     /// The event as a JSON object.
     pub(super) fn fields(&self) -> Result<String, AuditError> {
         let fields = serde_json::to_string(self).map_err(|_| AuditError::TooLarge)?;

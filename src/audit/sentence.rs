@@ -5,33 +5,10 @@ use std::fmt::Write as _;
 use serde::Deserialize;
 use serde_json::{Map, Value};
 
+use crate::event_type::{EventType, Severity};
+
 /// A longer value is cut in a sentence; the record has it whole.
 const MAX_VALUE: usize = 300;
-
-/// How much a record matters to the people who run this KMS.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum Severity {
-    /// Everyday life.
-    Info,
-    /// Somebody should look at it today.
-    Warning,
-    /// Somebody should look at it now.
-    Critical,
-}
-
-impl Severity {
-    /// Each of them, the least first.
-    pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
-
-    /// A stable name, for machines.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Info => "info",
-            Self::Warning => "warning",
-            Self::Critical => "critical",
-        }
-    }
-}
 
 /// A record as it was written, read for people.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
@@ -79,28 +56,10 @@ impl Record {
         self.text("app_id")
     }
 
-    /// How much it matters.
+    /// How much it matters. What this version does not know counts as everyday life.
     pub fn severity(&self) -> Severity {
-        match self.kind.as_str() {
-            "resumed"
-            | "segment_began"
-            | "withheld"
-            | "clock_floor_lowered"
-            | "image_download_failed"
-            | "credentials_refused"
-            | "suppressed"
-            | "recovered"
-            | "log_began"
-            | "source_relaxed"
-            | "unfrozen" => match self.text("reason") {
-                "damaged_end" | "file_replaced" | "file_truncated" | "file_written_by_others" => {
-                    Severity::Critical
-                }
-                _ => Severity::Warning,
-            },
-            "frozen" | "kms_key_released" | "keys_bootstrapped" | "keys_received" => Severity::Critical,
-            _ => Severity::Info,
-        }
+        let severity = |event: EventType| event.severity_with(self.text("reason"));
+        EventType::parse(&self.kind).map_or(Severity::Info, severity)
     }
 
     fn text(&self, field: &str) -> &str {
@@ -339,10 +298,12 @@ mod tests {
     #[test]
     fn every_type_of_event_has_a_sentence() {
         let kinds = kinds();
+        assert_eq!(kinds.len(), EventType::ALL.len());
         assert!(kinds.len() >= 28 && kinds.contains(&"app_key_released".to_owned()), "{kinds:?}");
         for kind in kinds {
             let record = record(&kind, "");
             assert!(record.known_sentence().is_some(), "no sentence for {kind}");
+            assert!(EventType::parse(&kind).is_some(), "no type for {kind}");
             assert!(!record.sentence().contains('\n'));
         }
         assert_eq!(record("of_later", "").sentence(), "event of type of_later");

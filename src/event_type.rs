@@ -1,0 +1,205 @@
+//! The types of events and conditions, and how much each matters to the people who run a KMS.
+
+/// How much something matters to the people who run this KMS.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Severity {
+    /// Everyday life.
+    Info,
+    /// Somebody should look at it today.
+    Warning,
+    /// Somebody should look at it now.
+    Critical,
+}
+
+impl Severity {
+    /// Each of them, the least first.
+    pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
+
+    /// A stable name, for machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Info => "info",
+            Self::Warning => "warning",
+            Self::Critical => "critical",
+        }
+    }
+
+    /// From its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|severity| severity.name() == name)
+    }
+}
+
+/// Declares a closed set of types from one table: variant, name, severity.
+macro_rules! types {
+    ($(#[$about:meta])* $set:ident: $($variant:ident $name:literal $severity:ident,)*) => {
+        $(#[$about])*
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+        pub enum $set {
+            $(#[doc = concat!("`", $name, "`")] $variant,)*
+        }
+
+        impl $set {
+            /// All of them.
+            pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
+
+            /// The stable name, for machines.
+            pub fn name(self) -> &'static str {
+                match self {
+                    $(Self::$variant => $name,)*
+                }
+            }
+
+            /// From its name.
+            pub fn parse(name: &str) -> Option<Self> {
+                match name {
+                    $($name => Some(Self::$variant),)*
+                    _ => None,
+                }
+            }
+
+            /// How much it matters.
+            pub fn severity(self) -> Severity {
+                match self {
+                    $(Self::$variant => Severity::$severity,)*
+                }
+            }
+        }
+    };
+}
+
+types! {
+    /// The type of an event of the audit log.
+    EventType:
+    Started "started" Info,
+    LogBegan "log_began" Warning,
+    Imported "imported" Info,
+    SegmentArchived "segment_archived" Info,
+    ImageDownloadStarted "image_download_started" Info,
+    ImageDownloadProgress "image_download_progress" Info,
+    ImageDownloaded "image_downloaded" Info,
+    ImageDownloadFailed "image_download_failed" Warning,
+    Stopped "stopped" Info,
+    Recovered "recovered" Warning,
+    Resumed "resumed" Warning,
+    SegmentBegan "segment_began" Warning,
+    ClockFloorLowered "clock_floor_lowered" Warning,
+    Suppressed "suppressed" Warning,
+    KeysBootstrapped "keys_bootstrapped" Critical,
+    KeysReceived "keys_received" Critical,
+    SourceRelaxed "source_relaxed" Warning,
+    AppKeyReleased "app_key_released" Info,
+    KmsKeyReleased "kms_key_released" Critical,
+    CertificateIssued "certificate_issued" Info,
+    Denied "denied" Info,
+    Refused "refused" Info,
+    Withheld "withheld" Warning,
+    Frozen "frozen" Critical,
+    Unfrozen "unfrozen" Warning,
+    Explained "explained" Info,
+    ShadowStarted "shadow_started" Info,
+    ShadowStopped "shadow_stopped" Info,
+    CollateralRefreshed "collateral_refreshed" Info,
+    CredentialsRefused "credentials_refused" Warning,
+    Reported "reported" Info,
+    CachesCleared "caches_cleared" Info,
+}
+
+impl EventType {
+    /// How much an event of this type matters where it has this reason.
+    pub fn severity_with(self, reason: &str) -> Severity {
+        const DAMAGE: [&str; 4] =
+            ["damaged_end", "file_replaced", "file_truncated", "file_written_by_others"];
+        match self == Self::SegmentBegan && DAMAGE.contains(&reason) {
+            true => Severity::Critical,
+            false => self.severity(),
+        }
+    }
+
+    /// The most that an event of this type can matter.
+    pub fn most_severe(self) -> Severity {
+        if self == Self::SegmentBegan { Severity::Critical } else { self.severity() }
+    }
+
+    /// Whether it says that somebody did not get what they asked for.
+    pub fn is_refusal(self) -> bool {
+        matches!(self, Self::Denied | Self::Refused | Self::CredentialsRefused)
+    }
+}
+
+types! {
+    /// A state of a KMS that a person must know of, and which ends. It is in no log while nothing can be written.
+    Condition:
+    AuditLogUnavailable "audit_log_unavailable" Critical,
+    LedgerContradicted "ledger_contradicted" Critical,
+    DiskNearlyFull "disk_nearly_full" Warning,
+    WitnessesLost "witnesses_lost" Critical,
+    DenialStorm "denial_storm" Critical,
+    Clock "clock" Critical,
+    PolicyUnavailable "policy_unavailable" Critical,
+    AllowlistUnusable "allowlist_unusable" Critical,
+    KmsNotAllowed "kms_not_allowed" Critical,
+    OwnEvidenceUnavailable "own_evidence_unavailable" Critical,
+    OwnEvidenceRefused "own_evidence_refused" Critical,
+    CollateralUnavailable "collateral_unavailable" Critical,
+    CollateralExpires "collateral_expires" Warning,
+    PlatformOutdatedSoon "platform_outdated_soon" Warning,
+}
+
+/// What people can be notified of.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Topic {
+    /// An event.
+    Event(EventType),
+    /// The begin and the end of a condition.
+    Condition(Condition),
+    /// A notification that an operator asked for, to see that one arrives.
+    Test,
+}
+
+impl Topic {
+    /// The stable name, for machines.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Event(event) => event.name(),
+            Self::Condition(condition) => condition.name(),
+            Self::Test => "test",
+        }
+    }
+
+    /// That of an event or of a condition, from its name.
+    pub fn parse(name: &str) -> Option<Self> {
+        let event = EventType::parse(name).map(Self::Event);
+        event.or_else(|| Condition::parse(name).map(Self::Condition))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    #[test]
+    fn every_type_has_a_name_of_its_own() {
+        let events = EventType::ALL.iter().map(|event| Topic::Event(*event));
+        let conditions = Condition::ALL.iter().map(|condition| Topic::Condition(*condition));
+        let topics: Vec<_> = events.chain(conditions).collect();
+        let names: BTreeSet<_> = topics.iter().map(|topic| topic.name()).collect();
+        assert_eq!(names.len(), topics.len());
+        assert!(topics.iter().all(|topic| Topic::parse(topic.name()) == Some(*topic)));
+        assert_eq!((Topic::parse("test"), Topic::parse("")), (None, None));
+    }
+
+    #[test]
+    fn damage_is_critical_and_a_reason_that_an_operator_types_changes_nothing() {
+        for (event, reason, severity) in [
+            (EventType::SegmentBegan, "sync_failed", Severity::Warning),
+            (EventType::SegmentBegan, "damaged_end", Severity::Critical),
+            (EventType::Unfrozen, "damaged_end", Severity::Warning),
+            (EventType::Denied, "file_replaced", Severity::Info),
+        ] {
+            assert_eq!(event.severity_with(reason), severity, "{event:?}: {reason}");
+        }
+    }
+}
