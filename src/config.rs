@@ -10,6 +10,7 @@ mod file;
 mod image;
 mod layers;
 mod listeners;
+mod notify;
 mod posture;
 mod reader;
 mod sections;
@@ -34,10 +35,11 @@ pub use admin::CredentialsError;
 pub use attestation::VerifierError;
 pub use duplicates::duplicate_keys;
 pub use ethereum::{BlockChoice, Ethereum};
-pub use events::Events;
+pub use events::{DenialStorm, Events};
 pub use file::{FileError, read_file};
 pub use kms_wire::method::NAMES as METHODS;
 pub use layers::{DEFAULTS, Setting, Sources};
+pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
 pub use posture::{Posture, Relaxation};
 pub use reader::{ConfigError, Finding, Notice};
 pub use tcb::{Grace, Tcb};
@@ -172,6 +174,8 @@ pub struct Core {
     pub ledger: Ledger,
     /// `[core.events]`
     pub events: Events,
+    /// `[[core.notify]]`
+    pub notify: Vec<NotifyTarget>,
     /// `[core.freeze]`
     pub freeze: Freeze,
     /// `[core.limits]`

@@ -1,13 +1,19 @@
 //! `[core.events]`: the event log that operators read.
 
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use serde_json::Value;
 
 use super::reader::Section;
+use super::values;
 
 /// What the index may hold. More than this was not measured.
 const KEEP: std::ops::RangeInclusive<u64> = 1000..=10_000_000;
+
+/// What a storm may be.
+const MAX_STORM: u64 = 1_000_000;
+const MAX_STORM_WINDOW: Duration = Duration::from_secs(3600);
 
 /// `[core.events]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -18,6 +24,17 @@ pub struct Events {
     pub keep: u64,
     /// The named pipe through which events are reported.
     pub fifo: Option<PathBuf>,
+    /// How many refusals are a storm.
+    pub denial_storm: DenialStorm,
+}
+
+/// So many refusals within so long.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DenialStorm {
+    /// Refusals.
+    pub count: u64,
+    /// From the first of them to the last.
+    pub window: Duration,
 }
 
 pub(super) fn read(section: &mut Section<'_>, cert_dir: &Path) -> Events {
@@ -25,6 +42,17 @@ pub(super) fn read(section: &mut Section<'_>, cert_dir: &Path) -> Events {
         index: section.path("index").unwrap_or_else(|| cert_dir.join("events.redb")),
         keep: section.required("keep", *KEEP.start(), keep),
         fifo: section.path("fifo"),
+        denial_storm: DenialStorm {
+            count: section.required("denial_storm_count", 1, |value| {
+                let count = value.as_u64().filter(|count| (1..=MAX_STORM).contains(count));
+                count.ok_or_else(|| format!("must be a whole number from 1 to {MAX_STORM}"))
+            }),
+            window: section.required("denial_storm_window", Duration::ZERO, |value| {
+                let window = values::duration(&values::string(value)?)?;
+                let window = window.filter(|window| !window.is_zero() && *window <= MAX_STORM_WINDOW);
+                window.ok_or_else(|| "must be from 1s to 1h".to_owned())
+            }),
+        },
     }
 }
 

@@ -209,6 +209,13 @@ fn parse_json(text: &str) -> Result<Value, String> {
     }
 }
 
+/// The table that a value in a list is; `None` if it is no table.
+pub(super) fn table(value: Value, layer: Layer) -> Option<Table> {
+    let mut table = Table::new();
+    value.is_object().then(|| merge_root(&mut table, value, layer))?;
+    Some(table)
+}
+
 fn merge_root(root: &mut Table, value: Value, layer: Layer) {
     if let Value::Object(entries) = value {
         for (key, value) in entries {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::layers::{Content, Layer, Node, Table};
+use super::layers::{self, Content, Layer, Node, Table};
 use super::values;
 
 /// One thing that is wrong with the configuration.
@@ -144,6 +144,34 @@ impl<'a> Section<'a> {
             None => (Table::new(), self.state),
         };
         Section { path, table, known: Vec::new(), state, report: self.report }.read(read)
+    }
+
+    /// A list of at most `limit` tables, such as `[[core.notify]]`; a missing one is empty.
+    pub(super) fn list<T>(
+        &mut self,
+        key: &'static str,
+        limit: usize,
+        mut read: impl FnMut(&mut Section<'_>, usize) -> T,
+    ) -> Vec<T> {
+        self.known.push(key);
+        let Some(Node { layer, content }) = self.table.remove(key) else { return Vec::new() };
+        let path = self.path_of(key);
+        let tables = match content {
+            Content::Value(Value::Array(list)) if list.len() <= limit => {
+                list.into_iter().map(|entry| layers::table(entry, layer)).collect::<Option<Vec<_>>>()
+            }
+            Content::Value(_) | Content::Table(_) => None,
+        };
+        let Some(tables) = tables else {
+            self.find_in(key, layer, format!("must be at most {limit} tables, [[{path}]] each"));
+            return Vec::new();
+        };
+        let entries = tables.into_iter().enumerate().map(|(index, table)| {
+            let (path, state) = (format!("{path}[{index}]"), TableState::Present);
+            let section = Section { path, table, known: Vec::new(), state, report: self.report };
+            section.read(|section| read(section, index))
+        });
+        entries.collect()
     }
 
     /// A key that always has a value, because the defaults have one; `placeholder` stands in after a finding.

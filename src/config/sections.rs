@@ -14,7 +14,7 @@ use super::{
     AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
     Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage, Witnesses,
 };
-use super::{consistency, ethereum, events, listeners, webhook};
+use super::{consistency, ethereum, events, listeners, notify, webhook};
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
 /// The default of `core.attestation.urls.amd_kds`.
@@ -99,6 +99,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
             witnesses: section.section("witnesses", witnesses),
         }),
         events: section.section("events", |section| events::read(section, &cert_dir)),
+        notify: notify::read(section),
         freeze: section.section("freeze", |section| Freeze {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("frozen.json")),
         }),

@@ -102,6 +102,8 @@ fn the_defaults_are_the_peers() {
     assert_eq!((core.audit.reserve, core.audit.on_failure), (16 << 20, AuditFailure::Retry));
     assert_eq!(core.events.index, Path::new("/etc/kms/certs/events.redb"));
     assert_eq!((core.events.keep, core.events.fifo.as_deref()), (1_000_000, None));
+    let storm = DenialStorm { count: 100, window: Duration::from_secs(60) };
+    assert_eq!((core.events.denial_storm, core.notify.len()), (storm, 0));
     assert_eq!(core.freeze.file, Path::new("/etc/kms/certs/frozen.json"));
     assert_eq!(core.limits.unauthenticated_per_second.get(), 2000);
     let shares =
@@ -119,9 +121,10 @@ fn the_defaults_can_be_given_again() {
 #[test]
 fn every_key_in_comments_of_the_defaults_exists() {
     // A line such as `# tdx = "root.pem"  # …` is a key without a default.
+    let is_key = |text: &str| text.split(' ').nth(1) == Some("=");
     let text: String = DEFAULTS
         .lines()
-        .map(|line| match line.strip_prefix("# ").filter(|rest| rest.split(' ').nth(1) == Some("=")) {
+        .map(|line| match line.strip_prefix("# ").filter(|rest| is_key(rest) || rest.starts_with("[[")) {
             Some(key) => format!("{key}\n"),
             None => format!("{line}\n"),
         })
@@ -133,6 +136,7 @@ fn every_key_in_comments_of_the_defaults_exists() {
     let (config, _) = read(&text);
     assert_eq!(config.core.attestation.tdx_root, Some(PathBuf::from("root.pem")));
     assert_eq!(config.rpc.limits.of("SignCert"), Some(1 << 20));
+    assert_eq!(config.core.notify.len(), 1);
 }
 
 struct Machine {
