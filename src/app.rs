@@ -2,6 +2,7 @@
 
 mod admin_tls;
 mod background;
+mod conditions;
 mod error;
 mod leaf;
 mod onboarding;

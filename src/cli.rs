@@ -12,6 +12,7 @@ mod audit;
 mod auth;
 mod check;
 mod health;
+mod notify;
 mod policy;
 mod run;
 
@@ -25,6 +26,7 @@ Examples:
   kms check -c kms.toml                                what `run` would do, and everything that is wrong
   kms -c kms.toml                                      serve
   kms health -c kms.toml                               can it release keys? For probes
+  kms notify test -c kms.toml                          does a notification arrive at each target?
   kms policy check new.json --against auth-config.json what a change of the allowlist would do
   kms audit verify /etc/kms/certs/audit.jsonl          is the log unbroken?
   kms auth serve --file auth-config.json               serve an allowlist to other KMS nodes";
@@ -48,6 +50,9 @@ enum Command {
     Check,
     /// Check whether a KMS can release keys; exit status 0 if it can, otherwise prints the reasons
     Health(health::Health),
+    /// Send a test notification
+    #[command(subcommand)]
+    Notify(notify::Notify),
     /// Inspect an audit log
     #[command(subcommand)]
     Audit(audit::Audit),
@@ -69,6 +74,7 @@ impl Cli {
             Command::Run => run::run(self.config.as_deref()),
             Command::Check => Ok(check::check(self.config.as_deref())),
             Command::Health(health) => health.run(self.config.as_deref()),
+            Command::Notify(notify) => notify.run(self.config.as_deref()),
             Command::Audit(audit) => audit.run(),
             Command::Policy(policy) => policy.run(),
             Command::Auth(auth) => auth.run(),

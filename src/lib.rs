@@ -23,6 +23,7 @@ pub mod log; // the process log: bounded, waits for nobody
 pub mod log_limit; // lines a second
 pub mod metrics; // counters and gauges, owned, not global
 pub mod net; // listener, TLS, prpc and gRPC
+pub mod notify; // webhooks that tell people of events and conditions
 pub mod operator; // tokens and htpasswd users
 pub mod os_image; // OS images: downloaded, measured, compared with the registers in a quote
 pub mod policy; // allow all, allowlist, webhook, ethereum: a closed set

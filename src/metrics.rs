@@ -93,6 +93,8 @@ pub struct Metrics {
     audit_space_low: IntGauge,
     audit_damaged: IntGauge,
     log_dropped: IntCounter,
+    notifications: IntCounterVec,
+    notifications_waiting: IntGaugeVec,
     connections: IntGauge,
     ready: IntGauge,
     not_ready: IntGaugeVec,
@@ -296,6 +298,17 @@ impl Metrics {
                 "cvm_kms_log_dropped_total",
                 "Lines of the process log that were not written: it is not read, the disk is full, or there were too many.",
             )?,
+            notifications: counters(
+                r,
+                "cvm_kms_notifications_total",
+                "Notifications by target and outcome: delivered, failed (an attempt), dropped (never delivered).",
+                &["target", "outcome"],
+            )?,
+            notifications_waiting: {
+                let opts =
+                    Opts::new("cvm_kms_notifications_waiting", "Notifications that wait for a target.");
+                register(r, IntGaugeVec::new(opts, &["target"])?)?
+            },
             audit_failures: counter(
                 r,
                 "cvm_kms_audit_failures_total",
@@ -544,6 +557,17 @@ impl Metrics {
     /// Sets how many lines of the process log were dropped.
     pub fn set_log_dropped(&self, lines: u64) {
         raise(&self.log_dropped, lines);
+    }
+
+    /// Counts notifications to a target: `delivered`, `failed` for an attempt, or `dropped`.
+    pub fn notified(&self, target: &str, outcome: &'static str, count: u64) {
+        self.notifications.with_label_values(&[target, outcome]).inc_by(count);
+    }
+
+    /// Shows how many notifications wait for a target.
+    pub fn set_notifications_waiting(&self, target: &str, count: usize) {
+        let count = i64::try_from(count).unwrap_or(i64::MAX);
+        self.notifications_waiting.with_label_values(&[target]).set(count);
     }
 
     /// Counts a connection until the result is dropped.

@@ -15,7 +15,7 @@ const ROWS: [&[&str]; 13] = [
     &["api"],
     &["lifecycle"],
     &["admission"],
-    &["control", "events"],
+    &["control", "events", "notify"],
     &["audit", "ca", "state", "store"],
     &["keys", "policy"],
     &["config"],

@@ -122,9 +122,8 @@ impl SetupService {
         token: Token,
         serving_port: Option<u16>,
         started: SystemTime,
+        boot_id: String,
     ) -> Self {
-        let mut boot_id = [0; 16];
-        aws_lc_rs::rand::fill(&mut boot_id).expect("the system has randomness");
         let started_at =
             OffsetDateTime::from(started).replace_nanosecond(0).unwrap_or(OffsetDateTime::UNIX_EPOCH);
         Self {
@@ -132,7 +131,7 @@ impl SetupService {
             switch,
             token,
             serving_port,
-            boot_id: hex::encode(boot_id),
+            boot_id,
             started_at: started_at.format(&Rfc3339).unwrap_or_default(),
             turns: Turns::default(),
             waiting: Semaphore::new(WAITING),

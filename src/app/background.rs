@@ -6,6 +6,7 @@ use std::time::Duration;
 use kms_attest::collateral::{CacheStats, FloorKind};
 use tokio::task::JoinSet;
 
+use super::conditions;
 use super::leaf::Renewal;
 use super::process::Process;
 use super::serving::Serving;
@@ -27,6 +28,9 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     let meta = Arc::clone(&serving.meta);
     background.spawn(async move { meta.refresh_loop().await });
     background.spawn(housekeeping(process, serving));
+    if !process.notifier.is_idle() {
+        background.spawn(conditions::look_loop(process, serving));
+    }
     let witnesses = &process.config.core.ledger.witnesses;
     if !witnesses.list.is_empty() {
         match foundation.audit.witness_loop(witnesses) {

@@ -14,6 +14,7 @@ use crate::error::Error;
 use crate::events::PipeError;
 use crate::lifecycle::LifecycleError;
 use crate::net::tls::TlsError;
+use crate::notify;
 use crate::policy::SetupError;
 use crate::state::FreezeFileError;
 use crate::store::StoreError;
@@ -89,6 +90,9 @@ pub enum AppError {
     /// The pipe for events cannot be opened.
     #[error("core.events.fifo: {0}")]
     Pipe(#[from] PipeError),
+    /// Nobody can be notified.
+    #[error(transparent)]
+    Notify(#[from] notify::SetupError),
     /// The audit log cannot be followed.
     #[error("the audit log cannot be followed")]
     Events(#[source] io::Error),
@@ -126,6 +130,7 @@ impl AppError {
             | Self::OsImage(_)
             | Self::File(_)
             | Self::Pipe(_)
+            | Self::Notify(_)
             | Self::Events(_)
             | Self::Credentials(_) => {
                 Switch::Stuck("its configuration keeps this KMS from serving; the log says why")

@@ -59,6 +59,7 @@ pub(super) async fn start(process: Process, onboarding: Onboarding) -> Result<Ru
         needed,
         process.other_serving_port(),
         process.started,
+        process.boot_id.clone(),
     );
     let auth = OnboardingAuth::new(token, process.audit(), process.metrics());
     let readiness = Arc::new(Readiness::onboarding(process.metrics()));

@@ -14,6 +14,7 @@ use crate::config::Config;
 use crate::control::Freezes;
 use crate::events::Pipe;
 use crate::lifecycle::{Node, Prospect};
+use crate::notify;
 use crate::operator::Credentials;
 use crate::os_image::ImageCache;
 use crate::policy::Policy;
@@ -75,6 +76,9 @@ impl Preflight {
         problems.note(Freezes::inspect(core.freeze.file.clone()).map_err(AppError::from));
         if let Some(fifo) = &core.events.fifo {
             problems.note(Pipe::check(fifo).map_err(AppError::from));
+        }
+        for target in &core.notify {
+            problems.note(notify::check(target).map_err(AppError::from));
         }
         let unattested = attester.and_then(|attester| unattested(&attester));
         Self {

@@ -28,6 +28,7 @@ use crate::net::handshake::Handshakes;
 use crate::net::limit::RequestLimit;
 use crate::net::listener::{self, Phase};
 use crate::net::memory::RequestMemory;
+use crate::notify::Notifier;
 use crate::operator::Credentials;
 use crate::os_image;
 use crate::policy::Policy;
@@ -41,6 +42,9 @@ pub(super) struct Process {
     pub(super) credentials: Option<Arc<Credentials>>,
     pub(super) events: Arc<Events>,
     pub(super) reports: Arc<Reports>,
+    pub(super) notifier: Arc<Notifier>,
+    /// Another one at each start.
+    pub(super) boot_id: String,
     /// Reads `core.events.fifo`.
     _pipe: JoinSet<()>,
     limit: Arc<RequestLimit>,
@@ -99,6 +103,8 @@ impl Process {
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
         let events = Events::follow(Settings::from(core), &audit).map_err(AppError::Events)?;
         let reports = Arc::new(Reports::new(Arc::clone(&audit)));
+        let boot_id = boot_id();
+        let notifier = Notifier::start(core.into(), &core.notify, &audit, &metrics, boot_id.clone())?;
         let mut pipe = JoinSet::new();
         if let Some(path) = &core.events.fifo {
             match Pipe::open(path) {
@@ -113,6 +119,8 @@ impl Process {
         Ok(Self {
             events: Arc::new(events),
             reports,
+            notifier: Arc::new(notifier),
+            boot_id,
             _pipe: pipe,
             limit: Arc::new(RequestLimit::of(&core.limits)),
             memory: RequestMemory::of(&core.limits),
@@ -187,6 +195,9 @@ impl Process {
         tracing::info!(version = env!("CVM_KMS_VERSION"), policy = policy.kind(), "cvm-kms starts");
         for relaxation in self.posture.relaxed() {
             tracing::warn!(setting = relaxation.code, "RELAXED: {}", relaxation.sentence);
+        }
+        if !self.notifier.is_idle() {
+            tracing::info!(targets = self.notifier.names().join(", "), "events and conditions are notified");
         }
         let image = &self.config.core.image;
         if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program))
@@ -267,6 +278,12 @@ impl fmt::Debug for Process {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("Process").finish_non_exhaustive()
     }
+}
+
+fn boot_id() -> String {
+    let mut id = [0; 16];
+    aws_lc_rs::rand::fill(&mut id).expect("the system has randomness");
+    hex::encode(id)
 }
 
 pub(super) fn key_directory(config: &Config, occupancy: &Arc<Occupancy>) -> Result<KeyDirectory, StoreError> {

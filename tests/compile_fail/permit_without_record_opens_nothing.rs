@@ -1,4 +1,4 @@
-//! A permit that was not written to the audit log gives no keys.
+//! No line, no key: a permit that was not written to the audit log is not enough.
 
 use cvm_kms::admission::{App, Permit};
 use cvm_kms::lifecycle::Ready;

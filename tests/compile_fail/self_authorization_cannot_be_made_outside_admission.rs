@@ -1,4 +1,4 @@
-//! Only admission makes a self-authorization.
+//! Our self-authorization comes from asking, not from wishing.
 
 use cvm_kms::admission::SelfAuthorization;
 

@@ -1,6 +1,6 @@
-//! Real EVM nodes: anvil, with our own contracts.
+//! Real EVM nodes: anvil, and contracts of ours on them.
 //!
-//! Two test programs use parts of this file.
+//! Two test programs use it, each its own part.
 #![allow(dead_code)]
 
 use std::{

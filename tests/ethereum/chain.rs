@@ -1,6 +1,6 @@
 //! A chain with a DstackKms contract, and the policy that reads it.
 //!
-//! Two test programs use parts of this file.
+//! Two test programs use it, each its own part.
 #![allow(dead_code)]
 
 use std::ops::Deref;

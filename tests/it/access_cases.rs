@@ -1,4 +1,4 @@
-//! The parts of `access_table.rs`: callers, requests, codecs.
+//! What `access_table.rs` is made of: callers, requests, codecs.
 #![allow(unreachable_pub)]
 
 pub mod codec;

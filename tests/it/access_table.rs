@@ -1,5 +1,4 @@
-//! Who may call what: one table over descriptors, codecs and callers. A method that is not in it fails the
-//! test.
+//! Who may call what: one table, walked by descriptor × codec × caller. What is not in it fails.
 
 use std::collections::{BTreeMap, BTreeSet};
 

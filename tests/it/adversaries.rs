@@ -1,4 +1,4 @@
-//! Attackers, one file for each kind.
+//! One file a kind of adversary.
 
 mod answers;
 mod certificates;

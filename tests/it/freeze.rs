@@ -1,4 +1,4 @@
-//! A freeze stops every request that begins after its response, survives restarts, and is in the audit log.
+//! What operators stop is stopped: for every request that begins after the answer, over restarts, and on the record.
 
 use std::fs;
 use std::net::SocketAddr;

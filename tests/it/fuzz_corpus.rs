@@ -1,5 +1,4 @@
-//! The fuzz targets on stable Rust: each over its committed corpus, over mutations of it, and over arbitrary
-//! bytes.
+//! The fuzz targets on stable Rust: each one over its committed corpus, over mutations of it, and over arbitrary bytes.
 
 use std::collections::BTreeSet;
 use std::fs;

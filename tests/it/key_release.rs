@@ -1,4 +1,4 @@
-//! Which callers receive which keys, and the errors for all others.
+//! Who gets keys, which ones, and what everyone else is told.
 
 use crate::support::{Identity, World, certificate_request, eventually};
 use cvm_kms::audit;

@@ -1,4 +1,4 @@
-//! Tests of a KMS in this process, with everything it depends on simulated.
+//! A KMS in this process, and everything it depends on simulated.
 
 #[path = "../ethereum/anvil.rs"]
 mod anvil;

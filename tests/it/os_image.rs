@@ -1,4 +1,4 @@
-//! With `core.image.verify = true`, only guests that booted the image they name receive keys.
+//! With `core.image.verify = true`: keys only for guests that booted the image which they name and policy allows.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,4 @@
-//! Certificates for apps: what a request may contain, what is never granted, and the errors.
+//! Certificates for apps: what a request may ask for, what it never gets, and what the caller is told.
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -1,5 +1,4 @@
-//! Unmodified third-party clients against a real KMS: SDKs, gRPC, quote verifiers, and the calls of known
-//! tools.
+//! Clients that others wrote, unchanged, against a real KMS: SDKs, gRPC, quote verifiers, and the calls of known tools.
 //!
 //! Their packages are pinned in `tests/clients`, and installed into `target/tools` once.
 

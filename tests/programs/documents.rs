@@ -1,9 +1,8 @@
-//! Runs the command lines in README.md and docs/ unchanged and in order, against real KMSs.
+//! The command lines in README.md and docs/ are run as they stand there, in order, against real KMSs.
 //!
-//! A command line is a line of a fenced block without a language (or `sh`, or `console` after `$ `); a line
-//! of a `text` block that begins with a program; or a code span that begins with `curl`, `openssl` or
-//! `grpcurl` and names a host, or begins with `kms` or `kmsctl` and has an option or a path. Each must
-//! succeed and have its documented effect. [`NOT_RUN`] lists those that cannot run, with the reason.
+//! A command line is a line of a fenced block without a language (or `sh`, or `console` after `$ `), a line of a `text` block
+//! that begins with a program, and a code span that begins with `curl`, `openssl` or `grpcurl` and names a host, or begins with `kms` or `kmsctl` and has an option or a path.
+//! Each must run and do what it is there for. What cannot run is in [`NOT_RUN`], with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;
@@ -618,7 +617,7 @@ async fn the_way_without_tdx_is_as_it_is_written() {
     bootstrap.args(["bootstrap", "--kms", &url, "--domain", "127.0.0.1", "--dangerous-root", &root]);
     bootstrap.env("KMS_PCCS_URL", format!("http://{pccs}"));
     let made = finish(bootstrap, String::new()).await.expect_ok();
-    assert!(made.out.contains("verified: it covers both keys"), "{}", made.text());
+    assert!(made.out.contains("verified: it vouches for both keys"), "{}", made.text());
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! Tests of the programs as real processes, with third-party programs as their clients.
+//! The programs as users run them, and programs of others that talk to them: real processes.
 
 #[path = "../ethereum/anvil.rs"]
 mod anvil;

@@ -1,4 +1,4 @@
-//! Tests of replicas, one file for each topic.
+//! One file a thing that replicas must stand.
 
 mod admin;
 mod chain;

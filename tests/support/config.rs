@@ -1,8 +1,8 @@
-//! The configuration of a KMS under test, written only here.
+//! The one place where the configuration of a KMS under test is written.
 
 use std::path::Path;
 
-/// The dependencies of the KMS.
+/// What the KMS finds around it.
 pub struct Surroundings<'a> {
     /// Holds the key directory and the image cache.
     pub directory: &'a Path,
@@ -16,7 +16,7 @@ pub struct Surroundings<'a> {
     pub allowlist: &'a Path,
 }
 
-/// The configuration: as strict as possible on a simulated platform, all listeners on free ports of
+/// The configuration: everything as strict as it can be on a simulated platform, all listeners on free ports of
 /// 127.0.0.1.
 pub fn text(surroundings: &Surroundings<'_>) -> toml::Table {
     let Surroundings { directory, pccs, root, agent, allowlist } = surroundings;
@@ -47,7 +47,7 @@ pub fn text(surroundings: &Surroundings<'_>) -> toml::Table {
     text.parse().expect("TOML")
 }
 
-/// `base` with keys replaced by those in `toml`.
+/// `base` with the keys of `toml` in place of its own.
 pub fn laid_over(mut base: toml::Table, toml: &str) -> toml::Table {
     merge(&mut base, toml.parse().expect("TOML"));
     base

@@ -1,4 +1,4 @@
-//! Guests of one app that request their keys repeatedly, and a comparison of the releases with the audit log.
+//! Guests of one app that ask for their keys again and again, and the account of what they were given.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,29 +16,29 @@ use tokio::time::timeout;
 use super::program::Setting;
 use super::{Caller, Identity, World, eventually, http};
 
-/// The longest wait for a response.
+/// No answer takes longer, unless there is none.
 const PATIENCE: Duration = Duration::from_secs(12);
-/// The pause before reconnecting.
+/// Between a connection that was lost and the next one.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Guests, each with its own instance id.
+/// Guests, each an instance of its own.
 pub struct Guests {
     guests: Vec<(String, Caller)>,
     answers: Mutex<Answers>,
     has_ended: AtomicBool,
 }
 
-/// The responses.
+/// What came back.
 #[derive(Default)]
 struct Answers {
-    /// How often each instance received its keys.
+    /// How often each instance got its keys.
     handed: HashMap<String, usize>,
-    /// How often each other status was received.
+    /// How often there was which other status.
     refused: HashMap<u16, usize>,
 }
 
 impl Guests {
-    /// `count` instances of an app of `world`, which is now allowed.
+    /// As many instances of an app of `world` that is now allowed.
     pub fn of(world: &World, caller: &Caller, count: u32) -> Arc<Self> {
         let guest = |number: u32| {
             let mut instance = [0xf0; 20];
@@ -58,8 +58,8 @@ impl Guests {
         })
     }
 
-    /// Each guest requests keys on a connection that it keeps while it lasts, with `pause` after each
-    /// response, until [`Guests::end`].
+    /// Each asks on a connection that it keeps as long as it holds, with such a pause after each answer, until
+    /// [`Guests::end`].
     pub fn ask(self: &Arc<Self>, pause: Duration) -> JoinSet<()> {
         self.has_ended.store(false, Ordering::Relaxed);
         let ask = |number| {
@@ -95,29 +95,29 @@ impl Guests {
         }
     }
 
-    /// Stops all guests.
+    /// No guest asks again.
     pub fn end(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
     }
 
-    /// How often keys were released.
+    /// How often keys were given.
     pub fn handed(&self) -> usize {
         self.answers().handed.values().sum()
     }
 
-    /// How often this status was received instead.
+    /// How often this was the answer instead.
     pub fn refused(&self, status: u16) -> usize {
         self.answers().refused.get(&status).copied().unwrap_or_default()
     }
 
-    /// Checks that the audit log has a line for each release; returns its number of releases.
+    /// Whether the audit log has a line for each time keys were given; how many lines of releases it has.
     pub fn account(&self, world: &World) -> Result<usize, String> {
         let files = segments(&world.key_file("audit.jsonl")).map_err(|error| error.to_string())?;
         let mut lines: HashMap<String, usize> = HashMap::new();
         for file in files {
             let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
             for line in text.lines() {
-                // The last line may be incomplete.
+                // The last one may be half.
                 let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
                 if line["event"] == "app_key_released" {
                     let instance = line["instance_id"].as_str().unwrap_or_default();
@@ -143,18 +143,18 @@ impl Guests {
     }
 }
 
-/// The result of [`killed_under_load`].
+/// What came of [`killed_under_load`].
 pub struct Killed {
     /// How often it was killed.
     pub kills: u32,
-    /// How often keys were released.
+    /// How often keys were given.
     pub handed: usize,
-    /// How many releases are in the audit log.
+    /// How many lines of the audit log say so.
     pub recorded: usize,
 }
 
-/// Starts the program and kills it while guests receive keys, repeatedly while `goes_on` says so; then every
-/// release must be in a log that verifies. The setting makes keys by itself.
+/// Starts the program, kills it while guests get keys, and again, as long as `goes_on` says; then every key that was
+/// handed out must be in a log that verifies. The setting makes keys by itself.
 pub async fn killed_under_load(setting: &Setting, goes_on: impl Fn(u32) -> bool) -> Result<Killed, String> {
     let guests = Guests::of(&setting.world, &setting.caller(), 8);
     let mut kills = 0;
@@ -163,7 +163,7 @@ pub async fn killed_under_load(setting: &Setting, goes_on: impl Fn(u32) -> bool)
         let before = guests.handed();
         let asking = guests.ask(Duration::ZERO);
         eventually("guests get their keys", async || (guests.handed() >= before + 8).then_some(())).await;
-        // At different moments of a release.
+        // Not always at the same place of the next releases.
         tokio::time::sleep(Duration::from_micros(u64::from(kills) * 7_919 % 50_000)).await;
         program.signal(Signal::KILL);
         guests.end();

@@ -1,4 +1,4 @@
-//! Cases by name, with their own additional results.
+//! Cases by name, and what they say about themselves besides passing.
 
 use std::sync::Arc;
 

@@ -1,4 +1,4 @@
-//! The decoded form of an attestation, for every file with one.
+//! What an attestation decodes to, whichever file it stands in.
 
 use std::fmt::Display;
 

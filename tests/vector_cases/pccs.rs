@@ -1,4 +1,4 @@
-//! `pccs.json`: the requests of the collateral client in order, and its results for the responses.
+//! `pccs.json`: what the collateral client asks a server, in order, and what it makes of the answers.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! The vectors can fail: whatever is unknown, missing or altered is reported.
+//! That the vectors can fail: whatever is unknown, missing or altered is told.
 
 use std::fs;
 use std::path::Path;

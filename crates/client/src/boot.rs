@@ -1,4 +1,4 @@
-//! How a CVM boots: find a KMS, verify it, prove what it runs, receive the keys of its app.
+//! What a CVM does at boot: find a KMS, verify it, prove what it runs, receive the keys of its app.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::server::{ServerAttestation, ServerError};
 use crate::tls::{self, ClientIdentity, Trust};
 use crate::url::KmsUrl;
 
-/// Time limits of a boot.
+/// How long it may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// For one KMS: two connections, two calls and the verification between them.
+    /// One KMS: two connections, two calls and the verification between them.
     pub per_kms: Duration,
-    /// For all KMSs together.
+    /// All of them.
     pub altogether: Duration,
 }
 
@@ -32,25 +32,25 @@ impl Default for Deadlines {
     }
 }
 
-/// The keys of an app, and which KMS released them.
+/// The keys of an app, and who released them.
 pub struct AppKeys {
-    /// The response of the KMS. Wiped when dropped.
+    /// The answer of the KMS. Wiped when dropped.
     pub response: AppKeyResponse,
-    /// The key provider id: the public key of the root CA, SubjectPublicKeyInfo DER.
+    /// The key provider: public key of the root CA, SubjectPublicKeyInfo DER.
     pub key_provider: Vec<u8>,
     /// The temporary CA, for the client certificates of later `SignCert` calls.
     pub temp_ca: GetTempCaCertResponse,
-    /// What the KMS has proved about itself, if its certificate carries an attestation.
+    /// What the KMS proved about itself, if its certificate carries an attestation.
     pub server: Option<Verified>,
-    /// The app in this machine's own evidence, for which the KMS derived the keys.
+    /// The app that the own evidence names; the KMS derived the keys for it.
     pub app_id: Option<AppId>,
-    /// The KMS that released them.
+    /// The KMS that answered.
     pub url: KmsUrl,
-    /// Why earlier ones did not.
+    /// Why the ones before it did not.
     pub failed: Vec<FailedAttempt>,
 }
 
-/// A KMS that did not release the keys.
+/// A KMS that released no keys.
 #[derive(Debug)]
 pub struct FailedAttempt {
     /// The KMS.
@@ -62,7 +62,7 @@ pub struct FailedAttempt {
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// The list of URLs is empty.
+    /// Nowhere to ask.
     #[error("no URL of a KMS is given")]
     NoUrls,
     /// Every KMS failed; each with its reason.
@@ -70,16 +70,16 @@ pub enum BootError {
     AllFailed(Vec<FailedAttempt>),
 }
 
-/// Why one KMS did not release the keys.
+/// Why one KMS released no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum AttemptError {
-    /// It cannot be reached, or the server of the second connection is not under the root CA of the first.
+    /// It cannot be reached, or the second connection did not meet a server under the root CA of the first.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// A call failed; this includes refusals by the KMS.
+    /// A call failed; a refusal of the KMS is among these.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// The client certificate cannot be made.
+    /// No client certificate could be made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The server is not a KMS.
@@ -88,16 +88,16 @@ pub enum AttemptError {
     /// The root CA of the KMS is not the pinned key provider.
     #[error("the root CA of this KMS is not the pinned key provider")]
     KeyProvider,
-    /// A root CA certificate in a response cannot be parsed.
+    /// A root CA certificate in an answer cannot be read.
     #[error("{method}: ca_cert is not exactly one certificate in PEM")]
     RootCa {
-        /// The method of that response.
+        /// The answer it was in.
         method: &'static str,
     },
-    /// The response has another root CA than the one that the server was verified with.
+    /// The answer names another root CA than the one that the server was checked against.
     #[error("GetAppKey: ca_cert has another key than that of GetTempCaCert")]
     OtherRootCa,
-    /// A key in the response has an invalid length.
+    /// A key in the answer has an impossible length.
     #[error("GetAppKey: {field} must be {expected} bytes, got {actual}")]
     KeyLength {
         /// The field.
@@ -107,17 +107,17 @@ pub enum AttemptError {
         /// The length received.
         actual: usize,
     },
-    /// The time limit of this KMS, or of all of them, has passed.
+    /// The time for this KMS, or for all of them, is over.
     #[error("out of time")]
     OutOfTime,
 }
 
-/// Fetches the keys of the app on this machine, from the first KMS that releases them.
+/// Fetches the keys of the app that runs here, from the first KMS that releases them.
 ///
-/// Each URL is tried once, in order: `GetTempCaCert` over an unverified connection; a client certificate with
-/// a fresh attestation; a second connection whose server must chain to the received root CA, have the host's
-/// name and the usage `kms:rpc`, and whose attestation is verified; then `GetAppKey`. `key_provider_pin` is
-/// the root CA's public key (SubjectPublicKeyInfo DER) that the app requires. Without it, security rests on the
+/// Each URL is tried once, in order: `GetTempCaCert` over an unchecked connection; a client certificate with a fresh
+/// attestation; a second connection whose server must chain to the root CA just received, carry the host's name and
+/// the usage `kms:rpc`, and have its attestation verified; `GetAppKey` over it. `key_provider_pin` is the root CA's
+/// public key (SubjectPublicKeyInfo DER) that the app insists on; without a pin, what is released depends on the
 /// measurement of the key provider that the caller makes afterwards.
 pub async fn fetch_app_keys(
     urls: &[KmsUrl],
@@ -130,7 +130,7 @@ pub async fn fetch_app_keys(
     fetch_app_keys_within(deadlines, urls, attester, attestation, vm_config, key_provider_pin).await
 }
 
-/// Like [`fetch_app_keys`], with other time limits.
+/// As [`fetch_app_keys`], with other deadlines.
 pub async fn fetch_app_keys_within(
     deadlines: Deadlines,
     urls: &[KmsUrl],
@@ -201,7 +201,7 @@ impl Guest<'_> {
     }
 }
 
-/// The app in the evidence of our own certificate, which the KMS has just verified.
+/// Whom the evidence in our own certificate names, which the KMS has just verified.
 fn app_id_of(identity: &ClientIdentity) -> Option<AppId> {
     let evidence = ra_tls::evidence_in(identity.certificate()).ok()??;
     let app_info = evidence.unverified_app_info(Registers::BootTime).ok()?;

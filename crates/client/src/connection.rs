@@ -1,7 +1,6 @@
 //! One TLS connection to a KMS, and calls over it.
 //!
-//! A connection is one server identity: it never reconnects, so what was learned about its server holds for
-//! every call.
+//! A connection is one server identity: it never reconnects, so what was learnt about its server holds for every call.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -22,11 +21,11 @@ use tokio_rustls::client::TlsStream;
 use crate::tls::{self, ClientIdentity, TlsConfigError, Trust};
 use crate::url::KmsUrl;
 
-/// From the name lookup to the end of the TLS handshake.
+/// From the name look-up to the end of the TLS handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long closing a connection may take, in the background.
+/// How long the close of a connection may take, in the background.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
-/// The largest response header; those of a KMS are small.
+/// Response headers are small; more is not a KMS.
 pub(crate) const MAX_HEADER_BYTES: usize = 32 << 10;
 
 /// An open connection.
@@ -35,7 +34,7 @@ pub struct Connection {
     pub(crate) sender: Sender,
     server_certificate: CertificateDer<'static>,
     server_public_key: Vec<u8>,
-    /// Dropped with the connection, which tells the driver to finish.
+    /// Dropped with the connection: tells the driver to finish.
     _open: oneshot::Sender<()>,
 }
 
@@ -44,28 +43,28 @@ pub(crate) enum Sender {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
-/// Why there is no connection.
+/// Why no connection came about.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The trust or the identity makes no TLS configuration.
+    /// The TLS configuration cannot be made from the trust or the identity given.
     #[error(transparent)]
     Config(#[from] TlsConfigError),
     /// The host name has no address.
     #[error("the host name cannot be resolved: {0}")]
     Name(#[source] io::Error),
-    /// No address accepted the connection.
+    /// No address took the connection.
     #[error("connection failed: {0}")]
     Tcp(#[source] io::Error),
-    /// The TLS handshake failed, or the server is not the expected one.
+    /// The TLS handshake failed, or the server is not the one expected.
     #[error("TLS handshake failed: {0}")]
     Tls(#[source] io::Error),
-    /// The server has no certificate that can be parsed.
+    /// The server shows no certificate that could be read.
     #[error("the server shows no readable certificate")]
     NoCertificate,
-    /// HTTP could not be started on the connection.
+    /// HTTP did not start on the connection.
     #[error("HTTP did not start: {0}")]
     Http(#[source] hyper::Error),
-    /// The time limit has passed.
+    /// Nothing of the above in time.
     #[error("no connection within {} s", .0.as_secs_f32())]
     Timeout(Duration),
 }
@@ -80,7 +79,7 @@ impl Connection {
         Self::open_within(CONNECT_TIMEOUT, url, trust, identity).await
     }
 
-    /// Connects within the given time.
+    /// Connects within a time of the caller's choice.
     pub async fn open_within(
         limit: Duration,
         url: &KmsUrl,
@@ -133,7 +132,7 @@ impl Connection {
         Ok(Self { url: url.clone(), sender, server_certificate, server_public_key, _open: open })
     }
 
-    /// The URL of the server.
+    /// Where this connection goes.
     pub fn url(&self) -> &KmsUrl {
         &self.url
     }
@@ -143,13 +142,12 @@ impl Connection {
         &self.server_certificate
     }
 
-    /// The public key of the server's certificate (SubjectPublicKeyInfo DER), whose possession the handshake
-    /// proved.
+    /// The public key of the server's certificate (SubjectPublicKeyInfo DER): the key that the handshake proved.
     pub fn server_public_key(&self) -> &[u8] {
         &self.server_public_key
     }
 
-    /// Whether the server chose HTTP/2.
+    /// True if the server chose HTTP/2.
     pub fn is_http2(&self) -> bool {
         matches!(self.sender, Sender::Http2(_))
     }
@@ -161,8 +159,8 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// Connects to the first address that accepts. Each address gets a share of the remaining time, so that one
-/// that drops packets does not use up the time of the next.
+/// The first address that takes the connection. Each gets its share of the time left, so that one that swallows
+/// packets does not use up the turn of the next.
 pub(crate) async fn reach(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let addresses: Vec<SocketAddr> = lookup_host((host, port)).await.map_err(ConnectError::Name)?.collect();
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address");
@@ -171,7 +169,7 @@ pub(crate) async fn reach(host: &str, port: u16, deadline: Instant) -> Result<Tc
         let share = deadline.saturating_duration_since(Instant::now()) / waiting;
         match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                // A request is written at once and then waits for its response.
+                // A request is one write and waits for its answer.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
@@ -183,7 +181,7 @@ pub(crate) async fn reach(host: &str, port: u16, deadline: Instant) -> Result<Tc
     Err(ConnectError::Tcp(failure))
 }
 
-/// Runs the connection until it ends, or until its owner was dropped and the time for closing has passed.
+/// Moves the connection's bytes until it ends, or until its owner is gone and the close had its time.
 pub(crate) async fn drive(driver: impl Future<Output = hyper::Result<()>>, closed: oneshot::Receiver<()>) {
     tokio::pin!(driver);
     tokio::select! {

@@ -1,4 +1,4 @@
-//! Calls of operators: the onboarding, setup and admin services, over plain HTTP or TLS.
+//! Calls of an operator: the onboarding, setup and admin services, over plain HTTP or TLS.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -27,17 +27,17 @@ const DEFAULT_HTTP_PORT: u16 = 80;
 const HTTP: &str = "http://";
 const HTTPS: &str = "https://";
 
-/// The URL of an operator's service: `http://` or `https://`, otherwise like [`KmsUrl`].
+/// Where an operator's service is reached: `http://` or `https://`, otherwise as [`KmsUrl`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OperatorUrl {
-    /// Plain HTTP: a listener on loopback, or a KMS without keys. The scheme of the inner URL is ignored.
+    /// In clear: a listener on loopback, or a KMS that has no keys yet. The scheme of the inner URL means nothing.
     Plain(KmsUrl),
     /// Over TLS.
     Tls(KmsUrl),
 }
 
 impl OperatorUrl {
-    /// Whether others can read what is sent there, including credentials.
+    /// Whether everything sent there, credentials too, can be read on the way.
     pub fn is_exposed(&self) -> bool {
         match self {
             Self::Tls(_) => false,
@@ -48,7 +48,7 @@ impl OperatorUrl {
         }
     }
 
-    /// The URL of the KMS once it serves keys: over TLS, at `serving_port` or at the same port.
+    /// Where the KMS is reached once it serves keys, over TLS: at `serving_port`, or at the same listener.
     pub fn once_serving(&self, serving_port: Option<u16>) -> Result<KmsUrl, UrlError> {
         match (self, serving_port) {
             (Self::Plain(url) | Self::Tls(url), Some(port)) => url.at_port(port),
@@ -87,16 +87,16 @@ impl fmt::Display for OperatorUrl {
     }
 }
 
-/// The token of an operator. Not printed by `Debug`, and wiped when dropped.
+/// The token of an operator. Prints nothing and is wiped when dropped.
 pub struct OperatorToken(Zeroizing<String>);
 
-/// Not a valid token.
+/// Not a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a token is one line of visible ASCII characters")]
 pub struct TokenError;
 
 impl OperatorToken {
-    /// From the content of a file or an environment variable; surrounding white space is removed.
+    /// From the content of a file or an environment variable; white space around it is not part of it.
     pub fn new(text: Zeroizing<String>) -> Result<Self, TokenError> {
         let token = text.trim();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -124,23 +124,23 @@ impl fmt::Debug for OperatorToken {
     }
 }
 
-/// The state of a KMS that does not serve yet, from its setup service.
+/// Where a KMS stands that does not serve yet, as its setup service says.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetupStatus {
     /// `onboarding`, `committed`, `serving`, `broken` or `restart_required`.
     pub mode: String,
-    /// The port that will serve the keys, if it is another one.
+    /// Where keys will be served, if that is another port.
     pub serving_port: Option<u16>,
-    /// The next steps.
+    /// What can be done now.
     pub next: Vec<SetupStep>,
 }
 
-/// What an operator can do next.
+/// Something that an operator can do.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetupStep {
-    /// Its name.
+    /// A word for it.
     pub step: String,
-    /// A sentence about it.
+    /// A sentence.
     pub text: String,
 }
 
@@ -156,15 +156,15 @@ pub struct OperatorConnection {
 enum Channel {
     Plain {
         sender: Mutex<http1::SendRequest<Full<Bytes>>>,
-        /// Dropped with the connection, which tells the driver to finish.
+        /// Dropped with the connection: tells the driver to finish.
         _open: oneshot::Sender<()>,
     },
     Tls(Box<Connection>),
 }
 
 impl OperatorConnection {
-    /// Connects within [`CONNECT_TIMEOUT`]. Over TLS, `trust` decides which server receives the token and is
-    /// believed; over plain HTTP it is ignored.
+    /// Connects within [`CONNECT_TIMEOUT`]. Over TLS, `trust` decides who receives the token and whose answers are
+    /// believed; over plain HTTP it has no meaning.
     pub async fn open(
         url: &OperatorUrl,
         trust: Trust<'_>,
@@ -179,12 +179,12 @@ impl OperatorConnection {
         Ok(Self { url: url.clone(), channel, token })
     }
 
-    /// The URL of the service.
+    /// Where this connection goes.
     pub fn url(&self) -> &OperatorUrl {
         &self.url
     }
 
-    /// The TLS connection, if it is one, with the server's certificate.
+    /// The connection over TLS, if it is one: what its server shows.
     pub fn tls(&self) -> Option<&Connection> {
         match &self.channel {
             Channel::Tls(connection) => Some(connection),
@@ -203,8 +203,7 @@ impl OperatorConnection {
         self.exchange(limit, method, Method::POST, path, body).await
     }
 
-    /// Like [`OperatorConnection::call`], for responses that decide something: every field must be present,
-    /// without defaults.
+    /// As [`OperatorConnection::call`], for answers that are acted on: every field must be in it, none is assumed.
     pub async fn call_complete<Q, A>(
         &self,
         limit: Duration,
@@ -229,7 +228,7 @@ impl OperatorConnection {
         }
     }
 
-    /// The state of this KMS while it does not serve. Other implementations have no such call and return 404.
+    /// Where this KMS stands while it does not serve. Other implementations do not have it: they refuse with 404.
     pub async fn setup_status(&self, limit: Duration) -> Result<SetupStatus, CallError> {
         let path = self.url.address().path(SETUP_STATUS);
         self.exchange(limit, SETUP_STATUS, Method::GET, path, Vec::new()).await
@@ -280,7 +279,7 @@ impl OperatorConnection {
     }
 }
 
-/// The first field of `whole`, our encoding of the response, that is not in the response as it was `shown`.
+/// The first field of `whole`, our own writing of an answer, that is not in the answer as it was `shown`.
 fn missing(shown: &Value, whole: &Value) -> Option<String> {
     let inside = |name: String, inner: String| match inner.as_str() {
         "" => name,
@@ -293,7 +292,7 @@ fn missing(shown: &Value, whole: &Value) -> Option<String> {
                 Some(found) => missing(found, value).map(|inner| inside(name.clone(), inner)),
             })
         }
-        // Messages can also be lists, whose fields have no names.
+        // Messages are also read from lists, by position: then no field has a name.
         (_, Value::Object(whole)) => Some(whole.keys().next().cloned().unwrap_or_default()),
         (Value::Array(shown), Value::Array(whole)) => {
             shown.iter().zip(whole).enumerate().find_map(|(at, (shown, whole))| {

@@ -1,13 +1,13 @@
-//! Proof of a KMS for relying parties: its responses, checked step by step against pinned values.
+//! Proof of a KMS for those who rely on it: what it answers, step by step against what was pinned.
 //!
-//! | Module | Purpose |
+//! | Module | Idea |
 //! |---|---|
-//! | [`answers`] | everything that a proof needs, saved so that it can be repeated without the KMS |
-//! | [`gather`] | requests it |
-//! | [`pins`] | the expected values |
-//! | [`examine`] | the verdict: a pure function of answers, pins, roots and a time |
+//! | [`answers`] | everything that a proof needs, kept so that it can be repeated without the KMS |
+//! | [`gather`] | asking for it |
+//! | [`pins`] | what the KMS must be |
+//! | [`examine`] | the judgement: pure, of answers, pins, roots and a time |
 //!
-//! A KMS's statements about itself are never compared with a pin, only what a quote proves.
+//! Nothing that a KMS says about itself is compared with anything: only what a quote vouches for.
 
 pub mod answers;
 mod examine;
@@ -23,18 +23,18 @@ pub use examine::examine;
 pub use gather::gather;
 pub use pins::{Identity, Pins, PinsError, ReleasedKeys};
 
-/// The checks in order, with their outcomes.
+/// What was checked, in order, and what came out.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The KMS.
     pub url: String,
-    /// When the responses were collected, Unix seconds.
+    /// When its answers were taken, Unix seconds.
     pub taken_at: u64,
-    /// The time of the verdict, Unix seconds.
+    /// The time at which everything was judged, Unix seconds.
     pub judged_at: u64,
-    /// The checks.
+    /// Each step.
     pub steps: Vec<Step>,
-    /// What the verified quote says; empty while none is verified.
+    /// What the verified quote says; empty as long as none is verified.
     pub quoted: Option<Quoted>,
     /// SHA-256 of the root CA's public key (SubjectPublicKeyInfo DER), hex.
     pub root_spki_sha256: Option<String>,
@@ -47,41 +47,41 @@ pub struct Report {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// Which check.
+    /// What was checked.
     pub step: Check,
-    /// Its outcome.
+    /// What came out.
     pub outcome: Outcome,
-    /// Details in words.
+    /// In words.
     pub detail: String,
 }
 
-/// The checks, in order.
+/// The checks, in their order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
     /// The server showed a certificate and holds its key.
     Certificate,
-    /// All responses have the same root CA.
+    /// All answers name one root CA.
     Root,
-    /// The certificate is issued by that root for this host, and is valid.
+    /// The certificate is issued by that root for this host, and valid.
     Chain,
     /// The certificate is that of a KMS.
     Usage,
-    /// It contains evidence.
+    /// There is evidence in it.
     QuotePresent,
-    /// The quote is signed under the hardware vendor's root.
+    /// The hardware vendor vouches for the quote.
     QuoteGenuine,
     /// The platform's TCB status is accepted.
     Tcb,
     /// The advisories that apply are accepted.
     Advisories,
-    /// The TD cannot be debugged.
+    /// Nobody can look into the TD.
     NotDebug,
-    /// The quote is bound to the key of this certificate.
+    /// The quote vouches for the key of this certificate.
     KeyBound,
-    /// The event log matches the measured registers.
+    /// The events are those that were measured.
     EventLog,
-    /// The measurements are in the allowlist.
+    /// What runs is on the allowlist.
     Measurements,
     /// The root is the pinned one.
     RootPin,
@@ -89,12 +89,12 @@ pub enum Check {
     K256Attested,
     /// That key signs keys for apps.
     AppKeyChain,
-    /// The app's own keys are from this KMS.
+    /// The app's own keys are of this KMS.
     ReleasedKeys,
 }
 
 impl Check {
-    /// A title for display.
+    /// In words.
     pub fn title(self) -> &'static str {
         match self {
             Self::Certificate => "TLS certificate obtained",
@@ -117,7 +117,7 @@ impl Check {
     }
 }
 
-/// The outcome of a check.
+/// What comes out of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -125,27 +125,26 @@ pub enum Outcome {
     Passed,
     /// It does not.
     Failed,
-    /// It could not be made, because a response is missing.
+    /// Whether it holds could not be found out: an answer is missing.
     Unavailable,
-    /// Nothing is pinned, or an earlier check failed.
+    /// Nothing to compare with, or an earlier check left nothing to look at.
     NotChecked,
 }
 
-/// The verdict of a report.
+/// What a report comes to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Every check was made and holds.
+    /// The KMS is what it must be: every check was made and holds.
     Proven,
-    /// Nothing failed, but this was not checked because nothing was pinned. The caller decides whether that
-    /// suffices.
+    /// Nothing failed, but this was not checked, because nothing was pinned: whether that is enough is not for us to say.
     Incomplete(Check),
     /// This failed.
     Refuted(Check),
-    /// Nothing failed, but this could not be checked.
+    /// Nothing failed, but this could not be found out.
     Unknown(Check),
 }
 
-/// What a verified quote says, in hexadecimal.
+/// What a verified quote says. Hex.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
 pub struct Quoted {
@@ -157,13 +156,13 @@ pub struct Quoted {
     pub mr_system: Option<String>,
     pub compose_hash: Option<String>,
     pub app_id: Option<String>,
-    /// Only claimed by the VM's configuration, unless `os_image_proven`.
+    /// A claim of the VM's configuration unless `os_image_proven`.
     pub os_image_hash: Option<String>,
     pub os_image_proven: bool,
 }
 
 impl Report {
-    /// The verdict: the first failure, or else the first missing response, or else the first gap.
+    /// What it comes to: the first failure, else the first answer that is missing, else the first gap.
     pub fn verdict(&self) -> Verdict {
         let first = |outcome| self.steps.iter().find(|step| step.outcome == outcome).map(|step| step.step);
         let failed = first(Outcome::Failed).map(Verdict::Refuted);

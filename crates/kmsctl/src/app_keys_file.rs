@@ -1,4 +1,4 @@
-//! The file to which `app-key` writes the keys of an app, and from which other commands read them.
+//! The file in which `app-key` leaves the keys of an app, and from which other commands take them.
 
 use std::path::Path;
 
@@ -13,16 +13,16 @@ use crate::{files, input};
 
 const MAX_BYTES: usize = 256 << 10;
 
-/// The fields as text; wiped when dropped.
+/// All of it as text; wiped when dropped.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct AppKeysFile {
-    /// The URL of the KMS that released them.
+    /// Which KMS released them.
     #[serde(default)]
     pub(crate) kms_url: String,
-    /// The public key of the root CA, SubjectPublicKeyInfo DER, in hexadecimal.
+    /// Public key of the root CA, SubjectPublicKeyInfo DER, hex.
     #[serde(default)]
     pub(crate) key_provider_id: String,
-    /// In hexadecimal; empty if the evidence has none.
+    /// Hex; empty if the evidence named none.
     #[serde(default)]
     pub(crate) app_id: String,
     /// Root CA, PEM.
@@ -85,7 +85,7 @@ impl AppKeysFile {
     /// Reads the file.
     pub(crate) fn read(path: &Path) -> Outcome<Self> {
         let text = files::read_text(path, MAX_BYTES)?;
-        // The parser's message contains no value.
+        // The message of the parser names no value.
         serde_json::from_str(&text).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             Failure::usage(format_args!(
@@ -95,9 +95,9 @@ impl AppKeysFile {
         })
     }
 
-    /// The file's JSON, wiped when dropped.
+    /// The JSON text, wiped when dropped.
     pub(crate) fn to_json(&self) -> Outcome<Zeroizing<String>> {
-        // Allocated at once, because growing would leave copies in memory.
+        // Growing would leave copies behind.
         let mut json = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
         serde_json::to_writer_pretty(&mut *json, self).map_err(Failure::failed)?;
         json.push(b'\n');

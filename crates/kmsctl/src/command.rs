@@ -1,4 +1,4 @@
-//! The commands, one file each.
+//! One file a command.
 
 pub(crate) mod app_key;
 pub(crate) mod bootstrap;

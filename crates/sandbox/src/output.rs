@@ -1,4 +1,4 @@
-//! The output of the sandbox: chapters, facts, and a spinner on a terminal.
+//! What the sandbox says: chapters, facts, and a spinner where there is a terminal to spin on.
 
 use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _, stderr, stdout};
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 /// Width of the names of facts.
 const NAME_WIDTH: usize = 16;
 
-/// Writes the demo to standard output.
+/// Tells the demo on standard output.
 pub(crate) struct Output {
     chapter: usize,
     is_styled: bool,
@@ -40,7 +40,7 @@ impl Style {
 }
 
 impl Output {
-    /// Colours and spinners on a terminal only; no colours if `NO_COLOR` is set.
+    /// Colours and spinners on a terminal only, colours not where `NO_COLOR` is set.
     pub(crate) fn new() -> Self {
         let is_live = stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let is_styled = is_live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -52,7 +52,7 @@ impl Output {
         self.line(&self.styled(Style::Bold, text));
     }
 
-    /// A new chapter of the demo.
+    /// A new part of the demo.
     pub(crate) fn chapter(&mut self, title: &str) {
         self.chapter += 1;
         self.line("");
@@ -64,30 +64,30 @@ impl Output {
         self.line(&format!("   {text}"));
     }
 
-    /// A name and its value.
+    /// A name and what it is.
     pub(crate) fn fact(&mut self, name: &str, value: impl Display) {
         let name = self.styled(Style::Dim, &format!("{name:NAME_WIDTH$}"));
         self.line(&format!("   {name} {value}"));
     }
 
-    /// A success.
+    /// Something that went as it should.
     pub(crate) fn good(&mut self, name: &str, text: impl Display) {
         let name = self.styled(Style::Green, &format!("{name:NAME_WIDTH$}"));
         self.line(&format!("   {name} {text}"));
     }
 
-    /// An expected refusal.
+    /// Something refused, as it should be.
     pub(crate) fn refused(&mut self, text: impl Display) {
         let name = self.styled(Style::Yellow, &format!("{:NAME_WIDTH$}", "refused"));
         self.line(&format!("   {name} {text}"));
     }
 
-    /// A line to copy, without anything around it.
+    /// A line to copy: nothing around it.
     pub(crate) fn command(&mut self, text: impl Display) {
         self.line(&text.to_string());
     }
 
-    /// Shows a spinner with the text, if it can be erased afterwards.
+    /// Says what is being waited for, where it can be unsaid again.
     pub(crate) fn waiting(&mut self, text: &str) {
         self.quiet();
         if self.is_live {
@@ -100,7 +100,7 @@ impl Output {
         }
     }
 
-    /// The message while everything is stopped.
+    /// The end, when there is something to stop.
     pub(crate) fn stopping(&mut self) {
         self.quiet();
         if self.is_live {
@@ -108,7 +108,7 @@ impl Output {
         }
     }
 
-    /// Why the demo failed, on standard error.
+    /// Why the demo broke off, to standard error.
     pub(crate) fn failure(&mut self, error: &anyhow::Error) {
         self.quiet();
         let title = match stderr().is_terminal() {
@@ -120,7 +120,7 @@ impl Output {
 
     fn line(&mut self, text: &str) {
         self.quiet();
-        // A reader that closed the pipe, as `head` does, must not stop the demo.
+        // A reader that went away, as `head` does, is no reason to stop.
         let _ = writeln!(stdout(), "{text}");
     }
 
@@ -138,7 +138,7 @@ impl Output {
     }
 }
 
-/// The only part of a secret that is ever shown: the first 8 hexadecimal digits of its SHA-256.
+/// All that is ever shown of a secret: the first 8 hexadecimal digits of its SHA-256.
 pub(crate) fn fingerprint(secret: &[u8]) -> String {
     hex::encode(&Sha256::digest(secret)[..4])
 }

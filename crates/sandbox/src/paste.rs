@@ -1,4 +1,4 @@
-//! Lines to paste into a shell while the sandbox runs: `curl`, and one for every `kmsctl` command.
+//! Lines to paste into a shell while the sandbox runs: `curl`, and one for everything that `kmsctl` does.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -9,35 +9,35 @@ use anyhow::Result;
 use crate::allow;
 use crate::state::StateDir;
 
-/// The app's environment.
+/// What the app's environment says.
 const ENVIRONMENT: &str = "GREETING=hello\n";
 
-/// The values in the lines.
+/// Everything that the lines speak of.
 pub(crate) struct Yours<'a> {
     /// `https://127.0.0.1:<port>`
     pub(crate) kms: String,
     pub(crate) admin: SocketAddr,
-    /// The token of the admin listener.
+    /// Of the admin listener.
     pub(crate) token: &'a str,
     pub(crate) pccs: String,
-    /// The guest agent of an allowed CVM that waits for its keys.
+    /// Guest agent of a CVM that is allowed and waits for its keys.
     pub(crate) agent: &'a str,
-    /// The app in that CVM.
+    /// The app in it.
     pub(crate) app_id: &'a [u8],
     pub(crate) refusal: Refusal,
     /// Two KMSs without keys.
     pub(crate) spares: [SocketAddr; 2],
 }
 
-/// What `kmsctl explain` is given.
+/// What there is to explain.
 pub(crate) enum Refusal {
     /// The id of a refusal.
     Denial(String),
-    /// Nothing was refused: the evidence of a CVM.
+    /// Nobody was refused: the evidence of somebody.
     None(Vec<u8>),
 }
 
-/// Lines about one topic.
+/// Lines that belong together.
 pub(crate) struct Group {
     pub(crate) title: &'static str,
     pub(crate) lines: Vec<String>,
@@ -47,7 +47,7 @@ const STRANGER: &str = "stranger-evidence.hex";
 const DOTENV: &str = "hello.env";
 
 impl Yours<'_> {
-    /// Writes the files that the lines use.
+    /// Writes the files that the lines name.
     pub(crate) fn prepare(&self, state: &StateDir) -> Result<()> {
         let known_signers = state.path().join("known-signers");
         let variables: [(&str, &dyn Display); 6] = [
@@ -71,7 +71,7 @@ impl Yours<'_> {
         Ok(())
     }
 
-    /// All groups, in an order in which each line works.
+    /// All of them, in an order in which each works.
     pub(crate) fn lines(&self, state: &StateDir) -> Vec<Group> {
         let file = |name: &str| shown(&state.path().join(name));
         let app = hex::encode(self.app_id);
@@ -85,7 +85,10 @@ impl Yours<'_> {
         let group = |title, lines: &[String]| Group { title, lines: lines.to_vec() };
         vec![
             group("without kmsctl, checked against the root CA of the KMS", &self.curl(&state.root_ca())),
-            group("first: the settings for kmsctl", &[format!(". {}", shown(&state.environment()))]),
+            group(
+                "first of all: where kmsctl finds everything",
+                &[format!(". {}", shown(&state.environment()))],
+            ),
             group(
                 "as the CVM of an app, and as its deployer",
                 &[
@@ -120,7 +123,7 @@ impl Yours<'_> {
                 &["kmsctl denials".to_owned(), format!("kmsctl explain {explained}")],
             ),
             group(
-                "freeze the app, list what is frozen, and unfreeze it",
+                "stop the app, look, and let it go on",
                 &[
                     format!("kmsctl freeze app {app} --reason 'trying it' --for 10m"),
                     "kmsctl frozen".to_owned(),
@@ -128,7 +131,7 @@ impl Yours<'_> {
                 ],
             ),
             group(
-                "an allowlist that allows the stranger, evaluated on live requests",
+                "an allowlist with the stranger in it, tried on live requests",
                 &[
                     format!("kmsctl shadow start {}", file(allow::CANDIDATE)),
                     "kmsctl shadow report".to_owned(),
@@ -156,7 +159,7 @@ fn shown(path: &Path) -> String {
     quoted(&path.display().to_string())
 }
 
-/// Quotes a text for a POSIX shell.
+/// As a POSIX shell reads back the same text.
 fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:".contains(c);
     match text.chars().all(is_plain) {

@@ -1,4 +1,4 @@
-//! A collateral server that responds like a PCCS (attestation.md section 6), or fails like one.
+//! A collateral server that answers as a PCCS does (attestation.md section 6), or fails as one can.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -15,7 +15,7 @@ use crate::collateral::{CollateralSpec, Published, Signed};
 use crate::http_server::{self, Handler, Listener, Reply, Request};
 use crate::platform::{CPU_SVN, PCE_SVN, PckCa, Platform};
 
-/// What a client can request.
+/// What a client can ask for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `/sgx/certification/v4/pckcert`
@@ -46,37 +46,37 @@ impl Endpoint {
     }
 }
 
-/// How the server responds to requests.
+/// How requests are treated.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PccsMode {
-    /// Normally.
+    /// Answered.
     Up,
-    /// 503 with a body that contains an internal address, which must not be passed on.
+    /// 503 with a body that names an internal address, which nobody may repeat.
     Down,
     /// 404.
     Missing,
     /// The connection closes.
     Disconnecting,
-    /// Normally, after a delay.
+    /// Answered after a while.
     Slow(Duration),
-    /// Never.
+    /// Never answered.
     Silent,
     /// 200 with a page of HTML.
     Garbage,
     /// 200 with a body that never ends.
     Endless,
-    /// Normally, but with one bit of the signature (or of the CRL) flipped.
+    /// Answered, with one bit of the signature (or of the CRL) flipped.
     Corrupt,
 }
 
-/// The response to requests with `update=early`.
+/// What the server has for who asks with `update=early`.
 #[derive(Clone, Debug)]
 pub enum EarlySet {
-    /// The standard collateral, as when there is no TCB recovery, or from services that ignore the parameter.
+    /// What it has for everyone, as when no TCB recovery is under way; so do services that do not know the parameter.
     Standard,
-    /// 400: the parameter is unknown.
+    /// 400: it does not know the parameter.
     Refused,
-    /// This collateral.
+    /// This.
     Published(Box<CollateralSpec>),
 }
 
@@ -95,7 +95,7 @@ impl PccsServer {
         Self::start_on(([127, 0, 0, 1], 0).into(), platform, &[]).await
     }
 
-    /// Serves the default collateral of `platform` and of `others`, which must have the same seed.
+    /// Serves the default collateral of `platform` and of `others`, which must be made from the same seed.
     pub async fn start_on(
         address: SocketAddr,
         platform: &Arc<Platform>,
@@ -120,29 +120,29 @@ impl PccsServer {
         Ok(Self { address, state, task })
     }
 
-    /// `http://127.0.0.1:<port>`, without a slash at the end.
+    /// `http://127.0.0.1:<port>`, no slash at the end.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// The URL of the root's CRL in DER, for [`PlatformSpec::root_crl_url`](crate::PlatformSpec) of another
-    /// platform of the same seed that is served by another server.
+    /// Where the root's CRL is served in DER: fit for [`PlatformSpec::root_crl_url`](crate::PlatformSpec) of another
+    /// platform of the same seed, served by another server.
     pub fn root_crl_url(&self) -> String {
         format!("{}/IntelSGXRootCA.der", self.url())
     }
 
-    /// Its address.
+    /// Where it listens.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Publishes other collateral.
+    /// Publishes other collateral from now on.
     pub fn publish(&self, spec: &CollateralSpec) {
         let published = Arc::new(Published::new(&self.state.platform, &self.state.others, spec));
         self.state.lock().published = published;
     }
 
-    /// Sets the response to `update=early`.
+    /// Chooses what `update=early` asks for.
     pub fn set_early(&self, early: EarlySet) {
         self.state.lock().early = match early {
             EarlySet::Standard => Early::Standard,
@@ -153,24 +153,24 @@ impl PccsServer {
         };
     }
 
-    /// Sets the mode for all requests.
+    /// Treats all requests alike.
     pub fn set_mode(&self, mode: PccsMode) {
         let mut shared = self.state.lock();
         shared.mode = mode;
         shared.endpoint_modes.clear();
     }
 
-    /// Sets the mode for one endpoint, until the next [`set_mode`](Self::set_mode).
+    /// Treats requests to one endpoint differently, until the next [`set_mode`](Self::set_mode).
     pub fn set_endpoint_mode(&self, endpoint: Endpoint, mode: PccsMode) {
         self.state.lock().endpoint_modes.insert(endpoint, mode);
     }
 
-    /// The number of requests received.
+    /// How many requests have come in.
     pub fn request_count(&self) -> usize {
         self.state.lock().total
     }
 
-    /// The number of requests to `endpoint`.
+    /// How many of them went to `endpoint`.
     pub fn requests_to(&self, endpoint: Endpoint) -> usize {
         self.state.lock().counts.get(&endpoint).copied().unwrap_or(0)
     }
@@ -198,7 +198,7 @@ struct State {
     shared: Mutex<Shared>,
 }
 
-/// [`EarlySet`] with its signatures.
+/// [`EarlySet`], signed.
 #[derive(Clone)]
 enum Early {
     Standard,
@@ -329,7 +329,7 @@ fn document(name: &str, signed: &Signed, mode: PccsMode) -> Vec<u8> {
     format!(r#"{{"{name}":{},"signature":"{signature}"}}"#, signed.json).into_bytes()
 }
 
-/// `bytes`, with the last bit flipped if the mode is [`PccsMode::Corrupt`].
+/// `bytes`, the last bit wrong if the mode is to corrupt.
 fn flipped(bytes: &[u8], mode: PccsMode) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if let (PccsMode::Corrupt, Some(last)) = (mode, bytes.last_mut()) {

@@ -1,12 +1,12 @@
-//! The wire form of the API, shared by server and clients.
+//! The wire form of the API: what server and clients have in common.
 //!
-//! | Module | Content |
+//! | Module | Idea |
 //! |---|---|
-//! | [`message`] | the messages of `proto/kms.proto`, and their JSON form |
+//! | [`message`] | the messages of `proto/kms.proto`, and how they are written in JSON |
 //! | [`method`] | the table of methods: service, access, body size, GET |
-//! | [`encoding`] | the encodings of requests, and messages from bodies and query strings |
+//! | [`encoding`] | how a request is encoded, and messages read from bodies and query strings |
 //! | [`media`] | media types of requests |
-//! | [`code`] | error codes in HTTP and gRPC |
+//! | [`code`] | what kind of error it was, in HTTP and in gRPC |
 
 pub mod code;
 pub mod encoding;

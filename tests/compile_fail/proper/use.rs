@@ -1,5 +1,4 @@
-//! The correct form of what the other files do wrong: the recorded permit of an app gives the keys of that
-//! app.
+//! What the other files do wrong, done right: the recorded permit of an app opens the keys of that app.
 
 use cvm_kms::admission::App;
 use cvm_kms::lifecycle::{Ready, Released};

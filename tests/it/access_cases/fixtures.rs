@@ -1,4 +1,4 @@
-//! The callers and their requests.
+//! Who calls, and with what.
 
 use std::sync::Arc;
 

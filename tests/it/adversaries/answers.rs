@@ -1,4 +1,4 @@
-//! Responses that no real source gives, call by call.
+//! Answers that no source gives, call by call.
 
 use serde_json::{Value, json};
 

@@ -1,4 +1,4 @@
-//! Attackers between a replica and its source, and sources that do not respond.
+//! Whoever sits between a replica and its source, or keeps it waiting.
 
 use std::fs;
 use std::time::Duration;

@@ -1,4 +1,4 @@
-//! Replicas of replicas have the same keys, byte for byte.
+//! A chain of replicas is one KMS: the same keys, byte by byte, whoever is asked.
 
 use std::net::Ipv4Addr;
 

@@ -1,4 +1,4 @@
-//! A replica or its source that is killed during onboarding restarts empty or complete.
+//! A replica that is killed while it onboards comes back empty or complete; so does its source.
 
 use std::collections::BTreeSet;
 use std::fs::DirEntry;

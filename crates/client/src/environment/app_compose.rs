@@ -1,19 +1,19 @@
-//! `app-compose.json`, the file that a deployer writes and whose hash identifies the app: its settings about
-//! the environment.
+//! `app-compose.json`, the file that an app's deployer writes and whose hash is the app: what it says about the
+//! environment.
 
 use serde_json::Value;
 
-/// The largest file that is read.
+/// A larger file is not one.
 pub const MAX_BYTES: usize = 8 << 20;
 
-/// The settings about the environment.
+/// What the file says about the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppCompose {
-    /// The variables that guests pass on; they drop all others.
+    /// Names of the variables that guests pass on; the others they drop.
     allowed_envs: Option<Vec<String>>,
-    /// Whether the guest requests its keys from a KMS.
+    /// Whether the guest asks a KMS for its keys.
     kms_enabled: Option<bool>,
-    /// Whether the key provider is a KMS, which newer files state instead.
+    /// Newer files name the provider of the keys instead.
     names_kms: bool,
 }
 
@@ -25,43 +25,43 @@ pub enum AppComposeError {
         "line {line}, column {column}: not JSON; app-compose.json is, and a docker-compose file is a text in it"
     )]
     Json {
-        /// Line of the first invalid character, from 1.
+        /// Of the first bad character.
         line: usize,
-        /// Column of the first invalid character.
+        /// Of the first bad character.
         column: usize,
     },
     /// JSON, but not an object.
     #[error("not a JSON object, as app-compose.json is")]
     NotAnObject,
-    /// A docker-compose file instead of the guest's.
+    /// The file for docker, not the one for the guest.
     #[error("a docker-compose file; app-compose.json has it as the text docker_compose_file")]
     DockerCompose,
-    /// A key has the wrong type.
+    /// A key of the wrong type.
     #[error("{key} must be {expected}")]
     Field {
         /// Its name.
         key: &'static str,
-        /// The type that it must have.
+        /// The type it must have.
         expected: &'static str,
     },
 }
 
-/// A setting that may be a mistake.
+/// What the deployer may not have meant.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ComposeDoubt {
     /// The variable is not listed.
     #[error("allowed_envs does not list {0}, so the guest drops it")]
     Dropped(String),
-    /// There is no list.
+    /// None is listed.
     #[error("there is no allowed_envs, so the guest drops every variable")]
     NoList,
-    /// The guest uses no KMS.
+    /// The guest asks no KMS.
     #[error("kms_enabled is false, so the guest asks no KMS for the key that decrypts this")]
     KmsDisabled,
 }
 
 impl AppCompose {
-    /// Parses the file.
+    /// Reads the file.
     ///
     /// # Errors
     /// [`AppComposeError`].

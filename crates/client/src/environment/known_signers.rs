@@ -1,31 +1,31 @@
-//! Trusted signers of app public keys: one line for each KMS, like the known hosts of ssh.
+//! Whose signature over an app's public key is believed: one line a KMS, as ssh keeps hosts.
 
 use std::fmt;
 
 use crate::statement::{NotASigner, Signer};
 use crate::url::KmsUrl;
 
-/// The largest file that is read.
+/// A larger file is not a list of signers.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// The signers in a file.
+/// The signers of a file, each with its line.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownSigners {
     entries: Vec<Entry>,
 }
 
-/// One line of the file.
+/// One line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// The line number, from 1.
+    /// Counted from 1.
     pub line: usize,
-    /// The KMS.
+    /// Of which KMS.
     pub kms: KmsName,
-    /// Its signer.
+    /// Who signs there.
     pub signer: Signer,
 }
 
-/// The name of a KMS: `host:port`, in lower case.
+/// Which KMS an entry is about: `host:port`, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KmsName(String);
 
@@ -35,36 +35,36 @@ pub enum KnownSignersError {
     /// Longer than [`MAX_BYTES`].
     #[error("longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// Fewer than two words.
+    /// Not two words.
     #[error("line {line}: expected host:port and a signer")]
     Words {
-        /// The line number, from 1.
+        /// Counted from 1.
         line: usize,
     },
     /// The first word is not `host:port`.
     #[error("line {line}: the KMS must be written as host:port")]
     Kms {
-        /// The line number, from 1.
+        /// Counted from 1.
         line: usize,
     },
     /// The second word is not a signer.
     #[error("line {line}: {problem}")]
     Signer {
-        /// The line number, from 1.
+        /// Counted from 1.
         line: usize,
         /// What is wrong.
         problem: NotASigner,
     },
 }
 
-/// What the list says about the signer of a KMS.
+/// What a list says about the signer of a KMS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing<'a> {
-    /// It is the known signer.
+    /// It is the one known.
     Known,
-    /// No signer is known for the KMS.
+    /// None is known.
     New,
-    /// Other signers are known.
+    /// Others are known.
     Changed(Vec<&'a Entry>),
 }
 
@@ -91,8 +91,8 @@ impl fmt::Display for KmsName {
 }
 
 impl KnownSigners {
-    /// Parses a file of `host:port signer` lines, with signers as 66 hexadecimal digits. The rest of a line
-    /// is a comment, and so is a line that starts with `#`.
+    /// Reads a file: `host:port signer` lines, signers as 66 hexadecimal digits; what follows is a comment, and so are
+    /// lines that start with `#`.
     pub fn parse(text: &str) -> Result<Self, KnownSignersError> {
         if text.len() > MAX_BYTES {
             return Err(KnownSignersError::TooLong);
@@ -114,7 +114,7 @@ impl KnownSigners {
         Ok(Self { entries })
     }
 
-    /// Looks up the signer of a KMS. Several lines for one KMS are alternatives.
+    /// What is known about the signer of a KMS. Several lines about one KMS are alternatives.
     pub fn standing(&self, kms: &KmsName, signer: Signer) -> Standing<'_> {
         let known: Vec<&Entry> = self.of(kms).collect();
         if known.is_empty() {
@@ -138,7 +138,7 @@ impl KnownSigners {
     }
 }
 
-/// The line to add for a signer.
+/// The line that makes a signer known.
 pub fn line(kms: &KmsName, signer: Signer) -> String {
     format!("{kms} {signer}\n")
 }

@@ -1,6 +1,6 @@
-//! Two behaviours of Python's standard library that `vmm-cli.py` inherits.
+//! Two habits of Python's standard library that `vmm-cli.py` gives its files and its plaintext.
 
-/// Strips the same characters as `str.strip`.
+/// What `str.strip` removes.
 pub(super) fn strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
 }

@@ -1,5 +1,4 @@
-//! Everything that a proof needs, in one JSON document: it can be verified again later, elsewhere, without
-//! the KMS.
+//! Everything that a proof needs, in one JSON document: it can be judged again later, elsewhere, without the KMS.
 
 use std::collections::BTreeMap;
 
@@ -11,22 +10,21 @@ use serde_json::Value;
 
 use crate::proto::{GetMetaResponse, PublicKeyResponse};
 
-/// The format of the document.
+/// The form of the document.
 pub const FORMAT: &str = "kms-proof-1";
-/// The largest document that is read.
+/// A larger document is not one.
 pub const MAX_BYTES: usize = 8 << 20;
 
-/// The responses of a KMS, and the vendor's collateral for its quotes.
+/// What a KMS answered, and the vendor's collateral for its quotes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answers {
     format: String,
     /// The KMS.
     pub url: String,
-    /// When they were collected, Unix seconds.
+    /// When it answered, Unix seconds.
     pub taken_at: u64,
-    /// The certificate of its TLS server, PEM. The program that made the document has verified that the
-    /// server holds its key.
+    /// The certificate of its TLS server, PEM. Whoever made the document saw the server hold its key.
     pub server_certificate: Option<String>,
     /// `ca_cert` of `GetTempCaCert`, PEM.
     pub ca_cert: Option<String>,
@@ -36,27 +34,27 @@ pub struct Answers {
     pub env_key: Option<EnvKeyAnswer>,
     collateral: Option<Value>,
     bootstrap_collateral: Option<Value>,
-    /// Why a part is missing, by the name of its field.
+    /// Why a part is missing, by its name here.
     #[serde(default)]
     pub missing: BTreeMap<String, String>,
 }
 
-/// A response about an app, with the app.
+/// An answer about an app, with the app.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvKeyAnswer {
     /// 40 hexadecimal digits.
     app_id: String,
-    /// The response.
+    /// The answer.
     pub answer: PublicKeyResponse,
 }
 
 /// Which of the two quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quote {
-    /// The one in the server's certificate.
+    /// In the server's certificate.
     Server,
-    /// The one over the new root keys.
+    /// Over the new root keys.
     Bootstrap,
 }
 
@@ -66,16 +64,16 @@ pub enum BundleError {
     /// Longer than [`MAX_BYTES`].
     #[error("longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// Not JSON of this format.
+    /// Not JSON of the form.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// Another format.
+    /// Another form.
     #[error("format is {0:?}, expected {FORMAT:?}")]
     Format(String),
 }
 
 impl Answers {
-    /// A document without responses.
+    /// No answers yet.
     pub(super) fn none(url: String, taken_at: u64) -> Self {
         Self {
             format: FORMAT.to_owned(),
@@ -91,7 +89,7 @@ impl Answers {
         }
     }
 
-    /// Parses a document.
+    /// Reads a document.
     pub fn parse(json: &[u8]) -> Result<Self, BundleError> {
         if json.len() > MAX_BYTES {
             return Err(BundleError::TooLong);
@@ -103,14 +101,14 @@ impl Answers {
         Ok(answers)
     }
 
-    /// Writes the document.
+    /// Writes it.
     pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
         Ok(json)
     }
 
-    /// The collateral of a quote, if present.
+    /// The collateral of a quote, if it is there.
     pub fn collateral(&self, quote: Quote) -> Option<Result<Collateral, CollateralError>> {
         let json = match quote {
             Quote::Server => self.collateral.as_ref(),
@@ -120,7 +118,7 @@ impl Answers {
     }
 
     pub(super) fn keep_collateral(&mut self, quote: Quote, collateral: &Collateral) {
-        // Strings and bytes always have a JSON form.
+        // Texts and bytes always have a JSON form.
         let json = serde_json::to_value(collateral.parts()).ok();
         match quote {
             Quote::Server => self.collateral = json,
@@ -150,7 +148,7 @@ impl EnvKeyAnswer {
         Self { app_id: app_id.to_string(), answer }
     }
 
-    /// The id of the app.
+    /// The app.
     pub fn app_id(&self) -> Option<AppId> {
         AppId::try_from(hex::decode(&self.app_id).ok()?.as_slice()).ok()
     }

@@ -1,4 +1,4 @@
-//! Invalid statements. `tests/vectors.rs` runs the valid ones in `keys.json`.
+//! What is no statement. `tests/vectors.rs` runs those of `keys.json`.
 
 use serde_json::Value;
 

@@ -1,4 +1,4 @@
-//! `kmsctl completions`: completions of commands and options for a shell.
+//! `kmsctl completions`: what a shell needs to complete commands and options.
 
 use clap::Args;
 use clap_complete::{Shell, generate};

@@ -1,5 +1,4 @@
-//! `kmsctl status`: whether each KMS can be reached, whether it can release keys, and whether all hold the
-//! same keys.
+//! `kmsctl status`: is each KMS reached, can it release keys, and do all of them hold the same ones?
 
 use std::time::Duration;
 
@@ -21,7 +20,7 @@ const CALL_TIME: Duration = Duration::from_secs(30);
 /// Arguments of `kmsctl status`.
 #[derive(Args, Debug)]
 pub(crate) struct Status {
-    /// URL of a KMS, http:// if it has no keys yet; may be given more than once, or with commas
+    /// URL of a KMS, http:// also while it has no keys; may be given more than once, or with commas
     #[arg(
         long = "kms",
         value_name = "URL",
@@ -37,22 +36,22 @@ pub(crate) struct Status {
     server: Server,
 }
 
-/// The state of one KMS.
+/// What one KMS does.
 enum State {
     Serving(Box<GetMetaResponse>),
     Onboarding(Box<Waiting>),
     Unreachable(String),
 }
 
-/// What a KMS that does not serve says about itself.
+/// What a KMS says that does not serve.
 struct Waiting {
-    /// `None` if its guest agent does not respond.
+    /// Absent where its guest agent does not answer.
     info: Option<AttestationInfoResponse>,
-    /// `None` if there is no setup service, or the token is missing.
+    /// Absent where there is no setup service, or its token is missing.
     setup: Option<SetupStatus>,
 }
 
-/// Replicas of one another have these in common.
+/// What makes two KMSs replicas of each other.
 #[derive(PartialEq, Eq)]
 struct Keys {
     root: Vec<u8>,
@@ -61,7 +60,7 @@ struct Keys {
 
 impl Status {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
-        let progress = terminal.progress("waiting for each KMS");
+        let progress = terminal.progress("asking each KMS");
         let mut states = Vec::new();
         for url in &self.urls {
             states.push((url, self.ask(url, terminal).await?));
@@ -105,7 +104,7 @@ impl Status {
             Ok(meta) => return Ok(State::Serving(Box::new(meta))),
             Err(refusal) => refusal,
         };
-        // A KMS without keys does not have the method.
+        // A KMS without keys knows no such method.
         let CallError::Refused { status, message, .. } = &refusal else {
             let other_side = other_side(url, &refusal).await;
             return Ok(State::Unreachable(other_side.unwrap_or_else(|| causes(&refusal))));
@@ -113,14 +112,14 @@ impl Status {
         if status.as_u16() != 404 && !message.starts_with("Service not found") {
             return Ok(State::Unreachable(refusal.to_string()));
         }
-        // It is onboarding even if its guest agent does not respond.
+        // Without an answer of its guest agent, it is onboarding all the same.
         let info = connection.call(CALL_TIME, "Onboard.GetAttestationInfo", &()).await.ok();
         let setup = self.setup(&connection, terminal).await?;
         Ok(State::Onboarding(Box::new(Waiting { info, setup })))
     }
 
-    /// The status from the setup service. The token is sent only if it is required, and over https only to a
-    /// server that an option identifies.
+    /// What the setup service says. The token is shown only where it is asked for, and over https only to a server that
+    /// an option names.
     async fn setup(
         &self,
         connection: &OperatorConnection,
@@ -134,18 +133,18 @@ impl Status {
         let url = connection.url();
         let Some(token) = self.credentials.token(Service::Onboarding)? else {
             terminal.warn(format_args!(
-                "{url} tells its state only with its token, in KMS_ONBOARD_TOKEN or --token-file"
+                "{url} tells where it stands only with its token, in KMS_ONBOARD_TOKEN or --token-file"
             ));
             return Ok(None);
         };
         let belief = match url {
-            // Pins apply to servers over https.
+            // Pins are about the servers over https.
             OperatorUrl::Plain(_) => Belief::Any,
             OperatorUrl::Tls(_) => self.server.belief(url)?,
         };
         if matches!(belief, Belief::Unsaid) {
             terminal.warn(format_args!(
-                "the token does not go to {url}, which is not authenticated: give its key with --server-spki"
+                "the token does not go to {url}, which anybody may be: name its key with --server-spki"
             ));
             return Ok(None);
         }
@@ -163,10 +162,10 @@ impl Status {
 }
 
 impl State {
-    /// Whether it does its work: it releases keys, or waits for some.
+    /// Whether it does what it is there for: releases keys, or waits for some.
     fn is_useful(&self) -> bool {
         match self {
-            // Versions without this field are assumed to be ready.
+            // Versions that do not say are believed to.
             Self::Serving(meta) => meta.ready.unwrap_or(true),
             Self::Onboarding(_) => true,
             Self::Unreachable(_) => false,

@@ -1,4 +1,4 @@
-//! The simulator against independent verifiers.
+//! The simulator against verifiers that are not its own.
 
 mod independent;
 mod program;

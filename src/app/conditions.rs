@@ -1,0 +1,86 @@
+//! What people are notified of beside the events: what keeps keys from being released, or soon will.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use crate::api::readiness::{Cause, Effect, Report};
+use crate::audit::Audit;
+use crate::clock::unix_now;
+use crate::event_type::Condition;
+use crate::notify::Notifier;
+
+use super::process::Process;
+use super::serving::Serving;
+
+/// How often it is looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(1);
+/// Collateral with less time than this left, although it is fetched again before, is told of.
+const COLLATERAL_LEFT: u64 = 24 * 60 * 60;
+
+/// Looks until dropped.
+pub(super) fn look_loop(process: &Process, serving: &Serving) -> impl Future<Output = ()> + Send + use<> {
+    let (notifier, foundation) = (Arc::clone(&process.notifier), process.foundation());
+    let readiness = Arc::clone(&serving.readiness);
+    async move {
+        let mut tick = tokio::time::interval(LOOK_EVERY);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            tick.tick().await;
+            name_origin(&notifier, &foundation.audit);
+            look_at_causes(&notifier, &readiness.report());
+            let expires = foundation.verifier.cache().stats().entries.iter().map(|entry| entry.expires).min();
+            let left = expires.map(|expires| expires.saturating_sub(unix_now()));
+            let sentence = left.filter(|left| *left < COLLATERAL_LEFT).map(|left| {
+                format!("collateral expires in {} minutes and no service has given newer one", left / 60)
+            });
+            notifier.look(Condition::CollateralExpires, sentence);
+        }
+    }
+}
+
+fn name_origin(notifier: &Notifier, audit: &Audit) {
+    if let Some(head) = audit.head()
+        && let Some((origin, _)) = head.key.split_once('+')
+    {
+        notifier.name_origin(origin);
+    }
+}
+
+/// The details of a cause may name hosts, and are left out.
+fn look_at_causes(notifier: &Notifier, report: &Report) {
+    for cause in Cause::ALL {
+        let Some(condition) = condition(cause) else { continue };
+        let holds = [Effect::Stops, Effect::Warns]
+            .into_iter()
+            .any(|effect| report.with(effect).any(|reason| reason.cause == cause));
+        notifier.look(condition, holds.then(|| cause.text().to_owned()));
+    }
+}
+
+/// `None` for what is an event, and for what the notifier sees for itself.
+fn condition(cause: Cause) -> Option<Condition> {
+    match cause {
+        Cause::NoKeys | Cause::Frozen | Cause::AuditLogUnavailable | Cause::DiskNearlyFull => None,
+        Cause::PolicyUnavailable => Some(Condition::PolicyUnavailable),
+        Cause::AllowlistUnusable => Some(Condition::AllowlistUnusable),
+        Cause::KmsNotAllowed => Some(Condition::KmsNotAllowed),
+        Cause::OwnEvidenceUnavailable => Some(Condition::OwnEvidenceUnavailable),
+        Cause::OwnEvidenceRefused => Some(Condition::OwnEvidenceRefused),
+        Cause::CollateralUnavailable => Some(Condition::CollateralUnavailable),
+        Cause::Clock => Some(Condition::Clock),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_condition_has_the_name_of_its_cause() {
+        for cause in Cause::ALL {
+            if let Some(condition) = condition(cause) {
+                assert_eq!(condition.name(), cause.name());
+            }
+        }
+    }
+}

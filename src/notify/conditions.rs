@@ -1,0 +1,160 @@
+//! Which conditions hold, told once when they begin and once when they end, however often they are looked at.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::time::{Duration, Instant};
+
+use super::notification::State;
+use crate::event_type::Condition;
+
+/// How long a condition must hold before it is told, so that what passes by itself wakes nobody.
+const RAISE_AFTER: Duration = Duration::from_secs(5);
+/// How long it must not hold before its end is told, so that one that comes and goes is told once.
+const RESOLVE_AFTER: Duration = Duration::from_secs(60);
+
+/// What is known of each condition.
+#[derive(Debug, Default)]
+pub(super) struct Conditions(BTreeMap<Condition, Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    is_raised: bool,
+    /// Since when it is the other way than was told.
+    differs_since: Option<Instant>,
+    /// The newest that was said of it.
+    sentence: Option<String>,
+}
+
+/// What there is to tell.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Change {
+    pub(super) state: State,
+    pub(super) sentence: String,
+}
+
+impl Conditions {
+    /// As after these were told of.
+    pub(super) fn raised(conditions: impl IntoIterator<Item = Condition>) -> Self {
+        let known = |condition| (condition, Known { is_raised: true, ..Known::default() });
+        Self(conditions.into_iter().map(known).collect())
+    }
+
+    /// Those that were told of and have not ended.
+    pub(super) fn all_raised(&self) -> BTreeSet<Condition> {
+        self.0.iter().filter(|(_, known)| known.is_raised).map(|(condition, _)| *condition).collect()
+    }
+
+    /// Says whether a condition holds now: `Some` with what there is to say of it.
+    pub(super) fn look(
+        &mut self,
+        condition: Condition,
+        sentence: Option<String>,
+        now: Instant,
+    ) -> Option<Change> {
+        let known = self.0.entry(condition).or_default();
+        let holds = sentence.is_some();
+        if holds {
+            known.sentence = sentence;
+        }
+        if holds == known.is_raised {
+            known.differs_since = None;
+            return None;
+        }
+        let since = *known.differs_since.get_or_insert(now);
+        let (raise_after, resolve_after) = pauses(condition);
+        let pause = if known.is_raised { resolve_after } else { raise_after };
+        if now.saturating_duration_since(since) < pause {
+            return None;
+        }
+        (known.is_raised, known.differs_since) = (holds, None);
+        let said = known.sentence.clone().unwrap_or_else(|| about(condition).to_owned());
+        Some(match holds {
+            true => Change { state: State::Raised, sentence: said },
+            false => Change { state: State::Resolved, sentence: format!("over: {said}") },
+        })
+    }
+}
+
+/// A storm is counted over a while already, and a contradiction does not pass.
+fn pauses(condition: Condition) -> (Duration, Duration) {
+    match condition {
+        Condition::DenialStorm => (Duration::ZERO, Duration::ZERO),
+        Condition::LedgerContradicted => (Duration::ZERO, RESOLVE_AFTER),
+        Condition::AuditLogUnavailable
+        | Condition::DiskNearlyFull
+        | Condition::WitnessesLost
+        | Condition::Clock
+        | Condition::PolicyUnavailable
+        | Condition::AllowlistUnusable
+        | Condition::KmsNotAllowed
+        | Condition::OwnEvidenceUnavailable
+        | Condition::OwnEvidenceRefused
+        | Condition::CollateralUnavailable
+        | Condition::CollateralExpires
+        | Condition::PlatformOutdatedSoon => (RAISE_AFTER, RESOLVE_AFTER),
+    }
+}
+
+/// What a condition was, where this process has not seen it.
+fn about(condition: Condition) -> &'static str {
+    match condition {
+        Condition::AuditLogUnavailable => "the audit log could not be written",
+        Condition::LedgerContradicted => "the audit log was not the one that was signed",
+        Condition::DiskNearlyFull => "little disk space was left for the audit log",
+        Condition::WitnessesLost => "too few witnesses cosigned the audit log",
+        Condition::DenialStorm => "many requests were refused",
+        Condition::Clock => "the clock was behind what is known to be past",
+        Condition::PolicyUnavailable => "the authorization backend did not answer",
+        Condition::AllowlistUnusable => "the allowlist was missing or invalid",
+        Condition::KmsNotAllowed => "the policy did not allow this KMS",
+        Condition::OwnEvidenceUnavailable => "the attester of this KMS gave no usable evidence",
+        Condition::OwnEvidenceRefused => "the evidence of this KMS did not verify",
+        Condition::CollateralUnavailable => "there was no valid collateral",
+        Condition::CollateralExpires => "collateral was about to expire",
+        Condition::PlatformOutdatedSoon => "platforms were about to be out of date",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const DISK: Condition = Condition::AuditLogUnavailable;
+
+    #[test]
+    fn a_condition_is_told_once_when_it_begins_and_once_when_it_ends() {
+        let mut conditions = Conditions::default();
+        let begin = Instant::now();
+        let mut told = Vec::new();
+        // Full from second 10 on, with a moment of relief, and fine from second 100 on.
+        for second in 0..300 {
+            let holds = (10..100).contains(&second) && second != 50;
+            let sentence = holds.then(|| "full".to_owned());
+            let change = conditions.look(DISK, sentence, begin + Duration::from_secs(second));
+            told.extend(change.map(|change| (second, change.state)));
+        }
+        assert_eq!(told, [(15, State::Raised), (160, State::Resolved)]);
+    }
+
+    #[test]
+    fn what_passes_at_once_is_not_told_and_a_fork_is_told_at_once() {
+        let mut conditions = Conditions::default();
+        let begin = Instant::now();
+        for second in 0..20 {
+            let sentence = (second % 4 != 0).then(|| "slow".to_owned());
+            assert_eq!(conditions.look(DISK, sentence, begin + Duration::from_secs(second)), None);
+        }
+        let fork = conditions.look(Condition::LedgerContradicted, Some("fork".to_owned()), begin);
+        assert_eq!(fork, Some(Change { state: State::Raised, sentence: "fork".to_owned() }));
+    }
+
+    #[test]
+    fn what_was_told_before_a_restart_is_not_told_again_but_its_end_is() {
+        let mut conditions = Conditions::raised([DISK]);
+        let begin = Instant::now();
+        assert_eq!(conditions.look(DISK, Some("full".to_owned()), begin + RAISE_AFTER), None);
+        assert_eq!(conditions.look(DISK, None, begin + RAISE_AFTER), None);
+        let change = conditions.look(DISK, None, begin + RAISE_AFTER + RESOLVE_AFTER);
+        assert_eq!(change.map(|change| change.state), Some(State::Resolved));
+        assert!(conditions.all_raised().is_empty());
+    }
+}

@@ -1,0 +1,208 @@
+//! Sends to one target, one request at a time, until each is taken or given up.
+
+use std::fmt;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use http::{HeaderMap, HeaderName, StatusCode, header};
+use kms_attest::outgoing;
+use reqwest::{Client, redirect};
+
+use super::notification::{Notification, Sender};
+use super::target::Target;
+use super::{SetupError, Shared};
+use crate::clock::unix_now;
+use crate::config::{NotifyKey, NotifyTarget};
+
+/// The headers of Standard Webhooks, and which key has signed.
+const ID: HeaderName = HeaderName::from_static("webhook-id");
+const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const KEY_ID: HeaderName = HeaderName::from_static("x-kms-key-id");
+
+/// Bounds of requests and of their repetition.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Bounds {
+    pub(super) connect: Duration,
+    /// From the request to the head of the answer.
+    pub(super) total: Duration,
+    /// Before the second attempt; doubled each time.
+    pub(super) first_pause: Duration,
+    pub(super) max_pause: Duration,
+    /// A notification that is not taken for this long is given up.
+    pub(super) give_up: Duration,
+    /// One that the target calls wrong is given up after so many attempts.
+    pub(super) max_refusals: u32,
+}
+
+impl Bounds {
+    pub(super) const USUAL: Self = Self {
+        connect: Duration::from_secs(5),
+        total: Duration::from_secs(10),
+        first_pause: Duration::from_secs(1),
+        max_pause: Duration::from_secs(300),
+        give_up: Duration::from_secs(24 * 60 * 60),
+        max_refusals: 3,
+    };
+}
+
+/// Sends what waits for one target.
+pub(super) struct Delivery {
+    name: String,
+    url: url::Url,
+    key: NotifyKey,
+    key_id: String,
+    client: Client,
+    bounds: Bounds,
+}
+
+/// Why an attempt failed, in words that name no host.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// It answered something else than 2xx.
+    Status(StatusCode),
+    /// It answered nothing in time.
+    TimedOut,
+    /// It was not reached, or ended the connection.
+    Connection(outgoing::Cause),
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Status(status) if status.is_redirection() => {
+                write!(f, "it answered {}: redirects are not followed", status.as_u16())
+            }
+            Self::Status(status) => write!(f, "it answered {}", status.as_u16()),
+            Self::TimedOut => f.write_str("it did not answer in time"),
+            Self::Connection(cause) => cause.fmt(f),
+        }
+    }
+}
+
+impl Delivery {
+    /// # Errors
+    /// [`SetupError`]: a file cannot be used, or requests cannot be made.
+    pub(super) fn new(target: &NotifyTarget, bounds: Bounds) -> Result<Self, SetupError> {
+        let key = target.key()?;
+        let tls = outgoing::client_config(&target.certificates()?).map_err(SetupError::Tls)?;
+        let client = outgoing::client(tls)
+            .redirect(redirect::Policy::none())
+            .connect_timeout(bounds.connect)
+            .timeout(bounds.total)
+            .pool_max_idle_per_host(1);
+        // A receiver on this machine needs no proxy.
+        let client = if target.url.is_loopback() { client.no_proxy() } else { client };
+        let key_id = hex::encode(&key.sign(&[b"cvm-kms notify key id"])[..4]);
+        Ok(Self {
+            name: target.name.clone(),
+            url: target.url.url().clone(),
+            key,
+            key_id,
+            client: client.build().map_err(SetupError::Client)?,
+            bounds,
+        })
+    }
+
+    /// Sends what waits for `target`, for ever.
+    pub(super) async fn run(self, target: Arc<Target>, shared: Arc<Shared>) {
+        let mut pause = Duration::ZERO;
+        loop {
+            let notification = target.next().await;
+            let (begin, mut refusals) = (Instant::now(), 0);
+            loop {
+                let lost = target.lost();
+                let (failure, wait) = match self.send(&notification, &shared.sender, lost).await {
+                    Ok(()) => {
+                        if !pause.is_zero() {
+                            tracing::info!(target = self.name, "notifications are taken again");
+                        }
+                        pause = Duration::ZERO;
+                        target.delivered(lost);
+                        break;
+                    }
+                    Err(failed) => failed,
+                };
+                target.failed();
+                if pause.is_zero() {
+                    tracing::warn!(target = self.name, %failure, "a notification is not taken; it is sent again");
+                }
+                refusals += u32::from(failure.is_of_the_body());
+                if begin.elapsed() >= self.bounds.give_up || refusals >= self.bounds.max_refusals {
+                    tracing::warn!(target = self.name, %failure, "a notification is given up");
+                    target.gave_up();
+                    break;
+                }
+                pause = (pause * 2).clamp(self.bounds.first_pause, self.bounds.max_pause);
+                tokio::time::sleep(jittered(pause).max(wait)).await;
+            }
+        }
+    }
+
+    /// Sends once; if that fails, why, and how long the target wants to be left alone at least.
+    pub(super) async fn send(
+        &self,
+        notification: &Notification,
+        sender: &Sender,
+        lost: u64,
+    ) -> Result<(), (Failure, Duration)> {
+        let body = notification.body(sender, lost);
+        let headers = self.headers(&notification.id, unix_now(), body.as_bytes());
+        let post = self.client.post(self.url.clone()).headers(headers).body(body);
+        let answer = post.send().await.map_err(|error| match error.is_timeout() {
+            true => (Failure::TimedOut, Duration::ZERO),
+            false => (Failure::Connection(outgoing::Cause::of(&error)), Duration::ZERO),
+        })?;
+        // What else it says is not read.
+        match answer.status() {
+            status if status.is_success() => Ok(()),
+            status => Err((Failure::Status(status), self.retry_after(answer.headers()))),
+        }
+    }
+
+    /// The signature is over id, timestamp and body, with a full stop between them, as Standard Webhooks has it.
+    fn headers(&self, id: &str, now: u64, body: &[u8]) -> HeaderMap {
+        let signed = self.key.sign(&[id.as_bytes(), format!(".{now}.").as_bytes(), body]);
+        let mut headers = HeaderMap::new();
+        for (name, value) in [
+            (header::CONTENT_TYPE, "application/json".to_owned()),
+            (ID, id.to_owned()),
+            (TIMESTAMP, now.to_string()),
+            (SIGNATURE, format!("v1,{}", STANDARD.encode(signed))),
+            (KEY_ID, self.key_id.clone()),
+        ] {
+            headers.insert(name, value.try_into().expect("digits and letters are a header"));
+        }
+        headers
+    }
+
+    /// `Retry-After` in seconds, within our own bounds.
+    fn retry_after(&self, headers: &HeaderMap) -> Duration {
+        let seconds =
+            headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
+        seconds.map_or(Duration::ZERO, Duration::from_secs).min(self.bounds.max_pause)
+    }
+}
+
+impl Failure {
+    /// Whether the target says that this very notification is wrong.
+    fn is_of_the_body(self) -> bool {
+        match self {
+            Self::Status(status) => matches!(status.as_u16(), 400 | 413 | 415 | 422),
+            Self::TimedOut | Self::Connection(_) => false,
+        }
+    }
+}
+
+/// From half of `pause` to all of it: targets of many KMSs that come back are not asked by all at once.
+fn jittered(pause: Duration) -> Duration {
+    let mut random = [0; 2];
+    // Without randomness it is the whole pause.
+    if aws_lc_rs::rand::fill(&mut random).is_err() {
+        return pause;
+    }
+    let share = f64::from(u16::from_be_bytes(random)) / f64::from(u16::MAX);
+    pause.mul_f64(0.5 + share / 2.0)
+}

@@ -1,0 +1,227 @@
+//! The thread that follows the log for all targets, and looks at whether it can be written.
+
+use std::collections::HashMap;
+use std::path::Path;
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use serde::Deserialize;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+
+use super::Shared;
+use super::memory::Memory;
+use super::notification::Notification;
+use super::storm::Storm;
+use super::target::Target;
+use crate::audit::{FailureReason, Health, Progress, Reader, Record};
+use crate::clock::unix_now;
+use crate::config::DenialStorm;
+use crate::event_type::{Condition, EventType, Topic};
+
+/// How often the log is asked for more.
+const LOOK_EVERY: Duration = Duration::from_millis(250);
+/// Records between two looks at the rest.
+const MAX_BATCH: usize = 10_000;
+/// How often it is kept how far the targets are.
+const SAVE_EVERY: Duration = Duration::from_secs(2);
+/// A start looks no further back for what a target has missed. More counts as lost.
+const MAX_CATCH_UP: u64 = 1_000_000;
+/// What anybody can cause is told at most so often, with the number of those in between.
+const SPACE: Duration = Duration::from_secs(60);
+
+pub(super) struct Follower {
+    progress: Progress,
+    shared: Arc<Shared>,
+    memory: Memory,
+    reader: Reader,
+    storm: Storm,
+    /// When one of these was told last, and how many there were since.
+    spaced: HashMap<EventType, (Instant, u64)>,
+    saved: Instant,
+    is_unreadable: bool,
+}
+
+/// What decides whether a record is looked at at all.
+#[derive(Deserialize)]
+struct Glance<'a> {
+    seq: u64,
+    event: &'a str,
+}
+
+impl Follower {
+    pub(super) fn new(
+        log: &Path,
+        storm: DenialStorm,
+        progress: Progress,
+        shared: Arc<Shared>,
+        memory: Memory,
+    ) -> Self {
+        let newest = progress.acknowledged();
+        let oldest = newest.saturating_sub(MAX_CATCH_UP);
+        for target in &shared.targets {
+            let missed = oldest.saturating_sub(target.seen());
+            if missed > 0 {
+                tracing::warn!(
+                    target = target.name(),
+                    missed,
+                    "what is missed is too much to be looked through: so many records count as lost notifications"
+                );
+                target.saw(oldest, missed);
+            }
+        }
+        let after = shared.targets.iter().map(|target| target.seen()).min().unwrap_or(newest);
+        Self {
+            progress,
+            shared,
+            memory,
+            reader: Reader::after(log, after),
+            storm: Storm::new(storm),
+            spaced: HashMap::new(),
+            saved: Instant::now(),
+            is_unreadable: false,
+        }
+    }
+
+    /// Follows until it is over.
+    pub(super) fn run(mut self) {
+        while !self.shared.is_over() {
+            let acknowledged = self.progress.acknowledged();
+            let is_behind = match self.read(acknowledged) {
+                Ok(is_behind) => {
+                    self.is_unreadable = false;
+                    is_behind
+                }
+                Err(error) => {
+                    if !self.is_unreadable {
+                        tracing::warn!(%error, "the audit log cannot be read: nobody is notified of what it holds");
+                    }
+                    self.is_unreadable = true;
+                    false
+                }
+            };
+            if !is_behind {
+                self.storm.pass(unix_now());
+            }
+            self.look();
+            if self.saved.elapsed() >= SAVE_EVERY {
+                self.save();
+            }
+            if !is_behind {
+                thread::park_timeout(LOOK_EVERY);
+            }
+        }
+        self.save();
+    }
+
+    fn save(&mut self) {
+        self.saved = Instant::now();
+        let known = self.shared.known_conditions();
+        self.memory.save(self.shared.targets.iter().map(|target| &**target), &known);
+    }
+
+    /// Reads what is new; whether there may be more.
+    fn read(&mut self, acknowledged: u64) -> std::io::Result<bool> {
+        self.reader.renew()?;
+        let mut line = Vec::new();
+        for _ in 0..MAX_BATCH {
+            let Some(seq) = self.reader.next(acknowledged, &mut line)? else {
+                return Ok(false);
+            };
+            self.record(&line);
+            self.shared.targets.iter().for_each(|target| target.saw(seq, 0));
+        }
+        Ok(true)
+    }
+
+    fn record(&mut self, line: &[u8]) {
+        let text = std::str::from_utf8(line).unwrap_or_default();
+        let Ok(glance) = serde_json::from_str::<Glance<'_>>(text) else { return };
+        let Some(event) = EventType::parse(glance.event) else { return };
+        let is_refusal = event.is_refusal() || event == EventType::Suppressed;
+        let Glance { seq, .. } = glance;
+        // Everyday life at ten thousand records a second goes no further.
+        let most = event.most_severe();
+        let wanting = |target: &&Arc<Target>| target.wants(Topic::Event(event), most) && target.seen() < seq;
+        if !is_refusal && !self.shared.targets.iter().any(|target| wanting(&target)) {
+            return;
+        }
+        let Some(record) = Record::read(line) else { return };
+        if is_refusal {
+            let count = record.fields.get("events").and_then(serde_json::Value::as_u64).unwrap_or(1);
+            if record.source() == "kms" {
+                self.storm.count(count, unix(&record.time));
+            }
+        }
+        let Some(left_out) = self.turn(event) else { return };
+        let notification = Arc::new(Notification::of_record(&record, line, event, left_out));
+        let Notification { topic, severity, .. } = *notification;
+        let storm = Condition::DenialStorm;
+        let is_in_storm = is_refusal && self.storm.is_raging();
+        for target in &self.shared.targets {
+            let is_told_of_storm = || target.wants(Topic::Condition(storm), storm.severity());
+            if target.wants(topic, severity) && target.seen() < seq && !(is_in_storm && is_told_of_storm()) {
+                target.push(&notification);
+            }
+        }
+    }
+
+    /// Whether an event of this type is told, and how many before it were not.
+    fn turn(&mut self, event: EventType) -> Option<u64> {
+        if !matches!(event, EventType::CredentialsRefused | EventType::Suppressed) {
+            return Some(0);
+        }
+        let now = Instant::now();
+        match self.spaced.get_mut(&event) {
+            Some((last, left_out)) if now.duration_since(*last) < SPACE => {
+                *left_out += 1;
+                None
+            }
+            known => {
+                let left_out = known.map_or(0, |(_, left_out)| *left_out);
+                self.spaced.insert(event, (now, 0));
+                Some(left_out)
+            }
+        }
+    }
+
+    /// Looks at what no record can say, because none can be written.
+    fn look(&self) {
+        let now = Instant::now();
+        let failure = match self.progress.health() {
+            Health::Writing => None,
+            Health::Failing { reason, .. } => condition(reason).map(|condition| (condition, reason)),
+        };
+        for condition in [Condition::AuditLogUnavailable, Condition::LedgerContradicted] {
+            let reason = failure.and_then(|(found, reason)| (found == condition).then_some(reason));
+            let sentence = reason.map(|reason| format!("{reason}; no key is released meanwhile"));
+            self.shared.look(condition, sentence, now);
+        }
+        let shortage = self.progress.space().shortage();
+        let sentence = shortage.map(|left| format!("little disk space is left for the audit log: {left}"));
+        self.shared.look(Condition::DiskNearlyFull, sentence, now);
+        self.shared.look(Condition::DenialStorm, self.storm.sentence(), now);
+    }
+}
+
+/// What an operator is told of a log that takes no records. The clock is told of with what keeps keys from being released, and a
+/// tree that is being built is complete after a while.
+fn condition(reason: FailureReason) -> Option<Condition> {
+    match reason {
+        FailureReason::DiskFull
+        | FailureReason::Write
+        | FailureReason::Sync
+        | FailureReason::Stalled
+        | FailureReason::FileChanged
+        | FailureReason::Tree
+        | FailureReason::Ended => Some(Condition::AuditLogUnavailable),
+        FailureReason::NotAsSigned => Some(Condition::LedgerContradicted),
+        FailureReason::ClockBehind | FailureReason::BuildingTree => None,
+    }
+}
+
+fn unix(time: &str) -> u64 {
+    let time = OffsetDateTime::parse(time, &Rfc3339).ok();
+    time.and_then(|time| u64::try_from(time.unix_timestamp()).ok()).unwrap_or(0)
+}

@@ -1,0 +1,234 @@
+//! A target: what waits for it, what it has got, and what is lost.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use tokio::sync::Notify;
+
+use super::notification::Notification;
+use crate::config::NotifyFilter;
+use crate::event_type::{Severity, Topic};
+use crate::metrics::Metrics;
+
+/// No more notifications wait for one target.
+pub(super) const MAX_WAITING: usize = 1000;
+
+/// How far a target is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub(super) struct Place {
+    /// Every record up to this number was delivered, is lost, or was not wanted.
+    pub(super) after: u64,
+    /// How many notifications it does not know to be lost.
+    pub(super) lost: u64,
+}
+
+pub(super) struct Target {
+    name: String,
+    filter: NotifyFilter,
+    queue: Mutex<Queue>,
+    news: Notify,
+    metrics: Arc<Metrics>,
+}
+
+#[derive(Debug)]
+struct Queue {
+    /// What is being sent. It is not lost while others come.
+    current: Option<Arc<Notification>>,
+    /// The oldest first.
+    waiting: VecDeque<Arc<Notification>>,
+    lost: u64,
+    /// The number of the last record that was looked at for it.
+    seen: u64,
+}
+
+impl Target {
+    /// A target that was there before goes on where it was; a new one begins after the record `newest`.
+    pub(super) fn new(
+        name: &str,
+        filter: NotifyFilter,
+        known: Option<Place>,
+        newest: u64,
+        metrics: Arc<Metrics>,
+    ) -> Self {
+        let place = known.unwrap_or(Place { after: newest, lost: 0 });
+        // A number that is not there yet is of another log, which had more.
+        let seen = place.after.min(newest);
+        metrics.set_notifications_waiting(name, 0);
+        for outcome in ["delivered", "failed", "dropped"] {
+            metrics.notified(name, outcome, 0);
+        }
+        let queue = Queue { current: None, waiting: VecDeque::new(), lost: place.lost, seen };
+        Self { name: name.to_owned(), filter, queue: Mutex::new(queue), news: Notify::new(), metrics }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn wants(&self, topic: Topic, severity: Severity) -> bool {
+        self.filter.admits(topic, severity)
+    }
+
+    /// The last record that was looked at for it.
+    pub(super) fn seen(&self) -> u64 {
+        self.queue().seen
+    }
+
+    /// Records up to this number were looked at for it; `skipped` of them only counted.
+    pub(super) fn saw(&self, seq: u64, skipped: u64) {
+        let mut queue = self.queue();
+        queue.seen = queue.seen.max(seq);
+        queue.lost += skipped;
+    }
+
+    /// Where it goes on after a restart.
+    pub(super) fn place(&self) -> Place {
+        let queue = self.queue();
+        let undelivered = queue.current.iter().chain(&queue.waiting).filter_map(|one| one.sequence).min();
+        let after = undelivered.map_or(queue.seen, |first| first.saturating_sub(1));
+        Place { after, lost: queue.lost }
+    }
+
+    /// What is not delivered yet, in order.
+    pub(super) fn pending(&self) -> Vec<Arc<Notification>> {
+        let queue = self.queue();
+        queue.current.iter().chain(&queue.waiting).cloned().collect()
+    }
+
+    /// Waits for nobody: where too many wait, the oldest of those that matter least is lost.
+    pub(super) fn push(&self, notification: &Arc<Notification>) {
+        let mut queue = self.queue();
+        queue.waiting.push_back(Arc::clone(notification));
+        if queue.waiting.len() > MAX_WAITING {
+            let least = queue.waiting.iter().map(|one| one.severity).min();
+            let place = queue.waiting.iter().position(|one| Some(one.severity) == least);
+            if let Some(place) = place {
+                queue.waiting.remove(place);
+            }
+            self.lose(&mut queue);
+        }
+        self.metrics.set_notifications_waiting(&self.name, queue.waiting.len());
+        self.news.notify_one();
+    }
+
+    fn lose(&self, queue: &mut Queue) {
+        queue.lost += 1;
+        self.metrics.notified(&self.name, "dropped", 1);
+    }
+
+    /// The next one to send, once there is one.
+    pub(super) async fn next(&self) -> Arc<Notification> {
+        loop {
+            {
+                let mut queue = self.queue();
+                if let Some(next) = queue.waiting.pop_front() {
+                    queue.current = Some(Arc::clone(&next));
+                    self.metrics.set_notifications_waiting(&self.name, queue.waiting.len());
+                    return next;
+                }
+            }
+            self.news.notified().await;
+        }
+    }
+
+    /// How many are lost that it does not know of.
+    pub(super) fn lost(&self) -> u64 {
+        self.queue().lost
+    }
+
+    /// It has got the current one, which said that so many are lost.
+    pub(super) fn delivered(&self, told_lost: u64) {
+        let mut queue = self.queue();
+        queue.current = None;
+        queue.lost = queue.lost.saturating_sub(told_lost);
+        self.metrics.notified(&self.name, "delivered", 1);
+    }
+
+    /// An attempt to send the current one failed.
+    pub(super) fn failed(&self) {
+        self.metrics.notified(&self.name, "failed", 1);
+    }
+
+    /// The current one is given up.
+    pub(super) fn gave_up(&self) {
+        let mut queue = self.queue();
+        queue.current = None;
+        self.lose(&mut queue);
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::audit::Record;
+    use crate::event_type::EventType;
+
+    fn target(known: Option<Place>) -> Target {
+        let filter = NotifyFilter { min_severity: Severity::Info, types: None };
+        Target::new("x", filter, known, 100, Arc::new(Metrics::new([])))
+    }
+
+    fn numbered(seq: u64, event: EventType) -> Arc<Notification> {
+        let kind = event.name();
+        let line = format!(r#"{{"seq":{seq},"time":"2026-01-01T00:00:00Z","event":"{kind}"}}"#);
+        let record = Record::read(line.as_bytes()).unwrap();
+        Arc::new(Notification::of_record(&record, line.as_bytes(), event, 0))
+    }
+
+    #[tokio::test]
+    async fn what_matters_least_is_lost_first_and_the_loss_is_told() {
+        let target = target(None);
+        target.push(&numbered(101, EventType::Frozen));
+        for seq in 102..102 + MAX_WAITING as u64 {
+            target.push(&numbered(seq, EventType::Unfrozen));
+        }
+        target.saw(2000, 0);
+        let waiting = target.pending();
+        assert_eq!((waiting.len(), target.lost()), (MAX_WAITING, 1));
+        assert_eq!((waiting[0].sequence, waiting[1].sequence), (Some(101), Some(103)));
+        assert_eq!(target.place(), Place { after: 100, lost: 1 });
+        assert_eq!(target.next().await.sequence, Some(101));
+        assert_eq!(target.place().after, 100, "it is not delivered yet");
+        target.delivered(1);
+        assert_eq!(target.place(), Place { after: 102, lost: 0 });
+        assert_eq!(target.next().await.sequence, Some(103));
+        target.gave_up();
+        assert_eq!(target.place(), Place { after: 103, lost: 1 });
+        let text = target.metrics.render();
+        for line in [
+            r#"cvm_kms_notifications_total{outcome="delivered",target="x"} 1"#,
+            r#"cvm_kms_notifications_total{outcome="dropped",target="x"} 2"#,
+            r#"cvm_kms_notifications_total{outcome="failed",target="x"} 0"#,
+            r#"cvm_kms_notifications_waiting{target="x"} 998"#,
+        ] {
+            assert!(text.contains(line), "{line} is not in {text}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_flood_takes_the_place_of_nothing_that_matters_more() {
+        let target = target(None);
+        let all = MAX_WAITING as u64;
+        for seq in 0..all {
+            target.push(&numbered(seq + 101, EventType::Frozen));
+        }
+        target.push(&numbered(5000, EventType::Reported));
+        assert_eq!(target.pending().last().unwrap().sequence, Some(100 + all), "the new one is lost");
+        target.push(&numbered(5001, EventType::Frozen));
+        assert_eq!(target.pending()[0].sequence, Some(102), "the oldest is lost");
+        assert_eq!(target.lost(), 2);
+    }
+
+    #[test]
+    fn a_target_goes_on_where_it_was_in_the_same_log() {
+        for (known, after) in [(None, 100), (Some(40), 40), (Some(100), 100), (Some(101), 100)] {
+            let known = known.map(|after| Place { after, lost: 7 });
+            let lost = known.map_or(0, |known| known.lost);
+            assert_eq!(target(known).place(), Place { after, lost });
+        }
+    }
+}

@@ -1,0 +1,352 @@
+use std::net::IpAddr;
+use std::path::Path;
+use std::sync::mpsc::RecvTimeoutError;
+
+use aws_lc_rs::hmac;
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
+use serde_json::Value;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::*;
+use crate::audit::Event;
+use crate::config::Config;
+
+const SECRET: &str = "a secret of some bytes";
+
+/// What a receiver does with a request.
+#[derive(Debug, Clone, Copy)]
+enum Reply {
+    Status(u16),
+    Redirect,
+    /// 200, and a body that does not end.
+    Endless,
+    /// Nothing.
+    Silence,
+}
+
+/// A receiver on loopback. It verifies each signature.
+struct Receiver {
+    url: String,
+    got: mpsc::Receiver<Value>,
+    _task: JoinSet<()>,
+}
+
+impl Receiver {
+    /// Answers the first requests as the list says, and further ones as its last entry does.
+    async fn start(replies: Vec<Reply>) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let url = format!("http://{}/hook", listener.local_addr().unwrap());
+        let (sender, got) = mpsc::sync_channel(1000);
+        let mut task = JoinSet::new();
+        task.spawn(async move {
+            let mut replies = replies.into_iter();
+            let mut last = Reply::Silence;
+            loop {
+                let (stream, _) = listener.accept().await.unwrap();
+                last = replies.next().unwrap_or(last);
+                tokio::spawn(serve(stream, last, sender.clone()));
+            }
+        });
+        Self { url, got, _task: task }
+    }
+
+    /// The next body.
+    async fn next(&mut self) -> Value {
+        for _ in 0..1000 {
+            match self.got.try_recv() {
+                Ok(body) => return body,
+                Err(_) => tokio::time::sleep(Duration::from_millis(10)).await,
+            }
+        }
+        panic!("nothing came within ten seconds");
+    }
+
+    async fn nothing_comes(&mut self) {
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        let got = self.got.recv_timeout(Duration::ZERO);
+        assert_eq!(got, Err(RecvTimeoutError::Timeout));
+    }
+}
+
+async fn serve(mut stream: TcpStream, reply: Reply, sender: mpsc::SyncSender<Value>) {
+    let Some((head, body)) = request(&mut stream).await else { return };
+    assert!(head.starts_with("POST /hook HTTP/1.1\r\n"), "{head}");
+    let field = |name: &str| {
+        let line = head.lines().find_map(|line| line.strip_prefix(name));
+        line.unwrap_or_else(|| panic!("no {name} in {head}")).trim().to_owned()
+    };
+    let (id, timestamp) = (field("webhook-id:"), field("webhook-timestamp:"));
+    let key = hmac::Key::new(hmac::HMAC_SHA256, SECRET.as_bytes());
+    let signature = hmac::sign(&key, format!("{id}.{timestamp}.{body}").as_bytes());
+    assert_eq!(field("webhook-signature:"), format!("v1,{}", STANDARD.encode(signature)));
+    assert_eq!(field("x-kms-key-id:"), "7e981261");
+    assert!(timestamp.parse::<u64>().unwrap().abs_diff(crate::clock::unix_now()) < 60);
+    let body: Value = serde_json::from_str(&body).unwrap();
+    assert_eq!(body["id"], *id);
+    let _ = sender.try_send(body);
+    let answer = match reply {
+        Reply::Status(status) => {
+            format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
+        }
+        Reply::Redirect => "HTTP/1.1 307 x\r\nlocation: /other\r\ncontent-length: 0\r\n\r\n".to_owned(),
+        Reply::Endless => "HTTP/1.1 200 x\r\ntransfer-encoding: chunked\r\n\r\n".to_owned(),
+        Reply::Silence => return std::future::pending().await,
+    };
+    let _ = stream.write_all(answer.as_bytes()).await;
+    if matches!(reply, Reply::Endless) {
+        while stream.write_all(b"4\r\nxxxx\r\n").await.is_ok() {}
+    }
+    let _ = stream.shutdown().await;
+}
+
+async fn request(stream: &mut TcpStream) -> Option<(String, String)> {
+    let (mut bytes, mut piece) = (Vec::new(), [0; 4096]);
+    loop {
+        let read = stream.read(&mut piece).await.ok().filter(|read| *read > 0)?;
+        bytes.extend_from_slice(&piece[..read]);
+        let text = String::from_utf8(bytes.clone()).unwrap();
+        let Some((head, body)) = text.split_once("\r\n\r\n") else { continue };
+        let head = format!("{head}\r\n");
+        let length = head.lines().find_map(|line| line.strip_prefix("content-length: ")).unwrap();
+        if body.len() == length.parse::<usize>().unwrap() {
+            return Some((head, body.to_owned()));
+        }
+    }
+}
+
+struct World {
+    directory: tempfile::TempDir,
+    audit: Arc<Audit>,
+    metrics: Arc<Metrics>,
+}
+
+impl World {
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let audit = Arc::new(Audit::open(&directory.path().join("audit.jsonl")).unwrap());
+        Self { directory, audit, metrics: Arc::new(Metrics::new([])) }
+    }
+
+    fn path(&self, name: &str) -> std::path::PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn start(&self, entries: &[String]) -> Notifier {
+        start(self.directory.path(), entries, &self.audit, &self.metrics)
+    }
+
+    async fn record(&self, event: Event) -> u64 {
+        self.audit.record(event).await.unwrap().seq()
+    }
+
+    fn has(&self, metric: &str) -> bool {
+        self.metrics.render().lines().any(|line| line == metric)
+    }
+}
+
+fn start(directory: &Path, entries: &[String], audit: &Audit, metrics: &Arc<Metrics>) -> Notifier {
+    let text: String = entries.iter().map(|entry| format!("[[core.notify]]\n{entry}\n")).collect();
+    let (config, _) = Config::from_toml(&text).unwrap_or_else(|error| panic!("{error}"));
+    let settings = Settings {
+        log: directory.join("audit.jsonl"),
+        memory: directory.join("notified.json"),
+        storm: DenialStorm { count: 20, window: Duration::from_secs(1) },
+    };
+    let bounds = delivery::Bounds {
+        connect: Duration::from_secs(1),
+        total: Duration::from_millis(300),
+        first_pause: Duration::from_millis(20),
+        max_pause: Duration::from_millis(100),
+        give_up: Duration::from_secs(2),
+        max_refusals: 3,
+    };
+    Notifier::within(settings, &config.core.notify, audit, metrics, "boot".to_owned(), bounds).unwrap()
+}
+
+fn entry(url: &str, more: &str) -> String {
+    format!("url = '{url}'\nsecret = '{SECRET}'\n{more}")
+}
+
+fn frozen(value: &str) -> Event {
+    Event::Frozen {
+        scope: "app",
+        value: value.to_owned(),
+        reason: "stolen".to_owned(),
+        expires_at: None,
+        by: "token".to_owned(),
+        remote: IpAddr::from([127, 0, 0, 1]),
+    }
+}
+
+fn reported(message: &str) -> Event {
+    Event::Reported { source: "pipe", message: message.to_owned(), by: None, remote: None }
+}
+
+#[tokio::test]
+async fn an_event_arrives_signed_and_everyday_life_does_not() {
+    let world = World::new();
+    let mut receiver = Receiver::start(vec![Reply::Status(204)]).await;
+    let notifier = world.start(&[entry(&receiver.url, "name = 'pager'")]);
+    notifier.name_origin("kms.example/cvm-kms/ab");
+    world.record(reported("nothing special")).await;
+    let seq = world.record(frozen("aa")).await;
+    let body = receiver.next().await;
+    let line = std::fs::read_to_string(world.path("audit.jsonl")).unwrap();
+    let record: Value = serde_json::from_str(line.lines().last().unwrap()).unwrap();
+    let expected = serde_json::json!({
+        "id": body["id"],
+        "time": record["time"],
+        "type": "frozen",
+        "severity": "critical",
+        "source": "kms",
+        "message": "app aa was frozen by token from 127.0.0.1: stolen",
+        "sequence": seq,
+        "origin": "kms.example/cvm-kms/ab",
+        "boot_id": "boot",
+        "left_out": 0,
+        "lost": 0,
+    });
+    assert_eq!(body, expected);
+    receiver.nothing_comes().await;
+    assert!(world.has(r#"cvm_kms_notifications_total{outcome="delivered",target="pager"} 1"#));
+}
+
+#[tokio::test]
+async fn what_is_not_taken_is_sent_again_and_given_up_at_some_time() {
+    let world = World::new();
+    let mut receiver =
+        Receiver::start(vec![Reply::Status(500), Reply::Redirect, Reply::Silence, Reply::Endless]).await;
+    let _notifier = world.start(&[entry(&receiver.url, "")]);
+    world.record(frozen("aa")).await;
+    let first = receiver.next().await;
+    for _ in 0..3 {
+        assert_eq!(receiver.next().await, first, "the same id, and nothing else went to /other");
+    }
+    receiver.nothing_comes().await;
+    assert!(world.has(r#"cvm_kms_notifications_total{outcome="delivered",target="0"} 1"#));
+    assert!(world.has(r#"cvm_kms_notifications_total{outcome="failed",target="0"} 3"#));
+
+    // It calls the body wrong: three attempts. What comes next says that one is lost.
+    let replies = vec![Reply::Status(422), Reply::Status(422), Reply::Status(422), Reply::Status(200)];
+    let (world, mut receiver) = (World::new(), Receiver::start(replies).await);
+    let _notifier = world.start(&[entry(&receiver.url, "")]);
+    world.record(frozen("aa")).await;
+    world.record(frozen("bb")).await;
+    for _ in 0..3 {
+        assert_eq!(receiver.next().await["sequence"], 1);
+    }
+    let next = receiver.next().await;
+    assert_eq!((&next["sequence"], &next["lost"]), (&2.into(), &1.into()));
+    world.record(frozen("cc")).await;
+    assert_eq!(receiver.next().await["lost"], 0, "it is told once");
+}
+
+#[tokio::test]
+async fn a_dead_target_holds_up_neither_releases_nor_other_targets() {
+    let world = World::new();
+    let (silent, mut fine) =
+        (Receiver::start(vec![Reply::Silence]).await, Receiver::start(vec![Reply::Status(200)]).await);
+    let dead = {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        format!("http://{}/hook", listener.local_addr().unwrap())
+    };
+    let entries = [entry(&silent.url, ""), entry(&dead, ""), entry(&fine.url, "")];
+    let _notifier = world.start(&entries);
+    let begin = Instant::now();
+    for count in 0..200 {
+        world.record(frozen(&count.to_string())).await;
+    }
+    let took = begin.elapsed();
+    for seq in 1..=200 {
+        assert_eq!(fine.next().await["sequence"], seq, "in order, each once");
+    }
+    assert!(took < Duration::from_secs(5), "200 records took {took:?}");
+}
+
+#[tokio::test]
+async fn a_storm_is_told_once_and_so_is_its_end() {
+    let world = World::new();
+    let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
+    let _notifier = world.start(&[entry(&receiver.url, "min_severity = 'info'")]);
+    let refused = || Event::CredentialsRefused {
+        listener: "admin",
+        shown: "token",
+        remote: IpAddr::from([127, 0, 0, 1]),
+    };
+    for _ in 0..100 {
+        world.record(refused()).await;
+    }
+    world.record(Event::Suppressed { events: 900, source: None }).await;
+    let mut bodies = Vec::new();
+    while bodies.last().is_none_or(|body: &Value| body["state"] != "resolved") {
+        bodies.push(receiver.next().await);
+    }
+    let storm: Vec<_> = bodies.iter().filter(|body| body["type"] == "denial_storm").collect();
+    let states: Vec<_> = storm.iter().map(|body| body["state"].as_str().unwrap()).collect();
+    assert_eq!(states, ["raised", "resolved"]);
+    assert_eq!(storm[1]["message"], "over: 1000 requests were refused, 20 or more within 1 s");
+    assert_eq!(storm[1]["sequence"], Value::Null);
+    assert!(bodies.len() <= 4, "single refusals are not told of: {bodies:?}");
+    receiver.nothing_comes().await;
+}
+
+#[tokio::test]
+async fn a_condition_that_no_record_can_tell_of_arrives() {
+    let world = World::new();
+    let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
+    let notifier = world.start(&[entry(&receiver.url, "")]);
+    notifier.look(Condition::LedgerContradicted, Some("a fork".to_owned()));
+    let body = receiver.next().await;
+    for (member, expected) in [
+        ("type", "ledger_contradicted"),
+        ("state", "raised"),
+        ("severity", "critical"),
+        ("message", "a fork"),
+        ("source", "kms"),
+    ] {
+        assert_eq!(body[member], expected);
+    }
+}
+
+#[tokio::test]
+async fn nothing_is_lost_over_a_restart_and_nothing_is_told_twice() {
+    let world = World::new();
+    let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
+    let entries = [entry(&receiver.url, "name = 'pager'")];
+    let notifier = world.start(&entries);
+    world.record(frozen("aa")).await;
+    assert_eq!(receiver.next().await["sequence"], 1);
+    receiver.nothing_comes().await;
+    drop(notifier);
+    world.record(frozen("bb")).await;
+    // It hangs, and this process ends before anything is taken.
+    let silent = Receiver::start(vec![Reply::Silence]).await;
+    let notifier = world.start(&[entry(&silent.url, "name = 'pager'")]);
+    notifier.look(Condition::LedgerContradicted, Some("a fork".to_owned()));
+    world.record(frozen("cc")).await;
+    tokio::time::sleep(Duration::from_millis(600)).await;
+    drop(notifier);
+    let _notifier = world.start(&entries);
+    for seq in [2, 3] {
+        assert_eq!(receiver.next().await["sequence"], seq);
+    }
+    receiver.nothing_comes().await;
+    let kept = std::fs::read_to_string(world.path("notified.json")).unwrap();
+    assert_eq!(kept, r#"{"targets":{"pager":{"after":1,"lost":0}},"conditions":[]}"#);
+}
+
+#[tokio::test]
+async fn a_new_target_is_told_of_what_happens_from_now_on() {
+    let world = World::new();
+    world.record(frozen("aa")).await;
+    let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
+    let _notifier = world.start(&[entry(&receiver.url, "types = ['frozen', 'reported']")]);
+    world.record(reported("x")).await;
+    let body = receiver.next().await;
+    assert_eq!(
+        (&body["sequence"], &body["source"], &body["message"]),
+        (&2.into(), &"pipe".into(), &"[pipe] x".into())
+    );
+}
