@@ -19,7 +19,7 @@ use kms_attest::certificate;
 use kms_attest::collateral::Collateral;
 use kms_attest::csr::{ApiVersion, Csr};
 use kms_attest::evidence::Evidence;
-use kms_attest::identity::{AppId, BootInfo, Registers};
+use kms_attest::identity::{AppId, BootInfo, Identity, Registers};
 use kms_attest::p256::P256Key;
 use kms_attest::platform::tdx::image::acpi::{AcpiDigests, Shape};
 use kms_attest::platform::tdx::verify_quote;
@@ -67,8 +67,8 @@ impl Guest {
         verify(&self.evidence, binding, &self.collateral, &self.anchors, self.now).expect("good evidence")
     }
 
-    fn identity(&self) -> BootInfo {
-        self.verified().boot_info(Registers::RunTime, "").expect("an identity")
+    fn identity(&self) -> Identity {
+        self.verified().identity(Registers::RunTime, "").expect("an identity")
     }
 
     fn request(&self) -> Csr {
@@ -125,7 +125,7 @@ fn attestation(criterion: &mut Criterion) {
         b.iter(|| ParsedCertificate::parse(black_box(&certificate)));
     });
     let verified = guest.verified();
-    group.bench_function("boot info", |b| b.iter(|| verified.boot_info(Registers::RunTime, "")));
+    group.bench_function("identity", |b| b.iter(|| verified.identity(Registers::RunTime, "")));
     group.bench_function("certificate request, parsed", |b| {
         b.iter(|| Csr::parse(ApiVersion::V2, black_box(&request), &signature));
     });
@@ -165,7 +165,7 @@ fn certificates(criterion: &mut Criterion) {
 }
 
 fn policy(criterion: &mut Criterion) {
-    let identity = Guest::new().identity();
+    let identity = BootInfo::from(&Guest::new().identity());
     let directory = tempfile::tempdir().expect("a directory");
     let path = directory.path().join("auth-config.json");
     let app = json!({ "composeHashes": [hex::encode(&identity.compose_hash)], "allowAnyDevice": true });

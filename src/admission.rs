@@ -11,6 +11,8 @@ mod self_authorization;
 mod stage;
 mod tcb;
 mod tcb_forecast;
+#[cfg(test)]
+pub(crate) mod testing;
 mod timely;
 mod vm_config;
 mod walk;
@@ -18,7 +20,7 @@ mod walk;
 use std::sync::Arc;
 
 use kms_attest::csr::Csr;
-use kms_attest::identity::{AppInfo, BootInfo, Registers};
+use kms_attest::identity::Registers;
 use kms_attest::verify::{Binding, Verified};
 
 pub use self::explainer::Explainer;
@@ -28,7 +30,7 @@ use self::live::Live;
 pub use self::peer::Peer;
 use self::permit::{Admitted, Basis};
 pub use self::permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown};
-pub use self::refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step, check_widths};
+pub use self::refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step};
 pub use self::self_authorization::{
     Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, SelfDenialCode, SelfRefusal, own_evidence,
     own_identity,
@@ -85,7 +87,7 @@ impl Admission {
         vm_config: &str,
         verified: Verification,
     ) -> Result<Permit<App>, Refusal> {
-        self.peer(peer, Role::App, vm_config, verified).await
+        self.peer(peer, Role::App, App(()), vm_config, verified).await
     }
 
     /// A permit for the root keys: the peer is an allowed KMS.
@@ -98,21 +100,23 @@ impl Admission {
         vm_config: &str,
         verified: Verification,
     ) -> Result<Permit<Kms>, Refusal> {
-        self.peer(peer, Role::Kms, vm_config, verified).await
+        self.peer(peer, Role::Kms, Kms(()), vm_config, verified).await
     }
 
     async fn peer<R>(
         &self,
         peer: &Peer,
         role: Role,
+        grant: R,
         vm_config: &str,
         verification: Verification,
     ) -> Result<Permit<R>, Refusal> {
         let Foundation { verifier, metrics, .. } = &*self.0.foundation;
         let verified = peer.evidence(verifier, metrics).await?;
         verification.succeeded();
-        let permit = self.admit(&verified, role, vm_config).await?;
-        peer.admit(*permit.app_id());
+        let admitted = self.admit(&verified, role, vm_config).await?;
+        let permit = self.permit(admitted, grant)?;
+        peer.admit(permit.identity().app_id);
         Ok(permit)
     }
 
@@ -132,13 +136,15 @@ impl Admission {
         metrics.verification(verification_result(&outcome));
         let verified = outcome?;
         verification.succeeded();
-        self.admit(&verified, Role::Certificate, vm_config).await
+        let admitted = self.admit(&verified, Role::Certificate, vm_config).await?;
+        // Policy judges the registers at boot time; the certificate states those of now.
+        let app_info = verified.app_info(Registers::RunTime, vm_config)?;
+        self.permit(admitted, Certificate { app_info })
     }
 
-    async fn admit<R>(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Permit<R>, Refusal> {
+    async fn admit(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Admitted, Refusal> {
         let mut live = Live { walk: &self.0, role, stage: verified.stage() };
-        let admitted = self.0.run(verified, role, vm_config, &mut live).await?;
-        self.permit(admitted)
+        self.0.run(verified, role, vm_config, &mut live).await
     }
 
     /// The permit by what policy says now.
@@ -146,44 +152,18 @@ impl Admission {
     /// # Errors
     /// [`Refusal`]: what was allowed before is denied now, or nothing answers.
     pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
-        let admitted = permit.into_admitted();
+        let (admitted, grant) = permit.into_admitted();
         let Basis { role, stage, .. } = admitted.basis;
         let mut live = Live { walk: &self.0, role, stage };
         let allowed = self.0.judge(&admitted.basis, &admitted.identity, &mut live).await?;
-        self.permit(Admitted { allowed, ..admitted })
+        self.permit(Admitted { allowed, ..admitted }, grant)
     }
 
     /// The end of a walk on which nothing was refused, unless an operator has frozen the caller meanwhile.
-    fn permit<R>(&self, admitted: Admitted) -> Result<Permit<R>, Refusal> {
+    fn permit<R>(&self, admitted: Admitted, grant: R) -> Result<Permit<R>, Refusal> {
         let not_frozen = self.0.not_frozen(&admitted.identity)?;
         let relaxations = &admitted.allowed.relaxations;
         self.0.foundation.tolerance.needed(relaxations, &admitted.identity, "a caller");
-        Ok(Permit::new(admitted, not_frozen))
-    }
-}
-
-/// Who asks in a role.
-#[derive(Debug)]
-pub struct Identified {
-    /// What policy is asked about, with the role's registers.
-    pub boot_info: BootInfo,
-    /// What a certificate says, with run-time registers.
-    pub app_info: AppInfo,
-}
-
-/// Who asks in a role, by the VM configuration of the request, which must be that of the evidence.
-///
-/// # Errors
-/// [`Refusal::BadIdentity`], [`Refusal::ConfigMismatch`].
-pub fn identified(verified: &Verified, role: Role, vm_config: &str) -> Result<Identified, Refusal> {
-    let app_info = verified.app_info(Registers::RunTime, vm_config)?;
-    let boot_info = match role.registers() {
-        Registers::RunTime => verified.boot_info_of(app_info.clone())?,
-        Registers::BootTime => verified.boot_info(Registers::BootTime, vm_config)?,
-    };
-    check_widths(&boot_info).map_err(Refusal::BadIdentity)?;
-    match vm_config::agree(vm_config, &verified.evidence().stack.config) {
-        Ok(()) => Ok(Identified { boot_info, app_info }),
-        Err(mismatch) => Err(Refusal::ConfigMismatch { mismatch, identity: Box::new(boot_info) }),
+        Ok(Permit::new(admitted, grant, not_frozen))
     }
 }

@@ -1,9 +1,8 @@
 //! Proof that a caller was verified and allowed: only `admission` makes it, and secrets ask for it.
 
-use std::marker::PhantomData;
 use std::time::Instant;
 
-use kms_attest::identity::{AppId, AppInfo, BootInfo};
+use kms_attest::identity::{AppInfo, Identity};
 use kms_attest::measurement::Stage;
 use kms_attest::tcb::TcbVerdict;
 
@@ -13,15 +12,18 @@ use crate::policy::Role;
 
 /// May have the keys of its app.
 #[derive(Debug)]
-pub enum App {}
+pub struct App(pub(super) ());
 
 /// May have the root keys: a replica.
 #[derive(Debug)]
-pub enum Kms {}
+pub struct Kms(pub(super) ());
 
 /// May have a certificate of its app.
 #[derive(Debug)]
-pub enum Certificate {}
+pub struct Certificate {
+    /// What the certificate states about the app, with the registers at run time.
+    pub(super) app_info: AppInfo,
+}
 
 /// What names the evidence of a caller in a record, and how far the guest had come when it was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,10 +37,7 @@ pub struct Shown {
 /// What a caller was admitted as.
 #[derive(Debug)]
 pub(super) struct Admitted {
-    pub(super) identity: BootInfo,
-    pub(super) app_id: AppId,
-    /// With run-time registers, whichever the identity is read from.
-    pub(super) app_info: AppInfo,
+    pub(super) identity: Identity,
     pub(super) allowed: Allowed,
     pub(super) basis: Basis,
     pub(super) shown: Shown,
@@ -67,37 +66,59 @@ pub(super) struct Basis {
 #[derive(Debug)]
 pub struct Permit<R> {
     admitted: Admitted,
-    role: PhantomData<fn() -> R>,
+    grant: R,
 }
 
 impl<R> Permit<R> {
-    pub(super) fn new(admitted: Admitted, _: NotFrozen) -> Self {
-        Self { admitted, role: PhantomData }
+    pub(super) fn new(admitted: Admitted, grant: R, _: NotFrozen) -> Self {
+        Self { admitted, grant }
     }
 
-    pub(super) fn into_admitted(self) -> Admitted {
-        self.admitted
+    pub(super) fn into_admitted(self) -> (Admitted, R) {
+        (self.admitted, self.grant)
     }
 
-    /// A permit for what is tried with one, decided at some time; its app id is the identity's.
-    #[cfg(test)]
-    pub(crate) fn for_test(identity: BootInfo, not_frozen: NotFrozen, at: Instant) -> Self {
+    /// What was needed of the operator's tolerance: policy was told something else than [`Permit::identity`].
+    pub fn relaxations(&self) -> &[String] {
+        self.admitted.allowed.relaxations.labels()
+    }
+
+    /// What was verified.
+    pub fn identity(&self) -> &Identity {
+        &self.admitted.identity
+    }
+
+    /// The rule by which keys are released at the guest's stage; `None` for what is released at every stage.
+    pub fn stage_rule(&self) -> Option<StageRule> {
+        self.admitted.allowed.rule
+    }
+
+    /// The evidence that this permit rests on.
+    pub fn shown(&self) -> Shown {
+        self.admitted.shown
+    }
+
+    /// The gateway that policy names for this caller.
+    pub fn gateway_app_id(&self) -> &str {
+        &self.admitted.allowed.gateway_app_id
+    }
+}
+
+impl Permit<Certificate> {
+    /// What the certificate states about the app: the configuration that was authorized, and the device that was
+    /// verified.
+    pub fn app_info(&self) -> &AppInfo {
+        &self.grant.app_info
+    }
+}
+
+#[cfg(test)]
+impl Permit<App> {
+    /// A permit that was decided at this time, for tests of what asks for one.
+    pub(crate) fn for_test(identity: Identity, not_frozen: NotFrozen, at: Instant) -> Self {
         use kms_attest::tcb::TcbStatus;
-        let app_info = AppInfo {
-            app_id: identity.app_id.clone(),
-            compose_hash: identity.compose_hash.clone(),
-            instance_id: identity.instance_id.clone(),
-            device_id: identity.device_id.clone(),
-            mr_system: [0; 32],
-            mr_aggregated: [0; 32],
-            os_image_hash: identity.os_image_hash.clone(),
-            key_provider_info: Vec::new(),
-            init_script_hashes: None,
-        };
         let admitted = Admitted {
-            app_id: AppId::try_from(identity.app_id.as_slice()).expect("an app id"),
             identity,
-            app_info,
             allowed: Allowed {
                 gateway_app_id: String::new(),
                 relaxations: Relaxations::default(),
@@ -116,42 +137,7 @@ impl<R> Permit<R> {
             },
             shown: Shown { digest: [0; 32], stage: Stage::Boot },
         };
-        Self::new(admitted, not_frozen)
-    }
-
-    /// What was needed of the operator's tolerance: policy was told something else than [`Permit::identity`].
-    pub fn relaxations(&self) -> &[String] {
-        self.admitted.allowed.relaxations.labels()
-    }
-
-    /// What was verified.
-    pub fn identity(&self) -> &BootInfo {
-        &self.admitted.identity
-    }
-
-    /// The same as a certificate states it: the configuration that was authorized, the device that was verified.
-    pub fn app_info(&self) -> &AppInfo {
-        &self.admitted.app_info
-    }
-
-    /// The rule by which keys are released at the guest's stage; `None` for what is released at every stage.
-    pub fn stage_rule(&self) -> Option<StageRule> {
-        self.admitted.allowed.rule
-    }
-
-    /// The evidence that this permit rests on.
-    pub fn shown(&self) -> Shown {
-        self.admitted.shown
-    }
-
-    /// The app whose keys are meant: 20 bytes out of the measured `app-id` event.
-    pub fn app_id(&self) -> &AppId {
-        &self.admitted.app_id
-    }
-
-    /// The gateway that policy names for this caller.
-    pub fn gateway_app_id(&self) -> &str {
-        &self.admitted.allowed.gateway_app_id
+        Self::new(admitted, App(()), not_frozen)
     }
 }
 

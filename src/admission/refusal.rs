@@ -7,8 +7,8 @@ mod step;
 use std::sync::Arc;
 
 use kms_attest::clock_floor::ClockBehind;
-use kms_attest::identity::BootInfo;
-use kms_attest::verify::{BootInfoError, VerifyError};
+use kms_attest::identity::Identity;
+use kms_attest::verify::{UnidentifiedError, VerifyError};
 
 pub use self::code::RefusalCode;
 pub use self::evidence::EvidenceRefusal;
@@ -38,8 +38,8 @@ pub enum Refusal {
     #[error("the clock of this KMS is wrong, evidence cannot be verified now")]
     ClockBehind(#[source] ClockBehind),
     /// The evidence verifies, but what it says is not the identity of an app.
-    #[error("{0}")]
-    BadIdentity(String),
+    #[error(transparent)]
+    Unidentified(#[from] UnidentifiedError),
     /// The request's VM configuration is not the one in the evidence.
     #[error(
         "the vm_config of the request differs from the one in the attestation{}",
@@ -49,7 +49,7 @@ pub enum Refusal {
         /// Where they differ.
         mismatch: Mismatch,
         /// Who it is, by the request's configuration.
-        identity: Box<BootInfo>,
+        identity: Box<Identity>,
     },
     /// An operator has frozen the caller, or everything. The operator's reason is not the caller's business.
     #[error("Boot denied: frozen by the operator")]
@@ -57,7 +57,7 @@ pub enum Refusal {
         /// The freeze.
         frozen: Arc<Freeze>,
         /// Whom it stopped, where that is known.
-        identity: Option<Box<BootInfo>>,
+        identity: Option<Box<Identity>>,
     },
     /// Policy said no.
     #[error("Boot denied: {}", .denial.reason)]
@@ -65,7 +65,7 @@ pub enum Refusal {
         /// What policy said.
         denial: Denial,
         /// Whom it said it about, as measured.
-        identity: Box<BootInfo>,
+        identity: Box<Identity>,
         /// Why policy was told something else.
         relaxations: Relaxations,
     },
@@ -77,7 +77,7 @@ pub enum Refusal {
         /// What says so.
         rule: StageRule,
         /// Who asked, as measured.
-        identity: Box<BootInfo>,
+        identity: Box<Identity>,
         /// Why policy was told something else.
         relaxations: Relaxations,
     },
@@ -91,7 +91,7 @@ pub enum Refusal {
         #[source]
         error: OsImageError,
         /// Whom policy allowed, as measured.
-        identity: Box<BootInfo>,
+        identity: Box<Identity>,
         /// Why policy was told something else.
         relaxations: Relaxations,
     },
@@ -140,7 +140,7 @@ pub struct RefusalDetail<'a> {
     /// What was found.
     pub actual: Option<&'a str>,
     /// Whom it is about, where that is verified.
-    pub identity: Option<&'a BootInfo>,
+    pub identity: Option<&'a Identity>,
 }
 
 impl Refusal {
@@ -155,7 +155,7 @@ impl Refusal {
                 actual: bad.actual.as_deref(),
                 ..plain(bad.step, bad.code)
             },
-            Self::BadIdentity(_) => plain(Step::Identity, RefusalCode::IdentityMalformed),
+            Self::Unidentified(_) => plain(Step::Identity, RefusalCode::IdentityMalformed),
             Self::ConfigMismatch { mismatch, identity } => RefusalDetail {
                 expected: Some(&mismatch.attested),
                 actual: Some(&mismatch.requested),
@@ -224,7 +224,7 @@ impl Refusal {
             Self::NoAttestation
             | Self::BadEvidence(_)
             | Self::BadRequest(_)
-            | Self::BadIdentity(_)
+            | Self::Unidentified(_)
             | Self::ConfigMismatch { .. }
             | Self::Frozen { .. }
             | Self::Denied { .. }
@@ -253,7 +253,7 @@ impl Refusal {
             | Self::BadRequest(_)
             | Self::CollateralUnavailable(_)
             | Self::ClockBehind(_)
-            | Self::BadIdentity(_)
+            | Self::Unidentified(_)
             | Self::ConfigMismatch { .. }
             | Self::Frozen { .. }
             | Self::PolicyUnavailable(_)
@@ -276,7 +276,7 @@ impl Refusal {
             | Self::BadRequest(_)
             | Self::CollateralUnavailable(_)
             | Self::ClockBehind(_)
-            | Self::BadIdentity(_)
+            | Self::Unidentified(_)
             | Self::ConfigMismatch { .. }
             | Self::Frozen { .. }
             | Self::AfterBoot { .. }
@@ -303,56 +303,9 @@ struct PolicyPart<'a> {
     relaxations: &'a [String],
 }
 
-/// Policy, the audit log and clients see canonical widths: no field is as long as a sender likes, and a backend that pads
-/// or ignores an empty compose hash is never asked about one.
-///
-/// # Errors
-/// What is wrong, for the caller.
-pub fn check_widths(identity: &BootInfo) -> Result<(), String> {
-    if identity.compose_hash.len() != 32 {
-        return Err(format!("compose_hash must be 32 bytes, got {}", identity.compose_hash.len()));
-    }
-    for (name, bytes, width) in
-        [("instance_id", &identity.instance_id, 20), ("os_image_hash", &identity.os_image_hash, 32)]
-    {
-        if !bytes.is_empty() && bytes.len() != width {
-            return Err(format!("{name} must be {width} bytes or empty, got {}", bytes.len()));
-        }
-    }
-    Ok(())
-}
-
-impl From<BootInfoError> for Refusal {
-    fn from(error: BootInfoError) -> Self {
-        Self::BadIdentity(error.to_string())
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn widths_are_canonical_before_anybody_is_asked() {
-        let good = crate::policy::testing::boot_info();
-        assert_eq!(check_widths(&good), Ok(()));
-        type Alter = fn(&mut BootInfo, Vec<u8>);
-        let cases: [(&str, Alter, usize, bool); 3] = [
-            ("compose_hash", |identity, bytes| identity.compose_hash = bytes, 32, false),
-            ("instance_id", |identity, bytes| identity.instance_id = bytes, 20, true),
-            ("os_image_hash", |identity, bytes| identity.os_image_hash = bytes, 32, true),
-        ];
-        for (name, alter, width, may_be_empty) in cases {
-            for length in [0, 1, width - 1, width, width + 1, 4096] {
-                let mut identity = good.clone();
-                alter(&mut identity, vec![1; length]);
-                let allowed = length == width || (length == 0 && may_be_empty);
-                let or_empty = if may_be_empty { " or empty" } else { "" };
-                let text = format!("{name} must be {width} bytes{or_empty}, got {length}");
-                assert_eq!(check_widths(&identity), if allowed { Ok(()) } else { Err(text) });
-            }
-        }
-    }
 
     #[test]
     fn what_does_not_answer_is_no_denial() {

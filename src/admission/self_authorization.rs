@@ -6,9 +6,9 @@ use std::time::{Duration, Instant};
 use arc_swap::{ArcSwap, ArcSwapOption};
 use kms_attest::attester::{Attester, AttesterError};
 use kms_attest::binding::ReportData;
-use kms_attest::identity::{BootInfo, Registers};
+use kms_attest::identity::{BootInfo, Identity, Registers};
 use kms_attest::tcb::TcbVerdict;
-use kms_attest::verify::{Binding, Verified, Verifier, VerifyError};
+use kms_attest::verify::{Binding, UnidentifiedError, Verified, Verifier, VerifyError};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::permit::SelfAuthorization;
@@ -44,7 +44,7 @@ pub enum OwnEvidenceError {
     Verify(#[from] VerifyError),
     /// It says nothing usable.
     #[error("failed to decode app info: {0}")]
-    Identity(String),
+    Identity(#[from] UnidentifiedError),
 }
 
 /// Asks policy about this KMS and remembers the answer for some seconds.
@@ -80,7 +80,7 @@ enum Requirement {
 /// What we are, for as long as the collateral that vouched for it lasts.
 #[derive(Debug)]
 struct Own {
-    identity: BootInfo,
+    identity: Identity,
     verdict: TcbVerdict,
     until: u64,
     verified: Instant,
@@ -357,7 +357,7 @@ impl SelfAuthorizer {
     pub fn told_identity(&self) -> Option<BootInfo> {
         let Requirement::Enforced { own, tolerance, .. } = &self.requirement else { return None };
         let known = own.load_full()?;
-        Some(tolerance.apply(&known.verdict, &known.identity).shown.into_owned())
+        Some(tolerance.apply(&known.verdict, &known.identity).told)
     }
 
     /// Keeps the answer fresh until dropped.
@@ -473,8 +473,8 @@ impl SelfAuthorizer {
                 known
             }
         };
-        let Tolerated { shown, relaxations } = tolerance.apply(&known.verdict, &known.identity);
-        let decision = policy.decide_own(&shown).await.map_err(OwnDecisionError::Policy)?;
+        let Tolerated { told, relaxations } = tolerance.apply(&known.verdict, &known.identity);
+        let decision = policy.decide_own(&told).await.map_err(OwnDecisionError::Policy)?;
         // The same again is no news.
         if matches!(decision, Decision::Allowed { .. }) && **needed.load() != relaxations {
             tolerance.needed(&relaxations, &known.identity, "this KMS");
@@ -515,8 +515,8 @@ pub async fn own_evidence(attester: &Attester, verifier: &Verifier) -> Result<Ve
 ///
 /// # Errors
 /// [`OwnEvidenceError::Identity`].
-pub fn own_identity(verified: &Verified) -> Result<BootInfo, OwnEvidenceError> {
-    verified.boot_info(Registers::RunTime, "").map_err(|error| OwnEvidenceError::Identity(error.to_string()))
+pub fn own_identity(verified: &Verified) -> Result<Identity, OwnEvidenceError> {
+    Ok(verified.identity(Registers::RunTime, "")?)
 }
 
 #[cfg(test)]

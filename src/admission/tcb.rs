@@ -1,12 +1,11 @@
 //! What the operator tolerates of Intel's verdict on a platform: applied before policy is asked, whoever it is asked
 //! about, and carried by every decision that needed it.
 
-use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
 use kms_attest::collateral::Clock;
-use kms_attest::identity::BootInfo;
+use kms_attest::identity::{BootInfo, Identity};
 use kms_attest::tcb::{PartGap, TcbPart, TcbStatus, TcbVerdict};
 
 use crate::config::{Grace, Tcb};
@@ -49,11 +48,11 @@ impl fmt::Display for Relaxations {
     }
 }
 
-/// What policy is told about somebody, and what it took.
+/// What policy is told about a guest.
 #[derive(Debug)]
-pub struct Tolerated<'a> {
-    /// The identity with the status and the advisories that are left.
-    pub shown: Cow<'a, BootInfo>,
+pub struct Tolerated {
+    /// The identity as policy takes it, with the status and the advisories that are left.
+    pub told: BootInfo,
     /// Why it differs from what was measured.
     pub relaxations: Relaxations,
 }
@@ -65,7 +64,7 @@ impl TcbTolerance {
     }
 
     /// What policy is to be told about the platform of `verdict`, on which `identity` runs.
-    pub fn apply<'a>(&self, verdict: &TcbVerdict, identity: &'a BootInfo) -> Tolerated<'a> {
+    pub fn apply(&self, verdict: &TcbVerdict, identity: &Identity) -> Tolerated {
         let covers = self.covers(verdict);
         let is_by_grace = |part: &PartGap| {
             covers.iter().any(|(covered, by)| *covered == part && matches!(by, Cover::Grace(_)))
@@ -90,29 +89,26 @@ impl TcbTolerance {
                 None => left.push(advisory.clone()),
             }
         }
-        if relaxations.is_empty() {
-            return Tolerated { shown: Cow::Borrowed(identity), relaxations: Relaxations::default() };
-        }
-        let mut shown = identity.clone();
-        shown.advisory_ids = left;
+        let mut told = BootInfo::from(identity);
+        told.advisory_ids = left;
         if is_status_tolerated {
-            shown.tcb_status = TcbStatus::UpToDate.to_string();
+            told.tcb_status = TcbStatus::UpToDate.to_string();
         }
-        Tolerated { shown: Cow::Owned(shown), relaxations: Relaxations(relaxations) }
+        Tolerated { told, relaxations: Relaxations(relaxations) }
     }
 
     /// Counts and logs that `whom` was allowed by `relaxations`; `identity` is as measured.
-    pub fn needed(&self, relaxations: &Relaxations, identity: &BootInfo, whom: &'static str) {
+    pub fn needed(&self, relaxations: &Relaxations, identity: &Identity, whom: &'static str) {
         for label in relaxations.labels() {
             self.metrics.relaxed_decision(label);
         }
         if !relaxations.is_empty() {
             tracing::warn!(
                 %relaxations,
-                status = identity.tcb_status,
+                status = identity.tcb_status.to_string(),
                 advisories = identity.advisory_ids.join(", "),
-                app_id = hex::encode(&identity.app_id),
-                device_id = hex::encode(&identity.device_id),
+                app_id = hex::encode(identity.app_id),
+                device_id = hex::encode(identity.device_id),
                 "RELAXED: policy allowed {whom}, told that its platform is better than it is (core.tcb)"
             );
         }

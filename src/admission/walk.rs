@@ -3,13 +3,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
-use kms_attest::identity::{AppId, BootInfo};
+use kms_attest::identity::Identity;
 use kms_attest::verify::Verified;
 
 use super::permit::{Admitted, Allowed, Basis};
 use super::{
-    Foundation, Identified, ImageCheck, Refusal, Relaxations, Shown, StageRule, StageVerdict, Step,
-    Tolerated, identified,
+    Foundation, ImageCheck, Refusal, Relaxations, Shown, StageRule, StageVerdict, Step, Tolerated, vm_config,
 };
 use crate::config::ReleaseStage;
 use crate::control::{NotFrozen, Shadow};
@@ -30,7 +29,7 @@ pub enum Until {
 #[derive(Debug)]
 pub enum Passed<'a> {
     /// [`Step::Identity`].
-    Identity(&'a BootInfo),
+    Identity(&'a Identity),
     /// [`Step::Frozen`].
     NotFrozen,
     /// [`Step::Policy`].
@@ -38,7 +37,7 @@ pub enum Passed<'a> {
     /// [`Step::Stage`], by this rule; `None` for what is released at every stage.
     Stage(Option<StageRule>),
     /// [`Step::OsImage`], of this identity.
-    OsImage(&'a BootInfo),
+    OsImage(&'a Identity),
     /// [`Step::OsImage`], which the configuration waives.
     OsImageWaived,
 }
@@ -89,12 +88,12 @@ impl Walk {
         vm_config: &str,
         observer: &mut O,
     ) -> Result<Admitted, Refusal> {
-        let identified = app_of(verified, role, vm_config);
+        let identified = identified(verified, role, vm_config);
         match &identified {
-            Ok((_, Identified { boot_info, .. })) => observer.passed(Passed::Identity(boot_info)),
+            Ok(identity) => observer.passed(Passed::Identity(identity)),
             Err(refusal) => observer.refused(Step::Identity, refusal),
         }
-        let (app_id, Identified { boot_info: identity, app_info }) = identified?;
+        let identity = identified?;
         let shown = Shown { digest: verified.evidence_digest(), stage: verified.stage() };
         // Here, so that policy is not asked about what is frozen; and once more before there is a permit.
         let not_frozen = self.not_frozen(&identity);
@@ -125,7 +124,7 @@ impl Walk {
         not_frozen?;
         let allowed = allowed?;
         image?;
-        Ok(Admitted { identity, app_id, app_info, allowed, basis, shown })
+        Ok(Admitted { identity, allowed, basis, shown })
     }
 
     /// What policy says now, and whether keys are released at this stage of the guest.
@@ -135,15 +134,15 @@ impl Walk {
     pub(super) async fn judge<O: Observer>(
         &self,
         basis: &Basis,
-        identity: &BootInfo,
+        identity: &Identity,
         observer: &mut O,
     ) -> Result<Allowed, Refusal> {
         let Foundation { policy, tolerance, .. } = &*self.foundation;
-        let Tolerated { shown, relaxations } = tolerance.apply(&basis.verdict, identity);
+        let Tolerated { told, relaxations } = tolerance.apply(&basis.verdict, identity);
         observer.tolerated(&relaxations);
-        let examined = observer.policy(policy, basis.role.subject(&shown)).await;
+        let examined = observer.policy(policy, basis.role.subject(&told)).await;
         let at = Instant::now();
-        drop(shown);
+        drop(told);
         let Examination { decision, release_stage, .. } = examined;
         let boxed = || Box::new(identity.clone());
         let gateway_app_id = match decision {
@@ -168,7 +167,7 @@ impl Walk {
     ///
     /// # Errors
     /// [`Refusal::Frozen`].
-    pub(super) fn not_frozen(&self, identity: &BootInfo) -> Result<NotFrozen, Refusal> {
+    pub(super) fn not_frozen(&self, identity: &Identity) -> Result<NotFrozen, Refusal> {
         self.foundation
             .freezes
             .check(identity)
@@ -176,12 +175,16 @@ impl Walk {
     }
 }
 
-/// The app that asks in a role.
-fn app_of(verified: &Verified, role: Role, vm_config: &str) -> Result<(AppId, Identified), Refusal> {
-    let identified = identified(verified, role, vm_config)?;
-    let app_id = AppId::try_from(identified.boot_info.app_id.as_slice())
-        .map_err(|error| Refusal::BadIdentity(error.to_string()))?;
-    Ok((app_id, identified))
+/// Who asks in a role, by the VM configuration of the request, which must be that of the evidence.
+///
+/// # Errors
+/// [`Refusal::Unidentified`], [`Refusal::ConfigMismatch`].
+fn identified(verified: &Verified, role: Role, vm_config: &str) -> Result<Identity, Refusal> {
+    let identity = verified.identity(role.registers(), vm_config)?;
+    match vm_config::agree(vm_config, &verified.evidence().stack.config) {
+        Ok(()) => Ok(identity),
+        Err(mismatch) => Err(Refusal::ConfigMismatch { mismatch, identity: Box::new(identity) }),
+    }
 }
 
 /// Tells what a step found. The outer result is whether the walk goes on.

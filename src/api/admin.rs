@@ -79,18 +79,18 @@ impl AdminService {
 }
 
 /// An identity in the form that operators see.
-fn shown(identity: &BootInfo) -> VerifiedIdentity {
+fn shown(identity: BootInfo) -> VerifiedIdentity {
     VerifiedIdentity {
-        app_id: identity.app_id.clone(),
-        compose_hash: identity.compose_hash.clone(),
-        instance_id: identity.instance_id.clone(),
-        device_id: identity.device_id.clone(),
-        os_image_hash: identity.os_image_hash.clone(),
-        mr_aggregated: identity.mr_aggregated.clone(),
-        mr_system: identity.mr_system.clone(),
+        app_id: identity.app_id,
+        compose_hash: identity.compose_hash,
+        instance_id: identity.instance_id,
+        device_id: identity.device_id,
+        os_image_hash: identity.os_image_hash,
+        mr_aggregated: identity.mr_aggregated,
+        mr_system: identity.mr_system,
         key_provider_info: String::from_utf8_lossy(&identity.key_provider_info).into_owned(),
-        tee_variant: identity.tee_variant.clone(),
-        tcb_status: identity.tcb_status.clone(),
-        advisory_ids: identity.advisory_ids.clone(),
+        tee_variant: identity.tee_variant,
+        tcb_status: identity.tcb_status,
+        advisory_ids: identity.advisory_ids,
     }
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Instant, SystemTime};
 
 use kms_attest::csr::{ApiVersion, Csr};
-use kms_attest::identity::{AppId, BootInfo};
+use kms_attest::identity::{AppId, Identity};
 
 use super::env_keys::EnvKeys;
 use super::images::{clear, download_recorder, note_cleared};
@@ -157,7 +157,7 @@ impl KmsService {
             k256_signature: keys.k256_signature.to_vec(),
             tproxy_app_id: permit.gateway_app_id().to_owned(),
             gateway_app_id: permit.gateway_app_id().to_owned(),
-            os_image_hash: permit.identity().os_image_hash.clone(),
+            os_image_hash: permit.identity().os_image_bytes().to_vec(),
             receipt: released.leaf().map(Into::into),
         })
     }
@@ -309,7 +309,7 @@ impl KmsService {
 
     /// Limits even callers that may have keys, because each release adds a line to the audit log.
     fn within_limits<R>(&self, permit: &Permit<R>) -> Result<()> {
-        self.limit.admit(*permit.app_id(), permit.identity()).map_err(|exceeded| {
+        self.limit.admit(permit.identity()).map_err(|exceeded| {
             self.foundation.metrics.release_limited(exceeded.limit());
             Error::new(Code::TooManyRequests, exceeded.text())
         })
@@ -395,10 +395,11 @@ impl KmsService {
 /// Logs a release, beside its line in the audit log: its receiver, never its content.
 fn tell<R>(log: &LogLimit, what: &'static str, permit: &Permit<R>, caller: &Caller) {
     let Some(omitted) = log.admit() else { return };
-    let BootInfo { app_id, instance_id, compose_hash, device_id, mr_aggregated, .. } = permit.identity();
+    let identity = permit.identity();
+    let Identity { app_id, compose_hash, device_id, mr_aggregated, .. } = identity;
     tracing::info!(
         app_id = hex::encode(app_id),
-        instance_id = hex::encode(instance_id),
+        instance_id = hex::encode(identity.instance_bytes()),
         compose_hash = hex::encode(compose_hash),
         device_id = hex::encode(device_id),
         mr_aggregated = hex::encode(mr_aggregated),

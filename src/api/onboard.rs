@@ -235,9 +235,9 @@ impl OnboardService {
         };
         Ok(AttestationInfoResponse {
             device_id: Sha256::digest(verified.ppid()).to_vec(),
-            mr_aggregated: identity.mr_aggregated,
-            os_image_hash: identity.os_image_hash,
-            tee_variant: identity.tee_variant,
+            mr_aggregated: identity.mr_aggregated.0.to_vec(),
+            os_image_hash: identity.os_image_bytes().to_vec(),
+            tee_variant: identity.tee_variant.to_owned(),
             site_name: self.site_name.clone(),
             eth_rpc_url: info.eth_rpc_url.as_deref().map(origin).unwrap_or_default(),
             kms_contract_address: info.kms_contract_address.unwrap_or_default(),

@@ -4,7 +4,7 @@
 use std::fmt;
 
 use governor::{DefaultKeyedRateLimiter, Quota, RateLimiter};
-use kms_attest::identity::{AppId, BootInfo};
+use kms_attest::identity::{AppId, DeviceId, Identity, InstanceId};
 
 use crate::config::{Limits, Rate};
 
@@ -14,7 +14,14 @@ const MAX_REMEMBERED: usize = 16 * 1024;
 /// A token bucket for each app, and for each instance of it.
 pub struct ReleaseLimit {
     apps: DefaultKeyedRateLimiter<AppId>,
-    instances: DefaultKeyedRateLimiter<(AppId, Vec<u8>)>,
+    instances: DefaultKeyedRateLimiter<(AppId, Instance)>,
+}
+
+/// One instance of an app: its id, or the machine of an app whose instances have no id.
+#[derive(Clone, PartialEq, Eq, Hash)]
+enum Instance {
+    Id(InstanceId),
+    Device(DeviceId),
 }
 
 /// Which limit was exceeded.
@@ -59,13 +66,10 @@ impl ReleaseLimit {
     ///
     /// # Errors
     /// Which of them has none left.
-    pub fn admit(&self, app: AppId, identity: &BootInfo) -> Result<(), Exceeded> {
-        let instance = match identity.instance_id.is_empty() {
-            true => &identity.device_id,
-            false => &identity.instance_id,
-        };
-        self.instances.check_key(&(app, instance.clone())).map_err(|_| Exceeded::Instance)?;
-        self.apps.check_key(&app).map_err(|_| Exceeded::App)
+    pub fn admit(&self, identity: &Identity) -> Result<(), Exceeded> {
+        let instance = identity.instance_id.map_or(Instance::Device(identity.device_id), Instance::Id);
+        self.instances.check_key(&(identity.app_id, instance)).map_err(|_| Exceeded::Instance)?;
+        self.apps.check_key(&identity.app_id).map_err(|_| Exceeded::App)
     }
 
     /// Forgets idle apps and instances; called periodically.

@@ -2,6 +2,7 @@
 //! know.
 
 use kms_attest::csr::Csr;
+use kms_attest::identity::BootInfo;
 
 use super::kms::KmsService;
 use super::{Caller, Method};
@@ -64,7 +65,8 @@ impl Attempt<'_> {
     /// What change to the policy would allow the request.
     fn remedy(&self, refusal: &Refusal) -> Option<String> {
         let denial = refusal.denial()?;
-        let subject = self.role?.subject(refusal.fault()?.identity?);
+        let identity = BootInfo::from(refusal.fault()?.identity?);
+        let subject = self.role?.subject(&identity);
         self.service.foundation.policy.remedy(denial.code, subject).map(|remedy| remedy.sentence)
     }
 
@@ -155,7 +157,7 @@ impl Attempt<'_> {
 fn refused(refusal: Refusal) -> Error {
     let code = match &refusal {
         Refusal::NoAttestation | Refusal::BadEvidence(_) | Refusal::BadRequest(_) => Code::Unauthenticated,
-        Refusal::BadIdentity(_) => Code::InvalidRequest,
+        Refusal::Unidentified(_) => Code::InvalidRequest,
         Refusal::OsImage { error, .. } if error.is_unavailable() => Code::Unavailable,
         Refusal::ConfigMismatch { .. }
         | Refusal::Frozen { .. }
@@ -181,7 +183,7 @@ fn concerns(refusal: &Refusal) -> Concerns {
         Refusal::NoAttestation
         | Refusal::BadEvidence(_)
         | Refusal::BadRequest(_)
-        | Refusal::BadIdentity(_)
+        | Refusal::Unidentified(_)
         | Refusal::ConfigMismatch { .. }
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }
@@ -201,7 +203,7 @@ pub(super) fn detail(refusal: &Refusal) -> String {
         Refusal::NoAttestation
         | Refusal::BadEvidence(_)
         | Refusal::BadRequest(_)
-        | Refusal::BadIdentity(_)
+        | Refusal::Unidentified(_)
         | Refusal::ConfigMismatch { .. }
         | Refusal::Frozen { .. }
         | Refusal::Denied { .. }

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use kms_attest::identity::BootInfo;
+use kms_attest::identity::Identity;
 use serde::Serialize;
 
 use super::AuditError;
@@ -48,16 +48,16 @@ pub struct Basis {
 
 impl Subject {
     /// The identity that connected from `remote`.
-    pub fn new(identity: &BootInfo, remote: IpAddr) -> Self {
+    pub fn new(identity: &Identity, remote: IpAddr) -> Self {
         Self {
-            app_id: hex::encode(&identity.app_id),
-            instance_id: hex::encode(&identity.instance_id),
-            compose_hash: hex::encode(&identity.compose_hash),
-            device_id: hex::encode(&identity.device_id),
-            os_image_hash: hex::encode(&identity.os_image_hash),
-            mr_aggregated: hex::encode(&identity.mr_aggregated),
-            tee_variant: identity.tee_variant.clone(),
-            tcb_status: identity.tcb_status.clone(),
+            app_id: hex::encode(identity.app_id),
+            instance_id: hex::encode(identity.instance_bytes()),
+            compose_hash: hex::encode(identity.compose_hash),
+            device_id: hex::encode(identity.device_id),
+            os_image_hash: hex::encode(identity.os_image_bytes()),
+            mr_aggregated: hex::encode(identity.mr_aggregated),
+            tee_variant: identity.tee_variant.to_owned(),
+            tcb_status: identity.tcb_status.to_string(),
             advisory_ids: identity.advisory_ids.clone(),
             remote,
             by: None,

@@ -10,7 +10,7 @@ use std::fmt;
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use kms_attest::identity::BootInfo;
+use kms_attest::identity::Identity;
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::unix_now;
@@ -114,7 +114,7 @@ pub struct RefusedRequest<'a> {
     /// What was found.
     pub actual: Option<&'a str>,
     /// The caller's identity, if it was verified.
-    pub identity: Option<&'a BootInfo>,
+    pub identity: Option<&'a Identity>,
     /// The text for the caller.
     pub reason: &'a str,
     /// What would allow it.
@@ -157,7 +157,7 @@ pub struct RefusalRecord {
     /// What would allow it.
     pub remedy: Option<String>,
     /// The caller's identity, if it was verified.
-    pub identity: Option<BootInfo>,
+    pub identity: Option<Identity>,
     /// What the caller presented; `None` if it was too large to keep.
     pub shown: Option<Shown>,
     /// The VM configuration of the request.
@@ -291,7 +291,7 @@ impl List {
     }
 
     /// Removes the oldest refusals of an app on one machine until there is room for one more.
-    fn make_room_for(&mut self, identity: &BootInfo) {
+    fn make_room_for(&mut self, identity: &Identity) {
         let of_same = |entry: &Entry| {
             let other = entry.record.identity.as_ref();
             other.is_some_and(|it| it.app_id == identity.app_id && it.device_id == identity.device_id)
@@ -324,12 +324,12 @@ fn dedup_key(refused: &RefusedRequest<'_>) -> [u8; 32] {
     }
     match refused.identity {
         Some(identity) => {
-            let BootInfo {
-                app_id, instance_id, compose_hash, device_id, os_image_hash, mr_aggregated, ..
-            } = identity;
-            for field in [app_id, instance_id, compose_hash, device_id, os_image_hash, mr_aggregated] {
-                add(field);
-            }
+            add(identity.app_id.as_ref());
+            add(identity.instance_bytes());
+            add(identity.compose_hash.as_ref());
+            add(identity.device_id.as_ref());
+            add(identity.os_image_bytes());
+            add(identity.mr_aggregated.as_ref());
         }
         None if refused.concerns == Concerns::Everyone => {}
         None => add(refused.remote.to_canonical().to_string().as_bytes()),

@@ -17,7 +17,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use arc_swap::ArcSwap;
-use kms_attest::identity::BootInfo;
+use kms_attest::identity::Identity;
 use tokio::sync::Mutex;
 
 use self::held::{Held, MachineTime, TellTime};
@@ -180,7 +180,7 @@ impl Freezes {
     ///
     /// # Errors
     /// The freeze that applies to it.
-    pub fn check(&self, identity: &BootInfo) -> Result<NotFrozen, Arc<Freeze>> {
+    pub fn check(&self, identity: &Identity) -> Result<NotFrozen, Arc<Freeze>> {
         let current = self.current.load();
         if current.is_empty() {
             return Ok(NotFrozen(()));
@@ -207,8 +207,8 @@ impl Freezes {
     }
 
     /// Notes that an app received keys or a certificate.
-    pub fn note_release(&self, identity: &BootInfo) {
-        self.recent.note(&identity.app_id, self.time.now().steady);
+    pub fn note_release(&self, identity: &Identity) {
+        self.recent.note(identity.app_id, self.time.now().steady);
     }
 
     /// How many apps received keys or certificates in the last day.

@@ -162,7 +162,7 @@ impl Ready {
     /// One app id in 2³² has no P-256 child; it cannot have keys from any KMS.
     pub fn app_keys(&self, released: &Released<App>) -> Result<AppKeys, DeriveError> {
         let permit = released.permit();
-        derive::app_keys(&self.root, permit.app_id(), &permit.identity().instance_id)
+        derive::app_keys(&self.root, &permit.identity().app_id, permit.identity().instance_bytes())
     }
 
     /// The root keys, for the replica that the permit names.
@@ -185,7 +185,7 @@ impl Ready {
     ) -> Result<Vec<String>, CaError> {
         let issuer = ca::root_issuer(&self.root, &self.root_ca_pem)?;
         let permit = released.permit();
-        let (app_id, app_info) = (permit.app_id(), permit.app_info());
+        let (app_id, app_info) = (&permit.identity().app_id, permit.app_info());
         let chain = ca::app_chain(&issuer, &self.root, app_id, app_info, request, SystemTime::now())?;
         let [leaf, app_ca] = chain.pem();
         Ok(vec![leaf, app_ca, self.root_ca_pem.clone()])

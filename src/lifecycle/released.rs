@@ -177,9 +177,9 @@ mod tests {
     use tokio::task::block_in_place;
 
     use super::*;
+    use crate::admission::testing::identity;
     use crate::control::{Author, Earlier, Scope};
     use crate::metrics::Metrics;
-    use crate::policy::testing::boot_info;
 
     struct Disk {
         directory: tempfile::TempDir,
@@ -205,7 +205,7 @@ mod tests {
         }
 
         fn permit_of(&self, decided: Instant) -> Permit<App> {
-            Permit::for_test(boot_info(), self.freezes.check(&boot_info()).unwrap(), decided)
+            Permit::for_test(identity(), self.freezes.check(&identity()).unwrap(), decided)
         }
 
         async fn freeze(&self) {

@@ -542,6 +542,34 @@ async fn an_app_without_an_app_id_of_20_bytes_is_nobody() {
 }
 
 #[tokio::test]
+async fn an_identity_with_a_field_of_another_width_is_refused_before_policy_is_asked() {
+    let world = World::ready().await;
+    let template = world.app(1);
+    world.allow_app(&template);
+    for (event, payload, text) in [
+        ("compose-hash", vec![1; 31], "compose_hash must be 32 bytes, got 31"),
+        ("compose-hash", Vec::new(), "compose_hash must be 32 bytes, got 0"),
+        ("instance-id", vec![1; 21], "instance_id must be 20 bytes or empty, got 21"),
+    ] {
+        let mut events = template.runtime_events();
+        for found in events.iter_mut().filter(|found| found.event == event) {
+            found.payload = payload.clone();
+        }
+        let cvm = Cvm::builder(&world.platform).runtime_events(events).build();
+        let caller = world.caller().shows(&world.attested(&cvm).await);
+        let refusal = caller.json("GetAppKey", json!({})).await.refusal();
+        assert_eq!(refusal, (400, format!("App not allowed: {text}")));
+    }
+    // The evidence of older guests has no configuration, so the request names the image.
+    let cvm = Cvm::builder(&world.platform).app_id(*template.app_id()).vm_config("").build();
+    let caller = world.caller().shows(&world.attested(&cvm).await);
+    let named = json!({"vm_config": json!({"os_image_hash": "09"}).to_string()});
+    let refusal = caller.json("GetAppKey", named).await.refusal();
+    let text = "App not allowed: os_image_hash must be 32 bytes or empty, got 1";
+    assert_eq!(refusal, (400, text.to_owned()));
+}
+
+#[tokio::test]
 async fn instances_share_all_keys_but_the_disk_key() {
     let world = World::ready().await;
     let instance = |id: &[u8]| {

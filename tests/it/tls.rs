@@ -494,11 +494,9 @@ async fn a_client_verifies_the_attestation_of_the_server() {
         Connection::open(&url, Trust::DangerousAnyServer, Some(&identity)).await.expect("a connection");
     let verified =
         connection.verify_server(kms_client::ServerAttestation::Required(&verifier)).await.expect("a KMS");
-    let boot = verified
-        .expect("evidence")
-        .boot_info(kms_attest::identity::Registers::RunTime, "")
-        .expect("identity");
-    assert_eq!(boot.mr_aggregated, world.cvm.mr_aggregated());
+    let boot =
+        verified.expect("evidence").identity(kms_attest::identity::Registers::RunTime, "").expect("identity");
+    assert_eq!(boot.mr_aggregated.0, world.cvm.mr_aggregated());
 }
 
 /// The end of a connection that does nothing is not far.

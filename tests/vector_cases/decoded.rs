@@ -164,6 +164,28 @@ pub(super) fn is_app_info<E: Display>(expected: &Json, ours: Result<AppInfo, E>)
     }
 }
 
+/// What the peer asks a backend about evidence that ours decodes and does not verify, with fields of any width.
+pub(super) fn boot_info(
+    app_info: AppInfo,
+    tee_variant: &str,
+    tcb_status: &str,
+    advisory_ids: Vec<String>,
+) -> BootInfo {
+    BootInfo {
+        tee_variant: tee_variant.to_owned(),
+        mr_aggregated: app_info.mr_aggregated.to_vec(),
+        os_image_hash: app_info.os_image_hash,
+        mr_system: app_info.mr_system.to_vec(),
+        app_id: app_info.app_id,
+        compose_hash: app_info.compose_hash,
+        instance_id: app_info.instance_id,
+        device_id: app_info.device_id,
+        key_provider_info: app_info.key_provider_info,
+        tcb_status: tcb_status.to_owned(),
+        advisory_ids,
+    }
+}
+
 /// Compares boot info as an object, and as the text that a backend gets.
 pub(super) fn is_boot_info(expected: &Json, ours: &BootInfo) -> Check {
     expected.at("boot_info")?.is_json(&serde_json::to_value(ours)?)?;

@@ -11,7 +11,7 @@ use crate::binding::ReportData;
 use crate::clock_floor::ClockBehind;
 use crate::collateral::{Collateral, CollateralCache, CollateralError};
 use crate::evidence::{Evidence, EvidenceError, Platform, Tdx};
-use crate::identity::{AppId, AppIdLength, AppInfo, BootInfo, Registers};
+use crate::identity::{AppInfo, Identity, Registers, WidthError};
 use crate::measurement::{
     EventVersion, PreimageError, RuntimeEvent, SYSTEM_READY, Stage, Until, replay_rtmr3, validate_v2_events,
 };
@@ -109,36 +109,40 @@ impl Verified {
         self.collateral_generation
     }
 
-    /// Who the guest is, with `vm_config` as the request gave it (empty: the configuration in the evidence).
-    pub fn app_info(&self, registers: Registers, vm_config: &str) -> Result<AppInfo, BootInfoError> {
+    /// What the evidence states about the guest, with `vm_config` as the request gave it (empty: the configuration in
+    /// the evidence). This is what a certificate states; its fields have any width.
+    ///
+    /// # Errors
+    /// [`UnidentifiedError::Decode`].
+    pub fn app_info(&self, registers: Registers, vm_config: &str) -> Result<AppInfo, UnidentifiedError> {
         let stack = &self.evidence.stack;
         let config = VmConfig::effective(vm_config, &stack.config).map_err(IdentityError::from)?;
         let quoted = self.td().quoted();
         Ok(tdx_identity(&quoted, &stack.runtime_events, registers, &config, self.ppid())?)
     }
 
-    /// What the policy is asked about this guest. Its `os_image_hash` is a claim of the configuration.
-    pub fn boot_info(&self, registers: Registers, vm_config: &str) -> Result<BootInfo, BootInfoError> {
-        self.boot_info_of(self.app_info(registers, vm_config)?)
-    }
-
-    /// The same for an identity that [`Verified::app_info`] gave.
-    pub fn boot_info_of(&self, app_info: AppInfo) -> Result<BootInfo, BootInfoError> {
-        AppId::try_from(app_info.app_id.as_slice())?;
+    /// Who the guest is, with `vm_config` as in [`Verified::app_info`]. The hash of the OS image is a claim of the
+    /// configuration.
+    ///
+    /// # Errors
+    /// [`UnidentifiedError`].
+    pub fn identity(&self, registers: Registers, vm_config: &str) -> Result<Identity, UnidentifiedError> {
+        let app_info = self.app_info(registers, vm_config)?;
         let tee_variant = self.evidence.platform.tee_variant();
-        Ok(BootInfo::new(app_info, tee_variant, self.tcb_status(), self.advisory_ids()))
+        let TcbVerdict { status, advisory_ids, .. } = self.verdict();
+        Ok(Identity::parse(app_info, tee_variant, *status, advisory_ids.clone())?)
     }
 }
 
-/// Why verified evidence names nobody.
+/// Why verified evidence identifies no guest.
 #[derive(Debug, thiserror::Error)]
-pub enum BootInfoError {
+pub enum UnidentifiedError {
     /// Events or configuration do not decode.
     #[error("decode app info: {0}")]
-    Identity(#[from] IdentityError),
-    /// The `app-id` event is missing or is not an app id.
+    Decode(#[from] IdentityError),
+    /// A field has another width than that of an identity, such as a missing `app-id` event.
     #[error(transparent)]
-    AppId(#[from] AppIdLength),
+    Width(#[from] WidthError),
 }
 
 /// Verifies `evidence` at `now` (Unix seconds).

@@ -5,8 +5,8 @@ use std::time::Duration;
 use kms_attest::tcb::TcbGap;
 
 use super::*;
+use crate::admission::testing::identity;
 use crate::config::Grace;
-use crate::policy::testing::boot_info;
 
 const RECOVERY: u64 = 1_790_812_800;
 const DAY: u64 = 86_400;
@@ -57,18 +57,17 @@ fn lag_with_qe(qe: &str, status: &str, advisories: &[&str], newest: &[&str]) -> 
 }
 
 /// A platform and a quoting enclave by themselves, and what Intel makes of both.
-fn both(platform: &str, qe: &str, verdict: TcbStatus) -> (TcbVerdict, BootInfo) {
+fn both(platform: &str, qe: &str, verdict: TcbStatus) -> (TcbVerdict, Identity) {
     let gap = lag_with_qe(qe, platform, &[], &[]);
-    let identity = BootInfo { tcb_status: verdict.to_string(), ..boot_info() };
+    let identity = Identity { tcb_status: verdict, ..identity() };
     (TcbVerdict { status: verdict, advisory_ids: Vec::new(), fmspc: FMSPC, gap }, identity)
 }
 
 /// An identity on a platform with a status and advisories, and what Intel says of it.
-fn measured(status: TcbStatus, advisories: &[&str], newest: &[&str]) -> (TcbVerdict, BootInfo) {
+fn measured(status: TcbStatus, advisories: &[&str], newest: &[&str]) -> (TcbVerdict, Identity) {
     let advisory_ids: Vec<String> = advisories.iter().map(|id| (*id).to_owned()).collect();
     let gap = gap(&status.to_string(), advisories, newest);
-    let identity =
-        BootInfo { tcb_status: status.to_string(), advisory_ids: advisory_ids.clone(), ..boot_info() };
+    let identity = Identity { tcb_status: status, advisory_ids: advisory_ids.clone(), ..identity() };
     (TcbVerdict { status, advisory_ids, fmspc: FMSPC, gap }, identity)
 }
 
@@ -78,15 +77,15 @@ fn tolerance(text: &str, now: u64) -> TcbTolerance {
 }
 
 /// Status, advisories and relaxations after `core.tcb` was applied.
-fn applied(text: &str, now: u64, measured: &(TcbVerdict, BootInfo)) -> (String, Vec<String>, Vec<String>) {
+fn applied(text: &str, now: u64, measured: &(TcbVerdict, Identity)) -> (String, Vec<String>, Vec<String>) {
     let tolerated = tolerance(text, now).apply(&measured.0, &measured.1);
-    let shown = tolerated.shown.into_owned();
-    let (status, advisories) = (shown.tcb_status.clone(), shown.advisory_ids.clone());
-    let measured = measured.1.clone();
+    let told = tolerated.told;
+    let (status, advisories) = (told.tcb_status.clone(), told.advisory_ids.clone());
+    let measured = BootInfo::from(&measured.1);
     let unchanged = BootInfo {
         tcb_status: measured.tcb_status.clone(),
         advisory_ids: measured.advisory_ids.clone(),
-        ..shown
+        ..told
     };
     assert_eq!(unchanged, measured, "nothing else changes");
     (status, advisories, tolerated.relaxations.0)
@@ -101,7 +100,8 @@ fn without_tolerance_policy_is_told_what_was_measured() {
     for status in kms_attest::tcb::TOLERABLE {
         let measured = measured(status, &["INTEL-SA-00837"], &[]);
         let tolerated = tolerance("{}", RECOVERY).apply(&measured.0, &measured.1);
-        assert!(matches!(tolerated.shown, Cow::Borrowed(_)) && tolerated.relaxations.is_empty(), "{status}");
+        assert_eq!(tolerated.told, BootInfo::from(&measured.1), "{status}");
+        assert!(tolerated.relaxations.is_empty(), "{status}");
     }
     let fine = measured(TcbStatus::UpToDate, &[], &[]);
     let everything =

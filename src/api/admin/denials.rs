@@ -1,5 +1,7 @@
 //! `ListDenials`: the requests that were refused recently.
 
+use kms_attest::identity::{AppId, AppIdLength};
+
 use super::{AdminService, shown};
 use crate::api::Caller;
 use crate::control::RefusalRecord;
@@ -19,16 +21,19 @@ impl AdminService {
     /// An app id of another length.
     pub async fn list_denials(&self, _: &Caller, request: ListDenialsRequest) -> Result<ListDenialsResponse> {
         let ListDenialsRequest { limit, before, code, app_id } = request;
-        if !app_id.is_empty() && app_id.len() != 20 {
-            return Err(Error::invalid(format!("app_id must be 20 bytes or empty, got {}", app_id.len())));
-        }
+        let app_id = match app_id.as_slice() {
+            [] => None,
+            bytes => Some(AppId::try_from(bytes).map_err(|AppIdLength(length)| {
+                Error::invalid(format!("app_id must be 20 bytes or empty, got {length}"))
+            })?),
+        };
         let limit = match usize::try_from(limit).unwrap_or(MAX_PAGE) {
             0 => PAGE,
             limit => limit.min(MAX_PAGE),
         };
         let matches = |denial: &RefusalRecord| {
-            let is_app = || denial.identity.as_ref().is_some_and(|identity| identity.app_id == app_id);
-            (code.is_empty() || denial.code == code) && (app_id.is_empty() || is_app())
+            let is_of = |app_id| denial.identity.as_ref().is_some_and(|identity| identity.app_id == app_id);
+            (code.is_empty() || denial.code == code) && app_id.is_none_or(is_of)
         };
         let (page, next) = self.kms.denials.page(Some(before).filter(|before| *before > 0), limit, matches);
         Ok(ListDenialsResponse {
@@ -56,7 +61,7 @@ pub(super) fn record(denial: &RefusalRecord) -> DenialRecord {
         expected: text(&denial.expected),
         actual: text(&denial.actual),
         remedy: text(&denial.remedy),
-        identity: denial.identity.as_ref().map(shown),
+        identity: denial.identity.as_ref().map(|identity| shown(identity.into())),
         explainable: denial.shown.is_some(),
     }
 }

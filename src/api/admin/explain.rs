@@ -8,7 +8,7 @@ mod observer;
 use std::sync::Arc;
 
 use kms_attest::certificate;
-use kms_attest::identity::BootInfo;
+use kms_attest::identity::{BootInfo, Identity};
 
 use self::checklist::Checklist;
 use super::denials::record;
@@ -36,7 +36,7 @@ struct Question {
 /// The results beside the list of checks.
 #[derive(Default)]
 struct Found {
-    identity: Option<BootInfo>,
+    identity: Option<Identity>,
     nearest: Option<Nearest>,
     relaxations: Vec<String>,
 }
@@ -128,6 +128,7 @@ impl AdminService {
     fn response(&self, question: &Question, list: Checklist, found: Found) -> ExplainResponse {
         let policy = &self.foundation.policy;
         let Found { identity, nearest, relaxations } = found;
+        let identity = identity.as_ref().map(BootInfo::from);
         let of_policy = |code| match (code, &identity) {
             (RefusalCode::Denied(code), Some(identity)) => {
                 policy.remedy(code, question.role.subject(identity))
@@ -155,7 +156,7 @@ impl AdminService {
             code: verdict.code.to_owned(),
             reason: verdict.reason,
             checks: list.into_checks(),
-            identity: identity.as_ref().map(shown),
+            identity: identity.map(shown),
             nearest: nearest.map(nearest_entry),
             remedies,
             allowlist_fragment,

@@ -118,7 +118,7 @@ fn change(change: Change) -> ShadowChange {
         reason: change.denial.reason,
         expected: change.denial.expected.unwrap_or_default(),
         actual: change.denial.actual.unwrap_or_default(),
-        identity: Some(shown(&change.identity)),
+        identity: Some(shown(change.identity)),
         count: change.count,
         first: change.first,
         last: change.last,

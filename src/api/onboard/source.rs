@@ -3,7 +3,8 @@
 
 use std::fmt;
 
-use kms_attest::verify::Verified;
+use kms_attest::identity::{Registers, WidthError};
+use kms_attest::verify::{UnidentifiedError, Verified};
 use kms_client::CallError;
 use kms_client::operator::OperatorToken;
 use kms_client::source::{self, SourceError};
@@ -11,7 +12,7 @@ use kms_client::url::KmsUrl;
 use tokio::time::timeout;
 
 use super::{OnboardService, Tee};
-use crate::admission::{Foundation, OwnEvidenceError, Tolerated, check_widths, own_evidence, own_identity};
+use crate::admission::{Foundation, OwnEvidenceError, Tolerated, own_evidence, own_identity};
 use crate::audit::Event;
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::Prepared;
@@ -23,9 +24,7 @@ pub(in crate::api) enum Unacceptable {
     /// Denied, for this reason.
     Denied(String),
     /// The source's evidence verifies, but contains no identity to ask about.
-    NoIdentity(#[source] OwnEvidenceError),
-    /// A field of its identity has an invalid length.
-    Malformed(String),
+    NoIdentity(#[source] UnidentifiedError),
     /// The source names no OS image, and our own is unknown.
     NoOwnIdentity(#[source] OwnEvidenceError),
     /// The policy does not respond, so the source is not allowed.
@@ -36,8 +35,15 @@ impl fmt::Display for Unacceptable {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Denied(reason) => write!(f, "boot denied: {reason}"),
-            Self::NoIdentity(error) => write!(f, "{error}"),
-            Self::Malformed(what) => f.write_str(what),
+            Self::NoIdentity(UnidentifiedError::Width(
+                width @ (WidthError::ComposeHash(_)
+                | WidthError::InstanceId(_)
+                | WidthError::OsImageHash(_)
+                | WidthError::DeviceId(_)),
+            )) => write!(f, "{width}"),
+            Self::NoIdentity(
+                error @ (UnidentifiedError::Decode(_) | UnidentifiedError::Width(WidthError::AppId(_))),
+            ) => write!(f, "failed to decode app info: {error}"),
             Self::NoOwnIdentity(_) => {
                 f.write_str("it names no OS image, and the attester of this machine does not tell ours")
             }
@@ -52,7 +58,7 @@ impl Unacceptable {
     fn code(&self) -> Code {
         match self {
             Self::Denied(_) => Code::Denied,
-            Self::NoIdentity(_) | Self::Malformed(_) => Code::InvalidRequest,
+            Self::NoIdentity(_) => Code::InvalidRequest,
             Self::NoOwnIdentity(_) | Self::PolicyUnavailable(_) => Code::Unavailable,
         }
     }
@@ -108,21 +114,20 @@ pub(in crate::api) async fn authorize(
     foundation: &Foundation,
     source: &Verified,
 ) -> std::result::Result<(), Unacceptable> {
-    let mut identity = own_identity(source).map_err(Unacceptable::NoIdentity)?;
-    check_widths(&identity).map_err(Unacceptable::Malformed)?;
-    if identity.os_image_hash.is_empty() {
+    let mut identity = source.identity(Registers::RunTime, "").map_err(Unacceptable::NoIdentity)?;
+    if identity.os_image_hash.is_none() {
         let own =
             own_evidence(&foundation.attester, &foundation.verifier).await.and_then(|own| own_identity(&own));
         identity.os_image_hash = own.map_err(Unacceptable::NoOwnIdentity)?.os_image_hash;
     }
-    let Tolerated { shown, relaxations } = foundation.tolerance.apply(source.verdict(), &identity);
-    match foundation.policy.decide(Subject::Kms(&shown)).await {
+    let Tolerated { told, relaxations } = foundation.tolerance.apply(source.verdict(), &identity);
+    match foundation.policy.decide(Subject::Kms(&told)).await {
         Ok(Decision::Allowed { .. }) => {
             foundation.tolerance.needed(&relaxations, &identity, "the source of the root keys");
             if !relaxations.is_empty() {
                 foundation.audit.note(Event::SourceRelaxed {
-                    mr_aggregated: hex::encode(&identity.mr_aggregated),
-                    tcb_status: identity.tcb_status.clone(),
+                    mr_aggregated: hex::encode(identity.mr_aggregated),
+                    tcb_status: identity.tcb_status.to_string(),
                     advisory_ids: identity.advisory_ids.clone(),
                     relaxations: relaxations.labels().to_vec(),
                 });

@@ -121,7 +121,7 @@ impl SetupService {
         })?;
         // As for the self-authorization, with what core.tcb tolerates.
         let tolerated = foundation.tolerance.apply(verified.verdict(), &identity);
-        match foundation.policy.decide(Subject::Kms(&tolerated.shown)).await {
+        match foundation.policy.decide(Subject::Kms(&tolerated.told)).await {
             Err(error) => Err(Failure::new(
                 "The authorization backend does not answer.",
                 "Make sure that the backend of core.auth_api runs and can be reached from here; the log has the cause.",

@@ -4,6 +4,8 @@ use std::collections::HashMap;
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use kms_attest::identity::AppId;
+
 use crate::clock::unix_now;
 
 /// The length of the period.
@@ -15,7 +17,7 @@ const MAX_APPS: usize = 16_384;
 #[derive(Debug)]
 pub(super) struct Recent {
     since: u64,
-    apps: Mutex<HashMap<Vec<u8>, Instant>>,
+    apps: Mutex<HashMap<AppId, Instant>>,
 }
 
 /// How many apps had a release.
@@ -33,9 +35,9 @@ impl Recent {
     }
 
     /// Notes a release to an app.
-    pub(super) fn note(&self, app_id: &[u8], now: Instant) {
+    pub(super) fn note(&self, app_id: AppId, now: Instant) {
         let mut apps = self.apps.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(last) = apps.get_mut(app_id) {
+        if let Some(last) = apps.get_mut(&app_id) {
             *last = now;
             return;
         }
@@ -43,7 +45,7 @@ impl Recent {
             apps.retain(|_, last| now.duration_since(*last) < DAY);
         }
         if apps.len() < MAX_APPS {
-            apps.insert(app_id.to_owned(), now);
+            apps.insert(app_id, now);
         }
     }
 
@@ -58,22 +60,28 @@ impl Recent {
 mod tests {
     use super::*;
 
+    fn app(number: usize) -> AppId {
+        let mut id = [0; 20];
+        id[12..].copy_from_slice(&number.to_be_bytes());
+        AppId(id)
+    }
+
     #[test]
     fn apps_of_the_last_day_count_once_each_and_a_bounded_number_is_kept() {
         let recent = Recent::new();
         let start = Instant::now();
         let later = |seconds| start + Duration::from_secs(seconds);
-        recent.note(&[1], start);
-        recent.note(&[1], later(10));
-        recent.note(&[2], later(20));
+        recent.note(app(usize::MAX), start);
+        recent.note(app(usize::MAX), later(10));
+        recent.note(app(usize::MAX - 1), later(20));
         assert_eq!(recent.count(later(30)).apps, 2);
         assert_eq!(recent.count(later(86_400 + 15)).apps, 1, "the first was a day ago");
         assert_eq!(recent.count(later(2 * 86_400)).apps, 0);
         for number in 0..MAX_APPS + 10 {
-            recent.note(&number.to_be_bytes(), later(100));
+            recent.note(app(number), later(100));
         }
         assert_eq!(recent.count(later(101)).apps, MAX_APPS);
-        recent.note(b"new", later(3 * 86_400));
+        recent.note(app(usize::MAX - 2), later(3 * 86_400));
         assert_eq!(recent.count(later(3 * 86_400)).apps, 1, "what is a day old gives way");
     }
 }

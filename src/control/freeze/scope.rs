@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use kms_attest::identity::{AppId, BootInfo};
+use kms_attest::identity::{AppId, DeviceId, Identity, InstanceId, OsImageHash};
 
 /// The target of a freeze.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -12,11 +12,11 @@ pub enum Scope {
     /// An app, with all its instances.
     App(AppId),
     /// One instance of an app.
-    Instance([u8; 20]),
+    Instance(InstanceId),
     /// A machine.
-    Device([u8; 32]),
+    Device(DeviceId),
     /// Every guest that names this OS image.
-    OsImage([u8; 32]),
+    OsImage(OsImageHash),
 }
 
 /// Why a scope is invalid.
@@ -50,9 +50,9 @@ impl Scope {
         match name {
             "kms" => exact::<0>(value).map(|[]| Self::Kms),
             "app" => exact(value).map(AppId).map(Self::App),
-            "instance" => exact(value).map(Self::Instance),
-            "device" => exact(value).map(Self::Device),
-            "os_image" => exact(value).map(Self::OsImage),
+            "instance" => exact(value).map(InstanceId).map(Self::Instance),
+            "device" => exact(value).map(DeviceId).map(Self::Device),
+            "os_image" => exact(value).map(OsImageHash).map(Self::OsImage),
             _ => Err(ScopeError::Unknown),
         }
     }
@@ -73,22 +73,22 @@ impl Scope {
     pub fn value(&self) -> &[u8] {
         match self {
             Self::Kms => &[],
-            Self::App(AppId(id)) | Self::Instance(id) => id,
-            Self::Device(hash) | Self::OsImage(hash) => hash,
+            Self::App(AppId(id)) | Self::Instance(InstanceId(id)) => id,
+            Self::Device(DeviceId(hash)) | Self::OsImage(OsImageHash(hash)) => hash,
         }
     }
 
     /// Every scope that applies to `identity`.
-    pub(super) fn all_of(identity: &BootInfo) -> impl Iterator<Item = Self> {
-        let named = [
-            ("app", &identity.app_id),
-            ("instance", &identity.instance_id),
-            ("device", &identity.device_id),
-            ("os_image", &identity.os_image_hash),
-        ];
-        [Self::Kms]
-            .into_iter()
-            .chain(named.into_iter().filter_map(|(name, value)| Self::parse(name, value).ok()))
+    pub(super) fn all_of(identity: &Identity) -> impl Iterator<Item = Self> {
+        [
+            Some(Self::Kms),
+            Some(Self::App(identity.app_id)),
+            identity.instance_id.map(Self::Instance),
+            Some(Self::Device(identity.device_id)),
+            identity.os_image_hash.map(Self::OsImage),
+        ]
+        .into_iter()
+        .flatten()
     }
 }
 

@@ -7,12 +7,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex as StdMutex;
 use std::time::{Duration, Instant};
 
-use kms_attest::identity::AppId;
+use kms_attest::identity::{AppId, DeviceId, Identity, InstanceId, OsImageHash};
 
 use super::held::Moment;
 use super::*;
+use crate::admission::testing::identity;
 use crate::clock::unix_now;
-use crate::policy::testing::boot_info;
 
 fn metrics() -> Arc<Metrics> {
     Arc::new(Metrics::new([]))
@@ -94,32 +94,32 @@ impl Disk {
     }
 }
 
-/// Every scope that applies to [`boot_info`].
+/// Every scope that applies to [`identity`].
 fn scopes() -> [Scope; 5] {
     [
         Scope::Kms,
         Scope::App(AppId([0x11; 20])),
-        Scope::Instance([0x77; 20]),
-        Scope::Device([0x33; 32]),
-        Scope::OsImage([0x44; 32]),
+        Scope::Instance(InstanceId([0x77; 20])),
+        Scope::Device(DeviceId([0x33; 32])),
+        Scope::OsImage(OsImageHash([0x44; 32])),
     ]
 }
 
 #[tokio::test]
 async fn each_scope_stops_who_is_in_it_and_nobody_else() {
-    let other = BootInfo {
-        app_id: vec![1; 20],
-        instance_id: Vec::new(),
-        device_id: vec![2; 32],
-        os_image_hash: vec![3; 32],
-        ..boot_info()
+    let other = Identity {
+        app_id: AppId([1; 20]),
+        instance_id: None,
+        device_id: DeviceId([2; 32]),
+        os_image_hash: Some(OsImageHash([3; 32])),
+        ..identity()
     };
     for scope in scopes() {
         let disk = Disk::new();
         let freezes = disk.open();
-        assert!(freezes.check(&boot_info()).is_ok());
+        assert!(freezes.check(&identity()).is_ok());
         freezes.freeze(freeze_of(scope), Earlier::IsReplaced, &disk.audit).await.unwrap();
-        assert_eq!(freezes.check(&boot_info()).unwrap_err().scope, scope);
+        assert_eq!(freezes.check(&identity()).unwrap_err().scope, scope);
         assert_eq!(freezes.check(&other).is_err(), scope == Scope::Kms, "{scope}");
         assert_eq!(freezes.of_kms().is_some(), scope == Scope::Kms);
     }
@@ -142,7 +142,7 @@ async fn what_was_answered_holds_after_a_restart() {
     }
     let thaw = freezes.unfreeze(Scope::Kms, author(), String::new(), &disk.audit).await.unwrap();
     assert_eq!(thaw, Unfrozen::WasNotFrozen);
-    assert!(disk.open().check(&boot_info()).is_ok());
+    assert!(disk.open().check(&identity()).is_ok());
     let mode = fs::metadata(disk.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -150,12 +150,12 @@ async fn what_was_answered_holds_after_a_restart() {
 /// A freeze of the instance for an hour, by `time`.
 fn for_an_hour(time: &SetTime) -> Freeze {
     let since = time.now().wall;
-    Freeze { since, expires_at: Some(since + 3600), ..freeze_of(Scope::Instance([0x77; 20])) }
+    Freeze { since, expires_at: Some(since + 3600), ..freeze_of(Scope::Instance(InstanceId([0x77; 20]))) }
 }
 
 /// A change of an unrelated scope.
 async fn change_something(freezes: &Freezes, disk: &Disk) {
-    let elsewhere = Scope::Device([9; 32]);
+    let elsewhere = Scope::Device(DeviceId([9; 32]));
     freezes.freeze(freeze_of(elsewhere), Earlier::IsReplaced, &disk.audit).await.unwrap();
     freezes.unfreeze(elsewhere, author(), String::new(), &disk.audit).await.unwrap();
 }
@@ -166,13 +166,13 @@ async fn a_freeze_ends_by_itself_when_both_clocks_say_so() {
     let freezes = disk.open_at(&time);
     freezes.freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
     time.jump(30 * DAY as i64);
-    assert!(freezes.check(&boot_info()).is_err(), "a clock that jumps ends nothing while we run");
+    assert!(freezes.check(&identity()).is_err(), "a clock that jumps ends nothing while we run");
     assert_eq!(freezes.list().len(), 1);
     time.jump(-30 * DAY as i64);
     time.pass(3599);
-    assert!(freezes.check(&boot_info()).is_err());
+    assert!(freezes.check(&identity()).is_err());
     time.pass(1);
-    assert!(freezes.check(&boot_info()).is_ok() && freezes.list().is_empty());
+    assert!(freezes.check(&identity()).is_ok() && freezes.list().is_empty());
 }
 
 #[tokio::test]
@@ -181,11 +181,11 @@ async fn a_clock_that_was_ahead_for_a_while_loses_no_freeze() {
     disk.open_at(&time).freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
     time.jump(3650 * DAY as i64);
     let freezes = disk.open_at(&time);
-    assert!(freezes.check(&boot_info()).is_ok(), "started with this clock, nothing tells that it is wrong");
+    assert!(freezes.check(&identity()).is_ok(), "started with this clock, nothing tells that it is wrong");
     change_something(&freezes, &disk).await;
     time.jump(-3650 * DAY as i64);
-    assert!(freezes.check(&boot_info()).is_err(), "in memory");
-    assert!(disk.open_at(&time).check(&boot_info()).is_err(), "on the disk");
+    assert!(freezes.check(&identity()).is_err(), "in memory");
+    assert!(disk.open_at(&time).check(&identity()).is_err(), "on the disk");
 }
 
 #[tokio::test]
@@ -213,7 +213,7 @@ async fn what_has_ended_can_be_taken_back_before_a_clock_brings_it_back() {
     let thaw = freezes.unfreeze(scope, author(), String::new(), &disk.audit).await.unwrap();
     assert_eq!((thaw, disk.events("unfrozen")), (Unfrozen::WasNotFrozen, 1));
     time.jump(-3600);
-    assert!(freezes.check(&boot_info()).is_ok() && disk.open_at(&time).list().is_empty());
+    assert!(freezes.check(&identity()).is_ok() && disk.open_at(&time).list().is_empty());
 }
 
 #[tokio::test]
@@ -240,15 +240,18 @@ async fn what_ended_first_gives_way_when_the_list_is_full() {
     let held = |scope| freezes.current.load().contains_key(&scope);
     freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap();
     assert_eq!([app(0), app(1)].map(held), [true, false]);
-    freezes.freeze(freeze_of(Scope::Device([1; 32])), Earlier::IsReplaced, &disk.audit).await.unwrap();
+    freezes
+        .freeze(freeze_of(Scope::Device(DeviceId([1; 32]))), Earlier::IsReplaced, &disk.audit)
+        .await
+        .unwrap();
     assert_eq!([app(0), app(1)].map(held), [false, false]);
     let error = freezes
-        .freeze(freeze_of(Scope::Device([2; 32])), Earlier::IsReplaced, &disk.audit)
+        .freeze(freeze_of(Scope::Device(DeviceId([2; 32]))), Earlier::IsReplaced, &disk.audit)
         .await
         .unwrap_err();
     assert!(matches!(error, FreezeError::Full), "{error}");
     freezes
-        .freeze(freeze_of(Scope::Device([1; 32])), Earlier::IsReplaced, &disk.audit)
+        .freeze(freeze_of(Scope::Device(DeviceId([1; 32]))), Earlier::IsReplaced, &disk.audit)
         .await
         .expect("in place of itself");
     assert_eq!(disk.open_at(&time).list().len(), MAX_FREEZES);
@@ -262,10 +265,10 @@ async fn a_file_that_cannot_be_written_freezes_and_does_not_thaw() {
     let error = freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::NotKept(_)), "{error}");
     assert_eq!(disk.events("frozen"), 1, "on the record all the same");
-    assert!(freezes.check(&boot_info()).is_err(), "frozen until the process ends");
+    assert!(freezes.check(&identity()).is_err(), "frozen until the process ends");
     let error = freezes.unfreeze(Scope::Kms, author(), String::new(), &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::ThawNotKept(_)), "{error}");
-    assert!(freezes.check(&boot_info()).is_err());
+    assert!(freezes.check(&identity()).is_err());
 }
 
 #[tokio::test]
@@ -280,7 +283,7 @@ async fn a_freeze_that_is_neither_kept_nor_recorded_counts_and_says_both() {
     assert!(matches!(error, FreezeError::NeitherKeptNorRecorded { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("cannot be written") && text.contains("audit log"), "{text}");
-    assert!(freezes.check(&boot_info()).is_err());
+    assert!(freezes.check(&identity()).is_err());
 }
 
 #[tokio::test]
@@ -291,7 +294,7 @@ async fn an_unfreeze_that_is_not_recorded_does_not_happen() {
     let too_long = "x".repeat(70 << 10);
     let error = freezes.unfreeze(Scope::Kms, author(), too_long, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::ThawNotRecorded(_)), "{error}");
-    assert!(freezes.check(&boot_info()).is_err() && disk.open().check(&boot_info()).is_err());
+    assert!(freezes.check(&identity()).is_err() && disk.open().check(&identity()).is_err());
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! App info: the identity as one record, and its MessagePack form in the certificate extension of that name.
+//! App info: what evidence or a certificate states about a guest, and its MessagePack form in the certificate extension
+//! of that name.
 
 use serde::{Deserialize, Serialize};
 
@@ -8,7 +9,8 @@ use crate::codec::{FieldError, Problem};
 /// The most init scripts that an identity can hold.
 pub const MAX_INIT_SCRIPTS: usize = 5;
 
-/// Who a CVM is. In JSON, bytes are hex.
+/// What evidence or a certificate states about a guest: its fields have any width. In JSON, bytes are hex.
+/// [`super::Identity`] is what verified evidence states, with the right widths.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AppInfo {
     /// 20 bytes, if the evidence is an app's; see [`super::AppId`].

@@ -1,10 +1,15 @@
-//! Boot info: the question that an authorization backend is asked.
+//! Boot info: an identity as policies and authorization backends get it.
 
 use serde::{Deserialize, Serialize};
 
-use super::AppInfo;
+use super::Identity;
 
-/// A verified identity as the backend sees it: one JSON object, its keys in this order, bytes in hex.
+/// The wire form of an identity in the webhook protocol: one JSON object with its keys in this order, and bytes in hex.
+///
+/// Its fields have any width, because `kms auth serve` receives it from other programs and decides about what it says,
+/// as the peer's backends do. Policies take this form, so that live requests and `kms auth serve` have one set of rules,
+/// which compare bytes. A live request makes it once, where policy is asked: the TCB status and the advisories that
+/// policy is told can differ from the measured ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BootInfo {
@@ -34,32 +39,26 @@ pub struct BootInfo {
     /// JSON: who gave the guest its keys; may be empty.
     #[serde(with = "hex::serde")]
     pub key_provider_info: Vec<u8>,
-    /// Intel's word for the state of the platform, such as `UpToDate`.
+    /// Intel's name for the state of the platform, such as `UpToDate`.
     pub tcb_status: String,
     /// Security advisories that apply to the platform.
     pub advisory_ids: Vec<String>,
 }
 
-impl BootInfo {
-    /// The boot info of an identity on a platform in this state.
-    pub fn new(
-        app_info: AppInfo,
-        tee_variant: impl Into<String>,
-        tcb_status: impl Into<String>,
-        advisory_ids: impl Into<Vec<String>>,
-    ) -> Self {
+impl From<&Identity> for BootInfo {
+    fn from(identity: &Identity) -> Self {
         Self {
-            tee_variant: tee_variant.into(),
-            mr_aggregated: app_info.mr_aggregated.to_vec(),
-            os_image_hash: app_info.os_image_hash,
-            mr_system: app_info.mr_system.to_vec(),
-            app_id: app_info.app_id,
-            compose_hash: app_info.compose_hash,
-            instance_id: app_info.instance_id,
-            device_id: app_info.device_id,
-            key_provider_info: app_info.key_provider_info,
-            tcb_status: tcb_status.into(),
-            advisory_ids: advisory_ids.into(),
+            tee_variant: identity.tee_variant.to_owned(),
+            mr_aggregated: identity.mr_aggregated.0.to_vec(),
+            os_image_hash: identity.os_image_bytes().to_vec(),
+            mr_system: identity.mr_system.0.to_vec(),
+            app_id: identity.app_id.0.to_vec(),
+            compose_hash: identity.compose_hash.0.to_vec(),
+            instance_id: identity.instance_bytes().to_vec(),
+            device_id: identity.device_id.0.to_vec(),
+            key_provider_info: identity.key_provider_info.clone(),
+            tcb_status: identity.tcb_status.to_string(),
+            advisory_ids: identity.advisory_ids.clone(),
         }
     }
 }

@@ -91,12 +91,12 @@ fn runtime_events_must_replay_to_rtmr3() {
 #[test]
 fn identity_does_not_come_from_the_event_log() {
     let mut evidence = blob("mock-tdx-v0");
-    let before = verified(&evidence).unwrap().boot_info(Registers::RunTime, "").unwrap();
+    let before = verified(&evidence).unwrap().identity(Registers::RunTime, "").unwrap();
     let Platform::Tdx(tdx) = &mut evidence.platform else { panic!() };
     for event in &mut tdx.event_log {
         event.event_payload = vec![9; 20];
     }
-    let after = verified(&evidence).unwrap().boot_info(Registers::RunTime, "").unwrap();
+    let after = verified(&evidence).unwrap().identity(Registers::RunTime, "").unwrap();
     assert_eq!(before, after);
 }
 
@@ -359,9 +359,9 @@ fn a_status_other_than_revoked_is_for_the_policy() {
     let evidence = blob("mock-tdx-v0");
     let outdated = collateral_set("both");
     let verified = verify(&evidence, Binding::SelfReported, &outdated, &mock_anchors(), NOW).unwrap();
-    let boot_info = verified.boot_info(Registers::RunTime, "").unwrap();
-    assert_eq!(boot_info.tcb_status, "OutOfDate");
-    assert_eq!(boot_info.advisory_ids, ["INTEL-SA-00001", "INTEL-SA-00010", "INTEL-SA-00011"]);
+    let identity = verified.identity(Registers::RunTime, "").unwrap();
+    assert_eq!(identity.tcb_status.to_string(), "OutOfDate");
+    assert_eq!(identity.advisory_ids, ["INTEL-SA-00001", "INTEL-SA-00010", "INTEL-SA-00011"]);
 }
 
 #[test]
@@ -369,7 +369,7 @@ fn evidence_without_an_app_id_names_nobody() {
     let evidence = blob("mock-tdx-v0");
     let mut nameless = verified(&evidence).unwrap();
     Arc::make_mut(&mut nameless.evidence).stack.runtime_events.clear();
-    let error = nameless.boot_info(Registers::RunTime, "").unwrap_err();
+    let error = nameless.identity(Registers::RunTime, "").unwrap_err();
     assert_eq!(error.to_string(), "app_id must be 20 bytes, got 0");
 }
 

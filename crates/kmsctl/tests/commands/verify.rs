@@ -17,7 +17,7 @@ use crate::support::{Authority, Desk, Kms, Leaf, Ran, RootKey, World, now, refus
 async fn identity(world: &World) -> BootInfo {
     let evidence = world.cvm.evidence(ReportData::ZERO);
     let verified: Verified = world.verifier.verify(&evidence, Binding::SelfReported).await.expect("genuine");
-    verified.boot_info(Registers::RunTime, "").expect("identity")
+    BootInfo::from(&verified.identity(Registers::RunTime, "").expect("identity"))
 }
 
 fn verify<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {

@@ -5,7 +5,7 @@
 use kms_attest::binding::ReportData;
 use kms_attest::collateral::{CacheOptions, Clock, Collateral, CollateralCache};
 use kms_attest::evidence::Evidence;
-use kms_attest::identity::Registers as Moment;
+use kms_attest::identity::{BootInfo, Registers as Moment};
 use kms_attest::measurement::EventVersion;
 use kms_attest::trust::TrustAnchors;
 use kms_attest::verify::{Binding, Verified, Verifier, verify};
@@ -44,7 +44,7 @@ fn the_identity_is_the_one_the_cvm_was_given() {
             assert_eq!(verified.tcb_status(), "OutOfDate");
             assert_eq!(verified.fmspc(), platform.fmspc());
 
-            let info = verified.boot_info(Moment::RunTime, "").unwrap();
+            let info = BootInfo::from(&verified.identity(Moment::RunTime, "").unwrap());
             assert_eq!(info.app_id, [1; 20]);
             assert_eq!(info.compose_hash, [2; 32]);
             assert_eq!(info.instance_id, [3; 20]);
@@ -66,7 +66,7 @@ fn the_identity_is_the_one_the_cvm_was_given() {
             let awaiting =
                 Cvm::builder(&platform).app_id([1; 20]).compose_hash([2; 32]).instance_id(&[3; 20]);
             let awaiting = awaiting.os_image_hash([4; 32]).format(format).event_version(version).build();
-            let boot = verified.boot_info(Moment::BootTime, "").unwrap();
+            let boot = BootInfo::from(&verified.identity(Moment::BootTime, "").unwrap());
             assert_eq!(boot.mr_aggregated, awaiting.mr_aggregated());
             assert!(boot.key_provider_info.is_empty());
         }

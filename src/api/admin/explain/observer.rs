@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kms_attest::identity::BootInfo;
+use kms_attest::identity::Identity;
 use kms_attest::measurement::Stage;
 
 use super::Found;
@@ -43,7 +43,7 @@ impl<'a> Explanation<'a> {
         self.found
     }
 
-    fn deny(&mut self, rule: &'static str, denial: Denial, identity: &BootInfo) {
+    fn deny(&mut self, rule: &'static str, denial: Denial, identity: &Identity) {
         if denial.code == DenialCode::OsImage {
             self.image = ByPolicy::Denied;
         }
@@ -51,7 +51,7 @@ impl<'a> Explanation<'a> {
         self.list.refuse_by(Step::Policy, rule, &Refusal::Denied { denial, identity, relaxations });
     }
 
-    fn rules(&mut self, identity: &BootInfo) {
+    fn rules(&mut self, identity: &Identity) {
         for (outcome, measured) in std::mem::take(&mut self.rules) {
             let rule = outcome.rule.name();
             match outcome.outcome {
@@ -97,7 +97,7 @@ impl Observer for Explanation<'_> {
     fn passed(&mut self, passed: Passed<'_>) {
         match passed {
             Passed::Identity(identity) => {
-                self.list.pass(Step::Identity, format!("app {}", hex::encode(&identity.app_id)), "");
+                self.list.pass(Step::Identity, format!("app {}", hex::encode(identity.app_id)), "");
                 self.found.identity = Some(identity.clone());
             }
             Passed::NotFrozen => self.list.pass(Step::Frozen, "", "not frozen"),
@@ -117,7 +117,7 @@ impl Observer for Explanation<'_> {
                 self.list.pass(Step::Stage, self.stage.name(), "released at every stage of a guest");
             }
             Passed::OsImage(identity) => {
-                let image = hex::encode(&identity.os_image_hash);
+                let image = hex::encode(identity.os_image_bytes());
                 self.list.pass(Step::OsImage, image, "the registers are the image's");
             }
             Passed::OsImageWaived => self.list.skip(Step::OsImage, "core.image.verify is false"),
