@@ -1,4 +1,4 @@
-//! Lookups, and what must be refused. Digests and replays are compared with the peer's by `tests/vectors.rs`.
+//! Lookups and refused events. `tests/vectors.rs` compares digests and replays with the peer's.
 
 use super::*;
 

@@ -1,20 +1,20 @@
-//! The kernel's command line, as far as it binds the image: the hash of the root file system.
+//! The kernel command line: the root file system's hash in it.
 
-/// Names the root file system that belongs to the image.
+/// The word with the hash of the image's root file system.
 const ROOTFS_HASH: &str = "dstack.rootfs_hash=";
 
-/// Why a command line does not say which root file system is mounted.
+/// Why a command line does not determine the root file system.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum RootfsHashError {
-    /// Not one word for it. The guest takes the last of several.
+    /// None or several. The guest uses the last of several.
     #[error("cmdline must have exactly one dstack.rootfs_hash, found {0}")]
     Count(usize),
-    /// Not a SHA-256 value.
+    /// The value is not a SHA-256 value.
     #[error("dstack.rootfs_hash in cmdline must be 64 hex digits")]
     NotAHash,
 }
 
-/// The root file system's hash: the value of the one word for it.
+/// The root file system's hash: the value of the only such word.
 ///
 /// # Errors
 /// [`RootfsHashError`].

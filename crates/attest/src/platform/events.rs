@@ -1,4 +1,4 @@
-//! What the runtime events of a guest say about it, on every platform that has them.
+//! The identity in a guest's runtime events, for all platforms that have them.
 
 use sha2::{Digest, Sha256};
 
@@ -7,7 +7,7 @@ use crate::identity::{AppInfo, MAX_INIT_SCRIPTS, Registers};
 use crate::measurement::{self, RuntimeEvent};
 use crate::vm_config::VmConfig;
 
-/// What runtime events say.
+/// The identity in runtime events.
 pub(super) struct Events {
     app_id: Vec<u8>,
     compose_hash: Vec<u8>,
@@ -37,7 +37,7 @@ impl Events {
         })
     }
 
-    /// 32 zero bytes without a key provider, else its SHA-256.
+    /// SHA-256 of the key provider info; 32 zero bytes without a key provider.
     pub(super) fn mr_key_provider(&self) -> [u8; 32] {
         if self.key_provider_info.is_empty() { [0; 32] } else { sha256(&[&self.key_provider_info]) }
     }

@@ -1,4 +1,4 @@
-//! Google's TDX guests: a virtual TPM beside TDX, which has the registers that identify the guest.
+//! Google's TDX guests: besides TDX they have a virtual TPM, whose registers identify the guest.
 
 use super::IdentityError;
 use super::events::{Events, sha256};
@@ -6,49 +6,49 @@ use crate::identity::{AppInfo, Registers};
 use crate::measurement::{self, RuntimeEvent};
 use crate::vm_config::VmConfig;
 
-/// A TPM's quote.
+/// A TPM quote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TpmQuote {
-    /// TPMS_ATTEST.
+    /// The TPMS_ATTEST structure.
     pub message: Vec<u8>,
-    /// Signature over it.
+    /// Signature over `message`.
     pub signature: Vec<u8>,
-    /// The values that the quote's digest is over.
+    /// The PCR values that the digest in the quote covers.
     pub pcr_values: Vec<PcrValue>,
     /// Certificate of the attestation key.
     pub ak_cert: Vec<u8>,
-    /// Where the TPM is.
+    /// The TPM's environment.
     pub platform: TpmPlatform,
-    /// What PCRs were extended with.
+    /// The extensions of the PCRs.
     pub event_log: Vec<TpmEvent>,
 }
 
 /// The value of one PCR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PcrValue {
-    /// The PCR.
+    /// Index of the PCR.
     pub index: u32,
-    /// Its bank, such as `sha256`.
+    /// Bank, such as `sha256`.
     pub algorithm: String,
     /// Its value.
     pub value: Vec<u8>,
 }
 
-/// One extension of a PCR.
+/// An extension of a PCR.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TpmEvent {
-    /// The PCR.
+    /// Index of the PCR.
     pub pcr_index: u32,
-    /// What it was extended with.
+    /// The digest that extended it.
     pub digest: Vec<u8>,
 }
 
-/// Where a TPM is.
+/// The environment of a TPM.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum TpmPlatform {
-    /// A host of dstack's own.
+    /// dstack on its own host.
     Dstack,
-    /// Google.
+    /// Google Cloud.
     Gcp,
     /// AWS Nitro Enclave.
     NitroEnclave,

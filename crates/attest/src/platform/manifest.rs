@@ -1,13 +1,13 @@
-//! `sha256sum.txt`: the list of an image's files, whose own SHA-256 is the image hash.
+//! `sha256sum.txt`, the manifest of an image's files. Its SHA-256 is the image hash.
 
 use sha2::{Digest as _, Sha256};
 
-/// The name of the list.
+/// File name of the manifest.
 pub const NAME: &str = "sha256sum.txt";
-/// Longest list in bytes.
+/// Maximum length of a manifest, bytes.
 pub const MAX_BYTES: usize = 64 * 1024;
 
-/// A list of files.
+/// A manifest.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Manifest {
     entries: Vec<Entry>,
@@ -16,13 +16,13 @@ pub struct Manifest {
 /// A file and its SHA-256.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// A plain name: no directory.
+    /// A plain file name without a directory.
     pub name: String,
     /// SHA-256 of the file.
     pub sha256: [u8; 32],
 }
 
-/// Why text is not a list of files. The words are the peer's where it has some.
+/// Why a text is not a manifest. Messages are the peer's where it has one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ManifestError {
     /// Longer than [`MAX_BYTES`].
@@ -31,7 +31,7 @@ pub enum ManifestError {
     /// Not UTF-8.
     #[error("image manifest is not text")]
     NotText,
-    /// Not a digest, white space and a name.
+    /// A line without a digest, white space and a name.
     #[error("image manifest line {0} has no SHA-256 and file name")]
     Malformed(usize),
     /// A name with a directory.
@@ -40,62 +40,62 @@ pub enum ManifestError {
     /// More than two fields.
     #[error("image manifest line {0} has extra fields")]
     ExtraFields(usize),
-    /// The list lists itself.
+    /// The manifest lists itself.
     #[error("image manifest must not recursively list sha256sum.txt")]
     ListsItself,
-    /// A name twice.
+    /// A name occurs twice.
     #[error("image manifest line {0} repeats a file")]
     Repeated(usize),
 }
 
-/// Why text is not a list in the one form that vouches for documents. The words are the peer's where it has some.
+/// Why a text is not a manifest in the strict form. Messages are the peer's where it has one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum StrictError {
     /// Longer than [`MAX_BYTES`].
     #[error("sha256sum.txt is longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// Not UTF-8, or without a line feed at its end.
+    /// Not UTF-8, or no line feed at the end.
     #[error("sha256sum.txt is not newline-terminated text")]
     NotText,
-    /// Not a digest, two spaces and a name.
+    /// A line other than digest, two spaces and name.
     #[error("sha256sum.txt line {0} is not 64 lower-case hex digits, two spaces and a plain file name")]
     Line(usize),
-    /// A name twice.
+    /// A name occurs twice.
     #[error("sha256sum.txt line {0} repeats {1}")]
     Repeated(usize, String),
 }
 
-/// Why an image hash does not vouch for a document. The words are the peer's where a caller may look for them.
+/// Why an image hash does not cover a document. Messages are the peer's where callers may match them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnvouchedError {
-    /// The list is not the one that the image hash names.
+    /// The SHA-256 of the manifest is not the image hash.
     #[error("os_image_hash mismatch: expected sha256(sha256sum.txt)={expected}, actual={actual}")]
     ImageHash {
-        /// What is claimed.
+        /// The claimed image hash.
         expected: String,
-        /// What the list hashes to.
+        /// SHA-256 of the manifest.
         actual: String,
     },
-    /// The list does not parse.
+    /// The manifest does not parse.
     #[error(transparent)]
     Manifest(#[from] StrictError),
-    /// The list does not have the document.
+    /// The manifest does not list the document.
     #[error("sha256sum.txt is missing {0}")]
     NotListed(&'static str),
-    /// The document is another one than the listed.
+    /// The document's SHA-256 is not the listed one.
     #[error("{name} hash mismatch: sha256sum.txt={listed}, actual={actual}")]
     DocumentHash {
-        /// Of the document.
+        /// Name of the document.
         name: &'static str,
-        /// Its SHA-256 in the list.
+        /// SHA-256 in the manifest.
         listed: String,
-        /// Its SHA-256.
+        /// SHA-256 of the document.
         actual: String,
     },
 }
 
-/// The `document`, once `image_hash` is known to be that of `list`, and `list` to have it under `name`. The list must be
-/// in the one form that [`Manifest::parse_strict`] reads.
+/// Returns `document` after checking that `image_hash` is the SHA-256 of `list` and that `list` has the
+/// document's SHA-256 under `name`. The manifest must be in the strict form of [`Manifest::parse_strict`].
 ///
 /// # Errors
 /// [`UnvouchedError`].
@@ -120,18 +120,18 @@ pub fn vouched<'a>(
     Ok(document)
 }
 
-/// SHA-256 of a list: the image hash.
+/// The image hash: SHA-256 of a manifest.
 pub fn image_hash(text: &[u8]) -> [u8; 32] {
     Sha256::digest(text).into()
 }
 
-/// Whether `name` stays in its directory.
+/// Whether `name` is a file name without a directory.
 pub fn is_plain(name: &str) -> bool {
     !name.is_empty() && name != "." && name != ".." && !name.contains(['/', '\\', '\0'])
 }
 
 impl Manifest {
-    /// Reads the list of a downloaded image, in any form that the peer reads. Empty lines are skipped.
+    /// Parses the manifest of a downloaded image in any form that the peer accepts. Empty lines are skipped.
     ///
     /// # Errors
     /// [`ManifestError`].
@@ -165,8 +165,9 @@ impl Manifest {
         Ok(Self { entries })
     }
 
-    /// Reads a list of which each line is 64 lower-case hexadecimal digits, two spaces, a name of letters, digits, `.`,
-    /// `_` and `-` that begins with a letter or digit, and a line feed. There is one such text for a list of files.
+    /// Parses a manifest in the strict form, which is unique for a list of files. Each line is 64 lower-case
+    /// hex digits, two spaces, a name of letters, digits, `.`, `_` and `-` that begins with a letter or
+    /// digit, and a line feed.
     ///
     /// # Errors
     /// [`StrictError`].
@@ -187,12 +188,12 @@ impl Manifest {
         Ok(Self { entries })
     }
 
-    /// The files, in the order of the list.
+    /// The files, in the order of the manifest.
     pub fn entries(&self) -> &[Entry] {
         &self.entries
     }
 
-    /// The SHA-256 of a file, if it is listed.
+    /// The SHA-256 of a file, if listed.
     pub fn sha256(&self, name: &str) -> Option<&[u8; 32]> {
         self.entries.iter().find(|entry| entry.name == name).map(|entry| &entry.sha256)
     }

@@ -1,4 +1,4 @@
-//! Registers in the documents of AWS Nitro: enclaves and NitroTPM. The documents' signatures are not checked here.
+//! Registers in AWS Nitro documents, of enclaves and of NitroTPM. Signatures are not checked here.
 
 use std::collections::BTreeMap;
 
@@ -14,10 +14,10 @@ type Pcr = [u8; 48];
 /// Why a Nitro document has no identity.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum NitroError {
-    /// Not a document.
+    /// The document does not parse.
     #[error("the Nitro attestation document does not parse: {0}")]
     Malformed(CborError),
-    /// No such PCR, or one of another length than 48.
+    /// The PCR is missing or not 48 bytes long.
     #[error("the Nitro attestation document has no 48-byte PCR {0}")]
     NoPcr(u64),
 }
@@ -28,7 +28,7 @@ impl From<CborError> for NitroError {
     }
 }
 
-/// `mr_system = mr_aggregated =` the image; the compose hash is the image's that the configuration claims.
+/// `mr_system = mr_aggregated = image`; the compose hash is the image hash that the configuration claims.
 pub(super) fn enclave_identity(
     document: &[u8],
     runtime_events: &[RuntimeEvent],
@@ -60,13 +60,13 @@ pub(super) fn tpm_identity(
     Ok(events.into_app_info(system, aggregated, config, device))
 }
 
-/// `SHA-256(PCR0 ‖ PCR1 ‖ PCR2)`: the image that an enclave runs.
+/// The image of an enclave: `SHA-256(PCR0 ‖ PCR1 ‖ PCR2)`.
 fn enclave_image(document: &[u8]) -> Result<[u8; 32], NitroError> {
     let pcrs = pcrs(document, "pcrs")?;
     Ok(sha256(&[pcr(&pcrs, 0)?, pcr(&pcrs, 1)?, pcr(&pcrs, 2)?]))
 }
 
-/// `PCR4 ‖ PCR7 ‖ PCR12`: what an instance with a NitroTPM has booted.
+/// The boot registers of an instance with a NitroTPM: `PCR4 ‖ PCR7 ‖ PCR12`.
 fn tpm_boot_registers(document: &[u8]) -> Result<Vec<u8>, NitroError> {
     let pcrs = pcrs(document, "nitrotpm_pcrs")?;
     Ok([pcr(&pcrs, 4)?, pcr(&pcrs, 7)?, pcr(&pcrs, 12)?].concat())

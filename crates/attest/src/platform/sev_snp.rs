@@ -1,4 +1,4 @@
-//! SEV-SNP: identity of its guests, and the launch measurement of an image.
+//! SEV-SNP: the identity of a guest, and the launch measurement of an image.
 
 mod identity;
 #[cfg(any(test, feature = "sev-snp-image"))]

@@ -1,4 +1,4 @@
-//! TDX quotes: the registers of a TD, and the verification of a quote against collateral and a root.
+//! TDX quotes: their TD report, and their verification with collateral and a root.
 
 mod evidence;
 mod identity;
@@ -23,19 +23,20 @@ use crate::collateral::{ChainError, Collateral, Dcap, PckChain};
 use crate::tcb::{PlatformTcb, TcbGap, TcbStatus, TcbVerdict, is_known};
 use crate::trust::TrustAnchors;
 
-/// TDATTRIBUTES a TD may have: SEPT_VE_DISABLE (28), PKS (30) and KL (31). Everything else is refused: the debug
-/// byte, reserved bits, migration, and PERFMON (63), which the library accepts and the peer refuses.
+/// The TDATTRIBUTES bits that a TD may have: SEPT_VE_DISABLE (28), PKS (30) and KL (31). All others are
+/// refused: the debug byte, reserved bits, migration, and PERFMON (63), which the library accepts and the
+/// peer refuses.
 const PERMITTED_ATTRIBUTES: u64 = SEPT_VE_DISABLE | 1 << 30 | 1 << 31;
 const SEPT_VE_DISABLE: u64 = 1 << 28;
 const DEBUG_BYTE: u64 = 0xff;
 
-/// Length of a platform's provisioning id.
+/// Length of a PPID, bytes.
 const PPID_BYTES: usize = 16;
 
-/// A library message longer than this is cut: part of it can come from the sender of the quote.
+/// Maximum length of a message of the library, because part of it may come from the quote's sender.
 const MAX_REASON_CHARS: usize = 400;
 
-/// The body of a TDX quote, version 1.0 or 1.5: registers and attributes as the hardware reported them.
+/// The body of a TDX quote, version 1.0 or 1.5.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TdReport {
     /// TEE_TCB_SVN: security versions of the TDX module.
@@ -46,9 +47,9 @@ pub struct TdReport {
     pub mr_signer_seam: [u8; 48],
     /// SEAMATTRIBUTES.
     pub seam_attributes: [u8; 8],
-    /// TDATTRIBUTES, little-endian on the wire.
+    /// TDATTRIBUTES, little-endian in the quote.
     pub td_attributes: u64,
-    /// XFAM: extended features the TD may use.
+    /// XFAM: the extended features that the TD may use.
     pub xfam: [u8; 8],
     /// MRTD: measurement of the initial contents.
     pub mr_td: [u8; 48],
@@ -62,9 +63,9 @@ pub struct TdReport {
     pub rt_mr: [[u8; 48]; 4],
     /// REPORTDATA, chosen by the guest.
     pub report_data: [u8; 64],
-    /// TEE_TCB_SVN2, present in TD 1.5 bodies only. Nothing depends on it.
+    /// TEE_TCB_SVN2: current security versions of the TDX module. In TD 1.5 bodies only.
     pub tee_tcb_svn2: Option<[u8; 16]>,
-    /// MRSERVICETD, present in TD 1.5 bodies only.
+    /// MRSERVICETD, in TD 1.5 bodies only.
     pub mr_service_td: Option<[u8; 48]>,
 }
 
@@ -122,7 +123,7 @@ impl TdReport {
         }
     }
 
-    /// Our own checks after the library's: nothing that lets another party look into or change the TD.
+    /// Our own checks after the library's: no other party may read or change the TD's memory.
     fn check_isolation(&self) -> Result<(), TdxError> {
         if self.td_attributes & DEBUG_BYTE != 0 {
             return Err(TdxError::Debug);
@@ -143,7 +144,7 @@ impl TdReport {
     }
 }
 
-/// What a verified quote says. Only [`verify_quote`] makes one.
+/// A verified quote. Only [`verify_quote`] creates one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VerifiedQuote {
     td: TdReport,
@@ -156,12 +157,13 @@ pub struct VerifiedQuote {
 }
 
 impl VerifiedQuote {
-    /// Registers and attributes of the TD.
+    /// The TD report.
     pub fn td(&self) -> &TdReport {
         &self.td
     }
 
-    /// Worst TCB status of platform, TDX module and quoting enclave, in Intel's words; never `Revoked`.
+    /// The combined TCB status of platform, TDX module and quoting enclave, as Intel spells it; never
+    /// `Revoked`.
     pub fn status(&self) -> &str {
         &self.status
     }
@@ -176,12 +178,12 @@ impl VerifiedQuote {
         &self.qe_status
     }
 
-    /// Intel's advisories that apply, without repeats.
+    /// Advisories that apply, without duplicates.
     pub fn advisory_ids(&self) -> &[String] {
         &self.verdict.advisory_ids
     }
 
-    /// What Intel says of the platform.
+    /// Intel's verdict on the platform.
     pub fn verdict(&self) -> &TcbVerdict {
         &self.verdict
     }
@@ -191,14 +193,15 @@ impl VerifiedQuote {
         &self.platform
     }
 
-    /// The platform's provisioning id, from its PCK certificate.
+    /// The PPID in the platform's PCK certificate.
     pub fn ppid(&self) -> &[u8; PPID_BYTES] {
         &self.ppid
     }
 }
 
-/// Verifies `quote` at `now` (Unix seconds): signatures up to the TDX root of `anchors`, revocation, TCB levels, and
-/// the isolation of the TD. A TCB status other than `Revoked` is no failure: it is for the policy to judge.
+/// Verifies `quote` at `now` (Unix seconds): signatures up to the TDX root of `anchors`, revocation, TCB
+/// levels, and the TD's isolation. A TCB status other than `Revoked` is accepted here; policy decides about
+/// it.
 pub fn verify_quote(
     quote: &[u8],
     collateral: &Collateral,
@@ -208,7 +211,8 @@ pub fn verify_quote(
     TdQuote::parse(quote)?.verify(collateral, anchors, now)
 }
 
-/// The library's checks, and what it found, or its words. It has no say in what is acceptable.
+/// The library's verification: its claims, or its error message. It does not decide which status is
+/// acceptable.
 fn claims(
     quote: &[u8],
     parts: QuoteCollateralV3,
@@ -220,8 +224,8 @@ fn claims(
         .map_err(|error| reason(&error))
 }
 
-/// Our own checks, and what was found. Every fact about the TD and its platform comes from the `claims` that verification
-/// returned. `quote` and `chain` were read before verification; a quote for which they say something else is refused.
+/// Our own checks. Every fact about the TD and its platform is taken from the verified `claims`. `quote` and
+/// `chain` were parsed before verification; if they differ from the claims, the quote is refused.
 fn conclude(
     claims: QuoteClaims,
     quote: &TdQuote<'_>,
@@ -256,7 +260,7 @@ fn conclude(
     })
 }
 
-/// A library error with its causes, bounded, on one line.
+/// A library error with its causes, on one line of bounded length.
 fn reason(error: &(impl std::fmt::Display + ?Sized)) -> String {
     format!("{error:#}").chars().filter(|c| !c.is_control()).take(MAX_REASON_CHARS).collect()
 }
@@ -267,33 +271,33 @@ pub enum TdxError {
     /// The bytes are not a quote.
     #[error("failed to parse TDX quote: {0}")]
     Malformed(String),
-    /// The verifier's answer.
+    /// The quote verifier refused the quote.
     #[error("failed to verify TDX quote: {reason}")]
     Rejected {
-        /// Its words.
+        /// Its message.
         reason: String,
-        /// What it objects to.
+        /// The kind of refusal.
         rejection: Rejection,
     },
-    /// Security versions below every level that Intel lists. All signatures were right before this was looked at; of a
+    /// Security versions below every level that Intel lists. All signatures were verified before; for the
     /// quoting enclave, those up to its own report.
     #[error("failed to verify TDX quote: {reason}: {shortfall}")]
     Unlisted {
-        /// The verifier's answer.
+        /// The quote verifier's message.
         reason: String,
-        /// What is too low.
+        /// The versions that are too low.
         shortfall: Box<Shortfall>,
     },
     /// The quote is of an SGX enclave.
     #[error("no td report")]
     NotATd,
-    /// A TD report form later than 1.5.
+    /// A TD report version later than 1.5.
     #[error("td report of this version is not supported")]
     UnsupportedBody,
-    /// Any bit of the debug byte of TDATTRIBUTES.
+    /// A bit of TDATTRIBUTES' debug byte is set.
     #[error("debug mode is enabled")]
     Debug,
-    /// Attribute bits that are reserved or that we do not accept.
+    /// TDATTRIBUTES bits that are reserved or not accepted.
     #[error("td attributes {0:#018x} are not accepted")]
     Attributes(u64),
     /// SEPT_VE_DISABLE is clear.
@@ -305,22 +309,22 @@ pub enum TdxError {
     /// A service TD is bound to the TD.
     #[error("mr_service_td is not zero")]
     ServiceTd,
-    /// The chain of the platform's certificate is not in the form that quotes have it in.
+    /// The PCK certificate chain has the wrong form.
     #[error("failed to verify TDX quote: pck certificate chain {0}")]
     PckChain(ChainError),
-    /// Neither quote nor collateral has the chain of the platform's certificate.
+    /// There is no PCK certificate chain in the quote or the collateral.
     #[error("failed to verify TDX quote: no pck certificate chain")]
     NoPckChain,
-    /// The platform's certificate does not say what it must, or not what was verified.
+    /// The PCK certificate lacks a value, or has another than was verified.
     #[error("the platform's security versions do not parse")]
     Platform,
-    /// A status that Intel did not have when this was written.
+    /// A TCB status that this program does not know.
     #[error("unknown tcb status {0}")]
     Status(String),
-    /// The PCK certificate's PPID has the wrong length.
+    /// The PPID in the PCK certificate has the wrong length.
     #[error("ppid must be {PPID_BYTES} bytes, got {bytes}")]
     Ppid {
-        /// Length found.
+        /// The length found.
         bytes: usize,
     },
 }

@@ -1,4 +1,4 @@
-//! What known answers cannot say of identities; `tests/vectors.rs` compares those of the vectors with the peer's.
+//! Identities beyond the known answers; `tests/vectors.rs` compares those of the vectors with the peer's.
 
 use super::events::{Events, sha256};
 use super::*;
@@ -6,7 +6,7 @@ use crate::evidence::Evidence;
 use crate::identity::AppId;
 use crate::measurement::{EventVersion, Until, replay_rtmr3};
 
-/// The keys of the map in the peer's order, and what the tests put behind them, encoded.
+/// The keys of the map in the peer's order, each with a test value, encoded.
 fn map_fields() -> Vec<(&'static str, Vec<u8>)> {
     let bin = |length: u8| [vec![0xc4, length], vec![length; length.into()]].concat();
     vec![
@@ -41,7 +41,7 @@ fn app_info_is_a_map_of_named_values_in_the_peers_order() {
     assert_eq!(nil.last(), Some(&0xc0));
     assert_eq!(AppInfo::from_msgpack(&nil).unwrap().init_script_hashes, None);
 
-    // In any order, with keys of later versions between them, and without the last.
+    // In another order, with keys of later versions in between, and without the last key.
     let mut fields = map_fields();
     fields.reverse();
     fields.insert(3, ("launch_ticket", vec![0x82, 0xa1, b'a', 0x01, 0xa1, b'b', 0x91, 0xc0]));
@@ -49,7 +49,7 @@ fn app_info_is_a_map_of_named_values_in_the_peers_order() {
     fields.remove(0);
     let without = AppInfo { init_script_hashes: None, ..read };
     assert_eq!(AppInfo::from_msgpack(&map_of(&fields)), Ok(without));
-    // And with a marker of sixteen bits.
+    // With a 16-bit map marker.
     let long = [&[0xde, 0, 9], &encoded[1..]].concat();
     assert!(AppInfo::from_msgpack(&long).is_ok());
 }

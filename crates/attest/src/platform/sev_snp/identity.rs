@@ -1,4 +1,4 @@
-//! Identity of a SEV-SNP guest: measured by its report, described by the document whose hash the report holds.
+//! Identity of a SEV-SNP guest: the measurement in its report, and the document whose hash is HOST_DATA.
 
 use crate::identity::mr_config::{MrConfigDocument, MrConfigError};
 use crate::identity::{AppInfo, MAX_INIT_SCRIPTS};
@@ -10,7 +10,7 @@ const REPORT_LENGTH: usize = 1184;
 /// Why SEV-SNP evidence has no identity.
 #[derive(Debug, thiserror::Error)]
 pub enum SevSnpError {
-    /// Not a report by its length.
+    /// A report of the wrong length.
     #[error("a SEV-SNP report must be {REPORT_LENGTH} bytes, got {0}")]
     ReportLength(usize),
     /// A report of another version.
@@ -19,12 +19,12 @@ pub enum SevSnpError {
     /// The document does not parse.
     #[error(transparent)]
     MrConfig(#[from] MrConfigError),
-    /// More init scripts than an identity has room for.
+    /// More init scripts than an identity holds.
     #[error("at most {MAX_INIT_SCRIPTS} init script hashes are allowed in mr_config, got {0}")]
     TooManyInitScripts(usize),
 }
 
-/// What of a report is identity.
+/// The fields of a report that identify the guest.
 struct Report {
     measurement: [u8; 48],
     host_data: [u8; 32],

@@ -1,4 +1,5 @@
-//! SEV-SNP: the launch measurement of a guest, computed from what its image hash vouches for, without the image.
+//! SEV-SNP: a guest's launch measurement, computed from a document that the image hash covers, without the
+//! image.
 
 mod document;
 mod launch;
@@ -15,49 +16,49 @@ use crate::measurement::base64_text;
 use crate::platform::manifest::{self, UnvouchedError};
 use crate::vm_config::{self, Layout};
 
-/// The entry of the image's list that the measurement is.
+/// File name of the measurement document in the manifest.
 const DOCUMENT: &str = "measurement.snp.cbor";
-/// Longest configuration, nested ones included.
+/// Maximum length of a configuration with those nested in it, bytes.
 const MAX_CONFIG: usize = 1 << 20;
 
-/// Why a report does not show that its guest booted its image. The words are the peer's where a caller may look for
-/// them.
+/// Why a report does not prove that its guest booted its image. Messages are the peer's where callers may
+/// match them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SevSnpError {
-    /// The configuration does not parse, or lacks what a SEV-SNP guest's has.
+    /// The configuration does not parse or lacks a key of a SEV-SNP guest.
     #[error("vm_config of a SEV-SNP guest must have {0}")]
     Config(&'static str),
-    /// The image hash does not vouch for the measurement.
+    /// The image hash does not cover the document.
     #[error(transparent)]
     Unvouched(#[from] UnvouchedError),
-    /// The measurement does not decode.
+    /// The document does not decode.
     #[error("{DOCUMENT} does not decode: {0}")]
     Cbor(#[from] CborError),
-    /// Another version.
+    /// An unknown version of the document.
     #[error("{DOCUMENT} must be of version {VERSION}, got {0}")]
     Version(u64),
-    /// A part is missing, twice there, or out of its range.
+    /// A field is missing, repeated, or out of range.
     #[error("{DOCUMENT} must have exactly one {0}, in its range")]
     Field(&'static str),
-    /// The guest cannot have been launched so.
+    /// No guest can be launched like this.
     #[error(transparent)]
     Launch(#[from] LaunchError),
-    /// The guest booted something else.
+    /// The report's measurement is not the image's.
     #[error("amd sev-snp measurement mismatch")]
     Measurement,
-    /// The guest was launched for something else.
+    /// The report's HOST_DATA is not the configuration's.
     #[error("amd sev-snp host_data mismatch")]
     HostData,
 }
 
-/// What the configuration of a SEV-SNP guest says about its launch. It is a claim until it is compared with a report.
+/// The launch that a SEV-SNP guest's configuration claims, until it is compared with a report.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Claim {
-    /// SHA-256 of the image's list of files.
+    /// SHA-256 of the image's manifest.
     pub os_image_hash: [u8; 32],
-    /// What was launched.
+    /// The launch parameters.
     pub launch: Launch,
-    /// The document whose hash is HOST_DATA, as it stands.
+    /// The document whose hash is HOST_DATA, byte for byte.
     pub mr_config: String,
 }
 
@@ -69,7 +70,7 @@ struct Config {
     mr_config: Option<String>,
 }
 
-/// `sev_snp_measurement`: JSON in a text.
+/// `sev_snp_measurement`: JSON inside a string.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
 struct Measurement {
@@ -83,10 +84,10 @@ struct Measurement {
 }
 
 impl Claim {
-    /// Reads a configuration, or one that is nested as text in the key `vm_config`.
+    /// Parses a configuration, or one nested as text in the key `vm_config`.
     ///
     /// # Errors
-    /// Every [`SevSnpError`] but the two mismatches.
+    /// Every [`SevSnpError`] except the two mismatches.
     pub fn parse(vm_config: &str) -> Result<Self, SevSnpError> {
         let config = Config::read(vm_config)?;
         let os_image_hash: [u8; 32] =
@@ -110,8 +111,8 @@ impl Claim {
         Ok(Self { os_image_hash, launch, mr_config })
     }
 
-    /// Whether a report with this measurement and HOST_DATA is of a guest that was launched so. The report itself must
-    /// have been verified.
+    /// Checks that a report with this measurement and HOST_DATA is of a guest launched as claimed. The report
+    /// itself must have been verified.
     ///
     /// # Errors
     /// [`SevSnpError::Launch`], [`SevSnpError::Measurement`], [`SevSnpError::HostData`].

@@ -1,4 +1,4 @@
-//! Identity of a TDX guest: its registers, and the runtime events that RTMR3 vouches for.
+//! Identity of a TDX guest: its registers, and the runtime events that replay to RTMR3.
 
 use super::{Quoted, Tdx};
 use crate::identity::{AppInfo, Registers};
@@ -7,7 +7,7 @@ use crate::platform::IdentityError;
 use crate::platform::events::{Events, sha256};
 use crate::vm_config::VmConfig;
 
-/// What evidence of a TDX guest says; its quote is **not** verified.
+/// The identity that a TDX guest's evidence claims; its quote is **not** verified.
 pub(crate) fn decode(
     tdx: &Tdx,
     runtime_events: &[RuntimeEvent],

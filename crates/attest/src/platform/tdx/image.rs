@@ -1,7 +1,7 @@
-//! What a TDX guest's registers must be if it booted a given OS image: computed without any input or output.
+//! The expected registers of a TDX guest that booted a given OS image, computed without I/O.
 //!
-//! Two ways lead to the [`BootRegisters`]: [`legacy`] measures the files of an image, [`lite`] takes digests that the
-//! image hash vouches for. Both end in [`BootRegisters::compare`] with what the quote vouches for.
+//! [`legacy`] measures the files of an image; [`lite`] uses digests that the image hash covers. Both give
+//! [`BootRegisters`], and [`BootRegisters::compare`] compares them with the quote's.
 
 pub mod acpi;
 mod authenticode;

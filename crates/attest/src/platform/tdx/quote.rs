@@ -1,4 +1,4 @@
-//! A TDX quote that was parsed once, for everyone who looks into it.
+//! A parsed TDX quote.
 
 use dcap_qvl::quote::Quote;
 
@@ -6,10 +6,10 @@ use super::{Rejection, Shortfall, TdReport, TdxError, VerifiedQuote, claims, con
 use crate::collateral::{Collateral, CollateralError, PckChain};
 use crate::trust::TrustAnchors;
 
-/// Type of the certification data that are a PEM chain.
+/// Certification data type of a PEM chain.
 const PCK_CERTIFICATE_CHAIN: u16 = 5;
 
-/// The bytes of a TDX quote and what they say. Nothing about it is verified yet.
+/// A TDX quote, its bytes and the parsed form. Nothing in it is verified.
 #[derive(Debug)]
 pub struct TdQuote<'a> {
     bytes: &'a [u8],
@@ -18,7 +18,7 @@ pub struct TdQuote<'a> {
 }
 
 impl<'a> TdQuote<'a> {
-    /// Parses a quote; bytes after it are ignored.
+    /// Parses a quote. Trailing bytes are ignored.
     ///
     /// # Errors
     /// [`TdxError::Malformed`], [`TdxError::NotATd`], [`TdxError::UnsupportedBody`].
@@ -28,7 +28,7 @@ impl<'a> TdQuote<'a> {
         Ok(Self { bytes, parsed, report })
     }
 
-    /// Its body.
+    /// The TD report.
     pub fn report(&self) -> &TdReport {
         &self.report
     }
@@ -46,7 +46,7 @@ impl<'a> TdQuote<'a> {
         self.verify_by(&self.chain(collateral)?, collateral, anchors, now)
     }
 
-    /// [`TdQuote::verify`], by a chain that was read already.
+    /// [`TdQuote::verify`] with a chain that was read before.
     pub(crate) fn verify_by(
         &self,
         chain: &PckChain,
@@ -54,9 +54,9 @@ impl<'a> TdQuote<'a> {
         anchors: &TrustAnchors,
         now: u64,
     ) -> Result<VerifiedQuote, TdxError> {
-        // The library accepts only bytes and parses them again. Everything that we report comes from its reading;
-        // `conclude` refuses the quote if ours, on which the earlier checks were made, differs. The library gets the PCK
-        // chain from us and does not look for one in the quote.
+        // The library accepts only bytes and parses them again. All that we report comes from its parsing;
+        // `conclude` refuses the quote if ours, on which earlier checks were made, differs. The library gets
+        // the PCK chain from us and does not look for one in the quote.
         let claims =
             claims(self.bytes, collateral.parts_for(chain.pem()), anchors, now).map_err(|reason| {
                 match Shortfall::of(&reason, self, chain, collateral) {
@@ -70,7 +70,7 @@ impl<'a> TdQuote<'a> {
         conclude(claims, self, chain, collateral)
     }
 
-    /// The chain that came with the collateral, else the one in it.
+    /// The chain in the collateral, otherwise the one in the quote.
     fn chain(&self, collateral: &Collateral) -> Result<PckChain, TdxError> {
         let chain = collateral.pck_certificate_chain().map(str::as_bytes);
         let chain = chain.or_else(|| self.has_chain().then(|| self.parsed.inner_cert_data()));
@@ -84,7 +84,7 @@ impl<'a> TdQuote<'a> {
         })
     }
 
-    /// Whether it carries the chain of its platform's certificate itself.
+    /// Whether the quote contains its PCK certificate chain.
     pub(crate) fn has_chain(&self) -> bool {
         self.parsed.inner_cert_type() == PCK_CERTIFICATE_CHAIN
     }

@@ -1,27 +1,27 @@
-//! What a TDX quote vouches for, read without checking that it does.
+//! The identifying fields of a TDX quote, read without verification.
 
 use dcap_qvl::quote::{Quote, TDReport10};
 
-/// The registers and report data in a TDX quote.
+/// The registers and report data of a TDX quote.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Quoted {
-    /// The initial contents of the TD.
+    /// MRTD: the TD's initial contents.
     pub mr_td: [u8; 48],
-    /// Firmware and its configuration.
+    /// RTMR0: firmware and virtual hardware.
     pub rt_mr0: [u8; 48],
-    /// Kernel.
+    /// RTMR1: kernel.
     pub rt_mr1: [u8; 48],
-    /// Kernel's command line and initial file system.
+    /// RTMR2: kernel command line and initrd.
     pub rt_mr2: [u8; 48],
-    /// Runtime events.
+    /// RTMR3: runtime events.
     pub rt_mr3: [u8; 48],
-    /// What the host said at launch: see [`crate::identity::mr_config`].
+    /// MRCONFIGID, set by the host at launch: see [`crate::identity::mr_config`].
     pub mr_config_id: [u8; 48],
-    /// The TD's owner, as the host said at launch.
+    /// MROWNER, set by the host at launch.
     pub mr_owner: [u8; 48],
-    /// The owner's configuration, as the host said at launch.
+    /// MROWNERCONFIG, set by the host at launch.
     pub mr_owner_config: [u8; 48],
-    /// What the guest asked to be vouched for.
+    /// REPORTDATA, chosen by the guest.
     pub report_data: [u8; 64],
 }
 
@@ -31,13 +31,13 @@ pub enum QuotedError {
     /// Not a quote.
     #[error("the TDX quote does not parse: {0}")]
     Malformed(String),
-    /// A quote of an SGX enclave.
+    /// The quote is of an SGX enclave.
     #[error("the quote is an SGX quote, not a TDX quote")]
     NotTdx,
 }
 
 impl Quoted {
-    /// Reads a quote, version 4 or 5. Bytes behind it are ignored, as by the verifier.
+    /// Parses a quote, version 4 or 5. Trailing bytes are ignored, as by the quote verifier.
     pub fn parse(quote: &[u8]) -> Result<Self, QuotedError> {
         let quote = Quote::parse(quote).map_err(|error| QuotedError::Malformed(error.to_string()))?;
         quote.report.as_td10().map(Self::from).ok_or(QuotedError::NotTdx)

@@ -1,26 +1,26 @@
-//! What the quote verifier objects to.
+//! Kinds of refusal by the quote verifier.
 
 use super::{DEBUG_BYTE, PERMITTED_ATTRIBUTES, SEPT_VE_DISABLE, TdReport};
 
-/// What the quote verifier objects to, as far as a refusal tells it apart. It looks at the TD last: after the signatures and
-/// the TCB levels.
+/// The kind of a refusal by the quote verifier. The verifier checks the TD last, after signatures and TCB
+/// levels.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Rejection {
-    /// A signature, certificate, revocation or date, or anything else that is not named here.
+    /// A wrong signature, certificate, revocation or date, or any other reason.
     NotGenuine,
-    /// The platform's keys are compromised, by Intel's word.
+    /// Intel lists the platform's keys as compromised.
     Revoked,
-    /// The TD can be debugged.
+    /// The TD is in debug mode.
     Debug,
-    /// Attributes that a TD must not have, or lacks.
+    /// TDATTRIBUTES with a forbidden bit, or without a required one.
     Attributes,
     /// A service TD is bound to the TD.
     ServiceTd,
 }
 
 impl Rejection {
-    /// dcap-qvl has one error type, which is a text. So its words say which of its checks failed; where the check is about
-    /// the TD, `td` must have what they name.
+    /// dcap-qvl's error is a text, which shows which check failed. If that check is about the TD, `td` must
+    /// confirm it.
     pub(super) fn of(reason: &str, td: &TdReport) -> Self {
         let attributes = td.td_attributes;
         let checks = [

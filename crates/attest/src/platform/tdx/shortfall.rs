@@ -1,4 +1,5 @@
-//! Platforms below every level that Intel lists: what is missing for the nearest one, and what to update.
+//! Platforms below every level that Intel lists: which versions are too low for the nearest level, and what
+//! to update.
 
 use std::fmt;
 
@@ -9,14 +10,14 @@ use super::TdQuote;
 use crate::collateral::{Collateral, Dcap, PckChain};
 use crate::tcb::TcbPart;
 
-/// Where the ISVSVN stands in the report of a quoting enclave.
+/// Offset of ISVSVN in the quoting enclave's report.
 const QE_ISV_SVN: usize = 258;
 
-/// Most components that are named.
+/// Maximum number of components in a message.
 const MAX_NAMED: usize = 6;
 
-/// Security versions that no level has. The certificate and the report that they are in are signed; only the quote
-/// verifier's words tell that this is what it objects to.
+/// Security versions below every level. The certificate and the report with them are signed; that they are
+/// the reason for the refusal is known only from the quote verifier's message.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Shortfall {
     part: TcbPart,
@@ -32,7 +33,8 @@ struct Missing {
 }
 
 impl Shortfall {
-    /// What the refusal `reason` is about; `None` if it is about something else, or if nothing is missing after all.
+    /// The shortfall that the refusal `reason` is about; `None` if it is about something else, or if no
+    /// version is too low.
     pub(super) fn of(
         reason: &str,
         quote: &TdQuote<'_>,
@@ -89,7 +91,7 @@ fn tcb_info(collateral: &Collateral) -> Option<TcbInfo> {
     serde_json::from_str(&collateral.parts().tcb_info).ok()
 }
 
-/// Of the TD as it was launched, else as it is now.
+/// For the versions at launch of the TD, otherwise for the current ones.
 fn platform(quote: &TdQuote<'_>, chain: &PckChain, tcb_info: &TcbInfo) -> Option<Vec<Missing>> {
     let pck = parse_pck_extension_with::<Dcap>(chain.leaf()).ok()?;
     let td = quote.report();
@@ -110,7 +112,7 @@ fn platform(quote: &TdQuote<'_>, chain: &PckChain, tcb_info: &TcbInfo) -> Option
     nearest(&td.tee_tcb_svn2?)
 }
 
-/// The module's level is by its own version alone.
+/// The module's level depends on its own version only.
 fn module(quote: &TdQuote<'_>, tcb_info: &TcbInfo) -> Option<Vec<Missing>> {
     let td = quote.report();
     let below = |tee_tcb_svn: &[u8; 16]| {

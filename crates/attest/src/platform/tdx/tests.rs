@@ -1,4 +1,4 @@
-//! Quotes of the development PKI and real ones against the answers of the peer's verifier.
+//! Quotes of the development PKI and real ones, compared with the results of the peer's verifier.
 
 use dcap_qvl::configs::RingConfig;
 use dcap_qvl::quote::TDReport15;
@@ -28,7 +28,7 @@ fn a_quote_parses_without_collateral() {
     assert!(matches!(TdReport::parse(b"quote"), Err(TdxError::Malformed(_))));
 }
 
-/// A TD report with nothing to object to.
+/// A TD report that is accepted.
 fn isolated() -> TdReport {
     let td = TdReport::parse(&mock_quote()).unwrap();
     assert_eq!(td.check_isolation(), Ok(()));
@@ -91,8 +91,8 @@ fn collateral_is_good_until_its_last_second_and_not_after() {
 /// The body of a version 4 quote.
 const TD_REPORT: std::ops::Range<usize> = 48..632;
 
-/// Parts of a version 4 quote that are signed: header and body, attestation key, QE report, QE authentication data.
-/// The signatures themselves count too.
+/// The signed parts of a version 4 quote, and the signatures: header and body, attestation key, QE report, QE
+/// authentication data.
 const SIGNED_PARTS: [(&str, std::ops::Range<usize>); 5] = [
     ("header and body", 0..632),
     ("quote signature", 636..700),
@@ -130,7 +130,7 @@ fn a_changed_certificate_in_the_quotes_chain_is_refused() {
     let (anchors, collateral, quote) = (TrustAnchors::intel(), real_collateral(), real_quote());
     let start = quote.windows(10).position(|window| window == b"-----BEGIN").unwrap();
     let ends: Vec<usize> = (start..quote.len()).filter(|at| quote[*at..].starts_with(b"-----END")).collect();
-    // Leaf and CA; the root in the chain is not looked at, the trusted one is.
+    // Leaf and CA. The root in the chain is not used; the trusted root is.
     let signed = start + "-----BEGIN CERTIFICATE-----\n".len()..ends[1];
     let is_base64 = |at: &usize| quote[*at].is_ascii_alphanumeric() && !quote[*at - 60..*at].contains(&b'-');
     for at in signed.filter(is_base64).step_by(5) {
@@ -201,7 +201,7 @@ fn one_flipped_bit_in_signed_collateral_is_refused() {
     }
 }
 
-/// The library takes bytes and reads them itself, after us. What it verified and what we read must be the same.
+/// The library takes bytes and parses them after us. What it verified must equal what we parsed.
 #[test]
 fn two_readings_of_a_quote_that_differ_are_refused() {
     let (anchors, collateral, bytes) = (mock_anchors(), collateral_set("good"), mock_quote());
@@ -230,7 +230,7 @@ fn two_readings_of_a_quote_that_differ_are_refused() {
     assert_eq!(conclude(&claims, &quote, &other), Err(TdxError::Platform));
 }
 
-/// What the library says with our cryptography, cold and warm, and with its own: the same claims, or the same words.
+/// The library with our cryptography, cold and warm, and with its own: the same claims or the same message.
 fn agree(parts: &dcap_qvl::QuoteCollateralV3, quote: &[u8], anchors: &TrustAnchors, now: u64, case: &str) {
     let root = || anchors.tdx_root().to_vec();
     let (ours, own) = (
@@ -262,7 +262,7 @@ fn our_cryptography_answers_as_the_librarys_own() {
     assert!(cases.len() > 20);
     let (anchors, quote, real) = (TrustAnchors::intel(), real_quote(), real_collateral());
     agree(real.parts(), &quote, &anchors, REAL_NOW, "real");
-    // Nothing that was right before may make another quote right.
+    // Signatures cached as valid must not make an altered quote valid.
     for at in (0..quote.len()).step_by(7) {
         let mut altered = quote.clone();
         altered[at] ^= 1 << (at % 8);

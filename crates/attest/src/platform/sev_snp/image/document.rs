@@ -1,13 +1,13 @@
-//! `measurement.snp.cbor`: what of an image the launch measurement is made of.
+//! `measurement.snp.cbor`: the image's part of the launch measurement.
 
 use super::SevSnpError;
 use super::launch::{Image, MAX_SECTIONS, Section};
 use crate::codec::cbor::{CborError, Reader};
 
-/// The version that is known.
+/// The supported version.
 pub(super) const VERSION: u64 = 3;
 
-/// Fields as they are met; each must be there once.
+/// The fields found in a document; each must occur once.
 #[derive(Default)]
 struct Fields<'a> {
     version: Once<u64>,
@@ -28,7 +28,7 @@ struct SectionFields {
     kind: Once<u64>,
 }
 
-/// A value that was met once, or not exactly once.
+/// A value that must occur exactly once.
 #[derive(Default)]
 enum Once<T> {
     #[default]
@@ -109,7 +109,7 @@ impl<'a> Fields<'a> {
     }
 }
 
-/// One more than may be there at most, so that it is told that there are too many.
+/// Reads one more than the maximum, so that too many can be reported.
 fn sections(reader: &mut Reader<'_>) -> Result<Vec<SectionFields>, CborError> {
     let mut sections = Vec::new();
     reader.array(|reader| {

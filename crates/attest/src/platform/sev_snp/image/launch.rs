@@ -1,31 +1,31 @@
-//! The launch digest: firmware, page by page what the host adds, and the state in which each vCPU starts.
+//! The launch digest: the firmware, the pages that the host adds, and the initial state of each vCPU.
 
 use sha2::{Digest as _, Sha256, Sha384};
 
 use super::vmsa::{self, CpuModel};
 use crate::platform::command_line::{self, RootfsHashError};
 
-/// Most vCPUs of a guest.
+/// Maximum number of vCPUs.
 pub const MAX_VCPUS: u32 = 512;
-/// Most sections of a firmware.
+/// Maximum number of firmware sections.
 pub const MAX_SECTIONS: usize = 64;
-/// Most pages that are measured: 64 GiB.
+/// Maximum number of measured pages: 64 GiB.
 pub const MAX_PAGES: u64 = 16_777_216;
 
 const PAGE: u64 = 4096;
-/// Where the state of a vCPU is measured as if it were in memory.
+/// The address under which a vCPU's state is measured.
 const VMSA_GPA: u64 = 0xffff_ffff_f000;
-/// Where the first vCPU starts.
+/// Reset vector: where the first vCPU starts.
 const RESET_VECTOR: u32 = 0xffff_fff0;
 
-/// Types of pages in the digest.
+/// Page types in the digest (PAGE_INFO).
 const NORMAL: u8 = 1;
 const VMSA: u8 = 2;
 const ZERO: u8 = 3;
 const SECRETS: u8 = 5;
 const CPUID: u8 = 6;
 
-/// Types of sections in the firmware.
+/// Section types of the firmware.
 const SECTION_MEMORY: u64 = 1;
 const SECTION_SECRETS: u64 = 2;
 const SECTION_CPUID: u64 = 3;
@@ -43,62 +43,62 @@ const KERNEL_ENTRY: [u8; 16] = guid(0x4de7_9437, 0xabd2, 0x427f, 0xb835_d5b1_72d
 const HASH_TABLE_LENGTH: u16 = 168;
 const HASH_ENTRY_LENGTH: u16 = 50;
 
-/// What of an image is measured.
+/// The measured parts of an image.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Image {
-    /// The kernel's command line.
+    /// Kernel command line.
     pub command_line: String,
-    /// The digest after the firmware itself.
+    /// The launch digest after the firmware.
     pub ovmf_hash: [u8; 48],
     /// SHA-256 of the kernel.
     pub kernel_hash: [u8; 32],
-    /// SHA-256 of the initial file system; `None` if there is none.
+    /// SHA-256 of the initrd; `None` without one.
     pub initrd_hash: Option<[u8; 32]>,
-    /// Guest address of the table of hashes.
+    /// Guest address of the table of kernel hashes.
     pub hashes_table_gpa: u64,
-    /// Where the vCPUs other than the first start.
+    /// Where the other vCPUs start.
     pub reset_eip: u32,
-    /// What the host adds, in this order.
+    /// The sections that the host adds, in order.
     pub sections: Vec<Section>,
 }
 
-/// A part of the guest's memory that the firmware asks the host for.
+/// A part of guest memory that the firmware requests from the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Section {
     /// Guest address.
     pub gpa: u64,
-    /// Bytes.
+    /// Length, bytes.
     pub size: u64,
-    /// What for.
+    /// Section type.
     pub kind: u64,
 }
 
-/// A launch of a guest.
+/// The parameters of a guest's launch.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Launch {
-    /// What was launched.
+    /// The image.
     pub image: Image,
-    /// With how many vCPUs.
+    /// Number of vCPUs.
     pub vcpus: u32,
-    /// Which processor they show.
+    /// The CPU model of the vCPUs.
     pub cpu: CpuModel,
     /// SEV_FEATURES of the vCPUs.
     pub guest_features: u64,
 }
 
-/// Why there is no such launch. The words are the peer's where it has some.
+/// Why a launch is impossible. Messages are the peer's where it has one.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LaunchError {
-    /// No vCPU.
+    /// Zero vCPUs.
     #[error("vcpus must be greater than zero")]
     NoVcpus,
-    /// Too many of them.
+    /// More than [`MAX_VCPUS`].
     #[error("vcpus must not exceed {MAX_VCPUS}")]
     TooManyVcpus,
-    /// A processor that is not known.
+    /// An unknown CPU model.
     #[error("unknown vcpu_type {0:?}")]
     Cpu(String),
-    /// Something that must not be zero.
+    /// A field that must not be zero.
     #[error("{0} must not be zero")]
     Zero(&'static str),
     /// Too few or too many sections.
@@ -110,22 +110,22 @@ pub enum LaunchError {
     /// A section beyond the end of the address space.
     #[error("an ovmf section ends beyond all memory")]
     SectionEnd,
-    /// More memory than is ever measured.
+    /// More than [`MAX_PAGES`].
     #[error("ovmf_sections must not exceed {MAX_PAGES} pages")]
     TooManyPages,
-    /// No section for the table of hashes.
+    /// No section for the kernel hashes.
     #[error("ovmf_sections must have one for the kernel hashes")]
     NoHashes,
-    /// The table of hashes does not fit into its page.
+    /// The table of kernel hashes crosses a page boundary.
     #[error("the kernel hashes do not fit into their page")]
     HashesAcrossPages,
-    /// The command line does not name one root file system.
+    /// The command line does not determine the root file system.
     #[error(transparent)]
     RootfsHash(#[from] RootfsHashError),
 }
 
 impl Launch {
-    /// MEASUREMENT of a report of this guest.
+    /// The MEASUREMENT in a report of this guest.
     ///
     /// LD₀ = `ovmf_hash`; LD := SHA-384(LD ‖ contents ‖ u16 0x70 ‖ u8 type ‖ 5 zero bytes ‖ u64 gpa) for each page and
     /// then each vCPU.
@@ -149,7 +149,7 @@ impl Launch {
                 other => return Err(LaunchError::SectionType(other)),
             }
         }
-        // All vCPUs but the first start alike.
+        // All vCPUs except the first start with the same state.
         let state = |eip| sha384(&vmsa::page(eip, self.cpu, self.guest_features));
         digest.update(VMSA, VMSA_GPA, &state(RESET_VECTOR));
         let others = state(self.image.reset_eip);
@@ -203,8 +203,8 @@ impl Section {
 }
 
 impl Image {
-    /// The page with the table of hashes: GUID ‖ u16 length ‖ command line ‖ initrd ‖ kernel, each entry GUID ‖ u16
-    /// length ‖ SHA-256.
+    /// The page with the table of kernel hashes: GUID ‖ u16 length ‖ entries for command line, initrd and
+    /// kernel, each GUID ‖ u16 length ‖ SHA-256.
     fn hashes_page(&self) -> Result<[u8; PAGE as usize], LaunchError> {
         let command_line = [self.command_line.trim().as_bytes(), b"\0"].concat();
         let initrd = self.initrd_hash.unwrap_or_else(|| Sha256::digest(b"").into());
@@ -247,7 +247,7 @@ fn sha384(bytes: &[u8]) -> [u8; 48] {
     Sha384::digest(bytes).into()
 }
 
-/// The bytes of a GUID: its first three parts little-endian, the rest as written.
+/// A GUID in its mixed-endian form.
 const fn guid(a: u32, b: u16, c: u16, d: u64) -> [u8; 16] {
     let (a, b, c, d) = (a.to_le_bytes(), b.to_le_bytes(), c.to_le_bytes(), d.to_be_bytes());
     [a[0], a[1], a[2], a[3], b[0], b[1], c[0], c[1], d[0], d[1], d[2], d[3], d[4], d[5], d[6], d[7]]

@@ -137,7 +137,7 @@ fn launches_out_of_bounds_are_refused() {
     assert!(most.measurement().is_ok());
 }
 
-/// A configuration whose parts fit each other.
+/// A configuration whose parts match each other.
 fn configured(document: &[u8], list: &str, measurement: impl FnOnce(&mut Value)) -> String {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
@@ -213,7 +213,7 @@ fn documents_that_are_not_of_their_form_are_refused() {
     let mut other = good.clone();
     other[at] = 2;
     assert_eq!(document::parse(&other), Err(SevSnpError::Version(2)));
-    // Two fields of one name in place of two names.
+    // One field twice in place of two fields.
     let mut twice = good;
     let at = twice.windows(11).position(|window| window == b"initrd_hash").unwrap();
     twice[at..at + 11].copy_from_slice(b"kernel_hash");

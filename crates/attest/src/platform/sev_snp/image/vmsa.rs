@@ -1,14 +1,14 @@
-//! The state in which a vCPU starts, as KVM sets it up: one page, little-endian.
+//! The initial state of a vCPU (VMSA) as KVM sets it up: one page, little-endian.
 
 use super::launch::LaunchError;
 
 const PAGE: usize = 4096;
 
-/// ES, CS, SS, DS, FS, GS, GDTR, LDTR, IDTR, TR.
+/// Attributes of ES, CS, SS, DS, FS, GS, GDTR, LDTR, IDTR, TR.
 const SEGMENT_ATTRIBUTES: [u16; 10] = [0x93, 0x9b, 0x93, 0x93, 0x93, 0x93, 0, 0x82, 0, 0x8b];
 const CS: usize = 1;
 
-/// A processor that a guest is shown: family, model and stepping.
+/// The CPU model that a guest sees.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct CpuModel {
     family: u32,
@@ -17,7 +17,7 @@ pub struct CpuModel {
 }
 
 impl CpuModel {
-    /// By QEMU's name for it, in any case.
+    /// Parses QEMU's name of a model, in any case.
     ///
     /// # Errors
     /// [`LaunchError::Cpu`].
@@ -32,7 +32,7 @@ impl CpuModel {
         Ok(Self { family, model, stepping })
     }
 
-    /// `(family − 15) << 20 | (model >> 4) << 16 | 15 << 8 | (model & 15) << 4 | stepping`
+    /// CPUID signature: `(family − 15) << 20 | (model >> 4) << 16 | 15 << 8 | (model & 15) << 4 | stepping`.
     fn signature(self) -> u32 {
         (self.family - 15) << 20 | (self.model >> 4) << 16 | 15 << 8 | (self.model & 15) << 4 | self.stepping
     }

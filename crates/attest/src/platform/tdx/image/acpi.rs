@@ -1,18 +1,18 @@
-//! The ACPI tables that QEMU gives to a guest, computed from the shape of the VM, byte for byte.
+//! The ACPI tables that QEMU gives to a guest, computed byte for byte from the VM's shape.
 //!
-//! The firmware measures three files of QEMU's into RTMR0: the tables, the pointer to their root, and the commands by
-//! which it places and links them. [`AcpiDigests::of_vm`] computes all three without QEMU, so that no word of the host or
-//! the guest about the contents of the tables has to be believed.
+//! The firmware measures three files from QEMU into RTMR0: the tables, the root pointer (RSDP), and the
+//! loader commands that place and link them. [`AcpiDigests::of_vm`] computes all three without QEMU, so their
+//! contents need not be taken from the host or the guest.
 //!
 //! | File | What |
 //! |---|---|
-//! | `shape.rs` | which VMs can be described, and what of them shows |
-//! | `aml.rs` | the encoder of the language that the DSDT is written in |
-//! | `dsdt/` | DSDT: devices, one file a part |
+//! | `shape.rs` | the VMs that can be described, and their properties that appear in the tables |
+//! | `aml.rs` | encoder of AML, the language of the DSDT |
+//! | `dsdt/` | DSDT: the devices, a file for each part |
 //! | `facp.rs`, `madt.rs`, `srat.rs`, `fixed.rs` | the other tables |
-//! | `blobs.rs` | root pointer and loader commands of given tables |
+//! | `blobs.rs` | root pointer and loader commands for given tables |
 //!
-//! To learn why a byte is as it is: the disassembly of a table (`iasl -d`) reads like the functions here.
+//! To see why a byte has its value, compare the functions here with the disassembly of a table (`iasl -d`).
 
 mod aml;
 mod blobs;
@@ -33,7 +33,7 @@ use super::registers::sha384;
 /// QEMU pads the tables to a multiple of this.
 const UNIT: usize = 128 << 10;
 
-/// The measurements of the loader commands, of the root pointer and of the tables.
+/// The measurements of the three files.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcpiDigests {
     /// Of the loader commands.
@@ -56,12 +56,13 @@ pub struct AcpiFiles {
 }
 
 impl AcpiDigests {
-    /// Measures what QEMU gives to the guest of a VM.
+    /// The measurements of the files that QEMU gives to the guest.
     pub fn of_vm(shape: &Shape) -> Self {
         AcpiFiles::of_vm(shape).digests()
     }
 
-    /// Measures given tables, and what QEMU makes for them.
+    /// The measurements of the given tables, with the root pointer and loader commands that QEMU makes for
+    /// them.
     ///
     /// # Errors
     /// [`AcpiError`].
@@ -71,12 +72,12 @@ impl AcpiDigests {
 }
 
 impl AcpiFiles {
-    /// What QEMU gives to the guest of a VM.
+    /// The files that QEMU gives to the guest.
     pub fn of_vm(shape: &Shape) -> Self {
         Self::of_tables(tables(shape)).expect("the tables that are made here are well-formed")
     }
 
-    /// Given tables, and what QEMU makes for them.
+    /// The given tables, with the root pointer and loader commands that QEMU makes for them.
     ///
     /// # Errors
     /// [`AcpiError`].

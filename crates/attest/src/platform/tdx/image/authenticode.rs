@@ -8,26 +8,26 @@ use super::registers::Digest;
 /// Why bytes are not an EFI program.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AuthenticodeError {
-    /// Too short for what it says.
+    /// The program ends inside a structure.
     #[error("the EFI program {0}")]
     Truncated(#[from] OutOfBounds),
     /// Not a portable executable.
     #[error("not an EFI program")]
     NotPe,
-    /// Sections that are in each other.
+    /// Sections overlap.
     #[error("the EFI program has sections that overlap")]
     Overlap,
 }
 
-/// Where things are.
+/// Offsets and lengths in the file.
 struct Layout {
     checksum: usize,
-    /// The directory's entry of the certificate table.
+    /// Offset of the directory entry for the certificate table.
     certificate_entry: usize,
     /// Length of the certificate table.
     certificates: usize,
     headers: usize,
-    /// Offset and length of the raw data of each section that has some, by offset.
+    /// Offset and length of each section's raw data, sorted by offset, without empty ones.
     sections: Vec<(usize, usize)>,
 }
 
@@ -75,7 +75,7 @@ fn layout(program: &[u8]) -> Result<Layout, AuthenticodeError> {
         0x20b => optional + 112,
         _ => return Err(AuthenticodeError::NotPe),
     };
-    // The peer looks at this entry however many the program says it has.
+    // Like the peer, reads this entry even if the program declares fewer directory entries.
     let certificate_entry = directories + 32;
     let certificates = u32_at(program, certificate_entry + 4)? as usize;
     let count = usize::from(u16_at(program, pe + 6)?);

@@ -1,4 +1,4 @@
-//! Little-endian numbers in byte strings, read and written only where they fit.
+//! Bounds-checked access to byte strings; numbers are little-endian.
 
 /// A range that is not inside the bytes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,7 +28,7 @@ pub(super) fn u64_at(bytes: &[u8], at: usize) -> Result<u64, OutOfBounds> {
     array(bytes, at).map(u64::from_le_bytes)
 }
 
-/// Overwrites what is at `at`.
+/// Overwrites the bytes at `at`.
 pub(super) fn put(bytes: &mut [u8], at: usize, value: &[u8]) -> Result<(), OutOfBounds> {
     let end = at.checked_add(value.len()).ok_or(OutOfBounds(at))?;
     bytes.get_mut(at..end).ok_or(OutOfBounds(at))?.copy_from_slice(value);

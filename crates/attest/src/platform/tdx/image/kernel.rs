@@ -1,34 +1,34 @@
-//! The kernel as the firmware measures it: with the setup header as QEMU fills it in, or as it is in the file.
+//! The measurement of the kernel, with the setup header as in the file or as QEMU fills it in.
 
 use super::authenticode::{self, AuthenticodeError};
 use super::bytes::{OutOfBounds, put, u16_at, u32_at};
 use super::registers::Digest;
 use super::td_hob::{LOW_MEMORY, SPLIT_FROM};
 
-/// What the firmware measures of the kernel's setup header.
+/// Which form of the kernel's setup header the firmware measures.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Header {
-    /// What QEMU writes into it, which depends on the memory.
+    /// As QEMU fills it in, which depends on the memory size.
     FilledInByQemu,
-    /// `kernel_header_normalized`: what is in the file, because the firmware writes it again.
+    /// As in the file, because the firmware restores it (`kernel_header_normalized`).
     AsShipped,
 }
 
-/// Why a kernel has no measurement.
+/// Why a kernel cannot be measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum KernelError {
-    /// Shorter than a setup header.
+    /// The kernel is shorter than a setup header.
     #[error("the kernel {0}")]
     Truncated(#[from] OutOfBounds),
-    /// Too old for an initial file system.
+    /// The boot protocol is too old for an initrd.
     #[error("the kernel's boot protocol is too old for an initrd")]
     Protocol,
-    /// The initial file system does not fit into memory.
+    /// The initrd does not fit into memory.
     #[error("the initrd of {initrd} bytes does not fit into {memory} bytes of memory")]
     InitrdTooLarge {
-        /// Its length.
+        /// Length of the initrd, bytes.
         initrd: u64,
-        /// The VM's memory.
+        /// Memory of the VM, bytes.
         memory: u64,
     },
     /// Not an EFI program.
@@ -36,9 +36,9 @@ pub enum KernelError {
     Authenticode(#[from] AuthenticodeError),
 }
 
-/// Room that QEMU leaves for ACPI data below the end of low memory.
+/// Space that QEMU reserves for ACPI data at the end of low memory, bytes.
 const ACPI_DATA: u64 = 0x28000;
-/// Highest address of an initial file system, for kernels that name none.
+/// Highest address of an initrd, for kernels that do not state one.
 const USUAL_INITRD_MAX: u64 = 0x37ff_ffff;
 
 /// Offsets in the setup header.
@@ -55,12 +55,12 @@ mod at {
     pub(super) const EXTENDED_FLAGS: usize = 0x236;
 }
 
-/// The measurement of `kernel` as it is.
+/// The measurement of `kernel` as in the file.
 pub(super) fn digest_as_shipped(kernel: &[u8]) -> Result<Digest, KernelError> {
     Ok(authenticode::sha384(kernel)?)
 }
 
-/// The measurement of `kernel` in a VM with `memory` bytes and an initial file system of `initrd` bytes.
+/// The measurement of `kernel` in a VM with `memory` bytes and an initrd of `initrd` bytes.
 pub(super) fn digest_filled_in(mut kernel: Vec<u8>, initrd: u64, memory: u64) -> Result<Digest, KernelError> {
     patch(&mut kernel, initrd, memory)?;
     digest_as_shipped(&kernel)

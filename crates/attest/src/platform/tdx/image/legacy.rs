@@ -1,4 +1,4 @@
-//! Legacy verification: the registers are computed from the image's files.
+//! Legacy verification: computes the registers from the image's files.
 
 use serde::Deserialize;
 
@@ -13,49 +13,49 @@ use super::{MrtdError, TdHobError};
 use crate::platform::manifest::is_plain;
 use crate::vm_config::VmConfig;
 
-/// The name of an image's description.
+/// File name of the image's metadata.
 pub const METADATA: &str = "metadata.json";
 
-/// `metadata.json`: which of an image's files is what. Other keys are ignored.
+/// `metadata.json`: the names of the image's files. Unknown keys are ignored.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 pub struct Metadata {
-    /// The kernel's command line.
+    /// Kernel command line.
     pub cmdline: String,
     /// File name of the kernel.
     pub kernel: String,
-    /// File name of the initial file system.
+    /// File name of the initrd.
     pub initrd: String,
     /// File name of the firmware.
     pub bios: String,
     /// The image's version.
     #[serde(default)]
     pub version: String,
-    /// Whether the kernel's setup header is measured as it is in the file.
+    /// Whether the kernel's setup header is measured as in the file.
     #[serde(default)]
     pub kernel_header_normalized: bool,
-    /// Whether it is an image for development.
+    /// Whether the image is for development.
     #[serde(default)]
     pub is_dev: bool,
 }
 
-/// Why a description is of no use.
+/// Why metadata is refused.
 #[derive(Debug, thiserror::Error)]
 pub enum MetadataError {
-    /// Not the JSON it has to be.
+    /// The JSON is invalid or lacks a key.
     #[error("metadata.json does not parse: {0}")]
     Json(#[from] serde_json::Error),
-    /// A file outside the image's directory.
+    /// A file name with a directory.
     #[error("metadata.json names a {0} with an unsafe path")]
     UnsafePath(&'static str),
 }
 
 impl Metadata {
-    /// What of the kernel's setup header is measured.
+    /// Which form of the kernel's setup header is measured.
     pub fn kernel_header(&self) -> Header {
         if self.kernel_header_normalized { Header::AsShipped } else { Header::FilledInByQemu }
     }
 
-    /// Reads a description.
+    /// Parses `metadata.json`.
     ///
     /// # Errors
     /// [`MetadataError`].
@@ -69,42 +69,42 @@ impl Metadata {
     }
 }
 
-/// An image as far as it is measured.
+/// The measured parts of an image.
 #[derive(Clone, Debug)]
 pub struct Image<'a> {
     /// The firmware.
     pub firmware: &'a [u8],
-    /// The kernel; changed while it is measured.
+    /// The kernel; measuring changes it.
     pub kernel: Vec<u8>,
-    /// What of the kernel's setup header is measured.
+    /// Which form of the kernel's setup header is measured.
     pub kernel_header: Header,
-    /// Length of the initial file system.
+    /// Length of the initrd, bytes.
     pub initrd_size: u64,
-    /// SHA-384 of the initial file system.
+    /// SHA-384 of the initrd.
     pub initrd_sha384: [u8; 48],
-    /// The kernel's command line.
+    /// Kernel command line.
     pub command_line: &'a str,
 }
 
-/// Why an image has no registers.
+/// Why the registers of an image cannot be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LegacyError {
-    /// The configuration names no machine.
+    /// The configuration does not determine a machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// The firmware is not one for TDX.
+    /// The firmware is not a TDX firmware.
     #[error(transparent)]
     Tdvf(#[from] TdvfError),
     /// The firmware cannot be measured.
     #[error(transparent)]
     Mrtd(#[from] MrtdError),
-    /// The firmware does not fit the VM's memory.
+    /// The firmware's memory ranges do not fit the VM's memory.
     #[error(transparent)]
     TdHob(#[from] TdHobError),
-    /// The ACPI tables of such a VM are not known.
+    /// The ACPI tables of the VM are unknown.
     #[error(transparent)]
     Shape(#[from] ShapeError),
-    /// The ACPI tables are not those of a VM.
+    /// The given bytes are not ACPI tables.
     #[error(transparent)]
     Acpi(#[from] AcpiError),
     /// The kernel cannot be measured.
@@ -112,12 +112,12 @@ pub enum LegacyError {
     Kernel(#[from] KernelError),
 }
 
-/// What the firmware is given about ACPI.
+/// The source of the ACPI tables.
 #[derive(Clone, Copy, Debug)]
 pub enum AcpiTables<'a> {
-    /// What QEMU gives to such a VM.
+    /// Computed for the VM.
     OfVm,
-    /// Tables that a program printed.
+    /// Printed by a program.
     Given(&'a [u8]),
 }
 

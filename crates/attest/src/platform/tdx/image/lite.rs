@@ -1,4 +1,4 @@
-//! Lite verification: the registers are computed from digests that the image hash vouches for, without the image.
+//! Lite verification: computes the registers from digests that the image hash covers, without the image.
 
 use super::TdHobError;
 use super::acpi::{AcpiDigests, Shape, ShapeError};
@@ -13,95 +13,95 @@ use crate::platform::command_line::{self, RootfsHashError};
 use crate::platform::manifest::{self, UnvouchedError};
 use crate::vm_config::{OvmfVariant, VmConfig};
 
-/// The entry of the image's list that the measurement is.
+/// File name of the measurement document in the manifest.
 const DOCUMENT: &str = "measurement.tdx.cbor";
-/// Longest command line of the kernel: COMMAND_LINE_SIZE of x86-64.
+/// Maximum length of the kernel command line: COMMAND_LINE_SIZE of x86-64.
 const MAX_COMMAND_LINE: usize = 2048;
 
-/// What guests name the events of the ACPI tables.
+/// The names that guests give to the events of the ACPI tables.
 pub(super) const ACPI_EVENT_NAMES: [&str; 3] = ["acpi-loader", "acpi-rsdp", "acpi-tables"];
 
-/// Why there are no registers to compare with. The words are the peer's where a caller may look for them.
+/// Why the registers cannot be computed. Messages are the peer's where callers may match them.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LiteError {
-    /// No measurement came along.
+    /// The configuration has no measurement document.
     #[error("tdx lite attestation requires vm_config.tdx_measurement")]
     NoDocument,
-    /// The image hash does not vouch for the measurement.
+    /// The image hash does not cover the document.
     #[error(transparent)]
     Unvouched(#[from] UnvouchedError),
-    /// The measurement does not decode.
+    /// The document does not decode.
     #[error("{DOCUMENT}: failed to decode CBOR: {0}")]
     Cbor(#[from] CborError),
-    /// Another version.
+    /// An unknown version of the document.
     #[error("{DOCUMENT}: unsupported version {0}, expected 4 (or 3)")]
     Version(u64),
-    /// A part is missing, or twice there.
+    /// A field is missing or repeated.
     #[error("{DOCUMENT} must have exactly one {0}")]
     Field(&'static str),
-    /// Longer than a kernel takes.
+    /// The command line is longer than the kernel accepts.
     #[error(
         "{DOCUMENT}: kernel command line is {0} bytes, over the {MAX_COMMAND_LINE} byte x86_64 COMMAND_LINE_SIZE"
     )]
     CommandLine(usize),
-    /// A digest of another length.
+    /// A digest of the wrong length.
     #[error("tdx.measurement.{name} has invalid length {length}, expected 48")]
     Digest {
-        /// Of which part.
+        /// Name of the field.
         name: &'static str,
-        /// How long it is.
+        /// Length found.
         length: usize,
     },
-    /// The description of the memory does not decode.
+    /// The memory layout (TD HOB witness) does not decode.
     #[error("TD HOB witness of {DOCUMENT} does not decode: {0}")]
     Witness(#[from] WitnessError),
-    /// Firmware that is not known.
+    /// An unknown firmware variant.
     #[error("{DOCUMENT}: failed to decode CBOR: unknown ovmf {0:?}")]
     Ovmf(String),
-    /// The image has another firmware than the configuration says.
+    /// The document has another firmware variant than the configuration.
     #[error("tdx measurement ovmf_variant mismatch with {DOCUMENT}")]
     OvmfVariant,
-    /// Not three events.
+    /// The log does not have exactly three ACPI events.
     #[error("TDX lite attestation requires exactly 3 RTMR0 ACPI DATA events; found {0}")]
     AcpiEvents(usize),
-    /// An event without its name.
+    /// An ACPI event without its name.
     #[error("TDX lite attestation requires exactly one RTMR0 ACPI DATA event named {0}")]
     AcpiEventName(&'static str),
-    /// An event whose digest is no SHA-384.
+    /// An ACPI event whose digest is not a SHA-384 value.
     #[error("TDX RTMR0 ACPI DATA event has invalid digest length {0}, expected 48")]
     AcpiDigest(usize),
-    /// The ACPI tables of such a VM are not known.
+    /// The ACPI tables of the VM are unknown.
     #[error("failed to recompute expected TDX lite ACPI table digests: {0}")]
     Shape(#[from] ShapeError),
-    /// The firmware measured other ACPI tables than QEMU gives to such a VM.
+    /// The firmware measured other ACPI tables than QEMU gives to the VM.
     #[error("TDX lite {name} digest mismatch: expected {expected}, reported {reported}")]
     AcpiMismatch {
-        /// Which of the three.
+        /// Which of the three files.
         name: &'static str,
-        /// What QEMU gives to such a VM, in hexadecimal.
+        /// The computed digest, hex.
         expected: String,
-        /// What the log has, in hexadecimal.
+        /// The digest in the log, hex.
         reported: String,
     },
-    /// The kernel measures differently by memory size, except for these.
+    /// A memory size for which the kernel's measurement depends on the size.
     #[error(
         "TDX lite attestation without image download requires memory_size == 2147483648 bytes (2048 MiB) or \
          >= 2952790016 bytes (2816 MiB); got {0} bytes"
     )]
     Memory(u64),
-    /// The command line does not bind a root file system.
+    /// The command line does not determine the root file system.
     #[error("failed to parse dstack.rootfs_hash from tdx.measurement.image.base_cmdline: {0}")]
     RootfsHash(#[from] RootfsHashError),
-    /// The configuration names no machine.
+    /// The configuration does not determine a machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// The image does not fit the VM's memory.
+    /// The firmware's memory ranges do not fit the VM's memory.
     #[error(transparent)]
     TdHob(#[from] TdHobError),
 }
 
-/// The registers of the VM that `config` describes, whose firmware logged these events. The log is not believed: its
-/// digests of ACPI tables must be those that are computed here.
+/// The registers of the VM that `config` describes. Nothing is taken from the event log: its digests of the
+/// ACPI tables must equal those computed here.
 ///
 /// # Errors
 /// [`LiteError`].
@@ -174,12 +174,12 @@ struct Document<'a> {
     td_hob: &'a [u8],
 }
 
-/// The command line, by version.
+/// The kernel command line, by document version.
 #[derive(Debug)]
 enum CommandLine<'a> {
-    /// Version 3: its digest. Which root file system it names is not known; the image hash vouches for it.
+    /// Version 3: its digest. The root file system is unknown, but the image hash covers the digest.
     Digest(&'a [u8]),
-    /// Version 4.
+    /// Version 4: the text.
     Text(&'a str),
 }
 
@@ -195,26 +195,26 @@ impl CommandLine<'_> {
     }
 }
 
-/// The parts of a document as they are met; each must be there once.
+/// The fields found in a document; each must occur once.
 #[derive(Default)]
 struct Parts<'a> {
     version: Vec<u64>,
     ovmf: Vec<&'a str>,
     command_line: Vec<&'a str>,
     normalized: Vec<bool>,
-    /// Names with what they name.
+    /// Byte fields with their names.
     bytes: Vec<(&'static str, &'a [u8])>,
-    /// Maps that are there at least once.
+    /// Maps found at least once.
     maps: Vec<&'static str>,
 }
 
 const IMAGE: [&str; 3] = ["cmdline_sha384", "kernel_authenticode", "initrd_sha384"];
 const MRTD: [&str; 2] = ["single_pass", "two_pass"];
 const TD_HOB: &str = "td_hob";
-/// Longest list of parts: each is there once.
+/// Maximum number of values kept per kind; each field occurs once.
 const MAX_PARTS: usize = 16;
 
-/// Appends, unless more is there than can be right: then the part is there twice, which is refused when it is taken.
+/// Appends up to the limit. A field beyond it occurs twice, which is refused when the field is taken.
 fn push<T>(parts: &mut Vec<T>, part: T) {
     if parts.len() < MAX_PARTS {
         parts.push(part);
@@ -330,24 +330,25 @@ impl<'a> Document<'a> {
     }
 }
 
-/// Why a witness is not a description of memory.
+/// Why a TD HOB witness does not decode.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WitnessError {
     /// It ends inside a number.
     #[error("it is truncated")]
     Truncated,
-    /// More ranges than firmware has.
+    /// More ranges than the limit.
     #[error("it declares {0} ranges, more than the {MAX_SECTIONS} supported")]
     TooManyRanges(u64),
-    /// A number or an address beyond 64 bits.
+    /// A number or an address exceeds 64 bits.
     #[error("an address overflows")]
     Overflow,
-    /// Something stands behind it.
+    /// Trailing bytes.
     #[error("it has {0} trailing bytes")]
     Trailing(usize),
 }
 
-/// Numbers of pages: base, hand-off block from there, count, then for each range its start from there and its length.
+/// Page numbers in LEB128: base; hand-off block relative to it; count; for each range, its start relative to
+/// the base, and its length.
 fn witness(mut bytes: &[u8]) -> Result<MemoryLayout, WitnessError> {
     let base = leb128(&mut bytes)?;
     let address = |page: u64| {

@@ -7,17 +7,17 @@ use super::qemu::Passes;
 use super::registers::Digest;
 use super::tdvf::{PAGE, Section};
 
-/// Most pages that are measured: 1 GiB. Real firmware has a few thousand.
+/// Maximum number of measured pages: 1 GiB. Real firmware has a few thousand.
 const MAX_PAGES: u64 = 1 << 18;
 const CHUNK: u64 = 256;
 
-/// Why a firmware has no MRTD.
+/// Why the MRTD of a firmware cannot be computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MrtdError {
-    /// A measured section without data for all its pages.
+    /// A measured section has less data than pages.
     #[error("the firmware {0}")]
     Truncated(#[from] OutOfBounds),
-    /// More than 1 GiB.
+    /// More than [`MAX_PAGES`].
     #[error("the firmware's sections have {0} pages, at most {MAX_PAGES} are measured")]
     TooManyPages(u64),
 }
@@ -31,15 +31,15 @@ impl Section {
         self.attributes & 1 != 0
     }
 
-    /// Offsets of its pages.
+    /// Offsets of the section's pages.
     fn pages(&self) -> impl Iterator<Item = u64> + use<> {
         (0..self.memory_size / PAGE).map(|page| page * PAGE)
     }
 }
 
-/// One SHA-384 over the records of all pages, section by section.
+/// SHA-384 over the records of all pages, section by section.
 pub(super) fn mrtd(firmware: &[u8], sections: &[Section], passes: Passes) -> Result<Digest, MrtdError> {
-    // Others may be of any length: their pages are not even walked through.
+    // Sections that are not measured may have any length; their pages are not iterated.
     let measured = sections.iter().filter(|section| section.is_added() || section.is_extended());
     let pages = measured.clone().fold(0u64, |sum, section| sum.saturating_add(section.memory_size / PAGE));
     if pages > MAX_PAGES {
@@ -81,7 +81,7 @@ fn extend(hash: &mut Sha384, firmware: &[u8], section: &Section, page: u64) -> R
     Ok(())
 }
 
-/// 128 bytes: what is done, and the guest physical address it is done to.
+/// A record of 128 bytes: the operation, and the guest physical address.
 fn record(operation: &[u8], address: u64) -> [u8; 128] {
     let mut record = [0; 128];
     record[..operation.len()].copy_from_slice(operation);

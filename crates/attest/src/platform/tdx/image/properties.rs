@@ -1,4 +1,4 @@
-//! No bytes make the measurements panic, run away or change their mind.
+//! For arbitrary bytes the measurements do not panic, terminate, and are deterministic.
 
 use proptest::prelude::*;
 
@@ -11,7 +11,7 @@ use super::{authenticode, lite, tdvf};
 use crate::platform::manifest::{Manifest, image_hash};
 use crate::vm_config::{ImageMeasurement, VmConfig};
 
-/// Puts bytes over others.
+/// Overwrites some bytes.
 fn overwrite(bytes: &mut [u8], changes: &[(prop::sample::Index, u8)]) {
     for (at, value) in changes {
         if !bytes.is_empty() {

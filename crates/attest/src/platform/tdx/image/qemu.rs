@@ -1,4 +1,4 @@
-//! What QEMU does by its version, and how the program is called that prints a VM's ACPI tables.
+//! Behaviour of QEMU by version, and the call of the program that prints a VM's ACPI tables.
 
 use std::ffi::OsString;
 use std::fmt;
@@ -6,9 +6,9 @@ use std::path::Path;
 
 use crate::vm_config::VmConfig;
 
-/// Most of each kind of device. The peer has no limit.
+/// Maximum number of each kind of device. The peer has no limit.
 pub const MAX_DEVICES: u32 = 64;
-/// Most CPUs: what QEMU's q35 machine can have.
+/// Maximum number of CPUs of QEMU's q35 machine.
 pub const MAX_CPUS: u32 = 4096;
 
 const MIB: u64 = 1 << 20;
@@ -27,36 +27,36 @@ impl fmt::Display for Version {
     }
 }
 
-/// In which order a firmware's pages are added and measured.
+/// The order in which firmware pages are added and measured.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Passes {
-    /// Page by page.
+    /// Each page is added and measured, one after the other.
     Single,
-    /// First all pages of a section are added, then all are measured.
+    /// All pages of a section are added, then all are measured.
     Two,
 }
 
-/// The legacy interrupt controller.
+/// Whether the VM has the legacy interrupt controller (PIC).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Pic {
-    /// There is one.
+    /// It is there.
     On,
-    /// There is none.
+    /// It is not there.
     Off,
 }
 
-/// What of QEMU shows in the registers.
+/// The properties of QEMU that the registers depend on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Machine {
-    /// Its version.
+    /// QEMU's version.
     pub version: Version,
-    /// How the firmware is added.
+    /// How firmware pages are added.
     pub passes: Passes,
-    /// Whether the legacy interrupt controller is on.
+    /// Whether the VM has the legacy interrupt controller.
     pub pic: Pic,
 }
 
-/// Why a VM's machine is not known.
+/// Why a VM's machine cannot be determined.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum MachineError {
     /// Not `major.minor.patch`.
@@ -65,32 +65,32 @@ pub enum MachineError {
     /// Older than 8.0.0.
     #[error("Unsupported QEMU version: {0}")]
     Unsupported(Version),
-    /// A software TPM changes the tables in unknown ways.
+    /// A software TPM, which changes the tables in an unknown way.
     #[error("swtpm measurement is not supported")]
     SoftwareTpm,
-    /// A VM without CPUs.
+    /// The VM has no CPUs.
     #[error("cpuCount must be greater than 0")]
     NoCpus,
-    /// More of something than there can be.
+    /// More than the maximum.
     #[error("{what} must be at most {most}, got {got}")]
     TooMany {
-        /// Of what.
+        /// The quantity.
         what: &'static str,
-        /// How many may be.
+        /// The maximum.
         most: u32,
-        /// How many there are said to be.
+        /// The configured number.
         got: u32,
     },
-    /// Something that the program for ACPI tables cannot be told.
+    /// A setting that the program for ACPI tables has no argument for.
     #[error("a program for ACPI tables cannot be told of {0}: core.image.acpi_tables must be empty")]
     ProgramLacks(&'static str),
-    /// Not one of the four ways to share files.
+    /// An unknown mode of sharing files.
     #[error("Invalid shared disk mode")]
     ShareMode,
 }
 
 impl Machine {
-    /// The machine that `config` describes; 9.1.0 where it names no version.
+    /// The machine that `config` describes; version 9.1.0 if it states none.
     ///
     /// # Errors
     /// [`MachineError::NotAVersion`], [`MachineError::Unsupported`].
@@ -106,7 +106,7 @@ impl Machine {
         };
         Ok(Self {
             version,
-            // Inverted, as by the peer: docs/compatibility.md.
+            // Inverted like in the peer: docs/compatibility.md.
             passes: match config.qemu_single_pass_add_pages {
                 Some(true) => Passes::Two,
                 Some(false) => Passes::Single,
@@ -130,17 +130,17 @@ fn version(text: &str) -> Result<Version, MachineError> {
     Ok(Version { major: part()?, minor: part()?, patch: part()? })
 }
 
-/// How the ACPI program is called.
+/// The command line of the program for ACPI tables.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AcpiCall {
     /// Value of [`AcpiCall::VARIABLE`].
     pub version: String,
-    /// Its arguments.
+    /// The arguments.
     pub arguments: Vec<OsString>,
 }
 
 impl AcpiCall {
-    /// The environment variable that the program needs.
+    /// An environment variable that the program needs.
     pub const VARIABLE: &'static str = "QEMU_ACPI_COMPAT_VER";
 
     /// The call for the VM that `config` describes, with the image's files at these paths.
@@ -221,7 +221,7 @@ fn check(config: &VmConfig) -> Result<(), MachineError> {
 struct Arguments(Vec<OsString>);
 
 impl Arguments {
-    /// Appends words.
+    /// Appends the words of a text.
     fn push(&mut self, words: &str) {
         self.0.extend(words.split(' ').map(OsString::from));
     }
@@ -242,7 +242,7 @@ impl Arguments {
         }
     }
 
-    /// GPUs, then switches, each behind a port of its own.
+    /// GPUs, then switches, each behind its own root port.
     fn passed_through(&mut self, config: &VmConfig) {
         let (gpus, switches) = (config.num_gpus, config.num_nvswitches);
         if gpus == 0 && switches == 0 {

@@ -1,4 +1,4 @@
-//! The four registers that the firmware, the kernel and its file system are measured into.
+//! The registers that measure firmware, virtual hardware, kernel and initrd.
 
 use std::fmt;
 
@@ -14,10 +14,10 @@ use crate::platform::tdx::Quoted;
 /// A SHA-384 value.
 pub(super) type Digest = [u8; 48];
 
-/// MRTD and RTMR0 to RTMR2. Its JSON is the `measurements` of the peer's measurement cache.
+/// MRTD and RTMR0 to RTMR2. The JSON form is `measurements` in the peer's measurement cache.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct BootRegisters {
-    /// The initial contents of the TD: the firmware.
+    /// The TD's initial contents: the firmware.
     #[serde(with = "hex::serde")]
     pub mrtd: [u8; 48],
     /// The virtual hardware: memory, firmware configuration, ACPI tables.
@@ -26,21 +26,21 @@ pub struct BootRegisters {
     /// The kernel.
     #[serde(with = "hex::serde")]
     pub rtmr1: [u8; 48],
-    /// The kernel's command line and initial file system.
+    /// The kernel command line and the initrd.
     #[serde(with = "hex::serde")]
     pub rtmr2: [u8; 48],
 }
 
-/// One of the four.
+/// A register of [`BootRegisters`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Register {
-    /// The initial contents of the TD.
+    /// The TD's initial contents.
     Mrtd,
     /// The virtual hardware.
     Rtmr0,
     /// The kernel.
     Rtmr1,
-    /// Command line and initial file system.
+    /// The kernel command line and the initrd.
     Rtmr2,
 }
 
@@ -55,20 +55,20 @@ impl fmt::Display for Register {
     }
 }
 
-/// The first register that is not what the image measures to. The words are the peer's.
+/// The first register that differs. The message is the peer's.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("MRs do not match: {register} mismatch: expected={expected}, actual={actual}")]
 pub struct Mismatch {
-    /// Which.
+    /// The register.
     pub register: Register,
-    /// What the image measures to, in hexadecimal.
+    /// The computed value, hex.
     pub expected: String,
-    /// What the quote vouches for, in hexadecimal.
+    /// The value in the quote, hex.
     pub actual: String,
 }
 
 impl BootRegisters {
-    /// Compares with what a quote vouches for, in the order MRTD, RTMR0, RTMR1, RTMR2.
+    /// Compares with the registers of a quote, in the order MRTD, RTMR0, RTMR1, RTMR2.
     ///
     /// # Errors
     /// The first difference.
@@ -88,19 +88,19 @@ impl BootRegisters {
     }
 }
 
-/// SHA-384 of the parts, one after the other.
+/// SHA-384 of the concatenated parts.
 pub(super) fn sha384(parts: &[&[u8]]) -> Digest {
     let mut hash = Sha384::new();
     parts.iter().for_each(|part| hash.update(part));
     hash.finalize().into()
 }
 
-/// A register after these extensions: each time register := SHA-384(register ‖ digest), from 48 zero bytes.
+/// A register after these extensions: from 48 zero bytes, each time register := SHA-384(register ‖ digest).
 fn extended(digests: &[Digest]) -> Digest {
     digests.iter().fold([0; 48], |register, digest| sha384(&[&register, digest]))
 }
 
-/// Digest of the configuration firmware volume of the peer's firmware.
+/// Digest of the configuration firmware volume (CFV) of the peer's firmware.
 const CONFIGURATION_VOLUME: &str =
     "344bc51c980ba621aaa00da3ed7436f7d6e549197dfe699515dfa2c6583d95e6412af21c097d473155875ffd561d6790";
 /// Digest of the boot option `Boot0000`.
@@ -118,7 +118,7 @@ fn constant(hex: &str) -> Digest {
     digest
 }
 
-/// The measurement of an EFI variable that is not set.
+/// The measurement of an unset EFI variable.
 fn efi_variable(vendor: &[u8; 16], name: &str) -> Digest {
     let length = (name.len() as u64).to_le_bytes();
     sha384(&[vendor, &length, &[0; 8], &utf16(name)])
@@ -163,7 +163,7 @@ pub(super) fn rtmr2(command_line: Digest, initrd: Digest) -> Digest {
     extended(&[command_line, initrd])
 }
 
-/// The measurement of the command line as the boot loader hands it over.
+/// The measurement of the command line as the boot loader passes it on.
 pub(super) fn command_line(text: &str) -> Digest {
     sha384(&[&utf16(text), &utf16(" initrd=initrd"), &[0; 2]])
 }

@@ -1,4 +1,4 @@
-//! The TD hand-off block: the memory map that QEMU gives to the firmware.
+//! The TD hand-off block (TD HOB): the memory map that QEMU gives to the firmware.
 
 use super::registers::{Digest, sha384};
 use super::tdvf::{self, Section};
@@ -6,25 +6,25 @@ use super::tdvf::{self, Section};
 /// Why there is no hand-off block.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TdHobError {
-    /// The firmware has no place for it.
+    /// The firmware has no section for it.
     #[error("the firmware has no section for the TD hand-off block")]
     NoSection,
-    /// A range of the firmware's that is empty, not in memory, or in another one.
+    /// A memory range of the firmware that is empty, beyond the memory, or inside another one.
     #[error(
         "a memory range of the firmware at {0:#x} is empty, beyond {1} bytes of memory, or in another range"
     )]
     Range(u64, u64),
-    /// A sum beyond 64 bits.
+    /// A sum exceeds 64 bits.
     #[error("an address of the TD hand-off block is too large")]
     Overflow,
 }
 
-/// What of the hand-off block depends on the firmware.
+/// The firmware's part of the hand-off block.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct MemoryLayout {
     /// Address of the hand-off block.
     pub(super) hob: u64,
-    /// Memory that is accepted at launch, in the firmware's order.
+    /// Memory accepted at launch, in the firmware's order.
     pub(super) accepted: Vec<Range>,
 }
 
@@ -40,9 +40,9 @@ enum Acceptance {
     Unaccepted = 7,
 }
 
-/// From here on QEMU puts memory above 4 GiB.
+/// With at least this much memory, QEMU puts a part above 4 GiB.
 pub(super) const SPLIT_FROM: u64 = 0xb000_0000;
-/// Memory below 4 GiB of a VM with more than [`SPLIT_FROM`].
+/// Memory below 4 GiB of a VM with at least [`SPLIT_FROM`].
 pub(super) const LOW_MEMORY: u64 = 0x8000_0000;
 const FOUR_GIB: u64 = 0x1_0000_0000;
 
@@ -89,7 +89,7 @@ impl MemoryLayout {
     }
 }
 
-/// Splits the unaccepted range that holds `accepted`; `None` if none does.
+/// Splits the unaccepted range that contains `accepted`; `None` if there is none.
 fn accept(ranges: &mut Vec<(Range, Acceptance)>, accepted: Range) -> Option<()> {
     let holds = |(range, acceptance): &(Range, Acceptance)| {
         matches!(acceptance, Acceptance::Unaccepted)
@@ -121,7 +121,7 @@ fn hand_off(end: u64) -> [u8; HAND_OFF] {
     block
 }
 
-/// Appends a resource block, 48 bytes.
+/// Appends a resource block of 48 bytes.
 fn push(blocks: &mut Vec<u8>, acceptance: Acceptance, start: u64, length: u64) {
     blocks.extend_from_slice(&3u16.to_le_bytes());
     blocks.extend_from_slice(&48u16.to_le_bytes());

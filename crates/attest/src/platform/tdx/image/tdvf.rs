@@ -1,14 +1,14 @@
-//! The TDX metadata of a firmware image: which parts of it go where in the TD's memory.
+//! The TDX metadata of a firmware image: which parts go where in the TD's memory.
 
 use super::bytes::{OutOfBounds, guid, slice, u16_at, u32_at, u64_at};
 
-/// Most sections of a firmware; real ones have about six.
+/// Maximum number of sections; real firmware has about six.
 pub const MAX_SECTIONS: u32 = 64;
 
 /// A page of a TD's memory.
 pub(super) const PAGE: u64 = 4096;
 
-/// Distance of the table of GUIDs from the end of the firmware.
+/// Distance of the GUID table from the end of the firmware.
 const TABLE_FROM_END: usize = 32;
 /// A length and a GUID.
 const ENTRY_TAIL: usize = 18;
@@ -19,52 +19,52 @@ const METADATA_OFFSET: [u8; 16] =
 const HEADER: usize = 16;
 const SECTION: usize = 32;
 
-/// Type of the section that holds the TD hand-off block.
+/// Type of the section for the TD hand-off block.
 pub(super) const TD_HOB: u32 = 2;
-/// Type of sections of temporary memory.
+/// Type of sections for temporary memory.
 pub(super) const TEMPORARY_MEMORY: u32 = 3;
 
-/// Where one part of a firmware goes.
+/// A section of a firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Section {
-    /// Offset of its data in the firmware.
+    /// Offset of the data in the firmware.
     pub data_offset: u32,
-    /// Length of its data.
+    /// Length of the data, bytes.
     pub raw_size: u32,
-    /// Its place in the TD's memory, page-aligned.
+    /// Address in the TD's memory, page-aligned.
     pub address: u64,
-    /// Its length there, in whole pages.
+    /// Length in the TD's memory, bytes, a multiple of the page size.
     pub memory_size: u64,
-    /// What it is for.
+    /// Section type.
     pub kind: u32,
     /// Bit 0: its contents are measured. Bit 1: its pages are added by the guest, not at launch.
     pub attributes: u32,
 }
 
-/// Why bytes are not a firmware for TDX.
+/// Why bytes are not a TDX firmware.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum TdvfError {
-    /// Too short for what it says.
+    /// The firmware ends inside a structure.
     #[error("the firmware {0}")]
     Truncated(#[from] OutOfBounds),
-    /// No table of GUIDs, or no entry for TDX in it.
+    /// No GUID table, or no TDX entry in it.
     #[error("the firmware has no TDX metadata")]
     NoMetadata,
-    /// The descriptor is not one of version 1.
+    /// The descriptor is not version 1.
     #[error("the firmware's TDX metadata are not of version 1")]
     Descriptor,
     /// More than [`MAX_SECTIONS`].
     #[error("the firmware has {0} sections, at most {MAX_SECTIONS} are allowed")]
     TooManySections(u32),
-    /// An address or a length that is not of whole pages, or a section that ends beyond the address space.
+    /// A section whose address or length is not page-aligned, or which ends beyond the address space.
     #[error("section {0} of the firmware is not of whole pages")]
     Unaligned(u32),
-    /// More data than memory.
+    /// A section with more data than memory.
     #[error("section {0} of the firmware has more data than memory")]
     Oversized(u32),
 }
 
-/// The sections of a firmware, in its order.
+/// The sections of a firmware, in order.
 ///
 /// # Errors
 /// [`TdvfError`].
@@ -102,7 +102,7 @@ fn section(index: u32, entry: &[u8]) -> Result<Section, TdvfError> {
     Ok(section)
 }
 
-/// Distance of the descriptor from the end of the firmware: walks the table of GUIDs backwards.
+/// Distance of the descriptor from the end of the firmware, found by walking the GUID table backwards.
 fn metadata_offset(firmware: &[u8]) -> Result<usize, TdvfError> {
     let tail = (firmware.len().checked_sub(TABLE_FROM_END + ENTRY_TAIL)).ok_or(TdvfError::NoMetadata)?;
     if slice(firmware, tail + 2, 16)? != TABLE_FOOTER {

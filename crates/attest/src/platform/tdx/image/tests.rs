@@ -66,12 +66,12 @@ impl Vectors {
         legacy::boot_registers(config, image, AcpiTables::Given(&self.acpi_tables()))
     }
 
-    /// The configuration of the first case, on the first image.
+    /// The configuration of the first case, with the first image.
     pub(super) fn plain(&self) -> VmConfig {
         config(&self.list("legacy")[0])
     }
 
-    /// The first lite case, with the log that such a VM has.
+    /// The first lite case, with the event log of such a VM.
     fn lite(&self) -> (VmConfig, Vec<TdxEvent>) {
         let case = &self.list("lite")[0];
         let config = config(case);
@@ -93,7 +93,7 @@ fn events(case: &Value) -> Vec<TdxEvent> {
     serde_json::from_value(case["event_log"].clone()).unwrap()
 }
 
-/// Puts the digests of the ACPI files that QEMU gives to the VM into the events that are named for them.
+/// Sets the digests of the ACPI files that QEMU gives to the VM in the events named for them.
 fn log_acpi_of(config: &VmConfig, log: &mut [TdxEvent]) {
     let AcpiDigests { loader, rsdp, tables } = AcpiDigests::of_vm(&Shape::of(config).unwrap());
     for (name, digest) in [("acpi-loader", loader), ("acpi-rsdp", rsdp), ("acpi-tables", tables)] {
@@ -107,7 +107,7 @@ fn registers(case: &Value) -> Option<BootRegisters> {
     serde_json::from_value(case["expected"].clone()).ok()
 }
 
-/// A quote's registers that are those of `registers`.
+/// Quote registers equal to `registers`.
 fn quoted(registers: &BootRegisters) -> Quoted {
     Quoted {
         mr_td: registers.mrtd,
@@ -155,7 +155,7 @@ fn a_real_machine_passes_lite_verification() {
         let config = VmConfig::parse(&evidence.stack.config).unwrap();
         let registers = lite::boot_registers(&config, &tdx.event_log).unwrap();
         registers.compare(&Quoted::parse(&tdx.quote).unwrap()).unwrap();
-        // Where the tables do not show the memory, RTMR0 does.
+        // The ACPI tables do not depend on this difference in memory, but RTMR0 does.
         let larger = VmConfig { memory_size: 4 << 30, ..config };
         let other = lite::boot_registers(&larger, &tdx.event_log).unwrap();
         let mismatch = other.compare(&Quoted::parse(&tdx.quote).unwrap()).unwrap_err();

@@ -1,17 +1,17 @@
-//! An encoder of AML (ACPI 6.5, chapter 20), as far as QEMU's DSDT needs it. One function an ASL operator, so that a
-//! description in Rust reads like the ASL that a disassembler shows.
+//! An encoder of the part of AML (ACPI 6.5, chapter 20) that QEMU's DSDT uses. There is one function per ASL
+//! operator, so that the code reads like the ASL of a disassembler.
 
 /// Encoded terms.
 pub(super) type Aml = Vec<u8>;
 
-/// Whether a method runs once at a time.
+/// SerializeRule of a method.
 #[derive(Clone, Copy)]
 pub(super) enum Serialization {
     Serialized,
     NotSerialized,
 }
 
-/// How the host reaches a field (ACPI 6.5, 19.6.48).
+/// Access, lock and update rules of a field (ACPI 6.5, 19.6.48).
 #[derive(Clone, Copy)]
 pub(super) enum Access {
     /// ByteAcc, NoLock, Preserve.
@@ -24,7 +24,7 @@ pub(super) enum Access {
     DWordZeros = 0x43,
 }
 
-/// A part of a field, in bits.
+/// A unit of a field, with its length in bits.
 #[derive(Clone, Copy)]
 pub(super) enum Unit {
     Named(&'static str, u8),
@@ -40,14 +40,14 @@ pub(super) enum Space {
 
 // Names and constants.
 
-/// A path: `\` or `^` in front, segments of at most four characters behind.
+/// A name path: leading `\` or `^`, then segments of at most four characters.
 pub(super) fn path(text: &str) -> Aml {
     let mut aml = Aml::with_capacity(text.len() + 8);
     put_path(&mut aml, text);
     aml
 }
 
-/// As [`path`], behind what is there.
+/// Appends a [`path`].
 pub(super) fn put_path(aml: &mut Aml, text: &str) {
     let names = text.trim_start_matches(['\\', '^']);
     aml.extend_from_slice(&text.as_bytes()[..text.len() - names.len()]);
@@ -65,14 +65,14 @@ pub(super) fn put_path(aml: &mut Aml, text: &str) {
     }
 }
 
-/// The shortest form of a number.
+/// An integer in its shortest form.
 pub(super) fn int(value: impl Into<u64>) -> Aml {
     let mut aml = Aml::new();
     put_int(&mut aml, value);
     aml
 }
 
-/// As [`int`], behind what is there.
+/// Appends an [`int`].
 pub(super) fn put_int(aml: &mut Aml, value: impl Into<u64>) {
     let value = value.into();
     let (op, width) = match value {
@@ -92,7 +92,7 @@ pub(super) fn string(text: &str) -> Aml {
     aml
 }
 
-/// As [`string`], behind what is there.
+/// Appends a [`string`].
 pub(super) fn put_string(aml: &mut Aml, text: &str) {
     aml.push(0x0d);
     aml.extend_from_slice(text.as_bytes());
@@ -103,18 +103,19 @@ pub(super) fn buffer(bytes: &[u8]) -> Aml {
     block(&[0x11], int(bytes.len() as u64), [bytes])
 }
 
-/// A package of these elements, at most 255.
+/// A package with these elements, at most 255.
 pub(super) fn package(elements: impl IntoIterator<Item = Aml>) -> Aml {
     let elements: Vec<Aml> = elements.into_iter().collect();
     block(&[0x12], vec![elements.len() as u8], elements)
 }
 
-/// A package with room for so many elements.
+/// An empty package for `room` elements.
 pub(super) fn empty_package(room: u8) -> Aml {
     block(&[0x12], vec![room], None::<Aml>)
 }
 
-/// A compressed identifier, such as `PNP0A08`: three letters of five bits, then the digits; big-endian.
+/// A compressed EISA identifier such as `PNP0A08`: three letters of five bits each, then hex digits,
+/// big-endian.
 pub(super) fn eisa_id(text: &str) -> Aml {
     let (letters, digits) = text.split_at(3);
     let vendor = letters.bytes().fold(0u32, |id, letter| id << 5 | u32::from(letter - b'@'));
@@ -221,7 +222,7 @@ pub(super) fn notify(object: &str, value: Aml) -> Aml {
     binary(0x86, path(object), value)
 }
 
-/// Waits for ever.
+/// Acquires a mutex without a time-out.
 pub(super) fn acquire(mutex: &str) -> Aml {
     [vec![0x5b, 0x23], path(mutex), vec![0xff, 0xff]].concat()
 }
@@ -240,7 +241,7 @@ pub(super) fn debug() -> Aml {
     vec![0x5b, 0x31]
 }
 
-// Expressions; `nowhere` is the target of a result that is only used in place.
+// Expressions. `nowhere` is the null target, if a result is only used in place.
 
 pub(super) fn nowhere() -> Aml {
     vec![0]
@@ -314,7 +315,7 @@ fn ternary(op: u8, first: Aml, second: Aml, third: Aml) -> Aml {
     [&[op], &first[..], &second, &third].concat()
 }
 
-/// An operator, the length of what follows, and what follows.
+/// An operator, the length of the rest, and the rest.
 fn block(op: &[u8], head: Aml, body: impl IntoIterator<Item = impl AsRef<[u8]>>) -> Aml {
     let mut aml = Aml::new();
     put_block(&mut aml, op, |aml| {
@@ -324,7 +325,7 @@ fn block(op: &[u8], head: Aml, body: impl IntoIterator<Item = impl AsRef<[u8]>>)
     aml
 }
 
-/// As [`block`], behind what is there. The length comes in before the content once that is known.
+/// Appends a [`block`]. The length is inserted before the content when it is known.
 fn put_block(aml: &mut Aml, op: &[u8], content: impl FnOnce(&mut Aml)) {
     aml.extend_from_slice(op);
     let start = aml.len();
@@ -336,7 +337,8 @@ fn put_block(aml: &mut Aml, op: &[u8], content: impl FnOnce(&mut Aml)) {
     aml[start..start + own].copy_from_slice(&length[..own]);
 }
 
-/// PkgLength (ACPI 6.5, 20.2.4) and how many bytes it has: it counts itself; the first byte says how many follow.
+/// PkgLength (ACPI 6.5, 20.2.4) and its number of bytes. It counts itself; its first byte has the number of
+/// bytes that follow.
 fn length(content: usize) -> ([u8; 4], usize) {
     let length = (1..=4).map(|own| (own, content + own)).find(|(own, length)| match own {
         1 => *length < 0x40,
@@ -352,7 +354,8 @@ fn length(content: usize) -> ([u8; 4], usize) {
     (bytes, own)
 }
 
-// The same in place, for what a table has thousands of: a term is written once, not once more for each that it is in.
+// The same, in place, for terms that occur thousands of times: each term is written once, not copied into
+// each enclosing one.
 
 pub(super) fn put_name(aml: &mut Aml, name: &str, value: impl FnOnce(&mut Aml)) {
     aml.push(0x08);
@@ -374,7 +377,7 @@ pub(super) fn put_device(aml: &mut Aml, name: &str, body: impl FnOnce(&mut Aml))
     });
 }
 
-/// A processor without a register block.
+/// A processor object without a register block.
 pub(super) fn put_processor(aml: &mut Aml, name: &str, id: u8, body: impl FnOnce(&mut Aml)) {
     put_block(aml, &[0x5b, 0x83], |aml| {
         put_path(aml, name);
@@ -427,14 +430,14 @@ pub(super) fn put_return(aml: &mut Aml, value: impl FnOnce(&mut Aml)) {
 
 // Resources (ACPI 6.5, 6.4).
 
-/// `ResourceTemplate`: its descriptors and the end tag, whose checksum QEMU leaves out.
+/// `ResourceTemplate`: descriptors and the end tag with a zero checksum, as QEMU writes it.
 pub(super) fn resources(descriptors: impl IntoIterator<Item = Aml>) -> Aml {
     let mut bytes = descriptors.into_iter().collect::<Vec<_>>().concat();
     bytes.extend_from_slice(&[0x79, 0x00]);
     buffer(&bytes)
 }
 
-/// Ports, decoded with 16 bits.
+/// A range of I/O ports with 16-bit decoding.
 pub(super) fn ports(first: u16, alignment: u8, length: u8) -> Aml {
     let [low, high] = first.to_le_bytes();
     vec![0x47, 0x01, low, high, low, high, alignment, length]
@@ -452,7 +455,7 @@ pub(super) fn level_irq(number: u8) -> Aml {
     vec![0x23, low, high, 0x18]
 }
 
-/// How the interrupts of link devices are triggered. Both are consumed, active high and shared.
+/// Interrupt flags of link devices: consumer, active high, shared.
 #[derive(Clone, Copy)]
 pub(super) enum Trigger {
     Level = 0x09,
@@ -474,7 +477,7 @@ pub(super) fn io_window(first: u16, last: u16) -> Aml {
     window(0x88, 2, [0x01, 0x0c, 0x03], first.into(), last.into())
 }
 
-/// Whether memory is cacheable; it is read and written.
+/// Cacheability of a read-write memory window.
 #[derive(Clone, Copy)]
 pub(super) enum Caching {
     NonCacheable = 0x01,
@@ -489,7 +492,7 @@ pub(super) fn wide_memory_window(first: u64, last: u64) -> Aml {
     window(0x8a, 8, [0x00, 0x0c, Caching::Cacheable as u8], first, last)
 }
 
-/// An address space descriptor: granularity 0, both ends, translation 0, length, each of `width` bytes.
+/// An address space descriptor: granularity 0, first, last, translation 0, length, each `width` bytes.
 fn window(tag: u8, width: usize, flags: [u8; 3], first: u64, last: u64) -> Aml {
     let length = (3 + 5 * width) as u16;
     let mut aml = [&[tag], &length.to_le_bytes()[..], &flags].concat();

@@ -1,14 +1,14 @@
-//! What QEMU makes for given tables: the pointer to their root, and the loader commands.
+//! The files that QEMU makes for given tables: root pointer and loader commands.
 
 use super::super::bytes::{OutOfBounds, u32_at};
 
-/// Why bytes are not the tables of a VM.
+/// Why bytes are not a VM's ACPI tables.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AcpiError {
-    /// A table that is shorter than its header, or longer than what is there.
+    /// A table that is shorter than its header or longer than the rest of the bytes.
     #[error("the ACPI tables are malformed at byte {0}")]
     Malformed(usize),
-    /// A table that every VM has is not there.
+    /// A table that every VM has is missing.
     #[error("the ACPI tables have no {0}")]
     Missing(&'static str),
 }
@@ -19,7 +19,7 @@ impl From<OutOfBounds> for AcpiError {
     }
 }
 
-/// A table's place among the others.
+/// Position of a table.
 #[derive(Clone, Copy)]
 struct Table {
     offset: u32,
@@ -33,10 +33,10 @@ const RSDP_FILE: &str = "etc/acpi/rsdp";
 const LOADER: usize = 4096;
 /// Length of the root table without its entries.
 const RSDT_HEADER: u32 = 36;
-/// Most entries of the root table; commands for them fit into [`LOADER`].
+/// Maximum number of entries of the root table; the commands for them fit into [`LOADER`].
 const MAX_ENTRIES: u32 = 8;
 
-/// The first table of a signature. Zeros end the list.
+/// The first table with this signature. Zero bytes end the list.
 fn find(tables: &[u8], signature: &'static str) -> Result<Table, AcpiError> {
     let mut offset = 0usize;
     while let Some(rest) = tables.get(offset..).filter(|rest| rest.iter().take(4).any(|byte| *byte != 0)) {
@@ -58,7 +58,7 @@ pub(super) fn rsdp(tables: &[u8]) -> Result<Vec<u8>, AcpiError> {
     Ok([&b"RSD PTR \0BOCHS \0"[..], &root.offset.to_le_bytes()].concat())
 }
 
-/// The commands by which the firmware places and links the tables.
+/// The commands that make the firmware place and link the tables.
 pub(super) fn loader(tables: &[u8]) -> Result<Vec<u8>, AcpiError> {
     let table = |signature| find(tables, signature);
     let mut commands = Commands(Vec::with_capacity(LOADER));
@@ -71,7 +71,7 @@ pub(super) fn loader(tables: &[u8]) -> Result<Vec<u8>, AcpiError> {
     }
     commands.checksum_table(facp);
     commands.checksum_table(table("APIC")?);
-    // Only VMs with NUMA nodes have it.
+    // Only VMs with NUMA nodes have an SRAT.
     match table("SRAT") {
         Ok(srat) => commands.checksum_table(srat),
         Err(AcpiError::Missing(_)) => {}
@@ -102,7 +102,7 @@ enum Zone {
     FirmwareSegment = 2,
 }
 
-/// Commands of 128 bytes each.
+/// Loader commands, 128 bytes each.
 struct Commands(Vec<u8>);
 
 impl Commands {
@@ -122,7 +122,7 @@ impl Commands {
         self.push(1, &[file], &[&alignment.to_le_bytes(), &[zone as u8]]);
     }
 
-    /// A pointer in `file` to the tables.
+    /// Adds a pointer to the tables into `file`.
     fn point(&mut self, file: &str, offset: u32, size: u8) {
         self.push(2, &[file, TABLES_FILE], &[&offset.to_le_bytes(), &[size]]);
     }

@@ -1,4 +1,4 @@
-//! DSDT, the Differentiated System Description Table: the devices of the VM. Its parts stand in QEMU's order.
+//! DSDT, the Differentiated System Description Table: the devices of the VM, in QEMU's order.
 
 mod cpus;
 mod interrupts;

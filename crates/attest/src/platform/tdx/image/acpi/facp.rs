@@ -6,9 +6,9 @@ use super::shape::Shape;
 const LENGTH: usize = 244;
 /// Flags: WBINVD, C1, SLP_BUTTON, RTC wake, reset register, ….
 const FLAGS: u32 = 0x84a5;
-/// Many CPUs: the logical destination mode of the APIC is the physical one.
+/// Set with many CPUs: physical destination mode of the APIC (FORCE_APIC_PHYSICAL_DESTINATION_MODE).
 const FORCE_PHYSICAL_DESTINATION: u32 = 1 << 18;
-/// Most CPUs in flat logical mode.
+/// Maximum number of CPUs in flat logical mode.
 const FLAT_MODE: u32 = 8;
 
 /// A generic address: I/O space, width in bits, port.
@@ -24,7 +24,7 @@ pub(super) fn facp(shape: &Shape, dsdt: u32) -> Vec<u8> {
             LENGTH,
             &[
                 (40, &dsdt.to_le_bytes()),
-                // INT_MODEL, and the interrupt of ACPI.
+                // INT_MODEL, and the SCI interrupt.
                 (44, &[1]),
                 (46, &9u16.to_le_bytes()),
                 // PM1a event and control blocks, timer, GPE0, and their lengths.
@@ -33,14 +33,14 @@ pub(super) fn facp(shape: &Shape, dsdt: u32) -> Vec<u8> {
                 (76, &0x608u32.to_le_bytes()),
                 (80, &0x620u32.to_le_bytes()),
                 (88, &[4, 2, 0, 4, 16]),
-                // No C2 and C3.
+                // No C2 and C3 states.
                 (96, &0xfffu16.to_le_bytes()),
                 (98, &0xfffu16.to_le_bytes()),
-                // Century of the clock; there are legacy devices and an 8042.
+                // CMOS century; legacy devices and an 8042 are present.
                 (108, &[0x32]),
                 (109, &2u16.to_le_bytes()),
                 (112, &flags.to_le_bytes()),
-                // Reset: this value to this port.
+                // Reset register and value.
                 (116, &port(8, 0xcf9)),
                 (128, &[0x0f]),
                 (140, &u64::from(dsdt).to_le_bytes()),

@@ -1,4 +1,4 @@
-//! The header that all tables but the FACS have.
+//! The header of all tables except the FACS.
 
 /// A table under construction.
 pub(super) struct Table(Vec<u8>);
@@ -6,11 +6,11 @@ pub(super) struct Table(Vec<u8>);
 const LENGTH: usize = 36;
 
 impl Table {
-    /// A table with QEMU's names and without a body.
+    /// An empty table with QEMU's identifiers.
     pub(super) fn new(signature: &[u8; 4], revision: u8) -> Self {
         let mut bytes = Vec::with_capacity(LENGTH);
         bytes.extend_from_slice(signature);
-        // The length is put in at the end, the checksum by the firmware.
+        // `finish` sets the length; the firmware sets the checksum.
         bytes.extend_from_slice(&[0, 0, 0, 0, revision, 0]);
         bytes.extend_from_slice(b"BOCHS BXPC    \x01\0\0\0BXPC\x01\0\0\0");
         Self(bytes)
@@ -37,7 +37,7 @@ impl Table {
         self
     }
 
-    /// Puts bytes over zeros that reach up to `length`.
+    /// Pads the table with zeros to `length` and writes `parts` at their offsets.
     pub(super) fn fill(&mut self, length: usize, parts: &[(usize, &[u8])]) -> &mut Self {
         self.0.resize(length, 0);
         for (at, part) in parts {
@@ -46,7 +46,7 @@ impl Table {
         self
     }
 
-    /// The table with its length.
+    /// Sets the length and returns the table.
     pub(super) fn finish(&mut self) -> Vec<u8> {
         let length = self.0.len() as u32;
         self.0[4..8].copy_from_slice(&length.to_le_bytes());

@@ -4,10 +4,10 @@ use super::super::qemu::Pic;
 use super::header::Table;
 use super::shape::{Release, Shape};
 
-/// From this APIC id on a CPU has an x2APIC record.
+/// CPUs with this APIC id and above have an x2APIC record.
 pub(super) const X2APIC_FROM: u32 = 255;
 
-/// The record of a CPU: local APIC, or x2APIC. The DSDT has it once more.
+/// A CPU's record: local APIC or x2APIC. The DSDT repeats it.
 pub(super) fn cpu(id: u32) -> Vec<u8> {
     match u8::try_from(id) {
         Ok(id @ ..=254) => vec![0x00, 8, id, id, 1, 0, 0, 0],
@@ -18,14 +18,14 @@ pub(super) fn cpu(id: u32) -> Vec<u8> {
     }
 }
 
-/// An ISA interrupt that arrives elsewhere, or otherwise, than it is numbered.
+/// An ISA interrupt with another input or trigger mode than the default.
 fn interrupt_override(irq: u8, flags: u8) -> [u8; 10] {
-    // The timer is at input 2.
+    // The timer is connected to input 2.
     let input = if irq == 0 { 2 } else { irq };
     [0x02, 10, 0, irq, input, 0, 0, 0, flags, 0]
 }
 
-/// Conforming to the bus; active high and level-triggered; active high and edge-triggered.
+/// Flags: as the bus; level-triggered, active high; edge-triggered, active high.
 const BUS: u8 = 0;
 const LEVEL: u8 = 13;
 const EDGE: u8 = 5;
@@ -49,7 +49,7 @@ pub(super) fn madt(shape: &Shape) -> Vec<u8> {
             table.bytes(&interrupt_override(irq, flags));
         }
     }
-    // LINT1 of all CPUs is the NMI.
+    // LINT1 of all CPUs is connected to the NMI.
     if shape.cpus > X2APIC_FROM {
         table.bytes(&[0x0a, 12, 0, 0, 0xff, 0xff, 0xff, 0xff, 1, 0, 0, 0]);
     } else {

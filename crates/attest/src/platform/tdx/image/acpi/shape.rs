@@ -1,90 +1,90 @@
-//! What of a VM shows in its ACPI tables, and which VMs can be described.
+//! The properties of a VM that appear in its ACPI tables, and which VMs can be described.
 
 use super::super::qemu::{Machine, MachineError, Pic, Version};
 use super::super::td_hob::{LOW_MEMORY, SPLIT_FROM};
 use crate::vm_config::VmConfig;
 
-/// Most CPUs of QEMU's q35 machine.
+/// Maximum number of CPUs of QEMU's q35 machine.
 pub const MAX_CPUS: u32 = 4096;
-/// Most NUMA nodes of QEMU.
+/// Maximum number of NUMA nodes of QEMU.
 pub const MAX_NODES: usize = 128;
-/// Most root ports behind one expander: its bus has 32 slots.
+/// Maximum number of root ports behind one expander: its bus has 32 slots.
 pub const MAX_EXPANDER_PORTS: u32 = 32;
 
-/// First slot of the root bus for an expander: that of node n is at `FIRST_EXPANDER + n`.
+/// First slot for expanders on the root bus: node n's is `FIRST_EXPANDER + n`.
 const FIRST_EXPANDER: u8 = 0x10;
-/// Slot of the LPC bridge, behind all others.
+/// Slot of the LPC bridge, the last one.
 pub(super) const LPC: u8 = 0x1f;
-/// Devices that each VM has: host bridge, two disks, vsock, shared files.
+/// Number of devices of every VM: host bridge, two disks, vsock, shared files.
 const FIXED_DEVICES: u32 = 5;
-/// Bus of the expander that huge pages with GPUs imply.
+/// Bus of the implicit expander of a VM with huge pages and GPUs.
 const IMPLIED_BUS: u8 = 5;
-/// `pci_hole64_size` where it is 0.
+/// The size of the 64-bit PCI hole if `pci_hole64_size` is 0.
 const DEFAULT_HOLE: u64 = 32 << 30;
-/// Where the firmware puts the first 64-bit BAR.
+/// The address at which the firmware puts the first 64-bit BAR.
 const HOLE_START: u64 = 0x3800_0000_0000;
 const GIB: u64 = 1 << 30;
 
 /// Why the tables of a VM cannot be computed.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ShapeError {
-    /// The configuration names no machine.
+    /// The configuration does not determine a machine.
     #[error(transparent)]
     Machine(#[from] MachineError),
-    /// A VM without memory.
+    /// The VM has no memory.
     #[error("memory_size must be greater than 0")]
     NoMemory,
-    /// More NUMA nodes than QEMU has.
+    /// More than [`MAX_NODES`].
     #[error("numa_nodes must be at most {MAX_NODES}, got {0}")]
     TooManyNodes(usize),
-    /// CPUs or memory that nodes cannot share evenly.
+    /// CPUs or memory cannot be divided evenly among the nodes.
     #[error("{what} must be a multiple of the {nodes} numa_nodes")]
     Uneven {
-        /// Of what.
+        /// The quantity.
         what: &'static str,
-        /// Among how many.
+        /// The number of nodes.
         nodes: usize,
     },
-    /// An expander has no place on the root bus.
+    /// No slot on the root bus for an expander.
     #[error("a pxb_bus is possible for the first 15 numa_nodes only")]
     TooManyExpanders,
-    /// Bus 0, or one that is there twice.
+    /// A `pxb_bus` is 0 or occurs twice.
     #[error("each pxb_bus must differ from the others and from 0")]
     ExpanderBus,
-    /// More GPUs than the expanders have slots.
+    /// More GPUs than slots behind the expanders.
     #[error("num_gpus must be at most {most} behind PCI expanders, got {got}")]
     TooManyPorts {
-        /// How many may be.
+        /// The maximum.
         most: u32,
-        /// How many there are said to be.
+        /// The configured number.
         got: u32,
     },
-    /// Devices where the first expander has to be.
+    /// More devices than slots before the first expander.
     #[error("num_nics and num_verity_volumes must be at most 11 together beside PCI expanders, got {0}")]
     BeforeExpanders(u64),
-    /// More devices than the root bus has slots.
+    /// More devices than slots on the root bus.
     #[error("the root bus has {free} free slots, {needed} devices are needed")]
     RootBusFull {
-        /// How many are free.
+        /// Number of free slots.
         free: u64,
-        /// How many are needed.
+        /// Number of slots needed.
         needed: u64,
     },
-    /// A switch is passed through by an object that only GPUs bring along.
-    #[error("num_nvswitches without num_gpus is no machine that starts")]
+    /// NVSwitches without GPUs: QEMU needs an object for pass-through that only GPUs add.
+    #[error("num_nvswitches without num_gpus: such a machine does not start")]
     SwitchWithoutGpu,
-    /// Devices whose description is not known.
+    /// Devices whose ACPI description is unknown.
     #[error("ACPI tables of VMs with extra_root_devices are not known")]
     ExtraDevices,
-    /// A window beyond the address space.
+    /// The PCI window ends beyond the address space.
     #[error("pci_hole64_size {0:#x} is too large")]
     Hole(u64),
 }
 
-/// Releases of QEMU that describe a VM differently, each from the version in its name on.
+/// QEMU releases with different tables; each applies from its version on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Release {
-    /// 8.0 to 9.1: the TDX trees of Intel and Canonical.
+    /// 8.0 to 9.1, including the TDX trees of Intel and Canonical.
     V8_0,
     V9_2,
     V10_0,
@@ -95,11 +95,11 @@ pub(super) enum Release {
 /// A NUMA node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Node {
-    /// Bus behind its PCI expander bridge.
+    /// Bus behind the node's PCI expander bridge.
     pub(super) bus: Option<u8>,
 }
 
-/// What is in a slot of the root bus.
+/// The device in a slot of the root bus.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Device {
     Endpoint,
@@ -107,18 +107,18 @@ pub(super) enum Device {
     RootPort,
 }
 
-/// A VM, as far as its ACPI tables tell. Only shapes that can be described exist.
+/// The properties of a VM that appear in its ACPI tables. A value exists only for VMs that can be described.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Shape {
     pub(super) release: Release,
     pub(super) pic: Pic,
     pub(super) cpus: u32,
     pub(super) memory: u64,
-    /// Last address of the 64-bit window for PCI, which begins at [`Shape::hole_start`].
+    /// Last address of the 64-bit PCI window, which begins at [`Shape::hole_start`].
     pub(super) hole_end: u64,
     pub(super) hotplug: bool,
     pub(super) nodes: Vec<Node>,
-    /// The root bus by slot, without the devices of the LPC slot.
+    /// The devices on the root bus by slot, without those of the LPC slot.
     pub(super) slots: Vec<(u8, Device)>,
 }
 
@@ -129,7 +129,7 @@ impl Release {
             (9, _) => Self::V9_2,
             (10, _) => Self::V10_0,
             (11, 0) => Self::V11_0,
-            // Newer ones are not known: if they differ, their guests are refused.
+            // Newer versions are assumed to be the same; if they differ, their guests are refused.
             _ => Self::V11_1,
         }
     }
@@ -149,7 +149,7 @@ impl Shape {
             0 => DEFAULT_HOLE,
             size => size,
         };
-        // QEMU rounds the end up to whole GiB.
+        // QEMU rounds the end up to a multiple of 1 GiB.
         let hole_end = HOLE_START.checked_add(hole).and_then(|end| end.checked_next_multiple_of(GIB));
         Ok(Self {
             release: Release::of(machine.version),
@@ -168,7 +168,7 @@ impl Shape {
         if self.memory < SPLIT_FROM { self.memory } else { LOW_MEMORY }
     }
 
-    /// First address of the 64-bit window for PCI.
+    /// First address of the 64-bit PCI window.
     pub(super) fn hole_start() -> u64 {
         HOLE_START
     }
@@ -179,7 +179,7 @@ impl Shape {
         (nodes > 0).then(|| cpu / (self.cpus / nodes))
     }
 
-    /// Nodes with an expander, with its bus.
+    /// The nodes with an expander, each with its bus.
     pub(super) fn expanders(&self) -> impl DoubleEndedIterator<Item = (u8, u8)> {
         (0..)
             .zip(&self.nodes)
@@ -201,7 +201,7 @@ fn machine_has(config: &VmConfig) -> Result<(), ShapeError> {
     if !config.extra_root_devices.is_empty() {
         return Err(ShapeError::ExtraDevices);
     }
-    // Any of them takes one slot.
+    // Each of these modes needs one slot.
     if !matches!(config.host_share_mode.as_str(), "" | "9p" | "vvfat" | "vhd") {
         return Err(MachineError::ShareMode.into());
     }
@@ -243,8 +243,8 @@ fn nodes(config: &VmConfig) -> Result<Vec<Node>, ShapeError> {
     Ok(listed.iter().map(|node| Node { bus: node.pxb_bus }).collect())
 }
 
-/// QEMU gives each device the next free slot: host bridge, disk, volumes, network, vsock, shared files, disk, then the
-/// root ports. Expanders have slots of their own.
+/// Assigns slots like QEMU, each device the next free one: host bridge, disk, volumes, network, vsock, shared
+/// files, disk, root ports. Expanders have fixed slots.
 fn slots(config: &VmConfig, nodes: &[Node]) -> Result<Vec<(u8, Device)>, ShapeError> {
     let expanders: Vec<u8> = (FIRST_EXPANDER..)
         .zip(nodes)

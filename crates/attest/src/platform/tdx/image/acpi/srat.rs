@@ -1,14 +1,14 @@
-//! SRAT, the System Resource Affinity Table: which CPUs and memory belong to which NUMA node (ACPI 6.5, 5.2.16).
+//! SRAT, the System Resource Affinity Table: the NUMA node of each CPU and memory range (ACPI 6.5, 5.2.16).
 
 use super::header::Table;
 use super::madt::X2APIC_FROM;
 use super::shape::Shape;
 
-/// Memory that PCs leave out.
+/// The memory hole of PCs.
 const HOLE: (u64, u64) = (640 << 10, 1 << 20);
 const ABOVE_4_GIB: u64 = 1 << 32;
 
-/// A range of memory of a node.
+/// A memory range of a node.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Range {
     node: u32,
@@ -16,7 +16,7 @@ struct Range {
     length: u64,
 }
 
-/// The table, where the VM has NUMA nodes.
+/// The table, if the VM has NUMA nodes.
 pub(super) fn srat(shape: &Shape) -> Option<Vec<u8>> {
     let nodes = shape.nodes.len();
     let mut table = Table::new(b"SRAT", 1);
@@ -28,7 +28,7 @@ pub(super) fn srat(shape: &Shape) -> Option<Vec<u8>> {
     for range in &ranges {
         memory_affinity(&mut table, *range, 1);
     }
-    // QEMU pads the list to two more than there are nodes.
+    // Like QEMU, pads the list to two entries more than there are nodes.
     for _ in ranges.len()..nodes + 2 {
         memory_affinity(&mut table, Range { node: 0, base: 0, length: 0 }, 0);
     }
@@ -49,8 +49,8 @@ fn memory_affinity(table: &mut Table, Range { node, base, length }: Range, flags
     table.bytes(&[0x01, 40]).u32(node).u16(0).u64(base).u64(length).u32(0).u32(flags).u64(0);
 }
 
-/// The nodes' even shares of memory, one behind the other, without the PC's hole and the one below 4 GiB. A VM on an AMD
-/// CPU may have the upper part further up; TDX has Intel CPUs.
+/// The equal shares of the nodes, one after the other, without the PC's hole and the hole below 4 GiB. QEMU
+/// places the upper part higher on some AMD CPUs; TDX needs an Intel CPU.
 fn ranges(nodes: u32, memory: u64, low: u64) -> Vec<Range> {
     let mut ranges = Vec::new();
     let share = memory / u64::from(nodes.max(1));
@@ -95,7 +95,7 @@ mod tests {
         for (nodes, memory, low, expected) in [
             (1, 2 * GIB, 2 * GIB, vec![lower, range(0, upper, 2 * GIB - upper)]),
             (1, 3 * GIB, 2 * GIB, vec![lower, range(0, upper, 2 * GIB - upper), range(0, 4 * GIB, GIB)]),
-            // A share that ends where low memory ends.
+            // A share that ends at the end of low memory.
             (2, 4 * GIB, 2 * GIB, vec![lower, range(0, upper, 2 * GIB - upper), range(1, 4 * GIB, 2 * GIB)]),
             (
                 4,
@@ -110,11 +110,11 @@ mod tests {
                     range(3, 5 * GIB + GIB * 3 / 2, GIB * 3 / 2),
                 ],
             ),
-            // Less than the PC's hole, and just in it.
+            // Memory that ends before the PC's hole, and at the end of the hole.
             (1, 512 << 10, 512 << 10, vec![range(0, 0, 512 << 10)]),
             (1, 1 << 20, 1 << 20, vec![lower]),
             (2, 2 << 20, 2 << 20, vec![lower, range(1, upper, 1 << 20)]),
-            // Above 1 TiB, where AMD has something else.
+            // Above 1 TiB, where AMD has another hole.
             (
                 1,
                 2048 * GIB,

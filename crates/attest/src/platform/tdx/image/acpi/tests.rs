@@ -1,4 +1,4 @@
-//! The shapes that are refused. `tests/vectors.rs` compares the files with those of real QEMUs.
+//! Shapes that are refused. `tests/vectors.rs` compares the files with those of real QEMU releases.
 
 use super::{AcpiFiles, Shape, ShapeError};
 use crate::platform::tdx::image::qemu::MachineError;

@@ -1,4 +1,4 @@
-//! The CPUs, and how they are hot-plugged.
+//! The CPUs and their hot-plugging.
 
 use super::super::aml::Access::{ByteZeros, DWord};
 use super::super::aml::Serialization::{NotSerialized, Serialized};
@@ -11,7 +11,7 @@ use super::super::aml::{
 use super::super::madt::{self, X2APIC_FROM};
 use super::super::shape::{Release, Shape};
 
-/// Most CPUs that one run of a scan remembers.
+/// Maximum number of CPUs in one run of a scan.
 const QUEUE: u8 = 255;
 const LOCK: &str = "\\_SB.PCI0.PRES.CPLK";
 
@@ -40,12 +40,12 @@ pub(super) fn cpus(shape: &Shape) -> Aml {
     scope("_SB", [hotplug_device(shape.release), device("\\_SB.CPUS", parts)])
 }
 
-/// The general-purpose event of a change of CPUs.
+/// The general-purpose event for changed CPUs.
 pub(super) fn event() -> Aml {
     method("\\_GPE._E02", 0, NotSerialized, [call("\\_SB.CPUS.CSCN", [])])
 }
 
-/// `PRES`: the registers.
+/// `PRES`: the registers of the hot-plug device.
 fn hotplug_device(release: Release) -> Aml {
     let mut parts = vec![
         name("_HID", eisa_id("PNP0A06")),
@@ -89,7 +89,7 @@ impl CpuName {
     }
 }
 
-/// `CTFY`: tells the guest of a CPU.
+/// `CTFY`: notifies the guest about a CPU.
 fn notification(cpus: u32) -> Aml {
     let mut each = Aml::new();
     for cpu in 0..cpus {
@@ -99,7 +99,7 @@ fn notification(cpus: u32) -> Aml {
     method("CTFY", 2, NotSerialized, [each])
 }
 
-/// `CSTA`: whether a CPU is there.
+/// `CSTA`: whether a CPU is present.
 fn status() -> Aml {
     method(
         "CSTA",
@@ -126,7 +126,7 @@ fn ejection() -> Aml {
     )
 }
 
-/// `COST`: hands the guest's report on to QEMU.
+/// `COST`: passes the guest's status report on to QEMU.
 fn report() -> Aml {
     let command = |command: u8, argument| {
         [store(int(command), register("CCMD")), store(arg(argument), register("CDAT"))].concat()
@@ -139,8 +139,9 @@ fn report() -> Aml {
     )
 }
 
-/// `CSCN`: looks for CPUs that came or go. Local 0: there was an event. 1 and 5: how many came and go. 2: position in
-/// their lists. 3: the CPU. 4: the lists were full, look again. From 10.0 on those that go are told in the end.
+/// `CSCN`: scans for added and removed CPUs. Local 0: an event was found. 1 and 5: numbers of added and
+/// removed CPUs. 2: position in their lists. 3: the CPU. 4: the lists were full, scan again. Since 10.0
+/// removed CPUs are notified at the end.
 fn scan(shape: &Shape) -> Aml {
     let [event, came, position, cpu, again, go] = [0, 1, 2, 3, 4, 5].map(|index| move || local(index));
     let queued = shape.release >= Release::V10_0;
@@ -214,7 +215,7 @@ fn put_cpu(aml: &mut Aml, id: u32, node: Option<u32>) {
     let parts = |aml: &mut Aml| {
         put_method(aml, "_STA", 0, Serialized, |aml| put_return(aml, |aml| calls(aml, "CSTA")));
         put_name(aml, "_MAT", |aml| put_buffer(aml, &madt::cpu(id)));
-        // The first CPU stays.
+        // The first CPU cannot be ejected.
         if id != 0 {
             put_method(aml, "_EJ0", 1, NotSerialized, |aml| calls(aml, "CEJ0"));
         }

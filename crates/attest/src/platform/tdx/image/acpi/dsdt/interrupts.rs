@@ -1,4 +1,4 @@
-//! How the interrupts of PCI slots are routed: to the links of the PIC, or to inputs of the I/O APIC.
+//! Interrupt routing of PCI slots: to link devices of the PIC, or to inputs of the I/O APIC.
 
 use super::super::aml::Serialization::{NotSerialized, Serialized};
 use super::super::aml::{
@@ -11,13 +11,13 @@ const LINKS: [char; 8] = ['A', 'B', 'C', 'D', 'E', 'F', 'G', 'H'];
 const PINS: u8 = 4;
 const SLOTS: u8 = 32;
 
-/// `_PIC`, by which the guest says which interrupt controllers it uses.
+/// `_PIC`: the guest sets the interrupt controllers that it uses.
 pub(super) fn mode() -> Aml {
     let set = method("_PIC", 1, NotSerialized, [store(arg(0), path("PICF"))]);
     [name("PICF", int(0u8)), set].concat()
 }
 
-/// The routes of the root bus, and the link devices.
+/// The routing table of the root bus, and the link devices.
 pub(super) fn routing(shape: &Shape) -> Aml {
     let trigger = if shape.release < Release::V9_2 { Trigger::Edge } else { Trigger::Level };
     let choice = method(
@@ -34,11 +34,11 @@ pub(super) fn routing(shape: &Shape) -> Aml {
     scope("_SB", parts)
 }
 
-/// The link of a pin on the root bus: E to H, rotated by slot; for the chipset's own devices A to D.
+/// The link of a pin on the root bus: E to H, rotated by slot; A to D for the chipset's own devices.
 fn link(slot: u8, pin: u8) -> usize {
     usize::from(match slot {
         25..=29 | 31 => pin,
-        // The DMI bridge starts at E as slot 0 does.
+        // The DMI bridge starts at E, like slot 0.
         30 => 4 + pin,
         _ => 4 + ((slot + pin) & 3),
     })
@@ -48,7 +48,7 @@ pub(super) fn routes_behind_expander() -> Aml {
     routes(|slot, pin| format!("LNK{}", LINKS[usize::from((slot + pin + 3) & 3)]))
 }
 
-/// For each pin of each slot: address, pin, link, and the first interrupt of it.
+/// For each pin of each slot: address, pin, link, and source index 0.
 fn routes(link: impl Fn(u8, u8) -> String) -> Aml {
     let pins = (0..SLOTS).flat_map(|slot| (0..PINS).map(move |pin| (slot, pin)));
     package(pins.map(|(slot, pin)| {
@@ -57,7 +57,7 @@ fn routes(link: impl Fn(u8, u8) -> String) -> Aml {
     }))
 }
 
-/// `IQST`: whether a link is in use.
+/// `IQST`: the status of a link.
 fn link_status() -> Aml {
     let disabled = and(int(0x80u8), arg(0), vec![0]);
     method("IQST", 1, NotSerialized, [if_(disabled, [return_(int(0x09u8))]), return_(int(0x0bu8))])
@@ -78,7 +78,7 @@ fn link_resources(trigger: Trigger) -> Aml {
     )
 }
 
-/// A link of the PIC: the guest chooses among three interrupts.
+/// A link of the PIC, for which the guest chooses one of three interrupts.
 fn pic_link(index: u8, letter: char, trigger: Trigger) -> Aml {
     let register = format!("PRQ{letter}");
     device(
@@ -100,7 +100,7 @@ fn pic_link(index: u8, letter: char, trigger: Trigger) -> Aml {
     )
 }
 
-/// An input of the I/O APIC, which cannot be moved.
+/// A link to a fixed input of the I/O APIC.
 fn apic_link(input: u8, letter: char, trigger: Trigger) -> Aml {
     let fixed = resources([interrupts(trigger, &[input.into()])]);
     device(

@@ -1,4 +1,4 @@
-//! Hot-plugging of PCI devices by ACPI: the registers of QEMU, and the events of root ports.
+//! ACPI hot-plugging of PCI devices: QEMU's registers, and the events of root ports.
 
 use super::super::aml::Access::DWordZeros;
 use super::super::aml::Serialization::{NotSerialized, Serialized};
@@ -10,7 +10,7 @@ use super::super::aml::{
 use super::super::shape::{Release, Shape};
 use super::pci_root::{element, without_labels};
 
-/// PCST, SEJ and BNMR, and the methods on them.
+/// PCST, SEJ and BNMR, and the methods that use them.
 pub(super) fn registers(shape: &Shape) -> Aml {
     let bit = |register| store(shift_left(int(1u8), arg(1)), path(register));
     scope(
@@ -53,7 +53,7 @@ pub(super) fn registers(shape: &Shape) -> Aml {
     )
 }
 
-/// `PDSM`: the index of a device that can be hot-plugged, which QEMU is asked for.
+/// `PDSM`: the index of a hot-pluggable device, read from QEMU.
 fn device_labels(release: Release) -> Aml {
     let ask = || store(call("AIDX", [element(0), element(1)]), local(2));
     let unknown = || [equal(local(2), int(0u8)), equal(local(2), int(0xffff_ffff_u32))];
@@ -88,7 +88,7 @@ fn device_labels(release: Release) -> Aml {
     )
 }
 
-/// What a root port has for the slot behind it: a number, labels, ejection, and who is told of changes.
+/// The objects of a root port for the slot behind it: number, labels, ejection, notification.
 pub(super) fn slot_behind_port(number: u8) -> Vec<Aml> {
     let into = |value, at: u8| store(path(value), index(local(0), int(at)));
     vec![
@@ -116,12 +116,12 @@ pub(super) fn slot_behind_port(number: u8) -> Vec<Aml> {
     ]
 }
 
-/// The number of a port, of so many: they count down by slot.
+/// The number of a port: the last slot has number 0.
 pub(super) fn port_number(position: usize, ports: usize) -> u8 {
     (ports - 1 - position) as u8
 }
 
-/// `PCNT` of each root port, the last first, and of the root bus, which calls them. Nothing without root ports.
+/// `PCNT` of each root port, the last first, and of the root bus, which calls them; empty without root ports.
 pub(super) fn counters(shape: &Shape) -> Aml {
     let ports: Vec<String> = shape.root_ports().rev().map(super::slots::name_of).collect();
     if ports.is_empty() {
@@ -140,7 +140,7 @@ pub(super) fn counters(shape: &Shape) -> Aml {
     scope("\\_SB.PCI0", parts)
 }
 
-/// The event of a change, which does nothing without root ports.
+/// The event for changed PCI devices; its method is empty without root ports.
 pub(super) fn event(shape: &Shape) -> Aml {
     let lock = "\\_SB.PCI0.BLCK";
     let count = [acquire(lock), call("\\_SB.PCI0.PCNT", []), release(lock)];

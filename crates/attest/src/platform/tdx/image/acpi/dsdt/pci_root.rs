@@ -1,4 +1,4 @@
-//! The root of PCI: host bridge, configuration space, expander bridges, and the resources that they hand down.
+//! The PCI root: host bridge, configuration space, expander bridges, and their resources.
 
 use super::super::aml::Serialization::{NotSerialized, Serialized};
 use super::super::aml::{
@@ -9,7 +9,7 @@ use super::super::aml::{
 use super::super::shape::Shape;
 use super::interrupts;
 
-/// PCI0 without its resources, and the area of configuration space.
+/// PCI0 without its resources, and the configuration space area.
 pub(super) fn bridge(shape: &Shape) -> Aml {
     scope(
         "_SB",
@@ -20,7 +20,7 @@ pub(super) fn bridge(shape: &Shape) -> Aml {
                     name("_HID", eisa_id("PNP0A08")),
                     name("_CID", eisa_id("PNP0A03")),
                     name("_UID", int(0u8)),
-                    // Native hot-plugging is not granted where QEMU does it by ACPI.
+                    // Native hot-plugging is not granted if QEMU uses ACPI hot-plugging.
                     operating_system_capabilities(if shape.hotplug { 0x1e } else { 0x1f }),
                     device_labels(),
                 ],
@@ -36,7 +36,8 @@ pub(super) fn bridge(shape: &Shape) -> Aml {
     )
 }
 
-/// An expander bridge: a root bus of its own. The firmware has not yet given it windows when it reads this.
+/// An expander bridge, a root bus of its own. It has no windows, because the firmware assigns them after it
+/// read the table.
 pub(super) fn expander(node: u8, bus: u8) -> Aml {
     let bridge = device(
         &format!("PC{bus:02X}"),
@@ -54,7 +55,7 @@ pub(super) fn expander(node: u8, bus: u8) -> Aml {
     scope("\\_SB", [bridge])
 }
 
-/// Buses, ports and memory of PCI0, and the ports that the platform keeps for itself.
+/// Buses, ports and memory of PCI0, and the ports that the platform reserves.
 pub(super) fn resources_of_root(shape: &Shape) -> Aml {
     let windows = resources([
         bus_numbers(0, last_bus(shape)),
@@ -84,12 +85,13 @@ pub(super) fn resources_of_root(shape: &Shape) -> Aml {
     scope("\\_SB.PCI0", parts)
 }
 
-/// Last bus of PCI0: QEMU goes from the last expander to the first, and keeps the bus below each that is lower.
+/// The last bus of PCI0. Like QEMU, goes from the last expander to the first and keeps the bus below each
+/// lower one.
 fn last_bus(shape: &Shape) -> u8 {
     shape.expanders().rev().fold(255, |last, (_, bus)| if bus < last { bus - 1 } else { last })
 }
 
-/// `_OSC`: what of PCI Express the guest may control itself.
+/// `_OSC`: the PCI Express features that the guest may control.
 fn operating_system_capabilities(granted: u8) -> Aml {
     // 33db4d5b-1ff7-401c-9657-7441c03dd766
     let host_bridge = uuid(0x33db_4d5b, 0x1ff7, 0x401c, [0x96, 0x57, 0x74, 0x41, 0xc0, 0x3d, 0xd7, 0x66]);
@@ -118,8 +120,8 @@ fn operating_system_capabilities(granted: u8) -> Aml {
     )
 }
 
-/// The start of a `_DSM` method's function 0 for device labels: nothing, unless it is asked by their UUID and a revision
-/// from 2 on.
+/// The start of `_DSM` for device labels: returns an empty buffer unless called with their UUID and revision
+/// 2 or later.
 pub(super) fn without_labels() -> [Aml; 3] {
     // e5c937d0-3553-4d7a-9117-ea4d19c3434d
     let labels = uuid(0xe5c9_37d0, 0x3553, 0x4d7a, [0x91, 0x17, 0xea, 0x4d, 0x19, 0xc3, 0x43, 0x4d]);
@@ -135,7 +137,7 @@ pub(super) fn element(at: u8) -> Aml {
     dereferenced(index(arg(4), int(at)))
 }
 
-/// `EDSM`: the index of a device that cannot be hot-plugged.
+/// `EDSM`: the index of a device that is not hot-pluggable.
 fn device_labels() -> Aml {
     let functions = without_labels()
         .into_iter()

@@ -1,4 +1,4 @@
-//! The devices on the root bus, and behind the LPC bridge.
+//! The devices on the root bus and behind the LPC bridge.
 
 use super::super::aml::Access::Byte;
 use super::super::aml::{
@@ -30,7 +30,7 @@ pub(super) fn slots(shape: &Shape) -> Aml {
     scope("\\_SB", [scope("PCI0", devices)])
 }
 
-/// The name of the device in a slot: its number with three bits for the function.
+/// The name of the device in a slot: the slot number, then three bits for the function.
 pub(super) fn name_of(slot: u8) -> String {
     name_of_function(slot, 0)
 }
@@ -43,7 +43,7 @@ fn address(slot: u8, function: u8) -> Aml {
     name("_ADR", int(u32::from(slot) << 16 | u32::from(function)))
 }
 
-/// The LPC bridge: registers of the PIC's links, keyboard, mouse, serial port, clock.
+/// The LPC bridge: link registers of the PIC, keyboard, mouse, serial port, clock.
 fn lpc_bridge(release: Release) -> Vec<Aml> {
     let links = |letters: [&'static str; 4]| letters.map(|letter| Unit::Named(letter, 8));
     let [first, last] = [links(["PRQA", "PRQB", "PRQC", "PRQD"]), links(["PRQE", "PRQF", "PRQG", "PRQH"])];

@@ -1,4 +1,4 @@
-//! What every VM has: debug port, general-purpose events, sleep states, the firmware configuration device.
+//! Devices of every VM: debug port, general-purpose events, sleep states, firmware configuration device.
 
 use super::super::aml::Access::Byte;
 use super::super::aml::Serialization::NotSerialized;
@@ -38,7 +38,7 @@ pub(super) fn gpe_block() -> Aml {
     scope("_GPE", [name("_HID", string("ACPI0006"))])
 }
 
-/// S3, S4 and S5, each with the values of both control registers.
+/// S3, S4 and S5, each with the values for both control registers.
 pub(super) fn sleep_states() -> Aml {
     let state = |state, value: u8| name(state, package([value, value, 0, 0].map(int)));
     scope("\\", [state("_S3", 1), state("_S4", 2), state("_S5", 0)])
