@@ -1,4 +1,4 @@
-//! What a CVM does at boot: find a KMS, verify it, prove what it runs, receive the keys of its app.
+//! How a CVM boots: find a KMS, verify it, prove what it runs, receive the keys of its app.
 
 use std::fmt;
 use std::time::Duration;
@@ -17,12 +17,12 @@ use crate::server::{ServerAttestation, ServerError};
 use crate::tls::{self, ClientIdentity, Trust};
 use crate::url::KmsUrl;
 
-/// How long it may take.
+/// Time limits of a boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Deadlines {
-    /// One KMS: two connections, two calls and the verification between them.
+    /// For one KMS: two connections, two calls and the verification between them.
     pub per_kms: Duration,
-    /// All of them.
+    /// For all KMSs together.
     pub altogether: Duration,
 }
 
@@ -32,25 +32,25 @@ impl Default for Deadlines {
     }
 }
 
-/// The keys of an app, and who released them.
+/// The keys of an app, and which KMS released them.
 pub struct AppKeys {
-    /// The answer of the KMS. Wiped when dropped.
+    /// The response of the KMS. Wiped when dropped.
     pub response: AppKeyResponse,
-    /// The key provider: public key of the root CA, SubjectPublicKeyInfo DER.
+    /// The key provider id: the public key of the root CA, SubjectPublicKeyInfo DER.
     pub key_provider: Vec<u8>,
     /// The temporary CA, for the client certificates of later `SignCert` calls.
     pub temp_ca: GetTempCaCertResponse,
-    /// What the KMS proved about itself, if its certificate carries an attestation.
+    /// What the KMS has proved about itself, if its certificate carries an attestation.
     pub server: Option<Verified>,
-    /// The app that the own evidence names; the KMS derived the keys for it.
+    /// The app in this machine's own evidence, for which the KMS derived the keys.
     pub app_id: Option<AppId>,
-    /// The KMS that answered.
+    /// The KMS that released them.
     pub url: KmsUrl,
-    /// Why the ones before it did not.
+    /// Why earlier ones did not.
     pub failed: Vec<FailedAttempt>,
 }
 
-/// A KMS that released no keys.
+/// A KMS that did not release the keys.
 #[derive(Debug)]
 pub struct FailedAttempt {
     /// The KMS.
@@ -62,7 +62,7 @@ pub struct FailedAttempt {
 /// Why there are no keys.
 #[derive(Debug, thiserror::Error)]
 pub enum BootError {
-    /// Nowhere to ask.
+    /// The list of URLs is empty.
     #[error("no URL of a KMS is given")]
     NoUrls,
     /// Every KMS failed; each with its reason.
@@ -70,16 +70,16 @@ pub enum BootError {
     AllFailed(Vec<FailedAttempt>),
 }
 
-/// Why one KMS released no keys.
+/// Why one KMS did not release the keys.
 #[derive(Debug, thiserror::Error)]
 pub enum AttemptError {
-    /// It cannot be reached, or the second connection did not meet a server under the root CA of the first.
+    /// It cannot be reached, or the server of the second connection is not under the root CA of the first.
     #[error(transparent)]
     Connect(#[from] ConnectError),
-    /// A call failed; a refusal of the KMS is among these.
+    /// A call failed; this includes refusals by the KMS.
     #[error(transparent)]
     Call(#[from] CallError),
-    /// No client certificate could be made.
+    /// The client certificate cannot be made.
     #[error(transparent)]
     Identity(#[from] IdentityError),
     /// The server is not a KMS.
@@ -88,16 +88,16 @@ pub enum AttemptError {
     /// The root CA of the KMS is not the pinned key provider.
     #[error("the root CA of this KMS is not the pinned key provider")]
     KeyProvider,
-    /// A root CA certificate in an answer cannot be read.
+    /// A root CA certificate in a response cannot be parsed.
     #[error("{method}: ca_cert is not exactly one certificate in PEM")]
     RootCa {
-        /// The answer it was in.
+        /// The method of that response.
         method: &'static str,
     },
-    /// The answer names another root CA than the one that the server was checked against.
+    /// The response has another root CA than the one that the server was verified with.
     #[error("GetAppKey: ca_cert has another key than that of GetTempCaCert")]
     OtherRootCa,
-    /// A key in the answer has an impossible length.
+    /// A key in the response has an invalid length.
     #[error("GetAppKey: {field} must be {expected} bytes, got {actual}")]
     KeyLength {
         /// The field.
@@ -107,17 +107,17 @@ pub enum AttemptError {
         /// The length received.
         actual: usize,
     },
-    /// The time for this KMS, or for all of them, is over.
+    /// The time limit of this KMS, or of all of them, has passed.
     #[error("out of time")]
     OutOfTime,
 }
 
-/// Fetches the keys of the app that runs here, from the first KMS that releases them.
+/// Fetches the keys of the app on this machine, from the first KMS that releases them.
 ///
-/// Each URL is tried once, in order: `GetTempCaCert` over an unchecked connection; a client certificate with a fresh
-/// attestation; a second connection whose server must chain to the root CA just received, carry the host's name and
-/// the usage `kms:rpc`, and have its attestation verified; `GetAppKey` over it. `key_provider_pin` is the root CA's
-/// public key (SubjectPublicKeyInfo DER) that the app insists on; without a pin, what is released depends on the
+/// Each URL is tried once, in order: `GetTempCaCert` over an unverified connection; a client certificate with
+/// a fresh attestation; a second connection whose server must chain to the received root CA, have the host's
+/// name and the usage `kms:rpc`, and whose attestation is verified; then `GetAppKey`. `key_provider_pin` is
+/// the root CA's public key (SubjectPublicKeyInfo DER) that the app requires. Without it, security rests on the
 /// measurement of the key provider that the caller makes afterwards.
 pub async fn fetch_app_keys(
     urls: &[KmsUrl],
@@ -130,7 +130,7 @@ pub async fn fetch_app_keys(
     fetch_app_keys_within(deadlines, urls, attester, attestation, vm_config, key_provider_pin).await
 }
 
-/// As [`fetch_app_keys`], with other deadlines.
+/// Like [`fetch_app_keys`], with other time limits.
 pub async fn fetch_app_keys_within(
     deadlines: Deadlines,
     urls: &[KmsUrl],
@@ -201,7 +201,7 @@ impl Guest<'_> {
     }
 }
 
-/// Whom the evidence in our own certificate names, which the KMS has just verified.
+/// The app in the evidence of our own certificate, which the KMS has just verified.
 fn app_id_of(identity: &ClientIdentity) -> Option<AppId> {
     let evidence = ra_tls::evidence_in(identity.certificate()).ok()??;
     let app_info = evidence.unverified_app_info(Registers::BootTime).ok()?;

@@ -1,6 +1,7 @@
 //! One TLS connection to a KMS, and calls over it.
 //!
-//! A connection is one server identity: it never reconnects, so what was learnt about its server holds for every call.
+//! A connection is one server identity: it never reconnects, so what was learned about its server holds for
+//! every call.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -21,11 +22,11 @@ use tokio_rustls::client::TlsStream;
 use crate::tls::{self, ClientIdentity, TlsConfigError, Trust};
 use crate::url::KmsUrl;
 
-/// From the name look-up to the end of the TLS handshake.
+/// From the name lookup to the end of the TLS handshake.
 pub const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long the close of a connection may take, in the background.
+/// How long closing a connection may take, in the background.
 const CLOSE_GRACE: Duration = Duration::from_secs(2);
-/// Response headers are small; more is not a KMS.
+/// The largest response header; those of a KMS are small.
 pub(crate) const MAX_HEADER_BYTES: usize = 32 << 10;
 
 /// An open connection.
@@ -34,7 +35,7 @@ pub struct Connection {
     pub(crate) sender: Sender,
     server_certificate: CertificateDer<'static>,
     server_public_key: Vec<u8>,
-    /// Dropped with the connection: tells the driver to finish.
+    /// Dropped with the connection, which tells the driver to finish.
     _open: oneshot::Sender<()>,
 }
 
@@ -43,28 +44,28 @@ pub(crate) enum Sender {
     Http2(http2::SendRequest<Full<Bytes>>),
 }
 
-/// Why no connection came about.
+/// Why there is no connection.
 #[derive(Debug, thiserror::Error)]
 pub enum ConnectError {
-    /// The TLS configuration cannot be made from the trust or the identity given.
+    /// The trust or the identity makes no TLS configuration.
     #[error(transparent)]
     Config(#[from] TlsConfigError),
     /// The host name has no address.
     #[error("the host name cannot be resolved: {0}")]
     Name(#[source] io::Error),
-    /// No address took the connection.
+    /// No address accepted the connection.
     #[error("connection failed: {0}")]
     Tcp(#[source] io::Error),
-    /// The TLS handshake failed, or the server is not the one expected.
+    /// The TLS handshake failed, or the server is not the expected one.
     #[error("TLS handshake failed: {0}")]
     Tls(#[source] io::Error),
-    /// The server shows no certificate that could be read.
+    /// The server has no certificate that can be parsed.
     #[error("the server shows no readable certificate")]
     NoCertificate,
-    /// HTTP did not start on the connection.
+    /// HTTP could not be started on the connection.
     #[error("HTTP did not start: {0}")]
     Http(#[source] hyper::Error),
-    /// Nothing of the above in time.
+    /// The time limit has passed.
     #[error("no connection within {} s", .0.as_secs_f32())]
     Timeout(Duration),
 }
@@ -79,7 +80,7 @@ impl Connection {
         Self::open_within(CONNECT_TIMEOUT, url, trust, identity).await
     }
 
-    /// Connects within a time of the caller's choice.
+    /// Connects within the given time.
     pub async fn open_within(
         limit: Duration,
         url: &KmsUrl,
@@ -132,7 +133,7 @@ impl Connection {
         Ok(Self { url: url.clone(), sender, server_certificate, server_public_key, _open: open })
     }
 
-    /// Where this connection goes.
+    /// The URL of the server.
     pub fn url(&self) -> &KmsUrl {
         &self.url
     }
@@ -142,12 +143,13 @@ impl Connection {
         &self.server_certificate
     }
 
-    /// The public key of the server's certificate (SubjectPublicKeyInfo DER): the key that the handshake proved.
+    /// The public key of the server's certificate (SubjectPublicKeyInfo DER), whose possession the handshake
+    /// proved.
     pub fn server_public_key(&self) -> &[u8] {
         &self.server_public_key
     }
 
-    /// True if the server chose HTTP/2.
+    /// Whether the server chose HTTP/2.
     pub fn is_http2(&self) -> bool {
         matches!(self.sender, Sender::Http2(_))
     }
@@ -159,8 +161,8 @@ impl fmt::Debug for Connection {
     }
 }
 
-/// The first address that takes the connection. Each gets its share of the time left, so that one that swallows
-/// packets does not use up the turn of the next.
+/// Connects to the first address that accepts. Each address gets a share of the remaining time, so that one
+/// that drops packets does not use up the time of the next.
 pub(crate) async fn reach(host: &str, port: u16, deadline: Instant) -> Result<TcpStream, ConnectError> {
     let addresses: Vec<SocketAddr> = lookup_host((host, port)).await.map_err(ConnectError::Name)?.collect();
     let mut failure = io::Error::new(io::ErrorKind::NotFound, "no address");
@@ -169,7 +171,7 @@ pub(crate) async fn reach(host: &str, port: u16, deadline: Instant) -> Result<Tc
         let share = deadline.saturating_duration_since(Instant::now()) / waiting;
         match timeout_at(Instant::now() + share, TcpStream::connect(address)).await {
             Ok(Ok(stream)) => {
-                // A request is one write and waits for its answer.
+                // A request is written at once and then waits for its response.
                 let _ = stream.set_nodelay(true);
                 return Ok(stream);
             }
@@ -181,7 +183,7 @@ pub(crate) async fn reach(host: &str, port: u16, deadline: Instant) -> Result<Tc
     Err(ConnectError::Tcp(failure))
 }
 
-/// Moves the connection's bytes until it ends, or until its owner is gone and the close had its time.
+/// Runs the connection until it ends, or until its owner was dropped and the time for closing has passed.
 pub(crate) async fn drive(driver: impl Future<Output = hyper::Result<()>>, closed: oneshot::Receiver<()>) {
     tokio::pin!(driver);
     tokio::select! {

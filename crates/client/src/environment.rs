@@ -1,12 +1,13 @@
-//! The environment that a deployer gives an app: read from a `.env` file, encrypted so that only the app reads it.
+//! The environment that a deployer gives an app: read from a `.env` file, and encrypted so that only the app
+//! can read it.
 //!
-//! | Module | Idea |
+//! | Module | Purpose |
 //! |---|---|
 //! | [`app_compose`] | which variables the guest passes on |
-//! | [`dotenv`] | the file that people write |
-//! | [`key`] | the app's public key, once a signer vouches for it |
+//! | [`dotenv`] | the `.env` file |
+//! | [`key`] | the app's public key with a verified signature |
 //! | [`envelope`] | the encrypted form |
-//! | [`known_signers`] | whose signature is believed, as ssh believes hosts |
+//! | [`known_signers`] | which signers are trusted, like the known hosts of ssh |
 
 pub mod app_compose;
 pub mod dotenv;

@@ -23,7 +23,7 @@ pub enum IdentityError {
 }
 
 impl ClientIdentity {
-    /// A new P-256 key, attested, with a certificate from the temporary CA of a KMS: accepted by every KMS.
+    /// A new attested P-256 key, with a certificate from the temporary CA of a KMS: every KMS accepts it.
     pub async fn attested(
         temp_ca: &GetTempCaCertResponse,
         attester: &Attester,
@@ -36,7 +36,7 @@ impl ClientIdentity {
         Ok(Self::new(certificate, key))
     }
 
-    /// A new P-256 key, attested, with a certificate issued by itself: accepted by cvm-kms and by newer peers.
+    /// A new attested P-256 key, with a self-signed certificate: cvm-kms and newer peers accept it.
     pub async fn self_issued(attester: &Attester) -> Result<Self, IdentityError> {
         let key = P256Key::generate();
         let evidence = attester.attest(ReportData::ra_tls(&key.spki_der())).await?;

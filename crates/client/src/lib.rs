@@ -1,18 +1,19 @@
-//! What a CVM links to fetch its keys: verify the server, then send.
+//! What a CVM links to fetch its keys: verify the server first, then send.
 //!
-//! | Module | Idea |
+//! | Module | Purpose |
 //! |---|---|
 //! | [`boot`] | a guest: keys of its app from the first KMS that releases them |
 //! | [`source`] | a replica: root keys from a running KMS, over the connection that was attested |
 //! | [`sign`] | certificates for an app |
-//! | [`server`] | is the server a KMS? |
-//! | [`identity`], [`tls`] | which server is accepted, what certificate the client shows |
-//! | [`connection`], [`rpc`], [`url`] | one TLS connection, bounded calls over it, its address |
+//! | [`server`] | whether the server is a KMS |
+//! | [`identity`], [`tls`] | which server is accepted, which certificate the client shows |
+//! | [`connection`], [`rpc`], [`url`] | one TLS connection, bounded calls over it, its URL |
 //! | [`operator`] | the onboarding and the admin service, which need no TLS |
-//! | [`proto`], [`text`] | the messages; errors with all that caused them |
+//! | [`proto`], [`text`] | the messages; error texts with their causes |
 //!
-//! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties check
-//! (`statement`, `environment`, `proof`, `receipt`); it is not needed to fetch keys. The program `kmsctl` is a crate of its own.
+//! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties
+//! verify (`statement`, `environment`, `proof`, `receipt`); fetching keys does not need it. The program
+//! `kmsctl` is a crate of its own.
 //!
 //! ```no_run
 //! use kms_attest::{attester::Attester, verify::Verifier};

@@ -1,4 +1,4 @@
-//! Calls of an operator: the onboarding, setup and admin services, over plain HTTP or TLS.
+//! Calls of operators: the onboarding, setup and admin services, over plain HTTP or TLS.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -27,17 +27,17 @@ const DEFAULT_HTTP_PORT: u16 = 80;
 const HTTP: &str = "http://";
 const HTTPS: &str = "https://";
 
-/// Where an operator's service is reached: `http://` or `https://`, otherwise as [`KmsUrl`].
+/// The URL of an operator's service: `http://` or `https://`, otherwise like [`KmsUrl`].
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub enum OperatorUrl {
-    /// In clear: a listener on loopback, or a KMS that has no keys yet. The scheme of the inner URL means nothing.
+    /// Plain HTTP: a listener on loopback, or a KMS without keys. The scheme of the inner URL is ignored.
     Plain(KmsUrl),
     /// Over TLS.
     Tls(KmsUrl),
 }
 
 impl OperatorUrl {
-    /// Whether everything sent there, credentials too, can be read on the way.
+    /// Whether others can read what is sent there, including credentials.
     pub fn is_exposed(&self) -> bool {
         match self {
             Self::Tls(_) => false,
@@ -48,7 +48,7 @@ impl OperatorUrl {
         }
     }
 
-    /// Where the KMS is reached once it serves keys, over TLS: at `serving_port`, or at the same listener.
+    /// The URL of the KMS once it serves keys: over TLS, at `serving_port` or at the same port.
     pub fn once_serving(&self, serving_port: Option<u16>) -> Result<KmsUrl, UrlError> {
         match (self, serving_port) {
             (Self::Plain(url) | Self::Tls(url), Some(port)) => url.at_port(port),
@@ -87,16 +87,16 @@ impl fmt::Display for OperatorUrl {
     }
 }
 
-/// The token of an operator. Prints nothing and is wiped when dropped.
+/// The token of an operator. Not printed by `Debug`, and wiped when dropped.
 pub struct OperatorToken(Zeroizing<String>);
 
-/// Not a token.
+/// Not a valid token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 #[error("a token is one line of visible ASCII characters")]
 pub struct TokenError;
 
 impl OperatorToken {
-    /// From the content of a file or an environment variable; white space around it is not part of it.
+    /// From the content of a file or an environment variable; surrounding white space is removed.
     pub fn new(text: Zeroizing<String>) -> Result<Self, TokenError> {
         let token = text.trim();
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
@@ -124,23 +124,23 @@ impl fmt::Debug for OperatorToken {
     }
 }
 
-/// Where a KMS stands that does not serve yet, as its setup service says.
+/// The state of a KMS that does not serve yet, from its setup service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetupStatus {
     /// `onboarding`, `committed`, `serving`, `broken` or `restart_required`.
     pub mode: String,
-    /// Where keys will be served, if that is another port.
+    /// The port that will serve the keys, if it is another one.
     pub serving_port: Option<u16>,
-    /// What can be done now.
+    /// The next steps.
     pub next: Vec<SetupStep>,
 }
 
-/// Something that an operator can do.
+/// What an operator can do next.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct SetupStep {
-    /// A word for it.
+    /// Its name.
     pub step: String,
-    /// A sentence.
+    /// A sentence about it.
     pub text: String,
 }
 
@@ -156,15 +156,15 @@ pub struct OperatorConnection {
 enum Channel {
     Plain {
         sender: Mutex<http1::SendRequest<Full<Bytes>>>,
-        /// Dropped with the connection: tells the driver to finish.
+        /// Dropped with the connection, which tells the driver to finish.
         _open: oneshot::Sender<()>,
     },
     Tls(Box<Connection>),
 }
 
 impl OperatorConnection {
-    /// Connects within [`CONNECT_TIMEOUT`]. Over TLS, `trust` decides who receives the token and whose answers are
-    /// believed; over plain HTTP it has no meaning.
+    /// Connects within [`CONNECT_TIMEOUT`]. Over TLS, `trust` decides which server receives the token and is
+    /// believed; over plain HTTP it is ignored.
     pub async fn open(
         url: &OperatorUrl,
         trust: Trust<'_>,
@@ -179,12 +179,12 @@ impl OperatorConnection {
         Ok(Self { url: url.clone(), channel, token })
     }
 
-    /// Where this connection goes.
+    /// The URL of the service.
     pub fn url(&self) -> &OperatorUrl {
         &self.url
     }
 
-    /// The connection over TLS, if it is one: what its server shows.
+    /// The TLS connection, if it is one, with the server's certificate.
     pub fn tls(&self) -> Option<&Connection> {
         match &self.channel {
             Channel::Tls(connection) => Some(connection),
@@ -203,7 +203,8 @@ impl OperatorConnection {
         self.exchange(limit, method, Method::POST, path, body).await
     }
 
-    /// As [`OperatorConnection::call`], for answers that are acted on: every field must be in it, none is assumed.
+    /// Like [`OperatorConnection::call`], for responses that decide something: every field must be present,
+    /// without defaults.
     pub async fn call_complete<Q, A>(
         &self,
         limit: Duration,
@@ -228,7 +229,7 @@ impl OperatorConnection {
         }
     }
 
-    /// Where this KMS stands while it does not serve. Other implementations do not have it: they refuse with 404.
+    /// The state of this KMS while it does not serve. Other implementations have no such call and return 404.
     pub async fn setup_status(&self, limit: Duration) -> Result<SetupStatus, CallError> {
         let path = self.url.address().path(SETUP_STATUS);
         self.exchange(limit, SETUP_STATUS, Method::GET, path, Vec::new()).await
@@ -279,7 +280,7 @@ impl OperatorConnection {
     }
 }
 
-/// The first field of `whole`, our own writing of an answer, that is not in the answer as it was `shown`.
+/// The first field of `whole`, our encoding of the response, that is not in the response as it was `shown`.
 fn missing(shown: &Value, whole: &Value) -> Option<String> {
     let inside = |name: String, inner: String| match inner.as_str() {
         "" => name,
@@ -292,7 +293,7 @@ fn missing(shown: &Value, whole: &Value) -> Option<String> {
                 Some(found) => missing(found, value).map(|inner| inside(name.clone(), inner)),
             })
         }
-        // Messages are also read from lists, by position: then no field has a name.
+        // Messages can also be lists, whose fields have no names.
         (_, Value::Object(whole)) => Some(whole.keys().next().cloned().unwrap_or_default()),
         (Value::Array(shown), Value::Array(whole)) => {
             shown.iter().zip(whole).enumerate().find_map(|(at, (shown, whole))| {

@@ -1,13 +1,13 @@
-//! Proof of a KMS for those who rely on it: what it answers, step by step against what was pinned.
+//! Proof of a KMS for relying parties: its responses, checked step by step against pinned values.
 //!
-//! | Module | Idea |
+//! | Module | Purpose |
 //! |---|---|
-//! | [`answers`] | everything that a proof needs, kept so that it can be repeated without the KMS |
-//! | [`gather`] | asking for it |
-//! | [`pins`] | what the KMS must be |
-//! | [`examine`] | the judgement: pure, of answers, pins, roots and a time |
+//! | [`answers`] | everything that a proof needs, saved so that it can be repeated without the KMS |
+//! | [`gather`] | requests it |
+//! | [`pins`] | the expected values |
+//! | [`examine`] | the verdict: a pure function of answers, pins, roots and a time |
 //!
-//! Nothing that a KMS says about itself is compared with anything: only what a quote vouches for.
+//! A KMS's statements about itself are never compared with a pin, only what a quote proves.
 
 pub mod answers;
 mod examine;
@@ -23,18 +23,18 @@ pub use examine::examine;
 pub use gather::gather;
 pub use pins::{Identity, Pins, PinsError, ReleasedKeys};
 
-/// What was checked, in order, and what came out.
+/// The checks in order, with their outcomes.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {
     /// The KMS.
     pub url: String,
-    /// When its answers were taken, Unix seconds.
+    /// When the responses were collected, Unix seconds.
     pub taken_at: u64,
-    /// The time at which everything was judged, Unix seconds.
+    /// The time of the verdict, Unix seconds.
     pub judged_at: u64,
-    /// Each step.
+    /// The checks.
     pub steps: Vec<Step>,
-    /// What the verified quote says; empty as long as none is verified.
+    /// What the verified quote says; empty while none is verified.
     pub quoted: Option<Quoted>,
     /// SHA-256 of the root CA's public key (SubjectPublicKeyInfo DER), hex.
     pub root_spki_sha256: Option<String>,
@@ -47,41 +47,41 @@ pub struct Report {
 /// One check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Step {
-    /// What was checked.
+    /// Which check.
     pub step: Check,
-    /// What came out.
+    /// Its outcome.
     pub outcome: Outcome,
-    /// In words.
+    /// Details in words.
     pub detail: String,
 }
 
-/// The checks, in their order.
+/// The checks, in order.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Check {
     /// The server showed a certificate and holds its key.
     Certificate,
-    /// All answers name one root CA.
+    /// All responses have the same root CA.
     Root,
-    /// The certificate is issued by that root for this host, and valid.
+    /// The certificate is issued by that root for this host, and is valid.
     Chain,
     /// The certificate is that of a KMS.
     Usage,
-    /// There is evidence in it.
+    /// It contains evidence.
     QuotePresent,
-    /// The hardware vendor vouches for the quote.
+    /// The quote is signed under the hardware vendor's root.
     QuoteGenuine,
     /// The platform's TCB status is accepted.
     Tcb,
     /// The advisories that apply are accepted.
     Advisories,
-    /// Nobody can look into the TD.
+    /// The TD cannot be debugged.
     NotDebug,
-    /// The quote vouches for the key of this certificate.
+    /// The quote is bound to the key of this certificate.
     KeyBound,
-    /// The events are those that were measured.
+    /// The event log matches the measured registers.
     EventLog,
-    /// What runs is on the allowlist.
+    /// The measurements are in the allowlist.
     Measurements,
     /// The root is the pinned one.
     RootPin,
@@ -89,12 +89,12 @@ pub enum Check {
     K256Attested,
     /// That key signs keys for apps.
     AppKeyChain,
-    /// The app's own keys are of this KMS.
+    /// The app's own keys are from this KMS.
     ReleasedKeys,
 }
 
 impl Check {
-    /// In words.
+    /// A title for display.
     pub fn title(self) -> &'static str {
         match self {
             Self::Certificate => "TLS certificate obtained",
@@ -117,7 +117,7 @@ impl Check {
     }
 }
 
-/// What comes out of a check.
+/// The outcome of a check.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Outcome {
@@ -125,26 +125,27 @@ pub enum Outcome {
     Passed,
     /// It does not.
     Failed,
-    /// Whether it holds could not be found out: an answer is missing.
+    /// It could not be made, because a response is missing.
     Unavailable,
-    /// Nothing to compare with, or an earlier check left nothing to look at.
+    /// Nothing is pinned, or an earlier check failed.
     NotChecked,
 }
 
-/// What a report comes to.
+/// The verdict of a report.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// The KMS is what it must be: every check was made and holds.
+    /// Every check was made and holds.
     Proven,
-    /// Nothing failed, but this was not checked, because nothing was pinned: whether that is enough is not for us to say.
+    /// Nothing failed, but this was not checked because nothing was pinned. The caller decides whether that
+    /// suffices.
     Incomplete(Check),
     /// This failed.
     Refuted(Check),
-    /// Nothing failed, but this could not be found out.
+    /// Nothing failed, but this could not be checked.
     Unknown(Check),
 }
 
-/// What a verified quote says. Hex.
+/// What a verified quote says, in hexadecimal.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 #[allow(missing_docs)]
 pub struct Quoted {
@@ -156,13 +157,13 @@ pub struct Quoted {
     pub mr_system: Option<String>,
     pub compose_hash: Option<String>,
     pub app_id: Option<String>,
-    /// A claim of the VM's configuration unless `os_image_proven`.
+    /// Only claimed by the VM's configuration, unless `os_image_proven`.
     pub os_image_hash: Option<String>,
     pub os_image_proven: bool,
 }
 
 impl Report {
-    /// What it comes to: the first failure, else the first answer that is missing, else the first gap.
+    /// The verdict: the first failure, or else the first missing response, or else the first gap.
     pub fn verdict(&self) -> Verdict {
         let first = |outcome| self.steps.iter().find(|step| step.outcome == outcome).map(|step| step.step);
         let failed = first(Outcome::Failed).map(Verdict::Refuted);

@@ -11,10 +11,10 @@ use kms_ledger::{Hash, Index};
 use crate::proto::{GetMetaResponse, Receipt};
 use crate::statement::{SignatureError, Signer, log_key_signer};
 
-/// Why a receipt proves nothing.
+/// Why a receipt is not valid.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiptError {
-    /// The KMS signs no log, or is of a version without one.
+    /// The KMS signs no log, or its version has none.
     #[error("the KMS shows no key of its log")]
     NoLogKey,
     /// The key of the log is malformed.
@@ -26,7 +26,7 @@ pub enum ReceiptError {
     /// The signature over the log's key is malformed.
     #[error("the signature over the key of the log: {0}")]
     Vouching(#[from] SignatureError),
-    /// The signature over the log's key is by another root key.
+    /// The signature over the log's key is by another key.
     #[error("the key of the log is vouched for by {0}, not by the root key of these keys")]
     OtherRoot(Signer),
     /// The index is out of range.
@@ -40,10 +40,12 @@ pub enum ReceiptError {
     Verify(#[from] VerifyError),
 }
 
-/// Verifies that the record in `receipt` is in the log whose key `meta` shows, and that `root`, the secp256k1 root key,
-/// vouches for that key. Gives the proof as a file (`c2sp.org/tlog-proof@v1`) with the record as its extra data.
+/// Verifies that the record in `receipt` is in the log whose key `meta` shows, and that `root`, the secp256k1
+/// root key, has signed that key. Returns the proof as a file (`c2sp.org/tlog-proof@v1`) with the record as
+/// its extra data.
 ///
-/// The caller checks that the record names its own release. `meta` needs no trust: `root` is what is believed.
+/// The caller checks that the record names its own release. `meta` need not be trusted, because `root` signs
+/// the key.
 ///
 /// # Errors
 /// [`ReceiptError`].
@@ -86,7 +88,7 @@ mod tests {
     const ROOT: [u8; 32] = [7; 32];
     const ENTRY: &[u8] = br#"{"event":"app_key_released","salt":"AAAAAAAAAAAAAAAAAAAAAA","seq":2}"#;
 
-    /// A receipt for the second of two records, and what `GetMeta` shows.
+    /// A receipt for the second of two records, and the `GetMeta` response.
     fn receipt() -> (Receipt, GetMetaResponse, Signer) {
         let name: KeyName = "kms.example/cvm-kms/00112233".parse().expect("a name");
         let key = SigningKey::from_seed(name, &[1; 32]).expect("a key");

@@ -1,4 +1,4 @@
-//! Calls over a connection: JSON there, JSON back, everything bounded.
+//! Calls over a connection: JSON in both directions, with limits on everything.
 
 use std::time::Duration;
 
@@ -19,81 +19,82 @@ use crate::proto::{
 };
 use crate::text;
 
-/// One call, from the first byte sent to the last received.
+/// The limit of one call, from the first byte sent to the last received.
 pub const CALL_TIMEOUT: Duration = Duration::from_secs(60);
-/// Largest response body read.
+/// The largest response body.
 pub const MAX_RESPONSE_BYTES: usize = 1 << 20;
 
-/// Why a call has no answer.
+/// Why a call has no result.
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
-    /// The server answered, but not with success.
+    /// The server responded with an error.
     #[error("{method}: the server answered {}: {message}", .status.as_u16())]
     Refused {
-        /// The method called.
+        /// The called method.
         method: String,
         /// The HTTP status.
         status: StatusCode,
         /// The server's error text, bounded and without control characters.
         message: String,
-        /// Under which number the server remembers why, if it says.
+        /// The id under which the server keeps the refusal, if it has one.
         denial_id: Option<String>,
     },
-    /// The name cannot be a method.
+    /// The text cannot be the name of a method.
     #[error("{0:?} is not the name of a method")]
     Method(String),
     /// The request has no JSON form.
     #[error("{method}: the request cannot be written: {source}")]
     Encode {
-        /// The method called.
+        /// The called method.
         method: String,
-        /// What the encoder says.
+        /// The error of the encoder.
         source: serde_json::Error,
     },
     /// The connection broke.
     #[error("{method}: the connection broke: {source}")]
     Transport {
-        /// The method called.
+        /// The called method.
         method: String,
-        /// What the transport says.
+        /// The error of the transport.
         source: hyper::Error,
     },
-    /// The answer is longer than any answer of a KMS.
+    /// The response is larger than any of a KMS.
     #[error("{method}: the response is larger than {MAX_RESPONSE_BYTES} bytes")]
     TooLarge {
-        /// The method called.
+        /// The called method.
         method: String,
     },
-    /// Success, but not with the message of this method. Says where, never what: the body may hold secrets.
+    /// A success without the message of this method. Contains the position only, because the body may hold
+    /// secrets.
     #[error("{method}: the response is not the expected JSON (line {line}, column {column})")]
     Decode {
-        /// The method called.
+        /// The called method.
         method: String,
         /// Line of the first bad character.
         line: usize,
         /// Column of the first bad character.
         column: usize,
     },
-    /// Success, but a part of the message is missing: what it would say must not be assumed.
+    /// A success with a part of the message missing, which must not be replaced by a default.
     #[error("{method}: the answer lacks {field}")]
     Incomplete {
-        /// The method called.
+        /// The called method.
         method: String,
-        /// Where: names of fields and positions in lists, from the outside in.
+        /// The position: names of fields and indices of lists, from the outside in.
         field: String,
     },
-    /// No complete answer in time.
+    /// No complete response in time.
     #[error("{method}: no answer within {} s", .limit.as_secs_f32())]
     Timeout {
-        /// The method called.
+        /// The called method.
         method: String,
-        /// The time given.
+        /// The time limit.
         limit: Duration,
     },
 }
 
 impl Connection {
-    /// Calls a method, within [`CALL_TIMEOUT`].
+    /// Calls a method within [`CALL_TIMEOUT`].
     pub async fn call<Q, A>(&self, method: &str, request: &Q) -> Result<A, CallError>
     where
         Q: Serialize + ?Sized + Sync,
@@ -102,7 +103,7 @@ impl Connection {
         self.call_within(CALL_TIMEOUT, method, request).await
     }
 
-    /// Calls a method, within a time of the caller's choice.
+    /// Calls a method within the given time.
     pub async fn call_within<Q, A>(&self, limit: Duration, method: &str, request: &Q) -> Result<A, CallError>
     where
         Q: Serialize + ?Sized + Sync,
@@ -111,7 +112,8 @@ impl Connection {
         self.exchange(limit, method, request, None).await
     }
 
-    /// As [`Connection::call`], with the token of an operator of the server. Who the server is must be known by now.
+    /// Like [`Connection::call`], with the token of an operator of the server. The server must be verified
+    /// before.
     pub async fn call_as_operator<Q, A>(
         &self,
         token: &OperatorToken,
@@ -144,28 +146,28 @@ impl Connection {
         answer(limit, method, self.send(request)).await
     }
 
-    /// What this KMS is. Open to anyone.
+    /// The public description of this KMS. Needs no credentials.
     pub async fn meta(&self) -> Result<GetMetaResponse, CallError> {
         self.call("GetMeta", &()).await
     }
 
-    /// The public temporary CA and the root certificate. Open to anyone; proves nothing.
+    /// The public temporary CA and the root certificate. Needs no credentials, and proves nothing.
     pub async fn temp_ca_cert(&self) -> Result<GetTempCaCertResponse, CallError> {
         self.call("GetTempCaCert", &()).await
     }
 
-    /// The key to which a deployer encrypts the environment of an app. Open to anyone.
+    /// The key to which a deployer encrypts the environment of an app. Needs no credentials.
     pub async fn app_env_encrypt_pub_key(&self, app_id: &[u8]) -> Result<PublicKeyResponse, CallError> {
         self.call("GetAppEnvEncryptPubKey", &AppId { app_id: app_id.to_vec() }).await
     }
 
-    /// The keys of the app that the client certificate of this connection proves to be.
+    /// The keys of the app that the client certificate of this connection proves.
     pub async fn app_key(&self, vm_config: &str) -> Result<AppKeyResponse, CallError> {
         let request = GetAppKeyRequest { api_version: 1, vm_config: vm_config.to_owned() };
         self.call("GetAppKey", &request).await
     }
 
-    /// A request, with credentials where the service asks for them.
+    /// A request, with credentials if they are given.
     pub(crate) fn request(
         &self,
         method: Method,
@@ -180,7 +182,7 @@ impl Connection {
         request.body(Full::new(body.into())).ok()
     }
 
-    /// Names the server as the protocol of this connection wants it.
+    /// Adds the server's name as the protocol of this connection requires.
     fn address(&self, request: request::Builder, path: PathAndQuery) -> Option<request::Builder> {
         let authority = self.url.authority().clone();
         Some(match self.sender {
@@ -208,12 +210,12 @@ impl Connection {
     }
 }
 
-/// The JSON form of a request.
+/// The request as JSON.
 pub(crate) fn encode<Q: Serialize + ?Sized>(method: &str, request: &Q) -> Result<Vec<u8>, CallError> {
     serde_json::to_vec(request).map_err(|source| CallError::Encode { method: method.to_owned(), source })
 }
 
-/// What comes back, within `limit`: the message of a success, or the reason of a refusal.
+/// The response within `limit`: the message, or the reason of a refusal.
 pub(crate) async fn answer<A: DeserializeOwned>(
     limit: Duration,
     method: &str,
@@ -232,7 +234,7 @@ pub(crate) async fn answer<A: DeserializeOwned>(
         let Reason { message, denial_id } = reason(&body);
         return Err(CallError::Refused { method: method.to_owned(), status, message, denial_id });
     }
-    // A method without an answer may send an empty body: the peer's clients take it for `null`.
+    // The peer sends an empty body for a method without a result, which its clients read as `null`.
     let text: &[u8] = if body.is_empty() { b"null" } else { &body };
     kms_attest::json::from_utf8(text).map_err(|error| CallError::Decode {
         method: method.to_owned(),
@@ -241,7 +243,7 @@ pub(crate) async fn answer<A: DeserializeOwned>(
     })
 }
 
-/// The body, in memory that is wiped: it may hold keys.
+/// Reads the body into memory that is wiped, because it may hold keys.
 async fn read_bounded(method: &str, response: Response<Incoming>) -> Result<Zeroizing<Vec<u8>>, CallError> {
     let too_large = || CallError::TooLarge { method: method.to_owned() };
     let mut body = response.into_body();
@@ -249,7 +251,7 @@ async fn read_bounded(method: &str, response: Response<Incoming>) -> Result<Zero
     if announced > MAX_RESPONSE_BYTES as u64 {
         return Err(too_large());
     }
-    // Room for all of an ordinary answer: growing would leave copies behind.
+    // Allocated at once for an ordinary response, because growing would leave copies in memory.
     let mut bytes = Zeroizing::new(Vec::with_capacity((announced as usize).max(16 << 10)));
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|source| CallError::Transport { method: method.to_owned(), source })?;
@@ -268,7 +270,7 @@ struct Reason {
     denial_id: Option<String>,
 }
 
-/// What the server says: the `error` of its JSON object, else its text; one bounded line, safe to print.
+/// The server's error: the `error` of its JSON object, or else its text; one bounded line, safe to print.
 fn reason(body: &[u8]) -> Reason {
     #[derive(serde::Deserialize)]
     struct ErrorBody {

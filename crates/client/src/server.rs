@@ -1,4 +1,4 @@
-//! Is the server a KMS? Its certificate's usage and attestation, judged before anything is sent to it.
+//! Checks that a server is a KMS, by its certificate's usage and attestation, before anything is sent to it.
 
 use kms_attest::ra_tls::{self, RaTlsError};
 use kms_attest::verify::{Binding, Verified, Verifier, VerifyError};
@@ -6,32 +6,32 @@ use kms_attest::verify::{Binding, Verified, Verifier, VerifyError};
 use crate::connection::Connection;
 use crate::text;
 
-/// The special usage of the certificate of a KMS.
+/// The special usage in the certificate of a KMS.
 pub const KMS_USAGE: &str = "kms:rpc";
 
-/// The special usage of the certificate that a KMS shows while it has no keys. No client but an operator's takes it.
+/// The special usage in the certificate of a KMS without keys. Only operators' clients accept it.
 pub const ONBOARDING_USAGE: &str = "kms:onboarding";
 
-/// What is asked of the attestation in the server's certificate.
+/// The requirement for the attestation in the server's certificate.
 #[derive(Clone, Copy)]
 pub enum ServerAttestation<'a> {
-    /// If there is one, it must verify; its absence is tolerated. What guests of the peer do: they rely on the root
-    /// key, which they measure as their key provider.
+    /// It may be missing; if present, it must verify. Guests of the peer do this: they rely on the root key,
+    /// which they measure as their key provider.
     IfPresent(&'a Verifier),
-    /// There must be one, and it must verify.
+    /// It must be present and verify.
     Required(&'a Verifier),
 }
 
-/// Why the server is not taken for a KMS.
+/// Why the server is not accepted as a KMS.
 #[derive(Debug, thiserror::Error)]
 pub enum ServerError {
-    /// The certificate is not marked for any use.
+    /// The certificate has no special usage.
     #[error("missing server cert usage")]
     NoUsage,
-    /// The certificate is marked for another use: an app of the same root, for example.
+    /// The certificate has another usage: an app of the same root, for example.
     #[error("Invalid server cert usage: {0}")]
     Usage(String),
-    /// The certificate names an app. No KMS's does, whatever usage it is marked for.
+    /// The certificate names an app, which no KMS's does, whatever its usage.
     #[error("the server certificate is that of an app")]
     App,
     /// No attestation, and the caller requires one.
@@ -45,10 +45,10 @@ pub enum ServerError {
     Attestation(#[from] VerifyError),
 }
 
-/// Requires that a certificate (DER) is marked as that of a KMS, and not as that of an app of the same root CA.
+/// Requires that a certificate (DER) has the usage of a KMS, and does not name an app of the same root CA.
 ///
 /// # Errors
-/// [`ServerError::Usage`], [`ServerError::NoUsage`], [`ServerError::App`], or that it cannot be read.
+/// [`ServerError::Usage`], [`ServerError::NoUsage`], [`ServerError::App`], or that it cannot be parsed.
 pub fn kms_certificate(certificate: &[u8]) -> Result<(), ServerError> {
     match ra_tls::special_usage(certificate)? {
         Some(usage) if usage == KMS_USAGE => {}
@@ -60,8 +60,8 @@ pub fn kms_certificate(certificate: &[u8]) -> Result<(), ServerError> {
 }
 
 impl Connection {
-    /// Requires that the server's certificate is that of a KMS, and its attestation as asked. Returns what the
-    /// attestation proves, if there is one.
+    /// Requires that the server's certificate is that of a KMS, with the required attestation. Returns what
+    /// the attestation proves, if there is one.
     pub async fn verify_server(
         &self,
         attestation: ServerAttestation<'_>,

@@ -1,4 +1,4 @@
-//! Certificates for an app: a request that carries its own attestation, and the call that has it signed.
+//! Certificates for an app: an attested certificate request, and the call that has it signed.
 
 use kms_attest::attester::{Attester, AttesterError};
 use kms_attest::binding::ReportData;
@@ -12,7 +12,7 @@ use crate::rpc::CallError;
 /// The only version that can carry every attestation.
 const API_VERSION: u32 = 2;
 
-/// What the certificate shall say. The KMS adds the app id and decides what of this it grants.
+/// The requested content of the certificate. The KMS adds the app id and decides what it grants.
 #[derive(Clone, Debug, Default)]
 pub struct LeafRequest {
     /// Organization (O).
@@ -25,9 +25,9 @@ pub struct LeafRequest {
     pub server_auth: bool,
     /// For TLS clients.
     pub client_auth: bool,
-    /// Carry the attestation in the certificate.
+    /// Include the attestation in the certificate.
     pub with_attestation: bool,
-    /// Carry the identity of the app in the certificate.
+    /// Include the identity of the app in the certificate.
     pub with_app_info: bool,
     /// Unix seconds.
     pub not_before: Option<u64>,
@@ -41,7 +41,7 @@ pub enum SignError {
     /// This machine could not attest the key.
     #[error("no attestation for the certificate request: {0}")]
     Attester(#[from] AttesterError),
-    /// The call failed; a refusal of the KMS is among these.
+    /// The call failed; this includes refusals by the KMS.
     #[error(transparent)]
     Call(#[from] CallError),
 }
@@ -72,7 +72,7 @@ impl LeafRequest {
     }
 }
 
-/// The request for a certificate, signed with the key inside it.
+/// The call's message for a request, signed with the key in it.
 pub fn sign_cert_request(csr: &Csr, key: &P256Key, vm_config: &str) -> SignCertRequest {
     let csr = csr.encode_v2();
     SignCertRequest {
@@ -84,7 +84,7 @@ pub fn sign_cert_request(csr: &Csr, key: &P256Key, vm_config: &str) -> SignCertR
 }
 
 impl Connection {
-    /// Has a certificate issued for `key`. Returns the chain, PEM each: leaf, app CA, root CA.
+    /// Has a certificate issued for `key`. Returns the chain in PEM: leaf, app CA, root CA.
     pub async fn sign_cert(
         &self,
         leaf: &LeafRequest,

@@ -1,4 +1,5 @@
-//! What a new replica does: verify a running KMS, have it allowed, and receive the root keys from exactly that one.
+//! How a new replica gets its keys: verify a running KMS, have it allowed, and receive the root keys from
+//! exactly that KMS.
 
 mod error;
 mod handover;
@@ -25,17 +26,18 @@ use crate::server::{self, ONBOARDING_USAGE, ServerError};
 use crate::tls::{self, ClientIdentity, Trust};
 use crate::url::KmsUrl;
 
-/// How long the source may take to describe itself. The peer's answer waits for its authorization backend.
+/// The limit for the source's description. The peer's response waits for its authorization backend.
 const META_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Receives the root keys of a running KMS.
 ///
-/// `authorize` is given what the source's attestation proves and decides whether to take keys from it; before it has
-/// agreed, the source is asked for nothing. The connection over which the keys come is tied to the public key that was
-/// attested: a server in between can neither listen nor hand over keys of its own. The keys are those of the
-/// certificates that the same source shows, and its own certificate is issued by them.
+/// `authorize` receives what the source's attestation proves, and decides whether to accept it; no keys are
+/// requested before that. The connection that carries the keys is bound to the attested public key: a server
+/// in between can neither read them nor substitute its own. The keys must be those of the certificates that
+/// the source showed, and its own certificate must be issued by them.
 ///
 /// # Errors
+/// [`SourceError`]; nothing has been received then.
 /// [`SourceError`]; nothing has been received then.
 pub async fn receive_root_keys<E>(
     source: &KmsUrl,
@@ -58,11 +60,11 @@ pub async fn receive_root_keys<E>(
     RootKeyParts::parse(&response, &Shown::Answers { temp_ca: &temp_ca, meta: meta.as_ref() })
 }
 
-/// Receives the root keys of a running KMS from its admin listener, with the token of an operator of it.
+/// Receives the root keys of a running KMS from its admin listener, with the token of an operator there.
 ///
-/// As [`receive_root_keys`], over one connection with a certificate that this machine issues itself: the admin listener
-/// has no temporary CA. The token is sent after the source's attestation has been verified and `authorize` has agreed, on
-/// the connection that was attested: no other server sees it.
+/// Like [`receive_root_keys`], but over one connection with a self-signed certificate, because the admin
+/// listener has no temporary CA. The token is sent after the source's attestation has been verified and
+/// `authorize` has agreed, on the attested connection, so no other server sees it.
 ///
 /// # Errors
 /// [`SourceError`]; nothing has been received then.
@@ -84,7 +86,8 @@ pub async fn receive_root_keys_as_operator<E>(
     RootKeyParts::parse(&response, &Shown::Certificate(connection.server_certificate()))
 }
 
-/// A running KMS whose certificate has been verified, on the connection that showed it. It has been asked for nothing.
+/// A running KMS with a verified certificate, and the connection that showed it. Nothing has been requested
+/// from it yet.
 #[derive(Debug)]
 pub struct AttestedSource {
     connection: Connection,
@@ -92,10 +95,10 @@ pub struct AttestedSource {
 }
 
 impl AttestedSource {
-    /// Connects to `source` and verifies what its certificate proves: the first step of [`receive_root_keys`].
+    /// Connects to `source` and verifies its certificate: the first step of [`receive_root_keys`].
     ///
     /// # Errors
-    /// [`SourceError`]: no connection, or a certificate that is not of an attested KMS.
+    /// [`SourceError`]: no connection, or not the certificate of an attested KMS.
     pub async fn open<E>(source: &KmsUrl, verifier: &Verifier) -> Result<Self, SourceError<E>> {
         let connection = open(source, "GetTempCaCert", Trust::DangerousAnyServer, None).await?;
         let verified = verify(&connection, verifier).await?;
@@ -107,10 +110,10 @@ impl AttestedSource {
         &self.verified
     }
 
-    /// The public temporary CA and the root certificate, which issued the source's own.
+    /// The public temporary CA and the root certificate, which must have issued the source's own certificate.
     ///
     /// # Errors
-    /// [`SourceError`]: no answer, or the root of another certificate.
+    /// [`SourceError`]: no response, or the root of another certificate.
     pub async fn temp_ca_cert<E>(&self) -> Result<GetTempCaCertResponse, SourceError<E>> {
         let temp_ca = self.connection.temp_ca_cert().await.map_err(unanswered("GetTempCaCert"))?;
         issued_by(self.connection.server_certificate(), &temp_ca.ca_cert)?;
@@ -119,7 +122,7 @@ impl AttestedSource {
 }
 
 impl AttestedSource {
-    /// What it says about itself, if it does now.
+    /// Its description of itself, if it responds.
     pub async fn described(&self) -> Option<GetMetaResponse> {
         described(&self.connection).await
     }
@@ -135,10 +138,10 @@ async fn open<E>(
     opened.map_err(|error| SourceError::unconnected(error, url, method))
 }
 
-/// What the certificate of the source proves: it is one of a KMS, and its attestation verifies and covers its key.
+/// Verifies the certificate of the source: it is that of a KMS, and its attestation covers its key.
 async fn verify<E>(source: &Connection, verifier: &Verifier) -> Result<Verified, SourceError<E>> {
     let certificate = source.server_certificate();
-    // An app's certificate is named as such, with an attestation or without.
+    // An app's certificate is reported as such, with or without an attestation.
     let marked = match server::kms_certificate(certificate) {
         Err(ServerError::Usage(usage)) if usage == ONBOARDING_USAGE => return Err(SourceError::NoKeys),
         Err(error @ (ServerError::Usage(_) | ServerError::App)) => return Err(SourceError::NotAKms(error)),
@@ -152,7 +155,7 @@ async fn verify<E>(source: &Connection, verifier: &Verifier) -> Result<Verified,
     verifier.verify(&evidence, binding).await.map_err(SourceError::Attestation)
 }
 
-/// Requires that the source's certificate is issued by the root CA that it gives to guests.
+/// Requires that the source's certificate is issued by the root CA that it shows to guests.
 fn issued_by<E>(certificate: &[u8], root: &str) -> Result<(), SourceError<E>> {
     let root = tls::single_certificate(root).map_err(|_| SourceError::RootCa)?;
     let anchor = webpki::anchor_from_trusted_cert(&root).map_err(|_| SourceError::RootCa)?;
@@ -168,8 +171,8 @@ fn issued_by<E>(certificate: &[u8], root: &str) -> Result<(), SourceError<E>> {
         .map_err(SourceError::OtherRoot)
 }
 
-/// What the source says about its keys. A source that does not answer now says nothing, and is not refused for it: this
-/// finds mistakes, it proves nothing that the pinned connection does not.
+/// The source's description of its keys. It is optional: it finds mistakes, but proves nothing beyond the
+/// pinned connection.
 async fn described(source: &Connection) -> Option<GetMetaResponse> {
     let answer: Result<GetMetaResponse, CallError> = source.call_within(META_TIMEOUT, "GetMeta", &()).await;
     answer.inspect_err(|error| tracing::warn!(%error, "the source KMS does not describe itself")).ok()

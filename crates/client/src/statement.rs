@@ -1,4 +1,5 @@
-//! What the secp256k1 root key of a KMS signs, and who signed it. `src/keys/statement.rs` of the server is the other side.
+//! The statements that the secp256k1 root key of a KMS signs, and their signers. The server's side is
+//! `src/keys/statement.rs`.
 
 use std::fmt;
 use std::str::FromStr;
@@ -9,9 +10,9 @@ use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use secp256k1::{Message, PublicKey, SecretKey};
 use sha3::{Digest as _, Keccak256};
 
-/// Length of a recoverable signature: r ‖ s ‖ v.
+/// The length of a recoverable signature: r ‖ s ‖ v.
 const SIGNATURE_BYTES: usize = 65;
-/// Length of a compressed public key.
+/// The length of a compressed public key.
 const KEY_BYTES: usize = 33;
 
 const ENV_KEY: &[u8] = b"dstack-env-encrypt-pubkey";
@@ -20,16 +21,16 @@ const LOG_KEY: &[u8] = b"cvm-kms-log-key-v1";
 /// The misspelling is part of the protocol (docs/compatibility.md).
 const BOOTSTRAP_KEYS: &str = "dstack-kms-genereted-keys-v1:";
 
-/// A secp256k1 public key, SEC1 compressed: the name of whoever signs with it.
+/// A secp256k1 public key, SEC1 compressed, which identifies a signer.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Signer([u8; KEY_BYTES]);
 
-/// Bytes or text that are not a compressed secp256k1 public key.
+/// Not a compressed secp256k1 public key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("not a compressed secp256k1 public key: 66 hexadecimal digits that start with 02 or 03")]
 pub struct NotASigner;
 
-/// Why a signature names nobody.
+/// Why a signature has no signer.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
     /// Another length.
@@ -44,7 +45,7 @@ pub enum SignatureError {
 }
 
 impl Signer {
-    /// The key in its raw form.
+    /// The key as bytes.
     pub fn as_bytes(&self) -> &[u8; KEY_BYTES] {
         &self.0
     }
@@ -89,7 +90,8 @@ impl fmt::Debug for Signer {
     }
 }
 
-/// Who signed that `public_key` encrypts the environment of an app, at a time (Unix seconds).
+/// The signer of the statement that `public_key` encrypts the environment of an app, at a time (Unix
+/// seconds).
 ///
 /// `Keccak-256("dstack-env-encrypt-pubkey:" ‖ app_id ‖ u64be(timestamp) ‖ public_key)`
 pub fn env_key_signer(
@@ -101,7 +103,7 @@ pub fn env_key_signer(
     recover(digest(ENV_KEY, &[app_id.as_ref(), &timestamp.to_be_bytes(), public_key]), signature)
 }
 
-/// As [`env_key_signer`], in the older form without a time: it never becomes stale.
+/// Like [`env_key_signer`], in the older form without a time, which can be replayed forever.
 ///
 /// `Keccak-256("dstack-env-encrypt-pubkey:" ‖ app_id ‖ public_key)`
 pub fn timeless_env_key_signer(
@@ -112,23 +114,25 @@ pub fn timeless_env_key_signer(
     recover(digest(ENV_KEY, &[app_id.as_ref(), public_key]), signature)
 }
 
-/// Who signed that `key` is the secp256k1 key of an app.
+/// The signer of the statement that `key` is the secp256k1 key of an app.
 ///
 /// `Keccak-256("dstack-kms-issued:" ‖ app_id ‖ key)`
 pub fn app_key_signer(app_id: AppId, key: &Signer, signature: &[u8]) -> Result<Signer, SignatureError> {
     recover(digest(APP_KEY, &[app_id.as_ref(), key.as_bytes()]), signature)
 }
 
-/// Who signed that `log_key` (the text of a C2SP verifier key) signs the log of one of its nodes.
+/// The signer of the statement that `log_key` (a C2SP verifier key as text) signs the log of one of its
+/// nodes.
 ///
 /// `Keccak-256("cvm-kms-log-key-v1:" ‖ log_key)`
 pub fn log_key_signer(log_key: &str, signature: &[u8]) -> Result<Signer, SignatureError> {
     recover(digest(LOG_KEY, &[log_key.as_bytes()]), signature)
 }
 
-/// Report data of the evidence over new root keys.
+/// The report data of the evidence over new root keys.
 ///
-/// `Keccak-256("dstack-kms-genereted-keys-v1:" ‖ hex(root CA SPKI DER) ‖ ";" ‖ hex(k256 key) ‖ ";")`, then 32 zero bytes.
+/// `Keccak-256("dstack-kms-genereted-keys-v1:" ‖ hex(root CA SPKI DER) ‖ ";" ‖ hex(k256 key) ‖ ";")`, then 32
+/// zero bytes.
 pub fn bootstrap_report_data(ca_spki: &[u8], k256_public: &Signer) -> ReportData {
     let content = format!("{BOOTSTRAP_KEYS}{};{k256_public};", hex::encode(ca_spki));
     let mut report_data = ReportData::ZERO;

@@ -1,4 +1,4 @@
-//! A small TLS server for the tests: certificates as asked, answers as told. the tests of `kmsctl` use it too.
+//! A small TLS server for tests, with chosen certificates and responses. The tests of `kmsctl` use it too.
 #![allow(dead_code)]
 
 use std::{
@@ -50,7 +50,7 @@ pub(crate) struct Authority {
     pub(crate) temp_pem: String,
 }
 
-/// What a test server shows in its certificate.
+/// The certificate of a test server.
 #[derive(Clone)]
 pub(crate) struct Leaf {
     pub(crate) key: Arc<P256Key>,
@@ -59,14 +59,14 @@ pub(crate) struct Leaf {
     pub(crate) evidence: Option<Vec<u8>>,
     /// Signs the handshake instead of the certificate's key: an impostor with a copied certificate.
     pub(crate) impostor: Option<Arc<P256Key>>,
-    /// What is sent behind the certificate, DER.
+    /// Certificates sent after the leaf, DER.
     pub(crate) intermediates: Vec<Vec<u8>>,
     /// Issues the certificate instead of the root.
     pub(crate) issuer: Option<Arc<(P256Key, Vec<u8>)>>,
 }
 
 impl Leaf {
-    /// As a KMS on loopback shows, without attestation.
+    /// The leaf of a KMS on loopback, without attestation.
     pub(crate) fn kms() -> Self {
         Self {
             key: Arc::new(P256Key::generate()),
@@ -88,7 +88,7 @@ impl Authority {
         Self { root, root_pem, temp, temp_pem }
     }
 
-    /// The answer to `GetTempCaCert`.
+    /// The response of `GetTempCaCert`.
     pub(crate) fn temp_ca_answer(&self) -> Value {
         json!({
             "temp_ca_cert": self.temp_pem,
@@ -118,7 +118,7 @@ impl Authority {
     }
 }
 
-/// A CA certificate under its own name, DER. Those of one name look alike to a path search.
+/// A self-signed CA certificate, DER. All have the same name, so path search cannot tell them apart.
 pub(crate) fn look_alike(key: &P256Key) -> Vec<u8> {
     certificate::self_signed(&spec("look alike", Role::Ca { path_len: 255 }), key).expect("CA")
 }
@@ -142,7 +142,7 @@ fn spec(common_name: &str, role: Role) -> CertificateSpec<'_> {
     }
 }
 
-/// A simulated TDX machine with a CVM on it, and what its software needs.
+/// A simulated TDX machine with a CVM, and what its software needs.
 pub(crate) struct World {
     pub(crate) attester: Attester,
     pub(crate) verifier: Verifier,
@@ -157,7 +157,7 @@ impl World {
         Self::with(|cvm| cvm).await
     }
 
-    /// As [`World::start`], with another CVM.
+    /// Like [`World::start`], with another CVM.
     pub(crate) async fn with(describe: impl FnOnce(CvmBuilder) -> CvmBuilder) -> Self {
         let platform = Platform::from_seed(b"kms-client tests");
         let pccs = PccsServer::start(&platform).await.expect("collateral server");
@@ -170,7 +170,7 @@ impl World {
         Self { attester, verifier: Verifier::new(anchors, cache), platform, cvm, agent, pccs }
     }
 
-    /// The leaf of a KMS with an attestation of its key.
+    /// The leaf of a KMS, with an attestation of its key.
     pub(crate) fn attested_leaf(&self) -> Leaf {
         let leaf = Leaf::kms();
         let evidence = self.cvm.evidence(ReportData::ra_tls(&leaf.key.spki_der()));
@@ -178,7 +178,7 @@ impl World {
     }
 }
 
-/// One call as the server sees it.
+/// One call, as received by the server.
 pub(crate) struct Call {
     pub(crate) method: String,
     pub(crate) target: String,
@@ -188,11 +188,11 @@ pub(crate) struct Call {
     pub(crate) authorization: Option<String>,
     /// The client's certificate, DER.
     pub(crate) client: Option<Vec<u8>>,
-    /// Which connection, from 0.
+    /// The number of the connection, from 0.
     pub(crate) connection: usize,
 }
 
-/// What the server does about it.
+/// The server's reaction.
 pub(crate) enum Reply {
     Json(Value),
     Status(u16, Vec<u8>),
@@ -214,7 +214,8 @@ impl Drop for TestServer {
 }
 
 impl TestServer {
-    /// A server whose first connection shows the first leaf, the second the second, and so on; the last one stays.
+    /// A server whose first connection shows the first leaf, the second connection the second, and so on; the
+    /// last one repeats.
     pub(crate) async fn start(
         authority: Arc<Authority>,
         leaves: &[Leaf],
@@ -249,13 +250,13 @@ impl TestServer {
         Self { url, authority, connections, task }
     }
 
-    /// A KMS on both protocols that answers every call the same way.
+    /// A KMS with both protocols that gives every call the same reply.
     pub(crate) async fn answering(reply: impl Fn() -> Reply + Send + Sync + 'static) -> Self {
         Self::start(Arc::new(Authority::new()), &[Leaf::kms()], &["h2", "http/1.1"], move |_, _| reply())
             .await
     }
 
-    /// A checked connection to it.
+    /// A verified connection to it.
     pub(crate) async fn connect(&self) -> Connection {
         Connection::open(&self.url, Trust::RootCa(&self.authority.root_pem), None).await.expect("connection")
     }
@@ -289,7 +290,7 @@ async fn answer(
     Ok(response)
 }
 
-/// Accepts what a KMS does: certificates of the temporary CA, and any with an attestation.
+/// Accepts the same client certificates as a KMS: those of the temporary CA, and any with an attestation.
 #[derive(Debug)]
 struct Clients(Arc<dyn ClientCertVerifier>);
 

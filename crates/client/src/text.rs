@@ -1,9 +1,9 @@
-//! Texts of people and for people: durations, foreign text made safe to print, errors with all that caused them.
+//! Texts from and for people: durations, untrusted text made safe to print, errors with their causes.
 
 use std::error::Error;
 use std::time::Duration;
 
-/// Longest part kept, in characters.
+/// The longest text that is kept, in characters.
 pub(crate) const MAX_CHARS: usize = 512;
 
 /// One line of at most [`MAX_CHARS`] characters without control characters.
@@ -11,7 +11,7 @@ pub(crate) fn printable(foreign: &str) -> String {
     foreign.trim().chars().take(MAX_CHARS).map(|c| if c.is_control() { ' ' } else { c }).collect()
 }
 
-/// An error with everything that caused it, `a: b: c`. A cause whose text stands there already is not repeated.
+/// An error with its causes, `a: b: c`. A cause whose text was already printed is not repeated.
 pub fn causes(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
@@ -26,7 +26,7 @@ pub fn causes(error: &dyn Error) -> String {
     text
 }
 
-/// The duration of a text such as `90s`, `30m`, `8h` or `7d`: digits and one unit.
+/// Parses a duration such as `90s`, `30m`, `8h` or `7d`: digits and one unit.
 pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = text.split_at_checked(text.len().checked_sub(1)?)?;
     let seconds = match unit {

@@ -1,7 +1,7 @@
-//! TLS: which server a connection accepts, and what certificate the client shows.
+//! TLS: which server a connection accepts, and which certificate the client shows.
 //!
-//! Every configuration is built for one connection: no session is resumed, so a check made here cannot be skipped by a
-//! ticket from a connection that was checked less.
+//! Every configuration is used for one connection: no session is resumed, so no ticket from a connection with
+//! weaker checks can skip those made here.
 
 use std::sync::Arc;
 
@@ -17,22 +17,22 @@ use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName, UnixTime};
 use webpki::EndEntityCert;
 
-/// Which server is accepted.
+/// Which servers are accepted.
 #[derive(Clone, Copy, Debug)]
 pub enum Trust<'a> {
-    /// Any server that holds the key of the certificate it shows. The certificate is kept for the caller to judge
-    /// ([`crate::Connection::server_certificate`]); until then nothing is known about the other side.
+    /// Any server that holds the key of its certificate. The caller must check the certificate
+    /// ([`crate::Connection::server_certificate`]); until then the server is unknown.
     DangerousAnyServer,
-    /// A certificate that chains to this root CA (PEM, exactly one certificate) and names the host of the URL. At most
-    /// two intermediates of together 16 KiB are accepted.
+    /// A certificate that chains to this root CA (PEM, exactly one certificate) and names the host of the
+    /// URL. At most two intermediates of together 16 KiB are accepted.
     RootCa(&'a str),
     /// A certificate that chains to a public CA (Mozilla's list, built in) and names the host of the URL.
     PublicRoots,
-    /// A certificate over exactly this public key (SubjectPublicKeyInfo DER): the key that was attested before.
+    /// A certificate over exactly this public key (SubjectPublicKeyInfo DER), which was attested before.
     PublicKey(&'a [u8]),
 }
 
-/// The certificate and key that the client shows when the server asks for them.
+/// The certificate and key that the client shows on request.
 pub struct ClientIdentity {
     certificate: CertificateDer<'static>,
     key: P256Key,
@@ -55,13 +55,13 @@ impl ClientIdentity {
     }
 }
 
-/// Why no TLS configuration could be made.
+/// Why there is no TLS configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum TlsConfigError {
     /// The root CA is not exactly one certificate in PEM that can anchor a chain.
     #[error("the root CA is not exactly one CA certificate in PEM")]
     RootCa,
-    /// The client certificate and key do not work together.
+    /// Client certificate and key do not match.
     #[error("the client certificate cannot be used: {0}")]
     Identity(#[source] TlsError),
     /// The cryptography library lacks the protocol versions.
@@ -93,7 +93,7 @@ pub(crate) fn client_config(
     Ok(config)
 }
 
-/// The next step of a configuration: only servers that `trust` accepts.
+/// Adds the check that only servers accepted by `trust` pass.
 fn accepting(
     builder: ConfigBuilder<ClientConfig, WantsVerifier>,
     trust: Trust<'_>,
@@ -115,7 +115,7 @@ fn accepting(
     Ok(builder.dangerous().with_custom_certificate_verifier(Arc::new(KeyHolder { expected, algorithms })))
 }
 
-/// The one certificate in a PEM text.
+/// The only certificate in a PEM text.
 pub(crate) fn single_certificate(pem: &str) -> Result<CertificateDer<'static>, TlsConfigError> {
     let mut certificates = CertificateDer::pem_slice_iter(pem.as_bytes());
     match (certificates.next(), certificates.next()) {
@@ -124,13 +124,13 @@ pub(crate) fn single_certificate(pem: &str) -> Result<CertificateDer<'static>, T
     }
 }
 
-/// The public key of a certificate (SubjectPublicKeyInfo DER), by the parser that also checks the handshake's signature:
-/// one reading of the certificate decides both.
+/// The public key of a certificate (SubjectPublicKeyInfo DER), by the parser that also verifies the
+/// handshake's signature, so that both see the same key.
 pub(crate) fn public_key_of(certificate: &CertificateDer<'_>) -> Result<Vec<u8>, webpki::Error> {
     Ok(EndEntityCert::try_from(certificate)?.subject_public_key_info().as_ref().to_vec())
 }
 
-/// Accepts a server that holds the key of its certificate, whoever issued it and whatever name it carries.
+/// Accepts a server that holds the key of its certificate, whatever its issuer and name.
 #[derive(Debug)]
 struct KeyHolder {
     /// Only this public key, if given.

@@ -1,4 +1,4 @@
-//! The address of a KMS: an `https` URL, with or without `/prpc`, with or without trailing slashes.
+//! The URL of a KMS: `https`, with or without `/prpc`, with or without trailing slashes.
 
 use std::fmt;
 use std::net::IpAddr;
@@ -8,12 +8,12 @@ use http::Uri;
 use http::uri::{Authority, PathAndQuery, Scheme};
 use rustls_pki_types::ServerName;
 
-/// Longer URLs are refused: longer than any real one, short enough to print.
+/// The longest URL: longer than any real one, short enough to print.
 const MAX_LENGTH: usize = 1024;
 const DEFAULT_PORT: u16 = 443;
 const SUFFIX: &str = "/prpc";
 
-/// Where a KMS is reached. The path always ends in `/prpc`.
+/// The URL of a KMS. The path always ends in `/prpc`.
 #[derive(Clone, PartialEq, Eq, Hash)]
 pub struct KmsUrl {
     authority: Authority,
@@ -28,7 +28,7 @@ pub enum UrlError {
     /// Not a URL at all, or one without host.
     #[error("not a URL: expected https://host[:port][/path]")]
     Malformed,
-    /// Another scheme: keys never travel in clear.
+    /// Another scheme: keys are never sent over plain HTTP.
     #[error("the URL of a KMS starts with https://")]
     NotHttps,
     /// User name or password in the URL.
@@ -64,17 +64,17 @@ impl KmsUrl {
         self.port
     }
 
-    /// The same place at another port.
+    /// The same URL with another port.
     pub(crate) fn at_port(&self, port: u16) -> Result<Self, UrlError> {
         format!("https://{}:{port}{}", self.authority.host(), self.base).parse()
     }
 
-    /// `/…` outside of the methods.
+    /// `/…` outside the methods.
     pub(crate) fn path(&self, path: &str) -> Option<PathAndQuery> {
         format!("{}{path}", self.base.strip_suffix(SUFFIX).unwrap_or_default()).parse().ok()
     }
 
-    /// Where the port was not named, another default.
+    /// The port, or another default if none is given.
     pub(crate) fn port_or(&self, default: u16) -> u16 {
         if self.authority.port().is_some() { self.port } else { default }
     }
@@ -102,7 +102,7 @@ impl FromStr for KmsUrl {
         if text.len() > MAX_LENGTH {
             return Err(UrlError::TooLong);
         }
-        // `Uri` drops fragments without a word.
+        // `Uri` silently drops fragments.
         if text.contains(['?', '#']) {
             return Err(UrlError::Query);
         }

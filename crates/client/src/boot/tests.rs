@@ -1,4 +1,4 @@
-//! Boots against test servers that are, and are not, what a guest may trust.
+//! Boots from test servers that a guest may trust, and from others.
 
 use std::sync::{Arc, Mutex};
 
@@ -13,10 +13,10 @@ use crate::testing::{Authority, Leaf, Reply, TestServer, World};
 
 const VM_CONFIG: &str = r#"{"spec_version":1}"#;
 
-/// Method and client certificate of each call.
+/// The method and client certificate of each call.
 type Log = Arc<Mutex<Vec<(String, Option<Vec<u8>>)>>>;
 
-/// A KMS that releases keys, altered; and the calls it got.
+/// A KMS that releases keys, possibly altered, and the calls it received.
 struct Kms {
     server: TestServer,
     calls: Log,

@@ -1,19 +1,19 @@
-//! `app-compose.json`, the file that an app's deployer writes and whose hash is the app: what it says about the
-//! environment.
+//! `app-compose.json`, the file that a deployer writes and whose hash identifies the app: its settings about
+//! the environment.
 
 use serde_json::Value;
 
-/// A larger file is not one.
+/// The largest file that is read.
 pub const MAX_BYTES: usize = 8 << 20;
 
-/// What the file says about the environment.
+/// The settings about the environment.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AppCompose {
-    /// Names of the variables that guests pass on; the others they drop.
+    /// The variables that guests pass on; they drop all others.
     allowed_envs: Option<Vec<String>>,
-    /// Whether the guest asks a KMS for its keys.
+    /// Whether the guest requests its keys from a KMS.
     kms_enabled: Option<bool>,
-    /// Newer files name the provider of the keys instead.
+    /// Whether the key provider is a KMS, which newer files state instead.
     names_kms: bool,
 }
 
@@ -25,43 +25,43 @@ pub enum AppComposeError {
         "line {line}, column {column}: not JSON; app-compose.json is, and a docker-compose file is a text in it"
     )]
     Json {
-        /// Of the first bad character.
+        /// Line of the first invalid character, from 1.
         line: usize,
-        /// Of the first bad character.
+        /// Column of the first invalid character.
         column: usize,
     },
     /// JSON, but not an object.
     #[error("not a JSON object, as app-compose.json is")]
     NotAnObject,
-    /// The file for docker, not the one for the guest.
+    /// A docker-compose file instead of the guest's.
     #[error("a docker-compose file; app-compose.json has it as the text docker_compose_file")]
     DockerCompose,
-    /// A key of the wrong type.
+    /// A key has the wrong type.
     #[error("{key} must be {expected}")]
     Field {
         /// Its name.
         key: &'static str,
-        /// The type it must have.
+        /// The type that it must have.
         expected: &'static str,
     },
 }
 
-/// What the deployer may not have meant.
+/// A setting that may be a mistake.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum ComposeDoubt {
     /// The variable is not listed.
     #[error("allowed_envs does not list {0}, so the guest drops it")]
     Dropped(String),
-    /// None is listed.
+    /// There is no list.
     #[error("there is no allowed_envs, so the guest drops every variable")]
     NoList,
-    /// The guest asks no KMS.
+    /// The guest uses no KMS.
     #[error("kms_enabled is false, so the guest asks no KMS for the key that decrypts this")]
     KmsDisabled,
 }
 
 impl AppCompose {
-    /// Reads the file.
+    /// Parses the file.
     ///
     /// # Errors
     /// [`AppComposeError`].

@@ -1,4 +1,4 @@
-//! `.env` files: `NAME=value` lines, read with the meaning that `vmm-cli.py` gives them, and what is wrong with them.
+//! `.env` files: `NAME=value` lines with the meaning that `vmm-cli.py` gives them, and likely mistakes.
 
 use std::fmt;
 
@@ -6,12 +6,12 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::python;
 
-/// A larger file is not an environment.
+/// The largest file that is read.
 pub const MAX_BYTES: usize = 1 << 20;
-/// More variables than any app has.
+/// The most variables.
 pub const MAX_VARIABLES: usize = 4096;
 
-/// Names and values, in the order in which the names first appear. Values are wiped when dropped.
+/// Names and values, in the order of each name's first line. Values are wiped when dropped.
 #[derive(Default)]
 pub struct Environment {
     variables: Vec<Variable>,
@@ -28,34 +28,34 @@ impl Drop for Variable {
     }
 }
 
-/// What a file says, and what its author may not have meant.
+/// The content of a file, and likely mistakes.
 pub struct Reading {
     /// The variables.
     pub environment: Environment,
-    /// Lines that mean something else than they seem to.
+    /// Lines that may mean something else than intended.
     pub doubts: Vec<Doubt>,
 }
 
-/// A line that is accepted as `vmm-cli.py` accepts it, but looks as if it were meant otherwise.
+/// A line that is accepted, as `vmm-cli.py` does, but may not mean what its author intended.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Doubt {
-    /// Counted from 1.
+    /// The line number, from 1.
     pub line: usize,
     /// What it means.
     pub meaning: Meaning,
 }
 
-/// What such a line means.
+/// The meaning of such a line.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Meaning {
-    /// Quotes around a value are part of it.
+    /// The quotes around the value are part of it.
     QuotesStay,
-    /// A name that came before: the later value counts.
+    /// The name occurred before: the later value is used.
     Replaces {
-        /// Its first line.
+        /// The first line with the name.
         earlier: usize,
     },
-    /// A `#` after the value is part of it.
+    /// The `#` after the value is part of it.
     CommentStays,
 }
 
@@ -70,7 +70,7 @@ impl fmt::Display for Doubt {
     }
 }
 
-/// Why text is not an environment. Never holds a value.
+/// Why text is not an environment. Contains no value.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DotenvError {
     /// Longer than [`MAX_BYTES`].
@@ -79,13 +79,13 @@ pub enum DotenvError {
     /// More than [`MAX_VARIABLES`].
     #[error("line {line}: more than {MAX_VARIABLES} variables")]
     TooMany {
-        /// Counted from 1.
+        /// The line number, from 1.
         line: usize,
     },
-    /// A line that is wrong.
+    /// An invalid line.
     #[error("line {line}: {problem}")]
     Line {
-        /// Counted from 1.
+        /// The line number, from 1.
         line: usize,
         /// What is wrong.
         problem: Problem,
@@ -95,16 +95,16 @@ pub enum DotenvError {
 /// What is wrong with a line.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Problem {
-    /// No `=`. `vmm-cli.py` skips such lines without a word.
+    /// No `=`. `vmm-cli.py` silently skips such lines.
     #[error("not NAME=value: there is no =")]
     NoAssignment,
     /// Nothing before `=`.
     #[error("no name before =")]
     NoName,
-    /// A shell's `export`.
+    /// An `export`, as in a shell script.
     #[error("remove `export`: the line is not run by a shell")]
     Export,
-    /// A name that no environment can have.
+    /// A name that an environment cannot have.
     #[error("a name has no white space and no control characters")]
     Name,
     /// A zero byte in a value.
@@ -116,11 +116,11 @@ pub enum Problem {
 }
 
 impl Environment {
-    /// Reads a `.env` file.
+    /// Parses a `.env` file.
     ///
-    /// As `vmm-cli.py`: white space around names and values does not count; empty lines and lines that start with `#`
-    /// are skipped; quotes and later `#` are part of the value; the last value of a name counts, in the place of its
-    /// first. What `vmm-cli.py` skips or garbles silently is an error here.
+    /// Like `vmm-cli.py`: white space around names and values is removed; empty lines and lines that start
+    /// with `#` are skipped; quotes and a later `#` are part of the value; the last value of a name is used,
+    /// in the place of the first. What `vmm-cli.py` silently skips or corrupts is an error here.
     pub fn parse(text: &str) -> Result<Reading, DotenvError> {
         if text.len() > MAX_BYTES {
             return Err(DotenvError::TooLong);
@@ -165,7 +165,7 @@ impl Environment {
         Ok(Reading { environment, doubts })
     }
 
-    /// Reads the plaintext of an encrypted environment.
+    /// Parses the plaintext of an encrypted environment.
     pub fn from_json(plaintext: &[u8]) -> Result<Self, serde_json::Error> {
         #[derive(serde::Deserialize)]
         struct Plaintext {
@@ -183,7 +183,7 @@ impl Environment {
 
     /// `{"env": [{"key": "NAME", "value": "text"}, …]}`, byte for byte as Python's `json.dumps` writes it.
     pub fn to_json(&self) -> Zeroizing<String> {
-        // The worst character takes twelve bytes; growing would leave copies behind.
+        // A character takes at most twelve bytes; growing would leave copies in memory.
         let room =
             self.variables.iter().map(|variable| 12 * (variable.name.len() + variable.value.len()) + 32);
         let mut json = Zeroizing::new(String::with_capacity(32 + room.sum::<usize>()));
@@ -199,7 +199,7 @@ impl Environment {
         json
     }
 
-    /// As a `.env` file, or the name of the first variable that such a file cannot hold.
+    /// As a `.env` file, or the name of the first variable that such a file cannot express.
     pub fn to_dotenv(&self) -> Result<Zeroizing<String>, &str> {
         let room = self.variables.iter().map(|variable| variable.name.len() + variable.value.len() + 2);
         let mut text = Zeroizing::new(String::with_capacity(room.sum::<usize>()));

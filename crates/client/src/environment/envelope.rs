@@ -1,19 +1,20 @@
-//! Encrypted environments: `ephemeral X25519 public key (32) ‖ nonce (12) ‖ AES-256-GCM ciphertext and tag (16)`.
+//! Encrypted environments:
+//! `ephemeral X25519 public key (32) ‖ nonce (12) ‖ AES-256-GCM ciphertext and tag (16)`.
 //!
-//! The raw shared secret is the AES key, and nothing is authenticated besides: anyone can encrypt for an app. That is the
-//! protocol (docs/compatibility.md).
+//! The raw shared secret is the AES key, and the sender is not authenticated: anyone can encrypt for an app.
+//! The protocol requires both (docs/compatibility.md).
 
 use aws_lc_rs::aead::{AES_256_GCM, Aad, LessSafeKey, NONCE_LEN, Nonce, UnboundKey};
 use aws_lc_rs::agreement::{self, PrivateKey, UnparsedPublicKey, X25519};
 use zeroize::Zeroizing;
 
-/// Length of an X25519 key, public or secret.
+/// The length of an X25519 key, public or secret.
 pub const KEY_BYTES: usize = 32;
 const TAG_BYTES: usize = 16;
 const HEADER_BYTES: usize = KEY_BYTES + NONCE_LEN;
-/// The shortest envelope: of nothing.
+/// The length of an envelope with an empty plaintext.
 pub const MIN_BYTES: usize = HEADER_BYTES + TAG_BYTES;
-/// The longest envelope that is opened.
+/// The longest envelope that is decrypted.
 pub const MAX_BYTES: usize = 16 << 20;
 
 /// Why an environment cannot be encrypted or decrypted.
@@ -22,10 +23,10 @@ pub enum EnvelopeError {
     /// Too short or too long.
     #[error("an encrypted environment has {MIN_BYTES} to {MAX_BYTES} bytes, got {0}")]
     Length(usize),
-    /// A public key with which no secret can be agreed.
+    /// A public key that allows no key agreement, such as a point of small order.
     #[error("the public key is not one to encrypt to")]
     PublicKey,
-    /// Other key, or changed bytes.
+    /// Encrypted to another key, or modified.
     #[error("it was not encrypted to this key, or it was changed since")]
     Open,
 }
@@ -81,7 +82,7 @@ fn secret_key(secret: &[u8; KEY_BYTES]) -> Result<PrivateKey, EnvelopeError> {
 }
 
 fn agree(own: &PrivateKey, other: &[u8]) -> Result<LessSafeKey, EnvelopeError> {
-    // The library refuses points of small order, whose secret would be zero.
+    // The library rejects points of small order, whose shared secret would be zero.
     agreement::agree(own, UnparsedPublicKey::new(&X25519, other), EnvelopeError::PublicKey, |shared| {
         UnboundKey::new(&AES_256_GCM, shared).map(LessSafeKey::new).map_err(|_| EnvelopeError::PublicKey)
     })

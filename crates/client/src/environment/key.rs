@@ -1,4 +1,4 @@
-//! The public key to which the environment of an app is encrypted, once its signature and its age are checked.
+//! The public key to which an app's environment is encrypted, after its signature and age were checked.
 
 use kms_attest::identity::AppId;
 
@@ -6,32 +6,32 @@ use super::envelope;
 use crate::proto::PublicKeyResponse;
 use crate::statement::{SignatureError, Signer, env_key_signer, timeless_env_key_signer};
 
-/// An older statement may be one that was replayed.
+/// An older statement may be a replay.
 pub const MAX_AGE_SECONDS: u64 = 300;
-/// How far the clocks of the KMS and of the deployer may be apart.
+/// The accepted clock difference between KMS and deployer.
 pub const MAX_AHEAD_SECONDS: u64 = 60;
 
-/// A public key with a fresh signature. Whether the signer is to be believed is for the caller to decide.
+/// A public key with a fresh signature. The caller decides whether the signer is trusted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct EnvKey {
     /// X25519.
     pub public_key: [u8; envelope::KEY_BYTES],
-    /// Who signed it.
+    /// Its signer.
     pub signer: Signer,
-    /// When, Unix seconds.
+    /// When it was signed, Unix seconds.
     pub timestamp: u64,
 }
 
-/// Why an answer is not a key to encrypt to.
+/// Why a response does not contain a usable key.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EnvKeyError {
-    /// Another length.
+    /// A key of another length.
     #[error("public_key must be 32 bytes, got {0}")]
     PublicKey(usize),
-    /// Nothing that says when it was signed: a KMS before signature_v1, or a replay of its answer.
+    /// No time of signature: a KMS from before signature_v1, or a replay of its response.
     #[error("there is no signature_v1, so nothing says when the key was signed")]
     Unsigned,
-    /// Not a signature.
+    /// The signature is invalid.
     #[error("signature_v1: {0}")]
     Signature(#[from] SignatureError),
     /// Signed too long ago.
@@ -39,7 +39,7 @@ pub enum EnvKeyError {
         "the key was signed {age} s ago, at most {MAX_AGE_SECONDS} s are accepted: a replay, or a wrong clock"
     )]
     Stale {
-        /// Seconds.
+        /// Age in seconds.
         age: u64,
     },
     /// Signed in the future.
@@ -47,16 +47,16 @@ pub enum EnvKeyError {
         "the key was signed {ahead} s in the future, at most {MAX_AHEAD_SECONDS} s are accepted: a wrong clock"
     )]
     Future {
-        /// Seconds.
+        /// Difference in seconds.
         ahead: u64,
     },
-    /// The older signature names somebody else.
+    /// The older signature is by another signer.
     #[error("signature and signature_v1 are of different signers")]
     TwoSigners,
 }
 
 impl EnvKey {
-    /// Checks the answer to `GetAppEnvEncryptPubKey` for an app, at `now` (Unix seconds).
+    /// Checks the response of `GetAppEnvEncryptPubKey` for an app, at `now` (Unix seconds).
     pub fn verify(answer: &PublicKeyResponse, app_id: AppId, now: u64) -> Result<Self, EnvKeyError> {
         let Ok(public_key) = answer.public_key.as_slice().try_into() else {
             return Err(EnvKeyError::PublicKey(answer.public_key.len()));
@@ -87,7 +87,7 @@ impl EnvKey {
 mod tests {
     use super::*;
 
-    /// The answer of a vector, and what it is about.
+    /// The response in a vector, its app and its signer.
     fn answer() -> (PublicKeyResponse, AppId, Signer) {
         let vectors = crate::statement::tests::vectors();
         let cases = vectors["env_pubkey_signatures"].as_array().expect("list");
@@ -133,7 +133,7 @@ mod tests {
         let cut = PublicKeyResponse { signature_v1: vec![0; 64], ..answer.clone() };
         assert_eq!(verify(&cut, now), Err(EnvKeyError::Signature(SignatureError::Length(64))));
 
-        // A changed statement is one of a signer whom nobody knows.
+        // A modified statement has another, unknown signer.
         let later = PublicKeyResponse { timestamp: now + 1, signature: Vec::new(), ..answer.clone() };
         assert!(verify(&later, now).map_or(true, |key| key.signer != root));
         let other = PublicKeyResponse { timestamp: now + 1, ..answer.clone() };

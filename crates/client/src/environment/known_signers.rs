@@ -1,31 +1,31 @@
-//! Whose signature over an app's public key is believed: one line a KMS, as ssh keeps hosts.
+//! Trusted signers of app public keys: one line for each KMS, like the known hosts of ssh.
 
 use std::fmt;
 
 use crate::statement::{NotASigner, Signer};
 use crate::url::KmsUrl;
 
-/// A larger file is not a list of signers.
+/// The largest file that is read.
 pub const MAX_BYTES: usize = 1 << 20;
 
-/// The signers of a file, each with its line.
+/// The signers in a file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct KnownSigners {
     entries: Vec<Entry>,
 }
 
-/// One line.
+/// One line of the file.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Entry {
-    /// Counted from 1.
+    /// The line number, from 1.
     pub line: usize,
-    /// Of which KMS.
+    /// The KMS.
     pub kms: KmsName,
-    /// Who signs there.
+    /// Its signer.
     pub signer: Signer,
 }
 
-/// Which KMS an entry is about: `host:port`, in lower case.
+/// The name of a KMS: `host:port`, in lower case.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 pub struct KmsName(String);
 
@@ -35,36 +35,36 @@ pub enum KnownSignersError {
     /// Longer than [`MAX_BYTES`].
     #[error("longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// Not two words.
+    /// Fewer than two words.
     #[error("line {line}: expected host:port and a signer")]
     Words {
-        /// Counted from 1.
+        /// The line number, from 1.
         line: usize,
     },
     /// The first word is not `host:port`.
     #[error("line {line}: the KMS must be written as host:port")]
     Kms {
-        /// Counted from 1.
+        /// The line number, from 1.
         line: usize,
     },
     /// The second word is not a signer.
     #[error("line {line}: {problem}")]
     Signer {
-        /// Counted from 1.
+        /// The line number, from 1.
         line: usize,
         /// What is wrong.
         problem: NotASigner,
     },
 }
 
-/// What a list says about the signer of a KMS.
+/// What the list says about the signer of a KMS.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Standing<'a> {
-    /// It is the one known.
+    /// It is the known signer.
     Known,
-    /// None is known.
+    /// No signer is known for the KMS.
     New,
-    /// Others are known.
+    /// Other signers are known.
     Changed(Vec<&'a Entry>),
 }
 
@@ -91,8 +91,8 @@ impl fmt::Display for KmsName {
 }
 
 impl KnownSigners {
-    /// Reads a file: `host:port signer` lines, signers as 66 hexadecimal digits; what follows is a comment, and so are
-    /// lines that start with `#`.
+    /// Parses a file of `host:port signer` lines, with signers as 66 hexadecimal digits. The rest of a line
+    /// is a comment, and so is a line that starts with `#`.
     pub fn parse(text: &str) -> Result<Self, KnownSignersError> {
         if text.len() > MAX_BYTES {
             return Err(KnownSignersError::TooLong);
@@ -114,7 +114,7 @@ impl KnownSigners {
         Ok(Self { entries })
     }
 
-    /// What is known about the signer of a KMS. Several lines about one KMS are alternatives.
+    /// Looks up the signer of a KMS. Several lines for one KMS are alternatives.
     pub fn standing(&self, kms: &KmsName, signer: Signer) -> Standing<'_> {
         let known: Vec<&Entry> = self.of(kms).collect();
         if known.is_empty() {
@@ -138,7 +138,7 @@ impl KnownSigners {
     }
 }
 
-/// The line that makes a signer known.
+/// The line to add for a signer.
 pub fn line(kms: &KmsName, signer: Signer) -> String {
     format!("{kms} {signer}\n")
 }

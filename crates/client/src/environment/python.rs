@@ -1,6 +1,6 @@
-//! Two habits of Python's standard library that `vmm-cli.py` gives its files and its plaintext.
+//! Two behaviours of Python's standard library that `vmm-cli.py` inherits.
 
-/// What `str.strip` removes.
+/// Strips the same characters as `str.strip`.
 pub(super) fn strip(text: &str) -> &str {
     text.trim_matches(|c: char| c.is_whitespace() || ('\x1c'..='\x1f').contains(&c))
 }

@@ -1,4 +1,5 @@
-//! Everything that a proof needs, in one JSON document: it can be judged again later, elsewhere, without the KMS.
+//! Everything that a proof needs, in one JSON document: it can be verified again later, elsewhere, without
+//! the KMS.
 
 use std::collections::BTreeMap;
 
@@ -10,21 +11,22 @@ use serde_json::Value;
 
 use crate::proto::{GetMetaResponse, PublicKeyResponse};
 
-/// The form of the document.
+/// The format of the document.
 pub const FORMAT: &str = "kms-proof-1";
-/// A larger document is not one.
+/// The largest document that is read.
 pub const MAX_BYTES: usize = 8 << 20;
 
-/// What a KMS answered, and the vendor's collateral for its quotes.
+/// The responses of a KMS, and the vendor's collateral for its quotes.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Answers {
     format: String,
     /// The KMS.
     pub url: String,
-    /// When it answered, Unix seconds.
+    /// When they were collected, Unix seconds.
     pub taken_at: u64,
-    /// The certificate of its TLS server, PEM. Whoever made the document saw the server hold its key.
+    /// The certificate of its TLS server, PEM. The program that made the document has verified that the
+    /// server holds its key.
     pub server_certificate: Option<String>,
     /// `ca_cert` of `GetTempCaCert`, PEM.
     pub ca_cert: Option<String>,
@@ -34,27 +36,27 @@ pub struct Answers {
     pub env_key: Option<EnvKeyAnswer>,
     collateral: Option<Value>,
     bootstrap_collateral: Option<Value>,
-    /// Why a part is missing, by its name here.
+    /// Why a part is missing, by the name of its field.
     #[serde(default)]
     pub missing: BTreeMap<String, String>,
 }
 
-/// An answer about an app, with the app.
+/// A response about an app, with the app.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EnvKeyAnswer {
     /// 40 hexadecimal digits.
     app_id: String,
-    /// The answer.
+    /// The response.
     pub answer: PublicKeyResponse,
 }
 
 /// Which of the two quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Quote {
-    /// In the server's certificate.
+    /// The one in the server's certificate.
     Server,
-    /// Over the new root keys.
+    /// The one over the new root keys.
     Bootstrap,
 }
 
@@ -64,16 +66,16 @@ pub enum BundleError {
     /// Longer than [`MAX_BYTES`].
     #[error("longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// Not JSON of the form.
+    /// Not JSON of this format.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// Another form.
+    /// Another format.
     #[error("format is {0:?}, expected {FORMAT:?}")]
     Format(String),
 }
 
 impl Answers {
-    /// No answers yet.
+    /// A document without responses.
     pub(super) fn none(url: String, taken_at: u64) -> Self {
         Self {
             format: FORMAT.to_owned(),
@@ -89,7 +91,7 @@ impl Answers {
         }
     }
 
-    /// Reads a document.
+    /// Parses a document.
     pub fn parse(json: &[u8]) -> Result<Self, BundleError> {
         if json.len() > MAX_BYTES {
             return Err(BundleError::TooLong);
@@ -101,14 +103,14 @@ impl Answers {
         Ok(answers)
     }
 
-    /// Writes it.
+    /// Writes the document.
     pub fn to_json(&self) -> Result<Vec<u8>, serde_json::Error> {
         let mut json = serde_json::to_vec_pretty(self)?;
         json.push(b'\n');
         Ok(json)
     }
 
-    /// The collateral of a quote, if it is there.
+    /// The collateral of a quote, if present.
     pub fn collateral(&self, quote: Quote) -> Option<Result<Collateral, CollateralError>> {
         let json = match quote {
             Quote::Server => self.collateral.as_ref(),
@@ -118,7 +120,7 @@ impl Answers {
     }
 
     pub(super) fn keep_collateral(&mut self, quote: Quote, collateral: &Collateral) {
-        // Texts and bytes always have a JSON form.
+        // Strings and bytes always have a JSON form.
         let json = serde_json::to_value(collateral.parts()).ok();
         match quote {
             Quote::Server => self.collateral = json,
@@ -148,7 +150,7 @@ impl EnvKeyAnswer {
         Self { app_id: app_id.to_string(), answer }
     }
 
-    /// The app.
+    /// The id of the app.
     pub fn app_id(&self) -> Option<AppId> {
         AppId::try_from(hex::decode(&self.app_id).ok()?.as_slice()).ok()
     }

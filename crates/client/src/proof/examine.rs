@@ -1,4 +1,4 @@
-//! The judgement: pure, of answers, pins, roots and a time.
+//! The verdict: a pure function of answers, pins, roots and a time.
 
 use std::time::Duration;
 
@@ -14,7 +14,7 @@ use crate::server::{KMS_USAGE, kms_certificate};
 use crate::url::KmsUrl;
 use crate::{text, tls};
 
-/// Judges the answers at `now` (Unix seconds).
+/// Checks the responses at `now` (Unix seconds).
 pub fn examine(answers: &Answers, pins: &Pins, anchors: &TrustAnchors, now: u64) -> Report {
     let mut examination = Examination { answers, pins, anchors, now, steps: Vec::new(), quoted: None };
     let leaf = examination.certificate();
@@ -41,7 +41,7 @@ pub fn examine(answers: &Answers, pins: &Pins, anchors: &TrustAnchors, now: u64)
     }
 }
 
-/// A judgement under way.
+/// A report in progress.
 pub(super) struct Examination<'a> {
     pub(super) answers: &'a Answers,
     pub(super) pins: &'a Pins,
@@ -162,7 +162,7 @@ impl Root {
     }
 }
 
-/// Directly under the root: a KMS has no other place, and apps are one below.
+/// The leaf must be directly under the root, because an app's certificates are one level below.
 fn chains(leaf: &[u8], root: &Root, url: &KmsUrl, now: u64) -> Result<(), String> {
     let leaf = CertificateDer::from(leaf);
     let leaf = EndEntityCert::try_from(&leaf).map_err(|_| "the certificate cannot be read".to_owned())?;

@@ -1,4 +1,4 @@
-//! Asking a KMS, and its hardware vendor, for everything that a proof needs.
+//! Collects everything that a proof needs from a KMS and its hardware vendor.
 
 use kms_attest::collateral::{CollateralCache, CollateralError, ServiceFailure};
 use kms_attest::evidence::{Evidence, Platform};
@@ -8,8 +8,8 @@ use kms_attest::ra_tls;
 use super::answers::{Answers, EnvKeyAnswer, Quote};
 use crate::{Connection, KmsUrl, Trust, text};
 
-/// Asks. What cannot be had is missing from the answers, with the reason; `app_id` is the app whose public key is asked
-/// for. All calls go over the one connection whose certificate is kept.
+/// Collects the responses. A missing one is recorded with its reason. `app_id` is the app whose public key is
+/// requested. All calls use the one connection whose certificate is kept.
 pub async fn gather(url: &KmsUrl, collateral: &CollateralCache, app_id: AppId) -> Answers {
     let mut answers = Answers::none(url.to_string(), collateral.clock().now());
     let connection = match Connection::open(url, Trust::DangerousAnyServer, None).await {
@@ -59,7 +59,7 @@ async fn fetch(answers: &mut Answers, collateral: &CollateralCache, quote: Quote
     }
 }
 
-/// Which service gave nothing, and why.
+/// Which services failed, and why.
 fn unavailable(error: CollateralError, services: &[ServiceFailure]) -> String {
     match services {
         [] => error.to_string(),

@@ -1,4 +1,4 @@
-//! What a KMS must be: identities that are allowed, keys that are known, statuses that are accepted.
+//! What a KMS must match: allowed identities, known keys, accepted statuses.
 
 use kms_attest::identity::{AppId, AppInfo};
 use kms_attest::platform::tdx::image::lite;
@@ -8,23 +8,23 @@ use serde::Deserialize;
 
 use crate::statement::Signer;
 
-/// A larger file is not an allowlist.
+/// The largest allowlist that is read.
 pub const MAX_BYTES: usize = 4 << 20;
-/// What is accepted unless something else is asked for.
+/// The TCB status that is accepted by default.
 pub const UP_TO_DATE: &str = "UpToDate";
 
-/// What is known beforehand, and compared with what is proven.
+/// Known values that are compared with the proven ones.
 #[derive(Clone, Debug)]
 pub struct Pins {
-    /// TCB statuses accepted, in Intel's words.
+    /// Accepted TCB statuses, in Intel's words.
     pub tcb: Vec<String>,
-    /// TCB statuses accepted of the platform on which the root keys were made; `None`: the same.
+    /// Accepted TCB statuses of the platform that made the root keys; `None`: the same.
     pub bootstrap_tcb: Option<Vec<String>>,
-    /// Advisories accepted; `None`: they are shown and not judged.
+    /// Accepted advisories; `None`: shown but not checked.
     pub advisories: Option<Vec<String>>,
-    /// Advisories accepted of the platform on which the root keys were made; `None`: the same.
+    /// Accepted advisories of the platform that made the root keys; `None`: the same.
     pub bootstrap_advisories: Option<Vec<String>>,
-    /// Identities, one of which the KMS must have; none: not judged.
+    /// Identities, of which the KMS must have one; empty: not checked.
     pub identities: Vec<Identity>,
     /// Public key of the root CA.
     pub root: Option<RootPin>,
@@ -58,14 +58,14 @@ pub enum RootPin {
     Sha256([u8; 32]),
 }
 
-/// What is public about the keys that an app received.
+/// The public part of the keys that an app received.
 #[derive(Clone, Debug)]
 pub struct ReleasedKeys {
     /// The app.
     pub app_id: AppId,
     /// Its secp256k1 key.
     pub k256_key: Signer,
-    /// The root key's signature over it.
+    /// The signature of the root key over it.
     pub k256_signature: Vec<u8>,
     /// Its X25519 key for environments.
     pub env_public_key: [u8; 32],
@@ -73,11 +73,11 @@ pub struct ReleasedKeys {
     pub root_spki: Vec<u8>,
 }
 
-/// One identity: of each register that is listed, one of the values.
+/// One identity: for each listed register, its allowed values.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Identity {
-    /// What people call it.
+    /// A name for display.
     #[serde(default)]
     pub name: String,
     /// All registers and MRCONFIGID, MROWNER, MROWNERCONFIG, 32 bytes each.
@@ -92,7 +92,7 @@ pub struct Identity {
     pub compose_hash: Option<Values>,
 }
 
-/// 32-byte values, hex with or without `0x`; a single one needs no list.
+/// 32-byte values in hexadecimal, with or without `0x`; a single value needs no list.
 #[derive(Clone, Debug, PartialEq, Eq, Deserialize)]
 #[serde(try_from = "OneOrMore")]
 pub struct Values(pub Vec<[u8; 32]>);
@@ -123,19 +123,19 @@ impl TryFrom<OneOrMore> for Values {
     }
 }
 
-/// Why text is no allowlist.
+/// Why text is not an allowlist.
 #[derive(Debug, thiserror::Error)]
 pub enum PinsError {
     /// Longer than [`MAX_BYTES`].
     #[error("longer than {MAX_BYTES} bytes")]
     TooLong,
-    /// Not JSON of the form.
+    /// Not JSON of this format.
     #[error("{0}")]
     Json(#[from] serde_json::Error),
-    /// Nothing is allowed.
+    /// It is empty.
     #[error("there is no identity in it")]
     Empty,
-    /// An identity without anything that the hardware measures.
+    /// An identity without a value that the hardware measures.
     #[error(
         "identity {0}: mr_aggregated, mr_system or os_image_hash is needed: the rest is only as good as the OS"
     )]
@@ -143,7 +143,7 @@ pub enum PinsError {
 }
 
 impl Identity {
-    /// Reads an allowlist: one identity, or a list of them.
+    /// Parses an allowlist: one identity, or a list of them.
     pub fn parse_list(text: &str) -> Result<Vec<Self>, PinsError> {
         if text.len() > MAX_BYTES {
             return Err(PinsError::TooLong);
@@ -165,12 +165,12 @@ impl Identity {
         Ok(list)
     }
 
-    /// The identity whose registers aggregate to this.
+    /// The identity with this aggregated measurement.
     pub fn aggregated(mr_aggregated: [u8; 32]) -> Self {
         Self { mr_aggregated: Some(Values(vec![mr_aggregated])), ..Self::default() }
     }
 
-    /// The first part that differs.
+    /// The first value that differs.
     fn difference(&self, shown: &AppInfo, image: ImageProof) -> Option<String> {
         let parts: [(&str, &Option<Values>, &[u8]); 5] = [
             ("mr_aggregated", &self.mr_aggregated, &shown.mr_aggregated),
@@ -195,14 +195,14 @@ impl Identity {
     }
 }
 
-/// Whether the registers follow from the OS image that the configuration names.
+/// Whether the quote proves the OS image that the configuration names.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum ImageProof {
     Claimed,
     Proven,
 }
 
-/// Only the lite form can be checked without the image.
+/// Without the image only the lite form can be checked.
 pub(super) fn image_proof(verified: &Verified) -> ImageProof {
     let evidence = verified.evidence();
     let Ok(config) = VmConfig::effective("", &evidence.stack.config) else { return ImageProof::Claimed };
@@ -216,7 +216,7 @@ pub(super) fn image_proof(verified: &Verified) -> ImageProof {
     }
 }
 
-/// Which identity it has: its name, or why it has none of them.
+/// The name of the matching identity, or why none matches.
 pub(super) fn find<'a>(
     identities: &'a [Identity],
     shown: &AppInfo,

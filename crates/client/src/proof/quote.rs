@@ -1,4 +1,5 @@
-//! The steps about the quote in the server's certificate: is it genuine, what does it vouch for, and what runs there?
+//! The checks of the quote in the server's certificate: whether it is genuine, what it is bound to, and what
+//! it measures.
 
 use kms_attest::binding::ReportData;
 use kms_attest::collateral::{Collateral, platform_is_rooted};
@@ -17,7 +18,7 @@ use super::pins::{self, ImageProof};
 use super::{Check, Outcome, Quoted};
 use crate::{text, tls};
 
-/// TDATTRIBUTES that let others look in.
+/// The TDATTRIBUTES that permit debugging.
 const DEBUG_BYTE: u64 = 0xff;
 
 impl Examination<'_> {
@@ -43,7 +44,7 @@ impl Examination<'_> {
         }
     }
 
-    /// Everything that the quote in the certificate says.
+    /// The checks of the quote.
     pub(super) fn quote(&mut self, leaf: Option<&[u8]>, evidence: Option<&Evidence>) {
         const REST: [Check; 7] = [
             Check::QuoteGenuine,
@@ -54,7 +55,7 @@ impl Examination<'_> {
             Check::EventLog,
             Check::Measurements,
         ];
-        // The key by the reading of the certificate that also checked the handshake.
+        // The key as parsed by the code that also verified the handshake.
         let spki = leaf.and_then(|leaf| tls::public_key_of(&CertificateDer::from(leaf)).ok());
         let (Some(spki), Some(evidence)) = (spki, evidence) else {
             REST.iter().for_each(|check| self.not_checked(*check, "there is no quote"));
@@ -90,14 +91,15 @@ impl Examination<'_> {
         self.steps.iter().any(|step| step.step == check)
     }
 
-    /// The quote, if the vendor vouches for it.
+    /// The quote, if it is signed under the vendor's root.
     fn genuine(&mut self, evidence: &Evidence) -> Option<(VerifiedQuote, Collateral)> {
         let Platform::Tdx(tdx) = &evidence.platform else {
             let kind = evidence.platform.tee_variant();
             self.failed(Check::QuoteGenuine, format!("verification of {kind} evidence is not supported"));
             return None;
         };
-        // Without any collateral, too: another vendor's platform is not one that could not be looked at.
+        // Checked even without collateral, because a platform of another vendor must fail instead of being
+        // unavailable.
         if let Err(error) = platform_is_rooted(&tdx.quote, self.anchors) {
             self.failed(Check::QuoteGenuine, error.to_string());
             return None;
@@ -180,8 +182,8 @@ impl Examination<'_> {
     }
 }
 
-/// What a refused quote means for the two checks that it concerns. The verifier looks at debug and isolation last, after
-/// every signature.
+/// What a rejected quote means for the two checks it concerns. The verifier checks debug and isolation last,
+/// after every signature.
 fn verdict_of(error: &TdxError, parsed: Option<&TdReport>) -> ((Outcome, String), Option<String>) {
     let isolation = matches!(
         error,
@@ -195,7 +197,8 @@ fn verdict_of(error: &TdxError, parsed: Option<&TdReport>) -> ((Outcome, String)
         let genuine = (Outcome::Passed, "signed by the vendor's platform".to_owned());
         return (genuine, Some(error.to_string()));
     }
-    // The verifier looks at levels of platform and module after every signature, at the quoting enclave's before the last.
+    // The verifier checks the levels of platform and module after every signature, and those of the quoting
+    // enclave before the last one.
     match error {
         TdxError::Unlisted { shortfall, .. } if shortfall.part() != TcbPart::QuotingEnclave => {
             ((Outcome::Passed, "signed by the vendor's platform".to_owned()), None)

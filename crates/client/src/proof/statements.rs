@@ -1,4 +1,4 @@
-//! The steps about the secp256k1 root key: where it comes from, and what it signs.
+//! The checks of the secp256k1 root key: its origin, and its signatures.
 
 use kms_attest::collateral::platform_is_rooted;
 use kms_attest::evidence::{Evidence, Platform};
@@ -14,7 +14,7 @@ use crate::proto::BootstrapResponse;
 use crate::statement::{Signer, app_key_signer, bootstrap_report_data};
 
 impl Examination<'_> {
-    /// The key that `GetMeta` names, attested or pinned or not.
+    /// The key in `GetMeta`: attested, pinned, or neither.
     pub(super) fn k256(&mut self, root_spki: Option<&[u8]>) -> Option<Signer> {
         let Some(meta) = &self.answers.meta else {
             self.note(Check::K256Attested, Outcome::Unavailable, self.answers.why("meta"));
@@ -49,7 +49,7 @@ impl Examination<'_> {
         Some(k256)
     }
 
-    /// The TCB status of the platform that vouched for the new keys.
+    /// The TCB status of the platform that attested the new keys.
     fn bootstrap(
         &self,
         info: &BootstrapResponse,
@@ -145,7 +145,7 @@ impl Examination<'_> {
                 "the answers were taken after the time at which they are judged",
             );
         }
-        // When the answers were taken is what whoever kept them says: fresh is only what is fresh now.
+        // The time of collection is only a claim of the document, so freshness is judged by the current time.
         let fresh = EnvKey::verify(&env_key.answer, app_id, self.now).is_ok();
         match EnvKey::verify(&env_key.answer, app_id, self.answers.taken_at) {
             Ok(key) if key.signer == k256 => {
@@ -161,7 +161,7 @@ impl Examination<'_> {
     }
 
     pub(super) fn released_keys(&mut self, k256: Option<Signer>, root_spki: Option<&[u8]>) {
-        // Without keys of an app there is nothing to say, not even that it was not checked.
+        // Without released keys this check is not listed at all.
         let Some(released) = &self.pins.released else { return };
         let Some(k256) = k256 else {
             return self.not_checked(Check::ReleasedKeys, "there is no k256 key");

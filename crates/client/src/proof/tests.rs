@@ -1,4 +1,4 @@
-//! Allowlists and documents: what they say, and what is wrong with them.
+//! Allowlists and documents: their meaning and their faults.
 
 use super::*;
 

@@ -1,4 +1,4 @@
-//! Why a source handed no root keys over, in words that say what to change.
+//! Why a source did not hand over its root keys, in words that say what to change.
 
 use std::error::Error as StdError;
 use std::io;
@@ -13,10 +13,10 @@ use crate::rpc::CallError;
 use crate::server::ServerError;
 use crate::url::KmsUrl;
 
-/// The call that shows our certificate.
+/// The call that uses our client certificate.
 const HANDOVER: &str = "GetKmsKey";
 
-/// Why the root keys were not received. The texts of the peer are kept where it has one: operators search for them
+/// Why the root keys were not received. Where the peer has a text it is kept, because operators search for it
 /// (docs/compatibility.md).
 #[derive(Debug, thiserror::Error)]
 pub enum SourceError<E> {
@@ -25,18 +25,18 @@ pub enum SourceError<E> {
     Connect {
         /// The source.
         url: Box<KmsUrl>,
-        /// The call for which the connection was needed.
+        /// The call that needed the connection.
         method: &'static str,
-        /// Why not.
+        /// The cause.
         source: ConnectError,
     },
-    /// No certificate to judge.
+    /// No certificate to check.
     #[error("Source KMS did not present a TLS certificate")]
     NoCertificate,
-    /// A copied certificate: whoever answers does not hold its key.
+    /// A copied certificate: the server does not hold its key.
     #[error("{method}: the server does not hold the private key of the certificate that it shows")]
     StolenCertificate {
-        /// The call for which the connection was needed.
+        /// The call that needed the connection.
         method: &'static str,
     },
     /// The certificate cannot be read.
@@ -45,10 +45,11 @@ pub enum SourceError<E> {
     /// The certificate is not that of a KMS: an app of the same root, for example.
     #[error("the source is not a KMS: {0}")]
     NotAKms(#[source] ServerError),
-    /// It has no keys itself.
+    /// It has no keys either.
     #[error("the source KMS has no keys yet: it is being onboarded itself")]
     NoKeys,
-    /// Nothing to verify: the source runs with `core.attest_rpc_cert = false`, or a proxy ends TLS in front of it.
+    /// Nothing to verify: the source runs with `core.attest_rpc_cert = false`, or behind a proxy that
+    /// terminates TLS.
     #[error("Source KMS certificate does not contain attestation")]
     NoAttestation,
     /// The attestation of the source does not verify.
@@ -60,10 +61,10 @@ pub enum SourceError<E> {
     /// The source names no usable root CA.
     #[error("GetTempCaCert: ca_cert is not exactly one CA certificate in PEM")]
     RootCa,
-    /// The certificate of the source is not of the cluster that it claims to belong to.
+    /// The certificate of the source does not belong to the cluster that it claims.
     #[error("the certificate of the source KMS is not issued by the root CA that it shows: {0}")]
     OtherRoot(#[source] webpki::Error),
-    /// The source refused a call, or its answer is none.
+    /// The source refused a call, or its response is invalid.
     #[error(transparent)]
     Call(CallError),
     /// The connection broke during a call.
@@ -71,19 +72,19 @@ pub enum SourceError<E> {
     Broken {
         /// The call.
         method: &'static str,
-        /// What the transport says.
+        /// The errors of the transport.
         causes: String,
     },
-    /// This machine could not prove itself.
+    /// This machine could not attest itself.
     #[error(transparent)]
     Identity(#[from] IdentityError),
-    /// The second connection met somebody else.
+    /// The server of the second connection is another one.
     #[error(
         "GetKmsKey: the server has another key than the source KMS that was attested on the first connection; use \
          the address of that one KMS, without a load balancer or proxy in between"
     )]
     OtherServer,
-    /// The source does not take the certificate that we showed it.
+    /// The source rejects our client certificate.
     #[error(
         "GetKmsKey: the source KMS refused the TLS certificate of this KMS ({0}); compare the clocks of both, and make \
          sure that one KMS answers at this address, not several that are unrelated"
@@ -101,18 +102,18 @@ pub enum SourceError<E> {
     /// The secp256k1 root key is not 32 bytes.
     #[error("Failed to parse ECDSA key")]
     K256Key,
-    /// A key is not the one that the same source showed.
+    /// A key differs from the one that the source showed.
     #[error("{key} does not belong to {shown} of the source KMS")]
     OtherKey {
         /// Which key.
         key: &'static str,
-        /// Where the source showed another.
+        /// Where the source showed it.
         shown: &'static str,
     },
 }
 
 impl<E> SourceError<E> {
-    /// Why there is no connection for a call, as far as it can be told apart.
+    /// The error for a failed connection, as specific as possible.
     pub(super) fn unconnected(error: ConnectError, url: &KmsUrl, method: &'static str) -> Self {
         let told = match &error {
             ConnectError::NoCertificate => Some(Self::NoCertificate),
@@ -121,7 +122,7 @@ impl<E> SourceError<E> {
                 Some(rustls::Error::InvalidCertificate(CertificateError::BadSignature)) => {
                     Some(Self::StolenCertificate { method })
                 }
-                // Only a pinned connection fails so.
+                // Only a pinned connection fails like this.
                 Some(rustls::Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure)) => {
                     Some(Self::OtherServer)
                 }
@@ -135,7 +136,7 @@ impl<E> SourceError<E> {
         told.unwrap_or_else(|| Self::Connect { url: Box::new(url.clone()), method, source: error })
     }
 
-    /// Whether the same attempt may succeed a little later, with nothing changed by anyone.
+    /// Whether a retry may succeed without any change.
     pub fn is_temporary(&self) -> bool {
         match self {
             Self::Connect { .. } | Self::Identity(IdentityError::Attester(_)) => true,
@@ -149,8 +150,8 @@ impl<E> SourceError<E> {
     }
 }
 
-/// A call that has no answer. In TLS 1.3 a server judges our certificate after the handshake has ended for us, so that
-/// its alert arrives here; HTTP/2 leaves only the alert's text.
+/// The error for a failed call. In TLS 1.3 a server checks our certificate after the handshake has ended for
+/// us, so its alert arrives here; HTTP/2 keeps only the alert's text.
 pub(super) fn unanswered<E>(method: &'static str) -> impl FnOnce(CallError) -> SourceError<E> {
     move |error| match error {
         CallError::Transport { source, .. } => match causes(&source) {
@@ -167,7 +168,7 @@ fn tls_failure(failure: &io::Error) -> Option<&rustls::Error> {
     failure.get_ref()?.downcast_ref()
 }
 
-/// An error with everything below it: each text once, without links to manuals.
+/// An error with its causes: each text once, without links to manuals.
 fn causes(error: &(dyn StdError + 'static)) -> String {
     let mut text = error.to_string();
     let mut next = error.source();

@@ -1,4 +1,4 @@
-//! The keys in a handover: parsed once, and each the one that the source showed before.
+//! The keys in a handover: parsed once, each compared with the one that the source showed before.
 
 use kms_attest::certificate;
 use kms_attest::p256::P256Key;
@@ -8,7 +8,7 @@ use super::SourceError;
 use crate::proto::{GetMetaResponse, GetTempCaCertResponse, KmsKeyResponse};
 use crate::tls;
 
-/// The root keys of a cluster, as its source handed them over.
+/// The root keys of a cluster, from its source.
 pub struct RootKeyParts {
     /// The root CA's key.
     pub ca: P256Key,
@@ -16,21 +16,21 @@ pub struct RootKeyParts {
     pub temp_ca: P256Key,
     /// The secp256k1 root key: a big-endian scalar whose range is not checked yet.
     pub k256: Zeroizing<[u8; 32]>,
-    /// The secp256k1 public keys (SEC1 compressed) that the source says are its own; all must be that of `k256`. Empty
-    /// where the source says nothing.
+    /// The secp256k1 public keys (SEC1 compressed) that the source states; all must belong to `k256`. Empty
+    /// if it states none.
     pub stated_k256: Vec<Vec<u8>>,
 }
 
-/// What a source showed of its keys before it handed them over.
+/// What a source showed of its keys before the handover.
 pub(super) enum Shown<'a> {
-    /// Its temporary CA with its root, and what it says about itself, if it does.
+    /// Its temporary CA with its root, and its description, if it gave one.
     Answers { temp_ca: &'a GetTempCaCertResponse, meta: Option<&'a GetMetaResponse> },
     /// Its certificate, DER.
     Certificate(&'a [u8]),
 }
 
 impl RootKeyParts {
-    /// One key set, each key of its kind, and each P-256 key that of the certificates shown before.
+    /// Parses one key set, and compares each P-256 key with the certificates shown before.
     pub(super) fn parse<E>(response: &KmsKeyResponse, shown: &Shown<'_>) -> Result<Self, SourceError<E>> {
         let [keys] = &response.keys[..] else { return Err(SourceError::InvalidKeys) };
         let ca = P256Key::from_pem(&keys.ca_key).map_err(|_| SourceError::CaKey)?;
@@ -49,7 +49,7 @@ impl RootKeyParts {
 }
 
 impl Shown<'_> {
-    /// The first public key shown that is not that of the key received.
+    /// The first key that differs from the one shown, and where that was shown.
     fn contradicting(&self, parts: &RootKeyParts) -> Option<(&'static str, &'static str)> {
         let ca = parts.ca.spki_der();
         let (temp_ca, meta) = match self {

@@ -1,4 +1,4 @@
-//! Handovers from test servers that are, and are not, what a replica may trust.
+//! Handovers from test servers that a replica may trust, and from others.
 
 use std::sync::{Arc, Mutex};
 
@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::testing::{Authority, Leaf, Reply, TestServer, World};
 
-/// A source that hands over its keys, altered; and the calls it got.
+/// A source that hands over its keys, possibly altered, and the calls it received.
 async fn source(
     leaves: &[Leaf],
     alter: impl Fn(&mut Value) + Send + Sync + 'static,
@@ -113,7 +113,7 @@ async fn a_server_in_between_cannot_take_the_second_connection() {
     let other =
         "GetKmsKey: the server has another key than the source KMS that was attested on the first connection";
     let stolen = "GetKmsKey: the server does not hold the private key of the certificate that it shows";
-    // The third is an attested KMS, but not the one that was allowed.
+    // The third is an attested KMS, but not the allowed one.
     for (second, expected) in [(Leaf::kms(), other), (copied, stolen), (world.attested_leaf(), other)] {
         let (server, calls) = source(&[genuine.clone(), second], |_| ()).await;
         let error = receive(&server, &world).await.err().expect("man in the middle").to_string();
@@ -274,7 +274,7 @@ async fn receive_as_operator(
         .await
 }
 
-/// The admin listener of a source that hands over its keys, altered; and the calls it got.
+/// The admin listener of a source that hands over its keys, possibly altered, and the calls it received.
 async fn admin(
     leaves: &[Leaf],
     alter: impl Fn(&mut Value) + Send + Sync + 'static,

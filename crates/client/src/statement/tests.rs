@@ -1,4 +1,4 @@
-//! What is no statement. `tests/vectors.rs` runs those of `keys.json`.
+//! Invalid statements. `tests/vectors.rs` runs the valid ones in `keys.json`.
 
 use serde_json::Value;
 
