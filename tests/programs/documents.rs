@@ -617,7 +617,7 @@ async fn the_way_without_tdx_is_as_it_is_written() {
     bootstrap.args(["bootstrap", "--kms", &url, "--domain", "127.0.0.1", "--dangerous-root", &root]);
     bootstrap.env("KMS_PCCS_URL", format!("http://{pccs}"));
     let made = finish(bootstrap, String::new()).await.expect_ok();
-    assert!(made.out.contains("verified: it vouches for both keys"), "{}", made.text());
+    assert!(made.out.contains("verified: it covers both keys"), "{}", made.text());
 }
 
 #[test]

@@ -148,7 +148,7 @@ async fn an_operator_has_collateral_fetched_again() {
     world.pccs.set_mode(PccsMode::Down);
     let failed = desk.run(&["refresh-collateral"]).await;
     assert_eq!(failed.code, 1, "{}", failed.text());
-    assert!(failed.out.contains("not refreshed, what was held stays in use"), "{}", failed.out);
+    assert!(failed.out.contains("not refreshed, the cached collateral stays in use"), "{}", failed.out);
     assert!(failed.out.contains("pck crl: answered 503"), "{}", failed.out);
     crate::support::eventually("each is recorded", async || {
         (world.audited("collateral_refreshed").len() == 3).then_some(())

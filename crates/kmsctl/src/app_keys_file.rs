@@ -1,4 +1,4 @@
-//! The file in which `app-key` leaves the keys of an app, and from which other commands take them.
+//! The file to which `app-key` writes the keys of an app, and from which other commands read them.
 
 use std::path::Path;
 
@@ -13,16 +13,16 @@ use crate::{files, input};
 
 const MAX_BYTES: usize = 256 << 10;
 
-/// All of it as text; wiped when dropped.
+/// The fields as text; wiped when dropped.
 #[derive(Serialize, Deserialize)]
 pub(crate) struct AppKeysFile {
-    /// Which KMS released them.
+    /// The URL of the KMS that released them.
     #[serde(default)]
     pub(crate) kms_url: String,
-    /// Public key of the root CA, SubjectPublicKeyInfo DER, hex.
+    /// The public key of the root CA, SubjectPublicKeyInfo DER, in hexadecimal.
     #[serde(default)]
     pub(crate) key_provider_id: String,
-    /// Hex; empty if the evidence named none.
+    /// In hexadecimal; empty if the evidence has none.
     #[serde(default)]
     pub(crate) app_id: String,
     /// Root CA, PEM.
@@ -85,7 +85,7 @@ impl AppKeysFile {
     /// Reads the file.
     pub(crate) fn read(path: &Path) -> Outcome<Self> {
         let text = files::read_text(path, MAX_BYTES)?;
-        // The message of the parser names no value.
+        // The parser's message contains no value.
         serde_json::from_str(&text).map_err(|error| {
             let (line, column) = (error.line(), error.column());
             Failure::usage(format_args!(
@@ -95,9 +95,9 @@ impl AppKeysFile {
         })
     }
 
-    /// The JSON text, wiped when dropped.
+    /// The file's JSON, wiped when dropped.
     pub(crate) fn to_json(&self) -> Outcome<Zeroizing<String>> {
-        // Growing would leave copies behind.
+        // Allocated at once, because growing would leave copies in memory.
         let mut json = Zeroizing::new(Vec::with_capacity(MAX_BYTES));
         serde_json::to_writer_pretty(&mut *json, self).map_err(Failure::failed)?;
         json.push(b'\n');

@@ -1,4 +1,4 @@
-//! The command line: what every command has in common, and the list of commands, one file each.
+//! The command line: options of all commands, and the list of commands, one file each.
 
 use std::process::ExitCode;
 
@@ -70,11 +70,11 @@ enum Command {
     /// Encrypt an environment for an app, or decrypt it again
     #[command(subcommand)]
     Env(Env),
-    /// Prove step by step that a KMS is what it must be
+    /// Prove step by step that a KMS is the expected one
     Verify(Box<Verify>),
     /// Show what a KMS says about itself
     Meta(Meta),
-    /// Show whether KMSs are reached, what they do, and whether they hold the same keys
+    /// Show whether KMSs can be reached, what state they are in, and whether they hold the same keys
     Status(Status),
     /// Make the root keys of a first KMS
     Bootstrap(Bootstrap),
@@ -86,23 +86,23 @@ enum Command {
     SignCert(Box<SignCert>),
     /// Show why a CVM is refused, check by check, and what would allow it
     Explain(Box<Explain>),
-    /// List who was refused lately
+    /// List the requests that were refused recently
     Denials(Denials),
-    /// Stop an app, an instance, a machine, an OS image or the whole KMS, now
+    /// Stop releases to an app, an instance, a machine, an OS image, or all of them, now
     Freeze(Freeze),
-    /// Take a freeze back
+    /// End a freeze
     Unfreeze(Unfreeze),
-    /// List what is frozen
+    /// List the freezes
     Frozen(Frozen),
     /// Have a KMS fetch Intel's collateral again, now
     RefreshCollateral(RefreshCollateral),
-    /// Deal with a clock that was ahead
+    /// Correct a KMS whose clock was ahead
     #[command(subcommand)]
     ClockFloor(ClockFloor),
-    /// Try an allowlist on live requests before it decides
+    /// Evaluate an allowlist on live requests before it decides
     #[command(subcommand)]
     Shadow(Shadow),
-    /// Print the completions of a shell
+    /// Print completions for a shell
     Completions(Completions),
     /// Print the manual page, or write all of them
     Man(Man),
@@ -134,7 +134,7 @@ impl Command {
     }
 }
 
-/// Runs the command that the arguments name.
+/// Runs the command in the arguments.
 pub(crate) fn main() -> ExitCode {
     let cli = match Cli::command().try_get_matches().and_then(|matches| Cli::read(&matches)) {
         Ok(cli) => cli,
@@ -145,7 +145,7 @@ pub(crate) fn main() -> ExitCode {
     let outcome = match runtime {
         Ok(runtime) => {
             let outcome = runtime.block_on(cli.command.run(&terminal));
-            // A name look-up that hangs must not keep the program.
+            // A name lookup that hangs must not keep the program from ending.
             runtime.shutdown_background();
             outcome
         }
@@ -160,7 +160,7 @@ pub(crate) fn main() -> ExitCode {
     }
 }
 
-/// Help and version are no failure; wrong arguments are one, for machines too.
+/// Help and version are not failures; wrong arguments are, in JSON output too.
 fn wrong(error: &clap::Error) -> ExitCode {
     if !error.use_stderr() || !std::env::args_os().any(|argument| argument == "--json") {
         error.exit();

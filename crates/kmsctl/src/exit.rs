@@ -1,4 +1,4 @@
-//! How the program ends: five exit codes, and the failure that carries one.
+//! Exit codes, and the failure that carries one.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -12,25 +12,25 @@ use kms_client::text::causes;
 use kms_client::{AppKeys, BootError, CallError, ConnectError};
 use serde_json::Value;
 
-/// What `--help` and `docs/kmsctl.md` say about them.
+/// Printed by `--help` and explained in `docs/kmsctl.md`.
 pub(crate) const HELP: &str = "\
 Exit codes:
   0  done
   1  failed, or a KMS could not be reached or is not ready
   2  wrong usage: arguments or input files
   3  refused by the KMS or its policy
-  4  verification failed: what answered is not what it must be";
+  4  verification failed: the server is not the expected one";
 
 /// An exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Exit {
     /// Everything was done.
     Done = 0,
-    /// It did not work, nobody answered, or a KMS is not ready.
+    /// It failed, no KMS responded, or a KMS is not ready.
     Failed = 1,
     /// Arguments or input files are wrong.
     Usage = 2,
-    /// The KMS, or its policy, said no.
+    /// The KMS, or its policy, refused.
     Refused = 3,
     /// A check failed.
     Unproven = 4,
@@ -42,16 +42,16 @@ impl From<Exit> for ExitCode {
     }
 }
 
-/// Why a command did not do its work: an exit code, a text for people, and what machines may want to know.
+/// Why a command failed: an exit code, a text, and details for programs.
 #[derive(Debug)]
 pub(crate) struct Failure {
     pub(crate) exit: Exit,
     pub(crate) message: String,
-    /// Goes into the JSON report beside `error`.
+    /// Added to the JSON report beside `error`.
     pub(crate) details: Option<(&'static str, Value)>,
 }
 
-/// What a command comes to.
+/// The result of a command.
 pub(crate) type Outcome<T = Exit> = Result<T, Failure>;
 
 impl Failure {
@@ -59,7 +59,7 @@ impl Failure {
         Self { exit, message: message.to_string(), details: None }
     }
 
-    /// It did not work.
+    /// A failure of the command itself.
     pub(crate) fn failed(message: impl fmt::Display) -> Self {
         Self::new(Exit::Failed, message)
     }
@@ -79,7 +79,7 @@ impl Failure {
         Self::failed(format_args!("{doing} {}: {error}", path.display()))
     }
 
-    /// Adds what machines may want to know.
+    /// Adds a detail for programs.
     pub(crate) fn with(mut self, name: &'static str, details: Value) -> Self {
         self.details = Some((name, details));
         self
@@ -91,7 +91,7 @@ impl Failure {
         self
     }
 
-    /// Says about what the failure is.
+    /// Adds what the failure is about.
     pub(crate) fn about(mut self, subject: impl fmt::Display) -> Self {
         self.message = format!("{subject}: {}", self.message);
         self
@@ -128,7 +128,7 @@ impl From<SignError> for Failure {
 impl From<BootError> for Failure {
     fn from(error: BootError) -> Self {
         let BootError::AllFailed(attempts) = &error else { return Self::usage(error) };
-        // What is proven wrong weighs more than a refusal, and that more than silence.
+        // A failed verification takes precedence over a refusal, and that over no response.
         let exit = attempts.iter().map(|attempt| attempt_exit(&attempt.error)).max().unwrap_or(Exit::Failed);
         let reasons: Vec<String> = attempts
             .iter()
@@ -139,7 +139,7 @@ impl From<BootError> for Failure {
     }
 }
 
-/// Each KMS that did not answer, with its reason.
+/// Each KMS that released no keys, with its reason.
 pub(crate) fn failed_attempts(attempts: &[kms_client::boot::FailedAttempt]) -> Value {
     attempts
         .iter()
@@ -153,12 +153,12 @@ pub(crate) fn failed_attempts(attempts: &[kms_client::boot::FailedAttempt]) -> V
         .collect()
 }
 
-/// The attempts before the one that worked.
+/// The attempts before the successful one.
 pub(crate) fn earlier_attempts(keys: &AppKeys) -> Value {
     failed_attempts(&keys.failed)
 }
 
-/// With the number by which the operator of the KMS finds the denial.
+/// Includes the id with which the operator of the KMS finds the denial.
 fn call_text(error: &CallError) -> String {
     match error {
         CallError::Refused { denial_id: Some(id), .. } => format!("{error} (denial {id})"),
@@ -166,7 +166,7 @@ fn call_text(error: &CallError) -> String {
     }
 }
 
-/// Why one KMS released no keys.
+/// Why one KMS did not release keys.
 pub(crate) fn attempt_text(error: &AttemptError) -> String {
     match error {
         AttemptError::Call(error) => call_text(error),
@@ -188,7 +188,7 @@ fn attempt_exit(error: &AttemptError) -> Exit {
     }
 }
 
-/// A handshake fails because the server is not the one expected, or because it does not speak TLS.
+/// A handshake fails because the server is not the expected one, or because it does not use TLS.
 fn connect_exit(error: &ConnectError) -> Exit {
     match error {
         ConnectError::Tls(error) if error.kind() == io::ErrorKind::InvalidData => Exit::Unproven,
@@ -196,7 +196,7 @@ fn connect_exit(error: &ConnectError) -> Exit {
     }
 }
 
-/// 400 is among the refusals: `dstack-kms` answers it to everything that it refuses.
+/// 400 is a refusal too, because `dstack-kms` uses it for every refusal.
 fn call_exit(error: &CallError) -> Exit {
     match error {
         CallError::Refused { status, .. } if matches!(status.as_u16(), 400 | 401 | 403 | 409) => {

@@ -1,4 +1,4 @@
-//! Files: read with a bound, written whole or not at all, secrets for their owner only.
+//! Files: read with a limit, written whole or not at all, secrets readable by their owner only.
 
 use std::fs::{self, File};
 use std::io::{self, Read as _, Write as _};
@@ -10,7 +10,7 @@ use zeroize::Zeroizing;
 
 use crate::exit::{Failure, Outcome};
 
-/// What happens to a file that is already there.
+/// What to do with an existing file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Existing {
     Kept,
@@ -35,7 +35,7 @@ pub(crate) fn read(path: &Path, limit: usize) -> Outcome<Zeroizing<Vec<u8>>> {
         io::stdin().lock().take(bound).read_to_end(&mut content)
     } else {
         File::open(path).and_then(|file| {
-            // Room for all of it: growing would leave copies behind.
+            // Allocated at once, because growing would leave copies in memory.
             let length = file.metadata().map_or(0, |metadata| metadata.len());
             content.reserve_exact(usize::try_from(length).unwrap_or(limit).min(limit) + 1);
             file.take(bound).read_to_end(&mut content)
@@ -60,7 +60,7 @@ pub(crate) fn read_text(path: &Path, limit: usize) -> Outcome<Zeroizing<String>>
     }
 }
 
-/// Refuses now what `write` would refuse later, when work would be lost.
+/// Reports early what would make `write` fail later, when work would be lost.
 pub(crate) fn check_writable(path: &Path, existing: Existing) -> Outcome<()> {
     if existing == Existing::Kept && fs::symlink_metadata(path).is_ok() {
         return Err(exists(path));
@@ -73,7 +73,7 @@ pub(crate) fn check_writable(path: &Path, existing: Existing) -> Outcome<()> {
         .map_err(|error| Failure::file("cannot write to", directory, &error))
 }
 
-/// Writes a file so that readers see all of it or nothing, also after a crash.
+/// Writes a file so that readers see all of it or nothing, even after a crash.
 pub(crate) fn write(path: &Path, content: &[u8], readers: Readers, existing: Existing) -> Outcome<()> {
     let failed = |error: io::Error| Failure::file("cannot write", path, &error);
     let directory = directory_of(path);

@@ -1,4 +1,4 @@
-//! Values that people type or keep in files, parsed once.
+//! Values from arguments and files, parsed once.
 
 use std::fmt;
 use std::str::FromStr;
@@ -44,7 +44,7 @@ pub(crate) fn decode_secret(text: &str) -> Result<Zeroizing<[u8; 32]>, String> {
     Ok(Zeroizing::new(secret))
 }
 
-/// An app's name as people write it.
+/// Parses an app id.
 pub(crate) fn app_id(text: &str) -> Result<AppId, String> {
     let Hex(bytes) = text.parse::<Hex<20>>()?;
     Ok(AppId(bytes))

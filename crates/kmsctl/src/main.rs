@@ -1,4 +1,4 @@
-//! `kmsctl`: the client that deployers, CVMs, relying parties and operators hold in their hands.
+//! `kmsctl`: the command-line client for deployers, CVMs, relying parties and operators.
 
 mod app_keys_file;
 mod cli;

@@ -1,4 +1,4 @@
-//! What the program prints: results on standard output for people or machines, progress and warnings on standard error.
+//! Output: results on standard output for people or programs, progress and warnings on standard error.
 
 use std::fmt;
 use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
@@ -10,18 +10,18 @@ use serde_json::json;
 
 use crate::exit::{Failure, Outcome};
 
-/// An answer is one word.
+/// The longest reply to a question.
 const MAX_ANSWER_BYTES: u64 = 64;
 
-/// Whom the results are for.
+/// The reader of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Audience {
     People,
-    /// `--json`: one JSON value on standard output, whatever happens.
+    /// `--json`: one JSON value on standard output, also for failures.
     Machines,
 }
 
-/// The three streams, and what may be done with them.
+/// The three streams, and whether each is a terminal.
 pub(crate) struct Terminal {
     audience: Audience,
     colours: Colours,
@@ -33,7 +33,7 @@ enum Colours {
     Ansi,
 }
 
-/// How a text is meant.
+/// The meaning of a colour.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Tone {
     Good,
@@ -43,7 +43,7 @@ pub(crate) enum Tone {
 }
 
 impl Terminal {
-    /// Colours only where a person sees them and does not object (`NO_COLOR`, <https://no-color.org>).
+    /// Colours only on a terminal, unless `NO_COLOR` is set (<https://no-color.org>).
     pub(crate) fn new(audience: Audience) -> Self {
         let objected = std::env::var_os("NO_COLOR").is_some_and(|value| !value.is_empty())
             || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
@@ -51,7 +51,7 @@ impl Terminal {
         Self { audience, colours }
     }
 
-    /// Prints a result: as JSON for machines, as `page` shows it for people.
+    /// Prints a result: as JSON for programs, or with `page` for people.
     pub(crate) fn show(&self, result: &impl Serialize, page: impl FnOnce(&mut Page)) -> Outcome<()> {
         let text = match self.audience {
             Audience::Machines => {
@@ -69,28 +69,28 @@ impl Terminal {
         self.write(text.as_bytes())
     }
 
-    /// Writes bytes to standard output as they are: secrets and documents that were asked for there.
+    /// Writes bytes to standard output unchanged: secrets and documents that were requested there.
     pub(crate) fn write(&self, bytes: &[u8]) -> Outcome<()> {
         let mut out = io::stdout().lock();
         match out.write_all(bytes).and_then(|()| out.flush()) {
-            // Whoever reads had enough.
+            // The reader closed the pipe.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             Err(error) => Err(Failure::failed(format_args!("standard output: {error}"))),
             Ok(()) => Ok(()),
         }
     }
 
-    /// Says on standard error what the user should know although the command goes on.
+    /// Prints a warning on standard error; the command continues.
     pub(crate) fn warn(&self, text: impl fmt::Display) {
         let _ = writeln!(std::io::stderr(), "{}: {text}", self.toned_for_error(Tone::Doubtful, "warning"));
     }
 
-    /// Says on standard error what is going on.
+    /// Prints a note on standard error.
     pub(crate) fn note(&self, text: impl fmt::Display) {
         let _ = writeln!(std::io::stderr(), "{text}");
     }
 
-    /// Says why the command failed: on standard error, for machines also on standard output.
+    /// Prints why the command failed: on standard error, for programs also on standard output.
     pub(crate) fn fail(&self, failure: &Failure) {
         let _ =
             writeln!(std::io::stderr(), "{}: {}", self.toned_for_error(Tone::Bad, "error"), failure.message);
@@ -104,7 +104,7 @@ impl Terminal {
         }
     }
 
-    /// Shows that something takes its time: on standard error, and only to a person.
+    /// Shows a spinner on standard error, if that is a terminal.
     pub(crate) fn progress(&self, doing: &'static str) -> Progress {
         if !io::stderr().is_terminal() {
             return Progress(None);
@@ -118,7 +118,7 @@ impl Terminal {
         Progress(Some(bar))
     }
 
-    /// Asks a person on the terminal; only the whole word counts, as with ssh.
+    /// Asks for confirmation on the terminal; only `yes` counts, as with ssh.
     pub(crate) fn confirmed(&self, question: &str) -> Outcome<bool> {
         let failed = |error: io::Error| Failure::failed(format_args!("terminal: {error}"));
         eprint!("{question} (yes/no)? ");
@@ -128,7 +128,7 @@ impl Terminal {
         Ok(answer.trim().eq_ignore_ascii_case("yes"))
     }
 
-    /// Whom the results are for.
+    /// The reader of the results.
     pub(crate) fn audience(&self) -> Audience {
         self.audience
     }
@@ -139,11 +139,11 @@ impl Terminal {
     }
 }
 
-/// A running spinner; gone when dropped.
+/// A running spinner, removed when dropped.
 pub(crate) struct Progress(Option<ProgressBar>);
 
 impl Progress {
-    /// What is being done now.
+    /// Changes the text.
     pub(crate) fn now(&self, doing: &'static str) {
         if let Some(bar) = &self.0 {
             bar.set_message(doing);
@@ -159,7 +159,7 @@ impl Drop for Progress {
     }
 }
 
-/// A result as people read it.
+/// A result in text form.
 pub(crate) struct Page {
     colours: Colours,
     text: String,
@@ -171,7 +171,7 @@ impl Page {
         self.text.push_str(&format!("{text}\n"));
     }
 
-    /// A name and its value; nothing where the value is empty.
+    /// A name and its value; omitted if the value is empty.
     pub(crate) fn field(&mut self, name: &str, value: impl fmt::Display) {
         let value = value.to_string();
         if !value.is_empty() {
@@ -180,7 +180,7 @@ impl Page {
         }
     }
 
-    /// A word in its tone.
+    /// A text in a colour.
     pub(crate) fn toned(&self, tone: Tone, text: &str) -> String {
         toned(self.colours, tone, text)
     }
@@ -199,7 +199,7 @@ fn toned(colours: Colours, tone: Tone, text: &str) -> String {
     format!("\x1b[{code}m{text}\x1b[0m")
 }
 
-/// Text of a KMS or a file, safe to print: no control characters.
+/// Text of a KMS or a file without control characters, safe to print.
 pub(crate) fn printable(foreign: &str) -> String {
     foreign.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

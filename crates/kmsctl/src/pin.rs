@@ -1,4 +1,5 @@
-//! `--pin`: what a KMS without keys must prove by the attestation in its TLS certificate before anything is sent to it.
+//! `--pin`: what a KMS without keys must prove with the attestation in its TLS certificate before it is sent
+//! anything.
 
 use std::time::Duration;
 
@@ -13,31 +14,31 @@ use crate::exit::{Failure, Outcome};
 use crate::input::Hex;
 use crate::output::printable;
 
-/// Collateral is fetched; without any nothing is proven.
+/// For fetching collateral; without any nothing is proven.
 const VERIFY_TIME: Duration = Duration::from_secs(30);
 
 /// Arguments of commands that send secrets to a KMS without keys.
 #[derive(Args, Debug)]
 pub(crate) struct Pin {
-    /// Over https: the server's certificate must prove these registers (mrAggregated); may be given more than once
+    /// Over https: the server's certificate must prove this mrAggregated; may be given more than once
     #[arg(
         long = "pin",
         value_name = "HEX",
         conflicts_with_all = ["root_ca", "server_spki", "dangerous_any_server"]
     )]
     registers: Vec<Hex<32>>,
-    /// With --pin: TCB statuses that are accepted
+    /// With --pin: accepted TCB statuses
     #[arg(long = "pin-tcb", value_name = "STATUS", value_delimiter = ',', default_value = UP_TO_DATE)]
     tcb: Vec<String>,
 }
 
 impl Pin {
-    /// Whether there is anything to prove.
+    /// Whether anything is pinned.
     pub(crate) fn is_given(&self) -> bool {
         !self.registers.is_empty()
     }
 
-    /// Requires that the server of `connection` proves what is pinned.
+    /// Requires that the server of `connection` proves the pinned values.
     pub(crate) async fn check(&self, connection: &Connection, verifier: &Verifier) -> Outcome<()> {
         let unproven = |why: &dyn std::fmt::Display| {
             Failure::unproven(format_args!("{}: {why}; nothing was sent", connection.url()))

@@ -1,4 +1,4 @@
-//! Which KMS a command talks to, and the operator's token for it.
+//! The KMS that a command calls, and the operator's token for it.
 
 use std::env;
 use std::io::ErrorKind;
@@ -19,9 +19,9 @@ use crate::pin::Pin;
 use crate::trust::Verification;
 use crate::{files, input};
 
-/// A root certificate is small.
+/// The largest root certificate.
 const MAX_ROOT_BYTES: usize = 64 << 10;
-/// A token is short.
+/// The longest token.
 const MAX_TOKEN_BYTES: usize = 4096;
 
 /// One KMS or several.
@@ -40,7 +40,7 @@ pub(crate) struct Kms {
 }
 
 impl Kms {
-    /// All of them, in the order given.
+    /// All of them, in the given order.
     pub(crate) fn all(&self) -> &[KmsUrl] {
         &self.urls
     }
@@ -69,7 +69,7 @@ pub(crate) struct Operated {
 /// The admin service of one KMS, or of several.
 #[derive(Args, Debug)]
 pub(crate) struct Administered {
-    /// URL of the admin listener; where several KMSs make sense: more than once, or with commas
+    /// URL of the admin listener; for commands that take several KMSs: more than once, or with commas
     #[arg(
         long = "admin",
         value_name = "URL",
@@ -85,17 +85,17 @@ pub(crate) struct Administered {
     server: Server,
 }
 
-/// Which server is believed over https.
+/// How the server is authenticated over https.
 #[derive(Args, Debug)]
 #[group(multiple = false)]
 pub(crate) struct Server {
-    /// Over https: root CA certificate (PEM) under which the server must be
+    /// Over https: root CA certificate (PEM) that must have issued the server's
     #[arg(long, value_name = "FILE")]
     root_ca: Option<PathBuf>,
     /// Over https: public key that the server must hold (SubjectPublicKeyInfo DER)
     #[arg(long, value_name = "HEX")]
     server_spki: Option<Spki>,
-    /// Over https: give the token to any server, and believe what it answers
+    /// Over https: send the token to any server, and trust its responses
     #[arg(long)]
     dangerous_any_server: bool,
 }
@@ -117,9 +117,9 @@ impl FromStr for Spki {
     }
 }
 
-/// What an option says about the server.
+/// What the options say about the server.
 pub(crate) enum Belief {
-    /// Nothing: no option is given.
+    /// Nothing.
     Unsaid,
     /// Any server.
     Any,
@@ -130,7 +130,7 @@ pub(crate) enum Belief {
 }
 
 impl Server {
-    /// What is believed of the server at `url`.
+    /// What the options say about the server at `url`.
     pub(crate) fn belief(&self, url: &OperatorUrl) -> Outcome<Belief> {
         if self.dangerous_any_server {
             return Ok(Belief::Any);
@@ -150,7 +150,7 @@ impl Server {
 }
 
 impl Belief {
-    /// With `otherwise` where nothing is said.
+    /// The trust, or `otherwise` if the options say nothing.
     pub(crate) fn trust<'a>(&'a self, otherwise: Trust<'a>) -> Trust<'a> {
         match self {
             Self::Unsaid => otherwise,
@@ -161,8 +161,9 @@ impl Belief {
     }
 }
 
-/// What a KMS is that does not answer as an operator's service, as far as that can be found out without a credential:
-/// one that serves keys, one that speaks TLS. Some versions end the connection then, some know no such method.
+/// Why a KMS does not respond like an operator's service, as far as that can be found out without
+/// credentials: it serves keys, or it uses TLS. Some versions then close the connection, others do not have
+/// the method.
 pub(crate) async fn other_side(url: &OperatorUrl, error: &CallError) -> Option<String> {
     let is_plain = matches!(url, OperatorUrl::Plain(_));
     let may_be = match error {
@@ -188,8 +189,7 @@ pub(crate) async fn other_side(url: &OperatorUrl, error: &CallError) -> Option<S
     }
 }
 
-/// A connection that did not come about, with what that means: TLS to a listener that speaks plain HTTP is a riddle
-/// otherwise.
+/// Explains a failed connection: TLS with a listener that serves plain HTTP fails with an obscure error.
 pub(crate) fn unconnected(error: ConnectError, url: &OperatorUrl) -> Failure {
     let speaks_http =
         matches!(&error, ConnectError::Tls(cause) if cause.to_string().contains("InvalidContentType"));
@@ -200,10 +200,10 @@ pub(crate) fn unconnected(error: ConnectError, url: &OperatorUrl) -> Failure {
     }
 }
 
-/// A KMS gives up a request after 50 s unless it is configured otherwise.
+/// By default a KMS cancels a request after 50 s.
 const ADMIN_TIME: Duration = Duration::from_secs(60);
 
-/// The admin service at one of the addresses.
+/// The admin service at one of the URLs.
 #[derive(Clone, Copy)]
 pub(crate) struct AdminService<'a> {
     pub(crate) url: &'a OperatorUrl,
@@ -212,7 +212,7 @@ pub(crate) struct AdminService<'a> {
 }
 
 impl Administered {
-    /// Each of them, in the order given.
+    /// Each of them, in the given order.
     pub(crate) fn each(&self) -> impl Iterator<Item = AdminService<'_>> {
         let Self { urls, credentials, server } = self;
         urls.iter().map(move |url| AdminService { url, credentials, server })
@@ -227,7 +227,7 @@ impl Administered {
         }
     }
 
-    /// One call on a connection of its own, to the only one.
+    /// One call on its own connection, to the only one.
     pub(crate) async fn call<Q, A>(&self, terminal: &Terminal, method: &str, request: &Q) -> Outcome<A>
     where
         Q: Serialize + Sync,
@@ -238,7 +238,7 @@ impl Administered {
 }
 
 impl AdminService<'_> {
-    /// Connects, with the token of `KMS_ADMIN_TOKEN` unless a file has it.
+    /// Connects, with the token from a file or from `KMS_ADMIN_TOKEN`.
     pub(crate) async fn connect(&self, terminal: &Terminal) -> Outcome<OperatorConnection> {
         let token = self.credentials.token(Service::Admin)?;
         if token.is_some() && self.url.is_exposed() {
@@ -258,14 +258,14 @@ impl AdminService<'_> {
                      (--admin, KMS_ADMIN_URL)?",
                 ),
                 true => failure.hint(
-                    "nothing was sent; a server that no public CA vouches for is named by --root-ca or --server-spki",
+                    "nothing was sent; give --root-ca or --server-spki for a server without a public CA certificate",
                 ),
                 false => failure,
             }
         })
     }
 
-    /// One call on a connection of its own.
+    /// One call on its own connection.
     pub(crate) async fn call<Q, A>(&self, terminal: &Terminal, method: &str, request: &Q) -> Outcome<A>
     where
         Q: Serialize + Sync,
@@ -275,7 +275,7 @@ impl AdminService<'_> {
         self.call_on(&connection, method, request).await
     }
 
-    /// One call of several.
+    /// One call on an open connection.
     pub(crate) async fn call_on<Q, A>(
         &self,
         connection: &OperatorConnection,
@@ -295,7 +295,7 @@ impl AdminService<'_> {
             CallError::Refused { status, .. } if status.as_u16() == 401 => {
                 let asks = match self.credentials.token(Service::Admin)? {
                     Some(_) => "the token is wrong: it is not the one of this admin listener",
-                    None => "the admin listener asks for its token, in KMS_ADMIN_TOKEN or --token-file",
+                    None => "the admin listener requires its token, in KMS_ADMIN_TOKEN or --token-file",
                 };
                 return Err(Failure::from(error).about(format_args!("{}: {asks}", self.url)));
             }
@@ -315,7 +315,7 @@ impl AdminService<'_> {
     }
 }
 
-/// Where the operator's token comes from: never the command line, which other users of the machine can see.
+/// The source of the operator's token: never the command line, which other users of the machine can see.
 #[derive(Args, Debug)]
 pub(crate) struct Credentials {
     /// File with the operator's token
@@ -323,7 +323,7 @@ pub(crate) struct Credentials {
     token_file: Option<PathBuf>,
 }
 
-/// Which service is meant, hence which environment variable holds its token.
+/// The service, which decides the environment variable of the token.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Service {
     /// `KMS_ONBOARD_TOKEN`
@@ -341,14 +341,14 @@ impl Service {
     }
 }
 
-/// What a KMS without keys must prove, and what it is sent besides its own token.
+/// What a KMS without keys must prove, and the secrets for it besides its own token.
 pub(crate) struct Pinned<'a> {
     pub(crate) pin: &'a Pin,
     pub(crate) verification: &'a Verification,
     pub(crate) source_token: Option<&'a OperatorToken>,
 }
 
-/// The operator's token in a file.
+/// The operator's token from a file.
 pub(crate) fn token_in(path: &Path) -> Outcome<OperatorToken> {
     let bytes = Zeroizing::new(files::read(path, MAX_TOKEN_BYTES)?);
     let text = Zeroizing::new(String::from_utf8_lossy(&bytes).into_owned());
@@ -356,15 +356,15 @@ pub(crate) fn token_in(path: &Path) -> Outcome<OperatorToken> {
 }
 
 impl Operated {
-    /// Connects, with the token if there is one. A KMS without keys has a certificate that nobody vouches for: over
-    /// https the token goes to it only if its key is known.
+    /// Connects, with the token if there is one. The certificate of a KMS without keys is self-signed: over
+    /// https it receives the token only if its key is known.
     pub(crate) async fn connect(&self, service: Service, terminal: &Terminal) -> Outcome<OperatorConnection> {
         let token = self.credentials.token(service)?;
         let has_secret = token.is_some();
         self.connect_with(token, has_secret, terminal).await
     }
 
-    /// As [`Operated::connect`], to a server that proves what is pinned, if anything is, before it is sent anything.
+    /// Like [`Operated::connect`], but the server must first prove the pinned values, if there are any.
     pub(crate) async fn connect_pinned(
         &self,
         pinned: Pinned<'_>,
@@ -381,7 +381,7 @@ impl Operated {
             let text = "plain http proves no server; --pin is for https";
             return Err(Failure::usage(format_args!("{}: {text}", self.url)));
         };
-        let progress = terminal.progress("verifying what the KMS proves to be");
+        let progress = terminal.progress("verifying the KMS");
         pin.check(server, &verification.verifier(terminal)?).await?;
         drop(progress);
         Ok(connection)
@@ -413,7 +413,7 @@ impl Operated {
         self.open(&belief, token).await
     }
 
-    /// Why a call failed, and what the other side is if it is not what the call is for.
+    /// Why a call failed, and what the server is if it is not the expected service.
     pub(crate) async fn failure(&self, error: CallError) -> Failure {
         let is_unauthenticated =
             matches!(&error, CallError::Refused { status, .. } if status.as_u16() == 401);
@@ -421,21 +421,21 @@ impl Operated {
         let failure = Failure::from(error);
         match other_side {
             Some(other_side) => failure.hint(&other_side),
-            // A server that tells the two apart says so itself; others give one text.
+            // A server that distinguishes the two says so itself; others have one text.
             None if is_unauthenticated
                 && matches!(self.credentials.token(Service::Onboarding), Ok(Some(_))) =>
             {
-                failure.hint("a token was shown, and it is not the one of this KMS")
+                failure.hint("the token that was sent is not the one of this KMS")
             }
             None => failure,
         }
     }
 
-    /// Asks the setup service where the KMS stands; nothing where it has none.
+    /// The status from the setup service; `None` if there is none.
     pub(crate) async fn setup_status(&self, limit: Duration) -> Outcome<Option<SetupStatus>> {
         let token = self.credentials.token(Service::Onboarding)?;
         let belief = self.server.belief(&self.url)?;
-        // After `connect`, which refuses to give the token to anybody.
+        // After `connect`, which sends the token to identified servers only.
         let connection = self.open(&belief, token).await?;
         Ok(connection.setup_status(limit).await.ok())
     }
@@ -448,7 +448,7 @@ impl Operated {
 }
 
 impl Credentials {
-    /// The token of the file, else of the environment, if there is one.
+    /// The token from the file, or else from the environment.
     pub(crate) fn token(&self, service: Service) -> Outcome<Option<OperatorToken>> {
         let variable = service.variable();
         let (text, origin) = if let Some(path) = &self.token_file {

@@ -1,4 +1,4 @@
-//! What evidence is verified against, and where the evidence of this machine comes from.
+//! How evidence is verified, and where the evidence of this machine comes from.
 
 use std::path::PathBuf;
 
@@ -13,9 +13,9 @@ use crate::files;
 use crate::output::Terminal;
 use crate::target::Kms;
 
-/// A root certificate is small.
+/// The largest root certificate.
 const MAX_ROOT_BYTES: usize = 64 << 10;
-/// The description of a VM.
+/// The largest description of a VM.
 const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
 
 /// How quotes are verified.
@@ -36,7 +36,7 @@ pub(crate) struct Verification {
 }
 
 impl Verification {
-    /// The root of all quotes.
+    /// The root certificate of all quotes.
     pub(crate) fn anchors(&self, terminal: &Terminal) -> Outcome<TrustAnchors> {
         let Some(path) = &self.dangerous_root else { return Ok(TrustAnchors::intel()) };
         let anchors = TrustAnchors::with_tdx_root(&files::read(path, MAX_ROOT_BYTES)?)
@@ -47,14 +47,14 @@ impl Verification {
         Ok(anchors)
     }
 
-    /// Where collateral comes from.
+    /// The source of collateral.
     pub(crate) fn collateral(&self, anchors: &TrustAnchors, clock: Clock) -> Outcome<CollateralCache> {
         let options = CacheOptions { clock, ..CacheOptions::default() };
         CollateralCache::new(&self.pccs, anchors, options)
             .map_err(|error| Failure::usage(format_args!("--pccs: {error}")))
     }
 
-    /// A verifier at the present time.
+    /// A verifier for the current time.
     pub(crate) fn verifier(&self, terminal: &Terminal) -> Outcome<Verifier> {
         let anchors = self.anchors(terminal)?;
         let collateral = self.collateral(&anchors, Clock::system())?;
@@ -62,7 +62,7 @@ impl Verification {
     }
 }
 
-/// Adds to a failure which collateral services gave nothing, and why.
+/// Adds which collateral services failed, and why.
 pub(crate) fn explained(failure: Failure, verifier: &Verifier) -> Failure {
     let services = verifier.cache().service_failures();
     if services.is_empty() {
@@ -74,7 +74,7 @@ pub(crate) fn explained(failure: Failure, verifier: &Verifier) -> Failure {
     if failure.details.is_some() { failure } else { failure.with("collateral_services", details) }
 }
 
-/// What a command takes that proves this CVM to a KMS.
+/// Options of commands that prove this CVM to a KMS.
 #[derive(Args, Debug)]
 pub(crate) struct Guest {
     #[command(flatten)]
@@ -85,7 +85,7 @@ pub(crate) struct Guest {
     pub(crate) verification: Verification,
 }
 
-/// The CVM that this program runs in.
+/// The CVM in which this program runs.
 #[derive(Args, Debug)]
 pub(crate) struct OwnEvidence {
     /// Guest agent (unix:PATH or http://HOST:PORT), or the kernel (configfs-tsm:EVENT-LOG)
@@ -97,7 +97,7 @@ pub(crate) struct OwnEvidence {
         default_value = "unix:/var/run/dstack.sock"
     )]
     agent: String,
-    /// File with the vm_config to send; without it, the guest agent is asked
+    /// File with the vm_config to send; default: from the guest agent
     #[arg(long, value_name = "FILE")]
     vm_config: Option<PathBuf>,
 }

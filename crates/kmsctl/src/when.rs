@@ -1,4 +1,4 @@
-//! Points in time and durations as people write and read them.
+//! Times and durations as people write and read them.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,7 +19,7 @@ pub(crate) fn at(seconds: u64) -> String {
         .unwrap_or_else(|| seconds.to_string())
 }
 
-/// `90s`, `30m`, `8h` or `7d`, at least a second and at most ten years.
+/// Parses `90s`, `30m`, `8h` or `7d`, between one second and ten years.
 pub(crate) fn duration(text: &str) -> Result<Duration, String> {
     const MAX: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
     match kms_client::text::duration(text) {

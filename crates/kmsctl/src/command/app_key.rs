@@ -1,4 +1,5 @@
-//! `kmsctl app-key`: what a guest does at boot. Verify a KMS, prove what runs here, receive the keys of the app.
+//! `kmsctl app-key`: what a guest does at boot: verifies a KMS, proves what runs here, receives the keys of
+//! the app.
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -18,9 +19,9 @@ use crate::input::{self, Hex};
 use crate::output::{Terminal, Tone};
 use crate::trust::{self, Guest};
 
-/// How long the key of the log is waited for.
+/// The time limit for requesting the key of the log.
 const RECEIPT_TIME: Duration = Duration::from_secs(30);
-/// SubjectPublicKeyInfo of a P-256 key.
+/// The length of the SubjectPublicKeyInfo of a P-256 key.
 const SPKI_BYTES: usize = kms_attest::p256::SPKI_LENGTH;
 
 /// Arguments of `kmsctl app-key`.
@@ -28,7 +29,7 @@ const SPKI_BYTES: usize = kms_attest::p256::SPKI_LENGTH;
 pub(crate) struct AppKey {
     #[command(flatten)]
     guest: Guest,
-    /// Public key of the root CA that the app insists on (SubjectPublicKeyInfo DER, hex)
+    /// Public key of the root CA that the app requires (SubjectPublicKeyInfo DER, hex)
     #[arg(long, value_name = "HEX")]
     key_provider_id: Option<Hex<SPKI_BYTES>>,
     /// Accept a server whose certificate carries no attestation, as guests of dstack do
@@ -37,13 +38,13 @@ pub(crate) struct AppKey {
     /// File for the keys, readable by its owner only; - is standard output
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Verify the receipt of the release and keep it in this file (c2sp.org/tlog-proof)
+    /// Verify the receipt of the release and save it in this file (c2sp.org/tlog-proof)
     #[arg(long, value_name = "FILE")]
     receipt: Option<PathBuf>,
     /// Overwrite the files
     #[arg(long)]
     force: bool,
-    /// How long the guest agent and all URLs together may take, in seconds
+    /// Time limit for the guest agent and all URLs together, in seconds
     #[arg(long, value_name = "SECONDS", default_value_t = 300, value_parser = clap::value_parser!(u64).range(1..=3600))]
     timeout: u64,
 }
@@ -66,7 +67,7 @@ impl AppKey {
         } else {
             ServerAttestation::Required(&verifier)
         };
-        let progress = terminal.progress("asking the guest agent");
+        let progress = terminal.progress("waiting for the guest agent");
         let altogether = Duration::from_secs(self.timeout);
         let deadline = Instant::now() + altogether;
         let vm_config = tokio::time::timeout(altogether, self.guest.evidence.vm_config(&attester));
@@ -91,7 +92,8 @@ impl AppKey {
         } else {
             files::write(&self.out, file.as_bytes(), Readers::Owner, existing)?;
         }
-        // After the keys: a guest whose receipt proves nothing has them, and the exit status says so.
+        // After the keys: if the receipt does not verify, the guest still has them, and the exit status says
+        // so.
         if let Some(path) = &self.receipt {
             let proof = tokio::time::timeout(RECEIPT_TIME, proven(&keys)).await;
             let proof = proof
@@ -105,7 +107,7 @@ impl AppKey {
         Ok(Exit::Done)
     }
 
-    /// Says what was received, and never the keys.
+    /// Reports what was received, without the keys.
     fn report(&self, terminal: &Terminal, keys: &AppKeys) -> Outcome<()> {
         let app_id = keys.app_id.map(|id| id.to_string()).unwrap_or_default();
         let server = keys.server.as_ref().map(kms_attest::verify::Verified::tcb_status);
@@ -133,23 +135,22 @@ impl AppKey {
             }
             if self.key_provider_id.is_none() {
                 page.line("");
-                page.line("The key provider was not pinned: whoever relies on this app must check its id.");
+                page.line("The key provider was not pinned: relying parties must check its id.");
             }
         })
     }
 }
 
-/// The proof that this release is in the log of the KMS. The root key that vouches for the log is the one that signed the
-/// app's key, which came over the connection that was verified.
+/// The proof that this release is in the log of the KMS. The root key that signed the log's key must be the
+/// one that signed the app's key, which came over the verified connection.
 async fn proven(keys: &AppKeys) -> Outcome<ProofFile> {
-    let unproven = |error: &dyn std::fmt::Display| {
-        Failure::unproven(format_args!("the receipt proves nothing: {error}"))
-    };
+    let unproven =
+        |error: &dyn std::fmt::Display| Failure::unproven(format_args!("the receipt is not valid: {error}"));
     let response = &keys.response;
     let Some(receipt) = &response.receipt else {
         return Err(Failure::unproven("the KMS gave no receipt: it signs no log, or is of an older version"));
     };
-    let app_id = keys.app_id.ok_or_else(|| Failure::unproven("the own evidence names no app"))?;
+    let app_id = keys.app_id.ok_or_else(|| Failure::unproven("the evidence of this CVM names no app"))?;
     let scalar =
         response.k256_key.as_slice().try_into().map_err(|_| unproven(&"the app's key is malformed"))?;
     let app_key = Signer::of_secret(scalar).map_err(|error| unproven(&error))?;
@@ -164,24 +165,24 @@ async fn proven(keys: &AppKeys) -> Outcome<ProofFile> {
     Ok(proof)
 }
 
-/// What a record says of its release.
+/// The fields of a record that identify its release.
 #[derive(Deserialize)]
 struct Record {
     event: String,
     app_id: String,
 }
 
-/// Keys of an app from a file, with its name in errors.
+/// Reads the keys of an app, with the file's name in errors.
 pub(crate) fn read_keys(path: &Path) -> Outcome<AppKeysFile> {
     AppKeysFile::read(path)
 }
 
-/// Says of which file a field is wrong.
+/// Adds the file's name to an error about a field.
 pub(crate) fn field_of(path: &Path) -> impl Fn(String) -> Failure {
     move |problem| Failure::usage(format_args!("{}: {problem}", path.display()))
 }
 
-/// `--app-id` as clap parses it.
+/// Parses `--app-id` for clap.
 pub(crate) fn app_id_argument(text: &str) -> Result<kms_attest::identity::AppId, String> {
     input::app_id(text)
 }

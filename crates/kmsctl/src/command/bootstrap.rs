@@ -1,4 +1,4 @@
-//! `kmsctl bootstrap`: new root keys, for the first KMS of a cluster.
+//! `kmsctl bootstrap`: makes new root keys, for the first KMS of a cluster.
 
 use std::time::Duration;
 
@@ -15,10 +15,10 @@ use crate::pin::Pin;
 use crate::target::{Operated, Pinned};
 use crate::trust::{self, Verification};
 
-/// The KMS asks its policy, its guest agent and perhaps a collateral service.
+/// The KMS calls its policy, its guest agent and perhaps a collateral service.
 const CALL_TIME: Duration = Duration::from_secs(120);
 
-/// Collateral is fetched; without any the keys are shown as unverified.
+/// For fetching collateral; without any the keys are shown as unverified.
 const VERIFY_TIME: Duration = Duration::from_secs(30);
 
 /// Arguments of `kmsctl bootstrap`.
@@ -48,7 +48,7 @@ impl Bootstrap {
         progress.now("verifying the attestation of the keys");
         for (name, key) in [("ca_pubkey", &keys.ca_pubkey), ("k256_pubkey", &keys.k256_pubkey)] {
             if key.is_empty() {
-                return Err(Failure::failed(format_args!("Onboard.Bootstrap: the answer lacks {name}")));
+                return Err(Failure::failed(format_args!("Onboard.Bootstrap: the response lacks {name}")));
             }
         }
         let doubt = self.doubt(&keys, terminal).await?;
@@ -68,7 +68,7 @@ impl Bootstrap {
             };
             page.field("attestation", attestation);
             match &doubt {
-                None => page.line(page.toned(Tone::Good, "verified: it vouches for both keys")),
+                None => page.line(page.toned(Tone::Good, "verified: it covers both keys")),
                 Some(doubt) => {
                     let word = page.toned(Tone::Bad, "UNVERIFIED");
                     page.line(format_args!(
@@ -81,7 +81,7 @@ impl Bootstrap {
         })?;
         Ok(Exit::Done)
     }
-    /// Why it is not known that a TEE made these keys. Another statement than about these keys is no doubt but a lie.
+    /// Why it is uncertain that a TEE made these keys. A statement about other keys is an error.
     async fn doubt(&self, keys: &BootstrapResponse, terminal: &Terminal) -> Outcome<Option<String>> {
         if keys.attestation.is_empty() {
             return Ok(Some("there is no attestation".to_owned()));
@@ -100,7 +100,7 @@ impl Bootstrap {
         match tokio::time::timeout(VERIFY_TIME, verifying).await {
             Ok(Ok(_)) => Ok(None),
             Ok(Err(VerifyError::ReportData | VerifyError::QuotedReportData)) => Err(Failure::unproven(
-                "the attestation in the answer vouches for other keys: they are not of this KMS",
+                "the attestation in the response covers other keys: they are not of this KMS",
             )),
             Ok(Err(error)) => {
                 let failure = Failure::failed(causes(&error));

@@ -1,4 +1,4 @@
-//! `kmsctl clock-floor lower`: the way out after a clock that was ahead.
+//! `kmsctl clock-floor lower`: repairs a KMS after its clock was ahead.
 
 use clap::{Args, Subcommand};
 use kms_client::proto::{LowerClockFloorRequest, LowerClockFloorResponse};
@@ -8,10 +8,11 @@ use crate::output::{Terminal, Tone};
 use crate::target::Administered;
 use crate::when;
 
-/// What a KMS believes about its clock.
+/// The earliest time that a KMS accepts as now
 #[derive(Debug, Subcommand)]
 pub(crate) enum ClockFloor {
-    /// Say that a KMS may release keys again: its clock is right now, and was ahead when it made its newest audit records
+    /// Let a KMS release keys again: its clock is right now, but was ahead when it made its newest audit
+    /// records
     Lower(Lower),
 }
 
@@ -28,12 +29,12 @@ pub(crate) struct Lower {
 impl ClockFloor {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         let Self::Lower(Lower { admin, reason }) = self;
-        // The KMS compares it with its own: the operator vouches for the time.
+        // The KMS compares it with its own time, which the operator thereby confirms.
         let request = LowerClockFloorRequest { reason, now: when::now() };
         let answer: LowerClockFloorResponse = admin.call(terminal, "LowerClockFloor", &request).await?;
         terminal.show(&answer, |page| match answer.was_behind {
             true => {
-                page.line(page.toned(Tone::Good, "The clock counts as right: keys are released again."));
+                page.line(page.toned(Tone::Good, "The clock is accepted as right: keys are released again."));
                 page.field("  newest record before", when::at(answer.from));
             }
             false => page.line("The clock was not behind: nothing was changed."),

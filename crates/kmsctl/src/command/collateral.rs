@@ -1,4 +1,4 @@
-//! `kmsctl refresh-collateral`: what Intel publishes, fetched again now.
+//! `kmsctl refresh-collateral`: has Intel's collateral fetched again now.
 
 use clap::Args;
 use kms_client::proto::{RefreshCollateralResponse, RefreshedCollateral};
@@ -20,11 +20,11 @@ impl RefreshCollateral {
         let answer: RefreshCollateralResponse = self.admin.call(terminal, "RefreshCollateral", &()).await?;
         terminal.show(&answer, |page| {
             if answer.models.is_empty() {
-                page.line("No collateral is held yet: it is fetched when the first CVM asks.");
+                page.line("No collateral is cached yet: it is fetched for the first CVM.");
                 return;
             }
             answer.models.iter().for_each(|model| entry(page, model));
-            page.line("Everybody is verified again by what is held now.");
+            page.line("Every CVM is verified again by this collateral.");
         })?;
         let has_failed = answer.models.iter().any(|model| !model.failure.is_empty());
         Ok(if has_failed { Exit::Failed } else { Exit::Done })
@@ -34,7 +34,9 @@ impl RefreshCollateral {
 fn entry(page: &mut Page, model: &RefreshedCollateral) {
     let name = format!("{} ({} CA)", hex::encode(&model.fmspc), printable(&model.ca));
     if !model.failure.is_empty() {
-        page.line(page.toned(Tone::Bad, &format!("{name}: not refreshed, what was held stays in use")));
+        page.line(
+            page.toned(Tone::Bad, &format!("{name}: not refreshed, the cached collateral stays in use")),
+        );
         page.line(format!("  {}", printable(&model.failure)));
         return;
     }

@@ -1,4 +1,4 @@
-//! `kmsctl completions`: what a shell needs to complete commands and options.
+//! `kmsctl completions`: completions of commands and options for a shell.
 
 use clap::Args;
 use clap_complete::{Shell, generate};

@@ -1,4 +1,4 @@
-//! `kmsctl denials`: who was refused lately, and how to ask why.
+//! `kmsctl denials`: the requests that were refused recently.
 
 use clap::Args;
 use kms_attest::identity::AppId;
@@ -9,7 +9,7 @@ use crate::output::{Page, Terminal, Tone, printable};
 use crate::target::Administered;
 use crate::{input, when};
 
-/// What one request may bring.
+/// The most records in one response.
 const PAGE: u32 = 200;
 
 /// Arguments of `kmsctl denials`.
@@ -17,13 +17,13 @@ const PAGE: u32 = 200;
 pub(crate) struct Denials {
     #[command(flatten)]
     admin: Administered,
-    /// At most this many, the newest first
+    /// List at most this many, newest first
     #[arg(long, value_name = "NUMBER", default_value = "20", value_parser = clap::value_parser!(u32).range(1..))]
     limit: u32,
-    /// Only of this code, such as compose_hash_not_allowed
+    /// Only refusals with this code, such as compose_hash_not_allowed
     #[arg(long, value_name = "CODE")]
     code: Option<String>,
-    /// Only of this app, 20 bytes in hexadecimal
+    /// Only refusals of this app, 20 bytes in hexadecimal
     #[arg(long, value_name = "APP_ID", value_parser = input::app_id)]
     app: Option<AppId>,
 }
@@ -71,7 +71,7 @@ impl Denials {
                 }
             }
             match found.is_empty() {
-                true => page.line("Nobody was refused lately."),
+                true => page.line("No request was refused recently."),
                 false => page.line("`kmsctl explain --denial ID` shows every check."),
             }
         })?;
@@ -79,7 +79,7 @@ impl Denials {
     }
 }
 
-/// One refusal in a line.
+/// One refusal on one line.
 pub(super) fn summary(denial: &DenialRecord) -> String {
     let times = match denial.count {
         0 | 1 => when::at(denial.last),
@@ -90,7 +90,7 @@ pub(super) fn summary(denial: &DenialRecord) -> String {
     format!("{code}: {method} from {remote}, {times}")
 }
 
-/// Who somebody is.
+/// Prints an identity.
 pub(super) fn identity(page: &mut Page, identity: &VerifiedIdentity) {
     for (name, bytes) in [
         ("  app id", &identity.app_id),

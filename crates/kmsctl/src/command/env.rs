@@ -1,4 +1,4 @@
-//! `kmsctl env`: environments of apps, encrypted by their deployer and decrypted by the app.
+//! `kmsctl env`: environments of apps, encrypted by the deployer and decrypted by the app.
 
 mod decrypt;
 mod encrypt;
@@ -11,12 +11,12 @@ use self::encrypt::Encrypt;
 use crate::exit::Outcome;
 use crate::output::Terminal;
 
-/// Commands below `kmsctl env`.
+/// The commands of `kmsctl env`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Env {
-    /// Encrypt a .env file to the key that a KMS vouches for
+    /// Encrypt a .env file to the app's public key, which a KMS signs
     Encrypt(Encrypt),
-    /// Decrypt what was encrypted, with the app's own key
+    /// Decrypt an encrypted environment with the app's own key
     Decrypt(Decrypt),
 }
 

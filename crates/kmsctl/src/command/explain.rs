@@ -1,4 +1,5 @@
-//! `kmsctl explain`: why a CVM is refused, and what would allow it. A dry run at the KMS: nothing is released.
+//! `kmsctl explain`: why a CVM is refused, and what would allow it. A dry run at the KMS: nothing is
+//! released.
 
 use std::path::PathBuf;
 
@@ -11,7 +12,7 @@ use crate::output::{Page, Terminal, Tone, printable};
 use crate::target::Administered;
 use crate::{files, input};
 
-/// The most that the KMS takes, as hexadecimal in JSON.
+/// The largest evidence that the KMS accepts as hexadecimal in JSON.
 const MAX_EVIDENCE_BYTES: usize = 500 << 10;
 const MAX_VM_CONFIG_BYTES: usize = 256 << 10;
 
@@ -21,19 +22,19 @@ const MAX_VM_CONFIG_BYTES: usize = 256 << 10;
 pub(crate) struct Explain {
     #[command(flatten)]
     admin: Administered,
-    /// File with an attestation as the guest agent gives it, binary or hexadecimal; - is standard input
+    /// File with an attestation from the guest agent, binary or hexadecimal; - is standard input
     #[arg(long, value_name = "FILE", group = "what")]
     evidence: Option<PathBuf>,
     /// File with an RA-TLS certificate, PEM or DER; - is standard input
     #[arg(long, value_name = "FILE", group = "what")]
     certificate: Option<PathBuf>,
-    /// Id of a recent refusal: `denial_id` in the answer, `X-Denial-Id`, or from `kmsctl denials`
+    /// Id of a recent refusal: `denial_id` in the response, `X-Denial-Id`, or from `kmsctl denials`
     #[arg(long, value_name = "ID", group = "what")]
     denial: Option<String>,
-    /// What it asks to be; without it what was asked for, else an app
+    /// Role to explain; default: the role of the refused request, otherwise an app
     #[arg(long = "as", value_name = "ROLE")]
     role: Option<Role>,
-    /// File with the vm_config that it would send; without it the one in the evidence
+    /// File with the vm_config that the CVM would send; default: the one in the evidence
     #[arg(long, value_name = "FILE")]
     vm_config: Option<PathBuf>,
 }
@@ -74,7 +75,7 @@ impl Explain {
         if let Some(path) = &self.vm_config {
             request.vm_config = files::read_text(path, MAX_VM_CONFIG_BYTES)?.to_string();
         }
-        let progress = terminal.progress("asking the KMS");
+        let progress = terminal.progress("waiting for the KMS");
         let answer: ExplainResponse = self.admin.call(terminal, "Explain", &request).await?;
         drop(progress);
         terminal.show(&answer, |page| show(page, &answer))?;
@@ -86,7 +87,7 @@ impl Explain {
     }
 }
 
-/// Evidence begins with a zero byte or with a MessagePack map, never with a hexadecimal digit.
+/// Evidence begins with a zero byte or a MessagePack map, never with a hexadecimal digit.
 fn binary(bytes: Vec<u8>) -> Vec<u8> {
     let text = std::str::from_utf8(&bytes).ok();
     text.and_then(|text| input::decode(text).ok()).filter(|decoded| !decoded.is_empty()).unwrap_or(bytes)
@@ -94,9 +95,9 @@ fn binary(bytes: Vec<u8>) -> Vec<u8> {
 
 fn show(page: &mut Page, answer: &ExplainResponse) {
     let (tone, verdict) = match answer.verdict.as_str() {
-        "allowed" => (Tone::Good, "ALLOWED: it would get what it asks for".to_owned()),
+        "allowed" => (Tone::Good, "ALLOWED: it would get what it requests".to_owned()),
         "denied" => (Tone::Bad, format!("DENIED: {}", printable(&answer.code))),
-        _ => (Tone::Doubtful, "UNKNOWN: something that is asked does not answer".to_owned()),
+        _ => (Tone::Doubtful, "UNKNOWN: a service that is needed does not respond".to_owned()),
     };
     page.line(page.toned(tone, &verdict));
     page.field("the caller is told", printable(&answer.reason));
@@ -114,7 +115,7 @@ fn show(page: &mut Page, answer: &ExplainResponse) {
     }
     if let Some(identity) = &answer.identity {
         page.line("");
-        page.line("Who it is");
+        page.line("Identity");
         denials::identity(page, identity);
     }
     if let Some(nearest) = &answer.nearest

@@ -1,4 +1,4 @@
-//! `kmsctl finish`: end onboarding, and wait until keys are served.
+//! `kmsctl finish`: ends onboarding, and waits until keys are served.
 
 use std::time::{Duration, Instant};
 
@@ -28,7 +28,7 @@ pub(crate) struct Finish {
 impl Finish {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
         let connection = self.kms.connect(Service::Onboarding, terminal).await?;
-        // Another implementation has no setup service; then nothing is known beforehand.
+        // Other implementations have no setup service; then the state is unknown.
         let status = self.kms.setup_status(CALL_TIME).await?;
         if let Some(status) = &status {
             ready(status).map_err(|failure| failure.about(&self.kms.url))?;
@@ -56,7 +56,7 @@ impl Finish {
     }
 }
 
-/// Whether `Finish` can lead to a KMS that serves.
+/// Whether `Finish` can start the KMS phase.
 fn ready(status: &SetupStatus) -> Outcome<()> {
     let problem = match status.mode.as_str() {
         "onboarding" => "there are no keys yet, so there is nothing to finish",

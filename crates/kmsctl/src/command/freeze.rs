@@ -1,4 +1,4 @@
-//! `kmsctl freeze`, `unfreeze`, `frozen`: stopping one thing now.
+//! `kmsctl freeze`, `unfreeze`, `frozen`: stop releases to one target now.
 
 use std::io::{self, IsTerminal as _};
 
@@ -15,12 +15,12 @@ use crate::output::{Page, Terminal, Tone, printable};
 use crate::target::{AdminService, Administered};
 use crate::{input, when};
 
-/// What is stopped.
+/// The target.
 #[derive(Args, Debug)]
 struct Target {
-    /// What is meant
+    /// Kind of target
     scope: Scope,
-    /// Its id in hexadecimal: app and instance have 20 bytes, device and os-image 32, kms none
+    /// Its id in hexadecimal: 20 bytes for app and instance, 32 for device and os-image, none for kms
     #[arg(value_name = "ID", required_if_eq_any = [
         ("scope", "app"), ("scope", "instance"), ("scope", "device"), ("scope", "os-image")
     ], value_parser = input::decode)]
@@ -35,9 +35,9 @@ enum Scope {
     Instance,
     /// A machine
     Device,
-    /// Everything that boots this OS image
+    /// Every CVM with this OS image
     OsImage,
-    /// Everybody: this KMS releases nothing
+    /// Everything: this KMS releases nothing
     Kms,
 }
 
@@ -82,16 +82,16 @@ pub(crate) struct Freeze {
     admin: Administered,
     #[command(flatten)]
     target: Target,
-    /// Why, for whoever finds this later; callers do not see it
+    /// Reason, for other operators; callers do not see it
     #[arg(long, value_name = "TEXT")]
     reason: String,
-    /// How long, such as 30m, 8h or 7d; without it until it is taken back
+    /// Duration, such as 30m, 8h or 7d; default: until it is ended with unfreeze
     #[arg(long = "for", value_name = "TIME", value_parser = when::duration)]
     lasts: Option<std::time::Duration>,
     /// Replace a freeze that lasts longer
     #[arg(long)]
     replace: bool,
-    /// Freeze the whole KMS without being asked
+    /// Freeze the whole KMS without confirmation
     #[arg(long, short)]
     yes: bool,
 }
@@ -115,7 +115,7 @@ impl Freeze {
             async |admin| {
                 let answer: FreezeResponse = admin.call(terminal, "Freeze", &request).await?;
                 if answer.frozen.is_none() {
-                    return Err(Failure::failed("Admin.Freeze: the answer lacks frozen"));
+                    return Err(Failure::failed("Admin.Freeze: the response lacks frozen"));
                 }
                 Ok(answer)
             },
@@ -123,23 +123,23 @@ impl Freeze {
                 page.line(page.toned(
                     Tone::Good,
                     match everything {
-                        true => "Frozen: from now on this KMS releases nothing to anybody.",
+                        true => "Frozen: from now on this KMS releases nothing.",
                         false => "Frozen: from now on nothing is released to it.",
                     },
                 ));
                 answer.frozen.iter().for_each(|frozen| entry(page, frozen));
             },
-            "Other KMS nodes do not know of it: freeze it at each of them (--admin takes several).",
+            "Other KMS nodes are not affected: freeze it at each of them (--admin takes several).",
         )
         .await
     }
 }
 
-/// Shows what a freeze of whole KMSs stops, and goes on only if a person says yes to it.
+/// Shows what freezing whole KMSs stops, and continues only if the user confirms.
 async fn confirm(admin: &Administered, terminal: &Terminal) -> Outcome<()> {
     if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
         return Err(Failure::usage(
-            "this stops everybody and nobody can be asked: --yes says that it is meant",
+            "this stops all releases, and there is no terminal to confirm it: use --yes",
         ));
     }
     for admin in admin.each() {
@@ -168,7 +168,8 @@ async fn confirm(admin: &Administered, terminal: &Terminal) -> Outcome<()> {
     }
 }
 
-/// Does the same at each KMS. One shows its answer alone; of several each is shown, and the worst exit code counts.
+/// Does the same at each KMS. With several, each response is shown under its URL, and the highest exit code
+/// is returned.
 async fn at_each<A: Serialize>(
     admin: &Administered,
     terminal: &Terminal,
@@ -223,7 +224,7 @@ pub(crate) struct Unfreeze {
     admin: Administered,
     #[command(flatten)]
     target: Target,
-    /// Why, for the audit log
+    /// Reason, for the audit log
     #[arg(long, value_name = "TEXT", default_value = "")]
     reason: String,
 }

@@ -1,4 +1,4 @@
-//! `kmsctl man`: the manual pages, one of the program and one of each command.
+//! `kmsctl man`: the manual pages, one for the program and one for each command.
 
 use std::path::PathBuf;
 
@@ -12,10 +12,10 @@ use crate::output::Terminal;
 /// Arguments of `kmsctl man`.
 #[derive(Args, Debug)]
 pub(crate) struct Man {
-    /// The command whose page is printed; without it the program's
+    /// Command whose page is printed; default: the program's page
     #[arg(conflicts_with = "dir")]
     command: Option<String>,
-    /// Write every page into this directory, replacing those that are there
+    /// Write every page into this directory, and replace existing ones
     #[arg(long, value_name = "DIRECTORY")]
     dir: Option<PathBuf>,
 }

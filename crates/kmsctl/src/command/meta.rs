@@ -1,4 +1,4 @@
-//! `kmsctl meta`: what a KMS says about itself. Nothing of it is proven; `kmsctl verify` does that.
+//! `kmsctl meta`: what a KMS says about itself, unproven. `kmsctl verify` proves it.
 
 use std::path::PathBuf;
 
@@ -18,7 +18,7 @@ const MAX_CERTIFICATE_BYTES: usize = 64 << 10;
 pub(crate) struct Meta {
     #[command(flatten)]
     kms: Kms,
-    /// Root CA certificate (PEM) under which the server must be; without it any server is asked
+    /// Root CA certificate (PEM) that must have issued the server's; default: any server is accepted
     #[arg(long, value_name = "FILE")]
     root_ca: Option<PathBuf>,
 }

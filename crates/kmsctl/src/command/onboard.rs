@@ -1,4 +1,4 @@
-//! `kmsctl onboard`: a new KMS receives the root keys of a running one.
+//! `kmsctl onboard`: has a new KMS receive the root keys of a running one.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -54,7 +54,7 @@ impl Onboard {
         };
         drop(progress);
         if keys.k256_pubkey.is_empty() {
-            return Err(Failure::failed("Onboard.Onboard: the answer lacks k256_pubkey"));
+            return Err(Failure::failed("Onboard.Onboard: the response lacks k256_pubkey"));
         }
         terminal.show(&keys, |page| {
             page.field("k256 public key", hex::encode(&keys.k256_pubkey));

@@ -1,4 +1,4 @@
-//! `kmsctl shadow`: trying an allowlist on live requests before it decides.
+//! `kmsctl shadow`: evaluates an allowlist on live requests before it decides.
 
 use std::path::PathBuf;
 
@@ -10,17 +10,17 @@ use crate::output::{Page, Terminal, Tone, printable};
 use crate::target::Administered;
 use crate::{files, when};
 
-/// The most that the KMS takes.
+/// The largest allowlist that the KMS accepts.
 const MAX_ALLOWLIST_BYTES: usize = 7 << 20;
 
 /// What to do with the candidate.
 #[derive(Subcommand, Debug)]
 pub(crate) enum Shadow {
-    /// Judge live requests by an allowlist, beside the policy that decides
+    /// Evaluate live requests by an allowlist, beside the policy that decides
     Start(Start),
     /// Show what it would newly allow or deny
     Report(Report),
-    /// End it, with its last report
+    /// Stop it, and show its last report
     Stop(Report),
 }
 
@@ -31,10 +31,10 @@ pub(crate) struct Start {
     admin: Administered,
     /// The candidate, an auth-config.json; - is standard input
     file: PathBuf,
-    /// What to call it in reports and in the audit log; without it the name of the file
+    /// Name in reports and in the audit log; default: the name of the file
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
-    /// Whether an empty device list means no device; without it as the KMS is configured
+    /// Whether an empty device list allows no device; default: as the KMS is configured
     #[arg(long, value_name = "BOOL")]
     strict_devices: Option<bool>,
 }
@@ -70,10 +70,10 @@ impl Start {
         };
         let answer: StartShadowResponse = self.admin.call(terminal, "StartShadow", &request).await?;
         terminal.show(&answer, |page| {
-            page.line("It judges live requests from now on, and decides nothing.");
+            page.line("It judges live requests from now on, without deciding.");
             page.field("it allows", printable(&answer.rules));
             if answer.replaced {
-                page.line("Another candidate was running; its report is gone.");
+                page.line("It replaces another candidate, whose report is discarded.");
             }
             own(page, answer.allows_this_kms, "");
             page.line("`kmsctl shadow report` shows what it would change.");
@@ -104,11 +104,11 @@ fn report(page: &mut Page, answer: &ShadowReportResponse) {
     page.field("newly allowed", answer.newly_allowed);
     page.field("newly denied", answer.newly_denied);
     if answer.without_answer > 0 {
-        page.field("not compared", format_args!("{}: the policy did not answer", answer.without_answer));
+        page.field("not compared", format_args!("{}: the policy did not respond", answer.without_answer));
     }
     own(page, answer.allows_this_kms, &answer.denies_this_kms_because);
     if answer.decisions == 0 {
-        page.line("Nobody has asked for keys since: this says nothing yet.");
+        page.line("No keys were requested since: there is nothing to compare yet.");
     } else if answer.changes.is_empty() {
         page.line(page.toned(Tone::Good, "So far it would decide everything as the policy in force does."));
     }

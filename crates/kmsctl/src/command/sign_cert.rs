@@ -1,4 +1,4 @@
-//! `kmsctl sign-cert`: a certificate for the app that runs in this CVM, from a KMS that is verified first.
+//! `kmsctl sign-cert`: a certificate for the app in this CVM, from a KMS that is verified first.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -29,7 +29,7 @@ const MAX_KEY_BYTES: usize = 64 << 10;
 pub(crate) struct SignCert {
     #[command(flatten)]
     guest: Guest,
-    /// Public key of the root CA that the app insists on (SubjectPublicKeyInfo DER, hex)
+    /// Public key of the root CA that the app requires (SubjectPublicKeyInfo DER, hex)
     #[arg(long, value_name = "HEX", conflicts_with = "app_keys")]
     key_provider_id: Option<Hex<SPKI_LENGTH>>,
     /// Keys of the app as app-key wrote them: the KMS must be under the same root
@@ -118,7 +118,7 @@ impl SignCert {
         Ok(Exit::Done)
     }
 
-    /// The root CA that the KMS names, if it is the pinned one.
+    /// The root CA that the KMS shows, if it is the pinned one.
     async fn shown_root(&self, url: &KmsUrl) -> Outcome<String> {
         let stranger = Connection::open(url, Trust::DangerousAnyServer, None).await?;
         let root = stranger.temp_ca_cert().await?.ca_cert.clone();
@@ -130,17 +130,17 @@ impl SignCert {
         }
     }
 
-    /// Whether something says which root CA it must be.
+    /// Whether an option pins the root CA.
     fn is_pinned(&self) -> bool {
         self.app_keys.is_some() || self.key_provider_id.is_some()
     }
 
-    /// For what the chain must be good.
+    /// The key usage that the chain must allow.
     fn usage(&self) -> KeyUsage {
         if self.client_auth && !self.server_auth { KeyUsage::client_auth() } else { KeyUsage::server_auth() }
     }
 
-    /// Now, or the time nearest to it at which the certificate is to be valid.
+    /// Now, or the nearest time at which the certificate is to be valid.
     fn valid_at(&self) -> UnixTime {
         let at = now().max(self.not_before.unwrap_or(0)).min(self.not_after.unwrap_or(u64::MAX));
         UnixTime::since_unix_epoch(Duration::from_secs(at))
@@ -172,7 +172,7 @@ impl SignCert {
     }
 }
 
-/// The chain must be over our key, end in the root that was verified, and hold: each certificate signed by the next.
+/// Checks the chain: over our key, up to the verified root, each certificate signed by the next.
 fn check(chain: &[String], key: &P256Key, root: &str, usage: KeyUsage, at: UnixTime) -> Outcome<()> {
     let (Some(leaf), Some(last)) = (chain.first(), chain.last()) else {
         return Err(Failure::unproven("SignCert: the chain is empty"));

@@ -1,4 +1,5 @@
-//! `kmsctl status`: is each KMS reached, can it release keys, and do all of them hold the same ones?
+//! `kmsctl status`: whether each KMS can be reached, whether it can release keys, and whether all hold the
+//! same keys.
 
 use std::time::Duration;
 
@@ -20,7 +21,7 @@ const CALL_TIME: Duration = Duration::from_secs(30);
 /// Arguments of `kmsctl status`.
 #[derive(Args, Debug)]
 pub(crate) struct Status {
-    /// URL of a KMS, http:// also while it has no keys; may be given more than once, or with commas
+    /// URL of a KMS, http:// if it has no keys yet; may be given more than once, or with commas
     #[arg(
         long = "kms",
         value_name = "URL",
@@ -36,22 +37,22 @@ pub(crate) struct Status {
     server: Server,
 }
 
-/// What one KMS does.
+/// The state of one KMS.
 enum State {
     Serving(Box<GetMetaResponse>),
     Onboarding(Box<Waiting>),
     Unreachable(String),
 }
 
-/// What a KMS says that does not serve.
+/// What a KMS that does not serve says about itself.
 struct Waiting {
-    /// Absent where its guest agent does not answer.
+    /// `None` if its guest agent does not respond.
     info: Option<AttestationInfoResponse>,
-    /// Absent where there is no setup service, or its token is missing.
+    /// `None` if there is no setup service, or the token is missing.
     setup: Option<SetupStatus>,
 }
 
-/// What makes two KMSs replicas of each other.
+/// Replicas of one another have these in common.
 #[derive(PartialEq, Eq)]
 struct Keys {
     root: Vec<u8>,
@@ -60,7 +61,7 @@ struct Keys {
 
 impl Status {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
-        let progress = terminal.progress("asking each KMS");
+        let progress = terminal.progress("waiting for each KMS");
         let mut states = Vec::new();
         for url in &self.urls {
             states.push((url, self.ask(url, terminal).await?));
@@ -104,7 +105,7 @@ impl Status {
             Ok(meta) => return Ok(State::Serving(Box::new(meta))),
             Err(refusal) => refusal,
         };
-        // A KMS without keys knows no such method.
+        // A KMS without keys does not have the method.
         let CallError::Refused { status, message, .. } = &refusal else {
             let other_side = other_side(url, &refusal).await;
             return Ok(State::Unreachable(other_side.unwrap_or_else(|| causes(&refusal))));
@@ -112,14 +113,14 @@ impl Status {
         if status.as_u16() != 404 && !message.starts_with("Service not found") {
             return Ok(State::Unreachable(refusal.to_string()));
         }
-        // Without an answer of its guest agent, it is onboarding all the same.
+        // It is onboarding even if its guest agent does not respond.
         let info = connection.call(CALL_TIME, "Onboard.GetAttestationInfo", &()).await.ok();
         let setup = self.setup(&connection, terminal).await?;
         Ok(State::Onboarding(Box::new(Waiting { info, setup })))
     }
 
-    /// What the setup service says. The token is shown only where it is asked for, and over https only to a server that
-    /// an option names.
+    /// The status from the setup service. The token is sent only if it is required, and over https only to a
+    /// server that an option identifies.
     async fn setup(
         &self,
         connection: &OperatorConnection,
@@ -133,18 +134,18 @@ impl Status {
         let url = connection.url();
         let Some(token) = self.credentials.token(Service::Onboarding)? else {
             terminal.warn(format_args!(
-                "{url} tells where it stands only with its token, in KMS_ONBOARD_TOKEN or --token-file"
+                "{url} tells its state only with its token, in KMS_ONBOARD_TOKEN or --token-file"
             ));
             return Ok(None);
         };
         let belief = match url {
-            // Pins are about the servers over https.
+            // Pins apply to servers over https.
             OperatorUrl::Plain(_) => Belief::Any,
             OperatorUrl::Tls(_) => self.server.belief(url)?,
         };
         if matches!(belief, Belief::Unsaid) {
             terminal.warn(format_args!(
-                "the token does not go to {url}, which anybody may be: name its key with --server-spki"
+                "the token does not go to {url}, which is not authenticated: give its key with --server-spki"
             ));
             return Ok(None);
         }
@@ -162,10 +163,10 @@ impl Status {
 }
 
 impl State {
-    /// Whether it does what it is there for: releases keys, or waits for some.
+    /// Whether it does its work: it releases keys, or waits for some.
     fn is_useful(&self) -> bool {
         match self {
-            // Versions that do not say are believed to.
+            // Versions without this field are assumed to be ready.
             Self::Serving(meta) => meta.ready.unwrap_or(true),
             Self::Onboarding(_) => true,
             Self::Unreachable(_) => false,

@@ -1,4 +1,4 @@
-//! `kmsctl verify`: proof of a KMS, step by step; online, or from answers that were kept.
+//! `kmsctl verify`: proof of a KMS, step by step; online, or from a saved bundle.
 
 use std::path::PathBuf;
 
@@ -28,22 +28,23 @@ use crate::when::now;
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("source").required(true).multiple(true).args(["url", "kms", "offline"]))]
 pub(crate) struct Verify {
-    /// URL of the KMS; with --offline, the answers must be those of this one
+    /// URL of the KMS; with --offline, the bundle must be of this KMS
     #[arg(value_name = "URL")]
     url: Option<KmsUrl>,
-    /// As URL; where both are given, they must be the same
+    /// Same as URL; if both are given, they must be equal
     #[arg(long, value_name = "URL", env = "KMS_URL", hide_env_values = true)]
     kms: Option<KmsUrl>,
-    /// Where `kms` comes from: whoever names it means it, the environment is for all commands.
+    /// The origin of `kms`: on the command line it selects the KMS, in the environment it is a default for
+    /// all commands.
     #[arg(skip)]
     pub(crate) kms_origin: Origin,
-    /// Judge answers that --save-bundle kept; needs no network
+    /// Verify a bundle from --save-bundle; needs no network
     #[arg(long, value_name = "FILE")]
     offline: Option<PathBuf>,
-    /// With --offline: time at which everything is judged, Unix seconds [default: now]
+    /// With --offline: time of the verdict, Unix seconds [default: now]
     #[arg(long, value_name = "SECONDS", requires = "offline")]
     at: Option<u64>,
-    /// Keep the answers and the collateral in this file
+    /// Save the responses and the collateral in this file
     #[arg(long, value_name = "FILE", conflicts_with = "offline")]
     save_bundle: Option<PathBuf>,
     /// Overwrite the file
@@ -53,31 +54,31 @@ pub(crate) struct Verify {
     verification: Verification,
     #[command(flatten)]
     pinned: Pinned,
-    /// The app whose public key is asked for [default: an app that does not exist]
+    /// App whose public key is requested [default: an app that does not exist]
     #[arg(long, value_name = "HEX", value_parser = app_id_argument)]
     app_id: Option<AppId>,
-    /// Fail also when a step could not be checked because nothing was pinned
+    /// Also fail if a step could not be checked because nothing was pinned
     #[arg(long)]
     strict: bool,
 }
 
-/// Where an argument comes from.
+/// The origin of an argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Origin {
-    /// The environment, or nowhere.
+    /// The environment, or a default.
     #[default]
     Elsewhere,
     /// The command line.
     CommandLine,
 }
 
-/// What the KMS must be.
+/// The expected values.
 #[derive(Args, Debug)]
 struct Pinned {
     /// Allowlist: JSON with one identity or a list of them; may be given more than once
     #[arg(long = "allow", value_name = "FILE")]
     allow: Vec<PathBuf>,
-    /// Allow the identity whose registers aggregate to this; may be given more than once
+    /// Allow the identity with this aggregated measurement; may be given more than once
     #[arg(long, value_name = "HEX")]
     mr_aggregated: Vec<Hex<32>>,
     /// Public key of the root CA (SubjectPublicKeyInfo DER, 91 bytes) or its SHA-256 (32 bytes)
@@ -86,19 +87,19 @@ struct Pinned {
     /// k256 root key, 66 hexadecimal digits
     #[arg(long, value_name = "HEX")]
     k256_pubkey: Option<Signer>,
-    /// TCB statuses that are accepted
+    /// Accepted TCB statuses
     #[arg(long, value_name = "STATUS", value_delimiter = ',', default_value = pins::UP_TO_DATE)]
     tcb: Vec<String>,
-    /// TCB statuses accepted of the platform on which the root keys were made [default: as --tcb]
+    /// Accepted TCB statuses of the platform that made the root keys [default: as --tcb]
     #[arg(long, value_name = "STATUS", value_delimiter = ',')]
     bootstrap_tcb: Option<Vec<String>>,
-    /// Advisories that are accepted; all others fail
+    /// Accepted advisories; all others fail
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     accept_advisory: Option<Vec<String>>,
-    /// Advisories accepted of the platform on which the root keys were made [default: as --accept-advisory]
+    /// Accepted advisories of the platform that made the root keys [default: as --accept-advisory]
     #[arg(long, value_name = "ID", value_delimiter = ',')]
     bootstrap_advisory: Option<Vec<String>>,
-    /// Keys of an app as app-key wrote them: are they of this KMS?
+    /// Keys of an app from app-key, which must be from this KMS
     #[arg(long, value_name = "FILE")]
     app_keys: Option<PathBuf>,
 }
@@ -130,7 +131,7 @@ impl Verify {
                 let url = named.as_ref().or(self.kms.as_ref());
                 let url = url.ok_or_else(|| Failure::usage("a URL or --offline is needed"))?;
                 let collateral = self.verification.collateral(&anchors, Clock::system())?;
-                let progress = terminal.progress("asking the KMS and the collateral service");
+                let progress = terminal.progress("waiting for the KMS and the collateral service");
                 let app_id = self.app_id.or(pins.released.as_ref().map(|keys| keys.app_id));
                 let answers = gather(url, &collateral, app_id.unwrap_or(AppId([0; 20]))).await;
                 drop(progress);
@@ -146,7 +147,7 @@ impl Verify {
         show(terminal, &report, incomplete)
     }
 
-    /// The KMS that the command line names.
+    /// The KMS on the command line.
     fn named(&self) -> Outcome<Option<&KmsUrl>> {
         let kms = self.kms.as_ref().filter(|_| self.kms_origin == Origin::CommandLine);
         match (&self.url, kms) {
@@ -188,7 +189,7 @@ impl Pinned {
     }
 }
 
-/// What is public about the keys in a file.
+/// The public part of the keys in a file.
 fn released(keys: &crate::app_keys_file::AppKeysFile) -> Result<ReleasedKeys, String> {
     let root_spki = public_key(&keys.ca_cert).ok_or("ca_cert is not a certificate in PEM")?;
     Ok(ReleasedKeys {
@@ -210,7 +211,7 @@ fn root_pin(text: &str) -> Result<RootPin, String> {
     }
 }
 
-/// Prints the report; `incomplete` is how a proof with gaps ends.
+/// Prints the report; `incomplete` is the exit code of a proof with gaps.
 fn show(terminal: &Terminal, report: &Report, incomplete: Exit) -> Outcome {
     let verdict = report.verdict();
     let (word, step, exit) = match verdict {
@@ -249,7 +250,7 @@ fn show(terminal: &Terminal, report: &Report, incomplete: Exit) -> Outcome {
     Ok(exit)
 }
 
-/// All of one width.
+/// Padded to one width.
 fn outcome(page: &Page, outcome: StepOutcome) -> String {
     match outcome {
         StepOutcome::Passed => page.toned(Tone::Good, "pass"),

@@ -145,7 +145,7 @@ async fn refusals_and_bad_tokens_are_told_apart() {
     );
     desk.write("token", "another-token");
     let ran = desk.run(&["bootstrap", "--domain", "kms.example", "--token-file", "token"]).await.expect(3);
-    ran.says("a token was shown, and it is not the one of this KMS");
+    ran.says("the token that was sent is not the one of this KMS");
     desk.write("token", TOKEN);
     let ran = desk.run(&["bootstrap", "--domain", "bad_domain", "--token-file", "token"]).await.expect(3);
     ran.says("domain contains an invalid DNS label");
@@ -308,7 +308,7 @@ async fn new_keys_are_shown_as_verified_only_if_their_attestation_is() {
     let run = ["bootstrap", "--domain", "k", "--json", "--dangerous-root", "root.der", "--kms"];
     let report = desk.run(&[&run[..], &[&url]].concat()).await.expect(0).json();
     assert_eq!((&report["verified"], &report["unverified_because"]), (&json!(true), &Value::Null));
-    desk.run(&[&run[..], &[&other]].concat()).await.expect(4).says("vouches for other keys");
+    desk.run(&[&run[..], &[&other]].concat()).await.expect(4).says("covers other keys");
     let without = ["bootstrap", "--domain", "k", "--json", "--kms", &url];
     let ran = desk.run(&without).await.expect(0).says("UNVERIFIED");
     assert_eq!(ran.json()["verified"], false);

@@ -1,4 +1,4 @@
-//! `kmsctl env decrypt`: what the guest does with an encrypted environment.
+//! `kmsctl env decrypt`: decrypts an environment like a guest.
 
 use std::path::PathBuf;
 
@@ -24,7 +24,7 @@ pub(crate) struct Decrypt {
     file: PathBuf,
     #[command(flatten)]
     key: Key,
-    /// File for the result, readable by its owner only; without it, standard output
+    /// File for the result, readable by its owner only; default: standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Overwrite the file
@@ -98,7 +98,7 @@ impl Key {
     }
 }
 
-/// The raw envelope. Hexadecimal digits are never one: a raw one starts with a random key.
+/// The raw envelope. Hexadecimal text is never a raw envelope, because that starts with a random key.
 fn sealed(file: &[u8]) -> Result<Vec<u8>, String> {
     match std::str::from_utf8(file) {
         Ok(text) if text.trim().bytes().all(|byte| byte.is_ascii_alphanumeric()) => input::decode(text),

@@ -1,4 +1,4 @@
-//! `kmsctl env encrypt`: a `.env` file becomes bytes that only the app can read, as `vmm-cli.py` makes them.
+//! `kmsctl env encrypt`: encrypts a `.env` file so that only the app can read it, like `vmm-cli.py`.
 
 use std::path::PathBuf;
 
@@ -29,7 +29,7 @@ pub(crate) struct Encrypt {
     app: App,
     #[command(flatten)]
     signers: Signers,
-    /// File for the result; without it, standard output
+    /// File for the result; default: standard output
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
     /// Overwrite the file
@@ -37,7 +37,7 @@ pub(crate) struct Encrypt {
     force: bool,
 }
 
-/// For which app.
+/// The app.
 #[derive(Args, Debug)]
 #[group(required = true, multiple = false)]
 struct App {
@@ -115,9 +115,10 @@ impl Encrypt {
         Ok(reading.environment)
     }
 
-    /// The key from the first KMS that answers. An answer that does not verify ends the search: it is no outage.
+    /// The key from the first KMS that responds. A response that does not verify ends the search, because it
+    /// is not an outage.
     async fn key(&self, terminal: &Terminal, app_id: AppId) -> Outcome<(&KmsUrl, EnvKey)> {
-        let progress = terminal.progress("asking the KMS for the app's public key");
+        let progress = terminal.progress("requesting the app's public key");
         let mut failures: Vec<Failure> = Vec::new();
         for url in self.kms.all() {
             let attempt = async {
@@ -145,7 +146,7 @@ impl Encrypt {
 }
 
 impl App {
-    /// The app, and its compose file where that names it.
+    /// The app, and its compose file if that was given.
     fn read(&self) -> Outcome<(AppId, Option<AppCompose>)> {
         if let Some(app_id) = self.app_id {
             return Ok((app_id, None));

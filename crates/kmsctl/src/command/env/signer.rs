@@ -1,4 +1,4 @@
-//! Whether the signer of an app's public key is believed: pinned, known from before, or asked about once, as ssh does.
+//! Whether the signer of an app's public key is trusted: pinned, known, or confirmed once, as with ssh.
 
 use std::env;
 use std::fs::OpenOptions;
@@ -16,7 +16,7 @@ use crate::exit::{Failure, Outcome};
 use crate::files;
 use crate::output::Terminal;
 
-/// Whose signature is believed.
+/// The trusted signers.
 #[derive(Args, Debug)]
 pub(crate) struct Signers {
     /// Accept this signer only (k256 root key of the KMS, 66 hexadecimal digits); may be given more than once
@@ -25,14 +25,14 @@ pub(crate) struct Signers {
     /// File of known signers [default: kmsctl/known-signers in the user's configuration directory]
     #[arg(long, value_name = "FILE", env = "KMS_KNOWN_SIGNERS", hide_env_values = true)]
     known_signers: Option<PathBuf>,
-    /// Make a signer known without asking if none is known for this KMS: for scripts
+    /// Add an unknown signer without asking, if none is known for this KMS: for scripts
     #[arg(long, conflicts_with = "pinned")]
     accept_new: bool,
 }
 
 impl Signers {
-    /// Goes on only if the signer is believed. `asked` are all KMSs that might have answered instead of `url`: whoever
-    /// keeps the known ones from answering must not have a stranger believed.
+    /// Continues only if the signer is trusted. `asked` are all KMSs that might have responded instead of
+    /// `url`: an attacker who blocks the known ones must not get an unknown signer accepted.
     pub(crate) fn require(
         &self,
         terminal: &Terminal,
@@ -102,7 +102,7 @@ impl Signers {
         if !(io::stdin().is_terminal() && io::stderr().is_terminal()) {
             return Err(Failure::unproven(format_args!(
                 "the signer of {kms} is not known and nobody can be asked\n  shown   {signer}\ncompare it with the k256 \
-                 key of the KMS, then pin it with --signer, or take it as it is with --accept-new"
+                 key of the KMS, then pin it with --signer, or accept it unverified with --accept-new"
             )));
         }
         terminal.note(format_args!(
@@ -137,7 +137,7 @@ fn read(path: &Path) -> Outcome<KnownSigners> {
     KnownSigners::parse(&text).map_err(|error| Failure::usage(format_args!("{}: {error}", path.display())))
 }
 
-/// One write to the end: two programs that learn at the same time do not lose each other's line.
+/// Appends in a single write, so that two programs do not lose each other's line.
 fn append(path: &Path, kms: &KmsName, signer: Signer) -> Outcome<()> {
     let failed = |error: io::Error| Failure::file("cannot write", path, &error);
     if let Some(directory) = path.parent() {
@@ -145,7 +145,7 @@ fn append(path: &Path, kms: &KmsName, signer: Signer) -> Outcome<()> {
     }
     let mut file =
         OpenOptions::new().read(true).append(true).create(true).mode(0o600).open(path).map_err(failed)?;
-    // A last line without its end would become one with ours.
+    // A last line without a line break would be joined with ours.
     let ends_open = std::fs::read(path).map_err(failed)?.last().is_some_and(|byte| *byte != b'\n');
     let start = if ends_open { "\n" } else { "" };
     file.write_all(format!("{start}{}", known_signers::line(kms, signer)).as_bytes()).map_err(failed)?;
