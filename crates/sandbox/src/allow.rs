@@ -1,4 +1,4 @@
-//! The operator's pen: what is measured is entered into the allowlist that the KMS decides by.
+//! Adds measured values to the allowlist of the KMS, as an operator would.
 
 use anyhow::{Context as _, Result};
 use serde_json::{Map, Value, json};
@@ -7,17 +7,17 @@ use crate::state::StateDir;
 
 const FILE: &str = "auth-config.json";
 
-/// What the shadow mode is shown with.
+/// The candidate allowlist for the shadow commands.
 pub(crate) const CANDIDATE: &str = "candidate.json";
 
-/// Whether the file had to be changed.
+/// Whether the file was changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Entry {
     New,
     Known,
 }
 
-/// Writes an allowlist that allows nobody, where there is none.
+/// Writes an allowlist that allows nothing, if there is none.
 pub(crate) fn prepare(state: &StateDir) -> Result<()> {
     match state.read(FILE)? {
         Some(_) => Ok(()),
@@ -25,7 +25,7 @@ pub(crate) fn prepare(state: &StateDir) -> Result<()> {
     }
 }
 
-/// Allows a KMS: what it measures, on this device, from this OS image.
+/// Allows a KMS: its measurement, on this device, with this OS image.
 pub(crate) fn kms(state: &StateDir, mr_aggregated: &[u8], device: &[u8], os_image: &[u8]) -> Result<Entry> {
     edit(state, |file| {
         list(file, "/osImages", os_image);
@@ -34,7 +34,7 @@ pub(crate) fn kms(state: &StateDir, mr_aggregated: &[u8], device: &[u8], os_imag
     })
 }
 
-/// Allows an app: this compose file, on this device, from this OS image.
+/// Allows an app: its compose file, on this device, with this OS image.
 pub(crate) fn app(
     state: &StateDir,
     app_id: &[u8],
@@ -45,7 +45,7 @@ pub(crate) fn app(
     edit(state, |file| enter(file, app_id, compose, device, os_image))
 }
 
-/// Writes the list that the policy would be with one more app, beside it.
+/// Writes a second allowlist beside the policy, with one more app.
 pub(crate) fn candidate(
     state: &StateDir,
     app_id: &[u8],
@@ -87,7 +87,7 @@ fn edit(state: &StateDir, change: impl FnOnce(&mut Value)) -> Result<Entry> {
     Ok(Entry::New)
 }
 
-/// An allowlist that allows nobody.
+/// An allowlist that allows nothing.
 fn nobody() -> Value {
     json!({
         "gatewayAppId": "",
@@ -99,7 +99,7 @@ fn nobody() -> Value {
     })
 }
 
-/// Adds a value to a list that the file has.
+/// Adds a value to a list in the file.
 fn list(file: &mut Value, pointer: &str, value: &[u8]) {
     if let Some(Value::Array(entries)) = file.pointer_mut(pointer) {
         let entry = Value::String(format!("0x{}", hex::encode(value)));

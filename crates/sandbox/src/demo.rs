@@ -1,4 +1,4 @@
-//! The order of events, from bare hardware to an app that has its keys.
+//! The steps of the demo, from simulated hardware to an app that has its keys.
 
 use std::time::Instant;
 
@@ -19,13 +19,13 @@ use crate::output::{Output, fingerprint};
 use crate::paste::{Refusal, Yours};
 use crate::state::StateDir;
 
-/// Everything that runs, for as long as it runs.
+/// Everything that runs during the demo.
 pub(crate) struct Demo {
     state: StateDir,
     ports: Ports,
-    /// Of the admin listener, until this run ends.
+    /// The token of the admin listener, valid for this run.
     token: String,
-    // Declared before what they depend on: dropped first.
+    // Before the fields that they depend on, so that they are dropped first.
     guest: Option<Guest>,
     yours: Option<(Guest, Guest)>,
     kms: Option<Kms>,
@@ -33,7 +33,7 @@ pub(crate) struct Demo {
     env: Option<Env>,
 }
 
-/// Ports of the KMS on 127.0.0.1.
+/// The ports of the KMS on 127.0.0.1.
 #[derive(Clone, Copy)]
 pub(crate) struct Ports {
     pub(crate) main: u16,
@@ -46,7 +46,7 @@ impl Demo {
         Self { state, ports, token, guest: None, yours: None, kms: None, spares: Vec::new(), env: None }
     }
 
-    /// Tells it, and leaves everything running.
+    /// Runs the demo with its output, and leaves everything running.
     pub(crate) async fn tell(&mut self, output: &mut Output) -> Result<()> {
         output.opening("kms-sandbox: a KMS and a confidential VM on simulated TDX hardware");
         output.note(format_args!("state in {}", self.state.path().display()));
@@ -54,7 +54,7 @@ impl Demo {
 
         output.chapter("Hardware");
         let env = env.insert(Env::start(state).await?);
-        output.note("a software TDX machine; its own root stands where Intel's would stand");
+        output.note("a software TDX machine; its own root takes the place of Intel's");
         output.fact("device", hex::encode(env.platform().device_id()));
         output.fact("collateral", env.pccs_url());
         let verifier = env.verifier()?;
@@ -80,12 +80,13 @@ impl Demo {
         release(output, state, kms, guest).await
     }
 
-    /// What to do while it runs: a line for everything that `kmsctl` does, and somebody and something to do it to.
+    /// Prints commands to try while it runs: a line for every `kmsctl` command, with CVMs and KMSs to use
+    /// them on.
     pub(crate) async fn invite(&mut self, output: &mut Output) -> Result<()> {
         let Self { state, token, kms, spares, yours, env, .. } = self;
         let (Some(kms), Some(env)) = (kms, env) else { return Ok(()) };
         output.chapter("A stranger");
-        output.note("another app on the same machine, which nobody has allowed:");
+        output.note("another app on the same machine, which is not allowed:");
         let (app, stranger) =
             yours.insert((Guest::boot_another(env).await?, Guest::boot_stranger(env).await?));
         let refusal = refuse_stranger(output, kms, stranger).await?;
@@ -127,7 +128,7 @@ impl Demo {
         Ok(())
     }
 
-    /// Waits until the KMS ends by itself, which it should not.
+    /// Waits for an unexpected end of the KMS.
     pub(crate) async fn kms_ended(&mut self) -> Result<()> {
         match &mut self.kms {
             Some(kms) => kms.ended().await,
@@ -135,7 +136,7 @@ impl Demo {
         }
     }
 
-    /// Stops what runs.
+    /// Stops everything.
     pub(crate) async fn end(mut self) {
         for kms in self.kms.take().into_iter().chain(self.spares.drain(..)) {
             kms.stop().await;
@@ -143,7 +144,7 @@ impl Demo {
     }
 }
 
-/// What an operator does: read the measurements, allow them, make the keys, check what was made.
+/// The operator's part: read the measurements, allow them, make the keys, verify them.
 async fn onboard(output: &mut Output, state: &StateDir, kms: &Kms, verifier: &Verifier) -> Result<()> {
     output.chapter("Onboarding");
     let onboarding = kms.onboarding().await?;
@@ -153,14 +154,14 @@ async fn onboard(output: &mut Output, state: &StateDir, kms: &Kms, verifier: &Ve
     output.fact("os_image_hash", hex::encode(&measured.os_image_hash));
     output.fact("device_id", hex::encode(&measured.device_id));
 
-    output.waiting("asking it to make root keys");
+    output.waiting("waiting for it to make root keys");
     let mut answer = onboarding.bootstrap().await;
     if let Err(CallError::Refused { message, .. }) = &answer {
         let entry = allow::kms(state, &measured.mr_aggregated, &measured.device_id, &measured.os_image_hash)?;
         ensure!(entry == Entry::New, "the KMS is allowed and makes no keys: {message}");
         output.refused(message);
         output.good("allowed", "all three entered into auth-config.json");
-        output.waiting("asking it again");
+        output.waiting("trying again");
         answer = onboarding.bootstrap().await;
     }
     let made = answer?;
@@ -168,11 +169,11 @@ async fn onboard(output: &mut Output, state: &StateDir, kms: &Kms, verifier: &Ve
     output.fact("root CA", format_args!("{} (SHA-256 of its public key)", fingerprint(&made.ca_pubkey)));
     output.fact("root k256", hex::encode(&made.k256_pubkey));
     check_statement(&made, verifier).await?;
-    output.good("verified", "a quote of that CVM vouches for both public keys");
+    output.good("verified", "a quote of that CVM covers both public keys");
     onboarding.finish().await
 }
 
-/// What an auditor does with the answer of Bootstrap, at any later time.
+/// Verifies the response of Bootstrap, as an auditor can at any later time.
 async fn check_statement(made: &BootstrapResponse, verifier: &Verifier) -> Result<()> {
     let evidence = Evidence::decode(&made.attestation).context("the attestation of the new keys")?;
     let k256 = made.k256_pubkey.as_slice().try_into().context("the root k256 public key is not 33 bytes")?;
@@ -184,7 +185,7 @@ async fn check_statement(made: &BootstrapResponse, verifier: &Verifier) -> Resul
     Ok(())
 }
 
-/// Waits for the switch and looks at the KMS from outside.
+/// Waits for the switch, and connects to the KMS as a client.
 async fn serve(output: &mut Output, state: &StateDir, kms: &mut Kms, verifier: &Verifier) -> Result<()> {
     output.chapter("Serving");
     output.waiting("waiting for the KMS to serve keys");
@@ -203,12 +204,14 @@ async fn serve(output: &mut Output, state: &StateDir, kms: &mut Kms, verifier: &
         "verified",
         format_args!("its certificate carries a quote, TCB status {}", verified.tcb_status()),
     );
-    output
-        .fact("relaxed", format_args!("{} (GetMeta says so to everyone)", meta.relaxed_settings.join(", ")));
+    output.fact(
+        "relaxed",
+        format_args!("{} (GetMeta shows this to everyone)", meta.relaxed_settings.join(", ")),
+    );
     Ok(())
 }
 
-/// Denied until allowed; then the keys.
+/// An app is denied until it is allowed, and then receives its keys.
 async fn release(output: &mut Output, state: &StateDir, kms: &Kms, guest: &Guest) -> Result<()> {
     let cvm = guest.cvm();
     output.note("an app boots on the same machine; measured before it runs:");
@@ -217,7 +220,7 @@ async fn release(output: &mut Output, state: &StateDir, kms: &Kms, guest: &Guest
     output.fact("os_image_hash", hex::encode(cvm.os_image_hash()));
     let device = cvm.platform().device_id();
 
-    output.waiting("asking for keys");
+    output.waiting("requesting keys");
     let mut started = Instant::now();
     let mut answer = guest.fetch(kms.url()).await?;
     if let Some((reason, _)) = answer.as_ref().err().and_then(denial) {
@@ -225,7 +228,7 @@ async fn release(output: &mut Output, state: &StateDir, kms: &Kms, guest: &Guest
         ensure!(entry == Entry::New, "the app is allowed and gets no keys: {reason}");
         output.refused(reason);
         output.good("allowed", "app, compose hash and device entered into auth-config.json");
-        output.waiting("asking for keys again");
+        output.waiting("requesting keys again");
         started = Instant::now();
         answer = guest.fetch(kms.url()).await?;
     }
@@ -250,12 +253,12 @@ async fn release(output: &mut Output, state: &StateDir, kms: &Kms, guest: &Guest
     Ok(())
 }
 
-/// Somebody is refused, so that there is a refusal to look into.
+/// Has a request refused, so that there is a refusal to explain.
 async fn refuse_stranger(output: &mut Output, kms: &Kms, stranger: &Guest) -> Result<Refusal> {
     output.fact("app_id", hex::encode(stranger.cvm().app_id()));
     match stranger.fetch(kms.url()).await? {
         Ok(_) => {
-            output.good("released", "somebody has entered it into auth-config.json");
+            output.good("released", "it is already in auth-config.json");
             Ok(Refusal::None(stranger.cvm().evidence(ReportData([0x5a; 64])).encode()))
         }
         Err(error) => {
@@ -268,7 +271,7 @@ async fn refuse_stranger(output: &mut Output, kms: &Kms, stranger: &Guest) -> Re
     }
 }
 
-/// What the KMS says, if it is the KMS that said no, and under which id it remembers that.
+/// The reason and the denial id, if the KMS refused.
 fn denial(error: &BootError) -> Option<(String, Option<String>)> {
     let BootError::AllFailed(attempts) = error else { return None };
     match &attempts[..] {

@@ -1,4 +1,4 @@
-//! The machines: simulated TDX hardware, the CVM that the KMS runs in, and what connects them to the software.
+//! The machines: simulated TDX hardware, the CVM of the KMS, and their connections to the software.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -14,10 +14,10 @@ use tempfile::TempDir;
 
 use crate::state::StateDir;
 
-/// What runs in the KMS's own CVM, as its compose file would say.
+/// The compose file of the KMS's own CVM.
 const KMS_COMPOSE: &str = concat!("kms-sandbox: cvm-kms ", env!("CARGO_PKG_VERSION"));
 
-/// The hardware and everything that stands on it.
+/// The hardware and its servers.
 pub(crate) struct Env {
     platform: Arc<Platform>,
     pccs: PccsServer,
@@ -32,12 +32,12 @@ pub(crate) struct Machine {
 }
 
 impl Env {
-    /// Switches the machines on. What is derived from the seed is the same at every start.
+    /// Starts the machines. What is derived from the seed is the same at every start.
     pub(crate) async fn start(state: &StateDir) -> Result<Self> {
         let platform = Platform::from_seed(&state.seed()?);
         state.write("simulated-root-ca.pem", platform.root_pem())?;
         let pccs = PccsServer::start(&platform).await.context("start the simulated collateral service")?;
-        // Not in the state directory: the path of a unix socket is at most 107 bytes long.
+        // Not in the state directory, because the path of a unix socket has at most 107 bytes.
         let sockets =
             tempfile::Builder::new().prefix("kms-sandbox-").tempdir().context("make a directory")?;
         let cvm = Cvm::builder(&platform)
@@ -55,17 +55,17 @@ impl Env {
         &self.platform
     }
 
-    /// Where collateral is served.
+    /// The URL of the collateral server.
     pub(crate) fn pccs_url(&self) -> String {
         self.pccs.url()
     }
 
-    /// Where the KMS finds its guest agent.
+    /// The address of the KMS's guest agent.
     pub(crate) fn kms_agent(&self) -> &str {
         self.kms_agent.address()
     }
 
-    /// Boots a CVM for an app, up to where it needs its keys. `name` tells its guest agent from the others.
+    /// Boots a CVM for an app, up to the request for its keys. `name` distinguishes its guest agent.
     pub(crate) async fn boot(&self, name: &str, compose: &str) -> Result<Machine> {
         let cvm = Cvm::builder(&self.platform).compose_hash(Sha256::digest(compose).into()).build();
         let socket: PathBuf = self.sockets.path().join(format!("{name}.sock"));
@@ -73,12 +73,12 @@ impl Env {
         Ok(Machine { cvm, agent })
     }
 
-    /// A directory that ends with this run.
+    /// A directory that is removed at the end of this run.
     pub(crate) fn passing_directory(&self, name: &str) -> PathBuf {
         self.sockets.path().join(name)
     }
 
-    /// A verifier that trusts the simulated hardware: each CVM has its own.
+    /// A verifier that trusts the simulated hardware; each CVM has its own.
     pub(crate) fn verifier(&self) -> Result<Verifier> {
         let anchors = TrustAnchors::with_tdx_root(self.platform.root_der())?;
         let cache = CollateralCache::new(&[self.pccs.url()], &anchors, CacheOptions::default())?;
@@ -87,7 +87,7 @@ impl Env {
 }
 
 impl Machine {
-    /// Where its guest agent answers.
+    /// The address of its guest agent.
     pub(crate) fn agent_address(&self) -> &str {
         self.agent.address()
     }

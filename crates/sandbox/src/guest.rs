@@ -1,4 +1,4 @@
-//! Apps in CVMs of their own, which fetch their keys as every guest does.
+//! Apps in CVMs of their own, which fetch their keys like every guest.
 
 use anyhow::{Context as _, Result, bail, ensure};
 use kms_attest::verify::Verifier;
@@ -10,10 +10,10 @@ use crate::env::{Env, Machine};
 use crate::output::fingerprint;
 use crate::state::StateDir;
 
-/// What the app is: its hash is measured, so other text is another app.
+/// The app's compose file. Its hash is measured, so another text is another app.
 const COMPOSE: &str = r#"{"manifest_version":2,"name":"hello","runner":"docker-compose","docker_compose_file":"services:\n  hello:\n    image: busybox\n    command: httpd -f\n"}"#;
 
-/// An app that nobody has allowed.
+/// An app that is not in the allowlist.
 const STRANGER: &str = r#"{"manifest_version":2,"name":"stranger","runner":"docker-compose","docker_compose_file":"services:\n  stranger:\n    image: busybox\n    command: sleep infinity\n"}"#;
 
 const FILE: &str = "app-keys.json";
@@ -25,22 +25,22 @@ pub(crate) struct Guest {
 }
 
 impl Guest {
-    /// Boots the first customer up to there.
+    /// Boots the CVM of the first app up to that point.
     pub(crate) async fn boot(env: &Env) -> Result<Self> {
         Ok(Self { machine: env.boot("app", COMPOSE).await?, verifier: env.verifier()? })
     }
 
-    /// Boots another instance of the same app, for `kmsctl` to act in.
+    /// Boots another instance of the same app, for `kmsctl` to use.
     pub(crate) async fn boot_another(env: &Env) -> Result<Self> {
         Ok(Self { machine: env.boot("kmsctl", COMPOSE).await?, verifier: env.verifier()? })
     }
 
-    /// Boots an app that nobody has allowed.
+    /// Boots an app that is not in the allowlist.
     pub(crate) async fn boot_stranger(env: &Env) -> Result<Self> {
         Ok(Self { machine: env.boot("stranger", STRANGER).await?, verifier: env.verifier()? })
     }
 
-    /// Where its guest agent answers.
+    /// The address of its guest agent.
     pub(crate) fn agent_address(&self) -> &str {
         self.machine.agent_address()
     }
@@ -50,7 +50,7 @@ impl Guest {
         &self.machine.cvm
     }
 
-    /// Asks the KMS, which must prove that it is one.
+    /// Fetches its keys from the KMS, which must prove that it is one.
     pub(crate) async fn fetch(&self, kms: KmsUrl) -> Result<Result<AppKeys, BootError>> {
         let attester = self.machine.attester()?;
         let vm_config = attester.vm_config().await.context("ask the guest agent for vm_config")?;
@@ -58,14 +58,14 @@ impl Guest {
         Ok(fetch_app_keys(&[kms], &attester, server, &vm_config, None).await)
     }
 
-    /// Measures who gave the keys, as a guest does before it runs its app: from here on anybody who verifies the app
-    /// sees which KMS it depends on.
+    /// Measures the key provider, as a guest does before it runs its app: a verifier of the app then sees
+    /// which KMS it depends on.
     pub(crate) fn finish_boot(&self, keys: &AppKeys) {
         self.machine.cvm.finish_boot(&KeyProvider::Kms(keys.key_provider.clone()));
     }
 }
 
-/// What the sandbox shows and remembers of the keys: never the keys.
+/// Fingerprints of the keys, which are shown and stored instead of the keys.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(crate) struct Fingerprints {
@@ -74,7 +74,7 @@ pub(crate) struct Fingerprints {
     pub(crate) k256: String,
 }
 
-/// Whether an earlier run got keys too. If so they are the same: otherwise the app could not open its disk.
+/// Whether an earlier run received keys too. They must be the same, or the app could not open its disk.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Memory {
     First,
@@ -90,7 +90,7 @@ impl Fingerprints {
         }
     }
 
-    /// Compares with the earlier run, or remembers for the next.
+    /// Compares the fingerprints with those of the earlier run, or stores them for the next.
     pub(crate) fn remember(&self, state: &StateDir) -> Result<Memory> {
         match state.read(FILE)? {
             None => {
@@ -100,7 +100,7 @@ impl Fingerprints {
             Some(text) => {
                 let path = state.path().join(FILE);
                 let Ok(earlier) = serde_json::from_str::<Self>(&text) else {
-                    bail!("{} is not what this program wrote", path.display())
+                    bail!("{} was not written by this program", path.display())
                 };
                 ensure!(
                     earlier == *self,

@@ -1,4 +1,4 @@
-//! The KMS under show: its configuration, its life in this process, and its onboarding through its own API.
+//! The KMS of the demo: its configuration, its start in this process, and its onboarding through its own API.
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -14,12 +14,12 @@ use kms_client::{Connection, KmsUrl, Trust};
 use crate::env::Env;
 use crate::state::StateDir;
 
-/// How long the change from onboarding to serving may take.
+/// The time limit of the switch from onboarding to serving.
 const SWITCH_TIME: Duration = Duration::from_secs(30);
-/// How long running requests get when the sandbox ends.
+/// The time for running requests when the sandbox ends.
 const STOP_TIME: Duration = Duration::from_secs(10);
 
-/// Where a KMS keeps its keys, and how it is reached on 127.0.0.1.
+/// The key directory of a KMS, and its ports on 127.0.0.1.
 pub(crate) struct Node {
     pub(crate) certs: PathBuf,
     pub(crate) port: u16,
@@ -39,14 +39,14 @@ pub(crate) struct Kms {
 }
 
 impl Kms {
-    /// Starts the one that the demo is about, and leaves its configuration in the state directory.
+    /// Starts the KMS of the demo, and writes its configuration to the state directory.
     pub(crate) async fn start(state: &StateDir, env: &Env, node: &Node) -> Result<Self> {
         let text = configuration(state, env, node);
         state.write("kms.toml", &text)?;
         Self::with(&text).await
     }
 
-    /// Starts one without keys, which somebody else may onboard.
+    /// Starts a KMS without keys, for the user to onboard.
     pub(crate) async fn spare(state: &StateDir, env: &Env, certs: PathBuf) -> Result<Self> {
         Self::with(&configuration(state, env, &Node { certs, port: 0, admin: None })).await
     }
@@ -63,12 +63,12 @@ impl Kms {
         Ok(Self { running, address })
     }
 
-    /// Where it listens.
+    /// Its address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Where its admin listener is, once it serves keys.
+    /// The address of its admin listener, once it serves keys.
     pub(crate) fn admin_address(&self) -> Result<SocketAddr> {
         self.running.admin_address().context("the KMS has no admin listener")
     }
@@ -78,12 +78,12 @@ impl Kms {
         format!("https://{}", self.address)
     }
 
-    /// Its URL as clients configure it.
+    /// Its URL for clients.
     pub(crate) fn url(&self) -> KmsUrl {
         self.base().parse().expect("an address and a port make a URL")
     }
 
-    /// A KMS without keys as an operator sees it: nothing vouches for the server yet.
+    /// The onboarding API of a KMS without keys, whose server is not authenticated yet.
     pub(crate) async fn onboarding(&self) -> Result<Onboarding> {
         let connection = Connection::open(&self.url(), Trust::DangerousAnyServer, None).await?;
         Ok(Onboarding { connection })
@@ -120,7 +120,7 @@ impl Kms {
         Ok((connection, root))
     }
 
-    /// Waits until it ends by itself, which it should not.
+    /// Waits for an unexpected end.
     pub(crate) async fn ended(&mut self) -> Result<()> {
         self.running.stopped().await?;
         bail!("the KMS ended")
@@ -128,7 +128,7 @@ impl Kms {
 
     /// Lets running requests finish.
     pub(crate) async fn stop(self) {
-        // At its end nobody is left to be told.
+        // An error at the end has no reader.
         let _ = tokio::time::timeout(STOP_TIME, self.running.stop()).await;
     }
 }
@@ -153,7 +153,7 @@ impl Onboarding {
     }
 }
 
-/// The public key of a certificate (SubjectPublicKeyInfo DER): what clients know a root CA by.
+/// The public key of a certificate (SubjectPublicKeyInfo DER), by which clients identify a root CA.
 pub(crate) fn public_key(certificate_pem: &str) -> Result<Vec<u8>> {
     Ok(ra_tls::spki_of(&certificate::der(certificate_pem)?)?)
 }

@@ -20,8 +20,8 @@ use demo::{Demo, Ports};
 use output::Output;
 use state::StateDir;
 
-/// Shows the whole life of a KMS: simulated TDX hardware, onboarding, policy, and a confidential VM that fetches its
-/// keys. Everything is real except the hardware; the keys it makes protect nothing.
+/// Shows the whole life of a KMS: simulated TDX hardware, onboarding, policy, and a confidential VM that
+/// fetches its keys. Everything is real except the hardware; the keys that it makes protect nothing.
 #[derive(Debug, Parser)]
 #[command(version)]
 struct Arguments {
@@ -31,10 +31,11 @@ struct Arguments {
     /// Port of its admin listener on 127.0.0.1; 0 takes a free one
     #[arg(long, default_value_t = 8001)]
     admin_port: u16,
-    /// Where keys, policy and logs stay between runs [default: $XDG_STATE_HOME/kms-sandbox or ~/.local/state/kms-sandbox]
+    /// Directory for keys, policy and logs between runs [default: $XDG_STATE_HOME/kms-sandbox or
+    /// ~/.local/state/kms-sandbox]
     #[arg(long)]
     dir: Option<PathBuf>,
-    /// End when the CVM has its keys, with status 0, or 1 if it did not get them
+    /// End when the CVM has its keys: with status 0, or 1 if it did not receive them
     #[arg(long)]
     once: bool,
 }
@@ -104,7 +105,7 @@ impl Interruption {
     }
 }
 
-/// What the KMS logs goes to a file: the terminal is for the demo.
+/// The log of the KMS goes to a file, because the terminal is for the demo.
 fn log_to(state: &StateDir) -> Result<()> {
     let path = state.log();
     let file = std::fs::File::create(&path).with_context(|| format!("create {}", path.display()))?;

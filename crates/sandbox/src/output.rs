@@ -1,4 +1,4 @@
-//! What the sandbox says: chapters, facts, and a spinner where there is a terminal to spin on.
+//! The output of the sandbox: chapters, facts, and a spinner on a terminal.
 
 use std::fmt::Display;
 use std::io::{IsTerminal as _, Write as _, stderr, stdout};
@@ -10,7 +10,7 @@ use sha2::{Digest as _, Sha256};
 /// Width of the names of facts.
 const NAME_WIDTH: usize = 16;
 
-/// Tells the demo on standard output.
+/// Writes the demo to standard output.
 pub(crate) struct Output {
     chapter: usize,
     is_styled: bool,
@@ -40,7 +40,7 @@ impl Style {
 }
 
 impl Output {
-    /// Colours and spinners on a terminal only, colours not where `NO_COLOR` is set.
+    /// Colours and spinners on a terminal only; no colours if `NO_COLOR` is set.
     pub(crate) fn new() -> Self {
         let is_live = stdout().is_terminal() && std::env::var_os("TERM").is_none_or(|term| term != "dumb");
         let is_styled = is_live && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
@@ -52,7 +52,7 @@ impl Output {
         self.line(&self.styled(Style::Bold, text));
     }
 
-    /// A new part of the demo.
+    /// A new chapter of the demo.
     pub(crate) fn chapter(&mut self, title: &str) {
         self.chapter += 1;
         self.line("");
@@ -64,30 +64,30 @@ impl Output {
         self.line(&format!("   {text}"));
     }
 
-    /// A name and what it is.
+    /// A name and its value.
     pub(crate) fn fact(&mut self, name: &str, value: impl Display) {
         let name = self.styled(Style::Dim, &format!("{name:NAME_WIDTH$}"));
         self.line(&format!("   {name} {value}"));
     }
 
-    /// Something that went as it should.
+    /// A success.
     pub(crate) fn good(&mut self, name: &str, text: impl Display) {
         let name = self.styled(Style::Green, &format!("{name:NAME_WIDTH$}"));
         self.line(&format!("   {name} {text}"));
     }
 
-    /// Something refused, as it should be.
+    /// An expected refusal.
     pub(crate) fn refused(&mut self, text: impl Display) {
         let name = self.styled(Style::Yellow, &format!("{:NAME_WIDTH$}", "refused"));
         self.line(&format!("   {name} {text}"));
     }
 
-    /// A line to copy: nothing around it.
+    /// A line to copy, without anything around it.
     pub(crate) fn command(&mut self, text: impl Display) {
         self.line(&text.to_string());
     }
 
-    /// Says what is being waited for, where it can be unsaid again.
+    /// Shows a spinner with the text, if it can be erased afterwards.
     pub(crate) fn waiting(&mut self, text: &str) {
         self.quiet();
         if self.is_live {
@@ -100,7 +100,7 @@ impl Output {
         }
     }
 
-    /// The end, when there is something to stop.
+    /// The message while everything is stopped.
     pub(crate) fn stopping(&mut self) {
         self.quiet();
         if self.is_live {
@@ -108,7 +108,7 @@ impl Output {
         }
     }
 
-    /// Why the demo broke off, to standard error.
+    /// Why the demo failed, on standard error.
     pub(crate) fn failure(&mut self, error: &anyhow::Error) {
         self.quiet();
         let title = match stderr().is_terminal() {
@@ -120,7 +120,7 @@ impl Output {
 
     fn line(&mut self, text: &str) {
         self.quiet();
-        // A reader that went away, as `head` does, is no reason to stop.
+        // A reader that closed the pipe, as `head` does, must not stop the demo.
         let _ = writeln!(stdout(), "{text}");
     }
 
@@ -138,7 +138,7 @@ impl Output {
     }
 }
 
-/// All that is ever shown of a secret: the first 8 hexadecimal digits of its SHA-256.
+/// The only part of a secret that is ever shown: the first 8 hexadecimal digits of its SHA-256.
 pub(crate) fn fingerprint(secret: &[u8]) -> String {
     hex::encode(&Sha256::digest(secret)[..4])
 }

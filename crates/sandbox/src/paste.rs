@@ -1,4 +1,4 @@
-//! Lines to paste into a shell while the sandbox runs: `curl`, and one for everything that `kmsctl` does.
+//! Lines to paste into a shell while the sandbox runs: `curl`, and one for every `kmsctl` command.
 
 use std::fmt::Display;
 use std::net::SocketAddr;
@@ -9,35 +9,35 @@ use anyhow::Result;
 use crate::allow;
 use crate::state::StateDir;
 
-/// What the app's environment says.
+/// The app's environment.
 const ENVIRONMENT: &str = "GREETING=hello\n";
 
-/// Everything that the lines speak of.
+/// The values in the lines.
 pub(crate) struct Yours<'a> {
     /// `https://127.0.0.1:<port>`
     pub(crate) kms: String,
     pub(crate) admin: SocketAddr,
-    /// Of the admin listener.
+    /// The token of the admin listener.
     pub(crate) token: &'a str,
     pub(crate) pccs: String,
-    /// Guest agent of a CVM that is allowed and waits for its keys.
+    /// The guest agent of an allowed CVM that waits for its keys.
     pub(crate) agent: &'a str,
-    /// The app in it.
+    /// The app in that CVM.
     pub(crate) app_id: &'a [u8],
     pub(crate) refusal: Refusal,
     /// Two KMSs without keys.
     pub(crate) spares: [SocketAddr; 2],
 }
 
-/// What there is to explain.
+/// What `kmsctl explain` is given.
 pub(crate) enum Refusal {
     /// The id of a refusal.
     Denial(String),
-    /// Nobody was refused: the evidence of somebody.
+    /// Nothing was refused: the evidence of a CVM.
     None(Vec<u8>),
 }
 
-/// Lines that belong together.
+/// Lines about one topic.
 pub(crate) struct Group {
     pub(crate) title: &'static str,
     pub(crate) lines: Vec<String>,
@@ -47,7 +47,7 @@ const STRANGER: &str = "stranger-evidence.hex";
 const DOTENV: &str = "hello.env";
 
 impl Yours<'_> {
-    /// Writes the files that the lines name.
+    /// Writes the files that the lines use.
     pub(crate) fn prepare(&self, state: &StateDir) -> Result<()> {
         let known_signers = state.path().join("known-signers");
         let variables: [(&str, &dyn Display); 6] = [
@@ -71,7 +71,7 @@ impl Yours<'_> {
         Ok(())
     }
 
-    /// All of them, in an order in which each works.
+    /// All groups, in an order in which each line works.
     pub(crate) fn lines(&self, state: &StateDir) -> Vec<Group> {
         let file = |name: &str| shown(&state.path().join(name));
         let app = hex::encode(self.app_id);
@@ -85,10 +85,7 @@ impl Yours<'_> {
         let group = |title, lines: &[String]| Group { title, lines: lines.to_vec() };
         vec![
             group("without kmsctl, checked against the root CA of the KMS", &self.curl(&state.root_ca())),
-            group(
-                "first of all: where kmsctl finds everything",
-                &[format!(". {}", shown(&state.environment()))],
-            ),
+            group("first: the settings for kmsctl", &[format!(". {}", shown(&state.environment()))]),
             group(
                 "as the CVM of an app, and as its deployer",
                 &[
@@ -123,7 +120,7 @@ impl Yours<'_> {
                 &["kmsctl denials".to_owned(), format!("kmsctl explain {explained}")],
             ),
             group(
-                "stop the app, look, and let it go on",
+                "freeze the app, list what is frozen, and unfreeze it",
                 &[
                     format!("kmsctl freeze app {app} --reason 'trying it' --for 10m"),
                     "kmsctl frozen".to_owned(),
@@ -131,7 +128,7 @@ impl Yours<'_> {
                 ],
             ),
             group(
-                "an allowlist with the stranger in it, tried on live requests",
+                "an allowlist that allows the stranger, evaluated on live requests",
                 &[
                     format!("kmsctl shadow start {}", file(allow::CANDIDATE)),
                     "kmsctl shadow report".to_owned(),
@@ -159,7 +156,7 @@ fn shown(path: &Path) -> String {
     quoted(&path.display().to_string())
 }
 
-/// As a POSIX shell reads back the same text.
+/// Quotes a text for a POSIX shell.
 fn quoted(text: &str) -> String {
     let is_plain = |c: char| c.is_ascii_alphanumeric() || "/._-:".contains(c);
     match text.chars().all(is_plain) {

@@ -1,4 +1,4 @@
-//! The directory that stays between runs: keys, policy, log, and the seed of the simulated hardware.
+//! The directory that is kept between runs: keys, policy, log, and the seed of the simulated hardware.
 
 use std::fs::{self, DirBuilder, File, TryLockError};
 use std::io::{ErrorKind, Write as _};
@@ -14,7 +14,7 @@ pub(crate) struct StateDir {
 }
 
 impl StateDir {
-    /// Opens it, made with mode 0700 if there is none.
+    /// Opens the directory, and creates it with mode 0700 if it is missing.
     pub(crate) fn open(chosen: Option<PathBuf>) -> Result<Self> {
         let path = match chosen {
             Some(path) => path,
@@ -36,7 +36,7 @@ impl StateDir {
         }
     }
 
-    /// Where it is.
+    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -51,12 +51,12 @@ impl StateDir {
         self.certs().join("root-ca.crt")
     }
 
-    /// Whether the KMS has its keys from an earlier run.
+    /// Whether the KMS has keys from an earlier run.
     pub(crate) fn has_keys(&self) -> bool {
         self.certs().join("root-ca.key").exists()
     }
 
-    /// The allowlist that the KMS decides by.
+    /// The allowlist of the KMS.
     pub(crate) fn policy(&self) -> PathBuf {
         self.path.join("auth-config.json")
     }
@@ -71,23 +71,23 @@ impl StateDir {
         self.path.join("simulated-root-ca.pem")
     }
 
-    /// What a shell has to know for `kmsctl` to find everything.
+    /// The settings that a shell needs for `kmsctl`.
     pub(crate) fn environment(&self) -> PathBuf {
         self.path.join("env")
     }
 
-    /// What the KMS logs.
+    /// The log of the KMS.
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("kms.log")
     }
 
-    /// Where OS images would be cached.
+    /// The cache of OS images.
     pub(crate) fn images(&self) -> PathBuf {
         self.path.join("images")
     }
 
-    /// What the simulated hardware is derived from: random at the first run, then the same, so that measurements and
-    /// devices stay what the policy allows.
+    /// The seed of the simulated hardware: random at the first run, then the same, so that measurements and
+    /// devices stay those that the policy allows.
     pub(crate) fn seed(&self) -> Result<Vec<u8>> {
         match self.read("hardware-seed")? {
             Some(text) => hex::decode(text.trim())
@@ -110,7 +110,7 @@ impl StateDir {
         }
     }
 
-    /// Replaces a file in one step: whoever reads it sees the old text or the new one.
+    /// Replaces a file in one step, so that readers see the old text or the new one.
     pub(crate) fn write(&self, name: &str, text: &str) -> Result<()> {
         let path = self.path.join(name);
         let written = tempfile::NamedTempFile::new_in(&self.path).and_then(|mut file| {
@@ -121,7 +121,7 @@ impl StateDir {
     }
 }
 
-/// The XDG state directory: it is not a cache, since keys are in it.
+/// The XDG state directory, and not the cache, because it holds keys.
 fn usual() -> Result<PathBuf> {
     let absolute = |name| std::env::var_os(name).map(PathBuf::from).filter(|path| path.is_absolute());
     absolute("XDG_STATE_HOME")

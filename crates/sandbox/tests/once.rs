@@ -1,4 +1,4 @@
-//! The whole story, told twice in one directory.
+//! The whole demo, run twice in one directory.
 
 use std::io::{BufRead as _, BufReader};
 use std::path::Path;
@@ -20,7 +20,7 @@ fn story(output: &Output) -> String {
     text
 }
 
-/// What follows the names of the facts that must not change.
+/// The values of the facts that must not change.
 fn keys(story: &str) -> Vec<String> {
     ["app_id", "disk key", "env key", "k256 key", "key provider"]
         .iter()
@@ -91,18 +91,18 @@ fn a_taken_port_is_named_with_the_way_out() {
     assert!(error.contains(&port) && error.contains("--port"), "{error}");
 }
 
-/// The sandbox while it stays up; killed at the end.
+/// The sandbox while it runs; killed at the end.
 struct Running(std::process::Child);
 
 impl Drop for Running {
     fn drop(&mut self) {
-        // Without its end the test ends all the same.
+        // The test ends even if this fails.
         let _ = self.0.kill();
         let _ = self.0.wait();
     }
 }
 
-/// The lines that it prints to be pasted: nothing stands before them, as does before everything else.
+/// The lines to paste, which are the only ones without indentation.
 fn invitation(dir: &Path) -> (Running, Vec<String>) {
     let mut sandbox = Command::new(env!("CARGO_BIN_EXE_kms-sandbox"))
         .args(["--port", "0", "--admin-port", "0", "--dir"])
@@ -139,7 +139,7 @@ fn every_row_of_the_readme_has_a_line_and_every_line_works_when_pasted() {
     let programs = kmsctl.parent().expect("a directory").display();
     let home = tempfile::tempdir().expect("directory");
     let dir = home.path().join("it's mine");
-    // At the second start there is nothing left to set up, and the lines work all the same.
+    // At the second start nothing is left to set up, and the lines must work again.
     for _ in 0..2 {
         let (_running, lines) = invitation(&dir);
         let commands = commands_of_the_readme();
@@ -150,7 +150,7 @@ fn every_row_of_the_readme_has_a_line_and_every_line_works_when_pasted() {
                 "no line for {command} in {lines:#?}"
             );
         }
-        // One shell, as somebody has who pastes: the first line sets it up for the others.
+        // One shell, because the first line sets it up for the others.
         let mut script = format!("PATH={programs}:$PATH\n");
         for line in &lines {
             script.push_str(&format!("{line} </dev/null >out 2>&1; echo \"$?\" >>codes; cat out >>shown\n"));

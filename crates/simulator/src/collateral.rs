@@ -1,4 +1,5 @@
-//! TCB info, QE identity and CRLs: what Intel publishes about a platform, signed by the simulated Intel.
+//! The collateral that Intel publishes about a platform (TCB info, QE identity, CRLs), signed by the
+//! simulated Intel.
 
 use std::iter;
 use std::sync::Arc;
@@ -51,32 +52,33 @@ pub enum Revocation {
     QeSigner,
 }
 
-/// What the collateral says. The default: valid 2020 to 2099, nothing revoked, every [`TcbLevel`] as its name says.
+/// The content of the collateral. Default: valid 2020 to 2099, nothing revoked, every [`TcbLevel`] as its
+/// name says.
 #[derive(Clone, Debug)]
 pub struct CollateralSpec {
-    /// Of TCB info.
+    /// Validity of TCB info.
     pub tcb_info: Validity,
-    /// Of QE identity.
+    /// Validity of QE identity.
     pub qe_identity: Validity,
-    /// Of both CRLs.
+    /// Validity of both CRLs.
     pub crls: Validity,
     /// `tcbEvaluationDataNumber`; also the CRLs' number.
     pub evaluation_number: u32,
-    /// What TCB info says about platforms at [`TcbLevel::UpToDate`]; other than up to date after a "TCB recovery".
+    /// The status in TCB info of platforms at [`TcbLevel::UpToDate`], which a "TCB recovery" changes.
     pub platform: Standing,
-    /// `tcbDate` of one more level, above all that simulated platforms reach; `None` if there is none. All other levels
-    /// date from `tcb_info.issued`.
+    /// `tcbDate` of one more level, above every level that simulated platforms reach; `None` for no such
+    /// level. All other levels have the date `tcb_info.issued`.
     pub newest: Option<u64>,
-    /// `tcbDate` of one more level that is [`TcbLevel::OutOfDate`], for platforms with newer firmware than simulated ones
-    /// have; the newest level then needs that firmware too. `None` if there is none.
+    /// `tcbDate` of one more level at [`TcbLevel::OutOfDate`], for platforms with newer firmware than
+    /// simulated ones; the newest level then requires that firmware too. `None` for no such level.
     pub firmware: Option<u64>,
-    /// A status word of TCB info's lowest level in place of its own; `None` for Intel's.
+    /// A status word for TCB info's lowest level; `None` for Intel's.
     pub word: Option<&'static str>,
-    /// What TCB info says about the TDX module of TD 1.5 quotes (UpToDate, OutOfDate or Revoked).
+    /// The status in TCB info of the TDX module of TD 1.5 quotes (UpToDate, OutOfDate or Revoked).
     pub module: Standing,
-    /// What QE identity says about the quoting enclave.
+    /// The status of the quoting enclave in QE identity.
     pub qe: Standing,
-    /// Certificates the CRLs list.
+    /// The certificates in the CRLs.
     pub revoked: Vec<Revocation>,
 }
 
@@ -109,8 +111,8 @@ impl CollateralSpec {
         Self { platform: Standing::of(level), ..Self::default() }
     }
 
-    /// As after a TCB recovery of `date` (Unix seconds), whose update no simulated platform has: those that were up to
-    /// date are now at `level`, and a better level is listed.
+    /// As after a TCB recovery of `date` (Unix seconds) whose update no simulated platform has: those that
+    /// were up to date are now at `level`, and a better level exists.
     pub fn after_tcb_recovery_of(date: u64, level: TcbLevel) -> Self {
         let before = Self::default();
         Self {
@@ -132,7 +134,7 @@ pub(crate) struct Signed {
     pub(crate) signature: [u8; 64],
 }
 
-/// Everything a PCCS can answer about platforms of one root.
+/// Everything that a PCCS serves about platforms of one root.
 pub(crate) struct Published {
     /// By FMSPC.
     tcb_infos: Vec<([u8; 6], Signed)>,
@@ -151,7 +153,8 @@ pub(crate) struct PckCrl {
 }
 
 impl Published {
-    /// `first` is the platform whose certificates are meant by `spec.revoked`, save for PCK certificates: all of them.
+    /// `spec.revoked` refers to the certificates of `first`, except for PCK certificates, which are revoked
+    /// for all.
     pub(crate) fn new(first: &Platform, others: &[Arc<Platform>], spec: &CollateralSpec) -> Self {
         let pki = first.pki();
         let platforms = || iter::once(first).chain(others.iter().map(Arc::as_ref));
@@ -205,8 +208,8 @@ impl Published {
     }
 }
 
-/// The collateral of one platform, as a client has it after fetching all parts. A chain that is in the quote is not
-/// repeated, so that the collateral fits every quote of the model.
+/// The collateral of one platform, as after fetching all parts. A chain in the quote is not repeated, so that
+/// the collateral fits every quote of the model.
 pub(crate) fn collateral(platform: &Platform, spec: &CollateralSpec) -> QuoteCollateralV3 {
     let published = Published::new(platform, &[], spec);
     let pck_crl = published.pck_crl(platform.pck_ca());

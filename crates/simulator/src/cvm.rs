@@ -1,4 +1,4 @@
-//! A guest on a simulated platform: chosen identity, measured events, quotes on demand.
+//! A guest on a simulated platform, with a chosen identity, measured events, and quotes on demand.
 
 mod builder;
 
@@ -20,13 +20,13 @@ use crate::tcb::TcbLevel;
 /// How far a guest has booted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Stage {
-    /// `boot-mr-done` is the last event: when a guest asks the KMS for its keys.
+    /// `boot-mr-done` is the last event: the guest is about to request its keys.
     AwaitingKeys,
-    /// `system-ready` is the last event: when apps run, and the state a KMS in a CVM is in.
+    /// `system-ready` is the last event: apps run. A KMS in a CVM is in this state.
     Ready,
 }
 
-/// Where a guest has its disk key from; the payload of the `key-provider` event.
+/// The source of a guest's disk key; the payload of the `key-provider` event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum KeyProvider {
     /// No key provider.
@@ -52,7 +52,7 @@ impl KeyProvider {
     }
 }
 
-/// A simulated CVM. Its events grow as it runs, everything else is fixed at build.
+/// A simulated CVM. Its events grow while it runs, everything else is fixed at build.
 pub struct Cvm {
     platform: Arc<Platform>,
     app_id: [u8; 20],
@@ -72,17 +72,17 @@ pub struct Cvm {
 }
 
 impl Cvm {
-    /// A CVM on `platform`, to be described.
+    /// Builds a CVM on `platform`.
     pub fn builder(platform: &Arc<Platform>) -> CvmBuilder {
         CvmBuilder::new(platform)
     }
 
-    /// Evidence over `report_data` at this moment: nothing stripped, the whole event log.
+    /// Evidence over `report_data` now, with the whole event log.
     pub fn evidence(&self, report_data: ReportData) -> Evidence {
         self.evidence_of(report_data, |_| ())
     }
 
-    /// As [`evidence`](Self::evidence), but the hardware reports what `alter` leaves: for guests that lie.
+    /// Like [`evidence`](Self::evidence), but over the report as changed by `alter`: for guests that lie.
     pub fn evidence_of(&self, report_data: ReportData, alter: impl FnOnce(&mut TdReport)) -> Evidence {
         let events = self.runtime_events();
         let mut report = self.report_over(&events, report_data.0);
@@ -91,12 +91,12 @@ impl Cvm {
         Evidence::new_tdx(quote, events.clone(), self.log_with(&events), report_data, self.vm_config.clone())
     }
 
-    /// A bare quote over `report_data` at this moment.
+    /// A bare quote over `report_data` now.
     pub fn quote(&self, report_data: [u8; 64]) -> Vec<u8> {
         self.platform.quote(self.format, &self.td_report(report_data))
     }
 
-    /// What the hardware reports at this moment.
+    /// The hardware's report now.
     pub fn td_report(&self, report_data: [u8; 64]) -> TdReport {
         self.report_over(&self.runtime_events(), report_data)
     }
@@ -126,7 +126,7 @@ impl Cvm {
         self.log_with(&self.runtime_events())
     }
 
-    /// The machine this CVM runs on.
+    /// The platform of this CVM.
     pub fn platform(&self) -> &Arc<Platform> {
         &self.platform
     }
@@ -141,7 +141,7 @@ impl Cvm {
         &self.compose_hash
     }
 
-    /// The instance, perhaps empty.
+    /// The instance id, which may be empty.
     pub fn instance_id(&self) -> &[u8] {
         &self.instance_id
     }
@@ -151,12 +151,12 @@ impl Cvm {
         &self.os_image_hash
     }
 
-    /// The text that evidence carries as `config`, and that clients send as `vm_config`.
+    /// The `config` of the evidence, which clients send as `vm_config`.
     pub fn vm_config(&self) -> &str {
         &self.vm_config
     }
 
-    /// SHA-256(MRTD ‖ RTMR0 ‖ RTMR1 ‖ RTMR2 ‖ RTMR3 [‖ MRCONFIGID ‖ MROWNER ‖ MROWNERCONFIG]) at this moment.
+    /// SHA-256(MRTD ‖ RTMR0 ‖ RTMR1 ‖ RTMR2 ‖ RTMR3 [‖ MRCONFIGID ‖ MROWNER ‖ MROWNERCONFIG]) now.
     pub fn mr_aggregated(&self) -> [u8; 32] {
         let report = self.td_report([0; 64]);
         let mut hash = Sha256::new()

@@ -8,7 +8,7 @@ use crate::quote::Registers;
 /// Event type of runtime events, in both versions.
 pub(crate) const RUNTIME: u32 = 0x0800_0001;
 
-/// What the digest of a runtime event is over (attestation.md section 8).
+/// The input of a runtime event's digest (attestation.md section 8).
 pub(crate) fn preimage(event: &RuntimeEvent) -> Vec<u8> {
     match event.version {
         EventVersion::V1 => {
@@ -27,7 +27,7 @@ pub(crate) fn replay(events: &[RuntimeEvent]) -> [u8; 48] {
     events.iter().fold([0; 48], |register, event| extend(&register, &Sha384::digest(preimage(event))))
 }
 
-/// A runtime event as the log's reader returns it, nothing stripped.
+/// A runtime event as the parser of the log returns it, with nothing stripped.
 pub(crate) fn logged(event: &RuntimeEvent) -> TdxEvent {
     let preimage = preimage(event);
     TdxEvent {
@@ -44,7 +44,7 @@ pub(crate) fn logged(event: &RuntimeEvent) -> TdxEvent {
     }
 }
 
-/// What the firmware, the kernel loader and the kernel measure: (register, event type, name, payload).
+/// The measurements of firmware, kernel loader and kernel: (register, event type, name, payload).
 const BOOT_LOG: [(u32, u32, &str, &[u8]); 12] = [
     (0, 0x8000_000b, "", b"td hob"),
     (0, 0x8000_000a, "", b"firmware volume"),
@@ -60,7 +60,7 @@ const BOOT_LOG: [(u32, u32, &str, &[u8]); 12] = [
     (2, 6, "", b"initrd"),
 ];
 
-/// The log that booting an OS image leaves.
+/// The event log of booting an OS image.
 pub(crate) fn boot_log(os_image_hash: &[u8]) -> Vec<TdxEvent> {
     (0u8..)
         .zip(BOOT_LOG)
@@ -81,7 +81,7 @@ pub(crate) fn boot_log(os_image_hash: &[u8]) -> Vec<TdxEvent> {
         .collect()
 }
 
-/// The registers of an OS image whose boot left `log`.
+/// The registers of an OS image with the boot log `log`.
 pub(crate) fn boot_registers(os_image_hash: &[u8], log: &[TdxEvent]) -> Registers {
     let register = |imr: u32| {
         log.iter()

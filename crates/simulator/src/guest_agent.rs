@@ -14,18 +14,18 @@ use tokio::task::JoinHandle;
 use crate::cvm::Cvm;
 use crate::http_server::{self, Handler, Listener, Reply, Request};
 
-/// How calls are treated.
+/// How the agent responds to calls.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum AgentMode {
-    /// Answered.
+    /// Normally.
     Up,
-    /// 500 with an error that names a path, which nobody may repeat.
+    /// 500 with an error that contains a path, which must not be passed on.
     Down,
     /// The connection closes.
     Disconnecting,
-    /// Answered after a while.
+    /// Normally, after a delay.
     Slow(Duration),
-    /// Never answered.
+    /// Never.
     Silent,
     /// 200 with a body that is not JSON.
     Garbage,
@@ -33,7 +33,7 @@ pub enum AgentMode {
     Endless,
     /// 200 with JSON whose fields are wrong: an attestation that does not decode, a vm_config that is a number.
     WrongFields,
-    /// `Attest` answers evidence over other report data than asked for.
+    /// `Attest` returns evidence over other report data than requested.
     WrongReportData,
 }
 
@@ -46,7 +46,7 @@ pub struct GuestAgent {
 }
 
 impl GuestAgent {
-    /// Serves `cvm` on a unix socket, replacing a socket file that a former run left.
+    /// Serves `cvm` on a unix socket, and replaces the socket file of an earlier run.
     pub async fn serve(cvm: &Arc<Cvm>, socket: impl AsRef<Path>) -> io::Result<Self> {
         let socket = socket.as_ref();
         match std::fs::remove_file(socket) {
@@ -64,22 +64,22 @@ impl GuestAgent {
         Ok(Self::start(cvm, Listener::Tcp(listener), address, None))
     }
 
-    /// What `DSTACK_AGENT_ADDRESS` must be set to: `unix:<path>` or `http://127.0.0.1:<port>`.
+    /// The value for `DSTACK_AGENT_ADDRESS`: `unix:<path>` or `http://127.0.0.1:<port>`.
     pub fn address(&self) -> &str {
         &self.address
     }
 
-    /// Treats all calls alike.
+    /// Sets the mode for all calls.
     pub fn set_mode(&self, mode: AgentMode) {
         self.state.lock().mode = mode;
     }
 
-    /// Puts another CVM behind the socket, as after a reboot into something else.
+    /// Serves another CVM, as after a reboot into something else.
     pub fn replace_cvm(&self, cvm: &Arc<Cvm>) {
         self.state.lock().cvm = Arc::clone(cvm);
     }
 
-    /// How many calls have come in.
+    /// The number of calls received.
     pub fn request_count(&self) -> usize {
         self.state.lock().requests
     }
@@ -188,7 +188,7 @@ fn call(cvm: &Cvm, request: &Request, mode: AgentMode) -> Result<Value, Refusal>
     }
 }
 
-/// Taken as it is, padded with zero bytes to 64; more is refused.
+/// Padded with zero bytes to 64; more is refused.
 fn report_data(body: &Value) -> Result<[u8; 64], Refusal> {
     let given = hex_field(body, "report_data")?;
     let mut padded = [0u8; 64];

@@ -1,4 +1,4 @@
-//! The smallest HTTP/1.1 server both sockets need, with the faults that tests want.
+//! The smallest HTTP/1.1 server for both sockets, with the faults that tests need.
 
 use std::convert::Infallible;
 use std::future::{self, Future};
@@ -21,7 +21,7 @@ use tokio::task::JoinSet;
 
 const BODY_LIMIT: usize = 1 << 20;
 
-/// A request, read whole.
+/// A complete request.
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
@@ -29,13 +29,13 @@ pub(crate) struct Request {
     pub(crate) body: Bytes,
 }
 
-/// What becomes of a request.
+/// The reaction to a request.
 pub(crate) enum Reply {
-    /// An answer.
+    /// A response.
     Answer(http::Response<Bytes>),
-    /// The connection closes without an answer.
+    /// The connection closes without a response.
     Disconnect,
-    /// The connection stays open without an answer.
+    /// The connection stays open without a response.
     Silence,
     /// 200 with a body that never ends.
     Endless,
@@ -50,7 +50,7 @@ impl Reply {
     }
 }
 
-/// Answers requests.
+/// Responds to requests.
 pub(crate) trait Handler: Send + Sync + 'static {
     fn answer(&self, request: Request) -> impl Future<Output = Reply> + Send;
 }
@@ -102,7 +102,7 @@ async fn connection<H: Handler>(stream: impl AsyncRead + AsyncWrite + Unpin, han
             }
         }
     });
-    // A client that goes away is not this server's concern.
+    // A client that disconnects is not an error here.
     let _ =
         http1::Builder::new().timer(TokioTimer::new()).serve_connection(TokioIo::new(stream), service).await;
 }

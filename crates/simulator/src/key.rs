@@ -1,4 +1,4 @@
-//! P-256 keys and signatures that depend on nothing but a seed and a label.
+//! P-256 keys and signatures that depend only on a seed and a label.
 
 use p256::ecdsa::signature::Signer;
 use p256::ecdsa::{Signature, SigningKey};
@@ -6,7 +6,7 @@ use sha2::{Digest, Sha256};
 
 const DOMAIN: &[u8] = b"dstack-mock-p256-v1";
 
-/// A simulated key: public by construction, since anyone who knows the seed has it.
+/// A simulated key. It is not secret, because anyone with the seed can derive it.
 pub struct SimulatedKey {
     signing: SigningKey,
     point: [u8; 65],

@@ -1,8 +1,8 @@
-//! A software TDX platform under its own root: it stands where the hardware stands, never where the check stands.
+//! A software TDX platform under its own root. It replaces the hardware, never a check.
 //!
-//! [`Platform`] owns a root CA, a PCK chain with Intel's extensions and a quoting enclave, all derived from a seed;
-//! [`Cvm`] is a guest on it and yields [`Evidence`](kms_attest::evidence::Evidence); [`PccsServer`] serves the
-//! collateral; [`GuestAgent`] is the socket a CVM's software talks to. Nothing here may be linked into `kms`.
+//! [`Platform`] has a root CA, a PCK chain with Intel's extensions and a quoting enclave, all derived from a
+//! seed; [`Cvm`] is a guest on it and produces [`Evidence`](kms_attest::evidence::Evidence); [`PccsServer`]
+//! serves the collateral; [`GuestAgent`] is the socket of a CVM's software. `kms` must not link any of it.
 
 mod collateral;
 mod cvm;

@@ -11,35 +11,35 @@ use kms_simulator::{
     TcbLevel, Validity,
 };
 
-/// A software TDX platform for tests and laptops. It protects nothing: its keys follow from the seed.
+/// A software TDX platform for tests and development. It protects nothing: its keys follow from the seed.
 #[derive(Parser)]
 #[command(version)]
 struct Arguments {
-    /// Text that all keys are derived from; the same seed gives the same root
+    /// Text from which all keys are derived; the same seed gives the same root
     #[arg(long, env = "SIMULATOR_SEED", default_value = "cvm-kms simulator")]
     seed: String,
-    /// Where to serve collateral
+    /// Address of the collateral server
     #[arg(long, env = "SIMULATOR_PCCS_LISTEN", default_value = "127.0.0.1:8081")]
     pccs_listen: SocketAddr,
-    /// Unix socket of the guest agent; left out: no guest agent
+    /// Unix socket of the guest agent; default: no guest agent
     #[arg(long, env = "SIMULATOR_AGENT_SOCKET")]
     agent_socket: Option<PathBuf>,
-    /// Write the root CA certificate (PEM) here: what `root_ca.tdx` must be set to
+    /// Write the root CA certificate (PEM) here; set `root_ca.tdx` to it
     #[arg(long, env = "SIMULATOR_ROOT_CA")]
     root_ca: Option<PathBuf>,
-    /// The CVM's app id: 20 bytes, hex; left out: the first 20 bytes of the compose hash
+    /// The CVM's app id: 20 bytes, hex; default: the first 20 bytes of the compose hash
     #[arg(long)]
     app_id: Option<String>,
     /// The CVM's compose hash: 32 bytes, hex
     #[arg(long)]
     compose_hash: Option<String>,
-    /// The CVM's instance id: hex, may be empty; left out: derived from the app id
+    /// The CVM's instance id: hex, may be empty; default: derived from the app id
     #[arg(long)]
     instance_id: Option<String>,
     /// The CVM's OS image: 32 bytes, hex
     #[arg(long)]
     os_image_hash: Option<String>,
-    /// The CVM's TCB level, by Intel's status names
+    /// The CVM's TCB level, named as Intel's statuses
     #[arg(long, default_value = "UpToDate")]
     tcb: TcbLevel,
     /// Quote format: 4, 5 (TD 1.0 body) or 5.15 (TD 1.5 body)
@@ -51,13 +51,13 @@ struct Arguments {
     /// Set the debug bit, which every verifier refuses
     #[arg(long)]
     debug: bool,
-    /// Start as a guest that still waits for its keys, instead of one that has booted
+    /// Start as a guest that is still waiting for its keys, instead of one that has booted
     #[arg(long)]
     awaiting_keys: bool,
-    /// Collateral expires this many seconds after the start; left out: in 2099
+    /// Collateral expires this many seconds after the start; default: in 2099
     #[arg(long)]
     collateral_seconds: Option<u64>,
-    /// The guest agent answers 500 to everything
+    /// The guest agent responds to every call with 500
     #[arg(long)]
     agent_down: bool,
 }
@@ -146,7 +146,7 @@ fn quote_format(text: &str) -> Result<QuoteFormat, String> {
     }
 }
 
-/// Until SIGINT or SIGTERM.
+/// Waits for SIGINT or SIGTERM.
 async fn stopped() -> Result<()> {
     use tokio::signal::unix::{SignalKind, signal};
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);

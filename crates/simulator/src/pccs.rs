@@ -1,4 +1,4 @@
-//! A collateral server that answers as a PCCS does (attestation.md section 6), or fails as one can.
+//! A collateral server that responds like a PCCS (attestation.md section 6), or fails like one.
 
 use std::collections::{HashMap, VecDeque};
 use std::io;
@@ -15,7 +15,7 @@ use crate::collateral::{CollateralSpec, Published, Signed};
 use crate::http_server::{self, Handler, Listener, Reply, Request};
 use crate::platform::{CPU_SVN, PCE_SVN, PckCa, Platform};
 
-/// What a client can ask for.
+/// What a client can request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Endpoint {
     /// `/sgx/certification/v4/pckcert`
@@ -46,37 +46,37 @@ impl Endpoint {
     }
 }
 
-/// How requests are treated.
+/// How the server responds to requests.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PccsMode {
-    /// Answered.
+    /// Normally.
     Up,
-    /// 503 with a body that names an internal address, which nobody may repeat.
+    /// 503 with a body that contains an internal address, which must not be passed on.
     Down,
     /// 404.
     Missing,
     /// The connection closes.
     Disconnecting,
-    /// Answered after a while.
+    /// Normally, after a delay.
     Slow(Duration),
-    /// Never answered.
+    /// Never.
     Silent,
     /// 200 with a page of HTML.
     Garbage,
     /// 200 with a body that never ends.
     Endless,
-    /// Answered, with one bit of the signature (or of the CRL) flipped.
+    /// Normally, but with one bit of the signature (or of the CRL) flipped.
     Corrupt,
 }
 
-/// What the server has for who asks with `update=early`.
+/// The response to requests with `update=early`.
 #[derive(Clone, Debug)]
 pub enum EarlySet {
-    /// What it has for everyone, as when no TCB recovery is under way; so do services that do not know the parameter.
+    /// The standard collateral, as when there is no TCB recovery, or from services that ignore the parameter.
     Standard,
-    /// 400: it does not know the parameter.
+    /// 400: the parameter is unknown.
     Refused,
-    /// This.
+    /// This collateral.
     Published(Box<CollateralSpec>),
 }
 
@@ -95,7 +95,7 @@ impl PccsServer {
         Self::start_on(([127, 0, 0, 1], 0).into(), platform, &[]).await
     }
 
-    /// Serves the default collateral of `platform` and of `others`, which must be made from the same seed.
+    /// Serves the default collateral of `platform` and of `others`, which must have the same seed.
     pub async fn start_on(
         address: SocketAddr,
         platform: &Arc<Platform>,
@@ -120,29 +120,29 @@ impl PccsServer {
         Ok(Self { address, state, task })
     }
 
-    /// `http://127.0.0.1:<port>`, no slash at the end.
+    /// `http://127.0.0.1:<port>`, without a slash at the end.
     pub fn url(&self) -> String {
         format!("http://{}", self.address)
     }
 
-    /// Where the root's CRL is served in DER: fit for [`PlatformSpec::root_crl_url`](crate::PlatformSpec) of another
-    /// platform of the same seed, served by another server.
+    /// The URL of the root's CRL in DER, for [`PlatformSpec::root_crl_url`](crate::PlatformSpec) of another
+    /// platform of the same seed that is served by another server.
     pub fn root_crl_url(&self) -> String {
         format!("{}/IntelSGXRootCA.der", self.url())
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Publishes other collateral from now on.
+    /// Publishes other collateral.
     pub fn publish(&self, spec: &CollateralSpec) {
         let published = Arc::new(Published::new(&self.state.platform, &self.state.others, spec));
         self.state.lock().published = published;
     }
 
-    /// Chooses what `update=early` asks for.
+    /// Sets the response to `update=early`.
     pub fn set_early(&self, early: EarlySet) {
         self.state.lock().early = match early {
             EarlySet::Standard => Early::Standard,
@@ -153,24 +153,24 @@ impl PccsServer {
         };
     }
 
-    /// Treats all requests alike.
+    /// Sets the mode for all requests.
     pub fn set_mode(&self, mode: PccsMode) {
         let mut shared = self.state.lock();
         shared.mode = mode;
         shared.endpoint_modes.clear();
     }
 
-    /// Treats requests to one endpoint differently, until the next [`set_mode`](Self::set_mode).
+    /// Sets the mode for one endpoint, until the next [`set_mode`](Self::set_mode).
     pub fn set_endpoint_mode(&self, endpoint: Endpoint, mode: PccsMode) {
         self.state.lock().endpoint_modes.insert(endpoint, mode);
     }
 
-    /// How many requests have come in.
+    /// The number of requests received.
     pub fn request_count(&self) -> usize {
         self.state.lock().total
     }
 
-    /// How many of them went to `endpoint`.
+    /// The number of requests to `endpoint`.
     pub fn requests_to(&self, endpoint: Endpoint) -> usize {
         self.state.lock().counts.get(&endpoint).copied().unwrap_or(0)
     }
@@ -198,7 +198,7 @@ struct State {
     shared: Mutex<Shared>,
 }
 
-/// [`EarlySet`], signed.
+/// [`EarlySet`] with its signatures.
 #[derive(Clone)]
 enum Early {
     Standard,
@@ -329,7 +329,7 @@ fn document(name: &str, signed: &Signed, mode: PccsMode) -> Vec<u8> {
     format!(r#"{{"{name}":{},"signature":"{signature}"}}"#, signed.json).into_bytes()
 }
 
-/// `bytes`, the last bit wrong if the mode is to corrupt.
+/// `bytes`, with the last bit flipped if the mode is [`PccsMode::Corrupt`].
 fn flipped(bytes: &[u8], mode: PccsMode) -> Vec<u8> {
     let mut bytes = bytes.to_vec();
     if let (PccsMode::Corrupt, Some(last)) = (mode, bytes.last_mut()) {

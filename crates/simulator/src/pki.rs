@@ -27,7 +27,7 @@ pub(crate) struct Certified {
     serial: SerialNumber,
 }
 
-/// The whole hierarchy. Every certificate has a serial number of its own.
+/// The whole hierarchy. Each certificate has its own serial number.
 pub(crate) struct Pki {
     pub(crate) root: Certified,
     pub(crate) platform_ca: Certified,
@@ -37,7 +37,7 @@ pub(crate) struct Pki {
     pub(crate) qe_signer: Certified,
 }
 
-/// What a certificate may do.
+/// The permitted use of a certificate.
 enum Use {
     Ca { path_length: u8 },
     Sign,
@@ -169,7 +169,7 @@ pub(crate) fn pem_chain(chain: &[&Certified]) -> String {
     chain.iter().map(|certified| certified.pem.as_str()).collect()
 }
 
-/// Unix seconds as a date; times beyond what a certificate can hold become its last second.
+/// Unix seconds as a date; a time that a certificate cannot express becomes the last one that it can.
 pub(crate) fn date(unix: u64) -> OffsetDateTime {
     const LAST: OffsetDateTime = datetime!(9999-12-31 23:59:59 UTC);
     i64::try_from(unix).ok().and_then(|unix| OffsetDateTime::from_unix_timestamp(unix).ok()).unwrap_or(LAST)

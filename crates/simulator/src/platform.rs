@@ -18,13 +18,13 @@ const PCE_ID: [u8; 2] = [0, 0];
 /// The CA that issued a platform's PCK certificate, which decides the CRL to fetch.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum PckCa {
-    /// Servers of several packages; what TDX machines have.
+    /// Servers with several packages, as TDX machines are.
     Platform,
     /// Single-package machines.
     Processor,
 }
 
-/// What a quote says about its PCK certificate.
+/// How a quote refers to its PCK certificate.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Certification {
     /// The whole chain (type 5).
@@ -35,20 +35,20 @@ pub enum Certification {
     EncryptedPpid3072,
 }
 
-/// What to derive a platform from.
+/// The parameters of a platform.
 #[derive(Clone, Debug)]
 pub struct PlatformSpec {
-    /// Of all keys. Platforms of the same seed share the root and all other keys.
+    /// The seed of all keys. Platforms of the same seed share the root and all other keys.
     pub seed: Vec<u8>,
     /// The platform's model.
     pub fmspc: [u8; 6],
     /// The platform's identity; `device_id` is its SHA-256.
     pub ppid: [u8; 16],
-    /// Who issued the PCK certificate.
+    /// The issuer of the PCK certificate.
     pub pck_ca: PckCa,
     /// How quotes refer to the PCK certificate.
     pub certification: Certification,
-    /// CRL distribution point in every certificate. Clients fall back to it if the PCCS has no root CRL.
+    /// The CRL distribution point in every certificate. Clients use it if the PCCS has no root CRL.
     pub root_crl_url: Option<String>,
 }
 
@@ -66,7 +66,8 @@ impl PlatformSpec {
     }
 }
 
-/// A simulated TDX machine under a simulated Intel. Making one costs about ten signatures, a quote costs one.
+/// A simulated TDX machine under a simulated Intel. Creating it costs about ten signatures, a quote costs
+/// one.
 pub struct Platform {
     pki: Pki,
     fmspc: [u8; 6],
@@ -81,7 +82,7 @@ pub struct Platform {
 }
 
 impl Platform {
-    /// [`PlatformSpec::from_seed`], made.
+    /// A platform of [`PlatformSpec::from_seed`].
     pub fn from_seed(seed: &[u8]) -> Arc<Self> {
         Self::new(&PlatformSpec::from_seed(seed))
     }
@@ -143,7 +144,7 @@ impl Platform {
         })
     }
 
-    /// The root certificate, DER: what `root_ca.tdx` must be set to.
+    /// The root certificate, DER, for `root_ca.tdx`.
     pub fn root_der(&self) -> &[u8] {
         &self.pki.root.der
     }
@@ -178,12 +179,12 @@ impl Platform {
         self.collateral_of(&CollateralSpec::default())
     }
 
-    /// The collateral that `spec` describes.
+    /// The collateral for `spec`.
     pub fn collateral_of(&self, spec: &CollateralSpec) -> QuoteCollateralV3 {
         collateral::collateral(self, spec)
     }
 
-    /// A quote over `report`, which may say anything.
+    /// A quote over `report`, whatever its values.
     pub fn quote(&self, format: QuoteFormat, report: &TdReport) -> Vec<u8> {
         let signed_range = report.signed_range(format, &self.qe_id);
         let signature = self.attestation_key.sign_raw(&signed_range);
@@ -195,7 +196,7 @@ impl Platform {
         &self.pki.pck.pem
     }
 
-    /// What the PCK certificate is issued under, PEM.
+    /// The issuers of the PCK certificate, PEM.
     pub(crate) fn pck_issuer_chain(&self) -> String {
         pem_chain(&[self.pki.ca(self.pck_ca), &self.pki.root])
     }
@@ -218,7 +219,7 @@ impl Platform {
     }
 }
 
-/// SHA-256(purpose ‖ input ‖ u32be counter) …, cut to the length asked for.
+/// SHA-256(purpose ‖ input ‖ u32be counter) …, cut to the requested length.
 fn expand<const N: usize>(purpose: &str, input: &[u8]) -> [u8; N] {
     let mut out = [0u8; N];
     for (counter, block) in (0u32..).zip(out.chunks_mut(32)) {

@@ -1,6 +1,6 @@
 //! TDX quotes, version 4 and 5 (attestation.md section 5), little-endian throughout.
 
-/// Which quote a CVM's host makes.
+/// The format of a CVM's quotes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum QuoteFormat {
     /// Version 4 with a TD 1.0 body.
@@ -63,7 +63,7 @@ pub struct TdReport {
     pub rt_mr3: [u8; 48],
     /// REPORTDATA.
     pub report_data: [u8; 64],
-    /// TEE_TCB_SVN2: the TCB now, after a module update without restart.
+    /// TEE_TCB_SVN2: the current TCB, after a module update without restart.
     pub tee_tcb_svn2: [u8; 16],
     /// MRSERVICETD.
     pub mr_service_td: [u8; 48],
@@ -100,7 +100,7 @@ impl TdReport {
         [&self.encode_td10()[..], &self.tee_tcb_svn2, &self.mr_service_td].concat()
     }
 
-    /// Header and body: the bytes the attestation key signs.
+    /// Header and body: the bytes that the attestation key signs.
     pub(crate) fn signed_range(&self, format: QuoteFormat, qe_id: &[u8; 16]) -> Vec<u8> {
         let (version, body) = match format {
             QuoteFormat::V4 => (4u16, self.encode_td10()),
@@ -135,7 +135,8 @@ fn described(kind: u16, body: Vec<u8>) -> Vec<u8> {
     [&kind.to_le_bytes()[..], &length(&body), &body].concat()
 }
 
-/// The quoting enclave's own report, which the PCK key signs: it vouches for the attestation key.
+/// The quoting enclave's own report, which contains the hash of the attestation key and is signed by the PCK
+/// key.
 pub(crate) fn qe_report(cpu_svn: &[u8; 16], attestation_key_hash: &[u8; 32]) -> [u8; 384] {
     let mut report = [0u8; 384];
     report[..16].copy_from_slice(cpu_svn);
@@ -149,7 +150,8 @@ pub(crate) fn qe_report(cpu_svn: &[u8; 16], attestation_key_hash: &[u8; 32]) -> 
     report
 }
 
-/// What follows the quote's signature and is the same in all quotes of a platform: attestation key and certification.
+/// The part after the quote's signature that is the same in all quotes of a platform: attestation key and
+/// certification.
 pub(crate) fn certification(
     attestation_key: &[u8],
     qe_report: &[u8; 384],

@@ -1,4 +1,5 @@
-//! Intel's SGX extension of a PCK certificate (OID 1.2.840.113741.1.13.1), written by hand: it is four DER types.
+//! Intel's SGX extension of a PCK certificate (OID 1.2.840.113741.1.13.1), encoded by hand because it needs
+//! only four DER types.
 
 /// The extension's OID.
 pub(crate) const SGX_EXTENSION: &[u64] = &[1, 2, 840, 113741, 1, 13, 1];
@@ -13,7 +14,7 @@ const OBJECT_IDENTIFIER: u8 = 0x06;
 const ENUMERATED: u8 = 0x0a;
 const SEQUENCE: u8 = 0x30;
 
-/// What a PCK certificate says about its platform.
+/// The facts about a platform in its PCK certificate.
 pub(crate) struct PlatformFacts {
     pub(crate) ppid: [u8; 16],
     pub(crate) cpu_svn: [u8; 16],

@@ -1,10 +1,10 @@
-//! TCB levels a simulated platform can be at, and what Intel would say about each.
+//! The TCB levels of simulated platforms, and Intel's verdict on each.
 
 use std::fmt;
 use std::str::FromStr;
 
-/// How far behind a TD's platform is. A quote carries only security version numbers; the TCB info of
-/// [`CollateralSpec::default`](crate::CollateralSpec) gives each of them the status of the same name.
+/// How far a TD's platform is behind. A quote contains only security version numbers; the TCB info of
+/// [`CollateralSpec::default`](crate::CollateralSpec) gives each the status of the same name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum TcbLevel {
     /// Everything is patched.
@@ -21,7 +21,7 @@ pub enum TcbLevel {
     OutOfDateConfigurationNeeded,
     /// The platform's keys are compromised.
     Revoked,
-    /// Below every level Intel lists.
+    /// Below every level in TCB info.
     Unlisted,
 }
 
@@ -63,7 +63,7 @@ impl TcbLevel {
         }
     }
 
-    /// TEE_TCB_SVN: module minor, module major, and the component that tells the levels apart.
+    /// TEE_TCB_SVN: module minor, module major, and the component that distinguishes the levels.
     pub(crate) fn tee_tcb_svn(self, module_major: u8) -> [u8; 16] {
         let mut svn = [0u8; 16];
         svn[0] = MODULE_ISV_SVN;
@@ -72,7 +72,7 @@ impl TcbLevel {
         svn
     }
 
-    /// TDX components a platform must reach to be at this level. The module's two are left to its identity.
+    /// The TDX components that this level requires. The module's two are left to its identity.
     pub(crate) fn required_components(self) -> [u8; 16] {
         let mut required = [0u8; 16];
         required[2] = self.component();
@@ -135,14 +135,14 @@ impl FromStr for TcbLevel {
 /// A status with its advisories, as TCB info and QE identity state them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
-    /// Whose status text is used.
+    /// The level whose status text is used.
     pub level: TcbLevel,
     /// Advisory ids, such as `INTEL-SA-00837`.
     pub advisories: Vec<String>,
 }
 
 impl Standing {
-    /// `level` with the advisories of its own.
+    /// `level` with its own advisories.
     pub fn of(level: TcbLevel) -> Self {
         Self { level, advisories: level.advisories().iter().map(|id| (*id).to_owned()).collect() }
     }

@@ -1,5 +1,5 @@
-//! Generates from `proto/`: the messages with their JSON form, the table of methods, the descriptors, and for the server the
-//! dispatch to its methods. Needs no `protoc`.
+//! Generates from `proto/`: the messages with their JSON form, the table of methods, the descriptors, and the
+//! dispatch for the server. Needs no `protoc`.
 
 mod messages;
 mod methods;
@@ -24,7 +24,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     fs::write(out.join("method_names.rs"), methods::names(&services))?;
     let dispatch = out.join("dispatch.rs");
     fs::write(&dispatch, methods::dispatch(&services))?;
-    // The build script of the server reads it as `DEP_KMS_WIRE_DISPATCH`.
+    // The build script of the server reads this as `DEP_KMS_WIRE_DISPATCH`.
     println!("cargo:dispatch={}", dispatch.display());
     Ok(())
 }

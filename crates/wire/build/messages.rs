@@ -4,7 +4,7 @@ use prost_build::Config;
 use prost_types::FileDescriptorSet;
 use prost_types::field_descriptor_proto::{Label, Type};
 
-/// Messages that carry secrets: no derived `Debug`, wiped on drop (`src/message.rs`).
+/// Messages with secrets: no derived `Debug`, wiped on drop (`src/message.rs`).
 const SECRET_MESSAGES: [&str; 6] = [
     "AppKeyResponse",
     "KmsKeys",
@@ -32,8 +32,8 @@ pub(crate) fn generate(descriptors: FileDescriptorSet) -> std::io::Result<()> {
     config.compile_fds(descriptors)
 }
 
-/// How a field is written in JSON. The default is set field by field: messages that implement `Drop` cannot take it
-/// from the whole.
+/// The serde attributes of a field. Defaults are set field by field, because messages that implement `Drop`
+/// cannot take them from a whole default.
 fn json_form(message: &str, field: &prost_types::FieldDescriptorProto) -> &'static str {
     if message == "AttestationInfoResponse" && field.name() == "tee_variant" {
         return r#"#[serde(flatten, with = "crate::message::json::tee_variant")]"#;

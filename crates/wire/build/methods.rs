@@ -1,4 +1,4 @@
-//! The methods of `kms.proto` with the options of `access.proto`, and the Rust that follows from them.
+//! The methods of `kms.proto` with their options of `access.proto`, and the Rust code generated from them.
 
 use std::collections::BTreeSet;
 use std::fmt::Write as _;
@@ -10,18 +10,18 @@ use protox::prost_reflect::{
 
 /// A service and its methods.
 pub(crate) struct Service {
-    /// As in the proto file.
+    /// Its name in the proto file.
     name: String,
     methods: Vec<Method>,
 }
 
-/// A method, and what its options say.
+/// A method and its options.
 pub(crate) struct Method {
-    /// As in the proto file.
+    /// Its name in the proto file.
     name: String,
     /// Its variant of `Method`.
     variant: String,
-    /// Rust types of its messages.
+    /// The Rust types of its messages.
     request: String,
     response: String,
     access: String,
@@ -79,7 +79,7 @@ fn method_of(method: &MethodDescriptor, variant: String) -> Result<Method, Strin
     })
 }
 
-/// The name of a value that was chosen.
+/// The name of the chosen enum value.
 fn enum_value(rule: &DynamicMessage, field: &str) -> Option<String> {
     let value = rule.get_field_by_name(field)?.as_enum_number().filter(|number| *number != 0)?;
     let kind = rule.descriptor().get_field_by_name(field)?.kind();
@@ -93,7 +93,7 @@ fn rust_type(message: &MessageDescriptor) -> String {
     }
 }
 
-/// `KMS` and `ATTESTED_MESSAGE` as Rust writes types: `Kms`, `AttestedMessage`; `Onboard` stays.
+/// `KMS` and `ATTESTED_MESSAGE` as Rust types: `Kms`, `AttestedMessage`; `Onboard` stays.
 fn camel(name: &str) -> String {
     let word = |word: &str| match word.chars().all(|letter| letter.is_ascii_uppercase()) {
         true => word[..1].to_owned() + &word[1..].to_ascii_lowercase(),
@@ -102,7 +102,7 @@ fn camel(name: &str) -> String {
     name.split('_').map(word).collect()
 }
 
-/// `GetAppKey` as Rust writes functions: `get_app_key`.
+/// `GetAppKey` as a Rust function: `get_app_key`.
 fn snake(name: &str) -> String {
     let letter = |(at, letter): (usize, char)| match letter.is_ascii_uppercase() && at > 0 {
         true => format!("_{}", letter.to_ascii_lowercase()),
@@ -134,7 +134,7 @@ pub(crate) fn table(services: &[Service]) -> String {
     )
 }
 
-/// `NAMES`: the names that a table of limits can have.
+/// `NAMES`: the names that a table of limits may use.
 pub(crate) fn names(services: &[Service]) -> String {
     let names: BTreeSet<&str> =
         services.iter().flat_map(|service| &service.methods).map(|method| &*method.name).collect();
@@ -146,7 +146,8 @@ pub(crate) fn names(services: &[Service]) -> String {
     .replace('}', "]")
 }
 
-/// How prpc and gRPC reach each method: an async function of its service, by the method's name, with the caller and the request.
+/// The calls of each method by prpc and gRPC: an async function of its service with the method's name, which
+/// takes the caller and the request.
 pub(crate) fn dispatch(services: &[Service]) -> String {
     let mut code = String::new();
     for service in services {
@@ -160,7 +161,7 @@ pub(crate) fn dispatch(services: &[Service]) -> String {
                 "()" => format!("nullary::<{response}, _>(async || self.{function}(caller, ()).await)"),
                 _ => format!(
                     "unary::<{request}, {response}, _>(async |request| {{ {} }})",
-                    // On the heap: requests to open methods would carry the room for the others.
+                    // Boxed, because futures of open methods would otherwise have the size of the others.
                     match access.as_str() {
                         "Open" => format!("self.{function}(caller, request).await"),
                         _ => format!("Box::pin(self.{function}(caller, request)).await"),

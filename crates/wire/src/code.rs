@@ -1,8 +1,8 @@
-//! What kind of error it was, in HTTP and in gRPC: the one place that maps codes.
+//! Error codes and their mapping to HTTP and gRPC, which is only here.
 
 use http::{HeaderName, StatusCode};
 
-/// What kind of error it was, in a stable word, as a header of prpc.
+/// The header of prpc with the stable name of an error's code.
 pub const ERROR_CODE: HeaderName = HeaderName::from_static("x-error-code");
 /// The id of a refusal, as a header of prpc and as metadata of gRPC.
 pub const DENIAL_ID: HeaderName = HeaderName::from_static(DENIAL_ID_KEY);
@@ -14,30 +14,30 @@ pub const DENIAL_CODE_KEY: &str = "x-denial-code";
 /// Why a request ended without a result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Code {
-    /// The request is malformed or asks for something that cannot be.
+    /// The request is malformed or impossible.
     InvalidRequest,
-    /// The method needs an attestation and the caller brought none that verifies.
+    /// The method needs an attestation, and the caller has none that verifies.
     Unauthenticated,
-    /// Policy said no.
+    /// Denied by the policy.
     Denied,
-    /// This KMS cannot answer yet.
+    /// This KMS cannot serve the request yet.
     NotReady,
     /// Keys exist already.
     AlreadyOnboarded,
-    /// No such method here.
+    /// The method does not exist here.
     UnknownMethod,
-    /// The request is larger than the method takes.
+    /// The request is larger than the method allows.
     TooLarge,
-    /// The caller's address sends too many requests.
+    /// The caller's address or app sends too many requests.
     TooManyRequests,
-    /// Something that this KMS depends on does not answer; the same request may succeed later.
+    /// Something that this KMS depends on does not respond; the same request may succeed later.
     Unavailable,
     /// A fault in this KMS.
     Internal,
 }
 
 impl Code {
-    /// The stable name, as logs and metrics carry it.
+    /// The stable name, as in logs and metrics.
     pub fn name(self) -> &'static str {
         match self {
             Self::InvalidRequest => "invalid_request",
@@ -53,7 +53,7 @@ impl Code {
         }
     }
 
-    /// Its HTTP status. `docs/protocol.md` lists where it differs from the peer, which answers 400 to all.
+    /// Its HTTP status. `docs/protocol.md` lists the differences to the peer, which always responds with 400.
     pub fn http(self) -> StatusCode {
         match self {
             Self::InvalidRequest | Self::AlreadyOnboarded => StatusCode::BAD_REQUEST,
@@ -81,7 +81,7 @@ impl Code {
         }
     }
 
-    /// Whether the same request may succeed a little later: such answers carry `Retry-After`.
+    /// Whether the same request may succeed a little later: such responses have `Retry-After`.
     pub fn is_temporary(self) -> bool {
         match self {
             Self::NotReady | Self::Unavailable | Self::TooManyRequests => true,
@@ -96,7 +96,7 @@ impl Code {
     }
 }
 
-/// The gRPC status codes that an error of ours can have, with their numbers.
+/// The gRPC status codes of our errors, with their numbers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum GrpcCode {
     /// `INVALID_ARGUMENT`

@@ -1,4 +1,4 @@
-//! How requests and answers of prpc are encoded: JSON, protobuf or a query string.
+//! The encodings of prpc requests and responses: JSON, protobuf or a query string.
 
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue, Method as Verb};
@@ -7,20 +7,20 @@ use serde::de::DeserializeOwned;
 
 use crate::media;
 
-/// How one exchange is encoded, in both directions.
+/// The encoding of a request and its response.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Encoding {
-    /// JSON, asked for by the request.
+    /// JSON, chosen by the request.
     Json,
-    /// JSON, because the body begins with `{` and its type does not rule it out: what `curl -d '{}'` sends. As protobuf
-    /// the byte would start a group, which no message has.
+    /// JSON, because the body begins with `{` and its media type does not exclude it, as with `curl -d '{}'`.
+    /// As protobuf the byte would start a group, which no message has.
     SniffedJson,
     /// Protobuf.
     Protobuf,
 }
 
 impl Encoding {
-    /// What the request line and headers ask for; `None` leaves it to the body.
+    /// The encoding that the request line and headers choose; `None` leaves it to the body.
     pub fn asked(verb: &Verb, query: Option<&str>, headers: &HeaderMap) -> Option<Self> {
         let by_query = || {
             form_urlencoded::parse(query.unwrap_or_default().as_bytes())
@@ -31,15 +31,15 @@ impl Encoding {
         }
         match &*media::of_body(headers) {
             "application/json" => Some(Self::Json),
-            // `curl -d` names the first, whatever it sends.
+            // `curl -d` sends the first, whatever the body is.
             "application/x-www-form-urlencoded" | "text/json" => None,
             kind if kind.ends_with("+json") => None,
             _ => Some(Self::Protobuf),
         }
     }
 
-    /// White space before the brace is ambiguous: a line feed is also how protobuf begins field 1, and white space may be
-    /// its length. A body that is well-formed protobuf to its end is protobuf.
+    /// White space before the brace is ambiguous: a line feed also begins field 1 in protobuf, and white
+    /// space may be its length. A body that is entirely well-formed protobuf is protobuf.
     pub fn of_body(body: &[u8]) -> Self {
         let is_protobuf = || <()>::decode(body).is_ok();
         match body.trim_ascii_start().first() {
@@ -56,16 +56,16 @@ impl Encoding {
         })
     }
 
-    /// The message in a body; an empty one is the default message.
+    /// Decodes the message in a body; an empty body is the default message.
     ///
     /// # Errors
-    /// It is no such message.
+    /// The body is not such a message.
     pub fn decode<Q: Message + Default + DeserializeOwned>(self, body: Bytes) -> Result<Q, DecodeError> {
         if body.is_empty() {
             return Ok(Q::default());
         }
         match self {
-            // `serde_json` does not look at what it skips, so it is given text.
+            // `serde_json` does not check UTF-8 in what it skips, so it is given a `str`.
             Self::Json | Self::SniffedJson => match std::str::from_utf8(&body) {
                 Ok(text) => serde_json::from_str(text).map_err(DecodeError::Json),
                 Err(_) => Err(DecodeError::NotUtf8),
@@ -75,21 +75,21 @@ impl Encoding {
     }
 }
 
-/// Whether the verb asks for something and sends nothing.
+/// Whether the method is GET or HEAD, so that the request has no body.
 pub fn is_read(verb: &Verb) -> bool {
     matches!(*verb, Verb::GET | Verb::HEAD)
 }
 
-/// Why a request holds no such message. The texts are for the caller.
+/// Why a request contains no such message. The texts are for the caller.
 #[derive(Debug, thiserror::Error)]
 pub enum DecodeError {
-    /// JSON that is malformed or of another shape.
+    /// JSON that is malformed or does not fit the message.
     #[error(transparent)]
     Json(serde_json::Error),
-    /// JSON that is not text.
+    /// Not UTF-8.
     #[error("the body is not UTF-8")]
     NotUtf8,
-    /// Protobuf that is malformed.
+    /// Malformed protobuf.
     #[error(transparent)]
     Protobuf(prost::DecodeError),
     /// A query string with an unusable value.
@@ -97,10 +97,10 @@ pub enum DecodeError {
     Query(serde::de::value::Error),
 }
 
-/// A message out of a query string: text values, unknown keys ignored.
+/// Decodes a message from a query string: text values, unknown keys ignored.
 ///
 /// # Errors
-/// A value is unusable, or a key is there twice.
+/// A value is invalid, or a key occurs twice.
 pub fn from_query<Q: DeserializeOwned>(query: &str) -> Result<Q, DecodeError> {
     let pairs = form_urlencoded::parse(query.as_bytes());
     let map = serde::de::value::MapDeserializer::<_, serde::de::value::Error>::new(pairs);

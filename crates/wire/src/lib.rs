@@ -1,12 +1,12 @@
-//! The wire form of the API: what server and clients have in common.
+//! The wire form of the API, shared by server and clients.
 //!
-//! | Module | Idea |
+//! | Module | Content |
 //! |---|---|
-//! | [`message`] | the messages of `proto/kms.proto`, and how they are written in JSON |
+//! | [`message`] | the messages of `proto/kms.proto`, and their JSON form |
 //! | [`method`] | the table of methods: service, access, body size, GET |
-//! | [`encoding`] | how a request is encoded, and messages read from bodies and query strings |
+//! | [`encoding`] | the encodings of requests, and messages from bodies and query strings |
 //! | [`media`] | media types of requests |
-//! | [`code`] | what kind of error it was, in HTTP and in gRPC |
+//! | [`code`] | error codes in HTTP and gRPC |
 
 pub mod code;
 pub mod encoding;

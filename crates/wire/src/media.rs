@@ -1,8 +1,8 @@
-//! Media types of requests: compared without case and without parameters (RFC 9110, section 8.3.1).
+//! Media types of requests: compared ignoring case and parameters (RFC 9110, section 8.3.1).
 
 use http::{HeaderMap, header};
 
-/// The media type of the body, in lower case; empty if the request names none, or something that is not text.
+/// The media type of the body, in lower case; empty if it is missing or not text.
 pub fn of_body(headers: &HeaderMap) -> String {
     let value = headers.get(header::CONTENT_TYPE).and_then(|value| value.to_str().ok());
     essence(value.unwrap_or_default())

@@ -1,4 +1,4 @@
-//! The messages of the API, generated from `proto/kms.proto`, and how they are written in JSON.
+//! The messages of the API, generated from `proto/kms.proto`, and their JSON form.
 
 use std::fmt;
 

@@ -1,6 +1,6 @@
-//! The table of methods, generated from `proto/kms.proto`: each with its service, who may call it, and how much it takes.
+//! The table of methods, generated from `proto/kms.proto`: service, access, and body limit of each.
 
-/// The services of the proto file, each with the phase and the listener that serves it.
+/// The services of the proto file; each belongs to a phase and a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
     /// Main listener, once keys exist.
@@ -27,37 +27,38 @@ impl Service {
 pub enum Access {
     /// Anyone who can connect.
     Open,
-    /// Anyone, or holders of the onboarding token where one is configured.
+    /// Anyone, or holders of the onboarding token if one is configured.
     Onboarding,
-    /// Callers whose client certificate carries an attestation that verifies and that policy allows.
+    /// Callers with an attestation in the client certificate that verifies and that policy allows.
     AttestedCertificate,
-    /// Anyone whose message carries an attestation that verifies and that policy allows.
+    /// Callers with an attestation in the message that verifies and that policy allows.
     AttestedMessage,
-    /// Anyone whose message carries the operator's token.
+    /// Callers with the operator's token in the message.
     TokenInMessage,
-    /// Operators: the listener has authenticated the request.
+    /// Operators: the listener authenticates the request.
     Operator,
-    /// Operators, for a caller whose client certificate carries an attestation that verifies and that policy allows.
+    /// Operators, for a caller with an attestation in the client certificate that verifies and that policy
+    /// allows.
     OperatorAndAttestedCertificate,
 }
 
-/// Who may ask for a method by GET.
+/// Who may call a method by GET.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum ByGet {
-    /// It changes nothing, or, as `Finish`, nothing that was not decided before.
+    /// It changes nothing, or, like `Finish`, nothing that was not already decided.
     Anyone,
-    /// It has always been served by GET, and scripts rely on it. Browsers, which follow links, have to POST.
+    /// Scripts rely on GET for it. Browsers, which follow links, must use POST.
     Programs,
     /// It changes something.
     Nobody,
 }
 
-/// What is fixed about a method: the row of the table.
+/// The properties of a method: its row in the table.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Row {
     /// The method.
     pub method: Method,
-    /// The service it belongs to, hence phase and listener.
+    /// The service it belongs to, which decides its phase and listener.
     pub service: Service,
     /// Its name in the proto file.
     pub name: &'static str,
@@ -65,11 +66,12 @@ pub struct Row {
     pub access: Access,
     /// The largest request body in bytes.
     pub body_limit: usize,
-    /// Who may ask for it by GET.
+    /// Who may call it by GET.
     pub by_get: ByGet,
 }
 
-// From `proto/kms.proto`: adding a method there, with its options, adds it to dispatch, limits, metrics and the tests' table.
+// From `proto/kms.proto`: a method added there, with its options, is added to dispatch, limits, metrics and
+// the tests' table.
 include!(concat!(env!("OUT_DIR"), "/methods.rs"));
 include!(concat!(env!("OUT_DIR"), "/method_names.rs"));
 

@@ -1,4 +1,4 @@
-//! What a simulated CVM is made of, chosen piece by piece.
+//! Builds a simulated CVM from chosen parts.
 
 use std::sync::{Arc, Mutex};
 
@@ -12,7 +12,7 @@ use crate::platform::Platform;
 use crate::quote::{QuoteFormat, Registers, TdReport};
 use crate::tcb::TcbLevel;
 
-/// Chooses what a CVM runs. Whatever is not chosen has a plausible default that depends on nothing but the rest.
+/// The parts of a CVM. Each has a plausible default that depends only on the other parts.
 #[derive(Clone)]
 #[must_use]
 pub struct CvmBuilder {
@@ -70,13 +70,13 @@ impl CvmBuilder {
         self
     }
 
-    /// Any bytes; 20 is usual, none means that instance ids are switched off. Default: derived from the app id.
+    /// Any bytes: usually 20; empty if instance ids are switched off. Default: derived from the app id.
     pub fn instance_id(mut self, instance_id: &[u8]) -> Self {
         self.instance_id = Some(instance_id.to_vec());
         self
     }
 
-    /// Decides MRTD, RTMR0 to 2, the boot log, `os-image-hash` and the default vm_config.
+    /// Determines MRTD, RTMR0 to 2, the boot log, `os-image-hash` and the default vm_config.
     pub fn os_image_hash(mut self, os_image_hash: [u8; 32]) -> Self {
         self.os_image_hash = os_image_hash;
         self
@@ -94,7 +94,7 @@ impl CvmBuilder {
         self
     }
 
-    /// TD 1.5: the level now (TEE_TCB_SVN2). Default: the level at launch.
+    /// TD 1.5: the current level (TEE_TCB_SVN2). Default: the level at launch.
     pub fn current_tcb(mut self, level: TcbLevel) -> Self {
         self.current_tcb = Some(level);
         self
@@ -136,7 +136,7 @@ impl CvmBuilder {
         self
     }
 
-    /// Replaces the events of firmware and kernel. RTMR0 to 2 are what it replays to, unless they are replaced too.
+    /// Replaces the events of firmware and kernel. RTMR0 to 2 are their replay, unless replaced too.
     pub fn boot_log(mut self, log: Vec<TdxEvent>) -> Self {
         self.boot_log = Some(log);
         self
@@ -154,7 +154,7 @@ impl CvmBuilder {
         self
     }
 
-    /// Replaces all runtime events, for guests that measure something else.
+    /// Replaces all runtime events, for guests that measure other events.
     pub fn runtime_events(mut self, events: Vec<RuntimeEvent>) -> Self {
         self.runtime_events = Some(events);
         self

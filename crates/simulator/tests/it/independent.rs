@@ -1,5 +1,6 @@
-//! The simulator proves itself: `@phala/dcap-qvl`, a verifier in JavaScript that shares no code with ours, accepts
-//! its quotes and refuses what is wrong. Needs node and npm, and fails without them: a proof that skips proves nothing.
+//! Checks the simulator with `@phala/dcap-qvl`, a verifier in JavaScript that shares no code with ours: it
+//! accepts the quotes and refuses faulty ones. Needs node and npm, and fails without them, because a skipped
+//! check proves nothing.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -20,7 +21,7 @@ const NOW: u64 = 1_750_000_000;
 const SEED: &[u8] = b"independent";
 const REPORT_DATA: [u8; 64] = [0xd5; 64];
 
-/// What is asked, and what must be answered: the status, or part of the refusal.
+/// A request, and the expected result: the status, or part of the refusal.
 struct Case {
     name: String,
     root: Vec<u8>,
@@ -255,7 +256,7 @@ fn question(case: &Case) -> Value {
     })
 }
 
-/// Installs the pinned package into a temporary directory and lets it answer.
+/// Installs the pinned package into a temporary directory and runs it.
 fn ask(questions: &Value) -> Vec<Value> {
     let source = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/independent");
     let directory = tempfile::tempdir().unwrap();

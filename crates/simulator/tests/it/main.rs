@@ -1,4 +1,4 @@
-//! The simulator against verifiers that are not its own.
+//! The simulator against independent verifiers.
 
 mod independent;
 mod program;

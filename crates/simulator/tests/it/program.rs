@@ -1,4 +1,4 @@
-//! The program as docker compose runs it: two listeners, one file, until it is told to stop.
+//! The program as docker compose runs it: two listeners and one file, until it is stopped.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 
@@ -24,7 +24,7 @@ impl Running {
         Self { child, lines }
     }
 
-    /// What follows `prefix` on the next line that has it.
+    /// The rest of the next line with `prefix`.
     fn said(&mut self, prefix: &str) -> String {
         loop {
             let mut line = String::new();

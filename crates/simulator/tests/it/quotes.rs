@@ -1,4 +1,4 @@
-//! Simulated quotes as `dcap-qvl` sees them, the library that the KMS verifies with.
+//! Simulated quotes verified by `dcap-qvl`, the library of the KMS.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -1,4 +1,5 @@
-//! The KMS's own verifier on simulated evidence: what it must conclude is computed here from what the CVM was given.
+//! Simulated evidence verified by the KMS's own verifier; the expected values are computed here from the
+//! CVM's parameters.
 
 #![allow(clippy::unwrap_used, reason = "helpers of tests may panic as tests do")]
 

@@ -47,13 +47,13 @@ impl<T: TryFrom<u64> + std::str::FromStr> Visitor<'_> for Number<T> {
         T::try_from(value).map_err(|_| E::invalid_value(de::Unexpected::Unsigned(value), &self))
     }
     fn visit_str<E: de::Error>(self, text: &str) -> Result<T, E> {
-        // `from_str` takes a sign; the wire does not.
+        // `from_str` accepts a sign; the wire format does not.
         let plain = !text.is_empty() && text.bytes().all(|b| b.is_ascii_digit());
         text.parse().ok().filter(|_| plain).ok_or_else(|| E::invalid_value(de::Unexpected::Str(text), &self))
     }
 }
 
-/// Reads an unsigned integer, also from decimal text (older documents show text; query strings are text).
+/// Reads an unsigned integer, or one as decimal text (in older documents and in query strings).
 pub fn number<'de, D, T>(deserializer: D) -> Result<T, D::Error>
 where
     D: Deserializer<'de>,
@@ -62,15 +62,15 @@ where
     deserializer.deserialize_any(Number(PhantomData))
 }
 
-/// As [`number`]; `null` is absence.
+/// Like [`number`]; `null` counts as missing.
 pub fn optional_number<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
     #[derive(Deserialize)]
     struct Present(#[serde(deserialize_with = "number")] u64);
     Ok(Option::<Present>::deserialize(deserializer)?.map(|present| present.0))
 }
 
-/// `tee_variant` and its older name `attestation_mode` with one value: older tools read the latter
-/// (docs/compatibility.md).
+/// `tee_variant` and its older name `attestation_mode` with the same value, because older tools read the
+/// latter (docs/compatibility.md).
 pub mod tee_variant {
     use super::*;
 
