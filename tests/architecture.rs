@@ -1,4 +1,4 @@
-//! Imports point one way, and the simulator is nowhere near the `kms` binary.
+//! Imports follow the tables of ARCHITECTURE.md, and the `kms` binary does not link the simulator.
 
 use std::collections::BTreeSet;
 use std::fs;

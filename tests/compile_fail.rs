@@ -1,7 +1,8 @@
-//! Misuse does not compile: each file in `tests/compile_fail/` must be refused by the compiler, with the errors beside it.
+//! Misuse does not compile: the compiler must reject each file in `tests/compile_fail/` with the errors
+//! beside it.
 //!
-//! The compiler is called on the library that this test was built with, so that nothing is built once more. With
-//! `KMS_BLESS=1` the errors of today are written down as the expected ones.
+//! The compiler runs against the library that this test was built with, so that nothing is built twice.
+//! `KMS_BLESS=1` stores the current errors as the expected ones.
 
 use std::path::{Path, PathBuf};
 use std::process::Command;

@@ -1,10 +1,10 @@
-//! Known answers of the peer: every case of `tests/vectors`, or of the directory that `KMS_VECTORS_DIR` names, through
-//! the functions that the service itself uses. A case is a test, and `cargo test --test vectors inclusion` runs those with
-//! `inclusion` in their name: file, list, place and name of the case.
+//! Known results of the peer: every case of `tests/vectors`, or of the directory `KMS_VECTORS_DIR`, through
+//! the functions that the service uses. A case is a test: `cargo test --test vectors inclusion` runs those
+//! with `inclusion` in their name, which consists of file, list, position and name.
 //!
-//! Nothing here depends on which values or cases the files have. What the test does not know (a file, a list, a key, a
-//! kind of case) fails it; where ours differs from the peer on purpose, a property of the case says so, and the last lines
-//! of the output name reason and case.
+//! Nothing here depends on the values or cases in the files. An unknown file, list, key or kind of case is a
+//! failure. Where ours differs from the peer on purpose, a property of the case says so, and the last lines
+//! of the output list reason and case.
 
 mod vector_cases;
 

@@ -1,4 +1,4 @@
-//! The root keys ask for a recorded KMS permit; one for an app does not open them.
+//! The root keys require a recorded KMS permit; one for an app is not accepted.
 
 use cvm_kms::admission::App;
 use cvm_kms::lifecycle::{Ready, Released};

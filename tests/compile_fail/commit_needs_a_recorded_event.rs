@@ -1,4 +1,4 @@
-//! New keys are kept only after their event is in the audit log.
+//! New keys are saved only after their event is in the audit log.
 
 use std::time::SystemTime;
 

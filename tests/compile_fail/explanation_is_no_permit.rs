@@ -1,4 +1,4 @@
-//! A dry run releases nothing: what an explanation says opens no guards.
+//! A dry run releases nothing: an explanation passes no release guard.
 
 use cvm_kms::admission::{App, SelfAuthorization};
 use cvm_kms::lifecycle::{ReleaseGuards, Ready, Released};

@@ -1,4 +1,4 @@
-//! Nobody is declared unfrozen: the proof comes from looking at what is frozen.
+//! The proof that an identity is not frozen comes only from checking the freezes.
 
 use cvm_kms::control::NotFrozen;
 

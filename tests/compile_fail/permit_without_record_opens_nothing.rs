@@ -1,4 +1,4 @@
-//! No line, no key: a permit that was not written to the audit log is not enough.
+//! A permit that was not written to the audit log gives no keys.
 
 use cvm_kms::admission::{App, Permit};
 use cvm_kms::lifecycle::Ready;

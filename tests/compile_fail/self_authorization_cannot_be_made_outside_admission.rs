@@ -1,4 +1,4 @@
-//! Our self-authorization comes from asking, not from wishing.
+//! Only admission makes a self-authorization.
 
 use cvm_kms::admission::SelfAuthorization;
 

@@ -1,6 +1,6 @@
-//! Real EVM nodes: anvil, and contracts of ours on them.
+//! Real EVM nodes: anvil, with our own contracts.
 //!
-//! Two test programs use it, each its own part.
+//! Two test programs use parts of this file.
 #![allow(dead_code)]
 
 use std::{

@@ -1,6 +1,6 @@
 //! A chain with a DstackKms contract, and the policy that reads it.
 //!
-//! Two test programs use it, each its own part.
+//! Two test programs use parts of this file.
 #![allow(dead_code)]
 
 use std::ops::Deref;

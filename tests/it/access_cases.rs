@@ -1,4 +1,4 @@
-//! What `access_table.rs` is made of: callers, requests, codecs.
+//! The parts of `access_table.rs`: callers, requests, codecs.
 #![allow(unreachable_pub)]
 
 pub mod codec;

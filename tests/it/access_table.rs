@@ -1,4 +1,5 @@
-//! Who may call what: one table, walked by descriptor × codec × caller. What is not in it fails.
+//! Who may call what: one table over descriptors, codecs and callers. A method that is not in it fails the
+//! test.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -1,4 +1,4 @@
-//! What operators do: clear caches, by the admin listener and by the older method on the main one.
+//! Operators clear caches: over the admin listener, and by the older method on the main listener.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,4 @@
-//! One file a kind of adversary.
+//! Attackers, one file for each kind.
 
 mod answers;
 mod certificates;

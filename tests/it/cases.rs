@@ -1,5 +1,5 @@
-//! The cases of the peer's acceptance suite that need no hardware, each under its name, as far as they were not met
-//! before. `docs/compatibility.md` has a table of them; where ours differs on purpose, it says why.
+//! The cases of the peer's acceptance suite that need no hardware and are not covered elsewhere, each under
+//! its name. `docs/compatibility.md` lists them, and says why some differ on purpose.
 
 use std::fs;
 use std::sync::Arc;

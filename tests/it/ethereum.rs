@@ -1,4 +1,4 @@
-//! The policy that reads a DstackKms contract, against real EVM nodes with contracts of our own.
+//! The policy that reads a DstackKms contract, against real EVM nodes with our own contracts.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,4 @@
-//! The event log that operators read and write, over the admin listener and through the pipe.
+//! The event log for operators: read and written over the admin listener, and written through the pipe.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;

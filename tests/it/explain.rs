@@ -1,4 +1,4 @@
-//! Every denial can be looked up, says what would allow it, and explaining it releases nothing.
+//! Every denial can be explained with what would allow it, and an explanation releases nothing.
 
 use std::sync::Arc;
 

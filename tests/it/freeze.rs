@@ -1,4 +1,4 @@
-//! What operators stop is stopped: for every request that begins after the answer, over restarts, and on the record.
+//! A freeze stops every request that begins after its response, survives restarts, and is in the audit log.
 
 use std::fs;
 use std::net::SocketAddr;

@@ -1,4 +1,5 @@
-//! The fuzz targets on stable Rust: each one over its committed corpus, over mutations of it, and over arbitrary bytes.
+//! The fuzz targets on stable Rust: each over its committed corpus, over mutations of it, and over arbitrary
+//! bytes.
 
 use std::collections::BTreeSet;
 use std::fs;

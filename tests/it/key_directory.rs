@@ -1,4 +1,4 @@
-//! Key directories change hands between the peer and this program: either starts on what the other wrote.
+//! The peer and this program can each start with a key directory that the other wrote.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

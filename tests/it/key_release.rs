@@ -1,4 +1,4 @@
-//! Who gets keys, which ones, and what everyone else is told.
+//! Which callers receive which keys, and the errors for all others.
 
 use crate::support::{Identity, World, certificate_request, eventually};
 use cvm_kms::audit;

@@ -1,4 +1,5 @@
-//! The log of releases from outside: receipts, the key that signs it, and what its routes give to whom.
+//! The audit log for outside verifiers: receipts, the key that signs it, and which caller may read which
+//! route.
 
 use kms_attest::p256::P256Key;
 use kms_ledger::log::Log;

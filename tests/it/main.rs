@@ -1,4 +1,4 @@
-//! A KMS in this process, and everything it depends on simulated.
+//! Tests of a KMS in this process, with everything it depends on simulated.
 
 #[path = "../ethereum/anvil.rs"]
 mod anvil;

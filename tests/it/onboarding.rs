@@ -1,4 +1,4 @@
-//! How a KMS comes to hold keys, and how it goes from the phase without to the phase with them.
+//! How a KMS makes or receives its keys, and switches to serving them.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

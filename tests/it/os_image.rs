@@ -1,4 +1,4 @@
-//! With `core.image.verify = true`: keys only for guests that booted the image which they name and policy allows.
+//! With `core.image.verify = true`, only guests that booted the image they name receive keys.
 
 use std::fs;
 use std::path::Path;

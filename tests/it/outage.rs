@@ -1,4 +1,4 @@
-//! What happens when something this KMS depends on is down, slow, or talks nonsense: keys stay, answers come, it recovers.
+//! A dependency is down, slow, or sends garbage: keys are kept, the KMS still responds, and it recovers.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};

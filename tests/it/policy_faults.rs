@@ -1,5 +1,5 @@
-//! Every way in which the authorization backend can fail, and for each: what the caller is told, how soon, what is
-//! recorded, that nothing is released, and that keys flow again when the backend does.
+//! Every fault of the authorization backend, and for each: the caller's error, the time until it comes, the
+//! audit record, that nothing is released, and that keys are released again after the fault.
 
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! Relaxed settings show, and callers without proof cannot take more than their share.
+//! Relaxed settings are visible, and callers without proof cannot use more than their share of resources.
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt as _;

@@ -1,4 +1,4 @@
-//! The setup service: where a KMS stands before it serves, and the checks that an operator runs beforehand.
+//! The setup service: the state of a KMS before it serves, and the checks for operators.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, Permissions};

@@ -1,4 +1,5 @@
-//! A candidate allowlist is tried on live requests: it changes no answer, and says what it would change.
+//! A candidate allowlist is evaluated on live requests: it changes no response, and reports what it would
+//! change.
 
 use crate::support::World;
 use crate::support::operator::Operator;

@@ -1,4 +1,4 @@
-//! Certificates for apps: what a request may ask for, what it never gets, and what the caller is told.
+//! Certificates for apps: what a request may contain, what is never granted, and the errors.
 
 use std::fs;
 use std::net::Ipv4Addr;

@@ -1,5 +1,5 @@
-//! What happens when Intel says that a platform is behind: refused, unless the operator tolerates it, and then everyone
-//! can see it; and the warning some weeks ahead.
+//! Platforms that Intel rates out of date: refused unless the operator tolerates it, which is visible to
+//! everyone; and the warning some weeks ahead.
 
 use std::sync::{Arc, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! TLS: versions, protocols, which client certificates pass, and what the server shows.
+//! TLS: versions, protocols, accepted client certificates, and the server's certificate.
 
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};

@@ -1,4 +1,4 @@
-//! What travels: URLs, verbs, encodings, errors, limits, headers, and gRPC beside prpc on one port.
+//! The wire format: URLs, verbs, encodings, errors, limits, headers, and gRPC beside prpc on one port.
 
 use crate::support::grpc::origin;
 use crate::support::http::{json, post, request, with};

@@ -1,4 +1,4 @@
-//! Witnesses of the log: what they are shown, what is shown of them, and what waits for them.
+//! Witnesses of the log: what they receive, what is published of them, and what waits for them.
 
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! The `kms` program as operators meet it: `curl`, signals, exit statuses, and what it prints.
+//! The `kms` program as operators use it: `curl`, signals, exit statuses, and its output.
 
 use std::fs;
 use std::net::TcpListener;

@@ -1,4 +1,5 @@
-//! Clients that others wrote, unchanged, against a real KMS: SDKs, gRPC, quote verifiers, and the calls of known tools.
+//! Unmodified third-party clients against a real KMS: SDKs, gRPC, quote verifiers, and the calls of known
+//! tools.
 //!
 //! Their packages are pinned in `tests/clients`, and installed into `target/tools` once.
 

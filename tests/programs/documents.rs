@@ -1,8 +1,9 @@
-//! The command lines in README.md and docs/ are run as they stand there, in order, against real KMSs.
+//! Runs the command lines in README.md and docs/ unchanged and in order, against real KMSs.
 //!
-//! A command line is a line of a fenced block without a language (or `sh`, or `console` after `$ `), a line of a `text` block
-//! that begins with a program, and a code span that begins with `curl`, `openssl` or `grpcurl` and names a host, or begins with `kms` or `kmsctl` and has an option or a path.
-//! Each must run and do what it is there for. What cannot run is in [`NOT_RUN`], with the reason.
+//! A command line is a line of a fenced block without a language (or `sh`, or `console` after `$ `); a line
+//! of a `text` block that begins with a program; or a code span that begins with `curl`, `openssl` or
+//! `grpcurl` and names a host, or begins with `kms` or `kmsctl` and has an option or a path. Each must
+//! succeed and have its documented effect. [`NOT_RUN`] lists those that cannot run, with the reason.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ffi::OsString;

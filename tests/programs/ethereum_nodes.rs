@@ -1,4 +1,5 @@
-//! The policy that reads a chain, when its nodes lag, lie, fail or hang: nobody has keys by it, and it recovers.
+//! The policy that reads a chain whose nodes lag, lie, fail or hang: no keys are released by it, and it
+//! recovers.
 
 use std::time::{Duration, Instant};
 

@@ -1,4 +1,5 @@
-//! `kmsctl` against the real KMS: from an empty directory to an app's keys, and everything that a user proves about it.
+//! `kmsctl` against the real KMS: from an empty directory to an app's keys, and every proof that a user can
+//! make.
 
 use crate::support::World;
 use crate::support::kmsctl::Desk;

@@ -1,4 +1,4 @@
-//! `kmsctl` in an operator's hands: why was it refused, stop it now, and what would another allowlist change.
+//! `kmsctl` for operators: why a request was refused, freezes, and what another allowlist would change.
 
 use crate::support::kmsctl::Desk;
 use crate::support::{Caller, Identity, World, http};

@@ -1,4 +1,4 @@
-//! The programs as users run them, and programs of others that talk to them: real processes.
+//! Tests of the programs as real processes, with third-party programs as their clients.
 
 #[path = "../ethereum/anvil.rs"]
 mod anvil;

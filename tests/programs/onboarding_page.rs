@@ -1,5 +1,5 @@
-//! What a real browser does: the onboarding page, looked at by axe, and gRPC-web from pages of other sites. Debian's Chromium,
-//! driven by Playwright.
+//! A real browser (Debian's Chromium, driven by Playwright): the onboarding page, checked by axe, and
+//! gRPC-web from pages of other sites.
 
 use std::path::Path;
 use std::process::Command;

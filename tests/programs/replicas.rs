@@ -1,4 +1,4 @@
-//! One file a thing that replicas must stand.
+//! Tests of replicas, one file for each topic.
 
 mod admin;
 mod chain;

@@ -6,13 +6,13 @@ use std::path::{Path, PathBuf};
 use kms_simulator::Cvm;
 use serde_json::{Value, json};
 
-/// An `auth-config.json`; each change replaces the file, so that no reader sees half of it.
+/// An `auth-config.json`; each change replaces the file, so that no reader sees a part of it.
 pub struct AllowlistFile {
     path: PathBuf,
 }
 
 impl AllowlistFile {
-    /// A new file that allows nothing, but names what `GetMeta` shows.
+    /// A new file that allows nothing, with the values that `GetMeta` shows.
     pub fn new(path: PathBuf) -> Self {
         let file = Self { path };
         file.write(&json!({
@@ -27,7 +27,7 @@ impl AllowlistFile {
         file
     }
 
-    /// Where it is.
+    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -42,7 +42,7 @@ impl AllowlistFile {
         });
     }
 
-    /// Allows a KMS as it measures now, and its OS image, on any device.
+    /// Allows a KMS with its current measurement, and its OS image, on any device.
     pub fn allow_kms(&self, cvm: &Cvm) {
         self.change(|rules| {
             add(&mut rules["osImages"], cvm.os_image_hash());

@@ -1,4 +1,4 @@
-//! A TCP balancer on loopback: round robin, what a client says goes through untouched, dead backends are passed over.
+//! A TCP load balancer on loopback: round robin, data is forwarded unchanged, dead backends are skipped.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,11 +11,11 @@ use tokio::sync::Semaphore;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio::time::timeout;
 
-/// A backend on loopback takes a connection at once or not at all.
+/// The time limit for connecting to a backend, which is on loopback.
 const CONNECT: Duration = Duration::from_secs(2);
-/// No connection here lives longer.
+/// The longest connection.
 const LIFE: Duration = Duration::from_secs(60);
-/// Connections at once; more wait to be accepted.
+/// The most concurrent connections; more wait to be accepted.
 const CONNECTIONS: usize = 64;
 
 /// A running balancer; dropping it closes its port and its connections.
@@ -27,7 +27,7 @@ pub struct Balancer {
 }
 
 impl Balancer {
-    /// A balancer in front of `back_ends`, the first connection to the first of them.
+    /// A load balancer for `back_ends`, starting with the first of them.
     pub async fn start(back_ends: &[SocketAddr]) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -61,17 +61,17 @@ impl Balancer {
         Self { address, served, passed_over, task }
     }
 
-    /// Where clients connect.
+    /// Its address for clients.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// How many connections each backend got.
+    /// The number of connections to each backend.
     pub fn served(&self) -> Vec<usize> {
         self.served.iter().map(|count| count.load(Ordering::Relaxed)).collect()
     }
 
-    /// How often a dead backend was passed over.
+    /// How often a dead backend was skipped.
     pub fn passed_over(&self) -> usize {
         self.passed_over.load(Ordering::Relaxed)
     }

@@ -1,8 +1,8 @@
-//! The one place where the configuration of a KMS under test is written.
+//! The configuration of a KMS under test, written only here.
 
 use std::path::Path;
 
-/// What the KMS finds around it.
+/// The dependencies of the KMS.
 pub struct Surroundings<'a> {
     /// Holds the key directory and the image cache.
     pub directory: &'a Path,
@@ -16,7 +16,7 @@ pub struct Surroundings<'a> {
     pub allowlist: &'a Path,
 }
 
-/// The configuration: everything as strict as it can be on a simulated platform, all listeners on free ports of
+/// The configuration: as strict as possible on a simulated platform, all listeners on free ports of
 /// 127.0.0.1.
 pub fn text(surroundings: &Surroundings<'_>) -> toml::Table {
     let Surroundings { directory, pccs, root, agent, allowlist } = surroundings;
@@ -47,7 +47,7 @@ pub fn text(surroundings: &Surroundings<'_>) -> toml::Table {
     text.parse().expect("TOML")
 }
 
-/// `base` with the keys of `toml` in place of its own.
+/// `base` with keys replaced by those in `toml`.
 pub fn laid_over(mut base: toml::Table, toml: &str) -> toml::Table {
     merge(&mut base, toml.parse().expect("TOML"));
     base

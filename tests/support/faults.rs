@@ -1,10 +1,10 @@
-//! An HTTP backend on loopback that can be made to fail in every way a backend fails, and to recover.
+//! An HTTP backend on loopback that can fail in every way a backend fails, and recover.
 //!
 //! ```ignore
 //! let server = FaultServer::answering(|asked| Reply::json(&json!({"isAllowed": true, …}))).await;
 //! for fault in Fault::table() {
 //!     server.suffer(fault.clone()).await;
-//!     // … ask: no answer must come of it …
+//!     // … send a request: it must not succeed …
 //!     server.recover().await;
 //! }
 //! ```
@@ -23,28 +23,28 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use tokio::task::{JoinHandle, JoinSet};
 
-/// In every page of a fault: no caller may ever read it.
+/// In every page of a fault: no caller may receive it.
 pub const SECRET: &str = "postgres://user:hush@10.0.0.1";
-/// In the path of [`FaultServer::url`]: no caller may ever read it.
+/// In the path of [`FaultServer::url`]: no caller may receive it.
 pub const SECRET_PATH: &str = "hush-path";
-/// Where [`Fault::Redirect`] leads: on the same server, where nothing must arrive.
+/// The target of [`Fault::Redirect`] on the same server, which must receive nothing.
 pub const ELSEWHERE: &str = "/elsewhere";
 
-/// No request here is larger.
+/// The largest request.
 const MAX_REQUEST: usize = 1 << 20;
 
 /// One way to fail.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Fault {
-    /// Nobody listens at the port.
+    /// The port is closed.
     Down,
-    /// A good answer, this late.
+    /// A good response after this delay.
     Slow(Duration),
-    /// Reads the request and never answers.
+    /// Reads the request and never responds.
     Hanging,
-    /// Sends half of a good answer and stays silent.
+    /// Sends half of a good response and then nothing.
     HangingInBody,
-    /// A good answer, a byte each such while.
+    /// A good response, one byte per interval.
     Dripping(Duration),
     /// Reads the request and resets the connection.
     Reset,
@@ -54,21 +54,21 @@ pub enum Fault {
     Page(u16, Vec<u8>),
     /// A body that never ends, as fast as it is read.
     Endless,
-    /// A good answer that announces more bytes than come, then the end.
+    /// A good response that announces more bytes than it has, and then ends.
     TooShort,
-    /// A good answer that announces fewer bytes than come.
+    /// A good response that announces fewer bytes than it has.
     TooLong,
     /// Not HTTP.
     NotHttp,
     /// 307 to [`ELSEWHERE`].
     Redirect,
-    /// The last good answer, whatever is asked now.
+    /// The last good response, whatever the request is.
     Replay,
 }
 
 impl Fault {
-    /// Every fault but [`Fault::Replay`], whose answers look good; the slow ones last longer than `patience`, the longest
-    /// that whoever asks will wait. No body means anything in any protocol here.
+    /// Every fault except [`Fault::Replay`], whose responses look good. The slow ones last longer than
+    /// `patience`, the longest time that any client waits. No body is valid in any protocol here.
     pub fn table(patience: Duration) -> Vec<Self> {
         let html = format!("<html><body>login: {SECRET}</body></html>");
         let mut table = vec![
@@ -104,13 +104,13 @@ impl Fault {
         table
     }
 
-    /// Whether only time tells that something is wrong.
+    /// Whether the fault shows only by its delay.
     pub fn is_slow(&self) -> bool {
         matches!(self, Self::Slow(_) | Self::Hanging | Self::HangingInBody | Self::Dripping(_))
     }
 
-    /// Pages in which a character of two, three and four bytes straddles every place around byte 512, where a cut by
-    /// bytes would fall into it.
+    /// Pages in which a character of two, three and four bytes straddles each position around byte 512, where
+    /// a cut by bytes would split it.
     pub fn multibyte() -> impl Iterator<Item = Self> {
         let pages = ["é", "€", "🦀"].into_iter().flat_map(|character| {
             (507..=513).map(move |before| {
@@ -121,7 +121,7 @@ impl Fault {
     }
 }
 
-/// For messages of failed tests.
+/// For the messages of failed tests.
 impl fmt::Display for Fault {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -134,7 +134,7 @@ impl fmt::Display for Fault {
     }
 }
 
-/// A request that arrived.
+/// A request that was received.
 #[derive(Clone, Debug)]
 pub struct Asked {
     /// `POST`
@@ -148,7 +148,7 @@ pub struct Asked {
 }
 
 impl Asked {
-    /// The body as JSON; `null` if it is none.
+    /// The body as JSON; `null` if it is not JSON.
     pub fn json(&self) -> Value {
         serde_json::from_slice(&self.body).unwrap_or(Value::Null)
     }
@@ -159,7 +159,7 @@ impl Asked {
     }
 }
 
-/// A good answer.
+/// A good response.
 #[derive(Clone, Debug)]
 pub struct Reply {
     /// The HTTP status.
@@ -208,7 +208,7 @@ struct State {
 
 enum Port {
     Open(JoinHandle<()>),
-    /// Bound, so that nobody else gets the port, and refusing connections.
+    /// Bound, so that no one else gets the port, but refusing connections.
     Closed(TcpSocket),
 }
 
@@ -228,12 +228,12 @@ impl Drop for FaultServer {
 }
 
 impl FaultServer {
-    /// Answers by a function while nothing is wrong.
+    /// Responds by a function while there is no fault.
     pub async fn answering(answer: impl Fn(&Asked) -> Reply + Send + Sync + 'static) -> Self {
         Self::new(Origin::Answers(Box::new(answer))).await
     }
 
-    /// Stands before another HTTP server on loopback and hands requests on while nothing is wrong.
+    /// Forwards requests to another HTTP server on loopback while there is no fault.
     pub async fn before(upstream: SocketAddr) -> Self {
         Self::new(Origin::Upstream(upstream)).await
     }
@@ -257,17 +257,17 @@ impl FaultServer {
         format!("http://{}/{SECRET_PATH}", self.address)
     }
 
-    /// Where it listens.
+    /// Its address.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// From now on every request fails like this, on connections that are open already, too.
+    /// Every request fails like this from now on, also on open connections.
     pub async fn suffer(&self, fault: Fault) {
         self.suffer_when(fault, |_| true).await;
     }
 
-    /// From now on requests that meet the condition fail like this; with [`Fault::Down`] all do.
+    /// Requests that meet the condition fail like this from now on; with [`Fault::Down`] all do.
     pub async fn suffer_when(
         &self,
         fault: Fault,
@@ -278,18 +278,18 @@ impl FaultServer {
         if is_down { self.close().await } else { self.open().await }
     }
 
-    /// From now on every request is answered well.
+    /// Every request succeeds from now on.
     pub async fn recover(&self) {
         *self.state.fault.lock().expect("no panic") = None;
         self.open().await;
     }
 
-    /// Every request that arrived so far.
+    /// The requests received so far.
     pub fn asked(&self) -> Vec<Asked> {
         self.state.asked.lock().expect("no panic").clone()
     }
 
-    /// How many connections were accepted so far.
+    /// The number of accepted connections.
     pub fn connections(&self) -> usize {
         *self.state.connections.lock().expect("no panic")
     }
@@ -321,14 +321,14 @@ impl FaultServer {
     }
 }
 
-/// Ends with all its connections when it is aborted.
+/// Ends with all its connections when aborted.
 async fn accept(listener: TcpListener, state: Arc<State>) {
     let mut open = JoinSet::new();
     while let Ok((stream, _)) = listener.accept().await {
         *state.connections.lock().expect("no panic") += 1;
         let state = Arc::clone(&state);
         open.spawn(async move {
-            // Whoever asks may go away at any time.
+            // The client may disconnect at any time.
             let _ = serve(stream, &state).await;
         });
         while open.try_join_next().is_some() {}
@@ -439,7 +439,7 @@ async fn forward(upstream: SocketAddr, asked: &Asked) -> io::Result<Reply> {
     let stream = TokioIo::new(TcpStream::connect(upstream).await?);
     let (mut sender, connection) = http1::handshake(stream).await.map_err(io::Error::other)?;
     tokio::spawn(connection);
-    // What is behind does not know about the secret path.
+    // The upstream server does not have the secret path.
     let path = asked.path.trim_start_matches('/').trim_start_matches(SECRET_PATH);
     let mut request = http::Request::builder()
         .method(asked.verb.as_str())
@@ -472,7 +472,7 @@ async fn next_request(stream: &mut TcpStream, received: &mut Vec<u8>) -> io::Res
     }
 }
 
-/// A whole request and how many bytes it took.
+/// A complete request, and its length in bytes.
 fn parse(received: &[u8]) -> Option<(Asked, usize)> {
     let end = received.windows(4).position(|bytes| bytes == b"\r\n\r\n")?;
     let head = String::from_utf8_lossy(&received[..end]).into_owned();

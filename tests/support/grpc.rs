@@ -1,4 +1,4 @@
-//! gRPC over the same connections and identities as everything else.
+//! gRPC over the same connections and identities as the other clients.
 
 use std::io;
 use std::net::SocketAddr;
@@ -38,7 +38,7 @@ impl tower::Service<Request<Body>> for Channel {
 }
 
 impl Channel {
-    /// Connects as `caller` does, over TLS.
+    /// Connects like `caller`, over TLS.
     pub async fn open(caller: &Caller, address: SocketAddr) -> io::Result<Self> {
         let tcp = TcpStream::connect(address).await?;
         let name = ServerName::try_from(DOMAIN).expect("a name");
@@ -57,7 +57,7 @@ impl Channel {
     }
 }
 
-/// What the clients must be told to send requests to.
+/// The origin that the clients need for their requests.
 pub fn origin() -> Uri {
     Uri::from_static("https://localhost")
 }

@@ -1,4 +1,4 @@
-//! Guests of one app that ask for their keys again and again, and the account of what they were given.
+//! Guests of one app that request their keys repeatedly, and a comparison of the releases with the audit log.
 
 use std::collections::HashMap;
 use std::fs;
@@ -16,29 +16,29 @@ use tokio::time::timeout;
 use super::program::Setting;
 use super::{Caller, Identity, World, eventually, http};
 
-/// No answer takes longer, unless there is none.
+/// The longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(12);
-/// Between a connection that was lost and the next one.
+/// The pause before reconnecting.
 const PAUSE: Duration = Duration::from_millis(5);
 
-/// Guests, each an instance of its own.
+/// Guests, each with its own instance id.
 pub struct Guests {
     guests: Vec<(String, Caller)>,
     answers: Mutex<Answers>,
     has_ended: AtomicBool,
 }
 
-/// What came back.
+/// The responses.
 #[derive(Default)]
 struct Answers {
-    /// How often each instance got its keys.
+    /// How often each instance received its keys.
     handed: HashMap<String, usize>,
-    /// How often there was which other status.
+    /// How often each other status was received.
     refused: HashMap<u16, usize>,
 }
 
 impl Guests {
-    /// As many instances of an app of `world` that is now allowed.
+    /// `count` instances of an app of `world`, which is now allowed.
     pub fn of(world: &World, caller: &Caller, count: u32) -> Arc<Self> {
         let guest = |number: u32| {
             let mut instance = [0xf0; 20];
@@ -58,8 +58,8 @@ impl Guests {
         })
     }
 
-    /// Each asks on a connection that it keeps as long as it holds, with such a pause after each answer, until
-    /// [`Guests::end`].
+    /// Each guest requests keys on a connection that it keeps while it lasts, with `pause` after each
+    /// response, until [`Guests::end`].
     pub fn ask(self: &Arc<Self>, pause: Duration) -> JoinSet<()> {
         self.has_ended.store(false, Ordering::Relaxed);
         let ask = |number| {
@@ -95,29 +95,29 @@ impl Guests {
         }
     }
 
-    /// No guest asks again.
+    /// Stops all guests.
     pub fn end(&self) {
         self.has_ended.store(true, Ordering::Relaxed);
     }
 
-    /// How often keys were given.
+    /// How often keys were released.
     pub fn handed(&self) -> usize {
         self.answers().handed.values().sum()
     }
 
-    /// How often this was the answer instead.
+    /// How often this status was received instead.
     pub fn refused(&self, status: u16) -> usize {
         self.answers().refused.get(&status).copied().unwrap_or_default()
     }
 
-    /// Whether the audit log has a line for each time keys were given; how many lines of releases it has.
+    /// Checks that the audit log has a line for each release; returns its number of releases.
     pub fn account(&self, world: &World) -> Result<usize, String> {
         let files = segments(&world.key_file("audit.jsonl")).map_err(|error| error.to_string())?;
         let mut lines: HashMap<String, usize> = HashMap::new();
         for file in files {
             let text = fs::read_to_string(file).map_err(|error| error.to_string())?;
             for line in text.lines() {
-                // The last one may be half.
+                // The last line may be incomplete.
                 let Ok(line) = serde_json::from_str::<Value>(line) else { continue };
                 if line["event"] == "app_key_released" {
                     let instance = line["instance_id"].as_str().unwrap_or_default();
@@ -143,18 +143,18 @@ impl Guests {
     }
 }
 
-/// What came of [`killed_under_load`].
+/// The result of [`killed_under_load`].
 pub struct Killed {
     /// How often it was killed.
     pub kills: u32,
-    /// How often keys were given.
+    /// How often keys were released.
     pub handed: usize,
-    /// How many lines of the audit log say so.
+    /// How many releases are in the audit log.
     pub recorded: usize,
 }
 
-/// Starts the program, kills it while guests get keys, and again, as long as `goes_on` says; then every key that was
-/// handed out must be in a log that verifies. The setting makes keys by itself.
+/// Starts the program and kills it while guests receive keys, repeatedly while `goes_on` says so; then every
+/// release must be in a log that verifies. The setting makes keys by itself.
 pub async fn killed_under_load(setting: &Setting, goes_on: impl Fn(u32) -> bool) -> Result<Killed, String> {
     let guests = Guests::of(&setting.world, &setting.caller(), 8);
     let mut kills = 0;
@@ -163,7 +163,7 @@ pub async fn killed_under_load(setting: &Setting, goes_on: impl Fn(u32) -> bool)
         let before = guests.handed();
         let asking = guests.ask(Duration::ZERO);
         eventually("guests get their keys", async || (guests.handed() >= before + 8).then_some(())).await;
-        // Not always at the same place of the next releases.
+        // At different moments of a release.
         tokio::time::sleep(Duration::from_micros(u64::from(kills) * 7_919 % 50_000)).await;
         program.signal(Signal::KILL);
         guests.end();

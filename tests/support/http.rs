@@ -24,10 +24,10 @@ use tokio_rustls::TlsConnector;
 
 use super::{DOMAIN, Identity};
 
-/// No exchange here takes longer.
+/// The time limit of an exchange.
 const LIMIT: Duration = Duration::from_secs(30);
 
-/// How someone connects. Each request of a `Caller` has a connection of its own; [`Caller::connect`] keeps one.
+/// How a client connects. Each request of a `Caller` has its own connection; [`Caller::connect`] keeps one.
 #[derive(Clone)]
 pub struct Caller {
     address: SocketAddr,
@@ -51,7 +51,7 @@ impl Caller {
         }
     }
 
-    /// Where the calls go.
+    /// The address of the server.
     pub fn address(&self) -> SocketAddr {
         self.address
     }
@@ -137,7 +137,7 @@ impl Caller {
             .with_custom_certificate_verifier(Arc::new(AnyServer(Arc::clone(&provider))));
         let mut config = match self.identity.shown() {
             None => builder.with_no_client_auth(),
-            // Whether key and certificate belong together is for the server to find out.
+            // The server must check whether key and certificate match.
             Some(shown) => {
                 let key = provider.key_provider.load_private_key(shown.key().into()).expect("a key");
                 let chain = [&shown.certificate].into_iter().chain(&shown.intermediates).cloned().collect();
@@ -150,12 +150,12 @@ impl Caller {
         config
     }
 
-    /// One request on a connection of its own.
+    /// One request on its own connection.
     pub async fn send(&self, request: Request<Bytes>) -> Answer {
         self.try_send(request).await.expect("an answer")
     }
 
-    /// As [`Caller::send`], where there may be no answer.
+    /// Like [`Caller::send`], but the server may not respond.
     pub async fn try_send(&self, request: Request<Bytes>) -> io::Result<Answer> {
         self.connect().await?.try_send(request).await
     }
@@ -165,7 +165,7 @@ impl Caller {
         self.send(json(method, body)).await
     }
 
-    /// As [`Caller::json`], where there may be no answer.
+    /// Like [`Caller::json`], but the server may not respond.
     pub async fn try_json(&self, method: &str, body: Value) -> io::Result<Answer> {
         self.try_send(json(method, body)).await
     }
@@ -192,7 +192,7 @@ pub fn post(path: &str, body: impl Into<Bytes>) -> Request<Bytes> {
     request("POST", path, body)
 }
 
-/// `request` with a header more.
+/// `request` with an additional header.
 pub fn with(mut request: Request<Bytes>, name: &'static str, value: &str) -> Request<Bytes> {
     request.headers_mut().append(name, value.parse().expect("a header value"));
     request
@@ -207,11 +207,11 @@ pub fn json(method: &str, body: Value) -> Request<Bytes> {
 pub struct Line {
     sender: Sender,
     base: String,
-    /// The leaf that the server showed.
+    /// The leaf certificate of the server.
     pub server_certificate: Option<CertificateDer<'static>>,
-    /// The protocol agreed on by ALPN.
+    /// The negotiated ALPN protocol.
     pub alpn: Option<Vec<u8>>,
-    /// The TLS version agreed on.
+    /// The negotiated TLS version.
     pub version: Option<rustls::ProtocolVersion>,
 }
 
@@ -245,7 +245,7 @@ impl Line {
         self.try_send(request).await.expect("an answer")
     }
 
-    /// One request, perhaps without an answer.
+    /// One request, possibly without a response.
     pub async fn try_send(&mut self, request: Request<Bytes>) -> io::Result<Answer> {
         timeout(LIMIT, self.exchange(request)).await.expect("an answer in time").map_err(io::Error::other)
     }
@@ -291,7 +291,7 @@ impl Line {
     }
 }
 
-/// A whole answer.
+/// A complete response.
 pub struct Answer {
     /// The HTTP status.
     pub status: u16,
@@ -304,7 +304,7 @@ pub struct Answer {
 }
 
 impl Answer {
-    /// A header as text, empty if it is not there.
+    /// A header as text, empty if missing.
     pub fn header(&self, name: &str) -> &str {
         self.headers.get(name).map_or("", |value| value.to_str().expect("a text header"))
     }
@@ -329,7 +329,7 @@ impl Answer {
         M::decode(self.body.clone()).expect("a message")
     }
 
-    /// Status and `error` text of a JSON answer that is no success.
+    /// Status and `error` text of a failed JSON response.
     pub fn refusal(&self) -> (u16, String) {
         assert_ne!(self.status, 200, "{}", self.text());
         (self.status, self.value()["error"].as_str().expect("an error text").to_owned())

@@ -1,4 +1,4 @@
-//! Client certificates: who a caller claims and proves to be.
+//! Client certificates, with and without evidence.
 
 use cvm_kms::proto::GetTempCaCertResponse;
 use kms_attest::binding::ReportData;
@@ -16,7 +16,7 @@ pub struct Identity(Option<Shown>);
 #[derive(Clone)]
 pub(super) struct Shown {
     pub(super) certificate: CertificateDer<'static>,
-    /// What is sent behind the certificate.
+    /// The certificates sent after the leaf.
     pub(super) intermediates: Vec<CertificateDer<'static>>,
     pub(super) key: Vec<u8>,
 }
@@ -33,7 +33,7 @@ impl Identity {
         Self(Some(Shown { certificate: certificate.into(), intermediates: Vec::new(), key }))
     }
 
-    /// With certificates (DER) behind its own.
+    /// Adds certificates (DER) after the leaf.
     pub fn followed_by(mut self, intermediates: &[Vec<u8>]) -> Self {
         let shown = self.0.as_mut().expect("a certificate");
         shown.intermediates = intermediates.iter().map(|der| der.clone().into()).collect();
@@ -47,18 +47,18 @@ impl Identity {
         Self::with_evidence(temp_ca, &key, &evidence)
     }
 
-    /// A certificate of the temporary CA with any evidence, perhaps of something else.
+    /// A certificate of the temporary CA with any evidence, possibly of another CVM.
     pub fn with_evidence(temp_ca: &GetTempCaCertResponse, key: &P256Key, evidence: &Evidence) -> Self {
         Self::with_evidence_bytes(temp_ca, key, &evidence.stripped().encode())
     }
 
-    /// A certificate of the temporary CA with any bytes where evidence belongs.
+    /// A certificate of the temporary CA with any bytes in place of evidence.
     pub fn with_evidence_bytes(temp_ca: &GetTempCaCertResponse, key: &P256Key, evidence: &[u8]) -> Self {
         let spec = CertificateSpec { evidence: Some(evidence), ..spec() };
         Self::of_temp_ca(temp_ca, &spec, key)
     }
 
-    /// A certificate that issued itself, with evidence of `cvm` over its key: a guest that asks for no temporary CA.
+    /// A self-signed certificate with evidence of `cvm` over its key: a guest that needs no temporary CA.
     pub fn self_issued(cvm: &Cvm) -> Self {
         let key = P256Key::generate();
         let evidence = cvm.evidence(ReportData::ra_tls(&key.spki_der()));
@@ -70,7 +70,7 @@ impl Identity {
         Self::of_temp_ca(temp_ca, &spec(), &P256Key::generate())
     }
 
-    /// A certificate of the temporary CA that says what `spec` says.
+    /// A certificate of the temporary CA as specified.
     pub fn of_temp_ca(temp_ca: &GetTempCaCertResponse, spec: &CertificateSpec<'_>, key: &P256Key) -> Self {
         let ca_key = P256Key::from_pem(&temp_ca.temp_ca_key).expect("temporary CA key");
         let issuer = Issuer::from_pem(&temp_ca.temp_ca_cert, &ca_key).expect("temporary CA");
@@ -95,8 +95,8 @@ impl Shown {
     }
 }
 
-/// CA certificates of one name, each issued under that name with a key of its own, until they have `bytes` together: a
-/// path search would try them in every order. None of them leads to a root.
+/// CA certificates with the same name, each issued under that name with its own key, with `bytes` in total: a
+/// path search would try them in every order. None leads to a root.
 pub fn look_alikes(bytes: usize) -> Vec<Vec<u8>> {
     let ca = CertificateSpec { role: Role::Ca { path_len: 255 }, common_name: LOOK_ALIKE, ..spec() };
     let make = || certificate::self_signed(&ca, &P256Key::generate()).expect("certificate");
@@ -115,7 +115,7 @@ pub fn look_alikes(bytes: usize) -> Vec<Vec<u8>> {
 /// The name of [`look_alikes`].
 pub const LOOK_ALIKE: &str = "look alike";
 
-/// What a guest's certificate says, without evidence.
+/// The specification of a guest's certificate, without evidence.
 pub fn spec() -> CertificateSpec<'static> {
     CertificateSpec {
         organization: None,

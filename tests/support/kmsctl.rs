@@ -1,4 +1,4 @@
-//! The real `kmsctl` program, beside a world.
+//! The real `kmsctl` program, used with a [`World`].
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -11,10 +11,11 @@ use tempfile::TempDir;
 use super::World;
 use super::process::{Ran, finish};
 
-/// Built once for each test binary: cargo makes it a matter of a second where nothing changed.
+/// Built once for each test binary, which takes cargo a second if nothing changed.
 static KMSCTL: LazyLock<PathBuf> = LazyLock::new(|| {
     let mut cargo = Command::new(env!("CARGO"));
-    // A test beside the program: then features are those of `cargo test --workspace`, after which nothing is built anew.
+    // Together with a test, so that features are those of `cargo test --workspace` and nothing is built
+    // again.
     cargo.args(["build", "--locked", "--workspace", "--bin", "kmsctl", "--test", "commands"]);
     cargo.args(["--message-format", "json"]);
     if !cfg!(debug_assertions) {
@@ -43,20 +44,20 @@ pub struct Desk {
 }
 
 impl Desk {
-    /// Where the quotes of a world can be verified: `root.der` is its root, for `--dangerous-root`.
+    /// For verifying quotes of a world: `root.der` is its root, for `--dangerous-root`.
     pub fn in_world(world: &World) -> Self {
         let home = tempfile::tempdir().expect("directory");
         std::fs::write(home.path().join("root.der"), world.platform.root_der()).expect("root certificate");
         Self { home, environment: [("KMS_PCCS_URL", world.pccs.url())].into() }
     }
 
-    /// With a variable of the environment.
+    /// Sets an environment variable.
     pub fn with(mut self, name: &'static str, value: impl Into<String>) -> Self {
         self.environment.insert(name, value.into());
         self
     }
 
-    /// A file of the directory.
+    /// A file in the directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.home.path().join(name)
     }
@@ -71,9 +72,9 @@ impl Desk {
         std::fs::read_to_string(self.path(name)).expect(name)
     }
 
-    /// Runs `kmsctl` to its end, with no environment but ours.
+    /// Runs `kmsctl` to its end, with only the given environment.
     pub async fn run(&self, arguments: &[&str]) -> Ran {
-        // The first test builds it, which takes its time.
+        // The first test builds it, which takes a while.
         let program = tokio::task::spawn_blocking(|| KMSCTL.clone()).await.expect("no panic");
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.home.path()).env_clear();

@@ -1,4 +1,4 @@
-//! A KMS in this process with everything it depends on simulated: what the integration tests stand on.
+//! A KMS in this process with everything it depends on simulated: the base of the integration tests.
 //!
 //! ```ignore
 //! let world = World::ready().await;
@@ -7,7 +7,7 @@
 //! let answer = world.caller().shows(&world.attested(&app).await).json("GetAppKey", json!({})).await;
 //! ```
 //!
-//! Every test binary compiles this module and uses its own part of it.
+//! Every test binary compiles this module and uses a part of it.
 #![allow(dead_code, unreachable_pub, unused_imports)]
 
 pub mod allowlist;
@@ -45,33 +45,33 @@ pub use self::grpc::Channel;
 pub use self::http::{Answer, Caller, Line};
 pub use self::identity::Identity;
 
-/// The name under which every KMS here serves.
+/// The domain of every KMS here.
 pub const DOMAIN: &str = "localhost";
 /// The token of the admin listener.
 pub const ADMIN_TOKEN: &str = "the token of operators";
 
-/// One machine for all tests: making one costs ten signatures.
+/// One machine for all tests, because creating one costs ten signatures.
 static PLATFORM: LazyLock<Arc<Platform>> = LazyLock::new(|| Platform::from_seed(b"integration tests"));
 
-/// A KMS with its machine, its collateral service, its guest agent, its allowlist and its directory.
+/// A KMS with its machine, collateral service, guest agent, allowlist and directory.
 pub struct World {
     /// The machine; its root is the one that the KMS trusts.
     pub platform: Arc<Platform>,
-    /// The collateral service that the KMS asks.
+    /// The collateral service of the KMS.
     pub pccs: PccsServer,
-    /// The guest agent of the CVM that the KMS runs in.
+    /// The guest agent of the KMS's CVM.
     pub agent: GuestAgent,
-    /// The CVM that the KMS runs in.
+    /// The CVM of the KMS.
     pub cvm: Arc<Cvm>,
-    /// The file that decides who may have what.
+    /// The allowlist.
     pub allowlist: AllowlistFile,
-    /// What the KMS is configured with, complete.
+    /// The complete configuration.
     pub config: toml::Table,
     directory: tempfile::TempDir,
     kms: Option<Running>,
 }
 
-/// Appends a record of this time to an audit log that nobody writes to.
+/// Appends a record with this time to an audit log that is not in use.
 pub fn append_record(file: &std::path::Path, time: &str) {
     use sha2::{Digest as _, Sha256};
     let text = std::fs::read_to_string(file).expect("an audit log");
@@ -83,12 +83,13 @@ pub fn append_record(file: &std::path::Path, time: &str) {
 }
 
 impl World {
-    /// A KMS that serves keys: bootstrapped and finished through its API. It may serve; no app is allowed yet.
+    /// A KMS that serves keys: bootstrapped and finished through its API. It is allowed itself; no app is
+    /// allowed yet.
     pub async fn ready() -> Self {
         Self::ready_with("").await
     }
 
-    /// As [`World::ready`], with TOML laid over its configuration.
+    /// Like [`World::ready`], with TOML added to its configuration.
     pub async fn ready_with(toml: &str) -> Self {
         let world = Self::onboarding_with(toml).await;
         world.bootstrap().await;
@@ -96,25 +97,25 @@ impl World {
         world
     }
 
-    /// A KMS without keys. It may have them.
+    /// A KMS without keys, which is allowed itself.
     pub async fn onboarding() -> Self {
         Self::onboarding_with("").await
     }
 
-    /// As [`World::onboarding`], with TOML laid over its configuration.
+    /// Like [`World::onboarding`], with TOML added to its configuration.
     pub async fn onboarding_with(toml: &str) -> Self {
         let mut world = Self::stopped_with(toml).await;
         world.start().await.expect("the KMS starts");
         world
     }
 
-    /// Everything but the KMS, which is configured and allowed, but not started.
+    /// Everything but the KMS, which is configured and allowed but not started.
     pub async fn stopped_with(toml: &str) -> Self {
         let cvm = Cvm::builder(&PLATFORM).app_id([0xca; 20]).stage(Stage::Ready).build();
         Self::stopped_in(cvm, toml).await
     }
 
-    /// As [`World::stopped_with`], the KMS running in a CVM of the caller's choice.
+    /// Like [`World::stopped_with`], with the KMS in the given CVM.
     pub async fn stopped_in(cvm: Arc<Cvm>, toml: &str) -> Self {
         let platform = Arc::clone(cvm.platform());
         let directory = tempfile::tempdir().expect("temporary directory");
@@ -135,7 +136,7 @@ impl World {
         Self { platform, pccs, agent, cvm, allowlist, config, directory, kms: None }
     }
 
-    /// Starts the KMS, or starts it again: with its keys if it has any.
+    /// Starts or restarts the KMS, with its keys if it has any.
     pub async fn start(&mut self) -> Result<(), AppError> {
         self.stop().await;
         let text = toml::to_string(&self.config).expect("TOML");
@@ -144,40 +145,40 @@ impl World {
         Ok(())
     }
 
-    /// Starts the KMS again with an audit log on a device that is always full.
+    /// Restarts the KMS with an audit log on a device that is always full.
     pub async fn start_without_room_for_audit(&mut self) {
         self.configure(r#"core.audit.file = "/dev/full""#);
-        // Another test may hold its lock for a moment.
+        // Another test may hold the lock of that file for a moment.
         while let Err(error) = self.start().await {
             assert!(error.to_string().contains("in use by another process"), "{error}");
             tokio::time::sleep(Duration::from_millis(20)).await;
         }
     }
 
-    /// Stops the KMS, waiting for its requests.
+    /// Stops the KMS after its running requests.
     pub async fn stop(&mut self) {
         if let Some(kms) = self.kms.take() {
             kms.stop().await.expect("the KMS ends in order");
         }
     }
 
-    /// Lays TOML over the configuration, for the next start.
+    /// Adds TOML to the configuration, for the next start.
     pub fn configure(&mut self, toml: &str) {
         self.config = config::laid_over(std::mem::take(&mut self.config), toml);
     }
 
-    /// Where the KMS listens, in both phases.
+    /// The address of the KMS, in both phases.
     pub fn address(&self) -> SocketAddr {
         self.kms.as_ref().expect("the KMS runs").address()
     }
 
-    /// Where the admin service listens; there is none before keys are served.
+    /// The address of the admin service, which exists once keys are served.
     pub async fn admin_address(&self) -> SocketAddr {
         let kms = self.kms.as_ref().expect("the KMS runs");
         eventually("the admin listener", async || kms.admin_address()).await
     }
 
-    /// A file of the world's directory.
+    /// A file in the world's directory.
     pub fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
@@ -187,34 +188,34 @@ impl World {
         self.path("certs").join(name)
     }
 
-    /// The audit log, line by line, as far as lines are whole: one may be being written.
+    /// The complete lines of the audit log; the last may be incomplete.
     pub fn audit(&self) -> Vec<Value> {
         let text = std::fs::read_to_string(self.key_file("audit.jsonl")).expect("audit log");
         let end = text.rfind('\n').map_or(0, |end| end + 1);
         text[..end].lines().map(|line| serde_json::from_str(line).expect("JSON")).collect()
     }
 
-    /// Appends a record to the audit log of a KMS that does not run, as one would that runs at `time`.
+    /// Appends a record with this time to the audit log of a stopped KMS.
     pub fn record_at(&self, time: &str) {
         append_record(&self.key_file("audit.jsonl"), time);
     }
 
-    /// The audit log's lines about `event`.
+    /// The lines of the audit log about `event`.
     pub fn audited(&self, event: &str) -> Vec<Value> {
         self.audit().into_iter().filter(|line| line["event"] == event).collect()
     }
 
-    /// Someone who calls the KMS over HTTPS without a certificate, over HTTP/2.
+    /// A client of the KMS over HTTPS without a certificate, over HTTP/2.
     pub fn caller(&self) -> Caller {
         Caller::new(self.address())
     }
 
-    /// A guest of this machine that waits for its keys, app number `number`.
+    /// A guest of this machine that waits for its keys: app number `number`.
     pub fn app(&self, number: u8) -> Arc<Cvm> {
         Cvm::builder(&self.platform).app_id([number; 20]).compose_hash([number; 32]).build()
     }
 
-    /// A guest of this machine that runs a KMS like this one.
+    /// A guest of this machine with a KMS like this one.
     pub fn replica(&self) -> Arc<Cvm> {
         Cvm::builder(&self.platform).app_id([0xca; 20]).stage(Stage::Ready).build()
     }
@@ -229,7 +230,7 @@ impl World {
         self.allowlist.allow_kms(cvm);
     }
 
-    /// Makes keys, over plain HTTP as operators do.
+    /// Makes keys, over plain HTTP like operators.
     pub async fn bootstrap(&self) -> BootstrapResponse {
         let answer = self.caller().plain().json("Bootstrap", json!({ "domain": DOMAIN })).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -247,7 +248,7 @@ impl World {
         .await;
     }
 
-    /// The temporary CA, as every guest fetches it.
+    /// The temporary CA, as guests fetch it.
     pub async fn temp_ca(&self) -> GetTempCaCertResponse {
         let answer = self.caller().json("GetTempCaCert", json!({})).await;
         assert_eq!(answer.status, 200, "{}", answer.text());
@@ -276,12 +277,12 @@ impl World {
     }
 }
 
-/// `SignCert`'s request of an app for the key that it holds, as JSON.
+/// The `SignCert` request of an app for `key`, as JSON.
 pub fn certificate_request(app: &Cvm, key: &P256Key) -> Value {
     serde_json::to_value(sign_cert_request(&csr(app, key), key, "")).expect("JSON")
 }
 
-/// What `app` asks a certificate by for its own `key`: as little as can be.
+/// The smallest certificate request of `app` for its own `key`.
 pub fn csr(app: &Cvm, key: &P256Key) -> Csr {
     Csr {
         spki: key.spki_der().to_vec(),
@@ -298,7 +299,7 @@ pub fn csr(app: &Cvm, key: &P256Key) -> Csr {
     }
 }
 
-/// What `attempt` gives once it gives something, for at most half a minute.
+/// The first result of `attempt`, within half a minute.
 pub async fn eventually<T>(what: &str, attempt: impl AsyncFn() -> Option<T>) -> T {
     let began = Instant::now();
     loop {

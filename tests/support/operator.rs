@@ -6,7 +6,7 @@ use serde_json::{Value, json};
 use super::http::{self, with};
 use super::{ADMIN_TOKEN, Answer, Caller, World};
 
-/// Calls the admin service with the right token.
+/// Calls the admin service with the valid token.
 pub struct Operator(Caller);
 
 impl Operator {
@@ -20,26 +20,26 @@ impl Operator {
         self.0.send(with(http::json(method, body), "x-admin-token", ADMIN_TOKEN)).await
     }
 
-    /// As [`Operator::call`], which must succeed.
+    /// Like [`Operator::call`], but must succeed.
     pub async fn done(&self, method: &str, body: Value) -> Value {
         let answer = self.call(method, body).await;
         assert_eq!(answer.status, 200, "{method}: {}", answer.text());
         answer.value()
     }
 
-    /// Freezes something for ever.
+    /// Freezes a target without an end.
     pub async fn freeze(&self, scope: &str, value: &[u8]) {
         let request = json!({ "scope": scope, "value": hex::encode(value), "reason": "a test" });
         self.done("Freeze", request).await;
     }
 
-    /// Takes that back; whether it was frozen.
+    /// Unfreezes a target; returns whether it was frozen.
     pub async fn unfreeze(&self, scope: &str, value: &[u8]) -> bool {
         let request = json!({ "scope": scope, "value": hex::encode(value) });
         self.done("Unfreeze", request).await["was_frozen"].as_bool().expect("a word")
     }
 
-    /// Asks why.
+    /// Requests an explanation.
     pub async fn explain(&self, request: ExplainRequest) -> ExplainResponse {
         let answer = self.call("Explain", serde_json::to_value(request).expect("JSON")).await;
         assert_eq!(answer.status, 200, "{}", answer.text());

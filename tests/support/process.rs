@@ -1,9 +1,9 @@
-//! Other programs: `openssl`, `curl`.
+//! Runs other programs, such as `openssl` and `curl`.
 
 use std::io::Write as _;
 use std::process::{Command, Output, Stdio};
 
-/// What a program printed, and whether it was content.
+/// The output and exit status of a program.
 pub struct Ran {
     /// Its exit status.
     pub code: i32,
@@ -13,20 +13,20 @@ pub struct Ran {
     pub err: String,
 }
 
-/// Runs a program to its end, off the runtime's threads: a server may live there that it talks to.
+/// Runs a program to its end on a blocking thread, because it may talk to a server on the runtime.
 pub async fn run(program: &str, arguments: &[&str], input: &str) -> Ran {
     let mut command = Command::new(program);
     command.args(arguments);
     finish(command, input.to_owned()).await
 }
 
-/// As [`run`], for a command that is set up already.
+/// Like [`run`], for a prepared command.
 pub async fn finish(mut command: Command, input: String) -> Ran {
     let output = tokio::task::spawn_blocking(move || -> std::io::Result<Output> {
         command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let mut child = command.spawn()?;
         let mut stdin = child.stdin.take().expect("piped");
-        // A program that does not read its input is no failure.
+        // A program need not read its input.
         let _ = stdin.write_all(input.as_bytes());
         drop(stdin);
         child.wait_with_output()
@@ -45,7 +45,7 @@ impl Ran {
         format!("status {}\n{}{}", self.code, self.out, self.err)
     }
 
-    /// Panics unless the program was content.
+    /// Panics unless the program succeeded.
     pub fn expect_ok(self) -> Self {
         assert_eq!(self.code, 0, "{}", self.text());
         self

@@ -1,4 +1,4 @@
-//! The real `kms` program, beside a world that stands around it.
+//! The real `kms` program, with the simulated dependencies of a [`World`].
 
 use std::fs;
 use std::hash::{BuildHasher as _, Hasher as _, RandomState};
@@ -12,37 +12,37 @@ use rustix::process::{Pid, Signal, kill_process};
 use super::process::{Ran, finish};
 use super::{Caller, World, eventually};
 
-/// The program as cargo built it.
+/// The program built by cargo.
 pub const KMS: &str = env!("CARGO_BIN_EXE_kms");
 
-/// A configuration file for the program, on ports of its own.
+/// A configuration file for the program, with its own ports.
 pub struct Setting {
-    /// What stands around the program.
+    /// The dependencies of the program.
     pub world: World,
-    /// Where the main listener will be.
+    /// The address of the main listener.
     pub address: SocketAddr,
-    /// Where the admin listener will be.
+    /// The address of the admin listener.
     pub admin: SocketAddr,
-    /// What is started: the program, perhaps behind the words of another one that runs it.
+    /// The command: the program, possibly after that of a program that runs it.
     pub launcher: Vec<String>,
     file: PathBuf,
 }
 
-/// What stderr is while the program runs.
+/// The kind of stderr.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stderr {
-    /// A pipe that nobody reads, empty when the program starts.
+    /// A pipe without a reader, empty when the program starts.
     Unread,
-    /// The same, full before the program starts.
+    /// The same, but full when the program starts.
     Full,
-    /// A pipe whose reader has left.
+    /// A pipe whose reader has closed.
     Closed,
     /// A file on a full disk.
     FullDisk,
 }
 
 impl Stderr {
-    /// What the program gets, and what must live as long as it.
+    /// The stderr for the program, and the reader to keep open.
     pub fn open(self) -> (Stdio, Option<std::io::PipeReader>) {
         use std::io::Write as _;
         if let Self::FullDisk = self {
@@ -68,8 +68,8 @@ pub struct Program {
     log: PathBuf,
 }
 
-/// A port for a listener that comes later, and that may end and come back. It is below those that the system gives to
-/// outgoing connections: one of them would have it meanwhile.
+/// A port for a listener that starts later, and may end and restart. It is below the ports of outgoing
+/// connections, which could take it meanwhile.
 fn free_port() -> SocketAddr {
     let random = || RandomState::new().build_hasher().finish();
     let ports = std::iter::repeat_with(|| 10_000 + (random() % 20_000) as u16);
@@ -80,7 +80,7 @@ fn free_port() -> SocketAddr {
 }
 
 impl Setting {
-    /// A world with an allowed KMS, and `kms.toml` in its directory, `toml` laid over it.
+    /// A world with an allowed KMS, and `kms.toml` in its directory with `toml` added.
     pub async fn with(toml: &str) -> Self {
         let (address, admin) = (free_port(), free_port());
         let mut world = World::stopped_with(toml).await;
@@ -94,7 +94,7 @@ impl Setting {
         setting
     }
 
-    /// Lays TOML over the file.
+    /// Adds TOML to the file.
     pub fn configure(&mut self, toml: &str) {
         self.world.configure(toml);
         self.write();
@@ -104,7 +104,7 @@ impl Setting {
         fs::write(&self.file, toml::to_string(&self.world.config).expect("TOML")).expect("kms.toml");
     }
 
-    /// `kms -c kms.toml <arguments>`, with no environment of ours.
+    /// `kms -c kms.toml <arguments>`, without our environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let (first, rest) = self.launcher.split_first().expect("a program");
         let mut command = Command::new(first);
@@ -122,7 +122,7 @@ impl Setting {
         self.awaited(self.spawn()).await
     }
 
-    /// As [`Setting::start`], with this for `RUST_LOG`.
+    /// Like [`Setting::start`], with this `RUST_LOG`.
     pub async fn start_logging(&self, filter: &str) -> Program {
         let mut command = self.command(&[]);
         command.env("RUST_LOG", filter);
@@ -130,7 +130,7 @@ impl Setting {
         self.awaited(self.spawned(command, log)).await
     }
 
-    /// Waits for the port of a program that was started.
+    /// Waits for the port of a started program.
     pub async fn awaited(&self, program: Program) -> Program {
         let program = std::sync::Mutex::new(program);
         eventually("the port opens", async || {
@@ -151,7 +151,7 @@ impl Setting {
         self.spawn_with_stderr(file)
     }
 
-    /// Starts the program with a stderr of the caller's choice; [`Program::log`] is empty unless that is the log file.
+    /// Starts the program with the given stderr; [`Program::log`] is empty unless that is the log file.
     pub fn spawn_with_stderr(&self, stderr: impl Into<Stdio>) -> Program {
         self.spawned(self.command(&[]), stderr)
     }
@@ -162,7 +162,7 @@ impl Setting {
         Program { child: child.expect("the program starts"), log }
     }
 
-    /// Someone who calls the program over HTTPS.
+    /// A client of the program over HTTPS.
     pub fn caller(&self) -> Caller {
         Caller::new(self.address)
     }
@@ -174,24 +174,24 @@ impl Program {
         kill_process(self.pid(), signal).expect("it runs");
     }
 
-    /// Its process.
+    /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
 
-    /// Waits for its end, for at most ten seconds.
+    /// Waits for its end, at most ten seconds.
     pub async fn ended(&mut self) -> ExitStatus {
         let child = std::sync::Mutex::new(&mut self.child);
         eventually("the program ends", async || child.lock().expect("no panic").try_wait().expect("a status"))
             .await
     }
 
-    /// What it has logged.
+    /// Its log.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("a log")
     }
 
-    /// A signal, its end, and the exit status.
+    /// Sends a signal, waits for the end, and returns the exit status.
     pub async fn stop(mut self, signal: Signal) -> Option<i32> {
         self.signal(signal);
         let status = tokio::time::timeout(Duration::from_secs(15), self.ended()).await.expect("it ends");

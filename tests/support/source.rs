@@ -1,4 +1,4 @@
-//! A server on loopback that pretends to be a source KMS, or an app: any certificate, any answer, any way to break off.
+//! A server on loopback that impersonates a source KMS or an app, with any certificate, response or failure.
 //!
 //! ```ignore
 //! let cluster = Cluster::new();
@@ -32,12 +32,12 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Identity;
 
-/// No connection here lives longer.
+/// The longest connection.
 const LIFE: Duration = Duration::from_secs(60);
-/// No request here is larger.
+/// The largest request.
 const MAX_REQUEST: usize = 1 << 20;
 
-/// The keys of a cluster that is none of ours, and what its KMS would answer.
+/// The keys of another cluster, and the responses of its KMS.
 pub struct Cluster {
     pub root: P256Key,
     pub root_pem: String,
@@ -46,7 +46,7 @@ pub struct Cluster {
     pub k256: [u8; 32],
 }
 
-/// What a server shows in the handshake.
+/// The certificate of a server.
 #[derive(Clone)]
 pub struct Shown {
     chain: Vec<CertificateDer<'static>>,
@@ -54,35 +54,35 @@ pub struct Shown {
     clients: Clients,
 }
 
-/// Which client certificates a server takes.
+/// Which client certificates a server accepts.
 #[derive(Clone)]
 pub enum Clients {
-    /// Any, or none.
+    /// Any, or no certificate.
     Anyone,
-    /// Of this CA (PEM), or none: as the peer does.
+    /// Those of this CA (PEM), or no certificate, like the peer.
     Of(String),
 }
 
-/// How a call is treated.
+/// The reaction to a call.
 #[derive(Clone, Debug)]
 pub enum Reply {
     /// 200 with JSON.
     Json(Value),
     /// Any status, with a body of any kind.
     Page(u16, &'static str, String),
-    /// 200, and the end of the connection after half of the body.
+    /// 200, closed after half of the body.
     Truncated(Value),
     /// 200 with a body that never ends.
     Endless,
-    /// 200, a byte each such while.
+    /// 200, one byte per interval.
     Dripping(Value, Duration),
-    /// Nothing, ever.
+    /// No response, ever.
     Silence,
-    /// The end of the connection.
+    /// The connection closes.
     Close,
 }
 
-/// What a call is answered.
+/// The reaction to each method.
 pub type Answers = Arc<dyn Fn(&str) -> Reply + Send + Sync>;
 
 /// A running server; dropping it closes its port and its connections.
@@ -114,7 +114,7 @@ impl Cluster {
         self.leaf_over(key, Some(&evidence))
     }
 
-    /// The certificate of a KMS of this cluster over a key, with any bytes where evidence belongs.
+    /// The certificate of a KMS of this cluster over a key, with any bytes in place of evidence.
     pub fn leaf_over(&self, key: P256Key, evidence: Option<&[u8]>) -> Shown {
         self.issue(&CertificateSpec { usage: Some("kms:rpc"), evidence, ..loopback("kms", &names()) }, key)
     }
@@ -126,13 +126,13 @@ impl Cluster {
         Shown::of(vec![leaf], key)
     }
 
-    /// The certificate of a KMS of older versions in `cvm`.
+    /// The certificate of an older KMS version in `cvm`.
     pub fn legacy_leaf(&self, cvm: &Cvm) -> Shown {
         let key = P256Key::generate();
         Shown::of(vec![legacy(&self.root_pem, &self.root, cvm, &key, Some("kms:rpc"))], key)
     }
 
-    /// The answer to `GetTempCaCert`.
+    /// The response of `GetTempCaCert`.
     pub fn temp_ca(&self) -> Value {
         json!({
             "temp_ca_cert": self.temp_pem,
@@ -141,12 +141,12 @@ impl Cluster {
         })
     }
 
-    /// The answer to `GetMeta`.
+    /// The response of `GetMeta`.
     pub fn meta(&self) -> Value {
         json!({ "ca_cert": self.root_pem, "k256_pubkey": hex::encode(self.k256_public()) })
     }
 
-    /// The answer to `GetKmsKey`.
+    /// The response of `GetKmsKey`.
     pub fn handover(&self) -> Value {
         json!({
             "temp_ca_key": self.temp.pem().as_str(),
@@ -159,12 +159,12 @@ impl Cluster {
         *cvm_kms::keys::K256Key::from_scalar(&self.k256).expect("a scalar").public_key()
     }
 
-    /// What a KMS of this cluster answers to a replica.
+    /// The responses of a KMS of this cluster to a replica.
     pub fn answers(&self) -> Answers {
         self.answering(|_| None)
     }
 
-    /// As [`Cluster::answers`], where `other` has no answer of its own to a method.
+    /// Like [`Cluster::answers`], except where `other` has a reaction of its own.
     pub fn answering(&self, other: impl Fn(&str) -> Option<Reply> + Send + Sync + 'static) -> Answers {
         let (temp_ca, meta, handover) = (self.temp_ca(), self.meta(), self.handover());
         Arc::new(move |method| {
@@ -182,12 +182,12 @@ impl Cluster {
     }
 }
 
-/// A certificate as older versions make it, for `key`: the quote and the event log are in extensions of their own, and
-/// there is no word of the VM's configuration.
+/// A certificate for `key` as older versions make it: the quote and the event log are in separate extensions,
+/// and the VM's configuration is missing.
 pub fn legacy(ca_pem: &str, ca_key: &P256Key, cvm: &Cvm, key: &P256Key, usage: Option<&str>) -> Vec<u8> {
     let quote = cvm.quote(ReportData::ra_tls(&key.spki_der()).0);
     let log = serde_json::to_vec(&cvm.event_log()).expect("JSON");
-    // The payload is wrapped once more, with a length of two bytes or of one.
+    // The payload is wrapped again, with a length of two bytes or one.
     let extension = |oid: &[u64], payload: &[u8]| {
         let length = u16::try_from(payload.len()).expect("below 64 KiB").to_be_bytes();
         let header =
@@ -203,12 +203,12 @@ pub fn legacy(ca_pem: &str, ca_key: &P256Key, cvm: &Cvm, key: &P256Key, usage: O
     params.signed_by(key, &issuer).expect("a certificate").der().to_vec()
 }
 
-/// The names by which a server here is reached.
+/// The names of the servers here.
 pub fn names() -> Vec<String> {
     vec!["127.0.0.1".to_owned(), "localhost".to_owned()]
 }
 
-/// A server's certificate that says nothing but its names.
+/// A server certificate with nothing but its names.
 pub fn loopback<'a>(common_name: &'a str, names: &'a [String]) -> CertificateSpec<'a> {
     CertificateSpec { names, ..spec(common_name, Role::LEAF) }
 }
@@ -239,12 +239,12 @@ impl Shown {
         Self { chain, key: Arc::new(key), clients: Clients::Anyone }
     }
 
-    /// The same chain, shown by somebody who holds another key.
+    /// The same chain with another key: a stolen certificate.
     pub fn stolen(&self) -> Self {
         Self { key: Arc::new(P256Key::generate()), ..self.clone() }
     }
 
-    /// With a demand on client certificates.
+    /// Requires client certificates.
     pub fn admitting(&self, clients: Clients) -> Self {
         Self { clients, ..self.clone() }
     }
@@ -254,7 +254,7 @@ impl Shown {
         &self.chain[0]
     }
 
-    /// The leaf as a client would show it.
+    /// The leaf as a client certificate.
     pub fn identity(&self) -> Identity {
         Identity::of(self.leaf().to_vec(), &self.key)
     }
@@ -278,15 +278,15 @@ impl Shown {
             .with_safe_default_protocol_versions()
             .expect("versions")
             .with_client_cert_verifier(clients)
-            // Whether key and certificate belong together is for the client to find out.
+            // The client must check whether key and certificate match.
             .with_cert_resolver(Arc::new(SingleCertAndKey::from(CertifiedKey::new(self.chain.clone(), key))));
         Arc::new(config)
     }
 }
 
 impl Source {
-    /// A server whose first connection shows the first of `shown`, the second the second, and so on; the last one
-    /// stays.
+    /// A server whose first connection shows the first of `shown`, the second connection the second, and so
+    /// on; the last one repeats.
     pub async fn start(shown: &[Shown], answers: Answers) -> Self {
         let configs: Vec<_> = shown.iter().map(Shown::config).collect();
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
@@ -315,7 +315,7 @@ impl Source {
         Self { address, calls, task }
     }
 
-    /// A server that never gets as far as TLS: it sends `bytes` as soon as anyone connects, and waits.
+    /// A server without TLS: it sends `bytes` after accept, and waits.
     pub async fn speaking(bytes: Vec<u8>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.expect("a port");
         let address = listener.local_addr().expect("an address");
@@ -339,7 +339,7 @@ impl Source {
         format!("https://{}", self.address)
     }
 
-    /// The calls so far, with the number of the connection that each came on.
+    /// The calls so far, each with the number of its connection.
     pub fn calls(&self) -> Vec<String> {
         self.calls.lock().expect("no panic").clone()
     }
@@ -417,7 +417,7 @@ async fn answer(stream: &mut (impl AsyncWrite + Unpin), reply: Reply) -> io::Res
     }
 }
 
-/// Asks for a certificate and takes any whose key the client holds, or none.
+/// Requests a certificate, and accepts any whose key the client holds, or none.
 #[derive(Debug)]
 struct AnyClient(Arc<CryptoProvider>);
 

@@ -1,6 +1,6 @@
-//! Programs and packages of others that tests run: found in `PATH`, or installed once into `target/tools`.
+//! Third-party programs and packages for tests: from `PATH`, or installed once into `target/tools`.
 //!
-//! Nothing is skipped: what is missing and cannot be installed fails the test, by name.
+//! No test is skipped: if something is missing and cannot be installed, the test fails and names it.
 
 use std::env;
 use std::fs::{self, File};
@@ -12,7 +12,7 @@ use sha2::{Digest as _, Sha256};
 /// The program `name` in `PATH`.
 ///
 /// # Panics
-/// When it is not installed.
+/// If it is not installed.
 pub fn program(name: &str) -> PathBuf {
     let path = env::var_os("PATH").unwrap_or_default();
     env::split_paths(&path)
@@ -23,7 +23,8 @@ pub fn program(name: &str) -> PathBuf {
         })
 }
 
-/// A directory with the scripts of `tests/<dir>` and, in `node_modules`, what its `package-lock.json` names.
+/// A directory with the scripts of `tests/<dir>`, and the packages of its `package-lock.json` in
+/// `node_modules`.
 pub fn npm(dir: &str) -> PathBuf {
     let installed = install(dir, &["package.json", "package-lock.json"], |staging| {
         let mut npm = Command::new(program("npm"));
@@ -35,7 +36,7 @@ pub fn npm(dir: &str) -> PathBuf {
     installed
 }
 
-/// The Python of a virtual environment with what `tests/<dir>/requirements.txt` names, and nothing else.
+/// The Python of a virtual environment with only the packages of `tests/<dir>/requirements.txt`.
 pub fn python(dir: &str) -> PathBuf {
     let installed = install(dir, &["requirements.txt"], |staging| {
         let script = "\"$0\" -m venv venv && venv/bin/python -m pip install -q --disable-pip-version-check \
@@ -47,7 +48,7 @@ pub fn python(dir: &str) -> PathBuf {
     installed.join("venv/bin/python")
 }
 
-/// Runs `command` in a fresh directory that holds the files `pins`; once for each content of them.
+/// Runs `command` in a new directory with the files `pins`; once for each content of them.
 fn install(dir: &str, pins: &[&str], command: impl FnOnce(&Path) -> Command) -> PathBuf {
     let source = source(dir);
     let mut hash = Sha256::new();
@@ -85,7 +86,7 @@ fn install(dir: &str, pins: &[&str], command: impl FnOnce(&Path) -> Command) -> 
     installed
 }
 
-/// Brings the scripts beside the packages they import; each appears whole, for others may be running it.
+/// Copies the scripts beside their packages, each by a rename, because other tests may be running them.
 fn refresh(source: &Path, installed: &Path) {
     for entry in fs::read_dir(source).expect("test directory") {
         let entry = entry.expect("entry");

@@ -1,4 +1,4 @@
-//! `acpi/`: the ACPI files that QEMU gives to a guest, by shape and version.
+//! `acpi/`: the ACPI files that QEMU gives to a guest, by machine shape and version.
 
 use std::io::Read as _;
 

@@ -1,4 +1,4 @@
-//! Cases by name, and what they say about themselves besides passing.
+//! Cases by name, with their own additional results.
 
 use std::sync::Arc;
 

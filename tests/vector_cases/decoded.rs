@@ -1,4 +1,4 @@
-//! What an attestation decodes to, whichever file it stands in.
+//! The decoded form of an attestation, for every file with one.
 
 use std::fmt::Display;
 

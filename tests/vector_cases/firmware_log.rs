@@ -1,6 +1,7 @@
-//! The firmware's event log (CCEL, the TCG's crypto-agile format), read here only to check the vectors against the file.
+//! The firmware's event log (CCEL, the TCG's crypto-agile format), parsed here only to check the vectors
+//! against the file.
 //!
-//! No part of the KMS reads such a log: guests do, and what they send is an event log of ours.
+//! The KMS never parses such a log: guests do, and send their own event log.
 
 use kms_attest::measurement::{EventVersion, TdxEvent};
 

@@ -1,4 +1,4 @@
-//! JSON that cannot be overlooked: each value has to be taken by a check, or what is left over is a failure.
+//! JSON in which nothing is ignored: each value must be consumed by a check, and leftovers are a failure.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};

@@ -1,4 +1,4 @@
-//! `keys.json`: root keys, derivations, statements, and what guests and deployers do with them.
+//! `keys.json`: root keys, derivations, statements, and how guests and deployers use them.
 
 use aes_gcm::aead::{Aead, KeyInit};
 use aws_lc_rs::signature::{Ed25519KeyPair, KeyPair};

@@ -1,4 +1,4 @@
-//! `msgpack_leniency.json`: unusual MessagePack is read where the peer reads it, and nowhere else.
+//! `msgpack_leniency.json`: unusual MessagePack is accepted exactly where the peer accepts it.
 
 use kms_attest::evidence::Evidence;
 

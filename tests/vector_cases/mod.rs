@@ -1,4 +1,4 @@
-//! The directory of vectors: which files there have to be, and who checks each of them.
+//! The directory of vectors: the required files, and the check of each.
 
 mod acpi;
 mod attestation;

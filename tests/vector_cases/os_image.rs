@@ -1,4 +1,4 @@
-//! `os_image.json`: what OS images measure to, and which archives are none.
+//! `os_image.json`: the measurements of OS images, and invalid archives.
 
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;

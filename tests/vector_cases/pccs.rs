@@ -1,4 +1,4 @@
-//! `pccs.json`: what the collateral client asks a server, in order, and what it makes of the answers.
+//! `pccs.json`: the requests of the collateral client in order, and its results for the responses.
 
 use std::collections::HashMap;
 

@@ -1,4 +1,4 @@
-//! The development PKI that the mock attestations stand under, and a time at which its collateral is valid.
+//! The development PKI of the mock attestations, and a time at which its collateral is valid.
 
 use kms_attest::collateral::Collateral;
 use kms_attest::evidence::Evidence;

@@ -1,4 +1,4 @@
-//! `tdx_quotes.json`: quotes of the development PKI with their collateral at their times.
+//! `tdx_quotes.json`: quotes of the development PKI, with their collateral, at their times.
 
 use kms_attest::collateral::Collateral;
 use kms_attest::platform::tdx::{TdReport, TdxError, VerifiedQuote, verify_quote};

@@ -1,4 +1,4 @@
-//! Servers on the loopback interface: one that answers from a table, and an authorization backend.
+//! Servers on loopback: one that responds from a table, and an authorization backend.
 
 use std::collections::HashMap;
 use std::convert::Infallible;

@@ -1,4 +1,4 @@
-//! That the vectors can fail: whatever is unknown, missing or altered is told.
+//! The vectors can fail: whatever is unknown, missing or altered is reported.
 
 use std::fs;
 use std::path::Path;

@@ -1,4 +1,5 @@
-//! What the other files do wrong, done right: the recorded permit of an app opens the keys of that app.
+//! The correct form of what the other files do wrong: the recorded permit of an app gives the keys of that
+//! app.
 
 use cvm_kms::admission::App;
 use cvm_kms::lifecycle::{Ready, Released};

@@ -1,4 +1,4 @@
-//! One call in each codec, and what its answer says, brought down to a code and a text.
+//! Makes one call in each codec, and reduces its response to a code and a text.
 
 use bytes::Bytes;
 use cvm_kms::api::Service;

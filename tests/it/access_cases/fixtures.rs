@@ -1,4 +1,4 @@
-//! Who calls, and with what.
+//! The callers and their requests.
 
 use std::sync::Arc;
 

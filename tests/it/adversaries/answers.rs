@@ -1,4 +1,4 @@
-//! Answers that no source gives, call by call.
+//! Responses that no real source gives, call by call.
 
 use serde_json::{Value, json};
 

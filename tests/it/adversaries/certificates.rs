@@ -1,4 +1,4 @@
-//! Certificates that the same root CA issued to an app: they never pass for those of a KMS.
+//! Certificates that the same root CA issued to an app are never accepted as those of a KMS.
 
 use std::fs;
 

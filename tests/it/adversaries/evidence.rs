@@ -1,4 +1,4 @@
-//! Evidence that cannot be verified, or that is somebody else's.
+//! Evidence that does not verify, or belongs to another caller.
 
 use std::time::{SystemTime, UNIX_EPOCH};
 

@@ -1,4 +1,4 @@
-//! Whoever sits between a replica and its source, or keeps it waiting.
+//! Attackers between a replica and its source, and sources that do not respond.
 
 use std::fs;
 use std::time::Duration;

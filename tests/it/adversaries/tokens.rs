@@ -1,4 +1,4 @@
-//! The token of a source's operator: no server gets it that does not prove to be a KMS that the replica's policy allows.
+//! The token of a source's operator is sent only to an attested KMS that the replica's policy allows.
 
 use kms_attest::p256::P256Key;
 use kms_simulator::{Cvm, Stage};

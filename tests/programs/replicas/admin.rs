@@ -1,5 +1,5 @@
-//! Root keys through the admin listener of a source: for a replica that is attested and allowed, and whose operator has
-//! credentials there; for nobody with less.
+//! Root keys through the admin listener of a source: only for a replica that is attested and allowed, and
+//! whose operator has credentials there.
 
 use serde_json::json;
 

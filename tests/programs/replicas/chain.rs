@@ -1,4 +1,4 @@
-//! A chain of replicas is one KMS: the same keys, byte by byte, whoever is asked.
+//! Replicas of replicas have the same keys, byte for byte.
 
 use std::net::Ipv4Addr;
 

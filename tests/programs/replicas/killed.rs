@@ -1,4 +1,4 @@
-//! A replica that is killed while it onboards comes back empty or complete; so does its source.
+//! A replica or its source that is killed during onboarding restarts empty or complete.
 
 use std::collections::BTreeSet;
 use std::fs::DirEntry;

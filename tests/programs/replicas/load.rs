@@ -1,4 +1,4 @@
-//! A thousand key fetches through a balancer while any one replica is killed and started again.
+//! A thousand key requests through a load balancer while any one replica is killed and restarted.
 
 use std::collections::HashMap;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,4 +1,4 @@
-//! Replicas that run the peer's program: what they send, step by step, and what they make of the answers.
+//! Replicas that run the peer's program: what they send, step by step, and how they react to the responses.
 
 use cvm_kms::keys::K256Key;
 use cvm_kms::proto::{GetTempCaCertResponse, KmsKeyResponse};

@@ -1,4 +1,4 @@
-//! Certificate requests: read, checked, written again, and the leaf that comes of them.
+//! Certificate requests: parsed, verified, encoded again, and the leaf issued for them.
 
 use cvm_kms::ca::{self, OwnNames, Restricted, app_chain};
 use cvm_kms::domain::Domain;

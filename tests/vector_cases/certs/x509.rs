@@ -1,4 +1,4 @@
-//! Certificates of the vectors as X.509: what they say, and the specification that makes one like them.
+//! Certificates of the vectors as X.509: their content, and the specification that reproduces them.
 
 use cvm_kms::keys::RootKeys;
 use kms_attest::certificate::{self, CertificateSpec, Issuer, Role, Validity, oid};

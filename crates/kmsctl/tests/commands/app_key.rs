@@ -1,4 +1,4 @@
-//! `kmsctl app-key` against KMSs that are, and are not, what a guest may trust.
+//! `kmsctl app-key` against KMSs that a guest may trust, and others.
 
 use std::sync::Arc;
 use std::time::Instant;

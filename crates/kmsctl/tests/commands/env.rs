@@ -1,4 +1,4 @@
-//! `kmsctl env`: encrypted to the right key or not at all, and readable by the app alone.
+//! `kmsctl env`: encrypts to the right key or not at all, so that only the app can decrypt.
 
 use std::io::{Read as _, Write as _};
 use std::os::fd::OwnedFd;

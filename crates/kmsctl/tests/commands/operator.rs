@@ -1,4 +1,5 @@
-//! The commands of operators: onboarding over plain HTTP and TLS, status, and what every command has in common.
+//! The commands for operators: onboarding over plain HTTP and TLS, status, and what all commands have in
+//! common.
 
 use std::convert::Infallible;
 use std::sync::{Arc, Mutex};

@@ -1,4 +1,4 @@
-//! A simulated machine, a KMS that answers as told, and the real `kmsctl` beside them.
+//! A simulated machine, a test server with given responses, and the real `kmsctl`.
 #![allow(dead_code, unreachable_pub)]
 
 #[path = "../../../client/src/testing.rs"]

@@ -1,4 +1,4 @@
-//! What the client links: no server, no policy, no CA; and the library nothing of the program.
+//! The client links no server, no policy and no CA; the library links nothing of the program.
 
 use std::process::Command;
 

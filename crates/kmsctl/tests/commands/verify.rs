@@ -1,4 +1,4 @@
-//! `kmsctl verify`: every step passes where it should, and fails by name where it should not.
+//! `kmsctl verify`: every check passes where it should, and fails by name where it should not.
 
 use std::sync::Arc;
 
