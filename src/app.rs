@@ -65,7 +65,6 @@ pub async fn start_logging_to(config: Config, log: Option<ProcessLog>) -> Result
     }
 }
 
-/// Serves keys on `listener`.
 async fn serve(process: Process, ready: Ready, listener: TcpListener) -> Result<Running, AppError> {
     let serving = Serving::prepare(&process, ready).await?;
     let address = process::address_of(&listener)?;

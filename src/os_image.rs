@@ -46,7 +46,6 @@ use self::progress::TELL_EVERY;
 pub use self::progress::{Progress, ProgressListener};
 use self::work::blocking;
 
-/// The most concurrent downloads.
 const MAX_DOWNLOADS: usize = 4;
 /// The most configurations that are waited for.
 const MAX_MEASUREMENTS: usize = 64;
@@ -349,6 +348,5 @@ struct Known {
     key: String,
     /// What would measure it now; `None` if that is unknown, so that nothing is cached.
     origin: Option<Origin>,
-    /// The cached measurement.
     measured: Option<Measured>,
 }

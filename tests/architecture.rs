@@ -5,8 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-/// The modules of `src/`, top to bottom. A module may import those of lower rows only; those of one row import none of
-/// each other. `ARCHITECTURE.md` draws it.
+/// The modules of `src/`, top to bottom. A module may import those of lower rows only, and none of its own
+/// row. `ARCHITECTURE.md` shows the same table.
 const ROWS: [&[&str]; 13] = [
     &["main"],
     &["cli"],
@@ -34,7 +34,7 @@ const ROWS: [&[&str]; 13] = [
     ],
 ];
 
-/// The modules of `crates/attest/src/`, in the same way.
+/// The modules of `crates/attest/src/`, with the same rule.
 const ATTEST_ROWS: [&[&str]; 8] = [
     &["attester", "csr", "ra_tls", "verify"],
     &["evidence"],
@@ -119,7 +119,7 @@ fn assert_imports_point_down(root: &Path, rows: &[&[&str]]) {
         let text = fs::read_to_string(&file).expect("source");
         let text = text.split("#[cfg(test)]\nmod tests {").next().expect("a first part");
         for import in imports(text).iter().filter(|import| *import != module) {
-            // Types and macros at the crate's root have capitals; there are none.
+            // Types and macros at the crate's root would be capitalized; there are none.
             let target =
                 row(rows, import).unwrap_or_else(|| panic!("{}: crate::{import}", relative.display()));
             if target <= own {
@@ -148,7 +148,7 @@ fn the_import_reader_sees_lists_and_ignores_other_crates() {
     assert_eq!(imports(text), expected);
 }
 
-/// What `serde_json` skips it does not look at, so that bytes which are no JSON text would count as one.
+/// `serde_json` does not check UTF-8 in what it skips, so bytes that are not JSON text could pass.
 #[test]
 fn bodies_are_read_as_utf_8_before_they_are_parsed() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
@@ -156,7 +156,7 @@ fn bodies_are_read_as_utf_8_before_they_are_parsed() {
     for directory in ["src", "crates/attest/src", "crates/client/src", "crates/wire/src"] {
         sources(&root.join(directory), &mut files);
     }
-    // Tests read what they wrote; the audit log's lines are bound by their hashes.
+    // Tests read what they wrote; the lines of the audit log are protected by their hashes.
     let is_test = |path: &Path| {
         let parts: Vec<_> = path.iter().filter_map(|part| part.to_str()).collect();
         parts.contains(&"tests")
@@ -220,7 +220,7 @@ fn the_architecture_page_names_paths_that_exist() {
     let text = fs::read_to_string(root.join("ARCHITECTURE.md")).expect("the page");
     let named = named_paths(&text);
     assert!(named.len() > 20, "the page says which files to touch: {named:?}");
-    // Of the server's modules the page gives the path below `src/`.
+    // The page names the server's modules by their path below `src/`.
     let missing: Vec<_> = named
         .into_iter()
         .filter(|path| !root.join(path).exists() && !root.join("src").join(path).exists())

@@ -9,7 +9,7 @@ use std::process::Command;
 use std::time::SystemTime;
 use std::{env, fs};
 
-/// What the compiler says of `source`, an error a line; nothing if it compiles.
+/// The compiler's errors for `source`, one a line; empty if it compiles.
 fn errors(library: &Path, source: &str) -> String {
     let deps = library.parent().expect("a directory");
     let scratch = tempfile::tempdir().expect("a directory");
@@ -28,7 +28,7 @@ fn errors(library: &Path, source: &str) -> String {
     errors.iter().map(|line| format!("{line}\n")).collect()
 }
 
-/// The library that lies beside this test: the newest one, if some were built with other settings before.
+/// The library beside this test: the newest one, if there are several builds.
 fn library() -> PathBuf {
     let test = env::current_exe().expect("this program");
     let built =

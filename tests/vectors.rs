@@ -17,12 +17,12 @@ use libtest_mimic::{Arguments, Failed, Trial};
 use self::vector_cases::json::Failure;
 use self::vector_cases::{Case, Directory, Notes, strictness};
 
-/// Cases by what they say about themselves.
+/// Remarks with the names of their cases.
 type Remarks = Arc<Mutex<BTreeMap<String, Vec<String>>>>;
 
 fn main() -> ExitCode {
     let arguments = Arguments::from_args();
-    // For the life of the process, as tests are.
+    // Lives as long as the process, like the tests.
     let directory: &Directory = Box::leak(Box::new(Directory::chosen()));
     let mut cases = vec![directory.listing()];
     for (name, file) in directory.files() {

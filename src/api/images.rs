@@ -23,7 +23,6 @@ fn uncleared(what: &'static str, error: CacheError) -> Error {
     }
 }
 
-/// Records that caches were cleared.
 pub(super) fn note_cleared(audit: &Audit, author: Author, image_hash: &str, config_hash: &str) {
     if image_hash.is_empty() && config_hash.is_empty() {
         return;

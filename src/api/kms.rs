@@ -65,7 +65,6 @@ const NO_PUBLIC_HANDOVER: &str = "public KMS key handover is disabled; use the a
 /// Log lines a second about releases to apps.
 const LINES: NonZeroU32 = NonZeroU32::new(20).expect("not zero");
 
-/// The highest `api_version` of `GetAppKey`.
 const APP_KEY_API_VERSION: u32 = 1;
 
 impl KmsService {

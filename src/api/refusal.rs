@@ -153,7 +153,6 @@ impl Attempt<'_> {
     }
 }
 
-/// The error for the caller.
 fn refused(refusal: Refusal) -> Error {
     let code = match &refusal {
         Refusal::NoAttestation | Refusal::BadEvidence(_) | Refusal::BadRequest(_) => Code::Unauthenticated,

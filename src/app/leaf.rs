@@ -127,7 +127,6 @@ impl Ephemeral {
         Ok(Self { leaf: Leaf::new(vec![certificate], &*key.pkcs8_der())?, key, name })
     }
 
-    /// The certificate for new handshakes.
     pub(super) fn leaf(&self) -> Arc<Leaf> {
         Arc::clone(&self.leaf)
     }

@@ -30,7 +30,6 @@ const ATTEST_TIME: Duration = Duration::from_secs(2);
 /// Pause between attempts to serve existing keys.
 const SWITCH_RETRY: Duration = Duration::from_secs(1);
 
-/// The running onboarding phase.
 struct Phases {
     /// Dropping it ends the phase.
     sender: watch::Sender<Phase>,

@@ -235,7 +235,6 @@ impl Process {
         }
     }
 
-    /// Records the start of a phase.
     pub(super) fn note_start(&self, phase: &'static str) {
         self.foundation.audit.note(Event::Started {
             version: env!("CVM_KMS_VERSION").to_owned(),

@@ -26,10 +26,12 @@ use crate::net::{self};
 
 /// The main listener of the KMS phase.
 pub(super) enum MainListener {
-    /// A listener of its own.
     Bound(TcpListener),
     /// The one of onboarding, which continues into the next phase.
-    Inherited { phases: watch::Sender<Phase>, accepting: JoinHandle<()> },
+    Inherited {
+        phases: watch::Sender<Phase>,
+        accepting: JoinHandle<()>,
+    },
 }
 
 /// The KMS phase, prepared.
@@ -38,7 +40,6 @@ pub(super) struct Serving {
     pub(super) meta: Arc<Meta>,
     pub(super) readiness: Arc<Readiness>,
     pub(super) kms: Arc<KmsService>,
-    /// The certificate of the main listener.
     pub(super) leaf: Arc<Leaf>,
     pub(super) admin_certificate: Option<AdminCertificate>,
     admin: Arc<AdminService>,

@@ -13,7 +13,6 @@ use serde::Deserialize;
 
 use crate::config::Config;
 
-/// The default address of a KMS.
 const DEFAULT_URL: &str = "https://127.0.0.1:8000";
 /// The largest response of a KMS in bytes.
 const MAX_ANSWER: usize = 64 << 10;

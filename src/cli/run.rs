@@ -85,7 +85,6 @@ async fn serve(config: Config, log: &ProcessLog) -> anyhow::Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// The signals that this process handles.
 struct Signals {
     stop: Stop,
     reload: Signal,

@@ -142,7 +142,6 @@ impl Index {
         Ok(index)
     }
 
-    /// Deletes its file.
     pub(super) fn remove(self) -> io::Result<()> {
         let path = self.path.clone();
         drop(self);

@@ -10,7 +10,6 @@ use crate::audit::Record;
 pub const MAX_QUERY: usize = 4096;
 /// The most events on a page.
 pub const MAX_LIMIT: usize = 1000;
-/// The default limit.
 const USUAL_LIMIT: usize = 100;
 /// The longest type, app id or source.
 const MAX_WORD: usize = 128;

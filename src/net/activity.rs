@@ -11,7 +11,6 @@ use tokio::time::{Instant, sleep_until};
 
 use super::slots::Table;
 
-/// The requests of one connection.
 #[derive(Debug)]
 pub(super) struct Activity {
     address: IpAddr,
@@ -86,7 +85,6 @@ impl Activity {
         self.evicted.notified().await;
     }
 
-    /// Starts a request.
     pub(super) fn begin(self: &Arc<Self>, purpose: Use) -> Running {
         self.lock().running += 1;
         let (is_whole, is_refused) = (AtomicBool::new(false), AtomicBool::new(false));

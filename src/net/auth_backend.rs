@@ -19,7 +19,6 @@ use crate::operator::OperatorToken;
 use crate::policy::signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest};
 use crate::policy::{Decision, Policy, SubjectKind};
 
-/// The largest request body in bytes.
 const MAX_REQUEST: usize = 64 * 1024;
 /// How long a signed decision is valid, in seconds.
 const SIGNED_FOR: u64 = 60;

@@ -17,7 +17,6 @@ use crate::error::{Code, Error};
 
 /// How long a caller may take to send a body.
 const TIME_LIMIT: Duration = Duration::from_secs(30);
-/// How long a body may pause.
 const MAX_PAUSE: Duration = Duration::from_secs(10);
 /// How many bytes of a body that is too large are read and discarded.
 const MAX_OVERSIZE_DRAIN: usize = 16 * 1024 * 1024;

@@ -22,7 +22,6 @@ use crate::api::{Caller, Service};
 use crate::error::{Error, Result};
 use crate::events::{self, Format, Page, Query};
 
-/// The path of the event stream.
 pub(super) const STREAM: &str = "/api/v1/events/stream";
 const LOGS: &str = "/logs";
 const EVENTS: &str = "/api/v1/events";
@@ -32,7 +31,6 @@ const AUDIT_LOGS: &str = "/api/v1/audit-logs";
 /// The response header with the cursor of the next, older page.
 const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-next-cursor");
 
-/// The routes of the event log.
 pub(super) fn routes(service: Arc<EventService>) -> Router {
     let page = |path, usual, shape: Shape| {
         let service = Arc::clone(&service);

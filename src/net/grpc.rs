@@ -169,9 +169,7 @@ async fn limited(
     request.map(|body| axum::body::Body::new(LimitedBody { body, bounds, frame: Frames::default() }))
 }
 
-/// The limits of a body.
 struct Bounds {
-    /// The largest message.
     message: usize,
     /// How many more bytes may come.
     body: usize,

@@ -100,7 +100,6 @@ async fn timed<F: Future>(metrics: Arc<Metrics>, future: F) -> F::Output {
     .await
 }
 
-/// CPU time of this thread.
 fn thread_time() -> Duration {
     let time = clock_gettime(ClockId::ThreadCPUTime);
     Duration::new(time.tv_sec.unsigned_abs(), u32::try_from(time.tv_nsec).unwrap_or(0))

@@ -74,7 +74,6 @@ pub(super) enum Holder {
     Probe,
 }
 
-/// The kinds of holders.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Class {
     Stranger,

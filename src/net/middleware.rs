@@ -259,7 +259,6 @@ fn tidy(uri: &mut Uri) {
     }
 }
 
-/// The middleware for one connection.
 #[derive(Debug, Clone)]
 pub(super) struct ForCaller {
     front: Arc<Middleware>,

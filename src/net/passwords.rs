@@ -26,11 +26,9 @@ use crate::operator::{Credentials, Password};
 
 /// How long a right password is remembered before it is hashed again.
 const REMEMBERED_FOR: Duration = Duration::from_secs(12 * 3600);
-/// How many right passwords are remembered.
 const MAX_REMEMBERED: usize = 256;
 /// How long a wrong password is remembered.
 const WRONG_FOR: Duration = Duration::from_secs(600);
-/// How many wrong passwords are remembered.
 const MAX_WRONG: usize = 1024;
 /// How many requests may wait for a verdict, over all passwords: several requests may show the same one.
 const MAX_WAITERS: usize = 256;
@@ -38,7 +36,6 @@ const MAX_WAITERS: usize = 256;
 const MAX_UNKNOWN_WAITERS: usize = MAX_WAITERS / 4 * 3;
 /// How many addresses with a login are remembered.
 const MAX_KNOWN_ADDRESSES: usize = 1024;
-/// The longest wait for a turn.
 const MAX_WAIT: Duration = Duration::from_secs(10);
 
 /// The result of checking a password.

@@ -18,11 +18,9 @@ use crate::api::routes::Route;
 use crate::api::setup::{About, Check, Finding, SetupService, Status};
 use crate::error::{Error, Result};
 
-/// The path of the status.
 pub(super) const STATUS: &str = "/api/v1/setup/status";
 const CHECK: &str = "/api/v1/setup/validate/{check}";
 
-/// The routes of the setup service.
 pub(super) fn routes(service: Arc<SetupService>) -> Router {
     let of_status = |path| {
         let service = Arc::clone(&service);

@@ -22,14 +22,12 @@ const CROWD: usize = 8;
 const SEARCH_PAUSE: Duration = Duration::from_millis(50);
 /// The most connections that one search returns.
 const MAX_FOUND: usize = 64;
-/// How many searches are cached.
 const MAX_SEARCHES: usize = 256;
 /// How long an address stays known after a caller from it was admitted.
 const KNOWN_FOR: Duration = Duration::from_secs(24 * 60 * 60);
 /// How many addresses are known at most.
 const MAX_KNOWN: usize = 16 * 1024;
 
-/// The slots of one listener.
 #[derive(Debug, Clone)]
 pub(super) struct Slots(Arc<Table>);
 

@@ -122,7 +122,6 @@ tokio::task_local! {
 pub struct Acceptor {
     /// For clients with X25519MLKEM768: offers no other group.
     hybrid: Arc<ServerConfig>,
-    /// For all others.
     classic: Arc<ServerConfig>,
 }
 

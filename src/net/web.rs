@@ -30,7 +30,6 @@ const FILES: [(&str, &str, &str); 11] = [
     ("/assets/view.js", SCRIPT, include_str!("../../web/view.js")),
 ];
 
-/// The routes of the page.
 pub(super) fn onboarding() -> Router {
     FILES.into_iter().fold(Router::new(), |router, (path, kind, content)| {
         router.route(path, get(move || async move { file(kind, content) }))

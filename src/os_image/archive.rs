@@ -15,11 +15,9 @@ use tar::{Archive, Entry, EntryType, PaxExtensions};
 
 /// The most bytes of an unpacked archive, including its headers.
 pub(super) const MAX_UNPACKED: u64 = 16 << 30;
-/// The most entries of an archive.
 pub(super) const MAX_ENTRIES: usize = 4096;
 /// The longest path in bytes, and the longest extended header.
 const MAX_PATH: u64 = 4096;
-/// The deepest path.
 const MAX_DEPTH: usize = 32;
 
 /// Why an archive is not the image. The texts are the peer's where it has some; none contains text of the archive.
@@ -134,7 +132,6 @@ pub(super) fn unpack(archive: &Path, into: &Path, deadline: Deadline) -> Result<
     Ok(())
 }
 
-/// The content of an extended header.
 fn extended(entry: &mut Entry<'_, impl Read>) -> Result<Vec<u8>, ArchiveError> {
     if entry.size() > MAX_PATH {
         return Err(ArchiveError::TooLarge);

@@ -19,7 +19,6 @@ use super::origin::Origin;
 const MAX_KEY: usize = 128;
 /// The version of measurements that the peer's 0.6.0 reads.
 const VERSION: u32 = 3;
-/// The largest measurement file in bytes.
 const MAX_MEASUREMENT: u64 = 4096;
 /// The most cached measurements, because a VM can vary its configuration. Beyond that the oldest are removed.
 const MAX_MEASUREMENTS: usize = 16 * 1024;

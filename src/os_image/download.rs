@@ -14,7 +14,6 @@ use super::SetupError;
 
 /// The largest archive: published ones have about 100 MiB, with root file systems for GPUs up to about 2 GiB.
 pub(super) const MAX_ARCHIVE: u64 = 4 << 30;
-/// The time limit of connecting.
 const CONNECT: Duration = Duration::from_secs(5);
 /// The longest pause of the server.
 const SILENCE: Duration = Duration::from_secs(30);
@@ -54,7 +53,6 @@ impl From<io::Error> for DownloadError {
     }
 }
 
-/// The image server.
 #[derive(Debug)]
 pub(super) struct Source {
     client: Client,

@@ -17,11 +17,8 @@ use super::archive::read_manifest;
 use super::cache::Measured;
 use super::program::AcpiProgram;
 
-/// The largest description.
 const MAX_METADATA: u64 = 64 << 10;
-/// The largest firmware.
 const MAX_FIRMWARE: u64 = 64 << 20;
-/// The largest kernel.
 const MAX_KERNEL: u64 = 256 << 20;
 /// The largest initial file system: what fits below 4 GiB.
 const MAX_INITRD: u64 = 4 << 30;

@@ -21,9 +21,9 @@ use serde_json::{Value, json};
 
 use super::support::{eventually, tools};
 
-/// The chain of every node that is not asked for another.
+/// The default chain id of a node.
 pub(crate) const CHAIN_ID: u64 = 31337;
-/// No node outlives its test by more, in seconds.
+/// The longest life of a node, in seconds, in case its test is killed.
 const LIFETIME: &str = "600";
 /// How old the first block of a chain is.
 pub(crate) const GENESIS_AGE: Duration = Duration::from_secs(100);
@@ -58,8 +58,8 @@ static CONTRACTS: LazyLock<Value> = LazyLock::new(|| {
     serde_json::from_slice(&output.stdout).expect("JSON")
 });
 
-/// A node with a chain of its own, whose blocks are a second apart; two of the same age that are told the same have the
-/// same blocks. Dropping it ends it.
+/// A node with its own chain, with a block each second; two of the same age with the same calls have the same
+/// blocks. Killed when dropped.
 pub(crate) struct Anvil {
     process: Child,
     address: SocketAddr,
@@ -69,7 +69,7 @@ pub(crate) struct Anvil {
 
 impl Drop for Anvil {
     fn drop(&mut self) {
-        // `timeout` hands it on.
+        // `timeout` forwards the signal.
         if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -78,12 +78,12 @@ impl Drop for Anvil {
 }
 
 impl Anvil {
-    /// A node whose chain began a moment ago.
+    /// A node with a new chain.
     pub(crate) async fn start() -> Self {
         Self::begun(now() - GENESIS_AGE.as_secs(), CHAIN_ID).await
     }
 
-    /// A node whose chain began at this time, in seconds since 1970. What is final there is two blocks old.
+    /// A node whose chain began at this time, in seconds since 1970. Its finalized block is two blocks old.
     pub(crate) async fn begun(genesis: u64, chain_id: u64) -> Self {
         let mut command = Command::new(tools::program("timeout"));
         command
@@ -101,7 +101,7 @@ impl Anvil {
             let address = lines
                 .find_map(|line| line.ok()?.strip_prefix("Listening on ")?.parse().ok())
                 .expect("anvil says where it listens");
-            // Whatever else it prints must not stop it.
+            // Keeps reading, so that its output does not block it.
             std::thread::spawn(move || lines.for_each(drop));
             (process, address)
         })
@@ -117,7 +117,6 @@ impl Anvil {
         self.address
     }
 
-    /// Its URL.
     pub(crate) fn url(&self) -> String {
         format!("http://{}", self.address)
     }
@@ -152,7 +151,7 @@ impl Anvil {
         self.transact(json!({ "to": contract.to_string(), "data": hexed(&call.abi_encode()) })).await;
     }
 
-    /// A new contract of `tests/ethereum/contracts`; `arguments` are those of its constructor.
+    /// Deploys a contract of `tests/ethereum/contracts` with these constructor arguments.
     pub(crate) async fn deploy(&self, name: &str, arguments: &[u8]) -> Address {
         let code = CONTRACTS[name].as_str().unwrap_or_else(|| panic!("no contract {name}"));
         let receipt = self.transact(json!({ "data": format!("{code}{}", hex::encode(arguments)) })).await;
@@ -184,7 +183,7 @@ fn hexed(bytes: &[u8]) -> String {
     format!("0x{}", hex::encode(bytes))
 }
 
-/// For plain HTTP on this machine.
+/// A client for plain HTTP on this machine.
 fn client() -> reqwest::Client {
     let provider = std::sync::Arc::new(rustls::crypto::aws_lc_rs::default_provider());
     let tls = rustls::ClientConfig::builder_with_provider(provider)

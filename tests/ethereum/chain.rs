@@ -14,7 +14,7 @@ use serde_json::json;
 use super::anvil::{self, Anvil, CHAIN_ID};
 use super::support::config::laid_over;
 
-/// A node with a DstackKms contract on its chain that allows nobody yet.
+/// A node with a DstackKms contract that allows nothing yet.
 pub(crate) struct Chain {
     node: Anvil,
     /// The contract.
@@ -41,7 +41,7 @@ impl Chain {
         Self { node, kms }
     }
 
-    /// An app whose contract is new and of this kind; it is registered, and its OS image is allowed.
+    /// An app with a new contract of this kind; it is registered, and its OS image is allowed.
     pub(crate) async fn app(&self, contract: &str, arguments: &[u8]) -> BootInfo {
         let app = self.deploy(contract, arguments).await;
         let info = boot_info(app);
@@ -50,7 +50,7 @@ impl Chain {
         info
     }
 
-    /// An app with the usual contract that allows it.
+    /// An allowed app with the usual contract.
     pub(crate) async fn allowed_app(&self) -> BootInfo {
         let info = self.app("DstackApp", &[]).await;
         let app = Address::from_slice(&info.app_id);
@@ -67,7 +67,7 @@ impl Chain {
         self.send(self.kms, anvil::removeOsImageHashCall { image: word(&info.os_image_hash) }).await;
     }
 
-    /// Makes the node lie about an OS image in the state of its newest block: the block stays what it was.
+    /// Makes the node lie about an OS image in the state of its newest block, which stays the same.
     pub(crate) async fn lie_about_image(&self, info: &BootInfo, is_allowed: bool) {
         let slot = keccak256([word(&info.os_image_hash), B256::with_last_byte(ALLOWED_OS_IMAGES)].concat());
         let value = B256::with_last_byte(is_allowed.into());
@@ -75,7 +75,7 @@ impl Chain {
         assert_eq!(self.rpc("anvil_setStorageAt", lie).await, true);
     }
 
-    /// A policy that reads the newest block of this chain, with TOML over its section.
+    /// A policy that reads the newest block of this chain, with TOML added to its section.
     pub(crate) fn policy(&self, toml: &str) -> Policy {
         policy(&[self.url()], self.kms, toml)
     }
@@ -98,7 +98,7 @@ pub(crate) fn policy(urls: &[String], kms: Address, toml: &str) -> Policy {
     Policy::from_config(&configured(urls, kms, toml).core.auth_api).expect("a policy")
 }
 
-/// The newest block decides unless `toml`, laid over the policy's section, says otherwise.
+/// The newest block decides unless `toml`, added to the policy's section, says otherwise.
 pub(crate) fn configured(urls: &[String], kms: Address, toml: &str) -> Config {
     let base = format!(
         "rpc_urls = {urls:?}\nchain_id = {CHAIN_ID}\nkms_contract = \"{kms}\"\nblock = \"latest\"\nrequest_timeout = \"5s\""
@@ -149,7 +149,7 @@ pub(crate) fn denied(decision: Result<Decision, PolicyError>) -> Denial {
     }
 }
 
-/// Why there was no decision, as the log has it; the caller is told nothing of it.
+/// The logged reason of a missing decision, which callers are not told.
 pub(crate) fn unanswered(decision: Result<Decision, PolicyError>) -> String {
     let error = match decision {
         Ok(decision) => panic!("{decision:?}"),

@@ -21,12 +21,12 @@ use prost::Message as _;
 use prost_types::FileDescriptorSet;
 use serde_json::json;
 
-/// What a cell of the table says.
+/// The result in a cell of the table.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Outcome {
     Answered,
     Refused(Code, &'static str),
-    /// Asked for credentials, before the method is looked at.
+    /// Credentials are required, before the method is dispatched.
     Challenged,
 }
 use Outcome::*;
@@ -71,7 +71,7 @@ const SERVING: [Row<{ Certificate::ALL.len() }>; 12] = [
     row(KmsClearImageCache, Ask::Empty, [BAD_TOKEN, BAD_TOKEN, BAD_TOKEN, BAD_TOKEN]),
 ];
 
-/// A KMS without keys. Columns: plain HTTP, then over TLS as above; no certificate makes a difference.
+/// A KMS without keys. Columns: plain HTTP, then over TLS as above; certificates make no difference.
 const ONBOARDING: [Row<{ 1 + Certificate::ALL.len() }>; 6] = [
     row(Bootstrap, Ask::Valid, [Answered, Answered, Answered, Answered, Answered]),
     row(Bootstrap, Ask::Again, [BOOTSTRAPPED, BOOTSTRAPPED, BOOTSTRAPPED, BOOTSTRAPPED, BOOTSTRAPPED]),
@@ -81,7 +81,8 @@ const ONBOARDING: [Row<{ 1 + Certificate::ALL.len() }>; 6] = [
     row(Finish, Ask::Valid, [Answered, Answered, Answered, Answered, Answered]),
 ];
 
-/// A KMS without keys that asks for its onboarding token, plain or over TLS. Columns: none, a wrong one, the right one.
+/// A KMS without keys that requires its onboarding token, plain or over TLS. Columns: no token, a wrong one,
+/// the right one.
 const GUARDED_ONBOARDING: [Row<{ Credential::ALL.len() }>; 4] = [
     row(Bootstrap, Ask::Valid, [NO_TOKEN, WRONG_TOKEN, Answered]),
     row(Method::Onboard, Ask::Valid, [NO_TOKEN, WRONG_TOKEN, Answered]),
@@ -110,7 +111,7 @@ const ADMIN: [Row<{ Credential::ALL.len() }>; 13] = [
 const ADMIN_OVER_TLS: [Row<{ Certificate::ALL.len() }>; 1] =
     [row(AdminGetKmsKey, Ask::Valid, [NO_EVIDENCE, NO_EVIDENCE, NO_KMS, Answered])];
 
-/// The proto file's methods: service and name.
+/// The methods of the proto file: service and name.
 fn declared() -> Vec<(String, String)> {
     let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the descriptor set");
     let services = set.file.iter().filter(|file| file.package() == "kms").flat_map(|file| &file.service);
@@ -154,7 +155,7 @@ fn every_method_of_the_proto_file_has_its_lines_here() {
     );
 }
 
-/// The outcomes of a method's line.
+/// The outcomes in a method's line.
 fn line<const COLUMNS: usize>(table: &[Row<COLUMNS>], method: Method, ask: Ask) -> [Outcome; COLUMNS] {
     let row = table.iter().find(|row| row.method == method && row.ask == ask);
     row.unwrap_or_else(|| panic!("no line for {method:?} {ask:?}")).expected
@@ -209,7 +210,7 @@ fn the_access_that_a_method_declares_is_the_access_that_its_lines_show() {
     }
 }
 
-/// Calls in one codec and compares what is told with the table.
+/// Makes the calls in one codec and compares the results with the table.
 async fn check(
     to: &mut Line,
     codec: Codec,
@@ -255,7 +256,7 @@ async fn a_kms_with_keys_answers_each_caller_as_the_table_says() {
     }
 }
 
-/// A method that works once needs a KMS of its own for each time that it is to work.
+/// Whether a method that succeeds only once needs another KMS for each success.
 fn works_once(method: Method, expected: Outcome) -> bool {
     matches!(method, Bootstrap | Method::Onboard) && expected == Answered
 }
@@ -340,7 +341,7 @@ async fn the_admin_listener_answers_each_caller_as_the_table_says() {
                 let message = fixtures.message(row.method, row.ask);
                 check(&mut to, codec, row.method, &message, credential, row.expected[column]).await;
             }
-            // Right credentials between the wrong ones: this is about access, not about lockouts.
+            // Right credentials between the wrong ones, so that no lockout interferes.
             let message = Message::empty();
             check(&mut to, Codec::Json, ListFrozen, &message, Credential::Right, Answered).await;
         }
@@ -392,7 +393,7 @@ async fn no_verb_and_no_path_gets_around_the_credentials_of_the_admin_listener()
     assert!(world.path("images/images/aa").exists(), "nothing was cleared");
 }
 
-/// A connection to what serves `service`, with the credentials that it asks for.
+/// A connection to the listener of `service`, with the required credentials.
 struct Open<'a> {
     service: Service,
     caller: &'a Caller,
@@ -408,7 +409,8 @@ impl Open<'_> {
     }
 }
 
-/// Each service as its callers reach it: a KMS with keys, one without, plain and over TLS, and the admin listener.
+/// Visits each service as its callers reach it: a KMS with keys, one without keys (plain and over TLS), and
+/// the admin listener.
 async fn each_listener(serving: &World, onboarding: &World, visit: impl AsyncFn(Open<'_>)) {
     let admin = Caller::new(serving.admin_address().await).plain().http2();
     for (service, caller, credential) in [
@@ -421,7 +423,7 @@ async fn each_listener(serving: &World, onboarding: &World, visit: impl AsyncFn(
     }
 }
 
-/// The statuses of a route's row, with the credentials of `Credential::ALL`: refused before anything is looked at, or not.
+/// Whether a route of this access accepts the credentials.
 fn is_let_in(access: Access, credential: Credential) -> bool {
     match access {
         Access::Open => true,
@@ -580,7 +582,7 @@ async fn too_many_requests_are_refused_in_the_words_of_each_protocol() {
     }
 }
 
-/// Requests counted so far, by method and status.
+/// The requests counted so far, by method and status.
 async fn counted(world: &World) -> BTreeMap<(String, String), u64> {
     let exposition = world.caller().get("/metrics").await;
     let counts = exposition.text().lines().filter_map(|line| {
@@ -591,7 +593,7 @@ async fn counted(world: &World) -> BTreeMap<(String, String), u64> {
     counts.collect()
 }
 
-/// The requests to one method, whatever their status.
+/// The requests to one method, of any status.
 fn of_method(counts: &BTreeMap<(String, String), u64>, name: &str) -> u64 {
     counts.iter().filter(|((method, _), _)| method == name).map(|(_, count)| count).sum()
 }
@@ -617,9 +619,9 @@ async fn each_call_is_counted_once_under_its_methods_name() {
     let after = counted(&world).await;
 
     let calls = |row: &cvm_kms::api::Row| match row.method {
-        // Once more each to get here.
+        // One more each, because the setup calls them.
         Bootstrap | Finish => 4,
-        // Two services may have one of the same name.
+        // Two services may have a method of the same name.
         _ => 3 * METHODS.iter().filter(|other| other.name == row.name).count() as u64,
     };
     for row in &METHODS {
@@ -638,7 +640,8 @@ async fn each_call_is_counted_once_under_its_methods_name() {
     }
 }
 
-/// Every secret that this KMS could give to the allowed app or to a replica, in every form that an answer could have.
+/// Every secret that this KMS could release to the allowed app or to a replica, in every form that a response
+/// could have.
 fn secrets(fixtures: &Fixtures) -> Vec<Vec<u8>> {
     let root = fixtures.world.root_keys();
     let app = fixtures.app();

@@ -38,7 +38,7 @@ fn basic(text: &str) -> String {
     format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text))
 }
 
-/// 401, no body, and how to ask.
+/// 401 without a body, and the challenge.
 fn is_challenged(answer: &Answer, what: &str) {
     assert_eq!((answer.status, answer.body.len()), (401, 0), "{what}: {answer:?}");
     assert_eq!(answer.header("www-authenticate"), "Basic realm=\"dstack-kms admin\"", "{what}");
@@ -145,7 +145,7 @@ async fn behind_the_credentials_there_is_one_method() {
     }
 }
 
-/// What is left in the cache.
+/// The files left in the cache.
 fn left(world: &World) -> Vec<&'static str> {
     [
         "images/images/aa11",
@@ -196,7 +196,7 @@ async fn the_older_method_on_the_main_port_has_its_token_inside() {
     let hash = hex::encode(Sha256::digest(b"old token"));
     let world = with_cache(&format!("core.admin_token_hash = \"{hash}\"")).await;
     let wrong = (400, "Invalid token".to_owned());
-    // At a time, for wrong ones are slowed down.
+    // Concurrently, because wrong tokens are slowed down.
     let asked = ["", "Old token", "old token ", &hash, ADMIN_TOKEN].map(async |token| {
         let body = json!({ "token": token, "image_hash": "all", "config_hash": "all" });
         assert_eq!(world.caller().json("ClearImageCache", body.clone()).await.refusal(), wrong, "{token}");
@@ -211,7 +211,7 @@ async fn the_older_method_on_the_main_port_has_its_token_inside() {
             (400, "Invalid token"),
             "{token}"
         );
-        // A token in a header is for the other listener.
+        // A token in a header is for the admin listener.
         let with_header = with(json("ClearImageCache", body), "x-admin-token", "old token");
         assert_eq!(world.caller().send(with_header).await.refusal(), wrong);
     });
@@ -225,7 +225,7 @@ async fn the_older_method_on_the_main_port_has_its_token_inside() {
     let answer = world.caller().get("/prpc/ClearImageCache?token=old%20token&config_hash=cc33").await;
     assert_eq!((answer.status, answer.body.len()), (200, 0));
     assert_eq!(left(&world), ["bb22", "dd44.json"]);
-    // Field 2 is the image here, and the configuration in the admin service's message.
+    // Field 2 is the image here, but the configuration in the admin service's message.
     let request = LegacyClearImageCacheRequest {
         token: "old token".to_owned(),
         image_hash: "bb22".to_owned(),
@@ -474,7 +474,7 @@ async fn what_changes_something_is_not_done_by_a_link_or_by_another_sites_page()
         let answer = caller.send(with(freeze(), "origin", origin)).await;
         assert_eq!(answer.refusal().0, 403, "{origin}");
     }
-    // An image on a page, a link in a mail: a browser adds the password that it keeps.
+    // An image on a page or a link in a mail: the browser adds the stored password.
     let kept = basic(&format!("{ADMIN_TOKEN}:"));
     for (headers, status) in [
         (&[("sec-fetch-site", "cross-site"), ("sec-fetch-dest", "image")][..], 403),
@@ -492,7 +492,7 @@ async fn what_changes_something_is_not_done_by_a_link_or_by_another_sites_page()
             assert_eq!(answer.status, status, "{verb} {headers:?}: {answer:?}");
         }
     }
-    // What only shows something may be opened in a browser, though not by other pages.
+    // Methods that change nothing may be opened in a browser, but not by other pages.
     let typed = with(authorized(request("GET", "/prpc/ListFrozen", "")), "sec-fetch-site", "none");
     assert_eq!(caller.send(typed).await.status, 200);
     let framed = with(authorized(request("GET", "/prpc/ListFrozen", "")), "sec-fetch-site", "cross-site");
@@ -502,7 +502,7 @@ async fn what_changes_something_is_not_done_by_a_link_or_by_another_sites_page()
     assert_eq!(caller.send(with(freeze(), "origin", &own)).await.status, 200);
 }
 
-/// A KMS with keys whose admin listener speaks HTTPS by these files.
+/// A KMS with keys whose admin listener serves HTTPS with these files.
 async fn over_https(key: &str, certs: &str, more: &str, prepare: impl FnOnce(&World)) -> World {
     let mut world = World::stopped_with("").await;
     prepare(&world);
@@ -514,7 +514,7 @@ async fn over_https(key: &str, certs: &str, more: &str, prepare: impl FnOnce(&Wo
     world
 }
 
-/// What the admin listener shows.
+/// The certificate of the admin listener.
 async fn shown(world: &World) -> Vec<u8> {
     let line = Caller::new(world.admin_address().await).connect().await.expect("a connection");
     line.server_certificate.expect("a certificate").to_vec()
@@ -550,7 +550,7 @@ async fn a_missing_certificate_is_issued_by_our_root_attested_and_again_at_each_
         }
         world.start().await.expect("it starts again");
     }
-    // Removed, it is made again for the same key; without its key it is not.
+    // If the certificate is removed, it is made again for the same key; without its key it is not.
     fs::remove_file(world.path("made/admin.crt")).expect("removed");
     world.start().await.expect("it starts");
     assert_eq!(ra_tls::spki_of(&shown(&world).await).expect("a key"), before.expect("a key").0);
@@ -597,7 +597,7 @@ async fn an_operators_own_certificate_is_used_as_it_is_and_must_fit_its_key() {
         world.configure(&format!("core.admin.tls = {{ key = {key_file:?}, certs = {certs_file:?} }}"));
         let text = toml::to_string(&world.config).expect("TOML");
         let (config, _) = Config::from_toml(&text).expect("a configuration");
-        // The guest agent, which it asks, is served by this thread.
+        // The guest agent that the preflight calls is served by this thread.
         let preflight = tokio::task::spawn_blocking(move || Preflight::of(&config)).await.expect("an answer");
         let problems: Vec<String> = preflight.problems.iter().map(ToString::to_string).collect();
         assert!(problems.iter().any(|problem| problem.starts_with(expected)), "{what}: {problems:?}");

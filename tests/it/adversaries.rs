@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::support::source::{Cluster, Source};
 use crate::support::{Answer, World};
 
-/// What every failure of a handover begins with.
+/// The prefix of every failed handover.
 const PREFIX: &str = "Failed to onboard: ";
 
 async fn onboard(replica: &World, url: &str) -> Answer {
@@ -26,7 +26,7 @@ async fn onboard(replica: &World, url: &str) -> Answer {
     replica.caller().plain().json("Onboard", body).await
 }
 
-/// Nothing of a handover is left: no key, no half of a commit, no line about keys.
+/// Nothing of a handover is stored: no key, no part of a commit, no record about keys.
 fn nothing_is_kept(replica: &World, what: &str) {
     let left: Vec<_> = fs::read_dir(replica.path("certs"))
         .expect("the key directory")
@@ -41,21 +41,21 @@ fn nothing_is_kept(replica: &World, what: &str) {
     assert!(replica.audited("keys_received").is_empty(), "{what}");
 }
 
-/// A KMS that is allowed: what a genuine source runs.
+/// The CVM of an allowed KMS, as of a genuine source.
 fn kms(platform: &Arc<Platform>) -> Arc<Cvm> {
     Cvm::builder(platform).app_id([0xca; 20]).stage(Stage::Ready).build()
 }
 
-/// One way in which a handover fails.
+/// A handover that fails.
 struct Case {
     what: &'static str,
     source: Source,
     status: u16,
-    /// How the reason begins.
+    /// The beginning of the reason.
     text: String,
 }
 
-/// Onboards from each source in turn, and at last from one that is as it should be.
+/// Onboards from each source in turn, and then from a genuine one.
 async fn each_is_refused(replica: &World, cases: Vec<Case>) {
     let mut wrong = Vec::new();
     for Case { what, source, status, text } in cases {

@@ -47,7 +47,7 @@ async fn kms_004_get_meta_describes_the_kms_to_anyone_and_says_whether_images_ar
     assert_eq!(verifying.k256_pubkey, first.k256_pubkey);
 }
 
-/// An allowed app, and a request of its that asks for everything.
+/// An allowed app, and its request for everything that it may have.
 async fn signing() -> (World, Arc<Cvm>, P256Key, Csr) {
     let world = World::ready().await;
     let app = world.app(1);
@@ -106,13 +106,13 @@ async fn keys_certs_004_a_leaf_states_what_was_verified() {
     assert_eq!(info.device_id, world.platform.device_id(), "32 bytes, of the PPID");
     assert_eq!(info.os_image_hash, app.os_image_hash());
     assert_eq!(ra_tls::special_usage(&leaf).expect("readable").as_deref(), Some("app:custom"));
-    // The request's configuration is the one in the evidence, or nothing is signed.
+    // Nothing is signed if the request's configuration differs from the one in the evidence.
     let other = Cvm::builder(&world.platform).os_image_hash([9; 32]).build();
     let request = sign_cert_request(&csr, &key, other.vm_config());
     assert_eq!(sign(&world, &request).await.status, 403);
 }
 
-/// Evidence of each platform that is not implemented, with the name that its refusal has.
+/// Evidence of each platform that is not implemented, with its name in the refusal.
 fn other_platforms() -> [(&'static str, Platform); 4] {
     let tpm = TpmQuote {
         message: vec![1],
@@ -133,7 +133,8 @@ fn other_platforms() -> [(&'static str, Platform); 4] {
     ]
 }
 
-/// Nothing is released to these platforms, whatever the gates say, and a TDX guest is served afterwards.
+/// Nothing is released to these platforms, even with their settings on, and a TDX guest is still served
+/// afterwards.
 async fn are_refused_by_name(names: &[&str]) {
     let gates = "core.sev_snp_key_release = true\ncore.aws_nitro_tpm_key_release = true\n\
                  core.nitro_enclave_key_release = true";
@@ -189,7 +190,7 @@ async fn attestatio_005_a_file_of_the_released_peer_starts_and_serves() {
     let (key, crt) = (path("admin.key"), path("admin.crt"));
     let rest = ["-subj", "/CN=localhost", "-keyout", &key, "-out", &crt];
     run("openssl", &[&arguments[..], &rest].concat(), "").await.expect_ok();
-    // Paths, and the addresses of what stands around it; nothing else.
+    // Only paths and addresses of the test's surroundings are replaced.
     let text = RELEASED_0_6_0
         .replace("/etc/kms/certs/admin.", &path("admin."))
         .replace("/etc/kms/certs", certs.to_str().expect("text"))
@@ -198,7 +199,7 @@ async fn attestatio_005_a_file_of_the_released_peer_starts_and_serves() {
         .replace("port = 18000", "port = 0")
         .replace("port = 18001", "port = 0");
     world.config = text.parse().expect("TOML");
-    // What the environment says in the peer's suite.
+    // Set by the environment in the peer's suite.
     world.configure(&format!("core.attester.address = {:?}", world.agent.address()));
     let app = world.app(1);
     let mut keys = Vec::new();
@@ -209,7 +210,7 @@ async fn attestatio_005_a_file_of_the_released_peer_starts_and_serves() {
         let answer = app_key(&world, &app).await;
         assert_eq!(answer.status, 200, "{start}: {answer:?}");
         let mut answer = answer.message::<AppKeyResponse>();
-        // Each release has its own.
+        // Each release has its own receipt.
         assert!(answer.receipt.take().is_some(), "{start}");
         keys.push(answer);
         let replica = world.caller().shows(&Identity::self_issued(&world.replica()));
@@ -223,7 +224,7 @@ async fn attestatio_005_a_file_of_the_released_peer_starts_and_serves() {
     }
     assert_eq!(keys[0], keys[1]);
     assert_eq!(keys[0].gateway_app_id, "any");
-    // Unknown keys are refused here, with their name.
+    // Unknown keys are refused here, by name.
     for unknown in
         ["core.onboard.colour = 1", "core.attestation.colour = 1", "core.auth_api.webhook.colour = 1"]
     {
@@ -251,12 +252,12 @@ async fn keys_certs_008_two_counters_are_integers_and_count_good_and_bad_calls()
         assert_eq!(app_key(&world, &world.app(2)).await.status, 403);
     }
     assert_eq!(counters().await, [before[0] + 4, before[1] + 2]);
-    // Ours has metrics with labels and fractions beside them; the peer's have neither.
+    // Ours also has metrics with labels and fractions, which the peer has not.
     let metrics = world.caller().get("/metrics").await.text().to_owned();
     assert!(metrics.lines().any(|line| line.starts_with("cvm_kms_requests_total{")));
 }
 
-/// A webhook that allows everybody, and says so of itself.
+/// A webhook that allows everyone, and describes itself.
 fn good(asked: &Asked) -> Reply {
     Reply::json(&match asked.verb.as_str() {
         "POST" => json!({"isAllowed": true, "gatewayAppId": "0xback", "reason": ""}),
@@ -267,7 +268,7 @@ fn good(asked: &Asked) -> Reply {
     })
 }
 
-/// A KMS that asks this webhook about apps only, and waits for two seconds.
+/// A KMS that uses this webhook for apps only, with a timeout of two seconds.
 async fn asking(server: &FaultServer) -> World {
     let webhook = format!("url = \"{}\", timeout = \"2s\"", server.url());
     World::ready_with(&format!(
@@ -286,7 +287,7 @@ async fn keys_certs_008_get_meta_answers_while_the_webhook_is_silent_and_keys_ar
     let began = Instant::now();
     assert_eq!(app_key(&world, &app).await.status, 503);
     assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
-    // The peer's fails here. Ours never asks anyone for it.
+    // The peer's fails here. Ours never calls the backend for it.
     let answer = world.caller().json("GetMeta", json!({})).await;
     assert_eq!(answer.status, 200, "{answer:?}");
 }
@@ -356,7 +357,7 @@ async fn auth_001_the_allowlist_is_read_again_and_fails_closed() {
         world.allowlist.write_text(broken);
         assert_ne!(ask().await.status, 200, "{broken:?}");
     }
-    // A KMS without devices is denied too.
+    // A KMS without a device id is denied too.
     world.allowlist.write_text(&good);
     world.allowlist.change(|rules| {
         rules["kms"]["allowAnyDevice"] = json!(false);

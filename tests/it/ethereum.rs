@@ -54,7 +54,7 @@ async fn a_kms_is_denied_for_each_reason_in_order_and_then_allowed() {
     chain.send(chain.kms, crate::anvil::addKmsDeviceCall { device: word(&info.device_id) }).await;
 
     assert_eq!(allowed(chain.decide(Subject::Kms(&info)).await), "0xgateway");
-    // What allows a KMS allows no app.
+    // Permission for a KMS allows no app.
     assert_eq!(chain.denial(Subject::App(&info)).await.code.name(), "app_not_registered");
 }
 
@@ -189,7 +189,7 @@ async fn an_app_whose_contract_fails_gets_no_answer_and_harms_nobody_else() {
         ("WordyApp", 4097_u64.abi_encode(), "the contract returned a text of more than 4096 bytes"),
         ("WordyApp", 40_000_u64.abi_encode(), "an answer of more than 65536 bytes"),
         ("Parrot", vec![], "the contract call failed"),
-        // A KMS is no app.
+        // A KMS contract is not an app contract.
         ("DstackKms", vec![], "App not registered"),
     ] {
         let bad = chain.app(contract, &arguments).await;
@@ -201,7 +201,7 @@ async fn an_app_whose_contract_fails_gets_no_answer_and_harms_nobody_else() {
             decision => assert!(unanswered(decision).contains(expected), "{contract}"),
         }
         assert!(began.elapsed() < TOTAL);
-        // Its failure says nothing about the node.
+        // The contract's failure is not the node's.
         assert_eq!(policy.last_error(), None);
         assert_eq!(allowed(policy.decide(Subject::App(&good)).await), "0xgateway");
     }
@@ -306,7 +306,7 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
     ))
     .await;
 
-    // What an operator sees, and does.
+    // The operator's view and actions.
     let own = world.caller().plain().json("GetAttestationInfo", json!({})).await.value();
     assert_eq!(own["kms_contract_address"], chain.kms.to_string());
     assert_eq!(own["eth_rpc_url"], format!("http://{}", node.address()));
@@ -329,7 +329,7 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
     let app = Cvm::builder(&world.platform).app_id(contract.into()).compose_hash([7; 32]).build();
     let identity = world.attested(&app).await;
     let ask = async || world.caller().shows(&identity).json("GetAppKey", json!({})).await;
-    // A change counts once its block is the newest that is known, a second later at most.
+    // A change takes effect once its block is the newest known one, at most a second later.
     let refused = async |status: u16| {
         Some(ask().await).filter(|answer| answer.status == status).map(|answer| answer.refusal().1)
     };
@@ -360,7 +360,7 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
     })
     .await;
 
-    // This KMS itself is revoked, each time after nobody has called for a while.
+    // This KMS itself is revoked, each time after a pause without calls.
     let image = measured("os_image_hash");
     let temp_ca = async |status: u16| {
         let answer = world.caller().json("GetTempCaCert", json!({})).await;
@@ -379,7 +379,7 @@ async fn an_operator_allows_a_kms_and_an_app_on_the_chain_and_nobody_else_has_ke
     waits.sort_unstable();
     assert!(waits[1] < Duration::from_secs(1), "{waits:?}");
 
-    // What was allowed is revoked, and then the node is gone.
+    // A permission is revoked, and then the node is gone.
     chain.send(contract, crate::anvil::removeComposeHashCall { hash: B256::repeat_byte(7) }).await;
     until_denied("Compose hash not allowed").await;
     node.suffer(Fault::Down).await;

@@ -24,7 +24,7 @@ async fn new_event(world: &World, body: &str) -> Answer {
         .await
 }
 
-/// What `/api/v1/events` says with this query, once it says `count` events, or after ten seconds.
+/// The response of `/api/v1/events` to this query, once it has `count` events or after ten seconds.
 async fn found(world: &World, query: &str, count: usize) -> Vec<Value> {
     for _ in 0..200 {
         let answer = get(world, &format!("/api/v1/events?{query}")).await;
@@ -65,7 +65,7 @@ async fn what_happens_is_read_as_lines_and_as_json() {
     assert_eq!(get(&world, "/logs?limit=1").await.text().lines().count(), 1);
     assert_eq!(get(&world, "/api/v1/events?format=text&limit=1").await.text(), format!("{time} {message}\n"));
 
-    // Page by page, all of it once.
+    // Page by page, each event once.
     let all: Vec<_> = world.audit().iter().map(|record| record["seq"].as_u64().expect("a number")).collect();
     let (mut seen, mut path) = (Vec::new(), "/api/v1/events?limit=2".to_owned());
     loop {
@@ -116,7 +116,7 @@ async fn operators_report_events_that_do_not_look_like_ours() {
     let logs = get(&world, "/logs?source=api").await;
     assert_eq!(logs.text().lines().count(), 4);
     assert!(logs.text().lines().all(|line| line.contains(" [api, token] ")), "{logs:?}");
-    // In the ledger as everything else.
+    // In the ledger like all other records.
     assert_eq!(world.audited("reported").len(), 4);
 
     for (body, status, text) in [
@@ -220,7 +220,7 @@ async fn a_stream_tells_what_happens_and_goes_on_where_it_ended() {
     let mut stream = open(&world, "?type=reported&limit=2", Some(first)).await;
     let text = read_until(&mut stream, "0\r\n\r\n");
     assert!(text.contains("second") && text.contains("third") && !text.contains("first"), "{text}");
-    // From the index, because it was before this start.
+    // From the index, because it is older than this start.
     world.stop().await;
     world.start().await.expect("it starts");
     let mut stream = open(&world, "?type=reported&limit=3", Some(0)).await;
@@ -259,7 +259,7 @@ async fn what_programs_write_into_the_pipe_is_recorded() {
     assert_eq!((&events[0]["message"], &events[0]["type"]), (&"hello world".into(), &"reported".into()));
     let logs = get(&world, "/logs?source=pipe").await;
     assert!(logs.text().ends_with(" [pipe] [api, token] keys were released\u{fffd}\n"), "{logs:?}");
-    // A flood is taken and counted; nobody is held up by it.
+    // A flood is read and counted, and blocks nobody.
     write("x\n".repeat(200_000).into_bytes()).await.expect("written");
     let events = found(&world, "source=pipe&limit=1000", 100).await;
     assert_eq!(events.len(), 100, "no more at once");

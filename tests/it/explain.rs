@@ -14,7 +14,7 @@ use kms_attest::p256::P256Key;
 use kms_simulator::{Cvm, TcbLevel};
 use serde_json::{Value, json};
 
-/// What a refused caller can look up: code and id, the same in body and header.
+/// Code and id of a refusal, which must be the same in body and header.
 fn reference(answer: &Answer) -> (String, String) {
     let value = answer.value();
     let text = |key: &str| value[key].as_str().unwrap_or_else(|| panic!("{key}: {answer:?}")).to_owned();
@@ -42,14 +42,14 @@ fn rules(world: &World) -> Value {
     serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("allowlist")).expect("JSON")
 }
 
-/// A way to be refused.
+/// A refusal.
 struct Case {
     name: &'static str,
-    /// What the caller runs, and what the allowlist says of it.
+    /// The caller's CVM, and the allowlist's entry for it.
     arrange: fn(&World) -> Arc<Cvm>,
     code: &'static str,
     step: &'static str,
-    /// Whether pasting the remedy lets the caller pass.
+    /// Whether merging the remedy allows the caller.
     is_healed: bool,
 }
 
@@ -152,7 +152,7 @@ const CASES: [Case; 9] = [
     },
 ];
 
-/// What is told live, what is explained, and what is recorded are the same, and the remedy is one.
+/// The live error, the explanation and the record agree, and the remedy works.
 #[tokio::test]
 async fn what_is_explained_is_what_happens_and_what_it_proposes_helps() {
     for case in &CASES {
@@ -204,7 +204,7 @@ async fn what_is_explained_is_what_happens_and_what_it_proposes_helps() {
         assert_eq!((&recorded["code"], &recorded["step"]), (&json!(case.code), &json!(case.step)), "{name}");
         assert_eq!(recorded["denial_id"], json!(id), "{name}");
 
-        // An operator pastes what is proposed.
+        // An operator merges the remedy.
         if case.is_healed {
             assert!(!explanation.remedies.is_empty(), "{name}");
             let fragment: Value = serde_json::from_str(&explanation.allowlist_fragment).expect("JSON");

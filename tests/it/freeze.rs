@@ -24,7 +24,7 @@ fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
-/// The scopes that an app is in, with their values.
+/// The scopes that apply to an app, with their values.
 fn scopes_of(cvm: &Cvm) -> [(&'static str, Vec<u8>); 5] {
     [
         ("app", cvm.app_id().to_vec()),
@@ -44,7 +44,7 @@ fn sign_request(cvm: &Cvm) -> Value {
         .expect("JSON")
 }
 
-/// What an app is told that is stopped by a freeze.
+/// The error for an app that is frozen.
 fn is_frozen(answer: &Answer, prefix: &str) {
     assert_eq!(answer.refusal(), (403, format!("{prefix}{TOLD}")), "{answer:?}");
     assert_eq!(answer.value()["code"], "frozen", "{answer:?}");
@@ -110,13 +110,13 @@ async fn each_scope_stops_every_release_to_who_is_in_it_and_nothing_else() {
     }
 }
 
-/// One request, when it was sent and how it ended.
+/// A request: when it was sent, and its result.
 struct Sent {
     at: Instant,
     answer: Answer,
 }
 
-/// Asks again and again on one connection until `until`.
+/// Sends requests on one connection until `until`.
 async fn asking(
     caller: Caller,
     method: &'static str,
@@ -133,7 +133,7 @@ async fn asking(
     sent
 }
 
-/// Many callers at once while the freeze comes: none that asked after the answer gets anything.
+/// Many concurrent callers during a freeze: no request sent after the response succeeds.
 #[tokio::test(flavor = "multi_thread", worker_threads = 4)]
 async fn no_request_that_begins_after_the_answer_gets_anything() {
     let world = World::ready().await;
@@ -157,7 +157,7 @@ async fn no_request_that_begins_after_the_answer_gets_anything() {
                 callers.spawn(asking(replica, "GetKmsKey", json!({}), until.clone()));
             }
         }
-        // Until releases flow, however slow this machine is.
+        // Waits for releases, however slow this machine is.
         let released =
             |events: &[Value]| events.iter().filter(|event| event["event"] == "app_key_released").count();
         let before = released(&world.audit());
@@ -178,7 +178,7 @@ async fn no_request_that_begins_after_the_answer_gets_anything() {
     }
 }
 
-/// A webhook that allows everyone, apps only when it is let go.
+/// A webhook that allows everyone, but apps only when the test permits it.
 async fn held_webhook() -> (SocketAddr, Arc<Semaphore>, Arc<Semaphore>) {
     let (asked, go) = (Arc::new(Semaphore::new(0)), Arc::new(Semaphore::new(0)));
     let (asking, going) = (Arc::clone(&asked), Arc::clone(&go));
@@ -354,7 +354,7 @@ async fn a_kms_that_does_not_know_what_is_frozen_does_not_start() {
 
 #[tokio::test]
 async fn a_frozen_replica_still_freezes_the_next() {
-    // Keys that go to a replica are keys that leave: the source's freeze counts, whatever the replica thinks.
+    // A handover to a replica is a release: the source's freeze applies, not the replica's.
     let world = World::ready().await;
     let operator = Operator::of(&world).await;
     operator.freeze("kms", &[]).await;

@@ -9,14 +9,14 @@ use proptest::prelude::*;
 use proptest::sample::Index;
 use proptest::test_runner::{Config, TestRunner};
 
-// A crate of its own in `fuzz/`, where these are public.
+// A crate of its own in `fuzz/`, where these items are public.
 #[allow(unreachable_pub)]
 #[path = "../../fuzz/src/lib.rs"]
 mod entry;
 
 use entry::TARGETS;
 
-/// The largest corpus that belongs into a repository, in bytes.
+/// The largest corpus in the repository, in bytes.
 const MAX_CORPUS: usize = 300 * 1024;
 
 /// How many inputs of each kind a target gets; `cargo fuzz` gives it more.
@@ -66,7 +66,7 @@ fn the_corpus_is_small() {
 fn every_input_of_the_corpus_passes() {
     for (target, run) in TARGETS {
         for (name, input) in corpus(target) {
-            // Shown if the test fails.
+            // Printed only if the test fails.
             println!("{target}/{name}");
             run(&input);
         }
@@ -115,7 +115,7 @@ enum Mutation {
     Remove(Index, usize),
     Repeat(Index, usize),
     Truncate(Index),
-    /// From here on as another input from there on.
+    /// Continues from here like another input from there.
     Splice(Index, Vec<u8>, Index),
 }
 
@@ -160,7 +160,7 @@ impl Mutation {
     }
 }
 
-/// Does nothing to an empty input.
+/// Leaves an empty input alone.
 fn place(at: &Index, input: &mut Vec<u8>, change: impl FnOnce(&mut Vec<u8>, usize)) {
     if !input.is_empty() {
         let at = at.index(input.len());

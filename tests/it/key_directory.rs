@@ -28,8 +28,8 @@ fn bytes(value: &Value) -> Vec<u8> {
     hex::decode(text(value)).expect("hex")
 }
 
-/// The directory of a KMS that the peer bootstrapped, as it leaves it: the four keys 0600, everything else by the usual
-/// umask, the directory too.
+/// The directory as the peer leaves it after bootstrap: the four keys with mode 0600, everything else with
+/// the usual umask, including the directory.
 fn written_by_the_peer(world: &World, keys: &Value) {
     let certificates = vectors("certs.json");
     let certificate = |name: &str| {
@@ -125,8 +125,8 @@ async fn a_directory_that_the_peer_wrote_starts_and_serves_its_keys() {
     }
 }
 
-/// What the peer's reader demands of a P-256 key file: one PEM block, lines of 64 characters that end in LF, and in it
-/// exactly the 138 bytes of PKCS#8 version 0 without the curve's second name and with the public key.
+/// The peer's parser requires of a P-256 key file: one PEM block, lines of 64 characters that end in LF, and
+/// in it exactly the 138 bytes of PKCS#8 version 0 without the curve's second name and with the public key.
 fn is_key_file_of_the_peer(text: &str) -> bool {
     let Some(body) = text
         .strip_prefix("-----BEGIN PRIVATE KEY-----\n")
@@ -146,11 +146,11 @@ fn is_key_file_of_the_peer(text: &str) -> bool {
         && der[68..74] == [0xa1, 0x44, 0x03, 0x42, 0x00, 0x04]
 }
 
-/// Every rule by which the peer reads a directory.
+/// Checks every rule by which the peer reads a directory.
 async fn is_read_by_the_peer(world: &World, domain: &str, statement: Option<&BootstrapResponse>) {
     let keys = ["root-ca.key", "tmp-ca.key", "rpc.key", "root-k256.key"];
     let certificates = ["root-ca.crt", "tmp-ca.crt", "rpc.crt"];
-    // "Keys exist" where all seven are there.
+    // The keys exist for the peer if all seven files do.
     for name in keys.iter().chain(&certificates).chain(&["rpc-domain"]) {
         let metadata = fs::symlink_metadata(world.key_file(name)).expect("a file");
         assert!(metadata.is_file(), "{name}");

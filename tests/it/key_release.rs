@@ -17,7 +17,7 @@ use secp256k1::Message;
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use serde_json::json;
 
-/// The public key whose signature over `digest` this is: `r ‖ s ‖ v`.
+/// The public key that made this signature over `digest`: `r ‖ s ‖ v`.
 fn signer(digest: [u8; 32], signature: &[u8]) -> Vec<u8> {
     assert_eq!(signature.len(), 65);
     assert!(signature[64] <= 1, "the recovery id is 0 or 1, not 27 or 28");
@@ -185,7 +185,7 @@ async fn without_evidence_there_are_no_keys_however_one_asks() {
     assert!(world.audited("app_key_released").is_empty());
 }
 
-/// Evidence that is wrong in one way, and what its owner is told.
+/// Evidence with one fault each, and the caller's error.
 fn bad_evidence(world: &World) -> Vec<(&'static str, P256Key, Evidence, &'static str)> {
     let app = world.app(1);
     let bound = |key: &P256Key| ReportData::ra_tls(&key.spki_der());
@@ -456,7 +456,7 @@ async fn what_cannot_be_recorded_is_not_released() {
     assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
 }
 
-/// The value of a metric with its labels as given.
+/// The value of a metric with the given labels.
 async fn metric(world: &World, name: &str) -> f64 {
     let text = world.caller().get("/metrics").await;
     let line = text.text().lines().find_map(|line| line.strip_prefix(name)?.strip_prefix(' '));
@@ -465,7 +465,7 @@ async fn metric(world: &World, name: &str) -> f64 {
 
 #[tokio::test]
 async fn a_connection_is_verified_once_and_the_next_one_asks_nobody() {
-    // Without self-authorization nothing has been fetched before the first app comes.
+    // Without self-authorization nothing is fetched before the first app's request.
     let world = World::ready_with("core.enforce_self_authorization = false").await;
     let app = world.app(1);
     world.allow_app(&app);
@@ -518,7 +518,7 @@ async fn versions_and_configurations_that_do_not_fit_are_refused() {
     }
     let stated = json!({"os_image_hash": hex::encode([9; 32])}).to_string();
     let refusal = caller.json("GetAppKey", json!({"vm_config": stated})).await.refusal();
-    // The evidence has a copy, and what it says counts.
+    // The evidence has its own copy, which decides.
     let differs = "the vm_config of the request differs from the one in the attestation: os_image_hash";
     assert_eq!(refusal, (403, format!("App not allowed: {differs}")));
     assert_eq!(caller.json("GetAppKey", json!({"vm_config": app.vm_config()})).await.status, 200);
@@ -692,10 +692,10 @@ async fn keys_are_released_at_the_stages_that_are_configured_or_that_the_apps_en
             assert_eq!(stages, ["boot"], "{case}");
             let denied = eventually("its record", async || world.audited("denied").pop()).await;
             assert_eq!(denied["stage_rule"], rule.as_str(), "{case}");
-            // What was shown while booting is still good: its evidence is older than system-ready.
+            // Evidence from before system-ready is still accepted.
             assert_eq!(booting.json("GetAppKey", json!({})).await.status, 200, "{case}");
         }
-        // Certificates are for guests that run.
+        // Certificates are also issued to guests that have booted.
         let key = P256Key::generate();
         let request = certificate_request(&app, &key);
         assert_eq!(world.caller().json("SignCert", request).await.status, 200, "{case}");

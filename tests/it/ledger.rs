@@ -21,7 +21,7 @@ async fn meta(world: &World) -> GetMetaResponse {
     world.caller().json("GetMeta", json!({})).await.message()
 }
 
-/// What the receipt says was released, after all that a caller can verify of it.
+/// The record in a receipt, after every verification that a caller can make.
 async fn proven(world: &World, receipt: Option<&Receipt>) -> Value {
     let (meta, receipt) = (meta(world).await, receipt.expect("a receipt"));
     let text = format!("cvm-kms-log-key-v1:{}", meta.log_key);

@@ -17,7 +17,7 @@ use kms_simulator::{AgentMode, Cvm, Platform, Stage};
 use serde_json::{Value, json};
 use tokio::net::TcpStream;
 
-/// The files that hold, or make, keys.
+/// The files that contain keys or are derived from them.
 const FILES: [&str; 10] = [
     "root-ca.key",
     "root-k256.key",
@@ -31,7 +31,7 @@ const FILES: [&str; 10] = [
     "root-fingerprints.json",
 ];
 
-/// Which of [`FILES`] are there, and whatever else is beside the audit log and the numbers of collateral.
+/// Which of [`FILES`] exist, and any file beside the audit log and the collateral floors.
 fn key_files(world: &World) -> Vec<String> {
     let Ok(entries) = fs::read_dir(world.path("certs")) else { return Vec::new() };
     let names = entries.map(|entry| entry.expect("entry").file_name().into_string().expect("a name"));
@@ -580,7 +580,7 @@ async fn the_onboarding_token_guards_what_changes_state_and_nothing_else() {
     assert!(grpc.bootstrap(request).await.is_ok());
 }
 
-/// A KMS of its own machine state: on the same platform, in another OS image.
+/// A KMS on the same platform with another OS image.
 async fn other_image(toml: &str) -> World {
     let platform: Arc<Platform> = Platform::from_seed(b"integration tests");
     let cvm = Cvm::builder(&platform).app_id([0xca; 20]).os_image_hash([5; 32]).stage(Stage::Ready).build();
@@ -614,7 +614,7 @@ async fn a_replica_receives_the_keys_of_its_source_and_serves_the_same_apps() {
 
     let app = source.app(1);
     let mut keys = Vec::new();
-    // A certificate of the source's temporary CA is good at the replica, and the other way round.
+    // A certificate of the source's temporary CA is accepted by the replica, and vice versa.
     let identities = [source.attested(&app).await, replica.attested(&app).await];
     for world in [&source, &replica] {
         world.allow_app(&app);
@@ -751,7 +751,7 @@ async fn a_source_is_not_trusted_while_the_replicas_own_back_end_is_silent() {
 async fn keys_that_cannot_be_saved_are_told_and_received_again() {
     let source = World::ready().await;
     let replica = World::onboarding().await;
-    // A directory where a file belongs: nothing is written beside it.
+    // A directory in place of a file: nothing is written beside it.
     let in_the_way = replica.key_file("root-ca.crt");
     fs::create_dir(&in_the_way).expect("a directory");
     let refusal = onboard(&replica, &source).await.refusal();

@@ -52,7 +52,7 @@ fn archive(vectors: &Value) -> Vec<u8> {
     builder.into_inner().expect("tar").finish().expect("gzip")
 }
 
-/// A KMS that verifies images, and where it has them from.
+/// A KMS that verifies images, and the source of the images.
 struct Verifying {
     world: World,
     downloads: Arc<AtomicUsize>,
@@ -64,13 +64,14 @@ impl Verifying {
         Self::start_with("", "").await
     }
 
-    /// With TOML over its configuration, and shell commands before the ACPI program prints.
+    /// With TOML added to its configuration, and shell commands before the ACPI program prints.
     async fn start_with(toml: &str, before: &str) -> Self {
         let vectors = vectors();
         let tools = tempfile::tempdir().expect("temporary directory");
         let tables = hex::decode(text(&vectors["acpi_tables"])).expect("hex");
         fs::write(tools.path().join("tables"), tables).expect("tables");
-        // Written by a process of its own: a descriptor that another test's child inherits would keep it busy.
+        // Written by a process of its own, because a descriptor inherited by another test's child would keep
+        // it busy.
         let program = tools.path().join("acpi-tables");
         let script = format!("#!/bin/sh\n{before}\ncat {}/tables\n", tools.path().display());
         let shell = ["-c", "printf '%s' \"$1\" > \"$0\" && chmod +x \"$0\""];
@@ -89,7 +90,7 @@ impl Verifying {
         self.downloads.load(Ordering::SeqCst)
     }
 
-    /// A guest of a case of the vectors, with registers as `change` leaves them.
+    /// A guest of a case in the vectors, with registers as changed by `change`.
     fn guest(&self, case: &Value, change: impl FnOnce(&mut BootRegisters)) -> CvmBuilder {
         let config = VmConfig::parse(text(&case["vm_config"])).expect("vm_config");
         let mut expected: BootRegisters =
@@ -117,7 +118,7 @@ fn bearer() -> String {
     format!("Bearer {ADMIN_TOKEN}")
 }
 
-/// Answers every request with `body`, and counts them.
+/// Responds to every request with `body`, and counts them.
 async fn serve(body: Vec<u8>, count: Arc<AtomicUsize>) -> String {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
     let address = format!("http://{}", listener.local_addr().expect("address"));
@@ -257,7 +258,7 @@ async fn lite_evidence_is_verified_without_a_download() {
     let (status, told) = kms.app_key(&other).await.refusal();
     assert_eq!(status, 403);
     assert!(told.contains("MRs do not match: RTMR2 mismatch"), "{told}");
-    // A log that QEMU does not make of the VM.
+    // A log that QEMU would not make for this VM.
     let invented = kms.guest(&vectors()["lite"][0], |_| {}).build();
     kms.world.allow_app(&invented);
     let (status, told) = kms.app_key(&invented).await.refusal();

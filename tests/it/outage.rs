@@ -27,7 +27,7 @@ use tonic_health::pb::health_client::HealthClient;
 const NO_COLLATERAL: &str = "the collateral service does not answer, evidence cannot be verified now";
 const NO_POLICY: &str = "the authorization backend does not answer";
 
-/// Nothing here may take longer than this, whatever is silent.
+/// The limit of every operation here, whatever does not respond.
 const QUICK: Duration = Duration::from_secs(3);
 
 async fn within<T>(limit: Duration, what: &str, work: impl Future<Output = T>) -> T {
@@ -216,7 +216,7 @@ async fn a_missing_or_broken_allow_list_denies_everyone_until_it_is_back() {
     }
 }
 
-/// How the backend treats the next questions.
+/// How the backend responds to the next requests.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Mode {
     Allow,
@@ -228,7 +228,7 @@ enum Mode {
     Silent,
 }
 
-/// An authorization backend on loopback, as auth-simple speaks.
+/// An authorization backend on loopback with the protocol of auth-simple.
 struct BackEnd {
     url: String,
     state: Arc<State>,
@@ -266,7 +266,7 @@ impl BackEnd {
         *self.state.mode.lock().expect("no panic") = mode;
     }
 
-    /// What it was asked so far.
+    /// The requests so far.
     fn asked(&self) -> Vec<(String, Value)> {
         self.state.asked.lock().expect("no panic").clone()
     }
@@ -328,7 +328,7 @@ async fn the_back_end_decides_with_what_was_verified() {
     assert_eq!((&about["tcbStatus"], &about["advisoryIds"]), (&json!("UpToDate"), &json!([])));
     assert!(asked.iter().any(|(path, _)| path.ends_with("/bootAuth/kms")), "about ourselves");
 
-    // A certificate goes by the state at the end of booting, which a running app cannot change.
+    // For a certificate, the state at the end of booting decides, which a running app cannot change.
     let running =
         Cvm::builder(&world.platform).app_id([1; 20]).compose_hash([1; 32]).stage(Stage::Ready).build();
     let agent = GuestAgent::serve(&running, world.path("app.sock")).await.expect("a guest agent");
@@ -477,7 +477,8 @@ async fn grpc_health(world: &World, service: &str) -> ServingStatus {
     HealthClient::with_origin(channel, origin()).check(request).await.expect("health").into_inner().status()
 }
 
-/// Every probe says that nothing is released, and why; what only operators may know is on the admin listener alone.
+/// Every probe reports that nothing is released, and why; details for operators are on the admin listener
+/// only.
 async fn is_told_everywhere(world: &World, code: &str) {
     eventually(code, async || (not_ready(world).await == [code]).then_some(())).await;
     for service in ["", "kms.KMS"] {
@@ -506,7 +507,7 @@ async fn is_told_everywhere(world: &World, code: &str) {
     }
 }
 
-/// What makes everybody fail is listed for operators, under the id that a guest was given.
+/// A fault that affects everyone is listed for operators, under the id that a guest was told.
 async fn is_listed(world: &World, method: &str, code: &str) {
     let answer = world.caller().json(method, json!({})).await;
     let body = answer.value();

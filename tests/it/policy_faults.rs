@@ -18,13 +18,13 @@ use serde_json::{Value, json};
 
 const NO_POLICY: &str = "the authorization backend does not answer";
 
-/// The longest that a webhook is waited for.
+/// The longest wait for a webhook.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// What fails at once is answered in much less; machines that run tests are busy.
+/// Immediate failures take much less, but machines that run tests are busy.
 const QUICK: Duration = Duration::from_secs(8);
 
-/// A webhook that allows everything while nothing is wrong with it.
+/// A webhook that allows everything while it has no fault.
 fn good(asked: &Asked) -> Reply {
     Reply::json(&match asked.verb.as_str() {
         "POST" => json!({"isAllowed": true, "gatewayAppId": "0xback", "reason": ""}),
@@ -42,14 +42,14 @@ fn webhook(server: &FaultServer) -> String {
     )
 }
 
-/// What auth-eth answers while its node does not.
+/// The response of auth-eth while its node does not respond.
 fn denied_by_an_outage() -> Fault {
     let denial =
         json!({"isAllowed": false, "gatewayAppId": "", "reason": "authorization backend unavailable"});
     Fault::Page(200, denial.to_string().into_bytes())
 }
 
-/// What is logged on this thread, on which the KMS of a test runs.
+/// The log of this thread, on which the KMS of a test runs.
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
 
@@ -77,7 +77,7 @@ impl io::Write for Log {
     }
 }
 
-/// A KMS, who asks it, and what it has counted.
+/// A KMS, its callers, and its counts.
 struct Fixtures {
     world: World,
     app: Caller,
@@ -92,7 +92,7 @@ impl Fixtures {
         Self { world, app, replica }
     }
 
-    /// Lines about keys and certificates that left.
+    /// The number of records of releases.
     fn releases(&self) -> usize {
         let events = ["app_key_released", "kms_key_released", "certificate_issued"];
         self.world.audit().iter().filter(|line| events.iter().any(|event| line["event"] == *event)).count()
@@ -108,20 +108,20 @@ impl Fixtures {
         self.count(&format!("cvm_kms_policy_answers_total{{answer=\"{answer}\"}} ")).await
     }
 
-    /// Requests for keys that were answered with 503, by metrics.
+    /// Requests for keys that ended with 503, by metrics.
     async fn failed(&self) -> [u64; 2] {
         let app = "cvm_kms_requests_total{method=\"GetAppKey\",status=\"503\"} ";
         let kms = "cvm_kms_requests_total{method=\"GetKmsKey\",status=\"503\"} ";
         [self.count(app).await, self.count(kms).await]
     }
 
-    /// Denials, of any code, by metrics.
+    /// Denials of any code, by metrics.
     async fn denials(&self) -> usize {
         let metrics = self.world.caller().get("/metrics").await;
         metrics.text().lines().filter(|line| line.starts_with("cvm_kms_denials_total{")).count()
     }
 
-    /// Waits until keys flow.
+    /// Waits until keys are released.
     async fn recovered(&self, fault: &str) {
         eventually(&format!("keys after {fault}"), async || {
             (self.app.json("GetAppKey", json!({})).await.status == 200).then_some(())
@@ -129,7 +129,7 @@ impl Fixtures {
         .await;
     }
 
-    /// Both releases are refused as unavailable, in both protocols, and nothing of the backend is told.
+    /// Both releases are refused as unavailable in both protocols, without any text of the backend.
     async fn gets_nothing(&self, server: &FaultServer, fault: &str, limit: Duration) {
         let before = (self.releases(), self.answers("allowed").await, self.answers("unavailable").await);
         let failed = self.failed().await;
@@ -241,7 +241,7 @@ async fn grpc_callers_are_told_the_same() {
     }
 }
 
-/// One fault that only time tells; each has a KMS of its own, so that they can be waited for together.
+/// A fault that shows only by its delay; each has its own KMS, so that they can be waited for concurrently.
 async fn waited_for(fault: Fault) {
     let server = FaultServer::answering(good).await;
     let fixtures = Fixtures::new(&webhook(&server)).await;
@@ -290,7 +290,7 @@ async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
     let hanging = hex::encode([2; 20]);
     server.suffer_when(Fault::Hanging, move |asked| asked.json()["appId"] == hanging.as_str()).await;
     let other = fixtures.world.caller().shows(&Identity::self_issued(&fixtures.world.app(2)));
-    // More than one app may ask at once.
+    // More than one app may send requests at once.
     let waiting: Vec<_> = (0..48)
         .map(|_| {
             let other = other.clone();
@@ -318,7 +318,8 @@ async fn what_hangs_for_one_app_does_not_hang_for_the_others() {
     assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 200);
 }
 
-/// Whoever asks for keys must know that this KMS may serve, by a question that is not older than the request.
+/// A release needs a decision about this KMS that is not older than the request; concurrent requests share
+/// it.
 #[tokio::test]
 async fn requests_that_come_together_share_the_question_about_this_kms() {
     let server = FaultServer::answering(good).await;
@@ -338,7 +339,7 @@ async fn requests_that_come_together_share_the_question_about_this_kms() {
     let asked = about_us() - before;
     assert!(asked < 150, "{asked} questions for 200 requests");
 
-    // A denial counts for the very next request.
+    // A denial applies to the very next request.
     let denial = json!({"isAllowed": false, "gatewayAppId": "", "reason": "revoked"});
     let denied = Fault::Page(200, denial.to_string().into_bytes());
     server.suffer_when(denied, |asked| asked.path.ends_with("/kms")).await;
@@ -356,7 +357,7 @@ async fn callers_without_evidence_have_nobody_asked() {
         let refusal = caller.json("GetAppKey", json!({})).await.refusal();
         assert_eq!(refusal, (401, "App not allowed: No attestation provided".to_owned()));
     }
-    // What the KMS asks for itself twice a second, and about itself.
+    // The KMS's own requests: for its self-authorization twice a second, and for the description.
     let own = usize::try_from(began.elapsed().as_millis() / 250).expect("few") + 4;
     let asked = server.asked().len() - before;
     assert!(asked <= own, "{asked} questions, {own} of them our own");
@@ -372,7 +373,7 @@ async fn nobody_waits_for_a_webhook_that_is_known_to_be_gone() {
         (fixtures.count("cvm_kms_webhook_breaker_open ").await == 1).then_some(())
     })
     .await;
-    // Not even one that takes everyone's time now.
+    // Not even one that hangs now.
     server.suffer(Fault::Hanging).await;
     let (mut quick, mut trials) = (0, 0);
     for _ in 0..20 {
@@ -435,7 +436,7 @@ async fn a_replayed_decision_is_none() {
     let key = signer.public_key();
     let toml = format!("{}\nauth_api.webhook.decision_key = \"{key}\"", webhook(&server));
     let fixtures = Fixtures::new(&toml).await;
-    // The very same caller asks the very same question.
+    // The same caller with the same request.
     for _ in 0..3 {
         assert_eq!(fixtures.app.json("GetAppKey", json!({})).await.status, 200);
     }
@@ -458,7 +459,7 @@ async fn an_unsigned_decision_is_none_where_a_key_is_pinned() {
     );
 }
 
-/// What is done to the allowlist, and what is said about it.
+/// Damage to the allowlist, and the expected message.
 type Damage = fn(&Path);
 
 #[tokio::test]
@@ -507,7 +508,7 @@ async fn an_allow_list_that_cannot_be_used_denies_and_the_next_good_one_allows()
             assert!(error.ends_with(text), "{name}: {error}");
             assert!(!answer.text().contains("auth-config") && !answer.text().contains(SECRET), "{name}");
         }
-        // Denials are written soon, not before the answer.
+        // Denials are written soon, but not before the response.
         let denied = eventually(&format!("two denials about {name}"), async || {
             Some(fixtures.world.audited("denied")).filter(|denied| denied.len() >= denials + 2)
         })
@@ -545,7 +546,7 @@ async fn a_large_allow_list_that_changes_all_the_time_keeps_deciding() {
         let mut written = 0_usize;
         while !stopped.load(Ordering::Relaxed) {
             let new = path.with_extension("next");
-            // Another content each time, so that it is parsed each time.
+            // Different content each time, so that it is parsed each time.
             fs::write(&new, format!("{text}{}", " ".repeat(written % 7))).expect("a file");
             fs::rename(&new, &path).expect("a file");
             written += 1;
@@ -627,7 +628,7 @@ async fn a_webhook_says_at_which_stage_keys_are_released() {
     }
 }
 
-/// A release says the guest's stage; a denial has it as what was found.
+/// A release records the guest's stage; a denial records it as the actual value.
 fn stage_of(status: u16) -> Value {
     if status == 200 { json!("running") } else { json!(null) }
 }

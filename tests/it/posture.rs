@@ -12,7 +12,7 @@ use serde_json::json;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 
-/// What every KMS under test relaxes, since its platform is simulated.
+/// What every KMS under test relaxes, because its platform is simulated.
 const ALWAYS: [&str; 2] = ["os_image_not_verified", "external_trust_anchors"];
 
 /// The codes in `GetMeta`, in the metric and in the audit log, which must agree.
@@ -48,7 +48,7 @@ async fn each_relaxed_setting_shows_in_get_meta_in_the_metrics_and_in_the_audit_
         ("core.auth_api.type = \"dev\"", Some("dev_auth")),
     ] {
         let mut world = World::ready_with(toml).await;
-        // The audit log's line is of the start that served keys at once.
+        // The audit record of a start that serves keys at once.
         world.start().await.expect("starts");
         let mut expected: Vec<String> = ALWAYS.into_iter().chain(code).map(str::to_owned).collect();
         expected.sort_unstable();
@@ -111,7 +111,7 @@ async fn with_dev_authorization_everyone_attested_is_allowed_and_everyone_can_se
     let world = World::ready_with("core.auth_api = { type = \"dev\", dev.gateway_app_id = \"0xdev\" }").await;
     let meta: GetMetaResponse = world.caller().json("GetMeta", json!({})).await.message();
     assert!(meta.is_dev && meta.allow_any_upgrade);
-    // As the peer: the gateway that is configured, and nothing of a backend.
+    // Like the peer: the configured gateway, and no details of a backend.
     assert_eq!((meta.gateway_app_id.as_deref(), meta.chain_id), (Some("0xdev"), None));
     let caller = world.caller().shows(&world.attested(&world.app(9)).await);
     let keys: AppKeyResponse = caller.json("GetAppKey", json!({})).await.message();
@@ -212,7 +212,7 @@ async fn more_connections_than_configured_are_closed_at_once() {
         assert_eq!(line.json("GetMeta", json!({})).await.status, 200);
         lines.push(line);
     }
-    // None is idle for a second, so none makes room.
+    // None has been idle for a second, so none is closed.
     for line in &mut lines {
         assert_eq!(line.json("GetMeta", json!({})).await.status, 200);
     }
@@ -246,7 +246,7 @@ async fn idle_connections_of_strangers_make_room_and_two_addresses_shut_nobody_o
     let metrics = line.send(request("GET", "/metrics", "")).await;
     let evicted = "cvm_kms_shed_total{limit=\"idle_connection\"} 1";
     assert!(metrics.text().contains(evicted), "{}", metrics.text());
-    // One of theirs was closed.
+    // One of the flood's was closed.
     let mut closed = 0;
     for stream in &mut held {
         let read = tokio::time::timeout(Duration::from_millis(50), stream.read(&mut [0; 8])).await;
@@ -301,7 +301,7 @@ async fn slow_bodies_and_unread_answers_of_three_addresses_keep_no_guest_out() {
     }
     assert_eq!(guest().await, 400, "a guest from a fourth address is heard");
 
-    // Answers of which the caller lets the server send no byte.
+    // Responses of which the caller reads nothing.
     let (mut sender, unread) = from(14, 0).await;
     let mut answers = Vec::new();
     for _ in 0..20 {
@@ -359,7 +359,7 @@ async fn an_audit_log_that_begins_beside_existing_keys_says_so_first() {
     world.start().await.expect("starts");
     assert_eq!(world.audited("log_began").len(), 0, "it goes on");
     world.stop().await;
-    // With its tree and name: a log alone that is gone was rolled back.
+    // With its tree and name, because a log that is missing alone was rolled back.
     for part in ["audit.jsonl", "audit.node", "audit.tree"] {
         fs::rename(world.key_file(part), world.path(&format!("elsewhere-{part}"))).expect("moved");
     }

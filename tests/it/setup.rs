@@ -32,7 +32,7 @@ async fn validate(world: &World, what: &str, about: Value) -> Answer {
     world.caller().plain().send(post(&path, about.to_string())).await
 }
 
-/// The finding of a check, of the form that every finding has. It tells nothing of what is around the KMS.
+/// The finding of a check in its common form, which contains nothing about the surroundings of the KMS.
 async fn finding(world: &World, what: &str, about: Value) -> Value {
     let answer = validate(world, what, about).await;
     assert_eq!(answer.status, 200, "{what}: {answer:?}");
@@ -62,8 +62,8 @@ async fn fails(world: &World, what: &str, about: Value, detail: &str) {
     assert!(found["ok"] == false && found["detail"].as_str().expect("text").contains(detail), "{found}");
 }
 
-/// Every file below `directory` with its content; sockets and directories by name. Which collateral has been seen is not
-/// about this KMS.
+/// Every file in `directory` with its content; sockets and directories by name. Excludes the collateral
+/// floors, which are not about this KMS.
 fn snapshot(directory: &Path) -> BTreeMap<String, Vec<u8>> {
     let mut found = BTreeMap::new();
     for entry in fs::read_dir(directory).expect("directory") {
@@ -169,7 +169,7 @@ async fn whoever_waits_hears_of_a_change_and_otherwise_in_time() {
         let caller = caller.clone();
         async move { caller.get(&format!("{STATUS}?wait=20")).await.value() }
     });
-    // Nor is a commit that is under way taken for half of the keys.
+    // A commit in progress is not reported as a partial key directory.
     let looking = tokio::spawn({
         let caller = caller.clone();
         async move {
@@ -205,7 +205,7 @@ async fn a_directory_with_half_of_the_keys_is_told_and_not_served() {
     assert_eq!(world.caller().plain().get("/finish").await.status, 200);
     tokio::time::sleep(Duration::from_millis(200)).await;
     assert_eq!(status(&world).await["mode"], "broken");
-    // Once it is whole again, the switch goes on by itself.
+    // Once it is complete again, the switch continues by itself.
     fs::rename(world.path("away"), world.key_file("root-k256.key")).expect("renamed");
     eventually("keys are served", async || {
         let answer = world.caller().try_json("GetMeta", json!({})).await.ok()?;
@@ -234,7 +234,7 @@ async fn who_waits_for_a_change_does_not_have_the_keys_read_again_and_again() {
         assert_eq!(now["mode"], "committed");
     }
     assert_eq!(count(), 0, "nothing has changed");
-    // A change is seen all the same, of a file that keeps its name and its size too.
+    // A change is noticed even if the file keeps its name and size.
     let key = fs::read(world.key_file("root-ca.key")).expect("a key");
     assert_ne!(count(), 0, "the watch is there");
     fs::write(world.key_file("root-ca.key"), vec![b'x'; key.len()]).expect("written");
@@ -486,7 +486,7 @@ async fn a_check_of_what_never_answers_comes_to_an_end() {
     let found = finding(&world, "attester", json!({})).await;
     assert_eq!(found["ok"], false, "{found}");
     assert!(began.elapsed() < Duration::from_secs(20), "{:?}", began.elapsed());
-    // Another kind of check did not have to wait for it.
+    // Another kind of check does not wait for it.
     passes(&world, "domain", json!({ "domain": DOMAIN }), "").await;
 }
 
@@ -518,12 +518,12 @@ async fn with_a_token_configured_status_and_checks_ask_for_it() {
     }
     let shown = caller.send(with(request("GET", STATUS, ""), "x-onboard-token", "s3cret")).await.value();
     assert_eq!(shown["token_required"], true);
-    // An address is no place for a token: links carry it, proxies log it. The page alone takes it from there.
+    // A token does not belong in a URL: links carry it, proxies log it. Only the page reads it there.
     for path in [STATUS, "/finish", "/prpc/Onboard.Bootstrap", "/prpc/Finish"] {
         let refusal = caller.get(&format!("{path}?token=s3cret")).await.refusal();
         assert_eq!(refusal, (401, UNSET.to_owned()), "{path}");
     }
-    // The page is there for everyone: it asks for the token.
+    // The page is open to everyone, and requests the token.
     for path in ["/", "/?token=s3cret", "/?token=other", "/assets/onboard.js", "/assets/icon.svg"] {
         let answer = caller.get(path).await;
         assert_eq!((answer.status, answer.header("set-cookie")), (200, ""), "{path}");
@@ -622,7 +622,7 @@ async fn browsers_may_do_for_this_page_what_they_may_not_do_for_others() {
                 let call = headers.iter().fold(token(call), |call, (name, value)| with(call, name, value));
                 assert_eq!(caller.send(call).await.status, expected, "{told}");
             }
-            // What a link in a mail opens: keys are neither made nor fetched by it.
+            // A link in a mail must not make or fetch keys.
             let is_browser = headers.iter().any(|(name, _)| *name == "sec-fetch-site");
             for (query, invalid) in [
                 ("Bootstrap?domain=a_b", "domain contains an invalid DNS label"),

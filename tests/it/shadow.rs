@@ -6,7 +6,7 @@ use crate::support::operator::Operator;
 use cvm_kms::proto::ShadowReportResponse;
 use serde_json::{Value, json};
 
-/// What the world's allowlist says now.
+/// The current content of the world's allowlist.
 fn active(world: &World) -> Value {
     serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("allowlist")).expect("JSON")
 }

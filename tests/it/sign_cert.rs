@@ -25,7 +25,7 @@ fn unix_now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("a clock").as_secs()
 }
 
-/// A request of an app for its own key that asks for little.
+/// A small request of an app for its own key.
 fn wish(app: &Cvm, key: &P256Key) -> Csr {
     Csr { subject_alt_names: vec!["app.example".to_owned()], ..csr(app, key) }
 }
@@ -35,7 +35,7 @@ fn version_1(csr: &Csr, key: &P256Key) -> SignCertRequest {
     SignCertRequest { api_version: 1, signature: Csr::sign(&csr, key), csr, vm_config: String::new() }
 }
 
-/// Signs whatever the bytes are.
+/// Signs any bytes.
 fn signed(api_version: u32, csr: Vec<u8>, key: &P256Key) -> SignCertRequest {
     SignCertRequest { api_version, signature: Csr::sign(&csr, key), csr, vm_config: String::new() }
 }
@@ -66,7 +66,7 @@ async fn both_versions_give_a_chain_that_openssl_accepts() {
     let key = P256Key::generate();
     let csr = wish(&app, &key);
     let mut of_v1 = csr.clone();
-    // Version 1 brings no configuration along, so the caller says what it runs.
+    // Version 1 contains no configuration, so the caller sends it.
     of_v1.evidence.stack.config = String::new();
     let first = SignCertRequest { vm_config: app.vm_config().to_owned(), ..version_1(&of_v1, &key) };
     let mut messagepack = csr.clone();
@@ -199,7 +199,7 @@ async fn the_leaf_states_what_was_verified_and_authorized() {
         assert_eq!(info.device_id, world.platform.device_id(), "the real device, not SHA-256 of nothing");
         assert_eq!(info.mr_aggregated, app.mr_aggregated());
         assert_eq!((&info.app_id[..], &info.instance_id[..]), (&app.app_id()[..], app.instance_id()));
-        // The named map of 0.6.0: nine keys, the first of them `app_id`.
+        // The named map of 0.6.0: nine keys, first `app_id`.
         let map = [b"\x89\xa6app_id\xc4\x14", &app.app_id()[..], b"\xaccompose_hash\xc4\x20"].concat();
         assert!(leaf.windows(map.len()).any(|window| window == map));
     }
@@ -229,7 +229,7 @@ async fn copies_of_the_vm_config_that_differ_are_refused_with_an_explanation() {
     for csr in &lies {
         let request = sign_cert_request(csr, &key, app.vm_config());
         assert_eq!(ask(&world, &request).await.refusal(), refused);
-        // Without a copy of its own the request is about what the evidence says, which nobody allowed.
+        // Without its own copy the request is judged by the evidence, which is not allowed.
         let request = sign_cert_request(csr, &key, "");
         let (status, text) = ask(&world, &request).await.refusal();
         assert_eq!((status, &*text), (403, "Boot denied: OS image is not allowed"));
@@ -243,7 +243,7 @@ async fn copies_of_the_vm_config_that_differ_are_refused_with_an_explanation() {
     assert_eq!(denied[0]["expected"], "dd".repeat(32));
     assert_eq!(denied[0]["actual"], hex::encode(app.os_image_hash()));
     assert_eq!(denied[0]["evidence_sha256"], hex::encode(lies[0].evidence.digest()));
-    // The same evidence with the same copy goes through, nested or not.
+    // The same evidence with the same copy is accepted, nested or not.
     for attested in [app.vm_config().to_owned(), nested(app.vm_config())] {
         let request = sign_cert_request(&claims(&attested), &key, app.vm_config());
         assert_eq!(ask(&world, &request).await.status, 200);
@@ -414,7 +414,7 @@ async fn requests_that_are_not_whole_or_not_signed_are_refused_in_order() {
         assert_eq!(status, 400, "{index}: {found}");
         assert!(found.starts_with(text), "{index}: {found}");
     }
-    // Old guest agents leave bytes behind a request of version 1; its signature does not cover them.
+    // Old guest agents leave trailing bytes after a request of version 1; the signature does not cover them.
     let trailing = SignCertRequest {
         csr: [&first.csr[..], b"left over"].concat(),
         vm_config: app.vm_config().to_owned(),
@@ -445,7 +445,7 @@ async fn the_evidence_in_the_request_decides_and_not_the_connection() {
         (wish(&world.app(2), &key), 403, "Boot denied: app not registered"),
     ] {
         let request = sign_cert_request(&csr, &key, "");
-        // A connection that has proved to be an allowed app changes nothing.
+        // A connection of an allowed app changes nothing.
         let attested = world.caller().shows(&world.attested(&app).await);
         for caller in [world.caller(), attested] {
             let answer = caller.json("SignCert", serde_json::to_value(&request).expect("JSON")).await;

@@ -23,12 +23,12 @@ fn days_ago(days: u64) -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs() - days * DAY
 }
 
-/// Collateral in which platforms behind are so since a date; those that were up to date still are.
+/// Collateral in which outdated platforms are outdated since a date; the others stay up to date.
 fn behind_since(date: u64) -> CollateralSpec {
     CollateralSpec { newest: Some(date), ..CollateralSpec::default() }
 }
 
-/// A KMS that serves keys, with collateral of our choice from its first request on.
+/// A KMS that serves keys with the given collateral from its first request on.
 async fn ready_with(collateral: &CollateralSpec, toml: &str) -> World {
     let mut world = World::stopped_with(toml).await;
     world.pccs.publish(collateral);
@@ -65,9 +65,9 @@ async fn relaxed_decisions(world: &World, relaxation: &str) -> u64 {
     metric(world, &name).await.unwrap_or(0)
 }
 
-/// What is recorded of the last event of a name: the measured status and advisories, and the relaxations.
+/// The last record of an event: the measured status and advisories, and the relaxations.
 async fn recorded(world: &World, event: &str) -> (Value, Value, Value) {
-    // What nothing waits for, such as a denial, reaches the file a little later than the caller its answer.
+    // A record that nothing waits for, such as a denial, may be written after the response.
     let line = eventually(event, async || world.audited(event).pop()).await;
     (line["tcb_status"].clone(), line["advisory_ids"].clone(), line["relaxations"].clone())
 }
@@ -135,7 +135,7 @@ async fn with_chain(world: &World, app: &Cvm, chain: impl Fn(&[String]) -> Strin
     let at = tdx.quote.windows(10).position(|window| window == b"-----BEGIN").expect("a chain");
     let length = genuine.concat().len();
     let chain = chain(&genuine).into_bytes();
-    // Lengths before the chain: of the chain, of the certification data around it, of all signature data.
+    // Lengths before the chain: of the chain, of the certification data, of all signature data.
     let grown = chain.len() as u32;
     let mut quote = tdx.quote[..at].to_vec();
     // Type and length of the chain, QE authentication data, QE report with its signature: then the length of all that;
@@ -153,7 +153,7 @@ async fn with_chain(world: &World, app: &Cvm, chain: impl Fn(&[String]) -> Strin
     Identity::with_evidence(&temp_ca, &key, &evidence)
 }
 
-/// The leaf with newer firmware; nobody has signed that.
+/// The leaf with newer firmware, without a valid signature.
 fn forged(leaf: &str) -> String {
     let mut der = kms_attest::certificate::der(leaf).expect("a certificate");
     let at = der.windows(CPU_SVN.len()).position(|window| window == CPU_SVN).expect("CPUSVN") + CPU_SVN.len();
@@ -187,7 +187,7 @@ async fn a_leaf_that_nobody_signed_says_nothing_about_how_far_a_platform_is_behi
         ("twice", |chain| [&chain[0], &chain[0], &chain[1], &chain[2]].map(String::as_str).concat(), false),
         ("text between", |chain| chain.join("-\n"), false),
     ];
-    // By its own firmware the platform is behind for 400 days, by that of the forged leaf for 10.
+    // With its own firmware the platform is 400 days behind, with that of the forged leaf 10 days.
     let collateral = CollateralSpec { firmware: Some(days_ago(400)), ..behind_since(days_ago(10)) };
     for (toml, is_within) in [
         ("", false),
@@ -196,7 +196,7 @@ async fn a_leaf_that_nobody_signed_says_nothing_about_how_far_a_platform_is_behi
     ] {
         let world = ready_with(&collateral, toml).await;
         let app = app_at(&world, TcbLevel::OutOfDate);
-        // Twice, so that each chain meets a cache that has been filled by the one before.
+        // Twice, so that each chain meets a cache filled by the one before.
         for (case, chain, is_genuine) in chains.into_iter().chain(chains) {
             let identity = with_chain(&world, &app, chain).await;
             let answer = world.caller().shows(&identity).json("GetAppKey", json!({})).await;
@@ -299,7 +299,7 @@ async fn nothing_helps_a_revoked_platform() {
     assert_eq!(world.audited("app_key_released"), Vec::<Value>::new());
 }
 
-/// Our own machine and everyone else's fell behind ten days ago.
+/// Our own machine and all others became outdated ten days ago.
 fn recovery() -> CollateralSpec {
     CollateralSpec::after_tcb_recovery_of(days_ago(10), TcbLevel::OutOfDate)
 }
@@ -347,7 +347,7 @@ async fn the_source_of_a_replica_is_held_to_the_same_rules() {
     }
 }
 
-/// Everything of Intel's with this number, issued on this day.
+/// All collateral with this number, issued on this day.
 fn numbered(number: u32, issued: u64) -> CollateralSpec {
     let validity = Validity::new(issued, days_ago(0) + 20 * DAY);
     CollateralSpec { evaluation_number: number, ..CollateralSpec::valid(validity) }
@@ -380,7 +380,7 @@ async fn a_service_cannot_choose_an_older_recovery_neither_now_nor_after_a_resta
     assert_eq!(app_key(&world, &app).await.status, 200);
     assert_eq!(recorded(&world, "app_key_released").await.0, json!("OutOfDate"));
 
-    // Issued later, and by it the platform would be up to date.
+    // Issued later, and the platform would be up to date by it.
     world.pccs.publish(&numbered(17, days_ago(1)));
     let refreshed = refresh(&world).await;
     assert_eq!(refreshed.models.len(), 1);
@@ -487,7 +487,7 @@ async fn a_ca_file_that_cannot_be_used_keeps_the_kms_from_starting() {
     world.start().await.expect("any certificate will do");
 }
 
-/// The gauges of the warning: platforms, date, models by state.
+/// The gauges of the forecast: platforms, date, models by state.
 async fn tcb_forecast(world: &World) -> (Option<u64>, Option<u64>, [Option<u64>; 3]) {
     let state = async |state| metric(world, &format!("cvm_kms_early_tcb_sets{{state=\"{state}\"}}")).await;
     (
@@ -513,7 +513,7 @@ async fn the_early_set_warns_ahead_and_changes_nothing_today() {
     assert_eq!(app_key(&world, &app).await.status, 200);
     assert_eq!(recorded(&world, "app_key_released").await.0, json!("UpToDate"), "the standard set decides");
 
-    // A platform that is seen later is watched too; one that gets no worse is no news.
+    // A platform that is seen later is watched too; one whose status stays the same is not reported.
     let soft = app_at(&world, TcbLevel::SwHardeningNeeded);
     app_key(&world, &soft).await;
     shows("the same one", (Some(1), Some(date), [Some(1), Some(0), Some(0)])).await;
@@ -595,7 +595,7 @@ async fn a_td_that_was_launched_before_an_update_is_told_apart() {
     assert_eq!((status, relaxations), (json!("TDRelaunchAdvised"), json!(["tcb_grace:TDRelaunchAdvised"])));
 }
 
-/// A webhook that allows everyone and keeps what it was asked.
+/// A webhook that allows everyone and stores the requests.
 async fn webhook() -> (String, Arc<Mutex<Vec<Value>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").await.expect("port");
     let address = format!("http://{}", listener.local_addr().expect("address"));
@@ -608,7 +608,7 @@ async fn webhook() -> (String, Arc<Mutex<Vec<Value>>>) {
             tokio::spawn(async move {
                 let mut request = Vec::new();
                 let mut chunk = [0; 4096];
-                // A question ends with its object; one about the service has no body.
+                // A request ends with its object; one for the description has no body.
                 while !request.ends_with(b"}") && !request.starts_with(b"GET") {
                     match stream.read(&mut chunk).await {
                         Ok(read @ 1..) => request.extend_from_slice(&chunk[..read]),

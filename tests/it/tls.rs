@@ -68,12 +68,12 @@ async fn older_versions_are_refused_with_an_alert() {
     }
 }
 
-/// What the server sends, to the end of the connection, after `bytes`.
+/// The server's bytes after `bytes`, up to the end of the connection.
 async fn reply_to(world: &World, bytes: &[u8]) -> Vec<u8> {
     let mut stream = TcpStream::connect(world.address()).await.expect("a connection");
     stream.write_all(bytes).await.expect("sent");
     let mut reply = Vec::new();
-    // Unread bytes make the close a reset.
+    // Unread bytes turn the close into a reset.
     let _ =
         tokio::time::timeout(Duration::from_secs(10), stream.read_to_end(&mut reply)).await.expect("an end");
     reply
@@ -99,7 +99,7 @@ async fn plain_http_is_closed_without_an_answer_and_junk_with_an_alert_at_most()
     assert_eq!(world.caller().json("GetMeta", json!({})).await.status, 200);
 }
 
-/// Every kind of client certificate, and whether a connection comes of it.
+/// Every kind of client certificate, and whether the handshake succeeds.
 async fn certificates(world: &World) -> Vec<(&'static str, Identity, bool)> {
     let temp_ca = world.temp_ca().await;
     let app = world.app(1);
@@ -111,7 +111,7 @@ async fn certificates(world: &World) -> Vec<(&'static str, Identity, bool)> {
     let foreign_ca_key = key();
     let ca = CertificateSpec { role: Role::Ca { path_len: 0 }, common_name: "Other CA", ..spec() };
     let foreign_ca = certificate::self_signed(&ca, &foreign_ca_key).expect("certificate");
-    // The name of ours, another key.
+    // Our name with another key.
     let impostor_key = key();
     let impostor_spec = CertificateSpec {
         organization: Some("Dstack"),
@@ -209,7 +209,7 @@ async fn only_certificates_of_the_temporary_ca_or_with_an_attestation_pass_the_h
     for (name, identity, passes) in certificates(&world).await {
         for versions in VERSIONS {
             let caller = world.caller().shows(&identity).speaks(versions);
-            // With TLS 1.3 the client learns of the refusal with its first answer.
+            // In TLS 1.3 the client learns of the refusal with its first response.
             let answer: io::Result<_> = caller.try_json("GetMeta", json!({})).await;
             match answer {
                 Ok(answer) => assert!(passes && answer.status == 200, "{name}: {answer:?}"),
@@ -239,7 +239,7 @@ async fn a_chain_beyond_two_intermediates_or_16_kib_fails_the_handshake_and_cost
     let ca = certificate::self_signed(&ca, &ca_key).expect("certificate");
     let issuer = Issuer::new(&ca, &ca_key).expect("an issuer");
     let key = P256Key::generate();
-    // Of no root, and not attested: only a path search could find out.
+    // Of no root and without attestation: only a path search could tell.
     let stray =
         || Identity::of(certificate::issue(&spec(), &key.spki_der(), &issuer).expect("certificate"), &key);
     let few = look_alikes(1_500);
@@ -286,7 +286,7 @@ async fn key_exchange_is_hybrid_with_all_who_have_it_and_classic_with_the_rest()
     };
     for (offered, versions, agreed) in [
         (&[HYBRID, kx_group::X25519][..], VERSIONS[0], "X25519MLKEM768"),
-        // As today's guests: they have it, and do not prefer it.
+        // Like current guests: they support it, but do not prefer it.
         (&[kx_group::X25519, kx_group::SECP256R1, HYBRID], VERSIONS[0], "X25519MLKEM768"),
         (&[HYBRID], VERSIONS[0], "X25519MLKEM768"),
         (&[kx_group::X25519, kx_group::SECP256R1], VERSIONS[0], "x25519"),
@@ -299,7 +299,7 @@ async fn key_exchange_is_hybrid_with_all_who_have_it_and_classic_with_the_rest()
         let before = counted(agreed).await;
         let mut line = world.caller().exchanges(offered).speaks(versions).connect().await.expect("connected");
         assert_eq!(line.json("GetMeta", json!({})).await.status, 200);
-        // Asking for the metric is a hybrid handshake too.
+        // The request for the metric is a hybrid handshake too.
         let asked = if agreed == "X25519MLKEM768" { 2.0 } else { 1.0 };
         assert_eq!(counted(agreed).await - before, asked, "{agreed}");
     }
@@ -307,7 +307,7 @@ async fn key_exchange_is_hybrid_with_all_who_have_it_and_classic_with_the_rest()
     let before = counted("X25519MLKEM768").await;
     Connection::open(&url, Trust::DangerousAnyServer, None).await.expect("a connection");
     assert_eq!(counted("X25519MLKEM768").await - before, 2.0, "our client");
-    // What every other client of ours is built on.
+    // The provider of all our other clients.
     let first = rustls::crypto::aws_lc_rs::default_provider().kx_groups[0].name();
     assert_eq!(first, rustls::NamedGroup::X25519MLKEM768);
 }
@@ -398,7 +398,7 @@ async fn clients_that_trust_the_root_accept_the_name_and_no_other() {
     connection.meta().await.expect("an answer");
     assert!(Connection::open(&by_address, Trust::RootCa(&root), None).await.is_err(), "another name");
     assert!(Connection::open(&named, Trust::RootCa(&temp_ca), None).await.is_err(), "another root");
-    // Any SNI is answered with the one certificate.
+    // The same certificate for any SNI.
     assert!(Connection::open(&by_address, Trust::DangerousAnyServer, None).await.is_ok());
 }
 
@@ -499,7 +499,7 @@ async fn a_client_verifies_the_attestation_of_the_server() {
     assert_eq!(boot.mr_aggregated.0, world.cvm.mr_aggregated());
 }
 
-/// The end of a connection that does nothing is not far.
+/// An idle connection ends soon.
 async fn ends(stream: &mut (impl tokio::io::AsyncRead + Unpin)) {
     let ended = tokio::time::timeout(Duration::from_secs(6), stream.read_to_end(&mut Vec::new())).await;
     assert!(ended.is_ok(), "still open");
@@ -521,7 +521,7 @@ async fn connections_that_say_nothing_are_closed_at_every_stage() {
         let mut stream = TlsConnector::from(config).connect(name, tcp().await).await.expect("a handshake");
         ends(&mut stream).await;
     };
-    // HTTP/2 answers pings for ever.
+    // HTTP/2 answers pings indefinitely.
     let after_a_request = async |caller: crate::support::Caller| {
         let mut line = caller.connect().await.expect("a connection");
         assert_eq!(line.json("GetMeta", json!({})).await.status, 200);

@@ -118,7 +118,7 @@ async fn the_request_decides_between_json_and_protobuf_for_both_directions() {
     let protobuf_body = Bytes::from(app_protobuf());
     let spaced = Bytes::from(format!(" \r\n\t{}", app_json()));
     let typed = |kind: &'static str| Some(kind);
-    // verb and query, content type, body, whether the answer is JSON
+    // verb and query, content type, body, whether the response is JSON
     let cases: Vec<(&str, &str, Option<&str>, &Bytes, bool)> = vec![
         ("POST", "", None, &protobuf_body, false),
         ("POST", "", typed("application/x-not-a-thing"), &protobuf_body, false),
@@ -144,7 +144,7 @@ async fn the_request_decides_between_json_and_protobuf_for_both_directions() {
     ];
     for (verb, query, kind, body, is_json) in cases {
         let mut call = request(verb, &format!("/prpc/GetAppEnvEncryptPubKey{query}"), body.clone());
-        // What a caller accepts decides nothing.
+        // The `Accept` header has no effect.
         call = with(call, "accept", if is_json { "application/octet-stream" } else { "application/json" });
         if let Some(kind) = kind {
             call = with(call, "content-type", kind);
@@ -269,7 +269,7 @@ async fn requests_are_read_leniently_where_clients_differ() {
         let answer = world.caller().get(&format!("/prpc/GetAppEnvEncryptPubKey?{query}")).await;
         assert_eq!(answer.status, 200, "{query}: {answer:?}");
     }
-    // Decimal text is what older documents show for numbers.
+    // Older documents show numbers as decimal text.
     let answer = world.caller().json("GetAppKey", json!({"api_version": "2"})).await;
     assert_eq!(answer.refusal(), (400, "Unsupported API version: 2".into()));
 }
@@ -409,7 +409,7 @@ async fn each_method_takes_its_own_limit_and_not_a_byte_more() {
             assert_eq!(answer.status, 413, "{}", row.name);
             assert_eq!(answer.decoded::<PrpcError>().message, too_large.1, "{}", row.name);
         }
-        // Far more than the limit: the answer still arrives, and over HTTP/2 the connection goes on.
+        // Far over the limit: the response still arrives, and over HTTP/2 the connection continues.
         for path in ["/prpc/GetMeta", "/prpc/Nothing"] {
             let mut line = caller.connect().await.expect("a connection");
             let huge = with(post(path, vec![b' '; 8 << 20]), "content-type", "application/json");
@@ -642,7 +642,7 @@ async fn messages_of_a_stream_are_short() {
             message_request: Some(MessageRequest::FileContainingSymbol("x".repeat(length))),
         };
         let requests = futures_util::stream::iter([symbol]);
-        // What is not found is an answer; nothing, or an end, is none.
+        // Not found is a response; nothing, or the end of the stream, is not.
         let found = match reflection.server_reflection_info(requests).await {
             Ok(answers) => answers.into_inner().message().await.err().map(|status| status.code()),
             Err(status) => Some(status.code()),
@@ -703,7 +703,7 @@ async fn bodies_in_flight_have_one_budget_and_an_address_its_share() {
         let request = Request::post("https://localhost/prpc/SignCert?json").body(body).expect("a request");
         tokio::spawn(tower::Service::call(channel, request))
     };
-    // A quarter of 32 MiB, at twice their size: four fit.
+    // A quarter of 32 MiB, counted twice: four fit.
     let held: Vec<_> = (0..8).map(|_| unfinished(&mut channel)).collect();
     let refused = crate::support::eventually("bodies are refused", async || {
         let refused = held.iter().filter(|answer| answer.is_finished()).count();
@@ -740,7 +740,7 @@ async fn bodies_in_flight_have_one_budget_and_an_address_its_share() {
     .await;
 }
 
-/// `grpc-status` of an answer, in its trailers or, where there is nothing else, in its headers.
+/// `grpc-status` of a response, from its trailers or, without a body, from its headers.
 fn grpc_status(answer: &crate::support::Answer) -> String {
     let trailing = answer.trailers.get("grpc-status").map(|value| value.to_str().expect("text").to_owned());
     trailing.unwrap_or_else(|| answer.header("grpc-status").to_owned())
@@ -824,7 +824,7 @@ async fn media_types_of_grpc_are_compared_without_case_and_parameters() {
     };
     let web = "application/grpc-web";
     let web_text = "application/grpc-web-text";
-    // content type, accept, whether the body is text, what the answer is
+    // content type, accept, whether the body is text, the response's type
     for (kind, accept, is_text, answered) in [
         ("application/grpc", "", false, "application/grpc"),
         ("application/grpc+proto", "", false, "application/grpc"),
@@ -891,7 +891,7 @@ async fn pages_of_listed_origins_and_no_others_may_read_answers() {
                 assert_eq!(answer.header("vary"), "origin", "{path} {origin}");
             }
         }
-        // Refusals can be read as well, or a page could not tell why.
+        // Refusals can be read too, because a page could otherwise not tell the reason.
         for call in [json("GetMeta", json!({})), json("GetKmsKey", json!({})), json("Nothing", json!({}))] {
             let path = call.uri().path().to_owned();
             let answer = caller.send(from(call, "https://app.example")).await;

@@ -21,11 +21,11 @@ use crate::support::http::request;
 use crate::support::{Identity, World, eventually};
 use cvm_kms::proto::{AppKeyResponse, GetMetaResponse};
 
-/// A witness that follows the rules, with its one log.
+/// A witness that follows the specification, with its one log.
 struct Witness {
     key: CosigningKey,
     log: Mutex<Option<Log>>,
-    /// What it has cosigned last.
+    /// The last checkpoint that it has cosigned.
     last: Mutex<(Size, Hash)>,
 }
 
@@ -74,7 +74,7 @@ async fn log_of(world: &World) -> Log {
     Log::of_key(meta.log_key.parse().expect("a key")).expect("an origin")
 }
 
-/// A KMS that requires a witness which knows its log, with an app that is allowed.
+/// A KMS that requires a witness which knows its log, with an allowed app.
 async fn witnessed_world() -> (World, Arc<Witness>, Identity) {
     let (witness, address) = Witness::start().await;
     let mut world = World::ready().await;
@@ -131,7 +131,7 @@ async fn a_witness_that_knows_more_than_the_log_stops_all_releases() {
     let ready = world.caller().send(request("GET", "/readyz", "")).await;
     assert_eq!(ready.status, 503);
     assert!(ready.text().contains("audit_log_unavailable"), "{}", ready.text());
-    // Not even when it has forgotten.
+    // Not even if the witness has lost its state.
     *witness.last.lock().expect("no panic") = (Size::ZERO, Hash::EMPTY_ROOT);
     let began = Instant::now();
     assert_eq!(ask().await.status, 503);

@@ -16,14 +16,14 @@ use kms_simulator::AgentMode;
 use rustix::process::Signal;
 use serde_json::{Value, json};
 
-/// What `curl` got: HTTP status, content type, body.
+/// The result of `curl`: HTTP status, content type, body.
 struct Got {
     status: u16,
     kind: String,
     body: String,
 }
 
-/// Runs `curl` with the arguments of a line typed by an operator; quotes as in a shell.
+/// Runs `curl` with the arguments of a command line; quotes as in a shell.
 async fn curl(line: &str) -> Got {
     let mut arguments = vec!["-sS", "--max-time", "20", "-w", "\n%{http_code} %{content_type}"];
     let words = words(line);
@@ -116,7 +116,7 @@ async fn an_operator_onboards_with_curl_as_the_documents_show_it() {
     }
 }
 
-/// Writes a client certificate and its key where `curl` finds them.
+/// Writes a client certificate and its key for `curl`.
 fn client_files(world: &World, name: &str, identity: &Identity) -> String {
     let (certificate, key) = identity.pem();
     let file = |ending: &str, text: &str| {
@@ -152,7 +152,7 @@ async fn every_method_of_a_kms_with_keys_answers_to_curl() {
         address.port()
     );
 
-    // The line, the status, and a field of the answer or its error.
+    // The command line, the status, and a field of the response or its error.
     let cases: Vec<(String, u16, &str)> = vec![
         (format!("-k {base}/GetMeta"), 200, "ca_cert"),
         (format!("-k -X POST {base}/GetMeta -d '{{}}'"), 200, "ca_cert"),
@@ -266,12 +266,12 @@ async fn a_process_log_that_takes_nothing_stops_nothing() {
         let allowed = setting.caller().shows(&Identity::self_issued(&app));
         let refused = setting.caller().shows(&Identity::self_issued(&other));
         let mut line = refused.connect().await.expect("a connection");
-        // Each logs a line; together they are more than a pipe holds.
+        // Each logs a line; together they exceed the buffer of a pipe.
         for _ in 0..400 {
             assert_eq!(line.json("GetAppKey", json!({})).await.status, 403, "{stderr:?}");
         }
         assert_eq!(allowed.json("GetAppKey", json!({})).await.status, 200, "{stderr:?}");
-        // Reading the allowlist again logs a line: what it says counts all the same.
+        // Reading the allowlist again logs a line, and takes effect all the same.
         setting.world.allowlist.write_text("{}");
         assert_eq!(allowed.json("GetAppKey", json!({})).await.status, 403, "{stderr:?}");
         let base = format!("http://{}/prpc/Admin.Freeze -H 'X-Admin-Token: {ADMIN_TOKEN}'", setting.admin);
@@ -312,7 +312,7 @@ async fn signals_of_log_rotation_and_monitoring_do_not_end_it() {
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
 }
 
-/// `kms check | head -n 0` and the like.
+/// A reader such as `head -n 0` that closes the pipe.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_reader_that_has_gone_changes_no_status() {
     let setting = Setting::with("").await;
@@ -347,7 +347,7 @@ async fn a_start_serves_what_it_can_without_writing_files_that_can_be_made_again
     eventually("keys are served", async || setting.caller().try_json("GetMeta", json!({})).await.ok()).await;
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
     fs::remove_file(setting.world.key_file("rpc.crt")).expect("removed");
-    // No file may have a single byte more: the disk is full.
+    // No file may grow by a single byte, as on a full disk.
     let file = setting.world.path("kms.toml").display().to_string();
     let mut full = std::process::Command::new("sh")
         .args(["-c", &format!("ulimit -f 0; exec {KMS} -c {file} 2>/dev/null")])
@@ -400,7 +400,7 @@ async fn a_damaged_end_of_the_audit_log_is_kept_and_told_and_stops_nothing() {
 async fn a_running_request_is_answered_before_the_end() {
     let setting = Setting::with("").await;
     let program = setting.start().await;
-    // The KMS asks its agent for itself too, for its certificate: from here on whoever asks is the caller below.
+    // The KMS also requests a quote for its own certificate; after that, further requests are the caller's.
     eventually("the certificate is attested", async || {
         let leaf = setting.caller().connect().await.ok()?.server_certificate?;
         ra_tls::evidence_in(&leaf).expect("readable")
@@ -576,7 +576,7 @@ async fn check_says_what_would_keep_a_kms_from_releasing_anything() {
     );
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
 
-    // An audit log whose end is no record, and one of a clock that was ahead.
+    // An audit log that does not end with a record, and one from a clock that was ahead.
     let log = setting.world.key_file("audit.jsonl");
     let records = fs::read(&log).expect("an audit log");
     fs::write(&log, [records.as_slice(), &[0; 900]].concat()).expect("an audit log");
@@ -590,7 +590,7 @@ async fn check_says_what_would_keep_a_kms_from_releasing_anything() {
     assert!(ahead.out.contains("kmsctl clock-floor lower"), "{}", ahead.out);
     fs::write(&log, &records).expect("an audit log");
 
-    // What `kms policy check` warns of, and a file that denies everyone.
+    // A file with warnings of `kms policy check`, and one that denies everyone.
     let allowlist = setting.world.path("auth-config.json");
     let content = fs::read_to_string(&allowlist).expect("an allowlist");
     fs::write(&allowlist, r#"{"osImages": ["0x12"], "ksm": {}}"#).expect("a file");
@@ -616,7 +616,7 @@ async fn check_says_what_would_keep_a_kms_from_releasing_anything() {
     }
     fs::write(&allowlist, content).expect("a file");
 
-    // No guest agent: with keys the TLS certificate needs it, without it only waits.
+    // Without a guest agent a KMS with keys has no TLS certificate; one without keys only waits.
     setting.configure("core.attester.address = \"unix:/absent/agent.sock\"");
     let refused = setting.run(&["check"]).await;
     assert_eq!(refused.code, 1, "{}", refused.out);
@@ -816,7 +816,7 @@ async fn a_kill_at_any_moment_of_bootstrap_leaves_no_keys_or_all_of_them() {
         if let Some(answer) = answered.filter(|answer| answer.status == 200) {
             assert_eq!(Some(answer.value()["k256_pubkey"].as_str().expect("hex")), k256.as_deref());
         }
-        // It starts again, with these keys or without any.
+        // It restarts with these keys or with none.
         let program = setting.start().await;
         match k256 {
             None => {
@@ -852,8 +852,8 @@ async fn a_full_disk_stops_releases_and_nothing_else() {
     assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
     assert_eq!(program.stop(Signal::TERM).await, Some(0));
 
-    // No file may grow: what a full disk looks like to the audit log. Signals of it are ignored.
-    // The certificate, which is written at each start, still fits.
+    // No file may grow, as on a full disk. The signals about it are ignored. The certificate, which is
+    // written at each start, still fits.
     let size = |name: &str| fs::metadata(setting.world.key_file(name)).expect("a file").len();
     let blocks = size("audit.jsonl").max(size("rpc.crt")).div_ceil(512) + 2;
     let file = setting.world.path("kms.toml").display().to_string();

@@ -23,7 +23,7 @@ use serde_json::{Value, json};
 /// Runs `tests/clients/python/<script>` with pinned packages.
 async fn python(script: &str, arguments: &[&str], input: &Value) -> Ran {
     let mut command = Command::new(off_runtime(|| tools::python("clients/python")).await);
-    // No compiled files beside the scripts, nothing of the caller's Python, no proxy on the way to 127.0.0.1.
+    // No compiled files beside the scripts, nothing of the caller's Python, no proxy for 127.0.0.1.
     command
         .args(["-B", "-E"])
         .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/python/").to_owned() + script);
@@ -50,7 +50,7 @@ async fn answer_of(mut command: Command, arguments: &[&str], input: &Value) -> R
     finish(command, input.to_string()).await.expect_ok()
 }
 
-/// What a script printed.
+/// The output of a script.
 fn said(ran: &Ran) -> Value {
     serde_json::from_str(&ran.out).unwrap_or_else(|error| panic!("{error}: {}", ran.text()))
 }
@@ -59,7 +59,7 @@ async fn meta(world: &World) -> GetMetaResponse {
     world.caller().json("GetMeta", json!({})).await.message()
 }
 
-/// The env key of an app, as deployers fetch it, and the keys that the app itself is given.
+/// The env key of an app, as deployers fetch it, and the keys of the app.
 async fn env_key_and_keys(world: &World, app: &Cvm) -> (PublicKeyResponse, AppKeyResponse) {
     world.allow_app(app);
     let request = json!({ "app_id": hex::encode(app.app_id()) });
@@ -68,7 +68,7 @@ async fn env_key_and_keys(world: &World, app: &Cvm) -> (PublicKeyResponse, AppKe
     (key, caller.json("GetAppKey", json!({})).await.message())
 }
 
-/// What a guest reads: `ephemeral key ‖ nonce ‖ ciphertext ‖ tag`, opened with the released key.
+/// The plaintext for the guest: `ephemeral key ‖ nonce ‖ ciphertext ‖ tag`, decrypted with the released key.
 fn opened(blob: &Value, secret: &[u8]) -> Value {
     let blob = hex::decode(blob.as_str().expect("a blob")).expect("hex");
     let secret: [u8; 32] = secret.try_into().expect("32 bytes");
@@ -80,7 +80,7 @@ fn opened(blob: &Value, secret: &[u8]) -> Value {
     serde_json::from_slice(&text).expect("JSON")
 }
 
-/// A signature that is checked, and whether it must lead to the root key.
+/// A signature to verify, and whether it must be by the root key.
 struct Check {
     name: &'static str,
     request: Value,
@@ -125,7 +125,7 @@ fn checks(world: &World, app: &Cvm, key: &PublicKeyResponse) -> Vec<Check> {
     short.pop();
     check("64 bytes", false, json!({ "signature": hex::encode(short) }));
 
-    // Signed by the root key itself, so that nothing but the age is wrong.
+    // Signed by the root key, so that only the age is wrong.
     let public_key: [u8; 32] = key.public_key.as_slice().try_into().expect("32 bytes");
     let root = world.root_keys();
     let mut at = |name, is_good, timestamp: u64, max_age: Option<u64>| {
@@ -292,7 +292,7 @@ async fn a_guest_in_python_boots_over_a_name_and_over_an_address() {
     }
 }
 
-/// What `grpc_calls.py` is asked.
+/// The input of `grpc_calls.py`.
 struct Grpc<'a> {
     target: String,
     roots: Option<&'a str>,
@@ -423,11 +423,11 @@ async fn grpc_health_probes_see_what_is_served() {
             .iter()
             .map(|name| {
                 let status = match *name {
-                    // The KMS as a whole, which is there to release keys.
+                    // The KMS as a whole, which must be able to release keys.
                     "" if served == "kms.Onboard" => "NOT_SERVING",
                     "" => "SERVING",
                     name if name == served => "SERVING",
-                    // An unknown name ends a watch too; the protocol would rather have it wait.
+                    // An unknown name ends a watch too, although the protocol recommends that it waits.
                     _ => "NOT_FOUND",
                 };
                 ((*name).to_owned(), json!([status, status]))
@@ -506,7 +506,7 @@ async fn prometheus_reads_our_metrics() {
     }
 }
 
-/// Runs a line of a shell script, with what stands around the KMS in its variables.
+/// Runs a line of a shell script, with the addresses and files of the KMS in variables.
 async fn sh(setting: &Setting, line: &str) -> Ran {
     let mut command = Command::new("sh");
     command.args(["-c", line]).env("KMS", setting.address.to_string()).env("NO_PROXY", "*");
@@ -521,7 +521,7 @@ async fn the_lines_of_the_peers_scripts_and_tutorials_work() {
     let _program = setting.start().await;
     let ok = async |line: &str| sh(&setting, line).await.expect_ok().out.trim().to_owned();
 
-    // The full-stack suite: `-f` everywhere, so whatever is not 200 is not ready.
+    // The full-stack suite: `-f` everywhere, so that any status but 200 is not ready.
     let info = "curl -fsS http://$KMS/prpc/Onboard.GetAttestationInfo?json | jq -r '.mr_aggregated // .mrAggregated'";
     assert_eq!(ok(info).await, hex::encode(setting.world.cvm.mr_aggregated()));
     assert_eq!(sh(&setting, "curl -fsSk https://$KMS/prpc/GetMeta?json").await.code, 22, "not ready");
@@ -535,7 +535,7 @@ async fn the_lines_of_the_peers_scripts_and_tutorials_work() {
     })
     .await;
 
-    // By hand: with a body and none, with prefixes, doubled slashes, and each field that contracts are fed from.
+    // By hand: with and without a body, with prefixes, doubled slashes, and each field that contracts need.
     let meta: Value = serde_json::from_str(&ok("curl -sk https://$KMS/prpc/GetMeta").await).expect("JSON");
     for (line, expected) in [
         ("curl -sk https://$KMS/prpc/GetMeta -d '{}' | jq -r .k256_pubkey", &meta["k256_pubkey"]),

@@ -19,7 +19,7 @@ use crate::support::{DOMAIN, eventually, tools};
 use kms_simulator::{Cvm, GuestAgent};
 use serde_json::{Value, json};
 
-/// Lines that no test can run, and why.
+/// Lines that no test can run, with the reason.
 const NOT_RUN: &[(&str, &str)] = &[
     ("cargo run -p kms-sandbox", "CI's own step, to its end"),
     ("bash tests/run", "this test is a part of it"),
@@ -57,22 +57,22 @@ const NOT_RUN: &[(&str, &str)] = &[
     ),
 ];
 
-/// The app that documents speak of.
+/// The app in the documents.
 const APP: [u8; 20] = *b"\x00\x11\x22\x33\x44\x55\x66\x77\x88\x99\xaa\xbb\xcc\xdd\xee\xff\x00\x11\x22\x33";
 
-/// The operator's token, of the kind that `kmsctl` takes.
+/// The operator's token in `kmsctl` commands.
 const TOKEN: &str = "operators-token";
 
-/// What its `.env` says.
+/// The content of `.env`.
 const ENVIRONMENT: &str = "NAME=value\n";
 
-/// What lines may call, beside this project's programs.
+/// Programs that lines may call, beside this project's.
 const PROGRAMS: &[&str] = &["curl", "openssl", "jq", "grpcurl", "cat", "echo", "grep", "mkdir", "cp", "mv"];
 
-/// Languages of fenced blocks that hold no command lines.
+/// Languages of fenced blocks without command lines.
 const DATA: &[&str] = &["text", "json", "toml", "yaml", "rust", "python", "javascript", "proto", "solidity"];
 
-/// Where a command line stands.
+/// The position of a command line.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Line {
     document: String,
@@ -83,7 +83,7 @@ struct Line {
 /// All command lines of a document, in order.
 ///
 /// # Errors
-/// A block whose language is neither known as data nor as commands, by its line.
+/// The line of a block whose language is unknown.
 fn command_lines(document: &str, markdown: &str) -> Result<Vec<Line>, String> {
     let mut lines = Vec::new();
     let mut block: Option<&str> = None;
@@ -134,7 +134,7 @@ fn command_lines(document: &str, markdown: &str) -> Result<Vec<Line>, String> {
     Ok(lines)
 }
 
-/// What stands between single backticks.
+/// The text between single backticks.
 fn code_spans(line: &str) -> impl Iterator<Item = &str> {
     line.split('`').skip(1).step_by(2)
 }
@@ -154,7 +154,7 @@ fn is_command(span: &str) -> bool {
     }
 }
 
-/// `line` up to a `#` that stands alone before a space or at the start, outside single quotes.
+/// `line` up to a `#` before a space, at its start or after a space, outside single quotes.
 fn without_comment(line: &str) -> &str {
     let mut is_quoted = false;
     let mut before = ' ';
@@ -169,10 +169,10 @@ fn without_comment(line: &str) -> &str {
     line.trim_end()
 }
 
-/// What a line needs to find.
+/// The state that a line needs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Scene {
-    /// A configuration, and nothing that runs.
+    /// A configuration without a running KMS.
     Configured,
     /// The line starts the KMS itself.
     Start,
@@ -200,11 +200,11 @@ fn scene_of(line: &str) -> Scene {
     }
 }
 
-/// A KMS that lines talk to.
+/// A KMS that lines call.
 struct Node {
     setting: Setting,
     program: Option<Program>,
-    /// The CVM of the app that documents speak of.
+    /// The CVM of the app in the documents.
     guest: GuestAgent,
     /// Whether onboarding has ended, or ends by itself.
     is_finished: bool,
@@ -245,18 +245,18 @@ impl Node {
     }
 }
 
-/// The KMSs of one document, as far as its lines have brought them.
+/// The KMSs of one document, in the state after the lines so far.
 #[derive(Default)]
 struct Stage {
     configured: Option<Node>,
     first: Option<Node>,
     replica: Option<Node>,
-    /// What `export` lines have set.
+    /// The variables set by `export` lines.
     exported: BTreeMap<String, String>,
 }
 
 impl Stage {
-    /// Brings about what the line needs, runs it, and checks what came of it.
+    /// Prepares what the line needs, runs it, and checks its result.
     async fn run(&mut self, line: &Line) {
         let scene = scene_of(&line.text);
         println!("{}:{}: {} ({scene:?})", line.document, line.number, line.text);
@@ -284,7 +284,7 @@ impl Stage {
         }
     }
 
-    /// Sees to it that what a line needs is there.
+    /// Prepares the state that a line needs.
     async fn prepare(&mut self, scene: Scene, line: &str) {
         let first = self.first.as_ref().map(|node| node.is_finished);
         match scene {
@@ -308,7 +308,7 @@ impl Stage {
         }
     }
 
-    /// Runs a line in a shell, in the directory of the KMS that it is about.
+    /// Runs a line in a shell, in the directory of its KMS.
     async fn shell(&self, line: &Line, node: &Node) -> Ran {
         let Node { setting, guest, .. } = node;
         let directory = setting.world.path("");
@@ -328,7 +328,7 @@ impl Stage {
         finish(command, String::new()).await
     }
 
-    /// The line with the names, ports and paths of this run.
+    /// The line with this run's names, ports and paths.
     fn substituted(&self, line: &str, setting: &Setting) -> String {
         let mut ports = vec![
             (["kms.example.com", "HOST", "127.0.0.1", "localhost"].as_slice(), 8000, setting.address.port()),
@@ -338,7 +338,7 @@ impl Stage {
             let port = replica.setting.address.port();
             ports.push((&["kms2.example.com", "REPLICA"], 8000, port));
             if line.contains("\"source_url\"") {
-                // Of two KMSs, the one that is told of a source is the new one.
+                // If there are two KMSs, the new one is the one with a source.
                 ports.insert(0, (&["HOST"], 8000, port));
             }
         }
@@ -358,10 +358,10 @@ impl Stage {
     }
 }
 
-/// A `PATH` with this build's programs before all others; `line` says which programs it needs.
+/// A `PATH` that starts with this build's programs; `line` shows which of them it needs.
 ///
 /// # Panics
-/// When the line calls a program that is not in [`PROGRAMS`]: documents are not run unread.
+/// If the line calls a program that is not in [`PROGRAMS`]: no line runs unread.
 fn programs(directory: &Path, line: &Line) -> OsString {
     let ours = directory.join("programs");
     fs::create_dir_all(&ours).expect("a directory");
@@ -381,7 +381,7 @@ fn programs(directory: &Path, line: &Line) -> OsString {
     env::join_paths([ours].into_iter().chain(env::split_paths(&path))).expect("a path")
 }
 
-/// Calls the `kmsctl` of this build, beside `kms`; what verifies quotes is told of the simulated root.
+/// Runs the `kmsctl` of this build, with the simulated root for the verification of quotes.
 fn kmsctl(directory: &Path) -> String {
     let program = Path::new(KMS).with_file_name("kmsctl");
     let (program, root) = (program.display(), directory.join("root.der"));
@@ -393,7 +393,7 @@ fn kmsctl(directory: &Path) -> String {
     )
 }
 
-/// Writes a shell script that can be called.
+/// Writes an executable shell script.
 fn script(path: &Path, text: &str) {
     fs::write(path, format!("#!/bin/sh\n{text}\n")).expect("a script");
     fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("a script");
@@ -420,7 +420,7 @@ fn programs_of(line: &str) -> Vec<String> {
     words.map(str::to_owned).collect()
 }
 
-/// Whether a line has done what it is there for.
+/// Checks that a line has had its effect.
 fn check(line: &Line, ran: &Ran) {
     let Line { document, number, text } = line;
     let what = format!("{document}:{number}: {text}\n{}", ran.text());
@@ -454,7 +454,7 @@ fn documents() -> Vec<PathBuf> {
     found
 }
 
-/// The command lines of each document that has any.
+/// The command lines of each document with any.
 fn all_lines() -> Vec<Vec<Line>> {
     let documents = documents().into_iter().map(|path| {
         let name = path.file_name().expect("a file").to_string_lossy().into_owned();
@@ -495,7 +495,7 @@ fn block<'a>(markdown: &'a str, language: &str) -> &'a str {
     rest.split("\n```").next().expect("its end")
 }
 
-/// The allowlist that the documents show, with values for what the reader has to fill in.
+/// The allowlist in the documents, with values for the reader's placeholders.
 fn allowlist_of_the_documents(mr_aggregated: &str, os_image: &str, device: &str) -> String {
     let section = section("operations.md", "Allowing apps and KMS nodes");
     let filled = block(&section, "json")
@@ -528,7 +528,7 @@ fn the_configuration_for_a_cvm_verifies_os_images_and_has_an_admin_listener() {
     let (_, content) = compose.split_once("    content: |\n").expect("the configuration");
     let lines = content.lines().take_while(|line| line.is_empty() || line.starts_with("      "));
     let text: String = lines.map(|line| format!("{}\n", line.trim_start())).collect();
-    // What the reader fills in, `${NAME:?why}`.
+    // The reader's placeholders, `${NAME:?why}`.
     let mut parts = text.split("${");
     let mut text = parts.next().unwrap_or_default().to_owned();
     for part in parts {
@@ -571,7 +571,7 @@ async fn the_way_without_tdx_is_as_it_is_written() {
         here(line.unwrap_or_else(|| panic!("no line begins with {start}")))
     };
 
-    // The port is the default one for readers, and one of its own for this test.
+    // The default port in the documents, replaced by a free one.
     let simulator = line("target/release/kms-simulator ") + &format!(" --pccs-listen {pccs}");
     let mut words = simulator.split(' ');
     let program = words.next().expect("a program");

@@ -23,12 +23,12 @@ fn calls(node: &FaultServer, name: &str) -> usize {
     node.asked().iter().filter(|asked| method(asked) == name).count()
 }
 
-/// How often the node was asked for its newest block.
+/// How often the node was called for its newest block.
 fn looks(node: &FaultServer) -> usize {
     calls(node, "eth_getBlockByNumber")
 }
 
-/// The same chain on several nodes, with an app that is allowed.
+/// The same chain on several nodes, with an allowed app.
 async fn copies<const N: usize>() -> ([Chain; N], BootInfo) {
     let genesis = now() - GENESIS_AGE.as_secs();
     let (mut chains, mut info) = (Vec::new(), None);
@@ -61,7 +61,7 @@ async fn a_decision_in_a_block_that_the_chain_drops_is_made_anew() {
     let policy = chain.policy("");
     allowed(policy.decide(Subject::App(&info)).await);
     assert_eq!(chain.rpc("evm_revert", json!([before])).await, true);
-    // At once, while the dropped block is still taken for the newest.
+    // At once, while the dropped block still counts as the newest.
     assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "compose_hash_not_allowed");
 
     chain.send(app, crate::anvil::addComposeHashCall { hash: word(&info.compose_hash) }).await;
@@ -77,7 +77,7 @@ async fn what_is_not_final_does_not_count() {
     let info = chain.allowed_app().await;
     let decide = async |toml: &str| chain.policy(toml).decide(Subject::App(&info)).await;
     let (finalized, confirmed) = ("block = 'finalized'", "confirmations = 3");
-    // The last of them allowed the device; three blocks below it, there is not even its compose hash.
+    // The newest of them allowed the device; three blocks below it, not even the compose hash is allowed.
     assert_eq!(denied(decide(finalized).await).code.name(), "compose_hash_not_allowed");
     assert_eq!(denied(decide(confirmed).await).code.name(), "os_image_not_allowed");
     chain.mine(2).await;
@@ -91,7 +91,7 @@ async fn what_is_not_final_does_not_count() {
 
 #[tokio::test]
 async fn what_was_final_or_safe_stays_so_on_nodes_that_lag() {
-    // How far below the newest block anvil's are.
+    // The distances from anvil's newest block.
     for (block, depth) in [("block = 'finalized'", 2), ("block = 'safe'", 1)] {
         let ([ahead, behind], info) = copies::<2>().await;
         ahead.mine(2).await;
@@ -103,7 +103,7 @@ async fn what_was_final_or_safe_stays_so_on_nodes_that_lag() {
         let deny = async || denied(policy.decide(Subject::App(&info)).await).code.name();
         assert_eq!(deny().await, "os_image_not_allowed");
 
-        // The other one would allow it still.
+        // The other one would still allow it.
         let other = crate::chain::policy(&[behind.url()], ahead.kms, block);
         allowed(other.decide(Subject::App(&info)).await);
         first.suffer(Fault::Down).await;
@@ -111,7 +111,7 @@ async fn what_was_final_or_safe_stays_so_on_nodes_that_lag() {
         let detail = unanswered(policy.decide(Subject::App(&info)).await);
         assert!(detail.contains("endpoint 2: does not have block"), "{block}: {detail}");
 
-        // It has the block, not yet as a final or safe one.
+        // It has the block, but not yet as a final or safe one.
         behind.forbid_image(&info).await;
         assert_eq!(deny().await, "os_image_not_allowed");
         behind.mine(5).await;
@@ -146,7 +146,7 @@ async fn the_newest_block_goes_back_by_a_few_at_most() {
     behind.mine(1).await;
     policy.look_again();
     allowed(decide().await);
-    // Step by step it goes no further: the newest that there was counts, not the last.
+    // The known newest block stays the limit, step by step.
     ahead.mine(1).await;
     first.recover().await;
     policy.look_again();
@@ -210,10 +210,10 @@ async fn a_node_that_is_ahead_by_its_own_word_keeps_no_honest_node_out() {
     let info = chain.allowed_app().await;
     for lead in [1, 100, 999] {
         let block = block_with(&chain, "latest", |number| number + lead).await;
-        // It says of everybody that it cannot say.
+        // It responds that it cannot tell, for every identity.
         let liar = saying_of(&chain, block, json!({ "result": "0x" })).await;
         let honest = FaultServer::before(chain.address()).await;
-        // First: nobody else has its block, and it does not answer in the state of it.
+        // First: no other node has its block, and it cannot read its state.
         let first = policy(&[liar.url(), honest.url()], chain.kms, "");
         allowed(first.decide(Subject::App(&info)).await);
         assert!(calls(&liar, "eth_call") > 0, "{lead}: it was asked");
@@ -222,7 +222,7 @@ async fn a_node_that_is_ahead_by_its_own_word_keeps_no_honest_node_out() {
         allowed(first.decide(Subject::App(&info)).await);
         liar.recover().await;
 
-        // Second: it stands in while the first is away, and no longer.
+        // Second: it is used while the first is down, and no longer.
         let second = policy(&[honest.url(), liar.url()], chain.kms, "");
         allowed(second.decide(Subject::App(&info)).await);
         honest.suffer(Fault::Down).await;
@@ -248,7 +248,7 @@ async fn an_absurd_final_block_counts_until_a_later_one_is_final() {
     policy.info().await.expect("its word");
     liar.suffer(Fault::Down).await;
     policy.look_again();
-    // As old as what it said, so nothing tells which of the two is wrong.
+    // As old as what it said, so nothing shows which of the two is wrong.
     let detail = unanswered(policy.decide(Subject::App(&info)).await);
     assert!(detail.contains("endpoint 2: does not have block 0x8000000000000000"), "{detail}");
     chain.mine(1).await;
@@ -257,13 +257,13 @@ async fn an_absurd_final_block_counts_until_a_later_one_is_final() {
     assert!(policy.chain_state().expect("a chain").disagreements > 0);
 }
 
-/// A node that knows the newest block of a chain, and says `answer` to whoever asks its contract who is allowed.
+/// A node with the newest block of a chain that returns `answer` for every call of its contract.
 async fn saying(chain: &Chain, answer: Value) -> FaultServer {
     let block = chain.rpc("eth_getBlockByNumber", json!(["latest", false])).await;
     saying_of(chain, block, answer).await
 }
 
-/// The same of a node that shows this block as the newest.
+/// The same for a node that shows this block as the newest.
 async fn saying_of(chain: &Chain, block: Value, answer: Value) -> FaultServer {
     let chain_id = format!("0x{CHAIN_ID:x}");
     let mut about_itself = Vec::new();
@@ -387,7 +387,7 @@ async fn a_node_of_another_chain_is_never_asked_who_is_allowed() {
     assert_eq!(policy.last_error(), None);
     assert_eq!(calls(&wrong, "eth_call"), 0);
 
-    // Nor when the right one fails between the look and the call.
+    // Nor if the right one fails between the block and the call.
     let right = FaultServer::before(chain.address()).await;
     let policy = crate::chain::policy(&[right.url(), wrong.url()], chain.kms, "");
     policy.info().await.expect("the first one serves");
@@ -407,7 +407,7 @@ async fn the_next_endpoint_serves_while_the_first_is_down_and_the_first_serves_a
     decide().await;
     assert!(second.asked().is_empty());
 
-    // It fails in the middle: the block is known, the call is not answered.
+    // It fails in the middle: the block is known, the call has no result.
     first.suffer_when(Fault::Page(502, Vec::new()), |asked| method(asked) == "eth_call").await;
     decide().await;
     assert_eq!(calls(&second, "eth_call"), 1);
@@ -444,7 +444,7 @@ async fn an_endpoint_that_hangs_is_left_alone_for_a_while() {
         assert_eq!(first.asked().len(), asked, "it was asked again although it hangs");
     }
 
-    // Where no other is left, that is said at once.
+    // If no other node is left, the failure is immediate.
     second.suffer(Fault::Hanging).await;
     policy.look_again();
     let began = Instant::now();
@@ -517,7 +517,7 @@ async fn each_fault_of_the_call_alone_is_no_answer_and_no_judgement_of_the_node(
         Fault::Endless,
         Fault::TooShort,
         Fault::TooLong,
-        // The answer to another request.
+        // The response to another request.
         Fault::Replay,
     ] {
         node.suffer_when(fault.clone(), |asked| method(asked) == "eth_call").await;
@@ -526,7 +526,7 @@ async fn each_fault_of_the_call_alone_is_no_answer_and_no_judgement_of_the_node(
         assert!(began.elapsed() < TOTAL, "{fault}: {:?}", began.elapsed());
         assert_private(&detail);
         node.recover().await;
-        // At once: what apps' contracts can do to a call must not keep others from theirs.
+        // At once: an app's contract that breaks its own call must not affect other calls.
         eventually(&fault.to_string(), async || policy.decide(Subject::App(&info)).await.ok()).await;
     }
 }
@@ -567,7 +567,7 @@ async fn a_node_that_knows_no_hashes_is_asked_by_number_and_checked() {
     assert!(asked.ends_with(&["eth_call".to_owned(), "eth_getBlockByNumber".to_owned()]), "{asked:?}");
     assert!(!node.asked()[before.len()..].iter().any(by_hash), "it was asked by hash again");
 
-    // Another block of that number takes the place of the one that is known: nothing of the two is mixed.
+    // Another block with the same number replaces the known one: the two are never mixed.
     let before = chain.rpc("evm_snapshot", json!([])).await;
     chain.send(chain.kms, crate::anvil::setGatewayAppIdCall { value: "0xother".to_owned() }).await;
     policy.look_again();
@@ -590,7 +590,7 @@ async fn many_callers_share_a_look() {
     }
     let looks = looks(&node);
     assert!(looks as u64 <= 2 + began.elapsed().as_secs(), "{looks} looks");
-    // A block and a chain id for each look, the contract's own two values, and one call for each caller.
+    // A block and a chain id for each check, the contract's two values, and one call for each caller.
     assert_eq!(calls(&node, "eth_chainId"), looks);
     assert_eq!(calls(&node, "eth_call"), 202);
 }
@@ -632,7 +632,7 @@ async fn nodes_that_disagree_about_the_chain_decide_nothing() {
     let ([one, other], info) = copies::<2>().await;
     let policy = policy(&[one.url(), other.url()], one.kms, "agreement = 2");
     allowed(policy.decide(Subject::App(&info)).await);
-    // From here on each has a block that the other does not have, of the same number.
+    // From here on each has a block of the same number that the other does not have.
     one.forbid_image(&info).await;
     other.mine(1).await;
     policy.look_again();
@@ -657,7 +657,7 @@ async fn nodes_that_disagree_about_the_contract_decide_nothing_unless_enough_agr
             assert!(policy.chain_state().expect("a chain").disagreements > 0);
         }
     }
-    // Two that lie are the majority: no more than the word of so many endpoints is checked.
+    // Two liars are the majority: only the agreement of that many endpoints is checked.
     chains[1].lie_about_image(&info, false).await;
     let policy: Policy = policy(&urls(&chains), chains[0].kms, "agreement = 2");
     assert_eq!(denied(policy.decide(Subject::App(&info)).await).code.name(), "os_image_not_allowed");
@@ -666,7 +666,7 @@ async fn nodes_that_disagree_about_the_contract_decide_nothing_unless_enough_agr
 #[tokio::test]
 async fn one_node_cannot_keep_the_others_from_agreeing() {
     let ([one, two, three], info) = copies::<3>().await;
-    // `one` and `three` have the same next block, `two` has another one, and `three` is far ahead.
+    // `one` and `three` have the same next block, `two` has another, and `three` is far ahead.
     one.mine(1).await;
     two.forbid_image(&info).await;
     three.mine(30).await;

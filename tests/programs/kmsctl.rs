@@ -7,7 +7,7 @@ use kms_attest::measurement::EventVersion;
 use kms_simulator::{Cvm, GuestAgent, Platform, Stage};
 use serde_json::{Value, json};
 
-/// How the KMS is reached: before and after onboarding.
+/// The URLs of the KMS before and after onboarding.
 fn urls(world: &World) -> (String, String) {
     let port = world.address().port();
     (format!("http://localhost:{port}"), format!("https://localhost:{port}"))
@@ -54,7 +54,7 @@ async fn from_nothing_to_keys(version: EventVersion) {
     let finished = desk.json(0, &["finish", "--kms", &plain]).await;
     assert_eq!(finished["serving"], true);
 
-    // From here on the other side is another one, whichever scheme and command it is met with.
+    // From here on the server is in another phase, for every scheme and command.
     let bootstrap = ["bootstrap", "--domain", "localhost", "--kms"];
     let onboard = ["onboard", "--domain", "localhost", "--source", "https://localhost:1", "--kms"];
     for command in [&["finish", "--kms"][..], &bootstrap, &onboard, &["status", "--kms"]] {
@@ -137,7 +137,7 @@ async fn from_nothing_to_keys(version: EventVersion) {
     desk.json(0, &sign).await;
     assert_eq!(desk.read("chain.pem").matches("BEGIN CERTIFICATE").count(), 3);
 
-    // Later, elsewhere, without the KMS.
+    // Later, on another machine, without the KMS.
     drop(world);
     let offline = [&["verify", "--offline", "bundle.json"], &pins[..]].concat();
     assert_eq!(desk.json(0, &offline).await["verdict"], "proven");
@@ -183,13 +183,13 @@ async fn a_replica_holds_the_same_keys_and_another_bootstrap_does_not() {
     let k256 = text(&keys["k256_pubkey"]);
     assert_eq!(status["kms"][0]["k256_pubkey"], k256);
 
-    // A replica shows no statement of its own about the k256 key: its pin takes that place.
+    // A replica has no bootstrap statement about the k256 key: a pin replaces it.
     let verify = ["verify", &url, "--dangerous-root", "root.der"];
     assert_eq!(outcome(&desk.json(0, &verify).await, "k256_attested"), "not_checked");
     let pinned = [&verify[..], &["--k256-pubkey", k256]].concat();
     assert_eq!(outcome(&desk.json(0, &pinned).await, "k256_attested"), "passed");
 
-    // Signed by the same key: one known signer for both, keys from either.
+    // Signed by the same key: one known signer covers both, and keys come from either.
     let app = source.app(1);
     let agent = GuestAgent::serve_tcp(&app).await.expect("guest agent");
     let desk = desk.with("DSTACK_AGENT_ADDRESS", agent.address());

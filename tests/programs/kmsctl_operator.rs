@@ -42,14 +42,14 @@ async fn an_operator_finds_out_why_and_pastes_what_helps() {
         assert!(out.contains(text), "{text}: {out}");
     }
 
-    // What is printed last is the fragment, ready to be merged.
+    // The output ends with the fragment to merge.
     let from = out.find("\n{\n").expect("a fragment");
     let fragment: serde_json::Value = serde_json::from_str(&out[from..]).expect("JSON");
     let rules = serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("file")).expect("JSON");
     world.allowlist.write(&cvm_kms::policy::remedy::merged([&rules, &fragment]));
     assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
 
-    // The same person as a certificate and as evidence, binary and in hexadecimal.
+    // The same identity as a certificate and as evidence, binary and in hexadecimal.
     let (pem, _) = identity.pem();
     let evidence = app.evidence(ReportData::ZERO).encode();
     desk.write("app.pem", pem);
@@ -94,7 +94,7 @@ async fn an_operator_stops_one_thing_and_lets_it_go_again() {
         Some(8 * 3600)
     );
 
-    // What the explanation proposes is a command that works as it stands.
+    // The proposed command works unchanged.
     let explained = desk.run(&["explain", "--denial", answer.header("x-denial-id")]).await;
     let proposed =
         explained.out.lines().find_map(|line| line.strip_prefix("  * kmsctl ")).expect("a command");
@@ -107,7 +107,7 @@ async fn an_operator_stops_one_thing_and_lets_it_go_again() {
     assert_eq!(desk.run(&["freeze", "kms", "--reason", "stop everything", "--yes"]).await.code, 0);
     assert_eq!(caller.json("GetAppKey", json!({})).await.status, 403);
     assert_eq!(desk.run(&["unfreeze", "kms"]).await.code, 0);
-    // Nobody can be asked here, so everything goes on.
+    // Without a terminal there is no confirmation, so nothing is frozen.
     let unasked = desk.run(&["freeze", "kms", "--reason", "stop everything"]).await;
     assert!(unasked.code == 2 && unasked.err.contains("--yes"), "{}", unasked.text());
     assert!(desk.run(&["frozen"]).await.out.starts_with("Nothing is frozen."));
@@ -183,7 +183,7 @@ async fn an_operator_says_that_a_clock_was_ahead_and_nothing_else_does() {
     for text in ["the clock", "kmsctl clock-floor lower"] {
         assert!(explained.text().contains(text), "{text}: {}", explained.text());
     }
-    // An operator whose own clock shows something else vouches for nothing.
+    // An operator whose own clock differs cannot confirm the time.
     let admin = Caller::new(world.admin_address().await).plain();
     for request in [json!({ "reason": "r", "now": 1 }), json!({ "reason": "" }), json!({})] {
         let asked = http::with(http::json("LowerClockFloor", request.clone()), "x-admin-token", TOKEN);
@@ -258,7 +258,7 @@ async fn several_kmss_are_frozen_at_once_and_the_one_that_fails_is_named() {
     assert_eq!(thawed[2]["answer"]["was_frozen"], true, "{thawed}");
     let denials = desk.run(&["denials", "--admin", &both]).await;
     assert!(denials.code == 2 && denials.err.contains("takes one --admin, got 2"), "{}", denials.text());
-    // The main listener is none.
+    // The main listener is not an admin listener.
     let main = format!("https://localhost:{}", first.address().port());
     let wrong = desk.run(&["frozen", "--admin", &main, "--dangerous-any-server"]).await;
     assert!(wrong.code == 1 && wrong.err.contains("this is not an admin listener"), "{}", wrong.text());
@@ -322,7 +322,7 @@ async fn status_says_that_a_kms_can_release_nothing_and_denials_says_why() {
     assert_eq!((&kms["state"], &kms["ready"]), (&json!("not_ready"), &json!(false)), "{json}");
     assert_eq!(kms["not_ready"][0]["code"], "allowlist_unusable");
 
-    // What a guest does first.
+    // The first call of a guest.
     assert_eq!(world.caller().json("GetTempCaCert", json!({})).await.status, 403);
     let listed = desk.run(&["denials"]).await;
     for text in ["allowlist_unusable", "GetTempCaCert", "a readable allowlist"] {
@@ -364,7 +364,7 @@ async fn a_replica_is_onboarded_through_the_admin_listener_by_a_node_that_proves
         assert_eq!((ran.code, ran.text().contains(text)), (code, true), "{text}: {}", ran.text());
         assert!(!source.key_file("root-ca.key").exists(), "{text}");
     }
-    // Without its root the attestation of a simulated machine proves nothing.
+    // Without its root, the attestation of a simulated machine proves nothing.
     let intel: Vec<_> = bootstrap(tls.clone(), measured.clone())
         .into_iter()
         .filter(|argument| !["--dangerous-root", "root.der"].contains(&argument.as_str()))

@@ -12,10 +12,10 @@ use kms_simulator::{AgentMode, Cvm, Platform, Stage};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
 
-/// One browser at a time: each takes what a small machine has.
+/// One browser at a time, because each needs most of a small machine.
 static BROWSER: LazyLock<Mutex<()>> = LazyLock::new(Mutex::default);
 
-/// Plays `tests/page/<scenario>.mjs` against the page at `url` and gives what it returns.
+/// Runs `tests/page/<scenario>.mjs` against the page at `url`, and returns its result.
 async fn play(scenario: &str, url: &str, more: Value) -> Value {
     let _turn = BROWSER.lock().await;
     let directory = tokio::task::spawn_blocking(|| tools::npm("page")).await.expect("no panic");
@@ -53,7 +53,7 @@ async fn meta(world: &World) -> GetMetaResponse {
     answer.message()
 }
 
-/// A KMS that runs another OS image on the same platform.
+/// A KMS with another OS image on the same platform.
 async fn other_image() -> World {
     let platform = Platform::from_seed(b"integration tests");
     let cvm = Cvm::builder(&platform).app_id([0xca; 20]).os_image_hash([5; 32]).stage(Stage::Ready).build();
@@ -171,7 +171,7 @@ async fn refusals_are_told_with_the_reason_of_the_kms_and_can_be_retried() {
     let replica = other_image().await;
     let allows_itself = std::fs::read_to_string(replica.allowlist.path()).expect("allowlist");
     replica.allowlist.write(&json!({}));
-    // The replica comes to allow itself and the source; the source comes to allow the replica.
+    // First the replica allows itself and the source, then the source allows the replica.
     let with = |rules: &str, cvm: &Cvm| {
         let mut rules: Value = serde_json::from_str(rules).expect("JSON");
         for (list, value) in
@@ -212,7 +212,7 @@ async fn a_page_opened_late_says_what_is_there_and_what_finish_waits_for() {
     let given = json!({ "key": world.key_file("root-k256.key"), "away": world.path("away") });
     let url = page_of(&world);
     let attester_returns = async {
-        // As long as the browser needs: a machine that is busy takes its time.
+        // As long as the browser needs, because the machine may be busy.
         loop {
             let answer = world.caller().plain().try_send(request("GET", "/api/v1/setup/status", "")).await;
             if answer.is_ok_and(|answer| answer.text().contains("the attester of this machine")) {
@@ -247,7 +247,7 @@ async fn wrong_input_is_told_at_its_field_before_anything_is_called() {
         assert_eq!(told[wrong], "domain contains an invalid DNS label.", "{wrong}");
     }
     assert_eq!(told["source"], "the URL of a KMS starts with https://.");
-    // What is called in the end, once the input is right.
+    // The calls made at the end, once the input is valid.
     assert_eq!(texts(&seen["called"]), ["/prpc/Onboard.GetAttestationInfo", "/prpc/Onboard.Bootstrap"]);
     assert_eq!(std::fs::read(world.key_file("rpc-domain")).expect("domain"), b"localhost");
 }
@@ -282,7 +282,8 @@ async fn a_page_of_another_site_in_the_same_browser_changes_nothing() {
     let statuses = texts(&seen["statuses"]);
     assert!(statuses.len() >= 10, "{seen:#}");
     assert!(statuses.iter().all(|status| status.ends_with(" 403")), "{seen:#}");
-    // A link in a mail. Over plain HTTP under a name, the browser does not tell it from another page's.
+    // A link in a mail. Over plain HTTP with a name, the browser does not distinguish it from another page's
+    // link.
     assert_eq!(texts(&seen["opened"]), ["400", "400", "403", "403"]);
     assert!(!world.key_file("root-ca.key").exists());
     // The operator's own call still works.
@@ -306,7 +307,7 @@ async fn grpc_web_works_from_pages_of_listed_origins_and_no_others() {
         assert_eq!(seen[form]["refused"], json!([16, "No attestation provided"]), "{form}: {seen:#}");
         assert_eq!(seen[form]["denial_id"].as_str().map(str::is_empty), Some(false), "{form}: {seen:#}");
     }
-    // A page of another site is not given the answer.
+    // Pages of unlisted sites cannot read the response.
     assert_eq!(seen["unlisted"], json!({ "binary": "blocked", "text": "blocked", "json": "blocked" }));
     assert_eq!(seen["json"], hex::encode(&meta(&world).await.k256_pubkey));
 }

@@ -114,7 +114,7 @@ async fn a_kms_asks_another_programs_allow_list_with_token_and_signature() {
     let refusal = caller.json("GetAppKey", json!({})).await.refusal();
     assert_eq!(refusal.0, 403, "the allowlist cannot be used: {}", refusal.1);
 
-    // A key that is not the pinned one, and a token that is not the right one, are no answers.
+    // With a key that is not pinned, or a wrong token, there is no decision.
     let other = "00".repeat(32);
     for change in [
         format!("core.auth_api.webhook.decision_key = \"{other}\""),
@@ -168,14 +168,14 @@ async fn auth_serve_answers_as_auth_simple_does_and_stops_in_order() {
     assert_eq!(caller.get("/elsewhere").await.status, 404);
     assert_eq!(caller.send(request("POST", "/bootAuth/app", "{}")).await.status, 400);
 
-    // What log rotation and monitoring send ends nothing.
+    // Signals of log rotation and monitoring do not end it.
     for signal in [Signal::USR1, Signal::USR2, Signal::XFSZ, Signal::HUP] {
         kill_process(Pid::from_child(&backend.child), signal).expect("it runs");
     }
     tokio::time::sleep(Duration::from_millis(100)).await;
     assert_eq!(caller.get("/health").await.status, 200);
 
-    // Whoever is connected and silent does not hold up the end.
+    // An idle connection does not delay the end.
     let mut line = caller.connect().await.expect("a connection");
     assert_eq!(line.send(request("GET", "/", "")).await.status, 200);
     let silent = tokio::net::TcpStream::connect(backend.address).await.expect("a connection");

@@ -15,13 +15,13 @@ use serde_json::json;
 use crate::support::program::{Program, Setting};
 use crate::support::{Answer, Caller, eventually};
 
-/// One KMS of a cluster: what stands around it, and its process while it runs.
+/// One KMS of a cluster: its surroundings, and its process while it runs.
 struct Node {
     setting: Setting,
     program: Option<Program>,
 }
 
-/// What a failed test leaves to look at.
+/// Keeps the log of a failed test.
 impl Drop for Node {
     fn drop(&mut self) {
         if std::thread::panicking()
@@ -114,7 +114,7 @@ impl Node {
         self.setting.world.allow_app(app);
     }
 
-    /// Ends the process without a warning.
+    /// Kills the process.
     async fn kill(&mut self) {
         let mut program = self.program.take().expect("it runs");
         program.signal(Signal::KILL);
@@ -126,7 +126,7 @@ impl Node {
         self.program = Some(self.setting.start().await);
     }
 
-    /// Ends the process in order, and has the program itself verify its audit log.
+    /// Ends the process in order, and has the program verify its audit log.
     async fn stop(&mut self) {
         let program = self.program.take().expect("it runs");
         assert_eq!(program.stop(Signal::TERM).await, Some(0));

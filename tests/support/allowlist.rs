@@ -27,7 +27,6 @@ impl AllowlistFile {
         file
     }
 
-    /// Its path.
     pub fn path(&self) -> &Path {
         &self.path
     }
@@ -50,14 +49,12 @@ impl AllowlistFile {
         });
     }
 
-    /// Changes the rules.
     pub fn change(&self, change: impl FnOnce(&mut Value)) {
         let mut rules = serde_json::from_slice(&fs::read(&self.path).expect("allowlist")).expect("JSON");
         change(&mut rules);
         self.write(&rules);
     }
 
-    /// Replaces the rules.
     pub fn write(&self, rules: &Value) {
         self.write_text(&rules.to_string());
     }
@@ -69,7 +66,6 @@ impl AllowlistFile {
         fs::rename(&new, &self.path).expect("allowlist");
     }
 
-    /// Removes the file.
     pub fn remove(&self) {
         fs::remove_file(&self.path).expect("allowlist");
     }

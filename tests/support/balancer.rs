@@ -13,7 +13,6 @@ use tokio::time::timeout;
 
 /// The time limit for connecting to a backend, which is on loopback.
 const CONNECT: Duration = Duration::from_secs(2);
-/// The longest connection.
 const LIFE: Duration = Duration::from_secs(60);
 /// The most concurrent connections; more wait to be accepted.
 const CONNECTIONS: usize = 64;

@@ -30,7 +30,6 @@ pub const SECRET_PATH: &str = "hush-path";
 /// The target of [`Fault::Redirect`] on the same server, which must receive nothing.
 pub const ELSEWHERE: &str = "/elsewhere";
 
-/// The largest request.
 const MAX_REQUEST: usize = 1 << 20;
 
 /// One way to fail.

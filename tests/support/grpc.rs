@@ -63,7 +63,6 @@ pub fn origin() -> Uri {
 }
 
 impl Caller {
-    /// A gRPC connection.
     pub async fn channel(&self) -> io::Result<Channel> {
         Channel::open(self, self.address()).await
     }

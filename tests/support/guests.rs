@@ -18,7 +18,6 @@ use super::{Caller, Identity, World, eventually, http};
 
 /// The longest wait for a response.
 const PATIENCE: Duration = Duration::from_secs(12);
-/// The pause before reconnecting.
 const PAUSE: Duration = Duration::from_millis(5);
 
 /// Guests, each with its own instance id.
@@ -28,7 +27,6 @@ pub struct Guests {
     has_ended: AtomicBool,
 }
 
-/// The responses.
 #[derive(Default)]
 struct Answers {
     /// How often each instance received its keys.

@@ -24,7 +24,6 @@ use tokio_rustls::TlsConnector;
 
 use super::{DOMAIN, Identity};
 
-/// The time limit of an exchange.
 const LIMIT: Duration = Duration::from_secs(30);
 
 /// How a client connects. Each request of a `Caller` has its own connection; [`Caller::connect`] keeps one.
@@ -293,11 +292,8 @@ impl Line {
 
 /// A complete response.
 pub struct Answer {
-    /// The HTTP status.
     pub status: u16,
-    /// The headers.
     pub headers: HeaderMap,
-    /// The body.
     pub body: Bytes,
     /// What followed the body.
     pub trailers: HeaderMap,

@@ -62,12 +62,10 @@ impl Desk {
         self.home.path().join(name)
     }
 
-    /// Writes a file.
     pub fn write(&self, name: &str, content: impl AsRef<[u8]>) {
         std::fs::write(self.path(name), content).expect("file");
     }
 
-    /// Reads a file.
     pub fn read(&self, name: &str) -> String {
         std::fs::read_to_string(self.path(name)).expect(name)
     }

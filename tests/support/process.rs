@@ -5,11 +5,8 @@ use std::process::{Command, Output, Stdio};
 
 /// The output and exit status of a program.
 pub struct Ran {
-    /// Its exit status.
     pub code: i32,
-    /// Standard output.
     pub out: String,
-    /// Standard error.
     pub err: String,
 }
 

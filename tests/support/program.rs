@@ -145,7 +145,6 @@ impl Setting {
         program.into_inner().expect("no panic")
     }
 
-    /// Starts the program.
     pub fn spawn(&self) -> Program {
         let file = fs::File::create(self.world.path("log")).expect("a log");
         self.spawn_with_stderr(file)
@@ -169,12 +168,10 @@ impl Setting {
 }
 
 impl Program {
-    /// Sends a signal.
     pub fn signal(&self, signal: Signal) {
         kill_process(self.pid(), signal).expect("it runs");
     }
 
-    /// Its process id.
     pub fn pid(&self) -> Pid {
         Pid::from_child(&self.child)
     }
@@ -186,7 +183,6 @@ impl Program {
             .await
     }
 
-    /// Its log.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("a log")
     }

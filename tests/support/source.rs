@@ -32,9 +32,7 @@ use tokio_rustls::TlsAcceptor;
 
 use super::Identity;
 
-/// The longest connection.
 const LIFE: Duration = Duration::from_secs(60);
-/// The largest request.
 const MAX_REQUEST: usize = 1 << 20;
 
 /// The keys of another cluster, and the responses of its KMS.

@@ -16,12 +16,12 @@ use super::json::{Check, Failure, Json, ensure};
 use super::pki::DevelopmentPki;
 use super::server::BackEnd;
 
-/// Why evidence of another platform gets no further than decoding.
+/// Why evidence of another platform is only decoded.
 pub(super) const OTHER_PLATFORM: &str =
     "evidence of this platform is decoded, and refused by name when it is to be verified";
-/// Why evidence without collateral of its time gets no further than the quote.
+/// Why evidence without collateral of its time is not verified.
 pub(super) const NO_COLLATERAL: &str = "there is no collateral of its time: its quote is refused";
-/// Where ours accepts what the peer refuses.
+/// Ours accepts what the peer refuses.
 pub(super) const STRIPPED_V2_EVENTS: &str =
     "V2 events whose digests were stripped pass: the replay of RTMR3 has bound them";
 const NESTED_CONFIG: &str =
@@ -60,7 +60,7 @@ pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>, directory: &'a Di
     cases.list(file, "mr_config_ids", |case, _| mr_config_id(case))
 }
 
-/// Evidence on which the peer's verdict is not given: real, or of another platform.
+/// Evidence without the peer's verdict: real, or of another platform.
 pub(super) fn is_refused(
     evidence: &Evidence,
     ours: Result<Verified, VerifyError>,
@@ -80,7 +80,7 @@ pub(super) fn is_refused(
     Ok(())
 }
 
-/// Compares the boot infos, and asks an authorization backend about those.
+/// Compares the boot infos, and sends them to an authorization backend.
 fn peer_verify(
     peer: &Json,
     evidence: &Evidence,
@@ -141,7 +141,7 @@ fn peer_verify(
     Ok(())
 }
 
-/// Whether evidence has V2 events whose digests are gone, as in certificates.
+/// Whether evidence has V2 events without digests, as in certificates.
 pub(super) fn has_stripped_v2_events(evidence: &Evidence) -> bool {
     let is_stripped = |entry: &TdxEvent| {
         let is_v2 = entry.is_runtime() && entry.version == EventVersion::V2;

@@ -4,17 +4,17 @@ use std::sync::Arc;
 
 use super::json::{Check, Failure, Json};
 
-/// What a case says about itself besides passing.
+/// Remarks of a case beside its result.
 #[derive(Default)]
 pub(crate) struct Notes(pub(crate) Vec<String>);
 
 impl Notes {
-    /// Ours differs from the peer on purpose; the case checked what ours does instead.
+    /// Ours differs from the peer on purpose; the case has checked what ours does.
     pub(crate) fn differs(&mut self, reason: impl Into<String>) {
         self.0.push(format!("differs on purpose: {}", reason.into()));
     }
 
-    /// Something of the case has no counterpart here.
+    /// A part of the case has no counterpart here.
     pub(crate) fn aside(&mut self, reason: impl Into<String>) {
         self.0.push(format!("set aside: {}", reason.into()));
     }
@@ -79,7 +79,7 @@ impl<'a> Cases<'a> {
         }
     }
 
-    /// A case that is no value of the file.
+    /// A case without a value in the file.
     pub(crate) fn named(&mut self, name: &str, run: impl FnOnce(&mut Notes) -> Check + Send + 'a) {
         self.all.push(Case { name: format!("{}/{name}", self.file), run: Box::new(run) });
     }

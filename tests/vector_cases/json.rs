@@ -12,7 +12,7 @@ pub(crate) type Check<T = ()> = Result<T, Failure>;
 #[derive(Debug)]
 pub(crate) struct Failure(pub(crate) String);
 
-/// An error of the service where the vectors have none.
+/// A failure from an error of the service that the vectors do not expect.
 impl<E: std::error::Error> From<E> for Failure {
     fn from(error: E) -> Self {
         Self(format!("unexpected error: {error}"))
@@ -33,9 +33,9 @@ pub(crate) use ensure;
 pub(crate) struct Json {
     path: String,
     value: Value,
-    /// Whether a check has read it. What is below is taken by itself.
+    /// Whether a check has read it. Values below it are marked separately.
     taken: AtomicBool,
-    /// Whether it is a case by itself, which answers for everything in it.
+    /// Whether it is a case of its own, which must consume everything in it.
     is_case: AtomicBool,
 }
 
@@ -48,7 +48,7 @@ enum Value {
     Map(Vec<(String, Json)>),
 }
 
-/// A value as it is read, before it knows its place.
+/// A value without its place in the file.
 impl From<Value> for Json {
     fn from(value: Value) -> Self {
         Self { path: String::new(), value, taken: AtomicBool::default(), is_case: AtomicBool::default() }
@@ -107,7 +107,7 @@ impl<'de> Visitor<'de> for JsonVisitor {
 }
 
 impl Json {
-    /// Reads a file; a key that is there twice is an error.
+    /// Parses a file; a repeated key is an error.
     pub(crate) fn parse(name: &str, bytes: &[u8]) -> Check<Self> {
         let mut file: Self =
             serde_json::from_slice(bytes).map_err(|error| Failure(format!("{name}: {error}")))?;
@@ -128,7 +128,7 @@ impl Json {
         self.path = path;
     }
 
-    /// Where in which file the value stands.
+    /// The file, and the place in it.
     pub(crate) fn path(&self) -> &str {
         &self.path
     }
@@ -293,22 +293,22 @@ impl Json {
         }
     }
 
-    /// Sets a value and everything below it aside: it explains or names something, and there is nothing to compare.
+    /// Marks a value and everything below it as informative: there is nothing to compare.
     pub(crate) fn informative(&self) {
         self.plain();
     }
 
-    /// Everything below, as a type of ours.
+    /// Everything below, as one of our types.
     pub(crate) fn read<T: DeserializeOwned>(&self) -> Check<T> {
         serde_json::from_value(self.plain()).map_err(|error| Failure(format!("{}: {error}", self.path)))
     }
 
-    /// Makes it a case by itself: nothing in it is left over for the file to answer for.
+    /// Makes it a case of its own: the file need not consume what is in it.
     pub(super) fn make_case(&self) {
         self.is_case.store(true, Ordering::Relaxed);
     }
 
-    /// Fails if there is a value below that no check has taken.
+    /// Fails if no check has read some value below.
     pub(crate) fn is_read_whole(&self) -> Check {
         let unknown = self.left_over();
         ensure!(unknown.is_empty(), "not known to this test: {}", unknown.join(", "));
@@ -338,7 +338,7 @@ impl Json {
     }
 }
 
-/// Long values by their beginning: the failure is in the file, the output only has to say where.
+/// The beginning of a long value, because the file has the rest.
 pub(crate) fn cut(text: &str) -> String {
     match text.char_indices().nth(120) {
         Some((end, _)) => format!("{:?}… ({} characters)", &text[..end], text.chars().count()),

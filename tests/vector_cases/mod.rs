@@ -29,17 +29,17 @@ pub(crate) use self::strictness::cases as strictness;
 
 type Build = for<'a> fn(&'a Json, &mut Cases<'a>, &'a Directory) -> Check;
 
-/// What a file is to this test.
+/// The role of a file in this test.
 enum Role {
     /// Its cases run here.
     Cases(Build),
-    /// Its cases run here where it is: it is not part of the project.
+    /// Its cases run here if it exists: it is not part of the project.
     OptionalCases(Build),
-    /// Known, may be missing, and without cases: why.
+    /// Known, without cases, and may be missing.
     Elsewhere,
 }
 
-/// Every file that may be in the directory. Another one is a failure, and so is a missing one with cases.
+/// Every file that the directory may have. Others are a failure, and so are missing ones with cases.
 const FILES: &[(&str, Role)] = &[
     ("keys.json", Role::Cases(|file, cases, _| keys::check(file, cases))),
     ("certs.json", Role::Cases(certs::check)),
@@ -54,11 +54,11 @@ const FILES: &[(&str, Role)] = &[
     ("acpi/acpi_tables.json", Role::Cases(|file, cases, _| acpi::tables(file, cases))),
     ("acpi/acpi_peer_sha256.json", Role::OptionalCases(|file, cases, _| acpi::peers(file, cases))),
     ("ledger.json", Role::Cases(|file, cases, _| transparency_log::check(file, cases))),
-    // Listings of some of the tables, how they were made, and what the formats are.
+    // Listings of some tables, notes on how they were made, and descriptions of formats.
     ("acpi/asl", Role::Elsewhere),
     ("acpi/tools", Role::Elsewhere),
     ("README.md", Role::Elsewhere),
-    // Read by the cases of fixtures.json, which fail on files that they do not know.
+    // Read by the cases of fixtures.json, which fail on unknown files.
     ("fixtures", Role::Elsewhere),
 ];
 
@@ -66,7 +66,7 @@ const FILES: &[(&str, Role)] = &[
 pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    /// The directory that `KMS_VECTORS_DIR` names, else our own.
+    /// The directory `KMS_VECTORS_DIR`, or else our own.
     pub(crate) fn chosen() -> Self {
         match std::env::var_os("KMS_VECTORS_DIR") {
             Some(path) if !path.is_empty() => Self(path.into()),
@@ -94,7 +94,7 @@ impl Directory {
         Json::parse(name, &self.bytes(name)?)
     }
 
-    /// Every file that has cases, read. A file that cannot be read is an error in its place.
+    /// Every file with cases, parsed. An unreadable file is an error in its place.
     pub(crate) fn files(&self) -> Vec<(&'static str, Check<Json>)> {
         let has_cases = FILES.iter().filter(|(name, role)| match role {
             Role::Cases(_) => true,
@@ -104,7 +104,7 @@ impl Directory {
         has_cases.map(|(name, _)| (*name, self.json(name))).collect()
     }
 
-    /// The cases of one file. What is wrong with the file itself is a case that fails.
+    /// The cases of one file. A fault of the file itself is a case that fails.
     pub(crate) fn cases<'a>(&'a self, name: &str, file: &'a Check<Json>) -> Vec<Case<'a>> {
         let mut cases = Cases::of(name);
         let role = FILES.iter().find(|(known, _)| *known == name).map(|(_, role)| role);
@@ -124,7 +124,7 @@ impl Directory {
         cases.all
     }
 
-    /// The files themselves: none may be unknown.
+    /// The files themselves: no unknown ones.
     pub(crate) fn listing(&self) -> Case<'_> {
         let run = || {
             for folder in ["", "acpi/"] {

@@ -127,7 +127,7 @@ fn document(case: &Json, images: &[Packed]) -> Check {
     Ok(())
 }
 
-/// Maps, small numbers, and bytes, except for what is text.
+/// Maps and small numbers; values are bytes unless they are text.
 fn write(value: &Json, key: &str, output: &mut Vec<u8>) -> Check {
     let head = |major: u8, length: usize, output: &mut Vec<u8>| match u8::try_from(length) {
         Ok(short @ 0..24) => output.push(major << 5 | short),
@@ -170,7 +170,7 @@ fn legacy(case: &Json, images: &[Packed], tables: &[u8]) -> Check {
     let expected = case.at("expected")?;
     if let Some(error) = expected.maybe("error") {
         let Err(refusal) = call else { return Err(Failure(format!("{}: is not refused", case.path()))) };
-        // Versions and modes are written differently.
+        // Versions and modes are spelled differently.
         let (peer, ours) = (error.text()?, refusal.to_string());
         let is_alike = peer.rsplit(": ").next() == Some(&ours)
             || peer.contains(ours.split(": ").next().unwrap_or(&ours));
@@ -198,7 +198,7 @@ fn legacy(case: &Json, images: &[Packed], tables: &[u8]) -> Check {
 const INVENTED_TABLES: &str =
     "the log has invented digests of ACPI tables, which are refused; with the right ones all but RTMR0 agree";
 
-/// Cases of before the digests of ACPI tables were recomputed: their logs have invented ones.
+/// Cases from before the digests of ACPI tables were recomputed: their logs have invented ones.
 fn lite(case: &Json, notes: &mut Notes) -> Check {
     let config = VmConfig::parse(case.at("vm_config")?.text()?)?;
     let mut log: Vec<TdxEvent> = case.at("event_log")?.read()?;
@@ -228,7 +228,7 @@ fn lite(case: &Json, notes: &mut Notes) -> Check {
     Ok(())
 }
 
-/// Puts the right digests of ACPI tables into the events that are named for them.
+/// Puts the right digests of ACPI tables into their events.
 fn log_acpi(config: &VmConfig, log: &mut [TdxEvent]) -> Check {
     let AcpiDigests { loader, rsdp, tables } = AcpiDigests::of_vm(&Shape::of(config)?);
     for (name, digest) in [("acpi-loader", loader), ("acpi-rsdp", rsdp), ("acpi-tables", tables)] {
@@ -257,13 +257,13 @@ fn download_failure(case: &Json) -> Check {
     let (outcome, requests) = server.talk(images.fetch(hash));
     ensure!(requests.len() == 1, "{}: {} requests", case.path(), requests.len());
     let Err(error) = outcome else { return Err(Failure(format!("{}: is not refused", case.path()))) };
-    // The peer goes on to say where, and in which file.
+    // The peer's text also has the position and file.
     let (peer, ours) = (case.at("error")?.text()?, error.to_string());
     ensure!(peer.starts_with(&ours), "{}: ours is {ours:?}", case.path());
     Ok(())
 }
 
-/// The peer's caches when all cases have run: images, and what was measured without an error.
+/// The peer's caches after all cases: images, and successful measurements.
 fn listing(images: &[Packed], legacy: &[Json]) -> Check<serde_json::Value> {
     let mut names = BTreeSet::from(["images/", "images/tmp/", "measurements/"].map(str::to_owned));
     for Packed { hash, files } in images {
@@ -278,7 +278,7 @@ fn listing(images: &[Packed], legacy: &[Json]) -> Check<serde_json::Value> {
     Ok(json!(names))
 }
 
-/// A launch as its parts make it, and as the configuration of a guest claims it.
+/// A launch measurement, from its parts and from a guest's claimed configuration.
 fn sev_snp(case: &Json, _: &mut Notes) -> Check {
     let launch = launch(case.at("input")?)?;
     let measured = launch
@@ -332,7 +332,7 @@ fn launch(input: &Json) -> Check<Result<Launch, LaunchError>> {
         command_line: input.at("base_cmdline")?.text()?.to_owned(),
         ovmf_hash: input.at("ovmf_hash")?.array()?,
         kernel_hash: input.at("kernel_hash")?.array()?,
-        // None stands for the hash of nothing, which the peer writes into its document.
+        // The peer writes the hash of an empty file for a missing one.
         initrd_hash: match initrd.text()? {
             "" => Some(image_hash(b"")),
             _ => Some(initrd.array()?),

@@ -92,7 +92,7 @@ fn refused(
             Ok(())
         }
         (Ok(_), None) => {
-            // Nothing tells what the guest booted: the case is about the document.
+            // Without a statement of what the guest booted, the case is about the document.
             let is_version_3 = expected == 5 && reason == "missing field 'cmdline'" && has_digest(config);
             ensure!(is_version_3, "{}: is not refused", case.path());
             notes.differs(VERSION_3);
@@ -107,7 +107,7 @@ fn refused(
             if root_ports {
                 notes.differs(ROOT_PORTS);
             }
-            // Decoding and the version go hand in hand: version 3 has other fields.
+            // Decoding depends on the version: version 3 has other fields.
             let document = [5, 6].contains(&expected) && [5, 6].contains(&step);
             ensure!(step == expected || document || root_ports, "{}: step {step}: {error}", case.path());
             Ok(())
@@ -122,7 +122,7 @@ fn has_digest(config: &VmConfig) -> bool {
     document.is_some_and(|document| document.windows(name.len()).any(|window| window == name))
 }
 
-/// The step of verification that refuses.
+/// The verification step that refuses.
 fn step_of(error: &LiteError) -> u64 {
     match error {
         LiteError::NoDocument => 1,
@@ -181,7 +181,7 @@ fn rtmr1(kernel: [u8; 48]) -> [u8; 48] {
     })
 }
 
-/// A real recording: it verifies, and what is altered in it is refused by name.
+/// A real recording: it verifies, and each alteration is refused by name.
 pub(super) fn recording(
     config: &VmConfig,
     log: &[TdxEvent],

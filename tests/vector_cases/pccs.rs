@@ -14,7 +14,7 @@ use super::server::{Route, Server};
 
 type Routes = HashMap<String, Route>;
 
-/// Answers that the peer fails on and that are read here: services differ in the form of their revocation lists.
+/// Responses that the peer rejects and ours accepts: services differ in the form of their revocation lists.
 const READ_HERE: [&str; 1] = ["root CRL served as raw DER"];
 
 pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>, directory: &'a Directory) -> Check {
@@ -31,7 +31,7 @@ pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>, directory: &'a Di
     })
 }
 
-/// The answers that the other exchanges change.
+/// The responses that the other exchanges modify.
 fn normal_routes(file: &Json) -> Check<Routes> {
     let mut exchanges = file.at("exchanges")?.list()?.iter();
     let routes = exchanges.find_map(|exchange| exchange.maybe("routes"));

@@ -10,7 +10,7 @@ use sha2::{Digest, Sha256};
 use super::Directory;
 use super::json::{Check, Failure, Json, ensure};
 
-/// The collateral set that every mock attestation is verified with.
+/// The collateral set for all mock attestations.
 const GOOD: &str = "good";
 
 /// A root, the collateral under it, and a time.
@@ -21,7 +21,7 @@ pub(super) struct DevelopmentPki {
 }
 
 impl DevelopmentPki {
-    /// The root that `file` names, with the collateral of `tdx_quotes.json` in the same directory.
+    /// The root named in `file`, with the collateral of `tdx_quotes.json` in the same directory.
     pub(super) fn of(file: &Json, directory: &Directory) -> Check<Self> {
         let root = file.at("mock_root_ca_pem")?;
         let anchors = TrustAnchors::with_tdx_root(root.text()?.as_bytes())?;
@@ -33,7 +33,7 @@ impl DevelopmentPki {
         Self::with_anchors(anchors, directory)
     }
 
-    /// The root of `tdx_quotes.json` that its seed makes.
+    /// The root of `tdx_quotes.json`, derived from its seed.
     pub(super) fn of_quotes(directory: &Directory) -> Check<Self> {
         let quotes = directory.json("tdx_quotes.json")?;
         for (_, root) in quotes.at("root_ca")?.entries()? {
@@ -59,13 +59,14 @@ impl DevelopmentPki {
     }
 }
 
-/// A time at which collateral is valid, far from its ends.
+/// A time well inside the validity of the collateral.
 pub(super) fn middle(collateral: &Collateral) -> u64 {
     collateral.issued().midpoint(collateral.expires())
 }
 
-/// Whether the root has the key of label `tdx-root` that the seed makes:
-/// `SHA-256("dstack-mock-p256-v1" ‖ seed ‖ label ‖ u32be counter)`, with the first counter that gives a scalar.
+/// Whether the root has the key derived from the seed with label `tdx-root`:
+/// `SHA-256("dstack-mock-p256-v1" ‖ seed ‖ label ‖ u32be counter)`, with the first counter that gives a
+/// scalar.
 pub(super) fn is_of_seed(anchors: &TrustAnchors, seed: &Json) -> Check<bool> {
     let seed = seed.bytes()?;
     let scalar = |counter: u32| -> [u8; 32] {

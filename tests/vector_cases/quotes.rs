@@ -8,10 +8,10 @@ use super::cases::{Cases, Notes};
 use super::json::{Check, Failure, Json, ensure};
 use super::pki::is_of_seed;
 
-/// TDATTRIBUTES that a TD may have here: SEPT_VE_DISABLE, PKS, KL.
+/// The TDATTRIBUTES that a TD may have here: SEPT_VE_DISABLE, PKS, KL.
 const PERMITTED_ATTRIBUTES: u64 = 1 << 28 | 1 << 30 | 1 << 31;
 
-/// What a set of collateral consists of.
+/// The parts of a collateral set.
 const PARTS: [&str; 9] = [
     "pck_crl_issuer_chain",
     "root_ca_crl",
@@ -60,7 +60,7 @@ pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
     Ok(())
 }
 
-/// A set has its parts and nothing else. Whether they are any good is what the cases ask.
+/// A set has exactly its parts. Their validity is tested by the cases.
 pub(super) fn is_collateral_set(set: &Json) -> Check {
     for part in PARTS {
         set.at(part)?.text()?;
@@ -71,7 +71,7 @@ pub(super) fn is_collateral_set(set: &Json) -> Check {
     }
 }
 
-/// A root, which PEM and DER must agree about.
+/// A root, which must be the same in PEM and DER.
 fn anchors(root: &Json) -> Check<TrustAnchors> {
     let der = TrustAnchors::with_tdx_root(&root.at("der")?.bytes()?)?;
     let pem = TrustAnchors::with_tdx_root(root.at("pem")?.text()?.as_bytes())?;
@@ -109,7 +109,8 @@ pub(super) fn is_outcome(
     is_report(verified.at("report")?, ours.td())
 }
 
-/// What the peer's library accepts and ours does not: quotes of SGX enclaves, and attribute bits that it ignores.
+/// Quotes that only the peer's library accepts: those of SGX enclaves, and those with attribute bits that it
+/// ignores.
 fn is_refused_on_purpose(verified: &Json, quote: &[u8], error: String, notes: &mut Notes) -> Check {
     match TdReport::parse(quote) {
         Err(TdxError::NotATd) => {

@@ -17,7 +17,7 @@ use tokio::runtime::Runtime;
 
 use super::json::{Check, Failure, ensure};
 
-/// One answer.
+/// One response.
 #[derive(Clone)]
 pub(super) struct Route {
     pub(super) status: u16,
@@ -25,7 +25,7 @@ pub(super) struct Route {
     pub(super) body: Vec<u8>,
 }
 
-/// A request as it arrived.
+/// A received request.
 #[derive(Clone)]
 pub(super) struct Arrived {
     /// `METHOD path?query`
@@ -35,7 +35,7 @@ pub(super) struct Arrived {
 
 type Arrivals = Arc<Mutex<Vec<Arrived>>>;
 
-/// A server that answers from a table, and 404 to everything else.
+/// A server that responds from a table, and with 404 otherwise.
 pub(super) struct Server {
     runtime: Runtime,
     base: String,
@@ -57,7 +57,7 @@ impl Server {
         &self.base
     }
 
-    /// Runs a client while the server runs; gives what it came to, and the requests it made.
+    /// Runs a client against the server; returns its result and the requests.
     pub(super) fn talk<T>(&self, client: impl Future<Output = T>) -> (T, Vec<Arrived>) {
         lock(&self.arrivals).clear();
         let outcome = self.runtime.block_on(client);
@@ -103,7 +103,7 @@ fn lock(arrivals: &Arrivals) -> MutexGuard<'_, Vec<Arrived>> {
     arrivals.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// An authorization backend that allows everything, and the policy that asks it.
+/// An authorization backend that allows everything, and a policy that uses it.
 pub(super) struct BackEnd {
     server: Server,
     policy: Policy,
@@ -118,7 +118,7 @@ impl BackEnd {
         Ok(Self { server, policy: Policy::from_config(&AuthApi::Webhook(Box::new(Webhook::at(url))))? })
     }
 
-    /// The backend gets the boot info as it is, and behind it the older name of `teeVariant`.
+    /// The backend receives the boot info unchanged, followed by the older name of `teeVariant`.
     pub(super) fn is_asked(&self, boot_info: &BootInfo) -> Check {
         let (decision, arrived) = self.server.talk(self.policy.decide(Subject::App(boot_info)));
         ensure!(matches!(decision?, Decision::Allowed { .. }), "the backend was not understood");

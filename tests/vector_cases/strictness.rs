@@ -9,7 +9,7 @@ use super::cases::{Case, Notes};
 use super::json::{Check, Failure, Json, ensure};
 use super::{Directory, FILES, Role};
 
-/// The tests of the test, on our own vectors.
+/// Tests of this test, on our own vectors.
 pub(crate) fn cases() -> Vec<Case<'static>> {
     let case = |name: String, run: Box<dyn FnOnce(&mut Notes) -> Check + Send>| Case { name, run };
     let mut cases = vec![
@@ -27,8 +27,8 @@ pub(crate) fn cases() -> Vec<Case<'static>> {
     cases
 }
 
-/// What no result depends on, by the end of its place: explanations and names, the words of the peer's errors, whether
-/// its repository has a copy of a file, what it makes of OS images.
+/// Values without influence on a result, by the end of their path: explanations and names, the peer's error
+/// texts, whether its repository has a copy of a file, its results for OS images.
 const INFORMATIVE: [&str; 16] = [
     ".about",
     ".either",
@@ -48,19 +48,19 @@ const INFORMATIVE: [&str; 16] = [
     ".same_as_sdk_simulator_copy",
 ];
 
-/// What goes into cases and can change without another outcome: unused parts of a set, a second more or less, a status
-/// of the same class, what nothing is said about but whether it is accepted; and all of what is refused anyway.
+/// Inputs that can change without changing the outcome: unused parts of a set, a time by a second, a status
+/// of the same class, values of cases that only test acceptance; and everything in refused cases.
 const INPUTS: [&str; 17] = [
     "os_image.json.download_failures[].",
     "os_image.json.legacy[].vm_config",
     "os_image_v4.json.legacy[].vm_config",
     "os_image.json.lite[].event_log[].preimage",
-    // Invented, and refused for that.
+    // Invented, and refused for that reason.
     "os_image.json.lite[].event_log[].digest",
     "os_image.json.lite[].expected.rtmr0",
     "os_image_v4.json.lite[].actual.",
     "acpi/acpi_tables.json.note.",
-    // What QEMU was called with, and what the peer refuses.
+    // The arguments of QEMU, and cases that the peer refuses.
     "acpi/acpi_tables.json.vectors[].shape.",
     "acpi/acpi_tables.json.vectors[].qemu_args",
     "acpi/acpi_tables.json.vectors[].peer_refuses",
@@ -75,14 +75,14 @@ const INPUTS: [&str; 17] = [
 fn content(name: &str) -> Check<Value> {
     let mut content: Value = serde_json::from_slice(&Directory::own().bytes(name)?)?;
     if let ("acpi/acpi_tables.json", Some(cases)) = (name, content["vectors"].as_array_mut()) {
-        // Of many cases that are alike some are enough.
+        // A sample is enough where many cases are alike.
         *cases = std::mem::take(cases).into_iter().step_by(7).collect();
     }
     Ok(content)
 }
 
-/// Whether something fails in the words expected with other content in the place of a file. Cases that the altered value
-/// is in run first.
+/// Whether something fails as expected with other content in place of a file. Cases with the altered value
+/// run first.
 fn fails(name: &str, content: &Value, pointer: &str, is_expected: impl Fn(&str) -> bool) -> bool {
     let directory = Directory::own();
     let file = Json::parse(name, content.to_string().as_bytes());
@@ -120,7 +120,7 @@ fn at<'a>(content: &'a mut Value, pointer: &str) -> Check<&'a mut Value> {
     content.pointer_mut(pointer).ok_or_else(|| Failure(format!("{pointer}: is not there")))
 }
 
-/// A list that is missing or empty or not known, or a key of a case that is not known.
+/// A list that is missing, empty or unknown, or an unknown key in a case.
 fn altered_lists_fail(name: &str) -> Check {
     let original = content(name)?;
     let above = if name == "fixtures.json" { "/fixtures" } else { "" };
@@ -147,8 +147,7 @@ fn altered_lists_fail(name: &str) -> Check {
     Ok(())
 }
 
-/// A case that cannot be run, a verdict that is turned around, and an expectation that is not met (no value given), which
-/// fails with its place.
+/// A case that cannot run, an inverted verdict, and an unmet expectation, whose failure names its place.
 fn altered_cases_fail() -> Check {
     let refused = json!({"error": "no"});
     let cases = [
@@ -219,8 +218,8 @@ fn altered_cases_fail() -> Check {
     Ok(())
 }
 
-/// What a case has or expects, by how often our own vectors have it: none may get lost. A quote of theirs gets the peer's
-/// answer, and signatures have both recovery ids.
+/// The inputs and expectations of cases, by their number in our own vectors: none may disappear. A quote of a
+/// vector has the peer's result, and signatures have both recovery ids.
 fn our_own_vectors_are_all_there() -> Check {
     const PRESENT: [(&str, &str, usize); 19] = [
         ("tdx_quotes.json", "quote", 43),
@@ -266,7 +265,7 @@ fn our_own_vectors_are_all_there() -> Check {
     Ok(())
 }
 
-/// How often a key has a value, anywhere below.
+/// How often a key has a value, at any depth.
 fn occurrences(value: &Value, key: &str) -> usize {
     match value {
         Value::Array(items) => items.iter().map(|item| occurrences(item, key)).sum(),
@@ -331,7 +330,7 @@ fn copy_all(from: &Path, to: &Path) -> std::io::Result<()> {
     Ok(())
 }
 
-/// Alters one value of each shape (`.list[].key`) in turn.
+/// Alters one value for each path (`.list[].key`) in turn.
 fn altered_values_fail(name: &str) -> Check {
     let (mut unnoticed, original, mut found) = (Vec::new(), content(name)?, Vec::new());
     shapes(&original, "", name, &mut found);
@@ -348,7 +347,7 @@ fn altered_values_fail(name: &str) -> Check {
     Ok(())
 }
 
-/// The first value of each shape, as a JSON pointer.
+/// The first value for each path, as a JSON pointer.
 fn shapes(value: &Value, pointer: &str, shape: &str, found: &mut Vec<(String, String)>) {
     match value {
         Value::Array(items) if !items.is_empty() => {
@@ -369,7 +368,7 @@ fn shapes(value: &Value, pointer: &str, shape: &str, found: &mut Vec<(String, St
     }
 }
 
-/// Another value of the same kind: in texts, another character in the middle.
+/// Another value of the same kind; in a text, another character in the middle.
 fn alter(value: &mut Value) {
     *value = match &*value {
         Value::Null => json!("x"),

@@ -22,7 +22,7 @@ use sha2::{Digest as _, Sha256};
 use super::cases::{Cases, Notes};
 use super::json::{Check, Failure, Json, ensure};
 
-/// Leaves of the tree that the file is about.
+/// The number of leaves of the tree in the file.
 const LEAVES: u64 = 70_000;
 
 pub(super) fn check<'a>(file: &'a Json, cases: &mut Cases<'a>) -> Check {
@@ -91,13 +91,13 @@ fn key(case: &Json) -> Check<VerifyingKey> {
     Ok(case.text()?.parse()?)
 }
 
-/// The hashes of a proof, unless one of them is none.
+/// The hashes of a proof, or `None` if one is not a hash.
 fn proof(case: &Json) -> Check<Option<Vec<Hash>>> {
     let hashes = case.at("proof")?.texts()?;
     Ok(hashes.iter().map(|hash| Hash::try_from(hex::decode(hash).ok()?.as_slice()).ok()).collect())
 }
 
-/// Whether the case is decided as it expects; `either` is decided as `strict` says.
+/// Whether the decision is the expected one; `either` expects that of `strict`.
 fn is_decided(case: &Json, accepted: bool, strict: bool) -> Check {
     if let Some(why) = case.maybe("why") {
         why.informative();
@@ -116,11 +116,11 @@ fn is_decided(case: &Json, accepted: bool, strict: bool) -> Check {
 struct Tree {
     entries: Vec<Vec<u8>>,
     levels: Vec<Vec<Hash>>,
-    /// Roots by size, as the growing edge says.
+    /// Roots by size, from the growing edge.
     roots: Vec<Hash>,
 }
 
-/// The tree of a label, grown once.
+/// The tree of a label, built once.
 fn tree(label: &str) -> Check<Arc<Tree>> {
     static GROWN: Mutex<Option<HashMap<String, Arc<Tree>>>> = Mutex::new(None);
     let mut grown = GROWN.lock().unwrap_or_else(PoisonError::into_inner);
@@ -219,7 +219,7 @@ fn root_of(case: &Json, tree: &Tree) -> Check {
     Ok(())
 }
 
-/// Whether the proof is one that a log makes, of the tree of this file.
+/// Whether the proof is the one that a log would make for the tree of this file.
 fn is_made(case: &Json) -> Check<bool> {
     let name = case.at("name")?.text()?;
     Ok(name.starts_with("all_") || name.starts_with("big_"))
@@ -347,7 +347,7 @@ fn checkpoint(case: &Json) -> Check {
         None => case.at("note")?.text()?.as_bytes().to_vec(),
     };
     let opened = log.open(&note, &[]);
-    // A second good line of one key is counted once.
+    // A second valid line of the same key is counted once.
     is_decided(case, opened.is_ok(), case.at("name")?.text()? == "log_line_twice")?;
     let (size, root, extension) = (case.maybe("size"), case.maybe("root"), case.maybe("extension"));
     match (opened, size, root, extension) {
@@ -360,7 +360,7 @@ fn checkpoint(case: &Json) -> Check {
             ensure!(tree.to_string() == Note::parse(&note)?.text(), "{}: another text", case.path());
             Ok(())
         }
-        // What is refused says in some cases what stands in it.
+        // Some cases state the content of what is refused.
         (Err(_), ..) => {
             size.into_iter().chain(root).chain(extension).for_each(Json::informative);
             Ok(())
@@ -375,7 +375,7 @@ fn cosignature(case: &Json) -> Check {
     let (note, time) = (case.at("note")?.text()?, case.maybe("timestamp"));
     let opened = log.open(note.as_bytes(), &witnesses);
     let cosignature = opened.ok().and_then(|signed| signed.cosignatures().first().cloned());
-    // 2^63 - 1 is a time, and 0 is not one.
+    // 2^63 - 1 is a valid time, 0 is not.
     let is_zero = time.map(Json::text).transpose()? == Some("0");
     is_decided(case, cosignature.is_some(), !is_zero)?;
     let Some(cosignature) = cosignature else { return Ok(()) };
@@ -388,7 +388,7 @@ fn cosignature(case: &Json) -> Check {
     }
 }
 
-/// The first case has the key and the tree of all.
+/// The first case has the key and the tree of all others.
 fn cosignature_of_ml_dsa_44(case: &Json, file: &Json) -> Check {
     let valid = file.at("cosignatures_mldsa44")?.list()?.first();
     let valid = valid.ok_or_else(|| Failure("there is no case".to_owned()))?;
@@ -423,7 +423,7 @@ fn proof_file(case: &Json) -> Check {
     }
 }
 
-/// The newest tree that the witness has cosigned before a step, or before the end of the conversation.
+/// The newest tree that the witness has cosigned before a step, or before the end.
 fn seen_before(witness: &Json, step: Option<&Json>) -> Check<(Size, Hash)> {
     let mut last = (Size::ZERO, Hash::EMPTY_ROOT);
     for earlier in witness.at("steps")?.list()? {

@@ -82,7 +82,6 @@ impl From<&AppKeys> for AppKeysFile {
 }
 
 impl AppKeysFile {
-    /// Reads the file.
     pub(crate) fn read(path: &Path) -> Outcome<Self> {
         let text = files::read_text(path, MAX_BYTES)?;
         // The parser's message contains no value.
@@ -110,7 +109,6 @@ impl AppKeysFile {
         input::decode_secret(&self.env_crypt_key).map_err(|error| format!("env_crypt_key {error}"))
     }
 
-    /// The app's secp256k1 secret.
     pub(crate) fn k256_key(&self) -> Result<Zeroizing<[u8; 32]>, String> {
         input::decode_secret(&self.k256_key).map_err(|error| format!("k256_key {error}"))
     }
@@ -120,7 +118,6 @@ impl AppKeysFile {
         input::decode(&self.k256_signature).map_err(|error| format!("k256_signature {error}"))
     }
 
-    /// The app.
     pub(crate) fn app_id(&self) -> Result<AppId, String> {
         input::app_id(&self.app_id).map_err(|error| format!("app_id {error}"))
     }

@@ -21,7 +21,6 @@ Exit codes:
   3  refused by the KMS or its policy
   4  verification failed: the server is not the expected one";
 
-/// An exit code.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(crate) enum Exit {
     /// Everything was done.

@@ -17,7 +17,6 @@ pub(crate) enum Existing {
     Replaced,
 }
 
-/// Who may read a file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Readers {
     /// Mode 0600.

@@ -44,7 +44,6 @@ pub(crate) fn decode_secret(text: &str) -> Result<Zeroizing<[u8; 32]>, String> {
     Ok(Zeroizing::new(secret))
 }
 
-/// Parses an app id.
 pub(crate) fn app_id(text: &str) -> Result<AppId, String> {
     let Hex(bytes) = text.parse::<Hex<20>>()?;
     Ok(AppId(bytes))

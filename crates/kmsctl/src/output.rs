@@ -13,7 +13,6 @@ use crate::exit::{Failure, Outcome};
 /// The longest reply to a question.
 const MAX_ANSWER_BYTES: u64 = 64;
 
-/// The reader of the results.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(crate) enum Audience {
     People,
@@ -128,7 +127,6 @@ impl Terminal {
         Ok(answer.trim().eq_ignore_ascii_case("yes"))
     }
 
-    /// The reader of the results.
     pub(crate) fn audience(&self) -> Audience {
         self.audience
     }
@@ -166,7 +164,6 @@ pub(crate) struct Page {
 }
 
 impl Page {
-    /// A line.
     pub(crate) fn line(&mut self, text: impl fmt::Display) {
         self.text.push_str(&format!("{text}\n"));
     }

@@ -19,9 +19,7 @@ use crate::pin::Pin;
 use crate::trust::Verification;
 use crate::{files, input};
 
-/// The largest root certificate.
 const MAX_ROOT_BYTES: usize = 64 << 10;
-/// The longest token.
 const MAX_TOKEN_BYTES: usize = 4096;
 
 /// One KMS or several.

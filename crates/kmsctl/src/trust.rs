@@ -13,9 +13,7 @@ use crate::files;
 use crate::output::Terminal;
 use crate::target::Kms;
 
-/// The largest root certificate.
 const MAX_ROOT_BYTES: usize = 64 << 10;
-/// The largest description of a VM.
 const MAX_VM_CONFIG_BYTES: usize = 1 << 20;
 
 /// How quotes are verified.
@@ -103,7 +101,6 @@ pub(crate) struct OwnEvidence {
 }
 
 impl OwnEvidence {
-    /// The source of evidence.
     pub(crate) fn attester(&self) -> Outcome<Attester> {
         Attester::at(&self.agent).map_err(|error| Failure::usage(format_args!("--agent: {error}")))
     }

@@ -19,7 +19,6 @@ use crate::output::{Output, fingerprint};
 use crate::paste::{Refusal, Yours};
 use crate::state::StateDir;
 
-/// Everything that runs during the demo.
 pub(crate) struct Demo {
     state: StateDir,
     ports: Ports,
@@ -136,7 +135,6 @@ impl Demo {
         }
     }
 
-    /// Stops everything.
     pub(crate) async fn end(mut self) {
         for kms in self.kms.take().into_iter().chain(self.spares.drain(..)) {
             kms.stop().await;

@@ -50,12 +50,10 @@ impl Env {
         Ok(Self { platform, pccs, kms_agent, sockets })
     }
 
-    /// The simulated TDX machine.
     pub(crate) fn platform(&self) -> &Platform {
         &self.platform
     }
 
-    /// The URL of the collateral server.
     pub(crate) fn pccs_url(&self) -> String {
         self.pccs.url()
     }
@@ -87,12 +85,10 @@ impl Env {
 }
 
 impl Machine {
-    /// The address of its guest agent.
     pub(crate) fn agent_address(&self) -> &str {
         self.agent.address()
     }
 
-    /// The source of this CVM's evidence.
     pub(crate) fn attester(&self) -> Result<Attester> {
         Ok(Attester::at(self.agent.address())?)
     }

@@ -40,12 +40,10 @@ impl Guest {
         Ok(Self { machine: env.boot("stranger", STRANGER).await?, verifier: env.verifier()? })
     }
 
-    /// The address of its guest agent.
     pub(crate) fn agent_address(&self) -> &str {
         self.machine.agent_address()
     }
 
-    /// The CVM it runs in.
     pub(crate) fn cvm(&self) -> &Cvm {
         &self.machine.cvm
     }

@@ -26,7 +26,6 @@ pub(crate) struct Node {
     pub(crate) admin: Option<Admin>,
 }
 
-/// The admin listener of a KMS.
 pub(crate) struct Admin {
     pub(crate) port: u16,
     pub(crate) token: String,
@@ -63,7 +62,6 @@ impl Kms {
         Ok(Self { running, address })
     }
 
-    /// Its address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
@@ -78,7 +76,6 @@ impl Kms {
         format!("https://{}", self.address)
     }
 
-    /// Its URL for clients.
     pub(crate) fn url(&self) -> KmsUrl {
         self.base().parse().expect("an address and a port make a URL")
     }

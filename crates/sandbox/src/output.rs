@@ -7,10 +7,8 @@ use std::time::Duration;
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest as _, Sha256};
 
-/// Width of the names of facts.
 const NAME_WIDTH: usize = 16;
 
-/// Writes the demo to standard output.
 pub(crate) struct Output {
     chapter: usize,
     is_styled: bool,
@@ -47,36 +45,30 @@ impl Output {
         Self { chapter: 0, is_styled, is_live, waiting: None }
     }
 
-    /// The first line.
     pub(crate) fn opening(&mut self, text: &str) {
         self.line(&self.styled(Style::Bold, text));
     }
 
-    /// A new chapter of the demo.
     pub(crate) fn chapter(&mut self, title: &str) {
         self.chapter += 1;
         self.line("");
         self.line(&self.styled(Style::Bold, &format!("{}. {title}", self.chapter)));
     }
 
-    /// A sentence.
     pub(crate) fn note(&mut self, text: impl Display) {
         self.line(&format!("   {text}"));
     }
 
-    /// A name and its value.
     pub(crate) fn fact(&mut self, name: &str, value: impl Display) {
         let name = self.styled(Style::Dim, &format!("{name:NAME_WIDTH$}"));
         self.line(&format!("   {name} {value}"));
     }
 
-    /// A success.
     pub(crate) fn good(&mut self, name: &str, text: impl Display) {
         let name = self.styled(Style::Green, &format!("{name:NAME_WIDTH$}"));
         self.line(&format!("   {name} {text}"));
     }
 
-    /// An expected refusal.
     pub(crate) fn refused(&mut self, text: impl Display) {
         let name = self.styled(Style::Yellow, &format!("{:NAME_WIDTH$}", "refused"));
         self.line(&format!("   {name} {text}"));

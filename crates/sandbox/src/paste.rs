@@ -9,7 +9,6 @@ use anyhow::Result;
 use crate::allow;
 use crate::state::StateDir;
 
-/// The app's environment.
 const ENVIRONMENT: &str = "GREETING=hello\n";
 
 /// The values in the lines.
@@ -17,12 +16,10 @@ pub(crate) struct Yours<'a> {
     /// `https://127.0.0.1:<port>`
     pub(crate) kms: String,
     pub(crate) admin: SocketAddr,
-    /// The token of the admin listener.
     pub(crate) token: &'a str,
     pub(crate) pccs: String,
     /// The guest agent of an allowed CVM that waits for its keys.
     pub(crate) agent: &'a str,
-    /// The app in that CVM.
     pub(crate) app_id: &'a [u8],
     pub(crate) refusal: Refusal,
     /// Two KMSs without keys.
@@ -31,7 +28,6 @@ pub(crate) struct Yours<'a> {
 
 /// What `kmsctl explain` is given.
 pub(crate) enum Refusal {
-    /// The id of a refusal.
     Denial(String),
     /// Nothing was refused: the evidence of a CVM.
     None(Vec<u8>),

@@ -36,7 +36,6 @@ impl StateDir {
         }
     }
 
-    /// Its path.
     pub(crate) fn path(&self) -> &Path {
         &self.path
     }
@@ -56,12 +55,10 @@ impl StateDir {
         self.certs().join("root-ca.key").exists()
     }
 
-    /// The allowlist of the KMS.
     pub(crate) fn policy(&self) -> PathBuf {
         self.path.join("auth-config.json")
     }
 
-    /// The configuration of the KMS.
     pub(crate) fn config(&self) -> PathBuf {
         self.path.join("kms.toml")
     }
@@ -76,12 +73,10 @@ impl StateDir {
         self.path.join("env")
     }
 
-    /// The log of the KMS.
     pub(crate) fn log(&self) -> PathBuf {
         self.path.join("kms.log")
     }
 
-    /// The cache of OS images.
     pub(crate) fn images(&self) -> PathBuf {
         self.path.join("images")
     }

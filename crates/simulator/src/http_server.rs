@@ -21,7 +21,6 @@ use tokio::task::JoinSet;
 
 const BODY_LIMIT: usize = 1 << 20;
 
-/// A complete request.
 pub(crate) struct Request {
     pub(crate) method: String,
     pub(crate) path: String,
@@ -31,7 +30,6 @@ pub(crate) struct Request {
 
 /// The reaction to a request.
 pub(crate) enum Reply {
-    /// A response.
     Answer(http::Response<Bytes>),
     /// The connection closes without a response.
     Disconnect,
@@ -50,12 +48,10 @@ impl Reply {
     }
 }
 
-/// Responds to requests.
 pub(crate) trait Handler: Send + Sync + 'static {
     fn answer(&self, request: Request) -> impl Future<Output = Reply> + Send;
 }
 
-/// A listener of either kind.
 pub(crate) enum Listener {
     Tcp(TcpListener),
     Unix(UnixListener),

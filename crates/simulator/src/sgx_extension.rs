@@ -1,7 +1,6 @@
 //! Intel's SGX extension of a PCK certificate (OID 1.2.840.113741.1.13.1), encoded by hand because it needs
 //! only four DER types.
 
-/// The extension's OID.
 pub(crate) const SGX_EXTENSION: &[u64] = &[1, 2, 840, 113741, 1, 13, 1];
 
 /// DER contents of [`SGX_EXTENSION`].

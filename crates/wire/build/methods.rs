@@ -8,14 +8,12 @@ use protox::prost_reflect::{
     ServiceDescriptor, Value,
 };
 
-/// A service and its methods.
 pub(crate) struct Service {
     /// Its name in the proto file.
     name: String,
     methods: Vec<Method>,
 }
 
-/// A method and its options.
 pub(crate) struct Method {
     /// Its name in the proto file.
     name: String,

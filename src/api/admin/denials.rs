@@ -11,7 +11,6 @@ use crate::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse};
 
 /// Records on a page by default.
 const PAGE: usize = 50;
-/// The most records on a page.
 const MAX_PAGE: usize = 200;
 
 impl AdminService {

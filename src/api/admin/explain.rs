@@ -23,7 +23,6 @@ use crate::policy::examine::Nearest;
 use crate::policy::remedy::{self, merged};
 use crate::proto::{Difference, ExplainRequest, ExplainResponse, NearestEntry, Remedy};
 
-/// What is explained.
 struct Question {
     shown: Shown,
     role: Role,

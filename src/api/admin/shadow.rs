@@ -13,7 +13,6 @@ use crate::error::{Error, Result};
 use crate::policy::{Decision, Subject};
 use crate::proto::{ShadowChange, ShadowReportResponse, StartShadowRequest, StartShadowResponse};
 
-/// The longest name in bytes.
 const MAX_NAME: usize = 100;
 
 impl AdminService {

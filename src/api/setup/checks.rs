@@ -10,7 +10,6 @@ use super::finding::{Failure, Finding, Outcome};
 use super::{SetupService, calls};
 use crate::error::{Code, Error, Result};
 
-/// The time limit of a check.
 const RUNNING: Duration = Duration::from_secs(10);
 /// How long a caller waits while another one runs the same check.
 const QUEUEING: Duration = Duration::from_secs(5);

@@ -25,7 +25,6 @@ pub struct Finding {
 /// The most characters of a detail, for display on one or two lines.
 const MAX_DETAIL: usize = 600;
 
-/// How a check ended.
 pub(super) enum Outcome {
     /// The real call would succeed.
     Passed(Passed),
@@ -56,7 +55,6 @@ impl From<String> for Passed {
 pub(super) struct Failure {
     /// For the caller.
     detail: String,
-    /// What the caller can do.
     advice: &'static str,
     /// For the log, if it says more than `detail`.
     cause: Option<String>,

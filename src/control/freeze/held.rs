@@ -18,12 +18,10 @@ pub(super) struct Moment {
     pub(super) steady: Instant,
 }
 
-/// A source of time.
 pub(super) trait TellTime: fmt::Debug + Send + Sync {
     fn now(&self) -> Moment;
 }
 
-/// The clocks of this machine.
 #[derive(Debug)]
 pub(super) struct MachineTime;
 

@@ -8,7 +8,6 @@ use kms_attest::identity::AppId;
 
 use crate::clock::unix_now;
 
-/// The length of the period.
 const DAY: Duration = Duration::from_secs(86_400);
 /// The most apps that are remembered; beyond that the number is a lower bound.
 const MAX_APPS: usize = 16_384;

@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 
 /// How many passwords are hashed at a time, which bounds the CPU that a flood of them takes.
 pub(super) const MAX_RUNNING: usize = 2;
-/// How many wait.
 pub(super) const MAX_WAITING: usize = 64;
 
 /// The position in the queue; the smallest goes first.

@@ -12,7 +12,7 @@ use serde_json::json;
 use crate::support::Answer;
 use crate::support::http::{post, with};
 
-/// How a call is written.
+/// The encoding of a call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Codec {
     /// prpc with JSON bodies.
@@ -31,7 +31,7 @@ pub struct Message {
 }
 
 impl Message {
-    /// From the message itself.
+    /// Encodes the message for all codecs.
     pub fn of(message: &(impl prost::Message + Serialize)) -> Self {
         Self {
             json: serde_json::to_vec(message).expect("messages have a JSON form"),
@@ -39,7 +39,7 @@ impl Message {
         }
     }
 
-    /// The message with all defaults.
+    /// The message with default fields.
     pub fn empty() -> Self {
         Self { json: b"{}".to_vec(), protobuf: Vec::new() }
     }
@@ -57,12 +57,12 @@ impl Message {
     }
 }
 
-/// What a caller is told: HTTP status in prpc, gRPC status in gRPC, and the error's text.
+/// The result that a caller sees: HTTP status in prpc, gRPC status in gRPC, and the error's text.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Told {
     /// The status.
     pub status: u16,
-    /// Empty in a success.
+    /// Empty for a success.
     pub text: String,
 }
 
@@ -72,7 +72,7 @@ impl Told {
         Self { status: if codec == Codec::Grpc { 0 } else { 200 }, text: String::new() }
     }
 
-    /// The end with `code`. The numbers are those of `docs/protocol.md`, on purpose not those of `net::status`.
+    /// The error `code`. The numbers are copied from `docs/protocol.md` and not taken from `net::status`.
     pub fn error(codec: Codec, code: Code, text: impl Into<String>) -> Self {
         let (http, grpc) = match code {
             Code::InvalidRequest => (400, tonic::Code::InvalidArgument),
@@ -112,11 +112,11 @@ impl Codec {
         }
     }
 
-    /// What `answer` says. An error must be in the codec of its request, with nothing beside it.
+    /// The result in `answer`. An error must be in the codec of its request, without anything else.
     pub fn told(self, answer: &Answer) -> Told {
         match self {
             Self::Json | Self::Protobuf if answer.status == 200 => Told::success(self),
-            // The admin listener asks for credentials before it knows any codec.
+            // The admin listener checks credentials before it knows any codec.
             Self::Json | Self::Protobuf if answer.body.is_empty() => {
                 Told { status: answer.status, text: String::new() }
             }
@@ -124,7 +124,7 @@ impl Codec {
                 let (status, text) = answer.refusal();
                 let (mut expected, id) = (json!({ "error": text }), answer.header("x-denial-id"));
                 if !id.is_empty() {
-                    // A refusal that can be looked up says so; its code is compared elsewhere.
+                    // A refusal that can be looked up has a code, which other tests compare.
                     expected["code"] = answer.value()["code"].clone();
                     expected["denial_id"] = json!(id);
                     assert!(expected["code"].is_string(), "{answer:?}");
@@ -149,8 +149,8 @@ impl Codec {
     }
 }
 
-/// In the trailers, or in the headers of an answer that is nothing else, or what clients make of an answer that is no
-/// gRPC.
+/// The status in the trailers, or in the headers of a response without a body, or as clients derive it from a
+/// response that is not gRPC.
 fn grpc_status(answer: &Answer) -> Told {
     let text = |name: &str| {
         let value = answer.trailers.get(name).or_else(|| answer.headers.get(name))?;

@@ -18,16 +18,16 @@ use prost_types::FileDescriptorSet;
 use super::codec::Message;
 use crate::support::{ADMIN_TOKEN, DOMAIN, Identity, World};
 
-/// What a caller shows in the TLS handshake.
+/// The client certificate of a caller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Certificate {
-    /// Nothing.
+    /// No certificate.
     None,
     /// One of the temporary CA, without evidence.
     Unattested,
-    /// One with the evidence of an app that is allowed.
+    /// One with the evidence of an allowed app.
     App,
-    /// One with the evidence of a KMS that is allowed.
+    /// One with the evidence of an allowed KMS.
     Kms,
 }
 
@@ -35,20 +35,20 @@ impl Certificate {
     /// All of them: the columns of a table.
     pub const ALL: [Self; 4] = [Self::None, Self::Unattested, Self::App, Self::Kms];
 
-    /// Whether its owner has proved to be someone who is allowed something.
+    /// Whether its evidence is that of an allowed identity.
     pub fn is_attested(self) -> bool {
         matches!(self, Self::App | Self::Kms)
     }
 }
 
-/// The operator's token, as a caller shows it.
+/// The operator's token that a caller sends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Credential {
-    /// Not at all.
+    /// No token.
     None,
-    /// Another.
+    /// A wrong token.
     Wrong,
-    /// This one.
+    /// The right token.
     Right,
 }
 
@@ -66,12 +66,12 @@ impl Credential {
     }
 }
 
-/// What the request of a row says.
+/// The message of a row's request.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ask {
-    /// What a rightful caller sends.
+    /// The message of an authorized caller.
     Valid,
-    /// Nothing: all fields have their defaults.
+    /// All fields have their defaults.
     Empty,
     /// Valid, with the evidence of an app that is not allowed.
     ByStranger,
@@ -79,11 +79,11 @@ pub enum Ask {
     Unbound,
     /// Valid, with another token in the message.
     WrongToken,
-    /// Valid, to a KMS that has its keys already.
+    /// Valid, to a KMS that already has keys.
     Again,
 }
 
-/// A KMS that serves keys, and those who call it.
+/// A KMS that serves keys, and its callers.
 pub struct Fixtures {
     /// The KMS.
     pub world: World,
@@ -93,7 +93,7 @@ pub struct Fixtures {
 }
 
 impl Fixtures {
-    /// One app is allowed, and KMS nodes like this one.
+    /// With an allowed app, and with this KMS's measurement allowed.
     pub async fn gather() -> Self {
         let world = World::ready().await;
         let (app, stranger) = (world.app(1), world.app(2));
@@ -117,7 +117,7 @@ impl Fixtures {
         &self.app
     }
 
-    /// The message that asks `method` for `ask`.
+    /// The message of `method` for `ask`.
     pub fn message(&self, method: Method, ask: Ask) -> Message {
         use Method::*;
         let source_url = || format!("https://{DOMAIN}:{}", self.world.address().port());
@@ -177,7 +177,7 @@ impl Fixtures {
     }
 }
 
-/// Whether the proto file says that the method's request has no field.
+/// Whether the method's request has no field in the proto file.
 fn takes_nothing(method: Method) -> bool {
     let row = method.row();
     let set = FileDescriptorSet::decode(DESCRIPTORS).expect("the descriptor set");

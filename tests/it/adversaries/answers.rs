@@ -33,7 +33,7 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
     let (foreign_ca, foreign_temp) = (other.root.pem().to_string(), other.temp.pem().to_string());
     let out_of_range = "ff".repeat(32);
     let rows: Vec<(&'static str, &'static str, Reply, u16, &str)> = vec![
-        // The source cannot serve now, or will not.
+        // The source cannot serve now, or refuses.
         (
             "GetTempCaCert",
             "a source without standing",
@@ -83,7 +83,7 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
             403,
             "GetKmsKey: the server answered 401: No attestation provided",
         ),
-        // Something else answers.
+        // Another server responds.
         (
             "GetTempCaCert",
             "a page",
@@ -116,10 +116,10 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
             "GetKmsKey",
             "nothing instead of keys",
             Reply::Page(200, "application/json", String::new()),
-            400, // An empty answer counts as `null`, as for the peer's clients.
+            400, // An empty response counts as `null`, as for the peer's clients.
             "GetKmsKey: the response is not the expected JSON (line 1, column 4)",
         ),
-        // Answers that break off or never end.
+        // Responses that are truncated or never end.
         (
             "GetTempCaCert",
             "half an answer",
@@ -162,7 +162,7 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
             503,
             "GetKmsKey: the connection to the source KMS broke: ",
         ),
-        // A temporary CA with which nobody can make a certificate, and a root that is none.
+        // A temporary CA that cannot issue certificates, and an invalid root.
         (
             "GetTempCaCert",
             "a temporary CA without a key",
@@ -205,7 +205,7 @@ async fn answers_that_no_source_gives_are_refused_one_by_one() {
             400,
             "the certificate of the source KMS is not issued by the root CA that it shows: ",
         ),
-        // Keys that are none, or not the source's own.
+        // Keys that are invalid, or not the source's own.
         ("GetKmsKey", "no keys", altered("/keys", json!([])), 400, "Invalid keys"),
         ("GetKmsKey", "two sets of keys", altered("/keys", json!([key_set, key_set])), 400, "Invalid keys"),
         ("GetKmsKey", "no CA key", altered("/keys/0/ca_key", json!("")), 400, "Failed to parse CA key"),

@@ -23,7 +23,7 @@ use super::{PREFIX, nothing_is_kept, onboard};
 use crate::support::source::{Answers, Cluster, Reply, Shown, Source, loopback, names};
 use crate::support::{Answer, Identity, World};
 
-/// A request that asks for as much as an app can have.
+/// A request for as much as an app can have.
 fn wish(app: &Cvm, key: &P256Key, names: &[&str]) -> Csr {
     Csr {
         spki: key.spki_der().to_vec(),
@@ -45,7 +45,7 @@ async fn sign(world: &World, csr: &Csr, key: &P256Key) -> Answer {
     world.caller().json("SignCert", request).await
 }
 
-/// Leaf and app CA, as the KMS of `world` issues them to `app`.
+/// Leaf and app CA that the KMS of `world` issues to `app`.
 async fn issued(world: &World, csr: &Csr, key: P256Key) -> Shown {
     let answer = sign(world, csr, &key).await;
     assert_eq!(answer.status, 200, "{answer:?}");
@@ -53,13 +53,14 @@ async fn issued(world: &World, csr: &Csr, key: P256Key) -> Shown {
     Shown::of(chain[..2].iter().map(|pem| certificate::der(pem).expect("PEM")).collect(), key)
 }
 
-/// An app that answers as the KMS of `world` does where anyone can, and with keys of its own elsewhere.
+/// The responses of an app that relays the open methods of the KMS of `world`, and otherwise uses its own
+/// keys.
 async fn pretending(world: &World, own: &Cluster) -> Answers {
     let temp_ca = serde_json::to_value(world.temp_ca().await).expect("JSON");
     own.answering(move |method| (method == "GetTempCaCert").then(|| Reply::Json(temp_ca.clone())))
 }
 
-/// Two servers of an app that is allowed to have certificates, with the KMS's names where the KMS lets it.
+/// Two servers of an allowed app, with the KMS's names as far as the KMS grants them.
 async fn impostors(world: &World, app: &Cvm) -> Vec<(&'static str, Shown)> {
     let key = P256Key::generate();
     let attested = wish(app, &key, &["127.0.0.1"]);
@@ -88,13 +89,13 @@ async fn an_apps_certificate_does_not_pass_for_the_kms_with_any_client() {
         let server = Source::start(&[shown], pretending(&world, &Cluster::new()).await).await;
         let url: KmsUrl = server.url().parse().expect("a URL");
 
-        // A guest at boot: it gets as far as to the certificate.
+        // A guest at boot rejects the certificate.
         let attestation = ServerAttestation::IfPresent(&verifier);
         let error = fetch_app_keys(std::slice::from_ref(&url), &attester, attestation, "", None)
             .await
             .expect_err("no keys");
         assert_eq!(error.to_string(), format!("no KMS released the keys: {url}: {usage}"), "{what}");
-        // Anyone who wants to know whether this is a KMS.
+        // So does any other client of a KMS.
         for trust in [Trust::DangerousAnyServer, Trust::RootCa(&root)] {
             let connection = Connection::open(&url, trust, None).await.expect("a TLS server");
             for attestation in
@@ -104,7 +105,7 @@ async fn an_apps_certificate_does_not_pass_for_the_kms_with_any_client() {
                 assert_eq!(error.to_string(), usage, "{what}");
             }
         }
-        // A replica.
+        // So does a replica.
         let refusal = onboard(&replica, &server.url()).await.refusal();
         assert_eq!(refusal, (400, format!("{PREFIX}the source is not a KMS: {usage}")), "{what}");
         nothing_is_kept(&replica, what);
@@ -128,7 +129,7 @@ async fn what_an_app_issues_itself_does_not_pass_either() {
         ..loopback("kms", &names)
     };
 
-    // Below a certificate that the KMS issued: the chain ends in the right root, but a leaf is no authority.
+    // Below a certificate that the KMS issued: the chain ends in the right root, but a leaf is not a CA.
     let app_key = P256Key::generate();
     let csr = wish(&app, &app_key, &["127.0.0.1"]);
     let chain = sign(&world, &csr, &app_key).await.message::<SignCertResponse>().certificate_chain;
@@ -149,7 +150,7 @@ async fn what_an_app_issues_itself_does_not_pass_either() {
             error.to_string().starts_with("TLS handshake failed: invalid peer certificate: "),
             "{what}: {error}"
         );
-        // As a source it is judged by its evidence, which is an app's.
+        // A source is judged by its evidence, which is an app's.
         let text = "Source KMS is not allowed for onboarding: boot denied: aggregated MR not allowed";
         assert_eq!(
             onboard(&replica, &server.url()).await.refusal(),
@@ -173,7 +174,7 @@ async fn an_apps_certificate_opens_no_door_to_the_root_keys() {
                 let refusal = caller.json("GetKmsKey", json!({})).await.refusal();
                 assert_eq!(refusal, (403, "Boot denied: aggregated MR not allowed".to_owned()));
             }
-            // Neither of the temporary CA nor with evidence: TLS ends before anything can be asked.
+            // Neither of the temporary CA nor with evidence: TLS ends before any request.
             _ => {
                 let error = caller.try_json("GetKmsKey", json!({})).await.expect_err("no answer");
                 println!("{what}: {error}");
@@ -186,17 +187,17 @@ async fn an_apps_certificate_opens_no_door_to_the_root_keys() {
 #[tokio::test]
 async fn the_certificate_of_a_kms_opens_no_door_to_an_apps_keys() {
     let world = World::ready().await;
-    // What the KMS itself shows, with the key that belongs to it: whoever has both runs in its CVM.
+    // The KMS's own certificate with its key: only software in the KMS's CVM has both.
     let leaf = world.caller().connect().await.expect("a connection").server_certificate.expect("a leaf");
     let key = fs::read_to_string(world.key_file("rpc.key")).expect("its key");
     let key = P256Key::from_pem(&key).expect("its key");
     assert_eq!(ra_tls::special_usage(&leaf).expect("a certificate").as_deref(), Some("kms:rpc"));
     let caller = world.caller().shows(&Identity::of(leaf.to_vec(), &key));
     let ask = async || caller.json("GetAppKey", json!({ "api_version": 1 })).await;
-    // Its evidence is that of a CVM like any other: who is no registered app is refused as one.
+    // Its evidence is that of a CVM like any other, and the app is not registered.
     assert_eq!(ask().await.refusal(), (403, "App not allowed: Boot denied: app not registered".to_owned()));
     assert!(world.audited("app_key_released").is_empty());
-    // That was by its identity: registered, it is an app, with the keys of its own app id and of no other.
+    // Once registered, it is an app, with the keys of its own app id only.
     world.allow_app(&world.cvm);
     let answer = ask().await;
     assert_eq!(answer.status, 200, "{answer:?}");

@@ -98,7 +98,7 @@ async fn sources_of_every_age_are_understood() {
             "quote and log apart" => cluster.legacy_leaf(&replica.cvm),
             _ => cluster.leaf(&replica.cvm),
         };
-        // The peer takes no certificate but those of its temporary CA.
+        // The peer accepts only certificates of its temporary CA.
         let leaf = match what {
             "today" => leaf,
             _ => leaf.admitting(Clients::Of(cluster.temp_pem.clone())),
@@ -118,7 +118,7 @@ async fn sources_of_every_age_are_understood() {
         assert_eq!(root.temp_ca().scalar(), cluster.temp.scalar(), "{what}");
         replica.finish().await;
     }
-    // An older source names no OS image, so ours must be allowed for it to be.
+    // An older source names no OS image, so ours must be allowed instead.
     let replica = World::onboarding().await;
     replica.allowlist.change(|rules| rules["osImages"] = json!([hex::encode(image)]));
     let cluster = Cluster::new();
@@ -171,7 +171,7 @@ async fn sources_that_keep_everyone_waiting_hold_up_nobody_else_and_are_given_up
         sources.iter().all(|source| !source.calls().is_empty()).then_some(())
     })
     .await;
-    // A fifth is told to wait rather than queued, and everything else goes on.
+    // A fifth is refused instead of queued, and everything else continues.
     let fifth = Source::start(&[cluster.leaf(&replica.cvm)], cluster.answers()).await;
     let text = "other Onboard calls are waiting for their source KMS; try again";
     assert_eq!(onboard(&replica, &fifth.url()).await.refusal(), (503, text.to_owned()));

@@ -130,7 +130,7 @@ async fn servers_that_are_no_source_are_told_apart_and_asked_for_nothing() {
     each_is_refused(&replica, cases).await;
 }
 
-/// What a TLS 1.2 server says that shows an empty list of certificates.
+/// The handshake of a TLS 1.2 server with an empty list of certificates.
 fn tls_without_a_certificate() -> Vec<u8> {
     let message = |kind: u8, body: Vec<u8>| {
         let length = u32::try_from(body.len()).expect("short").to_be_bytes();

@@ -12,16 +12,16 @@ const TOKEN: &str = "s3cret-t0ken-of-the-source";
 const WRONG_TOKEN: &str = "s3cret-t0ken-of-another";
 const DISABLED: &str = "public KMS key handover is disabled; use the admin listener";
 
-/// Whose certificate the admin listener shows.
+/// The certificate of the admin listener.
 #[derive(Clone, Copy, Debug)]
 enum Files {
-    /// The main listener's.
+    /// That of the main listener.
     Main,
     /// One that the root CA issues.
     Created,
 }
 
-/// A KMS with keys that hands them over on its admin listener only, and logs everything.
+/// A KMS with keys that hands them over on its admin listener only, with a full log.
 async fn source(files: Files) -> Node {
     let mut setting = Setting::with(&format!(
         "core.admin.auth_token = \"{TOKEN}\"\ncore.onboard.public_key_handover = false"
@@ -156,7 +156,7 @@ async fn the_admin_listener_asks_for_credentials_and_evidence_both() {
 
     let answer = admin.shows(&kms).send(signed(json("GetKmsKey", json!({})))).await;
     assert_eq!(answer.status, 200, "{answer:?}");
-    // A denial that the main listener would have given has its id here too.
+    // A denial has an id here too, as on the main listener.
     world.allowlist.write(&json!({}));
     let answer = admin.shows(&kms).send(signed(json("GetKmsKey", json!({})))).await;
     assert_eq!(answer.status, 403, "{answer:?}");

@@ -17,7 +17,7 @@ use super::Node;
 use crate::support::process::run;
 use crate::support::{Identity, csr};
 
-/// The last two are names by which a test can connect.
+/// The last two are names that a test can connect to.
 const DOMAINS: [&str; 4] = ["kms-a.example", "10.0.2.2", "127.0.0.1", "localhost"];
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -86,7 +86,8 @@ async fn same_keys_for_apps(nodes: &[Node]) {
         for node in nodes {
             node.allow_app(app);
         }
-        // A certificate of anyone's temporary CA is good everywhere, and so is one that a guest issued itself.
+        // Certificates of any node's temporary CA are accepted everywhere, and so are self-signed ones of
+        // guests.
         let mut identities = vec![Identity::self_issued(app)];
         for node in nodes {
             let temp_ca: GetTempCaCertResponse =
@@ -132,7 +133,7 @@ async fn own_names_only(nodes: &[Node]) {
         assert_eq!(names.value.general_names, [expected]);
         assert_eq!(leaf.subject().to_string(), format!("CN={domain}"));
     }
-    // Whoever trusts the root of the first accepts each of the others under its own name, and under no other.
+    // A client that trusts the root of the first accepts each of the others under its own name only.
     let root = nodes[0].meta().await.ca_cert;
     for (index, host) in [(2, "127.0.0.1"), (3, "localhost"), (2, "localhost"), (3, "127.0.0.1")] {
         let url: KmsUrl =
@@ -142,7 +143,7 @@ async fn own_names_only(nodes: &[Node]) {
     }
 }
 
-/// What one node issues to an app, everybody verifies with the root certificate of any other.
+/// Certificates that one node issues to an app verify with the root certificate of any other.
 async fn interchangeable_certificates(nodes: &[Node]) {
     let app = Cvm::builder(&nodes[0].setting.world.platform).app_id([1; 20]).build();
     let mut authorities = Vec::new();

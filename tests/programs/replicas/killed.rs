@@ -21,15 +21,16 @@ const DOMAIN: &str = "replica.example";
 /// When the process is killed.
 #[derive(Clone, Copy, Debug)]
 enum Moment {
-    /// This part of the usual time after the call, in twentieths.
+    /// After this fraction of the usual duration, in twentieths.
     After(u32),
     /// As soon as the source has recorded that it hands its keys over.
     Released,
     /// As soon as this name is in the key directory.
     Appeared(&'static str),
-    /// While this directory of a commit is there: the process goes on by short steps, and is held while one looks.
+    /// While this directory of a commit exists: the process runs in short steps, and is stopped while the
+    /// test checks.
     Within(&'static str),
-    /// As soon as the answer is there.
+    /// As soon as the response has arrived.
     Answered,
 }
 
@@ -39,14 +40,14 @@ async fn onboard(node: &Node, source: &World) -> Option<Answer> {
     node.caller().plain().try_json("Onboard", body).await.ok()
 }
 
-/// Calls `Onboard` and kills the process at the moment; the answer, if there was one before.
+/// Calls `Onboard` and kills the process at the moment; returns the response, if it came before.
 async fn killed_at(moment: Moment, usual: Duration, node: &mut Node, source: &World) -> Option<Answer> {
     let released = source.audited("kms_key_released").len();
     let directory = node.setting.world.path("certs");
     let program = node.program.take().expect("it runs");
     let pid = program.pid();
     let kill = move || rustix::process::kill_process(pid, Signal::KILL).expect("it runs");
-    // On a thread of its own, without a pause: a commit takes milliseconds.
+    // On a thread of its own without pauses, because a commit takes milliseconds.
     let watch = |is_there: Box<dyn Fn() -> bool + Send>| {
         tokio::task::spawn_blocking(move || {
             let began = Instant::now();
@@ -84,7 +85,7 @@ async fn killed_at(moment: Moment, usual: Duration, node: &mut Node, source: &Wo
             let watching = tokio::task::spawn_blocking(move || {
                 let began = Instant::now();
                 let goes_on = || began.elapsed() < Duration::from_secs(20);
-                // The line that a commit waits for.
+                // The record that a commit waits for.
                 let is_recorded = || {
                     let log = std::fs::read_to_string(directory.join("audit.jsonl"));
                     log.is_ok_and(|text| text.contains("\"keys_received\""))
@@ -97,7 +98,7 @@ async fn killed_at(moment: Moment, usual: Duration, node: &mut Node, source: &Wo
                         break kill();
                     }
                     rustix::process::kill_process(pid, Signal::CONT).expect("it runs");
-                    // A step: some system calls of a commit, which makes a hundred of them.
+                    // A step is a few of the hundred system calls of a commit.
                     let step = Instant::now();
                     while step.elapsed() < Duration::from_micros(200) {}
                 }
@@ -153,7 +154,7 @@ async fn a_replica_killed_at_any_moment_of_onboarding_is_empty_or_complete() {
         Moment::Appeared("rpc-domain"),
         Moment::Answered,
     ]);
-    // A machine that is busy may let a commit through between two looks: such a moment is tried again.
+    // On a busy machine a commit may complete between two checks; such a moment is tried again.
     let within = [".staging", ".commit"].into_iter().flat_map(|name| [Moment::Within(name); 10]);
     let mut reached = BTreeSet::new();
     for moment in moments.chain(within) {
@@ -186,7 +187,7 @@ async fn a_replica_killed_at_any_moment_of_onboarding_is_empty_or_complete() {
             assert_eq!(answer.status, 200, "{moment:?}: {answer:?}");
             assert!(is_complete, "{moment:?}: it said that it has the keys");
         }
-        // It starts again: with the keys, or able to ask for them once more.
+        // It restarts with the keys, or can request them again.
         node.restart().await;
         if is_complete {
             everything += 1;
@@ -210,16 +211,16 @@ async fn a_replica_killed_at_any_moment_of_onboarding_is_empty_or_complete() {
     assert_eq!(reached, BTreeSet::from([".commit", ".staging"]), "each half of a commit was interrupted");
 }
 
-/// Where on the way from the source to its replica the source dies: it, and what it had just said, are gone.
+/// The point at which the source dies during a handover; its last message is lost.
 #[derive(Clone, Copy, Debug)]
 struct Fatal {
     /// Number of the connection, from 0.
     connection: usize,
-    /// Number of the piece that the source sends on it; `None`: before it can take the connection.
+    /// The number of the message from the source on it; `None`: before the connection is accepted.
     piece: Option<usize>,
 }
 
-/// Passes connections on to `source` until the fatal moment, at which `kill` is called. Gives its address.
+/// Forwards connections to `source` until the fatal point, at which `kill` is called. Returns its address.
 async fn gate(
     source: SocketAddr,
     fatal: Fatal,
@@ -243,7 +244,7 @@ async fn gate(
     address
 }
 
-/// Passes on until either side ends, or until the source has said its fatal piece.
+/// Forwards until either side ends, or until the source has sent its fatal message.
 async fn passed_on(mut client: TcpStream, source: SocketAddr, fatal: Option<usize>, kill: impl Fn()) {
     let mut server = TcpStream::connect(source).await.expect("the source");
     let (mut from_client, mut to_client) = client.split();

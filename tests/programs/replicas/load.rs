@@ -25,13 +25,13 @@ use crate::support::{Caller, Identity, eventually};
 const FETCHES: usize = 1_000;
 /// How often each node is killed.
 const ROUNDS: usize = 3;
-/// At the same time.
+/// Concurrent clients.
 const CLIENTS: usize = 6;
-/// Every so many fetches one is made as a guest makes it at boot, from the first unchecked call on.
+/// One in so many fetches is done as at boot, from the first unverified call on.
 const BOOTS: usize = 5;
 /// Only one node is down at a time, so a second attempt nearly always succeeds.
 const ATTEMPTS: usize = 8;
-/// The test ends by then, whatever happens.
+/// The longest duration of the test.
 const END: Duration = Duration::from_secs(300);
 
 const APP: [u8; 20] = [7; 20];
@@ -57,13 +57,13 @@ struct Fleet {
 }
 
 impl Fleet {
-    /// Fetches until all are fetched.
+    /// Fetches until all fetches are done.
     async fn fetch_all(&self) {
         loop {
             self.allowed.acquire().await.expect("never closed").forget();
             let number = self.next.fetch_add(1, Ordering::Relaxed);
             if number >= FETCHES {
-                // The others shall not wait for what this one has taken.
+                // Returns the permit, so that other clients can use it.
                 self.allowed.add_permits(1);
                 return;
             }
@@ -81,7 +81,7 @@ impl Fleet {
         }
     }
 
-    /// As a guest does at boot: the balancer's address is all it knows, and it may try it several times.
+    /// As a guest at boot: it knows only the load balancer's address, and may try it several times.
     async fn booted(&self, guest: &Arc<Cvm>) -> AppKeyResponse {
         let agent = GuestAgent::serve_tcp(guest).await.expect("guest agent");
         let attester = Attester::at(agent.address()).expect("address");
@@ -94,7 +94,7 @@ impl Fleet {
         keys.response.clone()
     }
 
-    /// With a certificate made before, as a guest's second process would.
+    /// With an existing certificate, like a guest's second process.
     async fn asked_for(&self, guest: &Cvm) -> AppKeyResponse {
         let caller = Caller::new(self.balancer.address()).shows(&Identity::self_issued(guest));
         let mut reasons = Vec::new();
@@ -104,7 +104,7 @@ impl Fleet {
                     self.note(guest, attempt);
                     return answer.message();
                 }
-                // A node that has just come up may not know its own standing yet.
+                // A node that has just started may not have its self-authorization yet.
                 Ok(answer) if answer.status == 503 => reasons.push(format!("{answer:?}")),
                 Ok(answer) => panic!("{answer:?}"),
                 Err(error) => reasons.push(error.to_string()),
@@ -127,7 +127,7 @@ async fn no_fetch_is_lost_or_wrong_while_replicas_are_killed_and_started_again()
 
 async fn killed_and_started_again() {
     let toml = "[core.limits]\nunauthenticated_per_second = 100000\nunauthenticated_burst = 100000";
-    // All of them serve under the name by which the balancer is reached.
+    // All of them serve under the name of the load balancer.
     let mut nodes = Node::chain(&["127.0.0.1"; 4], toml).await;
     let platform = Arc::clone(&nodes[0].setting.world.platform);
     let guest = Cvm::builder(&platform).app_id(APP).build();
@@ -158,7 +158,7 @@ async fn killed_and_started_again() {
         .collect();
     let kills = ROUNDS * nodes.len();
     for turn in 0..kills {
-        // Each kill has its share of the fetches, and comes when they have begun.
+        // Each kill happens during its share of the fetches.
         let before = fleet.done.load(Ordering::Relaxed);
         fleet.allowed.add_permits(FETCHES.div_ceil(kills));
         eventually("the clients go on", async || {

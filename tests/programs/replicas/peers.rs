@@ -11,7 +11,7 @@ use serde_json::json;
 use crate::support::source::legacy;
 use crate::support::{Caller, Identity, World};
 
-/// `GetKmsKey` as the peer calls it, on a connection that shows `identity`.
+/// `GetKmsKey` as the peer calls it, on a connection with `identity`.
 async fn handed_over(
     caller: &Caller,
     identity: &Identity,
@@ -30,7 +30,7 @@ async fn replicas_of_every_age_receive_the_keys() {
     let cvm = source.replica();
     let root = source.root_keys();
     for caller in [source.caller().http1(), source.caller().http2()] {
-        // 1. Without a certificate: what the source's own proves, and its temporary CA.
+        // 1. Without a certificate: verifies the source's certificate, and gets its temporary CA.
         let line = caller.connect().await.expect("a connection");
         let shown = line.server_certificate.expect("a certificate");
         let evidence = ra_tls::evidence_in(&shown).expect("readable").expect("an attestation");
@@ -40,7 +40,7 @@ async fn replicas_of_every_age_receive_the_keys() {
         let temp_ca: GetTempCaCertResponse = caller.json("GetTempCaCert?json", json!({})).await.message();
         let ca_key = P256Key::from_pem(&temp_ca.temp_ca_key).expect("the public key of all");
 
-        // 2. With one: in each form of evidence that a replica may have.
+        // 2. With a certificate: in each form of evidence that a replica may have.
         let key = P256Key::generate();
         let mut today = cvm.evidence(ReportData::ra_tls(&key.spki_der()));
         today.wire = Wire::V1;
@@ -61,7 +61,7 @@ async fn replicas_of_every_age_receive_the_keys() {
             assert!(k256.scalar() == root.k256().scalar(), "{what}");
             assert!(handover.temp_ca_key == temp_ca.temp_ca_key, "{what}");
         }
-        // One that says nothing of its VM names no OS image, which no policy lists.
+        // Evidence without a VM configuration names no OS image, so no policy allows it.
         let silent = handed_over(&caller, &Identity::of(old, &key), "").await;
         assert_eq!(silent.err().as_deref(), Some("Boot denied: OS image is not allowed"));
     }

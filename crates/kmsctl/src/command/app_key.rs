@@ -24,7 +24,6 @@ const RECEIPT_TIME: Duration = Duration::from_secs(30);
 /// The length of the SubjectPublicKeyInfo of a P-256 key.
 const SPKI_BYTES: usize = kms_attest::p256::SPKI_LENGTH;
 
-/// Arguments of `kmsctl app-key`.
 #[derive(Args, Debug)]
 pub(crate) struct AppKey {
     #[command(flatten)]

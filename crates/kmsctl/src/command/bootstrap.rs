@@ -21,7 +21,6 @@ const CALL_TIME: Duration = Duration::from_secs(120);
 /// For fetching collateral; without any the keys are shown as unverified.
 const VERIFY_TIME: Duration = Duration::from_secs(30);
 
-/// Arguments of `kmsctl bootstrap`.
 #[derive(Args, Debug)]
 pub(crate) struct Bootstrap {
     #[command(flatten)]

@@ -16,7 +16,6 @@ pub(crate) enum ClockFloor {
     Lower(Lower),
 }
 
-/// Arguments of `kmsctl clock-floor lower`.
 #[derive(Args, Debug)]
 pub(crate) struct Lower {
     #[command(flatten)]

@@ -8,7 +8,6 @@ use crate::output::{Page, Terminal, Tone, printable};
 use crate::target::Administered;
 use crate::when;
 
-/// Arguments of `kmsctl refresh-collateral`.
 #[derive(Args, Debug)]
 pub(crate) struct RefreshCollateral {
     #[command(flatten)]

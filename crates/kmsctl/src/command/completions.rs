@@ -6,7 +6,6 @@ use clap_complete::{Shell, generate};
 use crate::exit::{Exit, Outcome};
 use crate::output::Terminal;
 
-/// Arguments of `kmsctl completions`.
 #[derive(Args, Debug)]
 pub(crate) struct Completions {
     /// The shell

@@ -12,7 +12,6 @@ use crate::{input, when};
 /// The most records in one response.
 const PAGE: u32 = 200;
 
-/// Arguments of `kmsctl denials`.
 #[derive(Args, Debug)]
 pub(crate) struct Denials {
     #[command(flatten)]
@@ -90,7 +89,6 @@ pub(super) fn summary(denial: &DenialRecord) -> String {
     format!("{code}: {method} from {remote}, {times}")
 }
 
-/// Prints an identity.
 pub(super) fn identity(page: &mut Page, identity: &VerifiedIdentity) {
     for (name, bytes) in [
         ("  app id", &identity.app_id),

@@ -16,7 +16,6 @@ use crate::{files, input};
 const MAX_EVIDENCE_BYTES: usize = 500 << 10;
 const MAX_VM_CONFIG_BYTES: usize = 256 << 10;
 
-/// Arguments of `kmsctl explain`.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("what").required(true))]
 pub(crate) struct Explain {

@@ -15,7 +15,6 @@ use crate::target::{Operated, Service};
 const CALL_TIME: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(250);
 
-/// Arguments of `kmsctl finish`.
 #[derive(Args, Debug)]
 pub(crate) struct Finish {
     #[command(flatten)]

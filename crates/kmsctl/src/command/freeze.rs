@@ -75,7 +75,6 @@ impl Target {
     }
 }
 
-/// Arguments of `kmsctl freeze`.
 #[derive(Args, Debug)]
 pub(crate) struct Freeze {
     #[command(flatten)]
@@ -217,7 +216,6 @@ async fn at_each<A: Serialize>(
     Ok(worst.unwrap_or(Exit::Done))
 }
 
-/// Arguments of `kmsctl unfreeze`.
 #[derive(Args, Debug)]
 pub(crate) struct Unfreeze {
     #[command(flatten)]
@@ -249,7 +247,6 @@ impl Unfreeze {
     }
 }
 
-/// Arguments of `kmsctl frozen`.
 #[derive(Args, Debug)]
 pub(crate) struct Frozen {
     #[command(flatten)]

@@ -9,7 +9,6 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::files::{self, Existing, Readers};
 use crate::output::Terminal;
 
-/// Arguments of `kmsctl man`.
 #[derive(Args, Debug)]
 pub(crate) struct Man {
     /// Command whose page is printed; default: the program's page

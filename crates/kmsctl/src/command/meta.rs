@@ -13,7 +13,6 @@ use crate::target::Kms;
 
 const MAX_CERTIFICATE_BYTES: usize = 64 << 10;
 
-/// Arguments of `kmsctl meta`.
 #[derive(Args, Debug)]
 pub(crate) struct Meta {
     #[command(flatten)]

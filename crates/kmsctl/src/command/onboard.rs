@@ -16,7 +16,6 @@ use crate::trust::Verification;
 /// Two connections to the source, evidence of both sides, two policies.
 const CALL_TIME: Duration = Duration::from_secs(300);
 
-/// Arguments of `kmsctl onboard`.
 #[derive(Args, Debug)]
 pub(crate) struct Onboard {
     #[command(flatten)]

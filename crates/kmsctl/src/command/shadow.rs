@@ -24,7 +24,6 @@ pub(crate) enum Shadow {
     Stop(Report),
 }
 
-/// Arguments of `kmsctl shadow start`.
 #[derive(Args, Debug)]
 pub(crate) struct Start {
     #[command(flatten)]

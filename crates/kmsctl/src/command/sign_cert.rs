@@ -24,7 +24,6 @@ use crate::when::now;
 
 const MAX_KEY_BYTES: usize = 64 << 10;
 
-/// Arguments of `kmsctl sign-cert`.
 #[derive(Args, Debug)]
 pub(crate) struct SignCert {
     #[command(flatten)]

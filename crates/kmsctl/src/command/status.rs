@@ -18,7 +18,6 @@ use crate::target::{Belief, Credentials, Server, Service, other_side};
 
 const CALL_TIME: Duration = Duration::from_secs(30);
 
-/// Arguments of `kmsctl status`.
 #[derive(Args, Debug)]
 pub(crate) struct Status {
     /// URL of a KMS, http:// if it has no keys yet; may be given more than once, or with commas

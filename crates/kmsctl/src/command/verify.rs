@@ -24,7 +24,6 @@ use crate::output::{Page, Terminal, Tone, printable};
 use crate::trust::Verification;
 use crate::when::now;
 
-/// Arguments of `kmsctl verify`.
 #[derive(Args, Debug)]
 #[command(group = ArgGroup::new("source").required(true).multiple(true).args(["url", "kms", "offline"]))]
 pub(crate) struct Verify {
@@ -62,13 +61,11 @@ pub(crate) struct Verify {
     strict: bool,
 }
 
-/// The origin of an argument.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum Origin {
     /// The environment, or a default.
     #[default]
     Elsewhere,
-    /// The command line.
     CommandLine,
 }
 

@@ -11,13 +11,13 @@ use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
-// Where the test server looks for them.
+// The path that the test server uses.
 use crate::support::{Desk, Kms, Ran, RootKey, World, env_secret, now, refusal};
 
 const ID: &str = "0101010101010101010101010101010101010101";
 const APP: AppId = AppId([1; 20]);
 const DOTENV: &str = "# comment\nA=1\nB = two words \nC=\"quoted\"\n";
-/// What `json.dumps({"env": […]})` of Python makes of it.
+/// The output of Python's `json.dumps({"env": […]})`.
 const PLAINTEXT: &str = r#"{"env": [{"key": "A", "value": "1"}, {"key": "B", "value": "two words"}, {"key": "C", "value": "\"quoted\""}]}"#;
 
 fn desk() -> Desk {
@@ -40,7 +40,7 @@ fn signer() -> String {
     RootKey::new(7).public().to_string()
 }
 
-/// A KMS whose env key says something else than it should.
+/// A KMS whose env key response is altered.
 async fn altered(world: &World, alter: impl Fn(&mut serde_json::Value) + Send + Sync + 'static) -> Kms {
     Kms::altered(world, move |method, answer| {
         if method == "GetAppEnvEncryptPubKey" {
@@ -234,7 +234,7 @@ async fn what_the_kms_signed_wrongly_is_refused() {
     for (answer, reasons) in [
         (stale, &["the key was signed 4"][..]),
         (ahead, &["in the future"]),
-        // A changed statement names a signer that nobody knows, or none.
+        // A modified statement has an unknown signer, or none.
         (foreign, &["another signer than --signer", "different signers"]),
         (swapped, &["another signer than --signer", "different signers", "the signature is not one"]),
         (unsigned, &["there is no signature_v1"]),
@@ -312,7 +312,7 @@ async fn a_new_signer_becomes_known_once_and_a_changed_one_is_refused() {
     let ran = desk.run(&encrypt(&url, &["--known-signers", "signers"])).await.expect(2);
     ran.says("signers: line 1: expected host:port and a signer");
 
-    // A list whose last line has no end keeps it when another is learnt.
+    // The last line of a list without a line break stays intact when another is added.
     desk.write("signers", format!("kms.example:1 {other}"));
     desk.run(&encrypt(&url, &["--known-signers", "signers", "--accept-new"])).await.expect(0);
     assert_eq!(desk.read("signers"), format!("kms.example:1 {other}\n{} {}\n", host(&url), signer()));
@@ -327,7 +327,7 @@ async fn a_stranger_is_not_learnt_in_place_of_a_known_signer() {
     let both = |first: &'static str| encrypt(first, &[]);
     let arguments =
         [&both(silent)[..], &["--kms", &url, "--accept-new", "--known-signers", "signers"]].concat();
-    // Whoever lets nothing through to the known one.
+    // An attacker who blocks the known one.
     desk.write("signers", format!("127.0.0.1:1 {known}\n"));
     let ran = desk.run(&arguments).await.expect(4).says("not the signer known of the others");
     let ran = ran.says(&known.to_string()).says(&signer());
@@ -336,7 +336,7 @@ async fn a_stranger_is_not_learnt_in_place_of_a_known_signer() {
     // A replica has the signer of its cluster.
     desk.write("signers", format!("127.0.0.1:1 {}\n", signer()));
     desk.run(&arguments).await.expect(0);
-    // Where none is known, one is learnt.
+    // If none is known, one is added.
     desk.write("signers", format!("kms.example:1 {known}\n"));
     desk.run(&arguments).await.expect(0).says("is now known by its signer");
 }
@@ -363,7 +363,7 @@ async fn on_a_terminal_the_user_is_asked_once() {
     }
 }
 
-/// Runs with a terminal as standard input and standard error, on which somebody types.
+/// Runs with a terminal as standard input and standard error, with typed input.
 async fn on_a_terminal(desk: &Desk, arguments: &[&str], typed: &str) -> Ran {
     let (keyboard, screen) = terminal();
     let mut command = desk.command(arguments);
@@ -371,10 +371,10 @@ async fn on_a_terminal(desk: &Desk, arguments: &[&str], typed: &str) -> Ran {
     tokio::task::spawn_blocking(move || {
         command.stdin(Stdio::from(screen.try_clone().expect("terminal"))).stderr(Stdio::from(screen));
         let child = command.stdout(Stdio::piped()).spawn().expect("kmsctl starts");
-        // Closes our copies of the screen, so that its end is seen.
+        // Closes our copies of the terminal, so that its end is seen.
         drop(command);
         let mut keyboard = std::fs::File::from(keyboard);
-        // The terminal keeps what is typed before anybody reads.
+        // The terminal buffers input that is typed early.
         keyboard.write_all(typed.as_bytes()).expect("typed");
         let mut shown = Vec::new();
         let mut buffer = [0; 4096];
@@ -420,7 +420,7 @@ async fn the_next_url_is_asked_only_when_one_does_not_answer() {
     let denied = Kms::altered(&world, |_, _| refusal(403, "KMS is not allowed")).await;
     desk.run(&encrypt(&denied.url(), &["--signer", &signer])).await.expect(3).says("KMS is not allowed");
 
-    // An answer that does not verify is no outage.
+    // A response that does not verify is not an outage.
     let lying = altered(&world, |answer| *answer = RootKey::new(7).env_key(APP, now() - 4000)).await;
     let calls = honest.calls().len();
     desk.run(&encrypt(&lying.url(), &["--kms", &second, "--signer", &signer])).await.expect(4);

@@ -1,6 +1,6 @@
 //! `kmsctl` as users run it, against a test server with given responses.
 
-// What `crates/client/src/testing.rs`, which is compiled into this crate too, calls by these names.
+// The names that `crates/client/src/testing.rs` uses, which is compiled into this crate too.
 use kms_client::{Connection, KmsUrl, Trust};
 
 mod app_key;

@@ -20,7 +20,7 @@ use crate::support::{Desk, Kms, Leaf, Reply, TestServer, World};
 
 const TOKEN: &str = "the-token-of-the-operator";
 
-/// A KMS without keys, over plain HTTP; and what it was asked: path, `Authorization`, body.
+/// A KMS without keys over plain HTTP, and the requests it received: path, `Authorization`, body.
 struct Onboarding {
     url: String,
     seen: Arc<Mutex<Vec<[String; 3]>>>,
@@ -176,7 +176,7 @@ async fn onboarding_over_tls_reaches_a_certificate_that_nobody_vouches_for() {
     assert!(ran.out.contains("02ee"), "{}", ran.out);
 }
 
-/// A server that counts what it is asked.
+/// A server that counts requests.
 async fn counting(answer: Value) -> (TestServer, Leaf, Arc<Mutex<Vec<String>>>) {
     let asked: Arc<Mutex<Vec<String>>> = Arc::default();
     let (log, leaf) = (Arc::clone(&asked), Leaf::kms());
@@ -318,7 +318,7 @@ async fn new_keys_are_shown_as_verified_only_if_their_attestation_is() {
 #[tokio::test]
 async fn finish_waits_until_keys_are_served() {
     let world = World::start().await;
-    // The same address answers both phases, as a KMS does.
+    // The same address serves both phases, as with a KMS.
     let kms =
         Kms::altered(&world, |method, _| (method == "Onboard.Finish").then(|| Reply::Json(Value::Null)))
             .await;
@@ -460,7 +460,7 @@ async fn a_chain_is_kept_only_if_each_certificate_is_signed_by_the_next() {
         "--kms",
         &url,
     ];
-    // Both ends are right, but nobody has signed what is between.
+    // Both ends are right, but the chain between them is not signed.
     *chain.lock().expect("chain") = vec![issued_by(&crate::support::Authority::new()), ours.root_pem.clone()];
     desk.run(&sign).await.expect(4).says("the chain does not hold");
     assert!(!crate::support::exists(&desk.path("chain.pem")));

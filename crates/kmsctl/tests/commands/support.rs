@@ -25,7 +25,7 @@ use tempfile::TempDir;
 
 pub(crate) use self::testing::{Authority, Leaf, Reply, TestServer, World};
 
-/// The program as cargo built it.
+/// The program built by cargo.
 pub const KMSCTL: &str = env!("CARGO_BIN_EXE_kmsctl");
 
 /// A secp256k1 key that signs as the root of a KMS.
@@ -48,7 +48,7 @@ impl RootKey {
         [&compact[..], &[u8::from(recovery)]].concat()
     }
 
-    /// The answer to `GetAppEnvEncryptPubKey`, signed at `timestamp`.
+    /// The response of `GetAppEnvEncryptPubKey`, signed at `timestamp`.
     pub fn env_key(&self, app_id: AppId, timestamp: u64) -> Value {
         let public = envelope::public_key(&env_secret(app_id)).expect("a key");
         let prefix = &b"dstack-env-encrypt-pubkey:"[..];
@@ -76,7 +76,7 @@ pub fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).expect("after 1970").as_secs()
 }
 
-/// Changes what a KMS answers: method and answer, or a refusal instead.
+/// Alters the responses of a KMS: by method and response; a returned reply replaces it.
 pub type Alter = Box<dyn Fn(&str, &mut Value) -> Option<Reply> + Send + Sync>;
 
 /// A KMS in the simulated CVM of a world.
@@ -91,12 +91,12 @@ impl Kms {
         Self::start(world, world.attested_leaf(), Box::new(|_, _| None)).await
     }
 
-    /// Honest, except for what it shows in its certificate.
+    /// Honest, except for its certificate.
     pub async fn showing(world: &World, leaf: Leaf) -> Self {
         Self::start(world, leaf, Box::new(|_, _| None)).await
     }
 
-    /// Honest, except for what is altered.
+    /// Honest, except for the altered responses.
     pub async fn altered(
         world: &World,
         alter: impl Fn(&str, &mut Value) -> Option<Reply> + Send + Sync + 'static,
@@ -172,7 +172,7 @@ impl Kms {
     }
 }
 
-/// A refusal as a KMS writes it.
+/// A refusal in the form of a KMS.
 pub fn refusal(status: u16, error: &str) -> Option<Reply> {
     Some(Reply::Status(status, json!({ "error": error }).to_string().into_bytes()))
 }
@@ -183,7 +183,7 @@ pub struct Desk {
     environment: BTreeMap<String, String>,
 }
 
-/// What a run came to.
+/// The result of a run.
 pub struct Ran {
     pub code: i32,
     pub out: String,
@@ -197,7 +197,7 @@ impl Default for Desk {
 }
 
 impl Desk {
-    /// With what is needed to verify the quotes of a world.
+    /// With the files needed to verify the quotes of a world.
     pub fn in_world(world: &World) -> Self {
         let desk = Self::default();
         desk.write("root.der", world.platform.root_der());
@@ -227,7 +227,7 @@ impl Desk {
         std::fs::metadata(self.path(name)).expect(name).permissions().mode() & 0o777
     }
 
-    /// `kmsctl`, to be run in the directory, with no environment but ours.
+    /// `kmsctl` in the directory, with only the given environment.
     pub fn command(&self, arguments: &[&str]) -> Command {
         let mut command = Command::new(KMSCTL);
         command.args(arguments).current_dir(self.home.path()).env_clear();
@@ -235,7 +235,7 @@ impl Desk {
         command
     }
 
-    /// Runs it to its end, off the runtime's threads: servers live there.
+    /// Runs it to its end on a blocking thread, because servers run on the runtime.
     pub async fn run(&self, arguments: &[&str]) -> Ran {
         self.run_with_input(arguments, "").await
     }
@@ -246,7 +246,7 @@ impl Desk {
         let output = tokio::task::spawn_blocking(move || {
             command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
             let mut child = command.spawn().expect("kmsctl starts");
-            // A program that does not read its input is no failure.
+            // A program need not read its input.
             let _ = child.stdin.take().expect("piped").write_all(input.as_bytes());
             child.wait_with_output().expect("kmsctl ends")
         })

@@ -10,10 +10,10 @@ use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpListener;
 
-// Where the test server looks for them.
+// The path that the test server uses.
 use crate::support::{Authority, Desk, Kms, Leaf, Ran, RootKey, World, now, refusal};
 
-/// Who the CVM of a world is, by its own evidence.
+/// The identity in the evidence of a world's CVM.
 async fn identity(world: &World) -> BootInfo {
     let evidence = world.cvm.evidence(ReportData::ZERO);
     let verified: Verified = world.verifier.verify(&evidence, Binding::SelfReported).await.expect("genuine");
@@ -24,7 +24,6 @@ fn verify<'a>(url: &'a str, more: &[&'a str]) -> Vec<&'a str> {
     [&["verify", url, "--dangerous-root", "root.der", "--json"], more].concat()
 }
 
-/// The outcome of a step.
 fn outcome<'a>(report: &'a Value, step: &str) -> (&'a str, &'a str) {
     let steps = report["steps"].as_array().expect("steps");
     let found =
@@ -207,7 +206,7 @@ async fn a_quote_of_other_hardware_is_refused() {
     let report = desk.run(&["verify", &url, "--json"]).await;
     assert_ne!(report.code, 0);
     assert_ne!(outcome(&report.json(), "quote_genuine").0, "passed");
-    // Judged from a document, where there is no service to refuse first.
+    // From a bundle, where no service can refuse first.
     desk.run(&verify(&url, &["--save-bundle", "bundle.json"])).await.expect(0);
     refuted(desk.run(&["verify", "--offline", "bundle.json", "--json"]).await, "quote_genuine", "");
 }
@@ -230,7 +229,7 @@ async fn the_wrong_measurement_is_refused_with_what_differs() {
             &format!("{part} is "),
         );
     }
-    // What the configuration claims is not what the quote says.
+    // The claimed configuration is not proven by the quote.
     let image = hex::encode(world.cvm.os_image_hash());
     desk.write("allow.json", json!({ "os_image_hash": image }).to_string());
     let ran = desk.run(&verify(&url, &["--allow", "allow.json"])).await;
@@ -324,7 +323,7 @@ async fn a_k256_key_that_was_not_attested_is_refused() {
     let ran = desk.run(&verify(&honest.url(), &["--k256-pubkey", &other])).await;
     refuted(ran, "k256_attested", "pinned is");
 
-    // A replica shows no statement: a pin takes its place.
+    // A replica has no bootstrap statement: a pin replaces it.
     let replica = Kms::altered(&world, |method, answer| {
         if method == "GetMeta" {
             answer["bootstrap_info"] = Value::Null;
@@ -408,7 +407,7 @@ async fn a_collateral_service_that_fails_is_named_with_what_was_asked_and_why() 
     let desk = Desk::in_world(&world);
     let kms = Kms::honest(&world).await;
     let url = kms.url();
-    // A TLS server with a certificate of its own, which has no collateral either.
+    // A TLS server with another certificate, for which there is no collateral either.
     let stranger = Kms::honest(&world).await;
     let stranger = stranger.url().trim_end_matches("/prpc").to_owned();
     let absent = PccsRoutes::start(b"HTTP/1.1 404 Not Found\r\ncontent-length: 0\r\n\r\n").await;
@@ -425,7 +424,7 @@ async fn a_collateral_service_that_fails_is_named_with_what_was_asked_and_why() 
         for expected in [service, item, why] {
             assert!(detail.contains(expected), "{expected} is missing in {detail}");
         }
-        // What was kept says the same, and so do the other commands that verify.
+        // The bundle gives the same result, and so do other commands that verify.
         let offline = ["verify", "--offline", "bundle.json", "--dangerous-root", "root.der", "--json"];
         assert_eq!(outcome(&desk.run(&offline).await.expect(1).json(), "quote_genuine").1, detail);
         let app_key = ["app-key", "--dangerous-root", "root.der", "--out", "keys.json", "--kms", &url];
@@ -447,7 +446,7 @@ async fn a_platform_under_an_untrusted_root_is_refuted_online_and_from_a_bundle(
     let kms = Kms::honest(&world).await;
     let url = kms.url();
     let desk = Desk::in_world(&world);
-    // Intel's root, which did not issue the simulated platform's certificate; no collateral is asked for.
+    // Intel's root, which did not issue the simulated platform's certificate; no collateral is requested.
     let ran = desk.run(&["verify", &url, "--json", "--save-bundle", "own.json"]).await;
     let online = refuted(ran, "quote_genuine", "does not lead to the trusted root");
     assert_eq!(outcome(&online, "k256_attested").0, "failed");
@@ -465,7 +464,7 @@ async fn a_platform_under_an_untrusted_root_is_refuted_online_and_from_a_bundle(
     }
 }
 
-/// A collateral service that gives one answer to everything.
+/// A collateral service with one response to everything.
 struct PccsRoutes;
 
 impl PccsRoutes {
@@ -517,12 +516,12 @@ async fn kept_answers_prove_the_same_without_the_kms() {
     let ran = desk.run(&[&offline(&["--kms", "https://kms.example"])[..], &[&url]].concat()).await.expect(2);
     ran.says("two KMSs are named");
 
-    // At another time: the collateral had not begun, or has ended.
+    // At another time: before the collateral is valid, or after.
     for at in ["1000000000", "4102400000"] {
         let ran = desk.run(&offline(&["--at", at])).await;
         refuted(ran, "quote_genuine", "");
     }
-    // Later only the signature of an app's key can be judged; earlier than the answers nothing.
+    // Later only the signature of an app's key can be verified; before the responses, nothing.
     let bundle: Value = serde_json::from_str(&desk.read("bundle.json")).expect("JSON");
     let taken = bundle["taken_at"].as_u64().expect("a time");
     for (at, expected, detail) in [
@@ -537,7 +536,7 @@ async fn kept_answers_prove_the_same_without_the_kms() {
     }
     desk.run(&["verify", &url, "--at", "7"]).await.expect(2).says("--offline");
 
-    // Every part of the document counts.
+    // Every part of the document is checked.
     let bundle: Value = serde_json::from_str(&desk.read("bundle.json")).expect("JSON");
     assert!(!bundle.to_string().contains("PRIVATE KEY"));
     for (path, value, step) in [

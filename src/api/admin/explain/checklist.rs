@@ -30,7 +30,6 @@ const OF_EVIDENCE: [Step; 9] = [
 /// The steps after that.
 const OF_IDENTITY: [Step; 5] = [Step::Identity, Step::Frozen, Step::Policy, Step::Stage, Step::OsImage];
 
-/// A check that failed.
 pub(super) struct Failure {
     pub(super) code: RefusalCode,
     /// What to do, unless the policy knows.
@@ -46,7 +45,6 @@ pub(super) struct Verdict {
     pub(super) reason: String,
 }
 
-/// The checks, in order.
 #[derive(Default)]
 pub(super) struct Checklist {
     checks: Vec<Check>,

@@ -16,7 +16,6 @@ use crate::output::{Audience, Terminal};
 const MAX_FILE_BYTES: usize = 2 * envelope::MAX_BYTES + 2;
 const MAX_KEY_BYTES: usize = 1024;
 
-/// Arguments of `kmsctl env decrypt`.
 #[derive(Args, Debug)]
 pub(crate) struct Decrypt {
     /// The encrypted environment, hexadecimal or binary; - is standard input

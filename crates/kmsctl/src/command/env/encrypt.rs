@@ -17,7 +17,6 @@ use crate::output::{Audience, Terminal, Tone};
 use crate::target::Kms;
 use crate::when::now;
 
-/// Arguments of `kmsctl env encrypt`.
 #[derive(Args, Debug)]
 pub(crate) struct Encrypt {
     /// The .env file; - is standard input
