@@ -277,7 +277,7 @@ mod tests {
             ("type=A%00", "type must be the name of a type, such as denied"),
             ("app_id=zz", "app_id must be hex digits"),
             ("source=operator", "source must be kms, pipe or api"),
-            ("cursor=x", "cursor must be what an answer has said"),
+            ("cursor=x", "cursor must be a cursor from a response"),
             ("format=xml", "format must be json or text"),
             (
                 "sincd=1h",
