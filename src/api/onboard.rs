@@ -136,7 +136,7 @@ impl OnboardService {
             }
             tracing::warn!(
                 error = error.chain(),
-                "new keys without evidence over them: GetMeta will show none"
+                "the new keys are not attested: GetMeta will show no statement"
             );
         }
         self.commit_new(turn, prepared, domain.clone()).await

@@ -244,7 +244,7 @@ fn next(mode: Mode, switch: Switch, held: Held) -> Vec<Step> {
                 vec![step("wait", "the keys are being brought into service")]
             }
         },
-        Mode::Serving => vec![step("use", "this KMS serves its keys over TLS: ask it for GetMeta")],
+        Mode::Serving => vec![step("use", "this KMS serves its keys over TLS: call GetMeta")],
         Mode::Broken => {
             let Held::Part { reason } = held else { return Vec::new() };
             vec![Step { step: "restore", text: reason }]

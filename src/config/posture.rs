@@ -128,7 +128,7 @@ impl Config {
             (
                 core.admin.enabled && core.admin.insecure_no_auth,
                 "admin_without_credentials",
-                "the admin listener asks for no credentials",
+                "the admin listener requires no credentials",
             ),
             (
                 core.insecure_world_readable_keys,
@@ -138,12 +138,12 @@ impl Config {
             (
                 policy.webhook.is_some_and(Webhook::is_exposed),
                 "webhook_unencrypted",
-                "the policy is asked over plain http beyond this machine: whoever is in between decides",
+                "the policy is called over plain http beyond this machine: an attacker in between can decide",
             ),
             (
                 policy.chain.is_some_and(|chain| chain.rpc_urls.iter().any(Endpoint::is_exposed)),
                 "chain_unencrypted",
-                "the chain is read over plain http beyond this machine: whoever is in between decides",
+                "the chain is read over plain http beyond this machine: an attacker in between can decide",
             ),
             (
                 policy.chain.is_some_and(|chain| matches!(chain.block, BlockChoice::Latest { .. })),

@@ -156,7 +156,7 @@ pub(super) fn check(webhook: &Webhook, report: &mut Report) {
     if webhook.bearer_token.is_some() && webhook.url.is_exposed() {
         report.notice(
             "core.auth_api.webhook.bearer_token",
-            "goes over plain http beyond this machine: whoever is in between can read and use it",
+            "goes over plain http beyond this machine: an attacker in between can read and use it",
         );
     }
 }

@@ -110,7 +110,7 @@ impl FromStr for Spki {
         let key = input::decode(text)?;
         match key.first() {
             Some(&SEQUENCE) if key.len() > 32 => Ok(Self(key)),
-            _ => Err("must be SubjectPublicKeyInfo DER: it starts with 30, and is no hash".to_owned()),
+            _ => Err("must be SubjectPublicKeyInfo DER: it starts with 30, and is not a hash".to_owned()),
         }
     }
 }
@@ -398,8 +398,8 @@ impl Operated {
         match (&self.url, &belief) {
             (OperatorUrl::Tls(_), Belief::Unsaid) if has_secret => {
                 return Err(Failure::usage(format_args!(
-                    "the token does not go to {}, which anybody may be: name the key of the server with --server-spki, \
-                     or give it to any server with --dangerous-any-server",
+                    "the token does not go to {}, which is not authenticated: give its key with --server-spki, \
+                     or send it to any server with --dangerous-any-server",
                     self.url
                 )));
             }

@@ -81,7 +81,9 @@ impl AdminService {
         let role = match subject.as_str() {
             "" => None,
             name => Some(Role::named(name).ok_or_else(|| {
-                Error::invalid("subject must be app, kms or certificate, or empty for what was asked for")
+                Error::invalid(
+                    "subject must be app, kms or certificate, or empty for the role of the refused request",
+                )
             })?),
         };
         let (shown, denial, input) = match (&evidence[..], &certificate[..], denial_id.trim()) {

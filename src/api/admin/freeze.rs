@@ -29,7 +29,7 @@ impl AdminService {
         let scope = scope(&request.scope, &request.value)?;
         let reason = reason(request.reason)?;
         if reason.is_empty() {
-            return Err(Error::invalid("reason must not be empty: say why, for whoever finds this later"));
+            return Err(Error::invalid("reason must not be empty: other operators will need it"));
         }
         let since = unix_now();
         if let Some(end) = request.expires_at.filter(|end| *end <= since) {

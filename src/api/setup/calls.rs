@@ -211,7 +211,7 @@ fn denied(denial: Denial) -> Failure {
     let advice = match denial.code {
         DenialCode::AllowlistUnusable => {
             return Failure::new(
-                "The policy denies everybody: the allowlist of this KMS is missing or cannot be read.",
+                "The policy denies everyone: the allowlist of this KMS is missing or cannot be read.",
                 "Correct the file of core.auth_api.allowlist.path; the log and `kms policy check` have the fault.",
             )
             .caused_by(denial.expected.unwrap_or_default());

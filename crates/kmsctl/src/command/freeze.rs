@@ -161,7 +161,7 @@ async fn confirm(admin: &Administered, terminal: &Terminal) -> Outcome<()> {
             ));
         }
     }
-    match terminal.confirmed("Release nothing to anybody from now on")? {
+    match terminal.confirmed("Stop all releases from now on")? {
         true => Ok(()),
         false => Err(Failure::usage("nothing was frozen")),
     }

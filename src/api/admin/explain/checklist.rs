@@ -160,7 +160,7 @@ impl Checklist {
 }
 
 /// Why evidence without a key is not compared with one.
-pub(super) const NO_KEY: &str = "evidence was sent without the key that it must vouch for";
+pub(super) const NO_KEY: &str = "evidence was sent without the key that it must be bound to";
 
 /// What to do where no change of the policy helps.
 fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
@@ -178,7 +178,7 @@ fn hint(refusal: &Refusal, code: RefusalCode) -> Option<String> {
         RefusalCode::NoAttestation => {
             "connect with an RA-TLS client certificate that carries evidence, and let no proxy terminate TLS"
         }
-        RefusalCode::EvidenceNotBound => "make a new certificate: this evidence vouches for another key",
+        RefusalCode::EvidenceNotBound => "make a new certificate: this evidence is bound to another key",
         RefusalCode::TdDebug => "start the VM without the debug attribute",
         RefusalCode::TdAttributesNotAllowed => "start the VM with the usual TD attributes",
         RefusalCode::TdxModuleNotAllowed => "run Intel's TDX module on the host",
@@ -229,8 +229,8 @@ const MEND_THE_ALLOWLIST: &str =
 fn of_denial(code: DenialCode) -> Option<&'static str> {
     match code {
         DenialCode::GuestHasBooted => Some(
-            "ask while the guest boots, before system-ready; or let the app have its keys at any time: releaseStage \"any\" \
-             in its entry of the allowlist or in the webhook's answer, or core.release_stage",
+            "request keys while the guest boots, before system-ready; or release them to the app at any time: \
+             releaseStage \"any\" in its entry of the allowlist or in the webhook's answer, or core.release_stage",
         ),
         DenialCode::AllowlistUnusable => Some(MEND_THE_ALLOWLIST),
         DenialCode::TcbStatus

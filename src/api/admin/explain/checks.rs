@@ -84,12 +84,12 @@ fn evidence_held(list: &mut Checklist, verified: &Verified, binding: KeyBinding)
     list.pass(Step::Evidence, wire, "");
     list.pass(Step::Platform, evidence.platform.tee_variant(), "");
     match binding {
-        KeyBinding::Checked => list.pass(Step::KeyBinding, "", "it vouches for the key"),
+        KeyBinding::Checked => list.pass(Step::KeyBinding, "", "it is bound to the key"),
         KeyBinding::Unknown => list.skip(Step::KeyBinding, NO_KEY),
     }
     let events = evidence.stack.runtime_events.len();
     list.pass(Step::EventLog, format!("{events} events"), "they replay to RTMR3");
-    list.pass(Step::ReportData, "", "the quote vouches for it");
+    list.pass(Step::ReportData, "", "it is in the signed quote");
     let expires = i64::try_from(verified.collateral_expires()).ok();
     let until = expires
         .and_then(|expires| OffsetDateTime::from_unix_timestamp(expires).ok())
