@@ -85,15 +85,21 @@ pub type AcpiPins = HashMap<[u8; 32], Vec<[u8; 48]>>;
 
 /// Why images cannot be verified at all.
 #[derive(Debug, thiserror::Error)]
-#[error("the client for image downloads cannot be made: {0}")]
-pub struct SetupError(String);
+pub enum SetupError {
+    /// The trusted certificates are unusable.
+    #[error("the client for image downloads cannot be made: {0}")]
+    Tls(#[from] rustls::Error),
+    /// The HTTP client cannot be built.
+    #[error("the client for image downloads cannot be made: {0}")]
+    Client(#[from] reqwest::Error),
+}
 
 /// Why a VM cannot be shown to have booted its image. The texts contain no address or path; the sources may.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum OsImageError {
     /// The configuration does not parse.
-    #[error("{0}")]
-    VmConfig(String),
+    #[error(transparent)]
+    VmConfig(Arc<VmConfigError>),
     /// Only TDX evidence has the registers.
     #[error("OS images of {0} evidence cannot be verified")]
     Platform(&'static str),
@@ -152,15 +158,25 @@ impl OsImageError {
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Download(_) | Self::Program(_) | Self::Busy | Self::Stopped => true,
-            Self::Archive(error) => matches!(error, ArchiveError::Store(_) | ArchiveError::Timeout),
-            _ => false,
+            Self::Archive(error) => error.is_unavailable(),
+            Self::VmConfig(_)
+            | Self::Platform(_)
+            | Self::NoHash
+            | Self::Machine(_)
+            | Self::Shape(_)
+            | Self::LiteRefused
+            | Self::NotPinned(_)
+            | Self::Lite(_)
+            | Self::File { .. }
+            | Self::Legacy(_)
+            | Self::Mismatch(_) => false,
         }
     }
 }
 
 impl From<VmConfigError> for OsImageError {
     fn from(error: VmConfigError) -> Self {
-        Self::VmConfig(error.to_string())
+        Self::VmConfig(Arc::new(error))
     }
 }
 

@@ -58,6 +58,24 @@ pub enum ArchiveError {
     Timeout,
 }
 
+impl ArchiveError {
+    /// Whether the failure says nothing about the image, so that a retry may succeed.
+    pub(super) fn is_unavailable(&self) -> bool {
+        match self {
+            Self::Store(_) | Self::Timeout => true,
+            Self::Unreadable(_)
+            | Self::TooLarge
+            | Self::Unsupported
+            | Self::UnsafePath
+            | Self::NoManifest(_)
+            | Self::OtherImage
+            | Self::Manifest(_)
+            | Self::Checksum
+            | Self::NoMetadata => false,
+        }
+    }
+}
+
 fn store(error: io::Error) -> ArchiveError {
     ArchiveError::Store(Arc::new(error))
 }

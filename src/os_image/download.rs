@@ -63,14 +63,13 @@ impl Source {
     /// `template` is `core.image.download_url`; the server is trusted by the public roots and by
     /// `extra_roots`.
     pub(super) fn new(template: String, extra_roots: &[CertificateDer<'static>]) -> Result<Self, SetupError> {
-        let tls = outgoing::client_config(extra_roots).map_err(|error| SetupError(error.to_string()))?;
+        let tls = outgoing::client_config(extra_roots)?;
         let client = outgoing::client(tls)
             .redirect(redirect::Policy::limited(MAX_REDIRECTS))
             .connect_timeout(CONNECT)
             .read_timeout(SILENCE)
             .pool_max_idle_per_host(0)
-            .build()
-            .map_err(|error| SetupError(error.to_string()))?;
+            .build()?;
         Ok(Self { client, template })
     }
 
