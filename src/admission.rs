@@ -1,4 +1,4 @@
-//! Who may have what: evidence is verified, policy is asked, and a permit is the only way on.
+//! Admission: it verifies evidence, asks policy, and makes the permits that secrets are released against.
 
 mod explainer;
 mod foundation;
@@ -47,7 +47,7 @@ use crate::config::ReleaseStage;
 use crate::control::Shadow;
 use crate::policy::Role;
 
-/// The word by which a verification is counted.
+/// The metric label of a verification.
 fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
     match outcome {
         Ok(_) => "verified",
@@ -61,8 +61,8 @@ fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
 pub struct Admission(Arc<Walk>);
 
 impl Admission {
-    /// Admission by evidence, freezes, policy and OS image, in this order. `shadow` is shown each request, and keys are
-    /// released at `release_stage` unless the policy says otherwise.
+    /// Admission by evidence, freezes, policy and OS image, in this order. `shadow` sees each request, and
+    /// keys are released at `release_stage` unless the policy names another stage.
     pub fn new(
         foundation: Arc<Foundation>,
         shadow: Arc<Shadow>,
@@ -72,12 +72,12 @@ impl Admission {
         Self(Arc::new(Walk { foundation, shadow, image, release_stage }))
     }
 
-    /// Explains the same, without a way to a permit.
+    /// Explains admission. It cannot make a permit.
     pub fn explainer(&self) -> Explainer {
         Explainer::new(&self.0)
     }
 
-    /// A permit for the keys of the app that the peer runs.
+    /// A permit for the keys of the peer's app.
     ///
     /// # Errors
     /// Any [`Refusal`].
@@ -90,7 +90,7 @@ impl Admission {
         self.peer(peer, Role::App, App(()), vm_config, verified).await
     }
 
-    /// A permit for the root keys: the peer is an allowed KMS.
+    /// A permit for the root keys, if the peer is an allowed KMS.
     ///
     /// # Errors
     /// Any [`Refusal`].
@@ -120,7 +120,7 @@ impl Admission {
         Ok(permit)
     }
 
-    /// A permit for a certificate to the key of `csr`: the evidence inside it is bound to that key.
+    /// A permit for a certificate of the key of `csr`, which contains evidence bound to that key.
     ///
     /// # Errors
     /// Any [`Refusal`].
@@ -147,10 +147,10 @@ impl Admission {
         self.0.run(verified, role, vm_config, &mut live).await
     }
 
-    /// The permit by what policy says now.
+    /// The permit by a new decision of policy.
     ///
     /// # Errors
-    /// [`Refusal`]: what was allowed before is denied now, or nothing answers.
+    /// [`Refusal`]: policy denies now what it allowed before, or does not respond.
     pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
         let (admitted, grant) = permit.into_admitted();
         let Basis { role, stage, .. } = admitted.basis;
@@ -159,7 +159,7 @@ impl Admission {
         self.permit(Admitted { allowed, ..admitted }, grant)
     }
 
-    /// The end of a walk on which nothing was refused, unless an operator has frozen the caller meanwhile.
+    /// The permit after all steps have passed, unless an operator has frozen the caller in between.
     fn permit<R>(&self, admitted: Admitted, grant: R) -> Result<Permit<R>, Refusal> {
         let not_frozen = self.0.not_frozen(&admitted.identity)?;
         let relaxations = &admitted.allowed.relaxations;

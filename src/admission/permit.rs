@@ -1,4 +1,5 @@
-//! Proof that a caller was verified and allowed: only `admission` makes it, and secrets ask for it.
+//! Permits: proofs that a caller was verified and allowed. Only `admission` makes them, and secrets require
+//! them.
 
 use std::time::Instant;
 
@@ -10,22 +11,22 @@ use super::{Decided, Relaxations, StageRule};
 use crate::control::NotFrozen;
 use crate::policy::Role;
 
-/// May have the keys of its app.
+/// The role of an app that may have its keys.
 #[derive(Debug)]
 pub struct App(pub(super) ());
 
-/// May have the root keys: a replica.
+/// The role of a replica that may have the root keys.
 #[derive(Debug)]
 pub struct Kms(pub(super) ());
 
-/// May have a certificate of its app.
+/// The role of an app that may have a certificate.
 #[derive(Debug)]
 pub struct Certificate {
     /// What the certificate states about the app, with the registers at run time.
     pub(super) app_info: AppInfo,
 }
 
-/// What names the evidence of a caller in a record, and how far the guest had come when it was taken.
+/// The digest of a caller's evidence for records, and the guest's stage when the evidence was taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Shown {
     /// SHA-256 of the evidence.
@@ -34,7 +35,7 @@ pub struct Shown {
     pub stage: Stage,
 }
 
-/// What a caller was admitted as.
+/// A caller that passed all steps.
 #[derive(Debug)]
 pub(super) struct Admitted {
     pub(super) identity: Identity,
@@ -43,18 +44,18 @@ pub(super) struct Admitted {
     pub(super) shown: Shown,
 }
 
-/// What policy said.
+/// A decision of policy that allows a caller.
 #[derive(Debug)]
 pub(super) struct Allowed {
     pub(super) gateway_app_id: String,
     pub(super) relaxations: Relaxations,
-    /// What released keys at the guest's stage; `None` where no keys of an app are asked for.
+    /// The rule that releases keys at the guest's stage; `None` if the request is not for keys of an app.
     pub(super) rule: Option<StageRule>,
-    /// When.
+    /// When policy decided.
     pub(super) at: Instant,
 }
 
-/// What policy is asked with besides the identity, so that it can be asked again.
+/// What a request to policy needs besides the identity, so that it can be repeated.
 #[derive(Debug)]
 pub(super) struct Basis {
     pub(super) verdict: TcbVerdict,
@@ -62,7 +63,7 @@ pub(super) struct Basis {
     pub(super) stage: Stage,
 }
 
-/// The caller whose `identity` was verified and allowed in the role `R`.
+/// A caller with a verified identity that is allowed in the role `R`.
 #[derive(Debug)]
 pub struct Permit<R> {
     admitted: Admitted,
@@ -78,35 +79,36 @@ impl<R> Permit<R> {
         (self.admitted, self.grant)
     }
 
-    /// What was needed of the operator's tolerance: policy was told something else than [`Permit::identity`].
+    /// The exceptions of `core.tcb` that the decision needed, because policy was told something else than
+    /// [`Permit::identity`].
     pub fn relaxations(&self) -> &[String] {
         self.admitted.allowed.relaxations.labels()
     }
 
-    /// What was verified.
+    /// The verified identity.
     pub fn identity(&self) -> &Identity {
         &self.admitted.identity
     }
 
-    /// The rule by which keys are released at the guest's stage; `None` for what is released at every stage.
+    /// The rule that releases keys at the guest's stage; `None` if the request is not for keys of an app.
     pub fn stage_rule(&self) -> Option<StageRule> {
         self.admitted.allowed.rule
     }
 
-    /// The evidence that this permit rests on.
+    /// The evidence that this permit is based on.
     pub fn shown(&self) -> Shown {
         self.admitted.shown
     }
 
-    /// The gateway that policy names for this caller.
+    /// The gateway that policy names for the caller.
     pub fn gateway_app_id(&self) -> &str {
         &self.admitted.allowed.gateway_app_id
     }
 }
 
 impl Permit<Certificate> {
-    /// What the certificate states about the app: the configuration that was authorized, and the device that was
-    /// verified.
+    /// What the certificate states about the app: the configuration that was authorized, and the device that
+    /// was verified.
     pub fn app_info(&self) -> &AppInfo {
         &self.grant.app_info
     }
@@ -141,18 +143,18 @@ impl Permit<App> {
     }
 }
 
-/// Proof that this KMS itself may serve: its own evidence was verified and allowed, or the operator has switched
-/// self-authorization off (`core.enforce_self_authorization = false`).
+/// Proof that this KMS itself may serve: its own evidence was verified and allowed, or the operator has
+/// disabled self-authorization (`core.enforce_self_authorization = false`).
 #[derive(Debug, Clone)]
 pub struct SelfAuthorization(Instant);
 
 impl SelfAuthorization {
-    /// Granted now.
+    /// A self-authorization that is granted now.
     pub(super) fn granted() -> Self {
         Self(Instant::now())
     }
 
-    /// One that was granted at some time, for what is tried with it.
+    /// A self-authorization that was granted at this time, for tests of what asks for one.
     #[cfg(test)]
     pub(crate) fn for_test(at: Instant) -> Self {
         Self(at)

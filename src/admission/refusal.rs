@@ -1,4 +1,5 @@
-//! A request that ends without a permit: why, for the caller; and the step, code and values that operators read.
+//! Refusals: why a request ended without a permit, with a text for the caller, and step, code and values for
+//! operators.
 
 mod code;
 mod evidence;
@@ -19,88 +20,88 @@ use crate::control::Freeze;
 use crate::os_image::OsImageError;
 use crate::policy::{Denial, DenialCode, PolicyError};
 
-/// Why a caller gets no permit.
+/// Why a caller gets no permit. The texts are for the caller.
 #[derive(Debug, thiserror::Error)]
 pub enum Refusal {
-    /// No client certificate, or none with an attestation.
+    /// No client certificate, or one without evidence.
     #[error("No attestation provided")]
     NoAttestation,
-    /// The evidence in the client certificate does not decode, does not verify, or is not bound to the caller's key.
+    /// The evidence in the client certificate does not decode or verify, or is not bound to the caller's key.
     #[error("invalid quote: {}", .0.reason)]
     BadEvidence(EvidenceRefusal),
-    /// The same of the evidence in a certificate request.
+    /// The same for the evidence in a certificate request.
     #[error("Quote verification failed: {}", .0.reason)]
     BadRequest(EvidenceRefusal),
-    /// Intel's collateral could not be had: nothing is known about the evidence.
+    /// Intel's collateral is not available, so nothing is known about the evidence.
     #[error("the collateral service does not answer, evidence cannot be verified now")]
     CollateralUnavailable(#[source] VerifyError),
-    /// Our clock is behind what is known to be past: whether anything is valid now cannot be said.
+    /// Our clock is behind a time that is known to be past, so validity cannot be judged.
     #[error("the clock of this KMS is wrong, evidence cannot be verified now")]
     ClockBehind(#[source] ClockBehind),
-    /// The evidence verifies, but what it says is not the identity of an app.
+    /// The evidence verifies, but contains no valid identity.
     #[error(transparent)]
     Unidentified(#[from] UnidentifiedError),
-    /// The request's VM configuration is not the one in the evidence.
+    /// The VM configuration of the request is not the one in the evidence.
     #[error(
         "the vm_config of the request differs from the one in the attestation{}",
         if mismatch.key.is_empty() { String::new() } else { format!(": {}", mismatch.key) }
     )]
     ConfigMismatch {
-        /// Where they differ.
+        /// The difference.
         mismatch: Mismatch,
-        /// Who it is, by the request's configuration.
+        /// The caller, by the configuration of the request.
         identity: Box<Identity>,
     },
-    /// An operator has frozen the caller, or everything. The operator's reason is not the caller's business.
+    /// An operator has frozen the caller, or everything. The operator's reason is not shown to the caller.
     #[error("Boot denied: frozen by the operator")]
     Frozen {
         /// The freeze.
         frozen: Arc<Freeze>,
-        /// Whom it stopped, where that is known.
+        /// The caller, if known.
         identity: Option<Box<Identity>>,
     },
-    /// Policy said no.
+    /// Policy denies the caller.
     #[error("Boot denied: {}", .denial.reason)]
     Denied {
-        /// What policy said.
+        /// The denial.
         denial: Denial,
-        /// Whom it said it about, as measured.
+        /// The caller, as measured.
         identity: Box<Identity>,
-        /// Why policy was told something else.
+        /// The exceptions by which policy was told something else.
         relaxations: Relaxations,
     },
-    /// Policy allowed it, but the guest has booted already, and keys are released before.
+    /// Policy allows the caller, but keys are released to guests that boot, and this one has booted.
     #[error(
         "Boot denied: keys are released to a guest that boots, and this evidence is from after system-ready"
     )]
     AfterBoot {
-        /// What says so.
+        /// The rule that limits the stage.
         rule: StageRule,
-        /// Who asked, as measured.
+        /// The caller, as measured.
         identity: Box<Identity>,
-        /// Why policy was told something else.
+        /// The exceptions by which policy was told something else.
         relaxations: Relaxations,
     },
-    /// The authorization backend did not answer, so nobody is allowed.
+    /// The authorization backend did not respond, so no caller is allowed.
     #[error("the authorization backend does not answer")]
     PolicyUnavailable(#[source] PolicyError),
-    /// The caller is allowed, but is not known to have booted the OS image that it names.
+    /// Policy allows the caller, but it is not proven that the caller booted the OS image that it names.
     #[error("Failed to verify os image hash: {error}")]
     OsImage {
-        /// Why not.
+        /// Why it is not proven.
         #[source]
         error: OsImageError,
-        /// Whom policy allowed, as measured.
+        /// The caller, as measured.
         identity: Box<Identity>,
-        /// Why policy was told something else.
+        /// The exceptions by which policy was told something else.
         relaxations: Relaxations,
     },
-    /// This KMS itself may not serve, or it is not known whether it may.
+    /// This KMS may not serve, or it is unknown whether it may.
     #[error("KMS self authorization failed: {0}")]
     SelfAuthorization(#[from] SelfRefusal),
 }
 
-/// What evidence came in: callers are told of each in its own words.
+/// Where evidence was sent: the texts for the caller differ.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Carrier {
     /// The client certificate of the connection.
@@ -110,7 +111,7 @@ pub enum Carrier {
 }
 
 impl Refusal {
-    /// Evidence that cannot be believed, or not now.
+    /// The refusal of evidence that does not verify, or cannot be verified now.
     pub fn unverified(carrier: Carrier, error: VerifyError) -> Self {
         match error {
             VerifyError::Clock(behind) => Self::ClockBehind(behind),
@@ -119,7 +120,7 @@ impl Refusal {
         }
     }
 
-    /// Evidence that is wrong.
+    /// The refusal of wrong evidence.
     pub fn bad(carrier: Carrier, bad: EvidenceRefusal) -> Self {
         match carrier {
             Carrier::ClientCertificate => Self::BadEvidence(bad),
@@ -128,24 +129,24 @@ impl Refusal {
     }
 }
 
-/// What only operators read of a refusal, and the code that the caller gets too.
+/// The detail of a refusal: for operators, except the code, which the caller gets too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RefusalDetail<'a> {
-    /// Where admission stopped.
+    /// The step that refused.
     pub step: Step,
-    /// For metrics and machines; the caller gets it too.
+    /// The code, for metrics, programs and the caller.
     pub code: RefusalCode,
-    /// What would have been right.
+    /// The expected value.
     pub expected: Option<&'a str>,
-    /// What was found.
+    /// The value that was found.
     pub actual: Option<&'a str>,
-    /// Whom it is about, where that is verified.
+    /// The caller, if its identity is verified.
     pub identity: Option<&'a Identity>,
 }
 
 impl Refusal {
-    /// What is wrong with the caller, or with our self-authorization; `None` when nothing is known about either, because
-    /// something that is asked does not answer: such a refusal is no denial.
+    /// What is wrong with the caller or with this KMS. `None` if neither is known because a service does not
+    /// respond; such a refusal is not a denial.
     pub fn fault(&self) -> Option<RefusalDetail<'_>> {
         let plain = |step, code| RefusalDetail { step, code, expected: None, actual: None, identity: None };
         Some(match self {
@@ -198,11 +199,11 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// What does not answer, so that everybody is refused: such a refusal is no denial, but operators find it listed with
-    /// them, because guests are told nothing else. `None` where something is known about the caller, or where only the
-    /// caller's OS image is missing.
+    /// The service that does not respond, so that all callers are refused. Such a refusal is not a denial,
+    /// but it is listed with the denials, because guests see nothing else. `None` if something is known about
+    /// the caller, or if only the caller's OS image is missing.
     pub fn outage(&self) -> Option<RefusalDetail<'_>> {
-        let silent =
+        let outage =
             |step, code, actual| RefusalDetail { step, code, expected: None, actual, identity: None };
         Some(match self {
             Self::SelfAuthorization(SelfRefusal::Unknown { missing, detail }) => {
@@ -212,15 +213,15 @@ impl Refusal {
                     Missing::Collateral => RefusalCode::CollateralUnavailable,
                     Missing::Clock => RefusalCode::Clock,
                 };
-                silent(Step::SelfAuthorization, code, Some(detail.as_str()))
+                outage(Step::SelfAuthorization, code, Some(detail.as_str()))
             }
             Self::PolicyUnavailable(error) => {
-                silent(Step::Policy, RefusalCode::PolicyUnavailable, Some(error.detail()))
+                outage(Step::Policy, RefusalCode::PolicyUnavailable, Some(error.detail()))
             }
             Self::CollateralUnavailable(_) => {
-                silent(Step::Collateral, RefusalCode::CollateralUnavailable, None)
+                outage(Step::Collateral, RefusalCode::CollateralUnavailable, None)
             }
-            Self::ClockBehind(_) => silent(Step::Collateral, RefusalCode::Clock, Some(CLOCK_REMEDY)),
+            Self::ClockBehind(_) => outage(Step::Collateral, RefusalCode::Clock, Some(CLOCK_REMEDY)),
             Self::NoAttestation
             | Self::BadEvidence(_)
             | Self::BadRequest(_)
@@ -236,7 +237,7 @@ impl Refusal {
 }
 
 impl Refusal {
-    /// What policy had to do with it: nothing where it was not asked.
+    /// The part of policy in this refusal; empty if policy was not asked.
     fn policy(&self) -> PolicyPart<'_> {
         match self {
             Self::Denied { denial, relaxations, .. } => {
@@ -261,12 +262,12 @@ impl Refusal {
         }
     }
 
-    /// What the policy has against the caller, where that is why.
+    /// The denial of policy, if that is the cause.
     pub fn denial(&self) -> Option<&Denial> {
         self.policy().denial
     }
 
-    /// The reason for a record: the peer's words alone, where they are the peer's.
+    /// The reason for records: without our prefix if the text is the peer's.
     pub fn words(&self) -> String {
         match self {
             Self::Denied { denial, .. } => denial.reason.clone(),
@@ -285,18 +286,19 @@ impl Refusal {
         }
     }
 
-    /// Why policy was told something else than what was measured; empty where it was not asked.
+    /// The exceptions by which policy was told something else than what was measured; empty if it was not
+    /// asked.
     pub fn relaxations(&self) -> &[String] {
         self.policy().relaxations
     }
 
-    /// The rule about the guest's stage, where that is why.
+    /// The rule about the guest's stage, if that is the cause.
     pub fn stage_rule(&self) -> Option<StageRule> {
         self.policy().stage_rule
     }
 }
 
-/// What a refusal has of policy.
+/// The part of policy in a refusal.
 struct PolicyPart<'a> {
     denial: Option<&'a Denial>,
     stage_rule: Option<StageRule>,

@@ -1,4 +1,4 @@
-//! Our self-authorization: this KMS asks policy about itself before it serves anyone.
+//! Self-authorization: this KMS asks policy about itself before it serves requests.
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -15,50 +15,52 @@ use super::permit::SelfAuthorization;
 use super::{Relaxations, TcbTolerance, Tolerated};
 use crate::policy::{Decision, Denial, DenialCode, Policy, PolicyError};
 
-/// How often policy is asked about ourselves in the background: after a revocation, methods that anyone may call go on
-/// answering for at most this long and the time of one question.
+/// The interval of background requests to policy. After a revocation, methods that anyone may call go on
+/// answering for at most this interval and the time of one request.
 const ASK_EVERY: Duration = Duration::from_millis(500);
-/// The same where a chain decides and nobody asks us anything: its nodes count requests.
+/// The interval with an Ethereum policy, whose nodes count requests, while no caller needs an answer.
 const ASK_CHAIN_EVERY: Duration = Duration::from_secs(2);
-/// Where a chain decides, a caller that finds an answer of this age has the next question asked, without waiting.
+/// With an Ethereum policy, a caller that finds an answer of this age starts the next request and does not
+/// wait for it.
 const ASK_CHAIN_FROM: Duration = Duration::from_millis(200);
-/// One that finds an answer of this age waits for the next one.
+/// With an Ethereum policy, a caller that finds an answer of this age waits for the next one.
 const WAIT_FROM: Duration = Duration::from_millis(400);
-/// And for how long: then the last answer serves, as while the backend is silent.
+/// The longest such wait. After it, the last answer is used, as while the backend does not respond.
 const WAIT_FOR: Duration = Duration::from_millis(400);
-/// How long the last answer serves while the backend gives no new one.
+/// How long the last answer is used while the backend does not respond.
 const LIFETIME: Duration = Duration::from_secs(15);
-/// Questions about ourselves at a time: few requests never wait for one another, many share answers.
+/// Requests to policy at a time. A few callers do not wait for each other; many callers share answers.
 const AT_A_TIME: usize = 8;
-/// How long the first question may hold up the start of the KMS phase.
+/// How long the start of the KMS phase waits for the first answer.
 const FIRST_ANSWER: Duration = Duration::from_secs(2);
 
-/// Why our own evidence could not be had.
+/// Why there is no identity of this KMS.
 #[derive(Debug, thiserror::Error)]
 pub enum OwnEvidenceError {
-    /// The attester gave none.
+    /// The attester returned no evidence.
     #[error("failed to get attestation: {0}")]
     Attester(#[from] AttesterError),
-    /// It does not verify.
+    /// The evidence does not verify.
     #[error("failed to verify attestation: {0}")]
     Verify(#[from] VerifyError),
-    /// It says nothing usable.
+    /// The evidence contains no valid identity.
     #[error("failed to decode app info: {0}")]
     Identity(#[from] UnidentifiedError),
 }
 
-/// Asks policy about this KMS and remembers the answer for some seconds.
+/// Asks policy about this KMS and keeps the answer for some seconds.
 #[derive(Debug)]
 pub struct SelfAuthorizer {
     requirement: Requirement,
     recent: ArcSwapOption<Recent>,
-    /// The last question that had no answer.
+    /// The last request without an answer.
     unanswered: ArcSwapOption<Outage>,
-    /// Who may ask.
+    /// Limits the requests to policy.
     turns: Semaphore,
-    /// Wakes [`SelfAuthorizer::keep_fresh`]: callers of open methods do not ask themselves, however many they are.
+    /// Wakes [`SelfAuthorizer::keep_fresh`], which asks on behalf of all callers of methods that anyone may
+    /// call.
     wanted: Notify,
-    /// A question of [`SelfAuthorizer::keep_fresh`] has ended.
+    /// Signals the end of a request of [`SelfAuthorizer::keep_fresh`].
     ended: watch::Sender<()>,
 }
 
@@ -72,12 +74,12 @@ enum Requirement {
         policy: Arc<Policy>,
         tolerance: Arc<TcbTolerance>,
         own: ArcSwapOption<Own>,
-        /// What we needed when that was last said.
+        /// The relaxations that were logged last.
         needed: ArcSwap<Relaxations>,
     },
 }
 
-/// What we are, for as long as the collateral that vouched for it lasts.
+/// The verified identity of this KMS, valid as long as the collateral that it was verified with.
 #[derive(Debug)]
 struct Own {
     identity: Identity,
@@ -93,41 +95,41 @@ struct Recent {
     asked: Instant,
 }
 
-/// Why this KMS itself may not serve.
+/// Why this KMS may not serve.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum SelfRefusal {
-    /// Something says no.
+    /// Policy denies it, or its own evidence is refused.
     #[error("{}", .0.reason())]
     Denied(SelfDenial),
     /// It is not known whether it may.
     #[error("{}", missing.words())]
     Unknown {
-        /// What does not answer.
+        /// What does not respond.
         missing: Missing,
-        /// Why, for the log only.
+        /// The cause, for the log only.
         detail: String,
     },
 }
 
-/// What policy, or the check of our own evidence, has against this KMS.
+/// Why policy or the verification of our own evidence denies this KMS.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SelfDenial {
     /// For metrics and machines.
     pub code: SelfDenialCode,
-    /// In the words of the policy or of the check.
+    /// The reason of the policy, or the error of the verification.
     pub cause: String,
-    /// For operators: what would have been right.
+    /// The expected value, for operators.
     pub expected: Option<String>,
-    /// For operators: what was found.
+    /// The value that was found, for operators.
     pub actual: Option<String>,
 }
 
-/// What is wrong with this KMS.
+/// The code of a [`SelfDenial`].
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SelfDenialCode {
     /// Policy denies it.
     NotAllowed,
-    /// The allowlist is missing or invalid, so everything is denied.
+    /// The allowlist is missing or invalid, so it denies everything.
     AllowlistUnusable,
     /// Its own evidence does not verify.
     EvidenceRefused,
@@ -174,7 +176,7 @@ impl SelfDenial {
         Self { code, cause: error.to_string(), expected: None, actual: None }
     }
 
-    /// What callers are told.
+    /// The text for callers.
     pub fn reason(&self) -> String {
         let what = match self.code {
             SelfDenialCode::NotAllowed | SelfDenialCode::AllowlistUnusable => "KMS is not allowed",
@@ -184,16 +186,16 @@ impl SelfDenial {
     }
 }
 
-/// What keeps it unknown whether this KMS may serve.
+/// Why it is unknown whether this KMS may serve.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Missing {
-    /// The policy does not answer.
+    /// The policy does not respond.
     Policy,
-    /// The attester gives no usable evidence.
+    /// The attester returns no usable evidence.
     Evidence,
-    /// There is no collateral to verify our evidence with.
+    /// No collateral to verify our evidence with.
     Collateral,
-    /// Our clock is behind what is known to be past.
+    /// Our clock is behind a time that is known to be past.
     Clock,
 }
 
@@ -206,7 +208,7 @@ impl Missing {
         }
     }
 
-    /// In the peer's words.
+    /// The peer's text.
     fn words(self) -> &'static str {
         match self {
             Self::Policy => NO_CHECK,
@@ -230,12 +232,12 @@ impl Outage {
 }
 
 impl SelfAuthorizer {
-    /// No question is asked: `core.enforce_self_authorization = false`.
+    /// Policy is not asked: `core.enforce_self_authorization = false`.
     pub fn waived() -> Self {
         Self::with(Requirement::Waived)
     }
 
-    /// Policy is asked about the evidence that `attester` gives of this KMS.
+    /// Policy is asked about the evidence of this KMS that `attester` returns.
     pub fn enforced(
         attester: Arc<Attester>,
         verifier: Arc<Verifier>,
@@ -263,10 +265,11 @@ impl SelfAuthorizer {
         }
     }
 
-    /// Our self-authorization by the last answer. Never asks, never waits: [`SelfAuthorizer::keep_fresh`] asks.
+    /// Self-authorization by the last answer, without a request and without waiting:
+    /// [`SelfAuthorizer::keep_fresh`] asks.
     ///
     /// # Errors
-    /// [`SelfRefusal::Denied`] when we are denied, [`SelfRefusal::Unknown`] when there is no recent answer.
+    /// [`SelfRefusal::Denied`] if this KMS is denied, [`SelfRefusal::Unknown`] if there is no recent answer.
     pub fn current(&self) -> Result<SelfAuthorization, SelfRefusal> {
         if matches!(self.requirement, Requirement::Waived) {
             return Ok(SelfAuthorization::granted());
@@ -278,8 +281,9 @@ impl SelfAuthorizer {
         }
     }
 
-    /// As [`SelfAuthorizer::current`], for methods that anyone may call. Where a chain decides, nobody asks it twice a second
-    /// for nothing: whoever comes first after a while has it asked, and waits for that for a moment.
+    /// [`SelfAuthorizer::current`], for methods that anyone may call. An Ethereum policy is not asked twice a
+    /// second while there are no callers. Instead, the first caller after a pause starts a request and waits
+    /// for it for a moment.
     ///
     /// # Errors
     /// As [`SelfAuthorizer::current`].
@@ -297,18 +301,18 @@ impl SelfAuthorizer {
         self.current()
     }
 
-    /// How long ago the last question was asked that has ended.
+    /// The time since the start of the last request that has ended.
     fn age(&self) -> Duration {
         let (recent, unanswered) = (self.recent.load(), self.unanswered.load());
         let asked = [recent.as_ref().map(|it| it.asked), unanswered.as_ref().map(|it| it.began)];
         asked.into_iter().flatten().max().map_or(Duration::MAX, |asked| asked.elapsed())
     }
 
-    /// What keeps us from releasing keys by the last question that has ended, whether it was answered or not. Never asks,
-    /// never waits.
+    /// The outcome of the last request that has ended, with or without an answer. It makes no request and
+    /// does not wait.
     ///
     /// # Errors
-    /// As [`SelfAuthorizer::current`], which goes on believing an answer while later questions have none.
+    /// As [`SelfAuthorizer::current`], which uses an answer although later requests had none.
     pub fn last_outcome(&self) -> Result<(), SelfRefusal> {
         if matches!(self.requirement, Requirement::Waived) {
             return Ok(());
@@ -324,7 +328,7 @@ impl SelfAuthorizer {
         }
     }
 
-    /// Whether policy is asked about this KMS at all.
+    /// Whether policy is asked about this KMS.
     pub fn is_enforced(&self) -> bool {
         matches!(self.requirement, Requirement::Enforced { .. })
     }
@@ -335,17 +339,17 @@ impl SelfAuthorizer {
         SelfRefusal::Unknown { missing, detail: "no answer in the last seconds".to_owned() }
     }
 
-    /// Asks for the first time, so that the first callers find an answer; gives up soon.
+    /// Makes the first request, so that the first callers find an answer. The wait for it is short.
     pub async fn prepare(&self) {
         let _ = tokio::time::timeout(FIRST_ANSWER, self.fresh()).await;
     }
 
-    /// Our self-authorization as policy sees it at this moment: for what releases keys, and after an operator changed something.
-    /// The question is never older than the call; calls that come together share it.
+    /// Self-authorization by a request that is not older than the call, for releases of keys and after
+    /// changes of an operator. Concurrent calls share a request.
     ///
     /// # Errors
-    /// [`SelfRefusal::Denied`] when we are denied, [`SelfRefusal::Unknown`] when the backend does not answer or our
-    /// evidence cannot be had.
+    /// [`SelfRefusal::Denied`] if this KMS is denied, [`SelfRefusal::Unknown`] if the backend does not
+    /// respond or there is no own evidence.
     pub async fn fresh(&self) -> Result<SelfAuthorization, SelfRefusal> {
         match self.requirement {
             Requirement::Waived => Ok(SelfAuthorization::granted()),
@@ -353,34 +357,37 @@ impl SelfAuthorizer {
         }
     }
 
-    /// This KMS as policy is told of it, as far as that is known; `None` also where policy is not asked (`waived`).
+    /// The identity of this KMS in the form that policy gets; `None` if it is not known, or if policy is not
+    /// asked.
     pub fn told_identity(&self) -> Option<BootInfo> {
         let Requirement::Enforced { own, tolerance, .. } = &self.requirement else { return None };
         let known = own.load_full()?;
         Some(tolerance.apply(&known.verdict, &known.identity).told)
     }
 
-    /// Keeps the answer fresh until dropped.
+    /// Renews the answer in the background until dropped.
     pub async fn keep_fresh(&self) {
         let mut tick = tokio::time::interval(self.ask_every());
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
-        let mut told: Option<String> = None;
+        let mut logged: Option<String> = None;
         loop {
             tokio::select! {
                 _ = tick.tick() => {}
                 () = self.wanted.notified() => tick.reset(),
             }
-            let trouble = self.fresh().await.err().map(|refusal| match refusal {
+            let refusal = self.fresh().await.err().map(|refusal| match refusal {
                 SelfRefusal::Unknown { missing, detail } => format!("{}: {detail}", missing.words()),
                 denied @ SelfRefusal::Denied(_) => format!("KMS self authorization failed: {denied}"),
             });
-            // A change is news, the same trouble again and again is not.
-            if trouble != told {
-                match &trouble {
-                    Some(reason) => tracing::warn!(reason, "policy does not allow this KMS itself"),
-                    None => tracing::info!("this KMS is allowed by its own policy again"),
+            // Log changes only.
+            if refusal != logged {
+                match &refusal {
+                    Some(reason) => {
+                        tracing::warn!(reason, "this KMS has no self-authorization and releases nothing")
+                    }
+                    None => tracing::info!("this KMS has its self-authorization again"),
                 }
-                told = trouble;
+                logged = refusal;
             }
             self.ended.send_replace(());
         }
@@ -398,7 +405,7 @@ impl SelfAuthorizer {
 
     async fn refresh(&self) -> Result<SelfAuthorization, SelfRefusal> {
         let called = Instant::now();
-        // It is never closed.
+        // The semaphore is never closed.
         let _turn = self.turns.acquire().await;
         if let Some(outcome) = self.outcome_since(called) {
             return outcome;
@@ -410,7 +417,7 @@ impl SelfAuthorizer {
             Err(OwnDecisionError::Evidence(OwnEvidenceError::Verify(error))) if !error.is_unavailable() => {
                 Err(SelfDenial::unproven(&error))
             }
-            // An outage is no answer: the last one serves until it is too old.
+            // An outage is not an answer: the last answer is used until it is too old.
             Err(OwnDecisionError::Evidence(error)) => {
                 return Err(self.unanswered(Missing::of(&error), error, asked));
             }
@@ -421,8 +428,8 @@ impl SelfAuthorizer {
         self.newest(Recent { answer, asked }).answer.clone().map_err(SelfRefusal::Denied)
     }
 
-    /// Remembers an answer and gives it back, unless there is one to a later question: then that one stays and counts,
-    /// for a slow answer tells what was, not what is.
+    /// Stores an answer and returns it. The answer to a later request stays and is returned instead, because
+    /// a slow answer states what was true earlier.
     fn newest(&self, recent: Recent) -> Arc<Recent> {
         let recent = Arc::new(recent);
         let before = self.recent.rcu(|known| match known {
@@ -432,7 +439,7 @@ impl SelfAuthorizer {
         before.filter(|known| known.asked > recent.asked).unwrap_or(recent)
     }
 
-    /// How a question ended that was asked after `called`, if one was and has.
+    /// The outcome of a request that began after `called`, if one has ended.
     fn outcome_since(&self, called: Instant) -> Option<Result<SelfAuthorization, SelfRefusal>> {
         if let Some(recent) = self.recent.load().as_ref().filter(|recent| recent.asked >= called) {
             return Some(recent.answer.clone().map_err(SelfRefusal::Denied));
@@ -453,7 +460,7 @@ impl SelfAuthorizer {
         else {
             return Ok(Decision::Allowed { gateway_app_id: String::new(), release_stage: None });
         };
-        // Also of what is known: a clock that was set back would keep it valid.
+        // Also for a known identity, which a clock that was set back would keep valid.
         verifier.cache().clock().check().map_err(|behind| OwnEvidenceError::Verify(behind.into()))?;
         let known = own.load_full().filter(|own| {
             super::peer::is_current(own.until, own.verified)
@@ -475,7 +482,7 @@ impl SelfAuthorizer {
         };
         let Tolerated { told, relaxations } = tolerance.apply(&known.verdict, &known.identity);
         let decision = policy.decide_own(&told).await.map_err(OwnDecisionError::Policy)?;
-        // The same again is no news.
+        // Log changes only.
         if matches!(decision, Decision::Allowed { .. }) && **needed.load() != relaxations {
             tolerance.needed(&relaxations, &known.identity, "this KMS");
             needed.store(Arc::new(relaxations));
@@ -484,12 +491,12 @@ impl SelfAuthorizer {
     }
 }
 
-/// What is missing when our evidence is.
+/// The peer's text if there is no own evidence.
 const NO_BOOT_INFO: &str = "failed to build local KMS boot info";
-/// What is missing when the backend's answer is.
+/// The peer's text if the backend does not respond.
 const NO_CHECK: &str = "failed to call KMS auth check: the authorization backend does not answer";
 
-/// Why policy decided nothing about this KMS.
+/// Why there is no decision about this KMS.
 enum OwnDecisionError {
     Evidence(OwnEvidenceError),
     Policy(PolicyError),
@@ -501,7 +508,7 @@ impl From<OwnEvidenceError> for OwnDecisionError {
     }
 }
 
-/// Evidence of this KMS over 64 zero bytes, verified like anyone's.
+/// Verified evidence of this KMS over 64 zero bytes.
 ///
 /// # Errors
 /// [`OwnEvidenceError`].
@@ -511,7 +518,8 @@ pub async fn own_evidence(attester: &Attester, verifier: &Verifier) -> Result<Ve
     Ok(verifier.verify(&evidence, Binding::ReportData(&zero)).await?)
 }
 
-/// What our evidence says: run-time registers, the embedded VM configuration.
+/// The identity of this KMS, or of another one that has shown its evidence: with the registers at run time
+/// and the VM configuration in the evidence.
 ///
 /// # Errors
 /// [`OwnEvidenceError::Identity`].

@@ -1,5 +1,5 @@
-//! What the operator tolerates of Intel's verdict on a platform: applied before policy is asked, whoever it is asked
-//! about, and carried by every decision that needed it.
+//! The TCB statuses and advisories that the operator tolerates. They are applied before policy is asked about
+//! an app or a KMS, and each decision that needed them records them.
 
 use std::fmt;
 use std::sync::Arc;
@@ -11,14 +11,15 @@ use kms_attest::tcb::{PartGap, TcbPart, TcbStatus, TcbVerdict};
 use crate::config::{Grace, Tcb};
 use crate::metrics::Metrics;
 
-/// `[core.tcb]`, at this moment.
+/// `[core.tcb]`, applied at the current time.
 ///
-/// Intel's verdict is one status for platform, TDX module and quoting enclave, and hides some of what is wrong with
-/// them. So it is the parts that are tolerated, and all of them or none: each part that is not `UpToDate` needs a grace
-/// for its own status, or is the platform itself and of an exempted model. Then policy is told `UpToDate`.
+/// Intel's verdict is one status for platform, TDX module and quoting enclave, and it hides some of their
+/// problems. Therefore each part is tolerated by itself: each part that is not `UpToDate` needs a grace
+/// period for its own status, or it is the platform and of an exempt model. If all parts are tolerated,
+/// policy is told `UpToDate`.
 ///
-/// A grace covers the advisories that an update of its parts would settle, for they are why these are behind; nothing
-/// else covers an advisory but its name in the list. `Revoked` never gets here: such a platform does not verify.
+/// A grace period covers the advisories that an update of its parts would settle. Any other advisory must be
+/// listed by name. `Revoked` does not occur here, because such a platform does not verify.
 #[derive(Debug, Clone)]
 pub struct TcbTolerance {
     tcb: Tcb,
@@ -26,17 +27,18 @@ pub struct TcbTolerance {
     metrics: Arc<Metrics>,
 }
 
-/// What was needed of the operator's tolerance; empty where policy was told what was measured.
+/// The tolerated exceptions that a decision needed; empty if policy was told what was measured.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Relaxations(Vec<String>);
 
 impl Relaxations {
-    /// `tcb_grace:OutOfDate`, `fmspc:b0c06f000000`, `advisory:INTEL-SA-00837`: as many as the configuration names.
+    /// `tcb_grace:OutOfDate`, `fmspc:b0c06f000000`, `advisory:INTEL-SA-00837`: as many as the configuration
+    /// names.
     pub fn labels(&self) -> &[String] {
         &self.0
     }
 
-    /// Whether nothing was needed.
+    /// Whether no exception was needed.
     pub fn is_empty(&self) -> bool {
         self.0.is_empty()
     }
@@ -51,19 +53,19 @@ impl fmt::Display for Relaxations {
 /// What policy is told about a guest.
 #[derive(Debug)]
 pub struct Tolerated {
-    /// The identity as policy takes it, with the status and the advisories that are left.
+    /// The identity in the form that policy takes, with the status and the advisories that remain.
     pub told: BootInfo,
-    /// Why it differs from what was measured.
+    /// The exceptions by which it differs from what was measured.
     pub relaxations: Relaxations,
 }
 
 impl TcbTolerance {
-    /// What `tcb` says, by the time of `clock`; what it was needed for is counted.
+    /// Applies `tcb` at the time of `clock`, and counts the decisions that needed it.
     pub fn new(tcb: Tcb, clock: Clock, metrics: Arc<Metrics>) -> Self {
         Self { tcb, clock, metrics }
     }
 
-    /// What policy is to be told about the platform of `verdict`, on which `identity` runs.
+    /// What policy is told about `identity`, which runs on the platform of `verdict`.
     pub fn apply(&self, verdict: &TcbVerdict, identity: &Identity) -> Tolerated {
         let covers = self.covers(verdict);
         let is_by_grace = |part: &PartGap| {
@@ -97,7 +99,7 @@ impl TcbTolerance {
         Tolerated { told, relaxations: Relaxations(relaxations) }
     }
 
-    /// Counts and logs that `whom` was allowed by `relaxations`; `identity` is as measured.
+    /// Counts and logs that `whom` was allowed by `relaxations`. `identity` is the measured one.
     pub fn needed(&self, relaxations: &Relaxations, identity: &Identity, whom: &'static str) {
         for label in relaxations.labels() {
             self.metrics.relaxed_decision(label);
@@ -109,13 +111,13 @@ impl TcbTolerance {
                 advisories = identity.advisory_ids.join(", "),
                 app_id = hex::encode(identity.app_id),
                 device_id = hex::encode(identity.device_id),
-                "RELAXED: policy allowed {whom}, told that its platform is better than it is (core.tcb)"
+                "RELAXED: policy allowed {whom} after core.tcb hid TCB statuses or advisories of its platform"
             );
         }
     }
 
-    /// What each part that Intel objects to is tolerated by, now; empty if one of them is not, and where the collateral
-    /// does not tell which they are.
+    /// The exception that covers each part that is not up to date; empty if a part has none, or if the
+    /// collateral does not tell the parts.
     fn covers<'a>(&'a self, verdict: &'a TcbVerdict) -> Vec<(&'a PartGap, Cover<'a>)> {
         let Some(gap) = verdict.gap.as_ref().filter(|_| verdict.status != TcbStatus::UpToDate) else {
             return Vec::new();
@@ -132,20 +134,21 @@ impl TcbTolerance {
         gap.parts().iter().map(cover).collect::<Option<_>>().unwrap_or_default()
     }
 
-    /// The grace that covers a part for longest, and when it ends.
+    /// The grace period that covers a part for longest, and its end.
     fn grace(&self, verdict: &TcbVerdict, part: &PartGap) -> Option<(&Grace, u64)> {
         let ends = |grace: &Grace| part.since().saturating_add(grace.lasts.as_secs());
         let fits = self.tcb.grace.iter().filter(|grace| is_named(grace.status, verdict, part));
         fits.map(|grace| (grace, ends(grace))).max_by_key(|(_, ends)| *ends)
     }
 
-    /// A model stands for its firmware and microcode. Module and quoting enclave are software that can be replaced on
-    /// any model.
+    /// Whether the model of the platform is exempt. That covers its firmware and microcode only, because TDX
+    /// module and quoting enclave are software that can be replaced on any model.
     fn is_exempt(&self, verdict: &TcbVerdict, part: &PartGap) -> bool {
         part.part() == TcbPart::Platform && self.tcb.fmspcs.contains(&verdict.fmspc)
     }
 
-    /// Unix seconds at which the first grace that a platform needs ends; `None` if it needs none or lacks one.
+    /// Unix seconds at which the first grace period that a platform needs ends; `None` if it needs none or
+    /// lacks one.
     pub fn grace_ends(&self, verdict: &TcbVerdict) -> Option<u64> {
         let mut first: Option<u64> = None;
         for part in verdict.gap.as_ref()?.parts() {
@@ -158,32 +161,37 @@ impl TcbTolerance {
         first
     }
 
-    /// Whether an advisory is on the list.
+    /// Whether an advisory is listed.
     pub fn has_advisory(&self, advisory: &str) -> bool {
         self.tcb.advisories.iter().any(|listed| listed.eq_ignore_ascii_case(advisory))
     }
 }
 
-/// What tolerates a part.
+/// The exception that covers a part.
 enum Cover<'a> {
     Grace(&'a Grace),
     Model,
 }
 
-/// Whether a grace for `named` is one for this part: it names the part's own status, or it names the verdict, and
-/// the part's status is one of those that the verdict's name combines.
+/// Whether a grace period for `named` applies to this part: `named` is the part's own status, or it is the
+/// status of the verdict and combines the part's status with another one.
 fn is_named(named: TcbStatus, verdict: &TcbVerdict, part: &PartGap) -> bool {
     named == part.status() || (named == verdict.status && combined(named).contains(&part.status()))
 }
 
-/// What a name of Intel's says at once.
+/// The statuses that a combined status of Intel's stands for.
 fn combined(status: TcbStatus) -> &'static [TcbStatus] {
     use TcbStatus::{ConfigurationNeeded, OutOfDate, SWHardeningNeeded, TDRelaunchAdvised};
     match status {
         TcbStatus::OutOfDateConfigurationNeeded => &[OutOfDate, ConfigurationNeeded],
         TcbStatus::ConfigurationAndSWHardeningNeeded => &[ConfigurationNeeded, SWHardeningNeeded],
         TcbStatus::TDRelaunchAdvisedConfigurationNeeded => &[TDRelaunchAdvised, ConfigurationNeeded],
-        _ => &[],
+        TcbStatus::UpToDate
+        | TcbStatus::OutOfDate
+        | TcbStatus::ConfigurationNeeded
+        | TcbStatus::SWHardeningNeeded
+        | TcbStatus::TDRelaunchAdvised
+        | TcbStatus::Revoked => &[],
     }
 }
 

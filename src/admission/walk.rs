@@ -16,16 +16,16 @@ use crate::os_image::OsImageError;
 use crate::policy::examine::Examination;
 use crate::policy::{Decision, Policy, Role, Subject};
 
-/// When a walk ends.
+/// The end of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Until {
-    /// At the first refusal, as a live request does.
+    /// The first refusal, as for a live request.
     Refused,
-    /// After the last step, whatever the steps before said. Without an identity there are no further steps.
+    /// The last step, whatever the earlier steps found. Without an identity there are no further steps.
     Done,
 }
 
-/// What a step found where it holds.
+/// The finding of a step that passed.
 #[derive(Debug)]
 pub enum Passed<'a> {
     /// [`Step::Identity`].
@@ -34,50 +34,50 @@ pub enum Passed<'a> {
     NotFrozen,
     /// [`Step::Policy`].
     Policy,
-    /// [`Step::Stage`], by this rule; `None` for what is released at every stage.
+    /// [`Step::Stage`], by this rule; `None` if the request is not for keys of an app.
     Stage(Option<StageRule>),
-    /// [`Step::OsImage`], of this identity.
+    /// [`Step::OsImage`], for this identity.
     OsImage(&'a Identity),
-    /// [`Step::OsImage`], which the configuration waives.
+    /// [`Step::OsImage`], which the configuration disables.
     OsImageWaived,
 }
 
-/// Is told of each step. Only the observer of [`super::Admission`] leads to a permit.
+/// Observes each step. Only the walk of [`super::Admission`]'s observer leads to a permit.
 pub trait Observer: Send {
-    /// When the walk ends.
+    /// Where the walk ends.
     const UNTIL: Until;
 
-    /// Asks policy about `subject`, as policy is told of it: for the decision alone, or with every rule.
+    /// Asks policy about `subject`: for the decision alone, or with every rule.
     fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> impl Future<Output = Examination> + Send;
 
-    /// The OS image is compared; `None` if the observer does not wait for that.
+    /// Awaits the comparison with the OS image; `None` if the observer does not wait for it.
     fn image(
         &mut self,
         comparison: impl Future<Output = Result<(), OsImageError>> + Send,
     ) -> impl Future<Output = Option<Result<(), OsImageError>>> + Send;
 
-    /// What of Intel's verdict is tolerated before policy is asked.
+    /// The exceptions of `core.tcb` that apply before policy is asked.
     fn tolerated(&mut self, relaxations: &Relaxations);
 
-    /// A step holds.
+    /// A step passed.
     fn passed(&mut self, passed: Passed<'_>);
 
-    /// A step refuses, or what it asks does not answer.
+    /// A step refused, or a service that it needs does not respond.
     fn refused(&mut self, step: Step, refusal: &Refusal);
 }
 
-/// What the steps ask.
+/// The services that the steps need.
 #[derive(Debug)]
 pub(super) struct Walk {
     pub(super) foundation: Arc<Foundation>,
-    /// Judges live requests too, and decides nothing.
+    /// Evaluates live requests without deciding.
     pub(super) shadow: Arc<Shadow>,
     pub(super) image: ImageCheck,
     pub(super) release_stage: ReleaseStage,
 }
 
 impl Walk {
-    /// All steps, until the observer has seen enough.
+    /// Runs the steps up to the observer's end.
     ///
     /// # Errors
     /// The first refusal.
@@ -95,12 +95,13 @@ impl Walk {
         }
         let identity = identified?;
         let shown = Shown { digest: verified.evidence_digest(), stage: verified.stage() };
-        // Here, so that policy is not asked about what is frozen; and once more before there is a permit.
+        // Policy is not asked about a frozen caller. The check is repeated before a permit is made.
         let not_frozen = self.not_frozen(&identity);
         let not_frozen = tell(observer, Step::Frozen, not_frozen, |_| Passed::NotFrozen)?;
         let basis = Basis { verdict: verified.verdict().clone(), role, stage: shown.stage };
         let allowed = ends::<O, _>(self.judge(&basis, &identity, observer).await)?;
-        // Only now: a denial costs no download. What takes long here is noticed by the age of the decision.
+        // After policy, so that a denial costs no download. The age of the decision limits the time that this
+        // may take.
         let image = match &self.image {
             ImageCheck::Waived => {
                 observer.passed(Passed::OsImageWaived);
@@ -127,7 +128,7 @@ impl Walk {
         Ok(Admitted { identity, allowed, basis, shown })
     }
 
-    /// What policy says now, and whether keys are released at this stage of the guest.
+    /// Asks policy, and checks whether keys are released at the guest's stage.
     ///
     /// # Errors
     /// The first refusal.
@@ -163,7 +164,7 @@ impl Walk {
         Ok(Allowed { gateway_app_id: gateway_app_id?, rule: rule?, relaxations, at })
     }
 
-    /// Proof that `identity` is not frozen at this moment.
+    /// Proof that `identity` is not frozen now.
     ///
     /// # Errors
     /// [`Refusal::Frozen`].
@@ -175,7 +176,8 @@ impl Walk {
     }
 }
 
-/// Who asks in a role, by the VM configuration of the request, which must be that of the evidence.
+/// The identity of a caller in a role, by the VM configuration of the request, which must be that of the
+/// evidence.
 ///
 /// # Errors
 /// [`Refusal::Unidentified`], [`Refusal::ConfigMismatch`].
@@ -187,7 +189,7 @@ fn identified(verified: &Verified, role: Role, vm_config: &str) -> Result<Identi
     }
 }
 
-/// Tells what a step found. The outer result is whether the walk goes on.
+/// Reports the outcome of a step. The outer result is whether the walk goes on.
 fn tell<'p, O: Observer, T>(
     observer: &mut O,
     step: Step,

@@ -15,8 +15,8 @@ pub use self::fixed::{
 pub use self::mr_config::MrConfigError;
 use crate::measurement::Until;
 
-/// Who a guest is, and the state of its platform. [`crate::verify::Verified`] parses it from the verified evidence;
-/// nothing after that looks at widths.
+/// Who a guest is, and the state of its platform. [`crate::verify::Verified`] parses it from the verified
+/// evidence, so that no later code checks widths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The platform, such as `dstack-tdx`.
@@ -35,8 +35,7 @@ pub struct Identity {
     pub mr_aggregated: MrAggregated,
     /// The OS image that the VM configuration claims; `None` if it claims none, as that of older guests.
     pub os_image_hash: Option<OsImageHash>,
-    /// JSON: who gave the guest its keys. The text has no fixed width; the limits of evidence bound it. Empty at boot
-    /// time.
+    /// The key provider as JSON, empty at boot time. It has no fixed width; the limits on evidence bound it.
     pub key_provider_info: Vec<u8>,
     /// The worst TCB status of platform, TDX module and quoting enclave.
     pub tcb_status: TcbStatus,
@@ -46,8 +45,8 @@ pub struct Identity {
 
 /// A field of app info that does not have the width of the identity's field.
 ///
-/// Policy, the audit log and clients get canonical widths only: no field is as long as a sender likes, and a backend
-/// that pads or ignores an empty compose hash is never asked about one.
+/// Policy, the audit log and clients get canonical widths only: a sender cannot choose the length of a field,
+/// and a backend that pads or ignores an empty compose hash never gets one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum WidthError {
     /// The app id.

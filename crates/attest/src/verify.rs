@@ -1,4 +1,4 @@
-//! Verification of evidence: from bytes that anybody can send to a [`Verified`] that says what runs where.
+//! Verification of evidence: from bytes that anyone can send to a [`Verified`] that says what runs where.
 
 mod forecast;
 
@@ -21,18 +21,18 @@ use crate::tcb::{SeenPlatforms, TcbVerdict};
 use crate::trust::TrustAnchors;
 use crate::vm_config::VmConfig;
 
-/// What the evidence must vouch for, so that it cannot be shown by somebody else.
+/// What the evidence must be bound to, so that nobody but its owner can present it.
 #[derive(Debug, Clone, Copy)]
 pub enum Binding<'a> {
-    /// A public key, as the `SubjectPublicKeyInfo` DER stands in the certificate or CSR.
+    /// A public key: the `SubjectPublicKeyInfo` DER of the certificate or certificate request.
     PublicKey(&'a [u8]),
     /// These report data.
     ReportData(&'a ReportData),
-    /// Whatever report data the evidence itself names: for own evidence, and where the caller compares afterwards.
+    /// The report data that the evidence itself states, for callers that compare them afterwards.
     SelfReported,
 }
 
-/// Evidence that passed [`verify`]. There is no other way to make one.
+/// Evidence that passed [`verify`], which is the only way to make one.
 #[derive(Debug, Clone)]
 pub struct Verified {
     evidence: Arc<Evidence>,
@@ -49,17 +49,17 @@ impl Verified {
         &self.evidence
     }
 
-    /// SHA-256 of the evidence as it is encoded; computed once.
+    /// SHA-256 of the encoded evidence; computed once.
     pub fn evidence_digest(&self) -> [u8; 32] {
         *self.digest.get_or_init(|| self.evidence.digest())
     }
 
-    /// How far the guest had come when the evidence was taken.
+    /// The guest's stage when the evidence was taken.
     pub fn stage(&self) -> Stage {
         Stage::of(&self.evidence.stack.runtime_events)
     }
 
-    /// Worst TCB status of platform, TDX module and quoting enclave, in Intel's words; never `Revoked`.
+    /// The worst TCB status of platform, TDX module and quoting enclave, by Intel's name; never `Revoked`.
     pub fn tcb_status(&self) -> &str {
         self.quote.status()
     }
@@ -74,17 +74,17 @@ impl Verified {
         self.quote.ppid()
     }
 
-    /// The kind of platform.
+    /// The model of the platform.
     pub fn fmspc(&self) -> [u8; 6] {
         self.quote.verdict().fmspc
     }
 
-    /// What Intel says of the platform: status, advisories, and since when.
+    /// Intel's verdict on the platform: its status, its advisories, and how far it is behind.
     pub fn verdict(&self) -> &TcbVerdict {
         self.quote.verdict()
     }
 
-    /// What the quote vouches for.
+    /// The report data in the quote.
     pub fn report_data(&self) -> &ReportData {
         &self.report_data
     }
@@ -104,13 +104,14 @@ impl Verified {
         self.collateral_expires
     }
 
-    /// The [`CollateralCache::generation`] of this verification; another one's verdict may differ.
+    /// The [`CollateralCache::generation`] of this verification. The verdict of a later generation may
+    /// differ.
     pub fn collateral_generation(&self) -> u64 {
         self.collateral_generation
     }
 
-    /// What the evidence states about the guest, with `vm_config` as the request gave it (empty: the configuration in
-    /// the evidence). This is what a certificate states; its fields have any width.
+    /// What the evidence states about the guest, with `vm_config` as the request gave it (empty: the
+    /// configuration in the evidence). This is what a certificate states; its fields have any width.
     ///
     /// # Errors
     /// [`UnidentifiedError::Decode`].
@@ -121,8 +122,8 @@ impl Verified {
         Ok(tdx_identity(&quoted, &stack.runtime_events, registers, &config, self.ppid())?)
     }
 
-    /// Who the guest is, with `vm_config` as in [`Verified::app_info`]. The hash of the OS image is a claim of the
-    /// configuration.
+    /// Who the guest is, with `vm_config` as in [`Verified::app_info`]. The hash of the OS image is a claim
+    /// of the configuration.
     ///
     /// # Errors
     /// [`UnidentifiedError`].
@@ -147,9 +148,13 @@ pub enum UnidentifiedError {
 
 /// Verifies `evidence` at `now` (Unix seconds).
 ///
-/// In this order: the binding; a pod's payload; RTMR3 against the runtime events; the quote's report data against the
-/// stack's; the preimages of V2 events, where the peer refuses what was stripped for a certificate; the quote with its collateral, TCB and
-/// isolation. A TCB status other than `Revoked` is no failure.
+/// In this order: the binding; a pod's payload; RTMR3 against the runtime events; the report data of the
+/// quote against those of the stack; the preimages of V2 events, which the peer refuses if they were stripped
+/// for a certificate; the quote with its collateral, TCB level and isolation. A TCB status other than
+/// `Revoked` is not a failure.
+///
+/// # Errors
+/// [`VerifyError`].
 pub fn verify(
     evidence: &Evidence,
     binding: Binding<'_>,
@@ -160,11 +165,11 @@ pub fn verify(
     let evidence = Arc::new(evidence.clone());
     let consistent = Consistent::check(&evidence, binding)?;
     let quote = consistent.quote.verify(collateral, anchors, now)?;
-    Ok(consistent.vouched_by(quote, collateral))
+    Ok(consistent.verified_by(quote, collateral))
 }
 
-/// Evidence whose parts say the same and that is bound as demanded. Nothing vouches for its quote yet; but what fails
-/// here costs no signature check and no request.
+/// Evidence with consistent parts and the demanded binding. Its quote is not verified yet, so a failure here
+/// costs no signature check and no request.
 struct Consistent<'a> {
     evidence: &'a Arc<Evidence>,
     quote: TdQuote<'a>,
@@ -191,9 +196,9 @@ impl<'a> Consistent<'a> {
         Ok(Self { evidence, quote, report_data })
     }
 
-    /// The quote that was checked for consistency is the quote that was verified: [`TdQuote`] holds the bytes that it
-    /// was parsed from.
-    fn vouched_by(self, quote: VerifiedQuote, collateral: &Collateral) -> Verified {
+    /// The result of verification. The quote that was checked for consistency is the verified one, because
+    /// [`TdQuote`] holds the bytes that it was parsed from.
+    fn verified_by(self, quote: VerifiedQuote, collateral: &Collateral) -> Verified {
         Verified {
             evidence: Arc::clone(self.evidence),
             report_data: self.report_data,
@@ -205,8 +210,9 @@ impl<'a> Consistent<'a> {
     }
 }
 
-/// A V1 digest covers `name:payload`, so a colon in a name would let a sender move the border between the two and hide
-/// an event from lookup. No system event has one; what apps add after `system-ready` is not looked up.
+/// Refuses names with a colon. A V1 digest covers `name:payload`, so a sender could move the border between
+/// the two and hide an event from lookup. No system event has a colon, and the events of apps after
+/// `system-ready` are not looked up.
 fn check_names(events: &[RuntimeEvent]) -> Result<(), VerifyError> {
     let system = events.iter().take_while(|event| event.event != SYSTEM_READY);
     match system.into_iter().find(|event| event.version == EventVersion::V1 && event.event.contains(':')) {
@@ -222,7 +228,7 @@ fn tdx_of(evidence: &Evidence) -> Result<&Tdx, VerifyError> {
     }
 }
 
-/// The stack's report data, once they are what `binding` demands and what a pod's payload makes.
+/// The report data of the stack, if they match `binding` and the payload of a pod.
 fn bound_report_data(evidence: &Evidence, binding: Binding<'_>) -> Result<ReportData, VerifyError> {
     let report_data = evidence.report_data()?;
     let expected = match binding {
@@ -260,18 +266,18 @@ impl fmt::Debug for Verifier {
 }
 
 impl Verifier {
-    /// A verifier that trusts `anchors`; they should be the ones that `cache` was made with.
+    /// A verifier that trusts `anchors`, which should be those of `cache`.
     pub fn new(anchors: TrustAnchors, cache: CollateralCache) -> Self {
         Self { anchors: Arc::new(anchors), cache, seen: None }
     }
 
-    /// The same, which remembers in `seen` what it verifies, so that [`Verifier::tcb_forecasts`] has something to tell.
+    /// The same verifier, which notes verified platforms in `seen` for [`Verifier::tcb_forecasts`].
     #[must_use]
     pub fn remembering(self, seen: SeenPlatforms) -> Self {
         Self { seen: Some(Arc::new(seen)), ..self }
     }
 
-    /// [`verify`], with collateral for the platform of the evidence, now.
+    /// [`verify`] at the current time, with collateral for the platform of the evidence.
     ///
     /// # Errors
     /// [`VerifyError`].
@@ -279,7 +285,7 @@ impl Verifier {
         self.verify_shared(&Arc::new(evidence.clone()), binding).await
     }
 
-    /// The same of evidence that is kept anyway.
+    /// [`Verifier::verify`] of shared evidence, without a copy.
     ///
     /// # Errors
     /// [`VerifyError`].
@@ -288,20 +294,20 @@ impl Verifier {
         evidence: &Arc<Evidence>,
         binding: Binding<'_>,
     ) -> Result<Verified, VerifyError> {
-        // Before any request: evidence that is not bound is refused whatever its quote says.
+        // Before any request, because evidence without the binding is refused whatever its quote says.
         let consistent = Consistent::check(evidence, binding)?;
-        // Read before the collateral: what is refreshed meanwhile may be newer than it.
+        // Read before the collateral, which may be refreshed in between.
         let collateral_generation = self.cache.generation();
         let (quote, collateral) = self.quote(&consistent.quote).await?;
-        Ok(Verified { collateral_generation, ..consistent.vouched_by(quote, &collateral) })
+        Ok(Verified { collateral_generation, ..consistent.verified_by(quote, &collateral) })
     }
 
-    /// Verifies a quote, and remembers its platform.
+    /// Verifies a quote and notes its platform.
     async fn quote(&self, quote: &TdQuote<'_>) -> Result<(VerifiedQuote, Arc<Collateral>), VerifyError> {
         let clock = self.cache.clock();
         clock.check()?;
         let found = self.cache.get_parsed(quote.parsed()).await;
-        // What was fetched may say that it is later than the clock says.
+        // Fetched collateral may prove that the clock is behind.
         clock.check()?;
         let (collateral, chain) = found?;
         let now = clock.now();
@@ -313,62 +319,62 @@ impl Verifier {
         Ok((verified, collateral))
     }
 
-    /// What is trusted.
+    /// The trusted roots.
     pub fn anchors(&self) -> &TrustAnchors {
         &self.anchors
     }
 
-    /// Where collateral comes from.
+    /// The cache that collateral comes from.
     pub fn cache(&self) -> &CollateralCache {
         &self.cache
     }
 }
 
-/// Why evidence is refused, or could not be verified.
+/// Why evidence is refused or cannot be verified.
 #[derive(Debug, thiserror::Error)]
 pub enum VerifyError {
-    /// The evidence is not of TDX alone.
+    /// The evidence is not TDX evidence.
     #[error("verification of {0} evidence is not supported")]
     UnsupportedPlatform(&'static str),
-    /// The stack's report data have a wrong length.
+    /// The report data of the stack have a wrong length.
     #[error(transparent)]
     Evidence(#[from] EvidenceError),
-    /// The evidence vouches for another key or other report data.
+    /// The evidence is bound to another key or to other report data.
     #[error("report data mismatch")]
     ReportData,
-    /// A name before `system-ready` leaves open where it ends and its payload begins.
+    /// The name of an event before `system-ready` contains a colon, which makes its digest ambiguous.
     #[error("the name of a runtime event must not contain a colon")]
     EventName,
-    /// A pod's payload does not make its report data.
+    /// The report data are not those of the pod's payload.
     #[error("report_data does not match report_data_payload")]
     PodPayload,
-    /// Whether anything is valid now cannot be said.
+    /// The clock is wrong, so validity cannot be judged.
     #[error(transparent)]
     Clock(#[from] ClockBehind),
-    /// There is no collateral for the quote.
+    /// No collateral for the quote.
     #[error(transparent)]
     Collateral(#[from] CollateralError),
     /// The quote is refused.
     #[error(transparent)]
     Quote(#[from] TdxError),
-    /// The runtime events are not what RTMR3 was extended with.
+    /// The runtime events do not replay to RTMR3.
     #[error("RTMR3 mismatch, quoted: {quoted}, replayed: {replayed}")]
     Rtmr3 {
-        /// Register in the quote, hex.
+        /// The register in the quote, in hex.
         quoted: String,
-        /// Replay of the runtime events, hex.
+        /// The replay of the runtime events, in hex.
         replayed: String,
     },
-    /// The quote vouches for other report data than the stack's.
+    /// The report data of the quote differ from those of the stack.
     #[error("tdx report_data mismatch")]
     QuotedReportData,
-    /// A V2 event's preimage is not its own.
+    /// The preimage of a V2 event does not match its digest.
     #[error("failed to validate TDX V2 event digest preimages: {0}")]
     Preimages(#[from] PreimageError),
 }
 
 impl VerifyError {
-    /// Whether nothing is wrong with the evidence as far as it was looked at: trying again later can help.
+    /// Whether the failure says nothing about the evidence, so that a retry may succeed.
     pub fn is_unavailable(&self) -> bool {
         match self {
             Self::Clock(_) => true,

@@ -1,12 +1,12 @@
-//! App info: what evidence or a certificate states about a guest, and its MessagePack form in the certificate extension
-//! of that name.
+//! App info: what evidence or a certificate states about a guest, and its MessagePack form in the certificate
+//! extension of that name.
 
 use serde::{Deserialize, Serialize};
 
 use crate::codec::pack::{Known, Reader, TextForm, Writer, required, set};
 use crate::codec::{FieldError, Problem};
 
-/// The most init scripts that an identity can hold.
+/// Maximum number of init scripts in app info.
 pub const MAX_INIT_SCRIPTS: usize = 5;
 
 /// What evidence or a certificate states about a guest: its fields have any width. In JSON, bytes are hex.
@@ -19,10 +19,10 @@ pub struct AppInfo {
     /// SHA-256 of the compose file.
     #[serde(with = "hex::serde")]
     pub compose_hash: Vec<u8>,
-    /// 20 bytes, or empty if the app does without.
+    /// 20 bytes, or empty if the instances of the app have no id.
     #[serde(with = "hex::serde")]
     pub instance_id: Vec<u8>,
-    /// SHA-256 of the device's raw id; of nothing in unverified decoding.
+    /// SHA-256 of the raw device id. In unverified decoding that id is empty.
     #[serde(with = "hex::serde")]
     pub device_id: Vec<u8>,
     /// Hardware, firmware, system and key provider.
@@ -31,40 +31,40 @@ pub struct AppInfo {
     /// Everything that is measured.
     #[serde(with = "hex::serde")]
     pub mr_aggregated: [u8; 32],
-    /// The OS image that the configuration claims; empty if it does not.
+    /// The OS image that the configuration claims; empty if it claims none.
     #[serde(with = "hex::serde")]
     pub os_image_hash: Vec<u8>,
-    /// JSON: who gave the guest its keys; empty at boot time.
+    /// The key provider as JSON; empty at boot time.
     #[serde(with = "hex::serde")]
     pub key_provider_info: Vec<u8>,
-    /// SHA-256 of each init script; `None` where the evidence cannot say.
+    /// SHA-256 of each init script; `None` if the evidence has no such field.
     #[serde(default, with = "hashes")]
     pub init_script_hashes: Option<Vec<[u8; 32]>>,
 }
 
-/// Why bytes are not app info.
+/// Why bytes are not valid app info.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AppInfoError {
     /// A field that does not decode.
     #[error("app info does not decode: {0}")]
     Field(#[from] FieldError),
-    /// An array of another length.
+    /// An array of the wrong length.
     #[error("app info must have 8 or 9 elements, got {0}")]
     Elements(usize),
-    /// A measurement of another length.
+    /// A measurement of the wrong length.
     #[error("{field} in app info must be 32 bytes, got {length}")]
     Length {
-        /// The field.
+        /// The name of the field.
         field: &'static str,
         /// Its length.
         length: usize,
     },
-    /// App info, and something behind it.
+    /// Bytes after the app info.
     #[error("{0} trailing bytes after the app info")]
     Trailing(usize),
 }
 
-/// The keys of the map, in the order in which they are written.
+/// The keys of the map, in the order in which [`AppInfo::to_msgpack`] writes them.
 mod key {
     pub(super) const APP_ID: &str = "app_id";
     pub(super) const COMPOSE_HASH: &str = "compose_hash";
@@ -78,7 +78,7 @@ mod key {
 }
 
 impl AppInfo {
-    /// The extension's payload: a map of nine named values, as the peer writes since 0.6.0.
+    /// The payload of the extension: a map of nine named values, as the peer writes it since 0.6.0.
     pub fn to_msgpack(&self) -> Vec<u8> {
         let mut writer = Writer::default();
         writer.map(9);
@@ -104,8 +104,8 @@ impl AppInfo {
         writer.into_bytes()
     }
 
-    /// Reads the extension's payload: the map, whose unknown keys are skipped, or the array of eight or nine elements
-    /// of older writers.
+    /// Reads the payload of the extension: the map, with unknown keys skipped, or the array of eight or nine
+    /// elements of older writers.
     pub fn from_msgpack(bytes: &[u8]) -> Result<Self, AppInfoError> {
         let mut reader = Reader::new(bytes);
         let app_info = match bytes.first() {
@@ -189,7 +189,7 @@ fn measurement(field: &'static str, bytes: Vec<u8>) -> Result<[u8; 32], AppInfoE
     bytes.try_into().map_err(|bytes: Vec<u8>| AppInfoError::Length { field, length: bytes.len() })
 }
 
-/// Serde of optional hashes as hex texts.
+/// Serde of optional hashes as hex text.
 mod hashes {
     use serde::{Deserialize, Deserializer, Serialize, Serializer};
 

@@ -4,12 +4,13 @@ use serde::{Deserialize, Serialize};
 
 use super::Identity;
 
-/// The wire form of an identity in the webhook protocol: one JSON object with its keys in this order, and bytes in hex.
+/// The wire form of an identity in the webhook protocol: one JSON object with its keys in this order, and
+/// bytes in hex.
 ///
-/// Its fields have any width, because `kms auth serve` receives it from other programs and decides about what it says,
-/// as the peer's backends do. Policies take this form, so that live requests and `kms auth serve` have one set of rules,
-/// which compare bytes. A live request makes it once, where policy is asked: the TCB status and the advisories that
-/// policy is told can differ from the measured ones.
+/// Its fields have any width, because `kms auth serve` receives it from other programs and decides about what
+/// it says, as the peer's backends do. Policies take this form, so that live requests and `kms auth serve`
+/// have one set of rules, which compare bytes. A live request makes it once, where policy is asked: the TCB
+/// status and the advisories that policy is told can differ from the measured ones.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "camelCase")]
 pub struct BootInfo {
@@ -18,7 +19,7 @@ pub struct BootInfo {
     /// Everything that is measured.
     #[serde(with = "hex::serde")]
     pub mr_aggregated: Vec<u8>,
-    /// The OS image that the configuration claims; not verified when the backend is asked.
+    /// The OS image that the configuration claims. It is not verified yet when policy is asked.
     #[serde(with = "hex::serde")]
     pub os_image_hash: Vec<u8>,
     /// Hardware, firmware, system and key provider.
@@ -33,15 +34,15 @@ pub struct BootInfo {
     /// The instance; may be empty.
     #[serde(with = "hex::serde")]
     pub instance_id: Vec<u8>,
-    /// SHA-256 of the device's raw id.
+    /// SHA-256 of the raw device id.
     #[serde(with = "hex::serde")]
     pub device_id: Vec<u8>,
-    /// JSON: who gave the guest its keys; may be empty.
+    /// The key provider as JSON; may be empty.
     #[serde(with = "hex::serde")]
     pub key_provider_info: Vec<u8>,
     /// Intel's name for the state of the platform, such as `UpToDate`.
     pub tcb_status: String,
-    /// Security advisories that apply to the platform.
+    /// The security advisories that apply to the platform.
     pub advisory_ids: Vec<String>,
 }
 

@@ -30,7 +30,8 @@ macro_rules! fixed {
 }
 
 fixed! {
-    /// The id of an app: the first 20 bytes of its first compose file's SHA-256, or the address of its contract.
+    /// The id of an app: the first 20 bytes of its first compose file's SHA-256, or the address of its
+    /// contract.
     AppId(20);
     /// SHA-256 of the compose file.
     ComposeHash(32);

@@ -1,4 +1,5 @@
-//! MRCONFIGID (HOST_DATA on SEV-SNP): what the host says at launch about the app, and the guest checks against itself.
+//! MRCONFIGID (HOST_DATA on SEV-SNP): what the host states about the app at launch. The guest checks it
+//! against itself.
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use sha2::{Digest, Sha256};
@@ -6,11 +7,11 @@ use sha3::Keccak256;
 
 use super::AppId;
 
-/// Who gives a guest its keys.
+/// The source of a guest's keys.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum KeyProvider {
-    /// Nobody.
+    /// No key provider.
     None,
     /// An SGX enclave on the same host.
     Local,
@@ -62,7 +63,8 @@ pub fn version_2(
     padded(2, &hash.into())
 }
 
-/// `03 ‖ SHA-256("dstack-mr-config-v3:" ‖ 00 ‖ document)`, padded with zeros. The document is hashed as it stands.
+/// `03 ‖ SHA-256("dstack-mr-config-v3:" ‖ 00 ‖ document)`, padded with zeros. The hash is over the exact
+/// bytes.
 pub fn version_3(document: &str) -> [u8; 48] {
     padded(3, &host_data(document))
 }
@@ -79,7 +81,7 @@ fn padded(version: u8, hash: &[u8; 32]) -> [u8; 48] {
     id
 }
 
-/// The document that version 3 stands for.
+/// The document that version 3 hashes.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct MrConfigDocument {
@@ -98,9 +100,9 @@ pub struct MrConfigDocument {
     /// The instance.
     #[serde(default, with = "optional_hex", skip_serializing_if = "Option::is_none")]
     pub instance_id: Option<Vec<u8>>,
-    /// Who gives the guest its keys.
+    /// The source of the guest's keys.
     pub key_provider: KeyProvider,
-    /// The provider's public key or measurement.
+    /// The public key or measurement of the key provider.
     #[serde(default, with = "optional_hex", skip_serializing_if = "Option::is_none")]
     pub key_provider_id: Option<Vec<u8>>,
     /// 3.
@@ -130,13 +132,13 @@ impl<'de> Deserialize<'de> for Version3 {
     }
 }
 
-/// Why text is not such a document.
+/// Why a text is not such a document.
 #[derive(Debug, thiserror::Error)]
 #[error("the mr_config document does not parse: {0}")]
 pub struct MrConfigError(#[from] serde_json::Error);
 
 impl MrConfigDocument {
-    /// Reads a document; unknown keys are errors.
+    /// Reads a document. An unknown key is an error.
     pub fn parse(text: &str) -> Result<Self, MrConfigError> {
         Ok(serde_json::from_str(text)?)
     }
