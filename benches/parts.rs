@@ -73,17 +73,9 @@ impl Guest {
 
     fn request(&self) -> Csr {
         Csr {
-            spki: self.key.spki_der().to_vec(),
-            org_name: None,
-            subject: "app.example".to_owned(),
             subject_alt_names: vec!["app.example".to_owned()],
-            usage_server_auth: true,
             usage_client_auth: true,
-            ext_quote: false,
-            ext_app_info: false,
-            not_before: None,
-            not_after: None,
-            evidence: self.evidence.clone(),
+            ..Csr::plain(&self.key.spki_der(), "app.example", self.evidence.clone())
         }
     }
 }

@@ -264,18 +264,12 @@ impl Setting {
 
     fn sign_cert(&self) -> Numbered<Arc<[u8]>> {
         let key = P256Key::generate();
+        let spki = key.spki_der();
+        let evidence = self.app.evidence(ReportData::ra_tls(&spki)).stripped();
         let csr = Csr {
-            spki: key.spki_der().to_vec(),
-            org_name: None,
-            subject: "app.example".to_owned(),
             subject_alt_names: vec!["app.example".to_owned()],
-            usage_server_auth: true,
             usage_client_auth: true,
-            ext_quote: false,
-            ext_app_info: false,
-            not_before: None,
-            not_after: None,
-            evidence: self.app.evidence(ReportData::ra_tls(&key.spki_der())).stripped(),
+            ..Csr::plain(&spki, "app.example", evidence)
         };
         let csr = csr.encode_v2();
         let signature = Csr::sign(&csr, &key);

@@ -284,19 +284,8 @@ pub fn certificate_request(app: &Cvm, key: &P256Key) -> Value {
 
 /// The smallest certificate request of `app` for its own `key`.
 pub fn csr(app: &Cvm, key: &P256Key) -> Csr {
-    Csr {
-        spki: key.spki_der().to_vec(),
-        org_name: None,
-        subject: "app.example".to_owned(),
-        subject_alt_names: Vec::new(),
-        usage_server_auth: true,
-        usage_client_auth: false,
-        ext_quote: false,
-        ext_app_info: false,
-        not_before: None,
-        not_after: None,
-        evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
-    }
+    let spki = key.spki_der();
+    Csr::plain(&spki, "app.example", app.evidence(ReportData::ra_tls(&spki)))
 }
 
 /// The first result of `attempt`, within half a minute.

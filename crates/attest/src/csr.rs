@@ -98,6 +98,24 @@ impl From<LegacyError> for CsrError {
 }
 
 impl Csr {
+    /// A request for a server certificate with nothing but a subject: no organization, names and dates, and no
+    /// evidence or app info in the certificate.
+    pub fn plain(spki: &[u8], subject: &str, evidence: Evidence) -> Self {
+        Self {
+            spki: spki.to_vec(),
+            org_name: None,
+            subject: subject.to_owned(),
+            subject_alt_names: Vec::new(),
+            usage_server_auth: true,
+            usage_client_auth: false,
+            ext_quote: false,
+            ext_app_info: false,
+            not_before: None,
+            not_after: None,
+            evidence,
+        }
+    }
+
     /// Decodes a request and verifies its signature by the key in it. The signature covers the decoded bytes
     /// only; version 1 allows trailing bytes.
     pub fn parse(version: ApiVersion, bytes: &[u8], signature: &[u8]) -> Result<Self, CsrError> {

@@ -204,19 +204,7 @@ fn sign_request(cvm: &Cvm, key: &P256Key, bound: Bound) -> SignCertRequest {
         Bound::Yes => cvm.evidence(ReportData::ra_tls(&key.spki_der())),
         Bound::No => cvm.evidence(ReportData::ra_tls(&P256Key::generate().spki_der())),
     };
-    let csr = Csr {
-        spki: key.spki_der().to_vec(),
-        org_name: None,
-        subject: "an app".to_owned(),
-        subject_alt_names: Vec::new(),
-        usage_server_auth: true,
-        usage_client_auth: true,
-        ext_quote: false,
-        ext_app_info: false,
-        not_before: None,
-        not_after: None,
-        evidence,
-    };
+    let csr = Csr { usage_client_auth: true, ..Csr::plain(&key.spki_der(), "an app", evidence) };
     let csr = csr.encode_v2();
     SignCertRequest { api_version: 2, signature: Csr::sign(&csr, key), csr, vm_config: String::new() }
 }

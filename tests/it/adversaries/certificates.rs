@@ -25,18 +25,14 @@ use crate::support::{Answer, Identity, World};
 
 /// A request for as much as an app can have.
 fn wish(app: &Cvm, key: &P256Key, names: &[&str]) -> Csr {
+    let spki = key.spki_der();
     Csr {
-        spki: key.spki_der().to_vec(),
         org_name: Some("Dstack".to_owned()),
-        subject: "app.example".to_owned(),
         subject_alt_names: names.iter().map(|name| (*name).to_owned()).collect(),
-        usage_server_auth: true,
         usage_client_auth: true,
         ext_quote: true,
         ext_app_info: true,
-        not_before: None,
-        not_after: None,
-        evidence: app.evidence(ReportData::ra_tls(&key.spki_der())),
+        ..Csr::plain(&spki, "app.example", app.evidence(ReportData::ra_tls(&spki)))
     }
 }
 
