@@ -1,4 +1,4 @@
-//! What each part of a request costs alone: `cargo bench --bench parts`.
+//! The cost of each part of a request on its own: `cargo bench --bench parts`.
 
 use std::fs;
 use std::hint::black_box;
@@ -31,14 +31,13 @@ use kms_ledger::signature::SigningKey;
 use kms_simulator::{Cvm, Platform};
 use serde_json::{Map, json};
 
-/// An app.
 const APP: AppId = AppId([1; 20]);
 /// Apps in the allowlist.
 const APPS: u64 = 10_000;
 /// Releases that wait for the disk together.
 const WAITING: [u64; 3] = [1, 64, 256];
 
-/// A guest with its evidence, and what verifies it.
+/// A guest's evidence, and what its verification needs.
 struct Guest {
     key: P256Key,
     evidence: Evidence,
@@ -107,7 +106,7 @@ fn attestation(criterion: &mut Criterion) {
     group.bench_function("quote by dcap-qvl alone", |b| {
         b.iter(|| verifier.verify(black_box(&quote), guest.collateral.parts(), guest.now));
     });
-    // All signatures are remembered; those of a new quote come on top.
+    // All signatures are cached; a new quote costs those in addition.
     group.bench_function("quote as the service verifies it, seen before", |b| {
         b.iter(|| verify_quote(black_box(&quote), &guest.collateral, &guest.anchors, guest.now));
     });
@@ -169,13 +168,13 @@ fn policy(criterion: &mut Criterion) {
     let allowlist = Policy::from_config(&config).expect("a policy");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
     let decide = async || allowlist.decide(policy::Subject::App(&identity)).await.expect("a decision");
-    // A file that changed a moment ago is read again each time.
+    // A file that changed recently is read again each time.
     std::thread::sleep(Duration::from_millis(200));
     assert!(matches!(runtime.block_on(decide()), Decision::Allowed { .. }));
     criterion.bench_function("policy/allowlist of 10,000 apps", |b| b.iter(|| runtime.block_on(decide())));
 }
 
-/// What signs the log.
+/// The signing key of the log.
 struct LogSeed;
 
 impl LogKeys for LogSeed {

@@ -1,4 +1,4 @@
-//! What a decision costs, also while the rules change and while others hang: `cargo bench --bench policy`.
+//! The cost of a decision, also while the rules change and while requests hang: `cargo bench --bench policy`.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -22,11 +22,11 @@ use faults::{Asked, Fault, FaultServer, Reply};
 
 /// Apps in the allowlist.
 const APPS: u32 = 10_000;
-/// Guests that boot at once.
+/// Guests that boot at the same time.
 const CALLERS: u64 = 1_000;
-/// Guests whose question is never answered.
+/// Guests whose request gets no response.
 const HANGING: usize = 64;
-/// How often the file changes under load.
+/// Interval of changes to the file under load.
 const CHANGE_EVERY: Duration = Duration::from_millis(200);
 
 fn app(number: u32) -> [u8; 20] {
@@ -51,7 +51,7 @@ fn identity(number: u32) -> BootInfo {
     }
 }
 
-/// Rules for all apps; each `round` differs from the one before.
+/// Rules for all apps, different in each `round`.
 fn rules(round: usize) -> String {
     let entry = json!({
         "composeHashes": ["22".repeat(32), "23".repeat(32)],
@@ -79,7 +79,7 @@ impl Allowlist {
         let directory = tempfile::tempdir().expect("a directory");
         let path = directory.path().join("auth-config.json");
         replace(&path, &rules(0));
-        // A file that was just written is looked at more closely.
+        // A recently written file is read again each time.
         thread::sleep(Duration::from_millis(300));
         let empty_devices = EmptyDevices::NoDevice;
         let policy = Policy::from_config(&AuthApi::Allowlist { path: path.clone(), empty_devices });
@@ -109,7 +109,7 @@ fn allowlist(criterion: &mut Criterion) {
     group.finish();
 }
 
-/// Decisions while the file is replaced all the time: how long one takes on average, and the longest of all.
+/// Decisions while the file is being replaced: the average duration and the longest.
 fn reload(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let list = Allowlist::new();
@@ -154,7 +154,7 @@ fn good(asked: &Asked) -> Reply {
     })
 }
 
-/// A thousand guests at once ask a policy that has no connection yet.
+/// A thousand concurrent decisions by a policy that has no connection yet.
 fn webhook(criterion: &mut Criterion) {
     let runtime = Runtime::new().expect("a runtime");
     let server = runtime.block_on(FaultServer::answering(good));

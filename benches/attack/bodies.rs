@@ -1,4 +1,4 @@
-//! Attacks with bodies.
+//! Attacks with request bodies.
 
 use std::convert::Infallible;
 use std::sync::Arc;
@@ -49,7 +49,7 @@ fn unfinished_bodies(target: &Target, until: Instant) -> LocalBoxFuture<'_, Resu
             let mut sent = 0;
             for _ in 0..62 {
                 for stream in &streams {
-                    // Without a look at the windows: what the server does not want it may refuse.
+                    // Ignores the flow-control windows: the server may refuse what exceeds them.
                     if raw.send(&frame(DATA, 0, *stream, &data)).await.is_err() {
                         return sent;
                     }
@@ -66,7 +66,7 @@ fn unfinished_bodies(target: &Target, until: Instant) -> LocalBoxFuture<'_, Resu
     .boxed_local()
 }
 
-/// The same as a client sends them that keeps to what the server takes, so that none is refused for that.
+/// The same from a client that respects flow control, so that nothing is refused for exceeding a window.
 fn bodies_in_windows(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let sent = Arc::new(AtomicU64::new(0));
@@ -86,7 +86,7 @@ fn bodies_in_windows(target: &Target, until: Instant) -> LocalBoxFuture<'_, Resu
                             sent.fetch_add(CHUNK.len() as u64, Ordering::Relaxed);
                             Ok::<_, Infallible>(Frame::data(Bytes::from_static(CHUNK)))
                         });
-                        // Never the end.
+                        // The body never ends.
                         let body = StreamBody::new(chunks.chain(stream::pending()));
                         let request = Request::post("https://localhost/prpc/SignCert").body(body);
                         sender.ready().await.ok()?;
@@ -104,10 +104,10 @@ fn bodies_in_windows(target: &Target, until: Instant) -> LocalBoxFuture<'_, Resu
     .boxed_local()
 }
 
-/// A part of a body.
+/// A chunk of a body.
 const CHUNK: &[u8] = &[b' '; 16 * 1024];
 
-/// Bodies that come byte by byte.
+/// Bodies sent byte by byte.
 fn slow_bodies(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let caller = target.caller().http1();
@@ -127,12 +127,12 @@ fn slow_bodies(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<Str
             }
         })
         .await;
-        Ok(format!("{opened} connections given up by the server"))
+        Ok(format!("{opened} connections closed by the server"))
     }
     .boxed_local()
 }
 
-/// Lengths for which a careless server makes room, and compressed bodies that nobody asked for.
+/// Announced lengths for which a careless server allocates memory, and unrequested compressed bodies.
 fn announced_lengths(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let caller = target.caller().http1();
@@ -167,7 +167,7 @@ fn announced_lengths(target: &Target, until: Instant) -> LocalBoxFuture<'_, Resu
     .boxed_local()
 }
 
-/// One stream with as many messages as fit, which count as requests.
+/// One stream with as many messages as possible; each counts as a request.
 fn reflection(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         // Message 7 of ServerReflectionRequest: list_services = "".
@@ -179,7 +179,7 @@ fn reflection(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<Stri
                 let Ok(mut raw) = Raw::open(target, 1).await else { return 0 };
                 let stream = raw.stream();
                 let mut block = post("/grpc.reflection.v1.ServerReflection/ServerReflectionInfo");
-                // A literal header that is not kept: content-type, number 31 of the static table.
+                // A literal header field without indexing: content-type, number 31 of the static table.
                 block.extend([0x0f, 0x10]);
                 crate::wire::text(&mut block, "application/grpc");
                 if raw.send(&frame(HEADERS, END_HEADERS, stream, &block)).await.is_err() {

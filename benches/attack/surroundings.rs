@@ -1,4 +1,4 @@
-//! What the KMS stands on gives way: the reader of its log, the disk.
+//! Failures around the KMS: of the reader of its log, and of its disk.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
@@ -26,7 +26,8 @@ pub(crate) const CASES: &[Case] = &[
     },
     Case {
         prepare: |setting| {
-            // Or the first write beyond the limit would end the process; a full disk does not.
+            // Otherwise the first write beyond the limit would end the process, which a full disk does not
+            // do.
             started_by(setting, &["sh", "-c", "trap '' XFSZ; exec \"$@\"", "sh"]);
             Ok(())
         },
@@ -46,7 +47,7 @@ pub(crate) const CASES: &[Case] = &[
     },
 ];
 
-/// Between two requests of a guest.
+/// Pause between two requests of a guest.
 const PAUSE: Duration = Duration::from_millis(50);
 
 fn started_by(setting: &mut Setting, launcher: &[&str]) {
@@ -54,7 +55,8 @@ fn started_by(setting: &mut Setting, launcher: &[&str]) {
     setting.launcher = launcher.iter().map(|word| (*word).to_owned()).chain(program).collect();
 }
 
-/// Refusals, each of which logs a line, while an allowed guest asks for its keys, until it is allowed no more.
+/// Refusals, each of which logs a line, while an allowed guest requests its keys until it is no longer
+/// allowed.
 fn refusals(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let caller = target.caller();
@@ -73,7 +75,7 @@ fn refusals(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
         })
         .await;
         let handed = guests.handed();
-        // What is read again logs a line too, and counts all the same.
+        // Reloading the allowlist also logs a line, and must take effect all the same.
         target.setting.world.allowlist.write_text("{}");
         let stopped = comes("the guest is refused", until, || guests.refused(403) > 0).await;
         guests.end();
@@ -88,7 +90,7 @@ fn refusals(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     .boxed_local()
 }
 
-/// Waits until something is so, for as long as there is time, and at least for some seconds.
+/// Waits until a condition holds, until the time is over and for at least eight seconds.
 async fn comes(what: &str, until: Instant, is_so: impl Fn() -> bool) -> Result<(), String> {
     let until = until.max(Instant::now() + Duration::from_secs(8));
     while !is_so() {
@@ -100,7 +102,7 @@ async fn comes(what: &str, until: Instant, is_so: impl Fn() -> bool) -> Result<(
     Ok(())
 }
 
-/// Nothing can be written, then everything again: releases stop, and go on by themselves. The log shares the disk.
+/// The disk is full, then not: releases stop and resume on their own. The log is on the same disk.
 fn full_disk(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
     async move {
         let guests = Guests::of(&target.setting.world, &target.caller(), 4);
@@ -112,7 +114,7 @@ fn full_disk(target: &Target, until: Instant) -> LocalBoxFuture<'_, Outcome> {
         };
         limit(Some(0))?;
         comes("a refusal", until, || guests.refused(503) >= 4).await?;
-        // The disk stays full for a third of what is left.
+        // The disk stays full for a third of the remaining time.
         tokio::time::sleep(until.saturating_duration_since(Instant::now()) / 3).await;
         let before = guests.handed();
         limit(None)?;

@@ -1,4 +1,4 @@
-//! The KMS under attack, and the honest caller beside it.
+//! The KMS under attack, and the honest client.
 
 use std::fs;
 use std::io::{self, PipeReader};
@@ -21,24 +21,24 @@ use crate::Case;
 use crate::support::program::{Program, Setting, Stderr};
 use crate::support::{Caller, DOMAIN, eventually};
 
-/// Clock ticks a second in `/proc/<pid>/stat` on Linux.
+/// Clock ticks per second in `/proc/<pid>/stat` on Linux.
 const TICKS: u64 = 100;
-/// From where the honest caller calls; attackers come from other addresses of loopback.
+/// Last byte of the honest client's address; attackers use other loopback addresses.
 const HONEST: u8 = 200;
-/// Between two honest calls.
+/// Pause between two honest calls.
 const PAUSE: Duration = Duration::from_millis(50);
 
-/// A larger process is killed, for the sake of the machine: in KiB.
+/// A larger process is killed to protect the machine, KiB.
 const MAX_MEMORY: u64 = 2_500 * 1024;
 
-/// What a case is run in, with a `kms` of the caller's choice; why it cannot, if so.
+/// The setting for a case with the given `kms`, or why it cannot run.
 pub(crate) async fn setting(case: &Case, program: &str) -> Result<Setting, &'static str> {
     let mut setting = Setting::with(&format!("core.onboard.auto_bootstrap_domain = \"{DOMAIN}\"")).await;
     setting.launcher = vec![program.to_owned()];
     for line in case.config.lines() {
         let before = setting.world.config.clone();
         setting.configure(line);
-        // Other objections than this one come up at the start.
+        // Other configuration errors are reported at the start.
         if setting.run(&["check"]).await.text().contains("unknown key") {
             setting.world.config = before;
             setting.configure("");
@@ -52,12 +52,12 @@ pub(crate) async fn setting(case: &Case, program: &str) -> Result<Setting, &'sta
 pub(crate) struct Target {
     pub(crate) setting: Setting,
     program: Program,
-    /// Nobody reads it, but it is there until it is taken.
+    /// Not read, but kept open until it is taken.
     log: Mutex<Option<PipeReader>>,
 }
 
 impl Target {
-    /// A new KMS that serves keys.
+    /// Starts a new KMS and waits until it serves keys.
     pub(crate) async fn start(setting: Setting, stderr: Option<Stderr>) -> Self {
         let (program, log) = match stderr {
             None => (setting.spawn(), None),
@@ -76,22 +76,22 @@ impl Target {
         Self { setting, program, log: Mutex::new(log) }
     }
 
-    /// The reader of its log goes away.
+    /// Closes the reading end of its log.
     pub(crate) fn close_log(&self) {
         drop(self.log.lock().expect("no panic").take());
     }
 
-    /// Its process.
+    /// Process id.
     pub(crate) fn pid(&self) -> Pid {
         self.program.pid()
     }
 
-    /// Where it listens.
+    /// Listening address.
     pub(crate) fn address(&self) -> SocketAddr {
         self.setting.address
     }
 
-    /// Someone who calls it.
+    /// A client of the KMS.
     pub(crate) fn caller(&self) -> Caller {
         self.setting.caller()
     }
@@ -105,7 +105,7 @@ impl Target {
         Ok(stream)
     }
 
-    /// A TLS connection from `127.0.0.<last>`, as `caller` makes it.
+    /// A TLS connection from `127.0.0.<last>` with the settings of `caller`.
     pub(crate) async fn tls(&self, last: u8, caller: &Caller) -> io::Result<TlsStream<TcpStream>> {
         let name = ServerName::try_from(DOMAIN).expect("a name");
         TlsConnector::from(Arc::new(caller.tls())).connect(name, self.tcp(last).await?).await
@@ -115,7 +115,8 @@ impl Target {
     pub(crate) fn cpu(&self) -> Duration {
         let pid = self.pid().as_raw_nonzero();
         let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-        // Fields are counted behind the name, which may hold spaces: state is the first, utime the 12th.
+        // Fields are counted after the process name, which may contain spaces: state is the first, utime the
+        // 12th.
         let behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
         let fields = behind_name.split(' ').skip(11).take(2);
         Duration::from_millis(
@@ -123,23 +124,23 @@ impl Target {
         )
     }
 
-    /// The most memory that it has ever had, in MiB; nothing once it has ended.
+    /// Peak memory, MiB; 0 after the process has ended.
     pub(crate) fn peak_memory(&self) -> u64 {
         status(self.pid(), "VmHWM:") / 1024
     }
 
-    /// The memory that it has now, in KiB.
+    /// Current memory, KiB.
     pub(crate) fn memory(&self) -> u64 {
         status(self.pid(), "VmRSS:")
     }
 
-    /// How many files and sockets it has open.
+    /// Number of open files and sockets.
     pub(crate) fn descriptors(&self) -> usize {
         let pid = self.pid().as_raw_nonzero();
         fs::read_dir(format!("/proc/{pid}/fd")).map_or(0, Iterator::count)
     }
 
-    /// Ends it, which must happen in order.
+    /// Ends the KMS, which must shut down cleanly.
     pub(crate) async fn end(self) -> Result<(), String> {
         let answer = timeout(Duration::from_secs(12), self.caller().try_json("GetMeta", json!({}))).await;
         match answer {
@@ -158,14 +159,14 @@ impl Target {
     }
 }
 
-/// A number in `/proc/<pid>/status`, nought for a process that has ended.
+/// A number in `/proc/<pid>/status`; 0 for a process that has ended.
 fn status(pid: Pid, name: &str) -> u64 {
     let status = fs::read_to_string(format!("/proc/{}/status", pid.as_raw_nonzero())).unwrap_or_default();
     let line = status.lines().find_map(|line| line.strip_prefix(name)).unwrap_or_default();
     line.trim().trim_end_matches(" kB").parse().unwrap_or_default()
 }
 
-/// Sees how large a process becomes, and kills it before the machine suffers.
+/// Watches the size of a process and kills it at [`MAX_MEMORY`].
 pub(crate) struct Watch {
     task: JoinHandle<()>,
     most: Arc<AtomicU64>,
@@ -180,7 +181,7 @@ impl Watch {
                 let memory = status(pid, "VmRSS:");
                 seen.fetch_max(memory, Ordering::Relaxed);
                 if memory > MAX_MEMORY {
-                    // Nobody has waited for it yet, so the number is still its own.
+                    // The process has not been waited for, so the id is still its own.
                     let _ = kill_process(pid, Signal::KILL);
                     return;
                 }
@@ -190,7 +191,7 @@ impl Watch {
         Self { task, most }
     }
 
-    /// The largest size that was seen, in MiB.
+    /// The largest size seen, MiB.
     pub(crate) fn end(self) -> u64 {
         self.most.load(Ordering::Relaxed) / 1024
     }
@@ -202,14 +203,14 @@ impl Drop for Watch {
     }
 }
 
-/// A stranger who asks for `GetMeta` on a new connection, again and again.
+/// A client that requests `GetMeta` on new connections, one after the other.
 pub(crate) struct Honest(JoinHandle<Report>);
 
-/// What became of the honest calls.
+/// The results of the honest calls.
 pub(crate) struct Report {
     pub(crate) answered: usize,
     pub(crate) failures: Vec<String>,
-    /// `None` if more than one of a hundred had no answer.
+    /// `None` if more than one in a hundred calls failed.
     pub(crate) p99: Option<Duration>,
 }
 
@@ -229,7 +230,7 @@ impl Honest {
                 tokio::time::sleep(PAUSE).await;
             }
             times.sort_unstable();
-            // Calls without an answer took longer than any other.
+            // Failed calls count as the slowest.
             let p99 = times.get((times.len() + failures.len()) * 99 / 100).copied();
             Report { answered: times.len(), failures, p99 }
         }))

@@ -1,4 +1,4 @@
-//! HTTP/2 frames by hand, so that they can be wrong, and helpers for many connections at once.
+//! HTTP/2 frames made by hand, so that they can be invalid, and helpers for many connections.
 
 use std::io;
 use std::time::Instant;
@@ -21,7 +21,7 @@ pub(crate) const CONTINUATION: u8 = 9;
 pub(crate) const END_STREAM: u8 = 1;
 pub(crate) const END_HEADERS: u8 = 4;
 
-/// `GET https://localhost/prpc/GetMeta`, compressed by HPACK without the dynamic table.
+/// `GET https://localhost/prpc/GetMeta`, encoded by HPACK without the dynamic table.
 pub(crate) fn get_meta() -> Vec<u8> {
     request(0x82, "/prpc/GetMeta")
 }
@@ -32,7 +32,7 @@ pub(crate) fn post(path: &str) -> Vec<u8> {
 }
 
 fn request(method: u8, path: &str) -> Vec<u8> {
-    // Method and scheme from the static table; path and authority as texts that are not kept.
+    // Method and scheme from the static table; path and authority as literals without indexing.
     let mut block = vec![method, 0x87, 0x04];
     text(&mut block, path);
     block.push(0x01);
@@ -40,13 +40,13 @@ fn request(method: u8, path: &str) -> Vec<u8> {
     block
 }
 
-/// A text of HPACK without Huffman coding, at most 126 bytes.
+/// An HPACK string literal without Huffman coding, at most 126 bytes.
 pub(crate) fn text(block: &mut Vec<u8>, text: &str) {
     block.push(u8::try_from(text.len()).expect("a short text"));
     block.extend_from_slice(text.as_bytes());
 }
 
-/// A frame.
+/// An HTTP/2 frame.
 pub(crate) fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
     let length = u32::try_from(payload.len()).expect("a short frame").to_be_bytes();
     let mut frame = vec![length[1], length[2], length[3], kind, flags];
@@ -73,7 +73,7 @@ impl Raw {
         });
         let mut opening = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec();
         opening.extend(frame(SETTINGS, 0, 0, &[]));
-        // The server may answer without limit.
+        // A large window, so that the server's responses are not limited.
         opening.extend(frame(WINDOW_UPDATE, 0, 0, &0x3fff_ffff_u32.to_be_bytes()));
         writer.write_all(&opening).await?;
         Ok(Self { writer, reader, next: 1 })
@@ -99,8 +99,8 @@ impl Drop for Raw {
     }
 }
 
-/// Runs `attackers` copies of an attack until the time is over; each gives how much it has done. Those that lose their
-/// connection begin again.
+/// Runs `attackers` copies of an attack until the time is over; returns the sum of their work. An attack
+/// whose connection closes starts again.
 pub(crate) async fn many<F>(attackers: usize, until: Instant, attack: impl Fn(usize) -> F) -> u64
 where
     F: Future<Output = u64>,
@@ -111,7 +111,7 @@ where
         while Instant::now() < until {
             match tokio::time::timeout_at(until.into(), attack(number)).await {
                 Ok(more) => done += more,
-                // It was under way.
+                // It was running.
                 Err(_) => return done + 1,
             }
             tokio::task::yield_now().await;

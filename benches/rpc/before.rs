@@ -1,4 +1,5 @@
-//! The `kms` of this tree beside an older one: the same calls from the same load generator, in turn.
+//! Compares the `kms` of this tree with an older one: the same calls from the same load generator,
+//! alternating.
 
 use std::process::Command;
 use std::sync::Arc;
@@ -15,12 +16,12 @@ use super::{
     microseconds, numbered, request,
 };
 
-/// How often each of the two is measured, in turn.
+/// Measurements of each program, alternating.
 const PAIRS: usize = 5;
-/// Guests of a round that connect once, with evidence that the KMS has never seen.
+/// Guests per round that connect once, with evidence that is new to the KMS.
 const COLD_GUESTS: usize = 1000;
 
-/// Measures both and prints a table.
+/// Measures both programs and prints a table.
 pub(super) async fn compare(program: &str) {
     println!("{}", machine());
     let (before, now) = (Setting::of(program).await, Setting::of(KMS).await);
@@ -92,7 +93,7 @@ pub(super) async fn compare(program: &str) {
     }
 }
 
-/// Runs both in turn and prints a row.
+/// Runs both alternately and prints a row.
 async fn pairs(
     name: &str,
     (old, load_before): (&Server, impl Fn(usize) -> Load),
@@ -100,7 +101,7 @@ async fn pairs(
 ) {
     let (mut before, mut now, mut ratios) = (Vec::new(), Vec::new(), Vec::new());
     for round in 0..PAIRS {
-        // Each goes first as often as it can.
+        // Each goes first equally often.
         let (first, second): (Round, Round);
         if round % 2 == 0 {
             first = measure(old, &load_before(round)).await;
@@ -128,7 +129,7 @@ async fn pairs(
 }
 
 impl Setting {
-    /// Keys are made by this program itself; what it does not know of the limits is left out.
+    /// The keys are made by this program; limits that `program` does not know are omitted.
     pub(super) async fn of(program: &str) -> Self {
         let mut world = World::stopped_with(&limits(&["unauthenticated"])).await;
         let port = servers::free_port();

@@ -1,4 +1,4 @@
-//! A small load generator: HTTP/1.1 over TLS, each worker waiting for its answer before it asks again.
+//! A small load generator: HTTP/1.1 over TLS; each worker waits for a response before its next request.
 
 use std::io;
 use std::net::SocketAddr;
@@ -15,54 +15,54 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 
-/// The largest answer that is expected, in bytes.
+/// Maximum length of a response, bytes.
 const MAX_ANSWER: usize = 128 * 1024;
 
-/// What is asked: number in, value out.
+/// A value for each request number.
 pub(super) type Numbered<T> = Arc<dyn Fn(u64) -> T + Send + Sync>;
 
 /// Whether a connection carries many requests or one.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Connections {
-    /// Opened before the measurement; each carries requests until its end.
+    /// Opened before the measurement and kept.
     Kept,
-    /// A handshake for each request, nothing resumed.
+    /// A new handshake for each request, without resumption.
     New,
 }
 
-/// One kind of load.
+/// A kind of load.
 #[derive(Clone)]
 pub(super) struct Load {
-    /// Kept or new.
     pub(super) connections: Connections,
-    /// Requests under way at once.
+    /// Concurrent requests.
     pub(super) workers: usize,
     /// The bytes of request number `n`.
     pub(super) request: Numbered<Arc<[u8]>>,
     /// The TLS configuration of connection number `n`; kept connections are numbered by worker.
     pub(super) tls: Numbered<Arc<ClientConfig>>,
-    /// No more requests than this.
+    /// Maximum number of requests.
     pub(super) most: u64,
 }
 
-/// What happened.
+/// The result of a load.
 pub(super) struct Outcome {
-    /// Requests answered with status 200.
+    /// Responses with status 200.
     pub(super) answered: u64,
-    /// Time between the first request and the last answer.
+    /// Time from the first request to the last response.
     pub(super) took: Duration,
-    /// Half of the requests took at most this.
+    /// Median latency.
     pub(super) median: Duration,
 }
 
 impl Outcome {
-    /// Answers a second.
+    /// Responses per second.
     pub(super) fn rate(&self) -> f64 {
         self.answered as f64 / self.took.as_secs_f64()
     }
 }
 
-/// Loads `server` for `duration`; `begin` is called when all kept connections are open and have answered once.
+/// Loads `server` for `duration`. `begin` is called when all kept connections are open and have had one
+/// response.
 pub(super) async fn run(
     server: SocketAddr,
     load: &Load,
@@ -125,7 +125,7 @@ pub(super) async fn run(
     Outcome { answered: times.len() as u64, took, median }
 }
 
-/// One request on a connection of its own: status line, headers and body of the answer.
+/// One request on a new connection; returns status line, headers and body of the response.
 pub(super) async fn once(server: SocketAddr, tls: Arc<ClientConfig>, request: &[u8]) -> io::Result<Vec<u8>> {
     let mut stream = connect(server, tls).await?;
     let mut buffer = vec![0; MAX_ANSWER];
@@ -142,7 +142,7 @@ async fn connect(server: SocketAddr, tls: Arc<ClientConfig>) -> io::Result<TlsSt
     TlsConnector::from(tls).connect(name, stream).await
 }
 
-/// Sends a request and reads the whole answer into `buffer`.
+/// Sends a request and reads the complete response into `buffer`.
 async fn exchange(stream: &mut TlsStream<TcpStream>, request: &[u8], buffer: &mut [u8]) -> io::Result<()> {
     stream.write_all(request).await?;
     stream.flush().await?;
@@ -163,7 +163,7 @@ async fn exchange(stream: &mut TlsStream<TcpStream>, request: &[u8], buffer: &mu
     Ok(())
 }
 
-/// The length of an answer, once its headers are there.
+/// The length of a response, when its headers have arrived.
 fn length_of(answer: &[u8]) -> io::Result<Option<usize>> {
     let Some(head) = answer.windows(4).position(|window| window == b"\r\n\r\n") else { return Ok(None) };
     let text = std::str::from_utf8(&answer[..head]).map_err(io::Error::other)?;

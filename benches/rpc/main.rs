@@ -1,8 +1,10 @@
-//! Each RPC over loopback TLS, beside nginx and a bare axum + rustls, in one run: `cargo bench --bench rpc`.
+//! Each RPC over loopback TLS, compared with nginx and a bare axum + rustls in one run: `cargo bench --bench
+//! rpc`.
 //!
-//! Servers are processes of their own that share the machine with the load generator. `CVM_KMS_BENCH_SECONDS` sets
-//! the length of a round (default 2). With `--before=PATH`, the `kms` of this tree beside that older one instead; with
-//! `--process`, start and memory of the `kms` of this tree, or with `--process=PATH` of another.
+//! Servers are separate processes that share the machine with the load generator. `CVM_KMS_BENCH_SECONDS`
+//! sets the duration of a round (default 2). `--before=PATH` compares the `kms` of this tree with that older
+//! one instead; `--process` measures start and memory of the `kms` of this tree, `--process=PATH` those of
+//! another.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -36,40 +38,40 @@ use servers::Server;
 use support::program::KMS;
 use support::{Caller, Identity, World};
 
-/// Every kind of load runs this often, in turn with what it is compared with; the median counts.
+/// Rounds of each load, alternating with the loads that it is compared with; the median counts.
 const ROUNDS: usize = 3;
-/// Callers at once without evidence.
+/// Concurrent clients without evidence.
 const CALLERS: usize = 16;
-/// Guests at once: their answers wait for the disk together.
+/// Concurrent guests; their responses wait for the disk together.
 const GUESTS: usize = 256;
 /// Guests prepared for the cold rows; each connects once.
 const COLD_GUESTS: u64 = 4500;
 
-/// The peer on a machine of this kind, both cores shared with the load generator.
+/// The peer's rates on a machine of this kind, whose two cores were shared with the load generator.
 mod peer {
     pub(super) const ENV_KEY: f64 = 1600.0;
     pub(super) const APP_KEY_KEPT: f64 = 307.0;
     pub(super) const APP_KEY_NEW: f64 = 199.0;
 }
 
-/// One line of the table.
+/// A row of the table.
 struct Row {
     name: &'static str,
     rate: f64,
     median: Duration,
     cpu: Duration,
-    /// CPU time of server and load generator for one call.
+    /// CPU time of server and load generator per call.
     both: Duration,
 }
 
 impl Row {
-    /// Calls a second that the CPU allows on two cores: what a disturbed or waiting run does not change.
+    /// Calls per second that the CPU time allows on two cores; independent of waiting and of other load.
     fn capacity(&self) -> f64 {
         2.0 / self.both.as_secs_f64()
     }
 }
 
-/// One round.
+/// The result of one round.
 struct Round {
     outcome: Outcome,
     server: Duration,
@@ -156,7 +158,8 @@ async fn bench() {
 
     let guests = setting.guests(COLD_GUESTS).await;
     let alone = setting.parts(&guests[..64], 0);
-    // The whole runs while the load generator keeps the other core busy; cores can share what makes them fast.
+    // The complete calls run while the load generator uses the other core, and cores may share caches and
+    // clock boost.
     let beside = std::thread::scope(|scope| {
         let other = scope.spawn(|| setting.parts(&guests[64..128], 1));
         let parts = setting.parts(&guests[..64], 2);
@@ -184,7 +187,7 @@ async fn bench() {
     println!("| resident, after the load | {:.1} MB | |", kms.resident() as f64 / 1e6);
 }
 
-/// A KMS with keys and everything around it.
+/// A KMS with keys and its surroundings.
 struct Setting {
     world: World,
     app: Arc<Cvm>,
@@ -193,7 +196,7 @@ struct Setting {
 }
 
 impl Setting {
-    /// Keys are made by a KMS in this process, which then ends.
+    /// The keys are made by a KMS in this process, which then ends.
     async fn new() -> Self {
         let mut world = World::ready_with(&limits(&["unauthenticated", "app", "instance"])).await;
         let app = world.app(1);
@@ -206,8 +209,8 @@ impl Setting {
         Self { world, app, port, program: KMS.to_owned() }
     }
 
-    /// Starts the `kms` binary; the time is from then to its first answer to `GetMeta` over TLS. Leaves its
-    /// certificate, key and the size of its answer where the other servers find them.
+    /// Starts the `kms` binary; returns the time until its first response to `GetMeta` over TLS. Writes its
+    /// certificate, key and the size of its response to files for the other servers.
     async fn start(&self) -> (Server, Duration) {
         let tls = Arc::new(Caller::new(([127, 0, 0, 1], self.port).into()).http1().tls());
         let meta = request("GET", "/prpc/GetMeta", b"");
@@ -230,12 +233,12 @@ impl Setting {
         self.world.path("")
     }
 
-    /// TLS configurations of `count` guests, each with a key and evidence of its own.
+    /// TLS configurations of `count` guests, each with its own key and evidence.
     async fn guests(&self, count: u64) -> Vec<Arc<ClientConfig>> {
         self.guests_that_exchange(count, &aws_lc_rs::default_provider().kx_groups).await
     }
 
-    /// The same with these key exchange groups.
+    /// TLS configurations of guests with these key exchange groups.
     async fn guests_that_exchange(
         &self,
         count: u64,
@@ -278,7 +281,7 @@ impl Setting {
         Arc::new(move |_| Arc::clone(&request))
     }
 
-    /// The parts of a request, with quotes that no other `run` has.
+    /// The parts of a request; each `run` has its own quotes.
     fn parts(&self, guests: &[Arc<ClientConfig>], run: u8) -> Parts {
         let certificate = |path| CertificateDer::from_pem_file(path).expect("certificate");
         let server = parts::asking_server(
@@ -305,14 +308,14 @@ impl Setting {
     }
 }
 
-/// Lifts these limits.
+/// Raises these limits.
 fn limits(whose: &[&str]) -> String {
     let most = 4_000_000_000_u32;
     let lift = |who| format!("core.limits.{who}_per_second = {most}\ncore.limits.{who}_burst = {most}\n");
     whose.iter().map(lift).collect()
 }
 
-/// Callers without a certificate.
+/// The load of clients without a certificate.
 fn anonymous(connections: Connections, request: Numbered<Arc<[u8]>>) -> Load {
     let tls = Arc::new(Caller::new(([127, 0, 0, 1], 0).into()).http1().tls());
     Load { connections, workers: CALLERS, request, tls: Arc::new(move |_| Arc::clone(&tls)), most: u64::MAX }
@@ -322,7 +325,7 @@ fn numbered(guests: Vec<Arc<ClientConfig>>) -> Numbered<Arc<ClientConfig>> {
     Arc::new(move |number| Arc::clone(&guests[number as usize % guests.len()]))
 }
 
-/// What guests ask.
+/// The guests' request.
 fn app_key() -> Numbered<Arc<[u8]>> {
     let body = GetAppKeyRequest { api_version: 1, vm_config: String::new() }.encode_to_vec();
     let request = request("POST", "/prpc/GetAppKey", &body);
@@ -345,7 +348,7 @@ fn request(verb: &str, target: &str, body: &[u8]) -> Arc<[u8]> {
     [head.as_bytes(), body].concat().into()
 }
 
-/// Runs the loads in turn, [`ROUNDS`] times.
+/// Runs the loads alternately, [`ROUNDS`] times.
 async fn compare(contest: &[(&'static str, &Server, Load)]) -> Vec<Row> {
     let mut measured: Vec<Vec<Round>> = contest.iter().map(|_| Vec::new()).collect();
     for _ in 0..ROUNDS {
@@ -356,7 +359,7 @@ async fn compare(contest: &[(&'static str, &Server, Load)]) -> Vec<Row> {
     contest.iter().zip(measured).map(|((name, ..), measured)| median_row(name, measured)).collect()
 }
 
-/// One round with the CPU time of one of its requests.
+/// One round, with the CPU time per request.
 async fn measure(server: &Server, load: &Load) -> Round {
     let mut before = (Duration::ZERO, Duration::ZERO);
     let begin = || before = (server.cpu(), parts::process_time());
@@ -438,7 +441,7 @@ fn print_verdicts(rows: &[Row], alone: &Parts, beside: &Parts) {
     }
 }
 
-/// What the numbers depend on.
+/// The machine, on which the numbers depend.
 fn machine() -> String {
     let read = |path: &str| fs::read_to_string(path).unwrap_or_default();
     let cpu = read("/proc/cpuinfo");

@@ -1,4 +1,5 @@
-//! What the parts of a cold `GetAppKey` cost alone: CPU time of one thread, in the same run as the whole.
+//! The cost of the parts of a cold `GetAppKey` on their own: CPU time of one thread, in the same run as the
+//! complete call.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -15,30 +16,30 @@ use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, ClientConnection, RootCertStore, ServerConfig, ServerConnection};
 
-/// How often each part is done.
+/// Repetitions of each part.
 pub(super) const TIMES: u16 = 400;
 
 /// CPU time of each part.
 pub(super) struct Parts {
-    /// Server's side of a TLS 1.3 handshake in which the client shows a certificate of the temporary CA.
+    /// The server's side of a TLS 1.3 handshake with a client certificate of the temporary CA.
     pub(super) handshake: Duration,
-    /// Verification of one quote as the service does it: by `dcap-qvl`, with the signatures remembered that each quote of a
-    /// platform has.
+    /// Verification of a quote as in the service: by `dcap-qvl`, with cached signatures for what all quotes
+    /// of a platform share.
     pub(super) quote: Duration,
-    /// `dcap-qvl` with its own cryptography on the same quote, which remembers nothing. It is not in the sum.
+    /// `dcap-qvl` with its own cryptography, without a cache, on the same quote. Not in the sum.
     pub(super) library: Duration,
-    /// All keys of an app, and the signature over one of them.
+    /// All keys of an app, and a signature.
     pub(super) derivation: Duration,
 }
 
 impl Parts {
-    /// All of them.
+    /// The sum of the parts.
     pub(super) fn sum(&self) -> Duration {
         self.handshake + self.quote + self.derivation
     }
 }
 
-/// The server's side of a handshake, by rustls with its own verifier of client certificates.
+/// The server's side of a handshake, by rustls with its own client certificate verifier.
 pub(super) fn handshake(server: &Arc<ServerConfig>, clients: &[Arc<ClientConfig>]) -> Duration {
     let mut spent = Duration::ZERO;
     for number in 0..usize::from(TIMES) {
@@ -74,7 +75,7 @@ pub(super) fn handshake(server: &Arc<ServerConfig>, clients: &[Arc<ClientConfig>
     spent / u32::from(TIMES)
 }
 
-/// A plain rustls server that asks for certificates of the temporary CA.
+/// A plain rustls server that requests certificates of the temporary CA.
 pub(super) fn asking_server(
     leaf: CertificateDer<'static>,
     key: PrivateKeyDer<'static>,
@@ -95,7 +96,7 @@ pub(super) fn asking_server(
     Arc::new(config)
 }
 
-/// Verification of each of these quotes, which this process has not seen before.
+/// Verification of each of these quotes, which are new to this process.
 pub(super) fn quote(
     quotes: &[Vec<u8>],
     collateral: &Collateral,
@@ -109,7 +110,7 @@ pub(super) fn quote(
     (now() - begin).div_f64(quotes.len() as f64)
 }
 
-/// The same by the library as it is.
+/// The same by the unmodified library.
 pub(super) fn library(
     quotes: &[Vec<u8>],
     collateral: &Collateral,
@@ -124,7 +125,7 @@ pub(super) fn library(
     (now() - begin).div_f64(quotes.len() as f64)
 }
 
-/// The derivations and the signature of one answer.
+/// The derivations and the signature of one response.
 pub(super) fn derivation(root: &RootKeys) -> Duration {
     let begin = now();
     for number in 0..TIMES {

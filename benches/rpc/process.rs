@@ -1,4 +1,4 @@
-//! The process itself: from its start to its first answer, and the memory that it holds after each kind of load.
+//! The process: the time from its start to the first response, and its memory after each kind of load.
 
 use std::fs;
 use std::sync::Arc;
@@ -9,13 +9,13 @@ use super::servers::Server;
 use super::support::program::KMS;
 use super::{Setting, anonymous, app_key, env_key_request, machine, milliseconds, numbered, request};
 
-/// How often the program is started.
+/// Number of starts.
 const STARTS: usize = 21;
-/// Callers at once.
+/// Concurrent clients.
 const CALLERS: usize = 32;
-/// How long they call.
+/// Duration of the load.
 const LOADED: Duration = Duration::from_secs(3);
-/// How long the program rests before its memory is read once more.
+/// Pause before the memory is read again.
 const REST: Duration = Duration::from_secs(5);
 
 /// Measures and prints tables.
@@ -70,7 +70,7 @@ pub(super) async fn measure(program: Option<&str>) {
     row(&format!("a rest of {REST:?}"), 0);
 }
 
-/// Resident memory of a process, and what of it is no file's, in bytes.
+/// Resident memory of a process, and its anonymous part, bytes.
 fn memory(server: &Server) -> [u64; 2] {
     let status = fs::read_to_string(format!("/proc/{}/status", server.id())).expect("/proc");
     ["VmRSS:", "RssAnon:"].map(|name| {

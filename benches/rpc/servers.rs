@@ -1,4 +1,4 @@
-//! The servers that are loaded, each a process of its own, so that its CPU time and memory are its own.
+//! The servers under load, each a separate process, so that CPU time and memory are its own.
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
@@ -18,19 +18,19 @@ use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
-/// Where the environment names the directory for this program to be the bare server.
+/// The environment variable with the directory for the bare server.
 const BARE: &str = "CVM_KMS_BENCH_BARE";
-/// Clock ticks a second in `/proc/<pid>/stat` on Linux.
+/// Clock ticks per second in `/proc/<pid>/stat` on Linux.
 const TICKS: u64 = 100;
-/// Length of the blocks of nginx's answer.
+/// Length of the blocks of nginx's response.
 const BLOCK: usize = 2048;
 
-/// A running server; dropping it ends it.
+/// A running server, ended on drop.
 pub(super) struct Server {
     process: Child,
-    /// Where it listens.
+    /// Listening address.
     pub(super) address: SocketAddr,
-    /// When it was started.
+    /// Time of its start.
     pub(super) started: Instant,
 }
 
@@ -38,13 +38,13 @@ impl Server {
     /// A `kms` with a configuration file, on `port`.
     pub(super) fn kms(program: &str, config: &Path, port: u16) -> Self {
         let mut command = Command::new(program);
-        // Not here, where a `./kms.toml` would be read first.
+        // Not in the current directory, where a `./kms.toml` would be read first.
         command.current_dir(config.parent().expect("a directory"));
         command.arg("-c").arg(config).env("RUST_LOG", "error");
         Self::spawn(command, port)
     }
 
-    /// axum on rustls that answers with the file `body` in `directory`, with the certificate there.
+    /// axum on rustls that returns the file `body` in `directory`, with the certificate there.
     pub(super) fn bare(directory: &Path) -> Self {
         let port = free_port();
         let mut command = Command::new(std::env::current_exe().expect("this program"));
@@ -52,7 +52,7 @@ impl Server {
         Self::spawn(command, port)
     }
 
-    /// nginx with the same answer and certificate; `None` where it is not installed.
+    /// nginx with the same response and certificate; `None` if it is not installed.
     pub(super) fn nginx(directory: &Path) -> Option<Self> {
         let found = Command::new("nginx").arg("-v").stderr(Stdio::null()).status();
         found.ok().filter(std::process::ExitStatus::success)?;
@@ -84,12 +84,12 @@ impl Server {
         Duration::from_millis(ticks * 1000 / TICKS)
     }
 
-    /// The process.
+    /// Process id.
     pub(super) fn id(&self) -> u32 {
         self.process.id()
     }
 
-    /// Resident memory in bytes.
+    /// Resident memory, bytes.
     pub(super) fn resident(&self) -> u64 {
         let status = fs::read_to_string(format!("/proc/{}/status", self.process.id())).expect("/proc");
         let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("VmRSS");
@@ -105,7 +105,7 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
-        // Asked, not killed: a killed nginx leaves its workers behind.
+        // SIGTERM, because a killed nginx leaves its workers behind.
         if let Some(pid) = i32::try_from(self.process.id()).ok().and_then(Pid::from_raw) {
             let _ = kill_process(pid, Signal::TERM);
         }
@@ -116,12 +116,13 @@ impl Drop for Server {
 /// User and system time of a process in clock ticks.
 fn ticks(pid: u32) -> u64 {
     let stat = fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default();
-    // Fields are counted behind the name, which may hold spaces: state is the first, utime the 12th.
+    // Fields are counted after the process name, which may contain spaces: state is the first, utime the
+    // 12th.
     let behind_name = stat.rsplit_once(") ").map_or("", |(_, rest)| rest);
     behind_name.split(' ').skip(11).take(2).filter_map(|field| field.parse::<u64>().ok()).sum()
 }
 
-/// A port that is free now.
+/// A free port.
 pub(super) fn free_port() -> u16 {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port");
     listener.local_addr().expect("an address").port()
@@ -130,7 +131,7 @@ pub(super) fn free_port() -> u16 {
 fn nginx_config(directory: &Path, port: u16) -> String {
     let directory = directory.display();
     let body = fs::read_to_string(format!("{directory}/body")).expect("body");
-    // A parameter of nginx has at most 4 KiB, so the answer is put together from blocks.
+    // A parameter of nginx has at most 4 KiB, so the response is composed of blocks.
     let (block, rest) = body.split_at(body.len().min(BLOCK));
     let blocks = "${block}".repeat(body.len() / BLOCK);
     let rest = &rest[..body.len() % BLOCK];
@@ -154,16 +155,17 @@ fn nginx_config(directory: &Path, port: u16) -> String {
     )
 }
 
-/// Serves as the bare server until it is ended, if this process was started as one.
+/// Runs the bare server until it is ended, if this process was started as one.
 pub(super) async fn be_bare_if_asked() {
     let Some(directory) = std::env::var_os(BARE) else { return };
     let port: u16 = std::env::args().nth(1).and_then(|port| port.parse().ok()).expect("a port");
-    // As a task, like the listener of the KMS: the thread of `block_on` would be a third one that accepts.
+    // As a task, like the listener of the KMS: otherwise the thread of `block_on` would be a third one that
+    // accepts.
     let serving = tokio::spawn(async move { bare(Path::new(&directory), port).await });
     serving.await.expect("no panic").expect("the bare server serves until it is ended");
 }
 
-/// Nothing but axum, hyper and rustls with their defaults.
+/// Only axum, hyper and rustls with their defaults.
 async fn bare(directory: &Path, port: u16) -> io::Result<()> {
     let body = bytes::Bytes::from(fs::read(directory.join("body"))?);
     let certificate = CertificateDer::from_pem_file(directory.join("tls.crt")).map_err(io::Error::other)?;

@@ -3,13 +3,13 @@
 use kms_attest::platform::tdx::image::acpi::{AcpiFiles, MAX_CPUS, Shape};
 use kms_attest::vm_config::{NumaNode, VmConfig};
 
-/// Most bytes of the tables of any VM.
+/// Maximum length of any VM's tables, bytes.
 const MAX_TABLES: usize = 1 << 20;
 const VERSIONS: [&str; 6] = ["8.2.2", "9.1.0", "9.2.1", "10.0.13", "11.0.3", "11.1.3"];
 
-/// The bytes as a `vm_config`, as numbers of one, and as tables.
+/// Uses the bytes as a `vm_config`, as numbers of one, and as tables.
 ///
-/// The same VM has the same files; its tables are whole, stand in QEMU's order, and are found by the root table.
+/// The same VM has the same files; its tables are complete, in QEMU's order, and listed in the root table.
 pub fn acpi(data: &[u8]) {
     let text = std::str::from_utf8(data).ok();
     for config in text.and_then(|text| VmConfig::parse(text).ok()).into_iter().chain(config_of(data)) {
@@ -25,7 +25,7 @@ pub fn acpi(data: &[u8]) {
     }
 }
 
-/// One byte a number.
+/// One byte for each number.
 fn config_of(data: &[u8]) -> Option<VmConfig> {
     let [version, cpus, cpus_high, memory, gpus, switches, nics, volumes, flags, hole, nodes @ ..] = data
     else {
@@ -34,7 +34,7 @@ fn config_of(data: &[u8]) -> Option<VmConfig> {
     let flag = |bit: u8| flags >> bit & 1 != 0;
     Some(VmConfig {
         qemu_version: Some(VERSIONS[usize::from(*version) % VERSIONS.len()].to_owned()),
-        // Few of many CPUs: they take time.
+        // Many CPUs take time, so only some inputs have them.
         cpu_count: u32::from(*cpus) + if *cpus_high == 255 { 3840 } else { 256 * u32::from(cpus_high % 2) },
         memory_size: u64::from(*memory) << 28,
         num_gpus: u32::from(*gpus),

@@ -1,4 +1,4 @@
-//! Allowlists: what a file allows, compared with a second, slow reading of the same rules.
+//! Allowlists: the decisions of a file, compared with a second, slow evaluation of the same rules.
 
 use std::fs;
 
@@ -13,7 +13,7 @@ thread_local! {
     static DIRECTORY: TempDir = TempDir::new().expect("a directory for allowlists");
 }
 
-/// A file that cannot be used allows nothing; any other allows what the rules say, and no more.
+/// A file that cannot be used allows nothing; any other allows exactly what its rules say.
 pub fn allowlist(data: &[u8]) {
     let value: Option<Value> = serde_json::from_slice(data).ok();
     for empty_devices in [EmptyDevices::AnyDevice, EmptyDevices::NoDevice] {
@@ -53,7 +53,7 @@ fn open(data: &[u8], empty_devices: EmptyDevices) -> Policy {
     })
 }
 
-/// Short values, so that they are found by chance.
+/// Short values, so that matches occur by chance.
 pub fn boot_info(advisory_ids: Vec<String>) -> BootInfo {
     BootInfo {
         tee_variant: "dstack-tdx".to_owned(),
@@ -70,7 +70,7 @@ pub fn boot_info(advisory_ids: Vec<String>) -> BootInfo {
     }
 }
 
-/// The rules as auth-simple has them: texts in lower case with `0x` in front, compared one by one.
+/// The rules as in auth-simple: lower-case text with `0x`, compared one by one.
 fn allows(file: &Value, subject: Subject<'_>, empty_devices: EmptyDevices) -> bool {
     let boot = subject.boot_info();
     let lists = |list: &Value, hash: &[u8]| texts(list).iter().any(|text| is_hex_of(text, hash));

@@ -1,4 +1,4 @@
-//! Certificates with evidence, as they come in TLS handshakes and in a KMS's replies.
+//! Certificates with evidence, as in TLS handshakes and responses of a KMS.
 
 use std::sync::LazyLock;
 
@@ -13,7 +13,7 @@ use super::evidence::{check, check_app_info};
 static KEY: LazyLock<P256Key> =
     LazyLock::new(|| P256Key::from_scalar(&[7; 32]).expect("the scalar is in range"));
 
-/// Bytes that begin like DER are read as a certificate; others are put into the extensions of one.
+/// Input that begins like DER is parsed as a certificate; other input is put into extensions of one.
 pub fn ra_tls_certificate(data: &[u8]) {
     match data.first() {
         Some(0x30) => read(data),
@@ -21,7 +21,7 @@ pub fn ra_tls_certificate(data: &[u8]) {
     }
 }
 
-/// A certificate that any function reads has a key, and nothing behind it.
+/// A certificate that any function accepts has a key and no trailing bytes.
 fn read(data: &[u8]) {
     let spki = spki_of(data);
     let evidence = evidence_in(data);
@@ -40,7 +40,7 @@ fn read(data: &[u8]) {
     }
 }
 
-/// What an extension carries is read as it would be without the certificate around it.
+/// The content of an extension decodes as it would without the certificate.
 fn carry(data: &[u8]) {
     let text = std::str::from_utf8(data).ok();
     let spec = CertificateSpec {

@@ -1,9 +1,10 @@
-//! Collateral in its JSON form, as services of collateral and guests hand it out.
+//! Collateral in its JSON form, from collateral services and guests.
 
 use kms_attest::certificate::pem;
 use kms_attest::collateral::{Collateral, read_chain, read_crl};
 
-/// Collateral survives JSON, and ends after 1970. A chain is the same when it is written again, and so is a revocation list.
+/// Collateral survives JSON and expires after 1970. A chain and a CRL are the same after they are written
+/// again.
 pub fn collateral(data: &[u8]) {
     if let Ok(chain) = read_chain(data) {
         let again: String = chain.iter().map(|der| pem(der)).collect();

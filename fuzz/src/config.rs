@@ -1,4 +1,4 @@
-//! Configuration files: TOML, and the same in JSON.
+//! Configuration files in TOML, and the same in JSON.
 
 use std::fs;
 use std::path::PathBuf;
@@ -7,7 +7,7 @@ use cvm_kms::config::{Config, ConfigError, Notice, Sources};
 use serde_json::Value;
 use tempfile::TempDir;
 
-/// The longest message of one finding.
+/// Maximum length of the message of a finding.
 const MAX_MESSAGE: usize = 2048;
 
 thread_local! {
@@ -16,9 +16,9 @@ thread_local! {
 
 type Outcome = Result<(Config, Vec<Notice>), ConfigError>;
 
-/// Text is read as TOML, and as the JSON that says the same; other bytes as a JSON file.
+/// Text is parsed as TOML and as the equivalent JSON; other bytes as a JSON file.
 ///
-/// Both forms end alike; nothing that is said about them is long, or tells one token from another.
+/// Both forms have the same result; messages are bounded and contain no secret.
 pub fn config(data: &[u8]) {
     let toml = std::str::from_utf8(data).ok().filter(|text| !text.trim_start().starts_with('{'));
     let Some(text) = toml else {
@@ -73,7 +73,7 @@ fn check(outcome: &Outcome, value: Option<Value>) {
     }
 }
 
-/// Findings or notices: subject and message, without the file.
+/// Findings or notices: subject and message, without the file name.
 fn said(outcome: &Outcome) -> Vec<(String, String)> {
     match outcome {
         Ok((_, notices)) => {

@@ -1,4 +1,4 @@
-//! Certificate signing requests, and what a request may ask for.
+//! Certificate signing requests, and what a request may contain.
 
 use std::sync::LazyLock;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -16,11 +16,12 @@ use super::evidence::{carried, check};
 
 const DOMAIN: &str = "kms.example.com";
 
-/// What every request of [`Authority::requester`] begins with: the confirm word and the key, each behind its length.
+/// The first bytes of every request of [`Authority::requester`]: the confirm word and the key, each with its
+/// length.
 const CONFIRM: &[u8] = b"\x44please sign cert:";
 const SPKI_LENGTH: [u8; 2] = [0x6d, 0x01];
 
-/// A KMS that signs, and who asks it to.
+/// A KMS that signs, and a requester.
 struct Authority {
     requester: P256Key,
     root: RootKeys,
@@ -40,26 +41,26 @@ static AUTHORITY: LazyLock<Authority> = LazyLock::new(|| {
     Authority { requester: key(4), root, root_certificate, own, now }
 });
 
-/// The first byte is the version. What follows is read as a whole request, which nobody signed, and as the fields
-/// behind the key of a request, which is then signed.
+/// The first byte is the version. The rest is parsed as a complete, unsigned request, and as the fields after
+/// the key of a request that is then signed.
 pub fn csr(data: &[u8]) {
     let Some((version, fields)) = data.split_first() else { return };
     let Ok(version) = ApiVersion::try_from(u32::from(*version)) else { return };
     assert!(Csr::parse(version, fields, &[]).is_err(), "nobody signed this");
 
     let signed = [CONFIRM, &SPKI_LENGTH, &AUTHORITY.requester.spki_der(), fields].concat();
-    // Costs no signature where the fields do not decode.
+    // No signature is made if the fields do not decode.
     let Err(CsrError::Signature) = Csr::parse(version, &signed, &[]) else { return };
     let signature = AUTHORITY.requester.sign_der(&signed);
     match Csr::parse(version, &signed, &signature) {
         Ok(csr) => check_request(version, &csr, &signed),
-        // Version 1 allows bytes behind the request, which then are not signed.
+        // Version 1 allows trailing bytes, which are not signed.
         Err(CsrError::Signature) if version == ApiVersion::V1 => {}
         Err(error) => panic!("a signed request is refused: {error}"),
     }
 }
 
-/// A request is written and read as the same; its certificate says what it may say and no more.
+/// A request survives encoding; its certificate contains what is permitted and nothing else.
 fn check_request(version: ApiVersion, csr: &Csr, bytes: &[u8]) {
     check(&csr.evidence);
     assert_eq!(csr.spki, AUTHORITY.requester.spki_der());
@@ -70,7 +71,7 @@ fn check_request(version: ApiVersion, csr: &Csr, bytes: &[u8]) {
     let signature = Csr::sign(&encoded, &AUTHORITY.requester);
     let again = Csr::parse(version, &encoded, &signature).expect("our own encoding parses");
     assert!(&again == csr, "encoding lost something");
-    // Evidence behind a SCALE head: V0 is SCALE as well, so there is one form only.
+    // Evidence in V0 is SCALE like the request, so there is only one form.
     if version == ApiVersion::V2 && csr.evidence.encode().first() == Some(&0) {
         assert!(encoded == bytes, "SCALE has one form only");
     }
@@ -107,7 +108,7 @@ fn check_request(version: ApiVersion, csr: &Csr, bytes: &[u8]) {
     );
 }
 
-/// What was verified, whatever a request says.
+/// The verified identity, whatever the request says.
 fn app_info() -> AppInfo {
     AppInfo {
         app_id: vec![5; 20],

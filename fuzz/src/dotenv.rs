@@ -3,7 +3,7 @@
 use kms_client::environment::Environment;
 use serde_json::{Value, json};
 
-/// A file that reads is JSON to anyone with the same names and values, and a file again; an error names no value.
+/// A file that parses has the same names and values in JSON and as a file again; an error contains no value.
 pub fn dotenv(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data) {
         match Environment::parse(text) {
@@ -22,7 +22,7 @@ pub fn dotenv(data: &[u8]) {
     }
 }
 
-/// The plaintext as anyone reads it, which is ASCII, and the same after a file where there can be one.
+/// The plaintext is ASCII JSON, and the same after it was a file, if there is one for it.
 fn check(environment: &Environment) -> Value {
     let json = environment.to_json();
     assert!(json.is_ascii());
@@ -39,7 +39,7 @@ fn check(environment: &Environment) -> Value {
     value
 }
 
-/// A second, slow reading of a file that is known to be in order.
+/// A second, slow parser for a valid file.
 fn expected(text: &str) -> Value {
     let strip = |text: &str| {
         let space = |c: char| c.is_whitespace() || matches!(c, '\x1c' | '\x1d' | '\x1e' | '\x1f');

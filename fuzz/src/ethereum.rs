@@ -1,4 +1,4 @@
-//! Answers of a chain's nodes: blocks, and what a contract returns.
+//! Responses of Ethereum nodes: blocks, and return values of contracts.
 
 use std::sync::{LazyLock, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -11,30 +11,30 @@ use tokio::runtime::{Builder, Runtime};
 
 use super::loopback;
 
-/// The longest reason that a caller is shown, in characters.
+/// Maximum length of a reason in a response, characters.
 const MAX_REASON: usize = 512;
 /// `gatewayAppId()`
 const GATEWAY_APP_ID: &str = "0x95f51931";
 /// `appImplementation()`
 const APP_IMPLEMENTATION: &str = "0x25a992da";
 
-/// What the node does with the bytes of the target.
+/// How the node uses the input.
 #[derive(Clone, Copy, Debug)]
 enum Place {
-    /// A contract returns them.
+    /// As the return value of a contract.
     Verdict,
     Gateway,
     Implementation,
-    /// They are the result that stands for the block, or the chain.
+    /// As the result in place of the block or the chain id.
     Block,
     Chain,
-    /// They are the whole body of the answer to a call.
+    /// As the complete body of the response to a call.
     Body,
 }
 
 static PLACED: Mutex<(Place, Vec<u8>)> = Mutex::new((Place::Verdict, Vec::new()));
 
-/// A node that says what the target tells it to, and the configuration that asks it.
+/// A node that returns what the target sets, and a configuration for it.
 static NODE: LazyLock<Mutex<(Runtime, Config)>> = LazyLock::new(|| {
     let address = loopback::serve(|request| Some((200, answer(&serde_json::from_slice(request).ok()?))));
     let text = format!(
@@ -47,9 +47,10 @@ static NODE: LazyLock<Mutex<(Runtime, Config)>> = LazyLock::new(|| {
     Mutex::new((runtime, config))
 });
 
-/// The first byte chooses where the others go.
+/// The first byte chooses how the others are used.
 ///
-/// Only an answer that says so to the bit allows; a reason is short and printable; the caller is told nothing else.
+/// Only a response that says so to the bit allows; a reason is short and printable; the caller learns nothing
+/// else.
 pub fn ethereum(data: &[u8]) {
     let Some((choice, bytes)) = data.split_first() else { return };
     use Place::*;
@@ -61,7 +62,7 @@ pub fn ethereum(data: &[u8]) {
     let (runtime, config) = &*node;
     let boot_info = boot_info();
     let decision = runtime.block_on(async {
-        // Each input is a new chain: nothing is remembered of the last one.
+        // Each input uses a new chain, so that nothing is cached from the last one.
         let policy = Policy::from_config(&config.core.auth_api).expect("the client can be built");
         policy.decide(Subject::App(&boot_info)).await
     });
@@ -84,7 +85,7 @@ pub fn ethereum(data: &[u8]) {
     }
 }
 
-/// Every value has the width that the contract has a word for.
+/// Every value has the width of the contract's type.
 fn boot_info() -> BootInfo {
     BootInfo {
         tee_variant: "dstack-tdx".to_owned(),
@@ -101,7 +102,7 @@ fn boot_info() -> BootInfo {
     }
 }
 
-/// The text behind two words and a length.
+/// The text after two words and a length.
 fn reason(data: &[u8]) -> &str {
     let length =
         usize::try_from(u64::from_be_bytes(data[88..96].try_into().expect("eight bytes"))).expect("short");
@@ -115,7 +116,7 @@ fn encoded(is_allowed: u8, reason: &str) -> Vec<u8> {
     data
 }
 
-/// A text alone: its offset, its length, its bytes up to a whole word.
+/// A single text: its offset, its length, its bytes padded to a multiple of a word.
 fn text(text: &str) -> Vec<u8> {
     let mut data = vec![0; 64];
     data[31] = 32;

@@ -1,4 +1,4 @@
-//! Event logs in JSON, as guests send them with a legacy quote and as they keep them themselves.
+//! Event logs in JSON: those that guests send with a legacy quote, and the guests' own.
 
 use kms_attest::evidence::{Evidence, Wire};
 use kms_attest::measurement::{
@@ -10,10 +10,10 @@ use super::evidence::check;
 
 const QUOTE: &[u8] = include_bytes!("../../tests/vectors/fixtures/dcap-qvl/tdx_quote.bin");
 
-/// How many events are looked up by name: each costs a walk through all of them.
+/// Maximum number of events looked up by name: each lookup walks through all of them.
 const SEARCHED: usize = 64;
 
-/// The bytes as an event log of a quote, plain or compressed, and as a list of runtime events.
+/// Uses the bytes as the event log of a quote, plain or compressed, and as a list of runtime events.
 pub fn event_log(data: &[u8]) {
     let log = kms_attest::json::from_utf8::<Vec<TdxEvent>>(data).ok();
     let legacy = Evidence::from_legacy(QUOTE, data).ok();
@@ -33,7 +33,7 @@ pub fn event_log(data: &[u8]) {
     }
 }
 
-/// A log survives JSON; a V2 event that passes validation has the digest that replay computes.
+/// A log survives JSON; a V2 event that passes validation has the digest that the replay computes.
 fn check_log(log: &[TdxEvent]) {
     let json = serde_json::to_vec(log).expect("a log has a JSON form");
     assert_eq!(serde_json::from_slice::<Vec<TdxEvent>>(&json).expect("our own JSON reads"), log);
@@ -57,8 +57,8 @@ fn check_log(log: &[TdxEvent]) {
     check_events(&events);
 }
 
-/// Events survive JSON and the log; their preimages are those of their digests; replaying up to the end of boot is
-/// replaying what comes before it; nothing is found behind `system-ready`.
+/// Events survive JSON and the log; preimages hash to digests; replaying up to the end of boot equals
+/// replaying the events before it; no lookup finds an event after `system-ready`.
 fn check_events(events: &[RuntimeEvent]) {
     let json = serde_json::to_vec(events).expect("events have a JSON form");
     assert_eq!(serde_json::from_slice::<Vec<RuntimeEvent>>(&json).expect("our own JSON reads"), events);

@@ -1,12 +1,12 @@
-//! What operators and programs beside a KMS send to its event log, and the records that are read for people.
+//! Input to the event log from operators and local programs, and records shown to people.
 
 use cvm_kms::audit::{Record, printable};
 use cvm_kms::events::{Lines, MAX_LIMIT, Message, Query, json, last_event_id, text};
 
-/// A moment in 2027, in milliseconds.
+/// A time in 2027, Unix milliseconds.
 const NOW: u64 = 1_800_000_000_000;
 
-/// The bytes as a query, as the id of an event, as a message, as what comes through the pipe and as a record.
+/// Uses the bytes as a query, as the id of an event, as a message, as input of the pipe and as a record.
 pub fn events(data: &[u8]) {
     if let Ok(query) = std::str::from_utf8(data) {
         match Query::read(query, NOW) {
@@ -25,7 +25,7 @@ pub fn events(data: &[u8]) {
     for message in &whole {
         is_one_line(message, data);
     }
-    // Where a read ends says nothing.
+    // The result does not depend on where a read ends.
     let (first, second) = data.split_at(data.len() / 3);
     assert_eq!(lines(&[first, second]), whole);
     if let Some(record) = Record::read(data) {
@@ -45,7 +45,7 @@ fn lines(parts: &[&[u8]]) -> Vec<String> {
     messages.iter().map(|message| message.as_str().to_owned()).collect()
 }
 
-/// Nothing in it can look like another line, or hide what is there. Each character takes ten at most.
+/// No character can start another line or hide text. Each character becomes ten at most.
 fn is_one_line(text: &str, data: &[u8]) {
     assert!(text.len() <= 10 * data.len() + 1000, "{} bytes", text.len());
     assert_eq!(printable(&text.replace('\\', "")), text.replace('\\', ""));

@@ -4,8 +4,8 @@ use kms_attest::evidence::{Evidence, Platform, Wire};
 use kms_attest::identity::{AppInfo, Registers};
 use kms_attest::measurement::EventVersion;
 
-/// Evidence that decodes keeps [`check`]; V0 has one form only, so what was read is what is written; nothing may stand
-/// behind evidence.
+/// Evidence that decodes keeps [`check`]. V0 has only one form, so encoding gives the input again; trailing
+/// bytes are refused.
 pub fn evidence(data: &[u8]) {
     let Ok(evidence) = Evidence::decode(data) else { return };
     let encoded = evidence.encode();
@@ -13,15 +13,15 @@ pub fn evidence(data: &[u8]) {
     if evidence.wire == Wire::V0 {
         assert!(encoded == data, "V0 has one form only");
     }
-    // Bytes become arrays of numbers of up to two bytes; an event gains its digest, which may be left out.
+    // Bytes become arrays of numbers of up to two bytes; an event gains its digest, which may be omitted.
     assert!(encoded.len() <= 2 * data.len() + 64, "{} bytes became {}", data.len(), encoded.len());
     assert!(carried(&evidence) == evidence, "it came with something that its wire form cannot carry");
     assert!(Evidence::decode(&[data, &[0]].concat()).is_err(), "something stands behind the evidence");
     check(&evidence);
 }
 
-/// What is written is read as the same in both wire forms; stripping twice strips no more than once; the identity is
-/// the same without what is stripped, and survives its own encodings.
+/// Evidence survives both wire forms; stripping twice equals stripping once; the identity is the same after
+/// stripping, and survives its own encodings.
 pub fn check(evidence: &Evidence) {
     assert!(decoded(&evidence.encode()) == carried(evidence), "encoding lost something");
     let v1 = decoded(&evidence.to_v1_bytes());
@@ -57,8 +57,8 @@ pub fn check_app_info(app_info: &AppInfo) {
     assert_eq!(&read, app_info);
 }
 
-/// What the wire form in which evidence is written carries of it: V0 has neither version nor preimage of an entry of
-/// the event log. (Runtime events of version 2 are never written in V0.)
+/// The part of evidence that its wire form carries: V0 has neither version nor preimage of entries of the
+/// event log. (Runtime events of version 2 are never written in V0.)
 pub fn carried(evidence: &Evidence) -> Evidence {
     let mut evidence = evidence.clone();
     let v0 = evidence.encode().first() == Some(&0);

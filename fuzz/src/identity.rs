@@ -1,4 +1,4 @@
-//! What identity is read from: quotes, reports and documents of the platforms, VM configurations, app info.
+//! The sources of identity: quotes, reports and documents of the platforms, VM configurations, app info.
 
 use kms_attest::evidence::{Evidence, Platform, Stack, Tdx, Wire};
 use kms_attest::identity::AppInfo;
@@ -8,8 +8,8 @@ use kms_attest::vm_config::VmConfig;
 
 use super::evidence::{check, check_app_info};
 
-/// The bytes as evidence of each platform, as app info and as both kinds of configuration: what reads, reads the same
-/// after it was written.
+/// Uses the bytes as evidence of each platform, as app info and as both kinds of configuration: what decodes
+/// is the same after it is written again.
 pub fn identity(data: &[u8]) {
     let _ = Quoted::parse(data);
     for platform in [
@@ -46,7 +46,7 @@ fn text(data: &[u8]) -> String {
     String::from_utf8_lossy(data).into_owned()
 }
 
-/// A SEV-SNP report of version 2, otherwise empty.
+/// A SEV-SNP report of version 2, otherwise zero.
 fn report() -> Vec<u8> {
     let mut report = vec![0; 1184];
     report[0] = 2;

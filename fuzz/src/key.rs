@@ -1,9 +1,10 @@
-//! Private keys, as key files hold them and as another KMS hands them over.
+//! Private keys in key files, and from another KMS.
 
 use cvm_kms::keys::K256Key;
 use kms_attest::p256::P256Key;
 
-/// The bytes as PEM, as DER and as a raw scalar: what reads is the same key after it was written.
+/// Uses the bytes as PEM, as DER and as a raw scalar: a key that parses is the same after it is written
+/// again.
 pub fn key_pem(data: &[u8]) {
     let pem = std::str::from_utf8(data).ok().and_then(|text| P256Key::from_pem(text).ok());
     let der = P256Key::from_pkcs8_der(data).ok();

@@ -3,7 +3,7 @@
 use kms_client::environment::KnownSigners;
 use kms_client::environment::known_signers::{Standing, line};
 
-/// Every entry is known, and is read as it is written; nobody else is known.
+/// Every entry is known and is the same after it is written again; nothing else is known.
 pub fn known_signers(data: &[u8]) {
     let Ok(text) = std::str::from_utf8(data) else { return };
     let known = match KnownSigners::parse(text) {

@@ -1,4 +1,5 @@
-//! Formats of the ledger: notes, checkpoints, keys, tile paths, bundles, proof files, and what is said between log and witness.
+//! Formats of the ledger: notes, checkpoints, keys, tile paths, bundles, proof files, and the messages
+//! between log and witness.
 
 use kms_ledger::bundle;
 use kms_ledger::checkpoint::Checkpoint;
@@ -9,11 +10,11 @@ use kms_ledger::proof_file::ProofFile;
 use kms_ledger::tile::{Tile, Width};
 use kms_ledger::witness::{Answer, Request, SIZE_TYPE};
 
-/// The key of the log in the seeds.
+/// The log's key in the seeds.
 const KEY: &str =
     "kms.example.com/cvm-kms/8da50153fc024870+67d0bf5a+Ad6mZObWsmKHyMK2HmKUNEPhALcJ4JKi4hek01rzuq4J";
 
-/// The first byte chooses the format. What reads is written as it was read.
+/// The first byte chooses the format. What parses is written as it was read.
 pub fn ledger(data: &[u8]) {
     let Some((choice, data)) = data.split_first() else { return };
     let text = std::str::from_utf8(data).unwrap_or_default();
@@ -63,7 +64,7 @@ fn log() -> Log {
     Log::of_key(KEY.parse().expect("a key")).expect("an origin")
 }
 
-/// A note is a text and lines; only what the log signed is opened as its checkpoint.
+/// A note is a text and signature lines; only what the log signed opens as its checkpoint.
 fn note(data: &[u8]) {
     let Ok(note) = Note::parse(data) else { return };
     assert!(note.text().ends_with('\n') && data.starts_with(note.text().as_bytes()));

@@ -1,6 +1,7 @@
-//! What the fuzz targets call: one plain function for each parser of outside bytes, and the properties it must keep.
+//! The functions of the fuzz targets: one for each parser of outside bytes, with the properties that it must
+//! keep.
 //!
-//! `fuzz_targets/` hands these functions to libFuzzer, `tests/it/fuzz_corpus.rs` calls the same ones on stable Rust.
+//! `fuzz_targets/` passes these functions to libFuzzer; `tests/it/fuzz_corpus.rs` calls them on stable Rust.
 
 pub mod acpi;
 pub mod allowlist;
@@ -27,7 +28,7 @@ pub mod question;
 pub mod tcb_info;
 pub mod webhook;
 
-/// What a target does with one input.
+/// Runs a target on one input.
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.

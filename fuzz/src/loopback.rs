@@ -1,13 +1,13 @@
-//! A backend on loopback that answers what a target tells it to.
+//! A backend on loopback that responds as a target sets.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::thread;
 
-/// Makes the status and the body of an answer out of the body of a request; `None` closes the connection.
+/// Makes status and body of a response from the body of a request; `None` closes the connection.
 type Answer = fn(&[u8]) -> Option<(u16, Vec<u8>)>;
 
-/// Answers until the process ends, on the address that is returned.
+/// Responds until the process ends, on the returned address.
 pub(crate) fn serve(answer: Answer) -> SocketAddr {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a port is free");
     let address = listener.local_addr().expect("the listener has an address");
@@ -19,7 +19,7 @@ pub(crate) fn serve(answer: Answer) -> SocketAddr {
     address
 }
 
-/// Answers requests on one connection until the client closes it.
+/// Responds to requests on one connection until the client closes it.
 fn converse(mut stream: &TcpStream, answer: Answer) -> Option<()> {
     let mut reader = BufReader::new(stream);
     loop {

@@ -1,4 +1,4 @@
-//! The messages of the API, requests and replies, in each of their encodings.
+//! The messages of the API, requests and responses, in each of their encodings.
 
 use cvm_kms::net::prpc;
 use cvm_kms::proto;
@@ -6,7 +6,7 @@ use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// Reads one type of message.
+/// Decodes one type of message.
 type Read = fn(&[u8]);
 
 macro_rules! messages {
@@ -23,7 +23,7 @@ const MESSAGES: &[Read] = messages! {
     RecentReleasesResponse LowerClockFloorRequest LowerClockFloorResponse
 };
 
-/// The first byte chooses the message, the others are it: in protobuf, in JSON and as a query string.
+/// The first byte chooses the type; the others are the message in protobuf, in JSON and as a query string.
 pub fn message(data: &[u8]) {
     let Some((choice, message)) = data.split_first() else { return };
     MESSAGES[usize::from(*choice) % MESSAGES.len()](message);
@@ -38,7 +38,7 @@ fn read<M: Message + Default + PartialEq + Serialize + DeserializeOwned>(data: &
     }
 }
 
-/// A message is the same after it was written in protobuf and in JSON.
+/// A message survives protobuf and JSON.
 fn survives<M: Message + Default + PartialEq + Serialize + DeserializeOwned>(message: &M) {
     let protobuf = M::decode(message.encode_to_vec().as_slice()).expect("our own protobuf reads");
     assert!(&protobuf == message, "protobuf lost something");

@@ -1,4 +1,4 @@
-//! What operators show and what they are known by: headers, and lines of an htpasswd file.
+//! Credentials of operators: headers, and lines of an htpasswd file.
 
 use std::sync::LazyLock;
 
@@ -7,11 +7,11 @@ use http::{HeaderMap, HeaderValue, header};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// Without the token in it, in plain or in base64, no header is the operator's.
+/// A header without the token, plain or in base64, is not the operator's.
 static CREDENTIALS: LazyLock<Credentials> =
     LazyLock::new(|| Credentials::Needed { token: Some(OperatorToken::new(TOKEN)), users: Users::default() });
 
-/// The bytes as an htpasswd file, and as the value of each header that may carry credentials.
+/// Uses the bytes as an htpasswd file, and as the value of each header that may carry credentials.
 pub fn operator(data: &[u8]) {
     if let Err(
         BadHtpasswd::Malformed { line } | BadHtpasswd::Cost { line, .. } | BadHtpasswd::Repeated { line },
@@ -23,7 +23,7 @@ pub fn operator(data: &[u8]) {
     let Ok(value) = HeaderValue::from_bytes(data) else { return };
     for name in [header::AUTHORIZATION, header::HeaderName::from_static("x-admin-token")] {
         let headers = HeaderMap::from_iter([(name, value.clone())]);
-        // Without users no password is worth hashing.
+        // Without users no password is hashed.
         if CREDENTIALS.shown(&headers) == Shown::Right(Operator::Token) {
             let text = value.to_str().expect("credentials are text");
             let encoded =

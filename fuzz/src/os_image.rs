@@ -1,4 +1,4 @@
-//! What registers are computed from: an image's files, and the documents about it in evidence.
+//! The sources of expected registers: an image's files, and the documents about it in evidence.
 
 use std::path::Path;
 
@@ -15,15 +15,15 @@ use kms_attest::platform::tdx::image::lite;
 use kms_attest::platform::tdx::image::qemu::AcpiCall;
 use kms_attest::vm_config::{ImageMeasurement, VmConfig};
 
-/// Length of every firmware here; its end is the input's.
+/// Length of every firmware; the input is its end.
 const FIRMWARE: usize = 1 << 16;
 
-/// Amounts of memory on both sides of every limit.
+/// Memory sizes on both sides of every limit.
 const MEMORY: [u64; 8] = [1 << 31, 3 << 30, 0, u64::MAX, 0xafff_f000, 0xb000_0000, 1 << 20, 1 << 40];
 
-/// The first byte chooses: a measurement document, an image, texts, or SEV-SNP; the second the VM's memory.
+/// The first byte chooses a measurement document, an image, texts, or SEV-SNP; the second the VM's memory.
 ///
-/// The same bytes give the same registers; a list of files has plain names only.
+/// The same bytes give the same registers; a manifest has only plain names.
 pub fn os_image(data: &[u8]) {
     let [choice, memory, rest @ ..] = data else { return };
     let config = VmConfig {
@@ -41,7 +41,7 @@ pub fn os_image(data: &[u8]) {
     }
 }
 
-/// The bytes as a document that its image vouches for.
+/// Uses the bytes as a document that its image hash covers.
 fn document(config: VmConfig, document: &[u8]) {
     let checksum_file = format!("{}  measurement.tdx.cbor\n", hex::encode(image_hash(document))).into_bytes();
     let config = VmConfig {
@@ -71,7 +71,7 @@ fn document(config: VmConfig, document: &[u8]) {
     assert!(lite::boot_registers(&config, &log[1..]).is_err(), "an event is missing");
 }
 
-/// The bytes as the measurement of a SEV-SNP guest's image, or as its whole configuration.
+/// Uses the bytes as the measurement document of a SEV-SNP guest's image, or as its complete configuration.
 fn sev_snp(data: &[u8]) {
     let list = format!("{}  measurement.snp.cbor\n", hex::encode(image_hash(data)));
     let measurement = serde_json::json!({
@@ -84,7 +84,7 @@ fn sev_snp(data: &[u8]) {
     });
     for config in [config.to_string(), String::from_utf8_lossy(data).into_owned()] {
         let Ok(claim) = Claim::parse(&config) else { continue };
-        // Measuring takes as long as there are pages; the limits are for the tests.
+        // Measuring takes time per page; the limits are tested elsewhere.
         if claim.launch.image.sections.iter().fold(0u64, |sum, section| sum.saturating_add(section.size))
             > 1 << 20
         {
@@ -122,7 +122,7 @@ fn image(config: &VmConfig, data: &[u8]) {
     }
 }
 
-/// A list of files in both forms, a description, and a configuration for the program that makes ACPI tables.
+/// A manifest in both forms, image metadata, and a configuration for the program that prints ACPI tables.
 fn texts(data: &[u8]) {
     if let Ok(manifest) = Manifest::parse(data) {
         for entry in manifest.entries() {

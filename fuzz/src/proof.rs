@@ -1,22 +1,22 @@
-//! Kept answers of a KMS and allowlists: what is proven of them, and what never can be.
+//! Saved responses of a KMS and allowlists: what they prove, and what they never can.
 
 use std::sync::LazyLock;
 
 use kms_attest::trust::TrustAnchors;
 use kms_client::proof::{Answers, Identity, Pins, Verdict, examine};
 
-/// The development root of `tests/vectors/certs.json`, which vouches for the seeds.
+/// The development root of `tests/vectors/certs.json`, which signed the seeds.
 const ROOT: &[u8] = include_bytes!("proof-root.pem");
-/// Inside the validity of everything that the seeds hold.
+/// A time at which everything in the seeds is valid.
 const NOW: u64 = 1_800_000_000;
 
 static ANCHORS: LazyLock<TrustAnchors> =
     LazyLock::new(|| TrustAnchors::with_tdx_root(ROOT).expect("a root certificate"));
-/// `mr_aggregated` of the one genuine quote among the seeds.
+/// `mr_aggregated` of the only genuine quote in the seeds.
 const GENUINE: &str = "24e7587f12563cc8489ef0817ba3bba969149f24c88d8939b002d73deb7cc17a";
 
-/// A document is read as written. Whatever it says, nothing is proven under Intel's root, and under the seeds' root only
-/// what their quote says. An allowlist that reads pins something that hardware measures.
+/// A document survives writing. Whatever it says, nothing is proven under Intel's root, and under the seeds'
+/// root only what their quote says. An allowlist that parses pins a hardware measurement.
 pub fn proof(data: &[u8]) {
     if let Ok(text) = std::str::from_utf8(data)
         && let Ok(identities) = Identity::parse_list(text)

@@ -1,4 +1,4 @@
-//! Requests of the API over HTTP: method, query and body, in the encoding that each of them asks for.
+//! HTTP requests of the API: method, query and body, in each encoding.
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
@@ -20,7 +20,7 @@ use prost::Message;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-/// The longest error message a caller may be shown: 1,024 bytes and a sign that it was cut.
+/// Maximum length of an error message for a caller: 1,024 bytes and a mark that it was shortened.
 const MAX_MESSAGE: usize = 1024 + '…'.len_utf8();
 
 thread_local! {
@@ -28,7 +28,7 @@ thread_local! {
         tokio::runtime::Builder::new_current_thread().enable_time().build().expect("a runtime starts");
 }
 
-/// How a request is sent.
+/// The form of a request.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Form {
     Query,
@@ -38,10 +38,10 @@ enum Form {
     OtherVerb,
 }
 
-/// The first byte chooses the method, the second the form of the request, the others are its message.
+/// The first byte chooses the method, the second the form of the request; the others are its message.
 ///
-/// An answer is one of the known statuses and no longer than the request allows; an error is short and in the encoding of
-/// its request; what a method got, sent back to it as it was answered, is answered with the same bytes.
+/// The response has a known status and is no longer than the request allows; an error is short and in the
+/// encoding of its request; sending a method's response back as its request gives the same bytes.
 pub fn prpc(data: &[u8]) {
     let [row, form, message @ ..] = data else { return };
     let row = &METHODS[usize::from(*row) % METHODS.len()];
@@ -61,7 +61,7 @@ pub fn prpc(data: &[u8]) {
             assert!(row.method == Method::Finish && body == "OK");
         }
         StatusCode::OK => {
-            // A byte of a message becomes at most six in JSON, two in hex.
+            // A byte of a message becomes at most six in JSON and two in hex.
             assert!(body.len() <= 6 * message.len() + 256, "{} bytes became {}", message.len(), body.len());
             let form = if is_json { Form::JsonByType } else { Form::Body };
             let (again, same) = taken(ask(row, form, &body).expect("any body can be sent"));
@@ -112,7 +112,7 @@ fn taken(answer: Answer) -> (http::response::Parts, Bytes) {
     (parts, body.to_bytes())
 }
 
-/// What an error says, in either encoding.
+/// The message of an error, in either encoding.
 fn error_message(is_json: bool, body: &[u8]) -> String {
     if is_json {
         let error: serde_json::Value = serde_json::from_slice(body).expect("an error is JSON");
@@ -139,7 +139,7 @@ macro_rules! echo {
 
 echo!(EchoKms: Kms, EchoOnboard: Onboard, EchoAdmin: Admin);
 
-/// Answers with the request.
+/// Responds with the request.
 async fn echo(method: Method, call: Call) -> Result<Bytes> {
     match method {
         Method::GetAppKey => again::<GetAppKeyRequest>(call).await,

@@ -1,14 +1,14 @@
-//! Questions to `kms auth serve`.
+//! Requests to `kms auth serve`.
 
 use cvm_kms::net::auth_backend::asked_about;
 use serde_json::Value;
 
-/// What must be a text, and what may be one.
+/// The required text fields, and the optional ones.
 const NEEDED: [&str; 6] = ["mrAggregated", "osImageHash", "appId", "composeHash", "instanceId", "deviceId"];
 const OPTIONAL: [&str; 3] = ["teeVariant", "mrSystem", "tcbStatus"];
 
-/// A body of another shape is refused by a message of bounded length; of any other, hashes are what the texts say, or
-/// nothing.
+/// A body of another shape is refused with a message of bounded length; otherwise the hashes are those of the
+/// texts, or empty.
 pub fn question(data: &[u8]) {
     let value: Value = serde_json::from_slice(data).unwrap_or_default();
     let is_text = |key: &str| value[key].is_string();

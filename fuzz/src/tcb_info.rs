@@ -3,9 +3,9 @@
 use kms_attest::collateral::{CaKind, PlatformKey};
 use kms_attest::tcb::{PlatformTcb, TcbGap, TcbStatus};
 
-/// The documents one after the other, with a zero byte between them.
+/// The two documents, separated by a zero byte.
 ///
-/// The same documents say the same, and what an update settles stands in them.
+/// The same documents give the same result, and each advisory that an update settles is in them.
 pub fn tcb_info(data: &[u8]) {
     let Some(border) = data.iter().position(|byte| *byte == 0) else { return };
     let (Ok(tcb_info), Ok(qe_identity)) =

@@ -1,4 +1,4 @@
-//! Answers of an authorization backend.
+//! Responses of an authorization backend.
 
 use std::sync::{LazyLock, Mutex};
 
@@ -10,12 +10,12 @@ use tokio::runtime::{Builder, Runtime};
 use super::allowlist::boot_info;
 use super::loopback;
 
-/// The longest reason that a caller is shown, in characters.
+/// Maximum length of a reason in a response, characters.
 const MAX_REASON: usize = 512;
 
-/// A backend that says what the target tells it to.
+/// A backend that returns what the target sets.
 struct Backend {
-    /// Held by whoever asks, so that one asks at a time.
+    /// Held during a request, so that there is one at a time.
     asked: Mutex<(Runtime, Policy)>,
     address: String,
 }
@@ -31,13 +31,14 @@ static BACKEND: LazyLock<Backend> = LazyLock::new(|| {
     Backend { asked: Mutex::new((runtime, policy)), address }
 });
 
-/// The first byte chooses the status, the others are the body.
+/// The first byte chooses the status; the others are the body.
 ///
-/// Only a successful answer that says so allows; a reason is short and printable; the caller is told nothing else.
+/// Only a successful response that says so allows; a reason is short and printable; the caller learns nothing
+/// else.
 pub fn webhook(data: &[u8]) {
     let Some((choice, body)) = data.split_first() else { return };
     let status = [200, 200, 200, 201, 204, 302, 400, 404, 429, 500][usize::from(*choice) % 10];
-    // No answer without content has a body.
+    // A response with status 204 has no body.
     let body: &[u8] = if status == 204 { &[] } else { body };
 
     let asked = BACKEND.asked.lock().unwrap_or_else(|poisoned| poisoned.into_inner());
