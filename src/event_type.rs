@@ -73,6 +73,7 @@ types! {
     EventType:
     Started "started" Info,
     LogBegan "log_began" Warning,
+    LogRenamed "log_renamed" Critical,
     Imported "imported" Info,
     SegmentArchived "segment_archived" Info,
     ImageDownloadStarted "image_download_started" Info,

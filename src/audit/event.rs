@@ -104,6 +104,15 @@ pub enum Event {
         /// Why: `keys_exist`.
         reason: &'static str,
     },
+    /// The log is signed under another name than before: an operator has moved the name of the node away.
+    LogRenamed {
+        /// The old name, as signed checkpoints have it.
+        previous: String,
+        /// How many leaves the newest known checkpoint of that name has.
+        size: u64,
+        /// The root of that tree, base64.
+        root: String,
+    },
     /// The records before this one are of a version without a ledger. They were verified, and this record seals them.
     Imported {
         /// The number of the first of them.
@@ -426,6 +435,7 @@ impl Event {
         match self {
             Self::Started { .. } => EventType::Started,
             Self::LogBegan { .. } => EventType::LogBegan,
+            Self::LogRenamed { .. } => EventType::LogRenamed,
             Self::Imported { .. } => EventType::Imported,
             Self::SegmentArchived { .. } => EventType::SegmentArchived,
             Self::ImageDownloadStarted { .. } => EventType::ImageDownloadStarted,

@@ -4,9 +4,10 @@
 //! an entry that stands for them ([`legacy`]).
 
 pub(super) mod legacy;
+mod memory;
 mod node;
 
-use std::fs::{File, OpenOptions};
+use std::fs::OpenOptions;
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
@@ -14,7 +15,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use kms_ledger::checkpoint::{Checkpoint, Origin};
-use kms_ledger::note::Note;
 use kms_ledger::proof::InclusionProof;
 use kms_ledger::signature::SigningKey;
 use kms_ledger::store::{Staged, StoreError, TileFiles, Tree};
@@ -25,26 +25,24 @@ use tokio::sync::watch;
 
 use super::AuditError;
 use super::chain::{self, Link};
+use super::event::Event;
 use super::records::{self, Records};
 use super::segments;
 
 pub use legacy::LegacySalts;
 pub use node::NodeId;
 
-/// The file of the last signed checkpoint, in the directory of the tree.
-const CHECKPOINT: &str = "checkpoint";
+use memory::{Memory, parsed};
+use node::Node;
 
 /// The file of the log's key and of the root key's signature over it, in the directory of the tree.
 const KEY: &str = "key";
 
-/// Longest checkpoint that is read back: two names and three lines.
-const MAX_CHECKPOINT: usize = 4096;
-
 /// Leaves that are added together when the tree is completed.
 const GROUP: usize = 1024;
 
-/// So many groups are brought to the disk together meanwhile.
-const GROUPS_SYNCED: u64 = 256;
+/// So many leaves are brought to the disk together meanwhile.
+const SYNCED_LEAVES: u64 = 256 * GROUP as u64;
 
 /// What signs for a log and speaks for it. Made from the root keys and the log's origin.
 pub struct LogKey {
@@ -83,16 +81,24 @@ pub(super) enum LedgerError {
     /// Somebody has brought back an older log: signing on would contradict what was signed.
     #[error(
         "the audit log has {found} records, and a checkpoint of {signed} was signed: it was rolled back. Stop this KMS and \
-         bring the newer files back; if they are lost, move the .node file and the .tree directory beside the log away: the log then \
-         has a new name"
+         bring the newer files back; if they are lost, move the .node file beside the log away: the log then has a new name"
     )]
     RolledBack { signed: u64, found: u64 },
     #[error(
         "the audit log has other records than those that were signed: it was changed. Stop this KMS and bring the \
-         right files back; if they are lost, move the .node file and the .tree directory beside the log away: the log then has a \
-         new name"
+         right files back; if they are lost, move the .node file beside the log away: the log then has a new name"
     )]
     Forked,
+    /// This node has signed before, and what it has signed is lost.
+    #[error(
+        "the newest signed checkpoint of the audit log is lost, so that a rollback of the log cannot be excluded. Stop this KMS \
+         and bring the .checkpoint file or the .tree directory beside the log back; if both are lost, move the .node file away: the \
+         log then has a new name"
+    )]
+    Forgotten,
+    /// The files were exchanged while this process runs.
+    #[error("the audit log has another record {seq} than when this KMS opened it: restart this KMS")]
+    AnotherEnd { seq: u64 },
 }
 
 /// A signed checkpoint, and who signs.
@@ -125,11 +131,12 @@ pub struct Leaf {
 pub(super) struct Ledger {
     tree: Tree,
     key: Arc<LogKey>,
-    kept: KeptCheckpoint,
+    memory: Memory,
     /// Number of the record that is leaf 0.
     first: u64,
     head: Arc<Head>,
     published: Arc<Published>,
+    renamed: Option<Event>,
 }
 
 impl Ledger {
@@ -143,29 +150,67 @@ impl Ledger {
     ) -> Result<Self, LedgerError> {
         let directory = segments::tree_name(path);
         let mut tree = Tree::open(&directory)?;
-        let node = node::open_or_create(&segments::node_name(path), records::first(path)?)?;
+        let mut memory = Memory::open(path)?;
+        let checkpoints = memory.read()?;
+        let named = node::read(&segments::node_name(path))?;
+        let (node, is_new) = match named {
+            Some(_) if checkpoints.is_empty() => return Err(LedgerError::Forgotten),
+            Some(node) => (node, false),
+            None => (Node::new(records::first(path)?), true),
+        };
         let key = Arc::new(keys.log_key(&node.id).ok_or(LedgerError::Origin)?);
+        if is_new {
+            // Its leaves are of the log's old name: what stands for records without a salt depends on it.
+            tree.clear()?;
+        }
+        let renamed = checkpoints.first().filter(|_| is_new).map(|signed| Event::LogRenamed {
+            previous: signed.origin.to_string(),
+            size: signed.size.get(),
+            root: signed.root.to_base64(),
+        });
         // As many as there are leaves.
         let found = (end.seq() + 1).saturating_sub(node.first);
-        let kept = KeptCheckpoint::open(&directory.join(CHECKPOINT))?;
-        let signed = published.newest_signed(kept.read()?, &key.origin()?);
+        let signed = published.newest_signed(checkpoints, &key.origin()?);
         let known = signed.as_ref().map_or(0, |signed| signed.size.get()).max(tree.size().get());
         if known > found {
             return Err(LedgerError::RolledBack { signed: known, found });
         }
+        check_end(path, end)?;
         check_last(&tree, path, &key.legacy, node.first)?;
-        complete(&mut tree, path, &key.legacy, node.first, end)?;
-        if let Some(signed) = signed
-            && tree.root_at(signed.size)? != signed.root
-        {
-            return Err(LedgerError::Forked);
+        if let Some(signed) = signed {
+            // Not on the disk before it is known to be what was signed: right records that are brought back would not fit it.
+            complete(&mut tree, path, &key.legacy, node.first, signed.size.get())?;
+            if tree.root_at(signed.size)? != signed.root {
+                return Err(LedgerError::Forked);
+            }
         }
-        write_key(&directory.join(KEY), &key)?;
+        while tree.size().get() < found {
+            let size = found.min(tree.size().get() + SYNCED_LEAVES);
+            complete(&mut tree, path, &key.legacy, node.first, size)?;
+            // A start that is cut short goes on here.
+            tree.sync()?;
+        }
         tree.sync()?;
+        write_key(&directory.join(KEY), &key)?;
         let head = Arc::new(head(&tree, &key)?);
-        let mut ledger = Self { tree, key, kept, first: node.first, head, published: Arc::clone(published) };
-        ledger.publish(path)?;
+        let is_kept = !is_new && memory.is_beside_node();
+        memory.write(&head.checkpoint)?;
+        if !is_kept {
+            memory.sync(path)?;
+        }
+        if is_new {
+            // Last, so that a node that has a name has a checkpoint too.
+            node::create(&segments::node_name(path), &node)?;
+        }
+        let published = Arc::clone(published);
+        let ledger = Self { tree, key, memory, first: node.first, head, published, renamed };
+        ledger.publish(path);
         Ok(ledger)
+    }
+
+    /// That the log has another name than before, if it was not recorded yet.
+    pub(super) fn take_renamed(&mut self) -> Option<Event> {
+        self.renamed.take()
     }
 
     /// Writes the hashes of records that follow, before they are on the disk themselves.
@@ -179,7 +224,7 @@ impl Ledger {
     pub(super) fn commit(&mut self, staged: Staged) -> Result<(), LedgerError> {
         self.tree.commit(staged);
         let head = head(&self.tree, &self.key)?;
-        self.kept.write(&head.checkpoint)?;
+        self.memory.write(&head.checkpoint)?;
         self.head = Arc::new(head);
         self.published.set(Arc::clone(&self.head));
         Ok(())
@@ -198,8 +243,7 @@ impl Ledger {
         self.tree.sync()
     }
 
-    fn publish(&mut self, path: &Path) -> io::Result<()> {
-        self.kept.write(&self.head.checkpoint)?;
+    fn publish(&self, path: &Path) {
         self.published.open(Reader {
             path: path.to_owned(),
             tiles: TileFiles::new(&segments::tree_name(path)),
@@ -207,7 +251,6 @@ impl Ledger {
             key: Arc::clone(&self.key),
         });
         self.published.set(Arc::clone(&self.head));
-        Ok(())
     }
 }
 
@@ -219,6 +262,19 @@ fn index(seq: u64, first: u64) -> io::Result<Index> {
 /// The records in written lines.
 pub(super) fn each(lines: &[u8]) -> impl Iterator<Item = &[u8]> {
     lines.split(|byte| *byte == b'\n').filter(|line| !line.is_empty())
+}
+
+/// That the last record in the files is the one after which the writer goes on.
+fn check_end(path: &Path, end: &Link) -> Result<(), LedgerError> {
+    let seq = end.seq();
+    let mut records = Records::between(path, seq, seq)?;
+    let found = records.next().map(|record| record.is_some());
+    match found {
+        Ok(true) if records.head() != end.hash() => Err(LedgerError::AnotherEnd { seq }),
+        // Operators may keep closed files elsewhere.
+        Ok(_) | Err(AuditError::Missing { .. }) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// That the last leaf is the record in the files: those before it are chained to it.
@@ -237,17 +293,17 @@ fn check_last(tree: &Tree, path: &Path, legacy: &LegacySalts, first: u64) -> Res
     }
 }
 
-/// Adds the records that the tree lacks, from the files.
+/// Adds the records from the files that the tree lacks to have this size.
 fn complete(
     tree: &mut Tree,
     path: &Path,
     legacy: &LegacySalts,
     first: u64,
-    end: &Link,
+    size: u64,
 ) -> Result<(), LedgerError> {
-    let mut records = Records::between(path, first + tree.size().get(), end.seq())?;
-    let mut leaves = Vec::with_capacity(GROUP);
     let mut next = tree.size().get();
+    let mut records = Records::between(path, first + next, (first + size).saturating_sub(1))?;
+    let mut leaves = Vec::with_capacity(GROUP);
     loop {
         let record = records.next()?;
         let is_end = record.is_none();
@@ -259,10 +315,6 @@ fn complete(
             let staged = tree.stage(&leaves)?;
             tree.commit(staged);
             leaves.clear();
-            if (next / GROUP as u64).is_multiple_of(GROUPS_SYNCED) {
-                // A start that is cut short goes on here.
-                tree.sync()?;
-            }
         }
         if is_end {
             return Ok(());
@@ -294,51 +346,6 @@ fn head(tree: &Tree, key: &LogKey) -> io::Result<Head> {
     let checkpoint = key.signing.sign_checkpoint(&Checkpoint::new(key.origin()?, tree.size(), tree.root()));
     let (checkpoint, key_text) = (Arc::from(checkpoint), Arc::from(key.signing.verifying_key().to_string()));
     Ok(Head { size: tree.size(), checkpoint, key: key_text, vouching: key.vouching })
-}
-
-/// The file that holds the newest signed checkpoint: a log that ends before it was rolled back.
-///
-/// Written in place and not synced: the records are on the disk before it is signed, so that an older one is no harm.
-struct KeptCheckpoint {
-    file: File,
-    length: u64,
-}
-
-impl KeptCheckpoint {
-    fn open(path: &Path) -> io::Result<Self> {
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-        Ok(Self { length: file.metadata()?.len(), file })
-    }
-
-    /// `None` without one, or with one that a crash has torn.
-    fn read(&self) -> io::Result<Option<Checkpoint>> {
-        let length = self.length.min(MAX_CHECKPOINT as u64);
-        let mut text = vec![0; usize::try_from(length).map_err(io::Error::other)?];
-        self.file.read_exact_at(&mut text, 0)?;
-        let checkpoint = parsed(&text);
-        if checkpoint.is_none() && length > 0 {
-            tracing::error!(
-                "the last signed checkpoint of the audit log cannot be read: whether the log was rolled back is unknown"
-            );
-        }
-        Ok(checkpoint)
-    }
-
-    fn write(&mut self, checkpoint: &str) -> io::Result<()> {
-        self.file.write_all_at(checkpoint.as_bytes(), 0)?;
-        let length = checkpoint.len() as u64;
-        if length < self.length {
-            self.file.set_len(length)?;
-        }
-        self.length = length;
-        Ok(())
-    }
-}
-
-/// The checkpoint in a note of ours.
-fn parsed(note: &[u8]) -> Option<Checkpoint> {
-    Note::parse(note).ok().and_then(|note| note.text().parse().ok())
 }
 
 /// A cosigned checkpoint is shown for so long although there are newer ones: witnesses take their time.
@@ -375,11 +382,12 @@ impl Published {
         self.shown.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// The newest signed checkpoint of the log `origin`: the one that is kept on the disk, or one that was seen before.
-    fn newest_signed(&self, kept: Option<Checkpoint>, origin: &Origin) -> Option<Checkpoint> {
+    /// The newest signed checkpoint of the log `origin`: one that is kept on the disk, or one that was seen before.
+    fn newest_signed(&self, kept: Vec<Checkpoint>, origin: &Origin) -> Option<Checkpoint> {
         let head = self.shown().head.as_ref().and_then(|head| parsed(head.checkpoint.as_bytes()));
         let mut known = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
-        let all = [known.take(), head, kept].into_iter().flatten().filter(|signed| signed.origin == *origin);
+        let all =
+            [known.take(), head].into_iter().flatten().chain(kept).filter(|signed| signed.origin == *origin);
         *known = all.max_by_key(|signed| signed.size);
         known.clone()
     }

@@ -91,6 +91,11 @@ pub(super) fn node_name(path: &Path) -> PathBuf {
     path.with_extension("node")
 }
 
+/// The file with the newest signed checkpoint that stands beside the name of the node.
+pub(super) fn checkpoint_name(path: &Path) -> PathBuf {
+    path.with_extension("checkpoint")
+}
+
 fn suffixed(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.file_name().unwrap_or_default().to_owned();
     name.push(suffix);

@@ -113,6 +113,11 @@ impl Record {
             ),
             "stopped" => "KMS stopped".to_owned(),
             "log_began" => "the log begins here, but the root keys are older than it".to_owned(),
+            "log_renamed" => format!(
+                "the log is signed under a new name; as {} it had signed {} records",
+                v("previous"),
+                v("size")
+            ),
             "imported" => format!(
                 "{} records of an older version, up to {} bytes, were verified and sealed",
                 v("lines"),

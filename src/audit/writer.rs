@@ -232,6 +232,12 @@ impl Writer {
             self.sync_tree();
             self.record_archived();
         }
+        if self.trouble.is_none()
+            && !self.kept.is_empty()
+            && let Err(failure) = self.write_kept(None)
+        {
+            self.fail(failure);
+        }
         if is_due(self.asked_space, SPACE_EVERY) {
             self.asked_space = Some(now);
             self.hold_reserve();
@@ -452,9 +458,9 @@ impl Writer {
 
     /// Writes what nothing waits for, after `first`.
     fn write_kept(&mut self, first: Option<Event>) -> Result<(), Failure> {
-        let events = self.with_kept(first)?;
+        let (events, kept) = (self.with_kept(first)?, self.kept.len());
         self.write(&events.iter().map(String::as_str).collect::<Vec<_>>())?;
-        self.forget_kept();
+        self.forget_kept(kept);
         Ok(())
     }
 
@@ -470,9 +476,10 @@ impl Writer {
         Ok(events)
     }
 
-    fn forget_kept(&mut self) {
+    /// So many of them are written.
+    fn forget_kept(&mut self, kept: usize) {
         self.import = None;
-        self.kept.clear();
+        self.kept.drain(..kept);
         self.lost = 0;
     }
 

@@ -42,8 +42,8 @@ impl LogFiles for Directories {
     }
 }
 
-/// What the files of a log are called: `audit.jsonl` grows, `audit.<number>.jsonl` are closed, and `audit.tree/` and `audit.node`
-/// belong to the tree.
+/// What the files of a log are called: `audit.jsonl` grows, `audit.<number>.jsonl` are closed, and `audit.tree/`, `audit.node`
+/// and `audit.checkpoint` belong to the tree.
 #[derive(Debug, Clone)]
 pub struct Names {
     directory: PathBuf,
@@ -85,6 +85,11 @@ impl Names {
     /// The file with the name of the node.
     pub fn node(&self) -> PathBuf {
         self.directory.join(format!("{}.node", self.stem))
+    }
+
+    /// The file with the newest signed checkpoint that stands beside the name of the node.
+    pub fn checkpoint(&self) -> PathBuf {
+        self.directory.join(format!("{}.checkpoint", self.stem))
     }
 
     /// The number of the last record of a closed file, in whichever directory it is.

@@ -120,6 +120,19 @@ impl Tree {
         Ok(Self { tiles, levels, edge, recent, mark, synced })
     }
 
+    /// Takes all leaves out of it, also on the disk.
+    ///
+    /// # Errors
+    /// The mark cannot be taken away; the tree is unchanged.
+    pub fn clear(&mut self) -> io::Result<()> {
+        if self.synced.is_some() {
+            self.mark.set_len(0)?;
+            self.mark.sync_data()?;
+        }
+        (self.edge, self.recent, self.synced) = (Edge::EMPTY, Recent::default(), None);
+        Ok(())
+    }
+
     /// How many leaves it has.
     pub fn size(&self) -> Size {
         self.edge.size()

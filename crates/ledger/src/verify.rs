@@ -106,8 +106,10 @@ pub enum VerifyError {
 /// What says how many records there are, and which.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Claim {
-    /// The newest signed checkpoint, beside the log.
+    /// The newest signed checkpoint, in the directory of the tree.
     Checkpoint,
+    /// The copy of it beside the name of the node.
+    Kept,
     /// The mark up to where the tree is on the disk.
     Mark,
     /// A checkpoint that was kept elsewhere.
@@ -118,6 +120,7 @@ impl std::fmt::Display for Claim {
     fn fmt(&self, formatter: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         formatter.write_str(match self {
             Self::Checkpoint => "the signed checkpoint",
+            Self::Kept => "the signed checkpoint beside the log",
             Self::Mark => "the mark of the tree",
             Self::Pin => "the pinned checkpoint",
         })
@@ -342,6 +345,10 @@ impl<'a> TreeCheck<'a> {
         let (size, root) = parse_mark(&mark).ok_or_else(|| malformed(&mark_file))?;
         let mut claims =
             vec![(Claim::Checkpoint, checkpoint.size, checkpoint.root), (Claim::Mark, size, root)];
+        if let Some(kept) = small(names.checkpoint())? {
+            let kept = open(Claim::Kept, &kept)?;
+            claims.push((Claim::Kept, kept.size, kept.root));
+        }
         if let Some(pin) = known.pin {
             let pin = open(Claim::Pin, pin)?;
             claims.push((Claim::Pin, pin.size, pin.root));

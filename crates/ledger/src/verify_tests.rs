@@ -12,6 +12,7 @@ use crate::edge::Edge;
 use crate::files::{LogFiles, Names};
 use crate::hash::Hash;
 use crate::log::Log;
+use crate::number::Size;
 use crate::signature::SigningKey;
 use crate::tile::TILE_HEIGHT;
 use crate::verify::{Claim, Known, LEVELS, Verified, VerifyError, verify};
@@ -353,4 +354,26 @@ fn a_log_whose_oldest_files_are_elsewhere_is_verified_by_its_tree() {
     // What is in the middle cannot be elsewhere.
     let gap = Memory::of(&original.files).with(&names().closed(400), None);
     assert!(verify(&gap, &names(), Known { log: Some(&log), pin: None }).is_err());
+}
+
+#[test]
+fn a_log_that_is_older_than_the_checkpoint_beside_it_is_found() {
+    let original = Original::new();
+    let kept = original.files[&names().tree("checkpoint")].clone();
+    let open = |kept: &[u8]| {
+        let mut files = original.files.clone();
+        files.insert(names().checkpoint(), kept.to_vec());
+        verify(&Memory::of(&files), &names(), Known::default())
+    };
+    assert_eq!(open(&kept).expect("it holds"), original.clean);
+    let key = signing_key(7);
+    let origin = || key.verifying_key().name().as_str().parse().expect("an origin");
+    let newer = Checkpoint::new(origin(), Size::try_from(RECORDS + 1).expect("a size"), Hash::EMPTY_ROOT);
+    let error = open(key.sign_checkpoint(&newer).as_bytes()).expect_err("it was rolled back");
+    assert!(matches!(error, VerifyError::RolledBack { claim: Claim::Kept, .. }), "{error}");
+    let other = Checkpoint::new(origin(), Size::try_from(RECORDS).expect("a size"), Hash::EMPTY_ROOT);
+    let error = open(key.sign_checkpoint(&other).as_bytes()).expect_err("it was forked");
+    assert!(matches!(error, VerifyError::Forked { claim: Claim::Kept, .. }), "{error}");
+    assert!(open(signing_key(8).sign_checkpoint(&newer).as_bytes()).is_err(), "another key");
+    assert!(open(&kept[1..]).is_err(), "a damaged one");
 }

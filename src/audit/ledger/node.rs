@@ -49,23 +49,31 @@ struct Stored {
     first: u64,
 }
 
-/// Reads the file, or makes it for a log whose first record has this number.
-pub(super) fn open_or_create(path: &Path, first: Option<u64>) -> io::Result<Node> {
+impl Node {
+    /// Another name, for a log whose first record has this number.
+    pub(super) fn new(first: Option<u64>) -> Self {
+        Self { id: NodeId::random(), first: first.unwrap_or(1) }
+    }
+}
+
+/// Reads the file; `None` if there is none.
+pub(super) fn read(path: &Path) -> io::Result<Option<Node>> {
     let mut text = String::new();
     match File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)) {
         Ok(_) => {
             let stored: Stored = serde_json::from_str(&text).map_err(io::Error::from)?;
             let id = NodeId::parse(&stored.node).ok_or(io::ErrorKind::InvalidData)?;
-            Ok(Node { id, first: stored.first.max(1) })
+            Ok(Some(Node { id, first: stored.first.max(1) }))
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let node = Node { id: NodeId::random(), first: first.unwrap_or(1) };
-            let stored = Stored { node: node.id.to_string(), first: node.first };
-            write(path, &serde_json::to_string(&stored)?)?;
-            Ok(node)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
     }
+}
+
+/// Makes the file. It is on the disk when this returns.
+pub(super) fn create(path: &Path, node: &Node) -> io::Result<()> {
+    let stored = Stored { node: node.id.to_string(), first: node.first };
+    write(path, &serde_json::to_string(&stored)?)
 }
 
 /// Under another name first, so that there is never half of it.

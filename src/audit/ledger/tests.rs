@@ -89,7 +89,23 @@ impl Place {
         fs::write(&self.path, text.concat()).unwrap();
         fs::remove_dir_all(self.tree()).unwrap();
         fs::remove_file(self.path.with_extension("node")).unwrap();
+        fs::remove_file(self.path.with_extension("checkpoint")).unwrap();
     }
+
+    /// Exchanges the log by one with these lines, as a backup is brought back.
+    fn restore(&self, lines: &[u8]) {
+        let restored = self.path.with_extension("restored");
+        fs::write(&restored, lines).unwrap();
+        fs::rename(restored, &self.path).unwrap();
+    }
+}
+
+/// The first records, and one more with another salt: a chain that holds.
+fn forked(lines: &[String]) -> Vec<u8> {
+    let mut text: Vec<u8> = lines.iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect();
+    let link = lines.iter().fold(Link::GENESIS, |link, line| link.next(line.as_bytes()).unwrap());
+    link.append("2026-01-01T00:00:00Z", chain::Salt([1; 16]), r#"{"event":"stopped"}"#, &mut text);
+    text
 }
 
 fn event(seq: u64) -> Event {
@@ -242,12 +258,7 @@ async fn a_log_with_another_record_in_it_signs_nothing_until_it_has_another_name
     place.filled(4).await;
     let origin = |audit: &Audit| audit.head().unwrap().key.to_string();
     let name = origin(&place.signing().await);
-    // The last record again with another salt: a chain that holds.
-    let lines = place.lines();
-    let mut text: Vec<u8> = lines[..3].iter().flat_map(|line| [line.as_bytes(), b"\n"].concat()).collect();
-    let link = lines[..3].iter().fold(Link::GENESIS, |link, line| link.next(line.as_bytes()).unwrap());
-    link.append("2026-01-01T00:00:00Z", chain::Salt([1; 16]), r#"{"event":"stopped"}"#, &mut text);
-    fs::write(&place.path, text).unwrap();
+    fs::write(&place.path, forked(&place.lines()[..3])).unwrap();
     let audit = place.signing().await;
     assert_eq!(reason(&audit), FailureReason::NotAsSigned);
     // Without its tree it does not forget under which name it signed.
@@ -261,6 +272,81 @@ async fn a_log_with_another_record_in_it_signs_nothing_until_it_has_another_name
     let receipt = audit.record(event(5)).await.unwrap();
     verified(&audit.head().unwrap(), receipt.leaf().unwrap());
     assert_ne!(origin(&audit), name);
+}
+
+#[tokio::test]
+async fn a_backup_without_the_tree_does_not_make_a_node_forget_what_it_has_signed() {
+    let place = Place::new();
+    place.filled(4).await;
+    let (all, lines) = (fs::read(&place.path).unwrap(), place.lines());
+    let origin = |audit: &Audit| log(&audit.head().unwrap());
+    let name = origin(&place.signing().await);
+    for older in
+        [lines[..3].join("\n") + "\n", String::new(), String::from_utf8(forked(&lines[..3])).unwrap()]
+    {
+        fs::write(&place.path, older).unwrap();
+        fs::remove_dir_all(place.tree()).unwrap();
+        let audit = place.signing().await;
+        assert_eq!(reason(&audit), FailureReason::NotAsSigned);
+        assert!(audit.record(event(5)).await.is_err() && audit.head().is_none());
+        drop(audit);
+        fs::write(&place.path, &all).unwrap();
+    }
+    let audit = place.signing().await;
+    assert_eq!((audit.record(event(5)).await.unwrap().seq(), origin(&audit)), (5, name.clone()));
+    drop(audit);
+
+    // Nor does a node sign on that has lost every checkpoint.
+    fs::remove_dir_all(place.tree()).unwrap();
+    fs::remove_file(place.path.with_extension("checkpoint")).unwrap();
+    let audit = place.signing().await;
+    assert_eq!(reason(&audit), FailureReason::NotAsSigned);
+    fs::remove_file(place.path.with_extension("node")).unwrap();
+    healed(&audit).await;
+    assert_ne!(origin(&audit), name);
+}
+
+#[tokio::test]
+async fn a_log_with_a_new_name_says_what_the_old_one_has_signed() {
+    let place = Place::new();
+    place.filled(4).await;
+    let signed = fs::read_to_string(place.tree().join("checkpoint")).unwrap();
+    let signed: Vec<&str> = signed.lines().collect();
+    fs::write(&place.path, forked(&place.lines()[..2])).unwrap();
+    fs::remove_file(place.path.with_extension("node")).unwrap();
+    let audit = place.signing().await;
+    let began = Instant::now();
+    while place.lines().len() < 4 {
+        assert!(began.elapsed() < Duration::from_secs(20), "it is not recorded");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let renamed: Value = serde_json::from_str(place.lines().last().unwrap()).unwrap();
+    assert_eq!(renamed["event"], "log_renamed");
+    assert_eq!((&renamed["previous"], &renamed["size"]), (&json!(signed[0]), &json!(4)));
+    assert_eq!(renamed["root"], signed[2]);
+    drop(audit);
+    let tree = verified_by_auditor(&place, None).unwrap().tree.unwrap();
+    assert_eq!((tree.leaves, tree.stale), (4, 0));
+    assert_ne!(tree.checkpoint.origin.as_str(), signed[0]);
+}
+
+#[tokio::test]
+async fn right_files_that_come_back_while_it_runs_are_not_continued_from_the_wrong_end() {
+    let place = Place::new();
+    place.filled(4).await;
+    let all = fs::read(&place.path).unwrap();
+    place.restore(&forked(&place.lines()[..3]));
+    let audit = place.signing().await;
+    assert_eq!(reason(&audit), FailureReason::NotAsSigned);
+    place.restore(&all);
+    for _ in 0..60 {
+        assert!(audit.record(event(5)).await.is_err() && audit.head().is_none());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    drop(audit);
+    assert_eq!(fs::read(&place.path).unwrap(), all, "nothing is chained to another record");
+    let audit = place.signing().await;
+    assert_eq!(audit.record(event(5)).await.unwrap().seq(), 5);
 }
 
 #[tokio::test]

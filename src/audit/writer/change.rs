@@ -18,7 +18,7 @@ impl Writer {
             after: self.link.seq(),
             damaged_bytes: (damaged > 0).then_some(damaged),
         };
-        let events = self.with_kept(Some(began))?;
+        let (events, kept) = (self.with_kept(Some(began))?, self.kept.len());
         let (lines, link) = self.lines(&events.iter().map(String::as_str).collect::<Vec<_>>())?;
         let staged = self.stage(&lines)?;
         let file = self.disk.create(&new).map_err(&failed)?;
@@ -44,7 +44,7 @@ impl Writer {
         self.link = link;
         self.unproven = None;
         self.is_directory_in_doubt = false;
-        self.forget_kept();
+        self.forget_kept(kept);
         self.commit(staged)?;
         // The file that was left may be moved away from now on.
         self.sync_tree();

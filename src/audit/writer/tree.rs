@@ -30,7 +30,11 @@ impl Writer {
     fn open_ledger(&mut self) -> Result<(), Failure> {
         if let (Some(keys), None) = (&self.keys, &self.ledger) {
             let ledger = Ledger::open(&self.path, keys.as_ref(), &self.link, &self.published);
-            self.ledger = Some(ledger.map_err(failure)?);
+            let mut ledger = ledger.map_err(failure)?;
+            if let Some(fields) = ledger.take_renamed().and_then(|event| event.fields().ok()) {
+                self.keep(fields);
+            }
+            self.ledger = Some(ledger);
         }
         Ok(())
     }
@@ -74,7 +78,10 @@ fn failure(error: LedgerError) -> Failure {
         LedgerError::Disk(error) | LedgerError::Store(StoreError::Disk(error)) if is_full(error) => {
             ("disk_full", FailureReason::DiskFull)
         }
-        LedgerError::RolledBack { .. } | LedgerError::Forked => ("not_as_signed", FailureReason::NotAsSigned),
+        LedgerError::RolledBack { .. }
+        | LedgerError::Forked
+        | LedgerError::Forgotten
+        | LedgerError::AnotherEnd { .. } => ("not_as_signed", FailureReason::NotAsSigned),
         LedgerError::Disk(_) | LedgerError::Store(_) | LedgerError::Records(_) | LedgerError::Origin => {
             ("tree_failed", FailureReason::Tree)
         }
