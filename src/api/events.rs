@@ -141,12 +141,16 @@ impl Stream {
     /// The events that it has missed. Without an index the stream continues with the newest ones.
     async fn missed(&mut self, limit: usize) -> Vec<bytes::Bytes> {
         let (filter, place) = (self.subscription.filter().clone(), self.subscription.place());
+        // Before the question: what is published meanwhile is ready, or missed again.
+        let last_unready = self.subscription.last_unready();
         let page = self.service.ask(move |index| {
             let (since, until, order) = (0, u64::MAX, Order::Oldest);
             index.page(&Ask { filter: &filter, since, until, beyond: Some(place), order, limit })
         });
         let page = page.await.unwrap_or_default();
-        self.subscription.skip_to(page.next);
+        // At its end the index may have had some that are ready too.
+        let sent = page.records.last().map_or(0, |record| record.seq);
+        self.subscription.skip_to(page.next.unwrap_or(last_unready.max(sent)));
         page.records.iter().map(frame).collect()
     }
 }

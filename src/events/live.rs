@@ -162,12 +162,15 @@ impl Subscription {
         self.place
     }
 
-    /// Moves to `place`, up to which it has read the index; without `place`, to the oldest event that is
-    /// still here.
-    pub fn skip_to(&mut self, place: Option<u64>) {
+    /// The newest event that is no longer here: the index has it.
+    pub fn last_unready(&self) -> u64 {
         let first = self.live.ring().events.front().map(|ready| ready.record.seq);
-        let ready = first.map_or_else(|| self.progress.borrow().newest, |first| first.saturating_sub(1));
-        self.place = self.place.max(place.unwrap_or(ready));
+        first.map_or_else(|| self.progress.borrow().newest, |first| first.saturating_sub(1))
+    }
+
+    /// Moves to `place`, up to which it has read the index.
+    pub fn skip_to(&mut self, place: u64) {
+        self.place = self.place.max(place);
     }
 }
 
@@ -221,9 +224,9 @@ mod tests {
         }
         assert_eq!(live.ring().events.len(), MAX_EVENTS);
         assert!(matches!(late.next(10), Next::Behind));
-        late.skip_to(Some(3000));
+        late.skip_to(3000);
         assert!(matches!(late.next(10), Next::Behind), "the index has more for it");
-        late.skip_to(None);
+        late.skip_to(late.last_unready());
         assert_eq!(frames(late.next(5000)).len(), MAX_EVENTS);
         let mut large = record(5001, "reported");
         large.fields.insert("message".to_owned(), "x".repeat(MAX_BYTES).into());
