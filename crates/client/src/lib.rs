@@ -9,6 +9,7 @@
 //! | [`identity`], [`tls`] | which server is accepted, which certificate the client shows |
 //! | [`connection`], [`rpc`], [`url`] | one TLS connection, bounded calls over it, its URL |
 //! | [`operator`] | the onboarding and the admin service, which need no TLS |
+//! | [`resource`], [`event_stream`] | documents and streams beside the methods |
 //! | [`proto`], [`text`] | the messages; error texts with their causes |
 //!
 //! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties
@@ -35,6 +36,7 @@ pub mod boot;
 pub mod connection;
 #[cfg(feature = "proof")]
 pub mod environment;
+pub mod event_stream;
 pub mod identity;
 pub mod operator;
 #[cfg(feature = "proof")]
@@ -42,6 +44,7 @@ pub mod proof;
 #[cfg(feature = "proof")]
 pub mod receipt;
 pub use kms_wire::message as proto;
+pub mod resource;
 pub mod rpc;
 pub mod server;
 pub mod sign;

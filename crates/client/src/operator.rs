@@ -7,8 +7,9 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Request, header};
+use http::{HeaderValue, Method, Request, Response, header};
 use http_body_util::Full;
+use hyper::body::Incoming;
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
@@ -57,7 +58,7 @@ impl OperatorUrl {
         }
     }
 
-    fn address(&self) -> &KmsUrl {
+    pub(crate) fn address(&self) -> &KmsUrl {
         match self {
             Self::Plain(url) | Self::Tls(url) => url,
         }
@@ -243,23 +244,33 @@ impl OperatorConnection {
         path: Option<PathAndQuery>,
         body: Vec<u8>,
     ) -> Result<A, CallError> {
-        let not_a_method = || CallError::Method(name.to_owned());
-        let path = path.ok_or_else(not_a_method)?;
+        let request = path.and_then(|path| self.request(verb, path, body));
+        let request = request.ok_or_else(|| CallError::Method(name.to_owned()))?;
+        answer(limit, name, self.send(request)).await
+    }
+
+    /// A request with the credentials of this connection.
+    pub(crate) fn request(
+        &self,
+        verb: Method,
+        path: PathAndQuery,
+        body: Vec<u8>,
+    ) -> Option<Request<Full<Bytes>>> {
         let authorization = self.token.as_ref().and_then(OperatorToken::header);
         match &self.channel {
-            Channel::Tls(connection) => {
-                let request = connection.request(verb, path, authorization, body).ok_or_else(not_a_method)?;
-                answer(limit, name, connection.send(request)).await
-            }
+            Channel::Tls(connection) => connection.request(verb, path, authorization, body),
+            Channel::Plain { .. } => self.plain_request(verb, path, authorization, body),
+        }
+    }
+
+    /// Sends a request and waits for the head of its answer.
+    pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
+        match &self.channel {
+            Channel::Tls(connection) => connection.send(request).await,
             Channel::Plain { sender, .. } => {
-                let request = self.plain_request(verb, path, authorization, body);
-                let request = request.ok_or_else(not_a_method)?;
-                let sending = async {
-                    let mut sender = sender.lock().await;
-                    sender.ready().await?;
-                    sender.send_request(request).await
-                };
-                answer(limit, name, sending).await
+                let mut sender = sender.lock().await;
+                sender.ready().await?;
+                sender.send_request(request).await
             }
         }
     }

@@ -59,10 +59,12 @@ pub enum CallError {
         source: hyper::Error,
     },
     /// The response is larger than any of a KMS.
-    #[error("{method}: the response is larger than {MAX_RESPONSE_BYTES} bytes")]
+    #[error("{method}: the response is larger than {limit} bytes")]
     TooLarge {
         /// The called method.
         method: String,
+        /// How many bytes are read at most.
+        limit: usize,
     },
     /// A success without the message of this method. Contains the position only, because the body may hold
     /// secrets.
@@ -222,18 +224,10 @@ pub(crate) async fn answer<A: DeserializeOwned>(
     sending: impl Future<Output = hyper::Result<Response<Incoming>>>,
 ) -> Result<A, CallError> {
     let exchange = async {
-        let response =
-            sending.await.map_err(|source| CallError::Transport { method: method.to_owned(), source })?;
-        let status = response.status();
-        Ok((status, read_bounded(method, response).await?))
+        let response = accepted(method, sending.await).await?;
+        read_bounded(method, response, MAX_RESPONSE_BYTES).await
     };
-    let (status, body) = timeout(limit, exchange)
-        .await
-        .unwrap_or_else(|_| Err(CallError::Timeout { method: method.to_owned(), limit }))?;
-    if !status.is_success() {
-        let Reason { message, denial_id } = reason(&body);
-        return Err(CallError::Refused { method: method.to_owned(), status, message, denial_id });
-    }
+    let body = within(limit, method, exchange).await?;
     // The peer sends an empty body for a method without a result, which its clients read as `null`.
     let text: &[u8] = if body.is_empty() { b"null" } else { &body };
     kms_attest::json::from_utf8(text).map_err(|error| CallError::Decode {
@@ -243,12 +237,40 @@ pub(crate) async fn answer<A: DeserializeOwned>(
     })
 }
 
+/// What `exchange` comes to, if it takes no longer than `limit`.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    method: &str,
+    exchange: impl Future<Output = Result<T, CallError>>,
+) -> Result<T, CallError> {
+    let ended = timeout(limit, exchange).await;
+    ended.unwrap_or_else(|_| Err(CallError::Timeout { method: method.to_owned(), limit }))
+}
+
+/// A success, its body not read yet; a refusal with its reason.
+pub(crate) async fn accepted(
+    method: &str,
+    response: hyper::Result<Response<Incoming>>,
+) -> Result<Response<Incoming>, CallError> {
+    let response = response.map_err(|source| CallError::Transport { method: method.to_owned(), source })?;
+    let status = response.status();
+    if status.is_success() {
+        return Ok(response);
+    }
+    let Reason { message, denial_id } = reason(&read_bounded(method, response, MAX_RESPONSE_BYTES).await?);
+    Err(CallError::Refused { method: method.to_owned(), status, message, denial_id })
+}
+
 /// Reads the body into memory that is wiped, because it may hold keys.
-async fn read_bounded(method: &str, response: Response<Incoming>) -> Result<Zeroizing<Vec<u8>>, CallError> {
-    let too_large = || CallError::TooLarge { method: method.to_owned() };
+pub(crate) async fn read_bounded(
+    method: &str,
+    response: Response<Incoming>,
+    limit: usize,
+) -> Result<Zeroizing<Vec<u8>>, CallError> {
+    let too_large = || CallError::TooLarge { method: method.to_owned(), limit };
     let mut body = response.into_body();
     let announced = body.size_hint().lower();
-    if announced > MAX_RESPONSE_BYTES as u64 {
+    if announced > limit as u64 {
         return Err(too_large());
     }
     // Allocated at once for an ordinary response, because growing would leave copies in memory.
@@ -256,7 +278,7 @@ async fn read_bounded(method: &str, response: Response<Incoming>) -> Result<Zero
     while let Some(frame) = body.frame().await {
         let frame = frame.map_err(|source| CallError::Transport { method: method.to_owned(), source })?;
         let Some(data) = frame.data_ref() else { continue };
-        if bytes.len() + data.len() > MAX_RESPONSE_BYTES {
+        if bytes.len() + data.len() > limit {
             return Err(too_large());
         }
         bytes.extend_from_slice(data);

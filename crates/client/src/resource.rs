@@ -1,0 +1,121 @@
+//! What a KMS has beside its methods: documents of a bounded size, and streams that last.
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderName, HeaderValue, Method};
+use http_body_util::BodyExt as _;
+use hyper::body::Incoming;
+
+use crate::operator::OperatorConnection;
+use crate::rpc::{CallError, accepted, read_bounded, within};
+
+/// Where a list that came in part goes on.
+const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-next-cursor");
+const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
+
+/// A document.
+#[derive(Debug)]
+pub struct Document {
+    /// Its content.
+    pub body: Vec<u8>,
+    /// The cursor of the page after it, as the server says: `X-Next-Cursor`.
+    pub next_cursor: Option<u64>,
+}
+
+impl OperatorConnection {
+    /// Reads what is at `path`, such as `/log/checkpoint`, within `limit`. It may have a query; errors do not show it.
+    ///
+    /// # Errors
+    /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
+    pub async fn fetch(&self, limit: Duration, path: &str, max_bytes: usize) -> Result<Document, CallError> {
+        self.document(limit, Method::GET, path, Vec::new(), max_bytes).await
+    }
+
+    /// Sends `body` to `path` and reads the answer, within `limit`.
+    ///
+    /// # Errors
+    /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
+    pub async fn post(
+        &self,
+        limit: Duration,
+        path: &str,
+        body: Vec<u8>,
+        max_bytes: usize,
+    ) -> Result<Document, CallError> {
+        self.document(limit, Method::POST, path, body, max_bytes).await
+    }
+
+    /// Opens the stream at `path`; its head must come within `limit`. It goes on after the event `after`.
+    ///
+    /// # Errors
+    /// [`CallError`].
+    pub async fn stream(
+        &self,
+        limit: Duration,
+        path: &str,
+        after: Option<u64>,
+    ) -> Result<Stream<'_>, CallError> {
+        let name = name(path);
+        let target = self.url().address().path(path);
+        let request = target.and_then(|target| self.request(Method::GET, target, Vec::new()));
+        let mut request = request.ok_or_else(|| CallError::Method(name.to_owned()))?;
+        if let Some(after) = after {
+            request.headers_mut().insert(LAST_EVENT_ID, HeaderValue::from(after));
+        }
+        let opening = async { accepted(name, self.send(request).await).await };
+        let response = within(limit, name, opening).await?;
+        Ok(Stream { name: name.to_owned(), body: response.into_body(), _connection: self })
+    }
+
+    async fn document(
+        &self,
+        limit: Duration,
+        verb: Method,
+        path: &str,
+        body: Vec<u8>,
+        max_bytes: usize,
+    ) -> Result<Document, CallError> {
+        let name = name(path);
+        let target = self.url().address().path(path);
+        let request = target.and_then(|target| self.request(verb, target, body));
+        let request = request.ok_or_else(|| CallError::Method(name.to_owned()))?;
+        let exchange = async {
+            let response = accepted(name, self.send(request).await).await?;
+            let next = response.headers().get(NEXT_CURSOR);
+            let next_cursor = next.and_then(|next| next.to_str().ok()?.parse().ok());
+            let mut body = read_bounded(name, response, max_bytes).await?;
+            Ok(Document { body: std::mem::take(&mut *body), next_cursor })
+        };
+        within(limit, name, exchange).await
+    }
+}
+
+/// A body that lasts. It ends with its connection.
+#[derive(Debug)]
+pub struct Stream<'a> {
+    name: String,
+    body: Incoming,
+    _connection: &'a OperatorConnection,
+}
+
+impl Stream<'_> {
+    /// Waits for the next bytes; `None` at the end. How long it waits, the caller decides.
+    ///
+    /// # Errors
+    /// [`CallError::Transport`].
+    pub async fn next(&mut self) -> Result<Option<Bytes>, CallError> {
+        while let Some(frame) = self.body.frame().await {
+            let frame = frame.map_err(|source| CallError::Transport { method: self.name.clone(), source })?;
+            if let Ok(data) = frame.into_data() {
+                return Ok(Some(data));
+            }
+        }
+        Ok(None)
+    }
+}
+
+/// What errors call a path: without its query.
+fn name(path: &str) -> &str {
+    path.split_once('?').map_or(path, |(path, _)| path)
+}
