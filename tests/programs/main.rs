@@ -12,6 +12,7 @@ mod clients;
 mod documents;
 mod ethereum_nodes;
 mod kmsctl;
+mod kmsctl_audit;
 mod kmsctl_operator;
 mod onboarding_page;
 mod policy_commands;

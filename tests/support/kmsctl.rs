@@ -70,14 +70,19 @@ impl Desk {
         std::fs::read_to_string(self.path(name)).expect(name)
     }
 
-    /// Runs `kmsctl` to its end, with only the given environment.
+    /// Runs `kmsctl` to its end.
     pub async fn run(&self, arguments: &[&str]) -> Ran {
+        finish(self.command(arguments).await, String::new()).await
+    }
+
+    /// `kmsctl`, to be run in the directory, with only the given environment.
+    pub async fn command(&self, arguments: &[&str]) -> Command {
         // The first test builds it, which takes a while.
         let program = tokio::task::spawn_blocking(|| KMSCTL.clone()).await.expect("no panic");
         let mut command = Command::new(program);
         command.args(arguments).current_dir(self.home.path()).env_clear();
         command.env("HOME", self.home.path()).envs(&self.environment);
-        finish(command, String::new()).await
+        command
     }
 
     /// Runs it with `--json`; the exit code must be `code`.

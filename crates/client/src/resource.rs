@@ -1,4 +1,4 @@
-//! What a KMS has beside its methods: documents of a bounded size, and streams that last.
+//! Documents and streams that a KMS serves beside its methods.
 
 use std::time::Duration;
 

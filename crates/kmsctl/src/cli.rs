@@ -6,12 +6,15 @@ use clap::parser::ValueSource;
 use clap::{ArgMatches, CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
 
 use crate::command::app_key::AppKey;
+use crate::command::audit::Audit;
 use crate::command::bootstrap::Bootstrap;
 use crate::command::clock_floor::ClockFloor;
 use crate::command::collateral::RefreshCollateral;
 use crate::command::completions::Completions;
 use crate::command::denials::Denials;
 use crate::command::env::Env;
+use crate::command::event::Event;
+use crate::command::events::Events;
 use crate::command::explain::Explain;
 use crate::command::finish::Finish;
 use crate::command::freeze::{Freeze, Frozen, Unfreeze};
@@ -34,7 +37,9 @@ Examples:
   kmsctl env encrypt .env --kms https://kms.example.com:8000 --compose app-compose.json --out env.hex
   kmsctl app-key --kms https://kms.example.com:8000 --out keys.json
   kmsctl explain --denial ID
-  kmsctl freeze app ID --reason \"leaked key\" --for 8h";
+  kmsctl freeze app ID --reason \"leaked key\" --for 8h
+  kmsctl events --since 2h --follow
+  kmsctl audit verify /etc/kms/certs";
 
 fn after_help() -> String {
     format!("{EXAMPLES}\n\n{}", exit::HELP)
@@ -102,6 +107,14 @@ enum Command {
     /// Evaluate an allowlist on live requests before it decides
     #[command(subcommand)]
     Shadow(Shadow),
+    /// Verify, watch and export the log of releases
+    #[command(subcommand)]
+    Audit(Box<Audit>),
+    /// Show what happened, or what happens
+    Events(Box<Events>),
+    /// Record an event of one's own
+    #[command(subcommand)]
+    Event(Event),
     /// Print completions for a shell
     Completions(Completions),
     /// Print the manual page, or write all of them
@@ -128,6 +141,9 @@ impl Command {
             Self::RefreshCollateral(command) => command.run(terminal).await,
             Self::ClockFloor(command) => command.run(terminal).await,
             Self::Shadow(command) => command.run(terminal).await,
+            Self::Audit(command) => command.run(terminal).await,
+            Self::Events(command) => command.run(terminal).await,
+            Self::Event(command) => command.run(terminal).await,
             Self::Completions(command) => command.run(terminal, Cli::command()),
             Self::Man(command) => command.run(terminal, Cli::command()),
         }

@@ -1,12 +1,15 @@
 //! The commands, one file each.
 
 pub(crate) mod app_key;
+pub(crate) mod audit;
 pub(crate) mod bootstrap;
 pub(crate) mod clock_floor;
 pub(crate) mod collateral;
 pub(crate) mod completions;
 pub(crate) mod denials;
 pub(crate) mod env;
+pub(crate) mod event;
+pub(crate) mod events;
 pub(crate) mod explain;
 pub(crate) mod finish;
 pub(crate) mod freeze;

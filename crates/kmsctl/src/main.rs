@@ -3,6 +3,7 @@
 mod app_keys_file;
 mod cli;
 mod command;
+mod event_log;
 mod exit;
 mod files;
 mod input;

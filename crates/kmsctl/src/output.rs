@@ -5,6 +5,7 @@ use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
 use std::time::Duration;
 
 use indicatif::{ProgressBar, ProgressStyle};
+use rustix::event::{PollFd, PollFlags, Timespec};
 use serde::Serialize;
 use serde_json::json;
 
@@ -18,6 +19,14 @@ pub(crate) enum Audience {
     People,
     /// `--json`: one JSON value on standard output, also for failures.
     Machines,
+}
+
+/// Whether standard output is still read.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Output {
+    Open,
+    /// The reader has closed the pipe.
+    Closed,
 }
 
 /// The three streams, and whether each is a terminal.
@@ -59,11 +68,7 @@ impl Terminal {
                 text.push('\n');
                 text
             }
-            Audience::People => {
-                let mut written = Page { colours: self.colours, text: String::new() };
-                page(&mut written);
-                written.text
-            }
+            Audience::People => self.page(page),
         };
         self.write(text.as_bytes())
     }
@@ -77,6 +82,33 @@ impl Terminal {
             Err(error) => Err(Failure::failed(format_args!("standard output: {error}"))),
             Ok(()) => Ok(()),
         }
+    }
+
+    /// Writes a part of a result that is printed as it arrives; returns whether standard output is still read.
+    pub(crate) fn append(&self, piece: &str) -> Outcome<Output> {
+        let mut out = io::stdout().lock();
+        match out.write_all(piece.as_bytes()).and_then(|()| out.flush()) {
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Output::Closed),
+            Err(error) => Err(Failure::failed(format_args!("standard output: {error}"))),
+            Ok(()) => Ok(Output::Open),
+        }
+    }
+
+    /// Whether standard output is still read. Only a pipe can tell that its reader is gone.
+    pub(crate) fn output(&self) -> Output {
+        let out = io::stdout();
+        let mut polled = [PollFd::new(&out, PollFlags::empty())];
+        let at_once = Timespec { tv_sec: 0, tv_nsec: 0 };
+        let is_closed = rustix::event::poll(&mut polled, Some(&at_once)).is_ok()
+            && polled[0].revents().contains(PollFlags::ERR);
+        if is_closed { Output::Closed } else { Output::Open }
+    }
+
+    /// A result as people read it.
+    pub(crate) fn page(&self, write: impl FnOnce(&mut Page)) -> String {
+        let mut page = Page { colours: self.colours, text: String::new() };
+        write(&mut page);
+        page.text
     }
 
     /// Prints a warning on standard error; the command continues.
@@ -196,7 +228,24 @@ fn toned(colours: Colours, tone: Tone, text: &str) -> String {
     format!("\x1b[{code}m{text}\x1b[0m")
 }
 
-/// Text of a KMS or a file without control characters, safe to print.
+/// Text of a KMS or a file, safe to print: no control characters, and none that change the direction of
+/// text.
 pub(crate) fn printable(foreign: &str) -> String {
-    foreign.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
+    foreign.chars().map(|c| if is_control(c) { ' ' } else { c }).collect()
+}
+
+fn is_control(c: char) -> bool {
+    let is_of_direction =
+        matches!(c, '\u{61c}' | '\u{200e}' | '\u{200f}' | '\u{2028}'..='\u{202e}' | '\u{2066}'..='\u{2069}');
+    c.is_control() || is_of_direction
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_of_others_cannot_steer_a_terminal() {
+        assert_eq!(printable("a\u{1b}[31m\nb\u{9b}c\u{202e}d\u{2066}é"), "a [31m b c d é");
+    }
 }

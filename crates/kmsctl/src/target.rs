@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use clap::Args;
 use kms_client::operator::{OperatorConnection, OperatorToken, OperatorUrl, SetupStatus};
+use kms_client::resource::Document;
 use kms_client::{CallError, ConnectError, Connection, KmsUrl, Trust};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -199,7 +200,7 @@ pub(crate) fn unconnected(error: ConnectError, url: &OperatorUrl) -> Failure {
 }
 
 /// By default a KMS cancels a request after 50 s.
-const ADMIN_TIME: Duration = Duration::from_secs(60);
+pub(crate) const ADMIN_TIME: Duration = Duration::from_secs(60);
 
 /// The admin service at one of the URLs.
 #[derive(Clone, Copy)]
@@ -285,17 +286,34 @@ impl AdminService<'_> {
         A: Serialize + DeserializeOwned,
     {
         let answer = connection.call_complete(ADMIN_TIME, &format!("Admin.{method}"), request).await;
-        let error = match answer {
-            Ok(answer) => return Ok(answer),
-            Err(error) => error,
-        };
+        match answer {
+            Ok(answer) => Ok(answer),
+            Err(error) => Err(self.failure(error)?),
+        }
+    }
+
+    /// What is at `path` on the admin listener.
+    pub(crate) async fn fetch_on(
+        &self,
+        connection: &OperatorConnection,
+        path: &str,
+        max_bytes: usize,
+    ) -> Outcome<Document> {
+        match connection.fetch(ADMIN_TIME, path, max_bytes).await {
+            Ok(document) => Ok(document),
+            Err(error) => Err(self.failure(error)?),
+        }
+    }
+
+    /// Why the admin listener gave no answer, with what that means.
+    pub(crate) fn failure(&self, error: CallError) -> Outcome<Failure> {
         let hint = match &error {
             CallError::Refused { status, .. } if status.as_u16() == 401 => {
                 let asks = match self.credentials.token(Service::Admin)? {
                     Some(_) => "the token is wrong: it is not the one of this admin listener",
                     None => "the admin listener requires its token, in KMS_ADMIN_TOKEN or --token-file",
                 };
-                return Err(Failure::from(error).about(format_args!("{}: {asks}", self.url)));
+                return Ok(Failure::from(error).about(format_args!("{}: {asks}", self.url)));
             }
             CallError::Refused { status, .. } if status.as_u16() == 404 => Some(
                 "this is not an admin listener: it has an address of its own (core.admin), --admin or KMS_ADMIN_URL",
@@ -306,7 +324,7 @@ impl AdminService<'_> {
             _ => None,
         };
         let failure = Failure::from(error).about(self.url);
-        Err(match hint {
+        Ok(match hint {
             Some(hint) => failure.hint(hint),
             None => failure,
         })

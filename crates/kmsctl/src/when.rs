@@ -2,8 +2,9 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use time::macros::format_description;
+use time::{Date, OffsetDateTime, UtcOffset};
 
 /// Unix seconds.
 pub(crate) fn now() -> u64 {
@@ -17,6 +18,25 @@ pub(crate) fn at(seconds: u64) -> String {
         .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
         .and_then(|date| date.format(&Rfc3339).ok())
         .unwrap_or_else(|| seconds.to_string())
+}
+
+/// Parses RFC 3339, a date (midnight in UTC), or a span until now such as `2h`, into RFC 3339 in UTC.
+pub(crate) fn moment(text: &str) -> Result<String, String> {
+    let date = || Date::parse(text, format_description!("[year]-[month]-[day]")).ok();
+    let moment = match (OffsetDateTime::parse(text, &Rfc3339), date(), kms_client::text::duration(text)) {
+        (Ok(moment), ..) => Some(moment),
+        (_, Some(date), _) => Some(date.midnight().assume_utc()),
+        (.., Some(span)) => {
+            time::Duration::try_from(span).ok().and_then(|span| OffsetDateTime::now_utc().checked_sub(span))
+        }
+        _ => None,
+    };
+    moment
+        .filter(|moment| (1970..=9999).contains(&moment.year()))
+        .and_then(|moment| moment.to_offset(UtcOffset::UTC).format(&Rfc3339).ok())
+        .ok_or_else(|| {
+            "must be a date, a time as in RFC 3339, or a span until now such as 90s, 15m, 2h or 7d".to_owned()
+        })
 }
 
 /// Parses `90s`, `30m`, `8h` or `7d`, between one second and ten years.
@@ -44,6 +64,32 @@ mod tests {
         }
         for text in ["", "s", "8", "8 h", "-1h", "+1h", "0s", "3651d", "99999999999999999999d", "8ü", "1w"] {
             assert!(duration(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn moments_are_given_in_utc() {
+        for (text, expected) in [
+            ("2026-01-31T13:00:00.5+01:00", "2026-01-31T12:00:00.5Z"),
+            ("2026-01-31T12:00:00Z", "2026-01-31T12:00:00Z"),
+            ("2026-01-31", "2026-01-31T00:00:00Z"),
+        ] {
+            assert_eq!(moment(text).as_deref(), Ok(expected), "{text}");
+        }
+        let hour_ago = OffsetDateTime::parse(&moment("1h").expect("a span"), &Rfc3339).expect("a time");
+        let age = OffsetDateTime::now_utc() - hour_ago;
+        assert!((3599..=3660).contains(&age.whole_seconds()), "{age}");
+        for text in [
+            "",
+            "yesterday",
+            "2026-02-30",
+            "1969-12-31",
+            "99999999999999999999d",
+            "9999999999d",
+            "-1h",
+            "2h&x=1",
+        ] {
+            assert!(moment(text).is_err(), "{text}");
         }
     }
 

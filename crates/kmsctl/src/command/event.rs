@@ -1,0 +1,54 @@
+//! `kmsctl event add`: an operator's own event, beside those of the KMS.
+
+use clap::{Args, Subcommand};
+use serde::{Deserialize, Serialize};
+use serde_json::json;
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::Terminal;
+use crate::target::{ADMIN_TIME, Administered};
+
+/// The answer is a number.
+const MAX_ANSWER: usize = 4096;
+
+/// Commands below `kmsctl event`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Event {
+    /// Record a message in the audit log, with the name of the credential
+    Add(Add),
+}
+
+/// Arguments of `kmsctl event add`.
+#[derive(Args, Debug)]
+pub(crate) struct Add {
+    /// What happened, at most 4 KiB
+    message: String,
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Under which number it is recorded.
+#[derive(Debug, Serialize, Deserialize)]
+struct Recorded {
+    seq: u64,
+}
+
+impl Event {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        let Self::Add(add) = self;
+        let admin = add.admin.one()?;
+        let connection = admin.connect(terminal).await?;
+        let body = json!({ "message": add.message }).to_string().into_bytes();
+        let answer = match connection.post(ADMIN_TIME, "/api/v1/new_event", body, MAX_ANSWER).await {
+            Ok(answer) => answer,
+            Err(error) => return Err(admin.failure(error)?),
+        };
+        let recorded =
+            std::str::from_utf8(&answer.body).ok().and_then(|text| serde_json::from_str(text).ok());
+        let recorded: Recorded = recorded.ok_or_else(|| {
+            Failure::failed(format_args!("{}: the answer does not say that it is recorded", admin.url))
+        })?;
+        terminal.show(&recorded, |page| page.line(format_args!("Recorded as event {}.", recorded.seq)))?;
+        Ok(Exit::Done)
+    }
+}

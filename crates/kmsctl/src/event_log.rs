@@ -1,0 +1,177 @@
+//! The event log of a KMS as its admin listener gives it: which events are meant, and pages of them, the newest first.
+
+use clap::{Args, ValueEnum};
+use kms_attest::identity::AppId;
+use kms_client::operator::OperatorConnection;
+use serde_json::Value;
+
+use crate::exit::{Failure, Outcome};
+use crate::output::{Page, Tone, printable};
+use crate::target::AdminService;
+use crate::{input, when};
+
+/// What a KMS gives at once, at most.
+pub(crate) const MAX_PAGE: usize = 1000;
+/// A record is shorter than 64 KiB, and its message stands in an event twice. A KMS ends a page before that is reached.
+const MAX_PAGE_BYTES: usize = 16 << 20;
+
+/// Which events are meant.
+#[derive(Args, Clone, Debug)]
+pub(crate) struct Selection {
+    /// Only of this type, such as app_key_released or denied
+    #[arg(long = "type", value_name = "TYPE", value_parser = kind)]
+    kind: Option<String>,
+    /// Only about this app, 20 bytes in hexadecimal
+    #[arg(long, value_name = "APP_ID", value_parser = input::app_id)]
+    app_id: Option<AppId>,
+    /// Only of this source
+    #[arg(long)]
+    source: Option<Source>,
+}
+
+/// Who reports an event.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Source {
+    /// The KMS itself
+    Kms,
+    /// What was written into its pipe
+    Pipe,
+    /// What operators reported
+    Api,
+}
+
+/// When it happened.
+#[derive(Args, Clone, Debug, Default)]
+pub(crate) struct Period {
+    /// Not before: RFC 3339, a date, or a span until now such as 2h
+    #[arg(long, value_name = "TIME", value_parser = when::moment)]
+    since: Option<String>,
+    /// Not after
+    #[arg(long, value_name = "TIME", value_parser = when::moment)]
+    until: Option<String>,
+}
+
+/// The name of a type, as it stands in a query.
+fn kind(text: &str) -> Result<String, String> {
+    let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
+    match !text.is_empty() && text.len() <= 128 && text.bytes().all(is_word) {
+        true => Ok(text.to_owned()),
+        false => Err("must be the name of a type, such as denied".to_owned()),
+    }
+}
+
+impl Selection {
+    /// As parameters of a query, each with `&` in front.
+    pub(crate) fn parameters(&self) -> String {
+        let source = self.source.map(|source| match source {
+            Source::Kms => "kms",
+            Source::Pipe => "pipe",
+            Source::Api => "api",
+        });
+        let app_id = self.app_id.map(|id| id.to_string());
+        [("type", self.kind.as_deref()), ("app_id", app_id.as_deref()), ("source", source)]
+            .into_iter()
+            .filter_map(|(name, value)| value.map(|value| format!("&{name}={value}")))
+            .collect()
+    }
+}
+
+impl Period {
+    /// As parameters of a query, each with `&` in front.
+    pub(crate) fn parameters(&self) -> String {
+        [("since", &self.since), ("until", &self.until)]
+            .into_iter()
+            .filter_map(|(name, value)| value.as_ref().map(|value| format!("&{name}={value}")))
+            .collect()
+    }
+}
+
+/// An event as the KMS gives it.
+#[derive(Clone, Debug)]
+pub(crate) struct Event {
+    /// Its number in the audit log.
+    pub(crate) seq: u64,
+    /// All of it.
+    pub(crate) content: Value,
+}
+
+impl Event {
+    /// `None` for what has no number.
+    pub(crate) fn read(content: Value) -> Option<Self> {
+        Some(Self { seq: content.get("seq")?.as_u64()?, content })
+    }
+
+    /// A member that is text; empty if it is not there.
+    pub(crate) fn text(&self, name: &str) -> &str {
+        self.content.get(name).and_then(Value::as_str).unwrap_or_default()
+    }
+
+    /// A line: time, source if it comes from outside, message.
+    pub(crate) fn show(&self, page: &mut Page) {
+        let by = self
+            .content
+            .pointer("/details/by")
+            .and_then(Value::as_str)
+            .filter(|_| self.text("type") == "reported");
+        let source = match (self.text("source"), by) {
+            ("kms", _) => String::new(),
+            (source, None) => format!("[{}] ", printable(source)),
+            (source, Some(by)) => format!("[{}, {}] ", printable(source), printable(by)),
+        };
+        let message = printable(self.text("message"));
+        let message = match self.text("severity") {
+            "critical" => page.toned(Tone::Bad, &message),
+            "warning" => page.toned(Tone::Doubtful, &message),
+            _ => message,
+        };
+        page.line(format_args!("{} {source}{message}", printable(self.text("received_at"))));
+    }
+}
+
+/// Some events, the oldest first.
+#[derive(Debug)]
+pub(crate) struct EventPage {
+    pub(crate) events: Vec<Event>,
+    /// Where the events before these are, if there may be any.
+    pub(crate) next: Option<u64>,
+}
+
+/// A question for events.
+#[derive(Clone, Debug)]
+pub(crate) struct Question<'a> {
+    /// `/api/v1/events` or `/api/v1/audit-logs`.
+    pub(crate) route: &'static str,
+    pub(crate) selection: &'a Selection,
+    pub(crate) period: &'a Period,
+}
+
+impl Question<'_> {
+    /// At most `limit` of the newest events before `cursor`.
+    pub(crate) async fn page(
+        &self,
+        admin: AdminService<'_>,
+        connection: &OperatorConnection,
+        cursor: Option<u64>,
+        limit: usize,
+    ) -> Outcome<EventPage> {
+        let cursor_parameter = cursor.map(|cursor| format!("&cursor={cursor}")).unwrap_or_default();
+        let (selection, period) = (self.selection.parameters(), self.period.parameters());
+        let path = format!("{}?limit={limit}{selection}{period}{cursor_parameter}", self.route);
+        let document = admin.fetch_on(connection, &path, MAX_PAGE_BYTES).await?;
+        let wrong = |what: &str| Failure::failed(format_args!("{}: {} gives {what}", admin.url, self.route));
+        let text = std::str::from_utf8(&document.body).map_err(|_| wrong("no text"))?;
+        let events: Vec<Value> = serde_json::from_str(text).map_err(|_| wrong("no list of events"))?;
+        let events: Option<Vec<Event>> = events.into_iter().map(Event::read).collect();
+        let events = events.ok_or_else(|| wrong("events without a number"))?;
+        // A server that does not keep this order could be asked for ever.
+        let numbers = events.iter().map(|event| event.seq).chain(cursor);
+        if !numbers.is_sorted_by(|before, after| before < after) || events.len() > limit {
+            return Err(wrong("events that were not asked for"));
+        }
+        let lowest = events.first().map(|event| event.seq).or(cursor);
+        if document.next_cursor.is_some_and(|next| lowest.is_some_and(|lowest| next > lowest)) {
+            return Err(wrong("a cursor that leads back"));
+        }
+        Ok(EventPage { events, next: document.next_cursor })
+    }
+}
