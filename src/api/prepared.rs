@@ -6,6 +6,7 @@ use bytes::Bytes;
 
 /// A result of message type `M`, in each encoding.
 pub trait Reply<M> {
+    /// As compact JSON.
     fn json(&self) -> Bytes;
     /// As protobuf.
     fn protobuf(&self) -> Bytes;
