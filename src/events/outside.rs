@@ -21,7 +21,7 @@ const PIPE_PERIOD: Duration = Duration::from_secs(5);
 /// Why a message is rejected.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
-    /// It says nothing.
+    /// It is empty.
     #[error("message must not be empty")]
     Empty,
     /// It is over [`MAX_MESSAGE`].
@@ -54,7 +54,8 @@ impl Message {
         if text.len() > MAX_MESSAGE { Err(MessageError::TooLong) } else { Ok(Self(text)) }
     }
 
-    /// Takes a line of a pipe as it is, because there is no one to send an error to. `None` if it is blank.
+    /// Makes a message of any line from a pipe, because its writer cannot be told of an error. `None` if it is
+    /// blank.
     pub(super) fn of_line(line: &[u8], is_cut: bool) -> Option<Self> {
         let text = String::from_utf8_lossy(&line[..line.len().min(MAX_MESSAGE)]);
         let text = text.trim();

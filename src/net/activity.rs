@@ -111,7 +111,7 @@ impl Activity {
         }
     }
 
-    /// What the caller has proved, and how long the connection has been idle: `None` while a request runs.
+    /// What the caller has proved, and how long the connection has been idle: `None` while we work on a request.
     pub(super) fn idle_for(&self, now: Instant) -> (PeerTrust, Option<Duration>) {
         let state = self.lock();
         (state.trust, (state.working == 0).then(|| now.duration_since(state.idle_since)))

@@ -62,7 +62,7 @@ impl RequestLimit {
         self.apps.check_key(&app).is_ok()
     }
 
-    /// Prunes when too many addresses have come since the last regular pruning.
+    /// Prunes every [`LOOK_EACH`] requests, because many addresses can come between two regular prunings.
     fn look(&self) {
         if self.asked.fetch_add(1, Ordering::Relaxed) % LOOK_EACH == LOOK_EACH - 1 {
             self.prune();

@@ -43,11 +43,11 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 pub(super) enum Verdict {
     /// It is its user's password.
     Right,
-    /// It is wrong, and may have locked the address for this long.
+    /// It is wrong, and may have locked the guesser for this long.
     Wrong(Option<Duration>),
     /// It was wrong recently, so it is no new guess.
     Again,
-    /// The address is locked; the password was not checked.
+    /// The guesser is locked; the password was not checked.
     Locked(Duration),
     /// Too many passwords are being checked; this one was not.
     Busy,
@@ -196,7 +196,7 @@ impl Inner {
                 remember(&mut self.memory().wrong, digest, MAX_WRONG);
                 return Verdict::Wrong(lock);
             }
-            // Not known to be wrong, so not counted as a guess.
+            // The task panicked, so nothing is known about the password.
             Err(_) => return Verdict::Busy,
         }
         self.lockout.succeeded(guesser);

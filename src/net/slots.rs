@@ -181,8 +181,8 @@ impl Connections {
         }
         let search = self.searches.entry((whose, reach)).or_default();
         let (open, by_group) = (&self.open, &self.by_group);
-        // For a connection that may be closed: whether it is not a stranger's, the size of its group, and how
-        // long it has been idle.
+        // For a connection that may be closed: whether it is a stranger's, the size of its group, and how long it
+        // has been idle.
         let goes = |connection: &Connection| {
             if connection.is_reserved && reach == Reach::Common && connection.group != group {
                 return None;

@@ -133,7 +133,7 @@ impl SetupService {
             Ok(ended) => ended?,
             Err(_) => Outcome::Failed(Failure::new(
                 format!("no result within {} s", RUNNING.as_secs()),
-                "Find out what is slow or unreachable; the other checks tell more.",
+                "Something is slow or unreachable; run the other checks to find out what.",
             )),
         };
         Ok(outcome.found(check.name(), started.elapsed()))

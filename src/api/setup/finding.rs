@@ -22,7 +22,7 @@ pub struct Finding {
     pub k256_pubkey: Option<String>,
 }
 
-/// The most characters of a detail, for display on one or two lines.
+/// The most bytes of a detail, for display on one or two lines.
 const MAX_DETAIL: usize = 600;
 
 pub(super) enum Outcome {
