@@ -1,18 +1,7 @@
-//! Time in the protocol and in files: whole seconds since 1970, in UTC.
+//! Time in the protocol and in files, and what to do about a clock that is slow.
 
-use std::time::{SystemTime, UNIX_EPOCH};
-
+pub use kms_attest::clock::{unix, unix_now};
 pub use kms_attest::clock_floor::{ClockBehind, Floor, MAX_BEHIND};
-
-/// Unix seconds now.
-pub fn unix_now() -> u64 {
-    unix(SystemTime::now())
-}
-
-/// Unix seconds of `time`; a time before 1970 is 0.
-pub fn unix(time: SystemTime) -> u64 {
-    time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
-}
 
 /// Advice to the operator of a machine whose clock is slow.
 pub const CLOCK_REMEDY: &str =

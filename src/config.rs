@@ -3,7 +3,6 @@
 mod admin;
 mod attestation;
 mod consistency;
-mod duplicates;
 mod ethereum;
 mod events;
 mod file;
@@ -30,21 +29,22 @@ use url::Url;
 
 use crate::domain::{Domain, ReservedName};
 pub use crate::os_image::{AcpiPins, LiteAttestation};
+pub use crate::policy::settings::{
+    AuthApi, BlockChoice, ClientFiles, DecisionKey, EmptyDevices, Ethereum, Secret, Webhook,
+};
+pub use crate::policy::{Relaxation, ReleaseStage};
+pub use kms_attest::outgoing::Endpoint;
 
 pub use admin::CredentialsError;
 pub use attestation::VerifierError;
-pub use duplicates::duplicate_keys;
-pub use ethereum::{BlockChoice, Ethereum};
 pub use events::{DenialStorm, Events};
 pub use file::{FileError, read_file};
 pub use kms_wire::method::NAMES as METHODS;
 pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};
-pub use posture::{Posture, Relaxation};
+pub use posture::Posture;
 pub use reader::{ConfigError, Finding, Notice};
 pub use tcb::{Grace, Tcb};
-pub use values::{Endpoint, Secret};
-pub use webhook::{ClientFiles, DecisionKey, Webhook};
 
 /// The service's configuration; a field's path is the key's path.
 pub struct Config {
@@ -232,66 +232,6 @@ pub struct Image {
     pub acpi_digests: AcpiPins,
     /// PEM: what the image server's certificate may lead to, or be, besides the public roots.
     pub ca_file: Option<PathBuf>,
-}
-
-/// `[core.auth_api]`: the policy.
-pub enum AuthApi {
-    /// An HTTP service decides.
-    Webhook(Box<Webhook>),
-    /// A file decides.
-    Allowlist {
-        /// `auth-config.json` as auth-simple reads it.
-        path: PathBuf,
-        /// What an empty `devices` list means.
-        empty_devices: EmptyDevices,
-    },
-    /// A contract on a chain decides.
-    Ethereum(Box<Ethereum>),
-    /// Everything is allowed.
-    Dev {
-        /// Handed to every app.
-        gateway_app_id: String,
-    },
-}
-
-/// At which stages of a guest the keys of its app are released.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ReleaseStage {
-    /// Only while its system boots: no evidence from after `system-ready`.
-    Boot,
-    /// At any.
-    Any,
-}
-
-impl ReleaseStage {
-    /// From its name.
-    ///
-    /// # Errors
-    /// What it should be.
-    pub fn parse(name: &str) -> Result<Self, &'static str> {
-        match name {
-            "boot" => Ok(Self::Boot),
-            "any" => Ok(Self::Any),
-            _ => Err("must be \"boot\" or \"any\""),
-        }
-    }
-
-    /// Its name.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Boot => "boot",
-            Self::Any => "any",
-        }
-    }
-}
-
-/// What an empty `devices` list of the allowlist means when `allowAnyDevice` is false.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum EmptyDevices {
-    /// No device, as auth-simple has it since 0.6.0.
-    NoDevice,
-    /// Any device, as before (`insecure_empty_devices_allow_any = true`).
-    AnyDevice,
 }
 
 /// `[core.onboard]`

@@ -28,6 +28,5 @@ pub mod operator; // tokens and htpasswd users
 pub mod os_image; // OS images: downloaded, measured, compared with the registers in a quote
 pub mod policy; // allow all, allowlist, webhook, ethereum: a closed set
 pub mod proto; // messages and gRPC services from `proto/kms.proto`
-pub mod small_file; // a file read whole, with a limit
 pub mod state; // where `control` keeps what operators changed
 pub mod store; // the key directory: empty, complete or broken; one commit point

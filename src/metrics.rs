@@ -11,6 +11,8 @@ use prometheus::{
     IntGaugeVec, Opts, Registry, TextEncoder,
 };
 
+use crate::policy::{ChainState, ShedBy, WebhookObserver};
+
 /// Content type of [`Metrics::render`].
 pub const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
 
@@ -46,19 +48,6 @@ pub struct TcbForecastState {
     pub same: u64,
     /// Models whose early set is not available.
     pub unavailable: u64,
-}
-
-/// The state of the chain that decides, at the time of a scrape.
-#[derive(Debug, Clone, Copy, Default, PartialEq)]
-pub struct ChainState {
-    /// The block that decides; `None` if none is known yet.
-    pub block: Option<u64>,
-    /// The age of that block.
-    pub block_age: Option<Duration>,
-    /// Endpoints that worked at the last attempt.
-    pub endpoints: u64,
-    /// How often endpoints have contradicted each other.
-    pub disagreements: u64,
 }
 
 /// All metrics of one service.
@@ -152,6 +141,25 @@ impl From<Access> for Kind {
             | Access::OperatorAndAttestedCertificate => Self::Attestation,
             Access::Open | Access::Onboarding | Access::TokenInMessage | Access::Operator => Self::Other,
         }
+    }
+}
+
+impl WebhookObserver for Metrics {
+    fn request_shed(&self, by: ShedBy) {
+        let limit = match by {
+            ShedBy::Breaker => "webhook_breaker",
+            ShedBy::Queue => "webhook_queue",
+        };
+        self.shed.with_label_values(&[limit]).inc();
+    }
+
+    fn breaker_opened(&self) {
+        self.breaker_openings.inc();
+        self.breaker_open.set(1);
+    }
+
+    fn breaker_closed(&self) {
+        self.breaker_open.set(0);
     }
 }
 
@@ -453,22 +461,6 @@ impl Metrics {
     /// Counts a decision of the policy: `allowed`, `denied` or `unavailable`.
     pub fn policy_answer(&self, answer: &'static str) {
         self.policy_answers.with_label_values(&[answer]).inc();
-    }
-
-    /// Counts a request that was not sent to the webhook: `webhook_queue` or `webhook_breaker`.
-    pub fn policy_request_shed(&self, limit: &'static str) {
-        self.shed.with_label_values(&[limit]).inc();
-    }
-
-    /// The webhook has stopped responding: requests fail at once.
-    pub fn webhook_breaker_opened(&self) {
-        self.breaker_openings.inc();
-        self.breaker_open.set(1);
-    }
-
-    /// The webhook responds again.
-    pub fn webhook_breaker_closed(&self) {
-        self.breaker_open.set(0);
     }
 
     /// Counts a decision that needed a relaxed TCB rule. The configuration bounds the number of labels.

@@ -8,12 +8,16 @@ mod drop_in_background;
 mod ethereum;
 pub mod examine;
 mod file;
+mod info;
+mod observer;
 mod queue;
+mod relaxation;
 pub mod remedy;
 pub mod review;
 pub mod rule;
 mod rules;
 mod ruleset;
+pub mod settings;
 pub mod signed;
 mod webhook;
 
@@ -22,18 +26,19 @@ use std::sync::Arc;
 
 use kms_attest::identity::BootInfo;
 
-use crate::config::{AuthApi, Relaxation};
-use crate::metrics::{ChainState, Metrics};
-
 pub use allow_all::AllowAll;
 pub use allowlist::Allowlist;
-pub use decision::{Decision, Denial, DenialCode, PolicyError, Role, Subject, SubjectKind};
+pub use decision::{Decision, Denial, DenialCode, PolicyError, ReleaseStage, Role, Subject, SubjectKind};
 pub use ethereum::Ethereum;
+pub use info::{ChainState, Info};
+pub use observer::{ShedBy, WebhookObserver};
+pub use relaxation::Relaxation;
 pub use rules::RulesError;
 pub use ruleset::Ruleset;
 pub use webhook::Webhook;
 
 use queue::FairnessKey;
+use settings::AuthApi;
 
 /// A policy that cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
@@ -55,21 +60,6 @@ impl SetupError {
     fn file(key: &'static str, problem: impl Into<String>) -> Self {
         Self::File { key, problem: problem.into() }
     }
-}
-
-/// What the backend says about itself; `GetMeta` shows it. With `dev`, only the gateway that is configured.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Info {
-    /// `gateway_app_id`
-    pub gateway_app_id: Option<String>,
-    /// `kms_contract_address`
-    pub kms_contract_address: Option<String>,
-    /// `chain_id`
-    pub chain_id: Option<u64>,
-    /// `app_auth_implementation`, from the backend's `appImplementation`.
-    pub app_auth_implementation: Option<String>,
-    /// Shown by `GetAttestationInfo` only.
-    pub eth_rpc_url: Option<String>,
 }
 
 /// The configured policy.
@@ -165,10 +155,10 @@ impl Policy {
         }
     }
 
-    /// Registers the backend's health in `metrics`.
-    pub fn show_in(&self, metrics: &Arc<Metrics>) {
+    /// Reports the state of the webhook to `observer`, if the policy is one.
+    pub fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
         match self {
-            Self::Webhook(policy) => policy.show_in(metrics),
+            Self::Webhook(policy) => policy.report_to(observer),
             Self::AllowAll(_) | Self::Allowlist(_) | Self::Ethereum(_) => {}
         }
     }
@@ -217,6 +207,3 @@ impl Policy {
         }
     }
 }
-
-#[cfg(test)]
-pub(crate) mod testing;

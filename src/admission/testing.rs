@@ -5,7 +5,7 @@ use kms_attest::identity::{
 };
 use kms_attest::tcb::TcbStatus;
 
-/// An identity that nothing is wrong with. Its wire form is [`crate::policy::testing::boot_info`].
+/// An identity that nothing is wrong with. Its wire form is `BootInfo::example()`.
 pub(crate) fn identity() -> Identity {
     Identity {
         tee_variant: "dstack-tdx",

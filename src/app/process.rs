@@ -98,7 +98,7 @@ impl Process {
             posture.relax(relaxation);
         }
         metrics.set_relaxed(posture.codes());
-        policy.show_in(&metrics);
+        policy.report_to(Arc::clone(&metrics) as _);
         let freezes = Arc::new(Freezes::open(core.freeze.file.clone(), Arc::clone(&metrics))?);
         let audit = Arc::new(Audit::open_with(&core.audit.file, core.into(), clock_floor)?);
         let events = Events::follow(Settings::from(core), &audit).map_err(AppError::Events)?;

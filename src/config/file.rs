@@ -4,9 +4,8 @@ use std::io;
 use std::path::Path;
 
 use kms_attest::outgoing::{self, CaFileError};
+use kms_attest::small_file::small_file;
 use rustls_pki_types::CertificateDer;
-
-use crate::small_file::small_file;
 
 /// Largest password file, trust anchor, key and certificate in bytes.
 const MAX_FILE: u64 = 1024 * 1024;

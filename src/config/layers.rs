@@ -5,12 +5,12 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
+use kms_attest::json::duplicate_keys;
+use kms_attest::outgoing::Endpoint;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
-use super::duplicates::duplicate_keys;
 use super::reader::Finding;
-use super::values::Endpoint;
 
 /// The compiled-in first layer: every key with its meaning and default.
 pub const DEFAULTS: &str = include_str!("../../kms.toml");

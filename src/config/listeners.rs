@@ -9,8 +9,10 @@ use serde_json::Value;
 
 use super::reader::{Report, Section};
 use super::sections::Environment;
-use super::values::{self, Secret};
-use super::{Admin, AdminTls, BodyLimits, ClientCertificates, MissingFiles, Onboard, PublicHandover, Rpc};
+use super::{
+    Admin, AdminTls, BodyLimits, ClientCertificates, MissingFiles, Onboard, PublicHandover, Rpc, Secret,
+    values,
+};
 use crate::domain::Domain;
 
 /// Settings of the peer's HTTP server in the sections of listeners; they have no effect here.

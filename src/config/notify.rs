@@ -14,7 +14,7 @@ use zeroize::Zeroizing;
 
 use super::file::{FileError, ca_file, read_file};
 use super::reader::Section;
-use super::values::{self, Endpoint, Secret};
+use super::{Endpoint, Secret, values};
 use crate::event_type::{Severity, Topic};
 
 /// No KMS has more targets.
@@ -171,7 +171,7 @@ pub(super) fn read(section: &mut Section<'_>) -> Vec<NotifyTarget> {
 fn target(section: &mut Section<'_>, index: usize) -> NotifyTarget {
     let name = section.optional("name", |value| name(&values::string(value)?));
     let plain_http = section.optional("insecure_plain_http", values::boolean).unwrap_or(false);
-    let url = section.required("url", Endpoint::placeholder(), |value| {
+    let url = section.required("url", values::placeholder(), |value| {
         let url = values::endpoint(value)?;
         match url.is_exposed() && !plain_http {
             true => Err("must be an https URL, unless insecure_plain_http is true".to_owned()),

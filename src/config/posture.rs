@@ -1,27 +1,12 @@
 //! The relaxed settings of a configuration, as stable codes for `GetMeta`, metrics and the log.
 
-use std::borrow::Cow;
-
-use super::{AuthApi, BlockChoice, Config, EmptyDevices, Endpoint, Ethereum, Webhook};
+use super::{AuthApi, BlockChoice, Config, EmptyDevices, Endpoint, Ethereum, Relaxation, Webhook};
 
 /// The code of `core.image.verify = false`.
 const OS_IMAGE_NOT_VERIFIED: &str = "os_image_not_verified";
 
 /// The code of a policy that is read from blocks which the chain may drop.
 const CHAIN_NOT_FINAL: &str = "chain_not_final";
-
-/// One relaxed setting.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Relaxation {
-    /// Stable, for machines: `dev_auth`.
-    pub code: &'static str,
-    /// One sentence for people: what is given up.
-    pub sentence: Cow<'static, str>,
-    /// One entry for each relaxed item: `tcb_grace:OutOfDate:60d`. It is public, so it contains no URL and no
-    /// path. Empty
-    /// where the code is enough.
-    pub details: Vec<String>,
-}
 
 /// Everything that is relaxed, in a stable order.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -9,12 +9,11 @@ use serde_json::Value;
 use super::AuditFailure;
 use super::layers::Layers;
 use super::reader::{ConfigError, Notice, Report, Section};
-use super::values::{self, Endpoint};
 use super::{
-    AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
-    Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage, Witnesses,
+    AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Endpoint,
+    Freeze, Image, Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage, Witnesses,
 };
-use super::{consistency, ethereum, events, listeners, notify, webhook};
+use super::{consistency, ethereum, events, listeners, notify, values, webhook};
 
 const TDX_ONLY: &str = "without effect: this version verifies Intel TDX evidence only";
 /// The default of `core.attestation.urls.amd_kds`.
@@ -178,7 +177,7 @@ fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<V
         root("tdx", None).flatten()
     });
     let ca_file = section.path("ca_file");
-    Attestation { pccs, amd_kds: amd_kds.unwrap_or_else(Endpoint::placeholder), tdx_root, ca_file }
+    Attestation { pccs, amd_kds: amd_kds.unwrap_or_else(values::placeholder), tdx_root, ca_file }
 }
 
 fn attester(section: &mut Section<'_>, insecure_no_tee: bool, environment: Environment<'_>) -> Attester {

@@ -1,96 +1,18 @@
 //! The fixed types that configuration values are parsed into.
 
-use std::fmt;
 use std::time::Duration;
 
+use kms_attest::outgoing::Endpoint;
 use kms_ledger::key::{KeyError, PublicKey, VerifyingKey};
 use serde_json::Value;
-use url::{Host, Url};
-use zeroize::Zeroizing;
+use url::Url;
 
 use super::Witness;
 use crate::domain::ReservedName;
 
-/// A secret text: no `Debug`, `Display` or `Clone`; wiped when dropped.
-pub struct Secret(Zeroizing<String>);
-
-impl Secret {
-    /// The trimmed text, or `None` if nothing is left.
-    pub fn trimmed(text: String) -> Option<Self> {
-        let text = Zeroizing::new(text);
-        let trimmed = text.trim();
-        (!trimmed.is_empty()).then(|| Self(Zeroizing::new(trimmed.to_owned())))
-    }
-
-    /// The secret itself.
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-/// An `http` or `https` URL with a host, kept as it was written.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Endpoint {
-    text: String,
-    url: Url,
-}
-
-impl Endpoint {
-    /// Parses an URL; the error says what is missing and never repeats the URL, which may hold credentials.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let url = Url::parse(text).map_err(|error| format!("must be an http or https URL: {error}"))?;
-        if !matches!(url.scheme(), "http" | "https") {
-            return Err("must be an http or https URL".to_owned());
-        }
-        if url.host().is_none() {
-            return Err("must be an URL with a host".to_owned());
-        }
-        Ok(Self { text: text.to_owned(), url })
-    }
-
-    /// A placeholder after a finding: the configuration is not used then.
-    pub(super) fn placeholder() -> Self {
-        Self::parse("http://placeholder.invalid").expect("a constant URL is valid")
-    }
-
-    /// The URL as it was written.
-    pub fn as_str(&self) -> &str {
-        &self.text
-    }
-
-    /// The parsed URL.
-    pub fn url(&self) -> &Url {
-        &self.url
-    }
-
-    /// Whether it stays on this machine: a loopback address or `localhost`.
-    pub fn is_loopback(&self) -> bool {
-        match self.url.host() {
-            Some(Host::Domain(name)) => name.eq_ignore_ascii_case("localhost"),
-            Some(Host::Ipv4(address)) => address.is_loopback(),
-            Some(Host::Ipv6(address)) => address.is_loopback(),
-            None => false,
-        }
-    }
-
-    /// Whether it leaves this machine unencrypted.
-    pub fn is_exposed(&self) -> bool {
-        self.url.scheme() == "http" && !self.is_loopback()
-    }
-}
-
-/// Scheme, host and port only: path, query and user may hold credentials.
-impl fmt::Display for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}://{}", self.url.scheme(), self.url.host_str().unwrap_or_default())?;
-        self.url.port().map_or(Ok(()), |port| write!(f, ":{port}"))
-    }
-}
-
-impl fmt::Debug for Endpoint {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Endpoint({self})")
-    }
+/// Stands in for a URL that is missing or wrong: the configuration is not used then.
+pub(super) fn placeholder() -> Endpoint {
+    Endpoint::parse("http://placeholder.invalid").expect("a constant URL is valid")
 }
 
 pub(super) fn boolean(value: Value) -> Result<bool, String> {
@@ -292,34 +214,6 @@ mod tests {
     }
 
     #[test]
-    fn endpoints_show_neither_path_nor_credentials() {
-        let endpoint = Endpoint::parse("https://user:hush@kms.example.com:8443/key?token=hush").unwrap();
-        assert_eq!(endpoint.to_string(), "https://kms.example.com:8443");
-        assert_eq!(format!("{endpoint:?}"), "Endpoint(https://kms.example.com:8443)");
-        assert_eq!(endpoint.as_str(), "https://user:hush@kms.example.com:8443/key?token=hush");
-    }
-
-    #[test]
-    fn endpoints_know_whether_they_leave_the_machine_unencrypted() {
-        for (text, exposed) in [
-            ("http://auth-api:8000", Some(true)),
-            ("http://10.0.2.2:8001", Some(true)),
-            ("https://auth.example.com", Some(false)),
-            ("http://localhost:3000", Some(false)),
-            ("http://127.0.0.9:3000", Some(false)),
-            ("http://[::1]:3000", Some(false)),
-            ("http://localhost.evil.example", Some(true)),
-            ("ftp://host", None),
-            ("auth-api:8000", None),
-            ("http://", None),
-            ("", None),
-        ] {
-            let parsed = Endpoint::parse(text).ok();
-            assert_eq!(parsed.map(|endpoint| endpoint.is_exposed()), exposed, "{text:?}");
-        }
-    }
-
-    #[test]
     fn origins_are_written_as_browsers_write_them() {
         for (given, expected) in [
             ("https://app.example", "https://app.example"),
@@ -346,11 +240,5 @@ mod tests {
         }
         assert!(origins(json!("https://app.example")).is_err());
         assert_eq!(origins(json!([])), Ok(Vec::new()));
-    }
-
-    #[test]
-    fn secrets_are_trimmed_and_never_empty() {
-        assert_eq!(Secret::trimmed(" token\n".to_owned()).unwrap().expose(), "token");
-        assert!(Secret::trimmed(" \n".to_owned()).is_none());
     }
 }

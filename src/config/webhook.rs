@@ -1,115 +1,21 @@
 //! `[core.auth_api.webhook]`: the URL of the service that decides, and how both sides authenticate.
 
-use std::fmt;
-use std::path::PathBuf;
 use std::time::Duration;
 
-use rustls_pki_types::SubjectPublicKeyInfoDer;
-use rustls_pki_types::pem::PemObject as _;
 use serde_json::Value;
 
 use super::listeners;
 use super::reader::{Report, Section};
 use super::sections::Environment;
-use super::values::{self, Endpoint, Secret};
+use super::{ClientFiles, DecisionKey, Webhook, values};
 
-/// `[core.auth_api.webhook]`
-pub struct Webhook {
-    /// Base URL.
-    pub url: Endpoint,
-    /// Sent with every question. From the key, else from `KMS_WEBHOOK_TOKEN`; printable ASCII, never empty.
-    pub bearer_token: Option<Secret>,
-    /// PEM: what the service's certificate must lead to, in place of the public roots.
-    pub ca_file: Option<PathBuf>,
-    /// The client certificate for mutual TLS.
-    pub client: Option<ClientFiles>,
-    /// Decisions count only when they are signed by this key.
-    pub decision_key: Option<DecisionKey>,
-    /// From a question to its answer, waiting for a turn included.
-    pub timeout: Duration,
-}
-
-/// The default of `timeout`.
-const TIMEOUT: Duration = Duration::from_secs(10);
 /// The default of the peer, and the longest here: guests wait a minute for their keys.
 const MAX_TIMEOUT: Duration = Duration::from_secs(60);
-
-/// A certificate chain and its key.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct ClientFiles {
-    /// PEM: the leaf first.
-    pub certificate: PathBuf,
-    /// PEM.
-    pub key: PathBuf,
-}
-
-impl Webhook {
-    /// The service at `url`, authenticated by its TLS certificate only.
-    pub fn at(url: Endpoint) -> Self {
-        Self { url, bearer_token: None, ca_file: None, client: None, decision_key: None, timeout: TIMEOUT }
-    }
-
-    /// Whether a man in the middle could decide.
-    pub fn is_exposed(&self) -> bool {
-        self.url.is_exposed() && self.decision_key.is_none()
-    }
-}
-
-/// An Ed25519 public key (RFC 8032), 32 bytes.
-#[derive(Clone, Copy, PartialEq, Eq)]
-pub struct DecisionKey([u8; 32]);
-
-/// What precedes the 32 bytes in DER (RFC 8410, section 4).
-const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
-
-impl DecisionKey {
-    /// From its 64 hex digits, or from the PEM text that `openssl pkey -pubout` prints.
-    ///
-    /// # Errors
-    /// What it should be.
-    pub fn parse(text: &str) -> Result<Self, String> {
-        let error =
-            || "must be an Ed25519 public key: 64 hex digits, or PEM as `openssl pkey -pubout` prints it";
-        let text = text.trim();
-        let mut key = [0; 32];
-        if text.starts_with("-----BEGIN") {
-            let der = SubjectPublicKeyInfoDer::from_pem_slice(text.as_bytes()).map_err(|_| error())?;
-            key = der.strip_prefix(&SPKI_PREFIX).and_then(|key| key.try_into().ok()).ok_or_else(error)?;
-        } else {
-            hex::decode_to_slice(text, &mut key).map_err(|_| error())?;
-        }
-        Ok(Self(key))
-    }
-
-    /// The 32 bytes.
-    pub fn as_bytes(&self) -> &[u8; 32] {
-        &self.0
-    }
-}
-
-/// Its hex digits, as [`DecisionKey::parse`] reads them.
-impl fmt::Display for DecisionKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&hex::encode(self.0))
-    }
-}
-
-impl fmt::Debug for DecisionKey {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "DecisionKey({self})")
-    }
-}
-
-impl From<[u8; 32]> for DecisionKey {
-    fn from(key: [u8; 32]) -> Self {
-        Self(key)
-    }
-}
 
 pub(super) fn read(section: &mut Section<'_>, environment: Environment<'_>) -> Webhook {
     let url = section
         .required("url", None, |value| values::endpoint(value).map(Some))
-        .unwrap_or_else(Endpoint::placeholder);
+        .unwrap_or_else(values::placeholder);
     let bearer_token = listeners::token(section, "bearer_token", &["KMS_WEBHOOK_TOKEN"], environment);
     if bearer_token.as_ref().is_some_and(|token| !token.expose().bytes().all(|byte| byte.is_ascii_graphic()))
     {
@@ -131,7 +37,7 @@ pub(super) fn read(section: &mut Section<'_>, environment: Environment<'_>) -> W
     let decision_key = section.required("decision_key", None, |value: Value| {
         values::non_empty(values::string(value)?).map(|text| DecisionKey::parse(&text)).transpose()
     });
-    let timeout = section.required("timeout", TIMEOUT, |value| {
+    let timeout = section.required("timeout", Webhook::DEFAULT_TIMEOUT, |value| {
         let timeout = values::duration(&values::string(value)?)?;
         let timeout = timeout.filter(|timeout| !timeout.is_zero() && *timeout <= MAX_TIMEOUT);
         timeout.ok_or_else(|| format!("must be from 1s to {}s", MAX_TIMEOUT.as_secs()))
@@ -163,6 +69,8 @@ pub(super) fn check(webhook: &Webhook, report: &mut Report) {
 
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
     use super::*;
     use crate::config::{AuthApi, Config, Notice};
 
@@ -180,29 +88,10 @@ mod tests {
     }
 
     #[test]
-    fn a_decision_key_is_hex_or_what_openssl_prints() {
-        let key = DecisionKey::parse(HEX).unwrap();
-        assert_eq!(key.to_string(), HEX);
-        let pem = "-----BEGIN PUBLIC KEY-----\n\
-                   MCowBQYDK2VwAyEA11qYAYKxCrfVS/7TyWQHOg7hcvPapiMlrwIaaPcHURo=\n\
-                   -----END PUBLIC KEY-----\n";
-        assert_eq!(DecisionKey::parse(pem), Ok(key));
-        assert_eq!(DecisionKey::parse(&HEX.to_uppercase()), Ok(key));
-        let p256 = "-----BEGIN PUBLIC KEY-----\nMFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAEYHkqgEUcBDkSCkHLSdVtDxqsLEjW\n-----END PUBLIC KEY-----";
-        let private = pem.replace("PUBLIC", "PRIVATE");
-        for text in [&HEX[2..], "", "key", p256, private.as_str(), "-----BEGIN PUBLIC KEY-----"] {
-            assert!(
-                DecisionKey::parse(text).unwrap_err().starts_with("must be an Ed25519 public key"),
-                "{text}"
-            );
-        }
-    }
-
-    #[test]
     fn everything_is_off_by_default() {
         let (webhook, _) = webhook("");
         assert!(webhook.bearer_token.is_none() && webhook.ca_file.is_none() && webhook.client.is_none());
-        assert_eq!((webhook.decision_key, webhook.timeout), (None, TIMEOUT));
+        assert_eq!((webhook.decision_key, webhook.timeout), (None, Webhook::DEFAULT_TIMEOUT));
     }
 
     #[test]

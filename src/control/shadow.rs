@@ -283,7 +283,6 @@ mod tests {
     use serde_json::json;
 
     use super::*;
-    use crate::policy::testing::boot_info;
 
     fn candidate(app: u8) -> String {
         json!({
@@ -311,8 +310,8 @@ mod tests {
     #[test]
     fn changes_are_counted_and_listed_once() {
         let shadow = Shadow::default();
-        let identity = boot_info();
-        let other = BootInfo { app_id: vec![0x99; 20], ..boot_info() };
+        let identity = BootInfo::example();
+        let other = BootInfo { app_id: vec![0x99; 20], ..BootInfo::example() };
         shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false);
         assert!(shadow.report().is_none());
         let (rules, before) =
@@ -349,7 +348,7 @@ mod tests {
             gateway_app_id: String::new(),
             release_stage: stage,
         };
-        let identity = boot_info();
+        let identity = BootInfo::example();
         for (active, candidate_stage, has_booted, expected) in [
             (None, "boot", true, [0, 0, 0, 1]),
             (None, "boot", false, [1, 0, 0, 0]),
@@ -379,7 +378,7 @@ mod tests {
         shadow.start(String::new(), b"{}", EmptyDevices::AnyDevice).unwrap();
         for number in 0..MAX_CHANGES as u32 + 7 {
             let app_id = [&[0; 16][..], &number.to_be_bytes()].concat();
-            let identity = BootInfo { app_id, ..boot_info() };
+            let identity = BootInfo { app_id, ..BootInfo::example() };
             shadow.observe(Subject::App(&identity), Some(&allowed()), |_| false);
         }
         let report = shadow.report().expect("running");

@@ -125,3 +125,25 @@ fn what_happens_is_counted_under_our_names() {
     drop(open);
     assert!(metrics.render().contains("cvm_kms_connections 0"));
 }
+
+#[test]
+fn the_state_of_a_webhook_is_shown() {
+    let metrics = metrics();
+    let is_shown = |line: &str| metrics.render().lines().any(|shown| shown == line);
+    assert!(is_shown("cvm_kms_webhook_breaker_open 0"));
+    metrics.breaker_opened();
+    metrics.request_shed(ShedBy::Breaker);
+    metrics.request_shed(ShedBy::Breaker);
+    metrics.request_shed(ShedBy::Queue);
+    for line in [
+        "cvm_kms_webhook_breaker_open 1",
+        "cvm_kms_webhook_breaker_openings_total 1",
+        r#"cvm_kms_shed_total{limit="webhook_breaker"} 2"#,
+        r#"cvm_kms_shed_total{limit="webhook_queue"} 1"#,
+    ] {
+        assert!(is_shown(line), "{line}");
+    }
+    metrics.breaker_closed();
+    assert!(is_shown("cvm_kms_webhook_breaker_open 0"));
+    assert!(is_shown("cvm_kms_webhook_breaker_openings_total 1"));
+}

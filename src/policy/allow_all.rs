@@ -25,8 +25,8 @@ impl AllowAll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::AuthApi;
     use crate::policy::Policy;
+    use crate::policy::settings::AuthApi;
 
     #[test]
     fn everything_is_allowed_and_dev_is_visible() {

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 mod lookout;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
+use kms_attest::small_file;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
@@ -16,9 +17,8 @@ use self::lookout::{Lookout, Silent};
 use super::drop_in_background::drop_in_background;
 use super::examine::Examination;
 use super::rules::Rules;
-use super::{Decision, Denial, DenialCode, Info, PolicyError, Subject};
-use crate::config::{EmptyDevices, Relaxation};
-use crate::small_file;
+use super::settings::EmptyDevices;
+use super::{Decision, Denial, DenialCode, Info, PolicyError, Relaxation, Subject};
 
 /// No allowlist is larger.
 pub(super) const MAX_FILE: u64 = 64 << 20;

@@ -2,8 +2,6 @@
 
 use kms_attest::identity::{BootInfo, Registers};
 
-use crate::config::ReleaseStage;
-
 /// Whom a decision is about, and as what.
 #[derive(Clone, Copy)]
 pub enum Subject<'a> {
@@ -105,6 +103,37 @@ impl Role {
         match self {
             Self::App | Self::Certificate => Subject::App(identity),
             Self::Kms => Subject::Kms(identity),
+        }
+    }
+}
+
+/// At which stages of a guest the keys of its app are released.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ReleaseStage {
+    /// Only while its system boots: no evidence from after `system-ready`.
+    Boot,
+    /// At any.
+    Any,
+}
+
+impl ReleaseStage {
+    /// From its name.
+    ///
+    /// # Errors
+    /// What it should be.
+    pub fn parse(name: &str) -> Result<Self, &'static str> {
+        match name {
+            "boot" => Ok(Self::Boot),
+            "any" => Ok(Self::Any),
+            _ => Err("must be \"boot\" or \"any\""),
+        }
+    }
+
+    /// Its name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Boot => "boot",
+            Self::Any => "any",
         }
     }
 }

@@ -26,9 +26,8 @@ use self::chain::{Chain, State, Terms, View};
 use self::error::ChainError;
 use self::node::Node;
 use super::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
-use super::{Decision, Info, PolicyError, SetupError, Subject};
-use crate::config;
-use crate::metrics::ChainState;
+use super::settings;
+use super::{ChainState, Decision, Info, PolicyError, SetupError, Subject};
 
 const CA_FILE: &str = "core.auth_api.ethereum.ca_file";
 /// End of a decision, whatever the endpoints do.
@@ -71,7 +70,7 @@ struct Failure {
 
 impl Ethereum {
     /// A client for the configured endpoints. Nothing is asked yet.
-    pub fn new(config: &config::Ethereum) -> Result<Self, SetupError> {
+    pub fn new(config: &settings::Ethereum) -> Result<Self, SetupError> {
         let extra_roots = match &config.ca_file {
             Some(path) => super::file::ca_file(CA_FILE, path)?,
             None => Vec::new(),

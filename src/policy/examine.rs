@@ -1,8 +1,7 @@
 //! A decision with everything behind it: every rule, and the entry that comes nearest.
 
 use super::rule::RuleOutcome;
-use super::{Decision, Policy, PolicyError, Subject};
-use crate::config::ReleaseStage;
+use super::{Decision, Policy, PolicyError, ReleaseStage, Subject};
 
 /// The entry of an allowlist that comes nearest to a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -70,8 +69,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::config::{AuthApi, EmptyDevices};
     use crate::policy::DenialCode;
+    use crate::policy::settings::{AuthApi, EmptyDevices};
 
     /// Few values, so that rules and identities meet.
     fn hash() -> impl Strategy<Value = Vec<u8>> {
@@ -152,7 +151,7 @@ mod tests {
                     compose_hash,
                     device_id,
                     app_id,
-                    ..crate::policy::testing::boot_info()
+                    ..BootInfo::example()
                 }
             },
         )

@@ -3,10 +3,10 @@
 use std::path::Path;
 
 use kms_attest::outgoing;
+use kms_attest::small_file::small_file;
 use rustls_pki_types::CertificateDer;
 
 use super::SetupError;
-use crate::small_file::small_file;
 
 /// No file with certificates or a key is larger.
 const MAX_FILE: u64 = 1 << 20;

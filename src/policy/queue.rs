@@ -142,6 +142,8 @@ impl Drop for Member<'_> {
 mod tests {
     use std::time::Instant;
 
+    use kms_attest::identity::BootInfo;
+
     use super::*;
 
     const QUEUE_TIMEOUT: Duration = Duration::from_millis(200);
@@ -227,7 +229,7 @@ mod tests {
 
     #[test]
     fn a_key_is_an_app_or_all_kms() {
-        let one = crate::policy::testing::boot_info();
+        let one = BootInfo::example();
         let mut other = one.clone();
         other.instance_id = vec![9; 20];
         assert_eq!(FairnessKey::of(Subject::App(&one)), FairnessKey::of(Subject::App(&other)));

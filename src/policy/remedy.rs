@@ -226,12 +226,16 @@ fn merge(into: &mut Value, from: &Value) {
 #[cfg(test)]
 mod tests {
     use std::io::Write as _;
+    use std::time::Duration;
+
+    use alloy_primitives::Address;
+    use kms_attest::identity::BootInfo;
+    use kms_attest::outgoing::Endpoint;
 
     use super::super::Decision;
     use super::super::rules::Rules;
-    use super::super::testing::boot_info;
     use super::*;
-    use crate::config::{AuthApi, EmptyDevices};
+    use crate::policy::settings::{self, AuthApi, BlockChoice, EmptyDevices};
 
     fn policy(file: &std::path::Path) -> Policy {
         let config = AuthApi::Allowlist { path: file.to_owned(), empty_devices: EmptyDevices::NoDevice };
@@ -241,7 +245,7 @@ mod tests {
     /// Follows remedies until the caller is allowed: each must get one rule further.
     #[test]
     fn following_the_remedies_of_an_empty_allowlist_allows_everyone() {
-        let mut identity = boot_info();
+        let mut identity = BootInfo::example();
         identity.tcb_status = "OutOfDate".to_owned();
         identity.advisory_ids = vec!["INTEL-SA-1".to_owned(), "INTEL-SA-2".to_owned()];
         let mut file = tempfile::NamedTempFile::new().expect("file");
@@ -264,17 +268,18 @@ mod tests {
 
     #[test]
     fn a_contract_is_told_by_its_functions() {
-        let text = r#"
-            [core.auth_api]
-            type = "ethereum"
-            [core.auth_api.ethereum]
-            rpc_urls = ["http://127.0.0.1:9"]
-            chain_id = 1
-            kms_contract = "0x1111111111111111111111111111111111111111"
-        "#;
-        let (config, _) = crate::config::Config::from_toml(text).expect("a configuration");
-        let policy = Policy::from_config(&config.core.auth_api).expect("a policy");
-        let identity = boot_info();
+        let chain = settings::Ethereum {
+            rpc_urls: vec![Endpoint::parse("http://127.0.0.1:9").expect("a URL")],
+            chain_id: 1,
+            kms_contract: Address::repeat_byte(0x11),
+            block: BlockChoice::Finalized,
+            max_block_age: BlockChoice::Finalized.usual_age(),
+            agreement: 1,
+            request_timeout: Duration::from_secs(5),
+            ca_file: None,
+        };
+        let policy = Policy::from_config(&AuthApi::Ethereum(Box::new(chain))).expect("a policy");
+        let identity = BootInfo::example();
         let (app, kms) = (Subject::App(&identity), Subject::Kms(&identity));
         for (subject, code, function, argument) in [
             (app, DenialCode::AppNotRegistered, "registerApp(address)", "11".repeat(20)),
@@ -312,7 +317,7 @@ mod tests {
 
     #[test]
     fn an_image_hash_that_is_missing_cannot_be_added() {
-        let mut identity = boot_info();
+        let mut identity = BootInfo::example();
         identity.os_image_hash.clear();
         let file = tempfile::NamedTempFile::new().expect("file");
         assert_eq!(policy(file.path()).remedy(DenialCode::OsImage, Subject::App(&identity)), None);

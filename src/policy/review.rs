@@ -4,11 +4,12 @@ mod walk;
 
 use std::collections::BTreeSet;
 
+use kms_attest::json::duplicate_keys;
 use serde::Serialize;
 
 use super::rules::Rules;
 pub use super::rules::grants::Grant;
-use crate::config::{EmptyDevices, duplicate_keys};
+use super::settings::EmptyDevices;
 
 /// Findings beyond this many are counted, not listed.
 const MOST: usize = 200;

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use super::drop_in_background::drop_in_background;
 use super::rules::Rules;
+use super::settings::EmptyDevices;
 use super::{Decision, RulesError, Subject};
-use crate::config::EmptyDevices;
 
 /// The rules of an `auth-config.json`, with what an empty device list means.
 pub struct Ruleset {

@@ -13,11 +13,11 @@ use reqwest::RequestBuilder;
 
 use self::backend::Backend;
 use self::wire::{BootRequest, BootResponse, InfoResponse};
+use super::observer::WebhookObserver;
 use super::queue::FairnessKey;
+use super::settings::{self, DecisionKey};
 use super::signed::{self, NONCE_HEADER, Nonce, SignedRequest};
 use super::{Decision, Info, PolicyError, SetupError, Subject, SubjectKind};
-use crate::config::{self, DecisionKey};
-use crate::metrics::Metrics;
 
 /// Bounds of one request and of all together.
 #[derive(Clone, Copy)]
@@ -80,11 +80,11 @@ impl Webhook {
     ///
     /// # Errors
     /// [`SetupError`] names the key whose file cannot be used.
-    pub fn new(webhook: &config::Webhook) -> Result<Self, SetupError> {
+    pub fn new(webhook: &settings::Webhook) -> Result<Self, SetupError> {
         Self::with_bounds(webhook, BOUNDS.within(webhook.timeout))
     }
 
-    fn with_bounds(webhook: &config::Webhook, bounds: Bounds) -> Result<Self, SetupError> {
+    fn with_bounds(webhook: &settings::Webhook, bounds: Bounds) -> Result<Self, SetupError> {
         Ok(Self {
             backend: Arc::new(Backend::new(webhook, bounds)?),
             decision_key: webhook.decision_key,
@@ -92,9 +92,9 @@ impl Webhook {
         })
     }
 
-    /// Shows the breaker and what is shed in `metrics` from now on.
-    pub(super) fn show_in(&self, metrics: &Arc<Metrics>) {
-        self.backend.show_in(metrics);
+    /// Reports the breaker and the requests that are shed to `observer`.
+    pub(super) fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
+        self.backend.report_to(observer);
     }
 
     pub(super) async fn decide(

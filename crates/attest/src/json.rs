@@ -1,6 +1,10 @@
 //! JSON from outside, which must be UTF-8.
 
+mod duplicates;
+
 use serde::de::{DeserializeOwned, Error as _};
+
+pub use duplicates::duplicate_keys;
 
 /// Parses `body`. `serde_json` alone does not check the bytes of strings that it skips, so it would accept a
 /// body that is not JSON text (RFC 8259, section 8.1).

@@ -4,6 +4,7 @@
 pub mod attester;
 pub mod binding;
 pub mod certificate;
+pub mod clock;
 pub mod clock_floor;
 mod codec;
 pub mod collateral;
@@ -18,6 +19,7 @@ mod pem;
 pub mod platform;
 pub mod ra_tls;
 pub mod single_flight;
+pub mod small_file;
 pub mod state_file;
 pub mod tcb;
 pub mod tls;

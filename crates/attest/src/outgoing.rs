@@ -1,5 +1,7 @@
 //! Outgoing HTTP requests: trusted roots, bounded bodies, and error messages without host names.
 
+mod endpoint;
+
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
@@ -13,6 +15,8 @@ use rustls_pki_types::{CertificateDer, ServerName, SubjectPublicKeyInfoDer, Unix
 use x509_parser::prelude::{FromDer, X509Certificate};
 
 use crate::tls::{ChainLimit, trusting};
+
+pub use endpoint::Endpoint;
 
 /// Maximum number of nested errors that are examined.
 const MAX_CAUSES: usize = 16;

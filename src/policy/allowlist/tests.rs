@@ -1,8 +1,8 @@
 //! The file as it changes, disappears and comes back.
 
+use kms_attest::identity::BootInfo;
 use serde_json::json;
 
-use super::super::testing::boot_info;
 use super::*;
 
 fn content(compose_hash: u8) -> String {
@@ -45,11 +45,11 @@ impl Setup {
     }
 
     async fn decide(&self) -> Result<(), (&'static str, String)> {
-        result(self.allowlist.decide(Subject::App(&boot_info())).await.unwrap())
+        result(self.allowlist.decide(Subject::App(&BootInfo::example())).await.unwrap())
     }
 
     fn snapshot_decide(&self) -> Result<(), (&'static str, String)> {
-        result(self.allowlist.snapshot_decide(Subject::App(&boot_info())))
+        result(self.allowlist.snapshot_decide(Subject::App(&BootInfo::example())))
     }
 }
 
@@ -209,7 +209,7 @@ async fn while_a_large_file_is_not_read_to_its_end_the_rules_of_before_decide_fo
     assert_eq!(setup.decide().await, Ok(()), "by the rules of before");
     assert!(began.elapsed() >= LARGE_PATIENCE && began.elapsed() < TOLERANCE);
     file.changed.store(Some(Arc::new(Instant::now().checked_sub(TOLERANCE * 2).unwrap())));
-    let error = setup.allowlist.decide(Subject::App(&boot_info())).await.unwrap_err();
+    let error = setup.allowlist.decide(Subject::App(&BootInfo::example())).await.unwrap_err();
     assert!(error.detail().contains("has changed and cannot be read"), "{error:?}");
     drop(reading);
     let denied = Err(("compose_hash_not_allowed", "compose hash not allowed".to_owned()));
@@ -252,7 +252,7 @@ async fn an_ordinary_file_that_cannot_be_read_to_its_end_lets_no_removed_app_in(
     let path = directory.path().join("auth-config.json");
     fs::write(&path, content(0x22)).unwrap();
     let allowlist = Allowlist::open(path.clone(), EmptyDevices::AnyDevice);
-    let decide = async || allowlist.decide(Subject::App(&boot_info())).await;
+    let decide = async || allowlist.decide(Subject::App(&BootInfo::example())).await;
     assert!(decide().await.is_ok());
     // Whoever reads it now does not come to an end.
     let reading = allowlist.file.reading.lock().await;
@@ -277,7 +277,7 @@ async fn a_file_system_that_hangs_refuses_and_holds_up_no_worker() {
     };
     let file = Arc::new(WatchedFile::seen_by(path.into(), look));
     let allowlist = Allowlist { empty_devices: EmptyDevices::AnyDevice, file };
-    let decide = async || allowlist.decide(Subject::App(&boot_info())).await;
+    let decide = async || allowlist.decide(Subject::App(&BootInfo::example())).await;
     assert!(decide().await.is_ok());
     assert_eq!(allowlist.last_error(), None);
 

@@ -3,13 +3,13 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use kms_attest::clock::unix;
 use serde::Deserialize;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
 
 use super::error::NodeError;
 use super::rpc;
-use crate::clock::unix;
 
 /// How far a block may be ahead of our clock.
 const SKEW: Duration = Duration::from_secs(120);

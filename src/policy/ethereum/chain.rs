@@ -5,14 +5,14 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use alloy_primitives::Address;
+use kms_attest::clock::unix_now;
 
 use super::abi::{self, CallData, Verdict};
 use super::block::Block;
 use super::error::{ChainError, NodeError};
 use super::marks::{Marks, Now};
 use super::node::{Head, Node};
-use crate::clock::unix_now;
-use crate::config::BlockChoice;
+use crate::policy::settings::BlockChoice;
 
 /// How often the log tells of disagreement: the metric counts them all.
 const TELL_EVERY: Duration = Duration::from_secs(60);

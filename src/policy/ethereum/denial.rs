@@ -60,12 +60,13 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::super::testing::boot_info;
+    use kms_attest::identity::BootInfo;
+
     use super::*;
 
     #[test]
     fn each_reason_of_the_contracts_names_the_call_that_helps() {
-        let mut boot_info = boot_info();
+        let mut boot_info = BootInfo::example();
         boot_info.tcb_status = "OutOfDate".to_owned();
         let kms = Address::from([0xee; 20]);
         let (kms_text, app_text) = (
@@ -155,7 +156,7 @@ mod tests {
 
     #[test]
     fn a_reason_of_somebodys_own_is_shown_bounded_and_explains_nothing_more() {
-        let boot_info = boot_info();
+        let boot_info = BootInfo::example();
         let reason = format!("closed on Sundays\n{}", "é".repeat(1000));
         let denial = denial(Subject::App(&boot_info), Address::ZERO, &reason);
         assert_eq!(denial.code, DenialCode::Backend);

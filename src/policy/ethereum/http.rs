@@ -2,13 +2,12 @@
 
 use std::time::Duration;
 
-use kms_attest::outgoing::{self, BodyError, Cause};
+use kms_attest::outgoing::{self, BodyError, Cause, Endpoint};
 use reqwest::{Client, Response, redirect};
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
 
 use super::error::NodeError;
-use crate::config::Endpoint;
 
 /// Longest wait for a connection.
 const CONNECT: Duration = Duration::from_secs(3);

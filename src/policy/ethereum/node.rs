@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use alloy_primitives::Address;
+use kms_attest::outgoing::Endpoint;
 use rustls::ClientConfig;
 use serde_json::value::RawValue;
 use serde_json::{Value, json};
@@ -14,7 +15,7 @@ use super::block::{self, Block};
 use super::error::NodeError;
 use super::http::Http;
 use super::rpc;
-use crate::config::{BlockChoice, Endpoint};
+use crate::policy::settings::BlockChoice;
 
 /// A block comes with the hashes of its transactions, 69 bytes each.
 const MAX_BLOCK: usize = 2 << 20;

@@ -5,7 +5,8 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{Devices, Rules};
-use crate::config::{EmptyDevices, ReleaseStage};
+use crate::policy::ReleaseStage;
+use crate::policy::settings::EmptyDevices;
 
 /// One entry of an allowlist that can let somebody through. Hashes and ids are lower-case hex without `0x`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]

@@ -1,9 +1,9 @@
 //! The entry of an allowlist that comes nearest to a caller, with what differs.
 
 use super::{App, Devices, EXAMPLES, Hashes, Rule, Rules, examples};
-use crate::config::EmptyDevices;
 use crate::policy::Subject;
 use crate::policy::examine::{Difference, Nearest};
+use crate::policy::settings::EmptyDevices;
 
 /// Hex digits in which two ids may differ and still look like one with a slip of the pen.
 const SLIP: usize = 4;
@@ -103,10 +103,10 @@ impl Devices {
 
 #[cfg(test)]
 mod tests {
+    use kms_attest::identity::BootInfo;
     use serde_json::json;
 
     use super::*;
-    use crate::policy::testing::boot_info;
 
     fn rules(value: serde_json::Value) -> Rules {
         Rules::parse(value.to_string().as_bytes()).expect("rules")
@@ -118,7 +118,7 @@ mod tests {
 
     #[test]
     fn the_nearest_entry_is_the_apps_own_or_one_that_looks_like_it() {
-        let identity = boot_info();
+        let identity = BootInfo::example();
         let own = hex::encode([0x11; 20]);
         let slip = own.replacen("11", "1f", 1);
         for (id, compose, reason, fields) in [
@@ -140,14 +140,14 @@ mod tests {
 
     #[test]
     fn an_app_that_resembles_nothing_has_no_nearest_entry() {
-        let identity = boot_info();
+        let identity = BootInfo::example();
         let file = json!({ "apps": { hex::encode([0x77; 20]): { "composeHashes": [hashes(0x99)] } } });
         assert_eq!(rules(file).nearest(Subject::App(&identity), EmptyDevices::NoDevice), None);
     }
 
     #[test]
     fn a_hash_with_a_slip_of_the_pen_is_pointed_out() {
-        let identity = boot_info();
+        let identity = BootInfo::example();
         let slip = hashes(0x55).replacen("55", "45", 1);
         let file = json!({ "osImages": [hashes(0x44)], "kms": { "mrAggregated": [slip, hashes(0x01)] } });
         let nearest = rules(file).nearest(Subject::Kms(&identity), EmptyDevices::AnyDevice).expect("kms");

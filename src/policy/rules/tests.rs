@@ -4,7 +4,6 @@ use kms_attest::identity::BootInfo;
 use proptest::prelude::*;
 use serde_json::json;
 
-use super::super::testing::boot_info;
 use super::*;
 use crate::policy::DenialCode;
 
@@ -31,7 +30,7 @@ fn rules() -> Rules {
 }
 
 fn with(change: impl FnOnce(&mut BootInfo)) -> BootInfo {
-    let mut boot_info = boot_info();
+    let mut boot_info = BootInfo::example();
     change(&mut boot_info);
     boot_info
 }
@@ -55,7 +54,7 @@ fn reasons(rules: &Rules, boot_info: &BootInfo) -> [String; 2] {
 
 #[test]
 fn what_the_file_allows_is_allowed() {
-    assert_eq!(reasons(&rules(), &boot_info()), ["", ""]);
+    assert_eq!(reasons(&rules(), &BootInfo::example()), ["", ""]);
 }
 
 #[test]
@@ -232,7 +231,7 @@ fn any_device_can_be_allowed_in_so_many_words() {
 #[test]
 fn a_device_list_of_nonsense_allows_no_device() {
     let rules = changed(|file| file["kms"]["devices"] = json!(["nonsense"]));
-    assert_eq!(reasons(&rules, &boot_info())[0], "KMS is not allowed to boot on this device");
+    assert_eq!(reasons(&rules, &BootInfo::example())[0], "KMS is not allowed to boot on this device");
 }
 
 #[test]
@@ -268,7 +267,7 @@ fn an_empty_file_has_the_peers_defaults_and_allows_nothing() {
         assert_eq!(info.kms_contract_address.as_deref(), Some(zero));
         assert_eq!(info.app_auth_implementation.as_deref(), Some(zero));
         assert_eq!((info.chain_id, info.eth_rpc_url), (Some(0), None));
-        assert_eq!(reasons(&rules, &boot_info()), ["OS image is not allowed"; 2]);
+        assert_eq!(reasons(&rules, &BootInfo::example()), ["OS image is not allowed"; 2]);
     }
 }
 
@@ -362,7 +361,7 @@ proptest! {
         strict in any::<bool>(),
     ) {
         let some = |pick: bool, value: String| if pick { vec![value] } else { Vec::new() };
-        let identity = boot_info();
+        let identity = BootInfo::example();
         let file = json!({
             "allowedTcbStatuses": some(picks[0], "UpToDate".to_owned()),
             "osImages": some(picks[1], hash(0x44)),

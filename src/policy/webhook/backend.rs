@@ -4,16 +4,15 @@ use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
-use kms_attest::outgoing::{self, BodyError};
+use kms_attest::outgoing::{self, BodyError, Endpoint};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 
 use super::breaker::{self, Breaker, Change};
 use super::{Bounds, client, unavailable, wire};
-use crate::config::{self, Endpoint};
-use crate::metrics::Metrics;
+use crate::policy::observer::{ShedBy, WebhookObserver};
 use crate::policy::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
-use crate::policy::{PolicyError, SetupError};
+use crate::policy::{PolicyError, SetupError, settings};
 
 /// What all requests to the service share.
 pub(super) struct Backend {
@@ -23,7 +22,7 @@ pub(super) struct Backend {
     queue: Queue,
     pub(super) breaker: Breaker,
     last_error: ArcSwapOption<String>,
-    metrics: OnceLock<Arc<Metrics>>,
+    observer: OnceLock<Arc<dyn WebhookObserver>>,
 }
 
 /// What came back.
@@ -37,7 +36,7 @@ enum Exchange<T> {
 }
 
 impl Backend {
-    pub(super) fn new(webhook: &config::Webhook, bounds: Bounds) -> Result<Self, SetupError> {
+    pub(super) fn new(webhook: &settings::Webhook, bounds: Bounds) -> Result<Self, SetupError> {
         Ok(Self {
             base: webhook.url.clone(),
             client: client::build(webhook, &bounds)?,
@@ -51,12 +50,12 @@ impl Backend {
             }),
             breaker: Breaker::closed(Instant::now()),
             last_error: ArcSwapOption::empty(),
-            metrics: OnceLock::new(),
+            observer: OnceLock::new(),
         })
     }
 
-    pub(super) fn show_in(&self, metrics: &Arc<Metrics>) {
-        let _ = self.metrics.set(Arc::clone(metrics));
+    pub(super) fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
+        let _ = self.observer.set(observer);
     }
 
     /// The bounds of its requests.
@@ -94,13 +93,13 @@ impl Backend {
     ) -> Result<T, PolicyError> {
         let came = Instant::now();
         if !self.breaker.admits(came) {
-            self.count_shed("webhook_breaker");
+            self.count_shed(ShedBy::Breaker);
             let last = self.last_error.load();
             let last = last.as_deref().map_or("it did not answer", String::as_str);
             return Err(unavailable(format!("the webhook is not asked for a moment, {last}")));
         }
         let slot = self.queue.slot(key).await.map_err(|Shed| {
-            self.count_shed("webhook_queue");
+            self.count_shed(ShedBy::Queue);
             unavailable("too many requests wait for the webhook".to_owned())
         })?;
         let mut in_flight = InFlight { backend: self, began: Instant::now(), is_open: true };
@@ -166,18 +165,18 @@ impl Backend {
         unavailable(detail)
     }
 
-    fn count_shed(&self, limit: &'static str) {
-        if let Some(metrics) = self.metrics.get() {
-            metrics.policy_request_shed(limit);
+    fn count_shed(&self, by: ShedBy) {
+        if let Some(observer) = self.observer.get() {
+            observer.request_shed(by);
         }
     }
 
     fn note(self: &Arc<Self>, change: Option<Change>) {
         let Some(change) = change else { return };
-        let metrics = self.metrics.get();
+        let observer = self.observer.get();
         match change {
             Change::Opened(nth) => {
-                metrics.inspect(|metrics| metrics.webhook_breaker_opened());
+                observer.inspect(|observer| observer.breaker_opened());
                 let error = self.last_error().unwrap_or_default();
                 tracing::warn!(
                     error,
@@ -186,7 +185,7 @@ impl Backend {
                 tokio::spawn(probe(Arc::downgrade(self), nth));
             }
             Change::Closed => {
-                metrics.inspect(|metrics| metrics.webhook_breaker_closed());
+                observer.inspect(|observer| observer.breaker_closed());
                 tracing::info!("the webhook answers again");
             }
         }

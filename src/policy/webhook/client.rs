@@ -7,17 +7,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
+use kms_attest::tls::{ChainLimit, trusting};
 use reqwest::{Client, RequestBuilder, Response, redirect};
 use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use kms_attest::tls::{ChainLimit, trusting};
-
 use super::{Bounds, printable};
-use crate::config::{ClientFiles, Webhook};
 use crate::policy::SetupError;
 use crate::policy::file::read;
+use crate::policy::settings::{ClientFiles, Webhook};
 
 /// Shorter than what common servers allow a connection (5 s).
 const IDLE: Duration = Duration::from_secs(4);
@@ -160,8 +159,8 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
-    use crate::config::Endpoint;
     use crate::policy::webhook::BOUNDS;
+    use kms_attest::outgoing::Endpoint;
 
     struct Files {
         directory: tempfile::TempDir,

@@ -6,13 +6,13 @@ mod proofs;
 use std::sync::Mutex as StdMutex;
 use std::time::Instant;
 
+use kms_attest::identity::BootInfo;
+use kms_attest::outgoing::Endpoint;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::testing::boot_info;
 use super::*;
-use crate::config::Endpoint;
 use crate::policy::signed::Claims;
 use crate::policy::{Denial, DenialCode};
 
@@ -80,7 +80,7 @@ impl Server {
 }
 
 fn webhook(base: &str) -> Webhook {
-    Webhook::with_bounds(&config::Webhook::at(Endpoint::parse(base).unwrap()), QUICK).unwrap()
+    Webhook::with_bounds(&settings::Webhook::at(Endpoint::parse(base).unwrap()), QUICK).unwrap()
 }
 
 async fn serve(mut stream: TcpStream, behaviour: Behaviour, requests: Arc<StdMutex<Vec<String>>>) {
@@ -144,7 +144,7 @@ fn without(mut value: Value, key: &str) -> Value {
 }
 
 async fn decide(webhook: &Webhook) -> Result<Decision, PolicyError> {
-    ask(webhook, Subject::App(&boot_info())).await
+    ask(webhook, Subject::App(&BootInfo::example())).await
 }
 
 async fn ask(webhook: &Webhook, subject: Subject<'_>) -> Result<Decision, PolicyError> {
@@ -154,7 +154,7 @@ async fn ask(webhook: &Webhook, subject: Subject<'_>) -> Result<Decision, Policy
 #[tokio::test]
 async fn the_request_is_the_peers_to_the_byte() {
     let server = Server::json(allowing()).await;
-    let mut boot_info = boot_info();
+    let mut boot_info = BootInfo::example();
     boot_info.instance_id = vec![];
     boot_info.key_provider_info = b"{}".to_vec();
     boot_info.advisory_ids = vec!["INTEL-SA-1".to_owned()];
@@ -194,7 +194,7 @@ async fn paths_are_joined_plainly() {
     ] {
         let server = Server::json(allowing()).await;
         let webhook = webhook(&format!("{}{base}", server.base));
-        ask(&webhook, Subject::Kms(&boot_info())).await.unwrap();
+        ask(&webhook, Subject::Kms(&BootInfo::example())).await.unwrap();
         assert!(server.request().starts_with(path), "{}", server.request());
     }
     let server = Server::json(info()).await;
@@ -223,7 +223,7 @@ async fn answers_become_decisions() {
 
 #[tokio::test]
 async fn the_stage_of_an_answer_is_a_known_word_or_there_is_no_answer() {
-    use crate::config::ReleaseStage;
+    use crate::policy::ReleaseStage;
     for (stage, expected) in [
         (json!(null), Ok(None)),
         (json!("boot"), Ok(Some(ReleaseStage::Boot))),
@@ -452,11 +452,11 @@ async fn info_needs_all_its_keys() {
 async fn the_last_info_outlives_an_outage() {
     let server = Server::json(info()).await;
     let bounds = Bounds { fresh: Duration::ZERO, ..QUICK };
-    let config = config::Webhook::at(Endpoint::parse(&server.base).unwrap());
+    let config = settings::Webhook::at(Endpoint::parse(&server.base).unwrap());
     let webhook = Webhook::with_bounds(&config, bounds).unwrap();
     webhook.info().await.unwrap();
     let hanging = Server::new(Behaviour::Hang).await;
-    let hanging = config::Webhook::at(Endpoint::parse(&hanging.base).unwrap());
+    let hanging = settings::Webhook::at(Endpoint::parse(&hanging.base).unwrap());
     let backend = Webhook::with_bounds(&hanging, bounds).unwrap().backend;
     let webhook = Webhook { backend, ..webhook };
     assert!(webhook.info().await.is_err());
@@ -496,7 +496,7 @@ fn a_configured_time_out_bounds_everything_on_the_way() {
 async fn a_silent_webhook_is_given_up_after_the_configured_time_out() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
-    let mut configured = config::Webhook::at(Endpoint::parse(&url).unwrap());
+    let mut configured = settings::Webhook::at(Endpoint::parse(&url).unwrap());
     configured.timeout = Duration::from_secs(1);
     let webhook = Webhook::new(&configured).unwrap();
     let asked = Instant::now();

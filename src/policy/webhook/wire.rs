@@ -6,7 +6,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::printable;
-use crate::config::ReleaseStage;
+use crate::policy::ReleaseStage;
 use crate::policy::signed::{Claims, Signature};
 use crate::policy::{Decision, Denial, Info, contract, rules};
 

@@ -2,8 +2,8 @@
 
 use alloy_primitives::keccak256;
 use alloy_sol_types::SolValue as _;
+use kms_attest::identity::BootInfo;
 
-use super::super::super::testing::boot_info;
 use super::*;
 
 fn selector(signature: &str) -> [u8; 4] {
@@ -29,7 +29,7 @@ fn selectors_are_those_of_the_canonical_signatures() {
     ] {
         assert_eq!(hex::encode(selector(&signature)), known, "{signature}");
     }
-    let boot_info = boot_info();
+    let boot_info = BootInfo::example();
     for (call, signature) in [
         (CallData::decision(Subject::App(&boot_info)).expect("words"), format!("isAppAllowed({TUPLE})")),
         (CallData::decision(Subject::Kms(&boot_info)).expect("words"), format!("isKmsAllowed({TUPLE})")),
@@ -43,7 +43,7 @@ fn selectors_are_those_of_the_canonical_signatures() {
 /// Word by word, as the ABI specification lays a dynamic tuple out.
 #[test]
 fn a_question_is_laid_out_as_the_abi_says() {
-    let mut boot_info = boot_info();
+    let mut boot_info = BootInfo::example();
     boot_info.instance_id = Vec::new();
     boot_info.os_image_hash = Vec::new();
     boot_info.advisory_ids = vec!["INTEL-SA-1".to_owned(), String::new()];

@@ -1,15 +1,15 @@
 //! The breaker, the queue and the second try, over loopback.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
-use crate::metrics::Kind as Counted;
+use crate::policy::ShedBy;
 
 /// Answers well from the `n`-th request on; before, does nothing at all.
 struct Sick {
     base: String,
     asked: Arc<AtomicUsize>,
-    is_well: Arc<std::sync::atomic::AtomicBool>,
+    is_well: Arc<AtomicBool>,
 }
 
 impl Sick {
@@ -50,20 +50,50 @@ impl Sick {
     }
 }
 
-fn shown(metrics: &Metrics, line: &str) -> bool {
-    metrics.render().lines().any(|shown| shown == line)
+/// What was reported to it.
+#[derive(Default)]
+struct Counts {
+    is_open: AtomicBool,
+    openings: AtomicUsize,
+    shed_by_breaker: AtomicUsize,
+    shed_by_queue: AtomicUsize,
+}
+
+impl WebhookObserver for Counts {
+    fn request_shed(&self, by: ShedBy) {
+        let counter = match by {
+            ShedBy::Breaker => &self.shed_by_breaker,
+            ShedBy::Queue => &self.shed_by_queue,
+        };
+        counter.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn breaker_opened(&self) {
+        self.is_open.store(true, Ordering::SeqCst);
+        self.openings.fetch_add(1, Ordering::SeqCst);
+    }
+
+    fn breaker_closed(&self) {
+        self.is_open.store(false, Ordering::SeqCst);
+    }
+}
+
+impl Counts {
+    fn is_open(&self) -> bool {
+        self.is_open.load(Ordering::SeqCst)
+    }
 }
 
 #[tokio::test]
 async fn a_service_that_does_not_answer_is_soon_not_waited_for_and_found_again_without_a_caller() {
     let sick = Sick::new().await;
     let webhook = webhook(&sick.base);
-    let metrics = Arc::new(Metrics::new([("GetMeta", Counted::Other)]));
-    webhook.show_in(&metrics);
-    assert!(shown(&metrics, "cvm_kms_webhook_breaker_open 0"));
+    let counts = Arc::new(Counts::default());
+    webhook.report_to(counts.clone());
+    assert!(!counts.is_open());
     // One after the other, so that each is asked for itself.
     let mut asked = 0;
-    while !shown(&metrics, "cvm_kms_webhook_breaker_open 1") {
+    while !counts.is_open() {
         assert!(decide(&webhook).await.is_err());
         asked += 1;
         assert!(asked <= 5, "five failures open it");
@@ -75,12 +105,12 @@ async fn a_service_that_does_not_answer_is_soon_not_waited_for_and_found_again_w
         assert!(detail.contains("is not asked for a moment, the webhook did not answer in time"), "{detail}");
     }
     assert!(began.elapsed() < QUICK.total, "at once: {:?}", began.elapsed());
-    assert!(shown(&metrics, "cvm_kms_webhook_breaker_openings_total 1"));
-    assert!(shown(&metrics, "cvm_kms_shed_total{limit=\"webhook_breaker\"} 100"));
+    assert_eq!(counts.openings.load(Ordering::SeqCst), 1);
+    assert_eq!(counts.shed_by_breaker.load(Ordering::SeqCst), 100);
 
     sick.recover();
     let began = Instant::now();
-    while !shown(&metrics, "cvm_kms_webhook_breaker_open 0") {
+    while counts.is_open() {
         assert!(began.elapsed() < Duration::from_secs(20), "nobody asks, and still it is found");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
@@ -167,12 +197,12 @@ async fn one_that_hangs_takes_one_turn_and_no_more() {
         }
     });
     let bounds = Bounds { total: Duration::from_secs(60), ..QUICK };
-    let webhook = config::Webhook::at(Endpoint::parse(&base).unwrap());
+    let webhook = settings::Webhook::at(Endpoint::parse(&base).unwrap());
     let webhook = Arc::new(Webhook::with_bounds(&webhook, bounds).unwrap());
     let hanging: Vec<_> = (1..QUICK.concurrent)
         .map(|_| {
             let webhook = webhook.clone();
-            tokio::spawn(async move { ask(&webhook, Subject::Kms(&boot_info())).await })
+            tokio::spawn(async move { ask(&webhook, Subject::Kms(&BootInfo::example())).await })
         })
         .collect();
     tokio::time::sleep(Duration::from_millis(50)).await;
@@ -209,13 +239,13 @@ async fn an_app_or_a_stranger_kms_that_hangs_takes_its_own_turns_and_no_more() {
     // With the real numbers, and so much time that nothing ends by itself.
     let endless = Duration::from_secs(600);
     let bounds = Bounds { connect: endless, total: endless, queue_timeout: endless, ..BOUNDS };
-    let webhook = config::Webhook::at(Endpoint::parse(&base).unwrap());
+    let webhook = settings::Webhook::at(Endpoint::parse(&base).unwrap());
     let webhook = Arc::new(Webhook::with_bounds(&webhook, bounds).unwrap());
     let hanging: Vec<_> = (0..BOUNDS.concurrent * 2)
         .map(|number| {
             let webhook = webhook.clone();
             tokio::spawn(async move {
-                let caller = kms_attest::identity::BootInfo { app_id: vec![0x99; 20], ..boot_info() };
+                let caller = BootInfo { app_id: vec![0x99; 20], ..BootInfo::example() };
                 let subject = if number % 2 == 0 { Subject::App(&caller) } else { Subject::Kms(&caller) };
                 ask(&webhook, subject).await
             })
@@ -228,7 +258,7 @@ async fn an_app_or_a_stranger_kms_that_hangs_takes_its_own_turns_and_no_more() {
         tokio::time::sleep(Duration::from_millis(5)).await;
     }
     for _ in 0..20 {
-        let own = boot_info();
+        let own = BootInfo::example();
         let others =
             async { (decide(&webhook).await, webhook.decide(Subject::Kms(&own), FairnessKey::Own).await) };
         let (app, own) = tokio::time::timeout(Duration::from_secs(60), others).await.expect("not held up");
@@ -243,10 +273,10 @@ async fn an_app_or_a_stranger_kms_that_hangs_takes_its_own_turns_and_no_more() {
 async fn beyond_the_queue_requests_are_shed_at_once() {
     let server = Server::new(Behaviour::Hang).await;
     let bounds = Bounds { concurrent: 1, queued: 2, ..QUICK };
-    let webhook = config::Webhook::at(Endpoint::parse(&server.base).unwrap());
+    let webhook = settings::Webhook::at(Endpoint::parse(&server.base).unwrap());
     let webhook = Arc::new(Webhook::with_bounds(&webhook, bounds).unwrap());
-    let metrics = Arc::new(Metrics::new([("GetMeta", Counted::Other)]));
-    webhook.show_in(&metrics);
+    let counts = Arc::new(Counts::default());
+    webhook.report_to(counts.clone());
     let queued: Vec<_> = (0..3)
         .map(|_| {
             let webhook = webhook.clone();
@@ -256,7 +286,7 @@ async fn beyond_the_queue_requests_are_shed_at_once() {
     tokio::time::sleep(Duration::from_millis(50)).await;
     let detail = detail(decide(&webhook).await);
     assert!(detail.contains("too many requests wait for the webhook"), "{detail}");
-    assert!(shown(&metrics, "cvm_kms_shed_total{limit=\"webhook_queue\"} 1"));
+    assert_eq!(counts.shed_by_queue.load(Ordering::SeqCst), 1);
     for task in queued {
         assert!(task.await.unwrap().is_err());
     }

@@ -9,11 +9,11 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::config::{ClientFiles, Secret};
+use crate::policy::settings::{ClientFiles, Secret};
 use crate::policy::signed::{DecisionSigner, Signature};
 
-fn configured(base: &str, change: impl FnOnce(&mut config::Webhook)) -> Webhook {
-    let mut webhook = config::Webhook::at(Endpoint::parse(base).unwrap());
+fn configured(base: &str, change: impl FnOnce(&mut settings::Webhook)) -> Webhook {
+    let mut webhook = settings::Webhook::at(Endpoint::parse(base).unwrap());
     change(&mut webhook);
     Webhook::with_bounds(&webhook, QUICK).unwrap()
 }
@@ -219,7 +219,7 @@ async fn a_signed_decision_counts_each_time() {
 
 #[tokio::test]
 async fn nobody_on_the_way_adds_changes_or_removes_the_stage_of_a_signed_decision() {
-    use crate::config::ReleaseStage::{Any, Boot};
+    use crate::policy::ReleaseStage::{Any, Boot};
     for said in [None, Some(Boot), Some(Any)] {
         for meant in [None, Some(Boot), Some(Any)] {
             let answer = Claims { release_stage: said, ..ALLOW };

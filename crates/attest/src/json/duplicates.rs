@@ -6,7 +6,7 @@ use std::fmt;
 use serde::de::{DeserializeSeed, Deserializer, MapAccess, SeqAccess, Visitor};
 
 /// At most this many are reported.
-const MOST: usize = 16;
+const MAX_REPORTED: usize = 16;
 
 /// The paths of keys that an object gives more than once, such as `core.rpc.port` or `list[2].key`, in the order of
 /// the text; at most 16. Empty if the text is not JSON.
@@ -46,7 +46,7 @@ impl<'de> Visitor<'de> for Walk<'_> {
         while let Some(key) = map.next_key::<String>()? {
             let shown: String = key.chars().take(64).collect();
             self.0.at.push(if self.0.at.is_empty() { shown } else { format!(".{shown}") });
-            if !seen.insert(key) && self.0.paths.len() < MOST {
+            if !seen.insert(key) && self.0.paths.len() < MAX_REPORTED {
                 self.0.paths.push(self.0.at.concat());
             }
             map.next_value_seed(Walk(self.0))?;
@@ -119,6 +119,6 @@ mod tests {
         let deep = "{\"a\":".repeat(100_000);
         assert_eq!(duplicate_keys(deep.as_bytes()), [""; 0]);
         let many = format!("{{{}\"a\": 1}}", "\"a\": 1,".repeat(1000));
-        assert_eq!(duplicate_keys(many.as_bytes()).len(), MOST);
+        assert_eq!(duplicate_keys(many.as_bytes()).len(), MAX_REPORTED);
     }
 }
