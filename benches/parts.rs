@@ -11,7 +11,6 @@ use cvm_kms::ca::{self, OwnNames, Restricted};
 use cvm_kms::config::{AuthApi, EmptyDevices};
 use cvm_kms::domain::Domain;
 use cvm_kms::keys::{K256Key, RootKeys, derive, statement};
-use cvm_kms::policy::{self, Decision, Policy};
 use dcap_qvl::verify::QuoteVerifier;
 use futures_util::future::join_all;
 use kms_attest::binding::ReportData;
@@ -28,6 +27,7 @@ use kms_attest::trust::TrustAnchors;
 use kms_attest::verify::{Binding, Verified, verify};
 use kms_attest::vm_config::VmConfig;
 use kms_ledger::signature::SigningKey;
+use kms_policy::{Decision, Policy};
 use kms_simulator::{Cvm, Platform};
 use serde_json::{Map, json};
 
@@ -167,7 +167,7 @@ fn policy(criterion: &mut Criterion) {
     let config = AuthApi::Allowlist { path, empty_devices: EmptyDevices::NoDevice };
     let allowlist = Policy::from_config(&config).expect("a policy");
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");
-    let decide = async || allowlist.decide(policy::Subject::App(&identity)).await.expect("a decision");
+    let decide = async || allowlist.decide(kms_policy::Subject::App(&identity)).await.expect("a decision");
     // A file that changed recently is read again each time.
     std::thread::sleep(Duration::from_millis(200));
     assert!(matches!(runtime.block_on(decide()), Decision::Allowed { .. }));

@@ -8,9 +8,9 @@ use std::{fs, thread};
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 use cvm_kms::config::{AuthApi, EmptyDevices, Endpoint, Webhook};
-use cvm_kms::policy::{Decision, Policy, Subject};
 use futures_util::future::join_all;
 use kms_attest::identity::BootInfo;
+use kms_policy::{Decision, Policy, Subject};
 use serde_json::{Map, Value, json};
 use tokio::runtime::Runtime;
 
@@ -87,7 +87,7 @@ impl Allowlist {
     }
 }
 
-fn is_allowed(decision: &Result<Decision, cvm_kms::policy::PolicyError>) -> bool {
+fn is_allowed(decision: &Result<Decision, kms_policy::PolicyError>) -> bool {
     matches!(decision, Ok(Decision::Allowed { .. }))
 }
 

@@ -43,9 +43,10 @@ pub use self::vm_config::Mismatch;
 use self::walk::Walk;
 pub use self::walk::{Observer, Passed, Until};
 
+use kms_policy::Role;
+
 use crate::config::ReleaseStage;
 use crate::control::Shadow;
-use crate::policy::Role;
 
 /// The metric label of a verification.
 fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {

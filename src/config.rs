@@ -29,16 +29,16 @@ use url::Url;
 
 use crate::domain::{Domain, ReservedName};
 pub use crate::os_image::{AcpiPins, LiteAttestation};
-pub use crate::policy::settings::{
-    AuthApi, BlockChoice, ClientFiles, DecisionKey, EmptyDevices, Ethereum, Secret, Webhook,
-};
-pub use crate::policy::{Relaxation, ReleaseStage};
-pub use kms_attest::outgoing::Endpoint;
 
 pub use admin::CredentialsError;
 pub use attestation::VerifierError;
 pub use events::{DenialStorm, Events};
 pub use file::{FileError, read_file};
+pub use kms_attest::outgoing::Endpoint;
+pub use kms_policy::settings::{
+    AuthApi, BlockChoice, ClientFiles, DecisionKey, EmptyDevices, Ethereum, Secret, Webhook,
+};
+pub use kms_policy::{Relaxation, ReleaseStage};
 pub use kms_wire::method::NAMES as METHODS;
 pub use layers::{DEFAULTS, Setting, Sources};
 pub use notify::{NotifyError, NotifyFilter, NotifyKey, NotifyTarget};

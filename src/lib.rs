@@ -26,7 +26,6 @@ pub mod net; // listener, TLS, prpc and gRPC
 pub mod notify; // webhooks that tell people of events and conditions
 pub mod operator; // tokens and htpasswd users
 pub mod os_image; // OS images: downloaded, measured, compared with the registers in a quote
-pub mod policy; // allow all, allowlist, webhook, ethereum: a closed set
 pub mod proto; // messages and gRPC services from `proto/kms.proto`
 pub mod state; // where `control` keeps what operators changed
 pub mod store; // the key directory: empty, complete or broken; one commit point

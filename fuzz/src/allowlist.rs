@@ -3,9 +3,9 @@
 use std::fs;
 
 use cvm_kms::config::{AuthApi, EmptyDevices};
-use cvm_kms::policy::review::{Difference, Review};
-use cvm_kms::policy::{Decision, Policy, Subject};
 use kms_attest::identity::BootInfo;
+use kms_policy::review::{Difference, Review};
+use kms_policy::{Decision, Policy, Subject};
 use serde_json::Value;
 use tempfile::TempDir;
 

@@ -4,8 +4,8 @@ use std::sync::{LazyLock, Mutex};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use cvm_kms::config::Config;
-use cvm_kms::policy::{Decision, Policy, Subject};
 use kms_attest::identity::BootInfo;
+use kms_policy::{Decision, Policy, Subject};
 use serde_json::{Value, json};
 use tokio::runtime::{Builder, Runtime};
 

@@ -3,7 +3,7 @@
 use std::sync::{LazyLock, Mutex};
 
 use cvm_kms::config::{AuthApi, Endpoint, Webhook};
-use cvm_kms::policy::{Decision, Policy, Subject};
+use kms_policy::{Decision, Policy, Subject};
 use serde_json::Value;
 use tokio::runtime::{Builder, Runtime};
 

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use kms_attest::verify::Verified;
+use kms_policy::Role;
 
 use super::walk::{Observer, Walk};
-use crate::policy::Role;
 
 /// Explains how a caller would be judged. It has no way to a permit.
 #[derive(Debug, Clone)]

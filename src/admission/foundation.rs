@@ -4,12 +4,12 @@ use std::sync::Arc;
 
 use kms_attest::attester::Attester;
 use kms_attest::verify::Verifier;
+use kms_policy::Policy;
 
 use super::{SelfAuthorizer, TcbTolerance};
 use crate::audit::Audit;
 use crate::control::Freezes;
 use crate::metrics::Metrics;
-use crate::policy::Policy;
 
 /// What the services of both phases share. Nothing in it can make a permit: only [`Admission`](super::Admission) can.
 #[derive(Debug)]

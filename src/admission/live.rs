@@ -1,12 +1,12 @@
 //! Looks on at a live request: tells the candidate allowlist and the metrics what policy decided.
 
 use kms_attest::measurement::Stage;
+use kms_policy::examine::Examination;
+use kms_policy::{Decision, Policy, Role, Subject};
 
 use super::walk::{Observer, Passed, Until, Walk};
 use super::{Refusal, Relaxations, StageRule, StageVerdict, Step};
 use crate::os_image::OsImageError;
-use crate::policy::examine::Examination;
-use crate::policy::{Decision, Policy, Role, Subject};
 
 /// The observer whose walk can lead to a permit: it ends with the first refusal.
 pub(super) struct Live<'a> {

@@ -6,10 +6,10 @@ use std::time::Instant;
 use kms_attest::identity::{AppInfo, Identity};
 use kms_attest::measurement::Stage;
 use kms_attest::tcb::TcbVerdict;
+use kms_policy::Role;
 
 use super::{Decided, Relaxations, StageRule};
 use crate::control::NotFrozen;
-use crate::policy::Role;
 
 /// The role of an app that may have its keys.
 #[derive(Debug)]

@@ -10,6 +10,7 @@ use std::sync::Arc;
 use kms_attest::clock_floor::ClockBehind;
 use kms_attest::identity::Identity;
 use kms_attest::verify::{UnidentifiedError, VerifyError};
+use kms_policy::{Denial, DenialCode, PolicyError};
 
 pub use self::code::RefusalCode;
 pub use self::evidence::EvidenceRefusal;
@@ -18,7 +19,6 @@ use super::{Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
 use crate::clock::CLOCK_REMEDY;
 use crate::control::Freeze;
 use crate::os_image::OsImageError;
-use crate::policy::{Denial, DenialCode, PolicyError};
 
 /// Why a caller gets no permit. The texts are for the caller.
 #[derive(Debug, thiserror::Error)]

@@ -9,11 +9,11 @@ use kms_attest::binding::ReportData;
 use kms_attest::identity::{BootInfo, Identity, Registers};
 use kms_attest::tcb::TcbVerdict;
 use kms_attest::verify::{Binding, UnidentifiedError, Verified, Verifier, VerifyError};
+use kms_policy::{Decision, Denial, DenialCode, Policy, PolicyError};
 use tokio::sync::{Notify, Semaphore, watch};
 
 use super::permit::SelfAuthorization;
 use super::{Relaxations, TcbTolerance, Tolerated};
-use crate::policy::{Decision, Denial, DenialCode, Policy, PolicyError};
 
 /// The interval of background requests to policy. After a revocation, methods that anyone may call go on
 /// answering for at most this interval and the time of one request.

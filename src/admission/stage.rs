@@ -1,9 +1,9 @@
 //! At which stages of a guest keys are released, and which rule says so.
 
 use kms_attest::measurement::Stage;
+use kms_policy::Role;
 
 use crate::config::ReleaseStage;
-use crate::policy::Role;
 
 /// The rule that decides about the stage of a guest.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -5,6 +5,8 @@ use std::time::Instant;
 
 use kms_attest::identity::Identity;
 use kms_attest::verify::Verified;
+use kms_policy::examine::Examination;
+use kms_policy::{Decision, Policy, Role, Subject};
 
 use super::permit::{Admitted, Allowed, Basis};
 use super::{
@@ -13,8 +15,6 @@ use super::{
 use crate::config::ReleaseStage;
 use crate::control::{NotFrozen, Shadow};
 use crate::os_image::OsImageError;
-use crate::policy::examine::Examination;
-use crate::policy::{Decision, Policy, Role, Subject};
 
 /// The end of a walk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

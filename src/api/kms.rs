@@ -6,6 +6,7 @@ use std::time::{Instant, SystemTime};
 
 use kms_attest::csr::{ApiVersion, Csr};
 use kms_attest::identity::{AppId, Identity};
+use kms_policy::Role;
 
 use super::env_keys::EnvKeys;
 use super::images::{clear, download_recorder, note_cleared};
@@ -28,7 +29,6 @@ use crate::lifecycle::{NotReleased, Ready, ReleaseGuards, Released};
 use crate::log_limit::LogLimit;
 use crate::operator::{Operator, OperatorToken};
 use crate::os_image::ImageCache;
-use crate::policy::Role;
 use crate::proto::{
     AppId as AppIdMessage, AppKeyResponse, GetAppKeyRequest, GetKmsKeyRequest, GetMetaResponse,
     GetTempCaCertResponse, KmsKeyResponse, KmsKeys, LegacyClearImageCacheRequest, PublicKeyResponse,

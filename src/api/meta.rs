@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use kms_policy::{Info, Policy};
 use tokio::sync::watch;
 
 use super::prepared::Prepared;
@@ -13,7 +14,6 @@ use crate::audit::Audit;
 use crate::config::Posture;
 use crate::lifecycle::Ready;
 use crate::metrics::Metrics;
-use crate::policy::{Info, Policy};
 use crate::proto::GetMetaResponse;
 
 /// How often the authorization backend is asked for its description.

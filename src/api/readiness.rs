@@ -5,13 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use kms_attest::verify::Verifier;
+use kms_policy::{DenialCode, Policy};
 use tokio::sync::watch;
 
 use crate::admission::{Foundation, Missing, SelfDenialCode, SelfRefusal};
 use crate::audit::{FailureReason, Health};
 use crate::clock::{CLOCK_REMEDY, unix_now};
 use crate::metrics::Metrics;
-use crate::policy::{DenialCode, Policy};
 use crate::proto::ReadinessReason;
 
 /// How often the state is checked when no one requests it.

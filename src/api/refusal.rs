@@ -3,6 +3,7 @@
 
 use kms_attest::csr::Csr;
 use kms_attest::identity::BootInfo;
+use kms_policy::Role;
 
 use super::kms::KmsService;
 use super::{Caller, Method};
@@ -11,7 +12,6 @@ use crate::audit::{AuditError, Event, Subject, Why};
 use crate::clock::CLOCK_REMEDY;
 use crate::control::{Concerns, Novelty, RefusedRequest, Shown};
 use crate::error::{Code, DenialReference, Error};
-use crate::policy::Role;
 
 /// A request for something that is only released with permission.
 pub(super) struct Attempt<'a> {

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 
 use kms_attest::attester::AttesterError;
+use kms_policy::SetupError;
 
 use crate::admission::ImageCheckError;
 use crate::api::setup::Switch;
@@ -15,7 +16,6 @@ use crate::events::PipeError;
 use crate::lifecycle::LifecycleError;
 use crate::net::tls::TlsError;
 use crate::notify;
-use crate::policy::SetupError;
 use crate::state::FreezeFileError;
 use crate::store::StoreError;
 

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use kms_attest::attester::{Attester, AttesterError};
+use kms_policy::Policy;
 
 use super::{AppError, admin_tls};
 use crate::admission::ImageCheck;
@@ -17,7 +18,6 @@ use crate::lifecycle::{Node, Prospect};
 use crate::notify;
 use crate::operator::Credentials;
 use crate::os_image::ImageCache;
-use crate::policy::Policy;
 use crate::store::{self, KeyDirectory, StoreError};
 
 /// What a start would do.

@@ -8,6 +8,7 @@ use std::{fmt, io};
 use kms_attest::attester::Attester;
 use kms_attest::state_file;
 use kms_attest::tcb::SeenPlatforms;
+use kms_policy::Policy;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
@@ -31,7 +32,6 @@ use crate::net::memory::RequestMemory;
 use crate::notify::Notifier;
 use crate::operator::Credentials;
 use crate::os_image;
-use crate::policy::Policy;
 use crate::store::{KeyDirectory, Occupancy, StoreError};
 
 /// The parts with the lifetime of the process.

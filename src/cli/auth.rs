@@ -10,6 +10,8 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use kms_policy::Policy;
+use kms_policy::signed::DecisionSigner;
 use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -25,8 +27,6 @@ use crate::net::listener::{self, Bounds, Phase, PlainHttp};
 use crate::net::memory::RequestMemory;
 use crate::net::middleware::Middleware;
 use crate::operator::OperatorToken;
-use crate::policy::Policy;
-use crate::policy::signed::DecisionSigner;
 
 /// The environment variable with the token that callers must send.
 const TOKEN: &str = "KMS_WEBHOOK_TOKEN";

@@ -3,14 +3,15 @@
 use std::path::Path;
 use std::process::ExitCode;
 
+use kms_policy::Policy;
+use kms_policy::review::Review;
+
 use super::policy;
 use crate::app::Preflight;
 use crate::clock::CLOCK_REMEDY;
 use crate::config::{AuthApi, Config, EmptyDevices};
 use crate::lifecycle::Prospect;
 use crate::os_image;
-use crate::policy::Policy;
-use crate::policy::review::Review;
 
 /// Prints the effective settings and their consequences; status 1 if `run` would refuse to start, or would
 /// release nothing.

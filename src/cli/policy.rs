@@ -7,10 +7,10 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use kms_policy::review::{Difference, Review, Severity};
 use serde_json::json;
 
 use crate::config::EmptyDevices;
-use crate::policy::review::{Difference, Review, Severity};
 
 /// One byte more than the largest allowlist.
 const LONGEST: u64 = (64 << 20) + 1;

@@ -1,7 +1,7 @@
 //! Who may use the admin listener, as `[core.admin]` has it.
 
 use super::file::{FileError, read_file};
-use super::{Admin, AuthApi, Core, EmptyDevices};
+use super::{Admin, Core};
 use crate::domain::ReservedName;
 use crate::operator::{BadHtpasswd, Credentials, OperatorToken, Users};
 
@@ -59,15 +59,5 @@ impl Core {
     /// Names and addresses that no app's certificate may carry.
     pub fn reserved_names(&self) -> Vec<ReservedName> {
         [self.reserved_domains.clone(), self.admin.names()].concat()
-    }
-}
-
-impl AuthApi {
-    /// What an empty device list of a candidate means, unless its operator says: what it means in the policy in force.
-    pub fn empty_devices(&self) -> EmptyDevices {
-        match self {
-            Self::Allowlist { empty_devices, .. } => *empty_devices,
-            Self::Webhook(_) | Self::Ethereum(_) | Self::Dev { .. } => EmptyDevices::NoDevice,
-        }
     }
 }

@@ -10,8 +10,8 @@ use super::AuditFailure;
 use super::layers::Layers;
 use super::reader::{ConfigError, Notice, Report, Section};
 use super::{
-    AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Endpoint,
-    Freeze, Image, Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage, Witnesses,
+    AcpiPins, Attestation, Attester, Audit, AuthApi, BodyLimits, Config, Core, EmptyDevices, Freeze, Image,
+    Ledger, Limits, LiteAttestation, Metrics, Rate, ReleaseStage, Witnesses,
 };
 use super::{consistency, ethereum, events, listeners, notify, values, webhook};
 

@@ -11,10 +11,10 @@ use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use kms_attest::identity::Identity;
+use kms_policy::Role;
 use sha2::{Digest as _, Sha256};
 
 use crate::clock::unix_now;
-use crate::policy::Role;
 
 /// The most refusals of verified callers, and the most of others.
 const MOST: usize = 500;

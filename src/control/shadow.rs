@@ -8,10 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 
 use arc_swap::ArcSwapOption;
 use kms_attest::identity::BootInfo;
+use kms_policy::{Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind};
 
 use crate::clock::unix_now;
 use crate::config::{EmptyDevices, ReleaseStage};
-use crate::policy::{Decision, Denial, DenialCode, RulesError, Ruleset, Subject, SubjectKind};
 
 /// The most distinct changes in the list.
 const MAX_CHANGES: usize = 256;

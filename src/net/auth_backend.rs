@@ -12,12 +12,12 @@ use axum::routing::{get, post};
 use http::{HeaderMap, HeaderValue, Request, StatusCode, header};
 use http_body_util::{BodyExt as _, Limited};
 use kms_attest::identity::BootInfo;
+use kms_policy::signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest};
+use kms_policy::{Decision, Policy, SubjectKind};
 use serde_json::{Map, Value, json};
 
 use crate::clock::unix_now;
 use crate::operator::OperatorToken;
-use crate::policy::signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest};
-use crate::policy::{Decision, Policy, SubjectKind};
 
 const MAX_REQUEST: usize = 64 * 1024;
 /// How long a signed decision is valid, in seconds.

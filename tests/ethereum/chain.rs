@@ -7,8 +7,8 @@ use std::ops::Deref;
 
 use alloy_primitives::{Address, B256, keccak256};
 use cvm_kms::config::Config;
-use cvm_kms::policy::{Decision, Denial, Policy, PolicyError, Subject};
 use kms_attest::identity::BootInfo;
+use kms_policy::{Decision, Denial, Policy, PolicyError, Subject};
 use serde_json::json;
 
 use super::anvil::{self, Anvil, CHAIN_ID};

@@ -8,8 +8,8 @@ use crate::support::faults::{Fault, FaultServer, Reply};
 use crate::support::{DOMAIN, World, eventually};
 use alloy_primitives::{Address, B256};
 use alloy_sol_types::SolValue as _;
-use cvm_kms::policy::{Info, Subject};
 use kms_attest::identity::BootInfo;
+use kms_policy::{Info, Subject};
 use kms_simulator::Cvm;
 use serde_json::json;
 

@@ -5,12 +5,12 @@ use std::sync::Arc;
 use crate::support::faults::{FaultServer, Reply};
 use crate::support::operator::Operator;
 use crate::support::{Answer, Identity, World, http};
-use cvm_kms::policy::remedy::merged;
 use cvm_kms::proto::{Check, ExplainRequest, ExplainResponse, GetAppKeyRequest, ListDenialsResponse};
 use kms_attest::binding::ReportData;
 use kms_attest::certificate;
 use kms_attest::identity::AppId;
 use kms_attest::p256::P256Key;
+use kms_policy::remedy::merged;
 use kms_simulator::{Cvm, TcbLevel};
 use serde_json::{Value, json};
 

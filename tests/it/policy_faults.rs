@@ -10,10 +10,10 @@ use std::{fs, io};
 use crate::support::faults::{Asked, ELSEWHERE, Fault, FaultServer, Reply, SECRET, SECRET_PATH};
 use crate::support::{Caller, Identity, World, eventually};
 use base64::Engine as _;
-use cvm_kms::policy::SubjectKind;
-use cvm_kms::policy::signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest};
 use cvm_kms::proto::{GetAppKeyRequest, GetKmsKeyRequest};
 use futures_util::future::join_all;
+use kms_policy::SubjectKind;
+use kms_policy::signed::{Claims, DecisionSigner, NONCE_HEADER, Nonce, SignedRequest};
 use serde_json::{Value, json};
 
 const NO_POLICY: &str = "the authorization backend does not answer";

@@ -8,8 +8,8 @@ use crate::chain::{Chain, allowed, boot_info, denied, policy, unanswered, word};
 use crate::support::eventually;
 use crate::support::faults::{Asked, ELSEWHERE, Fault, FaultServer, Reply, SECRET, SECRET_PATH};
 use alloy_primitives::Address;
-use cvm_kms::policy::{Policy, Subject};
 use kms_attest::identity::BootInfo;
+use kms_policy::{Policy, Subject};
 use serde_json::{Value, json};
 
 /// A decision ends within ten seconds; the machine may be busy.

@@ -46,7 +46,7 @@ async fn an_operator_finds_out_why_and_pastes_what_helps() {
     let from = out.find("\n{\n").expect("a fragment");
     let fragment: serde_json::Value = serde_json::from_str(&out[from..]).expect("JSON");
     let rules = serde_json::from_slice(&std::fs::read(world.allowlist.path()).expect("file")).expect("JSON");
-    world.allowlist.write(&cvm_kms::policy::remedy::merged([&rules, &fragment]));
+    world.allowlist.write(&kms_policy::remedy::merged([&rules, &fragment]));
     assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
 
     // The same identity as a certificate and as evidence, binary and in hexadecimal.

@@ -6,12 +6,12 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use bytes::Bytes;
 use cvm_kms::config::{AuthApi, Endpoint, Webhook};
-use cvm_kms::policy::{Decision, Policy, Subject};
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
 use hyper::{Request, Response};
 use hyper_util::rt::TokioIo;
 use kms_attest::identity::BootInfo;
+use kms_policy::{Decision, Policy, Subject};
 use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 

@@ -1,7 +1,8 @@
 //! The stable codes of refusals, for metrics, machines and operators.
 
+use kms_policy::DenialCode;
+
 use crate::admission::SelfDenialCode;
-use crate::policy::DenialCode;
 
 /// Why a request ended without a permit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]

@@ -1,12 +1,12 @@
 //! `ListDenials`: the requests that were refused recently.
 
 use kms_attest::identity::{AppId, AppIdLength};
+use kms_policy::Role;
 
 use super::{AdminService, shown};
 use crate::api::Caller;
 use crate::control::RefusalRecord;
 use crate::error::{Error, Result};
-use crate::policy::Role;
 use crate::proto::{DenialRecord, ListDenialsRequest, ListDenialsResponse};
 
 /// Records on a page by default.

@@ -9,6 +9,9 @@ use std::sync::Arc;
 
 use kms_attest::certificate;
 use kms_attest::identity::{BootInfo, Identity};
+use kms_policy::Role;
+use kms_policy::examine::Nearest;
+use kms_policy::remedy::{self, merged};
 
 use self::checklist::Checklist;
 use super::denials::record;
@@ -18,9 +21,6 @@ use crate::api::Caller;
 use crate::audit::Event;
 use crate::control::{DenialId, RefusalRecord, Shown};
 use crate::error::{Error, Result};
-use crate::policy::Role;
-use crate::policy::examine::Nearest;
-use crate::policy::remedy::{self, merged};
 use crate::proto::{Difference, ExplainRequest, ExplainResponse, NearestEntry, Remedy};
 
 struct Question {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use kms_policy::{Decision, Subject};
 use sha2::{Digest as _, Sha256};
 
 use super::{AdminService, shown};
@@ -10,7 +11,6 @@ use crate::audit::Event;
 use crate::config::EmptyDevices;
 use crate::control::{Change, Report};
 use crate::error::{Error, Result};
-use crate::policy::{Decision, Subject};
 use crate::proto::{ShadowChange, ShadowReportResponse, StartShadowRequest, StartShadowResponse};
 
 const MAX_NAME: usize = 100;

@@ -9,6 +9,7 @@ use kms_client::CallError;
 use kms_client::operator::OperatorToken;
 use kms_client::source::{self, SourceError};
 use kms_client::url::KmsUrl;
+use kms_policy::{Decision, PolicyError, Subject};
 use tokio::time::timeout;
 
 use super::{OnboardService, Tee};
@@ -16,7 +17,6 @@ use crate::admission::{Foundation, OwnEvidenceError, Tolerated, own_evidence, ow
 use crate::audit::Event;
 use crate::error::{Code, Error, Result};
 use crate::lifecycle::Prepared;
-use crate::policy::{Decision, PolicyError, Subject};
 
 /// Why our policy does not accept a source.
 #[derive(Debug, thiserror::Error)]

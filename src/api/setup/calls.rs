@@ -8,6 +8,7 @@ use kms_attest::evidence::{Evidence, Platform};
 use kms_attest::verify::{Binding, Verified};
 use kms_client::source::{AttestedSource, SourceError};
 use kms_client::url::{KmsUrl, UrlError};
+use kms_policy::{Decision, Denial, DenialCode, Subject};
 
 use super::SetupService;
 use super::checks::Listener;
@@ -15,7 +16,6 @@ use super::finding::{self, Failure};
 use super::reasons::{date, is_not_current, unattested, unreached, unverified};
 use crate::admission::{Foundation, own_identity};
 use crate::domain::Domain;
-use crate::policy::{Decision, Denial, DenialCode, Subject};
 
 /// A time before this version existed (1 January 2026), so an earlier clock is wrong.
 const WRITTEN: u64 = 1_767_225_600;

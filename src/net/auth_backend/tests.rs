@@ -113,7 +113,8 @@ async fn the_file_decides_as_in_auth_simple() {
 async fn an_apps_stage_is_said_with_its_decision_and_signed() {
     use std::time::SystemTime;
 
-    use crate::policy::signed::{self, Signature};
+    use kms_policy::signed::{self, Signature};
+
     for stage in [None, Some("boot"), Some("any")] {
         let mut file = file();
         if let Some(stage) = stage {

@@ -1,8 +1,9 @@
 //! The list of checks while it is built, and the verdict at its end.
 
+use kms_policy::DenialCode;
+
 use crate::admission::{Refusal, RefusalCode, SelfDenialCode, Step};
 use crate::api::refusal::detail;
-use crate::policy::DenialCode;
 use crate::proto::Check;
 
 /// Whether the evidence could be compared with a key.
@@ -248,8 +249,9 @@ fn of_denial(code: DenialCode) -> Option<&'static str> {
 
 #[cfg(test)]
 mod tests {
+    use kms_policy::PolicyError;
+
     use super::*;
-    use crate::policy::PolicyError;
 
     #[test]
     fn the_first_step_that_does_not_hold_is_the_verdict_as_in_a_live_request() {

@@ -4,6 +4,7 @@
 use kms_attest::evidence::{Evidence, Wire};
 use kms_attest::ra_tls;
 use kms_attest::verify::{Binding, Verified};
+use kms_policy::Role;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
@@ -12,7 +13,6 @@ use super::observer::Explanation;
 use super::{AdminService, Found, Question};
 use crate::admission::{Carrier, EvidenceRefusal, Refusal, Step};
 use crate::control::Shown;
-use crate::policy::Role;
 
 impl Question {
     pub(super) fn binding(&self) -> KeyBinding {

@@ -4,14 +4,14 @@ use std::time::Duration;
 
 use kms_attest::identity::Identity;
 use kms_attest::measurement::Stage;
+use kms_policy::examine::Examination;
+use kms_policy::rule::{Outcome, RuleOutcome};
+use kms_policy::{Denial, DenialCode, Policy, Subject};
 
 use super::Found;
 use super::checklist::Checklist;
 use crate::admission::{Observer, Passed, Refusal, Relaxations, Step, Until};
 use crate::os_image::OsImageError;
-use crate::policy::examine::Examination;
-use crate::policy::rule::{Outcome, RuleOutcome};
-use crate::policy::{Denial, DenialCode, Policy, Subject};
 
 /// How long an explanation waits for an OS image; the download continues without it.
 const IMAGE_TIME: Duration = Duration::from_secs(20);

@@ -5,9 +5,9 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::{Review, Severity};
-use crate::policy::ReleaseStage;
-use crate::policy::rules::{bytes_of, misspelt_stage};
-use crate::policy::settings::EmptyDevices;
+use crate::ReleaseStage;
+use crate::rules::{bytes_of, misspelt_stage};
+use crate::settings::EmptyDevices;
 
 /// Intel's words (`tcbStatus` of a verified quote).
 const TCB_STATUSES: [&str; 7] = [

@@ -69,8 +69,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::policy::DenialCode;
-    use crate::policy::settings::{AuthApi, EmptyDevices};
+    use crate::DenialCode;
+    use crate::settings::{AuthApi, EmptyDevices};
 
     /// Few values, so that rules and identities meet.
     fn hash() -> impl Strategy<Value = Vec<u8>> {

@@ -32,6 +32,16 @@ pub enum AuthApi {
     },
 }
 
+impl AuthApi {
+    /// What an empty device list of a candidate means, unless its operator says: what it means in the policy in force.
+    pub fn empty_devices(&self) -> EmptyDevices {
+        match self {
+            Self::Allowlist { empty_devices, .. } => *empty_devices,
+            Self::Webhook(_) | Self::Ethereum(_) | Self::Dev { .. } => EmptyDevices::NoDevice,
+        }
+    }
+}
+
 /// What an empty `devices` list of the allowlist means when `allowAnyDevice` is false.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EmptyDevices {

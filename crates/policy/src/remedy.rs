@@ -235,7 +235,7 @@ mod tests {
     use super::super::Decision;
     use super::super::rules::Rules;
     use super::*;
-    use crate::policy::settings::{self, AuthApi, BlockChoice, EmptyDevices};
+    use crate::settings::{self, AuthApi, BlockChoice, EmptyDevices};
 
     fn policy(file: &std::path::Path) -> Policy {
         let config = AuthApi::Allowlist { path: file.to_owned(), empty_devices: EmptyDevices::NoDevice };

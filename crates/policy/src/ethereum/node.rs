@@ -15,7 +15,7 @@ use super::block::{self, Block};
 use super::error::NodeError;
 use super::http::Http;
 use super::rpc;
-use crate::policy::settings::BlockChoice;
+use crate::settings::BlockChoice;
 
 /// A block comes with the hashes of its transactions, 69 bytes each.
 const MAX_BLOCK: usize = 2 << 20;

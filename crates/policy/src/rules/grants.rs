@@ -5,8 +5,8 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{Devices, Rules};
-use crate::policy::ReleaseStage;
-use crate::policy::settings::EmptyDevices;
+use crate::ReleaseStage;
+use crate::settings::EmptyDevices;
 
 /// One entry of an allowlist that can let somebody through. Hashes and ids are lower-case hex without `0x`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
@@ -89,7 +89,7 @@ impl std::fmt::Display for Grant {
 
 impl Rules {
     /// Everything that lets somebody through, with what an empty device list means already applied.
-    pub(in crate::policy) fn grants(&self, empty_devices: EmptyDevices) -> BTreeSet<Grant> {
+    pub(crate) fn grants(&self, empty_devices: EmptyDevices) -> BTreeSet<Grant> {
         let hex = |hash: &[u8]| hex::encode(hash);
         let mut grants = BTreeSet::new();
         grants.extend(self.tcb_statuses.iter().cloned().map(|status| Grant::TcbStatus { status }));

@@ -9,8 +9,8 @@ use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
-use crate::policy::settings::{ClientFiles, Secret};
-use crate::policy::signed::{DecisionSigner, Signature};
+use crate::settings::{ClientFiles, Secret};
+use crate::signed::{DecisionSigner, Signature};
 
 fn configured(base: &str, change: impl FnOnce(&mut settings::Webhook)) -> Webhook {
     let mut webhook = settings::Webhook::at(Endpoint::parse(base).unwrap());
@@ -219,7 +219,7 @@ async fn a_signed_decision_counts_each_time() {
 
 #[tokio::test]
 async fn nobody_on_the_way_adds_changes_or_removes_the_stage_of_a_signed_decision() {
-    use crate::policy::ReleaseStage::{Any, Boot};
+    use crate::ReleaseStage::{Any, Boot};
     for said in [None, Some(Boot), Some(Any)] {
         for meant in [None, Some(Boot), Some(Any)] {
             let answer = Claims { release_stage: said, ..ALLOW };

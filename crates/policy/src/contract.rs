@@ -27,7 +27,7 @@ pub(super) fn code_of(reason: &str) -> DenialCode {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::rule::Rule;
+    use crate::rule::Rule;
 
     #[test]
     fn reasons_of_all_backends_have_codes() {

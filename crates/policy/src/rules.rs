@@ -12,8 +12,8 @@ use serde_json::Value;
 
 use super::rule::{Outcome, Rule, RuleOutcome};
 use super::{Decision, Denial, Info, Subject};
-use crate::policy::settings::EmptyDevices;
-use crate::policy::{Relaxation, ReleaseStage};
+use crate::settings::EmptyDevices;
+use crate::{Relaxation, ReleaseStage};
 
 const ZERO_ADDRESS: &str = "0x0000000000000000000000000000000000000000";
 

@@ -6,9 +6,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::printable;
-use crate::policy::ReleaseStage;
-use crate::policy::signed::{Claims, Signature};
-use crate::policy::{Decision, Denial, Info, contract, rules};
+use crate::ReleaseStage;
+use crate::signed::{Claims, Signature};
+use crate::{Decision, Denial, Info, contract, rules};
 
 /// The boot info, and once more the name that `teeVariant` had up to 0.5.11.
 #[derive(Serialize)]

@@ -1,20 +1,16 @@
 //! The entry of an allowlist that comes nearest to a caller, with what differs.
 
 use super::{App, Devices, EXAMPLES, Hashes, Rule, Rules, examples};
-use crate::policy::Subject;
-use crate::policy::examine::{Difference, Nearest};
-use crate::policy::settings::EmptyDevices;
+use crate::Subject;
+use crate::examine::{Difference, Nearest};
+use crate::settings::EmptyDevices;
 
 /// Hex digits in which two ids may differ and still look like one with a slip of the pen.
 const SLIP: usize = 4;
 
 impl Rules {
     /// The entry that comes nearest to `subject`, with what differs.
-    pub(in crate::policy) fn nearest(
-        &self,
-        subject: Subject<'_>,
-        empty_devices: EmptyDevices,
-    ) -> Option<Nearest> {
+    pub(crate) fn nearest(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Option<Nearest> {
         let boot = subject.boot_info();
         let (entry, reason, mut differences) = match subject {
             Subject::Kms(_) => {

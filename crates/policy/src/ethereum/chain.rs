@@ -12,7 +12,7 @@ use super::block::Block;
 use super::error::{ChainError, NodeError};
 use super::marks::{Marks, Now};
 use super::node::{Head, Node};
-use crate::policy::settings::BlockChoice;
+use crate::settings::BlockChoice;
 
 /// How often the log tells of disagreement: the metric counts them all.
 const TELL_EVERY: Duration = Duration::from_secs(60);

@@ -10,9 +10,9 @@ use serde::de::DeserializeOwned;
 
 use super::breaker::{self, Breaker, Change};
 use super::{Bounds, client, unavailable, wire};
-use crate::policy::observer::{ShedBy, WebhookObserver};
-use crate::policy::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
-use crate::policy::{PolicyError, SetupError, settings};
+use crate::observer::{ShedBy, WebhookObserver};
+use crate::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
+use crate::{PolicyError, SetupError, settings};
 
 /// What all requests to the service share.
 pub(super) struct Backend {

@@ -25,8 +25,8 @@ impl AllowAll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::policy::Policy;
-    use crate::policy::settings::AuthApi;
+    use crate::Policy;
+    use crate::settings::AuthApi;
 
     #[test]
     fn everything_is_allowed_and_dev_is_visible() {

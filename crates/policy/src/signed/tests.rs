@@ -63,7 +63,7 @@ fn what_openssl_signs_is_what_we_sign_and_verify() {
 
 #[test]
 fn the_example_in_the_documentation_is_the_known_answer() {
-    let documentation = include_str!("../../../docs/configuration.md");
+    let documentation = include_str!("../../../../docs/configuration.md");
     let statement =
         statement(SignedRequest { kind: SubjectKind::App, body: BODY, nonce: &nonce() }, ALLOW, EXPIRES);
     assert!(documentation.contains(&format!("```text\n{statement}```")), "the statement");

@@ -14,9 +14,9 @@ use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
 use super::{Bounds, printable};
-use crate::policy::SetupError;
-use crate::policy::file::read;
-use crate::policy::settings::{ClientFiles, Webhook};
+use crate::SetupError;
+use crate::file::read;
+use crate::settings::{ClientFiles, Webhook};
 
 /// Shorter than what common servers allow a connection (5 s).
 const IDLE: Duration = Duration::from_secs(4);
@@ -159,7 +159,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
-    use crate::policy::webhook::BOUNDS;
+    use crate::webhook::BOUNDS;
     use kms_attest::outgoing::Endpoint;
 
     struct Files {
