@@ -28,7 +28,7 @@ use kms_ledger::tile::Tile;
 use tokio::sync::mpsc::error::TrySendError;
 use tokio::sync::{mpsc, oneshot};
 
-pub use archived::{ArchivedFile, append_archived};
+pub use archived::{ArchivedFile, note_archived};
 pub use event::{Basis, Event, Subject, Why};
 pub use health::{FailureReason, Health, Reserve, Space};
 pub use kms_ledger::chain::LinkProblem;

@@ -1,4 +1,7 @@
-//! Closed files that were moved away: `kms audit archive` says so in a file beside the log, and the writer records it.
+//! Closed files that were moved away: `kms audit archive` leaves a note for each beside the log, and the writer records it.
+//!
+//! `audit.<number>.archived` is about the closed file of that number. A note is a file of its own, so that the writer removes what
+//! it has recorded and nothing that was added meanwhile.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -9,9 +12,13 @@ use serde::{Deserialize, Serialize};
 
 use super::disk::directory;
 use super::event::Event;
+use super::segments;
 
-/// Longest file that is read.
-const MAX_FILE: u64 = 1 << 20;
+/// Longest note that is read.
+const MAX_NOTE: u64 = 4096;
+
+/// No more notes are recorded at once.
+const MAX_NOTES: usize = 256;
 
 /// A closed file that is elsewhere now.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -25,35 +32,68 @@ pub struct ArchivedFile {
     pub sha256: String,
 }
 
-fn name(path: &Path) -> PathBuf {
-    path.with_extension("archived")
-}
-
 /// Says that a file of the log at `path` is about to be moved away. On the disk when this returns.
 ///
 /// # Errors
-/// The file beside the log cannot be written.
-pub fn append_archived(path: &Path, archived: &ArchivedFile) -> io::Result<()> {
-    let mut file = OpenOptions::new().append(true).create(true).mode(0o600).open(name(path))?;
+/// The note beside the log cannot be written.
+pub fn note_archived(path: &Path, archived: &ArchivedFile) -> io::Result<()> {
+    let note = segments::archived_name(path, archived.last);
+    let new = note.with_extension("archived.new");
+    let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;
     writeln!(file, "{}", serde_json::to_string(archived)?)?;
     file.sync_data()?;
+    fs::rename(&new, note)?;
     File::open(directory(path))?.sync_data()
 }
 
-/// What was moved away and is not recorded yet. A line that is cut short is of an archive that did not happen.
-pub(super) fn unrecorded(path: &Path) -> Vec<Event> {
-    let mut text = String::new();
-    let read = File::open(name(path)).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text));
-    if read.is_err() {
-        return Vec::new();
-    }
-    let archived = text.lines().filter_map(|line| serde_json::from_str::<ArchivedFile>(line).ok());
-    archived
-        .map(|ArchivedFile { last, bytes, sha256 }| Event::SegmentArchived { last, bytes, sha256 })
-        .collect()
+/// A note that is not recorded yet.
+pub(super) struct Note {
+    file: PathBuf,
+    archived: ArchivedFile,
 }
 
-/// It is recorded.
-pub(super) fn forget(path: &Path) -> io::Result<()> {
-    fs::remove_file(name(path))
+impl Note {
+    fn read(file: PathBuf) -> Option<Self> {
+        let mut text = String::new();
+        File::open(&file).and_then(|file| file.take(MAX_NOTE).read_to_string(&mut text)).ok()?;
+        Some(Self { file, archived: serde_json::from_str(&text).ok()? })
+    }
+
+    pub(super) fn event(&self) -> Event {
+        let ArchivedFile { last, bytes, sha256 } = self.archived.clone();
+        Event::SegmentArchived { last, bytes, sha256 }
+    }
+
+    /// It is recorded.
+    pub(super) fn remove(&self) -> io::Result<()> {
+        fs::remove_file(&self.file)
+    }
+}
+
+/// What was moved away and is not recorded yet.
+pub(super) fn unrecorded(path: &Path) -> Vec<Note> {
+    let notes = segments::archived_notes(path).unwrap_or_default();
+    notes.into_iter().filter_map(Note::read).take(MAX_NOTES).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_that_is_moved_away_while_others_are_recorded_is_not_forgotten() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("audit.jsonl");
+        let archived = |last| ArchivedFile { last, bytes: 1, sha256: "00".repeat(32) };
+        for last in [10, 9] {
+            note_archived(&path, &archived(last)).unwrap();
+        }
+        fs::write(directory.path().join("audit.7.archived"), "{\"last\":7").unwrap();
+        let notes = unrecorded(&path);
+        note_archived(&path, &archived(20)).unwrap();
+        notes.iter().for_each(|note| note.remove().unwrap());
+        let lasts = |notes: Vec<Note>| notes.iter().map(|note| note.archived.last).collect::<Vec<_>>();
+        assert_eq!(lasts(notes), [9, 10]);
+        assert_eq!(lasts(unrecorded(&path)), [20]);
+    }
 }

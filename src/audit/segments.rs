@@ -45,6 +45,28 @@ impl<'a> Names<'a> {
     }
 }
 
+/// The note that the closed file of this number was moved away.
+pub(super) fn archived_name(path: &Path, last: u64) -> PathBuf {
+    path.with_extension(format!("{last}.archived"))
+}
+
+/// Such notes beside the log at `path`, in the order of their numbers.
+pub(super) fn archived_notes(path: &Path) -> io::Result<Vec<PathBuf>> {
+    let mut notes = Vec::new();
+    for entry in fs::read_dir(directory(path))? {
+        let file = entry?.path();
+        let name = file.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+        let last = name.strip_suffix(".archived").and_then(|name| name.rsplit('.').next());
+        if let Some(last) = last.and_then(|last| last.parse().ok())
+            && archived_name(path, last).file_name() == file.file_name()
+        {
+            notes.push((last, file));
+        }
+    }
+    notes.sort();
+    Ok(notes.into_iter().map(|(_, file)| file).collect())
+}
+
 /// The files of the log at `path` in the order of their records, `path` last.
 pub fn segments(path: &Path) -> io::Result<Vec<PathBuf>> {
     let closed = closed(path)?;

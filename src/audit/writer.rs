@@ -353,23 +353,20 @@ impl Writer {
 
     /// Records what an operator has moved away. After a crash in between, it is recorded twice.
     fn record_archived(&mut self) {
-        let events = archived::unrecorded(&self.path);
-        if events.is_empty() || self.trouble.is_some() {
+        let notes = archived::unrecorded(&self.path);
+        if notes.is_empty() || self.trouble.is_some() {
             return;
         }
-        for event in events {
-            if let Ok(fields) = event.fields() {
-                self.keep(fields);
-            }
+        for fields in notes.iter().filter_map(|note| note.event().fields().ok()) {
+            self.keep(fields);
         }
-        let recorded = self.write_kept(None);
-        match recorded {
-            Ok(()) => {
-                if let Err(error) = archived::forget(&self.path) {
-                    tracing::warn!(%error, "the note of archived files cannot be removed: they are recorded again");
-                }
+        if let Err(failure) = self.write_kept(None) {
+            return self.fail(failure);
+        }
+        for note in notes {
+            if let Err(error) = note.remove() {
+                tracing::warn!(%error, "the note of an archived file cannot be removed: it is recorded again");
             }
-            Err(failure) => self.fail(failure),
         }
     }
 

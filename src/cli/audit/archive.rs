@@ -13,7 +13,7 @@ use kms_ledger::verify::{Known, verify};
 use sha2::{Digest as _, Sha256};
 
 use super::Place;
-use crate::audit::{ArchivedFile, append_archived};
+use crate::audit::{ArchivedFile, note_archived};
 
 #[derive(Debug, Args)]
 pub(in super::super) struct Archive {
@@ -58,7 +58,7 @@ impl Archive {
                 bail!("the tree is not on the disk up to record {last} yet: try again");
             }
             let archived = copy(&names, &file, last, &self.to)?;
-            append_archived(&own.file, &archived)
+            note_archived(&own.file, &archived)
                 .context("the archived files cannot be recorded in the log")?;
             fs::remove_file(&file).with_context(|| file.display().to_string())?;
             sync(file.parent())?;
