@@ -22,6 +22,9 @@ use crate::walk::{Chain, Record, WalkError, walk};
 /// Levels of tiles that the tree of a log has as files.
 pub const LEVELS: u8 = 8;
 
+/// The file that says up to which size the hashes are on the disk.
+const MARK: &str = "synced";
+
 /// Longest small file of the tree that is read.
 const MAX_FILE: u64 = MAX_NOTE as u64;
 
@@ -170,16 +173,58 @@ pub struct TreeState {
     pub ahead: u64,
 }
 
+/// How often a log is read again that changes while it is verified.
+const RE_READS: usize = 2;
+
 /// Verifies the log whose files are `names`.
+///
+/// The log may grow meanwhile. If something does not hold and files were closed, compressed or moved away since the beginning, or
+/// more was signed, the log is read again from the start; what does not hold in the last reading is an error.
 ///
 /// # Errors
 /// [`VerifyError`]: the first thing that does not hold.
 pub fn verify(files: &dyn LogFiles, names: &Names, known: Known<'_>) -> Result<Verified, VerifyError> {
-    // The checkpoint first: a log that grows meanwhile only has more than it says.
+    let mut snapshot = Snapshot::read(files, names)?;
+    for _ in 0..RE_READS {
+        let verified = verify_files(files, names, known, &snapshot.segments);
+        let Err(error) = verified else { return verified };
+        let now = Snapshot::read(files, names)?;
+        if now == snapshot {
+            return Err(error);
+        }
+        snapshot = now;
+    }
+    verify_files(files, names, known, &snapshot.segments)
+}
+
+/// What shows that a log has changed.
+#[derive(PartialEq, Eq)]
+struct Snapshot {
+    segments: Vec<PathBuf>,
+    checkpoint: Option<Vec<u8>>,
+    mark: Option<Vec<u8>>,
+}
+
+impl Snapshot {
+    fn read(files: &dyn LogFiles, names: &Names) -> Result<Self, VerifyError> {
+        Ok(Self {
+            segments: names.segments(files).map_err(|source| unusable(names.growing(), source))?,
+            checkpoint: read_small(files, names.tree("checkpoint"))?,
+            mark: read_small(files, names.tree(MARK))?,
+        })
+    }
+}
+
+fn verify_files(
+    files: &dyn LogFiles,
+    names: &Names,
+    known: Known<'_>,
+    segments: &[PathBuf],
+) -> Result<Verified, VerifyError> {
+    // The checkpoint before the records: a log that grows meanwhile only has more than it says.
     let mut tree = TreeCheck::open(files, names, known)?;
-    let segments = names.segments(files).map_err(|source| unusable(names.growing(), source))?;
     let (mut seals, mut archived) = (Seals::default(), 0);
-    let chain = walk(files, &segments, &mut |record| {
+    let chain = walk(files, segments, &mut |record| {
         let said = Said::of(record.line);
         seals.push(record, &said)?;
         archived = archived.max(said.archived_to());
@@ -340,7 +385,7 @@ impl<'a> TreeCheck<'a> {
         if checkpoint.origin.as_str().rsplit('/').next() != Some(node.node.as_str()) || node.first == 0 {
             return Err(VerifyError::AnotherLog { file: node_file });
         }
-        let mark_file = names.tree("synced");
+        let mark_file = names.tree(MARK);
         let mark = needed(mark_file.clone())?;
         let (size, root) = parse_mark(&mark).ok_or_else(|| malformed(&mark_file))?;
         let mut claims =

@@ -1,5 +1,6 @@
 //! Each kind of change to each of the last 1,000 entries, and to each file of a log, is found.
 
+use std::cell::Cell;
 use std::collections::BTreeMap;
 use std::io::{self, Cursor, Read};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ use crate::signature::SigningKey;
 use crate::tile::TILE_HEIGHT;
 use crate::verify::{Claim, Known, LEVELS, Verified, VerifyError, verify};
 use crate::vouched::VouchedKey;
+use crate::walk::WalkError;
 
 const TIME: &str = "2026-01-01T00:00:00Z";
 const LEGACY: u64 = 40;
@@ -376,4 +378,57 @@ fn a_log_that_is_older_than_the_checkpoint_beside_it_is_found() {
     assert!(matches!(error, VerifyError::Forked { claim: Claim::Kept, .. }), "{error}");
     assert!(open(signing_key(8).sign_checkpoint(&newer).as_bytes()).is_err(), "another key");
     assert!(open(&kept[1..]).is_err(), "a damaged one");
+}
+
+/// A log whose growing file is closed after it was listed, so many times.
+struct Rotating<'a> {
+    original: &'a Original,
+    times: u64,
+    listed: Cell<u64>,
+}
+
+impl Rotating<'_> {
+    /// Of the last file after so many closures.
+    fn cuts(&self, closures: u64) -> impl Iterator<Item = u64> {
+        (1..=closures).map(|closure| 800 + 10 * closure)
+    }
+}
+
+impl LogFiles for Rotating<'_> {
+    fn list(&self) -> io::Result<Vec<PathBuf>> {
+        let closed = self.cuts(self.listed.get()).map(|last| names().closed(last));
+        let all = self.original.files.keys().cloned().chain(closed).collect();
+        self.listed.set(self.times.min(self.listed.get() + 1));
+        Ok(all)
+    }
+
+    fn open(&self, file: &Path) -> io::Result<Box<dyn Read + '_>> {
+        let cuts: Vec<u64> = [800].into_iter().chain(self.cuts(self.listed.get())).collect();
+        let lines = |from: u64, to: u64| (from..=to).flat_map(|seq| self.original.line(seq).to_vec());
+        let content = match cuts.windows(2).find(|cut| names().closed(cut[1]) == file) {
+            Some(cut) => lines(cut[0] + 1, cut[1]).collect(),
+            None if file == names().growing() => lines(cuts.last().expect("one") + 1, RECORDS).collect(),
+            None => self.original.files.get(file).ok_or(io::ErrorKind::NotFound)?.clone(),
+        };
+        Ok(Box::new(Cursor::new(content)))
+    }
+}
+
+#[test]
+fn a_file_that_is_closed_while_the_log_is_verified_is_no_false_alarm_and_hides_no_damage() {
+    let mut original = Original::new();
+    let verify_rotating = |original: &Original, times| {
+        let rotating = Rotating { original, times, listed: Cell::new(0) };
+        verify(&rotating, &names(), Known::default())
+    };
+    for times in [0, 1, 2] {
+        assert_eq!(verify_rotating(&original, times).expect("it holds"), original.clean, "{times}");
+    }
+    // The re-reading ends.
+    verify_rotating(&original, 20).expect_err("it changes all the time");
+    original.lines[1_000][40] ^= 1;
+    for times in [0, 1, 2] {
+        let error = verify_rotating(&original, times).expect_err("a record was changed");
+        assert!(matches!(error, VerifyError::Walk(WalkError::Broken { seq: 1_001, .. })), "{times}: {error}");
+    }
 }
