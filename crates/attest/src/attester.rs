@@ -81,13 +81,13 @@ pub enum AttesterError {
     #[error("connection to the guest agent broke")]
     Broken,
     /// No complete response in time.
-    #[error("guest agent did not answer in time")]
+    #[error("guest agent did not respond in time")]
     Timeout,
     /// A status other than 200.
-    #[error("guest agent answered {0}")]
+    #[error("guest agent returned status {0}")]
     Status(u16),
     /// A response longer than the limit.
-    #[error("answer of the guest agent has more than {limit} bytes")]
+    #[error("response of the guest agent has more than {limit} bytes")]
     TooLarge {
         /// The limit, bytes.
         limit: usize,
@@ -96,7 +96,7 @@ pub enum AttesterError {
     #[error("guest agent gave an empty attestation")]
     Empty,
     /// A response without the requested field.
-    #[error("answer of the guest agent has no usable {0}")]
+    #[error("response of the guest agent has no usable {0}")]
     Malformed(&'static str),
     /// The evidence in the response does not decode.
     #[error("own evidence: {0}")]

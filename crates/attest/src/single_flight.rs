@@ -171,12 +171,12 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn all_who_wait_share_one_piece_of_work() {
-        let flights = SingleFlight::new(1);
+    async fn all_waiting_callers_share_one_piece_of_work() {
+        let shared = SingleFlight::new(1);
         let done = Arc::new(AtomicUsize::new(0));
         let join = || {
             let done = Arc::clone(&done);
-            result(flights.join("a", || async move {
+            result(shared.join("a", || async move {
                 tokio::time::sleep(Duration::from_millis(20)).await;
                 done.fetch_add(1, Ordering::SeqCst)
             }))
@@ -187,10 +187,10 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn work_goes_on_when_nobody_waits() {
-        let flights = SingleFlight::new(1);
+    async fn work_continues_when_no_caller_waits() {
+        let shared = SingleFlight::new(1);
         let (landed, done) = tokio::sync::oneshot::channel();
-        let work = result(flights.join("a", || async move {
+        let work = result(shared.join("a", || async move {
             tokio::time::sleep(Duration::from_millis(20)).await;
             let _ = landed.send(());
         }));
@@ -200,18 +200,18 @@ mod tests {
 
     #[tokio::test]
     async fn too_much_work_is_refused_and_a_panic_is_forgotten() {
-        let flights: SingleFlight<&str, ()> = SingleFlight::new(1);
-        let long = result(flights.join("a", std::future::pending::<()>));
+        let shared: SingleFlight<&str, ()> = SingleFlight::new(1);
+        let long = result(shared.join("a", std::future::pending::<()>));
         assert!(tokio::time::timeout(Duration::from_millis(1), long).await.is_err());
-        assert_eq!(result(flights.join("b", || async {})).await, Err(Unfinished::Busy));
-        let flights: SingleFlight<&str, ()> = SingleFlight::new(1);
-        let panics = flights.join("a", || async { panic!("on purpose") });
+        assert_eq!(result(shared.join("b", || async {})).await, Err(Unfinished::Busy));
+        let shared: SingleFlight<&str, ()> = SingleFlight::new(1);
+        let panics = shared.join("a", || async { panic!("on purpose") });
         assert_eq!(result(panics).await, Err(Unfinished::Abandoned));
-        assert_eq!(result(flights.join("a", || async {})).await, Ok(()));
+        assert_eq!(result(shared.join("a", || async {})).await, Ok(()));
     }
 
     #[tokio::test]
-    async fn callers_that_wait_take_an_answer_that_was_asked_for_after_they_came() {
+    async fn waiting_callers_take_a_result_that_was_requested_after_they_came() {
         let latest = Latest::default();
         let asked = AtomicUsize::new(0);
         let get = async || {
@@ -230,7 +230,7 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn a_failure_is_told_and_keeps_the_last_answer() {
+    async fn a_failure_is_returned_and_keeps_the_last_result() {
         let latest = Latest::default();
         assert_eq!(latest.get(|_| true, async |_| Ok::<_, &str>(1)).await.map(|answer| answer.value), Ok(1));
         let failed = latest.get(

@@ -124,7 +124,7 @@ mod tests {
         replace(&path, b"{}").unwrap();
         assert!(
             Lock::take_within(&path, Duration::ZERO).is_err(),
-            "a change of the file is no end of the lock"
+            "a change of the file does not end the lock"
         );
         drop(held);
         assert!(Lock::take_within(&path, Duration::ZERO).is_ok());

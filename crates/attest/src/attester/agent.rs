@@ -23,15 +23,15 @@ const USUAL_SOCKETS: [&str; 2] = ["/var/run/dstack/dstack.sock", "/var/run/dstac
 /// Time-out of a connection.
 const CONNECT: Duration = Duration::from_secs(3);
 /// Time-out of a response: the hardware can take some seconds to make a quote.
-const ANSWER: Duration = Duration::from_secs(20);
+const RESPONSE_TIMEOUT: Duration = Duration::from_secs(20);
 /// Maximum length of a response, bytes: evidence in hex, or the Info response with the app's compose file.
-const MAX_ANSWER: usize = 8 << 20;
+const MAX_RESPONSE: usize = 8 << 20;
 
 /// A client of a guest agent. Each call opens a connection.
 #[derive(Debug, Clone)]
 pub struct GuestAgent {
     address: Address,
-    answer_within: Duration,
+    response_timeout: Duration,
 }
 
 #[derive(Debug, Clone)]
@@ -46,12 +46,12 @@ enum Address {
 }
 
 #[derive(Deserialize)]
-struct AttestAnswer {
+struct AttestResponse {
     attestation: String,
 }
 
 #[derive(Deserialize)]
-struct InfoAnswer {
+struct InfoResponse {
     #[serde(default)]
     vm_config: String,
 }
@@ -85,15 +85,17 @@ impl GuestAgent {
     }
 
     fn with(address: Address) -> Self {
-        Self { address, answer_within: ANSWER }
+        Self { address, response_timeout: RESPONSE_TIMEOUT }
     }
 
     /// Requests new evidence (`Attest`).
     pub async fn attest(&self, report_data: ReportData) -> Result<Evidence, AttesterError> {
         let request = serde_json::json!({ "report_data": hex::encode(report_data.0) });
-        let answer = self.call("/Attest", request.to_string()).await?;
+        let response = self.call("/Attest", request.to_string()).await?;
         let malformed = AttesterError::Malformed("attestation");
-        let Ok(AttestAnswer { attestation }) = crate::json::from_utf8(&answer) else { return Err(malformed) };
+        let Ok(AttestResponse { attestation }) = crate::json::from_utf8(&response) else {
+            return Err(malformed);
+        };
         let Ok(attestation) = hex::decode(attestation) else { return Err(malformed) };
         if attestation.is_empty() {
             return Err(AttesterError::Empty);
@@ -107,9 +109,9 @@ impl GuestAgent {
 
     /// `vm_config` from the agent's `Info`; empty if absent.
     pub async fn vm_config(&self) -> Result<String, AttesterError> {
-        let answer = self.call("/Info", "{}".to_owned()).await?;
-        match crate::json::from_utf8(&answer) {
-            Ok(InfoAnswer { vm_config }) => Ok(vm_config),
+        let response = self.call("/Info", "{}".to_owned()).await?;
+        match crate::json::from_utf8(&response) {
+            Ok(InfoResponse { vm_config }) => Ok(vm_config),
             Err(_) => Err(AttesterError::Malformed("vm_config")),
         }
     }
@@ -148,30 +150,30 @@ impl GuestAgent {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(Bytes::from(body)))
             .map_err(|_| AttesterError::Address)?;
-        let answer = async {
+        let exchange = async {
             let broken = |_| AttesterError::Broken;
             let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(broken)?;
-            let talk = async {
+            let sending = async {
                 let response = sender.send_request(request).await.map_err(broken)?;
                 if response.status() != hyper::StatusCode::OK {
                     return Err(AttesterError::Status(response.status().as_u16()));
                 }
-                match Limited::new(response.into_body(), MAX_ANSWER).collect().await {
+                match Limited::new(response.into_body(), MAX_RESPONSE).collect().await {
                     Ok(body) => Ok(body.to_bytes()),
                     Err(error) if error.is::<LengthLimitError>() => {
-                        Err(AttesterError::TooLarge { limit: MAX_ANSWER })
+                        Err(AttesterError::TooLarge { limit: MAX_RESPONSE })
                     }
                     Err(_) => Err(AttesterError::Broken),
                 }
             };
-            let (mut talk, mut connection) = (std::pin::pin!(talk), std::pin::pin!(connection));
+            let (mut sending, mut connection) = (std::pin::pin!(sending), std::pin::pin!(connection));
             tokio::select! {
-                answer = &mut talk => answer,
+                response = &mut sending => response,
                 // The connection ends first if the agent closes it; the response may still be unread.
-                _ = &mut connection => talk.await,
+                _ = &mut connection => sending.await,
             }
         };
-        timeout(self.answer_within, answer).await.unwrap_or(Err(AttesterError::Timeout))
+        timeout(self.response_timeout, exchange).await.unwrap_or(Err(AttesterError::Timeout))
     }
 }
 
@@ -209,20 +211,20 @@ mod tests {
 
     type Seen = Arc<Mutex<Vec<(String, String)>>>;
 
-    async fn answer_once(
+    async fn respond_once(
         stream: impl AsyncRead + AsyncWrite + Send + Unpin + 'static,
         status: u16,
-        answer: Vec<u8>,
+        response: Vec<u8>,
         seen: Seen,
     ) {
         let service = service_fn(move |request: Request<Incoming>| {
-            let (answer, seen) = (answer.clone(), Arc::clone(&seen));
+            let (response, seen) = (response.clone(), Arc::clone(&seen));
             async move {
                 let target = format!("{} {}", request.method(), request.uri());
                 let body = request.into_body().collect().await.unwrap().to_bytes();
                 seen.lock().unwrap().push((target, String::from_utf8(body.to_vec()).unwrap()));
-                let response = Response::builder().status(StatusCode::from_u16(status).unwrap());
-                Ok::<_, Infallible>(response.body(Full::new(Bytes::from(answer))).unwrap())
+                let builder = Response::builder().status(StatusCode::from_u16(status).unwrap());
+                Ok::<_, Infallible>(builder.body(Full::new(Bytes::from(response))).unwrap())
             }
         });
         let _ =
@@ -230,7 +232,7 @@ mod tests {
     }
 
     /// An agent on its own socket that sends the same response to every request.
-    fn agent(status: u16, answer: Vec<u8>) -> (GuestAgent, Seen, tempfile::TempDir) {
+    fn agent(status: u16, response: Vec<u8>) -> (GuestAgent, Seen, tempfile::TempDir) {
         let directory = tempfile::tempdir().unwrap();
         let path = directory.path().join("dstack.sock");
         let listener = UnixListener::bind(&path).unwrap();
@@ -239,13 +241,13 @@ mod tests {
         tokio::spawn(async move {
             loop {
                 let (stream, _) = listener.accept().await.unwrap();
-                tokio::spawn(answer_once(stream, status, answer.clone(), Arc::clone(&shared)));
+                tokio::spawn(respond_once(stream, status, response.clone(), Arc::clone(&shared)));
             }
         });
         (GuestAgent::at(&format!("unix:{}", path.display())).unwrap(), seen, directory)
     }
 
-    fn attest_answer(evidence: &Evidence) -> Vec<u8> {
+    fn attest_response(evidence: &Evidence) -> Vec<u8> {
         serde_json::json!({ "attestation": hex::encode(evidence.encode()), "other": 1 })
             .to_string()
             .into_bytes()
@@ -253,7 +255,7 @@ mod tests {
 
     #[tokio::test]
     async fn attest_sends_hex_and_reads_hex() {
-        let (agent, seen, _directory) = agent(200, attest_answer(&evidence()));
+        let (agent, seen, _directory) = agent(200, attest_response(&evidence()));
         assert_eq!(agent.attest(ReportData([3; 64])).await.unwrap(), evidence());
         let expected = format!("{{\"report_data\":\"{}\"}}", "03".repeat(64));
         assert_eq!(*seen.lock().unwrap(), [("POST /Attest?json".to_owned(), expected)]);
@@ -261,8 +263,8 @@ mod tests {
 
     #[tokio::test]
     async fn info_gives_the_vm_config() {
-        for (answer, expected) in [(r#"{"vm_config":"{\"a\":1}","app_id":"x"}"#, "{\"a\":1}"), ("{}", "")] {
-            let (agent, seen, _directory) = agent(200, answer.as_bytes().to_vec());
+        for (response, expected) in [(r#"{"vm_config":"{\"a\":1}","app_id":"x"}"#, "{\"a\":1}"), ("{}", "")] {
+            let (agent, seen, _directory) = agent(200, response.as_bytes().to_vec());
             assert_eq!(agent.vm_config().await.unwrap(), expected);
             assert_eq!(*seen.lock().unwrap(), [("POST /Info?json".to_owned(), "{}".to_owned())]);
         }
@@ -276,7 +278,7 @@ mod tests {
         let shared = Arc::clone(&seen);
         let server = tokio::spawn(async move {
             let (stream, _) = listener.accept().await.unwrap();
-            answer_once(stream, 200, attest_answer(&evidence()), shared).await;
+            respond_once(stream, 200, attest_response(&evidence()), shared).await;
         });
         let agent = GuestAgent::at(&address).unwrap();
         assert!(agent.attest(ReportData([3; 64])).await.is_ok());
@@ -285,27 +287,27 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn bad_answers_are_refused_with_a_reason() {
+    async fn bad_responses_are_refused_with_a_reason() {
         let mut cut = evidence().encode();
         cut.truncate(100);
         let cut = format!("{{\"attestation\":\"{}\"}}", hex::encode(cut)).into_bytes();
         let cases: [(u16, Vec<u8>, &str); 9] = [
-            (404, Vec::new(), "guest agent answered 404"),
+            (404, Vec::new(), "guest agent returned status 404"),
             (200, b"{\"attestation\":\"\"}".to_vec(), "guest agent gave an empty attestation"),
-            (500, attest_answer(&evidence()), "guest agent answered 500"),
-            (204, Vec::new(), "guest agent answered 204"),
-            (200, b"{}".to_vec(), "answer of the guest agent has no usable attestation"),
-            (200, b"<html>".to_vec(), "answer of the guest agent has no usable attestation"),
+            (500, attest_response(&evidence()), "guest agent returned status 500"),
+            (204, Vec::new(), "guest agent returned status 204"),
+            (200, b"{}".to_vec(), "response of the guest agent has no usable attestation"),
+            (200, b"<html>".to_vec(), "response of the guest agent has no usable attestation"),
             (
                 200,
                 b"{\"attestation\":\"0g\"}".to_vec(),
-                "answer of the guest agent has no usable attestation",
+                "response of the guest agent has no usable attestation",
             ),
-            (200, vec![b' '; MAX_ANSWER + 1], "answer of the guest agent has more than 8388608 bytes"),
+            (200, vec![b' '; MAX_RESPONSE + 1], "response of the guest agent has more than 8388608 bytes"),
             (200, cut, "own evidence: "),
         ];
-        for (status, answer, expected) in cases {
-            let (agent, _, _directory) = agent(status, answer);
+        for (status, response, expected) in cases {
+            let (agent, _, _directory) = agent(status, response);
             let error = agent.attest(ReportData([3; 64])).await.unwrap_err().to_string();
             assert!(error.starts_with(expected), "{error}");
         }
@@ -313,7 +315,7 @@ mod tests {
 
     #[tokio::test]
     async fn evidence_for_other_report_data_is_refused() {
-        let (agent, _, _directory) = agent(200, attest_answer(&evidence()));
+        let (agent, _, _directory) = agent(200, attest_response(&evidence()));
         let error = agent.attest(ReportData([4; 64])).await.unwrap_err();
         assert!(matches!(error, AttesterError::OtherReportData));
     }
@@ -338,7 +340,7 @@ mod tests {
         assert!(refused.contains("(http://127.0.0.1:1); nothing listens there"), "{refused}");
 
         let listener = UnixListener::bind(&path).unwrap();
-        agent.answer_within = Duration::from_millis(50);
+        agent.response_timeout = Duration::from_millis(50);
         let error = agent.vm_config().await.unwrap_err();
         assert!(matches!(error, AttesterError::Timeout), "{error}");
 
@@ -347,7 +349,7 @@ mod tests {
                 drop(listener.accept().await.unwrap());
             }
         });
-        agent.answer_within = Duration::from_secs(5);
+        agent.response_timeout = Duration::from_secs(5);
         let error = agent.vm_config().await.unwrap_err();
         assert!(matches!(error, AttesterError::Broken), "{error}");
         closing.abort();

@@ -277,7 +277,7 @@ mod tests {
     }
 
     #[test]
-    fn every_answer_of_the_kernel_says_where_to_look() {
+    fn every_error_of_the_kernel_says_where_to_look() {
         let (timed_out, access, busy) = (110, 13, 16);
         for (errno, message, place) in [
             (timed_out, "no quote in time", "quote-generation-socket"),

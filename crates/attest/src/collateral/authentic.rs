@@ -224,7 +224,7 @@ mod tests {
             admit(good(), MOCK, other_anchors().tdx_root(), &early).map(drop),
             Err(FetchFailure::Untrusted(Resource::TcbInfo))
         );
-        assert_eq!(early.check(), Ok(()), "nobody that is trusted has told");
+        assert_eq!(early.check(), Ok(()), "no trusted signature has raised the floor");
         assert_eq!(admit(good(), MOCK, anchors.tdx_root(), &early).map(drop), Err(FetchFailure::NotCurrent));
         assert_eq!(early.check().map_err(|behind| behind.seconds), Err(issued - 1_577_850_000));
     }

@@ -277,18 +277,18 @@ impl CollateralCache {
     async fn ask<T>(
         &self,
         endpoint: &Endpoint,
-        answer: impl Future<Output = Result<T, FetchFailure>>,
+        request: impl Future<Output = Result<T, FetchFailure>>,
     ) -> Result<T, FetchFailure> {
-        let answer = timeout(self.shared.options.endpoint_deadline, answer).await;
-        let answer = answer.unwrap_or(Err(FetchFailure::Deadline));
-        match &answer {
+        let response = timeout(self.shared.options.endpoint_deadline, request).await;
+        let response = response.unwrap_or(Err(FetchFailure::Deadline));
+        match &response {
             Ok(_) => endpoint.succeeded(self.clock().now()),
             Err(failure) => {
                 endpoint.failed(failure);
                 tracing::warn!(endpoint = endpoint.index, %failure, "collateral endpoint returned nothing usable");
             }
         }
-        answer
+        response
     }
 
     /// Working services in the configured order, then the paused ones, the longest paused first.

@@ -116,7 +116,7 @@ mod tests {
     use crate::p256::P256Key;
 
     #[test]
-    fn only_what_was_right_is_remembered() {
+    fn only_valid_signatures_are_cached() {
         let (key, other) = (P256Key::generate(), P256Key::generate());
         let (message, algorithm) = (b"a message", AwsLc::sig_algo());
         let (public_key, signature) = (key.public_point(), key.sign_der(message));
@@ -128,7 +128,7 @@ mod tests {
         for _ in 0..2 {
             assert!(algorithm.verify_signature(public_key, message, &signature).is_ok());
             assert!(is_remembered(message));
-            // What was remembered is this key, this message and this signature, and no other.
+            // Cached are this key, this message and this signature, and no other.
             assert!(algorithm.verify_signature(other.public_point(), message, &signature).is_err());
             assert!(algorithm.verify_signature(public_key, b"a message ", &signature).is_err());
             for bit in 0..signature.len() * 8 {
@@ -145,7 +145,7 @@ mod tests {
 
     /// Keys and signatures in forms that one provider might accept and the other refuse.
     #[test]
-    fn it_answers_as_the_library_s_own_provider() {
+    fn it_gives_the_results_of_the_librarys_own_provider() {
         let key = P256Key::generate();
         let message = b"a message";
         let (point, signature) = (key.public_point(), key.sign_der(message));
@@ -166,8 +166,8 @@ mod tests {
         ];
         for (name, key, is_right) in keys {
             for algorithm in [AwsLc::sig_algo(), RingCrypto::sig_algo()] {
-                let answer = algorithm.verify_signature(key, message, &signature);
-                assert_eq!(answer.is_ok(), is_right, "{name}: {algorithm:?}");
+                let result = algorithm.verify_signature(key, message, &signature);
+                assert_eq!(result.is_ok(), is_right, "{name}: {algorithm:?}");
             }
         }
         let integer = |value: &[u8]| [&[2, value.len() as u8][..], value].concat();
@@ -195,8 +195,8 @@ mod tests {
         ];
         for (name, signature, is_right) in signatures {
             for algorithm in [AwsLc::sig_algo(), RingCrypto::sig_algo()] {
-                let answer = algorithm.verify_signature(point, message, &signature);
-                assert_eq!(answer.is_ok(), is_right, "{name}: {algorithm:?}");
+                let result = algorithm.verify_signature(point, message, &signature);
+                assert_eq!(result.is_ok(), is_right, "{name}: {algorithm:?}");
             }
         }
         for data in [&b""[..], b"abc", &[7; 1000]] {

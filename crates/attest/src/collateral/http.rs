@@ -3,69 +3,68 @@
 use std::error::Error;
 use std::time::Duration;
 
+use reqwest::Client;
 use reqwest::header::HeaderMap;
 use reqwest::redirect::{Attempt, Policy};
-use reqwest::{Client, ClientBuilder};
 use rustls_pki_types::CertificateDer;
 
 use super::{EndpointError, FetchFailure, Resource};
 use crate::outgoing::{self, BodyError, Cause};
 
-/// Time for a connection, TLS included.
+/// Time-out of a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
-/// Time for a request from its first byte to the last of the answer.
+/// Time-out of a request, from connecting to the last byte of the response.
 const REQUEST: Duration = Duration::from_secs(8);
-/// Redirects followed, within the same host.
+/// Maximum number of redirects, all within the same host.
 const MAX_REDIRECTS: usize = 2;
-/// A JSON answer or a certificate. Intel's longest TCB info has some 40 KiB.
+/// Idle connections kept per host.
+const MAX_IDLE: usize = 2;
+/// Maximum length of a JSON document or a certificate, bytes. Intel's longest TCB info has about 40 KiB.
 pub(super) const MAX_DOCUMENT: usize = 1 << 20;
-/// A revocation list: they grow with every revoked platform.
+/// Maximum length of a CRL, bytes: it grows with every revoked platform.
 pub(super) const MAX_CRL: usize = 4 << 20;
 
-/// A client that may be cloned freely: clones share their connections.
+/// The HTTP client. Clones share its connections.
 #[derive(Debug, Clone)]
 pub struct Http {
     endpoints: Client,
     distribution_points: Client,
 }
 
-/// A complete answer.
-pub(super) struct Answer {
+/// A complete response.
+pub(super) struct Response {
     pub(super) headers: HeaderMap,
     pub(super) body: Vec<u8>,
 }
 
 impl Http {
-    /// A client that trusts Mozilla's roots and `extra_roots`, as [`outgoing::client_config`] does. The proxy variables of the environment apply.
+    /// A client that trusts Mozilla's roots and `extra_roots`, as [`outgoing::client_config`] does. The proxy
+    /// variables of the environment apply.
     pub fn new(extra_roots: &[CertificateDer<'static>]) -> Result<Self, EndpointError> {
-        let config =
-            outgoing::client_config(extra_roots).map_err(|e| EndpointError::Client(e.to_string()))?;
-        let builder = || -> Result<ClientBuilder, EndpointError> {
-            Ok(outgoing::client(config.clone())
-                .connect_timeout(CONNECT)
-                .timeout(REQUEST)
-                .pool_max_idle_per_host(2))
+        let tls = outgoing::client_config(extra_roots).map_err(|e| EndpointError::Client(e.to_string()))?;
+        let client = |redirects| {
+            let client = outgoing::client(tls.clone()).connect_timeout(CONNECT).timeout(REQUEST);
+            let client = client.pool_max_idle_per_host(MAX_IDLE).redirect(redirects);
+            client.build().map_err(|e| EndpointError::Client(e.to_string()))
         };
-        let client =
-            |builder: ClientBuilder| builder.build().map_err(|e| EndpointError::Client(e.to_string()));
         Ok(Self {
-            endpoints: client(builder()?.redirect(Policy::custom(within_host)))?,
-            distribution_points: client(builder()?.redirect(Policy::none()))?,
+            endpoints: client(Policy::custom(within_host))?,
+            distribution_points: client(Policy::none())?,
         })
     }
 
-    /// Asks an endpoint.
+    /// Requests a document from an endpoint.
     pub(super) async fn get(
         &self,
         resource: Resource,
         url: &str,
         limit: usize,
-    ) -> Result<Answer, FetchFailure> {
+    ) -> Result<Response, FetchFailure> {
         read(&self.endpoints, resource, url, limit).await
     }
 
-    /// Asks an address that stands in a certificate: no redirects.
-    pub(super) async fn get_distribution_point(&self, url: &str) -> Result<Answer, FetchFailure> {
+    /// Requests a CRL from an address in a certificate, without redirects.
+    pub(super) async fn get_distribution_point(&self, url: &str) -> Result<Response, FetchFailure> {
         read(&self.distribution_points, Resource::DistributionPoint, url, MAX_CRL).await
     }
 }
@@ -81,7 +80,12 @@ fn within_host(attempt: Attempt<'_>) -> reqwest::redirect::Action {
     if same && attempt.previous().len() <= MAX_REDIRECTS { attempt.follow() } else { attempt.stop() }
 }
 
-async fn read(client: &Client, resource: Resource, url: &str, limit: usize) -> Result<Answer, FetchFailure> {
+async fn read(
+    client: &Client,
+    resource: Resource,
+    url: &str,
+    limit: usize,
+) -> Result<Response, FetchFailure> {
     let failure = |error: reqwest::Error| match error.is_timeout() {
         true => FetchFailure::Timeout(resource),
         false => FetchFailure::Connection {
@@ -98,10 +102,10 @@ async fn read(client: &Client, resource: Resource, url: &str, limit: usize) -> R
         BodyError::TooLarge => FetchFailure::TooLarge { resource, limit },
         BodyError::Connection(error) => failure(error),
     })?;
-    Ok(Answer { headers: std::mem::take(response.headers_mut()), body })
+    Ok(Response { headers: std::mem::take(response.headers_mut()), body })
 }
 
-/// The last of a chain of causes: what the system or the TLS library says.
+/// The last error in the chain of causes, from the system or the TLS library.
 fn innermost(mut error: &(dyn Error + 'static)) -> String {
     while let Some(cause) = error.source() {
         error = cause;

@@ -12,7 +12,7 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 
 use super::chain::certificates;
 use super::crl;
-use super::http::{Answer, MAX_CRL, MAX_DOCUMENT};
+use super::http::{MAX_CRL, MAX_DOCUMENT, Response};
 use super::origin::{Origin, PckRequest};
 use super::{
     Clock, Collateral, CollateralError, EndpointError, FetchFailure, Http, PckChain, PlatformKey, Resource,
@@ -120,16 +120,16 @@ impl Pccs {
             hex::encode_upper(parameters.pcesvn.to_le_bytes()),
             hex::encode_upper(parameters.pceid),
         );
-        let answer = self.http.get(resource, &url, MAX_DOCUMENT).await?;
-        if let Some(level) = answer.headers.get(PCK_TCBM) {
+        let response = self.http.get(resource, &url, MAX_DOCUMENT).await?;
+        if let Some(level) = response.headers.get(PCK_TCBM) {
             let asked = [&parameters.cpusvn[..], &parameters.pcesvn.to_le_bytes()].concat();
             if hex::decode(level).is_ok_and(|level| !level.starts_with(&asked)) {
                 return Err(FetchFailure::TcbLevel);
             }
             hex::decode(level).map_err(|_| malformed(resource, "SGX-TCBm is not hex"))?;
         }
-        let issuers = issuer_chain(&answer, resource, &[PCK_CHAIN])?;
-        let leaf = text(answer, resource)?;
+        let issuers = issuer_chain(&response, resource, &[PCK_CHAIN])?;
+        let leaf = text(response, resource)?;
         PckChain::read(format!("{leaf}\n{issuers}").as_bytes())
             .map_err(|_| malformed(resource, "chain does not parse"))
     }
@@ -137,16 +137,16 @@ impl Pccs {
     async fn parts(&self, platform: PlatformKey) -> Result<QuoteCollateralV3, FetchFailure> {
         let url =
             format!("{}/sgx/certification/v4/pckcrl?ca={}&encoding=der", self.base, platform.ca.as_str());
-        let answer = self.http.get(Resource::PckCrl, &url, MAX_CRL).await?;
-        let pck_crl_issuer_chain = issuer_chain(&answer, Resource::PckCrl, &[PCK_CRL_CHAIN])?;
-        let pck_crl = crl(answer, Resource::PckCrl)?;
+        let response = self.http.get(Resource::PckCrl, &url, MAX_CRL).await?;
+        let pck_crl_issuer_chain = issuer_chain(&response, Resource::PckCrl, &[PCK_CRL_CHAIN])?;
+        let pck_crl = crl(response, Resource::PckCrl)?;
 
         let (tcb_info_issuer_chain, tcb_info) = self.tcb_info(platform, "").await?;
         let (qe_identity_issuer_chain, qe_identity) = self.qe_identity("standard").await?;
         let root_ca_crl = self.root_crl(&qe_identity_issuer_chain).await?;
 
-        let (tcb_info, tcb_info_signature) = TcbInfoAnswer::read(&tcb_info)?;
-        let (qe_identity, qe_identity_signature) = QeIdentityAnswer::read(&qe_identity)?;
+        let (tcb_info, tcb_info_signature) = TcbInfoBody::read(&tcb_info)?;
+        let (qe_identity, qe_identity_signature) = QeIdentityBody::read(&qe_identity)?;
         Ok(QuoteCollateralV3 {
             pck_crl_issuer_chain,
             root_ca_crl,
@@ -165,17 +165,17 @@ impl Pccs {
     async fn tcb_info(&self, platform: PlatformKey, update: &str) -> Result<(String, String), FetchFailure> {
         let fmspc = hex::encode_upper(platform.fmspc);
         let url = format!("{}/tdx/certification/v4/tcb?fmspc={fmspc}{update}", self.base);
-        let answer = self.http.get(Resource::TcbInfo, &url, MAX_DOCUMENT).await?;
-        let chain = issuer_chain(&answer, Resource::TcbInfo, &TCB_INFO_CHAINS)?;
-        Ok((chain, text(answer, Resource::TcbInfo)?))
+        let response = self.http.get(Resource::TcbInfo, &url, MAX_DOCUMENT).await?;
+        let chain = issuer_chain(&response, Resource::TcbInfo, &TCB_INFO_CHAINS)?;
+        Ok((chain, text(response, Resource::TcbInfo)?))
     }
 
     /// The issuer chain and the body.
     async fn qe_identity(&self, update: &str) -> Result<(String, String), FetchFailure> {
         let url = format!("{}/tdx/certification/v4/qe/identity?update={update}", self.base);
-        let answer = self.http.get(Resource::QeIdentity, &url, MAX_DOCUMENT).await?;
-        let chain = issuer_chain(&answer, Resource::QeIdentity, &[QE_IDENTITY_CHAIN])?;
-        Ok((chain, text(answer, Resource::QeIdentity)?))
+        let response = self.http.get(Resource::QeIdentity, &url, MAX_DOCUMENT).await?;
+        let chain = issuer_chain(&response, Resource::QeIdentity, &[QE_IDENTITY_CHAIN])?;
+        Ok((chain, text(response, Resource::QeIdentity)?))
     }
 
     /// `standard` with Intel's early TCB info and QE identity in place of its own, signed up to the trusted
@@ -188,8 +188,8 @@ impl Pccs {
     ) -> Result<Collateral, FetchFailure> {
         let (tcb_info_issuer_chain, tcb_info) = self.tcb_info(platform, "&update=early").await?;
         let (qe_identity_issuer_chain, qe_identity) = self.qe_identity("early").await?;
-        let (tcb_info, tcb_info_signature) = TcbInfoAnswer::read(&tcb_info)?;
-        let (qe_identity, qe_identity_signature) = QeIdentityAnswer::read(&qe_identity)?;
+        let (tcb_info, tcb_info_signature) = TcbInfoBody::read(&tcb_info)?;
+        let (qe_identity, qe_identity_signature) = QeIdentityBody::read(&qe_identity)?;
         let parts = QuoteCollateralV3 {
             tcb_info_issuer_chain,
             tcb_info,
@@ -211,7 +211,7 @@ impl Pccs {
         if self.has_root_crl() {
             let url = format!("{}/sgx/certification/v4/rootcacrl", self.base);
             match self.http.get(Resource::RootCrl, &url, MAX_CRL).await {
-                Ok(answer) => return crl(answer, Resource::RootCrl),
+                Ok(response) => return crl(response, Resource::RootCrl),
                 Err(too_large @ FetchFailure::TooLarge { .. }) => return Err(too_large),
                 Err(_) => {}
             }
@@ -261,32 +261,32 @@ fn distribution_point(certificate: &CertificateDer<'_>) -> Option<String> {
 }
 
 #[derive(Deserialize)]
-struct TcbInfoAnswer<'a> {
+struct TcbInfoBody<'a> {
     #[serde(borrow, rename = "tcbInfo")]
     document: &'a RawValue,
     signature: String,
 }
 
 #[derive(Deserialize)]
-struct QeIdentityAnswer<'a> {
+struct QeIdentityBody<'a> {
     #[serde(borrow, rename = "enclaveIdentity")]
     document: &'a RawValue,
     signature: String,
 }
 
-impl TcbInfoAnswer<'_> {
-    fn read(answer: &str) -> Result<(String, Vec<u8>), FetchFailure> {
-        let answer: TcbInfoAnswer<'_> = serde_json::from_str(answer)
+impl TcbInfoBody<'_> {
+    fn read(response: &str) -> Result<(String, Vec<u8>), FetchFailure> {
+        let response: TcbInfoBody<'_> = serde_json::from_str(response)
             .map_err(|_| malformed(Resource::TcbInfo, "is not the expected json"))?;
-        signed_document(Resource::TcbInfo, answer.document, &answer.signature)
+        signed_document(Resource::TcbInfo, response.document, &response.signature)
     }
 }
 
-impl QeIdentityAnswer<'_> {
-    fn read(answer: &str) -> Result<(String, Vec<u8>), FetchFailure> {
-        let answer: QeIdentityAnswer<'_> = serde_json::from_str(answer)
+impl QeIdentityBody<'_> {
+    fn read(response: &str) -> Result<(String, Vec<u8>), FetchFailure> {
+        let response: QeIdentityBody<'_> = serde_json::from_str(response)
             .map_err(|_| malformed(Resource::QeIdentity, "is not the expected json"))?;
-        signed_document(Resource::QeIdentity, answer.document, &answer.signature)
+        signed_document(Resource::QeIdentity, response.document, &response.signature)
     }
 }
 
@@ -319,11 +319,15 @@ fn compact(json: &str) -> String {
     compact
 }
 
-fn issuer_chain(answer: &Answer, resource: Resource, names: &[&'static str]) -> Result<String, FetchFailure> {
+fn issuer_chain(
+    response: &Response,
+    resource: Resource,
+    names: &[&'static str],
+) -> Result<String, FetchFailure> {
     let header = names.last().copied().unwrap_or_default();
     let value = names
         .iter()
-        .find_map(|name| answer.headers.get(*name))
+        .find_map(|name| response.headers.get(*name))
         .ok_or(FetchFailure::MissingHeader { resource, header })?;
     if value.len() > MAX_CHAIN_HEADER {
         return Err(malformed(resource, "issuer chain is too long"));
@@ -336,13 +340,13 @@ fn issuer_chain(answer: &Answer, resource: Resource, names: &[&'static str]) -> 
 }
 
 /// The body as text, without a byte order mark.
-fn text(answer: Answer, resource: Resource) -> Result<String, FetchFailure> {
-    let text = String::from_utf8(answer.body).map_err(|_| malformed(resource, "is not utf-8"))?;
+fn text(response: Response, resource: Resource) -> Result<String, FetchFailure> {
+    let text = String::from_utf8(response.body).map_err(|_| malformed(resource, "is not utf-8"))?;
     Ok(text.strip_prefix('\u{feff}').map(str::to_owned).unwrap_or(text))
 }
 
-fn crl(answer: Answer, resource: Resource) -> Result<Vec<u8>, FetchFailure> {
-    crl::decode(answer.body).ok_or(malformed(resource, "is not a crl in DER, PEM or hex"))
+fn crl(response: Response, resource: Resource) -> Result<Vec<u8>, FetchFailure> {
+    crl::decode(response.body).ok_or(malformed(resource, "is not a crl in DER, PEM or hex"))
 }
 
 fn malformed(resource: Resource, problem: &'static str) -> FetchFailure {

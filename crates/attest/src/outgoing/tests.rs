@@ -147,7 +147,7 @@ async fn a_named_certificate_is_trusted_whatever_it_says_and_its_neighbours_are_
 }
 
 #[tokio::test]
-async fn a_named_certificate_that_is_no_ca_vouches_for_nothing_else() {
+async fn a_pinned_certificate_that_is_not_a_ca_makes_nothing_else_trusted() {
     let key = KeyPair::generate().unwrap();
     let params = CertificateParams::new(["pccs.example".to_owned()]).unwrap();
     let named = params.self_signed(&key).unwrap().der().clone();

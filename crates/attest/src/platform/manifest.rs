@@ -214,7 +214,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_strict_form_is_the_only_one_that_vouches() {
+    fn only_the_strict_form_covers_a_document() {
         let digest = "0123456789abcdef".repeat(4);
         let line = |name: &str| format!("{digest}  {name}\n");
         let good = Manifest::parse_strict((line("ovmf.fd") + &line("a-b_c.9")).as_bytes()).unwrap();

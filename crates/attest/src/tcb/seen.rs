@@ -55,7 +55,7 @@ impl SeenPlatforms {
     }
 
     /// The platforms seen within `keep`, in a stable order; forgets the others.
-    pub(crate) fn lately(&self, now: u64) -> Vec<Seen> {
+    pub(crate) fn recent(&self, now: u64) -> Vec<Seen> {
         let mut platforms = self.lock();
         platforms.retain(|_, seen| seen.at.saturating_add(self.keep.as_secs()) >= now);
         let mut seen: Vec<Seen> = platforms.values().cloned().collect();
@@ -91,10 +91,10 @@ mod tests {
         seen.note(platform(1), b"quote", None, 1000);
         seen.note(platform(2), b"quote", None, 1000);
         seen.note(platform(1), b"other", None, 1050);
-        let lately = |now| seen.lately(now).iter().map(|seen| seen.platform.pce_svn).collect::<Vec<_>>();
-        assert_eq!(lately(1100), [1, 2]);
-        assert_eq!(lately(1101), [1]);
-        assert_eq!(lately(1151), [0_u16; 0]);
+        let recent = |now| seen.recent(now).iter().map(|seen| seen.platform.pce_svn).collect::<Vec<_>>();
+        assert_eq!(recent(1100), [1, 2]);
+        assert_eq!(recent(1101), [1]);
+        assert_eq!(recent(1151), [0_u16; 0]);
     }
 
     #[test]
@@ -103,10 +103,10 @@ mod tests {
         for number in 0..CAPACITY as u16 + 10 {
             seen.note(platform(number), b"quote", None, 1000 + u64::from(number));
         }
-        let lately = seen.lately(2000);
-        assert_eq!((lately.len(), lately[0].platform.pce_svn), (CAPACITY, 10));
+        let recent = seen.recent(2000);
+        assert_eq!((recent.len(), recent[0].platform.pce_svn), (CAPACITY, 10));
         let seen = SeenPlatforms::new(Duration::from_secs(100));
         seen.note(platform(1), &vec![0; MAX_QUOTE + 1], None, 1000);
-        assert!(seen.lately(1000).is_empty());
+        assert!(seen.recent(1000).is_empty());
     }
 }

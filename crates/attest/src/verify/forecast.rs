@@ -18,7 +18,7 @@ impl Verifier {
     pub async fn tcb_forecasts(&self) -> TcbForecasts {
         let mut found = TcbForecasts::default();
         let Some(seen) = &self.seen else { return found };
-        let mut platforms = seen.lately(self.cache().clock().now());
+        let mut platforms = seen.recent(self.cache().clock().now());
         let mut models: Vec<PlatformKey> = platforms.iter().map(|seen| seen.platform.model).collect();
         models.dedup();
         models.truncate(MAX_MODELS);

@@ -365,7 +365,7 @@ fn a_status_other_than_revoked_is_for_the_policy() {
 }
 
 #[test]
-fn evidence_without_an_app_id_names_nobody() {
+fn evidence_without_an_app_id_has_no_identity() {
     let evidence = blob("mock-tdx-v0");
     let mut nameless = verified(&evidence).unwrap();
     Arc::make_mut(&mut nameless.evidence).stack.runtime_events.clear();

@@ -33,7 +33,7 @@ impl CollateralCache {
             let _turn = self.shared.upstream.acquire().await;
             let mut last = FetchFailure::Abandoned;
             for endpoint in self.endpoints_in_order() {
-                let answer = async {
+                let request = async {
                     let early = endpoint.pccs.early(model, standard, self.clock()).await?;
                     // A set that is not newer is the standard one, from a service that ignores the parameter.
                     if early.evaluation_number() > standard.evaluation_number() {
@@ -41,7 +41,7 @@ impl CollateralCache {
                     }
                     Ok(early)
                 };
-                match timeout(options.endpoint_deadline, answer).await {
+                match timeout(options.endpoint_deadline, request).await {
                     Ok(Ok(early)) => return Ok(early),
                     Ok(Err(failure)) => last = failure,
                     Err(_) => last = FetchFailure::Deadline,

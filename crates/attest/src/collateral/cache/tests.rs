@@ -343,10 +343,10 @@ fn pck_route(routes: &Routes) -> Route {
 #[tokio::test]
 async fn callers_whose_certificate_hangs_do_not_keep_others_from_theirs() {
     let mut routes = normal_routes();
-    let answer = pck_route(&routes);
+    let response = pck_route(&routes);
     for ppid in 0..8 {
         let delay = if ppid == 0 { Duration::ZERO } else { Duration::from_secs(3600) };
-        routes.insert(with_ppid(ppid).1, Route { delay, ..answer.clone() });
+        routes.insert(with_ppid(ppid).1, Route { delay, ..response.clone() });
     }
     let server = Server::start(routes).await;
     let cache =
@@ -424,7 +424,7 @@ async fn a_forced_refresh_fetches_what_is_held_and_keeps_it_where_that_fails() {
     assert_eq!((refreshed[0].platform, refreshed[0].before), (MOCK, held.numbers()));
     assert!(refreshed[0].outcome.is_ok());
     assert_eq!(server.requests().len(), before.0 + REQUESTS_PER_FETCH);
-    assert!(cache.generation() > before.1, "everybody is verified again");
+    assert!(cache.generation() > before.1, "all evidence is verified again");
     server.set_routes(down());
     let refreshed = cache.refresh_all().await;
     assert!(refreshed[0].outcome.is_err());

@@ -17,7 +17,7 @@ fn a_lower_number_of_any_kind_is_refused() {
     let floors = Floors::in_memory(0);
     let seen = of(20, 19, 7, 300);
     assert_eq!(floors.admit(&seen, Standard), Ok(true));
-    assert_eq!(floors.admit(&seen, Standard), Ok(false), "the same again is no rise");
+    assert_eq!(floors.admit(&seen, Standard), Ok(false), "the same numbers do not raise it");
     for (collateral, kind, number, seen) in [
         (of(17, 19, 7, 300), TcbInfo(Standard, FMSPC), 17, 20),
         (of(20, 18, 7, 300), QeIdentity(Standard), 18, 19),
@@ -122,7 +122,7 @@ impl Disk {
 }
 
 #[test]
-fn a_new_process_believes_nothing_older_than_the_one_before() {
+fn a_new_process_accepts_nothing_older_than_the_one_before() {
     let disk = Disk::filled();
     let floors = disk.open().unwrap();
     assert!(floors.admit(&of(17, 19, 7, 300), TcbSet::Standard).is_err());
@@ -166,7 +166,7 @@ fn what_another_process_writes_between_reading_and_writing_is_not_lost() {
         let saving = scope.spawn(|| ours.save());
         for _ in 0..20 {
             std::thread::sleep(std::time::Duration::from_millis(5));
-            assert!(!disk.path().exists() && !saving.is_finished(), "nobody else writes meanwhile");
+            assert!(!disk.path().exists() && !saving.is_finished(), "no other process writes in between");
         }
         std::fs::write(disk.path(), &newer).unwrap();
         drop(lock);

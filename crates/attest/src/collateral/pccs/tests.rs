@@ -154,7 +154,7 @@ fn mock_pck_leaf() -> String {
 }
 
 #[tokio::test]
-async fn an_answer_that_is_not_the_expected_one_is_named() {
+async fn an_unexpected_response_is_named() {
     type Change = fn(&mut Route);
     let cases: [(&str, Change, FetchFailure); 11] = [
         (PCK_CRL_PATH, |r| r.status = 503, FetchFailure::Status { resource: Resource::PckCrl, status: 503 }),
@@ -411,7 +411,7 @@ async fn collateral_for_a_platform_must_be_signed_and_current() {
 }
 
 #[tokio::test]
-async fn a_slow_answer_does_not_hold_the_caller_that_has_left() {
+async fn a_slow_response_does_not_hold_the_caller_that_has_left() {
     let mut routes = normal_routes();
     routes.get_mut(PCK_CRL_PATH).unwrap().delay = Duration::from_secs(60);
     let server = Server::start(routes).await;

@@ -249,7 +249,7 @@ fn agree(parts: &dcap_qvl::QuoteCollateralV3, quote: &[u8], anchors: &TrustAncho
 }
 
 #[test]
-fn our_cryptography_answers_as_the_librarys_own() {
+fn our_cryptography_gives_the_results_of_the_librarys_own() {
     let vectors = json("tdx_quotes.json");
     let cases = vectors["cases"].as_array().unwrap();
     for case in cases {

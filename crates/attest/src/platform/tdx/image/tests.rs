@@ -164,7 +164,7 @@ fn a_real_machine_passes_lite_verification() {
 }
 
 #[test]
-fn lite_refuses_what_the_image_hash_does_not_vouch_for() {
+fn lite_refuses_what_the_image_hash_does_not_cover() {
     let vectors = Vectors::load();
     let (good, log) = vectors.lite();
     let with = |list: &[u8], document: &[u8]| {
@@ -360,7 +360,7 @@ fn tables_without_a_table_or_with_a_wrong_length_are_refused() {
 }
 
 #[test]
-fn firmware_and_kernel_that_are_none_are_refused() {
+fn invalid_firmware_and_kernels_are_refused() {
     let vectors = Vectors::load();
     let config = vectors.plain();
     let firmware = vectors.file(&config.os_image_hash, "ovmf.fd");
