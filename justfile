@@ -1,4 +1,4 @@
-# Everyday commands. `just` lists them; `just ci` is what must hold before a change lands.
+# Everyday commands. `just` lists them; `just ci` runs the checks before a change lands.
 
 # List the commands
 default:
@@ -8,7 +8,7 @@ default:
 sandbox *args:
     cargo run -p kms-sandbox -- {{args}}
 
-# All tests, after installing what they drive
+# All tests, after installing the programs that they call
 test *args:
     bash tests/run {{args}}
 
@@ -21,7 +21,7 @@ lint:
 doc:
     RUSTDOCFLAGS="-D warnings" cargo doc --workspace --no-deps --locked
 
-# Benchmarks; docs/performance.md says how to read them
+# Benchmarks; docs/performance.md explains the results
 bench *args:
     cargo bench -p cvm-kms {{args}}
 
@@ -30,7 +30,7 @@ fuzz target seconds="600":
     mkdir -p fuzz/corpus-local/{{target}}
     cargo +nightly fuzz run {{target}} fuzz/corpus-local/{{target}} fuzz/corpus/{{target}} -- -max_total_time={{seconds}} -rss_limit_mb=2048
 
-# Floods and faults against a release build, on loopback, within five minutes; names of cases choose some
+# Floods and faults against a release build, on loopback, within five minutes; arguments choose cases
 attack *cases:
     cargo bench -p cvm-kms --bench attack -- {{cases}}
 
@@ -42,11 +42,11 @@ attack-quick:
 soak seconds="120":
     cargo bench -p cvm-kms --bench attack -- --seconds={{seconds}} soak
 
-# `kill -9` under load for longer: every key handed out must have its line in the audit log
+# `kill -9` under load for longer: every released key must have its line in the audit log
 kills seconds="120":
     cargo bench -p cvm-kms --bench attack -- --seconds={{seconds}} kill
 
-# Run every fuzz target for some minutes (needs cargo-fuzz; the stable compiler will do); fails on a finding
+# Run every fuzz target for some minutes (needs cargo-fuzz; the stable compiler is enough); fails on a finding
 fuzz-all minutes:
     fuzz/all.sh {{minutes}}
 
@@ -54,6 +54,6 @@ fuzz-all minutes:
 deny:
     cargo deny check
 
-# What CI runs
+# All checks of CI
 ci:
     bash .ci/run

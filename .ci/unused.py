@@ -1,7 +1,7 @@
-"""Direct dependencies that no line of their package names, and packages named in [workspace.dependencies] that nobody takes.
+"""Finds direct dependencies that their package does not use, and entries of [workspace.dependencies] that no package uses.
 
-A dependency counts as used where its name stands in the Rust files that can see it: src/ and build.rs for ordinary ones, tests and
-benches too for the others. Names in comments do not count.
+A dependency is used if its name occurs in a Rust file that can refer to it: src/ and build.rs for normal ones, also tests and
+benches for others. Names in comments do not count.
 """
 
 import json
@@ -10,7 +10,7 @@ import re
 import subprocess
 import tomllib
 
-# Named only by what build.rs generates from proto/.
+# Used only in the code that build.rs generates from proto/.
 GENERATED = {"cvm-kms": {"prost", "tonic-prost"}}
 
 
@@ -20,7 +20,7 @@ def text_of(package, kinds):
     if "dev" in kinds:
         for directory in ("tests", "benches", "examples"):
             files += (root / directory).rglob("*.rs")
-    # Files of another directory that are compiled in.
+    # Files of other directories that are included with #[path].
     for path in list(files):
         if path.is_file():
             for named in re.findall(r'#\[path = "([^"]+)"\]', path.read_text()):
@@ -33,7 +33,7 @@ def text_of(package, kinds):
 def main():
     command = ["cargo", "metadata", "--format-version", "1", "--locked"]
     metadata = json.loads(subprocess.run(command, check=True, capture_output=True).stdout)
-    # What Rust calls them, which is not always the package's name: rustls-webpki is webpki.
+    # The name in Rust can differ from the package's name: rustls-webpki is webpki.
     libraries = {
         package["name"]: target["name"]
         for package in metadata["packages"]
@@ -52,7 +52,7 @@ def main():
             if not used and dependency["name"] not in GENERATED.get(package["name"], ()):
                 findings.append(f"{package['name']}: {kind} dependency {dependency['name']} is not used")
     workspace = tomllib.loads(pathlib.Path("Cargo.toml").read_text())["workspace"].get("dependencies", {})
-    findings += [f"nobody takes {name} of [workspace.dependencies]" for name in workspace if name not in taken]
+    findings += [f"no package uses {name} of [workspace.dependencies]" for name in workspace if name not in taken]
     print(*findings, f"{len(findings)} unused dependencies", sep="\n")
     return bool(findings)
 

@@ -1,8 +1,8 @@
 #!/bin/bash
-# Build every fuzz target, run each for some time, and say executions and coverage of each: fuzz/all.sh MINUTES
-# Fractions are minutes too (0.5). Needs cargo-fuzz; the compiler may be stable. Ends with status 1 on a finding.
+# Builds every fuzz target, runs each for MINUTES, and prints its executions and coverage: fuzz/all.sh MINUTES
+# Fractions are allowed (0.5). Needs cargo-fuzz; the stable compiler is enough. Exit status 1 on a finding.
 #
-# CARGO (default `cargo`) builds. FUZZ_TARGETS (default all) names the targets, FUZZ_JOBS (default 1) how many run at once.
+# CARGO (default `cargo`): the build command. FUZZ_TARGETS (default all): the targets. FUZZ_JOBS (default 1): how many run at once.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -13,14 +13,14 @@ cargo=${CARGO:-cargo}
 jobs=${FUZZ_JOBS:-1}
 read -ra targets <<<"${FUZZ_TARGETS:-$(find fuzz/fuzz_targets -name '*.rs' -printf '%f\n' | sed 's/\.rs$//' | sort | tr '\n' ' ')}"
 
-# Without a sanitizer: the project forbids `unsafe`. The stable compiler instruments with RUSTC_BOOTSTRAP.
+# No sanitizer is needed, because the project forbids `unsafe`. RUSTC_BOOTSTRAP makes the stable compiler instrument.
 RUSTC_BOOTSTRAP=1 "$cargo" fuzz build --sanitizer none
 host=$(rustc -vV | sed -n 's/^host: //p')
 programs=fuzz/target/$host/release
 results=$(mktemp -d)
 trap 'rm -rf "$results"' EXIT
 
-# Runs one target over what was found before, here and in the committed corpus; new inputs stay out of the latter.
+# Runs one target on the local and the committed corpus; new inputs go to the local one.
 run() {
   local target=$1 status=0
   mkdir -p "fuzz/corpus-local/$target" "fuzz/artifacts/$target"
