@@ -138,9 +138,8 @@ impl KmsService {
         };
         self.within_limits(&permit)?;
         let released = Released::app(self.guards(), permit, &self_authorization, caller.remote()).await;
-        let released = self.recorded(released, &attempt).map_err(|error| match error.code() {
-            Code::Denied => error.within("App not allowed"),
-            _ => error,
+        let released = self.recorded(released, &attempt).map_err(|error| {
+            if error.code() == Code::Denied { error.within("App not allowed") } else { error }
         })?;
         let keys = self
             .ready

@@ -252,7 +252,9 @@ impl RequestMemory {
 fn owner(holder: Holder, activity: &Activity) -> Party {
     match holder {
         Holder::Admitted(app) => Party::App(app),
-        _ => Party::Address(activity.address()),
+        Holder::Stranger | Holder::Known | Holder::Operator | Holder::Probe => {
+            Party::Address(activity.address())
+        }
     }
 }
 
@@ -305,7 +307,9 @@ impl Held {
         let after = share.saturating_add(bytes);
         match class {
             Class::Operator => bytes <= room,
-            _ => after <= class.largest_share(total) && after <= (room + share) / 2,
+            Class::Stranger | Class::Known | Class::Probe => {
+                after <= class.largest_share(total) && after <= (room + share) / 2
+            }
         }
     }
 

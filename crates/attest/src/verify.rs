@@ -224,7 +224,10 @@ fn check_names(events: &[RuntimeEvent]) -> Result<(), VerifyError> {
 fn tdx_of(evidence: &Evidence) -> Result<&Tdx, VerifyError> {
     match &evidence.platform {
         Platform::Tdx(tdx) => Ok(tdx),
-        other => Err(VerifyError::UnsupportedPlatform(other.kind())),
+        other @ (Platform::GcpTdx { .. }
+        | Platform::NitroEnclave { .. }
+        | Platform::SevSnp { .. }
+        | Platform::AwsNitroTpm { .. }) => Err(VerifyError::UnsupportedPlatform(other.kind())),
     }
 }
 

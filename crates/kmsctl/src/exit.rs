@@ -191,7 +191,13 @@ fn attempt_exit(error: &AttemptError) -> Exit {
 fn connect_exit(error: &ConnectError) -> Exit {
     match error {
         ConnectError::Tls(error) if error.kind() == io::ErrorKind::InvalidData => Exit::Unproven,
-        _ => Exit::Failed,
+        ConnectError::Config(_)
+        | ConnectError::Name(_)
+        | ConnectError::Tcp(_)
+        | ConnectError::Tls(_)
+        | ConnectError::NoCertificate
+        | ConnectError::Http(_)
+        | ConnectError::Timeout(_) => Exit::Failed,
     }
 }
 
@@ -201,13 +207,25 @@ fn call_exit(error: &CallError) -> Exit {
         CallError::Refused { status, .. } if matches!(status.as_u16(), 400 | 401 | 403 | 409) => {
             Exit::Refused
         }
-        _ => Exit::Failed,
+        CallError::Refused { .. }
+        | CallError::Method(_)
+        | CallError::Encode { .. }
+        | CallError::Transport { .. }
+        | CallError::TooLarge { .. }
+        | CallError::Decode { .. }
+        | CallError::Incomplete { .. }
+        | CallError::Timeout { .. } => Exit::Failed,
     }
 }
 
 fn server_exit(error: &ServerError) -> Exit {
     match error {
         ServerError::Attestation(error) if error.is_unavailable() => Exit::Failed,
-        _ => Exit::Unproven,
+        ServerError::NoUsage
+        | ServerError::Usage(_)
+        | ServerError::App
+        | ServerError::NoAttestation
+        | ServerError::Certificate(_)
+        | ServerError::Attestation(_) => Exit::Unproven,
     }
 }

@@ -172,7 +172,12 @@ pub(crate) async fn other_side(url: &OperatorUrl, error: &CallError) -> Option<S
                 || message.starts_with("Service not found")
                 || is_plain && status.as_u16() == 400
         }
-        _ => false,
+        CallError::Method(_)
+        | CallError::Encode { .. }
+        | CallError::TooLarge { .. }
+        | CallError::Decode { .. }
+        | CallError::Incomplete { .. }
+        | CallError::Timeout { .. } => false,
     };
     if !may_be {
         return None;

@@ -113,7 +113,11 @@ pub(super) fn reason(text: String) -> Result<String> {
 fn failed(error: FreezeError) -> Error {
     let code = match error {
         FreezeError::Full | FreezeError::Shortens { .. } => Code::InvalidRequest,
-        _ => Code::Unavailable,
+        FreezeError::NotKept(_)
+        | FreezeError::NotRecorded(_)
+        | FreezeError::NeitherKeptNorRecorded { .. }
+        | FreezeError::ThawNotRecorded(_)
+        | FreezeError::ThawNotKept(_) => Code::Unavailable,
     };
     Error::new(code, error.to_string()).caused_by(error)
 }

@@ -187,7 +187,10 @@ impl SetupService {
     async fn collateral_for(&self, evidence: &Evidence) -> Result<Arc<Collateral>, CollateralError> {
         match &evidence.platform {
             Platform::Tdx(tdx) => self.foundation().verifier.cache().get(&tdx.quote).await,
-            other => Err(CollateralError::Quote(other.kind().to_owned())),
+            other @ (Platform::GcpTdx { .. }
+            | Platform::NitroEnclave { .. }
+            | Platform::SevSnp { .. }
+            | Platform::AwsNitroTpm { .. }) => Err(CollateralError::Quote(other.kind().to_owned())),
         }
     }
 }

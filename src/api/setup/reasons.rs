@@ -46,7 +46,21 @@ pub(super) fn unverified(error: VerifyError) -> Failure {
             format!("{}.", capitalized(&behind.to_string())),
             "Set the clock of this machine: the validity of certificates and collateral is judged by it.",
         ),
-        _ => Failure::new(
+        VerifyError::Collateral(
+            CollateralError::Quote(_)
+            | CollateralError::PckChain(_)
+            | CollateralError::NotATd
+            | CollateralError::Malformed(_),
+        )
+        | VerifyError::UnsupportedPlatform(_)
+        | VerifyError::Evidence(_)
+        | VerifyError::ReportData
+        | VerifyError::EventName
+        | VerifyError::PodPayload
+        | VerifyError::Quote(_)
+        | VerifyError::Rtmr3 { .. }
+        | VerifyError::QuotedReportData
+        | VerifyError::Preimages(_) => Failure::new(
             format!("The evidence of this machine does not verify: {error}."),
             "Make sure that this machine is genuine and its firmware updated.",
         ),
@@ -76,7 +90,18 @@ pub(super) fn unreached(error: SourceError<String>) -> Failure {
         SourceError::OtherRoot(_) => {
             "Use the address of one KMS: several that are unrelated seem to answer there."
         }
-        _ => "See the log of the source.",
+        SourceError::StolenCertificate { .. }
+        | SourceError::RootCa
+        | SourceError::Call(_)
+        | SourceError::Broken { .. }
+        | SourceError::Identity(_)
+        | SourceError::OtherServer
+        | SourceError::CertificateRefused(_)
+        | SourceError::InvalidKeys
+        | SourceError::CaKey
+        | SourceError::TempCaKey
+        | SourceError::K256Key
+        | SourceError::OtherKey { .. } => "See the log of the source.",
     };
     Failure::new(format!("{}.", capitalized(&error.to_string())), advice)
 }

@@ -203,7 +203,21 @@ fn verdict_of(error: &TdxError, parsed: Option<&TdReport>) -> ((Outcome, String)
         TdxError::Unlisted { shortfall, .. } if shortfall.part() != TcbPart::QuotingEnclave => {
             ((Outcome::Passed, "signed by the vendor's platform".to_owned()), None)
         }
-        _ => ((Outcome::Failed, error.to_string()), None),
+        TdxError::Malformed(_)
+        | TdxError::Rejected { .. }
+        | TdxError::Unlisted { .. }
+        | TdxError::NotATd
+        | TdxError::UnsupportedBody
+        | TdxError::Debug
+        | TdxError::Attributes(_)
+        | TdxError::SeptVeEnabled
+        | TdxError::ForeignModule
+        | TdxError::ServiceTd
+        | TdxError::PckChain(_)
+        | TdxError::NoPckChain
+        | TdxError::Platform
+        | TdxError::Status(_)
+        | TdxError::Ppid { .. } => ((Outcome::Failed, error.to_string()), None),
     }
 }
 

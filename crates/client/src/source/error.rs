@@ -131,7 +131,11 @@ impl<E> SourceError<E> {
                 }
                 _ => None,
             },
-            _ => None,
+            ConnectError::Config(_)
+            | ConnectError::Name(_)
+            | ConnectError::Tcp(_)
+            | ConnectError::Http(_)
+            | ConnectError::Timeout(_) => None,
         };
         told.unwrap_or_else(|| Self::Connect { url: Box::new(url.clone()), method, source: error })
     }
@@ -145,7 +149,31 @@ impl<E> SourceError<E> {
                 status.is_server_error() || *status == http::StatusCode::TOO_MANY_REQUESTS
             }
             Self::Call(CallError::Timeout { .. }) | Self::Broken { .. } => true,
-            _ => false,
+            Self::Call(
+                CallError::Method(_)
+                | CallError::Encode { .. }
+                | CallError::Transport { .. }
+                | CallError::TooLarge { .. }
+                | CallError::Decode { .. }
+                | CallError::Incomplete { .. },
+            )
+            | Self::Identity(IdentityError::TempCaKey | IdentityError::Certificate(_))
+            | Self::NoCertificate
+            | Self::StolenCertificate { .. }
+            | Self::Certificate(_)
+            | Self::NotAKms(_)
+            | Self::NoKeys
+            | Self::NoAttestation
+            | Self::NotAllowed(_)
+            | Self::RootCa
+            | Self::OtherRoot(_)
+            | Self::OtherServer
+            | Self::CertificateRefused(_)
+            | Self::InvalidKeys
+            | Self::CaKey
+            | Self::TempCaKey
+            | Self::K256Key
+            | Self::OtherKey { .. } => false,
         }
     }
 }

@@ -18,7 +18,7 @@ impl Question {
     pub(super) fn binding(&self) -> KeyBinding {
         match &self.shown {
             Shown::Evidence { spki, .. } if spki.is_empty() => KeyBinding::Unknown,
-            _ => KeyBinding::Checked,
+            Shown::Evidence { .. } | Shown::Certificate(_) | Shown::Nothing => KeyBinding::Checked,
         }
     }
 }

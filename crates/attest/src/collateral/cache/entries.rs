@@ -102,7 +102,11 @@ impl Entries {
             CollateralError::Unavailable { failures } => {
                 !failures.is_empty() && failures.iter().all(FetchFailure::is_unknown_platform)
             }
-            _ => false,
+            CollateralError::Quote(_)
+            | CollateralError::PckChain(_)
+            | CollateralError::NotATd
+            | CollateralError::UntrustedPlatform
+            | CollateralError::Malformed(_) => false,
         };
         let pause = if is_unknown { options.unknown_for } else { options.retry_after };
         let now = Instant::now();
