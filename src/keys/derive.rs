@@ -47,14 +47,42 @@ const MAX_BYTES: usize = 255 * 32;
 
 /// All keys of an app instance. `instance_id` is empty when the app runs without one: then all instances share a disk
 /// key.
+///
+/// # Errors
+/// [`DeriveError`].
 pub fn app_keys(root: &RootKeys, app_id: &AppId, instance_id: &[u8]) -> Result<AppKeys, DeriveError> {
+    signed_app_keys(root, app_id, instance_id, || app_key_signature(root, app_id))
+}
+
+/// The same with `signature`, which gives what [`app_key_signature`] makes, perhaps made before.
+///
+/// # Errors
+/// [`DeriveError`], and those of `signature`.
+pub fn signed_app_keys(
+    root: &RootKeys,
+    app_id: &AppId,
+    instance_id: &[u8],
+    signature: impl FnOnce() -> Result<[u8; 65], DeriveError>,
+) -> Result<AppKeys, DeriveError> {
     let disk_context = [&app_id.0[..], instance_id, label::APP_DISK_CRYPT_KEY];
     let disk_crypt_key = dh_secret(root.ca(), &disk_context).map_err(DeriveError::DiskKey)?;
     let env_crypt_key = env_secret(root, app_id)?;
-    let scalar = kdf_32(root.k256().scalar(), &[&app_id.0, label::APP_KEY]);
-    let app_key = K256Key::from_scalar(&scalar).map_err(DeriveError::K256Key)?;
-    let k256_signature = statement::sign_app_key(root, app_id, app_key.public_key());
-    Ok(AppKeys { disk_crypt_key, env_crypt_key, k256_key: Secret::new(scalar), k256_signature })
+    let k256_key = Secret::new(app_scalar(root, app_id));
+    Ok(AppKeys { disk_crypt_key, env_crypt_key, k256_key, k256_signature: signature()? })
+}
+
+/// The root key's statement about the public half of an app's secp256k1 key. It is public and never changes, because its nonce is
+/// derived (RFC 6979).
+///
+/// # Errors
+/// [`DeriveError::K256Key`].
+pub fn app_key_signature(root: &RootKeys, app_id: &AppId) -> Result<[u8; 65], DeriveError> {
+    let app_key = K256Key::from_scalar(&app_scalar(root, app_id)).map_err(DeriveError::K256Key)?;
+    Ok(statement::sign_app_key(root, app_id, app_key.public_key()))
+}
+
+fn app_scalar(root: &RootKeys, app_id: &AppId) -> Zeroizing<[u8; 32]> {
+    kdf_32(root.k256().scalar(), &[&app_id.0, label::APP_KEY])
 }
 
 /// `X25519(env_crypt_key, 9)`: what a deployer encrypts the environment to.

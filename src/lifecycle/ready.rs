@@ -9,6 +9,7 @@ use kms_attest::evidence::Evidence;
 use kms_attest::identity::AppId;
 use kms_attest::p256::P256Key;
 use kms_ledger::signature::SigningKey;
+use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
@@ -33,6 +34,32 @@ pub struct Ready {
     rpc: RpcIdentity,
     names: OwnNames,
     bootstrap_info: Option<BootstrapResponse>,
+    app_signatures: AppSignatures,
+}
+
+/// Signatures of the root key over the public keys of apps, by app id. They cost more than the keys themselves, and instances of an
+/// app ask again and again. Public, so that they may stay in memory.
+#[derive(Debug)]
+struct AppSignatures(Cache<[u8; 20], [u8; 65]>);
+
+/// Apps whose signature is remembered; the least used go first. Some 200 bytes each.
+const APPS: usize = 4096;
+
+impl Default for AppSignatures {
+    fn default() -> Self {
+        Self(Cache::new(APPS))
+    }
+}
+
+impl AppSignatures {
+    fn get_or_sign(&self, root: &RootKeys, app_id: &AppId) -> Result<[u8; 65], DeriveError> {
+        if let Some(signature) = self.0.get(&app_id.0) {
+            return Ok(signature);
+        }
+        let signature = derive::app_key_signature(root, app_id)?;
+        self.0.insert(app_id.0, signature);
+        Ok(signature)
+    }
 }
 
 /// The key of our TLS certificate, and the name in it.
@@ -116,6 +143,7 @@ impl Ready {
             temp_ca_key_pem,
             rpc: RpcIdentity { key, domain },
             bootstrap_info,
+            app_signatures: AppSignatures::default(),
             directory,
             root,
         })
@@ -162,7 +190,10 @@ impl Ready {
     /// One app id in 2³² has no P-256 child; it cannot have keys from any KMS.
     pub fn app_keys(&self, released: &Released<App>) -> Result<AppKeys, DeriveError> {
         let permit = released.permit();
-        derive::app_keys(&self.root, &permit.identity().app_id, permit.identity().instance_bytes())
+        let identity = permit.identity();
+        derive::signed_app_keys(&self.root, &identity.app_id, identity.instance_bytes(), || {
+            self.app_signatures.get_or_sign(&self.root, &identity.app_id)
+        })
     }
 
     /// The root keys, for the replica that the permit names.
@@ -287,5 +318,32 @@ impl LogKeys for Ready {
         let signing = SigningKey::from_seed(origin.parse().ok()?, keys.seed.expose()).ok()?;
         let vouching = statement::sign_log_key(&self.root, &signing.verifying_key().to_string());
         Some(LogKey { signing, legacy: LegacySalts::new(keys.legacy_salts.expose()), vouching })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::keys::K256Key;
+
+    #[test]
+    fn a_remembered_signature_is_that_of_its_app_and_no_other_and_their_number_is_bounded() {
+        let k256 = K256Key::from_scalar(&[2; 32]).unwrap();
+        let root = RootKeys::from_parts(P256Key::generate(), P256Key::generate(), k256);
+        let remembered = AppSignatures::default();
+        let apps = [AppId([1; 20]), AppId([2; 20])];
+        for _ in 0..2 {
+            for app in &apps {
+                let keys = derive::app_keys(&root, app, b"instance").unwrap();
+                assert_eq!(remembered.get_or_sign(&root, app), Ok(keys.k256_signature));
+            }
+        }
+        assert_eq!(remembered.0.len(), apps.len());
+        for number in 0..2 * APPS as u32 {
+            let mut app = [3; 20];
+            app[..4].copy_from_slice(&number.to_be_bytes());
+            remembered.0.insert(app, [0; 65]);
+        }
+        assert!(remembered.0.len() <= APPS, "{}", remembered.0.len());
     }
 }
