@@ -1,5 +1,6 @@
 //! What a record says in one plain sentence, for people: the one place that knows these texts.
 
+use std::borrow::Cow;
 use std::fmt::Write as _;
 
 use serde::Deserialize;
@@ -25,6 +26,46 @@ pub struct Record {
     pub fields: Map<String, Value>,
 }
 
+/// The properties by which a record is found, read without the others.
+#[derive(Debug, Deserialize)]
+pub struct RecordKey<'a> {
+    /// As in [`Record`].
+    pub seq: u64,
+    /// As in [`Record`].
+    #[serde(borrow)]
+    pub time: Cow<'a, str>,
+    /// As in [`Record`].
+    #[serde(rename = "event", borrow)]
+    pub kind: Cow<'a, str>,
+    /// The app that it is about, hex; empty if it is about none.
+    #[serde(borrow, default)]
+    pub app_id: Cow<'a, str>,
+    #[serde(borrow, default)]
+    source: Cow<'a, str>,
+}
+
+impl<'a> RecordKey<'a> {
+    /// Reads a line of the log; `None` if it is not a record.
+    pub fn read(line: &'a [u8]) -> Option<Self> {
+        serde_json::from_str(std::str::from_utf8(line).ok()?).ok()
+    }
+
+    /// As [`Record::source`].
+    pub fn source(&self) -> &'static str {
+        source(&self.kind, &self.source)
+    }
+}
+
+fn source(kind: &str, named: &str) -> &'static str {
+    match (kind, named) {
+        ("reported" | "suppressed", "pipe") => "pipe",
+        ("reported" | "suppressed", "api") => "api",
+        ("suppressed", "") => "kms",
+        ("reported" | "suppressed", _) => "outside",
+        _ => "kms",
+    }
+}
+
 /// Members of a line that belong to the chain and to the tree, not to the event.
 const CHAIN: [&str; 3] = ["prev", "hash", "salt"];
 
@@ -40,15 +81,7 @@ impl Record {
 
     /// Who reported it: `kms`, or `pipe` or `api` for what comes from outside.
     pub fn source(&self) -> &'static str {
-        match self.kind.as_str() {
-            "reported" | "suppressed" => match (self.text("source"), self.kind.as_str()) {
-                ("pipe", _) => "pipe",
-                ("api", _) => "api",
-                ("", "suppressed") => "kms",
-                (_, _) => "outside",
-            },
-            _ => "kms",
-        }
+        source(&self.kind, self.text("source"))
     }
 
     /// The app that it is about, hex; empty if it is about none.

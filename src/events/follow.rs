@@ -11,7 +11,7 @@ use arc_swap::ArcSwapOption;
 use super::Settings;
 use super::index::{Index, IndexError};
 use super::live::Live;
-use crate::audit::{Progress, Reader, Record};
+use crate::audit::{Progress, Reader};
 
 /// How often the log is checked for new records.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -85,12 +85,11 @@ impl Follower {
         let (mut batch, mut bytes, mut line) = (Vec::new(), 0, Vec::new());
         while batch.len() < MAX_BATCH
             && bytes < MAX_BATCH_BYTES
-            && self.reader.next(acknowledged, &mut line)?.is_some()
+            && let Some(seq) = self.reader.next(acknowledged, &mut line)?
         {
             bytes += line.len();
-            if let Some(record) = Record::read(&line) {
-                batch.push((record, std::mem::take(&mut line)));
-            }
+            line.shrink_to_fit();
+            batch.push((seq, std::mem::take(&mut line)));
         }
         let has_news = !batch.is_empty();
         let added = match &*self.index.load() {
@@ -101,7 +100,7 @@ impl Follower {
             _ => Ok(()),
         };
         let known = self.live.newest();
-        self.live.publish(batch.into_iter().map(|(record, _)| record).filter(|record| record.seq > known));
+        self.live.publish(batch.into_iter().filter(|(seq, _)| *seq > known));
         added?;
         if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_EVERY)
             && let Some(index) = &*self.index.load()

@@ -5,7 +5,7 @@ use std::path::Path;
 use super::super::index::Ask;
 use super::super::live::Next;
 use super::super::{Events, Filter, Order};
-use crate::audit::{Audit, Event};
+use crate::audit::{Audit, Event, Record};
 
 use super::*;
 

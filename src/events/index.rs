@@ -19,7 +19,7 @@ use sha2::{Digest as _, Sha256};
 
 use super::offsets::{BLOCK, Offsets};
 use super::query::{Filter, milliseconds};
-use crate::audit::Record;
+use crate::audit::{Record, RecordKey};
 
 /// By number: the time in milliseconds (eight bytes) and the line of the log.
 const RECORDS: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("records");
@@ -178,17 +178,23 @@ impl Index {
         Ok(changed)
     }
 
-    /// Adds records in ascending order, and removes old ones beyond `keep`. They are durable after
+    /// Adds records by number and line, in ascending order, and removes old ones beyond `keep`. They are durable after
     /// [`Index::sync`].
     ///
     /// # Errors
     /// [`IndexError`]; none of them is added then.
-    pub fn add(&self, lines: &[(Record, Vec<u8>)], keep: u64) -> Result<(), IndexError> {
+    pub fn add(&self, lines: &[(u64, Vec<u8>)], keep: u64) -> Result<(), IndexError> {
+        let mut read = Vec::with_capacity(lines.len());
+        for (_, line) in lines {
+            if let Some(key) = RecordKey::read(line) {
+                read.push((key, &line[..]));
+            }
+        }
         self.write(Durability::None, |transaction| {
             let mut records = transaction.open_table(RECORDS).map_err(unusable)?;
             let mut sets = transaction.open_table(SETS).map_err(unusable)?;
             let mut times = transaction.open_table(TIMES).map_err(unusable)?;
-            for block in lines.chunk_by(|(one, _), (next, _)| one.seq / BLOCK == next.seq / BLOCK) {
+            for block in read.chunk_by(|(one, _), (next, _)| one.seq / BLOCK == next.seq / BLOCK) {
                 let Some((first, _)) = block.first() else { continue };
                 let number = first.seq / BLOCK;
                 let known = times.get(number).map_err(unusable)?.map(|times| times.value());
@@ -220,7 +226,7 @@ impl Index {
                 let all = oldest * BLOCK..(oldest + 1) * BLOCK;
                 let mut properties_of_block = std::collections::HashSet::new();
                 for row in records.range(all.clone()).map_err(unusable)? {
-                    if let Some(record) = line(row.map_err(unusable)?.1.value()).and_then(Record::read) {
+                    if let Some(record) = line(row.map_err(unusable)?.1.value()).and_then(RecordKey::read) {
                         properties_of_block.extend(properties(&record));
                     }
                 }
@@ -321,8 +327,8 @@ fn line(row: &[u8]) -> Option<&[u8]> {
 }
 
 /// The properties by which a record can be found.
-fn properties(record: &Record) -> impl Iterator<Item = u64> {
-    let app = (!record.app_id().is_empty()).then(|| property("app", record.app_id()));
+fn properties(record: &RecordKey<'_>) -> impl Iterator<Item = u64> {
+    let app = (!record.app_id.is_empty()).then(|| property("app", &record.app_id));
     [property("type", &record.kind), property("source", record.source())].into_iter().chain(app)
 }
 

@@ -1,7 +1,7 @@
-//! Live events: the newest events, already encoded, for any number of streams.
+//! Live events: the newest events, for any number of streams.
 //!
-//! A stream holds a number, not a queue: each event is encoded once and shared. A stream that falls behind
-//! reads the index.
+//! A stream holds a number, not a queue: each event is encoded once, for the first stream that asks for it, and
+//! shared. A stream that falls behind reads the index.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -12,7 +12,7 @@ use tokio::sync::watch;
 use super::query::Filter;
 use crate::audit::Record;
 
-/// The most events that are kept, and their total size.
+/// The most events that are kept, and the total size of their lines.
 const MAX_EVENTS: usize = 1024;
 const MAX_BYTES: usize = 4 << 20;
 
@@ -32,15 +32,60 @@ struct Progress {
 
 #[derive(Debug, Default)]
 struct Ring {
-    events: VecDeque<Ready>,
+    events: VecDeque<Event>,
+    /// Total size of their lines. An encoded event is larger by a small factor, and [`MAX_EVENTS`] bounds those too.
     bytes: usize,
 }
 
-/// An encoded event.
 #[derive(Debug)]
-struct Ready {
-    record: Record,
-    frame: Bytes,
+struct Event {
+    seq: u64,
+    /// Length of its line.
+    length: usize,
+    content: Content,
+}
+
+#[derive(Debug)]
+enum Content {
+    /// The line of the log, until a stream asks for the event.
+    Line(Vec<u8>),
+    /// Encoded.
+    Frame(Frame),
+    /// The line is not a record.
+    Nothing,
+}
+
+/// An encoded event, and the properties that a filter compares.
+#[derive(Debug)]
+struct Frame {
+    kind: String,
+    app_id: String,
+    source: &'static str,
+    bytes: Bytes,
+}
+
+impl Event {
+    fn new(seq: u64, line: Vec<u8>) -> Self {
+        Self { seq, length: line.len(), content: Content::Line(line) }
+    }
+
+    fn frame(&mut self) -> Option<&Frame> {
+        if let Content::Line(line) = &self.content {
+            self.content = match Record::read(line) {
+                None => Content::Nothing,
+                Some(record) => Content::Frame(Frame {
+                    bytes: frame(&record),
+                    app_id: record.app_id().to_owned(),
+                    source: record.source(),
+                    kind: record.kind,
+                }),
+            };
+        }
+        match &self.content {
+            Content::Frame(frame) => Some(frame),
+            Content::Line(_) | Content::Nothing => None,
+        }
+    }
 }
 
 impl Default for Live {
@@ -60,18 +105,17 @@ pub enum Next {
 }
 
 impl Live {
-    /// Adds events in ascending order.
-    pub(super) fn publish(&self, records: impl IntoIterator<Item = Record>) {
+    /// Adds records by number and line, in ascending order.
+    pub(super) fn publish(&self, lines: impl IntoIterator<Item = (u64, Vec<u8>)>) {
         let mut newest = None;
         {
             let mut ring = self.ring();
-            for record in records {
-                newest = Some(record.seq);
-                let frame = frame(&record);
-                ring.bytes += frame.len();
-                ring.events.push_back(Ready { record, frame });
+            for (seq, line) in lines {
+                newest = Some(seq);
+                ring.bytes += line.len();
+                ring.events.push_back(Event::new(seq, line));
                 while ring.events.len() > MAX_EVENTS || ring.bytes > MAX_BYTES && ring.events.len() > 1 {
-                    let left = ring.events.pop_front().map_or(0, |ready| ready.frame.len());
+                    let left = ring.events.pop_front().map_or(0, |event| event.length);
                     ring.bytes -= left;
                 }
             }
@@ -128,25 +172,27 @@ impl Subscription {
 
     /// The next frames, at most `limit`.
     pub fn next(&mut self, limit: usize) -> Next {
-        let ring = self.live.ring();
+        let mut ring = self.live.ring();
         let newest = self.progress.borrow_and_update().newest;
         if self.place >= newest {
             return Next::Frames(Vec::new());
         }
         // Numbers have no gap, unless records are missing from the log.
-        let Some(first) = ring.events.front().map(|ready| ready.record.seq) else { return Next::Behind };
+        let Some(first) = ring.events.front().map(|event| event.seq) else { return Next::Behind };
         if first > self.place + 1 {
             return Next::Behind;
         }
-        let from = ring.events.partition_point(|ready| ready.record.seq <= self.place);
+        let from = ring.events.partition_point(|event| event.seq <= self.place);
         let mut frames = Vec::new();
-        for ready in ring.events.range(from..) {
+        for event in ring.events.range_mut(from..) {
             if frames.len() >= limit {
                 break;
             }
-            self.place = ready.record.seq;
-            if self.filter.admits(&ready.record) {
-                frames.push(ready.frame.clone());
+            self.place = event.seq;
+            if let Some(Frame { kind, app_id, source, bytes }) = event.frame()
+                && self.filter.admits_event(kind, app_id, source)
+            {
+                frames.push(bytes.clone());
             }
         }
         Next::Frames(frames)
@@ -164,7 +210,7 @@ impl Subscription {
 
     /// The newest event that is no longer here: the index has it.
     pub fn last_unready(&self) -> u64 {
-        let first = self.live.ring().events.front().map(|ready| ready.record.seq);
+        let first = self.live.ring().events.front().map(|event| event.seq);
         first.map_or_else(|| self.progress.borrow().newest, |first| first.saturating_sub(1))
     }
 
@@ -183,9 +229,9 @@ pub fn frame(record: &Record) -> Bytes {
 mod tests {
     use super::*;
 
-    fn record(seq: u64, kind: &str) -> Record {
+    fn record(seq: u64, kind: &str) -> (u64, Vec<u8>) {
         let line = format!(r#"{{"seq":{seq},"time":"2026-01-01T00:00:00Z","event":"{kind}"}}"#);
-        Record::read(line.as_bytes()).unwrap()
+        (seq, line.into_bytes())
     }
 
     fn frames(next: Next) -> Vec<String> {
@@ -228,9 +274,28 @@ mod tests {
         assert!(matches!(late.next(10), Next::Behind), "the index has more for it");
         late.skip_to(late.last_unready());
         assert_eq!(frames(late.next(5000)).len(), MAX_EVENTS);
-        let mut large = record(5001, "reported");
-        large.fields.insert("message".to_owned(), "x".repeat(MAX_BYTES).into());
-        live.publish([large]);
+        let message = format!(r#"reported","message":"{}"#, "x".repeat(MAX_BYTES));
+        live.publish([record(5001, &message)]);
         assert_eq!(live.ring().events.len(), 1, "one is there however large it is");
+    }
+
+    #[test]
+    fn a_stream_gets_the_records_that_match_its_filter_and_nothing_else() {
+        let live = Arc::new(Live::default());
+        let app = |app: &str| Filter { app_id: Some(app.to_owned()), ..Filter::default() };
+        let mut of_app = live.subscribe(app("aa"), Some(0));
+        let (mut of_other, mut all) =
+            (live.subscribe(app("bb"), Some(0)), live.subscribe(Filter::default(), Some(0)));
+        live.publish([
+            record(1, r#"denied","app_id":"aa"#),
+            (2, b"no record".to_vec()),
+            record(3, "stopped"),
+        ]);
+        let [one, other, every] =
+            [&mut of_app, &mut of_other, &mut all].map(|stream| frames(stream.next(10)));
+        assert!(one.len() == 1 && one[0].starts_with("id: 1\n"), "{one:?}");
+        assert!(other.is_empty(), "{other:?}");
+        assert_eq!(every.iter().map(|frame| &frame[..6]).collect::<Vec<_>>(), ["id: 1\n", "id: 3\n"]);
+        assert_eq!(all.place(), 3);
     }
 }

@@ -55,9 +55,14 @@ pub struct Filter {
 impl Filter {
     /// Whether a record matches.
     pub fn admits(&self, record: &Record) -> bool {
+        self.admits_event(&record.kind, record.app_id(), record.source())
+    }
+
+    /// Whether an event of this type, about this app and from this source, matches.
+    pub(super) fn admits_event(&self, kind: &str, app_id: &str, source: &str) -> bool {
         let is =
             |wanted: &Option<String>, found: &str| wanted.as_deref().is_none_or(|wanted| wanted == found);
-        is(&self.kind, &record.kind) && is(&self.app_id, record.app_id()) && is(&self.source, record.source())
+        is(&self.kind, kind) && is(&self.app_id, app_id) && is(&self.source, source)
     }
 }
 
