@@ -6,7 +6,7 @@ use std::pin::{Pin, pin};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Poll;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::party::Party;
 
@@ -44,19 +44,23 @@ impl Turns {
 }
 
 impl Share {
+    /// A turn, if one is free now. It does not overtake requests that wait.
+    fn turn_at_once(&self) -> Option<Turn<'_>> {
+        let own = self.own.try_acquire().ok()?;
+        let all = self.all.try_acquire().ok()?;
+        Some(Turn { _own: Some(own), _all: Some(all) })
+    }
+
     /// Waits for a turn, which is returned when dropped.
-    fn turn(&self) -> Pin<Box<dyn Future<Output = Turn> + Send>> {
-        let (own, all) = (Arc::clone(&self.own), Arc::clone(&self.all));
+    fn turn(&self) -> Pin<Box<dyn Future<Output = Turn<'_>> + Send + '_>> {
         // The semaphores are never closed.
-        Box::pin(async move {
-            Turn { _own: own.acquire_owned().await.ok(), _all: all.acquire_owned().await.ok() }
-        })
+        Box::pin(async { Turn { _own: self.own.acquire().await.ok(), _all: self.all.acquire().await.ok() } })
     }
 }
 
-struct Turn {
-    _own: Option<OwnedSemaphorePermit>,
-    _all: Option<OwnedSemaphorePermit>,
+struct Turn<'a> {
+    _own: Option<SemaphorePermit<'a>>,
+    _all: Option<SemaphorePermit<'a>>,
 }
 
 impl Drop for Share {
@@ -73,7 +77,11 @@ impl Drop for Share {
 pub(super) async fn in_turns<F: Future>(share: Share, future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
-        let turn = share.turn().await;
+        let turn = match share.turn_at_once() {
+            Some(turn) => turn,
+            // Boxed: most requests find a free turn and need no room for the wait.
+            None => share.turn().await,
+        };
         let polled = poll_fn(|context| Poll::Ready(future.as_mut().poll(context))).await;
         drop(turn);
         match polled {
@@ -130,6 +138,7 @@ mod tests {
         assert!(poll_fn(|context| Poll::Ready(other.as_mut().poll(context))).await.is_pending());
         let [first, second] = held;
         drop(first);
+        assert!(many.turn_at_once().is_none(), "it would overtake requests that wait");
         drop(other.await);
         drop(second);
     }
