@@ -21,8 +21,9 @@ const PAIRS: usize = 5;
 /// Guests per round that connect once, with evidence that is new to the KMS.
 const COLD_GUESTS: usize = 1000;
 
-/// Measures both programs and prints a table.
-pub(super) async fn compare(program: &str) {
+/// Measures both programs and prints a table of the calls with `only` in their names, or of all.
+pub(super) async fn compare(program: &str, only: Option<&str>) {
+    let is_asked = |name: &str| only.is_none_or(|only| name.contains(only));
     println!("{}", machine());
     let (before, now) = (Setting::of(program).await, Setting::of(KMS).await);
     let (old, _) = before.start().await;
@@ -30,7 +31,9 @@ pub(super) async fn compare(program: &str) {
     println!("\n| Call | Server CPU before | Now | Ratio, median of {PAIRS} pairs | Least | Most |");
     println!("|---|---:|---:|---:|---:|---:|");
     let same = async |name: &str, load: Load| {
-        pairs(name, (&old, |_| load.clone()), (&new, |_| load.clone())).await;
+        if is_asked(name) {
+            pairs(name, (&old, |_| load.clone()), (&new, |_| load.clone())).await;
+        }
     };
 
     let meta: Numbered<Arc<[u8]>> = {
@@ -62,11 +65,15 @@ pub(super) async fn compare(program: &str) {
         tls: numbered(setting.guests(GUESTS as u64).await),
         most: u64::MAX,
     };
-    let (load_before, load_now) = (kept(&before).await, kept(&now).await);
-    pairs("GetAppKey, kept", (&old, |_| load_before.clone()), (&new, |_| load_now.clone())).await;
-    let sign = |setting: &Setting| anonymous(Connections::Kept, setting.sign_cert());
-    let (load_before, load_now) = (sign(&before), sign(&now));
-    pairs("SignCert, kept", (&old, |_| load_before.clone()), (&new, |_| load_now.clone())).await;
+    if is_asked("GetAppKey, kept") {
+        let (load_before, load_now) = (kept(&before).await, kept(&now).await);
+        pairs("GetAppKey, kept", (&old, |_| load_before.clone()), (&new, |_| load_now.clone())).await;
+    }
+    if is_asked("SignCert, kept") {
+        let sign = |setting: &Setting| anonymous(Connections::Kept, setting.sign_cert());
+        let (load_before, load_now) = (sign(&before), sign(&now));
+        pairs("SignCert, kept", (&old, |_| load_before.clone()), (&new, |_| load_now.clone())).await;
+    }
 
     for (name, groups) in [
         ("GetAppKey, new connection and evidence each, X25519", vec![kx_group::X25519]),
@@ -74,7 +81,10 @@ pub(super) async fn compare(program: &str) {
             "GetAppKey, new connection and evidence each, X25519MLKEM768 offered first",
             vec![kx_group::X25519MLKEM768, kx_group::X25519],
         ),
-    ] {
+    ]
+    .into_iter()
+    .filter(|(name, _)| is_asked(name))
+    {
         let cold = async |setting: &Setting| {
             let guests = setting.guests_that_exchange((COLD_GUESTS * PAIRS) as u64, &groups).await;
             let loads = guests.chunks(COLD_GUESTS).map(|guests| Load {

@@ -3,8 +3,8 @@
 //!
 //! Servers are separate processes that share the machine with the load generator. `CVM_KMS_BENCH_SECONDS`
 //! sets the duration of a round (default 2). `--before=PATH` compares the `kms` of this tree with that older
-//! one instead; `--process` measures start and memory of the `kms` of this tree, `--process=PATH` those of
-//! another.
+//! one instead, for the calls with TEXT in their names if there is `--only=TEXT`; `--process` measures start
+//! and memory of the `kms` of this tree, `--process=PATH` those of another.
 
 #[path = "../../tests/support/mod.rs"]
 mod support;
@@ -85,7 +85,7 @@ fn main() {
         let option = |name| std::env::args().find_map(|given| Some(given.strip_prefix(name)?.to_owned()));
         match (option("--process"), option("--before=")) {
             (Some(program), _) => process::measure(program.strip_prefix('=')).await,
-            (None, Some(program)) => before::compare(&program).await,
+            (None, Some(program)) => before::compare(&program, option("--only=").as_deref()).await,
             (None, None) => bench().await,
         }
     });
