@@ -97,7 +97,7 @@ pub struct Rpc {
     pub address: IpAddr,
     /// Port of the main listener; 0 lets the system choose.
     pub port: u16,
-    /// The origins whose pages may read answers; serialized as browsers do.
+    /// The origins whose pages may read responses; serialized as browsers do.
     pub cors_origins: Vec<String>,
     /// `rpc.tls.mutual.mandatory`
     pub client_certificates: ClientCertificates,
@@ -185,7 +185,7 @@ pub struct Core {
 /// `[core.attestation]`: how evidence of others is verified.
 #[derive(Debug, Clone)]
 pub struct Attestation {
-    /// Collateral services for Intel TDX, asked in order; never empty.
+    /// Collateral services for Intel TDX, tried in order; never empty.
     pub pccs: Vec<Endpoint>,
     /// Certificate service for AMD SEV-SNP.
     pub amd_kds: Endpoint,
@@ -332,12 +332,12 @@ pub struct Ledger {
     pub witnesses: Witnesses,
 }
 
-/// `[core.ledger.witnesses]`: who else signs what the log states.
+/// `[core.ledger.witnesses]`: others that sign the checkpoints of the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Witnesses {
     /// All of them, each key once.
     pub list: Vec<Witness>,
-    /// So many must have cosigned a release before it is answered.
+    /// How many must have cosigned a release before the response is sent.
     pub require: usize,
     /// How long a release waits for them.
     pub max_wait: Duration,

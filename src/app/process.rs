@@ -38,7 +38,7 @@ use crate::store::{KeyDirectory, Occupancy, StoreError};
 pub(super) struct Process {
     pub(super) config: Config,
     foundation: Arc<Foundation>,
-    /// Who may use the admin listener; `None` where there is none.
+    /// The credentials for the admin listener; `None` without such a listener.
     pub(super) credentials: Option<Arc<Credentials>>,
     pub(super) events: Arc<Events>,
     pub(super) reports: Arc<Reports>,

@@ -1,11 +1,11 @@
-//! Who may use the admin listener, as `[core.admin]` has it.
+//! The credentials for the admin listener, from `[core.admin]`.
 
 use super::file::{FileError, read_file};
 use super::{Admin, Core};
 use crate::domain::ReservedName;
 use crate::operator::{BadHtpasswd, Credentials, OperatorToken, Users};
 
-/// Why it is not known who may use the admin listener.
+/// Why the credentials for the admin listener are unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum CredentialsError {
     /// The file with users cannot be read.
@@ -22,7 +22,7 @@ impl Admin {
         self.auth_token.as_ref().map(|token| OperatorToken::new(token.expose()))
     }
 
-    /// Who may use the admin listener; `None` where there is none.
+    /// The credentials for the admin listener; `None` without such a listener.
     ///
     /// # Errors
     /// [`CredentialsError`].

@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::reader::Section;
 use super::{BlockChoice, Endpoint, Ethereum, values};
 
-/// The most endpoints that one decision asks.
+/// The most endpoints that one decision uses.
 const MAX_ENDPOINTS: usize = 8;
 /// A decision ends within ten seconds: where one endpoint hangs, there must be time for another.
 const MAX_REQUEST: Duration = Duration::from_secs(5);

@@ -39,7 +39,7 @@ pub fn read_file(key: &'static str, path: &Path) -> Result<Vec<u8>, FileError> {
     small_file(path, MAX_FILE).map_err(|source| FileError::Unreadable { key, source })
 }
 
-/// The certificates that servers are trusted by besides the public roots: none where no file is named.
+/// The certificates that are trusted for servers besides the public roots; empty if no file is named.
 pub(super) fn ca_file(
     key: &'static str,
     path: Option<&Path>,

@@ -1,4 +1,4 @@
-//! How OS images are verified, as `[core.image]` has it.
+//! How OS images are verified, from `[core.image]`.
 
 use super::Image;
 use super::file::{FileError, ca_file};
