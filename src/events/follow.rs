@@ -144,7 +144,7 @@ impl Follower {
         }
         let last = last.map_or(0, |(seq, _)| seq);
         if last < self.progress.acknowledged() {
-            tracing::debug!(after = last, "the index of events is brought up to the audit log");
+            tracing::debug!(after = last, "the index of events is catching up with the audit log");
         }
         self.reader = Reader::after(&self.settings.log, last);
         self.index.store(Some(Arc::new(index)));
