@@ -1,21 +1,21 @@
-//! The types of events and conditions, and how much each matters to the people who run a KMS.
+//! The types of events and conditions, and their severities.
 
-/// How much something matters to the people who run this KMS.
+/// The severity for the operators of a KMS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Severity {
-    /// Everyday life.
+    /// Normal operation.
     Info,
-    /// Somebody should look at it today.
+    /// To be checked within a day.
     Warning,
-    /// Somebody should look at it now.
+    /// To be checked at once.
     Critical,
 }
 
 impl Severity {
-    /// Each of them, the least first.
+    /// All severities, in ascending order.
     pub const ALL: [Self; 3] = [Self::Info, Self::Warning, Self::Critical];
 
-    /// A stable name, for machines.
+    /// The stable name, for programs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Info => "info",
@@ -24,7 +24,7 @@ impl Severity {
         }
     }
 
-    /// From its name.
+    /// The severity with this name.
     pub fn parse(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|severity| severity.name() == name)
     }
@@ -43,14 +43,14 @@ macro_rules! types {
             /// All of them.
             pub const ALL: &'static [Self] = &[$(Self::$variant,)*];
 
-            /// The stable name, for machines.
+            /// The stable name, for programs.
             pub fn name(self) -> &'static str {
                 match self {
                     $(Self::$variant => $name,)*
                 }
             }
 
-            /// From its name.
+            /// The one with this name.
             pub fn parse(name: &str) -> Option<Self> {
                 match name {
                     $($name => Some(Self::$variant),)*
@@ -58,7 +58,7 @@ macro_rules! types {
                 }
             }
 
-            /// How much it matters.
+            /// Its severity.
             pub fn severity(self) -> Severity {
                 match self {
                     $(Self::$variant => Severity::$severity,)*
@@ -107,7 +107,7 @@ types! {
 }
 
 impl EventType {
-    /// How much an event of this type matters where it has this reason.
+    /// The severity of an event of this type with this reason.
     pub fn severity_with(self, reason: &str) -> Severity {
         const DAMAGE: [&str; 4] =
             ["damaged_end", "file_replaced", "file_truncated", "file_written_by_others"];
@@ -117,19 +117,20 @@ impl EventType {
         }
     }
 
-    /// The most that an event of this type can matter.
+    /// The highest severity of an event of this type.
     pub fn most_severe(self) -> Severity {
         if self == Self::SegmentBegan { Severity::Critical } else { self.severity() }
     }
 
-    /// Whether it says that somebody did not get what they asked for.
+    /// Whether it means that a request was refused.
     pub fn is_refusal(self) -> bool {
         matches!(self, Self::Denied | Self::Refused | Self::CredentialsRefused)
     }
 }
 
 types! {
-    /// A state of a KMS that a person must know of, and which ends. It is in no log while nothing can be written.
+    /// A state of a KMS that operators must know of, and that ends again. It is not an event of the audit log, which
+    /// may be what cannot be written.
     Condition:
     AuditLogUnavailable "audit_log_unavailable" Critical,
     LedgerContradicted "ledger_contradicted" Critical,
@@ -147,19 +148,19 @@ types! {
     PlatformOutdatedSoon "platform_outdated_soon" Warning,
 }
 
-/// What people can be notified of.
+/// What a notification can be about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum Topic {
     /// An event.
     Event(EventType),
-    /// The begin and the end of a condition.
+    /// The start or the end of a condition.
     Condition(Condition),
-    /// A notification that an operator asked for, to see that one arrives.
+    /// A test notification that an operator requested.
     Test,
 }
 
 impl Topic {
-    /// The stable name, for machines.
+    /// The stable name, for programs.
     pub fn name(self) -> &'static str {
         match self {
             Self::Event(event) => event.name(),
@@ -168,7 +169,7 @@ impl Topic {
         }
     }
 
-    /// That of an event or of a condition, from its name.
+    /// The event or condition with this name.
     pub fn parse(name: &str) -> Option<Self> {
         let event = EventType::parse(name).map(Self::Event);
         event.or_else(|| Condition::parse(name).map(Self::Condition))

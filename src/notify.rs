@@ -1,7 +1,8 @@
-//! Tells people of what happens: webhooks that get events of the audit log, and conditions of this KMS while they begin and end.
+//! Notifications: webhooks that receive events of the audit log, and the start and end of conditions of this
+//! KMS.
 //!
-//! A thread follows the files of the log and looks at its state; each target has a bounded queue and one request at a time. The
-//! writer of the log, hence a release, knows nothing of it and waits for nothing here.
+//! A thread follows the files of the log and checks its state; each target has a bounded queue and one
+//! request at a time. Releases never wait for it, because the writer of the log does not depend on it.
 
 mod conditions;
 mod delivery;
@@ -33,17 +34,17 @@ use crate::config::{self, DenialStorm, NotifyError, NotifyTarget};
 use crate::event_type::{Condition, Topic};
 use crate::metrics::Metrics;
 
-/// How long the end waits for the thread.
+/// How long a shutdown waits for the thread.
 const MAX_END: Duration = Duration::from_secs(2);
 
-/// Whom to tell, and what of.
+/// The paths for notifications, and the definition of a storm.
 #[derive(Debug)]
 pub struct Settings {
-    /// The file of the audit log that grows.
+    /// The file of the audit log that is being written.
     pub log: PathBuf,
-    /// Where it is kept what each target has got.
+    /// The file with the progress of each target.
     pub memory: PathBuf,
-    /// How many refusals are told of as one.
+    /// How many refusals are reported as one storm.
     pub storm: DenialStorm,
 }
 
@@ -57,24 +58,24 @@ impl From<&config::Core> for Settings {
     }
 }
 
-/// Why nobody can be notified.
+/// Why notifications cannot be set up.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// A file that the configuration names.
+    /// A file in the configuration is unusable.
     #[error("core.notify: {0}")]
     Target(#[from] NotifyError),
-    /// Requests cannot be made.
+    /// The HTTP client cannot be set up.
     #[error("core.notify: requests cannot be made")]
     Client(#[source] reqwest::Error),
-    /// There is no TLS for them.
+    /// TLS cannot be set up.
     #[error("core.notify: TLS cannot be set up")]
     Tls(#[source] rustls::Error),
-    /// There is no thread.
+    /// The thread cannot be started.
     #[error("core.notify: the audit log cannot be followed")]
     Thread(#[source] io::Error),
 }
 
-/// Whether this target could be notified: its files are read, and nothing is sent.
+/// Whether this target could be set up: reads its files, and sends nothing.
 ///
 /// # Errors
 /// [`SetupError`].
@@ -82,13 +83,13 @@ pub fn check(target: &NotifyTarget) -> Result<(), SetupError> {
     Delivery::new(target, Bounds::USUAL).map(drop)
 }
 
-/// Why a test did not arrive.
+/// Why a test notification failed.
 #[derive(Debug, thiserror::Error)]
 pub enum TestError {
-    /// Nothing can be sent.
+    /// The target cannot be set up.
     #[error(transparent)]
     Setup(#[from] SetupError),
-    /// It was not taken: why, without host and address.
+    /// It was not accepted: the cause, without host and address.
     #[error("{0}")]
     NotTaken(String),
 }
@@ -104,14 +105,14 @@ pub async fn test(target: &NotifyTarget) -> Result<(), TestError> {
     sent.map_err(|(failure, _)| TestError::NotTaken(failure.to_string()))
 }
 
-/// Tells the targets. Dropping it ends its thread and its requests.
+/// Sends notifications. Dropping it ends its thread and its requests.
 pub struct Notifier {
     shared: Arc<Shared>,
     _deliveries: JoinSet<()>,
     follower: Option<(JoinHandle<()>, Mutex<mpsc::Receiver<()>>)>,
 }
 
-/// What the thread, the requests and the rest of the process share.
+/// The state shared by the thread, the requests and the rest of the process.
 struct Shared {
     targets: Vec<Arc<Target>>,
     conditions: Mutex<Conditions>,
@@ -120,7 +121,8 @@ struct Shared {
 }
 
 impl Notifier {
-    /// Notifies the targets of what is in the log after what they have got, and of conditions. Must be called inside a runtime.
+    /// Notifies the targets of the records after those they have received, and of conditions. Must be called
+    /// in a runtime.
     ///
     /// # Errors
     /// [`SetupError`].
@@ -178,22 +180,23 @@ impl Notifier {
         Ok(Self { shared, _deliveries: running, follower })
     }
 
-    /// Whether there is anybody to tell.
+    /// Whether there are no targets.
     pub fn is_idle(&self) -> bool {
         self.shared.targets.is_empty()
     }
 
-    /// What the configuration calls the targets.
+    /// The names of the targets in the configuration.
     pub fn names(&self) -> Vec<&str> {
         self.shared.targets.iter().map(|target| target.name()).collect()
     }
 
-    /// Says which log the events are of, once that is known.
+    /// Sets the origin of the log, once it is known.
     pub fn name_origin(&self, origin: &str) {
         let _ = self.shared.sender.origin.set(origin.to_owned());
     }
 
-    /// Says whether a condition holds: `Some` with a sentence. It is told when that has lasted for a moment.
+    /// Reports whether a condition holds: `Some` with a sentence. A notification is sent when that has lasted
+    /// for a moment.
     pub fn look(&self, condition: Condition, sentence: Option<String>) {
         self.shared.look(condition, sentence, Instant::now());
     }
@@ -209,13 +212,13 @@ impl Shared {
         self.tell(&Arc::new(Notification::of_condition(condition, state, sentence)));
     }
 
-    /// Puts it into the queue of each target that wants it.
+    /// Adds it to the queue of each target that wants it.
     fn tell(&self, notification: &Arc<Notification>) {
         let wanting = |target: &&Arc<Target>| target.wants(notification.topic, notification.severity);
         self.targets.iter().filter(wanting).for_each(|target| target.push(notification));
     }
 
-    /// The conditions that every target knows to hold: what is not delivered yet does not count.
+    /// The conditions that every target was told to hold, without notifications that are not delivered yet.
     fn known_conditions(&self) -> BTreeSet<Condition> {
         let mut known = self.conditions().all_raised();
         for pending in self.targets.iter().flat_map(|target| target.pending()) {
@@ -244,7 +247,7 @@ impl Drop for Notifier {
         let Some((thread, ended)) = self.follower.take() else { return };
         thread.thread().unpark();
         let ended = ended.into_inner().unwrap_or_else(PoisonError::into_inner);
-        // A disk that does not answer is not waited for.
+        // Does not wait for a disk that hangs.
         if ended.recv_timeout(MAX_END) != Err(mpsc::RecvTimeoutError::Timeout) {
             let _ = thread.join();
         }

@@ -1,4 +1,4 @@
-//! What people are notified of beside the events: what keeps keys from being released, or soon will.
+//! The conditions for notifications besides events: what stops the release of keys, or will soon.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,12 +12,12 @@ use crate::notify::Notifier;
 use super::process::Process;
 use super::serving::Serving;
 
-/// How often it is looked at.
+/// How often conditions are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
-/// Collateral with less time than this left, although it is fetched again before, is told of.
+/// Collateral is reported when less time than this is left, although it should have been refreshed before.
 const COLLATERAL_LEFT: u64 = 24 * 60 * 60;
 
-/// Looks until dropped.
+/// Checks the conditions until dropped.
 pub(super) fn look_loop(process: &Process, serving: &Serving) -> impl Future<Output = ()> + Send + use<> {
     let (notifier, foundation) = (Arc::clone(&process.notifier), process.foundation());
     let readiness = Arc::clone(&serving.readiness);
@@ -46,7 +46,7 @@ fn name_origin(notifier: &Notifier, audit: &Audit) {
     }
 }
 
-/// The details of a cause may name hosts, and are left out.
+/// Reports causes without their details, which may name hosts.
 fn look_at_causes(notifier: &Notifier, report: &Report) {
     for cause in Cause::ALL {
         let Some(condition) = condition(cause) else { continue };
@@ -57,7 +57,7 @@ fn look_at_causes(notifier: &Notifier, report: &Report) {
     }
 }
 
-/// `None` for what is an event, and for what the notifier sees for itself.
+/// `None` for causes that are events, and for those that the notifier checks itself.
 fn condition(cause: Cause) -> Option<Condition> {
     match cause {
         Cause::NoKeys | Cause::Frozen | Cause::AuditLogUnavailable | Cause::DiskNearlyFull => None,

@@ -1,4 +1,4 @@
-//! `kms notify`: sends a notification of its own to each target, so that an operator sees that it arrives.
+//! `kms notify`: sends a test notification to each target, so that an operator can see it arrive.
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -11,9 +11,10 @@ use crate::notify;
 /// Notifications
 #[derive(Debug, Subcommand)]
 pub(super) enum Notify {
-    /// Send a notification of type `test` to each target of [[core.notify]]; exit status 1 if one does not take it
+    /// Send a notification of type `test` to each target of [[core.notify]]; exit status 1 if one does not
+    /// accept it
     Test {
-        /// Only to the target of this name or number
+        /// Only the target with this name or number
         name: Option<String>,
     },
 }

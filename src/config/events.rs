@@ -1,4 +1,4 @@
-//! `[core.events]`: the event log that operators read.
+//! `[core.events]`: the event log for operators.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -8,10 +8,10 @@ use serde_json::Value;
 use super::reader::Section;
 use super::values;
 
-/// What the index may hold. More than this was not measured.
+/// The permitted size of the index. Larger ones were not measured.
 const KEEP: std::ops::RangeInclusive<u64> = 1000..=10_000_000;
 
-/// What a storm may be.
+/// The largest `count` of a denial storm.
 const MAX_STORM: u64 = 1_000_000;
 const MAX_STORM_WINDOW: Duration = Duration::from_secs(3600);
 
@@ -24,14 +24,14 @@ pub struct Events {
     pub keep: u64,
     /// The named pipe through which events are reported.
     pub fifo: Option<PathBuf>,
-    /// How many refusals are a storm.
+    /// How many refusals count as a storm.
     pub denial_storm: DenialStorm,
 }
 
-/// So many refusals within so long.
+/// This many refusals within this time are a storm.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct DenialStorm {
-    /// Refusals.
+    /// The number of refusals.
     pub count: u64,
     /// From the first of them to the last.
     pub window: Duration,

@@ -1,4 +1,4 @@
-//! `[[core.notify]]`: webhooks that tell people of events and conditions.
+//! `[[core.notify]]`: webhooks for notifications about events and conditions.
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -17,13 +17,13 @@ use super::reader::Section;
 use super::{Endpoint, Secret, values};
 use crate::event_type::{Severity, Topic};
 
-/// No KMS has more targets.
+/// The most targets.
 const MAX_TARGETS: usize = 16;
-/// No name of a target is longer.
+/// The longest name of a target.
 const MAX_NAME: usize = 32;
-/// No secret is shorter or longer, in bytes.
+/// The permitted length of a secret in bytes.
 const SECRET: std::ops::RangeInclusive<usize> = 16..=256;
-/// What a secret in base64 begins with, as Standard Webhooks has it.
+/// The prefix of a secret in base64, by Standard Webhooks.
 const BASE64: &str = "whsec_";
 
 const SECRET_FILE: &str = "core.notify.secret_file";
@@ -31,42 +31,42 @@ const CA_FILE: &str = "core.notify.ca_file";
 
 /// An entry of `[[core.notify]]`.
 pub struct NotifyTarget {
-    /// What the log and the metrics call it: its name, or its number.
+    /// Its name in the log and the metrics: the configured name, or its number.
     pub name: String,
-    /// Where notifications are posted.
+    /// The URL for notifications.
     pub url: Endpoint,
-    /// What is sent.
+    /// Which notifications are sent.
     pub filter: NotifyFilter,
     secret: SecretSource,
     ca_file: Option<PathBuf>,
 }
 
-/// What a target is told of.
+/// Which notifications a target receives.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct NotifyFilter {
-    /// What matters less is not sent.
+    /// The lowest severity that is sent.
     pub min_severity: Severity,
     /// Only these are sent; `None` for all.
     pub types: Option<BTreeSet<Topic>>,
 }
 
 impl NotifyFilter {
-    /// Whether this is sent.
+    /// Whether a notification of this topic and severity is sent.
     pub fn admits(&self, topic: Topic, severity: Severity) -> bool {
         let is_listed = self.types.as_ref().is_none_or(|types| types.contains(&topic));
         topic == Topic::Test || severity >= self.min_severity && is_listed
     }
 }
 
-/// Where a secret is.
+/// The source of a secret.
 enum SecretSource {
     Given(NotifyKey),
     File(PathBuf),
-    /// It was refused.
+    /// The configuration has an error, so there is no secret.
     Missing,
 }
 
-/// The key that signs what is sent to one target.
+/// The key that signs the notifications for one target.
 #[derive(Clone)]
 pub struct NotifyKey(Arc<hmac::Key>);
 
@@ -80,7 +80,7 @@ impl NotifyKey {
     /// From `whsec_` and base64, or from a text that is the key itself.
     ///
     /// # Errors
-    /// What it should be.
+    /// The expected form.
     pub fn parse(secret: &Secret) -> Result<Self, String> {
         let text = secret.expose();
         let bytes = match text.strip_prefix(BASE64) {
@@ -96,7 +96,7 @@ impl NotifyKey {
         }
     }
 
-    /// HMAC-SHA-256 of these parts, one after the other.
+    /// HMAC-SHA-256 over the concatenation of these parts.
     pub fn sign(&self, parts: &[&[u8]]) -> [u8; 32] {
         let mut context = hmac::Context::with_key(&self.0);
         parts.iter().for_each(|part| context.update(part));
@@ -104,30 +104,30 @@ impl NotifyKey {
     }
 }
 
-/// Why the files of a target cannot be used.
+/// Why the files of a target are unusable.
 #[derive(Debug, thiserror::Error)]
 pub enum NotifyError {
-    /// One of them cannot be read.
+    /// A file cannot be read.
     #[error("target {name}: {cause}")]
     File {
-        /// Its name, or its number.
+        /// The target's name or number.
         name: String,
-        /// Which and why.
+        /// Which file, and the cause.
         #[source]
         cause: FileError,
     },
-    /// There is no usable secret in it.
+    /// The secret file has no usable secret.
     #[error("target {name}: {SECRET_FILE} {problem}")]
     Secret {
-        /// Its name, or its number.
+        /// The target's name or number.
         name: String,
-        /// What it should be.
+        /// The expected form.
         problem: String,
     },
 }
 
 impl NotifyTarget {
-    /// The key that signs what is sent to it. May read a file.
+    /// The key that signs notifications for this target. May read a file.
     ///
     /// # Errors
     /// [`NotifyError`].
@@ -144,7 +144,7 @@ impl NotifyTarget {
         NotifyKey::parse(&secret).map_err(unusable)
     }
 
-    /// The certificates that its server is trusted by besides the public roots. May read a file.
+    /// The certificates that are trusted for this target besides the public roots. May read a file.
     ///
     /// # Errors
     /// [`NotifyError`].
@@ -216,7 +216,7 @@ fn secret(section: &mut Section<'_>) -> SecretSource {
         }
         (Some(key), _, _) => SecretSource::Given(key),
         (None, _, Some(path)) => SecretSource::File(path),
-        // What is wrong with it was reported.
+        // The error was already reported.
         (None, true, None) => SecretSource::Missing,
         (None, false, None) => {
             section.find("secret", "or secret_file is required: it signs what is sent");
@@ -365,7 +365,7 @@ mod tests {
         std::fs::write(&path, "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw\n").unwrap();
         let key = key().unwrap();
         assert_eq!(format!("{key:?}"), "NotifyKey");
-        // The example of the Standard Webhooks specification's libraries.
+        // The example in the libraries of the Standard Webhooks specification.
         let parts: [&[u8]; 3] =
             [b"msg_p5jXN8AQM9LWM0D4loKWxJek", b".1614265330.", br#"{"test": 2432232314}"#];
         let signature = STANDARD_NO_PAD.encode(key.sign(&parts));

@@ -1,4 +1,5 @@
-//! Which conditions hold, told once when they begin and once when they end, however often they are looked at.
+//! The conditions that hold, each reported once at its start and once at its end, however often it is
+//! checked.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
@@ -6,25 +7,25 @@ use std::time::{Duration, Instant};
 use super::notification::State;
 use crate::event_type::Condition;
 
-/// How long a condition must hold before it is told, so that what passes by itself wakes nobody.
+/// How long a condition must hold before it is reported, so that a passing one is not.
 const RAISE_AFTER: Duration = Duration::from_secs(5);
-/// How long it must not hold before its end is told, so that one that comes and goes is told once.
+/// How long it must not hold before its end is reported, so that one that comes and goes is reported once.
 const RESOLVE_AFTER: Duration = Duration::from_secs(60);
 
-/// What is known of each condition.
+/// The state of each condition.
 #[derive(Debug, Default)]
 pub(super) struct Conditions(BTreeMap<Condition, Known>);
 
 #[derive(Debug, Default)]
 struct Known {
     is_raised: bool,
-    /// Since when it is the other way than was told.
+    /// Since when its state differs from the reported one.
     differs_since: Option<Instant>,
-    /// The newest that was said of it.
+    /// The last sentence about it.
     sentence: Option<String>,
 }
 
-/// What there is to tell.
+/// A change to report.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Change {
     pub(super) state: State,
@@ -32,18 +33,18 @@ pub(super) struct Change {
 }
 
 impl Conditions {
-    /// As after these were told of.
+    /// The state after these were reported.
     pub(super) fn raised(conditions: impl IntoIterator<Item = Condition>) -> Self {
         let known = |condition| (condition, Known { is_raised: true, ..Known::default() });
         Self(conditions.into_iter().map(known).collect())
     }
 
-    /// Those that were told of and have not ended.
+    /// The conditions that were reported and have not ended.
     pub(super) fn all_raised(&self) -> BTreeSet<Condition> {
         self.0.iter().filter(|(_, known)| known.is_raised).map(|(condition, _)| *condition).collect()
     }
 
-    /// Says whether a condition holds now: `Some` with what there is to say of it.
+    /// Reports whether a condition holds now: `Some` with a sentence about it.
     pub(super) fn look(
         &mut self,
         condition: Condition,
@@ -74,7 +75,7 @@ impl Conditions {
     }
 }
 
-/// A storm is counted over a while already, and a contradiction does not pass.
+/// A storm is already counted over time, and a contradiction does not end by itself.
 fn pauses(condition: Condition) -> (Duration, Duration) {
     match condition {
         Condition::DenialStorm => (Duration::ZERO, Duration::ZERO),
@@ -94,7 +95,7 @@ fn pauses(condition: Condition) -> (Duration, Duration) {
     }
 }
 
-/// What a condition was, where this process has not seen it.
+/// A past condition, which this process has not seen itself.
 fn about(condition: Condition) -> &'static str {
     match condition {
         Condition::AuditLogUnavailable => "the audit log could not be written",

@@ -1,4 +1,4 @@
-//! Sends to one target, one request at a time, until each is taken or given up.
+//! Delivers notifications to one target, one request at a time, until each is accepted or abandoned.
 
 use std::fmt;
 use std::sync::Arc;
@@ -16,24 +16,24 @@ use super::{SetupError, Shared};
 use crate::clock::unix_now;
 use crate::config::{NotifyKey, NotifyTarget};
 
-/// The headers of Standard Webhooks, and which key has signed.
+/// The headers of Standard Webhooks, and the id of the signing key.
 const ID: HeaderName = HeaderName::from_static("webhook-id");
 const TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 const SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const KEY_ID: HeaderName = HeaderName::from_static("x-kms-key-id");
 
-/// Bounds of requests and of their repetition.
+/// The limits of requests and retries.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) connect: Duration,
-    /// From the request to the head of the answer.
+    /// From the request to the headers of the response.
     pub(super) total: Duration,
-    /// Before the second attempt; doubled each time.
+    /// The pause before the second attempt; doubled each time.
     pub(super) first_pause: Duration,
     pub(super) max_pause: Duration,
-    /// A notification that is not taken for this long is given up.
+    /// How long delivery of a notification is tried.
     pub(super) give_up: Duration,
-    /// One that the target calls wrong is given up after so many attempts.
+    /// After how many attempts a notification is abandoned that the target rejects as invalid.
     pub(super) max_refusals: u32,
 }
 
@@ -48,7 +48,7 @@ impl Bounds {
     };
 }
 
-/// Sends what waits for one target.
+/// Delivers the queue of one target.
 pub(super) struct Delivery {
     name: String,
     url: url::Url,
@@ -58,14 +58,14 @@ pub(super) struct Delivery {
     bounds: Bounds,
 }
 
-/// Why an attempt failed, in words that name no host.
+/// Why an attempt failed, in words that contain no host.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Failure {
-    /// It answered something else than 2xx.
+    /// The status was not 2xx.
     Status(StatusCode),
-    /// It answered nothing in time.
+    /// There was no response in time.
     TimedOut,
-    /// It was not reached, or ended the connection.
+    /// It could not be reached, or closed the connection.
     Connection(outgoing::Cause),
 }
 
@@ -106,7 +106,7 @@ impl Delivery {
         })
     }
 
-    /// Sends what waits for `target`, for ever.
+    /// Delivers the queue of `target`, without end.
     pub(super) async fn run(self, target: Arc<Target>, shared: Arc<Shared>) {
         let mut pause = Duration::ZERO;
         loop {
@@ -141,7 +141,7 @@ impl Delivery {
         }
     }
 
-    /// Sends once; if that fails, why, and how long the target wants to be left alone at least.
+    /// Sends once; on failure returns the cause, and how long the target wants to be left alone.
     pub(super) async fn send(
         &self,
         notification: &Notification,
@@ -155,14 +155,14 @@ impl Delivery {
             true => (Failure::TimedOut, Duration::ZERO),
             false => (Failure::Connection(outgoing::Cause::of(&error)), Duration::ZERO),
         })?;
-        // What else it says is not read.
+        // The body of the response is not read.
         match answer.status() {
             status if status.is_success() => Ok(()),
             status => Err((Failure::Status(status), self.retry_after(answer.headers()))),
         }
     }
 
-    /// The signature is over id, timestamp and body, with a full stop between them, as Standard Webhooks has it.
+    /// The signature over id, timestamp and body, joined by full stops, by Standard Webhooks.
     fn headers(&self, id: &str, now: u64, body: &[u8]) -> HeaderMap {
         let signed = self.key.sign(&[id.as_bytes(), format!(".{now}.").as_bytes(), body]);
         let mut headers = HeaderMap::new();
@@ -178,7 +178,7 @@ impl Delivery {
         headers
     }
 
-    /// `Retry-After` in seconds, within our own bounds.
+    /// `Retry-After` in seconds, within our own limits.
     fn retry_after(&self, headers: &HeaderMap) -> Duration {
         let seconds =
             headers.get(header::RETRY_AFTER).and_then(|value| value.to_str().ok()?.trim().parse().ok());
@@ -187,7 +187,7 @@ impl Delivery {
 }
 
 impl Failure {
-    /// Whether the target says that this very notification is wrong.
+    /// Whether the target rejects this notification itself.
     fn is_of_the_body(self) -> bool {
         match self {
             Self::Status(status) => matches!(status.as_u16(), 400 | 413 | 415 | 422),
@@ -196,7 +196,7 @@ impl Failure {
     }
 }
 
-/// From half of `pause` to all of it: targets of many KMSs that come back are not asked by all at once.
+/// Between half of `pause` and all of it, so that many KMSs do not send to a recovered target all at once.
 fn jittered(pause: Duration) -> Duration {
     let mut random = [0; 2];
     // Without randomness it is the whole pause.

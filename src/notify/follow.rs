@@ -1,4 +1,4 @@
-//! The thread that follows the log for all targets, and looks at whether it can be written.
+//! The thread that follows the log for all targets, and checks whether it can be written.
 
 use std::collections::HashMap;
 use std::path::Path;
@@ -20,15 +20,16 @@ use crate::clock::unix_now;
 use crate::config::DenialStorm;
 use crate::event_type::{Condition, EventType, Topic};
 
-/// How often the log is asked for more.
+/// How often the log is checked for new records.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
-/// Records between two looks at the rest.
+/// The most records read between two other checks.
 const MAX_BATCH: usize = 10_000;
-/// How often it is kept how far the targets are.
+/// How often the progress of the targets is saved.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
-/// A start looks no further back for what a target has missed. More counts as lost.
+/// The most records that a start looks back for a target. More count as lost.
 const MAX_CATCH_UP: u64 = 1_000_000;
-/// What anybody can cause is told at most so often, with the number of those in between.
+/// The shortest time between two notifications of a type that anyone can cause; the next one counts those in
+/// between.
 const SPACE: Duration = Duration::from_secs(60);
 
 pub(super) struct Follower {
@@ -37,13 +38,13 @@ pub(super) struct Follower {
     memory: Memory,
     reader: Reader,
     storm: Storm,
-    /// When one of these was told last, and how many there were since.
+    /// When each of these was reported last, and how many came since.
     spaced: HashMap<EventType, (Instant, u64)>,
     saved: Instant,
     is_unreadable: bool,
 }
 
-/// What decides whether a record is looked at at all.
+/// The fields that decide whether a record is parsed at all.
 #[derive(Deserialize)]
 struct Glance<'a> {
     seq: u64,
@@ -84,7 +85,7 @@ impl Follower {
         }
     }
 
-    /// Follows until it is over.
+    /// Follows the log until told to end.
     pub(super) fn run(mut self) {
         while !self.shared.is_over() {
             let acknowledged = self.progress.acknowledged();
@@ -121,7 +122,7 @@ impl Follower {
         self.memory.save(self.shared.targets.iter().map(|target| &**target), &known);
     }
 
-    /// Reads what is new; whether there may be more.
+    /// Reads new records; returns whether there may be more.
     fn read(&mut self, acknowledged: u64) -> std::io::Result<bool> {
         self.reader.renew()?;
         let mut line = Vec::new();
@@ -141,7 +142,7 @@ impl Follower {
         let Some(event) = EventType::parse(glance.event) else { return };
         let is_refusal = event.is_refusal() || event == EventType::Suppressed;
         let Glance { seq, .. } = glance;
-        // Everyday life at ten thousand records a second goes no further.
+        // Fast path for routine events, of which there may be ten thousand a second.
         let most = event.most_severe();
         let wanting = |target: &&Arc<Target>| target.wants(Topic::Event(event), most) && target.seen() < seq;
         if !is_refusal && !self.shared.targets.iter().any(|target| wanting(&target)) {
@@ -167,7 +168,7 @@ impl Follower {
         }
     }
 
-    /// Whether an event of this type is told, and how many before it were not.
+    /// Whether an event of this type is reported, and how many before it were not.
     fn turn(&mut self, event: EventType) -> Option<u64> {
         if !matches!(event, EventType::CredentialsRefused | EventType::Suppressed) {
             return Some(0);
@@ -186,7 +187,7 @@ impl Follower {
         }
     }
 
-    /// Looks at what no record can say, because none can be written.
+    /// Checks what no record can report, because none can be written.
     fn look(&self) {
         let now = Instant::now();
         let failure = match self.progress.health() {
@@ -205,8 +206,8 @@ impl Follower {
     }
 }
 
-/// What an operator is told of a log that takes no records. The clock is told of with what keeps keys from being released, and a
-/// tree that is being built is complete after a while.
+/// The condition for a log that cannot be written. A wrong clock is reported with the causes that stop
+/// releases, and building the tree ends by itself.
 fn condition(reason: FailureReason) -> Option<Condition> {
     match reason {
         FailureReason::DiskFull

@@ -1,4 +1,4 @@
-//! What outlives a restart: how far each target is, and which conditions it was told of.
+//! The state that survives a restart: the progress of each target, and the conditions it was told of.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::target::{Place, Target};
 use crate::event_type::Condition;
 
-/// This program writes none that is larger.
+/// The largest file that this program writes.
 const MAX_FILE: u64 = 64 << 10;
 
-/// The file, and what is in it.
+/// The file and its content.
 #[derive(Debug)]
 pub(super) struct Memory {
     path: PathBuf,
@@ -35,7 +35,7 @@ struct KeptPlace {
 }
 
 impl Memory {
-    /// Reads the file. One that cannot be used is as none: targets begin with what happens from now on.
+    /// Reads the file. If it is unusable, targets start with future events.
     pub(super) fn read(path: PathBuf) -> Self {
         let kept = match state_file::read(&path, MAX_FILE) {
             Ok(None) => Kept::default(),
@@ -52,12 +52,12 @@ impl Memory {
         Self { path, kept, is_unsaved: false }
     }
 
-    /// How far a target was.
+    /// The saved progress of a target.
     pub(super) fn of(&self, name: &str) -> Option<Place> {
         self.kept.targets.get(name).map(|kept| Place { after: kept.after, lost: kept.lost })
     }
 
-    /// What it was told of.
+    /// The conditions that were reported.
     pub(super) fn raised(&self) -> Vec<Condition> {
         self.kept.conditions.iter().filter_map(|name| Condition::parse(name)).collect()
     }

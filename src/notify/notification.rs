@@ -1,4 +1,4 @@
-//! What is told: one event, or the begin or the end of a condition, as JSON.
+//! The content of a notification: one event, or the start or end of a condition, as JSON.
 
 use std::sync::OnceLock;
 
@@ -10,48 +10,48 @@ use time::format_description::well_known::Rfc3339;
 use crate::audit::Record;
 use crate::event_type::{Condition, EventType, Severity, Topic};
 
-/// Whether a condition begins or ends.
+/// Whether a condition starts or ends.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
 pub(super) enum State {
-    /// It holds since a moment ago.
+    /// It has started.
     Raised,
-    /// It has not held for a while.
+    /// It has ended.
     Resolved,
 }
 
-/// What is told.
+/// One notification.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) struct Notification {
-    /// The same at each attempt, and after a restart that of the same record.
+    /// The same at each attempt, and for the same record also after a restart.
     pub(super) id: String,
     /// RFC 3339.
     pub(super) time: String,
     pub(super) topic: Topic,
     pub(super) severity: Severity,
-    /// `kms`, or `pipe` or `api` for what was reported from outside.
+    /// `kms`, or `pipe` or `api` for reports from outside.
     pub(super) source: &'static str,
     pub(super) message: String,
-    /// The number of the record; `None` for what is in no log.
+    /// The number of the record; `None` for what is not in the log.
     pub(super) sequence: Option<u64>,
     pub(super) app_id: Option<String>,
-    /// Of a condition.
+    /// For conditions only.
     pub(super) state: Option<State>,
-    /// How many of the same type before it were left out, because there were too many.
+    /// How many of the same type before it were omitted because there were too many.
     pub(super) left_out: u64,
 }
 
-/// Who tells.
+/// The sender of notifications.
 #[derive(Debug, Default)]
 pub(super) struct Sender {
-    /// Another one at each start of the process.
+    /// Different after each start of the process.
     pub(super) boot_id: String,
-    /// That of the log, once there are keys to sign it with.
+    /// The origin of the log, once there are keys that sign it.
     pub(super) origin: OnceLock<String>,
 }
 
 impl Notification {
-    /// That of a record, whose line it is.
+    /// The notification of a record with its line.
     pub(super) fn of_record(record: &Record, line: &[u8], event: EventType, left_out: u64) -> Self {
         let digest = Sha256::digest(line);
         Self {
@@ -97,7 +97,7 @@ impl Notification {
         }
     }
 
-    /// The body that is sent. `lost` is how many before it were never delivered.
+    /// The body to send. `lost` is how many earlier notifications were never delivered.
     pub(super) fn body(&self, sender: &Sender, lost: u64) -> String {
         #[derive(Serialize)]
         struct Body<'a> {

@@ -1,16 +1,16 @@
-//! Many refusals in a short time, counted by the times of their records.
+//! Detects many refusals in a short time, by the times of their records.
 
 use std::collections::VecDeque;
 
 use crate::config::DenialStorm;
 
-/// Counts refusals, those that were too many to be recorded too.
+/// Counts refusals, including those that were too many to be recorded.
 #[derive(Debug)]
 pub(super) struct Storm {
     count: u64,
     /// In seconds.
     window: u64,
-    /// By second, the oldest first: no more entries than the window has seconds, and one.
+    /// By second, oldest first: at most one entry more than the window has seconds.
     recent: VecDeque<(u64, u64)>,
     raging: Option<Raging>,
 }
@@ -19,7 +19,7 @@ pub(super) struct Storm {
 struct Raging {
     /// Refusals since it began.
     total: u64,
-    /// When there were too many last.
+    /// When the limit was last exceeded.
     last: u64,
 }
 
@@ -29,10 +29,10 @@ impl Storm {
         Self { count: settings.count, window, recent: VecDeque::new(), raging: None }
     }
 
-    /// There were so many refusals, at this Unix time.
+    /// Counts refusals at this Unix time.
     pub(super) fn count(&mut self, refusals: u64, time: u64) {
         match self.recent.back_mut() {
-            // A clock can go back.
+            // The clock can go back.
             Some((last, count)) if *last >= time => *count = count.saturating_add(refusals),
             Some(_) | None => self.recent.push_back((time, refusals)),
         }
@@ -49,14 +49,15 @@ impl Storm {
         }
     }
 
-    /// Nothing more was recorded up to this Unix time. A storm ends when it has not been one for a window.
+    /// Advances to this Unix time without new records. A storm ends when the limit was not exceeded for a
+    /// whole window.
     pub(super) fn pass(&mut self, now: u64) {
         self.forget(now);
         let is_over = |raging: &mut Raging| now.saturating_sub(raging.last) > self.window;
         self.raging.take_if(is_over);
     }
 
-    /// What there is to say while it lasts.
+    /// A sentence about the storm while it lasts.
     pub(super) fn sentence(&self) -> Option<String> {
         let raging = self.raging.as_ref()?;
         let Self { count, window, .. } = self;

@@ -1,4 +1,4 @@
-//! A target: what waits for it, what it has got, and what is lost.
+//! One target: its queue, its progress, and its losses.
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -10,15 +10,15 @@ use crate::config::NotifyFilter;
 use crate::event_type::{Severity, Topic};
 use crate::metrics::Metrics;
 
-/// No more notifications wait for one target.
+/// The most notifications that wait for one target.
 pub(super) const MAX_WAITING: usize = 1000;
 
-/// How far a target is.
+/// The progress of a target.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub(super) struct Place {
-    /// Every record up to this number was delivered, is lost, or was not wanted.
+    /// Every record up to this number was delivered, lost, or not wanted.
     pub(super) after: u64,
-    /// How many notifications it does not know to be lost.
+    /// How many lost notifications it has not been told of.
     pub(super) lost: u64,
 }
 
@@ -32,17 +32,17 @@ pub(super) struct Target {
 
 #[derive(Debug)]
 struct Queue {
-    /// What is being sent. It is not lost while others come.
+    /// The notification being sent, which cannot be displaced by new ones.
     current: Option<Arc<Notification>>,
-    /// The oldest first.
+    /// Oldest first.
     waiting: VecDeque<Arc<Notification>>,
     lost: u64,
-    /// The number of the last record that was looked at for it.
+    /// The number of the last record that was considered for it.
     seen: u64,
 }
 
 impl Target {
-    /// A target that was there before goes on where it was; a new one begins after the record `newest`.
+    /// A known target continues at its place; a new one starts after the record `newest`.
     pub(super) fn new(
         name: &str,
         filter: NotifyFilter,
@@ -51,7 +51,7 @@ impl Target {
         metrics: Arc<Metrics>,
     ) -> Self {
         let place = known.unwrap_or(Place { after: newest, lost: 0 });
-        // A number that is not there yet is of another log, which had more.
+        // A number above the newest is of another log.
         let seen = place.after.min(newest);
         metrics.set_notifications_waiting(name, 0);
         for outcome in ["delivered", "failed", "dropped"] {
@@ -69,19 +69,19 @@ impl Target {
         self.filter.admits(topic, severity)
     }
 
-    /// The last record that was looked at for it.
+    /// The last record that was considered for it.
     pub(super) fn seen(&self) -> u64 {
         self.queue().seen
     }
 
-    /// Records up to this number were looked at for it; `skipped` of them only counted.
+    /// Marks records up to this number as considered; `skipped` of them were only counted.
     pub(super) fn saw(&self, seq: u64, skipped: u64) {
         let mut queue = self.queue();
         queue.seen = queue.seen.max(seq);
         queue.lost += skipped;
     }
 
-    /// Where it goes on after a restart.
+    /// Where it continues after a restart.
     pub(super) fn place(&self) -> Place {
         let queue = self.queue();
         let undelivered = queue.current.iter().chain(&queue.waiting).filter_map(|one| one.sequence).min();
@@ -89,13 +89,13 @@ impl Target {
         Place { after, lost: queue.lost }
     }
 
-    /// What is not delivered yet, in order.
+    /// Undelivered notifications, in order.
     pub(super) fn pending(&self) -> Vec<Arc<Notification>> {
         let queue = self.queue();
         queue.current.iter().chain(&queue.waiting).cloned().collect()
     }
 
-    /// Waits for nobody: where too many wait, the oldest of those that matter least is lost.
+    /// Adds a notification without waiting: if too many wait, the oldest of the least severe is lost.
     pub(super) fn push(&self, notification: &Arc<Notification>) {
         let mut queue = self.queue();
         queue.waiting.push_back(Arc::clone(notification));
@@ -116,7 +116,7 @@ impl Target {
         self.metrics.notified(&self.name, "dropped", 1);
     }
 
-    /// The next one to send, once there is one.
+    /// Waits for the next one to send.
     pub(super) async fn next(&self) -> Arc<Notification> {
         loop {
             {
@@ -131,12 +131,12 @@ impl Target {
         }
     }
 
-    /// How many are lost that it does not know of.
+    /// How many lost notifications it has not been told of.
     pub(super) fn lost(&self) -> u64 {
         self.queue().lost
     }
 
-    /// It has got the current one, which said that so many are lost.
+    /// The current one was delivered, and told it of this many losses.
     pub(super) fn delivered(&self, told_lost: u64) {
         let mut queue = self.queue();
         queue.current = None;
@@ -149,7 +149,7 @@ impl Target {
         self.metrics.notified(&self.name, "failed", 1);
     }
 
-    /// The current one is given up.
+    /// The current one is abandoned.
     pub(super) fn gave_up(&self) {
         let mut queue = self.queue();
         queue.current = None;

@@ -15,18 +15,18 @@ use crate::config::Config;
 
 const SECRET: &str = "a secret of some bytes";
 
-/// What a receiver does with a request.
+/// The reaction of a receiver.
 #[derive(Debug, Clone, Copy)]
 enum Reply {
     Status(u16),
     Redirect,
-    /// 200, and a body that does not end.
+    /// 200 with a body that does not end.
     Endless,
-    /// Nothing.
+    /// No response.
     Silence,
 }
 
-/// A receiver on loopback. It verifies each signature.
+/// A receiver on loopback that verifies each signature.
 struct Receiver {
     url: String,
     got: mpsc::Receiver<Value>,
@@ -34,7 +34,7 @@ struct Receiver {
 }
 
 impl Receiver {
-    /// Answers the first requests as the list says, and further ones as its last entry does.
+    /// Responds to the first requests as in the list, and to further ones like its last entry.
     async fn start(replies: Vec<Reply>) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let url = format!("http://{}/hook", listener.local_addr().unwrap());
@@ -228,7 +228,7 @@ async fn what_is_not_taken_is_sent_again_and_given_up_at_some_time() {
     assert!(world.has(r#"cvm_kms_notifications_total{outcome="delivered",target="0"} 1"#));
     assert!(world.has(r#"cvm_kms_notifications_total{outcome="failed",target="0"} 3"#));
 
-    // It calls the body wrong: three attempts. What comes next says that one is lost.
+    // It rejects the body: three attempts. The next notification says that one is lost.
     let replies = vec![Reply::Status(422), Reply::Status(422), Reply::Status(422), Reply::Status(200)];
     let (world, mut receiver) = (World::new(), Receiver::start(replies).await);
     let _notifier = world.start(&[entry(&receiver.url, "")]);
@@ -321,7 +321,7 @@ async fn nothing_is_lost_over_a_restart_and_nothing_is_told_twice() {
     receiver.nothing_comes().await;
     drop(notifier);
     world.record(frozen("bb")).await;
-    // It hangs, and this process ends before anything is taken.
+    // It does not respond, and this process ends before anything is accepted.
     let silent = Receiver::start(vec![Reply::Silence]).await;
     let notifier = world.start(&[entry(&silent.url, "name = 'pager'")]);
     notifier.look(Condition::LedgerContradicted, Some("a fork".to_owned()));

@@ -10,7 +10,7 @@ use hyper::body::Incoming;
 use crate::operator::OperatorConnection;
 use crate::rpc::{CallError, accepted, read_bounded, within};
 
-/// Where a list that came in part goes on.
+/// The response header with the cursor of the next page.
 const NEXT_CURSOR: HeaderName = HeaderName::from_static("x-next-cursor");
 const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 
@@ -19,12 +19,13 @@ const LAST_EVENT_ID: HeaderName = HeaderName::from_static("last-event-id");
 pub struct Document {
     /// Its content.
     pub body: Vec<u8>,
-    /// The cursor of the page after it, as the server says: `X-Next-Cursor`.
+    /// The cursor of the next page, from `X-Next-Cursor`.
     pub next_cursor: Option<u64>,
 }
 
 impl OperatorConnection {
-    /// Reads what is at `path`, such as `/log/checkpoint`, within `limit`. It may have a query; errors do not show it.
+    /// Fetches the document at `path`, such as `/log/checkpoint`, within `limit`. The path may have a query,
+    /// which errors do not show.
     ///
     /// # Errors
     /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
@@ -32,7 +33,7 @@ impl OperatorConnection {
         self.document(limit, Method::GET, path, Vec::new(), max_bytes).await
     }
 
-    /// Sends `body` to `path` and reads the answer, within `limit`.
+    /// Posts `body` to `path` and reads the response, within `limit`.
     ///
     /// # Errors
     /// [`CallError`]; [`CallError::TooLarge`] above `max_bytes`.
@@ -46,7 +47,7 @@ impl OperatorConnection {
         self.document(limit, Method::POST, path, body, max_bytes).await
     }
 
-    /// Opens the stream at `path`; its head must come within `limit`. It goes on after the event `after`.
+    /// Opens the stream at `path`, after the event number `after`; the headers must arrive within `limit`.
     ///
     /// # Errors
     /// [`CallError`].
@@ -91,7 +92,7 @@ impl OperatorConnection {
     }
 }
 
-/// A body that lasts. It ends with its connection.
+/// The body of a stream. It ends with its connection.
 #[derive(Debug)]
 pub struct Stream<'a> {
     name: String,
@@ -100,7 +101,7 @@ pub struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    /// Waits for the next bytes; `None` at the end. How long it waits, the caller decides.
+    /// Waits for the next bytes, without a time limit; `None` at the end.
     ///
     /// # Errors
     /// [`CallError::Transport`].
@@ -115,7 +116,7 @@ impl Stream<'_> {
     }
 }
 
-/// What errors call a path: without its query.
+/// The path for errors, without its query.
 fn name(path: &str) -> &str {
     path.split_once('?').map_or(path, |(path, _)| path)
 }

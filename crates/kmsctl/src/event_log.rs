@@ -1,4 +1,4 @@
-//! The event log of a KMS as its admin listener gives it: which events are meant, and pages of them, the newest first.
+//! The event log on the admin listener of a KMS: selection of events, and pages of them.
 
 use clap::{Args, ValueEnum};
 use kms_attest::identity::AppId;
@@ -10,12 +10,13 @@ use crate::output::{Page, Tone, printable};
 use crate::target::AdminService;
 use crate::{input, when};
 
-/// What a KMS gives at once, at most.
+/// The most events in one response of a KMS.
 pub(crate) const MAX_PAGE: usize = 1000;
-/// A record is shorter than 64 KiB, and its message stands in an event twice. A KMS ends a page before that is reached.
+/// A record is shorter than 64 KiB, and its message occurs twice in an event. A KMS ends a page before this
+/// size.
 const MAX_PAGE_BYTES: usize = 16 << 20;
 
-/// Which events are meant.
+/// Which events are shown.
 #[derive(Args, Clone, Debug)]
 pub(crate) struct Selection {
     /// Only of this type, such as app_key_released or denied
@@ -29,29 +30,29 @@ pub(crate) struct Selection {
     source: Option<Source>,
 }
 
-/// Who reports an event.
+/// The source of an event.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Source {
     /// The KMS itself
     Kms,
-    /// What was written into its pipe
+    /// Written to the KMS's pipe
     Pipe,
-    /// What operators reported
+    /// Reported by operators
     Api,
 }
 
-/// When it happened.
+/// The period of the events.
 #[derive(Args, Clone, Debug, Default)]
 pub(crate) struct Period {
-    /// Not before: RFC 3339, a date, or a span until now such as 2h
+    /// Not before this: RFC 3339, a date, or a time ago such as 2h
     #[arg(long, value_name = "TIME", value_parser = when::moment)]
     since: Option<String>,
-    /// Not after
+    /// Not after this
     #[arg(long, value_name = "TIME", value_parser = when::moment)]
     until: Option<String>,
 }
 
-/// The name of a type, as it stands in a query.
+/// Checks the name of a type for use in a query.
 fn kind(text: &str) -> Result<String, String> {
     let is_word = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'_';
     match !text.is_empty() && text.len() <= 128 && text.bytes().all(is_word) {
@@ -61,7 +62,7 @@ fn kind(text: &str) -> Result<String, String> {
 }
 
 impl Selection {
-    /// As parameters of a query, each with `&` in front.
+    /// As query parameters, each with `&` in front.
     pub(crate) fn parameters(&self) -> String {
         let source = self.source.map(|source| match source {
             Source::Kms => "kms",
@@ -77,7 +78,7 @@ impl Selection {
 }
 
 impl Period {
-    /// As parameters of a query, each with `&` in front.
+    /// As query parameters, each with `&` in front.
     pub(crate) fn parameters(&self) -> String {
         [("since", &self.since), ("until", &self.until)]
             .into_iter()
@@ -86,27 +87,27 @@ impl Period {
     }
 }
 
-/// An event as the KMS gives it.
+/// An event in the form of the KMS.
 #[derive(Clone, Debug)]
 pub(crate) struct Event {
     /// Its number in the audit log.
     pub(crate) seq: u64,
-    /// All of it.
+    /// The whole event.
     pub(crate) content: Value,
 }
 
 impl Event {
-    /// `None` for what has no number.
+    /// Parses an event; `None` if it has no number.
     pub(crate) fn read(content: Value) -> Option<Self> {
         Some(Self { seq: content.get("seq")?.as_u64()?, content })
     }
 
-    /// A member that is text; empty if it is not there.
+    /// A member as text; empty if it is missing.
     pub(crate) fn text(&self, name: &str) -> &str {
         self.content.get(name).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// A line: time, source if it comes from outside, message.
+    /// Prints a line: time, source unless it is the KMS, message.
     pub(crate) fn show(&self, page: &mut Page) {
         let by = self
             .content
@@ -128,15 +129,15 @@ impl Event {
     }
 }
 
-/// Some events, the oldest first.
+/// Some events, in ascending order.
 #[derive(Debug)]
 pub(crate) struct EventPage {
     pub(crate) events: Vec<Event>,
-    /// Where the events before these are, if there may be any.
+    /// The cursor of the events before these, if there may be any.
     pub(crate) next: Option<u64>,
 }
 
-/// A question for events.
+/// A query for events.
 #[derive(Clone, Debug)]
 pub(crate) struct Question<'a> {
     /// `/api/v1/events` or `/api/v1/audit-logs`.
@@ -146,7 +147,7 @@ pub(crate) struct Question<'a> {
 }
 
 impl Question<'_> {
-    /// At most `limit` of the newest events before `cursor`.
+    /// The newest events before `cursor`, at most `limit`.
     pub(crate) async fn page(
         &self,
         admin: AdminService<'_>,
@@ -163,7 +164,7 @@ impl Question<'_> {
         let events: Vec<Value> = serde_json::from_str(text).map_err(|_| wrong("no list of events"))?;
         let events: Option<Vec<Event>> = events.into_iter().map(Event::read).collect();
         let events = events.ok_or_else(|| wrong("events without a number"))?;
-        // A server that does not keep this order could be asked for ever.
+        // Without this check, a server with another order could cause endless requests.
         let numbers = events.iter().map(|event| event.seq).chain(cursor);
         if !numbers.is_sorted_by(|before, after| before < after) || events.len() > limit {
             return Err(wrong("events that were not asked for"));

@@ -1,4 +1,4 @@
-//! `kmsctl event add`: an operator's own event, beside those of the KMS.
+//! `kmsctl event add`: records an event of an operator beside those of the KMS.
 
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
@@ -8,10 +8,10 @@ use crate::exit::{Exit, Failure, Outcome};
 use crate::output::Terminal;
 use crate::target::{ADMIN_TIME, Administered};
 
-/// The answer is a number.
+/// The largest response, which is a number.
 const MAX_ANSWER: usize = 4096;
 
-/// Commands below `kmsctl event`.
+/// The commands of `kmsctl event`.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Event {
     /// Record a message in the audit log, with the name of the credential
@@ -27,7 +27,7 @@ pub(crate) struct Add {
     admin: Administered,
 }
 
-/// Under which number it is recorded.
+/// The number of the new record.
 #[derive(Debug, Serialize, Deserialize)]
 struct Recorded {
     seq: u64,
