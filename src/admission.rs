@@ -11,8 +11,6 @@ mod self_authorization;
 mod stage;
 mod tcb;
 mod tcb_forecast;
-#[cfg(test)]
-pub(crate) mod testing;
 mod timely;
 mod vm_config;
 mod walk;

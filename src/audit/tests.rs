@@ -9,7 +9,7 @@ use super::chain::Link;
 use super::*;
 
 fn denied(reason: &str) -> Event {
-    let identity = crate::admission::testing::identity();
+    let identity = kms_attest::identity::Identity::example();
     Event::Denied {
         subject: Subject::new(&identity, [192, 0, 2, 1].into()),
         code: "os_image_not_allowed".to_owned(),

@@ -173,11 +173,11 @@ mod tests {
     use std::sync::Mutex;
     use std::time::Duration;
 
+    use kms_attest::identity::Identity;
     use tokio::runtime::Handle;
     use tokio::task::block_in_place;
 
     use super::*;
-    use crate::admission::testing::identity;
     use crate::control::{Author, Earlier, Scope};
     use crate::metrics::Metrics;
 
@@ -205,7 +205,7 @@ mod tests {
         }
 
         fn permit_of(&self, decided: Instant) -> Permit<App> {
-            Permit::for_test(identity(), self.freezes.check(&identity()).unwrap(), decided)
+            Permit::for_test(Identity::example(), self.freezes.check(&Identity::example()).unwrap(), decided)
         }
 
         async fn freeze(&self) {

@@ -15,8 +15,8 @@ pub use self::fixed::{
 pub use self::mr_config::MrConfigError;
 use crate::measurement::Until;
 
-/// Who a guest is, and the state of its platform. [`crate::verify::Verified`] parses it from the verified
-/// evidence, so that no later code checks widths.
+/// Who a guest is, and the state of its platform. `verify` parses it from the verified evidence, so that no later
+/// code checks widths.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Identity {
     /// The platform, such as `dstack-tdx`.
@@ -102,6 +102,27 @@ impl Identity {
     /// The bytes of the OS image's hash; none if the configuration claims no image.
     pub fn os_image_bytes(&self) -> &[u8] {
         self.os_image_hash.as_ref().map_or(&[], AsRef::as_ref)
+    }
+}
+
+#[cfg(any(test, feature = "testing"))]
+impl Identity {
+    /// An identity that nothing is wrong with, for tests: app id `11…`, compose hash `22…`, device `33…`, OS image
+    /// `44…`, mrAggregated `55…`.
+    pub fn example() -> Self {
+        Self {
+            tee_variant: "dstack-tdx",
+            app_id: AppId([0x11; 20]),
+            compose_hash: ComposeHash([0x22; 32]),
+            instance_id: Some(InstanceId([0x77; 20])),
+            device_id: DeviceId([0x33; 32]),
+            mr_system: MrSystem([0x66; 32]),
+            mr_aggregated: MrAggregated([0x55; 32]),
+            os_image_hash: Some(OsImageHash([0x44; 32])),
+            key_provider_info: Vec::new(),
+            tcb_status: TcbStatus::UpToDate,
+            advisory_ids: Vec::new(),
+        }
     }
 }
 

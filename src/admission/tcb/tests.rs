@@ -5,7 +5,6 @@ use std::time::Duration;
 use kms_attest::tcb::TcbGap;
 
 use super::*;
-use crate::admission::testing::identity;
 use crate::config::Grace;
 
 const RECOVERY: u64 = 1_790_812_800;
@@ -59,7 +58,7 @@ fn lag_with_qe(qe: &str, status: &str, advisories: &[&str], newest: &[&str]) -> 
 /// A platform and a quoting enclave by themselves, and what Intel makes of both.
 fn both(platform: &str, qe: &str, verdict: TcbStatus) -> (TcbVerdict, Identity) {
     let gap = lag_with_qe(qe, platform, &[], &[]);
-    let identity = Identity { tcb_status: verdict, ..identity() };
+    let identity = Identity { tcb_status: verdict, ..Identity::example() };
     (TcbVerdict { status: verdict, advisory_ids: Vec::new(), fmspc: FMSPC, gap }, identity)
 }
 
@@ -67,7 +66,7 @@ fn both(platform: &str, qe: &str, verdict: TcbStatus) -> (TcbVerdict, Identity) 
 fn measured(status: TcbStatus, advisories: &[&str], newest: &[&str]) -> (TcbVerdict, Identity) {
     let advisory_ids: Vec<String> = advisories.iter().map(|id| (*id).to_owned()).collect();
     let gap = gap(&status.to_string(), advisories, newest);
-    let identity = Identity { tcb_status: status, advisory_ids: advisory_ids.clone(), ..identity() };
+    let identity = Identity { tcb_status: status, advisory_ids: advisory_ids.clone(), ..Identity::example() };
     (TcbVerdict { status, advisory_ids, fmspc: FMSPC, gap }, identity)
 }
 

@@ -3,7 +3,6 @@
 use kms_attest::identity::{AppId, DeviceId, OsImageHash};
 
 use super::*;
-use crate::admission::testing::identity;
 
 fn refused<'a>(identity: Option<&'a Identity>, remote: [u8; 4], evidence: usize) -> RefusedRequest<'a> {
     RefusedRequest {
@@ -26,13 +25,13 @@ fn refused<'a>(identity: Option<&'a Identity>, remote: [u8; 4], evidence: usize)
 #[test]
 fn the_same_refusal_keeps_its_id_and_is_counted() {
     let denials = Denials::default();
-    let identity = identity();
+    let identity = Identity::example();
     let (id, first) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
     let (again, second) = denials.record(refused(Some(&identity), [192, 0, 2, 2], 99));
     assert_eq!((id, first, second), (again, Novelty::New, Novelty::Repeated));
     let record = denials.find(id).expect("kept");
     assert_eq!((record.count, record.sequence), (2, 2));
-    let other = Identity { app_id: AppId([9; 20]), ..self::identity() };
+    let other = Identity { app_id: AppId([9; 20]), ..Identity::example() };
     assert_eq!(denials.record(refused(Some(&other), [192, 0, 2, 1], 10)).1, Novelty::New);
 }
 
@@ -55,7 +54,7 @@ fn what_stops_everybody_is_one_refusal_whoever_asks() {
 #[test]
 fn strangers_do_not_push_out_those_who_are_verified() {
     let denials = Denials::default();
-    let identity = identity();
+    let identity = Identity::example();
     let (id, _) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
     for number in 0..2 * MOST as u32 {
         denials.record(refused(None, number.to_be_bytes(), 10));
@@ -67,7 +66,7 @@ fn strangers_do_not_push_out_those_who_are_verified() {
 #[test]
 fn what_a_caller_varies_of_its_configuration_is_one_refusal() {
     let denials = Denials::default();
-    let identity = identity();
+    let identity = Identity::example();
     let (id, _) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
     for number in 0..MOST {
         let vm_config = format!("{{\"cpu_count\":{number}}}");
@@ -80,14 +79,14 @@ fn what_a_caller_varies_of_its_configuration_is_one_refusal() {
 #[test]
 fn an_app_on_one_machine_pushes_out_its_own_refusals_only() {
     let denials = Denials::default();
-    let other = Identity { app_id: AppId([9; 20]), ..self::identity() };
-    let elsewhere = Identity { device_id: DeviceId([9; 32]), ..self::identity() };
+    let other = Identity { app_id: AppId([9; 20]), ..Identity::example() };
+    let elsewhere = Identity { device_id: DeviceId([9; 32]), ..Identity::example() };
     let bystanders = [&other, &elsewhere].map(|it| denials.record(refused(Some(it), [192, 0, 2, 1], 10)).0);
     let ids: Vec<_> = (0..2 * MOST as u32)
         .map(|number| {
             let mut hash = [0; 32];
             hash[28..].copy_from_slice(&number.to_be_bytes());
-            let varied = Identity { os_image_hash: Some(OsImageHash(hash)), ..self::identity() };
+            let varied = Identity { os_image_hash: Some(OsImageHash(hash)), ..Identity::example() };
             denials.record(refused(Some(&varied), [192, 0, 2, 2], 10)).0
         })
         .collect();

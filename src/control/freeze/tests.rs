@@ -11,7 +11,6 @@ use kms_attest::identity::{AppId, DeviceId, Identity, InstanceId, OsImageHash};
 
 use super::held::Moment;
 use super::*;
-use crate::admission::testing::identity;
 use crate::clock::unix_now;
 
 fn metrics() -> Arc<Metrics> {
@@ -94,7 +93,7 @@ impl Disk {
     }
 }
 
-/// Every scope that applies to [`identity`].
+/// Every scope that applies to [`Identity::example`].
 fn scopes() -> [Scope; 5] {
     [
         Scope::Kms,
@@ -112,14 +111,14 @@ async fn each_scope_stops_who_is_in_it_and_nobody_else() {
         instance_id: None,
         device_id: DeviceId([2; 32]),
         os_image_hash: Some(OsImageHash([3; 32])),
-        ..identity()
+        ..Identity::example()
     };
     for scope in scopes() {
         let disk = Disk::new();
         let freezes = disk.open();
-        assert!(freezes.check(&identity()).is_ok());
+        assert!(freezes.check(&Identity::example()).is_ok());
         freezes.freeze(freeze_of(scope), Earlier::IsReplaced, &disk.audit).await.unwrap();
-        assert_eq!(freezes.check(&identity()).unwrap_err().scope, scope);
+        assert_eq!(freezes.check(&Identity::example()).unwrap_err().scope, scope);
         assert_eq!(freezes.check(&other).is_err(), scope == Scope::Kms, "{scope}");
         assert_eq!(freezes.of_kms().is_some(), scope == Scope::Kms);
     }
@@ -142,7 +141,7 @@ async fn what_was_answered_holds_after_a_restart() {
     }
     let thaw = freezes.unfreeze(Scope::Kms, author(), String::new(), &disk.audit).await.unwrap();
     assert_eq!(thaw, Unfrozen::WasNotFrozen);
-    assert!(disk.open().check(&identity()).is_ok());
+    assert!(disk.open().check(&Identity::example()).is_ok());
     let mode = fs::metadata(disk.path()).unwrap().permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
 }
@@ -166,13 +165,13 @@ async fn a_freeze_ends_by_itself_when_both_clocks_say_so() {
     let freezes = disk.open_at(&time);
     freezes.freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
     time.jump(30 * DAY as i64);
-    assert!(freezes.check(&identity()).is_err(), "a clock that jumps ends nothing while we run");
+    assert!(freezes.check(&Identity::example()).is_err(), "a clock that jumps ends nothing while we run");
     assert_eq!(freezes.list().len(), 1);
     time.jump(-30 * DAY as i64);
     time.pass(3599);
-    assert!(freezes.check(&identity()).is_err());
+    assert!(freezes.check(&Identity::example()).is_err());
     time.pass(1);
-    assert!(freezes.check(&identity()).is_ok() && freezes.list().is_empty());
+    assert!(freezes.check(&Identity::example()).is_ok() && freezes.list().is_empty());
 }
 
 #[tokio::test]
@@ -181,11 +180,14 @@ async fn a_clock_that_was_ahead_for_a_while_loses_no_freeze() {
     disk.open_at(&time).freeze(for_an_hour(&time), Earlier::IsReplaced, &disk.audit).await.unwrap();
     time.jump(3650 * DAY as i64);
     let freezes = disk.open_at(&time);
-    assert!(freezes.check(&identity()).is_ok(), "started with this clock, nothing tells that it is wrong");
+    assert!(
+        freezes.check(&Identity::example()).is_ok(),
+        "started with this clock, nothing tells that it is wrong"
+    );
     change_something(&freezes, &disk).await;
     time.jump(-3650 * DAY as i64);
-    assert!(freezes.check(&identity()).is_err(), "in memory");
-    assert!(disk.open_at(&time).check(&identity()).is_err(), "on the disk");
+    assert!(freezes.check(&Identity::example()).is_err(), "in memory");
+    assert!(disk.open_at(&time).check(&Identity::example()).is_err(), "on the disk");
 }
 
 #[tokio::test]
@@ -213,7 +215,7 @@ async fn what_has_ended_can_be_taken_back_before_a_clock_brings_it_back() {
     let thaw = freezes.unfreeze(scope, author(), String::new(), &disk.audit).await.unwrap();
     assert_eq!((thaw, disk.events("unfrozen")), (Unfrozen::WasNotFrozen, 1));
     time.jump(-3600);
-    assert!(freezes.check(&identity()).is_ok() && disk.open_at(&time).list().is_empty());
+    assert!(freezes.check(&Identity::example()).is_ok() && disk.open_at(&time).list().is_empty());
 }
 
 #[tokio::test]
@@ -265,10 +267,10 @@ async fn a_file_that_cannot_be_written_freezes_and_does_not_thaw() {
     let error = freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::NotKept(_)), "{error}");
     assert_eq!(disk.events("frozen"), 1, "on the record all the same");
-    assert!(freezes.check(&identity()).is_err(), "frozen until the process ends");
+    assert!(freezes.check(&Identity::example()).is_err(), "frozen until the process ends");
     let error = freezes.unfreeze(Scope::Kms, author(), String::new(), &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::ThawNotKept(_)), "{error}");
-    assert!(freezes.check(&identity()).is_err());
+    assert!(freezes.check(&Identity::example()).is_err());
 }
 
 #[tokio::test]
@@ -283,7 +285,7 @@ async fn a_freeze_that_is_neither_kept_nor_recorded_counts_and_says_both() {
     assert!(matches!(error, FreezeError::NeitherKeptNorRecorded { .. }), "{error}");
     let text = error.to_string();
     assert!(text.contains("cannot be written") && text.contains("audit log"), "{text}");
-    assert!(freezes.check(&identity()).is_err());
+    assert!(freezes.check(&Identity::example()).is_err());
 }
 
 #[tokio::test]
@@ -294,7 +296,7 @@ async fn an_unfreeze_that_is_not_recorded_does_not_happen() {
     let too_long = "x".repeat(70 << 10);
     let error = freezes.unfreeze(Scope::Kms, author(), too_long, &disk.audit).await.unwrap_err();
     assert!(matches!(error, FreezeError::ThawNotRecorded(_)), "{error}");
-    assert!(freezes.check(&identity()).is_err() && disk.open().check(&identity()).is_err());
+    assert!(freezes.check(&Identity::example()).is_err() && disk.open().check(&Identity::example()).is_err());
 }
 
 #[tokio::test]
