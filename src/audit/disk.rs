@@ -7,6 +7,9 @@ use std::path::Path;
 
 use rustix::fs::{FallocateFlags, fallocate, statvfs};
 
+/// Brings the content of a file to stable storage.
+pub(super) type Syncer = Box<dyn Fn(&File) -> io::Result<()> + Send>;
+
 /// The steps by which an audit log changes.
 pub(super) trait Disk: Send {
     /// Opens a file for reading and appending, for its owner only; makes it if there is none.
@@ -16,6 +19,8 @@ pub(super) trait Disk: Send {
     fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
     /// Content of a file, or entries of a directory, to stable storage.
     fn sync(&self, file: &File) -> io::Result<()>;
+    /// The same, for another thread.
+    fn syncer(&self) -> Syncer;
     fn cut(&self, file: &File, length: u64) -> io::Result<()>;
     /// A file of this size whose space is the file's alone.
     fn allocate(&self, path: &Path, length: u64) -> io::Result<()>;
@@ -62,6 +67,10 @@ impl Disk for OsDisk {
 
     fn sync(&self, file: &File) -> io::Result<()> {
         file.sync_data()
+    }
+
+    fn syncer(&self) -> Syncer {
+        Box::new(File::sync_data)
     }
 
     fn cut(&self, file: &File, length: u64) -> io::Result<()> {

@@ -6,22 +6,20 @@
 pub(super) mod legacy;
 mod memory;
 mod node;
+mod published;
 
-use std::fs::OpenOptions;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt as _, OpenOptionsExt as _};
-use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::path::Path;
+use std::sync::Arc;
 
 use kms_ledger::checkpoint::{Checkpoint, Origin};
 use kms_ledger::proof::InclusionProof;
 use kms_ledger::signature::SigningKey;
-use kms_ledger::store::{Staged, StoreError, TileFiles, Tree};
-use kms_ledger::tile::{Content, Tile, TileReader as _};
+use kms_ledger::store::{Staged, StoreError, TileFiles, Tree, TreeSync};
 use kms_ledger::vouched::VouchedKey;
-use kms_ledger::{Hash, Index, Size, bundle};
-use tokio::sync::watch;
+use kms_ledger::{Hash, Index, Size};
 
 use super::AuditError;
 use super::chain::{self, Link};
@@ -31,9 +29,11 @@ use super::segments;
 
 pub use legacy::LegacySalts;
 pub use node::NodeId;
+pub(super) use published::Published;
 
-use memory::{Memory, parsed};
+use memory::Memory;
 use node::Node;
+use published::Reader;
 
 /// The file of the log's key and of the root key's signature over it, in the directory of the tree.
 const KEY: &str = "key";
@@ -196,7 +196,8 @@ impl Ledger {
         let is_kept = !is_new && memory.is_beside_node();
         memory.write(&head.checkpoint)?;
         if !is_kept {
-            memory.sync(path)?;
+            memory.sync()?;
+            File::open(super::disk::directory(path))?.sync_data()?;
         }
         if is_new {
             // Last, so that a node that has a name has a checkpoint too.
@@ -240,7 +241,19 @@ impl Ledger {
 
     /// Brings the tree's files to the disk.
     pub(super) fn sync(&mut self) -> io::Result<()> {
+        self.memory.sync()?;
         self.tree.sync()
+    }
+
+    /// What has to be synced, on whichever thread, for the tree to be on the disk as it is now; `None` if it is.
+    pub(super) fn begin_sync(&self) -> io::Result<Option<(TreeSync, File)>> {
+        let Some(sync) = self.tree.begin_sync()? else { return Ok(None) };
+        Ok(Some((sync, self.memory.file()?)))
+    }
+
+    /// It is synced.
+    pub(super) fn end_sync(&mut self, sync: &TreeSync) -> io::Result<()> {
+        self.tree.end_sync(sync)
     }
 
     fn publish(&self, path: &Path) {
@@ -346,144 +359,6 @@ fn head(tree: &Tree, key: &LogKey) -> io::Result<Head> {
     let checkpoint = key.signing.sign_checkpoint(&Checkpoint::new(key.origin()?, tree.size(), tree.root()));
     let (checkpoint, key_text) = (Arc::from(checkpoint), Arc::from(key.signing.verifying_key().to_string()));
     Ok(Head { size: tree.size(), checkpoint, key: key_text, vouching: key.vouching })
-}
-
-/// A cosigned checkpoint is shown for so long although there are newer ones: witnesses take their time.
-const SHOWN_COSIGNED: Duration = Duration::from_secs(60);
-
-/// What others may see of the log while it grows.
-#[derive(Default)]
-pub(super) struct Published {
-    shown: Mutex<Shown>,
-    /// The newest checkpoint, for who waits for it.
-    heads: watch::Sender<Option<(Arc<Head>, TileFiles)>>,
-    /// How many leaves enough witnesses have cosigned.
-    witnessed: watch::Sender<u64>,
-    /// The newest checkpoint that this process knows to be signed, also when the tree's directory is moved away.
-    signed: Mutex<Option<Checkpoint>>,
-}
-
-#[derive(Default)]
-struct Shown {
-    head: Option<Arc<Head>>,
-    reader: Option<Arc<Reader>>,
-    cosigned: Option<Cosigned>,
-}
-
-/// A checkpoint with the lines of witnesses.
-struct Cosigned {
-    size: Size,
-    note: Arc<str>,
-    at: Instant,
-}
-
-impl Published {
-    fn shown(&self) -> std::sync::MutexGuard<'_, Shown> {
-        self.shown.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The newest signed checkpoint of the log `origin`: one that is kept on the disk, or one that was seen before.
-    fn newest_signed(&self, kept: Vec<Checkpoint>, origin: &Origin) -> Option<Checkpoint> {
-        let head = self.shown().head.as_ref().and_then(|head| parsed(head.checkpoint.as_bytes()));
-        let mut known = self.signed.lock().unwrap_or_else(PoisonError::into_inner);
-        let all =
-            [known.take(), head].into_iter().flatten().chain(kept).filter(|signed| signed.origin == *origin);
-        *known = all.max_by_key(|signed| signed.size);
-        known.clone()
-    }
-
-    fn open(&self, reader: Reader) {
-        self.shown().reader = Some(Arc::new(reader));
-    }
-
-    fn set(&self, head: Arc<Head>) {
-        let mut shown = self.shown();
-        shown.head = Some(Arc::clone(&head));
-        if let Some(reader) = &shown.reader {
-            self.heads.send_replace(Some((head, reader.tiles.clone())));
-        }
-    }
-
-    pub(super) fn heads(&self) -> watch::Receiver<Option<(Arc<Head>, TileFiles)>> {
-        self.heads.subscribe()
-    }
-
-    /// Witnesses have cosigned a checkpoint, by these lines; whether they are enough.
-    pub(super) fn cosigned(&self, head: &Head, lines: &[String], is_enough: bool) {
-        let note = Arc::from(format!("{}{}", head.checkpoint, lines.concat()));
-        self.shown().cosigned = Some(Cosigned { size: head.size, note, at: Instant::now() });
-        if is_enough {
-            self.witnessed.send_if_modified(|size| {
-                let is_newer = head.size.get() > *size;
-                *size = head.size.get().max(*size);
-                is_newer
-            });
-        }
-    }
-
-    /// Returns when enough witnesses have cosigned so many leaves.
-    pub(super) async fn witnessed(&self, size: u64) {
-        // The sender is ours.
-        let _ = self.witnessed.subscribe().wait_for(|known| *known >= size).await;
-    }
-
-    /// The checkpoint to show, with the cosignatures that there are.
-    pub(super) fn checkpoint(&self) -> Option<Arc<str>> {
-        let shown = self.shown();
-        let head = shown.head.as_ref()?;
-        let is_shown =
-            |cosigned: &&Cosigned| cosigned.size == head.size || cosigned.at.elapsed() < SHOWN_COSIGNED;
-        let cosigned = shown.cosigned.as_ref().filter(is_shown);
-        Some(Arc::clone(cosigned.map_or(&head.checkpoint, |cosigned| &cosigned.note)))
-    }
-
-    pub(super) fn head(&self) -> Option<Arc<Head>> {
-        self.shown().head.clone()
-    }
-
-    /// The content of a tile or of a bundle; `None` if the signed tree does not have it.
-    pub(super) fn tile(&self, tile: &Tile) -> Result<Option<Vec<u8>>, AuditError> {
-        let (head, reader) = {
-            let shown = self.shown();
-            (shown.head.clone(), shown.reader.clone())
-        };
-        match (head, reader) {
-            (Some(head), Some(reader)) if tile.is_within(head.size) => reader.read(tile).map(Some),
-            _ => Ok(None),
-        }
-    }
-}
-
-/// Reads what is in the signed tree.
-struct Reader {
-    path: PathBuf,
-    tiles: TileFiles,
-    first: u64,
-    key: Arc<LogKey>,
-}
-
-impl Reader {
-    fn read(&self, tile: &Tile) -> Result<Vec<u8>, AuditError> {
-        let unusable = |source| AuditError::Open { path: self.path.clone(), source };
-        match tile.content() {
-            Content::Hashes(_) => self.tiles.read_tile(tile).map_err(unusable),
-            Content::Entries => {
-                let index = tile.number() * u64::from(kms_ledger::tile::FULL_WIDTH);
-                let first = self.first + index;
-                let last = first + u64::from(tile.width().get()) - 1;
-                let mut records = Records::between(&self.path, first, last)?;
-                let (mut content, mut place) = (Vec::new(), index);
-                while let Some(record) = records.next()? {
-                    let entry =
-                        entry(record, self.first + place, place, &self.key.legacy).map_err(unusable)?;
-                    bundle::append(&mut content, &entry)
-                        .map_err(|error| unusable(io::Error::other(error)))?;
-                    place += 1;
-                }
-                Ok(content)
-            }
-        }
-    }
 }
 
 #[cfg(test)]

@@ -316,7 +316,7 @@ async fn futures_poll_once<F: Future>(future: std::pin::Pin<&mut F>) -> Option<F
 
 /// What goes wrong on a disk.
 #[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
+pub(super) enum Fault {
     None,
     Write(i32),
     Sync(i32),
@@ -330,30 +330,37 @@ enum Fault {
     Create(i32),
     /// A look at the space does not return.
     HangInLook,
+    /// A sync of the tree does not return.
+    HangInTree,
+    /// The tree's files are not confirmed.
+    TreeSync(i32),
 }
 
-const EIO: i32 = 5;
+pub(super) const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
 
 /// The real disk, with faults.
 #[derive(Clone)]
-struct FaultyDisk {
+pub(super) struct FaultyDisk {
     fault: Arc<Mutex<Fault>>,
     /// How many new files were made.
     created: Arc<Mutex<u32>>,
+    /// How many files of the tree were to be synced.
+    pub(super) tree_syncs: Arc<Mutex<u32>>,
     reserve: PathBuf,
 }
 
 impl FaultyDisk {
-    fn new(path: &Path) -> Self {
+    pub(super) fn new(path: &Path) -> Self {
         Self {
             fault: Arc::new(Mutex::new(Fault::None)),
             created: Arc::default(),
+            tree_syncs: Arc::default(),
             reserve: segments::reserve_name(path),
         }
     }
 
-    fn set(&self, fault: Fault) {
+    pub(super) fn set(&self, fault: Fault) {
         *self.fault.lock().unwrap() = fault;
     }
 
@@ -362,7 +369,10 @@ impl FaultyDisk {
     }
 
     fn audit(&self, path: &Path, reserve: u64) -> Audit {
-        let storage = Storage { reserve, ..Storage::default() };
+        self.audit_with(path, Storage { reserve, ..Storage::default() })
+    }
+
+    pub(super) fn audit_with(&self, path: &Path, storage: Storage) -> Audit {
         Audit::open_on(Box::new(self.clone()), path, storage, Floor::default()).unwrap()
     }
 }
@@ -414,6 +424,20 @@ impl Disk for FaultyDisk {
             }
             _ => OsDisk.sync(file),
         }
+    }
+
+    fn syncer(&self) -> disk::Syncer {
+        let disk = self.clone();
+        Box::new(move |file| {
+            *disk.tree_syncs.lock().unwrap() += 1;
+            while disk.fault() == Fault::HangInTree {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+            match disk.fault() {
+                Fault::TreeSync(errno) => Err(io::Error::from_raw_os_error(errno)),
+                _ => file.sync_data(),
+            }
+        })
     }
 
     fn cut(&self, file: &fs::File, length: u64) -> io::Result<()> {

@@ -11,9 +11,10 @@ use std::collections::VecDeque;
 use std::fs::{self, File};
 use std::io;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc as std_mpsc};
 use std::time::{Duration, Instant};
 
+use kms_ledger::store::TreeSync;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::runtime::Runtime;
@@ -91,6 +92,10 @@ pub(super) struct Writer {
     recovered: Option<Instant>,
     looked: Option<Instant>,
     synced_tree: Option<Instant>,
+    /// A sync of the tree that is under way, and of which opened tree.
+    tree_sync: Option<(u64, std_mpsc::Receiver<io::Result<TreeSync>>)>,
+    /// How often the tree was opened.
+    opened_trees: u64,
     asked_space: Option<Instant>,
     /// What seals records of a version without a ledger, until it is written.
     import: Option<String>,
@@ -220,6 +225,7 @@ impl Writer {
 
     /// What is due although nothing is to be recorded.
     fn spawn_background(&mut self) {
+        self.end_tree_sync();
         let now = Instant::now();
         let is_due = |last: Option<Instant>, every| last.is_none_or(|last| now.duration_since(last) >= every);
         match &self.trouble {
@@ -229,7 +235,7 @@ impl Writer {
         }
         if self.trouble.is_none() && is_due(self.synced_tree, SYNC_TREE_EVERY) {
             self.synced_tree = Some(now);
-            self.sync_tree();
+            self.begin_tree_sync();
             self.record_archived();
         }
         if self.trouble.is_none()

@@ -207,21 +207,57 @@ impl Tree {
     /// # Errors
     /// The disk does not confirm. What the files hold is in doubt then: the tree has to be opened again.
     pub fn sync(&mut self) -> io::Result<()> {
-        if self.synced == Some(self.size()) {
-            return Ok(());
+        let Some(sync) = self.begin_sync()? else { return Ok(()) };
+        for file in &sync.files {
+            file.sync_data()?;
         }
-        for (level, file) in (0..LEVELS).zip(&self.levels) {
-            if self.size().get() >> (level * TILE_HEIGHT) > 0 {
-                file.sync_data()?;
-            }
+        self.end_sync(&sync)?;
+        self.mark.sync_data()
+    }
+
+    /// What has to be synced, on whichever thread, while leaves are added; `None` if everything is on the disk.
+    ///
+    /// # Errors
+    /// The process has too many open files.
+    pub fn begin_sync(&self) -> io::Result<Option<TreeSync>> {
+        let size = self.size();
+        if self.synced == Some(size) {
+            return Ok(None);
         }
+        let is_used = |level: &u8| size.get() >> (level * TILE_HEIGHT) > 0;
+        let levels = (0..LEVELS).filter(is_used).zip(&self.levels).map(|(_, file)| file.try_clone());
+        // The mark of the sync before this one.
+        let files = levels.chain([self.mark.try_clone()]).collect::<io::Result<_>>()?;
+        Ok(Some(TreeSync { files, size, root: self.root() }))
+    }
+
+    /// Writes the mark, now that all files of `sync` are synced. It may reach the disk later: an older one is right too.
+    ///
+    /// # Errors
+    /// The mark cannot be written.
+    pub fn end_sync(&mut self, sync: &TreeSync) -> io::Result<()> {
         // Within one sector, so that it is not torn; a torn one leads to no root, and the tree is built again.
-        let mark = format!("{}\n{}\n", self.size(), self.root().to_base64());
+        let mark = format!("{}\n{}\n", sync.size, sync.root.to_base64());
         self.mark.write_all_at(mark.as_bytes(), 0)?;
         self.mark.set_len(mark.len() as u64)?;
-        self.mark.sync_data()?;
-        self.synced = Some(self.size());
+        self.synced = Some(sync.size);
         Ok(())
+    }
+}
+
+/// A sync of a tree that is under way.
+#[derive(Debug)]
+#[must_use = "the mark is not written before the end"]
+pub struct TreeSync {
+    files: Vec<File>,
+    size: Size,
+    root: Hash,
+}
+
+impl TreeSync {
+    /// What has to be synced.
+    pub fn files(&self) -> &[File] {
+        &self.files
     }
 }
 
@@ -325,6 +361,22 @@ mod tests {
             grown(&mut tree, 600, 100);
             assert_eq!(tree.root(), expected_root(600));
         }
+    }
+
+    #[test]
+    fn leaves_that_are_added_during_a_sync_are_after_its_mark() {
+        let directory = tempfile::tempdir().unwrap();
+        let mut tree = Tree::open(directory.path()).unwrap();
+        grown(&mut tree, 300, 100);
+        let sync = tree.begin_sync().unwrap().unwrap();
+        grown(&mut tree, 600, 100);
+        assert_eq!(read_mark(&tree.mark).unwrap(), None, "there is no mark before the end");
+        tree.end_sync(&sync).unwrap();
+        assert!(tree.begin_sync().unwrap().is_some());
+        drop(tree);
+        let tree = Tree::open(directory.path()).unwrap();
+        assert_eq!((tree.size().get(), tree.root()), (300, expected_root(300)));
+        assert!(tree.begin_sync().unwrap().is_none());
     }
 
     #[test]

@@ -11,7 +11,6 @@ use std::path::Path;
 use kms_ledger::checkpoint::Checkpoint;
 use kms_ledger::note::Note;
 
-use super::super::disk::directory;
 use super::super::segments;
 
 /// The file of the newest signed checkpoint, in the directory of the tree.
@@ -51,10 +50,14 @@ impl Memory {
         self.in_tree.write(checkpoint)
     }
 
-    /// Brings the copy beside the name of the node to the disk, and its own name.
-    pub(super) fn sync(&self, path: &Path) -> io::Result<()> {
-        self.beside_node.file.sync_data()?;
-        File::open(directory(path))?.sync_data()
+    /// Brings the copy beside the name of the node to the disk.
+    pub(super) fn sync(&self) -> io::Result<()> {
+        self.beside_node.file.sync_data()
+    }
+
+    /// The copy beside the name of the node.
+    pub(super) fn file(&self) -> io::Result<File> {
+        self.beside_node.file.try_clone()
     }
 }
 

@@ -20,6 +20,7 @@ use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
 use super::super::chain::{Link, content};
+use super::super::tests::{EIO, Fault, FaultyDisk};
 use super::super::*;
 use super::*;
 
@@ -465,6 +466,43 @@ async fn nothing_is_recorded_while_the_tree_cannot_grow_and_it_resumes_by_itself
     assert!(audit.health().is_writing());
     let receipt = audit.record(event(1)).await.unwrap();
     verified(&audit.head().unwrap(), receipt.leaf().unwrap());
+}
+
+#[tokio::test]
+async fn releases_do_not_wait_for_the_tree_to_be_on_the_disk() {
+    let place = Place::new();
+    let disk = FaultyDisk::new(&place.path);
+    // Each record begins a file, after which the tree is synced.
+    let audit = disk.audit_with(&place.path, Storage { segment_size: 1, ..Storage::default() });
+    audit.sign_with(Arc::new(TestKeys)).await;
+    disk.set(Fault::HangInTree);
+    let mark = || fs::read_to_string(place.tree().join("synced")).unwrap();
+    let before = mark();
+    let began = Instant::now();
+    let mut seq = 0;
+    while *disk.tree_syncs.lock().unwrap() == 0 || seq < 20 {
+        assert!(began.elapsed() < Duration::from_secs(20), "the tree is not synced");
+        seq = audit.record(event(seq)).await.unwrap().seq();
+    }
+    assert!(audit.health().is_writing());
+    assert_eq!(mark(), before, "the mark says no more than what is on the disk");
+    disk.set(Fault::None);
+    while mark() == before {
+        assert!(began.elapsed() < Duration::from_secs(20), "the mark is not written");
+        let _ = audit.record(event(seq)).await.unwrap();
+    }
+    // A tree that is not confirmed is opened again.
+    disk.set(Fault::TreeSync(EIO));
+    while audit.record(event(seq)).await.is_ok() {
+        assert!(began.elapsed() < Duration::from_secs(20), "the failure is not noticed");
+    }
+    assert_eq!(reason(&audit), FailureReason::Tree);
+    disk.set(Fault::None);
+    healed(&audit).await;
+    let receipt = audit.record(event(seq)).await.unwrap();
+    verified(&audit.head().unwrap(), receipt.leaf().unwrap());
+    drop(audit);
+    verified_by_auditor(&place, None).unwrap();
 }
 
 #[tokio::test]

@@ -46,8 +46,8 @@ impl Writer {
         self.is_directory_in_doubt = false;
         self.forget_kept(kept);
         self.commit(staged)?;
-        // The file that was left may be moved away from now on.
-        self.sync_tree();
+        // Then the file that was left may be moved away.
+        self.synced_tree = None;
         Ok(())
     }
 

@@ -37,6 +37,8 @@ impl Writer {
             recovered: None,
             looked: None,
             synced_tree: None,
+            tree_sync: None,
+            opened_trees: 0,
             asked_space: None,
             import: None,
             kept: VecDeque::new(),

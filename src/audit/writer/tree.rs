@@ -1,7 +1,8 @@
 //! The writer's tree: opened when there are keys to sign with, and again after whatever made it doubtful.
 
 use std::io;
-use std::sync::Arc;
+use std::sync::mpsc::TryRecvError;
+use std::sync::{Arc, mpsc};
 
 use kms_ledger::store::{Staged, StoreError};
 
@@ -35,6 +36,7 @@ impl Writer {
                 self.keep(fields);
             }
             self.ledger = Some(ledger);
+            self.opened_trees += 1;
         }
         Ok(())
     }
@@ -61,15 +63,53 @@ impl Writer {
         })
     }
 
-    /// Brings the tree's files to the disk. No record waits for it.
-    pub(super) fn sync_tree(&mut self) {
-        if let Some(ledger) = &mut self.ledger
-            && let Err(error) = ledger.sync()
-        {
-            // What the files hold is in doubt.
-            self.ledger = None;
-            self.fail(failure(error.into()));
+    /// Begins to bring the tree's files to the disk, on another thread: no record waits for it.
+    pub(super) fn begin_tree_sync(&mut self) {
+        let Some(ledger) = self.ledger.as_ref().filter(|_| self.tree_sync.is_none()) else { return };
+        let (sync, checkpoint) = match ledger.begin_sync() {
+            Ok(Some(begun)) => begun,
+            Ok(None) => return,
+            Err(error) => return self.doubt_tree(error),
+        };
+        let (tell, done) = mpsc::sync_channel(1);
+        let sync_file = self.disk.syncer();
+        let thread = std::thread::Builder::new().name("audit-tree".to_owned()).spawn(move || {
+            let synced = sync.files().iter().chain([&checkpoint]).try_for_each(sync_file);
+            // The writer may have ended.
+            let _ = tell.send(synced.map(|()| sync));
+        });
+        match thread {
+            Ok(_) => self.tree_sync = Some((self.opened_trees, done)),
+            Err(error) => tracing::warn!(%error, "the tree over the audit log is synced later"),
         }
+    }
+
+    /// Says in the tree's files how far they are on the disk, if that is known by now.
+    pub(super) fn end_tree_sync(&mut self) {
+        let Some((opened, done)) = &self.tree_sync else { return };
+        let (is_of_this_tree, synced) = match done.try_recv() {
+            Err(TryRecvError::Empty) => return,
+            Err(TryRecvError::Disconnected) => (false, Err(io::ErrorKind::Other.into())),
+            Ok(synced) => (*opened == self.opened_trees, synced),
+        };
+        self.tree_sync = None;
+        let Some(ledger) = self.ledger.as_mut().filter(|_| is_of_this_tree) else { return };
+        if let Err(error) = synced.and_then(|sync| ledger.end_sync(&sync)) {
+            self.doubt_tree(error);
+        }
+    }
+
+    /// Brings the tree's files to the disk and waits for it.
+    pub(super) fn sync_tree(&mut self) {
+        if let Some(Err(error)) = self.ledger.as_mut().map(Ledger::sync) {
+            self.doubt_tree(error);
+        }
+    }
+
+    /// What the files hold is in doubt.
+    fn doubt_tree(&mut self, error: io::Error) {
+        self.ledger = None;
+        self.fail(failure(error.into()));
     }
 }
 

@@ -50,6 +50,8 @@ impl Archive {
             "{} is the directory of the log itself",
             self.to.display()
         );
+        // The mark itself may not have reached the disk.
+        File::open(names.tree("synced"))?.sync_all()?;
         let mut moved = 0_u64;
         for file in names.segments(&own.directories())? {
             let Some(last) = names.last_record(&file) else { continue };
