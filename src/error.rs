@@ -35,7 +35,7 @@ const MAX_MESSAGE: usize = 2048;
 const OMISSION: &str = " … ";
 
 impl Error {
-    /// An error with a message for the caller. A message over [`MAX_MESSAGE`] loses its middle, at character
+    /// An error with a message for the caller. A message over 2,048 bytes loses its middle, at character
     /// boundaries, because its end names the innermost cause.
     pub fn new(code: Code, message: impl Into<String>) -> Self {
         let mut message = message.into();

@@ -36,7 +36,7 @@ pub enum ProgramError {
     /// It ended with an error.
     #[error("the ACPI program failed")]
     Failed,
-    /// It took longer than [`PATIENCE`].
+    /// It took longer than 30 seconds.
     #[error("the ACPI program took too long")]
     Timeout,
     /// It printed too much, or nothing.
