@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use kms_attest::outgoing;
+use kms_attest::outgoing::{self, BodyError, ResponseTimeout, Timeouts};
 use kms_ledger::Size;
 use kms_ledger::key::VerifyingKey;
 use kms_ledger::note::{MAX_NOTE, Note};
@@ -82,13 +82,10 @@ impl Witnesses {
     /// Our own requests cannot be made.
     pub(super) fn new(settings: &config::Witnesses) -> io::Result<Self> {
         let tls = outgoing::client_config(&[]).map_err(|error| io::Error::other(error.to_string()))?;
-        let client = Client::builder()
-            .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
-            .tls_backend_preconfigured(tls)
-            .redirect(redirect::Policy::none())
-            .timeout(MAX_REQUEST_TIME)
-            .build()
-            .map_err(io::Error::other)?;
+        let timeouts =
+            Timeouts { connect: MAX_REQUEST_TIME, response: ResponseTimeout::Total(MAX_REQUEST_TIME) };
+        let client = outgoing::client(tls, timeouts, redirect::Policy::none());
+        let client = client.build().map_err(io::Error::other)?;
         let member = |witness: &config::Witness| Member {
             key: witness.key.clone(),
             url: witness.add_checkpoint(),
@@ -222,13 +219,10 @@ impl Member {
             client.post(self.url.clone()).body(request.to_string()).send().await.map_err(broken)?;
         let kind = answer.headers().get(http::header::CONTENT_TYPE);
         let kind = kind.and_then(|kind| Some(kind.to_str().ok()?.to_owned()));
-        let mut body = Vec::new();
-        while let Some(chunk) = answer.chunk().await.map_err(broken)? {
-            if body.len() + chunk.len() > MAX_NOTE {
-                return Err(WitnessError::TooLong);
-            }
-            body.extend_from_slice(&chunk);
-        }
+        let body = outgoing::read_at_most(&mut answer, MAX_NOTE).await.map_err(|error| match error {
+            BodyError::TooLarge => WitnessError::TooLong,
+            BodyError::Connection(error) => broken(error),
+        })?;
         Ok((answer.status().as_u16(), kind, body))
     }
 

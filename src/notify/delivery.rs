@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use http::{HeaderMap, HeaderName, StatusCode, header};
-use kms_attest::outgoing;
+use kms_attest::outgoing::{self, ResponseTimeout, Timeouts};
 use reqwest::{Client, redirect};
 
 use super::notification::{Notification, Sender};
@@ -88,11 +88,8 @@ impl Delivery {
     pub(super) fn new(target: &NotifyTarget, bounds: Bounds) -> Result<Self, SetupError> {
         let key = target.key()?;
         let tls = outgoing::client_config(&target.certificates()?).map_err(SetupError::Tls)?;
-        let client = outgoing::client(tls)
-            .redirect(redirect::Policy::none())
-            .connect_timeout(bounds.connect)
-            .timeout(bounds.total)
-            .pool_max_idle_per_host(1);
+        let timeouts = Timeouts { connect: bounds.connect, response: ResponseTimeout::Total(bounds.total) };
+        let client = outgoing::client(tls, timeouts, redirect::Policy::none()).pool_max_idle_per_host(1);
         // A receiver on this machine needs no proxy.
         let client = if target.url.is_loopback() { client.no_proxy() } else { client };
         let key_id = hex::encode(&key.sign(&[b"cvm-kms notify key id"])[..4]);

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
-use kms_attest::outgoing;
+use kms_attest::outgoing::{self, ResponseTimeout, Timeouts};
 use reqwest::{Client, StatusCode, redirect};
 use rustls_pki_types::CertificateDer;
 use tokio::io::AsyncWriteExt;
@@ -64,13 +64,9 @@ impl Source {
     /// `extra_roots`.
     pub(super) fn new(template: String, extra_roots: &[CertificateDer<'static>]) -> Result<Self, SetupError> {
         let tls = outgoing::client_config(extra_roots)?;
-        let client = outgoing::client(tls)
-            .redirect(redirect::Policy::limited(MAX_REDIRECTS))
-            .connect_timeout(CONNECT)
-            .read_timeout(SILENCE)
-            .pool_max_idle_per_host(0)
-            .build()?;
-        Ok(Self { client, template })
+        let timeouts = Timeouts { connect: CONNECT, response: ResponseTimeout::Silence(SILENCE) };
+        let client = outgoing::client(tls, timeouts, redirect::Policy::limited(MAX_REDIRECTS));
+        Ok(Self { client: client.pool_max_idle_per_host(0).build()?, template })
     }
 
     /// Saves the archive of an image, at most [`MAX_ARCHIVE`] bytes. `fetched` is called for each chunk with

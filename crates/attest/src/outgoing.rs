@@ -5,7 +5,9 @@ mod endpoint;
 use std::error::Error;
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
+use reqwest::redirect;
 use rustls::client::WebPkiServerVerifier;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls13_signature_with_raw_key};
@@ -150,11 +152,38 @@ impl ServerCertVerifier for Known {
     }
 }
 
-/// Starts the builder of an HTTP client with our TLS configuration and user agent.
-pub fn client(tls: ClientConfig) -> reqwest::ClientBuilder {
-    reqwest::Client::builder()
+/// The time-outs of an HTTP client. Each client states them, so that no request can wait without end.
+#[derive(Debug, Clone, Copy)]
+pub struct Timeouts {
+    /// Of a connection, TLS included.
+    pub connect: Duration,
+    /// Of a response.
+    pub response: ResponseTimeout,
+}
+
+/// What limits the time of a response.
+#[derive(Debug, Clone, Copy)]
+pub enum ResponseTimeout {
+    /// The time from connecting to the last byte.
+    Total(Duration),
+    /// The time between two reads, for bodies that may be large.
+    Silence(Duration),
+    /// The caller, by a time-out around each request.
+    Caller,
+}
+
+/// Starts the builder of an HTTP client with our user agent.
+pub fn client(tls: ClientConfig, timeouts: Timeouts, redirects: redirect::Policy) -> reqwest::ClientBuilder {
+    let client = reqwest::Client::builder()
         .user_agent(concat!("cvm-kms/", env!("CARGO_PKG_VERSION")))
         .tls_backend_preconfigured(tls)
+        .redirect(redirects)
+        .connect_timeout(timeouts.connect);
+    match timeouts.response {
+        ResponseTimeout::Total(total) => client.timeout(total),
+        ResponseTimeout::Silence(silence) => client.read_timeout(silence),
+        ResponseTimeout::Caller => client,
+    }
 }
 
 /// Why the body of a response could not be read.

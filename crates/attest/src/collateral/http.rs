@@ -9,7 +9,7 @@ use reqwest::redirect::{Attempt, Policy};
 use rustls_pki_types::CertificateDer;
 
 use super::{EndpointError, FetchFailure, Resource};
-use crate::outgoing::{self, BodyError, Cause};
+use crate::outgoing::{self, BodyError, Cause, ResponseTimeout, Timeouts};
 
 /// Time-out of a connection, TLS included.
 const CONNECT: Duration = Duration::from_secs(3);
@@ -42,9 +42,9 @@ impl Http {
     /// variables of the environment apply.
     pub fn new(extra_roots: &[CertificateDer<'static>]) -> Result<Self, EndpointError> {
         let tls = outgoing::client_config(extra_roots).map_err(|e| EndpointError::Client(e.to_string()))?;
+        let timeouts = Timeouts { connect: CONNECT, response: ResponseTimeout::Total(REQUEST) };
         let client = |redirects| {
-            let client = outgoing::client(tls.clone()).connect_timeout(CONNECT).timeout(REQUEST);
-            let client = client.pool_max_idle_per_host(MAX_IDLE).redirect(redirects);
+            let client = outgoing::client(tls.clone(), timeouts, redirects).pool_max_idle_per_host(MAX_IDLE);
             client.build().map_err(|e| EndpointError::Client(e.to_string()))
         };
         Ok(Self {

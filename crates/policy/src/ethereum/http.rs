@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use kms_attest::outgoing::{self, BodyError, Cause, Endpoint};
+use kms_attest::outgoing::{self, BodyError, Cause, Endpoint, ResponseTimeout, Timeouts};
 use reqwest::{Client, Response, redirect};
 use rustls::ClientConfig;
 use rustls_pki_types::CertificateDer;
@@ -29,9 +29,8 @@ pub(super) struct Http {
 
 impl Http {
     pub(super) fn new(url: Endpoint, timeout: Duration, tls: ClientConfig) -> reqwest::Result<Self> {
-        let client = outgoing::client(tls)
-            .redirect(redirect::Policy::none())
-            .connect_timeout(CONNECT.min(timeout))
+        let timeouts = Timeouts { connect: CONNECT.min(timeout), response: ResponseTimeout::Caller };
+        let client = outgoing::client(tls, timeouts, redirect::Policy::none())
             .pool_max_idle_per_host(IDLE)
             // One HTTP/2 connection carries everything: one that is dead must not be waited on for long.
             .http2_keep_alive_interval(SILENCE)

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use http::{HeaderMap, HeaderValue, header};
+use kms_attest::outgoing::{self, ResponseTimeout, Timeouts};
 use kms_attest::tls::{ChainLimit, trusting};
 use reqwest::{Client, RequestBuilder, Response, redirect};
 use rustls::{ClientConfig, RootCertStore};
@@ -30,12 +31,10 @@ const KEY_FILE: &str = "core.auth_api.webhook.client_key_file";
 
 /// Pooled connections, no redirects; a proxy only for services elsewhere.
 pub(super) fn build(webhook: &Webhook, bounds: &Bounds) -> Result<Client, SetupError> {
-    let client = Client::builder()
+    let timeouts = Timeouts { connect: bounds.connect, response: ResponseTimeout::Caller };
+    let client = outgoing::client(tls(webhook)?, timeouts, redirect::Policy::none())
         .user_agent(concat!("dstack-kms/", env!("CARGO_PKG_VERSION")))
         .default_headers(credentials(webhook)?)
-        .tls_backend_preconfigured(tls(webhook)?)
-        .redirect(redirect::Policy::none())
-        .connect_timeout(bounds.connect)
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(bounds.concurrent)
         // One HTTP/2 connection carries everything: one that is dead must not be waited on for long.
