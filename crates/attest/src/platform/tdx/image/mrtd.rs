@@ -17,7 +17,7 @@ pub enum MrtdError {
     /// A measured section has less data than pages.
     #[error("the firmware {0}")]
     Truncated(#[from] OutOfBounds),
-    /// More than [`MAX_PAGES`].
+    /// More pages than are measured.
     #[error("the firmware's sections have {0} pages, at most {MAX_PAGES} are measured")]
     TooManyPages(u64),
 }
