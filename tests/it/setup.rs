@@ -362,10 +362,15 @@ async fn each_check_names_what_is_wrong() {
     world.agent.set_mode(AgentMode::Down);
     fails(&world, "attester", json!({}), "Guest agent returned status 500.").await;
     for what in ["collateral", "authorization"] {
-        fails(&world, what, json!({}), "and there is none: Guest agent answered 500.").await;
+        fails(&world, what, json!({}), "and there is none: Guest agent returned status 500.").await;
     }
-    fails(&world, "source", json!({ "source_url": "https://127.0.0.1:1" }), "Guest agent answered 500.")
-        .await;
+    fails(
+        &world,
+        "source",
+        json!({ "source_url": "https://127.0.0.1:1" }),
+        "Guest agent returned status 500.",
+    )
+    .await;
     passes(&world, "clock", json!({}), "nothing signed to compare it with").await;
     world.agent.set_mode(AgentMode::Up);
 
