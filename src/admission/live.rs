@@ -1,7 +1,7 @@
 //! Looks on at a live request: tells the candidate allowlist and the metrics what policy decided.
 
 use kms_attest::measurement::Stage;
-use kms_policy::examine::Examination;
+use kms_policy::examination::Examination;
 use kms_policy::{Decision, Policy, Role, Subject};
 
 use super::walk::{Observer, Passed, Until, Walk};

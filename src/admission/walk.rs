@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use kms_attest::identity::Identity;
 use kms_attest::verify::Verified;
-use kms_policy::examine::Examination;
+use kms_policy::examination::Examination;
 use kms_policy::{Decision, Policy, Role, Subject};
 
 use super::permit::{Admitted, Allowed, Basis};

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use alloy_primitives::Address;
+use kms_policy::settings::{self, ContractAddress};
 use serde_json::Value;
 
 use super::reader::Section;
@@ -31,12 +31,12 @@ pub(super) fn read(section: &mut Section<'_>, need: Need) -> Ethereum {
         None => Err("must be a whole number".to_owned()),
     });
     let kms_contract =
-        section.required("kms_contract", Address::ZERO, |value| match values::string(value)? {
+        section.required("kms_contract", ContractAddress::default(), |value| match values::string(value)? {
             text if text.is_empty() && is_needed => {
                 Err("must be the address of the DstackKms contract".to_owned())
             }
-            text if text.is_empty() => Ok(Address::ZERO),
-            text => address(&text),
+            text if text.is_empty() => Ok(ContractAddress::default()),
+            text => settings::contract_address(&text),
         });
     let block = section.required("block", BlockChoice::Finalized, |value| match &*values::string(value)? {
         "finalized" => Ok(BlockChoice::Finalized),
@@ -83,24 +83,6 @@ fn endpoints(value: Value, need: Need) -> Result<Vec<Endpoint>, String> {
     match urls.iter().enumerate().any(is_repeated) {
         true => Err("must not name the same URL twice".to_owned()),
         false => Ok(urls),
-    }
-}
-
-/// 20 bytes in hex; where letters of both cases occur they must be the checksum of EIP-55.
-fn address(text: &str) -> Result<Address, String> {
-    let error = || "must be 0x and 40 hex digits".to_owned();
-    let digits = text.strip_prefix("0x").ok_or_else(error)?;
-    let mut bytes = [0; 20];
-    hex::decode_to_slice(digits, &mut bytes).map_err(|_| error())?;
-    let address = Address::from(bytes);
-    let has = |case: fn(&u8) -> bool| digits.bytes().any(|digit| case(&digit));
-    let is_checksummed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
-    if is_checksummed && address.to_checksum(None) != text {
-        return Err("must be an address whose capital letters are right (EIP-55), or without any".to_owned());
-    }
-    match address.is_zero() {
-        true => Err("must not be the zero address".to_owned()),
-        false => Ok(address),
     }
 }
 

@@ -1,6 +1,7 @@
 //! The policy of `core.auth_api.type = "dev"`: everything is allowed.
 
-use super::{Decision, Info};
+use crate::decision::Decision;
+use crate::info::Info;
 
 /// Allows everything, and says so in `GetMeta`, metrics and the log.
 pub struct AllowAll {
@@ -13,11 +14,11 @@ impl AllowAll {
         Self { gateway_app_id }
     }
 
-    pub(super) fn decide(&self) -> Decision {
+    pub(crate) fn decide(&self) -> Decision {
         Decision::Allowed { gateway_app_id: self.gateway_app_id.clone(), release_stage: None }
     }
 
-    pub(super) fn info(&self) -> Info {
+    pub(crate) fn info(&self) -> Info {
         Info { gateway_app_id: Some(self.gateway_app_id.clone()), ..Info::default() }
     }
 }
@@ -25,7 +26,7 @@ impl AllowAll {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::Policy;
+    use crate::policy::Policy;
     use crate::settings::AuthApi;
 
     #[test]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 mod lookout;
+mod stamp;
 
 use arc_swap::{ArcSwap, ArcSwapOption};
 use kms_attest::small_file;
@@ -14,14 +15,14 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Mutex;
 
 use self::lookout::{Lookout, Silent};
-use super::drop_in_background::drop_in_background;
-use super::examine::Examination;
-use super::rules::Rules;
-use super::settings::EmptyDevices;
-use super::{Decision, Denial, DenialCode, Info, PolicyError, Relaxation, Subject};
-
-/// No allowlist is larger.
-pub(super) const MAX_FILE: u64 = 64 << 20;
+use self::stamp::Stamp;
+use crate::decision::{Decision, Denial, DenialCode, PolicyError, Subject};
+use crate::drop_in_background::drop_in_background;
+use crate::examination::Examination;
+use crate::info::Info;
+use crate::relaxation::Relaxation;
+use crate::rules::{MAX_FILE, Rules};
+use crate::settings::EmptyDevices;
 
 /// A file that changed this recently may change again without a new time stamp.
 const UNSETTLED: Duration = Duration::from_millis(100);
@@ -53,7 +54,7 @@ impl Allowlist {
         Self { empty_devices, file: Arc::new(WatchedFile::open(path.into())) }
     }
 
-    pub(super) async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+    pub(crate) async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
         self.read().await?;
         Ok(self.snapshot_decide(subject))
     }
@@ -69,12 +70,12 @@ impl Allowlist {
         Ok(())
     }
 
-    pub(super) fn snapshot_decide(&self, subject: Subject<'_>) -> Decision {
+    pub(crate) fn snapshot_decide(&self, subject: Subject<'_>) -> Decision {
         self.file.snapshot.load().decide(subject, self.empty_devices)
     }
 
     /// The decision on the newest content, every rule of the same content, and the entry that comes nearest.
-    pub(super) async fn examine(&self, subject: Subject<'_>) -> Examination {
+    pub(crate) async fn examine(&self, subject: Subject<'_>) -> Examination {
         let read = self.read().await;
         let snapshot = self.file.snapshot.load();
         let rules = &snapshot.rules;
@@ -93,7 +94,7 @@ impl Allowlist {
     }
 
     /// Reads the file again if it is not the one that was read, and waits for that, but not for long.
-    pub(super) async fn refresh(&self) {
+    pub(crate) async fn refresh(&self) {
         // What comes of it is in `last_error`.
         let _ = self.refreshed().await;
     }
@@ -120,11 +121,11 @@ impl Allowlist {
         }
     }
 
-    pub(super) fn info(&self) -> Info {
+    pub(crate) fn info(&self) -> Info {
         self.file.snapshot.load().rules.info()
     }
 
-    pub(super) fn last_error(&self) -> Option<String> {
+    pub(crate) fn last_error(&self) -> Option<String> {
         if self.file.lookout.is_silent() {
             return Some(SILENT.to_owned());
         }
@@ -132,7 +133,7 @@ impl Allowlist {
         snapshot.error.as_ref().map(|error| format!("the file of core.auth_api.allowlist.path {error}"))
     }
 
-    pub(super) fn relaxation(&self) -> Option<Relaxation> {
+    pub(crate) fn relaxation(&self) -> Option<Relaxation> {
         match self.empty_devices {
             EmptyDevices::AnyDevice => self.file.snapshot.load().rules.relaxation(),
             EmptyDevices::NoDevice => None,
@@ -224,28 +225,6 @@ struct Snapshot {
     is_settled: bool,
     /// When reading began.
     begun: Instant,
-}
-
-/// Changes whenever the file is written or replaced.
-#[derive(Clone, Copy, PartialEq, Eq)]
-struct Stamp {
-    device: u64,
-    inode: u64,
-    length: u64,
-    modified: (i64, i64),
-    changed: (i64, i64),
-}
-
-impl Stamp {
-    fn of(metadata: &Metadata) -> Self {
-        Self {
-            device: metadata.dev(),
-            inode: metadata.ino(),
-            length: metadata.len(),
-            modified: (metadata.mtime(), metadata.mtime_nsec()),
-            changed: (metadata.ctime(), metadata.ctime_nsec()),
-        }
-    }
 }
 
 impl Snapshot {

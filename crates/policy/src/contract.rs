@@ -1,13 +1,13 @@
 //! The reasons of the known backends and the stable codes they get here.
 
-use super::DenialCode;
+use crate::decision::DenialCode;
 
 /// What auth-eth gives as the reason of a denial while its node does not answer, and dstack-auth while its backend
 /// does not.
-pub(super) const OUTAGE: &str = "authorization backend unavailable";
+pub(crate) const OUTAGE: &str = "authorization backend unavailable";
 
 /// The code of a reason in the words of auth-simple, dstack-auth, auth-eth or the contracts, in any case of letters.
-pub(super) fn code_of(reason: &str) -> DenialCode {
+pub(crate) fn code_of(reason: &str) -> DenialCode {
     match reason.to_ascii_lowercase().as_str() {
         "tcb status is not allowed" | "tcb status is not up to date" => DenialCode::TcbStatus,
         "advisory id is not allowed" => DenialCode::Advisory,

@@ -227,6 +227,10 @@ pub enum PolicyError {
 }
 
 impl PolicyError {
+    pub(crate) fn unavailable(detail: impl ToString) -> Self {
+        Self::Unavailable { detail: detail.to_string() }
+    }
+
     /// What happened, for the log only.
     pub fn detail(&self) -> &str {
         match self {

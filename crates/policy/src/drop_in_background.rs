@@ -13,7 +13,7 @@ const NAP: Duration = Duration::from_millis(1);
 
 /// Drops `last` on a thread of its own, once it has no other users: freeing the rules of a hundred thousand apps takes a
 /// while, which the last user would otherwise wait for. Outside of a runtime it is dropped at once.
-pub(super) fn drop_in_background<T: Send + Sync + 'static>(last: Arc<T>) {
+pub(crate) fn drop_in_background<T: Send + Sync + 'static>(last: Arc<T>) {
     let Ok(runtime) = Handle::try_current() else { return };
     runtime.spawn_blocking(move || {
         let began = Instant::now();

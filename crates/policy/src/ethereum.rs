@@ -14,6 +14,7 @@ mod marks;
 mod node;
 mod quorum;
 mod rpc;
+mod view;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
@@ -22,12 +23,15 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Mutex;
 
 use self::abi::{CallData, Verdict};
-use self::chain::{Chain, State, Terms, View};
+use self::chain::Chain;
 use self::error::ChainError;
 use self::node::Node;
-use super::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
-use super::settings;
-use super::{ChainState, Decision, Info, PolicyError, SetupError, Subject};
+use self::view::{State, Terms, View};
+use crate::decision::{Decision, PolicyError, Subject};
+use crate::error::SetupError;
+use crate::info::{ChainState, Info};
+use crate::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
+use crate::settings;
 
 const CA_FILE: &str = "core.auth_api.ethereum.ca_file";
 /// End of a decision, whatever the endpoints do.
@@ -57,7 +61,7 @@ pub struct Ethereum {
     last_failure: ArcSwapOption<Failure>,
 }
 
-/// A view, and since when it is known; `None` if it is to be taken for an old one.
+/// A view, and since when it is known; `None` marks it as old.
 struct Look {
     view: View,
     at: Option<Instant>,
@@ -72,7 +76,7 @@ impl Ethereum {
     /// A client for the configured endpoints. Nothing is asked yet.
     pub fn new(config: &settings::Ethereum) -> Result<Self, SetupError> {
         let extra_roots = match &config.ca_file {
-            Some(path) => super::file::ca_file(CA_FILE, path)?,
+            Some(path) => crate::file::ca_file(CA_FILE, path)?,
             None => Vec::new(),
         };
         let tls = http::tls(&extra_roots)
@@ -98,7 +102,7 @@ impl Ethereum {
         })
     }
 
-    pub(super) async fn decide(
+    pub(crate) async fn decide(
         &self,
         subject: Subject<'_>,
         key: FairnessKey,
@@ -110,17 +114,20 @@ impl Ethereum {
         let fresh = if matches!(key, FairnessKey::Own) { OWN_FRESH } else { FRESH };
         let verdict = async {
             let slot = self.queue.slot(key).await;
-            let _slot = slot.map_err(|Shed| unavailable("too many requests wait for the chain"))?;
-            let look = self.look(None, fresh).await.map_err(unavailable)?;
+            let _slot =
+                slot.map_err(|Shed| PolicyError::unavailable("too many requests wait for the chain"))?;
+            let look = self.look(None, fresh).await.map_err(PolicyError::unavailable)?;
             match self.chain.call(&look.view, &call).await {
                 Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
-                Err(why) if why.is_the_contracts() => Err(unavailable(why)),
+                Err(why) if why.is_the_contracts() => Err(PolicyError::unavailable(why)),
                 // The chain may have dropped the block meanwhile.
                 Err(_) => {
-                    let look = self.look(Some(&look), fresh).await.map_err(unavailable)?;
+                    let look = self.look(Some(&look), fresh).await.map_err(PolicyError::unavailable)?;
                     match self.chain.call(&look.view, &call).await {
                         Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
-                        Err(why) => self.elsewhere(&look.view, &call, why).await.map_err(unavailable),
+                        Err(why) => {
+                            self.elsewhere(&look.view, &call, why).await.map_err(PolicyError::unavailable)
+                        }
                     }
                 }
             }
@@ -146,22 +153,23 @@ impl Ethereum {
         self.chain.call_others(view, call).await.ok_or(why)
     }
 
-    pub(super) async fn info(&self) -> Result<Info, PolicyError> {
-        let look = self.in_time(async { self.look(None, FRESH).await.map_err(unavailable) }).await?;
+    pub(crate) async fn info(&self) -> Result<Info, PolicyError> {
+        let look =
+            self.in_time(async { self.look(None, FRESH).await.map_err(PolicyError::unavailable) }).await?;
         Ok(self.info_of(&look.view))
     }
 
-    pub(super) fn last_info(&self) -> Option<Info> {
+    pub(crate) fn last_info(&self) -> Option<Info> {
         self.current.load().as_ref().map(|look| self.info_of(&look.view))
     }
 
     /// Why the last look found no block; `None` once one is found.
-    pub(super) fn last_error(&self) -> Option<String> {
+    pub(crate) fn last_error(&self) -> Option<String> {
         self.last_failure.load().as_ref().map(|failure| failure.why.to_string())
     }
 
     /// How far the chain is known, for metrics.
-    pub(super) fn state(&self) -> ChainState {
+    pub(crate) fn state(&self) -> ChainState {
         let look = self.current.load();
         let block = look.as_ref().map(|look| look.view.state.block);
         ChainState {
@@ -217,7 +225,9 @@ impl Ethereum {
         }
     }
 
-    pub(super) fn look_again(&self) {
+    /// Treats the current view as old.
+    #[cfg(any(test, feature = "testing"))]
+    pub(crate) fn look_again(&self) {
         if let Some(look) = &*self.current.load() {
             self.current.store(Some(Arc::new(Look { view: look.view.clone(), at: None })));
         }
@@ -227,10 +237,8 @@ impl Ethereum {
         &self,
         answer: impl Future<Output = Result<T, PolicyError>>,
     ) -> Result<T, PolicyError> {
-        tokio::time::timeout(TOTAL, answer).await.unwrap_or_else(|_| Err(unavailable(ChainError::Late)))
+        tokio::time::timeout(TOTAL, answer)
+            .await
+            .unwrap_or_else(|_| Err(PolicyError::unavailable(ChainError::Late)))
     }
-}
-
-fn unavailable(why: impl ToString) -> PolicyError {
-    PolicyError::Unavailable { detail: why.to_string() }
 }

@@ -8,11 +8,11 @@ use std::time::Duration;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 
-use super::Subject;
+use crate::decision::Subject;
 
 /// What a request is for. Slow requests for one key leave slots to all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub(super) enum FairnessKey {
+pub(crate) enum FairnessKey {
     /// One app, by the hash of its id.
     App([u8; 32]),
     /// Any KMS that requests keys: it chooses itself what would tell it from another.
@@ -24,7 +24,7 @@ pub(super) enum FairnessKey {
 }
 
 impl FairnessKey {
-    pub(super) fn of(subject: Subject<'_>) -> Self {
+    pub(crate) fn of(subject: Subject<'_>) -> Self {
         match subject {
             Subject::App(boot_info) => Self::App(Sha256::digest(&boot_info.app_id).into()),
             Subject::Kms(_) => Self::Kms,
@@ -34,22 +34,22 @@ impl FairnessKey {
 
 /// How many requests there may be.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct ConcurrencyLimits {
+pub(crate) struct ConcurrencyLimits {
     /// Requests in flight.
-    pub(super) slots: usize,
+    pub(crate) slots: usize,
     /// Requests that wait for a slot.
-    pub(super) queued: usize,
+    pub(crate) queued: usize,
     /// Of `slots`, what one key can have.
-    pub(super) slots_each: usize,
+    pub(crate) slots_each: usize,
     /// Of `queued`, what one key can have.
-    pub(super) queued_each: usize,
+    pub(crate) queued_each: usize,
     /// How long each waits at most.
-    pub(super) queue_timeout: Duration,
+    pub(crate) queue_timeout: Duration,
 }
 
 /// Slots, and places in the queue for them.
 #[derive(Debug)]
-pub(super) struct Queue {
+pub(crate) struct Queue {
     limits: ConcurrencyLimits,
     places: Semaphore,
     slots: Semaphore,
@@ -65,7 +65,7 @@ struct Share {
 }
 
 /// The right to send one request; dropping it passes the slot on.
-pub(super) struct SlotPermit<'a> {
+pub(crate) struct SlotPermit<'a> {
     _slot: SemaphorePermit<'a>,
     _own: OwnedSemaphorePermit,
     _member: Member<'a>,
@@ -81,11 +81,11 @@ struct Member<'a> {
 
 /// There are too many requests.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) struct Shed;
+pub(crate) struct Shed;
 
 impl Queue {
     /// An empty queue.
-    pub(super) fn new(limits: ConcurrencyLimits) -> Self {
+    pub(crate) fn new(limits: ConcurrencyLimits) -> Self {
         Self {
             limits,
             places: Semaphore::new(limits.slots + limits.queued),
@@ -95,7 +95,7 @@ impl Queue {
     }
 
     /// A slot, as soon as one is free.
-    pub(super) async fn slot(&self, key: FairnessKey) -> Result<SlotPermit<'_>, Shed> {
+    pub(crate) async fn slot(&self, key: FairnessKey) -> Result<SlotPermit<'_>, Shed> {
         let place = self.places.try_acquire().map_err(|_| Shed)?;
         let member = self.member(key)?;
         // First a slot of the key's own share: a request that waits for that occupies none of the common slots.

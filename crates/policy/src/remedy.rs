@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::{DenialCode, Policy, Subject};
+use crate::decision::{DenialCode, Subject};
 
 /// What to do about one denial.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -29,69 +29,63 @@ pub struct Call {
 }
 
 /// Which contract.
-pub(super) enum Contract {
+pub(crate) enum Contract {
     Kms,
     App,
 }
 
-impl Policy {
-    /// What would allow `subject` after a denial with `code`; `None` where no addition does.
-    pub fn remedy(&self, code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
-        match self {
-            Self::Ethereum(_) => self.on_chain(code, subject),
-            Self::Webhook(_) => addition(code, subject).map(|(sentence, fragment)| {
-                let sentence = format!("at the authorization backend, {sentence}");
-                Remedy { code, sentence, fragment: Some(fragment), call: None }
-            }),
-            Self::AllowAll(_) | Self::Allowlist(_) => addition(code, subject)
-                .map(|(sentence, fragment)| Remedy { code, sentence, fragment: Some(fragment), call: None }),
-        }
-    }
+/// What to add to an `auth-config.json` against a denial with `code`.
+pub(crate) fn in_allowlist(code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
+    let (sentence, fragment) = addition(code, subject)?;
+    Some(Remedy { code, sentence, fragment: Some(fragment), call: None })
+}
 
-    fn on_chain(&self, code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
-        let app = || prefixed(&subject.boot_info().app_id);
-        let (sentence, call) = match (code, subject) {
-            (DenialCode::TcbStatus, Subject::Kms(_)) => {
-                ("update the machine's firmware, or tolerate its state in core.tcb".to_owned(), None)
-            }
-            (DenialCode::TcbStatus, Subject::App(_)) => {
-                let sentence = "update the machine's firmware, tolerate its state in core.tcb, or have the app's \
-                                owner accept every state";
-                let function = "setRequireTcbUpToDate(bool)";
-                let call = Call { contract: app(), function, argument: "false".to_owned() };
-                (sentence.to_owned(), Some(call))
-            }
-            (DenialCode::AppNotDeployed, Subject::App(_)) => {
-                (format!("deploy the app's contract at {}, and register it", app()), None)
-            }
-            (DenialCode::AppNotDeployed, Subject::Kms(_)) => return None,
-            (
-                DenialCode::Advisory
-                | DenialCode::OsImage
-                | DenialCode::KmsMeasurement
-                | DenialCode::Device
-                | DenialCode::AppNotRegistered
-                | DenialCode::ComposeHash
-                | DenialCode::InvalidRequest
-                | DenialCode::GuestHasBooted
-                | DenialCode::AllowlistUnusable
-                | DenialCode::Backend,
-                Subject::App(_) | Subject::Kms(_),
-            ) => {
-                let (contract, function, value) = call(code, subject)?;
-                let (contract, owner) = match contract {
-                    Contract::App => (app(), "the app's contract"),
-                    Contract::Kms => {
-                        let known = self.last_info().and_then(|info| info.kms_contract_address);
-                        (known.unwrap_or_default(), "the DstackKms contract")
-                    }
-                };
-                let call = Call { contract, function, argument: prefixed(value) };
-                (format!("the owner of {owner} calls {function} with {}", call.argument), Some(call))
-            }
-        };
-        Some(Remedy { code, sentence, fragment: None, call })
-    }
+/// What the owner of a contract can do about a denial with `code`; `kms_contract` is the address of the DstackKms contract,
+/// if it is known.
+pub(crate) fn on_chain(
+    code: DenialCode,
+    subject: Subject<'_>,
+    kms_contract: impl FnOnce() -> Option<String>,
+) -> Option<Remedy> {
+    let app = || prefixed(&subject.boot_info().app_id);
+    let (sentence, call) = match (code, subject) {
+        (DenialCode::TcbStatus, Subject::Kms(_)) => {
+            ("update the machine's firmware, or tolerate its state in core.tcb".to_owned(), None)
+        }
+        (DenialCode::TcbStatus, Subject::App(_)) => {
+            let sentence = "update the machine's firmware, tolerate its state in core.tcb, or have the app's \
+                            owner accept every state";
+            let function = "setRequireTcbUpToDate(bool)";
+            let call = Call { contract: app(), function, argument: "false".to_owned() };
+            (sentence.to_owned(), Some(call))
+        }
+        (DenialCode::AppNotDeployed, Subject::App(_)) => {
+            (format!("deploy the app's contract at {}, and register it", app()), None)
+        }
+        (DenialCode::AppNotDeployed, Subject::Kms(_)) => return None,
+        (
+            DenialCode::Advisory
+            | DenialCode::OsImage
+            | DenialCode::KmsMeasurement
+            | DenialCode::Device
+            | DenialCode::AppNotRegistered
+            | DenialCode::ComposeHash
+            | DenialCode::InvalidRequest
+            | DenialCode::GuestHasBooted
+            | DenialCode::AllowlistUnusable
+            | DenialCode::Backend,
+            Subject::App(_) | Subject::Kms(_),
+        ) => {
+            let (contract, function, value) = call(code, subject)?;
+            let (contract, owner) = match contract {
+                Contract::App => (app(), "the app's contract"),
+                Contract::Kms => (kms_contract().unwrap_or_default(), "the DstackKms contract"),
+            };
+            let call = Call { contract, function, argument: prefixed(value) };
+            (format!("the owner of {owner} calls {function} with {}", call.argument), Some(call))
+        }
+    };
+    Some(Remedy { code, sentence, fragment: None, call })
 }
 
 /// What to do about a denial, and the addition to an `auth-config.json` that does it.
@@ -154,7 +148,7 @@ fn addition(code: DenialCode, subject: Subject<'_>) -> Option<(String, Value)> {
 }
 
 /// The contract, the canonical signature and the argument of the call that helps against a denial with `code`.
-pub(super) fn call(code: DenialCode, subject: Subject<'_>) -> Option<(Contract, &'static str, &[u8])> {
+pub(crate) fn call(code: DenialCode, subject: Subject<'_>) -> Option<(Contract, &'static str, &[u8])> {
     let identity = subject.boot_info();
     Some(match (code, subject) {
         (DenialCode::OsImage, _) if identity.os_image_hash.is_empty() => return None,
@@ -232,9 +226,10 @@ mod tests {
     use kms_attest::identity::BootInfo;
     use kms_attest::outgoing::Endpoint;
 
-    use super::super::Decision;
-    use super::super::rules::Rules;
     use super::*;
+    use crate::decision::Decision;
+    use crate::policy::Policy;
+    use crate::rules::Rules;
     use crate::settings::{self, AuthApi, BlockChoice, EmptyDevices};
 
     fn policy(file: &std::path::Path) -> Policy {

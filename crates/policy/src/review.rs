@@ -7,9 +7,9 @@ use std::collections::BTreeSet;
 use kms_attest::json::duplicate_keys;
 use serde::Serialize;
 
-use super::rules::Rules;
-pub use super::rules::grants::Grant;
-use super::settings::EmptyDevices;
+pub use crate::rules::grants::Grant;
+use crate::rules::{MAX_FILE, Rules};
+use crate::settings::EmptyDevices;
 
 /// Findings beyond this many are counted, not listed.
 const MOST: usize = 200;
@@ -78,7 +78,7 @@ impl Review {
     /// Looks at the content of a file.
     pub fn of(content: &[u8], empty_devices: EmptyDevices) -> Self {
         let mut review = Self { findings: Vec::new(), unlisted: 0, grants: None };
-        if content.len() as u64 > super::allowlist::MAX_FILE {
+        if content.len() as u64 > MAX_FILE {
             review.find(Severity::Error, "too_large", "", "is larger than 64 MiB".to_owned());
             return review;
         }

@@ -2,7 +2,7 @@
 
 use kms_attest::identity::BootInfo;
 
-use super::{Denial, DenialCode, Subject};
+use crate::decision::{Denial, DenialCode, Subject};
 
 /// A rule of the allowlist.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,7 +27,7 @@ pub enum Rule {
 
 impl Rule {
     /// The rules for `subject`, in the order in which they decide.
-    pub(super) fn all_for(subject: Subject<'_>) -> &'static [Self] {
+    pub(crate) fn all_for(subject: Subject<'_>) -> &'static [Self] {
         match subject {
             Subject::App(_) => &[
                 Self::TcbStatus,
@@ -71,7 +71,7 @@ impl Rule {
     }
 
     /// What is denied where it fails.
-    pub(super) fn code(self) -> DenialCode {
+    pub(crate) fn code(self) -> DenialCode {
         match self {
             Self::TcbStatus => DenialCode::TcbStatus,
             Self::Advisories => DenialCode::Advisory,
@@ -84,7 +84,7 @@ impl Rule {
     }
 
     /// auth-simple's words, verbatim: operators and their documentation know them.
-    pub(super) fn reason(self) -> &'static str {
+    pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::TcbStatus => "TCB status is not allowed",
             Self::Advisories => "advisory ID is not allowed",
@@ -97,7 +97,7 @@ impl Rule {
         }
     }
 
-    pub(super) fn denial(self, expected: String, actual: String) -> Denial {
+    pub(crate) fn denial(self, expected: String, actual: String) -> Denial {
         Denial {
             code: self.code(),
             reason: self.reason().to_owned(),
@@ -142,7 +142,7 @@ impl RuleOutcome {
     }
 
     /// The denial, where it fails.
-    pub(super) fn into_failure(self) -> Option<Denial> {
+    pub(crate) fn into_failure(self) -> Option<Denial> {
         match self.outcome {
             Outcome::Fails(denial) => Some(denial),
             Outcome::Holds | Outcome::Skipped(_) => None,

@@ -1,6 +1,6 @@
 //! The rules of an `auth-config.json`, parsed into sets so that a decision costs the same for ten thousand apps.
 
-pub(super) mod grants;
+pub(crate) mod grants;
 mod nearest;
 
 use std::collections::{HashMap, HashSet};
@@ -10,19 +10,24 @@ use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
-use super::rule::{Outcome, Rule, RuleOutcome};
-use super::{Decision, Denial, Info, Subject};
+use crate::decision::ReleaseStage;
+use crate::decision::{Decision, Denial, Subject};
+use crate::info::Info;
+use crate::relaxation::Relaxation;
+use crate::rule::{Outcome, Rule, RuleOutcome};
 use crate::settings::EmptyDevices;
-use crate::{Relaxation, ReleaseStage};
 
 const ZERO_ADDRESS: &str = "0x0000000000000000000000000000000000000000";
+
+/// Maximum size of an allowlist in bytes.
+pub(crate) const MAX_FILE: u64 = 64 << 20;
 
 /// Of an app that is not registered.
 const NO_ENTRY: Outcome = Outcome::Skipped("the app has no entry");
 
 /// The parsed file.
 #[derive(Debug)]
-pub(super) struct Rules {
+pub(crate) struct Rules {
     gateway_app_id: String,
     kms_contract_address: String,
     chain_id: u64,
@@ -54,7 +59,7 @@ impl RulesError {
 }
 
 impl Rules {
-    pub(super) fn parse(json: &[u8]) -> Result<Self, RulesError> {
+    pub(crate) fn parse(json: &[u8]) -> Result<Self, RulesError> {
         // Through a `Value`, so that of two equal keys the last wins, as in the peer.
         let mut value: Value = kms_attest::json::from_utf8(json).map_err(RulesError::new)?;
         let mut section = |key| value.as_object_mut().and_then(|file| file.shift_remove(key));
@@ -64,7 +69,7 @@ impl Rules {
     }
 
     /// The rules of a missing or invalid file: nothing is allowed.
-    pub(super) fn deny_all() -> Self {
+    pub(crate) fn deny_all() -> Self {
         Self::new(File::default(), KmsEntry::default(), HashMap::new())
     }
 
@@ -84,7 +89,7 @@ impl Rules {
     }
 
     /// The first rule that fails decides.
-    pub(super) fn decide(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Decision {
+    pub(crate) fn decide(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Decision {
         match self.checks(subject, empty_devices).find_map(RuleOutcome::into_failure) {
             None => Decision::Allowed {
                 gateway_app_id: self.gateway_app_id.clone(),
@@ -95,7 +100,7 @@ impl Rules {
     }
 
     /// How each rule judges `subject`, in the order in which they decide; each is applied when it is asked for.
-    pub(super) fn checks<'a>(
+    pub(crate) fn checks<'a>(
         &'a self,
         subject: Subject<'a>,
         empty_devices: EmptyDevices,
@@ -149,14 +154,14 @@ impl Rules {
     }
 
     /// At which stages of a guest the keys of this app are released, if its entry says so.
-    pub(super) fn release_stage(&self, subject: Subject<'_>) -> Option<ReleaseStage> {
+    pub(crate) fn release_stage(&self, subject: Subject<'_>) -> Option<ReleaseStage> {
         match subject {
             Subject::App(boot_info) => self.apps.get(&boot_info.app_id[..])?.release_stage,
             Subject::Kms(_) => None,
         }
     }
 
-    pub(super) fn info(&self) -> Info {
+    pub(crate) fn info(&self) -> Info {
         Info {
             gateway_app_id: Some(self.gateway_app_id.clone()),
             kms_contract_address: Some(self.kms_contract_address.clone()),
@@ -167,7 +172,7 @@ impl Rules {
     }
 
     /// How much the rules allow, for the log.
-    pub(super) fn summary(&self) -> String {
+    pub(crate) fn summary(&self) -> String {
         format!(
             "{} apps, {} OS images, {} KMS measurements",
             self.apps.len(),
@@ -177,7 +182,7 @@ impl Rules {
     }
 
     /// Whose empty device list means any device.
-    pub(super) fn relaxation(&self) -> Option<Relaxation> {
+    pub(crate) fn relaxation(&self) -> Option<Relaxation> {
         let mut open: Vec<_> = self
             .apps
             .iter()
@@ -239,7 +244,7 @@ fn apps(entries: Value) -> Result<HashMap<Box<[u8]>, App>, RulesError> {
 
 /// A key that is `releaseStage` but for case, hyphens and underscores. Unknown keys are ignored, as in the peer, and all others
 /// allow something; this one restricts, so a slip of the pen would release keys that were meant to stay.
-pub(super) fn misspelt_stage(entry: &Value) -> Option<&str> {
+pub(crate) fn misspelt_stage(entry: &Value) -> Option<&str> {
     let letters = |key: &str| -> String {
         key.chars()
             .filter(|character| !matches!(character, '-' | '_' | ' '))
@@ -314,7 +319,7 @@ fn examples(shown: Vec<String>, total: usize) -> String {
 
 /// The bytes that a hex text of the file stands for. auth-simple compares texts after lower-casing and adding `0x`;
 /// a measured value is always well-formed hex, so a text that is not, or is empty, allows nothing.
-pub(super) fn bytes_of(text: &str) -> Option<Box<[u8]>> {
+pub(crate) fn bytes_of(text: &str) -> Option<Box<[u8]>> {
     let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
     hex::decode(digits).ok().filter(|bytes| !bytes.is_empty()).map(Vec::into_boxed_slice)
 }

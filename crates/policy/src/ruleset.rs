@@ -2,10 +2,11 @@
 
 use std::sync::Arc;
 
-use super::drop_in_background::drop_in_background;
-use super::rules::Rules;
-use super::settings::EmptyDevices;
-use super::{Decision, RulesError, Subject};
+use crate::decision::{Decision, Subject};
+use crate::drop_in_background::drop_in_background;
+use crate::rules::Rules;
+use crate::rules::RulesError;
+use crate::settings::EmptyDevices;
 
 /// The rules of an `auth-config.json`, with what an empty device list means.
 pub struct Ruleset {

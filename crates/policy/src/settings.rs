@@ -8,7 +8,7 @@ mod webhook;
 use std::path::PathBuf;
 
 pub use decision_key::DecisionKey;
-pub use ethereum::{BlockChoice, Ethereum};
+pub use ethereum::{BlockChoice, ContractAddress, Ethereum, contract_address};
 pub use secret::Secret;
 pub use webhook::{ClientFiles, Webhook};
 

@@ -10,8 +10,8 @@ use rustls_pki_types::pem::PemObject as _;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
-use super::settings::DecisionKey;
-use super::{ReleaseStage, SubjectKind};
+use crate::decision::{ReleaseStage, SubjectKind};
+use crate::settings::DecisionKey;
 
 /// The request header that makes each request different from all others: 32 hex digits.
 pub const NONCE_HEADER: &str = "x-kms-nonce";

@@ -1,72 +1,27 @@
 //! The policy of an HTTP service, in the peer's protocol.
 
 mod backend;
+mod bounds;
 mod breaker;
 mod client;
 mod wire;
 
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use kms_attest::single_flight::{Answer, Latest};
 use reqwest::RequestBuilder;
 
 use self::backend::Backend;
+use self::bounds::{BOUNDS, Bounds};
 use self::wire::{BootRequest, BootResponse, InfoResponse};
-use super::observer::WebhookObserver;
-use super::queue::FairnessKey;
-use super::settings::{self, DecisionKey};
-use super::signed::{self, NONCE_HEADER, Nonce, SignedRequest};
-use super::{Decision, Info, PolicyError, SetupError, Subject, SubjectKind};
-
-/// Bounds of one request and of all together.
-#[derive(Clone, Copy)]
-struct Bounds {
-    connect: Duration,
-    /// From the request to the decoded response, waiting for a slot included.
-    total: Duration,
-    body: usize,
-    concurrent: usize,
-    queued: usize,
-    /// Of `concurrent` and of `queued`, what one app can have, or all KMS together.
-    concurrent_each: usize,
-    queued_each: usize,
-    /// For a slot; what is left of `total` then is enough for a response.
-    queue_timeout: Duration,
-    /// A request that is cancelled after this long counts as one without a response.
-    slow: Duration,
-    /// An info answer this young serves every caller.
-    fresh: Duration,
-}
-
-impl Bounds {
-    /// The same with another `total`; the waits within it keep their share.
-    fn within(self, total: Duration) -> Self {
-        Self {
-            connect: self.connect.min(total),
-            total,
-            queue_timeout: total / 2,
-            slow: self.slow.min(total / 2),
-            ..self
-        }
-    }
-}
-
-const BOUNDS: Bounds = Bounds {
-    connect: Duration::from_secs(3),
-    total: Duration::from_secs(10),
-    body: 64 << 10,
-    concurrent: 256,
-    queued: 4096,
-    concurrent_each: 32,
-    queued_each: 1024,
-    queue_timeout: Duration::from_secs(5),
-    slow: Duration::from_secs(3),
-    fresh: Duration::from_secs(1),
-};
-
-/// How much of a backend's words reaches the log or the caller, in characters.
-const MAX_QUOTE: usize = 512;
+use crate::decision::{Decision, PolicyError, Subject, SubjectKind};
+use crate::error::SetupError;
+use crate::info::Info;
+use crate::observer::WebhookObserver;
+use crate::queue::FairnessKey;
+use crate::settings::{self, DecisionKey};
+use crate::signed::{self, NONCE_HEADER, Nonce, SignedRequest};
 
 /// Asks `<base>/bootAuth/app` and `<base>/bootAuth/kms`, each time anew.
 pub struct Webhook {
@@ -93,18 +48,18 @@ impl Webhook {
     }
 
     /// Reports the breaker and the requests that are shed to `observer`.
-    pub(super) fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
+    pub(crate) fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
         self.backend.report_to(observer);
     }
 
-    pub(super) async fn decide(
+    pub(crate) async fn decide(
         &self,
         subject: Subject<'_>,
         key: FairnessKey,
     ) -> Result<Decision, PolicyError> {
         let kind = subject.kind();
         let body = serde_json::to_vec(&BootRequest::from(subject.boot_info()))
-            .map_err(|error| unavailable(error.to_string()))?;
+            .map_err(|error| PolicyError::unavailable(error.to_string()))?;
         let response = match &self.decision_key {
             None => self.backend.send(key, self.post(kind).body(body)).await?,
             Some(decision_key) => self.signed_response(decision_key, key, kind, &body).await?,
@@ -124,8 +79,9 @@ impl Webhook {
         kind: SubjectKind,
         body: &[u8],
     ) -> Result<BootResponse, PolicyError> {
-        let nonce = Nonce::random()
-            .ok_or_else(|| unavailable("the system random number generator failed".to_owned()))?;
+        let nonce = Nonce::random().ok_or_else(|| {
+            PolicyError::unavailable("the system random number generator failed".to_owned())
+        })?;
         let post = self.post(kind).header(NONCE_HEADER, nonce.as_str()).body(body.to_vec());
         let response: BootResponse = self.backend.send(key, post).await?;
         let request = SignedRequest { kind, body, nonce: &nonce };
@@ -144,7 +100,7 @@ impl Webhook {
         self.backend.post(kind.path()).header("content-type", "application/json")
     }
 
-    pub(super) async fn info(&self) -> Result<Arc<Info>, PolicyError> {
+    pub(crate) async fn info(&self) -> Result<Arc<Info>, PolicyError> {
         let is_fresh =
             |answer: &Arc<Answer<Arc<Info>>>| answer.answered.elapsed() < self.backend.bounds().fresh;
         let ask = async |_| {
@@ -154,30 +110,18 @@ impl Webhook {
         // Of the callers that wait, none waits for one request after another.
         match tokio::time::timeout(self.backend.bounds().total, self.info.get(is_fresh, ask)).await {
             Ok(answer) => Ok(Arc::clone(&answer?.value)),
-            Err(_) => Err(unavailable("the webhook did not answer in time".to_owned())),
+            Err(_) => Err(PolicyError::unavailable("the webhook did not answer in time".to_owned())),
         }
     }
 
-    pub(super) fn last_info(&self) -> Option<Arc<Info>> {
+    pub(crate) fn last_info(&self) -> Option<Arc<Info>> {
         self.info.last().map(|answer| Arc::clone(&answer.value))
     }
 
     /// Why the last request had no usable response; `None` once one has.
-    pub(super) fn last_error(&self) -> Option<String> {
+    pub(crate) fn last_error(&self) -> Option<String> {
         self.backend.last_error()
     }
-}
-
-fn unavailable(detail: String) -> PolicyError {
-    PolicyError::Unavailable { detail }
-}
-
-/// The first characters, never bytes: a cut inside of a character once killed a KMS.
-fn printable(text: &str) -> String {
-    text.chars()
-        .take(MAX_QUOTE)
-        .map(|character| if character.is_control() { ' ' } else { character })
-        .collect()
 }
 
 #[cfg(test)]

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use kms_attest::certificate;
 use kms_attest::identity::{BootInfo, Identity};
 use kms_policy::Role;
-use kms_policy::examine::Nearest;
+use kms_policy::examination::Nearest;
 use kms_policy::remedy::{self, merged};
 
 use self::checklist::Checklist;

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use tokio::sync::oneshot;
 
-use super::Stamp;
+use super::stamp::Stamp;
 
 /// Who may wait for a look at a time; they share looks.
 const MAX_WAITING: usize = 4096;

@@ -5,7 +5,7 @@ use alloy_sol_types::SolCall;
 use alloy_sol_types::abi::AbiDecoderConfig;
 use kms_attest::identity::BootInfo;
 
-use super::super::{Denial, DenialCode, Subject};
+use crate::decision::{Denial, DenialCode, Subject};
 use contract::{AppBootInfo, DstackKms};
 
 /// No text of the contract is longer, in bytes.

@@ -4,7 +4,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use alloy_primitives::Address;
 use kms_attest::clock::unix_now;
 
 use super::abi::{self, CallData, Verdict};
@@ -12,19 +11,11 @@ use super::block::Block;
 use super::error::{ChainError, NodeError};
 use super::marks::{Marks, Now};
 use super::node::{Head, Node};
+use super::view::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP, State, Terms, View};
 use crate::settings::BlockChoice;
 
 /// How often the log tells of disagreement: the metric counts them all.
 const TELL_EVERY: Duration = Duration::from_secs(60);
-
-/// How many blocks `latest` may go back, as compared with the newest that decided: more than a chain drops in practice,
-/// and than honest nodes are apart. With confirmations, both blocks have as many.
-pub(super) const MAX_BACK: u64 = 64;
-
-/// How many blocks the newest may be ahead of the newest that decided, beyond [`BLOCKS_A_SECOND`] since then: no chain
-/// makes more, so a number that is further ahead is a lie.
-pub(super) const MAX_LEAP: u64 = 1000;
-pub(super) const BLOCKS_A_SECOND: u64 = 100;
 
 /// The nodes, and what is asked of them.
 pub(super) struct Chain {
@@ -37,24 +28,6 @@ pub(super) struct Chain {
     marks: Mutex<Marks>,
     /// When the log was last told of one.
     told: Mutex<Option<Instant>>,
-}
-
-/// What makes an answer count.
-pub(super) struct Terms {
-    pub(super) chain_id: u64,
-    pub(super) contract: Address,
-    pub(super) block: BlockChoice,
-    pub(super) max_block_age: Duration,
-    /// How many nodes must say the same: one, or more than half.
-    pub(super) agreement: usize,
-}
-
-/// A block, and what all decisions in its state share.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub(super) struct State {
-    pub(super) block: Block,
-    pub(super) gateway_app_id: String,
-    pub(super) app_implementation: Address,
 }
 
 /// The newest block that decided by the agreement of several nodes, by which others are judged for as long as a block may
@@ -87,14 +60,6 @@ impl Newest {
             self.0 = Some((number, now));
         }
     }
-}
-
-/// The block that decides for now, and which nodes say so.
-#[derive(Clone)]
-pub(super) struct View {
-    pub(super) state: Arc<State>,
-    /// Indices of nodes; never none.
-    pub(super) by: Vec<usize>,
 }
 
 impl Chain {

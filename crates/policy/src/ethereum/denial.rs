@@ -2,9 +2,10 @@
 
 use alloy_primitives::Address;
 
-use super::super::remedy::{self, Contract};
-use super::super::{Denial, DenialCode, Subject, contract};
 use super::rpc::printable;
+use crate::contract;
+use crate::decision::{Denial, DenialCode, Subject};
+use crate::remedy::{self, Contract};
 
 /// How much of a reason is shown, in characters.
 const MAX_REASON: usize = 512;

@@ -5,7 +5,7 @@ use std::fmt;
 use reqwest::StatusCode;
 
 use super::abi::NotAbi;
-use super::chain::MAX_BACK;
+use super::view::MAX_BACK;
 
 /// Why one endpoint gave no answer that counts: no URL, and a bounded part of a node's words.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]

@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use super::abi::{CallData, Verdict};
 use super::block::Block;
-use super::chain::{Chain, State, View};
+use super::chain::Chain;
 use super::error::{ChainError, NodeError};
 use super::node::{Head, Node};
+use super::view::{State, View};
 
 impl Chain {
     pub(super) async fn view_of_first(&self, previous: Option<&Arc<State>>) -> Result<View, ChainError> {

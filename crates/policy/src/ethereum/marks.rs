@@ -4,8 +4,8 @@
 use std::time::{Duration, Instant};
 
 use super::block::Block;
-use super::chain::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP};
 use super::error::NodeError;
+use super::view::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP};
 
 /// How much older than a block that decided another may be whose number is far below, in seconds. Time is what all nodes
 /// share: an honest node's newest block is not older than this, whatever number another node makes up.

@@ -9,8 +9,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::abi::{CallData, Verdict};
 use super::block::Block;
-use super::chain::{Chain, State, View};
+use super::chain::Chain;
 use super::error::{ChainError, NodeError};
+use super::view::{State, View};
 
 /// What slower nodes get once enough have answered.
 const GRACE: Duration = Duration::from_millis(200);

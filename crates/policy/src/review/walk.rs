@@ -5,7 +5,7 @@ use std::collections::{HashMap, HashSet};
 use serde_json::{Map, Value};
 
 use super::{Review, Severity};
-use crate::ReleaseStage;
+use crate::decision::ReleaseStage;
 use crate::rules::{bytes_of, misspelt_stage};
 use crate::settings::EmptyDevices;
 

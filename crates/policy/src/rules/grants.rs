@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use serde::Serialize;
 
 use super::{Devices, Rules};
-use crate::ReleaseStage;
+use crate::decision::ReleaseStage;
 use crate::settings::EmptyDevices;
 
 /// One entry of an allowlist that can let somebody through. Hashes and ids are lower-case hex without `0x`.

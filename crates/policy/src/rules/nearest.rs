@@ -1,8 +1,8 @@
 //! The entry of an allowlist that comes nearest to a caller, with what differs.
 
 use super::{App, Devices, EXAMPLES, Hashes, Rule, Rules, examples};
-use crate::Subject;
-use crate::examine::{Difference, Nearest};
+use crate::decision::Subject;
+use crate::examination::{Difference, Nearest};
 use crate::settings::EmptyDevices;
 
 /// Hex digits in which two ids may differ and still look like one with a slip of the pen.

@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use serde_json::json;
 
 use super::*;
-use crate::DenialCode;
+use crate::decision::DenialCode;
 
 fn file() -> Value {
     json!({

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use alloy_primitives::Address;
+pub use alloy_primitives::Address as ContractAddress;
 use kms_attest::outgoing::Endpoint;
 
 /// `[core.auth_api.ethereum]`: a DstackKms contract decides, read by JSON-RPC.
@@ -14,7 +14,7 @@ pub struct Ethereum {
     /// The chain that each endpoint must serve; not zero.
     pub chain_id: u64,
     /// The DstackKms contract.
-    pub kms_contract: Address,
+    pub kms_contract: ContractAddress,
     /// The block whose state decides.
     pub block: BlockChoice,
     /// Older blocks allow nothing.
@@ -50,5 +50,23 @@ impl BlockChoice {
             Self::Safe => 30 * 60,
             Self::Latest { .. } => 5 * 60,
         })
+    }
+}
+
+/// 20 bytes in hex; where letters of both cases occur they must be the checksum of EIP-55.
+pub fn contract_address(text: &str) -> Result<ContractAddress, String> {
+    let error = || "must be 0x and 40 hex digits".to_owned();
+    let digits = text.strip_prefix("0x").ok_or_else(error)?;
+    let mut bytes = [0; 20];
+    hex::decode_to_slice(digits, &mut bytes).map_err(|_| error())?;
+    let address = ContractAddress::from(bytes);
+    let has = |case: fn(&u8) -> bool| digits.bytes().any(|digit| case(&digit));
+    let is_checksummed = has(u8::is_ascii_uppercase) && has(u8::is_ascii_lowercase);
+    if is_checksummed && address.to_checksum(None) != text {
+        return Err("must be an address whose capital letters are right (EIP-55), or without any".to_owned());
+    }
+    match address.is_zero() {
+        true => Err("must not be the zero address".to_owned()),
+        false => Ok(address),
     }
 }

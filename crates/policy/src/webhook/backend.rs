@@ -8,11 +8,14 @@ use kms_attest::outgoing::{self, BodyError, Endpoint};
 use reqwest::{Client, RequestBuilder, StatusCode};
 use serde::de::DeserializeOwned;
 
+use super::bounds::Bounds;
 use super::breaker::{self, Breaker, Change};
-use super::{Bounds, client, unavailable, wire};
+use super::{client, wire};
+use crate::decision::PolicyError;
+use crate::error::SetupError;
 use crate::observer::{ShedBy, WebhookObserver};
 use crate::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
-use crate::{PolicyError, SetupError, settings};
+use crate::settings;
 
 /// What all requests to the service share.
 pub(super) struct Backend {
@@ -96,11 +99,11 @@ impl Backend {
             self.count_shed(ShedBy::Breaker);
             let last = self.last_error.load();
             let last = last.as_deref().map_or("it did not answer", String::as_str);
-            return Err(unavailable(format!("the webhook is not asked for a moment, {last}")));
+            return Err(PolicyError::unavailable(format!("the webhook is not asked for a moment, {last}")));
         }
         let slot = self.queue.slot(key).await.map_err(|Shed| {
             self.count_shed(ShedBy::Queue);
-            unavailable("too many requests wait for the webhook".to_owned())
+            PolicyError::unavailable("too many requests wait for the webhook".to_owned())
         })?;
         let mut in_flight = InFlight { backend: self, began: Instant::now(), is_open: true };
         let left = self.bounds.total.saturating_sub(came.elapsed());
@@ -162,7 +165,7 @@ impl Backend {
     /// Records an unusable response as the last error.
     pub(super) fn unusable(&self, detail: String) -> PolicyError {
         self.last_error.store(Some(Arc::new(detail.clone())));
-        unavailable(detail)
+        PolicyError::unavailable(detail)
     }
 
     fn count_shed(&self, by: ShedBy) {

@@ -14,8 +14,8 @@ use rustls::{ClientConfig, RootCertStore};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 
-use super::{Bounds, printable};
-use crate::SetupError;
+use super::bounds::{Bounds, printable};
+use crate::error::SetupError;
 use crate::file::read;
 use crate::settings::{ClientFiles, Webhook};
 
@@ -158,7 +158,7 @@ mod tests {
     use rcgen::{CertificateParams, KeyPair};
 
     use super::*;
-    use crate::webhook::BOUNDS;
+    use crate::webhook::bounds::BOUNDS;
     use kms_attest::outgoing::Endpoint;
 
     struct Files {

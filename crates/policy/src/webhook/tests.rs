@@ -4,7 +4,7 @@ mod breaking;
 mod proofs;
 
 use std::sync::Mutex as StdMutex;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use kms_attest::identity::BootInfo;
 use kms_attest::outgoing::Endpoint;
@@ -13,8 +13,8 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::*;
+use crate::decision::{Denial, DenialCode};
 use crate::signed::Claims;
-use crate::{Denial, DenialCode};
 
 const QUICK: Bounds = Bounds {
     connect: Duration::from_millis(300),
@@ -223,7 +223,7 @@ async fn answers_become_decisions() {
 
 #[tokio::test]
 async fn the_stage_of_an_answer_is_a_known_word_or_there_is_no_answer() {
-    use crate::ReleaseStage;
+    use crate::decision::ReleaseStage;
     for (stage, expected) in [
         (json!(null), Ok(None)),
         (json!("boot"), Ok(Some(ReleaseStage::Boot))),

@@ -5,10 +5,12 @@ use reqwest::StatusCode;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
-use super::printable;
-use crate::ReleaseStage;
+use super::bounds::printable;
+use crate::decision::ReleaseStage;
+use crate::decision::{Decision, Denial};
+use crate::info::Info;
 use crate::signed::{Claims, Signature};
-use crate::{Decision, Denial, Info, contract, rules};
+use crate::{contract, rules};
 
 /// The boot info, and once more the name that `teeVariant` had up to 0.5.11.
 #[derive(Serialize)]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use kms_attest::identity::Identity;
 use kms_attest::measurement::Stage;
-use kms_policy::examine::Examination;
+use kms_policy::examination::Examination;
 use kms_policy::rule::{Outcome, RuleOutcome};
 use kms_policy::{Denial, DenialCode, Policy, Subject};
 

@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
-use crate::ShedBy;
+use crate::observer::ShedBy;
 
 /// Answers well from the `n`-th request on; before, does nothing at all.
 struct Sick {

@@ -1,7 +1,7 @@
-//! A decision with everything behind it: every rule, and the entry that comes nearest.
+//! A decision with its reasons: the outcome of every rule, and the nearest entry of an allowlist.
 
-use super::rule::RuleOutcome;
-use super::{Decision, Policy, PolicyError, ReleaseStage, Subject};
+use crate::decision::{Decision, PolicyError, ReleaseStage};
+use crate::rule::RuleOutcome;
 
 /// The entry of an allowlist that comes nearest to a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -50,18 +50,6 @@ impl Examination {
     }
 }
 
-impl Policy {
-    /// Decides as for a live request, and looks at every rule besides.
-    pub async fn examine(&self, subject: Subject<'_>) -> Examination {
-        match self {
-            Self::Allowlist(policy) => policy.examine(subject).await,
-            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => {
-                Examination::of(self.decide(subject).await)
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use kms_attest::identity::BootInfo;
@@ -69,7 +57,8 @@ mod tests {
     use serde_json::{Value, json};
 
     use super::*;
-    use crate::DenialCode;
+    use crate::decision::{DenialCode, Subject};
+    use crate::policy::Policy;
     use crate::settings::{AuthApi, EmptyDevices};
 
     /// Few values, so that rules and identities meet.

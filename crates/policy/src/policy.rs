@@ -1,0 +1,190 @@
+//! The configured policy: a closed set of kinds.
+
+use std::fmt;
+use std::sync::Arc;
+
+use kms_attest::identity::BootInfo;
+
+use crate::allow_all::AllowAll;
+use crate::allowlist::Allowlist;
+use crate::decision::{Decision, DenialCode, PolicyError, Subject};
+use crate::error::SetupError;
+use crate::ethereum::Ethereum;
+use crate::examination::Examination;
+use crate::info::{ChainState, Info};
+use crate::observer::WebhookObserver;
+use crate::queue::FairnessKey;
+use crate::relaxation::Relaxation;
+use crate::remedy::{self, Remedy};
+use crate::settings::AuthApi;
+use crate::webhook::Webhook;
+
+/// The configured policy.
+pub enum Policy {
+    /// `dev`: everything is allowed.
+    AllowAll(AllowAll),
+    /// A file decides.
+    Allowlist(Allowlist),
+    /// An HTTP service decides.
+    Webhook(Webhook),
+    /// A contract on a chain decides.
+    Ethereum(Box<Ethereum>),
+}
+
+impl fmt::Debug for Policy {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Policy").field(&self.kind()).finish()
+    }
+}
+
+impl Policy {
+    /// Builds the policy that the configuration names. A bad allowlist file is no error here: it denies.
+    pub fn from_config(config: &AuthApi) -> Result<Self, SetupError> {
+        Ok(match config {
+            AuthApi::Dev { gateway_app_id } => Self::AllowAll(AllowAll::new(gateway_app_id.clone())),
+            AuthApi::Allowlist { path, empty_devices } => {
+                Self::Allowlist(Allowlist::open(path.clone(), *empty_devices))
+            }
+            AuthApi::Webhook(webhook) => Self::Webhook(Webhook::new(webhook)?),
+            AuthApi::Ethereum(chain) => Self::Ethereum(Box::new(Ethereum::new(chain)?)),
+        })
+    }
+
+    /// Decides on the newest rules.
+    pub async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+        self.decide_for(subject, FairnessKey::of(subject)).await
+    }
+
+    /// Decides about this KMS itself, on the newest rules. Requests for others do not delay it.
+    pub async fn decide_own(&self, own: &BootInfo) -> Result<Decision, PolicyError> {
+        self.decide_for(Subject::Kms(own), FairnessKey::Own).await
+    }
+
+    async fn decide_for(&self, subject: Subject<'_>, key: FairnessKey) -> Result<Decision, PolicyError> {
+        match self {
+            Self::AllowAll(policy) => Ok(policy.decide()),
+            Self::Allowlist(policy) => policy.decide(subject).await,
+            // On the heap: the others would carry the room for it.
+            Self::Webhook(policy) => Box::pin(policy.decide(subject, key)).await,
+            Self::Ethereum(policy) => Box::pin(policy.decide(subject, key)).await,
+        }
+    }
+
+    /// Makes the next decision look for the newest block, as it would after a second. Tests call it.
+    #[cfg(any(test, feature = "testing"))]
+    pub fn look_again(&self) {
+        match self {
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Webhook(_) => {}
+            Self::Ethereum(policy) => policy.look_again(),
+        }
+    }
+
+    /// Decides at once on the rules that were last read; `None` where only the backend can
+    /// tell. For decisions that release no key.
+    pub fn snapshot_decide(&self, subject: Subject<'_>) -> Option<Decision> {
+        match self {
+            Self::AllowAll(policy) => Some(policy.decide()),
+            Self::Allowlist(policy) => Some(policy.snapshot_decide(subject)),
+            Self::Webhook(_) | Self::Ethereum(_) => None,
+        }
+    }
+
+    /// Decides as for a live request, and looks at every rule besides.
+    pub async fn examine(&self, subject: Subject<'_>) -> Examination {
+        match self {
+            Self::Allowlist(policy) => policy.examine(subject).await,
+            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => {
+                Examination::of(self.decide(subject).await)
+            }
+        }
+    }
+
+    /// What would allow `subject` after a denial with `code`; `None` if no addition would.
+    pub fn remedy(&self, code: DenialCode, subject: Subject<'_>) -> Option<Remedy> {
+        match self {
+            Self::Ethereum(policy) => {
+                remedy::on_chain(code, subject, || policy.last_info()?.kms_contract_address)
+            }
+            Self::Webhook(_) => remedy::in_allowlist(code, subject).map(|remedy| Remedy {
+                sentence: format!("at the authorization backend, {}", remedy.sentence),
+                ..remedy
+            }),
+            Self::AllowAll(_) | Self::Allowlist(_) => remedy::in_allowlist(code, subject),
+        }
+    }
+
+    /// What the backend says about itself now.
+    pub async fn info(&self) -> Result<Info, PolicyError> {
+        match self {
+            Self::AllowAll(policy) => Ok(policy.info()),
+            Self::Allowlist(policy) => {
+                policy.refresh().await;
+                Ok(policy.info())
+            }
+            Self::Webhook(policy) => policy.info().await.map(Arc::unwrap_or_clone),
+            Self::Ethereum(policy) => policy.info().await,
+        }
+    }
+
+    /// What the backend last said about itself, without asking.
+    pub fn last_info(&self) -> Option<Info> {
+        match self {
+            Self::AllowAll(policy) => Some(policy.info()),
+            Self::Allowlist(policy) => Some(policy.info()),
+            Self::Webhook(policy) => policy.last_info().map(Arc::unwrap_or_clone),
+            Self::Ethereum(policy) => policy.last_info(),
+        }
+    }
+
+    /// Reports the state of the webhook to `observer`, if the policy is one.
+    pub fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
+        match self {
+            Self::Webhook(policy) => policy.report_to(observer),
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Ethereum(_) => {}
+        }
+    }
+
+    /// How far the chain is known that decides, if one does.
+    pub fn chain_state(&self) -> Option<ChainState> {
+        match self {
+            Self::Ethereum(policy) => Some(policy.state()),
+            Self::AllowAll(_) | Self::Allowlist(_) | Self::Webhook(_) => None,
+        }
+    }
+
+    /// Whether everything is allowed: `is_dev` and `allow_any_upgrade` of `GetMeta`.
+    pub fn is_dev(&self) -> bool {
+        match self {
+            Self::AllowAll(_) => true,
+            Self::Allowlist(_) | Self::Webhook(_) | Self::Ethereum(_) => false,
+        }
+    }
+
+    /// The configuration's word for it: `dev`, `allowlist`, `webhook` or `ethereum`.
+    pub fn kind(&self) -> &'static str {
+        match self {
+            Self::AllowAll(_) => "dev",
+            Self::Allowlist(_) => "allowlist",
+            Self::Webhook(_) => "webhook",
+            Self::Ethereum(_) => "ethereum",
+        }
+    }
+
+    /// Why the policy cannot work at the moment, for the operator.
+    pub fn last_error(&self) -> Option<String> {
+        match self {
+            Self::AllowAll(_) => None,
+            Self::Allowlist(policy) => policy.last_error(),
+            Self::Webhook(policy) => policy.last_error(),
+            Self::Ethereum(policy) => policy.last_error(),
+        }
+    }
+
+    /// What the policy's own rules relax, beyond what the configuration shows.
+    pub fn relaxation(&self) -> Option<Relaxation> {
+        match self {
+            Self::Allowlist(policy) => policy.relaxation(),
+            Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => None,
+        }
+    }
+}
