@@ -9,11 +9,13 @@ use std::fs::{self, OpenOptions};
 use std::io;
 use std::iter::Peekable;
 use std::os::unix::fs::OpenOptionsExt as _;
+use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
+use std::thread;
 
 use redb::{
-    Database, Durability, ReadOnlyTable, ReadableDatabase as _, ReadableTable as _,
-    ReadableTableMetadata as _, TableDefinition, WriteTransaction,
+    AccessGuard, Database, Durability, ReadOnlyTable, ReadTransaction, ReadableDatabase as _,
+    ReadableTable as _, ReadableTableMetadata as _, TableDefinition, WriteTransaction,
 };
 use sha2::{Digest as _, Sha256};
 
@@ -34,6 +36,11 @@ const CACHE: usize = 16 << 20;
 const MAX_EXAMINED: usize = 10_000;
 /// The most bytes of a page, as text or JSON, unless a single record is larger.
 const MAX_PAGE: usize = 1 << 20;
+
+/// So many records are read together at most, by so many threads, unless they are few.
+const MAX_WAVE: usize = 256;
+const READERS: usize = 8;
+const FEW: usize = 16;
 
 /// Why the index is unavailable.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +122,17 @@ pub struct Page {
     pub records: Vec<Record>,
     /// The cursor of the next page, if there may be more.
     pub next: Option<u64>,
+}
+
+/// What comes after a record, for a reader that follows.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct Stretch {
+    /// The oldest first.
+    pub records: Vec<Record>,
+    /// Every record up to this number is in this stretch, does not match, or is missing.
+    pub place: u64,
+    /// The number of the last record before `records` that the index does not hold any more, if it lacks any.
+    pub missing: Option<u64>,
 }
 
 /// An open index.
@@ -253,69 +271,142 @@ impl Index {
     /// # Errors
     /// [`IndexError`].
     pub fn page(&self, ask: &Ask<'_>) -> Result<Page, IndexError> {
+        page(&self.database.begin_read().map_err(unusable)?, ask)
+    }
+
+    /// At most `limit` records that `filter` admits after the record `after`. Its place is `after` while the index has none beyond it.
+    ///
+    /// # Errors
+    /// [`IndexError`].
+    pub fn after(&self, filter: &Filter, after: u64, limit: usize) -> Result<Stretch, IndexError> {
         let transaction = self.database.begin_read().map_err(unusable)?;
         let records = transaction.open_table(RECORDS).map_err(unusable)?;
-        let sets = transaction.open_table(SETS).map_err(unusable)?;
-        let times = transaction.open_table(TIMES).map_err(unusable)?;
-        // The range of numbers that may match.
-        let (from, to) = match (ask.order, ask.beyond) {
-            (_, None) => (0, u64::MAX),
-            (Order::Newest, Some(beyond)) => match beyond.checked_sub(1) {
-                Some(to) => (0, to),
-                None => return Ok(Page::default()),
-            },
-            (Order::Oldest, Some(beyond)) => match beyond.checked_add(1) {
-                Some(from) => (from, u64::MAX),
-                None => return Ok(Page::default()),
-            },
+        let number =
+            |row: Option<(AccessGuard<'_, u64>, AccessGuard<'_, &[u8]>)>| row.map(|(seq, _)| seq.value());
+        let first = number(records.first().map_err(unusable)?);
+        let last = number(records.last().map_err(unusable)?);
+        let (Some(first), Some(last)) = (first, last.filter(|last| *last > after)) else {
+            return Ok(Stretch { place: after, ..Stretch::default() });
         };
-        let (first, last) = (from / BLOCK, to / BLOCK);
-        let in_time = times.range(first..=last).map_err(unusable)?.filter_map(|entry| match entry {
-            Ok((block, times)) => {
-                let (earliest, latest) = times.value();
-                let is_in = earliest <= ask.until && latest >= ask.since;
-                is_in.then(|| Ok((block.value(), Offsets::ALL)))
-            }
-            Err(error) => Some(Err(unusable(error))),
-        });
-        let mut streams = vec![ordered(in_time, ask.order)];
-        for property in asked_properties(ask.filter) {
-            let set = sets.range((property, first)..=(property, last)).map_err(unusable)?.map(|entry| {
-                let (key, offsets) = entry.map_err(unusable)?;
-                Ok((key.value().1, Offsets::from_bytes(offsets.value())))
-            });
-            streams.push(ordered(set, ask.order));
-        }
-        let mut page = Page::default();
-        let (mut examined, mut bytes) = (0, 0);
-        'blocks: while let Some((block, offsets)) = common(&mut streams, ask.order)? {
-            for offset in in_order(offsets, ask.order) {
-                let seq = block * BLOCK + offset;
-                if seq < from || seq > to {
-                    continue;
-                }
-                if page.records.len() >= ask.limit || bytes >= MAX_PAGE || examined >= MAX_EXAMINED {
-                    break 'blocks;
-                }
-                let Some(row) = records.get(seq).map_err(unusable)? else { continue };
-                examined += 1;
-                page.next = Some(seq);
-                let is_in = time(row.value()).is_some_and(|time| (ask.since..=ask.until).contains(&time));
-                // Two properties can have the same hash, so the record itself is checked.
-                let record = line(row.value()).filter(|_| is_in).and_then(Record::read);
-                if let Some(record) = record.filter(|record| ask.filter.admits(record)) {
-                    bytes += row.value().len();
-                    page.records.push(record);
-                }
-            }
-        }
-        let is_full = page.records.len() >= ask.limit || bytes >= MAX_PAGE || examined >= MAX_EXAMINED;
-        page.next = page.next.filter(|_| is_full);
-        if ask.order == Order::Newest {
-            page.records.reverse();
-        }
-        Ok(page)
+        let (since, until, order) = (0, u64::MAX, Order::Oldest);
+        let page = page(&transaction, &Ask { filter, since, until, beyond: Some(after), order, limit })?;
+        let missing = (first > after + 1).then(|| first - 1);
+        Ok(Stretch { records: page.records, place: page.next.unwrap_or(last), missing })
     }
+}
+
+/// Some of the records that are asked for.
+fn page(transaction: &ReadTransaction, ask: &Ask<'_>) -> Result<Page, IndexError> {
+    let records = transaction.open_table(RECORDS).map_err(unusable)?;
+    let sets = transaction.open_table(SETS).map_err(unusable)?;
+    let times = transaction.open_table(TIMES).map_err(unusable)?;
+    // The range of numbers that may match.
+    let (from, to) = match (ask.order, ask.beyond) {
+        (_, None) => (0, u64::MAX),
+        (Order::Newest, Some(beyond)) => match beyond.checked_sub(1) {
+            Some(to) => (0, to),
+            None => return Ok(Page::default()),
+        },
+        (Order::Oldest, Some(beyond)) => match beyond.checked_add(1) {
+            Some(from) => (from, u64::MAX),
+            None => return Ok(Page::default()),
+        },
+    };
+    let (first, last) = (from / BLOCK, to / BLOCK);
+    let in_time = times.range(first..=last).map_err(unusable)?.filter_map(|entry| match entry {
+        Ok((block, times)) => {
+            let (earliest, latest) = times.value();
+            let is_in = earliest <= ask.until && latest >= ask.since;
+            is_in.then(|| Ok((block.value(), Offsets::ALL)))
+        }
+        Err(error) => Some(Err(unusable(error))),
+    });
+    let mut streams = vec![ordered(in_time, ask.order)];
+    for property in asked_properties(ask.filter) {
+        let set = sets.range((property, first)..=(property, last)).map_err(unusable)?.map(|entry| {
+            let (key, offsets) = entry.map_err(unusable)?;
+            Ok((key.value().1, Offsets::from_bytes(offsets.value())))
+        });
+        streams.push(ordered(set, ask.order));
+    }
+    let mut candidates = std::iter::from_fn(|| common(&mut streams, ask.order).transpose())
+        .flat_map(|common| match common {
+            Ok((block, offsets)) => in_order(offsets, ask.order)
+                .into_iter()
+                .map(|offset| Ok(block * BLOCK + offset))
+                .collect::<Vec<_>>(),
+            Err(error) => vec![Err(error)],
+        })
+        .filter(|seq| seq.as_ref().map_or(true, |seq| (from..=to).contains(seq)));
+    let mut page = Page::default();
+    let (mut examined, mut bytes) = (0, 0);
+    loop {
+        let room = ask.limit.saturating_sub(page.records.len()).min(MAX_EXAMINED - examined).min(MAX_WAVE);
+        if bytes >= MAX_PAGE {
+            break;
+        }
+        let wave = candidates.by_ref().take(room).collect::<Result<Vec<u64>, IndexError>>()?;
+        if wave.is_empty() {
+            break;
+        }
+        for (seq, found) in wave.iter().zip(look_up(&records, &wave, ask)?) {
+            let Some(Found { length, record }) = found else { continue };
+            if bytes >= MAX_PAGE {
+                break;
+            }
+            examined += 1;
+            page.next = Some(*seq);
+            if let Some(record) = record {
+                bytes += length;
+                page.records.push(record);
+            }
+        }
+    }
+    let is_full = page.records.len() >= ask.limit || bytes >= MAX_PAGE || examined >= MAX_EXAMINED;
+    page.next = page.next.filter(|_| is_full);
+    if ask.order == Order::Newest {
+        page.records.reverse();
+    }
+    Ok(page)
+}
+
+/// A row that is there, with its record if that is asked for.
+struct Found {
+    length: usize,
+    record: Option<Record>,
+}
+
+/// The rows with these numbers, in their order. Many are read side by side: a disk is slow at one at a time.
+fn look_up(
+    records: &ReadOnlyTable<u64, &'static [u8]>,
+    seqs: &[u64],
+    ask: &Ask<'_>,
+) -> Result<Vec<Option<Found>>, IndexError> {
+    let read = |seq: &u64| -> Result<Option<Found>, IndexError> {
+        let Some(row) = records.get(*seq).map_err(unusable)? else { return Ok(None) };
+        let row = row.value();
+        let is_in = time(row).is_some_and(|time| (ask.since..=ask.until).contains(&time));
+        // Two properties can have the same hash, so the record itself is checked.
+        let record = line(row).filter(|_| is_in).and_then(Record::read);
+        let record = record.filter(|record| ask.filter.admits(record));
+        Ok(Some(Found { length: row.len(), record }))
+    };
+    if seqs.len() <= FEW {
+        return seqs.iter().map(read).collect();
+    }
+    thread::scope(|scope| {
+        let share = seqs.len().div_ceil(READERS);
+        let readers = seqs.chunks(share).map(|share| {
+            let read = || share.iter().map(read).collect::<Result<Vec<_>, _>>();
+            thread::Builder::new().name("event-query".to_owned()).spawn_scoped(scope, read)
+        });
+        let readers = readers.collect::<io::Result<Vec<_>>>()?;
+        let mut found = Vec::with_capacity(seqs.len());
+        for reader in readers {
+            found.extend(reader.join().unwrap_or_else(|panic| resume_unwind(panic))?);
+        }
+        Ok(found)
+    })
 }
 
 fn time(row: &[u8]) -> Option<u64> {
