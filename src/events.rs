@@ -22,8 +22,8 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 use serde_json::{Value, json};
 
-pub use self::index::{Ask, Index, IndexError, Order, Page};
-pub use self::live::{Live, Next, Subscription, frame};
+pub use self::index::{Ask, Index, IndexError, Order, Page, Stretch};
+pub use self::live::{Gap, Live, Next, Subscription, frame, waiting};
 pub use self::outside::{MAX_MESSAGE, Message, MessageError, ReportError, Reports};
 pub use self::pipe::{Lines, Pipe, PipeError};
 pub use self::query::{Filter, Format, MAX_LIMIT, MAX_QUERY, Query, QueryError, last_event_id};

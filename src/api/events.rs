@@ -1,38 +1,48 @@
 //! How operators read the event log, and report events into it.
 
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
+use bytes::Bytes;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::Caller;
 use crate::clock::unix_now;
 use crate::error::{Code, Error, Result};
 use crate::events::{
-    Ask, Events, Index, Live, Message, MessageError, Next, Order, Page, Query, ReportError, Reports,
-    Subscription, frame,
+    Ask, Events, Gap, Index, Live, Message, MessageError, Next, Order, Page, Query, ReportError, Reports,
+    Stretch, Subscription, frame, waiting,
 };
 
 /// Concurrent queries of the index; further ones wait.
-const QUESTIONS: usize = 4;
+const QUERIES: usize = 4;
+/// Concurrent reads of the index for streams. They do not wait for queries, nor queries for them.
+const CATCH_UPS: usize = 2;
 /// Concurrent streams.
 pub const MAX_STREAMS: usize = 1024;
 /// How many events a stream reads from the index at a time.
 const STEP: usize = 64;
+/// How often a stream asks again for what is not available yet.
+const ASK_AGAIN: Duration = Duration::from_millis(250);
+/// How long a stream waits for an index that is not there. One that is being built is waited for as long as it takes.
+const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The event log for operators.
 #[derive(Debug)]
 pub struct EventService {
     events: Arc<Events>,
     reports: Arc<Reports>,
-    questions: Arc<Semaphore>,
+    queries: Arc<Semaphore>,
+    catch_ups: Arc<Semaphore>,
     streams: Arc<Semaphore>,
 }
 
 impl EventService {
     /// The service over the events of one log.
     pub fn new(events: Arc<Events>, reports: Arc<Reports>) -> Self {
-        let [questions, streams] = [QUESTIONS, MAX_STREAMS].map(|count| Arc::new(Semaphore::new(count)));
-        Self { events, reports, questions, streams }
+        let [queries, catch_ups, streams] =
+            [QUERIES, CATCH_UPS, MAX_STREAMS].map(|count| Arc::new(Semaphore::new(count)));
+        Self { events, reports, queries, catch_ups, streams }
     }
 
     /// The number of the newest event.
@@ -40,27 +50,33 @@ impl EventService {
         self.events.live().newest()
     }
 
-    /// The newest events that match, in ascending order.
+    /// The newest events that match, in ascending order, as `render` writes them.
     ///
     /// # Errors
     /// The index is not available.
-    pub async fn page(&self, query: &Query) -> Result<Page> {
+    pub async fn page<T: Send + 'static>(
+        &self,
+        query: &Query,
+        render: impl FnOnce(Page) -> T + Send + 'static,
+    ) -> Result<T> {
         let Query { filter, since, until, cursor, .. } = query.clone();
         let limit = query.limit();
-        self.ask(move |index| {
+        self.ask(&self.queries, move |index| {
             let (since, until) = (since.unwrap_or(0), until.unwrap_or(u64::MAX));
             let order = Order::Newest;
-            index.page(&Ask { filter: &filter, since, until, beyond: cursor, order, limit })
+            index.page(&Ask { filter: &filter, since, until, beyond: cursor, order, limit }).map(render)
         })
         .await
     }
 
+    /// Asks on a thread that may block.
     async fn ask<T: Send + 'static>(
         &self,
+        turns: &Arc<Semaphore>,
         question: impl FnOnce(&Index) -> std::result::Result<T, crate::events::IndexError> + Send + 'static,
     ) -> Result<T> {
         let unavailable = "the index of events is not available: the audit log has them; try again later";
-        let turn = Arc::clone(&self.questions).acquire_owned().await;
+        let turn = Arc::clone(turns).acquire_owned().await;
         let events = Arc::clone(&self.events);
         let answer = tokio::task::spawn_blocking(move || {
             let _turn = turn;
@@ -103,7 +119,8 @@ impl EventService {
         })?;
         let live: &Arc<Live> = self.events.live();
         let subscription = live.subscribe(query.filter, after);
-        Ok(Stream { service: Arc::clone(self), subscription, left: query.limit, _permit: permit })
+        let (service, left) = (Arc::clone(self), query.limit);
+        Ok(Stream { service, subscription, left, waits: None, _permit: permit })
     }
 }
 
@@ -113,20 +130,39 @@ pub struct Stream {
     service: Arc<EventService>,
     subscription: Subscription,
     left: Option<usize>,
+    /// Since when it waits for events that are not available yet.
+    waits: Option<Instant>,
     _permit: OwnedSemaphorePermit,
 }
 
 impl Stream {
     /// Waits for the next events, already encoded; `None` at the end.
-    pub async fn next(&mut self) -> Option<Vec<bytes::Bytes>> {
-        loop {
-            if self.left == Some(0) {
-                return None;
-            }
+    pub async fn next(&mut self) -> Option<Vec<Bytes>> {
+        if let Some(gap) = self.subscription.foreign() {
+            return Some(vec![gap.frame()]);
+        }
+        while self.left != Some(0) {
             let limit = self.left.map_or(STEP, |left| left.min(STEP));
             let frames = match self.subscription.next(limit) {
                 Next::Frames(frames) => frames,
-                Next::Behind => self.missed(limit).await,
+                Next::Behind => match self.missed(limit).await {
+                    Missed::Frames { gap, frames } => {
+                        self.left = self.left.map(|left| left.saturating_sub(frames.len()));
+                        let frames: Vec<_> = gap.map(Gap::frame).into_iter().chain(frames).collect();
+                        if frames.is_empty() {
+                            continue;
+                        }
+                        return Some(frames);
+                    }
+                    Missed::NotYet => match self.waits() {
+                        Some(told) => return Some(vec![told]),
+                        None if self.subscription.is_over() => return None,
+                        None => {
+                            tokio::time::sleep(ASK_AGAIN).await;
+                            continue;
+                        }
+                    },
+                },
             };
             if !frames.is_empty() {
                 self.left = self.left.map(|left| left.saturating_sub(frames.len()));
@@ -136,23 +172,47 @@ impl Stream {
                 return None;
             }
         }
+        None
     }
 
-    /// The events that it has missed. Without an index the stream continues with the newest ones.
-    async fn missed(&mut self, limit: usize) -> Vec<bytes::Bytes> {
-        let (filter, place) = (self.subscription.filter().clone(), self.subscription.place());
-        // Before the question: what is published meanwhile is ready, or missed again.
-        let last_unready = self.subscription.last_unready();
-        let page = self.service.ask(move |index| {
-            let (since, until, order) = (0, u64::MAX, Order::Oldest);
-            index.page(&Ask { filter: &filter, since, until, beyond: Some(place), order, limit })
-        });
-        let page = page.await.unwrap_or_default();
-        // At its end the index may have had some that are ready too.
-        let sent = page.records.last().map_or(0, |record| record.seq);
-        self.subscription.skip_to(page.next.unwrap_or(last_unready.max(sent)));
-        page.records.iter().map(frame).collect()
+    /// What a stream that waits is told, if there is anything to tell.
+    fn waits(&mut self) -> Option<Bytes> {
+        match self.waits {
+            None => {
+                self.waits = Some(Instant::now());
+                Some(waiting(self.subscription.place()))
+            }
+            Some(since) if since.elapsed() >= MAX_WAIT && self.service.events.index().is_none() => {
+                self.waits = None;
+                Some(self.subscription.skip().frame())
+            }
+            Some(_) => None,
+        }
     }
+
+    /// The events that it has missed, from the index.
+    async fn missed(&mut self, limit: usize) -> Missed {
+        let (filter, place) = (self.subscription.filter().clone(), self.subscription.place());
+        let stretch = self.service.ask(&self.service.catch_ups, move |index| {
+            let Stretch { records, place, missing } = index.after(&filter, place, limit)?;
+            Ok((records.iter().map(frame).collect::<Vec<_>>(), place, missing))
+        });
+        match stretch.await {
+            Ok((frames, to, missing)) if to > place => {
+                self.waits = None;
+                self.subscription.skip_to(to);
+                let gap = missing.map(|last| Gap { after: place, continues_after: last });
+                Missed::Frames { gap, frames }
+            }
+            Ok(_) | Err(_) => Missed::NotYet,
+        }
+    }
+}
+
+/// What the index has for a stream.
+enum Missed {
+    Frames { gap: Option<Gap>, frames: Vec<Bytes> },
+    NotYet,
 }
 
 /// The reference time for relative times in a query, in milliseconds since 1970.

@@ -79,6 +79,11 @@ impl Reader {
         Ok(None)
     }
 
+    /// Whether all records up to this number were read, or are in no file.
+    pub fn is_past(&self, seq: u64) -> bool {
+        self.next > seq
+    }
+
     /// Call it after asking what is acknowledged and before reading up to there: lines that the writer has left in a file
     /// without acknowledging them are not read then.
     ///

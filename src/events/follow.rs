@@ -32,7 +32,10 @@ pub(super) struct Follower {
     live: Arc<Live>,
     is_damaged: Arc<AtomicBool>,
     is_over: Arc<AtomicBool>,
+    /// Reads what is live.
     reader: Reader,
+    /// Reads what the index lacks of what was live before; `None` if it lacks nothing.
+    catching_up: Option<Reader>,
     try_again: Instant,
     /// The time of the oldest change that is not synced.
     unsynced: Option<Instant>,
@@ -50,7 +53,18 @@ impl Follower {
         live.begin(begin);
         let reader = Reader::after(&settings.log, begin);
         let try_again = Instant::now();
-        Self { settings, progress, index, live, is_damaged, is_over, reader, try_again, unsynced: None }
+        Self {
+            settings,
+            progress,
+            index,
+            live,
+            is_damaged,
+            is_over,
+            reader,
+            catching_up: None,
+            try_again,
+            unsynced: None,
+        }
     }
 
     /// Follows the log until told to end. After a fault of the index it is opened again, or rebuilt.
@@ -81,34 +95,45 @@ impl Follower {
             self.open()?;
         }
         let acknowledged = self.progress.acknowledged();
-        self.reader.renew()?;
-        let (mut batch, mut bytes, mut line) = (Vec::new(), 0, Vec::new());
-        while batch.len() < MAX_BATCH
-            && bytes < MAX_BATCH_BYTES
-            && let Some(seq) = self.reader.next(acknowledged, &mut line)?
-        {
-            bytes += line.len();
-            line.shrink_to_fit();
-            batch.push((seq, std::mem::take(&mut line)));
-        }
+        let batch = read(&mut self.reader, acknowledged)?;
         let has_news = !batch.is_empty();
-        let added = match &*self.index.load() {
-            Some(index) if has_news => {
-                self.unsynced.get_or_insert_with(Instant::now);
-                index.add(&batch, self.keep(index))
-            }
-            _ => Ok(()),
-        };
-        let known = self.live.newest();
-        self.live.publish(batch.into_iter().filter(|(seq, _)| *seq > known));
-        added?;
+        let indexed = self.add_to_index(&batch);
+        // Streams do not wait for an index that is being built, or fails.
+        self.live.publish(batch);
+        let has_caught_up = indexed?;
         if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_EVERY)
             && let Some(index) = &*self.index.load()
         {
             index.sync()?;
             self.unsynced = None;
         }
-        Ok(if has_news { Step::Worked } else { Step::Rested })
+        Ok(if has_news || has_caught_up { Step::Worked } else { Step::Rested })
+    }
+
+    /// Adds new records, or older ones as long as the index lacks any; whether there were older ones.
+    fn add_to_index(&mut self, batch: &[(u64, Vec<u8>)]) -> Result<bool, IndexError> {
+        let Some(index) = self.index.load_full() else { return Ok(false) };
+        let Some(mut reader) = self.catching_up.take() else {
+            self.add(&index, batch)?;
+            return Ok(false);
+        };
+        let published = self.live.newest();
+        let older = read(&mut reader, published)?;
+        self.add(&index, &older)?;
+        if reader.is_past(published) {
+            self.add(&index, batch)?;
+        } else {
+            self.catching_up = Some(reader);
+        }
+        Ok(!older.is_empty())
+    }
+
+    fn add(&mut self, index: &Index, batch: &[(u64, Vec<u8>)]) -> Result<(), IndexError> {
+        if batch.is_empty() {
+            return Ok(());
+        }
+        self.unsynced.get_or_insert_with(Instant::now);
+        index.add(batch, self.keep(index))
     }
 
     /// How many records the index holds. It does not grow when disk space is low, because the log needs it.
@@ -146,7 +171,7 @@ impl Follower {
         if last < self.progress.acknowledged() {
             tracing::debug!(after = last, "the index of events is catching up with the audit log");
         }
-        self.reader = Reader::after(&self.settings.log, last);
+        self.catching_up = Some(Reader::after(&self.settings.log, last));
         self.index.store(Some(Arc::new(index)));
         Ok(())
     }
@@ -171,9 +196,24 @@ impl Follower {
         self.unsynced = None;
         self.try_again = Instant::now() + pause;
         // The streams continue without an index.
-        self.reader = Reader::after(&self.settings.log, self.live.newest());
+        self.catching_up = None;
         thread::park_timeout(LOOK_EVERY);
     }
+}
+
+/// The next records up to `limit`, by number and line.
+fn read(reader: &mut Reader, limit: u64) -> Result<Vec<(u64, Vec<u8>)>, IndexError> {
+    reader.renew()?;
+    let (mut batch, mut bytes, mut line) = (Vec::new(), 0, Vec::new());
+    while batch.len() < MAX_BATCH
+        && bytes < MAX_BATCH_BYTES
+        && let Some(seq) = reader.next(limit, &mut line)?
+    {
+        bytes += line.len();
+        line.shrink_to_fit();
+        batch.push((seq, std::mem::take(&mut line)));
+    }
+    Ok(batch)
 }
 
 enum Step {

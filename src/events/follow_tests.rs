@@ -114,3 +114,76 @@ async fn streams_go_on_without_an_index() {
     }
     assert!(events.index().is_none());
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_do_not_wait_for_an_index_that_is_built() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = settings(directory.path());
+    let audit = Audit::open(&settings.log).unwrap();
+    let recorded = async |count: usize| {
+        let event = |events| audit.record(Event::Suppressed { events, source: None });
+        let receipts = futures_util::future::join_all((0..count as u64).map(event)).await;
+        assert!(receipts.iter().all(Result::is_ok));
+    };
+    recorded(3 * MAX_BATCH).await;
+    let (index, live) = (Arc::default(), Arc::<Live>::default());
+    let flags = [(), ()].map(|()| Arc::default());
+    let mut follower =
+        Follower::new(settings.clone(), audit.progress(), Arc::clone(&index), Arc::clone(&live), flags);
+    let begin = live.newest();
+    let mut stream = live.subscribe(Filter::default(), None);
+    recorded(2).await;
+    while audit.progress().acknowledged() < begin + 2 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    follower.step().unwrap();
+    let Next::Frames(frames) = stream.next(10) else { panic!("behind") };
+    assert_eq!(frames.len(), 2);
+    let count = || index.load().as_ref().map(|index| index.count().unwrap());
+    assert_eq!(count(), Some(MAX_BATCH as u64), "it has only begun");
+    let all = Filter::default();
+    let stretch = index.load_full().unwrap().after(&all, 5, 10).unwrap();
+    assert_eq!((stretch.place, stretch.missing, stretch.records[0].seq), (15, None, 6));
+    // Beyond what is there.
+    let stretch = index.load_full().unwrap().after(&all, begin, 10).unwrap();
+    assert_eq!((stretch.place, stretch.records), (begin, vec![]));
+    while let Step::Worked = follower.step().unwrap() {}
+    assert_eq!(count(), Some(begin + 2));
+    // Again from the log, and no event twice.
+    recorded(1).await;
+    while audit.progress().acknowledged() < begin + 3 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    follower.step().unwrap();
+    assert_eq!((count(), live.newest()), (Some(begin + 3), begin + 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_the_index_does_not_hold_any_more_is_told() {
+    let directory = tempfile::tempdir().unwrap();
+    let index = Index::open(&directory.path().join("events.redb")).unwrap();
+    let line = |seq: u64| {
+        let line = format!(r#"{{"seq":{seq},"time":"2026-01-01T00:00:00Z","event":"stopped"}}"#);
+        (seq, line.into_bytes())
+    };
+    let lines: Vec<_> = (1..=5000).map(line).collect();
+    index.add(&lines, 1000).unwrap();
+    let first = 5000 - index.count().unwrap() + 1;
+    assert!(first > 1);
+    let kind = |kind: &str| Filter { kind: Some(kind.to_owned()), ..Filter::default() };
+    for (filter, after, records, place, missing) in [
+        (kind("stopped"), 7, 10, first + 9, Some(first - 1)),
+        (kind("stopped"), first - 1, 10, first + 9, None),
+        (kind("stopped"), 4998, 2, 5000, None),
+        (kind("stopped"), 5000, 0, 5000, None),
+        (kind("stopped"), 9000, 0, 9000, None),
+        (kind("denied"), 7, 0, 5000, Some(first - 1)),
+    ] {
+        let stretch = index.after(&filter, after, 10).unwrap();
+        assert_eq!(
+            (stretch.records.len(), stretch.place, stretch.missing),
+            (records, place, missing),
+            "{after}"
+        );
+    }
+}

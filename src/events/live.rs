@@ -142,10 +142,11 @@ impl Live {
     /// A stream of the events that match `filter`, after number `after`, or of future events.
     pub fn subscribe(self: &Arc<Self>, filter: Filter, after: Option<u64>) -> Subscription {
         let progress = self.progress.subscribe();
-        // A number above the newest is of another log.
         let newest = progress.borrow().newest;
+        // A number above the newest is of another log.
+        let foreign = after.filter(|after| *after > newest);
         let place = after.filter(|after| *after <= newest).unwrap_or(newest);
-        Subscription { live: Arc::clone(self), progress, filter, place }
+        Subscription { live: Arc::clone(self), progress, filter, place, foreign }
     }
 
     fn ring(&self) -> MutexGuard<'_, Ring> {
@@ -160,6 +161,8 @@ pub struct Subscription {
     progress: watch::Receiver<Progress>,
     filter: Filter,
     place: u64,
+    /// The number after which it was to continue, if it is of another log.
+    foreign: Option<u64>,
 }
 
 impl Subscription {
@@ -218,6 +221,47 @@ impl Subscription {
     pub fn skip_to(&mut self, place: u64) {
         self.place = self.place.max(place);
     }
+
+    /// Moves to the oldest event that is still here, and tells which events it does not get.
+    pub fn skip(&mut self) -> Gap {
+        let after = self.place;
+        self.skip_to(self.last_unready());
+        Gap { after, continues_after: self.place }
+    }
+
+    /// Tells once that it could not continue where it was to, because the log is another one.
+    pub fn foreign(&mut self) -> Option<Gap> {
+        let after = self.foreign.take()?;
+        Some(Gap { after, continues_after: self.place })
+    }
+
+    /// Whether there will be no more events, because this KMS stops.
+    pub fn is_over(&self) -> bool {
+        self.progress.borrow().is_over
+    }
+}
+
+/// Events that a stream does not get: those after one number, up to another one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Gap {
+    /// The last event before them.
+    pub after: u64,
+    /// The last of them.
+    pub continues_after: u64,
+}
+
+impl Gap {
+    /// It as a server-sent event of type `gap`. A client that reconnects continues after the gap.
+    pub fn frame(self) -> Bytes {
+        let Self { after, continues_after } = self;
+        let data = format!(r#"{{"after":{after},"continues_after":{continues_after}}}"#);
+        format!("event: gap\nid: {continues_after}\ndata: {data}\n\n").into()
+    }
+}
+
+/// A server-sent event of type `waiting`: what comes after this number is not available yet, and will be sent.
+pub fn waiting(after: u64) -> Bytes {
+    format!("event: waiting\ndata: {{\"after\":{after}}}\n\n").into()
 }
 
 /// An event as a server-sent event (HTML standard, section 9.2): its id, and its JSON on one line.
@@ -262,6 +306,17 @@ mod tests {
     }
 
     #[test]
+    fn a_stream_that_continues_another_log_is_told() {
+        let live = Arc::new(Live::default());
+        live.begin(5);
+        let mut stream = live.subscribe(Filter::default(), Some(9));
+        let gap = stream.foreign().unwrap();
+        assert_eq!(gap.frame(), "event: gap\nid: 5\ndata: {\"after\":9,\"continues_after\":5}\n\n");
+        assert_eq!((stream.foreign(), stream.place()), (None, 5));
+        assert_eq!(live.subscribe(Filter::default(), Some(5)).foreign(), None);
+    }
+
+    #[test]
     fn a_stream_that_is_behind_is_told_and_nothing_grows() {
         let live = Arc::new(Live::default());
         let mut late = live.subscribe(Filter::default(), Some(0));
@@ -272,7 +327,7 @@ mod tests {
         assert!(matches!(late.next(10), Next::Behind));
         late.skip_to(3000);
         assert!(matches!(late.next(10), Next::Behind), "the index has more for it");
-        late.skip_to(late.last_unready());
+        assert_eq!(late.skip(), Gap { after: 3000, continues_after: 5000 - MAX_EVENTS as u64 });
         assert_eq!(frames(late.next(5000)).len(), MAX_EVENTS);
         let message = format!(r#"reported","message":"{}"#, "x".repeat(MAX_BYTES));
         live.publish([record(5001, &message)]);

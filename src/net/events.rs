@@ -62,14 +62,22 @@ enum Shape {
 
 async fn page(service: &EventService, query: Option<&str>, usual: Format, shape: Shape) -> Result<Response> {
     let query = read(query)?;
-    let page = service.page(&query).await?;
-    let (kind, body) = match query.format.unwrap_or(usual) {
-        Format::Text => ("text/plain; charset=utf-8", page.records.iter().map(events::text).collect()),
-        Format::Json => ("application/json", json_of(&page, shape, service.newest())),
+    let (format, newest) = (query.format.unwrap_or(usual), service.newest());
+    let rendered = service.page(&query, move |page| {
+        let body = match format {
+            Format::Text => page.records.iter().map(events::text).collect(),
+            Format::Json => json_of(&page, shape, newest),
+        };
+        (body, page.next)
+    });
+    let (body, next): (String, _) = rendered.await?;
+    let kind = match format {
+        Format::Text => "text/plain; charset=utf-8",
+        Format::Json => "application/json",
     };
     let mut answer = Response::new(Body::from(body));
     answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static(kind));
-    if let Some(next) = page.next {
+    if let Some(next) = next {
         answer.headers_mut().insert(NEXT_CURSOR, next.into());
     }
     Ok(answer)

@@ -270,3 +270,100 @@ async fn what_programs_write_into_the_pipe_is_recorded() {
     let error = world.start().await.expect_err("not a pipe").to_string();
     assert_eq!(error, "core.events.fifo: it is not a named pipe: move it away, or name another path");
 }
+
+/// The resident memory of this process in bytes, clients included.
+fn resident() -> u64 {
+    let status = std::fs::read_to_string("/proc/self/status").expect("proc");
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).expect("a line");
+    line.trim().trim_end_matches(" kB").parse::<u64>().expect("a number") * 1024
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_streams_get_an_event_each_within_100_mb() {
+    const STREAMS: usize = 1000;
+    // Both ends of each are in this process.
+    let limit = rustix::process::getrlimit(rustix::process::Resource::Nofile);
+    let raised = rustix::process::Rlimit { current: limit.maximum, ..limit };
+    rustix::process::setrlimit(rustix::process::Resource::Nofile, raised).expect("the limit of open files");
+    let world = World::ready().await;
+    drop(open(&world, "", None).await);
+    let before = resident();
+    let mut streams = Vec::new();
+    for _ in 0..STREAMS {
+        streams.push(open(&world, "?type=reported", None).await);
+    }
+    for stream in &mut streams {
+        read_until(stream, "\r\n\r\n");
+    }
+    new_event(&world, "to all of them").await;
+    for stream in &mut streams {
+        read_until(stream, "to all of them");
+    }
+    let grown = resident().saturating_sub(before);
+    eprintln!("{STREAMS} streams took {} MB", grown / 1_000_000);
+    assert!(grown < 100_000_000, "{STREAMS} streams took {grown} bytes");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stream_whose_events_are_not_available_says_so_and_then_sends_them() {
+    let mut world = World::ready().await;
+    let first = new_event(&world, "first").await.value()["seq"].as_u64().expect("a number");
+    new_event(&world, "second").await;
+    world.stop().await;
+    // Another process has the index, and then no longer.
+    let index = cvm_kms::events::Index::open(&world.key_file("events.redb")).expect("the index");
+    world.start().await.expect("it starts");
+    assert_eq!(get(&world, "/api/v1/events").await.status, 503);
+    let mut stream = open(&world, "?type=reported&limit=2", Some(first)).await;
+    let text = read_until(&mut stream, "event: waiting");
+    assert!(!text.contains("second"), "{text}");
+    let mut live = open(&world, "?type=reported&limit=1", None).await;
+    read_until(&mut live, "\r\n\r\n");
+    new_event(&world, "third").await;
+    read_until(&mut live, "third");
+    drop(index);
+    let text = read_until(&mut stream, "0\r\n\r\n");
+    assert!(text.find("second").expect("second") < text.find("third").expect("third"), "{text}");
+    // An id of another log.
+    let mut stream = open(&world, "", Some(1_000_000)).await;
+    let text = read_until(&mut stream, "event: gap");
+    assert!(text.contains("event: gap\nid: "), "{text}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn without_credentials_no_page_reaches_the_admin_listener_by_a_name_of_its_own() {
+    let names = "core.reserved_domains = ['balancer.example']\ncore.admin = { auth_token = '', insecure_no_auth = true }";
+    let world = World::ready_with(names).await;
+    let address = world.admin_address().await;
+    let status = |path: &str, host: &str| {
+        let mut stream = TcpStream::connect(address).expect("a connection");
+        let call = format!("GET {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n");
+        stream.write_all(call.as_bytes()).expect("sent");
+        stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+        let head = read_until(&mut stream, "\r\n");
+        head.split(' ').nth(1).expect("a status").parse::<u16>().expect("a number")
+    };
+    for (host, is_own) in [
+        ("evil.example:8001", false),
+        ("kms", false),
+        ("127.0.0.1.evil.example", false),
+        ("127.0.0.1:8001", true),
+        ("localhost", true),
+        ("[::1]:8001", true),
+        ("balancer.example", true),
+        (crate::support::DOMAIN, true),
+    ] {
+        for path in ["/logs", "/api/v1/new_event?message=x", "/prpc/ListDenials"] {
+            let expected = if is_own { 200 } else { 403 };
+            assert_eq!(status(path, host), expected, "{host} {path}");
+        }
+    }
+    // With credentials no page can show them.
+    let world = World::ready().await;
+    let address = world.admin_address().await;
+    let mut stream = TcpStream::connect(address).expect("a connection");
+    let call = format!("GET /logs HTTP/1.1\r\nhost: kms\r\nx-admin-token: {ADMIN_TOKEN}\r\n\r\n");
+    stream.write_all(call.as_bytes()).expect("sent");
+    stream.set_read_timeout(Some(Duration::from_secs(10))).expect("a time-out");
+    assert!(read_until(&mut stream, "\r\n").starts_with("HTTP/1.1 200 "));
+}

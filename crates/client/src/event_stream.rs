@@ -8,6 +8,8 @@ pub const MAX_EVENT: usize = 512 << 10;
 pub struct StreamEvent {
     /// Where the stream is continued: the newest `id` so far.
     pub id: Option<u64>,
+    /// Its type; `None` for an ordinary event.
+    pub kind: Option<String>,
     /// Its lines of data, with newlines between them.
     pub data: String,
 }
@@ -33,6 +35,7 @@ pub struct EventStream {
     /// The last byte was a carriage return: a line feed after it ends no further line.
     after_return: bool,
     id: Option<u64>,
+    kind: Option<String>,
     /// `None` as long as the event has no data.
     data: Option<String>,
 }
@@ -66,7 +69,8 @@ impl EventStream {
     /// Takes a line without its end. An empty one ends an event; one without data is dropped.
     fn end_line(&mut self, line: &[u8]) -> Result<Option<StreamEvent>, StreamError> {
         if line.is_empty() {
-            return Ok(self.data.take().map(|data| StreamEvent { id: self.id, data }));
+            let kind = self.kind.take();
+            return Ok(self.data.take().map(|data| StreamEvent { id: self.id, kind, data }));
         }
         let line = std::str::from_utf8(line).map_err(|_| StreamError::NotText)?;
         let (field, value) = line.split_once(':').unwrap_or((line, ""));
@@ -80,6 +84,7 @@ impl EventStream {
                 data.push_str(value);
                 self.data = Some(data);
             }
+            "event" => self.kind = Some(value.to_owned()).filter(|kind| !kind.is_empty()),
             "id" => self.id = Some(value.parse().map_err(|_| StreamError::Id)?),
             // Comments keep the connection; other fields mean nothing here.
             _ => {}
@@ -93,13 +98,14 @@ mod tests {
     use super::*;
 
     fn event(id: u64, data: &str) -> StreamEvent {
-        StreamEvent { id: Some(id), data: data.to_owned() }
+        StreamEvent { id: Some(id), kind: None, data: data.to_owned() }
     }
 
     #[test]
     fn events_are_read_whatever_their_pieces() {
         let text = ":\n\nid: 7\ndata: {\"a\":1}\n\nid:8\r\nevent: x\r\ndata:one\r\ndata: two\r\n\r\nid: 9\rdata\r\rdata: cut";
-        let expected = [event(7, "{\"a\":1}"), event(8, "one\ntwo"), event(9, "")];
+        let typed = StreamEvent { kind: Some("x".to_owned()), ..event(8, "one\ntwo") };
+        let expected = [event(7, "{\"a\":1}"), typed, event(9, "")];
         for size in 1..=text.len() {
             let mut stream = EventStream::default();
             let mut events = Vec::new();
@@ -122,7 +128,7 @@ mod tests {
         }
         let long = vec![b'x'; MAX_EVENT + 1];
         assert_eq!(EventStream::default().push(&long), Err(StreamError::TooLong));
-        let lines = format!("data:{}\n", "x".repeat(1000)).repeat(MAX_EVENT / 1000);
+        let lines = format!("data:{}\n", "x".repeat(1000)).repeat(MAX_EVENT / 1001);
         let mut stream = EventStream::default();
         stream.push(lines.as_bytes()).unwrap();
         assert_eq!(stream.push(&lines.as_bytes()[..1006]), Err(StreamError::TooLong));

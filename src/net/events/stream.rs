@@ -43,7 +43,7 @@ pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Resp
             let stream = service.stream(query, after)?;
             let running = request.extensions().get::<Arc<Running>>().map(Arc::clone);
             let (pieces, taken) = mpsc::channel(QUEUE);
-            tokio::spawn(pump(stream, pieces, running));
+            tokio::spawn(pump(stream, pieces, running, MAX_PAUSE));
             Body::from_stream(futures_util::stream::unfold(taken, async |mut taken| {
                 taken.recv().await.map(|piece: Bytes| (Ok::<_, Infallible>(piece), taken))
             }))
@@ -57,7 +57,7 @@ pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Resp
 }
 
 /// Forwards pieces until the stream ends or the caller leaves.
-async fn pump(mut stream: Stream, pieces: Sender<Bytes>, running: Option<Arc<Running>>) {
+async fn pump(mut stream: Stream, pieces: Sender<Bytes>, running: Option<Arc<Running>>, max_pause: Duration) {
     loop {
         let next = tokio::select! {
             next = timeout(KEEP_ALIVE, stream.next()) => next,
@@ -69,7 +69,7 @@ async fn pump(mut stream: Stream, pieces: Sender<Bytes>, running: Option<Arc<Run
             Err(_) => vec![Bytes::from_static(b":\n\n")],
         };
         for frame in frames {
-            match timeout(MAX_PAUSE, pieces.send(frame)).await {
+            match timeout(max_pause, pieces.send(frame)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
                 Err(_) => {
@@ -80,6 +80,47 @@ async fn pump(mut stream: Stream, pieces: Sender<Bytes>, running: Option<Arc<Run
                     return;
                 }
             }
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Instant;
+
+    use super::*;
+    use crate::audit::{Audit, Event};
+    use crate::events::{Events, Query, Reports, Settings};
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_caller_that_reads_nothing_is_dropped_and_nothing_is_kept_for_it() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = |name: &str| directory.path().join(name);
+        let audit = Arc::new(Audit::open(&path("audit.jsonl")).unwrap());
+        let settings =
+            Settings { log: path("audit.jsonl"), index: Some(path("events.redb")), keep: 1_000_000 };
+        let events = Arc::new(Events::follow(settings, &audit).unwrap());
+        let reports = Arc::new(Reports::new(Arc::clone(&audit)));
+        let service = Arc::new(EventService::new(events, reports));
+        let streams = [(), ()].map(|()| service.stream(Query::read("", 0).unwrap(), Some(0)).unwrap());
+        for events in 0..20 {
+            let _ = audit.record(Event::Suppressed { events, source: None }).await.unwrap();
+        }
+        let [silent, reading] = streams;
+        let (pieces, mut taken) = mpsc::channel(QUEUE);
+        let began = Instant::now();
+        pump(silent, pieces, None, Duration::from_millis(100)).await;
+        assert!(began.elapsed() >= Duration::from_millis(100));
+        let mut left = 0;
+        while taken.recv().await.is_some() {
+            left += 1;
+        }
+        assert_eq!(left, QUEUE);
+        let (pieces, mut taken) = mpsc::channel(QUEUE);
+        tokio::spawn(pump(reading, pieces, None, Duration::from_millis(100)));
+        for seq in 1..=20 {
+            let frame = taken.recv().await.unwrap();
+            assert!(frame.starts_with(format!("id: {seq}\n").as_bytes()), "{frame:?}");
         }
     }
 }

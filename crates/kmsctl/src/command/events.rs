@@ -167,6 +167,24 @@ impl Events {
                 |what: &dyn std::fmt::Display| Failure::unproven(format_args!("{}: {what}", admin.url));
             let mut read = Vec::new();
             for event in events.push(&piece).map_err(|error| unreadable(&error))? {
+                match (event.kind.as_deref(), event.id) {
+                    (None, _) => {}
+                    (Some("gap"), Some(id)) => {
+                        terminal.warn(format_args!(
+                            "events after {after} are missing: the KMS does not have them, and continues after {id}"
+                        ));
+                        *after = id;
+                        continue;
+                    }
+                    (Some("waiting"), _) => {
+                        terminal.warn(format_args!(
+                            "the KMS does not have the events after {after} ready yet; they will follow"
+                        ));
+                        continue;
+                    }
+                    // Of a later version.
+                    (Some(_), _) => continue,
+                }
                 let content = serde_json::from_str(&event.data).ok().and_then(Event::read);
                 let content =
                     content.ok_or_else(|| unreadable(&"the stream has something that is no event"))?;
