@@ -33,3 +33,4 @@ mod web;
 
 pub use onboarding_auth::OnboardingAuth;
 pub use router::{admin, kms, onboarding};
+pub use same_site::OwnNames;

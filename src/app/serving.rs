@@ -18,11 +18,12 @@ use crate::api::meta::Meta;
 use crate::api::readiness::Readiness;
 use crate::api::setup::Switch;
 use crate::ca;
+use crate::domain::ReservedName;
 use crate::lifecycle::Ready;
 use crate::net::listener::{Phase, PlainHttp};
 use crate::net::middleware::Middleware;
 use crate::net::tls::{self, ClientPolicy, Leaf};
-use crate::net::{self};
+use crate::net::{self, OwnNames};
 
 /// The main listener of the KMS phase.
 pub(super) enum MainListener {
@@ -94,9 +95,13 @@ impl Serving {
         let events = EventService::new(Arc::clone(&process.events), Arc::clone(&process.reports));
         let (service, readiness) = (Arc::clone(&self.admin), Arc::clone(&self.readiness));
         let router = net::admin(service, Arc::new(events), &admin.limits, readiness, process.audit());
+        let core = &process.config.core;
+        let reserved = core.reserved_names();
+        let names = reserved.iter().map(ReservedName::as_str).chain([self.ready.domain().as_str()]);
+        let names = OwnNames::new(names);
         let middleware = Middleware::new(router, process.memory(), process.metrics())
             .limited(process.limit())
-            .guarded(Arc::clone(credentials), process.audit());
+            .guarded(Arc::clone(credentials), names, process.audit());
         let (tls, plain) = match &self.admin_certificate {
             // Client certificates are optional: a replica shows its attested one, operators have none.
             Some(AdminCertificate { leaf, .. }) => {

@@ -12,7 +12,8 @@ use http::{HeaderMap, HeaderValue, Method as Verb, Response, StatusCode, Uri, he
 
 use super::middleware::{Answer, refusal};
 use super::passwords::{Passwords, Verdict};
-use super::{prpc, same_site};
+use super::prpc;
+use super::same_site::{self, OwnNames};
 use crate::api::wrong_credentials::WrongCredentials;
 use crate::audit::Audit;
 use crate::error::{Code, Error};
@@ -37,6 +38,8 @@ pub(super) enum Refused {
     Busy,
     /// A page of another site made a browser send it, with the credentials that the browser stores.
     OtherSite,
+    /// It is for a host of another name, and no credentials are needed.
+    OtherHost,
 }
 
 /// Authenticates every request.
@@ -45,13 +48,19 @@ pub(super) struct AdminAuth {
     credentials: Arc<Credentials>,
     passwords: Passwords,
     wrong: WrongCredentials,
+    names: OwnNames,
 }
 
 impl AdminAuth {
-    pub(super) fn new(credentials: Arc<Credentials>, audit: Arc<Audit>, metrics: Arc<Metrics>) -> Self {
+    pub(super) fn new(
+        credentials: Arc<Credentials>,
+        names: OwnNames,
+        audit: Arc<Audit>,
+        metrics: Arc<Metrics>,
+    ) -> Self {
         let wrong = WrongCredentials::new("admin", audit, metrics);
         let passwords = Passwords::new(Arc::clone(&credentials), Arc::clone(wrong.lockout()));
-        Self { credentials, passwords, wrong }
+        Self { credentials, passwords, wrong, names }
     }
 
     /// Whether these headers show the token, or no credentials are needed: the checks that need no password
@@ -76,6 +85,9 @@ impl AdminAuth {
         }
         if same_site::is_of_another_site(verb, uri, headers) {
             return Err(Refused::OtherSite);
+        }
+        if matches!(*self.credentials, Credentials::NoneNeeded) && !self.names.include(uri, headers) {
+            return Err(Refused::OtherHost);
         }
         match self.credentials.shown(headers) {
             Shown::Nothing => Err(Refused::Credentials),
@@ -138,6 +150,10 @@ impl Refused {
             }
             Self::OtherSite => {
                 let text = "a page of another site may not do this; use kmsctl, or curl";
+                refusal(is_grpc, &Error::new(Code::Denied, text))
+            }
+            Self::OtherHost => {
+                let text = "without credentials, this listener is called by its IP address, or by a name in the configuration";
                 refusal(is_grpc, &Error::new(Code::Denied, text))
             }
             Self::Locked(wait) => {

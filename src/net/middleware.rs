@@ -24,6 +24,7 @@ use super::memory::{Exhausted, Holder, RequestMemory, Reservation};
 use super::party::Party;
 use super::prpc::{self, Encoding};
 use super::refusal_log::RefusalLog;
+use super::same_site::OwnNames;
 use super::turns::{Turns, in_turns};
 use super::{events, grpc, probes, status};
 use crate::address::bucket;
@@ -81,10 +82,10 @@ impl Middleware {
         self
     }
 
-    /// Requires credentials with every request.
+    /// Requires credentials with every request, or one of these names where none are needed.
     #[must_use]
-    pub fn guarded(mut self, credentials: Arc<Credentials>, audit: Arc<Audit>) -> Self {
-        self.guard = Some(AdminAuth::new(credentials, audit, Arc::clone(&self.metrics)));
+    pub fn guarded(mut self, credentials: Arc<Credentials>, names: OwnNames, audit: Arc<Audit>) -> Self {
+        self.guard = Some(AdminAuth::new(credentials, names, audit, Arc::clone(&self.metrics)));
         self
     }
 

@@ -1,5 +1,8 @@
 //! Cross-site request checks: pages of other sites may not use what an operator's browser can reach.
 
+use std::net::IpAddr;
+
+use http::uri::Authority;
 use http::{HeaderMap, Method as Verb, Uri, header};
 
 /// Whether a browser sent this for a page that is not ours. Such a page could otherwise call whatever the
@@ -32,9 +35,81 @@ pub(super) fn is_by_browser(headers: &HeaderMap) -> bool {
     headers.contains_key("sec-fetch-site")
 }
 
+/// The names by which a listener may be called, beside IP addresses and `localhost`. With any other name a page of
+/// that name, which its owner lets resolve to this listener (DNS rebinding), counts as a page of this site.
+#[derive(Debug, Default)]
+pub struct OwnNames(Vec<String>);
+
+impl OwnNames {
+    /// These names, in any case.
+    pub fn new<'a>(names: impl IntoIterator<Item = &'a str>) -> Self {
+        Self(names.into_iter().map(str::to_ascii_lowercase).collect())
+    }
+
+    /// Whether a request is for one of them. One that names no host was not sent by a browser.
+    pub(super) fn include(&self, uri: &Uri, headers: &HeaderMap) -> bool {
+        let hosts = headers.get_all(header::HOST).into_iter().map(|host| host.to_str().unwrap_or_default());
+        let authority = uri.authority().map(|authority| authority.as_str());
+        hosts.chain(authority).all(|host| self.includes(host))
+    }
+
+    fn includes(&self, host: &str) -> bool {
+        let Ok(authority) = host.parse::<Authority>() else { return false };
+        let host = authority.host().trim_end_matches('.').to_ascii_lowercase();
+        let address = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(&host);
+        address.parse::<IpAddr>().is_ok()
+            || host == "localhost"
+            || host.ends_with(".localhost")
+            || self.0.contains(&host)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_addresses_and_own_names_are_hosts_of_this_listener() {
+        let names = OwnNames::new(["KMS.example.com"]);
+        let is_own = |host: &str| names.include(&Uri::from_static("/"), &map(&[("host", host)]));
+        for host in [
+            "127.0.0.1",
+            "127.0.0.1:8001",
+            "10.0.0.5:8001",
+            "[::1]:8001",
+            "[fd00::1]",
+            "localhost:8001",
+            "LOCALHOST",
+            "a.localhost",
+            "localhost.",
+            "kms.example.com",
+            "kms.EXAMPLE.com:8001",
+        ] {
+            assert!(is_own(host), "{host}");
+        }
+        for host in [
+            "",
+            "evil.example",
+            "evil.example:8001",
+            "kms.example.com.evil.example",
+            "xkms.example.com",
+            "127.0.0.1.evil.example",
+            "127.0.0.1@evil.example",
+            "localhost.evil.example",
+            "1.evil.example:8001",
+            "[::1",
+            "kms",
+            "a b",
+        ] {
+            assert!(!is_own(host), "{host}");
+        }
+        assert!(names.include(&Uri::from_static("/"), &map(&[])), "no browser");
+        let (fine, evil) =
+            (Uri::from_static("http://127.0.0.1/x"), Uri::from_static("http://evil.example/x"));
+        assert!(names.include(&fine, &map(&[])) && !names.include(&evil, &map(&[])));
+        assert!(!names.include(&fine, &map(&[("host", "evil.example")])), "both count");
+        assert!(!names.include(&evil, &map(&[("host", "127.0.0.1")])), "both count");
+    }
 
     const BROWSER: [(&str, &str); 2] =
         [("user-agent", "Mozilla/5.0 (X11; Linux x86_64)"), ("accept-language", "en-US")];
