@@ -29,6 +29,7 @@ pub(super) fn check(config: &Config, report: &mut Report) {
         AuthApi::Allowlist { .. } | AuthApi::Ethereum(_) | AuthApi::Dev { .. } => {}
     }
     super::tcb::check(&core.tcb, report);
+    super::paths::check(core, report);
     if core.onboard.public_handover == PublicHandover::Disabled {
         let key = "core.onboard.public_key_handover";
         if !core.admin.enabled || core.admin.tls.is_none() {

@@ -10,6 +10,7 @@ use kms_attest::p256::P256Key;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use super::file::File;
 use super::fingerprints::Fingerprints;
 use super::*;
 use crate::ca;
@@ -114,6 +115,11 @@ fn content(path: &Path) -> Vec<(String, Vec<u8>)> {
 
 fn mode(path: &Path) -> u32 {
     fs::metadata(path).unwrap().permissions().mode() & 0o777
+}
+
+#[test]
+fn the_configuration_knows_the_files_of_the_key_directory() {
+    assert_eq!(File::ALL.map(File::name), crate::config::KEY_FILES);
 }
 
 #[test]
