@@ -435,6 +435,11 @@ impl Progress {
         self.0.space()
     }
 
+    /// Whether too few witnesses cosign: one at least, or as many as are required.
+    pub fn lacks_witnesses(&self) -> bool {
+        self.0.lacks_witnesses()
+    }
+
     /// As [`Audit::health`], but a writer that has ended is not noticed.
     pub fn health(&self) -> Health {
         self.0.health()

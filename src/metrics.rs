@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::sync::OnceLock;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use kms_wire::method::Access;
@@ -82,6 +83,8 @@ pub struct Metrics {
     audit_space_low: IntGauge,
     audit_damaged: IntGauge,
     log_dropped: IntCounter,
+    /// Denials and wrong credentials together; not shown.
+    refusals: AtomicU64,
     notifications: IntCounterVec,
     notifications_waiting: IntGaugeVec,
     connections: IntGauge,
@@ -388,6 +391,7 @@ impl Metrics {
                 "cvm_kms_chain_disagreements_total",
                 "How often chain endpoints contradicted each other.",
             )?,
+            refusals: AtomicU64::new(0),
             registry: registry.clone(),
             methods,
             other: Method::new("other", Kind::Other),
@@ -436,6 +440,7 @@ impl Metrics {
     /// Counts a denial by its stable code.
     pub fn denied(&self, code: &'static str) {
         self.denials.with_label_values(&[code]).inc();
+        self.refusals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a TLS handshake: `ok`, `failed` or `timeout`.
@@ -508,11 +513,13 @@ impl Metrics {
     /// Counts wrong credentials on the admin listener.
     pub fn credentials_failed(&self) {
         self.failed_credentials.inc();
+        self.refusals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a wrong onboarding token.
     pub fn onboarding_token_failed(&self) {
         self.failed_onboarding_tokens.inc();
+        self.refusals.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Counts a password that was not checked because too many others are being hashed.
@@ -549,6 +556,11 @@ impl Metrics {
     /// Sets how many lines of the process log were dropped.
     pub fn set_log_dropped(&self, lines: u64) {
         raise(&self.log_dropped, lines);
+    }
+
+    /// How many decisions against a caller and wrong credentials there were so far.
+    pub fn refusals(&self) -> u64 {
+        self.refusals.load(Ordering::Relaxed)
     }
 
     /// Counts notifications to a target: `delivered`, `failed` for an attempt, or `dropped`.

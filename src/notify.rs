@@ -52,7 +52,7 @@ impl From<&config::Core> for Settings {
     fn from(core: &config::Core) -> Self {
         Self {
             log: core.audit.file.clone(),
-            memory: core.cert_dir.join("notified.json"),
+            memory: core.cert_dir.join(config::NOTIFIED),
             storm: core.events.denial_storm,
         }
     }
@@ -168,8 +168,9 @@ impl Notifier {
             true => None,
             false => {
                 let (alive, ended) = mpsc::sync_channel(1);
+                let (storm, metrics) = (settings.storm, Arc::clone(metrics));
                 let follower =
-                    Follower::new(&settings.log, settings.storm, progress, Arc::clone(&shared), memory);
+                    Follower::new(&settings.log, storm, progress, Arc::clone(&shared), memory, metrics);
                 let thread = std::thread::Builder::new().name("notify".to_owned()).spawn(move || {
                     let _alive: mpsc::SyncSender<()> = alive;
                     follower.run();

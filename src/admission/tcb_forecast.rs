@@ -8,6 +8,7 @@ use kms_attest::tcb::{EarlyVerdict, PlatformTcb, TcbForecast, TcbForecasts, TcbS
 use kms_attest::verify::Verifier;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
+use tokio::sync::watch;
 
 use super::TcbTolerance;
 use crate::metrics::{Metrics, TcbForecastState};
@@ -26,6 +27,7 @@ pub struct TcbWatch {
     tolerance: Arc<TcbTolerance>,
     metrics: Arc<Metrics>,
     every: Duration,
+    state: watch::Sender<TcbForecastState>,
 }
 
 /// What there is to say about a platform.
@@ -48,7 +50,12 @@ impl TcbWatch {
         metrics: Arc<Metrics>,
         every: Duration,
     ) -> Self {
-        Self { verifier, tolerance, metrics, every }
+        Self { verifier, tolerance, metrics, every, state: watch::Sender::default() }
+    }
+
+    /// What was found last.
+    pub fn state(&self) -> watch::Receiver<TcbForecastState> {
+        self.state.subscribe()
     }
 
     /// Looks until dropped.
@@ -58,13 +65,15 @@ impl TcbWatch {
         loop {
             let found = self.verifier.tcb_forecasts().await;
             let warnings = self.warnings(&found);
-            self.metrics.set_tcb_forecast(TcbForecastState {
+            let state = TcbForecastState {
                 falling_behind: warnings.len() as u64,
                 recovery: warnings.iter().filter_map(|(_, warning)| warning.recovery).min(),
                 newer: found.early_sets.newer as u64,
                 same: found.early_sets.same as u64,
                 unavailable: found.early_sets.unavailable as u64,
-            });
+            };
+            self.metrics.set_tcb_forecast(state);
+            self.state.send_replace(state);
             told.retain(|platform, _| warnings.iter().any(|(warned, _)| warned == platform));
             for (platform, warning) in warnings {
                 let known = told.get(&platform);

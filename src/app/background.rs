@@ -28,9 +28,6 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
     let meta = Arc::clone(&serving.meta);
     background.spawn(async move { meta.refresh_loop().await });
     background.spawn(housekeeping(process, serving));
-    if !process.notifier.is_idle() {
-        background.spawn(conditions::look_loop(process, serving));
-    }
     let witnesses = &process.config.core.ledger.witnesses;
     if !witnesses.list.is_empty() {
         match foundation.audit.witness_loop(witnesses) {
@@ -38,10 +35,15 @@ pub(super) fn spawn(process: &Process, serving: &Serving) -> JoinSet<()> {
             Err(error) => tracing::error!(%error, "the witnesses cannot be used"),
         }
     }
+    let mut forecast = None;
     if let Some(every) = process.config.core.tcb.look_ahead {
         let Foundation { verifier, tolerance, metrics, .. } = &*foundation;
         let watch = TcbWatch::new(Arc::clone(verifier), Arc::clone(tolerance), Arc::clone(metrics), every);
+        forecast = Some(watch.state());
         background.spawn(async move { watch.refresh_loop().await });
+    }
+    if !process.notifier.is_idle() {
+        background.spawn(conditions::look_loop(process, serving, forecast));
     }
     background.spawn(Renewal::of(process, serving).renew_loop(process.reload.subscribe()));
     background

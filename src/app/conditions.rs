@@ -3,14 +3,16 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use tokio::sync::watch;
+
+use super::process::Process;
+use super::serving::Serving;
 use crate::api::readiness::{Cause, Effect, Report};
 use crate::audit::Audit;
 use crate::clock::unix_now;
 use crate::event_type::Condition;
+use crate::metrics::TcbForecastState;
 use crate::notify::Notifier;
-
-use super::process::Process;
-use super::serving::Serving;
 
 /// How often conditions are checked.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
@@ -18,7 +20,11 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 const COLLATERAL_LEFT: u64 = 24 * 60 * 60;
 
 /// Checks the conditions until dropped.
-pub(super) fn look_loop(process: &Process, serving: &Serving) -> impl Future<Output = ()> + Send + use<> {
+pub(super) fn look_loop(
+    process: &Process,
+    serving: &Serving,
+    forecast: Option<watch::Receiver<TcbForecastState>>,
+) -> impl Future<Output = ()> + Send + use<> {
     let (notifier, foundation) = (Arc::clone(&process.notifier), process.foundation());
     let readiness = Arc::clone(&serving.readiness);
     async move {
@@ -34,6 +40,13 @@ pub(super) fn look_loop(process: &Process, serving: &Serving) -> impl Future<Out
                 format!("collateral expires in {} minutes and no service has given newer one", left / 60)
             });
             notifier.look(Condition::CollateralExpires, sentence);
+            let behind = forecast.as_ref().map_or(0, |forecast| forecast.borrow().falling_behind);
+            let sentence = (behind > 0).then(|| {
+                format!(
+                    "Intel's early TCB set judges {behind} kinds of platform worse: the standard one follows"
+                )
+            });
+            notifier.look(Condition::PlatformOutdatedSoon, sentence);
         }
     }
 }

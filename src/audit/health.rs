@@ -159,6 +159,8 @@ struct Told {
     health: Health,
     /// Since when a witness says that the log has contradicted itself. Only an operator ends that.
     contradicted: Option<u64>,
+    /// Whether too few witnesses have cosigned the newest tree that was shown to them.
+    lacks_witnesses: bool,
     /// When what the disk can hold up began: a write, or a look at the file.
     under_way: Option<Instant>,
     space: Space,
@@ -173,6 +175,7 @@ impl Status {
         Self(Mutex::new(Told {
             health: Health::Writing,
             contradicted: None,
+            lacks_witnesses: false,
             under_way: None,
             space: Space::default(),
             damaged: 0,
@@ -223,6 +226,15 @@ impl Status {
     /// A witness says that the log has contradicted itself.
     pub(super) fn contradicted(&self) {
         self.told().contradicted.get_or_insert_with(unix_now);
+    }
+
+    /// Whether too few witnesses have cosigned what was shown to them last.
+    pub(super) fn set_lacks_witnesses(&self, lacks: bool) {
+        self.told().lacks_witnesses = lacks;
+    }
+
+    pub(super) fn lacks_witnesses(&self) -> bool {
+        self.told().lacks_witnesses
     }
 
     /// So many bytes at the end of a file are no records.

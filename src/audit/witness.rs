@@ -108,6 +108,7 @@ impl Witnesses {
             };
             let began = Instant::now();
             let is_complete = self.round(&head, &tiles, &published, &status).await;
+            status.set_lacks_witnesses(!is_complete);
             if self.require == 0 || !is_complete {
                 tokio::time::sleep(PACE.saturating_sub(began.elapsed())).await;
             }

@@ -131,6 +131,11 @@ impl Config {
                 "the chain is read over plain http beyond this machine: an attacker in between can decide",
             ),
             (
+                core.notify.iter().any(|target| target.url.is_exposed()),
+                "notifications_unencrypted",
+                "notifications go over plain http beyond this machine: others can read which apps get keys",
+            ),
+            (
                 policy.chain.is_some_and(|chain| matches!(chain.block, BlockChoice::Latest { .. })),
                 CHAIN_NOT_FINAL,
                 "policy is read from blocks that the chain may still drop: what was revoked may hold again for a while",

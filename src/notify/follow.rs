@@ -7,8 +7,6 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use serde::Deserialize;
-use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 
 use super::Shared;
 use super::memory::Memory;
@@ -19,13 +17,15 @@ use crate::audit::{FailureReason, Health, Progress, Reader, Record};
 use crate::clock::unix_now;
 use crate::config::DenialStorm;
 use crate::event_type::{Condition, EventType, Topic};
+use crate::metrics::Metrics;
 
 /// How often the log is checked for new records.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
 /// The most records read between two other checks.
 const MAX_BATCH: usize = 10_000;
-/// How often the progress of the targets is saved.
+/// How often the progress of the targets is saved: after a change, and otherwise.
 const SAVE_EVERY: Duration = Duration::from_secs(2);
+const SAVE_ANYWAY: Duration = Duration::from_secs(60);
 /// The most records that a start looks back for a target. More count as lost.
 const MAX_CATCH_UP: u64 = 1_000_000;
 /// The shortest time between two notifications of a type that anyone can cause; the next one counts those in
@@ -37,10 +37,15 @@ pub(super) struct Follower {
     shared: Arc<Shared>,
     memory: Memory,
     reader: Reader,
+    metrics: Arc<Metrics>,
+    /// The refusals that are counted already.
+    refusals: u64,
     storm: Storm,
     /// When each of these was reported last, and how many came since.
     spaced: HashMap<EventType, (Instant, u64)>,
     saved: Instant,
+    /// The changes of the targets at the last save.
+    saved_changes: u64,
     is_unreadable: bool,
 }
 
@@ -58,6 +63,7 @@ impl Follower {
         progress: Progress,
         shared: Arc<Shared>,
         memory: Memory,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let newest = progress.acknowledged();
         let oldest = newest.saturating_sub(MAX_CATCH_UP);
@@ -78,9 +84,12 @@ impl Follower {
             shared,
             memory,
             reader: Reader::after(log, after),
+            refusals: metrics.refusals(),
+            metrics,
             storm: Storm::new(storm),
             spaced: HashMap::new(),
             saved: Instant::now(),
+            saved_changes: 0,
             is_unreadable: false,
         }
     }
@@ -88,6 +97,7 @@ impl Follower {
     /// Follows the log until told to end.
     pub(super) fn run(mut self) {
         while !self.shared.is_over() {
+            self.count_refusals();
             let acknowledged = self.progress.acknowledged();
             let is_behind = match self.read(acknowledged) {
                 Ok(is_behind) => {
@@ -102,11 +112,9 @@ impl Follower {
                     false
                 }
             };
-            if !is_behind {
-                self.storm.pass(unix_now());
-            }
             self.look();
-            if self.saved.elapsed() >= SAVE_EVERY {
+            let since = self.saved.elapsed();
+            if since >= SAVE_EVERY && (self.changes() != self.saved_changes || since >= SAVE_ANYWAY) {
                 self.save();
             }
             if !is_behind {
@@ -116,8 +124,23 @@ impl Follower {
         self.save();
     }
 
+    /// Counts those too that are not recorded, because there are too many.
+    fn count_refusals(&mut self) {
+        let refusals = self.metrics.refusals();
+        let (new, now) = (refusals.saturating_sub(self.refusals), unix_now());
+        self.refusals = refusals;
+        if new > 0 {
+            self.storm.count(new, now);
+        }
+        self.storm.pass(now);
+    }
+
+    fn changes(&self) -> u64 {
+        self.shared.targets.iter().map(|target| target.changes()).sum()
+    }
+
     fn save(&mut self) {
-        self.saved = Instant::now();
+        (self.saved, self.saved_changes) = (Instant::now(), self.changes());
         let known = self.shared.known_conditions();
         self.memory.save(self.shared.targets.iter().map(|target| &**target), &known);
     }
@@ -140,25 +163,19 @@ impl Follower {
         let text = std::str::from_utf8(line).unwrap_or_default();
         let Ok(glance) = serde_json::from_str::<Glance<'_>>(text) else { return };
         let Some(event) = EventType::parse(glance.event) else { return };
-        let is_refusal = event.is_refusal() || event == EventType::Suppressed;
         let Glance { seq, .. } = glance;
         // Fast path for routine events, of which there may be ten thousand a second.
         let most = event.most_severe();
         let wanting = |target: &&Arc<Target>| target.wants(Topic::Event(event), most) && target.seen() < seq;
-        if !is_refusal && !self.shared.targets.iter().any(|target| wanting(&target)) {
+        if !self.shared.targets.iter().any(|target| wanting(&target)) {
             return;
         }
         let Some(record) = Record::read(line) else { return };
-        if is_refusal {
-            let count = record.fields.get("events").and_then(serde_json::Value::as_u64).unwrap_or(1);
-            if record.source() == "kms" {
-                self.storm.count(count, unix(&record.time));
-            }
-        }
         let Some(left_out) = self.turn(event) else { return };
         let notification = Arc::new(Notification::of_record(&record, line, event, left_out));
         let Notification { topic, severity, .. } = *notification;
         let storm = Condition::DenialStorm;
+        let is_refusal = event.is_refusal() || event == EventType::Suppressed && record.source() == "kms";
         let is_in_storm = is_refusal && self.storm.is_raging();
         for target in &self.shared.targets {
             let is_told_of_storm = || target.wants(Topic::Condition(storm), storm.severity());
@@ -202,6 +219,9 @@ impl Follower {
         let shortage = self.progress.space().shortage();
         let sentence = shortage.map(|left| format!("little disk space is left for the audit log: {left}"));
         self.shared.look(Condition::DiskNearlyFull, sentence, now);
+        let sentence =
+            self.progress.lacks_witnesses().then(|| "too few witnesses cosign the audit log".to_owned());
+        self.shared.look(Condition::WitnessesLost, sentence, now);
         self.shared.look(Condition::DenialStorm, self.storm.sentence(), now);
     }
 }
@@ -220,9 +240,4 @@ fn condition(reason: FailureReason) -> Option<Condition> {
         FailureReason::NotAsSigned => Some(Condition::LedgerContradicted),
         FailureReason::ClockBehind | FailureReason::BuildingTree => None,
     }
-}
-
-fn unix(time: &str) -> u64 {
-    let time = OffsetDateTime::parse(time, &Rfc3339).ok();
-    time.and_then(|time| u64::try_from(time.unix_timestamp()).ok()).unwrap_or(0)
 }

@@ -1,10 +1,10 @@
-//! Detects many refusals in a short time, by the times of their records.
+//! Detects many refusals in a short time.
 
 use std::collections::VecDeque;
 
 use crate::config::DenialStorm;
 
-/// Counts refusals, including those that were too many to be recorded.
+/// Counts refusals, whether recorded or not.
 #[derive(Debug)]
 pub(super) struct Storm {
     count: u64,
@@ -49,7 +49,7 @@ impl Storm {
         }
     }
 
-    /// Advances to this Unix time without new records. A storm ends when the limit was not exceeded for a
+    /// Advances to this Unix time without new refusals. A storm ends when the limit was not exceeded for a
     /// whole window.
     pub(super) fn pass(&mut self, now: u64) {
         self.forget(now);
@@ -126,7 +126,7 @@ mod tests {
     }
 
     #[test]
-    fn those_that_were_not_recorded_count_and_a_clock_that_goes_back_is_harmless() {
+    fn any_number_at_once_and_a_clock_that_goes_back_are_harmless() {
         let mut storm = storm();
         storm.count(1_000_000, 1000);
         assert!(storm.is_raging());

@@ -39,6 +39,8 @@ struct Queue {
     lost: u64,
     /// The number of the last record that was considered for it.
     seen: u64,
+    /// The number of changes so far.
+    changes: u64,
 }
 
 impl Target {
@@ -57,7 +59,7 @@ impl Target {
         for outcome in ["delivered", "failed", "dropped"] {
             metrics.notified(name, outcome, 0);
         }
-        let queue = Queue { current: None, waiting: VecDeque::new(), lost: place.lost, seen };
+        let queue = Queue { current: None, waiting: VecDeque::new(), lost: place.lost, seen, changes: 0 };
         Self { name: name.to_owned(), filter, queue: Mutex::new(queue), news: Notify::new(), metrics }
     }
 
@@ -81,6 +83,11 @@ impl Target {
         queue.lost += skipped;
     }
 
+    /// The number of changes to the queue so far.
+    pub(super) fn changes(&self) -> u64 {
+        self.queue().changes
+    }
+
     /// Where it continues after a restart.
     pub(super) fn place(&self) -> Place {
         let queue = self.queue();
@@ -98,6 +105,7 @@ impl Target {
     /// Adds a notification without waiting: if too many wait, the oldest of the least severe is lost.
     pub(super) fn push(&self, notification: &Arc<Notification>) {
         let mut queue = self.queue();
+        queue.changes += 1;
         queue.waiting.push_back(Arc::clone(notification));
         if queue.waiting.len() > MAX_WAITING {
             let least = queue.waiting.iter().map(|one| one.severity).min();
@@ -140,6 +148,7 @@ impl Target {
     pub(super) fn delivered(&self, told_lost: u64) {
         let mut queue = self.queue();
         queue.current = None;
+        queue.changes += 1;
         queue.lost = queue.lost.saturating_sub(told_lost);
         self.metrics.notified(&self.name, "delivered", 1);
     }
@@ -153,6 +162,7 @@ impl Target {
     pub(super) fn gave_up(&self) {
         let mut queue = self.queue();
         queue.current = None;
+        queue.changes += 1;
         self.lose(&mut queue);
     }
 

@@ -20,6 +20,7 @@ mod fuzz_corpus;
 mod key_directory;
 mod key_release;
 mod ledger;
+mod notify;
 mod onboarding;
 mod os_image;
 mod outage;

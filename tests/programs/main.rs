@@ -14,6 +14,7 @@ mod ethereum_nodes;
 mod kmsctl;
 mod kmsctl_audit;
 mod kmsctl_operator;
+mod notify_command;
 mod onboarding_page;
 mod policy_commands;
 mod replicas;

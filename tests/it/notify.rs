@@ -1,0 +1,78 @@
+//! Webhooks that are told of events and conditions, from the configuration to the receiver.
+
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::faults::{Asked, Fault, FaultServer, Reply};
+use crate::support::operator::Operator;
+use crate::support::{World, eventually};
+
+async fn receiver() -> FaultServer {
+    FaultServer::answering(|_| Reply::json(&json!({}))).await
+}
+
+fn entry(receiver: &FaultServer, more: &str) -> String {
+    format!(
+        "[[core.notify]]\nname = 'pager'\nurl = '{}'\nsecret = 'sixteen bytes or more'\n{more}\n",
+        receiver.url()
+    )
+}
+
+/// The first notification of this type.
+async fn told(receiver: &FaultServer, kind: &str) -> Value {
+    eventually(kind, async || receiver.asked().iter().map(Asked::json).find(|body| body["type"] == kind))
+        .await
+}
+
+#[tokio::test]
+async fn a_freeze_reaches_people_with_the_name_of_the_log_and_of_the_process() {
+    let receiver = receiver().await;
+    let world = World::ready_with(&entry(&receiver, "")).await;
+    Operator::of(&world).await.freeze("app", &[0xaa; 20]).await;
+    // The root keys were made before.
+    let bootstrapped = told(&receiver, "keys_bootstrapped").await;
+    let frozen = told(&receiver, "frozen").await;
+    let recorded = &world.audited("frozen")[0];
+    assert_eq!((&frozen["sequence"], &frozen["time"]), (&recorded["seq"], &recorded["time"]));
+    let origin = frozen["origin"].as_str().expect("a log that is signed");
+    assert!(origin.contains("/cvm-kms/"), "{origin}");
+    assert_eq!(frozen["boot_id"], bootstrapped["boot_id"]);
+    let metrics = world.caller().get("/metrics").await;
+    let line = r#"cvm_kms_notifications_total{outcome="failed",target="pager"} 0"#;
+    assert!(metrics.text().contains(line), "{}", metrics.text());
+}
+
+#[tokio::test]
+async fn a_full_disk_reaches_people_although_nothing_can_be_recorded() {
+    let receiver = receiver().await;
+    let mut world = World::ready_with(&entry(&receiver, "types = ['audit_log_unavailable']")).await;
+    world.start_without_room_for_audit().await;
+    let body = told(&receiver, "audit_log_unavailable").await;
+    assert_eq!((&body["state"], &body["severity"]), (&"raised".into(), &"critical".into()));
+    let message = body["message"].as_str().expect("a message");
+    assert_eq!(message, "the disk of the audit log is full; no key is released meanwhile");
+}
+
+#[tokio::test]
+async fn a_target_that_hangs_holds_up_no_release() {
+    let receiver = receiver().await;
+    receiver.suffer(Fault::Hanging).await;
+    let world = World::ready_with(&entry(&receiver, "types = ['app_key_released']")).await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    let caller = world.caller().shows(&world.attested(&app).await);
+    let mut line = caller.connect().await.expect("a connection");
+    let began = Instant::now();
+    for _ in 0..100 {
+        assert_eq!(line.json("GetAppKey", json!({})).await.status, 200);
+    }
+    assert!(began.elapsed() < Duration::from_secs(10), "{:?}", began.elapsed());
+    let waiting = eventually("they wait", async || {
+        let metrics = world.caller().get("/metrics").await;
+        let line = r#"cvm_kms_notifications_waiting{target="pager"} "#;
+        let count = metrics.text().lines().find_map(|text| text.strip_prefix(line)?.parse::<u64>().ok());
+        count.filter(|count| *count >= 99)
+    });
+    assert_eq!(waiting.await, 99, "one is being sent");
+}
