@@ -223,7 +223,7 @@ mod tests {
             latest.get(|answer| answer.asked > came, ask).await.map(|answer| answer.value)
         };
         assert_eq!(get().await, Ok(0));
-        // The first caller asks. The second came before that request was sent, so its result serves both.
+        // The first caller sends the request. The second came before that, so its result serves both.
         let both = tokio::join!(get(), get());
         assert!(both.0.is_ok() && both.1.is_ok());
         assert_eq!(get().await.map(|answer| answer > 1), Ok(true), "a later caller asks again");

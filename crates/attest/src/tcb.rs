@@ -73,6 +73,6 @@ pub struct TcbVerdict {
     pub advisory_ids: Vec<String>,
     /// FMSPC.
     pub fmspc: [u8; 6],
-    /// How far a platform that is not `UpToDate` is behind; also `None` if the collateral does not tell.
+    /// How far the platform is behind; `None` if it is `UpToDate`, or if the collateral does not tell.
     pub gap: Option<TcbGap>,
 }

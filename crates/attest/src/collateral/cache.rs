@@ -291,7 +291,7 @@ impl CollateralCache {
         response
     }
 
-    /// Working services in the configured order, then the paused ones, the longest paused first.
+    /// Working services in the configured order, then the paused ones by the end of their pause.
     fn endpoints_in_order(&self) -> Vec<&Endpoint> {
         let mut endpoints: Vec<&Endpoint> = self.shared.endpoints.iter().collect();
         endpoints.sort_by_key(|endpoint| endpoint.paused_until());

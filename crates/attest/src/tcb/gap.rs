@@ -51,7 +51,7 @@ impl PartGap {
         self.status
     }
 
-    /// Start of the status, Unix seconds; never too late.
+    /// When the status began, Unix seconds. It may be too early, never too late.
     pub fn since(&self) -> u64 {
         self.since
     }
@@ -110,7 +110,7 @@ impl TcbGap {
         &self.parts
     }
 
-    /// Start of the earliest status of any part, Unix seconds.
+    /// When the first of the parts fell behind, Unix seconds.
     pub fn since(&self) -> u64 {
         self.parts.iter().map(|part| part.since).min().unwrap_or(0)
     }
