@@ -46,7 +46,7 @@ def identity():
     yield "tdx-quote", bytes.fromhex((FIXTURES / "dcap-qvl/tdx-quote.hex").read_text().strip().removeprefix("0x"))
     yield "nitro-enclave", (FIXTURES / "dstack/nitro_attestation_dbg.bin").read_bytes()
     for name, blob in named(attestation["blobs"], "synthetic-aws-nitro-tpm-v0", "synthetic-nitro-enclave-v0").items():
-        # V0: a zero byte, the platform's index, and the document behind a length of two bytes.
+        # V0: a zero byte, the platform's index, a length of two bytes, and the document.
         yield f"document-of-{name}", bytes.fromhex(blob["bytes"])[4:]
     for index, info in enumerate(vectors("certs")["app_info_extension"]):
         yield f"app-info-{index}", bytes.fromhex(info["msgpack"])
@@ -103,7 +103,7 @@ def scale_text(text):
 
 
 def csr():
-    """A version, then what stands behind the key of a request; the target signs it."""
+    """A version, then the fields after the key of a request, which the target signs."""
     confirm_and_key = 18 + 2 + 91
     requests = named(vectors("certs")["csr"], "v1", "v2-config0-attestation-v0", "v2-config2-attestation-v1")
     for name, request in requests.items():
@@ -302,7 +302,7 @@ def known_signers():
 
 
 def proof():
-    """Answers that prove a KMS of the development root, answers that do not, and allowlists."""
+    """Responses that prove a KMS of the development root, responses that do not, and allowlists."""
     certificates = {certificate["name"]: certificate["pem"] for certificate in vectors("certs")["certificates"]}
     keys = vectors("keys")
     signed = next(case for case in keys["env_pubkey_signatures"] if case["timestamp"] == "1700000000")
@@ -327,7 +327,7 @@ def proof():
 
 
 def ethereum():
-    """A choice of place, then what a contract returns, the result for a block or a chain, or a whole body."""
+    """A choice of use, then the return value of a contract, the result for a block or a chain, or a complete body."""
     word = lambda number: number.to_bytes(32, "big")
     tail = lambda text: word(len(text.encode())) + text.encode() + bytes(-len(text.encode()) % 32)
     verdict = lambda is_allowed, reason: bytes([0]) + word(is_allowed) + word(64) + tail(reason)
@@ -355,7 +355,7 @@ def ethereum():
 
 
 def tcb_info():
-    """TCB info and QE identity of real collateral, shortened to what is looked at."""
+    """TCB info and QE identity of real collateral, shortened to the fields that are read."""
     for name in ["tdx_quote", "tdx_quote_outdated"]:
         collateral = json.loads((FIXTURES / f"dcap-qvl/{name}_collateral.json").read_text())
         yield name, collateral["tcb_info"].encode() + b"\0" + collateral["qe_identity"].encode()

@@ -1,4 +1,4 @@
-// A replica whose source hands keys over on its admin listener only: refused with the reason, then received with a token.
+// A replica whose source releases keys only on its admin listener: refused with the reason, then successful with a token.
 
 import { accessible, assert, clean, finish, given, open, picture, says, scenario } from './browser.mjs';
 

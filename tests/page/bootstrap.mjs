@@ -1,4 +1,4 @@
-// The first KMS: what it is, checks, Bootstrap, Finish; each state looked at in every look.
+// The first KMS: its identity, checks, Bootstrap, Finish; each state checked in every layout and theme.
 
 import { accessible, assert, clean, finish, fits, LOOKS, onlyOpen, open, picture, primary, says, scenario, step } from './browser.mjs';
 

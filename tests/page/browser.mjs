@@ -1,4 +1,4 @@
-// A browser for one scenario: launched, watched and closed. What a page must never do makes the scenario fail.
+// A browser for one scenario: launched, watched and closed. Errors that a page must never cause fail the scenario.
 
 import { readFileSync } from 'node:fs';
 import { createRequire } from 'node:module';
@@ -31,7 +31,7 @@ export async function scenario(play) {
     args: [
       '--no-sandbox', '--disable-gpu', '--disable-quic', '--no-first-run', '--disable-background-networking',
       '--disable-component-update', '--disable-sync', '--disable-dev-shm-usage',
-      // Names that are not this machine's own: over plain HTTP the browser trusts them with less.
+      // Names other than localhost: over plain HTTP the browser restricts their pages.
       '--host-resolver-rules=MAP *.test 127.0.0.1',
     ],
   });

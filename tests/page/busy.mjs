@@ -1,4 +1,4 @@
-// Others keep the check of the source busy: the road to keys goes on without it, for the real call checks the same.
+// The check of the source is busy with other requests: the setup continues without it, because the real call checks the same.
 
 import { accessible, assert, clean, finish, given, open, picture, says, scenario } from './browser.mjs';
 

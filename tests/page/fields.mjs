@@ -1,4 +1,4 @@
-// Wrong input: the field says what is wrong, has the focus, and works once it is corrected. Nothing is called for it.
+// Invalid input: the field shows the error, has the focus, and works after the correction. No request is sent for it.
 
 import { accessible, assert, clean, open, picture, says, scenario } from './browser.mjs';
 

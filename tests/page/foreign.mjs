@@ -1,4 +1,4 @@
-// A page of another site in the operator's browser: whatever it sends to the KMS, nothing happens.
+// A page of another site in the operator's browser: none of its requests to the KMS has an effect.
 
 import { createServer } from 'node:http';
 import { given, scenario } from './browser.mjs';
@@ -6,7 +6,7 @@ import { given, scenario } from './browser.mjs';
 await scenario(async (browser) => {
   const context = await browser.newContext({ ignoreHTTPSErrors: true });
   const body = '<!doctype html><title>elsewhere</title><form method="post" enctype="text/plain"><input name="x"></form>';
-  // On this machine too, or the browser would keep the page from asking at all.
+  // On this machine too: otherwise the browser would block the page's requests itself.
   const elsewhere = createServer((_, answer) => answer.setHeader('content-type', 'text/html').end(body));
   await new Promise((listening) => { elsewhere.listen(0, '127.0.0.1', listening); });
   const evil = `http://evil.test:${elsewhere.address().port}/`;
@@ -17,7 +17,7 @@ await scenario(async (browser) => {
     }
   });
   for (const origin of [`http://127.0.0.1:${given.port}`, `http://kms.test:${given.port}`]) {
-    // A page for each: what the form of the last one leads to may end after its answer has come.
+    // A page for each: the navigation of the previous form may end after its response arrived.
     const page = await context.newPage();
     await page.goto(evil);
     await page.evaluate(async (kms) => {
@@ -34,7 +34,7 @@ await scenario(async (browser) => {
         image.src = `${kms}/prpc/Onboard.Bootstrap?domain=localhost`;
       });
     }, origin);
-    // A form sends the user there.
+    // Submitting a form navigates to the KMS.
     await page.evaluate((kms) => {
       const [form] = document.forms;
       const [field] = form.elements;
@@ -42,14 +42,14 @@ await scenario(async (browser) => {
       field.name = '{"domain":"localhost","x":"';
       field.value = '"}';
     }, origin);
-    // The refusal is protobuf, as the type of the form says: for the browser a file, not a page. The form goes once the
-    // call that sends it is over, since leaving the page in the middle of the call would break it.
+    // The refusal is protobuf, like the form's type: a download for the browser, not a page. The form is submitted after
+    // this call returns, because leaving the page during the call would break it.
     const answered = page.waitForResponse((response) => response.url().includes('/prpc/Bootstrap'));
     await page.evaluate(() => { setTimeout(() => document.forms[0].submit(), 50); });
     await answered;
   }
   const pages = [...statuses];
-  // A link that another program opens: for the browser the user has typed it.
+  // A link opened by another program: for the browser this is the same as typing it.
   const opened = [];
   for (const origin of [`http://127.0.0.1:${given.port}`, `http://kms.test:${given.port}`]) {
     for (const link of ['Bootstrap?domain=localhost', 'Onboard?source_url=https%3A%2F%2Fevil.test&domain=localhost']) {

@@ -1,4 +1,4 @@
-// The whole road without a mouse: every stop of the tabulator shows where it is, and focus goes where the eye goes.
+// The complete setup without a mouse: every tab stop is visible, and the focus moves to what has changed.
 
 import { assert, clean, onlyOpen, open, says, scenario } from './browser.mjs';
 

@@ -1,4 +1,4 @@
-// A replica: a KMS that serves is verified, its keys are received, and the replica serves them.
+// A replica: it verifies a running KMS, receives its keys, and serves them.
 
 import { accessible, assert, clean, finish, given, open, picture, says, scenario } from './browser.mjs';
 

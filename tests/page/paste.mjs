@@ -1,4 +1,4 @@
-// What the page gives to paste into an allowlist allows this KMS: the check fails before, and passes after.
+// The allowlist entry shown on the page allows this KMS: the check fails before it is pasted, and passes after.
 
 import { renameSync, writeFileSync } from 'node:fs';
 import { accessible, assert, clean, given, onlyOpen, open, primary, says, scenario, step } from './browser.mjs';

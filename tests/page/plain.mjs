@@ -1,4 +1,4 @@
-// Plain HTTP under a name, which browsers trust with less, and HTTPS: the page works in both, copying included.
+// Plain HTTP under a host name, where browsers restrict pages, and HTTPS: the page works in both, including copying.
 
 import { assert, clean, finish, given, open, says, scenario, step } from './browser.mjs';
 

@@ -9,7 +9,7 @@ function replace({ path, text }) {
 }
 
 await scenario(async (browser) => {
-  // The browser itself notes that a request was answered with 4xx.
+  // The browser logs responses with status 4xx.
   const { page, seen } = await open(browser, { expected: /status of 4\d\d/ });
   await says(page, '#checks-state', '1 of 5 checks fail: Authorization.');
   const check = await page.locator('#check-authorization').textContent();

@@ -1,10 +1,10 @@
-// A page opened late: keys exist already, a part of them goes away and comes back, and Finish has to wait for something.
+// A page opened late: keys already exist, a key file disappears and returns, and Finish has to wait.
 
 import { renameSync } from 'node:fs';
 import { accessible, assert, clean, given, onlyOpen, open, picture, says, scenario, step } from './browser.mjs';
 
 await scenario(async (browser) => {
-  // Without its attester the KMS answers 503 when it is asked for its evidence, which the browser notes.
+  // Without its attester the KMS returns 503 to requests for its evidence, which the browser logs.
   const { page, seen } = await open(browser, { expected: /status of 503/ });
   await says(page, '#mode', 'Keys saved');
   await says(page, '#keys-state', 'They came by another call.');

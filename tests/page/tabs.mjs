@@ -1,4 +1,4 @@
-// A second tab, in sight and behind another one: after Finish in the first it says that the KMS serves, and nothing is red.
+// A second tab, in front and in the background: after Finish in the first it says that the KMS serves, and shows no error.
 
 import { accessible, assert, clean, finish, onlyOpen, open, picture, says, scenario } from './browser.mjs';
 
@@ -7,7 +7,7 @@ await scenario(async (browser) => {
   const second = await open(browser);
   await says(first.page, '#checks-state', 'All checks pass.');
   await says(second.page, '#checks-state', 'All checks pass.');
-  // The second tab goes behind another one, where browsers let it do little.
+  // The second tab goes to the background, where browsers throttle it.
   await second.page.evaluate(() => {
     Object.defineProperty(document, 'visibilityState', { configurable: true, get: () => 'hidden' });
   });

@@ -1,4 +1,4 @@
-// The onboarding token: asked for in the page, or given once in the address; kept in memory and nowhere else.
+// The onboarding token: entered in the page, or given once in the address; kept only in memory.
 
 import { accessible, assert, clean, finish, given, open, picture, says, scenario } from './browser.mjs';
 
@@ -11,7 +11,7 @@ async function kept(page) {
 }
 
 await scenario(async (browser) => {
-  // Without a token the KMS answers 401, which the browser notes.
+  // Without a token the KMS returns 401, which the browser logs.
   const asked = await open(browser, { expected: /status of 401/ });
   await says(asked.page, '#gate-title', 'Onboarding token');
   await says(asked.page, '#identity-state', 'Proved by its own evidence');
@@ -47,7 +47,7 @@ await scenario(async (browser) => {
   await named.page.getByRole('button', { name: 'Make new keys' }).click();
   await says(named.page, '#result-title', 'This KMS has new keys');
 
-  // Whoever looked on without acting learns it too.
+  // A page that was only watching learns it too.
   await says(asked.page, '#keys-state', 'They came by another call.');
   await finish(named.page);
   await says(asked.page, '#mode', 'Serving');

@@ -1,4 +1,4 @@
-// @phala/dstack-sdk's client of the guest agent, on the socket given as argument: what each of its calls answers.
+// @phala/dstack-sdk's client of the guest agent, on the socket given as argument: the result of each call.
 
 import { DstackClient } from '@phala/dstack-sdk';
 

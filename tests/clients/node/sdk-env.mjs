@@ -15,7 +15,7 @@ function signer({ public_key: key, signature, app_id: app, timestamp, max_age: m
   return verifyEnvEncryptPublicKey(bytes(key), bytes(signature), app, BigInt(timestamp), options);
 }
 
-// The package says on the console why it refuses.
+// The package logs the reason of a refusal to the console.
 console.error = () => {};
 const { checks, environments } = JSON.parse(await text(process.stdin));
 const blobs = [];

@@ -18,14 +18,14 @@ PREFIX = b"dstack-env-encrypt-pubkey:"
 
 
 def signer(signature, message):
-    """The compressed key that signed, as whitelists hold it."""
+    """The compressed key of the signer, in the form of the whitelists."""
     assert len(signature) == 65 and signature[64] in (0, 1), "r, s, and v of 0 or 1"
     key = keys.Signature(signature).recover_public_key_from_msg_hash(keccak(message))
     return "0x" + key.to_compressed_bytes().hex()
 
 
 def vmm_cli(url, app_id):
-    """Path of the URL dropped, HTTP/1.1, status not looked at, hex without `0x`, the dated signature first."""
+    """Drops the path of the URL, uses HTTP/1.1, ignores the status, sends hex without `0x`, checks the dated signature first."""
     parts = urllib.parse.urlsplit(url)
     connection = http.client.HTTPSConnection(parts.hostname, parts.port, context=UNVERIFIED, timeout=30)
     body = json.dumps({"app_id": app_id})
@@ -49,7 +49,7 @@ def vmm_cli(url, app_id):
 
 
 def dstack_cloud(url, app_id):
-    """The URL appended to as it is, a status of 400 or more raises, only the signature without a date is checked."""
+    """Appends to the URL as given, raises on status 400 and above, checks only the signature without a date."""
     request = urllib.request.Request(
         f"{url}/prpc/GetAppEnvEncryptPubKey?json",
         data=json.dumps({"app_id": app_id}).encode(),

@@ -1,4 +1,4 @@
-"""What a relying party takes out of an attested certificate: the evidence, the quote in it, the key it must bind."""
+"""What a relying party reads from an attested certificate: the evidence, its quote, and the key that it must bind."""
 
 import asyncio
 import hashlib
@@ -14,7 +14,7 @@ ARC = "1.3.6.1.4.1.62397.1"
 
 
 def server_certificate(host, port):
-    """The certificate that a server shows, whoever issued it."""
+    """The certificate of a server, from any issuer."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -24,7 +24,7 @@ def server_certificate(host, port):
 
 
 def extension(certificate, number):
-    """The content of a private extension: an OCTET STRING inside the extension's own, lengths below 64 KiB."""
+    """The content of a private extension: the OCTET STRING inside the extension's own, shorter than 64 KiB."""
     for found in certificate.extensions:
         if found.oid.dotted_string == f"{ARC}.{number}":
             value = found.value.value
@@ -39,7 +39,7 @@ def extension(certificate, number):
 
 
 def quote_of(evidence):
-    """The TDX quote inside versioned evidence: SCALE behind two zero bytes, or MessagePack."""
+    """The TDX quote in versioned evidence: SCALE after two zero bytes, or MessagePack."""
     if evidence[:2] == b"\0\0":
         size = 1 << (evidence[2] & 3)
         assert size < 8, "a length of at most four bytes"
@@ -51,7 +51,7 @@ def quote_of(evidence):
 
 
 def read(der):
-    """Quote, report data that binds the certificate's key, and usage, of a certificate."""
+    """The quote in a certificate, the report data that bind the certificate's key, and the special usage."""
     certificate = x509.load_der_x509_certificate(der)
     key = certificate.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     return {
@@ -62,7 +62,7 @@ def read(der):
 
 
 def collateral_of(quote, pccs):
-    """What a collateral service says about the quote's platform."""
+    """The collateral of the quote's platform from a collateral service."""
 
     async def fetch():
         return await dcap_qvl.get_collateral(pccs, quote)

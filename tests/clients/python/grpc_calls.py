@@ -1,4 +1,4 @@
-"""grpcio with nothing but what the server's reflection says: lists services and calls methods, as asked by JSON."""
+"""Lists services and calls methods with grpcio and server reflection only, as requested in JSON."""
 
 import json
 import sys
@@ -13,7 +13,7 @@ TIMEOUT = 30
 
 
 class Token(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor):
-    """Shows a token with every call, those of reflection included."""
+    """Sends a token with every call, including reflection."""
 
     def __init__(self, token):
         self.metadata = [("authorization", f"Bearer {token}")]
@@ -26,7 +26,7 @@ class Token(grpc.UnaryUnaryClientInterceptor, grpc.StreamStreamClientInterceptor
 
 
 def channel(asked):
-    """To `target`; over TLS if `roots` are given, with a client certificate if there is one."""
+    """A channel to `target`; with TLS if `roots` are given, with a client certificate if there is one."""
     if asked["roots"] is None:
         return grpc.insecure_channel(asked["target"])
     pem = [None if asked[name] is None else asked[name].encode() for name in ("roots", "key", "certificate")]
@@ -34,7 +34,7 @@ def channel(asked):
 
 
 def call(connection, pool, service, method, request):
-    """The reply and its status code, both as text."""
+    """The response and its status code, both as text."""
     described = pool.FindServiceByName(service).methods_by_name[method]
     message, reply = GetMessageClass(described.input_type), GetMessageClass(described.output_type)
     function = connection.unary_unary(

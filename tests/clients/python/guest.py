@@ -1,4 +1,4 @@
-"""What a guest does at boot, in Python: evidence from the guest agent, a client certificate, the server checked, its keys."""
+"""The calls of a guest at boot: gets evidence from the guest agent, makes a client certificate, checks the server, gets its keys."""
 
 import datetime
 import hashlib
@@ -37,14 +37,14 @@ def octet_string(content):
 
 
 def post(connection, method, message):
-    """A call as the peer's guests make it: `?json` and no content type."""
+    """A call like those of the peer's guests: `?json` and no content type."""
     connection.request("POST", f"/prpc/{method}?json", json.dumps(message).encode())
     answer = connection.getresponse()
     return answer.status, json.loads(answer.read())
 
 
 def call_anyone(method, message):
-    """A call to a server that is not checked."""
+    """A call to an unauthenticated server."""
     connection = http.client.HTTPSConnection(
         url.hostname, url.port, context=ssl._create_unverified_context(), timeout=30
     )
@@ -55,7 +55,7 @@ def call_anyone(method, message):
 
 
 def client_certificate(temp_ca, agent):
-    """A certificate of the temporary CA over a new key, with evidence that binds the key."""
+    """A certificate of the temporary CA for a new key, with evidence that binds the key."""
     key = ec.generate_private_key(ec.SECP256R1())
     public = key.public_key().public_bytes(Encoding.DER, PublicFormat.SubjectPublicKeyInfo)
     evidence = agent.attest(hashlib.sha512(b"ratls-cert:" + public).digest()).decode_attestation()
@@ -79,7 +79,7 @@ def client_certificate(temp_ca, agent):
 
 
 def verdict(der):
-    """What the server's certificate is worth: its usage, and the status of its quote if it binds its key."""
+    """The server's certificate: its usage, the status of its quote, and whether the quote binds its key."""
     shown = read(der)
     collateral = collateral_of(shown["quote"], asked["pccs"])
     root = bytes.fromhex(asked["root"])
@@ -96,7 +96,7 @@ with tempfile.TemporaryDirectory() as directory:
     with open(file, "wb") as pem:
         pem.write(client_certificate(temp_ca, agent))
     context = ssl.create_default_context(cadata=temp_ca["ca_cert"])
-    # Set by default from Python 3.13 on: it asks for authority key identifiers, which no certificate here has.
+    # A default since Python 3.13: it requires authority key identifiers, which no certificate here has.
     context.verify_flags &= ~ssl.VERIFY_X509_STRICT
     context.load_cert_chain(file)
     connection = http.client.HTTPSConnection(url.hostname, url.port, context=context, timeout=30)

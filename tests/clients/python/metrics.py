@@ -1,4 +1,4 @@
-"""prometheus-client's parser on the text of /metrics, a JSON string: the kind of each family that has a documented meaning."""
+"""prometheus-client's parser on the text of /metrics, a JSON string: the type of each family with a help text."""
 
 import json
 import sys

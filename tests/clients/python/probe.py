@@ -11,7 +11,7 @@ TIMEOUT = 30
 
 
 def check(stub, service):
-    """The status, or why there is none."""
+    """The status, or the error code."""
     try:
         answer = stub.Check(HealthCheckRequest(service=service), timeout=TIMEOUT)
     except grpc.RpcError as error:
@@ -20,7 +20,7 @@ def check(stub, service):
 
 
 def watch(stub, service):
-    """The first status that is told; the watch itself would go on."""
+    """The first status; the watch would continue."""
     stream = stub.Watch(HealthCheckRequest(service=service), timeout=TIMEOUT)
     try:
         first = HealthCheckResponse.ServingStatus.Name(next(stream).status)

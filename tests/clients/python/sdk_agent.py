@@ -1,4 +1,4 @@
-"""dstack-sdk's client of the guest agent, on the socket given as argument: what each of its calls answers."""
+"""dstack-sdk's client of the guest agent, on the socket given as argument: the result of each call."""
 
 import json
 import sys

@@ -1,4 +1,4 @@
-// Verifies quotes with @phala/dcap-qvl: {root, cases} as JSON on stdin, a list of answers as JSON on stdout.
+// Verifies quotes with @phala/dcap-qvl: {root, cases} as JSON on stdin, a list of results as JSON on stdout.
 'use strict';
 
 const { QuoteVerifier, getCollateral } = require('@phala/dcap-qvl');
