@@ -262,7 +262,7 @@ impl OsImages {
             return Err(OsImageError::Platform(evidence.platform.kind()));
         };
         let config = VmConfig::effective(vm_config, &evidence.stack.config)?;
-        self.check(config, &tdx.event_log, &verified.td().quoted()).await
+        self.check(config, &tdx.event_log, &verified.td().quoted).await
     }
 
     /// Downloads an image into the cache, unless it is cached.

@@ -118,8 +118,7 @@ impl Verified {
     pub fn app_info(&self, registers: Registers, vm_config: &str) -> Result<AppInfo, UnidentifiedError> {
         let stack = &self.evidence.stack;
         let config = VmConfig::effective(vm_config, &stack.config).map_err(IdentityError::from)?;
-        let quoted = self.td().quoted();
-        Ok(tdx_identity(&quoted, &stack.runtime_events, registers, &config, self.ppid())?)
+        Ok(tdx_identity(&self.td().quoted, &stack.runtime_events, registers, &config, self.ppid())?)
     }
 
     /// Who the guest is, with `vm_config` as in [`Verified::app_info`]. The hash of the OS image is a claim
@@ -183,10 +182,10 @@ impl<'a> Consistent<'a> {
         let events = &evidence.stack.runtime_events;
         check_names(events)?;
         let quote = TdQuote::parse(&tdx.quote)?;
-        let quoted = quote.report();
+        let quoted = &quote.report().quoted;
         let replayed = replay_rtmr3(events, Until::End);
-        if quoted.rt_mr[3] != replayed {
-            let quoted = hex::encode(quoted.rt_mr[3]);
+        if quoted.rt_mr3 != replayed {
+            let quoted = hex::encode(quoted.rt_mr3);
             return Err(VerifyError::Rtmr3 { quoted, replayed: hex::encode(replayed) });
         }
         if !is_equal(&quoted.report_data, &report_data.0) {

@@ -124,7 +124,7 @@ fn attempt(entry: &Path, report_data: ReportData) -> Result<Vec<u8>, AttesterErr
         return Err(AttesterError::EmptyQuote);
     }
     match TdReport::parse(&quote) {
-        Ok(td) if td.report_data == report_data.0 => Ok(quote),
+        Ok(td) if td.quoted.report_data == report_data.0 => Ok(quote),
         Ok(_) => Err(AttesterError::Conflict),
         Err(_) => Err(AttesterError::UnreadableQuote),
     }

@@ -51,18 +51,8 @@ pub struct TdReport {
     pub td_attributes: u64,
     /// XFAM: the extended features that the TD may use.
     pub xfam: [u8; 8],
-    /// MRTD: measurement of the initial contents.
-    pub mr_td: [u8; 48],
-    /// MRCONFIGID, set by the host.
-    pub mr_config_id: [u8; 48],
-    /// MROWNER, set by the host.
-    pub mr_owner: [u8; 48],
-    /// MROWNERCONFIG, set by the host.
-    pub mr_owner_config: [u8; 48],
-    /// RTMR0 to RTMR3.
-    pub rt_mr: [[u8; 48]; 4],
-    /// REPORTDATA, chosen by the guest.
-    pub report_data: [u8; 64],
+    /// The fields that identify the guest, and its report data.
+    pub quoted: Quoted,
     /// TEE_TCB_SVN2: current security versions of the TDX module. In TD 1.5 bodies only.
     pub tee_tcb_svn2: Option<[u8; 16]>,
     /// MRSERVICETD, in TD 1.5 bodies only.
@@ -96,30 +86,9 @@ impl TdReport {
             seam_attributes: body.seam_attributes,
             td_attributes: u64::from_le_bytes(body.td_attributes),
             xfam: body.xfam,
-            mr_td: body.mr_td,
-            mr_config_id: body.mr_config_id,
-            mr_owner: body.mr_owner,
-            mr_owner_config: body.mr_owner_config,
-            rt_mr: [body.rt_mr0, body.rt_mr1, body.rt_mr2, body.rt_mr3],
-            report_data: body.report_data,
+            quoted: body.into(),
             tee_tcb_svn2: None,
             mr_service_td: None,
-        }
-    }
-
-    /// The registers that identify the guest.
-    pub fn quoted(&self) -> Quoted {
-        let [rt_mr0, rt_mr1, rt_mr2, rt_mr3] = self.rt_mr;
-        Quoted {
-            mr_td: self.mr_td,
-            rt_mr0,
-            rt_mr1,
-            rt_mr2,
-            rt_mr3,
-            mr_config_id: self.mr_config_id,
-            mr_owner: self.mr_owner,
-            mr_owner_config: self.mr_owner_config,
-            report_data: self.report_data,
         }
     }
 

@@ -82,7 +82,7 @@ fn runtime_events_must_replay_to_rtmr3() {
     for (case, spoil) in cases {
         let mut evidence = good.clone();
         spoil(&mut evidence.stack.runtime_events);
-        let quoted = hex::encode(verified(&good).unwrap().td().rt_mr[3]);
+        let quoted = hex::encode(verified(&good).unwrap().td().quoted.rt_mr3);
         let expected = format!("RTMR3 mismatch, quoted: {quoted}, replayed: ");
         assert!(refusal(&evidence).starts_with(&expected), "{case}");
     }

@@ -211,7 +211,7 @@ pub(super) fn image_proof(verified: &Verified) -> ImageProof {
         return ImageProof::Claimed;
     }
     match lite::boot_registers(&config, &tdx.event_log) {
-        Ok(registers) if registers.compare(&verified.td().quoted()).is_ok() => ImageProof::Proven,
+        Ok(registers) if registers.compare(&verified.td().quoted).is_ok() => ImageProof::Proven,
         _ => ImageProof::Claimed,
     }
 }

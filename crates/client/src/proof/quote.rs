@@ -70,7 +70,7 @@ impl Examination<'_> {
         };
         self.tcb(&quote);
         self.passed(Check::NotDebug, "no debug attribute is set");
-        if quote.td().report_data == ReportData::ra_tls(&spki).0 {
+        if quote.td().quoted.report_data == ReportData::ra_tls(&spki).0 {
             self.passed(Check::KeyBound, "the report data are the hash of the certificate's key");
         } else {
             self.failed(Check::KeyBound, "the quote vouches for another key than the certificate's");

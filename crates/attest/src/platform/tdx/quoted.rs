@@ -1,4 +1,4 @@
-//! The identifying fields of a TDX quote, read without verification.
+//! The fields of a TDX quote that identify the guest.
 
 use dcap_qvl::quote::{Quote, TDReport10};
 
