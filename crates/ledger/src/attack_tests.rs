@@ -1,4 +1,4 @@
-//! Inputs that somebody made to be read wrongly: long, doubled, empty, out of bounds.
+//! Malicious inputs: too long, repeated, empty, out of bounds.
 
 use crate::bundle::entries;
 use crate::checkpoint::Checkpoint;

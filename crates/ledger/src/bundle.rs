@@ -3,7 +3,7 @@
 use crate::hash::Hash;
 use crate::tile::Width;
 
-/// An entry has a length of two bytes in a bundle, so it is no longer than this.
+/// Maximum length of an entry, whose length has two bytes in a bundle.
 pub const MAX_ENTRY: usize = u16::MAX as usize;
 
 /// Bytes of an entry's length.
@@ -20,7 +20,7 @@ pub enum BundleError {
         /// How many entries there should be.
         width: u16,
     },
-    /// Something stands behind the last entry.
+    /// Trailing bytes after the last entry.
     #[error("{bytes} bytes follow the last entry of the bundle")]
     Trailing {
         /// How many.
@@ -45,7 +45,7 @@ pub struct EntryTooLong {
     pub bytes: usize,
 }
 
-/// Reads a bundle: for each entry u16be(length) ‖ entry, and nothing behind the last.
+/// Reads a bundle: for each entry u16be(length) ‖ entry, without trailing bytes.
 ///
 /// # Errors
 /// [`BundleError`].

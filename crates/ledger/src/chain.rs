@@ -22,7 +22,7 @@ const SEAL: usize = 9 + 64 + 2;
 /// Why a record does not follow from the one before.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum LinkProblem {
-    /// No newline at the end: a crash cut it short, or somebody did.
+    /// No newline at the end: a crash or someone truncated it.
     #[error("it is cut short")]
     Unfinished,
     /// Zeros in the place of records: damage, not what a crash leaves.
@@ -45,7 +45,7 @@ pub enum LinkProblem {
     Order,
 }
 
-/// What nobody can guess of a record: neither its hash nor its leaf hash gives away what else is in it.
+/// Random bytes in a record, so that its hash and its leaf hash do not reveal the rest of it.
 ///
 /// Random, not derived: two contents at one number after a roll-back must not share it.
 #[derive(Debug, Clone, Copy)]

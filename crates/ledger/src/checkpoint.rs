@@ -12,13 +12,13 @@ pub enum CheckpointError {
     /// Fewer than three lines, or no newline at the end.
     #[error("a checkpoint must have lines for origin, size and root, each with a newline")]
     Lines,
-    /// The first line is no origin.
+    /// The first line is not an origin.
     #[error("an origin must not be empty and must not contain control characters")]
     Origin,
-    /// The second line is no size.
+    /// The second line is not a size.
     #[error("size of the tree: {0}")]
     Size(#[from] NumberError),
-    /// The third line is no hash.
+    /// The third line is not a hash.
     #[error("the root must be 32 bytes in padded base64")]
     Root,
     /// The size is 0, and the root is not that of the empty tree.
@@ -83,7 +83,7 @@ impl Checkpoint {
         &self.extension
     }
 
-    /// Reads the text, and a tree of size 0 with a root of another tree as well: a witness answers that in its own way.
+    /// Reads the text. Accepts a tree of size 0 with the root of another tree, for which a witness has a status of its own.
     pub(crate) fn read(text: &str) -> Result<Self, CheckpointError> {
         let lines = text.strip_suffix('\n').ok_or(CheckpointError::Lines)?;
         let mut lines = lines.split('\n');

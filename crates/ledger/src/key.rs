@@ -1,4 +1,4 @@
-//! Names and public keys of those who sign notes (C2SP `signed-note`, `tlog-cosignature`).
+//! Names and public keys of the signers of notes (C2SP `signed-note`, `tlog-cosignature`).
 
 use std::fmt;
 use std::str::FromStr;
@@ -13,7 +13,7 @@ pub const ED25519_PUBLIC_KEY: usize = 32;
 /// Length of an ML-DSA-44 public key (FIPS 204).
 pub const ML_DSA_44_PUBLIC_KEY: usize = 1312;
 
-/// A verifier key is not longer: a name, an id, and an ML-DSA-44 key in base64.
+/// Maximum length of a verifier key: a name, an id, and an ML-DSA-44 key in base64.
 const MAX_VKEY: usize = 4096;
 
 /// Why a text is not a key name or a verifier key.
@@ -28,10 +28,10 @@ pub enum KeyError {
     /// Not lower-case hex of four bytes.
     #[error("a key id must be 8 lower-case hex digits")]
     Id,
-    /// Not padded base64 in its one form, or nothing.
+    /// Empty, or not canonical padded base64.
     #[error("the public key must be in padded base64")]
     Base64,
-    /// A type of signature that is not known here.
+    /// An unsupported signature type.
     #[error("signature type {0:#04x} is not supported")]
     Type(u8),
     /// The public key has a wrong length for its type.
@@ -81,7 +81,7 @@ pub(crate) fn is_key_name(name: &str) -> bool {
     !name.is_empty() && !name.contains(|c: char| c.is_whitespace() || c.is_control() || c == '+')
 }
 
-/// The short id of a key, which tells a verifier which key to use. It identifies nothing: ids can collide.
+/// The short id of a key, a hint for the verifier which key to use. It is not an identifier: ids can collide.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct KeyId([u8; 4]);
 
@@ -120,7 +120,7 @@ impl fmt::Debug for KeyId {
     }
 }
 
-/// A public key with what it signs.
+/// A public key with its signature type.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub enum PublicKey {
     /// Type 01: signs the text of a note. The key of a log.
@@ -132,7 +132,7 @@ pub enum PublicKey {
 }
 
 impl PublicKey {
-    /// The byte that says the type of signature.
+    /// The byte for the signature type.
     pub fn kind(&self) -> u8 {
         match self {
             Self::Ed25519(_) => 0x01,

@@ -1,4 +1,4 @@
-//! A log as those who check it see it: its origin and keys, and checkpoints that are opened with them.
+//! A log as its verifiers know it: origin and keys, which open checkpoints.
 
 use crate::checkpoint::{Checkpoint, CheckpointError, Origin};
 use crate::key::{PublicKey, VerifyingKey};
@@ -17,7 +17,7 @@ pub enum OpenCheckpointError {
     /// A checkpoint of another log.
     #[error("the checkpoint is of the log {found}, not of {expected}")]
     Origin {
-        /// The log that was asked about.
+        /// The requested log.
         expected: Origin,
         /// The log that signed.
         found: Origin,

@@ -76,7 +76,7 @@ impl SignatureLine {
         self.id
     }
 
-    /// What stands behind the id.
+    /// The bytes after the id.
     pub fn signature(&self) -> &[u8] {
         &self.signature
     }

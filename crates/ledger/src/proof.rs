@@ -3,14 +3,14 @@
 use crate::hash::Hash;
 use crate::number::{Index, Size};
 
-/// Texts with more hashes are not read: an inclusion proof in a tree below 2⁶³ leaves has no more, and `tlog-witness` allows no
+/// Maximum number of hashes in a proof: an inclusion proof in a tree below 2⁶³ leaves has no more, and `tlog-witness` allows no
 /// more in a consistency proof.
 pub const MAX_PROOF_HASHES: usize = 63;
 
 /// Why a proof does not hold.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ProofError {
-    /// The tree has no such leaf.
+    /// The leaf is not in the tree.
     #[error("leaf {index} is not in a tree of {size}")]
     IndexOutside {
         /// Index of the leaf.
@@ -26,7 +26,7 @@ pub enum ProofError {
         /// Size of the newer tree.
         new: Size,
     },
-    /// There is no proof of that many hashes for these sizes.
+    /// A proof for these sizes has another number of hashes.
     #[error("the proof has a wrong number of hashes")]
     Length,
     /// The proof leads to another root.
@@ -40,13 +40,13 @@ pub enum ProofError {
 /// Why a proof cannot be made.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum BuildError<E> {
-    /// There is no such proof.
+    /// The proof does not exist.
     #[error(transparent)]
     Proof(#[from] ProofError),
     /// The stored hashes cannot be read.
     #[error("stored hashes cannot be read")]
     Read(#[source] E),
-    /// The reader gave another number of hashes than it was asked for.
+    /// The reader returned another number of hashes than requested.
     #[error("stored hashes are missing")]
     Missing,
 }
@@ -56,7 +56,7 @@ pub enum BuildError<E> {
 pub struct Node {
     /// Height above the leaves.
     pub level: u8,
-    /// How many subtrees of this height are left of it.
+    /// Number of subtrees of this height to the left of it.
     pub index: u64,
 }
 
@@ -65,7 +65,7 @@ pub trait HashReader {
     /// Why they cannot be read.
     type Error;
 
-    /// The hash of each node, in the order asked for.
+    /// The hash of each node, in the order of `nodes`.
     ///
     /// # Errors
     /// Those of the storage.
@@ -80,7 +80,7 @@ impl<R: HashReader + ?Sized> HashReader for &R {
     }
 }
 
-/// Leaves `from..to` whose root stands in a proof.
+/// Leaves `from..to` whose root is in a proof.
 #[derive(Clone, Copy)]
 struct Range {
     from: u64,
@@ -145,12 +145,12 @@ pub fn root<R: HashReader>(reader: &R, size: Size) -> Result<Hash, BuildError<R:
     read_edge(reader, size).map(|edge| join(&edge))
 }
 
-/// That a leaf is in a tree: the hashes beside its path, from the leaf upward.
+/// A proof that a leaf is in a tree: the hashes beside its path, from the leaf upward.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct InclusionProof(Vec<Hash>);
 
 impl InclusionProof {
-    /// Takes the hashes as they are; whether they prove anything, [`Self::verify`] says.
+    /// A proof with these hashes, not verified.
     pub fn from_hashes(hashes: Vec<Hash>) -> Self {
         Self(hashes)
     }
@@ -192,7 +192,7 @@ impl InclusionProof {
 
     /// As [`Self::verify`], for a leaf hash that the caller computed from the entry.
     ///
-    /// A leaf hash from somebody else proves nothing: the hash of an inner node verifies as a leaf of a smaller tree.
+    /// A leaf hash from another source proves nothing: the hash of an inner node verifies as a leaf of a smaller tree.
     ///
     /// # Errors
     /// [`ProofError`].
@@ -229,12 +229,12 @@ impl InclusionProof {
     }
 }
 
-/// That a tree has only grown since it had another size.
+/// A proof that a tree has only grown since it had another size.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ConsistencyProof(Vec<Hash>);
 
 impl ConsistencyProof {
-    /// Takes the hashes as they are; whether they prove anything, [`Self::verify`] says.
+    /// A proof with these hashes, not verified.
     pub fn from_hashes(hashes: Vec<Hash>) -> Self {
         Self(hashes)
     }
@@ -265,7 +265,7 @@ impl ConsistencyProof {
                     tree.from = middle;
                 }
             }
-            // The verifier has the old root: a part that is the whole older tree is left out.
+            // The verifier has the old root, so a part that is the complete older tree is omitted.
             if tree.from > 0 {
                 parts.push(tree);
             }

@@ -15,7 +15,7 @@ use crate::proof::{InclusionProof, MAX_PROOF_HASHES, ProofError};
 /// The first line.
 pub const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
-/// A proof file is not longer, in bytes: a checkpoint, a proof, and at least an entry of the largest size as extra data.
+/// Maximum length of a proof file, bytes: a checkpoint, a proof, and as extra data at least an entry of the maximum length.
 pub const MAX_PROOF_FILE: usize = MAX_NOTE + (256 << 10);
 
 /// Why a text is not a proof file.
@@ -30,16 +30,16 @@ pub enum ProofFileError {
     /// Another first line.
     #[error("a proof file must start with the line {HEADER}")]
     Header,
-    /// The extra data are not padded base64 in its one form.
+    /// The extra data are not canonical padded base64.
     #[error("extra data must be in padded base64")]
     Extra,
     /// No line `index <decimal>` where it must be.
     #[error("a proof file must have a line `index <decimal>`")]
     NoIndex,
-    /// The index is no number.
+    /// The index is not a number.
     #[error("index of the leaf: {0}")]
     Index(#[from] NumberError),
-    /// A line of the proof is no hash.
+    /// A line of the proof is not a hash.
     #[error("line {line} of the proof must be 32 bytes in padded base64")]
     Hash {
         /// Which one, from 1.
@@ -64,7 +64,7 @@ pub enum VerifyError {
     Proof(#[from] ProofError),
 }
 
-/// A proof file that is well formed. Nothing is known about what it proves yet.
+/// A well-formed proof file. It is not verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProofFile {
     /// Data that nothing authenticates, such as what the entry is made from.
@@ -113,7 +113,7 @@ impl ProofFile {
         Ok(Self { extra, index, proof, checkpoint: checkpoint.to_owned() })
     }
 
-    /// Verifies that `entry` is in `log`, and gives the checkpoint that says so, with those of `witnesses` that have seen it.
+    /// Verifies that `entry` is in `log`; returns the checkpoint that proves it, with the `witnesses` that cosigned it.
     ///
     /// The entry has to come from elsewhere, or to be the caller's own from the extra data.
     ///

@@ -31,7 +31,7 @@ pub enum SignatureError {
 
 /// When a witness saw a checkpoint: POSIX seconds, 1 to 2⁶³ − 1.
 ///
-/// Whether a time in the future is refused is left to those who know the time.
+/// A time in the future is not refused here: callers that know the time decide.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Timestamp(u64);
 

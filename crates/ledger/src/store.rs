@@ -1,7 +1,7 @@
 //! A tree on a disk: one file for each level of tiles, to which hashes are appended, and a mark up to where they are safe.
 //!
-//! Hash i of level L stands at byte 32·i of file `L`, so that a tile, full or partial, is a range of one file. The files hold
-//! nothing that the entries do not say: whatever of them is lost is computed again.
+//! Hash i of level L is at byte 32·i of file `L`, so that a tile, full or partial, is a range of one file. The files contain
+//! nothing that does not follow from the entries: lost parts are computed again.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -15,10 +15,10 @@ use crate::proof::{self, BuildError, InclusionProof, Node};
 use crate::recent::{NotKept, Recent};
 use crate::tile::{Content, FULL_WIDTH, TILE_HEIGHT, Tile, TileHashes, TileReader};
 
-/// The file that says up to which size the hashes are on the disk.
+/// The file with the size up to which the hashes are on the disk.
 const MARK: &str = "synced";
 
-/// Longest mark: a size and a root, with their newlines.
+/// Maximum length of the mark, bytes: a size and a root, with their newlines.
 const MAX_MARK: u64 = 128;
 
 /// Levels of tiles that a tree below 2⁶³ leaves has.
@@ -75,7 +75,7 @@ impl TileReader for TileFiles {
 /// Bytes of a hash in a file.
 const HASH: u64 = Hash::LEN as u64;
 
-/// The tree as its one writer holds it.
+/// The tree as its only writer holds it.
 #[derive(Debug)]
 pub struct Tree {
     tiles: TileFiles,
@@ -96,8 +96,8 @@ pub struct Staged {
 }
 
 impl Tree {
-    /// Opens the tree in this directory, or makes it. It has the leaves up to the mark, whatever else stands in the files: those
-    /// after it have to be appended again. A tree whose files do not lead to the root at the mark is empty.
+    /// Opens the tree in this directory, or creates it. It has the leaves up to the mark, whatever else is in the files: later
+    /// ones must be appended again. A tree whose files do not lead to the root at the mark is empty.
     ///
     /// Reads the edge only, so that this takes as long for a large tree as for a small one.
     ///
@@ -108,7 +108,7 @@ impl Tree {
         let tiles = TileFiles::new(directory);
         let levels = (0..LEVELS).map(|level| open_file(&tiles.level(level))).collect::<io::Result<_>>()?;
         let mark = open_file(&directory.join(MARK))?;
-        // So that the names last.
+        // Makes the file names durable.
         File::open(directory)?.sync_data()?;
         let known = read_mark(&mark)?.and_then(|(size, root)| {
             let reader = tiles.hashes(size);
@@ -120,10 +120,10 @@ impl Tree {
         Ok(Self { tiles, levels, edge, recent, mark, synced })
     }
 
-    /// Takes all leaves out of it, also on the disk.
+    /// Removes all leaves, also on the disk.
     ///
     /// # Errors
-    /// The mark cannot be taken away; the tree is unchanged.
+    /// The mark cannot be removed; the tree is unchanged.
     pub fn clear(&mut self) -> io::Result<()> {
         if self.synced.is_some() {
             self.mark.set_len(0)?;

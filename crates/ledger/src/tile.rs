@@ -102,7 +102,7 @@ pub struct Tile {
 }
 
 impl Tile {
-    /// `None` if there is no such level.
+    /// `None` if the level does not exist.
     pub fn new(content: Content, number: u64, width: Width) -> Option<Self> {
         match content {
             Content::Hashes(level) if level > MAX_LEVEL => None,
@@ -115,7 +115,7 @@ impl Tile {
         self.content
     }
 
-    /// How many tiles of its level are left of it.
+    /// Number of tiles of its level to the left of it.
     pub fn number(&self) -> u64 {
         self.number
     }
@@ -297,7 +297,7 @@ impl<R: TileReader> TileHashes<R> {
             Some(position) => position,
             None => {
                 let mut content = self.tiles.read_tile(&tile).map_err(TileReadError::Read)?;
-                // The full tile stands for a partial one.
+                // The full tile in place of a partial one.
                 if content.len() == usize::from(FULL_WIDTH) * Hash::LEN {
                     content.truncate(usize::from(tile.width.get()) * Hash::LEN);
                 }

@@ -25,7 +25,7 @@ pub const LEVELS: u8 = 8;
 /// The file that says up to which size the hashes are on the disk.
 const MARK: &str = "synced";
 
-/// Longest small file of the tree that is read.
+/// Maximum length of a small file of the tree, bytes.
 const MAX_FILE: u64 = MAX_NOTE as u64;
 
 /// Why a log is not what it says.
@@ -157,7 +157,7 @@ pub struct Verified {
 pub struct TreeState {
     /// What the log has signed last.
     pub checkpoint: Checkpoint,
-    /// The key that signs, as it stands beside the log.
+    /// The signing key in the file beside the log.
     pub key: VouchedKey,
     /// Number of the record that is leaf 0.
     pub first: u64,

@@ -122,7 +122,7 @@ fn lines(from: &Link, note: Option<&str>) -> Vec<Vec<u8>> {
 fn leaf(seq: u64, line: &[u8]) -> Hash {
     let content = crate::chain::content(&line[..line.len() - 1]).expect("a record");
     match seq {
-        // What stands for a record of an older version hides behind a salt that the log alone knows.
+        // The entry of a record of an older version is hidden by a salt that only the log knows.
         ..=LEGACY => Hash::leaf(&[content, b"salt".to_vec()].concat()),
         _ => Hash::leaf(&content),
     }
@@ -227,7 +227,7 @@ impl Original {
         }
     }
 
-    /// Changes by somebody who computes all hashes again, so that the chain holds.
+    /// Changes by an attacker who computes all hashes again, so that the chain holds.
     fn forged_histories_are_found(&self, seq: u64) {
         let before = Link::before(self.line(seq).strip_suffix(b"\n").expect("a line")).expect("a record");
         let forged = lines(&before, Some(" forged"));
@@ -247,7 +247,7 @@ impl Original {
         assert!(self.is_found(&Memory::of(&files), None), "and the tree: {seq}");
         files.extend(tree(&leaves, &signing_key(8)));
         assert!(self.is_found(&Memory::of(&files), None), "and the signature, by another key: {seq}");
-        // A fork by the log itself: only what was kept elsewhere tells.
+        // A fork by the log itself is only found with what was kept elsewhere.
         files.extend(tree(&leaves, &signing_key(7)));
         let pin = &self.files[&checkpoint];
         let log = log();

@@ -1,4 +1,4 @@
-//! The key of a log with the statement that vouches for it, as they stand beside the log.
+//! The key of a log and the statement that certifies it, in the files beside the log.
 
 use std::fmt;
 

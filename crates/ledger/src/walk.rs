@@ -42,7 +42,7 @@ pub struct Chain {
     /// Lines at the end of closed files that the chain goes on without: they were never acknowledged, and nothing was
     /// released on them.
     pub unacknowledged: u64,
-    /// What at the end of closed files is no record.
+    /// Bytes at the end of closed files that are not records.
     pub damages: Vec<Damage>,
 }
 
@@ -58,7 +58,7 @@ impl Chain {
     }
 }
 
-/// Bytes at the end of a closed file that are no records. The chain goes on without them, and nobody can say what they were.
+/// Bytes at the end of a closed file that are not records. The chain continues without them, and their meaning is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     /// The file.
@@ -167,7 +167,7 @@ impl<'a> Records<'a> {
             return Ok(None);
         }
         self.is_peeked = true;
-        // A first line that is no record is reported as the first record of a log.
+        // An invalid first line is reported as the first record of a log.
         Ok(Some(Link::before(self.record()).unwrap_or(Link::GENESIS)))
     }
 

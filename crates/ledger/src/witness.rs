@@ -1,4 +1,4 @@
-//! What a log says to a witness, how a witness judges it, and what the log makes of the answer (C2SP `tlog-witness`).
+//! Requests of a log to a witness, their evaluation by the witness, and its responses (C2SP `tlog-witness`).
 
 use std::fmt;
 
@@ -10,13 +10,13 @@ use crate::note::{MAX_NOTE, Note, NoteError, OpenError, plain_text, signature_li
 use crate::number::{NumberError, Size};
 use crate::proof::{ConsistencyProof, MAX_PROOF_HASHES, ProofError};
 
-/// The path of the one method, below the witness's address.
+/// The path of the only method, below the witness's address.
 pub const ADD_CHECKPOINT: &str = "/add-checkpoint";
 
 /// The type of a body that is a size.
 pub const SIZE_TYPE: &str = "text/x.tlog.size";
 
-/// A body is not longer, in bytes: a size, a proof, a note.
+/// Maximum length of a request body, bytes: a size, a proof, a note.
 pub const MAX_REQUEST: usize = MAX_NOTE + (8 << 10);
 
 /// Why a body is not a request.
@@ -25,13 +25,13 @@ pub enum RequestError {
     /// More than [`MAX_REQUEST`] bytes.
     #[error("a request has at most {MAX_REQUEST} bytes")]
     TooLong,
-    /// Another first line than `old <size>`.
+    /// The first line is not `old <size>`.
     #[error("the first line must be `old <size>`")]
     Old,
-    /// The size in it is none.
+    /// The size in it is invalid.
     #[error("old size: {0}")]
     OldSize(#[from] NumberError),
-    /// A line of the proof is no hash.
+    /// A line of the proof is not a hash.
     #[error("line {line} of the proof must be 32 bytes in padded base64")]
     Hash {
         /// Which one, from 1.
@@ -43,10 +43,10 @@ pub enum RequestError {
     /// No empty line before the checkpoint.
     #[error("an empty line must stand before the checkpoint")]
     NoCheckpoint,
-    /// What follows is no note.
+    /// The rest is not a note.
     #[error(transparent)]
     Note(#[from] NoteError),
-    /// The note is no checkpoint.
+    /// The note is not a checkpoint.
     #[error(transparent)]
     Checkpoint(#[from] CheckpointError),
 }
@@ -62,10 +62,10 @@ pub struct Request {
 }
 
 impl Request {
-    /// A request with the size that the witness is thought to know, and the proof from there. The first may say 0.
+    /// A request with the size that the witness is assumed to know, and the proof from there. The first may state 0.
     ///
     /// # Errors
-    /// [`RequestError`]: the checkpoint is none.
+    /// [`RequestError`]: the checkpoint is invalid.
     pub fn new(old: Size, proof: ConsistencyProof, signed: &str) -> Result<Self, RequestError> {
         if proof.hashes().len() > MAX_PROOF_HASHES {
             return Err(RequestError::TooManyHashes);
@@ -113,8 +113,8 @@ impl Request {
         self.note.text()
     }
 
-    /// What the witness makes of the request, in the order of `tlog-witness`. `last` is the size and root that it cosigned last for this
-    /// origin: the empty tree if it never did. It must be on disk before the answer, and nobody may change it meanwhile.
+    /// The witness's evaluation of the request, in the order of `tlog-witness`. `last` is the size and root that it cosigned last for
+    /// this origin, or the empty tree. The new one must be on disk before the response, and `last` must not change in between.
     ///
     /// # Errors
     /// [`Rejection`].
@@ -133,7 +133,7 @@ impl Request {
         self.proof.verify(last, (tree.size, &tree.root)).map_err(Rejection::Proof)
     }
 
-    /// What the log makes of the answer. `keys` are those of the witness.
+    /// The log's evaluation of the response. `keys` are those of the witness.
     ///
     /// # Errors
     /// [`AnswerError`].
@@ -161,7 +161,7 @@ impl Request {
         // Parameters, which servers add to any text, and case say nothing (RFC 9110, section 8.3.1).
         let media_type = answer.content_type.map(|value| value.split(';').next().unwrap_or_default().trim());
         if !media_type.is_some_and(|media_type| media_type.eq_ignore_ascii_case(SIZE_TYPE)) {
-            // Before sizes were told, 409 said that the witness knows another root of this size.
+            // In earlier versions of the protocol, 409 meant that the witness knows another root of this size.
             return AnswerError::Inconsistent;
         }
         let size = std::str::from_utf8(answer.body).ok().and_then(|body| body.strip_suffix('\n'));
@@ -188,7 +188,7 @@ impl fmt::Display for Request {
 /// Why a witness does not cosign.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum Rejection {
-    /// Not a log that it knows.
+    /// The witness does not know the log.
     #[error("the witness does not know this log")]
     UnknownOrigin,
     /// The log did not sign.
@@ -209,7 +209,7 @@ pub enum Rejection {
 }
 
 impl Rejection {
-    /// The status of the answer.
+    /// The HTTP status of the response.
     pub fn status(&self) -> u16 {
         match self {
             Self::UnknownOrigin => 404,
@@ -221,7 +221,7 @@ impl Rejection {
     }
 }
 
-/// The answer of a witness.
+/// The response of a witness.
 #[derive(Debug, Clone, Copy)]
 pub struct Answer<'a> {
     /// HTTP status.
@@ -232,10 +232,10 @@ pub struct Answer<'a> {
     pub body: &'a [u8],
 }
 
-/// Why an answer has no cosignature for us.
+/// Why a response has no cosignature for us.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum AnswerError {
-    /// The witness knows an older size: ask again with a proof from there.
+    /// The witness knows an older size: retry with a proof from there.
     #[error("the witness has cosigned size {known} last")]
     Conflict {
         /// Which one.
@@ -249,10 +249,10 @@ pub enum AnswerError {
         /// Which one.
         known: Size,
     },
-    /// The witness says that the checkpoint does not continue what it knows. Final.
+    /// The witness says that the checkpoint does not continue the one it knows. Final.
     #[error("the witness says that the log is inconsistent with an earlier checkpoint")]
     Inconsistent,
-    /// 409 with a body that is no size, or the size that was sent.
+    /// 409 with a body that is not a size, or is the size that was sent.
     #[error("the witness does not say which size it has cosigned last")]
     Size,
     /// Another status.
