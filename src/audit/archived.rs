@@ -1,7 +1,7 @@
 //! Closed files that were moved away: `kms audit archive` leaves a note for each beside the log, and the writer records it.
 //!
-//! `audit.<number>.archived` is about the closed file of that number. A note is a file of its own, so that the writer removes what
-//! it has recorded and nothing that was added meanwhile.
+//! `audit.<number>.archived` is about the closed file of that number. Each note is a separate file, so that
+//! the writer removes what it has recorded and nothing that was added in between.
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read as _, Write as _};
@@ -14,19 +14,19 @@ use super::disk::directory;
 use super::event::Event;
 use super::segments;
 
-/// Longest note that is read.
+/// Maximum length of a note, bytes.
 const MAX_NOTE: u64 = 4096;
 
-/// No more notes are recorded at once.
+/// Maximum number of notes recorded at once.
 const MAX_NOTES: usize = 256;
 
-/// A closed file that is elsewhere now.
+/// A closed file that was moved away.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ArchivedFile {
     /// The number of the last record in it.
     pub last: u64,
-    /// Its length.
+    /// Its length, bytes.
     pub bytes: u64,
     /// SHA-256 of it, hex.
     pub sha256: String,
@@ -64,13 +64,13 @@ impl Note {
         Event::SegmentArchived { last, bytes, sha256 }
     }
 
-    /// It is recorded.
+    /// Removes a recorded note.
     pub(super) fn remove(&self) -> io::Result<()> {
         fs::remove_file(&self.file)
     }
 }
 
-/// What was moved away and is not recorded yet.
+/// The files that were moved away and are not recorded yet.
 pub(super) fn unrecorded(path: &Path) -> Vec<Note> {
     let notes = segments::archived_notes(path).unwrap_or_default();
     notes.into_iter().filter_map(Note::read).take(MAX_NOTES).collect()

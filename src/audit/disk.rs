@@ -1,4 +1,4 @@
-//! What the audit writer asks of a file system, one method each: a test lets any of them fail.
+//! The file system operations of the audit writer, one method each, so that a test can make any of them fail.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, Permissions};
 use std::io::{self, Write as _};
@@ -10,32 +10,32 @@ use rustix::fs::{FallocateFlags, fallocate, statvfs};
 /// Brings the content of a file to stable storage.
 pub(super) type Syncer = Box<dyn Fn(&File) -> io::Result<()> + Send>;
 
-/// The steps by which an audit log changes.
+/// The file system operations that change an audit log.
 pub(super) trait Disk: Send {
-    /// Opens a file for reading and appending, for its owner only; makes it if there is none.
+    /// Opens a file for reading and appending, readable by its owner only; creates it if it is missing.
     fn open(&self, path: &Path) -> io::Result<File>;
-    /// A new file for reading and appending, for its owner only.
+    /// Creates a file for reading and appending, readable by its owner only.
     fn create(&self, path: &Path) -> io::Result<File>;
     fn write(&self, file: &File, bytes: &[u8]) -> io::Result<()>;
-    /// Content of a file, or entries of a directory, to stable storage.
+    /// Brings the content of a file, or the entries of a directory, to stable storage.
     fn sync(&self, file: &File) -> io::Result<()>;
-    /// The same, for another thread.
+    /// The same, for use on another thread.
     fn syncer(&self) -> Syncer;
     fn cut(&self, file: &File, length: u64) -> io::Result<()>;
-    /// A file of this size whose space is the file's alone.
+    /// Creates a file of this size with allocated space.
     fn allocate(&self, path: &Path, length: u64) -> io::Result<()>;
-    /// What is left where the file is.
+    /// The free space of the file system with the file.
     fn room(&self, path: &Path) -> io::Result<Room>;
 }
 
-/// What is left of a file system.
+/// The free space of a file system.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Room {
-    /// Bytes that are free for us.
+    /// Free bytes for this process.
     pub(super) free: u64,
-    /// Bytes in all.
+    /// Bytes in total.
     pub(super) total: u64,
-    /// How many files can still be made; `None` on file systems that do not count them.
+    /// Number of files that can still be created; `None` on file systems that do not count them.
     pub(super) files: Option<u64>,
 }
 
@@ -104,16 +104,16 @@ pub(super) fn directory(path: &Path) -> &Path {
     path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."))
 }
 
-/// What a name stands for: device and inode.
+/// The identity of a file: device and inode.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Identity(u64, u64);
 
-/// What is known of a file from outside.
+/// The metadata of a file.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Seen {
     pub(super) identity: Identity,
     pub(super) size: u64,
-    /// Neither a device nor a pipe: it can be watched, cut and replaced.
+    /// A regular file: it can be watched, truncated and replaced.
     pub(super) is_file: bool,
 }
 
@@ -126,7 +126,7 @@ impl Seen {
         }
     }
 
-    /// What has this name; `None` if nothing has.
+    /// The file with this name; `None` if there is none.
     pub(super) fn at(path: &Path) -> io::Result<Option<Self>> {
         match fs::metadata(path) {
             Ok(metadata) => Ok(Some(Self::of(&metadata))),

@@ -1,4 +1,4 @@
-//! What is recorded: who got or was refused what. Never a secret.
+//! The events of the audit log: releases, refusals and actions of operators. They never contain a secret.
 
 use std::net::IpAddr;
 
@@ -9,10 +9,10 @@ use super::AuditError;
 use super::chain::MAX_LINE;
 use crate::event_type::EventType;
 
-/// Room in a line for what the chain adds to an event.
+/// Space in a line for the fields that the chain adds to an event.
 const CHAIN_FIELDS: usize = 512;
 
-/// Who an event is about: a verified identity in hex, and where it connected from.
+/// The subject of an event: a verified identity in hex, and the address that it connected from.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Subject {
     app_id: String,
@@ -33,12 +33,12 @@ pub struct Subject {
     basis: Option<Basis>,
 }
 
-/// What a release rests on.
+/// The basis of a release.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Basis {
     /// SHA-256 of the evidence, hex.
     pub evidence_sha256: String,
-    /// How far the guest had come when it was taken: `boot` or `running`.
+    /// The guest's stage when the evidence was made: `boot` or `running`.
     pub stage: &'static str,
     /// The rule by which keys of an app are released at this stage: `releaseStage boot` of the policy, or
     /// `core.release_stage any`; `None` for what is released at every stage.
@@ -66,19 +66,19 @@ impl Subject {
         }
     }
 
-    /// The same, with the operator whose credentials were shown too: `token`, `user <name>` or `anyone`.
+    /// The same, with the operator whose credentials were also presented: `token`, `user <name>` or `anyone`.
     #[must_use]
     pub fn by(self, operator: Option<String>) -> Self {
         Self { by: operator, ..self }
     }
 
-    /// The same, with the evidence that was shown.
+    /// The same, with the evidence that was presented.
     #[must_use]
     pub fn showing(self, basis: Basis) -> Self {
         Self { basis: Some(basis), ..self }
     }
 
-    /// The same, about whom policy was told something else than what was measured, because of these rules.
+    /// The same, for an identity that policy was given with changes, because of these rules.
     #[must_use]
     pub fn relaxed(self, relaxations: &[String]) -> Self {
         Self { relaxations: relaxations.to_vec(), ..self }
@@ -95,20 +95,20 @@ pub enum Event {
         version: String,
         /// `onboarding` or `ready`.
         phase: &'static str,
-        /// Codes of what is relaxed.
+        /// Codes of the relaxed settings.
         posture: Vec<String>,
     },
-    /// The log begins here, but the keys were there before: what was released until now is recorded elsewhere, or
-    /// nowhere any more.
+    /// The log begins here, but the keys are older: earlier releases are recorded elsewhere or no longer at
+    /// all.
     LogBegan {
         /// Why: `keys_exist`.
         reason: &'static str,
     },
-    /// The log is signed under another name than before: an operator has moved the name of the node away.
+    /// The log is signed under a new name, because an operator has moved the name of the node away.
     LogRenamed {
-        /// The old name, as signed checkpoints have it.
+        /// The old name, as in signed checkpoints.
         previous: String,
-        /// How many leaves the newest known checkpoint of that name has.
+        /// Number of leaves in the newest known checkpoint of that name.
         size: u64,
         /// The root of that tree, base64.
         root: String,
@@ -117,11 +117,11 @@ pub enum Event {
     Imported {
         /// The number of the first of them.
         first: u64,
-        /// How many.
+        /// Number of these records.
         lines: u64,
-        /// How long they are together, with their newlines.
+        /// Their length together with newlines, bytes.
         bytes: u64,
-        /// SHA-256 of them all, hex: of the file, where they are in one.
+        /// SHA-256 of them all, hex: of the file, if they are in one.
         sha256: String,
         /// The hash of the last of them, hex.
         head: String,
@@ -130,23 +130,23 @@ pub enum Event {
     SegmentArchived {
         /// The number of the last record in it.
         last: u64,
-        /// Its length.
+        /// Its length, bytes.
         bytes: u64,
         /// SHA-256 of it, hex.
         sha256: String,
     },
-    /// An OS image is downloaded, because an allowed caller names it.
+    /// The download of an OS image has started, because an allowed caller names it.
     ImageDownloadStarted {
         /// Its hash, hex.
         image: String,
     },
-    /// How far the download is.
+    /// The progress of the download.
     ImageDownloadProgress {
         /// The image's hash, hex.
         image: String,
-        /// Bytes so far.
+        /// Bytes downloaded.
         bytes: u64,
-        /// Of a hundred, if the server said how much there is.
+        /// Percent, if the server stated the total length.
         #[serde(skip_serializing_if = "Option::is_none")]
         percent: Option<u64>,
     },
@@ -154,57 +154,57 @@ pub enum Event {
     ImageDownloaded {
         /// Its hash, hex.
         image: String,
-        /// How long it took.
+        /// The duration.
         seconds: u64,
     },
-    /// There is no image.
+    /// The image could not be obtained.
     ImageDownloadFailed {
         /// Its hash, hex.
         image: String,
-        /// Why not.
+        /// The reason.
         reason: String,
     },
-    /// The service stopped in order.
+    /// The service stopped regularly.
     Stopped,
-    /// A crash left an unfinished end, which was cut off.
+    /// A crash left an incomplete record at the end, which was cut off.
     Recovered {
-        /// How much was cut off.
+        /// Bytes cut off.
         dropped_bytes: u64,
     },
-    /// Nothing could be recorded for a while; the chain has no gap.
+    /// No event could be recorded for a while; the chain has no gap.
     Resumed {
-        /// Why: `disk_full`, `write_failed`, `clock_behind`.
+        /// The reason: `disk_full`, `write_failed`, `clock_behind`.
         reason: &'static str,
-        /// How long it lasted.
+        /// The duration.
         seconds: u64,
     },
-    /// The log goes on in this file, because the one before cannot be relied on.
+    /// The log continues in this file, because the previous one is not reliable.
     SegmentBegan {
         /// Why: `sync_failed`, `file_gone`, `file_replaced`, `file_truncated`, `file_written_by_others`, `write_failed`,
         /// `damaged_end`.
         reason: &'static str,
         /// The number of the last record before this file.
         after: u64,
-        /// How many bytes after that record are no records: they stay in the closed file.
+        /// Number of bytes after that record that are not records: they stay in the closed file.
         #[serde(skip_serializing_if = "Option::is_none")]
         damaged_bytes: Option<u64>,
     },
-    /// An operator says that records before this one were made by a clock that was ahead, and that it is right now.
+    /// An operator states that earlier records were made by a clock that was ahead, and that it is right now.
     ClockFloorLowered {
-        /// Below which date, in Unix seconds, the clock could not be until now.
+        /// The date, Unix seconds, below which the clock could not be until now.
         from: u64,
         /// The date that replaces it: the time of this record.
         to: u64,
-        /// The operator's.
+        /// The operator's reason.
         reason: String,
-        /// Who did it.
+        /// The operator.
         by: String,
         /// Where the request came from.
         remote: IpAddr,
     },
     /// Refusals came faster than they are recorded.
     Suppressed {
-        /// How many are missing here.
+        /// Number of refusals that are not recorded.
         events: u64,
         /// Where they came from; absent for those of this KMS.
         #[serde(skip_serializing_if = "Option::is_none")]
@@ -228,9 +228,9 @@ pub enum Event {
         /// Compressed secp256k1 root, hex.
         k256_pubkey: String,
     },
-    /// Our policy allowed the KMS that root keys are received from only by relaxed rules.
+    /// The KMS that root keys are received from was allowed only by relaxed rules.
     SourceRelaxed {
-        /// What was measured of it, hex.
+        /// Its measurement, hex.
         mr_aggregated: String,
         /// As verified.
         tcb_status: String,
@@ -241,19 +241,19 @@ pub enum Event {
     },
     /// An app got its keys.
     AppKeyReleased {
-        /// Who got them.
+        /// The app.
         #[serde(flatten)]
         subject: Subject,
     },
     /// A KMS got the root keys.
     KmsKeyReleased {
-        /// Who got them.
+        /// The KMS.
         #[serde(flatten)]
         subject: Subject,
     },
     /// An app got a certificate.
     CertificateIssued {
-        /// Who got it.
+        /// The app.
         #[serde(flatten)]
         subject: Subject,
         /// The certificate's common name.
@@ -263,36 +263,36 @@ pub enum Event {
     },
     /// A verified caller was refused.
     Denied {
-        /// Who was refused.
+        /// The caller.
         #[serde(flatten)]
         subject: Subject,
         /// Stable code of the reason.
         code: String,
-        /// The reason that the caller was told.
+        /// The reason in the response.
         reason: String,
         /// Where and why.
         #[serde(flatten)]
         why: Why,
     },
-    /// Somebody was refused whose evidence does not verify, or because this KMS is not allowed itself.
+    /// A caller was refused whose evidence does not verify, or because this KMS itself is not allowed.
     Refused {
         /// Where the request came from.
         remote: IpAddr,
         /// Stable code of the reason.
         code: String,
-        /// The reason that the caller was told.
+        /// The reason in the response.
         reason: String,
         /// Where and why.
         #[serde(flatten)]
         why: Why,
     },
-    /// A release that is recorded before this did not happen: a freeze came in between, or recording it took so long that
-    /// the decision was too old.
+    /// A release recorded earlier did not happen: a freeze came in between, or recording took so long that
+    /// the decision was outdated.
     Withheld {
-        /// Who would have got it.
+        /// The subject of the release.
         #[serde(flatten)]
         subject: Subject,
-        /// The number of the record that says it was released.
+        /// The number of the record of the release.
         released: u64,
     },
     /// An operator has frozen something.
@@ -301,29 +301,29 @@ pub enum Event {
         scope: &'static str,
         /// Hex; empty for `kms`.
         value: String,
-        /// The operator's.
+        /// The operator's reason.
         reason: String,
-        /// Unix seconds at which it ends by itself.
+        /// Unix seconds at which it expires.
         expires_at: Option<u64>,
         /// `token`, `user <name>` or `anyone`.
         by: String,
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// An operator has taken a freeze back.
+    /// An operator has removed a freeze.
     Unfrozen {
         /// As in `frozen`.
         scope: &'static str,
         /// Hex; empty for `kms`.
         value: String,
-        /// The operator's; may be empty.
+        /// The operator's reason; may be empty.
         reason: String,
-        /// Who did it.
+        /// The operator.
         by: String,
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// An operator asked why somebody is refused. Nothing was released.
+    /// An operator asked for the reason of a refusal. Nothing was released.
     Explained {
         /// `evidence`, `certificate` or `denial <id>`.
         input: String,
@@ -333,62 +333,63 @@ pub enum Event {
         verdict: String,
         /// The code of the first check that fails; may be empty.
         code: String,
-        /// Who asked.
+        /// The operator.
         by: String,
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// A candidate allowlist began to look on.
+    /// A shadow policy was started: a candidate allowlist that is evaluated and decides nothing.
     ShadowStarted {
-        /// What operators call it.
+        /// The operators' name for it.
         name: String,
         /// SHA-256 of its text, hex.
         sha256: String,
-        /// Who did it.
+        /// The operator.
         by: String,
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// It ended.
+    /// The shadow policy ended.
     ShadowStopped {
-        /// What operators call it.
+        /// The operators' name for it.
         name: String,
         /// What it would have newly allowed.
         newly_allowed: u64,
         /// What it would have newly denied.
         newly_denied: u64,
-        /// Who did it.
+        /// The operator.
         by: String,
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// An operator had the collateral fetched again.
+    /// An operator refreshed the collateral.
     CollateralRefreshed {
-        /// Models of which collateral was held.
+        /// Number of models with collateral.
         models: u64,
-        /// Of those, the ones that no service had anything usable for.
+        /// Number of models for which no service had usable collateral.
         failed: u64,
-        /// Who did it.
+        /// The operator.
         by: String,
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// Somebody showed wrong credentials.
+    /// A request had wrong credentials.
     CredentialsRefused {
         /// `admin` or `onboarding`.
         listener: &'static str,
-        /// `token` or `password`: what it was meant to be.
+        /// `token` or `password`: the kind of credentials.
         shown: &'static str,
         /// Where the request came from.
         remote: IpAddr,
     },
-    /// A program beside this KMS or an operator reported something. Its words are theirs, with control characters escaped.
+    /// A local program or an operator reported something. The text is theirs, with control characters
+    /// escaped.
     Reported {
-        /// `pipe` or `api`: how it came.
+        /// `pipe` or `api`: how it was reported.
         source: &'static str,
-        /// What they say.
+        /// The reported text.
         message: String,
-        /// Who reported it, where credentials said so.
+        /// The reporter, if credentials named one.
         #[serde(skip_serializing_if = "Option::is_none")]
         by: Option<String>,
         /// Where the request came from.
@@ -401,30 +402,30 @@ pub enum Event {
         image_hash: String,
         /// Hash, `all`, or empty.
         config_hash: String,
-        /// Who did it.
+        /// The operator.
         by: String,
         /// Where the request came from.
         remote: IpAddr,
     },
 }
 
-/// Where a caller was stopped, and what would have let it pass.
+/// Where a caller was stopped, and what would have allowed it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Why {
     /// The step of admission.
     pub step: &'static str,
-    /// What would have been right; bounded.
+    /// The expected value, of bounded length.
     pub expected: Option<String>,
-    /// What was found.
+    /// The actual value.
     pub actual: Option<String>,
-    /// What would allow it.
+    /// The remedy.
     pub remedy: Option<String>,
-    /// What the caller was given to name this refusal by.
+    /// The id of this refusal in the response.
     pub denial_id: String,
-    /// SHA-256 of the evidence that was shown, hex; `None` where there was none that can be read.
+    /// SHA-256 of the evidence, hex; `None` without readable evidence.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub evidence_sha256: Option<String>,
-    /// The rule that refused the guest's stage, where one did.
+    /// The rule that refused the guest's stage, if one did.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub stage_rule: Option<&'static str>,
 }

@@ -1,4 +1,4 @@
-//! Whether the audit log takes records, for probes, metrics and operators: a look that waits for nothing.
+//! Whether the audit log accepts records, for probes, metrics and operators. Reading it never blocks.
 
 use std::fmt;
 use std::io;
@@ -9,10 +9,10 @@ use super::AuditError;
 use super::disk::Room;
 use crate::clock::unix_now;
 
-/// A write that is under way for longer than this counts as one that fails.
+/// A write that takes longer than this counts as failed.
 pub(super) const MAX_WRITE_TIME: Duration = Duration::from_secs(2);
 
-/// Whether the audit log takes records. While it does not, no key is released.
+/// Whether the audit log accepts records. While it does not, no key is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
     /// The last record is on the disk.
@@ -27,28 +27,28 @@ pub enum Health {
 }
 
 impl Health {
-    /// Whether records are taken.
+    /// Whether records are accepted.
     pub fn is_writing(self) -> bool {
         self == Self::Writing
     }
 }
 
-/// Why the audit log takes no records.
+/// Why the audit log accepts no records.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum FailureReason {
-    /// No space is left, or the file may not grow.
+    /// No space is left, or the file must not grow.
     DiskFull,
     /// The system refuses to write for another reason.
     Write,
-    /// The system does not confirm that what was written is on the disk.
+    /// The system does not confirm that written data is on the disk.
     Sync,
-    /// A write or its confirmation is under way for more than two seconds.
+    /// A write or a sync has taken more than two seconds.
     Stalled,
-    /// The file was removed, replaced, shortened or written to by somebody else.
+    /// Another program removed, replaced, shortened or wrote to the file.
     FileChanged,
     /// The clock is behind what is known to be past.
     ClockBehind,
-    /// The records are not those that were signed: an older log was brought back, or it was changed.
+    /// The records differ from those that were signed: an older log was restored, or the log was changed.
     NotAsSigned,
     /// The tree over the records is being built.
     BuildingTree,
@@ -59,7 +59,7 @@ pub enum FailureReason {
 }
 
 impl FailureReason {
-    /// A stable name, for machines.
+    /// A stable name for machines.
     pub fn name(self) -> &'static str {
         match self {
             Self::DiskFull => "disk_full",
@@ -77,7 +77,7 @@ impl FailureReason {
 }
 
 impl FailureReason {
-    /// What a record gets instead of a receipt meanwhile.
+    /// The message in place of a receipt in this state.
     pub(super) fn error(self) -> AuditError {
         AuditError::Write(io::Error::other(self.to_string()))
     }
@@ -102,38 +102,38 @@ impl fmt::Display for FailureReason {
     }
 }
 
-/// The space that the audit log has.
+/// The disk space of the audit log.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Space {
-    /// Bytes that are free on its disk.
+    /// Free bytes on its disk.
     pub free: u64,
-    /// Whether that is so little that an operator should look.
+    /// Whether free space is so low that an operator should act.
     pub is_low: bool,
-    /// Space that is kept for the log alone.
+    /// Space reserved for the log.
     pub reserve: Reserve,
 }
 
-/// Space that is kept for the log alone.
+/// The state of the reserved space.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub enum Reserve {
-    /// There is none: `core.audit.reserve` is 0, or the file system has no such thing.
+    /// Nothing is reserved: `core.audit.reserve` is 0, or the file system does not support it.
     #[default]
     None,
-    /// It is there.
+    /// It is available.
     Held,
-    /// The disk was full, and the log has taken it.
+    /// The disk was full, and the log has used it.
     Spent,
 }
 
-/// Less than this is little, unless the whole disk is small.
+/// Less free space than this is low, unless the whole disk is small.
 const LITTLE: u64 = 512 << 20;
-/// Of a small disk, less than one part in this many is little.
+/// On a small disk, free space below this fraction (one part in so many) is low.
 const LITTLE_PART: u64 = 10;
-/// Fewer files than this can still be made on the disk: as good as full.
+/// If fewer files than this can still be created, the disk counts as full.
 const FEW_FILES: u64 = 64;
 
 impl Space {
-    /// What an operator is told of a disk with this much left.
+    /// The space of the log on a disk with this much free.
     pub(super) fn of(room: Room, reserve: Reserve, reserve_size: u64) -> Self {
         let Room { free, total, files } = room;
         let is_little = free < LITTLE.min(total / LITTLE_PART).max(8 * reserve_size);
@@ -141,7 +141,7 @@ impl Space {
         Self { free, is_low, reserve }
     }
 
-    /// What is left where it is little, in words for operators.
+    /// The free space, in words for operators, if it is low.
     pub fn shortage(self) -> Option<String> {
         self.is_low.then(|| match self.reserve {
             Reserve::Spent => format!("{} MiB are left, and the reserve is spent", self.free >> 20),
@@ -150,21 +150,21 @@ impl Space {
     }
 }
 
-/// What the writer tells about itself.
+/// The state that the writer publishes.
 #[derive(Debug)]
 pub(super) struct Status(Mutex<Told>);
 
 #[derive(Debug)]
 struct Told {
     health: Health,
-    /// Since when a witness says that the log has contradicted itself. Only an operator ends that.
+    /// When a witness first said that the log has contradicted itself. Only an operator can reset it.
     contradicted: Option<u64>,
-    /// Whether too few witnesses have cosigned the newest tree that was shown to them.
+    /// Whether too few witnesses have cosigned the newest tree sent to them.
     lacks_witnesses: bool,
-    /// When what the disk can hold up began: a write, or a look at the file.
+    /// The start of an operation that the disk can delay: a write, or a check of the file.
     under_way: Option<Instant>,
     space: Space,
-    /// Bytes at the end of files that were no records, since the start.
+    /// Bytes at the end of files that were not records, since the start.
     damaged: u64,
     /// The number of the last acknowledged record.
     acknowledged: u64,
@@ -197,23 +197,23 @@ impl Status {
         }
     }
 
-    /// Something that the disk can hold up begins.
+    /// Marks the start of an operation that the disk can delay.
     pub(super) fn begins(&self) {
         self.told().under_way = Some(Instant::now());
     }
 
-    /// It has ended, however it did.
+    /// Marks its end, whatever the result.
     pub(super) fn rests(&self) {
         self.told().under_way = None;
     }
 
-    /// It is on the disk.
+    /// Marks the records as on the disk.
     pub(super) fn succeeded(&self) {
         let mut told = self.told();
         (told.health, told.under_way) = (Health::Writing, None);
     }
 
-    /// It is not, or not known to be. The time of the first failure stays.
+    /// Marks them as not on the disk, or as unknown. The time of the first failure stays.
     pub(super) fn failed(&self, reason: FailureReason) {
         let mut told = self.told();
         let since = match told.health {
@@ -228,7 +228,7 @@ impl Status {
         self.told().contradicted.get_or_insert_with(unix_now);
     }
 
-    /// Whether too few witnesses have cosigned what was shown to them last.
+    /// Records whether too few witnesses have cosigned the tree sent to them last.
     pub(super) fn set_lacks_witnesses(&self, lacks: bool) {
         self.told().lacks_witnesses = lacks;
     }
@@ -237,7 +237,7 @@ impl Status {
         self.told().lacks_witnesses
     }
 
-    /// So many bytes at the end of a file are no records.
+    /// Counts bytes at the end of a file that are not records.
     pub(super) fn damaged(&self, bytes: u64) {
         self.told().damaged += bytes;
     }
@@ -246,7 +246,7 @@ impl Status {
         self.told().damaged
     }
 
-    /// Every record up to this number is on the disk.
+    /// Records that every record up to this number is on the disk.
     pub(super) fn acknowledges(&self, seq: u64) {
         self.told().acknowledged = seq;
     }
@@ -259,7 +259,7 @@ impl Status {
         self.told().space
     }
 
-    /// Whether it is low now and was not before.
+    /// Whether free space is low now and was not before.
     pub(super) fn set_space(&self, space: Space) -> bool {
         let before = std::mem::replace(&mut self.told().space, space);
         space.is_low && !before.is_low

@@ -1,7 +1,7 @@
-//! The tree over the records, and the signed statements of it: what makes the log one that others can check.
+//! The tree over the records and its signed checkpoints, by which others can verify the log.
 //!
-//! Leaf i is record `first` + i. Its entry is the bytes that the record's hash is over; records of versions without a ledger have
-//! an entry that stands for them ([`legacy`]).
+//! Leaf i is record `first` + i. Its entry is the bytes that the record's hash covers; records of versions
+//! without a ledger have an entry in their place ([`legacy`]).
 
 pub(super) mod legacy;
 mod memory;
@@ -41,14 +41,14 @@ const KEY: &str = "key";
 /// Leaves that are added together when the tree is completed.
 const GROUP: usize = 1024;
 
-/// So many leaves are brought to the disk together meanwhile.
+/// Number of leaves synced together at that time.
 const SYNCED_LEAVES: u64 = 256 * GROUP as u64;
 
-/// What signs for a log and speaks for it. Made from the root keys and the log's origin.
+/// The keys and the name of a log. Made from the root keys and the log's origin.
 pub struct LogKey {
     /// Signs checkpoints; its name is the origin.
     pub signing: SigningKey,
-    /// What hides the records of versions without a ledger.
+    /// The key that hides the records of versions without a ledger.
     pub legacy: LegacySalts,
     /// The root secp256k1 key's signature over the log's verifier key.
     pub vouching: [u8; 65],
@@ -61,9 +61,9 @@ impl LogKey {
     }
 }
 
-/// Where the key of a log comes from.
+/// The source of a log's key.
 pub trait LogKeys: Send + Sync {
-    /// The key of the log of this node; `None` if it has a name that no log can have.
+    /// The key of the log of this node; `None` if its name cannot be a log's.
     fn log_key(&self, node: &NodeId) -> Option<LogKey>;
 }
 
@@ -78,7 +78,7 @@ pub(super) enum LedgerError {
     Records(#[from] AuditError),
     #[error("the domain of this KMS cannot be part of the name of a log")]
     Origin,
-    /// Somebody has brought back an older log: signing on would contradict what was signed.
+    /// An older log was restored: signing on would contradict earlier signatures.
     #[error(
         "the audit log has {found} records, and a checkpoint of {signed} was signed: it was rolled back. Stop this KMS and \
          bring the newer files back; if they are lost, move the .node file beside the log away: the log then has a new name"
@@ -89,22 +89,22 @@ pub(super) enum LedgerError {
          right files back; if they are lost, move the .node file beside the log away: the log then has a new name"
     )]
     Forked,
-    /// This node has signed before, and what it has signed is lost.
+    /// This node has signed before, and the checkpoint is lost.
     #[error(
         "the newest signed checkpoint of the audit log is lost, so that a rollback of the log cannot be excluded. Stop this KMS \
          and bring the .checkpoint file or the .tree directory beside the log back; if both are lost, move the .node file away: the \
          log then has a new name"
     )]
     Forgotten,
-    /// The files were exchanged while this process runs.
+    /// The files were replaced while this process runs.
     #[error("the audit log has another record {seq} than when this KMS opened it: restart this KMS")]
     AnotherEnd { seq: u64 },
 }
 
-/// A signed checkpoint, and who signs.
+/// A signed checkpoint, with the log's key.
 #[derive(Debug)]
 pub struct Head {
-    /// How many leaves the tree has.
+    /// Number of leaves in the tree.
     pub size: Size,
     /// The signed note, with the log's own line.
     pub checkpoint: Arc<str>,
@@ -114,20 +114,20 @@ pub struct Head {
     pub vouching: [u8; 65],
 }
 
-/// That a record is in the tree that the log has signed.
+/// A proof that a record is in the signed tree.
 #[derive(Debug, Clone)]
 pub struct Leaf {
-    /// The bytes that the leaf hash is over.
+    /// The bytes that the leaf hash covers.
     pub entry: Vec<u8>,
-    /// Its place.
+    /// Index of the leaf.
     pub index: Index,
-    /// From the leaf to the root.
+    /// The proof from the leaf to the root.
     pub proof: InclusionProof,
     /// The signed checkpoint.
     pub checkpoint: Arc<str>,
 }
 
-/// The tree with its one writer.
+/// The tree and its only writer.
 pub(super) struct Ledger {
     tree: Tree,
     key: Arc<LogKey>,
@@ -140,8 +140,8 @@ pub(super) struct Ledger {
 }
 
 impl Ledger {
-    /// Opens the tree over the records up to `end`, adds those that it lacks, and signs. Nothing is signed that an earlier
-    /// checkpoint contradicts.
+    /// Opens the tree over the records up to `end`, adds the missing ones, and signs. It signs nothing that
+    /// contradicts an earlier checkpoint.
     pub(super) fn open(
         path: &Path,
         keys: &dyn LogKeys,
@@ -160,7 +160,7 @@ impl Ledger {
         };
         let key = Arc::new(keys.log_key(&node.id).ok_or(LedgerError::Origin)?);
         if is_new {
-            // Its leaves are of the log's old name: what stands for records without a salt depends on it.
+            // Its leaves belong to the log's old name, on which the entries of records without a salt depend.
             tree.clear()?;
         }
         let renamed = checkpoints.first().filter(|_| is_new).map(|signed| Event::LogRenamed {
@@ -187,7 +187,7 @@ impl Ledger {
         while tree.size().get() < found {
             let size = found.min(tree.size().get() + SYNCED_LEAVES);
             complete(&mut tree, path, &key.legacy, node.first, size)?;
-            // A start that is cut short goes on here.
+            // An interrupted start continues here.
             tree.sync()?;
         }
         tree.sync()?;
@@ -200,7 +200,7 @@ impl Ledger {
             File::open(super::disk::directory(path))?.sync_data()?;
         }
         if is_new {
-            // Last, so that a node that has a name has a checkpoint too.
+            // Last, so that a node with a name also has a checkpoint.
             node::create(&segments::node_name(path), &node)?;
         }
         let published = Arc::clone(published);
@@ -209,7 +209,7 @@ impl Ledger {
         Ok(ledger)
     }
 
-    /// That the log has another name than before, if it was not recorded yet.
+    /// The change of the log's name, if it is not recorded yet.
     pub(super) fn take_renamed(&mut self) -> Option<Event> {
         self.renamed.take()
     }
@@ -344,7 +344,7 @@ fn entry(record: &[u8], seq: u64, index: u64, legacy: &LegacySalts) -> io::Resul
     }
 }
 
-/// For those who verify the files without asking the KMS. The same at each start.
+/// The log's key in a file, for verification without the KMS. The same at each start.
 fn write_key(path: &Path, key: &LogKey) -> io::Result<()> {
     let vouched = VouchedKey { key: key.signing.verifying_key().clone(), vouching: key.vouching }.to_string();
     if std::fs::read(path).is_ok_and(|known| known == vouched.as_bytes()) {

@@ -1,4 +1,4 @@
-//! What a record says in one plain sentence, for people: the one place that knows these texts.
+//! A record as one plain sentence for people. These texts are only here.
 
 use std::borrow::Cow;
 use std::fmt::Write as _;
@@ -8,10 +8,10 @@ use serde_json::{Map, Value};
 
 use crate::event_type::{EventType, Severity};
 
-/// A longer value is cut in a sentence; the record has it whole.
+/// Maximum length of a value in a sentence; the record has it in full.
 const MAX_VALUE: usize = 300;
 
-/// A record as it was written, read for people.
+/// A record parsed for display.
 #[derive(Debug, Clone, PartialEq, Deserialize)]
 pub struct Record {
     /// Its number.
@@ -21,12 +21,12 @@ pub struct Record {
     /// Its type: the name of a variant of [`super::Event`].
     #[serde(rename = "event")]
     pub kind: String,
-    /// What else it holds.
+    /// The other fields.
     #[serde(flatten)]
     pub fields: Map<String, Value>,
 }
 
-/// The properties by which a record is found, read without the others.
+/// The properties by which a record is found, parsed without the others.
 #[derive(Debug, Deserialize)]
 pub struct RecordKey<'a> {
     /// As in [`Record`].
@@ -79,7 +79,7 @@ impl Record {
         Some(record)
     }
 
-    /// Who reported it: `kms`, or `pipe` or `api` for what comes from outside.
+    /// The source: `kms`, or `pipe` or `api` for reports from outside.
     pub fn source(&self) -> &'static str {
         source(&self.kind, self.text("source"))
     }
@@ -89,7 +89,7 @@ impl Record {
         self.text("app_id")
     }
 
-    /// How much it matters. What this version does not know counts as everyday life.
+    /// Its severity. A type that this version does not know counts as `info`.
     pub fn severity(&self) -> Severity {
         let severity = |event: EventType| event.severity_with(self.text("reason"));
         EventType::parse(&self.kind).map_or(Severity::Info, severity)
@@ -99,13 +99,13 @@ impl Record {
         self.fields.get(field).and_then(Value::as_str).unwrap_or_default()
     }
 
-    /// What was reported, which is printable since it was taken.
+    /// The reported text, which was made printable when it was received.
     fn message(&self) -> String {
         let message = self.text("message");
         if message.contains(is_deceptive) { printable(message) } else { message.to_owned() }
     }
 
-    /// A value as it stands in a sentence.
+    /// A value in the form for a sentence.
     fn value(&self, field: &str) -> String {
         match self.fields.get(field) {
             None | Some(Value::Null) => "unknown".to_owned(),
@@ -123,7 +123,7 @@ impl Record {
         }
     }
 
-    /// One sentence. What is reported from outside begins with its source in brackets, which no sentence of ours does.
+    /// One sentence. A report from outside begins with its source in brackets, which no other sentence does.
     pub fn sentence(&self) -> String {
         self.known_sentence().unwrap_or_else(|| format!("event of type {}", short(&printable(&self.kind))))
     }

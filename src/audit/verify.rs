@@ -9,12 +9,12 @@ use super::AuditError;
 use super::chain::LinkProblem;
 use super::segments::segments;
 
-/// What a whole audit log says about itself.
+/// The result of verifying a whole audit log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Verified {
-    /// How many records it holds.
+    /// Number of records.
     pub records: u64,
-    /// SHA-256 of the last one: who keeps it elsewhere can later tell whether the end was cut off.
+    /// SHA-256 of the last record: if it is kept elsewhere, it shows later whether the end was cut off.
     pub head: [u8; 32],
 }
 

@@ -1,5 +1,5 @@
-//! Witnesses: others who remember the newest checkpoint that they saw of this log, and sign that it continues the one before
-//! (C2SP `tlog-witness`). A log that shows two histories needs their help for that.
+//! Witnesses (C2SP `tlog-witness`): each remembers the newest checkpoint of this log that it has seen, and
+//! cosigns a new one only if it continues that one. A log that shows two histories needs their help.
 
 use std::io;
 use std::sync::Arc;
@@ -22,18 +22,19 @@ use super::health::Status;
 use super::ledger::Published;
 use crate::config;
 
-/// How long a witness may take.
+/// Time-out of a request to a witness.
 const MAX_REQUEST_TIME: Duration = Duration::from_secs(5);
-/// How long the others are waited for where enough have answered.
+/// How long the other witnesses are waited for after enough have cosigned.
 const GRACE: Duration = Duration::from_millis(500);
-/// Between checkpoints that are shown to witnesses, where no release waits for them.
+/// Interval of checkpoints sent to witnesses when no release waits for one.
 const PACE: Duration = Duration::from_secs(1);
-/// How often a checkpoint that stays is cosigned again, with a newer time.
+/// Interval at which an unchanged checkpoint is cosigned again, with a newer time.
 const FRESH: Duration = Duration::from_secs(600);
-/// Between attempts at a witness that fails; doubled each time.
+/// Pause after the first failure of a witness; doubled each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const MAX_PAUSE: Duration = Duration::from_secs(10);
-/// A witness that cosigns for others at the same time may tell another size each time.
+/// Maximum number of attempts: a witness that also cosigns for other processes may know another size each
+/// time.
 const MAX_ATTEMPTS: usize = 10;
 
 /// Why a witness gives no cosignature.
@@ -71,7 +72,7 @@ pub(super) struct Witnesses {
 struct Member {
     key: VerifyingKey,
     url: url::Url,
-    /// What it has cosigned last, as far as we know.
+    /// The size that it has cosigned last, as far as known.
     known: Size,
     pause: Duration,
     next_try: Instant,
@@ -79,7 +80,7 @@ struct Member {
 
 impl Witnesses {
     /// # Errors
-    /// Our own requests cannot be made.
+    /// The HTTP client cannot be built.
     pub(super) fn new(settings: &config::Witnesses) -> io::Result<Self> {
         let tls = outgoing::client_config(&[]).map_err(|error| io::Error::other(error.to_string()))?;
         let timeouts =
@@ -96,7 +97,7 @@ impl Witnesses {
         Ok(Self { client, members: settings.list.iter().map(member).collect(), require: settings.require })
     }
 
-    /// Shows each new checkpoint to the witnesses, for ever.
+    /// Sends each new checkpoint to the witnesses, until the process ends.
     pub(super) async fn cosign_loop(mut self, published: Arc<Published>, status: Arc<Status>) {
         let mut heads = published.heads();
         loop {
@@ -119,7 +120,7 @@ impl Witnesses {
         }
     }
 
-    /// Shows one checkpoint to all of them at once. Whether enough have cosigned it.
+    /// Sends one checkpoint to all witnesses concurrently; returns whether enough have cosigned it.
     async fn round(
         &mut self,
         head: &Arc<Head>,
@@ -227,7 +228,7 @@ impl Member {
         Ok((answer.status().as_u16(), kind, body))
     }
 
-    /// The lines of this witness in an answer that was verified.
+    /// The lines of this witness in a verified response.
     fn own_lines(&self, body: &[u8]) -> String {
         let body = String::from_utf8_lossy(body);
         let is_own = |line: &&str| {

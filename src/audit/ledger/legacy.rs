@@ -1,4 +1,5 @@
-//! Records of versions without a ledger: they have no salt, so that what can be guessed of them must not be in the tree.
+//! Records of versions without a ledger. They have no salt, so their guessable contents must not be in the
+//! tree.
 
 use std::fmt;
 use std::path::Path;
@@ -11,11 +12,11 @@ use super::super::chain::{Salt, is_salted};
 use super::super::event::Event;
 use super::super::records::{self, Records};
 
-/// What salts their entries: the same at each import, known to nobody without the root keys.
+/// The salt of their entries: the same at each import, secret without the root keys.
 pub struct LegacySalts(hmac::Key);
 
 impl LegacySalts {
-    /// From a key that is derived for this alone.
+    /// From a key that is derived for this purpose only.
     pub fn new(key: &[u8; 32]) -> Self {
         Self(hmac::Key::new(hmac::HMAC_SHA256, key))
     }
@@ -45,7 +46,7 @@ impl fmt::Debug for LegacySalts {
 /// ledger.
 ///
 /// # Errors
-/// One does not follow from the one before.
+/// A record does not follow from the previous one.
 pub(in super::super) fn import(path: &Path, last: u64) -> Result<Event, AuditError> {
     let unusable = |source| AuditError::Open { path: path.to_owned(), source };
     let mut first = records::first(path).map_err(unusable)?.unwrap_or(1);
@@ -53,7 +54,7 @@ pub(in super::super) fn import(path: &Path, last: u64) -> Result<Event, AuditErr
     let (mut digest, mut lines, mut bytes) = (Sha256::new(), 0, 0);
     while let Some(record) = records.next()? {
         if is_salted(record) {
-            // An older version has gone on with a log that has a ledger.
+            // An older version has continued a log with a ledger.
             first += lines + 1;
             (digest, lines, bytes) = (Sha256::new(), 0, 0);
             continue;

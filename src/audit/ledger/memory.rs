@@ -1,7 +1,8 @@
-//! The newest signed checkpoint on the disk: what the log must continue, whatever files are brought back.
+//! The newest signed checkpoint on the disk, which the log must continue even if older files are restored.
 //!
-//! It is kept twice. Readers find it in the directory of the tree. A copy stands beside the name of the node, so that a backup
-//! without the tree does not make the node forget what it has signed under that name.
+//! There are two copies. Readers find one in the directory of the tree. The other is beside the name of the
+//! node, so that restoring a backup without the tree does not make the node forget what it has signed under
+//! that name.
 
 use std::fs::{File, OpenOptions};
 use std::io;
@@ -16,7 +17,7 @@ use super::super::segments;
 /// The file of the newest signed checkpoint, in the directory of the tree.
 const IN_TREE: &str = "checkpoint";
 
-/// Longest checkpoint that is read back: two names and three lines.
+/// Maximum length of a checkpoint, bytes: two names and three lines.
 const MAX_CHECKPOINT: usize = 4096;
 
 /// Both files.
@@ -26,7 +27,7 @@ pub(super) struct Memory {
 }
 
 impl Memory {
-    /// Opens the files of the log at `path`, or makes them.
+    /// Opens the files of the log at `path`, or creates them.
     pub(super) fn open(path: &Path) -> io::Result<Self> {
         Ok(Self {
             beside_node: Kept::open(&segments::checkpoint_name(path))?,
@@ -34,7 +35,7 @@ impl Memory {
         })
     }
 
-    /// The checkpoints that the files hold; none where both are lost.
+    /// The checkpoints in the files; empty if both are lost.
     pub(super) fn read(&self) -> io::Result<Vec<Checkpoint>> {
         Ok([self.beside_node.read()?, self.in_tree.read()?].into_iter().flatten().collect())
     }
@@ -44,13 +45,13 @@ impl Memory {
         self.beside_node.length > 0
     }
 
-    /// Keeps a checkpoint, before anybody sees it.
+    /// Saves a checkpoint before it is published.
     pub(super) fn write(&mut self, checkpoint: &str) -> io::Result<()> {
         self.beside_node.write(checkpoint)?;
         self.in_tree.write(checkpoint)
     }
 
-    /// Brings the copy beside the name of the node to the disk.
+    /// Syncs the copy beside the name of the node.
     pub(super) fn sync(&self) -> io::Result<()> {
         self.beside_node.file.sync_data()
     }
@@ -61,8 +62,8 @@ impl Memory {
     }
 }
 
-/// A file that is written in place and not synced each time: the records are on the disk before a checkpoint is signed, so that
-/// an older one is consistent with them.
+/// A file that is written in place and not synced each time. The records are on the disk before a checkpoint
+/// is signed, so an older checkpoint is consistent with them.
 struct Kept {
     file: File,
     length: u64,
@@ -75,7 +76,7 @@ impl Kept {
         Ok(Self { length: file.metadata()?.len(), file })
     }
 
-    /// `None` without one, or with one that a crash has torn.
+    /// `None` if it is missing, or incomplete after a crash.
     fn read(&self) -> io::Result<Option<Checkpoint>> {
         let length = self.length.min(MAX_CHECKPOINT as u64);
         let mut text = vec![0; usize::try_from(length).map_err(io::Error::other)?];
@@ -98,7 +99,7 @@ impl Kept {
     }
 }
 
-/// The checkpoint in a note of ours.
+/// The checkpoint in a note of this log.
 pub(super) fn parsed(note: &[u8]) -> Option<Checkpoint> {
     Note::parse(note).ok().and_then(|note| note.text().parse().ok())
 }

@@ -1,4 +1,4 @@
-//! Which log of a cluster this is: a name that is made once and stays with the files.
+//! The name of a node's log within a cluster: made once, and kept with the files.
 
 use std::fmt;
 use std::fs::{self, File, OpenOptions};
@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-/// Longest file that is read.
+/// Maximum length of the file, bytes.
 const MAX_FILE: u64 = 256;
 
 /// The name of a node in the origin of its log: 16 hex digits, random.
@@ -50,13 +50,13 @@ struct Stored {
 }
 
 impl Node {
-    /// Another name, for a log whose first record has this number.
+    /// A new name, for a log whose first record has this number.
     pub(super) fn new(first: Option<u64>) -> Self {
         Self { id: NodeId::random(), first: first.unwrap_or(1) }
     }
 }
 
-/// Reads the file; `None` if there is none.
+/// Reads the file; `None` if it is missing.
 pub(super) fn read(path: &Path) -> io::Result<Option<Node>> {
     let mut text = String::new();
     match File::open(path).and_then(|file| file.take(MAX_FILE).read_to_string(&mut text)) {
@@ -70,13 +70,13 @@ pub(super) fn read(path: &Path) -> io::Result<Option<Node>> {
     }
 }
 
-/// Makes the file. It is on the disk when this returns.
+/// Creates the file. It is on the disk when this returns.
 pub(super) fn create(path: &Path, node: &Node) -> io::Result<()> {
     let stored = Stored { node: node.id.to_string(), first: node.first };
     write(path, &serde_json::to_string(&stored)?)
 }
 
-/// Under another name first, so that there is never half of it.
+/// Written under another name first, so that it is never incomplete.
 fn write(path: &Path, text: &str) -> io::Result<()> {
     let new = path.with_extension("node.new");
     let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o600).open(&new)?;

@@ -1,4 +1,4 @@
-//! What others may see of the log while it grows: checkpoints, tiles and entries of the signed tree.
+//! The public view of the growing log: checkpoints, tiles and entries of the signed tree.
 
 use std::io;
 use std::path::PathBuf;
@@ -16,16 +16,16 @@ use super::super::records::Records;
 use super::memory::parsed;
 use super::{Head, LogKey, entry};
 
-/// A cosigned checkpoint is shown for so long although there are newer ones: witnesses take their time.
+/// How long a cosigned checkpoint is shown although there are newer ones: witnesses need time.
 const SHOWN_COSIGNED: Duration = Duration::from_secs(60);
 
-/// What others may see of the log while it grows.
+/// The public view of the growing log.
 #[derive(Default)]
 pub(in super::super) struct Published {
     shown: Mutex<Shown>,
-    /// The newest checkpoint, for who waits for it.
+    /// The newest checkpoint, for tasks that wait for one.
     heads: watch::Sender<Option<(Arc<Head>, TileFiles)>>,
-    /// How many leaves enough witnesses have cosigned.
+    /// Number of leaves that enough witnesses have cosigned.
     witnessed: watch::Sender<u64>,
     /// The newest checkpoint that this process knows to be signed, also when the tree's directory is moved away.
     signed: Mutex<Option<Checkpoint>>,
@@ -76,7 +76,7 @@ impl Published {
         self.heads.subscribe()
     }
 
-    /// Witnesses have cosigned a checkpoint, by these lines; whether they are enough.
+    /// Stores cosignature lines of witnesses for a checkpoint; `is_enough` says whether they are enough to release.
     pub(in super::super) fn cosigned(&self, head: &Head, lines: &[String], is_enough: bool) {
         let note = Arc::from(format!("{}{}", head.checkpoint, lines.concat()));
         self.shown().cosigned = Some(Cosigned { size: head.size, note, at: Instant::now() });
@@ -89,13 +89,13 @@ impl Published {
         }
     }
 
-    /// Returns when enough witnesses have cosigned so many leaves.
+    /// Returns when enough witnesses have cosigned this many leaves.
     pub(in super::super) async fn witnessed(&self, size: u64) {
         // The sender is ours.
         let _ = self.witnessed.subscribe().wait_for(|known| *known >= size).await;
     }
 
-    /// The checkpoint to show, with the cosignatures that there are.
+    /// The checkpoint to show, with its cosignatures.
     pub(in super::super) fn checkpoint(&self) -> Option<Arc<str>> {
         let shown = self.shown();
         let head = shown.head.as_ref()?;
