@@ -2,6 +2,7 @@
 
 mod archived;
 mod chain;
+mod compress;
 mod disk;
 mod event;
 mod health;
@@ -155,6 +156,8 @@ pub struct Storage {
     pub segment_size: u64,
     /// A file whose first record is older is closed; `None` for no age.
     pub segment_age: Option<Duration>,
+    /// Whether closed files are compressed.
+    pub compress: bool,
     /// How long a release waits for witnesses; `None` where none are required.
     pub witness_wait: Option<Duration>,
 }
@@ -162,17 +165,18 @@ pub struct Storage {
 impl Default for Storage {
     fn default() -> Self {
         let segment_age = Some(Duration::from_secs(30 * 24 * 60 * 60));
-        Self { reserve: 0, segment_size: 64 << 20, segment_age, witness_wait: None }
+        Self { reserve: 0, segment_size: 64 << 20, segment_age, compress: false, witness_wait: None }
     }
 }
 
 impl From<&Core> for Storage {
     fn from(core: &Core) -> Self {
-        let Ledger { segment_size, segment_age, witnesses } = &core.ledger;
+        let Ledger { segment_size, segment_age, compress, witnesses } = &core.ledger;
         Self {
             reserve: core.audit.reserve,
             segment_size: *segment_size,
             segment_age: *segment_age,
+            compress: *compress,
             witness_wait: (witnesses.require > 0).then_some(witnesses.max_wait),
         }
     }

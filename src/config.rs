@@ -330,6 +330,8 @@ pub struct Ledger {
     pub segment_size: u64,
     /// A file whose first record is older is closed; `None` for no age.
     pub segment_age: Option<Duration>,
+    /// Whether closed files are compressed.
+    pub compress: bool,
     /// `[core.ledger.witnesses]`
     pub witnesses: Witnesses,
 }

@@ -1,8 +1,11 @@
 //! Reads what is recorded while it is recorded, from the files alone: the writer never waits for a reader.
 
+use std::fmt;
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _};
+use std::io::{self, BufRead, BufReader, Read as _};
 use std::path::{Path, PathBuf};
+
+use kms_ledger::compressed::{self, Stored};
 
 use super::chain::{MAX_LINE, number};
 use super::disk::{Identity, Seen};
@@ -16,12 +19,18 @@ pub struct Reader {
     next: u64,
 }
 
-#[derive(Debug)]
 struct Open {
-    lines: BufReader<File>,
-    identity: Identity,
+    lines: Box<dyn BufRead + Send>,
+    /// Of the file that grows.
+    identity: Option<Identity>,
     /// The number of its last record, in a closed file. Lines after it were never acknowledged.
     last: Option<u64>,
+}
+
+impl fmt::Debug for Open {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Open").field("last", &self.last).finish_non_exhaustive()
+    }
 }
 
 impl Reader {
@@ -91,24 +100,27 @@ impl Reader {
     /// The file cannot be looked at.
     pub fn renew(&mut self) -> io::Result<()> {
         let named = Seen::at(&self.path)?.map(|seen| seen.identity);
-        self.open.take_if(|open| open.last.is_none() && Some(open.identity) != named);
+        self.open.take_if(|open| open.last.is_none() && open.identity != named);
         Ok(())
     }
 
     /// The file with the next record.
     fn find(&self) -> io::Result<Option<Open>> {
         let closed = segments::numbered(&self.path)?.into_iter().find(|(last, _)| *last >= self.next);
-        let (last, path) = match closed {
-            Some((last, path)) => (Some(last), path),
-            None => (None, self.path.clone()),
-        };
-        // A pipe or a device cannot be read again.
-        if !Seen::at(&path)?.is_some_and(|seen| seen.is_file) {
+        if let Some((last, path)) = closed {
+            // A pipe or a device cannot be read again.
+            if !Seen::at(&compressed::present_name(&path))?.is_some_and(|seen| seen.is_file) {
+                return Ok(None);
+            }
+            let lines = Stored::open(&path)?.reader();
+            return Ok(Some(Open { lines, identity: None, last: Some(last) }));
+        }
+        if !Seen::at(&self.path)?.is_some_and(|seen| seen.is_file) {
             return Ok(None);
         }
-        let file = File::open(path)?;
-        let identity = Seen::of(&file.metadata()?).identity;
-        Ok(Some(Open { lines: BufReader::with_capacity(1 << 16, file), identity, last }))
+        let file = File::open(&self.path)?;
+        let identity = Some(Seen::of(&file.metadata()?).identity);
+        Ok(Some(Open { lines: Box::new(BufReader::with_capacity(1 << 16, file)), identity, last: None }))
     }
 }
 

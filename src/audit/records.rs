@@ -1,9 +1,11 @@
 //! Records by their numbers, wherever they are among the files of a log.
 
 use std::fs::File;
-use std::io::{self, BufRead as _, BufReader, Read as _, Seek as _, SeekFrom};
+use std::io::{self, BufRead, BufReader, Read as _, Seek as _, SeekFrom};
 use std::os::unix::fs::FileExt as _;
 use std::path::{Path, PathBuf};
+
+use kms_ledger::compressed::{self, Stored};
 
 use super::AuditError;
 use super::chain::{Link, LinkProblem, MAX_LINE, number};
@@ -26,7 +28,7 @@ pub(super) struct Records {
 }
 
 struct Open {
-    reader: BufReader<File>,
+    reader: Box<dyn BufRead + Send>,
     last: u64,
 }
 
@@ -92,12 +94,22 @@ impl Records {
         if self.open.as_ref().is_none_or(|open| open.last < seq) {
             let Some((last, path)) = self.files.next() else { return Ok(None) };
             let unusable = |source| AuditError::Open { path: path.clone(), source };
-            let mut file = File::open(&path).map_err(unusable)?;
-            let Some(start) = locate(&file, seq).map_err(unusable)? else { return Ok(None) };
-            file.seek(SeekFrom::Start(start)).map_err(unusable)?;
-            self.open = Some(Open { reader: BufReader::with_capacity(1 << 16, file), last });
+            let Some(reader) = lines_from(&path, seq).map_err(unusable)? else { return Ok(None) };
+            self.open = Some(Open { reader, last });
         }
         Ok(self.open.as_mut())
+    }
+}
+
+/// The lines of a file from the one of this number on; `None` if the file does not have it.
+fn lines_from(path: &Path, seq: u64) -> io::Result<Option<Box<dyn BufRead + Send>>> {
+    match Stored::open(path)? {
+        Stored::Plain(mut file) => {
+            let Some(start) = locate(&file, seq)? else { return Ok(None) };
+            file.seek(SeekFrom::Start(start))?;
+            Ok(Some(Box::new(BufReader::with_capacity(1 << 16, file))))
+        }
+        Stored::Compressed(file) => compressed::lines_from(file, seq),
     }
 }
 
@@ -105,7 +117,7 @@ impl Records {
 pub(super) fn first(path: &Path) -> io::Result<Option<u64>> {
     for file in segments::segments(path)? {
         let mut line = Vec::new();
-        BufReader::new(File::open(file)?).take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
+        Stored::open(&file)?.reader().take(MAX_LINE as u64).read_until(b'\n', &mut line)?;
         if let Some(number) = number(&line) {
             return Ok(Some(number));
         }

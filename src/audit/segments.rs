@@ -7,6 +7,8 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kms_ledger::compressed::{self, plain_name};
+
 use super::disk::{Identity, Seen, directory};
 
 /// Which file a record is in, by its place.
@@ -35,7 +37,9 @@ impl<'a> Names<'a> {
     }
 
     /// The number in the name of a closed file.
-    fn number(&self, name: &str) -> Option<u64> {
+    fn number(&self, file: &Path) -> Option<u64> {
+        let file = plain_name(file);
+        let name = file.file_name()?.to_str()?;
         let rest = name.strip_prefix(self.stem)?.strip_prefix('.')?;
         let middle = match self.extension {
             Some(extension) => rest.strip_suffix(extension)?.strip_suffix('.')?,
@@ -78,18 +82,19 @@ pub(super) fn closed(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(numbered(path)?.into_iter().map(|(_, path)| path).collect())
 }
 
-/// The same, each with the number of its last record. Lines after that one were never acknowledged.
+/// The same, each with the number of its last record, by the names that they have before they are compressed. Lines after that one were never acknowledged.
 pub(super) fn numbered(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut closed = Vec::new();
     if let Some(names) = Names::of(path) {
         for entry in fs::read_dir(names.directory)? {
-            let entry = entry?;
-            if let Some(number) = entry.file_name().to_str().and_then(|name| names.number(name)) {
-                closed.push((number, entry.path()));
+            let file = entry?.path();
+            if let Some(number) = names.number(&file) {
+                closed.push((number, plain_name(&file)));
             }
         }
     }
     closed.sort();
+    closed.dedup();
     Ok(closed)
 }
 
@@ -160,7 +165,7 @@ fn free_name(path: &Path, middle: &str, own: Option<Identity>) -> io::Result<(Pa
     let Some(names) = Names::of(path) else { return Err(io::ErrorKind::InvalidFilename.into()) };
     let mut name = names.with(middle);
     let mut copies = 0_u32;
-    while let Some(taken) = Seen::at(&name)? {
+    while let Some(taken) = Seen::at(&compressed::present_name(&name))? {
         if own == Some(taken.identity) {
             return Ok((name, true));
         }

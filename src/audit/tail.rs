@@ -6,6 +6,7 @@ use std::os::unix::fs::FileExt as _;
 use std::path::Path;
 
 use super::chain::{Link, LinkProblem, MAX_LINE, Stamp, is_salted};
+use super::records::Records;
 use super::{AuditError, Use};
 
 /// How much before the end of the last line is checked when a file is opened. Holds many lines of the largest size.
@@ -108,6 +109,25 @@ impl End {
         };
         let began = first.map(|line| Stamp::of(&line).newest_after(0));
         Ok(Self { link, links, before, newest, length, rest, began, is_legacy })
+    }
+
+    /// The end of a compressed file of the log at `path` whose last record has this number: it was checked when it was closed.
+    pub(super) fn of_compressed(path: &Path, last: u64) -> Result<Self, AuditError> {
+        let broken = |problem| AuditError::Broken { seq: last, problem };
+        let mut records = Records::between(path, last, last)?;
+        let record = records.next()?.ok_or(AuditError::Missing { seq: last })?;
+        let before = Link::before(record).map_err(broken)?;
+        let link = before.next(record).map_err(broken)?;
+        Ok(Self {
+            link,
+            links: vec![before, link],
+            before: Some(before),
+            newest: Stamp::of(record).newest_after(0),
+            length: 0,
+            rest: Rest::None,
+            began: None,
+            is_legacy: !is_salted(record),
+        })
     }
 
     /// Whether `new`, the end of another file, can be the end of the same log.

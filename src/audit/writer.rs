@@ -23,6 +23,7 @@ use tokio::sync::oneshot;
 
 use super::archived;
 use super::chain::{Link, Salt};
+use super::compress::Compressor;
 use super::disk::{Disk, Identity, Seen, directory};
 use super::event::Event;
 use super::health::{FailureReason, Reserve, Space, Status};
@@ -42,6 +43,9 @@ const LOOK_EVERY: Duration = Duration::from_secs(1);
 
 /// How often the files of the tree are brought to the disk.
 const SYNC_TREE_EVERY: Duration = Duration::from_secs(5);
+
+/// How often closed files are looked for that could not be compressed before.
+const COMPRESS_EVERY: Duration = Duration::from_secs(60);
 
 /// How often free space is asked for.
 const SPACE_EVERY: Duration = Duration::from_secs(10);
@@ -94,6 +98,8 @@ pub(super) struct Writer {
     synced_tree: Option<Instant>,
     /// A sync of the tree that is under way, and of which opened tree.
     tree_sync: Option<(u64, std_mpsc::Receiver<io::Result<TreeSync>>)>,
+    compressor: Option<Compressor>,
+    looked_for_closed: Option<Instant>,
     /// How often the tree was opened.
     opened_trees: u64,
     asked_space: Option<Instant>,
@@ -183,6 +189,12 @@ impl Failure {
 impl Writer {
     /// Serves until every sender is gone.
     pub(super) fn run(&mut self, mut jobs: Receiver<Job>, runtime: &Runtime) {
+        if self.storage.compress && self.segment.as_ref().is_none_or(|segment| segment.is_file) {
+            match Compressor::start(self.path.clone()) {
+                Ok(compressor) => self.compressor = Some(compressor),
+                Err(error) => tracing::warn!(%error, "closed files of the audit log are not compressed"),
+            }
+        }
         let mut batch = Vec::with_capacity(MAX_BATCH);
         loop {
             self.status.acknowledges(self.link.seq());
@@ -243,6 +255,12 @@ impl Writer {
             && let Err(failure) = self.write_kept(None)
         {
             self.fail(failure);
+        }
+        if let Some(compressor) = &self.compressor
+            && is_due(self.looked_for_closed, COMPRESS_EVERY)
+        {
+            self.looked_for_closed = Some(now);
+            compressor.wake();
         }
         if is_due(self.asked_space, SPACE_EVERY) {
             self.asked_space = Some(now);

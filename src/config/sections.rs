@@ -95,6 +95,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         ledger: section.section("ledger", |section| Ledger {
             segment_size: section.required("segment_size", 64 << 20, values::segment_size),
             segment_age: section.required("segment_age", None, values::age),
+            compress: section.flag("compress"),
             witnesses: section.section("witnesses", witnesses),
         }),
         events: section.section("events", |section| events::read(section, &cert_dir)),

@@ -1,8 +1,10 @@
 //! The files of a log as a reader finds them: what each is called, and where it is read.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
+
+use crate::compressed::{Stored, plain_name};
 
 /// Where the files of a log are read: directories, or memory.
 pub trait LogFiles {
@@ -12,7 +14,7 @@ pub trait LogFiles {
     /// They cannot be listed.
     fn list(&self) -> io::Result<Vec<PathBuf>>;
 
-    /// The content of a file from its beginning.
+    /// The content of a file from its beginning, decompressed where only its compressed form is there.
     ///
     /// # Errors
     /// It cannot be read; [`io::ErrorKind::NotFound`] if there is none.
@@ -38,11 +40,12 @@ impl LogFiles for Directories {
     }
 
     fn open(&self, file: &Path) -> io::Result<Box<dyn Read + '_>> {
-        Ok(Box::new(File::open(file)?))
+        Ok(Stored::open(file)?.reader())
     }
 }
 
-/// What the files of a log are called: `audit.jsonl` grows, `audit.<number>.jsonl` are closed, and `audit.tree/`, `audit.node`
+/// What the files of a log are called: `audit.jsonl` grows, `audit.<number>.jsonl` are closed
+/// (`.gz`: compressed), and `audit.tree/`, `audit.node`
 /// and `audit.checkpoint` belong to the tree.
 #[derive(Debug, Clone)]
 pub struct Names {
@@ -94,6 +97,7 @@ impl Names {
 
     /// The number of the last record of a closed file, in whichever directory it is.
     pub fn last_record(&self, file: &Path) -> Option<u64> {
+        let file = plain_name(file);
         let rest = file.file_name()?.to_str()?.strip_prefix(&self.stem)?.strip_prefix('.')?;
         let middle = match &self.extension {
             Some(extension) => rest.strip_suffix(extension)?.strip_suffix('.')?,
@@ -111,7 +115,7 @@ impl Names {
         let mut closed: Vec<(u64, PathBuf)> = Vec::new();
         for file in files.list()? {
             if let Some(last) = self.last_record(&file) {
-                closed.push((last, file));
+                closed.push((last, plain_name(&file)));
             }
         }
         closed.sort_by_key(|(last, _)| *last);

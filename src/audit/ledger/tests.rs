@@ -431,6 +431,62 @@ async fn files_are_closed_by_size_and_bundles_reach_over_them() {
 }
 
 #[tokio::test]
+async fn closed_files_are_compressed_and_everything_reads_them() {
+    let place = Place::new();
+    place.filled(40).await;
+    place.make_legacy();
+    let storage = Storage { segment_size: 5_000, compress: true, ..Storage::default() };
+    let audit = place.signing_with(storage).await;
+    let mut last = 0;
+    while last < 300 {
+        last = audit.record(event(last)).await.unwrap().seq();
+    }
+    let began = Instant::now();
+    while segments::closed(&place.path).unwrap().iter().any(|file| file.exists()) {
+        assert!(began.elapsed() < Duration::from_secs(20), "they are not compressed");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let files = segments(&place.path).unwrap();
+    assert!(files.len() > 10);
+    let tile = audit.tile(&"tile/0/000".parse().unwrap()).unwrap().unwrap();
+    let hashes = kms_ledger::tile::hashes(&tile, kms_ledger::tile::Width::FULL).unwrap();
+    let entries = audit.tile(&"tile/entries/000".parse().unwrap()).unwrap().unwrap();
+    bundle::verified_entries(&entries, &hashes).unwrap();
+    let before = root(&place, &audit);
+    drop(audit);
+    let verdict = verified_by_auditor(&place, None).unwrap();
+    assert_eq!((verdict.sealed, verdict.chain.first, verdict.chain.last), (40, 1, before.0.get()));
+    assert_eq!(verify_files(&files).unwrap(), verdict.chain);
+
+    let (mut reader, mut line, mut read) = (super::super::Reader::after(&place.path, 0), Vec::new(), 0);
+    while let Some(seq) = reader.next(before.0.get(), &mut line).unwrap() {
+        read += 1;
+        assert_eq!(seq, read);
+    }
+    assert_eq!(read, before.0.get());
+    // The tree is built again from them, and the log goes on after them where the growing file is lost.
+    fs::remove_dir_all(place.tree()).unwrap();
+    let audit = place.signing_with(storage).await;
+    assert_eq!(root(&place, &audit), before);
+    drop(audit);
+    let growing = fs::read(&place.path).unwrap();
+    fs::remove_file(&place.path).unwrap();
+    let closed = segments::numbered(&place.path).unwrap().pop().unwrap().0;
+    let audit = Audit::open_with(&place.path, storage, Floor::default()).unwrap();
+    // After the record that says so.
+    assert_eq!(audit.record(event(1)).await.unwrap().seq(), closed + 2);
+    drop(audit);
+    fs::write(&place.path, growing).unwrap();
+    // A changed byte is found.
+    let gz = kms_ledger::compressed::name(&files[3]);
+    let mut bytes = fs::read(&gz).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    fs::write(&gz, bytes).unwrap();
+    verified_by_auditor(&place, None).unwrap_err();
+}
+
+#[tokio::test]
 async fn a_file_whose_first_record_is_old_is_closed() {
     let place = Place::new();
     let mut text = Vec::new();

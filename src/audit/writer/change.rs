@@ -48,6 +48,7 @@ impl Writer {
         self.commit(staged)?;
         // Then the file that was left may be moved away.
         self.synced_tree = None;
+        self.looked_for_closed = None;
         Ok(())
     }
 

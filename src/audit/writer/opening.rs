@@ -7,6 +7,8 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use kms_ledger::compressed::Stored;
+
 use super::super::Beginning;
 use super::super::Storage;
 use super::super::ledger::{Published, legacy};
@@ -39,6 +41,8 @@ impl Writer {
             synced_tree: None,
             tree_sync: None,
             opened_trees: 0,
+            compressor: None,
+            looked_for_closed: None,
             asked_space: None,
             import: None,
             kept: VecDeque::new(),
@@ -174,11 +178,15 @@ impl Writer {
 
     /// The end of the newest closed file, if its chain can be followed.
     fn last_closed(&self) -> Option<End> {
-        let path = segments::closed(&self.path).ok()?.pop()?;
-        let end = File::open(&path)
-            .and_then(|file| Ok((file.metadata()?.len(), file)))
-            .map_err(|source| AuditError::Open { path: path.clone(), source })
-            .and_then(|(size, file)| End::read(&path, &file, size));
+        let (last, path) = segments::numbered(&self.path).ok()?.pop()?;
+        let unusable = |source| AuditError::Open { path: path.clone(), source };
+        let end = Stored::open(&path).map_err(unusable).and_then(|stored| match stored {
+            Stored::Plain(file) => {
+                let size = file.metadata().map_err(unusable)?.len();
+                End::read(&path, &file, size)
+            }
+            Stored::Compressed(_) => End::of_compressed(&self.path, last),
+        });
         match end {
             Ok(end) => Some(end).filter(|end| end.link != Link::GENESIS),
             Err(error) => {

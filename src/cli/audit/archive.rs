@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, bail, ensure};
 use clap::Args;
+use kms_ledger::compressed;
 use kms_ledger::files::Names;
 use kms_ledger::verify::{Known, verify};
 use sha2::{Digest as _, Sha256};
@@ -59,6 +60,9 @@ impl Archive {
             if last >= tree.first + tree.checkpoint.size.get().min(tree.synced) || tree.stale > 0 {
                 bail!("the tree is not on the disk up to record {last} yet: try again");
             }
+            let file = compressed::present_name(&file);
+            let locked = File::open(&file).with_context(|| file.display().to_string())?;
+            ensure!(locked.try_lock().is_ok(), "{} is being compressed: try again", file.display());
             let archived = copy(&names, &file, last, &self.to)?;
             note_archived(&own.file, &archived)
                 .context("the archived files cannot be recorded in the log")?;
