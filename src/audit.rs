@@ -100,7 +100,10 @@ pub enum AuditError {
         problem: LinkProblem,
     },
     /// Its file is elsewhere, or lost.
-    #[error("audit record {seq} is in none of the files: bring the file with it back")]
+    #[error(
+        "audit record {seq} is in none of the files: bring the file with it back. If it is lost, move the closed files before it \
+         elsewhere, and the .node file beside the log where there is one: the log is then signed from the next record on, under a new name"
+    )]
     Missing {
         /// Number of the record.
         seq: u64,
@@ -191,8 +194,11 @@ pub enum Beginning {
     Continued,
 }
 
-/// How long a caller waits for its record on a disk that is slow. One that does not answer at all is known before.
-const MAX_WAIT: Duration = Duration::from_secs(5);
+/// How long a caller waits for its record on a disk that is slow.
+const MAX_WAIT: Duration = health::MAX_WRITE_TIME;
+
+/// How long a start waits for the tree.
+const MAX_TREE_WAIT: Duration = Duration::from_secs(5);
 
 /// How long the end waits for what is queued.
 const MAX_END: Duration = Duration::from_secs(2);
@@ -292,7 +298,7 @@ impl Audit {
         let (tell, told) = oneshot::channel();
         if queue.send(Job::Sign(keys, tell)).await.is_ok() {
             // The writer goes on with it; whether it has ended, `health` says.
-            let _ = tokio::time::timeout(MAX_WAIT, told).await;
+            let _ = tokio::time::timeout(MAX_TREE_WAIT, told).await;
         }
     }
 

@@ -324,6 +324,8 @@ pub(super) enum Fault {
     OnlyReserveLeft,
     /// A sync does not return.
     Hang,
+    /// A sync takes so many milliseconds.
+    Slow(u64),
     /// What was done in a directory is not confirmed, so many times.
     DirectorySync(u32),
     /// No file can be made.
@@ -338,6 +340,7 @@ pub(super) enum Fault {
 
 pub(super) const EIO: i32 = 5;
 const ENOSPC: i32 = 28;
+const EROFS: i32 = 30;
 
 /// The real disk, with faults.
 #[derive(Clone)]
@@ -416,6 +419,10 @@ impl Disk for FaultyDisk {
                 self.set(if times > 1 { Fault::DirectorySync(times - 1) } else { Fault::None });
                 Err(io::Error::from_raw_os_error(EIO))
             }
+            Fault::Slow(milliseconds) => {
+                std::thread::sleep(Duration::from_millis(milliseconds));
+                OsDisk.sync(file)
+            }
             Fault::Hang => {
                 while self.fault() == Fault::Hang {
                     std::thread::sleep(Duration::from_millis(10));
@@ -472,6 +479,8 @@ async fn a_disk_that_fails_refuses_releases_at_once_and_takes_them_again_by_itse
         (Fault::Sync(ENOSPC), FailureReason::DiskFull, "segment_began"),
         (Fault::Write(EIO), FailureReason::Write, "resumed"),
         (Fault::Write(ENOSPC), FailureReason::DiskFull, "resumed"),
+        (Fault::Write(EROFS), FailureReason::Write, "resumed"),
+        (Fault::Sync(EROFS), FailureReason::Sync, "segment_began"),
     ] {
         let (_directory, path) = temporary();
         let disk = FaultyDisk::new(&path);
@@ -508,6 +517,29 @@ async fn a_disk_that_fails_refuses_releases_at_once_and_takes_them_again_by_itse
         assert_eq!(verify_file(&path).unwrap().records, 4, "{fault:?}");
         drop(Audit::open(&path).unwrap());
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_slow_disk_delays_releases_and_a_slower_one_refuses_them_within_two_seconds() {
+    let (_directory, path) = temporary();
+    let disk = FaultyDisk::new(&path);
+    let audit = disk.audit(&path, 0);
+    disk.set(Fault::Slow(200));
+    assert_eq!(audit.record(started()).await.unwrap().seq(), 1);
+    disk.set(Fault::Slow(2_300));
+    let began = Instant::now();
+    let (one, two) = tokio::join!(audit.record(started()), audit.record(started()));
+    assert!(matches!((one, two), (Err(AuditError::TimedOut), Err(AuditError::TimedOut))));
+    assert!(began.elapsed() < Duration::from_millis(2_300), "{:?}", began.elapsed());
+    disk.set(Fault::None);
+    let mut recorded = audit.record(started()).await;
+    while recorded.is_err() {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not resume");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        recorded = audit.record(started()).await;
+    }
+    drop(audit);
+    assert!(verify_file(&path).unwrap().records >= 3);
 }
 
 #[tokio::test]
@@ -745,7 +777,7 @@ async fn damage_on_a_full_disk_is_kept_until_there_is_space() {
 
 #[tokio::test]
 async fn a_file_that_cannot_be_made_on_a_full_disk_is_made_when_there_is_space() {
-    for errno in [ENOSPC, EIO] {
+    for errno in [ENOSPC, EIO, EROFS] {
         let (_directory, path) = temporary();
         let disk = FaultyDisk::new(&path);
         disk.set(Fault::Create(errno));
@@ -940,14 +972,19 @@ async fn a_disk_that_does_not_answer_holds_up_neither_callers_nor_the_end() {
     disk.set(Fault::Hang);
     let first = tokio::spawn({
         let audit = Arc::clone(&audit);
-        async move { audit.record(started()).await }
+        async move {
+            let began = Instant::now();
+            (audit.record(started()).await, began.elapsed())
+        }
     });
     tokio::time::sleep(Duration::from_millis(2200)).await;
     assert!(matches!(audit.health(), Health::Failing { reason: FailureReason::Stalled, .. }));
     let began = Instant::now();
     assert!(audit.record(started()).await.is_err());
     assert!(began.elapsed() < Duration::from_millis(500));
-    assert!(matches!(first.await.unwrap(), Err(AuditError::TimedOut)));
+    let (refused, waited) = first.await.unwrap();
+    assert!(matches!(refused, Err(AuditError::TimedOut)));
+    assert!(waited < Duration::from_millis(2500), "{waited:?}");
     let began = Instant::now();
     drop(Arc::into_inner(audit).unwrap());
     assert!(began.elapsed() < Duration::from_secs(3), "{:?}", began.elapsed());

@@ -402,6 +402,30 @@ async fn a_changed_record_of_an_older_version_is_found_when_it_is_imported() {
 }
 
 #[tokio::test]
+async fn a_gap_in_files_of_an_older_version_is_left_behind_by_moving_what_is_before_it_away() {
+    let place = Place::new();
+    place.filled(6).await;
+    place.make_legacy();
+    let lines = place.lines();
+    let text = |lines: &[String]| lines.join("\n") + "\n";
+    let oldest = place.path.with_file_name("audit.2.jsonl");
+    fs::write(&oldest, text(&lines[..2])).unwrap();
+    fs::write(&place.path, text(&lines[4..])).unwrap();
+    let error = Audit::open(&place.path).unwrap_err();
+    assert!(matches!(error, AuditError::Missing { seq: 3 }), "{error}");
+    assert!(error.to_string().contains("move the closed files before it elsewhere"));
+    fs::remove_file(&oldest).unwrap();
+    let audit = place.signing().await;
+    let receipt = audit.record(event(7)).await.unwrap();
+    verified(&audit.head().unwrap(), receipt.leaf().unwrap());
+    drop(audit);
+    let imported: Value = serde_json::from_str(&place.lines()[2]).unwrap();
+    assert_eq!((&imported["event"], &imported["first"]), (&json!("imported"), &json!(5)));
+    let verdict = verified_by_auditor(&place, None).unwrap();
+    assert_eq!((verdict.sealed, verdict.chain.first, verdict.chain.last), (2, 5, 8));
+}
+
+#[tokio::test]
 async fn files_are_closed_by_size_and_bundles_reach_over_them() {
     let place = Place::new();
     let storage = Storage { segment_size: 5_000, ..Storage::default() };

@@ -23,6 +23,9 @@ pub(in super::super) struct Archive {
     /// The directory to move them to; created if it is missing
     #[arg(long, value_name = "DIR")]
     to: PathBuf,
+    /// Damage that has been looked into: the number of the last record before it
+    #[arg(long, value_name = "NUMBER")]
+    known_damage: Vec<u64>,
 }
 
 impl Archive {
@@ -33,10 +36,13 @@ impl Archive {
         let Some(tree) = verified.tree else {
             bail!("the log has no signed tree: nothing would prove what the moved files held");
         };
-        ensure!(
-            verified.chain.damages.is_empty(),
-            "the log is damaged: look into it with `kms audit verify`"
-        );
+        let unknown = verified.chain.damages.iter().find(|damage| !self.known_damage.contains(&damage.after));
+        if let Some(damage) = unknown {
+            bail!(
+                "the log is damaged after record {0}: look at it with `kms audit verify`, then say --known-damage {0}",
+                damage.after
+            );
+        }
         let made = DirBuilder::new().mode(0o700).create(&self.to);
         if made.is_ok() {
             sync(self.to.parent())?;
