@@ -12,22 +12,22 @@ use crate::error::{Error, Result};
 use crate::lifecycle::{EnvPublicKey, Ready};
 use crate::proto::PublicKeyResponse;
 
-/// How many apps are cached, least used first out. About 600 bytes each.
-const APPS: usize = 4096;
+/// How many keys are cached, least used first out. About 200 bytes each.
+const KEYS: usize = 4096;
+
+/// How many responses are cached. About 800 bytes each, and outdated after a second.
+const RESPONSES: usize = 512;
 
 /// The responses of `GetAppEnvEncryptPubKey`.
 #[derive(Debug)]
-pub(super) struct EnvKeys(Cache<[u8; 20], Entry>);
-
-#[derive(Debug, Clone)]
-struct Entry {
-    key: Arc<EnvPublicKey>,
-    answer: Arc<Prepared<PublicKeyResponse>>,
+pub(super) struct EnvKeys {
+    keys: Cache<[u8; 20], Arc<EnvPublicKey>>,
+    responses: Cache<[u8; 20], Arc<Prepared<PublicKeyResponse>>>,
 }
 
 impl Default for EnvKeys {
     fn default() -> Self {
-        Self(Cache::new(APPS))
+        Self { keys: Cache::new(KEYS), responses: Cache::new(RESPONSES) }
     }
 }
 
@@ -40,25 +40,29 @@ impl EnvKeys {
         app_id: AppId,
         now: u64,
     ) -> Result<Arc<Prepared<PublicKeyResponse>>> {
-        let known = self.0.get(&app_id.0);
-        if let Some(entry) = known.as_ref().filter(|entry| entry.answer.message().timestamp == now) {
-            return Ok(Arc::clone(&entry.answer));
+        if let Some(response) = self.responses.get(&app_id.0)
+            && response.message().timestamp == now
+        {
+            return Ok(response);
         }
-        let key = match known {
-            Some(entry) => entry.key,
-            None => Arc::new(
-                ready
+        let key = match self.keys.get(&app_id.0) {
+            Some(key) => key,
+            None => {
+                let key = ready
                     .env_public_key(self_authorization, &app_id)
-                    .map_err(|error| Error::internal("the key of this app cannot be derived", error))?,
-            ),
+                    .map_err(|error| Error::internal("the key of this app cannot be derived", error))?;
+                let key = Arc::new(key);
+                self.keys.insert(app_id.0, Arc::clone(&key));
+                key
+            }
         };
-        let answer = Arc::new(Prepared::new(PublicKeyResponse {
+        let response = Arc::new(Prepared::new(PublicKeyResponse {
             public_key: key.public_key.to_vec(),
             signature: key.signature.to_vec(),
             timestamp: now,
             signature_v1: ready.sign_env_public_key_at(self_authorization, &app_id, &key, now).to_vec(),
         }));
-        self.0.insert(app_id.0, Entry { key, answer: Arc::clone(&answer) });
-        Ok(answer)
+        self.responses.insert(app_id.0, Arc::clone(&response));
+        Ok(response)
     }
 }
