@@ -432,7 +432,7 @@ fn print_verdicts(rows: &[Row], alone: &Parts, beside: &Parts) {
     let parts: [(&str, Part); 5] = [
         ("TLS handshake with client certificate, server's side", |parts| parts.handshake),
         ("verification of a quote, signatures of its platform remembered", |parts| parts.quote),
-        ("keys of an app and their signature", |parts| parts.derivation),
+        ("keys of an app, signature remembered", |parts| parts.derivation),
         ("sum", Parts::sum),
         ("for comparison: the quote by dcap-qvl as it is, nothing remembered", |parts| parts.library),
     ];

@@ -28,7 +28,7 @@ pub(super) struct Parts {
     pub(super) quote: Duration,
     /// `dcap-qvl` with its own cryptography, without a cache, on the same quote. Not in the sum.
     pub(super) library: Duration,
-    /// All keys of an app, and a signature.
+    /// All keys of an app, with its cached signature.
     pub(super) derivation: Duration,
 }
 
@@ -125,13 +125,13 @@ pub(super) fn library(
     (now() - begin).div_f64(quotes.len() as f64)
 }
 
-/// The derivations and the signature of one response.
+/// The derivations of one response. The service caches the signature.
 pub(super) fn derivation(root: &RootKeys) -> Duration {
     let begin = now();
     for number in 0..TIMES {
         let mut app_id = [0; 20];
         app_id[..2].copy_from_slice(&number.to_be_bytes());
-        derive::app_keys(root, &AppId(app_id), b"instance").expect("keys");
+        derive::signed_app_keys(root, &AppId(app_id), b"instance", || Ok([0; 65])).expect("keys");
     }
     (now() - begin) / u32::from(TIMES)
 }
