@@ -5,13 +5,18 @@
 //! disagreed about what counts as a certificate, one would verify a chain that the other does not use. So
 //! other forms are refused, and what is passed on is written again from the certificates read ([`pem_of`]).
 
+use std::sync::{Arc, LazyLock};
+
 use base64::Engine;
 use base64::engine::general_purpose::STANDARD;
+use dcap_qvl::config::CryptoProvider as _;
 use dcap_qvl::intel::parse_pck_extension_with;
+use quick_cache::Weighter;
+use quick_cache::sync::Cache;
 use rustls_pki_types::CertificateDer;
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::crypto::Dcap;
+use super::crypto::{AwsLc, Dcap};
 use super::origin::{CaKind, PlatformKey};
 use super::{CollateralError, authentic};
 use crate::certificate;
@@ -109,12 +114,43 @@ pub(super) fn pem_of(chain: &[CertificateDer<'_>]) -> String {
 /// are not verified yet.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct PckChain {
-    certificates: Vec<CertificateDer<'static>>,
+    certificates: Arc<[CertificateDer<'static>]>,
     platform: PlatformKey,
+}
+
+/// Chains by the SHA-256 of their text, on which alone they depend: each quote of a platform has the same
+/// one. Errors are never cached.
+static READ: LazyLock<Cache<[u8; 32], PckChain, Bytes>> =
+    LazyLock::new(|| Cache::with_weighter(64, MAX_CACHED_BYTES, Bytes));
+
+/// Size of the certificates of all cached chains, those of about 300 platforms.
+const MAX_CACHED_BYTES: u64 = 1 << 20;
+
+/// The weight of a cached chain.
+#[derive(Debug, Clone)]
+struct Bytes;
+
+impl Weighter<[u8; 32], PckChain> for Bytes {
+    fn weight(&self, _: &[u8; 32], chain: &PckChain) -> u64 {
+        chain.certificates.iter().map(|certificate| certificate.len() as u64).sum()
+    }
 }
 
 impl PckChain {
     pub(crate) fn read(pem: &[u8]) -> Result<Self, CollateralError> {
+        if pem.len() > MAX_CHAIN_BYTES {
+            return Err(CollateralError::PckChain(ChainError::TooLong));
+        }
+        let key = AwsLc::sha256(pem);
+        if let Some(chain) = READ.get(&key) {
+            return Ok(chain);
+        }
+        let chain = Self::parse(pem)?;
+        READ.insert(key, chain.clone());
+        Ok(chain)
+    }
+
+    fn parse(pem: &[u8]) -> Result<Self, CollateralError> {
         let certificates = certificates(pem).map_err(CollateralError::PckChain)?;
         if certificates.len() < 2 {
             return Err(CollateralError::PckChain(ChainError::Order));
@@ -125,7 +161,7 @@ impl PckChain {
         let (_, parsed) = X509Certificate::from_der(leaf).map_err(|_| malformed())?;
         // The same rule as for the issuer of a CRL: the two must agree.
         let ca = CaKind::of_issuer(&parsed.issuer().to_string());
-        Ok(Self { certificates, platform: PlatformKey { fmspc, ca } })
+        Ok(Self { certificates: certificates.into(), platform: PlatformKey { fmspc, ca } })
     }
 
     /// The cache key of the platform's collateral, from the leaf. With collateral of another model the
@@ -154,5 +190,39 @@ impl PckChain {
             }
             _ => false,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use dcap_qvl::quote::Quote;
+
+    use super::*;
+    use crate::collateral::testing::mock_quote;
+
+    #[test]
+    fn only_chains_that_were_read_are_cached_and_their_size_is_bounded() {
+        let quote = mock_quote();
+        let quote = Quote::parse(&quote).unwrap();
+        let pem = quote.inner_cert_data();
+        let chain = PckChain::parse(pem).unwrap();
+        for _ in 0..2 {
+            assert_eq!(PckChain::read(pem).unwrap(), chain);
+        }
+        assert_eq!(READ.get(&AwsLc::sha256(pem)), Some(chain.clone()));
+        let cut = &pem[..pem.len() / 2];
+        for _ in 0..2 {
+            assert!(PckChain::read(cut).is_err());
+        }
+        assert_eq!(READ.get(&AwsLc::sha256(cut)), None);
+        for number in 0..2000_u32 {
+            let mut other = [0; 32];
+            other[..4].copy_from_slice(&number.to_be_bytes());
+            READ.insert(other, chain.clone());
+        }
+        assert!(READ.weight() <= MAX_CACHED_BYTES, "{}", READ.weight());
+        assert!(READ.len() > 100, "{}", READ.len());
+        let long = [pem, &vec![b' '; MAX_CHAIN_BYTES]].concat();
+        assert!(matches!(PckChain::read(&long), Err(CollateralError::PckChain(ChainError::TooLong))));
     }
 }
