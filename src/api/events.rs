@@ -22,9 +22,9 @@ const CATCH_UPS: usize = 2;
 pub const MAX_STREAMS: usize = 1024;
 /// How many events a stream reads from the index at a time.
 const STEP: usize = 64;
-/// How often a stream asks again for what is not available yet.
+/// How often a stream checks for what is not available yet.
 const ASK_AGAIN: Duration = Duration::from_millis(250);
-/// How long a stream waits for an index that is not there. One that is being built is waited for as long as it takes.
+/// How long a stream waits for a missing index. For one that is being built it waits without a limit.
 const MAX_WAIT: Duration = Duration::from_secs(60);
 
 /// The event log for operators.

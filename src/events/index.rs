@@ -295,7 +295,7 @@ impl Index {
     }
 }
 
-/// Some of the records that are asked for.
+/// One page of a query.
 fn page(transaction: &ReadTransaction, ask: &Ask<'_>) -> Result<Page, IndexError> {
     let records = transaction.open_table(RECORDS).map_err(unusable)?;
     let sets = transaction.open_table(SETS).map_err(unusable)?;
@@ -370,7 +370,7 @@ fn page(transaction: &ReadTransaction, ask: &Ask<'_>) -> Result<Page, IndexError
     Ok(page)
 }
 
-/// A row that is there, with its record if that is asked for.
+/// An existing row, with its record if that matches.
 struct Found {
     length: usize,
     record: Option<Record>,

@@ -37,8 +37,8 @@ pub struct Ready {
     app_signatures: AppSignatures,
 }
 
-/// Signatures of the root key over the public keys of apps, by app id. They cost more than the keys themselves, and instances of an
-/// app ask again and again. Public, so that they may stay in memory.
+/// A cache of the root key's signatures over the public keys of apps, by app id: they cost more than the keys, and
+/// the instances of an app request them repeatedly. They are public, so they may stay in memory.
 #[derive(Debug)]
 struct AppSignatures(Cache<[u8; 20], [u8; 65]>);
 

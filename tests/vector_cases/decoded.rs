@@ -164,7 +164,7 @@ pub(super) fn is_app_info<E: Display>(expected: &Json, ours: Result<AppInfo, E>)
     }
 }
 
-/// What the peer asks a backend about evidence that ours decodes and does not verify, with fields of any width.
+/// The peer's request to a backend about evidence that ours decodes but does not verify, with fields of any width.
 pub(super) fn boot_info(
     app_info: AppInfo,
     tee_variant: &str,

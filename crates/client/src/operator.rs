@@ -263,7 +263,7 @@ impl OperatorConnection {
         }
     }
 
-    /// Sends a request and waits for the head of its answer.
+    /// Sends a request and waits for the headers of its response.
     pub(crate) async fn send(&self, request: Request<Full<Bytes>>) -> hyper::Result<Response<Incoming>> {
         match &self.channel {
             Channel::Tls(connection) => connection.send(request).await,
