@@ -185,7 +185,7 @@ async fn an_app_whose_contract_fails_gets_no_answer_and_harms_nobody_else() {
     for (contract, arguments, expected) in [
         ("RevertingApp", vec![], "the contract call failed: execution reverted: closed for repairs"),
         ("BurningApp", vec![], "the contract call failed"),
-        ("UnreadableApp", vec![], "the contract returned not what a DstackKms contract answers"),
+        ("UnreadableApp", vec![], "the contract returned not a result of a DstackKms contract"),
         ("WordyApp", 4097_u64.abi_encode(), "the contract returned a text of more than 4096 bytes"),
         ("WordyApp", 40_000_u64.abi_encode(), "an answer of more than 65536 bytes"),
         ("Parrot", vec![], "the contract call failed"),

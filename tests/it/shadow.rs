@@ -117,9 +117,9 @@ async fn what_is_no_allowlist_is_refused_and_the_old_candidate_goes_on() {
     let started = operator.done("StartShadow", json!({ "auth_config_json": "{}", "name": "one" })).await;
     assert_eq!(started["replaced"], false);
     for (body, told) in [
-        (json!({}), "the candidate is no valid auth-config.json"),
-        (json!({ "auth_config_json": "[]" }), "the candidate is no valid auth-config.json"),
-        (json!({ "auth_config_json": r#"{"apps": 7}"# }), "the candidate is no valid auth-config.json"),
+        (json!({}), "the candidate is not a valid auth-config.json"),
+        (json!({ "auth_config_json": "[]" }), "the candidate is not a valid auth-config.json"),
+        (json!({ "auth_config_json": r#"{"apps": 7}"# }), "the candidate is not a valid auth-config.json"),
         (
             json!({ "auth_config_json": "{}", "name": "x".repeat(101) }),
             "name must be one line of at most 100 bytes",

@@ -249,7 +249,7 @@ async fn policy_check_tells_what_a_file_does_and_what_it_would_change() {
     let ran = check(&["--insecure-empty-devices-allow-any", &good]).await.expect_ok();
     let app = "11".repeat(20);
     assert!(
-        ran.out.contains(&format!("warning   apps.{app}.devices is empty: any device will do")),
+        ran.out.contains(&format!("warning   apps.{app}.devices is empty: any device is allowed")),
         "{}",
         ran.out
     );
@@ -257,7 +257,7 @@ async fn policy_check_tells_what_a_file_does_and_what_it_would_change() {
     assert!(ran.out.contains(line), "{}", ran.out);
     let strict = check(&[&good]).await.expect_ok();
     assert!(
-        strict.out.contains("is empty: no device will do, unless allowAnyDevice is true"),
+        strict.out.contains("is empty: no device is allowed, unless allowAnyDevice is true"),
         "{}",
         strict.out
     );

@@ -1,15 +1,15 @@
-//! The policy of `core.auth_api.type = "dev"`: everything is allowed.
+//! The policy for `core.auth_api.type = "dev"`: it allows everything.
 
 use crate::decision::Decision;
 use crate::info::Info;
 
-/// Allows everything, and says so in `GetMeta`, metrics and the log.
+/// Allows everything. `GetMeta`, metrics and the log show that.
 pub struct AllowAll {
     gateway_app_id: String,
 }
 
 impl AllowAll {
-    /// `gateway_app_id` is handed to every app; `any` switches the guest's gateway check off.
+    /// Every app gets `gateway_app_id`; `any` turns off the guest's check of the gateway.
     pub fn new(gateway_app_id: String) -> Self {
         Self { gateway_app_id }
     }

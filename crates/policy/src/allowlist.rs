@@ -1,4 +1,4 @@
-//! The policy of a file: auth-simple's `auth-config.json`, inside this process.
+//! The policy that a file defines: auth-simple's `auth-config.json`, read by this process.
 
 use std::fs::{self, Metadata};
 use std::os::unix::fs::MetadataExt;
@@ -24,22 +24,22 @@ use crate::relaxation::Relaxation;
 use crate::rules::{MAX_FILE, Rules};
 use crate::settings::EmptyDevices;
 
-/// A file that changed this recently may change again without a new time stamp.
+/// A file that changed this recently can change again with the same time stamp.
 const UNSETTLED: Duration = Duration::from_millis(100);
 
-/// How long a decision waits for a file that has changed; an ordinary one takes a few milliseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
+/// How long a decision waits for a changed file. Reading a typical file takes a few milliseconds.
+const MAX_WAIT: Duration = Duration::from_secs(1);
 
-/// A file larger than this takes longer than callers are to notice: a thousand apps and more.
+/// Reading a file larger than this, with a thousand apps or more, takes so long that callers would notice.
 const LARGE: u64 = 256 << 10;
 
 /// How long a decision waits for a large file.
-const LARGE_PATIENCE: Duration = Duration::from_millis(20);
+const MAX_WAIT_IF_LARGE: Duration = Duration::from_millis(20);
 
-/// How long the rules of before decide while a large file that has changed is being read.
-const TOLERANCE: Duration = Duration::from_secs(10);
+/// How long the previous rules still decide while a large changed file is read.
+const MAX_STALENESS: Duration = Duration::from_secs(10);
 
-/// What operators are told while nothing is known of the file.
+/// The error that operators see while the file system does not respond.
 const SILENT: &str = "the file system of core.auth_api.allowlist.path does not answer";
 
 /// Decides by the newest content of a file. A missing or invalid file denies everything.
@@ -49,7 +49,8 @@ pub struct Allowlist {
 }
 
 impl Allowlist {
-    /// Reads the file once; when it cannot be read, that is logged and everything is denied until it can.
+    /// Reads the file once. If that fails, the error is logged, and everything is denied until the file is
+    /// readable.
     pub fn open(path: PathBuf, empty_devices: EmptyDevices) -> Self {
         Self { empty_devices, file: Arc::new(WatchedFile::open(path.into())) }
     }
@@ -59,7 +60,7 @@ impl Allowlist {
         Ok(self.snapshot_decide(subject))
     }
 
-    /// Makes sure that the newest content of the file has been read.
+    /// Ensures that the newest content of the file has been read.
     async fn read(&self) -> Result<(), PolicyError> {
         let silent = |Silent| PolicyError::Unavailable { detail: SILENT.to_owned() };
         self.refreshed().await.map_err(silent)?;
@@ -74,7 +75,7 @@ impl Allowlist {
         self.file.snapshot.load().decide(subject, self.empty_devices)
     }
 
-    /// The decision on the newest content, every rule of the same content, and the entry that comes nearest.
+    /// The decision by the newest content, the outcome of each of its rules, and the nearest entry.
     pub(crate) async fn examine(&self, subject: Subject<'_>) -> Examination {
         let read = self.read().await;
         let snapshot = self.file.snapshot.load();
@@ -86,16 +87,16 @@ impl Allowlist {
                 nearest: rules.nearest(subject, self.empty_devices),
                 release_stage: rules.release_stage(subject),
             },
-            // Rules that do not decide any more explain nothing.
+            // These rules are outdated, so they cannot explain the result.
             Err(error) => {
                 Examination { decision: Err(error), rules: Vec::new(), nearest: None, release_stage: None }
             }
         }
     }
 
-    /// Reads the file again if it is not the one that was read, and waits for that, but not for long.
+    /// Reads the file again if it has changed, and waits for that for a limited time.
     pub(crate) async fn refresh(&self) {
-        // What comes of it is in `last_error`.
+        // An error is in `last_error`.
         let _ = self.refreshed().await;
     }
 
@@ -108,14 +109,14 @@ impl Allowlist {
         Ok(())
     }
 
-    /// The file was not the one that was read when this was `asked` for; since then someone may have read it.
+    /// Reads a file that had changed when `asked`; another request may have read it since.
     async fn read_changed(&self, asked: Instant, seen: Option<Stamp>) -> Result<(), Silent> {
         self.file.has_changed(asked);
-        // A task of its own, off the workers: it ends whether or not whoever asked is still there.
+        // A separate task, so that reading continues when the request is cancelled.
         let reading = tokio::spawn(Arc::clone(&self.file).read_again(asked, seen));
-        match tokio::time::timeout(patience(seen), reading).await {
+        match tokio::time::timeout(max_wait(seen), reading).await {
             Ok(_) => Ok(()),
-            // The rules of before decide meanwhile, for some seconds.
+            // The previous rules decide for some seconds.
             Err(_) if is_large(seen) => Ok(()),
             Err(_) => Err(Silent),
         }
@@ -141,14 +142,14 @@ impl Allowlist {
     }
 }
 
-/// A file and what it held when it was last read.
+/// A file, and its content when it was last read.
 struct WatchedFile {
     path: Box<Path>,
     lookout: Lookout,
     snapshot: ArcSwap<Snapshot>,
-    /// One reads, the others wait and find the result.
+    /// One task reads; the others wait for its result.
     reading: Mutex<()>,
-    /// Since when a change is known that is not read yet.
+    /// When a change was noticed that has not been read yet.
     changed: ArcSwapOption<Instant>,
 }
 
@@ -161,7 +162,7 @@ impl WatchedFile {
         let snapshot = Snapshot::read(&path, None);
         snapshot.log();
         Self {
-            lookout: Lookout::new(path.clone(), PATIENCE, look),
+            lookout: Lookout::new(path.clone(), MAX_WAIT, look),
             path,
             snapshot: ArcSwap::from_pointee(snapshot),
             reading: Mutex::new(()),
@@ -179,18 +180,19 @@ impl WatchedFile {
         }
     }
 
-    /// Whether the rules that were read are too old to decide by.
+    /// Whether the rules are too old to decide.
     async fn is_overdue(&self) -> Result<bool, Silent> {
-        let is_late = self.changed.load().as_ref().is_some_and(|changed| changed.elapsed() > TOLERANCE);
+        let is_late = self.changed.load().as_ref().is_some_and(|changed| changed.elapsed() > MAX_STALENESS);
         Ok(is_late && !self.is_current(self.lookout.look().await?))
     }
 
-    /// Reads the file, unless someone has begun to after this was `asked` for: then all changes before are in it.
+    /// Reads the file, unless another task began to read it after `asked`: that task has seen all earlier
+    /// changes.
     async fn read_again(self: Arc<Self>, asked: Instant, seen: Option<Stamp>) {
         let _reading = self.reading.lock().await;
         let old = self.snapshot.load_full();
         if old.begun >= asked || old.is_of(seen) {
-            // Whoever comes here has said before that there is a change, perhaps after the reading that it is in.
+            // This request has set `changed`, perhaps after another task had read the change.
             self.changed.store(None);
             return;
         }
@@ -216,19 +218,19 @@ impl WatchedFile {
     }
 }
 
-/// What a file held, and how to see that it holds something else now.
+/// The content of a file, and what shows that the file has changed since.
 struct Snapshot {
     rules: Arc<Rules>,
     error: Option<String>,
     digest: Option<[u8; 32]>,
     stamp: Option<Stamp>,
     is_settled: bool,
-    /// When reading began.
+    /// When this read began.
     begun: Instant,
 }
 
 impl Snapshot {
-    /// Parses nothing where the content is that of `before`.
+    /// Does not parse content that equals that of `before`.
     fn read(path: &Path, before: Option<&Self>) -> Self {
         let begun = Instant::now();
         let (bytes, metadata) = match small_file::with_metadata(path, MAX_FILE) {
@@ -269,12 +271,12 @@ impl Snapshot {
         }
     }
 
-    /// Whether it is what the file holds that was seen.
+    /// Whether it is the content of the file with this stamp.
     fn is_of(&self, seen: Option<Stamp>) -> bool {
         self.is_settled && self.stamp.is_some() && self.stamp == seen
     }
 
-    /// Whether there is nothing new to tell.
+    /// Whether there is nothing new to log.
     fn is_same_file_as(&self, other: &Self) -> bool {
         self.stamp == other.stamp && self.error == other.error
     }
@@ -292,17 +294,18 @@ impl Snapshot {
     }
 }
 
-/// How long a decision waits for a file that looks like this.
-fn patience(seen: Option<Stamp>) -> Duration {
-    if is_large(seen) { LARGE_PATIENCE } else { PATIENCE }
+/// How long a decision waits for a file of this size.
+fn max_wait(seen: Option<Stamp>) -> Duration {
+    if is_large(seen) { MAX_WAIT_IF_LARGE } else { MAX_WAIT }
 }
 
-/// What is too large is refused without being read.
+/// A file that is too large is refused unread, so it does not count.
 fn is_large(seen: Option<Stamp>) -> bool {
     seen.is_some_and(|file| file.length > LARGE && file.length <= MAX_FILE)
 }
 
-/// By the time of change, which nobody can set; a clock that was put back does not unsettle a file for ever.
+/// Uses the time of change, which programs cannot set. The absolute difference counts, so that a clock that
+/// was set back does not leave the file unsettled for ever.
 fn is_settled(metadata: &Metadata) -> bool {
     let changed = u64::try_from(metadata.ctime()).ok().zip(u32::try_from(metadata.ctime_nsec()).ok());
     let Some((seconds, nanoseconds)) = changed else { return true };

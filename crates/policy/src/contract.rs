@@ -1,12 +1,12 @@
-//! The reasons of the known backends and the stable codes they get here.
+//! Maps the reasons of known backends to our stable codes.
 
 use crate::decision::DenialCode;
 
-/// What auth-eth gives as the reason of a denial while its node does not answer, and dstack-auth while its backend
-/// does not.
+/// The reason that auth-eth gives for a denial while its node does not respond, and dstack-auth while its
+/// backend does not.
 pub(crate) const OUTAGE: &str = "authorization backend unavailable";
 
-/// The code of a reason in the words of auth-simple, dstack-auth, auth-eth or the contracts, in any case of letters.
+/// The code for a reason of auth-simple, dstack-auth, auth-eth or the contracts, ignoring case.
 pub(crate) fn code_of(reason: &str) -> DenialCode {
     match reason.to_ascii_lowercase().as_str() {
         "tcb status is not allowed" | "tcb status is not up to date" => DenialCode::TcbStatus,

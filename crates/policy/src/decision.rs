@@ -1,17 +1,17 @@
-//! The words of a decision: about whom, what a policy answers, and why it says no.
+//! The types of a decision: its subject, its result, and the reason of a denial.
 
 use kms_attest::identity::{BootInfo, Registers};
 
-/// Whom a decision is about, and as what.
+/// The identity that a decision is about, and its role.
 #[derive(Clone, Copy)]
 pub enum Subject<'a> {
-    /// An app that asks for its keys or a certificate.
+    /// An app that requests its keys or a certificate.
     App(&'a BootInfo),
     /// A KMS: this one, a replica, or the source of a replica.
     Kms(&'a BootInfo),
 }
 
-/// What kind of caller a decision is about.
+/// The kind of caller that a decision is about.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum SubjectKind {
     /// An app.
@@ -29,7 +29,7 @@ impl SubjectKind {
         }
     }
 
-    /// The webhook protocol's path for it, below the base URL.
+    /// Its path in the webhook protocol, below the base URL.
     pub fn path(self) -> &'static str {
         match self {
             Self::App => "bootAuth/app",
@@ -37,7 +37,7 @@ impl SubjectKind {
         }
     }
 
-    /// A decision about `identity` as this.
+    /// `identity` as a subject of this kind.
     pub fn subject(self, identity: &BootInfo) -> Subject<'_> {
         match self {
             Self::App => Subject::App(identity),
@@ -47,7 +47,7 @@ impl SubjectKind {
 }
 
 impl<'a> Subject<'a> {
-    /// As what it is judged.
+    /// Its kind.
     pub fn kind(self) -> SubjectKind {
         match self {
             Self::App(_) => SubjectKind::App,
@@ -63,14 +63,14 @@ impl<'a> Subject<'a> {
     }
 }
 
-/// What a caller asks to be.
+/// The role in which a caller makes a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Role {
-    /// An app that wants its keys.
+    /// An app that requests its keys.
     App,
-    /// A replica that wants the root keys.
+    /// A replica that requests the root keys.
     Kms,
-    /// An app that wants a certificate.
+    /// An app that requests a certificate.
     Certificate,
 }
 
@@ -89,8 +89,8 @@ impl Role {
         [Self::App, Self::Kms, Self::Certificate].into_iter().find(|role| role.name() == name)
     }
 
-    /// The registers that its identity is read from. A certificate needs those at the end of booting, which an app
-    /// cannot change later.
+    /// The registers that its identity is read from. A certificate uses their state at the end of the boot,
+    /// which an app cannot change later.
     pub fn registers(self) -> Registers {
         match self {
             Self::App | Self::Kms => Registers::RunTime,
@@ -98,7 +98,7 @@ impl Role {
         }
     }
 
-    /// What policy is asked about.
+    /// The subject that the policy decides about.
     pub fn subject(self, identity: &BootInfo) -> Subject<'_> {
         match self {
             Self::App | Self::Certificate => Subject::App(identity),
@@ -107,12 +107,12 @@ impl Role {
     }
 }
 
-/// At which stages of a guest the keys of its app are released.
+/// The stages of a guest at which its app's keys are released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum ReleaseStage {
-    /// Only while its system boots: no evidence from after `system-ready`.
+    /// Only while its system boots: evidence from after `system-ready` is refused.
     Boot,
-    /// At any.
+    /// At any stage.
     Any,
 }
 
@@ -120,7 +120,7 @@ impl ReleaseStage {
     /// From its name.
     ///
     /// # Errors
-    /// What it should be.
+    /// The allowed names.
     pub fn parse(name: &str) -> Result<Self, &'static str> {
         match name {
             "boot" => Ok(Self::Boot),
@@ -138,34 +138,35 @@ impl ReleaseStage {
     }
 }
 
-/// What a policy answers.
+/// The result of a policy.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Decision {
-    /// Go on.
+    /// The request is allowed.
     Allowed {
-        /// Handed to the app as its gateway.
+        /// The gateway that the app is told to use.
         gateway_app_id: String,
-        /// At which stages of a guest the keys of this app are released; `None` where the policy does not say, and for a KMS.
+        /// The stages at which the keys of this app are released; `None` if the policy does not specify them,
+        /// and for a KMS.
         release_stage: Option<ReleaseStage>,
     },
-    /// Stop, and say why.
+    /// The request is denied.
     Denied(Denial),
 }
 
-/// Why a policy said no.
+/// Why a policy denied a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {
-    /// For metrics and machines.
+    /// The stable code, for metrics and programs.
     pub code: DenialCode,
-    /// For the caller, in the backend's own words: `compose hash not allowed`.
+    /// For the caller, as the backend wrote it: `compose hash not allowed`.
     pub reason: String,
-    /// For the operator: what would have been allowed. Bounded.
+    /// For the operator: what would be allowed. Bounded.
     pub expected: Option<String>,
     /// For the operator: what was measured.
     pub actual: Option<String>,
 }
 
-/// What a policy has against a caller.
+/// The cause of a denial.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum DenialCode {
     /// The TCB status of the platform.
@@ -186,12 +187,12 @@ pub enum DenialCode {
     AppNotDeployed,
     /// The backend's protocol cannot express this identity.
     InvalidRequest,
-    /// The guest has booted, and keys are released before.
+    /// The guest has booted, and the keys are released only during the boot.
     GuestHasBooted,
     /// The allowlist is missing or invalid, so everything is denied.
     AllowlistUnusable,
-    /// A backend's own reason. The webhook protocol and the contracts have only a text, which is in [`Denial::reason`],
-    /// bounded.
+    /// A reason that only the backend knows. The webhook protocol and the contracts have only a text, which
+    /// is in [`Denial::reason`], bounded.
     Backend,
 }
 
@@ -215,13 +216,13 @@ impl DenialCode {
     }
 }
 
-/// No decision could be had. Keys stay where they are.
+/// There is no decision, so no key is released.
 #[derive(Debug, thiserror::Error)]
 pub enum PolicyError {
-    /// The backend did not answer, or not in its protocol.
+    /// The backend did not respond, or its response does not follow the protocol.
     #[error("authorization backend unavailable")]
     Unavailable {
-        /// What happened. For the log only: it may name hosts and quote the backend.
+        /// The cause. For the log only: it can contain host names and text of the backend.
         detail: String,
     },
 }
@@ -231,7 +232,7 @@ impl PolicyError {
         Self::Unavailable { detail: detail.to_string() }
     }
 
-    /// What happened, for the log only.
+    /// The cause, for the log only.
     pub fn detail(&self) -> &str {
         match self {
             Self::Unavailable { detail } => detail,

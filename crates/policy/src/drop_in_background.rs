@@ -6,19 +6,20 @@ use std::time::{Duration, Instant};
 
 use tokio::runtime::Handle;
 
-/// How long to wait for the last readers: they hold the value only while they decide, which takes microseconds.
-const PATIENCE: Duration = Duration::from_secs(1);
-/// Between two checks whether it is still used.
-const NAP: Duration = Duration::from_millis(1);
+/// How long to wait for the last readers. They hold the value only while they decide, which takes
+/// microseconds.
+const MAX_WAIT: Duration = Duration::from_secs(1);
+/// The pause between two checks whether the value is still used.
+const PAUSE: Duration = Duration::from_millis(1);
 
-/// Drops `last` on a thread of its own, once it has no other users: freeing the rules of a hundred thousand apps takes a
-/// while, which the last user would otherwise wait for. Outside of a runtime it is dropped at once.
+/// Drops `last` on another thread when it has no other users. Freeing the rules of a hundred thousand apps
+/// takes long, and the last user would otherwise wait for it. Outside a runtime it is dropped at once.
 pub(crate) fn drop_in_background<T: Send + Sync + 'static>(last: Arc<T>) {
     let Ok(runtime) = Handle::try_current() else { return };
     runtime.spawn_blocking(move || {
         let began = Instant::now();
-        while Arc::strong_count(&last) > 1 && began.elapsed() < PATIENCE {
-            thread::sleep(NAP);
+        while Arc::strong_count(&last) > 1 && began.elapsed() < MAX_WAIT {
+            thread::sleep(PAUSE);
         }
     });
 }
@@ -30,7 +31,7 @@ mod tests {
 
     use super::*;
 
-    /// Tells which thread drops it.
+    /// Reports which thread drops it.
     struct Large(SyncSender<ThreadId>);
 
     impl Drop for Large {
@@ -40,13 +41,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn it_is_not_dropped_by_who_used_it_last() {
+    async fn it_is_not_dropped_by_its_last_user() {
         let (dropped, by) = mpsc::sync_channel(1);
         let large = Arc::new(Large(dropped));
         let used = Arc::clone(&large);
         drop_in_background(large);
         drop(used);
-        assert_ne!(by.recv_timeout(PATIENCE * 30).expect("it is dropped"), thread::current().id());
+        assert_ne!(by.recv_timeout(MAX_WAIT * 30).expect("it is dropped"), thread::current().id());
     }
 
     #[test]

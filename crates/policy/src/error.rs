@@ -1,17 +1,17 @@
 //! Why a policy cannot be built.
 
-/// A policy that cannot be built from its configuration.
+/// The policy cannot be built from its configuration.
 #[derive(Debug, thiserror::Error)]
 pub enum SetupError {
-    /// There is no HTTP client.
+    /// The HTTP client cannot be built.
     #[error("the policy's HTTP client cannot be built")]
     Client(#[source] reqwest::Error),
     /// A file that the configuration names cannot be used.
     #[error("{key} {problem}")]
     File {
-        /// The key that names it.
+        /// The configuration key that names it.
         key: &'static str,
-        /// Why; no path.
+        /// The cause, without a path.
         problem: String,
     },
 }

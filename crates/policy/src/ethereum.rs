@@ -1,7 +1,8 @@
-//! The policy of a DstackKms contract, read directly from nodes of its chain.
+//! The policy of a DstackKms contract, read from nodes of its chain.
 //!
-//! A decision is made in the state of one block, named by its hash. The block, and what all decisions in its state
-//! share, is looked up about once a second for everyone; a decision then costs one call.
+//! A decision uses the state of one block, identified by its hash. The block, and the values that all
+//! decisions in its state share, are looked up about once a second for all callers; a decision then costs one
+//! call.
 
 mod abi;
 mod block;
@@ -34,15 +35,15 @@ use crate::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
 use crate::settings;
 
 const CA_FILE: &str = "core.auth_api.ethereum.ca_file";
-/// End of a decision, whatever the endpoints do.
+/// The time-out of a decision.
 const TOTAL: Duration = Duration::from_secs(10);
-/// End of looking for a block, so that the decisions that wait for it have time left.
+/// The time-out of looking up a block; the decisions that wait for it then have time left.
 const LOOKING: Duration = Duration::from_secs(8);
-/// A view this young serves all decisions.
+/// A view younger than this serves all decisions.
 const FRESH: Duration = Duration::from_secs(1);
-/// The same for decisions about this KMS: after its own revocation nothing is released for a second.
+/// The same for decisions about this KMS, so that key release stops soon after it is revoked.
 const OWN_FRESH: Duration = Duration::from_millis(300);
-/// Decisions in flight; the others wait for a slot. An app's contract decides how long a call about it takes.
+/// Limits of the decisions in flight. The contract of an app influences how long a call about it takes.
 const LIMITS: ConcurrencyLimits = ConcurrencyLimits {
     slots: 256,
     queued: 4096,
@@ -61,7 +62,7 @@ pub struct Ethereum {
     last_failure: ArcSwapOption<Failure>,
 }
 
-/// A view, and since when it is known; `None` marks it as old.
+/// A view, and when it was looked up; `None` marks it as old.
 struct Look {
     view: View,
     at: Option<Instant>,
@@ -73,7 +74,7 @@ struct Failure {
 }
 
 impl Ethereum {
-    /// A client for the configured endpoints. Nothing is asked yet.
+    /// A client for the configured endpoints. It sends no request yet.
     pub fn new(config: &settings::Ethereum) -> Result<Self, SetupError> {
         let extra_roots = match &config.ca_file {
             Some(path) => crate::file::ca_file(CA_FILE, path)?,
@@ -120,7 +121,7 @@ impl Ethereum {
             match self.chain.call(&look.view, &call).await {
                 Ok(verdict) => Ok((verdict, Arc::clone(&look.view.state))),
                 Err(why) if why.is_the_contracts() => Err(PolicyError::unavailable(why)),
-                // The chain may have dropped the block meanwhile.
+                // The chain may have dropped the block in the meantime.
                 Err(_) => {
                     let look = self.look(Some(&look), fresh).await.map_err(PolicyError::unavailable)?;
                     match self.chain.call(&look.view, &call).await {
@@ -140,7 +141,8 @@ impl Ethereum {
         })
     }
 
-    /// The verdict of nodes that did not choose the block, where one node is enough and `why` is not the contract.
+    /// The verdict of nodes that did not choose the block, if one node is enough and the contract did not
+    /// cause `why`.
     async fn elsewhere(
         &self,
         view: &View,
@@ -163,12 +165,12 @@ impl Ethereum {
         self.current.load().as_ref().map(|look| self.info_of(&look.view))
     }
 
-    /// Why the last look found no block; `None` once one is found.
+    /// Why the last lookup found no block; `None` after it found one.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.last_failure.load().as_ref().map(|failure| failure.why.to_string())
     }
 
-    /// How far the chain is known, for metrics.
+    /// The state of the chain, for metrics.
     pub(crate) fn state(&self) -> ChainState {
         let look = self.current.load();
         let block = look.as_ref().map(|look| look.view.state.block);
@@ -190,8 +192,8 @@ impl Ethereum {
         }
     }
 
-    /// The block to decide by: the current one while it is younger than `fresh` and not `outdated`, otherwise
-    /// a new look.
+    /// The view to decide by: the current one while it is younger than `fresh` and not `outdated`, otherwise
+    /// a new one.
     async fn look(&self, outdated: Option<&Arc<Look>>, fresh: Duration) -> Result<Arc<Look>, ChainError> {
         let began = Instant::now();
         let is_current = |look: &Arc<Look>| {
@@ -205,7 +207,7 @@ impl Ethereum {
         if let Some(look) = self.current.load_full().filter(is_current) {
             return Ok(look);
         }
-        // A look that began while this one waited counts for this one too.
+        // A lookup that failed while this request waited counts for this request too.
         if let Some(failure) = self.last_failure.load().as_ref().filter(|failure| failure.at >= began) {
             return Err(failure.why.clone());
         }

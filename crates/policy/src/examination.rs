@@ -3,44 +3,44 @@
 use crate::decision::{Decision, PolicyError, ReleaseStage};
 use crate::rule::RuleOutcome;
 
-/// The entry of an allowlist that comes nearest to a caller.
+/// The entry of an allowlist that is most similar to a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Nearest {
-    /// Where it stands: `apps."00…"`, or `kms`.
+    /// Its key: `apps."00…"`, or `kms`.
     pub entry: String,
-    /// Why it is the nearest.
+    /// Why this entry was chosen.
     pub reason: &'static str,
-    /// What differs.
+    /// The fields that differ.
     pub differences: Vec<Difference>,
 }
 
 /// A field in which an entry differs from a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Difference {
-    /// The entry's key.
+    /// The key in the entry.
     pub field: &'static str,
-    /// What the entry says, bounded.
+    /// The values in the entry, bounded.
     pub listed: String,
-    /// What was measured.
+    /// The measured value.
     pub measured: String,
 }
 
-/// What a policy thinks of a caller.
+/// A decision about a caller, with its reasons.
 #[derive(Debug)]
 pub struct Examination {
-    /// The decision, by the same way as for a live request.
+    /// The decision, made in the same way as for a live request.
     pub decision: Result<Decision, PolicyError>,
-    /// Every rule in its order; empty where only the backend knows them.
+    /// The outcome of every rule, in order; empty if only the backend knows the rules.
     pub rules: Vec<RuleOutcome>,
-    /// `None` with other policies than an allowlist, and where nothing is near.
+    /// `None` if the policy is not an allowlist, or if no entry is similar.
     pub nearest: Option<Nearest>,
-    /// At which stages the policy wants the keys of the app released, where that is known: with an allowlist, of an app
-    /// that is denied too.
+    /// The stages at which the policy releases the keys of the app, if known. An allowlist gives them for a
+    /// denied app too.
     pub release_stage: Option<ReleaseStage>,
 }
 
 impl Examination {
-    /// A decision of which nothing else is known.
+    /// A decision without known reasons.
     pub fn of(decision: Result<Decision, PolicyError>) -> Self {
         let release_stage = match &decision {
             Ok(Decision::Allowed { release_stage, .. }) => *release_stage,
@@ -78,7 +78,7 @@ mod tests {
         prop::collection::vec(prop_oneof![Just("A-1".to_owned()), Just("A-2".to_owned())], 0..3)
     }
 
-    /// A hex text as people write it, or something else in its place.
+    /// Hex in one of its notations, or another value.
     fn written(of: impl Strategy<Value = Vec<u8>>) -> impl Strategy<Value = Value> {
         (of, 0..12_u8).prop_map(|(bytes, style)| match style {
             0 => json!(null),
@@ -147,7 +147,7 @@ mod tests {
     }
 
     proptest! {
-        /// A live request and an explanation come to the same, with every file, usable or not.
+        /// A live request and an explanation have the same decision, with every valid or invalid file.
         #[test]
         fn what_is_explained_is_what_is_decided(
             file in file(),
@@ -173,7 +173,7 @@ mod tests {
                             prop_assert_eq!(first, None);
                             prop_assert_eq!(examined.release_stage, release_stage);
                         }
-                        // Of a file that cannot be used the rules say more than one denial.
+                        // An invalid file fails more than one rule.
                         Decision::Denied(denial) if denial.code == DenialCode::AllowlistUnusable => {
                             prop_assert!(first.is_some());
                         }

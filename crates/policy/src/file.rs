@@ -1,4 +1,4 @@
-//! Files with certificates and keys that a policy's section names: small, and read once.
+//! Files with certificates and keys that the configuration of a policy names. They are small and read once.
 
 use std::path::Path;
 
@@ -8,7 +8,7 @@ use rustls_pki_types::CertificateDer;
 
 use crate::error::SetupError;
 
-/// No file with certificates or a key is larger.
+/// Maximum size of a file with certificates or a key in bytes.
 const MAX_FILE: u64 = 1 << 20;
 
 /// The content of the file that `key` names.

@@ -1,8 +1,8 @@
-//! What a policy says about its backend.
+//! What a policy knows about its backend.
 
 use std::time::Duration;
 
-/// What the backend says about itself; `GetMeta` shows it. With `dev`, only the gateway that is configured.
+/// What the backend reports about itself; `GetMeta` shows it. With `dev`, only the configured gateway.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Info {
     /// `gateway_app_id`

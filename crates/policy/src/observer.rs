@@ -1,4 +1,4 @@
-//! What happens on the way to a webhook, for the server's metrics.
+//! Events of the client of a webhook, for the server's metrics.
 
 /// Why a request was not sent to the webhook.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -9,7 +9,7 @@ pub enum ShedBy {
     Queue,
 }
 
-/// Counts what happens on the way to a webhook.
+/// Receives the events of the client of a webhook.
 pub trait WebhookObserver: Send + Sync {
     /// A request was not sent.
     fn request_shed(&self, by: ShedBy);

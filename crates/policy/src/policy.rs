@@ -23,7 +23,7 @@ use crate::webhook::Webhook;
 pub enum Policy {
     /// `dev`: everything is allowed.
     AllowAll(AllowAll),
-    /// A file decides.
+    /// A file defines the rules.
     Allowlist(Allowlist),
     /// An HTTP service decides.
     Webhook(Webhook),
@@ -38,7 +38,8 @@ impl fmt::Debug for Policy {
 }
 
 impl Policy {
-    /// Builds the policy that the configuration names. A bad allowlist file is no error here: it denies.
+    /// Builds the policy that the configuration names. An invalid allowlist file is not an error here: that
+    /// policy denies everything.
     pub fn from_config(config: &AuthApi) -> Result<Self, SetupError> {
         Ok(match config {
             AuthApi::Dev { gateway_app_id } => Self::AllowAll(AllowAll::new(gateway_app_id.clone())),
@@ -50,12 +51,12 @@ impl Policy {
         })
     }
 
-    /// Decides on the newest rules.
+    /// Decides by the newest rules.
     pub async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
         self.decide_for(subject, FairnessKey::of(subject)).await
     }
 
-    /// Decides about this KMS itself, on the newest rules. Requests for others do not delay it.
+    /// Decides about this KMS itself by the newest rules. Requests about others do not delay it.
     pub async fn decide_own(&self, own: &BootInfo) -> Result<Decision, PolicyError> {
         self.decide_for(Subject::Kms(own), FairnessKey::Own).await
     }
@@ -64,7 +65,7 @@ impl Policy {
         match self {
             Self::AllowAll(policy) => Ok(policy.decide()),
             Self::Allowlist(policy) => policy.decide(subject).await,
-            // On the heap: the others would carry the room for it.
+            // Boxed, so that the futures of the other policies stay small.
             Self::Webhook(policy) => Box::pin(policy.decide(subject, key)).await,
             Self::Ethereum(policy) => Box::pin(policy.decide(subject, key)).await,
         }
@@ -79,8 +80,8 @@ impl Policy {
         }
     }
 
-    /// Decides at once on the rules that were last read; `None` where only the backend can
-    /// tell. For decisions that release no key.
+    /// Decides at once by the rules that were last read; `None` if only the backend can decide. For decisions
+    /// that release no key.
     pub fn snapshot_decide(&self, subject: Subject<'_>) -> Option<Decision> {
         match self {
             Self::AllowAll(policy) => Some(policy.decide()),
@@ -89,7 +90,7 @@ impl Policy {
         }
     }
 
-    /// Decides as for a live request, and looks at every rule besides.
+    /// Decides as for a live request, and evaluates every rule.
     pub async fn examine(&self, subject: Subject<'_>) -> Examination {
         match self {
             Self::Allowlist(policy) => policy.examine(subject).await,
@@ -113,7 +114,7 @@ impl Policy {
         }
     }
 
-    /// What the backend says about itself now.
+    /// Requests what the backend reports about itself.
     pub async fn info(&self) -> Result<Info, PolicyError> {
         match self {
             Self::AllowAll(policy) => Ok(policy.info()),
@@ -126,7 +127,7 @@ impl Policy {
         }
     }
 
-    /// What the backend last said about itself, without asking.
+    /// What the backend last reported about itself; sends no request.
     pub fn last_info(&self) -> Option<Info> {
         match self {
             Self::AllowAll(policy) => Some(policy.info()),
@@ -136,7 +137,7 @@ impl Policy {
         }
     }
 
-    /// Reports the state of the webhook to `observer`, if the policy is one.
+    /// Reports the events of the webhook to `observer`; other policies have none.
     pub fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
         match self {
             Self::Webhook(policy) => policy.report_to(observer),
@@ -144,7 +145,7 @@ impl Policy {
         }
     }
 
-    /// How far the chain is known that decides, if one does.
+    /// The state of the chain, if a contract decides.
     pub fn chain_state(&self) -> Option<ChainState> {
         match self {
             Self::Ethereum(policy) => Some(policy.state()),
@@ -152,7 +153,7 @@ impl Policy {
         }
     }
 
-    /// Whether everything is allowed: `is_dev` and `allow_any_upgrade` of `GetMeta`.
+    /// Whether everything is allowed; `is_dev` and `allow_any_upgrade` in `GetMeta`.
     pub fn is_dev(&self) -> bool {
         match self {
             Self::AllowAll(_) => true,
@@ -160,7 +161,7 @@ impl Policy {
         }
     }
 
-    /// The configuration's word for it: `dev`, `allowlist`, `webhook` or `ethereum`.
+    /// Its name in the configuration: `dev`, `allowlist`, `webhook` or `ethereum`.
     pub fn kind(&self) -> &'static str {
         match self {
             Self::AllowAll(_) => "dev",
@@ -170,7 +171,7 @@ impl Policy {
         }
     }
 
-    /// Why the policy cannot work at the moment, for the operator.
+    /// Why the policy cannot decide at the moment, for the operator.
     pub fn last_error(&self) -> Option<String> {
         match self {
             Self::AllowAll(_) => None,
@@ -180,7 +181,7 @@ impl Policy {
         }
     }
 
-    /// What the policy's own rules relax, beyond what the configuration shows.
+    /// What the rules of the policy relax, in addition to what the configuration relaxes.
     pub fn relaxation(&self) -> Option<Relaxation> {
         match self {
             Self::Allowlist(policy) => policy.relaxation(),

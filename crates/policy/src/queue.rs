@@ -1,4 +1,5 @@
-//! How many requests a backend gets at once, how many wait for a slot, and how many of them may be for the same caller.
+//! Limits the requests to a backend: how many are in flight, how many wait, and how many are for the same
+//! caller.
 
 use std::collections::HashMap;
 use std::collections::hash_map::Entry;
@@ -10,14 +11,15 @@ use tokio::sync::{AcquireError, OwnedSemaphorePermit, Semaphore, SemaphorePermit
 
 use crate::decision::Subject;
 
-/// What a request is for. Slow requests for one key leave slots to all others.
+/// What a request is about. Slow requests for one key leave slots free for all others.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) enum FairnessKey {
-    /// One app, by the hash of its id.
+    /// An app, by the hash of its id.
     App([u8; 32]),
-    /// Any KMS that requests keys: it chooses itself what would tell it from another.
+    /// All other KMSs together: a KMS chooses every value that could tell it from another one.
     Kms,
-    /// This KMS. Without its self-authorization nothing is released, so requests for others must not delay it.
+    /// This KMS. Without its self-authorization no key is released, so requests about others must not delay
+    /// it.
     Own,
     /// The backend itself.
     Backend,
@@ -32,39 +34,39 @@ impl FairnessKey {
     }
 }
 
-/// How many requests there may be.
+/// Limits of a queue.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct ConcurrencyLimits {
     /// Requests in flight.
     pub(crate) slots: usize,
     /// Requests that wait for a slot.
     pub(crate) queued: usize,
-    /// Of `slots`, what one key can have.
+    /// The part of `slots` that one key can use.
     pub(crate) slots_each: usize,
-    /// Of `queued`, what one key can have.
+    /// The part of `queued` that one key can use.
     pub(crate) queued_each: usize,
-    /// How long each waits at most.
+    /// The longest wait for a slot.
     pub(crate) queue_timeout: Duration,
 }
 
-/// Slots, and places in the queue for them.
+/// Slots for requests, and a queue for them.
 #[derive(Debug)]
 pub(crate) struct Queue {
     limits: ConcurrencyLimits,
     places: Semaphore,
     slots: Semaphore,
-    /// Keys with a request here, so never more than there are places.
+    /// The keys that have a request here; never more than there are places.
     shares: Mutex<HashMap<FairnessKey, Share>>,
 }
 
-/// What one key has of a queue.
+/// The part of a queue that one key uses.
 #[derive(Debug)]
 struct Share {
     requests: usize,
     slots: Arc<Semaphore>,
 }
 
-/// The right to send one request; dropping it passes the slot on.
+/// The right to send one request; dropping it frees the slot.
 pub(crate) struct SlotPermit<'a> {
     _slot: SemaphorePermit<'a>,
     _own: OwnedSemaphorePermit,
@@ -72,14 +74,14 @@ pub(crate) struct SlotPermit<'a> {
     _place: SemaphorePermit<'a>,
 }
 
-/// A request's place in the share of its key.
+/// The place of a request in the share of its key.
 struct Member<'a> {
     queue: &'a Queue,
     key: FairnessKey,
     slots: Arc<Semaphore>,
 }
 
-/// There are too many requests.
+/// The request was shed: there are too many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Shed;
 
@@ -98,13 +100,13 @@ impl Queue {
     pub(crate) async fn slot(&self, key: FairnessKey) -> Result<SlotPermit<'_>, Shed> {
         let place = self.places.try_acquire().map_err(|_| Shed)?;
         let member = self.member(key)?;
-        // First a slot of the key's own share: a request that waits for that occupies none of the common slots.
+        // The slot of the key's share comes first: a request that waits for it occupies no common slot.
         let slots = async {
             let own = Arc::clone(&member.slots).acquire_owned().await?;
             Ok::<_, AcquireError>((own, self.slots.acquire().await?))
         };
         let slots = tokio::time::timeout(self.limits.queue_timeout, slots).await;
-        // No semaphore here is ever closed.
+        // These semaphores are never closed.
         let (own, slot) = slots.map_err(|_| Shed)?.map_err(|_| Shed)?;
         Ok(SlotPermit { _slot: slot, _own: own, _member: member, _place: place })
     }
@@ -160,7 +162,7 @@ mod tests {
     const SECOND: FairnessKey = FairnessKey::App([2; 32]);
 
     #[tokio::test]
-    async fn one_too_many_is_shed_at_once_and_who_waits_too_long_later() {
+    async fn a_request_beyond_the_queue_is_shed_at_once_and_a_waiting_one_after_the_timeout() {
         let queue = Queue::new(LIMITS);
         let first = queue.slot(FIRST).await;
         let second = queue.slot(FIRST).await;
@@ -218,7 +220,7 @@ mod tests {
             assert_eq!(queue.shares().len(), 1);
         }
         let slots = (queue.slot(FIRST).await.ok(), queue.slot(FIRST).await.ok());
-        // Gives up, or is shed: nothing of it stays either.
+        // Nothing remains of requests that are cancelled or shed.
         let given_up = tokio::time::timeout(QUEUE_TIMEOUT / 4, queue.slot(SECOND)).await;
         assert!(given_up.is_err());
         assert_eq!(queue.slot(SECOND).await.err(), Some(Shed));

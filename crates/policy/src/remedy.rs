@@ -1,4 +1,4 @@
-//! What would allow a caller that a policy denies: an addition to an `auth-config.json`, or a call of a contract.
+//! Changes that would allow a denied caller: an addition to an `auth-config.json`, or a call of a contract.
 
 use serde_json::{Map, Value, json};
 
@@ -9,26 +9,26 @@ use crate::decision::{DenialCode, Subject};
 pub struct Remedy {
     /// The denial's code.
     pub code: DenialCode,
-    /// What to do, and what it gives up if it gives up anything.
+    /// What to do, and which protection that removes, if any.
     pub sentence: String,
-    /// JSON object to merge into an `auth-config.json`: lists grow by what is here.
+    /// A JSON object to merge into an `auth-config.json`; its list entries are added.
     pub fragment: Option<Value>,
-    /// Call of a contract, where the policy is read from a chain.
+    /// A call of a contract, if a contract decides.
     pub call: Option<Call>,
 }
 
 /// A call that changes what a contract allows.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Call {
-    /// `0x` and 40 digits; empty if it is not known.
+    /// Its address: `0x` and 40 digits; empty if unknown.
     pub contract: String,
-    /// Canonical signature.
+    /// The canonical signature.
     pub function: &'static str,
     /// `0x…`
     pub argument: String,
 }
 
-/// Which contract.
+/// The contract that is called.
 pub(crate) enum Contract {
     Kms,
     App,
@@ -40,8 +40,8 @@ pub(crate) fn in_allowlist(code: DenialCode, subject: Subject<'_>) -> Option<Rem
     Some(Remedy { code, sentence, fragment: Some(fragment), call: None })
 }
 
-/// What the owner of a contract can do about a denial with `code`; `kms_contract` is the address of the DstackKms contract,
-/// if it is known.
+/// What the owner of a contract can do about a denial with `code`; `kms_contract` is the address of the
+/// DstackKms contract, if it is known.
 pub(crate) fn on_chain(
     code: DenialCode,
     subject: Subject<'_>,
@@ -88,7 +88,7 @@ pub(crate) fn on_chain(
     Some(Remedy { code, sentence, fragment: None, call })
 }
 
-/// What to do about a denial, and the addition to an `auth-config.json` that does it.
+/// What to do about a denial, and the addition to an `auth-config.json`.
 fn addition(code: DenialCode, subject: Subject<'_>) -> Option<(String, Value)> {
     let identity = subject.boot_info();
     let app = hex::encode(&identity.app_id);
@@ -147,7 +147,7 @@ fn addition(code: DenialCode, subject: Subject<'_>) -> Option<(String, Value)> {
     })
 }
 
-/// The contract, the canonical signature and the argument of the call that helps against a denial with `code`.
+/// The contract, the canonical signature and the argument of the call that resolves a denial with `code`.
 pub(crate) fn call(code: DenialCode, subject: Subject<'_>) -> Option<(Contract, &'static str, &[u8])> {
     let identity = subject.boot_info();
     Some(match (code, subject) {
@@ -185,7 +185,7 @@ fn prefixed(bytes: &[u8]) -> String {
     format!("0x{}", hex::encode(bytes))
 }
 
-/// One object of several: objects are merged, lists joined without repeats.
+/// Merges the fragments into one object. Lists are joined without repeats.
 pub fn merged<'a>(fragments: impl IntoIterator<Item = &'a Value>) -> Value {
     let mut whole = Value::Object(Map::new());
     for fragment in fragments {
@@ -237,7 +237,7 @@ mod tests {
         Policy::from_config(&config).expect("an allowlist")
     }
 
-    /// Follows remedies until the caller is allowed: each must get one rule further.
+    /// Follows the remedies until the caller is allowed. Each remedy must satisfy one more rule.
     #[test]
     fn following_the_remedies_of_an_empty_allowlist_allows_everyone() {
         let mut identity = BootInfo::example();
@@ -262,7 +262,7 @@ mod tests {
     }
 
     #[test]
-    fn a_contract_is_told_by_its_functions() {
+    fn remedies_on_a_chain_name_contract_function_and_argument() {
         let chain = settings::Ethereum {
             rpc_urls: vec![Endpoint::parse("http://127.0.0.1:9").expect("a URL")],
             chain_id: 1,

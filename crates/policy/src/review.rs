@@ -1,4 +1,4 @@
-//! A candidate allowlist, looked at before it decides anything.
+//! The review of a candidate allowlist before it is used.
 
 mod walk;
 
@@ -11,36 +11,37 @@ pub use crate::rules::grants::Grant;
 use crate::rules::{MAX_FILE, Rules};
 use crate::settings::EmptyDevices;
 
-/// Findings beyond this many are counted, not listed.
-const MOST: usize = 200;
+/// Further findings are counted, not listed.
+const MAX_FINDINGS: usize = 200;
 
-/// A file of this size is read on every change; it works, but slowly.
-const HUGE: usize = 8 << 20;
+/// A file larger than this works, but decisions wait while it is read.
+const LARGE: usize = 8 << 20;
 
-/// How bad a finding is.
+/// The severity of a finding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Severity {
-    /// The file cannot be used: it would deny everything.
+    /// The file is invalid: it would deny everything.
     Error,
-    /// The file can be used, but not everything in it does what it looks like.
+    /// The file is valid, but a part of it has no effect or an unexpected one.
     Warning,
 }
 
-/// One thing about a file.
+/// A problem in a file.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Finding {
-    /// How bad it is.
+    /// Its severity.
     pub severity: Severity,
-    /// Stable, for machines: `unknown_key`.
+    /// A stable code for programs: `unknown_key`.
     pub code: &'static str,
-    /// Where: `line 3, column 7`, or the key's path, `apps.<id>.composeHashes[0]`. Empty for the whole file.
+    /// The place: `line 3, column 7`, or the path of a key, `apps.<id>.composeHashes[0]`. Empty for the whole
+    /// file.
     pub at: String,
-    /// For people.
+    /// The message.
     pub message: String,
 }
 
-/// How much a file allows: entries that can match something.
+/// How many entries of a file can match something.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Summary {
     /// Apps.
@@ -57,7 +58,7 @@ pub struct Summary {
     pub advisories: usize,
 }
 
-/// What is known about a file.
+/// The result of a review.
 #[derive(Debug)]
 pub struct Review {
     findings: Vec<Finding>,
@@ -65,7 +66,7 @@ pub struct Review {
     grants: Option<BTreeSet<Grant>>,
 }
 
-/// What changes when one file takes the place of another.
+/// What changes when one file replaces another.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Difference {
     /// In the new file only.
@@ -75,14 +76,14 @@ pub struct Difference {
 }
 
 impl Review {
-    /// Looks at the content of a file.
+    /// Reviews the content of a file.
     pub fn of(content: &[u8], empty_devices: EmptyDevices) -> Self {
         let mut review = Self { findings: Vec::new(), unlisted: 0, grants: None };
         if content.len() as u64 > MAX_FILE {
             review.find(Severity::Error, "too_large", "", "is larger than 64 MiB".to_owned());
             return review;
         }
-        if content.len() > HUGE {
+        if content.len() > LARGE {
             let size = content.len() >> 20;
             let message = format!("has {size} MiB: decisions wait for it after each change");
             review.find(Severity::Warning, "huge", "", message);
@@ -109,22 +110,22 @@ impl Review {
         review
     }
 
-    /// Whether the file would be used; otherwise it denies everything.
+    /// Whether the file is valid; otherwise it denies everything.
     pub fn is_usable(&self) -> bool {
         self.grants.is_some()
     }
 
-    /// What was found, errors first.
+    /// The findings, errors first.
     pub fn findings(&self) -> &[Finding] {
         &self.findings
     }
 
-    /// How many more findings there are than are listed.
+    /// How many findings are not listed.
     pub fn unlisted(&self) -> usize {
         self.unlisted
     }
 
-    /// How much the file allows; `None` if it cannot be used.
+    /// How much the file allows; `None` if it is invalid.
     pub fn summary(&self) -> Option<Summary> {
         let mut summary = Summary::default();
         for grant in self.grants.as_ref()? {
@@ -144,12 +145,12 @@ impl Review {
         Some(summary)
     }
 
-    /// What changes when this file takes the place of `old`. A file that cannot be used allows nothing.
+    /// What changes when this file replaces `old`. An invalid file allows nothing.
     pub fn against(&self, old: &Self) -> Difference {
         let nothing = BTreeSet::new();
         let are_usable = self.is_usable() && old.is_usable();
         let (new, old) = (self.grants.as_ref().unwrap_or(&nothing), old.grants.as_ref().unwrap_or(&nothing));
-        // When an app as such is new or gone, its stage is no news.
+        // If the app itself is added or removed, its stage is not listed.
         let is_news = |grant: &&Grant, other: &BTreeSet<Grant>| match grant {
             Grant::Running { app, .. } if are_usable => other.contains(&Grant::App { app: app.clone() }),
             _ => true,
@@ -165,8 +166,8 @@ impl Review {
     }
 
     fn find(&mut self, severity: Severity, code: &'static str, at: &str, message: String) {
-        // Errors are few, or everything is one; none of them may hide behind warnings.
-        if self.findings.len() >= MOST && (severity == Severity::Warning || self.has_errors()) {
+        // Warnings must not hide the only error.
+        if self.findings.len() >= MAX_FINDINGS && (severity == Severity::Warning || self.has_errors()) {
             self.unlisted += 1;
             return;
         }

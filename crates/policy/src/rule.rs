@@ -1,4 +1,4 @@
-//! The rules of an allowlist, and how one of them judges a caller.
+//! The rules of an allowlist, and the outcome of a rule for a caller.
 
 use kms_attest::identity::BootInfo;
 
@@ -57,7 +57,7 @@ impl Rule {
         }
     }
 
-    /// What of an identity it judges, for people.
+    /// The value of an identity that it checks, for people.
     pub fn measured(self, boot_info: &BootInfo) -> String {
         match self {
             Self::TcbStatus => boot_info.tcb_status.clone(),
@@ -70,7 +70,7 @@ impl Rule {
         }
     }
 
-    /// What is denied where it fails.
+    /// The code of the denial if it fails.
     pub(crate) fn code(self) -> DenialCode {
         match self {
             Self::TcbStatus => DenialCode::TcbStatus,
@@ -83,7 +83,7 @@ impl Rule {
         }
     }
 
-    /// auth-simple's words, verbatim: operators and their documentation know them.
+    /// The exact reasons of auth-simple: operators and their documentation know them.
     pub(crate) fn reason(self) -> &'static str {
         match self {
             Self::TcbStatus => "TCB status is not allowed",
@@ -107,23 +107,23 @@ impl Rule {
     }
 }
 
-/// How one rule judges a caller.
+/// The outcome of a rule for a caller.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct RuleOutcome {
     /// The rule.
     pub rule: Rule,
-    /// What it found.
+    /// Its outcome.
     pub outcome: Outcome,
 }
 
 /// Whether a rule holds.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Outcome {
-    /// It does.
+    /// The rule holds.
     Holds,
-    /// It does not.
+    /// The rule fails.
     Fails(Denial),
-    /// There is nothing to compare with, because an earlier rule failed.
+    /// The rule has nothing to compare with, because an earlier rule failed.
     Skipped(&'static str),
 }
 
@@ -133,7 +133,7 @@ impl RuleOutcome {
         self.failure().is_some_and(|denial| denial.code == code)
     }
 
-    /// The denial, where it fails.
+    /// The denial, if it fails.
     pub fn failure(&self) -> Option<&Denial> {
         match &self.outcome {
             Outcome::Fails(denial) => Some(denial),
@@ -141,7 +141,7 @@ impl RuleOutcome {
         }
     }
 
-    /// The denial, where it fails.
+    /// The denial, if it fails.
     pub(crate) fn into_failure(self) -> Option<Denial> {
         match self.outcome {
             Outcome::Fails(denial) => Some(denial),

@@ -1,4 +1,5 @@
-//! The rules of an `auth-config.json`, parsed into sets so that a decision costs the same for ten thousand apps.
+//! The rules of an `auth-config.json`, parsed into sets so that ten thousand apps do not slow a decision
+//! down.
 
 pub(crate) mod grants;
 mod nearest;
@@ -22,7 +23,7 @@ const ZERO_ADDRESS: &str = "0x0000000000000000000000000000000000000000";
 /// Maximum size of an allowlist in bytes.
 pub(crate) const MAX_FILE: u64 = 64 << 20;
 
-/// Of an app that is not registered.
+/// The outcome of the rules for an app that is not registered.
 const NO_ENTRY: Outcome = Outcome::Skipped("the app has no entry");
 
 /// The parsed file.
@@ -47,9 +48,9 @@ struct App {
     release_stage: Option<ReleaseStage>,
 }
 
-/// Why a file is no allowlist. The parser's message names keys and types, not contents.
+/// Why a file is not an allowlist. The message of the parser names keys and types, not contents.
 #[derive(Debug, thiserror::Error)]
-#[error("is no valid auth-config.json: {0}")]
+#[error("is not a valid auth-config.json: {0}")]
 pub struct RulesError(String);
 
 impl RulesError {
@@ -60,7 +61,7 @@ impl RulesError {
 
 impl Rules {
     pub(crate) fn parse(json: &[u8]) -> Result<Self, RulesError> {
-        // Through a `Value`, so that of two equal keys the last wins, as in the peer.
+        // Through a `Value`, so that the last of two equal keys wins, as in the peer.
         let mut value: Value = kms_attest::json::from_utf8(json).map_err(RulesError::new)?;
         let mut section = |key| value.as_object_mut().and_then(|file| file.shift_remove(key));
         let kms = section("kms").map_or_else(|| Ok(KmsEntry::default()), object)?;
@@ -88,7 +89,7 @@ impl Rules {
         }
     }
 
-    /// The first rule that fails decides.
+    /// Denies by the first rule that fails.
     pub(crate) fn decide(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Decision {
         match self.checks(subject, empty_devices).find_map(RuleOutcome::into_failure) {
             None => Decision::Allowed {
@@ -99,7 +100,7 @@ impl Rules {
         }
     }
 
-    /// How each rule judges `subject`, in the order in which they decide; each is applied when it is asked for.
+    /// The outcome of each rule for `subject`, in the order in which they decide; evaluated lazily.
     pub(crate) fn checks<'a>(
         &'a self,
         subject: Subject<'a>,
@@ -153,7 +154,7 @@ impl Rules {
         }
     }
 
-    /// At which stages of a guest the keys of this app are released, if its entry says so.
+    /// The stages at which the keys of this app are released, if its entry specifies them.
     pub(crate) fn release_stage(&self, subject: Subject<'_>) -> Option<ReleaseStage> {
         match subject {
             Subject::App(boot_info) => self.apps.get(&boot_info.app_id[..])?.release_stage,
@@ -181,7 +182,7 @@ impl Rules {
         )
     }
 
-    /// Whose empty device list means any device.
+    /// The entries whose empty device list means any device.
     pub(crate) fn relaxation(&self) -> Option<Relaxation> {
         let mut open: Vec<_> = self
             .apps
@@ -207,13 +208,13 @@ impl Rules {
                 names.join(", ")
             )
             .into(),
-            // Whose devices are not restricted is for operators.
+            // Only operators may see whose devices are unrestricted.
             details: Vec::new(),
         })
     }
 }
 
-/// Serde would take an array for an object.
+/// Serde would accept an array as an object.
 fn object<T: DeserializeOwned>(value: Value) -> Result<T, RulesError> {
     if !value.is_object() {
         return Err(RulesError("an object was expected".to_owned()));
@@ -242,8 +243,9 @@ fn apps(entries: Value) -> Result<HashMap<Box<[u8]>, App>, RulesError> {
     Ok(apps)
 }
 
-/// A key that is `releaseStage` but for case, hyphens and underscores. Unknown keys are ignored, as in the peer, and all others
-/// allow something; this one restricts, so a slip of the pen would release keys that were meant to stay.
+/// A key that differs from `releaseStage` only in case, hyphens and underscores. Unknown keys are ignored, as
+/// in the peer. The other keys grant something; this one restricts, so a typing error would release keys that
+/// it should hold back.
 pub(crate) fn misspelt_stage(entry: &Value) -> Option<&str> {
     let letters = |key: &str| -> String {
         key.chars()
@@ -255,7 +257,7 @@ pub(crate) fn misspelt_stage(entry: &Value) -> Option<&str> {
     keys.filter(|key| *key != "releaseStage").find(|key| letters(key) == "releasestage")
 }
 
-/// Allowed values of one kind.
+/// The allowed values of one kind.
 #[derive(Debug)]
 struct Hashes {
     allowed: HashSet<Box<[u8]>>,
@@ -317,8 +319,8 @@ fn examples(shown: Vec<String>, total: usize) -> String {
     }
 }
 
-/// The bytes that a hex text of the file stands for. auth-simple compares texts after lower-casing and adding `0x`;
-/// a measured value is always well-formed hex, so a text that is not, or is empty, allows nothing.
+/// The bytes that a hex text of the file stands for. auth-simple compares texts after lower-casing and adding
+/// `0x`; a measured value is always well-formed hex, so a text that is not, or is empty, allows nothing.
 pub(crate) fn bytes_of(text: &str) -> Option<Box<[u8]>> {
     let digits = text.strip_prefix("0x").or_else(|| text.strip_prefix("0X")).unwrap_or(text);
     hex::decode(digits).ok().filter(|bytes| !bytes.is_empty()).map(Vec::into_boxed_slice)

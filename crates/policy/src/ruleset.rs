@@ -1,4 +1,4 @@
-//! An allowlist in memory: parsed once, and decided by without a file.
+//! An allowlist in memory, without a file.
 
 use std::sync::Arc;
 
@@ -8,7 +8,7 @@ use crate::rules::Rules;
 use crate::rules::RulesError;
 use crate::settings::EmptyDevices;
 
-/// The rules of an `auth-config.json`, with what an empty device list means.
+/// The rules of an `auth-config.json`, and the meaning of an empty device list.
 pub struct Ruleset {
     rules: Arc<Rules>,
     empty_devices: EmptyDevices,
@@ -23,7 +23,7 @@ impl Ruleset {
         Ok(Self { rules: Arc::new(Rules::parse(json)?), empty_devices })
     }
 
-    /// How it judges `subject`.
+    /// Decides about `subject`.
     pub fn decide(&self, subject: Subject<'_>) -> Decision {
         self.rules.decide(subject, self.empty_devices)
     }
@@ -35,7 +35,7 @@ impl Ruleset {
 }
 
 impl Drop for Ruleset {
-    /// Freeing the rules of a hundred thousand apps takes a while, which the last user does not wait for.
+    /// Freeing the rules of a hundred thousand apps takes long, so it happens in the background.
     fn drop(&mut self) {
         drop_in_background(Arc::clone(&self.rules));
     }

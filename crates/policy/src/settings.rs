@@ -1,4 +1,4 @@
-//! What the section `[core.auth_api]` of the configuration holds, after it is parsed.
+//! The settings in the section `[core.auth_api]` of the configuration, after parsing.
 
 mod decision_key;
 mod ethereum;
@@ -12,28 +12,28 @@ pub use ethereum::{BlockChoice, ContractAddress, Ethereum, contract_address};
 pub use secret::Secret;
 pub use webhook::{ClientFiles, Webhook};
 
-/// `[core.auth_api]`: the policy.
+/// `[core.auth_api]`: the kind of policy and its settings.
 pub enum AuthApi {
     /// An HTTP service decides.
     Webhook(Box<Webhook>),
-    /// A file decides.
+    /// A file defines the rules.
     Allowlist {
-        /// `auth-config.json` as auth-simple reads it.
+        /// The `auth-config.json`, in the format of auth-simple.
         path: PathBuf,
-        /// What an empty `devices` list means.
+        /// The meaning of an empty `devices` list.
         empty_devices: EmptyDevices,
     },
     /// A contract on a chain decides.
     Ethereum(Box<Ethereum>),
     /// Everything is allowed.
     Dev {
-        /// Handed to every app.
+        /// The gateway that every app is told to use.
         gateway_app_id: String,
     },
 }
 
 impl AuthApi {
-    /// What an empty device list of a candidate means, unless its operator says: what it means in the policy in force.
+    /// The meaning of an empty device list in the current policy. It is the default for a candidate.
     pub fn empty_devices(&self) -> EmptyDevices {
         match self {
             Self::Allowlist { empty_devices, .. } => *empty_devices,
@@ -42,11 +42,11 @@ impl AuthApi {
     }
 }
 
-/// What an empty `devices` list of the allowlist means when `allowAnyDevice` is false.
+/// The meaning of an empty `devices` list in the allowlist if `allowAnyDevice` is false.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum EmptyDevices {
-    /// No device, as auth-simple has it since 0.6.0.
+    /// No device, as in auth-simple since 0.6.0.
     NoDevice,
-    /// Any device, as before (`insecure_empty_devices_allow_any = true`).
+    /// Any device, as in earlier versions (`insecure_empty_devices_allow_any = true`).
     AnyDevice,
 }

@@ -16,9 +16,9 @@ use crate::settings::DecisionKey;
 /// The request header that makes each request different from all others: 32 hex digits.
 pub const NONCE_HEADER: &str = "x-kms-nonce";
 
-/// What is signed, and in which version of the format.
+/// The first line of a signed statement: its format and version.
 const TITLE: &str = "cvm-kms decision v1";
-/// The same of a response with a release stage: one line more.
+/// The first line for a response with a release stage, which adds a line.
 const TITLE_WITH_STAGE: &str = "cvm-kms decision v2";
 
 /// A number used once.
@@ -26,14 +26,14 @@ const TITLE_WITH_STAGE: &str = "cvm-kms decision v2";
 pub struct Nonce(String);
 
 impl Nonce {
-    /// 16 random bytes; `None` where the system has none to give.
+    /// 16 random bytes; `None` if the system's random number generator fails.
     pub fn random() -> Option<Self> {
         let mut bytes = [0; 16];
         SystemRandom::new().fill(&mut bytes).ok()?;
         Some(Self(hex::encode(bytes)))
     }
 
-    /// 1 to 64 hex digits, as they came.
+    /// Parses 1 to 64 hex digits and keeps them unchanged.
     pub fn parse(text: &str) -> Option<Self> {
         let is_nonce = (1..=64).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_hexdigit());
         is_nonce.then(|| Self(text.to_owned()))
@@ -45,10 +45,10 @@ impl Nonce {
     }
 }
 
-/// A request as it went over the wire.
+/// A request as it was sent.
 #[derive(Debug, Clone, Copy)]
 pub struct SignedRequest<'a> {
-    /// What it is about.
+    /// The kind of its subject.
     pub kind: SubjectKind,
     /// The exact bytes of its body.
     pub body: &'a [u8],
@@ -56,7 +56,7 @@ pub struct SignedRequest<'a> {
     pub nonce: &'a Nonce,
 }
 
-/// What a response claims, as its JSON says it.
+/// What the JSON of a response states.
 #[derive(Debug, Clone, Copy)]
 pub struct Claims<'a> {
     /// `isAllowed`
@@ -75,49 +75,49 @@ pub struct Claims<'a> {
 pub struct Signature {
     /// SHA-256 of the request's body, 64 hex digits.
     pub request_sha256: String,
-    /// The request's [`NONCE_HEADER`] as it came.
+    /// The request's [`NONCE_HEADER`], unchanged.
     pub nonce: String,
-    /// Unix seconds; the last second in which the response counts.
+    /// Unix seconds: the last second in which the response is valid.
     pub expires: u64,
     /// RFC 8032 over [`statement`], 128 hex digits.
     pub ed25519: String,
 }
 
-/// Why a signature does not vouch for a response.
+/// Why a response is not validly signed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum SignatureError {
-    /// There is none.
+    /// The signature is missing.
     #[error("is not signed")]
     Missing,
-    /// It is for another body.
+    /// The signature is for another body.
     #[error("is signed for another request")]
     OtherRequest,
-    /// It is for the same body, asked at another time.
+    /// The signature is for an earlier request with the same body.
     #[error("is signed for an earlier request: replayed")]
     Replayed,
-    /// Its time is over.
+    /// The signature has expired.
     #[error("is signed, but the signature has expired")]
     Expired,
-    /// It is not by the pinned key, or over something else.
+    /// The signature does not verify with the pinned key.
     #[error("is not signed by core.auth_api.webhook.decision_key")]
     WrongKey,
 }
 
-/// What is signed: eight lines of ASCII, each ended by a line feed.
+/// The signed statement: eight lines of ASCII, each with a line feed.
 ///
 /// ```text
 /// cvm-kms decision v1
 /// app | kms                      the last part of the path
 /// <SHA-256 of the request body>  64 lower-case hex digits
-/// <X-KMS-Nonce>                  as it came
+/// <X-KMS-Nonce>                  unchanged
 /// <expires>                      Unix seconds, decimal
 /// allow | deny                   isAllowed
 /// <gatewayAppId>                 lower-case hex of its UTF-8
 /// <reason>                       lower-case hex of its UTF-8
 /// ```
 ///
-/// A response with `releaseStage` has version 2 in its first line and the stage as a ninth line, so that nobody can add, change
-/// or remove it on the way.
+/// A response with `releaseStage` has version 2 in its first line and the stage as a ninth line, so that a man in
+/// the middle cannot add, change or remove it.
 pub fn statement(request: SignedRequest<'_>, claims: Claims<'_>, expires: u64) -> String {
     let mut text = String::new();
     let decision = if claims.is_allowed { "allow" } else { "deny" };
@@ -136,13 +136,13 @@ pub fn statement(request: SignedRequest<'_>, claims: Claims<'_>, expires: u64) -
         &hex::encode(claims.reason),
     ];
     for line in lines.into_iter().chain(stage) {
-        // Writing to memory does not fail.
+        // Writing to a string cannot fail.
         let _ = writeln!(text, "{line}");
     }
     text
 }
 
-/// Checks that `key` vouches for `claims` to `request` at `now`.
+/// Verifies at `now` that `key` has signed `claims` for `request`.
 ///
 /// # Errors
 /// [`SignatureError`]: the response must be ignored.
@@ -160,7 +160,7 @@ pub fn verify(
     if signature.nonce != request.nonce.as_str() {
         return Err(SignatureError::Replayed);
     }
-    // A clock before 1970 tells nothing.
+    // A clock before 1970 is wrong, so the signature counts as expired.
     let now = now.duration_since(UNIX_EPOCH).map_or(u64::MAX, |since| since.as_secs());
     if now > signature.expires {
         return Err(SignatureError::Expired);
@@ -180,7 +180,7 @@ fn digest(body: &[u8]) -> String {
 /// Signs decisions.
 pub struct DecisionSigner(Ed25519KeyPair);
 
-/// The text holds no Ed25519 key.
+/// The text contains no Ed25519 key.
 #[derive(Debug, thiserror::Error)]
 #[error("holds no Ed25519 private key in PEM; `openssl genpkey -algorithm ed25519` makes one")]
 pub struct NoSigningKey;
@@ -197,14 +197,14 @@ impl DecisionSigner {
         Ok(Self(key))
     }
 
-    /// What others pin.
+    /// The public key, which the other side pins.
     pub fn public_key(&self) -> DecisionKey {
         let mut key = [0; 32];
         key.copy_from_slice(self.0.public_key().as_ref());
         DecisionKey::from(key)
     }
 
-    /// Vouches for `claims` to `request` until `expires`, in Unix seconds.
+    /// Signs `claims` for `request`; valid until `expires`, in Unix seconds.
     pub fn sign(&self, request: SignedRequest<'_>, claims: Claims<'_>, expires: u64) -> Signature {
         let statement = statement(request, claims, expires);
         Signature {

@@ -1,4 +1,4 @@
-//! The policy of an HTTP service, in the peer's protocol.
+//! The policy of an HTTP service, over the peer's webhook protocol.
 
 mod backend;
 mod bounds;
@@ -23,7 +23,7 @@ use crate::queue::FairnessKey;
 use crate::settings::{self, DecisionKey};
 use crate::signed::{self, NONCE_HEADER, Nonce, SignedRequest};
 
-/// Asks `<base>/bootAuth/app` and `<base>/bootAuth/kms`, each time anew.
+/// Sends a request to `<base>/bootAuth/app` or `<base>/bootAuth/kms` for each decision.
 pub struct Webhook {
     backend: Arc<Backend>,
     decision_key: Option<DecisionKey>,
@@ -47,7 +47,7 @@ impl Webhook {
         })
     }
 
-    /// Reports the breaker and the requests that are shed to `observer`.
+    /// Reports the state of the breaker and shed requests to `observer`.
     pub(crate) fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
         self.backend.report_to(observer);
     }
@@ -107,7 +107,7 @@ impl Webhook {
             let answer: InfoResponse = self.backend.send(FairnessKey::Backend, self.backend.get()).await?;
             Ok(Arc::new(Info::from(answer)))
         };
-        // Of the callers that wait, none waits for one request after another.
+        // The time-out also bounds the wait for a request of another caller.
         match tokio::time::timeout(self.backend.bounds().total, self.info.get(is_fresh, ask)).await {
             Ok(answer) => Ok(Arc::clone(&answer?.value)),
             Err(_) => Err(PolicyError::unavailable("the webhook did not answer in time".to_owned())),
@@ -118,7 +118,7 @@ impl Webhook {
         self.info.last().map(|answer| Arc::clone(&answer.value))
     }
 
-    /// Why the last request had no usable response; `None` once one has.
+    /// Why the last request had no usable response; `None` after a usable one.
     pub(crate) fn last_error(&self) -> Option<String> {
         self.backend.last_error()
     }

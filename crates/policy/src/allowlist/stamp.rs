@@ -1,4 +1,4 @@
-//! What tells one content of a file from another without reading it.
+//! A fingerprint of a file's metadata: it shows without reading that the content has changed.
 
 use std::fs::Metadata;
 use std::os::unix::fs::MetadataExt as _;

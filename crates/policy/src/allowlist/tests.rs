@@ -1,4 +1,4 @@
-//! The file as it changes, disappears and comes back.
+//! A file that changes, disappears and comes back.
 
 use kms_attest::identity::BootInfo;
 use serde_json::json;
@@ -78,7 +78,7 @@ async fn a_missing_file_denies_everything_and_says_so() {
 #[tokio::test]
 async fn each_change_is_seen_by_the_next_decision() {
     let setup = Setup::new();
-    // Fast, in place and of the same length: time stamps alone would not show it.
+    // Fast, in place and with the same length: time stamps alone would not show the change.
     for round in 0..50 {
         setup.write(&content(0x22));
         assert_eq!(setup.decide().await, Ok(()), "{round}");
@@ -137,7 +137,7 @@ async fn strict_devices_silence_the_relaxation() {
     assert_eq!(strict.relaxation(), None);
 }
 
-/// So many apps that reading them takes a while.
+/// A file with so many apps that reading it takes long.
 fn many(compose_hash: u8) -> String {
     let mut file: serde_json::Value = serde_json::from_str(&content(compose_hash)).unwrap();
     for number in 0..10_000_u32 {
@@ -148,7 +148,7 @@ fn many(compose_hash: u8) -> String {
 }
 
 #[tokio::test]
-async fn who_asks_while_a_file_is_read_waits_for_the_same_reading() {
+async fn requests_during_a_read_wait_for_the_same_read() {
     let setup = Setup::new();
     setup.write(&content(0x23));
     assert!(setup.decide().await.is_err());
@@ -162,7 +162,7 @@ async fn who_asks_while_a_file_is_read_waits_for_the_same_reading() {
 }
 
 #[tokio::test]
-async fn a_large_file_holds_nobody_up_and_is_in_force_once_it_is_read() {
+async fn a_large_file_delays_no_decision_and_applies_after_it_is_read() {
     let setup = Setup::new();
     setup.write(&many(0x22));
     assert!(fs::metadata(setup.path()).unwrap().len() > LARGE);
@@ -171,7 +171,7 @@ async fn a_large_file_holds_nobody_up_and_is_in_force_once_it_is_read() {
     let until = async |wanted: bool| {
         let began = Instant::now();
         while allowed().await != wanted {
-            assert!(began.elapsed() < TOLERANCE, "it is never read");
+            assert!(began.elapsed() < MAX_STALENESS, "it is never read");
         }
     };
     until(true).await;
@@ -180,7 +180,7 @@ async fn a_large_file_holds_nobody_up_and_is_in_force_once_it_is_read() {
     setup.replace(&many(0x23));
     let began = Instant::now();
     assert!(allowed().await, "by the rules of before");
-    assert!(began.elapsed() < PATIENCE, "{:?}", began.elapsed());
+    assert!(began.elapsed() < MAX_WAIT, "{:?}", began.elapsed());
     drop(reading);
     until(false).await;
 }
@@ -198,7 +198,7 @@ async fn a_file_that_is_read_again_and_has_not_changed_is_not_parsed_again() {
 }
 
 #[tokio::test]
-async fn while_a_large_file_is_not_read_to_its_end_the_rules_of_before_decide_for_a_while_and_then_nobody() {
+async fn during_a_long_read_the_previous_rules_decide_for_a_limited_time() {
     let setup = Setup::new();
     setup.write(&content(0x22));
     assert_eq!(setup.decide().await, Ok(()));
@@ -207,8 +207,8 @@ async fn while_a_large_file_is_not_read_to_its_end_the_rules_of_before_decide_fo
     setup.replace(&(content(0x23) + &" ".repeat(usize::try_from(LARGE).unwrap())));
     let began = Instant::now();
     assert_eq!(setup.decide().await, Ok(()), "by the rules of before");
-    assert!(began.elapsed() >= LARGE_PATIENCE && began.elapsed() < TOLERANCE);
-    file.changed.store(Some(Arc::new(Instant::now().checked_sub(TOLERANCE * 2).unwrap())));
+    assert!(began.elapsed() >= MAX_WAIT_IF_LARGE && began.elapsed() < MAX_STALENESS);
+    file.changed.store(Some(Arc::new(Instant::now().checked_sub(MAX_STALENESS * 2).unwrap())));
     let error = setup.allowlist.decide(Subject::App(&BootInfo::example())).await.unwrap_err();
     assert!(error.detail().contains("has changed and cannot be read"), "{error:?}");
     drop(reading);
@@ -217,20 +217,20 @@ async fn while_a_large_file_is_not_read_to_its_end_the_rules_of_before_decide_fo
 }
 
 #[tokio::test]
-async fn a_change_that_someone_else_has_read_meanwhile_is_none_any_more() {
+async fn a_change_that_another_request_has_read_is_not_pending() {
     let setup = Setup::new();
     setup.write(&content(0x22));
     tokio::time::sleep(UNSETTLED * 2).await;
     let file = &setup.allowlist.file;
-    // One sees that the file has changed, and is held up before it says so;
+    // One request sees that the file has changed, and is delayed before it records that;
     let asked = Instant::now();
     assert!(!is_current(file).await);
-    // another sees the same, and reads it to its end.
+    // another one sees the same, and reads the file.
     assert_eq!(setup.decide().await, Ok(()));
     assert!(is_current(file).await && file.changed.load().is_none());
     let seen = file.lookout.look().await.unwrap();
     setup.allowlist.read_changed(asked, seen).await.unwrap();
-    assert!(is_current(file).await && file.changed.load().is_none(), "nobody would read it again");
+    assert!(is_current(file).await && file.changed.load().is_none(), "no request would read it again");
     assert_eq!(setup.decide().await, Ok(()));
 }
 
@@ -240,21 +240,21 @@ async fn a_file_that_is_current_is_never_overdue() {
     setup.write(&content(0x22));
     tokio::time::sleep(UNSETTLED * 2).await;
     assert_eq!(setup.decide().await, Ok(()));
-    // One says that the file has changed, and its reading has not had its turn for long.
+    // A request recorded the change, but the file has not been read for a long time.
     let file = &setup.allowlist.file;
-    file.changed.store(Some(Arc::new(Instant::now().checked_sub(TOLERANCE * 2).unwrap())));
+    file.changed.store(Some(Arc::new(Instant::now().checked_sub(MAX_STALENESS * 2).unwrap())));
     assert_eq!(setup.decide().await, Ok(()));
 }
 
 #[tokio::test]
-async fn an_ordinary_file_that_cannot_be_read_to_its_end_lets_no_removed_app_in() {
+async fn a_small_file_that_cannot_be_read_to_its_end_allows_no_removed_app() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("auth-config.json");
     fs::write(&path, content(0x22)).unwrap();
     let allowlist = Allowlist::open(path.clone(), EmptyDevices::AnyDevice);
     let decide = async || allowlist.decide(Subject::App(&BootInfo::example())).await;
     assert!(decide().await.is_ok());
-    // Whoever reads it now does not come to an end.
+    // Reading does not end now.
     let reading = allowlist.file.reading.lock().await;
     fs::write(&path, "{}").unwrap();
     assert!(decide().await.unwrap_err().detail().contains("does not answer"));
@@ -263,7 +263,7 @@ async fn an_ordinary_file_that_cannot_be_read_to_its_end_lets_no_removed_app_in(
 }
 
 #[tokio::test]
-async fn a_file_system_that_hangs_refuses_and_holds_up_no_worker() {
+async fn a_file_system_that_hangs_causes_refusals_and_blocks_no_worker() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("auth-config.json");
     fs::write(&path, content(0x22)).unwrap();
@@ -282,7 +282,7 @@ async fn a_file_system_that_hangs_refuses_and_holds_up_no_worker() {
     assert_eq!(allowlist.last_error(), None);
 
     hangs.store(true, std::sync::atomic::Ordering::SeqCst);
-    // The one worker of this test goes on: a health answer would be given.
+    // The only worker of this test is not blocked: a health request would get a response.
     let health = async {
         let mut answers = 0;
         while answers < 20 {
@@ -301,7 +301,7 @@ async fn a_file_system_that_hangs_refuses_and_holds_up_no_worker() {
     let began = Instant::now();
     assert!(decide().await.is_err());
     allowlist.refresh().await;
-    assert!(began.elapsed() < PATIENCE, "what hangs is not waited for again");
+    assert!(began.elapsed() < MAX_WAIT, "what hangs is not waited for again");
 
     hangs.store(false, std::sync::atomic::Ordering::SeqCst);
     let began = Instant::now();

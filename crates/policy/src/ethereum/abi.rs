@@ -8,9 +8,9 @@ use kms_attest::identity::BootInfo;
 use crate::decision::{Denial, DenialCode, Subject};
 use contract::{AppBootInfo, DstackKms};
 
-/// No text of the contract is longer, in bytes.
+/// Maximum length of a string from the contract in bytes.
 const MAX_TEXT: usize = 4096;
-/// Bounds of auth-eth on what the platform says of itself.
+/// Limits of auth-eth for values of the platform.
 const MAX_TCB_STATUS: usize = 128;
 const MAX_ADVISORIES: usize = 128;
 const MAX_ADVISORY: usize = 256;
@@ -45,11 +45,11 @@ mod contract {
 pub(super) struct CallData(Vec<u8>);
 
 impl CallData {
-    /// `isAppAllowed` or `isKmsAllowed` about a verified identity. Nothing is padded or cut: a hash of 31 bytes would be
-    /// another valid word.
+    /// `isAppAllowed` or `isKmsAllowed` about a verified identity. Values are not padded or cut: a padded
+    /// hash of 31 bytes would be another valid word.
     ///
     /// # Errors
-    /// A denial: the contract has no words for such an identity.
+    /// A denial: the types of the contract cannot express such an identity.
     pub(super) fn decision(subject: Subject<'_>) -> Result<Self, Denial> {
         let info = words(subject.boot_info())?;
         Ok(Self(match subject {
@@ -68,7 +68,7 @@ impl CallData {
         Self(DstackKms::appImplementationCall {}.abi_encode())
     }
 
-    /// As JSON-RPC has it: `0x1e079198…`.
+    /// The form for JSON-RPC: `0x1e079198…`.
     pub(super) fn to_hex(&self) -> String {
         format!("0x{}", hex::encode(&self.0))
     }
@@ -88,7 +88,7 @@ fn words(boot_info: &BootInfo) -> Result<AppBootInfo, Denial> {
     Ok(AppBootInfo {
         appId: address("app_id", &boot_info.app_id)?,
         composeHash: word("compose_hash", &boot_info.compose_hash)?,
-        // An app may have no instance id; the contract knows that as zero.
+        // An app can have no instance id, which is zero in the contract.
         instanceId: match &*boot_info.instance_id {
             [] => Address::ZERO,
             bytes => address("instance_id", bytes)?,
@@ -96,7 +96,7 @@ fn words(boot_info: &BootInfo) -> Result<AppBootInfo, Denial> {
         deviceId: word("device_id", &boot_info.device_id)?,
         mrAggregated: word("mr_aggregated", &boot_info.mr_aggregated)?,
         mrSystem: word("mr_system", &boot_info.mr_system)?,
-        // Evidence of older guests names no image; zero is no image that is allowed.
+        // Evidence of older guests has no image hash. Zero is never an allowed image.
         osImageHash: match &*boot_info.os_image_hash {
             [] => B256::ZERO,
             bytes => word("os_image_hash", bytes)?,
@@ -114,7 +114,7 @@ fn word(name: &str, bytes: &[u8]) -> Result<B256, Denial> {
     B256::try_from(bytes).map_err(|_| malformed(name, "32".to_owned(), bytes.len()))
 }
 
-/// In auth-eth's words.
+/// Uses the reason of auth-eth.
 fn malformed(name: &str, expected: String, found: usize) -> Denial {
     Denial {
         code: DenialCode::InvalidRequest,
@@ -131,12 +131,12 @@ pub(super) struct Verdict {
     pub(super) reason: String,
 }
 
-/// A value that is not what the contract's interface says, to the bit.
+/// A result that is not the exact encoding of the contract's interface.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NotAbi {
     #[error("nothing: there is no such contract at this address and block")]
     Empty,
-    #[error("not what a DstackKms contract answers")]
+    #[error("not a result of a DstackKms contract")]
     Malformed,
     #[error("a text of more than {MAX_TEXT} bytes")]
     TooLong,
@@ -158,7 +158,8 @@ pub(super) fn app_implementation(data: &[u8]) -> Result<Address, NotAbi> {
     decode::<DstackKms::appImplementationCall>(data)
 }
 
-/// Only the one encoding that Solidity makes: booleans are 0 or 1, offsets canonical, padding zero, nothing left over.
+/// Accepts only the encoding that Solidity produces: booleans are 0 or 1, offsets are canonical, padding is
+/// zero, no byte is left.
 fn decode<C: SolCall>(data: &[u8]) -> Result<C::Return, NotAbi> {
     if data.is_empty() {
         return Err(NotAbi::Empty);

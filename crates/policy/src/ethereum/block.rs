@@ -1,4 +1,4 @@
-//! A block as far as it matters here: which one it is, and when it was made.
+//! A block: its number, hash and time.
 
 use std::fmt;
 use std::time::{Duration, SystemTime};
@@ -11,7 +11,7 @@ use serde_json::{Value, json};
 use super::error::NodeError;
 use super::rpc;
 
-/// How far a block may be ahead of our clock.
+/// How far the time of a block may be ahead of our clock.
 const SKEW: Duration = Duration::from_secs(120);
 
 /// A block of the chain.
@@ -31,9 +31,9 @@ struct Header {
 }
 
 impl Block {
-    /// From the result of `eth_getBlockByNumber`; `None` where the node does not have it.
+    /// Parses the result of `eth_getBlockByNumber`; `None` if the node does not have the block.
     pub(super) fn parse(result: Option<&RawValue>) -> Result<Option<Self>, NodeError> {
-        const OTHER: NodeError = NodeError::NotJsonRpc("a result that is no block");
+        const OTHER: NodeError = NodeError::NotJsonRpc("a result that is not a block");
         let Some(result) = result else { return Ok(None) };
         if !result.get().starts_with('{') {
             return Err(OTHER);
@@ -46,17 +46,17 @@ impl Block {
         }
     }
 
-    /// Names the block for a call, so that no other can take its place (EIP-1898).
+    /// Identifies the block by hash for a call, so that another block cannot replace it (EIP-1898).
     pub(super) fn by_hash(&self) -> Value {
         json!({ "blockHash": format!("0x{}", hex::encode(self.hash)), "requireCanonical": true })
     }
 
-    /// How long ago the block was made, by our clock.
+    /// The age of the block by our clock.
     pub(super) fn age(&self, now: SystemTime) -> Duration {
         Duration::from_secs(unix(now).saturating_sub(self.timestamp))
     }
 
-    /// The block, unless it says too little about the present.
+    /// The block, unless it is too old or too far ahead of our clock.
     pub(super) fn recent(self, now: SystemTime, limit: Duration) -> Result<Self, NodeError> {
         let number = self.number;
         let ahead = self.timestamp.saturating_sub(unix(now));
@@ -76,7 +76,7 @@ impl fmt::Debug for Block {
     }
 }
 
-/// A block's number as a parameter.
+/// The number of a block as a parameter.
 pub(super) fn by_number(number: u64) -> String {
     format!("0x{number:x}")
 }

@@ -1,4 +1,4 @@
-//! Several nodes taken for one chain: which block decides, and what its state says.
+//! Several nodes of one chain: finds the block that decides, and reads its state.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -14,24 +14,24 @@ use super::node::{Head, Node};
 use super::view::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP, State, Terms, View};
 use crate::settings::BlockChoice;
 
-/// How often the log tells of disagreement: the metric counts them all.
-const TELL_EVERY: Duration = Duration::from_secs(60);
+/// The log mentions disagreement at most this often; the metric counts all cases.
+const LOG_INTERVAL: Duration = Duration::from_secs(60);
 
-/// The nodes, and what is asked of them.
+/// The nodes and the terms of their use.
 pub(super) struct Chain {
     pub(super) nodes: Vec<Node>,
     pub(super) terms: Terms,
     disagreements: AtomicU64,
-    /// The newest block that was a view's, where several nodes must agree.
+    /// The newest block of a view, if several nodes must agree.
     newest: Mutex<Newest>,
-    /// The newest blocks of the nodes whose views those were, where one is enough.
+    /// The newest blocks of the nodes that gave a view, if one node is enough.
     marks: Mutex<Marks>,
-    /// When the log was last told of one.
+    /// When the log last mentioned a disagreement.
     told: Mutex<Option<Instant>>,
 }
 
-/// The newest block that decided by the agreement of several nodes, by which others are judged for as long as a block may
-/// be old: an honest node that is further behind is stale by then anyway.
+/// The newest block that several nodes agreed on. Other blocks are compared with it for as long as a block
+/// may be old: after that, an honest node that is further behind is stale anyway.
 #[derive(Debug, Default)]
 struct Newest(Option<(u64, Instant)>);
 
@@ -40,7 +40,7 @@ impl Newest {
         self.0.filter(|(_, at)| now.saturating_duration_since(*at) < lifetime)
     }
 
-    /// Refuses a number that is too far below or above.
+    /// Refuses a number that is too far below or above the newest.
     fn judge(&self, number: u64, now: Instant, lifetime: Duration) -> Result<(), NodeError> {
         let Some((newest, at)) = self.current(now, lifetime) else { return Ok(()) };
         let elapsed = now.saturating_duration_since(at).as_secs();
@@ -54,7 +54,7 @@ impl Newest {
         }
     }
 
-    /// A block has decided. One that is lower takes the place of the newest only once that has had its time.
+    /// Records a block that decided. A lower one replaces the newest only after that has expired.
     fn note(&mut self, number: u64, now: Instant, lifetime: Duration) {
         if self.current(now, lifetime).is_none_or(|(newest, _)| number >= newest) {
             self.0 = Some((number, now));
@@ -75,9 +75,10 @@ impl Chain {
         }
     }
 
-    /// The newest block that the terms accept. With `finalized` and `safe` it is never one before that of `previous`:
-    /// what was seen revoked stays revoked, whichever node is asked. With `latest` it is at most [`MAX_BACK`] before the
-    /// newest that there was: a node that stands still, or pretends to, cannot take the place of one that went on.
+    /// The newest block that the terms accept. With `finalized` and `safe` it is never before the block of
+    /// `previous`, so a revocation that was seen stays in force with every node. With `latest` it is at most
+    /// [`MAX_BACK`] before the newest one so far, so a node that stopped, or pretends so, cannot replace one
+    /// that continued.
     pub(super) async fn view(&self, previous: Option<&Arc<State>>) -> Result<View, ChainError> {
         match self.terms.agreement {
             1 => self.view_of_first(previous).await,
@@ -106,21 +107,21 @@ impl Chain {
     pub(super) fn disagree(&self, about: &'static str) -> ChainError {
         self.disagreements.fetch_add(1, Ordering::Relaxed);
         let mut told = self.told.lock().unwrap_or_else(PoisonError::into_inner);
-        if told.is_none_or(|told| told.elapsed() >= TELL_EVERY) {
+        if told.is_none_or(|told| told.elapsed() >= LOG_INTERVAL) {
             *told = Some(Instant::now());
             tracing::warn!(about, "chain endpoints disagree");
         }
         ChainError::Disagreement { about }
     }
 
-    /// The block behind which no decision may go back.
+    /// The block that later decisions must not go behind.
     pub(super) fn floor(&self, previous: Option<&Arc<State>>) -> Option<Block> {
         let goes_back = matches!(self.terms.block, BlockChoice::Latest { .. });
         previous.filter(|_| !goes_back).map(|state| state.block)
     }
 
-    /// The node's newest block that the terms name, unless it is `latest` and too far back or ahead. Where there is a floor, one
-    /// below it may confirm it still.
+    /// The newest block of the node by the terms; with `latest`, one too far back or ahead is refused. A
+    /// block below the floor is allowed here, because that node can still confirm the floor.
     pub(super) async fn head(&self, node: &Node) -> Result<Head, NodeError> {
         let head = node.head(self.terms.chain_id, self.terms.block).await?;
         if matches!(self.terms.block, BlockChoice::Latest { .. }) {
@@ -134,7 +135,7 @@ impl Chain {
         Ok(head)
     }
 
-    /// Remembers by which of its blocks a node has decided alone.
+    /// Records the newest block of a node that decided alone.
     pub(super) fn mark(&self, node: &Node, latest: Block) {
         self.marks().note(node.index(), latest, now());
     }
@@ -187,7 +188,7 @@ mod tests {
     const LIFETIME: Duration = Duration::from_secs(300);
 
     #[test]
-    fn a_number_is_judged_by_the_newest_that_decided_for_as_long_as_a_block_may_be_old() {
+    fn a_number_is_compared_with_the_newest_until_that_expires() {
         let start = Instant::now();
         let mut newest = Newest::default();
         assert_eq!(newest.judge(u64::MAX, start, LIFETIME), Ok(()), "nothing has decided yet");
@@ -213,7 +214,7 @@ mod tests {
     }
 
     #[test]
-    fn an_absurd_first_number_is_forgotten_in_time() {
+    fn a_false_first_number_expires() {
         let start = Instant::now();
         let mut newest = Newest::default();
         newest.note(u64::MAX, start, LIFETIME);
@@ -222,7 +223,7 @@ mod tests {
         assert_eq!(newest.judge(1_000, later, LIFETIME), Ok(()));
         newest.note(1_000, later, LIFETIME);
         assert!(newest.judge(u64::MAX, later, LIFETIME).is_err());
-        // A lower one that is near enough does not lower the mark.
+        // A slightly lower block does not lower the mark.
         newest.note(990, later, LIFETIME);
         assert!(newest.judge(990 - MAX_BACK, later, LIFETIME).is_err());
     }

@@ -1,4 +1,4 @@
-//! A denial in the contract's words, and the call that would allow what it denied.
+//! A denial by the contract, with the call that would allow the caller.
 
 use alloy_primitives::Address;
 
@@ -7,10 +7,10 @@ use crate::contract;
 use crate::decision::{Denial, DenialCode, Subject};
 use crate::remedy::{self, Contract};
 
-/// How much of a reason is shown, in characters.
+/// Maximum length of a reason in characters.
 const MAX_REASON: usize = 512;
 
-/// What `kms`, the DstackKms contract, said about `subject`, or the contract of the app through it.
+/// The denial of `subject` by `kms`, the DstackKms contract, or by the contract of the app that it calls.
 pub(super) fn denial(subject: Subject<'_>, kms: Address, reason: &str) -> Denial {
     let reason: String = reason.chars().take(MAX_REASON).map(printable).collect();
     let code = contract::code_of(&reason);
@@ -18,8 +18,8 @@ pub(super) fn denial(subject: Subject<'_>, kms: Address, reason: &str) -> Denial
     Denial { code, reason, expected, actual }
 }
 
-/// The call that would change the response, and what it is about. An app may have a contract of its own making; these are
-/// the calls of the usual one.
+/// The call that would change the decision, and its argument. An app can have its own kind of contract; these
+/// are the calls of the standard one.
 fn remedy(subject: Subject<'_>, kms: Address, code: DenialCode) -> Option<(String, String)> {
     let boot_info = subject.boot_info();
     let app = hex(&boot_info.app_id);
@@ -156,7 +156,7 @@ mod tests {
     }
 
     #[test]
-    fn a_reason_of_somebodys_own_is_shown_bounded_and_explains_nothing_more() {
+    fn an_unknown_reason_is_bounded_and_has_no_remedy() {
         let boot_info = BootInfo::example();
         let reason = format!("closed on Sundays\n{}", "é".repeat(1000));
         let denial = denial(Subject::App(&boot_info), Address::ZERO, &reason);

@@ -1,4 +1,4 @@
-//! Why the chain gave no answer, for the log and never for callers.
+//! Why there is no result from the chain; for the log, never for callers.
 
 use std::fmt;
 
@@ -7,12 +7,12 @@ use reqwest::StatusCode;
 use super::abi::NotAbi;
 use super::view::MAX_BACK;
 
-/// Why one endpoint gave no answer that counts: no URL, and a bounded part of a node's words.
+/// Why one endpoint gave no valid result. It contains no URL, and at most a bounded part of a node's message.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub(super) enum NodeError {
     #[error("no answer in time")]
     Silent,
-    #[error("hung a moment ago, left alone for now")]
+    #[error("hung a moment ago, not used for now")]
     Resting,
     #[error("slower than the others")]
     Slow,
@@ -22,7 +22,7 @@ pub(super) enum NodeError {
     Status(StatusCode),
     #[error("an answer of more than {0} bytes")]
     TooLarge(usize),
-    #[error("no answer of JSON-RPC: {0}")]
+    #[error("not a JSON-RPC response: {0}")]
     NotJsonRpc(&'static str),
     #[error("JSON-RPC error {code}: {message}")]
     Error { code: i64, message: String },
@@ -45,7 +45,7 @@ pub(super) enum NodeError {
     #[error("its block {number} is more than {MAX_BACK} below block {highest}, which decided before")]
     FarBack { number: u64, highest: u64 },
     #[error(
-        "its block {number} is further above block {highest}, which decided before, than a chain goes in that time"
+        "its block {number} is further above block {highest}, which decided before, than a chain can grow in that time"
     )]
     FarAhead { number: u64, highest: u64 },
     #[error("block {0} is no longer what it was when the call began")]
@@ -53,29 +53,29 @@ pub(super) enum NodeError {
 }
 
 impl NodeError {
-    /// Whether asking another honest node about the same block would give the same. An empty answer would not: it is
-    /// also what a node says that no longer has the state.
+    /// Whether another honest node would give the same result for the same block. That is not so for an empty
+    /// result: a node that no longer has the state returns it too.
     pub(super) fn is_the_contracts(&self) -> bool {
         matches!(self, Self::Reverted { .. } | Self::Contract(NotAbi::Malformed | NotAbi::TooLong))
     }
 }
 
-/// Why all of them together gave none.
+/// Why all endpoints together gave no result.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum ChainError {
-    /// Too few answered, each for its reason, by the endpoint's number.
+    /// Too few endpoints gave a result; the errors by the number of the endpoint.
     Nodes(Vec<(usize, NodeError)>),
-    /// Looking for a block took too long.
+    /// The lookup of a block took too long.
     Late,
-    /// They answered, and not the same.
+    /// The endpoints gave different results.
     Disagreement {
-        /// About what.
+        /// The value that differs.
         about: &'static str,
     },
 }
 
 impl ChainError {
-    /// Whether the reason is the contract that was called, so that asking again is of no use.
+    /// Whether the called contract is the cause, so that a retry is of no use.
     pub(super) fn is_the_contracts(&self) -> bool {
         match self {
             Self::Nodes(troubles) => troubles.iter().any(|(_, trouble)| trouble.is_the_contracts()),

@@ -1,4 +1,4 @@
-//! One node's word is enough: they are asked in order until one answers.
+//! One node is enough: the nodes are tried in order until one gives a result.
 
 use std::sync::Arc;
 
@@ -26,7 +26,7 @@ impl Chain {
         Err(ChainError::Nodes(troubles))
     }
 
-    /// The state that a node names, and its newest block.
+    /// The state that a node gives, and its newest block.
     async fn state_by(
         &self,
         node: &Node,
@@ -35,7 +35,7 @@ impl Chain {
         let Head { latest, mut block } = self.head(node).await?;
         let floor = self.floor(previous).filter(|floor| block.number <= floor.number);
         if let Some(floor) = floor.filter(|floor| !self.is_disproved(floor, &block)) {
-            // Where a node lags, the block that was final or safe elsewhere must be one of its own.
+            // If the node lags, the block that was final or safe elsewhere must be one of its own.
             if block.number < floor.number {
                 block = node.block_at(floor.number).await?;
             }
@@ -52,8 +52,9 @@ impl Chain {
         Ok((state, latest))
     }
 
-    /// Whether a floor has a higher number than a final block that was made after it. No chain has both, so one node made
-    /// its number up. The later one counts: otherwise one absurd number would keep all other nodes out for ever.
+    /// Whether the floor has a higher number than a final block with a later time. No chain has both, so one
+    /// node reported a false number. The later block counts: otherwise one false number would exclude all
+    /// other nodes for ever.
     fn is_disproved(&self, floor: &Block, block: &Block) -> bool {
         let is_disproved = block.number < floor.number && block.timestamp > floor.timestamp;
         if is_disproved {
@@ -62,8 +63,8 @@ impl Chain {
         is_disproved
     }
 
-    /// What other nodes than those of `view` say, each in the state of its own newest block: one that shows a block that no
-    /// other node has, and does not answer in its state, keeps nobody from an answer.
+    /// The verdict of a node outside `view`, in the state of its own newest block. So a node that reports a
+    /// block that no other node has, and gives no result in its state, does not block decisions.
     pub(super) async fn call_others(&self, view: &View, call: &CallData) -> Option<(Verdict, Arc<State>)> {
         for (index, node) in self.nodes.iter().enumerate().filter(|(index, _)| !view.by.contains(index)) {
             let previous = self.floor(Some(&view.state)).map(|_| &view.state);
@@ -92,7 +93,7 @@ impl Chain {
             };
             match verdict.await {
                 Ok(verdict) => return Ok(verdict),
-                // Any other node would say the same.
+                // Every other node would give the same result.
                 Err(trouble) if trouble.is_the_contracts() => {
                     return Err(ChainError::Nodes(vec![(node.number, trouble)]));
                 }

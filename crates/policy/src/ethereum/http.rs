@@ -1,4 +1,4 @@
-//! Posts to an endpoint whose URL is a secret, and reads no more of its answer than it may.
+//! Sends POST requests to an endpoint whose URL is secret, and reads bounded responses.
 
 use std::time::Duration;
 
@@ -9,13 +9,13 @@ use rustls_pki_types::CertificateDer;
 
 use super::error::NodeError;
 
-/// Longest wait for a connection.
+/// The time-out of a connection attempt.
 const CONNECT: Duration = Duration::from_secs(3);
-/// How long the other end of an HTTP/2 connection may be silent before it is asked whether it lives, and then.
+/// The idle time of an HTTP/2 connection before a ping is sent, and the time-out of the ping.
 const SILENCE: Duration = Duration::from_secs(3);
-/// Connections to one endpoint that are kept open.
+/// Maximum number of idle connections to one endpoint.
 const IDLE: usize = 64;
-/// Parts of an URL that are this long may be keys, in bytes.
+/// Parts of a URL of at least this many bytes can be keys.
 const SECRET: usize = 6;
 
 /// An HTTP endpoint: pooled connections, no redirects.
@@ -23,7 +23,7 @@ pub(super) struct Http {
     url: Endpoint,
     client: Client,
     timeout: Duration,
-    /// What of the URL must not be repeated.
+    /// The parts of the URL that must not be repeated.
     secrets: Vec<String>,
 }
 
@@ -32,15 +32,15 @@ impl Http {
         let timeouts = Timeouts { connect: CONNECT.min(timeout), response: ResponseTimeout::Caller };
         let client = outgoing::client(tls, timeouts, redirect::Policy::none())
             .pool_max_idle_per_host(IDLE)
-            // One HTTP/2 connection carries everything: one that is dead must not be waited on for long.
+            // All requests share one HTTP/2 connection, so a dead one must be found soon.
             .http2_keep_alive_interval(SILENCE)
             .http2_keep_alive_timeout(SILENCE);
-        // Whoever runs a proxy would decide; a node on this machine needs none.
+        // A proxy could forge results; a node on this machine needs none.
         let client = if url.is_loopback() { client.no_proxy() } else { client };
         Ok(Self { secrets: secrets(&url), client: client.build()?, url, timeout })
     }
 
-    /// The body of the answer to `body`, of at most `limit` bytes.
+    /// Sends `body`, and returns the body of the response, of at most `limit` bytes.
     pub(super) async fn post(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, NodeError> {
         tokio::time::timeout(self.timeout, self.answer(body, limit)).await.unwrap_or(Err(NodeError::Silent))
     }
@@ -56,7 +56,8 @@ impl Http {
         })
     }
 
-    /// Sends, and once more if the connection broke: an endpoint may close an idle one just when it is used again.
+    /// Sends `body`, and once more if the connection broke: the endpoint can close an idle connection just
+    /// when it is used again.
     async fn send(&self, body: Vec<u8>) -> reqwest::Result<Response> {
         let post = |body| {
             self.client.post(self.url.as_str()).header("content-type", "application/json").body(body).send()
@@ -67,7 +68,7 @@ impl Http {
         }
     }
 
-    /// Words of the endpoint without anything that its URL keeps secret.
+    /// A message of the endpoint without the secret parts of its URL.
     pub(super) fn redacted(&self, words: &str) -> String {
         self.secrets.iter().fold(words.to_owned(), |words, secret| words.replace(secret, "…"))
     }
@@ -85,12 +86,12 @@ fn secrets(endpoint: &Endpoint) -> Vec<String> {
     secrets.extend(query);
     secrets.extend([url.username(), url.password().unwrap_or_default()].map(str::to_owned));
     secrets.retain(|secret| secret.len() >= SECRET);
-    // The longest first: one may be part of another.
+    // The longest first, because one can be part of another.
     secrets.sort_unstable_by_key(|secret| std::cmp::Reverse(secret.len()));
     secrets
 }
 
-/// The kind of an error: its words may hold the URL.
+/// The kind of an error, without its message, which can contain the URL.
 fn trouble(error: reqwest::Error) -> NodeError {
     if error.is_timeout() {
         return NodeError::Silent;
@@ -98,7 +99,7 @@ fn trouble(error: reqwest::Error) -> NodeError {
     NodeError::Connection(Cause::of(&error).to_string())
 }
 
-/// What endpoints are trusted by: the public roots, and `extra_roots`.
+/// Trusts the public roots and `extra_roots`.
 pub(super) fn tls(extra_roots: &[CertificateDer<'static>]) -> Result<ClientConfig, rustls::Error> {
     let mut config = outgoing::client_config(extra_roots)?;
     config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];

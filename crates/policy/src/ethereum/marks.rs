@@ -1,5 +1,6 @@
-//! Whose newest block counts where one node's word is enough: each node is judged by itself, by the time of blocks, and
-//! by the nodes before it, so that one node's absurd number keeps no other node out.
+//! Checks the newest block of a node, if one node is enough. It is compared with earlier blocks of the same
+//! node, with the times of blocks, and with the nodes before it in the configuration, so that a false number
+//! of one node excludes no other node.
 
 use std::time::{Duration, Instant};
 
@@ -7,30 +8,32 @@ use super::block::Block;
 use super::error::NodeError;
 use super::view::{BLOCKS_A_SECOND, MAX_BACK, MAX_LEAP};
 
-/// How much older than a block that decided another may be whose number is far below, in seconds. Time is what all nodes
-/// share: an honest node's newest block is not older than this, whatever number another node makes up.
+/// How much older than a block that decided a block with a far lower number may be, in seconds. All nodes
+/// share the time, so the newest block of an honest node is not older than this, whatever number another node
+/// reports.
 const MAX_OLDER: u64 = 60;
 
-/// How long a node may not contradict its own numbers, nor leap over those of the nodes before it.
+/// How long a node must not contradict its own numbers, or jump over those of the nodes before it.
 const REMEMBERED: Duration = Duration::from_secs(60);
 
 /// The newest block of each node that has decided, in the order of the configuration.
 #[derive(Debug)]
 pub(super) struct Marks {
     of: Vec<Option<Mark>>,
-    /// How long a mark counts: a block that is further behind is too old by then anyway.
+    /// How long a mark counts; after that, a block that is further behind is too old anyway.
     lifetime: Duration,
 }
 
 #[derive(Debug, Clone, Copy)]
 struct Mark {
     number: u64,
-    /// The block's, in seconds since 1970, but not after our clock: nobody can make a block of the future count.
+    /// The time of the block in seconds since 1970, at most our time, so that a time in the future has no
+    /// effect.
     time: u64,
     at: Instant,
 }
 
-/// When something is judged.
+/// The time of a check.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Now {
     pub(super) instant: Instant,
@@ -50,7 +53,7 @@ impl Marks {
             .filter(|(_, _, age)| *age < self.lifetime)
     }
 
-    /// Refuses the newest block of a node that goes far back, or ahead of what a chain does.
+    /// Refuses a block that is far behind, or further ahead than a chain can grow.
     pub(super) fn judge(&self, node: usize, newest: Block, now: Now) -> Result<(), NodeError> {
         let number = newest.number;
         for (marked, mark, age) in self.current(now) {
@@ -70,7 +73,7 @@ impl Marks {
         Ok(())
     }
 
-    /// A node has decided. A block that is a little lower does not take the place of its highest.
+    /// Records the block of a node that decided. A slightly lower block does not replace the highest one.
     pub(super) fn note(&mut self, node: usize, newest: Block, now: Now) {
         let number = newest.number;
         let time = newest.timestamp.min(now.unix);
@@ -91,12 +94,12 @@ mod tests {
     use super::*;
 
     const LIFETIME: Duration = Duration::from_secs(300);
-    /// Where the honest chain is when a story begins, and how long a block takes there.
+    /// The honest chain at the beginning of a case, and its block time.
     const START: u64 = 1_000_000;
     const BEGAN: u64 = 1_700_000_000;
     const INTERVAL: u64 = 12;
 
-    /// What a node says at some second: a number and a time, or nothing.
+    /// The newest block that a node reports in a second: number and time, or nothing.
     type Says = fn(u64) -> Option<(u64, u64)>;
 
     fn honest(second: u64) -> Option<(u64, u64)> {
@@ -109,12 +112,12 @@ mod tests {
         Some((START + slot - blocks, BEGAN + (slot * INTERVAL) - blocks * INTERVAL))
     }
 
-    /// The honest chain's number and some more, as if it were made now.
+    /// A number ahead of the honest chain, with the current time.
     fn ahead(second: u64, by: u64) -> Option<(u64, u64)> {
         Some((START + second / INTERVAL + by, BEGAN + second))
     }
 
-    /// Asks nodes in their order, once a second, as the policy does: who decides at each second.
+    /// Tries the nodes in order once a second, as the policy does, and returns the node that decides in each second.
     fn story(nodes: &[Says], seconds: u64) -> Vec<Option<usize>> {
         let begin = Instant::now();
         let mut marks = Marks::new(nodes.len(), LIFETIME);
@@ -135,13 +138,13 @@ mod tests {
         deciders
     }
 
-    /// The honest node is first, and away from second 100 to second 110.
+    /// The honest node is first, and unavailable from second 100 to second 110.
     fn flapping(second: u64) -> Option<(u64, u64)> {
         if (100..110).contains(&second) { None } else { honest(second) }
     }
 
     #[test]
-    fn whatever_one_node_says_the_honest_one_decides_whenever_it_can_be_asked() {
+    fn the_honest_node_decides_whenever_it_is_available() {
         let lies: [(&str, Says); 12] = [
             ("1 ahead", |second| ahead(second, 1)),
             ("100 ahead", |second| ahead(second, 100)),
@@ -157,7 +160,7 @@ mod tests {
             ("goes back", |second| Some((START - second, BEGAN.saturating_sub(12 * second)))),
         ];
         for (lie, liar) in lies {
-            // Second, it stands in while the first is away; then the first decides at once.
+            // The second node decides while the first is unavailable; then the first decides at once.
             let deciders = story(&[flapping, liar], 400);
             for (second, decider) in deciders.iter().enumerate() {
                 match second {
@@ -165,7 +168,7 @@ mod tests {
                     _ => assert_eq!(*decider, Some(0), "{lie}: second {second}"),
                 }
             }
-            // The same where nothing was known before.
+            // The same without earlier blocks.
             fn late(second: u64) -> Option<(u64, u64)> {
                 if second < 10 { None } else { honest(second) }
             }
@@ -175,7 +178,7 @@ mod tests {
     }
 
     #[test]
-    fn honest_nodes_stand_in_at_once_for_one_that_made_numbers_up() {
+    fn honest_nodes_replace_a_node_with_false_numbers_at_once() {
         fn until(second: u64, by: u64) -> Option<(u64, u64)> {
             if second < 100 { ahead(second, by) } else { None }
         }
@@ -191,13 +194,13 @@ mod tests {
                 );
             }
         }
-        // A first number that is far too low is forgotten in a minute.
+        // A first number that is far too low expires in a minute.
         let deciders = story(&[|s| (s < 100).then_some((5, BEGAN + s)), honest], 200);
         assert!(deciders[160..].iter().all(|decider| *decider == Some(1)), "{deciders:?}");
     }
 
     #[test]
-    fn nobody_takes_the_policy_far_back() {
+    fn no_node_takes_the_policy_far_back() {
         let cases: [(&str, Says); 4] = [
             ("another node that stands still", |s| if s < 100 { None } else { Some((START - 65, BEGAN)) }),
             ("one that was restarted", |s| (s >= 100).then_some((START - 10_000, BEGAN - 120_000))),
@@ -209,7 +212,7 @@ mod tests {
             let deciders = story(&[gone, other], 300);
             assert!(deciders[100..].iter().all(Option::is_none), "{case}: {deciders:?}");
         }
-        // A node that contradicts itself, its times made up, is left alone for a minute.
+        // A node that contradicts itself, with false times, is not used for a minute.
         let liar: Says = |s| Some(if s < 100 { (START + s, BEGAN + s) } else { (START - 500, BEGAN + s) });
         let deciders = story(&[liar], 159);
         assert!(deciders[100..].iter().all(Option::is_none), "{deciders:?}");

@@ -1,4 +1,4 @@
-//! One node of the chain behind its endpoint: its newest block, its blocks, its answers to calls.
+//! A node of the chain: its newest block, its other blocks, and contract calls.
 
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -17,32 +17,32 @@ use super::http::Http;
 use super::rpc;
 use crate::settings::BlockChoice;
 
-/// A block comes with the hashes of its transactions, 69 bytes each.
+/// Maximum size of a block; it contains the hashes of its transactions, 69 bytes each.
 const MAX_BLOCK: usize = 2 << 20;
-/// Any other answer: two words and a bounded text, twice as long in hex.
+/// Maximum size of other responses: two words and a bounded string, twice as long in hex.
 const MAX_ANSWER: usize = 64 << 10;
-/// The most gas of one transaction (EIP-7825): what an app's contract may cost a node, and on all nodes the same.
+/// The gas limit of a transaction (EIP-7825). It bounds the cost of an app's contract, equally on all nodes.
 const GAS: &str = "0x1000000";
-/// JSON-RPC's code for parameters that are not understood.
+/// JSON-RPC's code for invalid parameters.
 const INVALID_PARAMS: i64 = -32602;
-/// How long a node that hung is left alone, at first and at most.
+/// How long a node that hung is not used: the first time and at most.
 const REST: Duration = Duration::from_secs(5);
 const MAX_REST: Duration = Duration::from_secs(60);
 
 pub(super) struct Node {
-    /// Counted from one in the order of the configuration: what the log calls it.
+    /// Its number in the log: counted from one in the order of the configuration.
     pub(super) number: usize,
     http: Http,
     next_id: AtomicU64,
     health: Mutex<Health>,
-    /// It does not understand EIP-1898, so its calls name their block by number.
+    /// It does not support EIP-1898, so calls identify the block by number.
     knows_no_hashes: AtomicBool,
 }
 
-/// What a node says of its chain.
+/// The newest blocks of a node.
 #[derive(Clone, Copy)]
 pub(super) struct Head {
-    /// Its newest block; with `finalized` and `safe` the one that decides.
+    /// Its newest block; with `finalized` and `safe`, the one that decides.
     pub(super) latest: Block,
     /// The block that decides.
     pub(super) block: Block,
@@ -54,7 +54,7 @@ impl From<Block> for Head {
     }
 }
 
-/// How looking for a block on a node went lately.
+/// The outcome of recent block lookups on a node.
 #[derive(Default)]
 struct Health {
     trouble: Option<NodeError>,
@@ -78,7 +78,7 @@ impl Node {
         })
     }
 
-    /// Its place among the endpoints.
+    /// Its index among the endpoints.
     pub(super) fn index(&self) -> usize {
         self.number - 1
     }
@@ -88,12 +88,12 @@ impl Node {
         self.http.origin()
     }
 
-    /// Whether it could be used when it was last tried.
+    /// Whether the last lookup succeeded.
     pub(super) fn is_well(&self) -> bool {
         self.health().trouble.is_none()
     }
 
-    /// Makes sure that it serves `chain` and is not left alone just now.
+    /// Ensures that the node serves `chain` and is not paused.
     pub(super) async fn usable(&self, chain: u64) -> Result<(), NodeError> {
         self.awake()?;
         self.serves(chain).await
@@ -106,7 +106,7 @@ impl Node {
         }
     }
 
-    /// The block that `choice` means on this node now, after making sure that it serves `chain`.
+    /// The block for `choice` on this node now. Also checks that the node serves `chain`.
     pub(super) async fn head(&self, chain: u64, choice: BlockChoice) -> Result<Head, NodeError> {
         self.awake()?;
         let (chain, head) = tokio::join!(self.serves(chain), self.newest(choice));
@@ -132,13 +132,13 @@ impl Node {
     async fn serves(&self, expected: u64) -> Result<(), NodeError> {
         let body = self.ask("eth_chainId", &json!([]), MAX_ANSWER).await?;
         let found = rpc::quantity(&rpc::text(body.result()?)?);
-        match found.ok_or(NodeError::NotJsonRpc("a chain id that is no number"))? {
+        match found.ok_or(NodeError::NotJsonRpc("a chain id that is not a number"))? {
             found if found != expected => Err(NodeError::OtherChain { found, expected }),
             _ => Ok(()),
         }
     }
 
-    /// Its canonical block of this number.
+    /// Its canonical block with this number.
     pub(super) async fn block_at(&self, number: u64) -> Result<Block, NodeError> {
         match self.block(&block::by_number(number)).await? {
             block if block.number != number => {
@@ -153,7 +153,7 @@ impl Node {
         Block::parse(body.result()?)?.ok_or_else(|| NodeError::NoBlock(name.to_owned()))
     }
 
-    /// What `contract` returns to `data` in the state of `block`, and of no other.
+    /// The result of calling `contract` with `data` in the state of exactly `block`.
     pub(super) async fn call(
         &self,
         contract: Address,
@@ -167,7 +167,7 @@ impl Node {
             }
         }
         let answer = self.call_in(contract, data, block::by_number(block.number).into()).await;
-        // Had the chain changed its mind meanwhile, the answer would be about another block of this number.
+        // If the chain was reorganized in the meantime, the result is of another block with this number.
         if self.block_at(block.number).await? != *block {
             return Err(NodeError::Moved(block.number));
         }
@@ -199,9 +199,8 @@ impl Node {
         }
     }
 
-    /// Remembers how looking for a block on this node ended, and tells the log when that changes. A node that hung is
-    /// left alone for a while. What apps' contracts do to a call is never noted here: it must not keep others from
-    /// their keys.
+    /// Records the outcome of a block lookup, and logs a change. A node that hung is not used for some time.
+    /// Failed calls are not recorded here: the contract of one app must not affect other apps.
     pub(super) fn note(&self, trouble: Option<&NodeError>) {
         let mut health = self.health();
         match trouble {
@@ -230,7 +229,7 @@ impl Node {
     }
 }
 
-/// The body of an answer whose envelope is right.
+/// The body of a response with a valid envelope.
 struct Answer {
     id: u64,
     body: Vec<u8>,

@@ -1,4 +1,4 @@
-//! Several nodes must say the same: they are asked at once, about the same block.
+//! Several nodes must agree: they are asked in parallel about the same block.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -13,10 +13,10 @@ use super::chain::Chain;
 use super::error::{ChainError, NodeError};
 use super::view::{State, View};
 
-/// What slower nodes get once enough have answered.
+/// The additional time for slower nodes after enough have responded.
 const GRACE: Duration = Duration::from_millis(200);
 
-/// What nodes said, by their index.
+/// The responses and errors of nodes, by index.
 struct Answers<T> {
     given: Vec<(usize, T)>,
     troubles: Vec<(usize, NodeError)>,
@@ -76,8 +76,8 @@ impl Chain {
         Ok(self.settle(agreement, answers, "who is allowed")?.0)
     }
 
-    /// The newest block that enough nodes have reached and call the same. One that claims to be ahead of the others
-    /// cannot keep them from agreeing: the next older head is tried then, at last the block that decided before.
+    /// The newest block that enough nodes have reached and agree on. A node that claims to be ahead cannot
+    /// prevent agreement: the next older head is tried, and finally the block that decided before.
     async fn common_block(
         &self,
         agreement: usize,
@@ -103,7 +103,7 @@ impl Chain {
             troubles.extend(blocks.troubles);
         }
         if let Some(floor) = floor {
-            // Nodes that lag may confirm it too: it was final or safe before.
+            // Nodes that lag can confirm it too, because it was final or safe before.
             let mut blocks = self.blocks_at(floor.number, heads.given.iter(), agreement).await;
             if blocks.given.iter().any(|(_, block)| *block != floor) {
                 disagreement = Some(self.disagree("a block that was final or safe"));
@@ -130,7 +130,7 @@ impl Chain {
         Answers::gather(blocks, GRACE, |blocks| blocks.agreed(agreement).is_some()).await
     }
 
-    /// What enough nodes said, and which.
+    /// The response that enough nodes gave, and those nodes.
     fn settle<T: Clone + PartialEq>(
         &self,
         agreement: usize,
@@ -153,7 +153,7 @@ impl Chain {
 }
 
 impl<T: Clone + PartialEq> Answers<T> {
-    /// Waits for all of them, or, once `enough` is true, for those that come within `grace`.
+    /// Waits for all responses; after `enough` is true, only for `grace`.
     async fn gather<F>(
         asked: impl Iterator<Item = F>,
         grace: Duration,
@@ -181,7 +181,7 @@ impl<T: Clone + PartialEq> Answers<T> {
         }
     }
 
-    /// What at least so many said, and which they are.
+    /// The response that at least `agreement` nodes gave, and those nodes.
     fn agreed(&self, agreement: usize) -> Option<(T, Vec<usize>)> {
         self.given.iter().find_map(|(_, candidate)| {
             let same = self.given.iter().filter(|(_, answer)| answer == candidate);

@@ -1,4 +1,4 @@
-//! The envelope of JSON-RPC 2.0, and the few values in it that matter here.
+//! The envelope of JSON-RPC 2.0, and the few values in it that are used here.
 
 use serde::Deserialize;
 use serde_json::value::RawValue;
@@ -6,14 +6,14 @@ use serde_json::{Value, json};
 
 use super::error::NodeError;
 
-/// How much of a node's words reaches the log, in characters.
+/// Maximum length of a node's message in the log, in characters.
 const MAX_QUOTE: usize = 256;
-/// The EVM's own code of a call that reverted.
+/// The error code of a reverted call.
 const EXECUTION_REVERTED: i64 = 3;
-/// How nodes that have no code for it say the same.
+/// The message of nodes that have no code for a reverted call.
 const REVERTED_WORDS: &str = "execution reverted";
 
-/// `method` called with `params`.
+/// A request that calls `method` with `params`.
 pub(super) fn request(id: u64, method: &'static str, params: &Value) -> Vec<u8> {
     json!({ "jsonrpc": "2.0", "id": id, "method": method, "params": params }).to_string().into_bytes()
 }
@@ -35,10 +35,10 @@ struct Failure {
     message: String,
 }
 
-/// The result in the answer to request `id`; `None` where it is `null`.
+/// The result in the response to request `id`; `None` if it is `null`.
 pub(super) fn result(id: u64, body: &[u8]) -> Result<Option<&RawValue>, NodeError> {
     let body = std::str::from_utf8(body).map_err(|_| NodeError::NotJsonRpc("not UTF-8"))?;
-    // Serde would take an array for an object.
+    // Serde would accept an array as an object.
     if !body.trim_start().starts_with('{') {
         return Err(NodeError::NotJsonRpc("not an object"));
     }
@@ -58,7 +58,8 @@ pub(super) fn result(id: u64, body: &[u8]) -> Result<Option<&RawValue>, NodeErro
 impl From<Failure> for NodeError {
     fn from(Failure { code, message }: Failure) -> Self {
         let message: String = message.chars().take(MAX_QUOTE).map(printable).collect();
-        // No other words count: "out of gas" may be this node's own limit, "reverted" its proxy's.
+        // Other messages do not count: "out of gas" can be a limit of this node, and "reverted" can come from
+        // its proxy.
         let begins = message.get(..REVERTED_WORDS.len());
         let says_so = begins.is_some_and(|words| words.eq_ignore_ascii_case(REVERTED_WORDS));
         match code == EXECUTION_REVERTED || says_so {
@@ -84,7 +85,7 @@ pub(super) fn bytes(text: &str) -> Option<Vec<u8>> {
     hex::decode(text.strip_prefix("0x")?).ok()
 }
 
-/// A text result.
+/// A string result.
 pub(super) fn text(result: Option<&RawValue>) -> Result<String, NodeError> {
     let result = result.ok_or(NodeError::NotJsonRpc("no result"))?;
     serde_json::from_str(result.get()).map_err(|_| NodeError::NotJsonRpc("a result of another type"))

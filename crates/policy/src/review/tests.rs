@@ -1,4 +1,4 @@
-//! A table of files and what is said about each.
+//! A table of files with their findings.
 
 use serde_json::{Value, json};
 
@@ -10,7 +10,7 @@ fn hash(byte: &str) -> String {
     byte.repeat(32)
 }
 
-/// Nothing is wrong with it.
+/// A file without findings.
 fn good() -> Value {
     json!({
         "gatewayAppId": "0xgate",
@@ -40,7 +40,7 @@ fn found(text: &str, empty_devices: EmptyDevices) -> Vec<(Severity, &'static str
 }
 
 #[test]
-fn nothing_is_said_about_a_good_file() {
+fn a_good_file_has_no_findings() {
     for empty_devices in [EmptyDevices::AnyDevice, EmptyDevices::NoDevice] {
         assert_eq!(found(&good().to_string(), empty_devices), []);
     }
@@ -85,7 +85,7 @@ fn errors_have_a_place() {
 }
 
 #[test]
-fn what_does_not_do_what_it_looks_like_is_a_warning() {
+fn an_entry_without_its_apparent_effect_is_a_warning() {
     let app = |key: &str| format!("apps.{APP}.{key}");
     let any = EmptyDevices::AnyDevice;
     let none = EmptyDevices::NoDevice;
@@ -186,7 +186,7 @@ fn the_nearest_name_is_suggested() {
 }
 
 #[test]
-fn findings_are_bounded_and_no_error_hides() {
+fn findings_are_bounded_and_an_error_is_always_listed() {
     let list: Vec<String> = (0..1000).map(|_| "x".to_owned()).collect();
     let text = with(|f| {
         f["osImages"] = json!(list);
@@ -194,7 +194,7 @@ fn findings_are_bounded_and_no_error_hides() {
     });
     let review = Review::of(text.as_bytes(), EmptyDevices::AnyDevice);
     assert_eq!(review.findings()[0].severity, Severity::Error);
-    assert!(review.findings().len() <= MOST + 1 && review.unlisted() > 700);
+    assert!(review.findings().len() <= MAX_FINDINGS + 1 && review.unlisted() > 700);
     let nested = "[".repeat(1 << 16);
     assert_eq!(found(&nested, EmptyDevices::AnyDevice)[0].1, "not_json");
 }
@@ -203,7 +203,7 @@ fn findings_are_bounded_and_no_error_hides() {
 fn a_difference_is_what_one_file_allows_and_the_other_does_not() {
     let review = |text: &str| Review::of(text.as_bytes(), EmptyDevices::AnyDevice);
     let old = review(&good().to_string());
-    // The same in other words.
+    // The same in another notation.
     let same = with(|f| {
         f["osImages"][0] = json!(format!("0X{}", hash("44")));
         f["allowedTcbStatuses"] = json!(["UpToDate"]);
@@ -245,7 +245,7 @@ fn a_difference_is_what_one_file_allows_and_the_other_does_not() {
 }
 
 #[test]
-fn a_difference_says_when_keys_are_released_at_other_stages() {
+fn a_difference_lists_changed_release_stages() {
     let review = |stage: Value| {
         let text = with(|f| f["apps"][APP]["releaseStage"] = stage);
         Review::of(text.as_bytes(), EmptyDevices::NoDevice)

@@ -1,4 +1,4 @@
-//! Walks through the JSON of an allowlist, key by key.
+//! Checks the JSON of an allowlist key by key.
 
 use std::collections::{HashMap, HashSet};
 
@@ -9,7 +9,7 @@ use crate::decision::ReleaseStage;
 use crate::rules::{bytes_of, misspelt_stage};
 use crate::settings::EmptyDevices;
 
-/// Intel's words (`tcbStatus` of a verified quote).
+/// Intel's names for the `tcbStatus` of a verified quote.
 const TCB_STATUSES: [&str; 7] = [
     "UpToDate",
     "SWHardeningNeeded",
@@ -20,9 +20,9 @@ const TCB_STATUSES: [&str; 7] = [
     "Revoked",
 ];
 
-/// Bytes of a measured hash or a device id.
+/// Size of a measured hash or a device id in bytes.
 const HASH: usize = 32;
-/// Bytes of an app id.
+/// Size of an app id in bytes.
 const APP_ID: usize = 20;
 
 const TOP: [&str; 9] = [
@@ -51,7 +51,7 @@ pub(super) fn file(value: &Value, empty_devices: EmptyDevices, review: &mut Revi
                 review,
                 "any_gateway",
                 "gatewayAppId",
-                "switches the check of gateways off in every guest".into(),
+                "turns off the check of gateways in every guest".into(),
             );
         }
         Some("") | None => {
@@ -63,7 +63,7 @@ pub(super) fn file(value: &Value, empty_devices: EmptyDevices, review: &mut Revi
         error(review, "chainId", "must be a whole number, not negative");
     }
     if hashes(fields, "osImages", "", HASH, review) == Some(0) {
-        warn(review, "denies_all", "osImages", "names no OS image: everyone is denied".to_owned());
+        warn(review, "denies_all", "osImages", "lists no OS image: everyone is denied".to_owned());
     }
     statuses(fields, review);
     for (index, id) in texts(fields, "allowedAdvisoryIds", "", review).into_iter().flatten().enumerate() {
@@ -71,7 +71,8 @@ pub(super) fn file(value: &Value, empty_devices: EmptyDevices, review: &mut Revi
             .strip_prefix("INTEL-SA-")
             .is_some_and(|rest| !rest.is_empty() && rest.bytes().all(|byte| byte.is_ascii_digit()));
         if !is_usual {
-            let message = format!("{} is no advisory of Intel's: they are called INTEL-SA-00837", shown(id));
+            let message =
+                format!("{} is not an Intel advisory; they have names such as INTEL-SA-00837", shown(id));
             warn(review, "unknown_advisory", &format!("allowedAdvisoryIds[{index}]"), message);
         }
     }
@@ -82,7 +83,7 @@ pub(super) fn file(value: &Value, empty_devices: EmptyDevices, review: &mut Revi
 fn statuses(fields: &Map<String, Value>, review: &mut Review) {
     let Some(statuses) = texts(fields, "allowedTcbStatuses", "", review) else { return };
     if statuses.is_empty() && fields.contains_key("allowedTcbStatuses") {
-        warn(review, "denies_all", "allowedTcbStatuses", "names no status: everyone is denied".to_owned());
+        warn(review, "denies_all", "allowedTcbStatuses", "lists no status: everyone is denied".to_owned());
     }
     for (index, status) in statuses.into_iter().enumerate() {
         let at = format!("allowedTcbStatuses[{index}]");
@@ -91,8 +92,10 @@ fn statuses(fields: &Map<String, Value>, review: &mut Review) {
             warn(review, "revoked_allowed", &at, message);
         } else if !TCB_STATUSES.contains(&status) {
             let message = match nearest(status, &TCB_STATUSES) {
-                Some(name) => format!("{} is no TCB status, did you mean `{name}`?", shown(status)),
-                None => format!("{} is no TCB status; they are {}", shown(status), TCB_STATUSES.join(", ")),
+                Some(name) => format!("{} is not a TCB status, did you mean `{name}`?", shown(status)),
+                None => {
+                    format!("{} is not a TCB status; they are {}", shown(status), TCB_STATUSES.join(", "))
+                }
             };
             warn(review, "unknown_tcb_status", &at, message);
         }
@@ -111,13 +114,13 @@ fn kms(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review) 
     known(fields, &["mrAggregated", "devices", "allowAnyDevice"], "kms", review);
     let measurements = hashes(fields, "mrAggregated", "kms", HASH, review);
     if measurements == Some(0) {
-        let message = "names no measurement: no KMS is allowed, this one neither".to_owned();
+        let message = "lists no measurement, so no KMS is allowed, including this one".to_owned();
         warn(review, "no_kms", "kms.mrAggregated", message);
     }
     let open = devices(fields, "kms", empty_devices, review);
     if open && measurements != Some(0) {
         let message =
-            "is empty: any device may run a KMS, for insecure_empty_devices_allow_any is set".to_owned();
+            "is empty: any device may run a KMS, because insecure_empty_devices_allow_any is set".to_owned();
         warn(review, "any_device", "kms.devices", message);
     }
 }
@@ -156,7 +159,7 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
             error(review, &below(&at, "releaseStage"), "must be \"boot\" or \"any\"");
         }
         if hashes(fields, "composeHashes", &at, HASH, review) == Some(0) {
-            let message = "names no compose hash: this app is never allowed".to_owned();
+            let message = "lists no compose hash: this app is never allowed".to_owned();
             warn(review, "no_compose_hash", &format!("{at}.composeHashes"), message);
         }
         if devices(fields, &at, empty_devices, review) {
@@ -170,13 +173,13 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
             more => format!(" (and that of {more} more apps)"),
         };
         let message = format!(
-            "is empty{more}: any device will do, for insecure_empty_devices_allow_any is set; a list or allowAnyDevice says what is meant"
+            "is empty{more}: any device is allowed, because insecure_empty_devices_allow_any is set; list devices or set allowAnyDevice"
         );
         warn(review, "any_device", &format!("{first}.devices"), message);
     }
 }
 
-/// Whether an empty list means any device, unsaid.
+/// Whether an empty list means any device although `allowAnyDevice` is false.
 fn devices(fields: &Map<String, Value>, at: &str, empty_devices: EmptyDevices, review: &mut Review) -> bool {
     let any = fields.get("allowAnyDevice");
     if any.is_some_and(|any| !any.is_boolean()) {
@@ -185,17 +188,17 @@ fn devices(fields: &Map<String, Value>, at: &str, empty_devices: EmptyDevices, r
     let any = any.and_then(Value::as_bool).unwrap_or_default();
     let given = hashes(fields, "devices", at, HASH, review);
     if any && given.is_some_and(|given| given > 0) {
-        let message = "is without effect: allowAnyDevice is true".to_owned();
+        let message = "has no effect: allowAnyDevice is true".to_owned();
         warn(review, "devices_ignored", &below(at, "devices"), message);
     }
     if given == Some(0) && !any && empty_devices == EmptyDevices::NoDevice {
-        let message = "is empty: no device will do, unless allowAnyDevice is true".to_owned();
+        let message = "is empty: no device is allowed, unless allowAnyDevice is true".to_owned();
         warn(review, "no_device", &below(at, "devices"), message);
     }
     given == Some(0) && !any && empty_devices == EmptyDevices::AnyDevice
 }
 
-/// How many entries a list of hashes has; `None` after an error.
+/// The number of entries in a list of hashes; `None` after an error.
 fn hashes(
     fields: &Map<String, Value>,
     key: &str,
@@ -222,7 +225,7 @@ fn hashes(
     Some(list.len())
 }
 
-/// The texts of a list; empty where the key is not there, `None` after an error.
+/// The strings of a list; empty if the key is missing, `None` after an error.
 fn texts<'a>(
     fields: &'a Map<String, Value>,
     key: &str,
@@ -242,7 +245,7 @@ fn texts<'a>(
         }
         text
     });
-    // All of them are looked at, so that all errors are told.
+    // All entries are checked, so that all errors are reported.
     let texts: Vec<Option<&str>> = texts.collect();
     texts.into_iter().collect()
 }
@@ -257,8 +260,8 @@ fn object<'a>(value: &'a Value, at: &str, review: &mut Review) -> Option<&'a Map
 fn known(fields: &Map<String, Value>, names: &[&str], at: &str, review: &mut Review) {
     for key in fields.keys().filter(|key| !names.contains(&key.as_str())) {
         let message = match nearest(key, names) {
-            Some(name) => format!("is no key and is ignored, did you mean `{name}`?"),
-            None => format!("is no key and is ignored; the keys here are {}", names.join(", ")),
+            Some(name) => format!("is not a known key and is ignored, did you mean `{name}`?"),
+            None => format!("is not a known key and is ignored; the keys here are {}", names.join(", ")),
         };
         let key: String = key.chars().take(64).collect();
         warn(review, "unknown_key", &below(at, &key), message);
@@ -289,7 +292,7 @@ fn not_hex(text: &str) -> String {
 }
 
 fn impossible(found: usize, expected: usize) -> String {
-    format!("allows nothing: it has {found} bytes, and what is measured has {expected}")
+    format!("allows nothing: it has {found} bytes, and a measured value has {expected}")
 }
 
 fn shown(text: &str) -> String {

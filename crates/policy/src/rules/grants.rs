@@ -1,4 +1,4 @@
-//! What rules allow, entry by entry, so that two files can be compared.
+//! Lists what rules allow, entry by entry, so that two files can be compared.
 
 use std::collections::BTreeSet;
 
@@ -8,13 +8,13 @@ use super::{Devices, Rules};
 use crate::decision::ReleaseStage;
 use crate::settings::EmptyDevices;
 
-/// One entry of an allowlist that can let somebody through. Hashes and ids are lower-case hex without `0x`.
+/// An entry of an allowlist that can allow a caller. Hashes and ids are lower-case hex without `0x`.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize)]
 #[serde(tag = "kind", rename_all = "snake_case")]
 pub enum Grant {
     /// `allowedTcbStatuses`
     TcbStatus {
-        /// Intel's word.
+        /// Intel's name of it.
         status: String,
     },
     /// `allowedAdvisoryIds`
@@ -34,7 +34,7 @@ pub enum Grant {
     },
     /// `kms.devices`
     KmsDevice {
-        /// 32 bytes; `any` where every device will do.
+        /// 32 bytes; `any` if every device is allowed.
         device: String,
     },
     /// A key of `apps`.
@@ -53,19 +53,20 @@ pub enum Grant {
     AppDevice {
         /// Its app.
         app: String,
-        /// 32 bytes; `any` where every device will do.
+        /// 32 bytes; `any` if every device is allowed.
         device: String,
     },
     /// `apps.<id>.releaseStage`, unless it is `boot`: keys after the guest has booted.
     Running {
         /// Its app.
         app: String,
-        /// What says so: `releaseStage`, or `core.release_stage` where the entry says nothing and that is `any`.
+        /// The setting that allows it: `releaseStage`, or `core.release_stage` if the entry has no stage and
+        /// that is `any`.
         rule: &'static str,
     },
     /// `gatewayAppId`
     Gateway {
-        /// As it is handed to apps.
+        /// As apps get it.
         app: String,
     },
 }
@@ -88,7 +89,7 @@ impl std::fmt::Display for Grant {
 }
 
 impl Rules {
-    /// Everything that lets somebody through, with what an empty device list means already applied.
+    /// All grants, with the meaning of an empty device list applied.
     pub(crate) fn grants(&self, empty_devices: EmptyDevices) -> BTreeSet<Grant> {
         let hex = |hash: &[u8]| hex::encode(hash);
         let mut grants = BTreeSet::new();

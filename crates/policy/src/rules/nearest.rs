@@ -1,15 +1,15 @@
-//! The entry of an allowlist that comes nearest to a caller, with what differs.
+//! Finds the entry of an allowlist that is most similar to a caller, and the differences.
 
 use super::{App, Devices, EXAMPLES, Hashes, Rule, Rules, examples};
 use crate::decision::Subject;
 use crate::examination::{Difference, Nearest};
 use crate::settings::EmptyDevices;
 
-/// Hex digits in which two ids may differ and still look like one with a slip of the pen.
-const SLIP: usize = 4;
+/// Two ids that differ in at most this many hex digits may be one id with a typing error.
+const MAX_TYPOS: usize = 4;
 
 impl Rules {
-    /// The entry that comes nearest to `subject`, with what differs.
+    /// The entry that is most similar to `subject`, and the differences.
     pub(crate) fn nearest(&self, subject: Subject<'_>, empty_devices: EmptyDevices) -> Option<Nearest> {
         let boot = subject.boot_info();
         let (entry, reason, mut differences) = match subject {
@@ -46,7 +46,7 @@ impl Rules {
             return Some((id, app, "the entry of this app"));
         }
         let runs_the_same = self.apps.iter().filter(|(_, app)| app.compose_hashes.allowed.contains(compose));
-        // The smallest, so that the answer does not depend on the order of a hash table.
+        // The smallest id, so that the result does not depend on the order of a hash table.
         if let Some((id, app)) = runs_the_same.min_by_key(|(id, _)| *id) {
             return Some((id, app, "another app with the same compose hash"));
         }
@@ -55,11 +55,11 @@ impl Rules {
             .iter()
             .map(|(known, app)| (digits_apart(known, id), known, app))
             .min_by_key(|(distance, known, _)| (*distance, *known))?;
-        (distance <= SLIP).then_some((known, app, "an app whose id differs in a few digits"))
+        (distance <= MAX_TYPOS).then_some((known, app, "an app whose id differs in a few digits"))
     }
 }
 
-/// In how many hex digits two values differ; those of different lengths in all.
+/// The number of hex digits in which two values differ; `usize::MAX` for different lengths.
 fn digits_apart(left: &[u8], right: &[u8]) -> usize {
     if left.len() != right.len() {
         return usize::MAX;
@@ -77,7 +77,7 @@ impl Hashes {
         let near = self.allowed.iter().map(|known| (digits_apart(known, measured), known));
         let nearest = near.min_by_key(|(distance, known)| (*distance, *known));
         let listed = match nearest {
-            Some((distance, known)) if distance <= SLIP => {
+            Some((distance, known)) if distance <= MAX_TYPOS => {
                 format!("{}, which differs in {distance} digits", hex::encode(known))
             }
             _ => {
@@ -142,7 +142,7 @@ mod tests {
     }
 
     #[test]
-    fn a_hash_with_a_slip_of_the_pen_is_pointed_out() {
+    fn a_hash_with_a_typing_error_is_pointed_out() {
         let identity = BootInfo::example();
         let slip = hashes(0x55).replacen("55", "45", 1);
         let file = json!({ "osImages": [hashes(0x44)], "kms": { "mrAggregated": [slip, hashes(0x01)] } });

@@ -1,4 +1,4 @@
-//! Every rule with its reason, the normalisation of hex, and what files are refused.
+//! Each rule with its reason, the normalisation of hex, and files that are refused.
 
 use kms_attest::identity::BootInfo;
 use proptest::prelude::*;
@@ -35,7 +35,7 @@ fn with(change: impl FnOnce(&mut BootInfo)) -> BootInfo {
     boot_info
 }
 
-/// The reasons for the identity as a KMS and as an app; empty is allowed.
+/// The reasons of the denials as a KMS and as an app; empty if allowed.
 fn reasons_with(rules: &Rules, boot_info: &BootInfo, empty_devices: EmptyDevices) -> [String; 2] {
     [Subject::Kms(boot_info), Subject::App(boot_info)].map(|subject| {
         match rules.decide(subject, empty_devices) {
@@ -218,7 +218,7 @@ fn an_empty_device_list_means_any_device_unless_strict() {
 }
 
 #[test]
-fn any_device_can_be_allowed_in_so_many_words() {
+fn any_device_can_be_allowed_explicitly() {
     let elsewhere = with(|b| b.device_id = vec![0; 32]);
     let rules = changed(|file| {
         file["kms"]["allowAnyDevice"] = json!(true);
@@ -281,7 +281,7 @@ fn info_comes_from_the_file() {
 }
 
 #[test]
-fn files_of_another_shape_are_refused() {
+fn files_with_another_structure_are_refused() {
     for text in [
         "",
         "{",
@@ -301,7 +301,7 @@ fn files_of_another_shape_are_refused() {
         r#"{"kms": [["55"], [], true]}"#,
     ] {
         let error = Rules::parse(text.as_bytes()).expect_err(text).to_string();
-        assert!(error.starts_with("is no valid auth-config.json: "), "{error}");
+        assert!(error.starts_with("is not a valid auth-config.json: "), "{error}");
     }
     let deep = format!("{}{}", "[".repeat(100_000), "]".repeat(100_000));
     assert!(Rules::parse(deep.as_bytes()).is_err());
@@ -338,7 +338,7 @@ fn a_misspelt_stage_makes_the_file_unusable() {
         file["apps"][&id][key] = json!("boot");
         let error = Rules::parse(file.to_string().as_bytes()).expect_err(key).to_string();
         assert!(error.ends_with(&format!("`{key}` of an app must be written releaseStage")), "{error}");
-        // Beside the right one too: which of the two is meant is not known.
+        // Also beside the correct key: which of the two is meant is unknown.
         file["apps"][&id]["releaseStage"] = json!("any");
         assert!(Rules::parse(file.to_string().as_bytes()).is_err(), "{key}");
     }
@@ -354,7 +354,7 @@ fn hash(byte: u8) -> String {
 }
 
 proptest! {
-    /// What decides and what explains read the same rules.
+    /// Decisions and explanations use the same rules.
     #[test]
     fn the_first_rule_that_fails_is_the_one_that_decides(
         picks in prop::collection::vec(any::<bool>(), 8),

@@ -1,4 +1,4 @@
-//! The public key that signs decisions of a webhook.
+//! The public key that verifies signed decisions of a webhook.
 
 use std::fmt;
 
@@ -9,14 +9,14 @@ use rustls_pki_types::pem::PemObject as _;
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub struct DecisionKey([u8; 32]);
 
-/// What precedes the 32 bytes in DER (RFC 8410, section 4).
+/// The DER prefix of the 32 bytes (RFC 8410, section 4).
 const SPKI_PREFIX: [u8; 12] = [0x30, 0x2a, 0x30, 0x05, 0x06, 0x03, 0x2b, 0x65, 0x70, 0x03, 0x21, 0x00];
 
 impl DecisionKey {
-    /// From its 64 hex digits, or from the PEM text that `openssl pkey -pubout` prints.
+    /// Parses 64 hex digits, or the PEM text that `openssl pkey -pubout` prints.
     ///
     /// # Errors
-    /// What it should be.
+    /// The expected format.
     pub fn parse(text: &str) -> Result<Self, String> {
         let error =
             || "must be an Ed25519 public key: 64 hex digits, or PEM as `openssl pkey -pubout` prints it";
@@ -37,7 +37,7 @@ impl DecisionKey {
     }
 }
 
-/// Its hex digits, as [`DecisionKey::parse`] reads them.
+/// Prints hex digits, which [`DecisionKey::parse`] reads.
 impl fmt::Display for DecisionKey {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(&hex::encode(self.0))

@@ -1,4 +1,4 @@
-//! Settings of the policy that a contract decides.
+//! Settings of the policy of a contract.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -6,7 +6,7 @@ use std::time::Duration;
 pub use alloy_primitives::Address as ContractAddress;
 use kms_attest::outgoing::Endpoint;
 
-/// `[core.auth_api.ethereum]`: a DstackKms contract decides, read by JSON-RPC.
+/// `[core.auth_api.ethereum]`: a DstackKms contract decides. It is read over JSON-RPC.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ethereum {
     /// One to eight endpoints, all different.
@@ -17,33 +17,33 @@ pub struct Ethereum {
     pub kms_contract: ContractAddress,
     /// The block whose state decides.
     pub block: BlockChoice,
-    /// Older blocks allow nothing.
+    /// The maximum age of that block; older blocks allow nothing.
     pub max_block_age: Duration,
-    /// How many endpoints must say the same: one, or more than half of them.
+    /// How many endpoints must agree: one, or more than half of them.
     pub agreement: usize,
-    /// End of one request to one endpoint; at most five seconds.
+    /// The time-out of one request to one endpoint; at most five seconds.
     pub request_timeout: Duration,
-    /// PEM: what an endpoint's certificate may lead to, or be, besides the public roots.
+    /// PEM: additional roots or certificates of endpoints, besides the public roots.
     pub ca_file: Option<PathBuf>,
 }
 
-/// `block`: which block's state decides.
+/// `block`: the block whose state decides.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum BlockChoice {
-    /// The newest one that the chain cannot drop.
+    /// The newest block that the chain cannot drop.
     Finalized,
-    /// The newest one that it is unlikely to drop.
+    /// The newest block that the chain is unlikely to drop.
     Safe,
-    /// The newest one that has this many above it; the chain may still drop it.
+    /// The newest block with this many confirmations; the chain can still drop it.
     Latest {
-        /// How many.
+        /// The number of later blocks.
         confirmations: u64,
     },
 }
 
 impl BlockChoice {
-    /// The age that such a block may reach in normal operation, with a margin. `finalized` is 13 to 20 minutes old on Ethereum,
-    /// up to half an hour on chains above it, and 6 minutes more for each epoch that is late.
+    /// The normal maximum age of such a block, with a margin. `finalized` is 13 to 20 minutes old on Ethereum
+    /// and up to half an hour on chains above it; each late epoch adds 6 minutes.
     pub fn usual_age(self) -> Duration {
         Duration::from_secs(match self {
             Self::Finalized => 60 * 60,
@@ -53,7 +53,10 @@ impl BlockChoice {
     }
 }
 
-/// 20 bytes in hex; where letters of both cases occur they must be the checksum of EIP-55.
+/// Parses `0x` and 40 hex digits. Letters of mixed case must match the checksum of EIP-55.
+///
+/// # Errors
+/// The expected format.
 pub fn contract_address(text: &str) -> Result<ContractAddress, String> {
     let error = || "must be 0x and 40 hex digits".to_owned();
     let digits = text.strip_prefix("0x").ok_or_else(error)?;

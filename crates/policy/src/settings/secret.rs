@@ -1,12 +1,12 @@
-//! A secret text of the configuration.
+//! A secret string in the configuration.
 
 use zeroize::Zeroizing;
 
-/// A secret text: no `Debug`, `Display` or `Clone`; wiped when dropped.
+/// A secret string: no `Debug`, `Display` or `Clone`; wiped when dropped.
 pub struct Secret(Zeroizing<String>);
 
 impl Secret {
-    /// The trimmed text, or `None` if nothing is left.
+    /// Trims the text; `None` if nothing is left.
     pub fn trimmed(text: String) -> Option<Self> {
         let text = Zeroizing::new(text);
         let trimmed = text.trim();

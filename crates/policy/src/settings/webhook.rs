@@ -1,4 +1,4 @@
-//! Settings of the policy that an HTTP service decides.
+//! Settings of a webhook: the policy of an HTTP service.
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -11,22 +11,22 @@ use super::{DecisionKey, Secret};
 pub struct Webhook {
     /// Base URL.
     pub url: Endpoint,
-    /// Sent with every question. From the key, else from `KMS_WEBHOOK_TOKEN`; printable ASCII, never empty.
+    /// Sent with every request. From the key or from `KMS_WEBHOOK_TOKEN`; printable ASCII, never empty.
     pub bearer_token: Option<Secret>,
-    /// PEM: what the service's certificate must lead to, in place of the public roots.
+    /// PEM: the roots for the service's certificate, instead of the public roots.
     pub ca_file: Option<PathBuf>,
     /// The client certificate for mutual TLS.
     pub client: Option<ClientFiles>,
-    /// Decisions count only when they are signed by this key.
+    /// The key that must have signed a decision.
     pub decision_key: Option<DecisionKey>,
-    /// From a question to its answer, waiting for a turn included.
+    /// The time-out of a request, including the wait for a slot.
     pub timeout: Duration,
 }
 
 /// A certificate chain and its key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ClientFiles {
-    /// PEM: the leaf first.
+    /// PEM, with the leaf first.
     pub certificate: PathBuf,
     /// PEM.
     pub key: PathBuf,
@@ -36,7 +36,7 @@ impl Webhook {
     /// The default of `timeout`.
     pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(10);
 
-    /// The service at `url`, authenticated by its TLS certificate only.
+    /// The service at `url`, authenticated only by its TLS certificate.
     pub fn at(url: Endpoint) -> Self {
         Self {
             url,

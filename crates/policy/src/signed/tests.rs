@@ -1,4 +1,4 @@
-//! Two answers that openssl has signed, and everything that is not one.
+//! Two responses that openssl has signed, and invalid ones.
 
 use std::time::Duration;
 
@@ -74,7 +74,7 @@ fn the_example_in_the_documentation_is_the_known_answer() {
 }
 
 #[test]
-fn a_stage_is_a_line_of_its_own_in_another_version() {
+fn a_stage_is_an_additional_line_in_version_2() {
     let nonce = nonce();
     let question = SignedRequest { kind: SubjectKind::App, body: BODY, nonce: &nonce };
     let answer = Claims { release_stage: Some(ReleaseStage::Boot), ..ALLOW };
@@ -82,7 +82,7 @@ fn a_stage_is_a_line_of_its_own_in_another_version() {
     let expected =
         format!("cvm-kms decision v2\napp\n{DIGEST}\n{NONCE}\n1760000000\nallow\n616e79\n\nboot\n");
     assert_eq!(text, expected);
-    // The key of the RFC makes one signature of it.
+    // Signatures of Ed25519 are deterministic.
     let signer = DecisionSigner::from_pem(PEM.as_bytes()).unwrap();
     let signed = signer.sign(question, answer, EXPIRES);
     assert_eq!(verify(&key(), question, answer, Some(&signed), at(EXPIRES)), Ok(()));
@@ -130,7 +130,7 @@ fn nothing_else_is_vouched_for() {
     ] {
         assert_eq!(check(asked, ALLOW, Some(&signature), EXPIRES), WrongKey);
     }
-    // What the signature says about the question is not believed either.
+    // The fields of the signature about the request are checked too.
     let relabelled = Signature { request_sha256: digest(b"{}"), ..good.clone() };
     assert_eq!(check(SignedRequest { body: b"{}", ..asked }, ALLOW, Some(&relabelled), EXPIRES), WrongKey);
     let renonced = Signature { nonce: "0f".to_owned(), ..good.clone() };

@@ -1,4 +1,4 @@
-//! A client of a webhook: slots, a breaker, one HTTP client, and how the last request ended.
+//! The client of a webhook: a queue, a circuit breaker, an HTTP client, and the last error.
 
 use std::sync::{Arc, OnceLock, Weak};
 use std::time::Instant;
@@ -17,7 +17,7 @@ use crate::observer::{ShedBy, WebhookObserver};
 use crate::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
 use crate::settings;
 
-/// What all requests to the service share.
+/// The state that all requests to the service share.
 pub(super) struct Backend {
     base: Endpoint,
     client: Client,
@@ -28,11 +28,11 @@ pub(super) struct Backend {
     observer: OnceLock<Arc<dyn WebhookObserver>>,
 }
 
-/// What came back.
+/// The outcome of a request.
 enum Exchange<T> {
     /// A response of the protocol.
     Good(T),
-    /// Another response.
+    /// A response that is not of the protocol.
     Nonsense(String),
     /// No response.
     Nothing(String),
@@ -61,7 +61,7 @@ impl Backend {
         let _ = self.observer.set(observer);
     }
 
-    /// The bounds of its requests.
+    /// The limits of its requests.
     pub(super) fn bounds(&self) -> &Bounds {
         &self.bounds
     }
@@ -76,19 +76,19 @@ impl Backend {
         self.client.post(self.url(path))
     }
 
-    /// Why the last request had no usable response; `None` once one has.
+    /// Why the last request had no usable response; `None` after a usable one.
     pub(super) fn last_error(&self) -> Option<String> {
         self.last_error.load_full().map(Arc::unwrap_or_clone)
     }
 
-    /// Plain joining, as the peer does it.
+    /// Joins base and path as the peer does.
     fn url(&self, path: &str) -> String {
         let base = self.base.as_str();
         let slash = if base.ends_with('/') { "" } else { "/" };
         format!("{base}{slash}{path}")
     }
 
-    /// The decoded response to `request`, which counts for `key`, within all bounds.
+    /// Sends `request`, which counts for `key`, within all limits, and decodes the response.
     pub(super) async fn send<T: DeserializeOwned>(
         self: &Arc<Self>,
         key: FairnessKey,
@@ -99,7 +99,7 @@ impl Backend {
             self.count_shed(ShedBy::Breaker);
             let last = self.last_error.load();
             let last = last.as_deref().map_or("it did not answer", String::as_str);
-            return Err(PolicyError::unavailable(format!("the webhook is not asked for a moment, {last}")));
+            return Err(PolicyError::unavailable(format!("requests to the webhook are paused, {last}")));
         }
         let slot = self.queue.slot(key).await.map_err(|Shed| {
             self.count_shed(ShedBy::Queue);
@@ -145,7 +145,7 @@ impl Backend {
         }
     }
 
-    /// Status and body of a response; the body is an error where it is too large.
+    /// The status and the body of a response; the body is an error if it is too large.
     async fn fetch(&self, request: RequestBuilder) -> Result<(StatusCode, Result<Vec<u8>, String>), String> {
         let broken = |what, error| format!("error {what} the webhook: {}", client::causes(error));
         let mut response =
@@ -183,25 +183,25 @@ impl Backend {
                 let error = self.last_error().unwrap_or_default();
                 tracing::warn!(
                     error,
-                    "the webhook does not answer: until it does, requests are refused at once"
+                    "the webhook does not respond: requests are refused at once until it does"
                 );
                 tokio::spawn(probe(Arc::downgrade(self), nth));
             }
             Change::Closed => {
                 observer.inspect(|observer| observer.breaker_closed());
-                tracing::info!("the webhook answers again");
+                tracing::info!("the webhook responds again");
             }
         }
     }
 }
 
-/// Whether a gateway says that the service behind it does not answer.
+/// Whether the status means that a gateway gets no response from the service.
 fn is_down(status: StatusCode) -> bool {
     matches!(status, StatusCode::BAD_GATEWAY | StatusCode::SERVICE_UNAVAILABLE | StatusCode::GATEWAY_TIMEOUT)
 }
 
-/// Sends requests about the service itself until there is a response. Callers choose what their requests are about, and with
-/// that perhaps how long they take; no caller chooses this one.
+/// Sends info requests until there is a response. A caller can influence how long the service takes for a
+/// boot request, but not for an info request.
 async fn probe(backend: Weak<Backend>, nth: u64) {
     loop {
         tokio::time::sleep(breaker::RETRY).await;
@@ -240,7 +240,7 @@ impl InFlight<'_> {
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
         if self.is_open && self.began.elapsed() >= self.backend.bounds.slow {
-            let gone = "the webhook did not answer before its askers left".to_owned();
+            let gone = "the webhook did not answer before the request was cancelled".to_owned();
             self.backend.last_error.store(Some(Arc::new(gone)));
             self.has_failed();
         }

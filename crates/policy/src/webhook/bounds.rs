@@ -1,29 +1,29 @@
-//! Bounds of the requests to a webhook, and of what is repeated of its responses.
+//! Limits of requests to a webhook, and of quotes from its responses.
 
 use std::time::Duration;
 
-/// Bounds of one request and of all together.
+/// Limits of one request and of all requests together.
 #[derive(Clone, Copy)]
 pub(super) struct Bounds {
     pub(super) connect: Duration,
-    /// From the request to the decoded response, waiting for a slot included.
+    /// The time from the request to the decoded response, including the wait for a slot.
     pub(super) total: Duration,
     pub(super) body: usize,
     pub(super) concurrent: usize,
     pub(super) queued: usize,
-    /// Of `concurrent` and of `queued`, what one app can have, or all KMS together.
+    /// The parts of `concurrent` and `queued` that one app can use, or all KMSs together.
     pub(super) concurrent_each: usize,
     pub(super) queued_each: usize,
-    /// For a slot; what is left of `total` then is enough for a response.
+    /// The wait for a slot; the rest of `total` is enough for a response.
     pub(super) queue_timeout: Duration,
-    /// A request that is cancelled after this long counts as one without a response.
+    /// A request that is cancelled after this time counts as a failure.
     pub(super) slow: Duration,
-    /// An info answer this young serves every caller.
+    /// An info response younger than this serves all callers.
     pub(super) fresh: Duration,
 }
 
 impl Bounds {
-    /// The same with another `total`; the waits within it keep their share.
+    /// The same limits with another `total`; the parts of it are scaled.
     pub(super) fn within(self, total: Duration) -> Self {
         Self {
             connect: self.connect.min(total),
@@ -48,10 +48,11 @@ pub(super) const BOUNDS: Bounds = Bounds {
     fresh: Duration::from_secs(1),
 };
 
-/// How much of a backend's words reaches the log or the caller, in characters.
+/// Maximum length of a quote from a backend for the log or the caller, in characters.
 const MAX_QUOTE: usize = 512;
 
-/// The first characters, never bytes: a cut inside of a character once killed a KMS.
+/// The first characters of `text`, without control characters. Cutting at a byte could split a character and
+/// panic.
 pub(super) fn printable(text: &str) -> String {
     text.chars()
         .take(MAX_QUOTE)

@@ -1,25 +1,26 @@
-//! A circuit breaker: a service that has stopped answering is not waited for by everyone who comes.
+//! A circuit breaker: while a service does not respond, requests fail at once instead of waiting for it.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-/// Failures in a row that open it.
+/// The breaker opens after this many failures in a row.
 const OPENS_AFTER: u32 = 5;
 
-/// How often an open one lets a question through, and how often the service is probed.
+/// How often an open breaker lets a request through, and how often the service is probed.
 pub(super) const RETRY: Duration = Duration::from_secs(1);
 
-/// Closed: questions are asked. Open: they are refused at once, but for a trial now and then.
+/// Closed: requests are sent. Open: they are refused at once, except for a trial every [`RETRY`].
 ///
-/// Only a service that answers nobody opens it: a failure counts only if nobody was answered since the question was
-/// asked. Whoever makes the service hang for one app does not take it from all the others.
+/// It opens only if the service responds to no request: a failure counts only if there was no response since
+/// the request was sent. A caller that makes the service hang for one app therefore does not block the
+/// others.
 #[derive(Debug)]
 pub(super) struct Breaker(Mutex<State>);
 
 #[derive(Debug)]
 struct State {
     position: Position,
-    /// When an answer came last, or when it last opened or closed: what was asked before says nothing any more.
+    /// The time of the last response or change of position. Requests that were sent earlier no longer count.
     turned: Instant,
     opened: u64,
 }
@@ -30,7 +31,7 @@ enum Position {
     Open { trial: Instant },
 }
 
-/// What an outcome did to it.
+/// How an outcome changed the breaker.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Change {
     /// It opened, for the n-th time.
@@ -44,7 +45,7 @@ impl Breaker {
         Self(Mutex::new(State { position: Position::Closed { failures: 0 }, turned: now, opened: 0 }))
     }
 
-    /// Whether a question may be asked.
+    /// Whether a request may be sent.
     pub(super) fn admits(&self, now: Instant) -> bool {
         match &mut self.state().position {
             Position::Closed { .. } => true,
@@ -56,7 +57,7 @@ impl Breaker {
         }
     }
 
-    /// The service has answered, whatever it said.
+    /// Records a response of the service, with any content.
     pub(super) fn answered(&self, now: Instant) -> Option<Change> {
         let mut state = self.state();
         let was_open = matches!(state.position, Position::Open { .. });
@@ -65,7 +66,7 @@ impl Breaker {
         was_open.then_some(Change::Closed)
     }
 
-    /// A question that was `asked` then has no answer now.
+    /// Records that a request, sent when `asked`, failed.
     pub(super) fn failed(&self, asked: Instant, now: Instant) -> Option<Change> {
         let mut state = self.state();
         if asked < state.turned {
@@ -82,7 +83,7 @@ impl Breaker {
         Some(Change::Opened(state.opened))
     }
 
-    /// Whether it is open since the n-th time.
+    /// Whether it is still open since its n-th opening.
     pub(super) fn is_open_since(&self, opened: u64) -> bool {
         let state = self.state();
         state.opened == opened && matches!(state.position, Position::Open { .. })
@@ -117,7 +118,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_in_between_keeps_it_closed() {
+    fn a_response_in_between_keeps_it_closed() {
         let now = Instant::now();
         let breaker = Breaker::closed(now);
         for _ in 0..100 {
@@ -129,7 +130,7 @@ mod tests {
     }
 
     #[test]
-    fn questions_that_hang_while_others_are_answered_do_not_open_it() {
+    fn requests_that_hang_while_others_succeed_do_not_open_it() {
         let start = Instant::now();
         let breaker = Breaker::closed(start);
         let mut now = start;
@@ -143,7 +144,7 @@ mod tests {
     }
 
     #[test]
-    fn an_open_one_lets_one_question_through_each_while() {
+    fn an_open_breaker_lets_one_request_through_at_each_retry() {
         let now = Instant::now();
         let breaker = Breaker::closed(now);
         let mut now = opened(&breaker, now);
@@ -158,7 +159,7 @@ mod tests {
     }
 
     #[test]
-    fn an_answer_closes_it_and_what_hung_before_does_not_open_it_again() {
+    fn a_response_closes_it_and_earlier_requests_do_not_open_it_again() {
         let start = Instant::now();
         let breaker = Breaker::closed(start);
         opened(&breaker, start);

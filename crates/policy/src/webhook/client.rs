@@ -1,4 +1,4 @@
-//! The HTTP client of a webhook: whom it trusts, what it shows, and what it does when a connection breaks.
+//! The HTTP client of a webhook: its roots, its credentials, and the retry after a broken connection.
 
 use std::error::Error;
 use std::io;
@@ -19,17 +19,18 @@ use crate::error::SetupError;
 use crate::file::read;
 use crate::settings::{ClientFiles, Webhook};
 
-/// Shorter than what common servers allow a connection (5 s).
+/// The time that an idle connection is kept: shorter than in common servers (5 s).
 const IDLE: Duration = Duration::from_secs(4);
 
-/// How long the other end of an HTTP/2 connection may be silent before it is asked whether it lives, and then.
+/// The idle time of an HTTP/2 connection before a ping is sent, and the time-out of the ping.
 const SILENCE: Duration = Duration::from_secs(3);
 
 const CA_FILE: &str = "core.auth_api.webhook.ca_file";
 const CERT_FILE: &str = "core.auth_api.webhook.client_cert_file";
 const KEY_FILE: &str = "core.auth_api.webhook.client_key_file";
 
-/// Pooled connections, no redirects; a proxy only for services elsewhere.
+/// A client with pooled connections that follows no redirects. It uses a proxy only for services on other
+/// machines.
 pub(super) fn build(webhook: &Webhook, bounds: &Bounds) -> Result<Client, SetupError> {
     let timeouts = Timeouts { connect: bounds.connect, response: ResponseTimeout::Caller };
     let client = outgoing::client(tls(webhook)?, timeouts, redirect::Policy::none())
@@ -37,10 +38,10 @@ pub(super) fn build(webhook: &Webhook, bounds: &Bounds) -> Result<Client, SetupE
         .default_headers(credentials(webhook)?)
         .pool_idle_timeout(IDLE)
         .pool_max_idle_per_host(bounds.concurrent)
-        // One HTTP/2 connection carries everything: one that is dead must not be waited on for long.
+        // All requests share one HTTP/2 connection, so a dead one must be found soon.
         .http2_keep_alive_interval(SILENCE)
         .http2_keep_alive_timeout(SILENCE);
-    // Whoever runs a proxy would decide; a service on this machine needs none.
+    // A proxy could forge decisions; a service on this machine needs none.
     let client = if webhook.url.is_loopback() { client.no_proxy() } else { client };
     client.build().map_err(SetupError::Client)
 }
@@ -105,8 +106,8 @@ fn certificates(key: &'static str, path: &Path) -> Result<Vec<CertificateDer<'st
     }
 }
 
-/// Sends, and once more if the connection broke before it brought an answer: a service may close an idle one just when
-/// it is used again. A request may arrive twice, which changes nothing at the service.
+/// Sends the request, and once more if the connection broke before a response: the service can close an idle
+/// connection just when it is used again. The service may get a request twice, which changes nothing there.
 pub(super) async fn send(request: RequestBuilder) -> reqwest::Result<Response> {
     let again = request.try_clone();
     match (request.send().await, again) {
@@ -115,7 +116,7 @@ pub(super) async fn send(request: RequestBuilder) -> reqwest::Result<Response> {
     }
 }
 
-/// Whether the connection was there and ended without an answer; what was answered and makes no sense is an answer.
+/// Whether an established connection ended without a response; an invalid response is a response.
 fn is_broken_connection(error: &reqwest::Error) -> bool {
     if error.is_connect() || error.is_timeout() {
         return false;
@@ -136,7 +137,7 @@ fn is_broken_connection(error: &reqwest::Error) -> bool {
     false
 }
 
-/// The error with its causes and without the URL, which may hold credentials.
+/// The error and its causes, without the URL, which can contain credentials.
 pub(super) fn causes(error: reqwest::Error) -> String {
     let error = error.without_url();
     let mut text = error.to_string();
@@ -203,7 +204,7 @@ mod tests {
     }
 
     #[test]
-    fn files_are_checked_when_the_client_is_made_and_the_key_is_named() {
+    fn files_are_checked_when_the_client_is_built_and_errors_name_the_key() {
         let files = Files::new();
         for (ca, client, expected) in [
             (None, None, Ok(())),

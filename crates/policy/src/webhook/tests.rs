@@ -1,4 +1,4 @@
-//! The protocol on the wire, and every way a backend can misbehave, against servers on loopback.
+//! The wire protocol and faults of a backend, with servers on loopback.
 
 mod breaking;
 mod proofs;
@@ -36,7 +36,7 @@ enum Behaviour {
     Hang,
     HangInBody,
     Close,
-    /// Answers the first request of a connection and closes it on the second.
+    /// Responds to the first request of a connection and closes it at the second.
     CloseOnSecond(Vec<u8>),
 }
 
@@ -222,7 +222,7 @@ async fn answers_become_decisions() {
 }
 
 #[tokio::test]
-async fn the_stage_of_an_answer_is_a_known_word_or_there_is_no_answer() {
+async fn a_response_with_an_unknown_stage_is_unusable() {
     use crate::decision::ReleaseStage;
     for (stage, expected) in [
         (json!(null), Ok(None)),
@@ -252,19 +252,19 @@ async fn the_stage_of_an_answer_is_a_known_word_or_there_is_no_answer() {
             }
         }
     }
-    // Nor is one whose key is written in another way: it would be ignored, and keys released too late.
+    // A misspelt key would be ignored, and keys released too late.
     for key in ["release_stage", "ReleaseStage", "release-stage", "RELEASESTAGE"] {
         let answer = json!({"isAllowed": true, "gatewayAppId": "", "reason": "", key: "boot", "other": [1]});
         let error = decide(&Server::json(answer).await.webhook()).await.unwrap_err();
         assert!(error.detail().contains("must be written releaseStage"), "{error:?}");
     }
-    // Two of them are no answer either.
+    // The key must not occur twice.
     let twice =
         br#"{"isAllowed":true,"gatewayAppId":"","reason":"","releaseStage":"any","releaseStage":"boot"}"#;
     assert!(decide(&Server::answering("200 OK", twice).await.webhook()).await.is_err());
 }
 
-/// What auth-eth says while its node does not answer.
+/// The response of auth-eth while its node does not respond.
 const OUTAGE: Claims<'_> = Claims {
     is_allowed: false,
     gateway_app_id: "",
@@ -285,7 +285,7 @@ fn said(answer: Claims<'_>) -> Value {
 }
 
 #[tokio::test]
-async fn a_denial_because_of_an_outage_is_none() {
+async fn a_denial_because_of_an_outage_is_unavailable() {
     let server = Server::json(said(OUTAGE)).await;
     let webhook = server.webhook();
     for number in 1..=20 {
@@ -294,7 +294,7 @@ async fn a_denial_because_of_an_outage_is_none() {
         assert_eq!(webhook.last_error(), Some(detail));
         assert_eq!(server.requests.lock().unwrap().len(), number, "it answers: the breaker stays closed");
     }
-    // Only these words, and only where they deny.
+    // Only this exact reason, and only in a denial.
     for reason in ["authorization backend unavailable.", "Authorization backend unavailable", "unavailable"] {
         let answer = decide(&Server::json(said(Claims { reason, ..OUTAGE })).await.webhook()).await.unwrap();
         let Decision::Denied(denial) = answer else { panic!("it is denied") };
@@ -321,7 +321,7 @@ async fn info_is_read_and_remembered() {
     assert_eq!(webhook.last_info().as_deref(), Some(&expected));
     let (first, second) = tokio::join!(webhook.info(), webhook.info());
     assert!(first.is_ok() && second.is_ok());
-    assert_eq!(server.requests.lock().unwrap().len(), 1, "an answer this fresh serves everyone");
+    assert_eq!(server.requests.lock().unwrap().len(), 1, "a response this fresh serves every caller");
 }
 
 #[tokio::test]
@@ -335,7 +335,7 @@ async fn connections_are_used_again() {
 }
 
 #[tokio::test]
-async fn a_connection_that_closes_when_it_is_used_again_costs_nothing() {
+async fn a_connection_that_closes_on_reuse_causes_no_failure() {
     let body = allowing().to_string();
     let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {}\r\n\r\n{body}", body.len());
     let server = Server::new(Behaviour::CloseOnSecond(answer.into_bytes())).await;
@@ -346,7 +346,7 @@ async fn a_connection_that_closes_when_it_is_used_again_costs_nothing() {
     assert!(*server.connections.lock().unwrap() > 1);
 }
 
-/// The detail, after checking that nothing of it is told to callers.
+/// The detail of the error. Checks that callers do not see it.
 fn detail(result: Result<Decision, PolicyError>) -> String {
     let error = result.expect_err("a backend that misbehaves has not decided");
     assert_eq!(error.to_string(), "authorization backend unavailable");
@@ -426,7 +426,7 @@ async fn a_redirect_is_not_followed() {
 }
 
 #[tokio::test]
-async fn nobody_there_is_unavailable_and_the_url_stays_inside() {
+async fn a_refused_connection_is_unavailable_and_the_url_is_not_told() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://user:hush@{}/hush?key=hush", listener.local_addr().unwrap());
     drop(listener);
@@ -464,7 +464,7 @@ async fn the_last_info_outlives_an_outage() {
 }
 
 #[tokio::test]
-async fn more_questions_than_allowed_at_once_end_in_time() {
+async fn more_requests_than_slots_end_in_time() {
     let server = Server::new(Behaviour::Hang).await;
     let webhook = Arc::new(server.webhook());
     let started = Instant::now();
@@ -482,7 +482,7 @@ async fn more_questions_than_allowed_at_once_end_in_time() {
 }
 
 #[test]
-fn a_configured_time_out_bounds_everything_on_the_way() {
+fn a_configured_timeout_bounds_all_waits() {
     let ten = BOUNDS.within(Duration::from_secs(10));
     let of = |bounds: Bounds| {
         [bounds.connect, bounds.total, bounds.queue_timeout, bounds.slow].map(|it| it.as_millis())
@@ -493,7 +493,7 @@ fn a_configured_time_out_bounds_everything_on_the_way() {
 }
 
 #[tokio::test]
-async fn a_silent_webhook_is_given_up_after_the_configured_time_out() {
+async fn a_silent_webhook_fails_after_the_configured_timeout() {
     let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("http://{}", listener.local_addr().unwrap());
     let mut configured = settings::Webhook::at(Endpoint::parse(&url).unwrap());

@@ -12,7 +12,7 @@ use crate::info::Info;
 use crate::signed::{Claims, Signature};
 use crate::{contract, rules};
 
-/// The boot info, and once more the name that `teeVariant` had up to 0.5.11.
+/// The boot info, with `teeVariant` also under its name up to 0.5.11.
 #[derive(Serialize)]
 pub(super) struct BootRequest<'a> {
     #[serde(flatten)]
@@ -33,7 +33,7 @@ pub(super) struct BootResponse {
     is_allowed: bool,
     gateway_app_id: String,
     reason: String,
-    /// A key of ours: a response with an unknown word is unusable, because keys could be released too late.
+    /// A key of ours. A response with an unknown value is unusable, because keys could be released too late.
     #[serde(default, deserialize_with = "release_stage")]
     release_stage: Option<ReleaseStage>,
     #[serde(default, deserialize_with = "signature")]
@@ -42,7 +42,7 @@ pub(super) struct BootResponse {
     _others: (),
 }
 
-/// All other keys are ignored, but for one that was meant to be `releaseStage`.
+/// Ignores all other keys, except a misspelt `releaseStage`.
 fn others<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
     let others = serde_json::Value::deserialize(deserializer)?;
     match rules::misspelt_stage(&others) {
@@ -61,14 +61,14 @@ fn release_stage<'de, D: serde::Deserializer<'de>>(
     stage.map_err(|problem| serde::de::Error::custom(format!("releaseStage {problem}")))
 }
 
-/// A signature of another format counts as missing: whether one is needed is not known here.
+/// A signature in another format counts as missing; whether one is required is decided elsewhere.
 fn signature<'de, D: serde::Deserializer<'de>>(deserializer: D) -> Result<Option<Signature>, D::Error> {
     let value = serde_json::Value::deserialize(deserializer)?;
     Ok(serde_json::from_value(value).ok())
 }
 
 impl BootResponse {
-    /// auth-eth denies everyone while its node does not respond. That is not a decision.
+    /// auth-eth denies every request while its node does not respond. That is not a decision.
     pub(super) fn is_an_outage(&self) -> bool {
         !self.is_allowed && self.reason == contract::OUTAGE
     }
@@ -119,12 +119,12 @@ impl From<InfoResponse> for Info {
     }
 }
 
-/// The message in an response. The error quotes the body: it is for the log.
+/// The message in a response. The error quotes the body, so it is only for the log.
 pub(super) fn decode<T: DeserializeOwned>(status: StatusCode, body: &[u8]) -> Result<T, String> {
     if !status.is_success() {
         return Err(format!("returned {status}: {}", quote(body)));
     }
-    // Serde would take an array for an object.
+    // Serde would accept an array as an object.
     let object = if body.trim_ascii_start().starts_with(b"{") { body } else { b"" };
     kms_attest::json::from_utf8(object)
         .map_err(|error| format!("returned {status} but not the expected JSON, {error}: {}", quote(body)))

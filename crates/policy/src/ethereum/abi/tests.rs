@@ -1,4 +1,4 @@
-//! Selectors, call data and answers, against values computed another way.
+//! Selectors, call data and results, compared with values computed another way.
 
 use alloy_primitives::keccak256;
 use alloy_sol_types::SolValue as _;
@@ -40,9 +40,9 @@ fn selectors_are_those_of_the_canonical_signatures() {
     }
 }
 
-/// Word by word, as the ABI specification lays a dynamic tuple out.
+/// The layout of a dynamic tuple in the ABI specification, word by word.
 #[test]
-fn a_question_is_laid_out_as_the_abi_says() {
+fn call_data_has_the_layout_of_the_abi() {
     let mut boot_info = BootInfo::example();
     boot_info.instance_id = Vec::new();
     boot_info.os_image_hash = Vec::new();
@@ -60,7 +60,7 @@ fn a_question_is_laid_out_as_the_abi_says() {
         "55".repeat(32),
         "66".repeat(32),
         number(0),
-        // The tails: behind the nine words, then behind the text's two.
+        // The tails: after the nine words, then after the two words of the string.
         number(9 * 32),
         number(11 * 32),
         text("UpToDate"),
@@ -83,7 +83,7 @@ fn a_verdict_has_one_encoding() {
         for at in 0..encoded.len() {
             let mut altered = encoded.clone();
             altered[at] ^= 1;
-            // Only the flag itself, how many letters there are, and the letters may be others.
+            // Only the flag, the length and the letters of the string may differ.
             if let Ok(other) = verdict(&altered) {
                 assert!(at == 31 || at >= 95, "byte {at}");
                 assert_ne!(other, Verdict { is_allowed, reason: reason.to_owned() });

@@ -1,11 +1,11 @@
-//! The breaker, the queue and the second try, over loopback.
+//! The breaker, the queue and the retry, over loopback.
 
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::*;
 use crate::observer::ShedBy;
 
-/// Answers well from the `n`-th request on; before, does nothing at all.
+/// Does not respond until it has recovered.
 struct Sick {
     base: String,
     asked: Arc<AtomicUsize>,
@@ -85,13 +85,13 @@ impl Counts {
 }
 
 #[tokio::test]
-async fn a_service_that_does_not_answer_is_soon_not_waited_for_and_found_again_without_a_caller() {
+async fn the_breaker_opens_and_a_probe_closes_it_without_a_caller() {
     let sick = Sick::new().await;
     let webhook = webhook(&sick.base);
     let counts = Arc::new(Counts::default());
     webhook.report_to(counts.clone());
     assert!(!counts.is_open());
-    // One after the other, so that each is asked for itself.
+    // One after the other, so that each one is sent.
     let mut asked = 0;
     while !counts.is_open() {
         assert!(decide(&webhook).await.is_err());
@@ -102,7 +102,10 @@ async fn a_service_that_does_not_answer_is_soon_not_waited_for_and_found_again_w
     let began = Instant::now();
     for _ in 0..100 {
         let detail = detail(decide(&webhook).await);
-        assert!(detail.contains("is not asked for a moment, the webhook did not answer in time"), "{detail}");
+        assert!(
+            detail.contains("requests to the webhook are paused, the webhook did not answer in time"),
+            "{detail}"
+        );
     }
     assert!(began.elapsed() < QUICK.total, "at once: {:?}", began.elapsed());
     assert_eq!(counts.openings.load(Ordering::SeqCst), 1);
@@ -111,7 +114,7 @@ async fn a_service_that_does_not_answer_is_soon_not_waited_for_and_found_again_w
     sick.recover();
     let began = Instant::now();
     while counts.is_open() {
-        assert!(began.elapsed() < Duration::from_secs(20), "nobody asks, and still it is found");
+        assert!(began.elapsed() < Duration::from_secs(20), "the probe finds the service without a caller");
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
     assert!(decide(&webhook).await.is_ok());
@@ -130,13 +133,13 @@ async fn an_open_breaker_asks_rarely() {
     while began.elapsed() < breaker::RETRY * 2 {
         let _ = decide(&webhook).await;
     }
-    // A probe and a trial each second.
+    // One probe and one trial each second.
     let seconds = began.elapsed().as_secs() as usize + 1;
     assert!(sick.asked() - before <= 2 * seconds, "{} in {seconds} s", sick.asked() - before);
 }
 
 #[tokio::test]
-async fn whatever_is_answered_leaves_the_breaker_closed() {
+async fn any_response_leaves_the_breaker_closed() {
     for server in [
         Server::answering("500 Internal Server Error", b"oops").await,
         Server::answering("404 Not Found", b"").await,
@@ -164,21 +167,27 @@ async fn a_gateway_without_its_service_opens_the_breaker() {
 }
 
 #[tokio::test]
-async fn whoever_leaves_early_tells_nothing_and_whoever_waited_long_does() {
+async fn only_requests_cancelled_late_count_as_failures() {
     let sick = Sick::new().await;
-    let webhook = webhook(&sick.base);
+    let total = Duration::from_secs(120);
+    let with_slow = |slow| {
+        let settings = settings::Webhook::at(Endpoint::parse(&sick.base).unwrap());
+        Webhook::with_bounds(&settings, Bounds { total, slow, ..QUICK }).unwrap()
+    };
+    let early = with_slow(Duration::from_secs(60));
     for _ in 0..20 {
-        let _ = tokio::time::timeout(Duration::from_millis(10), decide(&webhook)).await;
+        let _ = tokio::time::timeout(Duration::from_millis(10), decide(&early)).await;
     }
-    assert!(!webhook.backend.breaker.is_open_since(1));
+    assert!(!early.backend.breaker.is_open_since(1));
+    let late = with_slow(Duration::from_millis(20));
     for _ in 0..5 {
-        assert!(tokio::time::timeout(QUICK.slow * 2, decide(&webhook)).await.is_err());
+        assert!(tokio::time::timeout(Duration::from_millis(40), decide(&late)).await.is_err());
     }
-    assert!(webhook.backend.breaker.is_open_since(1));
+    assert!(late.backend.breaker.is_open_since(1));
 }
 
 #[tokio::test]
-async fn one_that_hangs_takes_one_turn_and_no_more() {
+async fn a_request_that_hangs_takes_one_slot_only() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     tokio::spawn(async move {
@@ -214,7 +223,7 @@ async fn one_that_hangs_takes_one_turn_and_no_more() {
 }
 
 #[tokio::test]
-async fn an_app_or_a_stranger_kms_that_hangs_takes_its_own_turns_and_no_more() {
+async fn an_app_or_another_kms_that_hangs_takes_only_its_own_slots() {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let base = format!("http://{}", listener.local_addr().unwrap());
     let hang = Arc::new(AtomicUsize::new(0));
@@ -236,7 +245,7 @@ async fn an_app_or_a_stranger_kms_that_hangs_takes_its_own_turns_and_no_more() {
             });
         }
     });
-    // With the real numbers, and so much time that nothing ends by itself.
+    // With the real limits, and with time-outs that do not end the test.
     let endless = Duration::from_secs(600);
     let bounds = Bounds { connect: endless, total: endless, queue_timeout: endless, ..BOUNDS };
     let webhook = settings::Webhook::at(Endpoint::parse(&base).unwrap());
@@ -292,9 +301,9 @@ async fn beyond_the_queue_requests_are_shed_at_once() {
     }
 }
 
-/// What came before the connection ended, and how often it was asked then.
+/// The bytes before the connection ended, and how often the request is sent then.
 #[tokio::test]
-async fn a_question_is_asked_again_only_where_nothing_was_answered() {
+async fn a_request_is_sent_again_only_without_a_response() {
     for (before_the_end, times) in [
         ("", 2),
         ("HTTP/1.1 200 OK\r\ncontent-length: 100\r\n\r\n{", 1),

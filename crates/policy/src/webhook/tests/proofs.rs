@@ -1,4 +1,4 @@
-//! What we show to the service, and what the service must show: tokens, certificates, signatures.
+//! Authentication of both sides: tokens, certificates, signatures.
 
 use std::path::PathBuf;
 
@@ -19,7 +19,7 @@ fn configured(base: &str, change: impl FnOnce(&mut settings::Webhook)) -> Webhoo
 }
 
 #[tokio::test]
-async fn a_token_goes_with_every_question_and_nowhere_else() {
+async fn every_request_has_the_token_and_nothing_else_shows_it() {
     let server = Server::json(allowing()).await;
     let webhook = configured(&server.base, |webhook| {
         webhook.bearer_token = Secret::trimmed("hush-token".to_owned());
@@ -35,11 +35,11 @@ async fn a_token_goes_with_every_question_and_nowhere_else() {
         );
     }
     assert!(!webhook.last_error().unwrap().contains("hush"));
-    // The nonce is for signed decisions only.
+    // Only signed decisions have a nonce.
     assert!(!requests.iter().any(|request| request.to_ascii_lowercase().contains(NONCE_HEADER)));
 }
 
-/// A certificate authority, and files with what it has issued.
+/// A certificate authority, and files with its certificates.
 struct Pki {
     directory: tempfile::TempDir,
     issuer: CertifiedIssuer<'static, KeyPair>,
@@ -72,7 +72,7 @@ impl Pki {
         files
     }
 
-    /// A service over TLS that asks for a certificate of this authority.
+    /// A TLS service that requires a client certificate of this authority.
     async fn serve(&self, body: Value) -> String {
         let files = self.issue("server");
         let provider = Arc::new(rustls::crypto::aws_lc_rs::default_provider());
@@ -134,7 +134,7 @@ async fn both_sides_show_certificates() {
     );
 }
 
-/// Answers with `signature`, made from what was asked, the nonce, and a signer.
+/// Responds with `signature`, which gets the request, the nonce and a signer.
 struct Signing {
     base: String,
     signer: Arc<DecisionSigner>,
@@ -218,7 +218,7 @@ async fn a_signed_decision_counts_each_time() {
 }
 
 #[tokio::test]
-async fn nobody_on_the_way_adds_changes_or_removes_the_stage_of_a_signed_decision() {
+async fn a_man_in_the_middle_cannot_add_change_or_remove_a_signed_stage() {
     use crate::ReleaseStage::{Any, Boot};
     for said in [None, Some(Boot), Some(Any)] {
         for meant in [None, Some(Boot), Some(Any)] {
@@ -244,19 +244,19 @@ async fn nobody_on_the_way_adds_changes_or_removes_the_stage_of_a_signed_decisio
 }
 
 #[tokio::test]
-async fn a_signed_denial_because_of_an_outage_is_none_either() {
+async fn a_signed_denial_because_of_an_outage_is_unavailable_too() {
     let sign: Box<Forge> = Box::new(|signer, question, answer| Some(signer.sign(question, answer, soon())));
     let server = Signing::answering(OUTAGE, sign).await;
     let detail = detail(decide(&server.webhook()).await);
     assert_eq!(detail, "the webhook answered that its own backend is unavailable");
-    // Whoever is in between gains nothing by it.
+    // A man in the middle gains nothing.
     let server = Signing::answering(OUTAGE, Box::new(|_, _, _| None)).await;
     let detail = self::detail(decide(&server.webhook()).await);
     assert!(detail.contains("is not signed"), "{detail}");
 }
 
 #[tokio::test]
-async fn whatever_is_not_signed_for_this_question_is_no_decision() {
+async fn a_response_not_signed_for_this_request_is_unusable() {
     let first = Arc::new(StdMutex::new(None));
     let replay = {
         let first = first.clone();
@@ -315,11 +315,11 @@ async fn whatever_is_not_signed_for_this_question_is_no_decision() {
 }
 
 #[tokio::test]
-async fn a_signature_of_another_shape_is_none() {
+async fn a_signature_in_another_format_counts_as_missing() {
     let mut answer = allowing();
     answer["signature"] = json!({"ed25519": 7});
     let server = Server::json(answer).await;
-    assert!(decide(&server.webhook()).await.is_ok(), "where none is needed, none is looked at");
+    assert!(decide(&server.webhook()).await.is_ok(), "a signature that is not required is not checked");
     let signed = configured(&server.base, |webhook| webhook.decision_key = Some(signer().public_key()));
     let detail = detail(decide(&signed).await);
     assert!(detail.contains("is not signed"), "{detail}");
