@@ -13,7 +13,7 @@
 //! | [`proto`], [`text`] | the messages; error texts with their causes |
 //!
 //! It links no server, no policy and no CA. The feature `proof` adds what deployers and relying parties
-//! verify (`statement`, `environment`, `proof`, `receipt`); fetching keys does not need it. The program
+//! verify (`statement`, `environment`, `proof`, `receipt`, `ledger`); fetching keys does not need it. The program
 //! `kmsctl` is a crate of its own.
 //!
 //! ```no_run
@@ -38,6 +38,8 @@ pub mod connection;
 pub mod environment;
 pub mod event_stream;
 pub mod identity;
+#[cfg(feature = "proof")]
+pub mod ledger;
 pub mod operator;
 #[cfg(feature = "proof")]
 pub mod proof;

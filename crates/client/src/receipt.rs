@@ -50,14 +50,10 @@ pub enum ReceiptError {
 /// # Errors
 /// [`ReceiptError`].
 pub fn verify(receipt: &Receipt, meta: &GetMetaResponse, root: &Signer) -> Result<ProofFile, ReceiptError> {
-    if meta.log_key.is_empty() {
-        return Err(ReceiptError::NoLogKey);
-    }
-    let signer = log_key_signer(&meta.log_key, &meta.log_key_signature)?;
+    let (log, signer) = shown_log(meta)?;
     if signer != *root {
         return Err(ReceiptError::OtherRoot(signer));
     }
-    let log = Log::of_key(meta.log_key.parse::<VerifyingKey>()?)?;
     let (hashes, rest) = receipt.proof.as_chunks::<{ Hash::LEN }>();
     if !rest.is_empty() || hashes.len() > MAX_PROOF_HASHES {
         return Err(ReceiptError::Hashes);
@@ -71,6 +67,18 @@ pub fn verify(receipt: &Receipt, meta: &GetMetaResponse, root: &Signer) -> Resul
     };
     file.verify(&receipt.entry, &log, &[])?;
     Ok(file)
+}
+
+/// The log whose key `meta` shows, and the secp256k1 key that has signed that key.
+///
+/// # Errors
+/// [`ReceiptError`].
+pub fn shown_log(meta: &GetMetaResponse) -> Result<(Log, Signer), ReceiptError> {
+    if meta.log_key.is_empty() {
+        return Err(ReceiptError::NoLogKey);
+    }
+    let signer = log_key_signer(&meta.log_key, &meta.log_key_signature)?;
+    Ok((Log::of_key(meta.log_key.parse::<VerifyingKey>()?)?, signer))
 }
 
 #[cfg(test)]
