@@ -74,6 +74,18 @@ pub(crate) fn check_writable(path: &Path, existing: Existing) -> Outcome<()> {
 
 /// Writes a file so that readers see all of it or nothing, even after a crash.
 pub(crate) fn write(path: &Path, content: &[u8], readers: Readers, existing: Existing) -> Outcome<()> {
+    write_with(path, readers, existing, |file| {
+        file.write_all(content).map_err(|error| Failure::file("cannot write", path, &error))
+    })
+}
+
+/// As [`write`], with the content that `fill` writes.
+pub(crate) fn write_with(
+    path: &Path,
+    readers: Readers,
+    existing: Existing,
+    fill: impl FnOnce(&mut File) -> Outcome<()>,
+) -> Outcome<()> {
     let failed = |error: io::Error| Failure::file("cannot write", path, &error);
     let directory = directory_of(path);
     let mode = match readers {
@@ -85,7 +97,7 @@ pub(crate) fn write(path: &Path, content: &[u8], readers: Readers, existing: Exi
         .permissions(fs::Permissions::from_mode(mode))
         .tempfile_in(directory)
         .map_err(failed)?;
-    file.write_all(content).map_err(failed)?;
+    fill(file.as_file_mut())?;
     file.as_file().sync_all().map_err(failed)?;
     let persisted = match existing {
         Existing::Replaced => file.persist(path),

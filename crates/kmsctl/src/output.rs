@@ -86,8 +86,13 @@ impl Terminal {
 
     /// Writes a part of a result that is printed as it arrives; returns whether standard output is still read.
     pub(crate) fn append(&self, piece: &str) -> Outcome<Output> {
+        self.append_bytes(piece.as_bytes())
+    }
+
+    /// As [`Terminal::append`], for bytes.
+    pub(crate) fn append_bytes(&self, piece: &[u8]) -> Outcome<Output> {
         let mut out = io::stdout().lock();
-        match out.write_all(piece.as_bytes()).and_then(|()| out.flush()) {
+        match out.write_all(piece).and_then(|()| out.flush()) {
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(Output::Closed),
             Err(error) => Err(Failure::failed(format_args!("standard output: {error}"))),
             Ok(()) => Ok(Output::Open),
@@ -109,6 +114,11 @@ impl Terminal {
         let mut page = Page { colours: self.colours, text: String::new() };
         write(&mut page);
         page.text
+    }
+
+    /// Prints what a person must look at on standard error.
+    pub(crate) fn alarm(&self, text: impl fmt::Display) {
+        let _ = writeln!(std::io::stderr(), "{}: {text}", self.toned_for_error(Tone::Bad, "ALARM"));
     }
 
     /// Prints a warning on standard error; the command continues.

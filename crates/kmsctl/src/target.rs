@@ -129,6 +129,11 @@ pub(crate) enum Belief {
 }
 
 impl Server {
+    /// Whether any option says something about it.
+    pub(crate) fn is_given(&self) -> bool {
+        self.root_ca.is_some() || self.server_spki.is_some() || self.dangerous_any_server
+    }
+
     /// What the options say about the server at `url`.
     pub(crate) fn belief(&self, url: &OperatorUrl) -> Outcome<Belief> {
         if self.dangerous_any_server {
@@ -212,14 +217,39 @@ pub(crate) const ADMIN_TIME: Duration = Duration::from_secs(60);
 pub(crate) struct AdminService<'a> {
     pub(crate) url: &'a OperatorUrl,
     credentials: &'a Credentials,
-    server: &'a Server,
+    /// `None` where the URL proves nothing by itself.
+    server: Option<&'a Server>,
+}
+
+/// The admin listener of a KMS whose server is named by the options for its main listener.
+#[derive(Args, Debug)]
+pub(crate) struct AdminBeside {
+    /// URL of the admin listener
+    #[arg(
+        long = "admin",
+        value_name = "URL",
+        env = "KMS_ADMIN_URL",
+        hide_env_values = true,
+        default_value = "http://127.0.0.1:8001"
+    )]
+    url: OperatorUrl,
+    #[command(flatten)]
+    credentials: Credentials,
+}
+
+impl AdminBeside {
+    /// The admin service. `server` counts over https.
+    pub(crate) fn service<'a>(&'a self, server: &'a Server) -> AdminService<'a> {
+        let server = matches!(self.url, OperatorUrl::Tls(_)).then_some(server);
+        AdminService { url: &self.url, credentials: &self.credentials, server }
+    }
 }
 
 impl Administered {
     /// Each of them, in the given order.
     pub(crate) fn each(&self) -> impl Iterator<Item = AdminService<'_>> {
         let Self { urls, credentials, server } = self;
-        urls.iter().map(move |url| AdminService { url, credentials, server })
+        urls.iter().map(move |url| AdminService { url, credentials, server: Some(server) })
     }
 
     /// The only one.
@@ -248,7 +278,7 @@ impl AdminService<'_> {
         if token.is_some() && self.url.is_exposed() {
             terminal.warn(format_args!("the token goes to {} in clear", self.url));
         }
-        let belief = self.server.belief(self.url)?;
+        let belief = self.server.map_or(Ok(Belief::Unsaid), |server| server.belief(self.url))?;
         if matches!((&belief, self.url), (Belief::Any, OperatorUrl::Tls(_))) {
             terminal.warn(format_args!("any server is believed to be {} (--dangerous-any-server)", self.url));
         }

@@ -3,6 +3,7 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kms_client::statement::{Signer, log_key_signer};
 use kms_client::text::causes;
 use kms_ledger::Hash;
 use kms_ledger::files::{Directories, Names};
@@ -25,6 +26,8 @@ const USUAL_NAME: &str = "audit.jsonl";
 pub(super) struct Local<'a> {
     pub(super) target: &'a Path,
     pub(super) known: &'a Known,
+    /// The root key that must have signed the key of the log.
+    pub(super) root_key: Option<Signer>,
     pub(super) files: &'a Files,
 }
 
@@ -55,15 +58,31 @@ impl Local<'_> {
         let directories = Directories { directories };
         let (pin, receipt) = (self.known.read_pin()?, self.known.read_receipt()?);
         let progress = terminal.progress("verifying every record");
-        let known = verify::Known { log: self.known.log_key.as_ref(), pin: pin.as_deref() };
+        let known =
+            verify::Known { log: self.known.log_key.as_ref().map(|key| &key.log), pin: pin.as_deref() };
         let verified = verify::verify(&directories, &names, known).map_err(|error| failure(&file, &error))?;
         drop(progress);
+        self.check_vouching(&file, &verified)?;
         let proven = receipt.map(|receipt| prove(&names, &verified, &receipt)).transpose()?;
         let findings = self.findings(&verified);
         let report = self.report(&file, &verified, proven.as_ref(), &findings);
         terminal.show(&report, |page| self.show(page, &verified, proven.as_ref(), &findings))?;
         let is_open = findings.iter().any(|finding| finding.standing == Standing::Open);
         Ok(if is_open { Exit::Unproven } else { Exit::Done })
+    }
+
+    /// Whether the key of the log is signed by the root key that is known.
+    fn check_vouching(&self, file: &Path, verified: &Verified) -> Outcome<()> {
+        let Some(root_key) = self.root_key else { return Ok(()) };
+        let unproven =
+            |what: &dyn std::fmt::Display| Failure::unproven(format_args!("{}: {what}", file.display()));
+        let tree = verified.tree.as_ref().ok_or_else(|| unproven(&"nothing of the log is signed"))?;
+        let signer = log_key_signer(&tree.key.key.to_string(), &tree.key.vouching);
+        let signer = signer.map_err(|error| unproven(&error))?;
+        if signer == root_key {
+            return Ok(());
+        }
+        Err(unproven(&format_args!("the key of the log is signed by {signer}, not by --k256-pubkey")))
     }
 
     /// What is not as it should be although the chain holds.
@@ -136,8 +155,11 @@ impl Local<'_> {
                 open.push("whether these are the records that were signed: nothing is signed yet".to_owned())
             }
             Some(tree) => {
-                if self.known.log_key.is_none() {
-                    open.push("whose log it is: the key beside the log was believed (--log-key)".to_owned());
+                if self.known.log_key.is_none() && self.root_key.is_none() {
+                    open.push(
+                        "whose log it is: the key beside the log was believed (--k256-pubkey, --log-key)"
+                            .to_owned(),
+                    );
                 }
                 if self.known.pin.is_none() {
                     open.push(

@@ -1,40 +1,81 @@
-//! `kmsctl audit verify`: is a log what it says, and does it still hold what it held?
+//! `kmsctl audit verify`: whether a log is what it says, and still holds what it held.
 
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::Args;
+use kms_client::operator::OperatorUrl;
 use kms_ledger::key::VerifyingKey;
-use kms_ledger::log::Log;
 use kms_ledger::note::MAX_NOTE;
 use kms_ledger::proof_file::{MAX_PROOF_FILE, ProofFile};
 
 use super::local::Local;
+use super::remote::Remote;
+use super::source::{LogKey, Source};
 use crate::exit::{Failure, Outcome};
 use crate::files;
 use crate::output::Terminal;
+use crate::target::AdminBeside;
 
 /// Arguments of `kmsctl audit verify`.
 #[derive(Args, Debug)]
 pub(crate) struct Verify {
-    /// Directory with audit.jsonl, or the file itself
-    #[arg(value_name = "DIR")]
-    target: PathBuf,
+    /// URL of the KMS; or a directory with audit.jsonl, or that file
+    #[arg(value_name = "URL|DIR")]
+    target: Target,
     #[command(flatten)]
     known: Known,
+    /// Of a URL: read every record too, through the admin listener (--admin, KMS_ADMIN_TOKEN)
+    #[arg(long)]
+    entries: bool,
+    /// Of a URL: verify only the tiles that the checkpoint, --pin and --receipt need
+    #[arg(long, conflicts_with = "entries")]
+    quick: bool,
+    /// Of a URL: a witness that must have cosigned the checkpoint; may be given more than once
+    #[arg(long = "witness", value_name = "KEY", value_parser = witness)]
+    witnesses: Vec<VerifyingKey>,
+    /// Of a URL: keep the verified checkpoint in this file, for a later --pin
+    #[arg(long, value_name = "FILE")]
+    save_checkpoint: Option<PathBuf>,
+    #[command(flatten)]
+    source: Source,
+    #[command(flatten)]
+    admin: AdminBeside,
     #[command(flatten)]
     files: Files,
+}
+
+/// What is verified.
+#[derive(Clone, Debug)]
+enum Target {
+    Url(OperatorUrl),
+    Path(PathBuf),
+}
+
+impl FromStr for Target {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let is_url = ["http://", "https://"]
+            .iter()
+            .any(|scheme| text.get(..scheme.len()).is_some_and(|start| start.eq_ignore_ascii_case(scheme)));
+        match is_url {
+            true => text.parse().map(Self::Url).map_err(|error: kms_client::url::UrlError| error.to_string()),
+            false => Ok(Self::Path(text.into())),
+        }
+    }
 }
 
 /// What is known from elsewhere.
 #[derive(Args, Debug)]
 pub(super) struct Known {
     /// The log's key, as GetMeta shows it (log_key)
-    #[arg(long, value_name = "KEY", value_parser = log_of)]
-    pub(super) log_key: Option<Log>,
+    #[arg(long, value_name = "KEY")]
+    pub(super) log_key: Option<LogKey>,
     /// A signed checkpoint of this log that was kept: the log must begin with what it states
     #[arg(long, value_name = "CHECKPOINT")]
     pub(super) pin: Option<PathBuf>,
-    /// A receipt (app-key --receipt) or a proof file: its record must be in the log
+    /// A receipt (app-key --receipt) or another proof file: its record must be in the log
     #[arg(long, value_name = "FILE")]
     pub(super) receipt: Option<PathBuf>,
 }
@@ -42,18 +83,16 @@ pub(super) struct Known {
 /// For the files of a log.
 #[derive(Args, Debug)]
 pub(super) struct Files {
-    /// A directory to which closed files were moved
+    /// Of a directory: another one, to which closed files were moved
     #[arg(long, value_name = "DIR")]
     pub(super) archive: Vec<PathBuf>,
-    /// Damage that has been looked into: the number of the last record before it
+    /// Of a directory: damage that has been inspected, by the number of the last record before it
     #[arg(long, value_name = "NUMBER")]
     pub(super) known_damage: Vec<u64>,
 }
 
-/// The log of a key as `GetMeta` shows it.
-fn log_of(key: &str) -> Result<Log, String> {
-    let key: VerifyingKey = key.trim().parse().map_err(|error| format!("{error}"))?;
-    Log::of_key(key).map_err(|error| error.to_string())
+fn witness(key: &str) -> Result<VerifyingKey, String> {
+    key.trim().parse().map_err(|error| format!("{error}"))
 }
 
 impl Known {
@@ -73,6 +112,37 @@ impl Known {
 
 impl Verify {
     pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
-        Local { target: &self.target, known: &self.known, files: &self.files }.verify(terminal)
+        match &self.target {
+            Target::Path(target) => {
+                if self.entries || self.quick || !self.witnesses.is_empty() || self.save_checkpoint.is_some()
+                {
+                    return Err(Failure::usage(
+                        "--entries, --quick, --witness and --save-checkpoint are for the URL of a KMS",
+                    ));
+                }
+                if self.source.server().is_given() {
+                    return Err(Failure::usage(
+                        "--root-ca, --server-spki and --dangerous-any-server are for a URL",
+                    ));
+                }
+                let root_key = self.source.root_key();
+                Local { target, known: &self.known, root_key, files: &self.files }.verify(terminal)
+            }
+            Target::Url(url) => {
+                if !self.files.archive.is_empty() || !self.files.known_damage.is_empty() {
+                    return Err(Failure::usage("--archive and --known-damage are for a directory"));
+                }
+                let remote = Remote {
+                    url,
+                    known: &self.known,
+                    source: &self.source,
+                    admin: self.entries.then_some(&self.admin),
+                    is_quick: self.quick,
+                    witnesses: &self.witnesses,
+                    save_checkpoint: self.save_checkpoint.as_deref(),
+                };
+                remote.verify(terminal).await
+            }
+        }
     }
 }

@@ -1,0 +1,150 @@
+//! Whose log is believed: the key of the log, vouched for by the root key of a KMS, or known from elsewhere.
+
+use std::time::Duration;
+
+use clap::Args;
+use kms_client::ledger::RemoteLog;
+use kms_client::operator::{OperatorConnection, OperatorUrl};
+use kms_client::proto::GetMetaResponse;
+use kms_client::receipt::shown_log;
+use kms_client::statement::Signer;
+use kms_client::text::causes;
+use kms_client::{CallError, ConnectError, Trust};
+use kms_ledger::log::Log;
+
+use crate::exit::{Failure, Outcome};
+use crate::target::{Belief, Server, unconnected};
+
+/// How long `GetMeta` may take.
+const CALL_TIME: Duration = Duration::from_secs(30);
+
+/// What is known of a KMS.
+#[derive(Args, Debug)]
+pub(super) struct Source {
+    /// Root k256 key of the KMS, 66 hexadecimal digits: it must have signed the key of the log
+    #[arg(long, value_name = "HEX")]
+    k256_pubkey: Option<Signer>,
+    #[command(flatten)]
+    server: Server,
+}
+
+/// What else is known of the log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Elsewhere {
+    /// Nothing: the server must be known.
+    Nothing,
+    /// A signature of it, which the shown key must have made: any server may show it.
+    Signature,
+}
+
+/// A log, and why it is believed to be that of the KMS.
+#[derive(Debug)]
+pub(super) struct Shown {
+    pub(super) files: RemoteLog,
+    pub(super) log: Log,
+    /// The text of its key.
+    pub(super) log_key: String,
+    /// The root key that has signed the log's key, if `GetMeta` is served.
+    pub(super) root_key: Option<Signer>,
+    pub(super) because: &'static str,
+}
+
+impl Source {
+    /// The root key that must have signed the key of the log.
+    pub(super) fn root_key(&self) -> Option<Signer> {
+        self.k256_pubkey
+    }
+
+    /// The options about the server.
+    pub(super) fn server(&self) -> &Server {
+        &self.server
+    }
+
+    /// Connects, and learns which log the KMS signs.
+    pub(super) async fn open(
+        &self,
+        url: &OperatorUrl,
+        known: &[LogKey],
+        elsewhere: Elsewhere,
+    ) -> Outcome<Shown> {
+        let belief = self.server.belief(url)?;
+        let is_pinned = !known.is_empty() || self.k256_pubkey.is_some() || elsewhere == Elsewhere::Signature;
+        if !is_pinned && matches!((url, &belief), (OperatorUrl::Plain(_), Belief::Unsaid)) {
+            return Err(Failure::usage(format_args!(
+                "{url}: plain http proves no server: name the root key (--k256-pubkey) or the key of the log (--log-key)"
+            )));
+        }
+        let otherwise = if is_pinned { Trust::DangerousAnyServer } else { Trust::PublicRoots };
+        let connection = OperatorConnection::open(url, belief.trust(otherwise), None).await;
+        let connection = connection.map_err(|error| {
+            let is_foreign = matches!((&error, &belief), (ConnectError::Tls(_), Belief::Unsaid));
+            let failure = unconnected(error, url);
+            match is_foreign {
+                true => failure.hint(
+                    "name the root key of the KMS (--k256-pubkey, which `kmsctl verify` checks), its root CA (--root-ca) or \
+                     the key of its log (--log-key)",
+                ),
+                false => failure,
+            }
+        })?;
+        let meta = connection.call::<_, GetMetaResponse>(CALL_TIME, "GetMeta", &()).await;
+        let meta = match (meta, known) {
+            (Ok(meta), _) => meta,
+            // A copy of the files, or the admin listener.
+            (Err(CallError::Refused { .. }), [known]) => {
+                return Ok(Shown {
+                    files: RemoteLog::new(connection),
+                    log: known.log.clone(),
+                    log_key: known.text.clone(),
+                    root_key: None,
+                    because: "--log-key",
+                });
+            }
+            (Err(error), _) => return Err(Failure::from(error).about(url)),
+        };
+        let unproven = |what: &dyn std::fmt::Display| Failure::unproven(format_args!("{url}: {what}"));
+        let (log, signer) = shown_log(&meta).map_err(|error| unproven(&causes(&error)))?;
+        if self.k256_pubkey.is_some_and(|root| root != signer) {
+            return Err(unproven(&format_args!(
+                "the key of the log is signed by {signer}, not by --k256-pubkey"
+            )));
+        }
+        if signer.as_bytes()[..] != meta.k256_pubkey {
+            return Err(unproven(
+                &"the key of the log is signed by another key than the root key of the KMS",
+            ));
+        }
+        if !known.is_empty() && known.iter().all(|known| known.log != log) {
+            return Err(unproven(&format_args!("it has another log, {}, than --log-key", log.origin())));
+        }
+        let because = match (known, self.k256_pubkey, &belief, elsewhere) {
+            ([_, ..], ..) => "--log-key",
+            (_, Some(_), ..) => "signed by --k256-pubkey",
+            (.., Belief::Root(_) | Belief::Key(_), _) => "signed by the root key of the verified server",
+            (.., Elsewhere::Signature) => "it signed what was kept",
+            (.., Belief::Any, _) => "any server was believed",
+            (.., Belief::Unsaid, _) => "signed by the root key of a server with a public certificate",
+        };
+        let files = RemoteLog::new(connection);
+        Ok(Shown { files, log, log_key: meta.log_key, root_key: Some(signer), because })
+    }
+}
+
+/// The key of a log, and its text.
+#[derive(Clone, Debug)]
+pub(super) struct LogKey {
+    pub(super) log: Log,
+    pub(super) text: String,
+}
+
+impl std::str::FromStr for LogKey {
+    type Err = String;
+
+    /// The key as `GetMeta` shows it.
+    fn from_str(text: &str) -> Result<Self, String> {
+        let text = text.trim();
+        let key: kms_ledger::key::VerifyingKey = text.parse().map_err(|error| format!("{error}"))?;
+        let log = Log::of_key(key).map_err(|error| error.to_string())?;
+        Ok(Self { log, text: text.to_owned() })
+    }
+}
