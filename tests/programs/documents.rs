@@ -52,6 +52,14 @@ const NOT_RUN: &[(&str, &str)] = &[
         "the reader fills in the pins; tests/kmsctl.rs runs it with those of a KMS",
     ),
     (
+        "kmsctl audit verify https://kms.example.com:8000 --k256-pubkey <hex> --save-checkpoint checkpoint",
+        "the reader fills in the key; tests/programs/kmsctl_audit.rs runs it with that of a KMS",
+    ),
+    (
+        "kmsctl audit watch https://kms.example.com:8000 --k256-pubkey <hex>",
+        "goes on until it is stopped; tests/programs/kmsctl_audit.rs runs it",
+    ),
+    (
         "kmsctl explain --denial 8d41f0c2a97b",
         "the id of a refusal that happened elsewhere; tests/kmsctl_operator.rs explains one",
     ),

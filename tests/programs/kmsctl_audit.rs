@@ -15,8 +15,11 @@ const TOKEN: &str = "operators-token";
 
 /// A KMS whose admin listener keeps its port over restarts.
 async fn world() -> World {
-    let port = TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port();
-    World::ready_with(&format!("[core.admin]\nauth_token = \"{TOKEN}\"\nport = {port}")).await
+    World::ready_with(&format!(
+        "[core.admin]\nauth_token = \"{TOKEN}\"\nport = {}\n[core.limits]\ninstance_burst = 2000",
+        free_port()
+    ))
+    .await
 }
 
 async fn desk(world: &World) -> Desk {
@@ -215,10 +218,119 @@ async fn an_auditor_verifies_the_files_of_a_log() {
     let shrunk = desk.run(&["audit", "verify", &certs]).await;
     assert!(shrunk.code == 4 && shrunk.err.contains("rolled back or cut off"), "{}", shrunk.text());
     std::fs::write(&file, text).expect("written");
+    let root = meta["k256_pubkey"].as_str().expect("a key");
+    desk.json(0, &["audit", "verify", &certs, "--k256-pubkey", root]).await;
+    let other = "0279be667ef9dcbbac55a06295ce870b07029bfcdb2dce28d959f2815b16f81798";
+    let foreign = desk.run(&["audit", "verify", &certs, "--k256-pubkey", other]).await;
+    assert!(foreign.code == 4 && foreign.err.contains("not by --k256-pubkey"), "{}", foreign.text());
     let other =
         "kms.example.com/cvm-kms/8da50153fc024870+67d0bf5a+Ad6mZObWsmKHyMK2HmKUNEPhALcJ4JKi4hek01rzuq4J";
     let foreign = desk.run(&["audit", "verify", &certs, "--log-key", other]).await;
     assert!(foreign.code == 4 && foreign.err.contains("another log"), "{}", foreign.text());
     let missing = desk.run(&["audit", "verify", "/nowhere"]).await;
     assert_eq!(missing.code, 2, "{}", missing.text());
+}
+
+/// The root key of a KMS, as its auditors keep it.
+async fn root_key(world: &World) -> String {
+    let meta: Value = world.caller().json("GetMeta", json!({})).await.value();
+    meta["k256_pubkey"].as_str().expect("a key").to_owned()
+}
+
+#[tokio::test]
+async fn an_auditor_verifies_and_watches_the_log_of_a_running_kms() {
+    let mut world = world().await;
+    let desk = desk(&world).await;
+    released(&world, 3).await;
+    let root = root_key(&world).await;
+    let url = format!("https://{}", world.address());
+    let verify = ["audit", "verify", &url, "--k256-pubkey", &root];
+    let report = desk.json(0, &[&verify[..], &["--save-checkpoint", "early", "--entries"]].concat()).await;
+    assert_eq!(report["entries"], report["size"]);
+    assert_eq!(report["k256_pubkey"], root);
+    released(&world, 300).await;
+    let proof = std::process::Command::new(env!("CARGO_BIN_EXE_kms"))
+        .args(["audit", "prove", &world.key_file("audit.jsonl").display().to_string(), "--index", "5"])
+        .output()
+        .expect("kms");
+    assert!(proof.status.success(), "{proof:?}");
+    desk.write("proof", &proof.stdout);
+    let later = [&verify[..], &["--pin", "early", "--receipt", "proof", "--entries"]].concat();
+    let report = desk.json(0, &later).await;
+    assert!(report["size"].as_u64().expect("a size") > 300);
+    assert_eq!(report["receipt"]["leaf_index"], 5);
+
+    let watch = ["--once", "--state", "state", "--k256-pubkey", &root];
+    let look = async |desk: &Desk, world: &World, code: i32| {
+        let url = format!("https://localhost:{}", world.address().port());
+        desk.json(code, &[&["audit", "watch", &url], &watch[..]].concat()).await
+    };
+    assert_eq!(look(&desk, &world, 0).await["logs"][0]["standing"], "first");
+    released(&world, 2).await;
+    let report = look(&desk, &world, 0).await;
+    assert_eq!(report["logs"][0]["standing"], "grown", "{report}");
+    // The log of another KMS, which has another root key.
+    let other = World::ready().await;
+    let url = format!("https://{}", other.address());
+    let foreign = desk.run(&["audit", "verify", &url, "--k256-pubkey", &root]).await;
+    assert!(foreign.code == 4 && foreign.err.contains("not by --k256-pubkey"), "{}", foreign.text());
+    let key = root_key(&other).await;
+    let pinned = desk.run(&["audit", "verify", &url, "--k256-pubkey", &key, "--pin", "early"]).await;
+    assert!(pinned.code == 4 && pinned.err.contains("--pin"), "{}", pinned.text());
+    let received = desk.run(&["audit", "verify", &url, "--k256-pubkey", &key, "--receipt", "proof"]).await;
+    assert!(received.code == 4 && received.err.contains("the receipt"), "{}", received.text());
+
+    // An old copy of the whole key directory is served again: everything in it is signed.
+    world.stop().await;
+    let (certs, copy) = (world.key_file(""), world.path("copy"));
+    let copied = |from: &std::path::Path, to: &std::path::Path| {
+        assert!(std::process::Command::new("cp").arg("-a").arg(from).arg(to).status().expect("cp").success());
+    };
+    copied(&certs, &copy);
+    world.configure(&format!("[core.admin]\nport = 0\n[rpc]\nport = {}", free_port()));
+    world.start().await.expect("the KMS starts");
+    let port = world.address().port();
+    released(&world, 4).await;
+    assert_eq!(look(&desk, &world, 0).await["logs"][0]["standing"], "first");
+    world.stop().await;
+    std::fs::remove_dir_all(&certs).expect("removed");
+    copied(&copy, &certs);
+    world.start().await.expect("the KMS starts");
+    assert_eq!(world.address().port(), port);
+    let report = look(&desk, &world, 4).await;
+    assert!(["shrunk", "fork"].contains(&report["alarms"][0]["kind"].as_str().expect("a kind")), "{report}");
+}
+
+fn free_port() -> u16 {
+    TcpListener::bind("127.0.0.1:0").expect("a port").local_addr().expect("an address").port()
+}
+
+#[tokio::test]
+async fn an_auditor_exports_events_that_can_be_verified() {
+    let world = world().await;
+    let desk = desk(&world).await;
+    let app_id = released(&world, 700).await;
+    events(&desk, 700, &["--type", "app_key_released", "--limit", "1000"]).await;
+    let export =
+        ["audit", "export", "--type", "app_key_released", "--app-id", &app_id, "--out", "events.jsonl"];
+    let report = desk.json(0, &export).await;
+    assert_eq!((&report["events"], &report["without_entry"]), (&json!(700), &json!(0)));
+    let recorded = world.audited("app_key_released");
+    let exported = desk.read("events.jsonl");
+    let lines: Vec<Value> = exported.lines().map(|line| serde_json::from_str(line).expect("JSON")).collect();
+    assert_eq!(lines.len(), 700, "over pages, the oldest first, each once");
+    for (line, record) in lines.iter().zip(&recorded) {
+        assert_eq!(line["seq"], record["seq"]);
+        let entry = line["entry"].as_str().expect("an entry");
+        let leaf = kms_ledger::Hash::leaf(entry.as_bytes()).to_base64();
+        assert_eq!(line["leaf_hash"], leaf);
+        let mut record = record.clone();
+        record.as_object_mut().expect("a record").remove("hash");
+        assert_eq!(serde_json::from_str::<Value>(entry).expect("JSON"), record);
+    }
+    assert_eq!(desk.run(&export).await.code, 2, "it is not overwritten unasked");
+    let printed = desk.run(&["audit", "export", "--type", "app_key_released"]).await;
+    assert_eq!((printed.code, printed.out), (0, exported));
+    let none = desk.run(&["audit", "export", "--until", "2026-01-01"]).await;
+    assert_eq!((none.code, none.out.as_str()), (0, ""));
 }

@@ -4,6 +4,7 @@
 use kms_client::{Connection, KmsUrl, Trust};
 
 mod app_key;
+mod audit;
 mod env;
 mod operator;
 mod support;

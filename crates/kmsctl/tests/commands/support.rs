@@ -60,6 +60,11 @@ impl RootKey {
         })
     }
 
+    /// The signature over the key of a log.
+    pub fn log_key_signature(&self, log_key: &str) -> Vec<u8> {
+        self.sign(&[b"cvm-kms-log-key-v1:", log_key.as_bytes()])
+    }
+
     /// The signature over an app's own key.
     pub fn app_key_signature(&self, app_id: AppId, key: &statement::Signer) -> Vec<u8> {
         self.sign(&[b"dstack-kms-issued:", app_id.as_ref(), key.as_bytes()])

@@ -1,0 +1,200 @@
+//! `kmsctl audit`: logs that hold are verified, and each thing that can be wrong with one is found.
+
+mod log;
+mod watch;
+
+use kms_ledger::Hash;
+use kms_ledger::checkpoint::Checkpoint;
+use kms_ledger::proof_file::ProofFile;
+use serde_json::Value;
+
+use self::log::{FakeLog, LogServer, entry};
+use crate::support::{Desk, Ran, RootKey};
+
+/// Runs `kmsctl audit verify` with the right root key.
+async fn verify(desk: &Desk, server: &LogServer, more: &[&str]) -> Ran {
+    let (url, root) = (server.url(), RootKey::new(7).public().to_string());
+    desk.run(&[&["audit", "verify", &url, "--k256-pubkey", &root], more].concat()).await
+}
+
+#[track_caller]
+fn finds(ran: Ran, text: &str) {
+    ran.expect(4).says(text);
+}
+
+#[tokio::test]
+async fn a_log_that_holds_is_verified_by_whatever_is_known_of_it() {
+    let server = LogServer::start(FakeLog::of(600)).await;
+    let desk = Desk::default();
+    desk.write("root.pem", &server.server.authority.root_pem);
+    let (url, key) = (server.url(), server.log().key_text());
+    let root = RootKey::new(7).public().to_string();
+    for options in [["--k256-pubkey", &root], ["--root-ca", "root.pem"], ["--log-key", &key]] {
+        let arguments = [&["audit", "verify", &url, "--json"], &options[..]].concat();
+        let report = desk.run(&arguments).await.expect(0).json();
+        assert_eq!((&report["size"], &report["leaves"]), (&600.into(), &600.into()), "{options:?}");
+        assert_eq!(report["log_key"], key);
+        let open = report["not_verified"].as_array().expect("a list");
+        assert_eq!(open.len(), 3, "no pin, no witness, no entries: {open:?}");
+    }
+    let ran = desk.run(&["audit", "verify", &url]).await.expect(4);
+    assert!(ran.err.contains("--k256-pubkey"), "{}", ran.err);
+
+    verify(&desk, &server, &["--save-checkpoint", "early"]).await.expect(0);
+    for size in [601, 1024, 70_000] {
+        server.set(FakeLog::of(size));
+        let ran = verify(&desk, &server, &["--pin", "early", "--quick"]).await.expect(0);
+        assert!(ran.out.contains("the log begins with its 600 leaves"), "{}", ran.out);
+    }
+    verify(&desk, &server, &[]).await.expect(0);
+    // Whoever kept a checkpoint needs no key: the one that signed it is the log's.
+    desk.run(&["audit", "verify", &url, "--pin", "early", "--quick"]).await.expect(0);
+}
+
+#[tokio::test]
+async fn another_key_is_never_believed() {
+    let server = LogServer::start(FakeLog::of(10)).await;
+    let desk = Desk::default();
+    let url = server.url();
+    let (own, other) = (RootKey::new(7).public().to_string(), RootKey::new(8).public().to_string());
+    let foreign = FakeLog::of(10).with_seed(9).key_text();
+    finds(desk.run(&["audit", "verify", &url, "--k256-pubkey", &other]).await, "is signed by");
+    finds(desk.run(&["audit", "verify", &url, "--log-key", &foreign]).await, "another log");
+    desk.write("pin", FakeLog::of(5).with_seed(9).note());
+    finds(desk.run(&["audit", "verify", &url, "--pin", "pin"]).await, "--pin");
+    server.alter(|log| log.signs_with = 9);
+    finds(desk.run(&["audit", "verify", &url, "--k256-pubkey", &own]).await, "its checkpoint");
+    server.alter(|log| (log.signs_with, log.vouched_by) = (1, 8));
+    finds(desk.run(&["audit", "verify", &url, "--k256-pubkey", &own]).await, "is signed by");
+    let key = server.log().key_text();
+    finds(desk.run(&["audit", "verify", &url, "--log-key", &key]).await, "than the root key of the KMS");
+}
+
+#[tokio::test]
+async fn every_altered_tile_is_found() {
+    let server = LogServer::start(FakeLog::of(70_000)).await;
+    let desk = Desk::default();
+    for (path, place) in [
+        ("tile/0/000", 0),
+        ("tile/0/000", 8191),
+        ("tile/0/100", 77),
+        ("tile/0/273.p/112", 3583),
+        ("tile/1/000", 4000),
+        ("tile/1/001.p/17", 0),
+        ("tile/2/000.p/1", 31),
+    ] {
+        server.alter(|log| log.altered = Some((path.to_owned(), place)));
+        finds(verify(&desk, &server, &[]).await, "altered");
+    }
+    server.alter(|log| (log.altered, log.missing) = (None, Some("tile/0/200".to_owned())));
+    finds(verify(&desk, &server, &[]).await, "tile/0/200 is not served");
+}
+
+#[tokio::test]
+async fn forks_and_rolled_back_logs_are_told_from_altered_tiles() {
+    let server = LogServer::start(FakeLog::of(1000)).await;
+    let desk = Desk::default();
+    for size in [1, 255, 256, 700, 1000] {
+        desk.write("pin", FakeLog::of(size).with_other(size - 1).note());
+        finds(verify(&desk, &server, &["--pin", "pin"]).await, "it was forked");
+        desk.write("pin", FakeLog::of(size).note());
+        verify(&desk, &server, &["--pin", "pin", "--quick"]).await.expect(0);
+    }
+    desk.write("pin", FakeLog::of(1001).note());
+    finds(verify(&desk, &server, &["--pin", "pin"]).await, "the log has 1000 leaves and had 1001");
+    desk.write("pin", FakeLog::of(300).note());
+    server.alter(|log| log.altered = Some(("tile/0/001".to_owned(), 44 * 32)));
+    finds(verify(&desk, &server, &["--pin", "pin", "--quick"]).await, "at least one was altered");
+}
+
+/// A receipt for leaf `index` of a log.
+fn receipt(log: &FakeLog, index: u64) -> ProofFile {
+    let (extra, proof) = (Some(log.entry(index).to_vec()), log.prove(index));
+    ProofFile { extra, index: index.try_into().expect("an index"), proof, checkpoint: log.note() }
+}
+
+#[tokio::test]
+async fn a_receipt_is_verified_in_the_log_as_it_is_now() {
+    let server = LogServer::start(FakeLog::of(900)).await;
+    let desk = Desk::default();
+    let written = |name: &str, proof: &ProofFile| desk.write(name, proof.to_string());
+    written("good", &receipt(&FakeLog::of(400), 399));
+    let ran = verify(&desk, &server, &["--receipt", "good", "--quick"]).await.expect(0);
+    assert!(ran.out.contains("its record is leaf 399"), "{}", ran.out);
+    for (name, proof, text) in [
+        ("another log", receipt(&FakeLog::of(400).with_seed(9), 399), "the receipt"),
+        ("a fork", receipt(&FakeLog::of(400).with_other(399), 399), "it was forked"),
+        ("newer", receipt(&FakeLog::of(901), 5), "the log has 900 leaves and had 901"),
+        (
+            "another record",
+            ProofFile { extra: Some(entry(5, b"")), ..receipt(&FakeLog::of(400), 399) },
+            "another root",
+        ),
+        ("no record", ProofFile { extra: None, ..receipt(&FakeLog::of(400), 399) }, "without its record"),
+    ] {
+        written("bad", &proof);
+        let ran = verify(&desk, &server, &["--receipt", "bad", "--quick"]).await;
+        assert!(ran.code == 4 && ran.err.contains(text), "{name}: {}", ran.err);
+    }
+    desk.write("bad", "no proof");
+    verify(&desk, &server, &["--receipt", "bad"]).await.expect(2);
+}
+
+#[tokio::test]
+async fn with_a_credential_every_record_is_read() {
+    let server = LogServer::start(FakeLog::of(520)).await;
+    let desk =
+        Desk::default().with("KMS_ADMIN_TOKEN", "operators-token").with("KMS_ADMIN_URL", &server.url());
+    desk.write("root.pem", &server.server.authority.root_pem);
+    let read = async || {
+        desk.run(&["audit", "verify", &server.url(), "--root-ca", "root.pem", "--entries", "--json"]).await
+    };
+    let report: Value = read().await.expect(0).json();
+    assert_eq!((&report["entries"], &report["leaves"]), (&520.into(), &520.into()));
+    for (alter, text) in [
+        (
+            (|log| log.rewritten = Some(300)) as fn(&mut FakeLog),
+            "entry 44 of the bundle is not the one in the tree",
+        ),
+        (|log| *log = FakeLog::of(520).with_broken_chain(300), "the record of leaf 300 does not follow"),
+        (
+            |log| *log = FakeLog { missing: Some("tile/0/002.p/8".to_owned()), ..FakeLog::of(520) },
+            "is not served",
+        ),
+    ] {
+        server.alter(alter);
+        finds(read().await, text);
+    }
+    // Moved away: their hashes still lead to the root, and the report says so.
+    server.set(FakeLog { missing: Some("tile/entries/000".to_owned()), ..FakeLog::of(520) });
+    let report: Value = read().await.expect(0).json();
+    assert_eq!(report["entries"], 264);
+    assert!(report["not_verified"].to_string().contains("what 256 records say"), "{report}");
+    let stranger = desk.with("KMS_ADMIN_TOKEN", "another");
+    let ran = stranger.run(&["audit", "verify", &server.url(), "--root-ca", "root.pem", "--entries"]).await;
+    assert!(ran.code == 3 || ran.code == 1, "{}", ran.err);
+}
+
+#[tokio::test]
+async fn a_server_that_sends_too_much_or_nonsense_is_given_up() {
+    let server = LogServer::start(FakeLog::of(300)).await;
+    let desk = Desk::default();
+    for (path, content, code) in [
+        ("checkpoint", vec![b'x'; 2 << 20], 1),
+        ("checkpoint", b"no note".to_vec(), 4),
+        ("tile/0/000", vec![0; 1 << 20], 1),
+        ("tile/0/000", vec![0; 8191], 4),
+        ("tile/0/001.p/44", Vec::new(), 4),
+    ] {
+        server.alter(|log| log.instead = Some((path.to_owned(), content)));
+        verify(&desk, &server, &[]).await.expect(code);
+    }
+    let checkpoint = Checkpoint::new(
+        server.log().origin(),
+        i64::MAX.cast_unsigned().try_into().expect("a size"),
+        Hash::EMPTY_ROOT,
+    );
+    let note = server.log().sign(&checkpoint);
+    server.alter(|log| log.instead = Some(("checkpoint".to_owned(), note.into_bytes())));
+    verify(&desk, &server, &[]).await.expect(4);
+}
