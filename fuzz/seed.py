@@ -7,6 +7,7 @@ named `seed-â€¦`, and leaves others, such as inputs that fuzzing found (`found-â
 
 import base64
 import gzip
+import hashlib
 import json
 import re
 from pathlib import Path
@@ -444,11 +445,44 @@ def ledger():
     for name, step in named(lists["witness"]["steps"], "first", "grow_to_13").items():
         yield f"request-{name}", b"\x04" + step["request"].encode()
     yield "answer-size", b"\x055\n"
+    yield "vouched-key", b"\x06" + lists["keys"][0]["vkey"].encode() + b"\n" + b"00" * 65 + b"\n"
+    yield "events", b'\x07:\n\nid: 7\ndata: {"seq":7}\n\nid:8\r\ndata:one\r\ndata: two\r\n\r\n'
+    watched = {"format": "kmsctl-watch-1", "views": [{
+        "url": "https://kms.example/prpc", "log_key": lists["keys"][0]["vkey"], "root_key": None,
+        "checkpoint": named(lists["checkpoints"], "plain")["plain"]["note"], "seen_at": 1, "grown_at": 1}]}
+    yield "watched", b"\x08" + json.dumps(watched, indent=2).encode()
     yield "answer-lines", b"\x05" + lists["cosignatures"][0]["note"].split("\n\n")[1].encode()
 
 
+def log():
+    """Files of a log: for each a byte that says which, two bytes of length, and its content."""
+    def file(which, content):
+        return bytes([which]) + len(content).to_bytes(2, "big") + content
+
+    lines, prev = [], "00" * 32
+    for seq in range(1, 6):
+        salt = f'"salt":"{"A" * 22}",' if seq > 2 else ""
+        seal = ""
+        if seq == 3:
+            old = b"".join(lines)
+            seal = (f',"first":1,"lines":2,"bytes":{len(old)},"sha256":"{hashlib.sha256(old).hexdigest()}","head":"{prev}"')
+        event = "imported" if seq == 3 else "stopped"
+        entry = f'{{"seq":{seq},"time":"2026-01-01T00:00:00Z","prev":"{prev}",{salt}"event":"{event}"{seal}'
+        prev = hashlib.sha256((entry + "}").encode()).hexdigest()
+        lines.append(f'{entry},"hash":"{prev}"}}\n'.encode())
+    whole = file(0, b"".join(lines))
+    yield "chain", whole
+    yield "closed", file(1, b"".join(lines[:2])) + file(0, b"".join(lines[2:]))
+    yield "damaged", file(1, b"".join(lines[:2]) + b"\0\0") + file(0, b"".join(lines[2:]))
+    lists = vectors("ledger")
+    note = named(lists["checkpoints"], "plain")["plain"]["note"].encode()
+    key = lists["keys"][0]["vkey"].encode() + b"\n" + b"00" * 65 + b"\n"
+    node = b'{"node":"8da50153fc024870","first":1}'
+    yield "tree", whole + file(3, node) + file(4, key) + file(5, note) + file(6, b"\n".join(note.split(b"\n")[1:3]) + b"\n")
+
+
 TARGETS = [acpi, allowlist, collateral, config, csr, dotenv, ethereum, event_log, events, evidence, identity,
-           key_pem, known_signers, ledger, message, operator, os_image, proof, prpc, question,
+           key_pem, known_signers, ledger, log, message, operator, os_image, proof, prpc, question,
            ra_tls_certificate, tcb_info, webhook]
 
 

@@ -1,6 +1,8 @@
 //! Formats of the ledger: notes, checkpoints, keys, tile paths, bundles, proof files, and the messages
 //! between log and witness.
 
+use kms_client::event_stream::EventStream;
+use kms_client::ledger::watched::Watched;
 use kms_ledger::bundle;
 use kms_ledger::checkpoint::Checkpoint;
 use kms_ledger::key::VerifyingKey;
@@ -8,6 +10,7 @@ use kms_ledger::log::Log;
 use kms_ledger::note::Note;
 use kms_ledger::proof_file::ProofFile;
 use kms_ledger::tile::{Tile, Width};
+use kms_ledger::vouched::VouchedKey;
 use kms_ledger::witness::{Answer, Request, SIZE_TYPE};
 
 /// The log's key in the seeds.
@@ -18,7 +21,7 @@ const KEY: &str =
 pub fn ledger(data: &[u8]) {
     let Some((choice, data)) = data.split_first() else { return };
     let text = std::str::from_utf8(data).unwrap_or_default();
-    match choice % 6 {
+    match choice % 9 {
         0 => note(data),
         1 => {
             if let Ok(tile) = text.parse::<Tile>() {
@@ -48,6 +51,17 @@ pub fn ledger(data: &[u8]) {
                 assert_eq!(request.to_string(), text);
             }
         }
+        6 => {
+            if let Some(key) = VouchedKey::parse(data) {
+                assert_eq!(key.to_string(), text);
+            }
+        }
+        7 => events(data),
+        8 => {
+            if let Ok(watched) = Watched::parse(data) {
+                assert_eq!(Watched::parse(watched.to_string().as_bytes()), Ok(watched));
+            }
+        }
         _ => {
             let request =
                 "old 0\n\no\n0\n47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=\n\n\u{2014} o AAAAAAA=\n";
@@ -58,6 +72,24 @@ pub fn ledger(data: &[u8]) {
             }
         }
     }
+}
+
+/// A stream is read as the same events whatever its pieces.
+fn events(data: &[u8]) {
+    let mut stream = EventStream::default();
+    let whole = stream.push(data);
+    let mut stream = EventStream::default();
+    let mut events = Vec::new();
+    for piece in data.chunks(3) {
+        match stream.push(piece) {
+            Ok(some) => events.extend(some),
+            Err(error) => {
+                assert_eq!(whole, Err(error));
+                return;
+            }
+        }
+    }
+    assert_eq!(whole, Ok(events));
 }
 
 fn log() -> Log {

@@ -18,6 +18,7 @@ pub mod identity;
 pub mod key;
 pub mod known_signers;
 pub mod ledger;
+pub mod log;
 mod loopback;
 pub mod message;
 pub mod operator;
@@ -32,7 +33,7 @@ pub mod webhook;
 pub type Target = fn(&[u8]);
 
 /// Every target by its name, which is also the name of its corpus.
-pub const TARGETS: [(&str, Target); 23] = [
+pub const TARGETS: [(&str, Target); 24] = [
     ("acpi", acpi::acpi),
     ("allowlist", allowlist::allowlist),
     ("collateral", collateral::collateral),
@@ -47,6 +48,7 @@ pub const TARGETS: [(&str, Target); 23] = [
     ("key_pem", key::key_pem),
     ("known_signers", known_signers::known_signers),
     ("ledger", ledger::ledger),
+    ("log", log::log),
     ("message", message::message),
     ("operator", operator::operator),
     ("os_image", os_image::os_image),
