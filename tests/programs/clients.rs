@@ -17,6 +17,10 @@ use kms_attest::evidence::Evidence;
 use kms_attest::identity::AppId;
 use kms_attest::measurement::EventVersion;
 use kms_attest::ra_tls;
+use kms_ledger::Hash;
+use kms_ledger::proof::InclusionProof;
+use kms_ledger::proof_file::ProofFile;
+use kms_ledger::signature::SigningKey;
 use kms_simulator::{Cvm, GuestAgent, KeyProvider, Platform, Stage};
 use serde_json::{Value, json};
 
@@ -553,4 +557,73 @@ async fn the_lines_of_the_peers_scripts_and_tutorials_work() {
     let denied = ok("curl -sk https://$KMS/prpc/KMS.GetAppKey | jq -r .error").await;
     assert_eq!(denied, "App not allowed: No attestation provided");
     assert_eq!(ok("curl -sk -o /dev/null -w '%{http_code}' https://$KMS/health").await, "200");
+}
+
+/// The proof of a release with one thing changed, and whether the log's signature and the inclusion still hold.
+struct ProofCase {
+    name: &'static str,
+    input: Value,
+    is_good: bool,
+}
+
+fn proof_cases(keys: &AppKeyResponse, meta: &GetMetaResponse) -> Vec<ProofCase> {
+    let receipt = keys.receipt.as_ref().expect("a receipt");
+    let hashes = receipt.proof.chunks(Hash::LEN).map(|hash| hash.try_into().expect("a hash")).collect();
+    let proof = ProofFile {
+        extra: Some(receipt.entry.clone()),
+        index: receipt.index.try_into().expect("an index"),
+        proof: InclusionProof::from_hashes(hashes),
+        checkpoint: receipt.checkpoint.clone(),
+    };
+    let origin = meta.log_key.split('+').next().expect("a name");
+    let case = |name, is_good, proof: &ProofFile, entry: &[u8], log_key: &str| ProofCase {
+        name,
+        input: json!({
+            "proof": proof.to_string(),
+            "entry": hex::encode(entry),
+            "log_key": log_key,
+            "origin": origin,
+        }),
+        is_good,
+    };
+    let (entry, key) = (&receipt.entry[..], meta.log_key.as_str());
+    let altered = [entry, b" "].concat();
+    let elsewhere = ProofFile { index: (receipt.index - 1).try_into().expect("an index"), ..proof.clone() };
+    let shorter = proof.proof.hashes()[1..].to_vec();
+    let shorter = ProofFile { proof: InclusionProof::from_hashes(shorter), ..proof.clone() };
+    let size = receipt.checkpoint.lines().nth(1).expect("a size").parse::<u64>().expect("a number");
+    let larger = receipt.checkpoint.replacen(&format!("\n{size}\n"), &format!("\n{}\n", size + 1), 1);
+    let larger = ProofFile { checkpoint: larger, ..proof.clone() };
+    let other = SigningKey::from_seed(origin.parse().expect("a name"), &[3; 32]).expect("a key");
+    let other = other.verifying_key().to_string();
+    vec![
+        case("as answered", true, &proof, entry, key),
+        case("another record", false, &proof, &altered, key),
+        case("another place", false, &elsewhere, entry, key),
+        case("a hash left out", false, &shorter, entry, key),
+        case("another size", false, &larger, entry, key),
+        case("another key of this name", false, &proof, entry, &other),
+    ]
+}
+
+/// PyPI `proofbundle` and npm `@sigstore/verify`.
+#[tokio::test]
+async fn verifiers_of_others_judge_the_proof_of_a_release_as_ours_does() {
+    let world = World::ready().await;
+    let app = world.app(1);
+    let mut cases = Vec::new();
+    for _ in 0..5 {
+        let (_, keys) = env_key_and_keys(&world, &app).await;
+        cases.extend(proof_cases(&keys, &meta(&world).await));
+    }
+    let input: Value = cases.iter().map(|case| case.input.clone()).collect();
+    for verdicts in
+        [said(&python("ledger.py", &[], &input).await), said(&node("ledger.cjs", &[], &input).await)]
+    {
+        let verdicts = verdicts.as_array().expect("a list");
+        assert_eq!(verdicts.len(), cases.len());
+        for (case, verdict) in cases.iter().zip(verdicts) {
+            assert_eq!(verdict["ok"], case.is_good, "{}: {verdict}", case.name);
+        }
+    }
 }
