@@ -1,7 +1,7 @@
 //! Notifications: webhooks that receive events of the audit log, and the start and end of conditions of this
 //! KMS.
 //!
-//! A thread follows the files of the log and checks its state; each target has a bounded queue and one
+//! A thread follows the files of the log, and a task checks its state; each target has a bounded queue and one
 //! request at a time. Releases never wait for it, because the writer of the log does not depend on it.
 
 mod conditions;
@@ -11,6 +11,7 @@ mod memory;
 mod notification;
 mod storm;
 mod target;
+mod watch;
 
 use std::collections::BTreeSet;
 use std::fmt;
@@ -29,6 +30,7 @@ use self::follow::Follower;
 use self::memory::Memory;
 use self::notification::{Notification, Sender, State};
 use self::target::Target;
+use self::watch::Watcher;
 use crate::audit::Audit;
 use crate::config::{self, DenialStorm, NotifyError, NotifyTarget};
 use crate::event_type::{Condition, Topic};
@@ -36,6 +38,9 @@ use crate::metrics::Metrics;
 
 /// How long a shutdown waits for the thread.
 const MAX_END: Duration = Duration::from_secs(2);
+/// How long a process that ends waits for its targets, and how often it looks at them.
+const MAX_LAST_WORDS: Duration = Duration::from_secs(5);
+const LAST_LOOK: Duration = Duration::from_millis(20);
 
 /// The paths for notifications, and the definition of a storm.
 #[derive(Debug)]
@@ -117,6 +122,8 @@ struct Shared {
     targets: Vec<Arc<Target>>,
     conditions: Mutex<Conditions>,
     sender: Sender,
+    /// Whether there is a storm of refusals, so that they are not reported one by one.
+    is_in_storm: AtomicBool,
     is_over: AtomicBool,
 }
 
@@ -157,6 +164,7 @@ impl Notifier {
         let shared = Arc::new(Shared {
             conditions: Mutex::new(Conditions::raised(memory.raised())),
             sender: Sender { boot_id, origin: OnceLock::new() },
+            is_in_storm: AtomicBool::new(false),
             is_over: AtomicBool::new(false),
             targets,
         });
@@ -168,9 +176,9 @@ impl Notifier {
             true => None,
             false => {
                 let (alive, ended) = mpsc::sync_channel(1);
-                let (storm, metrics) = (settings.storm, Arc::clone(metrics));
-                let follower =
-                    Follower::new(&settings.log, storm, progress, Arc::clone(&shared), memory, metrics);
+                let (log, metrics) = (&settings.log, Arc::clone(metrics));
+                let follower = Follower::new(log, progress.clone(), Arc::clone(&shared), memory);
+                running.spawn(Watcher::new(settings.storm, progress, Arc::clone(&shared), metrics).run());
                 let thread = std::thread::Builder::new().name("notify".to_owned()).spawn(move || {
                     let _alive: mpsc::SyncSender<()> = alive;
                     follower.run();
@@ -201,9 +209,27 @@ impl Notifier {
     pub fn look(&self, condition: Condition, sentence: Option<String>) {
         self.shared.look(condition, sentence, Instant::now());
     }
+
+    /// Reports a condition because of which this process ends, and waits a few seconds for the targets to receive it.
+    pub async fn last_words(&self, condition: Condition, sentence: String) {
+        self.shared.raise(condition, sentence);
+        let received = async {
+            while self.shared.targets.iter().any(|target| !target.is_idle()) {
+                tokio::time::sleep(LAST_LOOK).await;
+            }
+        };
+        let _ = tokio::time::timeout(MAX_LAST_WORDS, received).await;
+    }
 }
 
 impl Shared {
+    fn raise(&self, condition: Condition, sentence: String) {
+        let change = self.conditions().raise(condition, sentence);
+        if let Some(Change { state, sentence }) = change {
+            self.tell(&Arc::new(Notification::of_condition(condition, state, sentence)));
+        }
+    }
+
     fn look(&self, condition: Condition, sentence: Option<String>, now: Instant) {
         if self.targets.is_empty() {
             return;

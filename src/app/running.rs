@@ -11,6 +11,8 @@ use super::AppError;
 use super::process::Process;
 use crate::audit::{Audit, Event, FailureReason, Health};
 use crate::config::AuditFailure;
+use crate::event_type::Condition;
+use crate::notify::Notifier;
 
 /// How often the audit log is checked, if its failure ends the process.
 const AUDIT_CHECK: Duration = Duration::from_millis(500);
@@ -31,13 +33,14 @@ impl Running {
     where
         F: Future<Output = Result<(), AppError>> + Send + 'static,
     {
-        let (audit, on_failure) = (process.audit(), process.config.core.audit.on_failure);
+        let (audit, notifier) = (process.audit(), Arc::clone(&process.notifier));
+        let on_failure = process.config.core.audit.on_failure;
         Self {
             address,
             admin_address: Arc::clone(&process.admin_address),
             stop: process.stop.clone(),
             reload: process.reload.clone(),
-            life: tokio::spawn(recorded(audit, on_failure, life(process))),
+            life: tokio::spawn(recorded(audit, notifier, on_failure, life(process))),
         }
     }
 
@@ -84,6 +87,7 @@ impl Drop for Running {
 /// Runs the service, and records its orderly end in the audit log.
 async fn recorded(
     audit: Arc<Audit>,
+    notifier: Arc<Notifier>,
     on_failure: AuditFailure,
     life: impl Future<Output = Result<(), AppError>>,
 ) -> Result<(), AppError> {
@@ -91,7 +95,11 @@ async fn recorded(
         AuditFailure::Retry => life.await,
         AuditFailure::Exit => tokio::select! {
             ended = life => ended,
-            reason = audit_fails(&audit) => Err(AppError::AuditFails(reason)),
+            reason = audit_fails(&audit) => {
+                let sentence = format!("{reason}, and this process ends");
+                notifier.last_words(Condition::AuditLogUnavailable, sentence).await;
+                Err(AppError::AuditFails(reason))
+            }
         },
     };
     if ended.is_ok() {

@@ -44,6 +44,14 @@ impl Conditions {
         self.0.iter().filter(|(_, known)| known.is_raised).map(|(condition, _)| *condition).collect()
     }
 
+    /// Says that a condition holds, without waiting whether it lasts.
+    pub(super) fn raise(&mut self, condition: Condition, sentence: String) -> Option<Change> {
+        let known = self.0.entry(condition).or_default();
+        let is_news = !std::mem::replace(&mut known.is_raised, true);
+        (known.sentence, known.differs_since) = (Some(sentence.clone()), None);
+        is_news.then_some(Change { state: State::Raised, sentence })
+    }
+
     /// Reports whether a condition holds now: `Some` with a sentence about it.
     pub(super) fn look(
         &mut self,
@@ -144,6 +152,9 @@ mod tests {
             let sentence = (second % 4 != 0).then(|| "slow".to_owned());
             assert_eq!(conditions.look(DISK, sentence, begin + Duration::from_secs(second)), None);
         }
+        let raised = conditions.raise(DISK, "full".to_owned());
+        assert_eq!(raised, Some(Change { state: State::Raised, sentence: "full".to_owned() }));
+        assert_eq!(conditions.raise(DISK, "full".to_owned()), None, "it is known");
         let fork = conditions.look(Condition::LedgerContradicted, Some("fork".to_owned()), begin);
         assert_eq!(fork, Some(Change { state: State::Raised, sentence: "fork".to_owned() }));
     }

@@ -1,8 +1,9 @@
-//! The thread that follows the log for all targets, and checks whether it can be written.
+//! The thread that follows the log for all targets.
 
 use std::collections::HashMap;
 use std::path::Path;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -11,13 +12,9 @@ use serde::Deserialize;
 use super::Shared;
 use super::memory::Memory;
 use super::notification::Notification;
-use super::storm::Storm;
 use super::target::Target;
-use crate::audit::{FailureReason, Health, Progress, Reader, Record};
-use crate::clock::unix_now;
-use crate::config::DenialStorm;
+use crate::audit::{Progress, Reader, Record};
 use crate::event_type::{Condition, EventType, Topic};
-use crate::metrics::Metrics;
 
 /// How often the log is checked for new records.
 const LOOK_EVERY: Duration = Duration::from_millis(250);
@@ -37,10 +34,6 @@ pub(super) struct Follower {
     shared: Arc<Shared>,
     memory: Memory,
     reader: Reader,
-    metrics: Arc<Metrics>,
-    /// The refusals that are counted already.
-    refusals: u64,
-    storm: Storm,
     /// When each of these was reported last, and how many came since.
     spaced: HashMap<EventType, (Instant, u64)>,
     saved: Instant,
@@ -57,14 +50,7 @@ struct Glance<'a> {
 }
 
 impl Follower {
-    pub(super) fn new(
-        log: &Path,
-        storm: DenialStorm,
-        progress: Progress,
-        shared: Arc<Shared>,
-        memory: Memory,
-        metrics: Arc<Metrics>,
-    ) -> Self {
+    pub(super) fn new(log: &Path, progress: Progress, shared: Arc<Shared>, memory: Memory) -> Self {
         let newest = progress.acknowledged();
         let oldest = newest.saturating_sub(MAX_CATCH_UP);
         for target in &shared.targets {
@@ -84,9 +70,6 @@ impl Follower {
             shared,
             memory,
             reader: Reader::after(log, after),
-            refusals: metrics.refusals(),
-            metrics,
-            storm: Storm::new(storm),
             spaced: HashMap::new(),
             saved: Instant::now(),
             saved_changes: 0,
@@ -97,7 +80,6 @@ impl Follower {
     /// Follows the log until told to end.
     pub(super) fn run(mut self) {
         while !self.shared.is_over() {
-            self.count_refusals();
             let acknowledged = self.progress.acknowledged();
             let is_behind = match self.read(acknowledged) {
                 Ok(is_behind) => {
@@ -112,7 +94,6 @@ impl Follower {
                     false
                 }
             };
-            self.look();
             let since = self.saved.elapsed();
             if since >= SAVE_EVERY && (self.changes() != self.saved_changes || since >= SAVE_ANYWAY) {
                 self.save();
@@ -122,17 +103,6 @@ impl Follower {
             }
         }
         self.save();
-    }
-
-    /// Counts those too that are not recorded, because there are too many.
-    fn count_refusals(&mut self) {
-        let refusals = self.metrics.refusals();
-        let (new, now) = (refusals.saturating_sub(self.refusals), unix_now());
-        self.refusals = refusals;
-        if new > 0 {
-            self.storm.count(new, now);
-        }
-        self.storm.pass(now);
     }
 
     fn changes(&self) -> u64 {
@@ -176,7 +146,7 @@ impl Follower {
         let Notification { topic, severity, .. } = *notification;
         let storm = Condition::DenialStorm;
         let is_refusal = event.is_refusal() || event == EventType::Suppressed && record.source() == "kms";
-        let is_in_storm = is_refusal && self.storm.is_raging();
+        let is_in_storm = is_refusal && self.shared.is_in_storm.load(Ordering::Relaxed);
         for target in &self.shared.targets {
             let is_told_of_storm = || target.wants(Topic::Condition(storm), storm.severity());
             if target.wants(topic, severity) && target.seen() < seq && !(is_in_storm && is_told_of_storm()) {
@@ -202,42 +172,5 @@ impl Follower {
                 Some(left_out)
             }
         }
-    }
-
-    /// Checks what no record can report, because none can be written.
-    fn look(&self) {
-        let now = Instant::now();
-        let failure = match self.progress.health() {
-            Health::Writing => None,
-            Health::Failing { reason, .. } => condition(reason).map(|condition| (condition, reason)),
-        };
-        for condition in [Condition::AuditLogUnavailable, Condition::LedgerContradicted] {
-            let reason = failure.and_then(|(found, reason)| (found == condition).then_some(reason));
-            let sentence = reason.map(|reason| format!("{reason}; no key is released meanwhile"));
-            self.shared.look(condition, sentence, now);
-        }
-        let shortage = self.progress.space().shortage();
-        let sentence = shortage.map(|left| format!("little disk space is left for the audit log: {left}"));
-        self.shared.look(Condition::DiskNearlyFull, sentence, now);
-        let sentence =
-            self.progress.lacks_witnesses().then(|| "too few witnesses cosign the audit log".to_owned());
-        self.shared.look(Condition::WitnessesLost, sentence, now);
-        self.shared.look(Condition::DenialStorm, self.storm.sentence(), now);
-    }
-}
-
-/// The condition for a log that cannot be written. A wrong clock is reported with the causes that stop
-/// releases, and building the tree ends by itself.
-fn condition(reason: FailureReason) -> Option<Condition> {
-    match reason {
-        FailureReason::DiskFull
-        | FailureReason::Write
-        | FailureReason::Sync
-        | FailureReason::Stalled
-        | FailureReason::FileChanged
-        | FailureReason::Tree
-        | FailureReason::Ended => Some(Condition::AuditLogUnavailable),
-        FailureReason::NotAsSigned => Some(Condition::LedgerContradicted),
-        FailureReason::ClockBehind | FailureReason::BuildingTree => None,
     }
 }

@@ -83,6 +83,12 @@ impl Target {
         queue.lost += skipped;
     }
 
+    /// Whether it has received everything.
+    pub(super) fn is_idle(&self) -> bool {
+        let queue = self.queue();
+        queue.current.is_none() && queue.waiting.is_empty()
+    }
+
     /// The number of changes to the queue so far.
     pub(super) fn changes(&self) -> u64 {
         self.queue().changes

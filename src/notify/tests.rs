@@ -356,3 +356,47 @@ async fn a_new_target_is_told_of_what_happens_from_now_on() {
         (&2.into(), &"pipe".into(), &"[pipe] x".into())
     );
 }
+
+#[tokio::test]
+async fn what_anyone_can_cause_is_told_once_a_minute() {
+    let world = World::new();
+    let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
+    let _notifier = world.start(&[entry(&receiver.url, "")]);
+    let refused = || Event::CredentialsRefused {
+        listener: "admin",
+        shown: "token",
+        remote: IpAddr::from([127, 0, 0, 1]),
+    };
+    futures_util::future::join_all((0..10).map(|_| world.record(refused()))).await;
+    let body = receiver.next().await;
+    assert_eq!((&body["type"], &body["sequence"]), (&"credentials_refused".into(), &1.into()));
+    receiver.nothing_comes().await;
+    // Other types are not held back by it.
+    world.record(frozen("aa")).await;
+    assert_eq!(receiver.next().await["type"], "frozen");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_full_queue_drops_is_counted_in_what_is_delivered_next() {
+    const EVENTS: usize = 1100;
+    let world = World::new();
+    let mut receiver = Receiver::start(vec![Reply::Silence, Reply::Status(200)]).await;
+    let entries = [entry(&receiver.url, "")];
+    drop(world.start(&entries));
+    futures_util::future::join_all((0..EVENTS).map(|count| world.record(frozen(&count.to_string())))).await;
+    let _notifier = world.start(&entries);
+    // By number, because what is not taken is sent again.
+    let mut delivered = std::collections::BTreeMap::new();
+    loop {
+        let body = receiver.next().await;
+        let number = |member: &str| body[member].as_u64().unwrap();
+        let is_last = number("sequence") == EVENTS as u64;
+        delivered.insert(number("sequence"), number("lost"));
+        if is_last {
+            break;
+        }
+    }
+    let lost: u64 = delivered.values().sum();
+    assert_eq!(delivered.len() as u64 + lost, EVENTS as u64);
+    assert!(lost > 0 && delivered.contains_key(&1), "{lost}: what is being sent is not dropped");
+}

@@ -76,3 +76,46 @@ async fn a_target_that_hangs_holds_up_no_release() {
     });
     assert_eq!(waiting.await, 99, "one is being sent");
 }
+
+#[tokio::test]
+async fn a_log_that_was_rolled_back_reaches_people() {
+    let receiver = receiver().await;
+    let mut world = World::ready_with(&entry(&receiver, "types = ['ledger_contradicted']")).await;
+    let app = world.app(1);
+    world.allow_app(&app);
+    let caller = world.caller().shows(&world.attested(&app).await);
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 200);
+    world.stop().await;
+    let file = world.key_file("audit.jsonl");
+    let text = std::fs::read_to_string(&file).expect("audit log");
+    let older: Vec<&str> = text.split_inclusive('\n').collect();
+    std::fs::write(&file, older[..older.len() - 2].concat()).expect("written");
+    world.start().await.expect("the KMS starts");
+    let body = told(&receiver, "ledger_contradicted").await;
+    assert_eq!((&body["severity"], &body["sequence"]), (&"critical".into(), &Value::Null));
+    let message = body["message"].as_str().expect("a message");
+    assert!(message.starts_with("the audit log is not the one that was signed"), "{message}");
+}
+
+#[tokio::test]
+async fn witnesses_that_do_not_answer_reach_people() {
+    let receiver = receiver().await;
+    let key =
+        kms_ledger::signature::CosigningKey::from_seed("w.example/w".parse().expect("a name"), &[5; 32]);
+    let key = key.expect("a key").verifying_key().clone();
+    let witnesses = format!("[core.ledger.witnesses]\nlist = ['{key} http://127.0.0.1:1/w']\n");
+    let entry = entry(&receiver, "types = ['witnesses_lost']");
+    let _world = World::ready_with(&(witnesses + &entry)).await;
+    let body = told(&receiver, "witnesses_lost").await;
+    assert_eq!((&body["state"], &body["severity"]), (&"raised".into(), &"critical".into()));
+}
+
+#[tokio::test]
+async fn a_process_that_ends_because_of_its_disk_says_so_first() {
+    let receiver = receiver().await;
+    let mut world = World::ready_with(&entry(&receiver, "")).await;
+    world.configure("core.audit.on_failure = 'exit'");
+    world.start_without_room_for_audit().await;
+    let body = told(&receiver, "audit_log_unavailable").await;
+    assert_eq!(body["message"], "the disk of the audit log is full, and this process ends");
+}
