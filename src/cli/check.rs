@@ -38,6 +38,9 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     if core.admin.enabled {
         say!("listen    {}:{} (admin)", core.admin.address, core.admin.port);
     }
+    for target in &core.notify {
+        say!("notify    {} at {}", target.name, target.url);
+    }
     let Preflight {
         problems,
         prospect,
