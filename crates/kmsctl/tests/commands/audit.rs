@@ -1,5 +1,6 @@
 //! `kmsctl audit`: logs that hold are verified, and each thing that can be wrong with one is found.
 
+mod export;
 mod log;
 mod watch;
 

@@ -156,7 +156,7 @@ impl FakeLog {
     }
 
     /// A file below `/log/`; `None` if there is none.
-    fn file(&self, path: &str) -> Option<Vec<u8>> {
+    pub(super) fn file(&self, path: &str) -> Option<Vec<u8>> {
         if self.missing.as_deref() == Some(path) {
             return None;
         }
