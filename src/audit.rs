@@ -200,6 +200,9 @@ const MAX_WAIT: Duration = health::MAX_WRITE_TIME;
 /// How long a start waits for the tree.
 const MAX_TREE_WAIT: Duration = Duration::from_secs(5);
 
+/// How long a start waits for the import of a log of an older version; it goes on afterwards.
+const MAX_IMPORT_WAIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 3_000 });
+
 /// How long the end waits for what is queued.
 const MAX_END: Duration = Duration::from_secs(2);
 
@@ -215,7 +218,7 @@ impl Audit {
     /// Opens or creates the file, checks the end of its chain, and repairs a line that a crash cut short: the rest is
     /// cut off and a `recovered` event takes its place. After an end that is no record the log goes on in a new file. A file
     /// that cannot be opened because the disk is full or fails is opened later. Records of versions without a ledger are verified once and
-    /// sealed. Nothing is recorded while the clock is below the floor, which rises with each record.
+    /// sealed; if that takes longer than some seconds it goes on afterwards, and until then nothing is recorded. Nothing is recorded while the clock is below the floor, which rises with each record.
     pub fn open_with(path: &Path, storage: Storage, floor: Floor) -> Result<Self, AuditError> {
         Self::open_on(Box::new(OsDisk), path, storage, floor)
     }
@@ -229,6 +232,7 @@ impl Audit {
         let beginning = writer.beginning();
         let (queue, entries) = mpsc::channel(QUEUE);
         let (alive, ended) = std_mpsc::sync_channel(1);
+        let imported = writer.begin_import();
         let runtime =
             tokio::runtime::Builder::new_current_thread().enable_time().build().map_err(unusable)?;
         let writer = std::thread::Builder::new()
@@ -240,6 +244,12 @@ impl Audit {
             .map_err(unusable)?;
         let [pace, pace_of_strangers] = [pace::VERIFIED, pace::STRANGERS]
             .map(|allowance| Mutex::new(Pace::new(allowance, Instant::now())));
+        if let Some(Ok(Err(error))) = imported.map(|imported| imported.recv_timeout(MAX_IMPORT_WAIT)) {
+            // The file is free again when this returns.
+            drop(queue);
+            let _ = writer.join();
+            return Err(error);
+        }
         Ok(Self {
             queue: Some(queue),
             writer: Some(writer),
@@ -289,6 +299,11 @@ impl Audit {
             }
             _ => self.status.health(),
         }
+    }
+
+    /// Up to which record the import of a log of an older version is, and of how many; `None` while there is no import.
+    pub fn imported(&self) -> Option<(u64, u64)> {
+        self.status.imported()
     }
 
     /// From now on the tree over the records is signed, and a record counts when it is in a signed tree. Returns when the tree is

@@ -272,11 +272,15 @@ fn reasons(foundation: &Foundation) -> Vec<Reason> {
             | FailureReason::Stalled
             | FailureReason::FileChanged
             | FailureReason::NotAsSigned
+            | FailureReason::Importing
+            | FailureReason::NotImported
             | FailureReason::BuildingTree
             | FailureReason::Tree
             | FailureReason::Ended => Cause::AuditLogUnavailable,
         };
-        reasons.push(Reason { cause, detail: format!("{reason}, since Unix time {since}") });
+        let progress = audit.imported().map(|(record, of)| format!(" (record {record} of {of})"));
+        let detail = format!("{reason}{}, since Unix time {since}", progress.unwrap_or_default());
+        reasons.push(Reason { cause, detail });
     }
     if let Some(detail) = audit.space().shortage() {
         reasons.push(Reason { cause: Cause::DiskNearlyFull, detail });

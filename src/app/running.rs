@@ -114,8 +114,10 @@ async fn audit_fails(audit: &Audit) -> FailureReason {
     loop {
         tokio::time::sleep(AUDIT_CHECK).await;
         match audit.health() {
-            // Building the tree ends by itself, and a restart would begin it again.
-            Health::Failing { reason: FailureReason::BuildingTree, .. } => failed = false,
+            // These end by themselves, and a restart would begin them again.
+            Health::Failing { reason: FailureReason::BuildingTree | FailureReason::Importing, .. } => {
+                failed = false;
+            }
             Health::Failing { reason, .. } if failed => return reason,
             health => failed = !health.is_writing(),
         }

@@ -50,6 +50,10 @@ pub enum FailureReason {
     ClockBehind,
     /// The records differ from those that were signed: an older log was restored, or the log was changed.
     NotAsSigned,
+    /// The records of an older version are being verified, before they are sealed.
+    Importing,
+    /// They do not hold.
+    NotImported,
     /// The tree over the records is being built.
     BuildingTree,
     /// The tree over the records cannot be used.
@@ -69,6 +73,8 @@ impl FailureReason {
             Self::FileChanged => "file_changed",
             Self::ClockBehind => "clock_behind",
             Self::NotAsSigned => "not_as_signed",
+            Self::Importing => "importing",
+            Self::NotImported => "not_imported",
             Self::BuildingTree => "building_tree",
             Self::Tree => "tree_failed",
             Self::Ended => "ended",
@@ -94,6 +100,10 @@ impl fmt::Display for FailureReason {
             Self::ClockBehind => "the clock is behind what is known to be past",
             Self::NotAsSigned => {
                 "the audit log is not the one that was signed: an older one was brought back, or it was changed"
+            }
+            Self::Importing => "the audit log of an older version is being imported",
+            Self::NotImported => {
+                "the audit log of an older version does not hold: the process log says where; restart this KMS afterwards"
             }
             Self::BuildingTree => "the tree over the audit log is being built",
             Self::Tree => "the tree over the audit log cannot be used",
@@ -168,6 +178,8 @@ struct Told {
     damaged: u64,
     /// The number of the last acknowledged record.
     acknowledged: u64,
+    /// Up to which record an import is, and of how many.
+    imported: Option<(u64, u64)>,
 }
 
 impl Status {
@@ -180,6 +192,7 @@ impl Status {
             space: Space::default(),
             damaged: 0,
             acknowledged: 0,
+            imported: None,
         }))
     }
 
@@ -253,6 +266,15 @@ impl Status {
 
     pub(super) fn acknowledged(&self) -> u64 {
         self.told().acknowledged
+    }
+
+    /// An import is at this record, of so many; `None`: there is no import.
+    pub(super) fn imports(&self, progress: Option<(u64, u64)>) {
+        self.told().imported = progress;
+    }
+
+    pub(super) fn imported(&self) -> Option<(u64, u64)> {
+        self.told().imported
     }
 
     pub(super) fn space(&self) -> Space {

@@ -57,6 +57,9 @@ const RESERVE_AGAIN: Duration = Duration::from_secs(60);
 const FIRST_PAUSE: Duration = Duration::from_millis(100);
 const MAX_PAUSE: Duration = Duration::from_secs(5);
 
+/// Until there is another attempt where none helps.
+const NEVER: Duration = Duration::from_secs(365 * 24 * 60 * 60);
+
 /// After this time without a failure, the next one is the first again.
 const STEADY: Duration = Duration::from_secs(30);
 
@@ -103,6 +106,10 @@ pub(super) struct Writer {
     /// How often the tree was opened.
     opened_trees: u64,
     asked_space: Option<Instant>,
+    /// Whether records of a version without a ledger are to be verified before anything is written.
+    is_import_due: bool,
+    /// Who waits for that.
+    importer: Option<std_mpsc::SyncSender<Result<(), AuditError>>>,
     /// What seals records of a version without a ledger, until it is written.
     import: Option<String>,
     /// Events that nothing waits for and that are not written yet.
@@ -152,6 +159,8 @@ enum Need {
     NewSegment,
     /// There is no open file.
     Open,
+    /// Nothing that this process does helps.
+    Restart,
 }
 
 /// A write that did not happen, as far as anyone knows.
@@ -189,6 +198,7 @@ impl Failure {
 impl Writer {
     /// Serves until every sender is gone.
     pub(super) fn run(&mut self, mut jobs: Receiver<Job>, runtime: &Runtime) {
+        self.end_import();
         if self.storage.compress && self.segment.as_ref().is_none_or(|segment| segment.is_file) {
             match Compressor::start(self.path.clone()) {
                 Ok(compressor) => self.compressor = Some(compressor),
@@ -341,12 +351,15 @@ impl Writer {
             Some(old) if need == Need::Write || need == old.need => (old.cause, old.need),
             _ => (cause, need),
         };
-        self.trouble = Some(Trouble { cause, reason, need, since, next_try: now + self.pause });
+        let pause = if need == Need::Restart { NEVER } else { self.pause };
+        self.trouble = Some(Trouble { cause, reason, need, since, next_try: now + pause });
     }
 
     /// Tries to write again.
     fn repair(&mut self) {
-        let Some(trouble) = &self.trouble else { return };
+        let Some(trouble) = self.trouble.as_ref().filter(|trouble| trouble.need != Need::Restart) else {
+            return;
+        };
         let (cause, seconds) = (trouble.cause, trouble.since.elapsed().as_secs());
         self.status.begins();
         let outcome = match trouble.need {
@@ -355,6 +368,7 @@ impl Writer {
             }
             Need::NewSegment => self.begin_segment(cause),
             Need::Open => self.open_again(Event::Resumed { reason: cause, seconds }),
+            Need::Restart => return,
         };
         match outcome {
             Ok(()) => {

@@ -86,8 +86,9 @@ fn condition(reason: FailureReason) -> Option<Condition> {
         | FailureReason::Stalled
         | FailureReason::FileChanged
         | FailureReason::Tree
+        | FailureReason::NotImported
         | FailureReason::Ended => Some(Condition::AuditLogUnavailable),
         FailureReason::NotAsSigned => Some(Condition::LedgerContradicted),
-        FailureReason::ClockBehind | FailureReason::BuildingTree => None,
+        FailureReason::ClockBehind | FailureReason::Importing | FailureReason::BuildingTree => None,
     }
 }

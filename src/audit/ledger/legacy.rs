@@ -12,6 +12,9 @@ use super::super::chain::{Salt, is_salted};
 use super::super::event::Event;
 use super::super::records::{self, Records};
 
+/// So often it is told how far an import is.
+const TOLD_RECORDS: u64 = 1024;
+
 /// The salt of their entries: the same at each import, secret without the root keys.
 pub struct LegacySalts(hmac::Key);
 
@@ -43,16 +46,19 @@ impl fmt::Debug for LegacySalts {
 }
 
 /// Verifies all records up to number `last`, and gives the event that seals those at the end that are of a version without a
-/// ledger.
+/// ledger. Tells how far it is.
 ///
 /// # Errors
 /// A record does not follow from the previous one.
-pub(in super::super) fn import(path: &Path, last: u64) -> Result<Event, AuditError> {
+pub(in super::super) fn import(path: &Path, last: u64, tell: impl Fn(u64)) -> Result<Event, AuditError> {
     let unusable = |source| AuditError::Open { path: path.to_owned(), source };
     let mut first = records::first(path).map_err(unusable)?.unwrap_or(1);
     let mut records = Records::between(path, first, last)?;
     let (mut digest, mut lines, mut bytes) = (Sha256::new(), 0, 0);
     while let Some(record) = records.next()? {
+        if (first + lines).is_multiple_of(TOLD_RECORDS) {
+            tell(first + lines);
+        }
         if is_salted(record) {
             // An older version has continued a log with a ledger.
             first += lines + 1;

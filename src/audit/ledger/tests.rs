@@ -402,6 +402,56 @@ async fn a_changed_record_of_an_older_version_is_found_when_it_is_imported() {
 }
 
 #[tokio::test]
+async fn an_import_that_takes_long_holds_up_no_start_and_says_how_far_it_is() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let place = Place::new();
+    place.filled(6).await;
+    place.make_legacy();
+    // A file whose reading takes until somebody writes to it.
+    let slow = place.path.with_file_name("audit.2.jsonl");
+    mknodat(CWD, &slow, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let audit = Audit::open(&place.path).unwrap();
+    assert_eq!(reason(&audit), FailureReason::Importing);
+    assert!(audit.record(event(7)).await.is_err());
+    let written = fs::OpenOptions::new().write(true).open(&slow).unwrap();
+    fs::remove_file(&slow).unwrap();
+    drop(written);
+    healed(&audit).await;
+    assert_eq!(audit.record(event(7)).await.unwrap().seq(), 8);
+    assert_eq!(audit.imported(), None);
+}
+
+#[tokio::test]
+async fn an_import_that_fails_after_the_start_releases_nothing() {
+    use rustix::fs::{CWD, FileType, Mode, mknodat};
+    let place = Place::new();
+    place.filled(6).await;
+    place.make_legacy();
+    // Not at the end, which is checked before.
+    let lines: Vec<String> = place.lines().iter().map(|line| format!("{line}\n")).collect();
+    let closed = lines[..3].concat().replacen("version 2", "version X", 1);
+    fs::write(place.path.with_file_name("audit.3.jsonl"), closed).unwrap();
+    let text = lines[3..].concat();
+    fs::write(&place.path, &text).unwrap();
+    let slow = place.path.with_file_name("audit.2.jsonl");
+    mknodat(CWD, &slow, FileType::Fifo, Mode::from_raw_mode(0o600), 0).unwrap();
+    let audit = Audit::open(&place.path).unwrap();
+    let written = fs::OpenOptions::new().write(true).open(&slow).unwrap();
+    fs::remove_file(&slow).unwrap();
+    drop(written);
+    let began = Instant::now();
+    while reason(&audit) == FailureReason::Importing {
+        assert!(began.elapsed() < Duration::from_secs(20), "it does not end");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(reason(&audit), FailureReason::NotImported);
+    audit.sign_with(Arc::new(TestKeys)).await;
+    assert!(audit.record(event(7)).await.is_err() && audit.head().is_none());
+    drop(audit);
+    assert_eq!(fs::read_to_string(&place.path).unwrap(), text);
+}
+
+#[tokio::test]
 async fn a_gap_in_files_of_an_older_version_is_left_behind_by_moving_what_is_before_it_away() {
     let place = Place::new();
     place.filled(6).await;

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::time::Duration;
 
 use kms_ledger::compressed::Stored;
@@ -14,7 +14,8 @@ use super::super::Storage;
 use super::super::ledger::{Published, legacy};
 use super::super::tail::{End, Rest};
 use super::{
-    AuditError, Disk, Event, Failure, Floor, Link, Need, Seen, Segment, Status, Writer, is_full, segments,
+    AuditError, Disk, Event, Failure, FailureReason, Floor, Link, Need, Seen, Segment, Status, Writer,
+    is_full, segments,
 };
 
 impl Writer {
@@ -44,6 +45,8 @@ impl Writer {
             compressor: None,
             looked_for_closed: None,
             asked_space: None,
+            is_import_due: false,
+            importer: None,
             import: None,
             kept: VecDeque::new(),
             lost: 0,
@@ -59,7 +62,10 @@ impl Writer {
         match writer.attach() {
             Ok(()) => {
                 writer.hold_reserve();
-                if let Err(failure) = writer.settle(None) {
+                if writer.is_import_due {
+                    // The writer's thread does it, so that others see that this process lives.
+                    writer.status.failed(FailureReason::Importing);
+                } else if let Err(failure) = writer.settle(None) {
                     writer.fail(failure);
                 }
             }
@@ -156,14 +162,70 @@ impl Writer {
         self.status.damaged(end.rest.damaged());
         let (length, rest, began) = (end.length, end.rest, end.began);
         self.segment = Some(Segment { file, length, rest, is_file: seen.is_file, began });
-        if end.is_legacy && seen.is_file {
-            self.import = Some(legacy::import(&path, end.link.seq())?.fields()?);
-        }
+        self.is_import_due = end.is_legacy && seen.is_file;
         Ok(())
+    }
+
+    /// What the start waits for, for some time; `None` if there is nothing to import.
+    pub(in super::super) fn begin_import(&mut self) -> Option<mpsc::Receiver<Result<(), AuditError>>> {
+        let (tell, told) = mpsc::sync_channel(1);
+        (self.is_import_due && self.trouble.is_none()).then(|| {
+            self.importer = Some(tell);
+            told
+        })
+    }
+
+    /// Imports, and writes what waits.
+    pub(super) fn end_import(&mut self) {
+        let Some(importer) = self.importer.take() else { return };
+        let imported = self.import();
+        let is_imported = imported.is_ok();
+        // The start may not wait for it any more.
+        let _ = importer.send(imported);
+        if !is_imported {
+            return;
+        }
+        match self.settle(None) {
+            Ok(()) => self.status.succeeded(),
+            Err(failure) => self.fail(failure),
+        }
+    }
+
+    /// Verifies the records of a version without a ledger, if there are any that are not sealed.
+    fn import(&mut self) -> Result<(), AuditError> {
+        if !self.is_import_due {
+            return Ok(());
+        }
+        let last = self.link.seq();
+        self.status.failed(FailureReason::Importing);
+        let status = Arc::clone(&self.status);
+        let event = legacy::import(&self.path, last, |record| status.imports(Some((record, last))));
+        self.status.imports(None);
+        match event.and_then(|event| event.fields()) {
+            Ok(fields) => {
+                (self.import, self.is_import_due) = (Some(fields), false);
+                Ok(())
+            }
+            Err(error) => {
+                self.fail(Failure {
+                    cause: "not_imported",
+                    reason: FailureReason::NotImported,
+                    need: Need::Restart,
+                    error: io::Error::other(error.to_string()),
+                });
+                Err(error)
+            }
+        }
     }
 
     /// Brings the file into a state in which it can grow, and writes what waits, after `first`.
     fn settle(&mut self, first: Option<Event>) -> Result<(), Failure> {
+        self.import().map_err(|error| Failure {
+            cause: "not_imported",
+            reason: FailureReason::NotImported,
+            need: Need::Restart,
+            error: io::Error::other(error.to_string()),
+        })?;
         match self.segment()?.rest {
             Rest::Damaged(_) => return self.begin_segment("damaged_end"),
             _ if self.is_directory_in_doubt => return self.begin_segment("sync_failed"),
