@@ -36,19 +36,7 @@ fn app(number: u32) -> [u8; 20] {
 }
 
 fn identity(number: u32) -> BootInfo {
-    BootInfo {
-        tee_variant: "dstack-tdx".to_owned(),
-        mr_aggregated: vec![0x55; 32],
-        os_image_hash: vec![0x44; 32],
-        mr_system: vec![0x66; 32],
-        app_id: app(number).to_vec(),
-        compose_hash: vec![0x22; 32],
-        instance_id: vec![0x77; 20],
-        device_id: vec![0x33; 32],
-        key_provider_info: Vec::new(),
-        tcb_status: "UpToDate".to_owned(),
-        advisory_ids: Vec::new(),
-    }
+    BootInfo { app_id: app(number).to_vec(), ..BootInfo::example() }
 }
 
 /// Rules for all apps, different in each `round`.

@@ -114,19 +114,7 @@ pub(crate) fn configured(urls: &[String], kms: Address, toml: &str) -> Config {
 
 /// A verified identity: device `33…`, OS image `44…`, mrAggregated `55…`, compose hash `22…`.
 pub(crate) fn boot_info(app: Address) -> BootInfo {
-    BootInfo {
-        tee_variant: "dstack-tdx".to_owned(),
-        mr_aggregated: vec![0x55; 32],
-        os_image_hash: vec![0x44; 32],
-        mr_system: vec![0x66; 32],
-        app_id: app.to_vec(),
-        compose_hash: vec![0x22; 32],
-        instance_id: vec![0x77; 20],
-        device_id: vec![0x33; 32],
-        key_provider_info: Vec::new(),
-        tcb_status: "UpToDate".to_owned(),
-        advisory_ids: Vec::new(),
-    }
+    BootInfo { app_id: app.to_vec(), ..BootInfo::example() }
 }
 
 pub(crate) fn word(bytes: &[u8]) -> B256 {
