@@ -1,6 +1,7 @@
 //! The methods of the API as plain async functions, the access table, and the caller.
 
 pub mod admin;
+pub mod credentials;
 mod env_keys;
 pub mod events;
 mod images;
@@ -21,9 +22,11 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 pub use kms_wire::method::{Access, ByGet, METHODS, Method, Row, Service};
+pub use kms_wire::role::Role;
 
 use crate::admission::Peer;
 use crate::control::Author;
+use crate::error::{Code, Error, Result};
 use crate::operator::Operator;
 
 /// The caller: an address, what the TLS layer knows of the peer, and the operator whose credentials were
@@ -54,6 +57,47 @@ impl Caller {
     /// The operator, where credentials are required: `token`, `user <name>` or `anyone`.
     pub fn operator(&self) -> Option<String> {
         self.operator.as_ref().map(ToString::to_string)
+    }
+
+    /// The operator whose credentials were shown, if they were asked for.
+    pub fn identity(&self) -> Option<&Operator> {
+        self.operator.as_deref()
+    }
+
+    /// Whether this caller may use what `access` guards, as far as credentials decide it: evidence, tokens in messages and the
+    /// onboarding token are looked at elsewhere.
+    ///
+    /// # Errors
+    /// The credential has another role, or no credential was asked for.
+    pub fn authorize(&self, access: Access) -> Result<()> {
+        let operator = self.identity();
+        let least = match access {
+            Access::Open
+            | Access::Onboarding
+            | Access::AttestedCertificate
+            | Access::AttestedMessage
+            | Access::TokenInMessage => return Ok(()),
+            Access::Invitation => {
+                return match operator {
+                    Some(Operator::Invited { .. }) => Ok(()),
+                    _ => Err(Error::new(Code::Denied, "this needs an invitation")),
+                };
+            }
+            Access::Operator(role) | Access::OperatorAndAttestedCertificate(role) => role,
+        };
+        match operator.and_then(Operator::role) {
+            Some(role) if role.includes(least) => Ok(()),
+            Some(role) => Err(Error::new(
+                Code::Denied,
+                format!("this needs a credential with the role {least}; yours has the role {role}"),
+            )),
+            None => Err(Error::new(
+                Code::Denied,
+                format!(
+                    "this needs a credential with the role {least}; an invitation must be activated first"
+                ),
+            )),
+        }
     }
 
     /// The author of what this caller changes.

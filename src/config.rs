@@ -275,6 +275,8 @@ pub struct Admin {
     pub auth_token: Option<Secret>,
     /// bcrypt entries.
     pub htpasswd_file: Option<PathBuf>,
+    /// Named credentials, already resolved to `<cert_dir>/credentials.json` where the key is empty.
+    pub credentials_file: PathBuf,
     /// Serve without credentials.
     pub insecure_no_auth: bool,
     /// HTTPS settings; `None` is plain HTTP.

@@ -2,11 +2,16 @@
 //! Admission depends on it only through proofs such as [`NotFrozen`].
 
 mod author;
+mod credentials;
 mod denials;
 mod freeze;
 mod shadow;
 
 pub use self::author::Author;
+pub use self::credentials::{
+    CredentialError, INVITATION, Issue, Issued, NamedCredentials, NewCredential, OpenError, Opened,
+    WillMakeOwner,
+};
 pub use self::denials::{Concerns, DenialId, Denials, Novelty, RefusalRecord, RefusedRequest, Shown};
 pub use self::freeze::{
     Earlier, Freeze, FreezeError, Freezes, MAX_FREEZES, MAX_REASON, NotFrozen, RecentApps, Scope, ScopeError,

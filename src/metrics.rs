@@ -141,8 +141,12 @@ impl From<Access> for Kind {
         match access {
             Access::AttestedCertificate
             | Access::AttestedMessage
-            | Access::OperatorAndAttestedCertificate => Self::Attestation,
-            Access::Open | Access::Onboarding | Access::TokenInMessage | Access::Operator => Self::Other,
+            | Access::OperatorAndAttestedCertificate(_) => Self::Attestation,
+            Access::Open
+            | Access::Onboarding
+            | Access::TokenInMessage
+            | Access::Operator(_)
+            | Access::Invitation => Self::Other,
         }
     }
 }

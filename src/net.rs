@@ -5,6 +5,7 @@ mod admin_auth;
 pub mod auth_backend;
 mod body;
 mod cors;
+mod credentials;
 mod dispatch;
 mod events;
 pub mod grpc;

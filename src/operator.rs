@@ -1,15 +1,22 @@
-//! Credentials of operators: a token, or a user of an htpasswd file.
+//! How operators prove who they are: the token of the configuration, a user of an htpasswd file, or a named credential.
+
+pub mod named;
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 
 use base64::Engine as _;
 use http::{HeaderMap, header};
+use kms_wire::role::Role;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-/// SHA-256 of the operator's token: tokens are compared by digest, in constant time.
+use self::named::{Named, Standing};
+use crate::clock::unix_now;
+
+/// SHA-256 of the operator's token: all comparisons are over digests, in constant time.
 pub struct OperatorToken([u8; 32]);
 
 impl OperatorToken {
@@ -45,6 +52,29 @@ pub enum Operator {
     Token,
     /// A user of the htpasswd file.
     User(String),
+    /// The holder of a named credential.
+    Named {
+        /// Its name.
+        name: String,
+        /// What it may do.
+        role: Role,
+    },
+    /// The holder of an invitation, who may only exchange it for a credential.
+    Invited {
+        /// The name of the credential.
+        name: String,
+    },
+}
+
+impl Operator {
+    /// What this operator may do. The token and users of the htpasswd file are owners.
+    pub fn role(&self) -> Option<Role> {
+        match self {
+            Self::Anyone | Self::Token | Self::User(_) => Some(Role::Owner),
+            Self::Named { role, .. } => Some(*role),
+            Self::Invited { .. } => None,
+        }
+    }
 }
 
 impl fmt::Display for Operator {
@@ -53,6 +83,7 @@ impl fmt::Display for Operator {
             Self::Anyone => f.write_str("anyone"),
             Self::Token => f.write_str("token"),
             Self::User(name) => write!(f, "user {name}"),
+            Self::Named { name, .. } | Self::Invited { name } => write!(f, "credential {name}"),
         }
     }
 }
@@ -62,12 +93,14 @@ impl fmt::Display for Operator {
 pub enum Credentials {
     /// `core.admin.insecure_no_auth = true`.
     NoneNeeded,
-    /// A token, users with bcrypt hashes, or both.
+    /// A token, users with bcrypt hashes, named credentials, or several of these.
     Needed {
         /// `core.admin.auth_token` or its environment variables.
         token: Option<OperatorToken>,
         /// `core.admin.htpasswd_file`.
         users: Users,
+        /// `core.admin.credentials_file`.
+        named: Arc<Named>,
     },
 }
 
@@ -80,7 +113,7 @@ pub enum Shown {
     Right(Operator),
     /// Neither the token nor a user's name and password.
     Wrong,
-    /// A name and a password: [`Users::admits`] checks them, which takes a bcrypt computation.
+    /// A name and a password: [`Credentials::admits`] decides, which takes the computation of a hash.
     Password(Password),
 }
 
@@ -224,7 +257,12 @@ impl Users {
         slow.map(|(name, hash)| (name.as_str(), hash.cost))
     }
 
-    /// Whether the password is the user's. Takes the time of a bcrypt hash for every name.
+    /// Whether the file has an entry for `user`.
+    pub fn has(&self, user: &str) -> bool {
+        self.hashes.contains_key(user)
+    }
+
+    /// Whether the password is that of the user. Takes as long as bcrypt takes, for every name.
     pub fn admits(&self, shown: &Password) -> bool {
         let known = self.hashes.get(&shown.user);
         let Some(hash) = known.map(|hash| &hash.text).or(self.nobody.as_ref()) else { return false };
@@ -256,7 +294,7 @@ impl Credentials {
     /// user of the file, with the token as password, or with the token as user name and an empty password).
     /// Hashes no password.
     pub fn shown(&self, headers: &HeaderMap) -> Shown {
-        let Self::Needed { token, users } = self else { return Shown::Right(Operator::Anyone) };
+        let Self::Needed { token, users, named } = self else { return Shown::Right(Operator::Anyone) };
         if !headers.contains_key("x-admin-token") && !headers.contains_key(header::AUTHORIZATION) {
             return Shown::Nothing;
         }
@@ -266,13 +304,25 @@ impl Credentials {
             let value = headers.get(name).filter(|value| value.len() <= MAX_HEADER)?;
             value.to_str().ok()
         };
-        if text("x-admin-token").is_some_and(is_token) {
-            return Shown::Right(Operator::Token);
+        let of_name = |token: &str| {
+            let (user, secret) = named::parts_of_token(token)?;
+            Some(Shown::Password(Password {
+                user: user.to_owned(),
+                password: Zeroizing::new(secret.to_owned()),
+            }))
+        };
+        if let Some(candidate) = text("x-admin-token") {
+            if is_token(candidate) {
+                return Shown::Right(Operator::Token);
+            }
+            if let Some(shown) = of_name(candidate) {
+                return shown;
+            }
         }
         let authorization = text(header::AUTHORIZATION.as_str()).and_then(|value| value.split_once(' '));
         let Some((scheme, rest)) = authorization else { return Shown::Wrong };
         if scheme.eq_ignore_ascii_case("bearer") {
-            return right(is_token(rest.trim()));
+            return of_name(rest.trim()).unwrap_or_else(|| right(is_token(rest.trim())));
         }
         if !scheme.eq_ignore_ascii_case("basic") {
             return Shown::Wrong;
@@ -281,7 +331,10 @@ impl Credentials {
         if is_token(&shown.password) || (shown.password.is_empty() && is_token(&shown.user)) {
             return Shown::Right(Operator::Token);
         }
-        if users.is_empty() { Shown::Wrong } else { Shown::Password(shown) }
+        if let Some(named) = of_name(&shown.password) {
+            return named;
+        }
+        if users.is_empty() && named.is_empty() { Shown::Wrong } else { Shown::Password(shown) }
     }
 
     /// See [`Users::slow`].
@@ -293,11 +346,68 @@ impl Credentials {
         users.into_iter().flat_map(Users::slow)
     }
 
-    /// Whether a user of the file has this password. Takes the time of a bcrypt hash.
-    pub fn admits(&self, shown: &Password) -> bool {
+    /// The named credentials; `None` where no credentials are needed.
+    pub fn named(&self) -> Option<&Arc<Named>> {
+        match self {
+            Self::NoneNeeded => None,
+            Self::Needed { named, .. } => Some(named),
+        }
+    }
+
+    /// Whether the configuration has an owner: a token, or a user of the htpasswd file.
+    pub fn has_configured_owner(&self) -> bool {
         match self {
             Self::NoneNeeded => true,
-            Self::Needed { users, .. } => users.admits(shown),
+            Self::Needed { token, users, .. } => token.is_some() || !users.is_empty(),
+        }
+    }
+
+    /// Whether the htpasswd file has an entry for `name`.
+    pub fn has_user(&self, name: &str) -> bool {
+        match self {
+            Self::NoneNeeded => false,
+            Self::Needed { users, .. } => users.has(name),
+        }
+    }
+
+    /// Whether a named credential or a user of the file has this password. Takes as long for each name: where there are both
+    /// kinds, both hashes are computed.
+    pub fn admits(&self, shown: &Password) -> bool {
+        let Self::Needed { users, named, .. } = self else { return true };
+        let now = unix_now();
+        let by_name = !named.is_empty() && named.admits(&shown.user, &shown.password, now);
+        let by_user = users.admits(shown);
+        match named.get(&shown.user, now) {
+            Some(_) => by_name,
+            None => by_user,
+        }
+    }
+
+    /// The operator of this name, whose password was right when `version` was the one that counts; `None` if it has changed.
+    pub fn operator(&self, user: &str, version: u64) -> Option<Operator> {
+        let Self::Needed { users, named, .. } = self else { return Some(Operator::Anyone) };
+        let now = unix_now();
+        let Some(credential) = named.get(user, now) else {
+            return (version == 0 && users.has(user)).then(|| Operator::User(user.to_owned()));
+        };
+        if credential.version != version {
+            return None;
+        }
+        credential.used(now);
+        let name = user.to_owned();
+        Some(match credential.standing {
+            Standing::Active(_) => Operator::Named { name, role: credential.role },
+            Standing::Invited { .. } => Operator::Invited { name },
+        })
+    }
+
+    /// Which secret of this name counts: what is remembered of another version does not. 0 for users of the htpasswd file.
+    pub fn version(&self, user: &str) -> u64 {
+        match self {
+            Self::NoneNeeded => 0,
+            Self::Needed { named, .. } => {
+                named.get(user, unix_now()).map_or(0, |credential| credential.version)
+            }
         }
     }
 }
@@ -339,7 +449,7 @@ mod tests {
 
     fn credentials() -> Credentials {
         let users = Users::parse(&format!("# people\r\n\r\nalice:{}\r\n", hash(4))).expect("file");
-        Credentials::Needed { token: Some(OperatorToken::new("s3cret")), users }
+        Credentials::Needed { token: Some(OperatorToken::new("s3cret")), users, named: Arc::default() }
     }
 
     /// As on the admin listener, but without delays.
@@ -377,8 +487,11 @@ mod tests {
 
     #[test]
     fn only_a_name_and_a_password_cost_a_hash() {
-        let without_users =
-            Credentials::Needed { token: Some(OperatorToken::new("s3cret")), users: Users::default() };
+        let without_users = Credentials::Needed {
+            token: Some(OperatorToken::new("s3cret")),
+            users: Users::default(),
+            named: Arc::default(),
+        };
         for (headers, shown) in [
             (HeaderMap::new(), Shown::Nothing),
             (headers("x-onboard-token", "x"), Shown::Nothing),
@@ -430,7 +543,7 @@ mod tests {
 
     #[test]
     fn without_a_token_no_token_is_right() {
-        let credentials = Credentials::Needed { token: None, users: Users::default() };
+        let credentials = Credentials::Needed { token: None, users: Users::default(), named: Arc::default() };
         assert!(!admits(&credentials, &headers("x-admin-token", "")));
         assert!(!admits(&credentials, &basic_header(":")));
     }

@@ -1,15 +1,18 @@
 //! Credentials of operators: headers, and lines of an htpasswd file.
 
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use cvm_kms::operator::{BadHtpasswd, Credentials, Operator, OperatorToken, Shown, Users};
 use http::{HeaderMap, HeaderValue, header};
 
 const TOKEN: &str = "0123456789abcdef0123456789abcdef";
 
-/// A header without the token, plain or in base64, is not the operator's.
-static CREDENTIALS: LazyLock<Credentials> =
-    LazyLock::new(|| Credentials::Needed { token: Some(OperatorToken::new(TOKEN)), users: Users::default() });
+/// Without the token in it, in plain or in base64, no header is the operator's.
+static CREDENTIALS: LazyLock<Credentials> = LazyLock::new(|| Credentials::Needed {
+    token: Some(OperatorToken::new(TOKEN)),
+    users: Users::default(),
+    named: Arc::default(),
+});
 
 /// Uses the bytes as an htpasswd file, and as the value of each header that may carry credentials.
 pub fn operator(data: &[u8]) {

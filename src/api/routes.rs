@@ -1,6 +1,8 @@
 //! The routes that are not methods of the proto file: the page and the JSON API of setup, and paths for
 //! probes and monitoring.
 
+use kms_wire::role::Role;
+
 use super::{Access, Service};
 
 /// The HTTP methods that a route is served for.
@@ -33,8 +35,9 @@ pub struct Route {
 const SHORT: usize = 16 * 1024;
 
 /// All routes. The routers, access control during onboarding, and `tests/it/access_table.rs` read this table.
-pub const ROUTES: [Route; 25] = {
-    use Access::{Onboarding, Open, Operator};
+pub const ROUTES: [Route; 30] = {
+    use Access::{Invitation, Onboarding, Open, Operator};
+    use Role::{Auditor, EventsWriter, Owner, Viewer};
     use Service::{Admin, Kms, Onboard};
     use Verbs::{Get, GetAndPost, Post};
     const fn row(
@@ -66,15 +69,20 @@ pub const ROUTES: [Route; 25] = {
         row(Onboard, "/prpc/GetSetupStatus", GetAndPost, Onboarding, SHORT),
         row(Onboard, "/prpc/Onboard.GetSetupStatus", GetAndPost, Onboarding, SHORT),
         row(Onboard, "/finish", Get, Onboarding, 0),
-        row(Admin, "/livez", Get, Operator, 0),
-        row(Admin, "/readyz", Get, Operator, 0),
-        row(Admin, "/log/checkpoint", Get, Operator, 0),
-        row(Admin, "/log/tile/{*tile}", Get, Operator, 0),
-        row(Admin, "/logs", Get, Operator, 0),
-        row(Admin, "/api/v1/events", Get, Operator, 0),
-        row(Admin, "/api/v1/events/stream", Get, Operator, 0),
-        row(Admin, "/api/v1/new_event", GetAndPost, Operator, SHORT),
-        row(Admin, "/api/v1/audit-logs", Get, Operator, 0),
+        row(Admin, "/livez", Get, Operator(Viewer), 0),
+        row(Admin, "/readyz", Get, Operator(Viewer), 0),
+        row(Admin, "/log/checkpoint", Get, Operator(Viewer), 0),
+        row(Admin, "/log/tile/entries/{*tile}", Get, Operator(Auditor), 0),
+        row(Admin, "/log/tile/{*tile}", Get, Operator(Viewer), 0),
+        row(Admin, "/logs", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/events", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/events/stream", Get, Operator(Viewer), 0),
+        row(Admin, "/api/v1/new_event", GetAndPost, Operator(EventsWriter), SHORT),
+        row(Admin, "/api/v1/audit-logs", Get, Operator(Auditor), 0),
+        row(Admin, "/api/v1/credentials", GetAndPost, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/credentials/{name}/rotate", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/credentials/{name}/revoke", Post, Operator(Owner), SHORT),
+        row(Admin, "/api/v1/activate", Post, Invitation, SHORT),
     ]
 };
 
@@ -96,12 +104,16 @@ impl Route {
     }
 
     fn matches(&self, path: &str) -> bool {
-        match self.path.split_once('{') {
-            None => self.path == path,
-            Some((before, part)) => path
-                .strip_prefix(before)
-                .is_some_and(|rest| !rest.is_empty() && (part.starts_with('*') || !rest.contains('/'))),
+        let mut parts = path.split('/');
+        for pattern in self.path.split('/') {
+            match parts.next() {
+                Some(part) if pattern.starts_with("{*") => return !part.is_empty() || parts.next().is_some(),
+                Some(part) if pattern.starts_with('{') && !part.is_empty() => {}
+                Some(part) if part == pattern => {}
+                Some(_) | None => return false,
+            }
         }
+        parts.next().is_none()
     }
 }
 
@@ -120,6 +132,14 @@ mod tests {
         let served = |path| Route::serving(Service::Kms, path).map(|route| route.path);
         assert_eq!(served("/log/tile/0/x001/234.p/5"), Some("/log/tile/{*tile}"));
         assert_eq!(served("/log/tile/"), None);
+        let served = |path| Route::serving(Service::Admin, path).map(|route| route.path);
+        assert_eq!(served("/log/tile/entries/000"), Some("/log/tile/entries/{*tile}"));
+        assert_eq!(served("/api/v1/credentials/ci/rotate"), Some("/api/v1/credentials/{name}/rotate"));
+        for other in
+            ["/api/v1/credentials//rotate", "/api/v1/credentials/ci/", "/api/v1/credentials/a/b/rotate"]
+        {
+            assert_eq!(served(other), None, "{other}");
+        }
     }
 
     #[test]

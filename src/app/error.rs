@@ -55,6 +55,12 @@ pub enum AppError {
     /// The audit log cannot be written, and the configuration says that this ends the process.
     #[error("{0}, and core.audit.on_failure is \"exit\"")]
     AuditFails(FailureReason),
+    /// Another process uses the file of credentials.
+    #[error("the file that core.admin.credentials_file names is in use by another process")]
+    CredentialsFileInUse,
+    /// It is not known who may use the admin listener.
+    #[error(transparent)]
+    NamedCredentials(#[from] crate::control::OpenError),
     /// Another process uses the file of freezes.
     #[error("the file that core.freeze.file names is in use by another process")]
     FreezeFileInUse,
@@ -110,6 +116,9 @@ impl AppError {
             Self::Audit(_) | Self::AuditFails(_) => Switch::Lacking("the audit log cannot be written"),
             Self::Freezes(_) | Self::FreezeFileInUse => {
                 Switch::Lacking("the freezes are unknown; the log says why")
+            }
+            Self::NamedCredentials(_) | Self::CredentialsFileInUse => {
+                Switch::Lacking("it is not known who may use the admin listener; the log says why")
             }
             Self::Verifier(VerifierError::Floors(_)) => {
                 Switch::Lacking("it is unknown which collateral is too old; the log says why")

@@ -12,7 +12,7 @@ use crate::admission::ImageCheck;
 use crate::audit::{self, AuditError};
 use crate::clock::{ClockBehind, Floor, unix_now};
 use crate::config::Config;
-use crate::control::Freezes;
+use crate::control::{Freezes, NamedCredentials, WillMakeOwner};
 use crate::events::Pipe;
 use crate::lifecycle::{Node, Prospect};
 use crate::notify;
@@ -39,6 +39,8 @@ pub struct Preflight {
     pub clock_behind: Option<ClockBehind>,
     /// How many bytes at the end of the audit file are not records.
     pub damaged_log: u64,
+    /// Whether it would make a credential of an owner, and print its token, because no other is configured.
+    pub makes_owner: bool,
 }
 
 /// The time limit for the guest agent to respond.
@@ -60,6 +62,13 @@ impl Preflight {
             problems.note(admin_tls::check(tls, config));
         }
         let credentials = problems.note(core.admin.credentials().map_err(AppError::from)).flatten();
+        let mut makes_owner = false;
+        if let Some(credentials) = &credentials {
+            let path = core.admin.credentials_file.clone();
+            let inspected =
+                problems.note(NamedCredentials::inspect(path, credentials).map_err(AppError::from));
+            makes_owner = inspected.is_some_and(|WillMakeOwner(makes)| makes);
+        }
         let slow_users = credentials.iter().flat_map(Credentials::slow_users);
         let slow_users = slow_users.map(|(user, cost)| (user.to_owned(), cost)).collect();
         let is_running = store::is_occupied(&core.cert_dir);
@@ -90,6 +99,7 @@ impl Preflight {
             unattested,
             clock_behind,
             damaged_log,
+            makes_owner,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The parts with the lifetime of the process, each built from its section of the configuration.
 
 use std::net::SocketAddr;
+use std::path::Path;
 use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 use std::{fmt, io};
@@ -59,6 +60,8 @@ pub(super) struct Process {
     occupancy: Arc<Occupancy>,
     /// Keeps other processes from the file of freezes, if it is elsewhere.
     _freeze_file: Option<state_file::Lock>,
+    /// The same for the file of credentials.
+    _credentials_file: Option<state_file::Lock>,
     /// Changes when the operator requests a reload.
     pub(super) reload: watch::Sender<u64>,
     /// Becomes true when the service must end.
@@ -75,6 +78,7 @@ impl Process {
     ) -> Result<Self, AppError> {
         let core = &config.core;
         let freeze_file = freeze_lock(core)?;
+        let credentials_file = credentials_lock(core)?;
         let clock_floor = Floor::default();
         let attester = Arc::new(core.attester.build()?);
         let verifier = core.verifier(clock_floor.clone())?.remembering(SeenPlatforms::new(WATCHED_FOR));
@@ -145,6 +149,7 @@ impl Process {
             stop: watch::Sender::new(false),
             occupancy,
             _freeze_file: freeze_file,
+            _credentials_file: credentials_file,
             log,
         })
     }
@@ -291,17 +296,33 @@ pub(super) fn key_directory(config: &Config, occupancy: &Arc<Occupancy>) -> Resu
 
 /// Keeps another KMS from overwriting the freezes. In the key directory, its own lock does that.
 fn freeze_lock(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
-    let file = &core.freeze.file;
+    lock(core, &core.freeze.file, "core.freeze.file", AppError::FreezeFileInUse)
+}
+
+/// Another KMS must not replace the credentials of this one.
+fn credentials_lock(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
+    if !core.admin.enabled {
+        return Ok(None);
+    }
+    lock(core, &core.admin.credentials_file, "core.admin.credentials_file", AppError::CredentialsFileInUse)
+}
+
+fn lock(
+    core: &Core,
+    file: &Path,
+    key: &'static str,
+    in_use: AppError,
+) -> Result<Option<state_file::Lock>, AppError> {
     if file.parent() == Some(&*core.cert_dir) {
         return Ok(None);
     }
     match state_file::Lock::take(file) {
         Ok(lock) => Ok(Some(lock)),
-        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(AppError::FreezeFileInUse),
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use),
         // For example a full disk: freezes then hold in memory only, and a freeze reports that it was not
         // saved.
         Err(error) => {
-            tracing::warn!(%error, "the file of core.freeze.file cannot be locked against other processes");
+            tracing::warn!(%error, "the file of {key} cannot be locked against other processes");
             Ok(None)
         }
     }

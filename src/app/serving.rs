@@ -1,5 +1,6 @@
 //! The KMS phase, which serves keys.
 
+use std::io::{self, Write as _};
 use std::net::SocketAddr;
 use std::sync::Arc;
 
@@ -12,18 +13,22 @@ use super::process::{Process, bind};
 use super::{AppError, background, leaf};
 use crate::admission::Foundation;
 use crate::api::admin::AdminService;
+use crate::api::credentials::CredentialService;
 use crate::api::events::EventService;
 use crate::api::kms::KmsService;
 use crate::api::meta::Meta;
 use crate::api::readiness::Readiness;
 use crate::api::setup::Switch;
+use crate::audit::Event;
 use crate::ca;
+use crate::control::{Issued, NamedCredentials, Opened};
 use crate::domain::ReservedName;
 use crate::lifecycle::Ready;
 use crate::net::listener::{Phase, PlainHttp};
 use crate::net::middleware::Middleware;
 use crate::net::tls::{self, ClientPolicy, Leaf};
 use crate::net::{self, OwnNames};
+use crate::operator::Credentials;
 
 /// The main listener of the KMS phase.
 pub(super) enum MainListener {
@@ -45,6 +50,25 @@ pub(super) struct Serving {
     pub(super) admin_certificate: Option<AdminCertificate>,
     admin: Arc<AdminService>,
     phase: Phase,
+}
+
+/// The named credentials. At the first start without any other, one is made, and its token is printed: it is kept nowhere.
+async fn named_credentials(
+    process: &Process,
+    credentials: &Arc<Credentials>,
+) -> Result<Option<Arc<CredentialService>>, AppError> {
+    let path = process.config.core.admin.credentials_file.clone();
+    let opened = NamedCredentials::open(path, Arc::clone(credentials), |Issued { token, .. }| {
+        let mut terminal = io::stdout();
+        let text = format!("credential of an owner, shown only now: {}\n", token.as_str());
+        terminal.write_all(text.as_bytes()).and_then(|()| terminal.flush())
+    });
+    let Some(Opened { credentials, made }) = opened? else { return Ok(None) };
+    let audit = process.audit();
+    if let Some(name) = made {
+        let _ = audit.record(Event::OwnerCreated { name: name.to_string() }).await;
+    }
+    Ok(Some(Arc::new(CredentialService::new(Arc::new(credentials), audit))))
 }
 
 impl Serving {
@@ -94,7 +118,8 @@ impl Serving {
         let Some(credentials) = &process.credentials else { return Ok(None) };
         let events = EventService::new(Arc::clone(&process.events), Arc::clone(&process.reports));
         let (service, readiness) = (Arc::clone(&self.admin), Arc::clone(&self.readiness));
-        let router = net::admin(service, Arc::new(events), &admin.limits, readiness, process.audit());
+        let named = named_credentials(process, credentials).await?;
+        let router = net::admin(service, Arc::new(events), &admin.limits, readiness, process.audit(), named);
         let core = &process.config.core;
         let reserved = core.reserved_names();
         let names = reserved.iter().map(ReservedName::as_str).chain([self.ready.domain().as_str()]);

@@ -373,6 +373,53 @@ pub enum Event {
         /// Where the request came from.
         remote: IpAddr,
     },
+    /// No credential was configured, so the first start made one of an owner.
+    OwnerCreated {
+        /// Its name.
+        name: String,
+    },
+    /// An owner has made a credential.
+    CredentialCreated {
+        /// Its name.
+        name: String,
+        /// What it may do.
+        role: &'static str,
+        /// Unix seconds at which it ends by itself.
+        expires_at: Option<u64>,
+        /// Whether its holder has to activate it.
+        invited: bool,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// A credential has another secret.
+    CredentialRotated {
+        /// Its name.
+        name: String,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// The holder of an invitation has exchanged it for a secret.
+    CredentialActivated {
+        /// Its name.
+        name: String,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
+    /// A credential does not count any more.
+    CredentialRevoked {
+        /// Its name.
+        name: String,
+        /// Who did it.
+        by: String,
+        /// Where the request came from.
+        remote: IpAddr,
+    },
     /// A request had wrong credentials.
     CredentialsRefused {
         /// `admin` or `onboarding`.
@@ -464,6 +511,11 @@ impl Event {
             Self::ShadowStarted { .. } => EventType::ShadowStarted,
             Self::ShadowStopped { .. } => EventType::ShadowStopped,
             Self::CollateralRefreshed { .. } => EventType::CollateralRefreshed,
+            Self::OwnerCreated { .. } => EventType::OwnerCreated,
+            Self::CredentialCreated { .. } => EventType::CredentialCreated,
+            Self::CredentialRotated { .. } => EventType::CredentialRotated,
+            Self::CredentialActivated { .. } => EventType::CredentialActivated,
+            Self::CredentialRevoked { .. } => EventType::CredentialRevoked,
             Self::CredentialsRefused { .. } => EventType::CredentialsRefused,
             Self::Reported { .. } => EventType::Reported,
             Self::CachesCleared { .. } => EventType::CachesCleared,

@@ -257,6 +257,13 @@ impl Record {
                     by()
                 )
             }
+            "owner_created" => format!("the first start made the credential {} of an owner", v("name")),
+            "credential_created" => {
+                format!("credential {} with the role {} was created by {}", v("name"), v("role"), by())
+            }
+            "credential_rotated" => format!("credential {} got another secret, by {}", v("name"), by()),
+            "credential_activated" => format!("credential {} was activated from {}", v("name"), v("remote")),
+            "credential_revoked" => format!("credential {} was revoked by {}", v("name"), by()),
             "credentials_refused" => {
                 format!("wrong {} from {} on the {} listener", v("shown"), v("remote"), v("listener"))
             }

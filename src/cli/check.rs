@@ -50,6 +50,7 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
         unattested,
         clock_behind,
         damaged_log,
+        makes_owner,
     } = Preflight::of(&config);
     let mut found = Findings::default();
     if is_running {
@@ -85,6 +86,11 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     if image.verify && image.acpi_tables.as_ref().is_some_and(|program| !os_image::is_installed(program)) {
         found.warn(
             "core.image.acpi_tables is not installed: CVMs with legacy TDX attestation would get no keys",
+        );
+    }
+    if makes_owner {
+        say!(
+            "notice    core.admin: no credential is configured; the first start makes a credential of an owner and prints its token once"
         );
     }
     for (user, cost) in slow_users {

@@ -1,5 +1,7 @@
 //! The credentials for the admin listener, from `[core.admin]`.
 
+use std::sync::Arc;
+
 use super::file::{FileError, read_file};
 use super::{Admin, Core};
 use crate::domain::ReservedName;
@@ -41,7 +43,9 @@ impl Admin {
         // Without either, the configuration was refused unless it says so.
         Ok(Some(match (&token, &self.htpasswd_file, self.insecure_no_auth) {
             (None, None, true) => Credentials::NoneNeeded,
-            (Some(_), _, _) | (_, Some(_), _) | (_, _, false) => Credentials::Needed { token, users },
+            (Some(_), _, _) | (_, Some(_), _) | (_, _, false) => {
+                Credentials::Needed { token, users, named: Arc::default() }
+            }
         }))
     }
 

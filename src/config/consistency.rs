@@ -53,13 +53,6 @@ pub(super) fn check(config: &Config, report: &mut Report) {
 }
 
 fn admin(admin: &Admin, rpc: &Rpc, auth_api: &AuthApi, report: &mut Report) {
-    if admin.auth_token.is_none() && admin.htpasswd_file.is_none() && !admin.insecure_no_auth {
-        report.find(
-            "core.admin",
-            "admin API is enabled but neither auth_token nor htpasswd_file is configured; set one of them, \
-             DSTACK_KMS_ADMIN_TOKEN, or insecure_no_auth = true",
-        );
-    }
     let same_address =
         admin.address == rpc.address || admin.address.is_unspecified() || rpc.address.is_unspecified();
     if admin.port != 0 && admin.port == rpc.port && same_address {

@@ -146,7 +146,7 @@ fn quote_enabled(section: &mut Section<'_>, insecure_no_tee: bool) {
     section.retired("quote_enabled", values::boolean);
 }
 
-pub(super) fn admin(section: &mut Section<'_>, environment: Environment<'_>) -> Admin {
+pub(super) fn admin(section: &mut Section<'_>, cert_dir: &Path, environment: Environment<'_>) -> Admin {
     let limits = server_settings(section, &BodyLimits::default());
     Admin {
         enabled: section.flag("enabled"),
@@ -154,6 +154,9 @@ pub(super) fn admin(section: &mut Section<'_>, environment: Environment<'_>) -> 
         port: section.port("port"),
         auth_token: token(section, "auth_token", &["DSTACK_KMS_ADMIN_TOKEN", "ADMIN_API_TOKEN"], environment),
         htpasswd_file: section.path("htpasswd_file"),
+        credentials_file: section
+            .path("credentials_file")
+            .unwrap_or_else(|| cert_dir.join("credentials.json")),
         insecure_no_auth: section.flag("insecure_no_auth"),
         tls: admin_tls(section),
         limits,

@@ -34,6 +34,7 @@ pub(super) fn check(core: &Core, report: &mut Report) {
         named("core.audit.file", &core.audit.file),
         named("core.events.index", &core.events.index),
         named("core.freeze.file", &core.freeze.file),
+        named("core.admin.credentials_file", &core.admin.credentials_file),
         named("core.tcb.floors_file", &core.tcb.floors_file),
     ];
     written.extend(core.events.fifo.iter().map(|path| named("core.events.fifo", path)));
@@ -107,6 +108,10 @@ mod tests {
             (
                 "events.index = 'ROOT/x'\nadmin.htpasswd_file = 'ROOT/x'\nadmin.auth_token = 'x'",
                 "core.events.index: is a file of core.admin.htpasswd_file too",
+            ),
+            (
+                "admin.credentials_file = 'ROOT/keys/frozen.json'",
+                "core.admin.credentials_file: is a file of core.freeze.file too",
             ),
             ("freeze.file = 'ROOT/keys/audit.jsonl'", "core.freeze.file: is a file of core.audit.file too"),
         ] {

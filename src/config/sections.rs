@@ -81,7 +81,7 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
         onboard: section.section("onboard", |section| {
             listeners::onboard(section, server_limits, insecure_no_tee, environment)
         }),
-        admin: section.section("admin", |section| listeners::admin(section, environment)),
+        admin: section.section("admin", |section| listeners::admin(section, &cert_dir, environment)),
         metrics: section.section("metrics", |section| Metrics { enabled: section.flag("enabled") }),
         audit: section.section("audit", |section| Audit {
             file: section.path("file").unwrap_or_else(|| cert_dir.join("audit.jsonl")),

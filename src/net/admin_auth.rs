@@ -114,7 +114,7 @@ impl AdminAuth {
     ) -> Result<Operator, Refused> {
         let user = shown.user().to_owned();
         match self.passwords.check(shown, address).await {
-            Verdict::Right => Ok(Operator::User(user)),
+            Verdict::Right(version) => self.credentials.operator(&user, version).ok_or(Refused::Credentials),
             Verdict::Wrong(lock) => {
                 self.wrong.password(address, lock);
                 Err(Refused::Credentials)

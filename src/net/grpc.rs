@@ -279,12 +279,14 @@ pub(super) async fn unary<Q, M, A: Reply<M>>(
     let missing = || Status::internal("no connection information");
     let caller: Caller = request.extensions().get().cloned().ok_or_else(missing)?;
     let log: RefusalLog = request.extensions().get().cloned().ok_or_else(missing)?;
-    call(&caller, request.into_inner()).await.map(|reply| Response::new(reply.into_message())).map_err(
-        |error| {
-            log.tell(method.row().name, caller.remote(), &error);
-            status::grpc(&error)
-        },
-    )
+    let answer = match caller.authorize(method.row().access) {
+        Ok(()) => call(&caller, request.into_inner()).await,
+        Err(refused) => Err(refused),
+    };
+    answer.map(|reply| Response::new(reply.into_message())).map_err(|error| {
+        log.tell(method.row().name, caller.remote(), &error);
+        status::grpc(&error)
+    })
 }
 
 /// Whether a request is gRPC or gRPC-web, by its content type.

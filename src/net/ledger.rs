@@ -23,11 +23,15 @@ const IMMUTABLE_PRIVATE: &str = "private, max-age=604800, immutable";
 /// may read them.
 pub(super) fn routes(service: Service, audit: Arc<Audit>, reader: Reader) -> Router {
     let tiles = Arc::clone(&audit);
-    route(service, "/log/checkpoint", move || async move { checkpoint(&audit) }).merge(route(
-        service,
-        "/log/tile/{*tile}",
-        move |request: Request| tile(tiles, reader, request),
-    ))
+    let entries = match reader {
+        Reader::Anyone => Router::new(),
+        Reader::Operator => {
+            let tiles = Arc::clone(&audit);
+            route(service, "/log/tile/entries/{*tile}", move |request: Request| tile(tiles, reader, request))
+        }
+    };
+    let hashes = route(service, "/log/tile/{*tile}", move |request: Request| tile(tiles, reader, request));
+    route(service, "/log/checkpoint", move || async move { checkpoint(&audit) }).merge(hashes).merge(entries)
 }
 
 fn checkpoint(audit: &Audit) -> Response {

@@ -41,8 +41,8 @@ const MAX_WAIT: Duration = Duration::from_secs(10);
 /// The result of checking a password.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Verdict {
-    /// It is its user's password.
-    Right,
+    /// It is its user's password; with the version of the credential that it was compared with.
+    Right(u64),
     /// It is wrong, and may have locked the guesser for this long.
     Wrong(Option<Duration>),
     /// It was wrong recently, so it is no new guess.
@@ -125,13 +125,14 @@ impl Passwords {
 
     /// Checks a password shown from `address`.
     pub(super) async fn check(&self, shown: Password, address: IpAddr) -> Verdict {
-        let digest = self.0.digest(&shown);
+        let version = self.0.credentials.version(shown.user());
+        let digest = self.0.digest(&shown, version);
         let key = (bucket(address), digest);
         let _waiter;
         let hashing = {
             let mut memory = self.0.memory();
             if memory.right.get(&digest).is_some_and(|at| at.elapsed() < REMEMBERED_FOR) {
-                return Verdict::Right;
+                return Verdict::Right(version);
             }
             if memory.wrong.get(&digest).is_some_and(|at| at.elapsed() < WRONG_FOR) {
                 return Verdict::Again;
@@ -144,7 +145,7 @@ impl Passwords {
             match memory.hashing.get(&key) {
                 Some(hashing) => hashing.clone(),
                 None => {
-                    let hashing = Arc::clone(&self.0).hashing(shown, address, digest);
+                    let hashing = Arc::clone(&self.0).hashing(shown, version, address, digest);
                     memory.hashing.insert(key, hashing.clone());
                     hashing
                 }
@@ -156,9 +157,9 @@ impl Passwords {
 
 impl Inner {
     /// A task of its own, so that the hash ends and is counted even if the caller hangs up.
-    fn hashing(self: Arc<Self>, shown: Password, address: IpAddr, digest: Digest) -> Hashing {
+    fn hashing(self: Arc<Self>, shown: Password, version: u64, address: IpAddr, digest: Digest) -> Hashing {
         let work = tokio::spawn(async move {
-            let verdict = self.hash(shown, address, digest).await;
+            let verdict = self.hash(shown, version, address, digest).await;
             self.memory().hashing.remove(&(bucket(address), digest));
             verdict
         });
@@ -166,7 +167,13 @@ impl Inner {
         async move { work.await.unwrap_or(Verdict::Busy) }.boxed().shared()
     }
 
-    async fn hash(self: &Arc<Self>, shown: Password, address: IpAddr, digest: Digest) -> Verdict {
+    async fn hash(
+        self: &Arc<Self>,
+        shown: Password,
+        version: u64,
+        address: IpAddr,
+        digest: Digest,
+    ) -> Verdict {
         let guesser = Guesser::new(address, Guess::Password(self.slot(shown.user())));
         if let Some(wait) = self.lockout.wait(guesser, Instant::now()) {
             return Verdict::Locked(wait);
@@ -202,15 +209,18 @@ impl Inner {
         self.lockout.succeeded(guesser);
         remember(&mut self.memory().right, digest, MAX_REMEMBERED);
         self.knows(address);
-        Verdict::Right
+        Verdict::Right(version)
     }
 
     fn knows(&self, address: IpAddr) {
         remember(&mut self.memory().addresses, bucket(address), MAX_KNOWN_ADDRESSES);
     }
 
-    fn digest(&self, shown: &Password) -> Digest {
-        let tag = hmac::sign(&self.key, shown.joined().as_bytes());
+    fn digest(&self, shown: &Password, version: u64) -> Digest {
+        let mut context = hmac::Context::with_key(&self.key);
+        context.update(&version.to_be_bytes());
+        context.update(shown.joined().as_bytes());
+        let tag = context.sign();
         tag.as_ref().try_into().expect("SHA-256 has 32 bytes")
     }
 

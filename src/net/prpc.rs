@@ -133,7 +133,11 @@ where
     if is_read(&parts.method) && !may_read {
         return error(encoding, &Error::invalid(format!("{name} changes something: ask for it by POST")));
     }
-    match dispatch.call(*method, caller, Call { encoding, payload }).await {
+    let answer = match caller.authorize(row.access) {
+        Ok(()) => dispatch.call(*method, caller, Call { encoding, payload }).await,
+        Err(refused) => Err(refused),
+    };
+    match answer {
         Ok(bytes) => success(*method, encoding, bytes),
         Err(cause) => {
             if let Some(log) = parts.extensions.get::<RefusalLog>() {

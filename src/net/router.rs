@@ -15,15 +15,16 @@ use tokio::sync::watch;
 use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
-use super::{events, grpc, ledger, setup, status, web};
+use super::{credentials, events, grpc, ledger, setup, status, web};
 use crate::api::admin::AdminService;
+use crate::api::credentials::CredentialService;
 use crate::api::events::EventService;
 use crate::api::kms::KmsService;
 use crate::api::onboard::{Finished, OnboardService};
 use crate::api::readiness::Readiness;
 use crate::api::routes::{Route, Verbs};
 use crate::api::setup::SetupService;
-use crate::api::{Method, Service};
+use crate::api::{Access, Caller, Method, Service};
 use crate::audit::Audit;
 use crate::config::BodyLimits;
 use crate::error::{Code, Error};
@@ -112,12 +113,15 @@ pub fn admin(
     limits: &BodyLimits,
     readiness: Arc<Readiness>,
     audit: Arc<Audit>,
+    credentials: Option<Arc<CredentialService>>,
 ) -> Router {
+    let credentials = credentials.map_or_else(Router::new, credentials::routes);
     let grpc = grpc::admin(Arc::clone(&service), limits, Arc::clone(&readiness));
     prpc_routes(service, limits)
         .merge(probes::routes(Service::Admin, readiness, Reader::Operator))
         .merge(ledger::routes(Service::Admin, audit, Reader::Operator))
         .merge(events::routes(events))
+        .merge(credentials)
         .merge(grpc)
         .fallback(not_found)
 }
@@ -155,7 +159,28 @@ pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Hand
         Verbs::Post => MethodFilter::POST,
         Verbs::GetAndPost => MethodFilter::GET.or(MethodFilter::POST),
     };
-    Router::new().route(row.path, on(verbs, handler))
+    let served = Router::new().route(row.path, on(verbs, handler));
+    // Where it says nothing, there is nothing to wait for.
+    match row.access {
+        Access::Operator(_) | Access::OperatorAndAttestedCertificate(_) | Access::Invitation => {
+            served.layer(middleware::from_fn(move |request, next| authorized(row.access, request, next)))
+        }
+        Access::Open
+        | Access::Onboarding
+        | Access::AttestedCertificate
+        | Access::AttestedMessage
+        | Access::TokenInMessage => served,
+    }
+}
+
+/// Lets operators pass whose credential has the role that is needed.
+async fn authorized(access: Access, request: Request, next: Next) -> Response {
+    let missing = || Error::internal("no connection information", "caller extension missing");
+    match request.extensions().get::<Caller>().ok_or_else(missing).and_then(|caller| caller.authorize(access))
+    {
+        Ok(()) => next.run(request).await,
+        Err(error) => prpc::error(Encoding::Json, &error).map(Body::new),
+    }
 }
 
 async fn health() -> &'static str {

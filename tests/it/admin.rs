@@ -428,16 +428,9 @@ async fn a_bad_htpasswd_file_is_refused_before_onboarding() {
 }
 
 #[tokio::test]
-async fn an_admin_listener_without_credentials_or_with_broken_ones_does_not_start() {
+async fn an_admin_listener_with_broken_credentials_does_not_start() {
     let mut world = World::ready().await;
     world.configure("core.admin.auth_token = \" \"");
-    let text = toml::to_string(&world.config).expect("TOML");
-    let error = Config::from_toml(&text).map(|_| ()).expect_err("no credentials").to_string();
-    assert!(
-        error.contains("admin API is enabled but neither auth_token nor htpasswd_file is configured"),
-        "{error}"
-    );
-
     let file = world.path("htpasswd");
     world.configure(&format!("core.admin.htpasswd_file = \"{}\"", file.display()));
     let error = world.start().await.expect_err("no file").to_string();

@@ -12,6 +12,7 @@ mod access_table;
 mod admin;
 mod adversaries;
 mod cases;
+mod credentials;
 mod ethereum;
 mod events;
 mod explain;

@@ -66,6 +66,7 @@ impl Stderr {
 pub struct Program {
     child: Child,
     log: PathBuf,
+    out: PathBuf,
 }
 
 /// A port for a listener that starts later, and may end and restart. It is below the ports of outgoing
@@ -157,8 +158,10 @@ impl Setting {
 
     fn spawned(&self, mut command: Command, stderr: impl Into<Stdio>) -> Program {
         let log = self.world.path("log");
-        let child = command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(stderr).spawn();
-        Program { child: child.expect("the program starts"), log }
+        let out = self.world.path("out");
+        let stdout = fs::File::create(&out).expect("a file");
+        let child = command.stdin(Stdio::null()).stdout(stdout).stderr(stderr).spawn();
+        Program { child: child.expect("the program starts"), log, out }
     }
 
     /// A client of the program over HTTPS.
@@ -185,6 +188,11 @@ impl Program {
 
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).expect("a log")
+    }
+
+    /// What it has printed to standard output.
+    pub fn output(&self) -> String {
+        fs::read_to_string(&self.out).expect("its output")
     }
 
     /// Sends a signal, waits for the end, and returns the exit status.

@@ -71,13 +71,24 @@ fn method_of(method: &MethodDescriptor, variant: String) -> Result<Method, Strin
         variant,
         request: rust_type(&method.input()),
         response: rust_type(&method.output()),
-        access: camel(&chosen("access")?),
+        access: access_of(method, &rule, &chosen("access")?)?,
         body_bytes: u64::from(body_kib) * 1024,
         get: camel(chosen("get")?.trim_start_matches("BY_")),
     })
 }
 
-/// The name of the chosen enum value.
+/// The variant of `Access`; those of operators hold the role that is needed.
+fn access_of(method: &MethodDescriptor, rule: &DynamicMessage, access: &str) -> Result<String, String> {
+    let role = enum_value(rule, "role").map(|role| camel(role.trim_start_matches("ROLE_")));
+    match (access.starts_with("OPERATOR"), role) {
+        (true, Some(role)) => Ok(format!("{}(Role::{role})", camel(access))),
+        (false, None) => Ok(camel(access)),
+        (true, None) => Err(format!("{}: its option (cvm_kms.rule) names no role", method.full_name())),
+        (false, Some(_)) => Err(format!("{}: only methods of operators have a role", method.full_name())),
+    }
+}
+
+/// The name of a value that was chosen.
 fn enum_value(rule: &DynamicMessage, field: &str) -> Option<String> {
     let value = rule.get_field_by_name(field)?.as_enum_number().filter(|number| *number != 0)?;
     let kind = rule.descriptor().get_field_by_name(field)?.kind();

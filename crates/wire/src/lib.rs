@@ -4,6 +4,7 @@
 //! |---|---|
 //! | [`message`] | the messages of `proto/kms.proto`, and their JSON form |
 //! | [`method`] | the table of methods: service, access, body size, GET |
+//! | [`role`] | what a credential of operators may do |
 //! | [`encoding`] | the encodings of requests, and messages from bodies and query strings |
 //! | [`media`] | media types of requests |
 //! | [`code`] | error codes in HTTP and gRPC |
@@ -13,6 +14,7 @@ pub mod encoding;
 pub mod media;
 pub mod message;
 pub mod method;
+pub mod role;
 
 /// The encoded `FileDescriptorSet` of the API, for gRPC reflection and for tests that walk every method.
 pub const DESCRIPTORS: &[u8] = include_bytes!(concat!(env!("OUT_DIR"), "/kms.descriptors"));

@@ -1,5 +1,7 @@
 //! The table of methods, generated from `proto/kms.proto`: service, access, and body limit of each.
 
+use crate::role::Role;
+
 /// The services of the proto file; each belongs to a phase and a listener.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Service {
@@ -35,11 +37,27 @@ pub enum Access {
     AttestedMessage,
     /// Callers with the operator's token in the message.
     TokenInMessage,
-    /// Operators: the listener authenticates the request.
-    Operator,
-    /// Operators, for a caller with an attestation in the client certificate that verifies and that policy
-    /// allows.
-    OperatorAndAttestedCertificate,
+    /// Operators whose credential has this role or includes it: the listener has authenticated the request.
+    Operator(Role),
+    /// Operators, for a caller whose client certificate carries an attestation that verifies and that policy allows.
+    OperatorAndAttestedCertificate(Role),
+    /// Holders of an invitation that was not used yet. Only routes have it.
+    Invitation,
+}
+
+impl Access {
+    /// The role that an operator needs; `None` where no operator is asked for.
+    pub fn role(self) -> Option<Role> {
+        match self {
+            Self::Operator(role) | Self::OperatorAndAttestedCertificate(role) => Some(role),
+            Self::Open
+            | Self::Onboarding
+            | Self::AttestedCertificate
+            | Self::AttestedMessage
+            | Self::TokenInMessage
+            | Self::Invitation => None,
+        }
+    }
 }
 
 /// Who may call a method by GET.

@@ -17,7 +17,7 @@ static CREDENTIALS: LazyLock<Arc<Credentials>> = LazyLock::new(|| {
     let hash = bcrypt::hash("right", COST).expect("bcrypt");
     let lines = USERS.map(|user| format!("{user}:{hash}"));
     let users = Users::parse(&lines.join("\n")).expect("file");
-    Arc::new(Credentials::Needed { token: Some(OperatorToken::new("token")), users })
+    Arc::new(Credentials::Needed { token: Some(OperatorToken::new("token")), users, named: Arc::default() })
 });
 
 fn passwords() -> (Passwords, Arc<Lockout>) {
@@ -48,7 +48,7 @@ async fn a_flood_of_wrong_passwords_costs_five_hashes_and_no_lock_for_others() {
         })
         .collect();
     let began = Instant::now();
-    assert_eq!(passwords.check(shown("alice", "right"), THERE.into()).await, Verdict::Right);
+    assert_eq!(passwords.check(shown("alice", "right"), THERE.into()).await, Verdict::Right(0));
     let operator = began.elapsed();
     let mut verdicts = Vec::new();
     for task in flood {
@@ -56,7 +56,7 @@ async fn a_flood_of_wrong_passwords_costs_five_hashes_and_no_lock_for_others() {
     }
     let hashed = verdicts.iter().filter(|verdict| matches!(verdict, Verdict::Wrong(_))).count();
     assert!((5..=6).contains(&hashed), "{hashed} were hashed: {verdicts:?}");
-    assert!(verdicts.iter().all(|verdict| *verdict != Verdict::Right));
+    assert!(verdicts.iter().all(|verdict| *verdict != Verdict::Right(0)));
     assert!(operator < Duration::from_secs(5), "{operator:?}");
 }
 
@@ -65,7 +65,7 @@ async fn the_same_password_shown_by_many_at_a_time_is_hashed_once_and_locks_nobo
     let (passwords, lockout) = passwords();
     let checks = (0..50).map(|_| passwords.check(shown("alice", "right"), HERE.into()));
     for verdict in futures_util::future::join_all(checks).await {
-        assert_eq!(verdict, Verdict::Right);
+        assert_eq!(verdict, Verdict::Right(0));
     }
     assert_eq!(lockout.failures(HERE.into()), 0);
 }
@@ -73,7 +73,7 @@ async fn the_same_password_shown_by_many_at_a_time_is_hashed_once_and_locks_nobo
 #[tokio::test]
 async fn who_has_logged_in_is_known_without_hashing_whatever_is_guessed_at_his_address() {
     let (passwords, _) = passwords();
-    assert_eq!(passwords.check(shown("alice", "right"), HERE.into()).await, Verdict::Right);
+    assert_eq!(passwords.check(shown("alice", "right"), HERE.into()).await, Verdict::Right(0));
     for number in 0..5 {
         let verdict = passwords.check(shown("alice", &format!("wrong{number}")), HERE.into()).await;
         let lock = (number == 4).then_some(Duration::from_secs(1));
@@ -82,8 +82,8 @@ async fn who_has_logged_in_is_known_without_hashing_whatever_is_guessed_at_his_a
     assert!(matches!(passwords.check(shown("alice", "wrong"), HERE.into()).await, Verdict::Locked(_)));
     let began = Instant::now();
     for _ in 0..100 {
-        assert_eq!(passwords.check(shown("alice", "right"), HERE.into()).await, Verdict::Right);
-        assert_eq!(passwords.check(shown("alice", "right"), THERE.into()).await, Verdict::Right);
+        assert_eq!(passwords.check(shown("alice", "right"), HERE.into()).await, Verdict::Right(0));
+        assert_eq!(passwords.check(shown("alice", "right"), THERE.into()).await, Verdict::Right(0));
     }
     assert!(began.elapsed() < Duration::from_secs(1), "{:?}", began.elapsed());
 }
@@ -98,7 +98,7 @@ async fn a_guess_at_one_user_does_not_lock_another_out() {
         passwords.check(shown("alice", &format!("wrong{number}")), HERE.into()).await;
     }
     assert!(matches!(passwords.check(shown("alice", "right"), HERE.into()).await, Verdict::Locked(_)));
-    assert_eq!(passwords.check(shown(other, "right"), HERE.into()).await, Verdict::Right);
+    assert_eq!(passwords.check(shown(other, "right"), HERE.into()).await, Verdict::Right(0));
 }
 
 #[tokio::test]
@@ -110,7 +110,7 @@ async fn the_same_wrong_password_again_and_again_is_hashed_once_and_locks_nobody
         assert_eq!(ask("of last year").await, Verdict::Again);
     }
     assert_eq!(lockout.failures(HERE.into()), 1);
-    assert_eq!(ask("right").await, Verdict::Right);
+    assert_eq!(ask("right").await, Verdict::Right(0));
 }
 
 #[tokio::test]

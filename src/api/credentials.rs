@@ -1,0 +1,191 @@
+//! The credentials of operators: who has which role, and until when.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use kms_wire::role::Role;
+use serde::{Deserialize, Serialize};
+use tokio::task::JoinHandle;
+
+use super::Caller;
+use crate::audit::Audit;
+use crate::clock::unix_now;
+use crate::control::{CredentialError, Issue, Issued, NamedCredentials, NewCredential};
+use crate::error::{Code, Error, Result};
+use crate::operator::Operator;
+use crate::operator::named::{CredentialName, NamedCredential, Standing};
+
+/// Manages the named credentials of one KMS.
+#[derive(Debug)]
+pub struct CredentialService {
+    credentials: Arc<NamedCredentials>,
+    audit: Arc<Audit>,
+}
+
+/// The body of `POST /api/v1/credentials`.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CreateRequest {
+    name: String,
+    role: String,
+    /// Unix seconds.
+    #[serde(default)]
+    expires_at: Option<u64>,
+    /// Answer with a token that its holder exchanges for the secret.
+    #[serde(default)]
+    invite: bool,
+}
+
+/// A credential as owners see it. Times are Unix seconds.
+#[derive(Debug, Serialize)]
+pub struct Shown {
+    name: String,
+    role: &'static str,
+    state: State,
+    created_at: u64,
+    created_by: String,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    invited_until: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    last_used: Option<u64>,
+    /// What the holder shows. Only in the answer that makes it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "snake_case")]
+enum State {
+    Active,
+    Invited,
+    Ended,
+}
+
+impl CredentialService {
+    /// The service over the credentials of a KMS.
+    pub fn new(credentials: Arc<NamedCredentials>, audit: Arc<Audit>) -> Self {
+        Self { credentials, audit }
+    }
+
+    /// All credentials by name, without secrets.
+    pub fn list(&self) -> Vec<Shown> {
+        let now = unix_now();
+        self.credentials.list().values().map(|credential| Shown::of(credential, now)).collect()
+    }
+
+    /// Makes a credential.
+    ///
+    /// # Errors
+    /// A request that cannot be read or done; an audit log or a file that cannot be written.
+    pub async fn create(&self, caller: &Caller, request: CreateRequest) -> Result<Shown> {
+        let new = NewCredential {
+            name: name(&request.name)?,
+            role: request.role.parse().map_err(|error| Error::invalid(format!("{error}")))?,
+            expires_at: request.expires_at,
+            issue: if request.invite { Issue::Invitation } else { Issue::Secret },
+        };
+        let (credentials, audit, author) = self.parts(caller);
+        issued(tokio::spawn(async move { credentials.create(new, author, &audit).await })).await
+    }
+
+    /// Gives a credential another secret.
+    ///
+    /// # Errors
+    /// As [`CredentialService::create`].
+    pub async fn rotate(&self, caller: &Caller, credential: &str) -> Result<Shown> {
+        let credential = name(credential)?;
+        let (credentials, audit, author) = self.parts(caller);
+        issued(tokio::spawn(async move { credentials.rotate(credential, author, &audit).await })).await
+    }
+
+    /// Takes a credential away.
+    ///
+    /// # Errors
+    /// As [`CredentialService::create`]; also where it counts no more, but the disk does not take it.
+    pub async fn revoke(&self, caller: &Caller, credential: &str) -> Result<()> {
+        let credential = name(credential)?;
+        let (credentials, audit, author) = self.parts(caller);
+        done(tokio::spawn(async move { credentials.revoke(credential, author, &audit).await })).await
+    }
+
+    /// Exchanges the invitation that the caller shows for a secret.
+    ///
+    /// # Errors
+    /// The caller shows no invitation, or one that does not count any more.
+    pub async fn activate(&self, caller: &Caller) -> Result<Shown> {
+        let Some(Operator::Invited { name }) = caller.identity() else {
+            return Err(Error::new(
+                Code::Denied,
+                "only the holder of an invitation can activate a credential",
+            ));
+        };
+        let name = name.clone();
+        let (credentials, audit, author) = self.parts(caller);
+        issued(tokio::spawn(async move { credentials.activate(&name, author, &audit).await })).await
+    }
+
+    fn parts(&self, caller: &Caller) -> (Arc<NamedCredentials>, Arc<Audit>, crate::control::Author) {
+        (Arc::clone(&self.credentials), Arc::clone(&self.audit), caller.author())
+    }
+}
+
+impl Shown {
+    fn of(credential: &NamedCredential, now: u64) -> Self {
+        let last_used = credential.last_used.load(Ordering::Relaxed);
+        let (state, invited_until) = match credential.standing {
+            _ if credential.has_ended(now) => (State::Ended, None),
+            Standing::Active(_) => (State::Active, None),
+            Standing::Invited { until, .. } => (State::Invited, Some(until)),
+        };
+        Self {
+            name: credential.name.to_string(),
+            role: Role::name(credential.role),
+            state,
+            created_at: credential.created_at,
+            created_by: credential.created_by.clone(),
+            expires_at: credential.expires_at,
+            invited_until,
+            last_used: (last_used > 0).then_some(last_used),
+            token: None,
+        }
+    }
+}
+
+/// The end of a change, which is a task of its own: a client that goes away leaves nothing half done.
+async fn done<T>(change: JoinHandle<std::result::Result<T, CredentialError>>) -> Result<T> {
+    match change.await {
+        Ok(outcome) => outcome.map_err(failed),
+        Err(error) => Err(Error::internal("the change ended in a panic", error)),
+    }
+}
+
+async fn issued(change: JoinHandle<std::result::Result<Issued, CredentialError>>) -> Result<Shown> {
+    let Issued { credential, token } = done(change).await?;
+    Ok(Shown { token: Some(token.as_str().to_owned()), ..Shown::of(&credential, unix_now()) })
+}
+
+fn name(text: &str) -> Result<CredentialName> {
+    text.parse().map_err(|error| Error::invalid(format!("{error}")))
+}
+
+/// Owners are told what the system says: they are authenticated, and it names no path.
+fn failed(error: CredentialError) -> Error {
+    let code = match error {
+        CredentialError::Unknown(_)
+        | CredentialError::Exists(_)
+        | CredentialError::IsUser(_)
+        | CredentialError::Full
+        | CredentialError::LastOwner(_)
+        | CredentialError::Ended { .. } => Code::InvalidRequest,
+        CredentialError::NotInvited => Code::Denied,
+        CredentialError::Random(_)
+        | CredentialError::NotRecorded(_)
+        | CredentialError::NotKept(_)
+        | CredentialError::RevokedNotKept(_)
+        | CredentialError::RevokedNotRecorded(_)
+        | CredentialError::Panicked => Code::Unavailable,
+    };
+    Error::new(code, error.to_string()).caused_by(error)
+}

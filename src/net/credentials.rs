@@ -1,0 +1,101 @@
+//! Credentials of operators over HTTP: `/api/v1/credentials`, and the exchange of an invitation.
+
+use std::sync::Arc;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::Request;
+use axum::response::Response;
+use http::{HeaderValue, Method as Verb, header};
+use serde::Serialize;
+use serde_json::json;
+
+use super::body;
+use super::prpc::{self, Encoding};
+use super::router::route;
+use crate::api::credentials::{CreateRequest, CredentialService};
+use crate::api::routes::Route;
+use crate::api::{Caller, Service};
+use crate::error::{Error, Result};
+
+const LIST: &str = "/api/v1/credentials";
+const ROTATE: &str = "/api/v1/credentials/{name}/rotate";
+const REVOKE: &str = "/api/v1/credentials/{name}/revoke";
+const ACTIVATE: &str = "/api/v1/activate";
+
+/// The routes of credentials.
+pub(super) fn routes(service: Arc<CredentialService>) -> Router {
+    let [rotate, revoke, activate] = std::array::from_fn(|_| Arc::clone(&service));
+    route(Service::Admin, LIST, move |request: Request| async move {
+        match *request.method() {
+            Verb::POST => answered(created(&service, request).await),
+            _ => answered(Ok(json!({ "credentials": service.list() }))),
+        }
+    })
+    .merge(route(Service::Admin, ROTATE, move |request: Request| async move {
+        let rotated = match asked(ROTATE, request).await {
+            Ok(Asked { caller, name }) => rotate.rotate(&caller, &name).await,
+            Err(error) => Err(error),
+        };
+        answered(rotated)
+    }))
+    .merge(route(Service::Admin, REVOKE, move |request: Request| async move {
+        let revoked = match asked(REVOKE, request).await {
+            Ok(Asked { caller, name }) => revoke.revoke(&caller, &name).await,
+            Err(error) => Err(error),
+        };
+        answered(revoked.map(|()| json!({ "revoked": true })))
+    }))
+    .merge(route(Service::Admin, ACTIVATE, move |request: Request| async move {
+        let activated = match asked(ACTIVATE, request).await {
+            Ok(Asked { caller, .. }) => activate.activate(&caller).await,
+            Err(error) => Err(error),
+        };
+        answered(activated)
+    }))
+}
+
+/// A request whose path says all; its body does not matter.
+struct Asked {
+    caller: Caller,
+    /// The part of the path before the last one. It is not decoded: no name of a credential needs it.
+    name: String,
+}
+
+async fn asked(path: &str, request: Request) -> Result<Asked> {
+    let caller = caller(&request)?;
+    let name = request.uri().path().rsplit('/').nth(1).unwrap_or_default().to_owned();
+    let limit = Route::at(Service::Admin, path).body_limit;
+    body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    Ok(Asked { caller, name })
+}
+
+async fn created(service: &CredentialService, request: Request) -> Result<impl Serialize + use<>> {
+    let caller = caller(&request)?;
+    let limit = Route::at(Service::Admin, LIST).body_limit;
+    let body = body::read(request.into_body(), limit).await.map_err(|error| error.cause)?;
+    let request: CreateRequest =
+        kms_attest::json::from_utf8(&body).map_err(|error| Error::invalid(error.to_string()))?;
+    service.create(&caller, request).await
+}
+
+fn caller(request: &Request) -> Result<Caller> {
+    let caller = request.extensions().get::<Caller>().cloned();
+    caller.ok_or_else(|| Error::internal("no connection information", "caller extension missing"))
+}
+
+fn answered(result: Result<impl Serialize>) -> Response {
+    let body = result.and_then(|value| {
+        serde_json::to_vec_pretty(&value).map_err(|error| Error::internal("internal error", error))
+    });
+    let mut answer = match body {
+        Ok(body) => {
+            let mut answer = Response::new(Body::from(body));
+            answer.headers_mut().insert(header::CONTENT_TYPE, HeaderValue::from_static("application/json"));
+            answer
+        }
+        Err(error) => prpc::error(Encoding::Json, &error).map(Body::new),
+    };
+    answer.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    answer
+}

@@ -1,0 +1,344 @@
+//! Named credentials: one for each person or program that operates this KMS, with a role of its own.
+//!
+//! A secret has 256 random bits, is shown once, and is kept as an Argon2id hash. What is here is read by each request; only
+//! `control::credentials` changes it.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use arc_swap::ArcSwap;
+use argon2::password_hash::phc::PasswordHash;
+use argon2::password_hash::{PasswordHasher as _, PasswordVerifier as _};
+use argon2::{Algorithm, Argon2, Params, Version};
+use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
+use kms_wire::role::Role;
+use zeroize::Zeroizing;
+
+/// What a token begins with; scanners for leaked secrets find it by this.
+const PREFIX: &str = "ckms_";
+/// Hex digits of a generated secret.
+const SECRET_DIGITS: usize = 64;
+/// Bytes of the longest name.
+const MAX_NAME: usize = 64;
+/// Memory (KiB), passes and lanes of one hash: OWASP's recommendation for Argon2id.
+const COST: (u32, u32, u32) = (19 * 1024, 2, 1);
+
+/// The name of a credential: 1 to 64 lower-case letters, digits, `-` or `.`, the first of them a letter or a digit.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct CredentialName(String);
+
+/// A text that cannot be a credential's name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error(
+    "a credential's name has 1 to {MAX_NAME} lower-case letters, digits, '-' or '.', and begins with a letter or a digit"
+)]
+pub struct BadName;
+
+impl FromStr for CredentialName {
+    type Err = BadName;
+
+    fn from_str(text: &str) -> Result<Self, BadName> {
+        let is_plain = |letter: u8| letter.is_ascii_lowercase() || letter.is_ascii_digit();
+        let begins = text.bytes().next().is_some_and(is_plain);
+        let fits =
+            text.len() <= MAX_NAME && text.bytes().all(|letter| is_plain(letter) || b"-.".contains(&letter));
+        if begins && fits { Ok(Self(text.to_owned())) } else { Err(BadName) }
+    }
+}
+
+impl CredentialName {
+    /// The name as text.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl fmt::Display for CredentialName {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// A secret that was just made. Prints nothing; [`Secret::token`] shows it.
+pub struct Secret(Zeroizing<String>);
+
+impl Secret {
+    /// 256 random bits in hex.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn generate() -> Result<Self, NoRandomNumbers> {
+        let mut bytes = Zeroizing::new([0; SECRET_DIGITS / 2]);
+        SystemRandom::new().fill(&mut *bytes).map_err(|_| NoRandomNumbers)?;
+        Ok(Self(Zeroizing::new(hex::encode(*bytes))))
+    }
+
+    /// What the holder shows: `ckms_<name>_<secret>`.
+    pub fn token(&self, name: &CredentialName) -> Zeroizing<String> {
+        Zeroizing::new(format!("{PREFIX}{name}_{}", self.0.as_str()))
+    }
+}
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Secret").finish_non_exhaustive()
+    }
+}
+
+/// The system's random number generator failed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("the system random number generator failed")]
+pub struct NoRandomNumbers;
+
+/// Name and secret in a token; `None` if it is no token of a named credential.
+pub(super) fn parts_of_token(token: &str) -> Option<(&str, &str)> {
+    let (name, secret) = token.strip_prefix(PREFIX)?.split_once('_')?;
+    let is_secret = secret.len() == SECRET_DIGITS && secret.bytes().all(|digit| digit.is_ascii_hexdigit());
+    (is_secret && name.parse::<CredentialName>().is_ok()).then_some((name, secret))
+}
+
+/// An Argon2id hash in PHC form.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SecretHash(String);
+
+/// A text that is no Argon2id hash of ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("a hash is not Argon2id in PHC form with the parameters of this program")]
+pub struct BadHash;
+
+impl SecretHash {
+    /// Hashes a secret; takes some 20 ms and 19 MiB.
+    ///
+    /// # Errors
+    /// The system gives no random numbers.
+    pub fn of(secret: &Secret) -> Result<Self, NoRandomNumbers> {
+        let mut salt = [0; 16];
+        SystemRandom::new().fill(&mut salt).map_err(|_| NoRandomNumbers)?;
+        let hash = argon2id().hash_password_with_salt(secret.0.as_bytes(), &salt);
+        let hash: PasswordHash = hash.expect("a short secret, and a salt of the usual length");
+        Ok(Self(hash.to_string()))
+    }
+
+    /// As the file has it.
+    pub fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+impl FromStr for SecretHash {
+    type Err = BadHash;
+
+    /// Only with our own parameters: those of a hash decide how much memory and time a log-in takes.
+    fn from_str(text: &str) -> Result<Self, BadHash> {
+        let hash = PasswordHash::new(text).map_err(|_| BadHash)?;
+        let is_ours = hash.algorithm == argon2::ARGON2ID_IDENT
+            && hash.version == Some(Version::V0x13.into())
+            && hash.hash.is_some()
+            && Params::try_from(&hash)
+                .is_ok_and(|params| (params.m_cost(), params.t_cost(), params.p_cost()) == COST);
+        if is_ours { Ok(Self(text.to_owned())) } else { Err(BadHash) }
+    }
+}
+
+fn is_hash_of(hash: &str, secret: &str) -> bool {
+    let hash = PasswordHash::new(hash);
+    hash.is_ok_and(|hash| argon2id().verify_password(secret.as_bytes(), &hash).is_ok())
+}
+
+fn argon2id() -> Argon2<'static> {
+    let (memory, passes, lanes) = COST;
+    let params = Params::new(memory, passes, lanes, None).expect("recommended parameters");
+    Argon2::new(Algorithm::Argon2id, Version::V0x13, params)
+}
+
+/// What the holder of a credential has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Standing {
+    /// A secret.
+    Active(SecretHash),
+    /// A token that is exchanged for a secret, once.
+    Invited {
+        /// The hash of the token's secret.
+        hash: SecretHash,
+        /// Unix seconds at which it ends.
+        until: u64,
+    },
+}
+
+/// One credential.
+#[derive(Debug)]
+pub struct NamedCredential {
+    /// Its name.
+    pub name: CredentialName,
+    /// What it may do.
+    pub role: Role,
+    /// What its holder has.
+    pub standing: Standing,
+    /// Changes with the secret: what was remembered of an earlier secret does not count.
+    pub version: u64,
+    /// Unix seconds.
+    pub created_at: u64,
+    /// The operator who made it.
+    pub created_by: String,
+    /// Unix seconds at which it ends by itself.
+    pub expires_at: Option<u64>,
+    /// Unix seconds of its last use; 0 before the first.
+    pub last_used: AtomicU64,
+}
+
+impl NamedCredential {
+    fn hash(&self) -> &SecretHash {
+        match &self.standing {
+            Standing::Active(hash) | Standing::Invited { hash, .. } => hash,
+        }
+    }
+
+    /// Whether it has ended at `now`, in Unix seconds.
+    pub fn has_ended(&self, now: u64) -> bool {
+        let ends = self.expires_at.is_some_and(|end| end <= now);
+        match self.standing {
+            Standing::Active(_) => ends,
+            Standing::Invited { until, .. } => ends || until <= now,
+        }
+    }
+
+    /// Whether it admits an owner at `now` and for good.
+    pub fn is_lasting_owner(&self) -> bool {
+        self.role == Role::Owner && self.expires_at.is_none() && matches!(self.standing, Standing::Active(_))
+    }
+}
+
+/// All named credentials, by name.
+pub type Directory = BTreeMap<CredentialName, Arc<NamedCredential>>;
+
+/// The named credentials in force.
+#[derive(Default)]
+pub struct Named(ArcSwap<Directory>);
+
+/// The hash for names that do not exist, so that the time of a response does not tell which do. No secret with it is known.
+const NOBODY: &str =
+    "$argon2id$v=19$m=19456,t=2,p=1$AAAAAAAAAAAAAAAAAAAAAA$AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA";
+
+impl Named {
+    /// Those in force now.
+    pub fn current(&self) -> Arc<Directory> {
+        self.0.load_full()
+    }
+
+    /// Puts others in force, from the next request on.
+    pub fn replace(&self, directory: Directory) {
+        self.0.store(Arc::new(directory));
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.0.load().is_empty()
+    }
+
+    /// The credential of this name, unless it has ended.
+    pub fn get(&self, name: &str, now: u64) -> Option<Arc<NamedCredential>> {
+        let name: CredentialName = name.parse().ok()?;
+        self.0.load().get(&name).filter(|credential| !credential.has_ended(now)).cloned()
+    }
+
+    /// Whether `secret` is that of the credential `name` at `now`. Takes as long for each name.
+    pub(super) fn admits(&self, name: &str, secret: &str, now: u64) -> bool {
+        let credential = self.get(name, now);
+        let hash = credential.as_ref().map_or(NOBODY, |credential| credential.hash().as_str());
+        let is_right = is_hash_of(hash, secret);
+        is_right && credential.is_some()
+    }
+}
+
+impl NamedCredential {
+    /// Notes a use at `now`.
+    pub fn used(&self, now: u64) {
+        self.last_used.fetch_max(now, Ordering::Relaxed);
+    }
+}
+
+impl fmt::Debug for Named {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "Named({})", self.0.load().len())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn credential(name: &str, secret: &Secret, expires_at: Option<u64>) -> NamedCredential {
+        NamedCredential {
+            name: name.parse().unwrap(),
+            role: Role::Viewer,
+            standing: Standing::Active(SecretHash::of(secret).unwrap()),
+            version: 1,
+            created_at: 0,
+            created_by: "token".to_owned(),
+            expires_at,
+            last_used: AtomicU64::new(0),
+        }
+    }
+
+    #[test]
+    fn a_secret_admits_its_name_until_it_ends() {
+        let (secret, other) = (Secret::generate().unwrap(), Secret::generate().unwrap());
+        let named = Named::default();
+        let credential = Arc::new(credential("ci", &secret, Some(100)));
+        named.replace(BTreeMap::from([(credential.name.clone(), credential)]));
+        for (name, secret, now, admitted) in [
+            ("ci", &secret, 99, true),
+            ("ci", &secret, 100, false),
+            ("ci", &other, 99, false),
+            ("cj", &secret, 99, false),
+            ("CI", &secret, 99, false),
+        ] {
+            assert_eq!(named.admits(name, secret.0.as_str(), now), admitted, "{name} at {now}");
+        }
+    }
+
+    #[test]
+    fn a_token_is_read_as_it_is_written() {
+        let secret = Secret::generate().unwrap();
+        let name: CredentialName = "a.b-9".parse().unwrap();
+        let token = secret.token(&name);
+        assert_eq!(parts_of_token(&token), Some(("a.b-9", secret.0.as_str())));
+        let long = format!("{}0", token.as_str());
+        for other in ["", "ckms_", "ckms_a_", "ckms__00", &token[..token.len() - 1], &long, &token[1..]] {
+            assert_eq!(parts_of_token(other), None, "{other}");
+        }
+        assert_eq!(format!("{secret:?}"), "Secret { .. }");
+    }
+
+    #[test]
+    fn names_that_could_be_mistaken_are_refused() {
+        for name in ["a", "0", "ci-bot.eu", &"a".repeat(64)] {
+            assert_eq!(name.parse::<CredentialName>().unwrap().as_str(), name);
+        }
+        for name in ["", "-a", ".a", "A", "a_b", "a b", "a:b", "ä", "a\n", &"a".repeat(65)] {
+            assert_eq!(name.parse::<CredentialName>(), Err(BadName), "{name:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_hash_with_our_parameters_is_read() {
+        let hash = SecretHash::of(&Secret::generate().unwrap()).unwrap();
+        assert_eq!(hash.as_str().parse(), Ok(hash.clone()));
+        assert_eq!(NOBODY.parse::<SecretHash>().unwrap().as_str(), NOBODY);
+        let text = hash.as_str();
+        for other in [
+            text.replace("m=19456", "m=4194304"),
+            text.replace("t=2", "t=4000000"),
+            text.replace("argon2id", "argon2i"),
+            text.replace("v=19", "v=16"),
+            text[..text.rfind('$').unwrap()].to_owned(),
+            "$2y$10$abc".to_owned(),
+            String::new(),
+        ] {
+            assert_eq!(other.parse::<SecretHash>(), Err(BadHash), "{other}");
+        }
+    }
+}

@@ -1,0 +1,100 @@
+//! The file that keeps named credentials over restarts: replaced as a whole, by one rename. It holds hashes, no secret.
+
+use std::io;
+use std::path::PathBuf;
+
+use kms_attest::state_file::{self, StateFileError};
+use serde::{Deserialize, Serialize};
+
+/// No file with as many credentials as there can be is larger.
+const MAX_FILE: u64 = 1 << 20;
+/// The version that is written and the only one that is read.
+const VERSION: u32 = 1;
+
+/// Why it is not known which credentials there are.
+#[derive(Debug, thiserror::Error)]
+pub enum CredentialFileError {
+    /// The system does not give it.
+    #[error("the file that core.admin.credentials_file names cannot be read, so nobody could be identified")]
+    Unreadable(#[source] io::Error),
+    /// It is not what this program wrote.
+    #[error(
+        "the file that core.admin.credentials_file names is damaged ({0}), so nobody could be identified; restore it, or \
+         remove it to begin with new credentials"
+    )]
+    Damaged(String),
+}
+
+/// The file, which no other process writes.
+#[derive(Debug)]
+pub struct CredentialFile(PathBuf);
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    credentials: Vec<CredentialRecord>,
+}
+
+/// One credential, as the file has it.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CredentialRecord {
+    /// Its name.
+    pub name: String,
+    /// The name of its role.
+    pub role: String,
+    /// Argon2id in PHC form, of the secret or of the invitation.
+    pub hash: String,
+    /// Unix seconds at which the invitation ends; absent once the credential is active.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub invited_until: Option<u64>,
+    /// Changes with the secret.
+    pub secret_version: u64,
+    /// Unix seconds.
+    pub created_at: u64,
+    /// The operator who made it.
+    pub created_by: String,
+    /// Unix seconds.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub expires_at: Option<u64>,
+    /// Unix seconds; 0 before the first use. Up to date as of the last change of any credential.
+    pub last_used: u64,
+}
+
+impl CredentialFile {
+    /// The file at `path`; there need not be one.
+    pub fn new(path: PathBuf) -> Self {
+        Self(path)
+    }
+
+    /// All records; `None` where there is no file.
+    ///
+    /// # Errors
+    /// [`CredentialFileError`]
+    pub fn read(&self) -> Result<Option<Vec<CredentialRecord>>, CredentialFileError> {
+        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
+            StateFileError::Unreadable(cause) => CredentialFileError::Unreadable(cause),
+            StateFileError::TooLarge => CredentialFileError::Damaged(error.to_string()),
+        })?;
+        bytes.map(|bytes| parse(&bytes).map_err(CredentialFileError::Damaged)).transpose()
+    }
+
+    /// Replaces all records. Waits for the disk.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn replace(&self, credentials: Vec<CredentialRecord>) -> io::Result<()> {
+        let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, credentials })?;
+        text.push(b'\n');
+        state_file::replace(&self.0, &text)
+    }
+}
+
+fn parse(bytes: &[u8]) -> Result<Vec<CredentialRecord>, String> {
+    let content: Content = kms_attest::json::from_utf8(bytes).map_err(|error| error.to_string())?;
+    if content.version != VERSION {
+        return Err(format!("version must be {VERSION}, got {}", content.version));
+    }
+    Ok(content.credentials)
+}

@@ -1,0 +1,278 @@
+//! Named credentials: what each role may use, how they come and go, and what outlives a restart.
+
+use std::os::unix::fs::PermissionsExt as _;
+
+use base64::Engine as _;
+use cvm_kms::api::routes::{ROUTES, Verbs};
+use cvm_kms::api::{Access, METHODS, Role, Service};
+use serde_json::{Value, json};
+
+use crate::access_cases::codec::Codec;
+use crate::access_cases::fixtures::{Ask, Fixtures};
+use crate::support::http::{request, with};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World};
+
+const CREDENTIALS: &str = "/api/v1/credentials";
+
+/// The admin listener, with what its callers show.
+struct Admin(Caller);
+
+fn unix_now() -> u64 {
+    std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).expect("after 1970").as_secs()
+}
+
+impl Admin {
+    async fn of(world: &World) -> Self {
+        Self(Caller::new(world.admin_address().await).plain())
+    }
+
+    async fn ask(&self, verb: &str, path: &str, body: &Value, token: &str) -> Answer {
+        let body = if body.is_null() { String::new() } else { body.to_string() };
+        self.0.send(with(request(verb, path, body), "authorization", &format!("Bearer {token}"))).await
+    }
+
+    async fn done(&self, verb: &str, path: &str, body: Value) -> Value {
+        let answer = self.ask(verb, path, &body, ADMIN_TOKEN).await;
+        assert_eq!(answer.status, 200, "{path}: {}", answer.text());
+        answer.value()
+    }
+
+    /// The token of a new credential.
+    async fn create(&self, name: &str, role: Role) -> String {
+        let made = self.done("POST", CREDENTIALS, json!({ "name": name, "role": role.name() })).await;
+        made["token"].as_str().expect("a token").to_owned()
+    }
+
+    async fn status(&self, token: &str) -> u16 {
+        self.ask("GET", "/livez", &Value::Null, token).await.status
+    }
+
+    async fn refused(&self, verb: &str, path: &str, body: Value, token: &str) -> (u16, String) {
+        let answer = self.ask(verb, path, &body, token).await;
+        (answer.status, answer.value()["error"].as_str().unwrap_or_default().to_owned())
+    }
+}
+
+#[tokio::test]
+async fn each_role_may_use_the_methods_that_the_table_says() {
+    let fixtures = Fixtures::gather().await;
+    let admin = Admin::of(&fixtures.world).await;
+    for role in Role::ALL {
+        let token = admin.create(role.name(), role).await;
+        let mut to = admin.0.clone().http2().connect().await.expect("a connection");
+        for row in METHODS.iter().filter(|row| row.service == Service::Admin) {
+            let least = row.access.role().expect("a method of operators has a role");
+            for codec in Codec::ALL {
+                let call = codec.request(Service::Admin, row.name, &fixtures.message(row.method, Ask::Valid));
+                let answer = to.send(with(call, "authorization", &format!("Bearer {token}"))).await;
+                let told = format!("{} {codec:?} by {role}: {answer:?}", row.name);
+                let text =
+                    format!("this needs a credential with the role {least}; yours has the role {role}");
+                let is_refused = codec.told(&answer).text == text;
+                assert_eq!(is_refused, !role.includes(least), "{told}");
+                assert!(answer.header("www-authenticate").is_empty(), "{told}");
+            }
+        }
+    }
+}
+
+#[tokio::test]
+async fn each_role_may_use_the_routes_that_the_table_says() {
+    let world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    for role in Role::ALL {
+        let token = admin.create(role.name(), role).await;
+        for route in ROUTES.iter().filter(|route| route.service == Service::Admin) {
+            let path = route
+                .path
+                .replace("entries/{*tile}", "entries/000.p/1")
+                .replace("{*tile}", "0/000.p/1")
+                .replace("{name}", "nobody");
+            let path = if path.ends_with("/stream") { format!("{path}?limit=0") } else { path };
+            let verb = if route.verbs == Verbs::Post { "POST" } else { "GET" };
+            let status = admin.ask(verb, &path, &Value::Null, &token).await.status;
+            let may = match route.access {
+                Access::Operator(least) => role.includes(least),
+                Access::Invitation => false,
+                other => panic!("{path} is served to {other:?}"),
+            };
+            assert_eq!(status != 403, may, "{verb} {path} by {role}: {status}");
+            assert_ne!(status, 401, "{verb} {path} by {role}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_credential_is_shown_in_each_way_and_only_while_it_counts() {
+    let mut world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let token = admin.create("ci", Role::Viewer).await;
+    let secret = token.rsplit('_').next().expect("a secret");
+    let basic = |text: String| format!("Basic {}", base64::engine::general_purpose::STANDARD.encode(text));
+    let other = format!("{}{}", &token[..token.len() - 1], if token.ends_with('0') { '1' } else { '0' });
+    for (name, value, status) in [
+        ("authorization", format!("Bearer {token}"), 200),
+        ("authorization", basic(format!("ci:{secret}")), 200),
+        ("authorization", basic(format!("ci:{token}")), 200),
+        ("x-admin-token", token.clone(), 200),
+        ("authorization", format!("Digest {token}"), 401),
+        ("authorization", basic(format!("cj:{secret}")), 401),
+        ("authorization", format!("Bearer {other}"), 401),
+        ("authorization", format!("Bearer {}", token.replace("_ci_", "_cj_")), 401),
+    ] {
+        let answer = admin.0.send(with(request("GET", "/livez", ""), name, &value)).await;
+        assert_eq!(answer.status, status, "{name}: {value}: {answer:?}");
+        // The token between the wrong ones: this is not about lockouts.
+        assert_eq!(admin.status(ADMIN_TOKEN).await, 200);
+    }
+    assert_eq!(world.audited("credential_created")[0]["role"], "viewer");
+
+    let rotated = admin.done("POST", &format!("{CREDENTIALS}/ci/rotate"), Value::Null).await;
+    let rotated = rotated["token"].as_str().expect("a token").to_owned();
+    assert_eq!(
+        (admin.status(&token).await, admin.status(&rotated).await),
+        (401, 200),
+        "the old secret is remembered"
+    );
+
+    world.start().await.expect("it starts again");
+    let admin = Admin::of(&world).await;
+    assert_eq!((admin.status(&token).await, admin.status(&rotated).await), (401, 200), "over a restart");
+    admin.done("POST", &format!("{CREDENTIALS}/ci/revoke"), Value::Null).await;
+    assert_eq!(admin.status(&rotated).await, 401, "revoked");
+    let again = admin.create("ci", Role::Viewer).await;
+    assert_eq!((admin.status(&rotated).await, admin.status(&again).await), (401, 200), "under the same name");
+
+    let mode = std::fs::metadata(world.key_file("credentials.json")).expect("the file").permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    let kept = std::fs::read_to_string(world.key_file("credentials.json")).expect("the file");
+    let log = world.audit().iter().map(ToString::to_string).collect::<String>();
+    for token in [&token, &rotated, &again] {
+        let secret = token.rsplit('_').next().expect("a secret");
+        assert!(!kept.contains(secret) && !log.contains(secret), "a secret is kept");
+    }
+}
+
+#[tokio::test]
+async fn an_invitation_serves_once_and_only_to_activate() {
+    let world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let body = json!({ "name": "eve", "role": "owner", "invite": true });
+    let invited = admin.done("POST", CREDENTIALS, body).await;
+    assert_eq!(invited["state"], "invited");
+    let invitation = invited["token"].as_str().expect("a token");
+    for (verb, path, body) in [
+        ("GET", "/livez", Value::Null),
+        ("GET", CREDENTIALS, Value::Null),
+        ("POST", "/prpc/Freeze?json", json!({})),
+        ("POST", "/prpc/ListFrozen?json", json!({})),
+    ] {
+        let (status, text) = admin.refused(verb, path, body, invitation).await;
+        assert_eq!(status, 403, "{path}: {text}");
+        assert!(text.ends_with("an invitation must be activated first"), "{path}: {text}");
+    }
+    let first = admin.ask("POST", "/api/v1/activate", &Value::Null, invitation);
+    let second = admin.ask("POST", "/api/v1/activate", &Value::Null, invitation);
+    let (first, second) = tokio::join!(first, second);
+    let mut statuses = [first.status, second.status];
+    statuses.sort_unstable();
+    assert!(statuses[0] == 200 && [401, 403].contains(&statuses[1]), "{statuses:?}: it served twice");
+    let made = if first.status == 200 { first } else { second }.value();
+    let token = made["token"].as_str().expect("a token");
+    assert_eq!((made["state"].as_str(), admin.status(token).await), (Some("active"), 200));
+    assert_eq!(admin.ask("GET", CREDENTIALS, &Value::Null, token).await.status, 200, "an owner");
+    assert_eq!(admin.status(invitation).await, 401);
+    assert_eq!(world.audited("credential_activated").len(), 1);
+    let (status, _) = admin.refused("POST", "/api/v1/activate", Value::Null, token).await;
+    assert_eq!(status, 403, "no invitation");
+}
+
+#[tokio::test]
+async fn what_cannot_be_done_is_refused_with_what_to_change() {
+    let world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    admin.create("ci", Role::Viewer).await;
+    let begins = |body: Value, text: &str| (body, text.to_owned());
+    for (body, text) in [
+        begins(json!({ "name": "ci", "role": "viewer" }), "there is a credential named ci already"),
+        begins(
+            json!({ "name": "CI", "role": "viewer" }),
+            "a credential's name has 1 to 64 lower-case letters",
+        ),
+        begins(
+            json!({ "name": "x", "role": "root" }),
+            "role must be owner, operator, auditor, viewer or events-writer",
+        ),
+        begins(
+            json!({ "name": "x", "role": "viewer", "expires_at": 1 }),
+            "expires_at must be later than now",
+        ),
+        begins(json!({ "name": "x" }), "missing field `role`"),
+        begins(json!({ "name": "x", "role": "viewer", "rôle": 1 }), "unknown field"),
+        begins(json!([]), "invalid"),
+    ] {
+        let (status, told) = admin.refused("POST", CREDENTIALS, body.clone(), ADMIN_TOKEN).await;
+        assert_eq!(status, 400, "{body}: {told}");
+        assert!(told.starts_with(&text), "{body}: {told}");
+    }
+    for action in ["rotate", "revoke"] {
+        let path = format!("{CREDENTIALS}/nobody/{action}");
+        let (status, told) = admin.refused("POST", &path, Value::Null, ADMIN_TOKEN).await;
+        assert_eq!((status, told.as_str()), (400, "there is no credential named nobody"), "{action}");
+    }
+    let listed = admin.done("GET", CREDENTIALS, Value::Null).await;
+    let listed = listed["credentials"].as_array().expect("a list");
+    assert_eq!(listed.len(), 1, "{listed:?}");
+    assert_eq!((&listed[0]["name"], &listed[0]["token"]), (&json!("ci"), &Value::Null));
+}
+
+#[tokio::test]
+async fn a_credential_ends_when_it_is_to_end() {
+    let world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let now = unix_now();
+    let body = json!({ "name": "short", "role": "viewer", "expires_at": now + 2 });
+    let made = admin.done("POST", CREDENTIALS, body).await;
+    let token = made["token"].as_str().expect("a token").to_owned();
+    // It is remembered as right, and must not count by that.
+    let before = admin.status(&token).await;
+    crate::support::eventually("the end of a credential", async || {
+        (admin.status(&token).await == 401).then_some(())
+    })
+    .await;
+    assert!(before == 200 || now + 2 <= unix_now(), "it never counted: {before}");
+    assert_eq!(admin.done("GET", CREDENTIALS, Value::Null).await["credentials"][0]["state"], "ended");
+    // Its name is free.
+    assert_eq!(admin.status(&admin.create("short", Role::Viewer).await).await, 200);
+}
+
+#[tokio::test]
+async fn the_last_owner_stays() {
+    let mut world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let first = admin.create("first", Role::Owner).await;
+    let revoke = |name: &str| format!("{CREDENTIALS}/{name}/revoke");
+    // Without the token of the configuration.
+    world.configure("core.admin.auth_token = ''");
+    world.start().await.expect("it starts again");
+    let admin = Admin::of(&world).await;
+    let (status, told) = admin.refused("POST", &revoke("first"), Value::Null, &first).await;
+    assert_eq!(status, 400, "{told}");
+    assert!(told.starts_with("first is the last credential of an owner without an end"), "{told}");
+    let second = admin.ask("POST", CREDENTIALS, &json!({ "name": "second", "role": "owner" }), &first).await;
+    let second = second.value()["token"].as_str().expect("a token").to_owned();
+    assert_eq!(admin.ask("POST", &revoke("first"), &Value::Null, &second).await.status, 200);
+    assert_eq!((admin.status(&first).await, admin.status(&second).await), (401, 200));
+    assert_eq!(world.audited("credential_revoked")[0]["by"], "credential second");
+
+    // A file without an owner is no way in, and no way to make a new owner.
+    let file = world.key_file("credentials.json");
+    world.stop().await;
+    let text = std::fs::read_to_string(&file).expect("the file").replace("\"owner\"", "\"viewer\"");
+    std::fs::write(&file, text).expect("the file");
+    let error = world.start().await.expect_err("nobody could manage it").to_string();
+    assert!(error.starts_with("no credential of an owner without an end"), "{error}");
+    std::fs::write(&file, "{").expect("the file");
+    let error = world.start().await.expect_err("it is damaged").to_string();
+    assert!(error.contains("is damaged"), "{error}");
+}
