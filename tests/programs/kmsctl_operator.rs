@@ -69,6 +69,43 @@ async fn an_operator_finds_out_why_and_pastes_what_helps() {
 }
 
 #[tokio::test]
+async fn an_owner_gives_others_credentials_of_their_own() {
+    let world = world().await;
+    let owner = desk(&world).await;
+    assert!(owner.run(&["credential", "list"]).await.out.starts_with("There are no named credentials."));
+    let created = owner.json(0, &["credential", "create", "ci", "--role", "viewer", "--expires", "8h"]).await;
+    let token = created["token"].as_str().expect("a token");
+    let viewer = desk(&world).await.with("KMS_ADMIN_TOKEN", token);
+    assert_eq!(viewer.run(&["frozen"]).await.code, 0);
+    let refused = viewer.run(&["freeze", "kms", "--reason", "r", "--yes"]).await;
+    assert_eq!(refused.code, 3, "{}", refused.text());
+    assert!(
+        refused.text().contains("this needs a credential with the role operator; yours has the role viewer")
+    );
+
+    let rotated = owner.run(&["credential", "rotate", "ci"]).await;
+    assert!(
+        rotated.code == 0 && rotated.out.contains("Its token, which is shown only now:"),
+        "{}",
+        rotated.text()
+    );
+    assert_ne!(viewer.run(&["frozen"]).await.code, 0, "the old token");
+
+    let invited = owner.json(0, &["credential", "create", "eve", "--role", "auditor", "--invite"]).await;
+    let invitation = desk(&world).await.with("KMS_ADMIN_TOKEN", invited["token"].as_str().expect("a token"));
+    let activated = invitation.json(0, &["credential", "activate"]).await;
+    assert_eq!((&activated["name"], &activated["state"]), (&json!("eve"), &json!("active")));
+    assert_ne!(invitation.run(&["credential", "activate"]).await.code, 0, "once");
+
+    assert_eq!(owner.run(&["credential", "revoke", "ci"]).await.code, 0);
+    let listed = owner.json(0, &["credential", "list"]).await;
+    let names: Vec<_> =
+        listed["credentials"].as_array().expect("a list").iter().map(|it| &it["name"]).collect();
+    assert_eq!(names, [&json!("eve")]);
+    assert_eq!(owner.run(&["credential", "revoke", "../frozen"]).await.code, 2);
+}
+
+#[tokio::test]
 async fn an_operator_stops_one_thing_and_lets_it_go_again() {
     let world = world().await;
     let desk = desk(&world).await;

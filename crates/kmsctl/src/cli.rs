@@ -11,6 +11,7 @@ use crate::command::bootstrap::Bootstrap;
 use crate::command::clock_floor::ClockFloor;
 use crate::command::collateral::RefreshCollateral;
 use crate::command::completions::Completions;
+use crate::command::credential::Credential;
 use crate::command::denials::Denials;
 use crate::command::env::Env;
 use crate::command::event::Event;
@@ -112,6 +113,9 @@ enum Command {
     Audit(Box<Audit>),
     /// Show what happened, or what happens
     Events(Box<Events>),
+    /// Create, list, rotate and revoke credentials of operators
+    #[command(subcommand)]
+    Credential(Box<Credential>),
     /// Record an event of one's own
     #[command(subcommand)]
     Event(Event),
@@ -144,6 +148,7 @@ impl Command {
             Self::Audit(command) => command.run(terminal).await,
             Self::Events(command) => command.run(terminal).await,
             Self::Event(command) => command.run(terminal).await,
+            Self::Credential(command) => command.run(terminal).await,
             Self::Completions(command) => command.run(terminal, Cli::command()),
             Self::Man(command) => command.run(terminal, Cli::command()),
         }

@@ -6,6 +6,7 @@ pub(crate) mod bootstrap;
 pub(crate) mod clock_floor;
 pub(crate) mod collateral;
 pub(crate) mod completions;
+pub(crate) mod credential;
 pub(crate) mod denials;
 pub(crate) mod env;
 pub(crate) mod event;

@@ -1,0 +1,213 @@
+//! `kmsctl credential`: named credentials of operators, with roles.
+
+use clap::{Args, Subcommand, ValueEnum};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use crate::exit::{Exit, Failure, Outcome};
+use crate::output::{Page, Terminal, Tone, printable};
+use crate::target::{ADMIN_TIME, Administered};
+use crate::when;
+
+const CREDENTIALS: &str = "/api/v1/credentials";
+/// The largest response: a list of a thousand credentials.
+const MAX_RESPONSE: usize = 1 << 20;
+
+/// The commands of `kmsctl credential`.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Credential {
+    /// Create a credential and print its token, which is shown only now
+    Create(Create),
+    /// List all credentials, without secrets
+    List(List),
+    /// Replace the secret of a credential and print the new token
+    Rotate(Named),
+    /// Revoke a credential, from now on
+    Revoke(Named),
+    /// Exchange an invitation, given as the token of this command, for a credential
+    Activate(List),
+}
+
+#[derive(Clone, Copy, Debug, ValueEnum)]
+enum Role {
+    /// Everything: lift freezes, hand root keys to replicas, manage credentials
+    Owner,
+    /// Change what can be taken back: freezes, shadow policies, caches
+    Operator,
+    /// Read the audit log with its proofs too
+    Auditor,
+    /// Read state, events and denials
+    Viewer,
+    /// Report events, and read nothing
+    EventsWriter,
+}
+
+impl Role {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Owner => "owner",
+            Self::Operator => "operator",
+            Self::Auditor => "auditor",
+            Self::Viewer => "viewer",
+            Self::EventsWriter => "events-writer",
+        }
+    }
+}
+
+/// Arguments of `kmsctl credential create`.
+#[derive(Args, Debug)]
+pub(crate) struct Create {
+    /// Lower-case letters, digits, `-` and `.`
+    name: String,
+    /// What its holder may do
+    #[arg(long)]
+    role: Role,
+    /// End it after this time, such as 8h or 90d
+    #[arg(long, value_name = "DURATION", value_parser = when::duration)]
+    expires: Option<std::time::Duration>,
+    /// Print an invitation instead: a token that its holder exchanges for the credential within 15 minutes
+    #[arg(long)]
+    invite: bool,
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Arguments of the commands about all credentials.
+#[derive(Args, Debug)]
+pub(crate) struct List {
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// Arguments of the commands about one credential.
+#[derive(Args, Debug)]
+pub(crate) struct Named {
+    /// The credential's name
+    name: String,
+    #[command(flatten)]
+    admin: Administered,
+}
+
+/// A credential as a KMS shows it. Times are Unix seconds.
+#[derive(Debug, Serialize, Deserialize)]
+struct Shown {
+    name: String,
+    role: String,
+    state: String,
+    created_at: u64,
+    created_by: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    expires_at: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    invited_until: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    last_used: Option<u64>,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    token: Option<String>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Listed {
+    credentials: Vec<Shown>,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+struct Revoked {
+    revoked: bool,
+}
+
+impl Credential {
+    pub(crate) async fn run(self, terminal: &Terminal) -> Outcome {
+        match self {
+            Self::Create(create) => {
+                let Create { name, role, expires, invite, admin } = create;
+                let expires_at = expires.map(|span| when::now().saturating_add(span.as_secs()));
+                let body =
+                    json!({ "name": name, "role": role.name(), "expires_at": expires_at, "invite": invite });
+                issued(&admin, terminal, CREDENTIALS, &body).await
+            }
+            Self::Rotate(Named { name, admin }) => {
+                issued(&admin, terminal, &of(&name, "rotate")?, &Value::Null).await
+            }
+            Self::Activate(List { admin }) => {
+                issued(&admin, terminal, "/api/v1/activate", &Value::Null).await
+            }
+            Self::Revoke(Named { name, admin }) => {
+                let revoked: Revoked = post(&admin, terminal, &of(&name, "revoke")?, &Value::Null).await?;
+                if !revoked.revoked {
+                    return Err(Failure::failed("the response does not say that it is revoked"));
+                }
+                terminal.show(&revoked, |page| page.line("Revoked: it is not accepted any more."))?;
+                Ok(Exit::Done)
+            }
+            Self::List(List { admin }) => {
+                let listed: Listed = list(&admin, terminal).await?;
+                terminal.show(&listed, |page| match listed.credentials.is_empty() {
+                    true => page.line("There are no named credentials."),
+                    false => listed.credentials.iter().for_each(|shown| entry(page, shown)),
+                })?;
+                Ok(Exit::Done)
+            }
+        }
+    }
+}
+
+/// The route about one credential. Its name goes into a path, so that a name that cannot be one is refused here.
+fn of(name: &str, action: &str) -> Outcome<String> {
+    let fits = |letter: u8| letter.is_ascii_alphanumeric() || b"-.".contains(&letter);
+    match !name.is_empty() && name.bytes().all(fits) {
+        true => Ok(format!("{CREDENTIALS}/{name}/{action}")),
+        false => Err(Failure::usage("a credential's name has letters, digits, '-' and '.' only")),
+    }
+}
+
+/// Posts what makes a secret, and shows the token.
+async fn issued(admin: &Administered, terminal: &Terminal, path: &str, body: &Value) -> Outcome {
+    let shown: Shown = post(admin, terminal, path, body).await?;
+    let Some(token) = &shown.token else {
+        return Err(Failure::failed("the response has no token"));
+    };
+    terminal.show(&shown, |page| {
+        entry(page, &shown);
+        page.line(page.toned(Tone::Good, "Its token, which is shown only now:"));
+        page.line(printable(token));
+    })?;
+    Ok(Exit::Done)
+}
+
+fn entry(page: &mut Page, shown: &Shown) {
+    page.line(format_args!("{} ({})", printable(&shown.name), printable(&shown.role)));
+    page.field("state", printable(&shown.state));
+    page.field("created", format_args!("{} by {}", when::at(shown.created_at), printable(&shown.created_by)));
+    if let Some(until) = shown.invited_until {
+        page.field("invited until", when::at(until));
+    }
+    page.field("expires", shown.expires_at.map_or_else(|| "never".to_owned(), when::at));
+    page.field("last used", shown.last_used.map_or_else(|| "never".to_owned(), when::at));
+}
+
+async fn post<A: serde::de::DeserializeOwned>(
+    admin: &Administered,
+    terminal: &Terminal,
+    path: &str,
+    body: &Value,
+) -> Outcome<A> {
+    let admin = admin.one()?;
+    let connection = admin.connect(terminal).await?;
+    let body = if body.is_null() { Vec::new() } else { body.to_string().into_bytes() };
+    match connection.post(ADMIN_TIME, path, body, MAX_RESPONSE).await {
+        Ok(document) => read(&document.body),
+        Err(error) => Err(admin.failure(error)?),
+    }
+}
+
+async fn list(admin: &Administered, terminal: &Terminal) -> Outcome<Listed> {
+    let admin = admin.one()?;
+    let connection = admin.connect(terminal).await?;
+    read(&admin.fetch_on(&connection, CREDENTIALS, MAX_RESPONSE).await?.body)
+}
+
+fn read<A: serde::de::DeserializeOwned>(body: &[u8]) -> Outcome<A> {
+    let read = std::str::from_utf8(body).ok().and_then(|text| serde_json::from_str(text).ok());
+    read.ok_or_else(|| Failure::failed("the response is not what a KMS sends about credentials"))
+}
