@@ -32,6 +32,7 @@ const NOT_RUN: &[(&str, &str)] = &[
     ("cargo bench --bench rpc -- --process", "a measurement, which needs an idle machine"),
     ("cargo bench --bench parts", "a measurement, which needs an idle machine"),
     ("cargo bench --bench policy", "a measurement, which needs an idle machine"),
+    ("cargo bench --bench ledger", "a measurement, which needs an idle machine"),
     (
         "kms auth serve --file auth-config.json --signing-key decision.key",
         "serves until it is stopped; tests/policy_commands.rs runs it",
