@@ -41,6 +41,7 @@ pub(crate) struct Group {
 
 const STRANGER: &str = "stranger-evidence.hex";
 const DOTENV: &str = "hello.env";
+const EVENTS: &str = "events.jsonl";
 
 impl Yours<'_> {
     /// Writes the files that the lines use.
@@ -131,6 +132,15 @@ impl Yours<'_> {
                     "kmsctl shadow stop".to_owned(),
                 ],
             ),
+            group(
+                "report an event, read the event log, export it with the entries of the audit log",
+                &[
+                    "kmsctl event add 'tried it'".to_owned(),
+                    "kmsctl events --since 1h".to_owned(),
+                    format!("kmsctl audit export --since 1h --out {} --force", file(EVENTS)),
+                ],
+            ),
+            group("who may call the admin listener?", &["kmsctl credential list".to_owned()]),
         ]
     }
 
