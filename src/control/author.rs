@@ -5,7 +5,7 @@ use std::net::IpAddr;
 /// Who changed something over the admin listener, and from where.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Author {
-    /// `token`, `user <name>` or `anyone`.
+    /// `token`, `user <name>`, `credential <name>` or `anyone`.
     pub by: String,
     /// The address that the request came from.
     pub remote: IpAddr,
