@@ -9,6 +9,7 @@ use cvm_kms::api::{Caller, METHODS, Method, Row, Service};
 use cvm_kms::config::BodyLimits;
 use cvm_kms::error::Result;
 use cvm_kms::net::prpc::{self, Answer, Call, Dispatch};
+use cvm_kms::operator::Operator;
 use cvm_kms::proto::{
     AppId, BootstrapRequest, ClearImageCacheRequest, ExplainRequest, FreezeRequest, GetAppKeyRequest,
     GetKmsKeyRequest, LegacyClearImageCacheRequest, ListDenialsRequest, LowerClockFloorRequest,
@@ -92,6 +93,8 @@ fn ask(row: &Row, form: Form, message: &[u8]) -> Option<Answer> {
         _ => request,
     };
     let caller = Caller::new(IpAddr::from(Ipv4Addr::LOCALHOST), Arc::new(Peer::new(None)));
+    // As the admin listener does for the holder of its token.
+    let caller = if row.service == Service::Admin { caller.identified(Operator::Token) } else { caller };
     let body = if form == Form::Query { Bytes::new() } else { Bytes::copy_from_slice(message) };
     let request = request.extension(caller).body(Full::new(body)).ok()?;
     let limits = BodyLimits::default();
