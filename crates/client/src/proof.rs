@@ -91,6 +91,8 @@ pub enum Check {
     AppKeyChain,
     /// The app's own keys are from this KMS.
     ReleasedKeys,
+    /// The k256 key vouches for the key of this node's log. Not listed for a KMS that shows no such key.
+    LogKey,
 }
 
 impl Check {
@@ -113,6 +115,7 @@ impl Check {
             Self::K256Attested => "k256 key attested",
             Self::AppKeyChain => "app keys signed by the k256 key",
             Self::ReleasedKeys => "released keys of this KMS",
+            Self::LogKey => "log key signed by the k256 key",
         }
     }
 }

@@ -82,7 +82,7 @@ pub fn shown_log(meta: &GetMetaResponse) -> Result<(Log, Signer), ReceiptError> 
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use kms_ledger::Size;
     use kms_ledger::checkpoint::Checkpoint;
     use kms_ledger::key::KeyName;
@@ -97,7 +97,7 @@ mod tests {
     const ENTRY: &[u8] = br#"{"event":"app_key_released","salt":"AAAAAAAAAAAAAAAAAAAAAA","seq":2}"#;
 
     /// A receipt for the second of two records, and the `GetMeta` response.
-    fn receipt() -> (Receipt, GetMetaResponse, Signer) {
+    pub(crate) fn receipt() -> (Receipt, GetMetaResponse, Signer) {
         let name: KeyName = "kms.example/cvm-kms/00112233".parse().expect("a name");
         let key = SigningKey::from_seed(name, &[1; 32]).expect("a key");
         let log_key = key.verifying_key().to_string();

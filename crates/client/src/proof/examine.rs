@@ -28,6 +28,7 @@ pub fn examine(answers: &Answers, pins: &Pins, anchors: &TrustAnchors, now: u64)
     let k256 = examination.k256(root_spki);
     examination.app_key_chain(k256);
     examination.released_keys(k256, root_spki);
+    examination.log_key(k256);
     let Examination { steps, quoted, .. } = examination;
     Report {
         url: text::printable(&answers.url),

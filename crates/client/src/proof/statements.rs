@@ -11,6 +11,7 @@ use super::{Check, Outcome, pins};
 use crate::environment::EnvKey;
 use crate::environment::key::MAX_AHEAD_SECONDS;
 use crate::proto::BootstrapResponse;
+use crate::receipt::shown_log;
 use crate::statement::{Signer, app_key_signer, bootstrap_report_data};
 
 impl Examination<'_> {
@@ -157,6 +158,23 @@ impl Examination<'_> {
                 self.failed(Check::AppKeyChain, format!("signed by {}, not by the k256 key", key.signer))
             }
             Err(error) => self.failed(Check::AppKeyChain, error.to_string()),
+        }
+    }
+
+    /// From the quote to the log: the key in `GetMeta` that signs the checkpoints of this node.
+    pub(super) fn log_key(&mut self, k256: Option<Signer>) {
+        let Some(meta) = self.answers.meta.as_ref().filter(|meta| !meta.log_key.is_empty()) else { return };
+        let Some(k256) = k256 else {
+            return self.not_checked(Check::LogKey, "there is no k256 key");
+        };
+        match shown_log(meta) {
+            Ok((log, signer)) if signer == k256 => {
+                self.passed(Check::LogKey, format!("log_key of {} is signed by the k256 key", log.origin()));
+            }
+            Ok((_, signer)) => {
+                self.failed(Check::LogKey, format!("log_key is signed by {signer}, not by the k256 key"));
+            }
+            Err(error) => self.failed(Check::LogKey, format!("log_key: {error}")),
         }
     }
 

@@ -1,6 +1,8 @@
 //! Allowlists and documents: their meaning and their faults.
 
 use super::*;
+use crate::proto::GetMetaResponse;
+use crate::statement::Signer;
 
 #[test]
 fn an_allowlist_is_one_identity_or_several() {
@@ -58,4 +60,35 @@ fn without_answers_nothing_is_proven() {
     let checks: Vec<Check> = report.steps.iter().map(|step| step.step).collect();
     assert_eq!(checks.len(), 15, "every check is listed once: {checks:?}");
     assert!(report.steps.iter().all(|step| step.outcome != Outcome::Passed));
+}
+
+#[test]
+fn the_key_of_the_log_is_vouched_for_by_the_k256_key() {
+    let (_, vouched, root) = crate::receipt::tests::receipt();
+    let step = |change: &dyn Fn(&mut GetMetaResponse)| {
+        let mut meta = GetMetaResponse { k256_pubkey: root.as_bytes().to_vec(), ..vouched.clone() };
+        change(&mut meta);
+        let mut answers = Answers::none("https://kms.example/prpc".to_owned(), 0);
+        answers.meta = Some(meta);
+        let report = examine(&answers, &Pins::default(), &kms_attest::trust::TrustAnchors::intel(), 0);
+        report.steps.into_iter().find(|step| step.step == Check::LogKey)
+    };
+    let outcome = |change: &dyn Fn(&mut GetMetaResponse)| step(change).map(|step| step.outcome);
+    let passed = step(&|_| ()).expect("a step");
+    assert_eq!(passed.outcome, Outcome::Passed, "{}", passed.detail);
+    assert!(passed.detail.contains("kms.example/cvm-kms/00112233"), "{}", passed.detail);
+    let failed = Some(Outcome::Failed);
+    for place in 0..vouched.log_key_signature.len() {
+        assert_eq!(
+            outcome(&|meta| meta.log_key_signature[place] ^= 1),
+            failed,
+            "byte {place} of the signature"
+        );
+    }
+    assert_eq!(outcome(&|meta| meta.log_key_signature.clear()), failed);
+    assert_eq!(outcome(&|meta| meta.log_key.push('A')), failed);
+    let another = Signer::of_secret(&[8; 32]).expect("a key");
+    assert_eq!(outcome(&|meta| meta.k256_pubkey = another.as_bytes().to_vec()), failed);
+    assert_eq!(outcome(&|meta| meta.k256_pubkey.clear()), Some(Outcome::NotChecked));
+    assert_eq!(outcome(&|meta| meta.log_key.clear()), None, "a KMS without a log is not refuted");
 }
