@@ -97,8 +97,9 @@ impl Follower {
         let acknowledged = self.progress.acknowledged();
         let batch = read(&mut self.reader, acknowledged)?;
         let has_news = !batch.is_empty();
-        let indexed = self.add_to_index(&batch);
-        // Streams do not wait for an index that is being built, or fails.
+        // The reader is past this batch, so streams get it even if the index fails or its library panics.
+        let indexed = catch_unwind(AssertUnwindSafe(|| self.add_to_index(&batch)));
+        let indexed = indexed.unwrap_or(Err(IndexError::Damaged));
         self.live.publish(batch);
         let has_caught_up = indexed?;
         if self.unsynced.is_some_and(|since| since.elapsed() >= SYNC_EVERY)

@@ -187,3 +187,22 @@ async fn what_the_index_does_not_hold_any_more_is_told() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn streams_get_a_batch_at_which_the_index_panics() {
+    let directory = tempfile::tempdir().unwrap();
+    // Its sum with the size of a block overflows.
+    let settings = Settings { keep: u64::MAX, ..settings(directory.path()) };
+    let audit = Audit::open(&settings.log).unwrap();
+    let (index, live) = (Arc::<ArcSwapOption<Index>>::default(), Arc::<Live>::default());
+    let flags = [(), ()].map(|()| Arc::<AtomicBool>::default());
+    let mut follower = Follower::new(settings, audit.progress(), index, Arc::clone(&live), flags);
+    let mut stream = live.subscribe(Filter::default(), None);
+    record(&audit, 2).await;
+    while audit.progress().acknowledged() < 2 {
+        thread::sleep(Duration::from_millis(1));
+    }
+    assert!(matches!(follower.step(), Err(IndexError::Damaged)));
+    let Next::Frames(frames) = stream.next(10) else { panic!("behind") };
+    assert_eq!((frames.len(), live.newest()), (2, 2));
+}
