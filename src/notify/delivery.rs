@@ -11,7 +11,7 @@ use kms_attest::outgoing::{self, ResponseTimeout, Timeouts};
 use reqwest::{Client, redirect};
 
 use super::notification::{Notification, Sender};
-use super::target::Target;
+use super::target::{Attempts, Target};
 use super::{SetupError, Shared};
 use crate::clock::unix_now;
 use crate::config::{NotifyKey, NotifyTarget};
@@ -35,6 +35,8 @@ pub(super) struct Bounds {
     pub(super) give_up: Duration,
     /// After how many attempts a notification is abandoned that the target rejects as invalid.
     pub(super) max_refusals: u32,
+    /// After how many failures by status a notification is put behind the others: they may be its fault.
+    pub(super) max_in_front: u32,
 }
 
 impl Bounds {
@@ -45,6 +47,7 @@ impl Bounds {
         max_pause: Duration::from_secs(300),
         give_up: Duration::from_secs(24 * 60 * 60),
         max_refusals: 3,
+        max_in_front: 3,
     };
 }
 
@@ -107,8 +110,8 @@ impl Delivery {
     pub(super) async fn run(self, target: Arc<Target>, shared: Arc<Shared>) {
         let mut pause = Duration::ZERO;
         loop {
-            let notification = target.next().await;
-            let (begin, mut refusals) = (Instant::now(), 0);
+            let (notification, mut attempts) = target.next().await;
+            let begin = *attempts.begin.get_or_insert_with(Instant::now);
             loop {
                 let lost = target.lost();
                 let (failure, wait) = match self.send(&notification, &shared.sender, lost).await {
@@ -126,14 +129,29 @@ impl Delivery {
                 if pause.is_zero() {
                     tracing::warn!(target = self.name, %failure, "a notification is not taken; it is sent again");
                 }
-                refusals += u32::from(failure.is_of_the_body());
-                if begin.elapsed() >= self.bounds.give_up || refusals >= self.bounds.max_refusals {
+                attempts.count(failure);
+                if begin.elapsed() >= self.bounds.give_up || attempts.refusals >= self.bounds.max_refusals {
                     tracing::warn!(target = self.name, %failure, "a notification is given up");
                     target.gave_up();
                     break;
                 }
                 pause = (pause * 2).clamp(self.bounds.first_pause, self.bounds.max_pause);
-                tokio::time::sleep(jittered(pause).max(wait)).await;
+                let rest = tokio::time::sleep(jittered(pause).max(wait));
+                if attempts.by_status < self.bounds.max_in_front {
+                    rest.await;
+                    continue;
+                }
+                target.put_behind(notification, attempts);
+                // A target that asked for a pause gets all of it.
+                if wait.is_zero() {
+                    tokio::select! {
+                        () = rest => {}
+                        () = target.fresh() => {}
+                    }
+                } else {
+                    rest.await;
+                }
+                break;
             }
         }
     }
@@ -183,11 +201,20 @@ impl Delivery {
     }
 }
 
+impl Attempts {
+    fn count(&mut self, failure: Failure) {
+        self.by_status += u32::from(matches!(failure, Failure::Status(_)));
+        self.refusals += u32::from(failure.is_of_the_body());
+    }
+}
+
 impl Failure {
-    /// Whether the target rejects this notification itself.
+    /// Whether the target rejects this notification itself, and not its sender, its path or the moment.
     fn is_of_the_body(self) -> bool {
         match self {
-            Self::Status(status) => matches!(status.as_u16(), 400 | 413 | 415 | 422),
+            Self::Status(status) => {
+                status.is_client_error() && !matches!(status.as_u16(), 401 | 404 | 408 | 425 | 429)
+            }
             Self::TimedOut | Self::Connection(_) => false,
         }
     }

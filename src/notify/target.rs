@@ -1,7 +1,9 @@
 //! One target: its queue, its progress, and its losses.
 
+use std::cmp::Reverse;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
 
 use tokio::sync::Notify;
 
@@ -30,12 +32,31 @@ pub(super) struct Target {
     metrics: Arc<Metrics>,
 }
 
+/// The attempts to deliver one notification.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Attempts {
+    /// The first one.
+    pub(super) begin: Option<Instant>,
+    /// Those that failed by status since it was last put behind.
+    pub(super) by_status: u32,
+    /// Those that the target rejected as invalid.
+    pub(super) refusals: u32,
+    /// How often it was put behind the others.
+    put_behind: u32,
+}
+
+#[derive(Debug)]
+struct Waiting {
+    notification: Arc<Notification>,
+    attempts: Attempts,
+}
+
 #[derive(Debug)]
 struct Queue {
     /// The notification being sent, which cannot be displaced by new ones.
     current: Option<Arc<Notification>>,
-    /// Oldest first.
-    waiting: VecDeque<Arc<Notification>>,
+    /// Oldest first, and those that were put behind.
+    waiting: VecDeque<Waiting>,
     lost: u64,
     /// The number of the last record that was considered for it.
     seen: u64,
@@ -81,6 +102,7 @@ impl Target {
         let mut queue = self.queue();
         queue.seen = queue.seen.max(seq);
         queue.lost += skipped;
+        queue.changes += u64::from(skipped > 0);
     }
 
     /// Whether it has received everything.
@@ -97,25 +119,36 @@ impl Target {
     /// Where it continues after a restart.
     pub(super) fn place(&self) -> Place {
         let queue = self.queue();
-        let undelivered = queue.current.iter().chain(&queue.waiting).filter_map(|one| one.sequence).min();
+        let undelivered = queue.undelivered().filter_map(|one| one.sequence).min();
         let after = undelivered.map_or(queue.seen, |first| first.saturating_sub(1));
         Place { after, lost: queue.lost }
     }
 
-    /// Undelivered notifications, in order.
+    /// Undelivered notifications.
     pub(super) fn pending(&self) -> Vec<Arc<Notification>> {
-        let queue = self.queue();
-        queue.current.iter().chain(&queue.waiting).cloned().collect()
+        self.queue().undelivered().cloned().collect()
     }
 
     /// Adds a notification without waiting: if too many wait, the oldest of the least severe is lost.
     pub(super) fn push(&self, notification: &Arc<Notification>) {
+        self.add(Waiting { notification: Arc::clone(notification), attempts: Attempts::default() });
+    }
+
+    /// Puts the current one behind all others.
+    pub(super) fn put_behind(&self, notification: Arc<Notification>, attempts: Attempts) {
+        let attempts =
+            Attempts { by_status: 0, put_behind: attempts.put_behind.saturating_add(1), ..attempts };
+        self.queue().current = None;
+        self.add(Waiting { notification, attempts });
+    }
+
+    fn add(&self, waiting: Waiting) {
         let mut queue = self.queue();
         queue.changes += 1;
-        queue.waiting.push_back(Arc::clone(notification));
+        queue.waiting.push_back(waiting);
         if queue.waiting.len() > MAX_WAITING {
-            let least = queue.waiting.iter().map(|one| one.severity).min();
-            let place = queue.waiting.iter().position(|one| Some(one.severity) == least);
+            let least = queue.waiting.iter().map(|one| one.notification.severity).min();
+            let place = queue.waiting.iter().position(|one| Some(one.notification.severity) == least);
             if let Some(place) = place {
                 queue.waiting.remove(place);
             }
@@ -130,17 +163,24 @@ impl Target {
         self.metrics.notified(&self.name, "dropped", 1);
     }
 
-    /// Waits for the next one to send.
-    pub(super) async fn next(&self) -> Arc<Notification> {
+    /// Waits for the next one to send: the oldest of the most severe, and last those that were put behind.
+    pub(super) async fn next(&self) -> (Arc<Notification>, Attempts) {
         loop {
             {
                 let mut queue = self.queue();
-                if let Some(next) = queue.waiting.pop_front() {
-                    queue.current = Some(Arc::clone(&next));
+                if let Some(Waiting { notification, attempts }) = queue.take_next() {
+                    queue.current = Some(Arc::clone(&notification));
                     self.metrics.set_notifications_waiting(&self.name, queue.waiting.len());
-                    return next;
+                    return (notification, attempts);
                 }
             }
+            self.news.notified().await;
+        }
+    }
+
+    /// Waits until there is one that was not put behind yet.
+    pub(super) async fn fresh(&self) {
+        while !self.queue().waiting.iter().any(|one| one.attempts.put_behind == 0) {
             self.news.notified().await;
         }
     }
@@ -177,6 +217,18 @@ impl Target {
     }
 }
 
+impl Queue {
+    fn undelivered(&self) -> impl Iterator<Item = &Arc<Notification>> {
+        self.current.iter().chain(self.waiting.iter().map(|one| &one.notification))
+    }
+
+    fn take_next(&mut self) -> Option<Waiting> {
+        let rank = |one: &Waiting| (one.attempts.put_behind, Reverse(one.notification.severity));
+        let (place, _) = self.waiting.iter().enumerate().min_by_key(|(_, one)| rank(one))?;
+        self.waiting.remove(place)
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -207,11 +259,11 @@ mod tests {
         assert_eq!((waiting.len(), target.lost()), (MAX_WAITING, 1));
         assert_eq!((waiting[0].sequence, waiting[1].sequence), (Some(101), Some(103)));
         assert_eq!(target.place(), Place { after: 100, lost: 1 });
-        assert_eq!(target.next().await.sequence, Some(101));
+        assert_eq!(target.next().await.0.sequence, Some(101));
         assert_eq!(target.place().after, 100, "it is not delivered yet");
         target.delivered(1);
         assert_eq!(target.place(), Place { after: 102, lost: 0 });
-        assert_eq!(target.next().await.sequence, Some(103));
+        assert_eq!(target.next().await.0.sequence, Some(103));
         target.gave_up();
         assert_eq!(target.place(), Place { after: 103, lost: 1 });
         let text = target.metrics.render();
@@ -237,6 +289,25 @@ mod tests {
         target.push(&numbered(5001, EventType::Frozen));
         assert_eq!(target.pending()[0].sequence, Some(102), "the oldest is lost");
         assert_eq!(target.lost(), 2);
+    }
+
+    #[tokio::test]
+    async fn the_most_severe_is_next_and_what_was_put_behind_is_last() {
+        let target = target(None);
+        for (seq, event) in [(101, EventType::Frozen), (102, EventType::Reported), (103, EventType::Frozen)] {
+            target.push(&numbered(seq, event));
+        }
+        let (first, attempts) = target.next().await;
+        assert_eq!(first.sequence, Some(101));
+        target.put_behind(first, attempts);
+        assert_eq!((target.place().after, target.pending().len()), (100, 3), "it is still to be delivered");
+        let mut order = Vec::new();
+        for _ in 0..3 {
+            order.push(target.next().await.0.sequence);
+            target.delivered(0);
+        }
+        assert_eq!(order, [Some(103), Some(102), Some(101)]);
+        assert!(target.is_idle());
     }
 
     #[test]

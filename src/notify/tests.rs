@@ -20,6 +20,8 @@ const SECRET: &str = "a secret of some bytes";
 enum Reply {
     Status(u16),
     Redirect,
+    /// This status for the notification of the record with this number, and 200 for others.
+    StatusOf(u16, u64),
     /// 200 with a body that does not end.
     Endless,
     /// No response.
@@ -85,9 +87,14 @@ async fn serve(mut stream: TcpStream, reply: Reply, sender: mpsc::SyncSender<Val
     assert!(timestamp.parse::<u64>().unwrap().abs_diff(crate::clock::unix_now()) < 60);
     let body: Value = serde_json::from_str(&body).unwrap();
     assert_eq!(body["id"], *id);
+    let sequence = body["sequence"].as_u64().unwrap_or(0);
     let _ = sender.try_send(body);
+    let reply = match reply {
+        Reply::StatusOf(status, seq) => Reply::Status(if sequence == seq { status } else { 200 }),
+        other => other,
+    };
     let answer = match reply {
-        Reply::Status(status) => {
+        Reply::Status(status) | Reply::StatusOf(status, _) => {
             format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\nconnection: close\r\n\r\n")
         }
         Reply::Redirect => "HTTP/1.1 307 x\r\nlocation: /other\r\ncontent-length: 0\r\n\r\n".to_owned(),
@@ -161,6 +168,7 @@ fn start(directory: &Path, entries: &[String], audit: &Audit, metrics: &Arc<Metr
         max_pause: Duration::from_millis(100),
         give_up: Duration::from_secs(2),
         max_refusals: 3,
+        max_in_front: 3,
     };
     Notifier::within(settings, &config.core.notify, audit, metrics, "boot".to_owned(), bounds).unwrap()
 }
@@ -241,6 +249,34 @@ async fn what_is_not_taken_is_sent_again_and_given_up_at_some_time() {
     assert_eq!((&next["sequence"], &next["lost"]), (&2.into(), &1.into()));
     world.record(frozen("cc")).await;
     assert_eq!(receiver.next().await["lost"], 0, "it is told once");
+}
+
+#[tokio::test]
+async fn one_body_that_is_refused_holds_up_no_others() {
+    // 500 and 404 may pass and are tried until the end; 403 and 406 are about the body.
+    for (status, is_given_up) in [(500, false), (404, false), (403, true), (406, true)] {
+        let world = World::new();
+        let mut receiver = Receiver::start(vec![Reply::StatusOf(status, 1)]).await;
+        let _notifier = world.start(&[entry(&receiver.url, "")]);
+        world.record(frozen("aa")).await;
+        world.record(frozen("bb")).await;
+        let mut before = 0;
+        while receiver.next().await["sequence"] != 2 {
+            before += 1;
+        }
+        assert_eq!(before, 3, "{status}");
+        if is_given_up {
+            receiver.nothing_comes().await;
+            assert!(world.has(r#"cvm_kms_notifications_total{outcome="dropped",target="0"} 1"#), "{status}");
+        } else {
+            assert_eq!(receiver.next().await["sequence"], 1, "it is tried again");
+            world.record(frozen("cc")).await;
+            let begin = Instant::now();
+            while receiver.next().await["sequence"] != 3 {
+                assert!(begin.elapsed() < Duration::from_secs(1));
+            }
+        }
+    }
 }
 
 #[tokio::test]
