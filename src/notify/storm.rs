@@ -29,10 +29,9 @@ impl Storm {
         Self { count: settings.count, window, recent: VecDeque::new(), raging: None }
     }
 
-    /// Counts refusals at this Unix time.
+    /// Counts refusals at this time, in seconds since any fixed moment.
     pub(super) fn count(&mut self, refusals: u64, time: u64) {
         match self.recent.back_mut() {
-            // The clock can go back.
             Some((last, count)) if *last >= time => *count = count.saturating_add(refusals),
             Some(_) | None => self.recent.push_back((time, refusals)),
         }
@@ -49,7 +48,7 @@ impl Storm {
         }
     }
 
-    /// Advances to this Unix time without new refusals. A storm ends when the limit was not exceeded for a
+    /// Advances to this time without new refusals. A storm ends when the limit was not exceeded for a
     /// whole window.
     pub(super) fn pass(&mut self, now: u64) {
         self.forget(now);

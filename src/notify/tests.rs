@@ -350,6 +350,30 @@ async fn a_condition_that_no_record_can_tell_of_arrives() {
 }
 
 #[tokio::test]
+async fn the_time_of_a_storm_is_that_of_no_clock_that_can_be_set() {
+    let world = World::new();
+    let shared = Arc::new(Shared {
+        targets: Vec::new(),
+        conditions: Mutex::default(),
+        sender: Sender::default(),
+        is_in_storm: AtomicBool::new(false),
+        is_over: AtomicBool::new(false),
+    });
+    let storm = DenialStorm { count: 20, window: Duration::from_secs(3) };
+    let progress = world.audit.progress();
+    let mut watcher = Watcher::new(storm, progress, Arc::clone(&shared), Arc::clone(&world.metrics));
+    let begin = Instant::now();
+    let is_raging = || shared.is_in_storm.load(Ordering::Relaxed);
+    for (second, refusals, expected) in
+        [(1, 19, false), (5, 1, false), (6, 19, true), (8, 0, true), (11, 0, false)]
+    {
+        (0..refusals).for_each(|_| world.metrics.credentials_failed());
+        watcher.count_refusals(begin + Duration::from_secs(second));
+        assert_eq!(is_raging(), expected, "{second}");
+    }
+}
+
+#[tokio::test]
 async fn nothing_is_lost_over_a_restart_and_nothing_is_told_twice() {
     let world = World::new();
     let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant};
 use super::Shared;
 use super::storm::Storm;
 use crate::audit::{FailureReason, Health, Progress};
-use crate::clock::unix_now;
 use crate::config::DenialStorm;
 use crate::event_type::Condition;
 use crate::metrics::Metrics;
@@ -20,6 +19,8 @@ pub(super) struct Watcher {
     progress: Progress,
     shared: Arc<Shared>,
     metrics: Arc<Metrics>,
+    /// The zero of the storm's time, which a change of the system's clock does not move.
+    begin: Instant,
     /// The refusals that are counted already.
     refusals: u64,
     storm: Storm,
@@ -32,21 +33,23 @@ impl Watcher {
         shared: Arc<Shared>,
         metrics: Arc<Metrics>,
     ) -> Self {
-        Self { progress, shared, refusals: metrics.refusals(), metrics, storm: Storm::new(storm) }
+        let (begin, refusals) = (Instant::now(), metrics.refusals());
+        Self { progress, shared, begin, refusals, metrics, storm: Storm::new(storm) }
     }
 
     /// Watches until dropped.
     pub(super) async fn run(mut self) {
         loop {
-            self.count_refusals();
+            self.count_refusals(Instant::now());
             self.look();
             tokio::time::sleep(LOOK_EVERY).await;
         }
     }
 
-    fn count_refusals(&mut self) {
+    pub(super) fn count_refusals(&mut self, now: Instant) {
         let refusals = self.metrics.refusals();
-        let (new, now) = (refusals.saturating_sub(self.refusals), unix_now());
+        let new = refusals.saturating_sub(self.refusals);
+        let now = now.saturating_duration_since(self.begin).as_secs();
         self.refusals = refusals;
         if new > 0 {
             self.storm.count(new, now);
