@@ -34,6 +34,8 @@ pub(super) struct Follower {
     shared: Arc<Shared>,
     memory: Memory,
     reader: Reader,
+    /// The number of the last record that was read.
+    read: u64,
     /// When each of these was reported last, and how many came since.
     spaced: HashMap<EventType, (Instant, u64)>,
     saved: Instant,
@@ -70,6 +72,7 @@ impl Follower {
             shared,
             memory,
             reader: Reader::after(log, after),
+            read: after,
             spaced: HashMap::new(),
             saved: Instant::now(),
             saved_changes: 0,
@@ -123,10 +126,27 @@ impl Follower {
             let Some(seq) = self.reader.next(acknowledged, &mut line)? else {
                 return Ok(false);
             };
+            self.count_missing(seq);
             self.record(&line);
             self.shared.targets.iter().for_each(|target| target.saw(seq, 0));
         }
         Ok(true)
+    }
+
+    /// Counts the records before `seq` that are in no file any more, each as a lost notification.
+    fn count_missing(&mut self, seq: u64) {
+        let read = std::mem::replace(&mut self.read, seq);
+        for target in &self.shared.targets {
+            let missing = seq.saturating_sub(1).saturating_sub(target.seen().max(read));
+            if missing > 0 {
+                tracing::warn!(
+                    target = target.name(),
+                    missing,
+                    "records were moved away before they were read: so many count as lost notifications"
+                );
+                target.saw(seq - 1, missing);
+            }
+        }
     }
 
     fn record(&mut self, line: &[u8]) {

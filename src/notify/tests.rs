@@ -374,6 +374,36 @@ async fn the_time_of_a_storm_is_that_of_no_clock_that_can_be_set() {
 }
 
 #[tokio::test]
+async fn records_that_were_moved_away_before_a_restart_count_as_lost() {
+    let world = World::new();
+    let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
+    let entries = [entry(&receiver.url, "name = 'pager'")];
+    let notifier = world.start(&entries);
+    world.record(frozen("aa")).await;
+    assert_eq!(receiver.next().await["sequence"], 1);
+    receiver.nothing_comes().await;
+    drop(notifier);
+    for value in ["bb", "cc", "dd"] {
+        world.record(frozen(value)).await;
+    }
+    let path = world.path("audit.jsonl");
+    let lines = std::fs::read_to_string(&path).unwrap();
+    let lines: Vec<_> = lines.lines().collect();
+    let progress = world.audit.progress();
+    // The same log after its closed file with records 2 and 3 is gone.
+    let rest = world.path("rest");
+    std::fs::create_dir(&rest).unwrap();
+    std::fs::write(rest.join("audit.jsonl"), lines[3].to_owned() + "\n").unwrap();
+    while progress.acknowledged() < 4 {
+        tokio::time::sleep(Duration::from_millis(1)).await;
+    }
+    std::fs::copy(world.path("notified.json"), rest.join("notified.json")).unwrap();
+    let _notifier = start(&rest, &entries, &world.audit, &world.metrics);
+    let body = receiver.next().await;
+    assert_eq!((&body["sequence"], &body["lost"]), (&4.into(), &2.into()));
+}
+
+#[tokio::test]
 async fn nothing_is_lost_over_a_restart_and_nothing_is_told_twice() {
     let world = World::new();
     let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
