@@ -350,6 +350,29 @@ async fn a_condition_that_no_record_can_tell_of_arrives() {
 }
 
 #[tokio::test]
+async fn a_platform_that_is_outdated_soon_and_collateral_that_expires_reach_a_receiver() {
+    let world = World::new();
+    let mut receiver = Receiver::start(vec![Reply::Status(200)]).await;
+    let notifier = world.start(&[entry(&receiver.url, "")]);
+    let begin = Instant::now();
+    for (condition, kind) in [
+        (Condition::PlatformOutdatedSoon, "platform_outdated_soon"),
+        (Condition::CollateralExpires, "collateral_expires"),
+    ] {
+        let sentence = format!("{kind} in two days");
+        notifier.shared.look(condition, Some(sentence.clone()), begin);
+        notifier.shared.look(condition, Some(sentence.clone()), begin + Duration::from_secs(5));
+        notifier.shared.look(condition, None, begin + Duration::from_secs(6));
+        notifier.shared.look(condition, None, begin + Duration::from_secs(66));
+        for (state, message) in [("raised", sentence.clone()), ("resolved", format!("over: {sentence}"))] {
+            let body = receiver.next().await;
+            let found = ["type", "state", "severity", "message"].map(|member| body[member].as_str().unwrap());
+            assert_eq!(found, [kind, state, condition.severity().name(), &*message]);
+        }
+    }
+}
+
+#[tokio::test]
 async fn the_time_of_a_storm_is_that_of_no_clock_that_can_be_set() {
     let world = World::new();
     let shared = Arc::new(Shared {
