@@ -181,17 +181,31 @@ fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<V
     Attestation { pccs, amd_kds: amd_kds.unwrap_or_else(values::placeholder), tdx_root, ca_file }
 }
 
+/// `core.attester.type`.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum AttesterKind {
+    GuestAgent,
+    ConfigfsTsm,
+    None,
+}
+
 fn attester(section: &mut Section<'_>, insecure_no_tee: bool, environment: Environment<'_>) -> Attester {
     let is_set = section.is_set("type");
-    let kind = section.required("type", None, |value| {
-        let kind = values::string(value)?;
-        match (kind.as_str(), insecure_no_tee) {
-            ("none", false) => Err("\"none\" needs core.insecure_no_tee = true".to_owned()),
-            ("guest_agent" | "configfs_tsm", true) if is_set => {
+    // The placeholder stands beside a finding, which refuses the configuration.
+    let kind = section.required("type", AttesterKind::None, |value| {
+        let kind = match values::string(value)?.as_str() {
+            "guest_agent" => AttesterKind::GuestAgent,
+            "configfs_tsm" => AttesterKind::ConfigfsTsm,
+            "none" => AttesterKind::None,
+            _ => return Err("must be \"guest_agent\", \"configfs_tsm\" or \"none\"".to_owned()),
+        };
+        match (kind, insecure_no_tee) {
+            (AttesterKind::None, false) => Err("\"none\" needs core.insecure_no_tee = true".to_owned()),
+            (AttesterKind::GuestAgent | AttesterKind::ConfigfsTsm, true) if is_set => {
                 Err("contradicts core.insecure_no_tee = true".to_owned())
             }
-            ("guest_agent" | "configfs_tsm" | "none", _) => Ok(Some(kind)),
-            _ => Err("must be \"guest_agent\", \"configfs_tsm\" or \"none\"".to_owned()),
+            (AttesterKind::GuestAgent | AttesterKind::ConfigfsTsm, true) => Ok(AttesterKind::None),
+            (kind, _) => Ok(kind),
         }
     });
     let address = section.required("address", String::new(), |value| {
@@ -201,17 +215,17 @@ fn attester(section: &mut Section<'_>, insecure_no_tee: bool, environment: Envir
         }
         Err("must start with unix: or http://".to_owned())
     });
-    let is_needed = kind.as_deref() == Some("configfs_tsm") && !insecure_no_tee;
+    let is_needed = kind == AttesterKind::ConfigfsTsm;
     let event_log = section.required("event_log", PathBuf::new(), |value| match values::string(value)? {
         path if path.is_empty() && is_needed => {
             Err("must name the file with the runtime events of this machine".to_owned())
         }
         path => Ok(PathBuf::from(path)),
     });
-    match kind.as_deref() {
-        _ if insecure_no_tee => Attester::None,
-        Some("configfs_tsm") => Attester::ConfigfsTsm { event_log },
-        _ => Attester::GuestAgent {
+    match kind {
+        AttesterKind::None => Attester::None,
+        AttesterKind::ConfigfsTsm => Attester::ConfigfsTsm { event_log },
+        AttesterKind::GuestAgent => Attester::GuestAgent {
             address: values::non_empty(address)
                 .or_else(|| environment("DSTACK_AGENT_ADDRESS").and_then(values::non_empty)),
         },

@@ -194,8 +194,8 @@ async fn open(
 ) -> io::Result<Opened> {
     let mut first = [0];
     let begins_tls = stream.peek(&mut first).await? == 1 && first[0] == TLS_HANDSHAKE;
-    match (&phase.tls, phase.plain) {
-        (Some(acceptor), _) if begins_tls => {
+    match (begins_tls, &phase.tls, phase.plain) {
+        (true, Some(acceptor), PlainHttp::Served | PlainHttp::Closed) => {
             let acceptor = acceptor.clone();
             let accept = async move { acceptor.accept(stream).await };
             let (stream, certificate) = handshakes.run(address, accept).await?;
@@ -204,8 +204,10 @@ async fn open(
             }
             Ok(Opened::Tls(Box::new(stream), Arc::new(Peer::new(certificate))))
         }
-        (_, PlainHttp::Served) if !begins_tls => Ok(Opened::Plain(stream)),
-        _ => Ok(Opened::Refused),
+        (false, Some(_) | None, PlainHttp::Served) => Ok(Opened::Plain(stream)),
+        (true, None, PlainHttp::Served | PlainHttp::Closed) | (false, Some(_) | None, PlainHttp::Closed) => {
+            Ok(Opened::Refused)
+        }
     }
 }
 

@@ -146,8 +146,29 @@ fn unreceived(error: SourceError<Unacceptable>) -> Error {
         SourceError::Call(CallError::Refused { status, .. }) if matches!(status.as_u16(), 401 | 403) => {
             Code::Denied
         }
-        temporary if temporary.is_temporary() => Code::Unavailable,
-        _ => Code::InvalidRequest,
+        SourceError::Connect { .. }
+        | SourceError::NoCertificate
+        | SourceError::StolenCertificate { .. }
+        | SourceError::Certificate(_)
+        | SourceError::NotAKms(_)
+        | SourceError::NoKeys
+        | SourceError::NoAttestation
+        | SourceError::Attestation(_)
+        | SourceError::RootCa
+        | SourceError::OtherRoot(_)
+        | SourceError::Call(_)
+        | SourceError::Broken { .. }
+        | SourceError::Identity(_)
+        | SourceError::OtherServer
+        | SourceError::CertificateRefused(_)
+        | SourceError::InvalidKeys
+        | SourceError::CaKey
+        | SourceError::TempCaKey
+        | SourceError::K256Key
+        | SourceError::OtherKey { .. } => match error.is_temporary() {
+            true => Code::Unavailable,
+            false => Code::InvalidRequest,
+        },
     };
     Error::new(code, error.to_string()).because(reason(&error)).caused_by(error)
 }
@@ -167,7 +188,9 @@ fn reason(error: &SourceError<Unacceptable>) -> &'static str {
         SourceError::NotAllowed(Unacceptable::NoOwnIdentity(_)) | SourceError::Identity(_) => {
             "attester_unavailable"
         }
-        SourceError::NotAllowed(_) => "source_not_allowed",
+        SourceError::NotAllowed(Unacceptable::Denied(_) | Unacceptable::NoIdentity(_)) => {
+            "source_not_allowed"
+        }
         SourceError::Call(CallError::Refused { method, status, .. }) => {
             match (status.as_u16(), method.as_str()) {
                 (401, "GetTempCaCert") => "source_token_needed",

@@ -22,7 +22,26 @@ pub(super) fn unattested(error: AttesterError) -> Failure {
         AttesterError::Unreachable { .. } => {
             "Make sure that the guest agent runs, and that its socket is where core.attester says and mounted here."
         }
-        _ => "See the log of the guest agent, or of what core.attester names.",
+        AttesterError::Address
+        | AttesterError::UnsupportedScheme(_)
+        | AttesterError::Broken
+        | AttesterError::Timeout
+        | AttesterError::Status(_)
+        | AttesterError::TooLarge { .. }
+        | AttesterError::Empty
+        | AttesterError::Malformed(_)
+        | AttesterError::Evidence(_)
+        | AttesterError::OtherReportData
+        | AttesterError::NoReports
+        | AttesterError::QuoteLate
+        | AttesterError::QuoteRefused(_)
+        | AttesterError::EmptyQuote
+        | AttesterError::UnreadableQuote
+        | AttesterError::Tsm { .. }
+        | AttesterError::Provider(_)
+        | AttesterError::Conflict
+        | AttesterError::EventLogFile { .. }
+        | AttesterError::EventLog(_) => "See the log of the guest agent, or of what core.attester names.",
     };
     Failure::new(format!("{}.", capitalized(&error.to_string())), advice)
 }
