@@ -31,8 +31,8 @@ const ATTEST_ROWS: [&[&str]; 8] = [
     &["tcb"],
     &["collateral"],
     &["certificate", "identity", "outgoing", "trust", "vm_config"],
-    &["codec", "measurement", "p256", "tls"],
-    &["binding", "clock", "clock_floor", "json", "pem", "single_flight", "small_file", "state_file"],
+    &["codec", "measurement", "p256", "state_file", "tls"],
+    &["binding", "clock", "clock_floor", "json", "pem", "single_flight", "small_file"],
 ];
 
 /// The modules of `crates/policy/src/`, with the same rule.

@@ -3,14 +3,15 @@
 mod archive;
 mod prove;
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use kms_attest::small_file::small_input;
 use kms_ledger::files::{Directories, Names};
 use kms_ledger::log::Log;
+use kms_ledger::note::MAX_NOTE;
 use kms_ledger::verify::{Known, TreeState, Verified, verify};
 
 use crate::audit::{self, Damage};
@@ -106,7 +107,7 @@ impl Verify {
             None => None,
         };
         let pin = match &self.pin {
-            Some(pin) => Some(fs::read(pin).with_context(|| pin.display().to_string())?),
+            Some(pin) => Some(small_input(pin, MAX_NOTE as u64).with_context(|| pin.display().to_string())?),
             None => None,
         };
         let known = Known { log: log.as_ref(), pin: pin.as_deref() };

@@ -1,7 +1,6 @@
 //! `kms auth serve`: the allowlist as an authorization backend for other KMSs.
 
-use std::fs::File;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -10,6 +9,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use clap::{Args, Subcommand};
+use kms_attest::small_file::small_input;
 use kms_policy::Policy;
 use kms_policy::signed::DecisionSigner;
 use tokio::net::TcpListener;
@@ -117,9 +117,7 @@ impl Serve {
 }
 
 fn signer(path: &Path) -> anyhow::Result<DecisionSigner> {
-    let mut pem = Zeroizing::new(Vec::new());
-    let file = File::open(path).context("--signing-key cannot be read")?;
-    file.take(MAX_KEY).read_to_end(&mut pem).context("--signing-key cannot be read")?;
+    let pem = Zeroizing::new(small_input(path, MAX_KEY).context("--signing-key cannot be read")?);
     DecisionSigner::from_pem(&pem).context("--signing-key cannot be used")
 }
 

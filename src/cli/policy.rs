@@ -12,8 +12,8 @@ use serde_json::json;
 
 use crate::config::EmptyDevices;
 
-/// One byte more than the largest allowlist.
-const LONGEST: u64 = (64 << 20) + 1;
+/// How much of a file is read: one byte more than the largest allowlist, so that the review finds it too large.
+const MAX_READ: u64 = (64 << 20) + 1;
 
 /// What to do with an allowlist.
 #[derive(Debug, Subcommand)]
@@ -87,7 +87,7 @@ impl Check {
 pub(super) fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
     let read = || {
         let mut content = Vec::new();
-        fs::File::open(path)?.take(LONGEST).read_to_end(&mut content)?;
+        fs::File::open(path)?.take(MAX_READ).read_to_end(&mut content)?;
         Ok::<_, std::io::Error>(content)
     };
     read().with_context(|| format!("{} cannot be read", path.display()))

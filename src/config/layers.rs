@@ -1,12 +1,12 @@
 //! The layers of the configuration and how they are laid over each other, key by key.
 
 use std::collections::BTreeMap;
-use std::fs;
-use std::io::{self, Read};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use kms_attest::json::duplicate_keys;
 use kms_attest::outgoing::Endpoint;
+use kms_attest::small_file::small_input;
 use serde_json::Value;
 use zeroize::Zeroizing;
 
@@ -98,7 +98,7 @@ impl Layers {
     }
 
     fn add_file(&mut self, path: &Path, presence: Presence) {
-        match (read_bounded(path), presence) {
+        match (text(path), presence) {
             (Ok(text), _) => {
                 let is_toml = path.extension().is_some_and(|extension| extension == "toml");
                 match if is_toml { parse_toml(&text) } else { parse_json(&text) } {
@@ -174,13 +174,11 @@ fn shown(name: &str, value: &Value) -> String {
     }
 }
 
-fn read_bounded(path: &Path) -> io::Result<Zeroizing<String>> {
-    let mut text = Zeroizing::new(String::new());
-    fs::File::open(path)?.take(MAX_FILE + 1).read_to_string(&mut text)?;
-    if text.len() as u64 > MAX_FILE {
-        return Err(io::Error::new(io::ErrorKind::FileTooLarge, "larger than 1 MiB"));
-    }
-    Ok(text)
+fn text(path: &Path) -> io::Result<Zeroizing<String>> {
+    String::from_utf8(small_input(path, MAX_FILE)?).map(Zeroizing::new).map_err(|error| {
+        drop(Zeroizing::new(error.into_bytes()));
+        io::Error::new(io::ErrorKind::InvalidData, "stream did not contain valid UTF-8")
+    })
 }
 
 /// The parser's own message and the line, without the line's text: it may hold a token.

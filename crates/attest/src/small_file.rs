@@ -23,18 +23,35 @@ pub fn with_metadata(path: &Path, limit: u64) -> io::Result<(Vec<u8>, Metadata)>
     }
     let file = File::open(path)?;
     let metadata = file.metadata()?;
-    let too_large = || io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {}", shown(limit)));
     if metadata.len() > limit {
-        return Err(too_large());
+        return Err(too_large(limit));
     }
+    let content = read(file, metadata.len(), limit)?;
+    content.map(|content| (content, metadata)).ok_or_else(|| too_large(limit))
+}
+
+/// The content of at most `limit` bytes of a file that its user names on the command line. It may be a pipe.
+///
+/// # Errors
+/// It cannot be read, or is larger.
+pub fn small_input(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
+    let file = File::open(path)?;
+    let size = file.metadata()?.len().min(limit);
+    let content = read(file, size, limit)?;
+    content.ok_or_else(|| too_large(limit))
+}
+
+/// The content of `file`, allocated for `size` bytes; `None` if it is larger than `limit`.
+fn read(file: File, size: u64, limit: u64) -> io::Result<Option<Vec<u8>>> {
     // Allocated at once, because growing would leave copies of a secret in memory. One byte more, in case the
     // file grows.
-    let mut content = Vec::with_capacity(usize::try_from(metadata.len()).unwrap_or(0) + 1);
+    let mut content = Vec::with_capacity(usize::try_from(size).unwrap_or(0) + 1);
     file.take(limit.saturating_add(1)).read_to_end(&mut content)?;
-    match content.len() as u64 > limit {
-        true => Err(too_large()),
-        false => Ok((content, metadata)),
-    }
+    Ok(Some(content).filter(|content| content.len() as u64 <= limit))
+}
+
+fn too_large(limit: u64) -> io::Error {
+    io::Error::new(io::ErrorKind::FileTooLarge, format!("larger than {}", shown(limit)))
 }
 
 /// A number of bytes for operators.
@@ -43,5 +60,27 @@ fn shown(bytes: u64) -> String {
     match bytes {
         bytes if bytes >= MIB && bytes.is_multiple_of(MIB) => format!("{} MiB", bytes / MIB),
         bytes => format!("{bytes} bytes"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_readers_end_at_the_limit_and_only_one_reads_what_is_not_a_file() {
+        let directory = tempfile::tempdir().unwrap();
+        let path = directory.path().join("file");
+        fs::write(&path, b"12345").unwrap();
+        for read in [small_file, small_input] {
+            assert_eq!(read(&path, 5).unwrap(), b"12345");
+            assert_eq!(read(&path, 4).unwrap_err().kind(), io::ErrorKind::FileTooLarge);
+            let missing = read(&directory.path().join("missing"), 5).unwrap_err();
+            assert_eq!(missing.kind(), io::ErrorKind::NotFound);
+        }
+        let device = Path::new("/dev/zero");
+        assert_eq!(small_file(device, 5).unwrap_err().to_string(), "not a file");
+        assert_eq!(small_input(device, 5).unwrap_err().to_string(), "larger than 5 bytes");
+        assert_eq!(small_input(Path::new("/dev/null"), 5).unwrap(), b"");
     }
 }

@@ -2,11 +2,13 @@
 //! from overwriting each other's changes.
 
 use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Write as _};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _};
 use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::{Duration, Instant};
+
+use crate::small_file::small_file;
 
 /// A change takes milliseconds, so a longer wait means that the other process hangs.
 const MAX_LOCK_WAIT: Duration = Duration::from_secs(2);
@@ -74,20 +76,13 @@ pub enum StateFileError {
 /// # Errors
 /// [`StateFileError`]; anything but a regular file is unreadable.
 pub fn read(path: &Path, limit: u64) -> Result<Option<Vec<u8>>, StateFileError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(StateFileError::Unreadable(error)),
-    };
-    let metadata = file.metadata().map_err(StateFileError::Unreadable)?;
-    if !metadata.is_file() {
-        return Err(StateFileError::Unreadable(io::Error::other("not a file")));
-    }
-    let mut bytes = Vec::new();
-    file.take(limit + 1).read_to_end(&mut bytes).map_err(StateFileError::Unreadable)?;
-    match bytes.len() as u64 > limit {
-        true => Err(StateFileError::TooLarge),
-        false => Ok(Some(bytes)),
+    match small_file(path, limit) {
+        Ok(bytes) => Ok(Some(bytes)),
+        Err(error) => match error.kind() {
+            io::ErrorKind::NotFound => Ok(None),
+            io::ErrorKind::FileTooLarge => Err(StateFileError::TooLarge),
+            _ => Err(StateFileError::Unreadable(error)),
+        },
     }
 }
 

@@ -1,7 +1,7 @@
 //! Quotes from the kernel's TSM report interface (`/sys/kernel/config/tsm/report`), without a guest agent.
 
-use std::fs::{self, File, OpenOptions};
-use std::io::{self, ErrorKind, Read, Write};
+use std::fs::{self, OpenOptions};
+use std::io::{self, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -10,6 +10,7 @@ use crate::binding::ReportData;
 use crate::evidence::Evidence;
 use crate::measurement::RuntimeEvent;
 use crate::platform::tdx::TdReport;
+use crate::small_file::small_file;
 
 const REPORT_DIRECTORY: &str = "/sys/kernel/config/tsm/report";
 const ENTRY: &str = "cvm-kms";
@@ -22,6 +23,8 @@ const ENODEV: i32 = 19;
 const MAX_PROVIDER: usize = 64;
 /// Maximum length of a quote, bytes; the kernel's limit is 32 KiB.
 const MAX_QUOTE: u64 = 64 * 1024;
+/// Maximum length of another attribute, bytes; the kernel states a page as the size of each.
+const MAX_ATTRIBUTE: u64 = 64 * 1024;
 /// Maximum length of the runtime event log, bytes; a guest's has a few kilobytes.
 const MAX_EVENT_LOG: u64 = 4 << 20;
 /// Attempts to get a quote while other processes use the entry.
@@ -81,7 +84,7 @@ impl ConfigfsTsm {
     }
 
     fn runtime_events(&self) -> Result<Vec<RuntimeEvent>, AttesterError> {
-        let log = read_bounded(&self.event_log, MAX_EVENT_LOG).map_err(|error| {
+        let log = small_file(&self.event_log, MAX_EVENT_LOG).map_err(|error| {
             AttesterError::EventLogFile { path: self.event_log.clone(), kind: error.kind() }
         })?;
         let log = String::from_utf8(log).map_err(|_| AttesterError::EventLog("is not utf-8"))?;
@@ -115,7 +118,7 @@ fn attempt(entry: &Path, report_data: ReportData) -> Result<Vec<u8>, AttesterErr
     if provider != PROVIDER {
         return Err(AttesterError::Provider(provider.chars().take(MAX_PROVIDER).collect()));
     }
-    let quote = read_bounded(&entry.join("outblob"), MAX_QUOTE).map_err(unquoted)?;
+    let quote = small_file(&entry.join("outblob"), MAX_QUOTE).map_err(unquoted)?;
     let after = or_conflict("read generation", text(&entry.join("generation")))?;
     if before != after {
         return Err(AttesterError::Conflict);
@@ -156,17 +159,8 @@ fn tsm(step: &'static str, error: &io::Error) -> AttesterError {
 }
 
 fn text(path: &Path) -> io::Result<String> {
-    let bytes = read_bounded(path, 4096)?;
+    let bytes = small_file(path, MAX_ATTRIBUTE)?;
     Ok(String::from_utf8_lossy(&bytes).trim().to_owned())
-}
-
-fn read_bounded(path: &Path, limit: u64) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::new();
-    File::open(path)?.take(limit + 1).read_to_end(&mut bytes)?;
-    if bytes.len() as u64 > limit {
-        return Err(ErrorKind::FileTooLarge.into());
-    }
-    Ok(bytes)
 }
 
 #[cfg(test)]
