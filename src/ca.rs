@@ -57,11 +57,7 @@ pub enum Freshness {
 
 /// The issue time that a certificate (PEM) states, in Unix seconds; 0 where it states none.
 pub fn issued(pem: &str) -> u64 {
-    let issued = || {
-        let (_, pem) = x509_parser::pem::parse_x509_pem(pem.as_bytes()).ok()?;
-        u64::try_from(pem.parse_x509().ok()?.validity().not_before.timestamp()).ok()
-    };
-    issued().unwrap_or(0)
+    certificate::not_before(pem).unwrap_or(0)
 }
 
 /// The chain that `SignCert` returns, without the root: its text is the stored one.

@@ -14,6 +14,7 @@ use base64::engine::general_purpose::STANDARD;
 use sha2::{Digest, Sha256};
 use time::OffsetDateTime;
 use x509_parser::prelude::FromDer;
+use x509_parser::time::ASN1Time;
 use x509_parser::x509::SubjectPublicKeyInfo;
 use yasna::models::{GeneralizedTime, ObjectIdentifier, UTCTime};
 use yasna::{DERWriter, DERWriterSeq, Tag};
@@ -172,11 +173,23 @@ pub fn is_signed_by(certificate: &[u8], spki: &[u8]) -> bool {
     }
 }
 
+/// `notBefore` of the first certificate in a PEM text, Unix seconds; 0 if it is before 1970.
+pub fn not_before(pem: &str) -> Result<u64, CertificateError> {
+    stated_date(pem, |validity| validity.not_before)
+}
+
 /// `notAfter` of the first certificate in a PEM text, Unix seconds; 0 if it is before 1970.
 pub fn not_after(pem: &str) -> Result<u64, CertificateError> {
+    stated_date(pem, |validity| validity.not_after)
+}
+
+fn stated_date(
+    pem: &str,
+    choose: impl FnOnce(&x509_parser::certificate::Validity) -> ASN1Time,
+) -> Result<u64, CertificateError> {
     let der = der(pem)?;
     let (_, parsed) = x509_parser::parse_x509_certificate(&der).map_err(|_| CertificateError::Certificate)?;
-    Ok(u64::try_from(parsed.validity().not_after.timestamp()).unwrap_or(0))
+    Ok(u64::try_from(choose(parsed.validity()).timestamp()).unwrap_or(0))
 }
 
 fn sign(
