@@ -6,7 +6,7 @@ mod released;
 
 use std::time::SystemTime;
 
-pub use self::onboarding::{HandoverError, Held, Onboarding, Prepared, Sight};
+pub use self::onboarding::{HandoverError, Held, Inspection, Onboarding, Prepared};
 pub use self::ready::{EnvPublicKey, Handover, Ready, RpcIdentity};
 pub use self::released::{NotReleased, ReleaseGuards, Released};
 use crate::ca::{self, CaError};

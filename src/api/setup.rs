@@ -21,7 +21,7 @@ pub use self::checks::{About, Check};
 pub use self::finding::Finding;
 use super::onboard::OnboardService;
 use crate::error::{Error, Result};
-use crate::lifecycle::{Held, Sight};
+use crate::lifecycle::{Held, Inspection};
 
 /// The longest time that `status` waits for a change.
 pub const MAX_WAIT: Duration = Duration::from_secs(20);
@@ -110,7 +110,7 @@ pub struct SetupService {
     started_at: String,
     turns: Turns,
     waiting: Semaphore,
-    seen: Latest<Sight>,
+    seen: Latest<Inspection>,
 }
 
 impl SetupService {
@@ -139,21 +139,21 @@ impl SetupService {
         }
     }
 
-    /// The status. Waits up to `patience`, at most [`MAX_WAIT`], for another mode or another missing thing.
+    /// The status. Waits up to `wait`, at most [`MAX_WAIT`], for another mode or another missing thing.
     ///
     /// # Errors
     /// The key directory cannot be read.
-    pub async fn status(&self, patience: Duration) -> Result<Status> {
+    pub async fn status(&self, wait: Duration) -> Result<Status> {
         let (first, before) = self.look().await?;
-        if patience.is_zero() || first.mode == Mode::Serving {
+        if wait.is_zero() || first.mode == Mode::Serving {
             return Ok(first);
         }
         let Ok(_seat) = self.waiting.try_acquire() else { return Ok(first) };
-        let deadline = Instant::now() + patience.min(MAX_WAIT);
+        let deadline = Instant::now() + wait.min(MAX_WAIT);
         let mut switch = self.switch.clone();
         loop {
             let wake = deadline.min(Instant::now() + LOOK_EVERY);
-            // If the sender is gone nothing changes any more, and the deadline ends the wait.
+            // If the sender is gone nothing changes again, and the deadline ends the wait.
             let _ = tokio::time::timeout_at(wake, changed(&mut switch)).await;
             let (now, after) = self.look().await?;
             // The start of the switch alone is not reported: a caller that then reconnects may find that the
@@ -191,20 +191,20 @@ impl SetupService {
     /// only read after a change.
     async fn held(&self) -> Result<Held> {
         let asked = std::time::Instant::now();
-        let look = async |before: Option<Arc<Answer<Sight>>>| {
+        let look = async |before: Option<Arc<Answer<Inspection>>>| {
             let before = before.map(|seen| seen.value.clone());
-            let sight = self.sight(before.clone()).await?;
-            if matches!(sight.held(), Held::Part { .. }) && before.as_ref() != Some(&sight) {
+            let inspection = self.inspect(before.clone()).await?;
+            if matches!(inspection.held(), Held::Part { .. }) && before.as_ref() != Some(&inspection) {
                 // Maybe in the middle of a commit, which holds the turn until all keys are there.
                 let _turn = self.onboard.turn().await;
-                return self.sight(None).await;
+                return self.inspect(None).await;
             }
-            Ok(sight)
+            Ok(inspection)
         };
         Ok(self.seen.get(|seen| seen.asked > asked, look).await?.value.held().clone())
     }
 
-    async fn sight(&self, before: Option<Sight>) -> Result<Sight> {
+    async fn inspect(&self, before: Option<Inspection>) -> Result<Inspection> {
         let onboarding = Arc::clone(&self.onboard.onboarding);
         let unreadable = "the key directory cannot be read";
         tokio::task::spawn_blocking(move || onboarding.look(before))

@@ -17,13 +17,13 @@ use sha2::{Digest as _, Sha256};
 use crate::clock::unix_now;
 
 /// The most refusals of verified callers, and the most of others.
-const MOST: usize = 500;
+const MAX_ENTRIES: usize = 500;
 /// The most refusals of one app on one machine, both verified.
 const MAX_OF_ONE: usize = 32;
 /// The most bytes of evidence in each of the two lists.
 const MAX_BYTES: usize = 16 << 20;
 /// Larger evidence is not kept.
-const LARGEST: usize = 256 << 10;
+const MAX_EVIDENCE: usize = 256 << 10;
 
 /// The longest text that is kept, in bytes.
 const MAX_TEXT: usize = 1024;
@@ -219,7 +219,7 @@ impl Denials {
             return (record.id, Novelty::Repeated);
         }
         let id = DenialId::random();
-        let is_kept = refused.shown.size() + refused.vm_config.len() <= LARGEST;
+        let is_kept = refused.shown.size() + refused.vm_config.len() <= MAX_EVIDENCE;
         let record = RefusalRecord {
             id,
             sequence,
@@ -285,7 +285,7 @@ impl List {
         }
         self.bytes += entry.record.size();
         self.entries.push_back(entry);
-        while self.entries.len() > MOST || self.bytes > MAX_BYTES {
+        while self.entries.len() > MAX_ENTRIES || self.bytes > MAX_BYTES {
             self.remove(0);
         }
     }

@@ -88,10 +88,10 @@ pub enum FreezeError {
     },
     /// An unfreeze that cannot be recorded does not happen.
     #[error("it is still frozen: the audit log does not take the record: {0}")]
-    ThawNotRecorded(#[source] AuditError),
+    UnfreezeNotRecorded(#[source] AuditError),
     /// An unfreeze that cannot be saved does not happen.
     #[error("it is still frozen: the file that keeps freezes over restarts cannot be written: {0}")]
-    ThawNotKept(#[source] std::io::Error),
+    UnfreezeNotKept(#[source] std::io::Error),
 }
 
 fn end(freeze: &Freeze) -> String {
@@ -101,7 +101,7 @@ fn end(freeze: &Freeze) -> String {
 /// What happens to a freeze of the same scope that is in force.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Earlier {
-    /// The new one must last at least as long, so that nobody shortens another's freeze by accident.
+    /// The new freeze must not end sooner, so that an operator cannot shorten another one's freeze by accident.
     MayBeExtended,
     /// It is replaced, whatever its end.
     IsReplaced,
@@ -303,9 +303,9 @@ impl Freezes {
             by: author.by.clone(),
             remote: author.remote,
         };
-        let _ = audit.record(event).await.map_err(FreezeError::ThawNotRecorded)?;
+        let _ = audit.record(event).await.map_err(FreezeError::UnfreezeNotRecorded)?;
         let Written { outcome, turn: _turn } = state::write(file, records(&entries)).await;
-        outcome.map_err(FreezeError::ThawNotKept)?;
+        outcome.map_err(FreezeError::UnfreezeNotKept)?;
         tracing::warn!(what = %scope, by = author.by, "no longer frozen");
         self.current.rcu(|current| {
             let mut entries = Entries::clone(current);

@@ -44,12 +44,12 @@ pub enum Held {
 
 /// The state of the key directory, with the file snapshot that it was read from.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Sight {
+pub struct Inspection {
     held: Held,
     snapshot: DirectorySnapshot,
 }
 
-impl Sight {
+impl Inspection {
     /// What was found.
     pub fn held(&self) -> &Held {
         &self.held
@@ -103,7 +103,7 @@ impl Onboarding {
     ///
     /// # Errors
     /// The directory cannot be read.
-    pub fn look(&self, before: Option<Sight>) -> Result<Sight, LifecycleError> {
+    pub fn look(&self, before: Option<Inspection>) -> Result<Inspection, LifecycleError> {
         // Taken before the directory is read, so that a change during the read is found the next time.
         let snapshot = self.directory.snapshot()?;
         if let Some(before) = before.filter(|before| before.snapshot == snapshot) {
@@ -114,7 +114,7 @@ impl Onboarding {
             State::Complete(_) => Held::Keys,
             State::Broken { reason, .. } => Held::Part { reason },
         };
-        Ok(Sight { held, snapshot })
+        Ok(Inspection { held, snapshot })
     }
 
     /// Writes, syncs and removes a file in the key directory.

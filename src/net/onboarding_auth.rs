@@ -89,12 +89,8 @@ impl OnboardingAuth {
 }
 
 /// Lets a request through, or refuses it in its own protocol.
-pub(super) async fn pass(
-    State(entrance): State<Arc<OnboardingAuth>>,
-    request: Request,
-    next: Next,
-) -> Response {
-    match entrance.refuses(&request) {
+pub(super) async fn pass(State(auth): State<Arc<OnboardingAuth>>, request: Request, next: Next) -> Response {
+    match auth.refuses(&request) {
         None => next.run(request).await,
         Some(refusal) if grpc::is_grpc(&request) => status::grpc_answer(&refusal),
         Some(refusal) if request.uri().path().starts_with(SETUP) => {

@@ -38,14 +38,14 @@ async fn status(service: Arc<SetupService>, request: Request) -> Response {
 
 async fn asked_status(service: &SetupService, query: Option<&str>) -> Result<Status> {
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    let patience = match pairs.find(|(key, _)| key == "wait") {
+    let wait = match pairs.find(|(key, _)| key == "wait") {
         None => Duration::ZERO,
         Some((_, seconds)) => seconds
             .parse()
             .map(Duration::from_secs)
             .map_err(|_| Error::invalid("wait must be a whole number of seconds"))?,
     };
-    service.status(patience).await
+    service.status(wait).await
 }
 
 async fn validate(service: Arc<SetupService>, request: Request) -> Response {

@@ -16,7 +16,7 @@ use sha2::{Digest as _, Sha256};
 use super::origin::WatchedDigest;
 
 /// The time limit of one call.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 /// The largest output. A VM's tables have about 10 KiB.
 const MAX_OUTPUT: u64 = 1 << 20;
 /// How much of the program's standard error is logged.
@@ -48,7 +48,7 @@ pub enum ProgramError {
 #[derive(Debug, Clone)]
 pub(super) struct AcpiProgram {
     path: PathBuf,
-    patience: Duration,
+    timeout: Duration,
     digest: Arc<WatchedDigest>,
 }
 
@@ -71,12 +71,12 @@ fn installed(path: &Path) -> Option<PathBuf> {
 
 impl AcpiProgram {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, patience: PATIENCE, digest: Arc::default() }
+        Self { path, timeout: TIMEOUT, digest: Arc::default() }
     }
 
     #[cfg(test)]
-    pub(super) fn with_patience(path: PathBuf, patience: Duration) -> Self {
-        Self { path, patience, digest: Arc::default() }
+    pub(super) fn with_timeout(path: PathBuf, timeout: Duration) -> Self {
+        Self { path, timeout, digest: Arc::default() }
     }
 
     /// Identifies what its tables depend on: the file, its content, and the environment passed to it. `None`
@@ -101,7 +101,7 @@ impl AcpiProgram {
 
     /// Runs the program for its tables; blocks.
     pub(super) fn tables(&self, call: &AcpiCall) -> Result<Vec<u8>, ProgramError> {
-        let deadline = Instant::now() + self.patience;
+        let deadline = Instant::now() + self.timeout;
         let mut running = Running::start(self.command(call))?;
         let output = running.output(deadline)?;
         if output.len() as u64 > MAX_OUTPUT {

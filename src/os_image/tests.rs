@@ -442,7 +442,7 @@ async fn a_measurement_that_a_clearing_overtakes_is_not_kept_and_not_given_to_la
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn whoever_listens_hears_how_a_download_goes_on_and_how_it_ends() {
+async fn a_listener_hears_how_a_download_goes_on_and_how_it_ends() {
     let vectors = vectors();
     let archives = Archives::of_vectors(Duration::ZERO).await;
     let world = World::new(&archives.template);
@@ -500,7 +500,7 @@ async fn without_its_program_or_with_a_broken_one_images_are_not_measured() {
         };
         let settings = settings(&archives.template, Some(path.clone()));
         let installed = path.clone();
-        let acpi = AcpiProgram::with_patience(path, Duration::from_secs(1));
+        let acpi = AcpiProgram::with_timeout(path, Duration::from_secs(1));
         let (cache, listener) = (world.cache.clone(), ProgressListener::default());
         let images =
             OsImages::with_program(settings, cache, Some(acpi), listener, TELL_EVERY).expect("client");
@@ -640,7 +640,7 @@ async fn what_another_program_or_none_has_measured_is_not_served() {
     program(world.directory.path(), &format!("cat {tables}; printf x"));
     check(Some(&path)).await.expect_err("other tables");
     fs::remove_file(&path).expect("removed");
-    let missing = check(Some(&path)).await.expect_err("it cannot measure any more");
+    let missing = check(Some(&path)).await.expect_err("it can no longer measure");
     assert!(missing.contains("is not installed"), "{missing}");
     // The peer's file of the same name does not say what made it.
     let name = format!("cache/measurements/{}.json", text(&case["measurement_cache_key"]));

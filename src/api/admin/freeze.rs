@@ -116,8 +116,8 @@ fn failed(error: FreezeError) -> Error {
         FreezeError::NotKept(_)
         | FreezeError::NotRecorded(_)
         | FreezeError::NeitherKeptNorRecorded { .. }
-        | FreezeError::ThawNotRecorded(_)
-        | FreezeError::ThawNotKept(_) => Code::Unavailable,
+        | FreezeError::UnfreezeNotRecorded(_)
+        | FreezeError::UnfreezeNotKept(_) => Code::Unavailable,
     };
     Error::new(code, error.to_string()).caused_by(error)
 }

@@ -36,7 +36,7 @@ fn the_same_refusal_keeps_its_id_and_is_counted() {
 }
 
 #[test]
-fn what_stops_everybody_is_one_refusal_whoever_asks() {
+fn what_stops_everybody_is_one_refusal_for_all_callers() {
     let denials = Denials::default();
     let everybody = |last: u8| RefusedRequest {
         role: None,
@@ -56,11 +56,11 @@ fn strangers_do_not_push_out_those_who_are_verified() {
     let denials = Denials::default();
     let identity = Identity::example();
     let (id, _) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
-    for number in 0..2 * MOST as u32 {
+    for number in 0..2 * MAX_ENTRIES as u32 {
         denials.record(refused(None, number.to_be_bytes(), 10));
     }
     assert!(denials.find(id).is_some());
-    assert_eq!(denials.page(None, usize::MAX, |_| true).0.len(), MOST + 1);
+    assert_eq!(denials.page(None, usize::MAX, |_| true).0.len(), MAX_ENTRIES + 1);
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn what_a_caller_varies_of_its_configuration_is_one_refusal() {
     let denials = Denials::default();
     let identity = Identity::example();
     let (id, _) = denials.record(refused(Some(&identity), [192, 0, 2, 1], 10));
-    for number in 0..MOST {
+    for number in 0..MAX_ENTRIES {
         let vm_config = format!("{{\"cpu_count\":{number}}}");
         let varied = RefusedRequest { vm_config: &vm_config, ..refused(Some(&identity), [192, 0, 2, 1], 10) };
         assert_eq!(denials.record(varied), (id, Novelty::Repeated));
@@ -82,7 +82,7 @@ fn an_app_on_one_machine_pushes_out_its_own_refusals_only() {
     let other = Identity { app_id: AppId([9; 20]), ..Identity::example() };
     let elsewhere = Identity { device_id: DeviceId([9; 32]), ..Identity::example() };
     let bystanders = [&other, &elsewhere].map(|it| denials.record(refused(Some(it), [192, 0, 2, 1], 10)).0);
-    let ids: Vec<_> = (0..2 * MOST as u32)
+    let ids: Vec<_> = (0..2 * MAX_ENTRIES as u32)
         .map(|number| {
             let mut hash = [0; 32];
             hash[28..].copy_from_slice(&number.to_be_bytes());
@@ -109,7 +109,7 @@ fn evidence_is_bounded_in_each_and_in_all() {
     let sizes: usize = lists.others.entries.iter().map(|entry| entry.record.size()).sum();
     assert_eq!(sizes, lists.others.bytes);
     drop(lists);
-    let (id, _) = denials.record(refused(None, [9, 9, 9, 9], LARGEST + 1));
+    let (id, _) = denials.record(refused(None, [9, 9, 9, 9], MAX_EVIDENCE + 1));
     let record = denials.find(id).expect("kept");
     assert_eq!(record.shown, None);
 }

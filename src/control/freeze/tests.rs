@@ -269,7 +269,7 @@ async fn a_file_that_cannot_be_written_freezes_and_does_not_thaw() {
     assert_eq!(disk.events("frozen"), 1, "on the record all the same");
     assert!(freezes.check(&Identity::example()).is_err(), "frozen until the process ends");
     let error = freezes.unfreeze(Scope::Kms, author(), String::new(), &disk.audit).await.unwrap_err();
-    assert!(matches!(error, FreezeError::ThawNotKept(_)), "{error}");
+    assert!(matches!(error, FreezeError::UnfreezeNotKept(_)), "{error}");
     assert!(freezes.check(&Identity::example()).is_err());
 }
 
@@ -295,7 +295,7 @@ async fn an_unfreeze_that_is_not_recorded_does_not_happen() {
     freezes.freeze(freeze_of(Scope::Kms), Earlier::IsReplaced, &disk.audit).await.unwrap();
     let too_long = "x".repeat(70 << 10);
     let error = freezes.unfreeze(Scope::Kms, author(), too_long, &disk.audit).await.unwrap_err();
-    assert!(matches!(error, FreezeError::ThawNotRecorded(_)), "{error}");
+    assert!(matches!(error, FreezeError::UnfreezeNotRecorded(_)), "{error}");
     assert!(freezes.check(&Identity::example()).is_err() && disk.open().check(&Identity::example()).is_err());
 }
 

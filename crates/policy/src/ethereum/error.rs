@@ -78,7 +78,7 @@ impl ChainError {
     /// Whether the called contract is the cause, so that a retry is of no use.
     pub(super) fn is_the_contracts(&self) -> bool {
         match self {
-            Self::Nodes(troubles) => troubles.iter().any(|(_, trouble)| trouble.is_the_contracts()),
+            Self::Nodes(errors) => errors.iter().any(|(_, error)| error.is_the_contracts()),
             Self::Late | Self::Disagreement { .. } => false,
         }
     }
@@ -89,11 +89,11 @@ impl fmt::Display for ChainError {
         match self {
             Self::Late => f.write_str("the chain endpoints did not answer in time"),
             Self::Disagreement { about } => write!(f, "the chain endpoints disagree about {about}"),
-            Self::Nodes(troubles) => {
+            Self::Nodes(errors) => {
                 f.write_str("too few chain endpoints can be used")?;
                 let mut separator = ": ";
-                troubles.iter().try_for_each(|(number, trouble)| {
-                    write!(f, "{}endpoint {number}: {trouble}", std::mem::replace(&mut separator, "; "))
+                errors.iter().try_for_each(|(number, error)| {
+                    write!(f, "{}endpoint {number}: {error}", std::mem::replace(&mut separator, "; "))
                 })
             }
         }

@@ -11,7 +11,7 @@ use super::view::{State, View};
 
 impl Chain {
     pub(super) async fn view_of_first(&self, previous: Option<&Arc<State>>) -> Result<View, ChainError> {
-        let mut troubles = Vec::new();
+        let mut errors = Vec::new();
         for (index, node) in self.nodes.iter().enumerate() {
             let state = self.state_by(node, previous).await;
             node.note(state.as_ref().err());
@@ -20,10 +20,10 @@ impl Chain {
                     self.mark(node, latest);
                     return Ok(View { state, by: vec![index] });
                 }
-                Err(trouble) => troubles.push((node.number, trouble)),
+                Err(error) => errors.push((node.number, error)),
             }
         }
-        Err(ChainError::Nodes(troubles))
+        Err(ChainError::Nodes(errors))
     }
 
     /// The state that a node gives, and its newest block.
@@ -54,7 +54,7 @@ impl Chain {
 
     /// Whether the floor has a higher number than a final block with a later time. No chain has both, so one
     /// node reported a false number. The later block counts: otherwise one false number would exclude all
-    /// other nodes for ever.
+    /// other nodes forever.
     fn is_disproved(&self, floor: &Block, block: &Block) -> bool {
         let is_disproved = block.number < floor.number && block.timestamp > floor.timestamp;
         if is_disproved {
@@ -81,7 +81,7 @@ impl Chain {
     }
 
     pub(super) async fn call_first(&self, view: &View, call: &CallData) -> Result<Verdict, ChainError> {
-        let (mut troubles, chosen) = (Vec::new(), &view.by);
+        let (mut errors, chosen) = (Vec::new(), &view.by);
         let others = (0..self.nodes.len()).filter(|index| !chosen.contains(index));
         for index in chosen.iter().copied().chain(others) {
             let node = &self.nodes[index];
@@ -94,12 +94,12 @@ impl Chain {
             match verdict.await {
                 Ok(verdict) => return Ok(verdict),
                 // Every other node would give the same result.
-                Err(trouble) if trouble.is_the_contracts() => {
-                    return Err(ChainError::Nodes(vec![(node.number, trouble)]));
+                Err(error) if error.is_the_contracts() => {
+                    return Err(ChainError::Nodes(vec![(node.number, error)]));
                 }
-                Err(trouble) => troubles.push((node.number, trouble)),
+                Err(error) => errors.push((node.number, error)),
             }
         }
-        Err(ChainError::Nodes(troubles))
+        Err(ChainError::Nodes(errors))
     }
 }

@@ -46,13 +46,13 @@ impl Http {
     }
 
     async fn answer(&self, body: Vec<u8>, limit: usize) -> Result<Vec<u8>, NodeError> {
-        let mut response = self.send(body).await.map_err(trouble)?;
+        let mut response = self.send(body).await.map_err(node_error)?;
         if !response.status().is_success() {
             return Err(NodeError::Status(response.status()));
         }
         outgoing::read_at_most(&mut response, limit).await.map_err(|error| match error {
             BodyError::TooLarge => NodeError::TooLarge(limit),
-            BodyError::Connection(error) => trouble(error),
+            BodyError::Connection(error) => node_error(error),
         })
     }
 
@@ -92,7 +92,7 @@ fn secrets(endpoint: &Endpoint) -> Vec<String> {
 }
 
 /// The kind of an error, without its message, which can contain the URL.
-fn trouble(error: reqwest::Error) -> NodeError {
+fn node_error(error: reqwest::Error) -> NodeError {
     if error.is_timeout() {
         return NodeError::Silent;
     }

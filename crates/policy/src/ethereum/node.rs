@@ -57,7 +57,7 @@ impl From<Block> for Head {
 /// The outcome of recent block lookups on a node.
 #[derive(Default)]
 struct Health {
-    trouble: Option<NodeError>,
+    error: Option<NodeError>,
     rests_until: Option<Instant>,
     rest: Duration,
 }
@@ -90,7 +90,7 @@ impl Node {
 
     /// Whether the last lookup succeeded.
     pub(super) fn is_well(&self) -> bool {
-        self.health().trouble.is_none()
+        self.health().error.is_none()
     }
 
     /// Ensures that the node serves `chain` and is not paused.
@@ -195,15 +195,15 @@ impl Node {
             Err(NodeError::Reverted { message }) => {
                 Err(NodeError::Reverted { message: self.http.redacted(&message) })
             }
-            Err(trouble) => Err(trouble),
+            Err(error) => Err(error),
         }
     }
 
     /// Records the outcome of a block lookup, and logs a change. A node that hung is not used for some time.
     /// Failed calls are not recorded here: the contract of one app must not affect other apps.
-    pub(super) fn note(&self, trouble: Option<&NodeError>) {
+    pub(super) fn note(&self, error: Option<&NodeError>) {
         let mut health = self.health();
-        match trouble {
+        match error {
             Some(NodeError::Resting) => return,
             Some(NodeError::Silent) => {
                 health.rest = (health.rest * 2).clamp(REST, MAX_REST);
@@ -211,9 +211,9 @@ impl Node {
             }
             _ => (health.rests_until, health.rest) = (None, Duration::ZERO),
         }
-        if health.trouble.as_ref().map(std::mem::discriminant) != trouble.map(std::mem::discriminant) {
+        if health.error.as_ref().map(std::mem::discriminant) != error.map(std::mem::discriminant) {
             let endpoint = self.number;
-            match trouble {
+            match error {
                 Some(problem @ NodeError::Slow) => {
                     tracing::debug!(endpoint, %problem, "a chain endpoint is left out")
                 }
@@ -221,7 +221,7 @@ impl Node {
                 None => tracing::info!(endpoint, "a chain endpoint can be used again"),
             }
         }
-        health.trouble = trouble.cloned();
+        health.error = error.cloned();
     }
 
     fn health(&self) -> std::sync::MutexGuard<'_, Health> {

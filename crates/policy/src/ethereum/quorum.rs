@@ -19,7 +19,7 @@ const GRACE: Duration = Duration::from_millis(200);
 /// The responses and errors of nodes, by index.
 struct Answers<T> {
     given: Vec<(usize, T)>,
-    troubles: Vec<(usize, NodeError)>,
+    errors: Vec<(usize, NodeError)>,
 }
 
 impl Chain {
@@ -35,14 +35,14 @@ impl Chain {
         let (block, by) = self.common_block(agreement, heads, self.floor(previous)).await?;
         let block = self
             .recent(block)
-            .map_err(|trouble| self.named(by.iter().map(|index| (*index, trouble.clone())).collect()))?;
+            .map_err(|error| self.named(by.iter().map(|index| (*index, error.clone())).collect()))?;
         if let Some(known) = previous.filter(|previous| previous.block == block) {
             return Ok(self.agreed_by(by, Arc::clone(known)));
         }
         let states = by.iter().map(async |&index| (index, self.state_at(&self.nodes[index], block).await));
         let states = Answers::gather(states, GRACE, |states| states.agreed(agreement).is_some()).await;
-        for (index, trouble) in &states.troubles {
-            self.nodes[*index].note(Some(trouble));
+        for (index, error) in &states.errors {
+            self.nodes[*index].note(Some(error));
         }
         let (state, by) =
             self.settle(agreement, states, "the contract's gatewayAppId or appImplementation")?;
@@ -52,8 +52,8 @@ impl Chain {
     fn note_those_without(&self, heads: &Answers<Block>) {
         for (index, node) in self.nodes.iter().enumerate() {
             if heads.given.iter().all(|(given, _)| *given != index) {
-                let trouble = heads.troubles.iter().find(|(troubled, _)| *troubled == index);
-                node.note(Some(trouble.map_or(&NodeError::Slow, |(_, trouble)| trouble)));
+                let error = heads.errors.iter().find(|(failed, _)| *failed == index);
+                node.note(Some(error.map_or(&NodeError::Slow, |(_, error)| error)));
             }
         }
     }
@@ -90,7 +90,7 @@ impl Chain {
         reached_by_enough.dedup();
         reached_by_enough.retain(|number| floor.is_none_or(|floor| *number > floor.number));
 
-        let (mut troubles, mut disagreement) = (heads.troubles, None);
+        let (mut errors, mut disagreement) = (heads.errors, None);
         for number in reached_by_enough {
             let there = heads.given.iter().filter(|(_, head)| head.number >= number);
             let blocks = self.blocks_at(number, there, agreement).await;
@@ -100,7 +100,7 @@ impl Chain {
             if let Some(agreed) = blocks.agreed(agreement) {
                 return Ok(agreed);
             }
-            troubles.extend(blocks.troubles);
+            errors.extend(blocks.errors);
         }
         if let Some(floor) = floor {
             // Nodes that lag can confirm it too, because it was final or safe before.
@@ -112,9 +112,9 @@ impl Chain {
             if let Some(agreed) = blocks.agreed(agreement) {
                 return Ok(agreed);
             }
-            troubles.extend(blocks.troubles);
+            errors.extend(blocks.errors);
         }
-        Err(disagreement.unwrap_or_else(|| self.named(troubles)))
+        Err(disagreement.unwrap_or_else(|| self.named(errors)))
     }
 
     async fn blocks_at(
@@ -140,14 +140,14 @@ impl Chain {
         let disagreement = answers.differ().then(|| self.disagree(about));
         match answers.agreed(agreement) {
             Some(agreed) => Ok(agreed),
-            None => Err(disagreement.unwrap_or_else(|| self.named(answers.troubles))),
+            None => Err(disagreement.unwrap_or_else(|| self.named(answers.errors))),
         }
     }
 }
 
 impl Chain {
-    fn named(&self, troubles: Vec<(usize, NodeError)>) -> ChainError {
-        let named = troubles.into_iter().map(|(index, trouble)| (self.nodes[index].number, trouble));
+    fn named(&self, errors: Vec<(usize, NodeError)>) -> ChainError {
+        let named = errors.into_iter().map(|(index, error)| (self.nodes[index].number, error));
         ChainError::Nodes(named.collect())
     }
 }
@@ -163,7 +163,7 @@ impl<T: Clone + PartialEq> Answers<T> {
         F: Future<Output = (usize, Result<T, NodeError>)>,
     {
         let mut running: FuturesUnordered<F> = asked.collect();
-        let mut answers = Self { given: Vec::new(), troubles: Vec::new() };
+        let mut answers = Self { given: Vec::new(), errors: Vec::new() };
         let mut end = None;
         loop {
             if end.is_none() && enough(&answers) {
@@ -175,7 +175,7 @@ impl<T: Clone + PartialEq> Answers<T> {
             };
             match next {
                 Some((index, Ok(answer))) => answers.given.push((index, answer)),
-                Some((index, Err(trouble))) => answers.troubles.push((index, trouble)),
+                Some((index, Err(error))) => answers.errors.push((index, error)),
                 None => return answers,
             }
         }

@@ -228,10 +228,10 @@ async fn every_wait_has_an_end() {
     let mut routes = normal_routes();
     routes.get_mut(PCK_CRL_PATH).unwrap().delay = Duration::from_secs(60);
     let (slow, good) = (Server::start(routes).await, Server::start(normal_routes()).await);
-    let patience = CacheOptions { endpoint_deadline: Duration::from_millis(60), ..options() };
-    let cache = cache_of(&[&slow, &good], patience.clone());
+    let impatient = CacheOptions { endpoint_deadline: Duration::from_millis(60), ..options() };
+    let cache = cache_of(&[&slow, &good], impatient.clone());
     assert!(cache.get(&mock_quote()).await.is_ok());
-    let cache = cache_of(&[&slow], patience);
+    let cache = cache_of(&[&slow], impatient);
     let error = cache.get(&mock_quote()).await.unwrap_err();
     assert_eq!(error, CollateralError::unavailable(FetchFailure::Deadline));
     let cache = cache_of(&[&slow], CacheOptions { deadline: Duration::from_millis(60), ..options() });
