@@ -200,6 +200,34 @@ fn every_module_is_in_the_table_once() {
     }
 }
 
+/// The levels of a table of ARCHITECTURE.md, top to bottom, each with the modules that it names.
+fn levels(table: &str) -> Vec<BTreeSet<&str>> {
+    let is_between = |c: char| !c.is_alphanumeric() && c != '_';
+    table.split('→').map(|level| level.split(is_between).filter(|name| !name.is_empty()).collect()).collect()
+}
+
+#[test]
+fn architecture_md_shows_these_tables() {
+    let page =
+        fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("ARCHITECTURE.md")).expect("page");
+    let start = page.find("\nmain →").expect("the table of src/");
+    let shown = levels(page[start..].split("\n\n").next().expect("a first paragraph"));
+    let expected: Vec<BTreeSet<&str>> = ROWS.iter().map(|row| row.iter().copied().collect()).collect();
+    assert_eq!(shown, expected);
+    // The tables of the crates name some modules of a row only.
+    for (start, rows) in [("\ninside attest:", &ATTEST_ROWS[..]), ("\ninside policy:", &POLICY_ROWS[..])] {
+        let (_, table) = page.split_once(start).expect("the table of a crate");
+        let mut before = None;
+        for level in levels(table.lines().next().expect("a line")) {
+            let found: BTreeSet<Option<usize>> = level.iter().map(|module| row(rows, module)).collect();
+            assert_eq!(found.len(), 1, "not one row: {level:?}");
+            let at = found.first().copied().flatten();
+            assert!(at.is_some() && at > before, "not below the level before: {level:?}");
+            before = at;
+        }
+    }
+}
+
 #[test]
 fn the_server_does_not_link_the_simulator() {
     let tree = Command::new(env!("CARGO"))
