@@ -317,7 +317,7 @@ impl Audit {
         }
     }
 
-    /// Shows checkpoints to witnesses, for ever. Where so many are required, [`Audit::witnessed`] waits for them.
+    /// Shows checkpoints to witnesses, without an end. [`Audit::witnessed`] waits for those that are required.
     ///
     /// # Errors
     /// Requests cannot be made at all.

@@ -30,7 +30,7 @@ pub struct TcbWatch {
     state: watch::Sender<TcbForecastState>,
 }
 
-/// What there is to say about a platform.
+/// The warning about one platform.
 #[derive(Debug, Clone, PartialEq, Eq)]
 struct Warning {
     today: String,
@@ -43,7 +43,7 @@ struct Warning {
 }
 
 impl TcbWatch {
-    /// Looks `every` so often at what comes to the platforms that `verifier` remembers.
+    /// Checks, once in each period `every`, the future TCB status of the platforms that `verifier` remembers.
     pub fn new(
         verifier: Arc<Verifier>,
         tolerance: Arc<TcbTolerance>,

@@ -124,7 +124,7 @@ impl OnboardService {
     /// Bootstraps without a caller (`core.onboard.auto_bootstrap_domain`).
     ///
     /// # Errors
-    /// Those of [`OnboardService::bootstrap`].
+    /// As [`OnboardService::bootstrap`].
     pub async fn auto_bootstrap(&self, domain: &Domain) -> Result<()> {
         let turn = self.turn().await;
         self.refuse_if_committed("KMS has already been bootstrapped")?;

@@ -11,7 +11,7 @@ use super::chain::{MAX_LINE, number};
 use super::disk::{Identity, Seen};
 use super::segments;
 
-/// Follows the records of one log. A record whose file is not there any more is left out.
+/// Follows the records of one log. A record whose file is gone is left out.
 #[derive(Debug)]
 pub struct Reader {
     path: PathBuf,

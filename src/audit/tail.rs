@@ -18,14 +18,14 @@ const MAX_REST: u64 = 256 << 20;
 /// No record is shorter: fewer zeros than this hide none.
 const MIN_LINE: u64 = 200;
 
-/// How the bytes after the last line came there.
+/// What the bytes after the last line are.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Rest {
-    /// There are none.
+    /// No such bytes.
     None,
-    /// A crash cut the last line short: so many bytes of it are there. It was never acknowledged.
+    /// The first bytes of a line, this many: a crash interrupted the write. The record was never acknowledged.
     Unfinished(u64),
-    /// No write that was cut short leaves this. There may have been records in its place.
+    /// This many bytes that no interrupted write leaves. There may have been records in their place.
     Damaged(u64),
 }
 

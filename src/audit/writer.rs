@@ -155,7 +155,7 @@ struct Trouble {
 enum Need {
     /// The file is sound: the next write may do.
     Write,
-    /// The file is in doubt, or not ours any more.
+    /// The file is in doubt, or no longer ours.
     NewSegment,
     /// There is no open file.
     Open,
@@ -245,7 +245,7 @@ impl Writer {
         }
     }
 
-    /// What is due although nothing is to be recorded.
+    /// Starts the periodic work that is due, whether or not there are records to write.
     fn spawn_background(&mut self) {
         self.end_tree_sync();
         let now = Instant::now();
@@ -434,7 +434,7 @@ impl Writer {
         }))
     }
 
-    /// Goes on in a new file where this one is large or old enough.
+    /// Starts a new file if this one is large or old enough.
     fn rotate(&mut self) {
         let Some(segment) = self.segment.as_ref().filter(|segment| segment.is_file) else { return };
         let age = segment.began.map_or(0, |began| unix_now().saturating_sub(began));
@@ -458,7 +458,7 @@ impl Writer {
             if self.rewind().is_err() {
                 return Err(Failure::write(Need::NewSegment)(error));
             }
-            // A file that may not grow any more has no use for space.
+            // A file that no longer grows needs no space.
             if error.kind() == io::ErrorKind::FileTooLarge {
                 return Err(Failure::write(Need::NewSegment)(error));
             }

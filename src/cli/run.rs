@@ -140,7 +140,7 @@ impl Stop {
 /// Ends the process if it has not ended by then: a disk can block a thread forever.
 #[expect(
     clippy::disallowed_methods,
-    reason = "a thread that hangs would keep the process, and its secrets, for ever"
+    reason = "a thread that hangs would keep the process, and its secrets, forever"
 )]
 fn end_by_force_after(time: Duration, log: ProcessLog) -> anyhow::Result<()> {
     thread::Builder::new().name("end".to_owned()).spawn(move || {

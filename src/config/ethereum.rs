@@ -12,7 +12,7 @@ use super::{BlockChoice, Endpoint, Ethereum, values};
 const MAX_ENDPOINTS: usize = 8;
 /// A decision ends within ten seconds: where one endpoint hangs, there must be time for another.
 const MAX_REQUEST: Duration = Duration::from_secs(5);
-/// More confirmations are older than any node keeps the state of.
+/// The maximum of confirmations: no node keeps the state of an older block.
 const MAX_CONFIRMATIONS: u64 = 10_000;
 
 /// Whether the configuration chose this policy.

@@ -70,7 +70,7 @@ async fn tile(audit: Arc<Audit>, reader: Reader, request: Request) -> Response {
         Ok(Ok(None)) => told(StatusCode::NOT_FOUND, "the signed tree does not have this tile"),
         Ok(Err(AuditError::Missing { seq })) => {
             tracing::warn!(seq, "a requested record is in no file of the audit log");
-            told(StatusCode::NOT_FOUND, "the records are not kept here any more")
+            told(StatusCode::NOT_FOUND, "the records are no longer kept here")
         }
         Ok(Err(error)) | Err(error) => {
             tracing::error!(%error, "the audit log cannot be read");

@@ -267,7 +267,7 @@ impl Held {
         index
     }
 
-    /// Removes a request that holds nothing any more from its share, and the share with its last request.
+    /// Removes a request that no longer holds memory from its share, and the share with its last request.
     fn leave(&mut self, index: usize) {
         let share = &mut self.shares[index];
         share.requests -= 1;

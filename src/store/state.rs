@@ -225,7 +225,7 @@ fn half(missing: File, present: File) -> State {
         Some(missing),
         format!(
             "{missing_name} is missing although {present} is there: restore it from a backup; if no app has ever used \
-             these keys, move {present} away to begin anew"
+             these keys, move {present} away to start with new keys"
         ),
     )
 }

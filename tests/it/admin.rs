@@ -309,7 +309,7 @@ async fn an_address_with_too_many_wrong_credentials_has_to_wait() {
         for attempt in 0..4 {
             is_challenged(&clear("wrong").await, &format!("{round} {attempt}"));
         }
-        assert_eq!(clear(ADMIN_TOKEN).await.status, 200, "the right ones begin anew");
+        assert_eq!(clear(ADMIN_TOKEN).await.status, 200, "the right ones start a new count");
     }
     for attempt in 0..5 {
         is_challenged(&clear("wrong").await, &format!("{attempt}"));

@@ -32,7 +32,7 @@ pub enum LinkProblem {
     #[error("the records before it are missing")]
     NoBeginning,
     /// Not a record of this file format.
-    #[error("it is no audit record")]
+    #[error("it is not an audit record")]
     Malformed,
     /// Its content is not what it was written with.
     #[error("its hash does not fit its content")]

@@ -106,8 +106,8 @@ impl Names {
         middle.parse().ok().filter(|number: &u64| number.to_string() == middle)
     }
 
-    /// Closed files in the order of their records, each with the number of its last, then the one that grows. Of two copies of a
-    /// file the first that is listed counts.
+    /// The closed files in the order of their records, then the active one. If a file is listed twice, the first
+    /// copy is used.
     ///
     /// # Errors
     /// The files cannot be listed.

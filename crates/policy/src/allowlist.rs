@@ -305,7 +305,7 @@ fn is_large(seen: Option<Stamp>) -> bool {
 }
 
 /// Uses the time of change, which programs cannot set. The absolute difference counts, so that a clock that
-/// was set back does not leave the file unsettled for ever.
+/// was set back does not leave the file unsettled forever.
 fn is_settled(metadata: &Metadata) -> bool {
     let changed = u64::try_from(metadata.ctime()).ok().zip(u32::try_from(metadata.ctime_nsec()).ok());
     let Some((seconds, nanoseconds)) = changed else { return true };

@@ -180,7 +180,7 @@ impl Writer {
         let Some(importer) = self.importer.take() else { return };
         let imported = self.import();
         let is_imported = imported.is_ok();
-        // The start may not wait for it any more.
+        // The start can no longer wait for it.
         let _ = importer.send(imported);
         if !is_imported {
             return;
@@ -258,9 +258,9 @@ impl Writer {
         }
     }
 
-    /// Takes the file that stands under the temporary name in the place of the one at `path`, if it goes on with the log
-    /// that ends there: a rename that never reached the disk leaves it so, with records that were acknowledged. Anything
-    /// else under that name is kept aside.
+    /// Replaces the file at `path` with the file that has the temporary name, if that file continues the log. A
+    /// rename that never reached the disk leaves these two files, and the second has acknowledged records. Any
+    /// other file with the temporary name is renamed and kept.
     fn adopt(&mut self, end: &End, named: Seen) -> io::Result<Option<(File, End)>> {
         let new = segments::new_name(&self.path);
         let Some(seen) = Seen::at(&new)? else { return Ok(None) };

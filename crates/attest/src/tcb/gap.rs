@@ -45,7 +45,7 @@ impl PartGap {
         self.part
     }
 
-    /// The part's own status. A part that was out of date at launch of the TD and is not any more has
+    /// The part's own status. A part that was out of date at launch of the TD and no longer is has
     /// `TDRelaunchAdvised` or `TDRelaunchAdvisedConfigurationNeeded`.
     pub fn status(&self) -> TcbStatus {
         self.status
