@@ -215,10 +215,12 @@ impl Audit {
         Self::open_with(path, Storage::default(), Floor::default())
     }
 
-    /// Opens or creates the file, checks the end of its chain, and repairs a line that a crash cut short: the rest is
-    /// cut off and a `recovered` event takes its place. After an end that is no record the log goes on in a new file. A file
-    /// that cannot be opened because the disk is full or fails is opened later. Records of versions without a ledger are verified once and
-    /// sealed; if that takes longer than some seconds it goes on afterwards, and until then nothing is recorded. Nothing is recorded while the clock is below the floor, which rises with each record.
+    /// Opens or creates the file, checks the end of its chain, and repairs a line that a crash cut short: the
+    /// rest is cut off and a `recovered` event takes its place. After an end that is no record the log goes
+    /// on in a new file. A file that cannot be opened because the disk is full or fails is opened later.
+    /// Records of versions without a ledger are verified once and sealed; if that takes longer than some
+    /// seconds it goes on afterwards, and until then nothing is recorded. Nothing is recorded while the clock
+    /// is below the floor, which rises with each record.
     pub fn open_with(path: &Path, storage: Storage, floor: Floor) -> Result<Self, AuditError> {
         Self::open_on(Box::new(OsDisk), path, storage, floor)
     }
@@ -306,8 +308,8 @@ impl Audit {
         self.status.imported()
     }
 
-    /// From now on the tree over the records is signed, and a record counts when it is in a signed tree. Returns when the tree is
-    /// open, or after some seconds: until it is, no records are taken.
+    /// From now on the tree over the records is signed, and a record counts when it is in a signed tree.
+    /// Returns when the tree is open, or after some seconds: until it is, no records are taken.
     pub async fn sign_with(&self, keys: Arc<dyn LogKeys>) {
         let Some(queue) = &self.queue else { return };
         let (tell, told) = oneshot::channel();
@@ -340,8 +342,8 @@ impl Audit {
         tokio::time::timeout(max_wait, witnessed).await.map_err(|_| AuditError::NotWitnessed)
     }
 
-    /// The newest signed checkpoint with the cosignatures of witnesses, or a newer one without; `None` before there are keys to sign
-    /// with.
+    /// The newest signed checkpoint with the cosignatures of witnesses, or a newer one without; `None` before
+    /// there are keys to sign with.
     pub fn checkpoint(&self) -> Option<Arc<str>> {
         self.published.checkpoint()
     }
@@ -351,7 +353,8 @@ impl Audit {
         self.published.head()
     }
 
-    /// The content of a tile of hashes or of a bundle of entries; `None` if the signed tree does not have it. Reads files.
+    /// The content of a tile of hashes or of a bundle of entries; `None` if the signed tree does not have it.
+    /// Reads files.
     ///
     /// # Errors
     /// They cannot be read, or are elsewhere.
@@ -359,8 +362,8 @@ impl Audit {
         self.published.tile(tile)
     }
 
-    /// Returns once the event is on disk, and in a signed tree where there is one. Events that wait together share one write, one sync
-    /// and one signature. While the log takes no records it says so at once.
+    /// Returns once the event is on disk, and in a signed tree where there is one. Events that wait together
+    /// share one write, one sync and one signature. While the log takes no records it says so at once.
     pub async fn record(&self, event: Event) -> Result<Receipt, AuditError> {
         if let Health::Failing { reason, .. } = self.health() {
             return Err(reason.error());
@@ -380,9 +383,9 @@ impl Audit {
         tokio::time::timeout(MAX_WAIT, recorded).await.unwrap_or(Err(AuditError::TimedOut))
     }
 
-    /// An operator says that the dates of the records before this are wrong and that the clock is right: nothing but what
-    /// is signed says how late it is. Gives the newest date until now; `None` if the clock is not behind, and nothing
-    /// changes. Must not be given up half way.
+    /// An operator says that the dates of the records before this are wrong and that the clock is right:
+    /// nothing but what is signed says how late it is. Gives the newest date until now; `None` if the clock
+    /// is not behind, and nothing changes. Must not be given up half way.
     ///
     /// # Errors
     /// [`LowerFloorError`]; nothing changes then.

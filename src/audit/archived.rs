@@ -1,4 +1,5 @@
-//! Closed files that were moved away: `kms audit archive` leaves a note for each beside the log, and the writer records it.
+//! Closed files that were moved away: `kms audit archive` leaves a note for each beside the log, and the
+//! writer records it.
 //!
 //! `audit.<number>.archived` is about the closed file of that number. Each note is a separate file, so that
 //! the writer removes what it has recorded and nothing that was added in between.

@@ -1,5 +1,5 @@
-//! Compresses closed files of the log, on a thread of its own. Nothing is removed before its compressed form is on the disk and was
-//! read back.
+//! Compresses closed files of the log, on a thread of its own. Nothing is removed before its compressed form
+//! is on the disk and was read back.
 
 use std::fs::{self, File, OpenOptions, TryLockError};
 use std::io;

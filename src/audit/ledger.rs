@@ -178,7 +178,8 @@ impl Ledger {
         check_end(path, end)?;
         check_last(&tree, path, &key.legacy, node.first)?;
         if let Some(signed) = signed {
-            // Not on the disk before it is known to be what was signed: right records that are brought back would not fit it.
+            // Not on the disk before it is known to be what was signed: right records that are brought back
+            // would not fit it.
             complete(&mut tree, path, &key.legacy, node.first, signed.size.get())?;
             if tree.root_at(signed.size)? != signed.root {
                 return Err(LedgerError::Forked);

@@ -93,8 +93,8 @@ impl Reader {
         self.next > seq
     }
 
-    /// Call it after asking what is acknowledged and before reading up to there: lines that the writer has left in a file
-    /// without acknowledging them are not read then.
+    /// Call it after asking what is acknowledged and before reading up to there: lines that the writer has
+    /// left in a file without acknowledging them are not read then.
     ///
     /// # Errors
     /// The file cannot be looked at.

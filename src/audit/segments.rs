@@ -82,7 +82,8 @@ pub(super) fn closed(path: &Path) -> io::Result<Vec<PathBuf>> {
     Ok(numbered(path)?.into_iter().map(|(_, path)| path).collect())
 }
 
-/// The same, each with the number of its last record, by the names that they have before they are compressed. Lines after that one were never acknowledged.
+/// The same, each with the number of its last record, by the names that they have before they are compressed.
+/// Lines after that one were never acknowledged.
 pub(super) fn numbered(path: &Path) -> io::Result<Vec<(u64, PathBuf)>> {
     let mut closed = Vec::new();
     if let Some(names) = Names::of(path) {

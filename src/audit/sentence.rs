@@ -284,8 +284,8 @@ fn short(text: &str) -> String {
     }
 }
 
-/// The text without anything that can change how a line looks: control characters, line and paragraph separators, marks of
-/// direction and characters without width become `\u{…}`, and a backslash becomes two.
+/// The text without anything that can change how a line looks: control characters, line and paragraph
+/// separators, marks of direction and characters without width become `\u{…}`, and a backslash becomes two.
 pub fn printable(text: &str) -> String {
     let mut printable = String::with_capacity(text.len());
     for character in text.chars() {

@@ -51,8 +51,9 @@ pub(super) struct End {
 }
 
 impl End {
-    /// Reads the end of the file. Everything up to the last newline must be records. The rest is what a crash leaves: one
-    /// unfinished line. Zeros are that only where they are too few to be in the place of a record.
+    /// Reads the end of the file. Everything up to the last newline must be records. The rest is what a crash
+    /// leaves: one unfinished line. Zeros are that only where they are too few to be in the place of a
+    /// record.
     pub(super) fn read(path: &Path, file: &File, size: u64) -> Result<Self, AuditError> {
         let unusable = |source| AuditError::Open { path: path.to_owned(), source };
         let length = end_of_last_line(file, size).map_err(unusable)?;
@@ -111,7 +112,8 @@ impl End {
         Ok(Self { link, links, before, newest, length, rest, began, is_legacy })
     }
 
-    /// The end of a compressed file of the log at `path` whose last record has this number: it was checked when it was closed.
+    /// The end of a compressed file of the log at `path` whose last record has this number: it was checked
+    /// when it was closed.
     pub(super) fn of_compressed(path: &Path, last: u64) -> Result<Self, AuditError> {
         let broken = |problem| AuditError::Broken { seq: last, problem };
         let mut records = Records::between(path, last, last)?;

@@ -4,8 +4,8 @@
 //! else: it goes on in a new file, chained to the last acknowledged record. It does the same when its file is gone,
 //! replaced or changed. While it cannot write, releases are refused, and it tries again by itself.
 //!
-//! How a file is opened, also one that cannot be opened yet, is in `opening`; how the writer leaves one, in `change`; the tree over
-//! the records, in `tree`.
+//! How a file is opened, also one that cannot be opened yet, is in `opening`; how the writer leaves one, in
+//! `change`; the tree over the records, in `tree`.
 
 use std::collections::VecDeque;
 use std::fs::{self, File};

@@ -71,8 +71,8 @@ pub fn signed_app_keys(
     Ok(AppKeys { disk_crypt_key, env_crypt_key, k256_key, k256_signature: signature()? })
 }
 
-/// The root key's statement about the public half of an app's secp256k1 key. It is public and never changes, because its nonce is
-/// derived (RFC 6979).
+/// The root key's statement about the public half of an app's secp256k1 key. It is public and never changes,
+/// because its nonce is derived (RFC 6979).
 ///
 /// # Errors
 /// [`DeriveError::K256Key`].

@@ -31,8 +31,8 @@ pub fn sign_env_public_key_at(
     sign_message(root.k256(), label::ENV_ENCRYPT_PUBKEY, &app_id.0, &message)
 }
 
-/// "This key signs the log of one of our nodes": `Sign("cvm-kms-log-key-v1" ‖ ":" ‖ vkey)`, where `vkey` is the text of the log's
-/// verifier key (C2SP `signed-note`).
+/// "This key signs the log of one of our nodes": `Sign("cvm-kms-log-key-v1" ‖ ":" ‖ vkey)`, where `vkey` is
+/// the text of the log's verifier key (C2SP `signed-note`).
 pub fn sign_log_key(root: &RootKeys, vkey: &str) -> [u8; 65] {
     sign_message(root.k256(), label::LOG_KEY_STATEMENT, &[], vkey.as_bytes())
 }
@@ -50,8 +50,8 @@ pub fn digest(prefix: &[u8], app_id: &[u8], message: &[u8]) -> [u8; 32] {
     hash.finalize().into()
 }
 
-/// Report data of the bootstrap quote: Keccak-256 of
-/// `"dstack-kms-genereted-keys-v1:" ‖ hex(root CA SPKI DER) ‖ ";" ‖ hex(compressed k256 key) ‖ ";"`, then 32 zero bytes.
+/// Report data of the bootstrap quote: Keccak-256 of `"dstack-kms-genereted-keys-v1:" ‖ hex(root CA SPKI DER)
+/// ‖ ";" ‖ hex(compressed k256 key) ‖ ";"`, then 32 zero bytes.
 pub fn bootstrap_report_data(ca_spki: &[u8], k256_public: &[u8; 33]) -> ReportData {
     let content = format!("{}{};{};", label::BOOTSTRAP_KEYS, hex::encode(ca_spki), hex::encode(k256_public));
     let mut report_data = ReportData::ZERO;

@@ -104,7 +104,8 @@ impl Link {
 
     /// Appends a record with its newline to `lines` and returns the new end. `fields` is the event's JSON object.
     ///
-    /// `{"seq":…,"time":…,"prev":…,"salt":…,<fields>,"hash":…}`, where `hash` is the SHA-256 of the same line without it.
+    /// `{"seq":…,"time":…,"prev":…,"salt":…,<fields>,"hash":…}`, where `hash` is the SHA-256 of the same line
+    /// without it.
     pub fn append(&self, time: &str, salt: Salt, fields: &str, lines: &mut Vec<u8>) -> Self {
         let seq = self.seq + 1;
         let start = lines.len();

@@ -78,12 +78,14 @@ impl Checkpoint {
         Self { origin, size, root, extension: Vec::new() }
     }
 
-    /// The extension lines, without their newlines. They are not recommended, and an ML-DSA-44 cosignature does not sign them.
+    /// The extension lines, without their newlines. They are not recommended, and an ML-DSA-44 cosignature
+    /// does not sign them.
     pub fn extension(&self) -> &[String] {
         &self.extension
     }
 
-    /// Reads the text. Accepts a tree of size 0 with the root of another tree, for which a witness has a status of its own.
+    /// Reads the text. Accepts a tree of size 0 with the root of another tree, for which a witness has a
+    /// status of its own.
     pub(crate) fn read(text: &str) -> Result<Self, CheckpointError> {
         let lines = text.strip_suffix('\n').ok_or(CheckpointError::Lines)?;
         let mut lines = lines.split('\n');

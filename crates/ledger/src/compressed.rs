@@ -1,8 +1,8 @@
-//! Closed files that are compressed: gzip (RFC 1952) in members of whole lines, so that a record is found without decompressing the
-//! file before it.
+//! Closed files that are compressed: gzip (RFC 1952) in members of whole lines, so that a record is found
+//! without decompressing the file before it.
 //!
-//! Each member has an extra field `KL` with its own length and the number of its first record, both u64le. Other programs skip it,
-//! and a file without it is read from its beginning.
+//! Each member has an extra field `KL` with its own length and the number of its first record, both u64le.
+//! Other programs skip it, and a file without it is read from its beginning.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Cursor, Read, Seek as _, SeekFrom, Write};

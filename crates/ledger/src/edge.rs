@@ -4,7 +4,8 @@ use crate::hash::Hash;
 use crate::number::{NumberError, Size};
 use crate::proof::{BuildError, HashReader, Node, join, read_edge};
 
-/// Size of a tree, and the roots of the full subtrees that it consists of: one for each bit of the size, the largest first.
+/// Size of a tree, and the roots of the full subtrees that it consists of: one for each bit of the size, the
+/// largest first.
 ///
 /// At most 63 hashes, whatever the number of leaves.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

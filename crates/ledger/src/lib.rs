@@ -5,15 +5,17 @@
 //! - [`proof`], [`edge`]: inclusion and consistency proofs, and the tree edge that grows by a leaf at a time;
 //! - [`recent`], [`store`]: the newest nodes in memory, and all of the tree in files;
 //! - [`tile`], [`bundle`]: the tree and its entries as static files (C2SP `tlog-tiles`);
-//! - [`key`], [`signature`], [`note`]: verifier keys, signatures and cosignatures (C2SP `signed-note`, `tlog-cosignature`);
+//! - [`key`], [`signature`], [`note`]: verifier keys, signatures and cosignatures (C2SP `signed-note`,
+//!   `tlog-cosignature`);
 //! - [`checkpoint`], [`log`]: the statement of size and root, and how it is opened and signed (C2SP `tlog-checkpoint`);
 //! - [`compressed`]: closed files in their compressed form;
 //! - [`files`], [`walk`], [`verify`]: a whole log as an auditor checks it; [`vouched`]: its key and who vouches for it;
 //! - [`proof_file`]: a proof that is verified without a network (C2SP `tlog-proof`);
 //! - [`witness`]: what a log says to a witness and what it makes of the answer (C2SP `tlog-witness`).
 //!
-//! Only [`store`] writes files, and only it, [`files`] and [`compressed`] read them; nothing here opens a connection or knows the time. Every parser has a bound on what
-//! it reads, and where the specifications leave a choice it takes the strict one.
+//! Only [`store`] writes files, and only it, [`files`] and [`compressed`] read them; nothing here opens a
+//! connection or knows the time. Every parser has a bound on what it reads, and where the specifications
+//! leave a choice it takes the strict one.
 
 pub mod bundle;
 pub mod chain;

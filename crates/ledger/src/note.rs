@@ -147,8 +147,8 @@ impl Note {
         &self.signatures
     }
 
-    /// Verifies each line whose key is among `keys` by name and id, and gives these keys once each. Lines of other keys are
-    /// ignored. The result is empty if there is none: the caller decides what is enough.
+    /// Verifies each line whose key is among `keys` by name and id, and gives these keys once each. Lines of
+    /// other keys are ignored. The result is empty if there is none: the caller decides what is enough.
     ///
     /// Stricter than some implementations: a second line of the same key is verified too.
     ///

@@ -3,8 +3,8 @@
 use crate::hash::Hash;
 use crate::number::{Index, Size};
 
-/// Maximum number of hashes in a proof: an inclusion proof in a tree below 2⁶³ leaves has no more, and `tlog-witness` allows no
-/// more in a consistency proof.
+/// Maximum number of hashes in a proof: an inclusion proof in a tree below 2⁶³ leaves has no more, and
+/// `tlog-witness` allows no more in a consistency proof.
 pub const MAX_PROOF_HASHES: usize = 63;
 
 /// Why a proof does not hold.
@@ -244,7 +244,8 @@ impl ConsistencyProof {
         &self.0
     }
 
-    /// Makes the proof: PROOF(m, D\[n\]) of RFC 6962 section 2.1.2. From the empty tree it is empty, as `tlog-witness` says.
+    /// Makes the proof: PROOF(m, D\[n\]) of RFC 6962 section 2.1.2. From the empty tree it is empty, as
+    /// `tlog-witness` says.
     ///
     /// # Errors
     /// [`BuildError`].
@@ -274,8 +275,9 @@ impl ConsistencyProof {
         read_ranges(reader, &parts).map(Self)
     }
 
-    /// Verifies that the tree of size and root `new` begins with the tree of size and root `old`. Both sizes have to come from
-    /// signed checkpoints. Every tree begins with the empty one, whose root is [`Hash::EMPTY_ROOT`] and whose proof is empty.
+    /// Verifies that the tree of size and root `new` begins with the tree of size and root `old`. Both sizes
+    /// have to come from signed checkpoints. Every tree begins with the empty one, whose root is
+    /// [`Hash::EMPTY_ROOT`] and whose proof is empty.
     ///
     /// # Errors
     /// [`ProofError`].

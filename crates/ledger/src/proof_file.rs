@@ -15,7 +15,8 @@ use crate::proof::{InclusionProof, MAX_PROOF_HASHES, ProofError};
 /// The first line.
 pub const HEADER: &str = "c2sp.org/tlog-proof@v1";
 
-/// Maximum length of a proof file, bytes: a checkpoint, a proof, and as extra data at least an entry of the maximum length.
+/// Maximum length of a proof file, bytes: a checkpoint, a proof, and as extra data at least an entry of the
+/// maximum length.
 pub const MAX_PROOF_FILE: usize = MAX_NOTE + (256 << 10);
 
 /// Why a text is not a proof file.

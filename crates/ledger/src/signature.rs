@@ -107,13 +107,14 @@ fn timed<const N: usize>(signature: &[u8]) -> Result<(Timestamp, &[u8; N]), Sign
     Ok((u64::from_be_bytes(*time).try_into()?, signature))
 }
 
-/// What type 04 signs: `cosignature/v1` LF `time <decimal>` LF ‖ the whole text of the note. The witness's name is not in it.
+/// What type 04 signs: `cosignature/v1` LF `time <decimal>` LF ‖ the whole text of the note. The witness's
+/// name is not in it.
 pub fn cosigned_text(time: Timestamp, text: &str) -> String {
     format!("cosignature/v1\ntime {time}\n{text}")
 }
 
-/// What type 06 signs: `"subtree/v1\n\0"` ‖ u8 length ‖ name of the witness ‖ u64be time ‖ u8 length ‖ origin ‖ u64be 0 ‖ u64be size ‖
-/// root. `None` if name or origin has more than 255 bytes.
+/// What type 06 signs: `"subtree/v1\n\0"` ‖ u8 length ‖ name of the witness ‖ u64be time ‖ u8 length ‖ origin
+/// ‖ u64be 0 ‖ u64be size ‖ root. `None` if name or origin has more than 255 bytes.
 pub fn cosigned_tree(witness: &KeyName, time: Timestamp, checkpoint: &Checkpoint) -> Option<Vec<u8>> {
     let mut message = b"subtree/v1\n\0".to_vec();
     push_name(&mut message, witness.as_str())?;

@@ -1,7 +1,8 @@
-//! A tree on a disk: one file for each level of tiles, to which hashes are appended, and a mark up to where they are safe.
+//! A tree on a disk: one file for each level of tiles, to which hashes are appended, and a mark up to where
+//! they are safe.
 //!
-//! Hash i of level L is at byte 32·i of file `L`, so that a tile, full or partial, is a range of one file. The files contain
-//! nothing that does not follow from the entries: lost parts are computed again.
+//! Hash i of level L is at byte 32·i of file `L`, so that a tile, full or partial, is a range of one file.
+//! The files contain nothing that does not follow from the entries: lost parts are computed again.
 
 use std::fs::{DirBuilder, File, OpenOptions};
 use std::io;
@@ -96,8 +97,9 @@ pub struct Staged {
 }
 
 impl Tree {
-    /// Opens the tree in this directory, or creates it. It has the leaves up to the mark, whatever else is in the files: later
-    /// ones must be appended again. A tree whose files do not lead to the root at the mark is empty.
+    /// Opens the tree in this directory, or creates it. It has the leaves up to the mark, whatever else is in
+    /// the files: later ones must be appended again. A tree whose files do not lead to the root at the mark
+    /// is empty.
     ///
     /// Reads the edge only, so that this takes as long for a large tree as for a small one.
     ///
@@ -231,7 +233,8 @@ impl Tree {
         Ok(Some(TreeSync { files, size, root: self.root() }))
     }
 
-    /// Writes the mark, now that all files of `sync` are synced. It may reach the disk later: an older one is right too.
+    /// Writes the mark, now that all files of `sync` are synced. It may reach the disk later: an older one is
+    /// right too.
     ///
     /// # Errors
     /// The mark cannot be written.

@@ -1,7 +1,7 @@
 //! Tiles: a tree as static files (C2SP `tlog-tiles`).
 //!
-//! Hash i of tile (L, N) is the root of leaves `(256·N + i)·256^L` up to, not including, `(256·N + i + 1)·256^L`. Only full subtrees
-//! are in tiles. A partial tile is the beginning of the full one.
+//! Hash i of tile (L, N) is the root of leaves `(256·N + i)·256^L` up to, not including, `(256·N + i +
+//! 1)·256^L`. Only full subtrees are in tiles. A partial tile is the beginning of the full one.
 
 use std::cell::RefCell;
 use std::fmt;

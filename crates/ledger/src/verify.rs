@@ -1,5 +1,6 @@
-//! Verification of a whole log from its files: chain, sealed records of older versions, tree, signed checkpoint, and a checkpoint
-//! that was kept elsewhere. In one pass, and in memory that does not grow with the log.
+//! Verification of a whole log from its files: chain, sealed records of older versions, tree, signed
+//! checkpoint, and a checkpoint that was kept elsewhere. In one pass, and in memory that does not grow with
+//! the log.
 
 use std::io::{self, BufReader, Read};
 use std::path::PathBuf;
@@ -178,8 +179,9 @@ const RE_READS: usize = 2;
 
 /// Verifies the log whose files are `names`.
 ///
-/// The log may grow meanwhile. If something does not hold and files were closed, compressed or moved away since the beginning, or
-/// more was signed, the log is read again from the start; what does not hold in the last reading is an error.
+/// The log may grow meanwhile. If something does not hold and files were closed, compressed or moved away
+/// since the beginning, or more was signed, the log is read again from the start; what does not hold in the
+/// last reading is an error.
 ///
 /// # Errors
 /// [`VerifyError`]: the first thing that does not hold.
@@ -429,7 +431,8 @@ impl<'a> TreeCheck<'a> {
             self.state.elsewhere += 1;
             self.append(None)?;
         }
-        // The salt of a record of an older version is known to the log alone; what seals these records is checked instead.
+        // The salt of a record of an older version is known to the log alone; what seals these records is
+        // checked instead.
         let entry = said.salt.and_then(|_| chain::content(record.line));
         self.append(entry.map(|entry| Hash::leaf(&entry)))
     }

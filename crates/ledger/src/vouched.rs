@@ -4,7 +4,8 @@ use std::fmt;
 
 use crate::key::VerifyingKey;
 
-/// The verifier key of a log, and the root secp256k1 key's signature over it. Who trusts the root key can trust the log.
+/// The verifier key of a log, and the root secp256k1 key's signature over it. Who trusts the root key can
+/// trust the log.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct VouchedKey {
     /// The key.

@@ -58,7 +58,8 @@ impl Chain {
     }
 }
 
-/// Bytes at the end of a closed file that are not records. The chain continues without them, and their meaning is unknown.
+/// Bytes at the end of a closed file that are not records. The chain continues without them, and their
+/// meaning is unknown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Damage {
     /// The file.

@@ -113,8 +113,9 @@ impl Request {
         self.note.text()
     }
 
-    /// The witness's evaluation of the request, in the order of `tlog-witness`. `last` is the size and root that it cosigned last for
-    /// this origin, or the empty tree. The new one must be on disk before the response, and `last` must not change in between.
+    /// The witness's evaluation of the request, in the order of `tlog-witness`. `last` is the size and root
+    /// that it cosigned last for this origin, or the empty tree. The new one must be on disk before the
+    /// response, and `last` must not change in between.
     ///
     /// # Errors
     /// [`Rejection`].

@@ -32,7 +32,8 @@ impl LegacySalts {
         Salt(salt)
     }
 
-    /// `{"line_sha256":…,"salt":…,"seq":…,"type":"legacy"}`: canonical JSON (RFC 8785). The hash is of the line without its newline.
+    /// `{"line_sha256":…,"salt":…,"seq":…,"type":"legacy"}`: canonical JSON (RFC 8785). The hash is of the
+    /// line without its newline.
     pub(super) fn entry(&self, record: &[u8], seq: u64, index: u64) -> Vec<u8> {
         let (hash, salt) = (hex::encode(Sha256::digest(record)), self.salt(index));
         format!(r#"{{"line_sha256":"{hash}","salt":"{salt}","seq":{seq},"type":"legacy"}}"#).into_bytes()
@@ -45,8 +46,8 @@ impl fmt::Debug for LegacySalts {
     }
 }
 
-/// Verifies all records up to number `last`, and gives the event that seals those at the end that are of a version without a
-/// ledger. Tells how far it is.
+/// Verifies all records up to number `last`, and gives the event that seals those at the end that are of a
+/// version without a ledger. Tells how far it is.
 ///
 /// # Errors
 /// A record does not follow from the previous one.

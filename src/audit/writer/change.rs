@@ -6,8 +6,8 @@ use std::io;
 use super::{Event, Failure, Identity, Need, Rest, Seen, Segment, Writer, directory, segments, unix_now};
 
 impl Writer {
-    /// Leaves the file and goes on in a new one, which is complete before it has the name. Until the name lasts, nothing of
-    /// it counts: after a failure all of it is done again with another file.
+    /// Leaves the file and goes on in a new one, which is complete before it has the name. Until the name
+    /// lasts, nothing of it counts: after a failure all of it is done again with another file.
     pub(super) fn begin_segment(&mut self, cause: &'static str) -> Result<(), Failure> {
         let failed = Failure::write(Need::NewSegment);
         let new = segments::new_name(&self.path);
@@ -66,7 +66,8 @@ impl Writer {
         }
     }
 
-    /// Keeps what has the name of the log under another one, unless it is of an `earlier` attempt that nobody relied on.
+    /// Keeps what has the name of the log under another one, unless it is of an `earlier` attempt that nobody
+    /// relied on.
     fn leave(&mut self, cause: &str, earlier: Option<Identity>) -> io::Result<()> {
         let Some(segment) = &self.segment else { return Ok(()) };
         let own = Seen::of(&segment.file.metadata()?);

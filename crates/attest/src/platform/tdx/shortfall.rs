@@ -59,7 +59,8 @@ impl Shortfall {
     }
 }
 
-/// `the platform is below every level that Intel lists: SGX component 3 (BIOS) is 1, the nearest level needs 4; update …`
+/// `the platform is below every level that Intel lists: SGX component 3 (BIOS) is 1, the nearest level needs
+/// 4; update …`
 impl fmt::Display for Shortfall {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let (part, update) = match self.part {
