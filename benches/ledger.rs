@@ -123,7 +123,8 @@ fn start(runtime: &tokio::runtime::Runtime, path: &Path) -> (f64, f64, usize) {
     let audit = Audit::open_with(path, storage, Floor::default()).expect("opened");
     let receipt = runtime.block_on(async {
         audit.sign_with(Arc::new(Keys)).await;
-        let event = Event::Started { version: "1".to_owned(), phase: "ready", posture: Vec::new() };
+        let (phase, posture, boot_id) = ("ready", Vec::new(), "00".repeat(16));
+        let event = Event::Started { version: "1".to_owned(), phase, posture, boot_id, policy: "dev" };
         audit.record(event).await.expect("recorded")
     });
     let (elapsed, used) = (began.elapsed().as_secs_f64() * 1e3, (cpu() - before) * 1e3);

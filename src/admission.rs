@@ -20,6 +20,7 @@ use std::sync::Arc;
 use kms_attest::csr::Csr;
 use kms_attest::identity::Registers;
 use kms_attest::verify::{Binding, Verified};
+use sha2::{Digest as _, Sha256};
 
 pub use self::explainer::Explainer;
 pub use self::foundation::Foundation;
@@ -27,7 +28,7 @@ pub use self::image_check::{ImageCheck, ImageCheckError};
 use self::live::Live;
 pub use self::peer::Peer;
 use self::permit::{Admitted, Basis};
-pub use self::permit::{App, Certificate, Kms, Permit, SelfAuthorization, Shown};
+pub use self::permit::{App, Certificate, DecidedBy, Kms, Permit, SelfAuthorization, Shown};
 pub use self::refusal::{Carrier, EvidenceRefusal, Refusal, RefusalCode, RefusalDetail, Step};
 pub use self::self_authorization::{
     Missing, OwnEvidenceError, SelfAuthorizer, SelfDenial, SelfDenialCode, SelfRefusal, own_evidence,
@@ -53,6 +54,12 @@ fn verification_result<T>(outcome: &Result<T, Refusal>) -> &'static str {
         Err(Refusal::CollateralUnavailable(_) | Refusal::ClockBehind(_)) => "unavailable",
         Err(_) => "refused",
     }
+}
+
+/// What a caller has shown, with the key that its evidence is bound to.
+fn shown(verified: &Verified, spki: Option<&[u8]>) -> Shown {
+    let spki_sha256 = spki.map(|spki| Sha256::digest(spki).into());
+    Shown { digest: verified.evidence_digest(), stage: verified.stage(), spki_sha256 }
 }
 
 /// Verifies callers and asks policy about them.
@@ -114,7 +121,8 @@ impl Admission {
         let verified = peer.evidence(verifier, metrics).await?;
         verification.succeeded();
         let admitted = self.admit(&verified, role, vm_config).await?;
-        let permit = self.permit(admitted, grant)?;
+        let shown = shown(&verified, peer.spki());
+        let permit = self.permit(admitted, shown, grant)?;
         peer.admit(permit.identity().app_id);
         Ok(permit)
     }
@@ -138,7 +146,7 @@ impl Admission {
         let admitted = self.admit(&verified, Role::Certificate, vm_config).await?;
         // Policy judges the registers at boot time; the certificate states those of now.
         let app_info = verified.app_info(Registers::RunTime, vm_config)?;
-        self.permit(admitted, Certificate { app_info })
+        self.permit(admitted, shown(&verified, Some(&csr.spki)), Certificate { app_info })
     }
 
     async fn admit(&self, verified: &Verified, role: Role, vm_config: &str) -> Result<Admitted, Refusal> {
@@ -151,18 +159,18 @@ impl Admission {
     /// # Errors
     /// [`Refusal`]: policy denies now what it allowed before, or does not respond.
     pub async fn renewed<R>(&self, permit: Permit<R>) -> Result<Permit<R>, Refusal> {
-        let (admitted, grant) = permit.into_admitted();
+        let (admitted, shown, grant) = permit.into_admitted();
         let Basis { role, stage, .. } = admitted.basis;
         let mut live = Live { walk: &self.0, role, stage };
         let allowed = self.0.judge(&admitted.basis, &admitted.identity, &mut live).await?;
-        self.permit(Admitted { allowed, ..admitted }, grant)
+        self.permit(Admitted { allowed, ..admitted }, shown, grant)
     }
 
     /// The permit after all steps have passed, unless an operator has frozen the caller in between.
-    fn permit<R>(&self, admitted: Admitted, grant: R) -> Result<Permit<R>, Refusal> {
+    fn permit<R>(&self, admitted: Admitted, shown: Shown, grant: R) -> Result<Permit<R>, Refusal> {
         let not_frozen = self.0.not_frozen(&admitted.identity)?;
         let relaxations = &admitted.allowed.relaxations;
         self.0.foundation.tolerance.needed(relaxations, &admitted.identity, "a caller");
-        Ok(Permit::new(admitted, grant, not_frozen))
+        Ok(Permit::new(admitted, shown, grant, not_frozen))
     }
 }

@@ -20,19 +20,20 @@ impl Observer for Live<'_> {
 
     async fn policy(&mut self, policy: &Policy, subject: Subject<'_>) -> Examination {
         let Walk { foundation, shadow, release_stage, .. } = self.walk;
-        let decision = policy.decide(subject).await;
-        shadow.observe(subject, decision.as_ref().ok(), |by_policy| {
+        let ruling = policy.rule_on(subject).await;
+        let decision = ruling.as_ref().map(|ruling| &ruling.decision);
+        shadow.observe(subject, decision.ok(), |by_policy| {
             match StageRule::of(by_policy, *release_stage).judge(self.role, self.stage) {
                 StageVerdict::TooLate(_) => true,
                 StageVerdict::Released(_) => false,
             }
         });
-        foundation.metrics.policy_answer(match &decision {
+        foundation.metrics.policy_answer(match decision {
             Ok(Decision::Allowed { .. }) => "allowed",
             Ok(Decision::Denied(_)) => "denied",
             Err(_) => "unavailable",
         });
-        Examination::of(decision)
+        Examination::of(ruling)
     }
 
     async fn image(

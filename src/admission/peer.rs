@@ -54,6 +54,11 @@ impl Peer {
         self.certificate.as_ref()
     }
 
+    /// The SubjectPublicKeyInfo of the client certificate, if it can be read.
+    pub fn spki(&self) -> Option<&[u8]> {
+        self.certificate.as_ref()?.spki().ok()
+    }
+
     pub(super) fn admit(&self, app: AppId) {
         // One certificate is one app; the first permit says which.
         let _ = self.admitted.set(app);

@@ -33,6 +33,18 @@ pub struct Shown {
     pub digest: [u8; 32],
     /// Before or after `system-ready`.
     pub stage: Stage,
+    /// SHA-256 of the SubjectPublicKeyInfo that the evidence is bound to: of the client certificate, or of the
+    /// certificate request.
+    pub spki_sha256: Option<[u8; 32]>,
+}
+
+/// The policy that decided about a caller, for records.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DecidedBy {
+    /// Its kind: `allowlist`, `webhook`, `ethereum` or `dev`.
+    pub policy: &'static str,
+    /// The digest of the rules that decided, as in [`kms_policy::Ruling`].
+    pub digest: Option<[u8; 32]>,
 }
 
 /// A caller that passed all steps.
@@ -41,13 +53,13 @@ pub(super) struct Admitted {
     pub(super) identity: Identity,
     pub(super) allowed: Allowed,
     pub(super) basis: Basis,
-    pub(super) shown: Shown,
 }
 
 /// A decision of policy that allows a caller.
 #[derive(Debug)]
 pub(super) struct Allowed {
     pub(super) gateway_app_id: String,
+    pub(super) by: DecidedBy,
     pub(super) relaxations: Relaxations,
     /// The rule that releases keys at the guest's stage; `None` if the request is not for keys of an app.
     pub(super) rule: Option<StageRule>,
@@ -67,16 +79,17 @@ pub(super) struct Basis {
 #[derive(Debug)]
 pub struct Permit<R> {
     admitted: Admitted,
+    shown: Shown,
     grant: R,
 }
 
 impl<R> Permit<R> {
-    pub(super) fn new(admitted: Admitted, grant: R, _: NotFrozen) -> Self {
-        Self { admitted, grant }
+    pub(super) fn new(admitted: Admitted, shown: Shown, grant: R, _: NotFrozen) -> Self {
+        Self { admitted, shown, grant }
     }
 
-    pub(super) fn into_admitted(self) -> (Admitted, R) {
-        (self.admitted, self.grant)
+    pub(super) fn into_admitted(self) -> (Admitted, Shown, R) {
+        (self.admitted, self.shown, self.grant)
     }
 
     /// The exceptions of `core.tcb` that the decision needed, because policy was told something else than
@@ -97,7 +110,12 @@ impl<R> Permit<R> {
 
     /// The evidence that this permit is based on.
     pub fn shown(&self) -> Shown {
-        self.admitted.shown
+        self.shown
+    }
+
+    /// The policy that allowed the caller.
+    pub fn decided_by(&self) -> DecidedBy {
+        self.admitted.allowed.by
     }
 
     /// The gateway that policy names for the caller.
@@ -123,6 +141,7 @@ impl Permit<App> {
             identity,
             allowed: Allowed {
                 gateway_app_id: String::new(),
+                by: DecidedBy { policy: "allowlist", digest: Some([1; 32]) },
                 relaxations: Relaxations::default(),
                 rule: None,
                 at,
@@ -137,9 +156,9 @@ impl Permit<App> {
                 role: Role::App,
                 stage: Stage::Boot,
             },
-            shown: Shown { digest: [0; 32], stage: Stage::Boot },
         };
-        Self::new(admitted, App(()), not_frozen)
+        let shown = Shown { digest: [0; 32], stage: Stage::Boot, spki_sha256: Some([2; 32]) };
+        Self::new(admitted, shown, App(()), not_frozen)
     }
 }
 

@@ -15,7 +15,7 @@ use kms_policy::{Denial, DenialCode, PolicyError};
 pub use self::code::RefusalCode;
 pub use self::evidence::EvidenceRefusal;
 pub use self::step::Step;
-use super::{Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
+use super::{DecidedBy, Mismatch, Missing, Relaxations, SelfRefusal, StageRule};
 use crate::clock::CLOCK_REMEDY;
 use crate::control::Freeze;
 use crate::os_image::OsImageError;
@@ -69,6 +69,8 @@ pub enum Refusal {
         identity: Box<Identity>,
         /// The exceptions by which policy was told something else.
         relaxations: Relaxations,
+        /// The policy; `None` in an explanation of a single rule.
+        by: Option<Box<DecidedBy>>,
     },
     /// Policy allows the caller, but keys are released to guests that boot, and this one has booted.
     #[error(
@@ -81,6 +83,8 @@ pub enum Refusal {
         identity: Box<Identity>,
         /// The exceptions by which policy was told something else.
         relaxations: Relaxations,
+        /// The policy.
+        by: Box<DecidedBy>,
     },
     /// The authorization backend did not respond, so no caller is allowed.
     #[error("the authorization backend does not answer")]
@@ -95,6 +99,8 @@ pub enum Refusal {
         identity: Box<Identity>,
         /// The exceptions by which policy was told something else.
         relaxations: Relaxations,
+        /// The policy; `None` if it does not allow the caller, as in an explanation.
+        by: Option<Box<DecidedBy>>,
     },
     /// This KMS may not serve, or it is unknown whether it may.
     #[error("KMS self authorization failed: {0}")]
@@ -240,15 +246,24 @@ impl Refusal {
     /// The part of policy in this refusal; empty if policy was not asked.
     fn policy(&self) -> PolicyPart<'_> {
         match self {
-            Self::Denied { denial, relaxations, .. } => {
-                PolicyPart { denial: Some(denial), stage_rule: None, relaxations: relaxations.labels() }
-            }
-            Self::AfterBoot { rule, relaxations, .. } => {
-                PolicyPart { denial: None, stage_rule: Some(*rule), relaxations: relaxations.labels() }
-            }
-            Self::OsImage { relaxations, .. } => {
-                PolicyPart { denial: None, stage_rule: None, relaxations: relaxations.labels() }
-            }
+            Self::Denied { denial, relaxations, by, .. } => PolicyPart {
+                denial: Some(denial),
+                stage_rule: None,
+                relaxations: relaxations.labels(),
+                by: by.as_deref(),
+            },
+            Self::AfterBoot { rule, relaxations, by, .. } => PolicyPart {
+                denial: None,
+                stage_rule: Some(*rule),
+                relaxations: relaxations.labels(),
+                by: Some(by),
+            },
+            Self::OsImage { relaxations, by, .. } => PolicyPart {
+                denial: None,
+                stage_rule: None,
+                relaxations: relaxations.labels(),
+                by: by.as_deref(),
+            },
             Self::NoAttestation
             | Self::BadEvidence(_)
             | Self::BadRequest(_)
@@ -258,7 +273,9 @@ impl Refusal {
             | Self::ConfigMismatch { .. }
             | Self::Frozen { .. }
             | Self::PolicyUnavailable(_)
-            | Self::SelfAuthorization(_) => PolicyPart { denial: None, stage_rule: None, relaxations: &[] },
+            | Self::SelfAuthorization(_) => {
+                PolicyPart { denial: None, stage_rule: None, relaxations: &[], by: None }
+            }
         }
     }
 
@@ -292,6 +309,11 @@ impl Refusal {
         self.policy().relaxations
     }
 
+    /// The policy that decided; `None` if it was not asked or did not respond.
+    pub fn decided_by(&self) -> Option<DecidedBy> {
+        self.policy().by.copied()
+    }
+
     /// The rule about the guest's stage, if that is the cause.
     pub fn stage_rule(&self) -> Option<StageRule> {
         self.policy().stage_rule
@@ -303,6 +325,7 @@ struct PolicyPart<'a> {
     denial: Option<&'a Denial>,
     stage_rule: Option<StageRule>,
     relaxations: &'a [String],
+    by: Option<&'a DecidedBy>,
 }
 
 #[cfg(test)]

@@ -8,9 +8,9 @@ use kms_attest::verify::Verified;
 use kms_policy::examination::Examination;
 use kms_policy::{Decision, Policy, Role, Subject};
 
-use super::permit::{Admitted, Allowed, Basis};
+use super::permit::{Admitted, Allowed, Basis, DecidedBy};
 use super::{
-    Foundation, ImageCheck, Refusal, Relaxations, Shown, StageRule, StageVerdict, Step, Tolerated, vm_config,
+    Foundation, ImageCheck, Refusal, Relaxations, StageRule, StageVerdict, Step, Tolerated, vm_config,
 };
 use crate::config::ReleaseStage;
 use crate::control::{NotFrozen, Shadow};
@@ -94,11 +94,10 @@ impl Walk {
             Err(refusal) => observer.refused(Step::Identity, refusal),
         }
         let identity = identified?;
-        let shown = Shown { digest: verified.evidence_digest(), stage: verified.stage() };
         // Policy is not asked about a frozen caller. The check is repeated before a permit is made.
         let not_frozen = self.not_frozen(&identity);
         let not_frozen = tell(observer, Step::Frozen, not_frozen, |_| Passed::NotFrozen)?;
-        let basis = Basis { verdict: verified.verdict().clone(), role, stage: shown.stage };
+        let basis = Basis { verdict: verified.verdict().clone(), role, stage: verified.stage() };
         let allowed = ends::<O, _>(self.judge(&basis, &identity, observer).await)?;
         // After policy, so that a denial costs no download. The age of the decision limits the time that this
         // may take.
@@ -117,6 +116,7 @@ impl Walk {
                         error,
                         identity: Box::new(identity.clone()),
                         relaxations: allowed.as_ref().map(|it| it.relaxations.clone()).unwrap_or_default(),
+                        by: allowed.as_ref().ok().map(|it| Box::new(it.by)),
                     });
                     tell(observer, Step::OsImage, compared, |()| Passed::OsImage(&identity))?
                 }
@@ -125,7 +125,7 @@ impl Walk {
         not_frozen?;
         let allowed = allowed?;
         image?;
-        Ok(Admitted { identity, allowed, basis, shown })
+        Ok(Admitted { identity, allowed, basis })
     }
 
     /// Asks policy, and checks whether keys are released at the guest's stage.
@@ -144,12 +144,14 @@ impl Walk {
         let examined = observer.policy(policy, basis.role.subject(&told)).await;
         let at = Instant::now();
         drop(told);
-        let Examination { decision, release_stage, .. } = examined;
+        let Examination { decision, release_stage, digest, .. } = examined;
+        let by = DecidedBy { policy: policy.kind(), digest };
         let boxed = || Box::new(identity.clone());
         let gateway_app_id = match decision {
             Ok(Decision::Allowed { gateway_app_id, .. }) => Ok(gateway_app_id),
             Ok(Decision::Denied(denial)) => {
-                Err(Refusal::Denied { denial, identity: boxed(), relaxations: relaxations.clone() })
+                let (identity, relaxations, by) = (boxed(), relaxations.clone(), Some(Box::new(by)));
+                Err(Refusal::Denied { denial, identity, relaxations, by })
             }
             Err(error) => Err(Refusal::PolicyUnavailable(error)),
         };
@@ -157,11 +159,12 @@ impl Walk {
         let rule = match StageRule::of(release_stage, self.release_stage).judge(basis.role, basis.stage) {
             StageVerdict::Released(rule) => Ok(rule),
             StageVerdict::TooLate(rule) => {
-                Err(Refusal::AfterBoot { rule, identity: boxed(), relaxations: relaxations.clone() })
+                let (identity, relaxations, by) = (boxed(), relaxations.clone(), Box::new(by));
+                Err(Refusal::AfterBoot { rule, identity, relaxations, by })
             }
         };
         let rule = tell(observer, Step::Stage, rule, |rule| Passed::Stage(*rule))?;
-        Ok(Allowed { gateway_app_id: gateway_app_id?, rule: rule?, relaxations, at })
+        Ok(Allowed { gateway_app_id: gateway_app_id?, by, rule: rule?, relaxations, at })
     }
 
     /// Proof that `identity` is not frozen now.

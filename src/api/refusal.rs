@@ -4,6 +4,7 @@
 use kms_attest::csr::Csr;
 use kms_attest::identity::BootInfo;
 use kms_policy::Role;
+use sha2::{Digest as _, Sha256};
 
 use super::kms::KmsService;
 use super::{Caller, Method};
@@ -58,7 +59,7 @@ impl Attempt<'_> {
             evidence_sha256: None,
             stage_rule: refusal.stage_rule().map(StageRule::name),
         };
-        self.audit(&detail, refusal.words(), refusal.relaxations(), why, novelty);
+        self.audit(&refusal, &detail, why, novelty);
         refused(refusal).denied_as(DenialReference { code, id })
     }
 
@@ -128,23 +129,28 @@ impl Attempt<'_> {
         Some(hex::encode(digest))
     }
 
-    fn audit(
-        &self,
-        detail: &RefusalDetail<'_>,
-        reason: String,
-        relaxations: &[String],
-        mut why: Why,
-        novelty: Novelty,
-    ) {
+    /// SHA-256 of the public key of the certificate request or else of the client certificate.
+    fn spki_sha256(&self) -> Option<[u8; 32]> {
+        let spki = self.csr.map(|csr| &csr.spki[..]).or_else(|| self.caller.peer().spki())?;
+        Some(Sha256::digest(spki).into())
+    }
+
+    fn audit(&self, refusal: &Refusal, detail: &RefusalDetail<'_>, mut why: Why, novelty: Novelty) {
         if detail.identity.is_none() && novelty != Novelty::New {
             return;
         }
         why.evidence_sha256 = self.digest();
         let (audit, remote) = (&self.service.foundation.audit, self.caller.remote());
-        let code = detail.code.name().to_owned();
+        let (code, reason) = (detail.code.name().to_owned(), refusal.words());
         match detail.identity {
             Some(identity) => {
-                let subject = Subject::new(identity, remote).relaxed(relaxations).by(self.caller.operator());
+                let by = refusal.decided_by();
+                let subject = Subject::new(identity, remote)
+                    .relaxed(refusal.relaxations())
+                    .by(self.caller.operator())
+                    .holding(self.spki_sha256())
+                    .by_rules(by.and_then(|by| by.digest))
+                    .refused(identity, by.map(|by| by.policy));
                 audit.note(Event::Denied { subject, code, reason, why });
             }
             // Anyone can cause these, so the audit log gets only new ones.

@@ -245,6 +245,8 @@ impl Process {
             version: env!("CVM_KMS_VERSION").to_owned(),
             phase,
             posture: self.posture.codes().map(str::to_owned).collect(),
+            boot_id: self.boot_id.clone(),
+            policy: self.foundation.policy.kind(),
         });
     }
 

@@ -31,6 +31,16 @@ pub struct Subject {
     relaxations: Vec<String>,
     #[serde(flatten)]
     basis: Option<Basis>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    spki_sha256: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy_sha256: Option<String>,
+    /// Only of a refusal, because a receipt has no space for it; `mr_aggregated` covers the same registers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    mr_system: Option<String>,
+    /// Only of a refusal; for a release, the last `started` says it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    policy: Option<&'static str>,
 }
 
 /// The basis of a release.
@@ -63,6 +73,10 @@ impl Subject {
             by: None,
             relaxations: Vec::new(),
             basis: None,
+            spki_sha256: None,
+            policy_sha256: None,
+            mr_system: None,
+            policy: None,
         }
     }
 
@@ -78,6 +92,26 @@ impl Subject {
         Self { basis: Some(basis), ..self }
     }
 
+    /// The same, with SHA-256 of the SubjectPublicKeyInfo of the caller's key: that of its TLS certificate, or of its
+    /// certificate request.
+    #[must_use]
+    pub fn holding(self, spki_sha256: Option<[u8; 32]>) -> Self {
+        Self { spki_sha256: spki_sha256.map(hex::encode), ..self }
+    }
+
+    /// The same, with the digest of the rules that decided: SHA-256 of an allowlist's bytes, of a webhook's decision
+    /// key, or of chain, contract and block; `None` if nothing identifies them.
+    #[must_use]
+    pub fn by_rules(self, digest: Option<[u8; 32]>) -> Self {
+        Self { policy_sha256: digest.map(hex::encode), ..self }
+    }
+
+    /// The same, with what only refusals say: `mr_system`, and the kind of the policy that refused.
+    #[must_use]
+    pub fn refused(self, identity: &Identity, policy: Option<&'static str>) -> Self {
+        Self { mr_system: Some(hex::encode(identity.mr_system)), policy, ..self }
+    }
+
     /// The same, for an identity that policy was given with changes, because of these rules.
     #[must_use]
     pub fn relaxed(self, relaxations: &[String]) -> Self {
@@ -89,7 +123,8 @@ impl Subject {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
-    /// The service started.
+    /// The service started. Records have no boot id of their own: each belongs to the boot of the last `started` before
+    /// it, except the records that opening the log makes, which come before the `started` of the same boot.
     Started {
         /// Version of this program.
         version: String,
@@ -97,6 +132,10 @@ pub enum Event {
         phase: &'static str,
         /// Codes of the relaxed settings.
         posture: Vec<String>,
+        /// The id of this start of the process: 16 random bytes, hex.
+        boot_id: String,
+        /// The kind of the policy, which is the same until the next start: `allowlist`, `webhook`, `ethereum`, `dev`.
+        policy: &'static str,
     },
     /// The log begins here, but the keys are older: earlier releases are recorded elsewhere or no longer at
     /// all.

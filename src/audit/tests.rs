@@ -11,7 +11,7 @@ use super::*;
 fn denied(reason: &str) -> Event {
     let identity = kms_attest::identity::Identity::example();
     Event::Denied {
-        subject: Subject::new(&identity, [192, 0, 2, 1].into()),
+        subject: Subject::new(&identity, [192, 0, 2, 1].into()).refused(&identity, Some("allowlist")),
         code: "os_image_not_allowed".to_owned(),
         reason: reason.to_owned(),
         why: Why {
@@ -27,7 +27,14 @@ fn denied(reason: &str) -> Event {
 }
 
 fn started() -> Event {
-    Event::Started { version: "1".to_owned(), phase: "ready", posture: vec!["dev_auth".to_owned()] }
+    let posture = vec!["dev_auth".to_owned()];
+    Event::Started {
+        version: "1".to_owned(),
+        phase: "ready",
+        posture,
+        boot_id: "00".repeat(16),
+        policy: "dev",
+    }
 }
 
 fn temporary() -> (tempfile::TempDir, PathBuf) {
@@ -56,7 +63,10 @@ async fn records_are_chained_lines_that_only_the_owner_reads() {
     drop(audit);
     let lines = lines(&path);
     let keys: Vec<_> = lines[0].as_object().unwrap().keys().cloned().collect();
-    assert_eq!(keys, ["seq", "time", "prev", "salt", "event", "version", "phase", "posture", "hash"]);
+    assert_eq!(
+        keys,
+        ["seq", "time", "prev", "salt", "event", "version", "phase", "posture", "boot_id", "policy", "hash"]
+    );
     assert_eq!(lines[0]["seq"], 1);
     assert_eq!(lines[0]["prev"], "0".repeat(64));
     assert_eq!(lines[0]["event"], "started");
@@ -68,6 +78,7 @@ async fn records_are_chained_lines_that_only_the_owner_reads() {
     assert_eq!(lines[1]["prev"], lines[0]["hash"]);
     assert_eq!(lines[1]["reason"], "a\nb\"c\u{2028}");
     assert_eq!(lines[1]["app_id"], "11".repeat(20));
+    assert_eq!(lines[1]["mr_system"], "66".repeat(32));
     assert_eq!(lines[1]["remote"], "192.0.2.1");
     assert_eq!(fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     let head = hex::encode(verify_file(&path).unwrap().head);

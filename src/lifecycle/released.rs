@@ -81,7 +81,11 @@ impl<R> Released<R> {
             stage: shown.stage.name(),
             stage_rule: permit.stage_rule().map(StageRule::name),
         };
-        let subject = Subject::new(identity, to).relaxed(permit.relaxations()).showing(basis);
+        let subject = Subject::new(identity, to)
+            .relaxed(permit.relaxations())
+            .showing(basis)
+            .holding(shown.spki_sha256)
+            .by_rules(permit.decided_by().digest);
         let receipt = match audit.record(event(subject.clone())).await {
             Ok(receipt) => receipt,
             Err(error) => return Err((NotReleased::Unrecorded(error), permit)),

@@ -6,13 +6,15 @@ use kms_ledger::log::Log;
 use kms_ledger::proof::InclusionProof;
 use kms_ledger::tile::{Width, hashes};
 use kms_ledger::{Hash, Index, bundle};
+use kms_simulator::Cvm;
 use secp256k1::Message;
 use secp256k1::ecdsa::{RecoverableSignature, RecoveryId};
 use serde_json::{Value, json};
+use sha2::Sha256;
 use sha3::{Digest as _, Keccak256};
 
 use crate::support::http::{request, with};
-use crate::support::{ADMIN_TOKEN, Answer, Caller, World, certificate_request};
+use crate::support::{ADMIN_TOKEN, Answer, Caller, World, certificate_request, eventually};
 use cvm_kms::proto::{
     AppKeyResponse, GetAppKeyRequest, GetMetaResponse, KmsKeyResponse, Receipt, SignCertResponse,
 };
@@ -51,7 +53,8 @@ async fn every_release_comes_with_a_receipt_that_leads_from_the_root_key_to_its_
     let world = World::ready().await;
     let app = world.app(1);
     world.allow_app(&app);
-    let caller = world.caller().shows(&world.attested(&app).await);
+    let identity = world.attested(&app).await;
+    let caller = world.caller().shows(&identity);
     let request = GetAppKeyRequest { api_version: 1, vm_config: String::new() };
     let answers: [AppKeyResponse; 3] = [
         caller.json("GetAppKey", json!({})).await.message(),
@@ -67,7 +70,13 @@ async fn every_release_comes_with_a_receipt_that_leads_from_the_root_key_to_its_
     }
     assert!(places.is_sorted() && places[0] < places[2]);
     let receipt = answers[0].receipt.as_ref().expect("a receipt");
-    assert!(prost::Message::encoded_len(receipt) < 2048, "{}", prost::Message::encoded_len(receipt));
+    let entry = proven(&world, Some(receipt)).await;
+    let key = identity.spki_sha256();
+    says_who_and_by_which_rules(&world, &entry, &app, &key);
+    // A tree of 10 million leaves: 24 hashes, and an index and a size of 8 digits.
+    let path = 24 * Hash::LEN;
+    let length = prost::Message::encoded_len(receipt) + path - receipt.proof.len() + 16;
+    assert!(length < 2048, "{length}");
 
     let kms = world.caller().shows(&world.attested(&world.cvm).await);
     let keys: KmsKeyResponse = kms.json("GetKmsKey", json!({})).await.message();
@@ -79,6 +88,48 @@ async fn every_release_comes_with_a_receipt_that_leads_from_the_root_key_to_its_
     let entry = proven(&world, signed.receipt.as_ref()).await;
     assert_eq!(entry["event"], "certificate_issued");
     assert_eq!(entry["app_id"], hex::encode(app.app_id()));
+    says_who_and_by_which_rules(&world, &entry, &app, &Sha256::digest(key.spki_der()));
+}
+
+/// The measurement, the caller's key, and the allowlist that decided.
+fn says_who_and_by_which_rules(world: &World, entry: &Value, app: &Cvm, key: &[u8]) {
+    assert_eq!(entry["mr_aggregated"], hex::encode(app.mr_aggregated()));
+    assert_eq!(entry["spki_sha256"], hex::encode(key));
+    let file = std::fs::read(world.allowlist.path()).expect("the allowlist");
+    assert_eq!(entry["policy_sha256"], sha256(&file));
+}
+
+fn sha256(bytes: &[u8]) -> String {
+    hex::encode(Sha256::digest(bytes))
+}
+
+#[tokio::test]
+async fn a_denial_names_the_key_of_the_caller_and_the_rules_that_decided() {
+    let world = World::ready().await;
+    let app = world.app(1);
+    let identity = world.attested(&app).await;
+    let caller = world.caller().shows(&identity);
+    assert_eq!(caller.json("GetAppKey", json!({})).await.status, 403);
+    let denied = eventually("a denial", async || world.audited("denied").pop()).await;
+    says_who_and_by_which_rules(&world, &denied, &app, &identity.spki_sha256());
+    assert_eq!(denied["policy"], "allowlist");
+    let system = hex::decode(denied["mr_system"].as_str().expect("a measurement")).expect("hex");
+    assert_eq!(system.len(), 32);
+    assert_ne!(system, app.mr_aggregated());
+}
+
+#[tokio::test]
+async fn each_start_of_the_process_has_a_boot_id() {
+    let mut world = World::ready().await;
+    let ids = |world: &World| -> Vec<String> {
+        let started = world.audited("started");
+        started.iter().map(|line| line["boot_id"].as_str().expect("a boot id").to_owned()).collect()
+    };
+    world.start().await.expect("the KMS starts again");
+    let ids =
+        eventually("a second boot", async || Some(ids(&world)).filter(|ids| ids.first() != ids.last())).await;
+    assert!(world.audited("started").iter().all(|line| line["policy"] == "allowlist"));
+    assert!(ids.iter().all(|id| hex::decode(id).is_ok_and(|id| id.len() == 16)), "{ids:?}");
 }
 
 #[tokio::test]

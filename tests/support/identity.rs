@@ -8,6 +8,7 @@ use kms_attest::p256::P256Key;
 use kms_attest::ra_tls;
 use kms_simulator::Cvm;
 use rustls::pki_types::{CertificateDer, PrivatePkcs8KeyDer};
+use sha2::{Digest as _, Sha256};
 
 /// A certificate and its key, or none.
 #[derive(Clone, Default)]
@@ -45,6 +46,12 @@ impl Identity {
         let key = P256Key::generate();
         let evidence = cvm.evidence(ReportData::ra_tls(&key.spki_der()));
         Self::with_evidence(temp_ca, &key, &evidence)
+    }
+
+    /// SHA-256 of the certificate's SubjectPublicKeyInfo.
+    pub fn spki_sha256(&self) -> [u8; 32] {
+        let shown = self.0.as_ref().expect("a certificate");
+        Sha256::digest(ra_tls::spki_of(&shown.certificate).expect("a public key")).into()
     }
 
     /// A certificate of the temporary CA with any evidence, possibly of another CVM.

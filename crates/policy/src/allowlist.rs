@@ -16,7 +16,7 @@ use tokio::sync::Mutex;
 
 use self::lookout::{Lookout, Silent};
 use self::stamp::Stamp;
-use crate::decision::{Decision, Denial, DenialCode, PolicyError, Subject};
+use crate::decision::{Decision, Denial, DenialCode, PolicyError, Ruling, Subject};
 use crate::drop_in_background::drop_in_background;
 use crate::examination::Examination;
 use crate::info::Info;
@@ -55,9 +55,10 @@ impl Allowlist {
         Self { empty_devices, file: Arc::new(WatchedFile::open(path.into())) }
     }
 
-    pub(crate) async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
+    pub(crate) async fn decide(&self, subject: Subject<'_>) -> Result<Ruling, PolicyError> {
         self.read().await?;
-        Ok(self.snapshot_decide(subject))
+        let snapshot = self.file.snapshot.load();
+        Ok(Ruling { decision: snapshot.decide(subject, self.empty_devices), digest: snapshot.digest })
     }
 
     /// Ensures that the newest content of the file has been read.
@@ -86,11 +87,10 @@ impl Allowlist {
                 rules: rules.checks(subject, self.empty_devices).collect(),
                 nearest: rules.nearest(subject, self.empty_devices),
                 release_stage: rules.release_stage(subject),
+                digest: snapshot.digest,
             },
             // These rules are outdated, so they cannot explain the result.
-            Err(error) => {
-                Examination { decision: Err(error), rules: Vec::new(), nearest: None, release_stage: None }
-            }
+            Err(error) => Examination::of(Err(error)),
         }
     }
 

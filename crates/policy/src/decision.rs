@@ -153,6 +153,17 @@ pub enum Decision {
     Denied(Denial),
 }
 
+/// A decision, and the digest of what decided.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ruling {
+    /// The decision.
+    pub decision: Decision,
+    /// SHA-256 that identifies the rules of this decision. For an allowlist, of the file's bytes; for a webhook, of its
+    /// decision key, if one is configured; for a contract, of chain id (8 bytes, big endian), contract address, block
+    /// number (8 bytes, big endian) and block hash. `None` if nothing identifies them.
+    pub digest: Option<[u8; 32]>,
+}
+
 /// Why a policy denied a request.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Denial {

@@ -28,7 +28,7 @@ use self::chain::Chain;
 use self::error::ChainError;
 use self::node::Node;
 use self::view::{State, Terms, View};
-use crate::decision::{Decision, PolicyError, Subject};
+use crate::decision::{Decision, PolicyError, Ruling, Subject};
 use crate::error::SetupError;
 use crate::info::{ChainState, Info};
 use crate::queue::{ConcurrencyLimits, FairnessKey, Queue, Shed};
@@ -103,14 +103,11 @@ impl Ethereum {
         })
     }
 
-    pub(crate) async fn decide(
-        &self,
-        subject: Subject<'_>,
-        key: FairnessKey,
-    ) -> Result<Decision, PolicyError> {
+    pub(crate) async fn decide(&self, subject: Subject<'_>, key: FairnessKey) -> Result<Ruling, PolicyError> {
         let call = match CallData::decision(subject) {
             Ok(call) => call,
-            Err(denial) => return Ok(Decision::Denied(denial)),
+            // No contract was asked.
+            Err(denial) => return Ok(Ruling { decision: Decision::Denied(denial), digest: None }),
         };
         let fresh = if matches!(key, FairnessKey::Own) { OWN_FRESH } else { FRESH };
         let verdict = async {
@@ -134,11 +131,12 @@ impl Ethereum {
             }
         };
         let (verdict, state) = self.in_time(verdict).await?;
-        Ok(match verdict.is_allowed {
+        let decision = match verdict.is_allowed {
             // The contract cannot express stages.
             true => Decision::Allowed { gateway_app_id: state.gateway_app_id.clone(), release_stage: None },
             false => Decision::Denied(denial::denial(subject, self.chain.terms.contract, &verdict.reason)),
-        })
+        };
+        Ok(Ruling { decision, digest: Some(self.chain.terms.digest(&state.block)) })
     }
 
     /// The verdict of nodes that did not choose the block, if one node is enough and the contract did not

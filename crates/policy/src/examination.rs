@@ -1,6 +1,6 @@
 //! A decision with its reasons: the outcome of every rule, and the nearest entry of an allowlist.
 
-use crate::decision::{Decision, PolicyError, ReleaseStage};
+use crate::decision::{Decision, PolicyError, ReleaseStage, Ruling};
 use crate::rule::RuleOutcome;
 
 /// The entry of an allowlist that is most similar to a caller.
@@ -37,16 +37,22 @@ pub struct Examination {
     /// The stages at which the policy releases the keys of the app, if known. An allowlist gives them for a
     /// denied app too.
     pub release_stage: Option<ReleaseStage>,
+    /// The digest of a [`Ruling`]; `None` if there is no decision.
+    pub digest: Option<[u8; 32]>,
 }
 
 impl Examination {
     /// A decision without known reasons.
-    pub fn of(decision: Result<Decision, PolicyError>) -> Self {
+    pub fn of(ruling: Result<Ruling, PolicyError>) -> Self {
+        let (decision, digest) = match ruling {
+            Ok(Ruling { decision, digest }) => (Ok(decision), digest),
+            Err(error) => (Err(error), None),
+        };
         let release_stage = match &decision {
             Ok(Decision::Allowed { release_stage, .. }) => *release_stage,
             Ok(Decision::Denied(_)) | Err(_) => None,
         };
-        Self { decision, rules: Vec::new(), nearest: None, release_stage }
+        Self { decision, rules: Vec::new(), nearest: None, release_stage, digest }
     }
 }
 

@@ -25,7 +25,9 @@ mod webhook;
 
 pub use allow_all::AllowAll;
 pub use allowlist::Allowlist;
-pub use decision::{Decision, Denial, DenialCode, PolicyError, ReleaseStage, Role, Subject, SubjectKind};
+pub use decision::{
+    Decision, Denial, DenialCode, PolicyError, ReleaseStage, Role, Ruling, Subject, SubjectKind,
+};
 pub use error::SetupError;
 pub use ethereum::Ethereum;
 pub use info::{ChainState, Info};

@@ -7,7 +7,7 @@ use kms_attest::identity::BootInfo;
 
 use crate::allow_all::AllowAll;
 use crate::allowlist::Allowlist;
-use crate::decision::{Decision, DenialCode, PolicyError, Subject};
+use crate::decision::{Decision, DenialCode, PolicyError, Ruling, Subject};
 use crate::error::SetupError;
 use crate::ethereum::Ethereum;
 use crate::examination::Examination;
@@ -53,20 +53,28 @@ impl Policy {
 
     /// Decides by the newest rules.
     pub async fn decide(&self, subject: Subject<'_>) -> Result<Decision, PolicyError> {
-        self.decide_for(subject, FairnessKey::of(subject)).await
+        Ok(self.rule_on(subject).await?.decision)
+    }
+
+    /// Decides by the newest rules, and says by which.
+    pub async fn rule_on(&self, subject: Subject<'_>) -> Result<Ruling, PolicyError> {
+        self.rule_for(subject, FairnessKey::of(subject)).await
     }
 
     /// Decides about this KMS itself by the newest rules. Requests about others do not delay it.
     pub async fn decide_own(&self, own: &BootInfo) -> Result<Decision, PolicyError> {
-        self.decide_for(Subject::Kms(own), FairnessKey::Own).await
+        Ok(self.rule_for(Subject::Kms(own), FairnessKey::Own).await?.decision)
     }
 
-    async fn decide_for(&self, subject: Subject<'_>, key: FairnessKey) -> Result<Decision, PolicyError> {
+    async fn rule_for(&self, subject: Subject<'_>, key: FairnessKey) -> Result<Ruling, PolicyError> {
         match self {
-            Self::AllowAll(policy) => Ok(policy.decide()),
+            Self::AllowAll(policy) => Ok(Ruling { decision: policy.decide(), digest: None }),
             Self::Allowlist(policy) => policy.decide(subject).await,
             // Boxed, so that the futures of the other policies stay small.
-            Self::Webhook(policy) => Box::pin(policy.decide(subject, key)).await,
+            Self::Webhook(policy) => {
+                let decision = Box::pin(policy.decide(subject, key)).await?;
+                Ok(Ruling { decision, digest: policy.digest() })
+            }
             Self::Ethereum(policy) => Box::pin(policy.decide(subject, key)).await,
         }
     }
@@ -95,7 +103,7 @@ impl Policy {
         match self {
             Self::Allowlist(policy) => policy.examine(subject).await,
             Self::AllowAll(_) | Self::Webhook(_) | Self::Ethereum(_) => {
-                Examination::of(self.decide(subject).await)
+                Examination::of(self.rule_on(subject).await)
             }
         }
     }

@@ -11,6 +11,7 @@ use std::time::SystemTime;
 
 use kms_attest::single_flight::{Answer, Latest};
 use reqwest::RequestBuilder;
+use sha2::{Digest as _, Sha256};
 
 use self::backend::Backend;
 use self::bounds::{BOUNDS, Bounds};
@@ -50,6 +51,11 @@ impl Webhook {
     /// Reports the state of the breaker and shed requests to `observer`.
     pub(crate) fn report_to(&self, observer: Arc<dyn WebhookObserver>) {
         self.backend.report_to(observer);
+    }
+
+    /// SHA-256 of the key that signs its decisions, if one is configured.
+    pub(crate) fn digest(&self) -> Option<[u8; 32]> {
+        self.decision_key.map(|key| Sha256::digest(key.as_bytes()).into())
     }
 
     pub(crate) async fn decide(

@@ -110,7 +110,13 @@ fn forked(lines: &[String]) -> Vec<u8> {
 }
 
 fn event(seq: u64) -> Event {
-    Event::Started { version: format!("version {seq}"), phase: "ready", posture: Vec::new() }
+    Event::Started {
+        version: format!("version {seq}"),
+        phase: "ready",
+        posture: Vec::new(),
+        boot_id: String::new(),
+        policy: "dev",
+    }
 }
 
 fn log(head: &Head) -> Log {

@@ -45,7 +45,7 @@ impl Setup {
     }
 
     async fn decide(&self) -> Result<(), (&'static str, String)> {
-        result(self.allowlist.decide(Subject::App(&BootInfo::example())).await.unwrap())
+        result(self.allowlist.decide(Subject::App(&BootInfo::example())).await.unwrap().decision)
     }
 
     fn snapshot_decide(&self) -> Result<(), (&'static str, String)> {
@@ -310,4 +310,18 @@ async fn a_file_system_that_hangs_causes_refusals_and_blocks_no_worker() {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     assert_eq!(allowlist.last_error(), None);
+}
+
+#[tokio::test]
+async fn a_ruling_names_the_bytes_that_decided() {
+    let setup = Setup::new();
+    let identity = BootInfo::example();
+    let digest = async || setup.allowlist.decide(Subject::App(&identity)).await.unwrap().digest;
+    assert_eq!(digest().await, None, "there is no file");
+    for text in [content(0x22), content(0x23), "{".to_owned()] {
+        setup.write(&text);
+        let expected: [u8; 32] = Sha256::digest(&text).into();
+        assert_eq!(digest().await, Some(expected), "{text}");
+        assert_eq!(setup.allowlist.examine(Subject::App(&identity)).await.digest, Some(expected), "{text}");
+    }
 }

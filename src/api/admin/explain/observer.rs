@@ -48,7 +48,7 @@ impl<'a> Explanation<'a> {
             self.image = ByPolicy::Denied;
         }
         let (identity, relaxations) = (Box::new(identity.clone()), Relaxations::default());
-        self.list.refuse_by(Step::Policy, rule, &Refusal::Denied { denial, identity, relaxations });
+        self.list.refuse_by(Step::Policy, rule, &Refusal::Denied { denial, identity, relaxations, by: None });
     }
 
     fn rules(&mut self, identity: &Identity) {

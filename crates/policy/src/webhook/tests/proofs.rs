@@ -6,6 +6,7 @@ use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair}
 use rustls::server::WebPkiClientVerifier;
 use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use sha2::{Digest as _, Sha256};
 use tokio_rustls::TlsAcceptor;
 
 use super::*;
@@ -212,6 +213,8 @@ async fn a_signed_decision_counts_each_time() {
     for _ in 0..3 {
         assert!(matches!(decide(&webhook).await.unwrap(), Decision::Allowed { .. }));
     }
+    assert_eq!(webhook.digest(), Some(Sha256::digest(server.signer.public_key().as_bytes()).into()));
+    assert_eq!(configured(&server.base, |_| {}).digest(), None);
     let other = configured(&server.base, |webhook| webhook.decision_key = Some(signer().public_key()));
     let detail = detail(decide(&other).await);
     assert!(detail.contains("is not signed by core.auth_api.webhook.decision_key"), "{detail}");
