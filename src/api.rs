@@ -27,7 +27,7 @@ pub use kms_wire::role::Role;
 use crate::admission::Peer;
 use crate::control::Author;
 use crate::error::{Code, Error, Result};
-use crate::operator::Operator;
+use crate::operator::{Credentials, Operator};
 
 /// The caller: an address, what the TLS layer knows of the peer, and the operator whose credentials were
 /// shown.
@@ -36,12 +36,14 @@ pub struct Caller {
     remote: IpAddr,
     peer: Arc<Peer>,
     operator: Option<Arc<Operator>>,
+    /// By which the operator was identified, and may count no more while its request waits or runs.
+    credentials: Option<Arc<Credentials>>,
 }
 
 impl Caller {
     /// A caller on a connection from `remote`.
     pub fn new(remote: IpAddr, peer: Arc<Peer>) -> Self {
-        Self { remote, peer, operator: None }
+        Self { remote, peer, operator: None, credentials: None }
     }
 
     /// The address that the connection comes from.
@@ -52,6 +54,19 @@ impl Caller {
     /// The same caller, authenticated as `operator`.
     pub fn identified(self, operator: Operator) -> Self {
         Self { operator: Some(Arc::new(operator)), ..self }
+    }
+
+    /// The same caller, authenticated as `operator` for as long as `credentials` has it.
+    pub fn identified_by(self, operator: Operator, credentials: Arc<Credentials>) -> Self {
+        Self { credentials: Some(credentials), ..self.identified(operator) }
+    }
+
+    /// Whether the credential that the caller has shown still counts.
+    pub fn is_live(&self) -> bool {
+        match (&self.operator, &self.credentials) {
+            (Some(operator), Some(credentials)) => credentials.is_live(operator),
+            _ => true,
+        }
     }
 
     /// The operator, where credentials are required: `token`, `user <name>` or `anyone`.
@@ -68,9 +83,10 @@ impl Caller {
     /// onboarding token are looked at elsewhere.
     ///
     /// # Errors
-    /// The credential has another role, or no credential was asked for.
+    /// The credential has another role or does not count any more, or no credential was asked for.
     pub fn authorize(&self, access: Access) -> Result<()> {
         let operator = self.identity();
+        let ended = || Error::new(Code::Unauthenticated, "the credential does not count any more");
         let least = match access {
             Access::Open
             | Access::Onboarding
@@ -78,6 +94,9 @@ impl Caller {
             | Access::AttestedMessage
             | Access::TokenInMessage => return Ok(()),
             Access::Invitation => {
+                if !self.is_live() {
+                    return Err(ended());
+                }
                 return match operator {
                     Some(Operator::Invited { .. }) => Ok(()),
                     _ => Err(Error::new(Code::Denied, "this needs an invitation")),
@@ -85,6 +104,9 @@ impl Caller {
             }
             Access::Operator(role) | Access::OperatorAndAttestedCertificate(role) => role,
         };
+        if !self.is_live() {
+            return Err(ended());
+        }
         match operator.and_then(Operator::role) {
             Some(role) if role.includes(least) => Ok(()),
             Some(role) => Err(Error::new(

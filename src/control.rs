@@ -9,7 +9,7 @@ mod shadow;
 
 pub use self::author::Author;
 pub use self::credentials::{
-    CredentialError, INVITATION, Issue, Issued, NamedCredentials, NewCredential, OpenError, Opened,
+    Changer, CredentialError, INVITATION, Issue, Issued, NamedCredentials, NewCredential, OpenError, Opened,
     WillMakeOwner,
 };
 pub use self::denials::{Concerns, DenialId, Denials, Novelty, RefusalRecord, RefusedRequest, Shown};

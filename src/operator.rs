@@ -13,8 +13,7 @@ use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
-use self::named::{Named, Standing};
-use crate::clock::unix_now;
+use self::named::{Named, NamedCredential, Standing};
 
 /// SHA-256 of the operator's token: all comparisons are over digests, in constant time.
 pub struct OperatorToken([u8; 32]);
@@ -58,11 +57,15 @@ pub enum Operator {
         name: String,
         /// What it may do.
         role: Role,
+        /// Which secret was shown: the operator is nobody once another one counts.
+        version: u64,
     },
     /// The holder of an invitation, who may only exchange it for a credential.
     Invited {
         /// The name of the credential.
         name: String,
+        /// Which invitation was shown.
+        version: u64,
     },
 }
 
@@ -83,7 +86,7 @@ impl fmt::Display for Operator {
             Self::Anyone => f.write_str("anyone"),
             Self::Token => f.write_str("token"),
             Self::User(name) => write!(f, "user {name}"),
-            Self::Named { name, .. } | Self::Invited { name } => write!(f, "credential {name}"),
+            Self::Named { name, .. } | Self::Invited { name, .. } => write!(f, "credential {name}"),
         }
     }
 }
@@ -257,6 +260,11 @@ impl Users {
         slow.map(|(name, hash)| (name.as_str(), hash.cost))
     }
 
+    /// The names in the file.
+    pub fn names(&self) -> impl Iterator<Item = &str> {
+        self.hashes.keys().map(String::as_str)
+    }
+
     /// Whether the file has an entry for `user`.
     pub fn has(&self, user: &str) -> bool {
         self.hashes.contains_key(user)
@@ -299,7 +307,6 @@ impl Credentials {
             return Shown::Nothing;
         }
         let is_token = |candidate: &str| token.as_ref().is_some_and(|token| token.is(candidate));
-        let right = |is_right| if is_right { Shown::Right(Operator::Token) } else { Shown::Wrong };
         let text = |name: &str| {
             let value = headers.get(name).filter(|value| value.len() <= MAX_HEADER)?;
             value.to_str().ok()
@@ -322,7 +329,11 @@ impl Credentials {
         let authorization = text(header::AUTHORIZATION.as_str()).and_then(|value| value.split_once(' '));
         let Some((scheme, rest)) = authorization else { return Shown::Wrong };
         if scheme.eq_ignore_ascii_case("bearer") {
-            return of_name(rest.trim()).unwrap_or_else(|| right(is_token(rest.trim())));
+            let candidate = rest.trim();
+            return match is_token(candidate) {
+                true => Shown::Right(Operator::Token),
+                false => of_name(candidate).unwrap_or(Shown::Wrong),
+            };
         }
         if !scheme.eq_ignore_ascii_case("basic") {
             return Shown::Wrong;
@@ -354,11 +365,14 @@ impl Credentials {
         }
     }
 
-    /// Whether the configuration has an owner: a token, or a user of the htpasswd file.
+    /// Whether the configuration has an owner: a token, or a user of the htpasswd file whose name no credential has.
     pub fn has_configured_owner(&self) -> bool {
         match self {
             Self::NoneNeeded => true,
-            Self::Needed { token, users, .. } => token.is_some() || !users.is_empty(),
+            Self::Needed { token, users, named } => {
+                let now = named.now();
+                token.is_some() || users.names().any(|user| named.get(user, now).is_none())
+            }
         }
     }
 
@@ -374,7 +388,7 @@ impl Credentials {
     /// kinds, both hashes are computed.
     pub fn admits(&self, shown: &Password) -> bool {
         let Self::Needed { users, named, .. } = self else { return true };
-        let now = unix_now();
+        let now = named.now();
         let by_name = !named.is_empty() && named.admits(&shown.user, &shown.password, now);
         let by_user = users.admits(shown);
         match named.get(&shown.user, now) {
@@ -386,19 +400,28 @@ impl Credentials {
     /// The operator of this name, whose password was right when `version` was the one that counts; `None` if it has changed.
     pub fn operator(&self, user: &str, version: u64) -> Option<Operator> {
         let Self::Needed { users, named, .. } = self else { return Some(Operator::Anyone) };
-        let now = unix_now();
+        let now = named.now();
         let Some(credential) = named.get(user, now) else {
             return (version == 0 && users.has(user)).then(|| Operator::User(user.to_owned()));
         };
-        if credential.version != version {
-            return None;
-        }
+        let operator = of_version(&credential, version)?;
         credential.used(now);
-        let name = user.to_owned();
-        Some(match credential.standing {
-            Standing::Active(_) => Operator::Named { name, role: credential.role },
-            Standing::Invited { .. } => Operator::Invited { name },
-        })
+        Some(operator)
+    }
+
+    /// Whether the secret with which `operator` was identified still counts, for the same role. A request may wait or run for
+    /// long after that.
+    pub fn is_live(&self, operator: &Operator) -> bool {
+        let Self::Needed { users, named, .. } = self else { return true };
+        match operator {
+            // The configuration does not change while this process runs.
+            Operator::Anyone | Operator::Token => true,
+            Operator::User(name) => users.has(name) && named.get(name, named.now()).is_none(),
+            Operator::Named { name, version, .. } | Operator::Invited { name, version } => {
+                let credential = named.get(name, named.now());
+                credential.and_then(|credential| of_version(&credential, *version)).as_ref() == Some(operator)
+            }
+        }
     }
 
     /// Which secret of this name counts: what is remembered of another version does not. 0 for users of the htpasswd file.
@@ -406,10 +429,19 @@ impl Credentials {
         match self {
             Self::NoneNeeded => 0,
             Self::Needed { named, .. } => {
-                named.get(user, unix_now()).map_or(0, |credential| credential.version)
+                named.get(user, named.now()).map_or(0, |credential| credential.version)
             }
         }
     }
+}
+
+/// The holder of the secret of this version; `None` if another one counts.
+fn of_version(credential: &NamedCredential, version: u64) -> Option<Operator> {
+    let name = credential.name.to_string();
+    (credential.version == version).then_some(match credential.standing {
+        Standing::Active(_) => Operator::Named { name, role: credential.role, version },
+        Standing::Invited { .. } => Operator::Invited { name, version },
+    })
 }
 
 fn basic(encoded: &str) -> Option<Password> {
@@ -538,6 +570,23 @@ mod tests {
             assert_eq!(&nobody[4..6], expected, "{costs:?}");
             assert_eq!(users.slow().count(), costs.iter().filter(|cost| **cost > 14).count());
             assert!(nobody.parse::<bcrypt::HashParts>().is_ok(), "{nobody}");
+        }
+    }
+
+    #[test]
+    fn a_token_that_looks_like_a_named_credential_is_the_token() {
+        let token = format!("ckms_x_{}", "0".repeat(64));
+        let credentials = Credentials::Needed {
+            token: Some(OperatorToken::new(&token)),
+            users: Users::default(),
+            named: Arc::default(),
+        };
+        for headers in [
+            headers("x-admin-token", &token),
+            headers("authorization", &format!("Bearer {token}")),
+            basic_header(&format!("x:{token}")),
+        ] {
+            assert_eq!(credentials.shown(&headers), Shown::Right(Operator::Token), "{headers:?}");
         }
     }
 

@@ -10,9 +10,8 @@ use tokio::task::JoinHandle;
 use super::Caller;
 use crate::audit::Audit;
 use crate::clock::unix_now;
-use crate::control::{CredentialError, Issue, Issued, NamedCredentials, NewCredential};
+use crate::control::{Changer, CredentialError, Issue, Issued, NamedCredentials, NewCredential};
 use crate::error::{Code, Error, Result};
-use crate::operator::Operator;
 use crate::operator::named::{CredentialName, NamedCredential, Standing};
 
 /// Manages the named credentials of one KMS.
@@ -86,8 +85,8 @@ impl CredentialService {
             expires_at: request.expires_at,
             issue: if request.invite { Issue::Invitation } else { Issue::Secret },
         };
-        let (credentials, audit, author) = self.parts(caller);
-        issued(tokio::spawn(async move { credentials.create(new, author, &audit).await })).await
+        let (credentials, audit, changer) = self.change(caller)?;
+        issued(tokio::spawn(async move { credentials.create(new, changer, &audit).await })).await
     }
 
     /// Gives a credential another secret.
@@ -96,8 +95,8 @@ impl CredentialService {
     /// As [`CredentialService::create`].
     pub async fn rotate(&self, caller: &Caller, credential: &str) -> Result<Shown> {
         let credential = name(credential)?;
-        let (credentials, audit, author) = self.parts(caller);
-        issued(tokio::spawn(async move { credentials.rotate(credential, author, &audit).await })).await
+        let (credentials, audit, changer) = self.change(caller)?;
+        issued(tokio::spawn(async move { credentials.rotate(credential, changer, &audit).await })).await
     }
 
     /// Takes a credential away.
@@ -106,8 +105,8 @@ impl CredentialService {
     /// As [`CredentialService::create`]; also where it counts no more, but the disk does not take it.
     pub async fn revoke(&self, caller: &Caller, credential: &str) -> Result<()> {
         let credential = name(credential)?;
-        let (credentials, audit, author) = self.parts(caller);
-        done(tokio::spawn(async move { credentials.revoke(credential, author, &audit).await })).await
+        let (credentials, audit, changer) = self.change(caller)?;
+        done(tokio::spawn(async move { credentials.revoke(credential, changer, &audit).await })).await
     }
 
     /// Exchanges the invitation that the caller shows for a secret.
@@ -115,19 +114,15 @@ impl CredentialService {
     /// # Errors
     /// The caller shows no invitation, or one that does not count any more.
     pub async fn activate(&self, caller: &Caller) -> Result<Shown> {
-        let Some(Operator::Invited { name }) = caller.identity() else {
-            return Err(Error::new(
-                Code::Denied,
-                "only the holder of an invitation can activate a credential",
-            ));
-        };
-        let name = name.clone();
-        let (credentials, audit, author) = self.parts(caller);
-        issued(tokio::spawn(async move { credentials.activate(&name, author, &audit).await })).await
+        let (credentials, audit, changer) = self.change(caller)?;
+        issued(tokio::spawn(async move { credentials.activate(changer, &audit).await })).await
     }
 
-    fn parts(&self, caller: &Caller) -> (Arc<NamedCredentials>, Arc<Audit>, crate::control::Author) {
-        (Arc::clone(&self.credentials), Arc::clone(&self.audit), caller.author())
+    fn change(&self, caller: &Caller) -> Result<(Arc<NamedCredentials>, Arc<Audit>, Changer)> {
+        let operator = caller.identity().cloned();
+        let operator = operator.ok_or_else(|| Error::internal("no operator", "caller is not identified"))?;
+        let changer = Changer { operator, author: caller.author() };
+        Ok((Arc::clone(&self.credentials), Arc::clone(&self.audit), changer))
     }
 }
 
@@ -180,6 +175,7 @@ fn failed(error: CredentialError) -> Error {
         | CredentialError::LastOwner(_)
         | CredentialError::Ended { .. } => Code::InvalidRequest,
         CredentialError::NotInvited => Code::Denied,
+        CredentialError::NotLive => Code::Unauthenticated,
         CredentialError::Random(_)
         | CredentialError::NotRecorded(_)
         | CredentialError::NotKept(_)

@@ -58,6 +58,9 @@ pub enum AppError {
     /// Another process uses the file of credentials.
     #[error("the file that core.admin.credentials_file names is in use by another process")]
     CredentialsFileInUse,
+    /// Another process could use the file of credentials too.
+    #[error("the file that core.admin.credentials_file names cannot be locked against other processes")]
+    CredentialsFileNotLocked(#[source] io::Error),
     /// It is not known who may use the admin listener.
     #[error(transparent)]
     NamedCredentials(#[from] crate::control::OpenError),
@@ -117,7 +120,7 @@ impl AppError {
             Self::Freezes(_) | Self::FreezeFileInUse => {
                 Switch::Lacking("the freezes are unknown; the log says why")
             }
-            Self::NamedCredentials(_) | Self::CredentialsFileInUse => {
+            Self::NamedCredentials(_) | Self::CredentialsFileInUse | Self::CredentialsFileNotLocked(_) => {
                 Switch::Lacking("it is not known who may use the admin listener; the log says why")
             }
             Self::Verifier(VerifierError::Floors(_)) => {

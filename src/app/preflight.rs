@@ -18,6 +18,7 @@ use crate::lifecycle::{Node, Prospect};
 use crate::notify;
 use crate::operator::Credentials;
 use crate::os_image::ImageCache;
+use crate::state::CredentialFile;
 use crate::store::{self, KeyDirectory, StoreError};
 
 /// What a start would do.
@@ -64,9 +65,9 @@ impl Preflight {
         let credentials = problems.note(core.admin.credentials().map_err(AppError::from)).flatten();
         let mut makes_owner = false;
         if let Some(credentials) = &credentials {
-            let path = core.admin.credentials_file.clone();
+            let file = CredentialFile::new(core.admin.credentials_file.clone(), &core.cert_dir);
             let inspected =
-                problems.note(NamedCredentials::inspect(path, credentials).map_err(AppError::from));
+                problems.note(NamedCredentials::inspect(&file, credentials).map_err(AppError::from));
             makes_owner = inspected.is_some_and(|WillMakeOwner(makes)| makes);
         }
         let slow_users = credentials.iter().flat_map(Credentials::slow_users);

@@ -298,7 +298,15 @@ pub(super) fn key_directory(config: &Config, occupancy: &Arc<Occupancy>) -> Resu
 
 /// Keeps another KMS from overwriting the freezes. In the key directory, its own lock does that.
 fn freeze_lock(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
-    lock(core, &core.freeze.file, "core.freeze.file", AppError::FreezeFileInUse)
+    match lock(core, &core.freeze.file, AppError::FreezeFileInUse)? {
+        Ok(lock) => Ok(lock),
+        // For example a full disk: freezes then hold in memory only, and a freeze reports that it was not
+        // saved.
+        Err(error) => {
+            tracing::warn!(%error, "the file of core.freeze.file cannot be locked against other processes");
+            Ok(None)
+        }
+    }
 }
 
 /// Another KMS must not replace the credentials of this one.
@@ -306,27 +314,23 @@ fn credentials_lock(core: &Core) -> Result<Option<state_file::Lock>, AppError> {
     if !core.admin.enabled {
         return Ok(None);
     }
-    lock(core, &core.admin.credentials_file, "core.admin.credentials_file", AppError::CredentialsFileInUse)
+    // Without the lock, another process could bring back what was revoked here.
+    lock(core, &core.admin.credentials_file, AppError::CredentialsFileInUse)?
+        .map_err(AppError::CredentialsFileNotLocked)
 }
 
+/// The lock of a file; none in the key directory, which has its own.
 fn lock(
     core: &Core,
     file: &Path,
-    key: &'static str,
     in_use: AppError,
-) -> Result<Option<state_file::Lock>, AppError> {
+) -> Result<io::Result<Option<state_file::Lock>>, AppError> {
     if file.parent() == Some(&*core.cert_dir) {
-        return Ok(None);
+        return Ok(Ok(None));
     }
     match state_file::Lock::take(file) {
-        Ok(lock) => Ok(Some(lock)),
         Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(in_use),
-        // For example a full disk: freezes then hold in memory only, and a freeze reports that it was not
-        // saved.
-        Err(error) => {
-            tracing::warn!(%error, "the file of {key} cannot be locked against other processes");
-            Ok(None)
-        }
+        taken => Ok(taken.map(Some)),
     }
 }
 

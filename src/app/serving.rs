@@ -19,7 +19,6 @@ use crate::api::kms::KmsService;
 use crate::api::meta::Meta;
 use crate::api::readiness::Readiness;
 use crate::api::setup::Switch;
-use crate::audit::Event;
 use crate::ca;
 use crate::control::{Issued, NamedCredentials, Opened};
 use crate::domain::ReservedName;
@@ -29,6 +28,7 @@ use crate::net::middleware::Middleware;
 use crate::net::tls::{self, ClientPolicy, Leaf};
 use crate::net::{self, OwnNames};
 use crate::operator::Credentials;
+use crate::state::CredentialFile;
 
 /// The main listener of the KMS phase.
 pub(super) enum MainListener {
@@ -57,16 +57,19 @@ async fn named_credentials(
     process: &Process,
     credentials: &Arc<Credentials>,
 ) -> Result<Option<Arc<CredentialService>>, AppError> {
-    let path = process.config.core.admin.credentials_file.clone();
-    let opened = NamedCredentials::open(path, Arc::clone(credentials), |Issued { token, .. }| {
+    let (core, audit) = (&process.config.core, process.audit());
+    let file = CredentialFile::new(core.admin.credentials_file.clone(), &core.cert_dir);
+    let opened = NamedCredentials::open(file, Arc::clone(credentials), &audit, |Issued { token, .. }| {
         let mut terminal = io::stdout();
         let text = format!("credential of an owner, shown only now: {}\n", token.as_str());
         terminal.write_all(text.as_bytes()).and_then(|()| terminal.flush())
     });
-    let Some(Opened { credentials, made }) = opened? else { return Ok(None) };
-    let audit = process.audit();
+    let Some(Opened { credentials, made }) = opened.await? else { return Ok(None) };
     if let Some(name) = made {
-        let _ = audit.record(Event::OwnerCreated { name: name.to_string() }).await;
+        tracing::warn!(
+            %name,
+            "a credential of an owner was made, and its token printed to standard output; rotate it if others can read that"
+        );
     }
     Ok(Some(Arc::new(CredentialService::new(Arc::new(credentials), audit))))
 }

@@ -3,9 +3,9 @@
 //! What gives power is in the audit log and on the disk before it counts. What takes power away counts at once, whatever the
 //! disk does, and is on the disk and in the log before it is answered.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::convert::Infallible;
 use std::io;
-use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -16,10 +16,10 @@ use zeroize::Zeroizing;
 use super::Author;
 use crate::audit::{Audit, AuditError, Event};
 use crate::clock::unix_now;
-use crate::operator::Credentials;
 use crate::operator::named::{
     CredentialName, Directory, Named, NamedCredential, NoRandomNumbers, Secret, SecretHash, Standing,
 };
+use crate::operator::{Credentials, Operator};
 use crate::state::{CredentialFile, CredentialFileError, CredentialRecord};
 
 /// Most credentials at a time.
@@ -55,6 +55,9 @@ pub enum CredentialError {
         /// Unix seconds.
         now: u64,
     },
+    /// The one who asks has been revoked, or has another secret now.
+    #[error("nothing was changed: the credential that asks for it does not count any more")]
+    NotLive,
     /// Somebody else has used the invitation, or it has ended.
     #[error("the invitation is not valid any more; ask for another one")]
     NotInvited,
@@ -69,11 +72,14 @@ pub enum CredentialError {
     NotKept(#[source] io::Error),
     /// It does not count any more, but would again after a restart.
     #[error(
-        "the credential does not count any more, but it would again after a restart: its file cannot be written: {0}"
+        "the credential does not count any more, but it would again after a restart: its file cannot be written: {0}; \
+         revoke it again"
     )]
     RevokedNotKept(#[source] io::Error),
     /// It does not count any more, but the log does not say so.
-    #[error("the credential does not count any more, but the audit log does not take the record: {0}")]
+    #[error(
+        "the credential does not count any more, but the audit log does not take the record: {0}; revoke it again"
+    )]
     RevokedNotRecorded(#[source] AuditError),
     /// The work ended in a panic.
     #[error("the change ended in a panic")]
@@ -111,6 +117,15 @@ pub struct Issued {
     pub token: Zeroizing<String>,
 }
 
+/// The operator who asks for a change. It is looked at again when the change has its turn.
+#[derive(Debug)]
+pub struct Changer {
+    /// Who it is, and by which secret.
+    pub operator: Operator,
+    /// What the audit log says of them.
+    pub author: Author,
+}
+
 /// All named credentials, and the right to change them.
 #[derive(Debug)]
 pub struct NamedCredentials {
@@ -118,56 +133,65 @@ pub struct NamedCredentials {
     /// What the configuration has besides.
     configured: Arc<Credentials>,
     /// One change at a time.
-    file: Mutex<Arc<CredentialFile>>,
+    file: Mutex<Kept>,
+}
+
+/// What outlives a restart.
+#[derive(Debug)]
+struct Kept {
+    file: Arc<CredentialFile>,
+    /// Revoked, but not on the disk or not in the log. Revoking them again is how an owner repeats that.
+    unfinished: BTreeSet<CredentialName>,
 }
 
 impl NamedCredentials {
     /// Reads the file, and puts what it has in force in `configured`; `None` where no credentials are needed. Where the
-    /// configuration names no owner and there is no file, an owner is made, and shown by `show` before it is kept: if that
-    /// fails, the next start makes another one.
+    /// configuration names no owner and there never was a file, an owner is made. It is shown by `show` and recorded before
+    /// it is kept: if that fails, the next start makes another one.
     ///
     /// # Errors
     /// A file that cannot be read or written, or by which nobody would be an owner.
-    pub fn open(
-        path: PathBuf,
+    pub async fn open(
+        file: CredentialFile,
         configured: Arc<Credentials>,
+        audit: &Audit,
         show: impl FnOnce(&Issued) -> io::Result<()>,
     ) -> Result<Option<Opened>, OpenError> {
         let Some(named) = configured.named().cloned() else { return Ok(None) };
-        let has_other_owners = configured.has_configured_owner();
-        let file = CredentialFile::new(path);
-        let records = file.read()?;
-        let is_first = records.is_none();
-        let mut directory = directory(records.unwrap_or_default()).map_err(CredentialFileError::Damaged)?;
+        named.not_before(audit.floor().clone());
+        let (mut directory, WillMakeOwner(makes_owner)) = examined(&file, &configured)?;
         let mut made = None;
-        if !has_other_owners && is_first {
+        if makes_owner {
             let issued = first_owner()?;
             show(&issued).map_err(OpenError::NotShown)?;
-            directory.insert(issued.credential.name.clone(), Arc::clone(&issued.credential));
-            file.replace(records_of(&directory)).map_err(OpenError::NotKept)?;
-            made = Some(issued.credential.name.clone());
+            let name = issued.credential.name.clone();
+            let event = Event::OwnerCreated { name: name.to_string() };
+            let _ = audit.record(event).await.map_err(OpenError::NotRecorded)?;
+            directory.insert(name.clone(), issued.credential);
+            file.begin(records_of(&directory)).map_err(OpenError::NotKept)?;
+            made = Some(name);
         }
-        if !has_other_owners && !directory.values().any(|credential| credential.is_lasting_owner()) {
-            return Err(OpenError::NoOwner);
+        // Kept by a release that did not note it.
+        if made.is_none()
+            && !directory.is_empty()
+            && let Err(error) = file.mark()
+        {
+            tracing::warn!(%error, "credentials-created cannot be written to the key directory");
         }
-        named.replace(directory);
-        Ok(Some(Opened { credentials: Self { named, configured, file: Mutex::new(Arc::new(file)) }, made }))
+        let Ok(()) = named.change(|current| {
+            *current = directory;
+            Ok::<_, Infallible>(())
+        });
+        let file = Mutex::new(Kept { file: Arc::new(file), unfinished: BTreeSet::new() });
+        Ok(Some(Opened { credentials: Self { named, configured, file }, made }))
     }
 
     /// Whether [`NamedCredentials::open`] would take the file that is there; whether it would make an owner.
     ///
     /// # Errors
     /// As [`NamedCredentials::open`].
-    pub fn inspect(path: PathBuf, configured: &Credentials) -> Result<WillMakeOwner, OpenError> {
-        let has_other_owners = configured.has_configured_owner();
-        let Some(records) = CredentialFile::new(path).read()? else {
-            return Ok(WillMakeOwner(!has_other_owners));
-        };
-        let directory = directory(records).map_err(CredentialFileError::Damaged)?;
-        match has_other_owners || directory.values().any(|credential| credential.is_lasting_owner()) {
-            true => Ok(WillMakeOwner(false)),
-            false => Err(OpenError::NoOwner),
-        }
+    pub fn inspect(file: &CredentialFile, configured: &Credentials) -> Result<WillMakeOwner, OpenError> {
+        examined(file, configured).map(|(_, makes_owner)| makes_owner)
     }
 
     /// All credentials by name, those that have ended included.
@@ -182,12 +206,13 @@ impl NamedCredentials {
     pub async fn create(
         &self,
         new: NewCredential,
-        author: Author,
+        changer: Changer,
         audit: &Audit,
     ) -> Result<Issued, CredentialError> {
-        let turn = self.file.lock().await;
-        let mut directory = Directory::clone(&self.named.current());
-        let now = unix_now();
+        let mut turn = self.file.lock().await;
+        self.expect_live(&changer)?;
+        let directory = self.named.current();
+        let now = self.named.now();
         if let Some(expires_at) = new.expires_at.filter(|end| *end <= now) {
             return Err(CredentialError::Ended { expires_at, now });
         }
@@ -197,25 +222,21 @@ impl NamedCredentials {
         if directory.get(&new.name).is_some_and(|credential| !credential.has_ended(now)) {
             return Err(CredentialError::Exists(new.name));
         }
-        if directory.len() >= MAX_CREDENTIALS {
-            directory.retain(|_, credential| !credential.has_ended(now));
-        }
-        if directory.len() >= MAX_CREDENTIALS {
+        if directory.values().filter(|credential| !credential.has_ended(now)).count() >= MAX_CREDENTIALS {
             return Err(CredentialError::Full);
         }
         let until = match new.issue {
             Issue::Secret => None,
             Issue::Invitation => Some(now.saturating_add(INVITATION)),
         };
-        let before = directory.get(&new.name).map_or(0, |ended| ended.version);
         let name = new.name.clone();
-        let issued = issue(before, until, |standing, version| NamedCredential {
+        let issued = issue(until, |standing, version| NamedCredential {
             name: new.name,
             role: new.role,
             standing,
             version,
             created_at: now,
-            created_by: author.by.clone(),
+            created_by: changer.author.by.clone(),
             expires_at: new.expires_at,
             last_used: AtomicU64::new(0),
         })
@@ -225,10 +246,10 @@ impl NamedCredentials {
             role: new.role.name(),
             expires_at: new.expires_at,
             invited: until.is_some(),
-            by: author.by,
-            remote: author.remote,
+            by: changer.author.by.clone(),
+            remote: changer.author.remote,
         };
-        self.put(&turn, directory, issued, event, audit).await
+        self.put(&mut turn, None, issued, &changer, event, audit).await
     }
 
     /// Gives a credential another secret; the one before does not count any more.
@@ -238,78 +259,135 @@ impl NamedCredentials {
     pub async fn rotate(
         &self,
         name: CredentialName,
-        author: Author,
+        changer: Changer,
         audit: &Audit,
     ) -> Result<Issued, CredentialError> {
-        let turn = self.file.lock().await;
-        let directory = Directory::clone(&self.named.current());
-        let old = live(&directory, &name)?;
-        let issued = issue(old.version, None, |standing, version| again(&old, standing, version)).await?;
-        let event = Event::CredentialRotated { name: name.to_string(), by: author.by, remote: author.remote };
-        self.put(&turn, directory, issued, event, audit).await
+        let mut turn = self.file.lock().await;
+        self.expect_live(&changer)?;
+        let old = self.named.get(name.as_str(), self.named.now());
+        let Some(old) = old else { return Err(CredentialError::Unknown(name)) };
+        let issued = issue(None, |standing, version| again(&old, standing, version)).await?;
+        let Author { by, remote } = changer.author.clone();
+        let event = Event::CredentialRotated { name: name.to_string(), by, remote };
+        self.put(&mut turn, Some(old.version), issued, &changer, event, audit).await
     }
 
-    /// Exchanges an invitation for a secret.
+    /// Exchanges the invitation that `changer` has shown for a secret.
     ///
     /// # Errors
     /// [`CredentialError`]; nothing was changed then.
-    pub async fn activate(
-        &self,
-        name: &str,
-        author: Author,
-        audit: &Audit,
-    ) -> Result<Issued, CredentialError> {
-        let turn = self.file.lock().await;
-        let directory = Directory::clone(&self.named.current());
-        let invited = self.named.get(name, unix_now());
-        let invited = invited.filter(|credential| matches!(credential.standing, Standing::Invited { .. }));
-        let Some(old) = invited else { return Err(CredentialError::NotInvited) };
-        let issued = issue(old.version, None, |standing, version| again(&old, standing, version)).await?;
-        let event =
-            Event::CredentialActivated { name: name.to_owned(), by: author.by, remote: author.remote };
-        self.put(&turn, directory, issued, event, audit).await
+    pub async fn activate(&self, changer: Changer, audit: &Audit) -> Result<Issued, CredentialError> {
+        let mut turn = self.file.lock().await;
+        let Operator::Invited { name, version } = &changer.operator else {
+            return Err(CredentialError::NotInvited);
+        };
+        let old =
+            self.named.get(name, self.named.now()).filter(|_| self.configured.is_live(&changer.operator));
+        let Some(old) = old else { return Err(CredentialError::NotInvited) };
+        let issued = issue(None, |standing, version| again(&old, standing, version)).await?;
+        let Author { by, remote } = changer.author.clone();
+        let event = Event::CredentialActivated { name: name.clone(), by, remote };
+        self.put(&mut turn, Some(*version), issued, &changer, event, audit).await
     }
 
-    /// Takes a credential away, from now on.
+    /// Takes a credential away: from now on, whatever change holds the file.
     ///
     /// # Errors
     /// [`CredentialError`]
     pub async fn revoke(
         &self,
         name: CredentialName,
-        author: Author,
+        changer: Changer,
         audit: &Audit,
     ) -> Result<(), CredentialError> {
-        let turn = self.file.lock().await;
-        let mut directory = Directory::clone(&self.named.current());
-        let Some(old) = directory.remove(&name) else { return Err(CredentialError::Unknown(name)) };
-        let has_owner = self.configured.has_configured_owner()
-            || directory.values().any(|credential| credential.is_lasting_owner());
-        if old.is_lasting_owner() && !has_owner {
-            return Err(CredentialError::LastOwner(name));
+        let removed = self.named.change(|directory| {
+            self.expect_live(&changer)?;
+            let Some(old) = directory.remove(&name) else { return Ok(None) };
+            let has_owner = self.configured.has_configured_owner()
+                || directory.values().any(|credential| credential.is_lasting_owner());
+            match old.is_lasting_owner() && !has_owner {
+                true => Err(CredentialError::LastOwner(name.clone())),
+                false => Ok(Some(old)),
+            }
+        })?;
+        let mut turn = self.file.lock().await;
+        if removed.is_none() && !turn.unfinished.contains(&name) {
+            return Err(CredentialError::Unknown(name));
         }
-        self.named.replace(directory.clone());
-        let kept = replace(&turn, &directory).await;
-        let event = Event::CredentialRevoked { name: name.to_string(), by: author.by, remote: author.remote };
-        let recorded = audit.record(event).await;
+        if turn.unfinished.len() < MAX_CREDENTIALS {
+            turn.unfinished.insert(name.clone());
+        }
+        let kept = replace(&turn.file, &self.named.current()).await;
+        let Author { by, remote } = changer.author;
+        let recorded = audit.record(Event::CredentialRevoked { name: name.to_string(), by, remote }).await;
         kept?.map_err(CredentialError::RevokedNotKept)?;
-        recorded.map(drop).map_err(CredentialError::RevokedNotRecorded)
+        recorded.map(drop).map_err(CredentialError::RevokedNotRecorded)?;
+        turn.unfinished.remove(&name);
+        Ok(())
     }
 
-    /// Records, keeps, and then puts in force.
+    /// That the one who asks has not been revoked, rotated or ended since the request began.
+    fn expect_live(&self, changer: &Changer) -> Result<(), CredentialError> {
+        match self.configured.is_live(&changer.operator) {
+            true => Ok(()),
+            false => Err(CredentialError::NotLive),
+        }
+    }
+
+    /// Records, keeps, and then puts in force: in the place of the secret `before`, if it still counts.
     async fn put(
         &self,
-        turn: &MutexGuard<'_, Arc<CredentialFile>>,
-        mut directory: Directory,
+        turn: &mut MutexGuard<'_, Kept>,
+        before: Option<u64>,
         issued: Issued,
+        changer: &Changer,
         event: Event,
         audit: &Audit,
     ) -> Result<Issued, CredentialError> {
+        // A secret takes long to make, and a revocation does not wait.
+        self.expect_live(changer)?;
+        let credential = &issued.credential;
+        let put = |directory: &mut Directory| {
+            let replaced = directory.get(&credential.name).map(|old| old.version);
+            if before.is_some() && replaced != before {
+                return Err(CredentialError::Unknown(credential.name.clone()));
+            }
+            if directory.len() >= MAX_CREDENTIALS {
+                let now = self.named.now();
+                directory.retain(|_, old| !old.has_ended(now));
+            }
+            directory.insert(credential.name.clone(), Arc::clone(credential));
+            Ok(())
+        };
+        let mut directory = Directory::clone(&self.named.current());
+        put(&mut directory)?;
         let _ = audit.record(event).await.map_err(CredentialError::NotRecorded)?;
-        directory.insert(issued.credential.name.clone(), Arc::clone(&issued.credential));
-        replace(turn, &directory).await?.map_err(CredentialError::NotKept)?;
-        self.named.replace(directory);
+        replace(&turn.file, &directory).await?.map_err(CredentialError::NotKept)?;
+        // What was revoked meanwhile stays away; its revocation waits for this turn, and then writes the file.
+        self.named.change(put)?;
+        turn.unfinished.remove(&credential.name);
         Ok(issued)
+    }
+}
+
+/// What the file has, and whether there has never been an owner.
+fn examined(
+    file: &CredentialFile,
+    configured: &Credentials,
+) -> Result<(Directory, WillMakeOwner), OpenError> {
+    let records = file.read()?;
+    let has_file = records.is_some();
+    let directory = directory(records.unwrap_or_default()).map_err(CredentialFileError::Damaged)?;
+    if let Some(name) = directory.keys().find(|name| configured.has_user(name.as_str())) {
+        return Err(OpenError::IsUser(name.clone()));
+    }
+    let has_owner = configured.has_configured_owner()
+        || directory.values().any(|credential| credential.is_lasting_owner());
+    match (has_owner, has_file) {
+        (true, _) => Ok((directory, WillMakeOwner(false))),
+        (false, true) => Err(OpenError::NoOwner),
+        (false, false) if file.has_begun().map_err(CredentialFileError::Unreadable)? => Err(OpenError::Gone),
+        (false, false) => Ok((directory, WillMakeOwner(true))),
     }
 }
 
@@ -340,20 +418,31 @@ pub enum OpenError {
         "the file that core.admin.credentials_file names cannot be written, so the first owner cannot be made"
     )]
     NotKept(#[source] io::Error),
+    /// The audit log does not take the record of the first owner.
+    #[error("the first owner cannot be made: the audit log does not take the record")]
+    NotRecorded(#[source] AuditError),
     /// There is no randomness for a secret.
     #[error(transparent)]
     Random(#[from] NoRandomNumbers),
+    /// One name stands for two operators.
+    #[error(
+        "{0} is a credential in the file that core.admin.credentials_file names, and a user of the htpasswd file; rename the \
+         user"
+    )]
+    IsUser(CredentialName),
+    /// There was a file.
+    #[error(
+        "the file that core.admin.credentials_file names is gone, and this KMS has had credentials; restore it, set \
+         core.admin.auth_token, or remove credentials-created from the key directory to begin with a new owner"
+    )]
+    Gone,
     /// The file names no owner without an end, and neither does the configuration.
     #[error(
         "no credential of an owner without an end is in the file that core.admin.credentials_file names, so nobody could \
-         manage this KMS; set core.admin.auth_token, or remove the file to begin with a new owner"
+         manage this KMS; set core.admin.auth_token, or remove the file, and credentials-created from the key \
+         directory, to begin with a new owner"
     )]
     NoOwner,
-}
-
-fn live(directory: &Directory, name: &CredentialName) -> Result<Arc<NamedCredential>, CredentialError> {
-    let credential = directory.get(name).filter(|credential| !credential.has_ended(unix_now()));
-    credential.cloned().ok_or_else(|| CredentialError::Unknown(name.clone()))
 }
 
 /// The same credential with another secret.
@@ -372,23 +461,28 @@ fn again(old: &NamedCredential, standing: Standing, version: u64) -> NamedCreden
 
 /// A new secret for what `make` gives.
 async fn issue(
-    before: u64,
     until: Option<u64>,
     make: impl FnOnce(Standing, u64) -> NamedCredential,
 ) -> Result<Issued, CredentialError> {
     let made = tokio::task::spawn_blocking(|| {
         let secret = Secret::generate()?;
-        Ok::<_, NoRandomNumbers>((SecretHash::of(&secret)?, secret))
+        Ok::<_, NoRandomNumbers>((SecretHash::of(&secret)?, secret, version()?))
     });
-    let (hash, secret) = made.await.map_err(|_| CredentialError::Panicked)??;
+    let (hash, secret, version) = made.await.map_err(|_| CredentialError::Panicked)??;
     let standing = match until {
         None => Standing::Active(hash),
         Some(until) => Standing::Invited { hash, until },
     };
-    // Not only the next number: a credential that was revoked and made again must not meet what is remembered of the old one.
-    let version = before.max(unix_now().saturating_mul(1000)).saturating_add(1);
     let credential = Arc::new(make(standing, version));
     Ok(Issued { token: secret.token(&credential.name), credential })
+}
+
+/// Random, so that a credential that was revoked and made again does not meet what is remembered of the old one. Not 0, which
+/// stands for users of the htpasswd file.
+fn version() -> Result<u64, NoRandomNumbers> {
+    let mut bytes = [0; 8];
+    aws_lc_rs::rand::fill(&mut bytes).map_err(|_| NoRandomNumbers)?;
+    Ok(u64::from_be_bytes(bytes).max(1))
 }
 
 fn first_owner() -> Result<Issued, OpenError> {
@@ -398,7 +492,7 @@ fn first_owner() -> Result<Issued, OpenError> {
         name,
         role: Role::Owner,
         standing: Standing::Active(SecretHash::of(&secret)?),
-        version: unix_now().saturating_mul(1000).saturating_add(1),
+        version: version()?,
         created_at: unix_now(),
         created_by: "the first start".to_owned(),
         expires_at: None,

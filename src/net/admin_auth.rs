@@ -63,6 +63,11 @@ impl AdminAuth {
         Self { credentials, passwords, wrong, names }
     }
 
+    /// By which requests are authenticated.
+    pub(super) fn credentials(&self) -> &Arc<Credentials> {
+        &self.credentials
+    }
+
     /// Whether these headers show the token, or no credentials are needed: the checks that need no password
     /// hash.
     pub(super) fn knows_at_once(&self, headers: &HeaderMap) -> bool {

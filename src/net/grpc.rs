@@ -14,15 +14,15 @@ use tonic::{Request, Response, Status};
 use super::grpc_health::Probe;
 use super::limit::MessageLimit;
 use super::refusal_log::RefusalLog;
-use super::{body, prpc, status};
+use super::{body, probes, prpc, status};
 use crate::api::admin::AdminService;
 use crate::api::kms::KmsService;
 use crate::api::onboard::OnboardService;
 use crate::api::prepared::Reply;
 use crate::api::readiness::Readiness;
-use crate::api::{Caller, METHODS, Method, Service};
+use crate::api::{Access, Caller, METHODS, Method, Role, Service};
 use crate::config::BodyLimits;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::proto::{self, DESCRIPTORS};
 
 /// The most bytes read of the body of a request that is not gRPC, before it is refused. More is drained.
@@ -92,6 +92,7 @@ fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router
     };
     let v1 = reflection().build_v1().expect("our descriptors are valid: the build made them");
     let v1alpha = reflection().build_v1alpha().expect("our descriptors are valid: the build made them");
+    let is_guarded = service == Service::Admin;
     routes
         .add_service(v1)
         .add_service(v1alpha)
@@ -101,6 +102,25 @@ fn finish(routes: Routes, service: Service, limits: &BodyLimits) -> axum::Router
         // Before the limit, so that the limit applies to the message and not to its gRPC-web encoding.
         .layer(tonic_web::GrpcWebLayer::new())
         .layer(axum::middleware::from_fn(typed))
+        .layer(axum::middleware::from_fn(move |request, next| probed(is_guarded, request, next)))
+}
+
+/// On the admin listener, gRPC health probes need the role that `/readyz` needs.
+async fn probed(
+    is_guarded: bool,
+    request: axum::extract::Request,
+    next: axum::middleware::Next,
+) -> axum::response::Response {
+    if !is_guarded || !request.uri().path().starts_with(probes::GRPC) {
+        return next.run(request).await;
+    }
+    let caller = request.extensions().get::<Caller>();
+    let missing = || Error::internal("no connection information", "caller extension missing");
+    let access = Access::Operator(Role::Viewer);
+    match caller.ok_or_else(missing).and_then(|caller| caller.authorize(access)) {
+        Ok(()) => next.run(request).await,
+        Err(error) => status::grpc_answer(&error),
+    }
 }
 
 /// The media types of gRPC and gRPC-web, exactly as `tonic` and `tonic-web` compare them.

@@ -28,7 +28,7 @@ use super::same_site::OwnNames;
 use super::turns::{Turns, in_turns};
 use super::{events, grpc, probes, status};
 use crate::address::bucket;
-use crate::api::{Access, Caller, METHODS, Method};
+use crate::api::{Access, Caller, METHODS, Method, Role};
 use crate::audit::Audit;
 use crate::error::{Code, Error};
 use crate::metrics::Metrics;
@@ -186,14 +186,16 @@ impl Middleware {
                 let identified = guard.identify(verb, uri, headers, caller.remote(), &self.metrics);
                 match Box::pin(identified).await {
                     Ok(operator) => {
-                        // Without configured credentials every caller is an operator.
-                        if operator != Operator::Anyone {
+                        // Without configured credentials every caller is an operator. Roles that only read or report
+                        // are given to programs, which must not keep operators out.
+                        let is_operator = operator.role().is_some_and(|role| role.includes(Role::Operator));
+                        if operator != Operator::Anyone && is_operator {
                             activity.admit(PeerTrust::Operator);
                             reservation.belongs_to_operator();
                         } else if let Some(answer) = self.over_limit(caller, &mut request, purpose) {
                             return answer;
                         }
-                        caller.clone().identified(operator)
+                        caller.clone().identified_by(operator, Arc::clone(guard.credentials()))
                     }
                     Err(refused) => return refused.answer(grpc::is_grpc(&request)),
                 }

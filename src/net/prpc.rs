@@ -21,8 +21,9 @@ use crate::proto::PrpcError;
 /// A response with all of its body in memory.
 pub type Answer = Response<Full<Bytes>>;
 
-/// The most bytes read of the body for an unknown method: enough to choose the encoding of the response.
-const UNKNOWN_METHOD_BODY: usize = 16 * 1024;
+/// The most bytes read of the body for an unknown method, or of a request that is refused: enough to choose the encoding of
+/// the response.
+const REFUSED_BODY: usize = 16 * 1024;
 
 /// A request to a method: decodes its message once, and encodes the response in the same encoding.
 #[derive(Debug)]
@@ -106,7 +107,16 @@ where
 
     let name = stripped(name, D::SERVICE);
     let row = Method::find(D::SERVICE, name);
-    let limit = row.map_or(UNKNOWN_METHOD_BODY, |row| limits.of(row.name).unwrap_or(row.body_limit));
+    // Before a long body is read, and below again: a credential can be revoked meanwhile.
+    if let Some(row) = row
+        && let Err(refused) = caller.authorize(row.access)
+    {
+        if let Some(log) = parts.extensions.get::<RefusalLog>() {
+            log.tell(name, caller.remote(), &refused);
+        }
+        return error(encoding_of(asked, incoming).await, &refused);
+    }
+    let limit = row.map_or(REFUSED_BODY, |row| limits.of(row.name).unwrap_or(row.body_limit));
     let (payload, encoding) = match body::read(incoming, limit).await {
         Ok(bytes) => {
             let encoding = asked.unwrap_or_else(|| Encoding::of_body(&bytes));
@@ -155,14 +165,23 @@ where
     B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
 {
     let (parts, incoming) = request.into_parts();
-    let encoding = match Encoding::asked(&parts.method, parts.uri.query(), &parts.headers) {
+    let asked = Encoding::asked(&parts.method, parts.uri.query(), &parts.headers);
+    error(encoding_of(asked, incoming).await, cause)
+}
+
+/// The encoding of a request that is refused: by the begin of its body, where nothing else says it.
+async fn encoding_of<B>(asked: Option<Encoding>, incoming: B) -> Encoding
+where
+    B: Body<Data = Bytes>,
+    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
+{
+    match asked {
         Some(encoding) => encoding,
-        None => Encoding::of_body(&match body::read(incoming, UNKNOWN_METHOD_BODY).await {
+        None => Encoding::of_body(&match body::read(incoming, REFUSED_BODY).await {
             Ok(body) => body,
             Err(body::ReadError { begin, .. }) => begin,
         }),
-    };
-    error(encoding, cause)
+    }
 }
 
 fn stripped(name: &str, service: Service) -> &str {

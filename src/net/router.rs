@@ -9,13 +9,13 @@ use axum::handler::Handler;
 use axum::middleware::{self, Next};
 use axum::response::Response;
 use axum::routing::{MethodFilter, any, on};
-use http::{HeaderValue, StatusCode, header};
+use http::{HeaderValue, Method as Verb, StatusCode, header};
 use tokio::sync::watch;
 
 use super::onboarding_auth::{self, OnboardingAuth};
 use super::probes::{self, Reader};
 use super::prpc::{self, Dispatch, Encoding};
-use super::{credentials, events, grpc, ledger, setup, status, web};
+use super::{body, credentials, events, grpc, ledger, setup, status, web};
 use crate::api::admin::AdminService;
 use crate::api::credentials::CredentialService;
 use crate::api::events::EventService;
@@ -163,7 +163,7 @@ pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Hand
     // Where it says nothing, there is nothing to wait for.
     match row.access {
         Access::Operator(_) | Access::OperatorAndAttestedCertificate(_) | Access::Invitation => {
-            served.layer(middleware::from_fn(move |request, next| authorized(row.access, request, next)))
+            served.layer(middleware::from_fn(move |request, next| authorized(row, request, next)))
         }
         Access::Open
         | Access::Onboarding
@@ -173,13 +173,26 @@ pub(super) fn route<T: 'static>(service: Service, path: &str, handler: impl Hand
     }
 }
 
-/// Lets operators pass whose credential has the role that is needed.
-async fn authorized(access: Access, request: Request, next: Next) -> Response {
-    let missing = || Error::internal("no connection information", "caller extension missing");
-    match request.extensions().get::<Caller>().ok_or_else(missing).and_then(|caller| caller.authorize(access))
-    {
-        Ok(()) => next.run(request).await,
-        Err(error) => prpc::error(Encoding::Json, &error).map(Body::new),
+/// Lets operators pass whose credential has the role that is needed, and still has it when the body is there.
+async fn authorized(row: &Route, request: Request, next: Next) -> Response {
+    let refused = |error: Error| prpc::error(Encoding::Json, &error).map(Body::new);
+    let Some(caller) = request.extensions().get::<Caller>().cloned() else {
+        return refused(Error::internal("no connection information", "caller extension missing"));
+    };
+    if let Err(error) = caller.authorize(row.access) {
+        return refused(error);
+    }
+    if *request.method() != Verb::POST {
+        return next.run(request).await;
+    }
+    let (parts, incoming) = request.into_parts();
+    let body = match body::read(incoming, row.body_limit).await {
+        Ok(body) => body,
+        Err(error) => return refused(error.cause),
+    };
+    match caller.authorize(row.access) {
+        Ok(()) => next.run(Request::from_parts(parts, Body::from(body))).await,
+        Err(error) => refused(error),
     }
 }
 

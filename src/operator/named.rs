@@ -6,8 +6,8 @@
 use std::collections::BTreeMap;
 use std::fmt;
 use std::str::FromStr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
 use arc_swap::ArcSwap;
 use argon2::password_hash::phc::PasswordHash;
@@ -16,6 +16,8 @@ use argon2::{Algorithm, Argon2, Params, Version};
 use aws_lc_rs::rand::{SecureRandom as _, SystemRandom};
 use kms_wire::role::Role;
 use zeroize::Zeroizing;
+
+use crate::clock::{Floor, unix_now};
 
 /// What a token begins with; scanners for leaked secrets find it by this.
 const PREFIX: &str = "ckms_";
@@ -216,7 +218,13 @@ pub type Directory = BTreeMap<CredentialName, Arc<NamedCredential>>;
 
 /// The named credentials in force.
 #[derive(Default)]
-pub struct Named(ArcSwap<Directory>);
+pub struct Named {
+    directory: ArcSwap<Directory>,
+    /// One change at a time, which is never long.
+    changes: Mutex<()>,
+    /// The clock may be set back, but not before this.
+    floor: OnceLock<Floor>,
+}
 
 /// The hash for names that do not exist, so that the time of a response does not tell which do. No secret with it is known.
 const NOBODY: &str =
@@ -225,23 +233,40 @@ const NOBODY: &str =
 impl Named {
     /// Those in force now.
     pub fn current(&self) -> Arc<Directory> {
-        self.0.load_full()
+        self.directory.load_full()
     }
 
-    /// Puts others in force, from the next request on.
-    pub fn replace(&self, directory: Directory) {
-        self.0.store(Arc::new(directory));
+    /// Changes those in force, from the next request on; not if `change` fails.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn change<T, E>(&self, change: impl FnOnce(&mut Directory) -> Result<T, E>) -> Result<T, E> {
+        let _turn = self.changes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut directory = Directory::clone(&self.current());
+        let outcome = change(&mut directory)?;
+        self.directory.store(Arc::new(directory));
+        Ok(outcome)
+    }
+
+    /// From now on, it is never earlier than `floor`.
+    pub fn not_before(&self, floor: Floor) {
+        let _ = self.floor.set(floor);
+    }
+
+    /// Unix seconds, by which credentials end.
+    pub fn now(&self) -> u64 {
+        unix_now().max(self.floor.get().map_or(0, Floor::newest))
     }
 
     /// Whether there are none.
     pub fn is_empty(&self) -> bool {
-        self.0.load().is_empty()
+        self.directory.load().is_empty()
     }
 
     /// The credential of this name, unless it has ended.
     pub fn get(&self, name: &str, now: u64) -> Option<Arc<NamedCredential>> {
         let name: CredentialName = name.parse().ok()?;
-        self.0.load().get(&name).filter(|credential| !credential.has_ended(now)).cloned()
+        self.directory.load().get(&name).filter(|credential| !credential.has_ended(now)).cloned()
     }
 
     /// Whether `secret` is that of the credential `name` at `now`. Takes as long for each name.
@@ -262,7 +287,7 @@ impl NamedCredential {
 
 impl fmt::Debug for Named {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Named({})", self.0.load().len())
+        write!(f, "Named({})", self.directory.load().len())
     }
 }
 
@@ -288,7 +313,10 @@ mod tests {
         let (secret, other) = (Secret::generate().unwrap(), Secret::generate().unwrap());
         let named = Named::default();
         let credential = Arc::new(credential("ci", &secret, Some(100)));
-        named.replace(BTreeMap::from([(credential.name.clone(), credential)]));
+        let Ok(()) = named.change(|directory| {
+            directory.insert(credential.name.clone(), credential);
+            Ok::<_, std::convert::Infallible>(())
+        });
         for (name, secret, now, admitted) in [
             ("ci", &secret, 99, true),
             ("ci", &secret, 100, false),
@@ -298,6 +326,22 @@ mod tests {
         ] {
             assert_eq!(named.admits(name, secret.0.as_str(), now), admitted, "{name} at {now}");
         }
+    }
+
+    #[test]
+    fn a_clock_that_is_set_back_brings_back_no_credential() {
+        let secret = Secret::generate().unwrap();
+        let (named, end) = (Named::default(), unix_now() + 3600);
+        let credential = Arc::new(credential("ci", &secret, Some(end)));
+        let Ok(()) = named.change(|directory| {
+            directory.insert(credential.name.clone(), credential);
+            Ok::<_, std::convert::Infallible>(())
+        });
+        let floor = Floor::default();
+        named.not_before(floor.clone());
+        assert!(named.get("ci", named.now()).is_some());
+        floor.raise_by_record(end);
+        assert!(named.get("ci", named.now()).is_none());
     }
 
     #[test]

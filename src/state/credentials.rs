@@ -1,7 +1,7 @@
 //! The file that keeps named credentials over restarts: replaced as a whole, by one rename. It holds hashes, no secret.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use kms_attest::state_file::{self, StateFileError};
 use serde::{Deserialize, Serialize};
@@ -20,14 +20,21 @@ pub enum CredentialFileError {
     /// It is not what this program wrote.
     #[error(
         "the file that core.admin.credentials_file names is damaged ({0}), so nobody could be identified; restore it, or \
-         remove it to begin with new credentials"
+         remove it, and credentials-created from the key directory, to begin with a new owner"
     )]
     Damaged(String),
 }
 
 /// The file, which no other process writes.
 #[derive(Debug)]
-pub struct CredentialFile(PathBuf);
+pub struct CredentialFile {
+    path: PathBuf,
+    /// There once the file has been: who loses the file must not become the owner of a KMS that has one.
+    marker: PathBuf,
+}
+
+/// The name of the marker in the key directory.
+const MARKER: &str = "credentials-created";
 
 #[derive(Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -63,9 +70,17 @@ pub struct CredentialRecord {
 }
 
 impl CredentialFile {
-    /// The file at `path`; there need not be one.
-    pub fn new(path: PathBuf) -> Self {
-        Self(path)
+    /// The file at `path`; there need not be one. The key directory says whether there was.
+    pub fn new(path: PathBuf, key_directory: &Path) -> Self {
+        Self { path, marker: key_directory.join(MARKER) }
+    }
+
+    /// Whether there has been a file.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn has_begun(&self) -> io::Result<bool> {
+        self.marker.try_exists()
     }
 
     /// All records; `None` where there is no file.
@@ -73,7 +88,7 @@ impl CredentialFile {
     /// # Errors
     /// [`CredentialFileError`]
     pub fn read(&self) -> Result<Option<Vec<CredentialRecord>>, CredentialFileError> {
-        let bytes = state_file::read(&self.0, MAX_FILE).map_err(|error| match error {
+        let bytes = state_file::read(&self.path, MAX_FILE).map_err(|error| match error {
             StateFileError::Unreadable(cause) => CredentialFileError::Unreadable(cause),
             StateFileError::TooLarge => CredentialFileError::Damaged(error.to_string()),
         })?;
@@ -85,9 +100,34 @@ impl CredentialFile {
     /// # Errors
     /// Those of the system.
     pub fn replace(&self, credentials: Vec<CredentialRecord>) -> io::Result<()> {
+        self.mark()?;
+        self.write(credentials)
+    }
+
+    /// Writes the first records. If that fails, there has been no file.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn begin(&self, credentials: Vec<CredentialRecord>) -> io::Result<()> {
+        self.write(credentials)?;
+        self.mark()
+    }
+
+    /// Notes that there is a file.
+    ///
+    /// # Errors
+    /// Those of the system.
+    pub fn mark(&self) -> io::Result<()> {
+        match self.has_begun()? {
+            true => Ok(()),
+            false => state_file::replace(&self.marker, b""),
+        }
+    }
+
+    fn write(&self, credentials: Vec<CredentialRecord>) -> io::Result<()> {
         let mut text = serde_json::to_vec_pretty(&Content { version: VERSION, credentials })?;
         text.push(b'\n');
-        state_file::replace(&self.0, &text)
+        state_file::replace(&self.path, &text)
     }
 }
 

@@ -1,6 +1,9 @@
 //! Named credentials: what each role may use, how they come and go, and what outlives a restart.
 
+use std::io::{Read as _, Write as _};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt as _;
+use std::time::Duration;
 
 use base64::Engine as _;
 use cvm_kms::api::routes::{ROUTES, Verbs};
@@ -28,7 +31,35 @@ impl Admin {
 
     async fn ask(&self, verb: &str, path: &str, body: &Value, token: &str) -> Answer {
         let body = if body.is_null() { String::new() } else { body.to_string() };
-        self.0.send(with(request(verb, path, body), "authorization", &format!("Bearer {token}"))).await
+        self.shows(verb, path, body, "authorization", &format!("Bearer {token}")).await
+    }
+
+    /// The answer, once the queue of passwords has had room for the request: a busy machine hashes slowly.
+    async fn shows(&self, verb: &str, path: &str, body: String, name: &'static str, value: &str) -> Answer {
+        crate::support::eventually("a password that is checked", async || {
+            let answer = self.0.send(with(request(verb, path, body.clone()), name, value)).await;
+            let is_busy = answer.status == 503 && answer.text().contains("passwords are being checked");
+            (!is_busy).then_some(answer)
+        })
+        .await
+    }
+
+    /// Sends the head of a request, and waits until its body is asked for: then the caller is known, and may use it.
+    fn begin(&self, verb: &str, path: &str, body: &str, token: &str) -> Begun {
+        let mut stream = self.connect();
+        let length = body.len();
+        let head = format!(
+            "{verb} {path} HTTP/1.1\r\nhost: kms\r\nauthorization: Bearer {token}\r\nexpect: 100-continue\r\n\
+             connection: close\r\ncontent-length: {length}\r\n\r\n"
+        );
+        stream.write_all(head.as_bytes()).expect("sent");
+        Begun { stream, body: body.to_owned() }
+    }
+
+    fn connect(&self) -> TcpStream {
+        let stream = TcpStream::connect(self.0.address()).expect("a connection");
+        stream.set_read_timeout(Some(Duration::from_secs(30))).expect("a time-out");
+        stream
     }
 
     async fn done(&self, verb: &str, path: &str, body: Value) -> Value {
@@ -51,6 +82,189 @@ impl Admin {
         let answer = self.ask(verb, path, &body, token).await;
         (answer.status, answer.value()["error"].as_str().unwrap_or_default().to_owned())
     }
+}
+
+/// A request whose body has not been sent.
+struct Begun {
+    stream: TcpStream,
+    body: String,
+}
+
+impl Begun {
+    /// The next head of a response.
+    fn head(&mut self) -> String {
+        read_until(&mut self.stream, "\r\n\r\n")
+    }
+
+    /// Sends the body, and reads the status.
+    fn finish(mut self) -> String {
+        self.stream.write_all(self.body.as_bytes()).expect("sent");
+        self.head().lines().next().expect("a status").to_owned()
+    }
+}
+
+/// Reads byte by byte, and nothing after `wanted`.
+fn read_until(stream: &mut TcpStream, wanted: &str) -> String {
+    let (mut text, mut byte) = (String::new(), [0]);
+    while !text.ends_with(wanted) {
+        let read = stream.read(&mut byte).unwrap_or_else(|error| panic!("{error}: {text}"));
+        assert!(read > 0, "it ended: {text}");
+        text.push(char::from(byte[0]));
+    }
+    text
+}
+
+#[test]
+fn each_method_and_route_needs_the_role_that_it_should() {
+    use Role::{Auditor, EventsWriter, Operator, Owner, Viewer};
+    let methods = METHODS.iter().filter(|row| row.service == Service::Admin);
+    let methods: Vec<_> = methods.map(|row| (row.name, row.access.role())).collect();
+    assert_eq!(
+        methods,
+        [
+            ("ClearImageCache", Operator),
+            ("GetKmsKey", Owner),
+            ("Explain", Viewer),
+            ("ListDenials", Viewer),
+            ("Freeze", Operator),
+            ("Unfreeze", Owner),
+            ("ListFrozen", Viewer),
+            ("StartShadow", Operator),
+            ("ShadowReport", Viewer),
+            ("StopShadow", Operator),
+            ("RefreshCollateral", Operator),
+            ("RecentReleases", Viewer),
+            ("LowerClockFloor", Owner),
+        ]
+        .map(|(name, role)| (name, Some(role)))
+    );
+    let routes = ROUTES.iter().filter(|route| route.service == Service::Admin);
+    let routes: Vec<_> = routes.map(|route| (route.path, route.access)).collect();
+    let of = |role| Access::Operator(role);
+    assert_eq!(
+        routes,
+        [
+            ("/livez", of(Viewer)),
+            ("/readyz", of(Viewer)),
+            ("/log/checkpoint", of(Viewer)),
+            ("/log/tile/entries/{*tile}", of(Auditor)),
+            ("/log/tile/{*tile}", of(Viewer)),
+            ("/logs", of(Viewer)),
+            ("/api/v1/events", of(Viewer)),
+            ("/api/v1/events/stream", of(Viewer)),
+            ("/api/v1/new_event", of(EventsWriter)),
+            ("/api/v1/audit-logs", of(Auditor)),
+            ("/api/v1/credentials", of(Owner)),
+            ("/api/v1/credentials/{name}/rotate", of(Owner)),
+            ("/api/v1/credentials/{name}/revoke", of(Owner)),
+            ("/api/v1/activate", Access::Invitation),
+        ]
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_name_that_is_made_again_admits_nobody_who_had_it() {
+    let world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let first = admin.create("ci", Role::Viewer).await;
+    assert_eq!(admin.status(&first).await, 200, "it is remembered");
+    admin.done("POST", &format!("{CREDENTIALS}/ci/revoke"), Value::Null).await;
+    let second = admin.create("ci", Role::Owner).await;
+    assert_eq!(admin.status(&first).await, 401);
+    assert_eq!(admin.ask("GET", CREDENTIALS, &Value::Null, &second).await.status, 200);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_request_that_began_before_a_revocation_does_nothing_after_it() {
+    let world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let freeze = json!({ "scope": "all", "value": "", "reason": "late" }).to_string();
+    let create = json!({ "name": "door", "role": "owner" }).to_string();
+    let paths = [
+        ("/prpc/Freeze?json", freeze.as_str()),
+        (CREDENTIALS, &create),
+        ("/api/v1/credentials/other/rotate", "{}"),
+        ("/api/v1/credentials/other/revoke", "{}"),
+        ("/api/v1/new_event", "late"),
+    ];
+    admin.create("other", Role::Viewer).await;
+    let token = admin.create("eve", Role::Owner).await;
+    let mut begun = paths.map(|(path, body)| admin.begin("POST", path, body, &token));
+    for request in &mut begun {
+        assert!(request.head().starts_with("HTTP/1.1 100 "));
+    }
+    let mut stream = admin.connect();
+    let call =
+        format!("GET /api/v1/events/stream HTTP/1.1\r\nhost: kms\r\nauthorization: Bearer {token}\r\n\r\n");
+    stream.write_all(call.as_bytes()).expect("sent");
+    assert!(read_until(&mut stream, "\r\n\r\n").starts_with("HTTP/1.1 200 "));
+    admin.done("POST", &format!("{CREDENTIALS}/eve/revoke"), Value::Null).await;
+    let streamed = read_until(&mut stream, "0\r\n\r\n");
+    assert!(!streamed.contains("credential_revoked"), "{streamed}");
+    for (request, (path, _)) in begun.into_iter().zip(paths) {
+        assert!(request.finish().starts_with("HTTP/1.1 401 "), "{path}");
+    }
+    let listed = admin.done("GET", CREDENTIALS, Value::Null).await;
+    assert_eq!(listed["credentials"].as_array().map(Vec::len), Some(1), "{listed}");
+    for event in ["frozen", "reported", "credential_rotated"] {
+        assert!(world.audited(event).is_empty(), "{event}");
+    }
+
+    // An invitation activates only the credential that it was made for.
+    let invitation = json!({ "name": "eve", "role": "viewer", "invite": true });
+    let invited = admin.done("POST", CREDENTIALS, invitation).await;
+    let mut begun =
+        admin.begin("POST", "/api/v1/activate", "{}", invited["token"].as_str().expect("a token"));
+    assert!(begun.head().starts_with("HTTP/1.1 100 "));
+    admin.done("POST", &format!("{CREDENTIALS}/eve/revoke"), Value::Null).await;
+    admin.done("POST", CREDENTIALS, json!({ "name": "eve", "role": "owner", "invite": true })).await;
+    assert!(begun.finish().starts_with("HTTP/1.1 401 "));
+    assert!(world.audited("credential_activated").is_empty());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_long_body_is_not_read_from_who_may_not_send_it() {
+    let world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let token = admin.create("ci", Role::Viewer).await;
+    let mut begun = admin.begin("POST", "/prpc/StartShadow?json", &"x".repeat(1 << 20), &token);
+    let head = begun.head();
+    assert!(head.starts_with("HTTP/1.1 403 "), "{head}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_revoked_but_not_kept_is_revoked_again() {
+    let mut world = World::ready().await;
+    let admin = Admin::of(&world).await;
+    let token = admin.create("ci", Role::Viewer).await;
+    let obstacle = world.key_file("credentials.json.new");
+    std::fs::create_dir(&obstacle).expect("a directory where the new file is written");
+    let revoke = format!("{CREDENTIALS}/ci/revoke");
+    for _ in 0..2 {
+        let (status, told) = admin.refused("POST", &revoke, Value::Null, ADMIN_TOKEN).await;
+        assert_eq!(status, 503, "{told}");
+        assert!(told.starts_with("the credential does not count any more, but it would again"), "{told}");
+        assert_eq!(admin.status(&token).await, 401);
+    }
+    let (status, _) =
+        admin.refused("POST", &format!("{CREDENTIALS}/cj/revoke"), Value::Null, ADMIN_TOKEN).await;
+    assert_eq!(status, 400, "another name");
+    std::fs::remove_dir(&obstacle).expect("removed");
+    admin.done("POST", &revoke, Value::Null).await;
+    assert_eq!(admin.refused("POST", &revoke, Value::Null, ADMIN_TOKEN).await.0, 400, "once");
+    world.start().await.expect("it starts again");
+    assert_eq!(Admin::of(&world).await.status(&token).await, 401, "over a restart");
+}
+
+#[tokio::test]
+async fn a_credential_and_a_user_of_one_name_are_refused() {
+    let mut world = World::ready().await;
+    Admin::of(&world).await.create("alice", Role::Viewer).await;
+    let hash = bcrypt::hash("pass word", 4).expect("bcrypt");
+    std::fs::write(world.path("htpasswd"), format!("alice:{hash}\n")).expect("the file");
+    world.configure(&format!("core.admin.htpasswd_file = '{}'", world.path("htpasswd").display()));
+    let error = world.start().await.expect_err("who is alice?").to_string();
+    assert!(error.starts_with("alice is a credential") && error.ends_with("rename the user"), "{error}");
 }
 
 #[tokio::test]
@@ -120,7 +334,7 @@ async fn a_credential_is_shown_in_each_way_and_only_while_it_counts() {
         ("authorization", format!("Bearer {other}"), 401),
         ("authorization", format!("Bearer {}", token.replace("_ci_", "_cj_")), 401),
     ] {
-        let answer = admin.0.send(with(request("GET", "/livez", ""), name, &value)).await;
+        let answer = admin.shows("GET", "/livez", String::new(), name, &value).await;
         assert_eq!(answer.status, status, "{name}: {value}: {answer:?}");
         // The token between the wrong ones: this is not about lockouts.
         assert_eq!(admin.status(ADMIN_TOKEN).await, 200);
@@ -142,6 +356,7 @@ async fn a_credential_is_shown_in_each_way_and_only_while_it_counts() {
     assert_eq!(admin.status(&rotated).await, 401, "revoked");
     let again = admin.create("ci", Role::Viewer).await;
     assert_eq!((admin.status(&rotated).await, admin.status(&again).await), (401, 200), "under the same name");
+    assert_eq!(admin.status(&token).await, 401, "the first secret");
 
     let mode = std::fs::metadata(world.key_file("credentials.json")).expect("the file").permissions().mode();
     assert_eq!(mode & 0o777, 0o600);
@@ -275,4 +490,11 @@ async fn the_last_owner_stays() {
     std::fs::write(&file, "{").expect("the file");
     let error = world.start().await.expect_err("it is damaged").to_string();
     assert!(error.contains("is damaged"), "{error}");
+    // Nor is one that is gone.
+    std::fs::remove_file(&file).expect("removed");
+    let error = world.start().await.expect_err("it has had owners").to_string();
+    assert!(error.contains("names is gone, and this KMS has had credentials"), "{error}");
+    assert!(!file.exists() && world.audited("owner_created").is_empty(), "an owner was made");
+    world.configure(&format!("core.admin.auth_token = '{ADMIN_TOKEN}'"));
+    world.start().await.expect("an owner is configured");
 }

@@ -35,6 +35,7 @@ async fn the_first_start_without_credentials_prints_the_token_of_an_owner_once()
     let answer = credentials(&setting, &token).await;
     assert_eq!(answer.value()["credentials"][0]["role"], Value::from("owner"), "{answer:?}");
     assert!(!program.log().contains(&token), "the log has the token");
+    assert!(program.log().contains("its token printed to standard output"), "{}", program.log());
     assert_eq!(setting.world.audited("owner_created").len(), 1);
     program.stop(Signal::TERM).await;
 
@@ -42,6 +43,11 @@ async fn the_first_start_without_credentials_prints_the_token_of_an_owner_once()
     assert_eq!(credentials(&setting, &token).await.status, 200, "over a restart");
     assert_eq!(program.output(), "", "once");
     program.stop(Signal::TERM).await;
+
+    // Who loses the file does not become another owner.
+    fs::remove_file(setting.world.key_file("credentials.json")).expect("removed");
+    let checked = setting.run(&["check"]).await;
+    assert!(checked.code != 0 && checked.text().contains("has had credentials"), "{}", checked.text());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -57,4 +63,5 @@ async fn an_owner_whose_token_cannot_be_printed_is_not_made() {
     assert!(!status.success(), "{log}");
     assert!(log.contains("the token of the first owner cannot be printed"), "{log}");
     assert!(!setting.world.key_file("credentials.json").exists(), "it is not kept");
+    assert!(!setting.world.key_file("credentials-created").exists(), "another start makes another one");
 }

@@ -14,6 +14,7 @@ use tokio::sync::mpsc::{self, Sender};
 use tokio::time::timeout;
 
 use super::super::activity::Running;
+use crate::api::Caller;
 use crate::api::events::{EventService, Stream};
 use crate::error::{Error, Result};
 use crate::events::last_event_id;
@@ -43,7 +44,9 @@ pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Resp
             let stream = service.stream(query, after)?;
             let running = request.extensions().get::<Arc<Running>>().map(Arc::clone);
             let (pieces, taken) = mpsc::channel(QUEUE);
-            tokio::spawn(pump(stream, pieces, running, MAX_PAUSE));
+            let caller = request.extensions().get::<Caller>().cloned();
+            let is_live = move || caller.as_ref().is_none_or(Caller::is_live);
+            tokio::spawn(pump(stream, pieces, running, MAX_PAUSE, is_live));
             Body::from_stream(futures_util::stream::unfold(taken, async |mut taken| {
                 taken.recv().await.map(|piece: Bytes| (Ok::<_, Infallible>(piece), taken))
             }))
@@ -56,8 +59,14 @@ pub(super) fn open(service: &Arc<EventService>, request: Request) -> Result<Resp
     Ok(answer)
 }
 
-/// Forwards pieces until the stream ends or the caller leaves.
-async fn pump(mut stream: Stream, pieces: Sender<Bytes>, running: Option<Arc<Running>>, max_pause: Duration) {
+/// Forwards pieces until the stream ends, the caller leaves, or the caller's credential does not count any more.
+async fn pump(
+    mut stream: Stream,
+    pieces: Sender<Bytes>,
+    running: Option<Arc<Running>>,
+    max_pause: Duration,
+    is_live: impl Fn() -> bool,
+) {
     loop {
         let next = tokio::select! {
             next = timeout(KEEP_ALIVE, stream.next()) => next,
@@ -69,6 +78,9 @@ async fn pump(mut stream: Stream, pieces: Sender<Bytes>, running: Option<Arc<Run
             Err(_) => vec![Bytes::from_static(b":\n\n")],
         };
         for frame in frames {
+            if !is_live() {
+                return;
+            }
             match timeout(max_pause, pieces.send(frame)).await {
                 Ok(Ok(())) => {}
                 Ok(Err(_)) => return,
@@ -109,7 +121,7 @@ mod tests {
         let [silent, reading] = streams;
         let (pieces, mut taken) = mpsc::channel(QUEUE);
         let began = Instant::now();
-        pump(silent, pieces, None, Duration::from_millis(100)).await;
+        pump(silent, pieces, None, Duration::from_millis(100), || true).await;
         assert!(began.elapsed() >= Duration::from_millis(100));
         let mut left = 0;
         while taken.recv().await.is_some() {
@@ -117,7 +129,7 @@ mod tests {
         }
         assert_eq!(left, QUEUE);
         let (pieces, mut taken) = mpsc::channel(QUEUE);
-        tokio::spawn(pump(reading, pieces, None, Duration::from_millis(100)));
+        tokio::spawn(pump(reading, pieces, None, Duration::from_millis(100), || true));
         for seq in 1..=20 {
             let frame = taken.recv().await.unwrap();
             assert!(frame.starts_with(format!("id: {seq}\n").as_bytes()), "{frame:?}");
