@@ -140,6 +140,7 @@ pub struct Audit {
     pace: Mutex<Pace>,
     pace_of_strangers: Mutex<Pace>,
     beginning: Beginning,
+    max_write_time: Duration,
     status: Arc<Status>,
     published: Arc<Published>,
     witness_wait: Option<Duration>,
@@ -161,6 +162,8 @@ pub struct Storage {
     pub segment_age: Option<Duration>,
     /// Whether closed files are compressed.
     pub compress: bool,
+    /// How long a slow disk may take: for the record that a caller waits for, and for what is queued at the end.
+    pub max_write_time: Duration,
     /// How long a release waits for witnesses; `None` where none are required.
     pub witness_wait: Option<Duration>,
 }
@@ -168,7 +171,15 @@ pub struct Storage {
 impl Default for Storage {
     fn default() -> Self {
         let segment_age = Some(Duration::from_secs(30 * 24 * 60 * 60));
-        Self { reserve: 0, segment_size: 64 << 20, segment_age, compress: false, witness_wait: None }
+        let max_write_time = Duration::from_secs(2);
+        Self {
+            reserve: 0,
+            segment_size: 64 << 20,
+            segment_age,
+            compress: false,
+            max_write_time,
+            witness_wait: None,
+        }
     }
 }
 
@@ -181,6 +192,7 @@ impl From<&Core> for Storage {
             segment_age: *segment_age,
             compress: *compress,
             witness_wait: (witnesses.require > 0).then_some(witnesses.max_wait),
+            ..Self::default()
         }
     }
 }
@@ -194,17 +206,11 @@ pub enum Beginning {
     Continued,
 }
 
-/// How long a caller waits for its record on a disk that is slow.
-const MAX_WAIT: Duration = health::MAX_WRITE_TIME;
-
 /// How long a start waits for the tree.
 const MAX_TREE_WAIT: Duration = Duration::from_secs(5);
 
 /// How long a start waits for the import of a log of an older version; it goes on afterwards.
 const MAX_IMPORT_WAIT: Duration = Duration::from_millis(if cfg!(test) { 300 } else { 3_000 });
-
-/// How long the end waits for what is queued.
-const MAX_END: Duration = Duration::from_secs(2);
 
 /// Callers wait where more events than this are not on disk yet.
 const QUEUE: usize = 1024;
@@ -227,7 +233,7 @@ impl Audit {
 
     fn open_on(disk: Box<dyn Disk>, path: &Path, storage: Storage, floor: Floor) -> Result<Self, AuditError> {
         let unusable = |source| AuditError::Open { path: path.to_owned(), source };
-        let status = Arc::new(Status::new());
+        let status = Arc::new(Status::new(storage.max_write_time));
         let published = Arc::<Published>::default();
         let told = (Arc::clone(&status), Arc::clone(&published));
         let mut writer = Writer::open(disk, path, storage, told, floor.clone())?;
@@ -258,6 +264,7 @@ impl Audit {
             pace,
             pace_of_strangers,
             beginning,
+            max_write_time: storage.max_write_time,
             status,
             published,
             witness_wait: storage.witness_wait,
@@ -380,7 +387,7 @@ impl Audit {
             queue.send(Job::Record(entry)).await.map_err(|_| AuditError::Stopped)?;
             acknowledged.await.unwrap_or(Err(AuditError::Stopped))
         };
-        tokio::time::timeout(MAX_WAIT, recorded).await.unwrap_or(Err(AuditError::TimedOut))
+        tokio::time::timeout(self.max_write_time, recorded).await.unwrap_or(Err(AuditError::TimedOut))
     }
 
     /// An operator says that the dates of the records before this are wrong and that the clock is right:
@@ -485,7 +492,7 @@ impl Drop for Audit {
     fn drop(&mut self) {
         self.queue.take();
         let ended = self.ended.get_mut().unwrap_or_else(PoisonError::into_inner);
-        if ended.recv_timeout(MAX_END) == Err(std_mpsc::RecvTimeoutError::Timeout) {
+        if ended.recv_timeout(self.max_write_time) == Err(std_mpsc::RecvTimeoutError::Timeout) {
             tracing::error!("the disk of the audit log does not answer: what waits for it may be lost");
             return;
         }

@@ -9,9 +9,6 @@ use super::AuditError;
 use super::disk::Room;
 use crate::clock::unix_now;
 
-/// A write that takes longer than this counts as failed.
-pub(super) const MAX_WRITE_TIME: Duration = Duration::from_secs(2);
-
 /// Whether the audit log accepts records. While it does not, no key is released.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Health {
@@ -162,7 +159,11 @@ impl Space {
 
 /// The state that the writer publishes.
 #[derive(Debug)]
-pub(super) struct Status(Mutex<Told>);
+pub(super) struct Status {
+    /// A write that takes longer than this counts as failed.
+    max_write_time: Duration,
+    told: Mutex<Told>,
+}
 
 #[derive(Debug)]
 struct Told {
@@ -183,8 +184,8 @@ struct Told {
 }
 
 impl Status {
-    pub(super) fn new() -> Self {
-        Self(Mutex::new(Told {
+    pub(super) fn new(max_write_time: Duration) -> Self {
+        let told = Told {
             health: Health::Writing,
             contradicted: None,
             lacks_witnesses: false,
@@ -193,7 +194,8 @@ impl Status {
             damaged: 0,
             acknowledged: 0,
             imported: None,
-        }))
+        };
+        Self { max_write_time, told: Mutex::new(told) }
     }
 
     pub(super) fn health(&self) -> Health {
@@ -202,7 +204,7 @@ impl Status {
             return Health::Failing { since, reason: FailureReason::NotAsSigned };
         }
         match (told.health, told.under_way.map(|began| began.elapsed())) {
-            (Health::Writing, Some(elapsed)) if elapsed > MAX_WRITE_TIME => Health::Failing {
+            (Health::Writing, Some(elapsed)) if elapsed > self.max_write_time => Health::Failing {
                 since: unix_now().saturating_sub(elapsed.as_secs()),
                 reason: FailureReason::Stalled,
             },
@@ -288,7 +290,7 @@ impl Status {
     }
 
     fn told(&self) -> std::sync::MutexGuard<'_, Told> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.told.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -296,12 +298,14 @@ impl Status {
 mod tests {
     use super::*;
 
+    const MAX: Duration = Duration::from_secs(2);
+
     #[test]
     fn a_write_that_does_not_end_counts_as_a_failure() {
-        let status = Status::new();
+        let status = Status::new(MAX);
         status.begins();
         assert!(status.health().is_writing());
-        status.told().under_way = Instant::now().checked_sub(MAX_WRITE_TIME * 2);
+        status.told().under_way = Instant::now().checked_sub(MAX * 2);
         assert!(matches!(status.health(), Health::Failing { reason: FailureReason::Stalled, .. }));
         status.succeeded();
         assert!(status.health().is_writing());
@@ -333,7 +337,7 @@ mod tests {
 
     #[test]
     fn a_failure_lasts_from_the_first_to_the_next_success() {
-        let status = Status::new();
+        let status = Status::new(MAX);
         status.failed(FailureReason::Sync);
         let Health::Failing { since, .. } = status.health() else { panic!("it failed") };
         status.failed(FailureReason::DiskFull);
