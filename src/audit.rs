@@ -101,8 +101,9 @@ pub enum AuditError {
     },
     /// Its file is elsewhere, or lost.
     #[error(
-        "audit record {seq} is in none of the files: bring the file with it back. If it is lost, move the closed files before it \
-         elsewhere, and the .node file beside the log where there is one: the log is then signed from the next record on, under a new name"
+        "audit record {seq} is in none of the files: bring the file with it back. If it is lost, move the \
+         closed files before it elsewhere, and the .node file beside the log where there is one: the log is \
+         then signed from the next record on, under a new name"
     )]
     Missing {
         /// Number of the record.

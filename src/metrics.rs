@@ -311,7 +311,8 @@ impl Metrics {
             log_dropped: counter(
                 r,
                 "cvm_kms_log_dropped_total",
-                "Lines of the process log that were not written: it is not read, the disk is full, or there were too many.",
+                "Lines of the process log that were not written: it is not read, the disk is full, or there \
+                 were too many.",
             )?,
             notifications: counters(
                 r,

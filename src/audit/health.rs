@@ -100,7 +100,8 @@ impl fmt::Display for FailureReason {
             }
             Self::Importing => "the audit log of an older version is being imported",
             Self::NotImported => {
-                "the audit log of an older version does not hold: the process log says where; restart this KMS afterwards"
+                "the audit log of an older version does not hold: the process log says where; restart this \
+                 KMS afterwards"
             }
             Self::BuildingTree => "the tree over the audit log is being built",
             Self::Tree => "the tree over the audit log cannot be used",

@@ -80,8 +80,9 @@ pub(super) enum LedgerError {
     Origin,
     /// An older log was restored: signing on would contradict earlier signatures.
     #[error(
-        "the audit log has {found} records, and a checkpoint of {signed} was signed: it was rolled back. Stop this KMS and \
-         bring the newer files back; if they are lost, move the .node file beside the log away: the log then has a new name"
+        "the audit log has {found} records, and a checkpoint of {signed} was signed: it was rolled back. \
+         Stop this KMS and bring the newer files back; if they are lost, move the .node file beside the log \
+         away: the log then has a new name"
     )]
     RolledBack { signed: u64, found: u64 },
     #[error(
@@ -91,9 +92,9 @@ pub(super) enum LedgerError {
     Forked,
     /// This node has signed before, and the checkpoint is lost.
     #[error(
-        "the newest signed checkpoint of the audit log is lost, so that a rollback of the log cannot be excluded. Stop this KMS \
-         and bring the .checkpoint file or the .tree directory beside the log back; if both are lost, move the .node file away: the \
-         log then has a new name"
+        "the newest signed checkpoint of the audit log is lost, so that a rollback of the log cannot be \
+         excluded. Stop this KMS and bring the .checkpoint file or the .tree directory beside the log back; \
+         if both are lost, move the .node file away: the log then has a new name"
     )]
     Forgotten,
     /// The files were replaced while this process runs.

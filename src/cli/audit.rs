@@ -134,8 +134,9 @@ impl Verify {
                 continue;
             }
             say!(
-                "DAMAGED: {bytes} bytes after record {after} in {file} are not records. If records were there, they are lost: \
-                 the log goes on without them. Investigate them, then pass --known-damage {after}"
+                "DAMAGED: {bytes} bytes after record {after} in {file} are not records. If records were \
+                 there, they are lost: the log goes on without them. Investigate them, then pass \
+                 --known-damage {after}"
             );
             code = ExitCode::FAILURE;
         }
@@ -148,8 +149,9 @@ impl Verify {
             return code;
         }
         say!(
-            "INCOMPLETE: the first of them is number {}; the records before it, which end with head {before}, are in other \
-             files. Name those too, or pass the head of their last verification with --after",
+            "INCOMPLETE: the first of them is number {}; the records before it, which end with head \
+             {before}, are in other files. Name those too, or pass the head of their last verification with \
+             --after",
             chain.first
         );
         ExitCode::FAILURE

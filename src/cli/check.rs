@@ -68,8 +68,8 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     }
     if damaged_log > 0 {
         found.warn(&format!(
-            "the last {damaged_log} bytes of the audit file are no records: run would keep the file and go on in a new one; \
-             kms audit verify tells"
+            "the last {damaged_log} bytes of the audit file are no records: run would keep the file and go \
+             on in a new one; kms audit verify tells"
         ));
     }
     if let Some(prospect) = prospect {
@@ -90,12 +90,14 @@ pub(super) fn check(explicit: Option<&Path>) -> ExitCode {
     }
     if makes_owner {
         say!(
-            "notice    core.admin: no credential is configured; the first start makes a credential of an owner and prints its token once"
+            "notice    core.admin: no credential is configured; the first start makes a credential of an \
+             owner and prints its token once"
         );
     }
     for (user, cost) in slow_users {
         found.warn(&format!(
-            "core.admin.htpasswd_file: the hash of {user} has a cost of {cost}, which delays every login; 10 to 12 are usual"
+            "core.admin.htpasswd_file: the hash of {user} has a cost of {cost}, which delays every login; 10 \
+             to 12 are usual"
         ));
     }
     for relaxation in config.posture().relaxed() {

@@ -198,7 +198,8 @@ fn may_lock(limit: Option<u64>, authority: &Authority) -> Result<(), String> {
     match (authority.has_ipc_lock, is_first_namespace) {
         (true, true) => Ok(()),
         (true, false) => Err(format!(
-            "RLIMIT_MEMLOCK is {limit} bytes, and CAP_IPC_LOCK does not lift it in a user namespace; set it to unlimited"
+            "RLIMIT_MEMLOCK is {limit} bytes, and CAP_IPC_LOCK does not lift it in a user namespace; set it \
+             to unlimited"
         )),
         (false, _) => {
             Err(format!("RLIMIT_MEMLOCK is {limit} bytes; set it to unlimited, or give CAP_IPC_LOCK"))
@@ -223,8 +224,8 @@ fn fit_descriptors(config: &mut Config) {
     let fitting = fitting(getrlimit(Resource::Nofile).current, listeners);
     if fitting < connections {
         tracing::warn!(
-            "the limit of open files (ulimit -Hn) allows {fitting} connections of each listener, not the {connections} of \
-             core.limits.max_connections"
+            "the limit of open files (ulimit -Hn) allows {fitting} connections of each listener, not the \
+             {connections} of core.limits.max_connections"
         );
         config.core.limits.max_connections = fitting;
     }

@@ -97,7 +97,8 @@ impl Config {
                 !core.image.verify,
                 OS_IMAGE_NOT_VERIFIED,
                 // The first words are the peer's.
-                "os image verification is disabled; os_image_hash is caller-supplied and unverified: anyone with a TDX machine can boot an image of their own and claim an app",
+                "os image verification is disabled; os_image_hash is caller-supplied and unverified: anyone \
+                 with a TDX machine can boot an image of their own and claim an app",
             ),
             (
                 policy.empty_devices == EmptyDevices::AnyDevice,

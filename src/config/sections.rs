@@ -50,8 +50,8 @@ fn core(section: &mut Section<'_>, server_limits: &BodyLimits, environment: Envi
     let cert_dir = section.path("cert_dir").unwrap_or_default();
     section.unsupported(
         "keyring_dir",
-        "the keyring of dstack-kms 0.6.6 and later is not read here: root keys are in core.cert_dir, and keys of such a \
-         KMS come by Onboard",
+        "the keyring of dstack-kms 0.6.6 and later is not read here: root keys are in core.cert_dir, and \
+         keys of such a KMS come by Onboard",
     );
     section.required("subject_postfix", String::new(), values::string);
     section.section("gpu", |gpu| gpu.inert("enabled", "retired, without effect"));
@@ -135,8 +135,8 @@ fn attestation(section: &mut Section<'_>, pccs: Option<Value>, amd_kds: Option<V
     let external = section.flag("insecure_allow_external_trust_anchors");
     section.inert(
         "allowed_collateral_hosts",
-        "without effect: collateral comes from core.attestation.urls.pccs and, for Intel's root CRL, from the address in \
-         the trusted root certificate; no other host is asked",
+        "without effect: collateral comes from core.attestation.urls.pccs and, for Intel's root CRL, from \
+         the address in the trusted root certificate; no other host is asked",
     );
     let (pccs, amd_kds) = section.section("urls", |urls| {
         let pccs = pccs.filter(|_| !urls.is_set("pccs"));

@@ -172,8 +172,8 @@ fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option
     if let Some(text) = fingerprints {
         let Some(kept) = Fingerprints::parse(text) else {
             return Some(
-                "root-fingerprints.json is damaged: restore it from a backup, or, if the root keys are known to be right, \
-                 remove it, and it is made again"
+                "root-fingerprints.json is damaged: restore it from a backup, or, if the root keys are known \
+                 to be right, remove it, and it is made again"
                     .to_owned(),
             );
         };
@@ -184,8 +184,8 @@ fn contradiction(root: &RootKeys, fingerprints: Option<&[u8]>, statement: Option
         for (file, kept, found) in pairs {
             if kept != found {
                 return Some(format!(
-                    "{} is not the key that was saved: its fingerprint in root-fingerprints.json is another; restore it \
-                     from a backup",
+                    "{} is not the key that was saved: its fingerprint in root-fingerprints.json is another; \
+                     restore it from a backup",
                     file.name()
                 ));
             }

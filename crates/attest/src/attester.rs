@@ -154,7 +154,8 @@ impl AttesterError {
             Self::NotConfigured => "configure an attester; without one a KMS cannot be a replica or have one",
             Self::Address | Self::UnsupportedScheme(_) => "correct the address of the attester",
             Self::Unreachable { kind: NotFound, .. } => {
-                "there is no such socket: is this a dstack guest, does its guest agent run, and is the socket mounted here?"
+                "there is no such socket: is this a dstack guest, does its guest agent run, and is the \
+                 socket mounted here?"
             }
             Self::Unreachable { kind: ConnectionRefused, .. } => {
                 "nothing listens there: start the guest agent, or restart it if its socket is a leftover"
@@ -165,13 +166,15 @@ impl AttesterError {
             Self::Unreachable { .. } => "make sure that the guest agent runs and can be reached from here",
             Self::Broken => "another program than a guest agent may listen there, or it crashed: see its log",
             Self::Timeout => {
-                "the guest agent is waiting for a quote from the host: check that the host's quote generation service (QGS) runs"
+                "the guest agent is waiting for a quote from the host: check that the host's quote \
+                 generation service (QGS) runs"
             }
             Self::Status(404) => {
                 "this guest agent does not have the method: it is older than dstack 0.5, or another program"
             }
             Self::Status(_) | Self::Empty => {
-                "the guest agent got no quote: check its log, then the quote generation service (QGS) of the host, and whether the platform is registered with Intel"
+                "the guest agent got no quote: check its log, then the quote generation service (QGS) of the \
+                 host, and whether the platform is registered with Intel"
             }
             Self::TooLarge { .. } | Self::Malformed(_) => {
                 "another program than a guest agent may listen there"
@@ -181,17 +184,21 @@ impl AttesterError {
             }
             Self::OtherReportData => "the guest agent returns cached evidence, or it is a simulator",
             Self::NoReports => {
-                "this VM is not a TD, or its kernel is older than 6.7: mount configfs at /sys/kernel/config, load the module tdx_guest, and check that the host starts this VM as a TD"
+                "this VM is not a TD, or its kernel is older than 6.7: mount configfs at /sys/kernel/config, \
+                 load the module tdx_guest, and check that the host starts this VM as a TD"
             }
             Self::QuoteLate => {
-                "the host's quote generation service (QGS) does not respond: check that it runs and that the VM has its vsock port or socket (quote-generation-socket of QEMU)"
+                "the host's quote generation service (QGS) does not respond: check that it runs and that the \
+                 VM has its vsock port or socket (quote-generation-socket of QEMU)"
             }
             Self::QuoteRefused(_) | Self::EmptyQuote => {
-                "the host's quote generation service (QGS) failed: check its log, and whether the platform has its PCK certificate (registration, PCCS)"
+                "the host's quote generation service (QGS) failed: check its log, and whether the platform \
+                 has its PCK certificate (registration, PCCS)"
             }
             Self::UnreadableQuote => "the host's quote generation service (QGS) makes quotes of another kind",
             Self::Tsm { kind: PermissionDenied, .. } => {
-                "this user may not write to the kernel's reports: run as root, and mount them writable into the container"
+                "this user may not write to the kernel's reports: run as root, and mount them writable into \
+                 the container"
             }
             Self::Tsm { .. } => {
                 "check the kernel log of this guest, and the log of the host's quote generation service"

@@ -29,8 +29,8 @@ impl AdminService {
         let ours = unix_now();
         if ours.abs_diff(theirs) > MAX_BEHIND {
             return Err(Error::invalid(format!(
-                "the clock of this KMS shows {ours} (Unix seconds) and yours {theirs}: set the one that is wrong first; \
-                 nothing was changed"
+                "the clock of this KMS shows {ours} (Unix seconds) and yours {theirs}: set the one that is \
+                 wrong first; nothing was changed"
             )));
         }
         let (audit, author) = (Arc::clone(&self.foundation.audit), caller.author());

@@ -167,8 +167,8 @@ impl SetupService {
         let k256 = described.map(|meta| hex::encode(meta.k256_pubkey)).filter(|key| !key.is_empty());
         let measured = own_identity(source.verified()).map(|identity| hex::encode(identity.mr_aggregated));
         let detail = format!(
-            "It is an attested KMS (TCB status {}, mrAggregated {}), and our policy allows it. Whether its policy allows \
-             this one shows when it is asked for the keys.",
+            "It is an attested KMS (TCB status {}, mrAggregated {}), and our policy allows it. Whether its \
+             policy allows this one shows when it is asked for the keys.",
             status_of(source.verified()),
             measured.unwrap_or_default()
         );

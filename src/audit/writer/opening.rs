@@ -147,8 +147,8 @@ impl Writer {
                 tracing::error!(
                     bytes,
                     after = end.link.seq(),
-                    "DAMAGED: the end of the audit file is no record. The file is kept as it is, and the log goes on in \
-                     another one; kms audit verify tells"
+                    "DAMAGED: the end of the audit file is no record. The file is kept as it is, and the log \
+                     goes on in another one; kms audit verify tells"
                 );
                 None
             }

@@ -173,7 +173,8 @@ fn apps(value: Option<&Value>, empty_devices: EmptyDevices, review: &mut Review)
             more => format!(" (and that of {more} more apps)"),
         };
         let message = format!(
-            "is empty{more}: any device is allowed, because insecure_empty_devices_allow_any is set; list devices or set allowAnyDevice"
+            "is empty{more}: any device is allowed, because insecure_empty_devices_allow_any is set; list \
+             devices or set allowAnyDevice"
         );
         warn(review, "any_device", &format!("{first}.devices"), message);
     }
