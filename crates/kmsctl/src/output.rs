@@ -118,12 +118,12 @@ impl Terminal {
 
     /// Prints what a person must look at on standard error.
     pub(crate) fn alarm(&self, text: impl fmt::Display) {
-        let _ = writeln!(std::io::stderr(), "{}: {text}", self.toned_for_error(Tone::Bad, "ALARM"));
+        self.tell(Tone::Bad, "ALARM", &text.to_string());
     }
 
     /// Prints a warning on standard error; the command continues.
     pub(crate) fn warn(&self, text: impl fmt::Display) {
-        let _ = writeln!(std::io::stderr(), "{}: {text}", self.toned_for_error(Tone::Doubtful, "warning"));
+        self.tell(Tone::Doubtful, "warning", &text.to_string());
     }
 
     /// Prints a note on standard error.
@@ -133,8 +133,7 @@ impl Terminal {
 
     /// Prints why the command failed: on standard error, for programs also on standard output.
     pub(crate) fn fail(&self, failure: &Failure) {
-        let _ =
-            writeln!(std::io::stderr(), "{}: {}", self.toned_for_error(Tone::Bad, "error"), failure.message);
+        self.tell(Tone::Bad, "error", &failure.message);
         if self.audience == Audience::Machines {
             let mut report = json!({ "error": failure.message, "exit": failure.exit as u8 });
             if let Some((name, details)) = &failure.details {
@@ -171,6 +170,11 @@ impl Terminal {
 
     pub(crate) fn audience(&self) -> Audience {
         self.audience
+    }
+
+    /// A line on standard error. Its text may be that of a KMS which is not verified.
+    fn tell(&self, tone: Tone, word: &str, text: &str) {
+        let _ = writeln!(std::io::stderr(), "{}: {}", self.toned_for_error(tone, word), printable(text));
     }
 
     fn toned_for_error(&self, tone: Tone, text: &str) -> String {
