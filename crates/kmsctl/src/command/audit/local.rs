@@ -3,16 +3,18 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use kms_client::ledger::LedgerError;
 use kms_client::statement::{Signer, log_key_signer};
 use kms_client::text::causes;
-use kms_ledger::Hash;
+use kms_ledger::checkpoint::Checkpoint;
 use kms_ledger::files::{Directories, Names};
 use kms_ledger::log::Log;
-use kms_ledger::proof::InclusionProof;
+use kms_ledger::proof::{self, BuildError, ConsistencyProof, HashReader, InclusionProof};
 use kms_ledger::proof_file::ProofFile;
 use kms_ledger::store::TileFiles;
 use kms_ledger::verify::{self, TreeState, Verified, VerifyError};
 use kms_ledger::walk::WalkError;
+use kms_ledger::{Hash, Size};
 use serde_json::{Value, json};
 
 use super::verify::{Files, Known};
@@ -241,9 +243,11 @@ fn prove(names: &Names, verified: &Verified, receipt: &ProofFile) -> Outcome<Pro
     let tree = verified.tree.as_ref().ok_or_else(|| unproven(&"the log is not signed"))?;
     let log = Log::of_key(tree.key.key.clone()).map_err(|error| unproven(&error))?;
     let entry = receipt.extra.as_ref().ok_or_else(|| unproven(&"it is without its record (extra)"))?;
-    receipt.verify(entry, &log, &[]).map_err(|error| unproven(&error))?;
+    let signed = receipt.verify(entry, &log, &[]).map_err(|error| unproven(&error))?;
     let checkpoint = &tree.checkpoint;
     let hashes = TileFiles::new(&names.tree("")).hashes(checkpoint.size);
+    begins_with(&hashes, checkpoint, signed.checkpoint())
+        .map_err(|problem| Failure::unproven(format_args!("the receipt: {problem}")))?;
     let proof = InclusionProof::build(&hashes, receipt.index, checkpoint.size);
     let proof = proof.map_err(|error| unproven(&error))?;
     let leaf = Hash::leaf(entry);
@@ -253,10 +257,91 @@ fn prove(names: &Names, verified: &Verified, receipt: &ProofFile) -> Outcome<Pro
     Ok(Proven { index: receipt.index.get() })
 }
 
+/// That a tree begins with an older one; otherwise what is wrong.
+fn begins_with<R: HashReader>(hashes: &R, newer: &Checkpoint, older: &Checkpoint) -> Result<(), String>
+where
+    R::Error: std::fmt::Display,
+{
+    let (old, new) = (older.size, newer.size);
+    if old > new {
+        return Err(LedgerError::Shrunk { old, new }.to_string());
+    }
+    if old == Size::ZERO {
+        let is_empty = older.root == Hash::EMPTY_ROOT;
+        return if is_empty { Ok(()) } else { Err(LedgerError::Forked(old).to_string()) };
+    }
+    let unread = |error: BuildError<R::Error>| error.to_string();
+    let found = proof::root(hashes, old).map_err(unread)?;
+    let proof = ConsistencyProof::build(hashes, old, new).map_err(unread)?;
+    // What the files say of the older tree, the signed root confirms.
+    proof.verify((old, &found), (new, &newer.root)).map_err(|_| LedgerError::Tiles(new).to_string())?;
+    if found == older.root { Ok(()) } else { Err(LedgerError::Forked(old).to_string()) }
+}
+
 /// A file that cannot be read proves nothing wrong; everything else does.
 fn failure(file: &Path, error: &VerifyError) -> Failure {
     let is_unread = matches!(error, VerifyError::Walk(WalkError::Read { source, .. })
         if source.kind() != io::ErrorKind::InvalidData);
     let text = format!("{}: {}", file.display(), causes(error));
     if is_unread { Failure::failed(text) } else { Failure::unproven(text) }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use kms_ledger::proof::Node;
+
+    use super::*;
+
+    /// A tree whose leaves have these hashes.
+    struct Leaves(Vec<Hash>);
+
+    impl Leaves {
+        fn of(size: u8, other: u8) -> Self {
+            Self((0..size).map(|leaf| Hash::leaf(&[leaf, u8::from(leaf >= other)])).collect())
+        }
+
+        fn checkpoint(&self, size: u64) -> Checkpoint {
+            let size = Size::try_from(size).expect("a size");
+            let root = proof::root(self, size).expect("a root");
+            Checkpoint::new("kms.example/cvm-kms/1".parse().expect("an origin"), size, root)
+        }
+    }
+
+    impl HashReader for Leaves {
+        type Error = Infallible;
+
+        fn read(&self, nodes: &[Node]) -> Result<Vec<Hash>, Infallible> {
+            let hash = |node: &Node| {
+                let first = (node.index << node.level) as usize;
+                let mut row = self.0[first..first + (1 << node.level)].to_vec();
+                while let [_, _, ..] = row[..] {
+                    row = row.chunks(2).map(|pair| Hash::node(&pair[0], &pair[1])).collect();
+                }
+                row[0]
+            };
+            Ok(nodes.iter().map(hash).collect())
+        }
+    }
+
+    #[test]
+    fn a_receipt_of_another_history_is_told_from_one_of_this_log() {
+        let (log, fork) = (Leaves::of(50, 50), Leaves::of(60, 20));
+        let newer = log.checkpoint(50);
+        for size in [0, 1, 20, 32, 50] {
+            assert_eq!(begins_with(&log, &newer, &log.checkpoint(size)), Ok(()), "{size}");
+        }
+        for (older, text) in [
+            (fork.checkpoint(21), "it was forked"),
+            (fork.checkpoint(50), "it was forked"),
+            (fork.checkpoint(51), "the log has 50 leaves and had 51"),
+            (Checkpoint::new(newer.origin.clone(), Size::ZERO, Hash::leaf(b"x")), "it was forked"),
+        ] {
+            let problem = begins_with(&log, &newer, &older).expect_err("another history");
+            assert!(problem.contains(text), "{problem}");
+        }
+        let problem = begins_with(&fork, &newer, &fork.checkpoint(30)).expect_err("other files");
+        assert!(problem.contains("at least one was altered"), "{problem}");
+    }
 }
